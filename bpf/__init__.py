@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The data path: the XDP program, how it is compiled and attached, and the maps it reads."""
