@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """lbctl: the command line."""
+
 import click
 
 
