@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The identity vocabulary: what a node says of itself in the large communities of its identity prefix.
+
+Owns the wire format and nothing else: who is believed, and what a state leads to, is the agent's.
+
+    RFC 8092 section 3: a large community is three numbers of 32 bits
+
+    +----------------------+------------------------+----------------------------------------------+
+    | global administrator | local data 1           | local data 2                                 |
+    +----------------------+------------------------+----------------------------------------------+
+    | cluster              | 1 << 28                | IPv4 address of the node                     |
+    | cluster              | 2 << 28                | epoch                                        |
+    | cluster              | 3 << 28 | service id   | state << 28 | nominal << 14 | effective      |
+    +----------------------+------------------------+----------------------------------------------+
+
+A reader skips types that it does not know, so that a later version can say more to those who listen.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from bgp.errors import BgpError
+from bgp.route import LargeCommunity
+
+MAX_WEIGHT = 10_000
+SERVICE_ID_BITS = 28
+_PROTOCOLS = {"tcp": 6, "udp": 17}
+# RFC 8092 section 3: these values of the global administrator should not be used.
+_RESERVED_CLUSTERS = frozenset({0, 65535, 0xFFFFFFFF})
+_WEIGHT_BITS = 14
+_WEIGHT_MASK = (1 << _WEIGHT_BITS) - 1
+
+
+class _Type(enum.IntEnum):
+    ADDRESS = 1
+    EPOCH = 2
+    SERVICE = 3
+
+
+_STATES = {"up": 1, "draining": 2, "left": 3}
+_STATE_NAMES = {number: name for name, number in _STATES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceState:
+    """One service of a node: weights 0 to 10000, `state` one of up, draining, left."""
+
+    nominal: int
+    effective: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a node says of itself. `services` is keyed by `service_id`."""
+
+    cluster: int
+    address: ipaddress.IPv4Address
+    epoch: int
+    services: Mapping[int, ServiceState] = field(default_factory=dict)
+
+
+def service_id(vip: ipaddress.IPv4Address | ipaddress.IPv6Address, protocol: str, port: int) -> int:
+    """28 bits that stand for a service on every node; port 0 is any port.
+
+    A hash, so that nodes agree without numbering their services alike; the config must refuse two services that
+    share an id (with 100 services: 1 in 50,000).
+    """
+    if protocol not in _PROTOCOLS:
+        raise BgpError(f"service: protocol {protocol!r} is not tcp or udp")
+    if not 0 <= port < 1 << 16:
+        raise BgpError(f"service: port {port} is not in 0-65535")
+    key = vip.packed + bytes([_PROTOCOLS[protocol]]) + port.to_bytes(2, "big")
+    digest = hashlib.blake2s(key, digest_size=4, person=b"anylbsvc").digest()
+    return int.from_bytes(digest, "big") >> (32 - SERVICE_ID_BITS)
+
+
+def encode(identity: Identity) -> tuple[LargeCommunity, ...]:
+    """Return the communities, sorted; BgpError when a field does not fit."""
+    cluster = identity.cluster
+    if not 0 < cluster < 1 << 32 or cluster in _RESERVED_CLUSTERS:
+        raise BgpError(f"identity: cluster {cluster} is not in 1-4294967294, or is 65535, which RFC 8092 reserves")
+    if not 0 <= identity.epoch < 1 << 32:
+        raise BgpError(f"identity: epoch {identity.epoch} is not a number of 32 bits")
+    communities = [
+        (cluster, _Type.ADDRESS << SERVICE_ID_BITS, int(identity.address)),
+        (cluster, _Type.EPOCH << SERVICE_ID_BITS, identity.epoch),
+    ]
+    for number, service in identity.services.items():
+        if not 0 <= number < 1 << SERVICE_ID_BITS:
+            raise BgpError(f"identity: service id {number} is not a number of {SERVICE_ID_BITS} bits")
+        communities.append((cluster, _Type.SERVICE << SERVICE_ID_BITS | number, _pack(service)))
+    return tuple(sorted((int(a), int(b), int(c)) for a, b, c in communities))
+
+
+def decode(communities: Iterable[LargeCommunity], cluster: int) -> Identity | None:
+    """Return what a route's communities say in this cluster's name; None when nothing, or nothing sound (`problem`)."""
+    found = _parse(communities, cluster)
+    return found if isinstance(found, Identity) else None
+
+
+def problem(communities: Iterable[LargeCommunity], cluster: int) -> str | None:
+    """Say why `decode` refused communities that are this cluster's; None when it did not, or they are not."""
+    found = _parse(communities, cluster)
+    return found if isinstance(found, str) else None
+
+
+def _parse(communities: Iterable[LargeCommunity], cluster: int) -> Identity | str | None:
+    said: dict[tuple[int, int], int] = {}
+    for administrator, key, value in communities:
+        if administrator != cluster:
+            continue
+        kind_and_number = (key >> SERVICE_ID_BITS, key & ((1 << SERVICE_ID_BITS) - 1))
+        if said.setdefault(kind_and_number, value) != value:
+            return f"identity: {administrator}:{key} is given twice, as {said[kind_and_number]} and as {value}"
+    if not said:
+        return None
+    address, epoch = said.get((_Type.ADDRESS, 0)), said.get((_Type.EPOCH, 0))
+    if address is None or epoch is None:
+        return f"identity: cluster {cluster} without {'an address' if address is None else 'an epoch'}"
+    services: dict[int, ServiceState] = {}
+    for (kind, number), value in said.items():
+        if kind == _Type.SERVICE:
+            service = _unpack(value)
+            if isinstance(service, str):
+                return f"identity: service {number}: {service}"
+            services[number] = service
+    return Identity(cluster, ipaddress.IPv4Address(address), epoch, services)
+
+
+def _pack(service: ServiceState) -> int:
+    for name, weight in (("nominal", service.nominal), ("effective", service.effective)):
+        if not 0 <= weight <= MAX_WEIGHT:
+            raise BgpError(f"identity: {name} weight {weight} is not in 0-{MAX_WEIGHT}")
+    if service.state not in _STATES:
+        raise BgpError(f"identity: state {service.state!r} is not one of {', '.join(_STATES)}")
+    return _STATES[service.state] << SERVICE_ID_BITS | service.nominal << _WEIGHT_BITS | service.effective
+
+
+def _unpack(value: int) -> ServiceState | str:
+    state = _STATE_NAMES.get(value >> SERVICE_ID_BITS)
+    nominal, effective = value >> _WEIGHT_BITS & _WEIGHT_MASK, value & _WEIGHT_MASK
+    if state is None:
+        return f"unknown state {value >> SERVICE_ID_BITS}"
+    if max(nominal, effective) > MAX_WEIGHT:
+        return f"weight {max(nominal, effective)} is above {MAX_WEIGHT}"
+    return ServiceState(nominal, effective, state)

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the relay tells the agent: every neighbour with its session, its routes and what it was told.
+
+Owns the messages between agent and relay, one JSON object to a line:
+
+    agent to relay, at least once a second (it is the heartbeat too): the whole wish, never a difference
+      {"desired": [route, ...], "fallback": [route, ...]}
+    relay to agent, at once on connecting and after each change: the whole state
+      {"peers": [{"address", "state": "up"|"down", "since", "eor", "routes": [route, ...], "announced": [prefix, ...]}],
+       "error": text or null, "deadman": bool}
+    relay to agent, before it hangs up
+      {"goodbye": text}
+
+Standard library only: the relay carries this file (archive.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bgp.errors import BgpError
+from bgp.route import Route
+
+MAX_LINE_BYTES = 4 << 20
+"""The longest line that either side accepts: room for the relay's cap on routes (session.py)."""
+
+REPLACED = "replaced by a newer connection"
+"""The goodbye to an agent when another one connects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One BGP neighbour.
+
+    `since` is when the session last came up or went down, in seconds of CLOCK_MONOTONIC (time.monotonic(), and
+    asyncio's loop.time()); 0 if it never was up. `eor`: the neighbour has sent all it had when the session came up
+    (End-of-RIB, RFC 4724 section 2). `routes`: learned from it, by prefix; empty while it is down. `announced`: the
+    prefixes that ExaBGP's adj-rib-out holds for it; it hears of them only while it is up.
+    """
+
+    address: str
+    up: bool
+    since: float
+    eor: bool
+    routes: tuple[Route, ...] = ()
+    announced: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that the relay knows. `error` is null while it does what the agent wants. `deadman`: the agent was silent
+    for too long, so the fallback is announced.
+    """
+
+    peers: tuple[Peer, ...] = ()
+    error: str | None = None
+    deadman: bool = False
+
+    @property
+    def announced(self) -> frozenset[str]:
+        """The prefixes that at least one neighbour hears from us now."""
+        return frozenset().union(*(peer.announced for peer in self.peers if peer.up))
+
+    def encode(self) -> bytes:
+        """Return the line, with its newline."""
+        return line({"peers": [_peer_to_json(p) for p in self.peers], "error": self.error, "deadman": self.deadman})
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """The relay is about to close the connection, and why."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the agent wants announced, and what instead when it falls silent."""
+
+    desired: tuple[Route, ...] = ()
+    fallback: tuple[Route, ...] = ()
+
+    def encode(self) -> bytes:
+        """Return the line, with its newline."""
+        return line(
+            {"desired": [r.to_json() for r in self.desired], "fallback": [r.to_json() for r in self.fallback]},
+        )
+
+
+def line(message: Mapping[str, Any]) -> bytes:
+    """Encode one message."""
+    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+def decode_wish(text: bytes) -> Wish:
+    """Read the agent's line; BgpError says what is wrong with it."""
+    message = _object(text)
+    if message.keys() != {"desired", "fallback"}:
+        raise BgpError("message: expected the keys desired and fallback, and no other")
+    return Wish(_routes(message["desired"], "desired"), _routes(message["fallback"], "fallback"))
+
+
+def decode_report(text: bytes) -> Snapshot | Goodbye:
+    """Read the relay's line; BgpError says what is wrong with it."""
+    message = _object(text)
+    if "goodbye" in message:
+        return Goodbye(str(message["goodbye"]))
+    try:
+        peers = tuple(_peer_from_json(peer) for peer in message["peers"])
+        error = message["error"]
+        return Snapshot(peers, None if error is None else str(error), bool(message["deadman"]))
+    except (KeyError, TypeError, ValueError) as problem:
+        raise BgpError(f"relay: unexpected message ({problem!r})") from None
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(text)
+    except (ValueError, RecursionError):
+        raise BgpError("message: not JSON") from None
+    if not isinstance(message, dict):
+        raise BgpError("message: not a JSON object")
+    return message
+
+
+def _routes(value: object, key: str) -> tuple[Route, ...]:
+    if not isinstance(value, list):
+        raise BgpError(f"message: {key} is not a list")
+    routes = tuple(Route.from_json(item) for item in value)
+    prefixes = [route.prefix for route in routes]
+    if len(set(prefixes)) != len(prefixes):
+        raise BgpError(f"message: {key} names a prefix twice")
+    return routes
+
+
+def _peer_to_json(peer: Peer) -> dict[str, Any]:
+    return {
+        "address": peer.address,
+        "state": "up" if peer.up else "down",
+        "since": peer.since,
+        "eor": peer.eor,
+        "routes": [route.to_json() for route in peer.routes],
+        "announced": sorted(peer.announced),
+    }
+
+
+def _peer_from_json(value: Mapping[str, Any]) -> Peer:
+    return Peer(
+        address=str(value["address"]),
+        up=value["state"] == "up",
+        since=float(value["since"]),
+        eor=bool(value["eor"]),
+        routes=tuple(Route.from_json(route) for route in value["routes"]),
+        announced=frozenset(str(prefix) for prefix in value["announced"]),
+    )

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The identity vocabulary: what is encoded is read back, and what is not sound is refused with a reason."""
+
+from ipaddress import IPv4Address, IPv6Address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bgp import community
+from bgp.community import Identity, ServiceState
+from bgp.errors import BgpError
+
+CLUSTER = 65001
+U32 = st.integers(0, (1 << 32) - 1)
+STATES = st.builds(
+    ServiceState, st.integers(0, 10_000), st.integers(0, 10_000), st.sampled_from(["up", "draining", "left"])
+)
+IDENTITIES = st.builds(
+    Identity,
+    st.integers(1, (1 << 32) - 2).filter(lambda c: c != 65535),
+    U32.map(IPv4Address),
+    U32,
+    st.dictionaries(st.integers(0, (1 << 28) - 1), STATES, max_size=20),
+)
+
+
+def test_the_wire_format_is_frozen():
+    identity = Identity(CLUSTER, IPv4Address("10.0.0.11"), 7, {0x1234567: ServiceState(100, 50, "draining")})
+    assert community.encode(identity) == (
+        (65001, 0x10000000, 0x0A00000B),
+        (65001, 0x20000000, 7),
+        (65001, 0x31234567, 2 << 28 | 100 << 14 | 50),
+    )
+
+
+def test_service_ids_are_frozen_and_28_bits():
+    vip = IPv4Address("10.99.0.1")
+    ids = {
+        community.service_id(vip, "tcp", 7000),
+        community.service_id(vip, "tcp", 0),
+        community.service_id(vip, "udp", 7000),
+        community.service_id(IPv6Address("2001:db8::1"), "tcp", 7000),
+    }
+    assert len(ids) == 4
+    assert all(0 <= number < 1 << 28 for number in ids)
+    assert community.service_id(vip, "tcp", 7000) == 24802356
+
+
+@given(IDENTITIES, st.permutations(range(4)))
+def test_round_trip_in_any_order_among_strangers(identity, order):
+    said = [*community.encode(identity), (1, 2, 3), (identity.cluster, 9 << 28, 5)]
+    said.sort(key=lambda c: order[hash(c) % 4])
+    assert community.decode(said, identity.cluster) == identity
+    assert community.problem(said, identity.cluster) is None
+
+
+def test_of_another_cluster_is_not_ours_and_no_problem():
+    said = community.encode(Identity(64999, IPv4Address("10.0.0.1"), 1))
+    assert community.decode(said, CLUSTER) is None
+    assert community.problem(said, CLUSTER) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ([(CLUSTER, 2 << 28, 7)], "without an address"),
+        ([(CLUSTER, 1 << 28, 7)], "without an epoch"),
+        ([(CLUSTER, 1 << 28, 7), (CLUSTER, 1 << 28, 8), (CLUSTER, 2 << 28, 1)], "given twice"),
+        ([(CLUSTER, 1 << 28, 7), (CLUSTER, 2 << 28, 1), (CLUSTER, 3 << 28 | 5, 0)], "service 5: unknown state 0"),
+        (
+            [(CLUSTER, 1 << 28, 7), (CLUSTER, 2 << 28, 1), (CLUSTER, 3 << 28 | 5, 1 << 28 | 10_001)],
+            "service 5: weight 10001",
+        ),
+    ],
+)
+def test_malformed_is_refused_with_the_reason(said, reason):
+    assert community.decode(said, CLUSTER) is None
+    assert reason in (community.problem(said, CLUSTER) or "")
+
+
+@given(st.lists(st.tuples(st.just(CLUSTER), U32, U32), max_size=12))
+def test_no_input_raises(said):
+    found, why = community.decode(said, CLUSTER), community.problem(said, CLUSTER)
+    assert (found is None) == (why is not None or not said)
+
+
+@pytest.mark.parametrize(
+    "identity",
+    [
+        Identity(0, IPv4Address("10.0.0.1"), 1),
+        Identity(65535, IPv4Address("10.0.0.1"), 1),
+        Identity(CLUSTER, IPv4Address("10.0.0.1"), 1 << 32),
+        Identity(CLUSTER, IPv4Address("10.0.0.1"), 1, {1 << 28: ServiceState(1, 1, "up")}),
+        Identity(CLUSTER, IPv4Address("10.0.0.1"), 1, {1: ServiceState(10_001, 1, "up")}),
+        Identity(CLUSTER, IPv4Address("10.0.0.1"), 1, {1: ServiceState(1, -1, "up")}),
+        Identity(CLUSTER, IPv4Address("10.0.0.1"), 1, {1: ServiceState(1, 1, "lost")}),
+    ],
+)
+def test_what_does_not_fit_is_not_encoded(identity):
+    with pytest.raises(BgpError):
+        community.encode(identity)
