@@ -14,11 +14,21 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from agent.diagnosis import describe, reject_duplicates
 from agent.errors import ConfigError
+from bgp.community import service_id
 
 
 def _error(field: str, message: str) -> PydanticCustomError:
@@ -179,13 +189,22 @@ class Config(Section):
     xdp: XdpConfig = XdpConfig()
     table: TableConfig = TableConfig()
 
+    @field_validator("cluster")
+    @classmethod
+    def _reserved(cls, value: int) -> int:
+        # RFC 8092 section 3: not to be used as the global administrator, which the cluster's number is.
+        if value in (65_535, 4_294_967_295):
+            raise _error("", f"{value} is reserved by RFC 8092; take another")
+        return value
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         seen: dict[Hashable, str] = {}
         for i, service in enumerate(self.services):
             for key, field in (
                 (service.name, "name"),
-                ((service.vip, service.protocol, service.port), "port"),
+                # Equal ids without equal services are possible in 28 bits: one in 50,000 with 100 services.
+                (service_id(service.vip, service.protocol, service.port_number), "port"),
             ):
                 if key in seen:
                     raise _error(f"services[{i}].{field}", f"is the same as that of {seen[key]}")

@@ -32,9 +32,11 @@ def reject_duplicates(node: yaml.Node, name: str) -> None:
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, _ in node.value:
+            where = f"{name}:{key.start_mark.line + 1}:{key.start_mark.column + 1}"
+            if not isinstance(key, yaml.ScalarNode):
+                raise ConfigError(f"{where}: a {key.id} cannot be a key; write a word")
             if key.value in seen:
-                mark = key.start_mark
-                raise ConfigError(f"{name}:{mark.line + 1}:{mark.column + 1}: {key.value}: is given twice")
+                raise ConfigError(f"{where}: {key.value}: is given twice")
             seen.add(str(key.value))
         children = [value for _, value in node.value]
     elif isinstance(node, yaml.SequenceNode):

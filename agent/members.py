@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this node believes of all members: the view. Pure; `now` is CLOCK_MONOTONIC seconds.
+
+The rules, in order of what they protect:
+
+1. Loss of information is not loss of a member. While a BGP peer is down, what it last told stands.
+2. After a peer is back, what it does not tell again is unknown for `REFRESH_S`, and stands too: its own sessions to the
+   other nodes may still be coming up.
+3. A member is present if any peer shows it.
+4. A withdrawn identity is `lost`, not gone: never place 0, but kept in the chain for `LOST_KEPT_S`, because a session
+   reset or an upgrade of ExaBGP leaves the member's connections alive.
+5. Only an explicit `left` removes a member at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address
+
+from agent.model import Member, Share, State
+
+REFRESH_S = 120.0
+LOST_KEPT_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One identity as a peer tells it."""
+
+    address: IPv4Address
+    epoch: int
+    shares: Mapping[int, Share]
+
+
+@dataclass(frozen=True, slots=True)
+class PeerReport:
+    """A BGP peer's state and all identities that it tells now; when it is down, `told` says nothing."""
+
+    up: bool
+    told: Mapping[IPv4Address, Told]
+
+
+@dataclass(slots=True)
+class _Peer:
+    up: bool = False
+    refreshed_by: float = 0.0
+    """Until then, what this peer does not tell again is unknown, not withdrawn."""
+    standing: dict[IPv4Address, Told] = field(default_factory=dict)
+    confirmed: set[IPv4Address] = field(default_factory=set)
+    """Those told since the session came up."""
+
+
+class View:
+    """The members as seen through all peers. Feed it with `observe`, read `members`, wake it at `next_timer`."""
+
+    def __init__(self, remembered: Iterable[Member] = ()) -> None:
+        """`remembered` is a view saved by an earlier run of this agent: it stands until the peers have spoken."""
+        self._peers: dict[str, _Peer] = {}
+        self._members: dict[IPv4Address, Member] = {member.address: member for member in remembered}
+        self._remembered = set(self._members)
+        self._remembered_until: float | None = None
+
+    def observe(self, reports: Mapping[str, PeerReport], now: float) -> None:
+        """Take in what every configured peer tells. A peer that is no longer configured is forgotten."""
+        if self._remembered_until is None:
+            self._remembered_until = now + REFRESH_S
+        for gone in self._peers.keys() - reports.keys():
+            del self._peers[gone]
+        for name, report in reports.items():
+            self._observe_peer(self._peers.setdefault(name, _Peer()), report, now)
+        self.advance(now)
+
+    @staticmethod
+    def _observe_peer(peer: _Peer, report: PeerReport, now: float) -> None:
+        if not report.up:
+            peer.up = False
+            return
+        if not peer.up:
+            peer.up, peer.refreshed_by, peer.confirmed = True, now + REFRESH_S, set()
+        peer.standing = {
+            address: told
+            for address, told in peer.standing.items()
+            if address not in peer.confirmed or address in report.told
+        } | dict(report.told)
+        peer.confirmed |= report.told.keys()
+
+    def advance(self, now: float) -> None:
+        """Let time pass: what stayed unknown or lost for too long goes."""
+        shown: dict[IPv4Address, Told] = {}
+        for peer in self._peers.values():
+            if peer.up and now >= peer.refreshed_by:
+                peer.standing = {a: told for a, told in peer.standing.items() if a in peer.confirmed}
+            # A peer that is up and has told it in this session knows better than one whose word is old.
+            for address, told in peer.standing.items():
+                if address not in shown or (peer.up and address in peer.confirmed):
+                    shown[address] = told
+        for address, told in shown.items():
+            self._members[address] = _present(self._members.get(address), told, now)
+        self._remembered -= shown.keys()
+        for address in self._members.keys() - shown.keys():
+            self._absent(self._members[address], now)
+
+    def _absent(self, member: Member, now: float) -> None:
+        if member.lost:
+            if now - member.since >= LOST_KEPT_S:
+                del self._members[member.address]
+        elif member.address in self._remembered and now < (self._remembered_until or 0.0):
+            return
+        elif all(share.state is State.LEFT for share in member.shares.values()):
+            del self._members[member.address]
+        else:
+            self._members[member.address] = replace(member, lost=True, since=now, why="its identity was withdrawn")
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """All members but this node itself, by address."""
+        return tuple(self._members[address] for address in sorted(self._members))
+
+    def next_timer(self, now: float) -> float | None:
+        """When `advance` may change something by time alone, in CLOCK_MONOTONIC seconds; None when never."""
+        times = [peer.refreshed_by for peer in self._peers.values() if peer.up]
+        times += [member.since + LOST_KEPT_S for member in self._members.values() if member.lost]
+        if self._remembered and self._remembered_until is not None:
+            times.append(self._remembered_until)
+        return min((time for time in times if time > now), default=None)
+
+
+def _present(before: Member | None, told: Told, now: float) -> Member:
+    if before is None:
+        return Member(told.address, told.epoch, told.shares, lost=False, since=now, why="its identity was heard")
+    if before.lost:
+        return Member(told.address, told.epoch, told.shares, lost=False, since=now, why="its identity came back")
+    return replace(before, epoch=told.epoch, shares=told.shares)

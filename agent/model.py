@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The words that the agent's decisions are made of: states, members, candidates. Values only, no behaviour of I/O."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Address
+
+# Raised whenever rows would come out differently for the same members: it is part of the epoch.
+TABLE_VERSION = 1
+
+
+class State(StrEnum):
+    """What a member is to a service. `lost` is a belief about a silent member; it is never announced."""
+
+    UP = "up"
+    DRAINING = "draining"
+    LOST = "lost"
+    LEFT = "left"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A member's part in one service: the weight that its operator gave, and what it takes of it now (0 to nominal)."""
+
+    weight: int
+    effective: int
+    state: State
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A node as this node believes it to be. `shares` is keyed by the 28-bit service id of its identity."""
+
+    address: IPv4Address
+    epoch: int
+    shares: Mapping[int, Share]
+    lost: bool
+    since: float
+    """CLOCK_MONOTONIC seconds of the last change between present and lost."""
+    why: str
+
+    @property
+    def tag(self) -> int:
+        """The low 16 bits of the address: how markers name the node."""
+        return tag_of(self.address)
+
+    @property
+    def state(self) -> State:
+        """The node's state as a whole: `up` if it is for any service."""
+        if self.lost:
+            return State.LOST
+        states = {share.state for share in self.shares.values()}
+        return next((state for state in (State.UP, State.DRAINING) if state in states), State.LEFT)
+
+    def share(self, service_id: int) -> Share | None:
+        """This member's part in a service, `lost` if the member is; None when it has left or never served it."""
+        share = self.shares.get(service_id)
+        if share is None or share.state is State.LEFT:
+            return None
+        return Share(share.weight, 0, State.LOST) if self.lost else share
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What the table builder needs to know of a member of one service."""
+
+    address: IPv4Address
+    weight: int
+    effective: int
+    state: State
+
+
+def tag_of(address: IPv4Address) -> int:
+    """A node's 16-bit tag: the low bits of its address."""
+    return int(address) & 0xFFFF
+
+
+def epoch_of(rows: int, chain: int, hash_key: tuple[int, int]) -> int:
+    """One 32-bit number over everything that decides a row; nodes that differ in it would disagree on owners."""
+    text = f"table {TABLE_VERSION} rows {rows} chain {chain} key {hash_key} affinity 5-tuple hash rendezvous"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])

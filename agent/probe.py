@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asking the local service whether it serves: one TCP connection or HTTP request through the VIP. I/O only."""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import IPv4Address
+
+import aiohttp
+
+from agent.config import HealthConfig
+
+
+async def ask(vip: IPv4Address, port: int, check: HealthConfig) -> tuple[bool, str]:
+    """(whether the answer was good, what it was). Never raises for what a service may do."""
+    try:
+        async with asyncio.timeout(check.timeout_s):
+            if check.type == "http":
+                return await _http(f"http://{vip}:{port}{check.path}")
+            return await _tcp(str(vip), port)
+    except TimeoutError:
+        return False, f"no answer on {vip}:{port} in {check.timeout_s:g} s"
+    except OSError as error:
+        return False, f"{vip}:{port}: {error.strerror or error}"
+    except aiohttp.ClientError as error:
+        return False, f"{vip}:{port}: {error}"
+
+
+async def _tcp(host: str, port: int) -> tuple[bool, str]:
+    _, writer = await asyncio.open_connection(host, port)
+    writer.close()
+    await writer.wait_closed()
+    return True, f"{host}:{port} accepts connections"
+
+
+async def _http(url: str) -> tuple[bool, str]:
+    """200 to 399 is good, a redirect not followed: it was the service that answered."""
+    async with aiohttp.request("GET", url, allow_redirects=False) as response:
+        return response.status < 400, f"{url} answers {response.status}"

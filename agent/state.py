@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an agent leaves for its successor on the same boot: the view, the health, the operator's wishes.
+
+Without it a restarted agent would believe its services unhealthy and forget who is lost, and so change weights and
+chains for no reason. The file lies below /run, so that a reboot begins afresh; CLOCK_MONOTONIC stays comparable.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+from agent.model import Member, Share, State
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """The state that outlives an agent."""
+
+    members: tuple[Member, ...] = ()
+    healthy: frozenset[str] = field(default_factory=frozenset)
+    intent: State = State.UP
+    withheld: frozenset[IPv4Address] = field(default_factory=frozenset)
+    begun: frozenset[IPv4Address] = field(default_factory=frozenset)
+    vips: frozenset[IPv4Address] = field(default_factory=frozenset)
+    """The addresses that the agent put on lo, so that one whose service left the configuration can be taken off."""
+
+
+def save(path: Path, saved: Saved) -> None:
+    """Write aside and rename, so that a reader never sees half a file."""
+    aside = path.with_suffix(".new")
+    aside.write_text(json.dumps(_to_json(saved)), encoding="utf-8")
+    os.replace(aside, path)
+
+
+def load(path: Path) -> Saved:
+    """The predecessor's state; an empty one where there is none or it cannot be read (it is only ever a shortcut)."""
+    try:
+        return _from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Saved()
+
+
+def _to_json(saved: Saved) -> dict[str, Any]:
+    return {
+        "members": [
+            {
+                "address": str(member.address),
+                "epoch": member.epoch,
+                "shares": {str(sid): [s.weight, s.effective, s.state] for sid, s in member.shares.items()},
+                "lost": member.lost,
+                "since": member.since,
+                "why": member.why,
+            }
+            for member in saved.members
+        ],
+        "healthy": sorted(saved.healthy),
+        "intent": saved.intent,
+        "withheld": sorted(map(str, saved.withheld)),
+        "begun": sorted(map(str, saved.begun)),
+        "vips": sorted(map(str, saved.vips)),
+    }
+
+
+def _from_json(data: dict[str, Any]) -> Saved:
+    members = tuple(
+        Member(
+            IPv4Address(entry["address"]),
+            int(entry["epoch"]),
+            {int(sid): Share(int(w), int(e), State(state)) for sid, (w, e, state) in entry["shares"].items()},
+            bool(entry["lost"]),
+            float(entry["since"]),
+            str(entry["why"]),
+        )
+        for entry in data["members"]
+    )
+    return Saved(
+        members,
+        frozenset(map(str, data["healthy"])),
+        State(data["intent"]),
+        frozenset(map(IPv4Address, data["withheld"])),
+        frozenset(map(IPv4Address, data["begun"])),
+        frozenset(map(IPv4Address, data["vips"])),
+    )

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every fault in lb.yml is told with file, line, column and field; a sound file is read in full."""
+
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from agent.config import load, parse
+from agent.errors import ConfigError
+
+GOOD = """\
+cluster: 7
+node:
+  interface: eth0
+services:
+  - name: web
+    vip: 192.0.2.10
+    protocol: tcp
+    port: 443
+    forward: l2
+bgp:
+  local_as: 65001
+  identity_prefix: 10.254.0.0/16
+  peers:
+    - address: 10.0.0.1
+      as: 65000
+members:
+  allow: [10.0.0.0/24]
+"""
+
+FAULTS = [
+    # (what is replaced, by what, the message)
+    ("port: 443", "port: 70000", "8:11: services[0].port: 70000 is not in 1-65535, nor 'any'"),
+    ("port: 443", "port: https", "8:11: services[0].port: 'https' is not in 1-65535, nor 'any'"),
+    ("port: 443", "prt: 443", "5:5: services[0].port: is missing\nlb.yml:8:5: services[0].prt: unknown key"),
+    ("cluster: 7", "cluster: x", "1:10: cluster: 'x' is not a whole number"),
+    ("cluster: 7", "cluster: true", "1:10: cluster: True is not a whole number"),
+    ("cluster: 7", "cluster: 65535", "1:10: cluster: 65535 is reserved by RFC 8092; take another"),
+    ("cluster: 7\n", "", "1:1: cluster: is missing"),
+    ("cluster: 7", "cluster: 7\ncluster: 8", "2:1: cluster: is given twice"),
+    ("cluster: 7", "cluster: 7\nclutser: 8", "2:1: clutser: unknown key"),
+    ("vip: 192.0.2.10", "vip: 192.0.2", "6:10: services[0].vip: '192.0.2' is not an IPv4 address"),
+    ("vip: 192.0.2.10", "vip: 224.0.0.1", "6:10: services[0].vip: 224.0.0.1 cannot be a virtual IP; give a unicast address"),
+    ("vip: 192.0.2.10", "vip: 10.0.0.9", "6:10: services[0].vip: 10.0.0.9 lies in members.allow; that is for nodes"),
+    ("vip: 192.0.2.10", "vip: 10.254.0.9", "6:10: services[0].vip: 10.254.0.9 lies in bgp.identity_prefix; that is for identities"),
+    ("protocol: tcp", "protocol: sctp", "7:15: services[0].protocol: 'sctp' is not 'tcp' or 'udp'"),
+    ("forward: l2", "forward: l3", "9:14: services[0].forward: 'l3' is not 'l2'"),
+    ("as: 65000", "as: 0", "15:11: bgp.peers[0].as: 0 is not in 1-4294967295"),
+    ("as: 65000", "as: 65000\n      hold_time_s: 2", "16:20: bgp.peers[0].hold_time_s: 2 is not in 3-65535"),
+    ("10.254.0.0/16", "10.254.0.0/24", "12:20: bgp.identity_prefix: 10.254.0.0/24 is not a /16; a node's tag has 16 bits"),
+    ("10.254.0.0/16", "10.254.0.1/16", "12:20: bgp.identity_prefix: '10.254.0.1/16' is not an IPv4 network"),
+    ("allow: [10.0.0.0/24]", "allow: []", "17:10: members.allow: is empty; list at least one"),
+    ("forward: l2", "forward: l2\n    health: {path: x}", "10:20: services[0].health.path: 'x' does not begin with /"),
+    ("forward: l2", "forward: l2\n    health: {rise: 0}", "10:20: services[0].health.rise: 0 is not in 1-100"),
+    ("forward: l2", "forward: l2\n    health: {interval_s: 0}", "10:26: services[0].health.interval_s: 0 is not more than 0"),
+    ("port: 443", "port: any", "5:5: services[0].health: needs a port of its own: set health.port to a TCP port to ask"),
+    ("name: web", "name: [web", "6:8: expected ',' or ']', but got ':'"),
+    ("name: web", "name: 3", "5:11: services[0].name: 3 is not a string; put it in quotes"),
+    ("members:", "table: {rows: 5000}\nmembers:", "16:15: table.rows: 5000 is not a power of two"),
+]  # fmt: skip
+
+
+def test_a_sound_file() -> None:
+    config = parse(GOOD, "lb.yml")
+    assert config.vips == (IPv4Address("192.0.2.10"),)
+    assert config.services[0].health_port == 443
+    assert config.bgp.peers[0].asn == 65000
+
+
+def test_the_labs_own_file_is_sound() -> None:
+    assert load(Path(__file__).parents[2] / "topology/lb.yml").services[0].name == "echo"
+
+
+@pytest.mark.parametrize(("old", "new", "message"), FAULTS, ids=[message for *_, message in FAULTS])
+def test_faults(old: str, new: str, message: str) -> None:
+    assert old in GOOD
+    with pytest.raises(ConfigError) as caught:
+        parse(GOOD.replace(old, new), "lb.yml")
+    assert str(caught.value) == f"lb.yml:{message}"
+
+
+def test_two_services_must_differ() -> None:
+    second = "  - {name: web, vip: 192.0.2.10, protocol: tcp, port: 443, forward: l2}\n"
+    with pytest.raises(
+        ConfigError, match=r"^lb.yml:10:12: services.1..name: is the same as that of services.0.$"
+    ):
+        parse(GOOD.replace("    forward: l2\n", "    forward: l2\n" + second), "lb.yml")
+    with pytest.raises(ConfigError, match=r"^lb.yml:10:.*services.1..port: is the same as that of services.0.$"):
+        parse(GOOD.replace("    forward: l2\n", "    forward: l2\n" + second.replace("web", "www")), "lb.yml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "lb.yml:1:1: is empty; write it as README.md shows"),
+        ("word", "lb.yml:1:1: is a str, not a mapping of settings"),
+        ("\t", "lb.yml:1:1: found character '\\t' that cannot start any token"),
+        ("a: b: c", "lb.yml:1:5: mapping values are not allowed here"),
+        ("? [a]\n: 1", "lb.yml:1:3: a sequence cannot be a key; write a word"),
+    ],
+)
+def test_not_even_a_mapping(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "lb.yml")
+    assert str(caught.value) == message
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file or directory"):
+        load(tmp_path / "absent.yml")
+    (tmp_path / "lb.yml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="byte 0 is not UTF-8"):
+        load(tmp_path / "lb.yml")

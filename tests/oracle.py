@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An independent second implementation of what must come out: written from the definition, slow, sharing no code.
+
+Owns answers for the tests. It follows the papers and ARCHITECTURE.md, not the program: exact integers of Python,
+one row at a time, sorting instead of selecting.
+"""
+
+import hashlib
+from ipaddress import IPv4Address
+
+M64 = (1 << 64) - 1
+
+
+def log2_26(x: int) -> int:
+    """floor-ish log2(x) * 2^26 by table and linear step, the table from the definition of log2 by squaring."""
+    exponent = x.bit_length() - 1
+    mantissa = (x << 32 >> exponent) - (1 << 32)
+    step, within = mantissa >> 20, mantissa & 0xFFFFF
+    low, high = log2_step(step), log2_step(step + 1)
+    return exponent * (1 << 26) + low + ((high - low) * within >> 20)
+
+
+_steps: dict[int, int] = {}
+
+
+def log2_step(i: int) -> int:
+    if i not in _steps:
+        _steps[i] = _log2_step(i)
+    return _steps[i]
+
+
+def _log2_step(i: int) -> int:
+    # The greatest k with 2^(k/2^26) <= 1 + i/4096, to 62 bits of precision at each squaring.
+    value, k = (4096 + i) << 50, 0
+    for _ in range(27):
+        k = 2 * k + (value >= 2 << 62)
+        if value >= 2 << 62:
+            value //= 2
+        value = value * value // (1 << 62)
+    return k
+
+
+def member_hash(address: IPv4Address, row: int) -> int:
+    seed = int.from_bytes(hashlib.sha256(b"anylb member " + address.packed).digest()[:8], "big")
+    x = seed ^ (row * 0x9E3779B97F4A7C15 & M64)
+    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+        x = (x ^ x >> 33) * factor & M64
+    return (x ^ x >> 33) >> 32
+
+
+def cost(address: IPv4Address, weight: int, row: int) -> tuple[bool, int, int]:
+    rank = (32 << 26) - log2_26(member_hash(address, row) + 1)
+    return (weight == 0, (rank << 16) // max(weight, 1), int(address))
+
+
+def chain(members: list[tuple[IPv4Address, int, int, str]], row: int, length: int) -> list[IPv4Address]:
+    """The row's chain from (address, nominal weight, effective weight, state) of each member."""
+    if not members:
+        return []
+    owners = [(a, effective) for a, _, effective, state in members if state == "up" and effective > 0]
+    owners = owners or [(a, nominal) for a, nominal, _, state in members if state != "lost"]
+    owners = owners or [(a, nominal) for a, nominal, _, _ in members]
+    owner = min(owners, key=lambda item: cost(item[0], item[1], row))[0]
+    later = sorted((a for a, *_ in members if a != owner), key=lambda a: cost(a, weights(members)[a], row))
+    return [owner, *later][:length]
+
+
+def weights(members: list[tuple[IPv4Address, int, int, str]]) -> dict[IPv4Address, int]:
+    return {address: nominal for address, nominal, _, _ in members}
