@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A lab: a containerlab file brought up as network namespaces, used, and taken down without a trace.
+
+Owns: the order of things (nodes, links, exec) and what people and tests call. Does not own: the file (spec.py), the
+inside of a node (node.py), links (link.py), records and remains (state.py).
+
+Every node's init hangs on a socket to the process that called `Lab.up`. If that process dies half-way, the inits
+read end of file and die, and everything with them. Once all is up, a lab to be kept gets the word to stay.
+"""
+
+import os
+import socket
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from topology import launch, link, spec, state
+from topology.errors import LabError
+from topology.state import Process, Record
+
+EXEC_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class NodeHandle:
+    """A node of a lab that is up. `pid` is its init's on the host."""
+
+    name: str
+    pid: int
+    init: Process
+    env: Mapping[str, str]
+
+    @property
+    def alive(self) -> bool:
+        """Whether its init still runs."""
+        return self.init.alive
+
+    @property
+    def root(self) -> Path:
+        """The node's file system, seen from the host."""
+        return Path(f"/proc/{self.pid}/root")
+
+
+class Lab:
+    """A lab that is up; made by `Lab.up` or `Lab.find`."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        self._channels: dict[str, socket.socket] = {}
+        self._outers: list[subprocess.Popen[bytes]] = []  # to be reaped
+        self._spawned: list[subprocess.Popen[bytes]] = []
+        self.name = record.name
+        self.file = Path(record.file)
+
+    @property
+    def nodes(self) -> dict[str, NodeHandle]:
+        """The nodes by name, in the file's order."""
+        return {
+            name: NodeHandle(name, data["pid"], self._record.init_of(name), data["env"])
+            for name, data in self._record.nodes.items()
+        }
+
+    @classmethod
+    def up(
+        cls,
+        path: Path,
+        name: str | None = None,
+        env: Mapping[str, str] | None = None,
+        *,
+        keep: bool = True,
+        reconfigure: bool = False,
+        keep_failed: bool = False,
+    ) -> "Lab":
+        """Bring the lab of a file up.
+
+        `name` overrides the file's; `env` is added to the environment for ${...} in the file. With `keep=False` the
+        lab dies with this process, by kill -9 too. Remains of an earlier run of the same name are removed first; a
+        lab that is whole is an error unless `reconfigure`. What fails takes the lab down again; with `keep_failed` a
+        failed `exec` line leaves it up, to be looked at. Raises LabError.
+        """
+        topology = spec.load(Path(path), {**os.environ, **(env or {})})
+        name = name or topology.name
+        launch.require(name)
+        for bind in (bind for node in topology.nodes.values() for bind in node.binds):
+            if not bind.source.exists():
+                raise LabError(f"{bind.place}: bind source {bind.source} does not exist")
+        with state.lock(name):
+            earlier = Record.load(name)
+            if earlier and earlier.whole and not earlier.stale and not reconfigure:
+                raise LabError(f"lab {name} is already up: take it down with `lbctl lab down {earlier.file}`")
+            state.remove(name)
+            owner = Process.of(os.getpid())
+            assert owner is not None  # this very process
+            lab = cls(Record(name, os.fspath(topology.file), "starting", keep, owner))
+            try:
+                failure = lab._build(topology, keep_failed)
+            except BaseException:
+                lab._close()
+                state.remove(name)
+                raise
+        if failure:
+            raise failure
+        return lab
+
+    @classmethod
+    def find(cls, name: str) -> "Lab":
+        """A lab that is up, by name. Raises LabError."""
+        record = Record.load(name)
+        if record is None or record.stale:
+            raise LabError(f"lab {name} is not up: bring it up with `lbctl lab up FILE`")
+        return cls(record)
+
+    def down(self) -> None:
+        """Take the lab down: all processes, namespaces, links and the record. Also if parts of it are gone."""
+        with state.lock(self.name):
+            self._close()
+            state.remove(self.name)
+
+    def __enter__(self) -> "Lab":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.down()
+
+    def root(self, node: str) -> Path:
+        """A node's file system, seen from the host."""
+        return self._node(node).root
+
+    def spawn(
+        self,
+        node: str,
+        argv: Sequence[str],
+        log: Path | IO[bytes] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> subprocess.Popen[bytes]:
+        """Start a program in a node and return at once; its output goes to `log` (appended; a path on the host).
+
+        The Popen's pid is the program's own on the host: it can be killed and waited for directly.
+        """
+        if isinstance(log, Path):
+            with log.open("ab") as file:
+                return self._start(node, argv, env, (file, file))
+        output = subprocess.DEVNULL if log is None else log
+        return self._start(node, argv, env, (output, output))
+
+    def exec(
+        self,
+        node: str,
+        argv: Sequence[str],
+        *,
+        check: bool = True,
+        timeout: float | None = EXEC_TIMEOUT_S,
+        env: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program in a node to its end. Raises LabError if it cannot run, fails (`check`) or takes too long.
+
+        Output is kept in files and not in pipes: a background child that inherited them does not hold this call.
+        """
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            process = self._start(node, argv, env, (out, err))
+            try:
+                code = process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise LabError(f"{node}: `{' '.join(argv)}` did not end within {timeout:g} s") from None
+            finally:
+                self._spawned.remove(process)
+            texts = []
+            for file in (out, err):
+                file.seek(0)
+                texts.append(file.read().decode(errors="replace"))
+        done = subprocess.CompletedProcess(list(argv), code, *texts)
+        if check and code != 0:
+            said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+            raise LabError(f"{node}: `{' '.join(argv)}` exited with {code}" + (f": {said[-1]}" if said else ""))
+        return done
+
+    def attach(self, node: str, argv: Sequence[str], env: Mapping[str, str] | None = None) -> int:
+        """Run a program in a node on this process's own terminal; its exit status."""
+        extra = {"TERM": os.environ["TERM"]} if "TERM" in os.environ else {}
+        process = self._start(node, argv, {**extra, **(env or {})}, (None, None), attached=True)
+        self._spawned.remove(process)
+        return process.wait()
+
+    def link(self, node: str, interface: str, up: bool) -> None:
+        """Set an interface up or down; `up` adds the routes again that `down` removed (those set by hand)."""
+        key = f"{node}:{interface}"
+        pid = self._node(node).pid
+        if up:
+            link.set_up(pid, interface, self._record.flapped.pop(key, []))
+        else:
+            # A second `down` finds no routes: what the first saved stays.
+            self._record.flapped[key] = link.set_down(pid, interface) or self._record.flapped.get(key, [])
+        self._record.save()
+
+    def kill(self, node: str) -> None:
+        """Power loss: all processes of a node and its links end at once. The rest of the lab stays."""
+        handle = self._node(node)
+        self._record.nodes[node]["killed"] = True
+        self._record.save()
+        state.kill([handle.init])
+        if channel := self._channels.pop(node, None):
+            channel.close()
+        for a, a_interface, b, b_interface in self._record.links:
+            other = (b, b_interface) if a == node else (a, a_interface) if b == node else None
+            if other and (peer := self.nodes[other[0]]).alive:
+                link.remove(peer.pid, other[1])  # the kernel does it too, a little later
+
+    def inspect(self) -> dict[str, Any]:
+        """The lab as plain data: its file, its nodes, their processes and interfaces."""
+        nodes = []
+        for name, handle in self.nodes.items():
+            data = self._record.nodes[name]
+            nodes.append(
+                {
+                    "name": name,
+                    "alive": handle.alive,
+                    "pid": handle.pid,
+                    "group": data["group"],
+                    "image": data["image"],
+                    "labels": data["labels"],
+                    "interfaces": link.interfaces(handle.pid) if handle.alive else [],
+                }
+            )
+        return {"name": self.name, "file": os.fspath(self.file), "keep": self._record.keep, "nodes": nodes}
+
+    def _node(self, name: str) -> NodeHandle:
+        if name not in self._record.nodes:
+            raise LabError(f"lab {self.name} has no node {name!r}; nodes: {', '.join(self._record.nodes)}")
+        handle = self.nodes[name]
+        if not handle.alive:
+            raise LabError(f"node {name} of lab {self.name} is dead (killed, or its cmd ended)")
+        return handle
+
+    def _start(
+        self,
+        node: str,
+        argv: Sequence[str],
+        env: Mapping[str, str] | None,
+        output: tuple[launch.Output, launch.Output],
+        *,
+        attached: bool = False,
+    ) -> subprocess.Popen[bytes]:
+        handle = self._node(node)
+        self._spawned = [process for process in self._spawned if process.poll() is None]
+        stdin = None if attached else subprocess.DEVNULL
+        merged = {**handle.env, **(env or {})}
+        process = launch.start_program(handle.pid, argv, merged, stdin, output, session=not attached)
+        self._spawned.append(process)
+        return process
+
+    def _close(self) -> None:
+        """Kill what this object started and hang up on the inits; a zombie of ours would hold its pid namespace."""
+        for process in self._spawned:
+            process.kill()
+            process.wait()
+        self._spawned.clear()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        for channel in self._channels.values():
+            channel.close()
+        self._channels.clear()
+        for outer in self._outers:
+            outer.wait()
+        self._outers.clear()
+
+    def _build(self, topology: spec.Topology, keep_failed: bool) -> LabError | None:
+        """Nodes, links, exec, in containerlab's order. The result is a failed exec line that is to be lived with."""
+        record = self._record
+        record.links = [[text for end in pair.ends for text in (end.node, end.interface)] for pair in topology.links]
+        record.save()
+        for node in topology.nodes.values():
+            self._channels[node.name], outer = launch.start_init(self.name, node)
+            self._outers.append(outer)
+        for node in topology.nodes.values():
+            init = launch.await_ready(self._channels[node.name], node)
+            record.nodes[node.name] = {
+                "pid": init.pid,
+                "start": init.start,
+                "env": launch.environment(self.name, node),
+                "group": node.group,
+                "image": node.image,
+                "labels": dict(node.labels),
+                "killed": False,
+            }
+        record.save()
+        pids = {name: data["pid"] for name, data in record.nodes.items()}
+        link.create(topology.links, pids)
+        for name, pid in pids.items():
+            link.prepare(pid, [end.interface for pair in topology.links for end in pair.ends if end.node == name])
+        failure = self._run_exec_lines(topology)
+        if failure and not keep_failed:
+            raise failure
+        if record.keep:
+            for channel in self._channels.values():
+                channel.sendall(b"keep")
+        # After every `keep`: a lab that is recorded as up is never half of one.
+        record.state = "up"
+        record.save()
+        if record.keep:
+            self._hang_up()
+        return failure
+
+    def _run_exec_lines(self, topology: spec.Topology) -> LabError | None:
+        for node in topology.nodes.values():
+            for line in node.exec:
+                try:
+                    self.exec(node.name, line.argv)
+                except LabError as error:
+                    return LabError(f"{line.place}: {self._cause(node.name) or error}")
+        return None
+
+    def _cause(self, node: str) -> str:
+        """Why a node is dead, if it is and said so."""
+        return "" if self.nodes[node].alive else str(launch.receive(self._channels[node]).get("error", ""))
