@@ -35,10 +35,8 @@ SavedRoutes = list[dict[str, Any]]
 
 @contextmanager
 def inside(pid: int) -> Iterator[Any]:
-    """An IPRoute in the network namespace of process `pid`."""
-    with netns.inside_net(pid):
-        ipr = IPRoute()
-    with ipr:
+    """An IPRoute in the network namespace of process `pid`; the calling thread stays there until the end."""
+    with netns.inside_net(pid), IPRoute() as ipr:
         yield ipr
 
 
