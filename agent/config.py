@@ -162,7 +162,10 @@ class MembersConfig(Section):
 class XdpConfig(Section):
     """Where the data path attaches. `off` makes the node plain anycast: it announces, and forwards nothing."""
 
-    mode: Literal["auto", "native", "generic", "off"] = "auto"
+    # A bare off is a boolean to YAML 1.1; here it means what it says.
+    mode: Annotated[
+        Literal["auto", "native", "generic", "off"], BeforeValidator(lambda value: "off" if value is False else value)
+    ] = "auto"
 
 
 class TableConfig(Section):

@@ -82,9 +82,7 @@ def test_faults(old: str, new: str, message: str) -> None:
 
 def test_two_services_must_differ() -> None:
     second = "  - {name: web, vip: 192.0.2.10, protocol: tcp, port: 443, forward: l2}\n"
-    with pytest.raises(
-        ConfigError, match=r"^lb.yml:10:12: services.1..name: is the same as that of services.0.$"
-    ):
+    with pytest.raises(ConfigError, match=r"^lb.yml:10:12: services.1..name: is the same as that of services.0.$"):
         parse(GOOD.replace("    forward: l2\n", "    forward: l2\n" + second), "lb.yml")
     with pytest.raises(ConfigError, match=r"^lb.yml:10:.*services.1..port: is the same as that of services.0.$"):
         parse(GOOD.replace("    forward: l2\n", "    forward: l2\n" + second.replace("web", "www")), "lb.yml")

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Between the agent's words and BGP's: routes to announce from a condition, reports from what the relay heard. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address
+
+from agent.config import Config, ServiceConfig
+from agent.members import PeerReport, Told
+from agent.model import Share, State, tag_of
+from bgp.community import Identity, ServiceState, decode, encode, service_id
+from bgp.route import Route
+from bgp.snapshot import Snapshot
+
+
+def id_of(service: ServiceConfig) -> int:
+    """The 28 bits that stand for a service in identities."""
+    return service_id(service.vip, service.protocol, service.port_number)
+
+
+def wish(
+    config: Config, address: IPv4Address, epoch: int, shares: Mapping[int, Share], vips: Iterable[IPv4Address]
+) -> tuple[list[Route], list[Route]]:
+    """(what to announce, what to announce instead when this agent falls silent).
+
+    The fallback is the identity alone, draining: a dead agent no longer draws flows, and is still known as the owner
+    of those it has.
+    """
+    silent = {
+        number: Share(share.weight, 0, State.LEFT if share.state is State.LEFT else State.DRAINING)
+        for number, share in shares.items()
+    }
+    fallback = [_identity(config, address, epoch, silent)]
+    own = [Route.of(f"{vip}/32", str(address)) for vip in vips]
+    return [_identity(config, address, epoch, shares), *own], fallback
+
+
+def _identity(config: Config, address: IPv4Address, epoch: int, shares: Mapping[int, Share]) -> Route:
+    services = {
+        number: ServiceState(share.weight, share.effective, str(share.state)) for number, share in shares.items()
+    }
+    communities = encode(Identity(config.cluster, address, epoch, services))
+    return Route.of(f"{identity_address(config, address)}/32", str(address), communities)
+
+
+def identity_address(config: Config, address: IPv4Address) -> IPv4Address:
+    """The address that stands for a node in BGP: never its own on-link one, which routers must not learn from afar."""
+    return config.bgp.identity_prefix.network_address + tag_of(address)
+
+
+def reports(config: Config, snapshot: Snapshot | None, connected: bool, own: IPv4Address) -> dict[str, PeerReport]:
+    """What each configured peer tells of other nodes. All are down while the relay is away or has said nothing."""
+    peers = {peer.address: peer for peer in snapshot.peers} if snapshot and connected else {}
+    result = {}
+    for configured in config.bgp.peers:
+        peer = peers.get(str(configured.address))
+        routes = peer.routes if peer and peer.up else ()
+        heard = [told for route in routes if (told := _told(config, route, own))]
+        result[str(configured.address)] = PeerReport(
+            up=bool(peer and peer.up), told={told.address: told for told in heard}
+        )
+    return result
+
+
+def _told(config: Config, route: Route, own: IPv4Address) -> Told | None:
+    """An identity of another node of this cluster, allowed, and announced under the prefix that is its own."""
+    identity = decode(route.large_communities, config.cluster)
+    if identity is None or identity.address == own:
+        return None
+    if not any(identity.address in allowed for allowed in config.members.allow):
+        return None
+    if route.prefix != f"{identity_address(config, identity.address)}/32":
+        return None
+    shares = {
+        number: Share(service.nominal, service.effective, State(service.state))
+        for number, service in identity.services.items()
+    }
+    return Told(identity.address, identity.epoch, shares)

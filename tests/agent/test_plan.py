@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a condition leads to: weights, announcements, node indexes, grace."""
+
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+import numpy as np
+import pytest
+
+from agent.config import Config, parse
+from agent.model import Member, Share, State
+from agent.plan import GRACE_IN_ALL_S, GRACE_S, Condition, Grace, announcement, candidates, node_indexes, own_share
+
+TEXT = """\
+cluster: 7
+node: {interface: eth0}
+services:
+  - {name: web, vip: 192.0.2.10, protocol: tcp, port: 443, forward: l2, weight: 50}
+  - {name: alt, vip: 192.0.2.10, protocol: tcp, port: 80, forward: l2}
+bgp: {local_as: 65001, identity_prefix: 10.254.0.0/16, peers: [{address: 10.0.0.1, as: 65000}]}
+members: {allow: [10.0.0.0/24]}
+xdp: {mode: MODE}
+"""
+VIP = IPv4Address("192.0.2.10")
+A, B, C = (IPv4Address("10.0.0.11") + i for i in range(3))
+NS = 1_000_000_000
+
+
+def config(mode: str = "auto") -> Config:
+    return parse(TEXT.replace("MODE", mode), "lb.yml")
+
+
+FINE = Condition(forwarding=True, healthy={"web": True, "alt": True})
+
+
+@pytest.mark.parametrize(
+    ("condition", "share"),
+    [
+        (FINE, Share(50, 50, State.UP)),
+        (replace(FINE, healthy={"web": False, "alt": True}), Share(50, 0, State.UP)),
+        (replace(FINE, intent=State.DRAINING), Share(50, 0, State.DRAINING)),
+        (replace(FINE, intent=State.LEFT), Share(50, 0, State.LEFT)),
+    ],
+)
+def test_own_share(condition: Condition, share: Share) -> None:
+    assert own_share(config().services[0], condition) == share
+
+
+SICK = replace(FINE, healthy={"web": False, "alt": True})
+
+
+@pytest.mark.parametrize(
+    ("mode", "condition", "wanted", "why"),
+    [
+        ("auto", FINE, True, "healthy"),
+        ("auto", SICK, False, "unhealthy: web"),
+        ("auto", replace(SICK, begun=frozenset({VIP})), True, "forwarding for web"),
+        ("off", replace(SICK, begun=frozenset({VIP})), False, "unhealthy: web"),
+        ("off", FINE, True, "healthy"),
+        ("auto", replace(FINE, intent=State.DRAINING), False, "the node is draining"),
+        ("auto", replace(FINE, intent=State.LEFT), False, "the node is left"),
+        ("auto", replace(FINE, withheld=frozenset({VIP})), False, "withdrawn by the operator"),
+        ("auto", replace(FINE, forwarding=False), False, "the data path is not ready"),
+        ("auto", replace(FINE, forwarding=False, begun=frozenset({VIP})), False, "the data path is not ready"),
+    ],
+)
+def test_announcement(mode: str, condition: Condition, wanted: bool, why: str) -> None:
+    found = announcement(config(mode), VIP, condition)
+    assert (found.wanted, found.why) == (wanted, why)
+
+
+def test_candidates_leave_out_those_that_left_and_strip_the_lost() -> None:
+    def member(address: IPv4Address, state: State, lost: bool = False) -> Member:
+        return Member(address, 1, {5: Share(100, 100 if state is State.UP else 0, state)}, lost, 0.0, "")
+
+    found = candidates(5, [member(A, State.UP), member(B, State.LEFT), member(C, State.UP, lost=True)])
+    assert [(c.address, c.weight, c.effective, c.state) for c in found] == [
+        (A, 100, 100, State.UP),
+        (C, 100, 0, State.LOST),
+    ]
+    assert candidates(6, [member(A, State.UP)]) == ()
+
+
+def test_node_indexes_keep_their_meaning() -> None:
+    first = node_indexes({}, [B, A], 8)
+    assert first == {A: 1, B: 2}
+    # A goes and C comes in one step: C must not take A's index, which the old rows still name.
+    assert node_indexes(first, [B, C], 8) == {B: 2, C: 3}
+    assert node_indexes({B: 2}, [B, C], 8) == {B: 2, C: 1}
+
+
+def test_node_indexes_run_out() -> None:
+    assert node_indexes({}, [A, B], 3) == {A: 1, B: 2}
+    assert node_indexes({}, [A, B, C], 3) is None
+
+
+def test_grace_begins_and_ends() -> None:
+    changed = np.array([True, False])
+    grace = Grace.none(2).after(changed, 100.0)
+    assert grace.until.tolist() == [int((100 + GRACE_S) * NS), 0]
+    # A change of another row leaves it alone.
+    assert grace.after(~changed, 105.0).until.tolist() == [int((100 + GRACE_S) * NS), int((105 + GRACE_S) * NS)]
+
+
+def test_grace_is_bounded_over_a_run_of_changes() -> None:
+    changed, grace = np.array([True]), Grace.none(1)
+    for now in range(0, 60, 5):
+        grace = grace.after(changed, 1000.0 + now)
+        if now < GRACE_IN_ALL_S:
+            assert grace.until[0] <= (1000 + GRACE_IN_ALL_S) * NS
+    # Past the bound the run is over, and a new change begins another.
+    assert grace.until[0] > (1000 + GRACE_IN_ALL_S) * NS
+
+
+def test_grace_never_shrinks() -> None:
+    changed, grace = np.array([True]), Grace.none(1)
+    last = 0
+    for now in (0.0, 9.0, 18.0, 24.0, 29.9):
+        grace = grace.after(changed, now)
+        assert int(grace.until[0]) >= last
+        last = int(grace.until[0])
+    assert last == GRACE_IN_ALL_S * NS

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Between the agent's words and BGP's: what one node announces, another hears as meant, if it may believe it."""
+
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+from agent import speech
+from agent.config import parse
+from agent.members import Told
+from agent.model import Share, State
+from bgp.route import Route
+from bgp.snapshot import Peer, Snapshot
+
+CONFIG = parse(
+    """\
+cluster: 7
+node: {interface: eth0}
+services:
+  - {name: web, vip: 192.0.2.10, protocol: tcp, port: 443, forward: l2, weight: 50}
+bgp: {local_as: 65001, identity_prefix: 10.254.0.0/16, peers: [{address: 10.0.0.1, as: 65000}]}
+members: {allow: [10.0.0.0/24]}
+""",
+    "lb.yml",
+)
+A, B = IPv4Address("10.0.0.11"), IPv4Address("10.0.0.12")
+WEB = speech.id_of(CONFIG.services[0])
+SHARES = {WEB: Share(50, 50, State.UP)}
+
+
+def heard(*routes: Route, up: bool = True, own: IPv4Address = B, connected: bool = True) -> dict[IPv4Address, Told]:
+    peer = Peer("10.0.0.1", up=up, since=1.0, eor=True, routes=routes, announced=frozenset())
+    found = speech.reports(CONFIG, Snapshot((peer,)), connected, own)
+    assert found["10.0.0.1"].up is (up and connected)
+    return dict(found["10.0.0.1"].told)
+
+
+def test_what_is_announced_is_heard_as_meant() -> None:
+    desired, fallback = speech.wish(CONFIG, A, 99, SHARES, CONFIG.vips)
+    assert [route.prefix for route in desired] == ["10.254.0.11/32", "192.0.2.10/32"]
+    assert {route.next_hop for route in desired} == {"10.0.0.11"}
+    assert heard(*desired) == {A: Told(A, 99, SHARES)}
+    assert [route.prefix for route in fallback] == ["10.254.0.11/32"]
+    assert heard(*fallback) == {A: Told(A, 99, {WEB: Share(50, 0, State.DRAINING)})}
+
+
+def test_a_silent_agent_that_had_left_stays_left() -> None:
+    _, fallback = speech.wish(CONFIG, A, 99, {WEB: Share(50, 0, State.LEFT)}, [])
+    assert heard(*fallback)[A].shares == {WEB: Share(50, 0, State.LEFT)}
+
+
+def test_own_reflection_is_ignored() -> None:
+    desired, _ = speech.wish(CONFIG, A, 99, SHARES, [])
+    assert heard(*desired, own=A) == {}
+
+
+def test_nothing_is_heard_from_a_peer_that_is_down_or_over_a_lost_relay() -> None:
+    desired, _ = speech.wish(CONFIG, A, 99, SHARES, [])
+    assert heard(*desired, up=False) == {}
+    assert heard(*desired, connected=False) == {}
+    assert speech.reports(CONFIG, None, True, B)["10.0.0.1"].up is False
+
+
+def test_who_is_not_believed() -> None:
+    outsider = IPv4Address("10.9.0.11")
+    other_cluster = CONFIG.model_copy(update={"cluster": 8})
+    assert heard(*speech.wish(CONFIG, outsider, 99, SHARES, [])[0]) == {}
+    assert heard(*speech.wish(other_cluster, A, 99, SHARES, [])[0]) == {}
+    # An identity under another node's prefix: the prefix is what a router's filter can check, so it must match.
+    identity = speech.wish(CONFIG, A, 99, SHARES, [])[0][0]
+    assert heard(replace(identity, prefix="10.254.0.12/32")) == {}
+    assert heard(Route.of("192.0.2.0/24", "10.0.0.1")) == {}

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an agent leaves for its successor comes back whole, or not at all."""
+
+import json
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from agent.model import Member, Share, State
+from agent.state import Saved, load, save
+
+A = IPv4Address("10.0.0.11")
+SAVED = Saved(
+    members=(Member(A, 9, {5: Share(100, 50, State.UP), 6: Share(1, 0, State.DRAINING)}, True, 12.5, "withdrawn"),),
+    healthy=frozenset({"web"}),
+    intent=State.DRAINING,
+    withheld=frozenset({IPv4Address("192.0.2.1")}),
+    begun=frozenset({IPv4Address("192.0.2.2")}),
+    vips=frozenset({IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")}),
+)
+
+
+def test_comes_back_whole(tmp_path: Path) -> None:
+    save(tmp_path / "state.json", SAVED)
+    assert load(tmp_path / "state.json") == SAVED
+    assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    assert load(tmp_path / "state.json") == Saved()
+
+
+@pytest.mark.parametrize("key", ["members", "healthy", "intent", "withheld", "begun", "vips"])
+@pytest.mark.parametrize("value", [None, 3, "x", [None], [[1]], {"a": 1}])
+def test_a_broken_file_is_as_good_as_none(tmp_path: Path, key: str, value: object) -> None:
+    path = tmp_path / "state.json"
+    save(path, SAVED)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    loaded = load(path)
+    assert loaded == Saved() or isinstance(loaded, Saved)
+    path.write_text(path.read_text()[:-5])
+    assert load(path) == Saved()
