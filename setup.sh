@@ -1,0 +1,65 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# Everything that the demo and the tests need on Debian: packages and a virtual environment. Safe to run again.
+set -eu
+cd "$(dirname "$0")"
+
+fail() {
+    echo "anylb: $*" >&2
+    exit 1
+}
+
+[ "$(id -u)" = 0 ] || fail "needs root for namespaces and BPF: run it as root (su -, or sudo make ...)"
+command -v apt-get >/dev/null || fail "needs a Debian (12 or newer): there is no apt-get here"
+
+# python3-bpfcc  BCC belongs to the system's python3; PyPI's bcc is another project
+# python3-venv   the environment of everything else
+# bird2 frr      the lab's routers
+# ethtool        switches checksum offload off in the lab
+# iproute2 procps util-linux  ip, sysctl, nsenter, which the labs' exec lines use
+packages="python3 python3-venv python3-bpfcc bird2 frr ethtool iproute2 procps util-linux ca-certificates"
+missing=""
+for package in $packages; do
+    case "$(dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null)" in
+        ii*) ;;
+        *) missing="$missing $package" ;;
+    esac
+done
+
+if [ -n "$missing" ]; then
+    echo "anylb: installing$missing"
+    # The labs run routers of their own: the packages must not start or enable any on this machine.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        trap 'rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    log=$(mktemp)
+    # shellcheck disable=SC2086  # a list of words
+    { apt-get update && apt-get install -y --no-install-recommends $missing; } >"$log" 2>&1 || {
+        tail -n 5 "$log" >&2
+        fail "apt-get could not install$missing: see $log"
+    }
+    rm -f "$log"
+    if [ -d /run/systemd/system ]; then
+        for service in bird frr; do
+            case " $missing " in *" $service"*) systemctl disable --quiet "$service.service" || true ;; esac
+        done
+    fi
+fi
+
+/usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    fail "needs Python 3.11 or newer as /usr/bin/python3; this one is $(/usr/bin/python3 -V). Debian 12 has it"
+/usr/bin/python3 -c 'import bcc' 2>/dev/null || fail "/usr/bin/python3 cannot import bcc: apt-get install --reinstall python3-bpfcc"
+
+echo "anylb: preparing .venv"
+# Debian's python3, not another one on PATH, with its packages in sight: BCC lives there.
+[ -x .venv/bin/python ] && .venv/bin/python -c 'import bcc' 2>/dev/null || {
+    rm -rf .venv
+    /usr/bin/python3 -m venv --system-site-packages .venv
+}
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' ||
+    fail "pip could not install the Python packages that pyproject.toml names: see above"
+touch .venv/ready

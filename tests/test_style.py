@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The linters, run as tests, and what no linter knows of this tree."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+
+
+def sources(*patterns: str) -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", *patterns],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    return [ROOT / name for name in listed if (ROOT / name).exists()]
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["ruff check", "ruff format --check", "mypy", "lint-imports"],
+)
+def test_linter(command: str) -> None:
+    name, *arguments = command.split()
+    result = subprocess.run([BIN / name, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_every_source_names_its_licence_and_what_it_owns() -> None:
+    for path in sources("*.py"):
+        first, second = path.read_text(encoding="utf-8").split("\n", 2)[:2]
+        assert first == "# SPDX-License-Identifier: Apache-2.0", path
+        assert second.startswith('"""'), path
+    kernel_side = sources("bpf/*.c", "bpf/*.h", "bpf/kheaders/**")
+    assert len(kernel_side) > 5
+    for path in kernel_side:
+        assert "SPDX-License-Identifier: GPL-2.0" in path.read_text(encoding="utf-8").split("\n", 1)[0], path
+
+
+def test_no_init_below_tests() -> None:
+    """It would shadow the packages."""
+    assert not list((ROOT / "tests").rglob("__init__.py"))
+
+
+def test_no_machine_paths() -> None:
+    forbidden = re.compile(r"/(work|root|home)/\w+|\.\./\.library")
+    for path in sources("*.py", "*.c", "*.h", "*.md", "*.yml", "*.toml", "*.sh", "Makefile"):
+        if path != Path(__file__):
+            assert not forbidden.search(path.read_text(encoding="utf-8")), path
