@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A lab: a containerlab file brought up as network namespaces, used, and taken down without a trace.
 
-Owns: the order of things (nodes, links, exec) and what people and tests call. Does not own: the file (spec.py), the
+Owns: what people and tests call. Does not own: the file (spec.py), the order in which a lab is built (build.py), the
 inside of a node (node.py), links (link.py), records and remains (state.py).
 
 Every node's init hangs on a socket to the process that called `Lab.up`. If that process dies half-way, the inits
@@ -9,7 +9,7 @@ read end of file and die, and everything with them. Once all is up, a lab to be 
 """
 
 import os
-import socket
+import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from topology import launch, link, spec, state
+from topology.build import build
 from topology.errors import LabError
 from topology.state import Process, Record
 
@@ -49,8 +50,7 @@ class Lab:
 
     def __init__(self, record: Record) -> None:
         self._record = record
-        self._channels: dict[str, socket.socket] = {}
-        self._outers: list[subprocess.Popen[bytes]] = []  # to be reaped
+        self._inits = launch.Inits(record.name)
         self._spawned: list[subprocess.Popen[bytes]] = []
         self.name = record.name
         self.file = Path(record.file)
@@ -77,13 +77,15 @@ class Lab:
         """Bring the lab of a file up.
 
         `name` overrides the file's; `env` is added to the environment for ${...} in the file. With `keep=False` the
-        lab dies with this process, by kill -9 too. Remains of an earlier run of the same name are removed first; a
-        lab that is whole is an error unless `reconfigure`. What fails takes the lab down again; with `keep_failed` a
-        failed `exec` line leaves it up, to be looked at. Raises LabError.
+        lab dies with this object and its process, by kill -9 too. Remains of an earlier run of the same name are
+        removed first; a lab that is whole is an error unless `reconfigure`. What fails takes the lab down again; with
+        `keep_failed` a failed `exec` line leaves it up, to be looked at. Raises LabError.
         """
+        launch.require_machine()
         topology = spec.load(Path(path), {**os.environ, **(env or {})})
-        name = name or topology.name
-        launch.require(name)
+        name = topology.name if name is None else name
+        if not spec.NAME.fullmatch(name):
+            raise LabError(f"lab name {name!r}: must be letters, digits, '-', '_' and '.', a letter or digit first")
         for bind in (bind for node in topology.nodes.values() for bind in node.binds):
             if not bind.source.exists():
                 raise LabError(f"{bind.place}: bind source {bind.source} does not exist")
@@ -96,7 +98,7 @@ class Lab:
             assert owner is not None  # this very process
             lab = cls(Record(name, os.fspath(topology.file), "starting", keep, owner))
             try:
-                failure = lab._build(topology, keep_failed)
+                failure = build(topology, lab._record, lab._inits, lab.exec, keep_failed)
             except BaseException:
                 lab._close()
                 state.remove(name)
@@ -112,6 +114,13 @@ class Lab:
         if record is None or record.stale:
             raise LabError(f"lab {name} is not up: bring it up with `lbctl lab up FILE`")
         return cls(record)
+
+    @staticmethod
+    def remove(name: str) -> bool:
+        """Remove whatever there is of a lab, half-built or killed too; whether there was anything. Raises LabError."""
+        launch.require_machine()
+        with state.lock(name):
+            return state.remove(name)
 
     def down(self) -> None:
         """Take the lab down: all processes, namespaces, links and the record. Also if parts of it are gone."""
@@ -174,6 +183,8 @@ class Lab:
                 file.seek(0)
                 texts.append(file.read().decode(errors="replace"))
         done = subprocess.CompletedProcess(list(argv), code, *texts)
+        if done.stderr.startswith(launch.CANNOT_EXECUTE):
+            raise LabError(f"{node}: {done.stderr.removeprefix(launch.CANNOT_EXECUTE).strip()}")
         if check and code != 0:
             said = (done.stderr.strip() or done.stdout.strip()).splitlines()
             raise LabError(f"{node}: `{' '.join(argv)}` exited with {code}" + (f": {said[-1]}" if said else ""))
@@ -183,8 +194,12 @@ class Lab:
         """Run a program in a node on this process's own terminal; its exit status."""
         extra = {"TERM": os.environ["TERM"]} if "TERM" in os.environ else {}
         process = self._start(node, argv, {**extra, **(env or {})}, (None, None), attached=True)
-        self._spawned.remove(process)
-        return process.wait()
+        earlier = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program in the node
+        try:
+            return process.wait()
+        finally:
+            signal.signal(signal.SIGINT, earlier)
+            self._spawned.remove(process)
 
     def link(self, node: str, interface: str, up: bool) -> None:
         """Set an interface up or down; `up` adds the routes again that `down` removed (those set by hand)."""
@@ -203,8 +218,7 @@ class Lab:
         self._record.nodes[node]["killed"] = True
         self._record.save()
         state.kill([handle.init])
-        if channel := self._channels.pop(node, None):
-            channel.close()
+        self._inits.close(node)
         for a, a_interface, b, b_interface in self._record.links:
             other = (b, b_interface) if a == node else (a, a_interface) if b == node else None
             if other and (peer := self.nodes[other[0]]).alive:
@@ -226,7 +240,9 @@ class Lab:
                     "interfaces": link.interfaces(handle.pid) if handle.alive else [],
                 }
             )
-        return {"name": self.name, "file": os.fspath(self.file), "keep": self._record.keep, "nodes": nodes}
+        links = [[f"{a}:{a_interface}", f"{b}:{b_interface}"] for a, a_interface, b, b_interface in self._record.links]
+        keep = self._record.keep
+        return {"name": self.name, "file": os.fspath(self.file), "keep": keep, "nodes": nodes, "links": links}
 
     def _node(self, name: str) -> NodeHandle:
         if name not in self._record.nodes:
@@ -259,62 +275,4 @@ class Lab:
             process.kill()
             process.wait()
         self._spawned.clear()
-        self._hang_up()
-
-    def _hang_up(self) -> None:
-        for channel in self._channels.values():
-            channel.close()
-        self._channels.clear()
-        for outer in self._outers:
-            outer.wait()
-        self._outers.clear()
-
-    def _build(self, topology: spec.Topology, keep_failed: bool) -> LabError | None:
-        """Nodes, links, exec, in containerlab's order. The result is a failed exec line that is to be lived with."""
-        record = self._record
-        record.links = [[text for end in pair.ends for text in (end.node, end.interface)] for pair in topology.links]
-        record.save()
-        for node in topology.nodes.values():
-            self._channels[node.name], outer = launch.start_init(self.name, node)
-            self._outers.append(outer)
-        for node in topology.nodes.values():
-            init = launch.await_ready(self._channels[node.name], node)
-            record.nodes[node.name] = {
-                "pid": init.pid,
-                "start": init.start,
-                "env": launch.environment(self.name, node),
-                "group": node.group,
-                "image": node.image,
-                "labels": dict(node.labels),
-                "killed": False,
-            }
-        record.save()
-        pids = {name: data["pid"] for name, data in record.nodes.items()}
-        link.create(topology.links, pids)
-        for name, pid in pids.items():
-            link.prepare(pid, [end.interface for pair in topology.links for end in pair.ends if end.node == name])
-        failure = self._run_exec_lines(topology)
-        if failure and not keep_failed:
-            raise failure
-        if record.keep:
-            for channel in self._channels.values():
-                channel.sendall(b"keep")
-        # After every `keep`: a lab that is recorded as up is never half of one.
-        record.state = "up"
-        record.save()
-        if record.keep:
-            self._hang_up()
-        return failure
-
-    def _run_exec_lines(self, topology: spec.Topology) -> LabError | None:
-        for node in topology.nodes.values():
-            for line in node.exec:
-                try:
-                    self.exec(node.name, line.argv)
-                except LabError as error:
-                    return LabError(f"{line.place}: {self._cause(node.name) or error}")
-        return None
-
-    def _cause(self, node: str) -> str:
-        """Why a node is dead, if it is and said so."""
-        return "" if self.nodes[node].alive else str(launch.receive(self._channels[node]).get("error", ""))
+        self._inits.close()

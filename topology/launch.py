@@ -7,19 +7,19 @@ Does not own: which nodes there are, in which order things happen (lab.py).
 
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from topology import netns
 from topology.errors import LabError
 from topology.node import NodeSetup
-from topology.spec import NAME, Node
+from topology.spec import Node
 from topology.state import LAB_VARIABLE, Process
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -27,14 +27,13 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 READY_TIMEOUT_S = 20.0
 # Entered by nsenter; the pid namespace is not among them, since the program is born in it.
 ENTERED = (("net", "net"), ("mount", "mnt"), ("uts", "uts"), ("ipc", "ipc"))
+CANNOT_EXECUTE = "nsenter: failed to execute "  # how its standard error begins if there is no such program
 
 Output = int | IO[bytes] | None
 
 
-def require(name: str) -> None:
-    """Check what any lab needs of its name and this machine. Raises LabError."""
-    if not re.fullmatch(NAME, name):
-        raise LabError(f"lab name {name!r}: must be letters, digits, '-', '_' and '.', a letter or digit first")
+def require_machine() -> None:
+    """Check what any lab needs of this machine. Raises LabError."""
     if os.geteuid() != 0:
         raise LabError("a lab needs root (network namespaces, mounts): run it with sudo")
     if shutil.which("nsenter", path=SYSTEM_PATH) is None:
@@ -51,65 +50,90 @@ def environment(lab: str, node: Node) -> dict[str, str]:
     return {**base, LAB_VARIABLE: lab, "ANYLB_NODE": node.name, **node.env}
 
 
-def start_init(lab: str, node: Node) -> tuple[socket.socket, subprocess.Popen[bytes]]:
-    """Start a node's init: our end of the talk, and the outer process, which ends by itself once the init is forked.
+class Inits:
+    """The inits of a lab, held by this process: each dies when our end of its socket closes before `keep`."""
 
-    The init dies when our end is closed before it heard `keep`.
-    """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    with theirs:
-        # -S: without site-packages an interpreter starts in 10 ms; node.py needs the standard library alone.
-        outer = subprocess.Popen(
-            [sys.executable, "-S", "-m", "topology.node", lab, node.name],
-            env={LAB_VARIABLE: lab, "PATH": SYSTEM_PATH, "PYTHONPATH": os.fspath(PROJECT), "LANG": "C.UTF-8"},
-            cwd="/",
-            stdin=theirs.fileno(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
+    def __init__(self, lab: str) -> None:
+        self.lab = lab
+        self._channels: dict[str, socket.socket] = {}
+        self._outers: list[subprocess.Popen[bytes]] = []  # end by themselves once their init is forked; to be reaped
+
+    def start(self, node: Node) -> None:
+        """Start a node's init; it sets the node up while the caller goes on."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._channels[node.name] = ours
+        with theirs:
+            # -S: without site-packages an interpreter starts in 10 ms; node.py needs the standard library alone.
+            outer = subprocess.Popen(
+                [sys.executable, "-S", "-m", "topology.node", self.lab, node.name],
+                env={LAB_VARIABLE: self.lab, "PATH": SYSTEM_PATH, "PYTHONPATH": os.fspath(PROJECT), "LANG": "C.UTF-8"},
+                cwd="/",
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self._outers.append(outer)
+        setup = NodeSetup(
+            hostname=node.name,
+            binds=[{"source": os.fspath(b.source), "target": b.target, "read_only": b.read_only} for b in node.binds],
+            passed=sorted({os.fspath(PROJECT), sys.prefix}),
+            sysctls=dict(node.sysctls),
+            cmd=list(node.cmd),
+            env=environment(self.lab, node),
         )
-    setup = NodeSetup(
-        hostname=node.name,
-        binds=[{"source": os.fspath(b.source), "target": b.target, "read_only": b.read_only} for b in node.binds],
-        passed=sorted({os.fspath(PROJECT), sys.prefix}),
-        sysctls=dict(node.sysctls),
-        cmd=list(node.cmd),
-        env=environment(lab, node),
-    )
-    ours.settimeout(READY_TIMEOUT_S)
-    ours.sendall(json.dumps(setup).encode() + b"\n")
-    return ours, outer
+        ours.settimeout(READY_TIMEOUT_S)
+        ours.sendall(json.dumps(setup).encode() + b"\n")
 
+    def await_ready(self, node: Node) -> Process:
+        """Wait until a node's mounts, sysctls and cmd are there. Raises LabError with what failed."""
+        said: dict[str, Any] = {}
+        while "ready" not in said or "pid" not in said:
+            message = self._receive(node.name)
+            if "error" in message:
+                raise LabError(f"{node.place}: {message['error']}")
+            if not message:
+                raise LabError(f"{node.place}: the node's init died before the node was ready")
+            said |= message
+        process = Process.of(int(said["pid"]))
+        if process is None:
+            raise LabError(f"{node.place}: {self.last_words(node.name) or 'the node died at once'}")
+        return process
 
-def await_ready(channel: socket.socket, node: Node) -> Process:
-    """Wait until a node's mounts, sysctls and cmd are there. Raises LabError with what failed."""
-    said: dict[str, Any] = {}
-    while "ready" not in said or "pid" not in said:
-        message = receive(channel)
-        if "error" in message:
-            raise LabError(f"{node.place}: {message['error']}")
-        if not message:
-            raise LabError(f"{node.place}: the node's init died before the node was ready")
-        said |= message
-    process = Process.of(int(said["pid"]))
-    if process is None:
-        raise LabError(f"{node.place}: {receive(channel).get('error', 'the node died at once')}")
-    return process
+    def last_words(self, node: str) -> str:
+        """Why a node that is dead is so, if its init said it."""
+        return str(self._receive(node).get("error", ""))
 
+    def keep(self) -> None:
+        """Let all live on without this process."""
+        for channel in self._channels.values():
+            with suppress(OSError):  # it died this moment: as if it did a moment later
+                channel.sendall(b"keep")
+        self.close()
 
-def receive(channel: socket.socket) -> dict[str, Any]:
-    """The next message of an init; empty if it is dead or silent."""
-    line = b""
-    try:
-        while not line.endswith(b"\n"):
-            byte = channel.recv(1)  # not more: the next message must stay in the socket
-            if not byte:
-                return {}
-            line += byte
-    except OSError:
-        return {}
-    message: dict[str, Any] = json.loads(line)
-    return message
+    def close(self, node: str | None = None) -> None:
+        """Hang up on one node or all: those that are not to be kept die."""
+        for name in list(self._channels) if node is None else [node]:
+            if channel := self._channels.pop(name, None):
+                channel.close()
+        if node is None:
+            for outer in self._outers:
+                outer.wait()
+            self._outers.clear()
+
+    def _receive(self, node: str) -> dict[str, Any]:
+        """The next message of an init; empty if it is dead or silent."""
+        line = b""
+        try:
+            while not line.endswith(b"\n"):
+                byte = self._channels[node].recv(1)  # not more: the next message must stay in the socket
+                if not byte:
+                    return {}
+                line += byte
+        except OSError:
+            return {}
+        message: dict[str, Any] = json.loads(line)
+        return message
 
 
 def start_program(

@@ -121,7 +121,7 @@ def names() -> list[str]:
 
 
 def inits() -> Iterator[tuple[str, str, Process]]:
-    """Every living init of ours on this machine: lab, node, process."""
+    """Every living init of ours on this machine: lab, node, process. Not those of labs inside nodes or containers."""
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
             continue
@@ -136,7 +136,7 @@ def inits() -> Iterator[tuple[str, str, Process]]:
         lab, node = argv[-2:]
         pids = next(line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:"))
         process = Process.of(int(entry))
-        if process and f"{LAB_VARIABLE}={lab}".encode() in environ and len(pids) > 1 and pids[-1] == "1":
+        if process and f"{LAB_VARIABLE}={lab}".encode() in environ and pids[1:] == ["1"]:
             yield lab, node, process
 
 
