@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
-import struct
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from pathlib import Path
 
 from bgp.errors import BgpError
+from bgp.peercred import peer_uid
 from bgp.route import Route
 from bgp.snapshot import MAX_LINE_BYTES, REPLACED, Goodbye, Snapshot, Wish, decode_report
 
@@ -79,7 +78,7 @@ class RelayClient:
     async def _connection(self) -> AsyncIterator[asyncio.StreamReader]:
         reader, writer = await asyncio.open_unix_connection(str(self._path), limit=MAX_LINE_BYTES)
         try:
-            uid = _peer_uid(writer.get_extra_info("socket"))
+            uid = peer_uid(writer.get_extra_info("socket"))
             if uid not in self._uids:
                 allowed = ", ".join(map(str, sorted(self._uids)))
                 raise BgpError(f"served by uid {uid}, not by {allowed}: refusing to talk to it")
@@ -111,10 +110,3 @@ class RelayClient:
 
 class _ReplacedError(BgpError):
     """Another agent has connected."""
-
-
-def _peer_uid(connection: socket.socket) -> int:
-    """Return who serves the socket: SO_PEERCRED (unix(7)) gives the credentials at the time of its listen()."""
-    size = struct.calcsize("3i")
-    _pid, uid, _gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
-    return int(uid)

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the neighbours have told us: their sessions and their routes, in bounded memory.
+
+Pure, as session.py is, which feeds it. Standard library only: the relay carries this file (archive.py).
+
+ExaBGP reports a session's end but no withdrawals with it, so the routes of a neighbour that is down are dropped. A
+neighbour has said all it had (`eor`) when it sent an End-of-RIB (RFC 4724 section 2), or, since FRR sends none to a
+speaker without graceful restart, when it has been silent for 3 s, or up for 10 s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from bgp.route import Route
+
+QUIET_S = 3.0
+SETTLED_S = 10.0
+MAX_ROUTES = 8192
+MAX_BYTES = 3 << 20
+"""Of the routes as JSON; a snapshot with its other parts stays below snapshot.MAX_LINE_BYTES."""
+_RELEARN_BELOW = 0.8
+
+
+@dataclass
+class Neighbor:
+    """One neighbour: as snapshot.Peer, but growing. `heard_at`: when the last update came."""
+
+    address: str
+    up: bool = False
+    since: float = 0.0
+    eor: bool = False
+    heard_at: float = 0.0
+    routes: dict[str, Route] = field(default_factory=dict)
+
+
+@dataclass
+class _Listing:
+    """An answer to "list what you have learned" while it comes in."""
+
+    routes: dict[tuple[str, str], Route] = field(default_factory=dict)
+    newer: set[tuple[str, str]] = field(default_factory=set)
+    """What changed while ExaBGP was listing: the list is out of date there."""
+    restarted: set[str] = field(default_factory=set)
+    """Neighbours whose session changed meanwhile."""
+
+
+class Intake:
+    """All neighbours. `revision` grows with each change."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self._neighbors: dict[str, Neighbor] = {}
+        self._listing: _Listing | None = None
+        self._count = 0
+        self._bytes = 0
+        self._overflow = False
+
+    @property
+    def neighbors(self) -> list[Neighbor]:
+        """All neighbours, by address as text."""
+        return [self._neighbors[address] for address in sorted(self._neighbors)]
+
+    @property
+    def error(self) -> str | None:
+        """What is missing here, and why."""
+        if not self._overflow:
+            return None
+        return f"more than {MAX_ROUTES} routes or {MAX_BYTES >> 20} MB of them: some are left out; filter at the router"
+
+    @property
+    def wants_relearning(self) -> bool:
+        """Whether routes were left out for which there is room again."""
+        return self._overflow and self._count < MAX_ROUTES * _RELEARN_BELOW and self._bytes < MAX_BYTES * _RELEARN_BELOW
+
+    def neighbor(self, address: str, up: bool, since: float) -> None:
+        """Take a neighbour's present state from ExaBGP's own list."""
+        self._neighbors[address] = Neighbor(address, up, since, heard_at=since)
+        self.revision += 1
+
+    def session(self, address: str, up: bool, now: float) -> None:
+        """A session came up or went down: what was learned in the one before is void."""
+        old = self._neighbors.get(address, Neighbor(address))
+        for route in old.routes.values():
+            self._account(route, -1)
+        if self._listing is not None:
+            self._listing.restarted.add(address)
+        if not up and not old.up and address in self._neighbors:
+            return  # an attempt to connect that failed, which ExaBGP reports as "down" each time
+        self._neighbors[address] = Neighbor(address, up, since=now, heard_at=now)
+        self.revision += 1
+
+    def update(self, address: str, announced: Iterable[Route], withdrawn: Iterable[str], now: float) -> None:
+        """Routes came and went."""
+        neighbor = self._neighbors.setdefault(address, Neighbor(address))
+        neighbor.heard_at = now
+        for prefix in withdrawn:
+            self._drop(neighbor, prefix)
+            self._mark_newer(address, prefix)
+        for route in announced:
+            self._put(neighbor, route)
+            self._mark_newer(address, route.prefix)
+        self.revision += 1
+
+    def end_of_rib(self, address: str) -> None:
+        """The neighbour has sent all it had."""
+        self._neighbors.setdefault(address, Neighbor(address)).eor = True
+        self.revision += 1
+
+    def tick(self, now: float) -> None:
+        """Let time pass: silence counts as an End-of-RIB."""
+        for neighbor in self._neighbors.values():
+            settled = now - neighbor.heard_at >= QUIET_S or now - neighbor.since >= SETTLED_S
+            if neighbor.up and not neighbor.eor and settled:
+                neighbor.eor = True
+                self.revision += 1
+
+    def begin_listing(self) -> None:
+        """ExaBGP is about to list all it has learned."""
+        self._listing = _Listing()
+
+    def listed(self, address: str, route: Route) -> None:
+        """One line of that list."""
+        if self._listing is None:
+            return
+        if len(self._listing.routes) < MAX_ROUTES:
+            self._listing.routes[address, route.prefix] = route
+        else:
+            self._overflow = True
+
+    def end_listing(self) -> None:
+        """The list is complete: it replaces what we had, except where news came meanwhile."""
+        listing, self._listing = self._listing or _Listing(), None
+        self._overflow = len(listing.routes) >= MAX_ROUTES
+        for neighbor in self._neighbors.values():
+            if neighbor.address in listing.restarted:
+                continue
+            for prefix in [p for p in neighbor.routes if (neighbor.address, p) not in listing.newer]:
+                self._drop(neighbor, prefix)
+        for (address, prefix), route in listing.routes.items():
+            known = self._neighbors.get(address)
+            # ExaBGP still lists what a neighbour that is down had said.
+            if known and known.up and address not in listing.restarted and (address, prefix) not in listing.newer:
+                self._put(known, route)
+        self.revision += 1
+
+    def _mark_newer(self, address: str, prefix: str) -> None:
+        if self._listing is not None:
+            self._listing.newer.add((address, prefix))
+
+    def _put(self, neighbor: Neighbor, route: Route) -> None:
+        self._drop(neighbor, route.prefix)
+        if self._count >= MAX_ROUTES or self._bytes + _json_bytes(route) > MAX_BYTES:
+            self._overflow = True
+            return
+        neighbor.routes[route.prefix] = route
+        self._account(route, 1)
+
+    def _drop(self, neighbor: Neighbor, prefix: str) -> None:
+        route = neighbor.routes.pop(prefix, None)
+        if route is not None:
+            self._account(route, -1)
+
+    def _account(self, route: Route, sign: int) -> None:
+        self._count += sign
+        self._bytes += sign * _json_bytes(route)
+
+
+def _json_bytes(route: Route) -> int:
+    """At most so many bytes of a snapshot."""
+    return 170 + 36 * len(route.large_communities) + 11 * len(route.as_path)

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The relay's mind: what ExaBGP should be told next, and what the agent should be told of it.
+
+Pure: lines and wishes come in with the time (`now`, seconds of a clock that only grows), commands and snapshots go
+out; relay.py does the reading and writing. Standard library only: the relay carries this file (archive.py).
+
+The rules:
+ 1. A relay may be the successor of a killed one, and ExaBGP keeps its routes meanwhile. So the first thing is to learn
+    how things stand: forget what the predecessor left in the queue, then ask for neighbours, learned routes and
+    announced routes. What ExaBGP reports while it lists is newer than the list.
+ 2. One command at a time: the next one is sent when the last was answered. `done` means understood, not sent.
+ 3. Announced is what `show adj-rib out` lists, never what we asked for. It is asked after each round of changes, and
+    every 30 s. What ExaBGP refused, or said `done` to and then does not list, is an error and tried again each second.
+ 4. The wish is the agent's while it speaks. Silent for 10 s: its fallback. Not heard at all for the first 10 s:
+    nothing. Before that, a relay that knows of no wish touches nothing.
+ 5. ExaBGP reports a session's end, but no withdrawals with it: its routes are flushed here.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from bgp import dialect
+from bgp.intake import Intake
+from bgp.route import Route
+from bgp.snapshot import Peer, Snapshot, Wish
+
+DEADMAN_S = 10.0
+RETRY_S = 1.0
+REVERIFY_S = 30.0
+UNANSWERED_S = 5.0
+"""From here on, a command without an answer is reported as an error."""
+HUNG_S = 60.0
+"""From here on, the answer is taken for lost: only a new helper gets back in step with ExaBGP."""
+
+Announced = Mapping[str, Mapping[str, Route]]
+"""By neighbour, then by prefix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One command to ExaBGP: announce `route`, or withdraw its prefix."""
+
+    route: Route
+    announce: bool
+
+    @property
+    def command(self) -> str:
+        """Its text."""
+        return self.route.announce_command() if self.announce else self.route.withdraw_command()
+
+
+def diff(announced: Announced, wanted: Mapping[str, Route]) -> list[Change]:
+    """Return the changes that make every neighbour hear exactly `wanted` (by prefix).
+
+    New routes come before withdrawals, so that a prefix which takes another's place is there before that one goes.
+    """
+    changes = []
+    for prefix, route in sorted(wanted.items()):
+        if not all(route.same_announcement(routes.get(prefix)) for routes in announced.values()):
+            changes.append(Change(route, announce=True))
+    surplus = {prefix: route for routes in announced.values() for prefix, route in routes.items()}
+    for prefix in sorted(surplus.keys() - wanted.keys()):
+        changes.append(Change(surplus[prefix], announce=False))
+    return changes
+
+
+class _Step(enum.Enum):
+    HANDSHAKE = dialect.SHOW_VERSION
+    NEIGHBORS = dialect.SHOW_NEIGHBORS
+    LEARN = dialect.SHOW_LEARNED
+    VERIFY = dialect.SHOW_ANNOUNCED
+    CHANGE = "change"
+
+
+@dataclass
+class _Asked:
+    """The command that ExaBGP has not answered yet."""
+
+    step: _Step
+    text: str
+    at: float
+    change: Change | None = None
+    heard_version: bool = False
+    listed: dict[str, dict[str, Route]] = field(default_factory=dict)
+
+
+class Session:
+    """One conversation with ExaBGP. Feed it, then take `commands()` and, when `revision` grew, `snapshot()`."""
+
+    def __init__(self, now: float) -> None:
+        self.ready = False
+        """Whether it has learned how things stand: a snapshot before that would tell the agent that all is gone."""
+        self._intake = Intake()
+        self._verified: dict[str, dict[str, Route]] = {}
+        self._believed: dict[str, dict[str, Route]] = {}
+        self._unverified: dict[str, Route | None] = {}
+        self._verified_at = now
+        self._wish: Wish | None = None
+        self._wished_at = now
+        self._deadman = False
+        self._todo = [_Step.HANDSHAKE, _Step.NEIGHBORS, _Step.LEARN, _Step.VERIFY]
+        self._not_before = now
+        self._asked: _Asked | None = None
+        self._outbox: list[str] = []
+        self._faults: dict[str, tuple[float, str]] = {}
+        self._error: str | None = None
+        self._own_revision = 0
+        self._advance(now)
+
+    @property
+    def revision(self) -> int:
+        """A number that grows whenever the snapshot changes."""
+        return self._own_revision + self._intake.revision
+
+    def hung(self, now: float) -> bool:
+        """Say whether to give up on this conversation and let a successor begin a new one."""
+        return self._asked is not None and now - self._asked.at > HUNG_S
+
+    def commands(self) -> list[str]:
+        """Return the lines to write to ExaBGP now, once."""
+        lines, self._outbox = self._outbox, []
+        return lines
+
+    def wished(self, wish: Wish, now: float) -> None:
+        """Take the agent's wish, which is its heartbeat too."""
+        self._wish, self._wished_at = wish, now
+        self.tick(now)
+
+    def heard(self, line: str, now: float) -> None:
+        """Take one line from ExaBGP."""
+        said = dialect.parse(line)
+        asked = self._asked
+        match said:
+            case dialect.Answer():
+                self._answered(said.done, now)
+            case dialect.Version() if asked and asked.step is _Step.HANDSHAKE:
+                asked.heard_version = True
+            case dialect.Neighbors() if asked and asked.step is _Step.NEIGHBORS:
+                for neighbor in said.all:
+                    self._intake.neighbor(neighbor.peer, neighbor.up, now - neighbor.for_s if neighbor.up else 0.0)
+            case dialect.Listed() if asked and asked.step is _Step.LEARN:
+                self._intake.listed(said.peer, said.route)
+            case dialect.Listed() if asked and asked.step is _Step.VERIFY:
+                asked.listed.setdefault(said.peer, {})[said.route.prefix] = said.route
+            case dialect.SessionChange():
+                self._intake.session(said.peer, said.up, now)
+            case dialect.Update():
+                self._intake.update(said.peer, said.announced, said.withdrawn, now)
+            case dialect.EndOfRib():
+                self._intake.end_of_rib(said.peer)
+        self.tick(now)
+
+    def tick(self, now: float) -> None:
+        """Let time pass: the dead-man, retries, the regular check."""
+        deadman = now - self._wished_at > DEADMAN_S
+        if deadman != self._deadman:
+            self._deadman = deadman
+            self._own_revision += 1
+        if not self._todo and self._intake.wants_relearning:
+            self._todo.append(_Step.LEARN)
+        elif not self._todo and now - self._verified_at > REVERIFY_S:
+            self._todo.append(_Step.VERIFY)
+        self._intake.tick(now)
+        self._advance(now)
+        error = self._find_error(now)
+        if error != self._error:
+            self._error = error
+            self._own_revision += 1
+
+    def snapshot(self) -> Snapshot:
+        """Return all there is to tell the agent."""
+        peers = tuple(
+            Peer(
+                n.address, n.up, n.since, n.eor, tuple(n.routes.values()), frozenset(self._verified.get(n.address, ()))
+            )
+            for n in self._intake.neighbors
+        )
+        return Snapshot(peers, self._error, self._deadman)
+
+    def _wanted(self) -> dict[str, Route] | None:
+        """By prefix; None: nobody has said yet, so leave things as they are."""
+        if self._wish is None:
+            return {} if self._deadman else None
+        routes = self._wish.fallback if self._deadman else self._wish.desired
+        return {route.prefix: route for route in routes}
+
+    def _advance(self, now: float) -> None:
+        if self._asked is not None or now < self._not_before:
+            return
+        change = None if self._todo else self._next_change(now)
+        if change is not None:
+            self._asked = _Asked(_Step.CHANGE, change.command, now, change)
+        elif self._todo or self._unverified:
+            step = self._todo.pop(0) if self._todo else _Step.VERIFY
+            self._asked = _Asked(step, step.value, now)
+            if step is _Step.HANDSHAKE:
+                self._outbox.append(dialect.FORGET_PENDING)
+            elif step is _Step.LEARN:
+                self._intake.begin_listing()
+        else:
+            return
+        self._outbox.append(self._asked.text)
+
+    def _next_change(self, now: float) -> Change | None:
+        wanted = self._wanted()
+        changes = [] if wanted is None else diff(self._believed, wanted)
+        open_faults = self._faults.keys() & {change.route.prefix for change in changes}
+        self._faults = {prefix: self._faults[prefix] for prefix in sorted(open_faults)}
+        return next((c for c in changes if self._faults.get(c.route.prefix, (now, ""))[0] <= now), None)
+
+    def _answered(self, done: bool, now: float) -> None:
+        asked = self._asked
+        if asked is None or (asked.step is _Step.HANDSHAKE and not asked.heard_version):
+            return  # meant for a predecessor
+        self._asked = None
+        if asked.change is not None:
+            self._changed(asked.change, done, now)
+        elif not done:
+            self._todo.insert(0, asked.step)
+            self._not_before = now + RETRY_S
+        elif asked.step is _Step.LEARN:
+            self._intake.end_listing()
+        elif asked.step is _Step.VERIFY:
+            self._check(asked.listed, now)
+
+    def _changed(self, change: Change, done: bool, now: float) -> None:
+        prefix = change.route.prefix
+        if not done:
+            self._faults[prefix] = (now + RETRY_S, f"ExaBGP refused {change.command!r}")
+            return
+        self._unverified[prefix] = change.route if change.announce else None
+        for routes in self._believed.values():
+            if change.announce:
+                routes[prefix] = change.route
+            else:
+                routes.pop(prefix, None)
+
+    def _check(self, listed: dict[str, dict[str, Route]], now: float) -> None:
+        """Take ExaBGP's list of what it announces as the truth."""
+        announced = {n.address: listed.get(n.address, {}) for n in self._intake.neighbors}
+        for prefix, expected in self._unverified.items():
+            found = [routes.get(prefix) for routes in announced.values()]
+            if all(r is None for r in found) if expected is None else all(expected.same_announcement(r) for r in found):
+                self._faults.pop(prefix, None)
+            else:
+                what = "withdrew" if expected is None else "announced"
+                self._faults[prefix] = (now + RETRY_S, f"ExaBGP says it {what} {prefix}, but its adj-rib-out differs")
+        self._unverified = {}
+        self._verified_at = now
+        if announced != self._verified or not self.ready:
+            self._verified = announced
+            self._own_revision += 1
+        self._believed = {address: dict(routes) for address, routes in announced.items()}
+        self.ready = True
+
+    def _find_error(self, now: float) -> str | None:
+        errors = [text for _retry_at, text in self._faults.values()]
+        if self._asked and now - self._asked.at > UNANSWERED_S:
+            errors.append(f"ExaBGP does not answer {self._asked.text!r}")
+        elif now < self._not_before:
+            errors.append(f"ExaBGP refused {self._todo[0].value!r}")
+        if self._intake.error:
+            errors.append(self._intake.error)
+        if not errors:
+            return None
+        return errors[0] + (f" (and {len(errors) - 1} more)" if len(errors) > 1 else "")

@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ExaBGP as a process of its own: its configuration, written and validated, and the exec that becomes it.
+
+Owns what ExaBGP is told before it starts. What it is told while it runs is the relay's (session.py).
+
+    RUN_DIR                root, mode 1775, group of the BGP user: it may add its socket, and touch nothing of root's
+      lock                 held (flock) as long as this ExaBGP lives
+      exabgp.conf          neighbours and the relay
+      exabgp.env           ExaBGP's own settings; no other environment file or variable is read
+      relay.pyz            the relay (archive.py)
+      relay.sock           made by the relay: the agent's socket
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import importlib.util
+import os
+import pwd
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import NoReturn
+
+from bgp.archive import relay_archive
+from bgp.errors import BgpError
+
+SOCKET_NAME = "relay.sock"
+MIN_VERSION = (5, 0, 15)
+"""The first that checks the TTL of inbound packets (GTSM); 6 is expected to change the helper protocol."""
+_VALIDATE_TIMEOUT_S = 30
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConfig:
+    """One neighbour. `hold_time_s` is what we offer: at least 3 (RFC 4271 section 4.2); the lower offer counts."""
+
+    address: IPv4Address
+    peer_as: int
+    local_address: IPv4Address
+    hold_time_s: int = 9
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakerConfig:
+    """Everything ExaBGP needs. `user` runs it and the relay; `agent_uid` may talk to the relay, besides root."""
+
+    local_as: int
+    router_id: IPv4Address
+    peers: tuple[PeerConfig, ...]
+    user: str = "nobody"
+    run_dir: Path = Path("/run/anylb-bgp")
+    agent_uid: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.peers:
+            raise BgpError("bgp: no neighbour is configured: add one")
+        addresses = [peer.address for peer in self.peers]
+        for peer in self.peers:
+            if addresses.count(peer.address) > 1:
+                raise BgpError(f"bgp: neighbour {peer.address} is configured twice: remove one")
+            if not 3 <= peer.hold_time_s <= 65535:
+                raise BgpError(f"bgp: neighbour {peer.address}: hold time {peer.hold_time_s} s is not in 3-65535")
+        for number in (self.local_as, *(peer.peer_as for peer in self.peers)):
+            if not 0 < number < (1 << 32) - 1:
+                raise BgpError(f"bgp: AS number {number} is not in 1-4294967294")
+        if any(character.isspace() or character in ";{}#'\"" for character in str(self.run_dir)):
+            raise BgpError(f"bgp: {self.run_dir}: ExaBGP cannot read a path with spaces or quotes: choose another")
+
+    @property
+    def socket_path(self) -> Path:
+        """Where the agent finds the relay."""
+        return self.run_dir / SOCKET_NAME
+
+
+def render(config: SpeakerConfig, python: str = "/usr/bin/python3") -> str:
+    """Return ExaBGP's configuration; `python` runs the relay."""
+    relay = f"{python} -I -S {config.run_dir}/relay.pyz"
+    relay += f" --socket {config.socket_path} --agent-uid {config.agent_uid}"
+    process = f"process relay {{\n  run {relay};\n  encoder json;\n  respawn true;\n}}\n"
+    return process + "".join(_render_peer(config, peer) for peer in config.peers)
+
+
+def _render_peer(config: SpeakerConfig, peer: PeerConfig) -> str:
+    # adj-rib-out: routes are announced again on reconnecting, and can be listed; adj-rib-in: a relay that follows a
+    # killed one can ask for what was learned. graceful-restart: 0 would mean the hold time, and routers would keep a
+    # dead speaker's routes that long. passive has another default than ExaBGP's manual says.
+    return f"""
+neighbor {peer.address} {{
+  local-address {peer.local_address};
+  local-as {config.local_as};
+  peer-as {peer.peer_as};
+  router-id {config.router_id};
+  hold-time {peer.hold_time_s};
+  passive false;
+  adj-rib-out true;
+  adj-rib-in true;
+  family {{
+    ipv4 unicast;
+  }}
+  capability {{
+    asn4 enable;
+    route-refresh enable;
+    graceful-restart disable;
+    add-path disable;
+    multi-session disable;
+    operational disable;
+    extended-message disable;
+  }}
+  api relay {{
+    processes [ relay ];
+    neighbor-changes;
+    receive {{
+      parsed;
+      update;
+    }}
+  }}
+}}
+"""
+
+
+def render_settings(config: SpeakerConfig) -> str:
+    """Return ExaBGP's environment file.
+
+    terminate: were the relay lost for good, ExaBGP would stop its sessions but live on; better to end and be started
+    again. statistics: a line per keepalive. openwait: seconds for a router that takes the connection but is silent.
+    """
+    return f"""\
+[exabgp.daemon]
+user = '{config.user}'
+drop = true
+daemonize = false
+[exabgp.api]
+ack = true
+chunk = 20
+cli = false
+respawn = true
+show-routes-format = v2
+terminate = true
+[exabgp.bgp]
+openwait = 10
+[exabgp.log]
+destination = stderr
+level = INFO
+short = true
+statistics = false
+"""
+
+
+def validate(text: str, settings: str = "") -> None:
+    """Let ExaBGP itself check a configuration; BgpError with its words when it does not like it."""
+    _require_exabgp()
+    with tempfile.TemporaryDirectory(prefix="anylb-bgp-") as directory:
+        path, settings_path = Path(directory, "exabgp.conf"), Path(directory, "exabgp.env")
+        path.write_text(text)
+        settings_path.write_text(settings)
+        try:
+            result = subprocess.run(
+                [*_exabgp(), "validate", "-n", str(path)],
+                env=_environment(settings_path),
+                capture_output=True,
+                text=True,
+                timeout=_VALIDATE_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise BgpError(f"exabgp validate: no result within {_VALIDATE_TIMEOUT_S} s: try again") from None
+    if result.returncode != 0:
+        raise BgpError(f"exabgp refuses the generated configuration: {_complaint(result.stderr or result.stdout)}")
+
+
+def run(config: SpeakerConfig) -> NoReturn:
+    """Become ExaBGP: write its files, validate them, exec. The process id stays, so signals reach ExaBGP itself.
+
+    BgpError, before anything else has happened, when ExaBGP is missing or too old, the user is unknown or cannot be
+    taken, or an ExaBGP already runs in `run_dir`.
+    """
+    _require_exabgp()
+    gid = _account(config.user)
+    text, settings = render(config, _relay_python()), render_settings(config)
+    validate(text, settings)
+    try:
+        _make_run_dir(config.run_dir, gid)
+        _lock(config.run_dir)
+        _write(config.run_dir / "relay.pyz", relay_archive(), gid)
+        _write(config.run_dir / "exabgp.conf", text.encode(), gid)
+        _write(config.run_dir / "exabgp.env", settings.encode(), gid)
+        # Left by a relay of another user, it could not be replaced by this one.
+        config.socket_path.unlink(missing_ok=True)
+        if os.getuid() == 0:
+            os.setgroups([])  # ExaBGP drops its user and group, but not these
+    except OSError as error:
+        raise BgpError(f"{error.filename or config.run_dir}: {error.strerror}") from None
+    arguments = [*_exabgp(), "server", str(config.run_dir / "exabgp.conf")]
+    os.execve(arguments[0], arguments, _environment(config.run_dir / "exabgp.env"))  # noqa: S606
+
+
+def _exabgp() -> list[str]:
+    # -P: what lies in the current directory is not ExaBGP.
+    return [sys.executable, "-P", "-m", "exabgp"]
+
+
+def _environment(settings: Path) -> dict[str, str]:
+    """Ours without anything that ExaBGP would read as a setting."""
+    kept = {name: value for name, value in os.environ.items() if not name.lower().startswith("exabgp")}
+    return {**kept, "EXABGP_ENVFILE": str(settings), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def _require_exabgp() -> None:
+    wanted = ".".join(map(str, MIN_VERSION))
+    advice = f"install it: pip install 'exabgp ~= 5.0, >= {wanted}'"
+    try:
+        found = importlib.metadata.version("exabgp")
+    except importlib.metadata.PackageNotFoundError:
+        raise BgpError(f"ExaBGP is not installed for {sys.executable}: {advice}") from None
+    if importlib.util.find_spec("exabgp") is None:
+        raise BgpError(f"ExaBGP {found} is installed for {sys.executable} without its code: {advice}")
+    numbers = tuple(int(part) for part in found.split(".")[:3] if part.isdigit())
+    if numbers < MIN_VERSION or numbers[0] > MIN_VERSION[0]:
+        raise BgpError(f"ExaBGP {found} is too {'old' if numbers < MIN_VERSION else 'new'}: {advice}")
+
+
+def _account(user: str) -> int:
+    """Return the group of the user to run as, if we may."""
+    try:
+        account = pwd.getpwnam(user)
+    except KeyError:
+        raise BgpError(f"bgp: user {user!r} does not exist: create it, or name another") from None
+    if account.pw_uid == 0 or account.pw_gid == 0:
+        raise BgpError(f"bgp: user {user!r} is root or in its group: ExaBGP is to run without privileges, name another")
+    if os.getuid() not in (0, account.pw_uid):
+        raise BgpError(f"bgp: only root can start ExaBGP as user {user!r}: run this as root, or as that user")
+    return account.pw_gid
+
+
+def _relay_python() -> str:
+    """The interpreter for the relay: ours without its virtual environment, if other users can run it."""
+    ours = Path(sys.executable).resolve()
+    reachable = all(part.stat().st_mode & 0o001 for part in (ours, *ours.parents))
+    return str(ours) if reachable else "/usr/bin/python3"
+
+
+def _make_run_dir(run_dir: Path, gid: int) -> None:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if run_dir.is_symlink() or run_dir.stat().st_uid not in (0, os.getuid()):
+        raise BgpError(f"{run_dir}: is not a directory of ours: remove it")
+    os.chown(run_dir, -1, gid)
+    run_dir.chmod(0o1775)
+
+
+def _lock(run_dir: Path) -> None:
+    """Hold the lock file for the life of the process: ExaBGP keeps the descriptor, its helper does not get it."""
+    path = run_dir / "lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
+        raise BgpError(f"{run_dir}: ExaBGP already runs here (pid {holder}): stop it first") from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    os.set_inheritable(descriptor, True)
+
+
+def _write(path: Path, content: bytes, gid: int) -> None:
+    """Write aside and rename in, so that nothing the BGP user may have put there is followed."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.unlink(missing_ok=True)
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        os.fchown(descriptor, -1, gid)
+        os.fchmod(descriptor, 0o640)
+    aside.rename(path)
+
+
+def _complaint(output: str) -> str:
+    """Make one line of ExaBGP's."""
+    lines = [text.strip() for text in output.splitlines() if text.strip()]
+    errors = [text for text in lines if "error" in text.lower()] or lines
+    return " ".join(errors)[:400] or "without a word"
