@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The maps. tables.py makes them from layout.py's sizes and pins them before this is compiled, so the
+ * declarations here only name and type them: BCC opens the pin and checks nothing.
+ */
+
+BPF_TABLE_PINNED("array", u32, struct conf, confs, 1, PINS "/confs");
+BPF_TABLE_PINNED("array", u32, struct uplink, uplinks, UPLINKS, PINS "/uplinks");
+BPF_TABLE_PINNED("hash", struct service_key, struct service, services, SERVICES, PINS "/services");
+BPF_TABLE_PINNED("array", u32, struct node, nodes, NODES, PINS "/nodes");
+BPF_TABLE_PINNED("percpu_array", u32, struct stats, stats, SLOTS, PINS "/stats");
+
+/* Slot -> array[ROWS] of struct row. A whole table is written aside, then swapped in at once. */
+BPF_TABLE_PINNED("array_of_maps", u32, u32, rows, SLOTS, PINS "/rows");
+
+/* Slot -> array[ROWS] of u64: until when (CLOCK_MONOTONIC, ns) a miss of this row is dropped, 0 = no longer. */
+BPF_TABLE_PINNED("array_of_maps", u32, u32, grace, SLOTS, PINS "/grace");
+
+/* How far this CPU's forwards with hop >= 2 have used up time (CLOCK_MONOTONIC, ns); see pick.h. */
+BPF_TABLE_PINNED("percpu_array", u32, u64, again, 1, PINS "/again");

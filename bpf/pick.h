@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What to do with a packet of a service: deliver it here, forward it to which node, or drop it. Twin: pick.py.
+ *
+ * A row's chain names the nodes to try: its owner, then those that owned it or would own it. Nodes may
+ * disagree about chains while a change spreads, so a packet carries the number of its forwards (hop), and
+ * each node it reaches looks first for a socket of its own. The rule, with p = this node's place in the chain:
+ *
+ *  1. A packet that opens a flow is taken by the owner (p == 0), by a node that it was forwarded to once and
+ *     that is up, and by any node that it was forwarded to twice or more.
+ *  2. A packet that has a socket here is taken. Looked for only where one may be: by nodes of the chain, and
+ *     in what was forwarded here.
+ *  3. Straight from the router, it goes to the owner.
+ *  4. Else it goes on down the chain: to place p + 1 if the hop says that the places before are tried, to
+ *     place 0 if it came here sooner than the chain explains. Never back, never to itself.
+ *  5. Nobody left to ask: the kernel answers, unless the row has just changed; then it is dropped and TCP
+ *     sends it again, by when the tables agree.
+ *
+ * Hops end at CHAIN, so a packet is forwarded CHAIN + 1 times at most, however the tables disagree.
+ */
+
+#define TCP_ESTABLISHED 1
+#define TCP_TIME_WAIT 6
+#define TCP_LISTEN 10
+
+#define ABSENT CHAIN		/* a place that is none */
+#define NO_SOCKET COUNTERS	/* an answer of find_socket() */
+
+static __always_inline u32 place_of(const struct row *row, u16 node)
+{
+	u32 place;
+
+#pragma unroll
+	for (place = 0; place < CHAIN; place++)
+		if (row->node[place] == node)
+			return place;
+	return ABSENT;
+}
+
+/* A listener's answer for an ACK: is it one of its SYN cookies? The kernel says no at once if it sent none lately. */
+static __always_inline bool answers_cookie(struct bpf_sock *sk, const struct packet *pkt)
+{
+	return pkt->tcp && pkt->tcp->ack && !pkt->tcp->syn && !pkt->tcp->rst &&
+	       !bpf_tcp_check_syncookie(sk, pkt->ip, sizeof(*pkt->ip), pkt->tcp, sizeof(*pkt->tcp));
+}
+
+/*
+ * The local TCP socket's say. TIME-WAIT holds no connection, so it must neither catch a new one (SYN), nor
+ * shadow the live one that a client which reuses its port has at the owner (straight from the router).
+ */
+static __always_inline enum counter tcp_socket(struct bpf_sock *sk, u32 place, const struct packet *pkt)
+{
+	switch (sk->state) {
+	case TCP_LISTEN:
+		return place != ABSENT && answers_cookie(sk, pkt) ? DELIVER_COOKIE : NO_SOCKET;
+	case TCP_TIME_WAIT:
+		return !pkt->opens && (pkt->hop || place == 0) ? DELIVER_TIME_WAIT : NO_SOCKET;
+	default:
+		return DELIVER_SOCKET;
+	}
+}
+
+static __always_inline enum counter find_socket(struct xdp_md *ctx, u32 place, const struct packet *pkt)
+{
+	struct bpf_sock_tuple tuple = {
+		.ipv4 = { pkt->client, pkt->vip, pkt->client_port, pkt->vip_port },
+	};
+	enum counter found = NO_SOCKET;
+	struct bpf_sock *sk;
+
+	if (pkt->protocol == IPPROTO_TCP) {
+		sk = bpf_skc_lookup_tcp(ctx, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+		if (sk) {
+			found = tcp_socket(sk, place, pkt);
+			bpf_sk_release(sk);
+		}
+	} else {
+		sk = bpf_sk_lookup_udp(ctx, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+		if (sk) {
+			if (sk->state == TCP_ESTABLISHED)	/* connected to this very client */
+				found = DELIVER_SOCKET;
+			bpf_sk_release(sk);
+		}
+	}
+	return found;
+}
+
+static __always_inline bool in_grace(u32 slot, u32 r)
+{
+	void *table = grace.lookup(&slot);
+	u64 *until = table ? bpf_map_lookup_elem(table, &r) : NULL;
+
+	return until && *until && bpf_ktime_get_coarse_ns() < *until;
+}
+
+/*
+ * Token bucket per CPU: each forward costs conf.again_cost_ns of a budget that grows with the clock, and at most
+ * again_burst_ns may be spent ahead. The burst must exceed a tick (10 ms at most): the clock is the coarse one.
+ */
+static __always_inline bool may_forward_again(const struct conf *conf)
+{
+	u64 now = bpf_ktime_get_coarse_ns();
+	u32 zero = 0;
+	u64 *spent = again.lookup(&zero);
+
+	if (!spent)
+		return false;
+	if (*spent < now)
+		*spent = now;
+	if (*spent - now > conf->again_burst_ns)
+		return false;
+	*spent += conf->again_cost_ns;
+	return true;
+}
+
+/* The place of the chain to go on at. */
+static __always_inline u32 next_place(u32 place, u32 hop)
+{
+	if (hop == 0)
+		return place == 0 ? 1 : 0;
+	if (place == ABSENT)
+		return hop == 1 ? 0 : 1;
+	return place <= hop - 1 ? place + 1 : 0;
+}
+
+/* The first node from there on that is not this one, did not send the packet, and can be reached. */
+static __always_inline struct node *next_node(const struct conf *conf, const struct row *row, u32 place,
+					      const struct packet *pkt, struct stats *s)
+{
+	struct node *node;
+	u32 index;
+
+	for (; place < CHAIN; place++) {
+		index = row->node[place];
+		if (!index)
+			break;
+		if (index == conf->self)
+			continue;
+		node = nodes.lookup(&index);
+		if (!node)
+			break;
+		if (pkt->hop && node->tag == pkt->prev)
+			continue;
+		if (node->flags & NODE_HAS_MAC)
+			return node;
+		count(s, SKIP_NO_MAC);
+	}
+	return NULL;
+}
+
+static __always_inline enum counter pick(struct xdp_md *ctx, const struct conf *conf, const struct service *service,
+					 const struct row *row, u32 r, const struct packet *pkt, struct stats *s,
+					 struct node **next)
+{
+	u32 place = place_of(row, conf->self);
+	bool sole = place == 0 && !row->node[1];
+	enum counter found;
+
+	if (!row->node[0])
+		return NO_MEMBER;
+
+	/* Asked before the socket, which could not change the answer: a flood of SYNs costs no lookups at the owner. */
+	if (pkt->opens && (place == 0 || pkt->hop >= 2 || (pkt->hop == 1 && service->up))) {
+		if (pkt->protocol == IPPROTO_UDP)
+			return DELIVER_UDP;
+		return place == 0 ? DELIVER_OWNER : DELIVER_AWAY;
+	}
+
+	/* Alone in the chain, there is nobody to forward to: a socket matters only against the drop in grace. */
+	if (sole && !in_grace(service->slot, r))
+		return DELIVER_SOLE;
+
+	if (place != ABSENT || pkt->hop) {
+		found = find_socket(ctx, place, pkt);
+		if (found != NO_SOCKET)
+			return found;
+	}
+
+	if (pkt->hop <= CHAIN)
+		*next = next_node(conf, row, next_place(place, pkt->hop), pkt, s);
+	if (!*next)
+		return in_grace(service->slot, r) ? DROP_GRACE : DELIVER_MISS;
+	if (pkt->hop == 0)
+		return FORWARD_FIRST;
+	return may_forward_again(conf) ? FORWARD_AGAIN : DROP_FORWARD_RATE;
+}

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the program does with a packet of a service: a pure twin of pick.h, for `explain` and for the tests.
+
+pick.h states the rule and its reasons. Here nodes are any hashable names; the real program knows them by index
+(chains) and by tag (who forwarded a packet).
+"""
+
+from collections.abc import Collection, Hashable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, Generic, TypeVar
+
+from bpf.layout import CHAIN, Counter
+
+Node = TypeVar("Node", bound=Hashable)
+
+
+class Socket(Enum):
+    """What the local kernel has for the packet's flow."""
+
+    NONE = "no socket"
+    CONNECTION = "an established or SYN-RECV socket (UDP: a connected one)"
+    TIME_WAIT = "a TIME-WAIT socket"
+    COOKIE = "a listener whose SYN cookie it answers"
+
+
+@dataclass(frozen=True)
+class Arrival(Generic[Node]):
+    """A packet at a node.
+
+    `opens`: it needs no socket to be there: a SYN, any UDP. `hop`: forwards so far, the last by `prev`.
+    """
+
+    opens: bool
+    hop: int = 0
+    prev: Node | None = None
+    udp: bool = False
+
+
+@dataclass(frozen=True)
+class Here(Generic[Node]):
+    """What a node knows when the packet comes.
+
+    `up`: it takes new connections of the service. `grace`: the row changed just now. `reachable`: nodes whose MAC
+    is or was known, None for all. `budget`: whether the CPU may still forward with hop >= 2.
+    """
+
+    me: Node
+    chain: Sequence[Node]
+    socket: Socket = Socket.NONE
+    up: bool = True
+    grace: bool = False
+    reachable: Collection[Node] | None = None
+    budget: bool = True
+
+
+@dataclass(frozen=True)
+class Decision(Generic[Node]):
+    """`event` says what happens; `to` is the next node if the packet is forwarded, then with `hop`."""
+
+    event: Counter
+    to: Node | None = None
+    hop: int = 0
+
+    @property
+    def why(self) -> str:
+        """The reason in a few words."""
+        return WHY[self.event]
+
+
+WHY: Final = {
+    Counter.NO_MEMBER: "the row is empty: no member",
+    Counter.DELIVER_OWNER: "a new connection, and this node owns the row",
+    Counter.DELIVER_AWAY: "a new connection that was forwarded to this node",
+    Counter.DELIVER_UDP: "a datagram, and this node owns the row or was handed it",
+    Counter.DELIVER_SOCKET: "its connection is here",
+    Counter.DELIVER_TIME_WAIT: "a TIME-WAIT socket of it is here",
+    Counter.DELIVER_COOKIE: "it answers a SYN cookie of this node",
+    Counter.DELIVER_SOLE: "this node is the row's only member",
+    Counter.DELIVER_MISS: "no node left to ask: the kernel answers (RST)",
+    Counter.FORWARD_FIRST: "the next node of the chain is asked",
+    Counter.FORWARD_AGAIN: "not here: the next node of the chain is asked",
+    Counter.DROP_GRACE: "no node left to ask, but the row changed just now: TCP sends again",
+    Counter.DROP_FORWARD_RATE: "too many second forwards on this CPU",
+}
+
+
+def pick(here: Here[Node], packet: Arrival[Node]) -> Decision[Node]:
+    """Decide as the program does."""
+    chain, hop = here.chain, packet.hop
+    place = chain.index(here.me) if here.me in chain else None
+    if not chain:
+        return Decision(Counter.NO_MEMBER)
+    if packet.opens and (place == 0 or hop >= 2 or (hop == 1 and here.up)):
+        if packet.udp:
+            return Decision(Counter.DELIVER_UDP)
+        return Decision(Counter.DELIVER_OWNER if place == 0 else Counter.DELIVER_AWAY)
+    if place == 0 and len(chain) == 1 and not here.grace:
+        return Decision(Counter.DELIVER_SOLE)
+    if place is not None or hop:
+        found = _deliver_to_socket(here.socket, place, packet)
+        if found is not None:
+            return Decision(found)
+    to = _next_node(here, place, packet) if hop <= CHAIN else None
+    if to is None:
+        return Decision(Counter.DROP_GRACE if here.grace else Counter.DELIVER_MISS)
+    if hop == 0:
+        return Decision(Counter.FORWARD_FIRST, to, 1)
+    return Decision(Counter.FORWARD_AGAIN, to, hop + 1) if here.budget else Decision(Counter.DROP_FORWARD_RATE)
+
+
+def _deliver_to_socket(socket: Socket, place: int | None, packet: Arrival[Node]) -> Counter | None:
+    if socket is Socket.CONNECTION:
+        return Counter.DELIVER_SOCKET
+    if socket is Socket.TIME_WAIT and not packet.opens and (packet.hop or place == 0):
+        return Counter.DELIVER_TIME_WAIT
+    if socket is Socket.COOKIE and not packet.opens and place is not None:
+        return Counter.DELIVER_COOKIE
+    return None
+
+
+def _next_node(here: Here[Node], place: int | None, packet: Arrival[Node]) -> Node | None:
+    hop = packet.hop
+    if hop == 0:
+        start = 1 if place == 0 else 0
+    elif place is None:
+        start = 0 if hop == 1 else 1
+    else:
+        start = place + 1 if place <= hop - 1 else 0
+    for node in here.chain[start:]:
+        if node == here.me or (hop and node == packet.prev):
+            continue
+        if here.reachable is None or node in here.reachable:
+            return node
+    return None

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Counting. A packet looks its service's counters up once and then only adds. */
+
+static __always_inline struct stats *stats_of(u32 slot)
+{
+	return stats.lookup(&slot);
+}
+
+static __always_inline void count(struct stats *s, enum counter event)
+{
+	s->count[event]++;
+}

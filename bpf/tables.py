@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The maps as the agent sees them: configuration, nodes, services, their tables and counters.
+
+Owns making, opening and filling the maps. What belongs in a table is the agent's business; the encoding is layout.py's.
+"""
+
+import mmap
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from bpf import kernel, layout
+from bpf.errors import BpfError
+from bpf.flow import vip_filter
+from bpf.layout import Counter, MapSpec, NodeConf, NodeEntry, ServiceEntry, ServiceKey, UplinkEntry
+
+Rows = npt.NDArray[np.uint16]
+"""Shape (R, CHAIN): indexes into the node table, owner first, 0 after the last."""
+Deadlines = npt.NDArray[np.uint64]
+"""Shape (R,): until when a miss of the row is dropped, in ns of CLOCK_MONOTONIC; 0 for no longer."""
+
+_PORTS_ONLY = ServiceEntry(slot=0, up=False)
+"""Stands at a (VIP, protocol, port 0) that has services on certain ports: fragments, say, are known to be for a VIP."""
+
+
+def _index(number: int) -> bytes:
+    return number.to_bytes(4, "little")
+
+
+class Tables:
+    """Open maps. The program sees each write at once."""
+
+    def __init__(self, rows: int, fds: Mapping[str, int]) -> None:
+        self.row_count = rows
+        self._fds = dict(fds)
+        self._specs = {spec.name: spec for spec in layout.map_specs(rows)}
+
+    @classmethod
+    def open(cls, folder: Path, rows: int) -> Self:
+        """Open the maps pinned in `folder`; make and pin those that are missing.
+
+        Raises BpfError if a pin there has another shape: it is not ours, so it is not overwritten.
+        """
+        fds: dict[str, int] = {}
+        try:
+            for spec in layout.map_specs(rows):
+                fds[spec.name] = _open_or_make(folder / spec.name, spec)
+        except BaseException:
+            for fd in fds.values():
+                os.close(fd)
+            raise
+        return cls(rows, fds)
+
+    def close(self) -> None:
+        """Close the descriptors; what is pinned lives on."""
+        while self._fds:
+            os.close(self._fds.popitem()[1])
+
+    def map_ids(self) -> frozenset[int]:
+        """Return the kernel's numbers of the maps."""
+        return frozenset(kernel.map_id(fd) for fd in self._fds.values())
+
+    def missing(self) -> list[str]:
+        """Say what must still be written before packets may meet these tables; empty if nothing."""
+        absent: list[str] = []
+        conf = self.conf()
+        if not conf:
+            absent.append("the node's conf")
+        elif conf.self_index not in self.nodes():
+            absent.append(f"the node's own entry (index {conf.self_index})")
+        for key, entry in self.services().items():
+            for table in ("rows", "grace"):
+                if self._lookup(table, _index(entry.slot)) is None:
+                    absent.append(f"{table} of {key.vip} {key.protocol.name} port {key.port}")
+        return absent
+
+    def set_conf(self, conf: NodeConf) -> None:
+        """Write what the program knows of its own node."""
+        self._update("confs", _index(0), conf.pack(vip_filter(key.vip for key in self.services())))
+
+    def conf(self) -> NodeConf | None:
+        """Return what `set_conf` wrote; None before that."""
+        return NodeConf.unpack(self._array_entry("confs", 0))
+
+    def set_uplink(self, slot: int, uplink: UplinkEntry) -> None:
+        """Write an interface's MAC: frames to any other pass untouched. Needed again when the MAC changes."""
+        self._update("uplinks", _index(slot), uplink.pack())
+
+    def uplink(self, slot: int) -> UplinkEntry | None:
+        """Return what `set_uplink` wrote; None before that."""
+        return UplinkEntry.unpack(self._array_entry("uplinks", slot))
+
+    def set_node(self, index: int, node: NodeEntry | None) -> None:
+        """Write a next hop (index 1 to NODES - 1), or clear it; clear one only when no row names it any more."""
+        if not 0 < index < layout.NODES:
+            raise BpfError(f"node index {index} is not in 1-{layout.NODES - 1}: too many nodes in the cluster")
+        empty = bytes(self._specs["nodes"].value_size)
+        self._update("nodes", _index(index), node.pack() if node else empty)
+
+    def nodes(self) -> dict[int, NodeEntry]:
+        """Return all next hops by index."""
+        entries = {index: NodeEntry.unpack(self._array_entry("nodes", index)) for index in range(1, layout.NODES)}
+        return {index: entry for index, entry in entries.items() if entry}
+
+    def set_service(self, key: ServiceKey, entry: ServiceEntry) -> None:
+        """Write a service. Its packets are handled from now on, so swap its rows in before.
+
+        The counters of a service that is new start at 0.
+        """
+        if not 0 < entry.slot < layout.SLOTS:
+            raise BpfError(f"service slot {entry.slot} is not in 1-{layout.SLOTS - 1}: too many services")
+        known = self.services()
+        if key not in known:
+            self._update("stats", _index(entry.slot), bytes(self._stats_size()))
+        self._set_vip_filter([*known, key])
+        if self._lookup("services", key.any_port().pack()) is None:
+            self._update("services", key.any_port().pack(), _PORTS_ONLY.pack())
+        self._update("services", key.pack(), entry.pack())
+
+    def del_service(self, key: ServiceKey) -> None:
+        """Remove a service, if it is there: its packets pass to the kernel from now on."""
+        left = [other for other in self.services() if other != key]
+        if key.port:
+            self._delete("services", key.pack())
+        if not any(other.any_port() == key.any_port() for other in left):
+            self._delete("services", key.any_port().pack())
+        elif not key.port:
+            self._update("services", key.pack(), _PORTS_ONLY.pack())
+        self._set_vip_filter(left)
+
+    def services(self) -> dict[ServiceKey, ServiceEntry]:
+        """Return all services."""
+        found: dict[ServiceKey, ServiceEntry] = {}
+        for key in kernel.keys(self._fds["services"], self._specs["services"].key_size):
+            value = self._lookup("services", key)
+            if value and (entry := ServiceEntry.unpack(value)).slot:
+                found[ServiceKey.unpack(key)] = entry
+        return found
+
+    def swap_rows(self, slot: int, rows: Rows, grace_until_ns: Deadlines) -> None:
+        """Replace a service's whole table: written aside, then swapped in at once.
+
+        The deadlines come first, so that a row is never new without its grace.
+        """
+        self._swap("grace", slot, grace_until_ns, (self.row_count,), np.dtype(np.uint64))
+        self._swap("rows", slot, rows, (self.row_count, layout.CHAIN), np.dtype(np.uint16))
+
+    def rows(self, slot: int) -> Rows | None:
+        """Read a service's table back; None if it has none (CAP_SYS_ADMIN)."""
+        return self._read_table("rows", slot, (self.row_count, layout.CHAIN), np.dtype(np.uint16))
+
+    def grace(self, slot: int) -> Deadlines | None:
+        """Read a service's deadlines back; None if it has none (CAP_SYS_ADMIN)."""
+        return self._read_table("grace", slot, (self.row_count,), np.dtype(np.uint64))
+
+    def counters(self) -> dict[int, dict[str, int]]:
+        """Return what was counted, summed over CPUs: slot -> name -> count. Slot 0 is no service's."""
+        slots = {0} | {entry.slot for entry in self.services().values()}
+        return {slot: self._counters(slot) for slot in sorted(slots)}
+
+    def _counters(self, slot: int) -> dict[str, int]:
+        data = kernel.lookup(self._fds["stats"], _index(slot), self._stats_size()) or b""
+        per_cpu = np.frombuffer(data, np.uint64).reshape(-1, len(Counter))
+        return {counter.name.lower(): int(per_cpu[:, counter].sum()) for counter in Counter}
+
+    def _stats_size(self) -> int:
+        return self._specs["stats"].value_size * kernel.possible_cpus()
+
+    def _set_vip_filter(self, keys: Iterable[ServiceKey]) -> None:
+        """Write the filter's bits into conf, which must be there: a service without conf would be handled wrongly."""
+        conf = self._array_entry("confs", 0)
+        if NodeConf.unpack(conf):
+            self._update("confs", _index(0), NodeConf.with_vip_filter(conf, vip_filter(key.vip for key in keys)))
+
+    def _swap(
+        self, name: str, slot: int, values: npt.NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> None:
+        if values.shape != shape or values.dtype != dtype:
+            raise ValueError(f"{name}: {values.dtype}{values.shape} given, {dtype}{shape} wanted")
+        inner = self._specs[name].inner
+        assert inner
+        fd = kernel.create_map(inner)
+        try:
+            _write(fd, values)
+            self._update(name, _index(slot), _index(fd))
+        finally:
+            os.close(fd)  # the outer map keeps it
+
+    def _read_table(
+        self, name: str, slot: int, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> npt.NDArray[Any] | None:
+        number = self._lookup(name, _index(slot))
+        if number is None:
+            return None
+        fd = kernel.map_fd_by_id(int.from_bytes(number, "little"))
+        try:
+            with mmap.mmap(fd, int(np.prod(shape)) * dtype.itemsize, prot=mmap.PROT_READ) as memory:
+                return np.frombuffer(memory.read(), dtype).reshape(shape)
+        finally:
+            os.close(fd)
+
+    def _array_entry(self, name: str, index: int) -> bytes:
+        value = self._lookup(name, _index(index))
+        assert value is not None, "an array has all its entries"
+        return value
+
+    def _lookup(self, name: str, key: bytes) -> bytes | None:
+        return kernel.lookup(self._fds[name], key, self._specs[name].value_size)
+
+    def _update(self, name: str, key: bytes, value: bytes) -> None:
+        kernel.update(self._fds[name], key, value)
+
+    def _delete(self, name: str, key: bytes) -> None:
+        kernel.delete(self._fds[name], key)
+
+
+def _open_or_make(path: Path, spec: MapSpec) -> int:
+    fd = kernel.open_pin(path)
+    if fd is None:
+        fd = kernel.create_map(spec)
+        try:
+            kernel.pin(fd, path)
+        except BaseException:
+            os.close(fd)
+            raise
+    elif not kernel.map_matches(fd, spec):
+        os.close(fd)
+        raise BpfError(f"{path}: a BPF map of another shape is pinned here; remove it if nothing uses it")
+    return fd
+
+
+def _write(fd: int, values: npt.NDArray[Any]) -> None:
+    """Fill an array map through its memory: 65,536 rows in 1 ms, a quarter of a batch update."""
+    with mmap.mmap(fd, values.nbytes) as memory:
+        memory.write(np.ascontiguousarray(values).tobytes())
