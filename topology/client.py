@@ -30,8 +30,12 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class HeldReport:
-    """What became of one held connection. `state` is a value of tally.State; times are CLOCK_MONOTONIC seconds."""
+    """What became of one held connection.
 
+    `source` is its `address:port`, `state` a value of tally.State; times are CLOCK_MONOTONIC seconds.
+    """
+
+    source: str
     owner: str
     state: str
     reason: str = ""

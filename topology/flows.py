@@ -114,8 +114,11 @@ class Flows:
         else:
             self.attempts.append(flow)
             self._pending.append((descriptor, flow))
+        address, port = next(self._source)
+        if isinstance(flow, Held):
+            flow.source = f"{address}:{port}"
         try:
-            sock.bind(next(self._source))
+            sock.bind((address, port))
             code = sock.connect_ex(self._target)
         except OSError as error:
             code = error.errno or errno.EIO

@@ -53,6 +53,8 @@ class Held:
     """A connection that stays open. Times are seconds of CLOCK_MONOTONIC."""
 
     started_at: float
+    #: Its own end, `address:port`.
+    source: str = ""
     state: State = State.OPENING
     owner: str = ""
     reason: str = ""

@@ -111,6 +111,7 @@ class Traffic:
         return {
             "held": [
                 {
+                    "source": one.source,
                     "owner": one.owner,
                     "state": one.state.value,
                     "reason": one.reason,

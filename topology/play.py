@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plays the scenario's steps in one lab: traffic on, action, wait until all is right, watch on, count.
+
+Owns the timing of a step. What is done and expected is scenario.py's, what the figures mean report.py's.
+"""
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from topology.client import HeldReport, TrafficClient
+from topology.cluster import ADDRESSES, SEGMENT_INTERFACE, VIP, Cluster, agree
+from topology.errors import LabError
+from topology.frames import Sightings, watch
+from topology.report import ANYLB, Moment, Row, row
+from topology.router import Hops, RouterWatch
+from topology.scenario import FOUR, SPREAD, Phase, Step
+from topology.server import PORT
+
+#: All must be right this long after an action; the slowest is a crash, at BGP's least hold time of 3 s.
+RIGHT_S = 20.0
+#: Watched at least so long after all is right.
+WATCH_S = 2.0
+#: A silent connection counts as broken after 15 s, so by then each has answered or is broken.
+SETTLE_S = 20.0
+OPEN_S = 10.0
+POLL_S = 0.03
+SPREAD_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Where the connections of a lab are: by the router's choice, and by who answers."""
+
+    ingress: Counter[str]
+    owner: Counter[str]
+    direct: int
+    astray: int
+    missed: int
+    counters: dict[str, Counter[str]] = field(default_factory=dict)
+
+
+def addresses(nodes: frozenset[str]) -> Hops:
+    """Translate node names to the addresses that the router has as next hops."""
+    return frozenset(ADDRESSES[node] for node in nodes)
+
+
+def spread_of(held: list[HeldReport], seen: Sightings, counters: dict[str, Counter[str]]) -> Spread:
+    """Join what the client knows of its connections with what the segment's frames say."""
+    ingress: Counter[str] = Counter()
+    for one in held:
+        ingress["+".join(sorted(seen.ingress.get(one.source, {"unseen"})))] += 1
+    owner = Counter(one.owner for one in held)
+    return Spread(ingress, owner, seen.direct, seen.astray, seen.missed, counters)
+
+
+class Play:
+    """One lab, its client, and the eyes on its router."""
+
+    def __init__(self, kind: str, cluster: Cluster, client: TrafficClient, router: RouterWatch) -> None:
+        self.kind = kind
+        self.spread: Spread | None = None
+        self._cluster = cluster
+        self._client = client
+        self._timeline = router.timeline
+
+    def ready(self, fresh_per_s: float) -> None:
+        """Wait until the first four servers serve, then start the steady stream of new connections."""
+        start = Phase(lambda _cluster, _client: None, FOUR, FOUR, FOUR)
+        self._right(start, time.monotonic())
+        self._client.begin()
+        self._client.fresh(fresh_per_s)
+
+    def step(self, step: Step, connections: int) -> Row:
+        """Play one step; raise LabError if the cluster does not become what the step expects."""
+        self._open(connections)
+        moment = Moment(time.monotonic(), None, None)
+        if step is SPREAD:
+            self.spread = self._spread()
+        for number, phase in enumerate(step.phases):
+            at = time.monotonic()
+            phase.act(self._cluster, self._client)
+            measured = self._right(phase, at)
+            if number == 0:
+                moment = measured
+        self._settle()
+        if step.still and self._timeline.changes(moment.action_at):
+            raise LabError(f"lab {self._cluster.lab.name}: {step.name}: the router's next hops changed, they must not")
+        held, attempts = self._client.report()
+        self._client.close_held()
+        self._client.begin()  # what is still under way counts for the next step
+        if step.restore:
+            at = time.monotonic()
+            step.restore.act(self._cluster, self._client)
+            self._right(step.restore, at)
+        return row(step.name, self.kind, held, attempts, moment, step.stopped, step.idle)
+
+    def _open(self, connections: int) -> None:
+        self._client.open(connections)
+        self._cluster.wait(
+            f"{connections} connections to be open", lambda: self._client.progress().open >= connections, OPEN_S
+        )
+        now = time.monotonic()
+        self._cluster.wait("an answer on every connection", lambda: self._client.progress(now).unsettled == 0, OPEN_S)
+
+    def _right(self, phase: Phase, at: float) -> Moment:
+        """Wait until the router and, in anylb's lab, all tables are right; measure both from `at`."""
+        plain = self.kind != ANYLB
+        expected = addresses(phase.plain_hops if plain and phase.plain_hops is not None else phase.hops)
+        agreed_at: float | None = None
+        while True:
+            if plain or agree(map(self._cluster.view, sorted(phase.views)), phase.takers, phase.gone):
+                agreed_at = agreed_at or time.monotonic()
+            else:
+                agreed_at = None
+            router_ms = self._timeline.right_after_ms(expected, at)
+            dipped = not phase.dips or self._timeline.changes(at)
+            if agreed_at and router_ms is not None and dipped:
+                return Moment(at, router_ms, None if plain else round(1000 * (agreed_at - at)))
+            if time.monotonic() > at + RIGHT_S:
+                raise LabError(self._complaint(phase, expected))
+            time.sleep(POLL_S)
+
+    def _complaint(self, phase: Phase, expected: Hops) -> str:
+        views = {node: self._cluster.view(node) for node in sorted(phase.views)} if self.kind == ANYLB else {}
+        says = "; ".join(
+            f"{node}: " + (f"{view.digest[:8]} {'+'.join(sorted(view.takers))}" if view else "not ready")
+            for node, view in views.items()
+        )
+        return (
+            f"lab {self._cluster.lab.name}: not right after {RIGHT_S:g} s: next hops {sorted(self._timeline.now)}, "
+            f"expected {sorted(expected)}"
+            + (f"; takers expected {'+'.join(sorted(phase.takers))}, {says}" if says else "")
+        )
+
+    def _settle(self) -> None:
+        """Watch on until every connection has answered something sent from now on, or is broken."""
+        now = time.monotonic()
+
+        def settled() -> bool:
+            progress = self._client.progress(now)
+            return time.monotonic() >= now + WATCH_S and not progress.unsettled and not progress.pending
+
+        self._cluster.wait("every connection to answer or to break", settled, SETTLE_S)
+
+    def _spread(self) -> Spread:
+        before = self._counters()
+        seen = Sightings(VIP, PORT, {node: self._cluster.mac(node) for node in ADDRESSES})
+        watch(self._cluster.lab.nodes["router"].pid, SEGMENT_INTERFACE, seen, SPREAD_S)
+        counters = {node: after - before[node] for node, after in self._counters().items()}
+        return spread_of(self._client.report()[0], seen, counters)
+
+    def _counters(self) -> dict[str, Counter[str]]:
+        return {node: Counter(self._cluster.counters(node)) for node in sorted(FOUR)} if self.kind == ANYLB else {}
