@@ -80,15 +80,20 @@ class Text:
 
 @dataclass(frozen=True)
 class Value:
-    """One YAML node, with the path of keys to it."""
+    """One YAML node, with the path of keys to it and, in a mapping, its key."""
 
     text: Text
     node: yaml.Node
     path: str
+    key: yaml.Node | None = None
 
     def fail(self, message: str) -> NoReturn:
         """Raise LabError at this value: `file:line:column: path: message`."""
         self.text.fail_expanded(self.node.start_mark.index, f"{self.path}: {message}" if self.path else message)
+
+    def fail_at_key(self, message: str) -> NoReturn:
+        """As `fail`, but at the key: the key itself is wrong, or the value is too long to point at."""
+        Value(self.text, self.key or self.node, self.path).fail(message)
 
     @property
     def is_null(self) -> bool:
@@ -107,19 +112,18 @@ class Value:
                 self.fail("keys must be plain names")
             key = str(key_node.value)
             path = f"{self.path}.{key}" if self.path else key
+            value = Value(self.text, value_node, path, key_node)
             if key in found:
-                Value(self.text, key_node, path).fail("is given twice")
-            found[key] = Value(self.text, value_node, path)
+                value.fail_at_key("is given twice")
+            found[key] = value
         return found
 
     def known(self, keys: Sequence[str]) -> dict[str, "Value"]:
         """The entries of a mapping that may only have `keys`."""
         entries = self.entries()
-        if unknown := [key for key in entries if key not in keys]:
-            for key_node, _ in self.node.value:
-                if key_node.value == unknown[0]:
-                    place = Value(self.text, key_node, entries[unknown[0]].path)
-                    place.fail(f"unsupported key; supported here: {', '.join(keys)}")
+        for key, value in entries.items():
+            if key not in keys:
+                value.fail_at_key(f"unsupported key; supported here: {', '.join(keys)}")
         return entries
 
     def items(self) -> list["Value"]:

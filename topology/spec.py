@@ -130,7 +130,7 @@ def lab_name(value: Value) -> str:
 
 def _place(value: Value) -> str:
     try:
-        value.fail("")
+        value.fail_at_key("")
     except LabError as error:
         return str(error).removesuffix(": ")
 
@@ -145,7 +145,7 @@ class _Layers:
         self.groups = self._section(topology, "groups")
         for kind, value in (topology["kinds"].entries() if "kinds" in topology else {}).items():
             if kind != "linux":
-                value.fail("unsupported kind; supported: linux")
+                value.fail_at_key("unsupported kind; supported: linux")
 
     @staticmethod
     def _section(topology: Mapping[str, Value], key: str) -> dict[str, dict[str, Value]]:
@@ -176,14 +176,14 @@ class _Layers:
     def node(self, name: str, value: Value) -> Node:
         own = value.known(NODE_KEYS)
         if not NAME.fullmatch(name):
-            value.fail("a node's name must be letters, digits, '-', '_' and '.', at most 63")
+            value.fail_at_key("a node's name must be letters, digits, '-', '_' and '.', at most 63")
         layers = self._of(own)
         kind_layers = [layers[0], layers[2], own]
         if "group" in own and own["group"].string() not in self.groups and self.groups:
             own["group"].fail(f"{own['group'].string()!r} is not in topology.groups")
         kind = self._last(kind_layers, "kind")
         if kind is None:
-            value.fail("kind is missing (supported: linux)")
+            value.fail_at_key("kind is missing (supported: linux)")
         if kind.string() != "linux":
             kind.fail(f"{kind.string()!r} is not supported; supported: linux")
         image, cmd, group = (self._last(layers, key) for key in ("image", "cmd", "group"))
