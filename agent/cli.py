@@ -1,9 +1,199 @@
 # SPDX-License-Identifier: Apache-2.0
-"""lbctl: the command line."""
+"""lbctl: the command line. Nouns read, verbs change state; for people by default, for programs with -o json.
+
+Owns the commands, their output and the exit codes: 0 done, 1 refused or failed (one line says why and what to do),
+2 wrong usage, 3 no agent answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
 
 import click
 
+from agent import config as configuration
+from agent.cli_lab import lab
+from agent.errors import AgentError, NotRunningError
+from agent.options import config_option, output_option, socket_option, xdp_option
+from bgp.errors import BgpError
+from bpf.errors import BpfError
+from topology.errors import LabError
 
-@click.group()
+EXIT_FAILED = 1
+EXIT_NOT_RUNNING = 3
+
+
+class _Group(click.Group):
+    """Turns the errors of all four packages into one line and an exit code."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except NotRunningError as error:
+            _fail(error, EXIT_NOT_RUNNING)
+        except (AgentError, BgpError, BpfError, LabError) as error:
+            _fail(error, EXIT_FAILED)
+        except BrokenPipeError:
+            # The reader (head, less) has seen enough. Python must not complain again at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(EXIT_FAILED)
+
+
+def _fail(error: Exception, code: int) -> None:
+    for line in str(error).splitlines():
+        click.echo(f"lbctl: {line}", err=True)
+    sys.exit(code)
+
+
+def _vip(_: click.Context, __: click.Parameter, value: str | None) -> IPv4Address | None:
+    try:
+        return IPv4Address(value) if value is not None else None
+    except ValueError:
+        raise click.BadParameter(f"{value} is not an IPv4 address") from None
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="anylb")
 def main() -> None:
-    """Inspect and steer anylb."""
+    """Inspect and steer anylb, the layer-4 load balancer without load-balancer machines."""
+
+
+main.add_command(lab)
+
+
+def _ask(socket: Path, method: str, resource: str, **query: str) -> dict[str, Any]:
+    from agent.control import call
+
+    return asyncio.run(call(socket, method, resource, **query))
+
+
+def _show(answer: dict[str, Any], output: str, text: Callable[[dict[str, Any]], None]) -> None:
+    if output == "json":
+        click.echo(json.dumps(answer, indent=2))
+    else:
+        text(answer)
+
+
+# The daemons
+
+
+@main.group()
+def agent() -> None:
+    """This node's agent."""
+
+
+@agent.command("run")
+@config_option
+@xdp_option
+def agent_run(path: Path, xdp: str | None) -> None:
+    """Be the agent, in the foreground (lb-agent.service)."""
+    from agent.daemon import Paths, run
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    settings = configuration.load(path)
+    if xdp is not None:
+        settings = settings.model_copy(update={"xdp": configuration.XdpConfig.model_validate({"mode": xdp})})
+    asyncio.run(run(settings, Paths()))
+
+
+@main.group()
+def bgp() -> None:
+    """This node's BGP speaker."""
+
+
+@bgp.command("run")
+@config_option
+def bgp_run(path: Path) -> None:
+    """Write and validate ExaBGP's configuration, then become ExaBGP, in the foreground (lb-bgp.service)."""
+    from agent.netlink import own_interface
+    from agent.speech import speaker_config
+    from bgp.speaker import run
+
+    settings = configuration.load(path)
+    run(speaker_config(settings, asyncio.run(own_interface(settings)).address))
+
+
+@main.group("config")
+def config_group() -> None:
+    """The configuration file."""
+
+
+@config_group.command("check")
+@config_option
+@output_option
+def config_check(path: Path, output: str) -> None:
+    """Read a configuration as the agent would, and say what is wrong with it."""
+    settings = configuration.load(path)
+    services = [f"{s.name} {s.vip}:{s.port}/{s.protocol}" for s in settings.services]
+    _show(
+        {"ok": True, "file": str(path), "services": services},
+        output,
+        lambda _: click.echo(f"{path}: fine ({', '.join(services)})"),
+    )
+
+
+# What is
+
+
+@main.command()
+@socket_option
+@output_option
+def status(socket: Path, output: str) -> None:
+    """This node, its services, and what it believes of the others."""
+    from agent.display import print_status
+
+    _show(_ask(socket, "GET", "/status"), output, print_status)
+
+
+@main.command()
+@click.argument("flow", metavar="TUPLE")
+@socket_option
+@output_option
+def explain(flow: str, socket: Path, output: str) -> None:
+    """Say where a flow goes: its row, its chain, and what each node would do.
+
+    TUPLE is `tcp CLIENT:PORT VIP:PORT`, as one argument or joined by commas: tcp,192.0.2.7:41000,10.99.0.1:443
+    """
+    from agent.display import print_explanation
+
+    _show(_ask(socket, "GET", "/explain", tuple=flow), output, print_explanation)
+
+
+# What changes
+
+
+def _verb(name: str, help_text: str, said: str) -> None:
+    @main.command(name, help=help_text)
+    @socket_option
+    @output_option
+    def command(socket: Path, output: str) -> None:
+        _show(_ask(socket, "POST", f"/{name}"), output, lambda _: click.echo(said))
+
+
+_verb("drain", "Take no new connections, keep the open ones, leave the routers' ECMP sets.", "draining")
+_verb("undrain", "Take new connections again: the way back from drain and leave.", "up")
+_verb("leave", "Leave every chain, after a drain: connections that are still open here break.", "left")
+
+
+def _vip_verb(name: str, help_text: str, said: str) -> None:
+    @main.command(name, help=help_text)
+    @click.option("--vip", callback=_vip, help="One VIP; all without it.")
+    @socket_option
+    @output_option
+    def command(vip: IPv4Address | None, socket: Path, output: str) -> None:
+        from agent.control import vip_query
+
+        answer = _ask(socket, "POST", f"/{name}", **vip_query(vip))
+        _show(answer, output, lambda a: click.echo(f"{said}: {', '.join(a['vips'])}"))
+
+
+_vip_verb("announce", "Announce VIPs that were withdrawn, as soon as the node can serve them.", "to be announced")
+_vip_verb("withdraw", "Withdraw VIPs from the routers; this node goes on serving what reaches it.", "withdrawn")

@@ -13,6 +13,7 @@ from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl import RTMGRP_LINK, RTMGRP_NEIGH
 
+from agent.config import Config
 from agent.errors import AgentError
 
 _LOOPBACK = 1
@@ -51,9 +52,9 @@ class Netlink:
     def __init__(self) -> None:
         self._route = AsyncIPRoute()
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Give the socket back."""
-        await self._route.close()
+        self._route.close()
 
     async def interface(self, name: str, address: IPv4Address | None) -> Interface:
         """Look an interface up. Raises AgentError if it is missing or has not the (or not any) IPv4 address."""
@@ -108,6 +109,19 @@ class Netlink:
             async for message in monitor.get():
                 if message["event"] == "RTM_NEWNEIGH" and (found := _neighbour(message, interface)):
                     yield found
+
+
+async def own_interface(config: Config) -> Interface:
+    """The interface that a configuration names. Raises AgentError as `Netlink.interface` does, and if this node's
+    address is not one that the cluster's members may have."""
+    netlink = Netlink()
+    try:
+        interface = await netlink.interface(config.node.interface, config.node.address)
+    finally:
+        netlink.close()
+    if not any(interface.address in allowed for allowed in config.members.allow):
+        raise AgentError(f"members.allow: does not hold this node's own address {interface.address}; add its prefix")
+    return interface
 
 
 def _neighbour(message: Any, interface: Interface) -> Neighbour | None:

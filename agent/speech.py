@@ -12,11 +12,18 @@ from agent.model import Share, State, tag_of
 from bgp.community import Identity, ServiceState, decode, encode, service_id
 from bgp.route import Route
 from bgp.snapshot import Snapshot
+from bgp.speaker import PeerConfig, SpeakerConfig
 
 
 def id_of(service: ServiceConfig) -> int:
     """The 28 bits that stand for a service in identities."""
     return service_id(service.vip, service.protocol, service.port_number)
+
+
+def speaker_config(config: Config, address: IPv4Address) -> SpeakerConfig:
+    """What ExaBGP on this node needs to know."""
+    peers = tuple(PeerConfig(p.address, p.asn, address, p.hold_time_s) for p in config.bgp.peers)
+    return SpeakerConfig(config.bgp.local_as, config.bgp.router_id or address, peers, config.bgp.user)
 
 
 def wish(

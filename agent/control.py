@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control socket: HTTP over a unix socket that only root may open. Its server, and the client that lbctl is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from aiohttp import web
+
+from agent import explain
+from agent.errors import AgentError, NotRunningError
+from agent.model import State
+from agent.status import status
+
+if TYPE_CHECKING:
+    from agent.daemon import Agent
+
+_INTENTS = {"/drain": State.DRAINING, "/undrain": State.UP, "/leave": State.LEFT}
+CLIENT_TIMEOUT_S = 10.0
+
+
+@contextlib.asynccontextmanager
+async def serve(agent: Agent) -> AsyncIterator[None]:
+    """Answer on the control socket for as long as the context lasts. A socket left by a dead agent is replaced."""
+    app = web.Application()
+    app.add_routes([web.get("/status", lambda _: _json(status(agent))), web.get("/explain", _explain(agent))])
+    app.add_routes([web.post(path, _intent(agent, state)) for path, state in _INTENTS.items()])
+    app.add_routes([web.post("/announce", _vip(agent, withhold=False)), web.post("/withdraw", _vip(agent, True))])
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+    await runner.setup()
+    path = agent.paths.control
+    # The agent's lock is held: whatever socket lies here has no server any more.
+    path.unlink(missing_ok=True)
+    before = os.umask(0o177)
+    try:
+        await web.UnixSite(runner, str(path)).start()
+    finally:
+        os.umask(before)
+    try:
+        yield
+    finally:
+        await runner.cleanup()
+        path.unlink(missing_ok=True)
+
+
+async def _json(body: dict[str, Any], code: int = 200) -> web.Response:
+    return web.json_response(body, status=code)
+
+
+def _intent(agent: Agent, intent: State) -> Any:
+    async def handle(_: web.Request) -> web.Response:
+        agent.change(intent=intent)
+        return await _json({"ok": True, "state": intent})
+
+    return handle
+
+
+def _vip(agent: Agent, withhold: bool) -> Any:
+    async def handle(request: web.Request) -> web.Response:
+        wanted = request.query.get("vip")
+        known = {str(vip): vip for vip in agent.config.vips}
+        if wanted is not None and wanted not in known:
+            return await _json({"error": f"{wanted} is not a VIP of this node; it has {', '.join(known)}"}, 404)
+        vips = frozenset(known.values() if wanted is None else [known[wanted]])
+        agent.change(withheld=agent.withheld | vips if withhold else agent.withheld - vips)
+        return await _json({"ok": True, "vips": sorted(map(str, vips))})
+
+    return handle
+
+
+def _explain(agent: Agent) -> Any:
+    async def handle(request: web.Request) -> web.Response:
+        try:
+            return await _json(explain.explain(agent, explain.parse(request.query.get("tuple", ""))))
+        except AgentError as error:
+            return await _json({"error": str(error)}, 400)
+
+    return handle
+
+
+async def call(path: Path, method: str, resource: str, **query: str) -> dict[str, Any]:
+    """Ask the agent behind a control socket. NotRunningError when none answers, AgentError when it refuses."""
+    timeout = aiohttp.ClientTimeout(total=CLIENT_TIMEOUT_S)
+    try:
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path)), timeout=timeout) as session,
+            session.request(method, f"http://agent{resource}", params=query) as response,
+        ):
+            answer: dict[str, Any] = await response.json()
+    except PermissionError:
+        raise AgentError(f"{path}: permission denied; run lbctl as root") from None
+    except aiohttp.ClientConnectorError as error:
+        if isinstance(error.os_error, PermissionError):
+            raise AgentError(f"{path}: permission denied; run lbctl as root") from None
+        raise NotRunningError(f"{path}: no agent answers; start it with `lbctl agent run` (lb-agent.service)") from None
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise NotRunningError(f"{path}: the agent does not answer ({error or 'timed out'})") from None
+    if response.status >= 400:
+        raise AgentError(str(answer.get("error", f"the agent refused with {response.status}")))
+    return answer
+
+
+def vip_query(vip: IPv4Address | None) -> dict[str, str]:
+    """The query for one VIP, or for all."""
+    return {} if vip is None else {"vip": str(vip)}

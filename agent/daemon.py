@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's process: one TaskGroup around the pure decisions.
+
+Owns the order of things: start (tables and XDP, then the others' identities, then health, then the announcement),
+each change (observe, plan, apply, announce) and stop (withdraw, and leave the data path in place).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from agent import control, speech, state
+from agent.apply import Applier
+from agent.config import Config, ServiceConfig
+from agent.errors import AgentError
+from agent.health import Health, judge
+from agent.members import View
+from agent.model import Member, Share, State, epoch_of
+from agent.netlink import Interface, Netlink, own_interface
+from agent.plan import Announcement, Condition, announcement, candidates, own_share
+from agent.probe import ask
+from bgp.client import RelayClient
+from bgp.snapshot import Snapshot
+from bpf.datapath import DataPath
+
+log = logging.getLogger("anylb")
+
+TICK_S = 0.5
+"""The heartbeat to the relay, which wants one a second at least."""
+COALESCE_S = 0.01
+"""A burst of updates (a router telling all identities at once) makes one table, not one each."""
+MEMBERSHIP_TIMEOUT_S = 5.0
+"""How long the first table waits for any session. Below the relay's dead-man, so that a restarted agent speaks up in
+time even when every router is away."""
+STOP_S = 2.0
+RESOLVE_S = 0.2
+RESOLVE_ALL_EVERY = 25
+"""Each 5 s: well inside the 30 s that the kernel trusts a neighbour for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where the agent keeps its run-time files."""
+
+    run: Path = Path("/run/anylb")
+    pins: Path = Path("/sys/fs/bpf/anylb")
+    relay: Path = Path("/run/anylb-bgp/relay.sock")
+
+    @property
+    def control(self) -> Path:
+        """The control socket."""
+        return self.run / "agent.sock"
+
+    @property
+    def state(self) -> Path:
+        """What outlives an agent until the next boot."""
+        return self.run / "state.json"
+
+
+class Agent:
+    """All that one node knows and does. Made by `run`; control.py reads and steers it."""
+
+    def __init__(self, config: Config, paths: Paths, interface: Interface, datapath: DataPath | None) -> None:
+        self.config, self.paths, self.interface, self.datapath = config, paths, interface, datapath
+        self.epoch = epoch_of(config.table.rows, config.table.chain, config.hash_key)
+        saved = state.load(paths.state)
+        now = time.monotonic()
+        self.intent, self.withheld, self.begun = saved.intent, saved.withheld, saved.begun
+        self.health = {
+            s.name: Health(s.name in saved.healthy, 0, now, "as the agent before this one saw it")
+            if s.name in saved.healthy
+            else Health.unknown(now)
+            for s in config.services
+        }
+        self.view = View(m for m in saved.members if m.address != interface.address)
+        self.applier = Applier(config, datapath, interface.address) if datapath else None
+        self.announcements: dict[IPv4Address, Announcement] = {}
+        self.relay = RelayClient(paths.relay, _uids(config.bgp.user), self._heard)
+        self.membership_known = False
+        self.stopping = False
+        self._saved = saved
+        self._netlink = Netlink()
+        self._wake = asyncio.Event()
+
+    # What is
+
+    @property
+    def ready(self) -> bool:
+        """Whether this node can forward: tables in the kernel and XDP attached (nothing to wait for when off)."""
+        if self.applier is None or self.datapath is None:
+            return True
+        return self.applier.ready and self.datapath.attached()
+
+    @property
+    def condition(self) -> Condition:
+        """What the decisions of plan.py are made from."""
+        healthy = {name: health.healthy for name, health in self.health.items()}
+        return Condition(self.ready, healthy, self.intent, self.withheld, self.begun)
+
+    def own_shares(self) -> dict[int, Share]:
+        """This node's part in each service, by service id."""
+        condition = self.condition
+        return {speech.id_of(service): own_share(service, condition) for service in self.config.services}
+
+    def members(self) -> tuple[Member, ...]:
+        """The view with this node itself in it, by address."""
+        own = Member(self.interface.address, self.epoch, self.own_shares(), lost=False, since=0.0, why="this node")
+        return tuple(sorted((*self.view.members, own), key=lambda member: int(member.address)))
+
+    # What the operator and the tasks change
+
+    def change(self, intent: State | None = None, withheld: frozenset[IPv4Address] | None = None) -> None:
+        """Take in the operator's wish; the reconciler carries it out."""
+        self.intent = intent or self.intent
+        self.withheld = self.withheld if withheld is None else withheld
+        self._wake.set()
+
+    def _heard(self, _: Snapshot) -> None:
+        self._wake.set()
+
+    # Tasks
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until `stop` is set, then withdraw and leave."""
+        await self._netlink.remove_vips(self._saved.vips - set(self.config.vips))
+        await self._netlink.put_vips(self.config.vips, self.interface.name)
+        async with asyncio.TaskGroup() as tasks, control.serve(self):
+            running = [
+                tasks.create_task(self.relay.run()),
+                tasks.create_task(self._reconcile_for_ever()),
+                tasks.create_task(self._tick_for_ever()),
+                *(tasks.create_task(self._check_for_ever(service)) for service in self.config.services),
+            ]
+            if self.applier is not None:
+                running.append(tasks.create_task(self._follow_neighbours()))
+            await stop.wait()
+            await self._withdraw()
+            for task in running:
+                task.cancel()
+        self._netlink.close()
+
+    async def _reconcile_for_ever(self) -> None:
+        started = time.monotonic()
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(COALESCE_S)
+            self._wake.clear()
+            now = time.monotonic()
+            self.view.observe(
+                speech.reports(self.config, self.relay.snapshot, self.relay.connected, self.interface.address), now
+            )
+            if not self.membership_known:
+                if not self._has_heard() and now - started < MEMBERSHIP_TIMEOUT_S:
+                    continue
+                self.membership_known = True
+            await self._reconcile(now)
+
+    def _has_heard(self) -> bool:
+        """Whether some router has told all the identities that it knew when its session came up."""
+        peers = self.relay.snapshot.peers if self.relay.connected and self.relay.snapshot else ()
+        return any(peer.up and peer.eor for peer in peers)
+
+    async def _reconcile(self, now: float) -> None:
+        """One pass from what is to what shall be; it writes only what differs."""
+        members = self.members()
+        if self.applier is not None and self.datapath is not None:
+            condition = self.condition
+            chosen = {s.name: candidates(speech.id_of(s), members) for s in self.config.services}
+            up = {s.name: own_share(s, condition).effective > 0 for s in self.config.services}
+            await self.applier.apply(chosen, up, now)
+            if not self.datapath.attached():
+                self.datapath.attach()
+                log.info("XDP attached to %s (%s)", self.interface.name, self.datapath.mode)
+        self._announce()
+        self._save(members)
+
+    def _announce(self) -> None:
+        """Tell the relay everything that is to be announced. It is the heartbeat too."""
+        condition = self.condition
+        for vip in self.config.vips:
+            new = announcement(self.config, vip, condition)
+            if new != self.announcements.get(vip):
+                log.info("%s: %s, %s", vip, "announced" if new.wanted else "not announced", new.why)
+            self.announcements[vip] = new
+        wanted = [vip for vip, a in self.announcements.items() if a.wanted and not self.stopping]
+        self.begun |= set(wanted)
+        desired, fallback = speech.wish(self.config, self.interface.address, self.epoch, self.own_shares(), wanted)
+        self.relay.desire(fallback if self.stopping else desired, fallback)
+
+    def _save(self, members: tuple[Member, ...]) -> None:
+        healthy = frozenset(name for name, health in self.health.items() if health.healthy)
+        new = state.Saved(members, healthy, self.intent, self.withheld, self.begun, frozenset(self.config.vips))
+        if new != self._saved:
+            state.save(self.paths.state, new)
+            self._saved = new
+
+    async def _tick_for_ever(self) -> None:
+        """The heartbeat, and the wake-up for all that changes by time alone or without telling."""
+        while True:
+            self._wake.set()
+            await asyncio.sleep(TICK_S)
+
+    async def _check_for_ever(self, service: ServiceConfig) -> None:
+        check = service.health
+        while True:
+            began = time.monotonic()
+            good, why = await ask(service.vip, service.health_port, check)
+            before = self.health[service.name]
+            after = judge(before, good, why, check.rise, check.fall, time.monotonic())
+            self.health[service.name] = after
+            if after.healthy != before.healthy:
+                log.info("%s: %s, %s", service.name, "healthy" if after.healthy else "unhealthy", why)
+                self._wake.set()
+            await asyncio.sleep(max(0.0, began + check.interval_s - time.monotonic()))
+
+    async def _follow_neighbours(self) -> None:
+        assert self.applier is not None
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._resolve_for_ever())
+            async for neighbour in self._netlink.neighbours(self.interface):
+                self.applier.learn_mac(neighbour.address, neighbour.mac)
+
+    async def _resolve_for_ever(self) -> None:
+        """Ask for a new member's MAC at once, and have every known one confirmed now and then."""
+        asked: set[IPv4Address] = set()
+        count = 0
+        while True:
+            present = {member.address for member in self.view.members}
+            due = present if count % RESOLVE_ALL_EVERY == 0 else present - asked
+            await self._netlink.resolve(sorted(due), self.interface)
+            asked, count = present, count + 1
+            await asyncio.sleep(RESOLVE_S)
+
+    async def _withdraw(self) -> None:
+        """Take the VIPs back and wait for the relay to say so. The data path stays: routers need time to converge."""
+        self.stopping = True
+        self._announce()
+        deadline = time.monotonic() + STOP_S
+        vips = {f"{vip}/32" for vip in self.config.vips}
+        while time.monotonic() < deadline and self.relay.connected and self.relay.snapshot:
+            if not vips & self.relay.snapshot.announced:
+                return
+            await asyncio.sleep(0.02)
+
+
+async def run(config: Config, paths: Paths) -> None:
+    """Be the agent of this node until SIGTERM or SIGINT. Raises AgentError, BpfError or BgpError when it cannot."""
+    _prepare(paths)
+    with _only_one(paths.run / "agent.lock"):
+        interface = await own_interface(config)
+        datapath = None
+        if config.xdp.mode != "off":
+            datapath = DataPath.open(paths.pins, interface.name, config.xdp.mode, config.table.rows)
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        try:
+            await Agent(config, paths, interface, datapath).run(stop)
+        finally:
+            if datapath is not None:
+                datapath.close()
+
+
+def _prepare(paths: Paths) -> None:
+    try:
+        paths.run.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise AgentError(f"{paths.run}: {error.strerror}; the agent runs as root") from None
+
+
+@contextlib.contextmanager
+def _only_one(lock: Path) -> Iterator[None]:
+    """Two agents on one node would fight over its maps and routes."""
+    try:
+        with lock.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                owner = file.read().strip() or "unknown"
+                raise AgentError(f"{lock}: another agent (pid {owner}) runs on this node; stop it first") from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+    except PermissionError as error:
+        raise AgentError(f"{lock}: {error.strerror}; the agent runs as root") from None
+
+
+def _uids(user: str) -> set[int]:
+    """Who may serve the relay's socket: the BGP user, and root."""
+    import pwd
+
+    try:
+        return {0, pwd.getpwnam(user).pw_uid}
+    except KeyError:
+        raise AgentError(f"bgp.user: there is no user {user} here; create it or name another") from None

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's answers for a person at a terminal. Reads JSON as control.py gives it, prints, and decides nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+_COLOURS = {"up": "green", "draining": "yellow", "lost": "red", "left": "dim", "down": "red"}
+
+
+def _state(value: str) -> str:
+    colour = _COLOURS.get(value)
+    return f"[{colour}]{value}[/]" if colour else value
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def print_status(answer: dict[str, Any]) -> None:
+    """The node in a line, then its VIPs, services and members."""
+    console = Console(highlight=False)
+    node, xdp, bgp = answer["node"], answer["xdp"], answer["bgp"]
+    ready = "[green]ready[/]" if answer["ready"] else "[red]not ready[/]"
+    attached = f"XDP {xdp['mode']} on {xdp['interface']}" if xdp["attached"] else "[red]XDP not attached[/]"
+    console.print(
+        f"node {node['address']} ({_state(node['state'])}), cluster {node['cluster']}, {ready}, "
+        f"{'XDP off' if xdp['mode'] == 'off' else attached}"
+    )
+    peers = ", ".join(f"{peer['address']} {_state(peer['state'])}" for peer in bgp["peers"]) or "none"
+    console.print(
+        f"BGP peers: {peers}"
+        + ("" if bgp["relay"] == "connected" else f"; [red]{bgp['relay']}[/]")
+        + (f"; [red]{bgp['error']}[/]" if bgp["error"] else "")
+    )
+    console.print()
+    vips = _table("VIP", "announced", "why")
+    for vip in answer["vips"]:
+        word = {(True, True): "yes", (True, False): "not yet", (False, True): "still", (False, False): "no"}
+        vips.add_row(vip["vip"], word[vip["wanted"], vip["announced"]], vip["why"])
+    console.print(vips, "")
+    services = _table("service", "VIP", "health", "weight", "members (effective)", "table")
+    for service in answer["services"]:
+        members = ", ".join(
+            f"{m['address']} {m['effective']}" + ("" if m["state"] == "up" else f" {_state(m['state'])}")
+            for m in service["members"]
+        )
+        services.add_row(
+            f"{service['name']} {service['protocol']}",
+            f"{service['vip']}:{service['port']}",
+            "[green]healthy[/]" if service["healthy"] else f"[red]unhealthy[/] {service['why']}",
+            f"{service['effective']}/{service['weight']}",
+            members,
+            service["digest"],
+        )
+    console.print(services, "")
+    believed = _table("member", "tag", "state", "since", "epoch", "why")
+    for m in answer["members"]:
+        since = "" if m["since_s"] is None else f"{m['since_s']:.0f} s"
+        epoch = "same" if m["same_epoch"] else f"[red]{m['epoch']:#x}: another table; its config or version differs[/]"
+        believed.add_row(m["address"], str(m["tag"]), _state(m["state"]), since, epoch, m["why"])
+    console.print(believed)
+
+
+def print_explanation(answer: dict[str, Any]) -> None:
+    """The flow's place in the table, then each node's next step."""
+    console = Console(highlight=False)
+    console.print(f"{answer['flow']}: service {answer['service']}, hash {answer['hash']:#010x}, row {answer['row']}")
+    console.print(f"chain: {' → '.join(answer['chain']) or 'empty (no member)'}\n")
+    table = _table("at node", "a new connection (SYN)", "a packet of a connection it holds", "of one it does not hold")
+    for node in answer["nodes"]:
+        table.add_row(node["node"], node["syn"], node["held"], node["not_held"])
+    console.print(table)
+
+
+def print_lab(answer: dict[str, Any]) -> None:
+    """The lab's nodes and their interfaces."""
+    console = Console(highlight=False)
+    console.print(f"lab {answer['name']} ({answer['file']})\n")
+    table = _table("node", "pid", "interfaces")
+    for node in answer["nodes"]:
+        interfaces = [f"{i['name']} {' '.join(i['addresses'])}".strip() for i in node["interfaces"]]
+        table.add_row(node["name"], str(node["pid"]) if node["alive"] else "[red]dead[/]", ", ".join(interfaces))
+    console.print(table)

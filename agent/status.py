@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the agent tells of itself, as JSON. Reads the agent and changes nothing."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from agent import speech
+from agent.config import ServiceConfig
+from agent.model import Member, tag_of
+from agent.plan import candidates, own_share
+
+if TYPE_CHECKING:
+    from agent.daemon import Agent
+
+
+def status(agent: Agent) -> dict[str, Any]:
+    """The whole state of this node as it sees itself and the others."""
+    now = time.monotonic()
+    members = agent.members()
+    snapshot = agent.relay.snapshot
+    announced = snapshot.announced if snapshot and agent.relay.connected else frozenset()
+    counters = agent.datapath.tables.counters() if agent.datapath else {}
+    return {
+        "node": {
+            "address": str(agent.interface.address),
+            "tag": tag_of(agent.interface.address),
+            "epoch": agent.epoch,
+            "cluster": agent.config.cluster,
+            "state": agent.intent,
+        },
+        "ready": agent.ready and agent.membership_known,
+        "xdp": {
+            "mode": agent.datapath.mode if agent.datapath else "off",
+            "attached": bool(agent.datapath and agent.datapath.attached()),
+            "interface": agent.interface.name,
+            "counters": counters.get(0, {}),
+        },
+        "vips": [
+            {"vip": str(vip), "wanted": a.wanted, "announced": f"{vip}/32" in announced, "why": a.why}
+            for vip, a in agent.announcements.items()
+        ],
+        "services": [_service(agent, service, members, counters) for service in agent.config.services],
+        "members": [_member(member, agent.epoch, now) for member in members],
+        "bgp": {
+            "relay": "connected" if agent.relay.connected else agent.relay.error,
+            "error": snapshot.error if snapshot else None,
+            "deadman": bool(snapshot and snapshot.deadman),
+            "peers": [
+                {"address": peer.address, "state": "up" if peer.up and agent.relay.connected else "down"}
+                for peer in (snapshot.peers if snapshot else ())
+            ],
+        },
+    }
+
+
+def _service(
+    agent: Agent, service: ServiceConfig, members: tuple[Member, ...], counters: dict[int, dict[str, int]]
+) -> dict[str, Any]:
+    share = own_share(service, agent.condition)
+    health = agent.health[service.name]
+    applier = agent.applier
+    return {
+        "name": service.name,
+        "vip": str(service.vip),
+        "protocol": service.protocol,
+        "port": service.port,
+        "state": share.state,
+        "healthy": health.healthy,
+        "why": health.why,
+        "weight": share.weight,
+        "effective": share.effective,
+        "digest": applier.digest(service.name) if applier else "",
+        "counters": counters.get(applier.slot(service.name), {}) if applier else {},
+        "members": [
+            {"address": str(c.address), "state": c.state, "weight": c.weight, "effective": c.effective}
+            for c in candidates(speech.id_of(service), members)
+        ],
+    }
+
+
+def _member(member: Member, epoch: int, now: float) -> dict[str, Any]:
+    return {
+        "address": str(member.address),
+        "tag": member.tag,
+        "state": member.state,
+        "epoch": member.epoch,
+        "same_epoch": member.epoch == epoch,
+        "since_s": round(now - member.since, 1) if member.since else None,
+        "why": member.why,
+    }
