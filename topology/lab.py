@@ -51,7 +51,7 @@ class Lab:
     def __init__(self, record: Record) -> None:
         self._record = record
         self._inits = launch.Inits(record.name)
-        self._spawned: list[subprocess.Popen[bytes]] = []
+        self._spawned: set[subprocess.Popen[bytes]] = set()
         self.name = record.name
         self.file = Path(record.file)
 
@@ -177,7 +177,7 @@ class Lab:
                 process.wait()
                 raise LabError(f"{node}: `{' '.join(argv)}` did not end within {timeout:g} s") from None
             finally:
-                self._spawned.remove(process)
+                self._spawned.discard(process)
             texts = []
             for file in (out, err):
                 file.seek(0)
@@ -199,7 +199,7 @@ class Lab:
             return process.wait()
         finally:
             signal.signal(signal.SIGINT, earlier)
-            self._spawned.remove(process)
+            self._spawned.discard(process)
 
     def link(self, node: str, interface: str, up: bool) -> None:
         """Set an interface up or down; `up` adds the routes again that `down` removed (those set by hand)."""
@@ -262,11 +262,11 @@ class Lab:
         attached: bool = False,
     ) -> subprocess.Popen[bytes]:
         handle = self._node(node)
-        self._spawned = [process for process in self._spawned if process.poll() is None]
+        self._spawned -= {process for process in list(self._spawned) if process.poll() is not None}
         stdin = None if attached else subprocess.DEVNULL
         merged = {**handle.env, **(env or {})}
         process = launch.start_program(handle.pid, argv, merged, stdin, output, session=not attached)
-        self._spawned.append(process)
+        self._spawned.add(process)
         return process
 
     def _close(self) -> None:

@@ -4,8 +4,8 @@
 Owns: everything asked of the kernel about links by netlink or ethtool. Does not own: which links there are (spec.py).
 
 Every end has transmit checksum offload off and GRO on. Off, because a frame that XDP sends on would otherwise leave
-with an unfinished checksum (containerlab switches it off too). GRO, because a veth end takes frames that its peer's
-XDP program sends (XDP_TX) only when it has NAPI, that is with an XDP program of its own or with GRO.
+with an unfinished checksum (containerlab switches it off too). GRO, because only an end with NAPI has the ring that its
+peer's XDP program sends into; what empties the ring for certain is in xdp_pass.py.
 """
 
 import array
