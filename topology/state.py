@@ -142,15 +142,32 @@ def inits() -> Iterator[tuple[str, str, Process]]:
 
 def kill(processes: list[Process]) -> None:
     """SIGKILL inits and wait until they and all in their nodes are gone. Raises LabError if that takes too long."""
+    namespaces = set()
     for process in processes:
-        if process.alive:
-            with suppress(ProcessLookupError):
+        with suppress(OSError):
+            if process.alive:
+                namespaces.add(os.stat(f"/proc/{process.pid}/ns/pid").st_ino)
                 os.kill(process.pid, signal.SIGKILL)
     deadline = time.monotonic() + GONE_DEADLINE_S
-    while left := [process.pid for process in processes if process.alive]:
+    while left := _living_in(namespaces):
         if time.monotonic() > deadline:
             raise LabError(f"processes {left} do not die; a program may be stuck in the kernel")
         time.sleep(0.005)
+
+
+def _living_in(namespaces: set[int]) -> list[int]:
+    """Processes in pid namespaces. An init lets go of its own namespaces first and then waits for the others, for ever
+    if one is a zombie whose parent is outside and sleeps; both count as gone."""
+    if not namespaces:
+        return []
+    living = []
+    for entry in os.listdir("/proc"):
+        with suppress(OSError):
+            if entry.isdigit() and os.stat(f"/proc/{entry}/ns/pid").st_ino in namespaces:
+                process = Process.of(int(entry))
+                if process is not None and process.alive:
+                    living.append(process.pid)
+    return living
 
 
 def remove(name: str) -> bool:
