@@ -19,10 +19,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import select
 import selectors
 import signal
 import socket
-import sys
 import time
 from pathlib import Path
 
@@ -96,6 +96,7 @@ class Relay:
         self._to_exabgp = bytearray()
         self._sent_revision = -1
         self._stale_since: float | None = None
+        self._reported: tuple[bool, str | None] = (False, None)
 
     def run(self) -> int:
         """Relay until ExaBGP goes away; returns the exit code."""
@@ -110,9 +111,20 @@ class Relay:
                 for key, _mask in self._selector.select(self._timeout()):
                     key.data()
                 self._session.tick(time.monotonic())
+                self._report()
         except (EOFError, BrokenPipeError):
             return 0
         return 1
+
+    def _report(self) -> None:
+        """Log what an operator should find in the journal later."""
+        news = (self._session.deadman, self._session.error)
+        if news != self._reported:
+            deadman, error = self._reported = news
+            what = error or (
+                "the agent is silent: announcing its fallback" if deadman else "all is as the agent wishes"
+            )
+            _log(what)
 
     def _timeout(self) -> float:
         if self._stale_since is None or self._agent is None or self._agent.busy:
@@ -147,6 +159,7 @@ class Relay:
                 link.close(f"uid {uid} may not speak for the agent")
                 return
             self._hang_up(REPLACED)
+            _log("the agent has connected")
             self._agent, self._sent_revision = link, -1
             self._selector.register(connection, selectors.EVENT_READ, self._serve_agent)
 
@@ -187,6 +200,7 @@ class Relay:
 
     def _hang_up(self, why: str = "") -> None:
         if self._agent is not None:
+            _log(f"the agent's connection has ended{': ' if why else ''}{why}")
             self._selector.unregister(self._agent.connection)
             self._agent.close(why)
             self._agent = None
@@ -197,6 +211,13 @@ class Relay:
             self._selector.register(descriptor, mask, call)
         elif watched and not wanted:
             self._selector.unregister(descriptor)
+
+
+def _log(text: str) -> None:
+    """Write a line to the journal, or drop it if that would have to wait: a writable pipe has room for a short one."""
+    with contextlib.suppress(OSError, ValueError):
+        if select.select([], [2], [], 0)[1]:
+            os.write(2, f"relay           {text}\n"[:512].encode())
 
 
 def listen(path: Path, agent_uid: int) -> socket.socket:
@@ -224,6 +245,6 @@ def main() -> int:
     try:
         listener = listen(arguments.socket, arguments.agent_uid)
     except OSError as error:
-        print(f"relay: {arguments.socket}: {error.strerror}", file=sys.stderr)
+        _log(f"{arguments.socket}: {error.strerror}")
         return 1
     return Relay(listener, arguments.agent_uid).run()

@@ -100,13 +100,15 @@ class Session:
         self._verified_at = now
         self._wish: Wish | None = None
         self._wished_at = now
-        self._deadman = False
+        self.deadman = False
+        """Whether the agent has been silent for too long."""
+        self.error: str | None = None
+        """What keeps the wish from being so, if anything."""
         self._todo = [_Step.HANDSHAKE, _Step.NEIGHBORS, _Step.LEARN, _Step.VERIFY]
         self._not_before = now
         self._asked: _Asked | None = None
         self._outbox: list[str] = []
         self._faults: dict[str, tuple[float, str]] = {}
-        self._error: str | None = None
         self._own_revision = 0
         self._advance(now)
 
@@ -130,12 +132,13 @@ class Session:
         self.tick(now)
 
     def heard(self, line: str, now: float) -> None:
-        """Take one line from ExaBGP."""
+        """Take one line from ExaBGP; `tick` after a batch of them."""
         said = dialect.parse(line)
         asked = self._asked
         match said:
             case dialect.Answer():
                 self._answered(said.done, now)
+                self.tick(now)
             case dialect.Version() if asked and asked.step is _Step.HANDSHAKE:
                 asked.heard_version = True
             case dialect.Neighbors() if asked and asked.step is _Step.NEIGHBORS:
@@ -151,13 +154,12 @@ class Session:
                 self._intake.update(said.peer, said.announced, said.withdrawn, now)
             case dialect.EndOfRib():
                 self._intake.end_of_rib(said.peer)
-        self.tick(now)
 
     def tick(self, now: float) -> None:
         """Let time pass: the dead-man, retries, the regular check."""
         deadman = now - self._wished_at > DEADMAN_S
-        if deadman != self._deadman:
-            self._deadman = deadman
+        if deadman != self.deadman:
+            self.deadman = deadman
             self._own_revision += 1
         if not self._todo and self._intake.wants_relearning:
             self._todo.append(_Step.LEARN)
@@ -166,8 +168,8 @@ class Session:
         self._intake.tick(now)
         self._advance(now)
         error = self._find_error(now)
-        if error != self._error:
-            self._error = error
+        if error != self.error:
+            self.error = error
             self._own_revision += 1
 
     def snapshot(self) -> Snapshot:
@@ -178,13 +180,13 @@ class Session:
             )
             for n in self._intake.neighbors
         )
-        return Snapshot(peers, self._error, self._deadman)
+        return Snapshot(peers, self.error, self.deadman)
 
     def _wanted(self) -> dict[str, Route] | None:
         """By prefix; None: nobody has said yet, so leave things as they are."""
         if self._wish is None:
-            return {} if self._deadman else None
-        routes = self._wish.fallback if self._deadman else self._wish.desired
+            return {} if self.deadman else None
+        routes = self._wish.fallback if self.deadman else self._wish.desired
         return {route.prefix: route for route in routes}
 
     def _advance(self, now: float) -> None:

@@ -88,7 +88,8 @@ def render(config: SpeakerConfig, python: str = "/usr/bin/python3") -> str:
 def _render_peer(config: SpeakerConfig, peer: PeerConfig) -> str:
     # adj-rib-out: routes are announced again on reconnecting, and can be listed; adj-rib-in: a relay that follows a
     # killed one can ask for what was learned. graceful-restart: 0 would mean the hold time, and routers would keep a
-    # dead speaker's routes that long. passive has another default than ExaBGP's manual says.
+    # dead speaker's routes that long. passive has another default than ExaBGP's manual says. The name after api must
+    # not be used twice.
     return f"""
 neighbor {peer.address} {{
   local-address {peer.local_address};
@@ -111,7 +112,7 @@ neighbor {peer.address} {{
     operational disable;
     extended-message disable;
   }}
-  api relay {{
+  api relay-{peer.address} {{
     processes [ relay ];
     neighbor-changes;
     receive {{
@@ -279,7 +280,6 @@ def _write(path: Path, content: bytes, gid: int) -> None:
 
 
 def _complaint(output: str) -> str:
-    """Make one line of ExaBGP's."""
-    lines = [text.strip() for text in output.splitlines() if text.strip()]
-    errors = [text for text in lines if "error" in text.lower()] or lines
-    return " ".join(errors)[:400] or "without a word"
+    """Make one line of ExaBGP's several, which begin with "error: FILE is not a valid config file:"."""
+    _, _, said = output.partition("\nerror: ")
+    return " ".join((said or output).partition("config file:")[2].split())[:400] or " ".join(output.split())[:400]

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ExaBGP 5.0.15 writes to its helper: lines recorded from it (with shorter headers), and what is no such line."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bgp.dialect import (
+    Answer,
+    EndOfRib,
+    Listed,
+    Neighbor,
+    Neighbors,
+    SessionChange,
+    Update,
+    Version,
+    parse,
+)
+from bgp.route import Route
+
+NEIGHBOR = (
+    '"neighbor": { "address": { "local": "10.0.0.11", "peer": "10.0.0.1" }, '
+    '"asn": { "local": 65001, "peer": 65000 }, "router-id": "10.0.0.11" , %s }'
+)
+EVENT = '{ "exabgp": "5.0.0", "time": 1795220056.1, "pid" : 5883, "counter": 4, "type": "%s", ' + NEIGHBOR + " }"
+ATTRIBUTE = (
+    '"attribute": { "origin": "igp", "as-path": {"0": {"element": "as-sequence", "value": [65000, 65001]}}, '
+    '"large-community": [ [ 65001, 536870912 , 7 ], [ 65001, 268435456 , 2 ] ] }'
+)
+COMMUNITIES = ((65001, 268435456, 2), (65001, 536870912, 7))
+PEER = "10.0.0.1"
+
+
+def event(kind: str, content: str) -> str:
+    return EVENT % (kind, content)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("done", Answer(True)),
+        ("error", Answer(False)),
+        ("exabgp 5.0.15", Version("5.0.15")),
+        (event("state", '"state": "up"'), SessionChange(PEER, True)),
+        (event("state", '"state": "down", "reason": "notification received (6,4)"'), SessionChange(PEER, False)),
+        (event("state", '"state": "connected"'), None),
+        (
+            event(
+                "update",
+                '"direction": "receive", "message": { "update": { ' + ATTRIBUTE + ', "announce": { "ipv4 unicast": '
+                '{ "10.0.0.12": [ { "nlri": "10.254.0.12/32" }, { "nlri": "10.254.0.13/32" } ] } } } }',
+            ),
+            Update(
+                PEER,
+                (
+                    Route("10.254.0.12/32", "10.0.0.12", COMMUNITIES, (65000, 65001)),
+                    Route("10.254.0.13/32", "10.0.0.12", COMMUNITIES, (65000, 65001)),
+                ),
+                (),
+            ),
+        ),
+        (
+            event(
+                "update", '"message": { "update": { "withdraw": { "ipv4 unicast": [ { "nlri": "10.99.0.1/32" } ] } } }'
+            ),
+            Update(PEER, (), ("10.99.0.1/32",)),
+        ),
+        (
+            event(
+                "update",
+                '"message": { "update": { "attribute": { "origin": "igp" }, "announce": { "ipv6 unicast": { '
+                '"2001:db8::1": [ { "nlri": "2001:db8:1::/48" } ], "fe80::1": [{ "nlri": "2001:db8:1::/48" }] } } } }',
+            ),
+            Update(PEER, (Route("2001:db8:1::/48", "2001:db8::1"),), ()),
+        ),
+        (event("update", '"message": { "eor": { "afi" : "ipv4", "safi" : "unicast" } }'), EndOfRib(PEER)),
+        (
+            '{"peer": {"address": "10.0.0.1"}, "route": {"nlri": {"prefix": "10.254.0.11/32", "nexthop": "10.0.0.11", '
+            '"family": {"afi": "ipv4", "safi": "unicast"}}, "attributes": {"as-path": {"0": {"element": '
+            '"as-sequence", "value": [65000]}}, "large-community": ["65001:268435456:2", "65001:536870912:7"]}}}',
+            Listed(PEER, Route("10.254.0.11/32", "10.0.0.11", COMMUNITIES, (65000,))),
+        ),
+        (
+            '{"peer": {"address": "10.0.0.1"}, "route": {"nlri": {"prefix": "10.99.0.1/32", "nexthop": "10.0.0.11", '
+            '"family": {"afi": "ipv4", "safi": "unicast"}}, "attributes": {}}}',
+            Listed(PEER, Route("10.99.0.1/32", "10.0.0.11")),
+        ),
+        (
+            '[{"state": "down", "duration": 0, "fsm": "ESTABLISHED", "peer": {"address": "10.0.0.1"}}, '
+            '{"state": "down", "duration": 9, "fsm": "IDLE", "peer": {"address": "10.0.0.2"}}]',
+            Neighbors((Neighbor("10.0.0.1", True, 0.0), Neighbor("10.0.0.2", False, 9.0))),
+        ),
+        # Host bits beyond the length mean nothing; a next hop that is none makes no route.
+        (
+            '{"peer": {"address": "10.0.0.1"}, "route": {"nlri": {"prefix": "10.9.9.9/8", "nexthop": "10.0.0.1"}, '
+            '"attributes": {}}}',
+            Listed(PEER, Route("10.0.0.0/8", "10.0.0.1")),
+        ),
+        (
+            '{"peer": {"address": "10.0.0.1"}, "route": {"nlri": {"prefix": "10.9.0.0/16", "nexthop": null}, '
+            '"attributes": {}}}',
+            None,
+        ),
+        ("shutdown in progress", None),
+        ("", None),
+        ("[" * 100_000, None),
+        ('{"exabgp": "5.0.0"}', None),
+        ("[1]", None),
+        ("7", None),
+    ],
+)
+def test_recorded_lines(line, said):
+    assert parse(line) == said
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: (
+        st.lists(inner) | st.dictionaries(st.sampled_from(["exabgp", "peer", "route", "type", "nlri"]), inner)
+    ),
+)
+
+
+@given(st.text() | JSON.map(lambda value: __import__("json").dumps(value)))
+def test_no_line_raises(line):
+    parse(line)

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Routes: canonical, checked, and rendered so that nothing but a route reaches ExaBGP."""
+
+import pytest
+
+from bgp.errors import BgpError
+from bgp.route import Route
+
+
+def test_equal_routes_compare_equal_however_they_were_written():
+    one = Route.of("2001:db8::/32", "2001:DB8:0::1", [[3, 2, 1], [1, 2, 3], [1, 2, 3]])
+    other = Route.of("2001:0db8::/32", "2001:db8::1", [[1, 2, 3], [3, 2, 1]])
+    assert one == other
+
+
+def test_json_round_trip():
+    route = Route.of("10.254.0.11/32", "10.0.0.11", [[65001, 1, 2]], [65000, 65001])
+    assert Route.from_json(route.to_json()) == route
+
+
+def test_commands():
+    route = Route.of("10.254.0.11/32", "10.0.0.11", [[65001, 1, 2], [65001, 3, 4]])
+    assert route.announce_command() == (
+        "announce route 10.254.0.11/32 next-hop 10.0.0.11 large-community [ 65001:1:2 65001:3:4 ]"
+    )
+    assert Route.of("10.99.0.1/32", "10.0.0.11").announce_command() == "announce route 10.99.0.1/32 next-hop 10.0.0.11"
+    assert route.withdraw_command() == "withdraw route 10.254.0.11/32 next-hop 10.0.0.11"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        {},
+        {"prefix": "10.99.0.1/32"},
+        {"prefix": "10.99.0.1/24", "next_hop": "10.0.0.1"},
+        {"prefix": "10.99.0.1/32\nwithdraw route 10.0.0.0/8", "next_hop": "10.0.0.1"},
+        {"prefix": "10.99.0.1/32", "next_hop": "self"},
+        {"prefix": "10.99.0.1/32", "next_hop": 1},
+        {"prefix": "10.99.0.1/32", "next_hop": "10.0.0.1", "large_communities": "1:2:3"},
+        {"prefix": "10.99.0.1/32", "next_hop": "10.0.0.1", "large_communities": [[1, 2]]},
+        {"prefix": "10.99.0.1/32", "next_hop": "10.0.0.1", "large_communities": [[1, 2, 1 << 32]]},
+        {"prefix": "10.99.0.1/32", "next_hop": "10.0.0.1", "large_communities": [[1, 2, True]]},
+        {"prefix": "10.99.0.1/32", "next_hop": "10.0.0.1", "as_path": [-1]},
+        {"prefix": "10.99.0.1/32", "next_hop": "10.0.0.1", "large_comunities": []},
+    ],
+)
+def test_what_is_not_a_route_is_refused(value):
+    with pytest.raises(BgpError, match="route"):
+        Route.from_json(value)

@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The relay's mind against a model of ExaBGP: what it is told, in which order, and when it is told nothing."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bgp.intake import MAX_ROUTES
+from bgp.route import Route
+from bgp.session import DEADMAN_S, HUNG_S, Change, Session, diff
+from bgp.snapshot import MAX_LINE_BYTES, Wish
+
+PEER, OTHER = "10.0.0.1", "10.0.0.2"
+VIP = Route.of("10.99.0.1/32", "10.0.0.11")
+IDENTITY = Route.of("10.254.0.11/32", "10.0.0.11", [[65001, 1, 1]])
+DRAINING = Route.of("10.254.0.11/32", "10.0.0.11", [[65001, 1, 2]])
+LEARNED = Route.of("10.254.0.12/32", "10.0.0.12", [[65001, 1, 3]], [65000, 65001])
+
+
+class ExaBGP:
+    """Answers as ExaBGP does; what `refuses` names it answers with error, what `lies` names with done for nothing."""
+
+    def __init__(self, announced=(), learned=(), up=(PEER,), peers=(PEER,)):
+        self.announced = {route.prefix: route for route in announced}
+        self.learned = list(learned)
+        self.up, self.peers = set(up), peers
+        self.refuses, self.lies, self.heard = set(), set(), []
+
+    def answers(self, command):
+        self.heard.append(command)
+        match command.split():
+            case ["reset"]:
+                return []
+            case ["version"]:
+                return ["exabgp 5.0.15", "done"]
+            case ["show", "neighbor", "json"]:
+                states = [
+                    {"fsm": "ESTABLISHED" if p in self.up else "IDLE", "duration": 5, "peer": {"address": p}}
+                    for p in self.peers
+                ]
+                return [json.dumps(states), "done"]
+            case ["show", "adj-rib", "in", "json"]:
+                return [*(listed(p, route) for p in self.peers for route in self.learned), "done"]
+            case ["show", "adj-rib", "out", "json"]:
+                return [*(listed(p, route) for p in self.peers for route in self.announced.values()), "done"]
+            case [verb, "route", prefix, "next-hop", next_hop, *rest]:
+                if command in self.refuses:
+                    return ["error"]
+                if command not in self.lies:
+                    self.announced.pop(prefix, None)
+                    if verb == "announce":
+                        communities = [list(map(int, text.split(":"))) for text in rest[2:-1]]
+                        self.announced[prefix] = Route.of(prefix, next_hop, communities)
+                return ["done"]
+        raise AssertionError(command)
+
+
+def listed(peer, route):
+    attributes = {"large-community": [f"{a}:{b}:{c}" for a, b, c in route.large_communities]}
+    attributes["as-path"] = {"0": {"element": "as-sequence", "value": list(route.as_path)}}
+    return json.dumps(
+        {
+            "peer": {"address": peer},
+            "route": {"nlri": {"prefix": route.prefix, "nexthop": route.next_hop}, "attributes": attributes},
+        }
+    )
+
+
+def state(peer, value):
+    neighbor = {"address": {"peer": peer}, "state": value}
+    return json.dumps({"exabgp": "5.0.0", "type": "state", "neighbor": neighbor})
+
+
+def update(peer, announced=(), withdrawn=()):
+    content = {
+        "attribute": {"large-community": [list(c) for route in announced for c in route.large_communities]},
+        "announce": {"ipv4 unicast": {r.next_hop: [{"nlri": r.prefix}] for r in announced}},
+        "withdraw": {"ipv4 unicast": [{"nlri": prefix} for prefix in withdrawn]},
+    }
+    neighbor = {"address": {"peer": peer}, "message": {"update": content}}
+    return json.dumps({"exabgp": "5.0.0", "type": "update", "neighbor": neighbor})
+
+
+def converse(session, exabgp, now):
+    """Let both talk until neither has more to say; one command at a time, or it fails."""
+    for _ in range(1000):
+        commands = session.commands()
+        if not commands:
+            return
+        assert len(commands) == 1 or commands == ["reset", "version"]
+        for command in commands:
+            for line in exabgp.answers(command):
+                session.heard(line, now)
+                if line not in ("done", "error"):
+                    assert session.commands() == []
+    raise AssertionError("it never ends")
+
+
+def started(exabgp, now=0.0):
+    session = Session(now)
+    converse(session, exabgp, now)
+    assert session.ready
+    return session
+
+
+def changes(exabgp):
+    return [command for command in exabgp.heard if command.split()[0] in ("announce", "withdraw")]
+
+
+def learned(session, peer=PEER):
+    return {p.address: p for p in session.snapshot().peers}[peer].routes
+
+
+@pytest.mark.parametrize(
+    ("announced", "wanted", "expected"),
+    [
+        ({PEER: {}}, [], []),
+        ({PEER: {}}, [VIP], [Change(VIP, True)]),
+        ({PEER: {VIP.prefix: VIP}}, [VIP], []),
+        ({PEER: {VIP.prefix: VIP}}, [], [Change(VIP, False)]),
+        ({PEER: {IDENTITY.prefix: IDENTITY}}, [DRAINING], [Change(DRAINING, True)]),
+        ({PEER: {VIP.prefix: VIP}}, [IDENTITY], [Change(IDENTITY, True), Change(VIP, False)]),
+        ({PEER: {VIP.prefix: VIP}, OTHER: {}}, [VIP], [Change(VIP, True)]),
+        ({PEER: {}, OTHER: {VIP.prefix: VIP}}, [], [Change(VIP, False)]),
+    ],
+)
+def test_diff(announced, wanted, expected):
+    assert diff(announced, {route.prefix: route for route in wanted}) == expected
+
+
+def test_first_relay_announces_what_is_wished_and_verifies():
+    exabgp = ExaBGP()
+    session = started(exabgp)
+    assert changes(exabgp) == []
+    session.wished(Wish((IDENTITY, VIP), (DRAINING,)), 1.0)
+    converse(session, exabgp, 1.0)
+    assert exabgp.announced == {VIP.prefix: VIP, IDENTITY.prefix: IDENTITY}
+    assert exabgp.heard[-1] == "show adj-rib out json"
+    assert session.snapshot().announced == {VIP.prefix, IDENTITY.prefix}
+    assert session.snapshot().error is None
+
+
+def test_successor_of_a_killed_relay_touches_nothing_that_is_right():
+    exabgp = ExaBGP(announced=[VIP, IDENTITY], learned=[LEARNED])
+    session = started(exabgp)
+    converse(session, exabgp, 9.0)
+    session.wished(Wish((VIP, IDENTITY), ()), 9.0)
+    converse(session, exabgp, 9.0)
+    assert changes(exabgp) == []
+    assert learned(session) == (LEARNED,)
+    assert session.snapshot().peers[0].eor
+    assert session.snapshot().announced == {VIP.prefix, IDENTITY.prefix}
+
+
+def test_answers_to_a_killed_predecessor_are_not_taken_for_ours():
+    session = Session(0.0)
+    assert session.commands() == ["reset", "version"]
+    for line in ("done", "error", listed(PEER, VIP), "done"):
+        session.heard(line, 0.0)
+        assert session.commands() == []
+    session.heard("exabgp 5.0.15", 0.0)
+    session.heard("done", 0.0)
+    assert session.commands() == ["show neighbor json"]
+
+
+def test_deadman_withdraws_the_vip_and_leaves_the_identity_draining():
+    exabgp = ExaBGP()
+    session = started(exabgp)
+    session.wished(Wish((IDENTITY, VIP), (DRAINING,)), 5.0)
+    converse(session, exabgp, 5.0)
+    session.tick(5.0 + DEADMAN_S)
+    converse(session, exabgp, 5.0 + DEADMAN_S)
+    assert exabgp.announced.keys() == {VIP.prefix, IDENTITY.prefix}
+    assert not session.snapshot().deadman
+    session.tick(5.1 + DEADMAN_S)
+    converse(session, exabgp, 5.1 + DEADMAN_S)
+    assert exabgp.announced == {IDENTITY.prefix: DRAINING}
+    assert session.snapshot().deadman
+    session.wished(Wish((IDENTITY, VIP), (DRAINING,)), 20.0)
+    converse(session, exabgp, 20.0)
+    assert exabgp.announced == {VIP.prefix: VIP, IDENTITY.prefix: IDENTITY}
+    assert not session.snapshot().deadman
+
+
+def test_successor_that_never_hears_an_agent_withdraws_everything_after_the_deadman_time():
+    exabgp = ExaBGP(announced=[VIP, IDENTITY])
+    session = started(exabgp)
+    session.tick(DEADMAN_S)
+    converse(session, exabgp, DEADMAN_S)
+    assert exabgp.announced.keys() == {VIP.prefix, IDENTITY.prefix}
+    session.tick(DEADMAN_S + 0.1)
+    converse(session, exabgp, DEADMAN_S + 0.1)
+    assert exabgp.announced == {}
+
+
+def test_refused_command_is_an_error_and_tried_again_after_a_second():
+    exabgp = ExaBGP()
+    session = started(exabgp)
+    exabgp.refuses.add(VIP.announce_command())
+    session.wished(Wish((VIP, IDENTITY), ()), 1.0)
+    converse(session, exabgp, 1.0)
+    assert changes(exabgp).count(VIP.announce_command()) == 1
+    assert exabgp.announced == {IDENTITY.prefix: IDENTITY}, "one refusal does not hold up the others"
+    assert "refused" in session.snapshot().error
+    exabgp.refuses.clear()
+    session.wished(Wish((VIP, IDENTITY), ()), 1.9)
+    converse(session, exabgp, 1.9)
+    assert VIP.prefix not in exabgp.announced
+    session.wished(Wish((VIP, IDENTITY), ()), 2.1)
+    converse(session, exabgp, 2.1)
+    assert session.snapshot().announced == {VIP.prefix, IDENTITY.prefix}
+    assert session.snapshot().error is None
+
+
+def test_done_without_effect_is_an_error():
+    exabgp = ExaBGP(announced=[VIP])
+    session = started(exabgp)
+    exabgp.lies.add(VIP.withdraw_command())
+    session.wished(Wish((), ()), 1.0)
+    converse(session, exabgp, 1.0)
+    assert "adj-rib-out differs" in session.snapshot().error
+    assert session.snapshot().announced == {VIP.prefix}
+    session.wished(Wish((VIP,), ()), 1.5)
+    converse(session, exabgp, 1.5)
+    assert session.snapshot().error is None, "a fault goes with the wish that met it"
+
+
+def test_silence_is_an_error_then_the_end():
+    session = Session(0.0)
+    session.tick(6.0)
+    assert session.snapshot().error == "ExaBGP does not answer 'version'"
+    assert not session.hung(HUNG_S)
+    assert session.hung(HUNG_S + 1)
+
+
+def test_peer_down_flushes_its_routes_and_only_its():
+    exabgp = ExaBGP(learned=[LEARNED], peers=(PEER, OTHER), up=(PEER, OTHER))
+    session = started(exabgp)
+    session.heard(state(PEER, "down"), 3.0)
+    assert learned(session, PEER) == ()
+    assert learned(session, OTHER) == (LEARNED,)
+    revision = session.revision
+    session.heard(state(PEER, "down"), 4.0)
+    assert session.revision == revision, "a failed attempt to reconnect is no news"
+    assert session.snapshot().peers[0].since == 3.0
+    session.heard(state(PEER, "up"), 5.0)
+    session.heard(update(PEER, [LEARNED]), 5.1)
+    peer = session.snapshot().peers[0]
+    assert (peer.up, peer.since, peer.eor, len(peer.routes)) == (True, 5.0, False, 1)
+
+
+def test_end_of_rib_is_said_or_inferred_from_silence_or_time():
+    session = started(ExaBGP(up=()))
+    session.heard(state(PEER, "up"), 1.0)
+    session.heard(
+        json.dumps(
+            {"exabgp": "5.0.0", "type": "update", "neighbor": {"address": {"peer": PEER}, "message": {"eor": {}}}}
+        ),
+        1.1,
+    )
+    assert session.snapshot().peers[0].eor
+    session.heard(state(PEER, "up"), 10.0)
+    session.heard(update(PEER, [LEARNED]), 11.0)
+    session.tick(13.9)
+    assert not session.snapshot().peers[0].eor
+    session.tick(14.0)
+    assert session.snapshot().peers[0].eor
+    session.heard(state(PEER, "up"), 20.0)
+    for tenth in range(101):
+        assert not session.snapshot().peers[0].eor
+        session.heard(update(PEER, [LEARNED]), 20.0 + tenth / 10)
+        session.tick(20.0 + tenth / 10)
+    assert session.snapshot().peers[0].eor
+
+
+def test_news_during_the_list_is_newer_than_the_list():
+    """The list is taken when asked for; what changes while it is read comes between its lines."""
+    changed = Route.of(LEARNED.prefix, "10.0.0.13")
+    gone, back = Route.of("10.254.0.13/32", "10.0.0.12"), Route.of("10.254.0.14/32", "10.0.0.12")
+    session = Session(0.0)
+    exabgp = ExaBGP()
+    while (commands := session.commands()) != ["show adj-rib in json"]:
+        for command in commands:
+            for line in exabgp.answers(command):
+                session.heard(line, 0.0)
+    session.heard(update(PEER, [changed], [gone.prefix]), 0.0)
+    for route in (LEARNED, gone, back):
+        session.heard(listed(PEER, route), 0.0)
+    session.heard("done", 0.0)
+    assert set(learned(session)) == {changed, back}
+
+
+def test_session_lost_during_the_list_leaves_nothing():
+    session = Session(0.0)
+    exabgp = ExaBGP()
+    while (commands := session.commands()) != ["show adj-rib in json"]:
+        for command in commands:
+            for line in exabgp.answers(command):
+                session.heard(line, 0.0)
+    session.heard(listed(PEER, LEARNED), 0.0)
+    session.heard(state(PEER, "down"), 0.0)
+    session.heard("done", 0.0)
+    assert learned(session) == ()
+
+
+def test_memory_is_bounded_and_what_was_left_out_is_fetched_when_there_is_room():
+    crowd = [
+        Route.of(f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}/32", "10.0.0.12", [[1, 1, 1]] * 3)
+        for i in range(MAX_ROUTES + 5)
+    ]
+    exabgp = ExaBGP()
+    session = started(exabgp)
+    for route in crowd:
+        session.heard(update(PEER, [route]), 1.0)
+    session.tick(1.0)
+    assert len(learned(session)) == MAX_ROUTES
+    assert "left out" in session.snapshot().error
+    assert len(session.snapshot().encode()) < MAX_LINE_BYTES
+    exabgp.learned = crowd[2000:]
+    for route in crowd[:2000]:
+        session.heard(update(PEER, [], [route.prefix]), 2.0)
+    session.tick(2.0)
+    converse(session, exabgp, 2.0)
+    assert set(learned(session)) == set(crowd[2000:])
+    assert session.snapshot().error is None
+
+
+def test_adj_rib_out_is_looked_at_every_half_minute_and_mended():
+    exabgp = ExaBGP()
+    session = started(exabgp)
+    session.wished(Wish((VIP,), (VIP,)), 1.0)
+    converse(session, exabgp, 1.0)
+    exabgp.announced.clear()
+    session.tick(32.0)
+    converse(session, exabgp, 32.0)
+    assert exabgp.announced == {VIP.prefix: VIP}
+
+
+PREFIXES = st.sampled_from([f"10.99.0.{i}/32" for i in range(4)])
+ROUTES = st.builds(Route.of, PREFIXES, st.just("10.0.0.11"), st.sampled_from([[], [[1, 2, 3]], [[1, 2, 4]]]))
+WISHES = st.lists(ROUTES, max_size=4, unique_by=lambda route: route.prefix)
+
+
+@given(WISHES, st.lists(WISHES, min_size=1, max_size=5), st.data())
+def test_whatever_stood_before_and_whenever_wishes_change_the_last_one_is_reached(before, wishes, data):
+    exabgp = ExaBGP(announced=before)
+    session = started(exabgp)
+    pending: list[str] = []
+    for wish in wishes:
+        session.wished(Wish(tuple(wish), ()), 1.0)
+        for _ in range(data.draw(st.integers(0, 4))):
+            for command in session.commands():
+                pending += exabgp.answers(command)
+            if pending:
+                session.heard(pending.pop(0), 1.0)
+    for line in pending:
+        session.heard(line, 1.0)
+    converse(session, exabgp, 1.0)
+    assert exabgp.announced == {route.prefix: route for route in wishes[-1]}
+    assert session.snapshot().announced == exabgp.announced.keys()
+    assert session.snapshot().error is None
