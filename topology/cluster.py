@@ -25,7 +25,9 @@ SERVICE = "echo"
 ADDRESSES = {f"b{n}": f"10.0.0.1{n}" for n in range(1, 6)}
 NAMES = {address: name for name, address in ADDRESSES.items()}
 SEGMENT_INTERFACE = "eth2"  # the router's, towards the servers
+NODE_INTERFACE = "eth1"  # a server's, towards the segment
 AGENT_SOCKET = "run/anylb/agent.sock"
+BGP_PORT = 179
 ANSWER_S = 5.0
 
 #: As in segment.clab.yml; a node's PATH begins with this virtual environment.
@@ -46,10 +48,19 @@ def is_daemon(daemon: str, argv: Sequence[str]) -> bool:
         case "speaker":
             return "server" in bare and any(word.startswith("exabgp") for word in bare[: bare.index("server")])
         case "relay":
-            return "relay.py" in bare and not is_daemon("speaker", argv)
+            return any(word.startswith("relay.py") for word in bare)
         case "server":
             return any(list(argv[i : i + 2]) == ["-m", "topology.server"] for i in range(len(argv)))
     raise ValueError(daemon)
+
+
+def established_to(port: int, table: str) -> str | None:
+    """Find in /proc/net/tcp the local end of the established connection to a remote port, `address:port` in hex."""
+    for line in table.splitlines()[1:]:
+        _, local, remote, state, *_ = line.split()
+        if state == "01" and remote.endswith(f":{port:04X}"):
+            return local
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +195,12 @@ class Cluster:
 
     def mac(self, node: str) -> bytes:
         """Return a node's MAC on the segment."""
-        text = (self.lab.root(node) / "sys/class/net/eth1/address").read_text()
+        text = (self.lab.root(node) / f"sys/class/net/{NODE_INTERFACE}/address").read_text()
         return bytes.fromhex(text.strip().replace(":", ""))
+
+    def session(self, node: str) -> str | None:
+        """Return what tells a node's present BGP session from an earlier one, its local TCP port; None without one."""
+        return established_to(BGP_PORT, Path(f"/proc/{self.lab.nodes[node].pid}/net/tcp").read_text())
 
     def clear_session(self, node: str) -> None:
         """Have the router reset its BGP session with a node."""
@@ -195,7 +210,8 @@ class Cluster:
             self.lab.exec("router", ["birdc", "restart", node])  # routers/bird.conf names the sessions so
 
     def crash(self, node: str) -> None:
-        """Power loss."""
+        """Power loss: the link goes first, else dying processes would still say good-bye (FIN) to the router."""
+        self.lab.link(node, NODE_INTERFACE, up=False)
         self.lab.kill(node)
 
     def wait(self, what: str, condition: Callable[[], bool], timeout_s: float = 15.0) -> None:

@@ -67,7 +67,7 @@ class Play:
     def ready(self, fresh_per_s: float) -> None:
         """Wait until the first four servers serve, then start the steady stream of new connections."""
         start = Phase(lambda _cluster, _client: None, FOUR, FOUR, FOUR)
-        self._right(start, time.monotonic())
+        self._phase(start)
         self._client.begin()
         self._client.fresh(fresh_per_s)
 
@@ -78,9 +78,7 @@ class Play:
         if step is SPREAD:
             self.spread = self._spread()
         for number, phase in enumerate(step.phases):
-            at = time.monotonic()
-            phase.act(self._cluster, self._client)
-            measured = self._right(phase, at)
+            measured = self._phase(phase)
             if number == 0:
                 moment = measured
         self._settle()
@@ -90,9 +88,7 @@ class Play:
         self._client.close_held()
         self._client.begin()  # what is still under way counts for the next step
         if step.restore:
-            at = time.monotonic()
-            step.restore.act(self._cluster, self._client)
-            self._right(step.restore, at)
+            self._phase(step.restore)
         return row(step.name, self.kind, held, attempts, moment, step.stopped, step.idle)
 
     def _open(self, connections: int) -> None:
@@ -103,10 +99,13 @@ class Play:
         now = time.monotonic()
         self._cluster.wait("an answer on every connection", lambda: self._client.progress(now).unsettled == 0, OPEN_S)
 
-    def _right(self, phase: Phase, at: float) -> Moment:
-        """Wait until the router and, in anylb's lab, all tables are right; measure both from `at`."""
+    def _phase(self, phase: Phase) -> Moment:
+        """Act, and wait until the router and, in anylb's lab, all tables are right; measure both from the action."""
         plain = self.kind != ANYLB
         expected = addresses(phase.plain_hops if plain and phase.plain_hops is not None else phase.hops)
+        before = self._cluster.session(phase.renews) if phase.renews else None
+        at = time.monotonic()
+        phase.act(self._cluster, self._client)
         agreed_at: float | None = None
         while True:
             if plain or agree(map(self._cluster.view, sorted(phase.views)), phase.takers, phase.gone):
@@ -114,21 +113,22 @@ class Play:
             else:
                 agreed_at = None
             router_ms = self._timeline.right_after_ms(expected, at)
-            dipped = not phase.dips or self._timeline.changes(at)
-            if agreed_at and router_ms is not None and dipped:
+            renewed = not phase.renews or self._cluster.session(phase.renews) not in (None, before)
+            if agreed_at and router_ms is not None and renewed:
                 return Moment(at, router_ms, None if plain else round(1000 * (agreed_at - at)))
             if time.monotonic() > at + RIGHT_S:
-                raise LabError(self._complaint(phase, expected))
+                raise LabError(self._complaint(phase, expected, renewed))
             time.sleep(POLL_S)
 
-    def _complaint(self, phase: Phase, expected: Hops) -> str:
+    def _complaint(self, phase: Phase, expected: Hops, renewed: bool) -> str:
         views = {node: self._cluster.view(node) for node in sorted(phase.views)} if self.kind == ANYLB else {}
         says = "; ".join(
             f"{node}: " + (f"{view.digest[:8]} {'+'.join(sorted(view.takers))}" if view else "not ready")
             for node, view in views.items()
         )
+        session = "" if renewed else f"{phase.renews} has no new BGP session; "
         return (
-            f"lab {self._cluster.lab.name}: not right after {RIGHT_S:g} s: next hops {sorted(self._timeline.now)}, "
+            f"lab {self._cluster.lab.name}: {session}not right after {RIGHT_S:g} s: next hops {sorted(self._timeline.now)}, "
             f"expected {sorted(expected)}"
             + (f"; takers expected {'+'.join(sorted(phase.takers))}, {says}" if says else "")
         )

@@ -37,8 +37,9 @@ class Phase:
     gone: frozenset[str] = frozenset()
     #: The next hops in the lab of plain ECMP, where they are others.
     plain_hops: frozenset[str] | None = None
-    #: The next hops end as they were, but must be seen to change on the way.
-    dips: bool = False
+    #: The node whose BGP session must be another one than before. FRR takes a session back faster than it tells its
+    #: kernel of the loss, so the next hops do not show it.
+    renews: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,7 @@ STEPS = (
     Step(
         "session_clear",
         "the router clears its session with b1",
-        (Phase(_clear_session_b1, FIVE, FIVE, FIVE, dips=True),),
+        (Phase(_clear_session_b1, FIVE, FIVE, FIVE, renews="b1"),),
     ),
     Step(
         "agent_restart",

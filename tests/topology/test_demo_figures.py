@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from topology.client import AttemptReport, HeldReport
-from topology.cluster import View, agree, is_daemon, view_of
+from topology.cluster import View, agree, established_to, is_daemon, view_of
 from topology.frames import Sightings
 from topology.play import spread_of
 from topology.report import Moment, Row, faults, row, spread_faults, to_json, write_json
@@ -205,8 +205,8 @@ def test_agreement_needs_every_view_the_same_and_right() -> None:
     ("argv", "daemon"),
     [
         ("/x/.venv/bin/python /x/.venv/bin/lbctl agent run", "agent"),
-        ("/x/.venv/bin/python /x/.venv/bin/exabgp server /run/anylb-bgp/exabgp.conf", "speaker"),
-        ("/usr/bin/python3 -I -S /run/anylb-bgp/relay.py", "relay"),
+        ("/x/.venv/bin/python -P -m exabgp server /run/anylb-bgp/exabgp.conf", "speaker"),
+        ("/usr/bin/python3.11 -I -S /run/anylb-bgp/relay.pyz --socket /run/anylb-bgp/relay.sock", "relay"),
         ("python -m topology.server", "server"),
         ("/x/.venv/bin/python /x/.venv/bin/lbctl bgp run", None),
         ("bird -c /etc/bird/bird.conf", None),
@@ -215,6 +215,17 @@ def test_agreement_needs_every_view_the_same_and_right() -> None:
 def test_daemons_are_known_by_their_command_line(argv: str, daemon: str | None) -> None:
     known = [name for name in ("agent", "speaker", "relay", "server") if is_daemon(name, argv.split())]
     assert known == ([daemon] if daemon else [])
+
+
+def test_a_session_is_told_by_its_local_end() -> None:
+    table = (
+        "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt\n"
+        "   0: 00000000:1B58 00000000:0000 0A 00000000:00000000 00:00000000 00000000\n"
+        "   1: 0B00000A:A2C1 0100000A:00B3 06 00000000:00000000 00:00000000 00000000\n"
+        "   2: 0B00000A:A2C2 0100000A:00B3 01 00000000:00000000 00:00000000 00000000\n"
+    )
+    assert established_to(179, table) == "0B00000A:A2C2"
+    assert established_to(7000, table) is None
 
 
 def test_the_scenario_has_the_steps_that_the_verdict_needs() -> None:
