@@ -129,7 +129,7 @@ def render_settings(config: SpeakerConfig) -> str:
 
     terminate: were the relay lost for good, ExaBGP would stop its sessions but live on; better to end and be started
     again. statistics: a line per keepalive. openwait: seconds for a router that takes the connection but is silent.
-    speed: looks at its timers every 50 ms, not 10; sockets wake it in any case, and idle it takes 0.5 % of a core, not 2.
+    speed: looks at its timers every 50 ms, not 10; sockets wake it in any case; idle, it takes 0.5 % of a core, not 2.
     """
     return f"""\
 [exabgp.daemon]
