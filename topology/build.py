@@ -24,11 +24,11 @@ def build(topology: Topology, record: Record, inits: launch.Inits, run: Run, kee
     record.links = [[text for end in pair.ends for text in (end.node, end.interface)] for pair in topology.links]
     record.save()
     _create_nodes(topology, record, inits)
-    pids = {name: data["pid"] for name, data in record.nodes.items()}
-    link.create(topology.links, pids)
-    for name, pid in pids.items():
-        link.prepare(pid, [end.interface for pair in topology.links for end in pair.ends if end.node == name])
-    failure = _run_exec_lines(topology, run)
+    try:
+        _make_links(topology, record)
+        failure = _run_exec_lines(topology, run)
+    except (LabError, OSError) as error:  # OSError: an interface has just gone with its node
+        raise _died(topology, record, inits) or LabError(f"{topology.file}: {error}") from None
     failure = _died(topology, record, inits) or failure  # a dead node is the cause of what failed in it
     if failure and not keep_failed:
         raise failure
@@ -55,6 +55,13 @@ def _create_nodes(topology: Topology, record: Record, inits: launch.Inits) -> No
             "killed": False,
         }
     record.save()
+
+
+def _make_links(topology: Topology, record: Record) -> None:
+    pids = {name: data["pid"] for name, data in record.nodes.items()}
+    link.create(topology.links, pids)
+    for name, pid in pids.items():
+        link.prepare(pid, [end.interface for pair in topology.links for end in pair.ends if end.node == name])
 
 
 def _run_exec_lines(topology: Topology, run: Run) -> LabError | None:

@@ -56,7 +56,7 @@ class Inits:
     def __init__(self, lab: str) -> None:
         self.lab = lab
         self._channels: dict[str, socket.socket] = {}
-        self._outers: list[subprocess.Popen[bytes]] = []  # end by themselves once their init is forked; to be reaped
+        self._outers: dict[str, subprocess.Popen[bytes]] = {}  # end by themselves once their init is forked
 
     def start(self, node: Node) -> None:
         """Start a node's init; it sets the node up while the caller goes on."""
@@ -73,7 +73,7 @@ class Inits:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        self._outers.append(outer)
+        self._outers[node.name] = outer
         setup = NodeSetup(
             hostname=node.name,
             binds=[{"source": os.fspath(b.source), "target": b.target, "read_only": b.read_only} for b in node.binds],
@@ -95,6 +95,7 @@ class Inits:
             if not message:
                 raise LabError(f"{node.place}: the node's init died before the node was ready")
             said |= message
+        self._outers.pop(node.name).wait()
         process = Process.of(int(said["pid"]))
         if process is None:
             raise LabError(f"{node.place}: {self.last_words(node.name) or 'the node died at once'}")
@@ -117,9 +118,8 @@ class Inits:
             if channel := self._channels.pop(name, None):
                 channel.close()
         if node is None:
-            for outer in self._outers:
-                outer.wait()
-            self._outers.clear()
+            while self._outers:
+                self._outers.popitem()[1].wait()
 
     def _receive(self, node: str) -> dict[str, Any]:
         """The next message of an init; empty if it is dead or silent."""

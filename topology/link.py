@@ -35,9 +35,15 @@ SavedRoutes = list[dict[str, Any]]
 
 @contextmanager
 def inside(pid: int) -> Iterator[Any]:
-    """An IPRoute in the network namespace of process `pid`; the calling thread stays there until the end."""
-    with netns.inside_net(pid), IPRoute() as ipr:
-        yield ipr
+    """An IPRoute in the network namespace of process `pid`; the calling thread stays there until the end.
+
+    What the kernel refuses and the caller does not expect becomes a LabError.
+    """
+    try:
+        with netns.inside_net(pid), IPRoute() as ipr:
+            yield ipr
+    except NetlinkError as error:
+        raise LabError(f"the kernel refuses a change of links or routes: {error.args[1]}") from None
 
 
 def create(links: Sequence[Link], pids: Mapping[str, int]) -> None:

@@ -10,6 +10,8 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
+from topology.errors import LabError
+
 CLONE_NEWNS = 0x0002_0000
 CLONE_NEWUTS = 0x0400_0000
 CLONE_NEWIPC = 0x0800_0000
@@ -50,26 +52,33 @@ def mount(source: str, target: str, kind: str | None = None, flags: int = 0, dat
 
 
 @contextmanager
-def _switched(target: str, own: str, flags: int) -> Iterator[None]:
+def _switched(pid: int, kind: str, own: str, flags: int) -> Iterator[None]:
     with ExitStack() as stack:
         back = os.open(own, os.O_RDONLY | os.O_CLOEXEC)
         stack.callback(os.close, back)
-        there = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
-        stack.callback(os.close, there)
-        setns(there, flags)
+        try:
+            there = os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, there)
+            setns(there, flags)
+        except OSError as error:
+            raise LabError(f"process {pid} cannot be entered, it seems to have died ({error.strerror})") from None
         stack.callback(setns, back, flags)
         yield
 
 
 def inside_net(pid: int) -> AbstractContextManager[None]:
-    """Sockets that the calling thread opens in this context belong to the network namespace of process `pid`."""
-    return _switched(f"/proc/{pid}/ns/net", "/proc/thread-self/ns/net", CLONE_NEWNET)
+    """Sockets that the calling thread opens in this context are in the network namespace of process `pid`.
+
+    Raises LabError if that process is dead.
+    """
+    return _switched(pid, "net", "/proc/thread-self/ns/net", CLONE_NEWNET)
 
 
 def children_inside_pid(pid: int) -> AbstractContextManager[None]:
     """Children that the calling thread starts in this context are born in the pid namespace of process `pid`.
 
     Unlike `nsenter --pid`, which forks, the child is the caller's own: its host pid, exit status and signals are
-    direct. No thread may be started meanwhile (clone(2): CLONE_THREAD needs one pid namespace).
+    direct. No thread may be started meanwhile (clone(2): CLONE_THREAD needs one pid namespace). Raises LabError if
+    that process is dead.
     """
-    return _switched(f"/proc/{pid}/ns/pid", "/proc/self/ns/pid", CLONE_NEWPID)
+    return _switched(pid, "pid", "/proc/self/ns/pid", CLONE_NEWPID)

@@ -35,7 +35,9 @@ from typing import Any, TypedDict
 from topology import netns
 
 STAGE = "/run"  # hosts the overlays' upper layers until the private /run covers it
-OVERLAID = ("/etc", "/tmp")  # noqa: S108 - what the host has is read, what a node writes stays in the node
+# What the host has is read, what a node writes stays in the node. A file that the host replaces (renames another over
+# it) after a node has read it stays the old one in that node, as a bind-mounted file does; the project's own do not.
+OVERLAID = ("/etc", "/tmp")  # noqa: S108
 TERM_GRACE_S = 2.0
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 

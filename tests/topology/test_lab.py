@@ -261,6 +261,7 @@ def test_kill_is_a_power_loss(name: str, write: Callable[[str], Path]) -> None:
     path = write(PAIR)
     with Lab.up(path, name, keep=False) as lab:
         process = lab.spawn("b", ["sleep", "600"])
+        wait_for(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n")
         lab.kill("b")
         assert process.wait(5) == -signal.SIGKILL
         assert not lab.nodes["b"].alive
@@ -276,6 +277,7 @@ def test_down_although_the_caller_has_not_reaped_its_programs(name: str, write: 
     """A zombie in a node keeps its pid namespace, but not the node."""
     lab = Lab.up(write(LONE), name, keep=False)
     process = lab.spawn("a", ["sleep", "600"])
+    wait_for(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n")
     Lab.find(name).down()
     assert not lab.nodes["a"].alive
     assert process.wait(5) == -signal.SIGKILL
