@@ -35,15 +35,21 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class PeerReport:
-    """A BGP peer's state and all identities that it tells now; when it is down, `told` says nothing."""
+    """A BGP peer's state and all identities that it tells now; when it is down, `told` says nothing.
+
+    `since` names the session (when it came up): a reset may be over before anyone saw it down, and then only this
+    tells that the peer has yet to tell everything again.
+    """
 
     up: bool
     told: Mapping[IPv4Address, Told]
+    since: float = 0.0
 
 
 @dataclass(slots=True)
 class _Peer:
     up: bool = False
+    since: float = 0.0
     refreshed_by: float = 0.0
     """Until then, what this peer does not tell again is unknown, not withdrawn."""
     standing: dict[IPv4Address, Told] = field(default_factory=dict)
@@ -76,8 +82,9 @@ class View:
         if not report.up:
             peer.up = False
             return
-        if not peer.up:
-            peer.up, peer.refreshed_by, peer.confirmed = True, now + REFRESH_S, set()
+        if not peer.up or peer.since != report.since:
+            peer.up, peer.since = True, report.since
+            peer.refreshed_by, peer.confirmed = now + REFRESH_S, set()
         peer.standing = {
             address: told
             for address, told in peer.standing.items()

@@ -65,7 +65,9 @@ def reports(config: Config, snapshot: Snapshot | None, connected: bool, own: IPv
         routes = peer.routes if peer and peer.up else ()
         heard = [told for route in routes if (told := _told(config, route, own))]
         result[str(configured.address)] = PeerReport(
-            up=bool(peer and peer.up), told={told.address: told for told in heard}
+            up=bool(peer and peer.up),
+            told={told.address: told for told in heard},
+            since=peer.since if peer else 0.0,
         )
     return result
 

@@ -14,8 +14,8 @@ def told(address: IPv4Address, state: State = State.UP, weight: int = 100) -> To
     return Told(address, 1, {5: Share(100, weight if state is State.UP else 0, state)})
 
 
-def up(*identities: Told) -> PeerReport:
-    return PeerReport(up=True, told={identity.address: identity for identity in identities})
+def up(*identities: Told, since: float = 0.0) -> PeerReport:
+    return PeerReport(up=True, told={identity.address: identity for identity in identities}, since=since)
 
 
 def states(view: View) -> dict[IPv4Address, State]:
@@ -76,6 +76,16 @@ def test_after_a_peer_is_back_absence_is_unknown_for_a_time_then_lost() -> None:
     assert states(view) == {A: State.UP, B: State.UP}
     assert view.next_timer(1000) == 1000 + REFRESH_S
     view.advance(1000 + REFRESH_S)
+    assert states(view) == {A: State.UP, B: State.LOST}
+
+
+def test_a_session_reset_that_nobody_saw_down_makes_absence_unknown_too() -> None:
+    view = View()
+    view.observe({"r": up(told(A), told(B), since=1)}, 10)
+    view.observe({"r": up(since=500)}, 500)
+    assert states(view) == {A: State.UP, B: State.UP}
+    view.observe({"r": up(told(A), since=500)}, 501)
+    view.advance(500 + REFRESH_S)
     assert states(view) == {A: State.UP, B: State.LOST}
 
 
