@@ -85,7 +85,7 @@ def _first_error(stderr: str) -> str:
     if errors:
         return f": {errors[0]}"
     verifier = [line for line in lines if not line.startswith(("processed ", "HINT:"))]
-    return f": {verifier[-1]}" if verifier else ""
+    return f": {'; '.join(verifier[-2:])}" if verifier else ""
 
 
 def _child(request: dict[str, str]) -> dict[str, str]:

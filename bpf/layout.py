@@ -133,10 +133,9 @@ class NodeConf:
 
     def pack(self, vip_filter: int) -> bytes:
         """Encode as `struct conf`; `vip_filter` is derived from the services (see `flow.vip_filter`)."""
-        cost_ns = 1_000_000_000 // self.again_per_s
-        return _CONF.codec.pack(
-            vip_filter, *self.hash_key, cost_ns, cost_ns * self.again_burst, self.self_index, self.self_tag
-        )
+        cost_ns = max(1, 1_000_000_000 // self.again_per_s)
+        burst_ns = min(cost_ns * self.again_burst, 0xFFFF_FFFF)
+        return _CONF.codec.pack(vip_filter, *self.hash_key, cost_ns, burst_ns, self.self_index, self.self_tag)
 
     @staticmethod
     def with_vip_filter(data: bytes, vip_filter: int) -> bytes:

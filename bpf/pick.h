@@ -153,11 +153,9 @@ static __always_inline enum counter pick(struct xdp_md *ctx, const struct conf *
 					 struct node **next)
 {
 	u32 place = place_of(row, conf->self);
-	bool sole = place == 0 && !row->node[1];
+	bool empty = !row->node[0];
+	bool alone = empty || (place == 0 && !row->node[1]);
 	enum counter found;
-
-	if (!row->node[0])
-		return NO_MEMBER;
 
 	/* Asked before the socket, which could not change the answer: a flood of SYNs costs no lookups at the owner. */
 	if (pkt->opens && (place == 0 || pkt->hop >= 2 || (pkt->hop == 1 && service->up))) {
@@ -166,11 +164,11 @@ static __always_inline enum counter pick(struct xdp_md *ctx, const struct conf *
 		return place == 0 ? DELIVER_OWNER : DELIVER_AWAY;
 	}
 
-	/* Alone in the chain, there is nobody to forward to: a socket matters only against the drop in grace. */
-	if (sole && !in_grace(service->slot, r))
-		return DELIVER_SOLE;
+	/* With nobody to forward to, a socket matters only against the drop in grace. */
+	if (alone && (pkt->opens || !in_grace(service->slot, r)))
+		return empty ? NO_MEMBER : DELIVER_SOLE;
 
-	if (place != ABSENT || pkt->hop) {
+	if (alone || place != ABSENT || pkt->hop) {
 		found = find_socket(ctx, place, pkt);
 		if (found != NO_SOCKET)
 			return found;

@@ -89,15 +89,14 @@ def pick(here: Here[Node], packet: Arrival[Node]) -> Decision[Node]:
     """Decide as the program does."""
     chain, hop = here.chain, packet.hop
     place = chain.index(here.me) if here.me in chain else None
-    if not chain:
-        return Decision(Counter.NO_MEMBER)
+    alone = not chain or (place == 0 and len(chain) == 1)
     if packet.opens and (place == 0 or hop >= 2 or (hop == 1 and here.up)):
         if packet.udp:
             return Decision(Counter.DELIVER_UDP)
         return Decision(Counter.DELIVER_OWNER if place == 0 else Counter.DELIVER_AWAY)
-    if place == 0 and len(chain) == 1 and not here.grace:
-        return Decision(Counter.DELIVER_SOLE)
-    if place is not None or hop:
+    if alone and (packet.opens or not here.grace):
+        return Decision(Counter.DELIVER_SOLE if chain else Counter.NO_MEMBER)
+    if alone or place is not None or hop:
         found = _deliver_to_socket(here.socket, place, packet)
         if found is not None:
             return Decision(found)

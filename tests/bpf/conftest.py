@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bpffs and a network namespace of the tests' own, and the real program to send packets through (TEST_RUN).
+
+BPF_PROG_TEST_RUN runs the program on a packet in memory: nothing is attached, but maps, counters and the sockets of
+the current network namespace are real.
+"""
+
+import contextlib
+import ctypes as ct
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import numpy as np
+import packets
+import pytest
+
+from bpf import kernel
+from bpf.datapath import DataPath
+from bpf.layout import CHAIN, Counter, NodeConf, NodeEntry, Protocol, ServiceEntry, ServiceKey, UplinkEntry
+from bpf.tables import Tables
+
+CLONE_NEWNET = 0x40000000
+MOUNTS = Path("/tmp")  # noqa: S108 - the name carries our pid, and what it names is mounted by us
+
+VIP = "10.99.0.1"
+ROWS = 4096
+KEY = (0x1234_5678, 0x9ABC_DEF0)
+
+
+def run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True)
+
+
+def require_root() -> None:
+    if os.geteuid():
+        pytest.fail("BPF tests need root")
+
+
+@contextlib.contextmanager
+def new_netns() -> Iterator[None]:
+    """Run the calling thread in a network namespace that dies with the context (and what was made in it)."""
+    libc = ct.CDLL(None, use_errno=True)
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    if libc.unshare(CLONE_NEWNET):
+        raise OSError(ct.get_errno(), "unshare")
+    try:
+        run("ip", "link", "set", "lo", "up")
+        yield
+    finally:
+        if libc.setns(before, CLONE_NEWNET):
+            raise OSError(ct.get_errno(), "setns")
+        os.close(before)
+
+
+def _unmount(mount: Path) -> None:
+    run("umount", "--lazy", str(mount))
+    mount.rmdir()
+
+
+@pytest.fixture(scope="session")
+def bpffs() -> Iterator[Path]:
+    """A BPF file system of our own; those of killed runs are removed."""
+    require_root()
+    for stale in MOUNTS.glob("anylb-bpffs-*"):
+        if not Path("/proc", stale.name.rsplit("-", 1)[1]).exists():
+            if stale.is_mount():
+                _unmount(stale)
+            else:
+                stale.rmdir()
+    mount = MOUNTS / f"anylb-bpffs-{os.getpid()}"
+    mount.mkdir(mode=0o700)
+    run("mount", "-t", "bpf", "bpf", str(mount))
+    yield mount
+    _unmount(mount)
+
+
+@pytest.fixture
+def netns() -> Iterator[None]:
+    require_root()
+    with new_netns():
+        yield
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`events`: what was counted during the run, (slot, counter) -> how often."""
+
+    verdict: str
+    packet: bytes
+    events: dict[tuple[int, Counter], int]
+
+
+class _TestRunOpts(ct.Structure):
+    _fields_ = [
+        ("sz", ct.c_size_t),
+        ("data_in", ct.c_void_p),
+        ("data_out", ct.c_void_p),
+        ("data_size_in", ct.c_uint32),
+        ("data_size_out", ct.c_uint32),
+        ("ctx_in", ct.c_void_p),
+        ("ctx_out", ct.c_void_p),
+        ("ctx_size_in", ct.c_uint32),
+        ("ctx_size_out", ct.c_uint32),
+        ("retval", ct.c_uint32),
+        ("repeat", ct.c_int),
+        ("duration", ct.c_uint32),
+        ("flags", ct.c_uint32),
+        ("cpu", ct.c_uint32),
+        ("batch_size", ct.c_uint32),
+    ]
+
+
+class Program:
+    """The real program and its maps, not attached to anything."""
+
+    VERDICTS = ("aborted", "drop", "pass", "tx", "redirect")
+
+    def __init__(self, fd: int, tables: Tables) -> None:
+        self.fd = fd
+        self.tables = tables
+        self._lib = ct.CDLL("libbpf.so.1")
+        self._out = ct.create_string_buffer(4096)
+        self._options = _TestRunOpts(sz=ct.sizeof(_TestRunOpts), data_out=ct.addressof(self._out))
+
+    def send(self, packet: bytes, repeat: int = 1) -> tuple[str, bytes]:
+        """Verdict and packet after the program; `duration_ns` holds the time of one of the rounds."""
+        options = self._options
+        options.data_in = ct.cast(packet, ct.c_void_p)
+        options.data_size_in = len(packet)
+        options.data_size_out = len(self._out)
+        options.repeat = repeat
+        error = self._lib.bpf_prog_test_run_opts(self.fd, ct.byref(options))
+        assert error == 0, os.strerror(-error)
+        return self.VERDICTS[options.retval], self._out.raw[: options.data_size_out]
+
+    @property
+    def duration_ns(self) -> int:
+        return int(self._options.duration)
+
+    def counted(self) -> dict[tuple[int, Counter], int]:
+        return {
+            (slot, Counter[name.upper()]): value
+            for slot, counters in self.tables.counters().items()
+            for name, value in counters.items()
+        }
+
+    def observe(self, packet: bytes) -> Outcome:
+        before = self.counted()
+        verdict, after = self.send(packet)
+        events = {event: value - before[event] for event, value in self.counted().items() if value != before[event]}
+        return Outcome(verdict, after, events)
+
+    def know_node(self, index: int, has_mac: bool = True) -> None:
+        """Nodes are 10.0.0.(10 + index), with the tag 10 + index and the MAC 02:00:00:00:00:index."""
+        node_mac = packets.mac(f"02:00:00:00:00:{index:02x}") if has_mac else None
+        self.tables.set_node(index, NodeEntry(IPv4Address(f"10.0.0.{10 + index}"), 10 + index, node_mac))
+
+    def set_chain(self, slot: int, chain: Sequence[int], grace_until_ns: int = 0) -> None:
+        """The same chain in every row of a service."""
+        rows = np.zeros((ROWS, CHAIN), np.uint16)
+        rows[:, : len(chain)] = chain
+        self.tables.swap_rows(slot, rows, np.full(ROWS, grace_until_ns, np.uint64))
+
+    def set_row(self, slot: int, row: int, chain: Sequence[int], grace_until_ns: int = 0) -> None:
+        """Another chain in one row of a table that is in use (the agent only ever swaps whole tables)."""
+        cells = np.zeros(CHAIN, np.uint16)
+        cells[: len(chain)] = chain
+        key = row.to_bytes(4, "little")
+        with self._inner("rows", slot) as fd:
+            kernel.update(fd, key, cells.tobytes())
+        with self._inner("grace", slot) as fd:
+            kernel.update(fd, key, grace_until_ns.to_bytes(8, "little"))
+
+    @contextlib.contextmanager
+    def _inner(self, name: str, slot: int) -> Iterator[int]:
+        number = self.tables._lookup(name, slot.to_bytes(4, "little"))
+        assert number
+        fd = kernel.map_fd_by_id(int.from_bytes(number, "little"))
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def serve(self, slot: int, protocol: Protocol, port: int, vip: str = VIP, up: bool = True) -> None:
+        self.tables.set_service(ServiceKey(IPv4Address(vip), protocol, port), ServiceEntry(slot, up))
+
+
+@pytest.fixture(scope="module")
+def module_netns() -> Iterator[None]:
+    require_root()
+    with new_netns():
+        yield
+
+
+@pytest.fixture(scope="module")
+def program(bpffs: Path, module_netns: None) -> Iterator[Program]:
+    """This node is number 1 of 8; nothing is served yet."""
+    folder = bpffs / "packets"
+    path = DataPath.open(folder, "lo", rows=ROWS)
+    path.tables.set_uplink(0, UplinkEntry(packets.HERE, 1))
+    path.tables.set_conf(NodeConf(1, 11, KEY, again_per_s=1_000_000_000, again_burst=4_000_000_000))
+    fd = kernel.open_pin(next(folder.glob("program0_*")))
+    assert fd is not None
+    real = Program(fd, path.tables)
+    for index in range(1, 9):
+        real.know_node(index)
+    try:
+        yield real
+    finally:
+        os.close(fd)
+        path.close()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def runner() -> Callable[..., None]:
+    return run

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiling: errors name our file and line, disagreement of C and Python is an error, LLVM stays in the child."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bpf import compile as compiler
+from bpf.errors import BpfError
+from bpf.tables import Tables
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def maps(bpffs: Path, tmp_path: Path) -> Path:
+    folder = bpffs / tmp_path.name
+    folder.mkdir()
+    Tables.open(folder, 4096).close()
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """Our package in a place where it can be spoilt."""
+    shutil.copytree(ROOT / "bpf", tmp_path / "bpf")
+    return tmp_path
+
+
+def spoil(path: Path, old: str, new: str) -> int:
+    """Replace text that is there once; return its line."""
+    text = path.read_text()
+    assert text.count(old) == 1, old
+    path.write_text(text.replace(old, new))
+    return text[: text.index(old)].count("\n") + 1
+
+
+def build(root: Path, maps: Path) -> str:
+    """Compile the package in `root` in a process of its own; what it said."""
+    code = (
+        "import sys; from pathlib import Path; from bpf.compile import build; from bpf.errors import BpfError\n"
+        "try: build(Path(sys.argv[1]), Path(sys.argv[1]) / 'program', 4096, 0); print('built')\n"
+        "except BpfError as error: print(error)"
+    )
+    command = [sys.executable, "-c", code, str(maps)]
+    result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert result.stdout.count("\n") == 1, result.stdout
+    return result.stdout.strip()
+
+
+def test_our_own_program_compiles(copy: Path, maps: Path) -> None:
+    assert build(copy, maps) == "built"
+    assert (maps / "program").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("pick.h", "u32 place = place_of(", "u32 place = lace_of(", "lace_of"),
+        ("parse.h", "pkt->opens = true;", "pkt->open = true;", "no member named 'open'"),
+        ("lb.c", "u32 zero = 0, here = UPLINK;", "u32 zero = 0, here = UPLINK, idle;", "unused variable 'idle'"),
+    ],
+)
+def test_error_names_file_and_line(copy: Path, maps: Path, file: str, old: str, new: str, said: str) -> None:
+    line = spoil(copy / "bpf" / file, old, new)
+    message = build(copy, maps)
+    assert message.startswith("the XDP program does not compile: ")
+    assert re.search(rf"\b{re.escape(file)}:{line}:\d+: error: ", message), message
+    assert said in message
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("lb.h", "\tRX_ICMP_ERROR,", "\tRX_NEW, RX_ICMP_ERROR,"),
+        ("lb.h", "\tu16 self;", "\tu32 self;"),
+        ("lb.h", "#define NODES 1024", "#define NODES 512"),
+        ("layout.py", '("tag", "H"), ("address", "4s")', '("address", "4s"), ("tag", "H")'),
+    ],
+)
+def test_c_and_python_cannot_drift_apart(copy: Path, maps: Path, file: str, old: str, new: str) -> None:
+    spoil(copy / "bpf" / file, old, new)
+    assert "layout.py and lb.h disagree" in build(copy, maps)
+
+
+def test_what_the_verifier_refuses(copy: Path, maps: Path) -> None:
+    spoil(copy / "bpf/parse.h", "\tif (header + size > c->end)\n\t\treturn NULL;\n", "")
+    message = build(copy, maps)
+    assert message.startswith("the kernel does not take the XDP program: ")
+    assert "invalid access to packet" in message
+
+
+def test_without_bcc(maps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bcc.py").write_text('raise ImportError("No module named bcc")')
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(BpfError, match=r"^BCC is missing \(No module named bcc\): apt install python3-bpfcc"):
+        compiler.build(maps, maps / "program", 4096, 0)
+
+
+def test_compiler_that_dies(maps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(BpfError, match=r"^the BPF compiler died \(exit 1\)"):
+        compiler.build(maps, maps / "program", 4096, 0)
+
+
+def test_llvm_stays_in_the_child(maps: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; import bpf.datapath; from bpf.compile import build\n"
+        "build(Path(sys.argv[1]), Path(sys.argv[1]) / 'program', 4096, 0)\n"
+        "assert 'bcc' not in sys.modules\n"
+        "print(*(line.split()[-1] for line in open('/proc/self/maps') if 'LLVM' in line or 'bcc' in line))"
+    )
+    command = [sys.executable, "-c", code, str(maps)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=dict(os.environ))
+    assert result.stdout.strip() == ""
