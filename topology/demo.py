@@ -140,7 +140,9 @@ def run(router: str, steps: Sequence[Step], small: bool, output: Path, logs: Pat
         console.print(display.spread_table(kind, spread))
     console.print(display.result_table(router, steps, rows))
     report.write_json(output, router, rows)
-    found = [*report.faults(rows), *report.spread_faults({kind: s.astray for kind, s in spreads.items()})]
+    found = report.faults(rows)
+    for kind, spread in spreads.items():
+        found += report.spread_faults(kind, spread)
     for line in found:
         console.print(f"NOT AS EXPECTED  {line}", style="red", highlight=False)
     if not found:

@@ -2,17 +2,19 @@
 """The demo's result for a person: tables by rich. Owns no figures."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from topology.play import SPREAD_S, Spread
-from topology.report import ANYLB, Row
+from topology.play import SPREAD_S
+from topology.report import ANYLB, Row, Spread
 from topology.scenario import FOUR, Step
 
 NONE = "-"
+#: A client that was this late is worth a word: silences up to that are its own.
+LAG_MS = 250
 LAB_TITLES = {"anylb": "anylb", "ecmp": "ECMP"}
 #: The data path's counters that show the sharing of the work; the others are told by `lbctl status`.
 SHOWN = {
@@ -34,7 +36,16 @@ def _count(value: int, good: bool) -> Text:
 
 def _table(title: str, caption: str | None = None) -> Table:
     """A table that fits 80 columns."""
-    return Table(title=title, caption=caption, title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, caption=caption, title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table.collapse_padding = True
+    return table
+
+
+def _add_figure_columns(table: Table, names: Iterable[str]) -> None:
+    """Add right-aligned columns whose headings break between words and nowhere else."""
+    for name in names:
+        longest = max(map(len, name.split()))
+        table.add_column(name, justify="right", min_width=longest, max_width=longest + 2)
 
 
 def result_table(router: str, steps: Sequence[Step], rows: Sequence[Row]) -> Table:
@@ -43,8 +54,11 @@ def result_table(router: str, steps: Sequence[Step], rows: Sequence[Row]) -> Tab
     table = _table(f"What open connections went through (router: {router})", caption)
     table.add_column("step", no_wrap=True)
     table.add_column("lab", no_wrap=True)
-    for name in ("open", "broken", "on the stopped", "new failed", "silence ms", "router ms", "tables ms"):
-        table.add_column(name, justify="right", max_width=8)
+    headings = ("open", "broken", "on the stopped", "new failed", "silence ms", "router ms", "tables ms")
+    _add_figure_columns(table, headings)
+    late = max((row.lag_ms for row in rows), default=0)
+    if late > LAG_MS:
+        table.caption = f"{caption}\nthe client itself was up to {late} ms late: this machine is busy"
     for step in steps:
         mine = [row for row in rows if row.step == step.name]
         for number, row in enumerate(mine):
@@ -69,8 +83,7 @@ def spread_table(kind: str, spread: Spread) -> Table:
         caption += f" ({spread.missed:,} frames not seen)"
     table = _table(f"Spread in the lab {LAB_TITLES[kind]}: connections, packets in {SPREAD_S:g} s", caption)
     table.add_column("node")
-    for name in ("enter here", "served here", *(SHOWN.values() if spread.counters else ())):
-        table.add_column(name, justify="right", max_width=9)
+    _add_figure_columns(table, ("enter here", "served here", *(SHOWN.values() if spread.counters else ())))
     for node in sorted(FOUR | set(spread.ingress) | set(spread.owner)):
         counter = spread.counters.get(node, Counter[str]())
         figures = [spread.ingress[node], spread.owner[node], *(counter[name] for name in SHOWN if spread.counters)]

@@ -6,13 +6,12 @@ Owns the timing of a step. What is done and expected is scenario.py's, what the 
 
 import time
 from collections import Counter
-from dataclasses import dataclass, field
 
-from topology.client import HeldReport, TrafficClient
-from topology.cluster import ADDRESSES, SEGMENT_INTERFACE, VIP, Cluster, agree
+from topology.client import TrafficClient
+from topology.cluster import ADDRESSES, NAMES, SEGMENT_INTERFACE, VIP, Cluster, agree
 from topology.errors import LabError
 from topology.frames import Sightings, watch
-from topology.report import ANYLB, Moment, Row, row
+from topology.report import ANYLB, Moment, Row, Spread, row, spread_of
 from topology.router import Hops, RouterWatch
 from topology.scenario import FOUR, SPREAD, Phase, Step
 from topology.server import PORT
@@ -28,30 +27,9 @@ POLL_S = 0.03
 SPREAD_S = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Where the connections of a lab are: by the router's choice, and by who answers."""
-
-    ingress: Counter[str]
-    owner: Counter[str]
-    direct: int
-    astray: int
-    missed: int
-    counters: dict[str, Counter[str]] = field(default_factory=dict)
-
-
 def addresses(nodes: frozenset[str]) -> Hops:
     """Translate node names to the addresses that the router has as next hops."""
     return frozenset(ADDRESSES[node] for node in nodes)
-
-
-def spread_of(held: list[HeldReport], seen: Sightings, counters: dict[str, Counter[str]]) -> Spread:
-    """Join what the client knows of its connections with what the segment's frames say."""
-    ingress: Counter[str] = Counter()
-    for one in held:
-        ingress["+".join(sorted(seen.ingress.get(one.source, {"unseen"})))] += 1
-    owner = Counter(one.owner for one in held)
-    return Spread(ingress, owner, seen.direct, seen.astray, seen.missed, counters)
 
 
 class Play:
@@ -84,12 +62,13 @@ class Play:
         self._settle()
         if step.still and self._timeline.changes(moment.action_at):
             raise LabError(f"lab {self._cluster.lab.name}: {step.name}: the router's next hops changed, they must not")
+        lag_ms = round(1000 * self._client.progress().lag_s)
         held, attempts = self._client.report()
         self._client.close_held()
         self._client.begin()  # what is still under way counts for the next step
         if step.restore:
             self._phase(step.restore)
-        return row(step.name, self.kind, held, attempts, moment, step.stopped, step.idle)
+        return row(step.name, self.kind, held, attempts, moment, step.stopped, step.idle, lag_ms)
 
     def _open(self, connections: int) -> None:
         self._client.open(connections)
@@ -121,17 +100,22 @@ class Play:
             time.sleep(POLL_S)
 
     def _complaint(self, phase: Phase, expected: Hops, renewed: bool) -> str:
-        views = {node: self._cluster.view(node) for node in sorted(phase.views)} if self.kind == ANYLB else {}
-        says = "; ".join(
-            f"{node}: " + (f"{view.digest[:8]} {'+'.join(sorted(view.takers))}" if view else "not ready")
-            for node, view in views.items()
-        )
-        session = "" if renewed else f"{phase.renews} has no new BGP session; "
-        return (
-            f"lab {self._cluster.lab.name}: {session}not right after {RIGHT_S:g} s: next hops {sorted(self._timeline.now)}, "
-            f"expected {sorted(expected)}"
-            + (f"; takers expected {'+'.join(sorted(phase.takers))}, {says}" if says else "")
-        )
+        said = [
+            f"next hops {'+'.join(sorted(NAMES.get(hop, hop) for hop in self._timeline.now)) or 'none'}, "
+            f"expected {'+'.join(sorted(NAMES[hop] for hop in expected))}"
+        ]
+        if not renewed:
+            said.append(f"{phase.renews} has no new BGP session")
+        if self.kind == ANYLB:
+            said.append(f"takers expected {'+'.join(sorted(phase.takers))}")
+            for node in sorted(phase.views):
+                view = self._cluster.view(node)
+                said.append(
+                    f"{node} says {'+'.join(sorted(view.takers))} ({view.digest[:8]})"
+                    if view
+                    else f"{node} is not ready"
+                )
+        return f"lab {self._cluster.lab.name}: not right after {RIGHT_S:g} s: {'; '.join(said)}"
 
     def _settle(self) -> None:
         """Watch on until every connection has answered something sent from now on, or is broken."""

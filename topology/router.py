@@ -14,27 +14,34 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 from pyroute2 import IPRoute
+from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 from topology.errors import LabError
 from topology.netns import inside_net
 
 RTMGRP_IPV4_ROUTE = 0x40
 RTNH_F_DEAD = 1
-#: Looked at this often even without a notification, should the kernel ever drop one.
+RT_TABLE_MAIN = 254
+#: The table is looked at when there was no notice for so long.
 LOOK_AGAIN_S = 0.2
 START_S = 5.0
 
 Hops = frozenset[str]
 
 
+def concerns(route: Any, vip: str) -> bool:
+    """True if a route is the VIP's host route in the main table."""
+    attrs: Mapping[str, Any] = dict(route["attrs"])
+    return route["dst_len"] == 32 and attrs.get("RTA_DST") == vip and attrs.get("RTA_TABLE") == RT_TABLE_MAIN
+
+
 def hops_in(routes: Iterable[Any], vip: str) -> Hops:
     """Return the gateways of a VIP's host route in a route dump, those over a dead link left out."""
     hops: set[str] = set()
     for route in routes:
-        attrs: Mapping[str, Any] = dict(route["attrs"])
-        if route["dst_len"] != 32 or attrs.get("RTA_DST") != vip:
+        if not concerns(route, vip):
             continue
-        legs = attrs.get("RTA_MULTIPATH") or [route]
+        legs = dict(route["attrs"]).get("RTA_MULTIPATH") or [route]
         hops |= {dict(leg["attrs"]).get("RTA_GATEWAY", "") for leg in legs if not leg["flags"] & RTNH_F_DEAD}
     return frozenset(hops - {""})
 
@@ -101,14 +108,20 @@ class RouterWatch:
             notices.bind((0, RTMGRP_IPV4_ROUTE))
             while not self._closing.is_set():
                 now = time.monotonic()
-                self.timeline.saw(hops_in(route.get_routes(family=socket.AF_INET), self._vip), now)
+                # What no notice told, should the kernel ever have dropped one.
+                dump = route.get_routes(family=socket.AF_INET)
+                self.timeline.saw(hops_in(dump, self._vip), now)
                 self._started.set()
-                if select.select([notices], [], [], LOOK_AGAIN_S)[0]:
-                    _drain(notices)
+                while select.select([notices], [], [], LOOK_AGAIN_S)[0] and not self._closing.is_set():
+                    self._take(notices)
 
-
-def _drain(notices: socket.socket) -> None:
-    """Take what is there; the dump that follows has all of it, what the socket dropped (ENOBUFS) too."""
-    with contextlib.suppress(OSError):
-        while True:
-            notices.recv(65536)
+    def _take(self, notices: socket.socket) -> None:
+        """Note each change that the kernel tells of; a loss that lasts 1 ms is one too."""
+        with contextlib.suppress(OSError):  # BlockingIOError: nothing is left; ENOBUFS: the next dump has it
+            while True:
+                data = notices.recv(65536)
+                now = time.monotonic()
+                for message in MarshalRtnl().parse(data):
+                    if concerns(message, self._vip):
+                        gone = message["event"] == "RTM_DELROUTE"
+                        self.timeline.saw(frozenset() if gone else hops_in([message], self._vip), now)

@@ -13,8 +13,7 @@ import pytest
 from topology.client import AttemptReport, HeldReport
 from topology.cluster import View, agree, established_to, is_daemon, view_of
 from topology.frames import Sightings
-from topology.play import spread_of
-from topology.report import Moment, Row, faults, row, spread_faults, to_json, write_json
+from topology.report import Moment, Row, Spread, faults, row, spread_faults, spread_of, to_json, write_json
 from topology.router import Timeline, hops_in
 from topology.scenario import FIVE, FOUR, SMALL, STEPS
 
@@ -89,9 +88,15 @@ def test_each_fault_is_said(bad: Row, said: str) -> None:
     assert found.startswith(said)
 
 
-def test_answers_by_way_of_another_node_are_a_fault() -> None:
-    assert spread_faults({"anylb": 0, "ecmp": 0}) == []
-    assert spread_faults({"anylb": 5, "ecmp": 0}) == ["spread: in the lab anylb 5 answers did not come straight"]
+def test_a_spread_needs_straight_answers_and_forwarding() -> None:
+    counters = {"b1": Counter(forward_first=3), "b2": Counter(forward_first=1)}
+    good = Spread(Counter(b1=1), Counter(b1=1), direct=10, astray=0, missed=0, counters=counters)
+    assert spread_faults("anylb", good) == []
+    assert spread_faults("ecmp", replace(good, counters={})) == []
+    assert spread_faults("ecmp", replace(good, astray=5)) == ["spread: ecmp: 5 answers did not come straight, 10 did"]
+    assert spread_faults("ecmp", replace(good, direct=0)) == ["spread: ecmp: 0 answers did not come straight, 0 did"]
+    idle = replace(good, counters={**counters, "b2": Counter(rx=9)})
+    assert spread_faults("anylb", idle) == ["spread: anylb: a node forwarded nothing to the owners"]
 
 
 def test_demo_json_has_exactly_its_keys(tmp_path: Path) -> None:
@@ -114,7 +119,7 @@ def leg(gateway: str, flags: int = 0) -> dict[str, object]:
 
 
 def route(destination: str, length: int, *attrs: tuple[str, object]) -> dict[str, object]:
-    return {"dst_len": length, "flags": 0, "attrs": [("RTA_DST", destination), *attrs]}
+    return {"dst_len": length, "flags": 0, "attrs": [("RTA_TABLE", 254), ("RTA_DST", destination), *attrs]}
 
 
 def test_next_hops_are_those_of_the_vip_over_living_links() -> None:
