@@ -46,9 +46,10 @@ class Counter(IntEnum):
     FORWARD_FIRST = 15
     FORWARD_AGAIN = 16
     DROP_GRACE = 17
-    DROP_FORWARD_RATE = 18
-    DROP_FRAGMENT = 19
-    DROP_MALFORMED = 20
+    DROP_HOPS = 18
+    DROP_FORWARD_RATE = 19
+    DROP_FRAGMENT = 20
+    DROP_MALFORMED = 21
 
 
 class Protocol(IntEnum):

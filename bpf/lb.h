@@ -43,6 +43,7 @@ enum counter {
 	FORWARD_AGAIN,		/* sent with hop 2 or more: an older owner is being looked for */
 
 	DROP_GRACE,		/* nobody left to ask, but the row changed just now: TCP sends again */
+	DROP_HOPS,		/* forwarded more than CHAIN times: tables disagree */
 	DROP_FORWARD_RATE,	/* more forwards with hop >= 2 than this CPU's share */
 	DROP_FRAGMENT,		/* no ports to go by */
 	DROP_MALFORMED,		/* lengths that contradict each other */

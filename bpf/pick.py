@@ -81,6 +81,7 @@ WHY: Final = {
     Counter.FORWARD_FIRST: "the next node of the chain is asked",
     Counter.FORWARD_AGAIN: "not here: the next node of the chain is asked",
     Counter.DROP_GRACE: "no node left to ask, but the row changed just now: TCP sends again",
+    Counter.DROP_HOPS: "forwarded too often: tables disagree",
     Counter.DROP_FORWARD_RATE: "too many second forwards on this CPU",
 }
 
@@ -100,7 +101,9 @@ def pick(here: Here[Node], packet: Arrival[Node]) -> Decision[Node]:
         found = _deliver_to_socket(here.socket, place, packet)
         if found is not None:
             return Decision(found)
-    to = _next_node(here, place, packet) if hop <= CHAIN else None
+    if hop > CHAIN:
+        return Decision(Counter.DROP_HOPS)
+    to = _next_node(here, place, packet)
     if to is None:
         return Decision(Counter.DROP_GRACE if here.grace else Counter.DELIVER_MISS)
     if hop == 0:
@@ -120,12 +123,8 @@ def _deliver_to_socket(socket: Socket, place: int | None, packet: Arrival[Node])
 
 def _next_node(here: Here[Node], place: int | None, packet: Arrival[Node]) -> Node | None:
     hop = packet.hop
-    if hop == 0:
-        start = 1 if place == 0 else 0
-    elif place is None:
-        start = 0 if hop == 1 else 1
-    else:
-        start = place + 1 if place <= hop - 1 else 0
+    as_explained = place is not None and (place == 0 or (place < hop and packet.prev in here.chain[:place]))
+    start = place + 1 if place is not None and as_explained else 0
     for node in here.chain[start:]:
         if node == here.me or (hop and node == packet.prev):
             continue

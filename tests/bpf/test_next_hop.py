@@ -13,7 +13,7 @@ import random
 import socket
 import time
 from collections import Counter as Tally
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
@@ -190,7 +190,7 @@ def test_program_equals_model(kind: str, flows: dict[str, Flow], program: Any) -
 
 def test_grace_ends(flows: dict[str, Flow], program: Any) -> None:
     flow = flows["none"]
-    frame = flow.frame(opens=False, hop=2)
+    frame = flow.frame(opens=False, hop=2, prev=2)
     program.set_row(ECHO, flow.row, (2, 1), time.monotonic_ns() + 300_000_000)
     assert program.send(frame)[0] == "drop"
     deadline = time.monotonic() + 5
@@ -223,12 +223,14 @@ def test_second_forwards_are_limited_per_cpu(flows: dict[str, Flow], program: An
         program.tables.set_conf(conf)
 
 
-def walk(chains: dict[int, tuple[int, ...]], holder: int | None, opens: bool, ingress: int) -> list[tuple[int, Any]]:
+def walk(
+    chains: dict[int, tuple[int, ...]], holder: int | None, opens: bool, ingress: int, in_grace: Collection[int] = ()
+) -> list[tuple[int, Decision[int]]]:
     """Follow a packet through nodes that each believe their own chain; (node, decision) at each."""
     at, packet, way = ingress, Arrival[int](opens), []
     while True:
         socket_here = Socket.CONNECTION if at == holder else Socket.NONE
-        decision = pick(Here(at, chains[at], socket_here), packet)
+        decision = pick(Here(at, chains[at], socket_here, grace=at in in_grace), packet)
         way.append((at, decision))
         if decision.to is None:
             return way
@@ -254,3 +256,42 @@ def test_forwards_are_bounded_however_tables_disagree() -> None:
         for ingress, holder, opens in itertools.product(chains, [None, *chains], (True, False)):
             forwards = len(walk(chains, holder, opens, ingress)) - 1
             assert forwards <= CHAIN + 1, (chains, ingress, holder, opens)
+
+
+def chain_of(states: tuple[str, ...]) -> tuple[int, ...]:
+    """The chain of a row that ranks nodes 1, 2, ...: the best that is up, then all in their order."""
+    there = [node for node, state in enumerate(states, 1) if state != "absent"]
+    best = next((node for node in there if states[node - 1] == "up"), None)
+    return (best, *(node for node in there if node != best))[:4] if best else ()
+
+
+def single_changes(nodes: int) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """A node joins, drains or returns; it never goes without having drained."""
+    for old in itertools.product(("absent", "up", "draining"), repeat=nodes):
+        for node, state in itertools.product(range(nodes), ("up", "draining")):
+            if old[node] != state:
+                yield old, (*old[:node], state, *old[node + 1 :])
+
+
+@pytest.mark.parametrize("nodes", [3, 4, 5])
+def test_a_single_change_resets_nobody(nodes: int) -> None:
+    """While it spreads, each node believes the old chain or the new, in any mixture.
+
+    A packet reaches the owner that its connection has from before, or, in a few mixtures, is dropped and sent again;
+    no other node's kernel ever gets to answer it.
+    """
+    ends: Tally[Counter] = Tally()
+    for old, new in single_changes(nodes):
+        before, after = chain_of(old), chain_of(new)
+        if before == after or not before or before[0] not in after:
+            continue
+        there = [node for node in range(1, nodes + 1) if (old[node - 1], new[node - 1]) != ("absent", "absent")]
+        for beliefs in itertools.product((before, after), repeat=len(there)):
+            changed = {node for node, belief in zip(there, beliefs, strict=True) if belief is after}
+            for ingress in there:
+                way = walk(dict(zip(there, beliefs, strict=True)), before[0], False, ingress, changed)
+                node, decision = way[-1]
+                ends[decision.event] += 1
+                assert node == before[0] or decision.event >= Counter.DROP_GRACE, (beliefs, way)
+    dropped = sum(count for event, count in ends.items() if event >= Counter.DROP_GRACE)
+    assert dropped < ends.total() / 1000
