@@ -18,6 +18,8 @@ from topology.server import PORT
 
 #: All must be right this long after an action; the slowest is a crash, at BGP's least hold time of 3 s.
 RIGHT_S = 20.0
+#: Right is what stayed right so long: right after an action the router may still have to learn of it.
+STEADY_S = 0.5
 #: Watched at least so long after all is right.
 WATCH_S = 2.0
 #: A silent connection counts as broken after 15 s, so by then each has answered or is broken.
@@ -85,6 +87,7 @@ class Play:
         before = self._cluster.session(phase.renews) if phase.renews else None
         at = time.monotonic()
         phase.act(self._cluster, self._client)
+        acted_at = time.monotonic()
         agreed_at: float | None = None
         while True:
             if plain or agree(map(self._cluster.view, sorted(phase.views)), phase.takers, phase.gone):
@@ -94,7 +97,9 @@ class Play:
             router_ms = self._timeline.right_after_ms(expected, at)
             renewed = not phase.renews or self._cluster.session(phase.renews) not in (None, before)
             if agreed_at and router_ms is not None and renewed:
-                return Moment(at, router_ms, None if plain else round(1000 * (agreed_at - at)))
+                moment = Moment(at, router_ms, None if plain else round(1000 * (agreed_at - at)))
+                if time.monotonic() >= max(moment.right_at, acted_at) + STEADY_S:
+                    return moment
             if time.monotonic() > at + RIGHT_S:
                 raise LabError(self._complaint(phase, expected, renewed))
             time.sleep(POLL_S)
