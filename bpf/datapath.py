@@ -11,6 +11,8 @@ Names carry digests, so what a restarted daemon finds under the name it computes
 layout or build is made beside the old one, which goes on handling packets until `attach` replaces it at once.
 """
 
+import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -30,6 +32,8 @@ Mode = Literal["auto", "native", "generic"]
 
 _UPLINK: Final = 0
 _SIOCGIFHWADDR: Final = 0x8927  # linux/sockios.h
+_SIOCETHTOOL: Final = 0x8946
+_ETHTOOL_GDRVINFO: Final = 3  # linux/ethtool.h
 _NOT_FOR_LACK_OF_DRIVER: Final = {errno.EPERM, errno.EBUSY, errno.EEXIST, errno.ENODEV}
 _FLAGS: Final = {"native": kernel.XDP_FLAGS_DRV_MODE, "generic": kernel.XDP_FLAGS_SKB_MODE}
 
@@ -64,7 +68,10 @@ class DataPath:
         _require_bpffs(pin_dir)
         _refuse_foreign(pin_dir, interface, uplink.ifindex)
         maps = pin_dir / _maps_name(rows)
-        maps.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            maps.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise BpfError(f"cannot make {maps}: {error.strerror}; BPF needs root", error.errno) from None
         tables = Tables.open(maps, rows)
         try:
             tables.set_uplink(_UPLINK, uplink)
@@ -115,7 +122,8 @@ class DataPath:
             finally:
                 os.close(link)
         self._remove_pins(keep=set())
-        self._pin_dir.rmdir()
+        with contextlib.suppress(OSError):  # not empty: something of another's, or another uplink's
+            self._pin_dir.rmdir()
 
     def close(self) -> None:
         """Close descriptors; packets go on being handled."""
@@ -165,8 +173,8 @@ class DataPath:
 
     def _remove_pins(self, keep: set[str]) -> None:
         """Remove programs and maps but those to keep; never the link."""
-        for entry in self._pin_dir.iterdir():
-            if entry.name in keep or entry.name == _link_name():
+        for entry in self._pin_dir.glob("*_*"):
+            if entry.name in keep:
                 continue
             if entry.name.startswith("maps_"):
                 shutil.rmtree(entry)
@@ -208,12 +216,22 @@ def _uplink(interface: str) -> UplinkEntry:
     try:
         ifindex = socket.if_nametoindex(interface)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            request = struct.pack("16s24x", interface.encode())
-            answer = fcntl.ioctl(sock, _SIOCGIFHWADDR, request)
+            mac = fcntl.ioctl(sock, _SIOCGIFHWADDR, struct.pack("16s24x", interface.encode()))[18:24]
+            return UplinkEntry(mac, ifindex, redirect=_driver(sock, interface) == "veth")
     except OSError:
         known = ", ".join(name for _, name in socket.if_nameindex())
         raise BpfError(f"no interface {interface} here (there are: {known})", errno.ENODEV) from None
-    return UplinkEntry(answer[18:24], ifindex)
+
+
+def _driver(sock: socket.socket, interface: str) -> str:
+    """Return the name of an interface's driver; empty for those that tell none, like lo."""
+    info = ctypes.create_string_buffer(struct.pack("I", _ETHTOOL_GDRVINFO), 196)  # struct ethtool_drvinfo
+    request = struct.pack("16sP16x", interface.encode(), ctypes.addressof(info))
+    try:
+        fcntl.ioctl(sock, _SIOCETHTOOL, request)
+    except OSError:
+        return ""
+    return info.raw[4:36].rstrip(b"\0").decode()
 
 
 def _require_bpffs(folder: Path) -> None:

@@ -2,10 +2,20 @@
 /* Sends a packet to the next node, with a marker that says how often it has been forwarded and by whom. */
 
 /*
- * The packet keeps all its bytes but the two MACs: no checksum to mend, no TTL to count down, no room to find.
- * It leaves by the interface it came from: all nodes share the segment.
+ * Out of the interface that the packet came by: all nodes share the segment. XDP_TX is the fast way. On a veth whose
+ * peer has GRO but no XDP program it queues packets and wakes nobody (veth_xdp_flush(), Linux 6.18): they lie there
+ * until something else is sent. bpf_redirect() wakes the peer.
  */
-static __always_inline int forward_l2(const struct conf *conf, const struct node *next, struct packet *pkt)
+static __always_inline int hairpin(const struct xdp_md *ctx, const struct uplink *uplink)
+{
+	return uplink->redirect ? bpf_redirect(ctx->ingress_ifindex, 0) : XDP_TX;
+}
+
+/*
+ * The packet keeps all its bytes but the two MACs: no checksum to mend, no TTL to count down, no room to find.
+ */
+static __always_inline int forward_l2(const struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
+				      const struct node *next, struct packet *pkt)
 {
 	u8 *source = pkt->eth->h_source;
 
@@ -16,5 +26,5 @@ static __always_inline int forward_l2(const struct conf *conf, const struct node
 	source[3] = pkt->hop + 1;
 	source[4] = conf->self_tag >> 8;
 	source[5] = conf->self_tag;
-	return XDP_TX;
+	return hairpin(ctx, uplink);
 }

@@ -107,7 +107,7 @@ _CONF = Layout(
         ("pad", "4x"),
     ),
 )
-_UPLINK = Layout("uplink", (("mac", "6s"), ("pad", "2x"), ("ifindex", "I")))
+_UPLINK = Layout("uplink", (("mac", "6s"), ("redirect", "H"), ("ifindex", "I")))
 _SERVICE_KEY = Layout("service_key", (("vip", "4s"), ("port", "2s"), ("protocol", "B"), ("pad", "x")))
 _SERVICE = Layout("service", (("slot", "I"), ("up", "B"), ("affinity", "B"), ("forward", "B"), ("pad", "x")))
 _NODE = Layout("node", (("mac", "6s"), ("tag", "H"), ("address", "4s"), ("flags", "I")))
@@ -154,20 +154,21 @@ class NodeConf:
 
 @dataclass(frozen=True)
 class UplinkEntry:
-    """An interface that the program is attached to."""
+    """An interface that the program is attached to. `redirect`: XDP_TX is no way out of it (see forward.h)."""
 
     mac: bytes
     ifindex: int
+    redirect: bool = False
 
     def pack(self) -> bytes:
         """Encode as `struct uplink`."""
-        return _UPLINK.codec.pack(self.mac, self.ifindex)
+        return _UPLINK.codec.pack(self.mac, self.redirect, self.ifindex)
 
     @classmethod
     def unpack(cls, data: bytes) -> "UplinkEntry | None":
         """Decode `struct uplink`; None if it was never written."""
-        mac, ifindex = _UPLINK.codec.unpack(data)
-        return cls(mac, ifindex) if ifindex else None
+        mac, redirect, ifindex = _UPLINK.codec.unpack(data)
+        return cls(mac, ifindex, bool(redirect)) if ifindex else None
 
 
 @dataclass(frozen=True, order=True)

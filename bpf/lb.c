@@ -50,8 +50,8 @@ static __always_inline int pass(u32 slot, enum counter event)
 	return XDP_PASS;
 }
 
-static __always_inline int handle(struct xdp_md *ctx, const struct conf *conf, struct service *service,
-				  struct packet *pkt, struct stats *s)
+static __always_inline int handle(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
+				  struct service *service, struct packet *pkt, struct stats *s)
 {
 	u32 r = flow_hash(conf, pkt) & (ROWS - 1);
 	struct row *row = find_row(service->slot, r);
@@ -67,7 +67,7 @@ static __always_inline int handle(struct xdp_md *ctx, const struct conf *conf, s
 	if (event >= DROP_GRACE)
 		return XDP_DROP;
 	if (next)
-		return forward_l2(conf, next, pkt);
+		return forward_l2(ctx, conf, uplink, next, pkt);
 	return XDP_PASS;
 }
 
@@ -103,5 +103,5 @@ int PROGRAM(struct xdp_md *ctx)
 	}
 	if (!service->slot)
 		return pass(0, PASS_OTHER);
-	return handle(ctx, conf, service, &pkt, s);
+	return handle(ctx, conf, uplink, service, &pkt, s);
 }

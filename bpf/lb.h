@@ -67,7 +67,7 @@ struct conf {
 
 struct uplink {
 	u8 mac[6];
-	u16 pad;
+	u16 redirect;		/* leave by bpf_redirect(), not by XDP_TX; see forward.h */
 	u32 ifindex;
 };
 

@@ -45,7 +45,7 @@ def build(root: Path, maps: Path) -> str:
     """Compile the package in `root` in a process of its own; what it said."""
     code = (
         "import sys; from pathlib import Path; from bpf.compile import build; from bpf.errors import BpfError\n"
-        "try: build(Path(sys.argv[1]), Path(sys.argv[1]) / 'program', 4096, 0); print('built')\n"
+        "try: build(Path(sys.argv[1]), Path(sys.argv[1]) / 'program', 4096, 0, True); print('built')\n"
         "except BpfError as error: print(error)"
     )
     command = [sys.executable, "-c", code, str(maps)]

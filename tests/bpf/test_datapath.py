@@ -135,9 +135,24 @@ def test_attach_handles_packets_and_detach_ends_it(pins: Path) -> None:
         wait_for(lambda: seen(path) == sender.sent)
 
         path.detach()
+        path.detach()
         assert not path.attached()
         assert kernel.xdp_state(socket.if_nametoindex("node")).prog_id == 0
         assert not pins.exists()
+
+
+@pytest.mark.parametrize("mode", ["native", "generic"])
+def test_what_is_forwarded_leaves_by_the_wire(pins: Path, mode: str, runner: Callable[..., None]) -> None:
+    runner("ethtool", "-K", "wire", "gro", "on")  # what a veth wants of its peer for packets that XDP sends
+    with (
+        closing(opened(pins, mode=mode)) as path,
+        closing(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(packets.IPV4))) as wire,
+    ):
+        path.attach()
+        wire.bind(("wire", packets.IPV4))
+        wire.settimeout(5)
+        wire.send(packet())
+        assert wire.recv(2048) == packets.mac("02:00:00:00:00:02") + packets.marker(1, 11) + packet()[12:]
 
 
 @pytest.mark.parametrize("mode", ["native", "generic"])
@@ -292,6 +307,13 @@ def test_no_bpffs(tmp_path: Path) -> None:
     with pytest.raises(BpfError, match=r"not on a BPF file system: mount -t bpf bpf /sys/fs/bpf$"):
         DataPath.open(tmp_path / "anylb", "node")
     assert not (tmp_path / "anylb").exists()
+
+
+def test_a_pin_folder_that_cannot_be_made(bpffs: Path, pins: Path) -> None:
+    with closing(opened(pins)):
+        pin = next(pins.glob("program0_*"))
+        with pytest.raises(BpfError, match=r"^cannot make .*: Not a directory; BPF needs root$"):
+            DataPath.open(pin / "anylb", "node")
 
 
 def test_no_rights(pins: Path) -> None:

@@ -33,6 +33,9 @@ def test_uplink() -> None:
     uplink = UplinkEntry(bytes.fromhex("020000000001"), 7)
     assert uplink.pack() == bytes.fromhex("020000000001 0000 07000000")
     assert UplinkEntry.unpack(uplink.pack()) == uplink
+    veth = UplinkEntry(bytes.fromhex("020000000001"), 7, redirect=True)
+    assert veth.pack() == bytes.fromhex("020000000001 0100 07000000")
+    assert UplinkEntry.unpack(veth.pack()) == veth
     assert UplinkEntry.unpack(bytes(12)) is None
 
 
