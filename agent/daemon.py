@@ -88,6 +88,7 @@ class Agent:
         self.relay = RelayClient(paths.relay, _uids(config.bgp.user), self._heard)
         self.membership_known = False
         self.stopping = False
+        self._attached_once = False
         self._saved = saved
         self._netlink = Netlink()
         self._wake = asyncio.Event()
@@ -178,9 +179,12 @@ class Agent:
             chosen = {s.name: candidates(speech.id_of(s), members) for s in self.config.services}
             up = {s.name: own_share(s, condition).effective > 0 for s in self.config.services}
             await self.applier.apply(chosen, up, now)
-            if not self.datapath.attached():
-                self.datapath.attach()
+            if not (self._attached_once and self.datapath.attached()):
+                self.datapath.attach()  # also replaces an older build's program, and changes the mode
+                self._attached_once = True
                 log.info("XDP attached to %s (%s)", self.interface.name, self.datapath.mode)
+                if self.datapath.fallback_reason:
+                    log.warning("%s", self.datapath.fallback_reason)
         self._announce()
         self._save(members)
 

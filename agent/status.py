@@ -32,8 +32,9 @@ def status(agent: Agent) -> dict[str, Any]:
         },
         "ready": agent.ready and agent.membership_known,
         "xdp": {
-            "mode": agent.datapath.mode if agent.datapath else "off",
+            "mode": (agent.datapath.mode or "detached") if agent.datapath else "off",
             "attached": bool(agent.datapath and agent.datapath.attached()),
+            "fallback_reason": agent.datapath.fallback_reason if agent.datapath else None,
             "interface": agent.interface.name,
             "counters": counters.get(0, {}),
         },
