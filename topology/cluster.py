@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,8 +22,7 @@ from topology.lab import Lab
 
 VIP = "10.99.0.1"
 SERVICE = "echo"
-ADDRESSES = {f"b{n}": f"10.0.0.1{n}" for n in range(1, 6)}
-NAMES = {address: name for name, address in ADDRESSES.items()}
+ADDRESS_VARIABLE = "ADDRESS"  # of a server, in segment.clab.yml: its address on the segment
 SEGMENT_INTERFACE = "eth2"  # the router's, towards the servers
 NODE_INTERFACE = "eth1"  # a server's, towards the segment
 AGENT_SOCKET = "run/anylb/agent.sock"
@@ -65,22 +64,25 @@ def established_to(port: int, table: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What one node's agent says of the service: its tables' digest and who, by it, takes new connections."""
+    """What one node's agent says of the service. Nodes by name.
+
+    `digest` is that of its tables, `takers` take new connections, `listed` may be in chains.
+    """
 
     digest: str
     takers: frozenset[str]
-    gone: frozenset[str]
+    listed: frozenset[str]
 
 
-def view_of(status: dict[str, Any]) -> View | None:
-    """Read GET /status; None while the agent is not ready."""
+def view_of(status: dict[str, Any], names: Mapping[str, str]) -> View | None:
+    """Read GET /status, with the nodes' names by address; None while the agent is not ready."""
     for service in status["services"]:
         if service["name"] == SERVICE and status["ready"]:
-            members = [(NAMES.get(m["address"], m["address"]), m) for m in service["members"]]
+            members = [(names.get(m["address"], m["address"]), m) for m in service["members"]]
             return View(
                 digest=service["digest"],
                 takers=frozenset(name for name, m in members if m["state"] == "up" and m["effective"] > 0),
-                gone=frozenset(ADDRESSES) - {name for name, m in members if m["state"] != "left"},
+                listed=frozenset(name for name, m in members if m["state"] != "left"),
             )
     return None
 
@@ -91,7 +93,7 @@ def agree(views: Iterable[View | None], takers: frozenset[str], gone: frozenset[
     if len(seen) != 1:
         return False
     (view,) = seen
-    return view is not None and view.takers == takers and gone <= view.gone
+    return view is not None and view.takers == takers and not gone & view.listed
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -111,6 +113,10 @@ class Cluster:
     def __init__(self, lab: Lab, router: str) -> None:
         self.lab = lab
         self.router = router
+        environments = {name: node.env for name, node in lab.nodes.items()}
+        #: The servers' addresses by name, and the other way round.
+        self.addresses = {n: env[ADDRESS_VARIABLE] for n, env in environments.items() if ADDRESS_VARIABLE in env}
+        self.names = {address: name for name, address in self.addresses.items()}
 
     # --- processes ---------------------------------------------------------------------------------------------------
 
@@ -173,7 +179,7 @@ class Cluster:
     def view(self, node: str) -> View | None:
         """Return a node's view of the service; None if its agent is not there or not ready."""
         try:
-            return view_of(self.ask(node, "GET", "/status"))
+            return view_of(self.ask(node, "GET", "/status"), self.names)
         except LabError:
             return None
 
@@ -205,7 +211,7 @@ class Cluster:
     def clear_session(self, node: str) -> None:
         """Have the router reset its BGP session with a node."""
         if self.router == "frr":
-            self.lab.exec("router", ["vtysh", "-c", f"clear bgp {ADDRESSES[node]}"])
+            self.lab.exec("router", ["vtysh", "-c", f"clear bgp {self.addresses[node]}"])
         else:
             self.lab.exec("router", ["birdc", "restart", node])  # routers/bird.conf names the sessions so
 

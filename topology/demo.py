@@ -35,7 +35,6 @@ FILES = {"bird": "segment.clab.yml", "frr": "segment-frr.clab.yml"}
 XDP = {ANYLB: "auto", ECMP: "off"}
 CONTROL = "run/anylb-traffic.sock"
 CONNECTIONS, FRESH_PER_S = 400, 50.0
-SMALL_CONNECTIONS, SMALL_FRESH_PER_S = 120, 25.0
 
 
 def in_both(work: Callable[[str], None]) -> None:
@@ -82,7 +81,7 @@ class Demo:
             self._save_logs(self._logs)
         self._stack.close()
 
-    def up(self, fresh_per_s: float) -> None:
+    def up(self) -> None:
         """Bring both labs up and start their traffic; return when the service is served in both."""
         state.remove_stale()  # what a killed run left
         for kind, xdp in XDP.items():
@@ -99,14 +98,14 @@ class Demo:
             self._stack.callback(client.quit)
             watch = self._stack.enter_context(RouterWatch(lab.nodes["router"].pid, VIP))
             self.plays[kind] = Play(kind, Cluster(lab, self._router), client, watch)
-        in_both(lambda kind: self.plays[kind].ready(fresh_per_s))
+        in_both(lambda kind: self.plays[kind].ready(FRESH_PER_S))
 
-    def play(self, step: Step, connections: int) -> list[Row]:
+    def play(self, step: Step) -> list[Row]:
         """Play one step in both labs at once."""
         rows: dict[str, Row] = {}
 
         def one(kind: str) -> None:
-            rows[kind] = self.plays[kind].step(step, connections)
+            rows[kind] = self.plays[kind].step(step, CONNECTIONS)
 
         in_both(one)
         return [rows[kind] for kind in XDP]
@@ -118,20 +117,19 @@ class Demo:
                     shutil.copytree(node.root / "var/log", directory / kind / name, dirs_exist_ok=True)
 
 
-def run(router: str, steps: Sequence[Step], small: bool, output: Path, logs: Path | None, console: Console) -> int:
+def run(router: str, steps: Sequence[Step], output: Path, logs: Path | None, console: Console) -> int:
     """Play the scenario, show and write the result. Return 0 if it is as expected, else 1. Raises LabError."""
     begun = time.monotonic()
     rows: list[Row] = []
-    connections, fresh_per_s = (SMALL_CONNECTIONS, SMALL_FRESH_PER_S) if small else (CONNECTIONS, FRESH_PER_S)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Demo(router, logs) as demo:
         with Progress(*columns, console=console, transient=True) as progress:
             task = progress.add_task("two labs come up: anylb and plain ECMP")
-            demo.up(fresh_per_s)
+            demo.up()
             progress.console.print(f"both labs serve after {time.monotonic() - begun:.1f} s")
             for number, step in enumerate(steps, 1):
                 progress.update(task, description=f"step {number} of {len(steps)}: {step.title}")
-                new = demo.play(step, connections)
+                new = demo.play(step)
                 rows += new
                 progress.console.print(display.step_line(new), highlight=False)
         spreads = {kind: play.spread for kind, play in demo.plays.items() if play.spread}
@@ -160,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m topology.demo", description="Play anylb's scenario in two labs.")
     parser.add_argument("--router", choices=sorted(FILES), default="bird")
     parser.add_argument("--json", type=Path, default=Path("demo.json"), metavar="FILE", help="where the figures go")
-    parser.add_argument("--small", action="store_true", help="fewer connections and steps: a test, not a showing")
+    parser.add_argument("--small", action="store_true", help="fewer steps: a test, not a showing")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="keep the nodes' logs here")
     options = parser.parse_args(argv)
     faults = preflight.faults(options.router, options.json)
@@ -172,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(number, _interrupted)
     steps = SMALL if options.small else STEPS
     try:
-        return run(options.router, steps, options.small, options.json, options.logs, Console())
+        return run(options.router, steps, options.json, options.logs, Console())
     except LabError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1

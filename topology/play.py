@@ -8,11 +8,11 @@ import time
 from collections import Counter
 
 from topology.client import TrafficClient
-from topology.cluster import ADDRESSES, NAMES, SEGMENT_INTERFACE, VIP, Cluster, agree
+from topology.cluster import SEGMENT_INTERFACE, VIP, Cluster, agree
 from topology.errors import LabError
 from topology.frames import Sightings, watch
 from topology.report import ANYLB, Moment, Row, Spread, row, spread_of
-from topology.router import Hops, RouterWatch
+from topology.router import RouterWatch
 from topology.scenario import FOUR, SPREAD, Phase, Step
 from topology.server import PORT
 
@@ -27,11 +27,6 @@ SETTLE_S = 20.0
 OPEN_S = 10.0
 POLL_S = 0.03
 SPREAD_S = 2.0
-
-
-def addresses(nodes: frozenset[str]) -> Hops:
-    """Translate node names to the addresses that the router has as next hops."""
-    return frozenset(ADDRESSES[node] for node in nodes)
 
 
 class Play:
@@ -83,7 +78,8 @@ class Play:
     def _phase(self, phase: Phase) -> Moment:
         """Act, and wait until the router and, in anylb's lab, all tables are right; measure both from the action."""
         plain = self.kind != ANYLB
-        expected = addresses(phase.plain_hops if plain and phase.plain_hops is not None else phase.hops)
+        hops = phase.plain_hops if plain and phase.plain_hops is not None else phase.hops
+        expected = frozenset(self._cluster.addresses[node] for node in hops)
         before = self._cluster.session(phase.renews) if phase.renews else None
         at = time.monotonic()
         phase.act(self._cluster, self._client)
@@ -101,14 +97,12 @@ class Play:
                 if time.monotonic() >= max(moment.right_at, acted_at) + STEADY_S:
                     return moment
             if time.monotonic() > at + RIGHT_S:
-                raise LabError(self._complaint(phase, expected, renewed))
+                raise LabError(self._complaint(phase, hops, renewed))
             time.sleep(POLL_S)
 
-    def _complaint(self, phase: Phase, expected: Hops, renewed: bool) -> str:
-        said = [
-            f"next hops {'+'.join(sorted(NAMES.get(hop, hop) for hop in self._timeline.now)) or 'none'}, "
-            f"expected {'+'.join(sorted(NAMES[hop] for hop in expected))}"
-        ]
+    def _complaint(self, phase: Phase, hops: frozenset[str], renewed: bool) -> str:
+        present = sorted(self._cluster.names.get(hop, hop) for hop in self._timeline.now)
+        said = [f"next hops {'+'.join(present) or 'none'}, expected {'+'.join(sorted(hops))}"]
         if not renewed:
             said.append(f"{phase.renews} has no new BGP session")
         if self.kind == ANYLB:
@@ -134,7 +128,7 @@ class Play:
 
     def _spread(self) -> Spread:
         before = self._counters()
-        seen = Sightings(VIP, PORT, {node: self._cluster.mac(node) for node in ADDRESSES})
+        seen = Sightings(VIP, PORT, {node: self._cluster.mac(node) for node in self._cluster.addresses})
         watch(self._cluster.lab.nodes["router"].pid, SEGMENT_INTERFACE, seen, SPREAD_S)
         counters = {node: after - before[node] for node, after in self._counters().items()}
         return spread_of(self._client.report()[0], seen, counters)

@@ -71,6 +71,7 @@ def test_what_is_expected_has_no_faults() -> None:
     assert faults([GOOD, CONTROL]) == []
     assert faults([replace(GOOD, failed_new=7, on_stopped=80)]) == []
     assert faults([replace(CONTROL, step="spread", broken=0, failed_late=0)]) == []
+    assert faults([replace(CONTROL, step="crash", broken=32, on_stopped=80)]) == []
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_what_is_expected_has_no_faults() -> None:
         (replace(GOOD, failed_late=2), "add: anylb failed 2 new connections without excuse, expected none"),
         (replace(GOOD, taken_late=3), "add: a server took 3 new connections that it should not have"),
         (replace(CONTROL, broken=39), "add: plain ECMP broke only 39 of 400 connections, expected 10% at least"),
-        (replace(CONTROL, step="crash", broken=0), "crash: plain ECMP broke only 0 of 400"),
+        (replace(CONTROL, step="crash", broken=31, on_stopped=80), "crash: plain ECMP broke only 31 of 320"),
     ],
 )
 def test_each_fault_is_said(bad: Row, said: str) -> None:
@@ -192,12 +193,13 @@ def test_a_view_says_who_takes_new_connections() -> None:
     said = status(
         ("10.0.0.11", "up", 100), ("10.0.0.12", "draining", 0), ("10.0.0.13", "up", 0), ("10.0.0.14", "lost", 0)
     )
-    assert view_of(said) == View("d1", frozenset({"b1"}), frozenset({"b5"}))
-    assert view_of({**said, "ready": False}) is None
+    names = {f"10.0.0.1{n}": f"b{n}" for n in range(1, 6)}
+    assert view_of(said, names) == View("d1", frozenset({"b1"}), FOUR)
+    assert view_of({**said, "ready": False}, names) is None
 
 
 def test_agreement_needs_every_view_the_same_and_right() -> None:
-    four = View("d1", FOUR, frozenset({"b5"}))
+    four = View("d1", FOUR, FOUR)
     assert agree([four, four], FOUR, frozenset())
     assert agree([four, four], FOUR, frozenset({"b5"}))
     assert not agree([four, None], FOUR, frozenset())
