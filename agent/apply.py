@@ -87,6 +87,10 @@ class Applier:
         """The service's slot: where its rows and counters are."""
         return self._services[service].slot
 
+    def knows_macs(self, addresses: Iterable[IPv4Address]) -> bool:
+        """Whether every one of these nodes can be reached."""
+        return all(address in self._macs for address in addresses)
+
     def learn_mac(self, address: IPv4Address, mac: bytes) -> None:
         """A neighbour's MAC. The last known one stands until another is learned."""
         if self._macs.get(address) == mac:

@@ -43,6 +43,7 @@ MEMBERSHIP_TIMEOUT_S = 5.0
 """How long the first table waits for any session. Below the relay's dead-man, so that a restarted agent speaks up in
 time even when every router is away."""
 STOP_S = 2.0
+MACS_TIMEOUT_S = 1.0
 RESOLVE_S = 0.2
 RESOLVE_ALL_EVERY = 25
 """Each 5 s: well inside the 30 s that the kernel trusts a neighbour for."""
@@ -180,6 +181,7 @@ class Agent:
             up = {s.name: own_share(s, condition).effective > 0 for s in self.config.services}
             await self.applier.apply(chosen, up, now)
             if not (self._attached_once and self.datapath.attached()):
+                await self._know_macs()
                 self.datapath.attach()  # also replaces an older build's program, and changes the mode
                 self._attached_once = True
                 log.info("XDP attached to %s (%s)", self.interface.name, self.datapath.mode)
@@ -187,6 +189,15 @@ class Agent:
                     log.warning("%s", self.datapath.fallback_reason)
         self._announce()
         self._save(members)
+
+    async def _know_macs(self) -> None:
+        """Before the first packet: a member without a MAC would be passed over. One that does not answer is not waited
+        for."""
+        assert self.applier is not None
+        deadline = time.monotonic() + MACS_TIMEOUT_S
+        present = [member.address for member in self.view.members if not member.lost]
+        while time.monotonic() < deadline and not self.applier.knows_macs(present):
+            await asyncio.sleep(COALESCE_S)
 
     def _announce(self) -> None:
         """Tell the relay everything that is to be announced. It is the heartbeat too."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.rtnl import RTMGRP_LINK, RTMGRP_NEIGH
+from pyroute2.netlink.rtnl import RTMGRP_NEIGH
 
 from agent.config import Config
 from agent.errors import AgentError
@@ -102,13 +102,14 @@ class Netlink:
     async def neighbours(self, interface: Interface) -> AsyncIterator[Neighbour]:
         """Every neighbour known on the interface now, then each one that is learned or changes, for ever."""
         async with AsyncIPRoute() as monitor:
-            await monitor.bind(groups=RTMGRP_NEIGH | RTMGRP_LINK)
+            await monitor.bind(groups=RTMGRP_NEIGH)
             async for message in await self._route.neigh("dump", family=2, ifindex=interface.index):
                 if found := _neighbour(message, interface):
                     yield found
-            async for message in monitor.get():
-                if message["event"] == "RTM_NEWNEIGH" and (found := _neighbour(message, interface)):
-                    yield found
+            while True:
+                async for message in monitor.get():  # what one datagram held, then it ends
+                    if message["event"] == "RTM_NEWNEIGH" and (found := _neighbour(message, interface)):
+                        yield found
 
 
 async def own_interface(config: Config) -> Interface:

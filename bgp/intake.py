@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from bgp.route import Route
 
-QUIET_S = 3.0
+QUIET_S = 1.0
 SETTLED_S = 10.0
 MAX_ROUTES = 8192
 MAX_BYTES = 3 << 20

@@ -216,8 +216,7 @@ class Cluster:
             self.lab.exec("router", ["birdc", "restart", node])  # routers/bird.conf names the sessions so
 
     def crash(self, node: str) -> None:
-        """Power loss: the link goes first, else dying processes would still say good-bye (FIN) to the router."""
-        self.lab.link(node, NODE_INTERFACE, up=False)
+        """Power loss."""
         self.lab.kill(node)
 
     def wait(self, what: str, condition: Callable[[], bool], timeout_s: float = 15.0) -> None:

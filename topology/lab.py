@@ -217,12 +217,12 @@ class Lab:
         handle = self._node(node)
         self._record.nodes[node]["killed"] = True
         self._record.save()
+        # Links first, else the dying processes would still take leave of their peers (FIN).
+        for a, a_interface, b, b_interface in self._record.links:
+            if node in (a, b):
+                link.remove(handle.pid, a_interface if a == node else b_interface)
         state.kill([handle.init])
         self._inits.close(node)
-        for a, a_interface, b, b_interface in self._record.links:
-            other = (b, b_interface) if a == node else (a, a_interface) if b == node else None
-            if other and (peer := self.nodes[other[0]]).alive:
-                link.remove(peer.pid, other[1])  # the kernel does it too, a little later
 
     def inspect(self) -> dict[str, Any]:
         """The lab as plain data: its file, its nodes, their processes and interfaces."""

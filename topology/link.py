@@ -5,7 +5,7 @@ Owns: everything asked of the kernel about links by netlink or ethtool. Does not
 
 Every end has transmit checksum offload off and GRO on. Off, because a frame that XDP sends on would otherwise leave
 with an unfinished checksum (containerlab switches it off too). GRO, because only an end with NAPI has the ring that its
-peer's XDP program sends into; what empties the ring for certain is in xdp_pass.py.
+peer's XDP program sends into (bpf/forward.h says how).
 """
 
 import array

@@ -109,6 +109,7 @@ def private_mounts(setup: NodeSetup) -> None:
     netns.mount("tmpfs", "/var/tmp", "tmpfs", data="mode=1777")  # noqa: S108
     netns.mount("tmpfs", "/dev/shm", "tmpfs", netns.MS_NOSUID | netns.MS_NODEV, "mode=1777")  # noqa: S108
     os.makedirs("/run/lock", mode=0o1777)
+    name_resolution(setup["hostname"])
     netns.mount("proc", "/proc", "proc")
     netns.mount("sysfs", "/sys", "sysfs")  # of this network namespace
     netns.mount("bpf", "/sys/fs/bpf", "bpf", data="mode=700")
@@ -119,6 +120,15 @@ def private_mounts(setup: NodeSetup) -> None:
             flags = netns.MS_REMOUNT | netns.MS_BIND | netns.MS_RDONLY
             netns.mount("none", bind["target"], flags=flags)
         os.close(fd)
+
+
+def name_resolution(hostname: str) -> None:
+    """A node knows its own name and asks nobody: the host's resolver is out of reach, and a program that looks its own
+    name up (ExaBGP does, at each start) would wait 5 s for it."""
+    Path("/etc/hosts").write_text(f"127.0.0.1 localhost\n127.0.1.1 {hostname}\n")
+    resolver = Path("/etc/resolv.conf")
+    resolver.unlink(missing_ok=True)  # it may be a link to somewhere that the node does not have
+    resolver.write_text("")
 
 
 def set_sysctls(sysctls: dict[str, str]) -> None:
