@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgp.intake import MAX_ROUTES
+from bgp.intake import MAX_ROUTES, QUIET_S
 from bgp.route import Route
 from bgp.session import DEADMAN_S, HUNG_S, Change, Session, diff
 from bgp.snapshot import MAX_LINE_BYTES, Wish
@@ -263,9 +263,9 @@ def test_end_of_rib_is_said_or_inferred_from_silence_or_time():
     assert session.snapshot().peers[0].eor
     session.heard(state(PEER, "up"), 10.0)
     session.heard(update(PEER, [LEARNED]), 11.0)
-    session.tick(13.9)
+    session.tick(11.0 + QUIET_S - 0.1)
     assert not session.snapshot().peers[0].eor
-    session.tick(14.0)
+    session.tick(11.0 + QUIET_S)
     assert session.snapshot().peers[0].eor
     session.heard(state(PEER, "up"), 20.0)
     for tenth in range(101):
