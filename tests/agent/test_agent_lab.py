@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent and lbctl in a real cluster: segment.clab.yml, four nodes, ExaBGP, BIRD, XDP, TCP.
+
+    client ── router (BIRD) ── segment ──┬── b1 … b4, each with ExaBGP, relay, agent and echo server
+                                         └── b5, echo server only
+
+The failures are the demo's (test_demo_run.py); here is what an operator sees and does.
+"""
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from topology.cluster import VIP, Cluster
+from topology.lab import Lab
+from topology.netns import inside_net
+
+pytestmark = pytest.mark.lab
+FILE = Path(__file__).parents[2] / "topology/segment.clab.yml"
+FOUR = ("b1", "b2", "b3", "b4")
+MEMORY_LIMIT_KB = 90 * 1024
+
+
+def wait_for(what: str, condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.03)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with Lab.up(FILE, f"agent-test-{os.getpid()}", keep=False) as lab:
+        made = Cluster(lab, "bird")
+        wait_for("four next hops", lambda: hops(made) == {made.addresses[node] for node in FOUR})
+        wait_for("equal tables", lambda: len({view and view.digest for view in map(made.view, FOUR)}) == 1)
+        yield made
+
+
+def hops(cluster: Cluster) -> set[str]:
+    shown = json.loads(cluster.lab.exec("router", ["ip", "-j", "route", "show", VIP]).stdout or "[]")
+    legs = [leg for route in shown for leg in route.get("nexthops", [route])]
+    return {leg["gateway"] for leg in legs}
+
+
+def lbctl(cluster: Cluster, node: str, *arguments: str, code: int = 0) -> Any:
+    done = cluster.lab.exec(node, ["lbctl", *arguments], check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return json.loads(done.stdout) if "json" in arguments else done.stdout + done.stderr
+
+
+def ask_the_vip(cluster: Cluster, source: str, port: int) -> str:
+    """Who answers a connection of that very tuple, through router and XDP."""
+    with inside_net(cluster.lab.nodes["client"].pid):
+        made = socket.create_connection((VIP, 7000), timeout=5, source_address=(source, port))
+    with made:
+        made.sendall(b"1\n")
+        return made.recv(100).split()[0].decode()
+
+
+def test_status_tells_the_whole_node(cluster: Cluster) -> None:
+    status = lbctl(cluster, "b1", "status", "-o", "json")
+    assert status["ready"] is True
+    assert status["xdp"]["mode"] == "native"
+    assert status["xdp"]["attached"] is True
+    assert status["vips"] == [{"vip": VIP, "wanted": True, "announced": True, "why": "healthy"}]
+    assert {m["address"]: m["state"] for m in status["members"]} == {cluster.addresses[node]: "up" for node in FOUR}
+    assert all(member["same_epoch"] for member in status["members"])
+    text = lbctl(cluster, "b1", "status")
+    for word in ("10.0.0.11 (up)", "XDP native on eth1", "10.0.0.1 up", "healthy", status["services"][0]["digest"]):
+        assert word in text
+
+
+def test_explain_names_the_server_that_really_answers(cluster: Cluster) -> None:
+    for number in range(12):
+        source, port = f"10.1.1.{number + 1}", 20_000 + 37 * number
+        answer = lbctl(cluster, "b2", "explain", f"tcp,{source}:{port},{VIP}:7000", "-o", "json")
+        assert len(answer["chain"]) == 4
+        owner = next(name for name, address in cluster.addresses.items() if address == answer["chain"][0])
+        assert ask_the_vip(cluster, source, port) == owner
+        for node in answer["nodes"]:
+            forwards = node["syn"].startswith(f"forward to {answer['chain'][0]}")
+            assert forwards != (node["node"] == answer["chain"][0])
+
+
+@pytest.mark.parametrize(
+    ("flow", "message"),
+    [
+        ("tcp,10.1.1.1:1,10.99.0.1:80", "no service takes tcp 10.99.0.1:80; there is tcp 10.99.0.1:7000"),
+        ("udp,10.1.1.1:1,10.99.0.1:7000", "no service takes udp 10.99.0.1:7000; there is tcp 10.99.0.1:7000"),
+        ("tcp,10.1.1.1:0,10.99.0.1:7000", "port 0 is not in 1-65535"),
+        ("tcp,10.1.1.999:1,10.99.0.1:7000", "10.1.1.999"),
+        ("nonsense", "'nonsense' is not a flow; write tcp,192.0.2.7:41000,10.99.0.1:443"),
+    ],
+)
+def test_explain_refuses_what_it_cannot(cluster: Cluster, flow: str, message: str) -> None:
+    said = lbctl(cluster, "b1", "explain", flow, code=1)
+    assert message in said
+    assert len(said.splitlines()) == 1
+
+
+def test_withdraw_leaves_the_ecmp_set_and_goes_on_serving(cluster: Cluster) -> None:
+    assert "10.9.9.9 is not a VIP of this node" in lbctl(cluster, "b3", "withdraw", "--vip", "10.9.9.9", code=1)
+    lbctl(cluster, "b3", "withdraw", "--vip", VIP)
+    try:
+        wait_for("b3 to leave the next hops", lambda: cluster.addresses["b3"] not in hops(cluster))
+        status = lbctl(cluster, "b3", "status", "-o", "json")
+        assert status["vips"][0]["why"] == "withdrawn by the operator"
+        # It still owns its rows: the others forward its flows to it.
+        view = cluster.view("b1")
+        assert view is not None
+        assert view.takers == frozenset(FOUR)
+        found = {ask_the_vip(cluster, f"10.1.1.{number}", 30_000 + number) for number in range(1, 60)}
+        assert found == set(FOUR)
+    finally:
+        lbctl(cluster, "b3", "announce")
+    wait_for("b3 to be back", lambda: cluster.addresses["b3"] in hops(cluster))
+
+
+def test_a_second_agent_is_refused_and_harms_nothing(cluster: Cluster) -> None:
+    said = lbctl(cluster, "b1", "agent", "run", code=1)
+    assert "another agent (pid" in said
+    assert lbctl(cluster, "b1", "status", "-o", "json")["ready"] is True
+
+
+def test_the_wishes_of_an_operator_outlive_the_agent(cluster: Cluster) -> None:
+    lbctl(cluster, "b2", "drain")
+    wait_for("b2 to leave the next hops", lambda: cluster.addresses["b2"] not in hops(cluster))
+    cluster.kill("b2", "agent")
+    wait_for("b2's agent to be gone", lambda: not cluster.pids("b2", "agent"))
+    assert "no agent answers" in lbctl(cluster, "b2", "status", code=3)
+    cluster.start("b2", "agent")
+    wait_for("b2's agent to be ready", lambda: cluster.view("b2"))
+    assert lbctl(cluster, "b2", "status", "-o", "json")["node"]["state"] == "draining"
+    assert cluster.addresses["b2"] not in hops(cluster)
+    lbctl(cluster, "b2", "undrain")
+    wait_for("b2 to be back", lambda: cluster.addresses["b2"] in hops(cluster))
+
+
+def test_a_killed_agent_leaves_route_and_data_path_and_its_successor_changes_nothing(cluster: Cluster) -> None:
+    wait_for("equal tables", lambda: len({view and view.digest for view in map(cluster.view, FOUR)}) == 1)
+    before = lbctl(cluster, "b4", "status", "-o", "json")
+    cluster.kill("b4", "agent")
+    wait_for("b4's agent to be gone", lambda: not cluster.pids("b4", "agent"))
+    assert "xdp" in cluster.lab.exec("b4", ["ip", "link", "show", "eth1"]).stdout
+    assert {ask_the_vip(cluster, f"10.1.1.{number}", 31_000 + number) for number in range(1, 60)} == set(FOUR)
+    cluster.start("b4", "agent")
+    wait_for("b4's agent to be ready", lambda: cluster.view("b4"))
+    after = lbctl(cluster, "b4", "status", "-o", "json")
+    assert after["services"][0]["digest"] == before["services"][0]["digest"]
+    assert after["services"][0]["counters"]["rx"] >= before["services"][0]["counters"]["rx"]
+    assert cluster.addresses["b4"] in hops(cluster)
+
+
+def test_sigterm_withdraws_first_and_leaves_the_data_path(cluster: Cluster) -> None:
+    cluster.kill("b4", "agent", signal.SIGTERM)
+    wait_for("b4's agent to end", lambda: not cluster.pids("b4", "agent"))
+    assert cluster.addresses["b4"] not in hops(cluster)
+    assert "xdp" in cluster.lab.exec("b4", ["ip", "link", "show", "eth1"]).stdout
+    assert not (cluster.lab.root("b4") / "run/anylb/agent.sock").exists()
+    cluster.start("b4", "agent")
+    wait_for("b4 to be back", lambda: cluster.addresses["b4"] in hops(cluster))
+
+
+def test_memory(cluster: Cluster) -> None:
+    for node in FOUR:
+        for pid in cluster.pids(node, "agent"):
+            fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+            assert int(fields["VmRSS"].split()[0]) <= MEMORY_LIMIT_KB
+
+
+def test_the_control_socket_is_roots(cluster: Cluster) -> None:
+    said = cluster.lab.exec(
+        "b1", ["setpriv", "--reuid=65534", "--clear-groups", "cat", "/run/anylb/agent.sock"], check=False
+    )
+    assert "Permission denied" in said.stderr
+    assert (cluster.lab.root("b1") / "run/anylb/agent.sock").stat().st_mode & 0o777 == 0o600
