@@ -72,6 +72,12 @@ def test_the_labs_own_file_is_sound() -> None:
     assert load(Path(__file__).parents[2] / "topology/lb.yml").services[0].name == "echo"
 
 
+def test_the_readmes_example_is_sound() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    example = text.split("```yaml\n", 1)[1].split("```", 1)[0]
+    assert parse(example, "README.md").services[0].health.type == "http"
+
+
 @pytest.mark.parametrize(("old", "new", "message"), FAULTS, ids=[message for *_, message in FAULTS])
 def test_faults(old: str, new: str, message: str) -> None:
     assert old in GOOD
