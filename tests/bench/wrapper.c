@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Around the XDP program, to time it by BPF_PROG_TEST_RUN, which hands every round the packet that the last one left.
+ *
+ * Appended to lb.c's text with its entry made an inline function. Each round puts the packet back as it was, gives it
+ * the next flow's client, runs what is measured and compares the verdict. Every WINDOW rounds it reads the clock:
+ * the kernel's own figure is a whole number of nanoseconds, and an interruption must spoil one window, not the run.
+ *
+ * Given by -D: WINDOW, WINDOWS, RESTORE (16-byte words at the head of the packet that are written back).
+ */
+
+struct bench_case {
+	u32 length;		/* of the packet as it goes in */
+	u32 verdict;		/* that must come out */
+	u32 flows;
+	u32 client_at;		/* where the last word of the client's address lies in the packet */
+	u32 client;		/* that word of the first flow, host order */
+	u32 pad;
+	u64 head[2 * RESTORE];
+};
+
+struct bench_state {
+	u64 random;
+	u64 rounds;
+	u64 wrong;		/* rounds with another verdict */
+	u64 since_ns;
+	u64 window_ns[WINDOWS];
+};
+
+BPF_TABLE("array", u32, struct bench_case, bench_cases, 1);
+BPF_TABLE("array", u32, struct bench_state, bench_states, 1);
+
+static __always_inline void bench_clock(struct bench_state *state)
+{
+	u64 now, window;
+
+	if (!(state->rounds % WINDOW)) {
+		now = bpf_ktime_get_ns();
+		window = state->rounds / WINDOW - 1;
+		if (window < WINDOWS)
+			state->window_ns[window] = now - state->since_ns;
+		state->since_ns = now;
+	}
+	state->rounds++;
+}
+
+/* A linear congruential generator (Knuth, MMIX): flows in an order that no prefetcher follows. */
+static __always_inline u32 bench_flow(struct bench_state *state, u32 flows)
+{
+	state->random = state->random * 6364136223846793005ULL + 1442695040888963407ULL;
+	return (state->random >> 32) * flows >> 32;
+}
+
+static __always_inline bool bench_prepare(struct xdp_md *ctx, const struct bench_case *now, struct bench_state *state)
+{
+	int grown = (int)(ctx->data_end - ctx->data) - (int)now->length;
+	u32 at = now->client_at & 0x7f, i;
+	void *data, *end;
+	u64 *head;
+
+	bench_clock(state);
+	if (grown && bpf_xdp_adjust_head(ctx, grown))
+		return false;
+	data = (void *)(long)ctx->data;
+	end = (void *)(long)ctx->data_end;
+	head = data;
+	if (data + sizeof(now->head) > end || data + at + 4 > end)
+		return false;
+#pragma unroll
+	for (i = 0; i < 2 * RESTORE; i++)
+		head[i] = now->head[i];
+	*(u32 *)(data + at) = htonl(now->client + bench_flow(state, now->flows));
+	return true;
+}
+
+/* The least that forwarding by a hash can be: bounds, the program's own hash, two MACs, out again. */
+static __always_inline int bench_floor_of(struct xdp_md *ctx)
+{
+	struct packet pkt = {};
+	struct ethhdr *eth = (void *)(long)ctx->data;
+	struct iphdr *ip = (void *)(eth + 1);
+	struct tcphdr *tcp = (void *)(ip + 1);
+	u32 zero = 0, hash;
+	struct conf *conf = confs.lookup(&zero);
+
+	if (!conf || (void *)(tcp + 1) > (void *)(long)ctx->data_end)
+		return XDP_ABORTED;
+	if (eth->h_proto != htons(ETH_P_IP) || ip->ihl != 5 || ip->protocol != IPPROTO_TCP)
+		return XDP_PASS;
+	pkt.client = ip->saddr;
+	pkt.vip = ip->daddr;
+	pkt.client_port = tcp->source;
+	pkt.vip_port = tcp->dest;
+	hash = flow_hash(conf, &pkt);
+	eth->h_dest[0] = 0x02;
+	eth->h_dest[1] = 0x00;
+	*(u32 *)&eth->h_dest[2] = hash;
+	eth->h_source[0] = 0x02;
+	eth->h_source[1] = 0x4c;
+	eth->h_source[2] = 0x42;
+	eth->h_source[3] = 1;
+	eth->h_source[4] = conf->self_tag >> 8;
+	eth->h_source[5] = conf->self_tag;
+	return XDP_TX;
+}
+
+enum bench_subject { BENCH_EMPTY, BENCH_BARE, BENCH_FLOOR, BENCH_LB };
+
+static __always_inline int bench_run(struct xdp_md *ctx, enum bench_subject subject)
+{
+	u32 zero = 0;
+	struct bench_case *now = bench_cases.lookup(&zero);
+	struct bench_state *state = bench_states.lookup(&zero);
+	int verdict;
+
+	if (!now || !state)
+		return XDP_ABORTED;
+	if (subject == BENCH_EMPTY) {
+		bench_clock(state);
+		return XDP_PASS;
+	}
+	if (!bench_prepare(ctx, now, state)) {
+		state->wrong++;
+		return XDP_ABORTED;
+	}
+	if (subject == BENCH_LB)
+		verdict = PROGRAM(ctx);
+	else if (subject == BENCH_FLOOR)
+		verdict = bench_floor_of(ctx);
+	else
+		verdict = now->verdict;
+	if (verdict != now->verdict)
+		state->wrong++;
+	return verdict;
+}
+
+int bench_empty(struct xdp_md *ctx)
+{
+	return bench_run(ctx, BENCH_EMPTY);
+}
+
+int bench_bare(struct xdp_md *ctx)
+{
+	return bench_run(ctx, BENCH_BARE);
+}
+
+int bench_floor(struct xdp_md *ctx)
+{
+	return bench_run(ctx, BENCH_FLOOR);
+}
+
+int bench_lb(struct xdp_md *ctx)
+{
+	return bench_run(ctx, BENCH_LB);
+}

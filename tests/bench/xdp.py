@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Part 1: what the XDP program costs for one packet, in ns (`make bench-xdp`).
+
+Runs xdp_case.py's cases in turn, again and again, by wrapper.c around the program's own source. Checks every verdict
+(the wrapper), every counter and the last packet's length before it believes a figure. Prints JSON.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import socket
+import struct
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from bench import figures, testrun
+from bench.xdp_case import CASES, CLIENTS, OWNER, PLACES, SOCKETS, SUBJECTS, SUMS, VIP, Case
+from packets import HERE
+
+from agent import rendezvous
+from agent.model import Candidate, State
+from bpf import compile as compiler
+from bpf import kernel
+from bpf.layout import CHAIN, Counter, NodeConf, NodeEntry, Protocol, ServiceEntry, ServiceKey, UplinkEntry
+from bpf.tables import Tables
+
+ROWS: Final = 65_536
+NODES: Final = 16
+FILLED: Final = 4
+"""Places of a row that the agent fills by default."""
+WINDOW: Final = 2048
+WINDOWS: Final = 64
+WARM_UP: Final = 32
+"""Windows that are thrown away: caches must hold what they hold in the long run."""
+KEY: Final = (0x1234_5678, 0x9ABC_DEF0)
+_MAPS: Final = Path("/sys/fs/bpf/bench")
+
+
+def tables() -> Tables:
+    """Make the maps of a node of a cluster, by the agent's own table builder."""
+    _MAPS.mkdir()
+    made = Tables.open(_MAPS, ROWS)
+    made.set_uplink(0, UplinkEntry(HERE, 1))
+    made.set_conf(NodeConf(1, 11, KEY))
+    for index in range(1, NODES + 1):
+        made.set_node(index, NodeEntry(IPv4Address(f"10.0.0.{10 + index}"), 10 + index, bytes([2, 0, 0, 0, 0, index])))
+    others = [Candidate(IPv4Address(f"10.0.0.{10 + i}"), 100, 100, State.UP) for i in range(2, NODES + 1)]
+    chains = rendezvous.build(others, ROWS, FILLED).places.astype(np.uint16) + 2  # place 0 is node 2
+    for slot, place in PLACES.items():
+        rows = np.zeros((ROWS, CHAIN), np.uint16)
+        rows[:, :FILLED] = chains
+        if place is not None:
+            rows[:, place] = 1
+        if slot == list(PLACES)[2]:  # alone in its chains
+            rows[:, 1:] = 0
+        made.swap_rows(slot, rows, np.zeros(ROWS, np.uint64))
+        for protocol in Protocol:
+            made.set_service(ServiceKey(IPv4Address(VIP), protocol, 7000 + slot), ServiceEntry(slot, up=True))
+    return made
+
+
+@contextlib.contextmanager
+def sockets() -> Iterator[None]:
+    """Hold open connections from the first clients to the owner's service. The clients' ends are a child's (ulimit)."""
+    all_files()
+    for command in (f"address add {VIP}/32 dev lo", f"route add local {CLIENTS}/16 dev lo"):
+        subprocess.run(["ip", *command.split()], check=True)
+    with socket.create_server((VIP, 7000 + OWNER), backlog=256) as listener:
+        code = f"from bench.xdp import connect; connect({SOCKETS})"
+        with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as child:
+            assert child.stdin
+            ends = [listener.accept()[0] for _ in range(SOCKETS)]
+            try:
+                yield
+            finally:
+                child.stdin.close()  # it ends by that
+    for end in ends:
+        end.close()
+
+
+def all_files() -> None:
+    """Use the hard limit on open files as the soft one."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def connect(count: int) -> None:
+    """Connect from so many clients and hold until stdin ends."""
+    all_files()
+    first, held = int(IPv4Address(CLIENTS)), []
+    for number in range(count):
+        client = socket.socket()
+        client.bind((str(IPv4Address(first + number)), 40000))
+        client.connect((VIP, 7000 + OWNER))
+        held.append(client)
+    sys.stdin.read()
+
+
+class Wrapped:
+    """The program inside the wrapper, compiled for one size of what is restored."""
+
+    def __init__(self, restore: int) -> None:
+        os.environ["BCC_KERNEL_SOURCE"] = str(compiler._HEADERS)
+        from bcc import BPF
+
+        entry = "int PROGRAM("
+        text = compiler.source()
+        assert text.count(entry) == 1, f"wrapper.c wants one `{entry}` in lb.c"
+        text = text.replace(entry, f"static __always_inline {entry}")
+        text += "\n" + (Path(__file__).parent / "wrapper.c").read_text()
+        options = {"ROWS": ROWS, "UPLINK": 0, "PINS": json.dumps(str(_MAPS)), "PROGRAM": "lb_inlined"}
+        options |= {"WINDOW": f"{WINDOW}ULL", "WINDOWS": WINDOWS + WARM_UP, "RESTORE": restore}
+        self._module = BPF(text=text, cflags=[f"-D{name}={value}" for name, value in options.items()])
+        self._fds = {subject: self._module.load_func(f"bench_{subject}", BPF.XDP).fd for subject in SUBJECTS}
+        self._case_fd = self._module["bench_cases"].map_fd
+        self._state_fd = self._module["bench_states"].map_fd
+        self._restore = restore
+
+    def run(self, case: Case, flows: int, counted: Any) -> list[float]:
+        """Time a case: ns per packet of each window. Raises AssertionError if any round did not do what it must."""
+        head = case.packet[: 16 * self._restore].ljust(16 * self._restore, b"\0")
+        packet = case.packet.ljust(16 * self._restore, b"\0")
+        words = (len(packet), case.verdict, flows, case.client_at, int(IPv4Address(case.client)), 0)
+        zero = bytes(4)
+        kernel.update(self._case_fd, zero, struct.pack("=6I", *words) + head)
+        size = 8 * (4 + WINDOWS + WARM_UP)
+        kernel.update(self._state_fd, zero, bytes(size))
+        rounds = WINDOW * (WINDOWS + WARM_UP) + 1
+        before = counted()
+        verdict, after = testrun.repeat(self._fds[case.subject], packet, rounds)
+        state = kernel.lookup(self._state_fd, zero, size)
+        assert state
+        _random, done, wrong, _since, *window_ns = struct.unpack(f"={size // 8}Q", state)
+        assert (done, wrong, verdict) == (rounds, 0, case.verdict), f"{case.name}: {wrong} of {done} rounds went wrong"
+        if case.subject == "lb":
+            rose = {event: value - before[event] for event, value in counted().items() if value != before[event]}
+            assert rose.get((case.slot, case.counter)) == rounds, f"{case.name}: counted {rose}"
+            assert len(after) == len(packet) + case.grows, f"{case.name}: {len(packet)} bytes became {len(after)}"
+        return [ns / WINDOW for ns in window_ns[WARM_UP:]]
+
+
+def measure(rounds: int) -> list[dict[str, Any]]:
+    """Run all cases in turn, `rounds` times, and return the rows of bench.json's `xdp`."""
+    testrun.seclude()
+    made = tables()
+
+    def counted() -> Mapping[tuple[int, Counter], int]:
+        return {(s, Counter[n.upper()]): v for s, counters in made.counters().items() for n, v in counters.items()}
+
+    wrapped = {restore: Wrapped(restore) for restore in {case.restore for case in CASES}}
+    windows: dict[tuple[str, int], list[float]] = defaultdict(list)
+    with sockets():
+        for _ in range(rounds):
+            for case in CASES:
+                for flows in case.flows:
+                    windows[case.name, flows] += wrapped[case.restore].run(case, flows, counted)
+    bare = {case.restore: case.name for case in CASES if case.subject == "bare"}
+    rows = figures.xdp_rows(windows, {case.name: bare[case.restore] for case in CASES})
+    return rows + sums(rows)
+
+
+def sums(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Add up what one packet costs on all nodes that it visits."""
+    found = {(row["case"], row["flows"]): row for row in rows}
+    return [
+        figures.sum_row(name, [found[part] for part in parts], found[figures.FLOOR, 1]) for name, parts in SUMS.items()
+    ]
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(int(sys.argv[1]))))
