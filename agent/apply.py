@@ -18,7 +18,8 @@ from agent.config import Config, ServiceConfig
 from agent.errors import AgentError
 from agent.model import Candidate, tag_of
 from agent.plan import Grace, node_indexes
-from agent.rendezvous import Table, build
+from agent.rendezvous import build
+from agent.table import Table
 from bpf.datapath import DataPath
 from bpf.layout import CHAIN, NODES, SLOTS, NodeConf, NodeEntry, Protocol, ServiceEntry, ServiceKey
 
