@@ -224,10 +224,9 @@ class Config(Section):
         return tuple(dict.fromkeys(service.vip for service in self.services))
 
     @property
-    def hash_key(self) -> tuple[int, int]:
-        """The flow hash's two 32-bit key words, the same on every node of the cluster."""
-        digest = hashlib.sha256(b"anylb flow hash %d" % self.cluster).digest()
-        return int.from_bytes(digest[:4]), int.from_bytes(digest[4:8])
+    def hash_key(self) -> bytes:
+        """The secret of the flow hash, 16 bytes, the same on every node of the cluster."""
+        return hashlib.sha256(b"anylb flow hash %d" % self.cluster).digest()[:16]
 
 
 def load(path: Path) -> Config:

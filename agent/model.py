@@ -79,7 +79,7 @@ def tag_of(address: IPv4Address) -> int:
     return int(address) & 0xFFFF
 
 
-def epoch_of(rows: int, chain: int, hash_key: tuple[int, int]) -> int:
+def epoch_of(rows: int, chain: int, hash_key: bytes) -> int:
     """One 32-bit number over everything that decides a row; nodes that differ in it would disagree on owners."""
-    text = f"table {TABLE_VERSION} rows {rows} chain {chain} key {hash_key} affinity 5-tuple hash rendezvous"
+    text = f"table {TABLE_VERSION} rows {rows} chain {chain} key {hash_key.hex()} affinity 5-tuple hash rendezvous"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
