@@ -19,7 +19,7 @@ from rich.console import Console
 
 COMMITTED = Path(__file__).with_name("bench.json")
 #: Part of bench.json → the module that measures it, and how many rounds.
-PARTS = {"xdp": 9}
+PARTS = {"xdp": 9, "system": 5}
 
 
 def machine() -> dict[str, str | int]:
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, help="rounds of each part (default: each part's own)")
     parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where to write the figures")
     options = parser.parse_args(argv)
-    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console = Console() if sys.stdout.isatty() else Console(width=200)
     committed = json.loads(COMMITTED.read_text()) if COMMITTED.exists() else {}
     figures: dict[str, Any] = {"machine": machine()}
     failed = []

@@ -50,7 +50,33 @@ def xdp(console: Console, rows: Rows, committed: Rows) -> None:
     console.print(table)
 
 
-PARTS = {"xdp": xdp}
+def system(console: Console, rows: Rows, committed: Rows) -> None:
+    """Part 3, a table for each kind of load."""
+    for kind in ("requests", "connections"):
+        one = kind[:-1]
+        table = _table(
+            f"System, {kind} (medians; ratios of {kind} per CPU second, round by round)",
+            "path", "a second", "a CPU second", "x direct", "was", "x haproxy", "was", "raw x direct", "x haproxy",
+            "CPU us", "us min", "p50 us", "p90", "p99", "p99.9", "where the CPU time goes, us",
+        )  # fmt: skip
+        for row in rows:
+            ratios: list[Any] = []
+            for other in ("direct", "haproxy tcp"):
+                field = (f"{kind}_per_cpu_s_ratio", other)
+                ratios += [row[field[0]].get(other), was(committed, ["path"], row, *field)]
+            raw = [row[f"{kind}_per_s_ratio"].get(other) for other in ("direct", "haproxy tcp")]
+            latency = row[f"{kind}_latency_us"]
+            table.add_row(
+                row["path"], *map(_text, (row[f"{kind}_per_s"], row[f"{kind}_per_cpu_s"], *ratios, *raw)),
+                *map(_text, (row[f"cpu_us_per_{one}"], row[f"cpu_us_per_{one}_min"])),
+                *(_text(latency[key]) for key in ("p50", "p90", "p99", "p99.9")),
+                ", ".join(f"{name} {us:g}" for name, us in row[f"{kind}_cpu_us_by_program"].items()),
+            )  # fmt: skip
+        console.print(table)
+        console.print()
+
+
+PARTS = {"xdp": xdp, "system": system}
 
 
 def show(console: Console, figures: Mapping[str, Any], committed: Mapping[str, Any]) -> None:

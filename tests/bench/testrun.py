@@ -40,11 +40,15 @@ def _run(fd: int, options: _Options) -> None:
         raise OSError(-error, f"BPF_PROG_TEST_RUN: {os.strerror(-error)}")
 
 
+def _address(data: bytes) -> int | None:
+    return ct.cast(ct.c_char_p(data), ct.c_void_p).value
+
+
 def repeat(fd: int, packet: bytes, times: int) -> tuple[int, bytes]:
     """Run a program that often on one packet in memory; return the last verdict and what became of the packet."""
     out = ct.create_string_buffer(4096)
     options = _Options(sz=ct.sizeof(_Options), data_size_in=len(packet), data_size_out=len(out), repeat=times)
-    options.data_in = ct.cast(packet, ct.c_void_p)
+    options.data_in = _address(packet)
     options.data_out = ct.addressof(out)
     _run(fd, options)
     return int(options.retval), out.raw[: options.data_size_out]
@@ -54,8 +58,8 @@ def live(fd: int, packet: bytes, ifindex: int, times: int) -> None:
     """Let frames that a program gives XDP_TX to leave by an interface of this network namespace: they are real."""
     context = struct.pack("=6I", 0, len(packet), 0, ifindex, 0, 0)
     options = _Options(sz=ct.sizeof(_Options), data_size_in=len(packet), repeat=times, flags=_LIVE_FRAMES)
-    options.data_in = ct.cast(packet, ct.c_void_p)
-    options.ctx_in = ct.cast(context, ct.c_void_p)
+    options.data_in = _address(packet)
+    options.ctx_in = _address(context)
     options.ctx_size_in = len(context)
     _run(fd, options)
 
