@@ -76,7 +76,8 @@ static __always_inline bool bench_prepare(struct xdp_md *ctx, const struct bench
 /* The least that forwarding by a hash can be: bounds, the program's own hash, two MACs, out again. */
 static __always_inline int bench_floor_of(struct xdp_md *ctx)
 {
-	struct packet pkt = {};
+	struct service five_tuple = { .affinity = AFFINITY_FIVE_TUPLE };
+	struct packet pkt = { .family = 4 };
 	struct ethhdr *eth = (void *)(long)ctx->data;
 	struct iphdr *ip = (void *)(eth + 1);
 	struct tcphdr *tcp = (void *)(ip + 1);
@@ -87,11 +88,11 @@ static __always_inline int bench_floor_of(struct xdp_md *ctx)
 		return XDP_ABORTED;
 	if (eth->h_proto != htons(ETH_P_IP) || ip->ihl != 5 || ip->protocol != IPPROTO_TCP)
 		return XDP_PASS;
-	pkt.client = ip->saddr;
-	pkt.vip = ip->daddr;
+	pkt.client[0] = ip->saddr;
+	pkt.vip[0] = ip->daddr;
 	pkt.client_port = tcp->source;
 	pkt.vip_port = tcp->dest;
-	hash = flow_hash(conf, &pkt);
+	hash = flow_hash(conf, &five_tuple, &pkt);
 	eth->h_dest[0] = 0x02;
 	eth->h_dest[1] = 0x00;
 	*(u32 *)&eth->h_dest[2] = hash;
