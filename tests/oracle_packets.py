@@ -5,6 +5,8 @@ Owns the way from a frame to verdict, frame out and counters; oracle_headers rea
 Names of counters are lb.h's, in lower case.
 """
 
+import hashlib
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -24,10 +26,11 @@ class Node:
 
 @dataclass(frozen=True)
 class Service:
-    """`slot` numbers its counters; `up`: this node takes new connections of it."""
+    """`slot` numbers its counters; `up`: this node takes new connections of it; `affinity`: 5-, 3- or 2-tuple."""
 
     slot: int
     up: bool = True
+    affinity: int = 5
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class World:
     mac: str
     me: int
     nodes: Mapping[int, Node]
-    hash_key: tuple[int, int]
+    secret: bytes
     services: Mapping[tuple[Address, int, int], Service]
     tables: Mapping[int, Sequence[Row]]
     sockets: Mapping[Flow, str] = field(default_factory=dict)
@@ -86,7 +89,7 @@ def _served(world: World, service: Service, reading: Reading, frame: bytes) -> J
     table = world.tables.get(service.slot)
     if table is None:
         return _judged("pass", frame, service.slot, [*noted, "no_member"])
-    row = table[flow_hash(world.hash_key, flow) % len(table)]
+    row = table[flow_hash(world.secret, flow, service.affinity) % len(table)]
     by_tag = {node.tag: number for number, node in world.nodes.items()}
     here = oracle_hop.Belief(
         me=world.me,
@@ -118,7 +121,8 @@ def _service(world: World, reading: Reading) -> Service | None:
 
 
 def _serves_protocol(world: World, flow: Flow | None) -> bool:
-    return any(flow and (vip, protocol) == (flow.vip, flow.protocol) for vip, protocol, _ in world.services)
+    """Whether the VIP has a service of that protocol; 0 stands for all of them."""
+    return any(flow and vip == flow.vip and flow.protocol in (0, protocol) for vip, protocol, _ in world.services)
 
 
 def _by_l2(world: World, to: int, hop: int, frame: bytes) -> bytes:
@@ -127,17 +131,24 @@ def _by_l2(world: World, to: int, hop: int, frame: bytes) -> bytes:
     return bytes(Ether(dst=world.nodes[to].mac, src=source))[:12] + frame[12:]
 
 
-MIX = (("c", "b", 14), ("a", "c", 11), ("b", "a", 25), ("c", "b", 16), ("a", "c", 4), ("b", "a", 14), ("c", "b", 24))
+def flow_hash(secret: bytes, flow: Flow, affinity: int = 5) -> int:
+    """Multilinear hashing (Lemire and Kaser 2014, "Strongly universal string hashing is fast"), then lowbias32.
+
+    The key's words are the secret and what SHAKE-256 makes of it, little-endian; so are the flow's words.
+    """
+    stream = secret + hashlib.shake_256(b"anylb flow hash" + secret).digest(64)
+    key = [int.from_bytes(stream[at : at + 8], "little") for at in range(0, 80, 8)]
+    client, vip = _words(flow.client.packed), _words(flow.vip.packed)
+    total = key[0]
+    for i, (c, v) in enumerate(zip(client, vip, strict=True)):
+        total += (c + key[1 + 2 * i]) * (v + key[2 + 2 * i])
+    ports = {5: (flow.client_port, flow.vip_port), 3: (0, flow.vip_port), 2: (0, 0)}[affinity]
+    total += _words(struct.pack("!HH", *ports))[0] * key[9]
+    value = total % 2**64 >> 32
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+        value = (value ^ value >> shift) * factor % 2**32
+    return value
 
 
-def flow_hash(key: tuple[int, int], flow: Flow) -> int:
-    """The final mix of Bob Jenkins' lookup3 over addresses and ports as a little-endian machine loads them."""
-    ports = flow.client_port.to_bytes(2, "big") + flow.vip_port.to_bytes(2, "big")
-    client, vip, both_ports = (int.from_bytes(part, "little") for part in (flow.client.packed, flow.vip.packed, ports))
-    word = {"a": client + key[0], "b": vip + key[1], "c": both_ports + key[0]}
-    word = {name: value % 2**32 for name, value in word.items()}
-    for target, source, bits in MIX:
-        turned = f"{word[source]:032b}"
-        turned = turned[bits:] + turned[:bits]
-        word[target] = ((word[target] ^ word[source]) - int(turned, 2)) % 2**32
-    return word["c"]
+def _words(data: bytes) -> list[int]:
+    return [int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data), 4)]

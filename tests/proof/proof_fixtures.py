@@ -67,8 +67,7 @@ def base_world(sockets: dict[Flow, str] | None = None) -> World:
     chain = _table(tuple(data["chain"]), False)
     tables = {entry["slot"]: chain for entry in data["services"].values() if entry.get("table", True)}
     nodes = {number: Node(entry["tag"], entry["mac"]) for number, entry in data["nodes"].items()}
-    key = data["hash_key"]
-    return World(data["mac"], data["me"], nodes, (key[0], key[1]), services, tables, sockets or {})
+    return World(data["mac"], data["me"], nodes, bytes.fromhex(data["secret"]), services, tables, sockets or {})
 
 
 @cache
@@ -77,7 +76,7 @@ def _table(chain: tuple[int, ...], grace: bool) -> list[Row]:
 
 
 def _service(entry: dict[str, Any]) -> Service:
-    return Service(entry["slot"], entry.get("up", True))
+    return Service(entry["slot"], entry.get("up", True), entry.get("affinity", 5))
 
 
 def fixtures() -> Iterator[Fixture]:

@@ -26,9 +26,9 @@ NODES |= {8: Node(0x1234, None)}
 SERVICES = {
     (VIP, 6, 7000): Service(1),
     (VIP, 17, 53): Service(2),
-    (SECOND_VIP, 6, 0): Service(3),
-    (SECOND_VIP, 6, 7000): Service(4, up=False),
-    (SECOND_VIP, 17, 0): Service(5, up=False),
+    (SECOND_VIP, 6, 0): Service(3, affinity=2),
+    (SECOND_VIP, 6, 7000): Service(4, up=False, affinity=3),
+    (SECOND_VIP, 17, 0): Service(5, up=False, affinity=3),
     (VIP, 6, 9000): Service(6),
 }
 NO_TABLE = 6
@@ -45,8 +45,7 @@ def world(seed: int) -> World:
         for service in SERVICES.values()
         if service.slot != NO_TABLE
     }
-    key = (choose.getrandbits(32), choose.getrandbits(32))
-    return World("02:00:00:00:00:01", 1, NODES, key, SERVICES, tables)
+    return World("02:00:00:00:00:01", 1, NODES, choose.randbytes(16), SERVICES, tables)
 
 
 class Choices:

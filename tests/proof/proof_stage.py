@@ -26,12 +26,13 @@ from scapy.layers.l2 import Ether
 
 from bpf import kernel
 from bpf.datapath import DataPath
-from bpf.layout import CHAIN, Counter, NodeConf, NodeEntry, Protocol, ServiceEntry, ServiceKey, UplinkEntry
+from bpf.layout import CHAIN, Affinity, Counter, NodeConf, NodeEntry, Protocol, ServiceEntry, ServiceKey, UplinkEntry
 
 ROWS = 4096
 VIP, CLIENT, FAR_CLIENT = IPv4Address("10.99.0.1"), IPv4Address("10.1.0.2"), IPv4Address("10.1.9.9")
 FEED_MAC = "02:00:00:00:00:aa"
 FOREVER_NS = 2**63
+AFFINITIES = {5: Affinity.FIVE_TUPLE, 3: Affinity.THREE_TUPLE, 2: Affinity.TWO_TUPLE}
 VERDICTS = ("aborted", "drop", "pass", "tx", "redirect")
 
 
@@ -92,10 +93,10 @@ class Stage:
     def install(self, world: World) -> None:
         """Write a world into the maps; what did not change since the last one stays."""
         tables, before = self.path.tables, self._now
-        if before is None or (world.mac, world.me, world.hash_key) != (before.mac, before.me, before.hash_key):
+        if before is None or (world.mac, world.me, world.secret) != (before.mac, before.me, before.secret):
             tables.set_uplink(0, UplinkEntry(bytes.fromhex(world.mac.replace(":", "")), 1))
             tag = world.nodes[world.me].tag
-            tables.set_conf(NodeConf(world.me, tag, world.hash_key, again_per_s=10**9, again_burst=4 * 10**9))
+            tables.set_conf(NodeConf(world.me, tag, world.secret, again_per_s=10**9, again_burst=4 * 10**9))
         known_nodes: dict[int, Node] = dict(before.nodes) if before else {}
         for index, node in world.nodes.items():
             if known_nodes.get(index) != node:
@@ -108,7 +109,9 @@ class Stage:
         known: dict[Any, Service] = dict(before.services) if before else {}
         for key, service in world.services.items():
             if known.get(key) != service:
-                tables.set_service(_service_key(key), ServiceEntry(service.slot, service.up))
+                tables.set_service(
+                    _service_key(key), ServiceEntry(service.slot, service.up, AFFINITIES[service.affinity])
+                )
         for key in known.keys() - world.services.keys():
             tables.del_service(_service_key(key))
         self._now = world
