@@ -8,6 +8,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -52,7 +53,7 @@ def plain_lab(name: str) -> Iterator[Cluster]:
         lab.spawn("proxy", ["haproxy", "-f", "/etc/haproxy-bench.cfg", "-db"], log=log)
         lab.exec("proxy", ["nginx", "-c", "/etc/nginx-bench.conf", "-e", "/run/nginx/error.log"])
         for address, port in ((VIP, 80), (PROXY_VIP, 80), (PROXY_VIP, 8080)):
-            cluster.wait(f"{address}:{port}", lambda at=(address, port): answers(lab, at), START_S)
+            cluster.wait(f"{address}:{port}", partial(answers, lab, (address, port)), START_S)
         yield cluster
 
 

@@ -76,7 +76,20 @@ def system(console: Console, rows: Rows, committed: Rows) -> None:
         console.print()
 
 
-PARTS = {"xdp": xdp, "system": system}
+def frames(console: Console, rows: Rows, committed: Rows) -> None:
+    """Part 2."""
+    table = _table(
+        "Frames a second (live; x first: of the first case in the same place, median of rounds)",
+        "case", "flows", "median", "best", "x first", "was", "arrived",
+    )  # fmt: skip
+    for row in rows:
+        old = was(committed, ("case", "flows"), row, "ratio_first")
+        rates = map(_text, (row["flows"], row["frames_per_s"], row["frames_per_s_max"], row["ratio_first"], old))
+        table.add_row(row["case"], *rates, f"{row['arrived']:.1%}")
+    console.print(table)
+
+
+PARTS = {"xdp": xdp, "frames": frames, "system": system}
 
 
 def show(console: Console, figures: Mapping[str, Any], committed: Mapping[str, Any]) -> None:

@@ -40,14 +40,22 @@ WINDOWS: Final = 64
 WARM_UP: Final = 32
 """Windows that are thrown away: caches must hold what they hold in the long run."""
 KEY: Final = bytes(range(16))
+HEADERS: Final = compiler._HEADERS
+"""What BCC takes for the kernel's."""
 _MAPS: Final = Path("/sys/fs/bpf/bench")
 
 
 def tables() -> Tables:
-    """Make the maps of a node of a cluster, by the agent's own table builder."""
+    """Make and fill the maps of a node."""
     _MAPS.mkdir()
     made = Tables.open(_MAPS, ROWS)
     made.set_uplink(0, UplinkEntry(HERE, 1))
+    fill(made)
+    return made
+
+
+def fill(made: Tables) -> None:
+    """Fill the maps of node 1 of 16 as xdp_case.py describes it, by the agent's own table builder."""
     made.set_conf(NodeConf(1, 11, KEY))
     for index in range(1, NODES + 1):
         made.set_node(index, NodeEntry(IPv4Address(f"10.0.0.{10 + index}"), 10 + index, bytes([2, 0, 0, 0, 0, index])))
@@ -63,7 +71,6 @@ def tables() -> Tables:
         made.swap_rows(slot, rows, np.zeros(ROWS, np.uint64))
         for protocol in Protocol:
             made.set_service(ServiceKey(IPv4Address(VIP), protocol, 7000 + slot), ServiceEntry(slot, up=True))
-    return made
 
 
 @contextlib.contextmanager
@@ -107,7 +114,7 @@ class Wrapped:
     """The program inside the wrapper, compiled for one size of what is restored."""
 
     def __init__(self, restore: int) -> None:
-        os.environ["BCC_KERNEL_SOURCE"] = str(compiler._HEADERS)
+        os.environ["BCC_KERNEL_SOURCE"] = str(HEADERS)
         from bcc import BPF
 
         entry = "int PROGRAM("
