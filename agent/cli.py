@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import click
 from agent import config as configuration
 from agent.cli_lab import lab
 from agent.errors import AgentError, NotRunningError
+from agent.model import Address
 from agent.options import config_option, output_option, socket_option, xdp_option
 from bgp.errors import BgpError
 from bpf.errors import BpfError
@@ -53,11 +54,11 @@ def _fail(error: Exception, code: int) -> None:
     sys.exit(code)
 
 
-def _vip(_: click.Context, __: click.Parameter, value: str | None) -> IPv4Address | None:
+def _vip(_: click.Context, __: click.Parameter, value: str | None) -> Address | None:
     try:
-        return IPv4Address(value) if value is not None else None
+        return ip_address(value) if value is not None else None
     except ValueError:
-        raise click.BadParameter(f"{value} is not an IPv4 address") from None
+        raise click.BadParameter(f"{value} is not an IP address") from None
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -188,7 +189,7 @@ def _vip_verb(name: str, help_text: str, said: str) -> None:
     @click.option("--vip", callback=_vip, help="One VIP; all without it.")
     @socket_option
     @output_option
-    def command(vip: IPv4Address | None, socket: Path, output: str) -> None:
+    def command(vip: Address | None, socket: Path, output: str) -> None:
         from agent.control import vip_query
 
         answer = _ask(socket, "POST", f"/{name}", **vip_query(vip))

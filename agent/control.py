@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import AsyncIterator
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from aiohttp import web
 
 from agent import explain
 from agent.errors import AgentError, NotRunningError
-from agent.model import State
+from agent.model import Address, State
 from agent.status import status
 
 if TYPE_CHECKING:
@@ -106,6 +105,6 @@ async def call(path: Path, method: str, resource: str, **query: str) -> dict[str
     return answer
 
 
-def vip_query(vip: IPv4Address | None) -> dict[str, str]:
+def vip_query(vip: Address | None) -> dict[str, str]:
     """The query for one VIP, or for all."""
     return {} if vip is None else {"vip": str(vip)}

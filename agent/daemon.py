@@ -25,7 +25,7 @@ from agent.config import Config, ServiceConfig
 from agent.errors import AgentError
 from agent.health import Health, judge
 from agent.members import View
-from agent.model import Member, Share, State, epoch_of
+from agent.model import Address, Member, Share, State
 from agent.netlink import Interface, Netlink, own_interface
 from agent.plan import Announcement, Condition, announcement, candidates, own_share
 from agent.probe import ask
@@ -73,7 +73,7 @@ class Agent:
 
     def __init__(self, config: Config, paths: Paths, interface: Interface, datapath: DataPath | None) -> None:
         self.config, self.paths, self.interface, self.datapath = config, paths, interface, datapath
-        self.epoch = epoch_of(config.table.rows, config.table.chain, config.hash_key)
+        self.epoch = speech.epoch(config)
         saved = state.load(paths.state)
         now = time.monotonic()
         self.intent, self.withheld, self.begun = saved.intent, saved.withheld, saved.begun
@@ -85,7 +85,7 @@ class Agent:
         }
         self.view = View(m for m in saved.members if m.address != interface.address)
         self.applier = Applier(config, datapath, interface.address) if datapath else None
-        self.announcements: dict[IPv4Address, Announcement] = {}
+        self.announcements: dict[Address, Announcement] = {}
         self.relay = RelayClient(paths.relay, _uids(config.bgp.user), self._heard)
         self.membership_known = False
         self.stopping = False
@@ -121,7 +121,7 @@ class Agent:
 
     # What the operator and the tasks change
 
-    def change(self, intent: State | None = None, withheld: frozenset[IPv4Address] | None = None) -> None:
+    def change(self, intent: State | None = None, withheld: frozenset[Address] | None = None) -> None:
         """Take in the operator's wish; the reconciler carries it out."""
         self.intent = intent or self.intent
         self.withheld = self.withheld if withheld is None else withheld

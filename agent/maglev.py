@@ -21,7 +21,7 @@ Why the old owner is still in the chain after a change. A draining, lost or unhe
 the filling by nominal weights still shows it: place 1 is the owner by nominal weight, so after the first such change
 exactly the old owner, in every row. Its removal after that moves no owner at all. A member that comes (or comes back)
 takes rows that others pass soon after, and shifts the walks of those by a turn: the old owner is among the next to
-pass, but for the rows that were taken last, where a shift sends walks far. Measured with 65,536 rows and chains of 4, one
+pass, but for the rows that were taken last, where a shift sends walks far. Measured with 65,536 rows, chains of 4, one
 added: missing in 8 of 4,067 moved rows of 16 members, in 22 of 1,323 of 64, in 69 of 394 of 1,024; that is 0.1 % of all
 rows at most, as many as one member of 1,024 has. A nominal weight that is lowered hides old owners more often, here as
 with rendezvous. The price of the even spread is that more owners move: with 1,024 members 6 times as many rows as with

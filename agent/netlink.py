@@ -15,6 +15,7 @@ from pyroute2.netlink.rtnl import RTMGRP_NEIGH
 
 from agent.config import Config
 from agent.errors import AgentError
+from agent.model import Address
 
 _LOOPBACK = 1
 _NTF_USE = 1
@@ -71,8 +72,8 @@ class Netlink:
         mac = bytes.fromhex(links[0].get("address").replace(":", ""))
         return Interface(name, index, mac, address or found[0])
 
-    async def put_vips(self, vips: Iterable[IPv4Address], interface: str) -> None:
-        """VIPs as /32 on lo, and the ARP sysctls that keep them off the segment. Repeating it changes nothing."""
+    async def put_vips(self, vips: Iterable[Address], interface: str) -> None:
+        """VIPs on lo, each alone, and the ARP sysctls that keep them off the segment. Repeating it changes nothing."""
         for name in ("all", interface):
             for key, value in _SYSCTLS.items():
                 path = Path(f"/proc/sys/net/ipv4/conf/{name}/{key}")
@@ -83,13 +84,13 @@ class Netlink:
                     raise AgentError(f"{path}: {error.strerror}; the agent needs to set it to {value}") from None
         await self._route.link("set", index=_LOOPBACK, state="up")
         for vip in vips:
-            await self._route.addr("replace", index=_LOOPBACK, address=str(vip), prefixlen=32)
+            await self._route.addr("replace", index=_LOOPBACK, address=str(vip), prefixlen=vip.max_prefixlen)
 
-    async def remove_vips(self, vips: Iterable[IPv4Address]) -> None:
+    async def remove_vips(self, vips: Iterable[Address]) -> None:
         """Take VIPs off lo again; one that is not there is fine."""
         for vip in vips:
             try:
-                await self._route.addr("del", index=_LOOPBACK, address=str(vip), prefixlen=32)
+                await self._route.addr("del", index=_LOOPBACK, address=str(vip), prefixlen=vip.max_prefixlen)
             except NetlinkError as error:
                 if error.code not in (2, 99):  # ENOENT, EADDRNOTAVAIL
                     raise
@@ -117,7 +118,7 @@ async def own_interface(config: Config) -> Interface:
     address is not one that the cluster's members may have."""
     netlink = Netlink()
     try:
-        interface = await netlink.interface(config.node.interface, config.node.address)
+        interface = await netlink.interface(config.node.names[0], config.node.address)
     finally:
         netlink.close()
     if not any(interface.address in allowed for allowed in config.members.allow):

@@ -89,7 +89,7 @@ def test_no_such_interface(command: str, tmp_path: Path) -> None:
 
 def test_wrong_usage_is_exit_code_2() -> None:
     assert "No such command" in lbctl("drian", code=2)[1]
-    assert "10.99 is not an IPv4 address" in lbctl("withdraw", "--vip", "10.99", code=2)[1]
+    assert "10.99 is not an IP address" in lbctl("withdraw", "--vip", "10.99", code=2)[1]
     assert "is not one of" in lbctl("status", "-o", "yaml", code=2)[1]
 
 
