@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """bench.json as tables for people, with the last committed figures' ratios beside the new ones."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -89,7 +89,48 @@ def frames(console: Console, rows: Rows, committed: Rows) -> None:
     console.print(table)
 
 
-PARTS = {"xdp": xdp, "frames": frames, "system": system}
+def table(console: Console, rows: Rows, committed: Rows) -> None:
+    """Part 4, tables: a line for each subject, a group of columns for each number of members."""
+    counts = sorted({row["members"] for row in rows})
+    headings = [heading for count in counts for heading in (f"N={count}", "median", "CPU", "was")]
+    made = _table("Tables, ms by number of members (best, median, best CPU time, committed CPU time)", "", *headings)
+    for case in dict.fromkeys(row["case"] for row in rows):
+        cells: list[Any] = []
+        for count in counts:
+            key = {"case": case, "members": count}
+            names = ("ms_min", "ms_median", "cpu_ms_min")
+            cells += [was(rows, key, key, name) for name in names] + [was(committed, key, key, "cpu_ms_min")]
+        made.add_row(case, *map(_text, cells))
+    console.print(made)
+
+
+def daemon(console: Console, found: Mapping[str, Any], committed: Any) -> None:
+    """Part 4, the daemon: one figure a line."""
+    made = _table("The daemon", "", "now", "was")
+    for (name, value), (_, old) in zip(_flat(found), _flat_like(found, committed), strict=True):
+        made.add_row(name, _text(value), _text(old))
+    console.print(made)
+
+
+def _flat(found: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
+    lines = []
+    for name, value in found.items():
+        lines += _flat(value, f"{above}{name} ") if isinstance(value, Mapping) else [(f"{above}{name}", value)]
+    return lines
+
+
+def _flat_like(found: Mapping[str, Any], other: Any) -> list[tuple[str, Any]]:
+    known = dict(_flat(other)) if isinstance(other, Mapping) else {}
+    return [(name, known.get(name)) for name, _ in _flat(found)]
+
+
+PARTS: dict[str, Callable[[Console, Any, Any], None]] = {
+    "xdp": xdp,
+    "frames": frames,
+    "system": system,
+    "table": table,
+    "daemon": daemon,
+}
 
 
 def show(console: Console, figures: Mapping[str, Any], committed: Mapping[str, Any]) -> None:
@@ -97,4 +138,4 @@ def show(console: Console, figures: Mapping[str, Any], committed: Mapping[str, A
     for name, part in PARTS.items():
         if name in figures:
             console.print()
-            part(console, figures[name], committed.get(name, []))
+            part(console, figures[name], committed.get(name) or [])
