@@ -57,7 +57,7 @@ def system(console: Console, rows: Rows, committed: Rows) -> None:
         table = _table(
             f"System, {kind} (medians; ratios of {kind} per CPU second, round by round)",
             "path", "a second", "a CPU second", "x direct", "was", "x haproxy", "was", "raw x direct", "x haproxy",
-            "CPU us", "us min", "p50 us", "p90", "p99", "p99.9", "where the CPU time goes, us",
+            "CPU us", "best", "p50 us", "p90", "p99", "p99.9", "where the CPU time goes, us",
         )  # fmt: skip
         for row in rows:
             ratios: list[Any] = []

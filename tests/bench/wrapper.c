@@ -2,8 +2,8 @@
 /*
  * Around the XDP program, to time it by BPF_PROG_TEST_RUN, which hands every round the packet that the last one left.
  *
- * Appended to lb.c's text with its entry made an inline function. Each round puts the packet back as it was, gives it
- * the next flow's client, runs what is measured and compares the verdict. Every WINDOW rounds it reads the clock:
+ * Appended to lb.c's text with its entry made an inline function. Each round gives the packet the next flow's client,
+ * runs what is measured, checks verdict and packet, and puts the packet back as it was. Every WINDOW rounds it reads the clock:
  * the kernel's own figure is a whole number of nanoseconds, and an interruption must spoil one window, not the run.
  *
  * Given by -D: WINDOW, WINDOWS, RESTORE (16-byte words at the head of the packet that are written back).
@@ -15,6 +15,8 @@ struct bench_case {
 	u32 flows;
 	u32 client_at;		/* where the last word of the client's address lies in the packet */
 	u32 client;		/* that word of the first flow, host order */
+	int grows;		/* by so many bytes, on its way through the program */
+	u32 source;		/* the first four bytes of the source MAC with which it must come out */
 	u32 pad;
 	u64 head[2 * RESTORE];
 };
@@ -22,7 +24,7 @@ struct bench_case {
 struct bench_state {
 	u64 random;
 	u64 rounds;
-	u64 wrong;		/* rounds with another verdict */
+	u64 wrong;		/* rounds that ended with another verdict or another packet than they must */
 	u64 since_ns;
 	u64 window_ns[WINDOWS];
 };
@@ -51,26 +53,40 @@ static __always_inline u32 bench_flow(struct bench_state *state, u32 flows)
 	return (state->random >> 32) * flows >> 32;
 }
 
+/* Before: the next flow. The one path through this keeps the verifier's work on the program what it is without us. */
 static __always_inline bool bench_prepare(struct xdp_md *ctx, const struct bench_case *now, struct bench_state *state)
 {
-	int grown = (int)(ctx->data_end - ctx->data) - (int)now->length;
-	u32 at = now->client_at & 0x7f, i;
-	void *data, *end;
-	u64 *head;
+	u32 at = now->client_at & 0x7f;
+	void *data = (void *)(long)ctx->data;
 
-	bench_clock(state);
+	if (data + at + 4 > (void *)(long)ctx->data_end)
+		return false;
+	*(u32 *)(data + at) = htonl(now->client + bench_flow(state, now->flows));
+	return true;
+}
+
+/* After: is the packet what the verdict says? Then put it back as it was. */
+static __always_inline bool bench_restore(struct xdp_md *ctx, const struct bench_case *now)
+{
+	int grown = (int)(ctx->data_end - ctx->data) - (int)now->length;
+	bool right;
+	void *data;
+	u64 *head;
+	u32 i;
+
+	data = (void *)(long)ctx->data;
+	if (data + 14 > (void *)(long)ctx->data_end)
+		return false;
+	right = grown == now->grows && *(u32 *)(data + 6) == now->source;
 	if (grown && bpf_xdp_adjust_head(ctx, grown))
 		return false;
-	data = (void *)(long)ctx->data;
-	end = (void *)(long)ctx->data_end;
-	head = data;
-	if (data + sizeof(now->head) > end || data + at + 4 > end)
+	head = (void *)(long)ctx->data;
+	if ((void *)head + sizeof(now->head) > (void *)(long)ctx->data_end)
 		return false;
 #pragma unroll
 	for (i = 0; i < 2 * RESTORE; i++)
 		head[i] = now->head[i];
-	*(u32 *)(data + at) = htonl(now->client + bench_flow(state, now->flows));
-	return true;
+	return right;
 }
 
 /* The least that forwarding by a hash can be: bounds, the program's own hash, two MACs, out again. */
@@ -130,8 +146,9 @@ static __always_inline int bench_run(struct xdp_md *ctx, enum bench_subject subj
 		verdict = bench_floor_of(ctx);
 	else
 		verdict = now->verdict;
-	if (verdict != now->verdict)
+	if (!bench_restore(ctx, now) || verdict != now->verdict)
 		state->wrong++;
+	bench_clock(state);
 	return verdict;
 }
 

@@ -20,6 +20,7 @@ CLIENTS: Final = "10.64.0.0"
 MILLION: Final = 1_000_000
 SOCKETS: Final = 10_000
 PASS, TX = 2, 3
+MARKED: Final = packets.marker(1, 11)[:4]
 
 #: Slot of each service, and its port less 7000.
 OUTSIDE, OWNER, SOLE, SECOND = 1, 2, 3, 4
@@ -33,7 +34,11 @@ OPENED: Final = 10
 
 @dataclass(frozen=True)
 class Case:
-    """`subject` is what runs: the program (`lb`) or one of SUBJECTS. `counter` rises once each round."""
+    """`subject` is what runs: the program (`lb`) or one of SUBJECTS.
+
+    Each round `counter` rises once, and the packet comes out `grows` bytes longer, its source MAC beginning with
+    `source` (empty: the one it had).
+    """
 
     name: str
     packet: bytes
@@ -46,6 +51,7 @@ class Case:
     subject: str = "lb"
     restore: int = 1
     grows: int = 0
+    source: bytes = b""
 
 
 def _tcp(slot: int, flags: int, hop: int = 0, dst: str = VIP, options: bytes = b"") -> bytes:
@@ -68,7 +74,7 @@ def _too_big(slot: int) -> bytes:
     return packets.ethernet(packets.ipv4(error, src="10.7.7.7", dst=VIP, protocol=packets.ICMP), dst=HERE, src=ROUTER)
 
 
-FLOOR_CASE: Final = Case(figures.FLOOR, _tcp(OUTSIDE, ACK), TX, None, subject="floor")
+FLOOR_CASE: Final = Case(figures.FLOOR, _tcp(OUTSIDE, ACK), TX, None, subject="floor", source=MARKED)
 L2: Final = "l2 forward, ingress outside the chain"
 AT_SOCKET: Final = "deliver at the owner, socket"
 
@@ -76,11 +82,11 @@ CASES: Final = (
     Case(figures.EMPTY, _tcp(OUTSIDE, ACK), PASS, None, flows=(1,), subject="empty"),
     Case("wrapper, subtracted", _tcp(OUTSIDE, ACK), TX, None, flows=(1,), subject="bare"),
     FLOOR_CASE,
-    Case(L2, _tcp(OUTSIDE, ACK), TX, Counter.FORWARD_FIRST, OUTSIDE),
-    Case("l2 forward, SYN", _tcp(OUTSIDE, SYN), TX, Counter.FORWARD_FIRST, OUTSIDE),
-    Case("l2 forward, UDP", _udp(OUTSIDE), TX, Counter.FORWARD_FIRST, OUTSIDE),
-    Case("l2 forward, ICMP error", _too_big(OUTSIDE), TX, Counter.FORWARD_FIRST, OUTSIDE, client_at=58),
-    Case("l2 forward, ingress second in the chain", _tcp(SECOND, ACK), TX, Counter.FORWARD_FIRST, SECOND),
+    Case(L2, _tcp(OUTSIDE, ACK), TX, Counter.FORWARD_FIRST, OUTSIDE, source=MARKED),
+    Case("l2 forward, SYN", _tcp(OUTSIDE, SYN), TX, Counter.FORWARD_FIRST, OUTSIDE, source=MARKED),
+    Case("l2 forward, UDP", _udp(OUTSIDE), TX, Counter.FORWARD_FIRST, OUTSIDE, source=MARKED),
+    Case("l2 forward, ICMP error", _too_big(OUTSIDE), TX, Counter.FORWARD_FIRST, OUTSIDE, source=MARKED, client_at=58),
+    Case("l2 forward, second in the chain", _tcp(SECOND, ACK), TX, Counter.FORWARD_FIRST, SECOND, source=MARKED),
     Case("deliver at the owner, SYN (no socket lookup)", _tcp(OWNER, SYN), PASS, Counter.DELIVER_OWNER, OWNER),
     Case("deliver at the only member (no socket lookup)", _tcp(SOLE, ACK), PASS, Counter.DELIVER_SOLE, SOLE),
     Case(AT_SOCKET, _tcp(OWNER, ACK), PASS, Counter.DELIVER_SOCKET, OWNER, flows=(1, SOCKETS)),
