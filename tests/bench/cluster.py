@@ -20,7 +20,7 @@ from topology.router import RouterWatch
 FOLDER: Final = Path(__file__).parent / "lab"
 SERVERS: Final = ("b1", "b2", "b3", "b4")
 PROXY_VIP: Final = "10.99.0.2"
-START_S: Final = 20.0
+START_S: Final = 60.0
 
 
 @contextlib.contextmanager

@@ -30,8 +30,8 @@ READY_S: Final = 30.0
 PINS: Final = "sys/fs/bpf/anylb"
 
 
-def start_s(cluster: Cluster, compiled: bool) -> float:
-    """End the agent, start it, and return the seconds until it says that it is ready."""
+def start_s(cluster: Cluster, compiled: bool) -> tuple[float, float]:
+    """End the agent, start it, and return the seconds until it says that it is ready, and its CPU seconds till then."""
     cluster.stop(NODE, "agent")
     if not compiled:
         programs = list((cluster.lab.root(NODE) / PINS).glob("program*"))
@@ -41,7 +41,9 @@ def start_s(cluster: Cluster, compiled: bool) -> float:
     began = time.monotonic()
     cluster.start(NODE, "agent")
     cluster.wait(f"the agent of {NODE}", lambda: ready(cluster), READY_S)
-    return time.monotonic() - began
+    took = time.monotonic() - began
+    (pid,) = cluster.pids(NODE, "agent")
+    return took, figures.process_s(Path(f"/proc/{pid}/stat").read_text())[1]
 
 
 def ready(cluster: Cluster) -> bool:
@@ -95,14 +97,15 @@ def _locked_mb(fd: int) -> float:
 
 def measure(rounds: int) -> dict[str, Any]:
     """Return bench.json's `daemon`."""
-    starts: dict[str, list[float]] = {"compiled": [], "not compiled": []}
+    starts: dict[str, list[tuple[float, float]]] = {"compiled": [], "not compiled": []}
     with anylb_lab(f"bench-daemon-{os.getpid()}") as cluster:
         for _ in range(rounds):
             for what, times in starts.items():
                 times.append(start_s(cluster, what == "compiled"))
         memory = {daemon: process_mb(cluster.pids("b1", daemon)[0]) for daemon in ("agent", "speaker", "relay")}
     return {
-        "start_to_ready_s": {what: figures.spread(times) for what, times in starts.items()},
+        "start_to_ready_s": {what: figures.spread([took for took, _ in times]) for what, times in starts.items()},
+        "start_cpu_s": {what: figures.spread([cpu for _, cpu in times]) for what, times in starts.items()},
         "memory_mb": {**memory, "compiler_peak": compiler_mb(), **maps_mb()},
     }
 

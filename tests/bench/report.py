@@ -4,6 +4,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from bench.target import targets as judged
 from rich.console import Console
 from rich.table import Table
 
@@ -133,9 +134,20 @@ PARTS: dict[str, Callable[[Console, Any, Any], None]] = {
 }
 
 
+def targets(console: Console, found: Mapping[str, Any]) -> None:
+    """What was to be reached."""
+    made = _table("To reach", "", "limit", "now", "")
+    for target in judged(found):
+        limit = f"{'<=' if target.at_most else '>='} {target.limit:g}"
+        made.add_row(target.what, limit, _text(target.value), "yes" if target.met else "[bold red]no[/]")
+    console.print(made)
+
+
 def show(console: Console, figures: Mapping[str, Any], committed: Mapping[str, Any]) -> None:
     """Print all parts that were measured."""
     for name, part in PARTS.items():
         if name in figures:
             console.print()
             part(console, figures[name], committed.get(name) or [])
+    console.print()
+    targets(console, figures)

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `make bench` makes of its measurements: the arithmetic, on figures that can be checked by hand."""
 
+from typing import Any
+
 import pytest
-from bench import figures
+from bench import figures, report, target
 from bench.figures import Cpu, Load
 
 STAT = "cpu  1000 200 300 9000 50 40 60 700 11 12\ncpu0 1 1 1 1 1 1 1 1 0 0\n"
@@ -119,3 +121,46 @@ def test_rounds_must_pair() -> None:
 
 def test_spread_is_minimum_and_median() -> None:
     assert figures.spread([3.0, 1.0, 2.0, 9.0]) == {"min": 1.0, "median": 2.5}
+
+
+def measured() -> dict[str, Any]:
+    ratios = {"direct": 0.9, "haproxy tcp": 1.4}
+    return {
+        "xdp": [
+            {"case": target.L2, "flows": 1, "ratio_floor": 2.5},
+            {"case": target.L2, "flows": target.MANY, "ratio_floor": 9.0, "ratio_one_flow": 1.2},
+            {"case": target.NOT_A_VIP, "flows": 1, "ratio_floor": 1.6},
+            {"case": target.NOT_A_VIP, "flows": target.MANY, "ratio_floor": 9.0, "ratio_one_flow": 1.7},
+        ],
+        "system": [
+            {"path": "direct", "requests_per_cpu_s_ratio": {}, "connections_per_cpu_s_ratio": {}},
+            {"path": "anylb l2", "requests_per_cpu_s_ratio": ratios, "connections_per_cpu_s_ratio": ratios},
+        ],
+        "table": [
+            {"case": "rendezvous, one added", "members": 1024, "ms_median": 4.0},
+            {"case": "rendezvous, one lost", "members": 1024, "ms_median": 5.1},
+            {"case": "rendezvous, one lost", "members": 16, "ms_median": 50.0},
+            {"case": "maglev, from nothing", "members": 1024, "ms_median": 99.0},
+        ],
+        "daemon": {"start_to_ready_s": {"compiled": {"min": 0.5, "median": 1.5}}},
+    }
+
+
+def test_targets_take_the_worst_case_and_both_directions() -> None:
+    judged = [(one.limit, one.value, one.met) for one in target.targets(measured())]
+    assert judged == [
+        (2.5, 2.5, True), (1.5, 1.6, False), (1.6, 1.7, False),  # XDP; there is no ipip to judge
+        (0.80, 0.9, True), (1.5, 1.4, False), (0.88, 0.9, True), (1.6, 1.4, False),
+        (5.0, 5.1, False), (1.5, 1.5, True),
+    ]  # fmt: skip
+
+
+def test_targets_of_parts_that_were_not_measured_are_left_out() -> None:
+    assert target.targets({}) == []
+
+
+def test_a_committed_figure_is_found_by_its_keys_and_may_be_missing() -> None:
+    old = [{"case": "a", "flows": 1, "ratio": {"direct": 2.0}}, {"case": "a", "flows": 9, "ratio": {"direct": 3.0}}]
+    assert report.was(old, ("case", "flows"), {"case": "a", "flows": 9}, "ratio", "direct") == 3.0
+    assert report.was(old, ("case", "flows"), {"case": "a", "flows": 9}, "ratio", "haproxy") is None
+    assert report.was(old, ("case", "flows"), {"case": "b", "flows": 9}, "ratio", "direct") is None
