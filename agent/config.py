@@ -41,6 +41,7 @@ from agent.fields import (
     within,
 )
 from agent.model import Address
+from agent.secret import read_secret
 from bgp.community import service_id
 
 
@@ -275,24 +276,8 @@ def load(path: Path) -> Config:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         assert root is not None  # parse took it
         where = place(root, str(path), "table", "key_file")
-        config._secret = _secret(path.parent / config.table.key_file, where)
+        config._secret = read_secret(path.parent / config.table.key_file, where)
     return config
-
-
-def _secret(path: Path, where: str) -> bytes:
-    """The cluster's secret from its file, which must be for its owner alone."""
-    try:
-        text, mode = path.read_text(encoding="ascii").strip(), path.stat().st_mode
-        secret = bytes.fromhex(text)
-    except OSError as error:
-        raise ConfigError(f"{where}: {path}: {error.strerror}; make one with `openssl rand -hex 16`") from None
-    except ValueError:
-        secret, mode = b"", 0
-    if mode & 0o077:
-        raise ConfigError(f"{where}: {path}: others may read it (mode {mode & 0o777:o}); chmod 600 {path}")
-    if len(secret) != 16:
-        raise ConfigError(f"{where}: {path}: holds not 32 hex digits; make one with `openssl rand -hex 16`")
-    return secret
 
 
 def parse(text: str, name: str) -> Config:

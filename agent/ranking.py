@@ -67,6 +67,10 @@ class Ranking:
         """How many members a row lists at most."""
         return len(self.keys)
 
+    def ranks(self, weights: Mapping[bytes, int]) -> bool:
+        """Whether it is of exactly these members, by these weights."""
+        return len(weights) == len(self.members) and weights == dict(zip(self.members, self.weights, strict=True))
+
     def order(self, places: int) -> NDArray[np.int16]:
         """The best `places` members of each row as indexes into `members`; shape (places, rows)."""
         return (self.keys[:places] & MEMBER_MASK).astype(np.int16)
