@@ -90,24 +90,32 @@ def ratio(value: float, base: float, digits: int = 2) -> float:
     return round(value / base, digits)
 
 
-def xdp_rows(windows: Mapping[tuple[str, int], Sequence[float]], wrapper: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Turn ns per packet of each (case, flows), one figure for each window of packets, into rows.
+Windows = Mapping[tuple[str, int], Sequence[float]]
+"""ns per packet of each (case, flows), one figure for each window of packets."""
 
-    `wrapper` names for each case the run of the bare wrapper; what that costs beyond an empty program is subtracted.
-    So `ns_*` is what TEST_RUN would show if it put packets back itself: its loop, with the call of the program, is in
-    it, and `ratio_floor` is a minimum over the floor's. `ns_net` and `ratio_floor_net` are without the loop, stricter
-    than any packet sees. `ratio_one_flow` compares with the same case for one flow.
+
+def xdp_rows(windows: Windows, wrappers: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+    """Turn measured windows into rows.
+
+    `wrappers` names for each case the runs (of one flow) that it contains as the wrapper's part, by weight; what that
+    costs beyond an empty program is subtracted. So `ns_*` is what TEST_RUN would show if it put packets back itself:
+    its loop, with the call of the program, is in it, and `ratio_floor` is a minimum over the floor's. `ns_net` and
+    `ratio_floor_net` are without the loop, stricter than any packet sees. `ratio_one_flow` compares with the same case
+    for one flow.
     """
     loop = min(windows[EMPTY, 1]), median(windows[EMPTY, 1])
+    parts = {name for weights in wrappers.values() for name in weights}
 
     def net(case: str, flows: int) -> tuple[float, float]:
-        bare = windows[wrapper[case], 1]
-        return min(windows[case, flows]) - min(bare), median(windows[case, flows]) - median(bare)
+        bare = [
+            sum(weight * pick(windows[part, 1]) for part, weight in wrappers[case].items()) for pick in (min, median)
+        ]
+        return min(windows[case, flows]) - bare[0], median(windows[case, flows]) - bare[1]
 
     floor = net(FLOOR, 1)
     rows = []
     for case, flows in windows:
-        if case == EMPTY or case in wrapper.values():
+        if case == EMPTY or case in parts:
             rows.append(_ns_row(case, flows, min(windows[case, flows]), median(windows[case, flows])))
             continue
         least, middle = net(case, flows)

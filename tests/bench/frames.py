@@ -25,7 +25,8 @@ from typing import Any, Final
 import packets
 from bench import testrun, xdp
 from bench.cluster import SERVERS, anylb_lab, plain_lab
-from bench.xdp_case import CLIENTS, MILLION, OUTSIDE, VIP
+from bench.target import MANY
+from bench.xdp_case import CLIENTS, OUTSIDE, VIP
 
 from bpf import kernel
 from bpf.datapath import DataPath
@@ -141,14 +142,14 @@ def veth(generator: Generator, rounds: int) -> list[dict[str, Any]]:
 
     def stream(name: str, number: int, flows: int) -> Stream:
         near, _, mac = ends[number]
-        frame = _datagram(mac, 7000 + OUTSIDE)
+        frame = _datagram(mac, OUTSIDE.port)
         return Stream(name, flows, FRAMES, lambda: generator.send(frame, near, flows, FRAMES), generator.sunk)
 
     rows = measured(
         [
             stream("veth: reflected by the least program", 1, 1),
             stream("veth: l2 forward", 2, 1),
-            stream("veth: l2 forward", 2, MILLION),
+            stream("veth: l2 forward", 2, MANY),
             stream("veth: into a sink, one way", 0, 1),
         ],
         rounds,
@@ -201,9 +202,9 @@ def lab(generator: Generator, rounds: int) -> list[dict[str, Any]]:
 
             def send(frame: bytes = frame, router: int = router) -> float:
                 with inside_net(router):
-                    return generator.send(frame, socket.if_nametoindex("eth2"), MILLION, LAB_FRAMES)
+                    return generator.send(frame, socket.if_nametoindex("eth2"), MANY, LAB_FRAMES)
 
-            streams.append(Stream(f"lab: {name}", MILLION, LAB_FRAMES, send, arrived))
+            streams.append(Stream(f"lab: {name}", MANY, LAB_FRAMES, send, arrived))
         return measured(streams, rounds)
 
 

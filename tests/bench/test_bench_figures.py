@@ -56,8 +56,8 @@ def windows() -> dict[tuple[str, int], list[float]]:
 
 
 def rows() -> dict[tuple[str, int], dict[str, object]]:
-    wrapper = {name: "bare" for name, _ in windows()}
-    return {(row["case"], row["flows"]): row for row in figures.xdp_rows(windows(), wrapper)}
+    wrappers = {name: {"bare": 1.0} for name, _ in windows()}
+    return {(row["case"], row["flows"]): row for row in figures.xdp_rows(windows(), wrappers)}
 
 
 def test_the_wrappers_own_cost_is_subtracted_and_the_loops_is_not() -> None:
@@ -65,6 +65,15 @@ def test_the_wrappers_own_cost_is_subtracted_and_the_loops_is_not() -> None:
         "case": "l2", "flows": 1, "ns_min": 50.0, "ns_median": 53.0, "ratio_floor": 1.67, "ratio_floor_median": 1.71,
         "ns_net": 30.0, "ratio_floor_net": 3.0,
     }  # fmt: skip
+
+
+def test_a_wrapper_may_be_put_together_from_several_runs() -> None:
+    """A run with two moves of the head costs 12 more than the bare one, so a case with one move contains 6 more."""
+    measured = {**windows(), ("shift", 1): [36.0, 37.0, 38.0], ("ipip", 1): [90.0, 91.0, 92.0]}
+    wrappers = {figures.FLOOR: {"bare": 1.0}, "l2": {"bare": 1.0}, "ipip": {"bare": 0.5, "shift": 0.5}}
+    rows = {row["case"]: row for row in figures.xdp_rows(measured, wrappers) if row["flows"] == 1}
+    assert (rows["ipip"]["ns_net"], rows["ipip"]["ns_min"]) == (60.0, 80.0)
+    assert "ratio_floor" not in rows["shift"]
 
 
 def test_the_floor_is_one_floor() -> None:

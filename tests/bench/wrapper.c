@@ -6,7 +6,7 @@
  * runs what is measured, checks verdict and packet, and puts the packet back as it was. Every WINDOW rounds it reads the clock:
  * the kernel's own figure is a whole number of nanoseconds, and an interruption must spoil one window, not the run.
  *
- * Given by -D: WINDOW, WINDOWS, RESTORE (16-byte words at the head of the packet that are written back).
+ * Given by -D: WINDOW, WINDOWS, RESTORE (16-byte words at the head of the packet that are written back), and lb.c's own.
  */
 
 struct bench_case {
@@ -121,7 +121,21 @@ static __always_inline int bench_floor_of(struct xdp_md *ctx)
 	return XDP_TX;
 }
 
-enum bench_subject { BENCH_EMPTY, BENCH_BARE, BENCH_FLOOR, BENCH_LB };
+/* The head moved as a tunnel's header would, so that the wrapper moves it back. */
+static __always_inline int bench_shift_of(struct xdp_md *ctx, const struct bench_case *now)
+{
+	void *data;
+
+	if (bpf_xdp_adjust_head(ctx, -20))
+		return XDP_ABORTED;
+	data = (void *)(long)ctx->data;
+	if (data + 14 > (void *)(long)ctx->data_end)
+		return XDP_ABORTED;
+	*(u32 *)(data + 6) = now->source;
+	return now->verdict;
+}
+
+enum bench_subject { BENCH_EMPTY, BENCH_BARE, BENCH_SHIFT, BENCH_FLOOR, BENCH_LB };
 
 static __always_inline int bench_run(struct xdp_md *ctx, enum bench_subject subject)
 {
@@ -144,6 +158,8 @@ static __always_inline int bench_run(struct xdp_md *ctx, enum bench_subject subj
 		verdict = PROGRAM(ctx);
 	else if (subject == BENCH_FLOOR)
 		verdict = bench_floor_of(ctx);
+	else if (subject == BENCH_SHIFT)
+		verdict = bench_shift_of(ctx, now);
 	else
 		verdict = now->verdict;
 	if (!bench_restore(ctx, now) || verdict != now->verdict)
@@ -160,6 +176,11 @@ int bench_empty(struct xdp_md *ctx)
 int bench_bare(struct xdp_md *ctx)
 {
 	return bench_run(ctx, BENCH_BARE);
+}
+
+int bench_shift(struct xdp_md *ctx)
+{
+	return bench_run(ctx, BENCH_SHIFT);
 }
 
 int bench_floor(struct xdp_md *ctx)

@@ -15,13 +15,14 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from ipaddress import IPv4Address
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from bench import figures, testrun
-from bench.xdp_case import CASES, CLIENTS, OWNER, PLACES, SOCKETS, SUBJECTS, SUMS, VIP, Case
+from bench.xdp_case import CASES, CLIENTS, OWNER, SELF, SERVICES, SOCKETS, SUBJECTS, SUMS, VIP, Case, wrapper_of
 from packets import HERE
 
 from agent import rendezvous
@@ -56,21 +57,26 @@ def tables() -> Tables:
 
 def fill(made: Tables) -> None:
     """Fill the maps of node 1 of 16 as xdp_case.py describes it, by the agent's own table builder."""
-    made.set_conf(NodeConf(1, 11, KEY))
+    made.set_conf(NodeConf(1, 11, KEY, address=IPv4Address(SELF), address6=IPv6Address("2001:db8::b")))
+    made.set_node_prefixes([ip_network("10.0.0.0/24")])
     for index in range(1, NODES + 1):
-        made.set_node(index, NodeEntry(IPv4Address(f"10.0.0.{10 + index}"), 10 + index, bytes([2, 0, 0, 0, 0, index])))
+        node = NodeEntry(IPv4Address(f"10.0.0.{10 + index}"), 10 + index, bytes([2, 0, 0, 0, 0, index]))
+        made.set_node(index, node)
+        address6 = IPv6Address(f"2001:db8::{10 + index:x}")
+        made.set_node(NODES + index, replace(node, address6=address6, outer6=True))
     others = [Candidate(IPv4Address(f"10.0.0.{10 + i}"), 100, 100, State.UP) for i in range(2, NODES + 1)]
     chains = rendezvous.build(others, ROWS, FILLED).places.astype(np.uint16) + 2  # place 0 is node 2
-    for slot, place in PLACES.items():
+    for service in SERVICES:
         rows = np.zeros((ROWS, CHAIN), np.uint16)
-        rows[:, :FILLED] = chains
-        if place is not None:
-            rows[:, place] = 1
-        if slot == list(PLACES)[2]:  # alone in its chains
+        rows[:, :FILLED] = chains + NODES * service.outer6  # the same nodes again, by their IPv6 addresses
+        if service.place is not None:
+            rows[:, service.place] = 1
+        if service.alone:
             rows[:, 1:] = 0
-        made.swap_rows(slot, rows, np.zeros(ROWS, np.uint64))
+        made.swap_rows(service.slot, rows, np.zeros(ROWS, np.uint64))
         for protocol in Protocol:
-            made.set_service(ServiceKey(IPv4Address(VIP), protocol, 7000 + slot), ServiceEntry(slot, up=True))
+            entry = ServiceEntry(service.slot, up=True, forward=service.forward)
+            made.set_service(ServiceKey(ip_address(service.vip), protocol, service.port), entry)
 
 
 @contextlib.contextmanager
@@ -79,7 +85,7 @@ def sockets() -> Iterator[None]:
     all_files()
     for command in (f"address add {VIP}/32 dev lo", f"route add local {CLIENTS}/16 dev lo"):
         subprocess.run(["ip", *command.split()], check=True)
-    with socket.create_server((VIP, 7000 + OWNER), backlog=256) as listener:
+    with socket.create_server((VIP, OWNER.port), backlog=256) as listener:
         code = f"from bench.xdp import connect; connect({SOCKETS})"
         with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as child:
             assert child.stdin
@@ -105,15 +111,15 @@ def connect(count: int) -> None:
     for number in range(count):
         client = socket.socket()
         client.bind((str(IPv4Address(first + number)), 40000))
-        client.connect((VIP, 7000 + OWNER))
+        client.connect((VIP, OWNER.port))
         held.append(client)
     sys.stdin.read()
 
 
 class Wrapped:
-    """The program inside the wrapper, compiled for one size of what is restored."""
+    """The program inside the wrapper, compiled for one size of what is restored, and lean or not (see Case)."""
 
-    def __init__(self, restore: int) -> None:
+    def __init__(self, restore: int, lean: bool) -> None:
         os.environ["BCC_KERNEL_SOURCE"] = str(HEADERS)
         from bcc import BPF
 
@@ -124,6 +130,8 @@ class Wrapped:
         text += "\n" + (Path(__file__).parent / "wrapper.c").read_text()
         options = {"ROWS": ROWS, "UPLINK": 0, "PINS": json.dumps(str(_MAPS)), "PROGRAM": "lb_inlined"}
         options |= {"WINDOW": f"{WINDOW}ULL", "WINDOWS": WINDOWS + WARM_UP, "RESTORE": restore}
+        if lean:
+            options |= {"IPV6": 0, "TUNNELS": 0}
         self._module = BPF(text=text, cflags=[f"-D{name}={value}" for name, value in options.items()])
         self._fds = {subject: self._module.load_func(f"bench_{subject}", BPF.XDP).fd for subject in SUBJECTS}
         self._case_fd = self._module["bench_cases"].map_fd
@@ -148,7 +156,9 @@ class Wrapped:
         assert (done, wrong, verdict) == (rounds, 0, case.verdict), f"{case.name}: {wrong} of {done} rounds went wrong"
         if case.subject == "lb":
             rose = {event: value - before[event] for event, value in counted().items() if value != before[event]}
-            assert rose.get((case.slot, case.counter)) == rounds, f"{case.name}: counted {rose}"
+            assert rose.get((case.service.slot if case.service else 0, case.counter)) == rounds, (
+                f"{case.name}: counted {rose}"
+            )
         return [ns / WINDOW for ns in window_ns[WARM_UP:]]
 
 
@@ -160,15 +170,14 @@ def measure(rounds: int) -> list[dict[str, Any]]:
     def counted() -> Mapping[tuple[int, Counter], int]:
         return {(s, Counter[n.upper()]): v for s, counters in made.counters().items() for n, v in counters.items()}
 
-    wrapped = {restore: Wrapped(restore) for restore in {case.restore for case in CASES}}
+    wrapped = {kind: Wrapped(*kind) for kind in {(case.restore, case.lean) for case in CASES}}
     windows: dict[tuple[str, int], list[float]] = defaultdict(list)
     with sockets():
         for _ in range(rounds):
             for case in CASES:
                 for flows in case.flows:
-                    windows[case.name, flows] += wrapped[case.restore].run(case, flows, counted)
-    bare = {case.restore: case.name for case in CASES if case.subject == "bare"}
-    rows = figures.xdp_rows(windows, {case.name: bare[case.restore] for case in CASES})
+                    windows[case.name, flows] += wrapped[case.restore, case.lean].run(case, flows, counted)
+    rows = figures.xdp_rows(windows, {case.name: wrapper_of(case) for case in CASES if case.subject in ("floor", "lb")})
     return rows + sums(rows)
 
 
