@@ -101,10 +101,9 @@ def xdp_rows(windows: Windows, wrappers: Mapping[str, Mapping[str, float]]) -> l
     costs beyond an empty program is subtracted. So `ns_*` is what TEST_RUN would show if it put packets back itself:
     its loop, with the call of the program, is in it, and `ratio_floor` is a minimum over the floor's. `ns_net` and
     `ratio_floor_net` are without the loop, stricter than any packet sees. `ratio_one_flow` compares with the same case
-    for one flow.
+    for one flow. A case without wrappers stands as it was measured.
     """
     loop = min(windows[EMPTY, 1]), median(windows[EMPTY, 1])
-    parts = {name for weights in wrappers.values() for name in weights}
 
     def net(case: str, flows: int) -> tuple[float, float]:
         bare = [
@@ -115,7 +114,7 @@ def xdp_rows(windows: Windows, wrappers: Mapping[str, Mapping[str, float]]) -> l
     floor = net(FLOOR, 1)
     rows = []
     for case, flows in windows:
-        if case == EMPTY or case in parts:
+        if case not in wrappers:
             rows.append(_ns_row(case, flows, min(windows[case, flows]), median(windows[case, flows])))
             continue
         least, middle = net(case, flows)

@@ -56,7 +56,7 @@ def windows() -> dict[tuple[str, int], list[float]]:
 
 
 def rows() -> dict[tuple[str, int], dict[str, object]]:
-    wrappers = {name: {"bare": 1.0} for name, _ in windows()}
+    wrappers = {name: {"bare": 1.0} for name in (figures.FLOOR, "l2")}
     return {(row["case"], row["flows"]): row for row in figures.xdp_rows(windows(), wrappers)}
 
 
