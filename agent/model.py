@@ -79,6 +79,11 @@ class Candidate:
     state: State
 
 
+def endpoint(address: Address, port: int | str) -> str:
+    """Address and port as one word."""
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+
+
 def tag_of(address: IPv4Address) -> int:
     """A node's 16-bit tag: the low bits of its address."""
     return int(address) & 0xFFFF
