@@ -6,12 +6,15 @@ minimum, median and ratio, never as one run's rate.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Final
 
 TICKS_PER_S: Final = 100
 """USER_HZ, the unit of /proc/stat and /proc/PID/stat on every Linux."""
+
+QUIET: Final = 0.1
+"""Rounds in which others took no more than this part of the machine's time are quiet."""
 
 EMPTY: Final = "empty program"
 FLOOR: Final = "floor"
@@ -67,12 +70,19 @@ def foreign_s(stats: Mapping[int, str], roots: Iterable[int]) -> float:
 
 @dataclass(frozen=True)
 class Load:
-    """One round of load on one path: what was done, in how long, for how much CPU time (foreign work left out)."""
+    """Load on one path: what was done, in how long, for how much CPU time (foreign work left out).
+
+    `disturbed`: the part of the machine's time that foreign work or the host took. `programs`: CPU seconds charged to
+    each. `forwards`: packets that servers forwarded to each other.
+    """
 
     done: int
     wall_s: float
     cpu_s: float
     latency_us: Mapping[str, float]
+    disturbed: float = 0.0
+    programs: Mapping[str, float] = field(default_factory=dict)
+    forwards: int = 0
 
     @property
     def per_s(self) -> float:
@@ -83,6 +93,33 @@ class Load:
     def per_cpu_s(self) -> float:
         """How many a second of CPU time that this machine really had: comparable over noisy runs."""
         return self.done / self.cpu_s
+
+
+@dataclass(frozen=True)
+class Round:
+    """All paths, one after the other, under the same kind of load."""
+
+    loads: Mapping[str, Load]
+
+    @property
+    def disturbed(self) -> float:
+        """As its most disturbed load."""
+        return max(load.disturbed for load in self.loads.values())
+
+    def told(self) -> str:
+        """Describe it in a line."""
+        paths = (f"{name} {load.per_s:,.0f}/s {load.per_cpu_s:,.0f}/CPU s" for name, load in self.loads.items())
+        return f"{', '.join(paths)}; disturbed {self.disturbed:.0%}"
+
+
+def quiet(rounds: Iterable[Round]) -> list[Round]:
+    """Those that nobody else had much of a part in."""
+    return [one for one in rounds if one.disturbed <= QUIET]
+
+
+def least_disturbed(rounds: Iterable[Round], count: int) -> list[Round]:
+    """Return so many rounds, chosen by how disturbed they were and by nothing that was measured."""
+    return sorted(rounds, key=lambda one: one.disturbed)[:count]
 
 
 def ratio(value: float, base: float, digits: int = 2) -> float:

@@ -55,8 +55,9 @@ def system(console: Console, rows: Rows, committed: Rows) -> None:
     """Part 3, a table for each kind of load."""
     for kind in ("requests", "connections"):
         one = kind[:-1]
+        worst = max(row[f"{kind}_disturbed"] for row in rows)
         table = _table(
-            f"System, {kind} (medians; ratios of {kind} per CPU second, round by round)",
+            f"System, {kind} (medians; ratios of {kind} per CPU second, round by round; others took up to {worst:.0%})",
             "path", "a second", "a CPU second", "x direct", "was", "x haproxy", "was", "raw x direct", "x haproxy",
             "CPU us", "best", "p50 us", "p90", "p99", "p99.9", "where the CPU time goes, us",
         )  # fmt: skip

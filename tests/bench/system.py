@@ -11,19 +11,20 @@ import os
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from bench import figures
 from bench.cluster import FOLDER, PROXY_VIP, SERVERS, anylb_lab, plain_lab
-from bench.figures import Cpu, Load
+from bench.figures import Cpu, Load, Round
 
 from topology.cluster import VIP, Cluster
 
 OTHER_VIP: Final = "10.99.0.9"
 """Not a service."""
 PROGRAMS: Final = ("wrk", "nginx", "haproxy", "ksoftirqd", "lbctl", "exabgp", "bird")
+PATIENCE: Final = 3
 SECONDS: Final = 2
 CONNECTIONS: Final = 64
 LOADS: Final = {"requests": (), "connections": ("-H", "Connection: close")}
@@ -76,7 +77,7 @@ class Bench:
         for way in ways:
             self._roots |= {node.pid for node in way.cluster.lab.nodes.values()}
 
-    def load(self, way: Way, extra: tuple[str, ...]) -> tuple[Load, dict[str, Any]]:
+    def load(self, way: Way, extra: tuple[str, ...]) -> Load:
         """Load a way for a while."""
         lab = way.cluster.lab
         command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", "-s", str(FOLDER / "report.lua"), *extra]
@@ -84,30 +85,35 @@ class Bench:
         done = lab.exec("client", [*command, way.url])
         used = Cpu.read(Path("/proc/stat").read_text()).since(cpu)
         later = snapshot()
-        foreign = figures.foreign_s(later, self._roots) - figures.foreign_s(processes, self._roots)
+        foreign_s = figures.foreign_s(later, self._roots) - figures.foreign_s(processes, self._roots)
         told = json.loads(done.stdout.splitlines()[-1])
         if told["errors"] > told["done"] / 1000:
             raise RuntimeError(f"{way.name}: {told['errors']} of {told['done']} requests failed")
-        latency = {key: told[key] for key in ("p50", "p90", "p99", "p99.9")}
-        load = Load(told["done"], told["wall_us"] / 1e6, used.busy_s - foreign, latency)
         programs = by_program(processes, later)
         programs["wrk"] = children_s(later[os.getpid()]) - children_s(processes[os.getpid()])
-        more = {"stolen_s": used.stolen_s, "foreign_s": foreign, "by_program": programs}
-        return load, more
+        return Load(
+            told["done"],
+            told["wall_us"] / 1e6,
+            used.busy_s - foreign_s,
+            {key: told[key] for key in ("p50", "p90", "p99", "p99.9")},
+            disturbed=(foreign_s + used.stolen_s) / (used.busy_s + used.stolen_s),
+            programs=programs,
+        )
 
-    def checked(self, way: Way, extra: tuple[str, ...]) -> tuple[Load, dict[str, Any]]:
+    def checked(self, way: Way, extra: tuple[str, ...]) -> Load:
         """Load a way, and see that packets went as its name says: to all servers, and forwarded where they must be."""
         received = {node: _received(way.cluster, node) for node in SERVERS}
-        forwarded = _forwarded(way) if way.forwards else 0
-        load, more = self.load(way, extra)
+        before = _forwarded(way) if way.forwards else 0
+        load = self.load(way, extra)
         shares = {node: _received(way.cluster, node) - received[node] for node in SERVERS}
         if min(shares.values()) < sum(shares.values()) / 20:
             raise RuntimeError(f"{way.name}: not all servers were used: {shares}")
-        if way.forwards:
-            more["forwards"] = _forwarded(way) - forwarded
-            if more["forwards"] < load.done / 2:
-                raise RuntimeError(f"{way.name}: {load.done} requests, but {more['forwards']} packets forwarded")
-        return load, more
+        if not way.forwards:
+            return load
+        forwards = _forwarded(way) - before
+        if forwards < load.done / 2:
+            raise RuntimeError(f"{way.name}: {load.done} requests, but {forwards} packets forwarded")
+        return replace(load, forwards=forwards)
 
 
 def _received(cluster: Cluster, node: str) -> int:
@@ -136,42 +142,45 @@ def ways_through(plain: Cluster, anylb: Cluster) -> list[Way]:
 
 
 def measure(rounds: int) -> list[dict[str, Any]]:
-    """Bring the labs up, load all ways in turn, and return bench.json's `system`."""
+    """Bring the labs up, load all ways in turn, and return bench.json's `system`.
+
+    On a machine that others use as well there are up to PATIENCE times as many rounds, and the least disturbed count.
+    """
     pid = os.getpid()
-    loads: dict[str, dict[str, list[Load]]] = {kind: defaultdict(list) for kind in LOADS}
-    details: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    taken: dict[str, list[Round]] = {kind: [] for kind in LOADS}
     with plain_lab(f"bench-plain-{pid}") as plain, anylb_lab(f"bench-anylb-{pid}") as anylb:
         ways = ways_through(plain, anylb)
         bench = Bench(ways)
-        for number in range(rounds):
+        for number in range(PATIENCE * rounds):
+            if all(len(figures.quiet(taken[kind])) >= rounds for kind in LOADS):
+                break
             for kind, extra in LOADS.items():
                 # Each round begins with another one: none has always the same before it.
-                for way in ways[number % len(ways) :] + ways[: number % len(ways)]:
-                    load, more = bench.checked(way, extra)
-                    loads[kind][way.name].append(load)
-                    details[kind, way.name].append(more)
-                    told = f"{load.per_s:,.0f}/s, {load.per_cpu_s:,.0f} a CPU second; {more['foreign_s']:.1f} s foreign"
-                    print(f"  round {number + 1}: {way.name}: {kind}: {told}", file=sys.stderr)
-    rows = figures.system_rows(*({way.name: loads[kind][way.name] for way in ways} for kind in LOADS))
+                order = ways[number % len(ways) :] + ways[: number % len(ways)]
+                taken[kind].append(Round({way.name: bench.checked(way, extra) for way in order}))
+                print(f"  round {number + 1}, {kind}: {taken[kind][-1].told()}", file=sys.stderr)
+    used = {kind: figures.least_disturbed(taken[kind], rounds) for kind in LOADS}
+    names = [way.name for way in ways]
+    rows = figures.system_rows(*({name: [one.loads[name] for one in used[kind]] for name in names} for kind in LOADS))
     for row in rows:
         for kind in LOADS:
-            row |= explained(kind, loads[kind][row["path"]], details[kind, row["path"]])
+            row |= explained(kind, [one.loads[row["path"]] for one in used[kind]])
     return rows
 
 
-def explained(kind: str, loads: Sequence[Load], details: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What one request or connection took: CPU time in us by the program charged for it, forwards, and disturbances.
+def explained(kind: str, loads: Sequence[Load]) -> dict[str, Any]:
+    """What one request or connection took: CPU time in us by the program charged for it, forwards, and disturbance.
 
     The kernel charges the network's work to whatever program it interrupts.
     """
     done = sum(load.done for load in loads)
-    total = {name: sum(more["by_program"].get(name, 0.0) for more in details) for name in PROGRAMS}
-    programs = {name: round(1e6 * seconds / done, 1) for name, seconds in total.items() if seconds}
-    row: dict[str, Any] = {f"{kind}_cpu_us_by_program": programs}
-    for disturbance in ("stolen_s", "foreign_s"):
-        row[f"{kind}_{disturbance}"] = round(sum(more[disturbance] for more in details), 2)
-    if "forwards" in details[0]:
-        row[f"{kind}_forwards"] = round(sum(more["forwards"] for more in details) / done, 2)
+    total = {name: sum(load.programs.get(name, 0.0) for load in loads) for name in PROGRAMS}
+    row: dict[str, Any] = {
+        f"{kind}_cpu_us_by_program": {name: round(1e6 * used / done, 1) for name, used in total.items() if used},
+        f"{kind}_disturbed": round(max(load.disturbed for load in loads), 2),
+    }
+    if forwards := sum(load.forwards for load in loads):
+        row[f"{kind}_forwards"] = round(forwards / done, 2)
     return row
 
 

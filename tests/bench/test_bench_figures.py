@@ -128,6 +128,15 @@ def test_rounds_must_pair() -> None:
         figures.system_rows({"a": one, "b": two}, {"a": one, "b": two})
 
 
+def test_the_least_disturbed_rounds_count_and_a_round_is_as_bad_as_its_worst_load() -> None:
+    def one(*disturbed: float) -> figures.Round:
+        return figures.Round({str(i): Load(1, 1.0, 1.0, {}, disturbed=d) for i, d in enumerate(disturbed)})
+
+    calm, half, busy = one(0.0, 0.05), one(0.0, 0.3), one(0.5, 0.0)
+    assert figures.quiet([busy, calm, half]) == [calm]
+    assert figures.least_disturbed([busy, calm, half], 2) == [calm, half]
+
+
 def test_spread_is_minimum_and_median() -> None:
     assert figures.spread([3.0, 1.0, 2.0, 9.0]) == {"min": 1.0, "median": 2.5}
 
