@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Everything that the demo and the tests need on Debian: packages and a virtual environment. Safe to run again.
+# `./setup.sh bench` installs what only the measurements need as well.
 set -eu
 cd "$(dirname "$0")"
 
@@ -18,6 +19,9 @@ command -v apt-get >/dev/null || fail "needs a Debian (12 or newer): there is no
 # ethtool        switches checksum offload off in the lab
 # iproute2 procps util-linux  ip, sysctl, nsenter, which the labs' exec lines use
 packages="python3 python3-venv python3-bpfcc bird2 frr ethtool iproute2 procps util-linux ca-certificates"
+# nginx and its stream module, haproxy, wrk  the servers, the competitors and the load of `make bench`
+bench_packages="nginx libnginx-mod-stream haproxy wrk"
+[ "${1:-}" != bench ] || packages="$packages $bench_packages"
 missing=""
 for package in $packages; do
     case "$(dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null)" in
@@ -44,7 +48,7 @@ if [ -n "$missing" ]; then
     }
     rm -f "$log"
     if [ -d /run/systemd/system ]; then
-        for service in bird frr; do
+        for service in bird frr nginx haproxy; do
             case " $missing " in *" $service"*) systemctl disable --quiet "$service.service" || true ;; esac
         done
     fi
@@ -63,3 +67,4 @@ echo "anylb: preparing .venv"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' ||
     fail "pip could not install the Python packages that pyproject.toml names: see above"
 touch .venv/ready
+[ "${1:-}" != bench ] || touch .venv/bench-ready

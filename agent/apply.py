@@ -8,19 +8,35 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from ipaddress import IPv4Address
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv6Address
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agent import maglev, rendezvous
 from agent.config import Config, ServiceConfig
 from agent.errors import AgentError
-from agent.model import Candidate, tag_of
+from agent.model import Address, Candidate, Network, tag_of
+from agent.next_hop import NextHop
 from agent.plan import Grace, node_indexes
-from agent.rendezvous import Table, build
+from agent.table import Table
 from bpf.datapath import DataPath
-from bpf.layout import CHAIN, NODES, SLOTS, NodeConf, NodeEntry, Protocol, ServiceEntry, ServiceKey
+from bpf.layout import (
+    CHAIN,
+    NODES,
+    SLOTS,
+    UPLINKS,
+    Affinity,
+    Forward,
+    NodeConf,
+    NodeEntry,
+    Protocol,
+    ServiceEntry,
+    ServiceKey,
+)
+
+AFFINITIES = {"5-tuple": Affinity.FIVE_TUPLE, "3-tuple": Affinity.THREE_TUPLE, "2-tuple": Affinity.TWO_TUPLE}
 
 
 @dataclass(slots=True)
@@ -32,24 +48,33 @@ class _Service:
     digest: str
     rows: NDArray[np.uint16] | None
     grace: Grace
+    table: Table | None = None
+    """What the next table is made from sooner."""
 
 
 class Applier:
     """The writer of one node's maps. `ready` once every service has its rows."""
 
-    def __init__(self, config: Config, datapath: DataPath, own: IPv4Address) -> None:
-        """Takes over what an earlier agent left in the maps: slots, indexes and rows keep their meaning."""
+    def __init__(
+        self, config: Config, datapath: DataPath, own: IPv4Address, own6: IPv6Address | None, denied: Iterable[Network]
+    ) -> None:
+        """Takes over what an earlier agent left in the maps: slots, indexes and rows keep their meaning.
+
+        `own` and `own6` are this node's ends of tunnels, `denied` the whole deny list.
+        """
         self._config = config
         self._datapath = datapath
-        self._own = own
+        self._own, self._ends = own, {own: own6}
         tables = datapath.tables
         self._nodes: dict[int, NodeEntry] = tables.nodes()
         self._indexes = {entry.address: index for index, entry in self._nodes.items()}
-        self._macs = {entry.address: entry.mac for entry in self._nodes.values() if entry.mac}
+        self._hops = {_target(entry): _hop(entry) for entry in self._nodes.values() if entry.mac}
         self._written: dict[ServiceKey, ServiceEntry] = tables.services()
         self._services = self._adopt()
         self._conf: NodeConf | None = None
-        self._shared: dict[tuple[Candidate, ...], Table] = {}
+        self._shared: dict[tuple[str, tuple[Candidate, ...]], Table] = {}
+        tables.set_node_prefixes(config.members.allow)
+        self.deny(denied)
 
     def _adopt(self) -> dict[str, _Service]:
         slots = {key: entry.slot for key, entry in self._written.items()}
@@ -87,23 +112,49 @@ class Applier:
         """The service's slot: where its rows and counters are."""
         return self._services[service].slot
 
-    def knows_macs(self, addresses: Iterable[IPv4Address]) -> bool:
-        """Whether every one of these nodes can be reached."""
-        return all(address in self._macs for address in addresses)
+    def reaches(self, targets: Iterable[Address]) -> bool:
+        """Whether the way to every one of these addresses is known."""
+        return all((hop := self._hops.get(target)) is not None and hop.mac is not None for target in targets)
 
-    def learn_mac(self, address: IPv4Address, mac: bytes) -> None:
-        """A neighbour's MAC. The last known one stands until another is learned."""
-        if self._macs.get(address) == mac:
-            return
-        self._macs[address] = mac
-        if index := self._indexes.get(address):
-            self._write_node(index, address)
+    def target(self, address: IPv4Address, end6: IPv6Address | None) -> Address:
+        """Which of a node's two addresses its packets are sent to."""
+        return end6 if end6 is not None and self._config.members.outer == "ipv6" else address
 
-    async def apply(self, candidates: Mapping[str, tuple[Candidate, ...]], up: Mapping[str, bool], now: float) -> None:
-        """Bring the maps to this view: `candidates` and `up` (does this node take new flows) by service name.
+    def known_hop(self, target: Address) -> NextHop | None:
+        """The next hop that is in the maps for an address."""
+        return self._hops.get(target)
+
+    def learn_hop(self, target: Address, hop: NextHop) -> None:
+        """The way to a node's address. The last known one stands until another is learned."""
+        self._hops[target] = hop
+        for address, index in self._indexes.items():
+            if self.target(address, self._ends.get(address)) == target:
+                self._write_node(index, address)
+
+    def learn_uplink(self, ifindex: int, mac: bytes) -> None:
+        """An interface that the program is attached to has another MAC: frames to the old one are no longer ours."""
+        for slot in range(UPLINKS):
+            entry = self._datapath.tables.uplink(slot)
+            if entry is not None and entry.ifindex == ifindex:
+                self._datapath.tables.set_uplink(slot, replace(entry, mac=mac))
+
+    def deny(self, denied: Iterable[Network]) -> None:
+        """Drop the packets to VIPs that come from these prefixes, and no others'."""
+        self._datapath.tables.set_denied(denied)
+
+    async def apply(
+        self,
+        candidates: Mapping[str, tuple[Candidate, ...]],
+        up: Mapping[str, bool],
+        ends: Mapping[IPv4Address, IPv6Address | None],
+        now: float,
+    ) -> None:
+        """Bring the maps to this view: `candidates` and `up` (does this node take new flows) by service name, `ends`
+        by node its IPv6 address.
 
         Order: the entries that new rows will name, the rows, the services, and last what no row names any more.
         """
+        self._ends = {**ends, self._own: self._ends[self._own]}
         wanted = {self._own} | {c.address for members in candidates.values() for c in members}
         indexes = node_indexes(self._indexes, wanted, NODES)
         if indexes is None:
@@ -114,45 +165,70 @@ class Applier:
         self._indexes = indexes | dropped
         self._write_conf(indexes[self._own])
         for service in self._config.services:
-            await self._apply_rows(self._services[service.name], candidates[service.name], indexes, now)
-        self._shared = {key: t for key, t in self._shared.items() if key in candidates.values()}
+            await self._apply_rows(service, candidates[service.name], indexes, now)
+        used = {(service.hash, candidates[service.name]) for service in self._config.services}
+        self._shared = {key: table for key, table in self._shared.items() if key in used}
         self._write_services(up)
         for address, index in dropped.items():
             self._datapath.tables.set_node(index, None)
             del self._nodes[index], self._indexes[address]
 
     async def _apply_rows(
-        self, service: _Service, members: tuple[Candidate, ...], indexes: Mapping[IPv4Address, int], now: float
+        self, config: ServiceConfig, members: tuple[Candidate, ...], indexes: Mapping[IPv4Address, int], now: float
     ) -> None:
+        service = self._services[config.name]
         if members == service.candidates:
             return
-        table = self._shared.get(members)
+        table = self._shared.get((config.hash, members))
         if table is None:
             # In a thread: the heartbeat to the relay must not wait for a large table.
-            table = await asyncio.to_thread(build, members, self._config.table.rows, self._config.table.chain)
-            self._shared[members] = table
+            table = await asyncio.to_thread(self._build, config.hash, members, service.table)
+            self._shared[config.hash, members] = table
         rows = _rows(table, [indexes[address] for address in table.members])
         changed = np.ones(len(rows), np.bool_) if service.rows is None else (rows != service.rows).any(axis=1)
         if changed.any():
             service.grace = service.grace.after(changed, now)
             self._datapath.tables.swap_rows(service.slot, rows, service.grace.until)
         service.rows, service.candidates, service.digest = rows, members, table.digest
+        service.table = table if table.ranking is not None else None
+
+    def _build(self, kind: str, members: tuple[Candidate, ...], before: Table | None) -> Table:
+        rows, chain = self._config.table.rows, self._config.table.chain
+        if kind == "maglev":
+            return maglev.build(members, rows, chain)
+        # Services differ in their members' states more often than in the members: one ranking serves them all.
+        weights = {c.address.packed: c.weight for c in members}
+        same = (t for t in self._shared.values() if t.ranking is not None and t.ranking.ranks(weights))
+        return rendezvous.build(members, rows, chain, next(same, before))
 
     def _write_node(self, index: int, address: IPv4Address) -> None:
-        entry = NodeEntry(address, tag_of(address), self._macs.get(address))
+        end6 = self._ends.get(address)
+        target = self.target(address, end6)
+        hop = self._hops.get(target) or NextHop(None)
+        outer6 = target == end6
+        entry = NodeEntry(
+            address, tag_of(address), hop.mac, hop.on_link, end6, outer6, hop.ifindex, hop.source, hop.vlan, hop.mtu
+        )
         if self._nodes.get(index) != entry:
             self._datapath.tables.set_node(index, entry)
             self._nodes[index] = entry
 
     def _write_conf(self, own_index: int) -> None:
-        conf = NodeConf(self_index=own_index, self_tag=tag_of(self._own), hash_key=self._config.hash_key)
+        own6 = self._ends[self._own]
+        conf = NodeConf(own_index, tag_of(self._own), self._config.hash_key, address=self._own, address6=own6)
         if conf != self._conf:
             self._datapath.tables.set_conf(conf)
             self._conf = conf
 
     def _write_services(self, up: Mapping[str, bool]) -> None:
         wanted = {
-            key_of(service): ServiceEntry(self._services[service.name].slot, up[service.name])
+            key_of(service): ServiceEntry(
+                self._services[service.name].slot,
+                up[service.name],
+                AFFINITIES[service.affinity],
+                Forward[service.forward.upper()],
+                service.when_no_member == "drop",
+            )
             for service in self._config.services
         }
         for key, entry in wanted.items():
@@ -166,6 +242,14 @@ class Applier:
 def key_of(service: ServiceConfig) -> ServiceKey:
     """How the data path finds a service."""
     return ServiceKey(service.vip, Protocol[service.protocol.upper()], service.port_number)
+
+
+def _target(entry: NodeEntry) -> Address:
+    return entry.address6 if entry.outer6 and entry.address6 else entry.address
+
+
+def _hop(entry: NodeEntry) -> NextHop:
+    return NextHop(entry.mac, entry.on_link, entry.ifindex, entry.source, entry.vlan, entry.mtu)
 
 
 def _rows(table: Table, indexes: Iterable[int]) -> NDArray[np.uint16]:

@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from ipaddress import IPv4Address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import click
 from agent import config as configuration
 from agent.cli_lab import lab
 from agent.errors import AgentError, NotRunningError
+from agent.model import Address, Network, endpoint
 from agent.options import config_option, output_option, socket_option, xdp_option
 from bgp.errors import BgpError
 from bpf.errors import BpfError
@@ -53,11 +54,18 @@ def _fail(error: Exception, code: int) -> None:
     sys.exit(code)
 
 
-def _vip(_: click.Context, __: click.Parameter, value: str | None) -> IPv4Address | None:
+def _vip(_: click.Context, __: click.Parameter, value: str | None) -> Address | None:
     try:
-        return IPv4Address(value) if value is not None else None
+        return ip_address(value) if value is not None else None
     except ValueError:
-        raise click.BadParameter(f"{value} is not an IPv4 address") from None
+        raise click.BadParameter(f"{value} is not an IP address") from None
+
+
+def _prefix(_: click.Context, __: click.Parameter, value: str) -> Network:
+    try:
+        return ip_network(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -132,7 +140,7 @@ def config_group() -> None:
 def config_check(path: Path, output: str) -> None:
     """Read a configuration as the agent would, and say what is wrong with it."""
     settings = configuration.load(path)
-    services = [f"{s.name} {s.vip}:{s.port}/{s.protocol}" for s in settings.services]
+    services = [f"{s.name} {endpoint(s.vip, s.port)}/{s.protocol}" for s in settings.services]
     _show(
         {"ok": True, "file": str(path), "services": services},
         output,
@@ -170,6 +178,35 @@ def explain(flow: str, socket: Path, output: str) -> None:
 # What changes
 
 
+@main.group()
+def deny() -> None:
+    """The deny list: whose packets to VIPs are dropped first, on this node."""
+
+
+@deny.command("list")
+@socket_option
+@output_option
+def deny_list(socket: Path, output: str) -> None:
+    """Show the deny list."""
+    from agent.display import print_denied
+
+    _show(_ask(socket, "GET", "/deny"), output, print_denied)
+
+
+def _deny_verb(name: str, method: str, help_text: str, said: str) -> None:
+    @deny.command(name, help=help_text)
+    @click.argument("prefix", callback=_prefix)
+    @socket_option
+    @output_option
+    def command(prefix: Network, socket: Path, output: str) -> None:
+        answer = _ask(socket, method, "/deny", prefix=str(prefix))
+        _show(answer, output, lambda _: click.echo(f"{prefix}: {said}"))
+
+
+_deny_verb("add", "POST", "Drop all packets from PREFIX to VIPs, now and after a restart of the agent.", "denied")
+_deny_verb("del", "DELETE", "Let PREFIX in again.", "no longer denied")
+
+
 def _verb(name: str, help_text: str, said: str) -> None:
     @main.command(name, help=help_text)
     @socket_option
@@ -188,7 +225,7 @@ def _vip_verb(name: str, help_text: str, said: str) -> None:
     @click.option("--vip", callback=_vip, help="One VIP; all without it.")
     @socket_option
     @output_option
-    def command(vip: IPv4Address | None, socket: Path, output: str) -> None:
+    def command(vip: Address | None, socket: Path, output: str) -> None:
         from agent.control import vip_query
 
         answer = _ask(socket, "POST", f"/{name}", **vip_query(vip))

@@ -9,55 +9,40 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationError,
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
-from agent.diagnosis import describe, reject_duplicates
+from agent.diagnosis import describe, place, reject_duplicates
 from agent.errors import ConfigError
+from agent.fields import (
+    AnyAddress,
+    AnyNetwork,
+    Asn,
+    Count,
+    InterfaceName,
+    Port,
+    PortOrAny,
+    Seconds,
+    Weight,
+    fault,
+    within,
+)
+from agent.model import Address
+from agent.secret import read_secret
 from bgp.community import service_id
-
-
-def _error(field: str, message: str) -> PydanticCustomError:
-    """A fault of a field below the section that is being checked ("" for the value itself)."""
-    return PydanticCustomError("anylb", "{message}", {"message": message, "field": field})
-
-
-def _within(low: int, high: int) -> AfterValidator:
-    """The value's range, as the message tells it."""
-
-    def check(value: float) -> float:
-        if not low <= value <= high:
-            raise _error("", f"{value} is not in {low}-{high}")
-        return value
-
-    return AfterValidator(check)
-
-
-def _port_or_any(value: object) -> object:
-    if value == "any" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65_535):
-        return value
-    raise _error("", f"{value!r} is not in 1-65535, nor 'any'")
-
-
-Count = Annotated[int, Field(strict=True), _within(1, 100)]
-Weight = Annotated[int, Field(strict=True), _within(0, 10_000)]
-Port = Annotated[int, Field(strict=True), _within(1, 65_535)]
-Asn = Annotated[int, Field(strict=True), _within(1, 4_294_967_295)]
-Seconds = Annotated[float, Field(strict=True), _within(0, 3600), Field(gt=0)]
 
 
 class Section(BaseModel):
@@ -83,28 +68,36 @@ class HealthConfig(Section):
     @model_validator(mode="after")
     def _path(self) -> Self:
         if not self.path.startswith("/"):
-            raise _error("path", f"'{self.path}' does not begin with /")
+            raise fault("path", f"'{self.path}' does not begin with /")
         return self
 
 
 class ServiceConfig(Section):
-    """One VIP, protocol and port (or any port), and what checks its health on this node."""
+    """One VIP, protocol and port (or any port), and what checks its health on this node.
+
+    `affinity`: what of a packet decides its owner: all (5-tuple), or all but the client's port (3-tuple), or the two
+    addresses alone (2-tuple). `forward`: how a packet reaches its owner. `hash`: how owners are chosen.
+    `when_no_member`: whether packets go to this node's own kernel or nowhere while nobody serves.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
-    vip: IPv4Address
+    vip: AnyAddress
     protocol: Literal["tcp", "udp"]
-    port: Annotated[int | Literal["any"], BeforeValidator(_port_or_any)]
+    port: PortOrAny
     weight: Weight = 100
-    # No default: only l2 exists so far, and a silent default would change meaning with the first tunnel.
-    forward: Literal["l2"]
+    affinity: Literal["5-tuple", "3-tuple", "2-tuple"] = "5-tuple"
+    forward: Literal["l2", "ipip", "gue"] = "gue"
+    hash: Literal["rendezvous", "maglev"] = "rendezvous"
+    when_no_member: Literal["pass", "drop"] = "pass"
     health: HealthConfig = HealthConfig()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.vip.is_multicast or self.vip.is_loopback or self.vip.is_unspecified:
-            raise _error("vip", f"{self.vip} cannot be a virtual IP; give a unicast address")
+        odd = self.vip.is_multicast or self.vip.is_loopback or self.vip.is_unspecified or self.vip.is_link_local
+        if odd or (isinstance(self.vip, IPv6Address) and self.vip.ipv4_mapped):
+            raise fault("vip", f"{self.vip} cannot be a virtual IP; give a unicast address")
         if self.health.port is None and (self.port == "any" or self.protocol == "udp"):
-            raise _error("health", "needs a port of its own: set health.port to a TCP port to ask")
+            raise fault("health", "needs a port of its own: set health.port to a TCP port to ask")
         return self
 
     @property
@@ -119,10 +112,36 @@ class ServiceConfig(Section):
 
 
 class NodeConfig(Section):
-    """This node: the interface that XDP is attached to, and the address it is known by (else the interface's first)."""
+    """This node: where XDP is attached, and the addresses that it is known by.
 
-    interface: Annotated[str, Field(min_length=1, max_length=15)]
+    `interface`, or several `interfaces` (two uplinks, VLAN devices, a bond's slaves); the node's IPv4 address is on the
+    first, and is that one's first without `address`; so is `address6`, which only tunnels over IPv6 need.
+    """
+
+    interface: InterfaceName | None = None
+    interfaces: Annotated[tuple[InterfaceName, ...], Field(max_length=8)] = ()
     address: IPv4Address | None = None
+    address6: IPv6Address | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.interface and self.interfaces:
+            raise fault("interfaces", "stands beside interface; give one of them")
+        if not self.names:
+            raise fault("interface", "is missing")
+        for i, name in enumerate(self.interfaces):
+            if name in self.interfaces[:i]:
+                raise fault(f"interfaces[{i}]", f"{name} is listed twice")
+        if self.address6 and (self.address6.is_multicast or self.address6.is_link_local or self.address6.is_loopback):
+            raise fault(
+                "address6", f"{self.address6} cannot be the end of a tunnel; give a global or local unicast one"
+            )
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The interfaces, however they are given."""
+        return (self.interface,) if self.interface else self.interfaces
 
 
 class PeerConfig(Section):
@@ -130,7 +149,7 @@ class PeerConfig(Section):
 
     address: IPv4Address
     asn: Annotated[Asn, Field(alias="as")]
-    hold_time_s: Annotated[int, Field(strict=True), _within(3, 65_535)] = 9
+    hold_time_s: Annotated[int, Field(strict=True), within(3, 65_535)] = 9
 
 
 class BgpConfig(Section):
@@ -145,18 +164,22 @@ class BgpConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.identity_prefix.prefixlen != 16:
-            raise _error("identity_prefix", f"{self.identity_prefix} is not a /16; a node's tag has 16 bits")
+            raise fault("identity_prefix", f"{self.identity_prefix} is not a /16; a node's tag has 16 bits")
         addresses = [peer.address for peer in self.peers]
         for i, address in enumerate(addresses):
             if address in addresses[:i]:
-                raise _error(f"peers[{i}].address", f"{address} is listed twice")
+                raise fault(f"peers[{i}].address", f"{address} is listed twice")
         return self
 
 
 class MembersConfig(Section):
-    """Whose identities are believed: node addresses outside `allow` are ignored."""
+    """Which addresses nodes may have: identities of others are not believed, tunnels from others not opened.
 
-    allow: Annotated[tuple[IPv4Network, ...], Field(min_length=1)]
+    `outer` says which of a node's addresses tunnels run between.
+    """
+
+    allow: Annotated[tuple[AnyNetwork, ...], Field(min_length=1)]
+    outer: Literal["ipv4", "ipv6"] = "ipv4"
 
 
 class XdpConfig(Section):
@@ -169,35 +192,44 @@ class XdpConfig(Section):
 
 
 class TableConfig(Section):
-    """What decides a row. It must be the same on every node; the epoch in each identity tells when it is not."""
+    """What decides a row. It must be the same on every node; the epoch in each identity tells when it is not.
 
-    rows: Annotated[int, Field(strict=True), _within(4096, 262_144)] = 65_536
-    chain: Annotated[int, Field(strict=True), _within(1, 8)] = 4
+    `key_file` holds the cluster's secret as 32 hex digits, so that nobody outside can tell which flows share a server.
+    A relative path begins at lb.yml. Without it the key derives from the cluster's number, which others may guess.
+    """
+
+    rows: Annotated[int, Field(strict=True), within(4096, 262_144)] = 65_536
+    chain: Annotated[int, Field(strict=True), within(1, 8)] = 4
+    key_file: Path | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.rows & (self.rows - 1):
-            raise _error("rows", f"{self.rows} is not a power of two")
+            raise fault("rows", f"{self.rows} is not a power of two")
         return self
 
 
 class Config(Section):
     """The whole of lb.yml."""
 
-    cluster: Annotated[int, Field(strict=True), _within(1, 4_294_967_295)]
+    cluster: Annotated[int, Field(strict=True), within(1, 4_294_967_295)]
     node: NodeConfig
     services: Annotated[tuple[ServiceConfig, ...], Field(min_length=1, max_length=255)]
     bgp: BgpConfig
     members: MembersConfig
     xdp: XdpConfig = XdpConfig()
     table: TableConfig = TableConfig()
+    deny: tuple[AnyNetwork, ...] = ()
+    """Whose packets to VIPs are dropped; `lbctl deny` adds to these at run time."""
+
+    _secret: bytes | None = PrivateAttr(default=None)
 
     @field_validator("cluster")
     @classmethod
     def _reserved(cls, value: int) -> int:
         # RFC 8092 section 3: not to be used as the global administrator, which the cluster's number is.
         if value in (65_535, 4_294_967_295):
-            raise _error("", f"{value} is reserved by RFC 8092; take another")
+            raise fault("", f"{value} is reserved by RFC 8092; take another")
         return value
 
     @model_validator(mode="after")
@@ -210,24 +242,25 @@ class Config(Section):
                 (service_id(service.vip, service.protocol, service.port_number), "port"),
             ):
                 if key in seen:
-                    raise _error(f"services[{i}].{field}", f"is the same as that of {seen[key]}")
+                    raise fault(f"services[{i}].{field}", f"is the same as that of {seen[key]}")
                 seen[key] = f"services[{i}]"
             if service.vip in self.bgp.identity_prefix:
-                raise _error(f"services[{i}].vip", f"{service.vip} lies in bgp.identity_prefix; that is for identities")
+                raise fault(f"services[{i}].vip", f"{service.vip} lies in bgp.identity_prefix; that is for identities")
             if any(service.vip in allowed for allowed in self.members.allow):
-                raise _error(f"services[{i}].vip", f"{service.vip} lies in members.allow; that is for nodes")
+                raise fault(f"services[{i}].vip", f"{service.vip} lies in members.allow; that is for nodes")
+        if self.node.address6 and not any(self.node.address6 in allowed for allowed in self.members.allow):
+            raise fault("node.address6", f"{self.node.address6} lies in no network of members.allow")
         return self
 
     @property
-    def vips(self) -> tuple[IPv4Address, ...]:
+    def vips(self) -> tuple[Address, ...]:
         """Every VIP once, in the order of the file."""
         return tuple(dict.fromkeys(service.vip for service in self.services))
 
     @property
-    def hash_key(self) -> tuple[int, int]:
-        """The flow hash's two 32-bit key words, the same on every node of the cluster."""
-        digest = hashlib.sha256(b"anylb flow hash %d" % self.cluster).digest()
-        return int.from_bytes(digest[:4]), int.from_bytes(digest[4:8])
+    def hash_key(self) -> bytes:
+        """The secret of the flow hash, 16 bytes, the same on every node of the cluster."""
+        return self._secret or hashlib.sha256(b"anylb flow hash %d" % self.cluster).digest()[:16]
 
 
 def load(path: Path) -> Config:
@@ -238,7 +271,13 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path}: {error.strerror}; write it as README.md shows") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: byte {error.start} is not UTF-8") from None
-    return parse(text, str(path))
+    config = parse(text, str(path))
+    if config.table.key_file is not None:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        assert root is not None  # parse took it
+        where = place(root, str(path), "table", "key_file")
+        config._secret = read_secret(path.parent / config.table.key_file, where)
+    return config
 
 
 def parse(text: str, name: str) -> Config:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import AsyncIterator
-from ipaddress import IPv4Address
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,9 @@ from aiohttp import web
 
 from agent import explain
 from agent.errors import AgentError, NotRunningError
-from agent.model import State
+from agent.model import Address, State
 from agent.status import status
+from bpf.errors import BpfError
 
 if TYPE_CHECKING:
     from agent.daemon import Agent
@@ -32,6 +33,8 @@ async def serve(agent: Agent) -> AsyncIterator[None]:
     app.add_routes([web.get("/status", lambda _: _json(status(agent))), web.get("/explain", _explain(agent))])
     app.add_routes([web.post(path, _intent(agent, state)) for path, state in _INTENTS.items()])
     app.add_routes([web.post("/announce", _vip(agent, withhold=False)), web.post("/withdraw", _vip(agent, True))])
+    app.add_routes([web.get("/deny", lambda _: _json(_denied(agent))), web.post("/deny", _deny(agent, add=True))])
+    app.add_routes([web.delete("/deny", _deny(agent, add=False))])
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
     path = agent.paths.control
@@ -74,6 +77,31 @@ def _vip(agent: Agent, withhold: bool) -> Any:
     return handle
 
 
+def _denied(agent: Agent) -> dict[str, Any]:
+    listed = sorted(agent.all_denied, key=lambda prefix: (prefix.version, prefix))
+    return {"denied": [{"prefix": str(p), "configured": p in agent.config.deny} for p in listed]}
+
+
+def _deny(agent: Agent, add: bool) -> Any:
+    async def handle(request: web.Request) -> web.Response:
+        text = request.query.get("prefix", "")
+        try:
+            prefix = ip_network(text)
+        except ValueError as error:
+            return await _json({"error": f"{error}"}, 400)
+        if not add and prefix in agent.config.deny:
+            return await _json({"error": f"{prefix} stands in the configuration's deny list; remove it there"}, 409)
+        if not add and prefix not in agent.denied:
+            return await _json({"error": f"{prefix} is not denied; see `lbctl deny list`"}, 404)
+        try:
+            agent.deny(agent.denied | {prefix} if add else agent.denied - {prefix})
+        except BpfError as error:
+            return await _json({"error": str(error)}, 507)
+        return await _json({"ok": True, **_denied(agent)})
+
+    return handle
+
+
 def _explain(agent: Agent) -> Any:
     async def handle(request: web.Request) -> web.Response:
         try:
@@ -106,6 +134,6 @@ async def call(path: Path, method: str, resource: str, **query: str) -> dict[str
     return answer
 
 
-def vip_query(vip: IPv4Address | None) -> dict[str, str]:
+def vip_query(vip: Address | None) -> dict[str, str]:
     """The query for one VIP, or for all."""
     return {} if vip is None else {"vip": str(vip)}

@@ -8,30 +8,28 @@ each change (observe, plan, apply, announce) and stop (withdraw, and leave the d
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import logging
-import os
 import signal
+import socket
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 from pathlib import Path
 
 from agent import control, speech, state
 from agent.apply import Applier
 from agent.config import Config, ServiceConfig
-from agent.errors import AgentError
 from agent.health import Health, judge
 from agent.members import View
-from agent.model import Member, Share, State, epoch_of
+from agent.model import Address, Member, Network, Share, State
 from agent.netlink import Interface, Netlink, own_interface
 from agent.plan import Announcement, Condition, announcement, candidates, own_share
 from agent.probe import ask
+from agent.process import only_one, prepare, uids_of
+from agent.routes import Routes
 from bgp.client import RelayClient
 from bgp.snapshot import Snapshot
 from bpf.datapath import DataPath
+from bpf.errors import BpfError
 
 log = logging.getLogger("anylb")
 
@@ -44,9 +42,6 @@ MEMBERSHIP_TIMEOUT_S = 5.0
 time even when every router is away."""
 STOP_S = 2.0
 MACS_TIMEOUT_S = 1.0
-RESOLVE_S = 0.2
-RESOLVE_ALL_EVERY = 25
-"""Each 5 s: well inside the 30 s that the kernel trusts a neighbour for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +68,7 @@ class Agent:
 
     def __init__(self, config: Config, paths: Paths, interface: Interface, datapath: DataPath | None) -> None:
         self.config, self.paths, self.interface, self.datapath = config, paths, interface, datapath
-        self.epoch = epoch_of(config.table.rows, config.table.chain, config.hash_key)
+        self.epoch = speech.epoch(config)
         saved = state.load(paths.state)
         now = time.monotonic()
         self.intent, self.withheld, self.begun = saved.intent, saved.withheld, saved.begun
@@ -84,14 +79,21 @@ class Agent:
             for s in config.services
         }
         self.view = View(m for m in saved.members if m.address != interface.address)
-        self.applier = Applier(config, datapath, interface.address) if datapath else None
-        self.announcements: dict[IPv4Address, Announcement] = {}
-        self.relay = RelayClient(paths.relay, _uids(config.bgp.user), self._heard)
+        self.denied = saved.denied
+        self.applier = None
+        if datapath:
+            self.applier = Applier(config, datapath, interface.address, interface.address6, self.all_denied)
+        self.announcements: dict[Address, Announcement] = {}
+        self.relay = RelayClient(paths.relay, uids_of(config.bgp.user), self._heard)
         self.membership_known = False
         self.stopping = False
         self._attached_once = False
         self._saved = saved
         self._netlink = Netlink()
+        self.routes = None
+        if self.applier:
+            uplinks = [socket.if_nametoindex(name) for name in config.node.names]
+            self.routes = Routes(self._netlink, uplinks, self.applier.learn_hop, self.applier.learn_uplink)
         self._wake = asyncio.Event()
 
     # What is
@@ -116,12 +118,29 @@ class Agent:
 
     def members(self) -> tuple[Member, ...]:
         """The view with this node itself in it, by address."""
-        own = Member(self.interface.address, self.epoch, self.own_shares(), lost=False, since=0.0, why="this node")
+        here = self.interface
+        own = Member(here.address, self.epoch, self.own_shares(), False, 0.0, "this node", here.address6)
         return tuple(sorted((*self.view.members, own), key=lambda member: int(member.address)))
+
+    @property
+    def all_denied(self) -> frozenset[Network]:
+        """The deny list: the configuration's, and what the operator added since."""
+        return self.denied | set(self.config.deny)
 
     # What the operator and the tasks change
 
-    def change(self, intent: State | None = None, withheld: frozenset[IPv4Address] | None = None) -> None:
+    def deny(self, denied: frozenset[Network]) -> None:
+        """Take another list of the operator's, at once, and keep it for the next agent. BpfError: it is full."""
+        before, self.denied = self.denied, denied
+        try:
+            if self.applier is not None:
+                self.applier.deny(self.all_denied)
+        except BpfError:
+            self.denied = before
+            raise
+        self._wake.set()
+
+    def change(self, intent: State | None = None, withheld: frozenset[Address] | None = None) -> None:
         """Take in the operator's wish; the reconciler carries it out."""
         self.intent = intent or self.intent
         self.withheld = self.withheld if withheld is None else withheld
@@ -135,7 +154,7 @@ class Agent:
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set, then withdraw and leave."""
         await self._netlink.remove_vips(self._saved.vips - set(self.config.vips))
-        await self._netlink.put_vips(self.config.vips, self.interface.name)
+        await self._netlink.put_vips(self.config.vips, self.config.node.names)
         async with asyncio.TaskGroup() as tasks, control.serve(self):
             running = [
                 tasks.create_task(self.relay.run()),
@@ -143,8 +162,8 @@ class Agent:
                 tasks.create_task(self._tick_for_ever()),
                 *(tasks.create_task(self._check_for_ever(service)) for service in self.config.services),
             ]
-            if self.applier is not None:
-                running.append(tasks.create_task(self._follow_neighbours()))
+            if self.routes is not None:
+                running.append(tasks.create_task(self.routes.run()))
             await stop.wait()
             await self._withdraw()
             for task in running:
@@ -179,7 +198,11 @@ class Agent:
             condition = self.condition
             chosen = {s.name: candidates(speech.id_of(s), members) for s in self.config.services}
             up = {s.name: own_share(s, condition).effective > 0 for s in self.config.services}
-            await self.applier.apply(chosen, up, now)
+            ends = {member.address: member.address6 for member in members}
+            others = {address for address in ends if address != self.interface.address}
+            if self.routes is not None:
+                self.routes.follow({self.applier.target(a, ends[a]) for a in others}, self.applier.known_hop)
+            await self.applier.apply(chosen, up, ends, now)
             if not (self._attached_once and self.datapath.attached()):
                 await self._know_macs()
                 self.datapath.attach()  # also replaces an older build's program, and changes the mode
@@ -195,8 +218,8 @@ class Agent:
         for."""
         assert self.applier is not None
         deadline = time.monotonic() + MACS_TIMEOUT_S
-        present = [member.address for member in self.view.members if not member.lost]
-        while time.monotonic() < deadline and not self.applier.knows_macs(present):
+        present = [self.applier.target(m.address, m.address6) for m in self.view.members if not m.lost]
+        while time.monotonic() < deadline and not self.applier.reaches(present):
             await asyncio.sleep(COALESCE_S)
 
     def _announce(self) -> None:
@@ -214,7 +237,9 @@ class Agent:
 
     def _save(self, members: tuple[Member, ...]) -> None:
         healthy = frozenset(name for name, health in self.health.items() if health.healthy)
-        new = state.Saved(members, healthy, self.intent, self.withheld, self.begun, frozenset(self.config.vips))
+        new = state.Saved(
+            members, healthy, self.intent, self.withheld, self.begun, frozenset(self.config.vips), self.denied
+        )
         if new != self._saved:
             state.save(self.paths.state, new)
             self._saved = new
@@ -238,24 +263,6 @@ class Agent:
                 self._wake.set()
             await asyncio.sleep(max(0.0, began + check.interval_s - time.monotonic()))
 
-    async def _follow_neighbours(self) -> None:
-        assert self.applier is not None
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._resolve_for_ever())
-            async for neighbour in self._netlink.neighbours(self.interface):
-                self.applier.learn_mac(neighbour.address, neighbour.mac)
-
-    async def _resolve_for_ever(self) -> None:
-        """Ask for a new member's MAC at once, and have every known one confirmed now and then."""
-        asked: set[IPv4Address] = set()
-        count = 0
-        while True:
-            present = {member.address for member in self.view.members}
-            due = present if count % RESOLVE_ALL_EVERY == 0 else present - asked
-            await self._netlink.resolve(sorted(due), self.interface)
-            asked, count = present, count + 1
-            await asyncio.sleep(RESOLVE_S)
-
     async def _withdraw(self) -> None:
         """Take the VIPs back and wait for the relay to say so. The data path stays: routers need time to converge."""
         self.stopping = True
@@ -270,8 +277,8 @@ class Agent:
 
 async def run(config: Config, paths: Paths) -> None:
     """Be the agent of this node until SIGTERM or SIGINT. Raises AgentError, BpfError or BgpError when it cannot."""
-    _prepare(paths)
-    with _only_one(paths.run / "agent.lock"):
+    prepare(paths.run)
+    with only_one(paths.run / "agent.lock"):
         interface = await own_interface(config)
         datapath = None
         if config.xdp.mode != "off":
@@ -285,39 +292,3 @@ async def run(config: Config, paths: Paths) -> None:
         finally:
             if datapath is not None:
                 datapath.close()
-
-
-def _prepare(paths: Paths) -> None:
-    try:
-        paths.run.mkdir(mode=0o755, parents=True, exist_ok=True)
-    except OSError as error:
-        raise AgentError(f"{paths.run}: {error.strerror}; the agent runs as root") from None
-
-
-@contextlib.contextmanager
-def _only_one(lock: Path) -> Iterator[None]:
-    """Two agents on one node would fight over its maps and routes."""
-    try:
-        with lock.open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                owner = file.read().strip() or "unknown"
-                raise AgentError(f"{lock}: another agent (pid {owner}) runs on this node; stop it first") from None
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            yield
-    except PermissionError as error:
-        raise AgentError(f"{lock}: {error.strerror}; the agent runs as root") from None
-
-
-def _uids(user: str) -> set[int]:
-    """Who may serve the relay's socket: the BGP user, and root."""
-    import pwd
-
-    try:
-        return {0, pwd.getpwnam(user).pw_uid}
-    except KeyError:
-        raise AgentError(f"bgp.user: there is no user {user} here; create it or name another") from None

@@ -22,6 +22,14 @@ def describe(root: yaml.Node, name: str, details: Sequence[ErrorDetails]) -> lis
     return list(dict.fromkeys(_line(root, name, detail) for detail in real))
 
 
+def place(root: yaml.Node, name: str, *path: str) -> str:
+    """`file:line:column: field` of a setting that is there."""
+    node, mark = root, root.start_mark
+    for part in path:
+        node, mark = _child(node, part) or (node, mark)
+    return f"{name}:{mark.line + 1}:{mark.column + 1}: {'.'.join(path)}"
+
+
 def _below(inner: ErrorDetails, outer: ErrorDetails) -> bool:
     return len(inner["loc"]) > len(outer["loc"]) and inner["loc"][: len(outer["loc"])] == outer["loc"]
 

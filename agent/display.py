@@ -55,7 +55,7 @@ def print_status(answer: dict[str, Any]) -> None:
         )
         services.add_row(
             f"{service['name']} {service['protocol']}",
-            f"{service['vip']}:{service['port']}",
+            service["endpoint"],
             "[green]healthy[/]" if service["healthy"] else f"[red]unhealthy[/] {service['why']}",
             f"{service['effective']}/{service['weight']}",
             members,
@@ -73,11 +73,28 @@ def print_status(answer: dict[str, Any]) -> None:
 def print_explanation(answer: dict[str, Any]) -> None:
     """The flow's place in the table, then each node's next step."""
     console = Console(highlight=False)
-    console.print(f"{answer['flow']}: service {answer['service']}, hash {answer['hash']:#010x}, row {answer['row']}")
+    console.print(
+        f"{answer['flow']}: service {answer['service']} ({answer['affinity']}, {answer['forward']}), "
+        f"hash {answer['hash']:#010x}, row {answer['row']}"
+    )
+    if answer["denied"]:
+        console.print(f"[red]dropped everywhere: the client lies in {answer['denied']}, which is denied[/]")
     console.print(f"chain: {' → '.join(answer['chain']) or 'empty (no member)'}\n")
     table = _table("at node", "a new connection (SYN)", "a packet of a connection it holds", "of one it does not hold")
     for node in answer["nodes"]:
         table.add_row(node["node"], node["syn"], node["held"], node["not_held"])
+    console.print(table)
+
+
+def print_denied(answer: dict[str, Any]) -> None:
+    """The deny list, and where each prefix of it stands."""
+    console = Console(highlight=False)
+    if not answer["denied"]:
+        console.print("nobody is denied")
+        return
+    table = _table("prefix", "from")
+    for entry in answer["denied"]:
+        table.add_row(entry["prefix"], "the configuration" if entry["configured"] else "lbctl deny add")
     console.print(table)
 
 

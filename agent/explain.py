@@ -6,10 +6,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING, Any
 
+from agent.apply import AFFINITIES
 from agent.errors import AgentError
+from agent.model import Address, endpoint
 from bpf.flow import flow_hash
 from bpf.pick import Arrival, Decision, Here, Socket, pick
 
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
     from agent.config import ServiceConfig
     from agent.daemon import Agent
 
-_TUPLE = re.compile(r"(?P<protocol>tcp|udp)[\s,]+(?P<client>[\d.]+):(?P<sport>\d+)[\s,]+(?P<vip>[\d.]+):(?P<port>\d+)")
+_END = r"(?:\[(?P<{0}6>[0-9a-f:.]+)\]|(?P<{0}>[\d.]+)):(?P<{0}_port>\d+)"
+_TUPLE = re.compile(rf"(?P<protocol>tcp|udp)[\s,]+{_END.format('client')}[\s,]+{_END.format('vip')}", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,30 +28,34 @@ class Flow:
     """One flow as a client makes it."""
 
     protocol: str
-    client: IPv4Address
+    client: Address
     client_port: int
-    vip: IPv4Address
+    vip: Address
     vip_port: int
 
     def __str__(self) -> str:
-        return f"{self.protocol} {self.client}:{self.client_port} {self.vip}:{self.vip_port}"
+        return f"{self.protocol} {endpoint(self.client, self.client_port)} {endpoint(self.vip, self.vip_port)}"
 
 
 def parse(text: str) -> Flow:
-    """Read `tcp CLIENT:PORT VIP:PORT`, also with commas. Raises AgentError."""
+    """Read `tcp CLIENT:PORT VIP:PORT`, also with commas; IPv6 addresses in brackets. Raises AgentError."""
     found = _TUPLE.fullmatch(text.strip())
     if not found:
-        raise AgentError(f"'{text}' is not a flow; write tcp,192.0.2.7:41000,10.99.0.1:443")
+        raise AgentError(
+            f"'{text}' is not a flow; write tcp,192.0.2.7:41000,10.99.0.1:443 (an IPv6 address in brackets)"
+        )
     try:
         flow = Flow(
-            found["protocol"],
-            IPv4Address(found["client"]),
-            int(found["sport"]),
-            IPv4Address(found["vip"]),
-            int(found["port"]),
+            found["protocol"].lower(),
+            ip_address(found["client"] or found["client6"]),
+            int(found["client_port"]),
+            ip_address(found["vip"] or found["vip6"]),
+            int(found["vip_port"]),
         )
     except ValueError as error:
         raise AgentError(f"'{text}': {error}") from None
+    if flow.client.version != flow.vip.version:
+        raise AgentError(f"'{text}': an IPv{flow.client.version} client does not reach an IPv{flow.vip.version} VIP")
     for port in (flow.client_port, flow.vip_port):
         if not 1 <= port <= 65_535:
             raise AgentError(f"'{text}': port {port} is not in 1-65535")
@@ -63,13 +70,17 @@ def explain(agent: Agent, flow: Flow) -> dict[str, Any]:
     service = _service(agent, flow)
     if agent.applier is None:
         raise AgentError("the data path is off (xdp.mode): whatever server the router picks keeps the flow")
-    number = flow_hash(agent.config.hash_key, flow.client, flow.client_port, flow.vip, flow.vip_port)
+    affinity = AFFINITIES[service.affinity]
+    number = flow_hash(agent.config.hash_key, flow.client, flow.client_port, flow.vip, flow.vip_port, affinity)
     row = number & (agent.config.table.rows - 1)
     chain = agent.applier.chain(service.name, row)
     nodes = [member.address for member in agent.members()]
     return {
         "flow": str(flow),
         "service": service.name,
+        "affinity": service.affinity,
+        "forward": service.forward,
+        "denied": next((str(denied) for denied in agent.all_denied if flow.client in denied), None),
         "hash": number,
         "row": row,
         "chain": [str(address) for address in chain],
@@ -83,8 +94,8 @@ def _service(agent: Agent, flow: Flow) -> ServiceConfig:
         for service in same:
             if service.port == port:
                 return service
-    known = ", ".join(f"{s.protocol} {s.vip}:{s.port}" for s in agent.config.services)
-    raise AgentError(f"no service takes {flow.protocol} {flow.vip}:{flow.vip_port}; there is {known}")
+    known = ", ".join(f"{s.protocol} {endpoint(s.vip, s.port)}" for s in agent.config.services)
+    raise AgentError(f"no service takes {flow.protocol} {endpoint(flow.vip, flow.vip_port)}; there is {known}")
 
 
 def _at(node: IPv4Address, chain: Sequence[IPv4Address], udp: bool) -> dict[str, str]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from agent.model import Member, Share, State
 
@@ -31,6 +31,7 @@ class Told:
     address: IPv4Address
     epoch: int
     shares: Mapping[int, Share]
+    address6: IPv6Address | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +135,7 @@ class View:
 
 
 def _present(before: Member | None, told: Told, now: float) -> Member:
-    if before is None:
-        return Member(told.address, told.epoch, told.shares, lost=False, since=now, why="its identity was heard")
-    if before.lost:
-        return Member(told.address, told.epoch, told.shares, lost=False, since=now, why="its identity came back")
-    return replace(before, epoch=told.epoch, shares=told.shares)
+    since, why = now, "its identity was heard" if before is None else "its identity came back"
+    if before is not None and not before.lost:
+        since, why = before.since, before.why
+    return Member(told.address, told.epoch, told.shares, lost=False, since=since, why=why, address6=told.address6)

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 # Raised whenever rows would come out differently for the same members: it is part of the epoch.
 TABLE_VERSION = 1
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
 
 
 class State(StrEnum):
@@ -42,6 +45,8 @@ class Member:
     since: float
     """CLOCK_MONOTONIC seconds of the last change between present and lost."""
     why: str
+    address6: IPv6Address | None = None
+    """The other end of tunnels over IPv6; None where it told none."""
 
     @property
     def tag(self) -> int:
@@ -74,12 +79,22 @@ class Candidate:
     state: State
 
 
+def endpoint(address: Address, port: int | str) -> str:
+    """Address and port as one word."""
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+
+
 def tag_of(address: IPv4Address) -> int:
     """A node's 16-bit tag: the low bits of its address."""
     return int(address) & 0xFFFF
 
 
-def epoch_of(rows: int, chain: int, hash_key: tuple[int, int]) -> int:
-    """One 32-bit number over everything that decides a row; nodes that differ in it would disagree on owners."""
-    text = f"table {TABLE_VERSION} rows {rows} chain {chain} key {hash_key} affinity 5-tuple hash rendezvous"
+def epoch_of(rows: int, chain: int, hash_key: bytes, services: Iterable[tuple[int, str, str]]) -> int:
+    """One 32-bit number over everything that decides a row; nodes that differ in it would disagree on owners.
+
+    `services` are (service id, affinity, hash). Those of the usual kind do not count, so that nodes may serve
+    different ones.
+    """
+    unusual = sorted(kind for kind in services if kind[1:] != ("5-tuple", "rendezvous"))
+    text = f"table {TABLE_VERSION} rows {rows} chain {chain} key {hash_key.hex()} services {unusual}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])

@@ -1,22 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel's network state as far as the agent uses it: its interface, VIPs on lo, neighbours' MACs. I/O only."""
+"""The kernel's network state as far as the agent uses it: interfaces, VIPs on lo, routes, neighbours. I/O only."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass
-from ipaddress import IPv4Address
+import asyncio
+import errno
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.rtnl import RTMGRP_NEIGH
+from pyroute2.netlink.rtnl import RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE, RTMGRP_LINK, RTMGRP_NEIGH
+from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 from agent.config import Config
 from agent.errors import AgentError
+from agent.model import Address, Network
+from agent.next_hop import Link, Way
 
 _LOOPBACK = 1
+_UNICAST = 1
+"""rtm_type (linux/rtnetlink.h): a route that leads to a link."""
+_GROUPS = RTMGRP_LINK | RTMGRP_NEIGH | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE
+_NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL, errno.EACCES)
+"""What the kernel answers for no route, and for unreachable, blackhole and prohibit ones."""
+_GONE = (errno.ENODEV, errno.ENETDOWN, errno.EINVAL, errno.EAFNOSUPPORT)
+"""The interface went away, or down, since its name was read."""
 _NTF_USE = 1
 """ndmsg flag (linux/neighbour.h): resolve it as if a packet had been sent there."""
 _SYSCTLS = {
@@ -35,15 +48,26 @@ class Interface:
     index: int
     mac: bytes
     address: IPv4Address
+    addresses6: tuple[IPv6Address, ...] = ()
+    address6: IPv6Address | None = None
+    """The one of `addresses6` that is this node's end of tunnels over IPv6."""
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
     """A resolved neighbour."""
 
-    address: IPv4Address
-    interface_index: int
+    address: Address
+    ifindex: int
     mac: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A neighbour was learned, or routes to a destination changed. With neither, links or anything else may have."""
+
+    neighbour: Neighbour | None = None
+    destination: Network | None = None
 
 
 class Netlink:
@@ -56,24 +80,29 @@ class Netlink:
         """Give the socket back."""
         self._route.close()
 
+    async def index(self, name: str) -> Link:
+        """Look an interface up by name. Raises AgentError if there is none."""
+        for link in (await self.links()).values():
+            if link.name == name:
+                return link
+        raise AgentError(f"node.interface: there is no interface {name} here; see `ip link`")
+
     async def interface(self, name: str, address: IPv4Address | None) -> Interface:
         """Look an interface up. Raises AgentError if it is missing or has not the (or not any) IPv4 address."""
-        links = [link async for link in await self._route.link("dump") if link.get("ifname") == name]
-        if not links:
-            raise AgentError(f"node.interface: there is no interface {name} here; see `ip link`")
-        index = links[0]["index"]
-        dump = await self._route.addr("dump", index=index, family=2)
-        found = [IPv4Address(entry.get("IFA_LOCAL") or entry.get("IFA_ADDRESS")) async for entry in dump]
+        link = await self.index(name)
+        dump = [entry async for entry in await self._route.addr("dump", index=link.index)]
+        local = [ip_address(entry.get("local") or entry.get("address")) for entry in dump]
+        found = [one for one in local if isinstance(one, IPv4Address)]
+        found6 = tuple(one for one in local if isinstance(one, IPv6Address) and not one.is_link_local)
         if address is None and not found:
             raise AgentError(f"node.interface: {name} has no IPv4 address; give it one or set node.address")
         if address is not None and address not in found:
             raise AgentError(f"node.address: {address} is not on {name} ({', '.join(map(str, found)) or 'no address'})")
-        mac = bytes.fromhex(links[0].get("address").replace(":", ""))
-        return Interface(name, index, mac, address or found[0])
+        return Interface(name, link.index, link.mac, address or found[0], found6)
 
-    async def put_vips(self, vips: Iterable[IPv4Address], interface: str) -> None:
-        """VIPs as /32 on lo, and the ARP sysctls that keep them off the segment. Repeating it changes nothing."""
-        for name in ("all", interface):
+    async def put_vips(self, vips: Iterable[Address], interfaces: Iterable[str]) -> None:
+        """VIPs on lo, each alone, and the ARP sysctls that keep them off the segment. Repeating it changes nothing."""
+        for name in ("all", *interfaces):
             for key, value in _SYSCTLS.items():
                 path = Path(f"/proc/sys/net/ipv4/conf/{name}/{key}")
                 try:
@@ -83,53 +112,153 @@ class Netlink:
                     raise AgentError(f"{path}: {error.strerror}; the agent needs to set it to {value}") from None
         await self._route.link("set", index=_LOOPBACK, state="up")
         for vip in vips:
-            await self._route.addr("replace", index=_LOOPBACK, address=str(vip), prefixlen=32)
+            try:
+                await self._route.addr("replace", index=_LOOPBACK, address=str(vip), prefixlen=vip.max_prefixlen)
+            except NetlinkError as error:
+                raise AgentError(f"{vip}: cannot be put on lo: {error.args[1]}; is IPv6 off here?") from None
 
-    async def remove_vips(self, vips: Iterable[IPv4Address]) -> None:
+    async def remove_vips(self, vips: Iterable[Address]) -> None:
         """Take VIPs off lo again; one that is not there is fine."""
         for vip in vips:
             try:
-                await self._route.addr("del", index=_LOOPBACK, address=str(vip), prefixlen=32)
+                await self._route.addr("del", index=_LOOPBACK, address=str(vip), prefixlen=vip.max_prefixlen)
             except NetlinkError as error:
                 if error.code not in (2, 99):  # ENOENT, EADDRNOTAVAIL
                     raise
 
-    async def resolve(self, addresses: Iterable[IPv4Address], interface: Interface) -> None:
-        """Have the kernel ask for these neighbours, or confirm what it knows. XDP's own traffic would not."""
-        for address in addresses:
-            await self._route.neigh("replace", dst=str(address), ifindex=interface.index, state="none", flags=_NTF_USE)
+    async def links(self) -> dict[int, Link]:
+        """Every interface, by index."""
+        return {link["index"]: _link(link) async for link in await self._route.link("dump")}
 
-    async def neighbours(self, interface: Interface) -> AsyncIterator[Neighbour]:
-        """Every neighbour known on the interface now, then each one that is learned or changes, for ever."""
-        async with AsyncIPRoute() as monitor:
-            await monitor.bind(groups=RTMGRP_NEIGH)
-            async for message in await self._route.neigh("dump", family=2, ifindex=interface.index):
-                if found := _neighbour(message, interface):
-                    yield found
+    async def way(self, address: Address) -> Way | None:
+        """The route that a packet to this address takes; None if there is none, or it leads to this node itself."""
+        try:
+            answer = list(await self._route.route("get", dst=str(address)))
+        except NetlinkError as error:
+            if error.code in _NO_ROUTE:
+                return None
+            raise
+        return _way(address, answer[0]) if answer else None
+
+    async def resolve(self, neighbours: Iterable[tuple[int, Address]]) -> None:
+        """Have the kernel ask for these neighbours, or confirm what it knows. XDP's own traffic would not."""
+        for ifindex, address in neighbours:
+            try:
+                await self._route.neigh("replace", dst=str(address), ifindex=ifindex, state="none", flags=_NTF_USE)
+            except NetlinkError as error:
+                if error.code not in _GONE:
+                    raise
+
+    async def neighbours(self) -> list[Neighbour]:
+        """Every neighbour whose MAC is known."""
+        found = [_neighbour(message) async for message in await self._route.neigh("dump")]
+        return [neighbour for neighbour in found if neighbour]
+
+
+class Notices:
+    """The kernel's own notices of links, routes and neighbours. `take` is called with each, from the event loop."""
+
+    def __init__(self, take: Callable[[Notice], None]) -> None:
+        self._take = take
+        self._marshal = MarshalRtnl()
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.get_running_loop().remove_reader(self._socket)
+        self._socket.close()
+
+    def listen(self) -> None:
+        """Hear what happens from now on."""
+        self._socket.bind((0, _GROUPS))
+        asyncio.get_running_loop().add_reader(self._socket, self._read)
+
+    def _read(self) -> None:
+        try:
             while True:
-                async for message in monitor.get():  # what one datagram held, then it ends
-                    if message["event"] == "RTM_NEWNEIGH" and (found := _neighbour(message, interface)):
-                        yield found
+                for message in self._marshal.parse(self._socket.recv(1 << 16)):
+                    if notice := _notice(message):
+                        self._take(notice)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            self._take(Notice())  # some were lost: look everything up again
 
 
 async def own_interface(config: Config) -> Interface:
-    """The interface that a configuration names. Raises AgentError as `Netlink.interface` does, and if this node's
-    address is not one that the cluster's members may have."""
+    """The first interface that a configuration names. Raises AgentError as `Netlink.interface` does, and if this
+    node's addresses are not such as the cluster's members may have."""
     netlink = Netlink()
     try:
-        interface = await netlink.interface(config.node.interface, config.node.address)
+        interface = await netlink.interface(config.node.names[0], config.node.address)
+        for name in config.node.names[1:]:
+            await netlink.index(name)
     finally:
         netlink.close()
-    if not any(interface.address in allowed for allowed in config.members.allow):
+    allowed = config.members.allow
+    if not any(interface.address in network for network in allowed):
         raise AgentError(f"members.allow: does not hold this node's own address {interface.address}; add its prefix")
-    return interface
+    usable = [address for address in interface.addresses6 if any(address in network for network in allowed)]
+    if config.node.address6 and config.node.address6 not in interface.addresses6:
+        raise AgentError(f"node.address6: {config.node.address6} is not on {interface.name}")
+    if config.members.outer == "ipv6" and not usable:
+        raise AgentError(f"members.outer: is ipv6, but {interface.name} has no IPv6 address inside members.allow")
+    return replace(interface, address6=config.node.address6 or next(iter(usable), None))
 
 
-def _neighbour(message: Any, interface: Interface) -> Neighbour | None:
-    """A message about an IPv4 neighbour with a MAC; a failed one keeps its last MAC by not being told."""
-    mac = message.get("NDA_LLADDR") or message.get("lladdr")
-    destination = message.get("NDA_DST") or message.get("dst")
-    if message["family"] != 2 or message["ifindex"] != interface.index or not mac or not destination:
+def _neighbour(message: Any) -> Neighbour | None:
+    """A message about a neighbour with a MAC; a failed one keeps its last MAC by not being told."""
+    mac, destination = message.get("lladdr"), message.get("dst")
+    if message["family"] not in (socket.AF_INET, socket.AF_INET6) or not mac or not destination:
         return None
     raw = bytes.fromhex(mac.replace(":", ""))
-    return Neighbour(IPv4Address(destination), interface.index, raw) if any(raw) else None
+    return Neighbour(ip_address(destination), message["ifindex"], raw) if len(raw) == 6 and any(raw) else None
+
+
+def _link(message: Any) -> Link:
+    kind = message.get("linkinfo")
+    vlan = 0
+    if kind is not None and kind.get("kind") == "vlan" and kind.get("data") is not None:
+        vlan = kind.get("data").get("vlan_id") or 0
+    mac = message.get("address") or ""
+    return Link(
+        message["index"],
+        message.get("ifname"),
+        bytes.fromhex(mac.replace(":", "")),
+        message.get("mtu"),
+        message.get("state") == "up",
+        message.get("link") or 0,
+        vlan,
+        message.get("master") or 0,
+    )
+
+
+def _way(address: Address, message: Any) -> Way | None:
+    gateway, via = message.get("gateway"), message.get("via")
+    if message["type"] != _UNICAST or not message.get("oif"):
+        return None
+    if not gateway and via:
+        gateway = via["addr"]  # an IPv4 route over an IPv6 next hop (RFC 5549)
+    metrics = message.get("metrics")
+    mtu = metrics.get("mtu") if metrics is not None else None
+    return Way(address, message.get("oif"), ip_address(gateway) if gateway else None, mtu or 0)
+
+
+def _notice(message: Any) -> Notice | None:
+    match message["event"]:
+        case "RTM_NEWNEIGH":
+            found = _neighbour(message)
+            return Notice(neighbour=found) if found else None
+        case "RTM_NEWROUTE" | "RTM_DELROUTE":
+            if message["family"] not in (socket.AF_INET, socket.AF_INET6):
+                return None
+            everything = "0.0.0.0" if message["family"] == socket.AF_INET else "::"  # noqa: S104 - not an address here
+            return Notice(destination=ip_network((message.get("dst") or everything, message["dst_len"])))
+        case "RTM_NEWLINK" | "RTM_DELLINK":
+            return Notice()
+        case _:
+            return None

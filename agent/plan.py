@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.config import Config, ServiceConfig
-from agent.model import Candidate, Member, Share, State
+from agent.model import Address, Candidate, Member, Share, State
 
 GRACE_S = 10.0
 GRACE_IN_ALL_S = 30.0
@@ -31,9 +31,9 @@ class Condition:
     """By service name."""
     intent: State = State.UP
     """What the operator wants of the node: `up`, `draining` or `left`."""
-    withheld: frozenset[IPv4Address] = field(default_factory=frozenset)
+    withheld: frozenset[Address] = field(default_factory=frozenset)
     """VIPs that the operator withdrew."""
-    begun: frozenset[IPv4Address] = field(default_factory=frozenset)
+    begun: frozenset[Address] = field(default_factory=frozenset)
     """VIPs that have been announced since their services first rose."""
 
 
@@ -51,7 +51,7 @@ def own_share(service: ServiceConfig, condition: Condition) -> Share:
     return Share(service.weight, service.weight if serves else 0, condition.intent)
 
 
-def announcement(config: Config, vip: IPv4Address, condition: Condition) -> Announcement:
+def announcement(config: Config, vip: Address, condition: Condition) -> Announcement:
     """Whether to announce a VIP.
 
     With the data path, a VIP once begun stays announced while the node can forward, even when its own service is
@@ -64,6 +64,8 @@ def announcement(config: Config, vip: IPv4Address, condition: Condition) -> Anno
         return Announcement(False, "withdrawn by the operator")
     if not condition.forwarding:
         return Announcement(False, "the data path is not ready")
+    if vip.version == 6:
+        return Announcement(False, "IPv6 routes are not announced yet; give the router a static one")
     sick = [s.name for s in config.services if s.vip == vip and not condition.healthy[s.name]]
     forwards = config.xdp.mode != "off"
     if sick and not (forwards and vip in condition.begun):

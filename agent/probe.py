@@ -4,33 +4,34 @@
 from __future__ import annotations
 
 import asyncio
-from ipaddress import IPv4Address
 
 import aiohttp
 
 from agent.config import HealthConfig
+from agent.model import Address, endpoint
 
 
-async def ask(vip: IPv4Address, port: int, check: HealthConfig) -> tuple[bool, str]:
+async def ask(vip: Address, port: int, check: HealthConfig) -> tuple[bool, str]:
     """(whether the answer was good, what it was). Never raises for what a service may do."""
+    asked = endpoint(vip, port)
     try:
         async with asyncio.timeout(check.timeout_s):
             if check.type == "http":
-                return await _http(f"http://{vip}:{port}{check.path}")
-            return await _tcp(str(vip), port)
+                return await _http(f"http://{asked}{check.path}")
+            return await _tcp(vip, port)
     except TimeoutError:
-        return False, f"no answer on {vip}:{port} in {check.timeout_s:g} s"
+        return False, f"no answer on {asked} in {check.timeout_s:g} s"
     except OSError as error:
-        return False, f"{vip}:{port}: {error.strerror or error}"
+        return False, f"{asked}: {error.strerror or error}"
     except aiohttp.ClientError as error:
-        return False, f"{vip}:{port}: {error}"
+        return False, f"{asked}: {error}"
 
 
-async def _tcp(host: str, port: int) -> tuple[bool, str]:
-    _, writer = await asyncio.open_connection(host, port)
+async def _tcp(vip: Address, port: int) -> tuple[bool, str]:
+    _, writer = await asyncio.open_connection(str(vip), port)
     writer.close()
     await writer.wait_closed()
-    return True, f"{host}:{port} accepts connections"
+    return True, f"{endpoint(vip, port)} accepts connections"
 
 
 async def _http(url: str) -> tuple[bool, str]:

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 
 from agent.config import Config, ServiceConfig
 from agent.members import PeerReport, Told
-from agent.model import Share, State, tag_of
+from agent.model import Address, Share, State, epoch_of, tag_of
 from bgp.community import Identity, ServiceState, decode, encode, service_id
 from bgp.route import Route
 from bgp.snapshot import Snapshot
@@ -20,6 +20,12 @@ def id_of(service: ServiceConfig) -> int:
     return service_id(service.vip, service.protocol, service.port_number)
 
 
+def epoch(config: Config) -> int:
+    """What this node announces as its epoch."""
+    kinds = [(id_of(service), service.affinity, service.hash) for service in config.services]
+    return epoch_of(config.table.rows, config.table.chain, config.hash_key, kinds)
+
+
 def speaker_config(config: Config, address: IPv4Address) -> SpeakerConfig:
     """What ExaBGP on this node needs to know."""
     peers = tuple(PeerConfig(p.address, p.asn, address, p.hold_time_s) for p in config.bgp.peers)
@@ -27,7 +33,7 @@ def speaker_config(config: Config, address: IPv4Address) -> SpeakerConfig:
 
 
 def wish(
-    config: Config, address: IPv4Address, epoch: int, shares: Mapping[int, Share], vips: Iterable[IPv4Address]
+    config: Config, address: IPv4Address, epoch: int, shares: Mapping[int, Share], vips: Iterable[Address]
 ) -> tuple[list[Route], list[Route]]:
     """(what to announce, what to announce instead when this agent falls silent).
 
@@ -39,7 +45,7 @@ def wish(
         for number, share in shares.items()
     }
     fallback = [_identity(config, address, epoch, silent)]
-    own = [Route.of(f"{vip}/32", str(address)) for vip in vips]
+    own = [Route.of(f"{vip}/32", str(address)) for vip in vips if vip.version == 4]
     return [_identity(config, address, epoch, shares), *own], fallback
 
 

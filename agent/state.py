@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
-from agent.model import Member, Share, State
+from agent.model import Address, Member, Network, Share, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +24,12 @@ class Saved:
     members: tuple[Member, ...] = ()
     healthy: frozenset[str] = field(default_factory=frozenset)
     intent: State = State.UP
-    withheld: frozenset[IPv4Address] = field(default_factory=frozenset)
-    begun: frozenset[IPv4Address] = field(default_factory=frozenset)
-    vips: frozenset[IPv4Address] = field(default_factory=frozenset)
+    withheld: frozenset[Address] = field(default_factory=frozenset)
+    begun: frozenset[Address] = field(default_factory=frozenset)
+    vips: frozenset[Address] = field(default_factory=frozenset)
     """The addresses that the agent put on lo, so that one whose service left the configuration can be taken off."""
+    denied: frozenset[Network] = field(default_factory=frozenset)
+    """What `lbctl deny` added to the configuration's own list."""
 
 
 def save(path: Path, saved: Saved) -> None:
@@ -55,6 +57,7 @@ def _to_json(saved: Saved) -> dict[str, Any]:
                 "lost": member.lost,
                 "since": member.since,
                 "why": member.why,
+                "address6": str(member.address6) if member.address6 else None,
             }
             for member in saved.members
         ],
@@ -63,6 +66,7 @@ def _to_json(saved: Saved) -> dict[str, Any]:
         "withheld": sorted(map(str, saved.withheld)),
         "begun": sorted(map(str, saved.begun)),
         "vips": sorted(map(str, saved.vips)),
+        "denied": sorted(map(str, saved.denied)),
     }
 
 
@@ -75,6 +79,7 @@ def _from_json(data: dict[str, Any]) -> Saved:
             bool(entry["lost"]),
             float(entry["since"]),
             str(entry["why"]),
+            IPv6Address(entry["address6"]) if entry.get("address6") else None,
         )
         for entry in data["members"]
     )
@@ -82,7 +87,8 @@ def _from_json(data: dict[str, Any]) -> Saved:
         members,
         frozenset(map(str, data["healthy"])),
         State(data["intent"]),
-        frozenset(map(IPv4Address, data["withheld"])),
-        frozenset(map(IPv4Address, data["begun"])),
-        frozenset(map(IPv4Address, data["vips"])),
+        frozenset(map(ip_address, data["withheld"])),
+        frozenset(map(ip_address, data["begun"])),
+        frozenset(map(ip_address, data["vips"])),
+        frozenset(map(ip_network, data.get("denied", ()))),
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent import speech
 from agent.config import ServiceConfig
-from agent.model import Member, tag_of
+from agent.model import Member, endpoint, tag_of
 from agent.plan import candidates, own_share
 
 if TYPE_CHECKING:
@@ -65,6 +65,10 @@ def _service(
     return {
         "name": service.name,
         "vip": str(service.vip),
+        "endpoint": endpoint(service.vip, service.port),
+        "affinity": service.affinity,
+        "forward": service.forward,
+        "hash": service.hash,
         "protocol": service.protocol,
         "port": service.port,
         "state": share.state,

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from bpf import layout
+from bpf import mapspec
 from bpf.errors import BpfError
 
 _HERE: Final = Path(__file__).resolve().parent
@@ -40,7 +40,7 @@ def source() -> str:
 
         return f'#line 1 "{name}"\n' + _INCLUDE.sub(put_in, text)
 
-    return joined("lb.c") + "\n" + layout.assertions()
+    return joined("lb.c") + "\n" + mapspec.assertions()
 
 
 def digest(rows: int, uplink: int) -> str:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final, Literal, Self
 
 from bpf import compile as compiler
-from bpf import kernel, layout
+from bpf import kernel, layout, mapspec
 from bpf.errors import BpfError
 from bpf.layout import UplinkEntry
 from bpf.tables import Tables
@@ -183,7 +183,7 @@ class DataPath:
 
 
 def _maps_name(rows: int) -> str:
-    return f"maps_{layout.digest(rows)}"
+    return f"maps_{mapspec.digest(rows)}"
 
 
 def _program_name(rows: int) -> str:

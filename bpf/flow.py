@@ -1,52 +1,73 @@
 # SPDX-License-Identifier: Apache-2.0
 """The row of a flow, as flow.h computes it: for `explain`, and to say what a packet test should see."""
 
+import struct
 from collections.abc import Iterable
-from ipaddress import IPv4Address
 from typing import Final
 
+from bpf.layout import Address, Affinity, ServiceKey, key_words
+
 _WORD: Final = 0xFFFF_FFFF
+_LONG: Final = 0xFFFF_FFFF_FFFF_FFFF
+_GOLDEN: Final = 2_654_435_769
 
 
-def _rotate(word: int, bits: int) -> int:
-    return (word << bits | word >> (32 - bits)) & _WORD
+def mix(word: int) -> int:
+    """Mix a word into another, one to one: Wellons' lowbias32."""
+    word = (word ^ word >> 16) * 0x7FEB_352D & _WORD
+    word = (word ^ word >> 15) * 0x846C_A68B & _WORD
+    return word ^ word >> 16
 
 
-def mix(a: int, b: int, c: int) -> int:
-    """Mix three words into one: the final mix of Jenkins' lookup3 (the kernel's jhash.h)."""
-    c = ((c ^ b) - _rotate(b, 14)) & _WORD
-    a = ((a ^ c) - _rotate(c, 11)) & _WORD
-    b = ((b ^ a) - _rotate(a, 25)) & _WORD
-    c = ((c ^ b) - _rotate(b, 16)) & _WORD
-    a = ((a ^ c) - _rotate(c, 4)) & _WORD
-    b = ((b ^ a) - _rotate(a, 14)) & _WORD
-    return ((c ^ b) - _rotate(b, 24)) & _WORD
-
-
-def flow_hash(hash_key: tuple[int, int], client: IPv4Address, client_port: int, vip: IPv4Address, vip_port: int) -> int:
-    """Return the 32-bit keyed hash of a flow; its low bits are the row.
+def flow_hash(
+    hash_key: bytes, client: Address, client_port: int, vip: Address, vip_port: int,
+    affinity: Affinity = Affinity.FIVE_TUPLE,
+) -> int:  # fmt: skip
+    """Return the 32-bit keyed hash of a flow; its low bits are the row. Why it is this one stands in flow.h.
 
     Words are taken as the little-endian program loads them from the packet.
     """
-    key_0, key_1 = hash_key
-    ports = int.from_bytes(client_port.to_bytes(2, "big") + vip_port.to_bytes(2, "big"), "little")
-    return mix(
-        (int.from_bytes(client.packed, "little") + key_0) & _WORD,
-        (int.from_bytes(vip.packed, "little") + key_1) & _WORD,
-        (ports + key_0) & _WORD,
-    )
+    key = key_words(hash_key)
+    ports = 0
+    if affinity is not Affinity.TWO_TUPLE:
+        ports = int.from_bytes(vip_port.to_bytes(2, "big"), "little") << 16
+    if affinity is Affinity.FIVE_TUPLE:
+        ports |= int.from_bytes(client_port.to_bytes(2, "big"), "little")
+    total = key[0] + ports * key[9]
+    for i, (ours, theirs) in enumerate(zip(_words(client), _words(vip), strict=True)):
+        total += (ours + key[1 + 2 * i]) * (theirs + key[2 + 2 * i])
+    return mix((total & _LONG) >> 32)
 
 
 def row_of(
-    hash_key: tuple[int, int], rows: int, client: IPv4Address, client_port: int, vip: IPv4Address, vip_port: int
-) -> int:
+    hash_key: bytes, rows: int, client: Address, client_port: int, vip: Address, vip_port: int,
+    affinity: Affinity = Affinity.FIVE_TUPLE,
+) -> int:  # fmt: skip
     """Return the row of a flow in a table of `rows` (a power of two)."""
-    return flow_hash(hash_key, client, client_port, vip, vip_port) & (rows - 1)
+    return flow_hash(hash_key, client, client_port, vip, vip_port, affinity) & (rows - 1)
 
 
-def vip_filter(vips: Iterable[IPv4Address]) -> int:
+def vip_filter(vips: Iterable[Address]) -> int:
     """Return conf's 64-bit filter: one bit for each VIP, so that most other addresses are told apart at once."""
     bits = 0
     for vip in vips:
-        bits |= 1 << ((int.from_bytes(vip.packed, "little") * 2_654_435_769 & _WORD) >> 26)
+        bits |= 1 << ((_folded(vip) * _GOLDEN & _WORD) >> 26)
     return bits
+
+
+def front_place(key: ServiceKey) -> int:
+    """Return a service's place in the array in front of the services' map (FRONT entries)."""
+    port = int.from_bytes(key.port.to_bytes(2, "big"), "little")
+    kind = port | (key.protocol or 0) << 16 | key.vip.version << 24
+    return (_folded(key.vip) * _GOLDEN + kind * 0x846C_A68B & _WORD) >> 20
+
+
+def _words(address: Address) -> tuple[int, ...]:
+    return struct.unpack(f"<{len(address.packed) // 4}I", address.packed)
+
+
+def _folded(address: Address) -> int:
+    folded = 0
+    for word in _words(address):
+        folded ^= word
+    return folded

@@ -23,7 +23,7 @@ static __always_inline enum kind parse_icmp(struct cursor *c, struct packet *pkt
 		return OTHER;
 	if (icmp->type != ICMP_DEST_UNREACH && icmp->type != ICMP_TIME_EXCEEDED && icmp->type != ICMP_PARAMETERPROB)
 		return OTHER;
-	if (quoted->version != 4 || quoted->ihl * 4 < sizeof(*quoted) || quoted->saddr != pkt->vip ||
+	if (quoted->version != 4 || quoted->ihl * 4 < sizeof(*quoted) || quoted->saddr != pkt->vip[0] ||
 	    (quoted->frag_off & htons(IP_OFFSET)))
 		return OTHER;
 	c->at = (void *)quoted + quoted->ihl * 4;
@@ -32,7 +32,7 @@ static __always_inline enum kind parse_icmp(struct cursor *c, struct packet *pkt
 		return OTHER;
 
 	/* The quoted packet went from the VIP to the client: the flow is its reverse. */
-	pkt->client = quoted->daddr;
+	pkt->client[0] = quoted->daddr;
 	pkt->client_port = ports->dest;
 	pkt->vip_port = ports->source;
 	pkt->protocol = quoted->protocol;

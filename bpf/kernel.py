@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from bpf.errors import BpfError
-from bpf.layout import MapSpec
+from bpf.mapspec import MapSpec
 
 _Struct = TypeVar("_Struct", bound=ct.Structure)
 

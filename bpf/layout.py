@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lies in the maps: the structs and limits of lb.h as Python sees them, and the maps' sizes.
+"""What lies in the maps: the structs and limits of lb.h as Python sees them.
 
-Owns encoding and decoding only. `assertions()` is compiled with the program each time, so a difference
-between this file and lb.h is a compile error, not a wrong packet.
+Owns encoding and decoding only; how the maps are made is mapspec.py's. `mapspec.assertions()` is compiled with the
+program each time, so a difference between this file and lb.h is a compile error, not a wrong packet.
 """
 
+import functools
 import hashlib
 from dataclasses import dataclass, replace
-from enum import IntEnum
-from ipaddress import IPv4Address
+from enum import IntEnum, IntFlag
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from struct import Struct
-from typing import Any, Final
+from typing import Final
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
 
 CHAIN: Final = 8
 """Nodes in a row; also K, the hop after which no node forwards any more."""
@@ -19,10 +23,19 @@ NODES: Final = 1024
 SLOTS: Final = 256
 """Tables and counter sets; slot 0 is for packets that belong to no service."""
 SERVICES: Final = 4096
+FRONT: Final = 4096
+"""Entries of the array in front of the services' map; a power of two."""
 UPLINKS: Final = 8
+PREFIXES: Final = 65_536
+"""Entries of the deny list, and of the list of node prefixes."""
+KEY_WORDS: Final = 10
+KEY_SIZE: Final = 16
+"""Bytes of the cluster's secret."""
 ROWS_MIN: Final = 4_096
 ROWS_MAX: Final = 262_144
 NODE_HAS_MAC: Final = 1
+NODE_ON_LINK: Final = 2
+NODE_OUTER_6: Final = 4
 
 
 class Counter(IntEnum):
@@ -30,26 +43,37 @@ class Counter(IntEnum):
 
     RX = 0
     RX_FORWARDED = 1
-    RX_ICMP_ERROR = 2
-    SKIP_NO_MAC = 3
-    PASS_OTHER_MAC = 4
-    PASS_OTHER = 5
-    DELIVER_OWNER = 6
-    DELIVER_AWAY = 7
-    DELIVER_UDP = 8
-    DELIVER_SOCKET = 9
-    DELIVER_TIME_WAIT = 10
-    DELIVER_COOKIE = 11
-    DELIVER_SOLE = 12
-    DELIVER_MISS = 13
-    NO_MEMBER = 14
-    FORWARD_FIRST = 15
-    FORWARD_AGAIN = 16
-    DROP_GRACE = 17
-    DROP_HOPS = 18
-    DROP_FORWARD_RATE = 19
-    DROP_FRAGMENT = 20
-    DROP_MALFORMED = 21
+    RX_TUNNEL = 2
+    RX_ICMP_ERROR = 3
+    SKIP_NO_MAC = 4
+    PASS_OTHER_MAC = 5
+    PASS_OTHER = 6
+    PASS_FOREIGN_TUNNEL = 7
+    DELIVER_OWNER = 8
+    DELIVER_AWAY = 9
+    DELIVER_UDP = 10
+    DELIVER_FRAGMENT = 11
+    DELIVER_SOCKET = 12
+    DELIVER_TIME_WAIT = 13
+    DELIVER_COOKIE = 14
+    DELIVER_SOLE = 15
+    DELIVER_MISS = 16
+    NO_MEMBER = 17
+    FORWARD_FIRST = 18
+    FORWARD_AGAIN = 19
+    TOO_BIG = 20
+    DROP_GRACE = 21
+    DROP_HOPS = 22
+    DROP_FORWARD_RATE = 23
+    DROP_FRAGMENT = 24
+    DROP_MALFORMED = 25
+    DROP_HEADERS = 26
+    DROP_LAND = 27
+    DROP_MARTIAN = 28
+    DROP_DENIED = 29
+    DROP_NO_MEMBER = 30
+    DROP_TOO_BIG = 31
+    DROP_NO_ROOM = 32
 
 
 class Protocol(IntEnum):
@@ -60,15 +84,35 @@ class Protocol(IntEnum):
 
 
 class Affinity(IntEnum):
-    """What of a packet decides its row."""
+    """What of a packet decides its row: client address and port, VIP and its port; or without the client's port;
+    or only the two addresses."""
 
     FIVE_TUPLE = 0
+    THREE_TUPLE = 1
+    TWO_TUPLE = 2
 
 
 class Forward(IntEnum):
-    """How a packet reaches the next node."""
+    """How a packet reaches the next node: by rewriting MACs, or in a tunnel (GUE is variant 1, UDP port 6080)."""
 
     L2 = 0
+    IPIP = 1
+    GUE = 2
+
+
+class ConfFlag(IntFlag):
+    """What the program does only if told."""
+
+    DENY = 1
+    SAMPLE = 2
+
+
+class ServiceFlag(IntFlag):
+    """What else is to know of a service; the meaning of each stands in lb.h."""
+
+    PORTS_ONLY = 1
+    FRAGMENTS = 2
+    DROP_NO_MEMBER = 4
 
 
 @dataclass(frozen=True)
@@ -94,62 +138,119 @@ class Layout:
         return [(name, Struct("=" + "".join(forms[:i])).size) for i, (name, _) in enumerate(self.fields)]
 
 
-# Big-endian fields are bytes here ("4s", "2s"): addresses and ports lie in network order.
+# Big-endian fields are bytes here ("16s", "2s"): addresses and ports lie in network order.
 _CONF = Layout(
     "conf",
     (
         ("vip_filter", "Q"),
-        ("hash_key", "2I"),
+        ("hash_key", f"{KEY_WORDS}Q"),
         ("again_cost_ns", "I"),
         ("again_burst_ns", "I"),
         ("self", "H"),
         ("self_tag", "H"),
+        ("flags", "I"),
+        ("address", "4s"),
+        ("address6", "16s"),
         ("pad", "4x"),
     ),
 )
 _UPLINK = Layout("uplink", (("mac", "6s"), ("redirect", "H"), ("ifindex", "I")))
-_SERVICE_KEY = Layout("service_key", (("vip", "4s"), ("port", "2s"), ("protocol", "B"), ("pad", "x")))
-_SERVICE = Layout("service", (("slot", "I"), ("up", "B"), ("affinity", "B"), ("forward", "B"), ("pad", "x")))
-_NODE = Layout("node", (("mac", "6s"), ("tag", "H"), ("address", "4s"), ("flags", "I")))
+_SERVICE_KEY = Layout("service_key", (("vip", "16s"), ("port", "2s"), ("protocol", "B"), ("family", "B")))
+_SERVICE = Layout("service", (("slot", "I"), ("up", "B"), ("affinity", "B"), ("forward", "B"), ("flags", "B")))
+_FRONT = Layout("front", (("service", "8s"), ("key", "20s"), ("crowded", "I")))
+_NODE = Layout(
+    "node",
+    (
+        ("mac", "6s"),
+        ("tag", "H"),
+        ("address", "4s"),
+        ("flags", "I"),
+        ("ifindex", "I"),
+        ("source", "6s"),
+        ("vlan", "H"),
+        ("mtu", "H"),
+        ("pad", "2x"),
+        ("address6", "16s"),
+    ),
+)
 _ROW = Layout("row", (("node", f"{CHAIN}H"),))
 _STATS = Layout("stats", (("count", f"{len(Counter)}Q"),))
-LAYOUTS: Final = (_CONF, _UPLINK, _SERVICE_KEY, _SERVICE, _NODE, _ROW, _STATS)
+_PREFIX = Layout("prefix", (("length", "I"), ("family", "I"), ("address", "16s")))
+LAYOUTS: Final = (_CONF, _UPLINK, _SERVICE_KEY, _SERVICE, _FRONT, _NODE, _ROW, _STATS, _PREFIX)
+
+
+def size_of(name: str) -> int:
+    """Return the bytes of a struct of lb.h."""
+    return next(layout.size for layout in LAYOUTS if layout.name == name)
+
+
+def _words(address: Address | None) -> bytes:
+    """An address as the maps hold it: 16 bytes, an IPv4 address in the first four; zeros for none."""
+    return address.packed.ljust(16, b"\0") if address else bytes(16)
+
+
+def _address(family: int, data: bytes) -> Address:
+    return IPv4Address(data[:4]) if family == 4 else IPv6Address(data)
+
+
+@functools.cache
+def key_words(hash_key: bytes) -> tuple[int, ...]:
+    """Return the flow hash's 64-bit words for a cluster's secret of KEY_SIZE bytes: it, then what derives from it."""
+    if len(hash_key) != KEY_SIZE:
+        raise ValueError(f"hash_key: {len(hash_key)} bytes given, {KEY_SIZE} wanted")
+    derived = hashlib.shake_256(b"anylb flow hash" + hash_key).digest(8 * KEY_WORDS - KEY_SIZE)
+    return Struct(f"<{KEY_WORDS}Q").unpack(hash_key + derived)
 
 
 @dataclass(frozen=True)
 class NodeConf:
     """What the program knows of the node it runs on.
 
-    `self_index` is the node's own place in the node table and `self_tag` its tag. `hash_key` (two 32-bit
-    words) is the cluster's secret, the same on all nodes. Forwards with hop >= 2 are held to `again_per_s` a
-    second on each CPU, `again_burst` of them at once; the clock moves in ticks of up to 10 ms, so a burst below
-    10 ms' worth lowers the rate.
+    `self_index` is the node's own place in the node table and `self_tag` its tag. `hash_key` (KEY_SIZE bytes) is
+    the cluster's secret, the same on all nodes. Forwards with hop >= 2 are held to `again_per_s` a second on each
+    CPU, `again_burst` of them at once; the clock moves in ticks of up to 10 ms, so a burst below 10 ms' worth lowers
+    the rate. `address` and `address6` are this node's own ends of tunnels; None: it neither takes nor sends those.
     """
 
     self_index: int
     self_tag: int
-    hash_key: tuple[int, int]
+    hash_key: bytes
     again_per_s: int = 200_000
     again_burst: int = 4_000
+    address: IPv4Address | None = None
+    address6: IPv6Address | None = None
 
-    def pack(self, vip_filter: int) -> bytes:
-        """Encode as `struct conf`; `vip_filter` is derived from the services (see `flow.vip_filter`)."""
+    def pack(self, vip_filter: int, flags: int) -> bytes:
+        """Encode as `struct conf`; `vip_filter` and `flags` are derived from other tables (see tables.py)."""
         cost_ns = max(1, 1_000_000_000 // self.again_per_s)
         burst_ns = min(cost_ns * self.again_burst, 0xFFFF_FFFF)
-        return _CONF.codec.pack(vip_filter, *self.hash_key, cost_ns, burst_ns, self.self_index, self.self_tag)
-
-    @staticmethod
-    def with_vip_filter(data: bytes, vip_filter: int) -> bytes:
-        """Return an encoded `struct conf` with another filter."""
-        return vip_filter.to_bytes(8, "little") + data[8:]
+        outer = (_words(self.address)[:4], _words(self.address6))
+        words = key_words(self.hash_key)
+        return _CONF.codec.pack(vip_filter, *words, cost_ns, burst_ns, self.self_index, self.self_tag, flags, *outer)
 
     @classmethod
     def unpack(cls, data: bytes) -> "NodeConf | None":
         """Decode `struct conf`; None if it was never written."""
-        _, key_0, key_1, cost_ns, burst_ns, index, tag = _CONF.codec.unpack(data)
+        fields = _CONF.codec.unpack(data)
+        cost_ns, burst_ns, index, tag, _, address, address6 = fields[1 + KEY_WORDS :]
         if not index:
             return None
-        return cls(index, tag, (key_0, key_1), 1_000_000_000 // cost_ns, burst_ns // cost_ns)
+        return cls(
+            index, tag, Struct("<2Q").pack(*fields[1:3]), 1_000_000_000 // cost_ns, burst_ns // cost_ns,
+            IPv4Address(address) if any(address) else None, IPv6Address(address6) if any(address6) else None,
+        )  # fmt: skip
+
+
+def conf_derived(conf: bytes) -> tuple[int, ConfFlag]:
+    """Return the VIP filter and the flags of an encoded `struct conf`."""
+    fields = _CONF.codec.unpack(conf)
+    return fields[0], ConfFlag(fields[1 + KEY_WORDS + 4])
+
+
+def with_derived(conf: bytes, vip_filter: int, flags: ConfFlag) -> bytes:
+    """Return an encoded `struct conf` with another VIP filter and other flags."""
+    at = dict(_CONF.offsets())["flags"]
+    return vip_filter.to_bytes(8, "little") + conf[8:at] + flags.to_bytes(4, "little") + conf[at + 4 :]
 
 
 @dataclass(frozen=True)
@@ -171,144 +272,118 @@ class UplinkEntry:
         return cls(mac, ifindex, bool(redirect)) if ifindex else None
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class ServiceKey:
-    """VIP, protocol and port of a service; port 0 is any port."""
+    """VIP, protocol and port of a service; port 0 is any port. `protocol` None (port 0) stands for the VIP itself."""
 
-    vip: IPv4Address
-    protocol: Protocol
+    vip: Address
+    protocol: Protocol | None
     port: int
 
     def pack(self) -> bytes:
         """Encode as `struct service_key`."""
-        return _SERVICE_KEY.codec.pack(self.vip.packed, self.port.to_bytes(2, "big"), self.protocol)
+        port = self.port.to_bytes(2, "big")
+        return _SERVICE_KEY.codec.pack(_words(self.vip), port, self.protocol or 0, self.vip.version)
 
     def any_port(self) -> "ServiceKey":
         """Return the key that stands for all ports of the same VIP and protocol."""
         return replace(self, port=0)
 
+    def of_vip(self) -> "ServiceKey":
+        """Return the key that stands for the VIP."""
+        return ServiceKey(self.vip, None, 0)
+
     @classmethod
     def unpack(cls, data: bytes) -> "ServiceKey":
         """Decode `struct service_key`."""
-        vip, port, protocol = _SERVICE_KEY.codec.unpack(data)
-        return cls(IPv4Address(vip), Protocol(protocol), int.from_bytes(port, "big"))
+        vip, port, protocol, family = _SERVICE_KEY.codec.unpack(data)
+        return cls(_address(family, vip), Protocol(protocol) if protocol else None, int.from_bytes(port, "big"))
 
 
 @dataclass(frozen=True)
 class ServiceEntry:
     """Where a service's table and counters lie (`slot`, 1 to SLOTS - 1) and how this node serves it.
 
-    `up`: this node takes new connections of it that were forwarded to it.
+    `up`: this node takes new connections of it that were forwarded to it. `drop_no_member`: while a row is empty its
+    packets are dropped (`when_no_member: drop`), not passed to the kernel.
     """
 
     slot: int
     up: bool
     affinity: Affinity = Affinity.FIVE_TUPLE
     forward: Forward = Forward.L2
+    drop_no_member: bool = False
 
-    def pack(self) -> bytes:
-        """Encode as `struct service`."""
-        return _SERVICE.codec.pack(self.slot, self.up, self.affinity, self.forward)
+    def pack(self, flags: int = 0) -> bytes:
+        """Encode as `struct service`; `flags` says what the entry alone does not know."""
+        if self.drop_no_member:
+            flags |= ServiceFlag.DROP_NO_MEMBER
+        return _SERVICE.codec.pack(self.slot, self.up, self.affinity, self.forward, flags)
 
     @classmethod
-    def unpack(cls, data: bytes) -> "ServiceEntry":
-        """Decode `struct service`."""
-        slot, up, affinity, forward = _SERVICE.codec.unpack(data)
-        return cls(slot, bool(up), Affinity(affinity), Forward(forward))
+    def unpack(cls, data: bytes) -> "ServiceEntry | None":
+        """Decode `struct service`; None if it stands for no service of its own."""
+        slot, up, affinity, forward, flags = _SERVICE.codec.unpack(data)
+        if flags & ServiceFlag.PORTS_ONLY:
+            return None
+        drop = bool(flags & ServiceFlag.DROP_NO_MEMBER)
+        return cls(slot, bool(up), Affinity(affinity), Forward(forward), drop)
 
 
 @dataclass(frozen=True)
 class NodeEntry:
-    """A node as a next hop. `mac` is None until it was known once; then the last known one stays."""
+    """A node as a next hop, and the way there.
+
+    `mac` is the node's own if it is `on_link`, else the router's on the way (then `forward: l2` cannot reach it); None
+    until it was known once; then the last known one stays. Tunnels go to `address`, or with `outer6` to `address6`.
+    `ifindex` is the interface to leave by and `source` that interface's MAC; 0 and None: the way the packet came.
+    `vlan` (0: none) is the tag of frames that carry tunnels. `mtu` is that of the way, in bytes of an IP packet.
+    """
 
     address: IPv4Address
     tag: int
     mac: bytes | None
+    on_link: bool = True
+    address6: IPv6Address | None = None
+    outer6: bool = False
+    ifindex: int = 0
+    source: bytes | None = None
+    vlan: int = 0
+    mtu: int = 1500
 
     def pack(self) -> bytes:
         """Encode as `struct node`."""
-        mac = self.mac or bytes(6)
-        return _NODE.codec.pack(mac, self.tag, self.address.packed, NODE_HAS_MAC if self.mac else 0)
+        flags = (self.mac is not None) * NODE_HAS_MAC | self.on_link * NODE_ON_LINK | self.outer6 * NODE_OUTER_6
+        return _NODE.codec.pack(
+            self.mac or bytes(6), self.tag, self.address.packed, flags, self.ifindex, self.source or bytes(6),
+            self.vlan, min(self.mtu, 0xFFFF), _words(self.address6),
+        )  # fmt: skip
 
     @classmethod
     def unpack(cls, data: bytes) -> "NodeEntry | None":
         """Decode `struct node`; None if the place is free."""
-        mac, tag, address, flags = _NODE.codec.unpack(data)
+        mac, tag, address, flags, ifindex, source, vlan, mtu, address6 = _NODE.codec.unpack(data)
         if address == bytes(4):
             return None
-        return cls(IPv4Address(address), tag, mac if flags & NODE_HAS_MAC else None)
+        return cls(
+            IPv4Address(address), tag, mac if flags & NODE_HAS_MAC else None, bool(flags & NODE_ON_LINK),
+            IPv6Address(address6) if any(address6) else None, bool(flags & NODE_OUTER_6), ifindex,
+            source if any(source) else None, vlan, mtu,
+        )  # fmt: skip
+
+
+def pack_prefix(prefix: Network) -> bytes:
+    """Encode as `struct prefix`."""
+    return _PREFIX.codec.pack(32 + prefix.prefixlen, prefix.version, _words(prefix.network_address))
+
+
+def unpack_prefix(data: bytes) -> Network:
+    """Decode `struct prefix`."""
+    length, family, address = _PREFIX.codec.unpack(data)
+    network = _address(family, address)
+    return IPv4Network((network, length - 32)) if family == 4 else IPv6Network((network, length - 32))
 
 
 def unpack_stats(data: bytes) -> list[int]:
     """Decode `struct stats`: the counters in order."""
     return list(_STATS.codec.unpack(data))
-
-
-class MapType(IntEnum):
-    """The kernel's numbers (enum bpf_map_type in linux/bpf.h)."""
-
-    HASH = 1
-    ARRAY = 2
-    PERCPU_ARRAY = 6
-    ARRAY_OF_MAPS = 12
-
-
-MMAPABLE: Final = 1 << 10
-"""BPF_F_MMAPABLE: user space may map the array into its memory (Linux 5.5)."""
-
-
-@dataclass(frozen=True)
-class MapSpec:
-    """How a map is made; `name` is also its pin. `inner` describes what an ARRAY_OF_MAPS holds."""
-
-    name: str
-    type: MapType
-    key_size: int
-    value_size: int
-    entries: int
-    flags: int = 0
-    inner: "MapSpec | None" = None
-
-
-def row_table(rows: int) -> MapSpec:
-    """A service's table: one `struct row` for each row."""
-    return MapSpec("row_table", MapType.ARRAY, 4, _ROW.size, rows, MMAPABLE)
-
-
-def grace_table(rows: int) -> MapSpec:
-    """A service's grace deadlines: u64 nanoseconds of CLOCK_MONOTONIC for each row."""
-    return MapSpec("grace_table", MapType.ARRAY, 4, 8, rows, MMAPABLE)
-
-
-def map_specs(rows: int) -> tuple[MapSpec, ...]:
-    """Return all maps of maps.h, for tables of that many rows."""
-    return (
-        MapSpec("confs", MapType.ARRAY, 4, _CONF.size, 1),
-        MapSpec("uplinks", MapType.ARRAY, 4, _UPLINK.size, UPLINKS),
-        MapSpec("services", MapType.HASH, _SERVICE_KEY.size, _SERVICE.size, SERVICES),
-        MapSpec("nodes", MapType.ARRAY, 4, _NODE.size, NODES),
-        MapSpec("stats", MapType.PERCPU_ARRAY, 4, _STATS.size, SLOTS),
-        MapSpec("rows", MapType.ARRAY_OF_MAPS, 4, 4, SLOTS, inner=row_table(rows)),
-        MapSpec("grace", MapType.ARRAY_OF_MAPS, 4, 4, SLOTS, inner=grace_table(rows)),
-        MapSpec("again", MapType.PERCPU_ARRAY, 4, 8, 1),
-    )
-
-
-def digest(rows: int) -> str:
-    """Name this layout of the maps: another one if any size, field or counter differs."""
-    described: tuple[Any, ...] = (map_specs(rows), LAYOUTS, [counter.name for counter in Counter])
-    return hashlib.sha256(repr(described).encode()).hexdigest()[:12]
-
-
-def assertions() -> str:
-    """Return the C assertions that hold exactly if lb.h agrees with this file."""
-    checks = [f"sizeof(struct {layout.name}) == {layout.size}" for layout in LAYOUTS]
-    for layout in LAYOUTS:
-        checks += [f"__builtin_offsetof(struct {layout.name}, {field}) == {at}" for field, at in layout.offsets()]
-    checks += [f"{counter.name} == {counter.value}" for counter in Counter]
-    checks += [f"COUNTERS == {len(Counter)}", f"NODE_HAS_MAC == {NODE_HAS_MAC}"]
-    checks += [f"AFFINITY_{affinity.name} == {affinity.value}" for affinity in Affinity]
-    checks += [f"FORWARD_BY_{forward.name} == {forward.value}" for forward in Forward]
-    for limit in ("CHAIN", "NODES", "SLOTS", "SERVICES", "UPLINKS"):
-        checks.append(f"{limit} == {globals()[limit]}")
-    return "".join(f'_Static_assert({check}, "layout.py and lb.h disagree");\n' for check in checks)

@@ -16,30 +16,12 @@
 #include "lb.h"
 #include "maps.h"
 #include "stats.h"
+#include "packet.h"
+#include "service.h"
 #include "parse.h"
 #include "flow.h"
 #include "pick.h"
 #include "forward.h"
-
-/* By port, else for any port. NULL: nothing here serves this VIP and protocol. */
-static __always_inline struct service *find_service(const struct packet *pkt)
-{
-	struct service_key key = { .vip = pkt->vip, .port = pkt->vip_port, .protocol = pkt->protocol };
-	struct service *service = services.lookup(&key);
-
-	if (!service && key.port) {
-		key.port = 0;
-		service = services.lookup(&key);
-	}
-	return service;
-}
-
-static __always_inline struct row *find_row(u32 slot, u32 r)
-{
-	void *table = rows.lookup(&slot);
-
-	return table ? bpf_map_lookup_elem(table, &r) : NULL;
-}
 
 static __always_inline int pass(u32 slot, enum counter event)
 {
@@ -53,7 +35,7 @@ static __always_inline int pass(u32 slot, enum counter event)
 static __always_inline int handle(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
 				  struct service *service, struct packet *pkt, struct stats *s)
 {
-	u32 r = flow_hash(conf, pkt) & (ROWS - 1);
+	u32 r = flow_hash(conf, service, pkt) & (ROWS - 1);
 	struct row *row = find_row(service->slot, r);
 	struct node *next = NULL;
 	enum counter event;
@@ -101,7 +83,7 @@ int PROGRAM(struct xdp_md *ctx)
 		count(s, kind == FRAGMENT ? DROP_FRAGMENT : DROP_MALFORMED);
 		return XDP_DROP;
 	}
-	if (!service->slot)
+	if (service->flags & SERVICE_PORTS_ONLY)
 		return pass(0, PASS_OTHER);
 	return handle(ctx, conf, uplink, service, &pkt, s);
 }

@@ -7,6 +7,7 @@
 BPF_TABLE_PINNED("array", u32, struct conf, confs, 1, PINS "/confs");
 BPF_TABLE_PINNED("array", u32, struct uplink, uplinks, UPLINKS, PINS "/uplinks");
 BPF_TABLE_PINNED("hash", struct service_key, struct service, services, SERVICES, PINS "/services");
+BPF_TABLE_PINNED("array", u32, struct front, front, FRONT, PINS "/front");
 BPF_TABLE_PINNED("array", u32, struct node, nodes, NODES, PINS "/nodes");
 BPF_TABLE_PINNED("percpu_array", u32, struct stats, stats, SLOTS, PINS "/stats");
 

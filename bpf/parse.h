@@ -7,53 +7,11 @@
 #define IP_MF 0x2000
 #define IP_OFFSET 0x1fff
 
-enum kind {
-	OTHER_MAC,	/* a frame for somebody else */
-	OTHER,		/* surely not for a service */
-	FLOW,		/* has a flow: look for its service */
-	FRAGMENT,	/* the same, without ports */
-	MALFORMED,	/* to an address that may be a VIP, with lengths that contradict each other */
-};
-
-struct packet {
-	struct ethhdr *eth;
-	struct iphdr *ip;
-	struct tcphdr *tcp;	/* NULL unless this is a TCP segment itself, not an error about one */
-	__be32 client, vip;
-	__be16 client_port, vip_port;
-	u8 protocol;		/* of the flow: TCP or UDP */
-	bool opens;		/* needs no socket to be there: a SYN, any UDP */
-	bool icmp_error;
-	u8 hop;			/* 0: straight from the router */
-	u16 prev;		/* tag of the node that forwarded it, if hop > 0 */
-};
-
-/* The next header to read and the end of the frame. */
-struct cursor {
-	void *at, *end;
-};
-
-static __always_inline void *take(struct cursor *c, u32 size)
-{
-	void *header = c->at;
-
-	if (header + size > c->end)
-		return NULL;
-	c->at = header + size;
-	return header;
-}
-
 static __always_inline bool same_mac(const void *a, const void *b)
 {
 	const u16 *x = a, *y = b;
 
 	return !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]));
-}
-
-/* Multiplicative hash into conf.vip_filter; Knuth's 2^32 / golden ratio. Twin: flow.py. */
-static __always_inline u32 vip_bit(__be32 vip)
-{
-	return (vip * 2654435769u) >> 26;
 }
 
 /*
@@ -102,11 +60,12 @@ static __always_inline enum kind parse_ipv4(struct cursor *c, const struct conf 
 	struct iphdr *ip = take(c, sizeof(*ip));
 	u32 header, length;
 
-	if (!ip || !(conf->vip_filter >> vip_bit(ip->daddr) & 1))
+	if (!ip || !may_be_vip(conf, ip->daddr))
 		return OTHER;
 	pkt->ip = ip;
-	pkt->client = ip->saddr;
-	pkt->vip = ip->daddr;
+	pkt->client[0] = ip->saddr;
+	pkt->vip[0] = ip->daddr;
+	pkt->family = 4;
 	pkt->protocol = ip->protocol;
 
 	header = ip->ihl * 4;

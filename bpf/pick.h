@@ -28,6 +28,7 @@
 #define TCP_LISTEN 10
 
 #define ABSENT CHAIN		/* a place that is none */
+#define REACHABLE_L2 (NODE_HAS_MAC | NODE_ON_LINK)
 #define NO_SOCKET COUNTERS	/* an answer of find_socket() */
 
 static __always_inline u32 place_of(const struct row *row, u16 node)
@@ -67,7 +68,7 @@ static __always_inline enum counter tcp_socket(struct bpf_sock *sk, u32 place, c
 static __always_inline enum counter find_socket(struct xdp_md *ctx, u32 place, const struct packet *pkt)
 {
 	struct bpf_sock_tuple tuple = {
-		.ipv4 = { pkt->client, pkt->vip, pkt->client_port, pkt->vip_port },
+		.ipv4 = { pkt->client[0], pkt->vip[0], pkt->client_port, pkt->vip_port },
 	};
 	enum counter found = NO_SOCKET;
 	struct bpf_sock *sk;
@@ -159,7 +160,7 @@ static __always_inline struct node *next_node(const struct conf *conf, const str
 			break;
 		if (pkt->hop && node->tag == pkt->prev)
 			continue;
-		if (node->flags & NODE_HAS_MAC)
+		if ((node->flags & REACHABLE_L2) == REACHABLE_L2)
 			return node;
 		count(s, SKIP_NO_MAC);
 	}

@@ -13,18 +13,31 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from bpf import kernel, layout
+from bpf import kernel, layout, mapspec
 from bpf.errors import BpfError
 from bpf.flow import vip_filter
-from bpf.layout import Counter, MapSpec, NodeConf, NodeEntry, ServiceEntry, ServiceKey, UplinkEntry
+from bpf.front import Front
+from bpf.layout import (
+    Affinity,
+    ConfFlag,
+    Counter,
+    Network,
+    NodeConf,
+    NodeEntry,
+    ServiceEntry,
+    ServiceFlag,
+    ServiceKey,
+    UplinkEntry,
+)
+from bpf.mapspec import MapSpec
 
 Rows = npt.NDArray[np.uint16]
 """Shape (R, CHAIN): indexes into the node table, owner first, 0 after the last."""
 Deadlines = npt.NDArray[np.uint64]
 """Shape (R,): until when a miss of the row is dropped, in ns of CLOCK_MONOTONIC; 0 for no longer."""
 
-_PORTS_ONLY = ServiceEntry(slot=0, up=False)
-"""Stands at a (VIP, protocol, port 0) that has services on certain ports: fragments, say, are known to be for a VIP."""
+_NO_SERVICE = ServiceEntry(slot=0, up=False).pack(ServiceFlag.PORTS_ONLY)
+"""Stands at a VIP, and at a (VIP, protocol) whose services have ports: other packets are known to be for a VIP."""
 
 
 def _index(number: int) -> bytes:
@@ -37,7 +50,8 @@ class Tables:
     def __init__(self, rows: int, fds: Mapping[str, int]) -> None:
         self.row_count = rows
         self._fds = dict(fds)
-        self._specs = {spec.name: spec for spec in layout.map_specs(rows)}
+        self._specs = {spec.name: spec for spec in mapspec.map_specs(rows)}
+        self._front = Front(fds["front"])
 
     @classmethod
     def open(cls, folder: Path, rows: int) -> Self:
@@ -47,7 +61,7 @@ class Tables:
         """
         fds: dict[str, int] = {}
         try:
-            for spec in layout.map_specs(rows):
+            for spec in mapspec.map_specs(rows):
                 fds[spec.name] = _open_or_make(folder / spec.name, spec)
         except BaseException:
             for fd in fds.values():
@@ -57,6 +71,7 @@ class Tables:
 
     def close(self) -> None:
         """Close the descriptors; what is pinned lives on."""
+        self._front.close()
         while self._fds:
             os.close(self._fds.popitem()[1])
 
@@ -75,12 +90,15 @@ class Tables:
         for key, entry in self.services().items():
             for table in ("rows", "grace"):
                 if self._lookup(table, _index(entry.slot)) is None:
-                    absent.append(f"{table} of {key.vip} {key.protocol.name} port {key.port}")
+                    absent.append(f"{table} of {_words(key)}")
         return absent
 
     def set_conf(self, conf: NodeConf) -> None:
         """Write what the program knows of its own node."""
-        self._update("confs", _index(0), conf.pack(vip_filter(key.vip for key in self.services())))
+        flags = layout.conf_derived(self._array_entry("confs", 0))[1] & ~ConfFlag.DENY
+        if self.denied():
+            flags |= ConfFlag.DENY
+        self._update("confs", _index(0), conf.pack(vip_filter(key.vip for key in self.services()), flags))
 
     def conf(self) -> NodeConf | None:
         """Return what `set_conf` wrote; None before that."""
@@ -116,30 +134,33 @@ class Tables:
         known = self.services()
         if key not in known:
             self._update("stats", _index(entry.slot), bytes(self._stats_size()))
-        self._set_vip_filter([*known, key])
-        if self._lookup("services", key.any_port().pack()) is None:
-            self._update("services", key.any_port().pack(), _PORTS_ONLY.pack())
-        self._update("services", key.pack(), entry.pack())
+        self._set_services({**known, key: entry})
 
     def del_service(self, key: ServiceKey) -> None:
         """Remove a service, if it is there: its packets pass to the kernel from now on."""
-        left = [other for other in self.services() if other != key]
-        if key.port:
-            self._delete("services", key.pack())
-        if not any(other.any_port() == key.any_port() for other in left):
-            self._delete("services", key.any_port().pack())
-        elif not key.port:
-            self._update("services", key.pack(), _PORTS_ONLY.pack())
-        self._set_vip_filter(left)
+        self._set_services({other: entry for other, entry in self.services().items() if other != key})
 
     def services(self) -> dict[ServiceKey, ServiceEntry]:
         """Return all services."""
-        found: dict[ServiceKey, ServiceEntry] = {}
-        for key in kernel.keys(self._fds["services"], self._specs["services"].key_size):
-            value = self._lookup("services", key)
-            if value and (entry := ServiceEntry.unpack(value)).slot:
-                found[ServiceKey.unpack(key)] = entry
-        return found
+        found = {key: ServiceEntry.unpack(value) for key, value in self._raw_services().items()}
+        return {key: entry for key, entry in found.items() if entry}
+
+    def set_node_prefixes(self, prefixes: Iterable[Network]) -> None:
+        """Write where nodes' addresses lie: tunnels from anywhere else are not opened."""
+        self._set_prefixes("node_prefixes", prefixes)
+
+    def node_prefixes(self) -> set[Network]:
+        """Return what `set_node_prefixes` wrote."""
+        return self._prefixes("node_prefixes")
+
+    def set_denied(self, prefixes: Iterable[Network]) -> None:
+        """Write whose packets to VIPs are dropped. It holds from the next packet on."""
+        self._set_prefixes("denied", prefixes)
+        self._set_flag(ConfFlag.DENY, bool(self.denied()))
+
+    def denied(self) -> set[Network]:
+        """Return the deny list."""
+        return self._prefixes("denied")
 
     def swap_rows(self, slot: int, rows: Rows, grace_until_ns: Deadlines) -> None:
         """Replace a service's whole table: written aside, then swapped in at once.
@@ -170,11 +191,51 @@ class Tables:
     def _stats_size(self) -> int:
         return self._specs["stats"].value_size * kernel.possible_cpus()
 
+    def _raw_services(self) -> dict[ServiceKey, bytes]:
+        """The services' map as it is, with the entries that stand for a VIP or a protocol."""
+        found = {key: self._lookup("services", key) for key in self._keys("services")}
+        return {ServiceKey.unpack(key): value for key, value in found.items() if value}
+
+    def _set_services(self, services: Mapping[ServiceKey, ServiceEntry]) -> None:
+        """Bring the map, and the array in front of it, to these services and what stands for them."""
+        raw, wanted = self._raw_services(), _encoded(services)
+        self._set_vip_filter({*services, *raw})  # of both, until no entry leads to a service that goes
+        for key in wanted.keys() | raw.keys():
+            if raw.get(key) == wanted.get(key):
+                continue
+            if key in wanted:
+                self._update("services", key.pack(), wanted[key])
+            else:
+                self._delete("services", key.pack())
+            self._front.refresh(key, wanted)
+        self._set_vip_filter(services)
+
     def _set_vip_filter(self, keys: Iterable[ServiceKey]) -> None:
         """Write the filter's bits into conf, which must be there: a service without conf would be handled wrongly."""
         conf = self._array_entry("confs", 0)
         if NodeConf.unpack(conf):
-            self._update("confs", _index(0), NodeConf.with_vip_filter(conf, vip_filter(key.vip for key in keys)))
+            flags = layout.conf_derived(conf)[1]
+            self._update("confs", _index(0), layout.with_derived(conf, vip_filter(key.vip for key in keys), flags))
+
+    def _set_flag(self, flag: ConfFlag, on: bool) -> None:
+        conf = self._array_entry("confs", 0)
+        bits, flags = layout.conf_derived(conf)
+        self._update("confs", _index(0), layout.with_derived(conf, bits, flags | flag if on else flags & ~flag))
+
+    def _set_prefixes(self, name: str, prefixes: Iterable[Network]) -> None:
+        wanted, there = set(prefixes), self._prefixes(name)
+        if len(wanted) > layout.PREFIXES:
+            raise BpfError(f"{len(wanted)} prefixes: more than the {layout.PREFIXES} that fit")
+        for prefix in there - wanted:
+            self._delete(name, layout.pack_prefix(prefix))
+        for prefix in wanted - there:
+            self._update(name, layout.pack_prefix(prefix), _index(1))
+
+    def _prefixes(self, name: str) -> set[Network]:
+        return {layout.unpack_prefix(key) for key in self._keys(name)}
+
+    def _keys(self, name: str) -> list[bytes]:
+        return kernel.keys(self._fds[name], self._specs[name].key_size)
 
     def _swap(
         self, name: str, slot: int, values: npt.NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]
@@ -216,6 +277,28 @@ class Tables:
 
     def _delete(self, name: str, key: bytes) -> None:
         kernel.delete(self._fds[name], key)
+
+
+def _words(key: ServiceKey) -> str:
+    return f"{key.vip} {key.protocol.name if key.protocol else 'any'} port {key.port}"
+
+
+def _encoded(services: Mapping[ServiceKey, ServiceEntry]) -> dict[ServiceKey, bytes]:
+    """What the services' map must hold: the services, and an entry for each VIP, and each (VIP, protocol).
+
+    Fragments carry no ports. They are served where a service needs none for its hash and has no other beside it.
+    """
+    entries: dict[ServiceKey, bytes] = {}
+    for key, entry in services.items():
+        same = [other for other in services if other.any_port() == key.any_port()]
+        fragments = len(same) == 1 and entry.affinity is Affinity.TWO_TUPLE
+        flags = ServiceFlag.FRAGMENTS if fragments else ServiceFlag(0)
+        entries[key.of_vip()] = _NO_SERVICE
+        if key.any_port() not in services:
+            stands = entry.pack(flags | ServiceFlag.PORTS_ONLY) if fragments else _NO_SERVICE
+            entries[key.any_port()] = stands
+        entries[key] = entry.pack(flags)
+    return entries
 
 
 def _open_or_make(path: Path, spec: MapSpec) -> int:

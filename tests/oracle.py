@@ -57,13 +57,63 @@ def chain(members: list[tuple[IPv4Address, int, int, str]], row: int, length: in
     """The row's chain from (address, nominal weight, effective weight, state) of each member."""
     if not members:
         return []
-    owners = [(a, effective) for a, _, effective, state in members if state == "up" and effective > 0]
-    owners = owners or [(a, nominal) for a, nominal, _, state in members if state != "lost"]
-    owners = owners or [(a, nominal) for a, nominal, _, _ in members]
-    owner = min(owners, key=lambda item: cost(item[0], item[1], row))[0]
+    owner = min(owners(members).items(), key=lambda item: cost(item[0], item[1], row))[0]
     later = sorted((a for a, *_ in members if a != owner), key=lambda a: cost(a, weights(members)[a], row))
     return [owner, *later][:length]
 
 
 def weights(members: list[tuple[IPv4Address, int, int, str]]) -> dict[IPv4Address, int]:
     return {address: nominal for address, nominal, _, _ in members}
+
+
+def owners(members: list[tuple[IPv4Address, int, int, str]]) -> dict[IPv4Address, int]:
+    """Who may own rows, and by what weight."""
+    chosen = {a: effective for a, _, effective, state in members if state == "up" and effective > 0}
+    chosen = chosen or {a: nominal for a, nominal, _, state in members if state != "lost"}
+    return chosen or weights(members)
+
+
+def maglev(members: list[tuple[IPv4Address, int, int, str]], rows: int, length: int) -> list[list[IPv4Address]]:
+    """Maglev's chains of all rows: two fillings, walked step by step, and their passes in turn."""
+    if not members:
+        return [[] for _ in range(rows)]
+    by_nominal = maglev_passes(weights(members), rows)
+    by_effective = maglev_passes(owners(members), rows)
+    result = []
+    for row in range(rows):
+        chain = []
+        for place in range(length):
+            for passes in (by_effective[row], by_nominal[row]):
+                if place < len(passes) and passes[place] not in chain:
+                    chain.append(passes[place])
+        result.append(chain[: min(length, len(members))])
+    return result
+
+
+def maglev_passes(weight: dict[IPv4Address, int], rows: int) -> list[list[IPv4Address]]:
+    """For each row all members in the order in which their walks come to it."""
+    if not any(weight.values()):
+        weight = dict.fromkeys(weight, 1)
+    names = sorted(weight)
+    walks, walked, turns = {}, {}, []
+    for name in names:
+        digest = hashlib.sha256(b"anylb maglev " + name.packed).digest()
+        offset, skip = int.from_bytes(digest[:8], "big") % rows, (int.from_bytes(digest[8:16], "big") | 1) % rows
+        walks[name], walked[name] = [(offset + i * skip) % rows for i in range(rows)], 0
+        if weight[name]:
+            turns += [((2 * k + 1 << 32) // weight[name], name) for k in range(rows)]
+    turns.sort()
+    passes: list[list[IPv4Address]] = [[] for _ in range(rows)]
+    for _, name in turns[:rows]:
+        while True:
+            row = walks[name][walked[name]]
+            walked[name] += 1
+            passes[row].append(name)
+            if len(passes[row]) == 1:
+                break
+    for row in range(rows):
+        ahead = {name: walks[name].index(row) + 1 - walked[name] for name in names if name not in passes[row]}
+        passes[row] += sorted(
+            ahead, key=lambda n, a=ahead: (weight[n] == 0, ((a[n] - 1) << 16) // max(weight[n], 1), int(n))
+        )
+    return passes

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every fault in lb.yml is told with file, line, column and field; a sound file is read in full."""
 
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
@@ -40,12 +40,28 @@ FAULTS = [
     ("cluster: 7\n", "", "1:1: cluster: is missing"),
     ("cluster: 7", "cluster: 7\ncluster: 8", "2:1: cluster: is given twice"),
     ("cluster: 7", "cluster: 7\nclutser: 8", "2:1: clutser: unknown key"),
-    ("vip: 192.0.2.10", "vip: 192.0.2", "6:10: services[0].vip: '192.0.2' is not an IPv4 address"),
+    ("vip: 192.0.2.10", "vip: 192.0.2", "6:10: services[0].vip: '192.0.2' is not an IP address"),
     ("vip: 192.0.2.10", "vip: 224.0.0.1", "6:10: services[0].vip: 224.0.0.1 cannot be a virtual IP; give a unicast address"),
     ("vip: 192.0.2.10", "vip: 10.0.0.9", "6:10: services[0].vip: 10.0.0.9 lies in members.allow; that is for nodes"),
     ("vip: 192.0.2.10", "vip: 10.254.0.9", "6:10: services[0].vip: 10.254.0.9 lies in bgp.identity_prefix; that is for identities"),
+    ("vip: 192.0.2.10", "vip: fe80::1", "6:10: services[0].vip: fe80::1 cannot be a virtual IP; give a unicast address"),
+    ("vip: 192.0.2.10", "vip: '::ffff:1.2.3.4'", "6:10: services[0].vip: ::ffff:102:304 cannot be a virtual IP; give a unicast address"),
+    ("vip: 192.0.2.10", "vip: 'x'", "6:10: services[0].vip: 'x' is not an IP address"),
+    ("vip: 192.0.2.10", "vip: 3", "6:10: services[0].vip: '3' is not an IP address"),
+    ("forward: l2", "affinity: 4-tuple", "9:15: services[0].affinity: '4-tuple' is not '5-tuple', '3-tuple' or '2-tuple'"),
+    ("forward: l2", "hash: modulo", "9:11: services[0].hash: 'modulo' is not 'rendezvous' or 'maglev'"),
+    ("forward: l2", "when_no_member: reject", "9:21: services[0].when_no_member: 'reject' is not 'pass' or 'drop'"),
+    ("interface: eth0", "interface: eth0\n  interfaces: [eth1]", "4:15: node.interfaces: stands beside interface; give one of them"),
+    ("interface: eth0", "interfaces: [eth1, eth2, eth1]", "3:28: node.interfaces[2]: eth1 is listed twice"),
+    ("interface: eth0", "interfaces: [eth1, averylonginterface]", "3:22: node.interfaces[1]: string should have at most 15 characters (is 'averylonginterface')"),
+    ("interface: eth0", "address: 10.0.0.9", "3:3: node.interface: is missing"),
+    ("interface: eth0", "interface: eth0\n  address6: fe80::1", "4:13: node.address6: fe80::1 cannot be the end of a tunnel; give a global or local unicast one"),
+    ("interface: eth0", "interface: eth0\n  address6: 2001:db8::1", "4:13: node.address6: 2001:db8::1 lies in no network of members.allow"),
+    ("allow: [10.0.0.0/24]", "allow: [10.0.0.1/24]", "17:11: members.allow[0]: '10.0.0.1/24' is not an IP network: it has bits set behind its length"),
+    ("allow: [10.0.0.0/24]", "allow: [10.0.0.0/24]\n  outer: v6", "18:10: members.outer: 'v6' is not 'ipv4' or 'ipv6'"),
+    ("members:", "deny: [192.0.2.0/24, 2001:db8::/129]\nmembers:", "16:22: deny[1]: '2001:db8::/129' is not an IP network"),
     ("protocol: tcp", "protocol: sctp", "7:15: services[0].protocol: 'sctp' is not 'tcp' or 'udp'"),
-    ("forward: l2", "forward: l3", "9:14: services[0].forward: 'l3' is not 'l2'"),
+    ("forward: l2", "forward: l3", "9:14: services[0].forward: 'l3' is not 'l2', 'ipip' or 'gue'"),
     ("as: 65000", "as: 0", "15:11: bgp.peers[0].as: 0 is not in 1-4294967295"),
     ("as: 65000", "as: 65000\n      hold_time_s: 2", "16:20: bgp.peers[0].hold_time_s: 2 is not in 3-65535"),
     ("10.254.0.0/16", "10.254.0.0/24", "12:20: bgp.identity_prefix: 10.254.0.0/24 is not a /16; a node's tag has 16 bits"),
@@ -66,6 +82,58 @@ def test_a_sound_file() -> None:
     assert config.vips == (IPv4Address("192.0.2.10"),)
     assert config.services[0].health_port == 443
     assert config.bgp.peers[0].asn == 65000
+
+
+def test_what_may_be_left_out() -> None:
+    service = parse(GOOD.replace("    forward: l2\n", ""), "lb.yml").services[0]
+    assert (service.forward, service.affinity, service.hash, service.when_no_member) == (
+        "gue", "5-tuple", "rendezvous", "pass",
+    )  # fmt: skip
+
+
+def test_both_families() -> None:
+    text = GOOD.replace("vip: 192.0.2.10", "vip: 2001:db8:99::1").replace("interface: eth0", "interfaces: [a, b]")
+    text = (
+        text.replace("[10.0.0.0/24]", "[10.0.0.0/24, '2001:db8::/64']") + "deny: [198.51.100.0/24, 2001:db8:bad::/48]\n"
+    )
+    config = parse(text, "lb.yml")
+    assert config.vips == (IPv6Address("2001:db8:99::1"),)
+    assert config.node.names == ("a", "b")
+    assert list(map(str, config.members.allow)) == ["10.0.0.0/24", "2001:db8::/64"]
+    assert list(map(str, config.deny)) == ["198.51.100.0/24", "2001:db8:bad::/48"]
+    with pytest.raises(ConfigError, match=r"lies in members\.allow"):
+        parse(text.replace("vip: 2001:db8:99::1", "vip: 2001:db8::1"), "lb.yml")
+
+
+def test_the_secret_is_read_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "lb.yml").write_text(GOOD + "table: {key_file: secret}\n")
+    secret = tmp_path / "secret"
+    secret.write_text("00112233445566778899aabbccddeeff\n")
+    secret.chmod(0o600)
+    config = load(tmp_path / "lb.yml")
+    assert config.hash_key == bytes.fromhex("00112233445566778899aabbccddeeff")
+    assert config.hash_key != parse(GOOD, "lb.yml").hash_key
+    assert len(parse(GOOD, "lb.yml").hash_key) == 16
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "told"),
+    [
+        ("00", 0o600, "holds not 32 hex digits; make one with `openssl rand -hex 16`"),
+        ("secret", 0o600, "holds not 32 hex digits; make one with `openssl rand -hex 16`"),
+        ("00112233445566778899aabbccddeeff", 0o640, "others may read it (mode 640); chmod 600 {path}"),
+        (None, 0, "No such file or directory; make one with `openssl rand -hex 16`"),
+    ],
+)
+def test_a_secret_that_is_none(tmp_path: Path, content: str | None, mode: int, told: str) -> None:
+    (tmp_path / "lb.yml").write_text(GOOD + "table: {key_file: secret}\n")
+    secret = tmp_path / "secret"
+    if content is not None:
+        secret.write_text(content)
+        secret.chmod(mode)
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "lb.yml")
+    assert str(caught.value) == f"{tmp_path}/lb.yml:18:19: table.key_file: {secret}: {told.format(path=secret)}"
 
 
 def test_the_labs_own_file_is_sound() -> None:

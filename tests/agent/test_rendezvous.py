@@ -2,6 +2,7 @@
 """Tables against the oracle, their golden vectors, and the properties that keep connections alive."""
 
 import random
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.model import Candidate, State
-from agent.rendezvous import build
+from agent.rendezvous import KEPT_FROM, build
 
 BASE = IPv4Address("10.0.0.11")
 
@@ -109,3 +110,75 @@ def test_nobody_takes_new_flows_then_all_that_are_there_do() -> None:
     assert {chain[0] for chain in chains([*draining, lost])} == {BASE, BASE + 1}
     assert {chain[0] for chain in chains([lost])} == {BASE + 2}
     assert chains([]) == [[]] * 4096
+
+
+changes = st.lists(
+    st.tuples(st.integers(0, 11), st.sampled_from(["gone", "up", "half", "sick", "draining", "lost", "heavier"])),
+    min_size=1,
+    max_size=12,
+)
+
+
+def changed(candidates: dict[int, Candidate], offset: int, what: str) -> None:
+    old = candidates.get(offset, Candidate(BASE + offset * 37, 100, 100, State.UP))
+    match what:
+        case "gone":
+            candidates.pop(offset, None)
+        case "heavier":
+            candidates[offset] = replace(old, weight=old.weight + 50, effective=old.effective and old.effective + 50)
+        case "lost" | "draining":
+            candidates[offset] = replace(old, effective=0, state=State(what))
+        case _:
+            part = {"up": 2, "half": 1, "sick": 0}[what]
+            candidates[offset] = replace(old, effective=old.weight * part // 2, state=State.UP)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 60), changes, st.integers(1, 8))
+def test_a_change_leads_to_what_a_full_build_makes(others: int, steps: list[tuple[int, str]], chain: int) -> None:
+    """Every step from the table before it, with members enough that rankings are kept, or just not."""
+    candidates = {offset: Candidate(BASE + offset * 37, 100, 100, State.UP) for offset in range(3)}
+    crowd = [Candidate(BASE + 20 + i * 7, 50 + i, 50 + i, State.UP) for i in range(others)]
+    table = None
+    for offset, what in steps:
+        changed(candidates, offset, what)
+        now = [*candidates.values(), *crowd]
+        table = build(now, 4096, chain, table)
+        assert table.digest == build(now, 4096, chain).digest
+
+
+def test_rows_that_run_out_of_spares_are_ranked_anew() -> None:
+    """Members go one by one until a handful is left: every row has lost more than its spares by then."""
+    left = members(60)
+    table = build(left, 4096, 4)
+    while len(left) > KEPT_FROM:
+        left.pop(len(left) // 2)
+        table = build(left, 4096, 4, table)
+        assert table.ranking is not None
+        assert len(left) < 4 or (table.places >= 0).all()
+    assert table.digest == build(left, 4096, 4).digest
+
+
+def test_equal_costs_keep_the_order_of_addresses_through_changes() -> None:
+    """Costs coarse enough (weight 10,000) to be equal now and then: the smaller address wins, whoever came first."""
+    everyone = members(300, weight=10_000)
+    table = build(everyone[100:], 65_536, 4)
+    for new in everyone[:3]:
+        table = build([new, *(c for c in everyone[100:]), *everyone[: everyone.index(new)]], 65_536, 4, table)
+    assert table.digest == build([*everyone[:3], *everyone[100:]], 65_536, 4).digest
+
+
+@pytest.mark.parametrize("count", [100, 1000])
+def test_many_members_equal_the_oracle(count: int) -> None:
+    """Above a few members only the good hashes are looked at; the oracle looks at all."""
+    crowd = [Candidate(BASE + i, 1 + i * 7 % 300, 1 + i * 7 % 300, State.UP) for i in range(count)]
+    crowd += [Candidate(BASE + 5000 + i, 0, 0, State.UP) for i in range(3)]
+    found = chains(crowd, chain=8)
+    plain = [(c.address, c.weight, c.effective, str(c.state)) for c in crowd]
+    for row in range(0, 4096, 256):
+        assert found[row] == oracle.chain(plain, row, 8)
+
+
+def test_an_earlier_table_of_another_shape_is_no_harm() -> None:
+    before = build(members(40), 8192, 6)
+    assert build(members(41), 4096, 4, before).digest == build(members(41), 4096, 4).digest

@@ -2,7 +2,7 @@
 """Between the agent's words and BGP's: what one node announces, another hears as meant, if it may believe it."""
 
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from agent import speech
 from agent.config import parse
@@ -11,17 +11,15 @@ from agent.model import Share, State
 from bgp.route import Route
 from bgp.snapshot import Peer, Snapshot
 
-CONFIG = parse(
-    """\
+TEXT = """\
 cluster: 7
 node: {interface: eth0}
 services:
   - {name: web, vip: 192.0.2.10, protocol: tcp, port: 443, forward: l2, weight: 50}
 bgp: {local_as: 65001, identity_prefix: 10.254.0.0/16, peers: [{address: 10.0.0.1, as: 65000}]}
 members: {allow: [10.0.0.0/24]}
-""",
-    "lb.yml",
-)
+"""
+CONFIG = parse(TEXT, "lb.yml")
 A, B = IPv4Address("10.0.0.11"), IPv4Address("10.0.0.12")
 WEB = speech.id_of(CONFIG.services[0])
 SHARES = {WEB: Share(50, 50, State.UP)}
@@ -69,3 +67,31 @@ def test_who_is_not_believed() -> None:
     identity = speech.wish(CONFIG, A, 99, SHARES, [])[0][0]
     assert heard(replace(identity, prefix="10.254.0.12/32")) == {}
     assert heard(Route.of("192.0.2.0/24", "10.0.0.1")) == {}
+
+
+def test_the_epoch_tells_what_decides_rows() -> None:
+    def epoch(old: str = "", new: str = "") -> int:
+        text = TEXT.replace(old, new)
+        assert old in TEXT
+        return speech.epoch(parse(text, "lb.yml"))
+
+    usual = epoch()
+    assert epoch("weight: 50", "weight: 60, when_no_member: drop") == usual
+    assert epoch("port: 443", "port: 444") == usual, "nodes may serve different services"
+    others = [
+        epoch("cluster: 7", "cluster: 8"),
+        epoch("members:", "table: {rows: 4096}\nmembers:"),
+        epoch("members:", "table: {chain: 3}\nmembers:"),
+        epoch("weight: 50", "hash: maglev"),
+        epoch("weight: 50", "affinity: 3-tuple"),
+        epoch("weight: 50", "affinity: 2-tuple"),
+    ]
+    assert len({usual, *others}) == 7
+
+
+def test_an_ipv6_vip_is_not_announced() -> None:
+    vips = [*CONFIG.vips, IPv6Address("2001:db8:99::1")]
+    assert [route.prefix for route in speech.wish(CONFIG, A, 99, SHARES, vips)[0]] == [
+        "10.254.0.11/32",
+        "192.0.2.10/32",
+    ]

@@ -2,7 +2,7 @@
 """What an agent leaves for its successor comes back whole, or not at all."""
 
 import json
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 import pytest
@@ -12,12 +12,23 @@ from agent.state import Saved, load, save
 
 A = IPv4Address("10.0.0.11")
 SAVED = Saved(
-    members=(Member(A, 9, {5: Share(100, 50, State.UP), 6: Share(1, 0, State.DRAINING)}, True, 12.5, "withdrawn"),),
+    members=(
+        Member(
+            A,
+            9,
+            {5: Share(100, 50, State.UP), 6: Share(1, 0, State.DRAINING)},
+            True,
+            12.5,
+            "withdrawn",
+            IPv6Address("2001:db8::1"),
+        ),
+    ),
     healthy=frozenset({"web"}),
     intent=State.DRAINING,
-    withheld=frozenset({IPv4Address("192.0.2.1")}),
+    withheld=frozenset({IPv4Address("192.0.2.1"), IPv6Address("2001:db8:99::1")}),
     begun=frozenset({IPv4Address("192.0.2.2")}),
     vips=frozenset({IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")}),
+    denied=frozenset({IPv4Network("198.51.100.0/24"), IPv6Network("2001:db8:bad::/48")}),
 )
 
 
@@ -31,7 +42,7 @@ def test_nothing_there(tmp_path: Path) -> None:
     assert load(tmp_path / "state.json") == Saved()
 
 
-@pytest.mark.parametrize("key", ["members", "healthy", "intent", "withheld", "begun", "vips"])
+@pytest.mark.parametrize("key", ["members", "healthy", "intent", "withheld", "begun", "vips", "denied"])
 @pytest.mark.parametrize("value", [None, 3, "x", [None], [[1]], {"a": 1}])
 def test_a_broken_file_is_as_good_as_none(tmp_path: Path, key: str, value: object) -> None:
     path = tmp_path / "state.json"

@@ -12,8 +12,9 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import packets
@@ -29,7 +30,7 @@ MOUNTS = Path("/tmp")  # noqa: S108 - the name carries our pid, and what it name
 
 VIP = "10.99.0.1"
 ROWS = 4096
-KEY = (0x1234_5678, 0x9ABC_DEF0)
+KEY = bytes(range(16))
 
 
 def run(*command: str) -> None:
@@ -186,8 +187,9 @@ class Program:
         finally:
             os.close(fd)
 
-    def serve(self, slot: int, protocol: Protocol, port: int, vip: str = VIP, up: bool = True) -> None:
-        self.tables.set_service(ServiceKey(IPv4Address(vip), protocol, port), ServiceEntry(slot, up))
+    def serve(self, slot: int, protocol: Protocol, port: int, vip: str = VIP, up: bool = True, **more: Any) -> None:
+        """`more`: the other fields of ServiceEntry."""
+        self.tables.set_service(ServiceKey(ip_address(vip), protocol, port), ServiceEntry(slot, up, **more))
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,7 @@ def test_error_names_file_and_line(copy: Path, maps: Path, file: str, old: str, 
         ("lb.h", "\tRX_ICMP_ERROR,", "\tRX_NEW, RX_ICMP_ERROR,"),
         ("lb.h", "\tu16 self;", "\tu32 self;"),
         ("lb.h", "#define NODES 1024", "#define NODES 512"),
-        ("layout.py", '("tag", "H"), ("address", "4s")', '("address", "4s"), ("tag", "H")'),
+        ("layout.py", '("vlan", "H"),', '("vlan", "I"),'),
     ],
 )
 def test_c_and_python_cannot_drift_apart(copy: Path, maps: Path, file: str, old: str, new: str) -> None:
@@ -90,7 +90,7 @@ def test_c_and_python_cannot_drift_apart(copy: Path, maps: Path, file: str, old:
 
 
 def test_what_the_verifier_refuses(copy: Path, maps: Path) -> None:
-    spoil(copy / "bpf/parse.h", "\tif (header + size > c->end)\n\t\treturn NULL;\n", "")
+    spoil(copy / "bpf/packet.h", "\tif (header + size > c->end)\n\t\treturn NULL;\n", "")
     message = build(copy, maps)
     assert message.startswith("the kernel does not take the XDP program: ")
     assert "invalid access to packet" in message

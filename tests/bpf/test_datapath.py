@@ -54,7 +54,7 @@ def fill(path: DataPath) -> None:
     tables = path.tables
     rows = np.zeros((tables.row_count, CHAIN), np.uint16)
     rows[:, 0] = 2
-    tables.set_conf(NodeConf(1, 11, (1, 2)))
+    tables.set_conf(NodeConf(1, 11, bytes(16)))
     for index in (1, 2):
         tables.set_node(index, NodeEntry(IPv4Address(f"10.0.0.1{index}"), 10 + index, bytes([2, 0, 0, 0, 0, index])))
     tables.swap_rows(1, rows, np.zeros(tables.row_count, np.uint64))

@@ -1,32 +1,80 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encoding of what lies in the maps. That it is lb.h's is asserted by every compile (see test_compile.py)."""
 
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, ip_network
 
 import pytest
 
-from bpf import layout
-from bpf.layout import Counter, NodeConf, NodeEntry, Protocol, ServiceEntry, ServiceKey, UplinkEntry
+from bpf import layout, mapspec
+from bpf.layout import (
+    Affinity,
+    ConfFlag,
+    Counter,
+    Forward,
+    NodeConf,
+    NodeEntry,
+    Protocol,
+    ServiceEntry,
+    ServiceFlag,
+    ServiceKey,
+    UplinkEntry,
+)
 
 
 def test_node() -> None:
     known = NodeEntry(IPv4Address("10.0.0.11"), 0x0B, bytes.fromhex("020000000001"))
-    assert known.pack() == bytes.fromhex("020000000001 0b00 0a00000b 01000000")
+    rest = "00000000 000000000000 0000 dc05 0000" + "00" * 16
+    assert known.pack() == bytes.fromhex("020000000001 0b00 0a00000b 03000000" + rest)
     assert NodeEntry.unpack(known.pack()) == known
-    unknown = NodeEntry(IPv4Address("10.0.0.12"), 0x0C, None)
-    assert unknown.pack() == bytes.fromhex("000000000000 0c00 0a00000c 00000000")
+    unknown = NodeEntry(IPv4Address("10.0.0.12"), 0x0C, None, on_link=False)
+    assert unknown.pack() == bytes.fromhex("000000000000 0c00 0a00000c 00000000" + rest)
     assert NodeEntry.unpack(unknown.pack()) == unknown
-    assert NodeEntry.unpack(bytes(16)) is None
+    assert NodeEntry.unpack(bytes(48)) is None
+
+
+def test_node_behind_a_router() -> None:
+    far = NodeEntry(
+        IPv4Address("10.0.0.12"), 0x0C, bytes.fromhex("020000000002"), on_link=False,
+        address6=IPv6Address("2001:db8::c"), outer6=True, ifindex=7, source=bytes.fromhex("020000000003"), vlan=100,
+        mtu=9000,
+    )  # fmt: skip
+    assert far.pack() == bytes.fromhex(
+        "020000000002 0c00 0a00000c 05000000 07000000 020000000003 6400 2823 0000 20010db800000000000000000000000c"
+    )
+    assert NodeEntry.unpack(far.pack()) == far
 
 
 def test_service() -> None:
     key = ServiceKey(IPv4Address("10.99.0.1"), Protocol.TCP, 7000)
-    assert key.pack() == bytes.fromhex("0a630001 1b58 06 00")
+    assert key.pack() == bytes.fromhex("0a630001" + "00" * 12 + "1b58 06 04")
     assert ServiceKey.unpack(key.pack()) == key
-    assert key.any_port().pack() == bytes.fromhex("0a630001 0000 06 00")
+    assert key.any_port().pack() == bytes.fromhex("0a630001" + "00" * 12 + "0000 06 04")
+    assert key.of_vip().pack() == bytes.fromhex("0a630001" + "00" * 12 + "0000 00 04")
+    assert ServiceKey.unpack(key.of_vip().pack()) == key.of_vip()
+    six = ServiceKey(IPv6Address("2001:db8::1"), Protocol.UDP, 53)
+    assert six.pack() == bytes.fromhex("20010db8000000000000000000000001 0035 11 06")
+    assert ServiceKey.unpack(six.pack()) == six
     entry = ServiceEntry(slot=3, up=True)
     assert entry.pack() == bytes.fromhex("03000000 01 00 00 00")
     assert ServiceEntry.unpack(entry.pack()) == entry
+    full = ServiceEntry(255, False, Affinity.TWO_TUPLE, Forward.GUE, drop_no_member=True)
+    assert full.pack(ServiceFlag.FRAGMENTS) == bytes.fromhex("ff000000 00 02 02 06")
+    assert ServiceEntry.unpack(full.pack(ServiceFlag.FRAGMENTS)) == full
+    assert ServiceEntry.unpack(full.pack(ServiceFlag.PORTS_ONLY)) is None
+
+
+@pytest.mark.parametrize(
+    ("prefix", "data"),
+    [
+        ("0.0.0.0/0", "20000000 04000000" + "00" * 16),
+        ("10.0.0.0/8", "28000000 04000000 0a000000" + "00" * 12),
+        ("::/0", "20000000 06000000" + "00" * 16),
+        ("2001:db8::1/128", "a0000000 06000000 20010db8000000000000000000000001"),
+    ],
+)
+def test_prefix(prefix: str, data: str) -> None:
+    assert layout.pack_prefix(ip_network(prefix)) == bytes.fromhex(data)
+    assert layout.unpack_prefix(bytes.fromhex(data)) == ip_network(prefix)
 
 
 def test_uplink() -> None:
@@ -41,23 +89,31 @@ def test_uplink() -> None:
 
 @pytest.mark.parametrize("per_s", [1, 1_000, 200_000, 3_000_000, 2_000_000_000])
 def test_conf(per_s: int) -> None:
-    conf = NodeConf(5, 0x0B, (1, 2**32 - 1), again_per_s=per_s, again_burst=4)
-    data = conf.pack(vip_filter=2**63)
-    assert len(data) == 32
+    outer = (IPv4Address("10.0.0.11"), IPv6Address("2001:db8::b"))
+    conf = NodeConf(5, 0x0B, bytes(range(16)), per_s, 4, *outer)
+    data = conf.pack(2**63, ConfFlag.SAMPLE)
+    assert len(data) == 128
     back = NodeConf.unpack(data)
     assert back is not None
-    assert (back.self_index, back.self_tag, back.hash_key) == (5, 0x0B, (1, 2**32 - 1))
+    assert (back.self_index, back.self_tag, back.hash_key) == (5, 0x0B, bytes(range(16)))
+    assert (back.address, back.address6) == outer
     assert back.again_per_s == pytest.approx(min(per_s, 1_000_000_000), rel=0.01)
-    assert NodeConf.with_vip_filter(data, 1) == conf.pack(vip_filter=1)
-    assert NodeConf.unpack(bytes(32)) is None
+    assert layout.conf_derived(data) == (2**63, ConfFlag.SAMPLE)
+    assert layout.with_derived(data, 1, ConfFlag.DENY) == conf.pack(1, ConfFlag.DENY)
+    assert NodeConf.unpack(bytes(128)) is None
+
+
+def test_secret_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="hash_key: 8 bytes given, 16 wanted"):
+        NodeConf(1, 1, bytes(8)).pack(0, ConfFlag(0))
 
 
 def test_digest_tells_layouts_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert layout.digest(4096) == layout.digest(4096)
-    before = layout.digest(4096)
-    assert before != layout.digest(8192)
+    assert mapspec.digest(4096) == mapspec.digest(4096)
+    before = mapspec.digest(4096)
+    assert before != mapspec.digest(8192)
     monkeypatch.setattr(layout, "SLOTS", 512)
-    assert layout.digest(4096) != before
+    assert mapspec.digest(4096) != before
 
 
 def test_counters_are_numbered_without_gaps() -> None:

@@ -29,7 +29,7 @@ from bpf.layout import CHAIN, Counter, NodeConf, Protocol
 from bpf.pick import WHY, Arrival, Decision, Here, Socket, pick
 
 VIP, CLIENT, FAR_CLIENT = "10.99.0.1", "10.1.0.2", "10.1.9.9"
-ROWS, KEY = 4096, (0x1234_5678, 0x9ABC_DEF0)
+ROWS, KEY = 4096, bytes(range(16))
 ECHO, DNS = 1, 2
 FOREVER = 2**63
 STRANGER = 9  # a node that this one's table does not know

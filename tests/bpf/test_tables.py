@@ -1,17 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """The maps' Python side, on real maps."""
 
+import random
 import time
+from collections import Counter
 from collections.abc import Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import packets
 import pytest
 
 from bpf import kernel
 from bpf.errors import BpfError
-from bpf.layout import CHAIN, NODES, SLOTS, MapSpec, MapType, NodeConf, NodeEntry, Protocol, ServiceEntry, ServiceKey
+from bpf.flow import front_place
+from bpf.layout import (
+    CHAIN,
+    FRONT,
+    NODES,
+    SLOTS,
+    Affinity,
+    ConfFlag,
+    NodeConf,
+    NodeEntry,
+    Protocol,
+    ServiceEntry,
+    ServiceFlag,
+    ServiceKey,
+    conf_derived,
+)
+from bpf.mapspec import MapSpec, MapType
 from bpf.tables import Tables
 
 ROWS = 65_536
@@ -19,7 +39,7 @@ VIP, OTHER_VIP = IPv4Address("10.99.0.1"), IPv4Address("10.99.0.2")
 ECHO = ServiceKey(VIP, Protocol.TCP, 7000)
 WEB = ServiceKey(VIP, Protocol.TCP, 80)
 ANY = ServiceKey(VIP, Protocol.TCP, 0)
-CONF = NodeConf(3, 0x0D, (1, 2))
+CONF = NodeConf(3, 0x0D, bytes(16))
 NODE = NodeEntry(IPv4Address("10.0.0.13"), 0x0D, None)
 
 
@@ -110,16 +130,19 @@ def test_table_of_a_wrong_shape_is_refused(tables: Tables) -> None:
 
 def raw_services(tables: Tables) -> dict[bytes, bytes | None]:
     fd = tables._fds["services"]
-    return {key: kernel.lookup(fd, key, 8) for key in kernel.keys(fd, 8)}
+    return {key: kernel.lookup(fd, key, 8) for key in kernel.keys(fd, 20)}
+
+
+PORTS_ONLY = ServiceEntry(0, up=False).pack(ServiceFlag.PORTS_ONLY)
 
 
 def test_any_port_stands_for_the_ports_as_long_as_there_are_some(tables: Tables) -> None:
-    """Fragments and the like are known to be for a VIP by the entry of port 0."""
-    ports_only, none = ServiceEntry(0, up=False).pack(), None
+    """Fragments and the like are known to be for a VIP by the entry of port 0, anything else by that of protocol 0."""
     tables.set_conf(CONF)
     tables.set_service(ECHO, ServiceEntry(1, up=True))
     tables.set_service(WEB, ServiceEntry(2, up=True))
-    assert raw_services(tables)[ANY.pack()] == ports_only
+    assert raw_services(tables)[ANY.pack()] == PORTS_ONLY
+    assert raw_services(tables)[ANY.of_vip().pack()] == PORTS_ONLY
     assert tables.services().keys() == {ECHO, WEB}
 
     tables.set_service(ANY, ServiceEntry(3, up=True))
@@ -130,13 +153,102 @@ def test_any_port_stands_for_the_ports_as_long_as_there_are_some(tables: Tables)
     }  # fmt: skip
 
     tables.del_service(ANY)
-    assert raw_services(tables)[ANY.pack()] == ports_only
+    assert raw_services(tables)[ANY.pack()] == PORTS_ONLY
     tables.del_service(ECHO)
-    assert raw_services(tables)[ANY.pack()] == ports_only
+    assert raw_services(tables)[ANY.pack()] == PORTS_ONLY
     tables.del_service(WEB)
     tables.del_service(WEB)
     assert raw_services(tables) == {}
-    assert none not in raw_services(tables).values()
+
+
+def test_fragments_are_for_a_service_that_needs_no_ports_and_is_alone(tables: Tables) -> None:
+    by_address = ServiceEntry(1, up=True, affinity=Affinity.TWO_TUPLE)
+    tables.set_service(ECHO, by_address)
+    fragments = by_address.pack(ServiceFlag.FRAGMENTS | ServiceFlag.PORTS_ONLY)
+    assert raw_services(tables)[ANY.pack()] == fragments
+    tables.set_service(WEB, ServiceEntry(2, up=True, affinity=Affinity.TWO_TUPLE))
+    assert raw_services(tables)[ANY.pack()] == PORTS_ONLY
+    tables.del_service(WEB)
+    assert raw_services(tables)[ANY.pack()] == fragments
+    tables.del_service(ECHO)
+    tables.set_service(ANY, by_address)
+    assert raw_services(tables)[ANY.pack()] == by_address.pack(ServiceFlag.FRAGMENTS)
+    tables.set_service(ANY, ServiceEntry(1, up=True, affinity=Affinity.THREE_TUPLE))
+    assert raw_services(tables)[ANY.pack()] == ServiceEntry(1, up=True, affinity=Affinity.THREE_TUPLE).pack()
+
+
+def front(tables: Tables) -> dict[int, tuple[bytes, bytes, int]]:
+    """What the array in front of the services' map holds: place -> service, key, crowded."""
+    fd = tables._fds["front"]
+    entries = {place: kernel.lookup(fd, place.to_bytes(4, "little"), 32) for place in range(FRONT)}
+    return {p: (e[:8], e[8:28], int.from_bytes(e[28:], "little")) for p, e in entries.items() if e and any(e)}
+
+
+def test_the_array_in_front_follows_the_map(tables: Tables) -> None:
+    """Random changes: whoever reads it, and the map where it says so, finds what the map holds."""
+    choose = random.Random(11)
+    present: set[ServiceKey] = set()
+    for step in range(150):
+        vip = choose.choice((IPv4Address(f"10.99.0.{choose.randrange(4)}"), IPv6Address(choose.randrange(1, 4))))
+        key = ServiceKey(vip, choose.choice((Protocol.TCP, Protocol.UDP)), choose.choice((0, 53, 80, 443)))
+        if key in present and step % 3:
+            tables.del_service(key)
+            present.discard(key)
+        else:
+            tables.set_service(key, ServiceEntry(1 + step, up=bool(step % 2)))
+            present.add(key)
+        held, entries = raw_services(tables), front(tables)
+        places = Counter(front_place(ServiceKey.unpack(raw)) for raw in held)
+        assert places.keys() == entries.keys()
+        for place, (service, raw, crowded) in entries.items():
+            assert held[raw] == service
+            assert front_place(ServiceKey.unpack(raw)) == place
+            assert crowded == (places[place] > 1)
+
+
+def test_services_that_share_a_place_are_both_found(program: Any) -> None:
+    """The program asks the map for the one that the array does not hold."""
+    other = next(
+        p for p in range(1, 65536)
+        if p != 7000 and front_place(ServiceKey(VIP, Protocol.TCP, p)) == front_place(ECHO)
+    )  # fmt: skip
+    for slot, number in ((1, 7000), (2, other)):
+        program.set_chain(slot, (1 + slot,))
+        program.serve(slot, Protocol.TCP, number)
+    for slot, number in ((1, 7000), (2, other)):
+        ends = {"src": "10.1.0.2", "dst": str(VIP)}
+        segment = packets.ipv4(packets.tcp(sport=1, dport=number, **ends), protocol=packets.TCP, **ends)
+        verdict, after = program.send(packets.ethernet(segment, dst=packets.HERE, src=packets.ROUTER))
+        assert (verdict, after[5]) == ("tx", 1 + slot)
+
+
+@pytest.mark.parametrize("name", ["node_prefixes", "denied"])
+def test_prefixes(tables: Tables, name: str) -> None:
+    write, read = getattr(tables, f"set_{name}"), getattr(tables, name)
+    tables.set_conf(CONF)
+    first = {ip_network("10.0.0.0/8"), ip_network("10.0.0.0/16"), ip_network("0.0.0.0/0"), ip_network("2001:db8::/32")}
+    write(first)
+    assert read() == first
+    second = {ip_network("::/0"), ip_network("10.0.0.0/16")}
+    write(second)
+    assert read() == second
+    write([])
+    assert read() == set()
+
+
+def test_the_program_is_told_whether_there_is_a_deny_list(tables: Tables) -> None:
+    def flags() -> ConfFlag:
+        return conf_derived(tables._array_entry("confs", 0))[1]
+
+    tables.set_denied([ip_network("192.0.2.0/24")])
+    tables.set_conf(CONF)
+    assert flags() == ConfFlag.DENY
+    tables.set_service(ECHO, ServiceEntry(1, up=True))
+    assert flags() == ConfFlag.DENY
+    tables.set_denied([])
+    assert flags() == ConfFlag(0)
+    tables.set_denied([ip_network("192.0.2.0/24")])
+    assert flags() == ConfFlag.DENY
 
 
 def vip_filter(tables: Tables) -> int:

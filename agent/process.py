@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What surrounds the agent's process: its folder, its lock, and whom it trusts at the other end of a socket."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pwd
+from collections.abc import Iterator
+from pathlib import Path
+
+from agent.errors import AgentError
+
+
+def prepare(folder: Path) -> None:
+    """Make the folder of the run-time files. Raises AgentError."""
+    try:
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise AgentError(f"{folder}: {error.strerror}; the agent runs as root") from None
+
+
+@contextlib.contextmanager
+def only_one(lock: Path) -> Iterator[None]:
+    """Two agents on one node would fight over its maps and routes."""
+    try:
+        with lock.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                owner = file.read().strip() or "unknown"
+                raise AgentError(f"{lock}: another agent (pid {owner}) runs on this node; stop it first") from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+    except PermissionError as error:
+        raise AgentError(f"{lock}: {error.strerror}; the agent runs as root") from None
+
+
+def uids_of(user: str) -> set[int]:
+    """Who may serve the relay's socket: the BGP user, and root."""
+    try:
+        return {0, pwd.getpwnam(user).pw_uid}
+    except KeyError:
+        raise AgentError(f"bgp.user: there is no user {user} here; create it or name another") from None

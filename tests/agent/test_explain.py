@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flows as `lbctl explain` takes them; what it answers is compared with a running cluster in test_agent_lab.py."""
+
+import pytest
+
+from agent.errors import AgentError
+from agent.explain import parse
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("tcp 10.1.0.2:4000 10.99.0.1:7000", "tcp 10.1.0.2:4000 10.99.0.1:7000"),
+        (" UDP,10.1.0.2:4000, 10.99.0.1:53", "udp 10.1.0.2:4000 10.99.0.1:53"),
+        ("tcp,[2001:DB8::7]:4000,[2001:db8:99::1]:443", "tcp [2001:db8::7]:4000 [2001:db8:99::1]:443"),
+    ],
+)
+def test_flows(text: str, read: str) -> None:
+    assert str(parse(text)) == read
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("tcp 10.1.0.2 10.99.0.1:7000", "is not a flow"),
+        ("sctp 10.1.0.2:1 10.99.0.1:7000", "is not a flow"),
+        ("tcp 2001:db8::7:4000 [2001:db8::1]:7000", "is not a flow"),
+        ("tcp 10.1.0.256:1 10.99.0.1:7000", "does not appear to be an IPv4 or IPv6 address"),
+        ("tcp [fe80]:1 10.99.0.1:7000", "does not appear to be an IPv4 or IPv6 address"),
+        ("tcp 10.1.0.2:0 10.99.0.1:7000", "port 0 is not in 1-65535"),
+        ("tcp [2001:db8::7]:1 10.99.0.1:7000", "an IPv6 client does not reach an IPv4 VIP"),
+    ],
+)
+def test_what_is_no_flow(text: str, told: str) -> None:
+    with pytest.raises(AgentError, match=told):
+        parse(text)

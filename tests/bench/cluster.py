@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bench's two labs: one with anylb on the servers, one that is plain ECMP with proxies beside it. Up and ready.
+
+Both die with this process.
+"""
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from topology.cluster import VIP, Cluster, agree
+from topology.lab import Lab
+from topology.netns import inside_net
+from topology.router import RouterWatch
+
+FOLDER: Final = Path(__file__).parent / "lab"
+SERVERS: Final = ("b1", "b2", "b3", "b4")
+PROXY_VIP: Final = "10.99.0.2"
+START_S: Final = 60.0
+
+
+@contextlib.contextmanager
+def anylb_lab(name: str) -> Iterator[Cluster]:
+    """Bring up the lab with the daemons on all servers; ready means that all tables agree and the router has all."""
+    with Lab.up(FOLDER / "bench.clab.yml", name, keep=False) as lab:
+        lab.exec("router", ["bird", "-c", "/etc/bird/bird.conf"])
+        cluster = Cluster(lab, "bird")
+        for node in SERVERS:
+            cluster.start(node, "speaker", "agent")
+        with RouterWatch(lab.nodes["router"].pid, VIP) as router:
+            hops = frozenset(cluster.addresses[node] for node in SERVERS)
+            cluster.wait("all routes", lambda: router.timeline.now == hops, START_S)
+        takers = frozenset(SERVERS)
+        cluster.wait("tables", lambda: agree(map(cluster.view, SERVERS), takers, frozenset()), START_S)
+        yield cluster
+
+
+@contextlib.contextmanager
+def plain_lab(name: str) -> Iterator[Cluster]:
+    """Bring up the lab without XDP: the VIP by static ECMP routes, and the proxies."""
+    with Lab.up(FOLDER / "bench.clab.yml", name, keep=False) as lab:
+        cluster = Cluster(lab, "bird")
+        for node in SERVERS:
+            lab.exec(node, ["ip", "address", "add", f"{VIP}/32", "dev", "lo"])
+        hops = [word for node in SERVERS for word in ("nexthop", "via", cluster.addresses[node])]
+        lab.exec("router", ["ip", "route", "add", f"{VIP}/32", *hops])
+        lab.exec("router", ["ip", "route", "add", f"{PROXY_VIP}/32", "via", "10.0.0.20"])
+        log = lab.root("proxy") / "var/log/anylb/proxy.log"
+        lab.spawn("proxy", ["haproxy", "-f", "/etc/haproxy-bench.cfg", "-db"], log=log)
+        lab.exec("proxy", ["nginx", "-c", "/etc/nginx-bench.conf", "-e", "/run/nginx/error.log"])
+        for address, port in ((VIP, 80), (PROXY_VIP, 80), (PROXY_VIP, 8080)):
+            cluster.wait(f"{address}:{port}", partial(answers, lab, (address, port)), START_S)
+        yield cluster
+
+
+def answers(lab: Lab, at: tuple[str, int]) -> bool:
+    """Whether a server answers the lab's client."""
+    with inside_net(lab.nodes["client"].pid):
+        client = socket.socket()
+    with client:
+        client.settimeout(1.0)
+        try:
+            client.connect(at)
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return client.recv(100).startswith(b"HTTP/1.1 200")
+        except OSError:
+            time.sleep(0.05)
+            return False

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Part 4, the daemon: how long an agent takes from its start until it is ready, and the memory of all. Prints JSON.
+
+In the bench's lab: the agent of one server is ended and started again, once with the compiled program gone (as after an
+upgrade) and once with it there (as after a crash). The data path handles packets all the while.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from bench import figures, testrun
+from bench.cluster import anylb_lab
+
+from bpf import kernel
+from bpf.layout import CHAIN
+from bpf.mapspec import map_specs
+from bpf.tables import Tables
+from topology.cluster import Cluster
+from topology.errors import LabError
+
+NODE: Final = "b4"
+ROWS: Final = 65_536
+READY_S: Final = 30.0
+PINS: Final = "sys/fs/bpf/anylb"
+
+
+def start_s(cluster: Cluster, compiled: bool) -> tuple[float, float]:
+    """End the agent, start it, and return the seconds until it says that it is ready, and its CPU seconds till then."""
+    cluster.stop(NODE, "agent")
+    if not compiled:
+        programs = list((cluster.lab.root(NODE) / PINS).glob("program*"))
+        assert programs, f"{PINS} on {NODE} holds no program: is it still called so?"
+        for program in programs:
+            program.unlink()
+    began = time.monotonic()
+    cluster.start(NODE, "agent")
+    cluster.wait(f"the agent of {NODE}", lambda: ready(cluster), READY_S)
+    took = time.monotonic() - began
+    (pid,) = cluster.pids(NODE, "agent")
+    return took, figures.process_s(Path(f"/proc/{pid}/stat").read_text())[1]
+
+
+def ready(cluster: Cluster) -> bool:
+    """Whether the node's agent answers and says so."""
+    try:
+        return bool(cluster.ask(NODE, "GET", "/status")["ready"])
+    except LabError:
+        return False
+
+
+def process_mb(pid: int) -> dict[str, float]:
+    """Memory of a process: resident, and its proportional share (what is shared with others counted by parts)."""
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
+    return {name: round(int(fields[name].split()[0]) / 1024, 1) for name in ("Rss", "Pss")}
+
+
+def compiler_mb() -> float:
+    """The most memory that the compiling child holds, in a namespace of its own."""
+    code = (
+        "import resource; from pathlib import Path; from bench import testrun; from bpf.datapath import DataPath\n"
+        "testrun.seclude(); DataPath.open(Path('/sys/fs/bpf/x'), 'lo').close()\n"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+    return round(int(done.stdout) / 1024, 1)
+
+
+def maps_mb() -> dict[str, float]:
+    """The kernel's memory of the maps with one service, and what each further service adds."""
+    testrun.seclude()
+    folder = Path("/sys/fs/bpf/memory")
+    folder.mkdir()
+    tables = Tables.open(folder, ROWS)
+    tables.swap_rows(1, np.zeros((ROWS, CHAIN), np.uint16), np.zeros(ROWS, np.uint64))
+    fixed = service = 0.0
+    for spec in map_specs(ROWS):
+        fd = kernel.open_pin(folder / spec.name)
+        assert fd is not None
+        fixed += _locked_mb(fd)
+        if spec.inner:
+            number = kernel.lookup(fd, (1).to_bytes(4, "little"), 4)
+            assert number
+            service += _locked_mb(kernel.map_fd_by_id(int.from_bytes(number, "little")))
+    return {"maps_mb_without_services": round(fixed, 2), "maps_mb_for_each_service": round(service, 2)}
+
+
+def _locked_mb(fd: int) -> float:
+    lines = Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("memlock:")) / 1e6
+
+
+def measure(rounds: int) -> dict[str, Any]:
+    """Return bench.json's `daemon`."""
+    starts: dict[str, list[tuple[float, float]]] = {"compiled": [], "not compiled": []}
+    with anylb_lab(f"bench-daemon-{os.getpid()}") as cluster:
+        for _ in range(rounds):
+            for what, times in starts.items():
+                times.append(start_s(cluster, what == "compiled"))
+        memory = {daemon: process_mb(cluster.pids("b1", daemon)[0]) for daemon in ("agent", "speaker", "relay")}
+    return {
+        "start_to_ready_s": {what: figures.spread([took for took, _ in times]) for what, times in starts.items()},
+        "start_cpu_s": {what: figures.spread([cpu for _, cpu in times]) for what, times in starts.items()},
+        "memory_mb": {**memory, "compiler_peak": compiler_mb(), **maps_mb()},
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(int(sys.argv[1]))))

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the figures mean: minima, medians, ratios, CPU time without what the host stole. Pure.
+
+Machines that measure this are shared and noisy: all that is compared was measured in turn in one run, and is quoted as
+minimum, median and ratio, never as one run's rate.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any, Final
+
+TICKS_PER_S: Final = 100
+"""USER_HZ, the unit of /proc/stat and /proc/PID/stat on every Linux."""
+
+QUIET: Final = 0.1
+"""Rounds in which others took no more than this part of the machine's time are quiet."""
+
+EMPTY: Final = "empty program"
+FLOOR: Final = "floor"
+DIRECT: Final = "direct"
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """Seconds of all CPUs together since boot: at work, and taken by the host while there was work (steal)."""
+
+    busy_s: float
+    stolen_s: float
+
+    @classmethod
+    def read(cls, stat: str) -> "Cpu":
+        """Take them from the text of /proc/stat (proc(5)). Waiting for a disk is idling."""
+        user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, stat.split("\n", 1)[0].split()[1:9])
+        return cls((user + nice + system + irq + softirq) / TICKS_PER_S, steal / TICKS_PER_S)
+
+    def since(self, earlier: "Cpu") -> "Cpu":
+        """Return what was used between the two."""
+        return Cpu(self.busy_s - earlier.busy_s, self.stolen_s - earlier.stolen_s)
+
+
+def process_s(stat: str) -> tuple[int, float]:
+    """Return a process's parent and the CPU seconds of it and of its ended children, from /proc/PID/stat.
+
+    With the ended children in, a sum over a tree of processes loses nothing when one of them ends.
+    """
+    fields = stat.rpartition(")")[2].split()
+    return int(fields[1]), sum(map(int, fields[11:15])) / TICKS_PER_S
+
+
+def foreign_s(stats: Mapping[int, str], roots: Iterable[int]) -> float:
+    """Return the CPU seconds of all processes that do not descend from `roots`; `stats` are texts of /proc/PID/stat.
+
+    Kernel threads (children of 2) count as ours: what they do here is mostly the network's.
+    """
+    read = {pid: process_s(text) for pid, text in stats.items()}
+    ours = {*roots, 2}
+
+    def is_ours(pid: int) -> bool:
+        seen = []
+        while pid in read and pid not in ours:
+            seen.append(pid)
+            pid = read[pid][0]
+        if pid in ours:
+            ours.update(seen)
+        return pid in ours
+
+    return sum(seconds for pid, (_, seconds) in read.items() if not is_ours(pid))
+
+
+@dataclass(frozen=True)
+class Load:
+    """Load on one path: what was done, in how long, for how much CPU time (foreign work left out).
+
+    `disturbed`: the part of the machine's time that foreign work or the host took. `programs`: CPU seconds charged to
+    each. `forwards`: packets that servers forwarded to each other.
+    """
+
+    done: int
+    wall_s: float
+    cpu_s: float
+    latency_us: Mapping[str, float]
+    disturbed: float = 0.0
+    programs: Mapping[str, float] = field(default_factory=dict)
+    forwards: int = 0
+
+    @property
+    def per_s(self) -> float:
+        """How many a second of the clock on the wall."""
+        return self.done / self.wall_s
+
+    @property
+    def per_cpu_s(self) -> float:
+        """How many a second of CPU time that this machine really had: comparable over noisy runs."""
+        return self.done / self.cpu_s
+
+
+@dataclass(frozen=True)
+class Round:
+    """All paths, one after the other, under the same kind of load."""
+
+    loads: Mapping[str, Load]
+
+    @property
+    def disturbed(self) -> float:
+        """As its most disturbed load."""
+        return max(load.disturbed for load in self.loads.values())
+
+    def told(self) -> str:
+        """Describe it in a line."""
+        paths = (f"{name} {load.per_s:,.0f}/s {load.per_cpu_s:,.0f}/CPU s" for name, load in self.loads.items())
+        return f"{', '.join(paths)}; disturbed {self.disturbed:.0%}"
+
+
+def quiet(rounds: Iterable[Round]) -> list[Round]:
+    """Those that nobody else had much of a part in."""
+    return [one for one in rounds if one.disturbed <= QUIET]
+
+
+def least_disturbed(rounds: Iterable[Round], count: int) -> list[Round]:
+    """Return so many rounds, chosen by how disturbed they were and by nothing that was measured."""
+    return sorted(rounds, key=lambda one: one.disturbed)[:count]
+
+
+def ratio(value: float, base: float, digits: int = 2) -> float:
+    """Divide and round."""
+    return round(value / base, digits)
+
+
+Windows = Mapping[tuple[str, int], Sequence[float]]
+"""ns per packet of each (case, flows), one figure for each window of packets."""
+
+
+def xdp_rows(windows: Windows, wrappers: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+    """Turn measured windows into rows.
+
+    `wrappers` names for each case the runs (of one flow) that it contains as the wrapper's part, by weight; what that
+    costs beyond an empty program is subtracted. So `ns_*` is what TEST_RUN would show if it put packets back itself:
+    its loop, with the call of the program, is in it, and `ratio_floor` is a minimum over the floor's. `ns_net` and
+    `ratio_floor_net` are without the loop, stricter than any packet sees. `ratio_one_flow` compares with the same case
+    for one flow. A case without wrappers stands as it was measured.
+    """
+    loop = min(windows[EMPTY, 1]), median(windows[EMPTY, 1])
+
+    def net(case: str, flows: int) -> tuple[float, float]:
+        bare = [
+            sum(weight * pick(windows[part, 1]) for part, weight in wrappers[case].items()) for pick in (min, median)
+        ]
+        return min(windows[case, flows]) - bare[0], median(windows[case, flows]) - bare[1]
+
+    floor = net(FLOOR, 1)
+    rows = []
+    for case, flows in windows:
+        if case not in wrappers:
+            rows.append(_ns_row(case, flows, min(windows[case, flows]), median(windows[case, flows])))
+            continue
+        least, middle = net(case, flows)
+        row = _ns_row(case, flows, least + loop[0], middle + loop[1])
+        row["ratio_floor"] = ratio(least + loop[0], floor[0] + loop[0])
+        row["ratio_floor_median"] = ratio(middle + loop[1], floor[1] + loop[1])
+        row["ns_net"] = round(least, 1)
+        row["ratio_floor_net"] = ratio(least, floor[0])
+        if flows > 1:
+            one = net(case, 1)[0]
+            row["ratio_one_flow"] = ratio(least + loop[0], one + loop[0])
+            row["ratio_one_flow_net"] = ratio(least, one)
+        rows.append(row)
+    return rows
+
+
+def _ns_row(case: str, flows: int, least: float, middle: float) -> dict[str, Any]:
+    return {"case": case, "flows": flows, "ns_min": round(least, 1), "ns_median": round(middle, 1)}
+
+
+def sum_row(name: str, parts: Sequence[Mapping[str, Any]], floor: Mapping[str, Any]) -> dict[str, Any]:
+    """What one packet costs the cluster: the sum over the nodes that it visits."""
+    least = sum(part["ns_min"] for part in parts)
+    row = _ns_row(name, max(part["flows"] for part in parts), least, sum(part["ns_median"] for part in parts))
+    row["ratio_floor"] = ratio(least, floor["ns_min"])
+    row["ns_net"] = round(sum(part["ns_net"] for part in parts), 1)
+    row["ratio_floor_net"] = ratio(row["ns_net"], floor["ns_net"])
+    return row
+
+
+def system_rows(
+    requests: Mapping[str, Sequence[Load]], connections: Mapping[str, Sequence[Load]]
+) -> list[dict[str, Any]]:
+    """Turn rounds of load on each path into rows: medians, and the ratios of each to going direct.
+
+    A ratio is the median of the ratios of rounds: what both met in the same minute.
+    """
+    rows = []
+    for path in requests:
+        row: dict[str, Any] = {"path": path}
+        for name, rounds in (("requests", requests), ("connections", connections)):
+            row[f"{name}_per_s"] = round(median(load.per_s for load in rounds[path]))
+            row[f"{name}_per_cpu_s"] = round(median(load.per_cpu_s for load in rounds[path]))
+            row[f"{name}_per_s_max"] = round(max(load.per_s for load in rounds[path]))
+            row[f"{name}_per_cpu_s_max"] = round(max(load.per_cpu_s for load in rounds[path]))
+            row[f"cpu_us_per_{name[:-1]}_min"] = round(1e6 / max(load.per_cpu_s for load in rounds[path]), 1)
+            row[f"cpu_us_per_{name[:-1]}"] = round(1e6 / median(load.per_cpu_s for load in rounds[path]), 1)
+            row[f"{name}_latency_us"] = {
+                key: round(median(load.latency_us[key] for load in rounds[path])) for key in rounds[path][0].latency_us
+            }
+            for other in requests:
+                if other != path:
+                    pairs = list(zip(rounds[path], rounds[other], strict=True))
+                    row.setdefault(f"{name}_per_cpu_s_ratio", {})[other] = round(
+                        median(a.per_cpu_s / b.per_cpu_s for a, b in pairs), 2
+                    )
+                    row.setdefault(f"{name}_per_s_ratio", {})[other] = round(
+                        median(a.per_s / b.per_s for a, b in pairs), 2
+                    )
+        rows.append(row)
+    return rows
+
+
+def spread(values: Sequence[float], digits: int = 2) -> dict[str, float]:
+    """Minimum and median."""
+    return {"min": round(min(values), digits), "median": round(median(values), digits)}

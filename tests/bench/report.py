@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bench.json as tables for people, with the last committed figures' ratios beside the new ones."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from bench.target import targets as judged
+from rich.console import Console
+from rich.table import Table
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", no_wrap=True)
+    return table
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
+
+
+def was(rows: Rows, keys: Iterable[str], row: Mapping[str, Any], *field: str) -> Any:
+    """Find the same figure among the committed ones: the row with the same `keys`, then down the fields; or None."""
+    wanted = [row.get(key) for key in keys]
+    for old in rows:
+        if [old.get(key) for key in keys] == wanted:
+            value: Any = old
+            for name in field:
+                value = value.get(name) if isinstance(value, Mapping) else None
+            return value
+    return None
+
+
+def xdp(console: Console, rows: Rows, committed: Rows) -> None:
+    """Part 1."""
+    table = _table(
+        "XDP, ns per packet (TEST_RUN; net: without its loop; flows x: of one flow's)",
+        "case", "flows", "min", "median", "x floor", "was", "net", "x floor net", "was", "flows x", "was",
+    )  # fmt: skip
+    for row in rows:
+        old = [was(committed, ("case", "flows"), row, f"ratio_{name}") for name in ("floor", "floor_net", "one_flow")]
+        table.add_row(
+            row["case"], *map(_text, (row["flows"], row["ns_min"], row["ns_median"], row.get("ratio_floor"), old[0])),
+            *map(_text, (row.get("ns_net"), row.get("ratio_floor_net"), old[1], row.get("ratio_one_flow"), old[2])),
+        )  # fmt: skip
+    console.print(table)
+
+
+def system(console: Console, rows: Rows, committed: Rows) -> None:
+    """Part 3, a table for each kind of load."""
+    for kind in ("requests", "connections"):
+        one = kind[:-1]
+        worst = max(row[f"{kind}_disturbed"] for row in rows)
+        table = _table(
+            f"System, {kind} (medians; ratios of {kind} per CPU second, round by round; others took up to {worst:.0%})",
+            "path", "a second", "a CPU second", "x direct", "was", "x haproxy", "was", "raw x direct", "x haproxy",
+            "CPU us", "best", "p50 us", "p90", "p99", "p99.9", "where the CPU time goes, us",
+        )  # fmt: skip
+        for row in rows:
+            ratios: list[Any] = []
+            for other in ("direct", "haproxy tcp"):
+                field = (f"{kind}_per_cpu_s_ratio", other)
+                ratios += [row[field[0]].get(other), was(committed, ["path"], row, *field)]
+            raw = [row[f"{kind}_per_s_ratio"].get(other) for other in ("direct", "haproxy tcp")]
+            latency = row[f"{kind}_latency_us"]
+            table.add_row(
+                row["path"], *map(_text, (row[f"{kind}_per_s"], row[f"{kind}_per_cpu_s"], *ratios, *raw)),
+                *map(_text, (row[f"cpu_us_per_{one}"], row[f"cpu_us_per_{one}_min"])),
+                *(_text(latency[key]) for key in ("p50", "p90", "p99", "p99.9")),
+                ", ".join(f"{name} {us:g}" for name, us in row[f"{kind}_cpu_us_by_program"].items()),
+            )  # fmt: skip
+        console.print(table)
+        console.print()
+
+
+def frames(console: Console, rows: Rows, committed: Rows) -> None:
+    """Part 2."""
+    table = _table(
+        "Frames a second (live; x first: of the first case in the same place, median of rounds)",
+        "case", "flows", "median", "best", "x first", "was", "arrived",
+    )  # fmt: skip
+    for row in rows:
+        old = was(committed, ("case", "flows"), row, "ratio_first")
+        rates = map(_text, (row["flows"], row["frames_per_s"], row["frames_per_s_max"], row["ratio_first"], old))
+        table.add_row(row["case"], *rates, f"{row['arrived']:.1%}")
+    console.print(table)
+
+
+def table(console: Console, rows: Rows, committed: Rows) -> None:
+    """Part 4, tables: a line for each subject, a group of columns for each number of members."""
+    counts = sorted({row["members"] for row in rows})
+    headings = [heading for count in counts for heading in (f"N={count}", "median", "CPU", "was")]
+    made = _table("Tables, ms by number of members (best, median, best CPU time, committed CPU time)", "", *headings)
+    for case in dict.fromkeys(row["case"] for row in rows):
+        cells: list[Any] = []
+        for count in counts:
+            key = {"case": case, "members": count}
+            names = ("ms_min", "ms_median", "cpu_ms_min")
+            cells += [was(rows, key, key, name) for name in names] + [was(committed, key, key, "cpu_ms_min")]
+        made.add_row(case, *map(_text, cells))
+    console.print(made)
+
+
+def daemon(console: Console, found: Mapping[str, Any], committed: Any) -> None:
+    """Part 4, the daemon: one figure a line."""
+    made = _table("The daemon", "", "now", "was")
+    for (name, value), (_, old) in zip(_flat(found), _flat_like(found, committed), strict=True):
+        made.add_row(name, _text(value), _text(old))
+    console.print(made)
+
+
+def _flat(found: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
+    lines = []
+    for name, value in found.items():
+        lines += _flat(value, f"{above}{name} ") if isinstance(value, Mapping) else [(f"{above}{name}", value)]
+    return lines
+
+
+def _flat_like(found: Mapping[str, Any], other: Any) -> list[tuple[str, Any]]:
+    known = dict(_flat(other)) if isinstance(other, Mapping) else {}
+    return [(name, known.get(name)) for name, _ in _flat(found)]
+
+
+PARTS: dict[str, Callable[[Console, Any, Any], None]] = {
+    "xdp": xdp,
+    "frames": frames,
+    "system": system,
+    "table": table,
+    "daemon": daemon,
+}
+
+
+def targets(console: Console, found: Mapping[str, Any]) -> None:
+    """What was to be reached."""
+    made = _table("To reach", "", "limit", "now", "")
+    for target in judged(found):
+        limit = f"{'<=' if target.at_most else '>='} {target.limit:g}"
+        made.add_row(target.what, limit, _text(target.value), "yes" if target.met else "[bold red]no[/]")
+    console.print(made)
+
+
+def show(console: Console, figures: Mapping[str, Any], committed: Mapping[str, Any]) -> None:
+    """Print all parts that were measured."""
+    for name, part in PARTS.items():
+        if name in figures:
+            console.print()
+            part(console, figures[name], committed.get(name) or [])
+    console.print()
+    targets(console, figures)

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the figures are to reach, and whether they do. Pure."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from bench import figures
+
+L2: Final = "l2 forward, ingress outside the chain"
+IPIP: Final = "ipip forward, ingress outside the chain"
+NOT_A_VIP: Final = "pass, not a VIP"
+MANY: Final = 1_000_000
+OURS: Final = "anylb l2"
+PROXY: Final = "haproxy tcp"
+LARGEST: Final = 1024
+
+
+@dataclass(frozen=True)
+class Target:
+    """`at_most`: the value may not be larger; else not smaller."""
+
+    what: str
+    limit: float
+    value: float
+    at_most: bool = True
+
+    @property
+    def met(self) -> bool:
+        """Whether it is reached."""
+        return self.value <= self.limit if self.at_most else self.value >= self.limit
+
+
+def targets(found: Mapping[str, Any]) -> list[Target]:
+    """Judge what was measured; parts that were not are left out."""
+    return [*_xdp(found.get("xdp", [])), *_system(found.get("system", [])), *_agent(found)]
+
+
+def _xdp(rows: Iterable[Mapping[str, Any]]) -> list[Target]:
+    by_case = {(row["case"], row["flows"]): row for row in rows}
+    made = []
+    for what, case, limit in (("l2 forward", L2, 2.5), ("ipip forward", IPIP, 4.0), ("non-VIP pass", NOT_A_VIP, 1.5)):
+        if row := by_case.get((case, 1)):
+            made.append(Target(f"{what}, of the floor", limit, row["ratio_floor"]))
+    many = [row["ratio_one_flow"] for row in by_case.values() if row["flows"] == MANY and "ratio_one_flow" in row]
+    if many:
+        made.append(Target("1,000,000 flows, of one flow (the worst case)", 1.6, max(many)))
+    return made
+
+
+def _system(rows: Iterable[Mapping[str, Any]]) -> list[Target]:
+    ours = next((row for row in rows if row["path"] == OURS), None)
+    if ours is None:
+        return []
+    limits = (("connections", 0.80, 1.5), ("requests", 0.88, 1.6))
+    made = []
+    for kind, of_direct, of_proxy in limits:
+        ratios = ours[f"{kind}_per_cpu_s_ratio"]
+        made.append(Target(f"{kind} per CPU second, of direct", of_direct, ratios[figures.DIRECT], at_most=False))
+        made.append(Target(f"{kind} per CPU second, of HAProxy", of_proxy, ratios[PROXY], at_most=False))
+    return made
+
+
+def _agent(found: Mapping[str, Any]) -> list[Target]:
+    made = []
+    largest = [row for row in found.get("table", []) if row["members"] == LARGEST]
+    times = [row["ms_median"] for row in largest if row["case"].startswith("rendezvous, one")]
+    if times:
+        made.append(Target(f"one change of {LARGEST} members, ms (the worst kind)", 5.0, max(times)))
+    if daemon := found.get("daemon"):
+        for what, spread in daemon["start_to_ready_s"].items():
+            made.append(Target(f"agent ready, {what}, s", 1.5, spread["median"]))
+    return made

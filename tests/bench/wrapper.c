@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Around the XDP program, to time it by BPF_PROG_TEST_RUN, which hands every round the packet that the last one left.
+ *
+ * Appended to lb.c's text with its entry made an inline function. Each round gives the packet the next flow's client,
+ * runs what is measured, checks verdict and packet, and puts the packet back as it was. Every WINDOW rounds it reads the clock:
+ * the kernel's own figure is a whole number of nanoseconds, and an interruption must spoil one window, not the run.
+ *
+ * Given by -D: WINDOW, WINDOWS, RESTORE (16-byte words at the head of the packet that are written back), and lb.c's own.
+ */
+
+struct bench_case {
+	u32 length;		/* of the packet as it goes in */
+	u32 verdict;		/* that must come out */
+	u32 flows;
+	u32 client_at;		/* where the last word of the client's address lies in the packet */
+	u32 client;		/* that word of the first flow, host order */
+	int grows;		/* by so many bytes, on its way through the program */
+	u32 source;		/* the first four bytes of the source MAC with which it must come out */
+	u32 pad;
+	u64 head[2 * RESTORE];
+};
+
+struct bench_state {
+	u64 random;
+	u64 rounds;
+	u64 wrong;		/* rounds that ended with another verdict or another packet than they must */
+	u64 since_ns;
+	u64 window_ns[WINDOWS];
+};
+
+BPF_TABLE("array", u32, struct bench_case, bench_cases, 1);
+BPF_TABLE("array", u32, struct bench_state, bench_states, 1);
+
+static __always_inline void bench_clock(struct bench_state *state)
+{
+	u64 now, window;
+
+	if (!(state->rounds % WINDOW)) {
+		now = bpf_ktime_get_ns();
+		window = state->rounds / WINDOW - 1;
+		if (window < WINDOWS)
+			state->window_ns[window] = now - state->since_ns;
+		state->since_ns = now;
+	}
+	state->rounds++;
+}
+
+/* A linear congruential generator (Knuth, MMIX): flows in an order that no prefetcher follows. */
+static __always_inline u32 bench_flow(struct bench_state *state, u32 flows)
+{
+	state->random = state->random * 6364136223846793005ULL + 1442695040888963407ULL;
+	return (state->random >> 32) * flows >> 32;
+}
+
+/* Before: the next flow. The one path through this keeps the verifier's work on the program what it is without us. */
+static __always_inline bool bench_prepare(struct xdp_md *ctx, const struct bench_case *now, struct bench_state *state)
+{
+	u32 at = now->client_at & 0x7f;
+	void *data = (void *)(long)ctx->data;
+
+	if (data + at + 4 > (void *)(long)ctx->data_end)
+		return false;
+	*(u32 *)(data + at) = htonl(now->client + bench_flow(state, now->flows));
+	return true;
+}
+
+/* After: is the packet what the verdict says? Then put it back as it was. */
+static __always_inline bool bench_restore(struct xdp_md *ctx, const struct bench_case *now)
+{
+	int grown = (int)(ctx->data_end - ctx->data) - (int)now->length;
+	bool right;
+	void *data;
+	u64 *head;
+	u32 i;
+
+	data = (void *)(long)ctx->data;
+	if (data + 14 > (void *)(long)ctx->data_end)
+		return false;
+	right = grown == now->grows && *(u32 *)(data + 6) == now->source;
+	if (grown && bpf_xdp_adjust_head(ctx, grown))
+		return false;
+	head = (void *)(long)ctx->data;
+	if ((void *)head + sizeof(now->head) > (void *)(long)ctx->data_end)
+		return false;
+#pragma unroll
+	for (i = 0; i < 2 * RESTORE; i++)
+		head[i] = now->head[i];
+	return right;
+}
+
+/* The least that forwarding by a hash can be: bounds, the program's own hash, two MACs, out again. */
+static __always_inline int bench_floor_of(struct xdp_md *ctx)
+{
+	struct service five_tuple = { .affinity = AFFINITY_FIVE_TUPLE };
+	struct packet pkt = { .family = 4 };
+	struct ethhdr *eth = (void *)(long)ctx->data;
+	struct iphdr *ip = (void *)(eth + 1);
+	struct tcphdr *tcp = (void *)(ip + 1);
+	u32 zero = 0, hash;
+	struct conf *conf = confs.lookup(&zero);
+
+	if (!conf || (void *)(tcp + 1) > (void *)(long)ctx->data_end)
+		return XDP_ABORTED;
+	if (eth->h_proto != htons(ETH_P_IP) || ip->ihl != 5 || ip->protocol != IPPROTO_TCP)
+		return XDP_PASS;
+	pkt.client[0] = ip->saddr;
+	pkt.vip[0] = ip->daddr;
+	pkt.client_port = tcp->source;
+	pkt.vip_port = tcp->dest;
+	hash = flow_hash(conf, &five_tuple, &pkt);
+	eth->h_dest[0] = 0x02;
+	eth->h_dest[1] = 0x00;
+	*(u32 *)&eth->h_dest[2] = hash;
+	eth->h_source[0] = 0x02;
+	eth->h_source[1] = 0x4c;
+	eth->h_source[2] = 0x42;
+	eth->h_source[3] = 1;
+	eth->h_source[4] = conf->self_tag >> 8;
+	eth->h_source[5] = conf->self_tag;
+	return XDP_TX;
+}
+
+/* The head moved as a tunnel's header would, so that the wrapper moves it back. */
+static __always_inline int bench_shift_of(struct xdp_md *ctx, const struct bench_case *now)
+{
+	void *data;
+
+	if (bpf_xdp_adjust_head(ctx, -20))
+		return XDP_ABORTED;
+	data = (void *)(long)ctx->data;
+	if (data + 14 > (void *)(long)ctx->data_end)
+		return XDP_ABORTED;
+	*(u32 *)(data + 6) = now->source;
+	return now->verdict;
+}
+
+enum bench_subject { BENCH_EMPTY, BENCH_BARE, BENCH_SHIFT, BENCH_FLOOR, BENCH_LB };
+
+static __always_inline int bench_run(struct xdp_md *ctx, enum bench_subject subject)
+{
+	u32 zero = 0;
+	struct bench_case *now = bench_cases.lookup(&zero);
+	struct bench_state *state = bench_states.lookup(&zero);
+	int verdict;
+
+	if (!now || !state)
+		return XDP_ABORTED;
+	if (subject == BENCH_EMPTY) {
+		bench_clock(state);
+		return XDP_PASS;
+	}
+	if (!bench_prepare(ctx, now, state)) {
+		state->wrong++;
+		return XDP_ABORTED;
+	}
+	if (subject == BENCH_LB)
+		verdict = PROGRAM(ctx);
+	else if (subject == BENCH_FLOOR)
+		verdict = bench_floor_of(ctx);
+	else if (subject == BENCH_SHIFT)
+		verdict = bench_shift_of(ctx, now);
+	else
+		verdict = now->verdict;
+	if (!bench_restore(ctx, now) || verdict != now->verdict)
+		state->wrong++;
+	bench_clock(state);
+	return verdict;
+}
+
+int bench_empty(struct xdp_md *ctx)
+{
+	return bench_run(ctx, BENCH_EMPTY);
+}
+
+int bench_bare(struct xdp_md *ctx)
+{
+	return bench_run(ctx, BENCH_BARE);
+}
+
+int bench_shift(struct xdp_md *ctx)
+{
+	return bench_run(ctx, BENCH_SHIFT);
+}
+
+int bench_floor(struct xdp_md *ctx)
+{
+	return bench_run(ctx, BENCH_FLOOR);
+}
+
+int bench_lb(struct xdp_md *ctx)
+{
+	return bench_run(ctx, BENCH_LB);
+}

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Part 1: what the XDP program costs for one packet, in ns (`make bench-xdp`).
+
+Runs xdp_case.py's cases in turn, again and again, by wrapper.c around the program's own source. Checks every verdict
+(the wrapper), every counter and the last packet's length before it believes a figure. Prints JSON.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import socket
+import struct
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from bench import figures, testrun
+from bench.xdp_case import CASES, CLIENTS, OWNER, SELF, SERVICES, SOCKETS, SUBJECTS, SUMS, VIP, Case, wrapper_of
+from packets import HERE
+
+from agent import rendezvous
+from agent.model import Candidate, State
+from bpf import compile as compiler
+from bpf import kernel
+from bpf.layout import CHAIN, Counter, NodeConf, NodeEntry, Protocol, ServiceEntry, ServiceKey, UplinkEntry
+from bpf.tables import Tables
+
+ROWS: Final = 65_536
+NODES: Final = 16
+FILLED: Final = 4
+"""Places of a row that the agent fills by default."""
+WINDOW: Final = 2048
+WINDOWS: Final = 64
+WARM_UP: Final = 32
+"""Windows that are thrown away: caches must hold what they hold in the long run."""
+KEY: Final = bytes(range(16))
+HEADERS: Final = compiler._HEADERS
+"""What BCC takes for the kernel's."""
+_MAPS: Final = Path("/sys/fs/bpf/bench")
+
+
+def tables() -> Tables:
+    """Make and fill the maps of a node."""
+    _MAPS.mkdir()
+    made = Tables.open(_MAPS, ROWS)
+    made.set_uplink(0, UplinkEntry(HERE, 1))
+    fill(made)
+    return made
+
+
+def fill(made: Tables) -> None:
+    """Fill the maps of node 1 of 16 as xdp_case.py describes it, by the agent's own table builder."""
+    made.set_conf(NodeConf(1, 11, KEY, address=IPv4Address(SELF), address6=IPv6Address("2001:db8::b")))
+    made.set_node_prefixes([ip_network("10.0.0.0/24")])
+    for index in range(1, NODES + 1):
+        node = NodeEntry(IPv4Address(f"10.0.0.{10 + index}"), 10 + index, bytes([2, 0, 0, 0, 0, index]))
+        made.set_node(index, node)
+        address6 = IPv6Address(f"2001:db8::{10 + index:x}")
+        made.set_node(NODES + index, replace(node, address6=address6, outer6=True))
+    others = [Candidate(IPv4Address(f"10.0.0.{10 + i}"), 100, 100, State.UP) for i in range(2, NODES + 1)]
+    chains = rendezvous.build(others, ROWS, FILLED).places.astype(np.uint16) + 2  # place 0 is node 2
+    for service in SERVICES:
+        rows = np.zeros((ROWS, CHAIN), np.uint16)
+        rows[:, :FILLED] = chains + NODES * service.outer6  # the same nodes again, by their IPv6 addresses
+        if service.place is not None:
+            rows[:, service.place] = 1
+        if service.alone:
+            rows[:, 1:] = 0
+        made.swap_rows(service.slot, rows, np.zeros(ROWS, np.uint64))
+        for protocol in Protocol:
+            entry = ServiceEntry(service.slot, up=True, forward=service.forward)
+            made.set_service(ServiceKey(ip_address(service.vip), protocol, service.port), entry)
+
+
+@contextlib.contextmanager
+def sockets() -> Iterator[None]:
+    """Hold open connections from the first clients to the owner's service. The clients' ends are a child's (ulimit)."""
+    all_files()
+    for command in (f"address add {VIP}/32 dev lo", f"route add local {CLIENTS}/16 dev lo"):
+        subprocess.run(["ip", *command.split()], check=True)
+    with socket.create_server((VIP, OWNER.port), backlog=256) as listener:
+        code = f"from bench.xdp import connect; connect({SOCKETS})"
+        with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as child:
+            assert child.stdin
+            ends = [listener.accept()[0] for _ in range(SOCKETS)]
+            try:
+                yield
+            finally:
+                child.stdin.close()  # it ends by that
+    for end in ends:
+        end.close()
+
+
+def all_files() -> None:
+    """Use the hard limit on open files as the soft one."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def connect(count: int) -> None:
+    """Connect from so many clients and hold until stdin ends."""
+    all_files()
+    first, held = int(IPv4Address(CLIENTS)), []
+    for number in range(count):
+        client = socket.socket()
+        client.bind((str(IPv4Address(first + number)), 40000))
+        client.connect((VIP, OWNER.port))
+        held.append(client)
+    sys.stdin.read()
+
+
+class Wrapped:
+    """The program inside the wrapper, compiled for one size of what is restored, and lean or not (see Case)."""
+
+    def __init__(self, restore: int, lean: bool) -> None:
+        os.environ["BCC_KERNEL_SOURCE"] = str(HEADERS)
+        from bcc import BPF
+
+        entry = "int PROGRAM("
+        text = compiler.source()
+        assert text.count(entry) == 1, f"wrapper.c wants one `{entry}` in lb.c"
+        text = text.replace(entry, f"static __always_inline {entry}")
+        text += "\n" + (Path(__file__).parent / "wrapper.c").read_text()
+        options = {"ROWS": ROWS, "UPLINK": 0, "PINS": json.dumps(str(_MAPS)), "PROGRAM": "lb_inlined"}
+        options |= {"WINDOW": f"{WINDOW}ULL", "WINDOWS": WINDOWS + WARM_UP, "RESTORE": restore}
+        if lean:
+            options |= {"IPV6": 0, "TUNNELS": 0}
+        self._module = BPF(text=text, cflags=[f"-D{name}={value}" for name, value in options.items()])
+        self._fds = {subject: self._module.load_func(f"bench_{subject}", BPF.XDP).fd for subject in SUBJECTS}
+        self._case_fd = self._module["bench_cases"].map_fd
+        self._state_fd = self._module["bench_states"].map_fd
+        self._restore = restore
+
+    def run(self, case: Case, flows: int, counted: Any) -> list[float]:
+        """Time a case: ns per packet of each window. Raises AssertionError if any round did not do what it must."""
+        packet = case.packet.ljust(16 * self._restore, b"\0")
+        source = case.source or packet[6:10]
+        words = (len(packet), case.verdict, flows, case.client_at, int(IPv4Address(case.client)), case.grows)
+        zero = bytes(4)
+        kernel.update(self._case_fd, zero, struct.pack("=5Ii4s4x", *words, source) + packet[: 16 * self._restore])
+        size = 8 * (4 + WINDOWS + WARM_UP)
+        kernel.update(self._state_fd, zero, bytes(size))
+        rounds = WINDOW * (WINDOWS + WARM_UP) + 1
+        before = counted()
+        verdict, _ = testrun.repeat(self._fds[case.subject], packet, rounds)
+        state = kernel.lookup(self._state_fd, zero, size)
+        assert state
+        _random, done, wrong, _since, *window_ns = struct.unpack(f"={size // 8}Q", state)
+        assert (done, wrong, verdict) == (rounds, 0, case.verdict), f"{case.name}: {wrong} of {done} rounds went wrong"
+        if case.subject == "lb":
+            rose = {event: value - before[event] for event, value in counted().items() if value != before[event]}
+            assert rose.get((case.service.slot if case.service else 0, case.counter)) == rounds, (
+                f"{case.name}: counted {rose}"
+            )
+        return [ns / WINDOW for ns in window_ns[WARM_UP:]]
+
+
+def measure(rounds: int) -> list[dict[str, Any]]:
+    """Run all cases in turn, `rounds` times, and return the rows of bench.json's `xdp`."""
+    testrun.seclude()
+    made = tables()
+
+    def counted() -> Mapping[tuple[int, Counter], int]:
+        return {(s, Counter[n.upper()]): v for s, counters in made.counters().items() for n, v in counters.items()}
+
+    wrapped = {kind: Wrapped(*kind) for kind in {(case.restore, case.lean) for case in CASES}}
+    windows: dict[tuple[str, int], list[float]] = defaultdict(list)
+    with sockets():
+        for _ in range(rounds):
+            for case in CASES:
+                for flows in case.flows:
+                    windows[case.name, flows] += wrapped[case.restore, case.lean].run(case, flows, counted)
+    rows = figures.xdp_rows(windows, {case.name: wrapper_of(case) for case in CASES if case.subject in ("floor", "lb")})
+    return rows + sums(rows)
+
+
+def sums(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Add up what one packet costs on all nodes that it visits."""
+    found = {(row["case"], row["flows"]): row for row in rows}
+    return [
+        figures.sum_row(name, [found[part] for part in parts], found[figures.FLOOR, 1]) for name, parts in SUMS.items()
+    ]
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(int(sys.argv[1]))))

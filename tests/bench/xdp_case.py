@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is timed, as data: the packet, the tables it meets, the verdict and counter that every round must give.
+
+This node is number 1 of 16. The services differ in where this node stands in their chains, and how they forward.
+"""
+
+import struct
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+from typing import Final
+
+import packets
+from bench import figures, target
+from packets import ACK, HERE, ROUTER, SYN
+
+from bpf.layout import Counter, Forward
+
+VIP: Final = "10.99.0.1"
+VIP6: Final = "2001:db8:99::1"
+ELSEWHERE: Final = "10.98.0.1"
+CLIENTS: Final = "10.64.0.0"
+"""The first client's address; flow i comes from the i-th address on."""
+CLIENTS6: Final = "2001:db8:64::a40:0"
+"""The same for IPv6: the last word is that of CLIENTS."""
+SELF, PREVIOUS = "10.0.0.11", "10.0.0.12"
+"""This node's address, and that of a node which forwards to it."""
+SOCKETS: Final = 10_000
+PASS, TX = 2, 3
+MARKED: Final = packets.marker(1, 11)[:4]
+HERE_: Final = HERE[:4]
+
+
+@dataclass(frozen=True)
+class Service:
+    """TCP and UDP on a port of its own. `place`: this node's in all chains; `alone`: it is all of each chain."""
+
+    slot: int
+    place: int | None = None
+    alone: bool = False
+    vip: str = VIP
+    forward: Forward = Forward.L2
+    outer6: bool = False
+
+    @property
+    def port(self) -> int:
+        """Its port."""
+        return 7000 + self.slot
+
+
+OUTSIDE: Final = Service(1)
+OWNER: Final = Service(2, place=0)
+SOLE: Final = Service(3, place=0, alone=True)
+SECOND: Final = Service(4, place=1)
+IPIP: Final = Service(5, forward=Forward.IPIP)
+GUE: Final = Service(6, forward=Forward.GUE)
+GUE_OVER_6: Final = Service(7, forward=Forward.GUE, outer6=True)
+V6: Final = Service(8, vip=VIP6)
+V6_GUE: Final = Service(9, vip=VIP6, forward=Forward.GUE)
+SERVICES: Final = (OUTSIDE, OWNER, SOLE, SECOND, IPIP, GUE, GUE_OVER_6, V6, V6_GUE)
+
+SUBJECTS: Final = ("empty", "bare", "shift", "floor", "lb")
+"""An empty program; the wrapper around nothing, and around a head moved (which it moves back); the floor; ours."""
+HEAD: Final = 3
+"""16-byte words that are written back where an outer header was taken off; 1 (the MACs) where not."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """`subject` is what runs: the program (`lb`) or one of SUBJECTS.
+
+    Each round `counter` rises once, and the packet comes out `grows` bytes longer, its source MAC beginning with
+    `source` (empty: the one it had). `client_at` is where the last word of the client's address lies. `lean`: the
+    program is compiled without IPv6 and tunnels, as for a node that has neither.
+    """
+
+    name: str
+    packet: bytes
+    verdict: int
+    counter: Counter | None = None
+    service: Service | None = None
+    client_at: int = 26
+    client: str = CLIENTS
+    flows: tuple[int, ...] = (1, target.MANY)
+    subject: str = "lb"
+    restore: int = 1
+    grows: int = 0
+    source: bytes = b""
+    lean: bool = False
+
+
+def _segment(service: Service, flags: int) -> bytes:
+    """A TCP segment; its checksum is never looked at."""
+    return packets.tcp(bytes(64), src=CLIENTS, dst=VIP, sport=40000, dport=service.port, flags=flags)
+
+
+def _ip(payload: bytes, protocol: int, src: str = CLIENTS, dst: str = VIP) -> bytes:
+    return packets.ipv4(payload, src=src, dst=dst, protocol=protocol)
+
+
+def _frame(packet: bytes, source: bytes = ROUTER, ethertype: int = packets.IPV4) -> bytes:
+    return packets.ethernet(packet, dst=HERE, src=source, ethertype=ethertype)
+
+
+def _tcp(service: Service, flags: int, hop: int = 0, dst: str = VIP) -> bytes:
+    source = packets.marker(hop, 12) if hop else ROUTER
+    return _frame(_ip(_segment(service, flags), packets.TCP, dst=dst), source)
+
+
+def _tcp6(service: Service) -> bytes:
+    segment = _segment(service, ACK)
+    head = struct.pack("!IHBB", 6 << 28, len(segment), packets.TCP, 64)
+    return _frame(head + IPv6Address(CLIENTS6).packed + IPv6Address(VIP6).packed + segment, ethertype=0x86DD)
+
+
+def _udp(service: Service) -> bytes:
+    datagram = packets.udp(bytes(64), src=CLIENTS, dst=VIP, sport=40000, dport=service.port)
+    return _frame(_ip(datagram, packets.UDP))
+
+
+def _too_big(service: Service) -> bytes:
+    """A router on the way says that a packet from the VIP to the client was too big."""
+    sent = packets.tcp(src=VIP, dst=CLIENTS, sport=service.port, dport=40000, flags=ACK)
+    quoted = packets.ipv4(sent, src=VIP, dst=CLIENTS, protocol=packets.TCP)[:28]
+    return _frame(_ip(packets.icmp(quoted, kind=3, code=4, rest=1400), packets.ICMP, src="10.7.7.7"))
+
+
+def _tunnelled(service: Service, gue: bool) -> bytes:
+    """A packet for the owner as the previous node sends it: the hop is the outer ID."""
+    inner, protocol = _ip(_segment(service, ACK), packets.TCP), 4
+    if gue:
+        inner, protocol = struct.pack("!HHHH", 50000, 6080, 8 + len(inner), 0) + inner, packets.UDP
+    return _frame(packets.ipv4(inner, src=PREVIOUS, dst=SELF, protocol=protocol, ident=1))
+
+
+FORWARDS: Final = (TX, Counter.FORWARD_FIRST)
+TAKES: Final = (PASS, Counter.DELIVER_SOCKET, OWNER)
+
+BARE: Final = "wrapper, subtracted"
+BARE_HEAD: Final = "wrapper that writes 48 bytes back"
+SHIFT: Final = "wrapper with two moves of the head"
+
+CASES: Final = (
+    Case(figures.EMPTY, _tcp(OUTSIDE, ACK), PASS, flows=(1,), subject="empty"),
+    Case(BARE, _tcp(OUTSIDE, ACK), TX, flows=(1,), subject="bare"),
+    Case(BARE_HEAD, _tcp(OUTSIDE, ACK), TX, flows=(1,), subject="bare", restore=HEAD),
+    Case(SHIFT, _tcp(OUTSIDE, ACK), TX, flows=(1,), subject="shift", grows=20),
+    Case(figures.FLOOR, _tcp(OUTSIDE, ACK), TX, subject="floor", source=MARKED),
+    Case(target.L2, _tcp(OUTSIDE, ACK), *FORWARDS, OUTSIDE, source=MARKED),
+    Case("l2 forward, SYN", _tcp(OUTSIDE, SYN), *FORWARDS, OUTSIDE, source=MARKED),
+    Case("l2 forward, UDP", _udp(OUTSIDE), *FORWARDS, OUTSIDE, source=MARKED),
+    Case("l2 forward, ICMP error", _too_big(OUTSIDE), *FORWARDS, OUTSIDE, source=MARKED, client_at=58),
+    Case("l2 forward, second in the chain", _tcp(SECOND, ACK), *FORWARDS, SECOND, source=MARKED),
+    Case("deliver at the owner, SYN (no socket lookup)", _tcp(OWNER, SYN), PASS, Counter.DELIVER_OWNER, OWNER),
+    Case("deliver at the only member (no socket lookup)", _tcp(SOLE, ACK), PASS, Counter.DELIVER_SOLE, SOLE),
+    Case("deliver at the owner, socket", _tcp(OWNER, ACK), *TAKES, flows=(1, SOCKETS)),
+    Case("deliver from l2, socket", _tcp(OWNER, ACK, 1), *TAKES, flows=(1, SOCKETS)),
+    Case(target.NOT_A_VIP, _tcp(OUTSIDE, ACK, dst=ELSEWHERE), PASS, Counter.PASS_OTHER),
+    Case("pass, not a VIP, any address", _tcp(OUTSIDE, ACK), PASS, Counter.PASS_OTHER, client_at=30,
+         client="172.16.0.0"),
+)  # fmt: skip
+
+
+def wrapper_of(case: Case) -> dict[str, float]:
+    """Return the runs that a case contains as the wrapper's part, by weight: to move the head back is half of SHIFT."""
+    if not case.grows:
+        return {BARE: 1.0}
+    return {BARE: 0.5, SHIFT: 0.5} if case.restore == 1 else {BARE: -0.5, SHIFT: 0.5, BARE_HEAD: 1.0}
+
+
+#: Sums over the nodes that one packet visits: name, and (case, flows) of each.
+SUMS: Final = {
+    "cluster: l2 ingress + owner's socket": ((target.L2, 1), ("deliver from l2, socket", 1)),
+    "cluster: l2 ingress + owner's socket, many flows": (
+        (target.L2, target.MANY),
+        ("deliver from l2, socket", SOCKETS),
+    ),
+}
+PENDING: Final = (
+    Case(target.IPIP, _tcp(IPIP, ACK), *FORWARDS, IPIP, grows=20, source=HERE_),
+    Case("gue forward, ingress outside the chain", _tcp(GUE, ACK), *FORWARDS, GUE, grows=28, source=HERE_),
+    Case("gue forward over IPv6", _tcp(GUE_OVER_6, ACK), *FORWARDS, GUE_OVER_6, grows=48, source=HERE_),
+    Case("IPv6, l2 forward", _tcp6(V6), *FORWARDS, V6, client_at=34, source=MARKED),
+    Case("IPv6, gue forward", _tcp6(V6_GUE), *FORWARDS, V6_GUE, client_at=34, grows=28, source=HERE_),
+    Case("deliver from ipip, socket", _tunnelled(OWNER, False), *TAKES, client_at=46, restore=HEAD, grows=-20,
+         flows=(1, SOCKETS)),
+    Case("deliver from gue, socket", _tunnelled(OWNER, True), *TAKES, client_at=54, restore=HEAD, grows=-28,
+         flows=(1, SOCKETS)),
+    Case("l2 forward, without IPv6 and tunnels", _tcp(OUTSIDE, ACK), *FORWARDS, OUTSIDE, source=MARKED, lean=True),
+)  # fmt: skip

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The next-hop rule walked over all tables that nodes may believe in: what holds in any case, and what does not.
+
+A packet of a connection (no SYN) enters at node 1 and the connection's node is 2: by renaming nodes, that is each case.
+Each of four nodes believes any of the 65 chains of nodes 1 to 4: 65^4 = 17,850,625 beliefs, walked all at once.
+
+What holds:
+ 1. No packet is forwarded more than K + 1 = 9 times.
+ 2. Where all believe the same chain, and it lists the connection's node, the packet reaches it.
+ 3. With three nodes: if each node that it visits lists the connection's node, the packet reaches it.
+ 4. In grace, the kernel of no node without the connection ever sees it: it arrives, or is dropped and sent again.
+
+What does not hold: that one visited node lists it is not enough. The smallest counterexample: node 1 believes (3, 2),
+node 3 believes (). Node 3 has nobody to ask, so its kernel answers with a reset (or, in grace, drops). Nor is it
+enough, with four nodes, that every visited node lists it: where 1 believes (3, 2), 3 believes (4, 2) and 4 believes
+(1, 2), each trusts another owner, and the packet goes round until it is dropped for its hops; TCP sends again.
+"""
+
+import itertools
+from dataclasses import dataclass
+from functools import cache
+from random import Random
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from oracle_hop import CONNECTION, COOKIE, TIME_WAIT, Belief, K, Packet, decide
+
+from bpf.pick import Arrival, Here, Socket, pick
+
+INGRESS, HOLDER = 1, 2
+ARRIVED = 1
+ENDS = {"drop_hops": -1, "deliver_miss": -2, "no_member": -3, "deliver_sole": -4, "drop_grace": -5}
+HOPS = K + 3
+Flags = npt.NDArray[np.bool_]
+
+
+@cache
+def chains(nodes: int) -> list[tuple[int, ...]]:
+    return [chain for size in range(nodes + 1) for chain in itertools.permutations(range(1, nodes + 1), size)]
+
+
+def rule(nodes: int, grace: bool) -> npt.NDArray[np.int8]:
+    """The rule as a table: node, chain, hop and previous node to the next node, or to how it ends."""
+    table = np.zeros((nodes + 1, len(chains(nodes)), HOPS, nodes + 1), np.int8)
+    for node, (number, chain), hop, prev in itertools.product(
+        range(1, nodes + 1), enumerate(chains(nodes)), range(HOPS), range(nodes + 1)
+    ):
+        if bool(hop) == bool(prev):
+            decision = decide(Belief(node, chain, grace=grace), Packet(False, hop, prev or None))
+            table[node, number, hop, prev] = decision.to or ENDS[decision.event]
+    return table
+
+
+@dataclass(frozen=True)
+class Walks:
+    """One entry for each belief: `chain[node - 1]` as a number, how the packet ended, after how many forwards.
+
+    `one_lists`, `all_list`: whether a node, or each node, that it visited lists the connection's node.
+    """
+
+    chain: list[npt.NDArray[np.uint8]]
+    end: npt.NDArray[np.int8]
+    forwards: npt.NDArray[np.int8]
+    one_lists: Flags
+    all_list: Flags
+
+    def believed(self, index: int) -> dict[int, tuple[int, ...]]:
+        known = chains(len(self.chain))
+        return {node: known[numbers[index]] for node, numbers in enumerate(self.chain, 1)}
+
+
+def walk(nodes: int, holder: int | None, grace: bool = False) -> Walks:
+    """Walk a packet through all beliefs at once."""
+    known, next_of = chains(nodes), rule(nodes, grace)
+    lists_holder = np.array([holder in chain for chain in known])
+    beliefs = np.indices((len(known),) * nodes, np.uint8).reshape(nodes, -1)
+    total = beliefs.shape[1]
+    end, forwards = np.zeros(total, np.int8), np.zeros(total, np.int8)
+    one_lists, all_list = np.zeros(total, bool), np.ones(total, bool)
+    alive = np.arange(total)
+    at, prev = np.full(total, INGRESS, np.int8), np.zeros(total, np.int8)
+    for hop in range(HOPS):
+        if holder:
+            arrived = at == holder
+            end[alive[arrived]] = ARRIVED
+            alive, at, prev = alive[~arrived], at[~arrived], prev[~arrived]
+        here = beliefs[at - 1, alive]
+        one_lists[alive] |= lists_holder[here]
+        all_list[alive] &= lists_holder[here]
+        onward = next_of[at, here, hop, prev]
+        end[alive[onward < 0]] = onward[onward < 0]
+        going = onward > 0
+        alive, at, prev = alive[going], onward[going], at[going]
+        forwards[alive] += 1
+        if not alive.size:
+            return Walks(list(beliefs), end, forwards, one_lists, all_list)
+    raise AssertionError("a packet is still on its way")
+
+
+@cache
+def walked(nodes: int, holder: int | None) -> Walks:
+    return walk(nodes, holder)
+
+
+def total_length(walks: Walks, index: int) -> int:
+    return sum(len(chain) for chain in walks.believed(index).values())
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 3, 4])
+@pytest.mark.parametrize("holder", [None, HOLDER])
+def test_forwards_are_bounded_whatever_the_nodes_believe(nodes: int, holder: int | None) -> None:
+    walks = walked(nodes, holder)
+    assert walks.forwards.max() <= K + 1
+    assert walks.end.all()
+    # The bound is met: a test that could not fail would prove nothing.
+    assert nodes < 3 or holder or walks.forwards.max() == K + 1
+
+
+@pytest.mark.parametrize("nodes", [2, 3, 4])
+def test_where_all_agree_the_packet_arrives(nodes: int) -> None:
+    walks = walked(nodes, HOLDER)
+    same = np.logical_and.reduce([chain == walks.chain[0] for chain in walks.chain[1:]])
+    assert (walks.end[same & walks.one_lists] == ARRIVED).all()
+
+
+def test_among_three_nodes_it_arrives_if_all_that_it_visits_list_the_holder() -> None:
+    walks = walked(3, HOLDER)
+    assert (walks.end[walks.all_list] == ARRIVED).all()
+
+
+def test_that_one_visited_node_lists_the_holder_is_not_enough() -> None:
+    walks = walked(3, HOLDER)
+    lost = np.flatnonzero(walks.one_lists & (walks.end != ARRIVED))
+    smallest = walks.believed(min(lost, key=lambda index: total_length(walks, index)))
+    assert {node: smallest[node] for node in (1, 3)} == {1: (3, 2), 3: ()}
+
+
+def test_among_four_nodes_three_owners_send_a_packet_round() -> None:
+    walks = walked(4, HOLDER)
+    round_trip = walks.all_list & (walks.end == ENDS["drop_hops"])
+    smallest = walks.believed(min(np.flatnonzero(round_trip)[:20_000], key=lambda index: total_length(walks, index)))
+    assert {node: smallest[node] for node in (1, 3, 4)} == {1: (3, 2), 3: (4, 2), 4: (1, 2)}
+
+
+@pytest.mark.parametrize("nodes", [2, 3, 4])
+def test_in_grace_no_kernel_without_the_connection_sees_it(nodes: int) -> None:
+    ends = set(np.unique(walk(nodes, HOLDER, grace=True).end))
+    assert ends <= {ARRIVED, ENDS["drop_grace"], ENDS["drop_hops"]}
+
+
+SOCKETS = {Socket.NONE: None, Socket.CONNECTION: CONNECTION, Socket.TIME_WAIT: TIME_WAIT, Socket.COOKIE: COOKIE}
+
+
+def compare(chain: tuple[int, ...], socket: Socket, up: bool, grace: bool, lost: set[int], arrival: Any) -> None:
+    reachable = set(range(1, 9)) - lost
+    theirs = pick(Here(1, chain, socket, up, grace, reachable), arrival)
+    packet = Packet(arrival.opens, arrival.hop, arrival.prev, arrival.udp)
+    ours = decide(Belief(1, chain, SOCKETS[socket], up, grace, lost), packet)
+    assert (ours.event, ours.to) == (theirs.event.name.lower(), theirs.to), (chain, socket, up, grace, lost, arrival)
+
+
+def test_the_two_statements_of_the_rule_agree() -> None:
+    """The program's twin (compared with the program itself elsewhere) and the oracle: all up to 4 nodes, some to 8."""
+    arrivals = [
+        Arrival(opens, hop, prev)
+        for opens in (True, False)
+        for hop in range(K + 3)
+        for prev in ((2, 3, 4, 9) if hop else (None,))
+    ]
+    for chain, socket, up, grace in itertools.product(chains(4), SOCKETS, (True, False), (True, False)):
+        for arrival in arrivals:
+            compare(chain, socket, up, grace, set(), arrival)
+    choose = Random(11)
+    for _ in range(50_000):
+        chain = tuple(choose.sample(range(1, 9), choose.randrange(9)))
+        lost = set(choose.sample(range(2, 9), choose.randrange(4)))
+        hop = choose.randrange(K + 3)
+        arrival = Arrival(choose.random() < 0.3, hop, choose.randrange(2, 10) if hop else None, choose.random() < 0.1)
+        grace = choose.random() < 0.5
+        compare(chain, choose.choice(list(SOCKETS)), choose.random() < 0.5, grace, lost, arrival)
