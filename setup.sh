@@ -22,6 +22,11 @@ packages="python3 python3-venv python3-bpfcc bird2 frr ethtool iproute2 procps u
 # nginx and its stream module, haproxy, wrk  the servers, the competitors and the load of `make bench`
 bench_packages="nginx libnginx-mod-stream haproxy wrk"
 [ "${1:-}" != bench ] || packages="$packages $bench_packages"
+policy=/usr/sbin/policy-rc.d
+mark="# made by anylb's setup.sh, which removes it when it ends"
+if [ -e "$policy" ] && grep -qF "$mark" "$policy"; then
+    rm -f "$policy" # left by a run that was killed
+fi
 missing=""
 for package in $packages; do
     case "$(dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null)" in
@@ -33,10 +38,10 @@ done
 if [ -n "$missing" ]; then
     echo "anylb: installing$missing"
     # The labs run routers of their own: the packages must not start or enable any on this machine.
-    policy=/usr/sbin/policy-rc.d
     if [ ! -e "$policy" ]; then
         trap 'rm -f "$policy"' EXIT
-        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        trap 'exit 1' HUP INT TERM # dash runs the EXIT trap only if the shell exits by itself
+        printf '#!/bin/sh\n%s\nexit 101\n' "$mark" >"$policy"
         chmod 755 "$policy"
     fi
     export DEBIAN_FRONTEND=noninteractive

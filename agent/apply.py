@@ -77,24 +77,26 @@ class Applier:
         self.deny(denied)
 
     def _adopt(self) -> dict[str, _Service]:
+        tables, keys = self._datapath.tables, {key_of(service) for service in self._config.services}
+        for key in self._written.keys() - keys:
+            tables.del_service(key)
+        self._written = {key: entry for key, entry in self._written.items() if key in keys}
         slots = {key: entry.slot for key, entry in self._written.items()}
-        free = (slot for slot in range(1, SLOTS) if slot not in slots.values())
+        used = set(slots.values())
+        free = (slot for slot in range(1, SLOTS) if slot not in used)
         adopted = {}
         for service in self._config.services:
-            slot = slots.get(key_of(service)) or next(free)
-            rows = self._datapath.tables.rows(slot)
-            adopted[service.name] = _Service(slot, None, "", rows, Grace.none(self._config.table.rows))
+            slot = slots.get(key_of(service))
+            rows = tables.rows(slot) if slot else None
+            until = tables.grace(slot) if slot else None
+            grace = Grace.of(np.zeros(self._config.table.rows, np.uint64) if until is None else until)
+            adopted[service.name] = _Service(slot or next(free), None, "", rows, grace)
         return adopted
 
     @property
     def ready(self) -> bool:
         """Whether every service has a table in the kernel and an entry that leads to it."""
         return all(service.candidates is not None for service in self._services.values()) and bool(self._written)
-
-    @property
-    def adopted(self) -> bool:
-        """Whether an earlier agent's rows are in the kernel for every service."""
-        return all(service.rows is not None and service.rows.any() for service in self._services.values())
 
     def digest(self, service: str) -> str:
         """The digest of the rows that are in the kernel for a service; empty before the first."""
@@ -181,7 +183,7 @@ class Applier:
             return
         table = self._shared.get((config.hash, members))
         if table is None:
-            # In a thread: the heartbeat to the relay must not wait for a large table.
+            # In a thread: the event loop must go on, and with it the heartbeat to the relay.
             table = await asyncio.to_thread(self._build, config.hash, members, service.table)
             self._shared[config.hash, members] = table
         rows = _rows(table, [indexes[address] for address in table.members])

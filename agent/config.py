@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable
-from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from ipaddress import IPv4Network, IPv6Address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -36,6 +36,7 @@ from agent.fields import (
     Port,
     PortOrAny,
     Seconds,
+    V4Address,
     Weight,
     fault,
     within,
@@ -94,6 +95,7 @@ class ServiceConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         odd = self.vip.is_multicast or self.vip.is_loopback or self.vip.is_unspecified or self.vip.is_link_local
+        odd |= self.vip.version == 4 and self.vip.is_reserved
         if odd or (isinstance(self.vip, IPv6Address) and self.vip.ipv4_mapped):
             raise fault("vip", f"{self.vip} cannot be a virtual IP; give a unicast address")
         if self.health.port is None and (self.port == "any" or self.protocol == "udp"):
@@ -120,7 +122,7 @@ class NodeConfig(Section):
 
     interface: InterfaceName | None = None
     interfaces: Annotated[tuple[InterfaceName, ...], Field(max_length=8)] = ()
-    address: IPv4Address | None = None
+    address: V4Address | None = None
     address6: IPv6Address | None = None
 
     @model_validator(mode="after")
@@ -147,7 +149,7 @@ class NodeConfig(Section):
 class PeerConfig(Section):
     """A BGP router. `hold_time_s` bounds how long a silent death of this node blackholes its share of new flows."""
 
-    address: IPv4Address
+    address: V4Address
     asn: Annotated[Asn, Field(alias="as")]
     hold_time_s: Annotated[int, Field(strict=True), within(3, 65_535)] = 9
 
@@ -156,7 +158,7 @@ class BgpConfig(Section):
     """The announcing side. `identity_prefix` is a /16: node 10.0.0.11 announces its low 16 bits there as a /32."""
 
     local_as: Asn
-    router_id: IPv4Address | None = None
+    router_id: V4Address | None = None
     identity_prefix: IPv4Network
     peers: Annotated[tuple[PeerConfig, ...], Field(min_length=1)]
     user: str = "nobody"
@@ -248,9 +250,30 @@ class Config(Section):
                 raise fault(f"services[{i}].vip", f"{service.vip} lies in bgp.identity_prefix; that is for identities")
             if any(service.vip in allowed for allowed in self.members.allow):
                 raise fault(f"services[{i}].vip", f"{service.vip} lies in members.allow; that is for nodes")
+            if any(service.vip == peer.address for peer in self.bgp.peers):
+                raise fault(f"services[{i}].vip", f"{service.vip} is a BGP peer's address")
+        self._check_tags()
         if self.node.address6 and not any(self.node.address6 in allowed for allowed in self.members.allow):
             raise fault("node.address6", f"{self.node.address6} lies in no network of members.allow")
         return self
+
+    def _check_tags(self) -> None:
+        """Nodes are told apart by their tags, the low 16 bits of their addresses, and announced under them."""
+        taken: list[tuple[range, IPv4Network]] = []
+        for i, network in enumerate(self.members.allow):
+            if not isinstance(network, IPv4Network):
+                continue
+            where = f"members.allow[{i}]"
+            if network.prefixlen < 16:
+                raise fault(where, f"{network} is larger than a /16: nodes in it could share their low 16 bits")
+            if network.overlaps(self.bgp.identity_prefix):
+                raise fault(where, f"{network} overlaps bgp.identity_prefix, which routers must not confuse with nodes")
+            first = int(network.network_address) & 0xFFFF
+            tags = range(first, first + network.num_addresses)
+            for others, other in taken:
+                if tags.start < others.stop and others.start < tags.stop and network != other:
+                    raise fault(where, f"{network} and {other} hold nodes with the same low 16 bits")
+            taken.append((tags, network))
 
     @property
     def vips(self) -> tuple[Address, ...]:
@@ -264,7 +287,7 @@ class Config(Section):
 
 
 def load(path: Path) -> Config:
-    """Read and check a file. Raises ConfigError, one line for each fault, none of them hidden behind another."""
+    """Read and check a file. Raises ConfigError, one line for each fault; those between sections come last."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -292,8 +315,10 @@ def parse(text: str, name: str) -> Config:
         mark = error.problem_mark or error.context_mark
         where = f"{mark.line + 1}:{mark.column + 1}" if mark else "1:1"
         raise ConfigError(f"{name}:{where}: {error.problem or error.context}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-45
         raise ConfigError(f"{name}:1:1: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ConfigError(f"{name}:1:1: is nested too deeply") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{name}:1:1: is a {type(data).__name__}, not a mapping of settings")
     try:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import AsyncIterator
 from ipaddress import ip_network
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from agent import explain
 from agent.errors import AgentError, NotRunningError
@@ -20,8 +22,9 @@ from agent.status import status
 from bpf.errors import BpfError
 
 if TYPE_CHECKING:
-    from agent.daemon import Agent
+    from agent.node import Agent
 
+log = logging.getLogger("anylb")
 _INTENTS = {"/drain": State.DRAINING, "/undrain": State.UP, "/leave": State.LEFT}
 CLIENT_TIMEOUT_S = 10.0
 
@@ -29,7 +32,7 @@ CLIENT_TIMEOUT_S = 10.0
 @contextlib.asynccontextmanager
 async def serve(agent: Agent) -> AsyncIterator[None]:
     """Answer on the control socket for as long as the context lasts. A socket left by a dead agent is replaced."""
-    app = web.Application()
+    app = web.Application(middlewares=[_faults])
     app.add_routes([web.get("/status", lambda _: _json(status(agent))), web.get("/explain", _explain(agent))])
     app.add_routes([web.post(path, _intent(agent, state)) for path, state in _INTENTS.items()])
     app.add_routes([web.post("/announce", _vip(agent, withhold=False)), web.post("/withdraw", _vip(agent, True))])
@@ -39,10 +42,12 @@ async def serve(agent: Agent) -> AsyncIterator[None]:
     await runner.setup()
     path = agent.paths.control
     # The agent's lock is held: whatever socket lies here has no server any more.
-    path.unlink(missing_ok=True)
     before = os.umask(0o177)
     try:
+        path.unlink(missing_ok=True)
         await web.UnixSite(runner, str(path)).start()
+    except OSError as error:
+        raise AgentError(f"{path}: cannot listen there: {error.strerror}; remove what is in the way") from None
     finally:
         os.umask(before)
     try:
@@ -50,6 +55,18 @@ async def serve(agent: Agent) -> AsyncIterator[None]:
     finally:
         await runner.cleanup()
         path.unlink(missing_ok=True)
+
+
+@web.middleware
+async def _faults(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A fault of ours is told as one, not as an agent that is not there."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        return await _json({"error": f"{request.method} {request.path}: {error.reason}"}, error.status)
+    except Exception as error:
+        log.exception("%s %s", request.method, request.path)
+        return await _json({"error": f"{request.path} failed in the agent: {error}; see its log"}, 500)
 
 
 async def _json(body: dict[str, Any], code: int = 200) -> web.Response:

@@ -33,6 +33,8 @@ def print_status(answer: dict[str, Any]) -> None:
         f"node {node['address']} ({_state(node['state'])}), cluster {node['cluster']}, {ready}, "
         f"{'XDP off' if xdp['mode'] == 'off' else attached}"
     )
+    if answer["fault"]:
+        console.print(f"[red]{answer['fault']}[/]")
     if xdp["fallback_reason"]:
         console.print(f"[yellow]{xdp['fallback_reason']}[/]")
     peers = ", ".join(f"{peer['address']} {_state(peer['state'])}" for peer in bgp["peers"]) or "none"

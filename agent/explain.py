@@ -17,7 +17,7 @@ from bpf.pick import Arrival, Decision, Here, Socket, pick
 
 if TYPE_CHECKING:
     from agent.config import ServiceConfig
-    from agent.daemon import Agent
+    from agent.node import Agent
 
 _END = r"(?:\[(?P<{0}6>[0-9a-f:.]+)\]|(?P<{0}>[\d.]+)):(?P<{0}_port>\d+)"
 _TUPLE = re.compile(rf"(?P<protocol>tcp|udp)[\s,]+{_END.format('client')}[\s,]+{_END.format('vip')}", re.IGNORECASE)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -53,8 +53,9 @@ Count = Annotated[int, Field(strict=True), within(1, 100)]
 Weight = Annotated[int, Field(strict=True), within(0, 10_000)]
 Port = Annotated[int, Field(strict=True), within(1, 65_535)]
 PortOrAny = Annotated[int | Literal["any"], BeforeValidator(_port_or_any)]
-Asn = Annotated[int, Field(strict=True), within(1, 4_294_967_295)]
+Asn = Annotated[int, Field(strict=True), within(1, 4_294_967_294)]
 Seconds = Annotated[float, Field(strict=True), within(0, 3600), Field(gt=0)]
+V4Address = Annotated[IPv4Address, BeforeValidator(str)]  # 10 is not 0.0.0.10
 AnyAddress = Annotated[Address, BeforeValidator(_address)]
 AnyNetwork = Annotated[Network, BeforeValidator(_network)]
 InterfaceName = Annotated[str, Field(min_length=1, max_length=15)]

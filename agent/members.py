@@ -6,7 +6,8 @@ The rules, in order of what they protect:
 1. Loss of information is not loss of a member. While a BGP peer is down, what it last told stands.
 2. After a peer is back, what it does not tell again is unknown for `REFRESH_S`, and stands too: its own sessions to the
    other nodes may still be coming up.
-3. A member is present if any peer shows it.
+3. A member is present if any peer shows it. But where a live session withdraws it, the old word of a peer that is down
+   (or has not told it again yet) no longer counts: else a dead server would own rows for as long as a router is away.
 4. A withdrawn identity is `lost`, not gone: never place 0, but kept in the chain for `LOST_KEPT_S`, because a session
    reset or an upgrade of ExaBGP leaves the member's connections alive.
 5. Only an explicit `left` removes a member at once.
@@ -59,7 +60,7 @@ class _Peer:
 
 
 class View:
-    """The members as seen through all peers. Feed it with `observe`, read `members`, wake it at `next_timer`."""
+    """The members as seen through all peers. Feed it with `observe`, read `members`."""
 
     def __init__(self, remembered: Iterable[Member] = ()) -> None:
         """`remembered` is a view saved by an earlier run of this agent: it stands until the peers have spoken."""
@@ -74,24 +75,27 @@ class View:
             self._remembered_until = now + REFRESH_S
         for gone in self._peers.keys() - reports.keys():
             del self._peers[gone]
+        withdrawn: set[IPv4Address] = set()
         for name, report in reports.items():
-            self._observe_peer(self._peers.setdefault(name, _Peer()), report, now)
+            withdrawn |= self._observe_peer(self._peers.setdefault(name, _Peer()), report, now)
+        for peer in self._peers.values():
+            live = peer.confirmed if peer.up else set()
+            peer.standing = {a: told for a, told in peer.standing.items() if a in live or a not in withdrawn}
         self.advance(now)
 
     @staticmethod
-    def _observe_peer(peer: _Peer, report: PeerReport, now: float) -> None:
+    def _observe_peer(peer: _Peer, report: PeerReport, now: float) -> set[IPv4Address]:
+        """Take in one peer's word; return what it told in this very session and tells no longer."""
         if not report.up:
             peer.up = False
-            return
+            return set()
         if not peer.up or peer.since != report.since:
             peer.up, peer.since = True, report.since
             peer.refreshed_by, peer.confirmed = now + REFRESH_S, set()
-        peer.standing = {
-            address: told
-            for address, told in peer.standing.items()
-            if address not in peer.confirmed or address in report.told
-        } | dict(report.told)
+        withdrawn = {a for a in peer.standing if a in peer.confirmed and a not in report.told}
+        peer.standing = {a: told for a, told in peer.standing.items() if a not in withdrawn} | dict(report.told)
         peer.confirmed |= report.told.keys()
+        return withdrawn
 
     def advance(self, now: float) -> None:
         """Let time pass: what stayed unknown or lost for too long goes."""
@@ -124,14 +128,6 @@ class View:
     def members(self) -> tuple[Member, ...]:
         """All members but this node itself, by address."""
         return tuple(self._members[address] for address in sorted(self._members))
-
-    def next_timer(self, now: float) -> float | None:
-        """When `advance` may change something by time alone, in CLOCK_MONOTONIC seconds; None when never."""
-        times = [peer.refreshed_by for peer in self._peers.values() if peer.up]
-        times += [member.since + LOST_KEPT_S for member in self._members.values() if member.lost]
-        if self._remembered and self._remembered_until is not None:
-            times.append(self._remembered_until)
-        return min((time for time in times if time > now), default=None)
 
 
 def _present(before: Member | None, told: Told, now: float) -> Member:

@@ -98,6 +98,8 @@ class Netlink:
             raise AgentError(f"node.interface: {name} has no IPv4 address; give it one or set node.address")
         if address is not None and address not in found:
             raise AgentError(f"node.address: {address} is not on {name} ({', '.join(map(str, found)) or 'no address'})")
+        if len(link.mac) != 6:
+            raise AgentError(f"node.interface: {name} has no MAC: XDP cannot forward by it; name an Ethernet one")
         return Interface(name, link.index, link.mac, address or found[0], found6)
 
     async def put_vips(self, vips: Iterable[Address], interfaces: Iterable[str]) -> None:
@@ -110,12 +112,13 @@ class Netlink:
                         path.write_text(value)
                 except OSError as error:
                     raise AgentError(f"{path}: {error.strerror}; the agent needs to set it to {value}") from None
-        await self._route.link("set", index=_LOOPBACK, state="up")
-        for vip in vips:
-            try:
+        try:
+            await self._route.link("set", index=_LOOPBACK, state="up")
+            for vip in vips:
                 await self._route.addr("replace", index=_LOOPBACK, address=str(vip), prefixlen=vip.max_prefixlen)
-            except NetlinkError as error:
-                raise AgentError(f"{vip}: cannot be put on lo: {error.args[1]}; is IPv6 off here?") from None
+        except NetlinkError as error:
+            hint = "the agent needs CAP_NET_ADMIN" if error.code == errno.EPERM else "is IPv6 off here?"
+            raise AgentError(f"VIPs cannot be put on lo: {error.args[1]}; {hint}") from None
 
     async def remove_vips(self, vips: Iterable[Address]) -> None:
         """Take VIPs off lo again; one that is not there is fine."""

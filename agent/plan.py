@@ -7,7 +7,7 @@ Owns every decision between "what is" and "what to write"; apply.py and the BGP 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
 import numpy as np
@@ -90,7 +90,8 @@ def node_indexes(
     its meaning while it is in use. Index 0 is none. None when the array is full."""
     indexes = {address: taken[address] for address in wanted if address in taken}
     # An index that is given up now is not given out again in the same step: the old rows still name it.
-    free = (index for index in range(1, size) if index not in set(taken.values()))
+    used = set(taken.values())
+    free = (index for index in range(1, size) if index not in used)
     for address in sorted(set(wanted) - set(taken)):
         index = next(free, None)
         if index is None:
@@ -106,11 +107,13 @@ class Grace:
     until: NDArray[np.uint64]
     first: NDArray[np.uint64]
     """When the row's present run of changes began."""
+    last: NDArray[np.uint64]
+    """When the row changed last. A run ends when it has not changed for `GRACE_S`."""
 
     @staticmethod
-    def none(rows: int) -> Grace:
-        """No row has changed."""
-        return Grace(np.zeros(rows, np.uint64), np.zeros(rows, np.uint64))
+    def of(until: NDArray[np.uint64]) -> Grace:
+        """The grace that an earlier agent left; its runs count as ended."""
+        return Grace(until, np.zeros_like(until), np.zeros_like(until))
 
     def after(self, changed: NDArray[np.bool_], now: float) -> Grace:
         """The grace when these rows change now: `GRACE_S` more, `GRACE_IN_ALL_S` at most since the run began.
@@ -119,7 +122,8 @@ class Grace:
         packet is sent again by TCP and finds it; delivered, it would be answered with a reset. The bound keeps a row
         that never comes to rest from swallowing packets for good.
         """
-        now_ns = np.uint64(int(now * _NS))
-        first = np.where(changed & (self.until <= now_ns), now_ns, self.first)
-        extended = np.minimum(now_ns + np.uint64(int(GRACE_S * _NS)), first + np.uint64(int(GRACE_IN_ALL_S * _NS)))
-        return replace(self, until=np.where(changed, np.maximum(self.until, extended), self.until), first=first)
+        now_ns, grace_ns = np.uint64(int(now * _NS)), np.uint64(int(GRACE_S * _NS))
+        first = np.where(changed & (self.last + grace_ns <= now_ns), now_ns, self.first)
+        extended = np.minimum(now_ns + grace_ns, first + np.uint64(int(GRACE_IN_ALL_S * _NS)))
+        until = np.where(changed, np.maximum(self.until, extended), self.until)
+        return Grace(until, first, np.where(changed, now_ns, self.last))

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asking the local service whether it serves: one TCP connection or HTTP request through the VIP. I/O only."""
+"""Asking the local service whether it serves: one TCP connection or HTTP request through the VIP. I/O only.
+
+The VIP is the source too: were it gone from lo, the question would else leave for another server, and its answer pass
+for ours.
+"""
 
 from __future__ import annotations
 
@@ -17,24 +21,25 @@ async def ask(vip: Address, port: int, check: HealthConfig) -> tuple[bool, str]:
     try:
         async with asyncio.timeout(check.timeout_s):
             if check.type == "http":
-                return await _http(f"http://{asked}{check.path}")
+                return await _http(vip, f"http://{asked}{check.path}")
             return await _tcp(vip, port)
     except TimeoutError:
         return False, f"no answer on {asked} in {check.timeout_s:g} s"
     except OSError as error:
         return False, f"{asked}: {error.strerror or error}"
     except aiohttp.ClientError as error:
-        return False, f"{asked}: {error}"
+        return False, f"{asked}: {' '.join(str(error).split())}"
 
 
 async def _tcp(vip: Address, port: int) -> tuple[bool, str]:
-    _, writer = await asyncio.open_connection(str(vip), port)
+    _, writer = await asyncio.open_connection(str(vip), port, local_addr=(str(vip), 0))
     writer.close()
     await writer.wait_closed()
     return True, f"{endpoint(vip, port)} accepts connections"
 
 
-async def _http(url: str) -> tuple[bool, str]:
+async def _http(vip: Address, url: str) -> tuple[bool, str]:
     """200 to 399 is good, a redirect not followed: it was the service that answered."""
-    async with aiohttp.request("GET", url, allow_redirects=False) as response:
+    connector = aiohttp.TCPConnector(local_addr=(str(vip), 0), force_close=True)
+    async with aiohttp.request("GET", url, allow_redirects=False, connector=connector) as response:
         return response.status < 400, f"{url} answers {response.status}"

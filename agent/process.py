@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import pwd
@@ -21,23 +22,41 @@ def prepare(folder: Path) -> None:
         raise AgentError(f"{folder}: {error.strerror}; the agent runs as root") from None
 
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+
+
 @contextlib.contextmanager
 def only_one(lock: Path) -> Iterator[None]:
     """Two agents on one node would fight over its maps and routes."""
     try:
-        with lock.open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                owner = file.read().strip() or "unknown"
-                raise AgentError(f"{lock}: another agent (pid {owner}) runs on this node; stop it first") from None
+        file = lock.open("a+")
+    except OSError as error:
+        raise AgentError(f"{lock}: {error.strerror}; the agent runs as root") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            raise AgentError(f"{lock}: another agent (pid {owner}) runs on this node; stop it first") from None
+        with contextlib.suppress(OSError):  # a full disk; the lock holds all the same
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
-            yield
-    except PermissionError as error:
-        raise AgentError(f"{lock}: {error.strerror}; the agent runs as root") from None
+        yield
+
+
+def spare_memory() -> None:
+    """Have large arrays given back when they are freed (mallopt(3)).
+
+    glibc raises its own threshold with each large block that is freed, up to 32 MB, and then keeps what a table was
+    made with: 10 MB and more for the rest of the daemon's life. Another libc does as it pleases.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_ARENA_MAX, 2)
+        libc.mallopt(_M_MMAP_THRESHOLD, 128 << 10)
+        libc.mallopt(_M_TRIM_THRESHOLD, 128 << 10)
 
 
 def uids_of(user: str) -> set[int]:

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from pyroute2.netlink.exceptions import NetlinkError
+
 from agent.model import Address
 from agent.netlink import Netlink, Notice, Notices
 from agent.next_hop import Link, NextHop, Way, next_hop, unresolved
@@ -81,13 +83,18 @@ class Routes:
                 if now - looked >= LOOK_AGAIN_S:
                     self._links_changed = self._routes_changed = True
                     looked = now
-                await self._look()
-                self._decide()
-                due = unresolved(filter(None, self._ways.values()), self._macs)
-                if now - confirmed >= CONFIRM_S:
-                    due |= {way.neighbour for way in self._ways.values() if way}
-                    confirmed = now
-                await self._netlink.resolve(due)
+                try:
+                    await self._look()
+                    self._decide()
+                    due = unresolved(filter(None, self._ways.values()), self._macs)
+                    if now - confirmed >= CONFIRM_S:
+                        due |= {way.neighbour for way in self._ways.values() if way}
+                        confirmed = now
+                    await self._netlink.resolve(due)
+                except (NetlinkError, OSError) as error:
+                    # An interface that comes or goes just now. What is known stands; it is looked up again.
+                    log.warning("looking up routes: %s", error)
+                    self._links_changed = self._routes_changed = True
 
     def _take(self, notice: Notice) -> None:
         """What the kernel tells by itself: a neighbour is taken in, the rest is looked up again."""

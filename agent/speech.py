@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 from agent.config import Config, ServiceConfig
 from agent.members import PeerReport, Told
 from agent.model import Address, Share, State, epoch_of, tag_of
-from bgp.community import Identity, ServiceState, decode, encode, service_id
+from bgp.community import Identity, ServiceState, decode, encode, problem, service_id
 from bgp.route import Route
 from bgp.snapshot import Snapshot
 from bgp.speaker import PeerConfig, SpeakerConfig
@@ -76,6 +76,12 @@ def reports(config: Config, snapshot: Snapshot | None, connected: bool, own: IPv
             since=peer.since if peer else 0.0,
         )
     return result
+
+
+def problems(config: Config, snapshot: Snapshot | None) -> list[str]:
+    """Identities of this cluster that cannot be read, a line each."""
+    routes = [route for peer in snapshot.peers for route in peer.routes] if snapshot else []
+    return [f"{route.prefix}: {why}" for route in routes if (why := problem(route.large_communities, config.cluster))]
 
 
 def _told(config: Config, route: Route, own: IPv4Address) -> Told | None:

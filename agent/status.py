@@ -12,7 +12,7 @@ from agent.model import Member, endpoint, tag_of
 from agent.plan import candidates, own_share
 
 if TYPE_CHECKING:
-    from agent.daemon import Agent
+    from agent.node import Agent
 
 
 def status(agent: Agent) -> dict[str, Any]:
@@ -30,6 +30,7 @@ def status(agent: Agent) -> dict[str, Any]:
             "cluster": agent.config.cluster,
             "state": agent.intent,
         },
+        "fault": agent.fault,
         "ready": agent.ready and agent.membership_known,
         "xdp": {
             "mode": (agent.datapath.mode or "detached") if agent.datapath else "off",

@@ -13,7 +13,8 @@ Owns the wire format and nothing else: who is believed, and what a state leads t
     | cluster              | 3 << 28 | service id   | state << 28 | nominal << 14 | effective      |
     +----------------------+------------------------+----------------------------------------------+
 
-A reader skips types that it does not know, so that a later version can say more to those who listen.
+A reader skips types that it does not know, and services in a state that it does not know, so that a later version can
+say more to those who listen.
 """
 
 from __future__ import annotations
@@ -129,7 +130,8 @@ def _parse(communities: Iterable[LargeCommunity], cluster: int) -> Identity | st
             service = _unpack(value)
             if isinstance(service, str):
                 return f"identity: service {number}: {service}"
-            services[number] = service
+            if service is not None:
+                services[number] = service
     return Identity(cluster, ipaddress.IPv4Address(address), epoch, services)
 
 
@@ -142,11 +144,11 @@ def _pack(service: ServiceState) -> int:
     return _STATES[service.state] << SERVICE_ID_BITS | service.nominal << _WEIGHT_BITS | service.effective
 
 
-def _unpack(value: int) -> ServiceState | str:
+def _unpack(value: int) -> ServiceState | str | None:
     state = _STATE_NAMES.get(value >> SERVICE_ID_BITS)
     nominal, effective = value >> _WEIGHT_BITS & _WEIGHT_MASK, value & _WEIGHT_MASK
     if state is None:
-        return f"unknown state {value >> SERVICE_ID_BITS}"
+        return None
     if max(nominal, effective) > MAX_WEIGHT:
         return f"weight {max(nominal, effective)} is above {MAX_WEIGHT}"
     return ServiceState(nominal, effective, state)

@@ -182,6 +182,29 @@ class DataPath:
                 entry.unlink()
 
 
+def take_away(pin_dir: Path) -> bool:
+    """Detach whatever a data path of ours has left pinned in `pin_dir`, on any interface; whether there was anything.
+
+    Packets then meet the kernel alone. Raises BpfError if the kernel does not let us.
+    """
+    if not pin_dir.is_dir():
+        return False
+    try:
+        for pin in sorted(pin_dir.glob("link*")):
+            link = kernel.open_pin(pin)
+            if link is not None:
+                try:
+                    if kernel.link_info(link).ifindex:  # else the interface is gone, and its attachment with it
+                        kernel.detach(link)
+                finally:
+                    os.close(link)
+            pin.unlink()
+        shutil.rmtree(pin_dir)
+    except OSError as error:
+        raise BpfError(f"{pin_dir}: {error.strerror}; run it as root", error.errno) from None
+    return True
+
+
 def _maps_name(rows: int) -> str:
     return f"maps_{mapspec.digest(rows)}"
 

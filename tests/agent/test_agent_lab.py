@@ -183,3 +183,65 @@ def test_the_control_socket_is_roots(cluster: Cluster) -> None:
     )
     assert "Permission denied" in said.stderr
     assert (cluster.lab.root("b1") / "run/anylb/agent.sock").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_vip_that_others_remove_is_put_back_and_counts_as_unhealthy_until_then(cluster: Cluster) -> None:
+    cluster.lab.exec("b3", ["ip", "address", "del", f"{VIP}/32", "dev", "lo"])
+    wait_for("the VIP on lo", lambda: VIP in cluster.lab.exec("b3", ["ip", "address", "show", "lo"]).stdout)
+    wait_for("b3 to be healthy", lambda: status_of(cluster, "b3")["services"][0]["healthy"])
+
+
+def test_another_mac_of_the_interface_is_followed(cluster: Cluster) -> None:
+    """Frames to the new MAC are this node's; else established connections would be answered by the wrong kernel."""
+    cluster.lab.exec("b3", ["ip", "link", "set", "eth1", "address", "02:00:00:00:aa:03"])
+    cluster.lab.exec("b3", ["ip", "route", "replace", "default", "via", "10.0.0.1"])
+
+    def forwards() -> bool:
+        before = status_of(cluster, "b3")["services"][0]["counters"]["forward_first"]
+        for number in range(1, 40):
+            ask_the_vip(cluster, f"10.1.1.{number}", 32_000 + number)
+        return status_of(cluster, "b3")["services"][0]["counters"]["forward_first"] > before
+
+    wait_for("b3 back among the next hops", lambda: cluster.addresses["b3"] in hops(cluster))
+    cluster.lab.exec("router", ["ip", "neigh", "flush", "dev", "eth2"])
+    assert forwards()
+
+
+def test_a_full_disk_costs_memory_of_the_past_not_the_agent(cluster: Cluster) -> None:
+    """The state file is only ever a shortcut."""
+    run = cluster.lab.root("b3") / "run"
+    filler = run / "filler"
+    cluster.lab.exec("b3", ["mount", "-o", "remount,size=200k", "/run"])
+    try:
+        with pytest.raises(OSError, match="No space"):
+            fill(filler)
+        lbctl(cluster, "b3", "drain")
+        wait_for("b3 to drain", lambda: cluster.addresses["b3"] not in hops(cluster))
+        assert status_of(cluster, "b3")["ready"] is True
+    finally:
+        filler.unlink()
+        lbctl(cluster, "b3", "undrain")
+    wait_for("b3 to be back", lambda: cluster.addresses["b3"] in hops(cluster))
+
+
+def test_detach_is_refused_while_the_agent_runs_and_off_takes_the_program_away(cluster: Cluster) -> None:
+    assert "another agent (pid" in lbctl(cluster, "b3", "agent", "detach", code=1)
+    cluster.kill("b3", "agent", signal.SIGTERM)
+    wait_for("b3's agent to end", lambda: not cluster.pids("b3", "agent"))
+    assert "xdp" in cluster.lab.exec("b3", ["ip", "link", "show", "eth1"]).stdout
+    cluster.lab.spawn("b3", ["lbctl", "agent", "run", "--xdp", "off"])
+    wait_for("b3 to be plain anycast", lambda: cluster.reachable("b3") and status_of(cluster, "b3")["vips"])
+    assert "xdp" not in cluster.lab.exec("b3", ["ip", "link", "show", "eth1"]).stdout
+    cluster.kill("b3", "agent", signal.SIGTERM)
+    wait_for("b3's agent to end", lambda: not cluster.pids("b3", "agent"))
+    assert lbctl(cluster, "b3", "agent", "detach") == "nothing was attached\n"
+
+
+def fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(512))
+
+
+def status_of(cluster: Cluster, node: str) -> Any:
+    return cluster.ask(node, "GET", "/status")

@@ -96,27 +96,32 @@ def test_node_indexes_run_out() -> None:
 
 def test_grace_begins_and_ends() -> None:
     changed = np.array([True, False])
-    grace = Grace.none(2).after(changed, 100.0)
+    grace = Grace.of(np.zeros(2, np.uint64)).after(changed, 100.0)
     assert grace.until.tolist() == [int((100 + GRACE_S) * NS), 0]
     # A change of another row leaves it alone.
     assert grace.after(~changed, 105.0).until.tolist() == [int((100 + GRACE_S) * NS), int((105 + GRACE_S) * NS)]
 
 
 def test_grace_is_bounded_over_a_run_of_changes() -> None:
-    changed, grace = np.array([True]), Grace.none(1)
-    for now in range(0, 60, 5):
+    changed, grace = np.array([True]), Grace.of(np.zeros(1, np.uint64))
+    for now in range(0, 300, 5):
         grace = grace.after(changed, 1000.0 + now)
-        if now < GRACE_IN_ALL_S:
-            assert grace.until[0] <= (1000 + GRACE_IN_ALL_S) * NS
-    # Past the bound the run is over, and a new change begins another.
-    assert grace.until[0] > (1000 + GRACE_IN_ALL_S) * NS
+        assert grace.until[0] <= (1000 + GRACE_IN_ALL_S) * NS
+    # Only when the row has been at rest for a time does another change begin another run.
+    grace = grace.after(changed, 1295.0 + GRACE_S)
+    assert grace.until[0] == (1295 + 2 * GRACE_S) * NS
+
+
+def test_grace_of_an_earlier_agent_is_kept() -> None:
+    left = np.array([50 * NS, 0], np.uint64)
+    assert Grace.of(left).after(np.array([False, True]), 45.0).until.tolist() == [50 * NS, (45 + GRACE_S) * NS]
 
 
 def test_grace_never_shrinks() -> None:
-    changed, grace = np.array([True]), Grace.none(1)
+    changed, grace = np.array([True]), Grace.of(np.zeros(1, np.uint64))
     last = 0
-    for now in (0.0, 9.0, 18.0, 24.0, 29.9):
+    for now in (100.0, 109.0, 118.0, 124.0, 129.9):
         grace = grace.after(changed, now)
         assert int(grace.until[0]) >= last
         last = int(grace.until[0])
-    assert last == GRACE_IN_ALL_S * NS
+    assert last == (100 + GRACE_IN_ALL_S) * NS

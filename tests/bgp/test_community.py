@@ -67,7 +67,6 @@ def test_of_another_cluster_is_not_ours_and_no_problem():
         ([(CLUSTER, 2 << 28, 7)], "without an address"),
         ([(CLUSTER, 1 << 28, 7)], "without an epoch"),
         ([(CLUSTER, 1 << 28, 7), (CLUSTER, 1 << 28, 8), (CLUSTER, 2 << 28, 1)], "given twice"),
-        ([(CLUSTER, 1 << 28, 7), (CLUSTER, 2 << 28, 1), (CLUSTER, 3 << 28 | 5, 0)], "service 5: unknown state 0"),
         (
             [(CLUSTER, 1 << 28, 7), (CLUSTER, 2 << 28, 1), (CLUSTER, 3 << 28 | 5, 1 << 28 | 10_001)],
             "service 5: weight 10001",
@@ -100,3 +99,16 @@ def test_no_input_raises(said):
 def test_what_does_not_fit_is_not_encoded(identity):
     with pytest.raises(BgpError):
         community.encode(identity)
+
+
+def test_a_service_in_a_state_of_a_later_version_is_passed_over():
+    said = [
+        (CLUSTER, 1 << 28, 7),
+        (CLUSTER, 2 << 28, 1),
+        (CLUSTER, 3 << 28 | 5, 9 << 28),
+        (CLUSTER, 3 << 28 | 6, 1 << 28),
+    ]
+    identity = community.decode(said, CLUSTER)
+    assert identity is not None
+    assert list(identity.services) == [6]
+    assert community.problem(said, CLUSTER) is None

@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One node's agent: what it knows, and the loop that brings what is to what shall be.
+
+Owns the order of things: tables and XDP, then the others' identities, then health, then the announcement; at each
+change observe, plan, apply, announce; at the end withdraw, and leave the data path in place. A fault on the way is
+kept, told and tried again: kernel objects come and go, and a node that stops for one would take its flows along.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyroute2.netlink.exceptions import NetlinkError
+
+from agent import speech, state
+from agent.apply import Applier
+from agent.config import Config, ServiceConfig
+from agent.errors import AgentError
+from agent.health import Health, judge
+from agent.members import View
+from agent.model import Address, Member, Network, Share, State
+from agent.netlink import Interface, Netlink
+from agent.plan import Announcement, Condition, announcement, candidates, own_share
+from agent.probe import ask
+from agent.process import uids_of
+from agent.routes import Routes
+from bgp.client import RelayClient
+from bgp.route import Route
+from bgp.snapshot import Snapshot
+from bpf.datapath import DataPath
+from bpf.errors import BpfError
+
+log = logging.getLogger("anylb")
+
+TICK_S = 0.5
+"""The heartbeat to the relay, which wants one a second at least."""
+COALESCE_S = 0.01
+"""A burst of updates (a router telling all identities at once) makes one table, not one each."""
+MEMBERSHIP_TIMEOUT_S = 5.0
+"""How long the first table waits for any session. Below the relay's dead-man, so that a restarted agent speaks up in
+time even when every router is away."""
+STOP_S = 2.0
+MACS_TIMEOUT_S = 1.0
+KEEP_S = 5.0
+"""How often the VIPs on lo and the interface are looked at."""
+HUNG_S = 60.0
+"""A pass that takes longer has hung: the heartbeat stops, so that the relay's dead-man can act."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where the agent keeps its run-time files."""
+
+    run: Path = Path("/run/anylb")
+    pins: Path = Path("/sys/fs/bpf/anylb")
+    relay: Path = Path("/run/anylb-bgp/relay.sock")
+
+    @property
+    def lock(self) -> Path:
+        """Held by the agent as long as it lives."""
+        return self.run / "agent.lock"
+
+    @property
+    def control(self) -> Path:
+        """The control socket."""
+        return self.run / "agent.sock"
+
+    @property
+    def state(self) -> Path:
+        """What outlives an agent until the next boot."""
+        return self.run / "state.json"
+
+
+class Agent:
+    """All that one node knows and does. Made by `run`; control.py reads and steers it."""
+
+    def __init__(self, config: Config, paths: Paths, interface: Interface, datapath: DataPath | None) -> None:
+        self.config, self.paths, self.interface, self.datapath = config, paths, interface, datapath
+        self.epoch = speech.epoch(config)
+        saved = state.load(paths.state)
+        now = time.monotonic()
+        self.intent, self.withheld, self.begun = saved.intent, saved.withheld, saved.begun
+        self.health = {
+            s.name: Health(s.name in saved.healthy, 0, now, "as the agent before this one saw it")
+            if s.name in saved.healthy
+            else Health.unknown(now)
+            for s in config.services
+        }
+        self.view = View(m for m in saved.members if m.address != interface.address)
+        self.denied = saved.denied
+        self.applier = None
+        if datapath:
+            self.applier = Applier(config, datapath, interface.address, interface.address6, self.all_denied)
+        self.announcements: dict[Address, Announcement] = {}
+        self.relay = RelayClient(paths.relay, uids_of(config.bgp.user), self._heard)
+        self.membership_known = False
+        self.stopping = False
+        self._attached_once = False
+        self.fault: str | None = None
+        """Why the last pass did not get through; None if it did."""
+        self._saved = saved
+        self._unsaved: str | None = None
+        self._strangers: frozenset[str] = frozenset()
+        self._wish: tuple[list[Route], list[Route]] | None = None
+        self._passed_at = now
+        self._netlink = Netlink()
+        self.routes = None
+        if self.applier:
+            uplinks = [socket.if_nametoindex(name) for name in config.node.names]
+            self.routes = Routes(self._netlink, uplinks, self.applier.learn_hop, self.applier.learn_uplink)
+        self._wake = asyncio.Event()
+
+    # What is
+
+    @property
+    def ready(self) -> bool:
+        """Whether this node can forward: tables in the kernel and XDP attached (nothing to wait for when off)."""
+        if self.applier is None or self.datapath is None:
+            return True
+        try:
+            return self.applier.ready and self.datapath.attached()
+        except BpfError:  # the interface is gone
+            return False
+
+    @property
+    def condition(self) -> Condition:
+        """What the decisions of plan.py are made from."""
+        healthy = {name: health.healthy for name, health in self.health.items()}
+        return Condition(self.ready, healthy, self.intent, self.withheld, self.begun)
+
+    def own_shares(self) -> dict[int, Share]:
+        """This node's part in each service, by service id."""
+        condition = self.condition
+        return {speech.id_of(service): own_share(service, condition) for service in self.config.services}
+
+    def members(self) -> tuple[Member, ...]:
+        """The view with this node itself in it, by address."""
+        here = self.interface
+        own = Member(here.address, self.epoch, self.own_shares(), False, 0.0, "this node", here.address6)
+        return tuple(sorted((*self.view.members, own), key=lambda member: int(member.address)))
+
+    @property
+    def all_denied(self) -> frozenset[Network]:
+        """The deny list: the configuration's, and what the operator added since."""
+        return self.denied | set(self.config.deny)
+
+    # What the operator and the tasks change
+
+    def deny(self, denied: frozenset[Network]) -> None:
+        """Take another list of the operator's, at once, and keep it for the next agent. BpfError: it is full."""
+        before, self.denied = self.denied, denied
+        try:
+            if self.applier is not None:
+                self.applier.deny(self.all_denied)
+        except BpfError:
+            self.denied = before
+            raise
+        self._wake.set()
+
+    def change(self, intent: State | None = None, withheld: frozenset[Address] | None = None) -> None:
+        """Take in the operator's wish; the reconciler carries it out."""
+        self.intent = intent or self.intent
+        self.withheld = self.withheld if withheld is None else withheld
+        self._save()
+        self._wake.set()
+
+    def _heard(self, _: Snapshot) -> None:
+        self._wake.set()
+
+    # Tasks
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until `stop` is set, then withdraw and leave."""
+        await self._netlink.remove_vips(self._saved.vips - set(self.config.vips))
+        await self._netlink.put_vips(self.config.vips, self.config.node.names)
+        async with asyncio.TaskGroup() as tasks:
+            running = [
+                tasks.create_task(self.relay.run()),
+                tasks.create_task(self._reconcile_for_ever()),
+                tasks.create_task(self._tick_for_ever()),
+                tasks.create_task(self._keep_for_ever()),
+                *(tasks.create_task(self._check_for_ever(service)) for service in self.config.services),
+            ]
+            if self.routes is not None:
+                running.append(tasks.create_task(self.routes.run()))
+            await stop.wait()
+            await self._withdraw()
+            for task in running:
+                task.cancel()
+        self._netlink.close()
+
+    async def _reconcile_for_ever(self) -> None:
+        started = time.monotonic()
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(COALESCE_S)
+            self._wake.clear()
+            now = time.monotonic()
+            self.view.observe(
+                speech.reports(self.config, self.relay.snapshot, self.relay.connected, self.interface.address), now
+            )
+            if not self.membership_known:
+                if not self._has_heard() and now - started < MEMBERSHIP_TIMEOUT_S:
+                    continue
+                self.membership_known = True
+            await self._reconcile(now)
+            self._passed_at = time.monotonic()
+
+    def _has_heard(self) -> bool:
+        """Whether some router has told all the identities that it knew when its session came up."""
+        peers = self.relay.snapshot.peers if self.relay.connected and self.relay.snapshot else ()
+        return any(peer.up and peer.eor for peer in peers)
+
+    async def _reconcile(self, now: float) -> None:
+        """One pass from what is to what shall be; it writes only what differs."""
+        members = self.members()
+        if self.applier is not None and self.datapath is not None:
+            before, self.fault = self.fault, None
+            try:
+                await self._forward(self.applier, self.datapath, members, now)
+            except (BpfError, AgentError) as error:
+                # What is in the kernel stands. Whether it forwards, `ready` asks the kernel itself.
+                self.fault = str(error)
+                if self.fault != before:
+                    log.error("%s", error)
+        self._tell_strangers(members)
+        self._announce()
+        self._save()
+
+    async def _forward(self, applier: Applier, datapath: DataPath, members: tuple[Member, ...], now: float) -> None:
+        """Tables, then the program: it must never meet a packet with empty ones."""
+        condition = self.condition
+        chosen = {s.name: candidates(speech.id_of(s), members) for s in self.config.services}
+        up = {s.name: own_share(s, condition).effective > 0 for s in self.config.services}
+        ends = {member.address: member.address6 for member in members}
+        others = {address for address in ends if address != self.interface.address}
+        if self.routes is not None:
+            self.routes.follow({applier.target(a, ends[a]) for a in others}, applier.known_hop)
+        await applier.apply(chosen, up, ends, now)
+        if not (self._attached_once and datapath.attached()):
+            await self._know_macs()
+            datapath.attach()  # also replaces an older build's program, and changes the mode
+            self._attached_once = True
+            log.info("XDP attached to %s (%s)", self.interface.name, datapath.mode)
+            if datapath.fallback_reason:
+                log.warning("%s", datapath.fallback_reason)
+
+    def _tell_strangers(self, members: tuple[Member, ...]) -> None:
+        """Log who computes other tables than this node, and whose identity cannot be read: once each."""
+        now = {f"{m.address} has epoch {m.epoch:#x}, this node {self.epoch:#x}: its tables differ, so does its config"
+               for m in members if m.epoch != self.epoch}  # fmt: skip
+        now |= set(speech.problems(self.config, self.relay.snapshot))
+        for line in sorted(now - self._strangers):
+            log.warning("%s", line)
+        self._strangers = frozenset(now)
+
+    async def _know_macs(self) -> None:
+        """Before the first packet: a member without a MAC would be passed over. One that does not answer is not waited
+        for."""
+        assert self.applier is not None
+        deadline = time.monotonic() + MACS_TIMEOUT_S
+        present = [self.applier.target(m.address, m.address6) for m in self.view.members if not m.lost]
+        while time.monotonic() < deadline and not self.applier.reaches(present):
+            await asyncio.sleep(COALESCE_S)
+
+    def _announce(self) -> None:
+        """Tell the relay everything that is to be announced. It is the heartbeat too."""
+        condition = self.condition
+        for vip in self.config.vips:
+            new = announcement(self.config, vip, condition)
+            if new != self.announcements.get(vip):
+                log.info("%s: %s, %s", vip, "to be announced" if new.wanted else "not to be announced", new.why)
+            self.announcements[vip] = new
+        wanted = [vip for vip, a in self.announcements.items() if a.wanted and not self.stopping]
+        self.begun |= set(wanted)
+        desired, fallback = speech.wish(self.config, self.interface.address, self.epoch, self.own_shares(), wanted)
+        self._wish = fallback if self.stopping else desired, fallback
+        self.relay.desire(*self._wish)
+
+    def _save(self) -> None:
+        healthy = frozenset(name for name, health in self.health.items() if health.healthy)
+        vips = frozenset(self.config.vips)
+        new = state.Saved(self.view.members, healthy, self.intent, self.withheld, self.begun, vips, self.denied)
+        if new == self._saved:
+            return
+        try:
+            state.save(self.paths.state, new)
+            self._saved, self._unsaved = new, None
+        except OSError as error:  # it is tried again; without it only a restart costs more
+            if self._unsaved != error.strerror:
+                log.error(
+                    "%s: %s; a restarted agent will not know what this one does", self.paths.state, error.strerror
+                )
+            self._unsaved = error.strerror
+
+    async def _tick_for_ever(self) -> None:
+        """The heartbeat, and the wake-up for all that changes by time alone or without telling.
+
+        The heart beats while a pass builds large tables, but not when one has hung.
+        """
+        while True:
+            if self._wish is not None and time.monotonic() - self._passed_at < HUNG_S:
+                self.relay.desire(*self._wish)
+            self._wake.set()
+            await asyncio.sleep(TICK_S)
+
+    async def _keep_for_ever(self) -> None:
+        """Put back what others take away: a VIP that is gone from lo would have its packets refused or sent away."""
+        while True:
+            await asyncio.sleep(KEEP_S)
+            try:
+                await self._netlink.put_vips(self.config.vips, self.config.node.names)
+                index = socket.if_nametoindex(self.interface.name)
+            except (AgentError, NetlinkError, OSError) as error:
+                log.warning("%s", error)
+                continue
+            if index != self.interface.index:
+                raise AgentError(f"{self.interface.name} was made anew; the agent must be started again for it")
+
+    async def _check_for_ever(self, service: ServiceConfig) -> None:
+        check = service.health
+        while True:
+            began = time.monotonic()
+            good, why = await ask(service.vip, service.health_port, check)
+            before = self.health[service.name]
+            after = judge(before, good, why, check.rise, check.fall, time.monotonic())
+            self.health[service.name] = after
+            if after.healthy != before.healthy:
+                log.info("%s: %s, %s", service.name, "healthy" if after.healthy else "unhealthy", why)
+                self._wake.set()
+            await asyncio.sleep(max(0.0, began + check.interval_s - time.monotonic()))
+
+    async def _withdraw(self) -> None:
+        """Take the VIPs back and wait for the relay to say so. The data path stays: routers need time to converge."""
+        self.stopping = True
+        self._announce()
+        deadline = time.monotonic() + STOP_S
+        vips = {f"{vip}/32" for vip in self.config.vips}
+        while time.monotonic() < deadline and self.relay.connected and self.relay.snapshot:
+            if not vips & self.relay.snapshot.announced:
+                return
+            await asyncio.sleep(0.02)
