@@ -74,7 +74,8 @@ static __always_inline enum kind skip_headers(struct xdp_md *ctx, struct cursor 
 		*left -= size;
 		*next = header->next;
 		c->at = (void *)header + size;
-		forget_place(ctx, c);
+		if (!forget_place(ctx, c))
+			return HEADERS;
 	}
 	return HEADERS;
 }

@@ -78,13 +78,16 @@ struct cursor {
 	void *at, *end;
 };
 
-/* As forget(), for where the cursor is: a difference of pointers is unknown too. Headers end within 1 KB. */
-static __always_inline void forget_place(struct xdp_md *ctx, struct cursor *c)
+#define HEADERS_END 0x3ff	/* bytes into the frame: no header may begin beyond, a mask */
+
+/* As forget(), for where the cursor is: a difference of pointers is unknown too. False: it is too far in the frame. */
+static __always_inline bool forget_place(struct xdp_md *ctx, struct cursor *c)
 {
 	void *data = (void *)(long)ctx->data;
-	u32 offset = c->at - data;
+	u64 offset = c->at - data;
 
-	c->at = data + (offset & 0x3ff);
+	c->at = data + (offset & HEADERS_END);
+	return offset <= HEADERS_END;
 }
 
 static __always_inline void *take(struct cursor *c, u32 size)

@@ -46,7 +46,7 @@ static __always_inline bool answers_cookie(struct xdp_md *ctx, struct bpf_sock *
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	void *ip = data + ((pkt->l2 + pkt->outer) & 0x7f);
-	struct tcphdr *tcp = data + (pkt->tcp & 0x3ff);
+	struct tcphdr *tcp = data + (pkt->tcp & HEADERS_END);
 	u32 header = pkt->family == 4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
 
 	if (!pkt->tcp || (void *)(tcp + 1) > end || ip + sizeof(struct ipv6hdr) > end)
