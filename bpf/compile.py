@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,15 +44,30 @@ def source() -> str:
     return joined("lb.c") + "\n" + mapspec.assertions()
 
 
-def digest(rows: int, uplink: int) -> str:
+@dataclass(frozen=True)
+class Options:
+    """What a program is compiled for: rows of each service, its place among the uplinks, and what it can do."""
+
+    rows: int
+    uplink: int = 0
+    ipv6: bool = True
+    tunnels: bool = True
+
+    def defines(self) -> list[str]:
+        """Return the compiler's arguments."""
+        values = {"ROWS": self.rows, "UPLINK": self.uplink, "IPV6": int(self.ipv6), "TUNNELS": int(self.tunnels)}
+        return [f"-D{name}={value}" for name, value in values.items()]
+
+
+def digest(options: Options) -> str:
     """Name the program that `build` would make: another one for any change of source, headers or options."""
-    content = hashlib.sha256(f"{source()} {rows} {uplink}".encode())
+    content = hashlib.sha256(f"{source()} {options.defines()}".encode())
     for header in sorted(_HEADERS.rglob("*.h")):
         content.update(header.read_bytes())
     return content.hexdigest()[:12]
 
 
-def build(maps: Path, program: Path, rows: int, uplink: int, warnings_are_errors: bool = False) -> None:
+def build(maps: Path, program: Path, options: Options, warnings_are_errors: bool = False) -> None:
     """Compile and load the program against the maps pinned in `maps`, and pin it at `program`.
 
     The kernel shows it as `lb_` and the digest. Warnings are errors for the tests only: another clang than ours may
@@ -60,8 +76,8 @@ def build(maps: Path, program: Path, rows: int, uplink: int, warnings_are_errors
     request = {
         "maps": str(maps),
         "program": str(program),
-        "name": f"lb_{digest(rows, uplink)}",
-        "options": [f"-DROWS={rows}", f"-DUPLINK={uplink}", *(["-Wall", "-Werror"] if warnings_are_errors else [])],
+        "name": f"lb_{digest(options)}",
+        "options": [*options.defines(), *(["-Wall", "-Werror"] if warnings_are_errors else [])],
     }
     try:
         child = subprocess.run(
@@ -109,14 +125,11 @@ def _child(request: dict[str, Any]) -> dict[str, str]:
         module = BPF(text=source(), cflags=flags)
     except Exception:
         return {"error": "the XDP program does not compile"}
-    try:
-        function = module.load_func(request["name"], BPF.XDP)
-    except Exception:
-        return {"error": "the kernel does not take the XDP program"}
     from bpf import kernel
 
     try:
-        kernel.pin(function.fd, Path(request["program"]))
+        fd = kernel.load_xdp(request["name"], module.dump_func(request["name"].encode()))
+        kernel.pin(fd, Path(request["program"]))
     except BpfError as error:
         return {"error": str(error)}
     return {"pinned": request["program"]}

@@ -9,6 +9,7 @@ import ctypes as ct
 import errno
 import functools
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -21,6 +22,9 @@ _Struct = TypeVar("_Struct", bound=ct.Structure)
 XDP_FLAGS_SKB_MODE: Final = 1 << 1
 XDP_FLAGS_DRV_MODE: Final = 1 << 2
 _BPF_XDP: Final = 37  # enum bpf_attach_type
+_PROG_TYPE_XDP: Final = 6
+_XDP_HAS_FRAGS: Final = 1 << 5  # BPF_F_XDP_HAS_FRAGS: takes frames in several pieces (Linux 5.18)
+_LOG_SIZE: Final = 1 << 20
 _ATTACHED_MODE: Final = {1: "native", 2: "generic", 3: "offload", 4: "several"}  # XDP_ATTACHED_* of linux/if_link.h
 
 
@@ -33,6 +37,27 @@ class _MapCreateOpts(ct.Structure):
         ("btf_vmlinux_value_type_id", ct.c_uint32),
         ("inner_map_fd", ct.c_uint32),
         ("map_flags", ct.c_uint32),
+    ]
+
+
+class _ProgLoadOpts(ct.Structure):
+    _fields_ = [
+        ("sz", ct.c_size_t),
+        ("attempts", ct.c_int),
+        ("expected_attach_type", ct.c_uint32),
+        ("prog_btf_fd", ct.c_uint32),
+        ("prog_flags", ct.c_uint32),
+        ("prog_ifindex_to_attach_btf_obj_fd", ct.c_uint32 * 5),
+        ("fd_array", ct.c_void_p),
+        ("func_info", ct.c_void_p),
+        ("func_info_cnt", ct.c_uint32),
+        ("func_info_rec_size", ct.c_uint32),
+        ("line_info", ct.c_void_p),
+        ("line_info_cnt", ct.c_uint32),
+        ("line_info_rec_size", ct.c_uint32),
+        ("log_level", ct.c_uint32),
+        ("log_size", ct.c_uint32),
+        ("log_buf", ct.c_void_p),
     ]
 
 
@@ -222,6 +247,23 @@ def open_pin(path: Path) -> int | None:
     """Open a pinned object; None if nothing is there."""
     fd = _library().bpf_obj_get(os.fsencode(path))
     return None if fd == -errno.ENOENT else _checked(fd, f"cannot open the pin {path}")
+
+
+def load_xdp(name: str, instructions: bytes) -> int:
+    """Load an XDP program and return its descriptor. What the verifier says against it goes to stderr, its end."""
+    options = _ProgLoadOpts(sz=ct.sizeof(_ProgLoadOpts), attempts=5, prog_flags=_XDP_HAS_FRAGS)
+    count = ct.c_size_t(len(instructions) // 8)
+    arguments = (_PROG_TYPE_XDP, name.encode(), b"GPL", instructions, count, ct.byref(options))
+    fd = int(_library().bpf_prog_load(*arguments))
+    if fd == -errno.EPERM:
+        return _checked(fd, "cannot load the XDP program")
+    if fd < 0:
+        log = ct.create_string_buffer(_LOG_SIZE)
+        options.log_level, options.log_size, options.log_buf = 1, _LOG_SIZE, ct.addressof(log)
+        _library().bpf_prog_load(*arguments)
+        print(log.value.decode(errors="replace")[-2000:], file=sys.stderr)
+        raise BpfError("the kernel does not take the XDP program", -fd)
+    return fd
 
 
 def prog_info(fd: int) -> ProgInfo:

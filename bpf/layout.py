@@ -28,6 +28,7 @@ FRONT: Final = 4096
 UPLINKS: Final = 8
 PREFIXES: Final = 65_536
 """Entries of the deny list, and of the list of node prefixes."""
+BUDGETS: Final = 2
 KEY_WORDS: Final = 10
 KEY_SIZE: Final = 16
 """Bytes of the cluster's secret."""
@@ -101,10 +102,12 @@ class Forward(IntEnum):
 
 
 class ConfFlag(IntFlag):
-    """What the program does only if told."""
+    """What the program does only if told, and which ends of tunnels this node has."""
 
     DENY = 1
     SAMPLE = 2
+    OUTER_4 = 4
+    OUTER_6 = 8
 
 
 class ServiceFlag(IntFlag):
@@ -151,7 +154,7 @@ _CONF = Layout(
         ("flags", "I"),
         ("address", "4s"),
         ("address6", "16s"),
-        ("pad", "4x"),
+        ("zero", "4x"),
     ),
 )
 _UPLINK = Layout("uplink", (("mac", "6s"), ("redirect", "H"), ("ifindex", "I")))
@@ -226,6 +229,8 @@ class NodeConf:
         burst_ns = min(cost_ns * self.again_burst, 0xFFFF_FFFF)
         outer = (_words(self.address)[:4], _words(self.address6))
         words = key_words(self.hash_key)
+        flags &= ~(ConfFlag.OUTER_4 | ConfFlag.OUTER_6)
+        flags |= bool(self.address) * ConfFlag.OUTER_4 | bool(self.address6) * ConfFlag.OUTER_6
         return _CONF.codec.pack(vip_filter, *words, cost_ns, burst_ns, self.self_index, self.self_tag, flags, *outer)
 
     @classmethod
@@ -353,6 +358,8 @@ class NodeEntry:
 
     def pack(self) -> bytes:
         """Encode as `struct node`."""
+        if self.outer6 and self.address6 is None:
+            raise ValueError(f"node {self.address}: outer6 wants an address6")
         flags = (self.mac is not None) * NODE_HAS_MAC | self.on_link * NODE_ON_LINK | self.outer6 * NODE_OUTER_6
         return _NODE.codec.pack(
             self.mac or bytes(6), self.tag, self.address.packed, flags, self.ifindex, self.source or bytes(6),

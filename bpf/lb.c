@@ -9,6 +9,7 @@
 #include <uapi/linux/if_ether.h>
 #include <uapi/linux/in.h>
 #include <uapi/linux/ip.h>
+#include <uapi/linux/ipv6.h>
 #include <uapi/linux/icmp.h>
 #include <uapi/linux/tcp.h>
 #include <uapi/linux/udp.h>
@@ -16,11 +17,14 @@
 #include "lb.h"
 #include "maps.h"
 #include "stats.h"
+#include "budget.h"
 #include "packet.h"
 #include "service.h"
 #include "parse.h"
 #include "flow.h"
 #include "pick.h"
+#include "wrap.h"
+#include "toobig.h"
 #include "forward.h"
 
 static __always_inline int pass(u32 slot, enum counter event)
@@ -32,58 +36,123 @@ static __always_inline int pass(u32 slot, enum counter event)
 	return XDP_PASS;
 }
 
+static __always_inline enum counter reason(enum kind kind)
+{
+	switch (kind) {
+	case MALFORMED:
+		return DROP_MALFORMED;
+	case HEADERS:
+		return DROP_HEADERS;
+	case LAND:
+		return DROP_LAND;
+	case MARTIAN:
+		return DROP_MARTIAN;
+	default:
+		return DROP_DENIED;
+	}
+}
+
+/* What is not for a service: the kernel's, untouched. */
+static __always_inline int pass_other(const struct packet *pkt)
+{
+	return pass(0, pkt->outer ? PASS_FOREIGN_TUNNEL : PASS_OTHER);
+}
+
 static __always_inline int handle(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
 				  struct service *service, struct packet *pkt, struct stats *s)
 {
-	u32 r = flow_hash(conf, service, pkt) & (ROWS - 1);
+	u32 hash = flow_hash(conf, service, pkt), r = hash & (ROWS - 1);
 	struct row *row = find_row(service->slot, r);
 	struct node *next = NULL;
+	int verdict = XDP_PASS;
 	enum counter event;
 
 	count(s, pkt->hop ? RX_FORWARDED : RX);
+	if (pkt->outer)
+		count(s, RX_TUNNEL);
 	if (pkt->icmp_error)
 		count(s, RX_ICMP_ERROR);
 
-	event = row ? pick(ctx, conf, service, row, r, pkt, s, &next) : NO_MEMBER;
-	count(s, event);
+	if (row)
+		event = pick(ctx, conf, service, row, r, pkt, s, &next);
+	else
+		event = service->flags & SERVICE_DROP_NO_MEMBER ? DROP_NO_MEMBER : NO_MEMBER;
+	event += conf->zero;	/* see forget() */
 	if (event >= DROP_GRACE)
-		return XDP_DROP;
-	if (next)
-		return forward_l2(ctx, conf, uplink, next, pkt);
-	return XDP_PASS;
+		verdict = XDP_DROP;
+	else if (next)
+		verdict = forward(ctx, conf, uplink, service, next, pkt, hash, &event);
+	else if (TUNNELS && pkt->outer && !unwrap(ctx, pkt))
+		verdict = XDP_DROP;
+	count_any(s, event);
+	return verdict;
+}
+
+/* What has no flow: not for a service, or to be dropped if it is to a VIP. */
+static __always_inline int refuse(enum kind kind, struct packet *pkt)
+{
+	struct service *service;
+	struct stats *s;
+
+	if (kind == FOREIGN)
+		return pass(0, PASS_FOREIGN_TUNNEL);
+	if (kind == OTHER)
+		return pass_other(pkt);
+	service = find_entry(pkt, 0, kind == MALFORMED ? pkt->protocol : 0);
+	if (!service)
+		return pass_other(pkt);
+	s = stats_of(service->slot);
+	if (s)
+		count(s, reason(kind));
+	return XDP_DROP;
+}
+
+static __always_inline int serve(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
+				 struct packet *pkt)
+{
+	struct service *service = find_service(pkt);
+	struct stats *s;
+
+	if (!service)
+		return pass_other(pkt);
+	s = stats_of(service->slot);
+	if (!s)
+		return XDP_PASS;
+	if (pkt->fragment) {
+		if (!(service->flags & SERVICE_FRAGMENTS)) {
+			count(s, DROP_FRAGMENT);
+			return XDP_DROP;
+		}
+	} else if (service->flags & SERVICE_PORTS_ONLY) {
+		return pass_other(pkt);
+	}
+	return handle(ctx, conf, uplink, service, pkt, s);
 }
 
 int PROGRAM(struct xdp_md *ctx)
 {
+	struct cursor c = { (void *)(long)ctx->data, (void *)(long)ctx->data_end };
 	u32 zero = 0, here = UPLINK;
 	struct conf *conf = confs.lookup(&zero);
 	struct uplink *uplink = uplinks.lookup(&here);
-	struct packet pkt = {};
-	struct service *service;
-	struct stats *s;
+	struct packet pkt = { .l2 = sizeof(struct ethhdr) };
+	struct ethhdr *eth = take(&c, sizeof(*eth));
 	enum kind kind;
 
 	if (!conf || !uplink)	/* never: both are arrays; the verifier wants it said */
 		return XDP_PASS;
-
-	kind = parse(ctx, conf, uplink, &pkt);
-	if (kind == OTHER_MAC)
+	if (!eth)
+		return pass(0, PASS_OTHER);
+	if (!same_mac(eth->h_dest, uplink->mac))
 		return pass(0, PASS_OTHER_MAC);
-	if (kind == OTHER)
-		return pass(0, PASS_OTHER);
+	parse_marker(eth, &pkt);
 
-	service = find_service(&pkt);
-	if (!service)
-		return pass(0, PASS_OTHER);
-	s = stats_of(service->slot);
-	if (!s)
-		return XDP_PASS;
-
-	if (kind == FRAGMENT || kind == MALFORMED) {
-		count(s, kind == FRAGMENT ? DROP_FRAGMENT : DROP_MALFORMED);
-		return XDP_DROP;
+	/* Twice the same in the text, not in the program: the first is compiled without all that plain frames have not. */
+	if (is_plain(conf, &c, eth->h_proto)) {
+		kind = parse_ipv4(ctx, &c, conf, &pkt);
+		forget_flow(conf, &pkt);
+		return kind == FLOW ? serve(ctx, conf, uplink, &pkt) : refuse(kind, &pkt);
 	}
-	if (service->flags & SERVICE_PORTS_ONLY)
-		return pass(0, PASS_OTHER);
-	return handle(ctx, conf, uplink, service, &pkt, s);
+	kind = parse_any(ctx, &c, conf, eth->h_proto, &pkt);
+	return kind == FLOW ? serve(ctx, conf, uplink, &pkt) : refuse(kind, &pkt);
 }

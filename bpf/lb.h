@@ -6,10 +6,18 @@
  * numbers), so the two cannot drift apart unseen. Multi-byte fields are in host order unless typed __be*.
  *
  * Given by -D at each compile: ROWS (rows per service, a power of two), UPLINK (this program's place in
- * `uplinks`), PINS (folder of the maps in bpffs), PROGRAM (the function's name, which the kernel shows).
+ * `uplinks`), PINS (folder of the maps in bpffs), PROGRAM (the function's name, which the kernel shows), and what
+ * it can do: IPV6 (services or nodes have IPv6 addresses), TUNNELS (some are forwarded to by ipip or gue).
  *
  * Addresses are four words: an IPv4 address is the first, and the others are 0.
  */
+
+#ifndef IPV6
+#define IPV6 1
+#endif
+#ifndef TUNNELS
+#define TUNNELS 1
+#endif
 
 #define CHAIN 8		/* nodes a row holds; also K, the hop after which no node forwards any more */
 #define NODES 1024	/* nodes a cluster may have; index 0 means "none" */
@@ -17,6 +25,7 @@
 #define SERVICES 4096	/* (VIP, protocol, port) keys */
 #define FRONT 4096	/* entries of `front`, a power of two */
 #define UPLINKS 8
+#define PREFIXES 65536	/* entries of the deny list, and of the list of node prefixes */
 #define KEY_WORDS 10	/* of the flow hash; see flow.h */
 
 /*
@@ -80,13 +89,21 @@ struct conf {
 	u32 flags;			/* CONF_* */
 	__be32 address;			/* where tunnels to this node end, and the source of those from it; 0: none */
 	__be32 address6[4];		/* the same for IPv6 */
-	u32 pad;
+	u32 zero;			/* always 0; see forget() */
 };
 
-/* What costs something only while it is used. */
 enum {
 	CONF_DENY = 1,		/* the deny list is not empty */
 	CONF_SAMPLE = 2,	/* packets are sampled */
+	CONF_OUTER_4 = 4,	/* `address` is there */
+	CONF_OUTER_6 = 8,
+};
+
+/* What is held to a rate, each CPU for itself; see budget.h. */
+enum budget {
+	AGAIN,			/* forwards with hop >= 2 */
+	TELL_TOO_BIG,		/* ICMP to clients */
+	BUDGETS,
 };
 
 struct uplink {

@@ -17,5 +17,9 @@ BPF_TABLE_PINNED("array_of_maps", u32, u32, rows, SLOTS, PINS "/rows");
 /* Slot -> array[ROWS] of u64: until when (CLOCK_MONOTONIC, ns) a miss of this row is dropped, 0 = no longer. */
 BPF_TABLE_PINNED("array_of_maps", u32, u32, grace, SLOTS, PINS "/grace");
 
-/* How far this CPU's forwards with hop >= 2 have used up time (CLOCK_MONOTONIC, ns); see pick.h. */
-BPF_TABLE_PINNED("percpu_array", u32, u64, again, 1, PINS "/again");
+/* How far this CPU has used up time (CLOCK_MONOTONIC, ns) of each of its budgets; see budget.h. */
+BPF_TABLE_PINNED("percpu_array", u32, u64, spent, BUDGETS, PINS "/spent");
+
+/* Prefixes of node addresses, and the deny list: being there is all that counts. */
+BPF_TABLE_PINNED("lpm_trie", struct prefix, u32, node_prefixes, PREFIXES, PINS "/node_prefixes");
+BPF_TABLE_PINNED("lpm_trie", struct prefix, u32, denied, PREFIXES, PINS "/denied");

@@ -63,7 +63,7 @@ def map_specs(rows: int) -> tuple[MapSpec, ...]:
         MapSpec("stats", MapType.PERCPU_ARRAY, 4, size_of("stats"), layout.SLOTS),
         MapSpec("rows", MapType.ARRAY_OF_MAPS, 4, 4, layout.SLOTS, inner=row_table(rows)),
         MapSpec("grace", MapType.ARRAY_OF_MAPS, 4, 4, layout.SLOTS, inner=grace_table(rows)),
-        MapSpec("again", MapType.PERCPU_ARRAY, 4, 8, 1),
+        MapSpec("spent", MapType.PERCPU_ARRAY, 4, 8, layout.BUDGETS),
         MapSpec("node_prefixes", MapType.LPM_TRIE, size_of("prefix"), 4, layout.PREFIXES, NO_PREALLOC),
         MapSpec("denied", MapType.LPM_TRIE, size_of("prefix"), 4, layout.PREFIXES, NO_PREALLOC),
     )
@@ -86,7 +86,7 @@ def assertions() -> str:
     checks += [f"SERVICE_{flag.name} == {flag.value}" for flag in ServiceFlag]
     checks += [f"AFFINITY_{affinity.name} == {affinity.value}" for affinity in Affinity]
     checks += [f"FORWARD_BY_{forward.name} == {forward.value}" for forward in Forward]
-    limits = ("CHAIN", "NODES", "SLOTS", "SERVICES", "FRONT", "UPLINKS", "KEY_WORDS")
+    limits = ("CHAIN", "NODES", "SLOTS", "SERVICES", "FRONT", "UPLINKS", "PREFIXES", "KEY_WORDS", "BUDGETS")
     for constant in (*limits, "NODE_HAS_MAC", "NODE_ON_LINK", "NODE_OUTER_6"):
         checks.append(f"{constant} == {getattr(layout, constant)}")
     return "".join(f'_Static_assert({check}, "layout.py and lb.h disagree");\n' for check in checks)

@@ -2,31 +2,93 @@
 /* What the program knows of a packet once it is parsed, and the cursor to read one with. */
 
 enum kind {
-	OTHER_MAC,	/* a frame for somebody else */
 	OTHER,		/* surely not for a service */
-	FLOW,		/* has a flow: look for its service */
-	FRAGMENT,	/* the same, without ports */
+	FOREIGN,	/* a tunnel's header to this node, but not the cluster's */
+	FLOW,		/* has a flow, or is a fragment of one: look for its service */
 	MALFORMED,	/* to an address that may be a VIP, with lengths that contradict each other */
+	HEADERS,	/* likewise, with IPv6 extension headers that are unknown, or too many */
+	LAND,		/* likewise, from the VIP to itself */
+	MARTIAN,	/* likewise, from an address that no client can have */
+	DENIED,		/* likewise, from a prefix of the deny list */
 };
 
 struct packet {
-	struct ethhdr *eth;
-	struct iphdr *ip;
-	struct tcphdr *tcp;	/* NULL unless this is a TCP segment itself, not an error about one */
 	__be32 client[4], vip[4];
 	__be16 client_port, vip_port;
-	u8 family;		/* of the flow: 4 or 6 */
+	u8 family;		/* of the client's packet and its flow: 4 or 6 */
 	u8 protocol;		/* of the flow: TCP or UDP */
-	bool opens;		/* needs no socket to be there: a SYN, any UDP */
-	bool icmp_error;
-	u8 hop;			/* 0: straight from the router */
+	u8 dscp;		/* with the two bits of ECN, as they lie in the traffic class, 0 */
+	u8 prev_family;		/* prev is the low bits of an address of this family */
 	u16 prev;		/* tag of the node that forwarded it, if hop > 0 */
+	u16 length;		/* of the client's packet, from its IP header on */
+	u16 l2;			/* bytes of Ethernet and VLAN tags */
+	u16 outer;		/* bytes of the tunnel's headers; 0: none */
+	u16 tcp;		/* where the TCP header lies in the frame; 0: this is no TCP segment itself */
+	u8 hop;			/* 0: straight from the router */
+	u8 opens;		/* needs no socket to be there: a SYN, any UDP */
+	u8 icmp_error;
+	u8 fragment;
 };
+
+static __always_inline enum kind is_fragment(struct packet *pkt)
+{
+	pkt->fragment = true;
+	pkt->opens = true;	/* nobody can look for its socket */
+	return FLOW;
+}
+
+/*
+ * The verifier walks every way through the program, and knows on each what the ways before have written: that a tag was
+ * there, that the family is 6. Where ways meet again it would walk all the rest for each of them, a million steps and
+ * more. So where they meet it is made to forget: adding a 0 that it cannot know leaves a value that it does not know.
+ */
+static __always_inline void forget_flow(const struct conf *conf, struct packet *pkt)
+{
+	u32 zero = conf->zero;
+
+	pkt->protocol += zero;
+	pkt->tcp += zero;
+	pkt->opens += zero;
+	pkt->icmp_error += zero;
+	pkt->fragment += zero;
+}
+
+static __always_inline void forget(const struct conf *conf, struct packet *pkt)
+{
+	u32 zero = conf->zero;
+
+	forget_flow(conf, pkt);
+	pkt->family += zero;
+	pkt->prev_family += zero;
+	pkt->prev += zero;
+	pkt->length += zero;
+	pkt->l2 += zero;
+	pkt->outer += zero;
+	pkt->hop += zero;
+	pkt->client[1] += zero;
+	pkt->client[2] += zero;
+	pkt->client[3] += zero;
+	pkt->vip[1] += zero;
+	pkt->vip[2] += zero;
+	pkt->vip[3] += zero;
+}
 
 /* The next header to read and the end of the frame. */
 struct cursor {
 	void *at, *end;
 };
+
+#define HEADERS_END 0x3ff	/* bytes into the frame: no header may begin beyond, a mask */
+
+/* As forget(), for where the cursor is: a difference of pointers is unknown too. False: it is too far in the frame. */
+static __always_inline bool forget_place(struct xdp_md *ctx, struct cursor *c)
+{
+	void *data = (void *)(long)ctx->data;
+	u64 offset = c->at - data;
+
+	c->at = data + (offset & HEADERS_END);
+	return offset <= HEADERS_END;
+}
 
 static __always_inline void *take(struct cursor *c, u32 size)
 {
@@ -36,4 +98,22 @@ static __always_inline void *take(struct cursor *c, u32 size)
 		return NULL;
 	c->at = header + size;
 	return header;
+}
+
+/* Whether so many bytes from the cursor on are in the frame: it may have more than the part that programs see (frags). */
+static __always_inline bool in_frame(struct xdp_md *ctx, const struct cursor *c, u32 length)
+{
+	return c->at + length <= c->end ||
+	       c->at - (void *)(long)ctx->data + length <= bpf_xdp_get_buff_len(ctx);
+}
+
+/* Whether a packet of that length, at the cursor, is whole: in the frame, or in what the tunnel carries. */
+static __always_inline bool fits(struct xdp_md *ctx, const struct cursor *c, u32 length, const struct packet *pkt)
+{
+	return pkt->outer ? length <= pkt->length : in_frame(ctx, c, length);
+}
+
+static __always_inline bool same_address(const __be32 *a, const __be32 *b)
+{
+	return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]));
 }

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Reads a frame into a struct packet: whose it is, which flow it belongs to, how it came here.
- * Decides nothing but what kind of packet it is; icmp.h reads what an ICMP error quotes.
+ * Decides nothing but what kind of packet it is; tunnel.h reads a tunnel's headers, icmp.h what an ICMP error quotes.
  */
 
-#define IP_MF 0x2000
-#define IP_OFFSET 0x1fff
+struct vlan_tag {
+	__be16 tag;
+	__be16 next;	/* type of what follows */
+};
 
 static __always_inline bool same_mac(const void *a, const void *b)
 {
@@ -18,9 +20,9 @@ static __always_inline bool same_mac(const void *a, const void *b)
  * The marker of forward l2: source MAC 02:4c:42:HH:TT:TT (locally administered, then "LB"), hop and tag of
  * the sender. Anything else, hop 0 included, came straight from the router.
  */
-static __always_inline void parse_marker(struct packet *pkt)
+static __always_inline void parse_marker(const struct ethhdr *eth, struct packet *pkt)
 {
-	const u8 *source = pkt->eth->h_source;
+	const u8 *source = eth->h_source;
 
 	if (source[0] == 0x02 && source[1] == 0x4c && source[2] == 0x42) {
 		pkt->hop = source[3];
@@ -28,15 +30,32 @@ static __always_inline void parse_marker(struct packet *pkt)
 	}
 }
 
-#include "icmp.h"
+/* Up to two tags (802.1Q, 802.1ad). Moves the cursor past them and returns the type of what follows. */
+static __always_inline __be16 skip_tags(struct cursor *c, __be16 type, struct packet *pkt)
+{
+	struct vlan_tag *tag;
+	int i;
 
-static __always_inline enum kind parse_tcp(struct cursor *c, u32 length, struct packet *pkt)
+#pragma unroll
+	for (i = 0; i < 2; i++) {
+		if (type != htons(ETH_P_8021Q) && type != htons(ETH_P_8021AD))
+			break;
+		tag = take(c, sizeof(*tag));
+		if (!tag)
+			return 0;
+		type = tag->next;
+		pkt->l2 += sizeof(*tag);
+	}
+	return type;
+}
+
+static __always_inline enum kind parse_tcp(struct xdp_md *ctx, struct cursor *c, u32 length, struct packet *pkt)
 {
 	struct tcphdr *tcp = take(c, sizeof(*tcp));
 
 	if (!tcp || tcp->doff * 4 < sizeof(*tcp) || tcp->doff * 4 > length)
 		return MALFORMED;
-	pkt->tcp = tcp;
+	pkt->tcp = (void *)tcp - (void *)(long)ctx->data;
 	pkt->client_port = tcp->source;
 	pkt->vip_port = tcp->dest;
 	pkt->opens = tcp->syn && !tcp->ack;
@@ -55,56 +74,56 @@ static __always_inline enum kind parse_udp(struct cursor *c, u32 length, struct 
 	return FLOW;
 }
 
-static __always_inline enum kind parse_ipv4(struct cursor *c, const struct conf *conf, struct packet *pkt)
+static __always_inline bool denied_prefix(const struct conf *conf, const struct packet *pkt)
 {
-	struct iphdr *ip = take(c, sizeof(*ip));
-	u32 header, length;
+	struct prefix key = { .length = 32 + 128, .family = pkt->family };
 
-	if (!ip || !may_be_vip(conf, ip->daddr))
-		return OTHER;
-	pkt->ip = ip;
-	pkt->client[0] = ip->saddr;
-	pkt->vip[0] = ip->daddr;
-	pkt->family = 4;
-	pkt->protocol = ip->protocol;
-
-	header = ip->ihl * 4;
-	length = ntohs(ip->tot_len);
-	if (ip->version != 4 || header < sizeof(*ip) || length < header || (void *)ip + length > c->end)
-		return MALFORMED;
-	if (ip->frag_off & htons(IP_MF | IP_OFFSET))
-		return FRAGMENT;
-	c->at = (void *)ip + header;
-	length -= header;
-
-	switch (ip->protocol) {
-	case IPPROTO_TCP:
-		return parse_tcp(c, length, pkt);
-	case IPPROTO_UDP:
-		return parse_udp(c, length, pkt);
-	case IPPROTO_ICMP:
-		return parse_icmp(c, pkt);
-	default:
-		return OTHER;
-	}
+	if (!(conf->flags & CONF_DENY))
+		return false;
+	__builtin_memcpy(key.address, pkt->client, sizeof(key.address));
+	return denied.lookup(&key);
 }
 
-static __always_inline enum kind parse(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
-				       struct packet *pkt)
+#include "ipv4.h"
+#include "ipv6.h"
+#include "tunnel.h"
+
+/* Most frames: IPv4 without a tag, and surely no tunnel's. `c` stands after Ethernet. */
+static __always_inline bool is_plain(const struct conf *conf, const struct cursor *c, __be16 type)
 {
-	struct cursor c = { (void *)(long)ctx->data, (void *)(long)ctx->data_end };
+	struct iphdr *ip = c->at;
 
-	pkt->eth = take(&c, sizeof(*pkt->eth));
-	if (!pkt->eth)
-		return OTHER;
-	if (!same_mac(pkt->eth->h_dest, uplink->mac))
-		return OTHER_MAC;
-	parse_marker(pkt);
+	return type == htons(ETH_P_IP) && (void *)(ip + 1) <= c->end &&
+	       (!TUNNELS || ip->daddr != conf->address || ip->protocol == IPPROTO_TCP);
+}
 
-	switch (pkt->eth->h_proto) {
-	case htons(ETH_P_IP):
-		return parse_ipv4(&c, conf, pkt);
-	default:
-		return OTHER;
+/* All other frames: tags, tunnels, IPv6. */
+static __always_inline enum kind parse_any(struct xdp_md *ctx, struct cursor *c, const struct conf *conf, __be16 type,
+					   struct packet *pkt)
+{
+	enum kind kind;
+
+	if (type == htons(ETH_P_8021Q) || type == htons(ETH_P_8021AD)) {
+		type = skip_tags(c, type, pkt) + conf->zero;
+		pkt->l2 += conf->zero;
+		forget_place(ctx, c);
 	}
+	if (TUNNELS) {
+		kind = open_tunnel(ctx, conf, c, &type, pkt);
+		if (kind != FLOW)
+			return kind;
+		if (pkt->outer) {
+			forget(conf, pkt);
+			type += conf->zero;
+			forget_place(ctx, c);
+		}
+	}
+	if (type == htons(ETH_P_IP))
+		kind = parse_ipv4(ctx, c, conf, pkt);
+	else if (IPV6 && type == htons(ETH_P_IPV6))
+		kind = parse_ipv6(ctx, c, conf, pkt);
+	else
+		return OTHER;
+	forget(conf, pkt);
+	return kind;
 }

@@ -28,7 +28,6 @@
 #define TCP_LISTEN 10
 
 #define ABSENT CHAIN		/* a place that is none */
-#define REACHABLE_L2 (NODE_HAS_MAC | NODE_ON_LINK)
 #define NO_SOCKET COUNTERS	/* an answer of find_socket() */
 
 static __always_inline u32 place_of(const struct row *row, u16 node)
@@ -43,21 +42,28 @@ static __always_inline u32 place_of(const struct row *row, u16 node)
 }
 
 /* A listener's answer for an ACK: is it one of its SYN cookies? The kernel says no at once if it sent none lately. */
-static __always_inline bool answers_cookie(struct bpf_sock *sk, const struct packet *pkt)
+static __always_inline bool answers_cookie(struct xdp_md *ctx, struct bpf_sock *sk, const struct packet *pkt)
 {
-	return pkt->tcp && pkt->tcp->ack && !pkt->tcp->syn && !pkt->tcp->rst &&
-	       !bpf_tcp_check_syncookie(sk, pkt->ip, sizeof(*pkt->ip), pkt->tcp, sizeof(*pkt->tcp));
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	void *ip = data + ((pkt->l2 + pkt->outer) & 0x7f);
+	struct tcphdr *tcp = data + (pkt->tcp & HEADERS_END);
+	u32 header = pkt->family == 4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
+
+	if (!pkt->tcp || (void *)(tcp + 1) > end || ip + sizeof(struct ipv6hdr) > end)
+		return false;
+	return tcp->ack && !tcp->syn && !tcp->rst && !bpf_tcp_check_syncookie(sk, ip, header, tcp, sizeof(*tcp));
 }
 
 /*
  * The local TCP socket's say. TIME-WAIT holds no connection, so it must neither catch a new one (SYN), nor
  * shadow the live one that a client which reuses its port has at the owner (straight from the router).
  */
-static __always_inline enum counter tcp_socket(struct bpf_sock *sk, u32 place, const struct packet *pkt)
+static __always_inline enum counter tcp_socket(struct xdp_md *ctx, struct bpf_sock *sk, u32 place,
+						const struct packet *pkt)
 {
 	switch (sk->state) {
 	case TCP_LISTEN:
-		return place != ABSENT && answers_cookie(sk, pkt) ? DELIVER_COOKIE : NO_SOCKET;
+		return place != ABSENT && answers_cookie(ctx, sk, pkt) ? DELIVER_COOKIE : NO_SOCKET;
 	case TCP_TIME_WAIT:
 		return !pkt->opens && (pkt->hop || place == 0) ? DELIVER_TIME_WAIT : NO_SOCKET;
 	default:
@@ -65,22 +71,38 @@ static __always_inline enum counter tcp_socket(struct bpf_sock *sk, u32 place, c
 	}
 }
 
+/* Fills in whose socket to look for; returns the size, by which the kernel tells IPv4 from IPv6. */
+static __always_inline u32 fill_tuple(struct bpf_sock_tuple *tuple, const struct packet *pkt)
+{
+	if (!IPV6 || pkt->family == 4) {
+		tuple->ipv4.saddr = pkt->client[0];
+		tuple->ipv4.daddr = pkt->vip[0];
+		tuple->ipv4.sport = pkt->client_port;
+		tuple->ipv4.dport = pkt->vip_port;
+		return sizeof(tuple->ipv4);
+	}
+	__builtin_memcpy(tuple->ipv6.saddr, pkt->client, sizeof(pkt->client));
+	__builtin_memcpy(tuple->ipv6.daddr, pkt->vip, sizeof(pkt->vip));
+	tuple->ipv6.sport = pkt->client_port;
+	tuple->ipv6.dport = pkt->vip_port;
+	return sizeof(tuple->ipv6);
+}
+
 static __always_inline enum counter find_socket(struct xdp_md *ctx, u32 place, const struct packet *pkt)
 {
-	struct bpf_sock_tuple tuple = {
-		.ipv4 = { pkt->client[0], pkt->vip[0], pkt->client_port, pkt->vip_port },
-	};
+	struct bpf_sock_tuple tuple = {};
+	u32 size = fill_tuple(&tuple, pkt);
 	enum counter found = NO_SOCKET;
 	struct bpf_sock *sk;
 
 	if (pkt->protocol == IPPROTO_TCP) {
-		sk = bpf_skc_lookup_tcp(ctx, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+		sk = bpf_skc_lookup_tcp(ctx, &tuple, size, BPF_F_CURRENT_NETNS, 0);
 		if (sk) {
-			found = tcp_socket(sk, place, pkt);
+			found = tcp_socket(ctx, sk, place, pkt);
 			bpf_sk_release(sk);
 		}
 	} else {
-		sk = bpf_sk_lookup_udp(ctx, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+		sk = bpf_sk_lookup_udp(ctx, &tuple, size, BPF_F_CURRENT_NETNS, 0);
 		if (sk) {
 			if (sk->state == TCP_ESTABLISHED)	/* connected to this very client */
 				found = DELIVER_SOCKET;
@@ -98,35 +120,23 @@ static __always_inline bool in_grace(u32 slot, u32 r)
 	return until && *until && bpf_ktime_get_coarse_ns() < *until;
 }
 
-/*
- * Token bucket per CPU: each forward costs conf.again_cost_ns of a budget that grows with the clock, and at most
- * again_burst_ns may be spent ahead. The burst must exceed a tick (10 ms at most): the clock is the coarse one.
- */
-static __always_inline bool may_forward_again(const struct conf *conf)
+static __always_inline bool is_prev(const struct node *node, const struct packet *pkt)
 {
-	u64 now = bpf_ktime_get_coarse_ns();
-	u32 zero = 0;
-	u64 *spent = again.lookup(&zero);
+	u16 tag = TUNNELS && pkt->prev_family == 6 ? ntohl(node->address6[3]) : node->tag;
 
-	if (!spent)
-		return false;
-	if (*spent < now)
-		*spent = now;
-	if (*spent - now > conf->again_burst_ns)
-		return false;
-	*spent += conf->again_cost_ns;
-	return true;
+	return tag == pkt->prev;
 }
 
-static __always_inline bool stands_before(const struct row *row, u32 place, u16 tag)
+static __always_inline bool stands_before(const struct row *row, u32 place, const struct packet *pkt)
 {
 	struct node *node;
 	u32 k, index;
 
-	for (k = 0; k < CHAIN && k < place; k++) {
+#pragma unroll
+	for (k = 0; k < CHAIN - 1; k++) {
 		index = row->node[k];
-		node = nodes.lookup(&index);
-		if (node && node->tag == tag)
+		node = k < place ? nodes.lookup(&index) : NULL;
+		if (node && is_prev(node, pkt))
 			return true;
 	}
 	return false;
@@ -137,20 +147,34 @@ static __always_inline u32 next_place(const struct row *row, u32 place, const st
 {
 	if (place == 0)
 		return 1;
-	if (place != ABSENT && place < pkt->hop && stands_before(row, place, pkt->prev))
+	if (place != ABSENT && place < pkt->hop && stands_before(row, place, pkt))
 		return place + 1;
 	return 0;
 }
 
+/* By MAC only if no router is in between; by a tunnel if this node has an address of its outer family too. */
+static __always_inline bool reachable(const struct conf *conf, const struct service *service, const struct node *node)
+{
+	if (!(node->flags & NODE_HAS_MAC))
+		return false;
+	if (service->forward == FORWARD_BY_L2)
+		return node->flags & NODE_ON_LINK;
+	return conf->flags & (node->flags & NODE_OUTER_6 ? CONF_OUTER_6 : CONF_OUTER_4);
+}
+
 /* The first node from there on that is not this one, did not send the packet, and can be reached. */
-static __always_inline struct node *next_node(const struct conf *conf, const struct row *row, u32 place,
-					      const struct packet *pkt, struct stats *s)
+static __always_inline struct node *next_node(const struct conf *conf, const struct service *service,
+					      const struct row *row, u32 place, const struct packet *pkt,
+					      struct stats *s)
 {
 	struct node *node;
-	u32 index;
+	u32 index, k;
 
-	for (; place < CHAIN; place++) {
-		index = row->node[place];
+#pragma unroll
+	for (k = 0; k < CHAIN; k++) {
+		if (k < place)
+			continue;
+		index = row->node[k];
 		if (!index)
 			break;
 		if (index == conf->self)
@@ -158,9 +182,9 @@ static __always_inline struct node *next_node(const struct conf *conf, const str
 		node = nodes.lookup(&index);
 		if (!node)
 			break;
-		if (pkt->hop && node->tag == pkt->prev)
+		if (pkt->hop && is_prev(node, pkt))
 			continue;
-		if ((node->flags & REACHABLE_L2) == REACHABLE_L2)
+		if (reachable(conf, service, node))
 			return node;
 		count(s, SKIP_NO_MAC);
 	}
@@ -171,23 +195,37 @@ static __always_inline enum counter pick(struct xdp_md *ctx, const struct conf *
 					 const struct row *row, u32 r, const struct packet *pkt, struct stats *s,
 					 struct node **next)
 {
-	u32 place = place_of(row, conf->self);
+	u32 place = place_of(row, conf->self), first = row->node[0];
 	bool empty = !row->node[0];
 	bool alone = empty || (place == 0 && !row->node[1]);
 	enum counter found;
 
+	/* What the rest comes to for most packets of a large cluster: straight from the router, this node is not in the chain. */
+	if (place == ABSENT && !pkt->hop && !empty) {
+		*next = nodes.lookup(&first);
+		if (*next && reachable(conf, service, *next))
+			return FORWARD_FIRST;
+		*next = NULL;
+	}
+	place += conf->zero;	/* see forget() */
+
 	/* Asked before the socket, which could not change the answer: a flood of SYNs costs no lookups at the owner. */
 	if (pkt->opens && (place == 0 || pkt->hop >= 2 || (pkt->hop == 1 && service->up))) {
+		if (pkt->fragment)
+			return DELIVER_FRAGMENT;
 		if (pkt->protocol == IPPROTO_UDP)
 			return DELIVER_UDP;
 		return place == 0 ? DELIVER_OWNER : DELIVER_AWAY;
 	}
 
+	if (empty && service->flags & SERVICE_DROP_NO_MEMBER)
+		return DROP_NO_MEMBER;
+
 	/* With nobody to forward to, a socket matters only against the drop in grace. */
 	if (alone && (pkt->opens || !in_grace(service->slot, r)))
 		return empty ? NO_MEMBER : DELIVER_SOLE;
 
-	if (alone || place != ABSENT || pkt->hop) {
+	if (!pkt->fragment && (alone || place != ABSENT || pkt->hop)) {
 		found = find_socket(ctx, place, pkt);
 		if (found != NO_SOCKET)
 			return found;
@@ -195,10 +233,10 @@ static __always_inline enum counter pick(struct xdp_md *ctx, const struct conf *
 
 	if (pkt->hop > CHAIN)
 		return DROP_HOPS;
-	*next = next_node(conf, row, next_place(row, place, pkt), pkt, s);
+	*next = next_node(conf, service, row, next_place(row, place, pkt), pkt, s);
 	if (!*next)
 		return in_grace(service->slot, r) ? DROP_GRACE : DELIVER_MISS;
 	if (pkt->hop == 0)
 		return FORWARD_FIRST;
-	return may_forward_again(conf) ? FORWARD_AGAIN : DROP_FORWARD_RATE;
+	return may_spend(AGAIN, conf->again_cost_ns, conf->again_burst_ns) ? FORWARD_AGAIN : DROP_FORWARD_RATE;
 }

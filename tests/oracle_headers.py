@@ -1,33 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a frame for the packet oracle with scapy's header definitions: what it is, whose flow, how it came.
+"""Reads frames for the packet oracle with scapy's header definitions: what a packet is, and whose flow.
 
 Owns reading only. Headers are taken one by one with their exact lengths, because a hostile packet must be read as the
-RFCs have it, not as a lenient dissector guesses it: RFC 791, 792, 768, 9293.
+RFCs have it, not as a lenient dissector guesses it: RFC 791, 792, 768, 8200, 4443, 9293, and IEEE 802.1Q.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TypeVar
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP
-from scapy.layers.l2 import Ether
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment
+from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet
 
 Address = IPv4Address | IPv6Address
 Layer = TypeVar("Layer", bound=Packet)
 
-IPV4 = 0x0800
-ICMP_ERRORS = {3, 11, 12}
-"""Unreachable (and too big), time exceeded, parameter problem: they quote the packet that they are about."""
+ETHERTYPES = {0x0800: 4, 0x86DD: 6}
+TAGS = {0x8100, 0x88A8}
+ICMP_ERRORS = {4: {3, 11, 12}, 6: {1, 2, 3, 4}}
+"""Unreachable, too big, time exceeded, parameter problem: they quote the packet that they are about."""
+HOP_BY_HOP, ROUTING, FRAGMENT_HEADER, DESTINATION = 0, 43, 44, 60
+MAX_EXTENSIONS, MAX_QUOTED_EXTENSIONS = 6, 2
 
 
 class Kind(Enum):
-    OTHER_MAC = "to another machine"
-    OTHER = "for no service"
+    OTHER = "to a VIP, but of no flow"
     FLOW = "of a flow"
     FRAGMENT = "without ports"
-    MALFORMED = "contradicts itself"
+    MALFORMED_HEADER = "an IP header that contradicts itself"
+    MALFORMED = "contradicts itself further on"
+    HEADERS = "extension headers that nobody should send"
+
+
+@dataclass(frozen=True)
+class Link:
+    """A frame up to its IP packet: `macs` and `tags` as they lie there, `family` None for what is not IP."""
+
+    dst: str
+    src: str
+    macs: bytes
+    tags: bytes
+    family: int | None
+    rest: bytes
 
 
 @dataclass(frozen=True)
@@ -41,14 +59,19 @@ class Flow:
 
 @dataclass(frozen=True)
 class Reading:
-    """`flow` has ports 0 where there are none to read; `error`: it is an ICMP error about the flow."""
+    """An IP packet to `flow.vip` of `length` bytes; the flow's ports are 0 where there are none to read.
+
+    `source` sent it (of an ICMP error: not the client); `later`: a fragment but the first; `traffic_class` as it came.
+    """
 
     kind: Kind
-    flow: Flow | None = None
+    flow: Flow
+    source: Address
+    length: int
+    traffic_class: int
     opens: bool = False
     error: bool = False
-    hop: int = 0
-    prev_tag: int = 0
+    later: bool = False
 
 
 def header(layer: type[Layer], data: bytes, size: int) -> Layer | None:
@@ -63,21 +86,18 @@ def header(layer: type[Layer], data: bytes, size: int) -> Layer | None:
     return found
 
 
-def read(frame: bytes, own_mac: str, vips: set[Address]) -> Reading:
-    """Read a frame that came by the interface whose MAC is `own_mac`."""
+def link(frame: bytes) -> Link | None:
+    """Read Ethernet and up to two VLAN tags."""
     ethernet = header(Ether, frame, 14)
     if ethernet is None:
-        return Reading(Kind.OTHER)
-    if ethernet.dst != own_mac:
-        return Reading(Kind.OTHER_MAC)
-    hop, prev_tag = _marker(ethernet.src)
-    if ethernet.type != IPV4:
-        return Reading(Kind.OTHER)
-    kind, flow, opens, error = _ipv4(frame[14:], vips)
-    return Reading(kind, flow, opens, error, hop, prev_tag)
+        return None
+    kind, at = ethernet.type, 14
+    while kind in TAGS and at < 22 and (tag := header(Dot1Q, frame[at:], 4)):
+        kind, at = tag.type, at + 4
+    return Link(ethernet.dst, ethernet.src, frame[:12], frame[12 : at - 2], ETHERTYPES.get(kind), frame[at:])
 
 
-def _marker(source: str) -> tuple[int, int]:
+def marker(source: str) -> tuple[int, int]:
     """Hop and sender's tag of 02:4c:42:HH:TT:TT; any other source is the router."""
     octets = [int(octet, 16) for octet in source.split(":")]
     if octets[:3] != [0x02, 0x4C, 0x42] or octets[3] == 0:
@@ -85,50 +105,125 @@ def _marker(source: str) -> tuple[int, int]:
     return octets[3], octets[4] * 256 + octets[5]
 
 
-Read = tuple[Kind, Flow | None, bool, bool]
-NOT_OURS: Read = (Kind.OTHER, None, False, False)
+def target(family: int, packet: bytes) -> Address | None:
+    """Where an IP packet goes; None if that is cut off."""
+    ip = header(IP, packet, 20) if family == 4 else header(IPv6, packet, 40)
+    return None if ip is None else ip_address(ip.dst)
 
 
-def _ipv4(data: bytes, vips: set[Address]) -> Read:
-    ip = header(IP, data, 20)
-    if ip is None or (vip := IPv4Address(ip.dst)) not in vips:
-        return NOT_OURS
-    no_ports = Flow(ip.proto, IPv4Address(ip.src), 0, vip, 0)
-    if ip.version != 4 or ip.ihl < 5 or not ip.ihl * 4 <= ip.len <= len(data):
-        return Kind.MALFORMED, no_ports, False, False
+def read(family: int, packet: bytes, most: int, vips: Collection[Address]) -> Reading | None:
+    """Read an IP packet of `most` bytes at most, behind which others may lie; None if it is not to a VIP."""
+    if target(family, packet) not in vips:
+        return None
+    return _ipv4(packet, most) if family == 4 else _ipv6(packet, most)
+
+
+def _ipv4(packet: bytes, most: int) -> Reading:
+    ip = header(IP, packet, 20)
+    assert ip
+    source, vip = IPv4Address(ip.src), IPv4Address(ip.dst)
+    start = ip.ihl * 4
+    as_is = Reading(Kind.OTHER, Flow(ip.proto, source, 0, vip, 0), source, ip.len, ip.tos)
+    if ip.version != 4 or start < 20 or not start <= ip.len <= most:
+        return _of(as_is, Kind.MALFORMED_HEADER)
     if ip.frag or ip.flags.MF:
-        return Kind.FRAGMENT, no_ports, False, False
-    payload = data[ip.ihl * 4 : ip.len]
+        return _of(as_is, Kind.FRAGMENT, opens=True, later=ip.frag > 0)
     if ip.proto == 1:
-        return _icmp(data[ip.ihl * 4 :], vip)
-    return _transport(payload, no_ports)
+        return _icmp(as_is, 4, packet[start:])
+    return _transport(as_is, packet[start : ip.len]) if ip.proto in (6, 17) else as_is
 
 
-def _transport(payload: bytes, flow: Flow) -> Read:
-    if flow.protocol == 6:
+def _ipv6(packet: bytes, most: int) -> Reading:
+    ip = header(IPv6, packet, 40)
+    assert ip
+    source, vip = IPv6Address(ip.src), IPv6Address(ip.dst)
+    length = 40 + ip.plen
+    as_is = Reading(Kind.OTHER, Flow(0, source, 0, vip, 0), source, length, ip.tc)
+    if ip.version != 6 or not ip.plen or length > most:
+        return _of(as_is, Kind.MALFORMED_HEADER)
+    kind, protocol, payload = _extensions(ip.nh, packet[40:length], MAX_EXTENSIONS)
+    if kind is Kind.FRAGMENT:
+        fragment = header(IPv6ExtHdrFragment, payload, 8)
+        assert fragment
+        return _of(as_is, kind, protocol=fragment.nh, opens=True, later=fragment.offset > 0)
+    if kind is not Kind.OTHER:
+        return _of(as_is, kind)
+    as_is = _of(as_is, Kind.OTHER, protocol=protocol)
+    if protocol == 58:
+        return _icmp(as_is, 6, payload + packet[length:])
+    return _transport(as_is, payload)
+
+
+def _extensions(protocol: int, payload: bytes, most: int) -> tuple[Kind, int, bytes]:
+    """Go behind IPv6's extension headers: OTHER if TCP, UDP or ICMPv6 follows; FRAGMENT stops before its header.
+
+    An atomic fragment (RFC 6946) is a whole packet, a routing header that has been followed is nothing.
+    """
+    for _ in range(most):
+        if protocol not in (HOP_BY_HOP, ROUTING, FRAGMENT_HEADER, DESTINATION):
+            break
+        size = 8 if protocol == FRAGMENT_HEADER or len(payload) < 2 else (payload[1] + 1) * 8
+        if len(payload) < 8:
+            return Kind.MALFORMED, 0, b""
+        if protocol == ROUTING and payload[3]:
+            return Kind.HEADERS, 0, b""
+        if len(payload) < size:
+            return Kind.MALFORMED, 0, b""
+        if protocol == FRAGMENT_HEADER:
+            fragment = header(IPv6ExtHdrFragment, payload, 8)
+            assert fragment
+            if fragment.offset or fragment.m:
+                return Kind.FRAGMENT, protocol, payload
+        protocol, payload = payload[0], payload[size:]
+    return (Kind.OTHER if protocol in (6, 17, 58) else Kind.HEADERS), protocol, payload
+
+
+def _of(
+    reading: Reading, kind: Kind, *, protocol: int | None = None, ports: tuple[int, int] = (0, 0),
+    client: Address | None = None, opens: bool = False, error: bool = False, later: bool = False,
+) -> Reading:  # fmt: skip
+    """The reading of the same packet, with more known of it. `ports`: the client's, the VIP's."""
+    flow = reading.flow
+    protocol = flow.protocol if protocol is None else protocol
+    flow = Flow(protocol, client or flow.client, ports[0], flow.vip, ports[1])
+    return Reading(kind, flow, reading.source, reading.length, reading.traffic_class, opens, error, later)
+
+
+def _transport(packet: Reading, payload: bytes) -> Reading:
+    if packet.flow.protocol == 6:
         tcp = header(TCP, payload, 20)
         if tcp is None or not 20 <= tcp.dataofs * 4 <= len(payload):
-            return Kind.MALFORMED, flow, False, False
+            return _of(packet, Kind.MALFORMED)
         opens = bool(tcp.flags.S) and not tcp.flags.A
-        return Kind.FLOW, Flow(6, flow.client, tcp.sport, flow.vip, tcp.dport), opens, False
-    if flow.protocol == 17:
-        udp = header(UDP, payload, 8)
-        if udp is None or not 8 <= udp.len <= len(payload):
-            return Kind.MALFORMED, flow, False, False
-        return Kind.FLOW, Flow(17, flow.client, udp.sport, flow.vip, udp.dport), True, False
-    return NOT_OURS
+        return _of(packet, Kind.FLOW, ports=(tcp.sport, tcp.dport), opens=opens)
+    udp = header(UDP, payload, 8)
+    if udp is None or not 8 <= udp.len <= len(payload):
+        return _of(packet, Kind.MALFORMED)
+    return _of(packet, Kind.FLOW, ports=(udp.sport, udp.dport), opens=True)
 
 
-def _icmp(message: bytes, vip: Address) -> Read:
-    """An error belongs to the flow whose packet, sent by the VIP, it quotes: the header and at least the ports."""
-    icmp = header(ICMP, message, 8)
+def _icmp(packet: Reading, family: int, message: bytes) -> Reading:
+    """An error belongs to the flow whose packet, sent by the VIP, it quotes: the header and at least the ports.
+
+    The quote is read to the frame's end, as the program does: an error whose length cuts its quote is nobody's.
+    """
+    icmp = header(ICMP, message, 8)  # ICMPv6 begins alike
     quote = message[8:]
-    ip = header(IP, quote, 20)
-    if icmp is None or ip is None or icmp.type not in ICMP_ERRORS:
-        return NOT_OURS
-    ports = quote[ip.ihl * 4 :][:4]
-    if ip.version != 4 or ip.ihl < 5 or ip.frag or len(ports) < 4 or IPv4Address(ip.src) != vip:
-        return NOT_OURS
+    if icmp is None or icmp.type not in ICMP_ERRORS[family]:
+        return packet
+    if family == 4:
+        ip = header(IP, quote, 20)
+        whole = ip is not None and ip.ihl >= 5 and not ip.frag
+        ports = quote[ip.ihl * 4 :][:4] if ip else b""
+        protocol = ip.proto if ip else 0
+    else:
+        ip = header(IPv6, quote, 40)
+        kind, protocol, behind = _extensions(ip.nh if ip else 59, quote[40:], MAX_QUOTED_EXTENSIONS)
+        whole, ports = kind is Kind.OTHER, behind[:4]
+    if ip is None or not whole or ip.version != family or len(ports) < 4 or ip_address(ip.src) != packet.flow.vip:
+        return packet
     sender, receiver = (int.from_bytes(ports[at : at + 2], "big") for at in (0, 2))
-    flow = Flow(ip.proto, IPv4Address(ip.dst), receiver, vip, sender)
-    return Kind.FLOW, flow, ip.proto == 17, True
+    client = ip_address(ip.dst)
+    return _of(
+        packet, Kind.FLOW, protocol=protocol, ports=(receiver, sender), client=client, opens=protocol == 17, error=True
+    )

@@ -1,27 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
 """The packet oracle: what must become of a frame, given what a node knows. Shares no code with the program's twins.
 
-Owns the way from a frame to verdict, frame out and counters; oracle_headers reads, oracle_hop holds the next-hop rule.
-Names of counters are lb.h's, in lower case.
+Owns the way from a frame to verdict, frame out and counters; oracle_headers reads, oracle_hop holds the next-hop rule,
+oracle_tunnel the outer headers. Names of counters are lb.h's, in lower case.
 """
 
 import hashlib
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
-import oracle_headers
 import oracle_hop
-from oracle_headers import Address, Flow, Kind, Reading
+from oracle_headers import Address, Flow, Kind, Link, Reading, link, marker, read, target
+from oracle_tunnel import Outer, is_tunnel, open_tunnel, outer_header
+from scapy.layers.inet import ICMP, IP
+from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
 from scapy.layers.l2 import Ether
+from scapy.packet import Raw
+
+Network = IPv4Network | IPv6Network
+ETHERTYPE = {4: b"\x08\0", 6: b"\x86\xdd"}
+MARTIANS = [
+    ip_network(prefix)
+    for prefix in (
+        "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/128", "::1/128", "::ffff:0:0/96", "fe80::/10",
+        "ff00::/8",
+    )
+]  # fmt: skip
+"""Sources that no client can have (RFC 6890, RFC 4291)."""
+QUOTE = 504
+"""Bytes that an error about size quotes; what is smaller fits everywhere."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """A next hop; `mac` None: never known."""
+    """A next hop; `mac` None: never known. `ifindex` 0: by the way that the packet came."""
 
     tag: int
     mac: str | None
+    address: Address | None = None
+    address6: Address | None = None
+    on_link: bool = True
+    outer6: bool = False
+    ifindex: int = 0
+    source: str | None = None
+    vlan: int = 0
+    mtu: int = 1500
 
 
 @dataclass(frozen=True)
@@ -31,6 +56,8 @@ class Service:
     slot: int
     up: bool = True
     affinity: int = 5
+    forward: str = "l2"
+    drop_no_member: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,7 +70,7 @@ class Row:
 class World:
     """All that a node knows. `tables` holds each slot's rows; `services` are keyed by VIP, protocol and port (0: any).
 
-    `sockets` holds what the kernel has for a flow; a cookie counts for one acknowledgement number only.
+    `sockets` holds what the kernel has for a flow; tunnels are opened from `prefixes`; `denied` are sources.
     """
 
     mac: str
@@ -53,6 +80,8 @@ class World:
     services: Mapping[tuple[Address, int, int], Service]
     tables: Mapping[int, Sequence[Row]]
     sockets: Mapping[Flow, str] = field(default_factory=dict)
+    prefixes: tuple[Network, ...] = ()
+    denied: tuple[Network, ...] = ()
 
     @property
     def vips(self) -> set[Address]:
@@ -68,67 +97,188 @@ class Judgement:
     counted: tuple[tuple[int, str], ...]
 
 
+@dataclass(frozen=True)
+class Arrival:
+    """A packet as it came: `packet` with all that lies behind it, `hop` and `prev_tag` from its marker."""
+
+    link: Link
+    family: int
+    packet: bytes
+    hop: int
+    prev_tag: int
+    tunnelled: bool = False
+
+    @property
+    def frame(self) -> bytes:
+        """The frame without the tunnel's header."""
+        return self.link.macs + self.link.tags + ETHERTYPE[self.family] + self.packet
+
+
 def judge(world: World, frame: bytes) -> Judgement:
     """Say what must become of a frame."""
-    reading = oracle_headers.read(frame, world.mac, world.vips)
-    if reading.kind is Kind.OTHER_MAC:
-        return Judgement("pass", frame, ((0, "pass_other_mac"),))
-    service = _service(world, reading)
-    slot = service.slot if service else 0
-    if reading.kind in (Kind.FRAGMENT, Kind.MALFORMED) and _serves_protocol(world, reading.flow):
-        return Judgement("drop", frame, ((slot, f"drop_{reading.kind.name.lower()}"),))
-    if reading.kind is not Kind.FLOW or service is None:
-        return Judgement("pass", frame, ((0, "pass_other"),))
-    return _served(world, service, reading, frame)
+    outside = link(frame)
+    if outside is None or outside.family is None or outside.dst != world.mac:
+        other_mac = outside is not None and outside.dst != world.mac
+        return Judgement("pass", frame, ((0, "pass_other_mac" if other_mac else "pass_other"),))
+    family, packet = outside.family, outside.rest
+    me = world.nodes[world.me]
+    if target(family, packet) in {me.address, me.address6} - {None}:
+        event = "pass_other"
+        if is_tunnel(family, packet):
+            event = "pass_foreign_tunnel"
+            if opened := open_tunnel(family, packet, world.prefixes):
+                arrival = Arrival(outside, opened.family, opened.behind, opened.hop, opened.prev_tag, tunnelled=True)
+                reading = read(opened.family, opened.behind, len(opened.inner), world.vips)
+                if reading and (judged := _to_vip(world, arrival, reading)):
+                    return judged
+        return Judgement("pass", frame, ((0, event),))
+    reading = read(family, packet, len(packet), world.vips)
+    judged = reading and _to_vip(world, Arrival(outside, family, packet, *marker(outside.src)), reading)
+    return judged or Judgement("pass", frame, ((0, "pass_other"),))
 
 
-def _served(world: World, service: Service, reading: Reading, frame: bytes) -> Judgement:
-    flow = reading.flow
-    assert flow
-    noted = ["rx_forwarded" if reading.hop else "rx"] + ["rx_icmp_error"] * reading.error
+def _to_vip(world: World, arrival: Arrival, reading: Reading) -> Judgement | None:
+    """Judge a packet to a VIP; None if no service wants it and nothing is wrong with it."""
+    served = [
+        (port, service)
+        for (vip, protocol, port), service in world.services.items()
+        if (vip, protocol) == (reading.flow.vip, reading.flow.protocol)
+    ]
+    by_port = dict(served)
+    any_port = by_port.get(0)
+    slot = any_port.slot if any_port else 0
+    # Protocol 0: what it carries could not be told; the VIP is reason enough.
+    cares = served or not reading.flow.protocol
+    if reading.kind is Kind.MALFORMED_HEADER:
+        return _dropped(arrival, slot, "drop_malformed") if cares else None
+    for event, holds in (
+        ("drop_denied", any(reading.source in prefix for prefix in world.denied)),
+        ("drop_land", reading.source == reading.flow.vip),
+        ("drop_martian", any(reading.source in prefix for prefix in MARTIANS)),
+        ("drop_headers", reading.kind is Kind.HEADERS),
+    ):
+        if holds:
+            return _dropped(arrival, 0, event)
+    if reading.kind is Kind.MALFORMED:
+        return _dropped(arrival, slot, "drop_malformed") if cares else None
+    if reading.kind is Kind.FRAGMENT:
+        if len(served) == 1 and served[0][1].affinity == 2:
+            return _served(world, served[0][1], arrival, reading)
+        return _dropped(arrival, slot, "drop_fragment") if cares else None
+    service = by_port.get(reading.flow.vip_port) or any_port
+    return _served(world, service, arrival, reading) if reading.kind is Kind.FLOW and service else None
+
+
+def _dropped(arrival: Arrival, slot: int, event: str) -> Judgement:
+    return Judgement("drop", arrival.frame, ((slot, event),))
+
+
+def _served(world: World, service: Service, arrival: Arrival, reading: Reading) -> Judgement:
+    flow, fragment = reading.flow, reading.kind is Kind.FRAGMENT
+    noted = ["rx_forwarded" if arrival.hop else "rx"]
+    noted += ["rx_tunnel"] * arrival.tunnelled + ["rx_icmp_error"] * reading.error
     table = world.tables.get(service.slot)
+    hashed = flow_hash(world.secret, flow, service.affinity)
     if table is None:
-        return _judged("pass", frame, service.slot, [*noted, "no_member"])
-    row = table[flow_hash(world.secret, flow, service.affinity) % len(table)]
-    by_tag = {node.tag: number for number, node in world.nodes.items()}
+        return _no_member(service, arrival, noted)
+    row = table[hashed % len(table)]
     here = oracle_hop.Belief(
         me=world.me,
         chain=row.chain,
-        socket=world.sockets.get(flow),
+        socket=None if fragment else world.sockets.get(flow),
         up=service.up,
         grace=row.grace,
-        unreachable=[number for number, node in world.nodes.items() if node.mac is None],
+        unreachable=[number for number in world.nodes if not _reachable(world, service, number)],
     )
-    packet = oracle_hop.Packet(reading.opens, reading.hop, by_tag.get(reading.prev_tag, -1), flow.protocol == 17)
+    packet = oracle_hop.Packet(reading.opens, arrival.hop, _sender(world, arrival), flow.protocol == 17)
     decision = oracle_hop.decide(here, packet)
-    noted += ["skip_no_mac"] * decision.skipped + [decision.event]
+    event = decision.event
+    if fragment and event in ("deliver_owner", "deliver_away", "deliver_udp"):
+        event = "deliver_fragment"
+    if event == "no_member" or (event == "drop_grace" and not row.chain and service.drop_no_member):
+        return _no_member(service, arrival, noted)
+    noted += ["skip_no_mac"] * decision.skipped
     if decision.to is None:
-        verdict = "drop" if decision.event.startswith("drop") else "pass"
-        return _judged(verdict, frame, service.slot, noted)
-    return _judged("tx", _by_l2(world, decision.to, reading.hop, frame), service.slot, noted)
+        verdict = "drop" if event.startswith("drop") else "pass"
+        return _judged(verdict, arrival.frame, service.slot, [*noted, event])
+    leaves = "redirect" if world.nodes[decision.to].ifindex else "tx"
+    if service.forward == "l2" and arrival.tunnelled:  # configurations differ, for a while
+        return _judged("drop", arrival.frame, service.slot, [*noted, "drop_no_room"])
+    if service.forward == "l2":
+        return _judged(leaves, _by_l2(world, decision.to, arrival), service.slot, [*noted, event])
+    outer = _outer(world, service, decision.to, arrival, reading, hashed)
+    if reading.length + outer.overhead <= world.nodes[decision.to].mtu:
+        frame = _by_tunnel(world, decision.to, arrival, reading, outer)
+        return _judged(leaves, frame, service.slot, [*noted, event])
+    if arrival.hop or reading.error or fragment or reading.length < QUOTE:
+        return _judged("drop", arrival.frame, service.slot, [*noted, "drop_too_big"])
+    too_big = _too_big(arrival, reading, world.nodes[decision.to].mtu - outer.overhead)
+    return _judged("tx", too_big, service.slot, [*noted, "too_big"])
+
+
+def _sender(world: World, arrival: Arrival) -> int:
+    """The node whose tag the packet bears; over IPv6 that is the end of its IPv6 address. -1: none that is known."""
+    for number, node in world.nodes.items():
+        tag = node.tag
+        if arrival.tunnelled and arrival.link.family == 6:
+            tag = int(node.address6) & 0xFFFF if node.address6 else -1
+        if tag == arrival.prev_tag:
+            return number
+    return -1
+
+
+def _no_member(service: Service, arrival: Arrival, noted: list[str]) -> Judgement:
+    if service.drop_no_member:
+        return _judged("drop", arrival.frame, service.slot, [*noted, "drop_no_member"])
+    return _judged("pass", arrival.frame, service.slot, [*noted, "no_member"])
 
 
 def _judged(verdict: str, frame: bytes, slot: int, noted: list[str]) -> Judgement:
     return Judgement(verdict, frame, tuple((slot, name) for name in noted))
 
 
-def _service(world: World, reading: Reading) -> Service | None:
-    flow = reading.flow
-    if flow is None:
-        return None
-    exact = world.services.get((flow.vip, flow.protocol, flow.vip_port))
-    return exact or world.services.get((flow.vip, flow.protocol, 0))
+def _reachable(world: World, service: Service, number: int) -> bool:
+    me, node = world.nodes[world.me], world.nodes[number]
+    if node.mac is None:
+        return False
+    if service.forward == "l2":
+        return node.on_link
+    return bool(me.address6 and node.address6) if node.outer6 else bool(me.address and node.address)
 
 
-def _serves_protocol(world: World, flow: Flow | None) -> bool:
-    """Whether the VIP has a service of that protocol; 0 stands for all of them."""
-    return any(flow and vip == flow.vip and flow.protocol in (0, protocol) for vip, protocol, _ in world.services)
-
-
-def _by_l2(world: World, to: int, hop: int, frame: bytes) -> bytes:
+def _by_l2(world: World, to: int, arrival: Arrival) -> bytes:
     tag = world.nodes[world.me].tag
-    source = f"02:4c:42:{hop + 1:02x}:{tag >> 8:02x}:{tag & 0xFF:02x}"
-    return bytes(Ether(dst=world.nodes[to].mac, src=source))[:12] + frame[12:]
+    source = f"02:4c:42:{arrival.hop + 1:02x}:{tag >> 8:02x}:{tag & 0xFF:02x}"
+    return bytes(Ether(dst=world.nodes[to].mac, src=source))[:12] + arrival.frame[12:]
+
+
+def _outer(world: World, service: Service, to: int, arrival: Arrival, reading: Reading, hashed: int) -> Outer:
+    me, node = world.nodes[world.me], world.nodes[to]
+    src, dst = (me.address6, node.address6) if node.outer6 else (me.address, node.address)
+    assert src
+    assert dst
+    return Outer(src, dst, service.forward == "gue", arrival.hop + 1, hashed, reading.traffic_class)
+
+
+def _by_tunnel(world: World, to: int, arrival: Arrival, reading: Reading, outer: Outer) -> bytes:
+    node = world.nodes[to]
+    source = node.source if node.ifindex and node.source else world.mac
+    macs = bytes(Ether(dst=node.mac, src=source))[:12]
+    tag = struct.pack("!HH", 0x8100, node.vlan) if node.vlan else b""
+    around = outer_header(outer, arrival.family, reading.length)
+    return macs + tag + ETHERTYPE[outer.src.version] + around + arrival.packet
+
+
+def _too_big(arrival: Arrival, reading: Reading, mtu: int) -> bytes:
+    """The ICMP error that tells the sender so, back the way it came (RFC 1191, RFC 4443)."""
+    quote = Raw(arrival.packet[: min(reading.length, QUOTE)])
+    ends = {"src": str(reading.flow.vip), "dst": str(reading.source)}
+    if arrival.family == 4:
+        answer = IP(id=0, flags="DF", ttl=64, **ends) / ICMP(type=3, code=4, nexthopmtu=mtu) / quote
+    else:
+        answer = IPv6(hlim=64, **ends) / ICMPv6PacketTooBig(mtu=mtu) / quote
+    macs = arrival.link.macs
+    return macs[6:] + macs[:6] + arrival.link.tags + ETHERTYPE[arrival.family] + bytes(answer)
 
 
 def flow_hash(secret: bytes, flow: Flow, affinity: int = 5) -> int:

@@ -11,7 +11,15 @@ from typing import Final
 TCP: Final = 6
 UDP: Final = 17
 ICMP: Final = 1
+ICMP6: Final = 58
+IPIP: Final = 4
+SIX: Final = 41
+"""IPv6 in something."""
 IPV4: Final = 0x0800
+IPV6: Final = 0x86DD
+VLAN: Final = 0x8100
+QINQ: Final = 0x88A8
+GUE_PORT: Final = 6080
 
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 MORE_FRAGMENTS: Final = 0x2000
@@ -56,8 +64,43 @@ def ipv4(
     return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + payload
 
 
+def vlan(payload: bytes, tag: int, ethertype: int) -> bytes:
+    """What follows the EtherType of a tagged frame: the tag, the type of what is tagged, and that."""
+    return struct.pack("!HH", tag, ethertype) + payload
+
+
+def ipv6(
+    payload: bytes, *, src: str, dst: str, protocol: int, version: int = 6, traffic_class: int = 0, label: int = 0,
+    length: int | None = None, hops: int = 64,
+) -> bytes:  # fmt: skip
+    """`protocol` is the next header: that of `payload`, extension headers among it."""
+    size = len(payload) if length is None else length
+    head = struct.pack("!IHBB", version << 28 | traffic_class << 20 | label, size, protocol, hops)
+    return head + socket.inet_pton(socket.AF_INET6, src) + socket.inet_pton(socket.AF_INET6, dst) + payload
+
+
+def extension(payload: bytes, following: int, length: int = 0, rest: bytes | None = None) -> bytes:
+    """An IPv6 extension header of 8 * (1 + `length`) bytes before `payload`, which is of the kind `following`."""
+    body = bytes(6 + 8 * length) if rest is None else rest
+    return struct.pack("!BB", following, length) + body + payload
+
+
+def fragment6(payload: bytes, following: int, offset: int = 0, more: bool = False) -> bytes:
+    """An IPv6 fragment header; `offset` in units of 8 bytes."""
+    return struct.pack("!BBHI", following, 0, offset << 3 | more, 7) + payload
+
+
+def gue(
+    payload: bytes, *, source: int = 50000, dest: int = GUE_PORT, length: int | None = None, check: int = 0
+) -> bytes:
+    """GUE variant 1: UDP, then the IP packet at once."""
+    return struct.pack("!HHHH", source, dest, 8 + len(payload) if length is None else length, check) + payload
+
+
 def _with_checksum(segment: bytes, at: int, src: str, dst: str, protocol: int) -> bytes:
-    pseudo = socket.inet_aton(src) + socket.inet_aton(dst) + struct.pack("!BBH", 0, protocol, len(segment))
+    family = socket.AF_INET6 if ":" in dst else socket.AF_INET
+    pseudo = socket.inet_pton(family, src) + socket.inet_pton(family, dst)
+    pseudo += struct.pack("!BBH", 0, protocol, len(segment))  # IPv6's longer words add up to the same
     return segment[:at] + struct.pack("!H", checksum(pseudo + segment)) + segment[at + 2 :]
 
 
@@ -78,3 +121,8 @@ def icmp(payload: bytes, *, kind: int, code: int = 0, rest: int = 0) -> bytes:
     """`rest` is the word after the checksum: the MTU of "too big", the ident and sequence of an echo."""
     message = struct.pack("!BBHI", kind, code, 0, rest) + payload
     return message[:2] + struct.pack("!H", checksum(message)) + message[4:]
+
+
+def icmp6(payload: bytes, *, src: str, dst: str, kind: int, code: int = 0, rest: int = 0) -> bytes:
+    """`rest` is the word after the checksum."""
+    return _with_checksum(struct.pack("!BBHI", kind, code, 0, rest) + payload, 2, src, dst, ICMP6)

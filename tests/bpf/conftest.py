@@ -12,7 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -156,10 +156,12 @@ class Program:
         events = {event: value - before[event] for event, value in self.counted().items() if value != before[event]}
         return Outcome(verdict, after, events)
 
-    def know_node(self, index: int, has_mac: bool = True) -> None:
-        """Nodes are 10.0.0.(10 + index), with the tag 10 + index and the MAC 02:00:00:00:00:index."""
+    def know_node(self, index: int, has_mac: bool = True, **more: Any) -> None:
+        """Nodes are 10.0.0.(10 + index) and 2001:db8::(10 + index), with the tag 10 + index and the MAC
+        02:00:00:00:00:index. `more`: the other fields of NodeEntry."""
         node_mac = packets.mac(f"02:00:00:00:00:{index:02x}") if has_mac else None
-        self.tables.set_node(index, NodeEntry(IPv4Address(f"10.0.0.{10 + index}"), 10 + index, node_mac))
+        fields = {"address6": IPv6Address(f"2001:db8::{10 + index:x}"), **more}
+        self.tables.set_node(index, NodeEntry(IPv4Address(f"10.0.0.{10 + index}"), 10 + index, node_mac, **fields))
 
     def set_chain(self, slot: int, chain: Sequence[int], grace_until_ns: int = 0) -> None:
         """The same chain in every row of a service."""
@@ -201,11 +203,13 @@ def module_netns() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def program(bpffs: Path, module_netns: None) -> Iterator[Program]:
-    """This node is number 1 of 8; nothing is served yet."""
+    """This node is number 1 of 8, with both ends of tunnels; nothing is served yet."""
     folder = bpffs / "packets"
     path = DataPath.open(folder, "lo", rows=ROWS)
     path.tables.set_uplink(0, UplinkEntry(packets.HERE, 1))
-    path.tables.set_conf(NodeConf(1, 11, KEY, again_per_s=1_000_000_000, again_burst=4_000_000_000))
+    ends = (IPv4Address("10.0.0.11"), IPv6Address("2001:db8::b"))
+    path.tables.set_conf(NodeConf(1, 11, KEY, 1_000_000_000, 4_000_000_000, *ends))
+    path.tables.set_node_prefixes([ip_network("10.0.0.0/24"), ip_network("2001:db8::/64")])
     fd = kernel.open_pin(next(folder.glob("program0_*")))
     assert fd is not None
     real = Program(fd, path.tables)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bpf import compile as compiler
+from bpf import kernel
 from bpf.errors import BpfError
 from bpf.tables import Tables
 
@@ -44,8 +45,9 @@ def spoil(path: Path, old: str, new: str) -> int:
 def build(root: Path, maps: Path) -> str:
     """Compile the package in `root` in a process of its own; what it said."""
     code = (
-        "import sys; from pathlib import Path; from bpf.compile import build; from bpf.errors import BpfError\n"
-        "try: build(Path(sys.argv[1]), Path(sys.argv[1]) / 'program', 4096, 0, True); print('built')\n"
+        "import sys; from pathlib import Path\n"
+        "from bpf.compile import Options, build; from bpf.errors import BpfError\n"
+        "try: build(Path(sys.argv[1]), Path(sys.argv[1]) / 'program', Options(4096), True); print('built')\n"
         "except BpfError as error: print(error)"
     )
     command = [sys.executable, "-c", code, str(maps)]
@@ -57,6 +59,18 @@ def build(root: Path, maps: Path) -> str:
 def test_our_own_program_compiles(copy: Path, maps: Path) -> None:
     assert build(copy, maps) == "built"
     assert (maps / "program").exists()
+
+
+@pytest.mark.parametrize(("ipv6", "tunnels"), [(False, False), (False, True), (True, False), (True, True)])
+def test_every_combination_of_switches_loads(maps: Path, ipv6: bool, tunnels: bool) -> None:
+    """What is compiled in is what the verifier walks: its steps are printed."""
+    compiler.build(maps, maps / "program", compiler.Options(4096, 0, ipv6, tunnels), warnings_are_errors=True)
+    fd = kernel.open_pin(maps / "program")
+    assert fd is not None
+    steps = kernel.prog_info(fd).verified_insns
+    os.close(fd)
+    print(f"ipv6={ipv6} tunnels={tunnels}: the verifier took {steps} steps of 1,000,000")
+    assert 0 < steps < 700_000
 
 
 @pytest.mark.parametrize(
@@ -100,19 +114,19 @@ def test_without_bcc(maps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "bcc.py").write_text('raise ImportError("No module named bcc")')
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(BpfError, match=r"^BCC is missing \(No module named bcc\): apt install python3-bpfcc"):
-        compiler.build(maps, maps / "program", 4096, 0)
+        compiler.build(maps, maps / "program", compiler.Options(4096))
 
 
 def test_compiler_that_dies(maps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     with pytest.raises(BpfError, match=r"^the BPF compiler died \(exit 1\)"):
-        compiler.build(maps, maps / "program", 4096, 0)
+        compiler.build(maps, maps / "program", compiler.Options(4096))
 
 
 def test_llvm_stays_in_the_child(maps: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; import bpf.datapath; from bpf.compile import build\n"
-        "build(Path(sys.argv[1]), Path(sys.argv[1]) / 'program', 4096, 0)\n"
+        "import sys; from pathlib import Path; import bpf.datapath; from bpf.compile import Options, build\n"
+        "build(Path(sys.argv[1]), Path(sys.argv[1]) / 'program', Options(4096))\n"
         "assert 'bcc' not in sys.modules\n"
         "print(*(line.split()[-1] for line in open('/proc/self/maps') if 'LLVM' in line or 'bcc' in line))"
     )

@@ -61,8 +61,8 @@ def fill(path: DataPath) -> None:
     tables.set_service(ServiceKey(IPv4Address(VIP), Protocol.TCP, 7000), ServiceEntry(1, up=True))
 
 
-def opened(pins: Path, **options: object) -> DataPath:
-    path = DataPath.open(pins, "node", rows=ROWS, **options)  # type: ignore[arg-type]
+def opened(pins: Path, interfaces: str | list[str] = "node", **options: object) -> DataPath:
+    path = DataPath.open(pins, interfaces, rows=ROWS, **options)  # type: ignore[arg-type]
     fill(path)
     return path
 
@@ -129,7 +129,8 @@ def test_attach_handles_packets_and_detach_ends_it(pins: Path) -> None:
         assert path.attached()
         assert path.mode == "native"
         assert path.fallback_reason is None
-        assert path.program.verified_insns < 100_000
+        print(f"the verifier took {path.program.verified_insns} steps of 1,000,000")
+        assert path.program.verified_insns < 700_000
         with Sender() as sender:
             wait_for(lambda: seen(path) > 100)
         wait_for(lambda: seen(path) == sender.sent)
@@ -172,19 +173,73 @@ def test_the_mode_is_changed_by_the_next_to_attach(pins: Path) -> None:
             assert path.mode == ("generic" if mode == "auto" else mode)
 
 
-def test_where_the_driver_cannot(pins: Path, runner: Callable[..., None]) -> None:
+def test_jumbo_frames_native_where_the_driver_knows_frags(pins: Path, runner: Callable[..., None]) -> None:
+    """A frame in several pieces is forwarded whole, though the program sees only the first of them."""
     for end in ("node", "wire"):
         runner("ip", "link", "set", end, "mtu", "9000")
-    with closing(opened(pins, mode="native")) as path:
+    runner("ethtool", "-K", "wire", "gro", "on")
+    ends = {"src": "10.1.0.2", "dst": VIP}
+    segment = packets.tcp(bytes(8000), sport=40000, dport=7000, **ends)
+    jumbo = packets.ethernet(packets.ipv4(segment, protocol=packets.TCP, **ends), dst=NODE_MAC, src=packets.ROUTER)
+    with (
+        closing(opened(pins, mode="native")) as path,
+        closing(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(packets.IPV4))) as wire,
+    ):
+        path.attach()
+        assert path.mode == "native"
+        wire.bind(("wire", packets.IPV4))
+        wire.settimeout(5)
+        wire.send(jumbo)
+        assert wire.recv(16384) == packets.mac("02:00:00:00:00:02") + packets.marker(1, 11) + jumbo[12:]
+
+
+def test_where_the_driver_cannot(pins: Path, runner: Callable[..., None]) -> None:
+    """A bridge has no XDP of its own."""
+    runner("ip", "link", "add", "bridge", "type", "bridge")
+    runner("ip", "link", "set", "bridge", "up")
+    with closing(opened(pins, "bridge", mode="native")) as path:
         with pytest.raises(
-            BpfError, match=r"^node: cannot attach XDP in native mode: .*lower it, or use xdp mode auto$"
+            BpfError, match=r"^bridge: cannot attach XDP in native mode: .*lower it, or use xdp mode auto$"
         ):
             path.attach()
         assert not path.attached()
-    with closing(opened(pins)) as path:
+    with closing(opened(pins, "bridge")) as path:
         path.attach()
         assert path.mode == "generic"
-        assert (path.fallback_reason or "").startswith("node: cannot attach XDP in native mode: ")
+        assert (path.fallback_reason or "").startswith("bridge: cannot attach XDP in native mode: ")
+
+
+def test_several_interfaces(pins: Path, runner: Callable[..., None]) -> None:
+    """Each has its program; one that is no longer listed is let go; their order may change."""
+    runner("ip", "link", "add", "node2", "type", "veth", "peer", "name", "wire2")
+
+    def programs() -> dict[str, bool]:
+        return {name: bool(kernel.xdp_state(socket.if_nametoindex(name)).prog_id) for name in ("node", "node2")}
+
+    with closing(opened(pins, ["node", "node2"])) as path:
+        path.attach()
+        assert path.modes == {"node": "native", "node2": "native"}
+        assert [path.tables.uplink(n).ifindex for n in (0, 1)] == [
+            socket.if_nametoindex(name) for name in ("node", "node2")
+        ]
+        with Sender() as sender:
+            wait_for(lambda: seen(path) > 100)
+        wait_for(lambda: seen(path) == sender.sent)
+    with closing(opened(pins, ["node2", "node"])) as path:
+        path.attach()
+        assert path.attached()
+    with closing(opened(pins, "node")) as path:
+        path.attach()
+        assert programs() == {"node": True, "node2": False}
+        path.detach()
+    assert programs() == {"node": False, "node2": False}
+    assert not pins.exists()
+
+
+def test_interfaces_are_named_once(pins: Path) -> None:
+    for names in ([], ["node", "node"]):
+        with pytest.raises(BpfError, match="1 to 8 are wanted, each once"):
+            DataPath.open(pins, names)
 
 
 def test_empty_tables_are_not_attached(pins: Path) -> None:

@@ -98,8 +98,9 @@ def test_conf(per_s: int) -> None:
     assert (back.self_index, back.self_tag, back.hash_key) == (5, 0x0B, bytes(range(16)))
     assert (back.address, back.address6) == outer
     assert back.again_per_s == pytest.approx(min(per_s, 1_000_000_000), rel=0.01)
-    assert layout.conf_derived(data) == (2**63, ConfFlag.SAMPLE)
-    assert layout.with_derived(data, 1, ConfFlag.DENY) == conf.pack(1, ConfFlag.DENY)
+    ends = ConfFlag.OUTER_4 | ConfFlag.OUTER_6
+    assert layout.conf_derived(data) == (2**63, ConfFlag.SAMPLE | ends)
+    assert layout.with_derived(data, 1, ConfFlag.DENY | ends) == conf.pack(1, ConfFlag.DENY)
     assert NodeConf.unpack(bytes(128)) is None
 
 

@@ -2,12 +2,15 @@
 """Reads tests/fixtures/*.yml: packets as data, layer by layer, and the world that they meet.
 
     - what: a description
-      in: [layer: {field: value}, ...]   scapy's layers and fields; Ethernet, addresses and ports have defaults
+      in: [layer: {field: value}, ...]   scapy's layers and fields; world.yml has the defaults
       cut: 40                            only so many bytes of it
+      service: echo                      whose counters and row are meant; none: slot 0
       maps: {chain: [2, 3]}              what differs from the world of world.yml
-      verdict: pass | drop | tx
-      out: {to: 2, hop: 1}               how it leaves, if it is forwarded
-      counted: [rx, forward_first]       under the fixture's service
+      verdict: pass | drop | tx | redirect
+      out: {to: 2, hop: 1}               forwarded by MAC, with a marker
+           {opened: true}                the packet that a tunnel carried, maybe with to and hop
+           [layer: {field: value}, ...]  in full; `same` is the IP packet that came, `same: 504` its start
+      counted: [rx, forward_first]
       never: [drop, to 3, ...]           verdicts, counters and next nodes that must not be
 
 Owns reading only; what is in the files was decided by hand, not computed by the oracle.
@@ -16,28 +19,46 @@ Owns reading only; what is in the files was decided by hand, not computed by the
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import yaml
-from oracle_headers import Flow
 from oracle_packets import Node, Row, Service, World
 from proof_stage import ROWS, Sockets
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption
-from scapy.layers.inet6 import IPv6
+from scapy.layers.inet6 import (
+    ICMPv6DestUnreach,
+    ICMPv6EchoRequest,
+    ICMPv6ND_NS,
+    ICMPv6PacketTooBig,
+    ICMPv6ParamProblem,
+    ICMPv6TimeExceeded,
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
+    IPv6ExtHdrHopByHop,
+    IPv6ExtHdrRouting,
+)
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
 FOLDER = Path(__file__).parents[1] / "fixtures"
-PROTOCOLS = {"tcp": 6, "udp": 17, "icmp": 1}
+PROTOCOLS = {"tcp": 6, "udp": 17}
 LAYERS: dict[str, type[Packet]] = {
-    "eth": Ether, "vlan": Dot1Q, "arp": ARP, "ip": IP, "ip6": IPv6, "tcp": TCP, "udp": UDP, "icmp": ICMP, "raw": Raw,
+    "eth": Ether, "vlan": Dot1Q, "arp": ARP, "ip": IP, "ip6": IPv6, "tcp": TCP, "udp": UDP, "icmp": ICMP,
+    "outer": IP, "outer6": IPv6, "gue": UDP, "unreachable6": ICMPv6DestUnreach, "too_big6": ICMPv6PacketTooBig,
+    "time6": ICMPv6TimeExceeded, "parameter6": ICMPv6ParamProblem, "echo6": ICMPv6EchoRequest,
+    "neighbour6": ICMPv6ND_NS,
+    "hop_by_hop": IPv6ExtHdrHopByHop, "destination": IPv6ExtHdrDestOpt, "routing": IPv6ExtHdrRouting,
+    "fragment6": IPv6ExtHdrFragment,
 }  # fmt: skip
 NAMES = {
     "ESTABLISHED": Sockets.ESTABLISHED, "TIME_WAIT": Sockets.TIME_WAIT, "SYN_RECV": Sockets.SYN_RECV,
     "CONNECTED": Sockets.CONNECTED,
 }  # fmt: skip
+KEYS = {"what", "in", "cut", "maps", "service", "verdict", "out", "counted", "never"}
+MAPS = {"chain", "grace", "up", "no_mac", "nodes", "deny", "drop_no_member"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +66,6 @@ class Fixture:
     name: str
     frame: bytes
     world: World
-    slot: int
     verdict: str
     out: bytes
     counted: tuple[tuple[int, str], ...]
@@ -57,26 +77,32 @@ def _world_file() -> Any:
     return yaml.safe_load((FOLDER / "world.yml").read_text())
 
 
-def base_world(sockets: dict[Flow, str] | None = None) -> World:
+@cache
+def base_world() -> World:
     """The world of world.yml."""
     data = _world_file()
     services = {
-        (ip_address(entry["vip"]), PROTOCOLS[entry["protocol"]], entry["port"]): _service(entry)
+        (ip_address(entry["vip"]), PROTOCOLS[entry["protocol"]], entry["port"]): Service(
+            entry["slot"], entry.get("up", True), entry.get("affinity", 5), entry.get("forward", "l2")
+        )
         for entry in data["services"].values()
     }
     chain = _table(tuple(data["chain"]), False)
     tables = {entry["slot"]: chain for entry in data["services"].values() if entry.get("table", True)}
-    nodes = {number: Node(entry["tag"], entry["mac"]) for number, entry in data["nodes"].items()}
-    return World(data["mac"], data["me"], nodes, bytes.fromhex(data["secret"]), services, tables, sockets or {})
+    nodes = {number: _node(entry) for number, entry in data["nodes"].items()}
+    prefixes = tuple(ip_network(prefix) for prefix in data["prefixes"])
+    secret = bytes.fromhex(data["secret"])
+    return World(data["mac"], data["me"], nodes, secret, services, tables, prefixes=prefixes)
+
+
+def _node(entry: dict[str, Any]) -> Node:
+    addresses = {name: ip_address(entry[name]) for name in ("address", "address6")}
+    return Node(entry["tag"], entry["mac"], **addresses)
 
 
 @cache
 def _table(chain: tuple[int, ...], grace: bool) -> list[Row]:
     return [Row(chain, grace)] * ROWS
-
-
-def _service(entry: dict[str, Any]) -> Service:
-    return Service(entry["slot"], entry.get("up", True), entry.get("affinity", 5))
 
 
 def fixtures() -> Iterator[Fixture]:
@@ -89,46 +115,49 @@ def fixtures() -> Iterator[Fixture]:
 
 def _fixture(name: str, entry: dict[str, Any]) -> Fixture:
     try:
-        unknown = entry.keys() - {"what", "in", "cut", "maps", "service", "verdict", "out", "counted", "never"}
-        assert not unknown, f"unknown: {unknown}"
-        frame = bytes(_packet(entry["in"]))[: entry.get("cut")]
+        assert not entry.keys() - KEYS, f"unknown: {entry.keys() - KEYS}"
+        defaults = _world_file()["defaults"]
+        pairs = [next(iter(layer.items())) if isinstance(layer, dict) else (layer, {}) for layer in entry["in"]]
+        if pairs[0][0] != "eth":
+            pairs.insert(0, ("eth", {}))
+        frame = bytes(_stack(pairs, defaults))[: entry.get("cut")]
+        before_ip = sum(kind in ("eth", "vlan") for kind, _ in pairs)
+        carried = [kind in ("outer", "outer6", "gue") for kind, _ in pairs]
+        inner = len(pairs) - carried[::-1].index(True) if any(carried) else before_ip
+        came = bytes(_stack(pairs[inner:], defaults)) if inner < len(pairs) else b""
         slot = _world_file()["services"][entry["service"]]["slot"] if "service" in entry else 0
         world = _with_maps(base_world(), slot, entry.get("maps", {}))
         counted = tuple((slot, event) for event in entry["counted"])
-        return Fixture(name, frame, world, slot, entry["verdict"], _out(frame, entry.get("out")), counted,
-                       tuple(entry["never"]))  # fmt: skip
+        out = _out(frame, frame[12 : 8 + 4 * before_ip], came, entry.get("out"))
+        return Fixture(name, frame, world, entry["verdict"], out, counted, tuple(entry["never"]))
     except Exception as error:
         error.add_note(f"in the fixture {name!r}")
         raise
 
 
 def _with_maps(world: World, slot: int, maps: dict[str, Any]) -> World:
-    unknown = maps.keys() - {"chain", "grace", "up", "no_mac"}
-    assert not unknown, f"unknown: {unknown}"
+    assert not maps.keys() - MAPS, f"unknown: {maps.keys() - MAPS}"
     tables = dict(world.tables)
     if slot in tables:
         default = tables[slot][0]
         tables[slot] = _table(tuple(maps.get("chain", default.chain)), maps.get("grace", False))
-    nodes = {
-        number: replace(node, mac=None) if number in maps.get("no_mac", ()) else node
-        for number, node in world.nodes.items()
-    }
+    nodes = dict(world.nodes)
+    for number in maps.get("no_mac", ()):
+        nodes[number] = replace(nodes[number], mac=None)
+    for number, changes in maps.get("nodes", {}).items():
+        nodes[number] = replace(nodes[number], **changes)
+    changed = {name: maps[name] for name in ("up", "drop_no_member") if name in maps}
     services = {
-        key: replace(service, up=maps.get("up", service.up)) if service.slot == slot else service
-        for key, service in world.services.items()
+        key: replace(service, **changed) if service.slot == slot else service for key, service in world.services.items()
     }
-    return replace(world, tables=tables, nodes=nodes, services=services)
+    denied = tuple(ip_network(prefix) for prefix in maps.get("deny", ()))
+    return replace(world, tables=tables, nodes=nodes, services=services, denied=denied)
 
 
-def _packet(layers: list[Any]) -> Packet:
-    """Stack layers; those of the outermost packet have the world's addresses unless they say otherwise."""
-    data = _world_file()
-    pairs = [next(iter(layer.items())) if isinstance(layer, dict) else (layer, {}) for layer in layers]
-    if pairs[0][0] != "eth":
-        pairs.insert(0, ("eth", {}))
+def _stack(pairs: list[tuple[str, Any]], defaults: dict[str, dict[str, Any]], same: bytes = b"") -> Packet:
     packet: Packet | None = None
     for kind, given in pairs:
-        layer = _layer(kind, given, data["defaults"])
+        layer = Raw(same[: given or None]) if kind == "same" else _layer(kind, given, defaults)
         packet = layer if packet is None else packet / layer
     assert packet is not None
     return packet
@@ -136,41 +165,37 @@ def _packet(layers: list[Any]) -> Packet:
 
 def _layer(kind: str, given: Any, defaults: dict[str, dict[str, Any]]) -> Packet:
     if kind == "raw":
-        load = bytes.fromhex(given) if isinstance(given, str) else b"\xa5" * given
-        return Raw(load)
+        return Raw(bytes.fromhex(given) if isinstance(given, str) else b"\xa5" * given)
     values = {**defaults.get(kind, {}), **(given or {})}
-    if kind == "eth" and "marker" in values:
+    if "marker" in values:
         hop, tag = values.pop("marker")
         values["src"] = f"02:4c:42:{hop:02x}:{tag >> 8:02x}:{tag & 0xFF:02x}"
     quote = values.pop("quote", None)
-    options = values.get("options")
-    if isinstance(options, str):
-        values["options"] = []
+    if isinstance(values.get("options"), str):
+        values["options"] = [IPOption(bytes.fromhex(values["options"]))]
+    if isinstance(values.get("chksum"), str):
+        del values["chksum"]
     values = {name: NAMES.get(value, value) if isinstance(value, str) else value for name, value in values.items()}
     layer = LAYERS[kind](**values)
-    if isinstance(options, str):
-        layer = _with_options(layer, bytes.fromhex(options))
-    if quote:
-        layer /= Raw(_quoted(quote))
-    return layer
-
-
-def _with_options(layer: Packet, options: bytes) -> Packet:
-    layer.options = [IPOption(options)]
-    return layer
+    return layer / Raw(_quoted(quote)) if quote else layer
 
 
 def _quoted(quote: dict[str, Any]) -> bytes:
     """The first bytes of a packet, as an ICMP error quotes it."""
-    layers = [_layer(*next(iter(layer.items())), _world_file()["reply"]) for layer in quote["of"]]
-    packet = layers[0]
-    for layer in layers[1:]:
-        packet /= layer
-    return bytes(packet)[: quote.get("cut", 28)]
+    pairs = [next(iter(layer.items())) for layer in quote["of"]]
+    return bytes(_stack(pairs, _world_file()["reply"]))[: quote.get("cut", 28)]
 
 
-def _out(frame: bytes, out: dict[str, Any] | None) -> bytes:
+def _out(frame: bytes, tags: bytes, came: bytes, out: Any) -> bytes:
+    """`tags` and `came`: the VLAN tags and the innermost IP packet that came."""
     if out is None:
+        return frame
+    if isinstance(out, list):
+        pairs = [next(iter(layer.items())) if isinstance(layer, dict) else (layer, {}) for layer in out]
+        return bytes(_stack(pairs, _world_file()["sent"], came))
+    if out.get("opened"):
+        frame = frame[:12] + tags + (b"\x86\xdd" if came[0] >> 4 == 6 else b"\x08\0") + came
+    if "to" not in out:
         return frame
     nodes = _world_file()["nodes"]
     tag = nodes[_world_file()["me"]]["tag"]

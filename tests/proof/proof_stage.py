@@ -13,6 +13,7 @@ import socket
 import subprocess
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Self
@@ -20,18 +21,30 @@ from typing import Any, Self
 import numpy as np
 from oracle_headers import Flow
 from oracle_hop import CONNECTION, TIME_WAIT
-from oracle_packets import Node, Row, Service, World
+from oracle_packets import Judgement, Node, Row, Service, World, judge
 from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 
 from bpf import kernel
 from bpf.datapath import DataPath
-from bpf.layout import CHAIN, Affinity, Counter, NodeConf, NodeEntry, Protocol, ServiceEntry, ServiceKey, UplinkEntry
+from bpf.layout import (
+    CHAIN,
+    Affinity,
+    Counter,
+    Forward,
+    NodeConf,
+    NodeEntry,
+    Protocol,
+    ServiceEntry,
+    ServiceKey,
+    UplinkEntry,
+)
 
 ROWS = 4096
 VIP, CLIENT, FAR_CLIENT = IPv4Address("10.99.0.1"), IPv4Address("10.1.0.2"), IPv4Address("10.1.9.9")
 FEED_MAC = "02:00:00:00:00:aa"
 FOREVER_NS = 2**63
+TELL_TOO_BIG = 1  # enum budget of lb.h
 AFFINITIES = {5: Affinity.FIVE_TUPLE, 3: Affinity.THREE_TUPLE, 2: Affinity.TWO_TUPLE}
 VERDICTS = ("aborted", "drop", "pass", "tx", "redirect")
 
@@ -86,6 +99,18 @@ class Stage:
         assert error == 0, os.strerror(-error)
         return VERDICTS[options.retval], self._out.raw[: options.data_size_out]
 
+    def refill(self) -> None:
+        """Let the next packets that are too big be answered: a CPU does so a thousand times a second at most."""
+        tables = self.path.tables
+        kernel.update(tables._fds["spent"], TELL_TOO_BIG.to_bytes(4, "little"), bytes(8 * kernel.possible_cpus()))
+
+    def agrees(self, judgement: Judgement, frame: bytes) -> bool:
+        """Send a frame; whether verdict and frame are as judged. What is dropped may lie there in pieces."""
+        if judgement.counted[-1][1] == "too_big":
+            self.refill()
+        verdict, left = self.send(frame)
+        return verdict == judgement.verdict and (verdict == "drop" or left == judgement.frame)
+
     def counted(self) -> dict[tuple[int, str], int]:
         counters = self.path.tables.counters()
         return {(slot, name): value for slot, named in counters.items() for name, value in named.items()}
@@ -93,10 +118,15 @@ class Stage:
     def install(self, world: World) -> None:
         """Write a world into the maps; what did not change since the last one stays."""
         tables, before = self.path.tables, self._now
-        if before is None or (world.mac, world.me, world.secret) != (before.mac, before.me, before.secret):
-            tables.set_uplink(0, UplinkEntry(bytes.fromhex(world.mac.replace(":", "")), 1))
-            tag = world.nodes[world.me].tag
-            tables.set_conf(NodeConf(world.me, tag, world.secret, again_per_s=10**9, again_burst=4 * 10**9))
+        me = world.nodes[world.me]
+        if before is None or (world.secret, me) != (before.secret, before.nodes[before.me]):
+            tables.set_uplink(0, UplinkEntry(_mac(world.mac), 1))
+            conf = NodeConf(world.me, me.tag, world.secret, again_per_s=10**9, again_burst=4 * 10**9)
+            tables.set_conf(replace(conf, address=me.address, address6=me.address6))
+        if before is None or world.prefixes != before.prefixes:
+            tables.set_node_prefixes(world.prefixes)
+        if before is None or world.denied != before.denied:
+            tables.set_denied(world.denied)
         known_nodes: dict[int, Node] = dict(before.nodes) if before else {}
         for index, node in world.nodes.items():
             if known_nodes.get(index) != node:
@@ -109,17 +139,44 @@ class Stage:
         known: dict[Any, Service] = dict(before.services) if before else {}
         for key, service in world.services.items():
             if known.get(key) != service:
-                tables.set_service(
-                    _service_key(key), ServiceEntry(service.slot, service.up, AFFINITIES[service.affinity])
-                )
+                tables.set_service(_service_key(key), _service_entry(service))
         for key in known.keys() - world.services.keys():
             tables.del_service(_service_key(key))
         self._now = world
 
 
+def difference(world: World, stage: Stage, frame: bytes, of: str = "generated") -> str:
+    """Show what the oracle says of a frame and what the program does."""
+    judgement, (verdict, left) = judge(world, frame), stage.send(frame)
+    return (
+        f"{of}: {frame.hex()}\n"
+        f"oracle   {judgement.verdict} {[name for _, name in judgement.counted]}\n         {judgement.frame.hex()}\n"
+        f"program  {verdict}\n         {left.hex()}"
+    )
+
+
+def _mac(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
+
+
 def _node_entry(node: Node) -> NodeEntry:
-    mac = bytes.fromhex(node.mac.replace(":", "")) if node.mac else None
-    return NodeEntry(IPv4Address(f"10.0.{node.tag >> 8}.{node.tag & 0xFF}"), node.tag, mac)
+    return NodeEntry(
+        address=node.address or IPv4Address("192.0.2.255"),  # every node has one; none of ours goes without
+        tag=node.tag,
+        mac=_mac(node.mac) if node.mac else None,
+        on_link=node.on_link,
+        address6=node.address6,
+        outer6=node.outer6,
+        ifindex=node.ifindex,
+        source=_mac(node.source) if node.source else None,
+        vlan=node.vlan,
+        mtu=node.mtu,
+    )
+
+
+def _service_entry(service: Service) -> ServiceEntry:
+    forward = Forward[service.forward.upper()]
+    return ServiceEntry(service.slot, service.up, AFFINITIES[service.affinity], forward, service.drop_no_member)
 
 
 def _service_key(key: tuple[Any, int, int]) -> ServiceKey:

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Token buckets per CPU: each use costs so much of a budget of time that grows with the clock, and at most a burst may be
+ * spent ahead. The burst must exceed a tick (10 ms at most): the clock is the coarse one.
+ */
+
+static __always_inline bool may_spend(enum budget budget, u32 cost_ns, u32 burst_ns)
+{
+	u64 now = bpf_ktime_get_coarse_ns();
+	u32 index = budget;
+	u64 *used = spent.lookup(&index);
+
+	if (!used)
+		return false;
+	if (*used < now)
+		*used = now;
+	if (*used - now > burst_ns)
+		return false;
+	*used += cost_ns;
+	return true;
+}

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Tells a client that its packet does not fit into the tunnel: ICMP "fragmentation needed" (RFC 1191), ICMPv6 "packet too
+ * big" (RFC 4443 section 3.2), made of the packet itself and sent back the way it came, from the VIP.
+ *
+ * IPv4 packets are answered whether or not they may be fragmented: this node cannot, and the client's kernel heeds it.
+ * Nothing is sent about an ICMP error or a fragment (RFC 1122 section 3.2.2), nor about what another node forwarded here,
+ * whose way back is not the client's.
+ */
+
+#define QUOTED 504	/* bytes: at most 576 in all (RFC 1812 section 4.3.2.3), and bpf_csum_diff() takes 512 with ICMP's 8 */
+#define TELL_COST_NS 1000000
+#define TELL_BURST_NS 50000000
+
+#define ICMP_FRAG_NEEDED 4
+#define ICMP6_TOO_BIG 2
+
+static __always_inline __sum16 folded_sum(u32 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~(sum + (sum >> 16));
+}
+
+static __always_inline bool write_too_big4(struct iphdr *ip, void *end, const struct packet *pkt, u16 mtu)
+{
+	struct icmphdr *icmp = (void *)(ip + 1);
+
+	if ((void *)(icmp + 1) + QUOTED > end)
+		return false;
+	ip->version = 4;
+	ip->ihl = 5;
+	ip->tos = 0;
+	ip->tot_len = htons(sizeof(*ip) + sizeof(*icmp) + QUOTED);
+	ip->id = 0;
+	ip->frag_off = htons(IP_DF);
+	ip->ttl = 64;
+	ip->protocol = IPPROTO_ICMP;
+	ip->check = 0;
+	ip->saddr = pkt->vip[0];
+	ip->daddr = pkt->client[0];
+	ip->check = header_checksum(ip);
+
+	icmp->type = ICMP_DEST_UNREACH;
+	icmp->code = ICMP_FRAG_NEEDED;
+	icmp->checksum = 0;
+	icmp->un.frag.unused = 0;
+	icmp->un.frag.mtu = htons(mtu);
+	icmp->checksum = folded_sum(bpf_csum_diff(NULL, 0, (void *)icmp, sizeof(*icmp) + QUOTED, 0));
+	return true;
+}
+
+static __always_inline bool write_too_big6(struct ipv6hdr *ip, void *end, const struct packet *pkt, u16 mtu)
+{
+	struct icmphdr *icmp = (void *)(ip + 1);
+	__be32 length = htonl(sizeof(*icmp) + QUOTED), next = htonl(IPPROTO_ICMPV6);
+	u32 sum;
+
+	if ((void *)(icmp + 1) + QUOTED > end)
+		return false;
+	*(__be32 *)ip = htonl(6 << 28);
+	ip->payload_len = htons(sizeof(*icmp) + QUOTED);
+	ip->nexthdr = IPPROTO_ICMPV6;
+	ip->hop_limit = 64;
+	__builtin_memcpy(ip->saddr, pkt->vip, sizeof(ip->saddr));
+	__builtin_memcpy(ip->daddr, pkt->client, sizeof(ip->daddr));
+
+	icmp->type = ICMP6_TOO_BIG;
+	icmp->code = 0;
+	icmp->checksum = 0;
+	icmp->un.gateway = htonl(mtu);	/* the whole word is the MTU here */
+	sum = bpf_csum_diff(NULL, 0, (void *)ip->saddr, 2 * sizeof(ip->saddr), 0);
+	sum = bpf_csum_diff(NULL, 0, &length, sizeof(length), sum);
+	sum = bpf_csum_diff(NULL, 0, &next, sizeof(next), sum);
+	icmp->checksum = folded_sum(bpf_csum_diff(NULL, 0, (void *)icmp, sizeof(*icmp) + QUOTED, sum));
+	return true;
+}
+
+/* Turns the frame into the ICMP message. False: it could not, and the frame is to be dropped. */
+static __always_inline bool tell_too_big(struct xdp_md *ctx, const struct packet *pkt, u16 mtu)
+{
+	int room = pkt->family == 4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
+	int cut = (int)(pkt->l2 + QUOTED) - (int)bpf_xdp_get_buff_len(ctx);
+	struct link_header link, back;
+	u32 l2 = pkt->l2;
+	void *ip;
+
+	if (pkt->hop || pkt->icmp_error || pkt->fragment || pkt->length < QUOTED ||
+	    !may_spend(TELL_TOO_BIG, TELL_COST_NS, TELL_BURST_NS))
+		return false;
+	if (!save_link(ctx, &link))
+		return false;
+	back = link;
+	__builtin_memcpy(back.bytes, link.bytes + 6, 6);
+	__builtin_memcpy(back.bytes + 6, link.bytes, 6);
+	if ((cut && bpf_xdp_adjust_tail(ctx, cut)) || bpf_xdp_adjust_head(ctx, -room - (int)sizeof(struct icmphdr)))
+		return false;
+	if (!restore_link(ctx, &back, l2, pkt->family))
+		return false;
+	ip = (void *)(long)ctx->data + (l2 > 18 ? 22 : l2 > 14 ? 18 : 14);
+	return pkt->family == 4 ? write_too_big4(ip, (void *)(long)ctx->data_end, pkt, mtu)
+				: write_too_big6(ip, (void *)(long)ctx->data_end, pkt, mtu);
+}

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Worlds for generated frames: every kind of next hop and service side by side, and rows with chains of their own."""
+
+from ipaddress import IPv4Address, IPv6Address, ip_network
+from random import Random
+
+from oracle_packets import Node, Row, Service, World
+from proof_stage import CLIENT, ROWS, VIP
+
+SECOND_VIP, NO_VIP = IPv4Address("10.99.0.2"), IPv4Address("10.99.0.3")
+VIP6, SECOND_VIP6, NO_VIP6 = (IPv6Address(f"2001:db8:99::{number}") for number in (1, 2, 3))
+CLIENT6 = IPv6Address("2001:db8:1::2")
+ME, ME6 = IPv4Address("10.0.0.11"), IPv6Address("2001:db8::b")
+PEERS = tuple(IPv4Address(f"10.0.0.{tag}") for tag in range(12, 18))
+PEERS6 = tuple(IPv6Address(f"2001:db8::{tag:x}") for tag in range(12, 18))
+
+
+def _node(index: int, **more: object) -> Node:
+    tag = 10 + index
+    addresses = {"address": IPv4Address(f"10.0.0.{tag}"), "address6": IPv6Address(f"2001:db8::{tag:x}")}
+    return Node(tag, f"02:00:00:00:00:{index:02x}", **{**addresses, **more})
+
+
+NODES = {
+    1: _node(1),
+    2: _node(2),
+    3: _node(3, outer6=True),
+    4: _node(4, outer6=True, on_link=False, ifindex=7, source="02:00:00:00:77:77", vlan=5),
+    5: _node(5, mtu=700, address6=None),
+    6: _node(6, ifindex=9, source="02:00:00:00:99:99", mtu=9000),
+    7: _node(7, on_link=False, vlan=9, mtu=1400),
+    8: Node(0x1234, None, IPv4Address("10.0.18.52")),
+}
+SERVICES = {
+    (VIP, 6, 7000): Service(1),
+    (VIP, 17, 53): Service(2),
+    (VIP, 6, 9000): Service(3),
+    (VIP, 6, 80): Service(4, forward="ipip"),
+    (VIP, 6, 443): Service(5, forward="gue", drop_no_member=True),
+    (SECOND_VIP, 6, 0): Service(6, affinity=2),
+    (SECOND_VIP, 6, 7000): Service(7, up=False, affinity=3, forward="gue"),
+    (SECOND_VIP, 17, 0): Service(8, up=False, affinity=2, forward="ipip"),
+    (VIP6, 6, 7000): Service(9),
+    (VIP6, 17, 53): Service(10, forward="gue"),
+    (VIP6, 6, 80): Service(11, forward="ipip", drop_no_member=True),
+    (SECOND_VIP6, 17, 0): Service(12, affinity=2, forward="gue"),
+    (SECOND_VIP6, 6, 443): Service(13, up=False, affinity=3),
+}
+NO_TABLE = 3
+DENIED = ("10.66.0.0/16", "2001:db8:66::/48", f"{CLIENT + 77}/32")
+
+
+def world(seed: int) -> World:
+    """A world whose rows all have chains of their own, of any length, with and without this node."""
+    choose = Random(seed)
+    tables = {
+        service.slot: [
+            Row(tuple(choose.sample(sorted(NODES), choose.choice((0, 1, 2, 2, 3, 4, 4, 8)))), choose.random() < 0.3)
+            for _ in range(ROWS)
+        ]
+        for service in SERVICES.values()
+        if service.slot != NO_TABLE
+    }
+    prefixes = tuple(ip_network(prefix) for prefix in ("10.0.0.0/16", "2001:db8::/64"))
+    denied = tuple(ip_network(prefix) for prefix in DENIED)
+    return World("02:00:00:00:00:01", 1, NODES, choose.randbytes(16), SERVICES, tables, {}, prefixes, denied)
