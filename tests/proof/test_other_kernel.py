@@ -130,7 +130,8 @@ def test_the_program_loads_on_debians_kernel(proof_bpffs: Path, tmp_path: Path) 
     guest = pack_guest(tmp_path, tmp_path / "program.json")
     qemu = [
         "qemu-system-x86_64", "-machine", "accel=tcg", "-m", "768", "-nographic", "-no-reboot",
-        "-kernel", os.environ["ANYLB_VMLINUZ"], "-initrd", str(guest), "-append", f"console=ttyS0 quiet panic=-1 {NO_ENTROPY}",
+        "-kernel", os.environ["ANYLB_VMLINUZ"], "-initrd", str(guest),
+        "-append", f"console=ttyS0 quiet panic=-1 {NO_ENTROPY}",
     ]  # fmt: skip
     said = subprocess.run(
         qemu, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240, check=False
