@@ -103,13 +103,14 @@ def agent() -> None:
 @xdp_option
 def agent_run(path: Path, xdp: str | None) -> None:
     """Be the agent, in the foreground (lb-agent.service)."""
-    from agent.daemon import Paths, run
+    from agent.process import Paths
+    from agent.start import start
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     settings = configuration.load(path)
     if xdp is not None:
         settings = settings.model_copy(update={"xdp": configuration.XdpConfig.model_validate({"mode": xdp})})
-    asyncio.run(run(settings, Paths()))
+    start(settings, Paths())
 
 
 @main.group()

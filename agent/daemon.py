@@ -12,8 +12,7 @@ import logging
 import signal
 import socket
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from concurrent.futures import Future
 
 from agent import control, speech, state
 from agent.apply import Applier
@@ -24,7 +23,7 @@ from agent.model import Address, Member, Network, Share, State
 from agent.netlink import Interface, Netlink, own_interface
 from agent.plan import Announcement, Condition, announcement, candidates, own_share
 from agent.probe import ask
-from agent.process import only_one, prepare, uids_of
+from agent.process import Paths, uids_of
 from agent.routes import Routes
 from bgp.client import RelayClient
 from bgp.snapshot import Snapshot
@@ -42,25 +41,6 @@ MEMBERSHIP_TIMEOUT_S = 5.0
 time even when every router is away."""
 STOP_S = 2.0
 MACS_TIMEOUT_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Paths:
-    """Where the agent keeps its run-time files."""
-
-    run: Path = Path("/run/anylb")
-    pins: Path = Path("/sys/fs/bpf/anylb")
-    relay: Path = Path("/run/anylb-bgp/relay.sock")
-
-    @property
-    def control(self) -> Path:
-        """The control socket."""
-        return self.run / "agent.sock"
-
-    @property
-    def state(self) -> Path:
-        """What outlives an agent until the next boot."""
-        return self.run / "state.json"
 
 
 class Agent:
@@ -207,7 +187,9 @@ class Agent:
                 await self._know_macs()
                 self.datapath.attach()  # also replaces an older build's program, and changes the mode
                 self._attached_once = True
-                log.info("XDP attached to %s (%s)", self.interface.name, self.datapath.mode)
+                log.info(
+                    "XDP attached: %s", ", ".join(f"{name} ({mode})" for name, mode in self.datapath.modes.items())
+                )
                 if self.datapath.fallback_reason:
                     log.warning("%s", self.datapath.fallback_reason)
         self._announce()
@@ -275,20 +257,21 @@ class Agent:
             await asyncio.sleep(0.02)
 
 
-async def run(config: Config, paths: Paths) -> None:
-    """Be the agent of this node until SIGTERM or SIGINT. Raises AgentError, BpfError or BgpError when it cannot."""
-    prepare(paths.run)
-    with only_one(paths.run / "agent.lock"):
-        interface = await own_interface(config)
-        datapath = None
-        if config.xdp.mode != "off":
-            datapath = DataPath.open(paths.pins, interface.name, config.xdp.mode, config.table.rows)
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        try:
-            await Agent(config, paths, interface, datapath).run(stop)
-        finally:
-            if datapath is not None:
-                datapath.close()
+async def run(config: Config, paths: Paths, opening: Future[DataPath] | None) -> None:
+    """Be the agent of this node until SIGTERM or SIGINT. Raises AgentError, BpfError or BgpError when it cannot.
+
+    `opening` is the data path, which start.py opens meanwhile; None without one.
+    """
+    interface = await own_interface(config)
+    datapath: DataPath | None = None
+    if opening is not None:
+        datapath = await asyncio.wrap_future(opening)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        await Agent(config, paths, interface, datapath).run(stop)
+    finally:
+        if datapath is not None:
+            datapath.close()
