@@ -78,7 +78,7 @@ static __always_inline int handle(struct xdp_md *ctx, const struct conf *conf, c
 		event = pick(ctx, conf, service, row, r, pkt, s, &next);
 	else
 		event = service->flags & SERVICE_DROP_NO_MEMBER ? DROP_NO_MEMBER : NO_MEMBER;
-	event += conf->zero;	/* see forget() */
+	event ^= conf->zero;	/* see forget() */
 	if (event >= DROP_GRACE)
 		verdict = XDP_DROP;
 	else if (next)
