@@ -103,21 +103,21 @@ def agent() -> None:
 @xdp_option
 def agent_run(path: Path, xdp: str | None) -> None:
     """Be the agent, in the foreground (lb-agent.service)."""
-    from agent.daemon import run
-    from agent.node import Paths
+    from agent.process import Paths
+    from agent.start import start
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     settings = configuration.load(path)
     if xdp is not None:
         settings = settings.model_copy(update={"xdp": configuration.XdpConfig.model_validate({"mode": xdp})})
-    asyncio.run(run(settings, Paths()))
+    start(settings, Paths())
 
 
 @agent.command("detach")
 def agent_detach() -> None:
     """Take XDP program and tables off this node. The agent must be stopped; connections that it forwards break."""
-    from agent.daemon import detach
-    from agent.node import Paths
+    from agent.process import Paths
+    from agent.start import detach
 
     click.echo("detached" if detach(Paths()) else "nothing was attached")
 

@@ -12,8 +12,6 @@ import asyncio
 import logging
 import socket
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
 from pyroute2.netlink.exceptions import NetlinkError
 
@@ -27,7 +25,7 @@ from agent.model import Address, Member, Network, Share, State
 from agent.netlink import Interface, Netlink
 from agent.plan import Announcement, Condition, announcement, candidates, own_share
 from agent.probe import ask
-from agent.process import uids_of
+from agent.process import Paths, uids_of
 from agent.routes import Routes
 from bgp.client import RelayClient
 from bgp.route import Route
@@ -50,30 +48,6 @@ KEEP_S = 5.0
 """How often the VIPs on lo and the interface are looked at."""
 HUNG_S = 60.0
 """A pass that takes longer has hung: the heartbeat stops, so that the relay's dead-man can act."""
-
-
-@dataclass(frozen=True, slots=True)
-class Paths:
-    """Where the agent keeps its run-time files."""
-
-    run: Path = Path("/run/anylb")
-    pins: Path = Path("/sys/fs/bpf/anylb")
-    relay: Path = Path("/run/anylb-bgp/relay.sock")
-
-    @property
-    def lock(self) -> Path:
-        """Held by the agent as long as it lives."""
-        return self.run / "agent.lock"
-
-    @property
-    def control(self) -> Path:
-        """The control socket."""
-        return self.run / "agent.sock"
-
-    @property
-    def state(self) -> Path:
-        """What outlives an agent until the next boot."""
-        return self.run / "state.json"
 
 
 class Agent:
@@ -246,7 +220,7 @@ class Agent:
             await self._know_macs()
             datapath.attach()  # also replaces an older build's program, and changes the mode
             self._attached_once = True
-            log.info("XDP attached to %s (%s)", self.interface.name, datapath.mode)
+            log.info("XDP attached: %s", ", ".join(f"{name} ({mode})" for name, mode in datapath.modes.items()))
             if datapath.fallback_reason:
                 log.warning("%s", datapath.fallback_reason)
 

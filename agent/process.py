@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What surrounds the agent's process: its folder, its lock, and whom it trusts at the other end of a socket."""
+"""What surrounds the agent's process: its files, its lock, and whom it trusts at the other end of a socket."""
 
 from __future__ import annotations
 
@@ -9,9 +9,34 @@ import fcntl
 import os
 import pwd
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import AgentError
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where the agent keeps its run-time files."""
+
+    run: Path = Path("/run/anylb")
+    pins: Path = Path("/sys/fs/bpf/anylb")
+    relay: Path = Path("/run/anylb-bgp/relay.sock")
+
+    @property
+    def lock(self) -> Path:
+        """Held by the agent as long as it lives."""
+        return self.run / "agent.lock"
+
+    @property
+    def control(self) -> Path:
+        """The control socket."""
+        return self.run / "agent.sock"
+
+    @property
+    def state(self) -> Path:
+        """What outlives an agent until the next boot."""
+        return self.run / "state.json"
 
 
 def prepare(folder: Path) -> None:

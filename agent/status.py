@@ -36,7 +36,7 @@ def status(agent: Agent) -> dict[str, Any]:
             "mode": (agent.datapath.mode or "detached") if agent.datapath else "off",
             "attached": bool(agent.datapath and agent.datapath.attached()),
             "fallback_reason": agent.datapath.fallback_reason if agent.datapath else None,
-            "interface": agent.interface.name,
+            "interface": ", ".join(agent.config.node.names),
             "counters": counters.get(0, {}),
         },
         "vips": [

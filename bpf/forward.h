@@ -27,10 +27,10 @@ static __always_inline int leave(const struct xdp_md *ctx, const struct uplink *
 static __always_inline bool mark(struct xdp_md *ctx, const struct conf *conf, const struct node *next,
 				 const struct packet *pkt)
 {
-	struct ethhdr *eth = (void *)(long)ctx->data;
+	struct ethhdr *eth = frame_start(ctx);
 	u8 *source = eth->h_source;
 
-	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
+	if ((void *)(eth + 1) > frame_end(ctx))
 		return false;
 	__builtin_memcpy(eth->h_dest, next->mac, sizeof(next->mac));
 	source[0] = 0x02;

@@ -144,7 +144,8 @@ class XdpState:
 
 
 @functools.cache
-def _library() -> ct.CDLL:
+def library() -> ct.CDLL:
+    """Load libbpf, once."""
     try:
         lib = ct.CDLL("libbpf.so.1", use_errno=True)
     except OSError as error:
@@ -169,7 +170,7 @@ def create_map(spec: MapSpec) -> int:
     inner = create_map(spec.inner) if spec.inner else None  # a template: the kernel keeps only its shape
     try:
         options.inner_map_fd = inner or 0
-        fd = _library().bpf_map_create(
+        fd = library().bpf_map_create(
             int(spec.type), spec.name.encode(), spec.key_size, spec.value_size, spec.entries, ct.byref(options)
         )
     finally:
@@ -197,13 +198,13 @@ def map_matches(fd: int, spec: MapSpec) -> bool:
 
 def update(fd: int, key: bytes, value: bytes) -> None:
     """Write one entry."""
-    _checked(_library().bpf_map_update_elem(fd, key, value, 0), "cannot write to a BPF map")
+    _checked(library().bpf_map_update_elem(fd, key, value, 0), "cannot write to a BPF map")
 
 
 def lookup(fd: int, key: bytes, value_size: int) -> bytes | None:
     """Read one entry; None if there is none. `value_size` of a per-CPU map covers all possible CPUs."""
     value = ct.create_string_buffer(value_size)
-    result = _library().bpf_map_lookup_elem(fd, key, value)
+    result = library().bpf_map_lookup_elem(fd, key, value)
     if result == -errno.ENOENT:
         return None
     _checked(result, "cannot read a BPF map")
@@ -212,7 +213,7 @@ def lookup(fd: int, key: bytes, value_size: int) -> bytes | None:
 
 def delete(fd: int, key: bytes) -> None:
     """Remove one entry, if it is there."""
-    result = _library().bpf_map_delete_elem(fd, key)
+    result = library().bpf_map_delete_elem(fd, key)
     if result != -errno.ENOENT:
         _checked(result, "cannot delete from a BPF map")
 
@@ -221,7 +222,7 @@ def keys(fd: int, key_size: int) -> list[bytes]:
     """Return all keys of a hash map."""
     found: list[bytes] = []
     key = ct.create_string_buffer(key_size)
-    while (result := _library().bpf_map_get_next_key(fd, found[-1] if found else None, key)) == 0:
+    while (result := library().bpf_map_get_next_key(fd, found[-1] if found else None, key)) == 0:
         found.append(key.raw)
     if result != -errno.ENOENT:
         _checked(result, "cannot walk a BPF map")
@@ -230,22 +231,22 @@ def keys(fd: int, key_size: int) -> list[bytes]:
 
 def map_fd_by_id(number: int) -> int:
     """Open a map by the kernel's number (CAP_SYS_ADMIN)."""
-    return _checked(_library().bpf_map_get_fd_by_id(number), f"cannot open BPF map {number}")
+    return _checked(library().bpf_map_get_fd_by_id(number), f"cannot open BPF map {number}")
 
 
 def possible_cpus() -> int:
     """Return for how many CPUs a per-CPU map holds values."""
-    return _checked(_library().libbpf_num_possible_cpus(), "cannot count the CPUs")
+    return _checked(library().libbpf_num_possible_cpus(), "cannot count the CPUs")
 
 
 def pin(fd: int, path: Path) -> None:
     """Give an object a name in bpffs, which keeps it alive."""
-    _checked(_library().bpf_obj_pin(fd, os.fsencode(path)), f"cannot pin at {path}")
+    _checked(library().bpf_obj_pin(fd, os.fsencode(path)), f"cannot pin at {path}")
 
 
 def open_pin(path: Path) -> int | None:
     """Open a pinned object; None if nothing is there."""
-    fd = _library().bpf_obj_get(os.fsencode(path))
+    fd = library().bpf_obj_get(os.fsencode(path))
     return None if fd == -errno.ENOENT else _checked(fd, f"cannot open the pin {path}")
 
 
@@ -254,13 +255,13 @@ def load_xdp(name: str, instructions: bytes) -> int:
     options = _ProgLoadOpts(sz=ct.sizeof(_ProgLoadOpts), attempts=5, prog_flags=_XDP_HAS_FRAGS)
     count = ct.c_size_t(len(instructions) // 8)
     arguments = (_PROG_TYPE_XDP, name.encode(), b"GPL", instructions, count, ct.byref(options))
-    fd = int(_library().bpf_prog_load(*arguments))
+    fd = int(library().bpf_prog_load(*arguments))
     if fd == -errno.EPERM:
         return _checked(fd, "cannot load the XDP program")
     if fd < 0:
         log = ct.create_string_buffer(_LOG_SIZE)
         options.log_level, options.log_size, options.log_buf = 1, _LOG_SIZE, ct.addressof(log)
-        _library().bpf_prog_load(*arguments)
+        library().bpf_prog_load(*arguments)
         print(log.value.decode(errors="replace")[-2000:], file=sys.stderr)
         raise BpfError("the kernel does not take the XDP program", -fd)
     return fd
@@ -275,7 +276,7 @@ def prog_info(fd: int) -> ProgInfo:
 
 def prog_name(number: int) -> str:
     """Return the name of a loaded program by the kernel's number, or "?" if it is gone or may not be asked."""
-    fd = _library().bpf_prog_get_fd_by_id(number)
+    fd = library().bpf_prog_get_fd_by_id(number)
     if fd < 0:
         return "?"
     try:
@@ -287,7 +288,7 @@ def prog_name(number: int) -> str:
 def xdp_state(ifindex: int) -> XdpState:
     """Ask the kernel what XDP program an interface of this network namespace has."""
     options = _XdpQueryOpts(sz=ct.sizeof(_XdpQueryOpts))
-    _checked(_library().bpf_xdp_query(ifindex, 0, ct.byref(options)), f"cannot ask for the XDP of interface {ifindex}")
+    _checked(library().bpf_xdp_query(ifindex, 0, ct.byref(options)), f"cannot ask for the XDP of interface {ifindex}")
     mode = _ATTACHED_MODE.get(options.attach_mode)
     number = options.prog_id or options.drv_prog_id or options.skb_prog_id or options.hw_prog_id
     return XdpState(mode, number)
@@ -296,7 +297,7 @@ def xdp_state(ifindex: int) -> XdpState:
 def attach_xdp(prog_fd: int, ifindex: int, flags: int) -> int:
     """Attach by a BPF link and return its descriptor; the program stays as long as the link does."""
     options = _LinkCreateOpts(sz=ct.sizeof(_LinkCreateOpts), flags=flags)
-    fd = _library().bpf_link_create(prog_fd, ifindex, _BPF_XDP, ct.byref(options))
+    fd = library().bpf_link_create(prog_fd, ifindex, _BPF_XDP, ct.byref(options))
     return _checked(fd, f"cannot attach XDP to interface {ifindex}")
 
 
@@ -308,17 +309,17 @@ def link_info(fd: int) -> LinkInfo:
 
 def replace_program(link_fd: int, prog_fd: int) -> None:
     """Put another program on a link; no packet sees neither."""
-    _checked(_library().bpf_link_update(link_fd, prog_fd, None), "cannot replace the attached XDP program")
+    _checked(library().bpf_link_update(link_fd, prog_fd, None), "cannot replace the attached XDP program")
 
 
 def detach(link_fd: int) -> None:
     """Take a link's program off its interface, whoever else holds the link."""
-    _checked(_library().bpf_link_detach(link_fd), "cannot detach the XDP program")
+    _checked(library().bpf_link_detach(link_fd), "cannot detach the XDP program")
 
 
 def _info(fd: int, info: _Struct) -> _Struct:
     """BPF_OBJ_GET_INFO_BY_FD: fills as much of `info` as the kernel knows."""
     size = ct.c_uint32(ct.sizeof(info))
-    result = _library().bpf_obj_get_info_by_fd(fd, ct.byref(info), ct.byref(size))
+    result = library().bpf_obj_get_info_by_fd(fd, ct.byref(info), ct.byref(size))
     _checked(result, f"cannot ask about descriptor {fd}")
     return info

@@ -29,6 +29,8 @@ UPLINKS: Final = 8
 PREFIXES: Final = 65_536
 """Entries of the deny list, and of the list of node prefixes."""
 BUDGETS: Final = 2
+SAMPLE_BYTES: Final = 128
+"""Of a sampled frame, at most."""
 KEY_WORDS: Final = 10
 KEY_SIZE: Final = 16
 """Bytes of the cluster's secret."""
@@ -178,16 +180,39 @@ _NODE = Layout(
 )
 _ROW = Layout("row", (("node", f"{CHAIN}H"),))
 _STATS = Layout("stats", (("count", f"{len(Counter)}Q"),))
+_SAMPLING = Layout(
+    "sampling",
+    (("every", "I"), ("slot", "I"), ("event", "I"), ("family", "I"), ("client", "16s"), ("mask", "16s")),
+)
+_SAMPLE = Layout(
+    "sample",
+    (
+        ("time_ns", "Q"),
+        ("ifindex", "I"),
+        ("length", "I"),
+        ("slot", "H"),
+        ("event", "H"),
+        ("prev", "H"),
+        ("hop", "B"),
+        ("kept", "B"),
+        ("bytes", f"{SAMPLE_BYTES}s"),
+    ),
+)
 _PREFIX = Layout("prefix", (("length", "I"), ("family", "I"), ("address", "16s")))
-LAYOUTS: Final = (_CONF, _UPLINK, _SERVICE_KEY, _SERVICE, _FRONT, _NODE, _ROW, _STATS, _PREFIX)
+LAYOUTS: Final = (_CONF, _UPLINK, _SERVICE_KEY, _SERVICE, _FRONT, _NODE, _ROW, _STATS, _PREFIX, _SAMPLING, _SAMPLE)
+
+
+def struct_of(name: str) -> Layout:
+    """Return a struct of lb.h."""
+    return next(layout for layout in LAYOUTS if layout.name == name)
 
 
 def size_of(name: str) -> int:
     """Return the bytes of a struct of lb.h."""
-    return next(layout.size for layout in LAYOUTS if layout.name == name)
+    return struct_of(name).size
 
 
-def _words(address: Address | None) -> bytes:
+def address_words(address: Address | None) -> bytes:
     """An address as the maps hold it: 16 bytes, an IPv4 address in the first four; zeros for none."""
     return address.packed.ljust(16, b"\0") if address else bytes(16)
 
@@ -227,7 +252,7 @@ class NodeConf:
         """Encode as `struct conf`; `vip_filter` and `flags` are derived from other tables (see tables.py)."""
         cost_ns = max(1, 1_000_000_000 // self.again_per_s)
         burst_ns = min(cost_ns * self.again_burst, 0xFFFF_FFFF)
-        outer = (_words(self.address)[:4], _words(self.address6))
+        outer = (address_words(self.address)[:4], address_words(self.address6))
         words = key_words(self.hash_key)
         flags &= ~(ConfFlag.OUTER_4 | ConfFlag.OUTER_6)
         flags |= bool(self.address) * ConfFlag.OUTER_4 | bool(self.address6) * ConfFlag.OUTER_6
@@ -288,7 +313,7 @@ class ServiceKey:
     def pack(self) -> bytes:
         """Encode as `struct service_key`."""
         port = self.port.to_bytes(2, "big")
-        return _SERVICE_KEY.codec.pack(_words(self.vip), port, self.protocol or 0, self.vip.version)
+        return _SERVICE_KEY.codec.pack(address_words(self.vip), port, self.protocol or 0, self.vip.version)
 
     def any_port(self) -> "ServiceKey":
         """Return the key that stands for all ports of the same VIP and protocol."""
@@ -363,7 +388,7 @@ class NodeEntry:
         flags = (self.mac is not None) * NODE_HAS_MAC | self.on_link * NODE_ON_LINK | self.outer6 * NODE_OUTER_6
         return _NODE.codec.pack(
             self.mac or bytes(6), self.tag, self.address.packed, flags, self.ifindex, self.source or bytes(6),
-            self.vlan, min(self.mtu, 0xFFFF), _words(self.address6),
+            self.vlan, min(self.mtu, 0xFFFF), address_words(self.address6),
         )  # fmt: skip
 
     @classmethod
@@ -381,7 +406,7 @@ class NodeEntry:
 
 def pack_prefix(prefix: Network) -> bytes:
     """Encode as `struct prefix`."""
-    return _PREFIX.codec.pack(32 + prefix.prefixlen, prefix.version, _words(prefix.network_address))
+    return _PREFIX.codec.pack(32 + prefix.prefixlen, prefix.version, address_words(prefix.network_address))
 
 
 def unpack_prefix(data: bytes) -> Network:

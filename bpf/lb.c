@@ -26,6 +26,7 @@
 #include "wrap.h"
 #include "toobig.h"
 #include "forward.h"
+#include "sample.h"
 
 static __always_inline int pass(u32 slot, enum counter event)
 {
@@ -77,7 +78,7 @@ static __always_inline int handle(struct xdp_md *ctx, const struct conf *conf, c
 		event = pick(ctx, conf, service, row, r, pkt, s, &next);
 	else
 		event = service->flags & SERVICE_DROP_NO_MEMBER ? DROP_NO_MEMBER : NO_MEMBER;
-	event += conf->zero;	/* see forget() */
+	event ^= conf->zero;	/* see forget() */
 	if (event >= DROP_GRACE)
 		verdict = XDP_DROP;
 	else if (next)
@@ -85,11 +86,13 @@ static __always_inline int handle(struct xdp_md *ctx, const struct conf *conf, c
 	else if (TUNNELS && pkt->outer && !unwrap(ctx, pkt))
 		verdict = XDP_DROP;
 	count_any(s, event);
+	if (conf->flags & CONF_SAMPLE)
+		sample(ctx, pkt, service->slot, event);
 	return verdict;
 }
 
 /* What has no flow: not for a service, or to be dropped if it is to a VIP. */
-static __always_inline int refuse(enum kind kind, struct packet *pkt)
+static __always_inline int refuse(struct xdp_md *ctx, const struct conf *conf, enum kind kind, struct packet *pkt)
 {
 	struct service *service;
 	struct stats *s;
@@ -104,6 +107,8 @@ static __always_inline int refuse(enum kind kind, struct packet *pkt)
 	s = stats_of(service->slot);
 	if (s)
 		count(s, reason(kind));
+	if (conf->flags & CONF_SAMPLE)
+		sample(ctx, pkt, service->slot, reason(kind));
 	return XDP_DROP;
 }
 
@@ -151,8 +156,8 @@ int PROGRAM(struct xdp_md *ctx)
 	if (is_plain(conf, &c, eth->h_proto)) {
 		kind = parse_ipv4(ctx, &c, conf, &pkt);
 		forget_flow(conf, &pkt);
-		return kind == FLOW ? serve(ctx, conf, uplink, &pkt) : refuse(kind, &pkt);
+		return kind == FLOW ? serve(ctx, conf, uplink, &pkt) : refuse(ctx, conf, kind, &pkt);
 	}
 	kind = parse_any(ctx, &c, conf, eth->h_proto, &pkt);
-	return kind == FLOW ? serve(ctx, conf, uplink, &pkt) : refuse(kind, &pkt);
+	return kind == FLOW ? serve(ctx, conf, uplink, &pkt) : refuse(ctx, conf, kind, &pkt);
 }

@@ -180,3 +180,27 @@ struct prefix {
 	u32 family;
 	__be32 address[4];
 };
+
+#define ANY_SAMPLE 0xffffffff
+#define SAMPLE_BYTES 128
+
+/* Which packets are sampled: one in `every` of those that match all the rest. */
+struct sampling {
+	u32 every;
+	u32 slot;		/* or ANY_SAMPLE */
+	u32 event;		/* or ANY_SAMPLE */
+	u32 family;		/* 0: any */
+	__be32 client[4], mask[4];
+};
+
+struct sample {
+	u64 time_ns;		/* CLOCK_MONOTONIC */
+	u32 ifindex;
+	u32 length;		/* of the frame */
+	u16 slot;
+	u16 event;
+	u16 prev;
+	u8 hop;
+	u8 kept;		/* of the frame, here: */
+	u8 bytes[SAMPLE_BYTES];
+};

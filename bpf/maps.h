@@ -23,3 +23,15 @@ BPF_TABLE_PINNED("percpu_array", u32, u64, spent, BUDGETS, PINS "/spent");
 /* Prefixes of node addresses, and the deny list: being there is all that counts. */
 BPF_TABLE_PINNED("lpm_trie", struct prefix, u32, node_prefixes, PREFIXES, PINS "/node_prefixes");
 BPF_TABLE_PINNED("lpm_trie", struct prefix, u32, denied, PREFIXES, PINS "/denied");
+
+BPF_TABLE_PINNED("array", u32, struct sampling, sampling, 1, PINS "/sampling");
+
+/* Sampled packets, on their way to a reader. BCC has a macro for ring buffers, but not for one that is pinned. */
+struct samples_ring {
+	int key;
+	u32 leaf;
+	void *(*ringbuf_reserve)(u64 size);
+	void (*ringbuf_submit)(void *data, u64 flags);
+	u32 max_entries;
+};
+__attribute__((section("maps/ringbuf:" PINS "/samples"))) struct samples_ring samples = { .max_entries = 64 };

@@ -21,12 +21,17 @@ class MapType(IntEnum):
     PERCPU_ARRAY = 6
     LPM_TRIE = 11
     ARRAY_OF_MAPS = 12
+    RINGBUF = 27
 
 
 MMAPABLE: Final = 1 << 10
 """BPF_F_MMAPABLE: user space may map the array into its memory (Linux 5.5)."""
 NO_PREALLOC: Final = 1
 """BPF_F_NO_PREALLOC: an entry's memory is taken when it is written; a trie has no other way."""
+
+
+_SAMPLES_SIZE: Final = 1 << 18
+"""Bytes of the ring buffer: 1,500 samples."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,8 @@ def map_specs(rows: int) -> tuple[MapSpec, ...]:
         MapSpec("grace", MapType.ARRAY_OF_MAPS, 4, 4, layout.SLOTS, inner=grace_table(rows)),
         MapSpec("spent", MapType.PERCPU_ARRAY, 4, 8, layout.BUDGETS),
         MapSpec("node_prefixes", MapType.LPM_TRIE, size_of("prefix"), 4, layout.PREFIXES, NO_PREALLOC),
+        MapSpec("sampling", MapType.ARRAY, 4, size_of("sampling"), 1),
+        MapSpec("samples", MapType.RINGBUF, 0, 0, _SAMPLES_SIZE),
         MapSpec("denied", MapType.LPM_TRIE, size_of("prefix"), 4, layout.PREFIXES, NO_PREALLOC),
     )
 
@@ -86,7 +93,18 @@ def assertions() -> str:
     checks += [f"SERVICE_{flag.name} == {flag.value}" for flag in ServiceFlag]
     checks += [f"AFFINITY_{affinity.name} == {affinity.value}" for affinity in Affinity]
     checks += [f"FORWARD_BY_{forward.name} == {forward.value}" for forward in Forward]
-    limits = ("CHAIN", "NODES", "SLOTS", "SERVICES", "FRONT", "UPLINKS", "PREFIXES", "KEY_WORDS", "BUDGETS")
+    limits = (
+        "CHAIN",
+        "NODES",
+        "SLOTS",
+        "SERVICES",
+        "FRONT",
+        "UPLINKS",
+        "PREFIXES",
+        "KEY_WORDS",
+        "BUDGETS",
+        "SAMPLE_BYTES",
+    )
     for constant in (*limits, "NODE_HAS_MAC", "NODE_ON_LINK", "NODE_OUTER_6"):
         checks.append(f"{constant} == {getattr(layout, constant)}")
     return "".join(f'_Static_assert({check}, "layout.py and lb.h disagree");\n' for check in checks)

@@ -40,17 +40,18 @@ static __always_inline enum kind is_fragment(struct packet *pkt)
 /*
  * The verifier walks every way through the program, and knows on each what the ways before have written: that a tag was
  * there, that the family is 6. Where ways meet again it would walk all the rest for each of them, a million steps and
- * more. So where they meet it is made to forget: adding a 0 that it cannot know leaves a value that it does not know.
+ * more. So where they meet it is made to forget: a value xor a 0 that it cannot know is one that it does not know. (A sum
+ * would not do: it has the value as its least.)
  */
 static __always_inline void forget_flow(const struct conf *conf, struct packet *pkt)
 {
 	u32 zero = conf->zero;
 
-	pkt->protocol += zero;
-	pkt->tcp += zero;
-	pkt->opens += zero;
-	pkt->icmp_error += zero;
-	pkt->fragment += zero;
+	pkt->protocol ^= zero;
+	pkt->tcp ^= zero;
+	pkt->opens ^= zero;
+	pkt->icmp_error ^= zero;
+	pkt->fragment ^= zero;
 }
 
 static __always_inline void forget(const struct conf *conf, struct packet *pkt)
@@ -58,25 +59,39 @@ static __always_inline void forget(const struct conf *conf, struct packet *pkt)
 	u32 zero = conf->zero;
 
 	forget_flow(conf, pkt);
-	pkt->family += zero;
-	pkt->prev_family += zero;
-	pkt->prev += zero;
-	pkt->length += zero;
-	pkt->l2 += zero;
-	pkt->outer += zero;
-	pkt->hop += zero;
-	pkt->client[1] += zero;
-	pkt->client[2] += zero;
-	pkt->client[3] += zero;
-	pkt->vip[1] += zero;
-	pkt->vip[2] += zero;
-	pkt->vip[3] += zero;
+	pkt->family ^= zero;
+	pkt->prev_family ^= zero;
+	pkt->prev ^= zero;
+	pkt->length ^= zero;
+	pkt->l2 ^= zero;
+	pkt->outer ^= zero;
+	pkt->hop ^= zero;
+	pkt->client[1] ^= zero;
+	pkt->client[2] ^= zero;
+	pkt->client[3] ^= zero;
+	pkt->vip[1] ^= zero;
+	pkt->vip[2] ^= zero;
+	pkt->vip[3] ^= zero;
 }
 
 /* The next header to read and the end of the frame. */
 struct cursor {
 	void *at, *end;
 };
+
+/*
+ * Where the frame lies, asked anew: were the pointers of parse() kept until here, so would be what the verifier knows of
+ * how far each way may read from them.
+ */
+static __always_inline void *frame_start(struct xdp_md *ctx)
+{
+	return (void *)(long)*(volatile u32 *)&ctx->data;
+}
+
+static __always_inline void *frame_end(struct xdp_md *ctx)
+{
+	return (void *)(long)*(volatile u32 *)&ctx->data_end;
+}
 
 #define HEADERS_END 0x3ff	/* bytes into the frame: no header may begin beyond, a mask */
 

@@ -104,8 +104,8 @@ static __always_inline enum kind parse_any(struct xdp_md *ctx, struct cursor *c,
 	enum kind kind;
 
 	if (type == htons(ETH_P_8021Q) || type == htons(ETH_P_8021AD)) {
-		type = skip_tags(c, type, pkt) + conf->zero;
-		pkt->l2 += conf->zero;
+		type = skip_tags(c, type, pkt) ^ conf->zero;
+		pkt->l2 ^= conf->zero;
 		forget_place(ctx, c);
 	}
 	if (TUNNELS) {
@@ -114,7 +114,7 @@ static __always_inline enum kind parse_any(struct xdp_md *ctx, struct cursor *c,
 			return kind;
 		if (pkt->outer) {
 			forget(conf, pkt);
-			type += conf->zero;
+			type ^= conf->zero;
 			forget_place(ctx, c);
 		}
 	}

@@ -44,7 +44,7 @@ static __always_inline u32 place_of(const struct row *row, u16 node)
 /* A listener's answer for an ACK: is it one of its SYN cookies? The kernel says no at once if it sent none lately. */
 static __always_inline bool answers_cookie(struct xdp_md *ctx, struct bpf_sock *sk, const struct packet *pkt)
 {
-	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	void *data = frame_start(ctx), *end = frame_end(ctx);
 	void *ip = data + ((pkt->l2 + pkt->outer) & 0x7f);
 	struct tcphdr *tcp = data + (pkt->tcp & HEADERS_END);
 	u32 header = pkt->family == 4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
@@ -207,7 +207,7 @@ static __always_inline enum counter pick(struct xdp_md *ctx, const struct conf *
 			return FORWARD_FIRST;
 		*next = NULL;
 	}
-	place += conf->zero;	/* see forget() */
+	place ^= conf->zero;	/* see forget() */
 
 	/* Asked before the socket, which could not change the answer: a flood of SYNs costs no lookups at the owner. */
 	if (pkt->opens && (place == 0 || pkt->hop >= 2 || (pkt->hop == 1 && service->up))) {

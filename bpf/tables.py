@@ -30,6 +30,7 @@ from bpf.layout import (
     UplinkEntry,
 )
 from bpf.mapspec import MapSpec
+from bpf.sample import Filter, Reader
 
 Rows = npt.NDArray[np.uint16]
 """Shape (R, CHAIN): indexes into the node table, owner first, 0 after the last."""
@@ -161,6 +162,16 @@ class Tables:
     def denied(self) -> set[Network]:
         """Return the deny list."""
         return self._prefixes("denied")
+
+    def set_sampling(self, wanted: Filter | None) -> None:
+        """Sample the packets that a filter asks for; None: none, which costs nothing."""
+        if wanted:
+            self._update("sampling", _index(0), wanted.pack())
+        self._set_flag(ConfFlag.SAMPLE, wanted is not None)
+
+    def samples(self) -> Reader:
+        """Open the reading end of the sampled packets; one reader at a time."""
+        return Reader(self._fds["samples"])
 
     def swap_rows(self, slot: int, rows: Rows, grace_until_ns: Deadlines) -> None:
         """Replace a service's whole table: written aside, then swapped in at once.

@@ -96,7 +96,7 @@ static __always_inline bool tell_too_big(struct xdp_md *ctx, const struct packet
 		return false;
 	if (!restore_link(ctx, &back, l2, pkt->family))
 		return false;
-	ip = (void *)(long)ctx->data + (l2 > 18 ? 22 : l2 > 14 ? 18 : 14);
-	return pkt->family == 4 ? write_too_big4(ip, (void *)(long)ctx->data_end, pkt, mtu)
-				: write_too_big6(ip, (void *)(long)ctx->data_end, pkt, mtu);
+	ip = frame_start(ctx) + (l2 > 18 ? 22 : l2 > 14 ? 18 : 14);
+	return pkt->family == 4 ? write_too_big4(ip, frame_end(ctx), pkt, mtu)
+				: write_too_big6(ip, frame_end(ctx), pkt, mtu);
 }

@@ -85,8 +85,8 @@ static __always_inline bool wrap(struct xdp_md *ctx, const struct conf *conf, co
 
 	if (bpf_xdp_adjust_head(ctx, (int)(pkt->l2 + pkt->outer) - (int)(l2 + size)))
 		return false;
-	c.at = (void *)(long)ctx->data;
-	c.end = (void *)(long)ctx->data_end;
+	c.at = frame_start(ctx);
+	c.end = frame_end(ctx);
 
 	eth = take(&c, sizeof(*eth));
 	if (!eth)
@@ -127,9 +127,9 @@ static __always_inline bool wrap(struct xdp_md *ctx, const struct conf *conf, co
 /* Keeps MACs and tags. The frame is longer than they are: an IP header follows. */
 static __always_inline bool save_link(struct xdp_md *ctx, struct link_header *saved)
 {
-	void *data = (void *)(long)ctx->data;
+	void *data = frame_start(ctx);
 
-	if (data + sizeof(*saved) > (void *)(long)ctx->data_end)
+	if (data + sizeof(*saved) > frame_end(ctx))
 		return false;
 	__builtin_memcpy(saved, data, sizeof(*saved));
 	return true;
@@ -138,10 +138,10 @@ static __always_inline bool save_link(struct xdp_md *ctx, struct link_header *sa
 /* Writes them at the head of the frame again, `l2` bytes, before a packet of that family. */
 static __always_inline bool restore_link(struct xdp_md *ctx, const struct link_header *saved, u32 l2, u8 family)
 {
-	void *data = (void *)(long)ctx->data;
+	void *data = frame_start(ctx);
 	__be16 *type;
 
-	if (data + sizeof(*saved) > (void *)(long)ctx->data_end)
+	if (data + sizeof(*saved) > frame_end(ctx))
 		return false;
 	__builtin_memcpy(data, saved, 12);
 	if (l2 > 14)

@@ -195,7 +195,7 @@ def _served(world: World, service: Service, arrival: Arrival, reading: Reading) 
     event = decision.event
     if fragment and event in ("deliver_owner", "deliver_away", "deliver_udp"):
         event = "deliver_fragment"
-    if event == "no_member" or (event == "drop_grace" and not row.chain and service.drop_no_member):
+    if event == "no_member" or (not row.chain and service.drop_no_member and event.startswith("drop")):
         return _no_member(service, arrival, noted)
     noted += ["skip_no_mac"] * decision.skipped
     if decision.to is None:

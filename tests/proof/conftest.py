@@ -42,9 +42,10 @@ def proof_netns() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def stage(proof_bpffs: Path, proof_netns: None) -> Iterator[Stage]:
+def stage(proof_bpffs: Path, proof_netns: None, request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """The whole program, or, by a parameter, one without what is not used."""
     folder = proof_bpffs / "stage"
-    made = Stage(folder)
+    made = Stage(folder, **getattr(request, "param", {}))
     yield made
     made.close()
     shutil.rmtree(folder)

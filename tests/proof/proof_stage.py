@@ -73,10 +73,10 @@ class TestRunOpts(ct.Structure):
 
 
 class Stage:
-    """The program, not attached to anything, in the world installed last."""
+    """The program, whole or without what is not used, not attached to anything, in the world installed last."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = DataPath.open(folder, "lo", rows=ROWS)
+    def __init__(self, folder: Path, ipv6: bool = True, tunnels: bool = True) -> None:
+        self.path = DataPath.open(folder, "lo", rows=ROWS, ipv6=ipv6, tunnels=tunnels)
         fd = kernel.open_pin(next(folder.glob("program0_*")))
         assert fd is not None
         self._fd = fd

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Worlds for generated frames: every kind of next hop and service side by side, and rows with chains of their own."""
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from random import Random
 
@@ -50,17 +51,28 @@ NO_TABLE = 3
 DENIED = ("10.66.0.0/16", "2001:db8:66::/48", f"{CLIENT + 77}/32")
 
 
-def world(seed: int) -> World:
-    """A world whose rows all have chains of their own, of any length, with and without this node."""
+def world(seed: int, ipv6: bool = True, tunnels: bool = True) -> World:
+    """A world whose rows all have chains of their own, of any length, with and without this node.
+
+    Without `ipv6` or `tunnels` nothing in it wants them, as a program wants that was made without.
+    """
     choose = Random(seed)
+    services = {
+        key: service if tunnels else replace(service, forward="l2")
+        for key, service in SERVICES.items()
+        if ipv6 or key[0].version == 4
+    }
+    nodes = {index: node if ipv6 else replace(node, address6=None, outer6=False) for index, node in NODES.items()}
+    if not tunnels:
+        nodes[1] = replace(nodes[1], address=None, address6=None)
     tables = {
         service.slot: [
             Row(tuple(choose.sample(sorted(NODES), choose.choice((0, 1, 2, 2, 3, 4, 4, 8)))), choose.random() < 0.3)
             for _ in range(ROWS)
         ]
-        for service in SERVICES.values()
+        for service in services.values()
         if service.slot != NO_TABLE
     }
     prefixes = tuple(ip_network(prefix) for prefix in ("10.0.0.0/16", "2001:db8::/64"))
     denied = tuple(ip_network(prefix) for prefix in DENIED)
-    return World("02:00:00:00:00:01", 1, NODES, choose.randbytes(16), SERVICES, tables, {}, prefixes, denied)
+    return World("02:00:00:00:00:01", 1, nodes, choose.randbytes(16), services, tables, {}, prefixes, denied)

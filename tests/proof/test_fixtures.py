@@ -15,7 +15,7 @@ from proof_fixtures import Fixture, fixtures
 from proof_stage import Sockets, Stage, difference
 
 FIXTURES = list(fixtures())
-MUTATIONS = 60
+MUTATIONS = 40
 """Of each fixture, beside its truncations."""
 
 

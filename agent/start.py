@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's start: the data path is opened, and compiled if need be, while the rest is still being imported.
+
+Compiling takes a child as long as the imports take this process: in turn they would be twice as long on two cores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Literal
+
+from agent.config import Config
+from agent.process import Paths, only_one, prepare, spare_memory
+
+if TYPE_CHECKING:
+    from bpf.datapath import DataPath
+
+log = logging.getLogger("anylb")
+
+
+def start(config: Config, paths: Paths) -> None:
+    """Be the agent of this node until SIGTERM or SIGINT. Raises AgentError, BpfError or BgpError when it cannot."""
+    spare_memory()
+    prepare(paths.run)
+    with only_one(paths.lock), ThreadPoolExecutor(1) as early:
+        mode = config.xdp.mode
+        if mode == "off" and _take_away(paths):
+            log.info("took the XDP program of an earlier run away: xdp.mode is off")
+        opening = early.submit(_open, config, paths, mode) if mode != "off" else None
+        from agent.daemon import run
+
+        asyncio.run(run(config, paths, opening))
+
+
+def detach(paths: Paths) -> bool:
+    """Take programs, maps and attachments off this node; whether there were any. AgentError while an agent runs."""
+    prepare(paths.run)
+    with only_one(paths.lock):
+        return _take_away(paths)
+
+
+def _take_away(paths: Paths) -> bool:
+    from bpf.datapath import take_away
+
+    return take_away(paths.pins)
+
+
+def _open(config: Config, paths: Paths, mode: Literal["auto", "native", "generic"]) -> DataPath:
+    from bpf.datapath import DataPath
+
+    return DataPath.open(
+        paths.pins,
+        config.node.names,
+        mode,
+        config.table.rows,
+        # What no service here needs is left out of the program: see ARCHITECTURE.md for what that means for a change.
+        ipv6=config.members.outer == "ipv6" or any(vip.version == 6 for vip in config.vips),
+        tunnels=any(service.forward != "l2" for service in config.services),
+    )

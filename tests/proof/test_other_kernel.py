@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program loads on Debian 12's own kernel (6.1), booted under qemu with nothing but Python and bpf/ in it.
+
+Optional: needs qemu-system-x86_64, cpio, and the kernel, named by ANYLB_VMLINUZ. For example:
+
+    apt-get install qemu-system-x86 cpio; apt-get download linux-image-6.1.0-56-amd64; dpkg-deb -x linux-image-*.deb x
+    ANYLB_VMLINUZ=$(echo x/boot/vmlinuz-6.1*) .venv/bin/pytest -m vm
+
+The host compiles and hands over the instructions and which map each load of a descriptor means; the guest makes the
+maps, puts their descriptors in and loads.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bpf.tables import Tables
+
+ROOT = Path(__file__).parents[2]
+PYTHON = Path("/usr/bin/python3.11")
+ROWS = 4096
+NO_ENTROPY = "PYTHONHASHSEED=0"  # the kernel has none yet, and hands this on to init
+
+COMPILE = """
+import json, os, sys
+from pathlib import Path
+from bpf import compile as compiler, kernel, mapspec
+from bcc import BPF
+
+maps, out = Path(sys.argv[1]), Path(sys.argv[2])
+options = compiler.Options(ROWS, 0, ipv6=True, tunnels=True)
+module = BPF(text=compiler.source(), cflags=[f'-DPINS="{maps}"', "-DPROGRAM=lb", *options.defines()])
+names = {kernel.map_id(kernel.open_pin(maps / spec.name)): spec.name for spec in mapspec.map_specs(ROWS)}
+code = module.dump_func(b"lb")
+used = {}
+for at in range(0, len(code), 8):
+    if code[at] == 0x18 and code[at + 1] >> 4 == 1:  # load a map's descriptor
+        used[at + 4] = names[kernel.map_id(int.from_bytes(code[at + 4 : at + 8], "little"))]
+out.write_text(json.dumps({"code": code.hex(), "maps": used}))
+"""
+
+INIT = """#!/usr/bin/python3.11 -Ss
+import ctypes, json, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+try:
+    sys.path.insert(0, "/")
+    for kind, where in ((b"proc", b"/proc"), (b"sysfs", b"/sys")):
+        libc.mount(kind, where, kind, 0, None)
+    from bpf import kernel, mapspec
+
+    given = json.load(open("/program.json"))
+    code = bytearray.fromhex(given["code"])
+    made = {spec.name: kernel.create_map(spec) for spec in mapspec.map_specs(ROWS)}
+    for at, name in given["maps"].items():
+        code[int(at) : int(at) + 4] = made[name].to_bytes(4, "little")
+    fd = kernel.load_xdp("lb", bytes(code))
+    print("LOADED on", os.uname().release, "after", kernel.prog_info(fd).verified_insns, "verified instructions")
+except BaseException as error:
+    print("FAILED", repr(error))
+sys.stdout.flush()
+libc.reboot(0x4321FEDC)
+"""
+
+
+def needs() -> str | None:
+    """Say what is missing; None if all is there."""
+    missing = [name for name in ("qemu-system-x86_64", "cpio") if not shutil.which(name)]
+    missing += [] if PYTHON.exists() else [str(PYTHON)]
+    missing += [] if os.environ.get("ANYLB_VMLINUZ") else ["ANYLB_VMLINUZ"]
+    return ", ".join(missing) or None
+
+
+def libraries(*binaries: Path) -> set[Path]:
+    told = subprocess.run(["ldd", *binaries], capture_output=True, text=True, check=True).stdout
+    return {Path(path) for path in re.findall(r"(/\S+) \(0x", told)}
+
+
+def modules() -> set[Path]:
+    """The files of Python's own library that bpf.kernel wants, in Debian's Python."""
+    code = (
+        "import bpf.kernel, bpf.mapspec, ctypes, encodings.utf_8, encodings.latin_1, json, os, sys\n"
+        "print(*(m.__file__ for m in sys.modules.values() if getattr(m, '__file__', None)), sep='\\n')"
+    )
+    listed = subprocess.run([PYTHON, "-ESs", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"],
+                            capture_output=True, text=True, check=True).stdout.split()  # fmt: skip
+    return {Path(path) for path in listed if path.startswith("/usr/lib")}
+
+
+def pack_guest(folder: Path, program: Path) -> Path:
+    """Make the initial RAM file system: Debian's Python, bpf/ and the program's instructions."""
+    root = folder / "root"
+    for name in ("proc", "sys", "dev"):
+        (root / name).mkdir(parents=True)
+    os.mknod(root / "dev/console", 0o600 | 0o020000, os.makedev(5, 1))
+    libbpf = Path("/usr/lib/x86_64-linux-gnu/libbpf.so.1")
+    wanted = modules()
+    extensions = [path for path in wanted if path.suffix == ".so"]
+    for path in {PYTHON, libbpf, *wanted, *libraries(PYTHON, libbpf, *extensions)}:
+        target = root / path.relative_to("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    shutil.copytree(ROOT / "bpf", root / "bpf", dirs_exist_ok=True)
+    shutil.copy(program, root / "program.json")
+    (root / "init").write_text(INIT.replace("ROWS", str(ROWS)))
+    (root / "init").chmod(0o755)
+    names = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")))
+    archive = folder / "guest.cpio"
+    with archive.open("wb") as file:
+        subprocess.run(["cpio", "--quiet", "-o", "-H", "newc"], input=names.encode(), stdout=file, cwd=root, check=True)
+    return archive
+
+
+@pytest.mark.vm
+@pytest.mark.skipif(needs() is not None, reason=f"not at hand: {needs()}")
+def test_the_program_loads_on_debians_kernel(proof_bpffs: Path, tmp_path: Path) -> None:
+    maps = proof_bpffs / "vm"
+    maps.mkdir()
+    try:
+        Tables.open(maps, ROWS).close()
+        command = [sys.executable, "-c", COMPILE.replace("ROWS", str(ROWS)), str(maps), str(tmp_path / "program.json")]
+        environment = {**os.environ, "BCC_KERNEL_SOURCE": str(ROOT / "bpf/kheaders"), "PYTHONPATH": str(ROOT)}
+        subprocess.run(command, check=True, cwd=ROOT, env=environment)
+    finally:
+        shutil.rmtree(maps)
+    guest = pack_guest(tmp_path, tmp_path / "program.json")
+    qemu = [
+        "qemu-system-x86_64", "-machine", "accel=tcg", "-m", "768", "-nographic", "-no-reboot",
+        "-kernel", os.environ["ANYLB_VMLINUZ"], "-initrd", str(guest),
+        "-append", f"console=ttyS0 quiet panic=-1 {NO_ENTROPY}",
+    ]  # fmt: skip
+    said = subprocess.run(
+        qemu, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240, check=False
+    ).stdout
+    print(said)
+    assert re.search(r"LOADED on 6\.1\.\S+ after \d+ verified instructions", said), said[-3000:]
