@@ -252,7 +252,8 @@ class Agent:
             self.announcements[vip] = new
         wanted = [vip for vip, a in self.announcements.items() if a.wanted and not self.stopping]
         self.begun |= set(wanted)
-        desired, fallback = speech.wish(self.config, self.interface.address, self.epoch, self.own_shares(), wanted)
+        here = self.interface
+        desired, fallback = speech.wish(self.config, here.address, self.epoch, self.own_shares(), wanted, here.address6)
         self._wish = fallback if self.stopping else desired, fallback
         self.relay.desire(*self._wish)
 

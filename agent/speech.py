@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from agent.config import Config, ServiceConfig
 from agent.members import PeerReport, Told
@@ -33,7 +33,12 @@ def speaker_config(config: Config, address: IPv4Address) -> SpeakerConfig:
 
 
 def wish(
-    config: Config, address: IPv4Address, epoch: int, shares: Mapping[int, Share], vips: Iterable[Address]
+    config: Config,
+    address: IPv4Address,
+    epoch: int,
+    shares: Mapping[int, Share],
+    vips: Iterable[Address],
+    address6: IPv6Address | None = None,
 ) -> tuple[list[Route], list[Route]]:
     """(what to announce, what to announce instead when this agent falls silent).
 
@@ -44,16 +49,18 @@ def wish(
         number: Share(share.weight, 0, State.LEFT if share.state is State.LEFT else State.DRAINING)
         for number, share in shares.items()
     }
-    fallback = [_identity(config, address, epoch, silent)]
+    fallback = [_identity(config, address, epoch, silent, address6)]
     own = [Route.of(f"{vip}/32", str(address)) for vip in vips if vip.version == 4]
-    return [_identity(config, address, epoch, shares), *own], fallback
+    return [_identity(config, address, epoch, shares, address6), *own], fallback
 
 
-def _identity(config: Config, address: IPv4Address, epoch: int, shares: Mapping[int, Share]) -> Route:
+def _identity(
+    config: Config, address: IPv4Address, epoch: int, shares: Mapping[int, Share], address6: IPv6Address | None
+) -> Route:
     services = {
         number: ServiceState(share.weight, share.effective, str(share.state)) for number, share in shares.items()
     }
-    communities = encode(Identity(config.cluster, address, epoch, services))
+    communities = encode(Identity(config.cluster, address, epoch, services, address6))
     return Route.of(f"{identity_address(config, address)}/32", str(address), communities)
 
 
@@ -97,4 +104,6 @@ def _told(config: Config, route: Route, own: IPv4Address) -> Told | None:
         number: Share(service.nominal, service.effective, State(service.state))
         for number, service in identity.services.items()
     }
-    return Told(identity.address, identity.epoch, shares)
+    # An IPv6 address outside members.allow is not believed: tunnels from it would not be opened either.
+    believed = any(identity.address6 in allowed for allowed in config.members.allow) if identity.address6 else False
+    return Told(identity.address, identity.epoch, shares, identity.address6 if believed else None)

@@ -11,6 +11,8 @@ Owns the wire format and nothing else: who is believed, and what a state leads t
     | cluster              | 1 << 28                | IPv4 address of the node                     |
     | cluster              | 2 << 28                | epoch                                        |
     | cluster              | 3 << 28 | service id   | state << 28 | nominal << 14 | effective      |
+    | cluster              | 4 << 28 ... 7 << 28    | IPv6 address of the node, 32 bits each, or   |
+    |                      |                        | none of the four                             |
     +----------------------+------------------------+----------------------------------------------+
 
 A reader skips types that it does not know, and services in a state that it does not know, so that a later version can
@@ -22,6 +24,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import ipaddress
+import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -41,6 +44,8 @@ class _Type(enum.IntEnum):
     ADDRESS = 1
     EPOCH = 2
     SERVICE = 3
+    ADDRESS_6 = 4
+    """The first of four."""
 
 
 _STATES = {"up": 1, "draining": 2, "left": 3}
@@ -64,6 +69,7 @@ class Identity:
     address: ipaddress.IPv4Address
     epoch: int
     services: Mapping[int, ServiceState] = field(default_factory=dict)
+    address6: ipaddress.IPv6Address | None = None
 
 
 def service_id(vip: ipaddress.IPv4Address | ipaddress.IPv6Address, protocol: str, port: int) -> int:
@@ -92,6 +98,11 @@ def encode(identity: Identity) -> tuple[LargeCommunity, ...]:
         (cluster, _Type.ADDRESS << SERVICE_ID_BITS, int(identity.address)),
         (cluster, _Type.EPOCH << SERVICE_ID_BITS, identity.epoch),
     ]
+    if identity.address6 is not None:
+        communities += [
+            (cluster, (_Type.ADDRESS_6 + i) << SERVICE_ID_BITS, word)
+            for i, word in enumerate(struct.unpack("!4I", identity.address6.packed))
+        ]
     for number, service in identity.services.items():
         if not 0 <= number < 1 << SERVICE_ID_BITS:
             raise BgpError(f"identity: service id {number} is not a number of {SERVICE_ID_BITS} bits")
@@ -124,6 +135,11 @@ def _parse(communities: Iterable[LargeCommunity], cluster: int) -> Identity | st
     address, epoch = said.get((_Type.ADDRESS, 0)), said.get((_Type.EPOCH, 0))
     if address is None or epoch is None:
         return f"identity: cluster {cluster} without {'an address' if address is None else 'an epoch'}"
+    parts = [(_Type.ADDRESS_6 + i, 0) for i in range(4)]
+    words = [said[part] for part in parts if part in said]
+    if len(words) not in (0, 4):
+        return f"identity: cluster {cluster} with {len(words)} of the 4 parts of an IPv6 address"
+    address6 = ipaddress.IPv6Address(struct.pack("!4I", *words)) if words else None
     services: dict[int, ServiceState] = {}
     for (kind, number), value in said.items():
         if kind == _Type.SERVICE:
@@ -132,7 +148,7 @@ def _parse(communities: Iterable[LargeCommunity], cluster: int) -> Identity | st
                 return f"identity: service {number}: {service}"
             if service is not None:
                 services[number] = service
-    return Identity(cluster, ipaddress.IPv4Address(address), epoch, services)
+    return Identity(cluster, ipaddress.IPv4Address(address), epoch, services, address6)
 
 
 def _pack(service: ServiceState) -> int:

@@ -152,9 +152,14 @@ int PROGRAM(struct xdp_md *ctx)
 		return pass(0, PASS_OTHER_MAC);
 	parse_marker(eth, &pkt);
 
-	/* Twice the same in the text, not in the program: the first is compiled without all that plain frames have not. */
+	/* Thrice the same in the text, not in the program: plain frames' copies are compiled without all that they have not. */
 	if (is_plain(conf, &c, eth->h_proto)) {
 		kind = parse_ipv4(ctx, &c, conf, &pkt);
+		forget_flow(conf, &pkt);
+		return kind == FLOW ? serve(ctx, conf, uplink, &pkt) : refuse(ctx, conf, kind, &pkt);
+	}
+	if (IPV6 && is_plain6(conf, &c, eth->h_proto)) {
+		kind = parse_ipv6(ctx, &c, conf, &pkt);
 		forget_flow(conf, &pkt);
 		return kind == FLOW ? serve(ctx, conf, uplink, &pkt) : refuse(ctx, conf, kind, &pkt);
 	}

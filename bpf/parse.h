@@ -97,6 +97,15 @@ static __always_inline bool is_plain(const struct conf *conf, const struct curso
 	       (!TUNNELS || ip->daddr != conf->address || ip->protocol == IPPROTO_TCP);
 }
 
+/* The same of IPv6. */
+static __always_inline bool is_plain6(const struct conf *conf, const struct cursor *c, __be16 type)
+{
+	struct ipv6hdr *ip = c->at;
+
+	return type == htons(ETH_P_IPV6) && (void *)(ip + 1) <= c->end &&
+	       (!TUNNELS || ip->daddr[3] != conf->address6[3] || ip->nexthdr == IPPROTO_TCP);
+}
+
 /* All other frames: tags, tunnels, IPv6. */
 static __always_inline enum kind parse_any(struct xdp_md *ctx, struct cursor *c, const struct conf *conf, __be16 type,
 					   struct packet *pkt)

@@ -95,3 +95,16 @@ def test_an_ipv6_vip_is_not_announced() -> None:
         "10.254.0.11/32",
         "192.0.2.10/32",
     ]
+
+
+def test_an_ipv6_address_is_believed_inside_members_allow_only() -> None:
+    both = parse(TEXT.replace("[10.0.0.0/24]", "[10.0.0.0/24, 2001:db8::/64]"), "lb.yml")
+    inside, outside = IPv6Address("2001:db8::11"), IPv6Address("2001:db8:1::11")
+
+    def told(address6: IPv6Address) -> IPv6Address | None:
+        routes = speech.wish(both, A, 99, SHARES, [], address6)[0]
+        peer = Peer("10.0.0.1", up=True, since=1.0, eor=True, routes=tuple(routes), announced=frozenset())
+        return speech.reports(both, Snapshot((peer,)), True, B)["10.0.0.1"].told[A].address6
+
+    assert told(inside) == inside
+    assert told(outside) is None

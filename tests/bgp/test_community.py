@@ -22,6 +22,7 @@ IDENTITIES = st.builds(
     U32.map(IPv4Address),
     U32,
     st.dictionaries(st.integers(0, (1 << 28) - 1), STATES, max_size=20),
+    st.none() | st.integers(0, (1 << 128) - 1).map(IPv6Address),
 )
 
 
@@ -32,6 +33,21 @@ def test_the_wire_format_is_frozen():
         (65001, 0x20000000, 7),
         (65001, 0x31234567, 2 << 28 | 100 << 14 | 50),
     )
+
+
+def test_the_wire_format_of_an_ipv6_address_is_frozen():
+    identity = Identity(CLUSTER, IPv4Address("10.0.0.11"), 7, {}, IPv6Address("2001:db8:0:a::b"))
+    said = community.encode(identity)
+    assert said[2:] == (
+        (65001, 0x40000000, 0x20010DB8),
+        (65001, 0x50000000, 0x0000000A),
+        (65001, 0x60000000, 0),
+        (65001, 0x70000000, 0x0000000B),
+    )
+    for part in said[2:]:
+        left = [other for other in said if other != part]
+        assert community.decode(left, CLUSTER) is None
+        assert community.problem(left, CLUSTER) == "identity: cluster 65001 with 3 of the 4 parts of an IPv6 address"
 
 
 def test_service_ids_are_frozen_and_28_bits():

@@ -92,7 +92,7 @@ CASES = [
     Case("six extension headers", six(chained(6), DESTINATION), "tx", ECHO, FIRST, to=2),
     Case("seven extension headers", six(chained(7), DESTINATION), "drop", NONE, (C.DROP_HEADERS,)),
     Case("extension headers without end", six(chained(30), DESTINATION), "drop", NONE, (C.DROP_HEADERS,)),
-    Case("as long as an extension header may be", six(extension(tcp(), packets.TCP, 120), DESTINATION), "tx", ECHO,
+    Case("as long as an extension header may be", six(extension(tcp(), packets.TCP, 118), DESTINATION), "tx", ECHO,
          FIRST, to=2),
     Case("extension headers beyond the first 1023 bytes", six(extension(tcp(), packets.TCP, 130), DESTINATION), "drop",
          NONE, (C.DROP_HEADERS,)),
@@ -141,18 +141,21 @@ def world(program: Any) -> Any:
     return program
 
 
+@pytest.mark.parametrize("tag", [b"", b"\x81\x00\x20\x64"], ids=["plain", "tagged"])
 @pytest.mark.parametrize("case", CASES, ids=[case.what for case in CASES])
-def test_packet(case: Case, world: Any) -> None:
+def test_packet(case: Case, tag: bytes, world: Any) -> None:
+    """The same behind a VLAN tag, where another copy of the program's code handles it."""
     for slot in (ECHO, DNS):
         world.set_chain(slot, case.chain)
-    outcome = world.observe(case.packet)
+    packet = case.packet[:12] + tag + case.packet[12:]
+    outcome = world.observe(packet)
     assert outcome.verdict == case.verdict
     assert outcome.events == {(case.slot, event): 1 for event in case.events}
     if case.to is None:
-        assert outcome.packet == case.packet
+        assert outcome.packet == packet
     else:
         macs = packets.mac(f"02:00:00:00:00:{case.to:02x}") + packets.marker(1, 11)
-        assert outcome.packet == macs + case.packet[12:]
+        assert outcome.packet == macs + packet[12:]
 
 
 def test_truncated_at_any_byte_is_never_forwarded(world: Any) -> None:

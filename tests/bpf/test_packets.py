@@ -218,14 +218,17 @@ def world(program: Any) -> Any:
     return program
 
 
+@pytest.mark.parametrize("tag", [b"", b"\x81\x00\x20\x64"], ids=["plain", "tagged"])
 @pytest.mark.parametrize("case", CASES, ids=[case.what for case in CASES])
-def test_packet(case: Case, world: Any) -> None:
+def test_packet(case: Case, tag: bytes, world: Any) -> None:
+    """The same behind a VLAN tag, where another copy of the program's code handles it."""
+    packet = case.packet[:12] + tag + case.packet[12:]
     if case.slot not in (NONE, BARE):
         world.set_chain(case.slot, case.chain)
     for index in case.no_mac:
         world.know_node(index, has_mac=False)
     try:
-        outcome = world.observe(case.packet)
+        outcome = world.observe(packet)
     finally:
         for index in case.no_mac:
             world.know_node(index)
@@ -233,10 +236,10 @@ def test_packet(case: Case, world: Any) -> None:
     assert outcome.verdict == case.verdict
     assert outcome.events == {(case.slot, event): 1 for event in case.events}
     if case.to is None:
-        assert outcome.packet == case.packet
+        assert outcome.packet == packet
     else:
         macs = packets.mac(f"02:00:00:00:00:{case.to:02x}") + packets.marker(case.hop, 11)
-        assert outcome.packet == macs + case.packet[12:]
+        assert outcome.packet == macs + packet[12:]
 
 
 def test_every_case_has_a_name_of_its_own() -> None:

@@ -14,6 +14,9 @@ What does not hold: that one visited node lists it is not enough. The smallest c
 node 3 believes (). Node 3 has nobody to ask, so its kernel answers with a reset (or, in grace, drops). Nor is it
 enough, with four nodes, that every visited node lists it: where 1 believes (3, 2), 3 believes (4, 2) and 4 believes
 (1, 2), each trusts another owner, and the packet goes round until it is dropped for its hops; TCP sends again.
+
+Chains of up to 7 that all agree on lead everywhere. Of 8 they do not: from the first or the second place the last is
+not reached, because the packet starts over once, where the ingress was passed over and places seem to come too soon.
 """
 
 import itertools
@@ -123,6 +126,23 @@ def test_where_all_agree_the_packet_arrives(nodes: int) -> None:
     walks = walked(nodes, HOLDER)
     same = np.logical_and.reduce([chain == walks.chain[0] for chain in walks.chain[1:]])
     assert (walks.end[same & walks.one_lists] == ARRIVED).all()
+
+
+def lost_on(length: int) -> list[tuple[int, int]]:
+    """Ingress and holder of the packets that do not arrive though all believe the chain 1, 2, ... of that length."""
+    chain, lost = tuple(range(1, length + 1)), []
+    for ingress, holder in itertools.product((*chain, 99), chain):
+        at, packet = ingress, Packet(opens=False)
+        while (decision := decide(Belief(at, chain, CONNECTION if at == holder else None), packet)).to:
+            at, packet = decision.to, Packet(opens=False, hop=packet.hop + 1, prev=at)
+        if at != holder:
+            lost.append((ingress, holder))
+    return lost
+
+
+@pytest.mark.parametrize("length", range(1, K + 1))
+def test_where_all_agree_on_a_chain_it_arrives_unless_the_chain_is_full(length: int) -> None:
+    assert lost_on(length) == ([(1, 8), (2, 8)] if length == K else [])
 
 
 def test_among_three_nodes_it_arrives_if_all_that_it_visits_list_the_holder() -> None:
