@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Token buckets per CPU: each use costs so much of a budget of time that grows with the clock, and at most a burst may be
- * spent ahead. The burst must exceed a tick (10 ms at most): the clock is the coarse one.
+ * Token buckets per CPU: each use costs so much of a budget of time that grows with the clock, and at most a burst
+ * may be spent ahead. The burst must exceed a tick (10 ms at most): the clock is the coarse one.
  */
 
 static __always_inline bool may_spend(enum budget budget, u32 cost_ns, u32 burst_ns)

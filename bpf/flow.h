@@ -7,11 +7,11 @@
  *
  *	sum = k0 + (w0 + k1) * (w1 + k2) + ... mod 2^64,	hash = mix(sum / 2^32)
  *
- * For any two flows, the hashes over all keys are independent and uniform: where they differ in w1, say, the difference
- * of their sums has the term k2 * (w1 - w1'), whose upper half k2 alone makes uniform, since w1 - w1' != 0 has its
- * lowest bit below 2^32; and k0 moves the pair about. So no two flows share a row more often than rows divide the keys:
- * there is no collision that holds for every key, nor for more of them than must be. mix() is one to one and keeps that;
- * it makes neighbours (one client's ports) fall apart, which a sum does not.
+ * For any two flows, the hashes over all keys are independent and uniform: where they differ in w1, say, the
+ * difference of their sums has the term k2 * (w1 - w1'), whose upper half k2 alone makes uniform, since w1 - w1'
+ * != 0 has its lowest bit below 2^32; and k0 moves the pair about. So no two flows share a row more often than
+ * rows divide the keys: there is no collision that holds for every key, nor for more of them than must be. mix()
+ * is one to one and keeps that; it makes neighbours (one client's ports) fall apart, which a sum does not.
  */
 
 /* One to one, every bit of it depends on every other: Chris Wellons' lowbias32 (2018, public domain). */

@@ -2,9 +2,9 @@
 /* Sends a packet to the next node, with a marker that says how often it has been forwarded and by whom. */
 
 /*
- * XDP_TX is the fast way out of the interface that the packet came by. On a veth whose peer has GRO but no XDP program it
- * queues packets and wakes nobody (veth_xdp_flush(), Linux 6.18): they lie there until something else is sent.
- * bpf_redirect() wakes the peer.
+ * XDP_TX is the fast way out of the interface that the packet came by. On a veth whose peer has GRO but no XDP
+ * program it queues packets and wakes nobody (veth_xdp_flush(), Linux 6.18): they lie there until something else
+ * is sent. bpf_redirect() wakes the peer.
  */
 static __always_inline int hairpin(const struct xdp_md *ctx, const struct uplink *uplink)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * IPv4 (RFC 791) to a VIP, and ICMP (RFC 792). An ICMP error goes where the flow it quotes goes: path-MTU discovery must
- * reach the server that holds the connection. Echo is answered by the ingress itself.
+ * IPv4 (RFC 791) to a VIP, and ICMP (RFC 792). An ICMP error goes where the flow it quotes goes: path-MTU
+ * discovery must reach the server that holds the connection. Echo is answered by the ingress itself.
  */
 
 #define IP_DF 0x4000
@@ -17,7 +17,10 @@ struct ports {
 	__be16 source, dest;
 };
 
-/* Sources that are nobody's on the way to a service (RFC 6890): this network, loopback, link-local, multicast, reserved. */
+/*
+ * Sources that are nobody's on the way to a service (RFC 6890): this network, loopback, link-local, multicast,
+ * reserved.
+ */
 static __always_inline bool martian4(__be32 source)
 {
 	u8 first = source, second = source >> 8;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * IPv6 (RFC 8200) to a VIP, its extension headers, and ICMPv6 errors (RFC 4443) as in ipv4.h. All other ICMPv6, neighbour
- * discovery among it, passes.
+ * IPv6 (RFC 8200) to a VIP, its extension headers, and ICMPv6 errors (RFC 4443) as in ipv4.h. All other ICMPv6,
+ * neighbour discovery among it, passes.
  */
 
 #define HEADERS_MOST 6		/* extension headers of a packet */
@@ -28,7 +28,10 @@ struct fragment {
 	__be32 id;
 };
 
-/* Sources that are nobody's on the way to a service (RFC 6890): unspecified, loopback, IPv4-mapped, link-local, multicast. */
+/*
+ * Sources that are nobody's on the way to a service (RFC 6890): unspecified, loopback, IPv4-mapped,
+ * link-local, multicast.
+ */
 static __always_inline bool martian6(const __be32 *source)
 {
 	if (!source[0] && !source[1])
@@ -37,8 +40,9 @@ static __always_inline bool martian6(const __be32 *source)
 }
 
 /*
- * Moves the cursor past extension headers, `left` bytes at most; `next` is then TCP, UDP or ICMPv6, if FLOW is returned.
- * An atomic fragment (RFC 6946) is no fragment. A routing header that has somewhere left to go is not for us to follow.
+ * Moves the cursor past extension headers, `left` bytes at most; `next` is then TCP, UDP or ICMPv6, if FLOW is
+ * returned. An atomic fragment (RFC 6946) is no fragment. A routing header that has somewhere left to go is not
+ * for us to follow.
  */
 static __always_inline enum kind skip_headers(struct xdp_md *ctx, struct cursor *c, u8 *next, u32 *left, int most,
 					      bool *fragment)

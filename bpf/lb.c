@@ -152,7 +152,10 @@ int PROGRAM(struct xdp_md *ctx)
 		return pass(0, PASS_OTHER_MAC);
 	parse_marker(eth, &pkt);
 
-	/* Thrice the same in the text, not in the program: plain frames' copies are compiled without all that they have not. */
+	/*
+	 * Thrice the same in the text, not in the program: plain frames' copies are compiled without all that they
+	 * have not.
+	 */
 	if (is_plain(conf, &c, eth->h_proto)) {
 		kind = parse_ipv4(ctx, &c, conf, &pkt);
 		forget_flow(conf, &pkt);

@@ -38,10 +38,10 @@ static __always_inline enum kind is_fragment(struct packet *pkt)
 }
 
 /*
- * The verifier walks every way through the program, and knows on each what the ways before have written: that a tag was
- * there, that the family is 6. Where ways meet again it would walk all the rest for each of them, a million steps and
- * more. So where they meet it is made to forget: a value xor a 0 that it cannot know is one that it does not know. (A sum
- * would not do: it has the value as its least.)
+ * The verifier walks every way through the program, and knows on each what the ways before have written: that a
+ * tag was there, that the family is 6. Where ways meet again it would walk all the rest for each of them, a
+ * million steps and more. So where they meet it is made to forget: a value xor a 0 that it cannot know is one that
+ * it does not know. (A sum would not do: it has the value as its least.)
  */
 static __always_inline void forget_flow(const struct conf *conf, struct packet *pkt)
 {
@@ -79,10 +79,7 @@ struct cursor {
 	void *at, *end;
 };
 
-/*
- * Where the frame lies, asked anew: were the pointers of parse() kept until here, so would be what the verifier knows of
- * how far each way may read from them.
- */
+/* Where the frame lies now: moving its head ends all pointers into it. Never what the compiler remembers of it. */
 static __always_inline void *frame_start(struct xdp_md *ctx)
 {
 	return (void *)(long)*(volatile u32 *)&ctx->data;
@@ -115,7 +112,10 @@ static __always_inline void *take(struct cursor *c, u32 size)
 	return header;
 }
 
-/* Whether so many bytes from the cursor on are in the frame: it may have more than the part that programs see (frags). */
+/*
+ * Whether so many bytes from the cursor on are in the frame: it may have more than the part that programs see
+ * (frags).
+ */
 static __always_inline bool in_frame(struct xdp_md *ctx, const struct cursor *c, u32 length)
 {
 	return c->at + length <= c->end ||

@@ -200,7 +200,10 @@ static __always_inline enum counter pick(struct xdp_md *ctx, const struct conf *
 	bool alone = empty || (place == 0 && !row->node[1]);
 	enum counter found;
 
-	/* What the rest comes to for most packets of a large cluster: straight from the router, this node is not in the chain. */
+	/*
+	 * What the rest comes to for most packets of a large cluster: straight from the router, this node is not in
+	 * the chain.
+	 */
 	if (place == ABSENT && !pkt->hop && !empty) {
 		*next = nodes.lookup(&first);
 		if (*next && reachable(conf, service, *next))

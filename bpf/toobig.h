@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Tells a client that its packet does not fit into the tunnel: ICMP "fragmentation needed" (RFC 1191), ICMPv6 "packet too
- * big" (RFC 4443 section 3.2), made of the packet itself and sent back the way it came, from the VIP.
+ * Tells a client that its packet does not fit into the tunnel: ICMP "fragmentation needed" (RFC 1191), ICMPv6
+ * "packet too big" (RFC 4443 section 3.2), made of the packet itself and sent back the way it came, from the VIP.
  *
- * IPv4 packets are answered whether or not they may be fragmented: this node cannot, and the client's kernel heeds it.
- * Nothing is sent about an ICMP error or a fragment (RFC 1122 section 3.2.2), nor about what another node forwarded here,
- * whose way back is not the client's.
+ * IPv4 packets are answered whether or not they may be fragmented: this node cannot, and the client's kernel heeds
+ * it. Nothing is sent about an ICMP error or a fragment (RFC 1122 section 3.2.2), nor about what another node
+ * forwarded here, whose way back is not the client's.
  */
 
-#define QUOTED 504	/* bytes: at most 576 in all (RFC 1812 section 4.3.2.3), and bpf_csum_diff() takes 512 with ICMP's 8 */
+/* Bytes: 576 in all at most (RFC 1812 section 4.3.2.3), and bpf_csum_diff() takes 512 with ICMP's 8. */
+#define QUOTED 504
 #define TELL_COST_NS 1000000
 #define TELL_BURST_NS 50000000
 

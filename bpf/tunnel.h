@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Tunnels between nodes: IP in IP (RFC 2003, RFC 2473, RFC 4213) and GUE variant 1 (draft-ietf-intarea-gue section 4: the
- * IP packet follows UDP at once, its version tells it from variant 0). This file reads their headers; wrap.h writes them.
+ * Tunnels between nodes: IP in IP (RFC 2003, RFC 2473, RFC 4213) and GUE variant 1 (draft-ietf-intarea-gue section
+ * 4: the IP packet follows UDP at once, its version tells it from variant 0). This file reads their headers; wrap.h
+ * writes them.
  *
  *	Ethernet [VLAN] | IPv4 (ID = hop, DF)            | [UDP, port 6080] | the client's packet
  *	                | IPv6 (flow label ends in hop)  |
  *
- * A header is opened only if all of it is as a node of the cluster writes it, from an address of a node, to this node, and
- * around a packet for a service. Who can forge such sources can send to the VIP anyway, but chooses the node: the edge
- * must filter node addresses.
+ * A header is opened only if all of it is as a node of the cluster writes it, from an address of a node, to this
+ * node, and around a packet for a service. Who can forge such sources can send to the VIP anyway, but chooses the
+ * node: the edge must filter node addresses.
  */
 
 #define GUE_PORT 6080
@@ -114,8 +115,8 @@ static __always_inline enum kind open_ipv6(struct xdp_md *ctx, const struct conf
 }
 
 /* FLOW: go on at the cursor, with what `type` says, whether a tunnel was opened or not. */
-static __always_inline enum kind open_tunnel(struct xdp_md *ctx, const struct conf *conf, struct cursor *c, __be16 *type,
-					     struct packet *pkt)
+static __always_inline enum kind open_tunnel(struct xdp_md *ctx, const struct conf *conf, struct cursor *c,
+					     __be16 *type, struct packet *pkt)
 {
 	if (*type == htons(ETH_P_IP))
 		return open_ipv4(ctx, conf, c, type, pkt);

@@ -45,8 +45,8 @@ static __always_inline void write_ipv4(struct iphdr *ip, const struct conf *conf
 	ip->check = header_checksum(ip);
 }
 
-static __always_inline void write_ipv6(struct ipv6hdr *ip, const struct conf *conf, const struct node *next, u8 protocol,
-				       u16 length, const struct packet *pkt, u32 hash)
+static __always_inline void write_ipv6(struct ipv6hdr *ip, const struct conf *conf, const struct node *next,
+				       u8 protocol, u16 length, const struct packet *pkt, u32 hash)
 {
 	*(__be32 *)ip = htonl(6 << 28 | pkt->dscp << 20 | (hash & 0xffff) << 4 | (pkt->hop + 1));
 	ip->payload_len = htons(length - sizeof(*ip));
