@@ -118,8 +118,12 @@ static __always_inline void *take(struct cursor *c, u32 size)
  */
 static __always_inline bool in_frame(struct xdp_md *ctx, const struct cursor *c, u32 length)
 {
-	return c->at + length <= c->end ||
-	       c->at - (void *)(long)ctx->data + length <= bpf_xdp_get_buff_len(ctx);
+	u64 bytes = length;
+
+	/* Linux 6.1's verifier does not know that 16 swapped bits are 16 bits; clang must not drop what tells it. */
+	asm volatile("%0 &= 0xffff" : "+r"(bytes));
+	return c->at + bytes <= c->end ||
+	       c->at - (void *)(long)ctx->data + bytes <= bpf_xdp_get_buff_len(ctx);
 }
 
 /* Whether a packet of that length, at the cursor, is whole: in the frame, or in what the tunnel carries. */

@@ -37,10 +37,13 @@ static __always_inline void sample(struct xdp_md *ctx, const struct packet *pkt,
 	told->event = event;
 	told->prev = pkt->prev;
 	told->hop = pkt->hop;
-	asm volatile("" : "+r"(kept));	/* or the compiler drops the checks that the verifier wants */
-	kept &= 0xff;
+	/* One less and one more: the verifier (6.1 above all) must see 1 to SAMPLE_BYTES, a power of two. */
+	kept--;
+	asm volatile("" : "+r"(kept));
+	kept &= SAMPLE_BYTES - 1;
+	kept++;
 	told->kept = kept;
-	if (!kept || kept > SAMPLE_BYTES || bpf_xdp_load_bytes(ctx, 0, told->bytes, kept))
+	if (bpf_xdp_load_bytes(ctx, 0, told->bytes, kept))
 		told->kept = 0;
 	samples.ringbuf_submit(told, 0);
 }
