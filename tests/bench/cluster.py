@@ -20,6 +20,8 @@ from topology.router import RouterWatch
 FOLDER: Final = Path(__file__).parent / "lab"
 SERVERS: Final = ("b1", "b2", "b3", "b4")
 PROXY_VIP: Final = "10.99.0.2"
+TUNNEL_VIPS: Final = {"ipip": "10.99.0.4", "gue": "10.99.0.5"}
+"""By the name of the service."""
 START_S: Final = 60.0
 
 
@@ -31,9 +33,10 @@ def anylb_lab(name: str) -> Iterator[Cluster]:
         cluster = Cluster(lab, "bird")
         for node in SERVERS:
             cluster.start(node, "speaker", "agent")
-        with RouterWatch(lab.nodes["router"].pid, VIP) as router:
-            hops = frozenset(cluster.addresses[node] for node in SERVERS)
-            cluster.wait("all routes", lambda: router.timeline.now == hops, START_S)
+        hops = frozenset(cluster.addresses[node] for node in SERVERS)
+        for vip in (VIP, *TUNNEL_VIPS.values()):
+            with RouterWatch(lab.nodes["router"].pid, vip) as router:
+                cluster.wait(f"all routes to {vip}", lambda: router.timeline.now == hops, START_S)
         takers = frozenset(SERVERS)
         cluster.wait("tables", lambda: agree(map(cluster.view, SERVERS), takers, frozenset()), START_S)
         yield cluster

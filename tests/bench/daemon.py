@@ -43,7 +43,7 @@ def start_s(cluster: Cluster, compiled: bool) -> tuple[float, float]:
     cluster.wait(f"the agent of {NODE}", lambda: ready(cluster), READY_S)
     took = time.monotonic() - began
     (pid,) = cluster.pids(NODE, "agent")
-    return took, figures.process_s(Path(f"/proc/{pid}/stat").read_text())[1]
+    return took, figures.Process.read(Path(f"/proc/{pid}/stat").read_text()).all_s
 
 
 def ready(cluster: Cluster) -> bool:

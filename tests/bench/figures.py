@@ -39,33 +39,63 @@ class Cpu:
         return Cpu(self.busy_s - earlier.busy_s, self.stolen_s - earlier.stolen_s)
 
 
-def process_s(stat: str) -> tuple[int, float]:
-    """Return a process's parent and the CPU seconds of it and of its ended children, from /proc/PID/stat.
+@dataclass(frozen=True)
+class Process:
+    """A process by /proc/PID/stat: its parent, its own CPU seconds, and those of its children that ended."""
 
-    With the ended children in, a sum over a tree of processes loses nothing when one of them ends.
+    parent: int
+    own_s: float
+    children_s: float
+
+    @classmethod
+    def read(cls, stat: str) -> "Process":
+        """Take them from the text of /proc/PID/stat (proc(5)); the name may hold anything."""
+        fields = stat.rpartition(")")[2].split()
+        user, system, children_user, children_system = map(int, fields[11:15])
+        return cls(int(fields[1]), (user + system) / TICKS_PER_S, (children_user + children_system) / TICKS_PER_S)
+
+    @property
+    def all_s(self) -> float:
+        """With the ended children."""
+        return self.own_s + self.children_s
+
+
+Processes = Mapping[int, Process]
+
+
+def foreign_s(before: Processes, after: Processes, roots: Iterable[int]) -> float:
+    """Return the CPU seconds between two looks of all processes that do not descend from `roots`.
+
+    What an ended process had used is its parent's when that waited for it, and nobody's when it did not: so of what
+    a parent was given, what its ended descendants had before is taken off, and never more than it was given. Kernel
+    threads (children of 2) count as ours: what they do here is mostly the network's.
     """
-    fields = stat.rpartition(")")[2].split()
-    return int(fields[1]), sum(map(int, fields[11:15])) / TICKS_PER_S
-
-
-def foreign_s(stats: Mapping[int, str], roots: Iterable[int]) -> float:
-    """Return the CPU seconds of all processes that do not descend from `roots`; `stats` are texts of /proc/PID/stat.
-
-    Kernel threads (children of 2) count as ours: what they do here is mostly the network's.
-    """
-    read = {pid: process_s(text) for pid, text in stats.items()}
     ours = {*roots, 2}
+    given: dict[int, float] = {}
+    for pid, process in before.items():
+        if pid not in after:
+            heir = _survivor(process.parent, before, after)
+            given[heir] = given.get(heir, 0.0) + process.all_s
+    total = 0.0
+    for pid, process in after.items():
+        if _descends(pid, after, ours):
+            continue
+        earlier = before.get(pid, Process(process.parent, 0.0, 0.0))
+        inherited = process.children_s - earlier.children_s - given.get(pid, 0.0)
+        total += process.own_s - earlier.own_s + max(0.0, inherited)
+    return total
 
-    def is_ours(pid: int) -> bool:
-        seen = []
-        while pid in read and pid not in ours:
-            seen.append(pid)
-            pid = read[pid][0]
-        if pid in ours:
-            ours.update(seen)
-        return pid in ours
 
-    return sum(seconds for pid, (_, seconds) in read.items() if not is_ours(pid))
+def _survivor(pid: int, before: Processes, after: Processes) -> int:
+    while pid not in after and pid in before:
+        pid = before[pid].parent
+    return pid
+
+
+def _descends(pid: int, processes: Processes, ours: set[int]) -> bool:
+    while pid in processes and pid not in ours:
+        pid = processes[pid].parent
+    return pid in ours
 
 
 @dataclass(frozen=True)

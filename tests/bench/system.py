@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench import figures
-from bench.cluster import FOLDER, PROXY_VIP, SERVERS, anylb_lab, plain_lab
-from bench.figures import Cpu, Load, Round
+from bench.cluster import FOLDER, PROXY_VIP, SERVERS, TUNNEL_VIPS, anylb_lab, plain_lab
+from bench.figures import Cpu, Load, Process, Round
 
-from topology.cluster import VIP, Cluster
+from topology.cluster import SERVICE, VIP, Cluster
 
 OTHER_VIP: Final = "10.99.0.9"
 """Not a service."""
@@ -38,7 +38,8 @@ class Way:
     name: str
     cluster: Cluster
     url: str
-    forwards: bool = False
+    service: str = ""
+    """Whose packets servers forward; empty if none."""
 
 
 def snapshot() -> dict[int, str]:
@@ -51,21 +52,12 @@ def snapshot() -> dict[int, str]:
     return found
 
 
-def children_s(stat: str) -> float:
-    """CPU seconds of a process's ended children, from /proc/PID/stat."""
-    return sum(map(int, stat.rpartition(")")[2].split()[13:15])) / figures.TICKS_PER_S
-
-
 def by_program(before: Mapping[int, str], after: Mapping[int, str]) -> dict[str, float]:
     """CPU seconds of each program between two snapshots; its ended children are not its own here."""
-
-    def own_s(text: str) -> float:
-        return sum(map(int, text.rpartition(")")[2].split()[11:13])) / figures.TICKS_PER_S
-
     used: dict[str, float] = defaultdict(float)
     for pid, text in after.items():
         name = text[text.index("(") + 1 : text.rindex(")")].split("/")[0]
-        used[name] += own_s(text) - (own_s(before[pid]) if pid in before else 0.0)
+        used[name] += Process.read(text).own_s - (Process.read(before[pid]).own_s if pid in before else 0.0)
     return used
 
 
@@ -85,12 +77,13 @@ class Bench:
         done = lab.exec("client", [*command, way.url])
         used = Cpu.read(Path("/proc/stat").read_text()).since(cpu)
         later = snapshot()
-        foreign_s = figures.foreign_s(later, self._roots) - figures.foreign_s(processes, self._roots)
+        before, after = ({pid: Process.read(text) for pid, text in seen.items()} for seen in (processes, later))
+        foreign_s = figures.foreign_s(before, after, self._roots)
         told = json.loads(done.stdout.splitlines()[-1])
         if told["errors"] > told["done"] / 1000:
             raise RuntimeError(f"{way.name}: {told['errors']} of {told['done']} requests failed")
         programs = by_program(processes, later)
-        programs["wrk"] = children_s(later[os.getpid()]) - children_s(processes[os.getpid()])
+        programs["wrk"] = after[os.getpid()].children_s - before[os.getpid()].children_s
         return Load(
             told["done"],
             told["wall_us"] / 1e6,
@@ -103,12 +96,12 @@ class Bench:
     def checked(self, way: Way, extra: tuple[str, ...]) -> Load:
         """Load a way, and see that packets went as its name says: to all servers, and forwarded where they must be."""
         received = {node: _received(way.cluster, node) for node in SERVERS}
-        before = _forwarded(way) if way.forwards else 0
+        before = _forwarded(way) if way.service else 0
         load = self.load(way, extra)
         shares = {node: _received(way.cluster, node) - received[node] for node in SERVERS}
         if min(shares.values()) < sum(shares.values()) / 20:
             raise RuntimeError(f"{way.name}: not all servers were used: {shares}")
-        if not way.forwards:
+        if not way.service:
             return load
         forwards = _forwarded(way) - before
         if forwards < load.done / 2:
@@ -122,7 +115,11 @@ def _received(cluster: Cluster, node: str) -> int:
 
 
 def _forwarded(way: Way) -> int:
-    return sum(way.cluster.counters(node)["forward_first"] for node in SERVERS)
+    total = 0
+    for node in SERVERS:
+        services = way.cluster.ask(node, "GET", "/status")["services"]
+        total += next(service["counters"]["forward_first"] for service in services if service["name"] == way.service)
+    return total
 
 
 def ways_through(plain: Cluster, anylb: Cluster) -> list[Way]:
@@ -135,7 +132,8 @@ def ways_through(plain: Cluster, anylb: Cluster) -> list[Way]:
     return [
         Way(figures.DIRECT, plain, f"http://{VIP}/"),
         Way("xdp only", anylb, f"http://{OTHER_VIP}/"),
-        Way("anylb l2", anylb, f"http://{VIP}/", forwards=True),
+        Way("anylb l2", anylb, f"http://{VIP}/", service=SERVICE),
+        *(Way(f"anylb {name}", anylb, f"http://{vip}/", service=name) for name, vip in TUNNEL_VIPS.items()),
         Way("haproxy tcp", plain, f"http://{PROXY_VIP}/"),
         Way("nginx stream", plain, f"http://{PROXY_VIP}:8080/"),
     ]

@@ -5,44 +5,59 @@ from typing import Any
 
 import pytest
 from bench import figures, report, target
-from bench.figures import Cpu, Load
+from bench.figures import Load, Process
 
 STAT = "cpu  1000 200 300 9000 50 40 60 700 11 12\ncpu0 1 1 1 1 1 1 1 1 0 0\n"
 
 
-def process(parent: int, *ticks: int, name: str = "nginx: worker") -> str:
-    return f"7 ({name}) S {parent} 1 1 0 -1 0 0 0 0 0 {' '.join(map(str, ticks))} 20 0 1 0 100 0"
+def test_a_process_is_read_whatever_its_name() -> None:
+    stat = "7 (a) S 1 (b) S 42 1 1 0 -1 0 0 0 0 0 100 50 7 3 20 0 1 0 100 0"
+    assert Process.read(stat) == Process(parent=42, own_s=1.5, children_s=0.1)
 
 
-def test_cpu_time_is_work_without_idling_waiting_and_steal() -> None:
-    assert Cpu.read(STAT) == Cpu(busy_s=16.0, stolen_s=7.0)
-
-
-def test_cpu_time_of_a_span() -> None:
-    later = "cpu 1100 200 300 9500 50 40 60 750 11 12\n"
-    assert Cpu.read(later).since(Cpu.read(STAT)) == Cpu(busy_s=1.0, stolen_s=0.5)
-
-
-def test_a_process_counts_with_its_ended_children_whatever_its_name() -> None:
-    assert figures.process_s(process(42, 100, 50, 7, 3, name="a) S 1 (b")) == (42, 1.6)
+def processes(**more: Process) -> dict[int, Process]:
+    """Init, the kernel's threads, our tree (10) and somebody else's (20)."""
+    known = {
+        1: Process(0, 1.0, 5.0),
+        2: Process(0, 0.0, 0.0),
+        3: Process(2, 9.0, 0.0),
+        10: Process(1, 2.0, 0.0),
+        11: Process(10, 4.0, 0.0),
+        20: Process(1, 0.5, 1.0),
+        21: Process(20, 30.0, 2.0),
+    }
+    return known | {int(name[1:]): process for name, process in more.items()}
 
 
 def test_foreign_work_is_all_but_our_trees_and_the_kernels() -> None:
-    stats = {
-        1: process(0, 100, 0, 0, 0),
-        2: process(0, 0, 0, 0, 0),
-        3: process(2, 900, 0, 0, 0),  # ksoftirqd
-        10: process(1, 200, 0, 0, 0),  # ours
-        11: process(10, 400, 0, 0, 0),
-        12: process(11, 800, 0, 0, 0),
-        20: process(1, 50, 25, 0, 0),  # somebody else's
-        21: process(20, 0, 0, 25, 0),
-    }
-    assert figures.foreign_s(stats, {10}) == 1.0 + 0.75 + 0.25
+    later = processes(
+        p1=Process(0, 1.25, 5.0), p3=Process(2, 99.0, 0.0), p11=Process(10, 99.0, 9.0), p21=Process(20, 31.0, 2.0),
+        p22=Process(21, 0.5, 0.25),
+    )  # fmt: skip
+    assert figures.foreign_s(processes(), later, {10}) == 0.25 + 1.0 + 0.75
+
+
+def test_what_an_ended_process_had_used_before_does_not_count_again() -> None:
+    """It used 3 s more before it ended, and its parent waited for it: 32 s are its past."""
+    later = processes(p20=Process(1, 0.5, 1.0 + 35.0))
+    del later[21]
+    assert figures.foreign_s(processes(), later, {10}) == 3.0
+
+
+def test_the_past_of_a_whole_tree_that_ended_is_taken_off_once() -> None:
+    later = processes(p1=Process(0, 1.0, 5.0 + 1.5 + 32.0 + 2.0))
+    del later[20], later[21]
+    assert figures.foreign_s(processes(), later, {10}) == 2.0
+
+
+def test_an_ended_process_that_nobody_waited_for_takes_nothing_off() -> None:
+    later = processes()
+    del later[21]
+    assert figures.foreign_s(processes(), later, {10}) == 0.0
 
 
 def test_foreign_work_of_an_orphan_is_foreign() -> None:
-    assert figures.foreign_s({30: process(29, 100, 0, 0, 0)}, {10}) == 1.0
+    assert figures.foreign_s({}, {30: Process(29, 1.0, 0.0)}, {10}) == 1.0
 
 
 def windows() -> dict[tuple[str, int], list[float]]:

@@ -135,6 +135,7 @@ def _tunnelled(service: Service, gue: bool) -> bytes:
 FORWARDS: Final = (TX, Counter.FORWARD_FIRST)
 TAKES: Final = (PASS, Counter.DELIVER_SOCKET, OWNER)
 
+GUE_FORWARD: Final = "gue forward, ingress outside the chain"
 BARE: Final = "wrapper, subtracted"
 BARE_HEAD: Final = "wrapper that writes 48 bytes back"
 SHIFT: Final = "wrapper with two moves of the head"
@@ -150,10 +151,20 @@ CASES: Final = (
     Case("l2 forward, UDP", _udp(OUTSIDE), *FORWARDS, OUTSIDE, source=MARKED),
     Case("l2 forward, ICMP error", _too_big(OUTSIDE), *FORWARDS, OUTSIDE, source=MARKED, client_at=58),
     Case("l2 forward, second in the chain", _tcp(SECOND, ACK), *FORWARDS, SECOND, source=MARKED),
+    Case("l2 forward, without IPv6 and tunnels", _tcp(OUTSIDE, ACK), *FORWARDS, OUTSIDE, source=MARKED, lean=True),
+    Case(target.IPIP, _tcp(IPIP, ACK), *FORWARDS, IPIP, grows=20, source=HERE_),
+    Case(GUE_FORWARD, _tcp(GUE, ACK), *FORWARDS, GUE, grows=28, source=HERE_),
+    Case("gue forward over IPv6", _tcp(GUE_OVER_6, ACK), *FORWARDS, GUE_OVER_6, grows=48, source=HERE_),
+    Case("IPv6, l2 forward", _tcp6(V6), *FORWARDS, V6, client_at=34, source=MARKED),
+    Case("IPv6, gue forward", _tcp6(V6_GUE), *FORWARDS, V6_GUE, client_at=34, grows=28, source=HERE_),
     Case("deliver at the owner, SYN (no socket lookup)", _tcp(OWNER, SYN), PASS, Counter.DELIVER_OWNER, OWNER),
     Case("deliver at the only member (no socket lookup)", _tcp(SOLE, ACK), PASS, Counter.DELIVER_SOLE, SOLE),
     Case("deliver at the owner, socket", _tcp(OWNER, ACK), *TAKES, flows=(1, SOCKETS)),
     Case("deliver from l2, socket", _tcp(OWNER, ACK, 1), *TAKES, flows=(1, SOCKETS)),
+    Case("deliver from ipip, socket", _tunnelled(OWNER, False), *TAKES, client_at=46, restore=HEAD, grows=-20,
+         flows=(1, SOCKETS)),
+    Case("deliver from gue, socket", _tunnelled(OWNER, True), *TAKES, client_at=54, restore=HEAD, grows=-28,
+         flows=(1, SOCKETS)),
     Case(target.NOT_A_VIP, _tcp(OUTSIDE, ACK, dst=ELSEWHERE), PASS, Counter.PASS_OTHER),
     Case("pass, not a VIP, any address", _tcp(OUTSIDE, ACK), PASS, Counter.PASS_OTHER, client_at=30,
          client="172.16.0.0"),
@@ -167,23 +178,9 @@ def wrapper_of(case: Case) -> dict[str, float]:
     return {BARE: 0.5, SHIFT: 0.5} if case.restore == 1 else {BARE: -0.5, SHIFT: 0.5, BARE_HEAD: 1.0}
 
 
-#: Sums over the nodes that one packet visits: name, and (case, flows) of each.
+#: What one packet costs the cluster, over the nodes that it visits: name, and (case, flows) of each.
 SUMS: Final = {
-    "cluster: l2 ingress + owner's socket": ((target.L2, 1), ("deliver from l2, socket", 1)),
-    "cluster: l2 ingress + owner's socket, many flows": (
-        (target.L2, target.MANY),
-        ("deliver from l2, socket", SOCKETS),
-    ),
+    f"cluster: {how} ingress + owner{end}": ((forward, flows), (f"deliver from {how}, socket", sockets))
+    for how, forward in (("l2", target.L2), ("ipip", target.IPIP), ("gue", GUE_FORWARD))
+    for end, flows, sockets in (("", 1, 1), (", many flows", target.MANY, SOCKETS))
 }
-PENDING: Final = (
-    Case(target.IPIP, _tcp(IPIP, ACK), *FORWARDS, IPIP, grows=20, source=HERE_),
-    Case("gue forward, ingress outside the chain", _tcp(GUE, ACK), *FORWARDS, GUE, grows=28, source=HERE_),
-    Case("gue forward over IPv6", _tcp(GUE_OVER_6, ACK), *FORWARDS, GUE_OVER_6, grows=48, source=HERE_),
-    Case("IPv6, l2 forward", _tcp6(V6), *FORWARDS, V6, client_at=34, source=MARKED),
-    Case("IPv6, gue forward", _tcp6(V6_GUE), *FORWARDS, V6_GUE, client_at=34, grows=28, source=HERE_),
-    Case("deliver from ipip, socket", _tunnelled(OWNER, False), *TAKES, client_at=46, restore=HEAD, grows=-20,
-         flows=(1, SOCKETS)),
-    Case("deliver from gue, socket", _tunnelled(OWNER, True), *TAKES, client_at=54, restore=HEAD, grows=-28,
-         flows=(1, SOCKETS)),
-    Case("l2 forward, without IPv6 and tunnels", _tcp(OUTSIDE, ACK), *FORWARDS, OUTSIDE, source=MARKED, lean=True),
-)  # fmt: skip

@@ -12,13 +12,18 @@ import pytest
 from proof_stage import Sockets, Stage
 
 CLONE_NEWNET = 0x40000000
+MOUNTS = Path("/tmp")  # noqa: S108 - the name carries our pid, and what it names is mounted by us
 
 
 @pytest.fixture(scope="session")
 def proof_bpffs() -> Iterator[Path]:
     if os.geteuid():
         pytest.fail("BPF tests need root")
-    mount = Path(f"/tmp/anylb-proof-{os.getpid()}")  # noqa: S108 - the name carries our pid, and we mount it
+    for stale in MOUNTS.glob("anylb-proof-*"):  # of runs that were killed
+        if not Path("/proc", stale.name.rsplit("-", 1)[1]).exists():
+            subprocess.run(["umount", "--lazy", stale], check=False, capture_output=True)
+            stale.rmdir()
+    mount = MOUNTS / f"anylb-proof-{os.getpid()}"
     mount.mkdir(mode=0o700)
     subprocess.run(["mount", "-t", "bpf", "bpf", mount], check=True)
     yield mount
