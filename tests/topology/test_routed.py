@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers behind a router hop: routed.clab.yml with real BIRD, ExaBGP, agents and XDP, by both kinds of tunnel.
+
+    client ── router (BIRD) ──┬── b1 10.0.1.11/24        10.99.0.1: forward gue
+       1500   each link 1500  ├── b2 10.0.2.12/24        10.99.0.2: forward ipip
+                              ├── b3 10.0.3.13/24
+                              └── b4 10.0.4.14/24
+
+The negative control is the same lab as plain ECMP anycast (`XDP=off`): a drain breaks connections there, and none here.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bulk import SIZE, BulkServers, download, upload
+
+from topology.cluster import Cluster
+from topology.lab import Lab
+from topology.netns import inside_net
+
+pytestmark = pytest.mark.lab
+FILE = Path(__file__).parents[2] / "topology/routed.clab.yml"
+NODES = ("b1", "b2", "b3", "b4")
+VIPS = {"echo": "10.99.0.1", "echo-ipip": "10.99.0.2"}
+HELD = 50  # connections a service: some 12 at each server
+STALL_S = 1.0
+NUMBERS = itertools.count()
+
+
+def wait_for(what: str, condition: Callable[[], object], timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with Lab.up(FILE, f"routed-test-{os.getpid()}", keep=False) as lab:
+        made = Cluster(lab, "bird")
+        wait_for("all next hops", lambda: all(hops(made, vip) == set(made.addresses.values()) for vip in VIPS.values()))
+        wait_for("equal tables", lambda: same_tables(made))
+        yield made
+
+
+@pytest.fixture(scope="module")
+def control() -> Iterator[Cluster]:
+    with Lab.up(FILE, f"routed-control-{os.getpid()}", {"XDP": "off"}, keep=False) as lab:
+        made = Cluster(lab, "bird")
+        wait_for("all next hops", lambda: all(hops(made, vip) == set(made.addresses.values()) for vip in VIPS.values()))
+        yield made
+
+
+def same_tables(cluster: Cluster) -> bool:
+    views = {cluster.view(node) for node in NODES}
+    view = views.pop()
+    return view is not None and not views and view.takers == frozenset(NODES)
+
+
+def hops(cluster: Cluster, vip: str) -> set[str]:
+    shown = json.loads(cluster.lab.exec("router", ["ip", "-j", "route", "show", vip]).stdout or "[]")
+    legs = [leg for route in shown for leg in route.get("nexthops", [route])]
+    return {leg["gateway"] for leg in legs}
+
+
+def counters(cluster: Cluster, service: str) -> dict[str, dict[str, int]]:
+    """The counters of a service by node."""
+    statuses = {node: cluster.ask(node, "GET", "/status") for node in NODES}
+    return {
+        node: next(s["counters"] for s in status["services"] if s["name"] == service)
+        for node, status in statuses.items()
+    }
+
+
+def grown(before: dict[str, dict[str, int]], after: dict[str, dict[str, int]], counter: str) -> dict[str, int]:
+    return {node: after[node].get(counter, 0) - before[node].get(counter, 0) for node in NODES}
+
+
+def connect(cluster: Cluster, vip: str, port: int = 7000, timeout_s: float = 5.0) -> socket.socket:
+    """A connection from an address and port that no other had."""
+    number = next(NUMBERS)
+    with inside_net(cluster.lab.nodes["client"].pid):
+        source = (f"10.1.1.{number % 250 + 1}", 20_000 + number)
+        return socket.create_connection((vip, port), timeout_s, source_address=source)
+
+
+def say(connection: socket.socket, word: str = "1") -> str | None:
+    """Who answers on a connection; None if it is broken."""
+    try:
+        connection.sendall(f"{word}\n".encode())
+        answer = connection.recv(100)
+    except OSError:
+        return None
+    return answer.split()[0].decode() if answer else None
+
+
+def drain_breaks(cluster: Cluster) -> dict[str, tuple[int, int]]:
+    """Drain b2 under open connections: by service how many broke or moved, and how many b2 held."""
+    with contextlib.ExitStack() as stack:
+        held = {
+            service: [stack.enter_context(connect(cluster, vip)) for _ in range(HELD)] for service, vip in VIPS.items()
+        }
+        owners = {service: [say(one) for one in connections] for service, connections in held.items()}
+        assert all(all(names) for names in owners.values())
+        cluster.ask("b2", "POST", "/drain")
+        left = cluster.addresses["b2"]
+        wait_for("b2 to leave the next hops", lambda: not any(left in hops(cluster, vip) for vip in VIPS.values()))
+        try:
+            return {
+                service: (
+                    sum(say(one, "2") != owner for one, owner in zip(held[service], names, strict=True)),
+                    names.count("b2"),
+                )
+                for service, names in owners.items()
+            }
+        finally:
+            cluster.ask("b2", "POST", "/undrain")
+            wait_for("b2 to be back", lambda: all(left in hops(cluster, vip) for vip in VIPS.values()))
+
+
+@pytest.mark.parametrize("service", VIPS)
+def test_connections_reach_every_owner_through_tunnels(cluster: Cluster, service: str) -> None:
+    before = counters(cluster, service)
+    found = set()
+    for _ in range(40):
+        with connect(cluster, VIPS[service]) as one:
+            found.add(say(one))
+    after = counters(cluster, service)
+    assert found == set(NODES)
+    sent, opened = grown(before, after, "forward_first"), grown(before, after, "rx_tunnel")
+    assert all(sent.values()), sent
+    assert all(opened.values()), opened
+    # Nothing is forwarded twice while all agree, and what is sent into a tunnel comes out of it.
+    assert sum(opened.values()) >= sum(sent.values()) > 40
+    assert not any(grown(before, after, "forward_again").values())
+    assert not any(grown(before, after, "pass_foreign_tunnel").values())
+
+
+@pytest.mark.parametrize("service", VIPS)
+def test_explain_names_the_server_that_answers(cluster: Cluster, service: str) -> None:
+    for _ in range(3):
+        with connect(cluster, VIPS[service]) as one:
+            (client, port), (vip, vip_port) = one.getsockname(), one.getpeername()
+            flow = f"tcp,{client}:{port},{vip}:{vip_port}"
+            answer: Any = json.loads(cluster.lab.exec("b3", ["lbctl", "explain", flow, "-o", "json"]).stdout)
+            assert answer["forward"] == {"echo": "gue", "echo-ipip": "ipip"}[service]
+            assert say(one) == cluster.names[answer["chain"][0]]
+
+
+def test_a_drain_breaks_no_connection(cluster: Cluster) -> None:
+    for service, (broken, at_b2) in drain_breaks(cluster).items():
+        assert at_b2 > 0, "the drained server held nothing: proves nothing"
+        assert broken == 0, service
+
+
+def test_a_drain_breaks_connections_without_the_data_path(control: Cluster) -> None:
+    broken = sum(broken for broken, _ in drain_breaks(control).values())
+    assert broken >= HELD // 5
+
+
+def test_another_mac_of_the_router_is_followed(cluster: Cluster) -> None:
+    """b2 forwards by the router's MAC; when that is another, and b2's kernel learns it, the data path does."""
+    cluster.lab.exec("router", ["ip", "link", "set", "eth2", "address", "02:00:00:00:bb:02"])
+    cluster.lab.exec("router", ["ip", "neigh", "flush", "dev", "eth2"])  # it asks for b2, which tells b2 of itself
+    for service in VIPS:
+        wait_for(f"b2 to forward {service} again", lambda service=service: b2_forwards(cluster, service), 10.0)
+
+
+def b2_forwards(cluster: Cluster, service: str) -> bool:
+    """Whether 30 new connections all come about, and some of them through b2."""
+    before = counters(cluster, service)
+    for _ in range(30):
+        try:
+            with connect(cluster, VIPS[service], timeout_s=0.5) as one:
+                if say(one) is None:
+                    return False
+        except TimeoutError:
+            return False
+    return grown(before, counters(cluster, service), "forward_first")["b2"] > 0
+
+
+@pytest.mark.parametrize("service", VIPS)
+def test_a_megabyte_flows_both_ways_without_a_stall(cluster: Cluster, service: str) -> None:
+    """Full-size packets do not fit into the tunnel: the client hears so from the ingress, and sends smaller ones."""
+    before = counters(cluster, service)
+    with BulkServers(cluster.lab.nodes[node].pid for node in NODES) as port:
+        for way in (upload, download) * 8:
+            forget_path_mtu(cluster)
+            with connect(cluster, VIPS[service], port) as one:
+                stall_s = way(one, SIZE)
+            assert stall_s < STALL_S
+    after = counters(cluster, service)
+    assert sum(grown(before, after, "rx_tunnel").values()) > 1000
+    assert any(grown(before, after, "too_big").values())
+    assert not any(grown(before, after, "drop_too_big").values())
+
+
+def forget_path_mtu(cluster: Cluster) -> None:
+    """What the client learned of sizes lies with its route."""
+    cluster.lab.exec("client", ["ip", "route", "del", "default"])
+    cluster.lab.exec("client", ["ip", "route", "add", "default", "via", "10.1.0.1"])
