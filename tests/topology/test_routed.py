@@ -227,6 +227,33 @@ def test_a_narrow_path_to_the_client_is_found_out(cluster: Cluster, service: str
     assert sum(map(bool, errors.values())) > 1, errors
 
 
+@pytest.mark.parametrize(("service", "fits"), [("echo", 1300 - 28), ("echo-ipip", 1300 - 20)])
+def test_another_mtu_of_the_routes_is_followed(cluster: Cluster, service: str, fits: int) -> None:
+    """Clients are told what fits into the tunnel on the routes as they are now."""
+    default = {
+        node: ["ip", "route", "replace", "default", "via", address.rpartition(".")[0] + ".1"]
+        for node, address in cluster.addresses.items()
+    }
+
+    def told() -> int:
+        forget_path_mtu(cluster)
+        for _ in range(8):
+            with connect(cluster, VIPS[service], port) as one:
+                assert upload(one, SIZE // 10) < STALL_S
+        found: Any = json.loads(cluster.lab.exec("client", ["ip", "-j", "route", "get", VIPS[service]]).stdout)
+        return next((metrics["mtu"] for route in found for metrics in route.get("metrics", [])), 0)
+
+    with BulkServers(cluster.lab.nodes[node].pid for node in NODES) as port:
+        try:
+            for node, command in default.items():
+                cluster.lab.exec(node, [*command, "mtu", "1300"])
+            wait_for("the client to hear of 1300", lambda: told() == fits, 10.0)
+        finally:
+            for node, command in default.items():
+                cluster.lab.exec(node, command)
+        wait_for("the client to hear of 1500", lambda: told() == fits + 200, 10.0)
+
+
 def forget_path_mtu(cluster: Cluster) -> None:
     """What the client learned of sizes lies with its route."""
     cluster.lab.exec("client", ["ip", "route", "del", "default"])
