@@ -133,13 +133,18 @@ def test_connections_reach_every_owner_through_tunnels(cluster: Cluster, service
     for _ in range(40):
         with connect(cluster, VIPS[service]) as one:
             found.add(say(one))
-    after = counters(cluster, service)
     assert found == set(NODES)
-    sent, opened = grown(before, after, "forward_first"), grown(before, after, "rx_tunnel")
-    assert all(sent.values()), sent
-    assert all(opened.values()), opened
-    # Nothing is forwarded twice while all agree, and what is sent into a tunnel comes out of it.
-    assert sum(opened.values()) >= sum(sent.values()) > 40
+
+    def as_much_opened_as_sent() -> bool:  # the last packets may be on their way yet
+        now = counters(cluster, service)
+        sent, opened = grown(before, now, "forward_first"), grown(before, now, "rx_tunnel")
+        return sum(opened.values()) == sum(sent.values())
+
+    wait_for("what was sent into tunnels to come out", as_much_opened_as_sent, 5.0)
+    after = counters(cluster, service)
+    for counter in ("forward_first", "rx_tunnel"):
+        assert all(grown(before, after, counter).values()), counter
+    # Nothing is forwarded twice while all agree.
     assert not any(grown(before, after, "forward_again").values())
     assert not any(grown(before, after, "pass_foreign_tunnel").values())
 
@@ -201,6 +206,52 @@ def test_a_megabyte_flows_both_ways_without_a_stall(cluster: Cluster, service: s
     assert sum(grown(before, after, "rx_tunnel").values()) > 1000
     assert any(grown(before, after, "too_big").values())
     assert not any(grown(before, after, "drop_too_big").values())
+
+
+@pytest.mark.parametrize("service", VIPS)
+def test_a_narrow_path_to_the_client_is_found_out(cluster: Cluster, service: str) -> None:
+    """The router tells the VIP that 1,400 bytes are the most: a server hears it, and sends it to the owner."""
+    before = counters(cluster, service)
+    way_back = ["ip", "route", "replace", "10.1.1.0/24", "via", "10.1.0.2"]
+    cluster.lab.exec("router", [*way_back, "mtu", "lock", "1400"])
+    try:
+        with BulkServers(cluster.lab.nodes[node].pid for node in NODES) as port:
+            for way in (download, upload) * 8:
+                forget_path_mtu(cluster)
+                with connect(cluster, VIPS[service], port) as one:
+                    assert way(one, SIZE) < STALL_S
+    finally:
+        cluster.lab.exec("router", way_back)
+    errors = grown(before, counters(cluster, service), "rx_icmp_error")
+    assert sum(errors.values()) >= 8, errors
+    assert sum(map(bool, errors.values())) > 1, errors
+
+
+@pytest.mark.parametrize(("service", "fits"), [("echo", 1300 - 28), ("echo-ipip", 1300 - 20)])
+def test_another_mtu_of_the_routes_is_followed(cluster: Cluster, service: str, fits: int) -> None:
+    """Clients are told what fits into the tunnel on the routes as they are now."""
+    default = {
+        node: ["ip", "route", "replace", "default", "via", address.rpartition(".")[0] + ".1"]
+        for node, address in cluster.addresses.items()
+    }
+
+    def told() -> int:
+        forget_path_mtu(cluster)
+        for _ in range(8):
+            with connect(cluster, VIPS[service], port) as one:
+                assert upload(one, SIZE // 10) < STALL_S
+        found: Any = json.loads(cluster.lab.exec("client", ["ip", "-j", "route", "get", VIPS[service]]).stdout)
+        return next((metrics["mtu"] for route in found for metrics in route.get("metrics", [])), 0)
+
+    with BulkServers(cluster.lab.nodes[node].pid for node in NODES) as port:
+        try:
+            for node, command in default.items():
+                cluster.lab.exec(node, [*command, "mtu", "1300"])
+            wait_for("the client to hear of 1300", lambda: told() == fits, 10.0)
+        finally:
+            for node, command in default.items():
+                cluster.lab.exec(node, command)
+        wait_for("the client to hear of 1500", lambda: told() == fits + 200, 10.0)
 
 
 def forget_path_mtu(cluster: Cluster) -> None:
