@@ -100,8 +100,7 @@ class Lab:
             try:
                 failure = build(topology, lab._record, lab._inits, lab.exec, keep_failed)
             except BaseException:
-                lab._close()
-                state.remove(name)
+                lab._take_down()
                 raise
         if failure:
             raise failure
@@ -125,8 +124,7 @@ class Lab:
     def down(self) -> None:
         """Take the lab down: all processes, namespaces, links and the record. Also if parts of it are gone."""
         with state.lock(self.name):
-            self._close()
-            state.remove(self.name)
+            self._take_down()
 
     def __enter__(self) -> "Lab":
         return self
@@ -269,10 +267,16 @@ class Lab:
         self._spawned.add(process)
         return process
 
-    def _close(self) -> None:
-        """Kill what this object started and hang up on the inits; a zombie of ours would hold its pid namespace."""
+    def _take_down(self) -> None:
+        """Kill what this object started, then the inits and all in their nodes, then those still in the making.
+
+        In this order: a zombie of ours would hold its pid namespace, and an init that we hung up on first would have
+        let go of its namespaces before anyone could ask who else is in them, and so be waited for alone.
+        """
         for process in self._spawned:
             process.kill()
             process.wait()
         self._spawned.clear()
+        state.remove(self.name)
         self._inits.close()
+        state.remove(self.name)

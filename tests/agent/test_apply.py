@@ -106,7 +106,6 @@ def test_a_successor_takes_over_what_is_there(maps: Maps) -> None:
     apply(first, ALL)
     first.learn_hop(B6, NextHop(MAC, False, 3, SOURCE, 7, 1400))
     second = applier(maps)
-    assert second.adopted
     assert second.known_hop(B6) == NextHop(MAC, False, 3, SOURCE, 7, 1400)
     nodes, grace = maps.tables.nodes(), maps.tables.grace(1)
     apply(second, ALL, now=500.0)
