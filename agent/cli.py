@@ -8,22 +8,21 @@ Owns the commands, their output and the exit codes: 0 done, 1 refused or failed 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import sys
-from collections.abc import Callable
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import click
 
 from agent import config as configuration
+from agent.cli_announce import announce
 from agent.cli_lab import lab
 from agent.errors import AgentError, NotRunningError
-from agent.model import Address, Network, endpoint
-from agent.options import config_option, output_option, socket_option, xdp_option
+from agent.model import Network, endpoint
+from agent.options import ask, config_option, output_option, show, socket_option, xdp_option
 from bgp.errors import BgpError
 from bpf.errors import BpfError
 from topology.errors import LabError
@@ -54,13 +53,6 @@ def _fail(error: Exception, code: int) -> None:
     sys.exit(code)
 
 
-def _vip(_: click.Context, __: click.Parameter, value: str | None) -> Address | None:
-    try:
-        return ip_address(value) if value is not None else None
-    except ValueError:
-        raise click.BadParameter(f"{value} is not an IP address") from None
-
-
 def _prefix(_: click.Context, __: click.Parameter, value: str) -> Network:
     try:
         return ip_network(value)
@@ -75,19 +67,7 @@ def main() -> None:
 
 
 main.add_command(lab)
-
-
-def _ask(socket: Path, method: str, resource: str, **query: str) -> dict[str, Any]:
-    from agent.control import call
-
-    return asyncio.run(call(socket, method, resource, **query))
-
-
-def _show(answer: dict[str, Any], output: str, text: Callable[[dict[str, Any]], None]) -> None:
-    if output == "json":
-        click.echo(json.dumps(answer, indent=2))
-    else:
-        text(answer)
+main.add_command(announce)
 
 
 # The daemons
@@ -151,7 +131,7 @@ def config_check(path: Path, output: str) -> None:
     """Read a configuration as the agent would, and say what is wrong with it."""
     settings = configuration.load(path)
     services = [f"{s.name} {endpoint(s.vip, s.port)}/{s.protocol}" for s in settings.services]
-    _show(
+    show(
         {"ok": True, "file": str(path), "services": services},
         output,
         lambda _: click.echo(f"{path}: fine ({', '.join(services)})"),
@@ -168,7 +148,7 @@ def status(socket: Path, output: str) -> None:
     """This node, its services, and what it believes of the others."""
     from agent.display import print_status
 
-    _show(_ask(socket, "GET", "/status"), output, print_status)
+    show(ask(socket, "GET", "/status"), output, print_status)
 
 
 @main.command()
@@ -182,7 +162,7 @@ def explain(flow: str, socket: Path, output: str) -> None:
     """
     from agent.display import print_explanation
 
-    _show(_ask(socket, "GET", "/explain", tuple=flow), output, print_explanation)
+    show(ask(socket, "GET", "/explain", tuple=flow), output, print_explanation)
 
 
 # What changes
@@ -200,7 +180,7 @@ def deny_list(socket: Path, output: str) -> None:
     """Show the deny list."""
     from agent.display import print_denied
 
-    _show(_ask(socket, "GET", "/deny"), output, print_denied)
+    show(ask(socket, "GET", "/deny"), output, print_denied)
 
 
 def _deny_verb(name: str, method: str, help_text: str, said: str) -> None:
@@ -209,8 +189,8 @@ def _deny_verb(name: str, method: str, help_text: str, said: str) -> None:
     @socket_option
     @output_option
     def command(prefix: Network, socket: Path, output: str) -> None:
-        answer = _ask(socket, method, "/deny", prefix=str(prefix))
-        _show(answer, output, lambda _: click.echo(f"{prefix}: {said}"))
+        answer = ask(socket, method, "/deny", prefix=str(prefix))
+        show(answer, output, lambda _: click.echo(f"{prefix}: {said}"))
 
 
 _deny_verb("add", "POST", "Drop all packets from PREFIX to VIPs, now and after a restart of the agent.", "denied")
@@ -222,25 +202,9 @@ def _verb(name: str, help_text: str, said: str) -> None:
     @socket_option
     @output_option
     def command(socket: Path, output: str) -> None:
-        _show(_ask(socket, "POST", f"/{name}"), output, lambda _: click.echo(said))
+        show(ask(socket, "POST", f"/{name}"), output, lambda _: click.echo(said))
 
 
 _verb("drain", "Take no new connections, keep the open ones, leave the routers' ECMP sets.", "draining")
 _verb("undrain", "Take new connections again: the way back from drain and leave.", "up")
 _verb("leave", "Leave every chain, after a drain: connections that are still open here break.", "left")
-
-
-def _vip_verb(name: str, help_text: str, said: str) -> None:
-    @main.command(name, help=help_text)
-    @click.option("--vip", callback=_vip, help="One VIP; all without it.")
-    @socket_option
-    @output_option
-    def command(vip: Address | None, socket: Path, output: str) -> None:
-        from agent.control import vip_query
-
-        answer = _ask(socket, "POST", f"/{name}", **vip_query(vip))
-        _show(answer, output, lambda a: click.echo(f"{said}: {', '.join(a['vips'])}"))
-
-
-_vip_verb("announce", "Announce VIPs that were withdrawn, as soon as the node can serve them.", "to be announced")
-_vip_verb("withdraw", "Withdraw VIPs from the routers; this node goes on serving what reaches it.", "withdrawn")

@@ -1,11 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options that lbctl's commands share."""
+"""What lbctl's commands share: their options, asking the agent, and showing its answer."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import click
+
+from agent.model import Address
 
 config_option = click.option(
     "-c", "--config", "path", type=click.Path(path_type=Path), default=Path("/etc/anylb/lb.yml"), show_default=True,
@@ -22,3 +29,28 @@ xdp_option = click.option(
     "--xdp", type=click.Choice(["auto", "native", "generic", "off"]), envvar="ANYLB_XDP",
     help="Overrides xdp.mode of the configuration.",
 )  # fmt: skip
+
+
+def _vip(_: click.Context, __: click.Parameter, value: str | None) -> Address | None:
+    try:
+        return ip_address(value) if value is not None else None
+    except ValueError:
+        raise click.BadParameter(f"{value} is not an IP address") from None
+
+
+vip_option = click.option("--vip", callback=_vip, help="One VIP; all without it.")
+
+
+def ask(socket: Path, method: str, resource: str, **query: str) -> dict[str, Any]:
+    """The agent's answer. NotRunningError when there is none, AgentError when it refuses."""
+    from agent.control import call
+
+    return asyncio.run(call(socket, method, resource, **query))
+
+
+def show(answer: dict[str, Any], output: str, text: Callable[[dict[str, Any]], None]) -> None:
+    """Print an answer as JSON, or as `text` prints it."""
+    if output == "json":
+        click.echo(json.dumps(answer, indent=2))
+    else:
+        text(answer)

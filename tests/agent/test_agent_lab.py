@@ -108,8 +108,8 @@ def test_explain_refuses_what_it_cannot(cluster: Cluster, flow: str, message: st
 
 
 def test_withdraw_leaves_the_ecmp_set_and_goes_on_serving(cluster: Cluster) -> None:
-    assert "10.9.9.9 is not a VIP of this node" in lbctl(cluster, "b3", "withdraw", "--vip", "10.9.9.9", code=1)
-    lbctl(cluster, "b3", "withdraw", "--vip", VIP)
+    assert "10.9.9.9 is not a VIP of this node" in lbctl(cluster, "b3", "announce", "down", "--vip", "10.9.9.9", code=1)
+    lbctl(cluster, "b3", "announce", "down", "--vip", VIP)
     try:
         wait_for("b3 to leave the next hops", lambda: cluster.addresses["b3"] not in hops(cluster))
         status = lbctl(cluster, "b3", "status", "-o", "json")
@@ -121,7 +121,7 @@ def test_withdraw_leaves_the_ecmp_set_and_goes_on_serving(cluster: Cluster) -> N
         found = {ask_the_vip(cluster, f"10.1.1.{number}", 30_000 + number) for number in range(1, 60)}
         assert found == set(FOUR)
     finally:
-        lbctl(cluster, "b3", "announce")
+        lbctl(cluster, "b3", "announce", "up")
     wait_for("b3 to be back", lambda: cluster.addresses["b3"] in hops(cluster))
 
 

@@ -31,8 +31,8 @@ def lbctl(*arguments: str, code: int = 0, user: int | None = None) -> tuple[str,
         ["drain"],
         ["undrain"],
         ["leave"],
-        ["announce"],
-        ["withdraw", "--vip", "10.99.0.1"],
+        ["announce", "up"],
+        ["announce", "down", "--vip", "10.99.0.1"],
         ["explain", "tcp,10.1.0.2:4000,10.99.0.1:7000"],
         ["deny", "list"],
         ["deny", "add", "192.0.2.0/24"],
@@ -92,7 +92,7 @@ def test_no_such_interface(command: str, tmp_path: Path) -> None:
 
 def test_wrong_usage_is_exit_code_2() -> None:
     assert "No such command" in lbctl("drian", code=2)[1]
-    assert "10.99 is not an IP address" in lbctl("withdraw", "--vip", "10.99", code=2)[1]
+    assert "10.99 is not an IP address" in lbctl("announce", "down", "--vip", "10.99", code=2)[1]
     assert "192.0.2.1/24 has host bits set" in lbctl("deny", "add", "192.0.2.1/24", code=2)[1]
     assert "is not one of" in lbctl("status", "-o", "yaml", code=2)[1]
 
@@ -107,7 +107,6 @@ def test_help_names_every_command() -> None:
         "status",
         "explain",
         "announce",
-        "withdraw",
         "drain",
         "undrain",
         "leave",
