@@ -33,6 +33,7 @@ class Told:
     epoch: int
     shares: Mapping[int, Share]
     address6: IPv6Address | None = None
+    version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,4 +135,4 @@ def _present(before: Member | None, told: Told, now: float) -> Member:
     since, why = now, "its identity was heard" if before is None else "its identity came back"
     if before is not None and not before.lost:
         since, why = before.since, before.why
-    return Member(told.address, told.epoch, told.shares, lost=False, since=since, why=why, address6=told.address6)
+    return Member(told.address, told.epoch, told.shares, False, since, why, told.address6, told.version)

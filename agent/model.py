@@ -47,6 +47,8 @@ class Member:
     why: str
     address6: IPv6Address | None = None
     """The other end of tunnels over IPv6; None where it told none."""
+    version: int = 0
+    """Of what it told: the higher is the newer."""
 
     @property
     def tag(self) -> int:

@@ -15,7 +15,7 @@ import time
 
 from pyroute2.netlink.exceptions import NetlinkError
 
-from agent import speech, state
+from agent import speech, state, version
 from agent.apply import Applier
 from agent.config import Config, ServiceConfig
 from agent.errors import AgentError
@@ -67,6 +67,8 @@ class Agent:
         }
         self.view = View(m for m in saved.members if m.address != interface.address)
         self.denied = saved.denied
+        self.version = saved.version or version.first(time.time())
+        self._silenced = False
         self.applier = None
         if datapath:
             self.applier = Applier(config, datapath, interface.address, interface.address6, self.all_denied)
@@ -143,7 +145,10 @@ class Agent:
         self._save()
         self._wake.set()
 
-    def _heard(self, _: Snapshot) -> None:
+    def _heard(self, snapshot: Snapshot) -> None:
+        if snapshot.deadman and not self._silenced:
+            self.version = self.version.after_fallback()
+        self._silenced = snapshot.deadman
         self._wake.set()
 
     # Tasks
@@ -203,8 +208,9 @@ class Agent:
                 if self.fault != before:
                     log.error("%s", error)
         self._tell_strangers(members)
+        heard = speech.reflections(self.config, self.relay.snapshot, self.interface.address)
+        self.version = self.version.having_heard(heard, now)
         self._announce()
-        self._save()
 
     async def _forward(self, applier: Applier, datapath: DataPath, members: tuple[Member, ...], now: float) -> None:
         """Tables, then the program: it must never meet a packet with empty ones."""
@@ -252,15 +258,21 @@ class Agent:
             self.announcements[vip] = new
         wanted = [vip for vip, a in self.announcements.items() if a.wanted and not self.stopping]
         self.begun |= set(wanted)
-        here = self.interface
-        desired, fallback = speech.wish(self.config, here.address, self.epoch, self.own_shares(), wanted, here.address6)
-        self._wish = fallback if self.stopping else desired, fallback
+        here, shares = self.interface, self.own_shares()
+        if self.stopping:
+            shares = speech.silenced(shares)
+        said = speech.identity(self.config, here.address, self.epoch, shares, here.address6)
+        self.version = self.version.saying(speech.content(said))
+        self._save()  # before it is said: a number must never be used again for another content
+        self._wish = speech.wish(self.config, here.address, self.epoch, shares, wanted, here.address6, self.version)
         self.relay.desire(*self._wish)
 
     def _save(self) -> None:
         healthy = frozenset(name for name, health in self.health.items() if health.healthy)
         vips = frozenset(self.config.vips)
-        new = state.Saved(self.view.members, healthy, self.intent, self.withheld, self.begun, vips, self.denied)
+        new = state.Saved(
+            self.view.members, healthy, self.intent, self.withheld, self.begun, vips, self.denied, self.version
+        )
         if new == self._saved:
             return
         try:

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
 from agent.config import Config, ServiceConfig
 from agent.members import PeerReport, Told
 from agent.model import Address, Share, State, epoch_of, tag_of
+from agent.version import Version
 from bgp.community import Identity, ServiceState, decode, encode, problem, service_id
 from bgp.route import Route
 from bgp.snapshot import Snapshot
@@ -39,29 +42,50 @@ def wish(
     shares: Mapping[int, Share],
     vips: Iterable[Address],
     address6: IPv6Address | None = None,
+    version: Version | None = None,
 ) -> tuple[list[Route], list[Route]]:
     """(what to announce, what to announce instead when this agent falls silent).
 
     The fallback is the identity alone, draining: a dead agent no longer draws flows, and is still known as the owner
-    of those it has.
+    of those it has. Its version is above the live one, and below that of the agent's next word.
     """
-    silent = {
+    live = identity(config, address, epoch, shares, address6)
+    silent = identity(config, address, epoch, silenced(shares), address6)
+    if version is not None:
+        live, silent = replace(live, version=version.number), replace(silent, version=version.fallback)
+    own = [Route.of(f"{vip}/32", str(address)) for vip in vips if vip.version == 4]
+    return [_route(config, live), *own], [_route(config, silent)]
+
+
+def silenced(shares: Mapping[int, Share]) -> dict[int, Share]:
+    """A node's shares once its agent is silent or stopped: no new flows, those that it has are still its own."""
+    return {
         number: Share(share.weight, 0, State.LEFT if share.state is State.LEFT else State.DRAINING)
         for number, share in shares.items()
     }
-    fallback = [_identity(config, address, epoch, silent, address6)]
-    own = [Route.of(f"{vip}/32", str(address)) for vip in vips if vip.version == 4]
-    return [_identity(config, address, epoch, shares, address6), *own], fallback
 
 
-def _identity(
-    config: Config, address: IPv4Address, epoch: int, shares: Mapping[int, Share], address6: IPv6Address | None
-) -> Route:
+def identity(
+    config: Config,
+    address: IPv4Address,
+    epoch: int,
+    shares: Mapping[int, Share],
+    address6: IPv6Address | None,
+) -> Identity:
+    """What this node says of itself, without a version."""
     services = {
         number: ServiceState(share.weight, share.effective, str(share.state)) for number, share in shares.items()
     }
-    communities = encode(Identity(config.cluster, address, epoch, services, address6))
-    return Route.of(f"{identity_address(config, address)}/32", str(address), communities)
+    return Identity(config.cluster, address, epoch, services, address6)
+
+
+def content(said: Identity) -> str:
+    """16 hex digits that are equal for two identities if and only if they say the same, whatever their versions."""
+    return hashlib.sha256(repr(encode(replace(said, version=0))).encode()).hexdigest()[:16]
+
+
+def _route(config: Config, said: Identity) -> Route:
+    return Route.of(f"{identity_address(config, said.address)}/32", str(said.address), encode(said))
 
 
 def identity_address(config: Config, address: IPv4Address) -> IPv4Address:
@@ -85,6 +109,13 @@ def reports(config: Config, snapshot: Snapshot | None, connected: bool, own: IPv
     return result
 
 
+def reflections(config: Config, snapshot: Snapshot | None, own: IPv4Address) -> list[tuple[int, str]]:
+    """(version, content) of this node's own identity as routers that are up tell it."""
+    routes = [route for peer in snapshot.peers if peer.up for route in peer.routes] if snapshot else []
+    heard = [decode(route.large_communities, config.cluster) for route in routes]
+    return [(said.version, content(said)) for said in heard if said and said.address == own]
+
+
 def problems(config: Config, snapshot: Snapshot | None) -> list[str]:
     """Identities of this cluster that cannot be read, a line each."""
     routes = [route for peer in snapshot.peers for route in peer.routes] if snapshot else []
@@ -93,17 +124,18 @@ def problems(config: Config, snapshot: Snapshot | None) -> list[str]:
 
 def _told(config: Config, route: Route, own: IPv4Address) -> Told | None:
     """An identity of another node of this cluster, allowed, and announced under the prefix that is its own."""
-    identity = decode(route.large_communities, config.cluster)
-    if identity is None or identity.address == own:
+    said = decode(route.large_communities, config.cluster)
+    if said is None or said.address == own:
         return None
-    if not any(identity.address in allowed for allowed in config.members.allow):
+    if not any(said.address in allowed for allowed in config.members.allow):
         return None
-    if route.prefix != f"{identity_address(config, identity.address)}/32":
+    if route.prefix != f"{identity_address(config, said.address)}/32":
         return None
     shares = {
         number: Share(service.nominal, service.effective, State(service.state))
-        for number, service in identity.services.items()
+        for number, service in said.services.items()
     }
     # An IPv6 address outside members.allow is not believed: tunnels from it would not be opened either.
-    believed = any(identity.address6 in allowed for allowed in config.members.allow) if identity.address6 else False
-    return Told(identity.address, identity.epoch, shares, identity.address6 if believed else None)
+    believed = any(said.address6 in allowed for allowed in config.members.allow) if said.address6 else False
+    address6 = said.address6 if believed else None
+    return Told(said.address, said.epoch, shares, address6, said.version)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.model import Address, Member, Network, Share, State
+from agent.version import Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,8 @@ class Saved:
     """The addresses that the agent put on lo, so that one whose service left the configuration can be taken off."""
     denied: frozenset[Network] = field(default_factory=frozenset)
     """What `lbctl deny` added to the configuration's own list."""
+    version: Version | None = None
+    """What this node's identity was last announced under."""
 
 
 def save(path: Path, saved: Saved) -> None:
@@ -58,6 +61,7 @@ def _to_json(saved: Saved) -> dict[str, Any]:
                 "since": member.since,
                 "why": member.why,
                 "address6": str(member.address6) if member.address6 else None,
+                "version": member.version,
             }
             for member in saved.members
         ],
@@ -67,6 +71,7 @@ def _to_json(saved: Saved) -> dict[str, Any]:
         "begun": sorted(map(str, saved.begun)),
         "vips": sorted(map(str, saved.vips)),
         "denied": sorted(map(str, saved.denied)),
+        "version": [saved.version.number, saved.version.content] if saved.version else None,
     }
 
 
@@ -80,9 +85,11 @@ def _from_json(data: dict[str, Any]) -> Saved:
             float(entry["since"]),
             str(entry["why"]),
             IPv6Address(entry["address6"]) if entry.get("address6") else None,
+            int(entry.get("version", 0)),
         )
         for entry in data["members"]
     )
+    number, content = data.get("version") or (0, "")
     return Saved(
         members,
         frozenset(map(str, data["healthy"])),
@@ -91,4 +98,5 @@ def _from_json(data: dict[str, Any]) -> Saved:
         frozenset(map(ip_address, data["begun"])),
         frozenset(map(ip_address, data["vips"])),
         frozenset(map(ip_network, data.get("denied", ()))),
+        Version(int(number), str(content)) if number else None,
     )

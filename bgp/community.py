@@ -13,7 +13,10 @@ Owns the wire format and nothing else: who is believed, and what a state leads t
     | cluster              | 3 << 28 | service id   | state << 28 | nominal << 14 | effective      |
     | cluster              | 4 << 28 ... 7 << 28    | IPv6 address of the node, 32 bits each, or   |
     |                      |                        | none of the four                             |
+    | cluster              | 8 << 28                | version, absent when 0                       |
     +----------------------+------------------------+----------------------------------------------+
+
+The version only grows (agent/version.py): of two contents that are told of one node, the higher is the newer one.
 
 A reader skips types that it does not know, and services in a state that it does not know, so that a later version can
 say more to those who listen.
@@ -46,6 +49,7 @@ class _Type(enum.IntEnum):
     SERVICE = 3
     ADDRESS_6 = 4
     """The first of four."""
+    VERSION = 8
 
 
 _STATES = {"up": 1, "draining": 2, "left": 3}
@@ -70,6 +74,7 @@ class Identity:
     epoch: int
     services: Mapping[int, ServiceState] = field(default_factory=dict)
     address6: ipaddress.IPv6Address | None = None
+    version: int = 0
 
 
 def service_id(vip: ipaddress.IPv4Address | ipaddress.IPv6Address, protocol: str, port: int) -> int:
@@ -94,6 +99,8 @@ def encode(identity: Identity) -> tuple[LargeCommunity, ...]:
         raise BgpError(f"identity: cluster {cluster} is not in 1-4294967294, or is 65535, which RFC 8092 reserves")
     if not 0 <= identity.epoch < 1 << 32:
         raise BgpError(f"identity: epoch {identity.epoch} is not a number of 32 bits")
+    if not 0 <= identity.version < 1 << 32:
+        raise BgpError(f"identity: version {identity.version} is not a number of 32 bits")
     communities = [
         (cluster, _Type.ADDRESS << SERVICE_ID_BITS, int(identity.address)),
         (cluster, _Type.EPOCH << SERVICE_ID_BITS, identity.epoch),
@@ -103,6 +110,8 @@ def encode(identity: Identity) -> tuple[LargeCommunity, ...]:
             (cluster, (_Type.ADDRESS_6 + i) << SERVICE_ID_BITS, word)
             for i, word in enumerate(struct.unpack("!4I", identity.address6.packed))
         ]
+    if identity.version:
+        communities.append((cluster, _Type.VERSION << SERVICE_ID_BITS, identity.version))
     for number, service in identity.services.items():
         if not 0 <= number < 1 << SERVICE_ID_BITS:
             raise BgpError(f"identity: service id {number} is not a number of {SERVICE_ID_BITS} bits")
@@ -148,7 +157,8 @@ def _parse(communities: Iterable[LargeCommunity], cluster: int) -> Identity | st
                 return f"identity: service {number}: {service}"
             if service is not None:
                 services[number] = service
-    return Identity(cluster, ipaddress.IPv4Address(address), epoch, services, address6)
+    version = said.get((_Type.VERSION, 0), 0)
+    return Identity(cluster, ipaddress.IPv4Address(address), epoch, services, address6, version)
 
 
 def _pack(service: ServiceState) -> int:

@@ -8,6 +8,7 @@ from agent import speech
 from agent.config import parse
 from agent.members import Told
 from agent.model import Share, State
+from agent.version import Version
 from bgp.route import Route
 from bgp.snapshot import Peer, Snapshot
 
@@ -44,6 +45,32 @@ def test_what_is_announced_is_heard_as_meant() -> None:
 def test_a_silent_agent_that_had_left_stays_left() -> None:
     _, fallback = speech.wish(CONFIG, A, 99, {WEB: Share(50, 0, State.LEFT)}, [])
     assert heard(*fallback)[A].shares == {WEB: Share(50, 0, State.LEFT)}
+
+
+def test_the_fallback_is_told_under_a_version_above_the_live_one() -> None:
+    desired, fallback = speech.wish(CONFIG, A, 99, SHARES, [], version=Version(100))
+    assert heard(*desired)[A].version == 100
+    assert heard(*fallback)[A].version == 101
+
+
+def test_own_reflections_are_told_apart_by_content_not_by_version() -> None:
+    said = speech.identity(CONFIG, A, 99, SHARES, None)
+    other = speech.identity(CONFIG, A, 99, speech.silenced(SHARES), None)
+    assert speech.content(said) == speech.content(replace(said, version=5))
+    assert speech.content(said) != speech.content(other)
+    desired, fallback = speech.wish(CONFIG, A, 99, SHARES, CONFIG.vips, version=Version(100))
+    peers = tuple(
+        Peer(name, up, since=1.0, eor=True, routes=tuple(routes))
+        for name, up, routes in (
+            ("10.0.0.1", True, desired),
+            ("10.0.0.2", True, fallback),
+            ("10.0.0.3", False, desired),
+        )
+    )
+    found = speech.reflections(CONFIG, Snapshot(peers), A)
+    assert found == [(100, speech.content(said)), (101, speech.content(other))]
+    assert speech.reflections(CONFIG, Snapshot(peers), B) == []
+    assert speech.reflections(CONFIG, None, A) == []
 
 
 def test_own_reflection_is_ignored() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from agent.model import Member, Share, State
 from agent.state import Saved, load, save
+from agent.version import Version
 
 A = IPv4Address("10.0.0.11")
 SAVED = Saved(
@@ -21,6 +22,7 @@ SAVED = Saved(
             12.5,
             "withdrawn",
             IPv6Address("2001:db8::1"),
+            77,
         ),
     ),
     healthy=frozenset({"web"}),
@@ -29,6 +31,7 @@ SAVED = Saved(
     begun=frozenset({IPv4Address("192.0.2.2")}),
     vips=frozenset({IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")}),
     denied=frozenset({IPv4Network("198.51.100.0/24"), IPv6Network("2001:db8:bad::/48")}),
+    version=Version(1_800_000_000, "0123456789abcdef"),
 )
 
 
@@ -42,7 +45,7 @@ def test_nothing_there(tmp_path: Path) -> None:
     assert load(tmp_path / "state.json") == Saved()
 
 
-@pytest.mark.parametrize("key", ["members", "healthy", "intent", "withheld", "begun", "vips", "denied"])
+@pytest.mark.parametrize("key", ["members", "healthy", "intent", "withheld", "begun", "vips", "denied", "version"])
 @pytest.mark.parametrize("value", [None, 3, "x", [None], [[1]], {"a": 1}])
 def test_a_broken_file_is_as_good_as_none(tmp_path: Path, key: str, value: object) -> None:
     path = tmp_path / "state.json"

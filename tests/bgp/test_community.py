@@ -23,6 +23,7 @@ IDENTITIES = st.builds(
     U32,
     st.dictionaries(st.integers(0, (1 << 28) - 1), STATES, max_size=20),
     st.none() | st.integers(0, (1 << 128) - 1).map(IPv6Address),
+    U32,
 )
 
 
@@ -48,6 +49,12 @@ def test_the_wire_format_of_an_ipv6_address_is_frozen():
         left = [other for other in said if other != part]
         assert community.decode(left, CLUSTER) is None
         assert community.problem(left, CLUSTER) == "identity: cluster 65001 with 3 of the 4 parts of an IPv6 address"
+
+
+def test_the_version_is_a_community_of_its_own_and_absent_when_0():
+    identity = Identity(CLUSTER, IPv4Address("10.0.0.11"), 7, version=1_800_000_000)
+    assert community.encode(identity)[2:] == ((65001, 0x80000000, 1_800_000_000),)
+    assert len(community.encode(Identity(CLUSTER, IPv4Address("10.0.0.11"), 7))) == 2
 
 
 def test_service_ids_are_frozen_and_28_bits():
@@ -106,6 +113,7 @@ def test_no_input_raises(said):
         Identity(0, IPv4Address("10.0.0.1"), 1),
         Identity(65535, IPv4Address("10.0.0.1"), 1),
         Identity(CLUSTER, IPv4Address("10.0.0.1"), 1 << 32),
+        Identity(CLUSTER, IPv4Address("10.0.0.1"), 1, version=1 << 32),
         Identity(CLUSTER, IPv4Address("10.0.0.1"), 1, {1 << 28: ServiceState(1, 1, "up")}),
         Identity(CLUSTER, IPv4Address("10.0.0.1"), 1, {1: ServiceState(10_001, 1, "up")}),
         Identity(CLUSTER, IPv4Address("10.0.0.1"), 1, {1: ServiceState(1, -1, "up")}),
