@@ -19,6 +19,7 @@ import click
 
 from agent import config as configuration
 from agent.cli_announce import announce
+from agent.cli_backend import backend
 from agent.cli_lab import lab
 from agent.errors import AgentError, NotRunningError
 from agent.model import Network, endpoint
@@ -68,6 +69,7 @@ def main() -> None:
 
 main.add_command(lab)
 main.add_command(announce)
+main.add_command(backend)
 
 
 # The daemons

@@ -56,6 +56,8 @@ class HealthConfig(Section):
     """How the local service is asked whether it serves. The check goes through the VIP on lo.
 
     `rise` good answers in a row make it healthy, `fall` bad ones unhealthy. `port` defaults to the service's own.
+    `fast_interval_s` is kept between answers that speak against the present state, so that a change is sure sooner.
+    While `disable_file` exists the service takes no new connections here, whatever it answers.
     """
 
     type: Literal["tcp", "http"] = "tcp"
@@ -63,6 +65,8 @@ class HealthConfig(Section):
     path: str = "/"
     interval_s: Seconds = 1.0
     timeout_s: Seconds = 1.0
+    fast_interval_s: Seconds | None = None
+    disable_file: Path | None = None
     rise: Count = 2
     fall: Count = 3
 
@@ -70,6 +74,10 @@ class HealthConfig(Section):
     def _path(self) -> Self:
         if not self.path.startswith("/"):
             raise fault("path", f"'{self.path}' does not begin with /")
+        if self.fast_interval_s is not None and self.fast_interval_s > self.interval_s:
+            raise fault("fast_interval_s", f"{self.fast_interval_s:g} is longer than interval_s, {self.interval_s:g}")
+        if self.disable_file is not None and not self.disable_file.is_absolute():
+            raise fault("disable_file", f"'{self.disable_file}' does not begin with /")
         return self
 
 
@@ -78,7 +86,9 @@ class ServiceConfig(Section):
 
     `affinity`: what of a packet decides its owner: all (5-tuple), or all but the client's port (3-tuple), or the two
     addresses alone (2-tuple). `forward`: how a packet reaches its owner. `hash`: how owners are chosen.
-    `when_no_member`: whether packets go to this node's own kernel or nowhere while nobody serves.
+    `when_no_member`: whether packets go to this node's own kernel or nowhere while nobody serves. `when_unhealthy`:
+    what becomes of the VIP when no member is healthy: all that are up take new connections as if they were, or every
+    node withdraws it, so that another site can take over.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -90,6 +100,7 @@ class ServiceConfig(Section):
     forward: Literal["l2", "ipip", "gue"] = "gue"
     hash: Literal["rendezvous", "maglev"] = "rendezvous"
     when_no_member: Literal["pass", "drop"] = "pass"
+    when_unhealthy: Literal["fail_open", "withdraw"] = "fail_open"
     health: HealthConfig = HealthConfig()
 
     @model_validator(mode="after")
@@ -117,13 +128,15 @@ class NodeConfig(Section):
     """This node: where XDP is attached, and the addresses that it is known by.
 
     `interface`, or several `interfaces` (two uplinks, VLAN devices, a bond's slaves); the node's IPv4 address is on the
-    first, and is that one's first without `address`; so is `address6`, which only tunnels over IPv6 need.
+    first, and is that one's first without `address`; so is `address6`, which only tunnels over IPv6 need. With
+    `announce: false` the node is a member only: it owns flows and forwards, and the others announce the VIPs.
     """
 
     interface: InterfaceName | None = None
     interfaces: Annotated[tuple[InterfaceName, ...], Field(max_length=8)] = ()
     address: V4Address | None = None
     address6: IPv6Address | None = None
+    announce: Annotated[bool, Field(strict=True)] = True
 
     @model_validator(mode="after")
     def _check(self) -> Self:

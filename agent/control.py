@@ -18,6 +18,7 @@ from aiohttp.typedefs import Handler
 from agent import explain
 from agent.errors import AgentError, NotRunningError
 from agent.model import Address, State
+from agent.plan import effective_weight, own_share
 from agent.status import status
 from bpf.errors import BpfError
 
@@ -37,6 +38,7 @@ async def serve(agent: Agent) -> AsyncIterator[None]:
     app.add_routes([web.post(path, _intent(agent, state)) for path, state in _INTENTS.items()])
     app.add_routes([web.post("/announce", _vip(agent, withhold=False)), web.post("/withdraw", _vip(agent, True))])
     app.add_routes([web.get("/deny", lambda _: _json(_denied(agent))), web.post("/deny", _deny(agent, add=True))])
+    app.add_routes([web.post("/backend", _backend(agent))])
     app.add_routes([web.delete("/deny", _deny(agent, add=False))])
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
@@ -90,6 +92,38 @@ def _vip(agent: Agent, withhold: bool) -> Any:
         vips = frozenset(known.values() if wanted is None else [known[wanted]])
         agent.change(withheld=agent.withheld | vips if withhold else agent.withheld - vips)
         return await _json({"ok": True, "vips": sorted(map(str, vips))})
+
+    return handle
+
+
+def _backend(agent: Agent) -> Any:
+    """Query: `service` (all without it), and `drained` (yes, no) or `weight` (a number, a percentage, or nominal)."""
+
+    async def handle(request: web.Request) -> web.Response:
+        named = request.query.get("service")
+        services = [s for s in agent.config.services if named in (None, s.name)]
+        if not services:
+            known = ", ".join(s.name for s in agent.config.services)
+            return await _json({"error": f"{named} is not a service of this node; it has {known}"}, 404)
+        if "drained" in request.query:
+            agent.set_backend([s.name for s in services], drained=request.query["drained"] == "yes")
+        try:
+            weights = {s.name: effective_weight(request.query["weight"], s.weight) for s in services if "weight" in
+                       request.query}  # fmt: skip
+        except AgentError as error:
+            return await _json({"error": str(error)}, 400)
+        for name, weight in weights.items():
+            agent.set_backend([name], weight=weight)
+        shares = {s.name: own_share(s, agent.condition) for s in services}
+        return await _json(
+            {
+                "ok": True,
+                "services": [
+                    {"name": name, "state": share.state, "weight": share.weight, "effective": share.effective}
+                    for name, share in shares.items()
+                ],
+            }
+        )
 
     return handle
 

@@ -72,6 +72,25 @@ def print_status(answer: dict[str, Any]) -> None:
     console.print(believed)
 
 
+def print_backends(answer: dict[str, Any]) -> None:
+    """Every service's members."""
+    table = _table("service", "member", "state", "weight", "effective", "")
+    for entry in answer["backends"]:
+        here = "this node" if entry["this_node"] else ""
+        table.add_row(
+            entry["service"], entry["address"], _state(entry["state"]), str(entry["weight"]), str(entry["effective"]),
+            here,
+        )  # fmt: skip
+    Console(highlight=False).print(table)
+
+
+def print_own_backends(answer: dict[str, Any]) -> None:
+    """What this node takes of the services that were changed."""
+    for entry in answer["services"]:
+        weight = f"{entry['effective']} of {entry['weight']}"
+        Console(highlight=False).print(f"{entry['name']}: {_state(entry['state'])}, weight {weight}")
+
+
 def print_explanation(answer: dict[str, Any]) -> None:
     """The flow's place in the table, then each node's next step."""
     console = Console(highlight=False)

@@ -30,3 +30,14 @@ def judge(health: Health, good: bool, why: str, rise: int, fall: int, now: float
     if streak >= (rise if good else fall):
         return Health(healthy=good, streak=0, since=now, why=why)
     return replace(health, streak=streak)
+
+
+def disable(health: Health, file: str, now: float) -> Health:
+    """The health while the operator's file lies there: unhealthy at once, for good answers do not count then."""
+    why = f"disabled: {file} exists"
+    return replace(health, streak=0, why=why) if not health.healthy else Health(False, 0, now, why)
+
+
+def pause_s(health: Health, interval_s: float, fast_interval_s: float | None) -> float:
+    """How long to wait for the next answer: less while the last ones speak against the present state."""
+    return interval_s if health.streak == 0 or fast_interval_s is None else min(fast_interval_s, interval_s)

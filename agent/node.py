@@ -12,19 +12,20 @@ import asyncio
 import logging
 import socket
 import time
+from collections.abc import Iterable
 
 from pyroute2.netlink.exceptions import NetlinkError
 
 from agent import speech, state, version
 from agent.apply import Applier
-from agent.config import Config, ServiceConfig
+from agent.check import check_for_ever
+from agent.config import Config
 from agent.errors import AgentError
-from agent.health import Health, judge
+from agent.health import Health
 from agent.members import View
 from agent.model import Address, Member, Network, Share, State
 from agent.netlink import Interface, Netlink
-from agent.plan import Announcement, Condition, announcement, candidates, own_share
-from agent.probe import ask
+from agent.plan import Announcement, Condition, announcement, candidates, own_share, takers
 from agent.process import Paths, uids_of
 from agent.routes import Routes
 from bgp.client import RelayClient
@@ -69,6 +70,7 @@ class Agent:
         self.denied = saved.denied
         self.version = saved.version or version.first(time.time())
         self._silenced = False
+        self.drained, self.weights = saved.drained, dict(saved.weights)
         self.applier = None
         if datapath:
             self.applier = Applier(config, datapath, interface.address, interface.address6, self.all_denied)
@@ -107,7 +109,7 @@ class Agent:
     def condition(self) -> Condition:
         """What the decisions of plan.py are made from."""
         healthy = {name: health.healthy for name, health in self.health.items()}
-        return Condition(self.ready, healthy, self.intent, self.withheld, self.begun)
+        return Condition(self.ready, healthy, self.intent, self.withheld, self.begun, self.drained, self.weights)
 
     def own_shares(self) -> dict[int, Share]:
         """This node's part in each service, by service id."""
@@ -145,6 +147,18 @@ class Agent:
         self._save()
         self._wake.set()
 
+    def set_backend(self, services: Iterable[str], drained: bool | None = None, weight: int | None = None) -> None:
+        """Drain this node for some services, or not; or lower its effective weight (the nominal one: as configured)."""
+        for service in services:
+            if drained is not None:
+                self.drained = self.drained | {service} if drained else self.drained - {service}
+            if weight is not None:
+                self.weights[service] = weight
+        nominal = {s.name: s.weight for s in self.config.services}
+        self.weights = {name: low for name, low in self.weights.items() if low < nominal.get(name, 0)}
+        self._save()
+        self._wake.set()
+
     def _heard(self, snapshot: Snapshot) -> None:
         if snapshot.deadman and not self._silenced:
             self.version = self.version.after_fallback()
@@ -163,7 +177,7 @@ class Agent:
                 tasks.create_task(self._reconcile_for_ever()),
                 tasks.create_task(self._tick_for_ever()),
                 tasks.create_task(self._keep_for_ever()),
-                *(tasks.create_task(self._check_for_ever(service)) for service in self.config.services),
+                *(tasks.create_task(check_for_ever(s, self.health, self._wake.set)) for s in self.config.services),
             ]
             if self.routes is not None:
                 running.append(tasks.create_task(self.routes.run()))
@@ -251,8 +265,10 @@ class Agent:
     def _announce(self) -> None:
         """Tell the relay everything that is to be announced. It is the heartbeat too."""
         condition = self.condition
+        members = self.members()
+        untaken = {s.name for s in self.config.services if not takers(candidates(speech.id_of(s), members))}
         for vip in self.config.vips:
-            new = announcement(self.config, vip, condition)
+            new = announcement(self.config, vip, condition, untaken)
             if new != self.announcements.get(vip):
                 log.info("%s: %s, %s", vip, "to be announced" if new.wanted else "not to be announced", new.why)
             self.announcements[vip] = new
@@ -271,7 +287,16 @@ class Agent:
         healthy = frozenset(name for name, health in self.health.items() if health.healthy)
         vips = frozenset(self.config.vips)
         new = state.Saved(
-            self.view.members, healthy, self.intent, self.withheld, self.begun, vips, self.denied, self.version
+            members=self.view.members,
+            healthy=healthy,
+            intent=self.intent,
+            withheld=self.withheld,
+            begun=self.begun,
+            vips=vips,
+            denied=self.denied,
+            version=self.version,
+            drained=self.drained,
+            weights=tuple(sorted(self.weights.items())),
         )
         if new == self._saved:
             return
@@ -308,19 +333,6 @@ class Agent:
                 continue
             if index != self.interface.index:
                 raise AgentError(f"{self.interface.name} was made anew; the agent must be started again for it")
-
-    async def _check_for_ever(self, service: ServiceConfig) -> None:
-        check = service.health
-        while True:
-            began = time.monotonic()
-            good, why = await ask(service.vip, service.health_port, check)
-            before = self.health[service.name]
-            after = judge(before, good, why, check.rise, check.fall, time.monotonic())
-            self.health[service.name] = after
-            if after.healthy != before.healthy:
-                log.info("%s: %s, %s", service.name, "healthy" if after.healthy else "unhealthy", why)
-                self._wake.set()
-            await asyncio.sleep(max(0.0, began + check.interval_s - time.monotonic()))
 
     async def _withdraw(self) -> None:
         """Take the VIPs back and wait for the relay to say so. The data path stays: routers need time to converge."""

@@ -6,7 +6,7 @@ Owns every decision between "what is" and "what to write"; apply.py and the BGP 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.config import Config, ServiceConfig
+from agent.errors import AgentError
 from agent.model import Address, Candidate, Member, Share, State
 
 GRACE_S = 10.0
@@ -35,6 +36,10 @@ class Condition:
     """VIPs that the operator withdrew."""
     begun: frozenset[Address] = field(default_factory=frozenset)
     """VIPs that have been announced since their services first rose."""
+    drained: frozenset[str] = field(default_factory=frozenset)
+    """Services that this node takes no new connections for, by the operator's word; by name."""
+    weights: Mapping[str, int] = field(default_factory=dict)
+    """The operator's effective weights where they are lower than the nominal ones, by service name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +52,41 @@ class Announcement:
 
 def own_share(service: ServiceConfig, condition: Condition) -> Share:
     """What this node tells the others of its part in a service."""
-    serves = condition.healthy[service.name] and condition.intent is State.UP
-    return Share(service.weight, service.weight if serves else 0, condition.intent)
+    state = condition.intent
+    if state is State.UP and service.name in condition.drained:
+        state = State.DRAINING
+    effective = min(service.weight, condition.weights.get(service.name, service.weight))
+    return Share(service.weight, effective if condition.healthy[service.name] and state is State.UP else 0, state)
 
 
-def announcement(config: Config, vip: Address, condition: Condition) -> Announcement:
-    """Whether to announce a VIP.
+def effective_weight(text: str, nominal: int) -> int:
+    """What an operator's `50`, `50%` or `nominal` makes of a nominal weight; AgentError when it is neither, or more."""
+    percent = text.endswith("%")
+    number = text.removesuffix("%")
+    if text == "nominal":
+        return nominal
+    if not (number.isascii() and number.isdigit()):
+        raise AgentError(f"'{text}' is not a weight: give a number, a percentage such as 50%, or nominal")
+    weight = -(-nominal * int(number) // 100) if percent else int(number)
+    if weight > nominal:
+        raise AgentError(
+            f"{text} is more than the nominal weight, {nominal}: raise `weight` in the configuration, then reload"
+        )
+    return weight
+
+
+def announcement(
+    config: Config, vip: Address, condition: Condition, untaken: Collection[str] = frozenset()
+) -> Announcement:
+    """Whether to announce a VIP. `untaken`: the names of services that no member at all takes new connections for.
 
     With the data path, a VIP once begun stays announced while the node can forward, even when its own service is
     unhealthy: only the weight becomes 0, and the router's ECMP set is not disturbed. Without (`xdp.mode: off`),
-    nobody would forward for an unhealthy service, so its VIP is withdrawn.
+    nobody would forward for an unhealthy service, so its VIP is withdrawn. When no member is left that takes new
+    connections, `when_unhealthy` decides, the same on every node.
     """
+    if not config.node.announce:
+        return Announcement(False, "node.announce is false: a member only")
     if condition.intent is not State.UP:
         return Announcement(False, f"the node is {condition.intent}")
     if vip in condition.withheld:
@@ -66,15 +95,27 @@ def announcement(config: Config, vip: Address, condition: Condition) -> Announce
         return Announcement(False, "the data path is not ready")
     if vip.version == 6:
         return Announcement(False, "IPv6 routes are not announced yet; give the router a static one")
-    sick = [s.name for s in config.services if s.vip == vip and not condition.healthy[s.name]]
-    forwards = config.xdp.mode != "off"
-    if sick and not (forwards and vip in condition.begun):
+    services = [service for service in config.services if service.vip == vip]
+    sick = [s.name for s in services if not condition.healthy[s.name] or s.name in condition.drained]
+    if sick and vip not in condition.begun:
+        return Announcement(False, f"unhealthy: {', '.join(sick)}")
+    if all(s.name in untaken for s in services):
+        withdrawing = [s.name for s in services if s.when_unhealthy == "withdraw"]
+        if withdrawing:
+            return Announcement(False, f"no member is healthy: {', '.join(withdrawing)}")
+        return Announcement(True, "no member is healthy: failing open")
+    if sick and config.xdp.mode == "off":
         return Announcement(False, f"unhealthy: {', '.join(sick)}")
     return Announcement(True, f"forwarding for {', '.join(sick)}" if sick else "healthy")
 
 
+def takers(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """The members of a service that take new connections."""
+    return [c for c in candidates if c.state is State.UP and c.effective > 0]
+
+
 def candidates(service_id: int, members: Iterable[Member]) -> tuple[Candidate, ...]:
-    """The members of one service as the table builder takes them."""
+    """The members of one service, with their effective weights as they told them."""
     found = []
     for member in members:
         share = member.share(service_id)

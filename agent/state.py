@@ -33,6 +33,10 @@ class Saved:
     """What `lbctl deny` added to the configuration's own list."""
     version: Version | None = None
     """What this node's identity was last announced under."""
+    drained: frozenset[str] = field(default_factory=frozenset)
+    """Services that `lbctl backend drain` named."""
+    weights: tuple[tuple[str, int], ...] = ()
+    """Effective weights that `lbctl backend weight` set, by service."""
 
 
 def save(path: Path, saved: Saved) -> None:
@@ -72,6 +76,8 @@ def _to_json(saved: Saved) -> dict[str, Any]:
         "vips": sorted(map(str, saved.vips)),
         "denied": sorted(map(str, saved.denied)),
         "version": [saved.version.number, saved.version.content] if saved.version else None,
+        "drained": sorted(saved.drained),
+        "weights": dict(saved.weights),
     }
 
 
@@ -91,12 +97,14 @@ def _from_json(data: dict[str, Any]) -> Saved:
     )
     number, content = data.get("version") or (0, "")
     return Saved(
-        members,
-        frozenset(map(str, data["healthy"])),
-        State(data["intent"]),
-        frozenset(map(ip_address, data["withheld"])),
-        frozenset(map(ip_address, data["begun"])),
-        frozenset(map(ip_address, data["vips"])),
-        frozenset(map(ip_network, data.get("denied", ()))),
-        Version(int(number), str(content)) if number else None,
+        members=members,
+        healthy=frozenset(map(str, data["healthy"])),
+        intent=State(data["intent"]),
+        withheld=frozenset(map(ip_address, data["withheld"])),
+        begun=frozenset(map(ip_address, data["begun"])),
+        vips=frozenset(map(ip_address, data["vips"])),
+        denied=frozenset(map(ip_network, data.get("denied", ()))),
+        version=Version(int(number), str(content)) if number else None,
+        drained=frozenset(map(str, data.get("drained", ()))),
+        weights=tuple(sorted((str(name), int(weight)) for name, weight in data.get("weights", {}).items())),
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from agent import speech
 from agent.config import ServiceConfig
 from agent.model import Member, endpoint, tag_of
-from agent.plan import candidates, own_share
+from agent.plan import candidates, own_share, takers
 
 if TYPE_CHECKING:
     from agent.node import Agent
@@ -63,6 +63,7 @@ def _service(
     share = own_share(service, agent.condition)
     health = agent.health[service.name]
     applier = agent.applier
+    found = candidates(speech.id_of(service), members)
     return {
         "name": service.name,
         "vip": str(service.vip),
@@ -79,9 +80,10 @@ def _service(
         "effective": share.effective,
         "digest": applier.digest(service.name) if applier else "",
         "counters": counters.get(applier.slot(service.name), {}) if applier else {},
+        "when_unhealthy": service.when_unhealthy,
+        "taken": bool(takers(found)),
         "members": [
-            {"address": str(c.address), "state": c.state, "weight": c.weight, "effective": c.effective}
-            for c in candidates(speech.id_of(service), members)
+            {"address": str(c.address), "state": c.state, "weight": c.weight, "effective": c.effective} for c in found
         ],
     }
 

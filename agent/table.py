@@ -49,11 +49,13 @@ def nominal(candidates: Iterable[Candidate]) -> dict[bytes, int]:
 def owners(candidates: Sequence[Candidate]) -> dict[bytes, int]:
     """Who may own rows, by packed address, and by what weight.
 
-    Those up, by effective weight. When nobody takes new flows: by nominal weight all that are not lost, so that
-    clients hear an answer rather than silence; when all are lost, these.
+    Those up, by effective weight. When none is healthy all that are up, by nominal weight: when every check fails at
+    once the checks are as likely at fault as the servers, and if it is the servers, clients hear an answer rather than
+    silence. When none is up, all that are not lost; when all are lost, these.
     """
-    chosen = {c.address.packed: c.effective for c in candidates if c.state is State.UP and c.effective > 0}
-    return chosen or nominal(c for c in candidates if c.state is not State.LOST) or nominal(candidates)
+    up = [c for c in candidates if c.state is State.UP and c.weight > 0]
+    chosen = {c.address.packed: c.effective for c in up if c.effective > 0}
+    return chosen or nominal(up) or nominal(c for c in candidates if c.state is not State.LOST) or nominal(candidates)
 
 
 def chains(first: Places, ranked: Places, length: int) -> Places:

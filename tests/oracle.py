@@ -69,6 +69,7 @@ def weights(members: list[tuple[IPv4Address, int, int, str]]) -> dict[IPv4Addres
 def owners(members: list[tuple[IPv4Address, int, int, str]]) -> dict[IPv4Address, int]:
     """Who may own rows, and by what weight."""
     chosen = {a: effective for a, _, effective, state in members if state == "up" and effective > 0}
+    chosen = chosen or {a: nominal for a, nominal, _, state in members if state == "up" and nominal > 0}
     chosen = chosen or {a: nominal for a, nominal, _, state in members if state != "lost"}
     return chosen or weights(members)
 

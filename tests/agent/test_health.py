@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from agent.config import HealthConfig
-from agent.health import Health, judge
+from agent.health import Health, disable, judge, pause_s
 from agent.probe import ask
 
 LOCAL = IPv4Address("127.0.0.1")
@@ -41,6 +41,24 @@ def test_since_is_the_time_of_the_change() -> None:
     health = judge(Health.unknown(1.0), True, "ok", rise=1, fall=1, now=7.0)
     assert (health.healthy, health.since, health.why) == (True, 7.0, "ok")
     assert judge(health, True, "ok", rise=1, fall=1, now=9.0).since == 7.0
+
+
+def test_the_file_disables_at_once_and_recovery_takes_a_full_rise() -> None:
+    health = disable(Health(healthy=True, streak=0, since=1.0, why="ok"), "/etc/off", now=5.0)
+    assert (health.healthy, health.since, health.why) == (False, 5.0, "disabled: /etc/off exists")
+    assert disable(health, "/etc/off", now=6.0) == health
+    assert disable(judge(health, True, "ok", rise=3, fall=1, now=7.0), "/etc/off", now=8.0).streak == 0
+    once = judge(health, True, "ok", rise=2, fall=1, now=9.0)
+    assert not once.healthy
+    assert judge(once, True, "ok", rise=2, fall=1, now=10.0).healthy
+
+
+def test_the_next_answer_is_awaited_for_less_while_a_change_is_in_the_air() -> None:
+    calm = Health(healthy=True, streak=0, since=1.0, why="ok")
+    doubted = judge(calm, False, "refused", rise=2, fall=3, now=2.0)
+    assert (pause_s(calm, 5.0, 0.5), pause_s(doubted, 5.0, 0.5), pause_s(doubted, 5.0, None)) == (5.0, 0.5, 5.0)
+    # At most fast for one change: at interval 5 s, fall 3, it is sure after 5 + 0.5 + 0.5 s, not after 15.
+    assert pause_s(judge(judge(doubted, False, "", 2, 3, 3.0), False, "", 2, 3, 4.0), 5.0, 0.5) == 5.0
 
 
 def test_nothing_is_healthy_before_it_answered() -> None:

@@ -8,8 +8,19 @@ import numpy as np
 import pytest
 
 from agent.config import Config, parse
+from agent.errors import AgentError
 from agent.model import Member, Share, State
-from agent.plan import GRACE_IN_ALL_S, GRACE_S, Condition, Grace, announcement, candidates, node_indexes, own_share
+from agent.plan import (
+    GRACE_IN_ALL_S,
+    GRACE_S,
+    Condition,
+    Grace,
+    announcement,
+    candidates,
+    effective_weight,
+    node_indexes,
+    own_share,
+)
 
 TEXT = """\
 cluster: 7
@@ -40,12 +51,19 @@ FINE = Condition(forwarding=True, healthy={"web": True, "alt": True})
         (replace(FINE, healthy={"web": False, "alt": True}), Share(50, 0, State.UP)),
         (replace(FINE, intent=State.DRAINING), Share(50, 0, State.DRAINING)),
         (replace(FINE, intent=State.LEFT), Share(50, 0, State.LEFT)),
+        (replace(FINE, weights={"web": 20}), Share(50, 20, State.UP)),
+        (replace(FINE, weights={"alt": 20}), Share(50, 50, State.UP)),
+        (replace(FINE, weights={"web": 70}), Share(50, 50, State.UP)),  # the nominal one was lowered since
+        (replace(FINE, drained=frozenset({"web"})), Share(50, 0, State.DRAINING)),
+        (replace(FINE, drained=frozenset({"alt"})), Share(50, 50, State.UP)),
+        (replace(FINE, drained=frozenset({"web"}), intent=State.LEFT), Share(50, 0, State.LEFT)),
     ],
 )
 def test_own_share(condition: Condition, share: Share) -> None:
     assert own_share(config().services[0], condition) == share
 
 
+DRAINED = replace(FINE, drained=frozenset({"web"}))
 SICK = replace(FINE, healthy={"web": False, "alt": True})
 
 
@@ -67,6 +85,59 @@ SICK = replace(FINE, healthy={"web": False, "alt": True})
 def test_announcement(mode: str, condition: Condition, wanted: bool, why: str) -> None:
     found = announcement(config(mode), VIP, condition)
     assert (found.wanted, found.why) == (wanted, why)
+
+
+@pytest.mark.parametrize(
+    ("mode", "policy", "untaken", "condition", "wanted", "why"),
+    [
+        ("auto", "withdraw", {"web", "alt"}, SICK, False, "no member is healthy: web"),
+        ("auto", "fail_open", {"web", "alt"}, SICK, True, "no member is healthy: failing open"),
+        ("off", "fail_open", {"web", "alt"}, SICK, True, "no member is healthy: failing open"),
+        ("off", "withdraw", {"web", "alt"}, SICK, False, "no member is healthy: web"),
+        # Somebody serves one of the VIP's services: it stays, as does everybody's.
+        ("auto", "withdraw", {"web"}, SICK, True, "forwarding for web"),
+        ("off", "fail_open", {"web"}, SICK, False, "unhealthy: web"),
+        # Also a node whose own service is fine withdraws, when its operator has drained it as the last.
+        (
+            "auto",
+            "withdraw",
+            {"web", "alt"},
+            replace(FINE, drained=frozenset({"web"})),
+            False,
+            "no member is healthy: web",
+        ),
+    ],
+)
+def test_announcement_when_no_member_is_healthy(
+    mode: str, policy: str, untaken: set[str], condition: Condition, wanted: bool, why: str
+) -> None:
+    text = TEXT.replace("MODE", mode).replace("weight: 50", f"weight: 50, when_unhealthy: {policy}")
+    condition = replace(condition, begun=frozenset({VIP}))
+    found = announcement(parse(text, "lb.yml"), VIP, condition, untaken)
+    assert (found.wanted, found.why) == (wanted, why)
+    # Before its first rise a VIP is not announced at all, whatever the policy.
+    if condition.healthy["web"] is False:
+        assert not announcement(parse(text, "lb.yml"), VIP, replace(condition, begun=frozenset()), untaken).wanted
+
+
+def test_a_member_only_announces_nothing() -> None:
+    quiet = parse(TEXT.replace("MODE", "auto").replace("interface: eth0", "interface: eth0, announce: false"), "lb.yml")
+    found = announcement(quiet, VIP, FINE)
+    assert (found.wanted, found.why) == (False, "node.announce is false: a member only")
+    assert own_share(quiet.services[0], FINE) == Share(50, 50, State.UP)
+
+
+@pytest.mark.parametrize(
+    ("text", "weight"), [("0", 0), ("7", 7), ("50", 50), ("50%", 25), ("1%", 1), ("100%", 50), ("nominal", 50)]
+)
+def test_effective_weight(text: str, weight: int) -> None:
+    assert effective_weight(text, 50) == weight
+
+
+@pytest.mark.parametrize("text", ["51", "101%", "-1", "", "%", "half", "5.5", "²"])
+def test_no_effective_weight(text: str) -> None:
+    with pytest.raises(AgentError, match=r"is not a weight|is more than the nominal weight, 50"):
+        effective_weight(text, 50)
 
 
 def test_candidates_leave_out_those_that_left_and_strip_the_lost() -> None:

@@ -32,6 +32,8 @@ SAVED = Saved(
     vips=frozenset({IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")}),
     denied=frozenset({IPv4Network("198.51.100.0/24"), IPv6Network("2001:db8:bad::/48")}),
     version=Version(1_800_000_000, "0123456789abcdef"),
+    drained=frozenset({"web"}),
+    weights=(("alt", 5),),
 )
 
 
