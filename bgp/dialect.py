@@ -12,15 +12,17 @@ Standard library only: the relay carries this file (archive.py).
         "withdraw": {"ipv4 unicast": [{"nlri": "10.254.0.13/32"}]}}}}}
     {"exabgp": "5.0.0", "type": "update", "neighbor": {..., "message": {"eor": {"afi": "ipv4", "safi": "unicast"}}}}
     {"peer": {"address": "10.0.0.1"}, "route": {"nlri": {"prefix": "10.99.0.1/32", "nexthop": "10.0.0.11"},
-        "attributes": {"large-community": ["1:2:3"]}}}
-    [{"fsm": "ESTABLISHED", "duration": 14, "peer": {"address": "10.0.0.1"}, ...}, ...]
+        "attributes": {"as-path": {...}, "med": 50, "community": ["65000:100", "no-export"],
+        "large-community": ["1:2:3"]}}}
+    [{"fsm": "ESTABLISHED", "duration": 14, "local": {"as": 65001, "families": {"ipv4 unicast": true}},
+      "peer": {"address": "10.0.0.1", "as": 65000}, "families": ["ipv4 unicast"], ...}, ...]
 """
 
 from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +35,16 @@ SHOW_LEARNED = "show adj-rib in json"
 SHOW_ANNOUNCED = "show adj-rib out json"
 FORGET_PENDING = "reset"
 """Drops what an earlier helper still had in the queue. The one command without an answer."""
+
+_UNICAST = ("ipv4 unicast", "ipv6 unicast")
+_WELL_KNOWN = {
+    "no-export": "65535:65281",
+    "no-advertise": "65535:65282",
+    "no-export-subconfed": "65535:65283",
+    "no-peer": "65535:65284",
+    "blackhole": "65535:666",
+}
+"""Communities that `show adj-rib` names (RFC 1997, RFC 3765, RFC 7999); events have numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +63,19 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Neighbor:
-    """One neighbour in the answer to SHOW_NEIGHBORS; `for_s`: how long its session has been up."""
+    """One neighbour in the answer to SHOW_NEIGHBORS.
+
+    `for_s`: how long its session has been up. `families` ("ipv4", "ipv6"): what is configured for it; `agreed`: what
+    both ends took for this session.
+    """
 
     peer: str
     up: bool
     for_s: float
+    own_as: int
+    peer_as: int
+    families: frozenset[str]
+    agreed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +140,36 @@ def parse(line: str) -> Said | None:
 
 def _neighbor(value: Mapping[str, Any]) -> Neighbor:
     # Its "state" says down in the first second of a session: "fsm" does not.
-    return Neighbor(value["peer"]["address"], value["fsm"] == "ESTABLISHED", float(value["duration"]))
+    return Neighbor(
+        value["peer"]["address"],
+        value["fsm"] == "ESTABLISHED",
+        float(value["duration"]),
+        int(value["local"]["as"]),
+        int(value["peer"]["as"]),
+        _families(value["local"]["families"]),
+        _families(value["families"]),
+    )
+
+
+def _families(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(name.removesuffix(" unicast") for name in names if name in _UNICAST)
 
 
 def _listed_route(value: Mapping[str, Any]) -> Route:
     nlri, attributes = value["nlri"], value["attributes"]
-    communities = [[int(part) for part in text.split(":")] for text in attributes.get("large-community", [])]
-    return _route(nlri["prefix"], nlri["nexthop"], communities, attributes)
+    return _route(
+        nlri["prefix"],
+        nlri["nexthop"],
+        {
+            **attributes,
+            "community": [_numbers(_WELL_KNOWN.get(text, text)) for text in attributes.get("community", [])],
+            "large-community": [_numbers(text) for text in attributes.get("large-community", [])],
+        },
+    )
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(":")]
 
 
 def _event(value: Mapping[str, Any]) -> Said | None:
@@ -147,7 +190,6 @@ def _event(value: Mapping[str, Any]) -> Said | None:
 
 def _announced(update: Mapping[str, Any]) -> Iterator[Route]:
     attributes = update.get("attribute", {})
-    communities = attributes.get("large-community", [])
     seen = set()
     for _family, by_next_hop in _unicast(update.get("announce", {})):
         for next_hop, entries in by_next_hop.items():
@@ -155,7 +197,7 @@ def _announced(update: Mapping[str, Any]) -> Iterator[Route]:
                 # An IPv6 prefix is listed under its global next hop and then under the link-local one.
                 if entry["nlri"] not in seen:
                     seen.add(entry["nlri"])
-                    yield _route(entry["nlri"], next_hop, communities, attributes)
+                    yield _route(entry["nlri"], next_hop, attributes)
 
 
 def _withdrawn(update: Mapping[str, Any]) -> Iterator[str]:
@@ -165,13 +207,14 @@ def _withdrawn(update: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _unicast(by_family: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    return ((family, value) for family, value in by_family.items() if family in ("ipv4 unicast", "ipv6 unicast"))
+    return ((family, value) for family, value in by_family.items() if family in _UNICAST)
 
 
-def _route(prefix: str, next_hop: str, communities: object, attributes: Mapping[str, Any]) -> Route:
+def _route(prefix: str, next_hop: str, attributes: Mapping[str, Any]) -> Route:
     segments = attributes.get("as-path", {})
     as_path = [number for place in sorted(segments, key=int) for number in segments[place]["value"]]
-    return Route.of(_prefix(prefix), next_hop, communities, as_path)
+    communities, large = attributes.get("community", []), attributes.get("large-community", [])
+    return Route.of(_prefix(prefix), next_hop, large, as_path, communities, attributes.get("med"))
 
 
 def _prefix(text: str) -> str:

@@ -11,8 +11,9 @@ speaker without graceful restart, when it has been silent for 3 s, or up for 10 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from bgp import dialect
 from bgp.route import Route
 
 QUIET_S = 1.0
@@ -25,7 +26,10 @@ _RELEARN_BELOW = 0.8
 
 @dataclass
 class Neighbor:
-    """One neighbour: as snapshot.Peer, but growing. `heard_at`: when the last update came."""
+    """One neighbour: as snapshot.Peer, but growing. `heard_at`: when the last update came.
+
+    `own_as`: as what we speak to it, 0 until ExaBGP has described it. `families`: those configured for it.
+    """
 
     address: str
     up: bool = False
@@ -33,6 +37,19 @@ class Neighbor:
     eor: bool = False
     heard_at: float = 0.0
     routes: dict[str, Route] = field(default_factory=dict)
+    own_as: int = 0
+    peer_as: int = 0
+    families: frozenset[str] = frozenset()
+
+    @property
+    def known(self) -> bool:
+        """Whether ExaBGP has described it: a first event may come before that."""
+        return self.own_as > 0
+
+    def hears(self, routes: Iterable[Route]) -> list[Route]:
+        """What of `routes` it is to be told, as it is to be told."""
+        fitting = (route for route in routes if ("ipv6" if route.ipv6 else "ipv4") in self.families)
+        return [route.towards(self.own_as, self.peer_as) for route in fitting]
 
 
 @dataclass
@@ -74,22 +91,33 @@ class Intake:
         """Whether routes were left out for which there is room again."""
         return self._overflow and self._count < MAX_ROUTES * _RELEARN_BELOW and self._bytes < MAX_BYTES * _RELEARN_BELOW
 
-    def neighbor(self, address: str, up: bool, since: float) -> None:
-        """Take a neighbour's present state from ExaBGP's own list."""
-        self._neighbors[address] = Neighbor(address, up, since, heard_at=since)
-        self.revision += 1
+    def neighbors_are(self, described: Iterable[dialect.Neighbor], now: float) -> None:
+        """Take ExaBGP's own list of all neighbours: those that it does not name are gone."""
+        by_address = {one.peer: one for one in described}
+        for address in self._neighbors.keys() - by_address.keys():
+            self._forget_routes(self._neighbors.pop(address))
+            self.revision += 1
+        for address, one in by_address.items():
+            known = self._neighbors.get(address)
+            if known is None or known.up != one.up:
+                if known is not None:
+                    self._forget_routes(known)
+                since = now - one.for_s if one.up else 0.0
+                known = self._neighbors[address] = Neighbor(address, one.up, since, heard_at=since)
+                self.revision += 1
+            known.own_as, known.peer_as, known.families = one.own_as, one.peer_as, one.families
 
-    def session(self, address: str, up: bool, now: float) -> None:
-        """A session came up or went down: what was learned in the one before is void."""
+    def session(self, address: str, up: bool, now: float) -> bool:
+        """A session came up or went down: what was learned in the one before is void. Says whether that is news."""
         old = self._neighbors.get(address, Neighbor(address))
-        for route in old.routes.values():
-            self._account(route, -1)
+        self._forget_routes(old)
         if self._listing is not None:
             self._listing.restarted.add(address)
         if not up and not old.up and address in self._neighbors:
-            return  # an attempt to connect that failed, which ExaBGP reports as "down" each time
-        self._neighbors[address] = Neighbor(address, up, since=now, heard_at=now)
+            return False  # an attempt to connect that failed, which ExaBGP reports as "down" each time
+        self._neighbors[address] = replace(old, up=up, since=now, eor=False, heard_at=now, routes={})
         self.revision += 1
+        return True
 
     def update(self, address: str, announced: Iterable[Route], withdrawn: Iterable[str], now: float) -> None:
         """Routes came and went."""
@@ -162,6 +190,11 @@ class Intake:
         if route is not None:
             self._account(route, -1)
 
+    def _forget_routes(self, neighbor: Neighbor) -> None:
+        for route in neighbor.routes.values():
+            self._account(route, -1)
+        neighbor.routes = {}
+
     def _account(self, route: Route, sign: int) -> None:
         self._count += sign
         self._bytes += sign * _json_bytes(route)
@@ -169,4 +202,5 @@ class Intake:
 
 def _json_bytes(route: Route) -> int:
     """At most so many bytes of a snapshot."""
-    return 170 + 36 * len(route.large_communities) + 11 * len(route.as_path)
+    numbers = 36 * len(route.large_communities) + 16 * len(route.communities) + 11 * len(route.as_path)
+    return 220 + numbers

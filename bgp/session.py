@@ -11,9 +11,12 @@ The rules:
  2. One command at a time: the next one is sent when the last was answered. `done` means understood, not sent.
  3. Announced is what `show adj-rib out` lists, never what we asked for. It is asked after each round of changes, and
     every 30 s. What ExaBGP refused, or said `done` to and then does not list, is an error and tried again each second.
+    Each neighbour is told for itself: they differ in address families and in the AS that is prepended.
  4. The wish is the agent's while it speaks. Silent for 10 s: its fallback. Not heard at all for the first 10 s:
     nothing. Before that, a relay that knows of no wish touches nothing.
  5. ExaBGP reports a session's end, but no withdrawals with it: its routes are flushed here.
+ 6. Neighbours come, go and change when ExaBGP reads its configuration again, and a new one's adj-rib-out is empty. So
+    after each change of a session neighbours and announced routes are asked for anew.
 """
 
 from __future__ import annotations
@@ -41,30 +44,35 @@ Announced = Mapping[str, Mapping[str, Route]]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One command to ExaBGP: announce `route`, or withdraw its prefix."""
+    """One command to ExaBGP: announce `route` to a neighbour, or withdraw its prefix from it."""
 
+    neighbor: str
     route: Route
     announce: bool
 
     @property
     def command(self) -> str:
         """Its text."""
-        return self.route.announce_command() if self.announce else self.route.withdraw_command()
+        route = self.route
+        return route.announce_command(self.neighbor) if self.announce else route.withdraw_command(self.neighbor)
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """What it changes: a prefix at a neighbour."""
+        return self.neighbor, self.route.prefix
 
 
-def diff(announced: Announced, wanted: Mapping[str, Route]) -> list[Change]:
-    """Return the changes that make every neighbour hear exactly `wanted` (by prefix).
+def diff(announced: Announced, wanted: Announced) -> list[Change]:
+    """Return the changes that make each neighbour in `wanted` hear exactly the routes there.
 
     New routes come before withdrawals, so that a prefix which takes another's place is there before that one goes.
     """
-    changes = []
-    for prefix, route in sorted(wanted.items()):
-        if not all(route.same_announcement(routes.get(prefix)) for routes in announced.values()):
-            changes.append(Change(route, announce=True))
-    surplus = {prefix: route for routes in announced.values() for prefix, route in routes.items()}
-    for prefix in sorted(surplus.keys() - wanted.keys()):
-        changes.append(Change(surplus[prefix], announce=False))
-    return changes
+    new, gone = [], []
+    for neighbor, routes in sorted(wanted.items()):
+        heard = announced.get(neighbor, {})
+        new += [Change(neighbor, route, True) for prefix, route in sorted(routes.items()) if heard.get(prefix) != route]
+        gone += [Change(neighbor, heard[prefix], False) for prefix in sorted(heard.keys() - routes.keys())]
+    return new + gone
 
 
 class _Step(enum.Enum):
@@ -96,8 +104,9 @@ class Session:
         self._intake = Intake()
         self._verified: dict[str, dict[str, Route]] = {}
         self._believed: dict[str, dict[str, Route]] = {}
-        self._unverified: dict[str, Route | None] = {}
+        self._unverified: dict[tuple[str, str], Route | None] = {}
         self._verified_at = now
+        self._look_again_at: float | None = None
         self._wish: Wish | None = None
         self._wished_at = now
         self.deadman = False
@@ -108,7 +117,7 @@ class Session:
         self._not_before = now
         self._asked: _Asked | None = None
         self._outbox: list[str] = []
-        self._faults: dict[str, tuple[float, str]] = {}
+        self._faults: dict[tuple[str, str], tuple[float, str]] = {}
         self._own_revision = 0
         self._advance(now)
 
@@ -142,14 +151,15 @@ class Session:
             case dialect.Version() if asked and asked.step is _Step.HANDSHAKE:
                 asked.heard_version = True
             case dialect.Neighbors() if asked and asked.step is _Step.NEIGHBORS:
-                for neighbor in said.all:
-                    self._intake.neighbor(neighbor.peer, neighbor.up, now - neighbor.for_s if neighbor.up else 0.0)
+                self._intake.neighbors_are(said.all, now)
             case dialect.Listed() if asked and asked.step is _Step.LEARN:
                 self._intake.listed(said.peer, said.route)
             case dialect.Listed() if asked and asked.step is _Step.VERIFY:
                 asked.listed.setdefault(said.peer, {})[said.route.prefix] = said.route
             case dialect.SessionChange():
-                self._intake.session(said.peer, said.up, now)
+                if self._intake.session(said.peer, said.up, now):
+                    # One that was removed from the configuration is still listed for a moment.
+                    self._look_again_at = now if said.up else now + RETRY_S
             case dialect.Update():
                 self._intake.update(said.peer, said.announced, said.withdrawn, now)
             case dialect.EndOfRib():
@@ -163,8 +173,9 @@ class Session:
             self._own_revision += 1
         if not self._todo and self._intake.wants_relearning:
             self._todo.append(_Step.LEARN)
-        elif not self._todo and now - self._verified_at > REVERIFY_S:
-            self._todo.append(_Step.VERIFY)
+        elif not self._todo and self._look_due(now):
+            self._look_again_at = None
+            self._todo += [_Step.NEIGHBORS, _Step.VERIFY]
         self._intake.tick(now)
         self._advance(now)
         error = self._find_error(now)
@@ -182,12 +193,17 @@ class Session:
         )
         return Snapshot(peers, self.error, self.deadman)
 
-    def _wanted(self) -> dict[str, Route] | None:
-        """By prefix; None: nobody has said yet, so leave things as they are."""
-        if self._wish is None:
-            return {} if self.deadman else None
-        routes = self._wish.fallback if self.deadman else self._wish.desired
-        return {route.prefix: route for route in routes}
+    def _look_due(self, now: float) -> bool:
+        return now - self._verified_at > REVERIFY_S or (self._look_again_at is not None and now >= self._look_again_at)
+
+    def _wanted(self) -> dict[str, dict[str, Route]]:
+        """By neighbour and prefix; empty while nobody has said: leave things as they are."""
+        routes: tuple[Route, ...] = ()
+        if self._wish is not None:
+            routes = self._wish.fallback if self.deadman else self._wish.desired
+        elif not self.deadman:
+            return {}
+        return {n.address: {r.prefix: r for r in n.hears(routes)} for n in self._intake.neighbors if n.known}
 
     def _advance(self, now: float) -> None:
         if self._asked is not None or now < self._not_before:
@@ -207,11 +223,10 @@ class Session:
         self._outbox.append(self._asked.text)
 
     def _next_change(self, now: float) -> Change | None:
-        wanted = self._wanted()
-        changes = [] if wanted is None else diff(self._believed, wanted)
-        open_faults = self._faults.keys() & {change.route.prefix for change in changes}
-        self._faults = {prefix: self._faults[prefix] for prefix in sorted(open_faults)}
-        return next((c for c in changes if self._faults.get(c.route.prefix, (now, ""))[0] <= now), None)
+        changes = diff(self._believed, self._wanted())
+        open_faults = self._faults.keys() & {change.place for change in changes}
+        self._faults = {place: self._faults[place] for place in sorted(open_faults)}
+        return next((c for c in changes if self._faults.get(c.place, (now, ""))[0] <= now), None)
 
     def _answered(self, done: bool, now: float) -> None:
         asked = self._asked
@@ -229,27 +244,28 @@ class Session:
             self._check(asked.listed, now)
 
     def _changed(self, change: Change, done: bool, now: float) -> None:
-        prefix = change.route.prefix
         if not done:
-            self._faults[prefix] = (now + RETRY_S, f"ExaBGP refused {change.command!r}")
+            self._faults[change.place] = (now + RETRY_S, f"ExaBGP refused {change.command!r}")
+            self._look_again_at = now  # there may be no such neighbour any more
             return
-        self._unverified[prefix] = change.route if change.announce else None
-        for routes in self._believed.values():
-            if change.announce:
-                routes[prefix] = change.route
-            else:
-                routes.pop(prefix, None)
+        self._unverified[change.place] = change.route if change.announce else None
+        heard = self._believed.setdefault(change.neighbor, {})
+        if change.announce:
+            heard[change.route.prefix] = change.route
+        else:
+            heard.pop(change.route.prefix, None)
 
     def _check(self, listed: dict[str, dict[str, Route]], now: float) -> None:
         """Take ExaBGP's list of what it announces as the truth."""
         announced = {n.address: listed.get(n.address, {}) for n in self._intake.neighbors}
-        for prefix, expected in self._unverified.items():
-            found = [routes.get(prefix) for routes in announced.values()]
-            if all(r is None for r in found) if expected is None else all(expected.same_announcement(r) for r in found):
-                self._faults.pop(prefix, None)
+        for place, expected in self._unverified.items():
+            neighbor, prefix = place
+            if neighbor not in announced or announced[neighbor].get(prefix) == expected:
+                self._faults.pop(place, None)
             else:
-                what = "withdrew" if expected is None else "announced"
-                self._faults[prefix] = (now + RETRY_S, f"ExaBGP says it {what} {prefix}, but its adj-rib-out differs")
+                what = f"withdrew {prefix} from" if expected is None else f"announced {prefix} to"
+                text = f"ExaBGP says it {what} {neighbor}, but its adj-rib-out differs"
+                self._faults[place] = (now + RETRY_S, text)
         self._unverified = {}
         self._verified_at = now
         if announced != self._verified or not self.ready:

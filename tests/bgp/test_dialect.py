@@ -86,9 +86,42 @@ def event(kind: str, content: str) -> str:
             Listed(PEER, Route("10.99.0.1/32", "10.0.0.11")),
         ),
         (
-            '[{"state": "down", "duration": 0, "fsm": "ESTABLISHED", "peer": {"address": "10.0.0.1"}}, '
-            '{"state": "down", "duration": 9, "fsm": "IDLE", "peer": {"address": "10.0.0.2"}}]',
-            Neighbors((Neighbor("10.0.0.1", True, 0.0), Neighbor("10.0.0.2", False, 9.0))),
+            '{"peer": {"address": "10.0.0.1"}, "route": {"nlri": {"prefix": "2001:db8::1/128", '
+            '"nexthop": "2001:db8::b", "family": {"afi": "ipv6", "safi": "unicast"}}, '
+            '"attributes": {"as-path": {"0": {"element": "as-sequence", "value": [65001, 65001]}}, '
+            '"med": 0, "community": ["65000:100", "no-export", "blackhole"]}}}',
+            Listed(
+                PEER,
+                Route(
+                    "2001:db8::1/128",
+                    "2001:db8::b",
+                    as_path=(65001, 65001),
+                    communities=((65000, 100), (65535, 666), (65535, 65281)),
+                    med=0,
+                ),
+            ),
+        ),
+        (
+            event(
+                "update",
+                '"message": { "update": { "attribute": { "med": 50, "community": [ [ 65000, 100 ] ] }, '
+                '"announce": { "ipv4 unicast": { "10.0.0.12": [ { "nlri": "10.99.0.1/32" } ] } } } }',
+            ),
+            Update(PEER, (Route("10.99.0.1/32", "10.0.0.12", communities=((65000, 100),), med=50),), ()),
+        ),
+        (
+            '[{"state": "down", "duration": 0, "fsm": "ESTABLISHED", "local": {"families": {"ipv4 unicast": true, '
+            '"ipv6 unicast": true}, "address": "10.0.0.11", "as": 65001}, "peer": {"families": {"ipv4 unicast": true, '
+            '"ipv6 unicast": false}, "address": "10.0.0.1", "as": 65000}, "families": ["ipv4 unicast"]}, '
+            '{"state": "down", "duration": 9, "fsm": "IDLE", "local": {"families": {"ipv6 unicast": true}, '
+            '"as": 65001}, "peer": {"families": {"ipv6 unicast": null}, "address": "fe80::1", "as": 65001}, '
+            '"families": []}]',
+            Neighbors(
+                (
+                    Neighbor("10.0.0.1", True, 0.0, 65001, 65000, frozenset({"ipv4", "ipv6"}), frozenset({"ipv4"})),
+                    Neighbor("fe80::1", False, 9.0, 65001, 65001, frozenset({"ipv6"})),
+                )
+            ),
         ),
         # Host bits beyond the length mean nothing; a next hop that is none makes no route.
         (

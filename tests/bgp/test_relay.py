@@ -25,7 +25,17 @@ from bgp.snapshot import MAX_LINE_BYTES, REPLACED, Goodbye, Snapshot, Wish, deco
 
 PEER = "10.0.0.1"
 VIP = Route.of("10.99.0.1/32", "10.0.0.11")
-NEIGHBORS = json.dumps([{"fsm": "ESTABLISHED", "duration": 5, "peer": {"address": PEER}}])
+NEIGHBORS = json.dumps(
+    [
+        {
+            "fsm": "ESTABLISHED",
+            "duration": 5,
+            "local": {"as": 65001, "families": {"ipv4 unicast": True}},
+            "peer": {"address": PEER, "as": 65000},
+            "families": ["ipv4 unicast"],
+        }
+    ]
+)
 NOBODY = 65534
 
 
@@ -126,7 +136,7 @@ def test_wish_becomes_commands_and_the_answer_a_snapshot(relay: Running):
     assert isinstance(first, Snapshot)
     assert [(p.address, p.up, p.announced) for p in first.peers] == [(PEER, True, frozenset())]
     agent.socket.sendall(Wish((VIP,), ()).encode())
-    assert relay.hears() == VIP.announce_command()
+    assert relay.hears() == VIP.announce_command(PEER)
     relay.say("done")
     assert relay.hears() == "show adj-rib out json"
     route = {"nlri": {"prefix": VIP.prefix, "nexthop": VIP.next_hop}, "attributes": {}}
@@ -158,14 +168,14 @@ def test_nonsense_from_the_agent_is_told_and_changes_nothing(relay: Running, sen
     # Had it taken anything of it, a command would come before this one.
     another = relay.connect()
     another.socket.sendall(Wish((VIP,), ()).encode())
-    assert relay.hears() == VIP.announce_command()
+    assert relay.hears() == VIP.announce_command(PEER)
 
 
 def test_line_in_pieces_is_one_line(relay: Running):
     agent = relay.connect()
     for byte in Wish((VIP,), ()).encode():
         agent.socket.sendall(bytes([byte]))
-    assert relay.hears() == VIP.announce_command()
+    assert relay.hears() == VIP.announce_command(PEER)
 
 
 def test_newest_agent_wins_and_the_old_one_is_told(relay: Running):
@@ -182,7 +192,7 @@ def test_agent_that_does_not_read_holds_up_nothing_and_gets_the_newest_in_the_en
     for route in routes:
         relay.say(update(route))
     agent.socket.sendall(Wish((VIP,), ()).encode())
-    assert relay.hears() == VIP.announce_command(), "and it still listens to the agent"
+    assert relay.hears() == VIP.announce_command(PEER), "and it still listens to the agent"
     messages = 0
     while True:
         snapshot = agent.report()
@@ -204,7 +214,7 @@ def test_exabgp_that_does_not_read_holds_up_nothing(relay: Running):
     while not (snapshot := agent.report()).peers[0].routes:  # type: ignore[union-attr]
         pass
     assert isinstance(snapshot, Snapshot)
-    assert relay.hears() == large.announce_command()
+    assert relay.hears() == large.announce_command(PEER)
 
 
 def test_ends_quietly_with_exabgp_and_on_sigterm(tmp_path: Path):
@@ -276,7 +286,7 @@ def test_client_repeats_a_wish_on_reconnecting_only_if_it_is_fresh(
                 await asyncio.sleep(0.01)
         if not fresh:
             client.desire([other], [])
-        assert await asyncio.to_thread(relay.hears) == (VIP if fresh else other).announce_command()
+        assert await asyncio.to_thread(relay.hears) == (VIP if fresh else other).announce_command(PEER)
         task.cancel()
 
     asyncio.run(scenario())

@@ -14,17 +14,31 @@ def test_equal_routes_compare_equal_however_they_were_written():
 
 
 def test_json_round_trip():
-    route = Route.of("10.254.0.11/32", "10.0.0.11", [[65001, 1, 2]], [65000, 65001])
+    route = Route.of("10.254.0.11/32", "10.0.0.11", [[65001, 1, 2]], [65000, 65001], [[65000, 100]], 0, 3)
     assert Route.from_json(route.to_json()) == route
+    assert Route.of("10.254.0.11/32", "10.0.0.11").to_json().keys() == {
+        "prefix",
+        "next_hop",
+        "large_communities",
+        "as_path",
+    }
 
 
 def test_commands():
     route = Route.of("10.254.0.11/32", "10.0.0.11", [[65001, 1, 2], [65001, 3, 4]])
-    assert route.announce_command() == (
-        "announce route 10.254.0.11/32 next-hop 10.0.0.11 large-community [ 65001:1:2 65001:3:4 ]"
+    assert route.announce_command("10.0.0.1") == (
+        "neighbor 10.0.0.1 announce route 10.254.0.11/32 next-hop 10.0.0.11 large-community [ 65001:1:2 65001:3:4 ]"
     )
-    assert Route.of("10.99.0.1/32", "10.0.0.11").announce_command() == "announce route 10.99.0.1/32 next-hop 10.0.0.11"
-    assert route.withdraw_command() == "withdraw route 10.254.0.11/32 next-hop 10.0.0.11"
+    assert Route.of("10.99.0.1/32", "10.0.0.11").announce_command("10.0.0.1") == (
+        "neighbor 10.0.0.1 announce route 10.99.0.1/32 next-hop 10.0.0.11"
+    )
+    assert route.withdraw_command("fe80::1") == "neighbor fe80::1 withdraw route 10.254.0.11/32 next-hop 10.0.0.11"
+    full = Route.of("10.99.0.1/32", "10.0.0.11", [[1, 2, 3]], communities=[[65000, 9], [65000, 1]], med=0, prepend=1)
+    assert full.towards(65001, 65000).announce_command("10.0.0.1") == (
+        "neighbor 10.0.0.1 announce route 10.99.0.1/32 next-hop 10.0.0.11 as-path [ 65001 65001 ] med 0 "
+        "community [ 65000:1 65000:9 ] large-community [ 1:2:3 ]"
+    )
+    assert "as-path" not in full.towards(65000, 65000).announce_command("10.0.0.1")
 
 
 @pytest.mark.parametrize(
@@ -36,6 +50,14 @@ def test_commands():
         {"prefix": "10.99.0.1/24", "next_hop": "10.0.0.1"},
         {"prefix": "10.99.0.1/32\nwithdraw route 10.0.0.0/8", "next_hop": "10.0.0.1"},
         {"prefix": "10.99.0.1/32", "next_hop": "self"},
+        {"prefix": "2001:db8::1/128", "next_hop": "fe80::1%eth1\nwithdraw route 10.0.0.0/8"},
+        {"prefix": "fe80::%x next-hop self\nreset/128", "next_hop": "2001:db8::b"},
+        {"prefix": "10.99.0.1/32", "next_hop": "10.0.0.1", "communities": [[65000, 65536]]},
+        {"prefix": "10.99.0.1/32", "next_hop": "10.0.0.1", "communities": [[1, 2, 3]]},
+        {"prefix": "10.99.0.1/32", "next_hop": "10.0.0.1", "med": -1},
+        {"prefix": "10.99.0.1/32", "next_hop": "10.0.0.1", "med": "1"},
+        {"prefix": "10.99.0.1/32", "next_hop": "10.0.0.1", "prepend": 17},
+        {"prefix": "10.99.0.1/32", "next_hop": "10.0.0.1", "prepend": None},
         {"prefix": "10.99.0.1/32", "next_hop": 1},
         {"prefix": "10.99.0.1/32", "next_hop": "10.0.0.1", "large_communities": "1:2:3"},
         {"prefix": "10.99.0.1/32", "next_hop": "10.0.0.1", "large_communities": [[1, 2]]},

@@ -2,6 +2,7 @@
 """The relay's mind against a model of ExaBGP: what it is told, in which order, and when it is told nothing."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from bgp.route import Route
 from bgp.session import DEADMAN_S, HUNG_S, Change, Session, diff
 from bgp.snapshot import MAX_LINE_BYTES, Wish
 
-PEER, OTHER = "10.0.0.1", "10.0.0.2"
+PEER, OTHER, INTERNAL = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 VIP = Route.of("10.99.0.1/32", "10.0.0.11")
 IDENTITY = Route.of("10.254.0.11/32", "10.0.0.11", [[65001, 1, 1]])
 DRAINING = Route.of("10.254.0.11/32", "10.0.0.11", [[65001, 1, 2]])
@@ -20,13 +21,26 @@ LEARNED = Route.of("10.254.0.12/32", "10.0.0.12", [[65001, 1, 3]], [65000, 65001
 
 
 class ExaBGP:
-    """Answers as ExaBGP does; what `refuses` names it answers with error, what `lies` names with done for nothing."""
+    """Answers as ExaBGP does; what `refuses` names it answers with error, what `lies` names with done for nothing.
+
+    `own_as` and `families` may differ by neighbour; a route of another family gets a `done` and goes nowhere.
+    """
 
     def __init__(self, announced=(), learned=(), up=(PEER,), peers=(PEER,)):
-        self.announced = {route.prefix: route for route in announced}
+        self.told = {peer: {route.prefix: route for route in announced} for peer in peers}
         self.learned = list(learned)
-        self.up, self.peers = set(up), peers
+        self.up = set(up)
+        self.own_as, self.families = dict.fromkeys(peers, 65001), dict.fromkeys(peers, ("ipv4", "ipv6"))
         self.refuses, self.lies, self.heard = set(), set(), []
+
+    @property
+    def peers(self):
+        return tuple(self.told)
+
+    @property
+    def announced(self):
+        """What the first neighbour is told."""
+        return self.told[self.peers[0]]
 
     def answers(self, command):
         self.heard.append(command)
@@ -36,30 +50,60 @@ class ExaBGP:
             case ["version"]:
                 return ["exabgp 5.0.15", "done"]
             case ["show", "neighbor", "json"]:
-                states = [
-                    {"fsm": "ESTABLISHED" if p in self.up else "IDLE", "duration": 5, "peer": {"address": p}}
-                    for p in self.peers
+                return [
+                    json.dumps([described(p, p in self.up, self.own_as[p], self.families[p]) for p in self.told]),
+                    "done",
                 ]
-                return [json.dumps(states), "done"]
             case ["show", "adj-rib", "in", "json"]:
-                return [*(listed(p, route) for p in self.peers for route in self.learned), "done"]
+                return [*(listed(p, route) for p in self.told for route in self.learned), "done"]
             case ["show", "adj-rib", "out", "json"]:
-                return [*(listed(p, route) for p in self.peers for route in self.announced.values()), "done"]
-            case [verb, "route", prefix, "next-hop", next_hop, *rest]:
-                if command in self.refuses:
+                return [*(listed(p, route) for p, told in self.told.items() for route in told.values()), "done"]
+            case ["neighbor", peer, verb, "route", prefix, "next-hop", next_hop, *rest]:
+                if command in self.refuses or peer not in self.told:
                     return ["error"]
-                if command not in self.lies:
-                    self.announced.pop(prefix, None)
+                family = "ipv6" if ":" in prefix else "ipv4"
+                if command not in self.lies and family in self.families[peer]:
+                    self.told[peer].pop(prefix, None)
                     if verb == "announce":
-                        communities = [list(map(int, text.split(":"))) for text in rest[2:-1]]
-                        self.announced[prefix] = Route.of(prefix, next_hop, communities)
+                        self.told[peer][prefix] = self.route(prefix, next_hop, rest)
                 return ["done"]
         raise AssertionError(command)
+
+    @staticmethod
+    def route(prefix, next_hop, words):
+        said, words = {}, list(words)
+        while words:
+            name, value = words.pop(0), words.pop(0)
+            if value == "[":
+                value = words[: words.index("]")]
+                del words[: len(value) + 1]
+            said[name] = value
+        numbers = {name: [list(map(int, t.split(":"))) for t in said.get(name, [])] for name in LISTS}
+        as_path, med = [int(number) for number in said.get("as-path", [])], said.get("med")
+        med = None if med is None else int(med)
+        return Route.of(prefix, next_hop, numbers["large-community"], as_path, numbers["community"], med)
+
+
+LISTS = ("large-community", "community")
+
+
+def described(peer, up=True, own_as=65001, families=("ipv4", "ipv6")):
+    names = [f"{family} unicast" for family in families]
+    return {
+        "fsm": "ESTABLISHED" if up else "IDLE",
+        "duration": 5,
+        "local": {"as": own_as, "families": dict.fromkeys(names, True)},
+        "peer": {"address": peer, "as": 65000},
+        "families": names if up else [],
+    }
 
 
 def listed(peer, route):
     attributes = {"large-community": [f"{a}:{b}:{c}" for a, b, c in route.large_communities]}
+    attributes["community"] = [f"{a}:{b}" for a, b in route.communities]
     attributes["as-path"] = {"0": {"element": "as-sequence", "value": list(route.as_path)}}
+    if route.med is not None:
+        attributes["med"] = route.med
     return json.dumps(
         {
             "peer": {"address": peer},
@@ -106,28 +150,94 @@ def started(exabgp, now=0.0):
 
 
 def changes(exabgp):
-    return [command for command in exabgp.heard if command.split()[0] in ("announce", "withdraw")]
+    return [command for command in exabgp.heard if command.startswith("neighbor ")]
 
 
 def learned(session, peer=PEER):
     return {p.address: p for p in session.snapshot().peers}[peer].routes
 
 
+V, I = {VIP.prefix: VIP}, {IDENTITY.prefix: IDENTITY}  # noqa: E741
+
+
 @pytest.mark.parametrize(
     ("announced", "wanted", "expected"),
     [
-        ({PEER: {}}, [], []),
-        ({PEER: {}}, [VIP], [Change(VIP, True)]),
-        ({PEER: {VIP.prefix: VIP}}, [VIP], []),
-        ({PEER: {VIP.prefix: VIP}}, [], [Change(VIP, False)]),
-        ({PEER: {IDENTITY.prefix: IDENTITY}}, [DRAINING], [Change(DRAINING, True)]),
-        ({PEER: {VIP.prefix: VIP}}, [IDENTITY], [Change(IDENTITY, True), Change(VIP, False)]),
-        ({PEER: {VIP.prefix: VIP}, OTHER: {}}, [VIP], [Change(VIP, True)]),
-        ({PEER: {}, OTHER: {VIP.prefix: VIP}}, [], [Change(VIP, False)]),
+        ({PEER: {}}, {PEER: {}}, []),
+        ({PEER: {}}, {PEER: V}, [Change(PEER, VIP, True)]),
+        ({}, {PEER: V}, [Change(PEER, VIP, True)]),
+        ({PEER: V}, {PEER: V}, []),
+        ({PEER: V}, {PEER: {}}, [Change(PEER, VIP, False)]),
+        ({PEER: V}, {}, []),  # a neighbour of which nothing is known yet
+        ({PEER: I}, {PEER: {DRAINING.prefix: DRAINING}}, [Change(PEER, DRAINING, True)]),
+        ({PEER: V}, {PEER: I}, [Change(PEER, IDENTITY, True), Change(PEER, VIP, False)]),
+        ({PEER: V, OTHER: {}}, {PEER: V, OTHER: V}, [Change(OTHER, VIP, True)]),
+        ({PEER: {}, OTHER: V}, {PEER: I, OTHER: {}}, [Change(PEER, IDENTITY, True), Change(OTHER, VIP, False)]),
     ],
 )
 def test_diff(announced, wanted, expected):
-    assert diff(announced, {route.prefix: route for route in wanted}) == expected
+    assert diff(announced, wanted) == expected
+
+
+def test_each_neighbour_is_told_its_families_and_its_own_as():
+    exabgp = ExaBGP(peers=(PEER, OTHER, INTERNAL), up=(PEER, OTHER, INTERNAL))
+    exabgp.families[OTHER] = ("ipv6",)
+    exabgp.own_as |= {OTHER: 65009, INTERNAL: 65000}
+    session = started(exabgp)
+    vip6 = Route.of("2001:db8::1/128", "2001:db8::b", med=5, prepend=2, communities=[[65000, 1]])
+    session.wished(Wish((VIP, vip6), ()), 1.0)
+    converse(session, exabgp, 1.0)
+    plain = replace(vip6, prepend=0)
+    assert exabgp.told == {
+        PEER: V | {vip6.prefix: replace(plain, as_path=(65001, 65001, 65001))},
+        OTHER: {vip6.prefix: replace(plain, as_path=(65009, 65009, 65009))},
+        INTERNAL: V | {vip6.prefix: plain},  # towards its own AS a prepended path would look like a loop
+    }
+    assert session.snapshot().error is None
+    seen = len(changes(exabgp))
+    session.wished(Wish((VIP, replace(vip6, med=6)), ()), 2.0)
+    converse(session, exabgp, 2.0)
+    assert len(changes(exabgp)) == seen + 3, "and nothing else is said again"
+    assert {told[vip6.prefix].med for told in exabgp.told.values()} == {6}
+
+
+def test_neighbour_that_a_reload_added_or_changed_is_told_all_as_soon_as_it_is_up():
+    exabgp = ExaBGP()
+    session = started(exabgp)
+    session.wished(Wish((VIP,), ()), 1.0)
+    converse(session, exabgp, 1.0)
+    exabgp.told[OTHER] = {}
+    exabgp.own_as[OTHER], exabgp.families[OTHER] = 65001, ("ipv4",)
+    exabgp.up.add(OTHER)
+    session.heard(state(OTHER, "up"), 2.0)
+    session.tick(2.0)
+    converse(session, exabgp, 2.0)
+    assert exabgp.told == {PEER: V, OTHER: V}
+    # With another AS it is another neighbour to ExaBGP: an empty adj-rib-out under an address that was known.
+    exabgp.told[OTHER].clear()
+    session.heard(state(OTHER, "down"), 3.0)
+    session.heard(state(OTHER, "up"), 3.1)
+    session.tick(3.1)
+    converse(session, exabgp, 3.1)
+    assert exabgp.told == {PEER: V, OTHER: V}
+
+
+def test_neighbour_that_a_reload_removed_is_forgotten():
+    exabgp = ExaBGP(peers=(PEER, OTHER), up=(PEER, OTHER), learned=[LEARNED])
+    session = started(exabgp)
+    session.wished(Wish((VIP,), ()), 1.0)
+    converse(session, exabgp, 1.0)
+    del exabgp.told[OTHER]
+    session.heard(state(OTHER, "down"), 2.0)
+    session.tick(2.0)
+    converse(session, exabgp, 2.0)
+    assert [peer.address for peer in session.snapshot().peers] == [PEER, OTHER], "it may be down only"
+    session.tick(3.1)
+    converse(session, exabgp, 3.1)
+    assert [peer.address for peer in session.snapshot().peers] == [PEER]
+    session.wished(Wish((IDENTITY,), ()), 4.0)
+    converse(session, exabgp, 4.0)
+    assert session.snapshot().error is None
 
 
 def test_first_relay_announces_what_is_wished_and_verifies():
@@ -198,10 +308,10 @@ def test_successor_that_never_hears_an_agent_withdraws_everything_after_the_dead
 def test_refused_command_is_an_error_and_tried_again_after_a_second():
     exabgp = ExaBGP()
     session = started(exabgp)
-    exabgp.refuses.add(VIP.announce_command())
+    exabgp.refuses.add(VIP.announce_command(PEER))
     session.wished(Wish((VIP, IDENTITY), ()), 1.0)
     converse(session, exabgp, 1.0)
-    assert changes(exabgp).count(VIP.announce_command()) == 1
+    assert changes(exabgp).count(VIP.announce_command(PEER)) == 1
     assert exabgp.announced == {IDENTITY.prefix: IDENTITY}, "one refusal does not hold up the others"
     assert "refused" in session.snapshot().error
     exabgp.refuses.clear()
@@ -217,7 +327,7 @@ def test_refused_command_is_an_error_and_tried_again_after_a_second():
 def test_done_without_effect_is_an_error():
     exabgp = ExaBGP(announced=[VIP])
     session = started(exabgp)
-    exabgp.lies.add(VIP.withdraw_command())
+    exabgp.lies.add(VIP.withdraw_command(PEER))
     session.wished(Wish((), ()), 1.0)
     converse(session, exabgp, 1.0)
     assert "adj-rib-out differs" in session.snapshot().error

@@ -9,6 +9,7 @@ import importlib.util
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -22,6 +23,8 @@ import pytest
 
 from bgp import speaker
 from bgp.errors import BgpError
+from bgp.route import Route
+from bgp.snapshot import Snapshot, Wish, decode_report
 from bgp.speaker import PeerConfig, SpeakerConfig, render, render_settings, validate
 
 NOBODY = 65534
@@ -188,6 +191,26 @@ def test_runs_unprivileged_in_its_own_directory_and_once(run_dir: Path, tmp_path
     with started(run_dir, tmp_path / "log"):
         pass  # after kill -9, at once
     assert "environment file missing" not in (tmp_path / "log").read_text()
+
+
+def test_exabgp_takes_every_attribute_of_a_route_and_lists_it_again(run_dir: Path, tmp_path: Path):
+    """The relay compares what ExaBGP lists with what it said, so an attribute that is lost is an error of its."""
+    plain = Route.of("10.99.0.1/32", "10.0.0.11")
+    full = Route.of(
+        "10.99.0.2/32", "10.0.0.11", [[65001, 1, 2]], communities=[[65535, 65281], [65535, 0], [1, 2]], med=7, prepend=3
+    )
+    with started(run_dir, tmp_path / "log"), socket.socket(socket.AF_UNIX) as agent:
+        agent.settimeout(20)
+        agent.connect(str(run_dir / "relay.sock"))
+        reports = agent.makefile("rb")
+        for wish in ((plain, full), (plain, replace(full, med=0, prepend=0, communities=())), (full,)):
+            agent.sendall(Wish(wish, ()).encode())
+            while True:
+                said = decode_report(reports.readline())
+                assert isinstance(said, Snapshot)
+                assert said.error is None, (tmp_path / "log").read_text()
+                if said.peers[0].announced == {route.prefix for route in wish}:
+                    break
 
 
 def relay_now(process: subprocess.Popen[bytes]) -> int | None:
