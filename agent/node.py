@@ -40,9 +40,6 @@ TICK_S = 0.5
 """The heartbeat to the relay, which wants one a second at least."""
 COALESCE_S = 0.01
 """A burst of updates (a router telling all identities at once) makes one table, not one each."""
-MEMBERSHIP_TIMEOUT_S = 5.0
-"""How long the first table waits for any session. Below the relay's dead-man, so that a restarted agent speaks up in
-time even when every router is away."""
 STOP_S = 2.0
 MACS_TIMEOUT_S = 1.0
 KEEP_S = 5.0
@@ -188,7 +185,6 @@ class Agent:
         self._netlink.close()
 
     async def _reconcile_for_ever(self) -> None:
-        started = time.monotonic()
         while True:
             await self._wake.wait()
             await asyncio.sleep(COALESCE_S)
@@ -198,16 +194,11 @@ class Agent:
                 speech.reports(self.config, self.relay.snapshot, self.relay.connected, self.interface.address), now
             )
             if not self.membership_known:
-                if not self._has_heard() and now - started < MEMBERSHIP_TIMEOUT_S:
+                if not self.view.complete(now):
                     continue
                 self.membership_known = True
             await self._reconcile(now)
             self._passed_at = time.monotonic()
-
-    def _has_heard(self) -> bool:
-        """Whether some router has told all the identities that it knew when its session came up."""
-        peers = self.relay.snapshot.peers if self.relay.connected and self.relay.snapshot else ()
-        return any(peer.up and peer.eor for peer in peers)
 
     async def _reconcile(self, now: float) -> None:
         """One pass from what is to what shall be; it writes only what differs."""

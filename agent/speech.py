@@ -9,7 +9,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
 from agent.config import Config, ServiceConfig
-from agent.members import PeerReport, Told
+from agent.hearing import PeerReport, Told
 from agent.model import Address, Share, State, epoch_of, tag_of
 from agent.version import Version
 from bgp.community import Identity, ServiceState, decode, encode, problem, service_id
@@ -105,6 +105,7 @@ def reports(config: Config, snapshot: Snapshot | None, connected: bool, own: IPv
             up=bool(peer and peer.up),
             told={told.address: told for told in heard},
             since=peer.since if peer else 0.0,
+            eor=bool(peer and peer.eor),
         )
     return result
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
 from agent import speech
-from agent.config import parse
-from agent.members import Told
+from agent.config import PeerConfig, parse
+from agent.hearing import Told
 from agent.model import Share, State
 from agent.version import Version
 from bgp.route import Route
@@ -83,6 +83,22 @@ def test_nothing_is_heard_from_a_peer_that_is_down_or_over_a_lost_relay() -> Non
     assert heard(*desired, up=False) == {}
     assert heard(*desired, connected=False) == {}
     assert speech.reports(CONFIG, None, True, B)["10.0.0.1"].up is False
+
+
+def test_two_clusters_on_one_fabric_never_mix() -> None:
+    """The same addresses, prefixes and VIPs, told by the same router: only the cluster's number differs."""
+    other = CONFIG.model_copy(update={"cluster": 8})
+    ours = speech.wish(CONFIG, A, 99, SHARES, CONFIG.vips, version=Version(100))[0]
+    theirs = speech.wish(other, A, 1, {WEB: Share(1, 1, State.UP)}, CONFIG.vips, version=Version(500))[0]
+    peers = {"10.0.0.1": ours, "10.0.0.2": theirs}
+    snapshot = Snapshot(tuple(Peer(name, True, 1.0, True, tuple(routes)) for name, routes in peers.items()))
+    both = CONFIG.bgp.model_copy(update={"peers": (*CONFIG.bgp.peers, PeerConfig(address="10.0.0.2", asn=65000))})
+    for cluster, number in ((CONFIG, 100), (other, 500)):
+        config = cluster.model_copy(update={"bgp": both})
+        found = speech.reports(config, snapshot, True, B)
+        assert [told.version for report in found.values() for told in report.told.values()] == [number]
+        assert [version for version, _ in speech.reflections(config, snapshot, A)] == [number]
+        assert speech.problems(config, snapshot) == []
 
 
 def test_who_is_not_believed() -> None:
