@@ -28,13 +28,14 @@ static __always_inline bool martian4(__be32 source)
 	return first == 0 || first == 127 || first >= 224 || (first == 169 && second == 254);
 }
 
-static __always_inline enum kind parse_icmp(struct cursor *c, struct packet *pkt)
+/* `length` bytes of ICMP: what lies behind them is the frame's padding, and no part of the quote. */
+static __always_inline enum kind parse_icmp(struct cursor *c, u32 length, struct packet *pkt)
 {
 	struct icmphdr *icmp = take(c, sizeof(*icmp));
 	struct iphdr *quoted = take(c, sizeof(*quoted));
 	struct ports *ports;
 
-	if (!icmp || !quoted)
+	if (!icmp || !quoted || length < sizeof(*icmp) + quoted->ihl * 4 + sizeof(*ports))
 		return OTHER;
 	if (icmp->type != ICMP_DEST_UNREACH && icmp->type != ICMP_TIME_EXCEEDED && icmp->type != ICMP_PARAMETERPROB)
 		return OTHER;
@@ -83,7 +84,7 @@ static __always_inline enum kind parse_ipv4(struct xdp_md *ctx, struct cursor *c
 	if (martian4(ip->saddr))
 		return MARTIAN;
 	if (ip->frag_off & htons(IP_MF | IP_OFFSET))
-		return is_fragment(pkt);
+		return is_fragment(pkt, ip->frag_off & htons(IP_OFFSET));
 	c->at = (void *)ip + header;
 	length -= header;
 
@@ -93,7 +94,7 @@ static __always_inline enum kind parse_ipv4(struct xdp_md *ctx, struct cursor *c
 	case IPPROTO_UDP:
 		return parse_udp(c, length, pkt);
 	case IPPROTO_ICMP:
-		return parse_icmp(c, pkt);
+		return parse_icmp(c, length, pkt);
 	default:
 		return OTHER;
 	}

@@ -8,6 +8,7 @@
 #define QUOTED_MOST 2		/* of one that an error quotes: servers send none, or a fragment's */
 
 #define IP6_MORE_OR_OFFSET 0xfff9
+#define IP6_OFFSET 0xfff8
 
 #define ICMP6_UNREACHABLE 1
 #define ICMP6_PARAMETER 4
@@ -21,7 +22,7 @@ struct extension {
 };
 
 /* A fragment's header (RFC 8200 section 4.5) is 8 bytes too, with the offset where the other has type and segments. */
-struct fragment {
+struct fragment_header {
 	u8 next;
 	u8 reserved;
 	__be16 offset;
@@ -39,34 +40,42 @@ static __always_inline bool martian6(const __be32 *source)
 	return (source[0] & htonl(0xffc00000)) == htonl(0xfe800000) || (source[0] & htonl(0xff000000)) == htonl(0xff000000);
 }
 
+/* What may be behind the extension headers of a packet for a service. Nobody has a reason to send others to one. */
+static __always_inline bool has_flow6(u8 next)
+{
+	return next == IPPROTO_TCP || next == IPPROTO_UDP || next == IPPROTO_ICMPV6;
+}
+
 /*
- * Moves the cursor past extension headers, `left` bytes at most; `next` is then TCP, UDP or ICMPv6, if FLOW is
+ * Moves the cursor past extension headers, within `left` bytes; `next` is then TCP, UDP or ICMPv6, if FLOW is
  * returned. An atomic fragment (RFC 6946) is no fragment. A routing header that has somewhere left to go is not
  * for us to follow.
  */
-static __always_inline enum kind skip_headers(struct xdp_md *ctx, struct cursor *c, u8 *next, u32 *left, int most,
-					      bool *fragment)
+static __always_inline enum kind skip_headers(struct xdp_md *ctx, const struct conf *conf, struct cursor *c, u8 *next,
+					      u32 *left, int most, __be16 *fragment)
 {
 	struct extension *header;
+	__be16 offset;
 	u32 size;
 	int i;
 
 #pragma unroll
 	for (i = 0; i <= most; i++) {
-		if (*next == IPPROTO_TCP || *next == IPPROTO_UDP || *next == IPPROTO_ICMPV6)
+		if (has_flow6(*next))
 			return FLOW;
 		if (i == most || (*next != IPPROTO_HOPOPTS && *next != IPPROTO_ROUTING && *next != IPPROTO_FRAGMENT &&
 				  *next != IPPROTO_DSTOPTS))
 			return HEADERS;
 		header = take(c, sizeof(*header));
-		if (!header)
+		if (!header || *left < sizeof(*header))
 			return MALFORMED;
 		size = sizeof(*header);
 		if (*next == IPPROTO_FRAGMENT) {
-			if (((struct fragment *)header)->offset & htons(IP6_MORE_OR_OFFSET)) {
+			offset = ((struct fragment_header *)header)->offset & htons(IP6_MORE_OR_OFFSET);
+			if (offset) {
 				*next = header->next;
-				*fragment = true;
-				return FLOW;
+				*fragment = offset;
+				return has_flow6(*next) ? FLOW : HEADERS;
 			}
 		} else {
 			if (*next == IPPROTO_ROUTING && header->segments_left)
@@ -75,7 +84,7 @@ static __always_inline enum kind skip_headers(struct xdp_md *ctx, struct cursor 
 		}
 		if (size > *left)
 			return MALFORMED;
-		*left -= size;
+		*left = (*left - size) ^ conf->zero;
 		*next = header->next;
 		c->at = (void *)header + size;
 		if (!forget_place(ctx, c))
@@ -84,25 +93,27 @@ static __always_inline enum kind skip_headers(struct xdp_md *ctx, struct cursor 
 	return HEADERS;
 }
 
-static __always_inline enum kind parse_icmp6(struct xdp_md *ctx, struct cursor *c, struct packet *pkt)
+/* `left` bytes of ICMPv6, as parse_icmp(). */
+static __always_inline enum kind parse_icmp6(struct xdp_md *ctx, const struct conf *conf, struct cursor *c, u32 left,
+					     struct packet *pkt)
 {
 	struct icmphdr *icmp = take(c, sizeof(*icmp));
 	struct ipv6hdr *quoted = take(c, sizeof(*quoted));
 	struct ports *ports;
-	bool fragment = false;
-	u32 left = 0xffff;
+	__be16 fragment = 0;
 	u8 next;
 
-	if (!icmp || !quoted)
+	if (!icmp || !quoted || left < sizeof(*icmp) + sizeof(*quoted))
 		return OTHER;
+	left -= sizeof(*icmp) + sizeof(*quoted);
 	if (icmp->type < ICMP6_UNREACHABLE || icmp->type > ICMP6_PARAMETER || quoted->version != 6 ||
 	    !same_address(quoted->saddr, pkt->vip))
 		return OTHER;
 	next = quoted->nexthdr;
-	if (skip_headers(ctx, c, &next, &left, QUOTED_MOST, &fragment) != FLOW || fragment)
+	if (skip_headers(ctx, conf, c, &next, &left, QUOTED_MOST, &fragment) != FLOW || fragment)
 		return OTHER;
 	ports = take(c, sizeof(*ports));
-	if (!ports)
+	if (!ports || left < sizeof(*ports))
 		return OTHER;
 	__builtin_memcpy(pkt->client, quoted->daddr, sizeof(pkt->client));
 	pkt->client_port = ports->dest;
@@ -118,7 +129,7 @@ static __always_inline enum kind parse_ipv6(struct xdp_md *ctx, struct cursor *c
 {
 	struct cursor start = *c;
 	struct ipv6hdr *ip = take(c, sizeof(*ip));
-	bool fragment = false;
+	__be16 fragment = 0;
 	enum kind kind;
 	u32 left;
 	u8 next;
@@ -143,15 +154,15 @@ static __always_inline enum kind parse_ipv6(struct xdp_md *ctx, struct cursor *c
 		return MARTIAN;
 
 	next = ip->nexthdr;
-	kind = skip_headers(ctx, c, &next, &left, HEADERS_MOST, &fragment);
+	kind = skip_headers(ctx, conf, c, &next, &left, HEADERS_MOST, &fragment);
 	pkt->protocol = kind == FLOW ? next : 0;
 	if (kind != FLOW)
 		return kind;
 	if (fragment)
-		return is_fragment(pkt);
+		return is_fragment(pkt, fragment & htons(IP6_OFFSET));
 	if (next == IPPROTO_TCP)
 		return parse_tcp(ctx, c, left, pkt);
 	if (next == IPPROTO_UDP)
 		return parse_udp(c, left, pkt);
-	return parse_icmp6(ctx, c, pkt);
+	return parse_icmp6(ctx, conf, c, left, pkt);
 }

@@ -91,6 +91,15 @@ static __always_inline int handle(struct xdp_md *ctx, const struct conf *conf, c
 	return verdict;
 }
 
+/*
+ * IPv4's protocol 0 is in no service's key, but 0 there means a VIP with whatever protocol: of IPv6, where protocol 0
+ * is one that could not be told.
+ */
+static __always_inline bool names_no_service(const struct packet *pkt)
+{
+	return !pkt->protocol && pkt->family == 4;
+}
+
 /* What has no flow: not for a service, or to be dropped if it is to a VIP. */
 static __always_inline int refuse(struct xdp_md *ctx, const struct conf *conf, enum kind kind, struct packet *pkt)
 {
@@ -100,6 +109,8 @@ static __always_inline int refuse(struct xdp_md *ctx, const struct conf *conf, e
 	if (kind == FOREIGN)
 		return pass(0, PASS_FOREIGN_TUNNEL);
 	if (kind == OTHER)
+		return pass_other(pkt);
+	if (kind == MALFORMED && names_no_service(pkt))
 		return pass_other(pkt);
 	service = find_entry(pkt, 0, kind == MALFORMED ? pkt->protocol : 0);
 	if (!service)
@@ -124,6 +135,8 @@ static __always_inline int serve(struct xdp_md *ctx, const struct conf *conf, co
 	if (!s)
 		return XDP_PASS;
 	if (pkt->fragment) {
+		if (names_no_service(pkt))
+			return pass_other(pkt);
 		if (!(service->flags & SERVICE_FRAGMENTS)) {
 			count(s, DROP_FRAGMENT);
 			return XDP_DROP;

@@ -28,11 +28,13 @@ struct packet {
 	u8 opens;		/* needs no socket to be there: a SYN, any UDP */
 	u8 icmp_error;
 	u8 fragment;
+	__be16 offset;		/* of a fragment; 0: it is the first, which has what follows the IP header */
 };
 
-static __always_inline enum kind is_fragment(struct packet *pkt)
+static __always_inline enum kind is_fragment(struct packet *pkt, __be16 offset)
 {
 	pkt->fragment = true;
+	pkt->offset = offset;
 	pkt->opens = true;	/* nobody can look for its socket */
 	return FLOW;
 }
@@ -52,6 +54,7 @@ static __always_inline void forget_flow(const struct conf *conf, struct packet *
 	pkt->opens ^= zero;
 	pkt->icmp_error ^= zero;
 	pkt->fragment ^= zero;
+	pkt->offset ^= zero;
 }
 
 static __always_inline void forget(const struct conf *conf, struct packet *pkt)

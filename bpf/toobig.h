@@ -4,8 +4,8 @@
  * "packet too big" (RFC 4443 section 3.2), made of the packet itself and sent back the way it came, from the VIP.
  *
  * IPv4 packets are answered whether or not they may be fragmented: this node cannot, and the client's kernel heeds
- * it. Nothing is sent about an ICMP error or a fragment (RFC 1122 section 3.2.2), nor about what another node
- * forwarded here, whose way back is not the client's.
+ * it. Nothing is sent about an ICMP error or a fragment but the first (RFC 1122 section 3.2.2), nor about what
+ * another node forwarded here, whose way back is not the client's.
  */
 
 /* Bytes: 576 in all at most (RFC 1812 section 4.3.2.3), and bpf_csum_diff() takes 512 with ICMP's 8. */
@@ -85,7 +85,7 @@ static __always_inline bool tell_too_big(struct xdp_md *ctx, const struct packet
 	u32 l2 = pkt->l2;
 	void *ip;
 
-	if (pkt->hop || pkt->icmp_error || pkt->fragment || pkt->length < QUOTED ||
+	if (pkt->hop || pkt->icmp_error || (pkt->fragment && pkt->offset) || pkt->length < QUOTED ||
 	    !may_spend(TELL_TOO_BIG, TELL_COST_NS, TELL_BURST_NS))
 		return false;
 	if (!save_link(ctx, &link))

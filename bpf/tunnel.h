@@ -34,7 +34,7 @@ static __always_inline __be16 inner_type(struct cursor *c, u8 protocol, u32 left
 
 	if (protocol == IPPROTO_UDP) {
 		udp = take(c, sizeof(*udp));
-		if (!udp || udp->check || ntohs(udp->len) != left)
+		if (!udp || left < sizeof(*udp) || udp->check || ntohs(udp->len) != left)
 			return 0;
 		pkt->outer += sizeof(*udp);
 		left -= sizeof(*udp);
@@ -43,20 +43,20 @@ static __always_inline __be16 inner_type(struct cursor *c, u8 protocol, u32 left
 	inner = c->at;
 	if ((void *)(inner + 1) > c->end)
 		return 0;
-	if (inner->version == 4 && protocol != IPPROTO_IPV6)
+	if (inner->version == 4 && protocol != IPPROTO_IPV6 && left >= sizeof(struct iphdr))
 		return htons(ETH_P_IP);
-	if (inner->version == 6 && protocol != IPPROTO_IPIP)
+	if (inner->version == 6 && protocol != IPPROTO_IPIP && left >= sizeof(struct ipv6hdr))
 		return htons(ETH_P_IPV6);
 	return 0;
 }
 
-/* Not a tunnel at all: the node's own traffic. */
-static __always_inline bool carries_tunnel(const struct cursor *c, u8 protocol)
+/* False: not a tunnel at all, but the node's own traffic. `left` bytes follow the outer IP header. */
+static __always_inline bool carries_tunnel(const struct cursor *c, u8 protocol, u32 left)
 {
 	struct udphdr *udp = c->at;
 
 	if (protocol == IPPROTO_UDP)
-		return (void *)(udp + 1) <= c->end && udp->dest == htons(GUE_PORT);
+		return (void *)(udp + 1) <= c->end && left >= sizeof(*udp) && udp->dest == htons(GUE_PORT);
 	return protocol == IPPROTO_IPIP || protocol == IPPROTO_IPV6;
 }
 
@@ -66,14 +66,17 @@ static __always_inline enum kind open_ipv4(struct xdp_md *ctx, const struct conf
 	struct cursor start = *c, after = *c;
 	struct iphdr *ip = take(&after, sizeof(*ip));
 	struct prefix source = { .length = 32 + 32, .family = 4 };
-	u32 length, hop;
+	u32 length, left, hop;
 
-	if (!ip || ip->daddr != conf->address || !(conf->flags & CONF_OUTER_4) || !carries_tunnel(&after, ip->protocol))
+	if (!ip || ip->daddr != conf->address || !(conf->flags & CONF_OUTER_4))
 		return FLOW;
 	length = ntohs(ip->tot_len);
+	/* Behind options, or in a fragment but the first, no UDP header stands here. */
+	left = ip->ihl == 5 && !(ip->frag_off & htons(IP_OFFSET)) && length > sizeof(*ip) ? length - sizeof(*ip) : 0;
+	if (!carries_tunnel(&after, ip->protocol, left))
+		return FLOW;
 	hop = ntohs(ip->id);
-	if (ip->version != 4 || ip->ihl != 5 || ip->frag_off != htons(IP_DF) || !hop || hop > CHAIN + 1 ||
-	    length <= sizeof(*ip) || !in_frame(ctx, &start, length) || ip->saddr == ip->daddr)
+	if (ip->version != 4 || !left || ip->frag_off != htons(IP_DF) || !hop || hop > CHAIN + 1 || !in_frame(ctx, &start, length) || ip->saddr == ip->daddr)
 		return FOREIGN;
 	source.address[0] = ip->saddr;
 	if (!of_a_node(&source))
@@ -81,7 +84,7 @@ static __always_inline enum kind open_ipv4(struct xdp_md *ctx, const struct conf
 	pkt->outer = sizeof(*ip);
 	pkt->hop = hop;
 	pkt->prev = ntohl(ip->saddr);
-	*type = inner_type(&after, ip->protocol, length - sizeof(*ip), pkt);
+	*type = inner_type(&after, ip->protocol, left, pkt);
 	*c = after;
 	return *type ? FLOW : FOREIGN;
 }
@@ -94,10 +97,11 @@ static __always_inline enum kind open_ipv6(struct xdp_md *ctx, const struct conf
 	struct prefix source = { .length = 32 + 128, .family = 6 };
 	u32 length, hop;
 
-	if (!ip || !same_address(ip->daddr, conf->address6) || !(conf->flags & CONF_OUTER_6) ||
-	    !carries_tunnel(&after, ip->nexthdr))
+	if (!ip || !same_address(ip->daddr, conf->address6) || !(conf->flags & CONF_OUTER_6))
 		return FLOW;
 	length = ntohs(ip->payload_len);
+	if (!carries_tunnel(&after, ip->nexthdr, length))
+		return FLOW;
 	hop = ip->flow_lbl[2] & 0xf;
 	if (ip->version != 6 || !hop || hop > CHAIN + 1 || !length || !in_frame(ctx, &start, sizeof(*ip) + length) ||
 	    same_address(ip->saddr, ip->daddr))

@@ -25,6 +25,10 @@ ICMP_ERRORS = {4: {3, 11, 12}, 6: {1, 2, 3, 4}}
 """Unreachable, too big, time exceeded, parameter problem: they quote the packet that they are about."""
 HOP_BY_HOP, ROUTING, FRAGMENT_HEADER, DESTINATION = 0, 43, 44, 60
 MAX_EXTENSIONS, MAX_QUOTED_EXTENSIONS = 6, 2
+SERVED = (6, 17, 58)
+"""TCP, UDP, ICMPv6: nobody should send anything else behind the extension headers of an IPv6 packet to a VIP."""
+UNTOLD = -1
+"""The protocol of a packet whose headers do not lead to one. (0 is a number like others in IPv4.)"""
 
 
 class Kind(Enum):
@@ -111,46 +115,48 @@ def target(family: int, packet: bytes) -> Address | None:
     return None if ip is None else ip_address(ip.dst)
 
 
-def read(family: int, packet: bytes, most: int, vips: Collection[Address]) -> Reading | None:
-    """Read an IP packet of `most` bytes at most, behind which others may lie; None if it is not to a VIP."""
+def read(family: int, packet: bytes, vips: Collection[Address]) -> Reading | None:
+    """Read an IP packet, behind which there may be padding; None if it is not to a VIP, as far as can be told."""
     if target(family, packet) not in vips:
         return None
-    return _ipv4(packet, most) if family == 4 else _ipv6(packet, most)
+    return _ipv4(packet) if family == 4 else _ipv6(packet)
 
 
-def _ipv4(packet: bytes, most: int) -> Reading:
+def _ipv4(packet: bytes) -> Reading:
     ip = header(IP, packet, 20)
     assert ip
     source, vip = IPv4Address(ip.src), IPv4Address(ip.dst)
     start = ip.ihl * 4
     as_is = Reading(Kind.OTHER, Flow(ip.proto, source, 0, vip, 0), source, ip.len, ip.tos)
-    if ip.version != 4 or start < 20 or not start <= ip.len <= most:
+    if ip.version != 4 or start < 20 or not start <= ip.len <= len(packet):
         return _of(as_is, Kind.MALFORMED_HEADER)
     if ip.frag or ip.flags.MF:
         return _of(as_is, Kind.FRAGMENT, opens=True, later=ip.frag > 0)
     if ip.proto == 1:
-        return _icmp(as_is, 4, packet[start:])
+        return _icmp(as_is, 4, packet[start : ip.len])
     return _transport(as_is, packet[start : ip.len]) if ip.proto in (6, 17) else as_is
 
 
-def _ipv6(packet: bytes, most: int) -> Reading:
+def _ipv6(packet: bytes) -> Reading:
     ip = header(IPv6, packet, 40)
     assert ip
     source, vip = IPv6Address(ip.src), IPv6Address(ip.dst)
     length = 40 + ip.plen
-    as_is = Reading(Kind.OTHER, Flow(0, source, 0, vip, 0), source, length, ip.tc)
-    if ip.version != 6 or not ip.plen or length > most:
+    as_is = Reading(Kind.OTHER, Flow(UNTOLD, source, 0, vip, 0), source, length, ip.tc)
+    if ip.version != 6 or not ip.plen or length > len(packet):
         return _of(as_is, Kind.MALFORMED_HEADER)
     kind, protocol, payload = _extensions(ip.nh, packet[40:length], MAX_EXTENSIONS)
     if kind is Kind.FRAGMENT:
         fragment = header(IPv6ExtHdrFragment, payload, 8)
         assert fragment
+        if fragment.nh not in SERVED:
+            return _of(as_is, Kind.HEADERS)
         return _of(as_is, kind, protocol=fragment.nh, opens=True, later=fragment.offset > 0)
     if kind is not Kind.OTHER:
         return _of(as_is, kind)
     as_is = _of(as_is, Kind.OTHER, protocol=protocol)
     if protocol == 58:
-        return _icmp(as_is, 6, payload + packet[length:])
+        return _icmp(as_is, 6, payload)
     return _transport(as_is, payload)
 
 
@@ -175,7 +181,7 @@ def _extensions(protocol: int, payload: bytes, most: int) -> tuple[Kind, int, by
             if fragment.offset or fragment.m:
                 return Kind.FRAGMENT, protocol, payload
         protocol, payload = payload[0], payload[size:]
-    return (Kind.OTHER if protocol in (6, 17, 58) else Kind.HEADERS), protocol, payload
+    return (Kind.OTHER if protocol in SERVED else Kind.HEADERS), protocol, payload
 
 
 def _of(
@@ -205,7 +211,7 @@ def _transport(packet: Reading, payload: bytes) -> Reading:
 def _icmp(packet: Reading, family: int, message: bytes) -> Reading:
     """An error belongs to the flow whose packet, sent by the VIP, it quotes: the header and at least the ports.
 
-    The quote is read to the frame's end, as the program does: an error whose length cuts its quote is nobody's.
+    The quote ends where the error ends, whatever lies behind it in the frame.
     """
     icmp = header(ICMP, message, 8)  # ICMPv6 begins alike
     quote = message[8:]

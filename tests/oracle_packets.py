@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 import oracle_hop
-from oracle_headers import Address, Flow, Kind, Link, Reading, link, marker, read, target
+from oracle_headers import UNTOLD, Address, Flow, Kind, Link, Reading, link, marker, read, target
 from oracle_tunnel import Outer, is_tunnel, open_tunnel, outer_header
 from scapy.layers.inet import ICMP, IP
 from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
@@ -128,11 +128,11 @@ def judge(world: World, frame: bytes) -> Judgement:
             event = "pass_foreign_tunnel"
             if opened := open_tunnel(family, packet, world.prefixes):
                 arrival = Arrival(outside, opened.family, opened.behind, opened.hop, opened.prev_tag, tunnelled=True)
-                reading = read(opened.family, opened.behind, len(opened.inner), world.vips)
+                reading = read(opened.family, opened.inner, world.vips)
                 if reading and (judged := _to_vip(world, arrival, reading)):
                     return judged
         return Judgement("pass", frame, ((0, event),))
-    reading = read(family, packet, len(packet), world.vips)
+    reading = read(family, packet, world.vips)
     judged = reading and _to_vip(world, Arrival(outside, family, packet, *marker(outside.src)), reading)
     return judged or Judgement("pass", frame, ((0, "pass_other"),))
 
@@ -147,8 +147,7 @@ def _to_vip(world: World, arrival: Arrival, reading: Reading) -> Judgement | Non
     by_port = dict(served)
     any_port = by_port.get(0)
     slot = any_port.slot if any_port else 0
-    # Protocol 0: what it carries could not be told; the VIP is reason enough.
-    cares = served or not reading.flow.protocol
+    cares = served or reading.flow.protocol == UNTOLD  # then the VIP is reason enough
     if reading.kind is Kind.MALFORMED_HEADER:
         return _dropped(arrival, slot, "drop_malformed") if cares else None
     for event, holds in (
@@ -210,7 +209,7 @@ def _served(world: World, service: Service, arrival: Arrival, reading: Reading) 
     if reading.length + outer.overhead <= world.nodes[decision.to].mtu:
         frame = _by_tunnel(world, decision.to, arrival, reading, outer)
         return _judged(leaves, frame, service.slot, [*noted, event])
-    if arrival.hop or reading.error or fragment or reading.length < QUOTE:
+    if arrival.hop or reading.error or reading.later or reading.length < QUOTE:
         return _judged("drop", arrival.frame, service.slot, [*noted, "drop_too_big"])
     too_big = _too_big(arrival, reading, world.nodes[decision.to].mtu - outer.overhead)
     return _judged("tx", too_big, service.slot, [*noted, "too_big"])

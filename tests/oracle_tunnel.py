@@ -47,12 +47,15 @@ class Outer:
 
 
 def is_tunnel(family: int, packet: bytes) -> bool:
-    """Whether a packet to this node claims to be a tunnel's."""
+    """Whether a packet to this node claims to be a tunnel's. UDP is not looked for behind options."""
     ip = header(IP, packet, 20) if family == 4 else header(IPv6, packet, 40)
     if ip is None:
         return False
-    protocol = ip.proto if family == 4 else ip.nh
-    udp = header(UDP, packet[20 if family == 4 else 40 :], 8)
+    if family == 4:
+        protocol, behind = ip.proto, packet[20 : ip.len] if ip.ihl == 5 and not ip.frag else b""
+    else:
+        protocol, behind = ip.nh, packet[40 : 40 + ip.plen]
+    udp = header(UDP, behind, 8)
     return protocol in IN_IP.values() or (protocol == 17 and udp is not None and udp.dport == GUE_PORT)
 
 

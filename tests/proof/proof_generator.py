@@ -114,14 +114,15 @@ def _ip(
     if family == 6:
         protocol, payload = _extended(c, protocol, payload)
         length = len(payload)
-        length = c.rarely(length, max(0, length - 1), length + 1, 0, c.word(), max(0, length - 9))
+        length = c.rarely(length, max(0, length - 1), length + 1, 0, c.word(), max(0, length - c.byte() % 64))
         first = c.rarely(6, 4) << 28 | c.rarely(0, 0xBB) << 20 | 0x12340 | hop & 0xF
         head = struct.pack("!IHBB", first, length, protocol, 64)
         return head + source.packed.rjust(16, b"\0") + target.packed.rjust(16, b"\0") + payload
     options = c.rarely(b"", b"\1" * 4, b"\x94\4\0\0" * 2, b"\1" * 40)
     ihl = c.rarely(5 + len(options) // 4, 4, 6, 15, 0)
     length = 20 + len(options) + len(payload)
-    length = c.rarely(length, max(0, length - 1), length + 1, 20, 19, c.word(), max(0, length - 9)) & 0xFFFF
+    shorter = max(0, length - c.byte() % 64)
+    length = c.rarely(length, max(0, length - 1), length + 1, 20, 19, c.word(), shorter, shorter) & 0xFFFF
     fragment = c.rarely(0x4000, 0, 0x2000, 0x0001, 0x8000, 0x6000, c.word())
     first = c.rarely(4, 6, 5, 0) << 4 | ihl
     head = struct.pack("!BBHHHBBH", first, c.rarely(0, 0xBB), length, hop, fragment, 64, protocol, 0)
