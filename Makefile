@@ -5,7 +5,7 @@ ROUTER ?= bird
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: demo test check bench bench-xdp clean
+.PHONY: demo test check bench bench-xdp routers clean
 
 demo: .venv/ready  ## a real cluster, its failures, and what became of the connections
 	.venv/bin/python -m topology.demo --router $(ROUTER) --json demo.json
@@ -21,6 +21,10 @@ bench: .venv/bench-ready  ## speed and memory, beside the last committed figures
 
 bench-xdp: .venv/ready  ## ns per packet alone, in under a minute
 	PYTHONPATH=tests .venv/bin/python -m bench --only xdp $(BENCH_ARGS)
+
+routers: .venv/ready  ## the labs' router configurations again, each by the command that it names
+	@for file in $$(grep -l 'Made by: ' topology/routers/*.conf tests/bench/lab/*.conf); do \
+		.venv/bin/$$(sed -n 's/^[#!] Made by: //p' $$file) >$$file.new && mv $$file.new $$file || exit 1; done
 
 .venv/ready: setup.sh pyproject.toml
 	./setup.sh

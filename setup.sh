@@ -16,9 +16,10 @@ command -v apt-get >/dev/null || fail "needs a Debian (12 or newer): there is no
 # python3-bpfcc  BCC belongs to the system's python3; PyPI's bcc is another project
 # python3-venv   the environment of everything else
 # bird2 frr      the lab's routers
+# gobgpd openbgpd  two more, for the interop matrix alone
 # ethtool        switches checksum offload off in the lab
 # iproute2 procps util-linux  ip, sysctl, nsenter, which the labs' exec lines use
-packages="python3 python3-venv python3-bpfcc bird2 frr ethtool iproute2 procps util-linux ca-certificates"
+packages="python3 python3-venv python3-bpfcc bird2 frr gobgpd openbgpd ethtool iproute2 procps util-linux ca-certificates"
 # nginx and its stream module, haproxy, wrk  the servers, the competitors and the load of `make bench`
 bench_packages="nginx libnginx-mod-stream haproxy wrk"
 [ "${1:-}" != bench ] || packages="$packages $bench_packages"
@@ -53,7 +54,7 @@ if [ -n "$missing" ]; then
     }
     rm -f "$log"
     if [ -d /run/systemd/system ]; then
-        for service in bird frr nginx haproxy; do
+        for service in bird frr gobgpd openbgpd nginx haproxy; do
             case " $missing " in *" $service"*) systemctl disable --quiet "$service.service" || true ;; esac
         done
     fi

@@ -21,6 +21,7 @@ from agent import config as configuration
 from agent.cli_announce import announce
 from agent.cli_backend import backend
 from agent.cli_lab import lab
+from agent.cli_router import config_command
 from agent.errors import AgentError, NotRunningError
 from agent.model import Network, endpoint
 from agent.options import ask, config_option, output_option, show, socket_option, xdp_option
@@ -70,6 +71,7 @@ def main() -> None:
 main.add_command(lab)
 main.add_command(announce)
 main.add_command(backend)
+announce.add_command(config_command)
 
 
 # The daemons

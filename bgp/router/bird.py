@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A configuration for BIRD 2 (2.0.12 is Debian 12's). Pure."""
+
+from __future__ import annotations
+
+from bgp.router.facts import MAX_PATHS, Family, Group, Neighbor, Network, Router, heading
+
+
+def render(router: Router) -> str:
+    """Return the whole of bird.conf."""
+    log = f'"{router.log}"' if router.log else "syslog"
+    blocks = [
+        heading(router, "BIRD 2", "#"),
+        [f"log {log} all;", f"router id {router.router_id};"],
+        ["protocol device {", "}"],
+        ["protocol direct { # next hops are looked up here: a link that goes down takes its routes at once"]
+        + [f"  {family};" for family in router.families]
+        + ["}"],
+        *(_kernel(family) for family in router.families),
+        *(_accepted(router, family) for family in router.families),
+        *_bfd(router),
+        *(_group(router, group) for group in router.groups),
+        [_neighbor(group, neighbor) for group in router.groups for neighbor in group.neighbors],
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+
+
+def _kernel(family: Family) -> list[str]:
+    return [
+        "protocol kernel {",
+        f"  merge paths on limit {MAX_PATHS}; # else the kernel gets one next hop of many",
+        f"  {family} {{",
+        "    import none;",
+        "    export where source = RTS_BGP;",
+        "  };",
+        "}",
+    ]
+
+
+def _accepted(router: Router, family: Family) -> list[str]:
+    prefixes = [_host_routes(prefix) for prefix in router.accepted(family)] or ["::/128"]  # a set must not be empty
+    return ["# What a node may announce: VIPs and identities.", f"define {_set(family)} = [ {', '.join(prefixes)} ];"]
+
+
+def _host_routes(prefix: Network) -> str:
+    length = prefix.max_prefixlen
+    return str(prefix) if prefix.prefixlen == length else f"{prefix}{{{length},{length}}}"
+
+
+def _set(family: Family) -> str:
+    return f"from_nodes_{family}"
+
+
+def _bfd(router: Router) -> list[list[str]]:
+    wanted = {group.session.bfd for group in router.groups if group.session.bfd}
+    return [["protocol bfd {", "}"]] if wanted else []
+
+
+def _group(router: Router, group: Group) -> list[str]:
+    session = group.session
+    lines = [f"template bgp {group.name} {{", f"  local {session.local} as {router.asn};"]
+    if session.internal:
+        lines.append("  rr client; # nodes must hear of each other")
+    if session.multihop:
+        lines.append(f"  multihop {session.multihop};")
+    else:
+        lines.append("  direct; # not looked up in other routes")
+    if session.passive:
+        lines.append("  passive on; # nodes connect")
+    lines.append(f"  hold time {session.hold_time_s}; # a node that dies in silence is noticed by this alone")
+    lines.append("  error wait time 1, 5; # else a session is refused for up to 300 s after errors")
+    if session.ttl_security:
+        lines.append("  ttl security on; # RFC 5082")
+    if session.password:
+        lines.append(f'  password "{session.password}";')
+    if session.bfd:
+        interval = f"interval {session.bfd.interval_ms} ms; multiplier {session.bfd.multiplier};"
+        lines.append(f"  bfd {{ {interval} }};")
+    for family in session.families:
+        lines += [
+            f"  {family} {{",
+            f"    import where net ~ {_set(family)};",
+            f"    receive limit {router.max_prefixes} action block;",
+            "    export where source = RTS_BGP; # nodes learn of each other by this",
+            "  };",
+        ]
+    return [*lines, "}"]
+
+
+def _neighbor(group: Group, neighbor: Neighbor) -> str:
+    return f"protocol bgp {neighbor.name} from {group.name} {{ neighbor {neighbor.address} as {neighbor.asn}; }}"

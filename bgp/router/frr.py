@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A configuration for FRR (8.4 is Debian 12's, 10.3 Debian 13's). Pure."""
+
+from __future__ import annotations
+
+from bgp.router.facts import MAX_PATHS, Bfd, Family, Group, Network, Router, heading
+
+
+def render(router: Router) -> str:
+    """Return the whole of frr.conf."""
+    lines = heading(router, "FRR", "!")
+    lines += ["!", "frr defaults traditional", f"log {f'file {router.log}' if router.log else 'syslog'}", "!"]
+    lines += ["! 8.4 keeps a stale next-hop group for 180 s after a link flap without this."]
+    lines += ["zebra nexthop-group keep 1", "!", "! What a node may announce: VIPs and identities."]
+    for family in router.families:
+        lines += _accepted(router, family)
+    lines += ["!", f"router bgp {router.asn}", f" bgp router-id {router.router_id}", " bgp log-neighbor-changes"]
+    lines += [" ! FRR neither takes nor gives routes over eBGP without a policy (RFC 8212) unless told so."]
+    lines += [" no bgp ebgp-requires-policy", " no bgp default ipv4-unicast"]
+    lines += [" ! Equal path lengths suffice for multipath, whatever the AS numbers in them."]
+    lines += [" bgp bestpath as-path multipath-relax"]
+    lines += [" ! Else a session that came up hears no routes for 1 s.", " coalesce-time 0"]
+    for group in router.groups:
+        lines += _group(group)
+    for family in router.families:
+        lines += _family(router, family)
+    lines += ["exit", "!"]
+    for number, bfd in enumerate(_bfds(router)):
+        lines += ["! Needs bfdd=yes in /etc/frr/daemons."] if number == 0 else []
+        lines += ["bfd", f" profile {_profile(bfd)}", f"  detect-multiplier {bfd.multiplier}"]
+        lines += [
+            f"  receive-interval {bfd.interval_ms}",
+            f"  transmit-interval {bfd.interval_ms}",
+            " exit",
+            "exit",
+            "!",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _accepted(router: Router, family: Family) -> list[str]:
+    word = "ip" if family == "ipv4" else "ipv6"
+    rules = [f"permit {_host_routes(prefix)}" for prefix in router.accepted(family)] or ["deny any"]
+    return [f"{word} prefix-list from-nodes-{family} {rule}" for rule in rules]
+
+
+def _host_routes(prefix: Network) -> str:
+    length = prefix.max_prefixlen
+    return str(prefix) if prefix.prefixlen == length else f"{prefix} ge {length}"
+
+
+def _group(group: Group) -> list[str]:
+    session, name = group.session, group.name
+    lines = [f" neighbor {name} peer-group"]
+    if session.passive:
+        lines.append(f" neighbor {name} passive")
+    if session.hold_time_s:
+        lines += [" ! A node that dies in silence is noticed by the hold time alone; 3 s is the least."]
+        lines += [f" neighbor {name} timers {session.keepalive_s} {session.hold_time_s}"]
+    lines += [f" neighbor {name} advertisement-interval 0"]
+    if session.multihop and not session.internal:
+        lines.append(f" neighbor {name} ebgp-multihop {session.multihop}")
+    if session.multihop or session.local.version == 6:
+        lines.append(f" neighbor {name} update-source {session.local}")
+    if session.ttl_security:
+        lines.append(f" neighbor {name} ttl-security hops {session.multihop or 1}")
+    if session.password:
+        lines.append(f" neighbor {name} password {session.password}")
+    if session.bfd:
+        lines += [f" neighbor {name} bfd", f" neighbor {name} bfd profile {_profile(session.bfd)}"]
+    for neighbor in group.neighbors:
+        address = neighbor.address
+        lines += [f" neighbor {address} remote-as {neighbor.asn}", f" neighbor {address} peer-group {name}"]
+        lines += [f" neighbor {address} description {neighbor.name}"]
+    return lines
+
+
+def _family(router: Router, family: Family) -> list[str]:
+    lines = [" !", f" address-family {family} unicast"]
+    for group in router.groups:
+        if family not in group.session.families:
+            continue
+        name = group.name
+        lines += [f"  neighbor {name} activate", f"  neighbor {name} prefix-list from-nodes-{family} in"]
+        lines += [f"  neighbor {name} maximum-prefix {router.max_prefixes} restart 1"]
+        if group.session.internal:
+            lines += ["  ! Nodes must hear of each other.", f"  neighbor {name} route-reflector-client"]
+    internal = " ibgp" if any(group.session.internal for group in router.groups) else ""
+    return [*lines, f"  maximum-paths{internal} {MAX_PATHS}", " exit-address-family"]
+
+
+def _bfds(router: Router) -> list[Bfd]:
+    return list(dict.fromkeys(group.session.bfd for group in router.groups if group.session.bfd))
+
+
+def _profile(bfd: Bfd) -> str:
+    return f"anylb-{bfd.interval_ms}x{bfd.multiplier}"

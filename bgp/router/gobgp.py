@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A configuration for GoBGP (3.10 is Debian 12's), in TOML. Pure."""
+
+from __future__ import annotations
+
+from bgp.router.facts import MAX_PATHS, Neighbor, Router, commented, heading
+
+_TRAPS = [
+    "",
+    "GoBGP writes no route into the kernel: FRR's zebra beside it does, if told to by",
+    "  [zebra.config]",
+    "    enabled = true",
+    '    url = "unix:/var/run/frr/zserv.api"',
+    "    version = 6",
+    '    software-name = "frr8.1"  # the newest that GoBGP 3.10 knows; try it with the zebra that you have',
+]
+
+
+def render(router: Router) -> str:
+    """Return the whole of gobgpd.conf."""
+    lines = [*heading(router, "GoBGP", "#"), *commented("#", _TRAPS), ""]
+    if any(group.session.bfd for group in router.groups):
+        lines += ["# GoBGP has no BFD: a node that dies in silence is noticed by the hold time alone.", ""]
+    lines += ["[global.config]", f"  as = {router.asn}", f'  router-id = "{router.router_id}"']
+    lines += ["# Without it one path is the best one, and the others are spare.", "[global.use-multiple-paths.config]"]
+    lines += ["  enabled = true"]
+    for kind in ("ebgp", "ibgp"):
+        lines += [f"[global.use-multiple-paths.{kind}.config]", f"  maximum-paths = {MAX_PATHS}"]
+    lines += [
+        "[global.apply-policy.config]",
+        '  import-policy-list = ["nodes"]',
+        '  default-import-policy = "accept-route"',
+    ]
+    lines += ['  default-export-policy = "accept-route"', ""]
+    lines += _policy(router)
+    for neighbor in router.neighbors:
+        lines += ["", *_neighbor(router, neighbor)]
+    return "\n".join(lines) + "\n"
+
+
+def _policy(router: Router) -> list[str]:
+    addresses = ", ".join(f'"{neighbor.address}"' for neighbor in router.neighbors)
+    lines = ["# What a node may announce: VIPs and identities. A set of prefixes is of one family."]
+    lines += [
+        "[[defined-sets.neighbor-sets]]",
+        '  neighbor-set-name = "nodes"',
+        f"  neighbor-info-list = [{addresses}]",
+    ]
+    families = [family for family in router.families if router.accepted(family)]
+    for family in families:
+        lines += ["[[defined-sets.prefix-sets]]", f'  prefix-set-name = "from-nodes-{family}"']
+        for prefix in router.accepted(family):
+            length = prefix.max_prefixlen
+            lines += ["  [[defined-sets.prefix-sets.prefix-list]]"]
+            lines += [f'    ip-prefix = "{prefix}"', f'    masklength-range = "{length}..{length}"']
+    lines += ["", "[[policy-definitions]]", '  name = "nodes"']
+    for family in families:
+        lines += ["  [[policy-definitions.statements]]", f'    name = "{family}"']
+        lines += ["    [policy-definitions.statements.conditions.match-neighbor-set]", '      neighbor-set = "nodes"']
+        lines += ["    [policy-definitions.statements.conditions.match-prefix-set]"]
+        lines += [f'      prefix-set = "from-nodes-{family}"', "    [policy-definitions.statements.actions]"]
+        lines += ['      route-disposition = "accept-route"']
+    lines += ["  [[policy-definitions.statements]]", '    name = "nothing-else"']
+    lines += ["    [policy-definitions.statements.conditions.match-neighbor-set]", '      neighbor-set = "nodes"']
+    return [*lines, "    [policy-definitions.statements.actions]", '      route-disposition = "reject-route"']
+
+
+def _neighbor(router: Router, neighbor: Neighbor) -> list[str]:
+    session = neighbor.session
+    lines = ["[[neighbors]]", "  [neighbors.config]", f'    neighbor-address = "{neighbor.address}"']
+    lines += [f"    peer-as = {neighbor.asn}", f'    description = "{neighbor.name}"']
+    if session.password:
+        lines.append(f'    auth-password = "{session.password}"')
+    lines += ["  [neighbors.transport.config]", f'    local-address = "{session.local}"']
+    lines += [f"    passive-mode = {str(session.passive).lower()}"]
+    lines += ["  [neighbors.timers.config]", f"    hold-time = {session.hold_time_s}"]
+    lines += [f"    keepalive-interval = {session.keepalive_s}"]
+    lines += ["    idle-hold-time-after-reset = 1 # else a session that was reset is refused for 30 s"]
+    if session.internal:
+        lines += ["  [neighbors.route-reflector.config] # nodes must hear of each other"]
+        lines += ["    route-reflector-client = true", f'    route-reflector-cluster-id = "{router.router_id}"']
+    elif router.shares_an_as:
+        lines += ["  [neighbors.as-path-options.config]"]
+        lines += ["    replace-peer-as = true # else a node never hears of another one of its own AS"]
+    # GoBGP takes one of the two; a least TTL does not ask for a neighbour next door either.
+    if session.multihop and not session.internal and not session.ttl_security:
+        lines += ["  [neighbors.ebgp-multihop.config]", "    enabled = true", f"    multihop-ttl = {session.multihop}"]
+    if session.ttl_security:
+        least = 256 - (session.multihop or 1)
+        lines += ["  [neighbors.ttl-security.config]", "    enabled = true", f"    ttl-min = {least}"]
+    for family in session.families:
+        lines += [
+            "  [[neighbors.afi-safis]]",
+            "    [neighbors.afi-safis.config]",
+            f'      afi-safi-name = "{family}-unicast"',
+        ]
+        lines += ["    [neighbors.afi-safis.prefix-limit.config]", f"      max-prefixes = {router.max_prefixes}"]
+    return lines

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The labs' router configurations are what the command that each of them names prints: `make routers` makes them."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FILES = [
+    ROOT / name for name in ("topology/routers/bird.conf", "topology/routers/frr.conf", "tests/bench/lab/bird.conf")
+]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda path: path.name)
+def test_a_router_file_is_what_its_command_prints(file: Path) -> None:
+    made_by = re.search(r"^[#!] Made by: lbctl (.*)$", file.read_text(), re.MULTILINE)
+    assert made_by, f"{file} does not say how it is made"
+    command = [Path(sys.executable).parent / "lbctl", *shlex.split(made_by[1])]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == file.read_text(), "run `make routers`"
