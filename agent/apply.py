@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv6Address
 import numpy as np
 from numpy.typing import NDArray
 
-from agent import maglev, rendezvous
+from agent import algorithm
 from agent.config import Config, ServiceConfig
 from agent.errors import AgentError
 from agent.model import Address, Candidate, Network, tag_of
@@ -195,13 +195,11 @@ class Applier:
         service.table = table if table.ranking is not None else None
 
     def _build(self, kind: str, members: tuple[Candidate, ...], before: Table | None) -> Table:
-        rows, chain = self._config.table.rows, self._config.table.chain
-        if kind == "maglev":
-            return maglev.build(members, rows, chain)
+        version, rows, chain = self._config.table.version, self._config.table.rows, self._config.table.chain
         # Services differ in their members' states more often than in the members: one ranking serves them all.
         weights = {c.address.packed: c.weight for c in members}
         same = (t for t in self._shared.values() if t.ranking is not None and t.ranking.ranks(weights))
-        return rendezvous.build(members, rows, chain, next(same, before))
+        return algorithm.build(version, kind, members, rows, chain, next(same, before))
 
     def _write_node(self, index: int, address: IPv4Address) -> None:
         end6 = self._ends.get(address)

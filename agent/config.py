@@ -15,6 +15,7 @@ from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -25,6 +26,7 @@ from pydantic import (
     model_validator,
 )
 
+from agent import epoch
 from agent.diagnosis import describe, place, reject_duplicates
 from agent.errors import ConfigError
 from agent.fields import (
@@ -41,7 +43,7 @@ from agent.fields import (
     fault,
     within,
 )
-from agent.model import Address
+from agent.model import TABLE_VERSIONS, Address
 from agent.secret import read_secret
 from bgp.community import service_id
 
@@ -206,23 +208,49 @@ class XdpConfig(Section):
     ] = "auto"
 
 
+def _known(version: int) -> int:
+    if version not in TABLE_VERSIONS:
+        raise fault("", f"{version} is not known to this release; it knows {', '.join(map(str, TABLE_VERSIONS))}")
+    return version
+
+
+def _power_of_two(rows: int) -> int:
+    if rows & (rows - 1):
+        raise fault("", f"{rows} is not a power of two")
+    return rows
+
+
+Rows = Annotated[int, Field(strict=True), within(4096, 262_144), AfterValidator(_power_of_two)]
+# A row has room for 8, but the walk through a chain of 8 may run out of hops (tests/proof/test_next_hop_walk.py).
+Chain = Annotated[int, Field(strict=True), within(1, 7)]
+TableVersion = Annotated[int, Field(strict=True), AfterValidator(_known)]
+
+
+class PreviousConfig(Section):
+    """What this cluster's table was before; what is absent is as it is now. `key_file: null`: there was no file."""
+
+    rows: Rows | None = None
+    chain: Chain | None = None
+    version: TableVersion | None = None
+    key_file: Path | None = None
+
+
 class TableConfig(Section):
     """What decides a row. It must be the same on every node; the epoch in each identity tells when it is not.
 
     `key_file` holds the cluster's secret as 32 hex digits, so that nobody outside can tell which flows share a server.
     A relative path begins at lb.yml. Without it the key derives from the cluster's number, which others may guess.
+    `version` is that of the way from members to rows, by default the newest that this release knows.
+
+    `previous` is what the table was before: both are looked into for as long as it is given, and new flows go by the
+    previous one until every live member has the new one.
     """
 
-    rows: Annotated[int, Field(strict=True), within(4096, 262_144)] = 65_536
-    # A row has room for 8, but the walk through a chain of 8 may run out of hops (tests/proof/test_next_hop_walk.py).
-    chain: Annotated[int, Field(strict=True), within(1, 7)] = 4
+    rows: Rows = 65_536
+    chain: Chain = 4
+    version: TableVersion = TABLE_VERSIONS[-1]
     key_file: Path | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.rows & (self.rows - 1):
-            raise fault("rows", f"{self.rows} is not a power of two")
-        return self
+    previous: PreviousConfig | None = None
 
 
 class Config(Section):
@@ -239,6 +267,7 @@ class Config(Section):
     """Whose packets to VIPs are dropped; `lbctl deny` adds to these at run time."""
 
     _secret: bytes | None = PrivateAttr(default=None)
+    _previous_secret: bytes | None = PrivateAttr(default=None)
 
     @field_validator("cluster")
     @classmethod
@@ -297,7 +326,20 @@ class Config(Section):
     @property
     def hash_key(self) -> bytes:
         """The secret of the flow hash, 16 bytes, the same on every node of the cluster."""
-        return self._secret or hashlib.sha256(b"anylb flow hash %d" % self.cluster).digest()[:16]
+        return self._secret or self._derived_key
+
+    @property
+    def previous_key(self) -> bytes | None:
+        """The secret of the previous epoch's flow hash; None where there is no previous one."""
+        if self.table.previous is None:
+            return None
+        if "key_file" not in self.table.previous.model_fields_set:
+            return self.hash_key
+        return self._previous_secret or self._derived_key
+
+    @property
+    def _derived_key(self) -> bytes:
+        return hashlib.sha256(b"anylb flow hash %d" % self.cluster).digest()[:16]
 
 
 def load(path: Path) -> Config:
@@ -309,11 +351,19 @@ def load(path: Path) -> Config:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: byte {error.start} is not UTF-8") from None
     config = parse(text, str(path))
-    if config.table.key_file is not None:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        assert root is not None  # parse took it
-        where = place(root, str(path), "table", "key_file")
-        config._secret = read_secret(path.parent / config.table.key_file, where)
+    table, root = config.table, yaml.compose(text, Loader=yaml.SafeLoader)
+    assert root is not None  # parse took it
+    if table.key_file is not None:
+        config._secret = read_secret(path.parent / table.key_file, place(root, str(path), "table", "key_file"))
+    if table.previous is None:
+        return config
+    if table.previous.key_file is not None:
+        where = place(root, str(path), "table", "previous", "key_file")
+        config._previous_secret = read_secret(path.parent / table.previous.key_file, where)
+    numbers = [one.number for one in epoch.supported(config)]
+    if numbers[0] == numbers[1]:
+        where = place(root, str(path), "table", "previous")
+        raise ConfigError(f"{where}: is the same as the table now; say in it what was different, or leave it out")
     return config
 
 

@@ -33,13 +33,14 @@ class Told:
     shares: Mapping[int, Share]
     address6: IPv6Address | None = None
     version: int = 0
+    epochs: tuple[int, ...] = ()
 
     @property
     def order(self) -> tuple[int, str]:
         """Which of two is the newer. Two contents under one version have an order all the same, so that all nodes
         that hear both choose alike."""
         shares = sorted((sid, s.weight, s.effective, s.state) for sid, s in self.shares.items())
-        return self.version, repr((self.epoch, shares, str(self.address6)))
+        return self.version, repr((self.epoch, self.epochs, shares, str(self.address6)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,9 @@ class View:
         if damped_for_s is not None and not _has_left(told):
             since = before.since if told.address in self._damped and before else now
             why = f"its identity comes and goes; damped for about {max(10, round(damped_for_s, -1)):.0f} s more"
-            return Member(told.address, told.epoch, told.shares, True, since, why, told.address6, told.version)
+            return Member(
+                told.address, told.epoch, told.shares, True, since, why, told.address6, told.version, told.epochs
+            )
         since, why = now, "its identity was heard"
         if before is not None and not before.lost:
             since, why = before.since, before.why
@@ -104,7 +106,9 @@ class View:
             why = "its identity has come to rest"
         elif before is not None and (before.lost or told.address in self._inquiries):
             why = "its identity came back"
-        return Member(told.address, told.epoch, told.shares, False, since, why, told.address6, told.version)
+        return Member(
+            told.address, told.epoch, told.shares, False, since, why, told.address6, told.version, told.epochs
+        )
 
     def _absent(self, addresses: Collection[IPv4Address], gone: Collection[IPv4Address], now: float) -> None:
         """Decide on those that no peer tells of; `gone` are those among them of whom one did a moment ago."""

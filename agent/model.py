@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-# Raised whenever rows would come out differently for the same members: it is part of the epoch.
-TABLE_VERSION = 1
+TABLE_VERSIONS = (1,)
+"""The ways from members to rows that this release knows, the newest last; algorithm.py has them. A way that makes other
+rows for the same members has another number: it is part of the epoch."""
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -49,11 +50,18 @@ class Member:
     """The other end of tunnels over IPv6; None where it told none."""
     version: int = 0
     """Of what it told: the higher is the newer."""
+    epochs: tuple[int, ...] = ()
+    """What it supports beside `epoch`, which it prefers."""
 
     @property
     def tag(self) -> int:
         """The low 16 bits of the address: how markers name the node."""
         return tag_of(self.address)
+
+    @property
+    def supports(self) -> frozenset[int]:
+        """All epochs whose rows it can use."""
+        return frozenset((self.epoch, *self.epochs))
 
     @property
     def state(self) -> State:
@@ -91,12 +99,12 @@ def tag_of(address: IPv4Address) -> int:
     return int(address) & 0xFFFF
 
 
-def epoch_of(rows: int, chain: int, hash_key: bytes, services: Iterable[tuple[int, str, str]]) -> int:
+def epoch_of(version: int, rows: int, chain: int, hash_key: bytes, services: Iterable[tuple[int, str, str]]) -> int:
     """One 32-bit number over everything that decides a row; nodes that differ in it would disagree on owners.
 
     `services` are (service id, affinity, hash). Those of the usual kind do not count, so that nodes may serve
     different ones.
     """
     unusual = sorted(kind for kind in services if kind[1:] != ("5-tuple", "rendezvous"))
-    text = f"table {TABLE_VERSION} rows {rows} chain {chain} key {hash_key.hex()} services {unusual}"
+    text = f"table {version} rows {rows} chain {chain} key {hash_key.hex()} services {unusual}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])

@@ -16,10 +16,11 @@ from collections.abc import Iterable
 
 from pyroute2.netlink.exceptions import NetlinkError
 
-from agent import speech, state, version
+from agent import epoch, speech, state, version
 from agent.apply import Applier
 from agent.check import check_for_ever
 from agent.config import Config
+from agent.epoch import Stance
 from agent.errors import AgentError
 from agent.health import Health
 from agent.members import View
@@ -53,7 +54,9 @@ class Agent:
 
     def __init__(self, config: Config, paths: Paths, interface: Interface, datapath: DataPath | None) -> None:
         self.config, self.paths, self.interface, self.datapath = config, paths, interface, datapath
-        self.epoch = speech.epoch(config)
+        self.epochs = epoch.supported(config)
+        self.stance: Stance | None = None
+        """Which of its epochs this node uses; None before the first pass."""
         saved = state.load(paths.state)
         now = time.monotonic()
         self.intent, self.withheld, self.begun = saved.intent, saved.withheld, saved.begun
@@ -116,8 +119,15 @@ class Agent:
     def members(self) -> tuple[Member, ...]:
         """The view with this node itself in it, by address."""
         here = self.interface
-        own = Member(here.address, self.epoch, self.own_shares(), False, 0.0, "this node", here.address6)
+        first, *others = self.epoch_numbers
+        shares, epochs = self.own_shares(), tuple(others)
+        own = Member(here.address, first, shares, False, 0.0, "this node", here.address6, epochs=epochs)
         return tuple(sorted((*self.view.members, own), key=lambda member: int(member.address)))
+
+    @property
+    def epoch_numbers(self) -> tuple[int, ...]:
+        """The epochs that this node supports, the one that it prefers first."""
+        return tuple(one.number for one in self.epochs)
 
     @property
     def all_denied(self) -> frozenset[Network]:
@@ -237,8 +247,9 @@ class Agent:
 
     def _tell_strangers(self, members: tuple[Member, ...]) -> None:
         """Log who computes other tables than this node, and whose identity cannot be read: once each."""
-        now = {f"{m.address} has epoch {m.epoch:#x}, this node {self.epoch:#x}: its tables differ, so does its config"
-               for m in members if m.epoch != self.epoch}  # fmt: skip
+        own = self.epoch_numbers
+        now = {f"{m.address} has epoch {m.epoch:#x}, this node {own[0]:#x}: its tables differ, so does its config"
+               for m in epoch.strangers(own, members)}  # fmt: skip
         now |= set(speech.problems(self.config, self.relay.snapshot))
         for line in sorted(now - self._strangers):
             log.warning("%s", line)
@@ -268,10 +279,12 @@ class Agent:
         here, shares = self.interface, self.own_shares()
         if self.stopping:
             shares = speech.silenced(shares)
-        said = speech.identity(self.config, here.address, self.epoch, shares, here.address6)
+        said = speech.identity(self.config, here.address, self.epoch_numbers, shares, here.address6)
         self.version = self.version.saying(speech.content(said))
         self._save()  # before it is said: a number must never be used again for another content
-        self._wish = speech.wish(self.config, here.address, self.epoch, shares, wanted, here.address6, self.version)
+        self._wish = speech.wish(
+            self.config, here.address, self.epoch_numbers, shares, wanted, here.address6, self.version
+        )
         self.relay.desire(*self._wish)
 
     def _save(self) -> None:

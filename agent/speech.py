@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
 from agent.config import Config, ServiceConfig
 from agent.hearing import PeerReport, Told
-from agent.model import Address, Share, State, epoch_of, tag_of
+from agent.model import Address, Share, State, tag_of
 from agent.version import Version
 from bgp.community import Identity, ServiceState, decode, encode, problem, service_id
 from bgp.route import Route
@@ -23,12 +23,6 @@ def id_of(service: ServiceConfig) -> int:
     return service_id(service.vip, service.protocol, service.port_number)
 
 
-def epoch(config: Config) -> int:
-    """What this node announces as its epoch."""
-    kinds = [(id_of(service), service.affinity, service.hash) for service in config.services]
-    return epoch_of(config.table.rows, config.table.chain, config.hash_key, kinds)
-
-
 def speaker_config(config: Config, address: IPv4Address) -> SpeakerConfig:
     """What ExaBGP on this node needs to know."""
     peers = tuple(PeerConfig(p.address, p.asn, address, p.hold_time_s) for p in config.bgp.peers)
@@ -38,7 +32,7 @@ def speaker_config(config: Config, address: IPv4Address) -> SpeakerConfig:
 def wish(
     config: Config,
     address: IPv4Address,
-    epoch: int,
+    epochs: Sequence[int],
     shares: Mapping[int, Share],
     vips: Iterable[Address],
     address6: IPv6Address | None = None,
@@ -49,8 +43,8 @@ def wish(
     The fallback is the identity alone, draining: a dead agent no longer draws flows, and is still known as the owner
     of those it has. Its version is above the live one, and below that of the agent's next word.
     """
-    live = identity(config, address, epoch, shares, address6)
-    silent = identity(config, address, epoch, silenced(shares), address6)
+    live = identity(config, address, epochs, shares, address6)
+    silent = identity(config, address, epochs, silenced(shares), address6)
     if version is not None:
         live, silent = replace(live, version=version.number), replace(silent, version=version.fallback)
     own = [Route.of(f"{vip}/32", str(address)) for vip in vips if vip.version == 4]
@@ -68,15 +62,15 @@ def silenced(shares: Mapping[int, Share]) -> dict[int, Share]:
 def identity(
     config: Config,
     address: IPv4Address,
-    epoch: int,
+    epochs: Sequence[int],
     shares: Mapping[int, Share],
     address6: IPv6Address | None,
 ) -> Identity:
-    """What this node says of itself, without a version."""
+    """What this node says of itself, without a version. `epochs`: what it supports, the one that it prefers first."""
     services = {
         number: ServiceState(share.weight, share.effective, str(share.state)) for number, share in shares.items()
     }
-    return Identity(config.cluster, address, epoch, services, address6)
+    return Identity(config.cluster, address, epochs[0], services, address6, epochs=tuple(epochs[1:]))
 
 
 def content(said: Identity) -> str:
@@ -139,4 +133,4 @@ def _told(config: Config, route: Route, own: IPv4Address) -> Told | None:
     # An IPv6 address outside members.allow is not believed: tunnels from it would not be opened either.
     believed = any(said.address6 in allowed for allowed in config.members.allow) if said.address6 else False
     address6 = said.address6 if believed else None
-    return Told(said.address, said.epoch, shares, address6, said.version)
+    return Told(said.address, said.epoch, shares, address6, said.version, said.epochs)

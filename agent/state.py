@@ -66,6 +66,7 @@ def _to_json(saved: Saved) -> dict[str, Any]:
                 "why": member.why,
                 "address6": str(member.address6) if member.address6 else None,
                 "version": member.version,
+                "epochs": member.epochs,
             }
             for member in saved.members
         ],
@@ -92,6 +93,7 @@ def _from_json(data: dict[str, Any]) -> Saved:
             str(entry["why"]),
             IPv6Address(entry["address6"]) if entry.get("address6") else None,
             int(entry.get("version", 0)),
+            tuple(map(int, entry.get("epochs", ()))),
         )
         for entry in data["members"]
     )

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from agent import speech
 from agent.config import ServiceConfig
+from agent.epoch import strangers
 from agent.model import Member, endpoint, tag_of
 from agent.plan import candidates, own_share, takers
 
@@ -26,7 +28,8 @@ def status(agent: Agent) -> dict[str, Any]:
         "node": {
             "address": str(agent.interface.address),
             "tag": tag_of(agent.interface.address),
-            "epoch": agent.epoch,
+            "epoch": agent.stance.use.first if agent.stance else agent.epochs[0].number,
+            "epochs": agent.epoch_numbers,
             "cluster": agent.config.cluster,
             "state": agent.intent,
         },
@@ -44,7 +47,7 @@ def status(agent: Agent) -> dict[str, Any]:
             for vip, a in agent.announcements.items()
         ],
         "services": [_service(agent, service, members, counters) for service in agent.config.services],
-        "members": [_member(member, agent.epoch, now) for member in members],
+        "members": [_member(member, agent.epoch_numbers, now) for member in members],
         "bgp": {
             "relay": "connected" if agent.relay.connected else agent.relay.error,
             "error": snapshot.error if snapshot else None,
@@ -88,13 +91,14 @@ def _service(
     }
 
 
-def _member(member: Member, epoch: int, now: float) -> dict[str, Any]:
+def _member(member: Member, own: Collection[int], now: float) -> dict[str, Any]:
     return {
         "address": str(member.address),
         "tag": member.tag,
         "state": member.state,
         "epoch": member.epoch,
-        "same_epoch": member.epoch == epoch,
+        "epochs": member.epochs,
+        "same_epoch": not strangers(own, [member]),
         "since_s": round(now - member.since, 1) if member.since else None,
         "why": member.why,
     }

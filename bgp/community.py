@@ -14,6 +14,7 @@ Owns the wire format and nothing else: who is believed, and what a state leads t
     | cluster              | 4 << 28 ... 7 << 28    | IPv6 address of the node, 32 bits each, or   |
     |                      |                        | none of the four                             |
     | cluster              | 8 << 28                | version, absent when 0                       |
+    | cluster              | 9 << 28 | 0, 1, ...    | further epochs that the node supports        |
     +----------------------+------------------------+----------------------------------------------+
 
 The version only grows (agent/version.py): of two contents that are told of one node, the higher is the newer one.
@@ -50,6 +51,7 @@ class _Type(enum.IntEnum):
     ADDRESS_6 = 4
     """The first of four."""
     VERSION = 8
+    FURTHER_EPOCH = 9
 
 
 _STATES = {"up": 1, "draining": 2, "left": 3}
@@ -67,7 +69,8 @@ class ServiceState:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a node says of itself. `services` is keyed by `service_id`."""
+    """What a node says of itself. `services` is keyed by `service_id`; `epochs` are those beside `epoch`, which it
+    prefers, that it supports too."""
 
     cluster: int
     address: ipaddress.IPv4Address
@@ -75,6 +78,7 @@ class Identity:
     services: Mapping[int, ServiceState] = field(default_factory=dict)
     address6: ipaddress.IPv6Address | None = None
     version: int = 0
+    epochs: tuple[int, ...] = ()
 
 
 def service_id(vip: ipaddress.IPv4Address | ipaddress.IPv6Address, protocol: str, port: int) -> int:
@@ -97,13 +101,15 @@ def encode(identity: Identity) -> tuple[LargeCommunity, ...]:
     cluster = identity.cluster
     if not 0 < cluster < 1 << 32 or cluster in _RESERVED_CLUSTERS:
         raise BgpError(f"identity: cluster {cluster} is not in 1-4294967294, or is 65535, which RFC 8092 reserves")
-    if not 0 <= identity.epoch < 1 << 32:
-        raise BgpError(f"identity: epoch {identity.epoch} is not a number of 32 bits")
+    for epoch in (identity.epoch, *identity.epochs):
+        if not 0 <= epoch < 1 << 32:
+            raise BgpError(f"identity: epoch {epoch} is not a number of 32 bits")
     if not 0 <= identity.version < 1 << 32:
         raise BgpError(f"identity: version {identity.version} is not a number of 32 bits")
     communities = [
         (cluster, _Type.ADDRESS << SERVICE_ID_BITS, int(identity.address)),
         (cluster, _Type.EPOCH << SERVICE_ID_BITS, identity.epoch),
+        *((cluster, _Type.FURTHER_EPOCH << SERVICE_ID_BITS | i, epoch) for i, epoch in enumerate(identity.epochs)),
     ]
     if identity.address6 is not None:
         communities += [
@@ -158,7 +164,8 @@ def _parse(communities: Iterable[LargeCommunity], cluster: int) -> Identity | st
             if service is not None:
                 services[number] = service
     version = said.get((_Type.VERSION, 0), 0)
-    return Identity(cluster, ipaddress.IPv4Address(address), epoch, services, address6, version)
+    epochs = tuple(value for (kind, _), value in sorted(said.items()) if kind == _Type.FURTHER_EPOCH)
+    return Identity(cluster, ipaddress.IPv4Address(address), epoch, services, address6, version, epochs)
 
 
 def _pack(service: ServiceState) -> int:

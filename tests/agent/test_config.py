@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.config import load, parse
+from agent.epoch import supported
 from agent.errors import ConfigError
 
 GOOD = """\
@@ -84,6 +85,9 @@ FAULTS = [
     ("name: web", "name: [web", "6:8: expected ',' or ']', but got ':'"),
     ("name: web", "name: 3", "5:11: services[0].name: 3 is not a string; put it in quotes"),
     ("members:", "table: {rows: 5000}\nmembers:", "16:15: table.rows: 5000 is not a power of two"),
+    ("members:", "table: {version: 9}\nmembers:", "16:18: table.version: 9 is not known to this release; it knows 1"),
+    ("members:", "table: {previous: {rows: 5000}}\nmembers:", "16:26: table.previous.rows: 5000 is not a power of two"),
+    ("members:", "table: {previous: {key: 1}}\nmembers:", "16:20: table.previous.key: unknown key"),
 ]  # fmt: skip
 
 
@@ -196,4 +200,46 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         load(tmp_path / "absent.yml")
     (tmp_path / "lb.yml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="byte 0 is not UTF-8"):
+        load(tmp_path / "lb.yml")
+
+
+def write_secret(path: Path, byte: int) -> None:
+    path.write_text(bytes([byte] * 16).hex())
+    path.chmod(0o600)
+
+
+@pytest.mark.parametrize(
+    ("table", "before"),
+    [
+        ("{key_file: new, previous: {key_file: old}}", "{key_file: old}"),
+        ("{key_file: new, previous: {key_file: null}}", "{}"),
+        ("{previous: {key_file: old}}", "{key_file: old}"),
+        ("{key_file: new, rows: 8192, previous: {rows: 65536, chain: 3}}", "{key_file: new, chain: 3}"),
+    ],
+)
+def test_the_previous_epoch_is_what_the_table_was(tmp_path: Path, table: str, before: str) -> None:
+    write_secret(tmp_path / "new", 1)
+    write_secret(tmp_path / "old", 2)
+    epochs = []
+    for text in (table, before):
+        (tmp_path / "lb.yml").write_text(f"{GOOD}table: {text}\n")
+        epochs.append(supported(load(tmp_path / "lb.yml")))
+    assert len(epochs[0]) == 2
+    assert epochs[0][1:] == epochs[1]
+
+
+def test_a_previous_table_that_is_no_other_is_refused(tmp_path: Path) -> None:
+    write_secret(tmp_path / "new", 1)
+    (tmp_path / "lb.yml").write_text(GOOD + "table: {key_file: new, previous: {key_file: new, chain: 4}}\n")
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "lb.yml")
+    assert str(caught.value) == (
+        f"{tmp_path}/lb.yml:18:34: table.previous: is the same as the table now; say in it what was different, or "
+        "leave it out"
+    )
+
+
+def test_the_key_file_of_the_previous_table_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lb.yml").write_text(GOOD + "table: {previous: {key_file: gone}}\n")
+    with pytest.raises(ConfigError, match=r"lb.yml:18:30: table.previous.key_file: .*gone: No such file or directory"):
         load(tmp_path / "lb.yml")

@@ -23,6 +23,7 @@ SAVED = Saved(
             "withdrawn",
             IPv6Address("2001:db8::1"),
             77,
+            (8, 7),
         ),
     ),
     healthy=frozenset({"web"}),

@@ -24,6 +24,7 @@ IDENTITIES = st.builds(
     st.dictionaries(st.integers(0, (1 << 28) - 1), STATES, max_size=20),
     st.none() | st.integers(0, (1 << 128) - 1).map(IPv6Address),
     U32,
+    st.lists(U32, max_size=3).map(tuple),
 )
 
 
@@ -57,6 +58,13 @@ def test_the_version_is_a_community_of_its_own_and_absent_when_0():
     assert len(community.encode(Identity(CLUSTER, IPv4Address("10.0.0.11"), 7))) == 2
 
 
+def test_further_epochs_are_numbered():
+    identity = Identity(CLUSTER, IPv4Address("10.0.0.11"), 7, epochs=(9, 8))
+    assert community.encode(identity)[2:] == ((65001, 0x90000000, 9), (65001, 0x90000001, 8))
+    with pytest.raises(BgpError, match="epoch 4294967296 is not a number of 32 bits"):
+        community.encode(Identity(CLUSTER, IPv4Address("10.0.0.11"), 7, epochs=(1 << 32,)))
+
+
 def test_service_ids_are_frozen_and_28_bits():
     vip = IPv4Address("10.99.0.1")
     ids = {
@@ -72,7 +80,7 @@ def test_service_ids_are_frozen_and_28_bits():
 
 @given(IDENTITIES, st.permutations(range(4)))
 def test_round_trip_in_any_order_among_strangers(identity, order):
-    said = [*community.encode(identity), (1, 2, 3), (identity.cluster, 9 << 28, 5)]
+    said = [*community.encode(identity), (1, 2, 3), (identity.cluster, 10 << 28, 5)]
     said.sort(key=lambda c: order[hash(c) % 4])
     assert community.decode(said, identity.cluster) == identity
     assert community.problem(said, identity.cluster) is None
