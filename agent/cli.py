@@ -91,10 +91,25 @@ def agent_run(path: Path, xdp: str | None) -> None:
     from agent.start import start
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
-    settings = configuration.load(path)
-    if xdp is not None:
-        settings = settings.model_copy(update={"xdp": configuration.XdpConfig.model_validate({"mode": xdp})})
-    start(settings, Paths())
+
+    def load() -> configuration.Config:
+        settings = configuration.load(path)
+        if xdp is None:
+            return settings
+        return settings.model_copy(update={"xdp": configuration.XdpConfig.model_validate({"mode": xdp})})
+
+    start(load, Paths())
+
+
+@agent.command("reload")
+@socket_option
+@output_option
+def agent_reload(socket: Path, output: str) -> None:
+    """Have the agent take in its changed configuration. Neither routes nor connections are touched by it; a
+    configuration with a fault is refused, and nothing changes. The `bgp` section is also `lbctl bgp reload`'s."""
+    from agent.reload import reload
+
+    show(reload(socket), output, lambda _: click.echo("reloaded"))
 
 
 @agent.command("detach")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,13 +31,14 @@ CLIENT_TIMEOUT_S = 10.0
 
 
 @contextlib.asynccontextmanager
-async def serve(agent: Agent) -> AsyncIterator[None]:
+async def serve(agent: Agent, reload: Callable[[], Awaitable[int]]) -> AsyncIterator[None]:
     """Answer on the control socket for as long as the context lasts. A socket left by a dead agent is replaced."""
     app = web.Application(middlewares=[_faults])
     app.add_routes([web.get("/status", lambda _: _json(status(agent))), web.get("/explain", _explain(agent))])
     app.add_routes([web.post(path, _intent(agent, state)) for path, state in _INTENTS.items()])
     app.add_routes([web.post("/announce", _vip(agent, withhold=False)), web.post("/withdraw", _vip(agent, True))])
     app.add_routes([web.get("/deny", lambda _: _json(_denied(agent))), web.post("/deny", _deny(agent, add=True))])
+    app.add_routes([web.post("/reload", _reload(reload))])
     app.add_routes([web.post("/backend", _backend(agent))])
     app.add_routes([web.delete("/deny", _deny(agent, add=False))])
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
@@ -92,6 +93,16 @@ def _vip(agent: Agent, withhold: bool) -> Any:
         vips = frozenset(known.values() if wanted is None else [known[wanted]])
         agent.change(withheld=agent.withheld | vips if withhold else agent.withheld - vips)
         return await _json({"ok": True, "vips": sorted(map(str, vips))})
+
+    return handle
+
+
+def _reload(reload: Callable[[], Awaitable[int]]) -> Any:
+    async def handle(_: web.Request) -> web.Response:
+        try:
+            return await _json({"ok": True, "generation": await reload()})
+        except AgentError as error:
+            return await _json({"error": f"{error}\nnothing was changed"}, 400)
 
     return handle
 

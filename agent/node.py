@@ -79,6 +79,9 @@ class Agent:
         self.membership_known = False
         self.stopping = False
         self._attached_once = False
+        self.generation = 0
+        self.refused: str | None = None
+        """How often the configuration was taken in anew, and why the last reload was not (daemon.py's to set)."""
         self.fault: str | None = None
         """Why the last pass did not get through; None if it did."""
         self._saved = saved
@@ -174,8 +177,8 @@ class Agent:
 
     # Tasks
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Run until `stop` is set, then withdraw and leave."""
+    async def run(self, ending: asyncio.Future[bool]) -> None:
+        """Run until `ending` is done, then withdraw and leave; only leave if its result says that another follows."""
         await self._netlink.remove_vips(self._saved.vips - set(self.config.vips))
         await self._netlink.put_vips(self.config.vips, self.config.node.names)
         async with asyncio.TaskGroup() as tasks:
@@ -188,8 +191,8 @@ class Agent:
             ]
             if self.routes is not None:
                 running.append(tasks.create_task(self.routes.run()))
-            await stop.wait()
-            await self._withdraw()
+            if await ending:
+                await self._withdraw()
             for task in running:
                 task.cancel()
         self._netlink.close()

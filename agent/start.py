@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal
 
 from agent.config import Config
@@ -20,18 +21,28 @@ if TYPE_CHECKING:
 log = logging.getLogger("anylb")
 
 
-def start(config: Config, paths: Paths) -> None:
-    """Be the agent of this node until SIGTERM or SIGINT. Raises AgentError, BpfError or BgpError when it cannot."""
+def start(load: Callable[[], Config], paths: Paths) -> None:
+    """Be the agent of this node until SIGTERM or SIGINT. Raises AgentError, BpfError or BgpError when it cannot.
+
+    `load` reads the configuration, now and at each reload.
+    """
+    config = load()
     spare_memory()
     prepare(paths.run)
     with only_one(paths.lock), ThreadPoolExecutor(1) as early:
-        mode = config.xdp.mode
-        if mode == "off" and _take_away(paths):
-            log.info("took the XDP program of an earlier run away: xdp.mode is off")
-        opening = early.submit(_open, config, paths, mode) if mode != "off" else None
+
+        def opening(config: Config) -> Future[DataPath] | None:
+            mode = config.xdp.mode
+            if mode != "off":
+                return early.submit(_open, config, paths, mode)
+            if _take_away(paths):
+                log.info("took the XDP program of an earlier run away: xdp.mode is off")
+            return None
+
+        first = opening(config)
         from agent.daemon import run
 
-        asyncio.run(run(config, paths, opening))
+        asyncio.run(run(config, paths, first, load, opening))
 
 
 def detach(paths: Paths) -> bool:

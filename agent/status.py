@@ -34,6 +34,7 @@ def status(agent: Agent) -> dict[str, Any]:
             "state": agent.intent,
         },
         "fault": agent.fault,
+        "config": {"generation": agent.generation, "refused": agent.refused},
         "ready": agent.ready and agent.membership_known,
         "xdp": {
             "mode": (agent.datapath.mode or "detached") if agent.datapath else "off",
