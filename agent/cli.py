@@ -2,7 +2,7 @@
 """lbctl: the command line. Nouns read, verbs change state; for people by default, for programs with -o json.
 
 Owns the commands, their output and the exit codes: 0 done, 1 refused or failed (one line says why and what to do),
-2 wrong usage, 3 no agent answers.
+2 wrong usage, 3 no agent answers, 4 not within the time that --wait was given (cli_announce.py).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from agent.cli_lab import lab
 from agent.cli_router import config_command
 from agent.errors import AgentError, NotRunningError
 from agent.model import Network, endpoint
-from agent.options import ask, config_option, output_option, show, socket_option, xdp_option
+from agent.options import ask, config_option, force_option, output_option, show, socket_option, xdp_option
 from bgp.errors import BgpError
 from bpf.errors import BpfError
 from topology.errors import LabError
@@ -216,14 +216,18 @@ _deny_verb("add", "POST", "Drop all packets from PREFIX to VIPs, now and after a
 _deny_verb("del", "DELETE", "Let PREFIX in again.", "no longer denied")
 
 
-def _verb(name: str, help_text: str, said: str) -> None:
+def _verb(name: str, help_text: str, said: str, withdraws: bool) -> None:
     @main.command(name, help=help_text)
     @socket_option
     @output_option
-    def command(socket: Path, output: str) -> None:
-        show(ask(socket, "POST", f"/{name}"), output, lambda _: click.echo(said))
+    def command(socket: Path, output: str, force: bool = False) -> None:
+        query = {"force": "yes"} if force else {}
+        show(ask(socket, "POST", f"/{name}", **query), output, lambda _: click.echo(said))
+
+    if withdraws:
+        force_option(command)
 
 
-_verb("drain", "Take no new connections, keep the open ones, leave the routers' ECMP sets.", "draining")
-_verb("undrain", "Take new connections again: the way back from drain and leave.", "up")
-_verb("leave", "Leave every chain, after a drain: connections that are still open here break.", "left")
+_verb("drain", "Take no new connections, keep the open ones, leave the routers' ECMP sets.", "draining", True)
+_verb("undrain", "Take new connections again: the way back from drain and leave.", "up", False)
+_verb("leave", "Leave every chain, after a drain: connections that are still open here break.", "left", True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The control socket: HTTP over a unix socket that only root may open. Its server, and the client that lbctl is."""
+"""The control socket: HTTP over a unix socket that only root may open. lbctl is its client (control_client.py)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from ipaddress import ip_network
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from agent import explain
-from agent.errors import AgentError, NotRunningError
-from agent.model import Address, State
+from agent import control_announce, explain, steer
+from agent.errors import AgentError, LastAnnouncerError
+from agent.model import State
 from agent.plan import effective_weight, own_share
 from agent.status import status
 from bpf.errors import BpfError
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("anylb")
 _INTENTS = {"/drain": State.DRAINING, "/undrain": State.UP, "/leave": State.LEFT}
-CLIENT_TIMEOUT_S = 10.0
 
 
 @contextlib.asynccontextmanager
@@ -36,7 +33,7 @@ async def serve(agent: Agent, reload: Callable[[], Awaitable[int]]) -> AsyncIter
     app = web.Application(middlewares=[_faults])
     app.add_routes([web.get("/status", lambda _: _json(status(agent))), web.get("/explain", _explain(agent))])
     app.add_routes([web.post(path, _intent(agent, state)) for path, state in _INTENTS.items()])
-    app.add_routes([web.post("/announce", _vip(agent, withhold=False)), web.post("/withdraw", _vip(agent, True))])
+    app.add_routes(control_announce.routes(agent))
     app.add_routes([web.get("/deny", lambda _: _json(_denied(agent))), web.post("/deny", _deny(agent, add=True))])
     app.add_routes([web.post("/reload", _reload(reload))])
     app.add_routes([web.post("/backend", _backend(agent))])
@@ -67,6 +64,10 @@ async def _faults(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     except web.HTTPException as error:
         return await _json({"error": f"{request.method} {request.path}: {error.reason}"}, error.status)
+    except LastAnnouncerError as error:
+        return await _json({"error": str(error)}, 409)
+    except AgentError as error:
+        return await _json({"error": str(error)}, 400)
     except Exception as error:
         log.exception("%s %s", request.method, request.path)
         return await _json({"error": f"{request.path} failed in the agent: {error}; see its log"}, 500)
@@ -77,22 +78,9 @@ async def _json(body: dict[str, Any], code: int = 200) -> web.Response:
 
 
 def _intent(agent: Agent, intent: State) -> Any:
-    async def handle(_: web.Request) -> web.Response:
-        agent.change(intent=intent)
-        return await _json({"ok": True, "state": intent})
-
-    return handle
-
-
-def _vip(agent: Agent, withhold: bool) -> Any:
     async def handle(request: web.Request) -> web.Response:
-        wanted = request.query.get("vip")
-        known = {str(vip): vip for vip in agent.config.vips}
-        if wanted is not None and wanted not in known:
-            return await _json({"error": f"{wanted} is not a VIP of this node; it has {', '.join(known)}"}, 404)
-        vips = frozenset(known.values() if wanted is None else [known[wanted]])
-        agent.change(withheld=agent.withheld | vips if withhold else agent.withheld - vips)
-        return await _json({"ok": True, "vips": sorted(map(str, vips))})
+        steer.intend(agent, intent, force="force" in request.query)
+        return await _json({"ok": True, "state": intent})
 
     return handle
 
@@ -166,36 +154,6 @@ def _deny(agent: Agent, add: bool) -> Any:
 
 def _explain(agent: Agent) -> Any:
     async def handle(request: web.Request) -> web.Response:
-        try:
-            return await _json(explain.explain(agent, explain.parse(request.query.get("tuple", ""))))
-        except AgentError as error:
-            return await _json({"error": str(error)}, 400)
+        return await _json(explain.explain(agent, explain.parse(request.query.get("tuple", ""))))
 
     return handle
-
-
-async def call(path: Path, method: str, resource: str, **query: str) -> dict[str, Any]:
-    """Ask the agent behind a control socket. NotRunningError when none answers, AgentError when it refuses."""
-    timeout = aiohttp.ClientTimeout(total=CLIENT_TIMEOUT_S)
-    try:
-        async with (
-            aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path)), timeout=timeout) as session,
-            session.request(method, f"http://agent{resource}", params=query) as response,
-        ):
-            answer: dict[str, Any] = await response.json()
-    except PermissionError:
-        raise AgentError(f"{path}: permission denied; run lbctl as root") from None
-    except aiohttp.ClientConnectorError as error:
-        if isinstance(error.os_error, PermissionError):
-            raise AgentError(f"{path}: permission denied; run lbctl as root") from None
-        raise NotRunningError(f"{path}: no agent answers; start it with `lbctl agent run` (lb-agent.service)") from None
-    except (aiohttp.ClientError, TimeoutError) as error:
-        raise NotRunningError(f"{path}: the agent does not answer ({error or 'timed out'})") from None
-    if response.status >= 400:
-        raise AgentError(str(answer.get("error", f"the agent refused with {response.status}")))
-    return answer
-
-
-def vip_query(vip: Address | None) -> dict[str, str]:
-    """The query for one VIP, or for all."""
-    return {} if vip is None else {"vip": str(vip)}

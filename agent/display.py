@@ -6,7 +6,10 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+from agent.announce import moment
 
 _COLOURS = {"up": "green", "draining": "yellow", "lost": "red", "left": "dim", "down": "red"}
 
@@ -128,3 +131,45 @@ def print_lab(answer: dict[str, Any]) -> None:
         interfaces = [f"{i['name']} {' '.join(i['addresses'])}".strip() for i in node["interfaces"]]
         table.add_row(node["name"], str(node["pid"]) if node["alive"] else "[red]dead[/]", ", ".join(interfaces))
     console.print(table)
+
+
+def print_announcements(answer: dict[str, Any]) -> None:
+    """How each VIP stands at each peer, then who else announces it, then what is wrong."""
+    console = Console(highlight=False)
+    table = _table("VIP", "peer", "desired", "in adj-rib-out", "session", "since", "why")
+    for row in answer["peers"]:
+        as_desired = row["out"] == ("no" if row["desired"] == "withdrawn" else "yes")
+        out = row["out"] if as_desired else f"[red]{row['out']}[/]"
+        table.add_row(
+            row["vip"],
+            row["peer"],
+            row["desired"],
+            out,
+            _state(row["session"]),
+            age(row["since_s"]),
+            escape(row["why"]),
+        )
+    console.print(table)
+    for vip in answer["vips"]:
+        others = ", ".join(vip["others"]) or "[yellow]no other node[/]"
+        console.print(f"{vip['vip']} is also announced by {others}")
+    for fault in answer["faults"]:
+        console.print(f"[red]{fault['severity']}[/]: {escape(fault['text'])}")
+    if answer["unkept"]:
+        console.print(f"[red]orders are not kept over a restart: {escape(answer['unkept'])}[/]")
+
+
+def age(seconds: float) -> str:
+    """A duration in its largest unit."""
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{int(seconds)} s"
+
+
+def change_line(change: dict[str, Any]) -> str:
+    """One change of how a VIP stands at a peer."""
+    return (
+        f"{moment(change['since'])} {change['vip']} at {change['peer']}: {change['desired']}, "
+        f"in adj-rib-out: {change['out']}, session {change['session']}: {change['why']}"
+    )

@@ -12,3 +12,7 @@ class ConfigError(AgentError):
 
 class NotRunningError(AgentError):
     """No agent answers on the control socket. The CLI exits with 3, so that scripts can tell it from a refusal."""
+
+
+class LastAnnouncerError(AgentError):
+    """What was asked for would leave a VIP without any node that announces it."""

@@ -26,6 +26,15 @@ class State(StrEnum):
     LEFT = "left"
 
 
+class Method(StrEnum):
+    """How the drain of a VIP makes the routers prefer other nodes."""
+
+    WITHDRAW = "withdraw"
+    PREPEND = "prepend"
+    MED = "med"
+    GSHUT = "gshut"
+
+
 @dataclass(frozen=True, slots=True)
 class Share:
     """A member's part in one service: the weight that its operator gave, and what it takes of it now (0 to nominal)."""
@@ -33,6 +42,8 @@ class Share:
     weight: int
     effective: int
     state: State
+    announced: bool = True
+    """Whether the member announces the service's VIP to the routers, as it says itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +87,7 @@ class Member:
         share = self.shares.get(service_id)
         if share is None or share.state is State.LEFT:
             return None
-        return Share(share.weight, 0, State.LOST) if self.lost else share
+        return Share(share.weight, 0, State.LOST, share.announced) if self.lost else share
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +98,18 @@ class Candidate:
     weight: int
     effective: int
     state: State
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """Whether a VIP is to be announced, and why (not)."""
+
+    wanted: bool
+    why: str
+    fault: bool = False
+    """Whether it is not wanted because something fails, rather than because somebody said so."""
+    method: Method | None = None
+    """What is done to the route so that routers prefer others; None when it is announced as it is."""
 
 
 def endpoint(address: Address, port: int | str) -> str:

@@ -12,11 +12,13 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from pyroute2.netlink.exceptions import NetlinkError
 
 from agent import epoch, speech, state, version
+from agent.announcer import Announcer
 from agent.apply import Applier
 from agent.check import check_for_ever
 from agent.config import Config
@@ -24,11 +26,12 @@ from agent.epoch import Stance
 from agent.errors import AgentError
 from agent.health import Health
 from agent.members import View
-from agent.model import Address, Member, Network, Share, State
+from agent.model import Address, Announcement, Member, Network, Share, State
 from agent.netlink import Interface, Netlink
-from agent.plan import Announcement, Condition, announcement, candidates, own_share, takers
+from agent.plan import Condition, candidates, own_share, takers
 from agent.process import Paths, uids_of
 from agent.routes import Routes
+from agent.standing import standings
 from bgp.client import RelayClient
 from bgp.route import Route
 from bgp.snapshot import Snapshot
@@ -59,7 +62,9 @@ class Agent:
         """Which of its epochs this node uses; None before the first pass."""
         saved = state.load(paths.state)
         now = time.monotonic()
-        self.intent, self.withheld, self.begun = saved.intent, saved.withheld, saved.begun
+        self.intent: State = saved.intent
+        self.begun = saved.begun
+        self.announcer = Announcer(config, paths.orders, saved.falls, saved.standings)
         self.health = {
             s.name: Health(s.name in saved.healthy, 0, now, "as the agent before this one saw it")
             if s.name in saved.healthy
@@ -74,7 +79,6 @@ class Agent:
         self.applier = None
         if datapath:
             self.applier = Applier(config, datapath, interface.address, interface.address6, self.all_denied)
-        self.announcements: dict[Address, Announcement] = {}
         self.relay = RelayClient(paths.relay, uids_of(config.bgp.user), self._heard)
         self.membership_known = False
         self.stopping = False
@@ -112,12 +116,21 @@ class Agent:
     def condition(self) -> Condition:
         """What the decisions of plan.py are made from."""
         healthy = {name: health.healthy for name, health in self.health.items()}
-        return Condition(self.ready, healthy, self.intent, self.withheld, self.begun, self.drained, self.weights)
+        return Condition(self.ready, healthy, self.intent, self.begun, self.drained, self.weights)
 
     def own_shares(self) -> dict[int, Share]:
         """This node's part in each service, by service id."""
         condition = self.condition
-        return {speech.id_of(service): own_share(service, condition) for service in self.config.services}
+        announced = {vip for vip, announcement in self.announcements.items() if announcement.wanted}
+        return {
+            speech.id_of(s): replace(own_share(s, condition), announced=s.vip in announced)
+            for s in self.config.services
+        }
+
+    @property
+    def announcements(self) -> Mapping[Address, Announcement]:
+        """What was decided of each VIP; empty before the first decision."""
+        return self.announcer.announcements
 
     def members(self) -> tuple[Member, ...]:
         """The view with this node itself in it, by address."""
@@ -150,11 +163,15 @@ class Agent:
             raise
         self._wake.set()
 
-    def change(self, intent: State | None = None, withheld: frozenset[Address] | None = None) -> None:
-        """Take in the operator's wish; the reconciler carries it out."""
-        self.intent = intent or self.intent
-        self.withheld = self.withheld if withheld is None else withheld
+    def changed(self) -> None:
+        """Keep what the operator said; the next pass carries it out."""
         self._save()
+        self._wake.set()
+
+    def announce_now(self) -> None:
+        """Carry out at the routers what the operator said of VIPs: no table depends on it."""
+        if self._wish is not None:
+            self._announce()
         self._wake.set()
 
     def set_backend(self, services: Iterable[str], drained: bool | None = None, weight: int | None = None) -> None:
@@ -166,8 +183,7 @@ class Agent:
                 self.weights[service] = weight
         nominal = {s.name: s.weight for s in self.config.services}
         self.weights = {name: low for name, low in self.weights.items() if low < nominal.get(name, 0)}
-        self._save()
-        self._wake.set()
+        self.changed()
 
     def _heard(self, snapshot: Snapshot) -> None:
         if snapshot.deadman and not self._silenced:
@@ -272,13 +288,9 @@ class Agent:
         condition = self.condition
         members = self.members()
         untaken = {s.name for s in self.config.services if not takers(candidates(speech.id_of(s), members))}
-        for vip in self.config.vips:
-            new = announcement(self.config, vip, condition, untaken)
-            if new != self.announcements.get(vip):
-                log.info("%s: %s, %s", vip, "to be announced" if new.wanted else "not to be announced", new.why)
-            self.announcements[vip] = new
-        wanted = [vip for vip, a in self.announcements.items() if a.wanted and not self.stopping]
-        self.begun |= set(wanted)
+        self.announcer.decide(condition, untaken, time.monotonic(), time.time())
+        wanted = {vip: a.method for vip, a in self.announcements.items() if a.wanted and not self.stopping}
+        self.begun |= wanted.keys()
         here, shares = self.interface, self.own_shares()
         if self.stopping:
             shares = speech.silenced(shares)
@@ -289,6 +301,9 @@ class Agent:
             self.config, here.address, self.epoch_numbers, shares, wanted, here.address6, self.version
         )
         self.relay.desire(*self._wish)
+        snapshot = self.relay.snapshot if self.relay.connected else None
+        told = {route.prefix: route for route in self._wish[0]}
+        self.announcer.observe(standings(self.config, self.announcements, told, snapshot), time.time())
 
     def _save(self) -> None:
         healthy = frozenset(name for name, health in self.health.items() if health.healthy)
@@ -297,13 +312,14 @@ class Agent:
             members=self.view.members,
             healthy=healthy,
             intent=self.intent,
-            withheld=self.withheld,
             begun=self.begun,
             vips=vips,
             denied=self.denied,
             version=self.version,
             drained=self.drained,
             weights=tuple(sorted(self.weights.items())),
+            falls=dict(self.announcer.falls),
+            standings=self.announcer.entries,
         )
         if new == self._saved:
             return

@@ -38,12 +38,15 @@ def _vip(_: click.Context, __: click.Parameter, value: str | None) -> Address | 
         raise click.BadParameter(f"{value} is not an IP address") from None
 
 
+force_option = click.option(
+    "--force", is_flag=True, help="Also where no other node is known to announce the VIP: it goes off the air."
+)
 vip_option = click.option("--vip", callback=_vip, help="One VIP; all without it.")
 
 
 def ask(socket: Path, method: str, resource: str, **query: str) -> dict[str, Any]:
     """The agent's answer. NotRunningError when there is none, AgentError when it refuses."""
-    from agent.control import call
+    from agent.control_client import call
 
     return asyncio.run(call(socket, method, resource, **query))
 
@@ -54,3 +57,8 @@ def show(answer: dict[str, Any], output: str, text: Callable[[dict[str, Any]], N
         click.echo(json.dumps(answer, indent=2))
     else:
         text(answer)
+
+
+def vip_query(vip: Address | None) -> dict[str, str]:
+    """The query for one VIP, or for all."""
+    return {} if vip is None else {"vip": str(vip)}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from agent.config import Config, ServiceConfig
 from agent.errors import AgentError
-from agent.model import Address, Candidate, Member, Share, State
+from agent.model import Address, Announcement, Candidate, Member, Share, State
 
 GRACE_S = 10.0
 GRACE_IN_ALL_S = 30.0
@@ -32,22 +32,12 @@ class Condition:
     """By service name."""
     intent: State = State.UP
     """What the operator wants of the node: `up`, `draining` or `left`."""
-    withheld: frozenset[Address] = field(default_factory=frozenset)
-    """VIPs that the operator withdrew."""
     begun: frozenset[Address] = field(default_factory=frozenset)
     """VIPs that have been announced since their services first rose."""
     drained: frozenset[str] = field(default_factory=frozenset)
     """Services that this node takes no new connections for, by the operator's word; by name."""
     weights: Mapping[str, int] = field(default_factory=dict)
     """The operator's effective weights where they are lower than the nominal ones, by service name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Announcement:
-    """Whether a VIP is to be announced, and why (not)."""
-
-    wanted: bool
-    why: str
 
 
 def own_share(service: ServiceConfig, condition: Condition) -> Share:
@@ -78,7 +68,9 @@ def effective_weight(text: str, nominal: int) -> int:
 def announcement(
     config: Config, vip: Address, condition: Condition, untaken: Collection[str] = frozenset()
 ) -> Announcement:
-    """Whether to announce a VIP. `untaken`: the names of services that no member at all takes new connections for.
+    """Whether to announce a VIP, but for what the operator says of it and for damping (announce.py).
+
+    `untaken`: the names of services that no member at all takes new connections for.
 
     With the data path, a VIP once begun stays announced while the node can forward, even when its own service is
     unhealthy: only the weight becomes 0, and the router's ECMP set is not disturbed. Without (`xdp.mode: off`),
@@ -89,23 +81,22 @@ def announcement(
         return Announcement(False, "node.announce is false: a member only")
     if condition.intent is not State.UP:
         return Announcement(False, f"the node is {condition.intent}")
-    if vip in condition.withheld:
-        return Announcement(False, "withdrawn by the operator")
     if not condition.forwarding:
-        return Announcement(False, "the data path is not ready")
+        return Announcement(False, "the data path is not ready", fault=True)
     if vip.version == 6:
         return Announcement(False, "IPv6 routes are not announced yet; give the router a static one")
     services = [service for service in config.services if service.vip == vip]
     sick = [s.name for s in services if not condition.healthy[s.name] or s.name in condition.drained]
+    failing = not all(condition.healthy[s.name] for s in services)
     if sick and vip not in condition.begun:
-        return Announcement(False, f"unhealthy: {', '.join(sick)}")
+        return Announcement(False, f"unhealthy: {', '.join(sick)}", fault=failing)
     if all(s.name in untaken for s in services):
         withdrawing = [s.name for s in services if s.when_unhealthy == "withdraw"]
         if withdrawing:
-            return Announcement(False, f"no member is healthy: {', '.join(withdrawing)}")
+            return Announcement(False, f"no member is healthy: {', '.join(withdrawing)}", fault=failing)
         return Announcement(True, "no member is healthy: failing open")
     if sick and config.xdp.mode == "off":
-        return Announcement(False, f"unhealthy: {', '.join(sick)}")
+        return Announcement(False, f"unhealthy: {', '.join(sick)}", fault=failing)
     return Announcement(True, f"forwarding for {', '.join(sick)}" if sick else "healthy")
 
 

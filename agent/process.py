@@ -22,6 +22,7 @@ class Paths:
     run: Path = Path("/run/anylb")
     pins: Path = Path("/sys/fs/bpf/anylb")
     relay: Path = Path("/run/anylb-bgp/relay.sock")
+    kept: Path = Path("/var/lib/anylb")
 
     @property
     def lock(self) -> Path:
@@ -37,6 +38,11 @@ class Paths:
     def state(self) -> Path:
         """What outlives an agent until the next boot."""
         return self.run / "state.json"
+
+    @property
+    def orders(self) -> Path:
+        """What the operator said of VIPs; it outlives a reboot."""
+        return self.kept / "orders.json"
 
 
 def prepare(folder: Path) -> None:

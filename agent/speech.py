@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
+from agent.announce import dressed
 from agent.config import Config, ServiceConfig
 from agent.hearing import PeerReport, Told
-from agent.model import Address, Share, State, tag_of
+from agent.model import Address, Method, Share, State, tag_of
 from agent.version import Version
 from bgp.community import Identity, ServiceState, decode, encode, problem, service_id
 from bgp.route import Route
@@ -34,11 +35,11 @@ def wish(
     address: IPv4Address,
     epochs: Sequence[int],
     shares: Mapping[int, Share],
-    vips: Iterable[Address],
+    vips: Mapping[Address, Method | None],
     address6: IPv6Address | None = None,
     version: Version | None = None,
 ) -> tuple[list[Route], list[Route]]:
-    """(what to announce, what to announce instead when this agent falls silent).
+    """(what to announce, what to announce instead when this agent falls silent). `vips` says how each is drained.
 
     The fallback is the identity alone, draining: a dead agent no longer draws flows, and is still known as the owner
     of those it has. Its version is above the live one, and below that of the agent's next word.
@@ -47,14 +48,14 @@ def wish(
     silent = identity(config, address, epochs, silenced(shares), address6)
     if version is not None:
         live, silent = replace(live, version=version.number), replace(silent, version=version.fallback)
-    own = [Route.of(f"{vip}/32", str(address)) for vip in vips if vip.version == 4]
+    own = [dressed(Route.of(f"{vip}/32", str(address)), method) for vip, method in vips.items() if vip.version == 4]
     return [_route(config, live), *own], [_route(config, silent)]
 
 
 def silenced(shares: Mapping[int, Share]) -> dict[int, Share]:
     """A node's shares once its agent is silent or stopped: no new flows, those that it has are still its own."""
     return {
-        number: Share(share.weight, 0, State.LEFT if share.state is State.LEFT else State.DRAINING)
+        number: Share(share.weight, 0, State.LEFT if share.state is State.LEFT else State.DRAINING, announced=False)
         for number, share in shares.items()
     }
 
@@ -68,7 +69,8 @@ def identity(
 ) -> Identity:
     """What this node says of itself, without a version. `epochs`: what it supports, the one that it prefers first."""
     services = {
-        number: ServiceState(share.weight, share.effective, str(share.state)) for number, share in shares.items()
+        number: ServiceState(share.weight, share.effective, str(share.state), share.announced)
+        for number, share in shares.items()
     }
     return Identity(config.cluster, address, epochs[0], services, address6, epochs=tuple(epochs[1:]))
 
@@ -127,7 +129,7 @@ def _told(config: Config, route: Route, own: IPv4Address) -> Told | None:
     if route.prefix != f"{identity_address(config, said.address)}/32":
         return None
     shares = {
-        number: Share(service.nominal, service.effective, State(service.state))
+        number: Share(service.nominal, service.effective, State(service.state), service.announced)
         for number, service in said.services.items()
     }
     # An IPv6 address outside members.allow is not believed: tunnels from it would not be opened either.

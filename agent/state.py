@@ -1,20 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an agent leaves for its successor on the same boot: the view, the health, the operator's wishes.
+"""What an agent leaves for its successor on the same boot: the view, the health, the node's intent.
 
 Without it a restarted agent would believe its services unhealthy and forget who is lost, and so change weights and
-chains for no reason. The file lies below /run, so that a reboot begins afresh; CLOCK_MONOTONIC stays comparable.
+chains for no reason. The file lies below /run, so that a reboot begins afresh; CLOCK_MONOTONIC stays comparable. What
+outlives a reboot is orders.py's.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
+from agent.announce import Falls
 from agent.model import Address, Member, Network, Share, State
+from agent.standing import Entry
 from agent.version import Version
 
 
@@ -25,7 +29,6 @@ class Saved:
     members: tuple[Member, ...] = ()
     healthy: frozenset[str] = field(default_factory=frozenset)
     intent: State = State.UP
-    withheld: frozenset[Address] = field(default_factory=frozenset)
     begun: frozenset[Address] = field(default_factory=frozenset)
     vips: frozenset[Address] = field(default_factory=frozenset)
     """The addresses that the agent put on lo, so that one whose service left the configuration can be taken off."""
@@ -37,6 +40,10 @@ class Saved:
     """Services that `lbctl backend drain` named."""
     weights: tuple[tuple[str, int], ...] = ()
     """Effective weights that `lbctl backend weight` set, by service."""
+    falls: Mapping[Address, Falls] = field(default_factory=dict)
+    """How VIPs have been falling of late: a restart does not forgive it."""
+    standings: tuple[Entry, ...] = ()
+    """How each VIP stood at each peer, and since when."""
 
 
 def save(path: Path, saved: Saved) -> None:
@@ -50,7 +57,7 @@ def load(path: Path) -> Saved:
     """The predecessor's state; an empty one where there is none or it cannot be read (it is only ever a shortcut)."""
     try:
         return _from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return Saved()
 
 
@@ -60,7 +67,7 @@ def _to_json(saved: Saved) -> dict[str, Any]:
             {
                 "address": str(member.address),
                 "epoch": member.epoch,
-                "shares": {str(sid): [s.weight, s.effective, s.state] for sid, s in member.shares.items()},
+                "shares": {str(sid): [s.weight, s.effective, s.state, s.announced] for sid, s in member.shares.items()},
                 "lost": member.lost,
                 "since": member.since,
                 "why": member.why,
@@ -72,13 +79,14 @@ def _to_json(saved: Saved) -> dict[str, Any]:
         ],
         "healthy": sorted(saved.healthy),
         "intent": saved.intent,
-        "withheld": sorted(map(str, saved.withheld)),
         "begun": sorted(map(str, saved.begun)),
         "vips": sorted(map(str, saved.vips)),
         "denied": sorted(map(str, saved.denied)),
         "version": [saved.version.number, saved.version.content] if saved.version else None,
         "drained": sorted(saved.drained),
         "weights": dict(saved.weights),
+        "falls": {str(vip): [fall.at, fall.hold_s, fall.count] for vip, fall in saved.falls.items()},
+        "standings": [entry.to_json() for entry in saved.standings],
     }
 
 
@@ -87,7 +95,7 @@ def _from_json(data: dict[str, Any]) -> Saved:
         Member(
             IPv4Address(entry["address"]),
             int(entry["epoch"]),
-            {int(sid): Share(int(w), int(e), State(state)) for sid, (w, e, state) in entry["shares"].items()},
+            {int(sid): _share(*share) for sid, share in entry["shares"].items()},
             bool(entry["lost"]),
             float(entry["since"]),
             str(entry["why"]),
@@ -102,11 +110,16 @@ def _from_json(data: dict[str, Any]) -> Saved:
         members=members,
         healthy=frozenset(map(str, data["healthy"])),
         intent=State(data["intent"]),
-        withheld=frozenset(map(ip_address, data["withheld"])),
         begun=frozenset(map(ip_address, data["begun"])),
         vips=frozenset(map(ip_address, data["vips"])),
         denied=frozenset(map(ip_network, data.get("denied", ()))),
         version=Version(int(number), str(content)) if number else None,
         drained=frozenset(map(str, data.get("drained", ()))),
         weights=tuple(sorted((str(name), int(weight)) for name, weight in data.get("weights", {}).items())),
+        falls={ip_address(vip): Falls(float(f[0]), float(f[1]), int(f[2])) for vip, f in data.get("falls", {}).items()},
+        standings=tuple(map(Entry.from_json, data.get("standings", ()))),
     )
+
+
+def _share(weight: int, effective: int, state: str, announced: bool = True) -> Share:
+    return Share(int(weight), int(effective), State(state), bool(announced))

@@ -15,6 +15,8 @@ Owns the wire format and nothing else: who is believed, and what a state leads t
     |                      |                        | none of the four                             |
     | cluster              | 8 << 28                | version, absent when 0                       |
     | cluster              | 9 << 28 | 0, 1, ...    | further epochs that the node supports        |
+    | cluster              | 10 << 28 | service id  | 1: the VIP is not announced to the routers;  |
+    |                      |                        | absent when it is, or is not said            |
     +----------------------+------------------------+----------------------------------------------+
 
 The version only grows (agent/version.py): of two contents that are told of one node, the higher is the newer one.
@@ -30,7 +32,7 @@ import hashlib
 import ipaddress
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bgp.errors import BgpError
 from bgp.route import LargeCommunity
@@ -52,6 +54,7 @@ class _Type(enum.IntEnum):
     """The first of four."""
     VERSION = 8
     FURTHER_EPOCH = 9
+    SILENT = 10
 
 
 _STATES = {"up": 1, "draining": 2, "left": 3}
@@ -65,6 +68,8 @@ class ServiceState:
     nominal: int
     effective: int
     state: str
+    announced: bool = True
+    """False: the node says that it does not announce the service's VIP to the routers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +127,8 @@ def encode(identity: Identity) -> tuple[LargeCommunity, ...]:
         if not 0 <= number < 1 << SERVICE_ID_BITS:
             raise BgpError(f"identity: service id {number} is not a number of {SERVICE_ID_BITS} bits")
         communities.append((cluster, _Type.SERVICE << SERVICE_ID_BITS | number, _pack(service)))
+        if not service.announced:
+            communities.append((cluster, _Type.SILENT << SERVICE_ID_BITS | number, 1))
     return tuple(sorted((int(a), int(b), int(c)) for a, b, c in communities))
 
 
@@ -162,7 +169,7 @@ def _parse(communities: Iterable[LargeCommunity], cluster: int) -> Identity | st
             if isinstance(service, str):
                 return f"identity: service {number}: {service}"
             if service is not None:
-                services[number] = service
+                services[number] = replace(service, announced=said.get((_Type.SILENT, number)) != 1)
     version = said.get((_Type.VERSION, 0), 0)
     epochs = tuple(value for (kind, _), value in sorted(said.items()) if kind == _Type.FURTHER_EPOCH)
     return Identity(cluster, ipaddress.IPv4Address(address), epoch, services, address6, version, epochs)

@@ -187,7 +187,13 @@ class Session:
         """Return all there is to tell the agent."""
         peers = tuple(
             Peer(
-                n.address, n.up, n.since, n.eor, tuple(n.routes.values()), frozenset(self._verified.get(n.address, ()))
+                n.address,
+                n.up,
+                n.since,
+                n.eor,
+                tuple(n.routes.values()),
+                frozenset(self._verified.get(n.address, ())),
+                tuple(self._verified.get(n.address, {}).values()),
             )
             for n in self._intake.neighbors
         )

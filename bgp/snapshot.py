@@ -6,7 +6,8 @@ Owns the messages between agent and relay, one JSON object to a line:
     agent to relay, at least once a second (it is the heartbeat too): the whole wish, never a difference
       {"desired": [route, ...], "fallback": [route, ...]}
     relay to agent, at once on connecting and after each change: the whole state
-      {"peers": [{"address", "state": "up"|"down", "since", "eor", "routes": [route, ...], "announced": [prefix, ...]}],
+      {"peers": [{"address", "state": "up"|"down", "since", "eor", "routes": [route, ...], "announced": [prefix, ...],
+         "out": [route, ...]}],
        "error": text or null, "deadman": bool}
     relay to agent, before it hangs up
       {"goodbye": text}
@@ -38,7 +39,7 @@ class Peer:
     `since` is when the session last came up or went down, in seconds of CLOCK_MONOTONIC (time.monotonic(), and
     asyncio's loop.time()); 0 if it never was up. `eor`: the neighbour has sent all it had when the session came up
     (End-of-RIB, RFC 4724 section 2). `routes`: learned from it, by prefix; empty while it is down. `announced`: the
-    prefixes that ExaBGP's adj-rib-out holds for it; it hears of them only while it is up.
+    prefixes that ExaBGP's adj-rib-out holds for it; it hears of them only while it is up. `out`: the same as routes.
     """
 
     address: str
@@ -47,6 +48,7 @@ class Peer:
     eor: bool
     routes: tuple[Route, ...] = ()
     announced: frozenset[str] = frozenset()
+    out: tuple[Route, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,7 @@ def _peer_to_json(peer: Peer) -> dict[str, Any]:
         "eor": peer.eor,
         "routes": [route.to_json() for route in peer.routes],
         "announced": sorted(peer.announced),
+        "out": [route.to_json() for route in peer.out],
     }
 
 
@@ -155,4 +158,5 @@ def _peer_from_json(value: Mapping[str, Any]) -> Peer:
         eor=bool(value["eor"]),
         routes=tuple(Route.from_json(route) for route in value["routes"]),
         announced=frozenset(str(prefix) for prefix in value["announced"]),
+        out=tuple(Route.from_json(route) for route in value.get("out", ())),
     )

@@ -77,7 +77,6 @@ SICK = replace(FINE, healthy={"web": False, "alt": True})
         ("off", FINE, True, "healthy"),
         ("auto", replace(FINE, intent=State.DRAINING), False, "the node is draining"),
         ("auto", replace(FINE, intent=State.LEFT), False, "the node is left"),
-        ("auto", replace(FINE, withheld=frozenset({VIP})), False, "withdrawn by the operator"),
         ("auto", replace(FINE, forwarding=False), False, "the data path is not ready"),
         ("auto", replace(FINE, forwarding=False, begun=frozenset({VIP})), False, "the data path is not ready"),
     ],

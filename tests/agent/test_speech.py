@@ -5,10 +5,11 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
 from agent import speech
+from agent.announce import MED
 from agent.config import PeerConfig, parse
 from agent.epoch import supported
 from agent.hearing import Told
-from agent.model import Share, State
+from agent.model import Method, Share, State
 from agent.version import Version
 from bgp.route import Route
 from bgp.snapshot import Peer, Snapshot
@@ -35,27 +36,36 @@ def heard(*routes: Route, up: bool = True, own: IPv4Address = B, connected: bool
 
 
 def test_what_is_announced_is_heard_as_meant() -> None:
-    desired, fallback = speech.wish(CONFIG, A, [99], SHARES, CONFIG.vips)
+    desired, fallback = speech.wish(CONFIG, A, [99], SHARES, dict.fromkeys(CONFIG.vips))
     assert [route.prefix for route in desired] == ["10.254.0.11/32", "192.0.2.10/32"]
     assert {route.next_hop for route in desired} == {"10.0.0.11"}
     assert heard(*desired) == {A: Told(A, 99, SHARES)}
     assert [route.prefix for route in fallback] == ["10.254.0.11/32"]
-    assert heard(*fallback) == {A: Told(A, 99, {WEB: Share(50, 0, State.DRAINING)})}
+    assert heard(*fallback) == {A: Told(A, 99, {WEB: Share(50, 0, State.DRAINING, announced=False)})}
 
 
 def test_what_a_node_supports_is_heard() -> None:
-    desired, fallback = speech.wish(CONFIG, A, [99, 98], SHARES, [])
+    desired, fallback = speech.wish(CONFIG, A, [99, 98], SHARES, {})
     for routes in (desired, fallback):
         assert (heard(*routes)[A].epoch, heard(*routes)[A].epochs) == (99, (98,))
 
 
+def test_the_method_of_a_drain_is_in_the_route_and_a_withheld_vip_in_the_identity() -> None:
+    vip = CONFIG.vips[0]
+    desired, _ = speech.wish(CONFIG, A, [99], SHARES, {vip: Method.MED})
+    assert desired[1].med == MED
+    shares = {WEB: Share(50, 50, State.UP, announced=False)}
+    desired, _ = speech.wish(CONFIG, A, [99], shares, {})
+    assert heard(*desired) == {A: Told(A, 99, shares)}
+
+
 def test_a_silent_agent_that_had_left_stays_left() -> None:
-    _, fallback = speech.wish(CONFIG, A, [99], {WEB: Share(50, 0, State.LEFT)}, [])
-    assert heard(*fallback)[A].shares == {WEB: Share(50, 0, State.LEFT)}
+    _, fallback = speech.wish(CONFIG, A, [99], {WEB: Share(50, 0, State.LEFT)}, {})
+    assert heard(*fallback)[A].shares == {WEB: Share(50, 0, State.LEFT, announced=False)}
 
 
 def test_the_fallback_is_told_under_a_version_above_the_live_one() -> None:
-    desired, fallback = speech.wish(CONFIG, A, [99], SHARES, [], version=Version(100))
+    desired, fallback = speech.wish(CONFIG, A, [99], SHARES, {}, version=Version(100))
     assert heard(*desired)[A].version == 100
     assert heard(*fallback)[A].version == 101
 
@@ -65,7 +75,7 @@ def test_own_reflections_are_told_apart_by_content_not_by_version() -> None:
     other = speech.identity(CONFIG, A, [99], speech.silenced(SHARES), None)
     assert speech.content(said) == speech.content(replace(said, version=5))
     assert speech.content(said) != speech.content(other)
-    desired, fallback = speech.wish(CONFIG, A, [99], SHARES, CONFIG.vips, version=Version(100))
+    desired, fallback = speech.wish(CONFIG, A, [99], SHARES, dict.fromkeys(CONFIG.vips), version=Version(100))
     peers = tuple(
         Peer(name, up, since=1.0, eor=True, routes=tuple(routes))
         for name, up, routes in (
@@ -81,12 +91,12 @@ def test_own_reflections_are_told_apart_by_content_not_by_version() -> None:
 
 
 def test_own_reflection_is_ignored() -> None:
-    desired, _ = speech.wish(CONFIG, A, [99], SHARES, [])
+    desired, _ = speech.wish(CONFIG, A, [99], SHARES, {})
     assert heard(*desired, own=A) == {}
 
 
 def test_nothing_is_heard_from_a_peer_that_is_down_or_over_a_lost_relay() -> None:
-    desired, _ = speech.wish(CONFIG, A, [99], SHARES, [])
+    desired, _ = speech.wish(CONFIG, A, [99], SHARES, {})
     assert heard(*desired, up=False) == {}
     assert heard(*desired, connected=False) == {}
     assert speech.reports(CONFIG, None, True, B)["10.0.0.1"].up is False
@@ -95,8 +105,10 @@ def test_nothing_is_heard_from_a_peer_that_is_down_or_over_a_lost_relay() -> Non
 def test_two_clusters_on_one_fabric_never_mix() -> None:
     """The same addresses, prefixes and VIPs, told by the same router: only the cluster's number differs."""
     other = CONFIG.model_copy(update={"cluster": 8})
-    ours = speech.wish(CONFIG, A, [99], SHARES, CONFIG.vips, version=Version(100))[0]
-    theirs = speech.wish(other, A, [1], {WEB: Share(1, 1, State.UP)}, CONFIG.vips, version=Version(500))[0]
+    ours = speech.wish(CONFIG, A, [99], SHARES, dict.fromkeys(CONFIG.vips), version=Version(100))[0]
+    theirs = speech.wish(other, A, [1], {WEB: Share(1, 1, State.UP)}, dict.fromkeys(CONFIG.vips), version=Version(500))[
+        0
+    ]
     peers = {"10.0.0.1": ours, "10.0.0.2": theirs}
     snapshot = Snapshot(tuple(Peer(name, True, 1.0, True, tuple(routes)) for name, routes in peers.items()))
     both = CONFIG.bgp.model_copy(update={"peers": (*CONFIG.bgp.peers, PeerConfig(address="10.0.0.2", asn=65000))})
@@ -111,10 +123,10 @@ def test_two_clusters_on_one_fabric_never_mix() -> None:
 def test_who_is_not_believed() -> None:
     outsider = IPv4Address("10.9.0.11")
     other_cluster = CONFIG.model_copy(update={"cluster": 8})
-    assert heard(*speech.wish(CONFIG, outsider, [99], SHARES, [])[0]) == {}
-    assert heard(*speech.wish(other_cluster, A, [99], SHARES, [])[0]) == {}
+    assert heard(*speech.wish(CONFIG, outsider, [99], SHARES, {})[0]) == {}
+    assert heard(*speech.wish(other_cluster, A, [99], SHARES, {})[0]) == {}
     # An identity under another node's prefix: the prefix is what a router's filter can check, so it must match.
-    identity = speech.wish(CONFIG, A, [99], SHARES, [])[0][0]
+    identity = speech.wish(CONFIG, A, [99], SHARES, {})[0][0]
     assert heard(replace(identity, prefix="10.254.0.12/32")) == {}
     assert heard(Route.of("192.0.2.0/24", "10.0.0.1")) == {}
 
@@ -141,7 +153,7 @@ def test_the_epoch_tells_what_decides_rows() -> None:
 
 def test_an_ipv6_vip_is_not_announced() -> None:
     vips = [*CONFIG.vips, IPv6Address("2001:db8:99::1")]
-    assert [route.prefix for route in speech.wish(CONFIG, A, [99], SHARES, vips)[0]] == [
+    assert [route.prefix for route in speech.wish(CONFIG, A, [99], SHARES, dict.fromkeys(vips))[0]] == [
         "10.254.0.11/32",
         "192.0.2.10/32",
     ]
@@ -152,7 +164,7 @@ def test_an_ipv6_address_is_believed_inside_members_allow_only() -> None:
     inside, outside = IPv6Address("2001:db8::11"), IPv6Address("2001:db8:1::11")
 
     def told(address6: IPv6Address) -> IPv6Address | None:
-        routes = speech.wish(both, A, [99], SHARES, [], address6)[0]
+        routes = speech.wish(both, A, [99], SHARES, {}, address6)[0]
         peer = Peer("10.0.0.1", up=True, since=1.0, eor=True, routes=tuple(routes), announced=frozenset())
         return speech.reports(both, Snapshot((peer,)), True, B)["10.0.0.1"].told[A].address6
 

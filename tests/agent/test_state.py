@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from agent.announce import Falls
 from agent.model import Member, Share, State
+from agent.standing import Entry, Standing
 from agent.state import Saved, load, save
 from agent.version import Version
 
@@ -17,7 +19,7 @@ SAVED = Saved(
         Member(
             A,
             9,
-            {5: Share(100, 50, State.UP), 6: Share(1, 0, State.DRAINING)},
+            {5: Share(100, 50, State.UP), 6: Share(1, 0, State.DRAINING, announced=False)},
             True,
             12.5,
             "withdrawn",
@@ -28,7 +30,8 @@ SAVED = Saved(
     ),
     healthy=frozenset({"web"}),
     intent=State.DRAINING,
-    withheld=frozenset({IPv4Address("192.0.2.1"), IPv6Address("2001:db8:99::1")}),
+    falls={IPv4Address("192.0.2.1"): Falls(7.5, 4.0, 2), IPv6Address("2001:db8:99::1"): Falls(8.0, 2.0, 1)},
+    standings=(Entry(Standing("192.0.2.1", "10.0.0.1", "announced", "yes", "up", "healthy"), 1_700_000_000.5),),
     begun=frozenset({IPv4Address("192.0.2.2")}),
     vips=frozenset({IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")}),
     denied=frozenset({IPv4Network("198.51.100.0/24"), IPv6Network("2001:db8:bad::/48")}),
@@ -48,8 +51,10 @@ def test_nothing_there(tmp_path: Path) -> None:
     assert load(tmp_path / "state.json") == Saved()
 
 
-@pytest.mark.parametrize("key", ["members", "healthy", "intent", "withheld", "begun", "vips", "denied", "version"])
-@pytest.mark.parametrize("value", [None, 3, "x", [None], [[1]], {"a": 1}])
+@pytest.mark.parametrize(
+    "key", ["members", "healthy", "intent", "falls", "standings", "begun", "vips", "denied", "version"]
+)
+@pytest.mark.parametrize("value", [None, 3, "x", [None], [[1]], {"a": 1}, {"192.0.2.1": [1]}])
 def test_a_broken_file_is_as_good_as_none(tmp_path: Path, key: str, value: object) -> None:
     path = tmp_path / "state.json"
     save(path, SAVED)

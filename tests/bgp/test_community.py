@@ -14,7 +14,11 @@ from bgp.errors import BgpError
 CLUSTER = 65001
 U32 = st.integers(0, (1 << 32) - 1)
 STATES = st.builds(
-    ServiceState, st.integers(0, 10_000), st.integers(0, 10_000), st.sampled_from(["up", "draining", "left"])
+    ServiceState,
+    st.integers(0, 10_000),
+    st.integers(0, 10_000),
+    st.sampled_from(["up", "draining", "left"]),
+    st.booleans(),
 )
 IDENTITIES = st.builds(
     Identity,
@@ -35,6 +39,16 @@ def test_the_wire_format_is_frozen():
         (65001, 0x20000000, 7),
         (65001, 0x31234567, 2 << 28 | 100 << 14 | 50),
     )
+
+
+def test_the_wire_format_of_a_vip_that_is_not_announced_is_frozen():
+    identity = Identity(CLUSTER, IPv4Address("10.0.0.11"), 7, {0x1234567: ServiceState(100, 50, "up", announced=False)})
+    said = community.encode(identity)
+    assert said[2:] == ((65001, 0x31234567, 1 << 28 | 100 << 14 | 50), (65001, 0xA1234567, 1))
+    # One who does not know the type hears the rest.
+    older = community.decode(said[:3], CLUSTER)
+    assert older is not None
+    assert older.services == {0x1234567: ServiceState(100, 50, "up")}
 
 
 def test_the_wire_format_of_an_ipv6_address_is_frozen():
