@@ -192,11 +192,13 @@ class BgpConfig(Section):
 class MembersConfig(Section):
     """Which addresses nodes may have: identities of others are not believed, tunnels from others not opened.
 
-    `outer` says which of a node's addresses tunnels run between.
+    `outer` says which of a node's addresses tunnels run between. `probe_port` is the UDP port that nodes ask each other
+    at, the same on all, when a router loses many of them at once.
     """
 
     allow: Annotated[tuple[AnyNetwork, ...], Field(min_length=1)]
     outer: Literal["ipv4", "ipv6"] = "ipv4"
+    probe_port: Port = 4742
 
 
 class XdpConfig(Section):

@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from ipaddress import IPv4Address
 
 from pyroute2.netlink.exceptions import NetlinkError
 
@@ -29,6 +30,7 @@ from agent.members import View
 from agent.model import Address, Announcement, Member, Network, Share, State
 from agent.netlink import Interface, Netlink
 from agent.plan import Condition, candidates, own_share, takers
+from agent.prober import Prober
 from agent.process import Paths, uids_of
 from agent.routes import Routes
 from agent.standing import standings
@@ -80,6 +82,7 @@ class Agent:
         if datapath:
             self.applier = Applier(config, datapath, interface.address, interface.address6, self.all_denied)
         self.relay = RelayClient(paths.relay, uids_of(config.bgp.user), self._heard)
+        self.prober = Prober(config, interface.address, self._version_to_answer, self._answered)
         self.membership_known = False
         self.stopping = False
         self._attached_once = False
@@ -191,6 +194,14 @@ class Agent:
         self._silenced = snapshot.deadman
         self._wake.set()
 
+    def _version_to_answer(self) -> int | None:
+        """Under which version a direct probe is answered; a node that leaves, or has, does not keep its place."""
+        return None if self.stopping or self.intent is State.LEFT else self.version.number
+
+    def _answered(self, address: IPv4Address, number: int) -> None:
+        self.view.answered(address, number, time.monotonic())
+        self._wake.set()
+
     # Tasks
 
     async def run(self, ending: asyncio.Future[bool]) -> None:
@@ -200,6 +211,7 @@ class Agent:
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(self.relay.run()),
+                tasks.create_task(self.prober.run()),
                 tasks.create_task(self._reconcile_for_ever()),
                 tasks.create_task(self._tick_for_ever()),
                 tasks.create_task(self._keep_for_ever()),
@@ -222,6 +234,7 @@ class Agent:
             self.view.observe(
                 speech.reports(self.config, self.relay.snapshot, self.relay.connected, self.interface.address), now
             )
+            self.prober.ask(self.view.wanted_probes(now))
             if not self.membership_known:
                 if not self.view.complete(now):
                     continue

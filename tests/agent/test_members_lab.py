@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a node believes when the router errs: segment.clab.yml, four nodes, ExaBGP, BIRD, direct probes.
+
+client ── router (BIRD) ── segment ──┬── b1 … b4, each with ExaBGP, relay and agent
+                │                    └── b5
+                └ closes the sessions of b2, b3 and b4 at once; the nodes themselves live
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from topology.cluster import Cluster
+from topology.lab import Lab
+
+pytestmark = pytest.mark.lab
+FILE = Path(__file__).parents[2] / "topology/segment.clab.yml"
+FOUR = ("b1", "b2", "b3", "b4")
+OTHERS = FOUR[1:]
+
+
+def wait_for(what: str, condition: Callable[[], object], timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with Lab.up(FILE, f"members-test-{os.getpid()}", keep=False) as lab:
+        made = Cluster(lab, "bird")
+        wait_for("equal tables", lambda: equal(made))
+        yield made
+
+
+def equal(cluster: Cluster) -> bool:
+    views = [cluster.view(node) for node in FOUR]
+    return all(view is not None and view == views[0] and view.takers == frozenset(FOUR) for view in views)
+
+
+def status(cluster: Cluster, node: str = "b1") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(cluster.lab.exec(node, ["lbctl", "status", "-o", "json"]).stdout)
+    return found
+
+
+def believed(cluster: Cluster) -> dict[str, tuple[str, str]]:
+    """b1's (state, why) of the others, by name."""
+    names = {address: name for name, address in cluster.addresses.items()}
+    return {names[m["address"]]: (m["state"], m["why"]) for m in status(cluster)["members"] if m["why"] != "this node"}
+
+
+@contextmanager
+def sessions_closed(cluster: Cluster) -> Iterator[None]:
+    """At the router those of all but b1: what a router does whose limit, filter or memory is at fault."""
+    for node in OTHERS:
+        cluster.lab.exec("router", ["birdc", "disable", node])
+    try:
+        yield
+    finally:
+        for node in OTHERS:
+            cluster.lab.exec("router", ["birdc", "enable", node])
+        wait_for("all to be back", lambda: equal(cluster), 60)
+
+
+def test_members_that_answer_keep_their_place_when_a_router_loses_most_of_them(cluster: Cluster) -> None:
+    before = status(cluster)["services"][0]["digest"]
+    with sessions_closed(cluster):
+        wait_for("probes to be answered", lambda: {why for _, why in believed(cluster).values()} == {ANSWERS})
+        deadline = time.monotonic() + 4.0  # longer than unanswered questions are waited for
+        while time.monotonic() < deadline:
+            assert {state for state, _ in believed(cluster).values()} == {"up"}
+            assert status(cluster)["services"][0]["digest"] == before
+            time.sleep(0.2)
+        # One of them that really dies now is noticed, though no router tells of it.
+        cluster.kill("b4", "agent")
+        wait_for("b4 to be lost", lambda: believed(cluster)["b4"] == ("lost", SILENT))
+        assert believed(cluster)["b2"] == believed(cluster)["b3"] == ("up", ANSWERS)
+        cluster.start("b4", "agent")
+        wait_for("b4 to be asked again", lambda: believed(cluster)["b4"] == ("up", ANSWERS))
+
+
+ANSWERS = "its identity vanished with others', but it answers"
+SILENT = "its identity vanished with others', and it does not answer"
+RULE = ["ipproto", "udp", "dport", "4742", "blackhole"]
+
+
+def test_without_probes_the_same_members_are_lost(cluster: Cluster) -> None:
+    """The control: the same fault, with b1's questions dropped on their way."""
+    before = status(cluster)["services"][0]["digest"]
+    cluster.lab.exec("b1", ["ip", "rule", "add", *RULE])
+    try:
+        with sessions_closed(cluster):
+            wait_for("all to be lost", lambda: set(believed(cluster).values()) == {("lost", SILENT)})
+            assert status(cluster)["services"][0]["digest"] != before
+    finally:
+        cluster.lab.exec("b1", ["ip", "rule", "del", *RULE])
+
+
+def test_one_that_vanishes_alone_is_lost_at_once_and_is_not_asked(cluster: Cluster) -> None:
+    cluster.lab.exec("router", ["birdc", "disable", "b2"])
+    try:
+        wait_for("b2 to be lost", lambda: believed(cluster)["b2"] == ("lost", "its identity was withdrawn"))
+        assert believed(cluster)["b3"][0] == believed(cluster)["b4"][0] == "up"
+    finally:
+        cluster.lab.exec("router", ["birdc", "enable", "b2"])
+        wait_for("b2 to be back", lambda: equal(cluster), 60)
