@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Four kinds of router, eBGP with an AS for each node and iBGP with the router as reflector: the same scenario.
+
+    b1 ──┐                 all sessions come up, the VIP has four next hops, identities reach all nodes;
+    b2 ──┤ router          b1, b2 announce, b3, b4 are members only; b4 withdraws and comes back;
+    b3 ──┤                 ExaBGP on b1 is killed: its next hop goes, the others call b1 lost; it comes back
+    b4 ──┘
+
+Times are the router's kernel's (BIRD, FRR) or of its RIB, asked every 20 ms and more (GoBGP, OpenBGPD). States are
+asserted, times are told: by the table at the end of the run.
+"""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from interop_lab import KINDS, NODES, Interop, interop
+
+pytestmark = pytest.mark.lab
+ALL_UP = dict.fromkeys(NODES, "up")
+
+
+@pytest.mark.parametrize("internal", [False, True], ids=["ebgp", "ibgp"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_matrix(kind: str, internal: bool, figures: dict[str, dict[str, int]], tmp_path: Path) -> None:
+    row = figures.setdefault(f"{kind} {'iBGP' if internal else 'eBGP'}", {})
+    with interop(kind, internal, tmp_path) as lab:
+        begin(lab, row)
+        members_only(lab)
+        withdrawn(lab, row)
+        killed(lab, row)
+
+
+def begin(lab: Interop, row: dict[str, int]) -> None:
+    """From the start of the nodes' daemons."""
+    since = time.monotonic()
+    for node in NODES:
+        lab.cluster.start(node, "speaker", "agent")
+    row["sessions"] = lab.until("all sessions", lambda: lab.sessions() == lab.hops(*NODES), since)
+    row["ECMP of 4"] = lab.until_hops(since, *NODES)
+    row["identities"] = lab.until("all identities at all nodes", lambda: all_see(lab, ALL_UP), since)
+
+
+def members_only(lab: Interop) -> None:
+    """Two nodes announce, two are members only: everyone knows these, and they know everyone."""
+    for node in ("b3", "b4"):
+        lab.announce(node, False)
+    lab.until_hops(time.monotonic(), "b1", "b2")
+    time.sleep(0.5)  # a wrong word of it would have arrived by now
+    assert all_see(lab, ALL_UP)
+    assert lab.timeline.now == lab.hops("b1", "b2")
+    for node in ("b3", "b4"):
+        lab.announce(node, True)
+    lab.until_hops(time.monotonic(), *NODES)
+
+
+def withdrawn(lab: Interop, row: dict[str, int]) -> None:
+    """What an operator takes out of the routers is gone from them, and comes back."""
+    since = time.monotonic()
+    lab.cluster.ask("b4", "POST", "/withdraw")
+    row["withdraw"] = lab.until_hops(since, "b1", "b2", "b3")
+    since = time.monotonic()
+    lab.cluster.ask("b4", "POST", "/announce")
+    row["announce"] = lab.until_hops(since, *NODES)
+
+
+def killed(lab: Interop, row: dict[str, int]) -> None:
+    """ExaBGP dies without a word."""
+    (pid,) = lab.cluster.pids("b1", "speaker")
+    since = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+    row["kill -9"] = lab.until_hops(since, "b2", "b3", "b4")
+    others = ("b2", "b3", "b4")
+    row["lost"] = lab.until("b1 to be lost", lambda: all(lab.members(n).get("b1") == "lost" for n in others), since)
+    assert all({n: lab.members(node)[n] for n in others} == dict.fromkeys(others, "up") for node in others)
+    since = time.monotonic()
+    lab.cluster.start("b1", "speaker")
+    row["back"] = lab.until_hops(since, *NODES)
+    lab.until("all identities at all nodes again", lambda: all_see(lab, ALL_UP), since)
+
+
+def all_see(lab: Interop, expected: dict[str, str]) -> bool:
+    return all(lab.members(node) == expected for node in NODES)
