@@ -45,6 +45,7 @@ from agent.fields import (
 )
 from agent.model import TABLE_VERSIONS, Address
 from agent.secret import read_secret
+from bgp.bfd_file import MAX_INTERVAL_MS, MAX_MULTIPLIER, MIN_INTERVAL_MS, MIN_MULTIPLIER
 from bgp.community import service_id
 
 
@@ -161,12 +162,23 @@ class NodeConfig(Section):
         return (self.interface,) if self.interface else self.interfaces
 
 
+class BfdConfig(Section):
+    """Bidirectional forwarding detection (RFC 5880): silence for `multiplier` times `interval_ms` is a dead path.
+
+    The slower of the two ends decides on the interval.
+    """
+
+    interval_ms: Annotated[int, Field(strict=True), within(MIN_INTERVAL_MS, MAX_INTERVAL_MS)] = 300
+    multiplier: Annotated[int, Field(strict=True), within(MIN_MULTIPLIER, MAX_MULTIPLIER)] = 3
+
+
 class PeerConfig(Section):
     """A BGP router. `hold_time_s` bounds how long a silent death of this node blackholes its share of new flows."""
 
     address: V4Address
     asn: Annotated[Asn, Field(alias="as")]
     hold_time_s: Annotated[int, Field(strict=True), within(3, 65_535)] = 9
+    bfd: BfdConfig | None = None
 
 
 class BgpConfig(Section):

@@ -19,6 +19,17 @@ def _state(value: str) -> str:
     return f"[{colour}]{value}[/]" if colour else value
 
 
+def _bfd(bfd: dict[str, Any] | None) -> str:
+    """A neighbour's path, in brackets behind it."""
+    if bfd is None:
+        return ""
+    if bfd["error"]:
+        return f" ([red]BFD: {bfd['error']}[/])"
+    if bfd["state"] == "up":
+        return f" (BFD {_state('up')}, silent at most {bfd['detection_ms']:g} ms)"
+    return f" (BFD {_state(bfd['state'])}{': ' if bfd['diagnostic'] else ''}{bfd['diagnostic']})"
+
+
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
@@ -40,9 +51,9 @@ def print_status(answer: dict[str, Any]) -> None:
         console.print(f"[red]{answer['fault']}[/]")
     if xdp["fallback_reason"]:
         console.print(f"[yellow]{xdp['fallback_reason']}[/]")
-    peers = ", ".join(f"{peer['address']} {_state(peer['state'])}" for peer in bgp["peers"]) or "none"
+    peers = ", ".join(f"{peer['address']} {_state(peer['state'])}{_bfd(peer['bfd'])}" for peer in bgp["peers"])
     console.print(
-        f"BGP peers: {peers}"
+        f"BGP peers: {peers or 'none'}"
         + ("" if bgp["relay"] == "connected" else f"; [red]{bgp['relay']}[/]")
         + (f"; [red]{bgp['error']}[/]" if bgp["error"] else "")
     )

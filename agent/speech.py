@@ -13,6 +13,7 @@ from agent.config import Config, ServiceConfig
 from agent.hearing import PeerReport, Told
 from agent.model import Address, Method, Share, State, tag_of
 from agent.version import Version
+from bgp.bfd_file import BfdTimers
 from bgp.community import Identity, ServiceState, decode, encode, problem, service_id
 from bgp.route import Route
 from bgp.snapshot import Snapshot
@@ -26,7 +27,10 @@ def id_of(service: ServiceConfig) -> int:
 
 def speaker_config(config: Config, address: IPv4Address) -> SpeakerConfig:
     """What ExaBGP on this node needs to know."""
-    peers = tuple(PeerConfig(p.address, p.asn, address, p.hold_time_s) for p in config.bgp.peers)
+    peers = tuple(
+        PeerConfig(p.address, p.asn, address, p.hold_time_s, BfdTimers(**p.bfd.model_dump()) if p.bfd else None)
+        for p in config.bgp.peers
+    )
     return SpeakerConfig(config.bgp.local_as, config.bgp.router_id or address, peers, config.bgp.user)
 
 

@@ -12,6 +12,7 @@ from agent.config import ServiceConfig
 from agent.epoch import strangers
 from agent.model import Member, endpoint, tag_of
 from agent.plan import candidates, own_share, takers
+from bgp.bfd_file import BfdState
 
 if TYPE_CHECKING:
     from agent.node import Agent
@@ -54,10 +55,25 @@ def status(agent: Agent) -> dict[str, Any]:
             "error": snapshot.error if snapshot else None,
             "deadman": bool(snapshot and snapshot.deadman),
             "peers": [
-                {"address": peer.address, "state": "up" if peer.up and agent.relay.connected else "down"}
+                {
+                    "address": peer.address,
+                    "state": "up" if peer.up and agent.relay.connected else "down",
+                    "bfd": _bfd(peer.bfd, now) if peer.bfd and agent.relay.connected else None,
+                }
                 for peer in (snapshot.peers if snapshot else ())
             ],
         },
+    }
+
+
+def _bfd(bfd: BfdState, now: float) -> dict[str, Any]:
+    return {
+        "state": bfd.state,
+        "since_s": round(now - bfd.since, 1),
+        "diagnostic": bfd.diagnostic,
+        "interval_ms": bfd.interval_ms,
+        "detection_ms": bfd.detection_ms,
+        "error": bfd.error,
     }
 
 

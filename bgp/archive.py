@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packs the relay into one file that any user can run: the project may lie where the BGP user cannot read."""
+"""Packs each helper of ExaBGP into one file that any user can run: the BGP user may not be able to read the project."""
 
 from __future__ import annotations
 
@@ -7,18 +7,31 @@ import io
 import zipfile
 from pathlib import Path
 
-MODULES = ("__init__", "errors", "peercred", "route", "snapshot", "dialect", "intake", "session", "relay")
-"""Of this package; they import each other and the standard library, nothing else (a test holds them to it)."""
+_COMMON = ("__init__", "errors", "journal", "bfd_file")
+MODULES = {
+    "relay": (*_COMMON, "peercred", "route", "snapshot", "dialect", "intake", "session", "relay"),
+    "bfd_process": (*_COMMON, "bfd_packet", "bfd", "bfd_socket", "bfd_process"),
+}
+"""Of this package, by helper; they import each other and the standard library, nothing else (tests see to it)."""
 
-_MAIN = "import sys\n\nfrom bgp.relay import main\n\nsys.exit(main())\n"
+_MAIN = "import sys\n\nfrom bgp.{helper} import main\n\nsys.exit(main())\n"
 
 
 def relay_archive() -> bytes:
-    """Return a zip application (PEP 441): `python3 -I -S FILE --socket PATH --agent-uid UID`."""
+    """Return the relay as a zip application (PEP 441): `python3 -I -S FILE --socket PATH --agent-uid UID`."""
+    return _archive("relay")
+
+
+def bfd_archive() -> bytes:
+    """Return the BFD process likewise: `python3 -I -S FILE --run-dir PATH`."""
+    return _archive("bfd_process")
+
+
+def _archive(helper: str) -> bytes:
     here = Path(__file__).parent
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("__main__.py", _MAIN)
-        for module in MODULES:
+        archive.writestr("__main__.py", _MAIN.format(helper=helper))
+        for module in MODULES[helper]:
             archive.write(here / f"{module}.py", f"bgp/{module}.py")
     return buffer.getvalue()

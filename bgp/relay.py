@@ -19,14 +19,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import select
 import selectors
 import signal
 import socket
 import time
 from pathlib import Path
 
+from bgp.bfd_file import STATE_NAME, Watched, decode_states
 from bgp.errors import BgpError
+from bgp.journal import log
 from bgp.peercred import peer_uid
 from bgp.session import Session
 from bgp.snapshot import MAX_LINE_BYTES, REPLACED, decode_wish, line
@@ -86,8 +87,9 @@ class AgentLink:
 class Relay:
     """The loop."""
 
-    def __init__(self, listener: socket.socket, agent_uid: int) -> None:
+    def __init__(self, listener: socket.socket, agent_uid: int, bfd: Path) -> None:
         self._listener = listener
+        self._bfd = Watched(bfd)
         self._uids = {0, agent_uid}
         self._session = Session(time.monotonic())
         self._agent: AgentLink | None = None
@@ -110,6 +112,8 @@ class Relay:
                 self._write_agent()
                 for key, _mask in self._selector.select(self._timeout()):
                     key.data()
+                if (states := self._bfd.news()) is not None:
+                    self._session.watched(decode_states(states))
                 self._session.tick(time.monotonic())
                 self._report()
         except (EOFError, BrokenPipeError):
@@ -124,7 +128,7 @@ class Relay:
             what = error or (
                 "the agent is silent: announcing its fallback" if deadman else "all is as the agent wishes"
             )
-            _log(what)
+            log("relay", what)
 
     def _timeout(self) -> float:
         if self._stale_since is None or self._agent is None or self._agent.busy:
@@ -159,7 +163,7 @@ class Relay:
                 link.close(f"uid {uid} may not speak for the agent")
                 return
             self._hang_up(REPLACED)
-            _log("the agent has connected")
+            log("relay", "the agent has connected")
             self._agent, self._sent_revision = link, -1
             self._selector.register(connection, selectors.EVENT_READ, self._serve_agent)
 
@@ -200,7 +204,7 @@ class Relay:
 
     def _hang_up(self, why: str = "") -> None:
         if self._agent is not None:
-            _log(f"the agent's connection has ended{': ' if why else ''}{why}")
+            log("relay", f"the agent's connection has ended{': ' if why else ''}{why}")
             self._selector.unregister(self._agent.connection)
             self._agent.close(why)
             self._agent = None
@@ -211,13 +215,6 @@ class Relay:
             self._selector.register(descriptor, mask, call)
         elif watched and not wanted:
             self._selector.unregister(descriptor)
-
-
-def _log(text: str) -> None:
-    """Write a line to the journal, or drop it if that would have to wait: a writable pipe has room for a short one."""
-    with contextlib.suppress(OSError, ValueError):
-        if select.select([], [2], [], 0)[1]:
-            os.write(2, f"relay           {text}\n"[:512].encode())
 
 
 def listen(path: Path, agent_uid: int) -> socket.socket:
@@ -245,6 +242,6 @@ def main() -> int:
     try:
         listener = listen(arguments.socket, arguments.agent_uid)
     except OSError as error:
-        _log(f"{arguments.socket}: {error.strerror}")
+        log("relay", f"{arguments.socket}: {error.strerror}")
         return 1
-    return Relay(listener, arguments.agent_uid).run()
+    return Relay(listener, arguments.agent_uid, arguments.socket.with_name(STATE_NAME)).run()

@@ -26,6 +26,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bgp import dialect
+from bgp.bfd_file import BfdState
 from bgp.intake import Intake
 from bgp.route import Route
 from bgp.snapshot import Peer, Snapshot, Wish
@@ -118,6 +119,7 @@ class Session:
         self._asked: _Asked | None = None
         self._outbox: list[str] = []
         self._faults: dict[tuple[str, str], tuple[float, str]] = {}
+        self._bfd: Mapping[str, BfdState] = {}
         self._own_revision = 0
         self._advance(now)
 
@@ -139,6 +141,11 @@ class Session:
         """Take the agent's wish, which is its heartbeat too."""
         self._wish, self._wished_at = wish, now
         self.tick(now)
+
+    def watched(self, states: Mapping[str, BfdState]) -> None:
+        """Take what the BFD process sees of the neighbours: for the agent to show, nothing follows from it here."""
+        self._bfd = states
+        self._own_revision += 1
 
     def heard(self, line: str, now: float) -> None:
         """Take one line from ExaBGP; `tick` after a batch of them."""
@@ -194,6 +201,7 @@ class Session:
                 tuple(n.routes.values()),
                 frozenset(self._verified.get(n.address, ())),
                 tuple(self._verified.get(n.address, {}).values()),
+                self._bfd.get(n.address),
             )
             for n in self._intake.neighbors
         )

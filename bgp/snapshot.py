@@ -7,7 +7,7 @@ Owns the messages between agent and relay, one JSON object to a line:
       {"desired": [route, ...], "fallback": [route, ...]}
     relay to agent, at once on connecting and after each change: the whole state
       {"peers": [{"address", "state": "up"|"down", "since", "eor", "routes": [route, ...], "announced": [prefix, ...],
-         "out": [route, ...]}],
+         "out": [route, ...], "bfd"?: {...}}],
        "error": text or null, "deadman": bool}
     relay to agent, before it hangs up
       {"goodbye": text}
@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bgp.bfd_file import BfdState
 from bgp.errors import BgpError
 from bgp.route import Route
 
@@ -40,6 +41,7 @@ class Peer:
     asyncio's loop.time()); 0 if it never was up. `eor`: the neighbour has sent all it had when the session came up
     (End-of-RIB, RFC 4724 section 2). `routes`: learned from it, by prefix; empty while it is down. `announced`: the
     prefixes that ExaBGP's adj-rib-out holds for it; it hears of them only while it is up. `out`: the same as routes.
+    `bfd`: what is known of the path to it (bfd_file.py); None without BFD, and absent in JSON.
     """
 
     address: str
@@ -49,6 +51,7 @@ class Peer:
     routes: tuple[Route, ...] = ()
     announced: frozenset[str] = frozenset()
     out: tuple[Route, ...] = ()
+    bfd: BfdState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,7 @@ def _peer_to_json(peer: Peer) -> dict[str, Any]:
         "routes": [route.to_json() for route in peer.routes],
         "announced": sorted(peer.announced),
         "out": [route.to_json() for route in peer.out],
+        **({"bfd": peer.bfd.to_json()} if peer.bfd else {}),
     }
 
 
@@ -159,4 +163,5 @@ def _peer_from_json(value: Mapping[str, Any]) -> Peer:
         routes=tuple(Route.from_json(route) for route in value["routes"]),
         announced=frozenset(str(prefix) for prefix in value["announced"]),
         out=tuple(Route.from_json(route) for route in value.get("out", ())),
+        bfd=BfdState.from_json(value["bfd"]) if "bfd" in value else None,
     )

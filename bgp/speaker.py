@@ -9,6 +9,7 @@ Owns what ExaBGP is told before it starts. What it is told while it runs is the 
       exabgp.env           ExaBGP's own settings; no other environment file or variable is read
       relay.pyz            the relay (archive.py)
       relay.sock           made by the relay: the agent's socket
+      bfd.pyz, bfd.json    the BFD process and whom it watches, if anyone; bfd.state.json is what it sees (bfd_file.py)
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import NoReturn
 
-from bgp.archive import relay_archive
+from bgp.archive import bfd_archive, relay_archive
+from bgp.bfd_file import CONFIG_NAME, STATE_NAME, BfdPeer, BfdTimers, encode_peers
 from bgp.errors import BgpError
 
 SOCKET_NAME = "relay.sock"
@@ -43,6 +45,7 @@ class PeerConfig:
     peer_as: int
     local_address: IPv4Address
     hold_time_s: int = 9
+    bfd: BfdTimers | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,20 @@ def render(config: SpeakerConfig, python: str = "/usr/bin/python3") -> str:
     relay = f"{python} -I -S {config.run_dir}/relay.pyz"
     relay += f" --socket {config.socket_path} --agent-uid {config.agent_uid}"
     process = f"process relay {{\n  run {relay};\n  encoder json;\n  respawn true;\n}}\n"
+    if bfd_peers(config):
+        # Named by no neighbour: it hears the answers to its own commands and nothing else.
+        bfd = f"{python} -I -S {config.run_dir}/bfd.pyz --run-dir {config.run_dir}"
+        process += f"process bfd {{\n  run {bfd};\n  encoder text;\n  respawn true;\n}}\n"
     return process + "".join(_render_peer(config, peer) for peer in config.peers)
+
+
+def bfd_peers(config: SpeakerConfig) -> tuple[BfdPeer, ...]:
+    """Return whom the BFD process is to watch."""
+    return tuple(
+        BfdPeer(str(peer.address), str(peer.local_address), peer.bfd.interval_ms, peer.bfd.multiplier)
+        for peer in config.peers
+        if peer.bfd is not None
+    )
 
 
 def _render_peer(config: SpeakerConfig, peer: PeerConfig) -> str:
@@ -193,6 +209,9 @@ def run(config: SpeakerConfig) -> NoReturn:
         _write(config.run_dir / "relay.pyz", relay_archive(), gid)
         _write(config.run_dir / "exabgp.conf", text.encode(), gid)
         _write(config.run_dir / "exabgp.env", settings.encode(), gid)
+        _write(config.run_dir / "bfd.pyz", bfd_archive(), gid)
+        _write(config.run_dir / CONFIG_NAME, encode_peers(bfd_peers(config)), gid)
+        (config.run_dir / STATE_NAME).unlink(missing_ok=True)
         # Left by a relay of another user, it could not be replaced by this one.
         config.socket_path.unlink(missing_ok=True)
         if os.getuid() == 0:

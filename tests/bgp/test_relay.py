@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from bgp.archive import MODULES, relay_archive
+from bgp.archive import MODULES, bfd_archive, relay_archive
 from bgp.client import RelayClient
 from bgp.route import Route
 from bgp.snapshot import MAX_LINE_BYTES, REPLACED, Goodbye, Snapshot, Wish, decode_report
@@ -312,15 +312,16 @@ def test_client_gives_way_when_replaced(relay: Running):
     asyncio.run(scenario())
 
 
-def test_archive_needs_nothing_but_the_standard_library(tmp_path: Path):
-    archive = tmp_path / "relay.pyz"
-    archive.write_bytes(relay_archive())
+@pytest.mark.parametrize(("helper", "pack"), [("relay", relay_archive), ("bfd_process", bfd_archive)])
+def test_archive_needs_nothing_but_the_standard_library(helper: str, pack: Callable[[], bytes], tmp_path: Path):
+    archive = tmp_path / "helper.pyz"
+    archive.write_bytes(pack())
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import bgp.relay; "
+        "import sys; sys.path.insert(0, sys.argv[1]); __import__('bgp.' + sys.argv[2]); "
         "print(*sorted({name.partition('.')[0] for name in sys.modules} - sys.stdlib_module_names - {'__main__'})); "
         "print(*sorted(name for name in sys.modules if name.startswith('bgp.')))"
     )
-    argv = ["/usr/bin/python3", "-I", "-S", "-c", code, str(archive)]
+    argv = ["/usr/bin/python3", "-I", "-S", "-c", code, str(archive), helper]
     foreign, ours = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
     assert foreign == "bgp"
-    assert ours.split() == sorted(f"bgp.{name}" for name in MODULES if name != "__init__")
+    assert ours.split() == sorted(f"bgp.{name}" for name in MODULES[helper] if name != "__init__")

@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from bgp import speaker
+from bgp.bfd_file import BfdTimers
 from bgp.errors import BgpError
 from bgp.route import Route
 from bgp.snapshot import Snapshot, Wish, decode_report
@@ -85,7 +86,8 @@ def relay_of(process: subprocess.Popen[bytes]) -> int:
 
 
 def test_exabgp_accepts_what_is_rendered():
-    two = replace(CONFIG, peers=(PEER, replace(PEER, address=IPv4Address("127.0.0.3"), hold_time_s=90)))
+    other = replace(PEER, address=IPv4Address("127.0.0.3"), hold_time_s=90, bfd=BfdTimers())
+    two = replace(CONFIG, peers=(PEER, other))
     validate(render(two), render_settings(two))
 
 
@@ -177,6 +179,8 @@ def test_runs_unprivileged_in_its_own_directory_and_once(run_dir: Path, tmp_path
             "exabgp.conf": (0, "-rw-r-----"),
             "exabgp.env": (0, "-rw-r-----"),
             "relay.pyz": (0, "-rw-r-----"),
+            "bfd.pyz": (0, "-rw-r-----"),
+            "bfd.json": (0, "-rw-r-----"),
             "relay.sock": (NOBODY, "srw-------"),
         }
         assert (run_dir.stat().st_uid, stat.filemode(run_dir.stat().st_mode)) == (0, "drwxrwxr-t")

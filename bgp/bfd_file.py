@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two files of the BFD process: whom it is to watch, written by the speaker, and what it sees, read by the relay.
+
+    bfd.json        [{"address", "local_address", "interval_ms", "multiplier", "multihop"}, ...]
+    bfd.state.json  {address: {"state", "since", "diagnostic", "interval_ms", "detection_ms", "error"}, ...}
+
+Files, not sockets: each side may be killed and started again without the other's noticing. Both are renamed into
+place. Standard library only: the relay carries this file (archive.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bgp.errors import BgpError
+
+CONFIG_NAME = "bfd.json"
+STATE_NAME = "bfd.state.json"
+MIN_INTERVAL_MS, MAX_INTERVAL_MS = 50, 10_000
+MIN_MULTIPLIER, MAX_MULTIPLIER = 2, 255
+
+
+@dataclass(frozen=True, slots=True)
+class BfdTimers:
+    """How often to send to a neighbour and hear from it, and how many packets may be missed."""
+
+    interval_ms: int = 300
+    multiplier: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class BfdPeer:
+    """One neighbour to watch. `multihop`: it may be behind other routers (RFC 5883), which makes TTLs say nothing.
+
+    Addresses as text; a link-local one has its interface behind a %.
+    """
+
+    address: str
+    local_address: str
+    interval_ms: int = 300
+    multiplier: int = 3
+    multihop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BfdState:
+    """What is known of one neighbour's path.
+
+    `state`: up, init, down or admin_down. `since`: when it became so, in seconds of CLOCK_MONOTONIC. `diagnostic`: why
+    it last went down, "" if it is up or never was. `interval_ms`: between two packets of ours; `detection_ms`: the
+    silence after which the neighbour counts as down, 0 while there is none. `error`: why there can be no session.
+    """
+
+    state: str
+    since: float
+    diagnostic: str = ""
+    interval_ms: float = 0
+    detection_ms: float = 0
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON's kinds of values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> BfdState:
+        """Read what to_json gave. ValueError, KeyError or TypeError when it is not that."""
+        error = value["error"]
+        return cls(
+            str(value["state"]),
+            float(value["since"]),
+            str(value["diagnostic"]),
+            float(value["interval_ms"]),
+            float(value["detection_ms"]),
+            None if error is None else str(error),
+        )
+
+
+def encode_peers(peers: Iterable[BfdPeer]) -> bytes:
+    """Return the content of the first file."""
+    return json.dumps([dataclasses.asdict(peer) for peer in peers], indent=1).encode() + b"\n"
+
+
+def decode_peers(text: bytes) -> tuple[BfdPeer, ...]:
+    """Read the first file; BgpError when it is not that."""
+    try:
+        return tuple(BfdPeer(**peer) for peer in json.loads(text))
+    except (ValueError, TypeError) as problem:
+        raise BgpError(f"{CONFIG_NAME}: {problem}: start the BGP service again, which writes it anew") from None
+
+
+def write_states(path: Path, states: Mapping[str, BfdState]) -> None:
+    """Replace the second file. OSError when that cannot be."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(json.dumps({address: state.to_json() for address, state in states.items()}))
+    aside.rename(path)
+
+
+class Watched:
+    """A file that another process replaces from time to time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._seen: tuple[int, int] | None = None
+
+    def news(self) -> bytes | None:
+        """Return the content if the file has been replaced since the last call, else None; b"" when it has gone."""
+        try:
+            with self.path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                mark = (status.st_ino, status.st_mtime_ns)
+                if mark == self._seen:
+                    return None
+                self._seen = mark
+                return file.read()
+        except OSError:
+            gone, self._seen = self._seen is not None, None
+            return b"" if gone else None
+
+
+def decode_states(text: bytes) -> dict[str, BfdState]:
+    """Read the second file; what cannot be read is left out: it is for people to look at."""
+    try:
+        return {str(address): BfdState.from_json(value) for address, value in json.loads(text or b"{}").items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
