@@ -66,7 +66,6 @@ def _open(config: Config, paths: Paths, mode: Literal["auto", "native", "generic
         config.node.names,
         mode,
         config.table.rows,
-        # What no service here needs is left out of the program: see ARCHITECTURE.md for what that means for a change.
+        # What nothing here needs is left out of the program.
         ipv6=config.members.outer == "ipv6" or any(vip.version == 6 for vip in config.vips),
-        tunnels=any(service.forward != "l2" for service in config.services),
     )

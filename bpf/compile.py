@@ -51,11 +51,10 @@ class Options:
     rows: int
     uplink: int = 0
     ipv6: bool = True
-    tunnels: bool = True
 
     def defines(self) -> list[str]:
         """Return the compiler's arguments."""
-        values = {"ROWS": self.rows, "UPLINK": self.uplink, "IPV6": int(self.ipv6), "TUNNELS": int(self.tunnels)}
+        values = {"ROWS": self.rows, "UPLINK": self.uplink, "IPV6": int(self.ipv6)}
         return [f"-D{name}={value}" for name, value in values.items()]
 
 

@@ -47,12 +47,11 @@ class DataPath:
         mode: Mode = "auto",
         rows: int = 65_536,
         ipv6: bool = True,
-        tunnels: bool = True,
     ) -> Self:
         """Open the data path of an interface or several; compile the programs and make the maps unless they are pinned.
 
         Nothing changes for packets before `attach`: fill the tables first. `rows` (of each service) is a power of two.
-        Without `ipv6` the program knows no IPv6 at all, without `tunnels` only `forward: l2`; it is smaller then.
+        Without `ipv6` the program knows no IPv6 at all; it is smaller then.
         Raises BpfError: no such interface, another's XDP program on it, no bpffs at `pin_dir`, no rights, no BCC.
         """
         if rows & (rows - 1) or not layout.ROWS_MIN <= rows <= layout.ROWS_MAX:
@@ -75,7 +74,7 @@ class DataPath:
         try:
             for number, (name, entry) in enumerate(zip(names, entries, strict=True)):
                 tables.set_uplink(number, entry)
-                options = Options(rows, number, ipv6, tunnels)
+                options = Options(rows, number, ipv6)
                 programs.append(pin_dir / f"program{number}_{compiler.digest(options)}")
                 prog_fd = _program(maps, programs[-1], options, tables)
                 opened.append(Uplink(name, entry.ifindex, mode, prog_fd, pin_dir / f"link{number}"))

@@ -67,10 +67,13 @@ static __always_inline int forward(struct xdp_md *ctx, const struct conf *conf, 
 				   const struct service *service, const struct node *next, struct packet *pkt, u32 hash,
 				   enum counter *event)
 {
-	if (TUNNELS && service->forward != FORWARD_BY_L2)
+	if (service->forward != FORWARD_BY_L2)
 		return forward_by_tunnel(ctx, conf, uplink, service, next, pkt, hash, event);
-	/* A tunnel's packet of a service that this node forwards by l2: configurations differ, for a while. */
-	if ((TUNNELS && pkt->outer) || !mark(ctx, conf, next, pkt)) {
+	/*
+	 * It may have come in a tunnel: nodes differ in `forward` while a configuration spreads. Neither fails, as
+	 * headers are taken off and written over only; the verifier wants an answer.
+	 */
+	if ((pkt->outer && !unwrap(ctx, pkt)) || !mark(ctx, conf, next, pkt)) {
 		*event = DROP_NO_ROOM;
 		return XDP_DROP;
 	}

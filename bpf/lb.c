@@ -83,7 +83,7 @@ static __always_inline int handle(struct xdp_md *ctx, const struct conf *conf, c
 		verdict = XDP_DROP;
 	else if (next)
 		verdict = forward(ctx, conf, uplink, service, next, pkt, hash, &event);
-	else if (TUNNELS && pkt->outer && !unwrap(ctx, pkt))
+	else if (pkt->outer && !unwrap(ctx, pkt))
 		verdict = XDP_DROP;
 	count_any(s, event);
 	if (conf->flags & CONF_SAMPLE)

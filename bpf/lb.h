@@ -6,17 +6,14 @@
  * numbers), so the two cannot drift apart unseen. Multi-byte fields are in host order unless typed __be*.
  *
  * Given by -D at each compile: ROWS (rows per service, a power of two), UPLINK (this program's place in
- * `uplinks`), PINS (folder of the maps in bpffs), PROGRAM (the function's name, which the kernel shows), and what
- * it can do: IPV6 (services or nodes have IPv6 addresses), TUNNELS (some are forwarded to by ipip or gue).
+ * `uplinks`), PINS (folder of the maps in bpffs), PROGRAM (the function's name, which the kernel shows), and IPV6:
+ * whether services or nodes have IPv6 addresses.
  *
  * Addresses are four words: an IPv4 address is the first, and the others are 0.
  */
 
 #ifndef IPV6
 #define IPV6 1
-#endif
-#ifndef TUNNELS
-#define TUNNELS 1
 #endif
 
 #define CHAIN 8		/* nodes a row holds; also K, the hop after which no node forwards any more */

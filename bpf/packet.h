@@ -27,14 +27,17 @@ struct packet {
 	u8 hop;			/* 0: straight from the router */
 	u8 opens;		/* needs no socket to be there: a SYN, any UDP */
 	u8 icmp_error;
-	u8 fragment;
-	__be16 offset;		/* of a fragment; 0: it is the first, which has what follows the IP header */
+	u8 fragment;		/* 0: none; else FIRST_FRAGMENT or LATER_FRAGMENT */
 };
 
+/* Only the first has what follows the IP header. */
+#define FIRST_FRAGMENT 1
+#define LATER_FRAGMENT 2
+
+/* `offset`: 0 is the first's. Without a branch: the verifier would walk all the rest for each of its ways. */
 static __always_inline enum kind is_fragment(struct packet *pkt, __be16 offset)
 {
-	pkt->fragment = true;
-	pkt->offset = offset;
+	pkt->fragment = FIRST_FRAGMENT + (((u32)offset + 0xffff) >> 16);
 	pkt->opens = true;	/* nobody can look for its socket */
 	return FLOW;
 }
@@ -54,7 +57,6 @@ static __always_inline void forget_flow(const struct conf *conf, struct packet *
 	pkt->opens ^= zero;
 	pkt->icmp_error ^= zero;
 	pkt->fragment ^= zero;
-	pkt->offset ^= zero;
 }
 
 static __always_inline void forget(const struct conf *conf, struct packet *pkt)

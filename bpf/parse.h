@@ -94,7 +94,7 @@ static __always_inline bool is_plain(const struct conf *conf, const struct curso
 	struct iphdr *ip = c->at;
 
 	return type == htons(ETH_P_IP) && (void *)(ip + 1) <= c->end &&
-	       (!TUNNELS || ip->daddr != conf->address || ip->protocol == IPPROTO_TCP);
+	       (ip->daddr != conf->address || ip->protocol == IPPROTO_TCP);
 }
 
 /* The same of IPv6. */
@@ -103,7 +103,7 @@ static __always_inline bool is_plain6(const struct conf *conf, const struct curs
 	struct ipv6hdr *ip = c->at;
 
 	return type == htons(ETH_P_IPV6) && (void *)(ip + 1) <= c->end &&
-	       (!TUNNELS || ip->daddr[3] != conf->address6[3] || ip->nexthdr == IPPROTO_TCP);
+	       (ip->daddr[3] != conf->address6[3] || ip->nexthdr == IPPROTO_TCP);
 }
 
 /* All other frames: tags, tunnels, IPv6. */
@@ -117,15 +117,13 @@ static __always_inline enum kind parse_any(struct xdp_md *ctx, struct cursor *c,
 		pkt->l2 ^= conf->zero;
 		forget_place(ctx, c);
 	}
-	if (TUNNELS) {
-		kind = open_tunnel(ctx, conf, c, &type, pkt);
-		if (kind != FLOW)
-			return kind;
-		if (pkt->outer) {
-			forget(conf, pkt);
-			type ^= conf->zero;
-			forget_place(ctx, c);
-		}
+	kind = open_tunnel(ctx, conf, c, &type, pkt);
+	if (kind != FLOW)
+		return kind;
+	if (pkt->outer) {
+		forget(conf, pkt);
+		type ^= conf->zero;
+		forget_place(ctx, c);
 	}
 	if (type == htons(ETH_P_IP))
 		kind = parse_ipv4(ctx, c, conf, pkt);

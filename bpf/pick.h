@@ -122,7 +122,7 @@ static __always_inline bool in_grace(u32 slot, u32 r)
 
 static __always_inline bool is_prev(const struct node *node, const struct packet *pkt)
 {
-	u16 tag = TUNNELS && pkt->prev_family == 6 ? ntohl(node->address6[3]) : node->tag;
+	u16 tag = pkt->prev_family == 6 ? ntohl(node->address6[3]) : node->tag;
 
 	return tag == pkt->prev;
 }

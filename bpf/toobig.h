@@ -85,7 +85,7 @@ static __always_inline bool tell_too_big(struct xdp_md *ctx, const struct packet
 	u32 l2 = pkt->l2;
 	void *ip;
 
-	if (pkt->hop || pkt->icmp_error || (pkt->fragment && pkt->offset) || pkt->length < QUOTED ||
+	if (pkt->hop || pkt->icmp_error || pkt->fragment == LATER_FRAGMENT || pkt->length < QUOTED ||
 	    !may_spend(TELL_TOO_BIG, TELL_COST_NS, TELL_BURST_NS))
 		return false;
 	if (!save_link(ctx, &link))

@@ -153,7 +153,7 @@ static __always_inline bool restore_link(struct xdp_md *ctx, const struct link_h
 	return true;
 }
 
-/* Takes the tunnel's headers off, so that the kernel sees the client's packet. */
+/* Takes the tunnel's headers off: for the kernel, or to go on by MAC. */
 static __always_inline bool unwrap(struct xdp_md *ctx, const struct packet *pkt)
 {
 	struct link_header link;

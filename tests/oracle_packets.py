@@ -201,8 +201,6 @@ def _served(world: World, service: Service, arrival: Arrival, reading: Reading) 
         verdict = "drop" if event.startswith("drop") else "pass"
         return _judged(verdict, arrival.frame, service.slot, [*noted, event])
     leaves = "redirect" if world.nodes[decision.to].ifindex else "tx"
-    if service.forward == "l2" and arrival.tunnelled:  # configurations differ, for a while
-        return _judged("drop", arrival.frame, service.slot, [*noted, "drop_no_room"])
     if service.forward == "l2":
         return _judged(leaves, _by_l2(world, decision.to, arrival), service.slot, [*noted, event])
     outer = _outer(world, service, decision.to, arrival, reading, hashed)

@@ -131,7 +131,7 @@ class Wrapped:
         options = {"ROWS": ROWS, "UPLINK": 0, "PINS": json.dumps(str(_MAPS)), "PROGRAM": "lb_inlined"}
         options |= {"WINDOW": f"{WINDOW}ULL", "WINDOWS": WINDOWS + WARM_UP, "RESTORE": restore}
         if lean:
-            options |= {"IPV6": 0, "TUNNELS": 0}
+            options |= {"IPV6": 0}
         self._module = BPF(text=text, cflags=[f"-D{name}={value}" for name, value in options.items()])
         self._fds = {subject: self._module.load_func(f"bench_{subject}", BPF.XDP).fd for subject in SUBJECTS}
         self._case_fd = self._module["bench_cases"].map_fd

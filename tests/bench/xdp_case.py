@@ -70,7 +70,7 @@ class Case:
 
     Each round `counter` rises once, and the packet comes out `grows` bytes longer, its source MAC beginning with
     `source` (empty: the one it had). `client_at` is where the last word of the client's address lies. `lean`: the
-    program is compiled without IPv6 and tunnels, as for a node that has neither.
+    program is compiled without IPv6, as for a cluster that has none.
     """
 
     name: str
@@ -151,7 +151,7 @@ CASES: Final = (
     Case("l2 forward, UDP", _udp(OUTSIDE), *FORWARDS, OUTSIDE, source=MARKED),
     Case("l2 forward, ICMP error", _too_big(OUTSIDE), *FORWARDS, OUTSIDE, source=MARKED, client_at=58),
     Case("l2 forward, second in the chain", _tcp(SECOND, ACK), *FORWARDS, SECOND, source=MARKED),
-    Case("l2 forward, without IPv6 and tunnels", _tcp(OUTSIDE, ACK), *FORWARDS, OUTSIDE, source=MARKED, lean=True),
+    Case("l2 forward, without IPv6", _tcp(OUTSIDE, ACK), *FORWARDS, OUTSIDE, source=MARKED, lean=True),
     Case(target.IPIP, _tcp(IPIP, ACK), *FORWARDS, IPIP, grows=20, source=HERE_),
     Case(GUE_FORWARD, _tcp(GUE, ACK), *FORWARDS, GUE, grows=28, source=HERE_),
     Case("gue forward over IPv6", _tcp(GUE_OVER_6, ACK), *FORWARDS, GUE_OVER_6, grows=48, source=HERE_),

@@ -75,8 +75,8 @@ class TestRunOpts(ct.Structure):
 class Stage:
     """The program, whole or without what is not used, not attached to anything, in the world installed last."""
 
-    def __init__(self, folder: Path, ipv6: bool = True, tunnels: bool = True) -> None:
-        self.path = DataPath.open(folder, "lo", rows=ROWS, ipv6=ipv6, tunnels=tunnels)
+    def __init__(self, folder: Path, ipv6: bool = True) -> None:
+        self.path = DataPath.open(folder, "lo", rows=ROWS, ipv6=ipv6)
         fd = kernel.open_pin(next(folder.glob("program0_*")))
         assert fd is not None
         self._fd = fd

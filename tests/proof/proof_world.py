@@ -54,7 +54,8 @@ DENIED = ("10.66.0.0/16", "2001:db8:66::/48", f"{CLIENT + 77}/32")
 def world(seed: int, ipv6: bool = True, tunnels: bool = True) -> World:
     """A world whose rows all have chains of their own, of any length, with and without this node.
 
-    Without `ipv6` or `tunnels` nothing in it wants them, as a program wants that was made without.
+    Without `ipv6` nothing in it wants that, as a program wants that was made without; without `tunnels` neither service
+    nor node has any use for them.
     """
     choose = Random(seed)
     services = {

@@ -33,7 +33,7 @@ from bpf import compile as compiler, kernel, mapspec
 from bcc import BPF
 
 maps, out = Path(sys.argv[1]), Path(sys.argv[2])
-options = compiler.Options(ROWS, 0, ipv6=bool(int(sys.argv[3])), tunnels=bool(int(sys.argv[4])))
+options = compiler.Options(ROWS, 0, ipv6=bool(int(sys.argv[3])))
 module = BPF(text=compiler.source(), cflags=[f'-DPINS="{maps}"', "-DPROGRAM=lb", *options.defines()])
 names = {kernel.map_id(kernel.open_pin(maps / spec.name)): spec.name for spec in mapspec.map_specs(ROWS)}
 code = module.dump_func(b"lb")
@@ -118,14 +118,13 @@ def pack_guest(folder: Path, program: Path) -> Path:
 @pytest.mark.vm
 @pytest.mark.skipif(needs() is not None, reason=f"not at hand: {needs()}")
 @pytest.mark.parametrize("ipv6", [False, True], ids=["ipv4", "ipv6"])
-@pytest.mark.parametrize("tunnels", [False, True], ids=["l2", "tunnels"])
-def test_the_program_loads_on_debians_kernel(proof_bpffs: Path, tmp_path: Path, ipv6: bool, tunnels: bool) -> None:
+def test_the_program_loads_on_debians_kernel(proof_bpffs: Path, tmp_path: Path, ipv6: bool) -> None:
     maps = proof_bpffs / "vm"
     maps.mkdir()
     try:
         Tables.open(maps, ROWS).close()
         command = [sys.executable, "-c", COMPILE.replace("ROWS", str(ROWS)), str(maps), str(tmp_path / "program.json")]
-        command += [str(int(ipv6)), str(int(tunnels))]
+        command += [str(int(ipv6))]
         environment = {**os.environ, "BCC_KERNEL_SOURCE": str(ROOT / "bpf/kheaders"), "PYTHONPATH": str(ROOT)}
         subprocess.run(command, check=True, cwd=ROOT, env=environment)
     finally:
