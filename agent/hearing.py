@@ -16,7 +16,7 @@ Owns which word counts; what follows from a word, or from its absence, is member
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
 from agent.model import Share
@@ -39,7 +39,7 @@ class Told:
     def order(self) -> tuple[int, str]:
         """Which of two is the newer. Two contents under one version have an order all the same, so that all nodes
         that hear both choose alike."""
-        shares = sorted((sid, s.weight, s.effective, s.state) for sid, s in self.shares.items())
+        shares = sorted((sid, astuple(share)) for sid, share in self.shares.items())
         return self.version, repr((self.epoch, self.epochs, shares, str(self.address6)))
 
 

@@ -95,6 +95,7 @@ class Agent:
         self._unsaved: str | None = None
         self._strangers: frozenset[str] = frozenset()
         self._wish: tuple[list[Route], list[Route]] | None = None
+        self._announcers: tuple[str, ...] = ()
         self._passed_at = now
         self._netlink = Netlink()
         self.routes = None
@@ -313,7 +314,8 @@ class Agent:
         self._wish = speech.wish(
             self.config, here.address, self.epoch_numbers, shares, wanted, here.address6, self.version
         )
-        self.relay.desire(*self._wish)
+        self._announcers = speech.announcers(self.config, members)
+        self.relay.desire(*self._wish, self._announcers)
         snapshot = self.relay.snapshot if self.relay.connected else None
         told = {route.prefix: route for route in self._wish[0]}
         self.announcer.observe(standings(self.config, self.announcements, told, snapshot), time.time())
@@ -353,7 +355,7 @@ class Agent:
         """
         while True:
             if self._wish is not None and time.monotonic() - self._passed_at < HUNG_S:
-                self.relay.desire(*self._wish)
+                self.relay.desire(*self._wish, self._announcers)
             self._wake.set()
             await asyncio.sleep(TICK_S)
 

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
 from agent.announce import dressed
 from agent.config import Config, ServiceConfig
 from agent.hearing import PeerReport, Told
-from agent.model import Address, Method, Share, State, tag_of
+from agent.model import Address, Member, Method, Share, State, tag_of
 from agent.version import Version
 from bgp.bfd_file import BfdTimers
 from bgp.community import Identity, ServiceState, decode, encode, problem, service_id
@@ -91,6 +91,15 @@ def _route(config: Config, said: Identity) -> Route:
 def identity_address(config: Config, address: IPv4Address) -> IPv4Address:
     """The address that stands for a node in BGP: never its own on-link one, which routers must not learn from afar."""
     return config.bgp.identity_prefix.network_address + tag_of(address)
+
+
+def announcers(config: Config, members: Iterable[Member]) -> tuple[str, ...]:
+    """The identity prefixes of those that announce a VIP: while fewer than half of them remain, no relay withdraws."""
+    return tuple(
+        f"{identity_address(config, member.address)}/32"
+        for member in members
+        if not member.lost and any(share.announced for share in member.shares.values())
+    )
 
 
 def reports(config: Config, snapshot: Snapshot | None, connected: bool, own: IPv4Address) -> dict[str, PeerReport]:

@@ -54,6 +54,7 @@ def status(agent: Agent) -> dict[str, Any]:
             "relay": "connected" if agent.relay.connected else agent.relay.error,
             "error": snapshot.error if snapshot else None,
             "deadman": bool(snapshot and snapshot.deadman),
+            "held": bool(snapshot and snapshot.held),
             "peers": [
                 {
                     "address": peer.address,

@@ -51,13 +51,13 @@ class RelayClient:
         """Whether the relay is there and is who it should be."""
         return self._writer is not None
 
-    def desire(self, desired: Iterable[Route], fallback: Iterable[Route]) -> None:
-        """Say all that is to be announced, and what instead if we fall silent for 10 s.
+    def desire(self, desired: Iterable[Route], fallback: Iterable[Route], announcers: Iterable[str] = ()) -> None:
+        """Say all that is to be announced, and what instead if we fall silent for 10 s (snapshot.Wish).
 
         Call it at least once a second: each call is sent, as the heartbeat. It never blocks; while the relay is
         away the last wish is kept, and sent on reconnecting if it is fresh.
         """
-        self._wish = Wish(tuple(desired), tuple(fallback)).encode()
+        self._wish = Wish(tuple(desired), tuple(fallback), tuple(announcers)).encode()
         self._wished_at = asyncio.get_running_loop().time()
         self._send()
 

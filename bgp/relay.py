@@ -98,7 +98,7 @@ class Relay:
         self._to_exabgp = bytearray()
         self._sent_revision = -1
         self._stale_since: float | None = None
-        self._reported: tuple[bool, str | None] = (False, None)
+        self._reported: tuple[bool, bool, str | None] = (False, False, None)
 
     def run(self) -> int:
         """Relay until ExaBGP goes away; returns the exit code."""
@@ -122,12 +122,14 @@ class Relay:
 
     def _report(self) -> None:
         """Log what an operator should find in the journal later."""
-        news = (self._session.deadman, self._session.error)
+        news = (self._session.deadman, self._session.held, self._session.error)
         if news != self._reported:
-            deadman, error = self._reported = news
+            deadman, held, error = self._reported = news
             what = error or (
                 "the agent is silent: announcing its fallback" if deadman else "all is as the agent wishes"
             )
+            if held and not error:
+                what += ", and its VIPs: fewer than half of the announcers remain"
             log("relay", what)
 
     def _timeout(self) -> float:

@@ -13,7 +13,8 @@ The rules:
     every 30 s. What ExaBGP refused, or said `done` to and then does not list, is an error and tried again each second.
     Each neighbour is told for itself: they differ in address families and in the AS that is prepended.
  4. The wish is the agent's while it speaks. Silent for 10 s: its fallback. Not heard at all for the first 10 s:
-    nothing. Before that, a relay that knows of no wish touches nothing.
+    nothing. Before that, a relay that knows of no wish touches nothing. Where too few others are left to announce the
+    VIPs, they stay beside the fallback (floor.py).
  5. ExaBGP reports a session's end, but no withdrawals with it: its routes are flushed here.
  6. Neighbours come, go and change when ExaBGP reads its configuration again, and a new one's adj-rib-out is empty. So
     after each change of a session neighbours and announced routes are asked for anew.
@@ -27,6 +28,7 @@ from dataclasses import dataclass, field
 
 from bgp import dialect
 from bgp.bfd_file import BfdState
+from bgp.floor import Floor
 from bgp.intake import Intake
 from bgp.route import Route
 from bgp.snapshot import Peer, Snapshot, Wish
@@ -112,6 +114,9 @@ class Session:
         self._wished_at = now
         self.deadman = False
         """Whether the agent has been silent for too long."""
+        self.held = False
+        """Whether its VIPs stay announced all the same."""
+        self._floor = Floor()
         self.error: str | None = None
         """What keeps the wish from being so, if anything."""
         self._todo = [_Step.HANDSHAKE, _Step.NEIGHBORS, _Step.LEARN, _Step.VERIFY]
@@ -140,6 +145,7 @@ class Session:
     def wished(self, wish: Wish, now: float) -> None:
         """Take the agent's wish, which is its heartbeat too."""
         self._wish, self._wished_at = wish, now
+        self._floor.wished(wish)
         self.tick(now)
 
     def watched(self, states: Mapping[str, BfdState]) -> None:
@@ -175,8 +181,11 @@ class Session:
     def tick(self, now: float) -> None:
         """Let time pass: the dead-man, retries, the regular check."""
         deadman = now - self._wished_at > DEADMAN_S
-        if deadman != self.deadman:
-            self.deadman = deadman
+        if deadman:
+            self._floor.observe(self._intake.neighbors, now)
+        held = deadman and self._wish is not None and self._floor.holds
+        if (deadman, held) != (self.deadman, self.held):
+            self.deadman, self.held = deadman, held
             self._own_revision += 1
         if not self._todo and self._intake.wants_relearning:
             self._todo.append(_Step.LEARN)
@@ -205,7 +214,7 @@ class Session:
             )
             for n in self._intake.neighbors
         )
-        return Snapshot(peers, self.error, self.deadman)
+        return Snapshot(peers, self.error, self.deadman, self.held)
 
     def _look_due(self, now: float) -> bool:
         return now - self._verified_at > REVERIFY_S or (self._look_again_at is not None and now >= self._look_again_at)
@@ -215,6 +224,9 @@ class Session:
         routes: tuple[Route, ...] = ()
         if self._wish is not None:
             routes = self._wish.fallback if self.deadman else self._wish.desired
+            if self.held:
+                instead = {route.prefix for route in routes}
+                routes += tuple(route for route in self._wish.desired if route.prefix not in instead)
         elif not self.deadman:
             return {}
         return {n.address: {r.prefix: r for r in n.hears(routes)} for n in self._intake.neighbors if n.known}

@@ -4,11 +4,11 @@
 Owns the messages between agent and relay, one JSON object to a line:
 
     agent to relay, at least once a second (it is the heartbeat too): the whole wish, never a difference
-      {"desired": [route, ...], "fallback": [route, ...]}
+      {"desired": [route, ...], "fallback": [route, ...], "announcers": [prefix, ...]}
     relay to agent, at once on connecting and after each change: the whole state
       {"peers": [{"address", "state": "up"|"down", "since", "eor", "routes": [route, ...], "announced": [prefix, ...],
          "out": [route, ...], "bfd"?: {...}}],
-       "error": text or null, "deadman": bool}
+       "error": text or null, "deadman": bool, "held": bool}
     relay to agent, before it hangs up
       {"goodbye": text}
 
@@ -57,12 +57,13 @@ class Peer:
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """All that the relay knows. `error` is null while it does what the agent wants. `deadman`: the agent was silent
-    for too long, so the fallback is announced.
+    for too long, so the fallback is announced. `held`: the VIPs are too, for too few others announce them (floor.py).
     """
 
     peers: tuple[Peer, ...] = ()
     error: str | None = None
     deadman: bool = False
+    held: bool = False
 
     @property
     def announced(self) -> frozenset[str]:
@@ -71,7 +72,14 @@ class Snapshot:
 
     def encode(self) -> bytes:
         """Return the line, with its newline."""
-        return line({"peers": [_peer_to_json(p) for p in self.peers], "error": self.error, "deadman": self.deadman})
+        return line(
+            {
+                "peers": [_peer_to_json(p) for p in self.peers],
+                "error": self.error,
+                "deadman": self.deadman,
+                "held": self.held,
+            }
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +91,24 @@ class Goodbye:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What the agent wants announced, and what instead when it falls silent."""
+    """What the agent wants announced, and what instead when it falls silent.
+
+    `announcers`: the identity prefixes of all nodes that announce VIPs as far as the agent knows, its own included.
+    While fewer than half of them remain, a silent agent's VIPs stay (floor.py); without any they do not.
+    """
 
     desired: tuple[Route, ...] = ()
     fallback: tuple[Route, ...] = ()
+    announcers: tuple[str, ...] = ()
 
     def encode(self) -> bytes:
         """Return the line, with its newline."""
         return line(
-            {"desired": [r.to_json() for r in self.desired], "fallback": [r.to_json() for r in self.fallback]},
+            {
+                "desired": [r.to_json() for r in self.desired],
+                "fallback": [r.to_json() for r in self.fallback],
+                "announcers": list(self.announcers),
+            },
         )
 
 
@@ -103,9 +120,12 @@ def line(message: Mapping[str, Any]) -> bytes:
 def decode_wish(text: bytes) -> Wish:
     """Read the agent's line; BgpError says what is wrong with it."""
     message = _object(text)
+    announcers = message.pop("announcers", [])
     if message.keys() != {"desired", "fallback"}:
-        raise BgpError("message: expected the keys desired and fallback, and no other")
-    return Wish(_routes(message["desired"], "desired"), _routes(message["fallback"], "fallback"))
+        raise BgpError("message: expected the keys desired, fallback and announcers, and no other")
+    if not isinstance(announcers, list) or not all(isinstance(prefix, str) for prefix in announcers):
+        raise BgpError("message: announcers is not a list of prefixes")
+    return Wish(_routes(message["desired"], "desired"), _routes(message["fallback"], "fallback"), tuple(announcers))
 
 
 def decode_report(text: bytes) -> Snapshot | Goodbye:
@@ -116,7 +136,8 @@ def decode_report(text: bytes) -> Snapshot | Goodbye:
     try:
         peers = tuple(_peer_from_json(peer) for peer in message["peers"])
         error = message["error"]
-        return Snapshot(peers, None if error is None else str(error), bool(message["deadman"]))
+        error = None if error is None else str(error)
+        return Snapshot(peers, error, bool(message["deadman"]), bool(message.get("held", False)))
     except (KeyError, TypeError, ValueError) as problem:
         raise BgpError(f"relay: unexpected message ({problem!r})") from None
 

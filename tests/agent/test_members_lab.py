@@ -8,6 +8,7 @@ client ── router (BIRD) ── segment ──┬── b1 … b4, each with 
 
 import json
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from topology.cluster import Cluster
+from topology.cluster import VIP, Cluster
 from topology.lab import Lab
+from topology.netns import inside_net
 
 pytestmark = pytest.mark.lab
 FILE = Path(__file__).parents[2] / "topology/segment.clab.yml"
@@ -111,3 +113,52 @@ def test_one_that_vanishes_alone_is_lost_at_once_and_is_not_asked(cluster: Clust
     finally:
         cluster.lab.exec("router", ["birdc", "enable", "b2"])
         wait_for("b2 to be back", lambda: equal(cluster), 60)
+
+
+# The dead-man's floor
+
+
+def hops(cluster: Cluster) -> set[str]:
+    """Who is in the router's ECMP set, by name."""
+    shown = json.loads(cluster.lab.exec("router", ["ip", "-j", "route", "show", VIP]).stdout or "[]")
+    legs = [leg for route in shown for leg in route.get("nexthops", [route])]
+    return {cluster.names[leg["gateway"]] for leg in legs}
+
+
+def answers(cluster: Cluster, port: int) -> str:
+    """Who answers a connection from the client."""
+    with inside_net(cluster.lab.nodes["client"].pid):
+        made = socket.create_connection((VIP, 7000), timeout=5, source_address=("10.1.1.1", port))
+    with made:
+        made.sendall(b"1\n")
+        return made.recv(100).split()[0].decode()
+
+
+def relays_that(cluster: Cluster, said: str) -> list[str]:
+    return [n for n in FOUR if said in (cluster.lab.root(n) / "var/log/anylb/bgp.log").read_text()]
+
+
+def test_the_dead_man_withdraws_one_silent_node_but_not_a_cluster_of_them(cluster: Cluster) -> None:
+    held = "and its VIPs: fewer than half of the announcers remain"
+    try:
+        cluster.kill("b3", "agent")
+        wait_for("b3's VIP to be withdrawn", lambda: hops(cluster) == {"b1", "b2", "b4"})
+        cluster.start("b3", "agent")
+        wait_for("b3 to be back", lambda: equal(cluster) and hops(cluster) == set(FOUR), 60)
+        assert relays_that(cluster, held) == []
+        for node in FOUR:
+            cluster.kill(node, "agent")
+        wait_for("all relays to hold", lambda: relays_that(cluster, held) == list(FOUR), 60)
+        wait_for("all to be announced", lambda: hops(cluster) == set(FOUR))
+        deadline = time.monotonic() + 3.0
+        while time.monotonic() < deadline:
+            assert hops(cluster) == set(FOUR), "no two relays take turns"
+            time.sleep(0.2)
+        assert {answers(cluster, 40_000 + number) for number in range(60)} == set(FOUR)
+    finally:
+        for node in FOUR:
+            if not cluster.pids(node, "agent"):
+                cluster.start(node, "agent")
+        wait_for("all to be back", lambda: equal(cluster) and hops(cluster) == set(FOUR), 60)
+    # What the dead-man said is older than what the agents say now.
+    assert {m["state"] for m in status(cluster)["members"]} == {"up"}

@@ -154,6 +154,7 @@ def test_wish_becomes_commands_and_the_answer_a_snapshot(relay: Running):
         (b"\xff\xfe\n", "not JSON"),
         (b"[]\n", "not a JSON object"),
         (b'{"desired": []}\n', "expected the keys"),
+        (b'{"desired": [], "fallback": [], "announcers": [7]}\n', "announcers is not a list of prefixes"),
         (b'{"desired": [{"prefix": "x", "next_hop": "y"}], "fallback": []}\n', "route: prefix"),
         (Wish((VIP, VIP), ()).encode(), "names a prefix twice"),
         (b"[" * 100_000 + b"\n", "not JSON"),

@@ -471,3 +471,33 @@ def test_whatever_stood_before_and_whenever_wishes_change_the_last_one_is_reache
     assert exabgp.announced == {route.prefix: route for route in wishes[-1]}
     assert session.snapshot().announced == exabgp.announced.keys()
     assert session.snapshot().error is None
+
+
+def test_a_silent_agent_s_vips_stay_beside_its_fallback_when_too_few_others_announce_them():
+    fallback = Route.of(IDENTITY.prefix, IDENTITY.next_hop, [[65001, 1, 2]])
+    wish = Wish((IDENTITY, VIP), (fallback,), (IDENTITY.prefix, "10.254.0.12/32"))
+    exabgp = ExaBGP()
+    session = started(exabgp)
+    session.wished(wish, 500.0)
+    converse(session, exabgp, 500.0)
+    silent = 500.0 + DEADMAN_S + 1
+    session.tick(silent)
+    converse(session, exabgp, silent)
+    assert exabgp.announced == {VIP.prefix: VIP, IDENTITY.prefix: fallback}
+    assert (session.snapshot().deadman, session.snapshot().held) == (True, True)
+    # The agent is back: nothing but the identity has changed meanwhile.
+    session.wished(wish, silent + 1)
+    converse(session, exabgp, silent + 1)
+    assert exabgp.announced == {VIP.prefix: VIP, IDENTITY.prefix: IDENTITY}
+    assert not session.snapshot().held
+
+
+def test_without_announcers_a_silent_agent_s_vips_go():
+    exabgp = ExaBGP()
+    session = started(exabgp)
+    session.wished(Wish((IDENTITY, VIP), (DRAINING,)), 500.0)
+    converse(session, exabgp, 500.0)
+    session.tick(500.0 + DEADMAN_S + 1)
+    converse(session, exabgp, 500.0 + DEADMAN_S + 1)
+    assert exabgp.announced == {IDENTITY.prefix: DRAINING}
+    assert (session.snapshot().deadman, session.snapshot().held) == (True, False)
