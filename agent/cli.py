@@ -7,7 +7,6 @@ Owns the commands, their output and the exit codes: 0 done, 1 refused or failed 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import sys
@@ -20,6 +19,7 @@ import click
 from agent import config as configuration
 from agent.cli_announce import announce
 from agent.cli_backend import backend
+from agent.cli_bgp import bgp
 from agent.cli_lab import lab
 from agent.cli_router import config_command
 from agent.errors import AgentError, NotRunningError
@@ -68,6 +68,7 @@ def main() -> None:
     """Inspect and steer anylb, the layer-4 load balancer without load-balancer machines."""
 
 
+main.add_command(bgp)
 main.add_command(lab)
 main.add_command(announce)
 main.add_command(backend)
@@ -121,23 +122,6 @@ def agent_detach() -> None:
     click.echo("detached" if detach(Paths()) else "nothing was attached")
 
 
-@main.group()
-def bgp() -> None:
-    """This node's BGP speaker."""
-
-
-@bgp.command("run")
-@config_option
-def bgp_run(path: Path) -> None:
-    """Write and validate ExaBGP's configuration, then become ExaBGP, in the foreground (lb-bgp.service)."""
-    from agent.netlink import own_interface
-    from agent.speech import speaker_config
-    from bgp.speaker import run
-
-    settings = configuration.load(path)
-    run(speaker_config(settings, asyncio.run(own_interface(settings)).address))
-
-
 @main.group("config")
 def config_group() -> None:
     """The configuration file."""
@@ -149,6 +133,7 @@ def config_group() -> None:
 def config_check(path: Path, output: str) -> None:
     """Read a configuration as the agent would, and say what is wrong with it."""
     settings = configuration.load(path)
+    configuration.passwords(path, settings)
     services = [f"{s.name} {endpoint(s.vip, s.port)}/{s.protocol}" for s in settings.services]
     show(
         {"ok": True, "file": str(path), "services": services},

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable
-from ipaddress import IPv4Network, IPv6Address
+from ipaddress import IPv4Network, IPv6Address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PrivateAttr,
     ValidationError,
@@ -27,32 +25,27 @@ from pydantic import (
 )
 
 from agent import epoch
+from agent.config_bgp import AnnounceConfig, BgpConfig
 from agent.diagnosis import describe, place, reject_duplicates
 from agent.errors import ConfigError
 from agent.fields import (
     AnyAddress,
     AnyNetwork,
-    Asn,
     Count,
     InterfaceName,
     Port,
     PortOrAny,
     Seconds,
+    Section,
+    Switch,
     V4Address,
     Weight,
     fault,
     within,
 )
-from agent.model import TABLE_VERSIONS, Address
-from agent.secret import read_secret
-from bgp.bfd_file import MAX_INTERVAL_MS, MAX_MULTIPLIER, MIN_INTERVAL_MS, MIN_MULTIPLIER
+from agent.model import TABLE_VERSIONS, Address, Network
+from agent.secret import read_password, read_secret
 from bgp.community import service_id
-
-
-class Section(BaseModel):
-    """A mapping of lb.yml: no unknown keys, no values bent into another type, not changed once read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
 class HealthConfig(Section):
@@ -105,6 +98,7 @@ class ServiceConfig(Section):
     when_no_member: Literal["pass", "drop"] = "pass"
     when_unhealthy: Literal["fail_open", "withdraw"] = "fail_open"
     health: HealthConfig = HealthConfig()
+    announce: AnnounceConfig | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -114,6 +108,9 @@ class ServiceConfig(Section):
             raise fault("vip", f"{self.vip} cannot be a virtual IP; give a unicast address")
         if self.health.port is None and (self.port == "any" or self.protocol == "udp"):
             raise fault("health", "needs a port of its own: set health.port to a TCP port to ask")
+        hop = self.announce.next_hop if self.announce else None
+        if hop is not None and (hop.version != self.vip.version or hop == self.vip):
+            raise fault("announce.next_hop", f"{hop} cannot be the next hop of {self.vip}")
         return self
 
     @property
@@ -139,7 +136,7 @@ class NodeConfig(Section):
     interfaces: Annotated[tuple[InterfaceName, ...], Field(max_length=8)] = ()
     address: V4Address | None = None
     address6: IPv6Address | None = None
-    announce: Annotated[bool, Field(strict=True)] = True
+    announce: Switch = True
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -160,45 +157,6 @@ class NodeConfig(Section):
     def names(self) -> tuple[str, ...]:
         """The interfaces, however they are given."""
         return (self.interface,) if self.interface else self.interfaces
-
-
-class BfdConfig(Section):
-    """Bidirectional forwarding detection (RFC 5880): silence for `multiplier` times `interval_ms` is a dead path.
-
-    The slower of the two ends decides on the interval.
-    """
-
-    interval_ms: Annotated[int, Field(strict=True), within(MIN_INTERVAL_MS, MAX_INTERVAL_MS)] = 300
-    multiplier: Annotated[int, Field(strict=True), within(MIN_MULTIPLIER, MAX_MULTIPLIER)] = 3
-
-
-class PeerConfig(Section):
-    """A BGP router. `hold_time_s` bounds how long a silent death of this node blackholes its share of new flows."""
-
-    address: V4Address
-    asn: Annotated[Asn, Field(alias="as")]
-    hold_time_s: Annotated[int, Field(strict=True), within(3, 65_535)] = 9
-    bfd: BfdConfig | None = None
-
-
-class BgpConfig(Section):
-    """The announcing side. `identity_prefix` is a /16: node 10.0.0.11 announces its low 16 bits there as a /32."""
-
-    local_as: Asn
-    router_id: V4Address | None = None
-    identity_prefix: IPv4Network
-    peers: Annotated[tuple[PeerConfig, ...], Field(min_length=1)]
-    user: str = "nobody"
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.identity_prefix.prefixlen != 16:
-            raise fault("identity_prefix", f"{self.identity_prefix} is not a /16; a node's tag has 16 bits")
-        addresses = [peer.address for peer in self.peers]
-        for i, address in enumerate(addresses):
-            if address in addresses[:i]:
-                raise fault(f"peers[{i}].address", f"{address} is listed twice")
-        return self
 
 
 class MembersConfig(Section):
@@ -309,10 +267,25 @@ class Config(Section):
                 raise fault(f"services[{i}].vip", f"{service.vip} lies in members.allow; that is for nodes")
             if any(service.vip == peer.address for peer in self.bgp.peers):
                 raise fault(f"services[{i}].vip", f"{service.vip} is a BGP peer's address")
+            if self.bgp.allow and not any(service.vip in allowed for allowed in self.bgp.allow):
+                raise fault(f"services[{i}].vip", f"{service.vip} lies in no network of bgp.allow")
+            self._check_announce(i, service)
         self._check_tags()
         if self.node.address6 and not any(self.node.address6 in allowed for allowed in self.members.allow):
             raise fault("node.address6", f"{self.node.address6} lies in no network of members.allow")
         return self
+
+    def _check_announce(self, i: int, service: ServiceConfig) -> None:
+        said = service.announce
+        if said is None:
+            return
+        for j, other in enumerate(self.services[:i]):
+            if other.vip == service.vip and other.announce not in (None, said):
+                raise fault(f"services[{i}].announce", f"differs from that of services[{j}] for the same VIP")
+        for k, community in enumerate(said.large_communities):
+            if community[0] == self.cluster:
+                where = f"services[{i}].announce.large_communities[{k}]"
+                raise fault(where, "begins with the cluster's number, as only identities do")
 
     def _check_tags(self) -> None:
         """Nodes are told apart by their tags, the low 16 bits of their addresses, and announced under them."""
@@ -336,6 +309,16 @@ class Config(Section):
     def vips(self) -> tuple[Address, ...]:
         """Every VIP once, in the order of the file."""
         return tuple(dict.fromkeys(service.vip for service in self.services))
+
+    @property
+    def allowed(self) -> tuple[Network, ...]:
+        """Where the routes of VIPs may lie."""
+        return self.bgp.allow or tuple(ip_network(vip) for vip in self.vips)
+
+    def announce_of(self, vip: Address) -> AnnounceConfig:
+        """What a VIP's routes carry."""
+        said = (service.announce for service in self.services if service.vip == vip and service.announce)
+        return next(said, AnnounceConfig())
 
     @property
     def hash_key(self) -> bytes:
@@ -379,6 +362,20 @@ def load(path: Path) -> Config:
         where = place(root, str(path), "table", "previous")
         raise ConfigError(f"{where}: is the same as the table now; say in it what was different, or leave it out")
     return config
+
+
+def passwords(path: Path, config: Config) -> dict[str, bytes]:
+    """The MD5 passwords of the peers that have one, by `PeerConfig.name`. Only the speaker needs them, so `load` does
+    not read them. Raises ConfigError, without a word of what is in a file.
+    """
+    found = {}
+    for i, peer in enumerate(config.bgp.peers):
+        if peer.password_file is not None:
+            root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+            assert root is not None  # it was read
+            where = place(root, str(path), "bgp", "peers", i, "password_file")
+            found[peer.name] = read_password(path.parent / peer.password_file, where)
+    return found
 
 
 def parse(text: str, name: str) -> Config:

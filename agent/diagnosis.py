@@ -22,12 +22,13 @@ def describe(root: yaml.Node, name: str, details: Sequence[ErrorDetails]) -> lis
     return list(dict.fromkeys(_line(root, name, detail) for detail in real))
 
 
-def place(root: yaml.Node, name: str, *path: str) -> str:
+def place(root: yaml.Node, name: str, *path: str | int) -> str:
     """`file:line:column: field` of a setting that is there."""
     node, mark = root, root.start_mark
     for part in path:
         node, mark = _child(node, part) or (node, mark)
-    return f"{name}:{mark.line + 1}:{mark.column + 1}: {'.'.join(path)}"
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
+    return f"{name}:{mark.line + 1}:{mark.column + 1}: {field}"
 
 
 def _below(inner: ErrorDetails, outer: ErrorDetails) -> bool:

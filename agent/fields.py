@@ -3,13 +3,20 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, ip_address, ip_network
+import re
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from agent.model import Address, Network
+
+
+class Section(BaseModel):
+    """A mapping of lb.yml: no unknown keys, no values bent into another type, not changed once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
 def fault(field: str, message: str) -> PydanticCustomError:
@@ -35,10 +42,41 @@ def _port_or_any(value: object) -> object:
 
 
 def _address(value: object) -> object:
+    found = _zoned(value)
+    if isinstance(found, IPv6Address) and found.scope_id is not None:
+        raise fault("", f"'{value}' names an interface; only a BGP peer's address may")
+    return found
+
+
+def _zoned(value: object) -> Address:
     try:
         return ip_address(str(value))  # a number would be an address to it: 3 is 0.0.0.3
     except ValueError:
         raise fault("", f"'{value}' is not an IP address") from None
+
+
+def _peer_address(value: object) -> object:
+    found = _zoned(value)
+    if isinstance(found, IPv4Address):
+        return found
+    if found.scope_id is not None and not re.fullmatch(r"[A-Za-z0-9_.@-]{1,15}", found.scope_id):
+        raise fault("", f"'{value}' does not name an interface behind its %")
+    if found.is_link_local and found.scope_id is None:
+        raise fault("", f"{found} is link-local; say by which interface: '{found}%eth1'")
+    if found.scope_id is not None and not found.is_link_local:
+        raise fault("", f"'{value}' names an interface, but is not link-local")
+    if found.ipv4_mapped or found.is_multicast:
+        raise fault("", f"{found} cannot be a router's address")
+    return found
+
+
+def _community(value: object, parts: int, bits: int, example: str) -> tuple[int, ...]:
+    if not isinstance(value, str):  # YAML 1.1 reads 65000:10 as a number to the base of 60
+        raise fault("", f"{value!r} is not in quotes; write it as '{example}'")
+    numbers = value.split(":")
+    if len(numbers) != parts or not all(n.isascii() and n.isdigit() and int(n) < 1 << bits for n in numbers):
+        raise fault("", f"'{value}' is not {parts} numbers of {bits} bits, as '{example}'")
+    return tuple(map(int, numbers))
 
 
 def _network(value: object) -> object:
@@ -58,4 +96,11 @@ Seconds = Annotated[float, Field(strict=True), within(0, 3600), Field(gt=0)]
 V4Address = Annotated[IPv4Address, BeforeValidator(str)]  # 10 is not 0.0.0.10
 AnyAddress = Annotated[Address, BeforeValidator(_address)]
 AnyNetwork = Annotated[Network, BeforeValidator(_network)]
+PeerAddress = Annotated[Address, BeforeValidator(_peer_address)]
+"""With its interface if it is link-local: fe80::1%eth1."""
+CommunityText = Annotated[tuple[int, int], BeforeValidator(lambda value: _community(value, 2, 16, "65000:100"))]
+LargeCommunityText = Annotated[
+    tuple[int, int, int], BeforeValidator(lambda value: _community(value, 3, 32, "65000:1:2"))
+]
+Switch = Annotated[bool, Field(strict=True)]
 InterfaceName = Annotated[str, Field(min_length=1, max_length=15)]

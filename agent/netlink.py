@@ -52,6 +52,11 @@ class Interface:
     address6: IPv6Address | None = None
     """The one of `addresses6` that is this node's end of tunnels over IPv6."""
 
+    @property
+    def next_hop6(self) -> IPv6Address | None:
+        """Where routers send packets to IPv6 VIPs; None if the interface has no IPv6 address."""
+        return self.address6 or next(iter(self.addresses6), None)
+
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
@@ -101,6 +106,13 @@ class Netlink:
         if len(link.mac) != 6:
             raise AgentError(f"node.interface: {name} has no MAC: XDP cannot forward by it; name an Ethernet one")
         return Interface(name, link.index, link.mac, address or found[0], found6)
+
+    async def link_local(self, name: str) -> IPv6Address | None:
+        """An interface's own address on its link. Raises AgentError if there is no such interface."""
+        link = await self.index(name)
+        dump = [entry async for entry in await self._route.addr("dump", index=link.index)]
+        found = [ip_address(entry.get("address")) for entry in dump]
+        return next((one for one in found if isinstance(one, IPv6Address) and one.is_link_local), None)
 
     async def put_vips(self, vips: Iterable[Address], interfaces: Iterable[str]) -> None:
         """VIPs on lo, each alone, and the ARP sysctls that keep them off the segment. Repeating it changes nothing."""
@@ -211,6 +223,15 @@ async def own_interface(config: Config) -> Interface:
     if config.members.outer == "ipv6" and not usable:
         raise AgentError(f"members.outer: is ipv6, but {interface.name} has no IPv6 address inside members.allow")
     return replace(interface, address6=config.node.address6 or next(iter(usable), None))
+
+
+async def link_locals(names: Iterable[str]) -> dict[str, IPv6Address]:
+    """A link-local IPv6 address of each of these interfaces that has one. AgentError: there is no such interface."""
+    netlink = Netlink()
+    try:
+        return {name: found for name in sorted(names) if (found := await netlink.link_local(name))}
+    finally:
+        netlink.close()
 
 
 def _neighbour(message: Any) -> Neighbour | None:

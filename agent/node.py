@@ -120,7 +120,8 @@ class Agent:
     def condition(self) -> Condition:
         """What the decisions of plan.py are made from."""
         healthy = {name: health.healthy for name, health in self.health.items()}
-        return Condition(self.ready, healthy, self.intent, self.begun, self.drained, self.weights)
+        has_ipv6 = self.interface.next_hop6 is not None
+        return Condition(self.ready, healthy, self.intent, self.begun, self.drained, self.weights, has_ipv6)
 
     def own_shares(self) -> dict[int, Share]:
         """This node's part in each service, by service id."""
@@ -312,7 +313,7 @@ class Agent:
         self.version = self.version.saying(speech.content(said))
         self._save()  # before it is said: a number must never be used again for another content
         self._wish = speech.wish(
-            self.config, here.address, self.epoch_numbers, shares, wanted, here.address6, self.version
+            self.config, here.address, self.epoch_numbers, shares, wanted, here.address6, self.version, here.next_hop6
         )
         self._announcers = speech.announcers(self.config, members)
         self.relay.desire(*self._wish, self._announcers)
@@ -377,7 +378,7 @@ class Agent:
         self.stopping = True
         self._announce()
         deadline = time.monotonic() + STOP_S
-        vips = {f"{vip}/32" for vip in self.config.vips}
+        vips = {speech.prefix(vip) for vip in self.config.vips}
         while time.monotonic() < deadline and self.relay.connected and self.relay.snapshot:
             if not vips & self.relay.snapshot.announced:
                 return

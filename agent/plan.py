@@ -38,6 +38,8 @@ class Condition:
     """Services that this node takes no new connections for, by the operator's word; by name."""
     weights: Mapping[str, int] = field(default_factory=dict)
     """The operator's effective weights where they are lower than the nominal ones, by service name."""
+    has_ipv6: bool = True
+    """The node has an IPv6 address to be the next hop of IPv6 VIPs."""
 
 
 def own_share(service: ServiceConfig, condition: Condition) -> Share:
@@ -83,8 +85,10 @@ def announcement(
         return Announcement(False, f"the node is {condition.intent}")
     if not condition.forwarding:
         return Announcement(False, "the data path is not ready", fault=True)
-    if vip.version == 6:
-        return Announcement(False, "IPv6 routes are not announced yet; give the router a static one")
+    if f"ipv{vip.version}" not in config.bgp.carries:
+        return Announcement(False, f"no BGP peer carries IPv{vip.version}; add it to a peer's families")
+    if vip.version == 6 and not (condition.has_ipv6 or config.announce_of(vip).next_hop):
+        return Announcement(False, "the node's interface has no IPv6 address to be the next hop")
     services = [service for service in config.services if service.vip == vip]
     sick = [s.name for s in services if not condition.healthy[s.name] or s.name in condition.drained]
     failing = not all(condition.healthy[s.name] for s in services)

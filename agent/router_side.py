@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_network
 
-from agent.config import Config, PeerConfig
+from agent.config import Config
+from agent.config_bgp import PeerConfig
 from agent.errors import AgentError
 from agent.model import Address
 from bgp.router.facts import Neighbor, Router, Session
@@ -60,6 +61,15 @@ def _same_family(peer: PeerConfig, node: NodeAddress) -> bool:
 
 
 def _neighbor(config: Config, peer: PeerConfig, node: NodeAddress, asn: int) -> Neighbor:
-    own = node.asn or config.bgp.local_as
-    session = Session(local=peer.address, families=("ipv4",), internal=own == asn, hold_time_s=peer.hold_time_s)
+    own = node.asn or peer.local_as or config.bgp.local_as
+    session = Session(
+        local=peer.address,
+        families=peer.carries,
+        internal=own == asn,
+        hold_time_s=peer.hold_time_s,
+        passive=not peer.passive,
+        ttl_security=peer.ttl_security,
+        multihop=peer.multihop or 0,
+        password_file=str(peer.password_file) if peer.password_file else None,
+    )
     return Neighbor(node.name, node.address, own, session)

@@ -1,24 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cluster's secret: the key of the flow hash, from its file. I/O only."""
+"""Secrets from their files: the cluster's key of the flow hash, and the passwords of BGP sessions. I/O only.
+
+A file must be for its owner alone, and no message quotes what is in it.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from agent.errors import ConfigError
 
+MAX_PASSWORD_BYTES = 80
+"""TCP_MD5SIG_MAXKEYLEN (linux/tcp.h)."""
+
 
 def read_secret(path: Path, where: str) -> bytes:
     """Read 16 bytes as hex digits from a file that must be for its owner alone. ConfigErrors begin with `where`."""
+    content = _read(path, where, "make one with `openssl rand -hex 16`")
     try:
-        text, mode = path.read_text(encoding="ascii").strip(), path.stat().st_mode
-        secret = bytes.fromhex(text)
-    except OSError as error:
-        raise ConfigError(f"{where}: {path}: {error.strerror}; make one with `openssl rand -hex 16`") from None
+        secret = bytes.fromhex(content.decode("ascii").strip())
     except ValueError:
-        secret, mode = b"", 0
-    if mode & 0o077:
-        raise ConfigError(f"{where}: {path}: others may read it (mode {mode & 0o777:o}); chmod 600 {path}")
+        secret = b""
     if len(secret) != 16:
         raise ConfigError(f"{where}: {path}: holds not 32 hex digits; make one with `openssl rand -hex 16`")
     return secret
+
+
+def read_password(path: Path, where: str) -> bytes:
+    """Read a password, the only line of a file that must be for its owner alone. ConfigErrors begin with `where`."""
+    password = _read(path, where, "put the router's password there").removesuffix(b"\n").removesuffix(b"\r")
+    if not 0 < len(password) <= MAX_PASSWORD_BYTES:
+        raise ConfigError(f"{where}: {path}: holds {len(password)} bytes, not 1-{MAX_PASSWORD_BYTES}")
+    if b"\n" in password or b"\0" in password:
+        raise ConfigError(f"{where}: {path}: holds more than one line of text")
+    return password
+
+
+def _read(path: Path, where: str, advice: str) -> bytes:
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            content = file.read(4096)
+    except OSError as error:
+        raise ConfigError(f"{where}: {path}: {error.strerror}; {advice}") from None
+    if mode & 0o077:
+        raise ConfigError(f"{where}: {path}: others may read it (mode {mode & 0o777:o}); chmod 600 {path}")
+    return content

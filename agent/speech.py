@@ -13,25 +13,14 @@ from agent.config import Config, ServiceConfig
 from agent.hearing import PeerReport, Told
 from agent.model import Address, Member, Method, Share, State, tag_of
 from agent.version import Version
-from bgp.bfd_file import BfdTimers
 from bgp.community import Identity, ServiceState, decode, encode, problem, service_id
 from bgp.route import Route
 from bgp.snapshot import Snapshot
-from bgp.speaker import PeerConfig, SpeakerConfig
 
 
 def id_of(service: ServiceConfig) -> int:
     """The 28 bits that stand for a service in identities."""
     return service_id(service.vip, service.protocol, service.port_number)
-
-
-def speaker_config(config: Config, address: IPv4Address) -> SpeakerConfig:
-    """What ExaBGP on this node needs to know."""
-    peers = tuple(
-        PeerConfig(p.address, p.asn, address, p.hold_time_s, BfdTimers(**p.bfd.model_dump()) if p.bfd else None)
-        for p in config.bgp.peers
-    )
-    return SpeakerConfig(config.bgp.local_as, config.bgp.router_id or address, peers, config.bgp.user)
 
 
 def wish(
@@ -42,18 +31,44 @@ def wish(
     vips: Mapping[Address, Method | None],
     address6: IPv6Address | None = None,
     version: Version | None = None,
+    next_hop6: IPv6Address | None = None,
 ) -> tuple[list[Route], list[Route]]:
     """(what to announce, what to announce instead when this agent falls silent). `vips` says how each is drained.
 
     The fallback is the identity alone, draining: a dead agent no longer draws flows, and is still known as the owner
-    of those it has. Its version is above the live one, and below that of the agent's next word.
+    of those it has. Its version is above the live one, and below that of the agent's next word. `next_hop6` is the
+    next hop of IPv6 VIPs.
     """
     live = identity(config, address, epochs, shares, address6)
     silent = identity(config, address, epochs, silenced(shares), address6)
     if version is not None:
         live, silent = replace(live, version=version.number), replace(silent, version=version.fallback)
-    own = [dressed(Route.of(f"{vip}/32", str(address)), method) for vip, method in vips.items() if vip.version == 4]
+    own = [
+        dressed(route, method) for vip, method in vips.items() if (route := vip_route(config, vip, address, next_hop6))
+    ]
     return [_route(config, live), *own], [_route(config, silent)]
+
+
+def vip_route(config: Config, vip: Address, address: IPv4Address, address6: IPv6Address | None) -> Route | None:
+    """A VIP's route with all that lb.yml has it carry. The next hop is said outright, in the VIP's own family: ExaBGP's
+    "self" is wrong where session and route differ in it. None for an IPv6 VIP of a node without an IPv6 address."""
+    said = config.announce_of(vip)
+    next_hop = said.next_hop or (address if vip.version == 4 else address6)
+    if next_hop is None:
+        return None
+    return Route.of(
+        prefix(vip),
+        str(next_hop),
+        said.large_communities,
+        communities=said.communities,
+        med=said.med,
+        prepend=said.prepend,
+    )
+
+
+def prefix(vip: Address) -> str:
+    """A VIP as a route's prefix."""
+    return f"{vip}/{vip.max_prefixlen}"
 
 
 def silenced(shares: Mapping[int, Share]) -> dict[int, Share]:
@@ -103,15 +118,22 @@ def announcers(config: Config, members: Iterable[Member]) -> tuple[str, ...]:
 
 
 def reports(config: Config, snapshot: Snapshot | None, connected: bool, own: IPv4Address) -> dict[str, PeerReport]:
-    """What each configured peer tells of other nodes. All are down while the relay is away or has said nothing."""
+    """What each configured peer that carries IPv4, as identities are, tells of other nodes.
+
+    All are down while the relay is away or has said nothing. A peer that took no IPv4 counts as down: its silence says
+    nothing.
+    """
     peers = {peer.address: peer for peer in snapshot.peers} if snapshot and connected else {}
     result = {}
     for configured in config.bgp.peers:
-        peer = peers.get(str(configured.address))
-        routes = peer.routes if peer and peer.up else ()
+        if "ipv4" not in configured.carries:
+            continue
+        peer = peers.get(configured.name)
+        up = peer is not None and peer.up and "ipv4" in peer.families
+        routes = peer.routes if peer and up else ()
         heard = [told for route in routes if (told := _told(config, route, own))]
         result[str(configured.address)] = PeerReport(
-            up=bool(peer and peer.up),
+            up=up,
             told={told.address: told for told in heard},
             since=peer.since if peer else 0.0,
             eor=bool(peer and peer.eor),

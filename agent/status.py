@@ -45,7 +45,7 @@ def status(agent: Agent) -> dict[str, Any]:
             "counters": counters.get(0, {}),
         },
         "vips": [
-            {"vip": str(vip), "wanted": a.wanted, "announced": f"{vip}/32" in announced, "why": a.why}
+            {"vip": str(vip), "wanted": a.wanted, "announced": speech.prefix(vip) in announced, "why": a.why}
             for vip, a in agent.announcements.items()
         ],
         "services": [_service(agent, service, members, counters) for service in agent.config.services],

@@ -9,7 +9,10 @@ from pathlib import Path
 
 _COMMON = ("__init__", "errors", "journal", "bfd_file")
 MODULES = {
-    "relay": (*_COMMON, "peercred", "route", "snapshot", "community", "dialect", "intake", "floor", "session", "relay"),
+    "relay": (
+        *_COMMON,
+        *("peercred", "route", "allow", "snapshot", "community", "dialect", "intake", "floor", "session", "relay"),
+    ),
     "bfd_process": (*_COMMON, "bfd_packet", "bfd", "bfd_socket", "bfd_process"),
 }
 """Of this package, by helper; they import each other and the standard library, nothing else (tests see to it)."""

@@ -240,7 +240,7 @@ class Process:
         if State.UP in (change.old, change.new):
             log("bfd", f"{address} is {change.new}{why}")
         if change.failure:
-            self._to_exabgp += f"neighbor {address} teardown {BFD_DOWN}\n".encode()
+            self._to_exabgp += f"neighbor {address.partition('%')[0]} teardown {BFD_DOWN}\n".encode()
 
     def _read_exabgp(self) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -112,9 +112,10 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class EndOfRib:
-    """A neighbour has sent all it had (RFC 4724 section 2)."""
+    """A neighbour has sent all it had of an address family (RFC 4724 section 2)."""
 
     peer: str
+    family: str
 
 
 Said = Answer | Version | Neighbors | Listed | SessionChange | Update | EndOfRib
@@ -183,7 +184,7 @@ def _event(value: Mapping[str, Any]) -> Said | None:
         return None
     message = neighbor["message"]
     if "eor" in message:
-        return EndOfRib(peer)
+        return EndOfRib(peer, message["eor"]["afi"])
     update = message["update"]
     return Update(peer, tuple(_announced(update)), tuple(_withdrawn(update)))
 

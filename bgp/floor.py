@@ -47,7 +47,7 @@ class Floor:
         """Take in what the neighbours tell while the agent is silent."""
         alive, silent, certain = set[str](), set[str](), False
         for neighbor in neighbors:
-            if not neighbor.up:
+            if not neighbor.up or "ipv4" not in neighbor.agreed:  # it tells no identities
                 continue
             certain |= now - neighbor.since >= REFRESH_S
             for prefix in self._announcers & neighbor.routes.keys():

@@ -28,7 +28,8 @@ _RELEARN_BELOW = 0.8
 class Neighbor:
     """One neighbour: as snapshot.Peer, but growing. `heard_at`: when the last update came.
 
-    `own_as`: as what we speak to it, 0 until ExaBGP has described it. `families`: those configured for it.
+    `own_as`: as what we speak to it, 0 until ExaBGP has described it. `families`: those configured for it; `agreed`:
+    those that it took in this session.
     """
 
     address: str
@@ -40,6 +41,7 @@ class Neighbor:
     own_as: int = 0
     peer_as: int = 0
     families: frozenset[str] = frozenset()
+    agreed: frozenset[str] = frozenset()
 
     @property
     def known(self) -> bool:
@@ -80,11 +82,18 @@ class Intake:
         return [self._neighbors[address] for address in sorted(self._neighbors)]
 
     @property
-    def error(self) -> str | None:
+    def errors(self) -> list[str]:
         """What is missing here, and why."""
-        if not self._overflow:
-            return None
-        return f"more than {MAX_ROUTES} routes or {MAX_BYTES >> 20} MB of them: some are left out; filter at the router"
+        found = [
+            f"neighbour {n.address} does not take {family}: enable it there, or leave it out of families"
+            for n in self.neighbors
+            for family in sorted(n.families - n.agreed)
+            if n.up and n.agreed
+        ]
+        if self._overflow:
+            size = f"{MAX_ROUTES} routes or {MAX_BYTES >> 20} MB of them"
+            found.append(f"more than {size}: some are left out; filter at the router")
+        return found
 
     @property
     def wants_relearning(self) -> bool:
@@ -105,7 +114,10 @@ class Intake:
                 since = now - one.for_s if one.up else 0.0
                 known = self._neighbors[address] = Neighbor(address, one.up, since, heard_at=since)
                 self.revision += 1
-            known.own_as, known.peer_as, known.families = one.own_as, one.peer_as, one.families
+            if known.agreed != one.agreed:
+                self.revision += 1
+            known.own_as, known.peer_as = one.own_as, one.peer_as
+            known.families, known.agreed = one.families, one.agreed
 
     def session(self, address: str, up: bool, now: float) -> bool:
         """A session came up or went down: what was learned in the one before is void. Says whether that is news."""
@@ -115,7 +127,9 @@ class Intake:
             self._listing.restarted.add(address)
         if not up and not old.up and address in self._neighbors:
             return False  # an attempt to connect that failed, which ExaBGP reports as "down" each time
-        self._neighbors[address] = replace(old, up=up, since=now, eor=False, heard_at=now, routes={})
+        # Until ExaBGP has described the session, it is taken to carry all that it should.
+        new = replace(old, up=up, since=now, eor=False, heard_at=now, routes={}, agreed=old.families)
+        self._neighbors[address] = new
         self.revision += 1
         return True
 
@@ -131,10 +145,12 @@ class Intake:
             self._mark_newer(address, route.prefix)
         self.revision += 1
 
-    def end_of_rib(self, address: str) -> None:
-        """The neighbour has sent all it had."""
-        self._neighbors.setdefault(address, Neighbor(address)).eor = True
-        self.revision += 1
+    def end_of_rib(self, address: str, family: str) -> None:
+        """The neighbour has sent all it had of a family. What is waited for are identities, which are IPv4's."""
+        neighbor = self._neighbors.setdefault(address, Neighbor(address))
+        if family == "ipv4" or "ipv4" not in neighbor.families:
+            neighbor.eor = True
+            self.revision += 1
 
     def tick(self, now: float) -> None:
         """Let time pass: silence counts as an End-of-RIB."""

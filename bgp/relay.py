@@ -9,7 +9,7 @@ always the newest.
 Standard library only, and run from an archive in the run directory (archive.py): it is an unprivileged user's process,
 and the project may lie where that user cannot read.
 
-    relay --socket PATH --agent-uid UID
+    relay --socket PATH --agent-uid UID --allow PATH
 
 Exit: 0 when ExaBGP closes its end or on SIGTERM. On any other end ExaBGP starts a new relay and keeps its routes.
 """
@@ -25,6 +25,7 @@ import socket
 import time
 from pathlib import Path
 
+from bgp.allow import AllowFile
 from bgp.bfd_file import STATE_NAME, Watched, decode_states
 from bgp.errors import BgpError
 from bgp.journal import log
@@ -87,11 +88,12 @@ class AgentLink:
 class Relay:
     """The loop."""
 
-    def __init__(self, listener: socket.socket, agent_uid: int, bfd: Path) -> None:
+    def __init__(self, listener: socket.socket, agent_uid: int, bfd: Path, allow: AllowFile) -> None:
         self._listener = listener
         self._bfd = Watched(bfd)
         self._uids = {0, agent_uid}
-        self._session = Session(time.monotonic())
+        self._allow = allow
+        self._session = Session(time.monotonic(), allow.networks)
         self._agent: AgentLink | None = None
         self._selector = selectors.DefaultSelector()
         self._from_exabgp = bytearray()
@@ -114,11 +116,17 @@ class Relay:
                     key.data()
                 if (states := self._bfd.news()) is not None:
                     self._session.watched(decode_states(states))
+                self._read_allow()
                 self._session.tick(time.monotonic())
                 self._report()
         except (EOFError, BrokenPipeError):
             return 0
         return 1
+
+    def _read_allow(self) -> None:
+        with contextlib.suppress(BgpError):  # what root allowed before still holds
+            if self._allow.read():
+                self._session.allow(self._allow.networks, time.monotonic())
 
     def _report(self) -> None:
         """Log what an operator should find in the journal later."""
@@ -239,11 +247,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="relay")
     parser.add_argument("--socket", type=Path, required=True)
     parser.add_argument("--agent-uid", type=int, required=True)
+    parser.add_argument("--allow", type=Path, required=True)
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     try:
+        allow = AllowFile(arguments.allow)
         listener = listen(arguments.socket, arguments.agent_uid)
     except OSError as error:
         log("relay", f"{arguments.socket}: {error.strerror}")
         return 1
-    return Relay(listener, arguments.agent_uid, arguments.socket.with_name(STATE_NAME)).run()
+    except BgpError as error:
+        log("relay", str(error))
+        return 1
+    return Relay(listener, arguments.agent_uid, arguments.socket.with_name(STATE_NAME), allow).run()

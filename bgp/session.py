@@ -15,18 +15,20 @@ The rules:
  4. The wish is the agent's while it speaks. Silent for 10 s: its fallback. Not heard at all for the first 10 s:
     nothing. Before that, a relay that knows of no wish touches nothing. Where too few others are left to announce the
     VIPs, they stay beside the fallback (floor.py).
- 5. ExaBGP reports a session's end, but no withdrawals with it: its routes are flushed here.
- 6. Neighbours come, go and change when ExaBGP reads its configuration again, and a new one's adj-rib-out is empty. So
+ 5. Nothing outside the allowed prefixes is announced, whatever the agent wishes (allow.py).
+ 6. ExaBGP reports a session's end, but no withdrawals with it: its routes are flushed here.
+ 7. Neighbours come, go and change when ExaBGP reads its configuration again, and a new one's adj-rib-out is empty. So
     after each change of a session neighbours and announced routes are asked for anew.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bgp import dialect
+from bgp.allow import Network, refused
 from bgp.bfd_file import BfdState
 from bgp.floor import Floor
 from bgp.intake import Intake
@@ -101,7 +103,8 @@ class _Asked:
 class Session:
     """One conversation with ExaBGP. Feed it, then take `commands()` and, when `revision` grew, `snapshot()`."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, allowed: Iterable[Network] = ()) -> None:
+        """`allowed`: where the host routes lie that may be announced (allow.py)."""
         self.ready = False
         """Whether it has learned how things stand: a snapshot before that would tell the agent that all is gone."""
         self._intake = Intake()
@@ -110,6 +113,8 @@ class Session:
         self._unverified: dict[tuple[str, str], Route | None] = {}
         self._verified_at = now
         self._look_again_at: float | None = None
+        self._allowed = tuple(allowed)
+        self._refused: list[str] = []
         self._wish: Wish | None = None
         self._wished_at = now
         self.deadman = False
@@ -142,6 +147,11 @@ class Session:
         lines, self._outbox = self._outbox, []
         return lines
 
+    def allow(self, allowed: Iterable[Network], now: float) -> None:
+        """Take another list of what may be announced; what it does not hold is withdrawn."""
+        self._allowed = tuple(allowed)
+        self.tick(now)
+
     def wished(self, wish: Wish, now: float) -> None:
         """Take the agent's wish, which is its heartbeat too."""
         self._wish, self._wished_at = wish, now
@@ -150,7 +160,8 @@ class Session:
 
     def watched(self, states: Mapping[str, BfdState]) -> None:
         """Take what the BFD process sees of the neighbours: for the agent to show, nothing follows from it here."""
-        self._bfd = states
+        # ExaBGP, unlike the kernel, knows a link-local neighbour without its interface.
+        self._bfd = {address.partition("%")[0]: state for address, state in states.items()}
         self._own_revision += 1
 
     def heard(self, line: str, now: float) -> None:
@@ -176,7 +187,7 @@ class Session:
             case dialect.Update():
                 self._intake.update(said.peer, said.announced, said.withdrawn, now)
             case dialect.EndOfRib():
-                self._intake.end_of_rib(said.peer)
+                self._intake.end_of_rib(said.peer, said.family)
 
     def tick(self, now: float) -> None:
         """Let time pass: the dead-man, retries, the regular check."""
@@ -211,6 +222,7 @@ class Session:
                 frozenset(self._verified.get(n.address, ())),
                 tuple(self._verified.get(n.address, {}).values()),
                 self._bfd.get(n.address),
+                n.agreed if n.up else n.families,
             )
             for n in self._intake.neighbors
         )
@@ -229,6 +241,8 @@ class Session:
                 routes += tuple(route for route in self._wish.desired if route.prefix not in instead)
         elif not self.deadman:
             return {}
+        self._refused = refused((route.prefix for route in routes), self._allowed)
+        routes = tuple(route for route in routes if route.prefix not in self._refused)
         return {n.address: {r.prefix: r for r in n.hears(routes)} for n in self._intake.neighbors if n.known}
 
     def _advance(self, now: float) -> None:
@@ -306,8 +320,9 @@ class Session:
             errors.append(f"ExaBGP does not answer {self._asked.text!r}")
         elif now < self._not_before:
             errors.append(f"ExaBGP refused {self._todo[0].value!r}")
-        if self._intake.error:
-            errors.append(self._intake.error)
+        errors += self._intake.errors
+        if self._refused:
+            errors.append(f"the agent wishes {', '.join(self._refused[:3])}, which bgp.allow does not: refused")
         if not errors:
             return None
         return errors[0] + (f" (and {len(errors) - 1} more)" if len(errors) > 1 else "")

@@ -7,7 +7,7 @@ Owns the messages between agent and relay, one JSON object to a line:
       {"desired": [route, ...], "fallback": [route, ...], "announcers": [prefix, ...]}
     relay to agent, at once on connecting and after each change: the whole state
       {"peers": [{"address", "state": "up"|"down", "since", "eor", "routes": [route, ...], "announced": [prefix, ...],
-         "out": [route, ...], "bfd"?: {...}}],
+         "out": [route, ...], "families": ["ipv4"|"ipv6", ...], "bfd"?: {...}}],
        "error": text or null, "deadman": bool, "held": bool}
     relay to agent, before it hangs up
       {"goodbye": text}
@@ -40,8 +40,9 @@ class Peer:
     `since` is when the session last came up or went down, in seconds of CLOCK_MONOTONIC (time.monotonic(), and
     asyncio's loop.time()); 0 if it never was up. `eor`: the neighbour has sent all it had when the session came up
     (End-of-RIB, RFC 4724 section 2). `routes`: learned from it, by prefix; empty while it is down. `announced`: the
-    prefixes that ExaBGP's adj-rib-out holds for it; it hears of them only while it is up. `out`: the same as routes.
-    `bfd`: what is known of the path to it (bfd_file.py); None without BFD, and absent in JSON.
+    prefixes that ExaBGP's adj-rib-out holds for it; it hears of them only while it is up, and only of those of
+    `families`: what both ends took for this session, or what is configured while there is none. `out`: `announced` as
+    routes. `bfd`: what is known of the path to it (bfd_file.py); None without BFD, and absent in JSON.
     """
 
     address: str
@@ -52,6 +53,14 @@ class Peer:
     announced: frozenset[str] = frozenset()
     out: tuple[Route, ...] = ()
     bfd: BfdState | None = None
+    families: frozenset[str] = frozenset({"ipv4", "ipv6"})
+
+    @property
+    def heard(self) -> frozenset[str]:
+        """The prefixes that it hears from us now."""
+        if not self.up:
+            return frozenset()
+        return frozenset(p for p in self.announced if ("ipv6" if ":" in p else "ipv4") in self.families)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +77,7 @@ class Snapshot:
     @property
     def announced(self) -> frozenset[str]:
         """The prefixes that at least one neighbour hears from us now."""
-        return frozenset().union(*(peer.announced for peer in self.peers if peer.up))
+        return frozenset().union(*(peer.heard for peer in self.peers))
 
     def encode(self) -> bytes:
         """Return the line, with its newline."""
@@ -172,6 +181,7 @@ def _peer_to_json(peer: Peer) -> dict[str, Any]:
         "announced": sorted(peer.announced),
         "out": [route.to_json() for route in peer.out],
         **({"bfd": peer.bfd.to_json()} if peer.bfd else {}),
+        "families": sorted(peer.families),
     }
 
 
@@ -185,4 +195,5 @@ def _peer_from_json(value: Mapping[str, Any]) -> Peer:
         announced=frozenset(str(prefix) for prefix in value["announced"]),
         out=tuple(Route.from_json(route) for route in value.get("out", ())),
         bfd=BfdState.from_json(value["bfd"]) if "bfd" in value else None,
+        families=frozenset(str(family) for family in value["families"]),
     )

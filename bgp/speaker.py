@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ExaBGP as a process of its own: its configuration, written and validated, and the exec that becomes it.
+"""ExaBGP as a process of its own: its configuration validated and written, and the exec that becomes it.
 
-Owns what ExaBGP is told before it starts. What it is told while it runs is the relay's (session.py).
+Owns the run directory and the start. What is in the configuration is settings.py's, having it read anew reload.py's,
+and what ExaBGP is told while it runs the relay's (session.py).
 
     RUN_DIR                root, mode 1775, group of the BGP user: it may add its socket, and touch nothing of root's
-      lock                 held (flock) as long as this ExaBGP lives
-      exabgp.conf          neighbours and the relay
+      lock                 held (flock) as long as this ExaBGP lives; its process id
+      exabgp.conf          neighbours, with their passwords, and the relay; for root and the BGP user's group alone
+      allow                what the relay may announce (allow.py)
       exabgp.env           ExaBGP's own settings; no other environment file or variable is read
       relay.pyz            the relay (archive.py)
       relay.sock           made by the relay: the agent's socket
@@ -22,157 +24,22 @@ import pwd
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
-from ipaddress import IPv4Address
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
 from bgp.archive import bfd_archive, relay_archive
-from bgp.bfd_file import CONFIG_NAME, STATE_NAME, BfdPeer, BfdTimers, encode_peers
+from bgp.bfd_file import CONFIG_NAME, STATE_NAME, encode_peers
 from bgp.errors import BgpError
+from bgp.settings import ALLOW_NAME, SpeakerConfig, bfd_peers, render, render_allow, render_settings, secrets
 
-SOCKET_NAME = "relay.sock"
 MIN_VERSION = (5, 0, 15)
 """The first that checks the TTL of inbound packets (GTSM); 6 is expected to change the helper protocol."""
 _VALIDATE_TIMEOUT_S = 30
 
 
-@dataclass(frozen=True, slots=True)
-class PeerConfig:
-    """One neighbour. `hold_time_s` is what we offer: at least 3 (RFC 4271 section 4.2); the lower offer counts."""
-
-    address: IPv4Address
-    peer_as: int
-    local_address: IPv4Address
-    hold_time_s: int = 9
-    bfd: BfdTimers | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SpeakerConfig:
-    """Everything ExaBGP needs. `user` runs it and the relay; `agent_uid` may talk to the relay, besides root."""
-
-    local_as: int
-    router_id: IPv4Address
-    peers: tuple[PeerConfig, ...]
-    user: str = "nobody"
-    run_dir: Path = Path("/run/anylb-bgp")
-    agent_uid: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.peers:
-            raise BgpError("bgp: no neighbour is configured: add one")
-        addresses = [peer.address for peer in self.peers]
-        for peer in self.peers:
-            if addresses.count(peer.address) > 1:
-                raise BgpError(f"bgp: neighbour {peer.address} is configured twice: remove one")
-            if not 3 <= peer.hold_time_s <= 65535:
-                raise BgpError(f"bgp: neighbour {peer.address}: hold time {peer.hold_time_s} s is not in 3-65535")
-        for number in (self.local_as, *(peer.peer_as for peer in self.peers)):
-            if not 0 < number < (1 << 32) - 1:
-                raise BgpError(f"bgp: AS number {number} is not in 1-4294967294")
-        if any(character.isspace() or character in ";{}#'\"" for character in str(self.run_dir)):
-            raise BgpError(f"bgp: {self.run_dir}: ExaBGP cannot read a path with spaces or quotes: choose another")
-
-    @property
-    def socket_path(self) -> Path:
-        """Where the agent finds the relay."""
-        return self.run_dir / SOCKET_NAME
-
-
-def render(config: SpeakerConfig, python: str = "/usr/bin/python3") -> str:
-    """Return ExaBGP's configuration; `python` runs the relay."""
-    relay = f"{python} -I -S {config.run_dir}/relay.pyz"
-    relay += f" --socket {config.socket_path} --agent-uid {config.agent_uid}"
-    process = f"process relay {{\n  run {relay};\n  encoder json;\n  respawn true;\n}}\n"
-    if bfd_peers(config):
-        # Named by no neighbour: it hears the answers to its own commands and nothing else.
-        bfd = f"{python} -I -S {config.run_dir}/bfd.pyz --run-dir {config.run_dir}"
-        process += f"process bfd {{\n  run {bfd};\n  encoder text;\n  respawn true;\n}}\n"
-    return process + "".join(_render_peer(config, peer) for peer in config.peers)
-
-
-def bfd_peers(config: SpeakerConfig) -> tuple[BfdPeer, ...]:
-    """Return whom the BFD process is to watch."""
-    return tuple(
-        BfdPeer(str(peer.address), str(peer.local_address), peer.bfd.interval_ms, peer.bfd.multiplier)
-        for peer in config.peers
-        if peer.bfd is not None
-    )
-
-
-def _render_peer(config: SpeakerConfig, peer: PeerConfig) -> str:
-    # adj-rib-out: routes are announced again on reconnecting, and can be listed; adj-rib-in: a relay that follows a
-    # killed one can ask for what was learned. graceful-restart: 0 would mean the hold time, and routers would keep a
-    # dead speaker's routes that long. passive has another default than ExaBGP's manual says. The name after api must
-    # not be used twice.
-    return f"""
-neighbor {peer.address} {{
-  local-address {peer.local_address};
-  local-as {config.local_as};
-  peer-as {peer.peer_as};
-  router-id {config.router_id};
-  hold-time {peer.hold_time_s};
-  passive false;
-  adj-rib-out true;
-  adj-rib-in true;
-  family {{
-    ipv4 unicast;
-  }}
-  capability {{
-    asn4 enable;
-    route-refresh enable;
-    graceful-restart disable;
-    add-path disable;
-    multi-session disable;
-    operational disable;
-    extended-message disable;
-  }}
-  api relay-{peer.address} {{
-    processes [ relay ];
-    neighbor-changes;
-    receive {{
-      parsed;
-      update;
-    }}
-  }}
-}}
-"""
-
-
-def render_settings(config: SpeakerConfig) -> str:
-    """Return ExaBGP's environment file.
-
-    terminate: were the relay lost for good, ExaBGP would stop its sessions but live on; better to end and be started
-    again. statistics: a line per keepalive. openwait: seconds for a router that takes the connection but is silent.
-    speed: looks at its timers every 50 ms, not 10; sockets wake it in any case; idle, it takes 0.5 % of a core, not 2.
-    """
-    return f"""\
-[exabgp.daemon]
-user = '{config.user}'
-drop = true
-daemonize = false
-[exabgp.api]
-ack = true
-chunk = 20
-cli = false
-respawn = true
-show-routes-format = v2
-terminate = true
-[exabgp.bgp]
-openwait = 10
-[exabgp.reactor]
-speed = 5.0
-[exabgp.log]
-destination = stderr
-level = INFO
-short = true
-statistics = false
-"""
-
-
-def validate(text: str, settings: str = "") -> None:
-    """Let ExaBGP itself check a configuration; BgpError with its words when it does not like it."""
+def validate(text: str, settings: str = "", hidden: Iterable[str] = ()) -> None:
+    """Let ExaBGP itself check a configuration; BgpError with its words, but for the `hidden`, when it refuses it."""
     _require_exabgp()
     with tempfile.TemporaryDirectory(prefix="anylb-bgp-") as directory:
         path, settings_path = Path(directory, "exabgp.conf"), Path(directory, "exabgp.env")
@@ -190,7 +57,8 @@ def validate(text: str, settings: str = "") -> None:
         except subprocess.TimeoutExpired:
             raise BgpError(f"exabgp validate: no result within {_VALIDATE_TIMEOUT_S} s: try again") from None
     if result.returncode != 0:
-        raise BgpError(f"exabgp refuses the generated configuration: {_complaint(result.stderr or result.stdout)}")
+        complaint = _complaint(result.stderr or result.stdout, hidden)
+        raise BgpError(f"exabgp refuses the generated configuration: {complaint}")
 
 
 def run(config: SpeakerConfig) -> NoReturn:
@@ -199,18 +67,16 @@ def run(config: SpeakerConfig) -> NoReturn:
     BgpError, before anything else has happened, when ExaBGP is missing or too old, the user is unknown or cannot be
     taken, or an ExaBGP already runs in `run_dir`.
     """
-    _require_exabgp()
-    gid = _account(config.user)
-    text, settings = render(config, _relay_python()), render_settings(config)
-    validate(text, settings)
+    text, settings, gid = prepared(config)
     try:
         _make_run_dir(config.run_dir, gid)
         _lock(config.run_dir)
-        _write(config.run_dir / "relay.pyz", relay_archive(), gid)
-        _write(config.run_dir / "exabgp.conf", text.encode(), gid)
-        _write(config.run_dir / "exabgp.env", settings.encode(), gid)
-        _write(config.run_dir / "bfd.pyz", bfd_archive(), gid)
-        _write(config.run_dir / CONFIG_NAME, encode_peers(bfd_peers(config)), gid)
+        write(config.run_dir / "relay.pyz", relay_archive(), gid)
+        write(config.run_dir / "exabgp.conf", text.encode(), gid)
+        write(config.run_dir / "exabgp.env", settings.encode(), gid)
+        write(config.run_dir / ALLOW_NAME, render_allow(config).encode(), gid)
+        write(config.run_dir / "bfd.pyz", bfd_archive(), gid)
+        write(config.run_dir / CONFIG_NAME, encode_peers(bfd_peers(config)), gid)
         (config.run_dir / STATE_NAME).unlink(missing_ok=True)
         # Left by a relay of another user, it could not be replaced by this one.
         config.socket_path.unlink(missing_ok=True)
@@ -220,6 +86,15 @@ def run(config: SpeakerConfig) -> NoReturn:
         raise BgpError(f"{error.filename or config.run_dir}: {error.strerror}") from None
     arguments = [*_exabgp(), "server", str(config.run_dir / "exabgp.conf")]
     os.execve(arguments[0], arguments, _environment(config.run_dir / "exabgp.env"))  # noqa: S606
+
+
+def prepared(config: SpeakerConfig) -> tuple[str, str, int]:
+    """ExaBGP's configuration and settings, validated, and the group that may read them. BgpError as `run` raises it."""
+    _require_exabgp()
+    gid = _account(config.user)
+    text, settings = render(config, _relay_python()), render_settings(config)
+    validate(text, settings, secrets(config))
+    return text, settings, gid
 
 
 def _exabgp() -> list[str]:
@@ -289,7 +164,7 @@ def _lock(run_dir: Path) -> None:
     os.set_inheritable(descriptor, True)
 
 
-def _write(path: Path, content: bytes, gid: int) -> None:
+def write(path: Path, content: bytes, gid: int) -> None:
     """Write aside and rename in, so that nothing the BGP user may have put there is followed."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.unlink(missing_ok=True)
@@ -301,7 +176,9 @@ def _write(path: Path, content: bytes, gid: int) -> None:
     aside.rename(path)
 
 
-def _complaint(output: str) -> str:
+def _complaint(output: str, hidden: Iterable[str]) -> str:
     """Make one line of ExaBGP's several, which begin with "error: FILE is not a valid config file:"."""
+    for secret in hidden:
+        output = output.replace(secret, "***")
     _, _, said = output.partition("\nerror: ")
     return " ".join((said or output).partition("config file:")[2].split())[:400] or " ".join(output.split())[:400]

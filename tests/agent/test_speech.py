@@ -6,7 +6,8 @@ from ipaddress import IPv4Address, IPv6Address
 
 from agent import speech
 from agent.announce import MED
-from agent.config import PeerConfig, parse
+from agent.config import parse
+from agent.config_bgp import PeerConfig
 from agent.epoch import supported
 from agent.hearing import Told
 from agent.model import Method, Share, State
@@ -151,7 +152,33 @@ def test_the_epoch_tells_what_decides_rows() -> None:
     assert len({usual, *others}) == 7
 
 
-def test_an_ipv6_vip_is_not_announced() -> None:
+def test_a_vips_route_has_a_next_hop_of_its_family_and_all_that_lb_yml_says() -> None:
+    text = TEXT.replace("weight: 50", "weight: 50, announce: {med: 5, prepend: 2, communities: ['65000:9'], "
+                        "large_communities: ['65000:1:2']}")  # fmt: skip
+    text = text.replace("bgp:", "  - {name: six, vip: '2001:db8:99::1', protocol: tcp, port: 443}\nbgp:")
+    config = parse(text, "lb.yml")
+    vip, vip6 = config.vips
+    here6 = IPv6Address("2001:db8::b")
+    assert speech.vip_route(config, vip, A, here6) == Route(
+        "192.0.2.10/32", "10.0.0.11", ((65000, 1, 2),), (), ((65000, 9),), 5, 2
+    )
+    assert speech.vip_route(config, vip6, A, here6) == Route("2001:db8:99::1/128", "2001:db8::b")
+    elsewhere = parse(text.replace("med: 5", "next_hop: 10.0.0.99"), "lb.yml")
+    hop = speech.vip_route(elsewhere, vip, A, here6)
+    assert hop is not None
+    assert hop.next_hop == "10.0.0.99"
+
+
+def test_a_peer_that_took_no_ipv4_says_nothing_of_identities() -> None:
+    """It looks like a peer that is down: that it tells no identities must not make members lost."""
+    six = parse(TEXT.replace("as: 65000}", "as: 65000}, {address: '2001:db8::1', as: 65000}"), "lb.yml")
+    peer = Peer("10.0.0.1", up=True, since=1.0, eor=True)
+    assert speech.reports(six, Snapshot((peer,)), True, B).keys() == {"10.0.0.1"}
+    assert speech.reports(six, Snapshot((peer,)), True, B)["10.0.0.1"].up
+    assert not speech.reports(six, Snapshot((replace(peer, families=frozenset({"ipv6"})),)), True, B)["10.0.0.1"].up
+
+
+def test_an_ipv6_vip_of_a_node_without_an_ipv6_address_is_not_announced() -> None:
     vips = [*CONFIG.vips, IPv6Address("2001:db8:99::1")]
     assert [route.prefix for route in speech.wish(CONFIG, A, [99], SHARES, dict.fromkeys(vips))[0]] == [
         "10.254.0.11/32",

@@ -155,7 +155,7 @@ def test_comes_up_and_tells_exabgp_when_the_neighbor_falls_silent(numbered: Call
     assert router.hops == 255
     state = process.wait_for(peer, lambda state: state.state == "up" and state.detection_ms == 900)
     assert (state.diagnostic, state.interval_ms) == ("", 300)
-    assert process.said() == TEARDOWN.format(peer.address)
+    assert process.said() == TEARDOWN.format(peer.address.partition("%")[0])
     assert "silent for too long" in process.wait_for(peer, lambda state: state.state == "down").diagnostic
 
 

@@ -71,10 +71,13 @@ topology:
 """
 SPEAK = """
 import sys
-from ipaddress import IPv4Address
-from bgp.speaker import PeerConfig, SpeakerConfig, run
+from ipaddress import IPv4Address, IPv4Network
+from bgp.settings import PeerConfig, SpeakerConfig
+from bgp.speaker import run
 me = IPv4Address(sys.argv[1])
-run(SpeakerConfig(65001, me, (PeerConfig(IPv4Address("10.0.0.1"), 65000, me, hold_time_s=3),)))
+peer = PeerConfig(IPv4Address("10.0.0.1"), 65000, me, hold_time_s=3)
+own = IPv4Network(f"10.254{sys.argv[1][4:]}")
+run(SpeakerConfig(65001, me, (peer,), allow=(IPv4Network("10.99.0.0/24"), own)))
 """
 
 

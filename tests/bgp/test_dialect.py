@@ -73,7 +73,7 @@ def event(kind: str, content: str) -> str:
             ),
             Update(PEER, (Route("2001:db8:1::/48", "2001:db8::1"),), ()),
         ),
-        (event("update", '"message": { "eor": { "afi" : "ipv4", "safi" : "unicast" } }'), EndOfRib(PEER)),
+        (event("update", '"message": { "eor": { "afi" : "ipv4", "safi" : "unicast" } }'), EndOfRib(PEER, "ipv4")),
         (
             '{"peer": {"address": "10.0.0.1"}, "route": {"nlri": {"prefix": "10.254.0.11/32", "nexthop": "10.0.0.11", '
             '"family": {"afi": "ipv4", "safi": "unicast"}}, "attributes": {"as-path": {"0": {"element": '

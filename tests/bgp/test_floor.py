@@ -26,7 +26,8 @@ def identity(number: int, announced: bool = True, cluster: int = CLUSTER) -> Rou
 
 
 def router(*routes: Route, up: bool = True, since: float = LONG_AGO, address: str = "10.0.0.1") -> Neighbor:
-    return Neighbor(address, up, since, routes={route.prefix: route for route in routes})
+    held = {route.prefix: route for route in routes}
+    return Neighbor(address, up, since, routes=held, agreed=frozenset({"ipv4"}))
 
 
 def floor(*announcers: int, own: int = 1) -> Floor:

@@ -3,6 +3,7 @@
 
 import json
 from dataclasses import replace
+from ipaddress import ip_network
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from bgp.snapshot import MAX_LINE_BYTES, Wish
 
 PEER, OTHER, INTERNAL = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 VIP = Route.of("10.99.0.1/32", "10.0.0.11")
+VIP6 = Route.of("2001:db8::1/128", "2001:db8::b")
 IDENTITY = Route.of("10.254.0.11/32", "10.0.0.11", [[65001, 1, 1]])
 DRAINING = Route.of("10.254.0.11/32", "10.0.0.11", [[65001, 1, 2]])
 LEARNED = Route.of("10.254.0.12/32", "10.0.0.12", [[65001, 1, 3]], [65000, 65001])
@@ -31,6 +33,7 @@ class ExaBGP:
         self.learned = list(learned)
         self.up = set(up)
         self.own_as, self.families = dict.fromkeys(peers, 65001), dict.fromkeys(peers, ("ipv4", "ipv6"))
+        self.agreed = {}
         self.refuses, self.lies, self.heard = set(), set(), []
 
     @property
@@ -50,10 +53,10 @@ class ExaBGP:
             case ["version"]:
                 return ["exabgp 5.0.15", "done"]
             case ["show", "neighbor", "json"]:
-                return [
-                    json.dumps([described(p, p in self.up, self.own_as[p], self.families[p]) for p in self.told]),
-                    "done",
+                everyone = [
+                    described(p, p in self.up, self.own_as[p], self.families[p], self.agreed.get(p)) for p in self.told
                 ]
+                return [json.dumps(everyone), "done"]
             case ["show", "adj-rib", "in", "json"]:
                 return [*(listed(p, route) for p in self.told for route in self.learned), "done"]
             case ["show", "adj-rib", "out", "json"]:
@@ -87,14 +90,15 @@ class ExaBGP:
 LISTS = ("large-community", "community")
 
 
-def described(peer, up=True, own_as=65001, families=("ipv4", "ipv6")):
+def described(peer, up=True, own_as=65001, families=("ipv4", "ipv6"), agreed=None):
     names = [f"{family} unicast" for family in families]
+    common = [f"{family} unicast" for family in agreed or families]
     return {
         "fsm": "ESTABLISHED" if up else "IDLE",
         "duration": 5,
         "local": {"as": own_as, "families": dict.fromkeys(names, True)},
         "peer": {"address": peer, "as": 65000},
-        "families": names if up else [],
+        "families": common if up else [],
     }
 
 
@@ -127,6 +131,11 @@ def update(peer, announced=(), withdrawn=()):
     return json.dumps({"exabgp": "5.0.0", "type": "update", "neighbor": neighbor})
 
 
+def end_of_rib(peer, family):
+    neighbor = {"address": {"peer": peer}, "message": {"eor": {"afi": family, "safi": "unicast"}}}
+    return json.dumps({"exabgp": "5.0.0", "type": "update", "neighbor": neighbor})
+
+
 def converse(session, exabgp, now):
     """Let both talk until neither has more to say; one command at a time, or it fails."""
     for _ in range(1000):
@@ -143,7 +152,7 @@ def converse(session, exabgp, now):
 
 
 def started(exabgp, now=0.0):
-    session = Session(now)
+    session = Session(now, ALLOWED)
     converse(session, exabgp, now)
     assert session.ready
     return session
@@ -157,6 +166,7 @@ def learned(session, peer=PEER):
     return {p.address: p for p in session.snapshot().peers}[peer].routes
 
 
+ALLOWED = [ip_network("10.99.0.0/16"), ip_network("10.254.0.11"), ip_network("2001:db8::/32")]
 V, I = {VIP.prefix: VIP}, {IDENTITY.prefix: IDENTITY}  # noqa: E741
 
 
@@ -364,12 +374,9 @@ def test_peer_down_flushes_its_routes_and_only_its():
 def test_end_of_rib_is_said_or_inferred_from_silence_or_time():
     session = started(ExaBGP(up=()))
     session.heard(state(PEER, "up"), 1.0)
-    session.heard(
-        json.dumps(
-            {"exabgp": "5.0.0", "type": "update", "neighbor": {"address": {"peer": PEER}, "message": {"eor": {}}}}
-        ),
-        1.1,
-    )
+    session.heard(end_of_rib(PEER, "ipv6"), 1.1)
+    assert not session.snapshot().peers[0].eor, "what is waited for are identities"
+    session.heard(end_of_rib(PEER, "ipv4"), 1.1)
     assert session.snapshot().peers[0].eor
     session.heard(state(PEER, "up"), 10.0)
     session.heard(update(PEER, [LEARNED]), 11.0)
@@ -446,6 +453,38 @@ def test_adj_rib_out_is_looked_at_every_half_minute_and_mended():
     session.tick(32.0)
     converse(session, exabgp, 32.0)
     assert exabgp.announced == {VIP.prefix: VIP}
+
+
+def test_nothing_outside_the_allowed_prefixes_is_announced_whatever_the_agent_wishes():
+    exabgp = ExaBGP()
+    session = started(exabgp)
+    others = [Route.of(prefix, "10.0.0.11") for prefix in ("10.99.0.0/31", "8.8.8.8/32", "10.254.0.12/32", "0.0.0.0/0")]
+    session.wished(Wish((VIP, IDENTITY, *others), (DRAINING, *others)), 1.0)
+    converse(session, exabgp, 1.0)
+    assert exabgp.announced == V | I
+    assert "10.99.0.0/31, 8.8.8.8/32, 10.254.0.12/32" in session.snapshot().error
+    assert "bgp.allow" in session.snapshot().error
+    session.tick(12.0)
+    converse(session, exabgp, 12.0)
+    assert exabgp.announced == {DRAINING.prefix: DRAINING}, "nor by the dead-man"
+    session.wished(Wish((VIP, IDENTITY), ()), 13.0)
+    converse(session, exabgp, 13.0)
+    assert session.snapshot().error is None
+    session.allow(ALLOWED[1:], 14.0)
+    converse(session, exabgp, 14.0)
+    assert exabgp.announced == I, "a VIP that is no longer allowed is withdrawn"
+    assert Session(0.0).snapshot().error is None
+
+
+def test_a_family_that_the_router_does_not_take_is_an_error_and_not_announced():
+    exabgp = ExaBGP()
+    exabgp.agreed[PEER] = ("ipv4",)
+    session = started(exabgp)
+    session.wished(Wish((VIP, VIP6), ()), 1.0)
+    converse(session, exabgp, 1.0)
+    assert exabgp.announced.keys() == {VIP.prefix, VIP6.prefix}, "it is there for when the router takes it"
+    assert session.snapshot().announced == {VIP.prefix}
+    assert session.snapshot().error.startswith(f"neighbour {PEER} does not take ipv6")
 
 
 PREFIXES = st.sampled_from([f"10.99.0.{i}/32" for i in range(4)])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import importlib.metadata
 import importlib.util
@@ -16,17 +17,18 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
 
-from bgp import speaker
+from bgp import settings, speaker
 from bgp.bfd_file import BfdTimers
 from bgp.errors import BgpError
 from bgp.route import Route
+from bgp.settings import PeerConfig, SpeakerConfig, render, render_settings
 from bgp.snapshot import Snapshot, Wish, decode_report
-from bgp.speaker import PeerConfig, SpeakerConfig, render, render_settings, validate
+from bgp.speaker import validate
 
 NOBODY = 65534
 # TEST-NET-1 (RFC 5737): nobody answers, and nothing leaves this machine's loopback.
@@ -35,9 +37,11 @@ CONFIG = SpeakerConfig(65001, IPv4Address("10.0.0.11"), (PEER,))
 RUN = (
     "import sys; from pathlib import Path; from ipaddress import IPv4Address as A; import bgp\n"
     "print(bgp.__file__, flush=True)\n"
-    "from bgp.speaker import *\n"
+    "from bgp.settings import *; from bgp.speaker import *\n"
+    "from ipaddress import ip_network as n; ALLOW = (n('10.99.0.0/24'), n('2001:db8::/32'))\n"
     "peer = PeerConfig(A('127.0.0.2'), 65000, A('127.0.0.1'), 3)\n"
-    "try: run(SpeakerConfig(65001, A('10.0.0.11'), (peer,), user=sys.argv[2], run_dir=Path(sys.argv[1])))\n"
+    "me, run_dir = A('10.0.0.11'), Path(sys.argv[1])\n"
+    "try: run(SpeakerConfig(65001, me, (peer,), user=sys.argv[2], run_dir=run_dir, allow=ALLOW))\n"
     "except BgpError as error: sys.exit(str(error))"
 )
 
@@ -91,6 +95,33 @@ def test_exabgp_accepts_what_is_rendered():
     validate(render(two), render_settings(two))
 
 
+def test_exabgp_accepts_every_option_of_a_neighbour():
+    here, there = IPv6Address("2001:db8::b"), IPv6Address("2001:db8::1")
+    local = replace(PEER, address=IPv6Address("fe80::1"), local_address=IPv6Address("fe80::b"), interface="lo")
+    peers = (
+        replace(PEER, local_as=65009, password=bytes(range(1, 81)), multihop=3, graceful_restart_s=60),
+        replace(PEER, address=there, local_address=here, ttl_security=True, passive=True, families=("ipv6", "ipv4")),
+        local,
+    )
+    config = replace(CONFIG, peers=peers)
+    text = render(config)
+    validate(text, render_settings(config))
+    assert "api relay-fe80--1 " in text
+    assert text.count("outgoing-ttl 1;") == 1, "the one neighbour next door without GTSM"
+
+
+def test_no_message_quotes_a_password():
+    config = replace(CONFIG, peers=(replace(PEER, password=b"correct horse"),))
+    text = render(config)
+    assert "correct horse" not in text
+    assert "correct horse" not in repr(config)
+    encoded = base64.b64encode(b"correct horse").decode()
+    with pytest.raises(BgpError, match=r"^exabgp refuses") as caught:
+        validate(text.replace("md5-password", "md5-passwort"), hidden=settings.secrets(config))
+    assert encoded not in str(caught.value)
+    assert "md5-passwort" in str(caught.value)
+
+
 def test_exabgp_s_own_complaint_is_the_error():
     with pytest.raises(BgpError, match=r"^exabgp refuses .*hold-time 2 .*at least 3 seconds") as caught:
         validate(render(CONFIG).replace("hold-time 3;", "hold-time 2;"))
@@ -125,9 +156,24 @@ def test_settings_are_taken_by_exabgp(tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"hold_time_s": 2}, "hold time 2 s is not in 3-65535"),
+        ({"local_address": IPv6Address("::1")}, "another family"),
+        ({"password": b""}, "has 0 bytes, not 1-80"),
+        ({"password": b"x" * 81}, "has 81 bytes, not 1-80"),
+        ({"interface": "eth1"}, "belongs to a link-local"),
+        ({"ttl_security": True, "multihop": 2}, "GTSM"),
+    ],
+)
+def test_peers_that_cannot_be(change: dict[str, object], message: str):
+    with pytest.raises(BgpError, match=message):
+        replace(PEER, **change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
         ({"peers": ()}, "no neighbour"),
         ({"peers": (PEER, PEER)}, "configured twice"),
-        ({"peers": (replace(PEER, hold_time_s=2),)}, "hold time 2 s is not in 3-65535"),
         ({"peers": (replace(PEER, peer_as=0),)}, "AS number 0"),
         ({"local_as": 1 << 32}, "AS number"),
         ({"run_dir": Path("/run/a b")}, "spaces"),
@@ -181,6 +227,7 @@ def test_runs_unprivileged_in_its_own_directory_and_once(run_dir: Path, tmp_path
             "relay.pyz": (0, "-rw-r-----"),
             "bfd.pyz": (0, "-rw-r-----"),
             "bfd.json": (0, "-rw-r-----"),
+            "allow": (0, "-rw-r-----"),
             "relay.sock": (NOBODY, "srw-------"),
         }
         assert (run_dir.stat().st_uid, stat.filemode(run_dir.stat().st_mode)) == (0, "drwxrwxr-t")
