@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FILES = [
-    ROOT / name for name in ("topology/routers/bird.conf", "topology/routers/frr.conf", "tests/bench/lab/bird.conf")
-]
+NAMES = ("bird.conf", "frr.conf", "bird-dual.conf", "frr-dual.conf")
+FILES = [*(ROOT / "topology/routers" / name for name in NAMES), ROOT / "tests/bench/lab/bird.conf"]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.name)

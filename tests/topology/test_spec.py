@@ -227,8 +227,11 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 def test_our_labs_are_read(path: Path) -> None:
     topology = spec.load(path, {})
     servers = ["b1", "b2", "b3", "b4"]
-    more = servers if path.name == "routed.clab.yml" else ["segment", *servers, "b5"]
-    assert list(topology.nodes) == ["client", "router", *more]
+    more = {"routed.clab.yml": servers, "dual.clab.yml": ["segment", *servers]}.get(
+        path.name, ["segment", *servers, "b5"]
+    )
+    routers = ["router1", "router2"] if path.name == "dual.clab.yml" else ["router"]
+    assert list(topology.nodes) == ["client", *routers, *more]
     assert {link.mtu for link in topology.links} == {1500}
     assert topology.nodes["b3"].env["ANYLB_XDP"] == "auto"
     assert spec.load(path, {"XDP": "off"}).nodes["b3"].env["ANYLB_XDP"] == "off"
