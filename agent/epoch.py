@@ -5,7 +5,8 @@ A node supports one epoch, or two: what its configuration says, and what `table.
 looks into the rows of both, so that connections made under either are found. Which one new flows go by follows from
 the view alone: the new one as soon as every live member supports it, the previous one until then.
 
-How the two rows of a packet are put together depends on the others (`Use.alternating`); bpf/pick.py has the reasons.
+How the two rows of a packet are put together depends on the others (`Use.alternating`); bpf/pick.py has the reasons,
+tests/proof/test_two_epochs_walk.py the steps of a switch.
 """
 
 from __future__ import annotations
@@ -49,6 +50,15 @@ class Use:
     first: int
     alternating: bool = False
 
+    def towards(self, wanted: Use) -> Use:
+        """The next step on the way there: either the first epoch changes or how the rows are joined, never both.
+
+        The first changes only while both alternate: in that mixture of nodes both owners are reached all the same.
+        """
+        if wanted.first == self.first:
+            return wanted
+        return Use(wanted.first if self.alternating else self.first, alternating=True)
+
 
 @dataclass(frozen=True, slots=True)
 class Stance:
@@ -62,9 +72,10 @@ class Stance:
         """The stance when `wanted` is what the view asks for now."""
         if wanted == self.use:
             return Stance(self.use)
-        if wanted != self.next:
-            return Stance(self.use, wanted, now)
-        return Stance(wanted) if now - self.since >= ARM_S else self
+        step = self.use.towards(wanted)
+        if step != self.next:
+            return Stance(self.use, step, now)
+        return Stance(step) if now - self.since >= ARM_S else self
 
 
 def supported(config: Config) -> tuple[Epoch, ...]:

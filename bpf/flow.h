@@ -22,23 +22,23 @@ static __always_inline u32 mix(u32 word)
 	return word ^ word >> 16;
 }
 
-static __always_inline u64 pair(const struct conf *conf, const struct packet *pkt, int i)
+static __always_inline u64 pair(const u64 *key, const struct packet *pkt, int i)
 {
-	return (pkt->client[i] + conf->hash_key[1 + 2 * i]) * (pkt->vip[i] + conf->hash_key[2 + 2 * i]);
+	return (pkt->client[i] + key[1 + 2 * i]) * (pkt->vip[i] + key[2 + 2 * i]);
 }
 
 /* The words are taken as they lie in the packet, so this wants a little-endian machine, as all that run it are. */
-static __always_inline u32 flow_hash(const struct conf *conf, const struct service *service, const struct packet *pkt)
+static __always_inline u32 flow_hash(const u64 *key, const struct service *service, const struct packet *pkt)
 {
-	u64 sum = conf->hash_key[0] + pair(conf, pkt, 0);
+	u64 sum = key[0] + pair(key, pkt, 0);
 	u64 ports = pkt->client_port | (u32)pkt->vip_port << 16;
 
 	if (service->affinity == AFFINITY_THREE_TUPLE)
 		ports &= 0xffff0000;
 	else if (service->affinity == AFFINITY_TWO_TUPLE)
 		ports = 0;
-	sum += ports * conf->hash_key[KEY_WORDS - 1];
+	sum += ports * key[KEY_WORDS - 1];
 	if (pkt->family == 6)
-		sum += pair(conf, pkt, 1) + pair(conf, pkt, 2) + pair(conf, pkt, 3);
+		sum += pair(key, pkt, 1) + pair(key, pkt, 2) + pair(key, pkt, 3);
 	return mix(sum >> 32);
 }

@@ -22,6 +22,10 @@ NODES: Final = 1024
 """Entries of the node table; index 0 means none."""
 SLOTS: Final = 256
 """Tables and counter sets; slot 0 is for packets that belong to no service."""
+SIDES: Final = 2
+"""Epochs that a node may look into at once; each has a table of every service."""
+PLACES: Final = 7
+"""Taken of the two rows of a packet, if there are two."""
 SERVICES: Final = 4096
 FRONT: Final = 4096
 """Entries of the array in front of the services' map; a power of two."""
@@ -110,6 +114,12 @@ class ConfFlag(IntFlag):
     SAMPLE = 2
     OUTER_4 = 4
     OUTER_6 = 8
+    SIDE = 16
+    BOTH = 32
+
+
+_OWN_FLAGS: Final = ConfFlag.OUTER_4 | ConfFlag.OUTER_6 | ConfFlag.SIDE | ConfFlag.BOTH
+"""Those that say what else stands in a node's conf."""
 
 
 class ServiceFlag(IntFlag):
@@ -148,12 +158,15 @@ _CONF = Layout(
     "conf",
     (
         ("vip_filter", "Q"),
-        ("hash_key", f"{KEY_WORDS}Q"),
+        ("hash_key", f"{SIDES * KEY_WORDS}Q"),
+        ("epoch", f"{SIDES}I"),
         ("again_cost_ns", "I"),
         ("again_burst_ns", "I"),
         ("self", "H"),
         ("self_tag", "H"),
         ("flags", "I"),
+        ("order", f"{PLACES}s"),
+        ("unmetered", "B"),
         ("address", "4s"),
         ("address6", "16s"),
         ("zero", "4x"),
@@ -231,13 +244,36 @@ def key_words(hash_key: bytes) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
+class OtherEpoch:
+    """The epoch whose rows are looked into beside those that new flows go by; its tables are on the other side.
+
+    `alternating`: its places take turns with the first's; else they come after them. See pick.h.
+    """
+
+    hash_key: bytes
+    epoch: int = 0
+    alternating: bool = False
+
+    @property
+    def order(self) -> bytes:
+        """Places of the first row, and CHAIN more for those of the other, in the order in which they are taken."""
+        first, other = range(4), range(CHAIN, CHAIN + 3)
+        if not self.alternating:
+            return bytes((*first, *other))
+        turns = [place for both in zip(first, (*other, None), strict=True) for place in both if place is not None]
+        return bytes(turns)
+
+
+@dataclass(frozen=True)
 class NodeConf:
     """What the program knows of the node it runs on.
 
     `self_index` is the node's own place in the node table and `self_tag` its tag. `hash_key` (KEY_SIZE bytes) is
-    the cluster's secret, the same on all nodes. Forwards with hop >= 2 are held to `again_per_s` a second on each
-    CPU, `again_burst` of them at once; the clock moves in ticks of up to 10 ms, so a burst below 10 ms' worth lowers
-    the rate. `address` and `address6` are this node's own ends of tunnels; None: it neither takes nor sends those.
+    the cluster's secret, the same on all nodes, of the epoch that new flows go by; its tables are on `side` (0 or 1),
+    and `epoch` is how the agent names it. `other` is another one that is looked into too. Forwards with hop >= 2 (where
+    two epochs alternate: 3) are held to `again_per_s` a second on each CPU, `again_burst` of them at once; the clock
+    moves in ticks of up to 10 ms, so a burst below 10 ms' worth lowers the rate. `address` and `address6` are this
+    node's own ends of tunnels; None: it neither takes nor sends those.
     """
 
     self_index: int
@@ -247,40 +283,67 @@ class NodeConf:
     again_burst: int = 4_000
     address: IPv4Address | None = None
     address6: IPv6Address | None = None
+    side: int = 0
+    epoch: int = 0
+    other: OtherEpoch | None = None
 
     def pack(self, vip_filter: int, flags: int) -> bytes:
         """Encode as `struct conf`; `vip_filter` and `flags` are derived from other tables (see tables.py)."""
         cost_ns = max(1, 1_000_000_000 // self.again_per_s)
         burst_ns = min(cost_ns * self.again_burst, 0xFFFF_FFFF)
-        outer = (address_words(self.address)[:4], address_words(self.address6))
-        words = key_words(self.hash_key)
-        flags &= ~(ConfFlag.OUTER_4 | ConfFlag.OUTER_6)
+        sides = [(key_words(self.hash_key), self.epoch), ((0,) * KEY_WORDS, 0)]
+        order, unmetered = bytes(PLACES), 1
+        flags &= ~_OWN_FLAGS
         flags |= bool(self.address) * ConfFlag.OUTER_4 | bool(self.address6) * ConfFlag.OUTER_6
-        return _CONF.codec.pack(vip_filter, *words, cost_ns, burst_ns, self.self_index, self.self_tag, flags, *outer)
+        flags |= self.side * ConfFlag.SIDE
+        if self.other:
+            sides[1] = key_words(self.other.hash_key), self.other.epoch
+            order, unmetered = self.other.order, 2 if self.other.alternating else 1
+            flags |= ConfFlag.BOTH
+        (words, epoch), (more, other) = sides[:: -1 if self.side else 1]
+        return _CONF.codec.pack(
+            vip_filter, *words, *more, epoch, other, cost_ns, burst_ns, self.self_index, self.self_tag, flags, order,
+            unmetered, address_words(self.address)[:4], address_words(self.address6),
+        )  # fmt: skip
 
     @classmethod
     def unpack(cls, data: bytes) -> "NodeConf | None":
         """Decode `struct conf`; None if it was never written."""
         fields = _CONF.codec.unpack(data)
-        cost_ns, burst_ns, index, tag, _, address, address6 = fields[1 + KEY_WORDS :]
+        at = 1 + SIDES * KEY_WORDS + SIDES
+        cost_ns, burst_ns, index, tag, flags, _, unmetered, address, address6 = fields[at:]
         if not index:
             return None
+        keys = [Struct("<2Q").pack(*fields[1 + side * KEY_WORDS :][:2]) for side in range(SIDES)]
+        side = int(bool(flags & ConfFlag.SIDE))
+        epochs = fields[at - SIDES : at]
+        other = OtherEpoch(keys[1 - side], epochs[1 - side], unmetered == 2) if flags & ConfFlag.BOTH else None
         return cls(
-            index, tag, Struct("<2Q").pack(*fields[1:3]), 1_000_000_000 // cost_ns, burst_ns // cost_ns,
+            index, tag, keys[side], 1_000_000_000 // cost_ns, burst_ns // cost_ns,
             IPv4Address(address) if any(address) else None, IPv6Address(address6) if any(address6) else None,
+            side, epochs[side], other,
         )  # fmt: skip
 
 
 def conf_derived(conf: bytes) -> tuple[int, ConfFlag]:
     """Return the VIP filter and the flags of an encoded `struct conf`."""
-    fields = _CONF.codec.unpack(conf)
-    return fields[0], ConfFlag(fields[1 + KEY_WORDS + 4])
+    at = dict(_CONF.offsets())["flags"]
+    return int.from_bytes(conf[:8], "little"), ConfFlag(int.from_bytes(conf[at : at + 4], "little"))
 
 
 def with_derived(conf: bytes, vip_filter: int, flags: ConfFlag) -> bytes:
     """Return an encoded `struct conf` with another VIP filter and other flags."""
     at = dict(_CONF.offsets())["flags"]
     return vip_filter.to_bytes(8, "little") + conf[8:at] + flags.to_bytes(4, "little") + conf[at + 4 :]
+
+
+def with_side(conf: bytes, side: int, source: bytes) -> bytes:
+    """Return an encoded `struct conf` whose key and epoch of a side are those of another one."""
+    offsets = dict(_CONF.offsets())
+    for name, size in (("hash_key", 8 * KEY_WORDS), ("epoch", 4)):
+        at = offsets[name] + side * size
+        conf = conf[:at] + source[at : at + size] + conf[at + size :]
+    return conf
 
 
 @dataclass(frozen=True)

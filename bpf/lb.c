@@ -62,8 +62,9 @@ static __always_inline int pass_other(const struct packet *pkt)
 static __always_inline int handle(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
 				  struct service *service, struct packet *pkt, struct stats *s)
 {
-	u32 hash = flow_hash(conf, service, pkt), r = hash & (ROWS - 1);
-	struct row *row = find_row(service->slot, r);
+	u32 side = conf->flags / CONF_SIDE % SIDES, table = service->slot + side * SLOTS;
+	u32 hash = flow_hash(conf->hash_key[side], service, pkt), r = hash & (ROWS - 1);
+	struct row *row = find_row(table, r);
 	struct node *next = NULL;
 	int verdict = XDP_PASS;
 	enum counter event;
@@ -75,7 +76,7 @@ static __always_inline int handle(struct xdp_md *ctx, const struct conf *conf, c
 		count(s, RX_ICMP_ERROR);
 
 	if (row)
-		event = pick(ctx, conf, service, row, r, pkt, s, &next);
+		event = pick(ctx, conf, service, table, r, row, pkt, s, &next);
 	else
 		event = service->flags & SERVICE_DROP_NO_MEMBER ? DROP_NO_MEMBER : NO_MEMBER;
 	event ^= conf->zero;	/* see forget() */

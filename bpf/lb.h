@@ -19,6 +19,8 @@
 #define CHAIN 8		/* nodes a row holds; also K, the hop after which no node forwards any more */
 #define NODES 1024	/* nodes a cluster may have; index 0 means "none" */
 #define SLOTS 256	/* tables and counter sets; slot 0 is for packets that belong to no service */
+#define SIDES 2		/* epochs that a node may look into at once; each has a table of every service */
+#define PLACES 7	/* taken of the two rows of a packet, if there are two: see pick.h */
 #define SERVICES 4096	/* (VIP, protocol, port) keys */
 #define FRONT 4096	/* entries of `front`, a power of two */
 #define UPLINKS 8
@@ -78,12 +80,15 @@ struct stats {
 /* One per node. */
 struct conf {
 	u64 vip_filter;			/* bit vip_bit(VIP) is set for each VIP: tells most other packets at once */
-	u64 hash_key[KEY_WORDS];	/* from the cluster's secret: who knows it can aim at one server */
+	u64 hash_key[SIDES][KEY_WORDS];	/* from the cluster's secrets: who knows one can aim at one server */
+	u32 epoch[SIDES];		/* which epoch a side is for, as the agent names it; 0: none */
 	u32 again_cost_ns;		/* a forward with hop >= 2 uses up so much of its CPU's time budget ... */
 	u32 again_burst_ns;		/* ... and may run so far ahead of the clock */
 	u16 self;			/* own index in nodes */
 	u16 self_tag;
 	u32 flags;			/* CONF_* */
+	u8 order[PLACES];		/* of two rows: places of the first, and CHAIN more for those of the other */
+	u8 unmetered;			/* so many forwards of a packet are held to no rate: 1, or 2 */
 	__be32 address;			/* where tunnels to this node end, and the source of those from it; 0: none */
 	__be32 address6[4];		/* the same for IPv6 */
 	u32 zero;			/* always 0; see forget() */
@@ -94,6 +99,8 @@ enum {
 	CONF_SAMPLE = 2,	/* packets are sampled */
 	CONF_OUTER_4 = 4,	/* `address` is there */
 	CONF_OUTER_6 = 8,
+	CONF_SIDE = 16,		/* the second side's epoch is the one that new flows go by; else the first side's */
+	CONF_BOTH = 32,		/* the other side's rows are looked into, too */
 };
 
 /* What is held to a rate, each CPU for itself; see budget.h. */

@@ -11,11 +11,17 @@ BPF_TABLE_PINNED("array", u32, struct front, front, FRONT, PINS "/front");
 BPF_TABLE_PINNED("array", u32, struct node, nodes, NODES, PINS "/nodes");
 BPF_TABLE_PINNED("percpu_array", u32, struct stats, stats, SLOTS, PINS "/stats");
 
-/* Slot -> array[ROWS] of struct row. A whole table is written aside, then swapped in at once. */
-BPF_TABLE_PINNED("array_of_maps", u32, u32, rows, SLOTS, PINS "/rows");
+/*
+ * Slot, and SLOTS more for the second side -> array[ROWS] of struct row. A whole table is written aside, then swapped
+ * in at once.
+ */
+BPF_TABLE_PINNED("array_of_maps", u32, u32, rows, SIDES * SLOTS, PINS "/rows");
 
-/* Slot -> array[ROWS] of u64: until when (CLOCK_MONOTONIC, ns) a miss of this row is dropped, 0 = no longer. */
-BPF_TABLE_PINNED("array_of_maps", u32, u32, grace, SLOTS, PINS "/grace");
+/* Likewise -> array[ROWS] of u64: until when (CLOCK_MONOTONIC, ns) a miss of this row is dropped, 0 = no longer. */
+BPF_TABLE_PINNED("array_of_maps", u32, u32, grace, SIDES * SLOTS, PINS "/grace");
+
+/* Where the two rows of a packet are put together; no program interrupts another on a CPU. */
+BPF_TABLE_PINNED("percpu_array", u32, struct row, joint, 1, PINS "/joint");
 
 /* How far this CPU has used up time (CLOCK_MONOTONIC, ns) of each of its budgets; see budget.h. */
 BPF_TABLE_PINNED("percpu_array", u32, u64, spent, BUDGETS, PINS "/spent");

@@ -18,6 +18,13 @@
  *     sends it again, by when the tables agree.
  *  6. Forwarded more than CHAIN times: it went in a circle between tables that disagree, so it is dropped.
  *
+ * A node may look into the rows of two epochs, so that a switch from one to the other leaves connections where they
+ * are. Then the chain is put together from both, as conf.order says: the first four places of the row that new flows
+ * go by and the first three of the other, each node where it comes first. Either they take turns, so that both
+ * epochs' owners stand at the head: walked over every mixture of nodes that switched and nodes that did not, and all
+ * pairs of chains of up to 5 nodes, each owner's packets reach it within two forwards, while one row after the other
+ * sent some astray. Or the other's come last: beside nodes that know only the one row, places must mean the same.
+ *
  * Were 4 to trust the hop alone and 6 to let the kernel answer, a node's joining while another drains would
  * reset connections: walked over all single changes of 6 nodes, each believing the old table or the new, 948 of
  * 370,320 packets for an old owner met a RST; so it is 30. Nor does it cost more forwards.
@@ -112,12 +119,84 @@ static __always_inline enum counter find_socket(struct xdp_md *ctx, u32 place, c
 	return found;
 }
 
-static __always_inline bool in_grace(u32 slot, u32 r)
+static __always_inline bool is_row_in_grace(u32 table, u32 r)
 {
-	void *table = grace.lookup(&slot);
-	u64 *until = table ? bpf_map_lookup_elem(table, &r) : NULL;
+	void *all = grace.lookup(&table);
+	u64 *until = all ? bpf_map_lookup_elem(all, &r) : NULL;
 
 	return until && *until && bpf_ktime_get_coarse_ns() < *until;
+}
+
+/* The row of the other epoch's table. */
+static __always_inline u32 other_row(const struct conf *conf, const struct service *service, const struct packet *pkt)
+{
+	u32 side = conf->flags / CONF_SIDE % SIDES;
+
+	return flow_hash(conf->hash_key[side ^ 1], service, pkt) & (ROWS - 1);
+}
+
+static __always_inline bool in_grace(const struct conf *conf, const struct service *service, u32 table, u32 r,
+				     const struct packet *pkt)
+{
+	return is_row_in_grace(table, r) || (conf->flags & CONF_BOTH &&
+					     is_row_in_grace(table ^ SLOTS, other_row(conf, service, pkt)));
+}
+
+/* How many places count of each of two rows. */
+#define OF_FIRST 4
+#define OF_OTHER 3
+
+/* Whom the other epoch's row names: this node, others. */
+enum { NAMES_SELF = 1, NAMES_OTHERS = 2 };
+
+static __always_inline u32 look_into_other(const struct conf *conf, const struct service *service, u32 table,
+					   const struct packet *pkt)
+{
+	struct row *row = find_row(table ^ SLOTS, other_row(conf, service, pkt));
+	u32 named = 0, k;
+
+	if (!row)
+		return 0;
+#pragma unroll
+	for (k = 0; k < OF_OTHER; k++)
+		if (row->node[k])
+			named |= row->node[k] == conf->self ? NAMES_SELF : NAMES_OTHERS;
+	return named;
+}
+
+static __always_inline bool holds(const struct row *row, u32 places, u16 node)
+{
+	u32 k;
+
+#pragma unroll
+	for (k = 0; k < places; k++)
+		if (row->node[k] == node)
+			return true;
+	return false;
+}
+
+/* The chain that two rows make together; see the top. */
+static __always_inline const struct row *joined(const struct conf *conf, const struct row *row, const struct row *other)
+{
+	u32 zero = 0, length = 0, k;
+	struct row *all = joint.lookup(&zero);
+	u16 node;
+	u8 from;
+
+	if (!all || !other)
+		return row;
+	__builtin_memset(all, 0, sizeof(*all));
+#pragma unroll
+	for (k = 0; k < PLACES; k++) {
+		from = conf->order[k];
+		node = (from & CHAIN ? other : row)->node[from & (CHAIN - 1)];
+		if (node && !holds(all, k, node)) {
+			all->node[length & (CHAIN - 1)] = node;
+			length++;
+		}
+		length ^= conf->zero;	/* see forget() */
+	}
+	return all;
 }
 
 static __always_inline bool is_prev(const struct node *node, const struct packet *pkt)
@@ -192,13 +271,19 @@ static __always_inline struct node *next_node(const struct conf *conf, const str
 }
 
 static __always_inline enum counter pick(struct xdp_md *ctx, const struct conf *conf, const struct service *service,
-					 const struct row *row, u32 r, const struct packet *pkt, struct stats *s,
-					 struct node **next)
+					 u32 table, u32 r, const struct row *row, const struct packet *pkt,
+					 struct stats *s, struct node **next)
 {
-	u32 place = place_of(row, conf->self), first = row->node[0];
-	bool empty = !row->node[0];
-	bool alone = empty || (place == 0 && !row->node[1]);
+	u32 place = place_of(row, conf->self), first = row->node[0], named = 0;
+	bool empty = !row->node[0], alone;
 	enum counter found;
+
+	if (conf->flags & CONF_BOTH && !empty) {
+		named = look_into_other(conf, service, table, pkt) ^ conf->zero;	/* see forget() */
+		if (place >= OF_FIRST)
+			place = named & NAMES_SELF ? OF_FIRST : ABSENT;	/* it matters only whether it is 0 or none */
+	}
+	alone = empty || (place == 0 && !row->node[1] && !(named & NAMES_OTHERS));
 
 	/*
 	 * What the rest comes to for most packets of a large cluster: straight from the router, this node is not in
@@ -225,7 +310,7 @@ static __always_inline enum counter pick(struct xdp_md *ctx, const struct conf *
 		return DROP_NO_MEMBER;
 
 	/* With nobody to forward to, a socket matters only against the drop in grace. */
-	if (alone && (pkt->opens || !in_grace(service->slot, r)))
+	if (alone && (pkt->opens || !in_grace(conf, service, table, r, pkt)))
 		return empty ? NO_MEMBER : DELIVER_SOLE;
 
 	if (!pkt->fragment && (alone || place != ABSENT || pkt->hop)) {
@@ -236,10 +321,16 @@ static __always_inline enum counter pick(struct xdp_md *ctx, const struct conf *
 
 	if (pkt->hop > CHAIN)
 		return DROP_HOPS;
+	if (conf->flags & CONF_BOTH && !empty) {
+		row = joined(conf, row, find_row(table ^ SLOTS, other_row(conf, service, pkt)));
+		place = place_of(row, conf->self) ^ conf->zero;
+	}
 	*next = next_node(conf, service, row, next_place(row, place, pkt), pkt, s);
 	if (!*next)
-		return in_grace(service->slot, r) ? DROP_GRACE : DELIVER_MISS;
+		return in_grace(conf, service, table, r, pkt) ? DROP_GRACE : DELIVER_MISS;
 	if (pkt->hop == 0)
 		return FORWARD_FIRST;
+	if (pkt->hop < conf->unmetered)
+		return FORWARD_AGAIN;
 	return may_spend(AGAIN, conf->again_cost_ns, conf->again_burst_ns) ? FORWARD_AGAIN : DROP_FORWARD_RATE;
 }

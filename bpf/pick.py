@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Generic, TypeVar
 
-from bpf.layout import CHAIN, Counter
+from bpf.layout import CHAIN, Counter, OtherEpoch
 
 Node = TypeVar("Node", bound=Hashable)
 
@@ -42,7 +42,7 @@ class Here(Generic[Node]):
     """What a node knows when the packet comes.
 
     `up`: it takes new connections of the service. `grace`: the row changed just now. `reachable`: nodes whose MAC
-    is or was known, None for all. `budget`: whether the CPU may still forward with hop >= 2.
+    is or was known, None for all. `budget`: whether the CPU may still forward beyond the first `unmetered` times.
     """
 
     me: Node
@@ -52,6 +52,7 @@ class Here(Generic[Node]):
     grace: bool = False
     reachable: Collection[Node] | None = None
     budget: bool = True
+    unmetered: int = 1
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,19 @@ WHY: Final = {
 }
 
 
+def joined(first: Sequence[Node], other: Sequence[Node] | None, alternating: bool = False) -> tuple[Node, ...]:
+    """The chain that a node tries when it looks into the rows of two epochs, `first` being that of new flows.
+
+    Alternating, the owners of both epochs stand at its head: right where all nodes look into both. Else the other's
+    places come last, so that those before have the numbers that they have at nodes which know only the first.
+    """
+    if other is None or not first:
+        return tuple(first)
+    order = OtherEpoch(b"", alternating=alternating).order
+    two = dict(enumerate(first)) | {CHAIN + place: node for place, node in enumerate(other)}
+    return tuple(dict.fromkeys(two[place] for place in order if place in two))
+
+
 def pick(here: Here[Node], packet: Arrival[Node]) -> Decision[Node]:
     """Decide as the program does."""
     chain, hop = here.chain, packet.hop
@@ -108,7 +122,9 @@ def pick(here: Here[Node], packet: Arrival[Node]) -> Decision[Node]:
         return Decision(Counter.DROP_GRACE if here.grace else Counter.DELIVER_MISS)
     if hop == 0:
         return Decision(Counter.FORWARD_FIRST, to, 1)
-    return Decision(Counter.FORWARD_AGAIN, to, hop + 1) if here.budget else Decision(Counter.DROP_FORWARD_RATE)
+    if hop < here.unmetered or here.budget:
+        return Decision(Counter.FORWARD_AGAIN, to, hop + 1)
+    return Decision(Counter.DROP_FORWARD_RATE)
 
 
 def _deliver_to_socket(socket: Socket, place: int | None, packet: Arrival[Node]) -> Counter | None:

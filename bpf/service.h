@@ -52,9 +52,10 @@ static __always_inline struct service *find_service(const struct packet *pkt)
 	return service ?: find_entry(pkt, 0, pkt->protocol);
 }
 
-static __always_inline struct row *find_row(u32 slot, u32 r)
+/* `table`: a slot, and SLOTS more for the second side. */
+static __always_inline struct row *find_row(u32 table, u32 r)
 {
-	void *table = rows.lookup(&slot);
+	void *all = rows.lookup(&table);
 
-	return table ? bpf_map_lookup_elem(table, &r) : NULL;
+	return all ? bpf_map_lookup_elem(all, &r) : NULL;
 }

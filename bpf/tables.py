@@ -45,6 +45,11 @@ def _index(number: int) -> bytes:
     return number.to_bytes(4, "little")
 
 
+def _table(slot: int, side: int) -> bytes:
+    """Where a service's table for the epoch on a side lies."""
+    return _index(slot + side * layout.SLOTS)
+
+
 class Tables:
     """Open maps. The program sees each write at once."""
 
@@ -88,18 +93,33 @@ class Tables:
             absent.append("the node's conf")
         elif conf.self_index not in self.nodes():
             absent.append(f"the node's own entry (index {conf.self_index})")
+        first = conf.side if conf else 0
+        sides = (first, 1 - first) if conf and conf.other else (first,)
         for key, entry in self.services().items():
             for table in ("rows", "grace"):
-                if self._lookup(table, _index(entry.slot)) is None:
+                if any(self._lookup(table, _table(entry.slot, side)) is None for side in sides):
                     absent.append(f"{table} of {_words(key)}")
         return absent
 
     def set_conf(self, conf: NodeConf) -> None:
-        """Write what the program knows of its own node."""
-        flags = layout.conf_derived(self._array_entry("confs", 0))[1] & ~ConfFlag.DENY
+        """Write what the program knows of its own node.
+
+        The program reads while this is written, a word at a time: the key of the other epoch is there before the flag
+        that says so, and stays when the flag goes.
+        """
+        before = self._array_entry("confs", 0)
+        flags = layout.conf_derived(before)[1] & ~ConfFlag.DENY
         if self.denied():
             flags |= ConfFlag.DENY
-        self._update("confs", _index(0), conf.pack(vip_filter(key.vip for key in self.services()), flags))
+        filter_bits = vip_filter(key.vip for key in self.services())
+        data = conf.pack(filter_bits, flags)
+        kept = layout.with_side(data, 1 - conf.side, before)
+        if conf.other is None:
+            data = kept
+        elif data != kept:
+            flags = layout.conf_derived(data)[1] & ~ConfFlag.BOTH
+            self._update("confs", _index(0), layout.with_derived(data, filter_bits, flags))
+        self._update("confs", _index(0), data)
 
     def conf(self) -> NodeConf | None:
         """Return what `set_conf` wrote; None before that."""
@@ -173,21 +193,30 @@ class Tables:
         """Open the reading end of the sampled packets; one reader at a time."""
         return Reader(self._fds["samples"])
 
-    def swap_rows(self, slot: int, rows: Rows, grace_until_ns: Deadlines) -> None:
-        """Replace a service's whole table: written aside, then swapped in at once.
+    def swap_rows(self, slot: int, rows: Rows, grace_until_ns: Deadlines, side: int = 0) -> None:
+        """Replace a service's whole table for the epoch on a side: written aside, then swapped in at once.
 
         The deadlines come first, so that a row is never new without its grace.
         """
-        self._swap("grace", slot, grace_until_ns, (self.row_count,), np.dtype(np.uint64))
-        self._swap("rows", slot, rows, (self.row_count, layout.CHAIN), np.dtype(np.uint16))
+        self.set_grace(slot, grace_until_ns, side)
+        self._swap("rows", _table(slot, side), rows, (self.row_count, layout.CHAIN), np.dtype(np.uint16))
 
-    def rows(self, slot: int) -> Rows | None:
+    def set_grace(self, slot: int, until_ns: Deadlines, side: int = 0) -> None:
+        """Replace a service's deadlines alone."""
+        self._swap("grace", _table(slot, side), until_ns, (self.row_count,), np.dtype(np.uint64))
+
+    def drop_rows(self, slot: int, side: int) -> None:
+        """Give the memory of a table back, if it is there; the program must not use that side any more."""
+        for name in ("rows", "grace"):
+            self._delete(name, _table(slot, side))
+
+    def rows(self, slot: int, side: int = 0) -> Rows | None:
         """Read a service's table back; None if it has none (CAP_SYS_ADMIN)."""
-        return self._read_table("rows", slot, (self.row_count, layout.CHAIN), np.dtype(np.uint16))
+        return self._read_table("rows", _table(slot, side), (self.row_count, layout.CHAIN), np.dtype(np.uint16))
 
-    def grace(self, slot: int) -> Deadlines | None:
+    def grace(self, slot: int, side: int = 0) -> Deadlines | None:
         """Read a service's deadlines back; None if it has none (CAP_SYS_ADMIN)."""
-        return self._read_table("grace", slot, (self.row_count,), np.dtype(np.uint64))
+        return self._read_table("grace", _table(slot, side), (self.row_count,), np.dtype(np.uint64))
 
     def counters(self) -> dict[int, dict[str, int]]:
         """Return what was counted, summed over CPUs: slot -> name -> count. Slot 0 is no service's."""
@@ -249,7 +278,7 @@ class Tables:
         return kernel.keys(self._fds[name], self._specs[name].key_size)
 
     def _swap(
-        self, name: str, slot: int, values: npt.NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]
+        self, name: str, key: bytes, values: npt.NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]
     ) -> None:
         if values.shape != shape or values.dtype != dtype:
             raise ValueError(f"{name}: {values.dtype}{values.shape} given, {dtype}{shape} wanted")
@@ -258,14 +287,14 @@ class Tables:
         fd = kernel.create_map(inner)
         try:
             _write(fd, values)
-            self._update(name, _index(slot), _index(fd))
+            self._update(name, key, _index(fd))
         finally:
             os.close(fd)  # the outer map keeps it
 
     def _read_table(
-        self, name: str, slot: int, shape: tuple[int, ...], dtype: np.dtype[Any]
+        self, name: str, key: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]
     ) -> npt.NDArray[Any] | None:
-        number = self._lookup(name, _index(slot))
+        number = self._lookup(name, key)
         if number is None:
             return None
         fd = kernel.map_fd_by_id(int.from_bytes(number, "little"))

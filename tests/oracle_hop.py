@@ -45,6 +45,22 @@ class Decision:
     skipped: int = 0
 
 
+def two_rows(first: Sequence[int], other: Sequence[int], alternating: bool) -> list[int]:
+    """The chain of a node that knows the rows of two epochs: four places of the first, three of the other.
+
+    Alternating, place i of the first row is tried before place i of the other, and that before place i + 1.
+    """
+    if not first:
+        return []
+    tried = [(place if alternating else 0, 0, place, node) for place, node in enumerate(first[:4])]
+    tried += [(place if alternating else 1, 1, place, node) for place, node in enumerate(other[:3])]
+    chain: list[int] = []
+    for *_, node in sorted(tried):
+        if node not in chain:
+            chain.append(node)
+    return chain
+
+
 def decide(here: Belief, packet: Packet) -> Decision:
     """Apply the six steps of the rule in their order."""
     owner = list(here.chain[:1]) == [here.me]

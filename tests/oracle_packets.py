@@ -67,6 +67,15 @@ class Row:
 
 
 @dataclass(frozen=True)
+class OtherEpoch:
+    """What else a node looks into: another secret's rows, in turns with the first or after them."""
+
+    secret: bytes
+    tables: Mapping[int, Sequence[Row]]
+    alternating: bool
+
+
+@dataclass(frozen=True)
 class World:
     """All that a node knows. `tables` holds each slot's rows; `services` are keyed by VIP, protocol and port (0: any).
 
@@ -82,6 +91,7 @@ class World:
     sockets: Mapping[Flow, str] = field(default_factory=dict)
     prefixes: tuple[Network, ...] = ()
     denied: tuple[Network, ...] = ()
+    other: OtherEpoch | None = None
 
     @property
     def vips(self) -> set[Address]:
@@ -180,7 +190,7 @@ def _served(world: World, service: Service, arrival: Arrival, reading: Reading) 
     hashed = flow_hash(world.secret, flow, service.affinity)
     if table is None:
         return _no_member(service, arrival, noted)
-    row = table[hashed % len(table)]
+    row = _row(world, service, flow, table[hashed % len(table)])
     here = oracle_hop.Belief(
         me=world.me,
         chain=row.chain,
@@ -211,6 +221,16 @@ def _served(world: World, service: Service, arrival: Arrival, reading: Reading) 
         return _judged("drop", arrival.frame, service.slot, [*noted, "drop_too_big"])
     too_big = _too_big(arrival, reading, world.nodes[decision.to].mtu - outer.overhead)
     return _judged("tx", too_big, service.slot, [*noted, "too_big"])
+
+
+def _row(world: World, service: Service, flow: Flow, first: Row) -> Row:
+    """A packet's row, or what two rows make together."""
+    if world.other is None:
+        return first
+    table = world.other.tables[service.slot]
+    other = table[flow_hash(world.other.secret, flow, service.affinity) % len(table)]
+    chain = oracle_hop.two_rows(first.chain, other.chain, world.other.alternating)
+    return Row(tuple(chain), first.grace or other.grace)
 
 
 def _sender(world: World, arrival: Arrival) -> int:

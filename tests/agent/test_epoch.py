@@ -2,7 +2,7 @@
 """Which epoch a node uses among these members, and when it changes. Pure: no clock, no network."""
 
 from ipaddress import IPv4Address
-from itertools import permutations, product
+from itertools import pairwise, permutations, product
 
 import pytest
 
@@ -12,6 +12,7 @@ from agent.model import TABLE_VERSIONS, Member, Share, State
 
 OLD, NEW, OTHER = 1, 2, 3
 BOTH = (NEW, OLD)
+USES = [Use(epoch, alternating) for epoch in (OLD, NEW) for alternating in (False, True)]
 
 
 def member(*supports: int, state: State = State.UP, lost: bool = False) -> Member:
@@ -70,11 +71,26 @@ def test_a_change_waits_until_all_are_in_grace() -> None:
     stance = Stance(old).after(old, 10.0)
     assert stance == Stance(old)
     stance = stance.after(new, 11.0)
-    assert stance == Stance(old, new, 11.0)
+    turns = Use(OLD, alternating=True)
+    assert stance == Stance(old, turns, 11.0)
     assert stance.after(new, 11.0 + ARM_S - 0.01) == stance
     assert stance.after(old, 12.0) == Stance(old), "the last node is gone again"
-    assert stance.after(Use(NEW), 12.0) == Stance(old, Use(NEW), 12.0), "it waits anew"
-    assert stance.after(new, 11.0 + ARM_S) == Stance(new)
+    stance = stance.after(new, 11.0 + ARM_S)
+    assert stance == Stance(turns)
+    stance = stance.after(new, 14.0)
+    assert stance == Stance(turns, new, 14.0)
+    assert stance.after(old, 15.0) == Stance(turns, old, 15.0), "it waits anew"
+    assert stance.after(new, 14.0 + ARM_S) == Stance(new)
+
+
+@pytest.mark.parametrize(("start", "wanted"), list(product(USES, repeat=2)))
+def test_the_first_epoch_changes_only_while_both_alternate(start: Use, wanted: Use) -> None:
+    way = [start]
+    while way[-1] != wanted:
+        way.append(way[-1].towards(wanted))
+        assert len(way) <= 4
+    for before, after in pairwise(way):
+        assert before.first == after.first or (before.alternating and after.alternating)
 
 
 def test_every_version_has_its_algorithms() -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encoding of what lies in the maps. That it is lb.h's is asserted by every compile (see test_compile.py)."""
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
 
 import pytest
@@ -13,6 +14,7 @@ from bpf.layout import (
     Forward,
     NodeConf,
     NodeEntry,
+    OtherEpoch,
     Protocol,
     ServiceEntry,
     ServiceFlag,
@@ -92,7 +94,7 @@ def test_conf(per_s: int) -> None:
     outer = (IPv4Address("10.0.0.11"), IPv6Address("2001:db8::b"))
     conf = NodeConf(5, 0x0B, bytes(range(16)), per_s, 4, *outer)
     data = conf.pack(2**63, ConfFlag.SAMPLE)
-    assert len(data) == 128
+    assert len(data) == 224
     back = NodeConf.unpack(data)
     assert back is not None
     assert (back.self_index, back.self_tag, back.hash_key) == (5, 0x0B, bytes(range(16)))
@@ -101,7 +103,23 @@ def test_conf(per_s: int) -> None:
     ends = ConfFlag.OUTER_4 | ConfFlag.OUTER_6
     assert layout.conf_derived(data) == (2**63, ConfFlag.SAMPLE | ends)
     assert layout.with_derived(data, 1, ConfFlag.DENY | ends) == conf.pack(1, ConfFlag.DENY)
-    assert NodeConf.unpack(bytes(128)) is None
+    assert NodeConf.unpack(bytes(224)) is None
+
+
+def test_conf_of_two_epochs() -> None:
+    """Keys and names stand by side, whichever is first; a key that goes is left to the packets under way."""
+    one = NodeConf(5, 0x0B, bytes(range(16)), epoch=7)
+    both = replace(one, other=OtherEpoch(bytes(16), 8, alternating=True))
+    turned = NodeConf(5, 0x0B, bytes(16), side=1, epoch=8, other=OtherEpoch(bytes(range(16)), 7))
+    for conf in (one, both, turned, replace(turned, other=None)):
+        assert NodeConf.unpack(conf.pack(0, 0)) == replace(conf, again_burst=4000)
+    keys = slice(8, 8 + 2 * 80 + 8)
+    assert both.pack(0, 0)[keys] == turned.pack(0, 0)[keys]
+    alone = replace(turned, other=None).pack(0, 0)
+    assert alone[8:88] == bytes(80)
+    assert layout.with_side(alone, 0, both.pack(0, 0))[keys] == both.pack(0, 0)[keys]
+    assert list(OtherEpoch(b"", alternating=True).order) == [0, 8, 1, 9, 2, 10, 3]
+    assert list(OtherEpoch(b"").order) == [0, 1, 2, 3, 8, 9, 10]
 
 
 def test_secret_of_another_size_is_refused() -> None:

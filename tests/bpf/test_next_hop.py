@@ -24,9 +24,10 @@ import packets
 import pytest
 from packets import ACK, HERE, ROUTER, SYN
 
+from bpf import kernel
 from bpf.flow import row_of
-from bpf.layout import CHAIN, Counter, NodeConf, Protocol
-from bpf.pick import WHY, Arrival, Decision, Here, Socket, pick
+from bpf.layout import CHAIN, Counter, NodeConf, OtherEpoch, Protocol
+from bpf.pick import WHY, Arrival, Decision, Here, Socket, joined, pick
 
 VIP, CLIENT, FAR_CLIENT = "10.99.0.1", "10.1.0.2", "10.1.9.9"
 ROWS, KEY = 4096, bytes(range(16))
@@ -52,7 +53,10 @@ class Flow:
 
     @property
     def row(self) -> int:
-        return row_of(KEY, ROWS, IPv4Address(self.client), self.port, IPv4Address(VIP), 53 if self.udp else 7000)
+        return self.row_under(KEY)
+
+    def row_under(self, key: bytes) -> int:
+        return row_of(key, ROWS, IPv4Address(self.client), self.port, IPv4Address(VIP), 53 if self.udp else 7000)
 
     def frame(self, opens: bool, hop: int = 0, prev: int = STRANGER) -> bytes:
         ends = {"src": self.client, "dst": VIP}
@@ -186,6 +190,67 @@ def test_program_equals_model(kind: str, flows: dict[str, Flow], program: Any) -
     after = program.counted()
     counted = {event: after[flow.slot, event] - before[flow.slot, event] for event in WHY}
     assert counted == {event: foreseen[event] for event in WHY}
+
+
+@pytest.fixture
+def two_epochs(flows: dict[str, Flow], program: Any) -> Iterator[OtherEpoch]:
+    """New flows go by the second side, whose key is the usual one."""
+    before = program.tables.conf()
+    other = OtherEpoch(bytes(16), alternating=True)
+    for slot, side in itertools.product((ECHO, DNS), (0, 1)):
+        program.set_chain(slot, (), side=side)
+    program.tables.set_conf(replace(before, side=1, other=other))
+    yield other
+    program.tables.set_conf(before)
+
+
+@pytest.mark.parametrize("kind", ["none", "established", "time-wait", "syn-recv", "cookie", "udp", "udp connected"])
+def test_program_equals_model_with_two_epochs(
+    kind: str, two_epochs: OtherEpoch, flows: dict[str, Flow], program: Any
+) -> None:
+    """Any two chains of up to 8 nodes together: which of them count, and in which order."""
+    flow, choose = flows[kind], random.Random(kind)
+    other_row = flow.row_under(two_epochs.hash_key)
+    foreseen: Tally[Counter] = Tally()
+    before = program.counted()
+    for number in range(1200):
+        if number % 100 == 0:
+            alternating, up = choose.random() < 0.5, choose.random() < 0.5
+            conf = program.tables.conf()
+            program.tables.set_conf(replace(conf, other=replace(two_epochs, alternating=alternating)))
+            program.serve(flow.slot, Protocol.UDP if flow.udp else Protocol.TCP, 53 if flow.udp else 7000, up=up)
+        first, other = (choose.sample(range(1, 9), choose.choice((0, 1, 1, 2, 3, 4, 7, 8))) for _ in range(2))
+        graces = choose.random() < 0.2, choose.random() < 0.2
+        program.set_row(flow.slot, flow.row, first, FOREVER if graces[0] else 0, side=1)
+        program.set_row(flow.slot, other_row, other, FOREVER if graces[1] else 0, side=0)
+        here = Here(1, joined(first, other, alternating), flow.socket, up, any(graces))
+        for _ in range(20):
+            hop = choose.randrange(CHAIN + 2)
+            prev = choose.randrange(2, 10) if hop else STRANGER
+            arrival = Arrival(flow.udp or choose.random() < 0.3, hop, prev, flow.udp)
+            frame, decision = flow.frame(arrival.opens, hop, prev), pick(here, arrival)
+            foreseen[decision.event] += 1
+            assert program.send(frame) == expected(decision, frame), (first, other, here, arrival, decision)
+    after = program.counted()
+    counted = {event: after[flow.slot, event] - before[flow.slot, event] for event in WHY}
+    assert counted == {event: foreseen[event] for event in WHY}
+
+
+def test_the_other_epochs_owner_is_reached_at_no_charge(
+    two_epochs: OtherEpoch, flows: dict[str, Flow], program: Any
+) -> None:
+    """After a switch all that is old takes two forwards: they must not compete for a rate with a flood."""
+    flow = flows["none"]
+    conf = program.tables.conf()
+    program.set_row(ECHO, flow.row, (1, 2), side=1)
+    program.set_row(ECHO, flow.row_under(two_epochs.hash_key), (3, 4), side=0)
+    used_up = {"again_per_s": 1, "again_burst": 0}
+    for alternating, drops in ((True, False), (False, True)):
+        program.tables.set_conf(replace(conf, **used_up, other=replace(two_epochs, alternating=alternating)))
+        verdicts = {program.send(flow.frame(opens=False, hop=1, prev=5))[0] for _ in range(50)}
+        assert ("drop" in verdicts) == drops
+    assert "drop" in {program.send(flow.frame(opens=False, hop=2, prev=5))[0] for _ in range(50)}
+    kernel.update(program.tables._fds["spent"], bytes(4), bytes(8 * kernel.possible_cpus()))
 
 
 def test_grace_ends(flows: dict[str, Flow], program: Any) -> None:

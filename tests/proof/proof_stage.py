@@ -21,11 +21,11 @@ from typing import Any, Self
 import numpy as np
 from oracle_headers import Flow
 from oracle_hop import CONNECTION, TIME_WAIT
-from oracle_packets import Judgement, Node, Row, Service, World, judge
+from oracle_packets import Judgement, Node, OtherEpoch, Row, Service, World, judge
 from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 
-from bpf import kernel
+from bpf import kernel, layout
 from bpf.datapath import DataPath
 from bpf.layout import (
     CHAIN,
@@ -123,6 +123,8 @@ class Stage:
             tables.set_uplink(0, UplinkEntry(_mac(world.mac), 1))
             conf = NodeConf(world.me, me.tag, world.secret, again_per_s=10**9, again_burst=4 * 10**9)
             tables.set_conf(replace(conf, address=me.address, address6=me.address6))
+        if world.other and (before is None or before.other is not world.other):
+            self._install_other(world.other)
         if before is None or world.prefixes != before.prefixes:
             tables.set_node_prefixes(world.prefixes)
         if before is None or world.denied != before.denied:
@@ -135,7 +137,7 @@ class Stage:
             tables.set_node(index, None)
         for slot, rows in world.tables.items():
             if before is None or before.tables.get(slot) is not rows:
-                tables.swap_rows(slot, *_encoded(rows))
+                tables.swap_rows(slot, *_encoded(rows), side=1 if world.other else 0)
         known: dict[Any, Service] = dict(before.services) if before else {}
         for key, service in world.services.items():
             if known.get(key) != service:
@@ -143,6 +145,15 @@ class Stage:
         for key in known.keys() - world.services.keys():
             tables.del_service(_service_key(key))
         self._now = world
+
+    def _install_other(self, other: OtherEpoch) -> None:
+        """Let the other epoch have the first side, so that the one of new flows is not where it is without."""
+        tables = self.path.tables
+        for slot, rows in other.tables.items():
+            tables.swap_rows(slot, *_encoded(rows), side=0)
+        conf = tables.conf()
+        assert conf is not None
+        tables.set_conf(replace(conf, side=1, other=layout.OtherEpoch(other.secret, 0, other.alternating)))
 
 
 def difference(world: World, stage: Stage, frame: bytes, of: str = "generated") -> str:

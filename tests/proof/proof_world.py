@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Worlds for generated frames: every kind of next hop and service side by side, and rows with chains of their own."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from random import Random
 
-from oracle_packets import Node, Row, Service, World
+from oracle_packets import Node, OtherEpoch, Row, Service, World
 from proof_stage import CLIENT, ROWS, VIP
 
 SECOND_VIP, NO_VIP = IPv4Address("10.99.0.2"), IPv4Address("10.99.0.3")
@@ -51,11 +52,12 @@ NO_TABLE = 3
 DENIED = ("10.66.0.0/16", "2001:db8:66::/48", f"{CLIENT + 77}/32")
 
 
-def world(seed: int, ipv6: bool = True, tunnels: bool = True) -> World:
+def world(seed: int, ipv6: bool = True, tunnels: bool = True, alternating: bool | None = None) -> World:
     """A world whose rows all have chains of their own, of any length, with and without this node.
 
     Without `ipv6` nothing in it wants that, as a program wants that was made without; without `tunnels` neither service
-    nor node has any use for them.
+    nor node has any use for them. `alternating`: there are two epochs, and how their rows are put together; None: there
+    is one.
     """
     choose = Random(seed)
     services = {
@@ -66,14 +68,21 @@ def world(seed: int, ipv6: bool = True, tunnels: bool = True) -> World:
     nodes = {index: node if ipv6 else replace(node, address6=None, outer6=False) for index, node in NODES.items()}
     if not tunnels:
         nodes[1] = replace(nodes[1], address=None, address6=None)
-    tables = {
+    tables = _tables(choose, services.values())
+    prefixes = tuple(ip_network(prefix) for prefix in ("10.0.0.0/16", "2001:db8::/64"))
+    denied = tuple(ip_network(prefix) for prefix in DENIED)
+    world = World("02:00:00:00:00:01", 1, nodes, choose.randbytes(16), services, tables, {}, prefixes, denied)
+    if alternating is None:
+        return world
+    return replace(world, other=OtherEpoch(choose.randbytes(16), _tables(choose, services.values()), alternating))
+
+
+def _tables(choose: Random, services: Iterable[Service]) -> dict[int, list[Row]]:
+    return {
         service.slot: [
             Row(tuple(choose.sample(sorted(NODES), choose.choice((0, 1, 2, 2, 3, 4, 4, 8)))), choose.random() < 0.3)
             for _ in range(ROWS)
         ]
-        for service in services.values()
+        for service in services
         if service.slot != NO_TABLE
     }
-    prefixes = tuple(ip_network(prefix) for prefix in ("10.0.0.0/16", "2001:db8::/64"))
-    denied = tuple(ip_network(prefix) for prefix in DENIED)
-    return World("02:00:00:00:00:01", 1, nodes, choose.randbytes(16), services, tables, {}, prefixes, denied)
