@@ -13,6 +13,8 @@ from agent import config as configuration
 from agent.options import config_option
 
 if TYPE_CHECKING:
+    from agent.config import Config
+    from agent.sessions import Ends
     from bgp.settings import SpeakerConfig
 
 
@@ -45,15 +47,21 @@ def reload(path: Path) -> None:
 
 
 def _speaker(path: Path) -> SpeakerConfig:
-    from agent.netlink import link_locals, own_interface
-    from agent.sessions import Ends, speaker_config
+    from agent.sessions import speaker_config
 
     settings = configuration.load(path)
     passwords = configuration.passwords(path, settings)
+    return speaker_config(settings, own_ends(settings), passwords)
 
-    async def ends() -> Ends:
+
+def own_ends(settings: Config) -> Ends:
+    """This node's ends of its sessions. Raises AgentError as `own_interface` does."""
+    from agent.netlink import link_locals, own_interface
+    from agent.sessions import Ends
+
+    async def ask() -> Ends:
         here = await own_interface(settings)
         by_interface = await link_locals({peer.interface for peer in settings.bgp.peers if peer.interface})
         return Ends(here.address, here.next_hop6, by_interface)
 
-    return speaker_config(settings, asyncio.run(ends()), passwords)
+    return asyncio.run(ask())

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import shlex
 import sys
@@ -13,13 +12,17 @@ from pathlib import Path
 import click
 
 from agent import config as configuration
+from agent.config import Config
 from agent.errors import AgentError
 from agent.model import Address
 from agent.options import config_option
-from agent.router_side import NodeAddress, router_side
+from agent.router_side import NodeAddress, own_nodes, router_side
+from agent.sessions import Ends
 from bgp.router import KINDS
 
-_NODE = re.compile(r"(?:(?P<name>[A-Za-z][A-Za-z0-9_]{0,30})=)?(?P<address>[0-9a-fA-F.:]+)(?:@(?P<asn>[0-9]{1,10}))?")
+_NODE = re.compile(
+    r"(?:(?P<name>[A-Za-z][A-Za-z0-9_]{0,30})=)?(?P<address>[0-9a-fA-F.:]+(?:%[A-Za-z0-9_.-]{1,15})?)(?:@(?P<asn>[0-9]{1,10}))?"
+)
 
 
 def _address(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[Address, ...]:
@@ -49,14 +52,8 @@ def _nodes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tu
         asn = int(match["asn"]) if match["asn"] else None
         if asn is not None and not 0 < asn < (1 << 32) - 1:
             raise click.BadParameter(f"{value}: {asn} is not in 1-4294967294")
-        found.append(_node(match["name"], address, asn))
+        found.append(NodeAddress.of(match["name"], address, asn))
     return tuple(found)
-
-
-def _node(name: str | None, address: Address, asn: int | None = None) -> NodeAddress:
-    """A node with a name that every router takes; its IPv6 session has one of its own."""
-    given = f"{name}_v6" if name and address.version == 6 else name
-    return NodeAddress(given or "node_" + re.sub(r"[.:]", "_", address.exploded), address, asn)
 
 
 @click.command("config")
@@ -86,18 +83,18 @@ def config_command(
         if address not in [peer.address for peer in settings.bgp.peers]:
             known = ", ".join(str(peer.address) for peer in settings.bgp.peers)
             raise click.BadParameter(f"{address} is not in bgp.peers of {path}; there is {known}", param_hint="--peer")
-    if not nodes:
-        from agent.netlink import own_interface
-
-        try:
-            interface = asyncio.run(own_interface(settings))
-        except AgentError as error:
-            raise AgentError(f"{error}; or say with --node which nodes the router has") from None
-        own: list[Address] = [interface.address]
-        if interface.address6:
-            own.append(interface.address6)
-        nodes = tuple(_node(None, address) for address in own)
     one = [peer for peer in settings.bgp.peers if peer.address in peers]
+    ends = None if nodes else _ends(settings)
     for router in [one] if one else [[peer] for peer in settings.bgp.peers]:
+        of = nodes if ends is None else own_nodes(router, ends)
         made_by = shlex.join(["lbctl", *sys.argv[1:]])
-        click.echo(KINDS[kind](router_side(settings, router, nodes, router_id, log, made_by)), nl=False)
+        click.echo(KINDS[kind](router_side(settings, router, of, router_id, log, made_by)), nl=False)
+
+
+def _ends(settings: Config) -> Ends:
+    from agent.cli_bgp import own_ends
+
+    try:
+        return own_ends(settings)
+    except AgentError as error:
+        raise AgentError(f"{error}; or say with --node which nodes the router has") from None

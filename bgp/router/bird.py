@@ -88,4 +88,4 @@ def _group(router: Router, group: Group) -> list[str]:
 
 
 def _neighbor(group: Group, neighbor: Neighbor) -> str:
-    return f"protocol bgp {neighbor.name} from {group.name} {{ neighbor {neighbor.address} as {neighbor.asn}; }}"
+    return f"protocol bgp {neighbor.name} from {group.name} {{ neighbor {neighbor.zoned} as {neighbor.asn}; }}"

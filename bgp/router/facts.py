@@ -34,9 +34,9 @@ class Bfd:
 class Session:
     """How the router speaks with a node; nodes with equal sessions share a group.
 
-    `local` is the router's own address. `passive`: the router waits for the node to connect. `multihop` 0 means that
-    the node is next door. `password_file` is where the node has the MD5 password (RFC 2385); the router's side gets a
-    placeholder. `internal`: router and node are of one AS, so the router must reflect (RFC 4456).
+    `local` is the router's own address. `passive`: the router waits for the node to connect. `multihop`: how many hops
+    away the node may be; next door without. `password_file` is where the node has the MD5 password (RFC 2385); the
+    router's side gets a placeholder. `internal`: router and node are of one AS, so the router must reflect (RFC 4456).
     """
 
     local: Address
@@ -45,7 +45,7 @@ class Session:
     hold_time_s: int = 9
     passive: bool = True
     ttl_security: bool = False
-    multihop: int = 0
+    multihop: int | None = None
     password_file: str | None = None
     bfd: Bfd | None = None
 
@@ -62,12 +62,21 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Neighbor:
-    """One session of a node. A node with sessions over IPv4 and IPv6 is two neighbours."""
+    """One session of a node. A node with sessions over IPv4 and IPv6 is two neighbours.
+
+    `interface` is the router's, by which it reaches a link-local address.
+    """
 
     name: str
     address: Address
     asn: int
     session: Session
+    interface: str | None = None
+
+    @property
+    def zoned(self) -> str:
+        """The address, with the interface behind a % where it takes one."""
+        return f"{self.address}%{self.interface}" if self.interface else str(self.address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +101,8 @@ class Router:
     neighbors: tuple[Neighbor, ...]
     vips: tuple[Network, ...]
     identities: IPv4Network
+    max_prefixes: int = 16
+    """Of a family, from one node."""
     log: str | None = None
     made_by: str = ""
 
@@ -100,7 +111,7 @@ class Router:
             raise BgpError("router: no node is given: a configuration without one is of no use")
         for i, one in enumerate(self.neighbors):
             for other in self.neighbors[:i]:
-                if one.name == other.name or one.address == other.address:
+                if one.name == other.name or one.zoned == other.zoned:
                     said = f"{other.name} {other.address} and {one.name} {one.address}"
                     raise BgpError(f"router: {said} share a name or an address: give each node's address once")
             if one.session.internal != (one.asn == self.asn):
@@ -125,11 +136,6 @@ class Router:
         used: set[Family] = {family for neighbor in self.neighbors for family in neighbor.session.families}
         every: tuple[Family, ...] = ("ipv4", "ipv6")
         return tuple(family for family in every if family in used)
-
-    @property
-    def max_prefixes(self) -> int:
-        """How many prefixes of a family a node may announce: twice what it has, so that a new VIP is not a fault."""
-        return max(16, 2 * (len(self.vips) + 1))
 
     @property
     def shares_an_as(self) -> bool:

@@ -60,10 +60,10 @@ def _group(group: Group) -> list[str]:
     lines += [f" neighbor {name} advertisement-interval 0"]
     if session.multihop and not session.internal:
         lines.append(f" neighbor {name} ebgp-multihop {session.multihop}")
-    if session.multihop or session.local.version == 6:
+    if session.multihop or (session.local.version == 6 and not session.local.is_link_local):
         lines.append(f" neighbor {name} update-source {session.local}")
     if session.ttl_security:
-        lines.append(f" neighbor {name} ttl-security hops {session.multihop or 1}")
+        lines.append(f" neighbor {name} ttl-security hops 1")
     if session.password:
         lines.append(f" neighbor {name} password {session.password}")
     if session.bfd:
@@ -72,6 +72,8 @@ def _group(group: Group) -> list[str]:
         address = neighbor.address
         lines += [f" neighbor {address} remote-as {neighbor.asn}", f" neighbor {address} peer-group {name}"]
         lines += [f" neighbor {address} description {neighbor.name}"]
+        if neighbor.interface:
+            lines += [f" neighbor {address} interface {neighbor.interface}"]
     return lines
 
 

@@ -39,7 +39,7 @@ def render(router: Router) -> str:
 
 
 def _policy(router: Router) -> list[str]:
-    addresses = ", ".join(f'"{neighbor.address}"' for neighbor in router.neighbors)
+    addresses = ", ".join(f'"{neighbor.zoned}"' for neighbor in router.neighbors)
     lines = ["# What a node may announce: VIPs and identities. A set of prefixes is of one family."]
     lines += [
         "[[defined-sets.neighbor-sets]]",
@@ -67,7 +67,7 @@ def _policy(router: Router) -> list[str]:
 
 def _neighbor(router: Router, neighbor: Neighbor) -> list[str]:
     session = neighbor.session
-    lines = ["[[neighbors]]", "  [neighbors.config]", f'    neighbor-address = "{neighbor.address}"']
+    lines = ["[[neighbors]]", "  [neighbors.config]", f'    neighbor-address = "{neighbor.zoned}"']
     lines += [f"    peer-as = {neighbor.asn}", f'    description = "{neighbor.name}"']
     if session.password:
         lines.append(f'    auth-password = "{session.password}"')
@@ -82,12 +82,10 @@ def _neighbor(router: Router, neighbor: Neighbor) -> list[str]:
     elif router.shares_an_as:
         lines += ["  [neighbors.as-path-options.config]"]
         lines += ["    replace-peer-as = true # else a node never hears of another one of its own AS"]
-    # GoBGP takes one of the two; a least TTL does not ask for a neighbour next door either.
-    if session.multihop and not session.internal and not session.ttl_security:
+    if session.multihop and not session.internal:
         lines += ["  [neighbors.ebgp-multihop.config]", "    enabled = true", f"    multihop-ttl = {session.multihop}"]
     if session.ttl_security:
-        least = 256 - (session.multihop or 1)
-        lines += ["  [neighbors.ttl-security.config]", "    enabled = true", f"    ttl-min = {least}"]
+        lines += ["  [neighbors.ttl-security.config]", "    enabled = true", "    ttl-min = 255"]
     for family in session.families:
         lines += [
             "  [[neighbors.afi-safis]]",

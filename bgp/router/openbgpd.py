@@ -51,7 +51,7 @@ def _group(router: Router, group: Group) -> list[str]:
         lines.append(f'  tcp md5sig password "{session.password}"')
     for neighbor in group.neighbors:
         lines += [
-            f"  neighbor {neighbor.address} {{",
+            f"  neighbor {neighbor.zoned} {{",
             f"    remote-as {neighbor.asn}",
             f'    descr "{neighbor.name}"',
             "  }",

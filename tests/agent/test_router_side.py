@@ -2,7 +2,7 @@
 """lbctl announce config: from a node's bgp.peers to the router's side, and what is refused."""
 
 from dataclasses import replace
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,9 @@ from click.testing import CliRunner, Result
 from agent.cli import main
 from agent.config import Config, parse
 from agent.errors import AgentError
-from agent.router_side import NodeAddress, router_side
+from agent.router_side import NodeAddress, own_nodes, router_side
+from agent.sessions import Ends
+from bgp.router.facts import Bfd
 
 TEXT = """
 cluster: 4242
@@ -58,8 +60,59 @@ def test_two_routers_are_not_one(config: Config) -> None:
 
 
 def test_a_node_needs_an_address_of_the_routers_family(config: Config) -> None:
-    with pytest.raises(AgentError, match=r"10.0.0.1: no node has an address of its family"):
+    with pytest.raises(AgentError, match=r"10.0.0.1: no node has an address of its kind"):
         router_side(config, config.bgp.peers[:1], [replace(B1, address=ip_address("fd00::11"))])
+
+
+OPTIONS = """
+    - address: 10.0.0.3
+      as: 65000
+      local_as: 65009
+      password_file: secret
+      ttl_security: true
+      passive: true
+      families: [ipv4, ipv6]
+      bfd: {interval_ms: 200, multiplier: 4}
+    - {address: 10.0.9.9, as: 65000, multihop: 3}
+    - {address: fd00::1, as: 65000}
+    - {address: "fe80::1%eth1", as: 65000}
+"""
+
+
+@pytest.fixture
+def options() -> Config:
+    allow = "[192.0.2.0/24, 2001:db8::/48]"
+    text = TEXT.replace("    - {address: 10.0.0.2, as: 65001}\n", OPTIONS[1:])
+    return parse(text.replace("  local_as: 65001\n", f"  local_as: 65001\n  allow: {allow}\n"), "lb.yml")
+
+
+def test_each_option_of_a_peer_has_its_other_side(options: Config) -> None:
+    _, guarded, far, v6, link = options.bgp.peers
+    router = router_side(options, [guarded], [B1])
+    (neighbor,) = router.neighbors
+    session = neighbor.session
+    assert neighbor.asn == 65009
+    assert not session.passive, "the node waits, so the router must connect"
+    assert (session.ttl_security, session.password_file, session.families) == (True, "secret", ("ipv4", "ipv6"))
+    assert session.bfd == Bfd(200, 4)
+    assert [str(prefix) for prefix in router.vips] == ["192.0.2.0/24", "2001:db8::/48"]
+    assert router_side(options, [far], [B1]).neighbors[0].session.multihop == 3
+    both = router_side(options, [options.bgp.peers[0], v6], [B1, NodeAddress.of("b1", ip_address("fd00::11"))])
+    assert [n.name for n in both.neighbors] == ["b1", "b1_v6"]
+    assert (both.families, str(both.router_id)) == (("ipv4", "ipv6"), "10.0.0.1")
+    with pytest.raises(AgentError, match="no IPv4 address here; give --router-id"):
+        router_side(options, [v6], [NodeAddress.of("b1", ip_address("fd00::11"))])
+    local = NodeAddress.of("b1", ip_address("fe80::11%eth3"))
+    router = router_side(options, [link], [B1, local], IPv4Address("10.0.0.1"))
+    assert [(n.zoned, str(n.session.local)) for n in router.neighbors] == [("fe80::11%eth3", "fe80::1")]
+
+
+def test_this_node_speaks_from_the_ends_of_its_sessions(options: Config) -> None:
+    ends = Ends(IPv4Address("10.0.0.11"), IPv6Address("fd00::11"), {"eth1": IPv6Address("fe80::11")})
+    plain, guarded, far, v6, link = options.bgp.peers
+    assert [n.name for n in own_nodes([plain, guarded, far, v6], ends)] == ["node_10_0_0_11", "node_fd00_11"]
+    with pytest.raises(AgentError, match=r"fe80::1%eth1: which interface .* --node fe80::11%INTERFACE"):
+        own_nodes([link], ends)
 
 
 def run(tmp_path: Path, *arguments: str) -> Result:

@@ -43,6 +43,7 @@ def every(**changes: object) -> tuple[Neighbor, ...]:
 INTERNAL = tuple(replace(one, asn=65000) for one in every(internal=True))
 DUAL = (*PLAIN.neighbors, Neighbor("b1_v6", ip_address("fd00::11"), 65001, V6))
 VIPS = (ip_network("192.0.2.10/32"), ip_network("2001:db8::10/128"), ip_network("198.51.100.0/24"))
+LINK = replace(V6, local=ip_address("fe80::1"))
 CASES = {
     "plain": PLAIN,
     "one node": replace(PLAIN, neighbors=PLAIN.neighbors[:1]),
@@ -51,9 +52,11 @@ CASES = {
     "both families, no IPv6 VIP": replace(PLAIN, neighbors=DUAL),
     "IPv6 alone": replace(PLAIN, neighbors=DUAL[2:], vips=VIPS[1:2]),
     "IPv4 and IPv6 in one session": replace(PLAIN, neighbors=every(families=("ipv4", "ipv6")), vips=VIPS),
+    "link-local": replace(
+        PLAIN, neighbors=(*PLAIN.neighbors, Neighbor("b1_v6", ip_address("fe80::11"), 65001, LINK, "lo")), vips=VIPS
+    ),
     "active": replace(PLAIN, neighbors=every(passive=False)),
     "GTSM": replace(PLAIN, neighbors=every(ttl_security=True)),
-    "GTSM over two hops": replace(PLAIN, neighbors=every(ttl_security=True, multihop=2)),
     "multihop": replace(PLAIN, neighbors=every(multihop=2)),
     "password": replace(PLAIN, neighbors=every(password_file="/etc/anylb/md5")),  # noqa: S106 - a path
     "BFD": replace(PLAIN, neighbors=every(bfd=Bfd(300, 3))),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("bird.conf", "frr.conf", "bird-dual.conf", "frr-dual.conf")
+NAMES = ("bird.conf", "frr.conf", "bird-routed.conf", "bird-dual.conf", "frr-dual.conf")
 FILES = [*(ROOT / "topology/routers" / name for name in NAMES), ROOT / "tests/bench/lab/bird.conf"]
 
 
