@@ -78,12 +78,17 @@ def print_status(answer: dict[str, Any]) -> None:
             service["digest"],
         )
     console.print(services, "")
-    believed = _table("member", "tag", "state", "since", "epoch", "why")
+    believed = _table("member", "tag", "state", "weights", "since", "epoch", "version", "last change")
     for m in answer["members"]:
         since = "" if m["since_s"] is None else f"{m['since_s']:.0f} s"
         epoch = "same" if m["same_epoch"] else f"[red]{m['epoch']:#x}: another table; its config or version differs[/]"
-        believed.add_row(m["address"], str(m["tag"]), _state(m["state"]), since, epoch, m["why"])
+        weights = ", ".join(f"{name} {s['effective']}/{s['weight']}" for name, s in m["services"].items())
+        believed.add_row(
+            m["address"], str(m["tag"]), _state(m["state"]), weights, since, epoch, str(m["version"]), m["why"]
+        )
     console.print(believed)
+    for problem in answer["problems"]:
+        console.print(f"[red]{escape(problem)}[/]")
 
 
 def print_backends(answer: dict[str, Any]) -> None:

@@ -80,7 +80,13 @@ class View:
         shown = self._hearing.shown(now)
         damped = self._damping.damped(now, self._members.keys() | shown.keys())
         for address, told in shown.items():
-            self._members[address] = self._present(told, damped.get(address), now)
+            before = self._members.get(address)
+            member = self._present(told, damped.get(address), now)
+            if before is not None and (change := _difference(before, member)):
+                member = replace(member, changed=now, change=change)
+            elif before is not None:
+                member = replace(member, changed=before.changed, change=before.change)
+            self._members[address] = member
             self._vanished.pop(address, None)
             self._inquiries.pop(address, None)
         self._damped = damped.keys() & shown.keys()
@@ -174,6 +180,22 @@ class View:
     def members(self) -> tuple[Member, ...]:
         """All members but this node itself, by address."""
         return tuple(self._members[address] for address in sorted(self._members))
+
+
+def _difference(before: Member, after: Member) -> str:
+    """How what a member says of itself has changed, in a few words; empty if it has not."""
+    if before.lost != after.lost:
+        return ""
+    if before.state is not after.state:
+        return f"it says that it is {after.state}"
+    if before.supports != after.supports:
+        return "it supports other epochs"
+    for word in ("weight", "effective", "announced"):
+        was, now = (sum(getattr(share, word) for share in m.shares.values()) for m in (before, after))
+        if was != now:
+            what = {"weight": "nominal weight", "effective": "effective weight", "announced": "number of VIPs"}[word]
+            return f"its {what} {'rose' if now > was else 'fell'}"
+    return "its shares changed" if before.shares != after.shares else ""
 
 
 def _has_left(said: Member | Told) -> bool:

@@ -63,6 +63,9 @@ class Member:
     """Of what it told: the higher is the newer."""
     epochs: tuple[int, ...] = ()
     """What it supports beside `epoch`, which it prefers."""
+    changed: float = 0.0
+    change: str = ""
+    """When, and how, that changed last which it says of itself, since it is there."""
 
     @property
     def tag(self) -> int:

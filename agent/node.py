@@ -31,6 +31,7 @@ from agent.model import Address, Announcement, Member, Network, Share, State
 from agent.netlink import Interface, Netlink
 from agent.plan import Condition, candidates, own_share, takers
 from agent.prober import Prober
+from agent.problem import Problems
 from agent.process import Paths, uids_of
 from agent.routes import Routes
 from agent.standing import standings
@@ -93,7 +94,7 @@ class Agent:
         """Why the last pass did not get through; None if it did."""
         self._saved = saved
         self._unsaved: str | None = None
-        self._strangers: frozenset[str] = frozenset()
+        self.problems = Problems(config, interface.address)
         self._wish: tuple[list[Route], list[Route]] | None = None
         self._announcers: tuple[str, ...] = ()
         self._passed_at = now
@@ -256,8 +257,10 @@ class Agent:
                 self.fault = str(error)
                 if self.fault != before:
                     log.error("%s", error)
-        self._tell_strangers(members)
-        heard = speech.reflections(self.config, self.relay.snapshot, self.interface.address)
+        snapshot = self.relay.snapshot if self.relay.connected else None
+        versions = self.version.number, self.version.fallback
+        self.problems.observe(snapshot, members, self.epoch_numbers, versions, [self.prober.error], now)
+        heard = speech.reflections(self.config, snapshot, self.interface.address)
         self.version = self.version.having_heard(heard, now)
         self._announce()
 
@@ -278,16 +281,6 @@ class Agent:
             log.info("XDP attached: %s", ", ".join(f"{name} ({mode})" for name, mode in datapath.modes.items()))
             if datapath.fallback_reason:
                 log.warning("%s", datapath.fallback_reason)
-
-    def _tell_strangers(self, members: tuple[Member, ...]) -> None:
-        """Log who computes other tables than this node, and whose identity cannot be read: once each."""
-        own = self.epoch_numbers
-        now = {f"{m.address} has epoch {m.epoch:#x}, this node {own[0]:#x}: its tables differ, so does its config"
-               for m in epoch.strangers(own, members)}  # fmt: skip
-        now |= set(speech.problems(self.config, self.relay.snapshot))
-        for line in sorted(now - self._strangers):
-            log.warning("%s", line)
-        self._strangers = frozenset(now)
 
     async def _know_macs(self) -> None:
         """Before the first packet: a member without a MAC would be passed over. One that does not answer is not waited

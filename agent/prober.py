@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -14,7 +13,6 @@ from typing import cast
 from agent.config import Config
 from agent.direct import Asker, answer, probe_key
 
-log = logging.getLogger("anylb")
 RETRY_S = 2.0
 
 
@@ -54,8 +52,6 @@ class Prober(asyncio.DatagramProtocol):
             except OSError as error:
                 text = f"UDP {self._own}:{self._port}: {error.strerror}: other nodes cannot ask this one directly; "
                 text += "free the port, or set members.probe_port on all nodes"
-                if text != self.error:
-                    log.warning("%s", text)
                 self.error = text
                 await asyncio.sleep(RETRY_S)
             finally:

@@ -10,6 +10,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from agent.announce import dressed
 from agent.config import Config, ServiceConfig
+from agent.conflict import Claim
 from agent.hearing import PeerReport, Told
 from agent.model import Address, Member, Method, Share, State, tag_of
 from agent.version import Version
@@ -146,6 +147,18 @@ def reflections(config: Config, snapshot: Snapshot | None, own: IPv4Address) -> 
     routes = [route for peer in snapshot.peers if peer.up for route in peer.routes] if snapshot else []
     heard = [decode(route.large_communities, config.cluster) for route in routes]
     return [(said.version, content(said)) for said in heard if said and said.address == own]
+
+
+def claims(config: Config, snapshot: Snapshot | None) -> list[Claim]:
+    """Every identity of this cluster that routers which are up tell, believed or not."""
+    found = []
+    for peer in snapshot.peers if snapshot else ():
+        for route in peer.routes if peer.up else ():
+            said = decode(route.large_communities, config.cluster)
+            if said is not None:
+                origin = route.as_path[-1] if route.as_path else None
+                found.append(Claim(peer.address, route.prefix, said.address, said.version, origin))
+    return found
 
 
 def problems(config: Config, snapshot: Snapshot | None) -> list[str]:

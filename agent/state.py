@@ -74,6 +74,8 @@ def _to_json(saved: Saved) -> dict[str, Any]:
                 "address6": str(member.address6) if member.address6 else None,
                 "version": member.version,
                 "epochs": member.epochs,
+                "changed": member.changed,
+                "change": member.change,
             }
             for member in saved.members
         ],
@@ -102,6 +104,8 @@ def _from_json(data: dict[str, Any]) -> Saved:
             IPv6Address(entry["address6"]) if entry.get("address6") else None,
             int(entry.get("version", 0)),
             tuple(map(int, entry.get("epochs", ()))),
+            float(entry.get("changed", 0.0)),
+            str(entry.get("change", "")),
         )
         for entry in data["members"]
     )

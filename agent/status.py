@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from agent import speech
@@ -33,8 +32,10 @@ def status(agent: Agent) -> dict[str, Any]:
             "epochs": agent.epoch_numbers,
             "cluster": agent.config.cluster,
             "state": agent.intent,
+            "version": agent.version.number,
         },
         "fault": agent.fault,
+        "problems": list(agent.problems.lines),
         "config": {"generation": agent.generation, "refused": agent.refused},
         "ready": agent.ready and agent.membership_known,
         "xdp": {
@@ -49,7 +50,7 @@ def status(agent: Agent) -> dict[str, Any]:
             for vip, a in agent.announcements.items()
         ],
         "services": [_service(agent, service, members, counters) for service in agent.config.services],
-        "members": [_member(member, agent.epoch_numbers, now) for member in members],
+        "members": [_member(agent, member, now) for member in members],
         "bgp": {
             "relay": "connected" if agent.relay.connected else agent.relay.error,
             "error": snapshot.error if snapshot else None,
@@ -109,14 +110,23 @@ def _service(
     }
 
 
-def _member(member: Member, own: Collection[int], now: float) -> dict[str, Any]:
+def _member(agent: Agent, member: Member, now: float) -> dict[str, Any]:
+    names = {speech.id_of(service): service.name for service in agent.config.services}
+    own = member.address == agent.interface.address
+    changed, why = max((member.since, member.why), (member.changed, member.change))
     return {
         "address": str(member.address),
         "tag": member.tag,
         "state": member.state,
         "epoch": member.epoch,
         "epochs": member.epochs,
-        "same_epoch": not strangers(own, [member]),
-        "since_s": round(now - member.since, 1) if member.since else None,
-        "why": member.why,
+        "same_epoch": not strangers(agent.epoch_numbers, [member]),
+        "version": agent.version.number if own else member.version,
+        "services": {
+            name: {"state": share.state, "weight": share.weight, "effective": share.effective}
+            for number, name in names.items()
+            if (share := member.share(number))
+        },
+        "since_s": round(now - changed, 1) if changed else None,
+        "why": why,
     }

@@ -12,11 +12,13 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bgp.community import Identity, ServiceState, encode
 from topology.cluster import VIP, Cluster
 from topology.lab import Lab
 from topology.netns import inside_net
@@ -162,3 +164,70 @@ def test_the_dead_man_withdraws_one_silent_node_but_not_a_cluster_of_them(cluste
         wait_for("all to be back", lambda: equal(cluster) and hops(cluster) == set(FOUR), 60)
     # What the dead-man said is older than what the agents say now.
     assert {m["state"] for m in status(cluster)["members"]} == {"up"}
+
+
+# What status says
+
+
+def test_status_tells_of_each_node_its_weights_version_table_and_last_change(cluster: Cluster) -> None:
+    b2 = cluster.addresses["b2"]
+    before = {m["address"]: m for m in status(cluster)["members"]}
+    assert before[b2]["services"] == {"echo": {"state": "up", "weight": 100, "effective": 100}}
+    assert before[b2]["version"] == status(cluster, "b2")["node"]["version"] > 1_700_000_000
+    assert len({status(cluster, node)["services"][0]["digest"] for node in FOUR}) == 1
+    cluster.lab.exec("b2", ["lbctl", "drain"])
+    try:
+        wait_for("b1 to hear of it", lambda: member(cluster, b2)["state"] == "draining")
+        now = member(cluster, b2)
+        assert now["services"] == {"echo": {"state": "draining", "weight": 100, "effective": 0}}
+        assert now["why"] == "it says that it is draining"
+        assert now["since_s"] < 30
+        assert now["version"] > before[b2]["version"]
+        text = cluster.lab.exec("b1", ["env", "COLUMNS=250", "lbctl", "status"]).stdout
+        assert "it says that it is draining" in text
+        assert "echo 0/100" in text
+    finally:
+        cluster.lab.exec("b2", ["lbctl", "undrain"])
+        wait_for("b2 to be back", lambda: equal(cluster), 60)
+
+
+def member(cluster: Cluster, address: str) -> dict[str, Any]:
+    return next(m for m in status(cluster)["members"] if m["address"] == address)
+
+
+STRANGER = """\
+neighbor 10.0.0.1 {{
+  router-id {own}; local-address {own}; local-as 65001; peer-as 65000;
+  family {{ ipv4 unicast; }}
+  static {{ {routes} }}
+}}
+"""
+
+
+def identity_route(prefix: str, address: str, own: str) -> str:
+    said = encode(Identity(4242, IPv4Address(address), 1, {5: ServiceState(1, 1, "up")}, version=2_000_000_000))
+    communities = " ".join(":".join(map(str, one)) for one in said)
+    return f"route {prefix} next-hop {own} large-community [ {communities} ];"
+
+
+def test_status_names_nodes_with_an_address_or_a_tag_of_another(cluster: Cluster) -> None:
+    """b5 says that it is b4, and 10.1.0.13, which has b3's tag."""
+    own, b4 = cluster.addresses["b5"], cluster.addresses["b4"]
+    routes = identity_route("10.254.0.14/32", b4, own) + identity_route("10.254.0.13/32", "10.1.0.13", own)
+    file = cluster.lab.root("b5") / "run/stranger.conf"
+    file.write_text(STRANGER.format(own=own, routes=routes))
+    command = ["env", "exabgp.daemon.user=root", "exabgp", "server", "/run/stranger.conf"]
+    cluster.lab.spawn("b5", command, log=cluster.lab.root("b5") / "run/stranger.log")
+    try:
+        address_twice = f"this node's address {b4} is announced by another node as well"
+        wait_for("b4 to name it", lambda: address_twice in " ".join(status(cluster, "b4")["problems"]), 90)
+        wait_for("b1 to name the tag", lambda: "have the same tag, 13" in " ".join(status(cluster)["problems"]), 90)
+        wait_for(
+            "b1 to name the stranger", lambda: "10.1.0.13 says that it is" in " ".join(status(cluster)["problems"])
+        )
+        assert "stop one of them" in " ".join(cluster.lab.exec("b4", ["lbctl", "status"]).stdout.split())
+        assert status(cluster, "b4")["node"]["version"] > 2_000_000_000, "it exceeds what it hears"
+    finally:
+        cluster.stop("b5", "speaker")
+    wait_for("all to be well", lambda: equal(cluster), 60)
+    wait_for("nothing more to be told", lambda: not any(status(cluster, node)["problems"] for node in FOUR))

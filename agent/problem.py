@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is wrong with the cluster as this node sees it, for its operator: a line each, with what to do. Logs it once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Sequence
+from ipaddress import IPv4Address
+
+from agent import speech
+from agent.config import Config
+from agent.conflict import Conflicts
+from agent.epoch import strangers
+from agent.model import Member
+from bgp.snapshot import Snapshot
+
+log = logging.getLogger("anylb")
+
+
+class Problems:
+    """Feed it with `observe`, read `lines`."""
+
+    def __init__(self, config: Config, own: IPv4Address) -> None:
+        self.lines: tuple[str, ...] = ()
+        self._config = config
+        self._conflicts = Conflicts(config, own)
+
+    def observe(
+        self,
+        snapshot: Snapshot | None,
+        members: Collection[Member],
+        epochs: Sequence[int],
+        versions: Collection[int],
+        others: Iterable[str | None],
+        now: float,
+    ) -> None:
+        """Look again. `epochs` and `versions` are this node's own, `others` what its other parts complain of."""
+        claims = speech.claims(self._config, snapshot)
+        self._conflicts.observe(claims, [member.address for member in members], versions, now)
+        found = {
+            f"{m.address} has epoch {m.epoch:#x}, this node {epochs[0]:#x}: its tables differ, so does its config"
+            for m in strangers(epochs, members)
+        }
+        found |= {*speech.problems(self._config, snapshot), *self._conflicts.problems, *filter(None, others)}
+        for line in sorted(found - set(self.lines)):
+            log.warning("%s", line)
+        self.lines = tuple(sorted(found))
