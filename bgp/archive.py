@@ -8,11 +8,9 @@ import zipfile
 from pathlib import Path
 
 _COMMON = ("__init__", "errors", "journal", "bfd_file")
+_WORDS = ("route", "change", "allow", "snapshot", "community", "dialect")
 MODULES = {
-    "relay": (
-        *_COMMON,
-        *("peercred", "route", "allow", "snapshot", "community", "dialect", "intake", "floor", "session", "relay"),
-    ),
+    "relay": (*_COMMON, *_WORDS, "peercred", "intake", "floor", "session", "relay"),
     "bfd_process": (*_COMMON, "bfd_packet", "bfd", "bfd_socket", "bfd_process"),
 }
 """Of this package, by helper; they import each other and the standard library, nothing else (tests see to it)."""

@@ -27,7 +27,8 @@ from bgp.settings import ALLOW_NAME, Address, SpeakerConfig, bfd_peers, render_a
 from bgp.speaker import prepared, write
 
 REPEAT_S = 1.0
-PATIENCE_S = 30.0
+PATIENCE_S = 150.0
+"""An attempt to connect to a router that is gone ends after two minutes, and with it what waits to be sent there."""
 _IN_CLOSE_NOWRITE = 0x10
 _RESTART = "it takes a restart: `systemctl restart lb-bgp`"
 

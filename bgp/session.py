@@ -17,7 +17,9 @@ The rules:
     VIPs, they stay beside the fallback (floor.py).
  5. Nothing outside the allowed prefixes is announced, whatever the agent wishes (allow.py).
  6. ExaBGP reports a session's end, but no withdrawals with it: its routes are flushed here.
- 7. Neighbours come, go and change when ExaBGP reads its configuration again, and a new one's adj-rib-out is empty. So
+ 7. A neighbour that is down is told new routes when it is back; withdrawals at once, for ExaBGP tells what it told
+    before by itself.
+ 8. Neighbours come, go and change when ExaBGP reads its configuration again, and a new one's adj-rib-out is empty. So
     after each change of a session neighbours and announced routes are asked for anew.
 """
 
@@ -30,6 +32,7 @@ from dataclasses import dataclass, field
 from bgp import dialect
 from bgp.allow import Network, refused
 from bgp.bfd_file import BfdState
+from bgp.change import Change, diff
 from bgp.floor import Floor
 from bgp.intake import Intake
 from bgp.route import Route
@@ -42,42 +45,6 @@ UNANSWERED_S = 5.0
 """From here on, a command without an answer is reported as an error."""
 HUNG_S = 60.0
 """From here on, the answer is taken for lost: only a new helper gets back in step with ExaBGP."""
-
-Announced = Mapping[str, Mapping[str, Route]]
-"""By neighbour, then by prefix."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One command to ExaBGP: announce `route` to a neighbour, or withdraw its prefix from it."""
-
-    neighbor: str
-    route: Route
-    announce: bool
-
-    @property
-    def command(self) -> str:
-        """Its text."""
-        route = self.route
-        return route.announce_command(self.neighbor) if self.announce else route.withdraw_command(self.neighbor)
-
-    @property
-    def place(self) -> tuple[str, str]:
-        """What it changes: a prefix at a neighbour."""
-        return self.neighbor, self.route.prefix
-
-
-def diff(announced: Announced, wanted: Announced) -> list[Change]:
-    """Return the changes that make each neighbour in `wanted` hear exactly the routes there.
-
-    New routes come before withdrawals, so that a prefix which takes another's place is there before that one goes.
-    """
-    new, gone = [], []
-    for neighbor, routes in sorted(wanted.items()):
-        heard = announced.get(neighbor, {})
-        new += [Change(neighbor, route, True) for prefix, route in sorted(routes.items()) if heard.get(prefix) != route]
-        gone += [Change(neighbor, heard[prefix], False) for prefix in sorted(heard.keys() - routes.keys())]
-    return new + gone
 
 
 class _Step(enum.Enum):
@@ -263,7 +230,10 @@ class Session:
         self._outbox.append(self._asked.text)
 
     def _next_change(self, now: float) -> Change | None:
-        changes = diff(self._believed, self._wanted())
+        # A neighbour that is down is told nothing new until it is back: a route that waits to be sent keeps ExaBGP from
+        # reading its configuration anew. Withdrawals do not wait, else it would tell what is gone on reconnecting.
+        up = {n.address for n in self._intake.neighbors if n.up}
+        changes = [c for c in diff(self._believed, self._wanted()) if c.neighbor in up or not c.announce]
         open_faults = self._faults.keys() & {change.place for change in changes}
         self._faults = {place: self._faults[place] for place in sorted(open_faults)}
         return next((c for c in changes if self._faults.get(c.place, (now, ""))[0] <= now), None)

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bgp.change import Change, diff
 from bgp.intake import MAX_ROUTES, QUIET_S
 from bgp.route import Route
-from bgp.session import DEADMAN_S, HUNG_S, Change, Session, diff
+from bgp.session import DEADMAN_S, HUNG_S, Session
 from bgp.snapshot import MAX_LINE_BYTES, Wish
 
 PEER, OTHER, INTERNAL = "10.0.0.1", "10.0.0.2", "10.0.0.3"

@@ -14,6 +14,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -70,6 +71,33 @@ def started(run_dir: Path, log: Path, env: dict[str, str] | None = None) -> Iter
     finally:
         process.kill()
         process.wait()
+
+
+@contextlib.contextmanager
+def router() -> Iterator[None]:
+    """A neighbour that says as little as keeps a session up (RFC 4271 sections 4.2 and 4.4)."""
+    marker = b"\xff" * 16
+    capabilities = b"\x02\x06\x01\x04\0\x01\0\x01" + b"\x02\x06\x41\x04" + (65000).to_bytes(4)
+    opened = b"\x04" + (65000).to_bytes(2) + (90).to_bytes(2) + b"\x0a\0\0\x01" + bytes([len(capabilities)])
+    open_message = marker + (29 + len(capabilities)).to_bytes(2) + b"\x01" + opened + capabilities
+    keepalive = marker + (19).to_bytes(2) + b"\x04"
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(open_message + keepalive)
+                while connection.recv(4096):
+                    connection.sendall(keepalive)
+
+    with socket.create_server(("127.0.0.2", 179)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+    thread.join(10)
 
 
 def refused(run_dir: Path, user: str = "nobody", *prefix: str) -> str:
@@ -250,7 +278,7 @@ def test_exabgp_takes_every_attribute_of_a_route_and_lists_it_again(run_dir: Pat
     full = Route.of(
         "10.99.0.2/32", "10.0.0.11", [[65001, 1, 2]], communities=[[65535, 65281], [65535, 0], [1, 2]], med=7, prepend=3
     )
-    with started(run_dir, tmp_path / "log"), socket.socket(socket.AF_UNIX) as agent:
+    with router(), started(run_dir, tmp_path / "log"), socket.socket(socket.AF_UNIX) as agent:
         agent.settimeout(20)
         agent.connect(str(run_dir / "relay.sock"))
         reports = agent.makefile("rb")
