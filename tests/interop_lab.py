@@ -34,7 +34,7 @@ from topology.router import Hops, RouterWatch, Timeline
 
 ROUTER_AS = 65000
 NODES = ("b1", "b2", "b3", "b4")
-VIP = "10.99.0.1"
+VIP, VIP6 = "10.99.0.1", "fd99::1"
 POLL_S = 0.02
 
 LAB = """
@@ -48,6 +48,7 @@ topology:
         - sh -c "ip -6 address add fd00::$$NUMBER/64 dev eth1 nodad"
         - mkdir -p /var/log/anylb
         - sh -c "python -m topology.server > /var/log/anylb/server.log 2>&1 &"
+        - sh -c "python -m http.server --bind ::0 7001 > /var/log/anylb/server6.log 2>&1 &"
   nodes:
     router:
       binds: [".:/etc/interop:ro"]
@@ -78,13 +79,15 @@ services:
     vip: 10.99.0.1
     protocol: tcp
     port: 7000
-    health: {{type: tcp, interval_s: 0.2, timeout_s: 0.5, rise: 1, fall: 2}}
+    health: &often {{type: tcp, interval_s: 0.2, timeout_s: 0.5, rise: 1, fall: 2}}
+  - {{name: echo6, vip: "fd99::1", protocol: tcp, port: 7001, health: *often}}
 bgp:
   local_as: {asn}
   identity_prefix: 10.254.0.0/16
   peers:
     - {{address: 10.0.0.1, as: 65000, hold_time_s: 3}}
-members: {{allow: [10.0.0.0/24]}}
+    - {{address: "fd00::1", as: 65000, hold_time_s: 3}}
+members: {{allow: [10.0.0.0/24, "fd00::/64"]}}
 xdp: {{mode: "off"}}
 """
 
@@ -95,8 +98,8 @@ class Kind:
 
     start: tuple[str, ...]
     sessions: Callable[[Lab], Hops]
-    hops: Callable[[Lab], Hops] | None = None
-    """Of the VIP, from the RIB; None: the kernel's routes tell."""
+    hops: Callable[[Lab, str], Hops] | None = None
+    """Of a VIP, from the RIB; None: the kernel's routes tell."""
     stays: str = ""
 
 
@@ -128,9 +131,10 @@ def gobgp_sessions(lab: Lab) -> Hops:
     return frozenset(n["conf"]["neighbor_address"] for n in shown if n.get("state", {}).get("session_state") == 6)
 
 
-def gobgp_hops(lab: Lab) -> Hops:
-    paths = [path for found in told(lab, "gobgp", "global", "rib", VIP, "-j").values() for path in found]
-    return frozenset(a["nexthop"] for path in paths for a in path["attrs"] if a["type"] == 3)
+def gobgp_hops(lab: Lab, vip: str) -> Hops:
+    family = "ipv6" if ":" in vip else "ipv4"
+    paths = [p for found in told(lab, "gobgp", "global", "rib", vip, "-a", family, "-j").values() for p in found]
+    return frozenset(a["nexthop"] for p in paths for a in p["attrs"] if a["type"] in (3, 14))  # (MP_REACH_)NEXT_HOP
 
 
 def openbgpd_sessions(lab: Lab) -> Hops:
@@ -138,9 +142,14 @@ def openbgpd_sessions(lab: Lab) -> Hops:
     return frozenset(n["remote_addr"] for n in shown if n["state"] == "Established")
 
 
-def openbgpd_hops(lab: Lab) -> Hops:
-    shown = told(lab, "bgpctl", "-j", "show", "rib", VIP).get("rib", [])
+def openbgpd_hops(lab: Lab, vip: str) -> Hops:
+    shown = told(lab, "bgpctl", "-j", "show", "rib", vip).get("rib", [])
     return frozenset(path["exit_nexthop"] for path in shown if path.get("best") or path.get("ecmp"))
+
+
+def kernel_hops(lab: Lab, vip: str) -> Hops:
+    shown = told(lab, "ip", "-j", *(["-6"] if ":" in vip else []), "route", "show", vip)
+    return frozenset(leg["gateway"] for route in shown for leg in route.get("nexthops", [route]))
 
 
 KINDS: Mapping[str, Kind] = {
@@ -195,8 +204,16 @@ class Interop:
         return self._kind.sessions(self.cluster.lab)
 
     def hops(self, *nodes: str) -> Hops:
-        """What the router should route by when these nodes announce."""
+        """What the router should route the IPv4 VIP by when these nodes announce."""
         return frozenset(self.cluster.addresses[node] for node in nodes)
+
+    def hops6(self, *nodes: str) -> Hops:
+        """The same for the IPv6 VIP."""
+        return frozenset(f"fd00::{10 + int(node[1:])}" for node in nodes)
+
+    def now6(self) -> Hops:
+        """What the router routes the IPv6 VIP by."""
+        return (self._kind.hops or kernel_hops)(self.cluster.lab, VIP6)
 
     def members(self, node: str) -> dict[str, str]:
         """What a node believes: the state of each member by name."""
@@ -228,23 +245,25 @@ class Interop:
 
 
 @contextlib.contextmanager
-def interop(kind: str, internal: bool, directory: Path) -> Iterator[Interop]:
-    """Bring the lab up with a router of this kind; no node's daemons run yet."""
-    named = []
+def interop(kind: str, mode: str, directory: Path) -> Iterator[Interop]:
+    """Bring the lab up with a router of this kind; no node's daemons run yet.
+
+    `mode`: eBGP with an AS for each node; iBGP, where the router reflects; eBGP with one AS for all nodes.
+    """
+    peers, named = ["--peer", "10.0.0.1", "--peer", "fd00::1"], []
     for number, node in enumerate(NODES, 1):
-        asn = ROUTER_AS if internal else ROUTER_AS + number
+        asn = ROUTER_AS + {"eBGP": number, "iBGP": 0, "one AS": 1}[mode]
         (directory / f"{node}.yml").write_text(NODE.format(asn=asn, announce="true"))
-        named += ["--node", f"{node}=10.0.0.{10 + number}@{asn}"]
+        named += ["--node", f"{node}=10.0.0.{10 + number}@{asn}", "--node", f"{node}=fd00::{10 + number}@{asn}"]
     printed = CliRunner().invoke(
-        main, ["announce", "config", "--router", kind, "-c", str(directory / "b1.yml"), *named]
+        main, ["announce", "config", "--router", kind, "-c", str(directory / "b1.yml"), *peers, *named]
     )
     assert printed.exit_code == 0, printed.output
     file = directory / f"{kind}.conf"
     file.write_text(printed.output)
     file.chmod(0o600)  # OpenBGPD wants it so
     (directory / "interop.clab.yml").write_text(LAB)
-    name = f"interop-{kind}-{'ibgp' if internal else 'ebgp'}-{os.getpid()}"
-    with Lab.up(directory / "interop.clab.yml", name, keep=False) as lab:
+    with Lab.up(directory / "interop.clab.yml", f"interop-{kind}-{os.getpid()}", keep=False) as lab:
         router = KINDS[kind]
         for command in router.start:
             lab.exec("router", ["sh", "-c", command])
@@ -252,7 +271,7 @@ def interop(kind: str, internal: bool, directory: Path) -> Iterator[Interop]:
             lab.spawn("router", router.stays.split(), directory / "router.log")
         with contextlib.ExitStack() as stack:
             watch = (
-                stack.enter_context(RibWatch(lambda: router.hops(lab)))
+                stack.enter_context(RibWatch(lambda: router.hops(lab, VIP)))
                 if router.hops
                 else stack.enter_context(RouterWatch(lab.nodes["router"].pid, VIP))
             )

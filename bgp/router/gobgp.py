@@ -7,6 +7,8 @@ from bgp.router.facts import MAX_PATHS, Neighbor, Router, commented, heading
 
 _TRAPS = [
     "",
+    "GoBGP refuses a neighbour for 5 s after it lost the session, whatever is set below.",
+    "",
     "GoBGP writes no route into the kernel: FRR's zebra beside it does, if told to by",
     "  [zebra.config]",
     "    enabled = true",
@@ -75,7 +77,7 @@ def _neighbor(router: Router, neighbor: Neighbor) -> list[str]:
     lines += [f"    passive-mode = {str(session.passive).lower()}"]
     lines += ["  [neighbors.timers.config]", f"    hold-time = {session.hold_time_s}"]
     lines += [f"    keepalive-interval = {session.keepalive_s}"]
-    lines += ["    idle-hold-time-after-reset = 1 # else a session that was reset is refused for 30 s"]
+    lines += ["    idle-hold-time-after-reset = 1 # after `gobgp neighbor reset`; 30 s without"]
     if session.internal:
         lines += ["  [neighbors.route-reflector.config] # nodes must hear of each other"]
         lines += ["    route-reflector-client = true", f'    route-reflector-cluster-id = "{router.router_id}"']

@@ -22,15 +22,22 @@ pytestmark = pytest.mark.lab
 ALL_UP = dict.fromkeys(NODES, "up")
 
 
-@pytest.mark.parametrize("internal", [False, True], ids=["ebgp", "ibgp"])
+@pytest.mark.parametrize("mode", ["eBGP", "iBGP"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_matrix(kind: str, internal: bool, figures: dict[str, dict[str, int]], tmp_path: Path) -> None:
-    row = figures.setdefault(f"{kind} {'iBGP' if internal else 'eBGP'}", {})
-    with interop(kind, internal, tmp_path) as lab:
+def test_matrix(kind: str, mode: str, figures: dict[str, dict[str, int]], tmp_path: Path) -> None:
+    row = figures.setdefault(f"{kind} {mode}", {})
+    with interop(kind, mode, tmp_path) as lab:
         begin(lab, row)
         members_only(lab)
         withdrawn(lab, row)
         killed(lab, row)
+
+
+@pytest.mark.parametrize("kind", ["gobgp", "openbgpd"])
+def test_nodes_of_one_as_hear_of_each_other(kind: str, figures: dict[str, dict[str, int]], tmp_path: Path) -> None:
+    """GoBGP would keep their routes from each other; BIRD and FRR are asked in test_bgp_lab.py."""
+    with interop(kind, "one AS", tmp_path) as lab:
+        begin(lab, figures.setdefault(f"{kind} one AS", {}))
 
 
 def begin(lab: Interop, row: dict[str, int]) -> None:
@@ -38,8 +45,9 @@ def begin(lab: Interop, row: dict[str, int]) -> None:
     since = time.monotonic()
     for node in NODES:
         lab.cluster.start(node, "speaker", "agent")
-    row["sessions"] = lab.until("all sessions", lambda: lab.sessions() == lab.hops(*NODES), since)
+    row["sessions"] = lab.until("all sessions", lambda: lab.sessions() == lab.hops(*NODES) | lab.hops6(*NODES), since)
     row["ECMP of 4"] = lab.until_hops(since, *NODES)
+    row["IPv6 too"] = lab.until("the IPv6 VIP by all", lambda: lab.now6() == lab.hops6(*NODES), since)
     row["identities"] = lab.until("all identities at all nodes", lambda: all_see(lab, ALL_UP), since)
 
 
@@ -48,6 +56,7 @@ def members_only(lab: Interop) -> None:
     for node in ("b3", "b4"):
         lab.announce(node, False)
     lab.until_hops(time.monotonic(), "b1", "b2")
+    lab.until("the IPv6 VIP by two", lambda: lab.now6() == lab.hops6("b1", "b2"), time.monotonic())
     time.sleep(0.5)  # a wrong word of it would have arrived by now
     assert all_see(lab, ALL_UP)
     assert lab.timeline.now == lab.hops("b1", "b2")
@@ -71,13 +80,15 @@ def killed(lab: Interop, row: dict[str, int]) -> None:
     (pid,) = lab.cluster.pids("b1", "speaker")
     since = time.monotonic()
     os.kill(pid, signal.SIGKILL)
-    row["kill -9"] = lab.until_hops(since, "b2", "b3", "b4")
     others = ("b2", "b3", "b4")
+    row["kill -9"] = lab.until_hops(since, *others)
+    lab.until("b1 to leave the IPv6 VIP", lambda: lab.now6() == lab.hops6(*others), since)
     row["lost"] = lab.until("b1 to be lost", lambda: all(lab.members(n).get("b1") == "lost" for n in others), since)
     assert all({n: lab.members(node)[n] for n in others} == dict.fromkeys(others, "up") for node in others)
     since = time.monotonic()
     lab.cluster.start("b1", "speaker")
     row["back"] = lab.until_hops(since, *NODES)
+    lab.until("the IPv6 VIP by all again", lambda: lab.now6() == lab.hops6(*NODES), since)
     lab.until("all identities at all nodes again", lambda: all_see(lab, ALL_UP), since)
 
 
