@@ -2,7 +2,7 @@
 """What a condition leads to: weights, announcements, node indexes, grace."""
 
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import numpy as np
 import pytest
@@ -61,6 +61,20 @@ FINE = Condition(forwarding=True, healthy={"web": True, "alt": True})
 )
 def test_own_share(condition: Condition, share: Share) -> None:
     assert own_share(config().services[0], condition) == share
+
+
+def test_an_ipv6_vip_needs_a_peer_that_carries_it_and_a_next_hop() -> None:
+    vip6 = IPv6Address("2001:db8:99::1")
+    text = TEXT.replace("MODE", "auto").replace("192.0.2.10", "'2001:db8:99::1'")
+    alone = announcement(parse(text, "lb.yml"), vip6, FINE)
+    assert (alone.wanted, alone.why) == (False, "no BGP peer carries IPv6; add it to a peer's families")
+    carried = text.replace("as: 65000}", "as: 65000, families: [ipv4, ipv6]}")
+    assert announcement(parse(carried, "lb.yml"), vip6, FINE).wanted
+    bare = replace(FINE, has_ipv6=False)
+    why = announcement(parse(carried, "lb.yml"), vip6, bare).why
+    assert why == "the node's interface has no IPv6 address to be the next hop"
+    elsewhere = carried.replace("weight: 50", "announce: {next_hop: '2001:db8::c'}")
+    assert announcement(parse(elsewhere, "lb.yml"), vip6, bare).wanted
 
 
 DRAINED = replace(FINE, drained=frozenset({"web"}))

@@ -40,7 +40,7 @@ RUN = (
     "print(bgp.__file__, flush=True)\n"
     "from bgp.settings import *; from bgp.speaker import *\n"
     "from ipaddress import ip_network as n; ALLOW = (n('10.99.0.0/24'), n('2001:db8::/32'))\n"
-    "peer = PeerConfig(A('127.0.0.2'), 65000, A('127.0.0.1'), 3)\n"
+    "peer = PeerConfig(A(sys.argv[3] if len(sys.argv) > 3 else '127.0.0.2'), 65000, A('127.0.0.1'), 3)\n"
     "me, run_dir = A('10.0.0.11'), Path(sys.argv[1])\n"
     "try: run(SpeakerConfig(65001, me, (peer,), user=sys.argv[2], run_dir=run_dir, allow=ALLOW))\n"
     "except BgpError as error: sys.exit(str(error))"
@@ -56,10 +56,12 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def started(run_dir: Path, log: Path, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def started(
+    run_dir: Path, log: Path, env: dict[str, str] | None = None, peer: str = "127.0.0.2"
+) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-c", RUN, str(run_dir), "nobody"], stdout=file, stderr=file, env=env, cwd="/"
+            [sys.executable, "-c", RUN, str(run_dir), "nobody", peer], stdout=file, stderr=file, env=env, cwd="/"
         )
     try:
         deadline = time.monotonic() + 20
@@ -74,7 +76,7 @@ def started(run_dir: Path, log: Path, env: dict[str, str] | None = None) -> Iter
 
 
 @contextlib.contextmanager
-def router() -> Iterator[None]:
+def router(address: str) -> Iterator[None]:
     """A neighbour that says as little as keeps a session up (RFC 4271 sections 4.2 and 4.4)."""
     marker = b"\xff" * 16
     capabilities = b"\x02\x06\x01\x04\0\x01\0\x01" + b"\x02\x06\x41\x04" + (65000).to_bytes(4)
@@ -90,7 +92,7 @@ def router() -> Iterator[None]:
                 while connection.recv(4096):
                     connection.sendall(keepalive)
 
-    with socket.create_server(("127.0.0.2", 179)) as listener:
+    with socket.create_server((address, 179)) as listener:
         thread = threading.Thread(target=serve)
         thread.start()
         try:
@@ -278,7 +280,11 @@ def test_exabgp_takes_every_attribute_of_a_route_and_lists_it_again(run_dir: Pat
     full = Route.of(
         "10.99.0.2/32", "10.0.0.11", [[65001, 1, 2]], communities=[[65535, 65281], [65535, 0], [1, 2]], med=7, prepend=3
     )
-    with router(), started(run_dir, tmp_path / "log"), socket.socket(socket.AF_UNIX) as agent:
+    # An address of its own: the same test may run beside, from another clone.
+    pid = os.getpid()
+    peer = f"127.{64 + (pid >> 16 & 63)}.{pid >> 8 & 255}.{pid & 255}"
+    log = tmp_path / "log"
+    with router(peer), started(run_dir, log, peer=peer), socket.socket(socket.AF_UNIX) as agent:
         agent.settimeout(20)
         agent.connect(str(run_dir / "relay.sock"))
         reports = agent.makefile("rb")
@@ -287,7 +293,7 @@ def test_exabgp_takes_every_attribute_of_a_route_and_lists_it_again(run_dir: Pat
             while True:
                 said = decode_report(reports.readline())
                 assert isinstance(said, Snapshot)
-                assert said.error is None, (tmp_path / "log").read_text()
+                assert said.error is None, log.read_text()
                 if said.peers[0].announced == {route.prefix for route in wish}:
                     break
 
