@@ -126,6 +126,11 @@ class Applier:
         """The next hop that is in the maps for an address."""
         return self._hops.get(target)
 
+    def mtus(self) -> list[int]:
+        """The MTUs of the ways to the other nodes that the tables name, as far as these are known."""
+        targets = [self.target(address, self._ends.get(address)) for address in self._indexes if address != self._own]
+        return [hop.mtu for target in targets if (hop := self._hops.get(target)) and hop.mac]
+
     def learn_hop(self, target: Address, hop: NextHop) -> None:
         """The way to a node's address. The last known one stands until another is learned."""
         self._hops[target] = hop

@@ -51,6 +51,8 @@ def print_status(answer: dict[str, Any]) -> None:
         console.print(f"[red]{answer['fault']}[/]")
     if xdp["fallback_reason"]:
         console.print(f"[yellow]{xdp['fallback_reason']}[/]")
+    for error in answer["clamp"]["errors"]:
+        console.print(f"[yellow]MSS not lowered: {error}[/]")
     peers = ", ".join(f"{peer['address']} {_state(peer['state'])}{_bfd(peer['bfd'])}" for peer in bgp["peers"])
     console.print(
         f"BGP peers: {peers or 'none'}"

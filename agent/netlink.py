@@ -30,6 +30,10 @@ _NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL, errno.EACCES)
 """What the kernel answers for no route, and for unreachable, blackhole and prohibit ones."""
 _GONE = (errno.ENODEV, errno.ENETDOWN, errno.EINVAL, errno.EAFNOSUPPORT)
 """The interface went away, or down, since its name was read."""
+_WORLD: dict[int, str] = {4: "203.0.113.1", 6: "3fff::1"}
+"""Addresses of documentation (RFC 5737, RFC 9637): nobody has a route of their own for these."""
+_FIB_MATCH = 0x2000
+"""RTM_F_FIB_MATCH (linux/rtnetlink.h): answer with the route itself, all its next hops, not with the one taken."""
 _NTF_USE = 1
 """ndmsg flag (linux/neighbour.h): resolve it as if a packet had been sent there."""
 _SYSCTLS = {
@@ -154,6 +158,23 @@ class Netlink:
                 return None
             raise
         return _way(address, answer[0]) if answer else None
+
+    async def leaves_by(self, vip: Address) -> set[int]:
+        """By which interfaces answers from a VIP of this node leave for the world, that is by the default route.
+
+        Rules for packets from it count; empty if there is no such route.
+        """
+        try:
+            asked = await self._route.route("get", dst=_WORLD[vip.version], src=str(vip), flags=_FIB_MATCH)
+            answer = next(iter(list(asked)), None)
+        except NetlinkError as error:
+            if error.code in _NO_ROUTE:
+                return set()
+            raise
+        if answer is None or answer["type"] != _UNICAST:
+            return set()
+        legs = answer.get("multipath")
+        return {leg["oif"] for leg in legs} if legs else {answer.get("oif")} - {None}
 
     async def resolve(self, neighbours: Iterable[tuple[int, Address]]) -> None:
         """Have the kernel ask for these neighbours, or confirm what it knows. XDP's own traffic would not."""

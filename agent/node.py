@@ -22,6 +22,7 @@ from agent import epoch, speech, state, version
 from agent.announcer import Announcer
 from agent.apply import Applier
 from agent.check import check_for_ever
+from agent.clamp import Clamping
 from agent.config import Config
 from agent.epoch import Stance
 from agent.errors import AgentError
@@ -99,8 +100,9 @@ class Agent:
         self._announcers: tuple[str, ...] = ()
         self._passed_at = now
         self._netlink = Netlink()
-        self.routes = None
-        if self.applier:
+        self.routes = self.clamping = None
+        if self.applier and datapath:
+            self.clamping = Clamping(config, datapath, self.applier, self._netlink)
             uplinks = [socket.if_nametoindex(name) for name in config.node.names]
             self.routes = Routes(self._netlink, uplinks, self.applier.learn_hop, self.applier.learn_uplink)
         self._wake = asyncio.Event()
@@ -222,6 +224,8 @@ class Agent:
             ]
             if self.routes is not None:
                 running.append(tasks.create_task(self.routes.run()))
+            if self.clamping is not None:
+                running.append(tasks.create_task(self.clamping.run()))
             if await ending:
                 await self._withdraw()
             for task in running:
@@ -276,6 +280,8 @@ class Agent:
         await applier.apply(chosen, up, ends, now)
         if not (self._attached_once and datapath.attached()):
             await self._know_macs()
+            if self.clamping is not None:
+                await self.clamping.keep()
             datapath.attach()  # also replaces an older build's program, and changes the mode
             self._attached_once = True
             log.info("XDP attached: %s", ", ".join(f"{name} ({mode})" for name, mode in datapath.modes.items()))

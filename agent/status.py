@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from agent import speech
+from agent.apply import key_of
 from agent.config import ServiceConfig
 from agent.epoch import strangers
 from agent.model import Member, endpoint, tag_of
@@ -44,6 +45,10 @@ def status(agent: Agent) -> dict[str, Any]:
             "fallback_reason": agent.datapath.fallback_reason if agent.datapath else None,
             "interface": ", ".join(agent.config.node.names),
             "counters": counters.get(0, {}),
+        },
+        "clamp": {
+            "interfaces": agent.clamping.interfaces if agent.clamping else [],
+            "errors": agent.clamping.errors if agent.clamping else [],
         },
         "vips": [
             {"vip": str(vip), "wanted": a.wanted, "announced": speech.prefix(vip) in announced, "why": a.why}
@@ -101,6 +106,7 @@ def _service(
         "weight": share.weight,
         "effective": share.effective,
         "digest": applier.digest(service.name) if applier else "",
+        "mss": agent.clamping.limits.get(key_of(service)) if agent.clamping else None,
         "counters": counters.get(applier.slot(service.name), {}) if applier else {},
         "when_unhealthy": service.when_unhealthy,
         "taken": bool(takers(found)),

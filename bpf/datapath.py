@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The XDP program on a node's interfaces: compiled, pinned, attached, replaced, taken off.
+"""The programs on a node's interfaces: compiled, pinned, attached, replaced, taken off.
 
 Owns what lies in the pin folder on bpffs, N being the interface's number in the list that was given:
 
     maps_LAYOUT/NAME    the maps, for one layout (rows, structs, counters)
     programN_BUILD      the program of uplink N, for one build (source and options)
     linkN               the attachment of uplink N: packets are handled as long as it is there
+    clamp_BUILD         the tc egress program; its filters are clamp.py's
+    clsact_IFINDEX      says that an interface's clsact qdisc was made for it
 
 Names carry digests, so what a restarted daemon finds under the name it computes is what it would make. A new
 layout or build is made beside the old one, which goes on handling packets until `attach` replaces it at once.
@@ -15,13 +17,14 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+from bpf import clamp, kernel, layout, mapspec, uplink
 from bpf import compile as compiler
-from bpf import kernel, layout, mapspec, uplink
-from bpf.compile import Options
+from bpf.clamp import Clamp
+from bpf.compile import AnyOptions, ClampOptions, Options
 from bpf.errors import BpfError
 from bpf.tables import Tables
 from bpf.uplink import Mode, Uplink
@@ -33,9 +36,13 @@ class DataPath:
     All of it lives on in the kernel after `close`, or without this process; `detach` takes it away.
     """
 
-    def __init__(self, pin_dir: Path, tables: Tables, uplinks: Sequence[Uplink], programs: Sequence[Path]) -> None:
+    def __init__(
+        self, pin_dir: Path, tables: Tables, uplinks: Sequence[Uplink], lowering: Clamp, programs: Iterable[Path]
+    ) -> None:
         self.tables = tables
         self.uplinks = tuple(uplinks)
+        self.clamp = lowering
+        """Lowers the MSS of SYN-ACKs. It is attached for itself, and what hinders it hinders nothing else."""
         self._pin_dir = pin_dir
         self._programs = {path.name for path in programs}
 
@@ -69,21 +76,28 @@ class DataPath:
         except OSError as error:
             raise BpfError(f"cannot make {maps}: {error.strerror}; BPF needs root", error.errno) from None
         tables = Tables.open(maps, rows)
-        opened: list[Uplink] = []
-        programs: list[Path] = []
+        choices = [Options(rows, number, ipv6) for number in range(len(names))]
+        programs = [pin_dir / f"program{one.uplink}_{compiler.digest(one)}" for one in choices]
+        lowering = pin_dir / f"clamp_{compiler.digest(ClampOptions())}"
+        wanted: dict[Path, AnyOptions] = {**dict(zip(programs, choices, strict=True)), lowering: ClampOptions()}
+        fds: dict[Path, int] = {}
         try:
-            for number, (name, entry) in enumerate(zip(names, entries, strict=True)):
+            for number, entry in enumerate(entries):
                 tables.set_uplink(number, entry)
-                options = Options(rows, number, ipv6)
-                programs.append(pin_dir / f"program{number}_{compiler.digest(options)}")
-                prog_fd = _program(maps, programs[-1], options, tables)
-                opened.append(Uplink(name, entry.ifindex, mode, prog_fd, pin_dir / f"link{number}"))
+            fds, errors = _programs(maps, wanted, tables)
+            for path in programs:
+                if path in errors:
+                    raise errors[path]
         except BaseException:
-            for one in opened:
-                one.close()
+            for fd in fds.values():
+                os.close(fd)
             tables.close()
             raise
-        return cls(pin_dir, tables, opened, programs)
+        opened = [
+            Uplink(name, entry.ifindex, mode, fds[path], pin_dir / f"link{number}")
+            for number, (name, entry, path) in enumerate(zip(names, entries, programs, strict=True))
+        ]
+        return cls(pin_dir, tables, opened, Clamp(pin_dir, fds.get(lowering), errors.get(lowering)), wanted)
 
     @property
     def interface(self) -> str:
@@ -135,6 +149,7 @@ class DataPath:
 
     def detach(self) -> None:
         """Take the programs off the interfaces and remove all pins. The open tables stay readable until `close`."""
+        clamp.take_away(self._pin_dir)
         for path in _links(self._pin_dir):
             uplink.drop(path)
         self._remove_pins(keep=set())
@@ -144,6 +159,7 @@ class DataPath:
     def close(self) -> None:
         """Close descriptors; packets go on being handled."""
         self.tables.close()
+        self.clamp.close()
         for one in self.uplinks:
             one.close()
 
@@ -154,7 +170,7 @@ class DataPath:
                 continue
             if entry.name.startswith("maps_"):
                 shutil.rmtree(entry)
-            elif entry.name.startswith("program"):
+            elif entry.name.startswith(("program", "clamp_")):
                 entry.unlink()
 
 
@@ -163,8 +179,9 @@ def take_away(pin_dir: Path) -> bool:
 
     Packets then meet the kernel alone. Raises BpfError if the kernel does not let us.
     """
+    filters = clamp.take_away(pin_dir)
     if not pin_dir.is_dir():
-        return False
+        return filters
     try:
         for pin in _links(pin_dir):
             link = kernel.open_pin(pin)
@@ -185,19 +202,29 @@ def _links(pin_dir: Path) -> list[Path]:
     return sorted(pin_dir.glob("link[0-9]"))
 
 
-def _program(maps: Path, path: Path, options: Options, tables: Tables) -> int:
-    """Open the pinned program of this build, or compile it, and return its descriptor."""
+def _programs(
+    maps: Path, wanted: Mapping[Path, AnyOptions], tables: Tables
+) -> tuple[dict[Path, int], dict[Path, BpfError]]:
+    """Open the pinned programs of these builds, and compile the missing ones; descriptors, and what went wrong."""
+    fds = {path: fd for path in wanted if (fd := _pinned(path, tables)) is not None}
+    missing = {path: options for path, options in wanted.items() if path not in fds}
+    errors = compiler.build_all(maps, missing) if missing else {}
+    for path in missing.keys() - errors.keys():
+        fd = kernel.open_pin(path)
+        if fd is None:
+            raise BpfError(f"{path}: the program that was just pinned here is gone")
+        fds[path] = fd
+    return fds, errors
+
+
+def _pinned(path: Path, tables: Tables) -> int | None:
+    """Open a pinned program; None if there is none for these maps."""
     fd = kernel.open_pin(path)
-    if fd is not None:
-        if kernel.prog_info(fd).map_ids <= tables.map_ids():
-            return fd
-        os.close(fd)  # made for maps that were removed since
-        path.unlink()
-    compiler.build(maps, path, options)
-    fd = kernel.open_pin(path)
-    if fd is None:
-        raise BpfError(f"{path}: the program that was just pinned here is gone")
-    return fd
+    if fd is None or kernel.prog_info(fd).map_ids <= tables.map_ids():
+        return fd
+    os.close(fd)  # made for maps that were removed since
+    path.unlink()
+    return None
 
 
 def _require_bpffs(folder: Path) -> None:

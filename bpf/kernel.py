@@ -22,7 +22,7 @@ _Struct = TypeVar("_Struct", bound=ct.Structure)
 XDP_FLAGS_SKB_MODE: Final = 1 << 1
 XDP_FLAGS_DRV_MODE: Final = 1 << 2
 _BPF_XDP: Final = 37  # enum bpf_attach_type
-_PROG_TYPE_XDP: Final = 6
+_PROG_TYPES: Final = {"XDP": 6, "tc": 3}  # enum bpf_prog_type; tc: BPF_PROG_TYPE_SCHED_CLS
 _XDP_HAS_FRAGS: Final = 1 << 5  # BPF_F_XDP_HAS_FRAGS: takes frames in several pieces (Linux 5.18)
 _LOG_SIZE: Final = 1 << 20
 _ATTACHED_MODE: Final = {1: "native", 2: "generic", 3: "offload", 4: "several"}  # XDP_ATTACHED_* of linux/if_link.h
@@ -250,20 +250,22 @@ def open_pin(path: Path) -> int | None:
     return None if fd == -errno.ENOENT else _checked(fd, f"cannot open the pin {path}")
 
 
-def load_xdp(name: str, instructions: bytes) -> int:
-    """Load an XDP program and return its descriptor. What the verifier says against it goes to stderr, its end."""
-    options = _ProgLoadOpts(sz=ct.sizeof(_ProgLoadOpts), attempts=5, prog_flags=_XDP_HAS_FRAGS)
+def load_program(kind: str, name: str, instructions: bytes) -> int:
+    """Load a program, "XDP" or "tc", and return its descriptor. What the verifier says against it, its end, goes to
+    stderr."""
+    flags = _XDP_HAS_FRAGS if kind == "XDP" else 0
+    options = _ProgLoadOpts(sz=ct.sizeof(_ProgLoadOpts), attempts=5, prog_flags=flags)
     count = ct.c_size_t(len(instructions) // 8)
-    arguments = (_PROG_TYPE_XDP, name.encode(), b"GPL", instructions, count, ct.byref(options))
+    arguments = (_PROG_TYPES[kind], name.encode(), b"GPL", instructions, count, ct.byref(options))
     fd = int(library().bpf_prog_load(*arguments))
     if fd == -errno.EPERM:
-        return _checked(fd, "cannot load the XDP program")
+        return _checked(fd, f"cannot load the {kind} program")
     if fd < 0:
         log = ct.create_string_buffer(_LOG_SIZE)
         options.log_level, options.log_size, options.log_buf = 1, _LOG_SIZE, ct.addressof(log)
         library().bpf_prog_load(*arguments)
         print(log.value.decode(errors="replace")[-2000:], file=sys.stderr)
-        raise BpfError("the kernel does not take the XDP program", -fd)
+        raise BpfError(f"the kernel does not take the {kind} program", -fd)
     return fd
 
 

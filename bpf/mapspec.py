@@ -73,6 +73,7 @@ def map_specs(rows: int) -> tuple[MapSpec, ...]:
         MapSpec("node_prefixes", MapType.LPM_TRIE, size_of("prefix"), 4, layout.PREFIXES, NO_PREALLOC),
         MapSpec("sampling", MapType.ARRAY, 4, size_of("sampling"), 1),
         MapSpec("samples", MapType.RINGBUF, 0, 0, _SAMPLES_SIZE),
+        MapSpec("mss", MapType.HASH, size_of("service_key"), 4, layout.SERVICES),
         MapSpec("denied", MapType.LPM_TRIE, size_of("prefix"), 4, layout.PREFIXES, NO_PREALLOC),
     )
 

@@ -183,6 +183,20 @@ class Tables:
         """Return the deny list."""
         return self._prefixes("denied")
 
+    def set_mss(self, limits: Mapping[ServiceKey, int]) -> None:
+        """Write the largest MSS that SYN-ACKs of these services may tell; those of others are left alone."""
+        there = self.mss()
+        for key in there.keys() - limits.keys():
+            self._delete("mss", key.pack())
+        for key, limit in limits.items():
+            if there.get(key) != limit:
+                self._update("mss", key.pack(), _index(limit))
+
+    def mss(self) -> dict[ServiceKey, int]:
+        """Return what `set_mss` wrote."""
+        found = {key: self._lookup("mss", key) for key in self._keys("mss")}
+        return {ServiceKey.unpack(key): int.from_bytes(value, "little") for key, value in found.items() if value}
+
     def set_sampling(self, wanted: Filter | None) -> None:
         """Sample the packets that a filter asks for; None: none, which costs nothing."""
         if wanted:

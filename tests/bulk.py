@@ -42,19 +42,25 @@ def _serve(listener: socket.socket) -> None:
     with contextlib.suppress(OSError):  # shut down: the end
         while True:
             connection, _ = listener.accept()
-            connection.settimeout(TIMEOUT_S)
-            with connection, contextlib.suppress(OSError):
-                way, size = connection.recv(16).split()
-                connection.sendall(b"go\n")
-                if way == b"up":
-                    connection.sendall(b"%f\n" % _receive(connection, int(size)))
-                else:
-                    connection.sendall(bytes(int(size)))
+            threading.Thread(target=_answer, args=(connection,), daemon=True).start()
 
 
-def upload(connection: socket.socket, size: int) -> float:
-    """Send so many bytes; the longest time in seconds that the server received none of them."""
+def _answer(connection: socket.socket) -> None:
     connection.settimeout(TIMEOUT_S)
+    with connection, contextlib.suppress(OSError):
+        words = connection.recv(16).split()
+        if len(words) < 2:  # the client asked for nothing
+            return
+        connection.sendall(b"go\n")
+        if words[0] == b"up":
+            connection.sendall(b"%f\n" % _receive(connection, int(words[1])))
+        else:
+            connection.sendall(bytes(int(words[1])))
+
+
+def upload(connection: socket.socket, size: int, timeout_s: float = TIMEOUT_S) -> float:
+    """Send so many bytes; the longest time in seconds that the server received none of them."""
+    connection.settimeout(timeout_s)
     connection.sendall(b"up %d\n" % size)
     assert connection.recv(16) == b"go\n"
     connection.sendall(bytes(size))

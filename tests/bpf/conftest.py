@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import packets
 import pytest
+from testrun import Runner
 
 from bpf import kernel
 from bpf.datapath import DataPath
@@ -96,26 +97,6 @@ class Outcome:
     events: dict[tuple[int, Counter], int]
 
 
-class _TestRunOpts(ct.Structure):
-    _fields_ = [
-        ("sz", ct.c_size_t),
-        ("data_in", ct.c_void_p),
-        ("data_out", ct.c_void_p),
-        ("data_size_in", ct.c_uint32),
-        ("data_size_out", ct.c_uint32),
-        ("ctx_in", ct.c_void_p),
-        ("ctx_out", ct.c_void_p),
-        ("ctx_size_in", ct.c_uint32),
-        ("ctx_size_out", ct.c_uint32),
-        ("retval", ct.c_uint32),
-        ("repeat", ct.c_int),
-        ("duration", ct.c_uint32),
-        ("flags", ct.c_uint32),
-        ("cpu", ct.c_uint32),
-        ("batch_size", ct.c_uint32),
-    ]
-
-
 class Program:
     """The real program and its maps, not attached to anything."""
 
@@ -124,24 +105,16 @@ class Program:
     def __init__(self, fd: int, tables: Tables) -> None:
         self.fd = fd
         self.tables = tables
-        self._lib = ct.CDLL("libbpf.so.1")
-        self._out = ct.create_string_buffer(4096)
-        self._options = _TestRunOpts(sz=ct.sizeof(_TestRunOpts), data_out=ct.addressof(self._out))
+        self._runner = Runner(fd)
 
     def send(self, packet: bytes, repeat: int = 1) -> tuple[str, bytes]:
         """Verdict and packet after the program; `duration_ns` holds the time of one of the rounds."""
-        options = self._options
-        options.data_in = ct.cast(packet, ct.c_void_p)
-        options.data_size_in = len(packet)
-        options.data_size_out = len(self._out)
-        options.repeat = repeat
-        error = self._lib.bpf_prog_test_run_opts(self.fd, ct.byref(options))
-        assert error == 0, os.strerror(-error)
-        return self.VERDICTS[options.retval], self._out.raw[: options.data_size_out]
+        verdict, after = self._runner.run(packet, repeat)
+        return self.VERDICTS[verdict], after
 
     @property
     def duration_ns(self) -> int:
-        return int(self._options.duration)
+        return self._runner.duration_ns
 
     def counted(self) -> dict[tuple[int, Counter], int]:
         return {

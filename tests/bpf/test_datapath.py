@@ -309,7 +309,7 @@ def test_other_tables_are_built_beside_and_swapped_in(pins: Path) -> None:
             assert (old.attached(), new.attached()) == (False, True)
             sender.stop()
             wait_for(lambda: seen(old) + seen(new) == sender.sent > seen(old))
-        assert sorted(pin.name.split("_")[0] for pin in pins.iterdir()) == ["link0", "maps", "program0"]
+        assert sorted(pin.name.split("_")[0] for pin in pins.iterdir()) == ["clamp", "link0", "maps", "program0"]
 
 
 def foreign_program(name: bytes) -> int:

@@ -7,7 +7,6 @@ this namespace:   client 10.1.0.2 (lo) ──── VIPs (lo)        connections
                   client 10.1.9.9 ── wire │ feed ── VIPs     handshakes left half open
 """
 
-import ctypes as ct
 import os
 import socket
 import subprocess
@@ -24,6 +23,7 @@ from oracle_hop import CONNECTION, TIME_WAIT
 from oracle_packets import Judgement, Node, OtherEpoch, Row, Service, World, judge
 from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
+from testrun import Runner
 
 from bpf import kernel, layout
 from bpf.datapath import DataPath
@@ -49,29 +49,6 @@ AFFINITIES = {5: Affinity.FIVE_TUPLE, 3: Affinity.THREE_TUPLE, 2: Affinity.TWO_T
 VERDICTS = ("aborted", "drop", "pass", "tx", "redirect")
 
 
-class TestRunOpts(ct.Structure):
-    """struct bpf_test_run_opts of libbpf's bpf.h."""
-
-    __test__ = False
-    _fields_ = [
-        ("sz", ct.c_size_t),
-        ("data_in", ct.c_void_p),
-        ("data_out", ct.c_void_p),
-        ("data_size_in", ct.c_uint32),
-        ("data_size_out", ct.c_uint32),
-        ("ctx_in", ct.c_void_p),
-        ("ctx_out", ct.c_void_p),
-        ("ctx_size_in", ct.c_uint32),
-        ("ctx_size_out", ct.c_uint32),
-        ("retval", ct.c_uint32),
-        ("repeat", ct.c_int),
-        ("duration", ct.c_uint32),
-        ("flags", ct.c_uint32),
-        ("cpu", ct.c_uint32),
-        ("batch_size", ct.c_uint32),
-    ]
-
-
 class Stage:
     """The program, whole or without what is not used, not attached to anything, in the world installed last."""
 
@@ -80,9 +57,7 @@ class Stage:
         fd = kernel.open_pin(next(folder.glob("program0_*")))
         assert fd is not None
         self._fd = fd
-        self._lib = ct.CDLL("libbpf.so.1")
-        self._out = ct.create_string_buffer(4096)
-        self._options = TestRunOpts(sz=ct.sizeof(TestRunOpts), data_out=ct.addressof(self._out), repeat=1)
+        self._runner = Runner(fd)
         self._now: World | None = None
 
     def close(self) -> None:
@@ -91,13 +66,8 @@ class Stage:
 
     def send(self, frame: bytes) -> tuple[str, bytes]:
         """Return the program's verdict and the frame as it left it."""
-        options = self._options
-        options.data_in = ct.cast(frame, ct.c_void_p)
-        options.data_size_in = len(frame)
-        options.data_size_out = len(self._out)
-        error = self._lib.bpf_prog_test_run_opts(self._fd, ct.byref(options))
-        assert error == 0, os.strerror(-error)
-        return VERDICTS[options.retval], self._out.raw[: options.data_size_out]
+        verdict, left = self._runner.run(frame)
+        return VERDICTS[verdict], left
 
     def refill(self) -> None:
         """Let the next packets that are too big be answered: a CPU does so a thousand times a second at most."""

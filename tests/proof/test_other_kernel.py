@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The program loads on Debian 12's own kernel (6.1), booted under qemu with nothing but Python and bpf/ in it.
+"""The programs load on Debian 12's own kernel (6.1), booted under qemu with nothing but Python and bpf/ in it.
 
 Optional: needs qemu-system-x86_64, cpio, and the kernel, named by ANYLB_VMLINUZ. For example:
 
@@ -33,15 +33,16 @@ from bpf import compile as compiler, kernel, mapspec
 from bcc import BPF
 
 maps, out = Path(sys.argv[1]), Path(sys.argv[2])
-options = compiler.Options(ROWS, 0, ipv6=bool(int(sys.argv[3])))
-module = BPF(text=compiler.source(), cflags=[f'-DPINS="{maps}"', "-DPROGRAM=lb", *options.defines()])
+choices = {"ipv4": compiler.Options(ROWS, ipv6=False), "ipv6": compiler.Options(ROWS), "clamp": compiler.ClampOptions()}
+options = choices[sys.argv[3]]
+module = BPF(text=compiler.source(options.main), cflags=[f'-DPINS="{maps}"', "-DPROGRAM=lb", *options.defines()])
 names = {kernel.map_id(kernel.open_pin(maps / spec.name)): spec.name for spec in mapspec.map_specs(ROWS)}
 code = module.dump_func(b"lb")
 used = {}
 for at in range(0, len(code), 8):
     if code[at] == 0x18 and code[at + 1] >> 4 == 1:  # load a map's descriptor
         used[at + 4] = names[kernel.map_id(int.from_bytes(code[at + 4 : at + 8], "little"))]
-out.write_text(json.dumps({"code": code.hex(), "maps": used}))
+out.write_text(json.dumps({"kind": options.kind, "code": code.hex(), "maps": used}))
 """
 
 INIT = """#!/usr/bin/python3.11 -Ss
@@ -58,7 +59,7 @@ try:
     made = {spec.name: kernel.create_map(spec) for spec in mapspec.map_specs(ROWS)}
     for at, name in given["maps"].items():
         code[int(at) : int(at) + 4] = made[name].to_bytes(4, "little")
-    fd = kernel.load_xdp("lb", bytes(code))
+    fd = kernel.load_program(given["kind"], "lb", bytes(code))
     print("LOADED on", os.uname().release, "after", kernel.prog_info(fd).verified_insns, "verified instructions")
 except BaseException as error:
     print("FAILED", repr(error))
@@ -117,14 +118,14 @@ def pack_guest(folder: Path, program: Path) -> Path:
 
 @pytest.mark.vm
 @pytest.mark.skipif(needs() is not None, reason=f"not at hand: {needs()}")
-@pytest.mark.parametrize("ipv6", [False, True], ids=["ipv4", "ipv6"])
-def test_the_program_loads_on_debians_kernel(proof_bpffs: Path, tmp_path: Path, ipv6: bool) -> None:
+@pytest.mark.parametrize("which", ["ipv4", "ipv6", "clamp"])
+def test_the_programs_load_on_debians_kernel(proof_bpffs: Path, tmp_path: Path, which: str) -> None:
     maps = proof_bpffs / "vm"
     maps.mkdir()
     try:
         Tables.open(maps, ROWS).close()
-        command = [sys.executable, "-c", COMPILE.replace("ROWS", str(ROWS)), str(maps), str(tmp_path / "program.json")]
-        command += [str(int(ipv6))]
+        code, out = COMPILE.replace("ROWS", str(ROWS)), str(tmp_path / "program.json")
+        command = [sys.executable, "-c", code, str(maps), out, which]
         environment = {**os.environ, "BCC_KERNEL_SOURCE": str(ROOT / "bpf/kheaders"), "PYTHONPATH": str(ROOT)}
         subprocess.run(command, check=True, cwd=ROOT, env=environment)
     finally:

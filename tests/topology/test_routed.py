@@ -16,6 +16,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ NODES = ("b1", "b2", "b3", "b4")
 VIPS = {"echo": "10.99.0.1", "echo-ipip": "10.99.0.2"}
 HELD = 50  # connections a service: some 12 at each server
 STALL_S = 1.0
+HANG_S = 4.0
+FULL_MSS = 1500 - 40
+CLAMPED_MSS = {"echo": FULL_MSS - 28, "echo-ipip": FULL_MSS - 20}
+TIME_STAMPS = 12  # bytes in each segment
 NUMBERS = itertools.count()
 
 
@@ -90,6 +95,24 @@ def connect(cluster: Cluster, vip: str, port: int = 7000, timeout_s: float = 5.0
     with inside_net(cluster.lab.nodes["client"].pid):
         source = (f"10.1.1.{number % 250 + 1}", 20_000 + number)
         return socket.create_connection((vip, port), timeout_s, source_address=source)
+
+
+def mss(connection: socket.socket) -> int:
+    """The largest segment that the client believes it may send, its time stamps counted."""
+    return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) + TIME_STAMPS
+
+
+def connect_unclamped(cluster: Cluster, vip: str, port: int = 7000, full: int = FULL_MSS) -> socket.socket:
+    """A connection whose SYN-ACK met no clamp: the agents put their filters back within seconds of their removal."""
+    deadline = time.monotonic() + 20
+    while True:
+        one = connect(cluster, vip, port)
+        if mss(one) == full:
+            return one
+        one.close()
+        assert time.monotonic() < deadline, "the MSS stays another"
+        for node in NODES:
+            cluster.lab.exec(node, ["tc", "filter", "del", "dev", "eth1", "egress"], check=False)
 
 
 def say(connection: socket.socket, word: str = "1") -> str | None:
@@ -192,6 +215,69 @@ def b2_forwards(cluster: Cluster, service: str) -> bool:
     return grown(before, counters(cluster, service), "forward_first")["b2"] > 0
 
 
+@pytest.fixture
+def no_icmp(cluster: Cluster) -> Iterator[None]:
+    """As behind many a firewall: the router loses ICMP to clients."""
+    rule = ["ipproto", "icmp", "to", "10.1.0.0/16", "blackhole"]
+    cluster.lab.exec("router", ["ip", "rule", "add", *rule])
+    yield
+    cluster.lab.exec("router", ["ip", "rule", "del", *rule])
+
+
+@pytest.mark.parametrize("service", VIPS)
+@pytest.mark.usefixtures("no_icmp")
+def test_a_client_that_hears_no_icmp_uploads(cluster: Cluster, service: str) -> None:
+    """The owner's SYN-ACK told it what fits into the tunnel. Some uploads go straight to the owner: hence eight."""
+    before = counters(cluster, service)
+    with BulkServers(cluster.lab.nodes[node].pid for node in NODES) as port:
+        for _ in range(8):
+            with clamped(cluster, service, port) as one:
+                assert upload(one, SIZE) < STALL_S
+    after = counters(cluster, service)
+    assert sum(grown(before, after, "rx_tunnel").values()) > 1000
+    assert not any(grown(before, after, "too_big").values())
+
+
+@pytest.mark.usefixtures("no_icmp")
+def test_a_client_that_hears_no_icmp_hangs_without_the_clamp(cluster: Cluster) -> None:
+    before = counters(cluster, "echo")
+    with (
+        BulkServers(cluster.lab.nodes[node].pid for node in NODES) as port,
+        contextlib.ExitStack() as stack,
+        ThreadPoolExecutor(12) as pool,
+    ):
+        uploads = [stack.enter_context(connect_unclamped(cluster, VIPS["echo"], port)) for _ in range(12)]
+        hung = sum(pool.map(hangs, uploads))
+    assert hung >= 4, "nine of twelve go through a tunnel, on the average"
+    assert any(grown(before, counters(cluster, "echo"), "too_big").values())
+
+
+def hangs(connection: socket.socket) -> bool:
+    """Whether the server does not get all that is sent."""
+    try:
+        upload(connection, SIZE, HANG_S)
+    except TimeoutError:
+        return True
+    return False
+
+
+def clamped(cluster: Cluster, service: str, port: int = 7000, expected: int = 0) -> socket.socket:
+    """A connection whose SYN-ACK said what fits; another test may have removed the filters just now."""
+    found: list[socket.socket] = []
+
+    def tried() -> bool:
+        forget_path_mtu(cluster)
+        one = connect(cluster, VIPS[service], port)
+        if mss(one) == (expected or CLAMPED_MSS[service]):
+            found.append(one)
+        else:
+            one.close()
+        return bool(found)
+
+    wait_for(f"{service}'s MSS to be right", tried, 20.0)
+    return found[0]
+
+
 @pytest.mark.parametrize("service", VIPS)
 def test_a_megabyte_flows_both_ways_without_a_stall(cluster: Cluster, service: str) -> None:
     """Full-size packets do not fit into the tunnel: the client hears so from the ingress, and sends smaller ones."""
@@ -199,7 +285,7 @@ def test_a_megabyte_flows_both_ways_without_a_stall(cluster: Cluster, service: s
     with BulkServers(cluster.lab.nodes[node].pid for node in NODES) as port:
         for way in (upload, download) * 8:
             forget_path_mtu(cluster)
-            with connect(cluster, VIPS[service], port) as one:
+            with connect_unclamped(cluster, VIPS[service], port) as one:
                 stall_s = way(one, SIZE)
             assert stall_s < STALL_S
     after = counters(cluster, service)
@@ -229,29 +315,34 @@ def test_a_narrow_path_to_the_client_is_found_out(cluster: Cluster, service: str
 
 @pytest.mark.parametrize(("service", "fits"), [("echo", 1300 - 28), ("echo-ipip", 1300 - 20)])
 def test_another_mtu_of_the_routes_is_followed(cluster: Cluster, service: str, fits: int) -> None:
-    """Clients are told what fits into the tunnel on the routes as they are now."""
+    """Clients are told what fits into the tunnel on the routes as they are now: by the SYN-ACK, and by ICMP."""
     default = {
         node: ["ip", "route", "replace", "default", "via", address.rpartition(".")[0] + ".1"]
         for node, address in cluster.addresses.items()
     }
 
-    def told() -> int:
-        forget_path_mtu(cluster)
-        for _ in range(8):
-            with connect(cluster, VIPS[service], port) as one:
+    def told(mtu: int) -> int:
+        for _ in range(8):  # some uploads go to the owner without a tunnel
+            forget_path_mtu(cluster)
+            with connect_unclamped(cluster, VIPS[service], port, mtu - 40) as one:
                 assert upload(one, SIZE // 10) < STALL_S
-        found: Any = json.loads(cluster.lab.exec("client", ["ip", "-j", "route", "get", VIPS[service]]).stdout)
-        return next((metrics["mtu"] for route in found for metrics in route.get("metrics", [])), 0)
+            found: Any = json.loads(cluster.lab.exec("client", ["ip", "-j", "route", "get", VIPS[service]]).stdout)
+            heard = [metrics["mtu"] for route in found for metrics in route.get("metrics", [])]
+            if heard:
+                return int(heard[0])
+        return 0
 
     with BulkServers(cluster.lab.nodes[node].pid for node in NODES) as port:
         try:
             for node, command in default.items():
                 cluster.lab.exec(node, [*command, "mtu", "1300"])
-            wait_for("the client to hear of 1300", lambda: told() == fits, 10.0)
+            clamped(cluster, service, expected=fits - 40).close()
+            wait_for("the client to hear of 1300", lambda: told(1300) == fits, 10.0)
         finally:
             for node, command in default.items():
                 cluster.lab.exec(node, command)
-        wait_for("the client to hear of 1500", lambda: told() == fits + 200, 10.0)
+        clamped(cluster, service).close()
+        wait_for("the client to hear of 1500", lambda: told(1500) == fits + 200, 10.0)
 
 
 def forget_path_mtu(cluster: Cluster) -> None:
