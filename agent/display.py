@@ -83,7 +83,9 @@ def print_status(answer: dict[str, Any]) -> None:
     believed = _table("member", "tag", "state", "weights", "since", "epoch", "version", "last change")
     for m in answer["members"]:
         since = "" if m["since_s"] is None else f"{m['since_s']:.0f} s"
-        epoch = "same" if m["same_epoch"] else f"[red]{m['epoch']:#x}: another table; its config or version differs[/]"
+        epoch = "same" if m["has_new_epoch"] else "[yellow]the previous one only[/]"
+        if not m["same_epoch"]:
+            epoch = f"[red]{m['epoch']:#x}: another table; its config or version differs[/]"
         weights = ", ".join(f"{name} {s['effective']}/{s['weight']}" for name, s in m["services"].items())
         believed.add_row(
             m["address"], str(m["tag"]), _state(m["state"]), weights, since, epoch, str(m["version"]), m["why"]
@@ -115,13 +117,16 @@ def print_own_backends(answer: dict[str, Any]) -> None:
 def print_explanation(answer: dict[str, Any]) -> None:
     """The flow's place in the table, then each node's next step."""
     console = Console(highlight=False)
-    console.print(
-        f"{answer['flow']}: service {answer['service']} ({answer['affinity']}, {answer['forward']}), "
-        f"hash {answer['hash']:#010x}, row {answer['row']}"
-    )
+    console.print(f"{answer['flow']}: service {answer['service']} ({answer['affinity']}, {answer['forward']})")
+    for epoch in answer["epochs"]:
+        use = "new flows" if epoch["in_use"] else "looked into too"
+        console.print(
+            f"epoch {epoch['epoch']:#010x} ({use}): hash {epoch['hash']:#010x}, row {epoch['row']}, "
+            f"chain {' → '.join(epoch['chain']) or 'empty (no member)'}"
+        )
     if answer["denied"]:
         console.print(f"[red]dropped everywhere: the client lies in {answer['denied']}, which is denied[/]")
-    console.print(f"chain: {' → '.join(answer['chain']) or 'empty (no member)'}\n")
+    console.print(f"tried in this order: {' → '.join(answer['tried']) or 'nobody'}\n")
     table = _table("at node", "a new connection (SYN)", "a packet of a connection it holds", "of one it does not hold")
     for node in answer["nodes"]:
         table.add_row(node["node"], node["syn"], node["held"], node["not_held"])

@@ -13,10 +13,12 @@ from agent.apply import AFFINITIES
 from agent.errors import AgentError
 from agent.model import Address, endpoint
 from bpf.flow import flow_hash
-from bpf.pick import Arrival, Decision, Here, Socket, pick
+from bpf.pick import Arrival, Decision, Here, Socket, joined, pick
 
 if TYPE_CHECKING:
+    from agent.apply import Applier
     from agent.config import ServiceConfig
+    from agent.epoch import Epoch
     from agent.node import Agent
 
 _END = r"(?:\[(?P<{0}6>[0-9a-f:.]+)\]|(?P<{0}>[\d.]+)):(?P<{0}_port>\d+)"
@@ -70,10 +72,13 @@ def explain(agent: Agent, flow: Flow) -> dict[str, Any]:
     service = _service(agent, flow)
     if agent.applier is None:
         raise AgentError("the data path is off (xdp.mode): whatever server the router picks keeps the flow")
-    affinity = AFFINITIES[service.affinity]
-    number = flow_hash(agent.config.hash_key, flow.client, flow.client_port, flow.vip, flow.vip_port, affinity)
-    row = number & (agent.config.table.rows - 1)
-    chain = agent.applier.chain(service.name, row)
+    use = agent.applier.use
+    if use is None:
+        raise AgentError("there is no table yet: no router has told who the members are")
+    first, *others = sorted(agent.epochs, key=lambda epoch: epoch.number != use.first)
+    number, row, chain = _looked_up(agent.applier, service, first, flow)
+    found = [_looked_up(agent.applier, service, epoch, flow) for epoch in others]
+    tried = joined(chain, found[0][2] if found else None, use.alternating)
     nodes = [member.address for member in agent.members()]
     return {
         "flow": str(flow),
@@ -84,8 +89,23 @@ def explain(agent: Agent, flow: Flow) -> dict[str, Any]:
         "hash": number,
         "row": row,
         "chain": [str(address) for address in chain],
-        "nodes": [{"node": str(node), **_at(node, chain, flow.protocol == "udp")} for node in nodes],
+        "epochs": [
+            {"epoch": epoch.number, "in_use": epoch is first, "hash": h, "row": r, "chain": [str(a) for a in c]}
+            for epoch, (h, r, c) in zip((first, *others), ((number, row, chain), *found), strict=True)
+        ],
+        "tried": [str(address) for address in tried],
+        "nodes": [{"node": str(node), **_at(node, tried, flow.protocol == "udp")} for node in nodes],
     }
+
+
+def _looked_up(
+    applier: Applier, service: ServiceConfig, epoch: Epoch, flow: Flow
+) -> tuple[int, int, list[IPv4Address]]:
+    """The flow's hash, row and chain in an epoch."""
+    affinity = AFFINITIES[service.affinity]
+    number = flow_hash(epoch.key, flow.client, flow.client_port, flow.vip, flow.vip_port, affinity)
+    row = number & (epoch.rows - 1)
+    return number, row, applier.chain(service.name, epoch.number, row)
 
 
 def _service(agent: Agent, flow: Flow) -> ServiceConfig:

@@ -82,7 +82,8 @@ class Agent:
         self.drained, self.weights = saved.drained, dict(saved.weights)
         self.applier = None
         if datapath:
-            self.applier = Applier(config, datapath, interface.address, interface.address6, self.all_denied)
+            ends = interface.address, interface.address6
+            self.applier = Applier(config, self.epochs, datapath, *ends, self.all_denied)
         self.relay = RelayClient(paths.relay, uids_of(config.bgp.user), self._heard)
         self.prober = Prober(config, interface.address, self._version_to_answer, self._answered)
         self.membership_known = False
@@ -277,7 +278,8 @@ class Agent:
         others = {address for address in ends if address != self.interface.address}
         if self.routes is not None:
             self.routes.follow({applier.target(a, ends[a]) for a in others}, applier.known_hop)
-        await applier.apply(chosen, up, ends, now)
+        stance = self._take_stance(applier, members, now)
+        await applier.apply(chosen, up, ends, stance, now)
         if not (self._attached_once and datapath.attached()):
             await self._know_macs()
             if self.clamping is not None:
@@ -287,6 +289,17 @@ class Agent:
             log.info("XDP attached: %s", ", ".join(f"{name} ({mode})" for name, mode in datapath.modes.items()))
             if datapath.fallback_reason:
                 log.warning("%s", datapath.fallback_reason)
+
+    def _take_stance(self, applier: Applier, members: tuple[Member, ...], now: float) -> Stance:
+        """Which epoch is used from now on, and which is next."""
+        wanted = epoch.choose(self.epoch_numbers, members)
+        left = self._saved.use if self._saved.use and self._saved.use.first in self.epoch_numbers else None
+        before = self.stance or Stance(applier.use or left or wanted)
+        after = before.after(wanted, now)
+        if self.stance is None or before.use.first != after.use.first:
+            log.info("new flows go by epoch %#x", after.use.first)
+        self.stance = after
+        return after
 
     async def _know_macs(self) -> None:
         """Before the first packet: a member without a MAC would be passed over. One that does not answer is not waited
@@ -330,6 +343,7 @@ class Agent:
             begun=self.begun,
             vips=vips,
             denied=self.denied,
+            use=self.stance.use if self.stance else self._saved.use,
             version=self.version,
             drained=self.drained,
             weights=tuple(sorted(self.weights.items())),

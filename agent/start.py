@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal
 
 from agent.config import Config
+from agent.epoch import supported
 from agent.process import Paths, only_one, prepare, spare_memory
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def _open(config: Config, paths: Paths, mode: Literal["auto", "native", "generic
         paths.pins,
         config.node.names,
         mode,
-        config.table.rows,
+        max(one.rows for one in supported(config)),
         # What nothing here needs is left out of the program.
         ipv6=config.members.outer == "ipv6" or any(vip.version == 6 for vip in config.vips),
     )

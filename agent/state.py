@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.announce import Falls
+from agent.epoch import Use
 from agent.model import Address, Member, Network, Share, State
 from agent.standing import Entry
 from agent.version import Version
@@ -36,6 +37,8 @@ class Saved:
     """What `lbctl deny` added to the configuration's own list."""
     version: Version | None = None
     """What this node's identity was last announced under."""
+    use: Use | None = None
+    """How it used its epochs; what the kernel does tells it too, as long as the rows are as many."""
     drained: frozenset[str] = field(default_factory=frozenset)
     """Services that `lbctl backend drain` named."""
     weights: tuple[tuple[str, int], ...] = ()
@@ -85,6 +88,7 @@ def _to_json(saved: Saved) -> dict[str, Any]:
         "vips": sorted(map(str, saved.vips)),
         "denied": sorted(map(str, saved.denied)),
         "version": [saved.version.number, saved.version.content] if saved.version else None,
+        "use": [saved.use.first, saved.use.alternating] if saved.use else None,
         "drained": sorted(saved.drained),
         "weights": dict(saved.weights),
         "falls": {str(vip): [fall.at, fall.hold_s, fall.count] for vip, fall in saved.falls.items()},
@@ -118,6 +122,7 @@ def _from_json(data: dict[str, Any]) -> Saved:
         vips=frozenset(map(ip_address, data["vips"])),
         denied=frozenset(map(ip_network, data.get("denied", ()))),
         version=Version(int(number), str(content)) if number else None,
+        use=Use(int(use[0]), bool(use[1])) if (use := data.get("use")) else None,
         drained=frozenset(map(str, data.get("drained", ()))),
         weights=tuple(sorted((str(name), int(weight)) for name, weight in data.get("weights", {}).items())),
         falls={ip_address(vip): Falls(float(f[0]), float(f[1]), int(f[2])) for vip, f in data.get("falls", {}).items()},

@@ -31,6 +31,7 @@ def status(agent: Agent) -> dict[str, Any]:
             "tag": tag_of(agent.interface.address),
             "epoch": agent.stance.use.first if agent.stance else agent.epochs[0].number,
             "epochs": agent.epoch_numbers,
+            "next_epoch": agent.stance.next.first if agent.stance and agent.stance.next else None,
             "cluster": agent.config.cluster,
             "state": agent.intent,
             "version": agent.version.number,
@@ -127,6 +128,7 @@ def _member(agent: Agent, member: Member, now: float) -> dict[str, Any]:
         "epoch": member.epoch,
         "epochs": member.epochs,
         "same_epoch": not strangers(agent.epoch_numbers, [member]),
+        "has_new_epoch": agent.epochs[0].number in member.supports,
         "version": agent.version.number if own else member.version,
         "services": {
             name: {"state": share.state, "weight": share.weight, "effective": share.effective}

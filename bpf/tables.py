@@ -222,7 +222,9 @@ class Tables:
     def drop_rows(self, slot: int, side: int) -> None:
         """Give the memory of a table back, if it is there; the program must not use that side any more."""
         for name in ("rows", "grace"):
-            self._delete(name, _table(slot, side))
+            # Asked first: even a deletion of nothing may wait until no CPU runs a program (Linux 6.1).
+            if self._lookup(name, _table(slot, side)) is not None:
+                self._delete(name, _table(slot, side))
 
     def rows(self, slot: int, side: int = 0) -> Rows | None:
         """Read a service's table back; None if it has none (CAP_SYS_ADMIN)."""

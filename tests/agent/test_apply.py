@@ -14,6 +14,7 @@ import pytest
 
 from agent.apply import Applier, key_of
 from agent.config import Config, parse
+from agent.epoch import Stance, Use, supported
 from agent.model import Candidate, State
 from agent.next_hop import NextHop
 from bpf.datapath import DataPath
@@ -62,13 +63,15 @@ def maps(tmp_path: Path) -> Iterator[Maps]:
 
 
 def applier(maps: Maps, config: Config = CONFIG) -> Applier:
-    return Applier(config, cast(DataPath, maps), A, A6, config.deny)
+    return Applier(config, supported(config), cast(DataPath, maps), A, A6, config.deny)
 
 
-def apply(to: Applier, members: tuple[Candidate, ...], now: float = 1.0) -> None:
+def apply(to: Applier, members: tuple[Candidate, ...], now: float = 1.0, stance: Stance | None = None) -> None:
     ends = {A: A6, B: B6, C: None}
     present = dict.fromkeys(("web", "six"), members)
-    asyncio.run(to.apply(present, {"web": True, "six": False}, {c.address: ends[c.address] for c in members}, now))
+    there = {c.address: ends[c.address] for c in members}
+    stance = stance or Stance(Use(supported(CONFIG)[0].number))
+    asyncio.run(to.apply(present, {"web": True, "six": False}, there, stance, now))
 
 
 def test_what_the_program_reads(maps: Maps) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.announce import Falls
+from agent.epoch import Use
 from agent.model import Member, Share, State
 from agent.standing import Entry, Standing
 from agent.state import Saved, load, save
@@ -36,6 +37,7 @@ SAVED = Saved(
     vips=frozenset({IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")}),
     denied=frozenset({IPv4Network("198.51.100.0/24"), IPv6Network("2001:db8:bad::/48")}),
     version=Version(1_800_000_000, "0123456789abcdef"),
+    use=Use(0x1234, alternating=True),
     drained=frozenset({"web"}),
     weights=(("alt", 5),),
 )
