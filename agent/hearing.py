@@ -6,8 +6,9 @@ Owns which word counts; what follows from a word, or from its absence, is member
 1. Loss of information is not loss of a member. While a peer is down, what it last told stands.
 2. After a peer is back, what it does not tell again is unknown for `REFRESH_S`, and stands too: its own sessions to
    the other nodes may still be coming up.
-3. A word counts if any peer tells it. But where a live session withdraws it, the old word of a peer that is down (or
-   has not told it again yet) no longer counts: else a dead server would own rows for as long as a router is away.
+3. A word counts if any peer tells it. But where a live session withdraws it, or did not tell it again in time, the old
+   word of a peer that is down (or has not told it again yet) no longer counts: else a dead server would own rows for as
+   long as a router is away.
 4. What is told in a live session counts more than an old word, and takes its place.
 5. Of several live sessions the one with the highest version counts: the others have not heard it yet. When nobody tells
    the higher version any more, a lower one is taken: the node may have been reinstalled.
@@ -15,7 +16,7 @@ Owns which word counts; what follows from a word, or from its absence, is member
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import astuple, dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
@@ -86,6 +87,32 @@ class Hearing:
         withdrawn: set[IPv4Address] = set()
         for name, report in reports.items():
             withdrawn |= _observe(self._peers.setdefault(name, _Peer()), report, now)
+        self._correct(withdrawn)
+
+    def shown(self, now: float) -> dict[IPv4Address, Told]:
+        """The word that counts, for each address of which there is one."""
+        expired: set[IPv4Address] = set()
+        for peer in self._peers.values():
+            if peer.up and now >= peer.refreshed_by:
+                expired |= peer.standing.keys() - peer.confirmed
+                peer.standing = {a: told for a, told in peer.standing.items() if a in peer.confirmed}
+        if expired:
+            self._correct(expired)
+        shown: dict[IPv4Address, Told] = {}
+        for peer in self._peers.values():
+            for told in peer.standing.values():
+                _put_newer(shown, told)
+        return shown | self._live()
+
+    def doubtful(self, now: float) -> set[IPv4Address]:
+        """Of whom only old words are left, though some peer is up and had its time to tell of them."""
+        if not any(peer.up and now >= peer.refreshed_by for peer in self._peers.values()):
+            return set()
+        old = {address for peer in self._peers.values() for address in peer.standing}
+        return old - self._live().keys()
+
+    def _correct(self, withdrawn: Collection[IPv4Address]) -> None:
+        """Have old words give way: to what live sessions tell of the same node, and to their telling no longer."""
         live = self._live()
         for peer in self._peers.values():
             alive = peer.live
@@ -94,17 +121,6 @@ class Hearing:
                 for a, told in peer.standing.items()
                 if a in alive or a not in withdrawn
             }
-
-    def shown(self, now: float) -> dict[IPv4Address, Told]:
-        """The word that counts, for each address of which there is one."""
-        for peer in self._peers.values():
-            if peer.up and now >= peer.refreshed_by:
-                peer.standing = {a: told for a, told in peer.standing.items() if a in peer.confirmed}
-        shown: dict[IPv4Address, Told] = {}
-        for peer in self._peers.values():
-            for told in peer.standing.values():
-                _put_newer(shown, told)
-        return shown | self._live()
 
     def _live(self) -> dict[IPv4Address, Told]:
         """What live sessions tell."""

@@ -10,8 +10,9 @@ Owns what follows from the words of the peers (hearing.py) and from their absenc
 4. When more than a third of the nodes vanish within `MASS_WINDOW_S` the fault is likely the router's: they keep their
    place for `PROBE_WAIT_S` while each is asked directly, and for as long as they answer. An answer counts only under
    the version that the view holds: a member that says something else by now may no longer want new flows.
-5. A member that comes and goes is damped (damping.py): `lost` while it is present.
-6. What an earlier run of this agent believed stands until the peers had `REFRESH_S` to speak.
+5. So is a member asked of whom only a router that is away ever told, once another one had `REFRESH_S` to tell of it.
+6. A member that comes and goes is damped (damping.py): `lost` while it is present.
+7. What an earlier run of this agent believed stands until the peers had `REFRESH_S` to speak.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ PROBE_LOST_EVERY_S = 5.0
 """Those that did not answer are asked on, for they may have been busy."""
 
 _WITHDRAWN = "its identity was withdrawn"
-_ASKED = "its identity vanished with others'; it is being asked"
-_ANSWERS = "its identity vanished with others', but it answers"
-_SILENT = "its identity vanished with others', and it does not answer"
+_ASKED = "no router tells of it any more; it is being asked"
+_ANSWERS = "no router tells of it any more, but it answers"
+_SILENT = "no router tells of it any more, and it does not answer"
 
 
 @dataclass(slots=True)
 class _Inquiry:
-    """A member that vanished with many others, and is asked directly."""
+    """A member that no router tells of, and that is asked directly."""
 
     until: float
     """It keeps its place until then; each answer moves this on."""
@@ -78,6 +79,8 @@ class View:
     def advance(self, now: float) -> None:
         """Let time pass: what stayed unknown, lost or unanswered for too long goes."""
         shown = self._hearing.shown(now)
+        doubtful = self._hearing.doubtful(now)
+        shown = {address: told for address, told in shown.items() if address not in doubtful}
         damped = self._damping.damped(now, self._members.keys() | shown.keys())
         for address, told in shown.items():
             before = self._members.get(address)
@@ -94,6 +97,8 @@ class View:
         if self._began is not None and now >= self._began + REFRESH_S:
             self._remembered.clear()
         gone, self._shown = self._shown - shown.keys(), set(shown)
+        for address in gone & doubtful:
+            self._inquiries.setdefault(address, _Inquiry(now + PROBE_WAIT_S))
         self._absent(self._members.keys() - shown.keys() - self._remembered, gone, now)
 
     def _present(self, told: Told, damped_for_s: float | None, now: float) -> Member:

@@ -121,6 +121,44 @@ def test_the_old_word_of_a_router_that_is_away_does_not_keep_a_dead_server_up() 
     assert states(view) == {A: State.UP}
 
 
+def test_nor_does_it_when_the_death_fell_into_a_reset_of_the_live_session() -> None:
+    view = View()
+    view.observe({"r": up(told(A), told(B)), "s": up(told(A), told(B))}, 0)
+    view.observe({"r": DOWN, "s": DOWN}, 1)
+    view.observe({"r": DOWN, "s": up(told(B), since=2)}, 2)
+    view.advance(2 + REFRESH_S)
+    assert states(view) == {A: State.LOST, B: State.UP}
+
+
+def test_who_only_the_router_that_is_away_ever_told_of_stands_while_it_answers() -> None:
+    view = View()
+    view.observe({"r": up(told(A, version=8)), "s": up(told(B))}, 0)
+    view.observe({"r": DOWN, "s": up(told(B))}, 1)
+    view.advance(REFRESH_S - 1)
+    assert view.wanted_probes(REFRESH_S - 1) == []
+    for second in range(int(REFRESH_S), int(REFRESH_S) + 900):
+        view.advance(second)
+        assert states(view) == {A: State.UP, B: State.UP}
+        for address in view.wanted_probes(second):
+            view.answered(address, 8, second)
+    view.advance(2000)
+    assert states(view) == {A: State.LOST, B: State.UP}
+    view.advance(2000 + LOST_KEPT_S)
+    view.advance(9000)
+    assert states(view) == {B: State.UP}, "forgotten, whatever the router that is away had said"
+    view.observe({"r": up(told(A, version=8), since=9000), "s": up(told(B))}, 9000)
+    assert states(view) == {A: State.UP, B: State.UP}
+
+
+def test_while_every_router_is_away_nobody_is_asked() -> None:
+    view = View()
+    view.observe({"r": up(told(A)), "s": up(told(B))}, 0)
+    view.observe({"r": DOWN, "s": DOWN}, 1)
+    view.advance(10_000)
+    assert states(view) == {A: State.UP, B: State.UP}
+    assert view.wanted_probes(10_000) == []
+
+
 def test_the_word_of_a_live_session_counts_more_than_an_old_one() -> None:
     view = View()
     view.observe({"r": up(told(A)), "s": up(told(A))}, 0)

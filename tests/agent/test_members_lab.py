@@ -90,8 +90,8 @@ def test_members_that_answer_keep_their_place_when_a_router_loses_most_of_them(c
         wait_for("b4 to be asked again", lambda: believed(cluster)["b4"] == ("up", ANSWERS))
 
 
-ANSWERS = "its identity vanished with others', but it answers"
-SILENT = "its identity vanished with others', and it does not answer"
+ANSWERS = "no router tells of it any more, but it answers"
+SILENT = "no router tells of it any more, and it does not answer"
 RULE = ["ipproto", "udp", "dport", "4742", "blackhole"]
 
 
