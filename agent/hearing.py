@@ -102,7 +102,7 @@ class Hearing:
         for peer in self._peers.values():
             for told in peer.standing.values():
                 _put_newer(shown, told)
-        return shown | self._live()
+        return shown
 
     def doubtful(self, now: float) -> set[IPv4Address]:
         """Of whom only old words are left, though some peer is up and had its time to tell of them."""

@@ -38,6 +38,7 @@ PROBE_LOST_EVERY_S = 5.0
 _WITHDRAWN = "its identity was withdrawn"
 _ASKED = "no router tells of it any more; it is being asked"
 _ANSWERS = "no router tells of it any more, but it answers"
+_CHANGED = "no router tells of it any more, and it says something else by now"
 _SILENT = "no router tells of it any more, and it does not answer"
 
 
@@ -170,7 +171,11 @@ class View:
     def answered(self, address: IPv4Address, version: int, now: float) -> None:
         """Take in that a node answered a direct probe, and under which version it speaks."""
         inquiry, member = self._inquiries.get(address), self._members.get(address)
-        if inquiry is None or member is None or version != member.version:
+        if inquiry is None or member is None:
+            return
+        if version != member.version:
+            if not member.lost:
+                self._lose(address, _CHANGED, now)
             return
         inquiry.until = now + PROBE_WAIT_S
         if member.lost or member.why != _ANSWERS:

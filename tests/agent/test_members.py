@@ -353,9 +353,11 @@ def test_an_answer_under_another_version_does_not_keep_the_place() -> None:
     view = View()
     view.observe({"r": up(*FIVE)}, 0)
     view.observe({"r": up(*FIVE[3:])}, 100)
+    view.answered(A, 8, 100.1)
     view.answered(A, 10, 100.5)
     view.answered(IPv4Address("10.0.0.99"), 8, 100.5)
-    view.advance(100 + PROBE_WAIT_S)
+    assert states(view) == SIX_NODES | {A: State.LOST}
+    view.advance(100.6)
     assert states(view)[A] is State.LOST
 
 

@@ -18,7 +18,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from agent.hearing import REFRESH_S, PeerReport, Told
-from agent.members import LOST_KEPT_S, View
+from agent.members import LOST_KEPT_S, PROBE_WAIT_S, View
 from agent.model import Member, Share, State
 from agent.plan import candidates
 from agent.rendezvous import build
@@ -47,6 +47,14 @@ class Node:
     word: Told
     view: View = field(default_factory=View)
     alive: bool = True
+    since: float = 0.0
+    """When it came or went last."""
+    reports: dict[str, PeerReport] = field(default_factory=dict)
+    """What its routers told when it looked last."""
+    withdrawn: dict[IPv4Address, float] = field(default_factory=dict)
+    """Whom a live session told of until then; no live session has since."""
+    standing: dict[IPv4Address, Member] = field(default_factory=dict)
+    """Those that were told when a session was up last, as they were believed then."""
 
 
 class Fabric:
@@ -130,14 +138,15 @@ class Fabric:
 
     def crash(self) -> None:
         node = self.dice.choice(list(self.nodes.values()))
-        node.alive = False
+        node.alive, node.since = False, self.now
         for router in self.routers:
             self.disconnect(router, node.address)
 
     def revive(self) -> None:
         for node in self.nodes.values():
             if not node.alive and self.dice.random() < 0.7:
-                node.alive = True
+                node.alive, node.since = True, self.now
+                node.reports, node.withdrawn, node.standing = {}, {}, {}
                 remembered = self.dice.random() < 0.5
                 node.view = View(node.view.members if remembered else ())
                 version = node.word.version + 2 if remembered else self.dice.randint(1, 2000)
@@ -179,9 +188,37 @@ class Fabric:
                 session = self.sessions[router, node.address]
                 reports[router] = PeerReport(session.up, dict(session.learned), session.since, session.eor)
             node.view.observe(reports, self.now)
+            self.check(node, reports)
             for asked in node.view.wanted_probes(self.now):
                 if self.nodes[asked].alive and self.dice.random() < 0.8:
-                    node.view.answered(asked, self.nodes[asked].word.version, self.now)
+                    version = self.nodes[asked].word.version
+                    node.view.answered(asked, version, self.now)
+                    member = next(m for m in node.view.members if m.address == asked)
+                    assert "but it answers" not in member.why or member.version == version, "kept for what it was"
+
+    def check(self, node: Node, reports: dict[str, PeerReport]) -> None:
+        """What holds at any time, however much the nodes disagree."""
+        seen = {member.address: member for member in node.view.members}
+        live = [report for report in reports.values() if report.up]
+        told = {a: max(r.told[a].version for r in live if a in r.told) for report in live for a in report.told}
+        for router, report in reports.items():
+            before = node.reports.get(router)
+            if before and before.up and report.up and before.since == report.since:
+                for address in before.told.keys() - told.keys():
+                    node.withdrawn.setdefault(address, self.now)
+        node.reports = reports
+        for address, version in told.items():
+            assert seen[address].version == version, "of several live sessions the newest word counts"
+            node.withdrawn.pop(address, None)
+        for address, since in node.withdrawn.items():
+            other = self.nodes[address]
+            if not other.alive and self.now >= max(since, other.since) + PROBE_WAIT_S and address in seen:
+                assert seen[address].lost, "a live session withdrew it, and it cannot answer"
+        if live:
+            node.standing = {address: seen[address] for address in told}
+        for address, member in node.standing.items():
+            assert seen[address].version == member.version, "no session, no news"
+            assert member.lost or not seen[address].lost, "loss of information is not loss of a member"
 
 
 def run(seed: int) -> Fabric:
