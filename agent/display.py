@@ -47,6 +47,10 @@ def print_status(answer: dict[str, Any]) -> None:
         f"node {node['address']} ({_state(node['state'])}), cluster {node['cluster']}, {ready}, "
         f"{'XDP off' if xdp['mode'] == 'off' else attached}"
     )
+    if len(node["epochs"]) > 1:
+        which = "the new table" if node["epoch"] == node["epochs"][0] else "the previous table"
+        soon = ", about to change" if node["next_epoch"] is not None else ""
+        console.print(f"two epochs: new connections go by {which} ({node['epoch']:#x}){soon}")
     if answer["fault"]:
         console.print(f"[red]{answer['fault']}[/]")
     if xdp["fallback_reason"]:
