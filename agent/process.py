@@ -23,6 +23,8 @@ class Paths:
     pins: Path = Path("/sys/fs/bpf/anylb")
     relay: Path = Path("/run/anylb-bgp/relay.sock")
     kept: Path = Path("/var/lib/anylb")
+    programs: Path = Path("/var/cache/anylb")
+    """What the compiler made, for the next start."""
 
     @property
     def lock(self) -> Path:

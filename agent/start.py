@@ -69,4 +69,5 @@ def _open(config: Config, paths: Paths, mode: Literal["auto", "native", "generic
         max(one.rows for one in supported(config)),
         # What nothing here needs is left out of the program.
         ipv6=config.members.outer == "ipv6" or any(vip.version == 6 for vip in config.vips),
+        kept=paths.programs,
     )

@@ -54,11 +54,12 @@ class DataPath:
         mode: Mode = "auto",
         rows: int = 65_536,
         ipv6: bool = True,
+        kept: Path | None = None,
     ) -> Self:
         """Open the data path of an interface or several; compile the programs and make the maps unless they are pinned.
 
         Nothing changes for packets before `attach`: fill the tables first. `rows` (of each service) is a power of two.
-        Without `ipv6` the program knows no IPv6 at all; it is smaller then.
+        Without `ipv6` the program knows no IPv6 at all; it is smaller then. `kept` is a folder for compiled programs.
         Raises BpfError: no such interface, another's XDP program on it, no bpffs at `pin_dir`, no rights, no BCC.
         """
         if rows & (rows - 1) or not layout.ROWS_MIN <= rows <= layout.ROWS_MAX:
@@ -84,7 +85,7 @@ class DataPath:
         try:
             for number, entry in enumerate(entries):
                 tables.set_uplink(number, entry)
-            fds, errors = _programs(maps, wanted, tables)
+            fds, errors = _programs(maps, wanted, tables, kept)
             for path in programs:
                 if path in errors:
                     raise errors[path]
@@ -203,12 +204,12 @@ def _links(pin_dir: Path) -> list[Path]:
 
 
 def _programs(
-    maps: Path, wanted: Mapping[Path, AnyOptions], tables: Tables
+    maps: Path, wanted: Mapping[Path, AnyOptions], tables: Tables, kept: Path | None
 ) -> tuple[dict[Path, int], dict[Path, BpfError]]:
     """Open the pinned programs of these builds, and compile the missing ones; descriptors, and what went wrong."""
     fds = {path: fd for path in wanted if (fd := _pinned(path, tables)) is not None}
     missing = {path: options for path, options in wanted.items() if path not in fds}
-    errors = compiler.build_all(maps, missing) if missing else {}
+    errors = compiler.build_all(maps, missing, kept=kept) if missing else {}
     for path in missing.keys() - errors.keys():
         fd = kernel.open_pin(path)
         if fd is None:

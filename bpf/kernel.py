@@ -9,7 +9,6 @@ import ctypes as ct
 import errno
 import functools
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -251,8 +250,7 @@ def open_pin(path: Path) -> int | None:
 
 
 def load_program(kind: str, name: str, instructions: bytes) -> int:
-    """Load a program, "XDP" or "tc", and return its descriptor. What the verifier says against it, its end, goes to
-    stderr."""
+    """Load a program, "XDP" or "tc", and return its descriptor. BpfError has the end of what the verifier says."""
     flags = _XDP_HAS_FRAGS if kind == "XDP" else 0
     options = _ProgLoadOpts(sz=ct.sizeof(_ProgLoadOpts), attempts=5, prog_flags=flags)
     count = ct.c_size_t(len(instructions) // 8)
@@ -264,8 +262,9 @@ def load_program(kind: str, name: str, instructions: bytes) -> int:
         log = ct.create_string_buffer(_LOG_SIZE)
         options.log_level, options.log_size, options.log_buf = 1, _LOG_SIZE, ct.addressof(log)
         library().bpf_prog_load(*arguments)
-        print(log.value.decode(errors="replace")[-2000:], file=sys.stderr)
-        raise BpfError(f"the kernel does not take the {kind} program", -fd)
+        lines = [line.strip() for line in log.value.decode(errors="replace").splitlines() if line.strip()]
+        said = "; ".join([line for line in lines if not line.startswith("processed ")][-2:])
+        raise BpfError(f"the kernel does not take the {kind} program: {said or os.strerror(-fd)}", -fd)
     return fd
 
 

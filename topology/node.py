@@ -37,7 +37,7 @@ from topology import netns
 STAGE = "/run"  # hosts the overlays' upper layers until the private /run covers it
 # What the host has is read, what a node writes stays in the node. A file that the host replaces (renames another over
 # it) after a node has read it stays the old one in that node, as a bind-mounted file does; the project's own do not.
-OVERLAID = ("/etc", "/tmp", "/var/lib")  # noqa: S108
+OVERLAID = ("/etc", "/tmp", "/var/cache", "/var/lib")  # noqa: S108
 TERM_GRACE_S = 2.0
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 
@@ -77,7 +77,8 @@ def _mount_point(target: str, *, directory: bool) -> None:
     if not any(path.is_relative_to(private) for private in (*OVERLAID, "/run", "/var/log", "/var/tmp")):  # noqa: S108
         raise SetupError(
             f"bind target {target} does not exist and would have to be made on the host: "
-            "create it, or use one below /etc, /run, /tmp, /var/lib, /var/log or /var/tmp: they are private to the node"
+            "create it, or use one below /etc, /run, /tmp, /var/cache, /var/lib, /var/log or /var/tmp: "
+            "they are private to the node"
         )
     if directory:
         path.mkdir(parents=True)
@@ -87,7 +88,7 @@ def _mount_point(target: str, *, directory: bool) -> None:
 
 
 def private_mounts(setup: NodeSetup) -> None:
-    """Give this mount namespace its own /proc, /sys, bpffs, /run, /var/lib, /var/log, temporary folders, binds."""
+    """Give this mount namespace its own /proc, /sys, bpffs, /run, folders below /var, temporary folders, binds."""
     netns.mount("none", "/", flags=netns.MS_REC | netns.MS_PRIVATE)
     # Opened now: a bind source may lie below a directory that is about to be covered.
     wanted = [Bind(source=d, target=d, read_only=False) for d in setup["passed"]] + setup["binds"]

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Part 4, the daemon: how long an agent takes from its start until it is ready, and the memory of all. Prints JSON.
 
-In the bench's lab: the agent of one server is ended and started again, once with the compiled program gone (as after an
-upgrade) and once with it there (as after a crash). The data path handles packets all the while.
+In the bench's lab: the agent of one server is ended and started again, with its programs pinned in the kernel (as after
+a crash), with what was compiled on disk alone (as after a reboot), and with neither (as after an upgrade). The data
+path handles packets all the while.
 """
 
 import json
@@ -10,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,15 +29,18 @@ from topology.errors import LabError
 NODE: Final = "b4"
 ROWS: Final = 65_536
 READY_S: Final = 30.0
-PINS: Final = "sys/fs/bpf/anylb"
+PINNED: Final = ("sys/fs/bpf/anylb/program*", "sys/fs/bpf/anylb/clamp_*")
+KEPT: Final = ("var/cache/anylb/lb_*", "var/cache/anylb/clamp_*")
+STARTS: Final = {"compiled": (), "kept on disk": PINNED, "not compiled": PINNED + KEPT}
+"""What is gone at each kind of start."""
 
 
-def start_s(cluster: Cluster, compiled: bool) -> tuple[float, float]:
+def start_s(cluster: Cluster, gone: Sequence[str]) -> tuple[float, float]:
     """End the agent, start it, and return the seconds until it says that it is ready, and its CPU seconds till then."""
     cluster.stop(NODE, "agent")
-    if not compiled:
-        programs = list((cluster.lab.root(NODE) / PINS).glob("program*"))
-        assert programs, f"{PINS} on {NODE} holds no program: is it still called so?"
+    for where in gone:
+        programs = list(cluster.lab.root(NODE).glob(where))
+        assert programs, f"{where} on {NODE} names no program: is it still called so?"
         for program in programs:
             program.unlink()
     began = time.monotonic()
@@ -97,11 +102,11 @@ def _locked_mb(fd: int) -> float:
 
 def measure(rounds: int) -> dict[str, Any]:
     """Return bench.json's `daemon`."""
-    starts: dict[str, list[tuple[float, float]]] = {"compiled": [], "not compiled": []}
+    starts: dict[str, list[tuple[float, float]]] = {what: [] for what in STARTS}
     with anylb_lab(f"bench-daemon-{os.getpid()}") as cluster:
         for _ in range(rounds):
             for what, times in starts.items():
-                times.append(start_s(cluster, what == "compiled"))
+                times.append(start_s(cluster, STARTS[what]))
         memory = {daemon: process_mb(cluster.pids("b1", daemon)[0]) for daemon in ("agent", "speaker", "relay")}
     return {
         "start_to_ready_s": {what: figures.spread([took for took, _ in times]) for what, times in starts.items()},

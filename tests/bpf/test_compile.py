@@ -13,9 +13,11 @@ import pytest
 from bpf import compile as compiler
 from bpf import kernel
 from bpf.errors import BpfError
+from bpf.program import Program, Shelf
 from bpf.tables import Tables
 
 ROOT = Path(__file__).parents[2]
+EXIT = bytes.fromhex("9500000000000000")
 
 
 @pytest.fixture
@@ -108,6 +110,62 @@ def test_what_the_verifier_refuses(copy: Path, maps: Path) -> None:
     message = build(copy, maps)
     assert message.startswith("the kernel does not take the XDP program: ")
     assert "invalid access to packet" in message
+
+
+def test_what_was_compiled_once_is_loaded_without_a_compiler(
+    maps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, kept = compiler.Options(4096), tmp_path / "cache/anylb"
+    compiler.build(maps, maps / "first", options, kept=kept)
+    (file,) = kept.iterdir()
+    assert (file.stat().st_mode & 0o777, kept.stat().st_mode & 0o777) == (0o600, 0o700)
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    compiler.build(maps, maps / "second", options, kept=kept)
+    first, second = (info(maps / name) for name in ("first", "second"))
+    assert (second.name, second.map_ids, second.verified_insns) == (first.name, first.map_ids, first.verified_insns)
+
+
+def info(path: Path) -> kernel.ProgInfo:
+    fd = kernel.open_pin(path)
+    assert fd is not None
+    try:
+        return kernel.prog_info(fd)
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("spoilt", ["cut", "changed", "another's", "writable", "a link", "refused by the kernel"])
+def test_what_was_kept_and_cannot_be_trusted_is_compiled_anew(maps: Path, tmp_path: Path, spoilt: str) -> None:
+    name, kept = compiler.name_of(compiler.Options(4096)), tmp_path / "kept"
+    shelf = Shelf(kept)
+    # A program that returns 0, and one that the verifier refuses: it returns what it never set.
+    code = EXIT if spoilt == "refused by the kernel" else bytes.fromhex("b700000000000000") + EXIT
+    shelf.put(Program("XDP", name, code, {}))
+    (file,) = kept.iterdir()
+    match spoilt:
+        case "cut":
+            file.write_text(file.read_text()[:-3])
+        case "changed":
+            file.write_text(file.read_text().replace("b7000000", "b7000001"))
+        case "another's":
+            os.chown(file, 65534, 65534)
+        case "writable":
+            kept.chmod(0o777)
+        case "a link":
+            file.rename(tmp_path / "elsewhere")
+            file.symlink_to(tmp_path / "elsewhere")
+    assert (shelf.get(name) is None) == (spoilt != "refused by the kernel")
+    compiler.build(maps, maps / "program", compiler.Options(4096), kept=kept)
+    assert info(maps / "program").verified_insns > 1000
+
+
+def test_few_programs_are_kept(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    for number in range(40):
+        shelf.put(Program("XDP", f"lb_{number}", EXIT, {}))
+        os.utime(next(tmp_path.glob(f"lb_{number}_*")), (number, number))
+    assert shelf.get("lb_39") == Program("XDP", "lb_39", EXIT, {})
+    assert len(list(tmp_path.iterdir())) == 16
 
 
 def test_without_bcc(maps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,15 +10,17 @@ The host compiles and hands over the instructions and which map each load of a d
 maps, puts their descriptors in and loads.
 """
 
+import json
 import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from bpf import compile as compiler
+from bpf.program import Program
 from bpf.tables import Tables
 
 ROOT = Path(__file__).parents[2]
@@ -26,24 +28,7 @@ PYTHON = Path("/usr/bin/python3.11")
 ROWS = 4096
 NO_ENTROPY = "PYTHONHASHSEED=0"  # the kernel has none yet, and hands this on to init
 
-COMPILE = """
-import json, os, sys
-from pathlib import Path
-from bpf import compile as compiler, kernel, mapspec
-from bcc import BPF
-
-maps, out = Path(sys.argv[1]), Path(sys.argv[2])
-choices = {"ipv4": compiler.Options(ROWS, ipv6=False), "ipv6": compiler.Options(ROWS), "clamp": compiler.ClampOptions()}
-options = choices[sys.argv[3]]
-module = BPF(text=compiler.source(options.main), cflags=[f'-DPINS="{maps}"', "-DPROGRAM=lb", *options.defines()])
-names = {kernel.map_id(kernel.open_pin(maps / spec.name)): spec.name for spec in mapspec.map_specs(ROWS)}
-code = module.dump_func(b"lb")
-used = {}
-for at in range(0, len(code), 8):
-    if code[at] == 0x18 and code[at + 1] >> 4 == 1:  # load a map's descriptor
-        used[at + 4] = names[kernel.map_id(int.from_bytes(code[at + 4 : at + 8], "little"))]
-out.write_text(json.dumps({"kind": options.kind, "code": code.hex(), "maps": used}))
-"""
+CHOICES = {"ipv4": compiler.Options(ROWS, ipv6=False), "ipv6": compiler.Options(ROWS), "clamp": compiler.ClampOptions()}
 
 INIT = """#!/usr/bin/python3.11 -Ss
 import ctypes, json, os, sys
@@ -53,13 +38,11 @@ try:
     for kind, where in ((b"proc", b"/proc"), (b"sysfs", b"/sys")):
         libc.mount(kind, where, kind, 0, None)
     from bpf import kernel, mapspec
+    from bpf.program import Program
 
-    given = json.load(open("/program.json"))
-    code = bytearray.fromhex(given["code"])
     made = {spec.name: kernel.create_map(spec) for spec in mapspec.map_specs(ROWS)}
-    for at, name in given["maps"].items():
-        code[int(at) : int(at) + 4] = made[name].to_bytes(4, "little")
-    fd = kernel.load_program(given["kind"], "lb", bytes(code))
+    program = Program.from_json(json.load(open("/program.json")))
+    fd = kernel.load_program(program.kind, "lb", program.with_maps(made))
     print("LOADED on", os.uname().release, "after", kernel.prog_info(fd).verified_insns, "verified instructions")
 except BaseException as error:
     print("FAILED", repr(error))
@@ -84,7 +67,7 @@ def libraries(*binaries: Path) -> set[Path]:
 def modules() -> set[Path]:
     """The files of Python's own library that bpf.kernel wants, in Debian's Python."""
     code = (
-        "import bpf.kernel, bpf.mapspec, ctypes, encodings.utf_8, encodings.latin_1, json, os, sys\n"
+        "import bpf.kernel, bpf.mapspec, bpf.program, ctypes, encodings.utf_8, encodings.latin_1, json, os, sys\n"
         "print(*(m.__file__ for m in sys.modules.values() if getattr(m, '__file__', None)), sep='\\n')"
     )
     listed = subprocess.run([PYTHON, "-ESs", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"],
@@ -124,10 +107,9 @@ def test_the_programs_load_on_debians_kernel(proof_bpffs: Path, tmp_path: Path, 
     maps.mkdir()
     try:
         Tables.open(maps, ROWS).close()
-        code, out = COMPILE.replace("ROWS", str(ROWS)), str(tmp_path / "program.json")
-        command = [sys.executable, "-c", code, str(maps), out, which]
-        environment = {**os.environ, "BCC_KERNEL_SOURCE": str(ROOT / "bpf/kheaders"), "PYTHONPATH": str(ROOT)}
-        subprocess.run(command, check=True, cwd=ROOT, env=environment)
+        (program,) = compiler.compiled(maps, [CHOICES[which]])
+        assert isinstance(program, Program), program
+        (tmp_path / "program.json").write_text(json.dumps(program.to_json()))
     finally:
         shutil.rmtree(maps)
     guest = pack_guest(tmp_path, tmp_path / "program.json")
