@@ -61,8 +61,8 @@ class PeerConfig(Section):
     `families`: what the session carries; the address's own without. `password_file`: TCP MD5 (RFC 2385).
     `ttl_security`: the router is next door, and packets from afar are dropped (RFC 5082). `multihop`: how many hops
     away it may be; without it a router of another AS is next door. `passive`: it connects to us. `source`: our address
-    towards it, the node's own without. `graceful_restart_s`: how long it is to keep a dead speaker's routes, and to
-    lose what it sends there.
+    towards it and the next hop that it is told, the node's own without. `graceful_restart_s`: how long it is to keep a
+    dead speaker's routes, and to lose what it sends there.
     """
 
     address: PeerAddress

@@ -52,7 +52,8 @@ def wish(
 
 def vip_route(config: Config, vip: Address, address: IPv4Address, address6: IPv6Address | None) -> Route | None:
     """A VIP's route with all that lb.yml has it carry. The next hop is said outright, in the VIP's own family: ExaBGP's
-    "self" is wrong where session and route differ in it. None for an IPv6 VIP of a node without an IPv6 address."""
+    "self" is wrong where session and route differ in it. None for an IPv6 VIP of a node without an IPv6 address.
+    """
     said = config.announce_of(vip)
     next_hop = said.next_hop or (address if vip.version == 4 else address6)
     if next_hop is None:
@@ -64,6 +65,7 @@ def vip_route(config: Config, vip: Address, address: IPv4Address, address6: IPv6
         communities=said.communities,
         med=said.med,
         prepend=said.prepend,
+        own_hop=said.next_hop is None,
     )
 
 
@@ -101,7 +103,8 @@ def content(said: Identity) -> str:
 
 
 def _route(config: Config, said: Identity) -> Route:
-    return Route.of(f"{identity_address(config, said.address)}/32", str(said.address), encode(said))
+    address = f"{identity_address(config, said.address)}/32"
+    return Route.of(address, str(said.address), encode(said), own_hop=True)
 
 
 def identity_address(config: Config, address: IPv4Address) -> IPv4Address:

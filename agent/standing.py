@@ -101,7 +101,7 @@ def standings(
     desired: Mapping[str, Route],
     snapshot: Snapshot | None,
 ) -> list[Standing]:
-    """How each VIP stands at each configured peer.
+    """How each VIP stands at each configured peer that carries its family.
 
     `desired` are the routes that the relay was told, by prefix. `snapshot` is the relay's word, None while it is away.
     """
@@ -112,11 +112,14 @@ def standings(
         route = desired.get(prefix) if announcement.wanted else None
         word = WITHDRAWN if route is None else announcement.method or ANNOUNCED
         for configured in config.bgp.peers:
+            if f"ipv{vip.version}" not in configured.carries:
+                continue
             address = str(configured.address)
             out, session = UNKNOWN, UNKNOWN
             if snapshot is not None:
-                peer = known.get(address)
-                shall = route.towards(config.bgp.local_as, configured.asn) if route else None
+                peer = known.get(configured.name)
+                own_as = configured.local_as or config.bgp.local_as
+                shall = route.towards(own_as, configured.asn, peer.end if peer else "") if route else None
                 out, session = _out(peer, prefix, shall), "up" if peer and peer.up else "down"
             found.append(Standing(str(vip), address, str(word), out, session, announcement.why))
     return found

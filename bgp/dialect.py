@@ -14,8 +14,9 @@ Standard library only: the relay carries this file (archive.py).
     {"peer": {"address": "10.0.0.1"}, "route": {"nlri": {"prefix": "10.99.0.1/32", "nexthop": "10.0.0.11"},
         "attributes": {"as-path": {...}, "med": 50, "community": ["65000:100", "no-export"],
         "large-community": ["1:2:3"]}}}
-    [{"fsm": "ESTABLISHED", "duration": 14, "local": {"as": 65001, "families": {"ipv4 unicast": true}},
-      "peer": {"address": "10.0.0.1", "as": 65000}, "families": ["ipv4 unicast"], ...}, ...]
+    [{"fsm": "ESTABLISHED", "duration": 14, "local": {"address": "10.0.0.11", "as": 65001,
+      "families": {"ipv4 unicast": true}}, "peer": {"address": "10.0.0.1", "as": 65000},
+      "families": ["ipv4 unicast"], ...}, ...]
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ class Version:
 class Neighbor:
     """One neighbour in the answer to SHOW_NEIGHBORS.
 
-    `for_s`: how long its session has been up. `families` ("ipv4", "ipv6"): what is configured for it; `agreed`: what
-    both ends took for this session.
+    `for_s`: how long its session has been up. `own_address`: our end of it. `families` ("ipv4", "ipv6"): what is
+    configured for it; `agreed`: what both ends took for this session.
     """
 
     peer: str
@@ -74,6 +75,7 @@ class Neighbor:
     for_s: float
     own_as: int
     peer_as: int
+    own_address: str
     families: frozenset[str]
     agreed: frozenset[str] = frozenset()
 
@@ -147,6 +149,7 @@ def _neighbor(value: Mapping[str, Any]) -> Neighbor:
         float(value["duration"]),
         int(value["local"]["as"]),
         int(value["peer"]["as"]),
+        str(ipaddress.ip_address(value["local"]["address"])),
         _families(value["local"]["families"]),
         _families(value["families"]),
     )

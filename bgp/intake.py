@@ -40,6 +40,7 @@ class Neighbor:
     routes: dict[str, Route] = field(default_factory=dict)
     own_as: int = 0
     peer_as: int = 0
+    own_address: str = ""
     families: frozenset[str] = frozenset()
     agreed: frozenset[str] = frozenset()
 
@@ -51,7 +52,7 @@ class Neighbor:
     def hears(self, routes: Iterable[Route]) -> list[Route]:
         """What of `routes` it is to be told, as it is to be told."""
         fitting = (route for route in routes if ("ipv6" if route.ipv6 else "ipv4") in self.families)
-        return [route.towards(self.own_as, self.peer_as) for route in fitting]
+        return [route.towards(self.own_as, self.peer_as, self.own_address) for route in fitting]
 
 
 @dataclass
@@ -116,7 +117,7 @@ class Intake:
                 self.revision += 1
             if known.agreed != one.agreed:
                 self.revision += 1
-            known.own_as, known.peer_as = one.own_as, one.peer_as
+            known.own_as, known.peer_as, known.own_address = one.own_as, one.peer_as, one.own_address
             known.families, known.agreed = one.families, one.agreed
 
     def session(self, address: str, up: bool, now: float) -> bool:

@@ -31,7 +31,8 @@ class Route:
     that equal routes compare equal. `communities` and `large_communities` are sorted and free of repetitions: their
     order means nothing (RFC 8092 section 5). `as_path` is what a learned route passed through, nearest AS first; it is
     empty in a route to be announced, where the speaker adds its own AS, and `prepend` more of it. `med` is the
-    MULTI_EXIT_DISC (RFC 4271 section 5.1.4): of two ways into one AS, the neighbour prefers the lower.
+    MULTI_EXIT_DISC (RFC 4271 section 5.1.4): of two ways into one AS, the neighbour prefers the lower. `own_hop`: the
+    next hop is this node, so that each neighbour is told the address by which it knows the node.
     """
 
     prefix: str
@@ -41,6 +42,7 @@ class Route:
     communities: tuple[Community, ...] = ()
     med: int | None = None
     prepend: int = 0
+    own_hop: bool = False
 
     @classmethod
     def of(
@@ -52,6 +54,7 @@ class Route:
         communities: object = (),
         med: object = None,
         prepend: object = 0,
+        own_hop: object = False,
     ) -> Route:
         """Build one from anything, checked and canonical; BgpError says what is wrong with it."""
         return cls(
@@ -62,6 +65,7 @@ class Route:
             tuple((a, b) for a, b in _tuples("communities", communities, 2, 16)),
             _med(med),
             _prepend(prepend),
+            _flag(own_hop),
         )
 
     @classmethod
@@ -90,6 +94,8 @@ class Route:
             found["med"] = self.med
         if self.prepend:
             found["prepend"] = self.prepend
+        if self.own_hop:
+            found["own_hop"] = True
         return found
 
     @property
@@ -97,14 +103,23 @@ class Route:
         """Whether it goes into the IPv6 unicast family."""
         return ":" in self.prefix
 
-    def towards(self, own_as: int, peer_as: int) -> Route:
-        """The route as the speaker is told it for one neighbour: with the AS path written out if it is prepended.
+    def towards(self, own_as: int, peer_as: int, end: str) -> Route:
+        """The route as the speaker is told it for one neighbour, towards which we have the address `end` ("": unknown).
 
-        RFC 4271 section 5.1.2: a path begins with the speaker's own AS towards another AS and is empty towards its
-        own, where prepending would look like a loop. ExaBGP does that, except where it is told of a path.
+        The AS path is written out if it is prepended. RFC 4271 section 5.1.2: a path begins with the speaker's own AS
+        towards another AS and is empty towards its own, where prepending would look like a loop. ExaBGP does that,
+        except where it is told of a path. The next hop, if it is this node, is our end of the session (section
+        5.1.3) where that is of the route's family and no link-local one.
         """
         prepended = self.prepend and own_as != peer_as
-        return replace(self, as_path=(own_as,) * (self.prepend + 1) if prepended else (), prepend=0)
+        fits = bool(end) and (":" in end) == self.ipv6 and not ipaddress.ip_address(end).is_link_local
+        return replace(
+            self,
+            next_hop=end if self.own_hop and fits else self.next_hop,
+            as_path=(own_as,) * (self.prepend + 1) if prepended else (),
+            prepend=0,
+            own_hop=False,
+        )
 
     def announce_command(self, neighbor: str) -> str:
         """ExaBGP's API command (grammar 4) that announces this route, as `towards` made it, to the neighbour of that
@@ -173,6 +188,12 @@ def _prepend(value: object) -> int:
     if type(value) is int and 0 <= value <= MAX_PREPEND:
         return value
     raise BgpError(f"route: prepend: {value!r} is not in 0-{MAX_PREPEND}")
+
+
+def _flag(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise BgpError(f"route: own_hop: {value!r} is neither true nor false")
 
 
 def _is_unsigned(value: object, bits: int) -> bool:

@@ -190,6 +190,7 @@ class Session:
                 tuple(self._verified.get(n.address, {}).values()),
                 self._bfd.get(n.address),
                 n.agreed if n.up else n.families,
+                n.own_address,
             )
             for n in self._intake.neighbors
         )

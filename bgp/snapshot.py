@@ -7,7 +7,7 @@ Owns the messages between agent and relay, one JSON object to a line:
       {"desired": [route, ...], "fallback": [route, ...], "announcers": [prefix, ...]}
     relay to agent, at once on connecting and after each change: the whole state
       {"peers": [{"address", "state": "up"|"down", "since", "eor", "routes": [route, ...], "announced": [prefix, ...],
-         "out": [route, ...], "families": ["ipv4"|"ipv6", ...], "bfd"?: {...}}],
+         "out": [route, ...], "families": ["ipv4"|"ipv6", ...], "end", "bfd"?: {...}}],
        "error": text or null, "deadman": bool, "held": bool}
     relay to agent, before it hangs up
       {"goodbye": text}
@@ -42,7 +42,8 @@ class Peer:
     (End-of-RIB, RFC 4724 section 2). `routes`: learned from it, by prefix; empty while it is down. `announced`: the
     prefixes that ExaBGP's adj-rib-out holds for it; it hears of them only while it is up, and only of those of
     `families`: what both ends took for this session, or what is configured while there is none. `out`: `announced` as
-    routes. `bfd`: what is known of the path to it (bfd_file.py); None without BFD, and absent in JSON.
+    routes. `end`: our address of the session. `bfd`: what is known of the path to it (bfd_file.py); None without BFD,
+    and absent in JSON.
     """
 
     address: str
@@ -54,6 +55,7 @@ class Peer:
     out: tuple[Route, ...] = ()
     bfd: BfdState | None = None
     families: frozenset[str] = frozenset({"ipv4", "ipv6"})
+    end: str = ""
 
     @property
     def heard(self) -> frozenset[str]:
@@ -182,6 +184,7 @@ def _peer_to_json(peer: Peer) -> dict[str, Any]:
         "out": [route.to_json() for route in peer.out],
         **({"bfd": peer.bfd.to_json()} if peer.bfd else {}),
         "families": sorted(peer.families),
+        "end": peer.end,
     }
 
 
@@ -195,5 +198,6 @@ def _peer_from_json(value: Mapping[str, Any]) -> Peer:
         announced=frozenset(str(prefix) for prefix in value["announced"]),
         out=tuple(Route.from_json(route) for route in value.get("out", ())),
         bfd=BfdState.from_json(value["bfd"]) if "bfd" in value else None,
-        families=frozenset(str(family) for family in value["families"]),
+        families=frozenset(str(family) for family in value.get("families", ("ipv4", "ipv6"))),
+        end=str(value.get("end", "")),
     )

@@ -171,12 +171,12 @@ class Node:
     def identity(self) -> Route:
         """What it says of itself."""
         said = Identity(CLUSTER, IPv4Address(self.address), 7, {5: ServiceState(100, 100, "up")})
-        return Route.of(f"10.254{self.address[4:]}/32", self.address, community.encode(said))
+        return Route.of(f"10.254{self.address[4:]}/32", self.address, community.encode(said), own_hop=True)
 
     @property
     def usual(self) -> list[Route]:
         """Both VIPs and the identity."""
-        return [self.identity, Route.of(VIP, self.address), Route.of(VIP6, self.address6)]
+        return [self.identity, *(Route.of(v, a, own_hop=True) for v, a in ((VIP, self.address), (VIP6, self.address6)))]
 
     def configure(self, *peers: str, allow: str = "", announce: str = "") -> None:
         """Write lb.yml."""

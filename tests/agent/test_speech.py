@@ -160,13 +160,13 @@ def test_a_vips_route_has_a_next_hop_of_its_family_and_all_that_lb_yml_says() ->
     vip, vip6 = config.vips
     here6 = IPv6Address("2001:db8::b")
     assert speech.vip_route(config, vip, A, here6) == Route(
-        "192.0.2.10/32", "10.0.0.11", ((65000, 1, 2),), (), ((65000, 9),), 5, 2
+        "192.0.2.10/32", "10.0.0.11", ((65000, 1, 2),), (), ((65000, 9),), 5, 2, True
     )
-    assert speech.vip_route(config, vip6, A, here6) == Route("2001:db8:99::1/128", "2001:db8::b")
+    assert speech.vip_route(config, vip6, A, here6) == Route("2001:db8:99::1/128", "2001:db8::b", own_hop=True)
     elsewhere = parse(text.replace("med: 5", "next_hop: 10.0.0.99"), "lb.yml")
     hop = speech.vip_route(elsewhere, vip, A, here6)
     assert hop is not None
-    assert hop.next_hop == "10.0.0.99"
+    assert (hop.next_hop, hop.own_hop) == ("10.0.0.99", False)
 
 
 def test_a_peer_that_took_no_ipv4_says_nothing_of_identities() -> None:

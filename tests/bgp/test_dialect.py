@@ -114,12 +114,22 @@ def event(kind: str, content: str) -> str:
             '"ipv6 unicast": true}, "address": "10.0.0.11", "as": 65001}, "peer": {"families": {"ipv4 unicast": true, '
             '"ipv6 unicast": false}, "address": "10.0.0.1", "as": 65000}, "families": ["ipv4 unicast"]}, '
             '{"state": "down", "duration": 9, "fsm": "IDLE", "local": {"families": {"ipv6 unicast": true}, '
-            '"as": 65001}, "peer": {"families": {"ipv6 unicast": null}, "address": "fe80::1", "as": 65001}, '
+            '"address": "fe80::b", "as": 65001}, "peer": {"families": {"ipv6 unicast": null}, '
+            '"address": "fe80::1", "as": 65001}, '
             '"families": []}]',
             Neighbors(
                 (
-                    Neighbor("10.0.0.1", True, 0.0, 65001, 65000, frozenset({"ipv4", "ipv6"}), frozenset({"ipv4"})),
-                    Neighbor("fe80::1", False, 9.0, 65001, 65001, frozenset({"ipv6"})),
+                    Neighbor(
+                        "10.0.0.1",
+                        True,
+                        0.0,
+                        65001,
+                        65000,
+                        "10.0.0.11",
+                        frozenset({"ipv4", "ipv6"}),
+                        frozenset({"ipv4"}),
+                    ),
+                    Neighbor("fe80::1", False, 9.0, 65001, 65001, "fe80::b", frozenset({"ipv6"})),
                 )
             ),
         ),

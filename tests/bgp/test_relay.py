@@ -30,7 +30,7 @@ NEIGHBORS = json.dumps(
         {
             "fsm": "ESTABLISHED",
             "duration": 5,
-            "local": {"as": 65001, "families": {"ipv4 unicast": True}},
+            "local": {"address": "10.0.0.11", "as": 65001, "families": {"ipv4 unicast": True}},
             "peer": {"address": PEER, "as": 65000},
             "families": ["ipv4 unicast"],
         }

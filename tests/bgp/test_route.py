@@ -16,6 +16,8 @@ def test_equal_routes_compare_equal_however_they_were_written():
 def test_json_round_trip():
     route = Route.of("10.254.0.11/32", "10.0.0.11", [[65001, 1, 2]], [65000, 65001], [[65000, 100]], 0, 3)
     assert Route.from_json(route.to_json()) == route
+    own = Route.of("10.254.0.11/32", "10.0.0.11", own_hop=True)
+    assert Route.from_json(own.to_json()) == own
     assert Route.of("10.254.0.11/32", "10.0.0.11").to_json().keys() == {
         "prefix",
         "next_hop",
@@ -34,11 +36,27 @@ def test_commands():
     )
     assert route.withdraw_command("fe80::1") == "neighbor fe80::1 withdraw route 10.254.0.11/32 next-hop 10.0.0.11"
     full = Route.of("10.99.0.1/32", "10.0.0.11", [[1, 2, 3]], communities=[[65000, 9], [65000, 1]], med=0, prepend=1)
-    assert full.towards(65001, 65000).announce_command("10.0.0.1") == (
+    assert full.towards(65001, 65000, "10.0.0.11").announce_command("10.0.0.1") == (
         "neighbor 10.0.0.1 announce route 10.99.0.1/32 next-hop 10.0.0.11 as-path [ 65001 65001 ] med 0 "
         "community [ 65000:1 65000:9 ] large-community [ 1:2:3 ]"
     )
-    assert "as-path" not in full.towards(65000, 65000).announce_command("10.0.0.1")
+    assert "as-path" not in full.towards(65000, 65000, "10.0.0.11").announce_command("10.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "next_hop", "end", "told"),
+    [
+        ("10.99.0.1/32", "10.0.0.11", "10.0.1.11", "10.0.1.11"),
+        ("10.99.0.1/32", "10.0.0.11", "2001:db8::b", "10.0.0.11"),
+        ("2001:db8:99::1/128", "2001:db8::b", "2001:db8:1::b", "2001:db8:1::b"),
+        ("2001:db8:99::1/128", "2001:db8::b", "10.0.1.11", "2001:db8::b"),
+        ("2001:db8:99::1/128", "2001:db8::b", "fe80::b", "2001:db8::b"),
+    ],
+)
+def test_own_next_hop_is_the_sessions_end_if_that_can_be_one(prefix, next_hop, end, told):
+    own = Route.of(prefix, next_hop, own_hop=True)
+    assert own.towards(65001, 65000, end) == Route.of(prefix, told)
+    assert Route.of(prefix, next_hop).towards(65001, 65000, end) == Route.of(prefix, next_hop), "set by the operator"
 
 
 @pytest.mark.parametrize(
@@ -58,6 +76,7 @@ def test_commands():
         {"prefix": "10.99.0.1/32", "next_hop": "10.0.0.1", "med": "1"},
         {"prefix": "10.99.0.1/32", "next_hop": "10.0.0.1", "prepend": 17},
         {"prefix": "10.99.0.1/32", "next_hop": "10.0.0.1", "prepend": None},
+        {"prefix": "10.99.0.1/32", "next_hop": "10.0.0.1", "own_hop": 1},
         {"prefix": "10.99.0.1/32", "next_hop": 1},
         {"prefix": "10.99.0.1/32", "next_hop": "10.0.0.1", "large_communities": "1:2:3"},
         {"prefix": "10.99.0.1/32", "next_hop": "10.0.0.1", "large_communities": [[1, 2]]},

@@ -16,6 +16,7 @@ from bgp.session import DEADMAN_S, HUNG_S, Session
 from bgp.snapshot import MAX_LINE_BYTES, Wish
 
 PEER, OTHER, INTERNAL = "10.0.0.1", "10.0.0.2", "10.0.0.3"
+END = "10.0.5.11"
 VIP = Route.of("10.99.0.1/32", "10.0.0.11")
 VIP6 = Route.of("2001:db8::1/128", "2001:db8::b")
 IDENTITY = Route.of("10.254.0.11/32", "10.0.0.11", [[65001, 1, 1]])
@@ -97,7 +98,7 @@ def described(peer, up=True, own_as=65001, families=("ipv4", "ipv6"), agreed=Non
     return {
         "fsm": "ESTABLISHED" if up else "IDLE",
         "duration": 5,
-        "local": {"as": own_as, "families": dict.fromkeys(names, True)},
+        "local": {"address": END, "as": own_as, "families": dict.fromkeys(names, True)},
         "peer": {"address": peer, "as": 65000},
         "families": common if up else [],
     }
@@ -205,6 +206,11 @@ def test_each_neighbour_is_told_its_families_and_its_own_as():
         INTERNAL: V | {vip6.prefix: plain},  # towards its own AS a prepended path would look like a loop
     }
     assert session.snapshot().error is None
+    session.wished(Wish((replace(VIP, own_hop=True), vip6), ()), 1.5)
+    converse(session, exabgp, 1.5)
+    assert exabgp.told[PEER][VIP.prefix] == replace(VIP, next_hop=END), "the address by which it knows this node"
+    session.wished(Wish((VIP, vip6), ()), 1.6)
+    converse(session, exabgp, 1.6)
     seen = len(changes(exabgp))
     session.wished(Wish((VIP, replace(vip6, med=6)), ()), 2.0)
     converse(session, exabgp, 2.0)

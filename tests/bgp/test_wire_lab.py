@@ -126,6 +126,23 @@ def test_gtsm(wire: Wire):
     assert never_up(wire, "r1", "b1"), "the router wants 255"
 
 
+def test_password_and_gtsm_over_ipv6(wire: Wire):
+    def router(more: str) -> str:
+        return session("b1", wire.b1.address6, local="2001:db8::1", families=("ipv4", "ipv6"), more=more)
+
+    wire.b1.secret("bgp.secret", "correct horse")
+    wire.configure("r1", router('ttl security on; password "other";'))
+    wire.b1.start(
+        "{address: '2001:db8::1', as: 65000, hold_time_s: 3, families: [ipv4, ipv6], ttl_security: true, "
+        "password_file: bgp.secret}"
+    )
+    assert never_up(wire, "r1", "b1"), "another password"
+    wire.configure("r1", router('password "correct horse";'))
+    assert never_up(wire, "r1", "b1"), "hop limit 1"
+    wire.configure("r1", router('ttl security on; password "correct horse";'))
+    wait_for(lambda: wire.told("r1", "b1") == {VIP, VIP6, "10.254.0.11/32"}, "all")
+
+
 def test_multihop(wire: Wire):
     far = session("b1", "10.0.0.11", local="10.0.9.2", own_as=65003, reach="multihop 5")
     wire.configure("r3", far)
@@ -165,6 +182,7 @@ def test_two_routers_at_once_each_with_its_own_as_source_and_prepending(wire: Wi
         announce="med: 7, prepend: 2, communities: ['65000:100'], large_communities: ['65000:1:2']",
     )
     route = Route.of(VIP, "10.0.0.11", [[65000, 1, 2]], communities=[[65000, 100], [65535, 65281]], med=7, prepend=2)
+    route = replace(route, own_hop=True)
     wire.b1.wish = [wire.b1.identity, route]
     for router, path in (("r1", "65001 65001 65001"), ("r2", "65009 65009 65009")):
         wait_for(lambda r=router, p=path: p in wire.attributes(r, VIP), f"the VIP at {router}")  # type: ignore[misc]
@@ -175,6 +193,7 @@ def test_two_routers_at_once_each_with_its_own_as_source_and_prepending(wire: Wi
         assert "(65535,65281)" in shown, "no-export"
         assert "(65000, 1, 2)" in shown
     assert wire.next_hops("r1", VIP) == {"10.0.0.11"}
+    assert wire.next_hops("r2", VIP) == {"10.0.1.11"}, "the address by which that router knows the node"
     assert re.search(r"Hold timer:.*/3\b", wire.birdc("r1", "show", "protocols", "all", "b1"))
     wire.b1.wish = [wire.b1.identity, replace(route, prepend=0, med=None, communities=())]
     wait_for(lambda: "65009 65009" not in wire.attributes("r2", VIP), "replaced at r2")
