@@ -21,13 +21,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from bgp.bfd_file import BfdState
 from bgp.bfd_packet import State, decode
 from bgp.client import RelayClient
 from bgp.route import Route
+from bgp.router import bird, frr
+from bgp.router.facts import Bfd, Neighbor, Router, Session
 from bgp.snapshot import Peer, Snapshot
 from topology.lab import Lab
 from topology.netns import inside_net
@@ -35,59 +39,7 @@ from topology.netns import inside_net
 ETH_P_ALL, ETH_P_IP = 3, 0x0800
 VIP, NOBODY = "10.99.0.1/32", 65534
 INTERVAL_MS, MULTIPLIER, HOLD_TIME_S = 300, 3, 90
-BIRD = """
-log "/var/log/bird.log" all;
-router id 10.0.0.1;
-protocol device { }
-protocol direct { ipv4; }
-protocol kernel { merge paths on; ipv4 { import none; export where source = RTS_BGP; }; }
-protocol bfd {
-  interface "*" { min rx interval 300 ms; min tx interval 300 ms; idle tx interval 1 s; multiplier 3; };
-}
-template bgp server {
-  local 10.0.0.1 as 65000;
-  direct;
-  passive on;
-  hold time 90;
-  error wait time 1, 5;
-  ipv4 { import all; export where source = RTS_BGP; };
-}
-protocol bgp b1 from server { neighbor 10.0.0.11 as 65001; bfd on; }
-protocol bgp b2 from server { neighbor 10.0.0.12 as 65001; }
-"""
-FRR = """frr defaults traditional
-log file /var/log/frr/frr.log
-zebra nexthop-group keep 1
-bfd
- profile anylb
-  detect-multiplier 3
-  receive-interval 300
-  transmit-interval 300
- exit
-exit
-router bgp 65000
- bgp router-id 10.0.0.1
- no bgp ebgp-requires-policy
- no bgp network import-check
- bgp bestpath as-path multipath-relax
- coalesce-time 0
- neighbor servers peer-group
- neighbor servers remote-as 65001
- neighbor servers update-source 10.0.0.1
- neighbor servers timers 30 90
- neighbor servers advertisement-interval 0
- neighbor servers passive
- neighbor 10.0.0.11 peer-group servers
- neighbor 10.0.0.11 bfd
- neighbor 10.0.0.11 bfd profile anylb
- neighbor 10.0.0.12 peer-group servers
- address-family ipv4 unicast
-  neighbor servers activate
-  maximum-paths 64
- exit-address-family
-exit
-"""
-CONFIG = {"bird": BIRD, "frr": FRR}
+ROUTERS = {"bird": bird.render, "frr": frr.render}
 START = {
     "bird": ["mkdir -p /run/bird", "bird -c /etc/bird/bird.conf"],
     "frr": [
@@ -130,6 +82,25 @@ bfd = BfdTimers({INTERVAL_MS}, {MULTIPLIER}) if sys.argv[2:] else None
 peer = PeerConfig(IPv4Address("10.0.0.1"), 65000, me, hold_time_s={HOLD_TIME_S}, bfd=bfd)
 run(SpeakerConfig(65001, me, (peer,)))
 """
+
+
+def router_config(router: str) -> str:
+    """The router's side, as `lbctl announce config` prints it."""
+    plain = Session(IPv4Address("10.0.0.1"), ("ipv4",), hold_time_s=HOLD_TIME_S)
+    watched = replace(plain, bfd=Bfd(INTERVAL_MS, MULTIPLIER))
+    neighbors = (
+        Neighbor("b1", IPv4Address("10.0.0.11"), 65001, watched),
+        Neighbor("b2", IPv4Address("10.0.0.12"), 65001, plain),
+    )
+    facts = Router(
+        asn=65000,
+        router_id=IPv4Address("10.0.0.1"),
+        neighbors=neighbors,
+        vips=(IPv4Network(VIP),),
+        identities=IPv4Network("10.254.0.0/16"),
+        log=f"/var/log/{router}.log" if router == "bird" else "/var/log/frr/frr.log",
+    )
+    return ROUTERS[router](facts)
 
 
 def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 30.0) -> None:
@@ -201,7 +172,7 @@ class Cluster:
     def file(router: str, logs: Path) -> Path:
         """Write the lab's file and the router's configuration."""
         conf, file = logs / f"{router}.conf", logs / "bfd.clab.yml"
-        conf.write_text(CONFIG[router])
+        conf.write_text(router_config(router))
         start = "\n        ".join(f"- {command}" for command in START[router])
         file.write_text(LAB.format(router=router, conf=conf, start=start))
         return file
@@ -212,11 +183,12 @@ class Cluster:
     def events(self) -> list[str]:
         return self._log.read_text().splitlines()
 
-    def changed_at(self, since: int) -> float:
-        """When the router's kernel first changed a route after so many events, as time.time()."""
-        wait_for(lambda: any(line.startswith("[") for line in self.events()[since:]), "an event")
-        line = next(line for line in self.events()[since:] if line.startswith("["))
-        return datetime.fromisoformat(line[1:].partition("]")[0]).timestamp()
+    def alone_at(self, since: int, address: str) -> float:
+        """When the router's kernel, so many events ago, got the VIP by this next hop alone, as time.time()."""
+        pattern = re.compile(rf"\[(\S+)\]{VIP[:-3]} .*via {address} ")
+        wait_for(lambda: any(map(pattern.match, self.events()[since:])), "the event")
+        time_of = next(found[1] for line in self.events()[since:] if (found := pattern.match(line)))
+        return datetime.fromisoformat(time_of).timestamp()
 
     def block(self, port: int, blocked: bool = True) -> float:
         """Drop all packets at a port of the switch, or no longer; when that was, as time.time()."""
