@@ -2,7 +2,7 @@
 """The two files of the BFD process: whom it is to watch, written by the speaker, and what it sees, read by the relay.
 
     bfd.json        [{"address", "local_address", "interval_ms", "multiplier", "multihop"}, ...]
-    bfd.state.json  {address: {"state", "since", "diagnostic", "interval_ms", "detection_ms", "error"}, ...}
+    bfd.state.json  {name: {"state", "since", "diagnostic", "interval_ms", "detection_ms", "error"}, ...}
 
 Files, not sockets: each side may be killed and started again without the other's noticing. Both are renamed into
 place. Standard library only: the relay carries this file (archive.py).
@@ -46,6 +46,11 @@ class BfdPeer:
     interval_ms: int = 300
     multiplier: int = 3
     multihop: bool = False
+
+    @property
+    def name(self) -> str:
+        """How ExaBGP calls it: without its interface."""
+        return self.address.partition("%")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,7 @@ def decode_peers(text: bytes) -> tuple[BfdPeer, ...]:
 def write_states(path: Path, states: Mapping[str, BfdState]) -> None:
     """Replace the second file. OSError when that cannot be."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps({address: state.to_json() for address, state in states.items()}))
+    aside.write_text(json.dumps({name: state.to_json() for name, state in states.items()}))
     aside.rename(path)
 
 
@@ -127,6 +132,6 @@ class Watched:
 def decode_states(text: bytes) -> dict[str, BfdState]:
     """Read the second file; what cannot be read is left out: it is for people to look at."""
     try:
-        return {str(address): BfdState.from_json(value) for address, value in json.loads(text or b"{}").items()}
+        return {str(name): BfdState.from_json(value) for name, value in json.loads(text or b"{}").items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}

@@ -223,11 +223,11 @@ class Process:
             neighbor.send()
             for change in neighbor.session.changes():
                 neighbor.since = now
-                self._changed(neighbor.peer.address, change)
+                self._changed(neighbor.peer, change)
         self._tell_states()
 
     def _tell_states(self) -> None:
-        states = {address: neighbor.state() for address, neighbor in self._neighbors.items()}
+        states = {neighbor.peer.name: neighbor.state() for neighbor in self._neighbors.values()}
         if states != self._written:
             try:
                 write_states(self._state_path, states)
@@ -235,12 +235,12 @@ class Process:
                 log("bfd", f"{self._state_path}: {problem.strerror}")
             self._written = states
 
-    def _changed(self, address: str, change: Change) -> None:
+    def _changed(self, peer: BfdPeer, change: Change) -> None:
         why = f": {_WORDS[change.diagnostic]}" if change.new is not State.UP and change.diagnostic else ""
         if State.UP in (change.old, change.new):
-            log("bfd", f"{address} is {change.new}{why}")
+            log("bfd", f"{peer.address} is {change.new}{why}")
         if change.failure:
-            self._to_exabgp += f"neighbor {address.partition('%')[0]} teardown {BFD_DOWN}\n".encode()
+            self._to_exabgp += f"neighbor {peer.name} teardown {BFD_DOWN}\n".encode()
 
     def _read_exabgp(self) -> None:
         with contextlib.suppress(BlockingIOError):

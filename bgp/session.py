@@ -127,8 +127,7 @@ class Session:
 
     def watched(self, states: Mapping[str, BfdState]) -> None:
         """Take what the BFD process sees of the neighbours: for the agent to show, nothing follows from it here."""
-        # ExaBGP, unlike the kernel, knows a link-local neighbour without its interface.
-        self._bfd = {address.partition("%")[0]: state for address, state in states.items()}
+        self._bfd = states
         self._own_revision += 1
 
     def heard(self, line: str, now: float) -> None:

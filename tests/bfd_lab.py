@@ -74,13 +74,14 @@ topology:
 """
 SPEAK = f"""
 import sys
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from bgp.bfd_file import BfdTimers
-from bgp.speaker import PeerConfig, SpeakerConfig, run
+from bgp.settings import PeerConfig, SpeakerConfig
+from bgp.speaker import run
 me = IPv4Address(sys.argv[1])
 bfd = BfdTimers({INTERVAL_MS}, {MULTIPLIER}) if sys.argv[2:] else None
 peer = PeerConfig(IPv4Address("10.0.0.1"), 65000, me, hold_time_s={HOLD_TIME_S}, bfd=bfd)
-run(SpeakerConfig(65001, me, (peer,)))
+run(SpeakerConfig(65001, me, (peer,), allow=(IPv4Network("{VIP}"),)))
 """
 
 
@@ -181,11 +182,12 @@ class Cluster:
         return set(re.findall(r"via ([0-9.]+)", self.lab.exec("router", ["ip", "route", "show", VIP]).stdout))
 
     def events(self) -> list[str]:
-        return self._log.read_text().splitlines()
+        """What the router's kernel told of the VIP, a line each but for those of further next hops."""
+        return [line for line in self._log.read_text().splitlines() if VIP[:-3] in line]
 
     def alone_at(self, since: int, address: str) -> float:
         """When the router's kernel, so many events ago, got the VIP by this next hop alone, as time.time()."""
-        pattern = re.compile(rf"\[(\S+)\]{VIP[:-3]} .*via {address} ")
+        pattern = re.compile(rf"\[(\S+)\] {VIP[:-3]} .*via {address} ")
         wait_for(lambda: any(map(pattern.match, self.events()[since:])), "the event")
         time_of = next(found[1] for line in self.events()[since:] if (found := pattern.match(line)))
         return datetime.fromisoformat(time_of).timestamp()

@@ -58,7 +58,7 @@ class Process:
 
     def state(self, peer: BfdPeer) -> BfdState | None:
         path = self.directory / "bfd.state.json"
-        return decode_states(path.read_bytes() if path.exists() else b"").get(peer.address)
+        return decode_states(path.read_bytes() if path.exists() else b"").get(peer.name)
 
     def wait_for(self, peer: BfdPeer, condition: Callable[[BfdState], object]) -> BfdState:
         deadline = time.monotonic() + 15
@@ -155,7 +155,7 @@ def test_comes_up_and_tells_exabgp_when_the_neighbor_falls_silent(numbered: Call
     assert router.hops == 255
     state = process.wait_for(peer, lambda state: state.state == "up" and state.detection_ms == 900)
     assert (state.diagnostic, state.interval_ms) == ("", 300)
-    assert process.said() == TEARDOWN.format(peer.address.partition("%")[0])
+    assert process.said() == TEARDOWN.format(peer.name)
     assert "silent for too long" in process.wait_for(peer, lambda state: state.state == "down").diagnostic
 
 
