@@ -223,7 +223,7 @@ class Cluster:
 
 
 class Sniffer:
-    """The times of the BFD packets that pass an interface, as the kernel took them."""
+    """What passes an interface: the times of BFD packets, as the kernel took them, and the ends of BGP sessions."""
 
     def __init__(self, pid: int, interface: str) -> None:
         with inside_net(pid):
@@ -234,6 +234,8 @@ class Sniffer:
         self._socket.setblocking(False)
         self.times: dict[str, list[float]] = {}
         self.not_up = 0
+        self.bfd_down = 0
+        """How many BGP NOTIFICATIONs with Cease, "BFD Down" (RFC 9384) passed."""
 
     def take(self) -> None:
         """Read what has come."""
@@ -242,6 +244,7 @@ class Sniffer:
                 data, extra, _flags, address = self._socket.recvmsg(2048, 64)
             except BlockingIOError:
                 return
+            self.bfd_down += re.search(rb"\xff{16}..\x03\x06\x0a", data, re.DOTALL) is not None
             if (
                 address[1] == ETH_P_IP
                 and data[9] == socket.IPPROTO_UDP

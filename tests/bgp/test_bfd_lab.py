@@ -48,7 +48,7 @@ def test_silent_failure_takes_the_route_and_without_bfd_it_stays(whole: Cluster,
     for _ in range(request.config.getoption("--bfd-rounds")):
         wait_for(lambda: whole.whole, "all back", 60)
         time.sleep(INTERVAL_MS / 1000 * len(times) / 7 % 0.3)  # at another moment between two packets
-        mark = len(whole.events())
+        mark, sniffer = len(whole.events()), Sniffer(whole.b1.speaker.pid, "eth1")
         began, _ = whole.block(1), whole.block(2)
         wait_for(lambda: whole.next_hops() == B1_GONE, "b1's route is gone")
         times.append(whole.alone_at(mark, "10.0.0.12") - began)
@@ -57,6 +57,8 @@ def test_silent_failure_takes_the_route_and_without_bfd_it_stays(whole: Cluster,
         assert (whole.b1.bfd.state, whole.b1.bfd.diagnostic) == ("down", "the neighbour was silent for too long")
         assert whole.b1.peer is not None
         assert whole.b1.peer.routes == ()
+        sniffer.take()
+        assert sniffer.bfd_down, "it said why, though nobody heard it"
         time.sleep(2 * DETECTION_S)
         assert whole.next_hops() == B1_GONE, "the control: b2's silence is not noticed"
         assert whole.b2.peer is not None
