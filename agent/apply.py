@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
+import numpy as np
+
 from agent.config import Config, ServiceConfig
 from agent.epoch import Epoch, Stance, Use
 from agent.errors import AgentError
@@ -20,6 +22,7 @@ from agent.sides import Sides
 from bpf.datapath import DataPath
 from bpf.layout import (
     NODES,
+    SIDES,
     SLOTS,
     UPLINKS,
     Affinity,
@@ -65,15 +68,34 @@ class Applier:
 
     def _adopt(self, epochs: Sequence[Epoch]) -> Sides:
         tables, keys = self._datapath.tables, {key_of(service) for service in self._config.services}
-        for key in self._written.keys() - keys:
-            tables.del_service(key)
+        # A VIP that is not configured any more may still be announced: until `retire` its packets go where they went.
+        left = {key: entry for key, entry in self._written.items() if key not in keys}
+        self._retiring = {key: entry for key, entry in left.items() if key.vip not in self._config.vips}
         self._written = {key: entry for key, entry in self._written.items() if key in keys}
+        if len(self._written) + len(self._retiring) + len(keys - self._written.keys()) >= SLOTS:
+            self._retiring = {}
+        for key in left.keys() - self._retiring.keys():
+            tables.del_service(key)
         slots = {key: entry.slot for key, entry in self._written.items()}
-        used = set(slots.values())
+        used = {*slots.values(), *(entry.slot for entry in self._retiring.values())}
         free = (slot for slot in range(1, SLOTS) if slot not in used)
         kept = [service.name for service in self._config.services if key_of(service) in slots]
         self._slots = {s.name: slots.get(key_of(s)) or next(free) for s in self._config.services}
         return Sides(epochs, tables, self._slots, kept)
+
+    def retire(self) -> None:
+        """Forget the services whose VIPs have left the configuration: nobody sends their packets here any more."""
+        for key in self._retiring:
+            self._datapath.tables.del_service(key)
+        self._retiring = {}
+
+    def _named_by_the_retiring(self) -> set[IPv4Address]:
+        """The nodes in the rows of services that have left the configuration and are not retired yet."""
+        found: set[int] = set()
+        for entry, side in ((entry, side) for entry in self._retiring.values() for side in range(SIDES)):
+            rows = self._datapath.tables.rows(entry.slot, side)
+            found |= set() if rows is None else set(np.unique(rows).tolist())
+        return {address for address, index in self._indexes.items() if index in found}
 
     @property
     def ready(self) -> bool:
@@ -150,6 +172,7 @@ class Applier:
         """
         self._ends = {**ends, self._own: self._ends[self._own]}
         wanted = {self._own} | {c.address for members in candidates.values() for c in members}
+        wanted |= self._named_by_the_retiring()
         indexes = node_indexes(self._indexes, wanted, NODES)
         if indexes is None:
             raise AgentError(f"{len(wanted)} nodes: more than the {NODES - 1} that the node table holds")

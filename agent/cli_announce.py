@@ -8,7 +8,9 @@ those of a Nagios plugin (0 fine, 1 warning, 2 critical; 3, unknown there, is lb
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -99,19 +101,24 @@ def check(socket: Path, output: str) -> None:
 @socket_option
 @output_option
 def watch(vip: Address | None, socket: Path, output: str) -> None:
-    """Print how each VIP stands at each peer, then every change as it comes, until Ctrl-C. -o json: a line each."""
+    """Print how each VIP stands at each peer, then every change as it comes, until Ctrl-C (exit code 0).
+
+    With -o json each is a line.
+    """
     from agent.control_client import follow
     from agent.display import change_line
 
     async def run() -> None:
+        this, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert this is not None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, this.cancel)
         async for change in follow(socket, "/announce/watch"):
             if vip is None or change["vip"] == str(vip):
                 click.echo(json.dumps(change) if output == "json" else change_line(change))
 
-    try:
+    with contextlib.suppress(asyncio.CancelledError):
         asyncio.run(run())
-    except KeyboardInterrupt:
-        sys.exit(0)
 
 
 def _do(socket: Path, output: str, resource: str, said: str, wait_s: float | None, query: dict[str, str]) -> None:
@@ -190,7 +197,7 @@ def up(vip: Address | None, wait: bool, timeout_s: float, socket: Path, output: 
 
 @announce.command()
 @click.option(
-    "--method", type=click.Choice([*Method]), default=Method.WITHDRAW, show_default=True,
+    "--method", type=click.Choice([m.value for m in Method]), default=Method.WITHDRAW.value, show_default=True,
     help="withdraw: certain. prepend: the own AS three more times. med: a high MED; gshut: the community 65535:0 "
     "(RFC 8326): routers heed these two only if they are made to.",
 )  # fmt: skip

@@ -16,7 +16,7 @@ from agent.errors import AgentError, NotRunningError
 CLIENT_TIMEOUT_S = 10.0
 
 
-async def call(path: Path, method: str, resource: str, **query: str) -> dict[str, Any]:
+async def call(path: Path, method: str, resource: str, /, **query: str) -> dict[str, Any]:
     """Ask the agent behind a control socket. NotRunningError when none answers, AgentError when it refuses."""
     url = f"http://agent{resource}"
     with _failures(path):
@@ -26,14 +26,15 @@ async def call(path: Path, method: str, resource: str, **query: str) -> dict[str
     return answer
 
 
-async def follow(path: Path, resource: str, **query: str) -> AsyncIterator[dict[str, Any]]:
+async def follow(path: Path, resource: str, /, **query: str) -> AsyncIterator[dict[str, Any]]:
     """The lines of an answer that has no end, as they come. NotRunningError when there is no agent or it ends."""
     with _failures(path):
         async with _session(path, None) as session, session.get(f"http://agent{resource}", params=query) as response:
             if response.status >= 400:
                 _refused(response, await response.json())
-            while line := await response.content.readline():
-                yield json.loads(line)
+            with contextlib.suppress(aiohttp.ClientPayloadError):  # it was killed
+                while line := await response.content.readline():
+                    yield json.loads(line)
     raise NotRunningError(f"{path}: the agent has ended, or has closed the connection; see its log")
 
 

@@ -16,9 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from pyroute2.netlink.exceptions import NetlinkError
-
-from agent import epoch, speech, state, version
+from agent import epoch, loopback, speech, state, version
 from agent.announcer import Announcer
 from agent.apply import Applier
 from agent.check import check_for_ever
@@ -50,8 +48,6 @@ COALESCE_S = 0.01
 """A burst of updates (a router telling all identities at once) makes one table, not one each."""
 STOP_S = 2.0
 MACS_TIMEOUT_S = 1.0
-KEEP_S = 5.0
-"""How often the VIPs on lo and the interface are looked at."""
 HUNG_S = 60.0
 """A pass that takes longer has hung: the heartbeat stops, so that the relay's dead-man can act."""
 
@@ -95,17 +91,19 @@ class Agent:
         self.fault: str | None = None
         """Why the last pass did not get through; None if it did."""
         self._saved = saved
+        self.retiring = saved.vips - set(config.vips)
+        """VIPs of an earlier configuration that are still on lo."""
         self._unsaved: str | None = None
         self.problems = Problems(config, interface.address)
         self._wish: tuple[list[Route], list[Route]] | None = None
         self._announcers: tuple[str, ...] = ()
         self._passed_at = now
-        self._netlink = Netlink()
+        self.netlink = Netlink()
         self.routes = self.clamping = None
         if self.applier and datapath:
-            self.clamping = Clamping(config, datapath, self.applier, self._netlink)
+            self.clamping = Clamping(config, datapath, self.applier, self.netlink)
             uplinks = [socket.if_nametoindex(name) for name in config.node.names]
-            self.routes = Routes(self._netlink, uplinks, self.applier.learn_hop, self.applier.learn_uplink)
+            self.routes = Routes(self.netlink, uplinks, self.applier.learn_hop, self.applier.learn_uplink)
         self._wake = asyncio.Event()
 
     # What is
@@ -158,6 +156,13 @@ class Agent:
     def all_denied(self) -> frozenset[Network]:
         """The deny list: the configuration's, and what the operator added since."""
         return self.denied | set(self.config.deny)
+
+    def withdrawn(self, vips: Iterable[Address]) -> bool:
+        """Whether the relay confirms that these VIPs, which are not wished for, are in no peer's adj-rib-out."""
+        if self._wish is None or not self.relay.connected or self.relay.snapshot is None:
+            return False
+        prefixes = {speech.prefix(vip) for vip in vips}
+        return not any(prefixes & peer.announced for peer in self.relay.snapshot.peers)
 
     # What the operator and the tasks change
 
@@ -212,15 +217,15 @@ class Agent:
 
     async def run(self, ending: asyncio.Future[bool]) -> None:
         """Run until `ending` is done, then withdraw and leave; only leave if its result says that another follows."""
-        await self._netlink.remove_vips(self._saved.vips - set(self.config.vips))
-        await self._netlink.put_vips(self.config.vips, self.config.node.names)
+        await self.netlink.put_vips(self.config.vips, self.config.node.names)
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(self.relay.run()),
                 tasks.create_task(self.prober.run()),
                 tasks.create_task(self._reconcile_for_ever()),
                 tasks.create_task(self._tick_for_ever()),
-                tasks.create_task(self._keep_for_ever()),
+                tasks.create_task(loopback.keep_for_ever(self)),
+                tasks.create_task(loopback.retire(self)),
                 *(tasks.create_task(check_for_ever(s, self.health, self._wake.set)) for s in self.config.services),
             ]
             if self.routes is not None:
@@ -231,7 +236,7 @@ class Agent:
                 await self._withdraw()
             for task in running:
                 task.cancel()
-        self._netlink.close()
+        self.netlink.close()
 
     async def _reconcile_for_ever(self) -> None:
         while True:
@@ -335,7 +340,7 @@ class Agent:
 
     def _save(self) -> None:
         healthy = frozenset(name for name, health in self.health.items() if health.healthy)
-        vips = frozenset(self.config.vips)
+        vips = self.retiring.union(self.config.vips)
         new = state.Saved(
             members=self.view.members,
             healthy=healthy,
@@ -373,26 +378,11 @@ class Agent:
             self._wake.set()
             await asyncio.sleep(TICK_S)
 
-    async def _keep_for_ever(self) -> None:
-        """Put back what others take away: a VIP that is gone from lo would have its packets refused or sent away."""
-        while True:
-            await asyncio.sleep(KEEP_S)
-            try:
-                await self._netlink.put_vips(self.config.vips, self.config.node.names)
-                index = socket.if_nametoindex(self.interface.name)
-            except (AgentError, NetlinkError, OSError) as error:
-                log.warning("%s", error)
-                continue
-            if index != self.interface.index:
-                raise AgentError(f"{self.interface.name} was made anew; the agent must be started again for it")
-
     async def _withdraw(self) -> None:
-        """Take the VIPs back and wait for the relay to say so. The data path stays: routers need time to converge."""
+        """Take the VIPs back and wait for the relay to say so. The data path and the VIPs on lo stay: routers need time
+        to converge."""
         self.stopping = True
         self._announce()
         deadline = time.monotonic() + STOP_S
-        vips = {speech.prefix(vip) for vip in self.config.vips}
-        while time.monotonic() < deadline and self.relay.connected and self.relay.snapshot:
-            if not vips & self.relay.snapshot.announced:
-                return
+        while time.monotonic() < deadline and self.relay.connected and not self.withdrawn(self.config.vips):
             await asyncio.sleep(0.02)

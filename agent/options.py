@@ -44,7 +44,7 @@ force_option = click.option(
 vip_option = click.option("--vip", callback=_vip, help="One VIP; all without it.")
 
 
-def ask(socket: Path, method: str, resource: str, **query: str) -> dict[str, Any]:
+def ask(socket: Path, method: str, resource: str, /, **query: str) -> dict[str, Any]:
     """The agent's answer. NotRunningError when there is none, AgentError when it refuses."""
     from agent.control_client import call
 

@@ -16,8 +16,9 @@ from bgp.route import Route
 from bgp.snapshot import Peer, Snapshot
 
 ANNOUNCED, WITHDRAWN = "announced", "withdrawn"
-YES, NO, OTHERWISE, UNKNOWN = "yes", "no", "otherwise", "unknown"
-"""What an adj-rib-out holds of a VIP; `otherwise`: a route, but not as desired (its attributes are not there yet)."""
+YES, NO, OTHERWISE, UNHEARD, UNKNOWN = "yes", "no", "otherwise", "unheard", "unknown"
+"""What an adj-rib-out holds of a VIP. `otherwise`: a route, but not as desired (its attributes are not there yet).
+`unheard`: a route of an address family that the router did not take for this session."""
 OK, WARNING, CRITICAL = "ok", "warning", "critical"
 
 
@@ -101,7 +102,7 @@ def standings(
     desired: Mapping[str, Route],
     snapshot: Snapshot | None,
 ) -> list[Standing]:
-    """How each VIP stands at each configured peer that carries its family.
+    """How each VIP stands at each configured peer that carries its address family.
 
     `desired` are the routes that the relay was told, by prefix. `snapshot` is the relay's word, None while it is away.
     """
@@ -114,21 +115,23 @@ def standings(
         for configured in config.bgp.peers:
             if f"ipv{vip.version}" not in configured.carries:
                 continue
-            address = str(configured.address)
             out, session = UNKNOWN, UNKNOWN
             if snapshot is not None:
                 peer = known.get(configured.name)
                 own_as = configured.local_as or config.bgp.local_as
                 shall = route.towards(own_as, configured.asn, peer.end if peer else "") if route else None
-                out, session = _out(peer, prefix, shall), "up" if peer and peer.up else "down"
-            found.append(Standing(str(vip), address, str(word), out, session, announcement.why))
+                out = _out(peer, prefix, shall)
+                session = "up" if peer and peer.up else "down"
+            found.append(Standing(str(vip), configured.name, str(word), out, session, announcement.why))
     return found
 
 
 def _out(peer: Peer | None, prefix: str, shall: Route | None) -> str:
     held = next((route for route in peer.out if route.prefix == prefix), None) if peer else None
-    if held is None:
+    if peer is None or held is None:
         return NO
+    if peer.up and prefix not in peer.heard:
+        return UNHEARD
     return YES if shall is None or held == shall else OTHERWISE
 
 
@@ -163,7 +166,7 @@ def faults(
             result.append(Fault(WARNING, f"{vip} is not announced: {announcement.why}"))
         up = [s for s in found if s.vip == str(vip) and s.session == "up"]
         lacking = [s for s in up if not s.as_desired]
-        nowhere = announcement.wanted and bool(up) and all(s.out == NO for s in up)
+        nowhere = announcement.wanted and bool(up) and all(s.out in (NO, UNHEARD) for s in up)
         for s in lacking:
             result.append(Fault(CRITICAL if nowhere else WARNING, f"{s.vip} at {s.peer}: {complaint(s)}"))
     if error is not None:
@@ -176,5 +179,8 @@ def complaint(standing: Standing) -> str:
     if standing.desired == WITHDRAWN:
         return f"to be withdrawn ({standing.why}), but still in the adj-rib-out"
     how = "" if standing.desired == ANNOUNCED else f" by {standing.desired}"
-    held = "not in the adj-rib-out" if standing.out == NO else "the adj-rib-out holds another route"
+    held = {
+        NO: "not in the adj-rib-out",
+        UNHEARD: "the router has not taken its address family for the session: enable it there",
+    }.get(standing.out, "the adj-rib-out holds another route")
     return f"to be announced{how} ({standing.why}), but {held}"

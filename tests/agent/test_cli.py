@@ -31,7 +31,12 @@ def lbctl(*arguments: str, code: int = 0, user: int | None = None) -> tuple[str,
         ["drain"],
         ["undrain"],
         ["leave"],
-        ["announce", "up"],
+        ["announce", "up", "--wait"],
+        ["announce", "status"],
+        ["announce", "watch"],
+        ["announce", "check"],
+        ["announce", "drain", "--method", "gshut", "--for", "1h30m", "--reason", "a new kernel"],
+        ["announce", "undrain", "--vip", "2001:db8::1", "--wait", "--timeout", "5s"],
         ["announce", "down", "--vip", "10.99.0.1"],
         ["explain", "tcp,10.1.0.2:4000,10.99.0.1:7000"],
         ["agent", "reload"],
@@ -98,8 +103,26 @@ def test_no_such_interface(command: str, tmp_path: Path) -> None:
 def test_wrong_usage_is_exit_code_2() -> None:
     assert "No such command" in lbctl("drian", code=2)[1]
     assert "10.99 is not an IP address" in lbctl("announce", "down", "--vip", "10.99", code=2)[1]
+    assert "'1x' is not a duration; write 90s, 10m, 1h30m or 2d" in lbctl("announce", "down", "--for", "1x", code=2)[1]
+    assert "'0s' is no time at all" in lbctl("announce", "up", "--timeout", "0s", code=2)[1]
+    assert "is not one of" in lbctl("announce", "drain", "--method", "magic", code=2)[1]
+    assert "No such option" in lbctl("announce", "up", "--for", "1h", code=2)[1]
     assert "192.0.2.1/24 has host bits set" in lbctl("deny", "add", "192.0.2.1/24", code=2)[1]
     assert "is not one of" in lbctl("status", "-o", "yaml", code=2)[1]
+
+
+@pytest.mark.parametrize(
+    ("command", "codes"),
+    [
+        (["announce"], ["4 not in time", "2 critical"]),
+        (["announce", "check"], ["0 when every VIP", "1 (warning)", "2 (critical)", "3 when no agent answers"]),
+        (["announce", "down"], ["exit code 4"]),
+    ],
+)
+def test_help_tells_the_exit_codes(command: list[str], codes: list[str]) -> None:
+    said = " ".join(lbctl(*command, "--help")[0].split())
+    for code in codes:
+        assert code in said
 
 
 def test_help_names_every_command() -> None:
