@@ -77,11 +77,13 @@ import sys
 from ipaddress import IPv4Address, IPv4Network
 from bgp.bfd_file import BfdTimers
 from bgp.settings import PeerConfig, SpeakerConfig
+from bgp.reload import reload
 from bgp.speaker import run
 me = IPv4Address(sys.argv[1])
-bfd = BfdTimers({INTERVAL_MS}, {MULTIPLIER}) if sys.argv[2:] else None
+bfd = BfdTimers({INTERVAL_MS}, {MULTIPLIER}) if "bfd" in sys.argv else None
 peer = PeerConfig(IPv4Address("10.0.0.1"), 65000, me, hold_time_s={HOLD_TIME_S}, bfd=bfd)
-run(SpeakerConfig(65001, me, (peer,), allow=(IPv4Network("{VIP}"),)))
+config = SpeakerConfig(65001, me, (peer,), allow=(IPv4Network("{VIP}"),))
+reload(config) if "reload" in sys.argv else run(config)
 """
 
 
@@ -117,12 +119,18 @@ class Server:
     def __init__(self, lab: Lab, name: str, logs: Path, bfd: bool) -> None:
         self.lab, self.name = lab, name
         self.address = f"10.0.0.{10 + int(name[1])}"
-        argv = [sys.executable, "-c", SPEAK, self.address, *(["bfd"] if bfd else [])]
         self.log = logs / f"{name}.log"
-        self.speaker = lab.spawn(name, argv, log=self.log)
+        self.speaker = lab.spawn(name, self._speak("run", bfd), log=self.log)
         self.snapshots: list[Snapshot] = []
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+
+    def reload(self, bfd: bool) -> None:
+        """Have its ExaBGP read the configuration with BFD, or without."""
+        self.lab.exec(self.name, self._speak("reload", bfd))
+
+    def _speak(self, verb: str, bfd: bool) -> list[str]:
+        return [sys.executable, "-c", SPEAK, self.address, verb, *(["bfd"] if bfd else [])]
 
     def start_agent(self) -> None:
         self._stop.clear()

@@ -100,6 +100,22 @@ def test_killed_bfd_process_is_seen_and_comes_back(whole: Cluster):
     assert whole.router_session() != router
 
 
+def test_bfd_comes_and_goes_with_a_reload_and_the_session_stays(whole: Cluster):
+    """The router does not answer b2: what never was up cannot fail."""
+    assert whole.b2.peer is not None
+    assert whole.b2.helper("bfd.pyz") is None
+    since = whole.b2.peer.since
+    whole.b2.reload(bfd=True)
+    wait_for(lambda: whole.b2.bfd and not whole.b2.bfd.error, "what the new process sees")
+    time.sleep(4 * DETECTION_S)
+    assert whole.b2.bfd is not None
+    assert whole.b2.bfd.state == "down"
+    whole.b2.reload(bfd=False)
+    wait_for(lambda: not whole.b2.helper("bfd.pyz") and not whole.b2.bfd, "no process, and no word of it")
+    assert whole.b2.peer.up
+    assert whole.b2.peer.since == since
+
+
 def test_no_false_alarm_under_full_load(whole: Cluster, request: pytest.FixtureRequest):
     seconds = request.config.getoption("--bfd-load-s")
     assert whole.b1.bfd is not None
