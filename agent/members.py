@@ -86,7 +86,8 @@ class View:
         for address, told in shown.items():
             before = self._members.get(address)
             member = self._present(told, damped.get(address), now)
-            if before is not None and (change := _difference(before, member)):
+            change = _difference(before, member) if before else ""
+            if change:
                 member = replace(member, changed=now, change=change)
             elif before is not None:
                 member = replace(member, changed=before.changed, change=before.change)
@@ -142,7 +143,7 @@ class View:
                 self._damping.charge(address, now)
                 self._lose(address, _WITHDRAWN, now)
             elif not self._members[address].lost:
-                self._members[address] = replace(self._members[address], why=_ASKED)
+                self._members[address] = replace(self._members[address], why=_ASKED, changed=now, change=_ASKED)
         for address, inquiry in self._inquiries.items():
             if now >= inquiry.until and not self._members[address].lost:
                 self._lose(address, _SILENT, now)
@@ -180,7 +181,9 @@ class View:
         inquiry.until = now + PROBE_WAIT_S
         if member.lost or member.why != _ANSWERS:
             since = now if member.lost else member.since
-            self._members[address] = replace(member, lost=False, since=since, why=_ANSWERS)
+            self._members[address] = replace(
+                member, lost=False, since=since, why=_ANSWERS, changed=now, change=_ANSWERS
+            )
 
     def complete(self, now: float) -> bool:
         """Whether enough was heard for a first table: some router told all identities that it knew, or none will."""
@@ -198,6 +201,8 @@ def _difference(before: Member, after: Member) -> str:
         return ""
     if before.state is not after.state:
         return f"it says that it is {after.state}"
+    if before.why != after.why and not after.lost:
+        return after.why
     if before.supports != after.supports:
         return "it supports other epochs"
     for word in ("weight", "effective", "announced"):

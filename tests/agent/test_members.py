@@ -496,3 +496,31 @@ def test_drains_and_weights_do_not_damp() -> None:
         view.observe({"r": up(told(A, State.DRAINING if now % 2 else State.UP, version=now))}, now)
     view.observe({"r": up(told(A))}, 41)
     assert states(view) == {A: State.UP}
+
+
+# The last change
+
+
+def last_change(view: View, address: IPv4Address = A) -> tuple[float, str]:
+    member = next(member for member in view.members if member.address == address)
+    return max((member.since, member.why), (member.changed, member.change))
+
+
+def test_the_last_change_is_told_with_its_reason() -> None:
+    view = View()
+    view.observe({"r": up(*FIVE)}, 10)
+    assert last_change(view) == (10, "its identity was heard")
+    view.observe({"r": up(told(A, weight=0, version=10), *FIVE[1:])}, 20)
+    assert last_change(view) == (20, "its effective weight fell")
+    view.observe({"r": up(told(A, State.DRAINING, version=12), *FIVE[1:])}, 30)
+    assert last_change(view) == (30, "it says that it is draining")
+    view.observe({"r": up()}, 40)
+    assert last_change(view) == (40, "no router tells of it any more; it is being asked")
+    view.answered(A, 12, 41)
+    assert last_change(view) == (41, "no router tells of it any more, but it answers")
+    view.answered(A, 12, 42)
+    assert last_change(view)[0] == 41
+    view.observe({"r": up(told(A, State.DRAINING, version=12), *FIVE[1:])}, 43)
+    assert last_change(view) == (43, "its identity came back")
+    view.observe({"r": up(*FIVE[1:])}, 50)
+    assert last_change(view) == (50, "its identity was withdrawn")
