@@ -76,6 +76,12 @@ def compiler_mb() -> float:
     return round(int(done.stdout) / 1024, 1)
 
 
+def large_mb() -> float:
+    """What an agent holds with as many members as there may be, resident."""
+    done = subprocess.run([sys.executable, "-m", "bench.large"], stdout=subprocess.PIPE, text=True, check=True)
+    return float(done.stdout)
+
+
 def maps_mb() -> dict[str, float]:
     """The kernel's memory of the maps with one service, and what each further service adds."""
     testrun.seclude()
@@ -111,7 +117,7 @@ def measure(rounds: int) -> dict[str, Any]:
     return {
         "start_to_ready_s": {what: figures.spread([took for took, _ in times]) for what, times in starts.items()},
         "start_cpu_s": {what: figures.spread([cpu for _, cpu in times]) for what, times in starts.items()},
-        "memory_mb": {**memory, "compiler_peak": compiler_mb(), **maps_mb()},
+        "memory_mb": {**memory, "compiler_peak": compiler_mb(), "agent_1023_members": large_mb(), **maps_mb()},
     }
 
 

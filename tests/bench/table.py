@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 from bench import figures, testrun
 
-from agent import apply, maglev, rendezvous
+from agent import maglev, rendezvous, sides
 from agent.model import Candidate, State
 from agent.table import Table
 from bpf.layout import CHAIN
@@ -52,6 +52,7 @@ def changes(members: Sequence[Candidate]) -> dict[str, tuple[Candidate, ...]]:
         "one drained": with_one(replace(members[some], effective=0, state=State.DRAINING)),
         "one lost": with_one(replace(members[some], effective=0, state=State.LOST)),
         "one weight halved": with_one(replace(members[some], effective=50)),
+        "one nominal weight raised": with_one(replace(members[some], weight=150, effective=150)),
     }
 
 
@@ -59,7 +60,7 @@ def subjects(count: int, tables: Tables) -> Made:
     """What is timed for so many members."""
     members = candidates(count)
     before = rendezvous.build(members, ROWS, FILLED)
-    old_rows = apply._rows(before, range(1, count + 1))
+    old_rows = sides._rows(before, range(1, count + 1), ROWS)
     grace = np.zeros(ROWS, np.uint64)
     made: Made = {"rendezvous, from nothing": lambda: rendezvous.build(members, ROWS, FILLED)}
     for what, changed in changes(members).items():
@@ -69,6 +70,10 @@ def subjects(count: int, tables: Tables) -> Made:
         table = rendezvous.build(changes(members)["one drained"], ROWS, FILLED, before)
         write(table, count, old_rows, tables, grace)
 
+    lowered = changes(members)["one weight halved"]
+    once = rendezvous.build(lowered, ROWS, FILLED, before)
+    twice = (replace(lowered[0], effective=30), *lowered[1:])
+    made["rendezvous, a second weight lowered"] = partial(rendezvous.build, twice, ROWS, FILLED, once)
     made["one drained, all that the agent does"] = whole
     made["digest"] = lambda: before.digest
     made["swap"] = lambda: tables.swap_rows(1, old_rows, grace)
@@ -77,9 +82,9 @@ def subjects(count: int, tables: Tables) -> Made:
 
 
 def write(table: Table, count: int, old_rows: Any, tables: Tables, grace: Any) -> str:
-    """Do with a new table what apply.py does."""
-    rows = apply._rows(table, range(1, count + 1))
-    assert (rows != old_rows).any(axis=1).any()
+    """Do with a new table what sides.py does."""
+    rows = sides._rows(table, range(1, count + 1), ROWS)
+    assert sides._differing(rows, old_rows).any()
     tables.swap_rows(1, rows, grace)
     return table.digest
 

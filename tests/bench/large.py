@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Part 4, the daemon's memory in a large cluster: all that the agent imports, its data path, the tables of a service.
+
+A process of its own goes through the changes of a day with as many members as the node table holds. Prints MB.
+"""
+
+import asyncio
+import time
+from dataclasses import replace
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Final
+
+from bench import testrun
+
+from agent import cli, daemon, start  # noqa: F401 - what an agent has in memory
+from agent.apply import Applier
+from agent.config import parse
+from agent.epoch import Stance, Use, supported
+from agent.model import Candidate, State
+from agent.process import spare_memory
+from bpf.datapath import DataPath
+
+MEMBERS: Final = 1023
+FIRST: Final = int(IPv4Address("10.0.0.1"))
+TEXT: Final = """\
+cluster: 7
+node: {interface: lo}
+services:
+  - {name: web, vip: 192.0.2.10, protocol: tcp, port: 443}
+bgp: {local_as: 65001, identity_prefix: 10.254.0.0/16, peers: [{address: 10.0.0.1, as: 65000}]}
+members: {allow: [10.0.0.0/16]}
+"""
+
+
+def resident_mb() -> float:
+    """What this process holds."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return round(next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024, 1)
+
+
+async def live() -> None:
+    """All members, then one after the other is drained, sick, heavier, gone, and back."""
+    config = parse(TEXT, "lb.yml")
+    epochs = supported(config)
+    datapath = DataPath.open(Path("/sys/fs/bpf/large"), "lo")
+    applier = Applier(config, epochs, datapath, IPv4Address(FIRST), None, ())
+    members = [Candidate(IPv4Address(FIRST + number), 100, 100, State.UP) for number in range(MEMBERS)]
+    one = members[7]
+    changed = [
+        members,
+        [*members[:7], replace(one, effective=0, state=State.DRAINING), *members[8:]],
+        [*members[:7], replace(one, effective=30), *members[8:]],
+        [*members[:7], replace(one, weight=150, effective=150), *members[8:]],
+        [*members[:7], *members[8:]],
+        members,
+    ]
+    for now, these in enumerate(changed):
+        ends = dict.fromkeys((c.address for c in these), None)
+        stance = Stance(Use(epochs[0].number))
+        await applier.apply({"web": tuple(these)}, {"web": True}, ends, stance, time.monotonic() + now)
+
+
+if __name__ == "__main__":
+    spare_memory()
+    testrun.seclude()
+    asyncio.run(live())
+    print(resident_mb())
