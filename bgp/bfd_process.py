@@ -64,16 +64,20 @@ class Neighbor:
         self._to: bfd_socket.Endpoint = ()
         self._socket: socket.socket | None = None
 
-    def open(self) -> None:
-        """Be able to send; `error` says why not."""
+    def open(self) -> str | None:
+        """Be able to send, or say why that cannot be."""
         port = bfd_socket.MULTIHOP_PORT if self.peer.multihop else bfd_socket.SINGLE_HOP_PORT
         try:
-            _, self._to = bfd_socket.endpoint(self.peer.address, port)
+            _, to = bfd_socket.endpoint(self.peer.address, port)
+            if self._socket is not None and to == self._to:
+                return None
+            self.close()
+            self._to = to
             self._socket = bfd_socket.sender(self.peer.local_address)
             self.key = source_of(self._to)
-            self.error = None
         except OSError as problem:
-            self.error = f"{self.peer.local_address}: {problem.strerror or problem}"
+            return f"{self.peer.local_address}: {problem.strerror or problem}"
+        return None
 
     def close(self) -> None:
         """Stop sending."""
@@ -88,7 +92,8 @@ class Neighbor:
                 try:
                     self._socket.sendto(packet.encode(), self._to)
                 except OSError:
-                    # Perhaps another interface has the name now. What is Up is left to the detection time.
+                    # A socket that was bound before there was a way there sends from any address. What is Up is left
+                    # to the detection time.
                     if self.session.state is not State.UP:
                         self.close()
 
@@ -120,7 +125,7 @@ class Process:
         self._state_path = run_dir / STATE_NAME
         self._selector = selectors.DefaultSelector()
         self._neighbors: dict[str, Neighbor] = {}
-        self._listeners: dict[tuple[str, bool], socket.socket] = {}
+        self._listeners: dict[tuple[str, bool], tuple[bfd_socket.Endpoint, socket.socket]] = {}
         self._written: dict[str, BfdState] | None = None
         self._to_exabgp = bytearray()
 
@@ -158,9 +163,7 @@ class Process:
             except BgpError as problem:
                 log("bfd", str(problem))
         for neighbor in self._neighbors.values():
-            if neighbor.key is None:
-                neighbor.open()
-            self._listen(neighbor)
+            neighbor.error = neighbor.open() or self._listen(neighbor.peer)
 
     def _configure(self, peers: dict[str, BfdPeer], now: float) -> None:
         """Watch these; a neighbour of which only the timers change stays up."""
@@ -176,9 +179,7 @@ class Process:
                 self._neighbors[address] = Neighbor(peer, self._new_discriminator(), now)
         wanted = {(peer.local_address, peer.multihop) for peer in peers.values()}
         for key in self._listeners.keys() - wanted:
-            opened = self._listeners.pop(key)
-            self._selector.unregister(opened)
-            opened.close()
+            self._stop_listening(key)
 
     def _new_discriminator(self) -> int:
         taken = {0, *(neighbor.session.discriminator for neighbor in self._neighbors.values())}
@@ -192,18 +193,26 @@ class Process:
         neighbor.send()
         neighbor.close()
 
-    def _listen(self, neighbor: Neighbor) -> None:
-        key = neighbor.peer.local_address, neighbor.peer.multihop
-        if key in self._listeners:
-            return
+    def _listen(self, peer: BfdPeer) -> str | None:
+        """Be able to hear a neighbour, or say why that cannot be."""
+        key = peer.local_address, peer.multihop
         try:
+            _, at = bfd_socket.endpoint(peer.local_address, 0)
+            if key in self._listeners:
+                if self._listeners[key][0] == at:
+                    return None
+                self._stop_listening(key)  # another interface has the name now
             opened = bfd_socket.listener(*key)
         except OSError as problem:
-            neighbor.error = f"cannot hear packets to {neighbor.peer.local_address}: {problem.strerror or problem}"
-            return
-        neighbor.error = None
-        self._listeners[key] = opened
+            return f"cannot hear packets to {peer.local_address}: {problem.strerror or problem}"
+        self._listeners[key] = at, opened
         self._selector.register(opened, selectors.EVENT_READ, lambda: self._hear(opened))
+        return None
+
+    def _stop_listening(self, key: tuple[str, bool]) -> None:
+        _, opened = self._listeners.pop(key)
+        self._selector.unregister(opened)
+        opened.close()
 
     def _hear(self, opened: socket.socket) -> None:
         now = time.monotonic()

@@ -67,6 +67,10 @@ class Process:
             time.sleep(0.01)
         return state
 
+    def run(self, command: str) -> None:
+        """Run a shell command in its namespace."""
+        subprocess.run(["nsenter", "-t", str(self.process.pid), "-n", "sh", "-c", command], check=True)
+
     def said(self, timeout_s: float = 15) -> str:
         """The next line to ExaBGP, "" when there is none in time."""
         assert self.process.stdout is not None
@@ -85,11 +89,12 @@ class Process:
 class Router:
     """One neighbour of the process, played by hand."""
 
-    def __init__(self, process: Process, peer: BfdPeer) -> None:
+    def __init__(self, process: Process, peer: BfdPeer, on: str = "lo") -> None:
         self.process, self.peer = process, peer
         self.port = 4784 if peer.multihop else 3784
         process.wait_for(peer, lambda state: state.error is None)  # it is in its namespace, with its sockets open
         with inside_net(process.process.pid):
+            self.scope = socket.if_nametoindex(on)
             self.socket = socket.socket(socket.AF_INET6 if ":" in peer.address else socket.AF_INET, socket.SOCK_DGRAM)
             self.socket.bind(self._at(peer.address))
         self.socket.setsockopt(socket.IPPROTO_IP, IP_RECVTTL, 1)
@@ -102,7 +107,7 @@ class Router:
 
     def _at(self, address: str) -> tuple[str, int] | tuple[str, int, int, int]:
         host, _, interface = address.partition("%")
-        return (host, self.port, 0, 1 if interface else 0) if ":" in host else (host, self.port)
+        return (host, self.port, 0, self.scope if interface else 0) if ":" in host else (host, self.port)
 
     def say(self, packet: Packet) -> None:
         if self.socket.family == socket.AF_INET:
@@ -264,20 +269,31 @@ def test_configuration_that_is_replaced_counts_without_a_flap(numbered: Callable
 
 
 def test_address_that_comes_later(numbered: Callable[..., Process]):
-    """At boot; the interface of a link-local address may be missing altogether."""
-    wait = "ip link add v0 type veth peer name v1; ip link set v0 up; ip link set v1 up"
-    process = numbered(V4, replace(LINK_LOCAL, address="fe80::2%late", local_address="fe80::1%late"), before=wait)
-    late = process.wait_for(replace(LINK_LOCAL, address="fe80::2%late"), lambda state: state.error)
-    assert late.error is not None
-    assert "fe80::1%late" in late.error
+    process = numbered(V4, before="true")
+    process.wait_for(V4, lambda state: state.error is None)
     time.sleep(1.5)  # it has begun to send, in vain
-    subprocess.run(["nsenter", "-t", str(process.process.pid), "-n", "ip", "link", "set", "lo", "up"], check=True)
+    process.run("ip link set lo up")
     Router(process, V4).bring_up()
+
+
+def test_interface_that_comes_later_and_is_another_in_the_end(numbered: Callable[..., Process]):
+    """A link-local address has the interface's index in it, and a VLAN device that is made anew another one."""
+    peer = BfdPeer("fe80::2%late", "fe80::1%late")
+    process = numbered(peer, before="ip link set lo up")
+    assert "fe80::1%late" in (process.wait_for(peer, lambda state: state.error).error or "")
+    for _ in range(2):
+        process.run("ip link add late type veth peer name far && ip link set late up && ip link set far up")
+        process.run("ip addr add fe80::1/64 dev late nodad && ip addr add fe80::2/64 dev far nodad")
+        Router(process, peer, on="far").bring_up()
+        process.wait_for(peer, lambda state: state.state == "up")
+        process.run("ip link del late")
+        process.wait_for(peer, lambda state: state.state == "down" and state.error)
 
 
 def test_port_that_another_holds_is_told_and_waited_for(numbered: Callable[..., Process]):
     """Such as a BIRD or FRR with BFD of its own on this server."""
-    process = numbered(V4, before=f"{ADDRESSES} && read go")
+    other = replace(V4, address="127.0.0.3")
+    process = numbered(V4, other, before=f"{ADDRESSES} && read go")
     assert process.process.stdin is not None
     own, pid = os.stat("/proc/self/ns/net").st_ino, process.process.pid
     while Path(f"/proc/{pid}/comm").read_text() != "sh\n" or os.stat(f"/proc/{pid}/ns/net").st_ino == own:
@@ -288,6 +304,8 @@ def test_port_that_another_holds_is_told_and_waited_for(numbered: Callable[..., 
         holder.bind(("", 3784))
         process.process.stdin.write(b"go\n")
         process.process.stdin.flush()
-        state = process.wait_for(V4, lambda state: state.error)
-        assert state.error == "cannot hear packets to 127.0.0.1: Address already in use"
-    Router(process, V4).bring_up()
+        for peer in (V4, other):
+            state = process.wait_for(peer, lambda state: state.error)
+            assert state.error == "cannot hear packets to 127.0.0.1: Address already in use"
+    for peer in (V4, other):
+        Router(process, peer).bring_up()

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from bgp.archive import MODULES, bfd_archive, relay_archive
+from bgp.bfd_file import STATE_NAME, BfdState, write_states
 from bgp.client import RelayClient
 from bgp.route import Route
 from bgp.snapshot import MAX_LINE_BYTES, REPLACED, Goodbye, Snapshot, Wish, decode_report
@@ -314,6 +315,23 @@ def test_client_gives_way_when_replaced(relay: Running):
         task.cancel()
 
     asyncio.run(scenario())
+
+
+def test_what_the_bfd_process_sees_is_passed_on(relay: Running):
+    agent = relay.connect()
+    first = agent.report()
+    assert isinstance(first, Snapshot)
+    assert first.peers[0].bfd is None
+    down = BfdState("down", 4.5, "the neighbour was silent for too long", 1000.0)
+    for state in (BfdState("up", 3.5, "", 300.0, 900.0), down):
+        write_states(relay.path.with_name(STATE_NAME), {PEER: state, "10.0.0.9": down})
+        report = agent.report()
+        assert isinstance(report, Snapshot)
+        assert report.peers[0].bfd == state
+    relay.path.with_name(STATE_NAME).write_text("nonsense")
+    report = agent.report()
+    assert isinstance(report, Snapshot)
+    assert report.peers[0].bfd is None
 
 
 @pytest.mark.parametrize(("helper", "pack"), [("relay", relay_archive), ("bfd_process", bfd_archive)])
