@@ -48,7 +48,7 @@ def reload(config: SpeakerConfig) -> int:
         raise BgpError(f"{error.filename}: {error.strerror}; {_RESTART}") from None
     if settings != old_settings:
         raise BgpError(f"bgp.user: is not the one that ExaBGP was started with; {_RESTART}")
-    new = sorted(map(str, config.listens_on - _listens_on(old)))
+    new = sorted(map(str, config.listens_on - listening(old)))
     if new:
         raise BgpError(f"bgp.peers: no port is open on {new[0]} for a passive session; {_RESTART}")
     try:
@@ -79,7 +79,7 @@ def _holder(lock: Path) -> int:
     raise BgpError(f"{lock}: no ExaBGP runs here; `systemctl start lb-bgp`")
 
 
-def _listens_on(text: str) -> frozenset[Address]:
+def listening(text: str) -> frozenset[Address]:
     """The local addresses of the passive neighbours in a configuration that `render` wrote."""
     found = re.findall(r"^  local-address (\S+);\n(?:(?!^}).*\n)*?  passive true;", text, re.MULTILINE)
     return frozenset(map(ip_address, found))

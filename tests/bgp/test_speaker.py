@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 
-from bgp import settings, speaker
+from bgp import reload, settings, speaker
 from bgp.bfd_file import BfdTimers
 from bgp.errors import BgpError
 from bgp.route import Route
@@ -138,6 +138,16 @@ def test_exabgp_accepts_every_option_of_a_neighbour():
     validate(text, render_settings(config))
     assert "api relay-fe80--1 " in text
     assert text.count("outgoing-ttl 1;") == 1, "the one neighbour next door without GTSM"
+
+
+def test_a_reload_finds_in_the_old_configuration_where_exabgp_listens():
+    here = IPv6Address("2001:db8::b")
+    six = replace(PEER, address=IPv6Address("2001:db8::1"), local_address=here, passive=True, password=b"x", bfd=None)
+    active = replace(PEER, address=IPv4Address("127.0.0.4"), local_address=IPv4Address("127.0.0.9"))
+    passive = replace(PEER, address=IPv4Address("127.0.0.5"), local_address=IPv4Address("127.0.0.8"), passive=True)
+    config = replace(CONFIG, peers=(active, six, passive))
+    assert reload.listening(render(config)) == config.listens_on == {here, IPv4Address("127.0.0.8")}
+    assert reload.listening(render(CONFIG)) == set()
 
 
 def test_no_message_quotes_a_password():
