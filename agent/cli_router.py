@@ -16,7 +16,7 @@ from agent.config import Config
 from agent.errors import AgentError
 from agent.model import Address
 from agent.options import config_option
-from agent.router_side import NodeAddress, own_nodes, router_side
+from agent.router_side import NodeAddress, own_nodes, router_side, routers_of
 from agent.sessions import Ends
 from bgp.router import KINDS
 
@@ -65,7 +65,8 @@ def _nodes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tu
 )  # fmt: skip
 @click.option(
     "--peer", "peers", multiple=True, callback=_address, metavar="ADDRESS",
-    help="The router, by its address in bgp.peers; twice if it is known by two. All, one after the other, without it.",
+    help="The router, by its address in bgp.peers; twice if it is known by two. All routers, one after the other, "
+    "without it: as many IPv6 addresses as IPv4 ones are taken to be those of the same routers.",
 )  # fmt: skip
 @click.option("--router-id", callback=_router_id, help="The router's id, if not its IPv4 address in bgp.peers.")
 @click.option("--log", metavar="FILE", help="Where the router logs, if not to syslog.")
@@ -85,10 +86,12 @@ def config_command(
             raise click.BadParameter(f"{address} is not in bgp.peers of {path}; there is {known}", param_hint="--peer")
     one = [peer for peer in settings.bgp.peers if peer.address in peers]
     ends = None if nodes else _ends(settings)
-    for router in [one] if one else [[peer] for peer in settings.bgp.peers]:
+    made_by = shlex.join(["lbctl", *sys.argv[1:]])
+    texts = []
+    for router in [one] if one else routers_of(settings.bgp.peers):
         of = nodes if ends is None else own_nodes(router, ends)
-        made_by = shlex.join(["lbctl", *sys.argv[1:]])
-        click.echo(KINDS[kind](router_side(settings, router, of, router_id, log, made_by)), nl=False)
+        texts.append(KINDS[kind](router_side(settings, router, of, router_id, log, made_by)))
+    click.echo("\n".join(texts), nl=False)
 
 
 def _ends(settings: Config) -> Ends:

@@ -37,6 +37,20 @@ class NodeAddress:
         return NodeAddress(own or "node_" + re.sub(r"[^0-9a-z]+", "_", str(address)).strip("_"), address, asn)
 
 
+def routers_of(peers: Sequence[PeerConfig]) -> list[list[PeerConfig]]:
+    """Which of bgp.peers are one router, in the order of the file.
+
+    A guess, for want of a word for it in lb.yml: of as many IPv4 as IPv6 addresses of one AS the first two are one
+    router, and so on. Where their numbers differ each address is a router.
+    """
+    routers = []
+    for asn in dict.fromkeys(peer.asn for peer in peers):
+        of_as = [peer for peer in peers if peer.asn == asn]
+        v4, v6 = ([peer for peer in of_as if peer.address.version == version] for version in (4, 6))
+        routers += [list(pair) for pair in zip(v4, v6, strict=True)] if len(v4) == len(v6) else [[p] for p in of_as]
+    return routers
+
+
 def own_nodes(peers: Sequence[PeerConfig], ends: Ends) -> list[NodeAddress]:
     """This node, by each address from which it speaks with the router. Raises AgentError if the router needs more."""
     found: dict[Address, None] = {}

@@ -36,6 +36,9 @@ ROUTER_AS = 65000
 NODES = ("b1", "b2", "b3", "b4")
 VIP, VIP6 = "10.99.0.1", "fd99::1"
 POLL_S = 0.02
+SECRET = "a-word-of-the-lab"  # noqa: S105 - no secret to anyone
+GUARDED = ", password_file: secret, ttl_security: true"
+OPENBGPD_CONNECTS = ", passive: true"  # 7.7 on Linux takes no signed connection
 
 LAB = """
 name: interop
@@ -43,6 +46,7 @@ topology:
   defaults: {kind: linux, image: anylb/lab, network-mode: none}
   groups:
     server:
+      binds: ["secret:/etc/anylb/secret:ro"]
       exec:
         - sh -c "ip address add 10.0.0.$$NUMBER/24 dev eth1"
         - sh -c "ip -6 address add fd00::$$NUMBER/64 dev eth1 nodad"
@@ -85,8 +89,8 @@ bgp:
   local_as: {asn}
   identity_prefix: 10.254.0.0/16
   peers:
-    - {{address: 10.0.0.1, as: 65000, hold_time_s: 3}}
-    - {{address: "fd00::1", as: 65000, hold_time_s: 3}}
+    - {{address: 10.0.0.1, as: 65000, hold_time_s: 3{options}}}
+    - {{address: "fd00::1", as: 65000, hold_time_s: 3{options}}}
 members: {{allow: [10.0.0.0/24, "fd00::/64"]}}
 xdp: {{mode: "off"}}
 """
@@ -248,20 +252,24 @@ class Interop:
 def interop(kind: str, mode: str, directory: Path) -> Iterator[Interop]:
     """Bring the lab up with a router of this kind; no node's daemons run yet.
 
-    `mode`: eBGP with an AS for each node; iBGP, where the router reflects; eBGP with one AS for all nodes.
+    `mode`: eBGP with an AS for each node; iBGP, where the router reflects; guarded: eBGP with one AS for all nodes, an
+    MD5 password and GTSM.
     """
     peers, named = ["--peer", "10.0.0.1", "--peer", "fd00::1"], []
     for number, node in enumerate(NODES, 1):
-        asn = ROUTER_AS + {"eBGP": number, "iBGP": 0, "one AS": 1}[mode]
-        (directory / f"{node}.yml").write_text(NODE.format(asn=asn, announce="true"))
+        asn = ROUTER_AS + {"eBGP": number, "iBGP": 0, "guarded": 1}[mode]
+        options = GUARDED + (OPENBGPD_CONNECTS if kind == "openbgpd" else "") if mode == "guarded" else ""
+        (directory / f"{node}.yml").write_text(NODE.format(asn=asn, announce="true", options=options))
         named += ["--node", f"{node}=10.0.0.{10 + number}@{asn}", "--node", f"{node}=fd00::{10 + number}@{asn}"]
     printed = CliRunner().invoke(
         main, ["announce", "config", "--router", kind, "-c", str(directory / "b1.yml"), *peers, *named]
     )
     assert printed.exit_code == 0, printed.output
     file = directory / f"{kind}.conf"
-    file.write_text(printed.output)
+    file.write_text(printed.output.replace("PUT-HERE-WHAT-secret-HOLDS", SECRET))
     file.chmod(0o600)  # OpenBGPD wants it so
+    (directory / "secret").write_text(SECRET)
+    (directory / "secret").chmod(0o600)
     (directory / "interop.clab.yml").write_text(LAB)
     with Lab.up(directory / "interop.clab.yml", f"interop-{kind}-{os.getpid()}", keep=False) as lab:
         router = KINDS[kind]

@@ -48,6 +48,9 @@ def _group(router: Router, group: Group) -> list[str]:
     if session.ttl_security:
         lines.append("  ttl-security yes # RFC 5082")
     if session.password:
+        if session.passive:
+            lines += ["  # On Linux 7.7 takes no signed connection: there it must connect (no `passive` above), and"]
+            lines += ["  # `passive: true` has to stand with this peer in lb.yml."]
         lines.append(f'  tcp md5sig password "{session.password}"')
     for neighbor in group.neighbors:
         lines += [

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from agent.cli import main
 from agent.config import Config, parse
 from agent.errors import AgentError
-from agent.router_side import NodeAddress, own_nodes, router_side
+from agent.router_side import NodeAddress, own_nodes, router_side, routers_of
 from agent.sessions import Ends
 from bgp.router.facts import Bfd
 
@@ -105,6 +105,16 @@ def test_each_option_of_a_peer_has_its_other_side(options: Config) -> None:
     local = NodeAddress.of("b1", ip_address("fe80::11%eth3"))
     router = router_side(options, [link], [B1, local], IPv4Address("10.0.0.1"))
     assert [(n.zoned, str(n.session.local)) for n in router.neighbors] == [("fe80::11%eth3", "fe80::1")]
+
+
+def test_as_many_addresses_of_each_family_are_those_of_the_same_routers(options: Config) -> None:
+    a, b, c, v6, link = options.bgp.peers
+    assert routers_of([a, v6]) == [[a, v6]]
+    assert routers_of([a, b, link, v6]) == [[a, link], [b, v6]]
+    assert routers_of([a, b, v6]) == [[a], [b], [v6]]
+    assert routers_of([a, c]) == [[a], [c]]
+    other = a.model_copy(update={"asn": 65010})
+    assert routers_of([other, a, v6]) == [[other], [a, v6]]
 
 
 def test_this_node_speaks_from_the_ends_of_its_sessions(options: Config) -> None:

@@ -33,11 +33,18 @@ def test_matrix(kind: str, mode: str, figures: dict[str, dict[str, int]], tmp_pa
         killed(lab, row)
 
 
-@pytest.mark.parametrize("kind", ["gobgp", "openbgpd"])
-def test_nodes_of_one_as_hear_of_each_other(kind: str, figures: dict[str, dict[str, int]], tmp_path: Path) -> None:
-    """GoBGP would keep their routes from each other; BIRD and FRR are asked in test_bgp_lab.py."""
-    with interop(kind, "one AS", tmp_path) as lab:
-        begin(lab, figures.setdefault(f"{kind} one AS", {}))
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_as_for_all_nodes_a_password_and_gtsm(
+    kind: str, figures: dict[str, dict[str, int]], tmp_path: Path
+) -> None:
+    """GoBGP would keep from each other the routes of nodes of one AS."""
+    with interop(kind, "guarded", tmp_path) as lab:
+        begin(lab, figures.setdefault(f"{kind} guarded", {}))
+        # Asked on a node, for that node alone: without an agent's help, and without the password.
+        printed = lab.cluster.lab.exec("b2", ["lbctl", "announce", "config", "--router", kind]).stdout
+        assert printed.count("The router's side of anylb") == 1
+        assert all(part in printed for part in ("10.0.0.12", "fd00::12", "PUT-HERE-WHAT-secret-HOLDS"))
+        assert "10.0.0.11" not in printed
 
 
 def begin(lab: Interop, row: dict[str, int]) -> None:
