@@ -27,7 +27,9 @@ class BulkServers:
     def __enter__(self) -> int:
         for pid in self._pids:
             with inside_net(pid):
-                listener = self._stack.enter_context(socket.create_server(("", PORT)))
+                listener = self._stack.enter_context(
+                    socket.create_server(("", PORT), family=socket.AF_INET6, dualstack_ipv6=True)
+                )
             thread = threading.Thread(target=_serve, args=(listener,))
             thread.start()
             self._stack.callback(thread.join)

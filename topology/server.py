@@ -56,7 +56,8 @@ class EchoServer:
 
     def __init__(self, name: str, address: str = "0.0.0.0", port: int = PORT) -> None:  # noqa: S104 — see above
         self.name = name
-        self._listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         # A restarted server takes its port back at once.
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Accepted sockets inherit it: an answer never waits for an acknowledgement.
@@ -139,9 +140,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m topology.server", description="The lab's echo server.")
     parser.add_argument("--name", default=socket.gethostname(), help="its name in every answer (default: host name)")
     parser.add_argument("--port", type=int, default=PORT)
+    parser.add_argument("--address", default="0.0.0.0", help="where it listens; :: is for IPv6 and IPv4")  # noqa: S104
     options = parser.parse_args(argv)
     try:
-        server = EchoServer(options.name, port=options.port)
+        server = EchoServer(options.name, options.address, options.port)
     except OSError as error:
         print(f"echo server: port {options.port}: {error.strerror}; end what listens there", file=sys.stderr)
         return 1

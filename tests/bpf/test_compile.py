@@ -91,6 +91,21 @@ def test_error_names_file_and_line(copy: Path, maps: Path, file: str, old: str, 
     assert said in message
 
 
+def test_a_program_that_fails_hinders_no_other(copy: Path, maps: Path) -> None:
+    line = spoil(copy / "bpf/clamp.c", "key.port = tcp->source;", "key.port = tcp->sauce;")
+    code = (
+        "import sys; from pathlib import Path; from bpf.compile import ClampOptions, Options, build_all\n"
+        "maps = Path(sys.argv[1]); wanted = {maps / 'clamp': ClampOptions(), maps / 'lb': Options(4096)}\n"
+        "print({path.name: str(error) for path, error in build_all(maps, wanted).items()})"
+    )
+    command = [sys.executable, "-c", code, str(maps)]
+    said = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=True).stdout
+    assert re.fullmatch(
+        rf"{{'clamp': .the tc program does not compile: clamp\.c:{line}:\d+: error: no member.*}}\n", said
+    )
+    assert (maps / "lb").exists()
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [

@@ -228,6 +228,9 @@ def no_icmp(cluster: Cluster) -> Iterator[None]:
 @pytest.mark.usefixtures("no_icmp")
 def test_a_client_that_hears_no_icmp_uploads(cluster: Cluster, service: str) -> None:
     """The owner's SYN-ACK told it what fits into the tunnel. Some uploads go straight to the owner: hence eight."""
+    status = cluster.ask("b1", "GET", "/status")
+    assert status["clamp"] == {"interfaces": ["eth1"], "errors": []}
+    assert {s["name"]: s["mss"] for s in status["services"]} == CLAMPED_MSS
     before = counters(cluster, service)
     with BulkServers(cluster.lab.nodes[node].pid for node in NODES) as port:
         for _ in range(8):
