@@ -8,7 +8,8 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from wire_lab import PLAIN, TO_R1, VIP, Wire, session, wait_for
+from bgp_capture import KEEPALIVE, OPEN, UPDATE, said_by
+from wire_lab import PLAIN, TO_R1, VIP, VIP6, Wire, session, wait_for
 
 from bgp.route import Route
 
@@ -185,3 +186,38 @@ def test_sigterm_takes_the_routes_at_once_and_ends_everything(wire: Wire):
     wait_for(lambda: not wire.next_hops("r1", VIP), "no route, long before the hold time")
     assert wire.b1.speaker.wait(10) == 0
     wait_for(lambda: not os.path.exists(f"/proc/{relay}"), "nor a relay")
+
+
+def test_a_whole_session_tells_nothing_but_vips_and_the_identity(wire: Wire):
+    """Asserted on what was captured, and the capture on what the router has: what was missed would be no proof."""
+    capture = wire.lab.root("r1") / "run/session.pcap"
+    argv = ["tcpdump", "-i", "br0", "--immediate-mode", "-U", "-w", "/run/session.pcap", "-Z", "root", "tcp port 179"]
+    dump = wire.lab.spawn("r1", argv, log=wire.folder / "tcpdump.log")
+    wait_for(lambda: "listening on br0" in (wire.folder / "tcpdump.log").read_text(), "tcpdump")
+    six = session("b1_6", wire.b1.address6, local="2001:db8::1", families=("ipv6",))
+    wire.configure("r1", PLAIN + six)
+    wire.b1.start(TO_R1, "{address: '2001:db8::1', as: 65000, hold_time_s: 3}")
+    wire.b2.start(TO_R1)
+    wire.b1.wish = [*wire.b1.usual, Route.of("10.99.0.2/32", "10.0.0.11"), wire.b2.identity]
+    wait_for(lambda: {VIP, "10.254.0.11/32"} <= wire.told("r1", "b1") and VIP6 in wire.told("r1", "b1_6"), "all")
+    wait_for(lambda: {r.prefix for p in wire.b1.snapshot.peers for r in p.routes} >= {"10.254.0.12/32"}, "b2 is known")
+    wire.b1.wish = [wire.b1.identity]
+    wait_for(lambda: not wire.told("r1", "b1_6") and VIP not in wire.told("r1", "b1"), "withdrawn")
+    wire.birdc("r1", "restart", "b1")
+    wait_for(lambda: wire.established("r1", "b1"), "a second session")
+    wait_for(lambda: "10.254.0.11/32" in wire.told("r1", "b1"), "told again")
+    wire.quiet()
+    wait_for(lambda: not wire.established("r1", "b1"), "gone")
+    wait_for(lambda: said_by(capture, "10.0.0.11").types.count(OPEN) == 2, "all of it in the file")
+    dump.terminate()
+    dump.wait()
+    four, v6 = said_by(capture, "10.0.0.11"), said_by(capture, wire.b1.address6)
+    assert set(four.announced) == {(VIP, "10.0.0.11"), ("10.254.0.11/32", "10.0.0.11")}
+    assert set(v6.announced) == {(VIP6, wire.b1.address6)}
+    assert set(four.withdrawn) == {VIP}
+    assert set(v6.withdrawn) == {VIP6}
+    assert four.types.count(OPEN) == 2
+    assert v6.types.count(OPEN) == 1
+    assert {UPDATE, KEEPALIVE} <= set(four.types)
+    other = said_by(capture, "10.0.0.12")
+    assert (VIP, "10.0.0.12") in other.announced, "the control: the reader sees what others tell"
