@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ import pytest
 from agent.announce import GRACEFUL_SHUTDOWN, MED
 from topology.cluster import VIP, Cluster
 from topology.lab import Lab
+from topology.netns import inside_net
 from topology.router import RouterWatch
 
 pytestmark = pytest.mark.lab
@@ -367,18 +369,31 @@ def test_watch_ends_with_the_agent(bench: Bench, tmp_path: Path) -> None:
     assert "the agent has ended" in (tmp_path / "text").read_text().splitlines()[-1]
 
 
-def test_a_vip_leaves_lo_after_the_router_has_heard(bench: Bench) -> None:
-    """Its service was taken out of the configuration. The control: while the relay is stopped, it stays."""
+@pytest.fixture
+def second_vip(bench: Bench) -> Iterator[Callable[..., None]]:
+    """Configures the second VIP on nodes; what it is given back takes it away again, on these nodes at once."""
     text = bench.file.read_text()
-    second = text.replace("services:\n", f"services:\n  - {{name: second, vip: {SECOND}, protocol: tcp, port: 7000}}\n")
-    assert second != text
-    bench.file.write_text(second)
-    try:
-        bench.lbctl("b2", "agent", "reload")
-        bench.announce("b2", "up", "--wait")
-        wait_for("the second VIP", lambda: bench.routed(SECOND) and bench.on_lo("b2", SECOND))
-    finally:
+    service = f"{{name: second, vip: {SECOND}, protocol: tcp, port: 7000, forward: l2}}"
+
+    def configure(*nodes: str) -> None:
+        bench.file.write_text(text.replace("services:\n", f"services:\n  - {service}\n"))
+        for node in nodes:
+            bench.lbctl(node, "agent", "reload")
+            bench.announce(node, "up", "--wait")
+        wait_for("the second VIP", lambda: bench.routed(SECOND) and all(bench.on_lo(node, SECOND) for node in nodes))
         bench.file.write_text(text)
+
+    yield configure
+    bench.file.write_text(text)
+    for node in FOUR:
+        if bench.on_lo(node, SECOND):
+            bench.lbctl(node, "agent", "reload")
+    wait_for("the second VIP to be gone", lambda: not any(bench.on_lo(node, SECOND) for node in FOUR))
+
+
+def test_a_vip_leaves_lo_after_the_router_has_heard(bench: Bench, second_vip: Callable[..., None]) -> None:
+    """Its service was taken out of the configuration. The control: while the relay is stopped, it stays."""
+    second_vip("b2")
     with bench.relay_stopped("b2"):
         bench.lbctl("b2", "agent", "reload")
         time.sleep(1.5)
@@ -389,3 +404,41 @@ def test_a_vip_leaves_lo_after_the_router_has_heard(bench: Bench) -> None:
         assert time.monotonic() < deadline
     assert not bench.routed(SECOND), "the router had lost the route before the VIP left lo"
     assert bench.on_lo("b2", VIP)
+
+
+def test_no_connection_of_others_breaks_when_a_vip_is_taken_from_a_node(
+    bench: Bench, second_vip: Callable[..., None]
+) -> None:
+    """Until the router has heard, it goes on sending b2 packets of connections that others hold."""
+    second_vip(*FOUR)
+    wait_for(
+        "four next hops",
+        lambda: bench.cluster.lab.exec("router", ["ip", "route", "show", SECOND]).stdout.count("via") == 4,
+    )
+    with inside_net(bench.cluster.lab.nodes["client"].pid):
+        made = [
+            socket.create_connection((SECOND, 7000), timeout=5, source_address=(f"10.1.1.{i + 1}", 0))
+            for i in range(60)
+        ]
+    others = [connection for connection in made if talk(connection) != "b2"]
+    assert len(others) > 20
+    services = bench.cluster.ask("b2", "GET", "/status")["services"]
+    assert next(s for s in services if s["name"] == "second")["counters"]["forward_first"] > 0, "some come by b2"
+    reloading = bench.cluster.lab.spawn("b2", ["lbctl", "agent", "reload"])
+    deadline = time.monotonic() + 30
+    while reloading.poll() is None or bench.on_lo("b2", SECOND):
+        assert time.monotonic() < deadline
+        for connection in others:
+            assert talk(connection) != "b2"
+    for connection in others:
+        assert talk(connection) != "b2"
+    for connection in made:
+        connection.close()
+
+
+def talk(connection: socket.socket) -> str:
+    """Who answers; an error when the connection was broken."""
+    connection.sendall(b"1\n")
+    said = connection.recv(100)
+    assert said, "the connection was closed"
+    return said.split()[0].decode()
