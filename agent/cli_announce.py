@@ -198,8 +198,8 @@ def up(vip: Address | None, wait: bool, timeout_s: float, socket: Path, output: 
 @announce.command()
 @click.option(
     "--method", type=click.Choice([m.value for m in Method]), default=Method.WITHDRAW.value, show_default=True,
-    help="withdraw: works everywhere. prepend: the own AS three more times. med: a high MED, which counts among nodes of "
-    "one AS. gshut: the community 65535:0 (RFC 8326), for routers that know it.",
+    help="withdraw: works everywhere. prepend: the own AS three more times. med: a high MED, which counts among nodes "
+    "of one AS. gshut: the community 65535:0 (RFC 8326), for routers that know it.",
 )  # fmt: skip
 @_order(reason_option, for_option, force_option)
 def drain(
