@@ -230,3 +230,41 @@ def test_status_names_nodes_with_an_address_or_a_tag_of_another(cluster: Cluster
         cluster.stop("b5", "speaker")
     wait_for("all to be well", lambda: equal(cluster), 60)
     wait_for("nothing more to be told", lambda: not any(status(cluster, node)["problems"] for node in FOUR))
+
+
+# Damping (last: b2 stays damped for a while)
+
+
+def open_to(cluster: Cluster, node: str) -> socket.socket:
+    """A connection that the node serves."""
+    for port in range(50_000, 50_200):
+        with inside_net(cluster.lab.nodes["client"].pid):
+            made = socket.create_connection((VIP, 7000), timeout=10, source_address=("10.1.1.2", port))
+        if says(made) == node:
+            return made
+        made.close()
+    raise AssertionError(f"none of 200 connections was served by {node}")
+
+
+def says(connection: socket.socket) -> str:
+    connection.sendall(b"1\n")
+    return connection.recv(100).split()[0].decode()
+
+
+def test_a_member_that_comes_and_goes_gets_no_new_connections_and_keeps_its_old_ones(cluster: Cluster) -> None:
+    def state() -> str:
+        return str(member(cluster, cluster.addresses["b2"])["state"])
+
+    with open_to(cluster, "b2") as connection:
+        deadline = time.monotonic() + 90.0
+        while "comes and goes" not in believed(cluster)["b2"][1]:
+            assert time.monotonic() < deadline, "b2 was never damped"
+            cluster.lab.exec("router", ["birdc", "disable", "b2"])
+            wait_for("b2 to be lost", lambda: state() == "lost")
+            cluster.lab.exec("router", ["birdc", "enable", "b2"])
+            wait_for("b2 to be told again", lambda: believed(cluster)["b2"][1] != "its identity was withdrawn")
+        assert state() == "lost"
+        view = cluster.view("b1")
+        assert view is not None
+        assert (view.takers, view.listed) == ({"b1", "b3", "b4"}, set(FOUR))
+        assert says(connection) == "b2"
