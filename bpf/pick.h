@@ -135,11 +135,9 @@ static __always_inline u32 other_row(const struct conf *conf, const struct servi
 	return flow_hash(conf->hash_key[side ^ 1], service, pkt) & (ROWS - 1);
 }
 
-static __always_inline bool in_grace(const struct conf *conf, const struct service *service, u32 table, u32 r,
-				     const struct packet *pkt)
+static __always_inline bool in_grace(const struct conf *conf, u32 table, u32 r, u32 other_r)
 {
-	return is_row_in_grace(table, r) || (conf->flags & CONF_BOTH &&
-					     is_row_in_grace(table ^ SLOTS, other_row(conf, service, pkt)));
+	return is_row_in_grace(table, r) || (conf->flags & CONF_BOTH && is_row_in_grace(table ^ SLOTS, other_r));
 }
 
 /* How many places count of each of two rows. */
@@ -149,18 +147,19 @@ static __always_inline bool in_grace(const struct conf *conf, const struct servi
 /* Whom the other epoch's row names: this node, others. */
 enum { NAMES_SELF = 1, NAMES_OTHERS = 2 };
 
-static __always_inline u32 look_into_other(const struct conf *conf, const struct service *service, u32 table,
-					   const struct packet *pkt)
+static __always_inline u32 look_into_other(const struct conf *conf, u32 table, u32 r)
 {
-	struct row *row = find_row(table ^ SLOTS, other_row(conf, service, pkt));
+	struct row *row = find_row(table ^ SLOTS, r);
 	u32 named = 0, k;
 
 	if (!row)
 		return 0;
 #pragma unroll
-	for (k = 0; k < OF_OTHER; k++)
+	for (k = 0; k < OF_OTHER; k++) {
 		if (row->node[k])
 			named |= row->node[k] == conf->self ? NAMES_SELF : NAMES_OTHERS;
+		named ^= conf->zero;	/* see forget() */
+	}
 	return named;
 }
 
@@ -274,15 +273,21 @@ static __always_inline enum counter pick(struct xdp_md *ctx, const struct conf *
 					 u32 table, u32 r, const struct row *row, const struct packet *pkt,
 					 struct stats *s, struct node **next)
 {
-	u32 place = place_of(row, conf->self), first = row->node[0], named = 0;
+	u32 place = place_of(row, conf->self), first = row->node[0], named = 0, other_r = 0;
 	bool empty = !row->node[0], alone;
 	enum counter found;
 
-	if (conf->flags & CONF_BOTH && !empty) {
-		named = look_into_other(conf, service, table, pkt) ^ conf->zero;	/* see forget() */
+	if (conf->flags & CONF_BOTH) {
+		place ^= conf->zero;	/* see forget() */
+		other_r = other_row(conf, service, pkt);
+		if (!empty)
+			named = look_into_other(conf, table, other_r);
 		if (place >= OF_FIRST)
 			place = named & NAMES_SELF ? OF_FIRST : ABSENT;	/* it matters only whether it is 0 or none */
+		place ^= conf->zero;
 	}
+	named ^= conf->zero;
+	other_r ^= conf->zero;
 	alone = empty || (place == 0 && !row->node[1] && !(named & NAMES_OTHERS));
 
 	/*
@@ -310,7 +315,7 @@ static __always_inline enum counter pick(struct xdp_md *ctx, const struct conf *
 		return DROP_NO_MEMBER;
 
 	/* With nobody to forward to, a socket matters only against the drop in grace. */
-	if (alone && (pkt->opens || !in_grace(conf, service, table, r, pkt)))
+	if (alone && (pkt->opens || !in_grace(conf, table, r, other_r)))
 		return empty ? NO_MEMBER : DELIVER_SOLE;
 
 	if (!pkt->fragment && (alone || place != ABSENT || pkt->hop)) {
@@ -322,12 +327,12 @@ static __always_inline enum counter pick(struct xdp_md *ctx, const struct conf *
 	if (pkt->hop > CHAIN)
 		return DROP_HOPS;
 	if (conf->flags & CONF_BOTH && !empty) {
-		row = joined(conf, row, find_row(table ^ SLOTS, other_row(conf, service, pkt)));
+		row = joined(conf, row, find_row(table ^ SLOTS, other_r));
 		place = place_of(row, conf->self) ^ conf->zero;
 	}
 	*next = next_node(conf, service, row, next_place(row, place, pkt), pkt, s);
 	if (!*next)
-		return in_grace(conf, service, table, r, pkt) ? DROP_GRACE : DELIVER_MISS;
+		return in_grace(conf, table, r, other_r) ? DROP_GRACE : DELIVER_MISS;
 	if (pkt->hop == 0)
 		return FORWARD_FIRST;
 	if (pkt->hop < conf->unmetered)
