@@ -7,13 +7,11 @@ import contextlib
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from http import HTTPStatus
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import web
-from aiohttp.typedefs import Handler
-
-from agent import control_announce, explain, steer
+from agent import control_announce, explain, steer, web
 from agent.errors import AgentError, LastAnnouncerError
 from agent.model import State
 from agent.plan import effective_weight, own_share
@@ -30,22 +28,24 @@ _INTENTS = {"/drain": State.DRAINING, "/undrain": State.UP, "/leave": State.LEFT
 @contextlib.asynccontextmanager
 async def serve(agent: Agent, reload: Callable[[], Awaitable[int]]) -> AsyncIterator[None]:
     """Answer on the control socket for as long as the context lasts. A socket left by a dead agent is replaced."""
-    app = web.Application(middlewares=[_faults])
-    app.add_routes([web.get("/status", lambda _: _json(status(agent))), web.get("/explain", _explain(agent))])
-    app.add_routes([web.post(path, _intent(agent, state)) for path, state in _INTENTS.items()])
-    app.add_routes(control_announce.routes(agent))
-    app.add_routes([web.get("/deny", lambda _: _json(_denied(agent))), web.post("/deny", _deny(agent, add=True))])
-    app.add_routes([web.post("/reload", _reload(reload))])
-    app.add_routes([web.post("/backend", _backend(agent))])
-    app.add_routes([web.delete("/deny", _deny(agent, add=False))])
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
-    await runner.setup()
+    routes: web.Routes = {
+        ("GET", "/status"): lambda _: _json(status(agent)),
+        ("GET", "/explain"): _explain(agent),
+        **{("POST", path): _intent(agent, state) for path, state in _INTENTS.items()},
+        **control_announce.routes(agent),
+        ("GET", "/deny"): lambda _: _json(_denied(agent)),
+        ("POST", "/deny"): _deny(agent, add=True),
+        ("DELETE", "/deny"): _deny(agent, add=False),
+        ("POST", "/reload"): _reload(reload),
+        ("POST", "/backend"): _backend(agent),
+    }
+    server = web.Server(lambda request: _answer(routes, request))
     path = agent.paths.control
     # The agent's lock is held: whatever socket lies here has no server any more.
     before = os.umask(0o177)
     try:
         path.unlink(missing_ok=True)
-        await web.UnixSite(runner, str(path)).start()
+        await server.start(path)
     except OSError as error:
         raise AgentError(f"{path}: cannot listen there: {error.strerror}; remove what is in the way") from None
     finally:
@@ -53,17 +53,19 @@ async def serve(agent: Agent, reload: Callable[[], Awaitable[int]]) -> AsyncIter
     try:
         yield
     finally:
-        await runner.cleanup()
+        await server.stop()
         path.unlink(missing_ok=True)
 
 
-@web.middleware
-async def _faults(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _answer(routes: web.Routes, request: web.Request) -> web.Answer:
     """A fault of ours is told as one, not as an agent that is not there."""
+    handler = routes.get((request.method, request.path))
+    if handler is None:
+        known = any(path == request.path for _, path in routes)
+        status = HTTPStatus.METHOD_NOT_ALLOWED if known else HTTPStatus.NOT_FOUND
+        return await _json({"error": f"{request.method} {request.path}: {status.phrase}"}, status)
     try:
         return await handler(request)
-    except web.HTTPException as error:
-        return await _json({"error": f"{request.method} {request.path}: {error.reason}"}, error.status)
     except LastAnnouncerError as error:
         return await _json({"error": str(error)}, 409)
     except AgentError as error:
@@ -73,12 +75,12 @@ async def _faults(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await _json({"error": f"{request.path} failed in the agent: {error}; see its log"}, 500)
 
 
-async def _json(body: dict[str, Any], code: int = 200) -> web.Response:
-    return web.json_response(body, status=code)
+async def _json(body: dict[str, Any], code: int = 200) -> web.Answer:
+    return web.json_answer(body, code)
 
 
 def _intent(agent: Agent, intent: State) -> Any:
-    async def handle(request: web.Request) -> web.Response:
+    async def handle(request: web.Request) -> web.Answer:
         steer.intend(agent, intent, force="force" in request.query)
         return await _json({"ok": True, "state": intent})
 
@@ -86,7 +88,7 @@ def _intent(agent: Agent, intent: State) -> Any:
 
 
 def _reload(reload: Callable[[], Awaitable[int]]) -> Any:
-    async def handle(_: web.Request) -> web.Response:
+    async def handle(_: web.Request) -> web.Answer:
         try:
             return await _json({"ok": True, "generation": await reload()})
         except AgentError as error:
@@ -98,7 +100,7 @@ def _reload(reload: Callable[[], Awaitable[int]]) -> Any:
 def _backend(agent: Agent) -> Any:
     """Query: `service` (all without it), and `drained` (yes, no) or `weight` (a number, a percentage, or nominal)."""
 
-    async def handle(request: web.Request) -> web.Response:
+    async def handle(request: web.Request) -> web.Answer:
         named = request.query.get("service")
         services = [s for s in agent.config.services if named in (None, s.name)]
         if not services:
@@ -133,7 +135,7 @@ def _denied(agent: Agent) -> dict[str, Any]:
 
 
 def _deny(agent: Agent, add: bool) -> Any:
-    async def handle(request: web.Request) -> web.Response:
+    async def handle(request: web.Request) -> web.Answer:
         text = request.query.get("prefix", "")
         try:
             prefix = ip_network(text)
@@ -153,7 +155,7 @@ def _deny(agent: Agent, add: bool) -> Any:
 
 
 def _explain(agent: Agent) -> Any:
-    async def handle(request: web.Request) -> web.Response:
+    async def handle(request: web.Request) -> web.Answer:
         return await _json(explain.explain(agent, explain.parse(request.query.get("tuple", ""))))
 
     return handle

@@ -16,13 +16,11 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import web
-
-from agent import steer
+from agent import steer, web
 from agent.announce import Kind, Order
 from agent.errors import AgentError
 from agent.model import Address, Method
@@ -35,16 +33,16 @@ MAX_REASON = 200
 LONGEST_S = 366 * 86_400.0
 
 
-def routes(agent: Agent) -> list[web.RouteDef]:
+def routes(agent: Agent) -> web.Routes:
     """What is answered, and by what."""
-    return [
-        web.get("/announce", _standing(agent)),
-        web.get("/announce/watch", _watch(agent)),
-        web.post("/announce", _lift(agent, Kind.DOWN)),
-        web.post("/withdraw", _give(agent, Kind.DOWN)),
-        web.post("/announce/drain", _give(agent, Kind.DRAIN)),
-        web.post("/announce/undrain", _lift(agent, Kind.DRAIN)),
-    ]
+    return {
+        ("GET", "/announce"): _standing(agent),
+        ("GET", "/announce/watch"): _watch(agent),
+        ("POST", "/announce"): _lift(agent, Kind.DOWN),
+        ("POST", "/withdraw"): _give(agent, Kind.DOWN),
+        ("POST", "/announce/drain"): _give(agent, Kind.DRAIN),
+        ("POST", "/announce/undrain"): _lift(agent, Kind.DRAIN),
+    }
 
 
 def report(agent: Agent, wall: float) -> dict[str, Any]:
@@ -84,14 +82,14 @@ def _told(order: Order) -> dict[str, Any]:
 
 
 def _standing(agent: Agent) -> Any:
-    async def handle(_: web.Request) -> web.Response:
-        return web.json_response(report(agent, time.time()))
+    async def handle(_: web.Request) -> web.Answer:
+        return web.json_answer(report(agent, time.time()))
 
     return handle
 
 
 def _give(agent: Agent, kind: Kind) -> Any:
-    async def handle(request: web.Request) -> web.Response:
+    async def handle(request: web.Request) -> web.Answer:
         query, now = request.query, time.time()
         vips = _vips(agent, query)
         method = _method(query) if kind is Kind.DRAIN else Method.WITHDRAW
@@ -103,7 +101,7 @@ def _give(agent: Agent, kind: Kind) -> Any:
 
 
 def _lift(agent: Agent, kind: Kind) -> Any:
-    async def handle(request: web.Request) -> web.Response:
+    async def handle(request: web.Request) -> web.Answer:
         vips = _vips(agent, request.query)
         steer.lift(agent, vips, kind)
         return _done(agent, vips)
@@ -111,21 +109,21 @@ def _lift(agent: Agent, kind: Kind) -> Any:
     return handle
 
 
-def _done(agent: Agent, vips: list[Address]) -> web.Response:
-    return web.json_response({"ok": True, "vips": sorted(map(str, vips)), "unkept": agent.announcer.unkept})
+def _done(agent: Agent, vips: list[Address]) -> web.Answer:
+    return web.json_answer({"ok": True, "vips": sorted(map(str, vips)), "unkept": agent.announcer.unkept})
 
 
 def _watch(agent: Agent) -> Any:
-    async def handle(request: web.Request) -> web.StreamResponse:
-        stream = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+    async def lines() -> AsyncGenerator[bytes, None]:
         with agent.announcer.watched() as changes:
-            await stream.prepare(request)
             for entry in agent.announcer.entries:
-                await stream.write(_line(entry.to_json()))
+                yield _line(entry.to_json())
             # None: the client has left too much unread. Its connection is closed, so that it knows of the gap.
             while change := await changes.get():
-                await stream.write(_line(change.to_json()))
-        return stream
+                yield _line(change.to_json())
+
+    async def handle(_: web.Request) -> web.Answer:
+        return web.Answer(200, kind="application/x-ndjson", lines=lines())
 
     return handle
 

@@ -8,9 +8,9 @@ for ours.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
-import aiohttp
-
+from agent import web
 from agent.config import HealthConfig
 from agent.model import Address, endpoint
 
@@ -21,14 +21,14 @@ async def ask(vip: Address, port: int, check: HealthConfig) -> tuple[bool, str]:
     try:
         async with asyncio.timeout(check.timeout_s):
             if check.type == "http":
-                return await _http(vip, f"http://{asked}{check.path}")
+                return await _http(vip, port, check.path)
             return await _tcp(vip, port)
     except TimeoutError:
         return False, f"no answer on {asked} in {check.timeout_s:g} s"
     except OSError as error:
         return False, f"{asked}: {error.strerror or error}"
-    except aiohttp.ClientError as error:
-        return False, f"{asked}: {' '.join(str(error).split())}"
+    except web.WebError as error:
+        return False, f"{asked}: {error}"
 
 
 async def _tcp(vip: Address, port: int) -> tuple[bool, str]:
@@ -38,8 +38,10 @@ async def _tcp(vip: Address, port: int) -> tuple[bool, str]:
     return True, f"{endpoint(vip, port)} accepts connections"
 
 
-async def _http(vip: Address, url: str) -> tuple[bool, str]:
+async def _http(vip: Address, port: int, path: str) -> tuple[bool, str]:
     """200 to 399 is good, a redirect not followed: it was the service that answered."""
-    connector = aiohttp.TCPConnector(local_addr=(str(vip), 0), force_close=True)
-    async with aiohttp.request("GET", url, allow_redirects=False, connector=connector) as response:
-        return response.status < 400, f"{url} answers {response.status}"
+    asked = endpoint(vip, port)
+    reader, writer = await asyncio.open_connection(str(vip), port, local_addr=(str(vip), 0))
+    with contextlib.closing(writer):
+        status = await web.ask(reader, writer, "GET", path, asked)
+    return status < 400, f"http://{asked}{path} answers {status}"

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Address
 
 import pytest
-from aiohttp import web
 
 from agent.config import HealthConfig
 from agent.health import Health, disable, judge, pause_s
@@ -116,21 +115,20 @@ def test_http_that_is_not_http() -> None:
     assert not with_server(garbage, HealthConfig(type="http"))[0]
 
 
+@pytest.mark.parametrize("early", [0, 2])
 @pytest.mark.parametrize(("status", "good"), [(200, True), (204, True), (302, True), (404, False), (503, False)])
-def test_http_status(status: int, good: bool) -> None:
-    async def answer(request: web.Request) -> web.Response:
-        assert request.path == "/up"
-        return web.Response(status=status, headers={"Location": "/elsewhere"} if status == 302 else {})
+def test_http_status(status: int, good: bool, early: int) -> None:
+    asked: list[bytes] = []
 
-    async def main() -> tuple[bool, str]:
-        runner = web.AppRunner(web.Application())
-        runner.app.router.add_get("/up", answer)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        try:
-            return await ask(LOCAL, runner.addresses[0][1], HealthConfig(type="http", path="/up"))
-        finally:
-            await runner.cleanup()
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        location = b"Location: /elsewhere\r\n" if status == 302 else b""
+        writer.write(b"HTTP/1.1 103 Early Hints\r\n\r\n" * early)
+        writer.write(b"HTTP/1.1 %d\r\n%bContent-Length: 0\r\n\r\n" % (status, location))
+        await writer.drain()
+        writer.close()
 
-    assert asyncio.run(main())[0] is good
+    good_now, why = with_server(answer, HealthConfig(type="http", path="/up"))
+    assert good_now is good
+    assert why.endswith(f"/up answers {status}")
+    assert asked[0].startswith(b"GET /up HTTP/1.1\r\nHost: 127.0.0.1:")
