@@ -370,6 +370,44 @@ def test_watch_ends_with_the_agent(bench: Bench, tmp_path: Path) -> None:
 
 
 @pytest.fixture
+def plain_anycast(bench: Bench) -> Iterator[str]:
+    """b2 without a data path: it announces the VIP only while its own server is well."""
+    stop_agent(bench, "b2")
+    bench.cluster.lab.spawn("b2", ["lbctl", "agent", "run", "--xdp", "off"])
+    wait_for("b2 to be back", lambda: bench.cluster.reachable("b2") and "b2" in bench.hops())
+    yield "b2"
+    if not bench.cluster.pids("b2", "server"):
+        bench.cluster.start("b2", "server")
+    stop_agent(bench, "b2")
+    bench.cluster.start("b2", "agent")
+    wait_for("b2's agent to be ready", lambda: bench.cluster.view("b2"))
+
+
+def stop_agent(bench: Bench, node: str) -> None:
+    bench.cluster.kill(node, "agent", signal.SIGTERM)
+    wait_for(f"{node}'s agent to end", lambda: not bench.cluster.pids(node, "agent"))
+
+
+def test_a_vip_that_falls_again_and_again_is_held_back(bench: Bench, plain_anycast: str) -> None:
+    """The server dies and comes back three times: the route goes at once each time, and comes back ever later."""
+    node = plain_anycast
+    for hold_s in (2, 4, 8):
+        bench.cluster.kill(node, "server")
+        wait_for("the VIP to be withdrawn", lambda: node not in bench.hops())
+        fell_at = time.monotonic()
+        assert bench.announce(node, "check", code=1).startswith(f"WARNING: {VIP} is not announced: unhealthy: echo")
+        bench.cluster.start(node, "server")
+        if hold_s < 8:
+            wait_for("the VIP to be back", lambda: node in bench.hops(), 30)
+            assert time.monotonic() - fell_at > hold_s - 1
+    wait_for("the VIP to be held back", lambda: bench.row(node)["why"].startswith("held back for 8 s after 3 falls"))
+    assert node not in bench.hops()
+    # An operator knows better.
+    bench.announce(node, "up", "--wait", "--timeout", "3s")
+    wait_for("the VIP to be back", lambda: node in bench.hops())
+
+
+@pytest.fixture
 def second_vip(bench: Bench) -> Iterator[Callable[..., None]]:
     """Configures the second VIP on nodes; what it is given back takes it away again, on these nodes at once."""
     text = bench.file.read_text()
