@@ -125,6 +125,20 @@ def test_where_all_have_switched_every_place_that_counts_is_reached(nodes: int, 
             assert forwards <= K - 1
 
 
+@pytest.mark.parametrize(("places", "share"), [(2, 0.10), (3, 0.07), (4, 0.04)])
+def test_one_that_comes_back_with_the_old_epoch_alone_loses_little(places: int, share: float) -> None:
+    """Connections made under the new one meanwhile: some ways end at it, for it does not know their rows."""
+    new, lost, walked = tuple(range(1, places + 1)), 0, 0
+    for old in itertools.permutations(range(1, 6), places):
+        for straggler, ingress in itertools.product(range(1, 6), repeat=2):
+            steps = ["old" if node == straggler else "both" for node in range(1, 6)]
+            beliefs = [tuple(STEPS[step](new, old)) for step in steps]
+            assert walk(beliefs, ingress, old[0])[0] == old[0]
+            walked += 1
+            lost += walk(beliefs, ingress, new[0])[0] != new[0]
+    assert 0 < lost / walked < share
+
+
 def test_one_row_after_the_other_would_lose_owners_while_nodes_switch() -> None:
     lost = 0
     for new, old, beliefs in mixtures(5, 3, "both", "leaving"):
