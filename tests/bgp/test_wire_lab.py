@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from wire_lab import PLAIN, TO_R1, VIP, VIP6, Wire, session, wait_for
+from wire_lab import LBCTL, PLAIN, TO_R1, VIP, VIP6, Wire, session, wait_for
 
 from bgp.route import Route
 
@@ -61,6 +63,24 @@ def test_ipv6_vip_over_ipv6_sessions_is_in_the_kernel_by_both_next_hops(wire: Wi
     wait_for(lambda: wire.next_hops("r1", VIP6) == {wire.b1.address6}, "withdrawn by b2")
     assert wire.next_hops("r1", VIP) == {"10.0.0.11", "10.0.0.12"}
     wait_for(lambda: wire.b1.snapshot.error is None, "no error")
+
+
+def test_the_agent_announces_an_ipv6_vip_and_says_so(wire: Wire):
+    wire.configure("r1", session("b1", "10.0.0.11") + six("b1", wire.b1.address6))
+    wire.b1.configure(TO_R1, "{address: '2001:db8::1', as: 65000, hold_time_s: 3}")
+    wire.b1.start_speaker()
+    server = wire.lab.spawn("b1", [sys.executable, "-m", "http.server", "--bind", "::", "80"])
+    agent = wire.lab.spawn("b1", [LBCTL, "agent", "run", "--xdp", "off"], log=wire.folder / "agent.log")
+    try:
+        wait_for(lambda: wire.next_hops("r1", VIP6) == {wire.b1.address6}, "the IPv6 VIP", 40)
+        wait_for(lambda: wire.next_hops("r1", VIP) == {"10.0.0.11"}, "the IPv4 VIP")
+        status = json.loads(wire.lab.exec("b1", [LBCTL, "status", "-o", "json"]).stdout)
+        assert {vip["vip"]: vip["announced"] for vip in status["vips"]} == {"10.99.0.1": True, "2001:db8:99::1": True}
+        assert status["bgp"]["error"] is None
+    finally:
+        for process in (agent, server):
+            process.kill()
+            process.wait()
 
 
 def test_both_families_over_one_ipv6_session_with_next_hops_of_their_own(wire: Wire):
