@@ -277,8 +277,8 @@ static __always_inline enum counter pick(struct xdp_md *ctx, const struct conf *
 	bool empty = !row->node[0], alone;
 	enum counter found;
 
+	place ^= conf->zero;	/* see forget() */
 	if (conf->flags & CONF_BOTH) {
-		place ^= conf->zero;	/* see forget() */
 		other_r = other_row(conf, service, pkt);
 		if (!empty)
 			named = look_into_other(conf, table, other_r);
