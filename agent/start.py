@@ -36,7 +36,8 @@ def start(load: Callable[[], Config], paths: Paths) -> None:
             mode = config.xdp.mode
             if mode != "off":
                 return early.submit(_open, config, paths, mode)
-            if _take_away(paths):
+            # In the thread even so: at a reload this one runs an event loop, and netlink by pyroute2 wants its own.
+            if early.submit(_take_away, paths).result():
                 log.info("took the XDP program of an earlier run away: xdp.mode is off")
             return None
 
