@@ -38,7 +38,7 @@ VIP, VIP6 = "10.99.0.1", "fd99::1"
 POLL_S = 0.02
 SECRET = "a-word-of-the-lab"  # noqa: S105 - no secret to anyone
 GUARDED = ", password_file: secret, ttl_security: true"
-OPENBGPD_CONNECTS = ", passive: true"  # 7.7 on Linux takes no signed connection
+SIGNED = ", password_file: secret, passive: true"  # OpenBGPD 7.7 on Linux takes no signed connection, but makes one
 
 LAB = """
 name: interop
@@ -253,12 +253,12 @@ def interop(kind: str, mode: str, directory: Path) -> Iterator[Interop]:
     """Bring the lab up with a router of this kind; no node's daemons run yet.
 
     `mode`: eBGP with an AS for each node; iBGP, where the router reflects; guarded: eBGP with one AS for all nodes, an
-    MD5 password and GTSM.
+    MD5 password, and GTSM but for OpenBGPD.
     """
     peers, named = ["--peer", "10.0.0.1", "--peer", "fd00::1"], []
     for number, node in enumerate(NODES, 1):
         asn = ROUTER_AS + {"eBGP": number, "iBGP": 0, "guarded": 1}[mode]
-        options = GUARDED + (OPENBGPD_CONNECTS if kind == "openbgpd" else "") if mode == "guarded" else ""
+        options = (SIGNED if kind == "openbgpd" else GUARDED) if mode == "guarded" else ""
         (directory / f"{node}.yml").write_text(NODE.format(asn=asn, announce="true", options=options))
         named += ["--node", f"{node}=10.0.0.{10 + number}@{asn}", "--node", f"{node}=fd00::{10 + number}@{asn}"]
     printed = CliRunner().invoke(
