@@ -113,9 +113,10 @@ def said(lab: Lab, *argv: str) -> str:
 
 
 def told(lab: Lab, *argv: str) -> Any:
-    """The same as JSON; an empty mapping if it is none."""
+    """The same as JSON; an empty mapping if it is none, or GoBGP's word that it is not there yet."""
     with contextlib.suppress(ValueError):
-        return json.loads(said(lab, *argv)) or {}
+        answer = json.loads(said(lab, *argv)) or {}
+        return answer if "error" not in answer else {}
     return {}
 
 

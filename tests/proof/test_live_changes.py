@@ -81,8 +81,8 @@ class Traffic:
         self._socket.settimeout(0.5)
         self._flows = [self._flow(40_000 + number, PORTS[number % len(PORTS)]) for number in range(FLOWS)]
         self._room = threading.Semaphore(IN_FLIGHT)
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=work) for work in (self._send, self._receive)]
+        self._stop, self._all_sent = threading.Event(), threading.Event()
+        self._sender, self._receiver = (threading.Thread(target=work) for work in (self._send, self._receive))
         self.sent = 0
         self.came: dict[int, int] = {}
         self.astray: list[bytes] = []
@@ -107,11 +107,11 @@ class Traffic:
             self.sent += 1
 
     def _receive(self) -> None:
-        while not (self._stop.is_set() and len(self.came) >= self.sent):
+        while not (self._all_sent.is_set() and len(self.came) >= self.sent):
             try:
                 frame = self._socket.recv(2048)
             except TimeoutError:
-                if self._stop.is_set():
+                if self._all_sent.is_set():
                     return
                 continue
             number = int.from_bytes(frame[38:42], "big")
@@ -121,14 +121,15 @@ class Traffic:
             self._room.release()
 
     def __enter__(self) -> "Traffic":
-        for thread in self._threads:
+        for thread in (self._sender, self._receiver):
             thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        for thread in self._threads:
-            thread.join()
+        self._sender.join()
+        self._all_sent.set()
+        self._receiver.join()
         self._socket.close()
 
 

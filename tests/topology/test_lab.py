@@ -538,13 +538,14 @@ def test_the_segment_comes_up_with_a_real_router(name: str, router: str) -> None
         else:
             shown = lab.exec("router", ["vtysh", "-c", "show running-config"]).stdout
             for line in (
-                "bgp listen range 10.0.0.0/24 peer-group servers",
+                "neighbor 10.0.0.10 peer-group nodes",
+                "neighbor 10.0.0.10 remote-as 65001",
                 "maximum-paths 64",
                 "zebra nexthop-group keep 1",
             ):
                 assert line in shown
-            group = lab.exec("router", ["vtysh", "-c", "show bgp peer-group servers"]).stdout
-            assert "remote AS 65001" in group
+            group = lab.exec("router", ["vtysh", "-c", "show bgp peer-group nodes"]).stdout
+            assert all(f"10.0.0.{host}" in group for host in (10, 11, 12, 13, 14))
         for key, value in (("ip_forward", 1), ("fib_multipath_hash_policy", 3), ("fib_multipath_hash_fields", 55)):
             assert int(lab.exec("router", ["cat", f"/proc/sys/net/ipv4/{key}"]).stdout, 0) == value
         wait_for(lambda: lab.exec("client", ["python", "-c", ECHO], check=False).stdout == "b5 17\n", 20)
