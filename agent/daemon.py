@@ -14,8 +14,8 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from agent import control
-from agent.config import Config
+from agent.config.schema import Config
+from agent.control import server as control
 from agent.errors import AgentError
 from agent.netlink import own_interface
 from agent.node import Agent

@@ -16,24 +16,27 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from agent import epoch, loopback, speech, state, version
-from agent.announcer import Announcer
-from agent.apply import Applier
-from agent.check import check_for_ever
-from agent.clamp import Clamping
-from agent.config import Config
-from agent.epoch import Stance
+from agent import state
+from agent.announcing import loopback, speech
+from agent.announcing.announcer import Announcer
+from agent.announcing.standing import standings
+from agent.config.schema import Config
 from agent.errors import AgentError
-from agent.health import Health
-from agent.members import View
+from agent.forwarding.apply import Applier
+from agent.forwarding.clamp import Clamping
+from agent.forwarding.routes import Routes
+from agent.health.check import check_for_ever
+from agent.health.judge import Health
+from agent.membership import version
+from agent.membership.prober import Prober
+from agent.membership.view import View
 from agent.model import Address, Announcement, Member, Network, Share, State
 from agent.netlink import Interface, Netlink
 from agent.plan import Condition, candidates, own_share, takers
-from agent.prober import Prober
 from agent.problem import Problems
 from agent.process import Paths, uids_of
-from agent.routes import Routes
-from agent.standing import standings
+from agent.table import epoch
+from agent.table.epoch import Stance
 from bgp.client import RelayClient
 from bgp.route import Route
 from bgp.snapshot import Snapshot
@@ -53,7 +56,7 @@ HUNG_S = 60.0
 
 
 class Agent:
-    """All that one node knows and does. Made by `run`; control.py reads and steers it."""
+    """All that one node knows and does. Made by `run`; server.py reads and steers it."""
 
     def __init__(self, config: Config, paths: Paths, interface: Interface, datapath: DataPath | None) -> None:
         self.config, self.paths, self.interface, self.datapath = config, paths, interface, datapath

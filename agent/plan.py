@@ -13,7 +13,7 @@ from ipaddress import IPv4Address
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.config import Config, ServiceConfig
+from agent.config.schema import Config, ServiceConfig
 from agent.errors import AgentError
 from agent.model import Address, Announcement, Candidate, Member, Share, State
 
@@ -70,7 +70,7 @@ def effective_weight(text: str, nominal: int) -> int:
 def announcement(
     config: Config, vip: Address, condition: Condition, untaken: Collection[str] = frozenset()
 ) -> Announcement:
-    """Whether to announce a VIP, but for what the operator says of it and for damping (announce.py).
+    """Whether to announce a VIP, but for what the operator says of it and for damping (decide.py).
 
     `untaken`: the names of services that no member at all takes new connections for.
 

@@ -7,11 +7,11 @@ import logging
 from collections.abc import Collection, Iterable, Sequence
 from ipaddress import IPv4Address
 
-from agent import speech
-from agent.config import Config
-from agent.conflict import Conflicts
-from agent.epoch import strangers
+from agent.announcing import speech
+from agent.config.schema import Config
+from agent.membership.conflict import Conflicts
 from agent.model import Member
+from agent.table.epoch import strangers
 from bgp.snapshot import Snapshot
 
 log = logging.getLogger("anylb")

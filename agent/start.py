@@ -12,9 +12,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal
 
-from agent.config import Config
-from agent.epoch import supported
+from agent.config.schema import Config
 from agent.process import Paths, only_one, prepare, spare_memory
+from agent.table.epoch import supported
 
 if TYPE_CHECKING:
     from bpf.datapath import DataPath

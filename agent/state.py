@@ -16,11 +16,11 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
-from agent.announce import Falls
-from agent.epoch import Use
+from agent.announcing.decide import Falls
+from agent.announcing.standing import Entry
+from agent.membership.version import Version
 from agent.model import Address, Member, Network, Share, State
-from agent.standing import Entry
-from agent.version import Version
+from agent.table.epoch import Use
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from typing import Any
 
 from click.testing import CliRunner
 
-from agent.cli import main
+from agent.cli.main import main
 from topology.cluster import Cluster
 from topology.errors import LabError
 from topology.lab import Lab

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from agent import orders as file
-from agent.announce import (
+from agent.announcing import orders as file
+from agent.announcing.announcer import UNREAD, Announcer
+from agent.announcing.decide import (
     FIRST_HOLD_S,
     FORGIVEN_S,
     GRACEFUL_SHUTDOWN,
@@ -30,11 +31,10 @@ from agent.announce import (
     lifted,
     order_for,
 )
-from agent.announcer import UNREAD, Announcer
-from agent.config import Config, parse
+from agent.announcing.standing import Standing
+from agent.config.schema import Config, parse
 from agent.model import Announcement, Member, Method, Share, State
 from agent.plan import Condition
-from agent.standing import Standing
 from bgp.route import Route
 
 TEXT = """\

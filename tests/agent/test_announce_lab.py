@@ -25,7 +25,7 @@ from typing import Any
 
 import pytest
 
-from agent.announce import GRACEFUL_SHUTDOWN, MED
+from agent.announcing.decide import GRACEFUL_SHUTDOWN, MED
 from topology.cluster import VIP, Cluster
 from topology.lab import Lab
 from topology.netns import inside_net

@@ -12,11 +12,11 @@ from typing import cast
 
 import pytest
 
-from agent.apply import Applier, key_of
-from agent.config import Config, parse
-from agent.epoch import Stance, Use, supported
+from agent.config.schema import Config, parse
+from agent.forwarding.apply import Applier, key_of
+from agent.forwarding.next_hop import NextHop
 from agent.model import Candidate, State
-from agent.next_hop import NextHop
+from agent.table.epoch import Stance, Use, supported
 from bpf.datapath import DataPath
 from bpf.layout import Affinity, Forward, NodeEntry, ServiceEntry
 from bpf.tables import Tables

@@ -5,9 +5,9 @@ from ipaddress import ip_address
 
 import pytest
 
-from agent.clamp import interfaces, limits
-from agent.config import Config
-from agent.next_hop import Link
+from agent.config.schema import Config
+from agent.forwarding.clamp import interfaces, limits
+from agent.forwarding.next_hop import Link
 from bpf.layout import Protocol, ServiceKey
 
 FOUR, SIX = "192.0.2.10", "2001:db8::10"

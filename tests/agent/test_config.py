@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import load, parse
-from agent.epoch import supported
+from agent.config.schema import load, parse
 from agent.errors import ConfigError
+from agent.table.epoch import supported
 
 GOOD = """\
 cluster: 7

@@ -5,8 +5,8 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from agent.config import parse
-from agent.conflict import STANDS_S, Claim, Conflicts
+from agent.config.schema import parse
+from agent.membership.conflict import STANDS_S, Claim, Conflicts
 
 CONFIG = parse(
     """\

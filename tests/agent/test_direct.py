@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.direct import ASK, LENGTH, OPEN_S, Asker, Message, answer, pack, probe_key, unpack
+from agent.membership.direct import ASK, LENGTH, OPEN_S, Asker, Message, answer, pack, probe_key, unpack
 
 A, B, C = (IPv4Address(f"10.0.0.{number}") for number in (11, 12, 13))
 KEY, OTHER = probe_key(b"k" * 16), probe_key(b"o" * 16)

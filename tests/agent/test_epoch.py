@@ -6,9 +6,9 @@ from itertools import pairwise, permutations, product
 
 import pytest
 
-from agent import algorithm
-from agent.epoch import ARM_S, Stance, Use, choose, strangers
 from agent.model import TABLE_VERSIONS, Member, Share, State
+from agent.table import algorithm
+from agent.table.epoch import ARM_S, Stance, Use, choose, strangers
 
 OLD, NEW, OTHER = 1, 2, 3
 BOTH = (NEW, OLD)

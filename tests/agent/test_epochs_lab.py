@@ -35,7 +35,7 @@ from dataclasses import replace
 from agent import model
 
 model.TABLE_VERSIONS = (1, 2)
-from agent import algorithm
+from agent.table import algorithm
 
 def turned(members, rows, chain, before):
     table = algorithm.ALGORITHMS[1]["rendezvous"](members, rows, chain, None)

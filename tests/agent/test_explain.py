@@ -3,8 +3,8 @@
 
 import pytest
 
+from agent.control.explain import parse
 from agent.errors import AgentError
-from agent.explain import parse
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from agent.config import HealthConfig
-from agent.health import Health, disable, judge, pause_s
-from agent.probe import ask
+from agent.config.schema import HealthConfig
+from agent.health.judge import Health, disable, judge, pause_s
+from agent.health.probe import ask
 
 LOCAL = IPv4Address("127.0.0.1")
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from agent.maglev import build
 from agent.model import Candidate, State
-from agent.table import Table
+from agent.table.maglev import build
+from agent.table.table import Table
 
 BASE = IPv4Address("10.0.0.11")
 

@@ -4,9 +4,9 @@
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from agent.damping import HALF_LIFE_S
-from agent.hearing import REFRESH_S, PeerReport, Told
-from agent.members import HEARING_TIMEOUT_S, LOST_KEPT_S, MASS_WINDOW_S, PROBE_LOST_EVERY_S, PROBE_WAIT_S, View
+from agent.membership.damping import HALF_LIFE_S
+from agent.membership.hearing import REFRESH_S, PeerReport, Told
+from agent.membership.view import HEARING_TIMEOUT_S, LOST_KEPT_S, MASS_WINDOW_S, PROBE_LOST_EVERY_S, PROBE_WAIT_S, View
 from agent.model import Share, State
 
 A, B, C, D, E = (IPv4Address(f"10.0.0.{number}") for number in range(11, 16))

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.forwarding.next_hop import Link, NextHop, Way, next_hop, unresolved
+from agent.forwarding.routes import Routes
 from agent.model import Address
 from agent.netlink import Netlink
-from agent.next_hop import Link, NextHop, Way, next_hop, unresolved
-from agent.routes import Routes
 from topology.netns import CLONE_NEWNET, setns, unshare
 
 NODE, ROUTER, NODE6 = IPv4Address("10.0.0.12"), IPv4Address("10.0.0.1"), ip_address("2001:db8::12")

@@ -8,8 +8,8 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from agent.config import Config, parse
-from agent.prober import RETRY_S, Prober
+from agent.config.schema import Config, parse
+from agent.membership.prober import RETRY_S, Prober
 
 A, B = IPv4Address("127.0.0.11"), IPv4Address("127.0.0.12")
 WAIT_S = 15.0

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.model import Candidate, State
-from agent.rendezvous import KEPT_FROM, build
+from agent.table.rendezvous import KEPT_FROM, build
 
 BASE = IPv4Address("10.0.0.11")
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from agent.cli import main
-from agent.config import Config, parse
+from agent.announcing.router_side import NodeAddress, own_nodes, router_side, routers_of
+from agent.announcing.sessions import Ends
+from agent.cli.main import main
+from agent.config.schema import Config, parse
 from agent.errors import AgentError
-from agent.router_side import NodeAddress, own_nodes, router_side, routers_of
-from agent.sessions import Ends
 from bgp.router.facts import Bfd
 
 TEXT = """

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import load, parse, passwords
+from agent.announcing.sessions import Ends, speaker_config
+from agent.config.schema import load, parse, passwords
 from agent.errors import AgentError, ConfigError
-from agent.sessions import Ends, speaker_config
 from bgp.bfd_file import BfdTimers
 from bgp.settings import PeerConfig, bfd_peers
 

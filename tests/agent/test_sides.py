@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent import algorithm
-from agent.epoch import Epoch, Stance, Use
+from agent.forwarding.sides import Sides
 from agent.model import Candidate, State
-from agent.sides import Sides
+from agent.table import algorithm
+from agent.table.epoch import Epoch, Stance, Use
 from bpf.layout import NodeConf, OtherEpoch
 from bpf.tables import Tables
 

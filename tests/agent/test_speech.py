@@ -4,14 +4,14 @@
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
-from agent import speech
-from agent.announce import MED
-from agent.config import parse
-from agent.config_bgp import PeerConfig
-from agent.epoch import supported
-from agent.hearing import Told
+from agent.announcing import speech
+from agent.announcing.decide import MED
+from agent.config.bgp import PeerConfig
+from agent.config.schema import parse
+from agent.membership.hearing import Told
+from agent.membership.version import Version
 from agent.model import Method, Share, State
-from agent.version import Version
+from agent.table.epoch import supported
 from bgp.route import Route
 from bgp.snapshot import Peer, Snapshot
 

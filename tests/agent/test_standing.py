@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from agent.announce import dressed
-from agent.cli_announce import unsettled
-from agent.config import parse
+from agent.announcing.decide import dressed
+from agent.announcing.standing import CRITICAL, WARNING, Entry, Fault, Ledger, Standing, faults, standings
+from agent.cli.announce import unsettled
+from agent.config.schema import parse
 from agent.model import Address, Announcement, Method
-from agent.standing import CRITICAL, WARNING, Entry, Fault, Ledger, Standing, faults, standings
 from bgp.route import Route
 from bgp.snapshot import Peer, Snapshot, decode_report
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from agent.announce import Falls
-from agent.epoch import Use
+from agent.announcing.decide import Falls
+from agent.announcing.standing import Entry, Standing
+from agent.membership.version import Version
 from agent.model import Member, Share, State
-from agent.standing import Entry, Standing
 from agent.state import Saved, load, save
-from agent.version import Version
+from agent.table.epoch import Use
 
 A = IPv4Address("10.0.0.11")
 SAVED = Saved(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The version of a node's identity only grows, past whatever an earlier life or the relay's fallback said."""
 
-from agent.version import EXCEED_EVERY_S, HIGHEST, STEP, Version, first
+from agent.membership.version import EXCEED_EVERY_S, HIGHEST, STEP, Version, first
 
 NOW = 1000.0
 

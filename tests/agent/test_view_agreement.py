@@ -17,11 +17,11 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from agent.hearing import REFRESH_S, PeerReport, Told
-from agent.members import LOST_KEPT_S, PROBE_WAIT_S, View
+from agent.membership.hearing import REFRESH_S, PeerReport, Told
+from agent.membership.view import LOST_KEPT_S, PROBE_WAIT_S, View
 from agent.model import Member, Share, State
 from agent.plan import candidates
-from agent.rendezvous import build
+from agent.table.rendezvous import build
 
 SERVICE, ROWS, CHAIN = 5, 4096, 4
 SEEDS = range(60)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agent import web
-from agent.control_client import call, follow
+from agent.cli.client import call, follow
 from agent.errors import AgentError, NotRunningError
 
 

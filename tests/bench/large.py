@@ -13,12 +13,16 @@ from typing import Final
 
 from bench import testrun
 
-from agent import cli, daemon, start  # noqa: F401 - what an agent has in memory
-from agent.apply import Applier
-from agent.config import parse
-from agent.epoch import Stance, Use, supported
+from agent import (
+    daemon,  # noqa: F401 - what an agent has in memory
+    start,  # noqa: F401 - what an agent has in memory
+)
+from agent.cli import main as cli  # noqa: F401 - what an agent has in memory
+from agent.config.schema import parse
+from agent.forwarding.apply import Applier
 from agent.model import Candidate, State
 from agent.process import spare_memory
+from agent.table.epoch import Stance, Use, supported
 from bpf.datapath import DataPath
 
 MEMBERS: Final = 1023

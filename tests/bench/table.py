@@ -19,9 +19,10 @@ from typing import Any, Final
 import numpy as np
 from bench import figures, testrun
 
-from agent import maglev, rendezvous, sides
+from agent.forwarding import sides
 from agent.model import Candidate, State
-from agent.table import Table
+from agent.table import maglev, rendezvous
+from agent.table.table import Table
 from bpf.layout import CHAIN
 from bpf.tables import Tables
 

@@ -25,8 +25,8 @@ from bench import figures, testrun
 from bench.xdp_case import CASES, CLIENTS, OWNER, SELF, SERVICES, SOCKETS, SUBJECTS, SUMS, VIP, Case, wrapper_of
 from packets import HERE
 
-from agent import rendezvous
 from agent.model import Candidate, State
+from agent.table import rendezvous
 from bpf import compile as compiler
 from bpf import kernel
 from bpf.layout import CHAIN, Counter, NodeConf, NodeEntry, Protocol, ServiceEntry, ServiceKey, UplinkEntry

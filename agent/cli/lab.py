@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""lbctl lab: containerlab files as network namespaces, from the command line. The work is topology's."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from agent.cli.options import output_option
+
+file_argument = click.argument("file", type=click.Path(path_type=Path))
+name_option = click.option("--name", help="The lab's name, instead of the file's.")
+
+
+@click.group()
+def lab() -> None:
+    """Containerlab topologies, brought up as network namespaces on this machine."""
+
+
+@lab.command()
+@file_argument
+@name_option
+@click.option("--reconfigure", is_flag=True, help="Take a lab of that name down first.")
+@click.option("--keep-failed", is_flag=True, help="Leave the lab up when an exec line fails, to be looked at.")
+def up(file: Path, name: str | None, reconfigure: bool, keep_failed: bool) -> None:
+    """Bring the lab of FILE up: nodes, links, then each node's exec lines."""
+    from topology.lab import Lab
+
+    made = Lab.up(file, name, reconfigure=reconfigure, keep_failed=keep_failed)
+    click.echo(f"{made.name}: {', '.join(made.nodes)} are up; `lbctl lab exec {file} NODE COMMAND` runs in one")
+
+
+@lab.command()
+@file_argument
+@name_option
+def down(file: Path, name: str | None) -> None:
+    """Take the lab of FILE down, whatever there is of it."""
+    from topology.lab import Lab
+
+    found = name or _name(file)
+    click.echo(f"{found}: {'down' if Lab.remove(found) else 'was not up'}")
+
+
+@lab.command("exec", context_settings={"ignore_unknown_options": True})
+@file_argument
+@name_option
+@click.argument("node")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def execute(file: Path, name: str | None, node: str, command: tuple[str, ...]) -> None:
+    """Run COMMAND in NODE of the lab of FILE; its exit code is lbctl's."""
+    from topology.lab import Lab
+
+    sys.exit(Lab.find(name or _name(file)).attach(node, command))
+
+
+@lab.command()
+@file_argument
+@name_option
+@output_option
+def inspect(file: Path, name: str | None, output: str) -> None:
+    """Show the nodes of the lab of FILE, their processes and interfaces."""
+    from agent.cli.display import print_lab
+    from topology.lab import Lab
+
+    data = Lab.find(name or _name(file)).inspect()
+    if output == "json":
+        click.echo(json.dumps(data, indent=2))
+    else:
+        print_lab(data)
+
+
+def _name(file: Path) -> str:
+    from topology import spec
+
+    return spec.load(file, os.environ).name

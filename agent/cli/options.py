@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What lbctl's commands share: their options, asking the agent, and showing its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent.model import Address
+
+config_option = click.option(
+    "-c", "--config", "path", type=click.Path(path_type=Path), default=Path("/etc/anylb/lb.yml"), show_default=True,
+    envvar="ANYLB_CONFIG", help="The node's configuration.",
+)  # fmt: skip
+socket_option = click.option(
+    "-s", "--socket", type=click.Path(path_type=Path), default=Path("/run/anylb/agent.sock"), show_default=True,
+    envvar="ANYLB_SOCKET", help="The agent's control socket.",
+)  # fmt: skip
+output_option = click.option(
+    "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="For whom."
+)
+xdp_option = click.option(
+    "--xdp", type=click.Choice(["auto", "native", "generic", "off"]), envvar="ANYLB_XDP",
+    help="Overrides xdp.mode of the configuration.",
+)  # fmt: skip
+
+
+def _vip(_: click.Context, __: click.Parameter, value: str | None) -> Address | None:
+    try:
+        return ip_address(value) if value is not None else None
+    except ValueError:
+        raise click.BadParameter(f"{value} is not an IP address") from None
+
+
+force_option = click.option(
+    "--force", is_flag=True, help="Also where no other node is known to announce the VIP: it goes off the air."
+)
+vip_option = click.option("--vip", callback=_vip, help="One VIP; all without it.")
+
+
+def ask(socket: Path, method: str, resource: str, /, **query: str) -> dict[str, Any]:
+    """The agent's answer. NotRunningError when there is none, AgentError when it refuses."""
+    from agent.cli.client import call
+
+    return asyncio.run(call(socket, method, resource, **query))
+
+
+def show(answer: dict[str, Any], output: str, text: Callable[[dict[str, Any]], None]) -> None:
+    """Print an answer as JSON, or as `text` prints it."""
+    if output == "json":
+        click.echo(json.dumps(answer, indent=2))
+    else:
+        text(answer)
+
+
+def vip_query(vip: Address | None) -> dict[str, str]:
+    """The query for one VIP, or for all."""
+    return {} if vip is None else {"vip": str(vip)}

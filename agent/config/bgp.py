@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""lb.yml's `bgp:` and `services[].announce:`: the neighbours, what may be announced, and what goes with a VIP.
+
+Owns the schema of these sections and what contradicts itself within them; what they must agree on with the others is
+schema.py's.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, IPv6Address
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from agent.config.fields import (
+    AnyAddress,
+    AnyNetwork,
+    Asn,
+    CommunityText,
+    LargeCommunityText,
+    PeerAddress,
+    Section,
+    Switch,
+    V4Address,
+    fault,
+    within,
+)
+from bgp.bfd_file import MAX_INTERVAL_MS, MAX_MULTIPLIER, MIN_INTERVAL_MS, MIN_MULTIPLIER
+from bgp.route import MAX_PREPEND
+
+Family = Literal["ipv4", "ipv6"]
+
+
+class AnnounceConfig(Section):
+    """What a VIP's routes carry beside prefix and next hop, for routers that are configured to act upon it.
+
+    `next_hop` is the node's own address without. `prepend` counts further repetitions of the own AS.
+    """
+
+    communities: tuple[CommunityText, ...] = ()
+    large_communities: tuple[LargeCommunityText, ...] = ()
+    med: Annotated[int, Field(strict=True), within(0, 4_294_967_295)] | None = None
+    prepend: Annotated[int, Field(strict=True), within(0, MAX_PREPEND)] = 0
+    next_hop: AnyAddress | None = None
+
+
+class BfdConfig(Section):
+    """Bidirectional forwarding detection (RFC 5880): silence for `multiplier` times `interval_ms` is a dead path.
+
+    The slower of the two ends decides on the interval.
+    """
+
+    interval_ms: Annotated[int, Field(strict=True), within(MIN_INTERVAL_MS, MAX_INTERVAL_MS)] = 300
+    multiplier: Annotated[int, Field(strict=True), within(MIN_MULTIPLIER, MAX_MULTIPLIER)] = 3
+
+
+class PeerConfig(Section):
+    """A BGP router. `hold_time_s` bounds how long a silent death of this node blackholes its share of new flows.
+
+    `families`: what the session carries; the address's own without. `password_file`: TCP MD5 (RFC 2385).
+    `ttl_security`: the router is next door, and packets from afar are dropped (RFC 5082). `multihop`: how many hops
+    away it may be; without it a router of another AS is next door. `passive`: it connects to us. `source`: our address
+    towards it and the next hop that it is told, the node's own without. `graceful_restart_s`: how long it is to keep a
+    dead speaker's routes, and to lose what it sends there.
+    """
+
+    address: PeerAddress
+    asn: Annotated[Asn, Field(alias="as")]
+    local_as: Asn | None = None
+    hold_time_s: Annotated[int, Field(strict=True), within(3, 65_535)] = 9
+    password_file: Path | None = None
+    ttl_security: Switch = False
+    multihop: Annotated[int, Field(strict=True), within(2, 255)] | None = None
+    passive: Switch = False
+    source: AnyAddress | None = None
+    families: Annotated[tuple[Family, ...], Field(min_length=1)] | None = None
+    graceful_restart_s: Annotated[int, Field(strict=True), within(0, 4095)] = 0
+    bfd: BfdConfig | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.multihop and self.ttl_security:
+            raise fault("multihop", "contradicts ttl_security, which is for a router next door; give one of them")
+        if self.interface and self.multihop:
+            raise fault("multihop", f"{self.address} is link-local: it is next door")
+        if self.interface and self.passive:
+            raise fault("passive", "ExaBGP cannot listen on a link-local address; let it connect")
+        if self.source and self.source.version != self.address.version:
+            raise fault("source", f"{self.source} is of another family than {self.address}")
+        if self.source and self.interface and not self.source.is_link_local:
+            raise fault("source", f"{self.source} is not link-local as {self.address} is")
+        for i, family in enumerate(self.families or ()):
+            if family in (self.families or ())[:i]:
+                raise fault(f"families[{i}]", f"{family} is listed twice")
+        return self
+
+    @property
+    def interface(self) -> str | None:
+        """By which a link-local router is reached; None for another."""
+        return self.address.scope_id if isinstance(self.address, IPv6Address) else None
+
+    @property
+    def name(self) -> str:
+        """The address as ExaBGP tells it: without its interface."""
+        return str(self.address).partition("%")[0]
+
+    @property
+    def carries(self) -> tuple[Family, ...]:
+        """The address families of the session."""
+        return self.families or (("ipv4",) if self.address.version == 4 else ("ipv6",))
+
+
+class BgpConfig(Section):
+    """The announcing side. `identity_prefix` is a /16: node 10.0.0.11 announces its low 16 bits there as a /32.
+
+    `allow`: where VIPs may lie. The relay holds the agent to it, and to exactly the configured VIPs without it.
+    """
+
+    local_as: Asn
+    router_id: V4Address | None = None
+    identity_prefix: IPv4Network
+    peers: Annotated[tuple[PeerConfig, ...], Field(min_length=1)]
+    user: str = "nobody"
+    allow: Annotated[tuple[AnyNetwork, ...], Field(min_length=1)] | None = None
+
+    @field_validator("identity_prefix")
+    @classmethod
+    def _identities(cls, value: IPv4Network) -> IPv4Network:
+        if value.prefixlen != 16:
+            raise fault("", f"{value} is not a /16; a node's tag has 16 bits")
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [peer.name for peer in self.peers]
+        for i, name in enumerate(names):
+            if name in names[:i]:
+                alike = self.peers[names.index(name)].address != self.peers[i].address
+                why = "; ExaBGP tells neighbours apart by address, not by interface" if alike else ""
+                raise fault(f"peers[{i}].address", f"{name} is listed twice{why}")
+        if not any("ipv4" in peer.carries for peer in self.peers):
+            raise fault("peers", "none carries ipv4, which the nodes' identities need; add it to one's families")
+        for i, network in enumerate(self.allow or ()):
+            if isinstance(network, IPv4Network) and network.overlaps(self.identity_prefix):
+                raise fault(f"allow[{i}]", f"{network} overlaps identity_prefix; of that a node announces its own /32")
+        self._check_passive()
+        return self
+
+    def _check_passive(self) -> None:
+        # One listening socket serves all of an address, and the TTL that it wants holds for all of them.
+        guarded: dict[object, bool] = {}
+        for i, peer in enumerate(self.peers):
+            place = peer.source or peer.address.version
+            if peer.passive and guarded.setdefault(place, peer.ttl_security) != peer.ttl_security:
+                raise fault(f"peers[{i}].ttl_security", "must be the same for all passive peers of one source address")
+
+    @property
+    def carries(self) -> frozenset[str]:
+        """The address families that any session carries."""
+        return frozenset(family for peer in self.peers for family in peer.carries)

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a flow goes and why: the answer to `lbctl explain`. Computed from this node's table; reads, changes nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, ip_address
+from typing import TYPE_CHECKING, Any
+
+from agent.errors import AgentError
+from agent.forwarding.apply import AFFINITIES
+from agent.model import Address, endpoint
+from bpf.flow import flow_hash
+from bpf.pick import Arrival, Decision, Here, Socket, joined, pick
+
+if TYPE_CHECKING:
+    from agent.config.schema import ServiceConfig
+    from agent.forwarding.apply import Applier
+    from agent.node import Agent
+    from agent.table.epoch import Epoch
+
+_END = r"(?:\[(?P<{0}6>[0-9a-f:.]+)\]|(?P<{0}>[\d.]+)):(?P<{0}_port>\d+)"
+_TUPLE = re.compile(rf"(?P<protocol>tcp|udp)[\s,]+{_END.format('client')}[\s,]+{_END.format('vip')}", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """One flow as a client makes it."""
+
+    protocol: str
+    client: Address
+    client_port: int
+    vip: Address
+    vip_port: int
+
+    def __str__(self) -> str:
+        return f"{self.protocol} {endpoint(self.client, self.client_port)} {endpoint(self.vip, self.vip_port)}"
+
+
+def parse(text: str) -> Flow:
+    """Read `tcp CLIENT:PORT VIP:PORT`, also with commas; IPv6 addresses in brackets. Raises AgentError."""
+    found = _TUPLE.fullmatch(text.strip())
+    if not found:
+        raise AgentError(
+            f"'{text}' is not a flow; write tcp,192.0.2.7:41000,10.99.0.1:443 (an IPv6 address in brackets)"
+        )
+    try:
+        flow = Flow(
+            found["protocol"].lower(),
+            ip_address(found["client"] or found["client6"]),
+            int(found["client_port"]),
+            ip_address(found["vip"] or found["vip6"]),
+            int(found["vip_port"]),
+        )
+    except ValueError as error:
+        raise AgentError(f"'{text}': {error}") from None
+    if flow.client.version != flow.vip.version:
+        raise AgentError(f"'{text}': an IPv{flow.client.version} client does not reach an IPv{flow.vip.version} VIP")
+    for port in (flow.client_port, flow.vip_port):
+        if not 1 <= port <= 65_535:
+            raise AgentError(f"'{text}': port {port} is not in 1-65535")
+    return flow
+
+
+def explain(agent: Agent, flow: Flow) -> dict[str, Any]:
+    """The flow's row and chain, and what each node would do with its packets when the router hands it one.
+
+    Raises AgentError where there is no such service, or no table (yet, or because the data path is off).
+    """
+    service = _service(agent, flow)
+    if agent.applier is None:
+        raise AgentError("the data path is off (xdp.mode): whatever server the router picks keeps the flow")
+    use = agent.applier.use
+    if use is None:
+        raise AgentError("there is no table yet: no router has told who the members are")
+    first, *others = sorted(agent.epochs, key=lambda epoch: epoch.number != use.first)
+    number, row, chain = _looked_up(agent.applier, service, first, flow)
+    found = [_looked_up(agent.applier, service, epoch, flow) for epoch in others]
+    tried = joined(chain, found[0][2] if found else None, use.alternating)
+    nodes = [member.address for member in agent.members()]
+    return {
+        "flow": str(flow),
+        "service": service.name,
+        "affinity": service.affinity,
+        "forward": service.forward,
+        "denied": next((str(denied) for denied in agent.all_denied if flow.client in denied), None),
+        "hash": number,
+        "row": row,
+        "chain": [str(address) for address in chain],
+        "epochs": [
+            {"epoch": epoch.number, "in_use": epoch is first, "hash": h, "row": r, "chain": [str(a) for a in c]}
+            for epoch, (h, r, c) in zip((first, *others), ((number, row, chain), *found), strict=True)
+        ],
+        "tried": [str(address) for address in tried],
+        "nodes": [{"node": str(node), **_at(node, tried, flow.protocol == "udp")} for node in nodes],
+    }
+
+
+def _looked_up(
+    applier: Applier, service: ServiceConfig, epoch: Epoch, flow: Flow
+) -> tuple[int, int, list[IPv4Address]]:
+    """The flow's hash, row and chain in an epoch."""
+    affinity = AFFINITIES[service.affinity]
+    number = flow_hash(epoch.key, flow.client, flow.client_port, flow.vip, flow.vip_port, affinity)
+    row = number & (epoch.rows - 1)
+    return number, row, applier.chain(service.name, epoch.number, row)
+
+
+def _service(agent: Agent, flow: Flow) -> ServiceConfig:
+    same = [s for s in agent.config.services if (s.vip, s.protocol) == (flow.vip, flow.protocol)]
+    for port in (flow.vip_port, "any"):
+        for service in same:
+            if service.port == port:
+                return service
+    known = ", ".join(f"{s.protocol} {endpoint(s.vip, s.port)}" for s in agent.config.services)
+    raise AgentError(f"no service takes {flow.protocol} {endpoint(flow.vip, flow.vip_port)}; there is {known}")
+
+
+def _at(node: IPv4Address, chain: Sequence[IPv4Address], udp: bool) -> dict[str, str]:
+    """A node's answer to a first packet, and to a later one with and without its connection there."""
+    opens, later = Arrival[IPv4Address](opens=True, udp=udp), Arrival[IPv4Address](opens=udp, udp=udp)
+    return {
+        "syn": _words(pick(Here(node, chain), opens)),
+        "held": _words(pick(Here(node, chain, Socket.CONNECTION), later)),
+        "not_held": _words(pick(Here(node, chain), later)),
+    }
+
+
+def _words(decision: Decision[IPv4Address]) -> str:
+    if decision.to is not None:
+        return f"forward to {decision.to} (hop {decision.hop})"
+    return f"{decision.event.name.lower()}: {decision.why}"

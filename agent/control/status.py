@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the agent tells of itself, as JSON. Reads the agent and changes nothing."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from agent.announcing import speech
+from agent.config.schema import ServiceConfig
+from agent.forwarding.apply import key_of
+from agent.model import Member, endpoint, tag_of
+from agent.plan import candidates, own_share, takers
+from agent.table.epoch import strangers
+from bgp.bfd_file import BfdState
+
+if TYPE_CHECKING:
+    from agent.node import Agent
+
+
+def status(agent: Agent) -> dict[str, Any]:
+    """The whole state of this node as it sees itself and the others."""
+    now = time.monotonic()
+    members = agent.members()
+    snapshot = agent.relay.snapshot
+    announced = snapshot.announced if snapshot and agent.relay.connected else frozenset()
+    counters = agent.datapath.tables.counters() if agent.datapath else {}
+    return {
+        "node": {
+            "address": str(agent.interface.address),
+            "tag": tag_of(agent.interface.address),
+            "epoch": agent.stance.use.first if agent.stance else agent.epochs[0].number,
+            "epochs": agent.epoch_numbers,
+            "next_epoch": agent.stance.next.first if agent.stance and agent.stance.next else None,
+            "cluster": agent.config.cluster,
+            "state": agent.intent,
+            "version": agent.version.number,
+        },
+        "fault": agent.fault,
+        "problems": list(agent.problems.lines),
+        "config": {"generation": agent.generation, "refused": agent.refused},
+        "ready": agent.ready and agent.membership_known,
+        "xdp": {
+            "mode": (agent.datapath.mode or "detached") if agent.datapath else "off",
+            "attached": bool(agent.datapath and agent.datapath.attached()),
+            "fallback_reason": agent.datapath.fallback_reason if agent.datapath else None,
+            "interface": ", ".join(agent.config.node.names),
+            "counters": counters.get(0, {}),
+        },
+        "clamp": {
+            "interfaces": agent.clamping.interfaces if agent.clamping else [],
+            "errors": agent.clamping.errors if agent.clamping else [],
+        },
+        "vips": [
+            {"vip": str(vip), "wanted": a.wanted, "announced": speech.prefix(vip) in announced, "why": a.why}
+            for vip, a in agent.announcements.items()
+        ],
+        "services": [_service(agent, service, members, counters) for service in agent.config.services],
+        "members": [_member(agent, member, now) for member in members],
+        "bgp": {
+            "relay": "connected" if agent.relay.connected else agent.relay.error,
+            "error": snapshot.error if snapshot else None,
+            "deadman": bool(snapshot and snapshot.deadman),
+            "held": bool(snapshot and snapshot.held),
+            "peers": [
+                {
+                    "address": peer.address,
+                    "state": "up" if peer.up and agent.relay.connected else "down",
+                    "bfd": _bfd(peer.bfd, now) if peer.bfd and agent.relay.connected else None,
+                }
+                for peer in (snapshot.peers if snapshot else ())
+            ],
+        },
+    }
+
+
+def _bfd(bfd: BfdState, now: float) -> dict[str, Any]:
+    return {
+        "state": bfd.state,
+        "since_s": round(now - bfd.since, 1),
+        "diagnostic": bfd.diagnostic,
+        "interval_ms": bfd.interval_ms,
+        "detection_ms": bfd.detection_ms,
+        "error": bfd.error,
+    }
+
+
+def _service(
+    agent: Agent, service: ServiceConfig, members: tuple[Member, ...], counters: dict[int, dict[str, int]]
+) -> dict[str, Any]:
+    share = own_share(service, agent.condition)
+    health = agent.health[service.name]
+    applier = agent.applier
+    found = candidates(speech.id_of(service), members)
+    return {
+        "name": service.name,
+        "vip": str(service.vip),
+        "endpoint": endpoint(service.vip, service.port),
+        "affinity": service.affinity,
+        "forward": service.forward,
+        "hash": service.hash,
+        "protocol": service.protocol,
+        "port": service.port,
+        "state": share.state,
+        "healthy": health.healthy,
+        "why": health.why,
+        "weight": share.weight,
+        "effective": share.effective,
+        "digest": applier.digest(service.name) if applier else "",
+        "mss": agent.clamping.limits.get(key_of(service)) if agent.clamping else None,
+        "counters": counters.get(applier.slot(service.name), {}) if applier else {},
+        "when_unhealthy": service.when_unhealthy,
+        "taken": bool(takers(found)),
+        "members": [
+            {"address": str(c.address), "state": c.state, "weight": c.weight, "effective": c.effective} for c in found
+        ],
+    }
+
+
+def _member(agent: Agent, member: Member, now: float) -> dict[str, Any]:
+    names = {speech.id_of(service): service.name for service in agent.config.services}
+    own = member.address == agent.interface.address
+    changed, why = max((member.since, member.why), (member.changed, member.change))
+    return {
+        "address": str(member.address),
+        "tag": member.tag,
+        "state": member.state,
+        "epoch": member.epoch,
+        "epochs": member.epochs,
+        "same_epoch": not strangers(agent.epoch_numbers, [member]),
+        "has_new_epoch": agent.epochs[0].number in member.supports,
+        "version": agent.version.number if own else member.version,
+        "services": {
+            name: {"state": share.state, "weight": share.weight, "effective": share.effective}
+            for number, name in names.items()
+            if (share := member.share(number))
+        },
+        "since_s": round(now - changed, 1) if changed else None,
+        "why": why,
+    }

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of a service: which members each row tries, and in which order. A value; how it is made is the hash's.
+
+Owns its shape, its digest, and what both hashes share: who may own rows, and how a chain is put together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.model import Candidate, State
+from agent.table.ranking import Ranking
+
+Places = NDArray[np.int16]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The rows of one service: `places[r]` are indexes into `members`, owner first, -1 where the chain has ended.
+
+    `ranking` and `effective` are what a rendezvous table was read from, by nominal and by effective weight: the next
+    one is made from them sooner than from nothing.
+    """
+
+    members: tuple[IPv4Address, ...]
+    places: Places
+    ranking: Ranking | None = field(default=None, repr=False, compare=False)
+    effective: Ranking | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits over the table in terms of addresses: equal on two nodes if and only if the tables are."""
+        hashed = hashlib.sha256(b"".join(address.packed for address in self.members))
+        hashed.update(self.places.astype("<i2").tobytes())
+        return hashed.hexdigest()[:16]
+
+
+def nominal(candidates: Iterable[Candidate]) -> dict[bytes, int]:
+    """Each member's own weight, by packed address."""
+    return {candidate.address.packed: candidate.weight for candidate in candidates}
+
+
+def owners(candidates: Sequence[Candidate]) -> dict[bytes, int]:
+    """Who may own rows, by packed address, and by what weight.
+
+    Those up, by effective weight. When none is healthy all that are up, by nominal weight: when every check fails at
+    once the checks are as likely at fault as the servers, and if it is the servers, clients hear an answer rather than
+    silence. When none is up, all that are not lost; when all are lost, these.
+    """
+    up = [c for c in candidates if c.state is State.UP and c.weight > 0]
+    chosen = {c.address.packed: c.effective for c in up if c.effective > 0}
+    return chosen or nominal(up) or nominal(c for c in candidates if c.state is not State.LOST) or nominal(candidates)
+
+
+def chains(first: Places, ranked: Places, length: int) -> Places:
+    """Chains of `length` places, shape (rows, length): each row's owner, then the others as they are ranked.
+
+    `first` has shape (rows,), `ranked` (at least as many places as there are members, or `length`; rows).
+    """
+    width = min(length, len(ranked))
+    places = np.full((length, len(first)), -1, np.int16)
+    places[0] = first
+    seen = ranked[0] == first
+    for i in range(1, width):
+        places[i] = np.where(seen, ranked[i], ranked[i - 1])
+        seen |= ranked[i] == first
+    return np.ascontiguousarray(places.T)
