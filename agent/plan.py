@@ -13,7 +13,8 @@ from ipaddress import IPv4Address
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.config.schema import Config, ServiceConfig
+from agent.config.schema import Config
+from agent.config.service import ServiceConfig
 from agent.errors import AgentError
 from agent.model import Address, Announcement, Candidate, Member, Share, State
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
 from agent.announcing.decide import dressed
-from agent.config.schema import Config, ServiceConfig
+from agent.config.schema import Config
+from agent.config.service import ServiceConfig
 from agent.membership.conflict import Claim
 from agent.membership.hearing import PeerReport, Told
 from agent.membership.version import Version

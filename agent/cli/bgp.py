@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.options import config_option
-from agent.config import schema as configuration
+from agent.config import file as configuration
 
 if TYPE_CHECKING:
     from agent.announcing.sessions import Ends

@@ -22,7 +22,8 @@ from agent.cli.bgp import bgp
 from agent.cli.lab import lab
 from agent.cli.options import ask, config_option, force_option, output_option, show, socket_option, xdp_option
 from agent.cli.router import config_command
-from agent.config import schema as configuration
+from agent.config import file as configuration
+from agent.config.schema import Config, XdpConfig
 from agent.errors import AgentError, NotRunningError
 from agent.model import Network, endpoint
 from bgp.errors import BgpError
@@ -93,11 +94,11 @@ def agent_run(path: Path, xdp: str | None) -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
 
-    def load() -> configuration.Config:
+    def load() -> Config:
         settings = configuration.load(path)
         if xdp is None:
             return settings
-        return settings.model_copy(update={"xdp": configuration.XdpConfig.model_validate({"mode": xdp})})
+        return settings.model_copy(update={"xdp": XdpConfig.model_validate({"mode": xdp})})
 
     start(load, Paths())
 

@@ -14,7 +14,7 @@ import click
 from agent.announcing.router_side import NodeAddress, own_nodes, router_side, routers_of
 from agent.announcing.sessions import Ends
 from agent.cli.options import config_option
-from agent.config import schema as configuration
+from agent.config import file as configuration
 from agent.config.schema import Config
 from agent.errors import AgentError
 from agent.model import Address

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""lb.yml: what an operator may write, checked in full before anything acts on it.
+"""lb.yml: what an operator may write, and what must agree between its sections. Pure; the file is file.py's.
 
-Owns the schema and the way from a file to a `Config`. Every error names file, line, column and field, as
-`lb.yml:12:13: services[0].port: 70000 is not in 1-65535`. It touches nothing but the file.
+`services:` is service.py's and `bgp:` is bgp.py's, each with what contradicts itself within it.
 """
 
 from __future__ import annotations
@@ -13,115 +12,13 @@ from ipaddress import IPv4Network, IPv6Address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-import yaml
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    PrivateAttr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
 from agent.config.bgp import AnnounceConfig, BgpConfig
-from agent.config.diagnosis import describe, place, reject_duplicates
-from agent.config.fields import (
-    AnyAddress,
-    AnyNetwork,
-    Count,
-    InterfaceName,
-    Port,
-    PortOrAny,
-    Seconds,
-    Section,
-    Switch,
-    V4Address,
-    Weight,
-    fault,
-    within,
-)
-from agent.config.secret import read_password, read_secret
-from agent.errors import ConfigError
+from agent.config.fields import AnyNetwork, InterfaceName, Port, Section, Switch, V4Address, fault, within
+from agent.config.service import ServiceConfig
 from agent.model import TABLE_VERSIONS, Address, Network
-from agent.table import epoch
 from bgp.community import service_id
-
-
-class HealthConfig(Section):
-    """How the local service is asked whether it serves. The check goes through the VIP on lo.
-
-    `rise` good answers in a row make it healthy, `fall` bad ones unhealthy. `port` defaults to the service's own.
-    `fast_interval_s` is kept between answers that speak against the present state, so that a change is sure sooner.
-    While `disable_file` exists the service takes no new connections here, whatever it answers.
-    """
-
-    type: Literal["tcp", "http"] = "tcp"
-    port: Port | None = None
-    path: str = "/"
-    interval_s: Seconds = 1.0
-    timeout_s: Seconds = 1.0
-    fast_interval_s: Seconds | None = None
-    disable_file: Path | None = None
-    rise: Count = 2
-    fall: Count = 3
-
-    @model_validator(mode="after")
-    def _path(self) -> Self:
-        if not self.path.startswith("/"):
-            raise fault("path", f"'{self.path}' does not begin with /")
-        if self.fast_interval_s is not None and self.fast_interval_s > self.interval_s:
-            raise fault("fast_interval_s", f"{self.fast_interval_s:g} is longer than interval_s, {self.interval_s:g}")
-        if self.disable_file is not None and not self.disable_file.is_absolute():
-            raise fault("disable_file", f"'{self.disable_file}' does not begin with /")
-        return self
-
-
-class ServiceConfig(Section):
-    """One VIP, protocol and port (or any port), and what checks its health on this node.
-
-    `affinity`: what of a packet decides its owner: all (5-tuple), or all but the client's port (3-tuple), or the two
-    addresses alone (2-tuple). `forward`: how a packet reaches its owner. `hash`: how owners are chosen.
-    `when_no_member`: whether packets go to this node's own kernel or nowhere while nobody serves. `when_unhealthy`:
-    what becomes of the VIP when no member is healthy: all that are up take new connections as if they were, or every
-    node withdraws it, so that another site can take over.
-    """
-
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
-    vip: AnyAddress
-    protocol: Literal["tcp", "udp"]
-    port: PortOrAny
-    weight: Weight = 100
-    affinity: Literal["5-tuple", "3-tuple", "2-tuple"] = "5-tuple"
-    forward: Literal["l2", "ipip", "gue"] = "gue"
-    hash: Literal["rendezvous", "maglev"] = "rendezvous"
-    when_no_member: Literal["pass", "drop"] = "pass"
-    when_unhealthy: Literal["fail_open", "withdraw"] = "fail_open"
-    health: HealthConfig = HealthConfig()
-    announce: AnnounceConfig | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        odd = self.vip.is_multicast or self.vip.is_loopback or self.vip.is_unspecified or self.vip.is_link_local
-        odd |= self.vip.version == 4 and self.vip.is_reserved
-        if odd or (isinstance(self.vip, IPv6Address) and self.vip.ipv4_mapped):
-            raise fault("vip", f"{self.vip} cannot be a virtual IP; give a unicast address")
-        if self.health.port is None and (self.port == "any" or self.protocol == "udp"):
-            raise fault("health", "needs a port of its own: set health.port to a TCP port to ask")
-        hop = self.announce.next_hop if self.announce else None
-        if hop is not None and (hop.version != self.vip.version or hop == self.vip):
-            raise fault("announce.next_hop", f"{hop} cannot be the next hop of {self.vip}")
-        return self
-
-    @property
-    def port_number(self) -> int:
-        """The port, 0 for any."""
-        return 0 if self.port == "any" else self.port
-
-    @property
-    def health_port(self) -> int:
-        """The TCP port that the health check connects to."""
-        return self.health.port if self.health.port is not None else self.port_number
 
 
 class NodeConfig(Section):
@@ -320,6 +217,12 @@ class Config(Section):
         said = (service.announce for service in self.services if service.vip == vip and service.announce)
         return next(said, AnnounceConfig())
 
+    def with_secrets(self, now: bytes | None, previous: bytes | None) -> Self:
+        """The same with what its key files hold, 16 bytes each."""
+        config = self.model_copy()
+        config._secret, config._previous_secret = now, previous
+        return config
+
     @property
     def hash_key(self) -> bytes:
         """The secret of the flow hash, 16 bytes, the same on every node of the cluster."""
@@ -337,66 +240,3 @@ class Config(Section):
     @property
     def _derived_key(self) -> bytes:
         return hashlib.sha256(b"anylb flow hash %d" % self.cluster).digest()[:16]
-
-
-def load(path: Path) -> Config:
-    """Read and check a file. Raises ConfigError, one line for each fault; those between sections come last."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; write it as README.md shows") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: byte {error.start} is not UTF-8") from None
-    config = parse(text, str(path))
-    table, root = config.table, yaml.compose(text, Loader=yaml.SafeLoader)
-    assert root is not None  # parse took it
-    if table.key_file is not None:
-        config._secret = read_secret(path.parent / table.key_file, place(root, str(path), "table", "key_file"))
-    if table.previous is None:
-        return config
-    if table.previous.key_file is not None:
-        where = place(root, str(path), "table", "previous", "key_file")
-        config._previous_secret = read_secret(path.parent / table.previous.key_file, where)
-    numbers = [one.number for one in epoch.supported(config)]
-    if numbers[0] == numbers[1]:
-        where = place(root, str(path), "table", "previous")
-        raise ConfigError(f"{where}: is the same as the table now; say in it what was different, or leave it out")
-    return config
-
-
-def passwords(path: Path, config: Config) -> dict[str, bytes]:
-    """The MD5 passwords of the peers that have one, by `PeerConfig.name`. Only the speaker needs them, so `load` does
-    not read them. Raises ConfigError, without a word of what is in a file.
-    """
-    found = {}
-    for i, peer in enumerate(config.bgp.peers):
-        if peer.password_file is not None:
-            root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-            assert root is not None  # it was read
-            where = place(root, str(path), "bgp", "peers", i, "password_file")
-            found[peer.name] = read_password(path.parent / peer.password_file, where)
-    return found
-
-
-def parse(text: str, name: str) -> Config:
-    """Check the text of a file called `name`. Raises ConfigError as `load` does. Pure."""
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        if root is None:
-            raise ConfigError(f"{name}:1:1: is empty; write it as README.md shows")
-        reject_duplicates(root, name)
-        data = yaml.load(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{mark.line + 1}:{mark.column + 1}" if mark else "1:1"
-        raise ConfigError(f"{name}:{where}: {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-45
-        raise ConfigError(f"{name}:1:1: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise ConfigError(f"{name}:1:1: is nested too deeply") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"{name}:1:1: is a {type(data).__name__}, not a mapping of settings")
-    try:
-        return Config.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError("\n".join(describe(root, name, error.errors(include_url=False)))) from None

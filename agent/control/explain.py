@@ -16,7 +16,7 @@ from bpf.flow import flow_hash
 from bpf.pick import Arrival, Decision, Here, Socket, joined, pick
 
 if TYPE_CHECKING:
-    from agent.config.schema import ServiceConfig
+    from agent.config.service import ServiceConfig
     from agent.forwarding.apply import Applier
     from agent.node import Agent
     from agent.table.epoch import Epoch

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from agent.announcing import speech
-from agent.config.schema import ServiceConfig
+from agent.config.service import ServiceConfig
 from agent.forwarding.apply import key_of
 from agent.model import Member, endpoint, tag_of
 from agent.plan import candidates, own_share, takers

@@ -12,7 +12,8 @@ from ipaddress import IPv4Address, IPv6Address
 
 import numpy as np
 
-from agent.config.schema import Config, ServiceConfig
+from agent.config.schema import Config
+from agent.config.service import ServiceConfig
 from agent.errors import AgentError
 from agent.forwarding.next_hop import NextHop
 from agent.forwarding.sides import Sides

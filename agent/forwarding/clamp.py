@@ -14,7 +14,8 @@ from typing import Final
 
 from pyroute2.netlink.exceptions import NetlinkError
 
-from agent.config.schema import Config, ServiceConfig
+from agent.config.schema import Config
+from agent.config.service import ServiceConfig
 from agent.errors import AgentError
 from agent.forwarding.apply import Applier, key_of
 from agent.forwarding.next_hop import Link

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, MutableMapping
 
-from agent.config.schema import ServiceConfig
+from agent.config.service import ServiceConfig
 from agent.health.judge import Health, disable, judge, pause_s
 from agent.health.probe import ask
 

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 
 from agent import web
-from agent.config.schema import HealthConfig
+from agent.config.service import HealthConfig
 from agent.model import Address, endpoint
 
 

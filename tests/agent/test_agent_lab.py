@@ -193,7 +193,7 @@ def test_a_vip_that_others_remove_is_put_back(cluster: Cluster) -> None:
 ASK_WITHOUT_THE_VIP = f"""
 import asyncio, subprocess
 from ipaddress import IPv4Address
-from agent.config.schema import HealthConfig
+from agent.config.service import HealthConfig
 from agent.health.probe import ask
 subprocess.run(["ip", "address", "del", "{VIP}/32", "dev", "lo"], check=True)
 print(asyncio.run(ask(IPv4Address("{VIP}"), 7000, HealthConfig())))

@@ -32,7 +32,8 @@ from agent.announcing.decide import (
     order_for,
 )
 from agent.announcing.standing import Standing
-from agent.config.schema import Config, parse
+from agent.config.file import parse
+from agent.config.schema import Config
 from agent.model import Announcement, Member, Method, Share, State
 from agent.plan import Condition
 from bgp.route import Route

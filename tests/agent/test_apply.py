@@ -12,7 +12,8 @@ from typing import cast
 
 import pytest
 
-from agent.config.schema import Config, parse
+from agent.config.file import parse
+from agent.config.schema import Config
 from agent.forwarding.apply import Applier, key_of
 from agent.forwarding.next_hop import NextHop
 from agent.model import Candidate, State

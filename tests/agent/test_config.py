@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config.schema import load, parse
+from agent.config.file import load, parse
 from agent.errors import ConfigError
 from agent.table.epoch import supported
 

@@ -5,7 +5,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from agent.config.schema import parse
+from agent.config.file import parse
 from agent.membership.conflict import STANDS_S, Claim, Conflicts
 
 CONFIG = parse(

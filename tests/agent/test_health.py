@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from agent.config.schema import HealthConfig
+from agent.config.service import HealthConfig
 from agent.health.judge import Health, disable, judge, pause_s
 from agent.health.probe import ask
 

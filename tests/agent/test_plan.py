@@ -7,7 +7,8 @@ from ipaddress import IPv4Address, IPv6Address
 import numpy as np
 import pytest
 
-from agent.config.schema import Config, parse
+from agent.config.file import parse
+from agent.config.schema import Config
 from agent.errors import AgentError
 from agent.model import Member, Share, State
 from agent.plan import (

@@ -8,7 +8,8 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from agent.config.schema import Config, parse
+from agent.config.file import parse
+from agent.config.schema import Config
 from agent.membership.prober import RETRY_S, Prober
 
 A, B = IPv4Address("127.0.0.11"), IPv4Address("127.0.0.12")

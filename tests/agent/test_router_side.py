@@ -11,7 +11,8 @@ from click.testing import CliRunner, Result
 from agent.announcing.router_side import NodeAddress, own_nodes, router_side, routers_of
 from agent.announcing.sessions import Ends
 from agent.cli.main import main
-from agent.config.schema import Config, parse
+from agent.config.file import parse
+from agent.config.schema import Config
 from agent.errors import AgentError
 from bgp.router.facts import Bfd
 

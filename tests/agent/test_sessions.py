@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.announcing.sessions import Ends, speaker_config
-from agent.config.schema import load, parse, passwords
+from agent.config.file import load, parse, passwords
 from agent.errors import AgentError, ConfigError
 from bgp.bfd_file import BfdTimers
 from bgp.settings import PeerConfig, bfd_peers

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address
 from agent.announcing import speech
 from agent.announcing.decide import MED
 from agent.config.bgp import PeerConfig
-from agent.config.schema import parse
+from agent.config.file import parse
 from agent.membership.hearing import Told
 from agent.membership.version import Version
 from agent.model import Method, Share, State

@@ -12,7 +12,7 @@ import pytest
 from agent.announcing.decide import dressed
 from agent.announcing.standing import CRITICAL, WARNING, Entry, Fault, Ledger, Standing, faults, standings
 from agent.cli.announce import unsettled
-from agent.config.schema import parse
+from agent.config.file import parse
 from agent.model import Address, Announcement, Method
 from bgp.route import Route
 from bgp.snapshot import Peer, Snapshot, decode_report

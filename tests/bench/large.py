@@ -18,7 +18,7 @@ from agent import (
     start,  # noqa: F401 - what an agent has in memory
 )
 from agent.cli import main as cli  # noqa: F401 - what an agent has in memory
-from agent.config.schema import parse
+from agent.config.file import parse
 from agent.forwarding.apply import Applier
 from agent.model import Candidate, State
 from agent.process import spare_memory

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From lb.yml, and the secrets that it names, to a `Config`, or to every fault in it.
+
+Every error names file, line, column and field, as `lb.yml:12:13: services[0].port: 70000 is not in 1-65535`. It
+touches nothing but these files. What may stand in lb.yml is schema.py's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from agent.config.diagnosis import describe, place, reject_duplicates
+from agent.config.schema import Config
+from agent.config.secret import read_password, read_secret
+from agent.errors import ConfigError
+from agent.table import epoch
+
+
+def load(path: Path) -> Config:
+    """Read and check a file. Raises ConfigError, one line for each fault; those between sections come last."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; write it as README.md shows") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start} is not UTF-8") from None
+    config = parse(text, str(path))
+    table, root = config.table, yaml.compose(text, Loader=yaml.SafeLoader)
+    assert root is not None  # parse took it
+    secret = previous = None
+    if table.key_file is not None:
+        secret = read_secret(path.parent / table.key_file, place(root, str(path), "table", "key_file"))
+    if table.previous is not None and table.previous.key_file is not None:
+        where = place(root, str(path), "table", "previous", "key_file")
+        previous = read_secret(path.parent / table.previous.key_file, where)
+    config = config.with_secrets(secret, previous)
+    if table.previous is None:
+        return config
+    numbers = [one.number for one in epoch.supported(config)]
+    if numbers[0] == numbers[1]:
+        where = place(root, str(path), "table", "previous")
+        raise ConfigError(f"{where}: is the same as the table now; say in it what was different, or leave it out")
+    return config
+
+
+def passwords(path: Path, config: Config) -> dict[str, bytes]:
+    """The MD5 passwords of the peers that have one, by `PeerConfig.name`. Only the speaker needs them, so `load` does
+    not read them. Raises ConfigError, without a word of what is in a file.
+    """
+    found = {}
+    for i, peer in enumerate(config.bgp.peers):
+        if peer.password_file is not None:
+            root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+            assert root is not None  # it was read
+            where = place(root, str(path), "bgp", "peers", i, "password_file")
+            found[peer.name] = read_password(path.parent / peer.password_file, where)
+    return found
+
+
+def parse(text: str, name: str) -> Config:
+    """Check the text of a file called `name`. Raises ConfigError as `load` does. Pure."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is None:
+            raise ConfigError(f"{name}:1:1: is empty; write it as README.md shows")
+        reject_duplicates(root, name)
+        data = yaml.load(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{mark.line + 1}:{mark.column + 1}" if mark else "1:1"
+        raise ConfigError(f"{name}:{where}: {error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-45
+        raise ConfigError(f"{name}:1:1: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ConfigError(f"{name}:1:1: is nested too deeply") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{name}:1:1: is a {type(data).__name__}, not a mapping of settings")
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(describe(root, name, error.errors(include_url=False)))) from None
