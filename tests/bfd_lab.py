@@ -19,12 +19,12 @@ import struct
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+
+from waiting import wait_for
 
 from bgp.bfd_file import BfdState
 from bgp.bfd_packet import State, decode
@@ -104,13 +104,6 @@ def router_config(router: str) -> str:
         log=f"/var/log/{router}.log" if router == "bird" else "/var/log/frr/frr.log",
     )
     return ROUTERS[router](facts)
-
-
-def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
-        time.sleep(0.01)
 
 
 class Server:

@@ -5,7 +5,7 @@ import ctypes as ct
 import os
 
 
-class _TestRunOpts(ct.Structure):
+class Options(ct.Structure):
     """struct bpf_test_run_opts of libbpf's bpf.h."""
 
     _fields_ = [
@@ -34,7 +34,7 @@ class Runner:
         self.fd = fd
         self._lib = ct.CDLL("libbpf.so.1")
         self._out = ct.create_string_buffer(4096)
-        self._options = _TestRunOpts(sz=ct.sizeof(_TestRunOpts), data_out=ct.addressof(self._out))
+        self._options = Options(sz=ct.sizeof(Options), data_out=ct.addressof(self._out))
 
     def run(self, packet: bytes, repeat: int = 1) -> tuple[int, bytes]:
         """What the program returned, and the packet after it."""

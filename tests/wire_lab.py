@@ -18,8 +18,7 @@ import re
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -143,14 +142,6 @@ def session(
 
 PLAIN = session("b1", "10.0.0.11") + session("b2", "10.0.0.12")
 TO_R1 = "{address: 10.0.0.1, as: 65000, hold_time_s: 3}"
-
-
-def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 20.0) -> None:
-    """Wait until it is so."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
-        time.sleep(0.05)
 
 
 class Node:

@@ -91,9 +91,12 @@ def print_status(answer: dict[str, Any]) -> None:
         if not m["same_epoch"]:
             epoch = f"[red]{m['epoch']:#x}: another table; its config or version differs[/]"
         weights = ", ".join(f"{name} {s['effective']}/{s['weight']}" for name, s in m["services"].items())
+        where = m["address"]
+        if not m["reachable"] and m["state"] != "lost":
+            where += " [red]nobody answers at its next hop[/]"
         believed.add_row(
-            m["address"], str(m["tag"]), _state(m["state"]), weights, since, epoch, str(m["version"]), m["why"]
-        )
+            where, str(m["tag"]), _state(m["state"]), weights, since, epoch, str(m["version"]), m["why"]
+        )  # fmt: skip
     console.print(believed)
     for problem in answer["problems"]:
         console.print(f"[red]{escape(problem)}[/]")

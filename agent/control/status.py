@@ -120,6 +120,7 @@ def _service(
 def _member(agent: Agent, member: Member, now: float) -> dict[str, Any]:
     names = {speech.id_of(service): service.name for service in agent.config.services}
     own = member.address == agent.interface.address
+    ends = member.address, member.address6
     changed, why = max((member.since, member.why), (member.changed, member.change))
     return {
         "address": str(member.address),
@@ -129,6 +130,7 @@ def _member(agent: Agent, member: Member, now: float) -> dict[str, Any]:
         "epochs": member.epochs,
         "same_epoch": not strangers(agent.epoch_numbers, [member]),
         "has_new_epoch": agent.epochs[0].number in member.supports,
+        "reachable": own or agent.applier is None or agent.applier.reaches([agent.applier.target(*ends)]),
         "version": agent.version.number if own else member.version,
         "services": {
             name: {"state": share.state, "weight": share.weight, "effective": share.effective}

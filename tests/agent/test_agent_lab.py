@@ -11,12 +11,12 @@ import json
 import os
 import signal
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import wait_for
 
 from topology.cluster import VIP, Cluster
 from topology.lab import Lab
@@ -28,19 +28,12 @@ FOUR = ("b1", "b2", "b3", "b4")
 MEMORY_LIMIT_KB = 90 * 1024
 
 
-def wait_for(what: str, condition: Callable[[], object], timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.03)
-
-
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     with Lab.up(FILE, f"agent-test-{os.getpid()}", keep=False) as lab:
         made = Cluster(lab, "bird")
-        wait_for("four next hops", lambda: hops(made) == {made.addresses[node] for node in FOUR})
-        wait_for("equal tables", lambda: len({view and view.digest for view in map(made.view, FOUR)}) == 1)
+        wait_for(lambda: hops(made) == {made.addresses[node] for node in FOUR}, "four next hops")
+        wait_for(lambda: len({view and view.digest for view in map(made.view, FOUR)}) == 1, "equal tables")
         yield made
 
 
@@ -111,7 +104,7 @@ def test_withdraw_leaves_the_ecmp_set_and_goes_on_serving(cluster: Cluster) -> N
     assert "10.9.9.9 is not a VIP of this node" in lbctl(cluster, "b3", "announce", "down", "--vip", "10.9.9.9", code=1)
     lbctl(cluster, "b3", "announce", "down", "--vip", VIP)
     try:
-        wait_for("b3 to leave the next hops", lambda: cluster.addresses["b3"] not in hops(cluster))
+        wait_for(lambda: cluster.addresses["b3"] not in hops(cluster), "b3 to leave the next hops")
         status = lbctl(cluster, "b3", "status", "-o", "json")
         assert status["vips"][0]["why"] == "withdrawn by the operator"
         # It still owns its rows: the others forward its flows to it.
@@ -122,7 +115,7 @@ def test_withdraw_leaves_the_ecmp_set_and_goes_on_serving(cluster: Cluster) -> N
         assert found == set(FOUR)
     finally:
         lbctl(cluster, "b3", "announce", "up")
-    wait_for("b3 to be back", lambda: cluster.addresses["b3"] in hops(cluster))
+    wait_for(lambda: cluster.addresses["b3"] in hops(cluster), "b3 to be back")
 
 
 def test_a_second_agent_is_refused_and_harms_nothing(cluster: Cluster) -> None:
@@ -133,27 +126,27 @@ def test_a_second_agent_is_refused_and_harms_nothing(cluster: Cluster) -> None:
 
 def test_the_wishes_of_an_operator_outlive_the_agent(cluster: Cluster) -> None:
     lbctl(cluster, "b2", "drain")
-    wait_for("b2 to leave the next hops", lambda: cluster.addresses["b2"] not in hops(cluster))
+    wait_for(lambda: cluster.addresses["b2"] not in hops(cluster), "b2 to leave the next hops")
     cluster.kill("b2", "agent")
-    wait_for("b2's agent to be gone", lambda: not cluster.pids("b2", "agent"))
+    wait_for(lambda: not cluster.pids("b2", "agent"), "b2's agent to be gone")
     assert "no agent answers" in lbctl(cluster, "b2", "status", code=3)
     cluster.start("b2", "agent")
-    wait_for("b2's agent to be ready", lambda: cluster.view("b2"))
+    wait_for(lambda: cluster.view("b2"), "b2's agent to be ready")
     assert lbctl(cluster, "b2", "status", "-o", "json")["node"]["state"] == "draining"
     assert cluster.addresses["b2"] not in hops(cluster)
     lbctl(cluster, "b2", "undrain")
-    wait_for("b2 to be back", lambda: cluster.addresses["b2"] in hops(cluster))
+    wait_for(lambda: cluster.addresses["b2"] in hops(cluster), "b2 to be back")
 
 
 def test_a_killed_agent_leaves_route_and_data_path_and_its_successor_changes_nothing(cluster: Cluster) -> None:
-    wait_for("equal tables", lambda: len({view and view.digest for view in map(cluster.view, FOUR)}) == 1)
+    wait_for(lambda: len({view and view.digest for view in map(cluster.view, FOUR)}) == 1, "equal tables")
     before = lbctl(cluster, "b4", "status", "-o", "json")
     cluster.kill("b4", "agent")
-    wait_for("b4's agent to be gone", lambda: not cluster.pids("b4", "agent"))
+    wait_for(lambda: not cluster.pids("b4", "agent"), "b4's agent to be gone")
     assert "xdp" in cluster.lab.exec("b4", ["ip", "link", "show", "eth1"]).stdout
     assert {ask_the_vip(cluster, f"10.1.1.{number}", 31_000 + number) for number in range(1, 60)} == set(FOUR)
     cluster.start("b4", "agent")
-    wait_for("b4's agent to be ready", lambda: cluster.view("b4"))
+    wait_for(lambda: cluster.view("b4"), "b4's agent to be ready")
     after = lbctl(cluster, "b4", "status", "-o", "json")
     assert after["services"][0]["digest"] == before["services"][0]["digest"]
     assert after["services"][0]["counters"]["rx"] >= before["services"][0]["counters"]["rx"]
@@ -162,12 +155,12 @@ def test_a_killed_agent_leaves_route_and_data_path_and_its_successor_changes_not
 
 def test_sigterm_withdraws_first_and_leaves_the_data_path(cluster: Cluster) -> None:
     cluster.kill("b4", "agent", signal.SIGTERM)
-    wait_for("b4's agent to end", lambda: not cluster.pids("b4", "agent"))
+    wait_for(lambda: not cluster.pids("b4", "agent"), "b4's agent to end")
     assert cluster.addresses["b4"] not in hops(cluster)
     assert "xdp" in cluster.lab.exec("b4", ["ip", "link", "show", "eth1"]).stdout
     assert not (cluster.lab.root("b4") / "run/anylb/agent.sock").exists()
     cluster.start("b4", "agent")
-    wait_for("b4 to be back", lambda: cluster.addresses["b4"] in hops(cluster))
+    wait_for(lambda: cluster.addresses["b4"] in hops(cluster), "b4 to be back")
 
 
 def test_memory(cluster: Cluster) -> None:
@@ -187,7 +180,7 @@ def test_the_control_socket_is_roots(cluster: Cluster) -> None:
 
 def test_a_vip_that_others_remove_is_put_back(cluster: Cluster) -> None:
     cluster.lab.exec("b3", ["ip", "address", "del", f"{VIP}/32", "dev", "lo"])
-    wait_for("the VIP on lo", lambda: VIP in cluster.lab.exec("b3", ["ip", "address", "show", "lo"]).stdout)
+    wait_for(lambda: VIP in cluster.lab.exec("b3", ["ip", "address", "show", "lo"]).stdout, "the VIP on lo")
 
 
 ASK_WITHOUT_THE_VIP = f"""
@@ -205,7 +198,7 @@ def test_without_the_vip_another_server_does_not_answer_for_this_one(cluster: Cl
     said = cluster.lab.exec("b3", ["python", "-c", ASK_WITHOUT_THE_VIP]).stdout
     assert said.startswith("(False, "), said
     assert "assign requested address" in said
-    wait_for("the VIP on lo", lambda: VIP in cluster.lab.exec("b3", ["ip", "address", "show", "lo"]).stdout)
+    wait_for(lambda: VIP in cluster.lab.exec("b3", ["ip", "address", "show", "lo"]).stdout, "the VIP on lo")
 
 
 def test_another_mac_of_the_interface_is_followed(cluster: Cluster) -> None:
@@ -219,7 +212,7 @@ def test_another_mac_of_the_interface_is_followed(cluster: Cluster) -> None:
             ask_the_vip(cluster, f"10.1.1.{number}", 32_000 + number)
         return status_of(cluster, "b3")["services"][0]["counters"]["forward_first"] > before
 
-    wait_for("b3 back among the next hops", lambda: cluster.addresses["b3"] in hops(cluster))
+    wait_for(lambda: cluster.addresses["b3"] in hops(cluster), "b3 back among the next hops")
     cluster.lab.exec("router", ["ip", "neigh", "flush", "dev", "eth2"])
     assert forwards()
 
@@ -233,24 +226,24 @@ def test_a_full_disk_costs_memory_of_the_past_not_the_agent(cluster: Cluster) ->
         with pytest.raises(OSError, match="No space"):
             fill(filler)
         lbctl(cluster, "b3", "drain")
-        wait_for("b3 to drain", lambda: cluster.addresses["b3"] not in hops(cluster))
+        wait_for(lambda: cluster.addresses["b3"] not in hops(cluster), "b3 to drain")
         assert status_of(cluster, "b3")["ready"] is True
     finally:
         filler.unlink()
         lbctl(cluster, "b3", "undrain")
-    wait_for("b3 to be back", lambda: cluster.addresses["b3"] in hops(cluster))
+    wait_for(lambda: cluster.addresses["b3"] in hops(cluster), "b3 to be back")
 
 
 def test_detach_is_refused_while_the_agent_runs_and_off_takes_the_program_away(cluster: Cluster) -> None:
     assert "another agent (pid" in lbctl(cluster, "b3", "agent", "detach", code=1)
     cluster.kill("b3", "agent", signal.SIGTERM)
-    wait_for("b3's agent to end", lambda: not cluster.pids("b3", "agent"))
+    wait_for(lambda: not cluster.pids("b3", "agent"), "b3's agent to end")
     assert "xdp" in cluster.lab.exec("b3", ["ip", "link", "show", "eth1"]).stdout
     cluster.lab.spawn("b3", ["lbctl", "agent", "run", "--xdp", "off"])
-    wait_for("b3 to be plain anycast", lambda: cluster.reachable("b3") and status_of(cluster, "b3")["vips"])
+    wait_for(lambda: cluster.reachable("b3") and status_of(cluster, "b3")["vips"], "b3 to be plain anycast")
     assert "xdp" not in cluster.lab.exec("b3", ["ip", "link", "show", "eth1"]).stdout
     cluster.kill("b3", "agent", signal.SIGTERM)
-    wait_for("b3's agent to end", lambda: not cluster.pids("b3", "agent"))
+    wait_for(lambda: not cluster.pids("b3", "agent"), "b3's agent to end")
     assert lbctl(cluster, "b3", "agent", "detach") == "nothing was attached\n"
 
 

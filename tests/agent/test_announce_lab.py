@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import wait_for
 
 from agent.announcing.decide import GRACEFUL_SHUTDOWN, MED
 from topology.cluster import VIP, Cluster
@@ -37,13 +38,6 @@ FOUR = ("b1", "b2", "b3", "b4")
 SECOND = "10.99.0.2"
 FILES = {"bird": "segment.clab.yml", "frr": "segment-frr.clab.yml"}
 STATE = "run/anylb/state.json"
-
-
-def wait_for(what: str, condition: Callable[[], object], timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.03)
 
 
 @dataclass(frozen=True)
@@ -100,11 +94,11 @@ class Bench:
 
     def restart_agent(self, node: str, forget: bool = False) -> None:
         self.cluster.kill(node, "agent")
-        wait_for(f"{node}'s agent to be gone", lambda: not self.cluster.pids(node, "agent"))
+        wait_for(lambda: not self.cluster.pids(node, "agent"), f"{node}'s agent to be gone")
         if forget:
             (self.cluster.lab.root(node) / STATE).unlink()
         self.cluster.start(node, "agent")
-        wait_for(f"{node}'s agent to be ready", lambda: self.cluster.view(node))
+        wait_for(lambda: self.cluster.view(node), f"{node}'s agent to be ready")
 
 
 def bird_paths(cluster: Cluster) -> dict[str, Path_]:
@@ -158,7 +152,7 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         cluster = Cluster(lab, router)
         with RouterWatch(lab.nodes["router"].pid, VIP) as watch:
             made = Bench(cluster, folder / "lb.yml", watch)
-            wait_for("four next hops", lambda: made.hops() == set(FOUR), 30)
+            wait_for(lambda: made.hops() == set(FOUR), "four next hops", 30)
             yield made
 
 
@@ -168,12 +162,12 @@ def bench(running: Bench) -> Iterator[Bench]:
     for node in FOUR:
         for verb in ("up", "undrain"):
             running.announce(node, verb)
-    wait_for("four next hops", lambda: running.hops() == set(FOUR))
+    wait_for(lambda: running.hops() == set(FOUR), "four next hops")
 
 
 def test_status_names_each_vip_and_peer(bench: Bench) -> None:
     wait_for(
-        "the others to be known", lambda: len(bench.announce("b1", "status", "-o", "json")["vips"][0]["others"]) == 3
+        lambda: len(bench.announce("b1", "status", "-o", "json")["vips"][0]["others"]) == 3, "the others to be known"
     )
     said = bench.announce("b1", "status", "-o", "json")
     (vip,), (row,) = said["vips"], said["peers"]
@@ -193,16 +187,16 @@ def test_down_is_gone_when_wait_returns(bench: Bench) -> None:
     row = bench.row("b2")
     assert (row["desired"], row["out"], row["why"]) == ("withdrawn", "no", "withdrawn by the operator: new [kernel]")
     assert "new [kernel]" in " ".join(bench.announce("b2", "status").split())
-    wait_for("b2 to leave the router", lambda: "b2" not in bench.paths() and bench.hops() == {"b1", "b3", "b4"})
+    wait_for(lambda: "b2" not in bench.paths() and bench.hops() == {"b1", "b3", "b4"}, "b2 to leave the router")
     wait_for(
-        "the others to hear it", lambda: "10.0.0.12" not in str(bench.announce("b1", "status", "-o", "json")["vips"])
+        lambda: "10.0.0.12" not in str(bench.announce("b1", "status", "-o", "json")["vips"]), "the others to hear it"
     )
     view = bench.cluster.view("b1")
     assert view is not None
     assert "b2" in view.takers, "it is a member all the same"
     bench.announce("b2", "up", "--wait")
     assert bench.row("b2")["out"] == "yes"
-    wait_for("b2 to be back", lambda: "b2" in bench.hops())
+    wait_for(lambda: "b2" in bench.hops(), "b2 to be back")
 
 
 @pytest.mark.parametrize("method", ["withdraw", "prepend", "med", "gshut"])
@@ -212,9 +206,9 @@ def test_each_way_to_drain_is_seen_at_the_router(bench: Bench, method: str) -> N
     assert all(path.as_path == (65001,) and not path.communities for path in plain.values()), "the control"
     bench.announce("b2", "drain", "--method", method, "--wait")
     if method == "withdraw":
-        wait_for("b2's path to go", lambda: "b2" not in bench.paths())
+        wait_for(lambda: "b2" not in bench.paths(), "b2's path to go")
     else:
-        wait_for("b2's path to change", lambda: bench.paths().get("b2", plain["b2"]) != plain["b2"])
+        wait_for(lambda: bench.paths().get("b2", plain["b2"]) != plain["b2"], "b2's path to change")
         path = bench.paths()["b2"]
         assert path.as_path == (65001,) * (4 if method == "prepend" else 1)
         assert (path.med == MED) is (method == "med")
@@ -224,14 +218,14 @@ def test_each_way_to_drain_is_seen_at_the_router(bench: Bench, method: str) -> N
     # BIRD does nothing about the community unless it is told to, as facts go; all else leaves the set.
     stays = method == "gshut" and bench.cluster.router == "bird"
     if not stays:
-        wait_for("b2 to leave the next hops", lambda: "b2" not in bench.hops())
+        wait_for(lambda: "b2" not in bench.hops(), "b2 to leave the next hops")
     print(f"{bench.cluster.router}: {method}: next hops {sorted(bench.hops())}")
     assert ("b2" in bench.hops()) is stays
     assert {node: path for node, path in bench.paths().items() if node != "b2"} == {
         node: path for node, path in plain.items() if node != "b2"
     }
     bench.announce("b2", "undrain", "--wait")
-    wait_for("the path of before", lambda: bench.paths() == plain)
+    wait_for(lambda: bench.paths() == plain, "the path of before")
 
 
 def test_an_end_is_kept_over_a_restart_and_a_reboot(bench: Bench) -> None:
@@ -245,12 +239,12 @@ def test_an_end_is_kept_over_a_restart_and_a_reboot(bench: Bench) -> None:
     assert (row["desired"], row["out"]) == ("withdrawn", "no")
     assert re.fullmatch(r"withdrawn by the operator until 20\d\d-\d\d-\d\d \d\d:\d\d:\d\dZ: repair", row["why"])
     assert "b3" not in bench.hops()
-    wait_for("b3 to be back by itself", lambda: "b3" in bench.hops(), 30)
+    wait_for(lambda: "b3" in bench.hops(), "b3 to be back by itself", 30)
     assert time.monotonic() - began > 14
     # The control: without an end it stays down.
     bench.announce("b3", "down", "--wait")
     bench.restart_agent("b3", forget=True)
-    wait_for("all to be decided", lambda: bench.row("b3")["out"] == "no")
+    wait_for(lambda: bench.row("b3")["out"] == "no", "all to be decided")
     assert bench.row("b3")["why"] == "withdrawn by the operator"
 
 
@@ -258,16 +252,16 @@ def test_the_last_announcer_is_refused_without_force(bench: Bench) -> None:
     def others() -> Any:
         return bench.announce("b1", "status", "-o", "json")["vips"][0]["others"]
 
-    wait_for("the others to be known", lambda: len(others()) == 3)
+    wait_for(lambda: len(others()) == 3, "the others to be known")
     bench.announce("b2", "down", "--wait")
     bench.announce("b3", "drain", "--method", "prepend", "--wait")
     bench.announce("b4", "down", "--wait")
-    wait_for("b1 to know", lambda: others() == ["10.0.0.13"])
+    wait_for(lambda: others() == ["10.0.0.13"], "b1 to know")
     bench.announce("b1", "down", "--wait")  # b3's way is longer, but it is one
     bench.announce("b1", "up", "--wait")
     bench.announce("b3", "drain", "--wait")
-    wait_for("b1 to know", lambda: others() == [])
-    wait_for("one next hop", lambda: bench.hops() == {"b1"})
+    wait_for(lambda: others() == [], "b1 to know")
+    wait_for(lambda: bench.hops() == {"b1"}, "one next hop")
     for verb in (["announce", "down"], ["announce", "down", "--vip", VIP], ["announce", "drain"], ["drain"], ["leave"]):
         said = bench.lbctl("b1", *verb, code=1)
         assert said == (
@@ -279,12 +273,12 @@ def test_the_last_announcer_is_refused_without_force(bench: Bench) -> None:
     bench.announce("b1", "drain", "--method", "prepend", "--wait")  # the route stays
     bench.announce("b2", "down", "--reason", "it is down: nothing is lost")
     bench.announce("b1", "down", "--force", "--wait")
-    wait_for("no next hop", lambda: bench.hops() == set())
+    wait_for(lambda: bench.hops() == set(), "no next hop")
     bench.announce("b1", "up", "--wait")
     bench.announce("b1", "undrain", "--wait")
-    wait_for("b1 to be back", lambda: bench.hops() == {"b1"})
+    wait_for(lambda: bench.hops() == {"b1"}, "b1 to be back")
     bench.lbctl("b1", "drain", "--force")
-    wait_for("no next hop", lambda: bench.hops() == set())
+    wait_for(lambda: bench.hops() == set(), "no next hop")
     bench.lbctl("b1", "undrain")
 
 
@@ -297,7 +291,7 @@ def test_wait_waits_for_the_adj_rib_out(bench: Bench) -> None:
         )
         assert "b2" in bench.hops()
         assert bench.announce("b2", "check", code=1).startswith("WARNING: ")
-    wait_for("b2 to leave the next hops", lambda: "b2" not in bench.hops())
+    wait_for(lambda: "b2" not in bench.hops(), "b2 to leave the next hops")
     bench.announce("b2", "down", "--wait")
     assert bench.row("b2")["out"] == "no"
 
@@ -316,20 +310,20 @@ def test_check_tells_a_monitoring_system(bench: Bench) -> None:
     bench.announce("b2", "up", "--wait")
     bench.cluster.stop("b2", "speaker")
     try:
-        wait_for("the relay to be missed", lambda: bench.announce("b2", "status", "-o", "json")["relay"] != "connected")
+        wait_for(lambda: bench.announce("b2", "status", "-o", "json")["relay"] != "connected", "the relay to be missed")
         said = bench.announce("b2", "check", code=2)
         assert said.startswith("CRITICAL: ")
         assert "what the routers hear is not known" in said
         assert bench.announce("b2", "check", "-o", "json", code=2)["state"] == "critical"
     finally:
         bench.cluster.start("b2", "speaker")
-    wait_for("b2 to be back", lambda: "b2" in bench.hops())
-    wait_for("all fine", lambda: bench.announce("b2", "status", "-o", "json")["faults"] == [])
+    wait_for(lambda: "b2" in bench.hops(), "b2 to be back")
+    wait_for(lambda: bench.announce("b2", "status", "-o", "json")["faults"] == [], "all fine")
     bench.cluster.kill("b2", "agent", signal.SIGTERM)
-    wait_for("b2's agent to end", lambda: not bench.cluster.pids("b2", "agent"))
+    wait_for(lambda: not bench.cluster.pids("b2", "agent"), "b2's agent to end")
     assert "no agent answers" in bench.announce("b2", "check", code=3)
     bench.cluster.start("b2", "agent")
-    wait_for("b2's agent to be ready", lambda: bench.cluster.view("b2"))
+    wait_for(lambda: bench.cluster.view("b2"), "b2's agent to be ready")
 
 
 def test_watch_prints_changes_as_they_come(bench: Bench, tmp_path: Path) -> None:
@@ -342,12 +336,12 @@ def test_watch_prints_changes_as_they_come(bench: Bench, tmp_path: Path) -> None
     def seen() -> list[tuple[str, str]]:
         return [(change["desired"], change["out"]) for change in map(json.loads, lines.read_text().splitlines())]
 
-    wait_for("the present state", lambda: seen() == [("announced", "yes")] and text.read_text())
+    wait_for(lambda: seen() == [("announced", "yes")] and text.read_text(), "the present state")
     bench.announce("b2", "down", "--wait")
-    wait_for("the withdrawal", lambda: seen()[1:] == [("withdrawn", "yes"), ("withdrawn", "no")])
+    wait_for(lambda: seen()[1:] == [("withdrawn", "yes"), ("withdrawn", "no")], "the withdrawal")
     bench.announce("b2", "up", "--wait")
-    wait_for("the announcement", lambda: seen()[3:] == [("announced", "no"), ("announced", "yes")])
-    wait_for("the same in words", lambda: len(text.read_text().splitlines()) == 5)
+    wait_for(lambda: seen()[3:] == [("announced", "no"), ("announced", "yes")], "the announcement")
+    wait_for(lambda: len(text.read_text().splitlines()) == 5, "the same in words")
     for process in watching:
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0
@@ -361,7 +355,7 @@ def test_watch_prints_changes_as_they_come(bench: Bench, tmp_path: Path) -> None
 
 def test_watch_ends_with_the_agent(bench: Bench, tmp_path: Path) -> None:
     watching = bench.cluster.lab.spawn("b2", ["lbctl", "announce", "watch"], log=tmp_path / "text")
-    wait_for("the present state", lambda: (tmp_path / "text").read_text())
+    wait_for(lambda: (tmp_path / "text").read_text(), "the present state")
     bench.restart_agent("b2")
     with contextlib.suppress(subprocess.TimeoutExpired):
         watching.wait(10)
@@ -374,18 +368,18 @@ def plain_anycast(bench: Bench) -> Iterator[str]:
     """b2 without a data path: it announces the VIP only while its own server is well."""
     stop_agent(bench, "b2")
     bench.cluster.lab.spawn("b2", ["lbctl", "agent", "run", "--xdp", "off"])
-    wait_for("b2 to be back", lambda: bench.cluster.reachable("b2") and "b2" in bench.hops())
+    wait_for(lambda: bench.cluster.reachable("b2") and "b2" in bench.hops(), "b2 to be back")
     yield "b2"
     if not bench.cluster.pids("b2", "server"):
         bench.cluster.start("b2", "server")
     stop_agent(bench, "b2")
     bench.cluster.start("b2", "agent")
-    wait_for("b2's agent to be ready", lambda: bench.cluster.view("b2"))
+    wait_for(lambda: bench.cluster.view("b2"), "b2's agent to be ready")
 
 
 def stop_agent(bench: Bench, node: str) -> None:
     bench.cluster.kill(node, "agent", signal.SIGTERM)
-    wait_for(f"{node}'s agent to end", lambda: not bench.cluster.pids(node, "agent"))
+    wait_for(lambda: not bench.cluster.pids(node, "agent"), f"{node}'s agent to end")
 
 
 def test_a_vip_that_falls_again_and_again_is_held_back(bench: Bench, plain_anycast: str) -> None:
@@ -393,18 +387,18 @@ def test_a_vip_that_falls_again_and_again_is_held_back(bench: Bench, plain_anyca
     node = plain_anycast
     for hold_s in (2, 4, 8):
         bench.cluster.kill(node, "server")
-        wait_for("the VIP to be withdrawn", lambda: node not in bench.hops())
+        wait_for(lambda: node not in bench.hops(), "the VIP to be withdrawn")
         fell_at = time.monotonic()
         assert bench.announce(node, "check", code=1).startswith(f"WARNING: {VIP} is not announced: unhealthy: echo")
         bench.cluster.start(node, "server")
         if hold_s < 8:
-            wait_for("the VIP to be back", lambda: node in bench.hops(), 30)
+            wait_for(lambda: node in bench.hops(), "the VIP to be back", 30)
             assert time.monotonic() - fell_at > hold_s - 1
-    wait_for("the VIP to be held back", lambda: bench.row(node)["why"].startswith("held back for 8 s after 3 falls"))
+    wait_for(lambda: bench.row(node)["why"].startswith("held back for 8 s after 3 falls"), "the VIP to be held back")
     assert node not in bench.hops()
     # An operator knows better.
     bench.announce(node, "up", "--wait", "--timeout", "3s")
-    wait_for("the VIP to be back", lambda: node in bench.hops())
+    wait_for(lambda: node in bench.hops(), "the VIP to be back")
 
 
 @pytest.fixture
@@ -418,7 +412,7 @@ def second_vip(bench: Bench) -> Iterator[Callable[..., None]]:
         for node in nodes:
             bench.lbctl(node, "agent", "reload")
             bench.announce(node, "up", "--wait")
-        wait_for("the second VIP", lambda: bench.routed(SECOND) and all(bench.on_lo(node, SECOND) for node in nodes))
+        wait_for(lambda: bench.routed(SECOND) and all(bench.on_lo(node, SECOND) for node in nodes), "the second VIP")
         bench.file.write_text(text)
 
     yield configure
@@ -426,7 +420,7 @@ def second_vip(bench: Bench) -> Iterator[Callable[..., None]]:
     for node in FOUR:
         if bench.on_lo(node, SECOND):
             bench.lbctl(node, "agent", "reload")
-    wait_for("the second VIP to be gone", lambda: not any(bench.on_lo(node, SECOND) for node in FOUR))
+    wait_for(lambda: not any(bench.on_lo(node, SECOND) for node in FOUR), "the second VIP to be gone")
 
 
 def test_a_vip_leaves_lo_after_the_router_has_heard(bench: Bench, second_vip: Callable[..., None]) -> None:
@@ -450,8 +444,8 @@ def test_no_connection_of_others_breaks_when_a_vip_is_taken_from_a_node(
     """Until the router has heard, it goes on sending b2 packets of connections that others hold."""
     second_vip(*FOUR)
     wait_for(
-        "four next hops",
         lambda: bench.cluster.lab.exec("router", ["ip", "route", "show", SECOND]).stdout.count("via") == 4,
+        "four next hops",
     )
     with inside_net(bench.cluster.lab.nodes["client"].pid):
         made = [

@@ -7,13 +7,12 @@ b1 10.0.0.11 ── router 10.0.0.1 (BIRD)
 import json
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from waiting import wait_for
 
 from agent.cli.main import main
 from topology.lab import Lab
@@ -50,13 +49,6 @@ topology:
 """
 
 
-def wait_for(what: str, condition: Callable[[], object], timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.1)
-
-
 def test_status_tells_of_bfd(tmp_path: Path) -> None:
     (tmp_path / "lb.yml").write_text(CONFIG)
     (tmp_path / "bfd.clab.yml").write_text(LAB)
@@ -74,12 +66,12 @@ def test_status_tells_of_bfd(tmp_path: Path) -> None:
             peers = json.loads(done.stdout)["bgp"]["peers"] if done.returncode == 0 else []
             return (peers[0]["bfd"] or {}) if peers else {}
 
-        wait_for("BFD", lambda: (bfd().get("state"), bfd().get("detection_ms")) == ("up", 800))
+        wait_for(lambda: (bfd().get("state"), bfd().get("detection_ms")) == ("up", 800), "BFD")
         assert bfd()["interval_ms"] == 200
         assert "10.0.0.1 up (BFD up, silent at most 800 ms)" in lab.exec("b1", ["lbctl", "status"]).stdout
         bird = int(lab.exec("router", ["pidof", "bird"]).stdout)
         os.kill(_outside(lab, "router", bird), signal.SIGSTOP)
-        wait_for("its end", lambda: bfd().get("state") == "down")
+        wait_for(lambda: bfd().get("state") == "down", "its end")
         assert "(BFD down: the neighbour was silent for too long)" in lab.exec("b1", ["lbctl", "status"]).stdout
 
 

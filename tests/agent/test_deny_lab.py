@@ -7,12 +7,12 @@ client 10.1.0.2, 10.1.1.0/24 ── router ── segment ── b1 b2 b3 b4    
 import json
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import wait_for
 
 from topology.lab import Lab
 
@@ -40,13 +40,6 @@ def lab() -> Iterator[Lab]:
         yield running
     finally:
         running.down()
-
-
-def wait_for(what: Callable[[], bool], timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def lbctl(lab: Lab, node: str, *words: str) -> dict[str, Any]:

@@ -101,6 +101,9 @@ class Stage:
         """Whether all these have the same tables, and know that those take new flows."""
         return agree(map(self.cluster.view, nodes), frozenset(takers), frozenset())
 
+    def reaches_all(self, node: str) -> bool:
+        return all(member["reachable"] for member in self.status(node)["members"])
+
     def forwarded_again(self) -> int:
         return sum(self.cluster.counters(node)["forward_again"] for node in FOUR)
 
@@ -134,6 +137,8 @@ def stage(change: Change, name: str, folder: Path) -> Iterator[Stage]:
         client = TrafficClient.connect(lab.root("client") / control)
         made = Stage(cluster, client, change)
         made.wait("four that all know", lambda: made.agree(FOUR, takers=FOUR))
+        # While its MAC is not known the program passes an owner over, and a connection opened then is elsewhere.
+        made.wait("four that reach each other", lambda: all(map(made.reaches_all, FOUR)))
         client.begin()
         made.open(CONNECTIONS)
         client.fresh(FRESH_PER_S)
@@ -178,19 +183,16 @@ def test_a_switch_breaks_nothing(name: str, change: Change, tmp_path: Path) -> N
 def explained(lab: Stage, new: int, old: int) -> None:
     """`lbctl explain` shows both rows; the owner under the old one of them holds the connections from before."""
     held = lab.client.report()[0]
-    moved = owned = 0
+    moved = 0
     for one in held[:40]:
         answer = lab.cluster.ask("b1", "GET", f"/explain?tuple=tcp,{one.source},{VIP}:7000")
         assert [epoch["epoch"] for epoch in answer["epochs"]] == [new, old]
         first, other = answer["epochs"]
-        # One opened while its ingress had yet to learn the owner's MAC is at the next place.
-        assert one.owner in [lab.cluster.names[address] for address in other["chain"]]
-        owned += lab.cluster.names[other["chain"][0]] == one.owner
+        assert lab.cluster.names[other["chain"][0]] == one.owner
         assert answer["tried"][0] == first["chain"][0]
         assert other["chain"][0] in answer["tried"][:2]
         assert len(answer["tried"]) <= 4
         moved += first["chain"][0] != other["chain"][0]
-    assert owned > 30
     assert moved > 10
 
 

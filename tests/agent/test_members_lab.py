@@ -10,13 +10,14 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import wait_for
 
 from bgp.community import Identity, ServiceState, encode
 from topology.cluster import VIP, Cluster
@@ -28,18 +29,11 @@ FILE = Path(__file__).parents[2] / "topology/segment.clab.yml"
 FOUR = ("b1", "b2", "b3", "b4")
 
 
-def wait_for(what: str, condition: Callable[[], object], timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.05)
-
-
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     with Lab.up(FILE, f"members-test-{os.getpid()}", keep=False) as lab:
         made = Cluster(lab, "bird")
-        wait_for("equal tables", lambda: equal(made))
+        wait_for(lambda: equal(made), "equal tables")
         yield made
 
 
@@ -67,15 +61,15 @@ def sessions_closed(cluster: Cluster) -> Iterator[None]:
         yield
     finally:
         cluster.lab.exec("router", ["sh", "-c", "for n in b2 b3 b4; do birdc enable $n; done"])
-        wait_for("all to be back", lambda: equal(cluster), 60)
+        wait_for(lambda: equal(cluster), "all to be back", 60)
 
 
 def test_members_that_answer_keep_their_place_when_a_router_loses_most_of_them(cluster: Cluster) -> None:
     cluster.lab.exec("b3", ["lbctl", "agent", "reload"])  # it gives its port to its successor
-    wait_for("b3 to be itself again", lambda: equal(cluster))
+    wait_for(lambda: equal(cluster), "b3 to be itself again")
     before = status(cluster)["services"][0]["digest"]
     with sessions_closed(cluster):
-        wait_for("probes to be answered", lambda: {why for _, why in believed(cluster).values()} == {ANSWERS})
+        wait_for(lambda: {why for _, why in believed(cluster).values()} == {ANSWERS}, "probes to be answered")
         deadline = time.monotonic() + 4.0  # longer than unanswered questions are waited for
         while time.monotonic() < deadline:
             assert {state for state, _ in believed(cluster).values()} == {"up"}
@@ -83,10 +77,10 @@ def test_members_that_answer_keep_their_place_when_a_router_loses_most_of_them(c
             time.sleep(0.2)
         # One of them that really dies now is noticed, though no router tells of it.
         cluster.kill("b4", "agent")
-        wait_for("b4 to be lost", lambda: believed(cluster)["b4"] == ("lost", SILENT))
+        wait_for(lambda: believed(cluster)["b4"] == ("lost", SILENT), "b4 to be lost")
         assert believed(cluster)["b2"] == believed(cluster)["b3"] == ("up", ANSWERS)
         cluster.start("b4", "agent")
-        wait_for("b4 to be asked again", lambda: believed(cluster)["b4"] == ("up", ANSWERS))
+        wait_for(lambda: believed(cluster)["b4"] == ("up", ANSWERS), "b4 to be asked again")
 
 
 ANSWERS = "no router tells of it any more, but it answers"
@@ -100,7 +94,7 @@ def test_without_probes_the_same_members_are_lost(cluster: Cluster) -> None:
     cluster.lab.exec("b1", ["ip", "rule", "add", *RULE])
     try:
         with sessions_closed(cluster):
-            wait_for("all to be lost", lambda: set(believed(cluster).values()) == {("lost", SILENT)})
+            wait_for(lambda: set(believed(cluster).values()) == {("lost", SILENT)}, "all to be lost")
             assert status(cluster)["services"][0]["digest"] != before
     finally:
         cluster.lab.exec("b1", ["ip", "rule", "del", *RULE])
@@ -109,11 +103,11 @@ def test_without_probes_the_same_members_are_lost(cluster: Cluster) -> None:
 def test_one_that_vanishes_alone_is_lost_at_once_and_is_not_asked(cluster: Cluster) -> None:
     cluster.lab.exec("router", ["birdc", "disable", "b2"])
     try:
-        wait_for("b2 to be lost", lambda: believed(cluster)["b2"] == ("lost", "its identity was withdrawn"))
+        wait_for(lambda: believed(cluster)["b2"] == ("lost", "its identity was withdrawn"), "b2 to be lost")
         assert believed(cluster)["b3"][0] == believed(cluster)["b4"][0] == "up"
     finally:
         cluster.lab.exec("router", ["birdc", "enable", "b2"])
-        wait_for("b2 to be back", lambda: equal(cluster), 60)
+        wait_for(lambda: equal(cluster), "b2 to be back", 60)
 
 
 # The dead-man's floor
@@ -143,14 +137,14 @@ def test_the_dead_man_withdraws_one_silent_node_but_not_a_cluster_of_them(cluste
     held = "and its VIPs: fewer than half of the announcers remain"
     try:
         cluster.kill("b3", "agent")
-        wait_for("b3's VIP to be withdrawn", lambda: hops(cluster) == {"b1", "b2", "b4"})
+        wait_for(lambda: hops(cluster) == {"b1", "b2", "b4"}, "b3's VIP to be withdrawn")
         cluster.start("b3", "agent")
-        wait_for("b3 to be back", lambda: equal(cluster) and hops(cluster) == set(FOUR), 60)
+        wait_for(lambda: equal(cluster) and hops(cluster) == set(FOUR), "b3 to be back", 60)
         assert relays_that(cluster, held) == []
         for node in FOUR:
             cluster.kill(node, "agent")
-        wait_for("all relays to hold", lambda: relays_that(cluster, held) == list(FOUR), 60)
-        wait_for("all to be announced", lambda: hops(cluster) == set(FOUR))
+        wait_for(lambda: relays_that(cluster, held) == list(FOUR), "all relays to hold", 60)
+        wait_for(lambda: hops(cluster) == set(FOUR), "all to be announced")
         deadline = time.monotonic() + 3.0
         while time.monotonic() < deadline:
             assert hops(cluster) == set(FOUR), "no two relays take turns"
@@ -160,7 +154,7 @@ def test_the_dead_man_withdraws_one_silent_node_but_not_a_cluster_of_them(cluste
         for node in FOUR:
             if not cluster.pids(node, "agent"):
                 cluster.start(node, "agent")
-        wait_for("all to be back", lambda: equal(cluster) and hops(cluster) == set(FOUR), 60)
+        wait_for(lambda: equal(cluster) and hops(cluster) == set(FOUR), "all to be back", 60)
     # What the dead-man said is older than what the agents say now.
     assert {m["state"] for m in status(cluster)["members"]} == {"up"}
 
@@ -176,7 +170,7 @@ def test_status_tells_of_each_node_its_weights_version_table_and_last_change(clu
     assert len({status(cluster, node)["services"][0]["digest"] for node in FOUR}) == 1
     cluster.lab.exec("b2", ["lbctl", "drain"])
     try:
-        wait_for("b1 to hear of it", lambda: member(cluster, b2)["state"] == "draining")
+        wait_for(lambda: member(cluster, b2)["state"] == "draining", "b1 to hear of it")
         now = member(cluster, b2)
         assert now["services"] == {"echo": {"state": "draining", "weight": 100, "effective": 0}}
         assert now["why"] == "it says that it is draining"
@@ -187,7 +181,7 @@ def test_status_tells_of_each_node_its_weights_version_table_and_last_change(clu
         assert "echo 0/100" in text
     finally:
         cluster.lab.exec("b2", ["lbctl", "undrain"])
-        wait_for("b2 to be back", lambda: equal(cluster), 60)
+        wait_for(lambda: equal(cluster), "b2 to be back", 60)
 
 
 def member(cluster: Cluster, address: str) -> dict[str, Any]:
@@ -219,17 +213,17 @@ def test_status_names_nodes_with_an_address_or_a_tag_of_another(cluster: Cluster
     cluster.lab.spawn("b5", command, log=cluster.lab.root("b5") / "run/stranger.log")
     try:
         address_twice = f"this node's address {b4} is announced by another node as well"
-        wait_for("b4 to name it", lambda: address_twice in " ".join(status(cluster, "b4")["problems"]), 90)
-        wait_for("b1 to name the tag", lambda: "have the same tag, 13" in " ".join(status(cluster)["problems"]), 90)
+        wait_for(lambda: address_twice in " ".join(status(cluster, "b4")["problems"]), "b4 to name it", 90)
+        wait_for(lambda: "have the same tag, 13" in " ".join(status(cluster)["problems"]), "b1 to name the tag", 90)
         wait_for(
-            "b1 to name the stranger", lambda: "10.1.0.13 says that it is" in " ".join(status(cluster)["problems"])
+            lambda: "10.1.0.13 says that it is" in " ".join(status(cluster)["problems"]), "b1 to name the stranger"
         )
         assert "stop one of them" in " ".join(cluster.lab.exec("b4", ["lbctl", "status"]).stdout.split())
         assert status(cluster, "b4")["node"]["version"] > 2_000_000_000, "it exceeds what it hears"
     finally:
         cluster.stop("b5", "speaker")
-    wait_for("all to be well", lambda: equal(cluster), 60)
-    wait_for("nothing more to be told", lambda: not any(status(cluster, node)["problems"] for node in FOUR))
+    wait_for(lambda: equal(cluster), "all to be well", 60)
+    wait_for(lambda: not any(status(cluster, node)["problems"] for node in FOUR), "nothing more to be told")
 
 
 # Damping (last: b2 stays damped for a while)
@@ -260,9 +254,9 @@ def test_a_member_that_comes_and_goes_gets_no_new_connections_and_keeps_its_old_
         while "comes and goes" not in believed(cluster)["b2"][1]:
             assert time.monotonic() < deadline, "b2 was never damped"
             cluster.lab.exec("router", ["birdc", "disable", "b2"])
-            wait_for("b2 to be lost", lambda: state() == "lost")
+            wait_for(lambda: state() == "lost", "b2 to be lost")
             cluster.lab.exec("router", ["birdc", "enable", "b2"])
-            wait_for("b2 to be told again", lambda: believed(cluster)["b2"][1] != "its identity was withdrawn")
+            wait_for(lambda: believed(cluster)["b2"][1] != "its identity was withdrawn", "b2 to be told again")
         assert state() == "lost"
         view = cluster.view("b1")
         assert view is not None

@@ -15,11 +15,12 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import wait_for
 
 from topology.cluster import VIP, Cluster
 from topology.lab import Lab
@@ -29,13 +30,6 @@ from topology.router import RouterWatch
 pytestmark = pytest.mark.lab
 TOPOLOGY = Path(__file__).parents[2] / "topology"
 FOUR = ("b1", "b2", "b3", "b4")
-
-
-def wait_for(what: str, condition: Callable[[], object], timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.03)
 
 
 class Bench:
@@ -110,8 +104,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 
 def settle(bench: Bench) -> None:
     """All four announce, and agree on the tables."""
-    wait_for("four next hops", lambda: bench.hops() == set(FOUR))
-    wait_for("equal tables", lambda: len({view and view.digest for view in map(bench.cluster.view, FOUR)}) == 1)
+    wait_for(lambda: bench.hops() == set(FOUR), "four next hops")
+    wait_for(lambda: len({view and view.digest for view in map(bench.cluster.view, FOUR)}) == 1, "equal tables")
 
 
 @pytest.fixture
@@ -154,7 +148,7 @@ def test_a_broken_file_is_refused_and_nothing_changes(bench: Bench) -> None:
     # By signal, as systemctl or a script may: the fault is in the log and in the status.
     bench.cluster.kill("b1", "agent", signal.SIGHUP)
     log = bench.cluster.lab.root("b1") / "var/log/anylb/agent.log"
-    wait_for("the refusal in the log", lambda: "not reloaded: /etc/anylb/lb.yml:2:10" in log.read_text())
+    wait_for(lambda: "not reloaded: /etc/anylb/lb.yml:2:10" in log.read_text(), "the refusal in the log")
     after = bench.status("b1")
     assert after["config"]["generation"] == before["config"]["generation"]
     assert [s["digest"] for s in after["services"]] == [s["digest"] for s in before["services"]]
@@ -166,13 +160,13 @@ def test_a_changed_weight_and_a_second_service_are_taken_in(bench: Bench) -> Non
     bench.configure(("forward: l2", "forward: l2\n    weight: 70"), ("\nbgp:", second))
     connections = bench.connect(40)
     bench.reload("b2")
-    wait_for("the weight at b1", lambda: bench.share("b2", "b1") == ("up", 70, 70))
+    wait_for(lambda: bench.share("b2", "b1") == ("up", 70, 70), "the weight at b1")
     assert [s["name"] for s in bench.status("b2")["services"]] == ["echo", "more"]
     assert bench.share("b1", "b1") == ("up", 100, 100)  # b1 was not told to reload
     bench.configure()
     bench.reload("b2")
     bench.changed.clear()
-    wait_for("the old weight at b1", lambda: bench.share("b2", "b1") == ("up", 100, 100))
+    wait_for(lambda: bench.share("b2", "b1") == ("up", 100, 100), "the old weight at b1")
     assert [s["name"] for s in bench.status("b2")["services"]] == ["echo"]
     for connection in connections:
         talk(connection)
@@ -182,7 +176,7 @@ def test_a_changed_weight_and_a_second_service_are_taken_in(bench: Bench) -> Non
 def test_a_member_only_serves_without_announcing(bench: Bench) -> None:
     bench.configure(("interface: eth1", "interface: eth1\n  announce: false"))
     bench.reload("b3")
-    wait_for("b3 to leave the next hops", lambda: bench.hops() == {"b1", "b2", "b4"})
+    wait_for(lambda: bench.hops() == {"b1", "b2", "b4"}, "b3 to leave the next hops")
     assert bench.share("b3", "b1") == ("up", 100, 100)
     connections = bench.connect(60)
     assert {talk(connection) for connection in connections} == set(FOUR)
@@ -193,13 +187,13 @@ def test_a_member_only_serves_without_announcing(bench: Bench) -> None:
 def test_backend_drain_moves_new_connections_and_keeps_the_route(bench: Bench) -> None:
     connections, began = bench.connect(60), time.monotonic()
     assert bench.lbctl("b2", "backend", "drain") == "echo: draining, weight 0 of 100\n"
-    wait_for("all to know", lambda: {bench.share("b2", n) for n in FOUR} == {("draining", 100, 0)})
+    wait_for(lambda: {bench.share("b2", n) for n in FOUR} == {("draining", 100, 0)}, "all to know")
     fresh = bench.connect(60)
     assert {talk(connection) for connection in fresh} == {"b1", "b3", "b4"}
     assert {talk(connection) for connection in connections} == set(FOUR)
     assert bench.watch.timeline.changes(began) == []
     bench.lbctl("b2", "backend", "undrain", "--service", "echo")
-    wait_for("b2 to be back", lambda: {bench.share("b2", n) for n in FOUR} == {("up", 100, 100)})
+    wait_for(lambda: {bench.share("b2", n) for n in FOUR} == {("up", 100, 100)}, "b2 to be back")
     for connection in (*fresh, *connections):
         talk(connection)
         connection.close()
@@ -207,11 +201,11 @@ def test_backend_drain_moves_new_connections_and_keeps_the_route(bench: Bench) -
 
 def test_backend_weight_is_kept_by_the_next_agent(bench: Bench) -> None:
     assert bench.lbctl("b4", "backend", "weight", "25%") == "echo: up, weight 25 of 100\n"
-    wait_for("b1 to know", lambda: bench.share("b4", "b1") == ("up", 100, 25))
+    wait_for(lambda: bench.share("b4", "b1") == ("up", 100, 25), "b1 to know")
     bench.cluster.kill("b4", "agent")
-    wait_for("b4's agent to end", lambda: not bench.cluster.pids("b4", "agent"))
+    wait_for(lambda: not bench.cluster.pids("b4", "agent"), "b4's agent to end")
     bench.cluster.start("b4", "agent")
-    wait_for("b4 to be ready", lambda: bench.cluster.view("b4"))
+    wait_for(lambda: bench.cluster.view("b4"), "b4 to be ready")
     assert bench.share("b4", "b4") == ("up", 100, 25)
     listed = bench.lbctl("b4", "backend", "list", "-o", "json")["backends"]
     assert [(b["address"], b["effective"]) for b in listed if b["this_node"]] == [("10.0.0.14", 25)]
@@ -220,7 +214,7 @@ def test_backend_weight_is_kept_by_the_next_agent(bench: Bench) -> None:
         "b4", "backend", "weight", "1", "--service", "web", code=1
     )
     bench.lbctl("b4", "backend", "weight", "nominal")
-    wait_for("the old weight", lambda: bench.share("b4", "b1") == ("up", 100, 100))
+    wait_for(lambda: bench.share("b4", "b1") == ("up", 100, 100), "the old weight")
 
 
 def test_the_disable_file_takes_the_weight_and_not_the_route(bench: Bench) -> None:
@@ -229,10 +223,10 @@ def test_the_disable_file_takes_the_weight_and_not_the_route(bench: Bench) -> No
     began = time.monotonic()
     file = bench.cluster.lab.root("b1") / "run/anylb/disabled"
     file.touch()
-    wait_for("weight 0", lambda: bench.share("b1", "b2") == ("up", 100, 0))
+    wait_for(lambda: bench.share("b1", "b2") == ("up", 100, 0), "weight 0")
     assert bench.status("b1")["services"][0]["why"] == "disabled: /run/anylb/disabled exists"
     file.unlink()
-    wait_for("the weight to be back", lambda: bench.share("b1", "b2") == ("up", 100, 100))
+    wait_for(lambda: bench.share("b1", "b2") == ("up", 100, 100), "the weight to be back")
     assert bench.watch.timeline.changes(began) == []
 
 
@@ -243,15 +237,15 @@ def test_nobody_healthy(bench: Bench, policy: str) -> None:
     bench.reload(*FOUR)
     for node in FOUR:
         bench.cluster.stop(node, "server")
-    wait_for("all to see all unhealthy", lambda: all(not bench.status(n)["services"][0]["taken"] for n in FOUR))
+    wait_for(lambda: all(not bench.status(n)["services"][0]["taken"] for n in FOUR), "all to see all unhealthy")
     if policy == "withdraw":
-        wait_for("the VIP to be withdrawn everywhere", lambda: bench.hops() == set())
+        wait_for(lambda: bench.hops() == set(), "the VIP to be withdrawn everywhere")
     else:
-        wait_for("the reason", lambda: bench.status("b1")["vips"][0]["why"] == "no member is healthy: failing open")
+        wait_for(lambda: bench.status("b1")["vips"][0]["why"] == "no member is healthy: failing open", "the reason")
         assert bench.hops() == set(FOUR)
     for node in FOUR:
         bench.cluster.start(node, "server")
-    wait_for("all healthy", lambda: all(bench.status(n)["services"][0]["healthy"] for n in FOUR))
+    wait_for(lambda: all(bench.status(n)["services"][0]["healthy"] for n in FOUR), "all healthy")
     settle(bench)
     for connection in bench.connect(40):
         connection.close()

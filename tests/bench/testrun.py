@@ -7,34 +7,14 @@ import struct
 import subprocess
 from typing import Final
 
+from testrun import Options
+
 from topology import netns
 
 _LIVE_FRAMES: Final = 1 << 1  # BPF_F_TEST_XDP_LIVE_FRAMES, linux/bpf.h
 
 
-class _Options(ct.Structure):
-    """struct bpf_test_run_opts of libbpf."""
-
-    _fields_ = [
-        ("sz", ct.c_size_t),
-        ("data_in", ct.c_void_p),
-        ("data_out", ct.c_void_p),
-        ("data_size_in", ct.c_uint32),
-        ("data_size_out", ct.c_uint32),
-        ("ctx_in", ct.c_void_p),
-        ("ctx_out", ct.c_void_p),
-        ("ctx_size_in", ct.c_uint32),
-        ("ctx_size_out", ct.c_uint32),
-        ("retval", ct.c_uint32),
-        ("repeat", ct.c_int),
-        ("duration", ct.c_uint32),
-        ("flags", ct.c_uint32),
-        ("cpu", ct.c_uint32),
-        ("batch_size", ct.c_uint32),
-    ]
-
-
-def _run(fd: int, options: _Options) -> None:
+def _run(fd: int, options: Options) -> None:
     error = ct.CDLL("libbpf.so.1").bpf_prog_test_run_opts(fd, ct.byref(options))
     if error:
         raise OSError(-error, f"BPF_PROG_TEST_RUN: {os.strerror(-error)}")
@@ -47,7 +27,7 @@ def _address(data: bytes) -> int | None:
 def repeat(fd: int, packet: bytes, times: int) -> tuple[int, bytes]:
     """Run a program that often on one packet in memory; return the last verdict and what became of the packet."""
     out = ct.create_string_buffer(4096)
-    options = _Options(sz=ct.sizeof(_Options), data_size_in=len(packet), data_size_out=len(out), repeat=times)
+    options = Options(sz=ct.sizeof(Options), data_size_in=len(packet), data_size_out=len(out), repeat=times)
     options.data_in = _address(packet)
     options.data_out = ct.addressof(out)
     _run(fd, options)
@@ -57,7 +37,7 @@ def repeat(fd: int, packet: bytes, times: int) -> tuple[int, bytes]:
 def live(fd: int, packet: bytes, ifindex: int, times: int) -> None:
     """Let frames that a program gives XDP_TX to leave by an interface of this network namespace: they are real."""
     context = struct.pack("=6I", 0, len(packet), 0, ifindex, 0, 0)
-    options = _Options(sz=ct.sizeof(_Options), data_size_in=len(packet), repeat=times, flags=_LIVE_FRAMES)
+    options = Options(sz=ct.sizeof(Options), data_size_in=len(packet), repeat=times, flags=_LIVE_FRAMES)
     options.data_in = _address(packet)
     options.ctx_in = _address(context)
     options.ctx_size_in = len(context)

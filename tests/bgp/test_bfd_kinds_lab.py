@@ -17,7 +17,8 @@ from ipaddress import IPv4Address, IPv4Network, ip_address
 from pathlib import Path
 
 import pytest
-from bfd_lab import ROUTERS, START, wait_for
+from bfd_lab import ROUTERS, START
+from waiting import wait_for
 
 from bgp.bfd_file import BfdState, decode_states
 from bgp.router.facts import Bfd, Neighbor, Router, Session

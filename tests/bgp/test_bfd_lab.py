@@ -13,7 +13,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from bfd_lab import INTERVAL_MS, MULTIPLIER, Cluster, Load, Sniffer, wait_for
+from bfd_lab import INTERVAL_MS, MULTIPLIER, Cluster, Load, Sniffer
+from waiting import wait_for
 
 from topology.lab import Lab
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from waiting import wait_for
 
 from bgp.archive import bfd_archive
 from bgp.bfd_file import BfdPeer, BfdState, decode_states, encode_peers
@@ -31,13 +32,6 @@ ADDRESSES = "ip link set lo up && for a in 2001:db8::1 2001:db8::2 fe80::1 fe80:
 OURS = 99
 IP_RECVTTL = 12  # linux/in.h
 TEARDOWN = "neighbor {} teardown 10"
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 15
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 class Process:

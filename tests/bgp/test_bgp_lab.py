@@ -19,12 +19,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
+from waiting import wait_for
 
 from bgp import community
 from bgp.client import RelayClient
@@ -79,13 +80,6 @@ peer = PeerConfig(IPv4Address("10.0.0.1"), 65000, me, hold_time_s=3)
 own = IPv4Network(f"10.254{sys.argv[1][4:]}")
 run(SpeakerConfig(65001, me, (peer,), allow=(IPv4Network("10.99.0.0/24"), own)))
 """
-
-
-def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 15.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
-        time.sleep(0.01)
 
 
 class Node:

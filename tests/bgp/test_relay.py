@@ -12,11 +12,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from waiting import wait_for
 
 from bgp.archive import MODULES, bfd_archive, relay_archive
 from bgp.bfd_file import STATE_NAME, BfdState, write_states
@@ -125,13 +125,6 @@ def relay(tmp_path: Path) -> Iterator[Running]:
     finally:
         running.process.kill()
         running.process.wait()
-
-
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline, f"not within 5 s: {what}"
-        time.sleep(0.01)
 
 
 def test_wish_becomes_commands_and_the_answer_a_snapshot(relay: Running):

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 from bgp_capture import KEEPALIVE, OPEN, UPDATE, said_by
-from wire_lab import PLAIN, TO_R1, VIP, VIP6, Wire, session, wait_for
+from waiting import wait_for
+from wire_lab import PLAIN, TO_R1, VIP, VIP6, Wire, session
 
 from bgp.route import Route
 

@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from wire_lab import LBCTL, PLAIN, TO_R1, VIP, VIP6, Wire, session, wait_for
+from waiting import wait_for
+from wire_lab import LBCTL, PLAIN, TO_R1, VIP, VIP6, Wire, session
 
 from bgp.route import Route
 

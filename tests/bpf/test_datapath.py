@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import packets
 import pytest
+from waiting import wait_for
 
 from bpf import kernel
 from bpf.datapath import DataPath
@@ -105,17 +106,6 @@ class Sender:
 
 def seen(path: DataPath) -> int:
     return path.tables.counters()[1]["rx"]
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = threading.Event()
-    timer = threading.Timer(5, deadline.set)
-    timer.start()
-    try:
-        while not condition():
-            assert not deadline.is_set()
-    finally:
-        timer.cancel()
 
 
 def test_attach_handles_packets_and_detach_ends_it(pins: Path) -> None:

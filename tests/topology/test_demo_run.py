@@ -9,11 +9,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from waiting import wait_for
 
 from topology import state
 
@@ -24,13 +23,6 @@ DEMO = [sys.executable, "-m", "topology.demo"]
 
 def labs_of(pid: int) -> set[str]:
     return {lab for lab, _, _ in state.inits() if lab.endswith(f"-{pid}")}
-
-
-def wait_for(what: Callable[[], bool], timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 @pytest.mark.timeout(240)

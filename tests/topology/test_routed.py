@@ -16,13 +16,14 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bulk import SIZE, BulkServers, download, upload
+from waiting import wait_for
 
 from topology.cluster import Cluster
 from topology.lab import Lab
@@ -41,19 +42,12 @@ TIME_STAMPS = 12  # bytes in each segment
 NUMBERS = itertools.count()
 
 
-def wait_for(what: str, condition: Callable[[], object], timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.05)
-
-
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     with Lab.up(FILE, f"routed-test-{os.getpid()}", keep=False) as lab:
         made = Cluster(lab, "bird")
-        wait_for("all next hops", lambda: all(hops(made, vip) == set(made.addresses.values()) for vip in VIPS.values()))
-        wait_for("equal tables", lambda: same_tables(made))
+        wait_for(lambda: all(hops(made, vip) == set(made.addresses.values()) for vip in VIPS.values()), "all next hops")
+        wait_for(lambda: same_tables(made), "equal tables")
         yield made
 
 
@@ -61,7 +55,7 @@ def cluster() -> Iterator[Cluster]:
 def control() -> Iterator[Cluster]:
     with Lab.up(FILE, f"routed-control-{os.getpid()}", {"XDP": "off"}, keep=False) as lab:
         made = Cluster(lab, "bird")
-        wait_for("all next hops", lambda: all(hops(made, vip) == set(made.addresses.values()) for vip in VIPS.values()))
+        wait_for(lambda: all(hops(made, vip) == set(made.addresses.values()) for vip in VIPS.values()), "all next hops")
         yield made
 
 
@@ -138,7 +132,7 @@ def drain_breaks(cluster: Cluster) -> dict[str, tuple[int, int]]:
         assert all(all(names) for names in owners.values())
         cluster.ask("b2", "POST", "/drain")
         left = cluster.addresses["b2"]
-        wait_for("b2 to leave the next hops", lambda: not any(left in hops(cluster, vip) for vip in VIPS.values()))
+        wait_for(lambda: not any(left in hops(cluster, vip) for vip in VIPS.values()), "b2 to leave the next hops")
         try:
             return {
                 service: (
@@ -149,7 +143,7 @@ def drain_breaks(cluster: Cluster) -> dict[str, tuple[int, int]]:
             }
         finally:
             cluster.ask("b2", "POST", "/undrain")
-            wait_for("b2 to be back", lambda: all(left in hops(cluster, vip) for vip in VIPS.values()))
+            wait_for(lambda: all(left in hops(cluster, vip) for vip in VIPS.values()), "b2 to be back")
 
 
 @pytest.mark.parametrize("service", VIPS)
@@ -166,7 +160,7 @@ def test_connections_reach_every_owner_through_tunnels(cluster: Cluster, service
         sent, opened = grown(before, now, "forward_first"), grown(before, now, "rx_tunnel")
         return sum(opened.values()) == sum(sent.values())
 
-    wait_for("what was sent into tunnels to come out", as_much_opened_as_sent, 5.0)
+    wait_for(as_much_opened_as_sent, "what was sent into tunnels to come out", 5.0)
     after = counters(cluster, service)
     for counter in ("forward_first", "rx_tunnel"):
         assert all(grown(before, after, counter).values()), counter
@@ -202,7 +196,7 @@ def test_another_mac_of_the_router_is_followed(cluster: Cluster) -> None:
     cluster.lab.exec("router", ["ip", "link", "set", "eth2", "address", "02:00:00:00:bb:02"])
     cluster.lab.exec("router", ["ip", "neigh", "flush", "dev", "eth2"])  # it asks for b2, which tells b2 of itself
     for service in VIPS:
-        wait_for(f"b2 to forward {service} again", lambda service=service: b2_forwards(cluster, service), 10.0)
+        wait_for(lambda service=service: b2_forwards(cluster, service), f"b2 to forward {service} again", 10.0)
 
 
 def b2_forwards(cluster: Cluster, service: str) -> bool:
@@ -282,7 +276,7 @@ def clamped(cluster: Cluster, service: str, port: int = 7000, expected: int = 0)
             one.close()
         return bool(found)
 
-    wait_for(f"{service}'s MSS to be right", tried, 20.0)
+    wait_for(tried, f"{service}'s MSS to be right", 20.0)
     return found[0]
 
 
@@ -345,12 +339,12 @@ def test_another_mtu_of_the_routes_is_followed(cluster: Cluster, service: str, f
             for node, command in default.items():
                 cluster.lab.exec(node, [*command, "mtu", "1300"])
             clamped(cluster, service, expected=fits - 40).close()
-            wait_for("the client to hear of 1300", lambda: told(1300) == fits, 10.0)
+            wait_for(lambda: told(1300) == fits, "the client to hear of 1300", 10.0)
         finally:
             for node, command in default.items():
                 cluster.lab.exec(node, command)
         clamped(cluster, service).close()
-        wait_for("the client to hear of 1500", lambda: told(1500) == fits + 200, 10.0)
+        wait_for(lambda: told(1500) == fits + 200, "the client to hear of 1500", 10.0)
 
 
 def forget_path_mtu(cluster: Cluster) -> None:

@@ -17,19 +17,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from waiting import wait_for
 
 from topology.client import TrafficClient
 
 pytestmark = pytest.mark.lab
 
 Start = Callable[..., subprocess.Popen[bytes]]
-
-
-def wait_for(what: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 @pytest.fixture

@@ -11,14 +11,14 @@ import json
 import os
 import socket
 import struct
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bulk import SIZE, BulkServers, download, upload
+from waiting import wait_for
 
 from topology.cluster import Cluster
 from topology.errors import LabError
@@ -71,19 +71,12 @@ class Uplinks:
             self.run("client", "ip", "route", "add", "default", "via", gateway)
 
 
-def wait_for(what: str, condition: Callable[[], object], timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.05)
-
-
 @pytest.fixture(scope="module", params=["ipv4", "ipv6"])
 def uplinks(request: pytest.FixtureRequest) -> Iterator[Uplinks]:
     outer = str(request.param)
     with Lab.up(FILE, f"uplinks-{outer}-{os.getpid()}", {"OUTER": outer}, keep=False) as lab:
         cluster = Cluster(lab, "bird")
-        wait_for("the nodes to know each other", lambda: all(knows(cluster, node) for node in NODES))
+        wait_for(lambda: all(knows(cluster, node) for node in NODES), "the nodes to know each other")
         yield Uplinks(cluster, outer)
 
 
@@ -114,7 +107,7 @@ def test_what_comes_in_by_one_uplink_leaves_by_the_other(uplinks: Uplinks, servi
     sent = uplinks.counted(service, "forward_first") - sent
     assert sent > 80, "two of three connections go to another node, with four packets and more"
     wait_for(
-        "all of it to come out of tunnels", lambda: uplinks.counted(service, "rx_tunnel") - opened >= sent, timeout_s=5
+        lambda: uplinks.counted(service, "rx_tunnel") - opened >= sent, "all of it to come out of tunnels", timeout_s=5
     )
     assert uplinks.received("back") - back >= sent
     # By eth1 only the answers left: SYN-ACK, data, ACKs and FIN, no more than what came for each.
@@ -140,10 +133,10 @@ def test_the_route_decides_by_which_uplink(uplinks: Uplinks) -> None:
 
     try:
         lead_by(0)
-        wait_for("the tunnels to leave by eth1", lambda: share_of_back() < 0.2, timeout_s=15)
+        wait_for(lambda: share_of_back() < 0.2, "the tunnels to leave by eth1", timeout_s=15)
     finally:
         lead_by(2)
-    wait_for("the tunnels to leave by eth2", lambda: share_of_back() >= 1, timeout_s=15)
+    wait_for(lambda: share_of_back() >= 1, "the tunnels to leave by eth2", timeout_s=15)
 
 
 @pytest.mark.parametrize("service", VIPS)
