@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles lb.c and clamp.c with BCC, in a short-lived child of its own: LLVM's ~120 MB must not stay in a daemon.
+"""Compiles lb.c and clamp.c with BCC, each in a short-lived child: LLVM's ~120 MB must not stay in a daemon.
 
-`build_all()` is the parent's side, which loads and pins what the child has made, or one before it. The child (`python
--m bpf.compile`) joins our headers into one text, compiles it against maps that are pinned already, does the same for
-the next, and exits. Its stdout is one line of JSON: a list of programs (program.py), or `{"error": MESSAGE}` instead of
-one; a RULE on its stderr ends what is said of each.
+`build_all()` is the parent's side, which loads and pins what the children have made, or ones before them. A child
+(`python -m bpf.compile`) joins our headers into one text, compiles it against maps that are pinned already, and exits.
+Its stdout is one line of JSON: a program (program.py), or `{"error": MESSAGE}`; on its stderr is what clang said.
 """
 
 import hashlib
@@ -14,6 +13,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -26,7 +26,8 @@ _HERE: Final = Path(__file__).resolve().parent
 _HEADERS: Final = _HERE / "kheaders"
 _INCLUDE: Final = re.compile(r'^#include "(\w+\.h)"$', re.MULTILINE)
 _TIMEOUT_S: Final = 60
-_RULE: Final = "----"
+_SIDE_BY_SIDE: Final = 2
+"""How many children compile at once: a node with one uplink has two programs. Each child holds 145 MB for a second."""
 
 
 def source(main: str = "lb.c") -> str:
@@ -107,7 +108,7 @@ def build_all(
     """Load programs with the maps pinned in `maps`, pin each at its path; return what went wrong.
 
     Compiles what does not lie in the folder `kept`. Warnings are errors for the tests only: another clang than ours may
-    find some in BCC's own headers. Raises BpfError if the child itself fails.
+    find some in BCC's own headers.
     """
     errors: dict[Path, BpfError] = {}
     missing: dict[Path, AnyOptions] = {}
@@ -144,22 +145,25 @@ def _load(program: Program, maps: Path, path: Path) -> None:
 
 
 def compiled(maps: Path, programs: Iterable[AnyOptions], warnings_are_errors: bool = False) -> list[Program | BpfError]:
-    """Have a child compile against the maps pinned in `maps`; of each the program, or what is wrong with it."""
+    """Have children compile against the maps pinned in `maps`; of each the program, or what is wrong with it."""
     # Nobody reads debug information: without it a sixth of the time is saved, with IPv6 a quarter.
     flags = ["-g0", *(["-Wall", "-Werror"] if warnings_are_errors else [])]
-    jobs = [
-        {
-            "maps": str(maps),
-            "main": options.main,
-            "kind": options.kind,
-            "name": name_of(options),
-            "flags": [f"-DPINS={json.dumps(str(maps))}", *options.defines(), *flags],
-        }
-        for options in programs
-    ]
+    with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
+        return list(pool.map(lambda options: _compile(maps, options, flags), programs))
+
+
+def _compile(maps: Path, options: AnyOptions, flags: list[str]) -> Program | BpfError:
+    """The parent's side of one child."""
+    job = {
+        "maps": str(maps),
+        "main": options.main,
+        "kind": options.kind,
+        "name": name_of(options),
+        "flags": [f"-DPINS={json.dumps(str(maps))}", *options.defines(), *flags],
+    }
     try:
         child = subprocess.run(
-            [sys.executable, "-m", "bpf.compile", json.dumps(jobs)],
+            [sys.executable, "-m", "bpf.compile", json.dumps(job)],
             cwd=_HERE.parent,
             capture_output=True,
             text=True,
@@ -167,18 +171,15 @@ def compiled(maps: Path, programs: Iterable[AnyOptions], warnings_are_errors: bo
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise BpfError(f"the BPF compiler did not end within {_TIMEOUT_S} s") from None
+        return BpfError(f"the BPF compiler did not end within {_TIMEOUT_S} s")
     try:
-        answers = json.loads(child.stdout.splitlines()[-1])
+        answer = json.loads(child.stdout.splitlines()[-1])
     except (IndexError, ValueError):
         last = (child.stderr.strip().splitlines() or ["no output"])[-1]
-        raise BpfError(f"the BPF compiler died (exit {child.returncode}): {last}") from None
-    about = child.stderr.split(f"{_RULE}\n")[: len(jobs)]
-    about += [""] * (len(jobs) - len(about))
-    return [
-        BpfError(f"{answer['error']}{_first_error(said)}") if "error" in answer else Program.from_json(answer)
-        for answer, said in zip(answers, about, strict=True)
-    ]
+        return BpfError(f"the BPF compiler died (exit {child.returncode}): {last}")
+    if "error" in answer:
+        return BpfError(f"{answer['error']}{_first_error(child.stderr)}")
+    return Program.from_json(answer)
 
 
 def _first_error(stderr: str) -> str:
@@ -188,28 +189,16 @@ def _first_error(stderr: str) -> str:
     return f": {(errors or lines)[0]}" if lines else ""
 
 
-def _child(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Make the programs. Runs in the child only: importing bcc loads LLVM."""
+def _child(job: dict[str, Any]) -> dict[str, Any]:
+    """Compile one program: what it is, or what is wrong. Runs in the child only: importing bcc loads LLVM."""
     os.environ["BCC_KERNEL_SOURCE"] = str(_HEADERS)
     try:
-        import bcc  # noqa: F401 - told here once if it is missing
+        from bcc import BPF
     except ImportError as error:
-        message = (
-            f"BCC is missing ({error}): apt install python3-bpfcc, and make the virtual environment with "
+        return {
+            "error": f"BCC is missing ({error}): apt install python3-bpfcc, and make the virtual environment with "
             "/usr/bin/python3 -m venv --system-site-packages"
-        )
-        return [{"error": message}] * len(jobs)
-    made = []
-    for job in jobs:
-        made.append(_make(job))
-        print(_RULE, file=sys.stderr, flush=True)
-    return made
-
-
-def _make(job: dict[str, Any]) -> dict[str, Any]:
-    """Compile one program: what it is, or what is wrong."""
-    from bcc import BPF
-
+        }
     # BPF() raises a bare Exception for whatever goes wrong; what it was stands on stderr.
     try:
         module = BPF(text=source(job["main"]), cflags=[f"-DPROGRAM={job['name']}", *job["flags"]])
