@@ -108,7 +108,7 @@ static __always_inline int bench_floor_of(struct xdp_md *ctx)
 	pkt.vip[0] = ip->daddr;
 	pkt.client_port = tcp->source;
 	pkt.vip_port = tcp->dest;
-	hash = flow_hash(conf, &five_tuple, &pkt);
+	hash = flow_hash(conf->hash_key[0], &five_tuple, &pkt);
 	eth->h_dest[0] = 0x02;
 	eth->h_dest[1] = 0x00;
 	*(u32 *)&eth->h_dest[2] = hash;
