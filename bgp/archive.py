@@ -7,7 +7,7 @@ import io
 import zipfile
 from pathlib import Path
 
-_COMMON = ("__init__", "errors", "journal", "bfd_file")
+_COMMON = ("__init__", "errors", "journal", "bfd_file", "watched")
 _WORDS = ("route", "change", "allow", "snapshot", "community", "dialect")
 MODULES = {
     "relay": (*_COMMON, *_WORDS, "peercred", "intake", "floor", "session", "relay"),

@@ -4,18 +4,16 @@
     bfd.json        [{"address", "local_address", "interval_ms", "multiplier", "multihop"}, ...]
     bfd.state.json  {name: {"state", "since", "diagnostic", "interval_ms", "detection_ms", "error"}, ...}
 
-Files, not sockets: each side may be killed and started again without the other's noticing. Both are renamed into
-place. Standard library only: the relay carries this file (archive.py).
+Files, not sockets: each side may be killed and started again without the other's noticing. What is in them, as values;
+reading and replacing is watched.py's. Standard library only: the relay carries this file (archive.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from bgp.errors import BgpError
@@ -100,33 +98,9 @@ def decode_peers(text: bytes) -> tuple[BfdPeer, ...]:
         raise BgpError(f"{CONFIG_NAME}: {problem}: start the BGP service again, which writes it anew") from None
 
 
-def write_states(path: Path, states: Mapping[str, BfdState]) -> None:
-    """Replace the second file. OSError when that cannot be."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps({name: state.to_json() for name, state in states.items()}))
-    aside.rename(path)
-
-
-class Watched:
-    """A file that another process replaces from time to time."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._seen: tuple[int, int] | None = None
-
-    def news(self) -> bytes | None:
-        """Return the content if the file has been replaced since the last call, else None; b"" when it has gone."""
-        try:
-            with self.path.open("rb") as file:
-                status = os.fstat(file.fileno())
-                mark = (status.st_ino, status.st_mtime_ns)
-                if mark == self._seen:
-                    return None
-                self._seen = mark
-                return file.read()
-        except OSError:
-            gone, self._seen = self._seen is not None, None
-            return b"" if gone else None
+def encode_states(states: Mapping[str, BfdState]) -> bytes:
+    """Return the content of the second file."""
+    return json.dumps({name: state.to_json() for name, state in states.items()}).encode()
 
 
 def decode_states(text: bytes) -> dict[str, BfdState]:

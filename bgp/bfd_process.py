@@ -32,10 +32,11 @@ from pathlib import Path
 
 from bgp import bfd_socket
 from bgp.bfd import Change, Session, Timers
-from bgp.bfd_file import CONFIG_NAME, STATE_NAME, BfdPeer, BfdState, Watched, decode_peers, write_states
+from bgp.bfd_file import CONFIG_NAME, STATE_NAME, BfdPeer, BfdState, decode_peers, encode_states
 from bgp.bfd_packet import Diagnostic, State, decode
 from bgp.errors import BgpError
 from bgp.journal import log
+from bgp.watched import Watched, replace
 
 HOUSEKEEPING_S = 1.0
 """How often the configuration is looked at, and sockets that could not be opened are tried again."""
@@ -239,7 +240,7 @@ class Process:
         states = {neighbor.peer.name: neighbor.state() for neighbor in self._neighbors.values()}
         if states != self._written:
             try:
-                write_states(self._state_path, states)
+                replace(self._state_path, encode_states(states))
             except OSError as problem:
                 log("bfd", f"{self._state_path}: {problem.strerror}")
             self._written = states

@@ -26,12 +26,13 @@ import time
 from pathlib import Path
 
 from bgp.allow import AllowFile
-from bgp.bfd_file import STATE_NAME, Watched, decode_states
+from bgp.bfd_file import STATE_NAME, decode_states
 from bgp.errors import BgpError
 from bgp.journal import log
 from bgp.peercred import peer_uid
 from bgp.session import Session
 from bgp.snapshot import MAX_LINE_BYTES, REPLACED, decode_wish, line
+from bgp.watched import Watched
 
 COALESCE_S = 0.02
 """Changes within this time go into one snapshot."""

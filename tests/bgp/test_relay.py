@@ -19,10 +19,11 @@ import pytest
 from waiting import wait_for
 
 from bgp.archive import MODULES, bfd_archive, relay_archive
-from bgp.bfd_file import STATE_NAME, BfdState, write_states
+from bgp.bfd_file import STATE_NAME, BfdState, encode_states
 from bgp.client import RelayClient
 from bgp.route import Route
 from bgp.snapshot import MAX_LINE_BYTES, REPLACED, Goodbye, Snapshot, Wish, decode_report
+from bgp.watched import replace
 
 PEER = "10.0.0.1"
 VIP = Route.of("10.99.0.1/32", "10.0.0.11")
@@ -317,7 +318,7 @@ def test_what_the_bfd_process_sees_is_passed_on(relay: Running):
     assert first.peers[0].bfd is None
     down = BfdState("down", 4.5, "the neighbour was silent for too long", 1000.0)
     for state in (BfdState("up", 3.5, "", 300.0, 900.0), down):
-        write_states(relay.path.with_name(STATE_NAME), {PEER: state, "10.0.0.9": down})
+        replace(relay.path.with_name(STATE_NAME), encode_states({PEER: state, "10.0.0.9": down}))
         report = agent.report()
         assert isinstance(report, Snapshot)
         assert report.peers[0].bfd == state
