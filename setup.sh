@@ -19,8 +19,9 @@ command -v apt-get >/dev/null || fail "needs a Debian (12 or newer): there is no
 # gobgpd openbgpd  two more, for the interop matrix alone
 # ethtool        switches checksum offload off in the lab
 # tcpdump        captures a BGP session, for the test of what is announced
+# git            names the files that the linters look at
 # iproute2 procps util-linux  ip, sysctl, nsenter, which the labs' exec lines use
-packages="python3 python3-venv python3-bpfcc bird2 frr gobgpd openbgpd ethtool tcpdump iproute2 procps util-linux ca-certificates"
+packages="python3 python3-venv python3-bpfcc bird2 frr gobgpd openbgpd ethtool tcpdump git iproute2 procps util-linux ca-certificates"
 # nginx and its stream module, haproxy, wrk  the servers, the competitors and the load of `make bench`
 bench_packages="nginx libnginx-mod-stream haproxy wrk"
 [ "${1:-}" != bench ] || packages="$packages $bench_packages"

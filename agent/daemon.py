@@ -105,6 +105,7 @@ async def run(
                 if opening is not None:
                     datapath = await asyncio.wrap_future(opening)
                 agent = Agent(config, paths, interface, datapath)
+                await agent.put_vips()
             except (AgentError, BpfError) as error:
                 if before is None:
                     raise

@@ -97,9 +97,13 @@ class Netlink:
         raise AgentError(f"node.interface: there is no interface {name} here; see `ip link`")
 
     async def interface(self, name: str, address: IPv4Address | None) -> Interface:
-        """Look an interface up. Raises AgentError if it is missing or has not the (or not any) IPv4 address."""
+        """Look an interface up, with its addresses and those of the bond or the VLAN devices that stand on it. Raises
+        AgentError if it is missing or has not the (or not any) IPv4 address."""
         link = await self.index(name)
-        dump = [entry async for entry in await self._route.addr("dump", index=link.index)]
+        above = {other.index for other in (await self.links()).values() if other.vlan and other.lower == link.index}
+        above |= {link.index, link.master}
+        dump = [entry async for entry in await self._route.addr("dump") if entry["index"] in above]
+        dump.sort(key=lambda entry: entry["index"] != link.index)
         local = [ip_address(entry.get("local") or entry.get("address")) for entry in dump]
         found = [one for one in local if isinstance(one, IPv4Address)]
         found6 = tuple(one for one in local if isinstance(one, IPv6Address) and not one.is_link_local)
@@ -233,6 +237,8 @@ async def own_interface(config: Config) -> Interface:
         interface = await netlink.interface(config.node.names[0], config.node.address)
         for name in config.node.names[1:]:
             await netlink.index(name)
+    except (NetlinkError, OSError) as error:
+        raise AgentError(f"node.interface: the kernel does not tell of it: {error}; start the agent again") from None
     finally:
         netlink.close()
     allowed = config.members.allow

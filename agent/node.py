@@ -218,9 +218,16 @@ class Agent:
 
     # Tasks
 
+    async def put_vips(self) -> None:
+        """Before `run`: the VIPs on lo. AgentError: that cannot be, and the agent is not to be run."""
+        try:
+            await self.netlink.put_vips(self.config.vips, self.config.node.names)
+        except AgentError:
+            self.netlink.close()
+            raise
+
     async def run(self, ending: asyncio.Future[bool]) -> None:
         """Run until `ending` is done, then withdraw and leave; only leave if its result says that another follows."""
-        await self.netlink.put_vips(self.config.vips, self.config.node.names)
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(self.relay.run()),
@@ -387,5 +394,6 @@ class Agent:
         self.stopping = True
         self._announce()
         deadline = time.monotonic() + STOP_S
-        while time.monotonic() < deadline and self.relay.connected and not self.withdrawn(self.config.vips):
+        # A relay that is just being connected to, or started again, hears it within this time too.
+        while time.monotonic() < deadline and not self.withdrawn(self.config.vips):
             await asyncio.sleep(0.02)

@@ -61,14 +61,18 @@ def _take_away(paths: Paths) -> bool:
 
 
 def _open(config: Config, paths: Paths, mode: Literal["auto", "native", "generic"]) -> DataPath:
+    from agent import state
     from bpf.datapath import DataPath
 
+    # What nothing here needs is left out of the program. A VIP that has left the file is still needed for a while, and
+    # other nodes may send to any address inside members.allow, whatever this one does.
+    vips = state.load(paths.state).vips.union(config.vips)
+    ipv6 = any(one.version == 6 for one in (*config.members.allow, *vips))
     return DataPath.open(
         paths.pins,
         config.node.names,
         mode,
         max(one.rows for one in supported(config)),
-        # What nothing here needs is left out of the program.
-        ipv6=config.members.outer == "ipv6" or any(vip.version == 6 for vip in config.vips),
+        ipv6=ipv6,
         kept=paths.programs,
     )

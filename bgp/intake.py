@@ -5,7 +5,7 @@ Pure, as session.py is, which feeds it. Standard library only: the relay carries
 
 ExaBGP reports a session's end but no withdrawals with it, so the routes of a neighbour that is down are dropped. A
 neighbour has said all it had (`eor`) when it sent an End-of-RIB (RFC 4724 section 2), or, since FRR sends none to a
-speaker without graceful restart, when it has been silent for 3 s, or up for 10 s.
+speaker without graceful restart, when it has been silent for 1 s, or up for 10 s.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from bgp.errors import BgpError
 from bgp.route import Route
 
 MAX_LINE_BYTES = 4 << 20
-"""The longest line that either side accepts: room for the relay's cap on routes (session.py)."""
+"""The longest line that either side accepts: room for the relay's cap on routes (intake.py)."""
 
 REPLACED = "replaced by a newer connection"
 """The goodbye to an agent when another one connects."""

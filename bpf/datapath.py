@@ -26,6 +26,7 @@ from bpf import compile as compiler
 from bpf.clamp import Clamp
 from bpf.compile import AnyOptions, ClampOptions, Options
 from bpf.errors import BpfError
+from bpf.layout import UplinkEntry
 from bpf.tables import Tables
 from bpf.uplink import Mode, Uplink
 
@@ -37,9 +38,17 @@ class DataPath:
     """
 
     def __init__(
-        self, pin_dir: Path, tables: Tables, uplinks: Sequence[Uplink], lowering: Clamp, programs: Iterable[Path]
+        self,
+        pin_dir: Path,
+        tables: Tables,
+        uplinks: Sequence[Uplink],
+        lowering: Clamp,
+        programs: Iterable[Path],
+        moved: Mapping[int, UplinkEntry],
     ) -> None:
         self.tables = tables
+        self._moved = dict(moved)
+        """What to write of interfaces in whose place another one's packets are still handled."""
         self.uplinks = tuple(uplinks)
         self.clamp = lowering
         """Lowers the MSS of SYN-ACKs. It is attached for itself, and what hinders it hinders nothing else."""
@@ -83,8 +92,12 @@ class DataPath:
         wanted: dict[Path, AnyOptions] = {**dict(zip(programs, choices, strict=True)), lowering: ClampOptions()}
         fds: dict[Path, int] = {}
         try:
+            moved = {}
             for number, entry in enumerate(entries):
-                tables.set_uplink(number, entry)
+                if uplink.interface_of(pin_dir / f"link{number}") in (None, entry.ifindex):
+                    tables.set_uplink(number, entry)
+                else:
+                    moved[number] = entry
             fds, errors = _programs(maps, wanted, tables, kept)
             for path in programs:
                 if path in errors:
@@ -98,7 +111,7 @@ class DataPath:
             Uplink(name, entry.ifindex, mode, fds[path], pin_dir / f"link{number}")
             for number, (name, entry, path) in enumerate(zip(names, entries, programs, strict=True))
         ]
-        return cls(pin_dir, tables, opened, Clamp(pin_dir, fds.get(lowering), errors.get(lowering)), wanted)
+        return cls(pin_dir, tables, opened, Clamp(pin_dir, fds.get(lowering), errors.get(lowering)), wanted, moved)
 
     @property
     def interface(self) -> str:
@@ -144,6 +157,9 @@ class DataPath:
                 uplink.drop(path)  # of an interface that is no longer listed
         for one in self.uplinks:  # all first: interfaces may have changed places
             one.let_go()
+        for number, entry in self._moved.items():
+            self.tables.set_uplink(number, entry)
+        self._moved = {}
         for one in self.uplinks:
             one.attach()
         self._remove_pins(keep={f"maps_{mapspec.digest(self.tables.row_count)}"} | self._programs)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * IPv6 (RFC 8200) to a VIP, its extension headers, and ICMPv6 errors (RFC 4443) as in ipv4.h. All other ICMPv6,
- * neighbour discovery among it, passes.
+ * IPv6 (RFC 8200) to a VIP, its extension headers, and ICMPv6 errors (RFC 4443) as in ipv4.h. All other ICMPv6
+ * passes, neighbour discovery too, unless its source is none that a client can have: nobody resolves a VIP on lo.
  */
 
 #define HEADERS_MOST 6		/* extension headers of a packet */

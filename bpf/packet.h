@@ -18,8 +18,8 @@ struct packet {
 	u8 family;		/* of the client's packet and its flow: 4 or 6 */
 	u8 protocol;		/* of the flow: TCP or UDP */
 	u8 dscp;		/* with the two bits of ECN, as they lie in the traffic class, 0 */
-	u8 prev_family;		/* prev is the low bits of an address of this family */
-	u16 prev;		/* tag of the node that forwarded it, if hop > 0 */
+	u8 prev_family;		/* of the outer header that told prev; 4 also if a MAC did */
+	u32 prev;		/* who forwarded it, if hop > 0: its tag; over IPv6 name6() of its address */
 	u16 length;		/* of the client's packet, from its IP header on */
 	u16 l2;			/* bytes of Ethernet and VLAN tags */
 	u16 outer;		/* bytes of the tunnel's headers; 0: none */
@@ -29,6 +29,17 @@ struct packet {
 	u8 icmp_error;
 	u8 fragment;		/* 0: none; else FIRST_FRAGMENT or LATER_FRAGMENT */
 };
+
+/*
+ * One number for a node's IPv6 address. Not its low bits: where each server has a /64 of its own, all may end in ::1.
+ * The multiplier is odd, so addresses that differ in one word never share a number; others do one time in 2^32.
+ */
+static __always_inline u32 name6(const __be32 *address)
+{
+	const u32 odd = 0x9e3779b1;
+
+	return ((address[0] * odd + address[1]) * odd + address[2]) * odd + address[3];
+}
 
 /* Only the first has what follows the IP header. */
 #define FIRST_FRAGMENT 1

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Reads a frame into a struct packet: whose it is, which flow it belongs to, how it came here.
- * Decides nothing but what kind of packet it is; tunnel.h reads a tunnel's headers, icmp.h what an ICMP error quotes.
+ * Decides nothing but what kind of packet it is; tunnel.h reads a tunnel's headers, ipv4.h and ipv6.h what an ICMP error quotes.
  */
 
 struct vlan_tag {

@@ -200,9 +200,7 @@ static __always_inline const struct row *joined(const struct conf *conf, const s
 
 static __always_inline bool is_prev(const struct node *node, const struct packet *pkt)
 {
-	u16 tag = pkt->prev_family == 6 ? ntohl(node->address6[3]) : node->tag;
-
-	return tag == pkt->prev;
+	return (pkt->prev_family == 6 ? name6(node->address6) : node->tag) == pkt->prev;
 }
 
 static __always_inline bool stands_before(const struct row *row, u32 place, const struct packet *pkt)

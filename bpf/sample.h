@@ -35,7 +35,7 @@ static __always_inline void sample(struct xdp_md *ctx, const struct packet *pkt,
 	told->length = length;
 	told->slot = slot;
 	told->event = event;
-	told->prev = pkt->prev;
+	told->prev = pkt->prev_family == 6 ? 0 : pkt->prev;
 	told->hop = pkt->hop;
 	/* One less and one more: the verifier (6.1 above all) must see 1 to SAMPLE_BYTES, a power of two. */
 	kept--;

@@ -282,10 +282,14 @@ class Tables:
         wanted, there = set(prefixes), self._prefixes(name)
         if len(wanted) > layout.PREFIXES:
             raise BpfError(f"{len(wanted)} prefixes: more than the {layout.PREFIXES} that fit")
-        for prefix in there - wanted:
+        # First what is new: one that takes the place of others must not leave a gap. If both do not fit, there is one.
+        crowded = len(wanted | there) > layout.PREFIXES
+        for prefix in there - wanted if crowded else ():
             self._delete(name, layout.pack_prefix(prefix))
         for prefix in wanted - there:
             self._update(name, layout.pack_prefix(prefix), _index(1))
+        for prefix in () if crowded else there - wanted:
+            self._delete(name, layout.pack_prefix(prefix))
 
     def _prefixes(self, name: str) -> set[Network]:
         return {layout.unpack_prefix(key) for key in self._keys(name)}

@@ -83,7 +83,7 @@ static __always_inline enum kind open_ipv4(struct xdp_md *ctx, const struct conf
 		return FOREIGN;
 	pkt->outer = sizeof(*ip);
 	pkt->hop = hop;
-	pkt->prev = ntohl(ip->saddr);
+	pkt->prev = (u16)ntohl(ip->saddr);
 	*type = inner_type(&after, ip->protocol, left, pkt);
 	*c = after;
 	return *type ? FLOW : FOREIGN;
@@ -111,7 +111,7 @@ static __always_inline enum kind open_ipv6(struct xdp_md *ctx, const struct conf
 		return FOREIGN;
 	pkt->outer = sizeof(*ip);
 	pkt->hop = hop;
-	pkt->prev = ntohl(ip->saddr[3]);
+	pkt->prev = name6(ip->saddr);
 	pkt->prev_family = 6;
 	*type = inner_type(&after, ip->nexthdr, length, pkt);
 	*c = after;

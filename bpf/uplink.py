@@ -119,6 +119,17 @@ def drop(link_pin: Path) -> None:
         os.close(link)
 
 
+def interface_of(link_pin: Path) -> int | None:
+    """The index of the interface that a pinned link is on; None if there is no such link, or no such interface."""
+    link = kernel.open_pin(link_pin)
+    if link is None:
+        return None
+    try:
+        return kernel.link_info(link).ifindex or None
+    finally:
+        os.close(link)
+
+
 def entry_of(interface: str) -> UplinkEntry:
     """Ask the kernel for an interface of this network namespace (not /sys, which may show another's)."""
     try:

@@ -24,7 +24,7 @@ from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from waiting import wait_for
+from waiting import Since, wait_for
 
 from bgp.bfd_file import BfdState
 from bgp.bfd_packet import State, decode
@@ -199,17 +199,17 @@ class Cluster:
         command = f"date +%s.%N; bridge link set dev eth{port} state {state}"
         return float(self.lab.exec("switch", ["sh", "-c", command]).stdout)
 
-    def router_session(self) -> str:
-        """The router's word on b1: up or down, and for bird since when."""
+    def router_session(self) -> tuple[str, Since | int]:
+        """The router's word on b1: up or down, and what tells this session from another."""
         if self.router == "bird":
             text = self.lab.exec("router", ["birdc", "show", "bfd", "sessions"]).stdout
             found = re.search(r"10\.0\.0\.11\s+\S+\s+(\S+)\s+(\S+)", text)
-            return f"{found[1].lower()} since {found[2]}" if found else "down"
+            return (found[1].lower(), Since(found[2])) if found else ("down", 0)
         peers = json.loads(self.lab.exec("router", ["vtysh", "-c", "show bfd peers counters json"]).stdout or "[]")
         state = json.loads(self.lab.exec("router", ["vtysh", "-c", "show bfd peers json"]).stdout or "[]")
         if not state:
-            return "down"
-        return f"{state[0]['status']} after {peers[0]['session-down']} falls"
+            return "down", 0
+        return state[0]["status"], peers[0]["session-down"]
 
     @property
     def whole(self) -> bool:
@@ -218,7 +218,7 @@ class Cluster:
             self.next_hops() == {"10.0.0.11", "10.0.0.12"}
             and self.b1.bfd is not None
             and (self.b1.bfd.state, self.b1.bfd.detection_ms) == ("up", INTERVAL_MS * MULTIPLIER)
-            and self.router_session().startswith("up")
+            and self.router_session()[0] == "up"
             and all(server.peer and server.peer.up for server in (self.b1, self.b2))
         )
 

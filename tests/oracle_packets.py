@@ -9,7 +9,7 @@ import hashlib
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
 
 import oracle_hop
 from oracle_headers import UNTOLD, Address, Flow, Kind, Link, Reading, link, marker, read, target
@@ -109,7 +109,10 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Arrival:
-    """A packet as it came: `packet` with all that lies behind it, `hop` and `prev_tag` from its marker."""
+    """A packet as it came: `packet` with all that lies behind it, `hop` and `prev_tag` from its marker.
+
+    `sender6`: what came over an IPv6 tunnel tells its sender by the whole address instead.
+    """
 
     link: Link
     family: int
@@ -117,6 +120,7 @@ class Arrival:
     hop: int
     prev_tag: int
     tunnelled: bool = False
+    sender6: IPv6Address | None = None
 
     @property
     def frame(self) -> bytes:
@@ -137,7 +141,9 @@ def judge(world: World, frame: bytes) -> Judgement:
         if is_tunnel(family, packet):
             event = "pass_foreign_tunnel"
             if opened := open_tunnel(family, packet, world.prefixes):
-                arrival = Arrival(outside, opened.family, opened.behind, opened.hop, opened.prev_tag, tunnelled=True)
+                six = opened.sender if isinstance(opened.sender, IPv6Address) else None
+                tag = int(opened.sender) & 0xFFFF
+                arrival = Arrival(outside, opened.family, opened.behind, opened.hop, tag, tunnelled=True, sender6=six)
                 reading = read(opened.family, opened.inner, world.vips)
                 if reading and (judged := _to_vip(world, arrival, reading)):
                     return judged
@@ -234,12 +240,9 @@ def _row(world: World, service: Service, flow: Flow, first: Row) -> Row:
 
 
 def _sender(world: World, arrival: Arrival) -> int:
-    """The node whose tag the packet bears; over IPv6 that is the end of its IPv6 address. -1: none that is known."""
+    """The node whose tag the packet bears; over IPv6 its outer source. -1: none that is known."""
     for number, node in world.nodes.items():
-        tag = node.tag
-        if arrival.tunnelled and arrival.link.family == 6:
-            tag = int(node.address6) & 0xFFFF if node.address6 else -1
-        if tag == arrival.prev_tag:
+        if (node.address6 == arrival.sender6) if arrival.sender6 else (node.tag == arrival.prev_tag):
             return number
     return -1
 

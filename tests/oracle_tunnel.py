@@ -27,7 +27,7 @@ class Opened:
     inner: bytes
     behind: bytes
     hop: int
-    prev_tag: int
+    sender: Address
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def open_tunnel(family: int, packet: bytes, prefixes: Collection[IPv4Network | I
     version = inner[0] >> 4 if inner else 0
     if version not in IN_IP or protocol not in (17, IN_IP[version]):
         return None
-    return Opened(version, inner, packet[start:], hop, int(source) & 0xFFFF)
+    return Opened(version, inner, packet[start:], hop, source)
 
 
 def outer_header(outer: Outer, family: int, length: int) -> bytes:

@@ -22,6 +22,8 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from waiting import Since
+
 from bgp import community
 from bgp.client import RelayClient
 from bgp.community import Identity, ServiceState
@@ -285,12 +287,12 @@ class Wire:
         """Whether a session is up, as the router sees it."""
         return re.search(rf"^{protocol} .*Established", self.birdc(router, "show protocols"), re.MULTILINE) is not None
 
-    def session_of(self, router: str, protocol: str) -> str:
+    def session_of(self, router: str, protocol: str) -> Since:
         """What tells a session from a later one of that name: BIRD's time of its last change."""
         shown = self.birdc(router, "show protocols", protocol)
         found = re.search(rf"^{protocol}\s+BGP\s+\S+\s+up\s+(\S+)\s+Established", shown, re.MULTILINE)
         assert found, shown
-        return found[1]
+        return Since(found[1])
 
     def next_hops(self, router: str, prefix: str) -> set[str]:
         """By which next hops the router's kernel sends."""

@@ -27,16 +27,19 @@ LOOK_S = 0.1
 
 async def keep_for_ever(agent: Agent) -> None:
     """Put back what others take away: a VIP that is gone from lo would have its packets refused or sent away."""
+    known = {agent.interface.name: agent.interface.index}
+    if agent.datapath is not None:
+        known |= {one.interface: one.ifindex for one in agent.datapath.uplinks}
     while True:
         await asyncio.sleep(KEEP_S)
         try:
             await agent.netlink.put_vips(agent.config.vips, agent.config.node.names)
-            index = socket.if_nametoindex(agent.interface.name)
+            anew = [name for name, index in known.items() if socket.if_nametoindex(name) != index]
         except (AgentError, NetlinkError, OSError) as error:
             log.warning("%s", error)
             continue
-        if index != agent.interface.index:
-            raise AgentError(f"{agent.interface.name} was made anew; the agent must be started again for it")
+        if anew:
+            raise AgentError(f"{', '.join(anew)} was made anew; the agent must be started again for it")
 
 
 async def retire(agent: Agent) -> None:

@@ -158,7 +158,9 @@ def faults(
         return [Fault(WARNING, "the agent is starting: nothing is decided yet; ask again in a few seconds")]
     result = []
     sessions = {s.peer: s.session for s in found}
-    if "up" not in sessions.values():
+    if not sessions:
+        result.append(Fault(CRITICAL, "no BGP peer carries the address family of any VIP; see bgp.peers[].families"))
+    elif "up" not in sessions.values():
         down = ", ".join(sessions)
         result.append(Fault(CRITICAL, f"no BGP session is up ({down}); see `lbctl status` and the log of lb-bgp"))
     for vip, announcement in announcements.items():

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -11,7 +13,23 @@ from rich.table import Table
 
 from agent.announcing.decide import moment
 
+Answer = dict[str, Any]
+
 _COLOURS = {"up": "green", "draining": "yellow", "lost": "red", "left": "dim", "down": "red"}
+
+
+def _plain(value: Any) -> Any:
+    """The same with every text in it made such that rich prints it as it stands: `[fd00::1]` is no markup."""
+    if isinstance(value, str):
+        return escape(value)
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return {key: _plain(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _printer(show: Callable[[Answer], None]) -> Callable[[Answer], None]:
+    """What prints an answer, given one whose texts are no markup."""
+    return functools.wraps(show)(lambda answer: show(_plain(answer)))
 
 
 def _state(value: str) -> str:
@@ -37,7 +55,8 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def print_status(answer: dict[str, Any]) -> None:
+@_printer
+def print_status(answer: Answer) -> None:
     """The node in a line, then its VIPs, services and members."""
     console = Console(highlight=False)
     node, xdp, bgp = answer["node"], answer["xdp"], answer["bgp"]
@@ -99,10 +118,11 @@ def print_status(answer: dict[str, Any]) -> None:
         )  # fmt: skip
     console.print(believed)
     for problem in answer["problems"]:
-        console.print(f"[red]{escape(problem)}[/]")
+        console.print(f"[red]{problem}[/]")
 
 
-def print_backends(answer: dict[str, Any]) -> None:
+@_printer
+def print_backends(answer: Answer) -> None:
     """Every service's members."""
     table = _table("service", "member", "state", "weight", "effective", "")
     for entry in answer["backends"]:
@@ -114,14 +134,16 @@ def print_backends(answer: dict[str, Any]) -> None:
     Console(highlight=False).print(table)
 
 
-def print_own_backends(answer: dict[str, Any]) -> None:
+@_printer
+def print_own_backends(answer: Answer) -> None:
     """What this node takes of the services that were changed."""
     for entry in answer["services"]:
         weight = f"{entry['effective']} of {entry['weight']}"
         Console(highlight=False).print(f"{entry['name']}: {_state(entry['state'])}, weight {weight}")
 
 
-def print_explanation(answer: dict[str, Any]) -> None:
+@_printer
+def print_explanation(answer: Answer) -> None:
     """The flow's place in the table, then each node's next step."""
     console = Console(highlight=False)
     console.print(f"{answer['flow']}: service {answer['service']} ({answer['affinity']}, {answer['forward']})")
@@ -140,7 +162,8 @@ def print_explanation(answer: dict[str, Any]) -> None:
     console.print(table)
 
 
-def print_denied(answer: dict[str, Any]) -> None:
+@_printer
+def print_denied(answer: Answer) -> None:
     """The deny list, and where each prefix of it stands."""
     console = Console(highlight=False)
     if not answer["denied"]:
@@ -152,7 +175,8 @@ def print_denied(answer: dict[str, Any]) -> None:
     console.print(table)
 
 
-def print_lab(answer: dict[str, Any]) -> None:
+@_printer
+def print_lab(answer: Answer) -> None:
     """The lab's nodes and their interfaces."""
     console = Console(highlight=False)
     console.print(f"lab {answer['name']} ({answer['file']})\n")
@@ -163,7 +187,8 @@ def print_lab(answer: dict[str, Any]) -> None:
     console.print(table)
 
 
-def print_announcements(answer: dict[str, Any]) -> None:
+@_printer
+def print_announcements(answer: Answer) -> None:
     """How each VIP stands at each peer, then who else announces it, then what is wrong."""
     console = Console(highlight=False)
     table = _table("VIP", "peer", "desired", "in adj-rib-out", "session", "since", "why")
@@ -177,16 +202,16 @@ def print_announcements(answer: dict[str, Any]) -> None:
             out,
             _state(row["session"]),
             age(row["since_s"]),
-            escape(row["why"]),
+            row["why"],
         )
     console.print(table)
     for vip in answer["vips"]:
         others = ", ".join(vip["others"]) or "[yellow]no other node[/]"
         console.print(f"{vip['vip']} is also announced by {others}")
     for fault in answer["faults"]:
-        console.print(f"[red]{fault['severity']}[/]: {escape(fault['text'])}")
+        console.print(f"[red]{fault['severity']}[/]: {fault['text']}")
     if answer["unkept"]:
-        console.print(f"[red]orders are not kept over a restart: {escape(answer['unkept'])}[/]")
+        console.print(f"[red]orders are not kept over a restart: {answer['unkept']}[/]")
 
 
 def age(seconds: float) -> str:

@@ -2,7 +2,7 @@
 """lbctl: the command line. Nouns read, verbs change state; for people by default, for programs with -o json.
 
 Owns the commands, their output and the exit codes: 0 done, 1 refused or failed (one line says why and what to do),
-2 wrong usage, 3 no agent answers, 4 not within the time that --wait was given (decide.py).
+2 wrong usage, 3 no agent answers, 4 not within the time that --wait was given (cli/announce.py).
 """
 
 from __future__ import annotations

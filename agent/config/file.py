@@ -7,6 +7,7 @@ touches nothing but these files. What may stand in lb.yml is schema.py's.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import yaml
@@ -78,6 +79,10 @@ def parse(text: str, name: str) -> Config:
         raise ConfigError(f"{name}:1:1: is nested too deeply") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{name}:1:1: is a {type(data).__name__}, not a mapping of settings")
+    try:
+        json.dumps(data, ensure_ascii=False, default=str).encode()
+    except UnicodeError as error:  # half a character, as "\ud83d", which can neither be checked nor told of
+        raise ConfigError(f"{name}:1:1: holds something that is no text: {str(error)!a}") from None
     try:
         return Config.model_validate(data)
     except ValidationError as error:

@@ -127,7 +127,8 @@ class Config(Section):
 
     cluster: Annotated[int, Field(strict=True), within(1, 4_294_967_295)]
     node: NodeConfig
-    services: Annotated[tuple[ServiceConfig, ...], Field(min_length=1, max_length=255)]
+    # Each costs two communities of 12 bytes in an identity that announces nothing, and a BGP message has 4096.
+    services: Annotated[tuple[ServiceConfig, ...], Field(min_length=1, max_length=150)]
     bgp: BgpConfig
     members: MembersConfig
     xdp: XdpConfig = XdpConfig()

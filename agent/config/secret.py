@@ -44,6 +44,8 @@ def _read(path: Path, where: str, advice: str) -> bytes:
             content = file.read(4096)
     except OSError as error:
         raise ConfigError(f"{where}: {path}: {error.strerror}; {advice}") from None
+    except ValueError:  # a NUL in it
+        raise ConfigError(f"{where}: {str(path)!a} cannot be a file's name; {advice}") from None
     if mode & 0o077:
         raise ConfigError(f"{where}: {path}: others may read it (mode {mode & 0o777:o}); chmod 600 {path}")
     return content

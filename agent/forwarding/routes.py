@@ -70,9 +70,7 @@ class Routes:
         """Follow for ever."""
         with Notices(self._take) as notices:
             notices.listen()
-            for neighbour in await self._netlink.neighbours():
-                self._macs[neighbour.ifindex, neighbour.address] = neighbour.mac
-            confirmed = looked = time.monotonic()
+            confirmed, looked = time.monotonic(), 0.0
             while True:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(ASK_AGAIN_S):
@@ -80,15 +78,16 @@ class Routes:
                         await asyncio.sleep(COALESCE_S)
                 self._wake.clear()
                 now = time.monotonic()
-                if now - looked >= LOOK_AGAIN_S:
-                    self._links_changed = self._routes_changed = True
-                    looked = now
                 try:
+                    if now - looked >= LOOK_AGAIN_S:
+                        self._links_changed = self._routes_changed = True
+                        await self._look_at_neighbours()
+                        looked = now
                     await self._look()
                     self._decide()
                     due = unresolved(filter(None, self._ways.values()), self._macs)
                     if now - confirmed >= CONFIRM_S:
-                        due |= {way.neighbour for way in self._ways.values() if way}
+                        due |= self._named()
                         confirmed = now
                     await self._netlink.resolve(due)
                 except (NetlinkError, OSError) as error:
@@ -103,12 +102,23 @@ class Routes:
             if self._macs.get((found.ifindex, found.address)) == found.mac:
                 return
             self._macs[found.ifindex, found.address] = found.mac
+            if (found.ifindex, found.address) not in self._named():
+                return
         elif notice.destination is not None and not any(a in notice.destination for a in self._addresses):
             return
         else:
             self._routes_changed = True
             self._links_changed |= notice.destination is None
         self._wake.set()
+
+    async def _look_at_neighbours(self) -> None:
+        """Take in those that the kernel has, and forget those that it no longer has and that no way names."""
+        named = self._named()
+        kept = {key: mac for key, mac in self._macs.items() if key in named}
+        self._macs = kept | {(n.ifindex, n.address): n.mac for n in await self._netlink.neighbours()}
+
+    def _named(self) -> set[tuple[int, Address]]:
+        return {way.neighbour for way in self._ways.values() if way}
 
     async def _look(self) -> None:
         if self._links_changed:

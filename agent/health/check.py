@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable, MutableMapping
 
@@ -23,7 +24,7 @@ async def check_for_ever(
     while True:
         began = time.monotonic()
         before = health[service.name]
-        if check.disable_file is not None and check.disable_file.exists():
+        if check.disable_file is not None and await asyncio.to_thread(os.path.exists, check.disable_file):
             after = disable(before, str(check.disable_file), time.monotonic())
         else:
             good, why = await ask(service.vip, service.health_port, check)

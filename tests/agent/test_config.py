@@ -240,11 +240,19 @@ def test_not_even_a_mapping(text: str, message: str) -> None:
     assert str(caught.value) == message
 
 
+def test_half_a_character() -> None:
+    with pytest.raises(ConfigError, match=r"lb\.yml:1:1: holds something that is no text"):
+        parse(f'{GOOD}deny: ["\\ud83d"]\n', "lb.yml")
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file or directory"):
         load(tmp_path / "absent.yml")
     (tmp_path / "lb.yml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="byte 0 is not UTF-8"):
+        load(tmp_path / "lb.yml")
+    (tmp_path / "lb.yml").write_text(f'{GOOD}table: {{key_file: "a\\0b"}}\n')
+    with pytest.raises(ConfigError, match="cannot be a file's name"):
         load(tmp_path / "lb.yml")
 
 

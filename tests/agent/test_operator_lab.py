@@ -155,6 +155,21 @@ def test_a_broken_file_is_refused_and_nothing_changes(bench: Bench) -> None:
     assert bench.watch.timeline.changes(began) == []
 
 
+def test_a_file_that_cannot_be_carried_out_brings_the_agent_before_back(bench: Bench) -> None:
+    """An IPv6 VIP where IPv6 is switched off: nothing in the file is wrong, and the kernel refuses."""
+    began, off = time.monotonic(), "/proc/sys/net/ipv6/conf/lo/disable_ipv6"
+    bench.cluster.lab.exec("b1", ["sh", "-c", f"echo 1 > {off}"])
+    try:
+        six = '  - {name: six, vip: "fd99::1", protocol: tcp, port: 7000}\nbgp:'
+        bench.configure(("bgp:", six))
+        said = bench.lbctl("b1", "agent", "reload", code=1)
+        assert "VIPs cannot be put on lo" in said
+        assert bench.status("b1")["ready"]
+    finally:
+        bench.cluster.lab.exec("b1", ["sh", "-c", f"echo 0 > {off}"])
+    assert bench.watch.timeline.changes(began) == []
+
+
 def test_a_changed_weight_and_a_second_service_are_taken_in(bench: Bench) -> None:
     second = "\n  - {name: more, vip: 10.99.0.1, protocol: tcp, port: 7001, forward: l2, health: {port: 7000}}\n\nbgp:"
     bench.configure(("forward: l2", "forward: l2\n    weight: 70"), ("\nbgp:", second))

@@ -219,3 +219,9 @@ def report(wanted: bool, *rows: Standing, relay: str = "connected") -> dict[str,
 )
 def test_what_wait_waits_for(wanted: bool, report: dict[str, Any], missing: int) -> None:
     assert len(unsettled(report, {"192.0.2.10"}, wanted)) == missing
+
+
+def test_no_peer_for_the_family_is_named() -> None:
+    (fault,) = faults({IPv6Address("fd99::1"): Announcement(True, "")}, [], None, None)
+    assert fault.severity == CRITICAL
+    assert "no BGP peer carries the address family" in fault.text

@@ -216,8 +216,13 @@ def test_several_interfaces(pins: Path, runner: Callable[..., None]) -> None:
             wait_for(lambda: seen(path) > 100)
         wait_for(lambda: seen(path) == sender.sent)
     with closing(opened(pins, ["node2", "node"])) as path:
+        assert path.tables.uplink(0).ifindex == socket.if_nametoindex("node"), "its packets still come by this place"
+        with Sender() as sender:
+            before = seen(path)
+            wait_for(lambda: seen(path) > before + 100)
         path.attach()
         assert path.attached()
+        assert path.tables.uplink(0).ifindex == socket.if_nametoindex("node2")
     with closing(opened(pins, "node")) as path:
         path.attach()
         assert programs() == {"node": True, "node2": False}

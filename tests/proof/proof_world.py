@@ -12,14 +12,15 @@ from proof_stage import CLIENT, ROWS, VIP
 SECOND_VIP, NO_VIP = IPv4Address("10.99.0.2"), IPv4Address("10.99.0.3")
 VIP6, SECOND_VIP6, NO_VIP6 = (IPv6Address(f"2001:db8:99::{number}") for number in (1, 2, 3))
 CLIENT6 = IPv6Address("2001:db8:1::2")
-ME, ME6 = IPv4Address("10.0.0.11"), IPv6Address("2001:db8::b")
+# A /64 for each node, as on a routed fabric, and all end alike: no few bits tell them apart.
+ME, ME6 = IPv4Address("10.0.0.11"), IPv6Address("2001:db8:0:1::b")
 PEERS = tuple(IPv4Address(f"10.0.0.{tag}") for tag in range(12, 18))
-PEERS6 = tuple(IPv6Address(f"2001:db8::{tag:x}") for tag in range(12, 18))
+PEERS6 = tuple(IPv6Address(f"2001:db8:0:{tag - 10:x}::b") for tag in range(12, 18))
 
 
 def _node(index: int, **more: object) -> Node:
     tag = 10 + index
-    addresses = {"address": IPv4Address(f"10.0.0.{tag}"), "address6": IPv6Address(f"2001:db8::{tag:x}")}
+    addresses = {"address": IPv4Address(f"10.0.0.{tag}"), "address6": IPv6Address(f"2001:db8:0:{index:x}::b")}
     return Node(tag, f"02:00:00:00:00:{index:02x}", **{**addresses, **more})
 
 
@@ -69,7 +70,7 @@ def world(seed: int, ipv6: bool = True, tunnels: bool = True, alternating: bool 
     if not tunnels:
         nodes[1] = replace(nodes[1], address=None, address6=None)
     tables = _tables(choose, services.values())
-    prefixes = tuple(ip_network(prefix) for prefix in ("10.0.0.0/16", "2001:db8::/64"))
+    prefixes = tuple(ip_network(prefix) for prefix in ("10.0.0.0/16", "2001:db8::/48"))
     denied = tuple(ip_network(prefix) for prefix in DENIED)
     world = World("02:00:00:00:00:01", 1, nodes, choose.randbytes(16), services, tables, {}, prefixes, denied)
     if alternating is None:
