@@ -80,7 +80,7 @@ def parse(text: str, name: str) -> Config:
     if not isinstance(data, dict):
         raise ConfigError(f"{name}:1:1: is a {type(data).__name__}, not a mapping of settings")
     try:
-        json.dumps(data, ensure_ascii=False, default=str).encode()
+        json.dumps(data, ensure_ascii=False, skipkeys=True, default=str).encode()
     except UnicodeError as error:  # half a character, as "\ud83d", which can neither be checked nor told of
         raise ConfigError(f"{name}:1:1: holds something that is no text: {str(error)!a}") from None
     try:

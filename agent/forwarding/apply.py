@@ -6,7 +6,7 @@ Owns the bookkeeping between addresses and the kernel's node indexes. Rows are s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
@@ -133,6 +133,15 @@ class Applier:
     def known_hop(self, target: Address) -> NextHop | None:
         """The next hop that is in the maps for an address."""
         return self._hops.get(target)
+
+    def strays(self, uplinks: Collection[int]) -> list[tuple[IPv4Address, int]]:
+        """The nodes whose packets leave by an interface that is none of these, with its index."""
+        found = []
+        for address in sorted(self._indexes.keys() - {self._own}):
+            hop = self._hops.get(self.target(address, self._ends.get(address)))
+            if hop is not None and hop.mac is not None and hop.ifindex and hop.ifindex not in uplinks:
+                found.append((address, hop.ifindex))
+        return found
 
     def mtus(self) -> list[int]:
         """The MTUs of the ways to the other nodes that the tables name, as far as these are known."""

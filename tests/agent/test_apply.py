@@ -100,6 +100,8 @@ def test_a_next_hop_goes_to_the_end_that_tunnels_use(maps: Maps) -> None:
     assert maps.tables.nodes()[2].mac is None, "this is not the end that packets are sent to"
     made.learn_hop(B6, NextHop(MAC, False, 3, SOURCE, 7, 1400))
     assert maps.tables.nodes()[2] == NodeEntry(B, 12, MAC, False, B6, True, 3, SOURCE, 7, 1400)
+    assert made.strays({3}) == []
+    assert made.strays({4}) == [(B, 3)]
     made.learn_hop(C, NextHop(MAC))
     assert maps.tables.nodes()[3] == NodeEntry(C, 13, MAC), "it told no IPv6 address"
     assert made.reaches([B6, C])

@@ -4,6 +4,7 @@
 import asyncio
 import contextlib
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.errors import AgentError
 from agent.forwarding.next_hop import Link, NextHop, Way, next_hop, unresolved
 from agent.forwarding.routes import Routes
 from agent.model import Address
@@ -187,3 +189,25 @@ def test_the_entry_follows_the_kernel() -> None:
     assert Path("/proc/thread-self/ns/net").exists()
     with two_links() as router:
         asyncio.run(scenario(router))
+
+
+@pytest.mark.lab
+def test_the_address_may_stand_on_what_is_above_the_interface() -> None:
+    """As with a bond; a bridge is its stand-in, which the kernel tells of alike."""
+
+    async def look() -> tuple[str, int]:
+        netlink = Netlink()
+        try:
+            found = await netlink.interface("eth1", None)
+            return str(found.address), found.index
+        finally:
+            netlink.close()
+
+    with two_links():
+        ip("link", "add", "br0", "type", "bridge")
+        ip("link", "set", "eth1", "master", "br0")
+        ip("addr", "flush", "dev", "eth1")
+        with pytest.raises(AgentError, match="eth1 has no IPv4 address"):
+            asyncio.run(look())
+        ip("addr", "add", "10.0.1.12/24", "dev", "br0")
+        assert asyncio.run(look()) == ("10.0.1.12", socket.if_nametoindex("eth1"))
