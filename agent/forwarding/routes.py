@@ -70,7 +70,7 @@ class Routes:
         """Follow for ever."""
         with Notices(self._take) as notices:
             notices.listen()
-            confirmed, looked = time.monotonic(), 0.0
+            confirmed, looked = time.monotonic(), -LOOK_AGAIN_S
             while True:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(ASK_AGAIN_S):
