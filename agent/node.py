@@ -9,7 +9,6 @@ kept, told and tried again: kernel objects come and go, and a node that stops fo
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 import time
@@ -34,7 +33,7 @@ from agent.membership.view import View
 from agent.model import Address, Announcement, Member, Network, Share, State
 from agent.netlink import Interface, Netlink
 from agent.plan import Condition, candidates, own_share, takers
-from agent.problem import Problems
+from agent.problem import Problems, strays
 from agent.process import Paths, uids_of
 from agent.table import epoch
 from agent.table.epoch import Stance
@@ -280,7 +279,7 @@ class Agent:
                     log.error("%s", error)
         snapshot = self.relay.snapshot if self.relay.connected else None
         versions = self.version.number, self.version.fallback
-        others = [self.prober.error, *self._strays()]
+        others = [self.prober.error, *strays(self.applier, self.datapath)]
         self.problems.observe(snapshot, members, self.epoch_numbers, versions, others, now)
         heard = speech.reflections(self.config, snapshot, self.interface.address)
         self.version = self.version.having_heard(heard, now)
@@ -306,20 +305,6 @@ class Agent:
             log.info("XDP attached: %s", ", ".join(f"{name} ({mode})" for name, mode in datapath.modes.items()))
             if datapath.fallback_reason:
                 log.warning("%s", datapath.fallback_reason)
-
-    def _strays(self) -> list[str]:
-        """What to tell of nodes that are reached by an interface without our program: most drivers can send for native
-        XDP only where there is one."""
-        if self.applier is None or self.datapath is None or self.datapath.mode != "native":
-            return []
-        told = []
-        for address, index in self.applier.strays({one.ifindex for one in self.datapath.uplinks}):
-            with contextlib.suppress(OSError):  # it is just going away
-                name = socket.if_indextoname(index)
-                told.append(
-                    f"{address} is reached by {name}, where XDP may be unable to send: add it to node.interfaces"
-                )
-        return told
 
     def _take_stance(self, applier: Applier, members: tuple[Member, ...], now: float) -> Stance:
         """Which epoch is used from now on, and which is next."""

@@ -3,16 +3,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import socket
 from collections.abc import Collection, Iterable, Sequence
 from ipaddress import IPv4Address
 
 from agent.announcing import speech
 from agent.config.schema import Config
+from agent.forwarding.apply import Applier
 from agent.membership.conflict import Conflicts
 from agent.model import Member
 from agent.table.epoch import strangers
 from bgp.snapshot import Snapshot
+from bpf.datapath import DataPath
+from bpf.errors import BpfError
 
 log = logging.getLogger("anylb")
 
@@ -45,3 +50,19 @@ class Problems:
         for line in sorted(found - set(self.lines)):
             log.warning("%s", line)
         self.lines = tuple(sorted(found))
+
+
+def strays(applier: Applier | None, datapath: DataPath | None) -> list[str]:
+    """What to tell of nodes that are reached by an interface without our program: most drivers can send for native XDP
+    only where there is one."""
+    if applier is None or datapath is None:
+        return []
+    told = []
+    for address, index in applier.strays({one.ifindex for one in datapath.uplinks}):
+        with contextlib.suppress(OSError, BpfError):  # an interface is just going away
+            if datapath.mode == "native":
+                name = socket.if_indextoname(index)
+                told.append(
+                    f"{address} is reached by {name}, where XDP may be unable to send; list it in node.interfaces"
+                )
+    return told

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -17,6 +18,7 @@ from agent.config.schema import Config
 from agent.forwarding.apply import Applier, key_of
 from agent.forwarding.next_hop import NextHop
 from agent.model import Candidate, State
+from agent.problem import strays
 from agent.table.epoch import Stance, Use, supported
 from bpf.datapath import DataPath
 from bpf.layout import Affinity, Forward, NodeEntry, ServiceEntry
@@ -102,6 +104,12 @@ def test_a_next_hop_goes_to_the_end_that_tunnels_use(maps: Maps) -> None:
     assert maps.tables.nodes()[2] == NodeEntry(B, 12, MAC, False, B6, True, 3, SOURCE, 7, 1400)
     assert made.strays({3}) == []
     assert made.strays({4}) == [(B, 3)]
+    path = SimpleNamespace(uplinks=[SimpleNamespace(ifindex=3)], mode="native")
+    made.learn_hop(B6, NextHop(MAC, False, 1, SOURCE))
+    (told,) = strays(made, cast(DataPath, path))
+    assert told == "10.0.0.12 is reached by lo; XDP may be unable to send there: add it to node.interfaces"
+    path.mode = "generic"
+    assert strays(made, cast(DataPath, path)) == [], "there the kernel sends by any interface"
     made.learn_hop(C, NextHop(MAC))
     assert maps.tables.nodes()[3] == NodeEntry(C, 13, MAC), "it told no IPv6 address"
     assert made.reaches([B6, C])
