@@ -107,7 +107,7 @@ def test_a_next_hop_goes_to_the_end_that_tunnels_use(maps: Maps) -> None:
     path = SimpleNamespace(uplinks=[SimpleNamespace(ifindex=3)], mode="native")
     made.learn_hop(B6, NextHop(MAC, False, 1, SOURCE))
     (told,) = strays(made, cast(DataPath, path))
-    assert told == "10.0.0.12 is reached by lo; XDP may be unable to send there: add it to node.interfaces"
+    assert told == "10.0.0.12 is reached by lo, where XDP may be unable to send; list it in node.interfaces"
     path.mode = "generic"
     assert strays(made, cast(DataPath, path)) == [], "there the kernel sends by any interface"
     made.learn_hop(C, NextHop(MAC))
