@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# The commands of README.md, and what they need. All work is done by setup.sh, pytest, topology/demo.py and tests/bench.
+# The commands of README.md, and what they need. All work is done by setup.sh, pytest, topology/demo/__main__.py and tests/bench.
 
 ROUTER ?= bird
 PYTEST_ARGS ?=

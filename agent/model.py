@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words that the agent's decisions are made of: states, members, candidates. Values only, no behaviour of I/O."""
+"""The words that the agent's decisions are made of: states, members, candidates. Values only, no behavior of I/O."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ Owns the wire format and nothing else: who is believed, and what a state leads t
     |                      |                        | absent when it is, or is not said            |
     +----------------------+------------------------+----------------------------------------------+
 
-The version only grows (agent/membership/version.py): of two contents told of one node, the higher is the newer one.
+The version only grows (agent/membership/identity_version.py): of two contents told of one node, the higher is the newer one.
 
 A reader skips types that it does not know, and services in a state that it does not know, so that a later version can
 say more to those who listen.

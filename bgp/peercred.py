@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is at the other end of a Unix socket. Standard library only: the relay carries this file (archive.py)."""
+"""Who is at the other end of a Unix socket. Standard library only: the relay carries this file (helper_archive.py)."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 """A route: what is announced and what is learned, as JSON to and from the relay and as a command for ExaBGP.
 
 Owns the shape of one route. Does not know what its communities mean (community.py) or when it is announced
-(session.py). Standard library only: the relay carries this file (archive.py).
+(reconciler.py). Standard library only: the relay carries this file (helper_archive.py).
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Route:
     that equal routes compare equal. `communities` and `large_communities` are sorted and free of repetitions: their
     order means nothing (RFC 8092 section 5). `as_path` is what a learned route passed through, nearest AS first; it is
     empty in a route to be announced, where the speaker adds its own AS, and `prepend` more of it. `med` is the
-    MULTI_EXIT_DISC (RFC 4271 section 5.1.4): of two ways into one AS, the neighbour prefers the lower. `own_hop`: the
-    next hop is this node, so that each neighbour is told the address by which it knows the node.
+    MULTI_EXIT_DISC (RFC 4271 section 5.1.4): of two ways into one AS, the neighbor prefers the lower. `own_hop`: the
+    next hop is this node, so that each neighbor is told the address by which it knows the node.
     """
 
     prefix: str
@@ -104,7 +104,7 @@ class Route:
         return ":" in self.prefix
 
     def towards(self, own_as: int, peer_as: int, end: str) -> Route:
-        """The route as the speaker is told it for one neighbour, towards which we have the address `end` ("": unknown).
+        """The route as the speaker is told it for one neighbor, towards which we have the address `end` ("": unknown).
 
         The AS path is written out if it is prepended. RFC 4271 section 5.1.2: a path begins with the speaker's own AS
         towards another AS and is empty towards its own, where prepending would look like a loop. ExaBGP does that,
@@ -122,7 +122,7 @@ class Route:
         )
 
     def announce_command(self, neighbor: str) -> str:
-        """ExaBGP's API command (grammar 4) that announces this route, as `towards` made it, to the neighbour of that
+        """ExaBGP's API command (grammar 4) that announces this route, as `towards` made it, to the neighbor of that
         address, or replaces what it said of the prefix."""
         command = f"neighbor {neighbor} announce route {self.prefix} next-hop {self.next_hop}"
         if self.as_path:
@@ -135,7 +135,7 @@ class Route:
         return command
 
     def withdraw_command(self, neighbor: str) -> str:
-        """ExaBGP's API command that takes this prefix back from the neighbour of that address."""
+        """ExaBGP's API command that takes this prefix back from the neighbor of that address."""
         return f"neighbor {neighbor} withdraw route {self.prefix} next-hop {self.next_hop}"
 
 

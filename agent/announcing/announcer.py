@@ -12,12 +12,23 @@ import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from agent.announcing import orders as file
-from agent.announcing.decide import Falls, Kind, Order, decide, fallen, falls_now, given, in_force, lifted, order_for
-from agent.announcing.standing import Entry, Ledger, Standing
+from agent.announcing import order_file as file
+from agent.announcing.decide import (
+    FlapRecord,
+    Order,
+    OrderKind,
+    after_flap,
+    decide,
+    in_force,
+    is_fault,
+    order_for,
+    with_orders,
+    without_orders,
+)
+from agent.announcing.export_status import ExportHistory, ExportStatus, StatusEntry
 from agent.config.schema import Config
 from agent.model import Address, Announcement
-from agent.plan import Condition, announcement
+from agent.node.plan import Condition, announcement
 
 log = logging.getLogger("anylb")
 
@@ -28,7 +39,9 @@ UNREAD = 1000
 class Announcer:
     """What is to be announced, and its past. `now` is CLOCK_MONOTONIC, `wall` seconds since 1970."""
 
-    def __init__(self, config: Config, path: Path, falls: Mapping[Address, Falls], entries: Iterable[Entry]) -> None:
+    def __init__(
+        self, config: Config, path: Path, falls: Mapping[Address, FlapRecord], entries: Iterable[StatusEntry]
+    ) -> None:
         """`path` is the file of the orders; `falls` and `entries` are what an earlier agent left."""
         self._config, self._path = config, path
         self.orders = frozenset(order for order in file.load(path) if order.vip in config.vips)
@@ -36,22 +49,22 @@ class Announcer:
         self.announcements: dict[Address, Announcement] = {}
         self.unkept: str | None = None
         """Why the orders would not outlive this agent; None while they would."""
-        self._ledger = Ledger(entries)
-        self._watchers: set[asyncio.Queue[Entry | None]] = set()
+        self._ledger = ExportHistory(entries)
+        self._watchers: set[asyncio.Queue[StatusEntry | None]] = set()
 
     @property
-    def entries(self) -> tuple[Entry, ...]:
+    def entries(self) -> tuple[StatusEntry, ...]:
         """How each VIP stands at each peer, and since when."""
         return self._ledger.entries
 
     def give(self, orders: Iterable[Order]) -> None:
         """Take in orders, each in the place of its like."""
-        self._keep(given(self.orders, orders))
+        self._keep(with_orders(self.orders, orders))
 
-    def lift(self, vips: Collection[Address], kind: Kind) -> None:
+    def lift(self, vips: Collection[Address], kind: OrderKind) -> None:
         """Take orders back. VIPs that are held back after a fall are let go as well: an operator knows better."""
         self.falls = {vip: fall for vip, fall in self.falls.items() if vip not in vips}
-        self._keep(lifted(self.orders, vips, kind))
+        self._keep(without_orders(self.orders, vips, kind))
 
     def decide(self, condition: Condition, untaken: Collection[str], now: float, wall: float) -> None:
         """Decide on every VIP. `untaken` as in plan.announcement."""
@@ -63,13 +76,13 @@ class Announcer:
             before = self.announcements.get(vip)
             base = announcement(self._config, vip, condition, untaken)
             new = decide(base, order_for(still, vip), self.falls.get(vip), now)
-            if falls_now(before, new):
-                self.falls[vip] = fallen(self.falls.get(vip), now)
+            if is_fault(before, new):
+                self.falls[vip] = after_flap(self.falls.get(vip), now)
             if new != before:
                 log.info("%s: %s, %s", vip, "to be announced" if new.wanted else "not to be announced", new.why)
             self.announcements[vip] = new
 
-    def observe(self, standings: Iterable[Standing], wall: float) -> None:
+    def observe(self, standings: Iterable[ExportStatus], wall: float) -> None:
         """Take in how the VIPs stand at the peers, and tell the watchers what has changed."""
         for entry in self._ledger.observe(standings, wall):
             for queue in tuple(self._watchers):
@@ -81,9 +94,9 @@ class Announcer:
                     queue.put_nowait(entry)
 
     @contextlib.contextmanager
-    def watched(self) -> Iterator[asyncio.Queue[Entry | None]]:
+    def watched(self) -> Iterator[asyncio.Queue[StatusEntry | None]]:
         """The changes as they come, for as long as the context lasts; None when too many were left unread."""
-        queue: asyncio.Queue[Entry | None] = asyncio.Queue(UNREAD)
+        queue: asyncio.Queue[StatusEntry | None] = asyncio.Queue(UNREAD)
         self._watchers.add(queue)
         try:
             yield queue

@@ -35,7 +35,7 @@ _UNITS_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _DURATION = re.compile("".join(rf"(?:([0-9]{{1,6}}){unit})?" for unit in _UNITS_S))
 
 
-class Kind(StrEnum):
+class OrderKind(StrEnum):
     """What an order is: each VIP has one of each at most."""
 
     DOWN = "down"
@@ -47,7 +47,7 @@ class Order:
     """What an operator said of one VIP. `since` and `until` are seconds since 1970; None is until told otherwise."""
 
     vip: Address
-    kind: Kind
+    kind: OrderKind
     method: Method
     reason: str
     since: float
@@ -57,8 +57,8 @@ class Order:
     def why(self) -> str:
         """It in words."""
         what = {
-            Kind.DOWN: "withdrawn by the operator",
-            Kind.DRAIN: f"drained by the operator ({self.method})",
+            OrderKind.DOWN: "withdrawn by the operator",
+            OrderKind.DRAIN: f"drained by the operator ({self.method})",
         }[self.kind]
         return (
             what + (f" until {moment(self.until)}" if self.until else "") + (f": {self.reason}" if self.reason else "")
@@ -81,13 +81,13 @@ def duration(text: str) -> float:
     return float(seconds)
 
 
-def given(orders: Collection[Order], new: Iterable[Order]) -> frozenset[Order]:
+def with_orders(orders: Collection[Order], new: Iterable[Order]) -> frozenset[Order]:
     """The orders with new ones, each in the place of its like."""
     added = {(order.vip, order.kind): order for order in new}
     return frozenset(order for order in orders if (order.vip, order.kind) not in added) | frozenset(added.values())
 
 
-def lifted(orders: Collection[Order], vips: Collection[Address], kind: Kind) -> frozenset[Order]:
+def without_orders(orders: Collection[Order], vips: Collection[Address], kind: OrderKind) -> frozenset[Order]:
     """The orders without those of one kind for these VIPs."""
     return frozenset(order for order in orders if order.kind is not kind or order.vip not in vips)
 
@@ -100,11 +100,11 @@ def in_force(orders: Collection[Order], wall: float) -> frozenset[Order]:
 def order_for(orders: Iterable[Order], vip: Address) -> Order | None:
     """The one that counts for a VIP."""
     found = {order.kind: order for order in orders if order.vip == vip}
-    return found.get(Kind.DOWN) or found.get(Kind.DRAIN)
+    return found.get(OrderKind.DOWN) or found.get(OrderKind.DRAIN)
 
 
 @dataclass(frozen=True, slots=True)
-class Falls:
+class FlapRecord:
     """How a VIP has been falling of late: it is not announced again before `at + hold_s`."""
 
     at: float
@@ -113,23 +113,23 @@ class Falls:
     """In a row, each before `FORGIVEN_S` were over."""
 
 
-def fallen(before: Falls | None, now: float) -> Falls:
+def after_flap(before: FlapRecord | None, now: float) -> FlapRecord:
     """One fall more: each in a row keeps the VIP down twice as long, within limits.
 
     Routers damp a prefix that flaps for minutes, and every change moves flows between nodes: it is better not announced
     for a while than coming and going. Only the way up is slowed; a withdrawal never waits.
     """
     if before is None or now - before.at >= before.hold_s + FORGIVEN_S:
-        return Falls(now, FIRST_HOLD_S, 1)
-    return Falls(now, min(2 * before.hold_s, LAST_HOLD_S), before.count + 1)
+        return FlapRecord(now, FIRST_HOLD_S, 1)
+    return FlapRecord(now, min(2 * before.hold_s, LAST_HOLD_S), before.count + 1)
 
 
-def falls_now(before: Announcement | None, after: Announcement) -> bool:
+def is_fault(before: Announcement | None, after: Announcement) -> bool:
     """Whether a VIP loses its route by a fault. What an operator asks for is not damped."""
     return before is not None and before.wanted and not after.wanted and after.fault
 
 
-def decide(base: Announcement, order: Order | None, falls: Falls | None, now: float) -> Announcement:
+def decide(base: Announcement, order: Order | None, falls: FlapRecord | None, now: float) -> Announcement:
     """What shall be of a VIP, given what the node's condition allows (`base`)."""
     if order is not None and order.method is Method.WITHDRAW:
         return Announcement(False, order.why)
@@ -143,7 +143,7 @@ def decide(base: Announcement, order: Order | None, falls: Falls | None, now: fl
     return base
 
 
-def dressed(route: Route, method: Method | None) -> Route:
+def with_drain_attributes(route: Route, method: Method | None) -> Route:
     """A VIP's route with what a drain adds to it."""
     match method:
         case Method.PREPEND:
@@ -155,7 +155,7 @@ def dressed(route: Route, method: Method | None) -> Route:
     return route
 
 
-def announcers(members: Iterable[Member], service_ids: Collection[int]) -> tuple[IPv4Address, ...]:
+def announcing_nodes(members: Iterable[Member], service_ids: Collection[int]) -> tuple[IPv4Address, ...]:
     """Those of some other members that announce the VIP of these services, as far as they have told."""
     return tuple(
         member.address

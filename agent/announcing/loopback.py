@@ -14,7 +14,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from agent.errors import AgentError
 
 if TYPE_CHECKING:
-    from agent.node import Agent
+    from agent.node.agent import Agent
 
 log = logging.getLogger("anylb")
 

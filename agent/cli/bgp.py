@@ -13,9 +13,9 @@ from agent.cli.options import config_option
 from agent.config import file as configuration
 
 if TYPE_CHECKING:
-    from agent.announcing.sessions import Ends
+    from agent.announcing.speaker_config import LocalAddresses
     from agent.config.schema import Config
-    from bgp.settings import SpeakerConfig
+    from bgp.exabgp.settings import SpeakerConfig
 
 
 @click.group()
@@ -27,7 +27,7 @@ def bgp() -> None:
 @config_option
 def run(path: Path) -> None:
     """Write and validate ExaBGP's configuration, then become ExaBGP, in the foreground (lb-bgp.service)."""
-    from bgp import speaker
+    from bgp.exabgp import speaker
 
     speaker.run(_speaker(path))
 
@@ -39,7 +39,7 @@ def reload(path: Path) -> None:
 
     A configuration that is refused changes nothing. The agent has a reload of its own.
     """
-    from bgp.reload import reload as put
+    from bgp.exabgp.reload import reload as put
 
     settings = _speaker(path)
     pid = put(settings)
@@ -47,21 +47,21 @@ def reload(path: Path) -> None:
 
 
 def _speaker(path: Path) -> SpeakerConfig:
-    from agent.announcing.sessions import speaker_config
+    from agent.announcing.speaker_config import speaker_config
 
     settings = configuration.load(path)
     passwords = configuration.passwords(path, settings)
     return speaker_config(settings, own_ends(settings), passwords)
 
 
-def own_ends(settings: Config) -> Ends:
+def own_ends(settings: Config) -> LocalAddresses:
     """This node's ends of its sessions. Raises AgentError as `own_interface` does."""
-    from agent.announcing.sessions import Ends
-    from agent.netlink import link_locals, own_interface
+    from agent.announcing.speaker_config import LocalAddresses
+    from agent.netlink.netlink import link_locals, own_interface
 
-    async def ask() -> Ends:
+    async def ask() -> LocalAddresses:
         here = await own_interface(settings)
         by_interface = await link_locals({peer.interface for peer in settings.bgp.peers if peer.interface})
-        return Ends(here.address, here.next_hop6, by_interface)
+        return LocalAddresses(here.address, here.next_hop6, by_interface)
 
     return asyncio.run(ask())

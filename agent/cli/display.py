@@ -15,7 +15,7 @@ from agent.announcing.decide import moment
 
 Answer = dict[str, Any]
 
-_COLOURS = {"up": "green", "draining": "yellow", "lost": "red", "left": "dim", "down": "red"}
+_COLORS = {"up": "green", "draining": "yellow", "lost": "red", "left": "dim", "down": "red"}
 
 
 def _plain(value: Any) -> Any:
@@ -33,12 +33,12 @@ def _printer(show: Callable[[Answer], None]) -> Callable[[Answer], None]:
 
 
 def _state(value: str) -> str:
-    colour = _COLOURS.get(value)
-    return f"[{colour}]{value}[/]" if colour else value
+    color = _COLORS.get(value)
+    return f"[{color}]{value}[/]" if color else value
 
 
 def _bfd(bfd: dict[str, Any] | None) -> str:
-    """A neighbour's path, in brackets behind it."""
+    """A neighbor's path, in brackets behind it."""
     if bfd is None:
         return ""
     if bfd["error"]:

@@ -28,7 +28,7 @@ def lab() -> None:
 @click.option("--keep-failed", is_flag=True, help="Leave the lab up when an exec line fails, to be looked at.")
 def up(file: Path, name: str | None, reconfigure: bool, keep_failed: bool) -> None:
     """Bring the lab of FILE up: nodes, links, then each node's exec lines."""
-    from topology.lab import Lab
+    from topology.lab.lab import Lab
 
     made = Lab.up(file, name, reconfigure=reconfigure, keep_failed=keep_failed)
     click.echo(f"{made.name}: {', '.join(made.nodes)} are up; `lbctl lab exec {file} NODE COMMAND` runs in one")
@@ -39,7 +39,7 @@ def up(file: Path, name: str | None, reconfigure: bool, keep_failed: bool) -> No
 @name_option
 def down(file: Path, name: str | None) -> None:
     """Take the lab of FILE down, whatever there is of it."""
-    from topology.lab import Lab
+    from topology.lab.lab import Lab
 
     found = name or _name(file)
     click.echo(f"{found}: {'down' if Lab.remove(found) else 'was not up'}")
@@ -52,7 +52,7 @@ def down(file: Path, name: str | None) -> None:
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def execute(file: Path, name: str | None, node: str, command: tuple[str, ...]) -> None:
     """Run COMMAND in NODE of the lab of FILE; its exit code is lbctl's."""
-    from topology.lab import Lab
+    from topology.lab.lab import Lab
 
     sys.exit(Lab.find(name or _name(file)).attach(node, command))
 
@@ -64,7 +64,7 @@ def execute(file: Path, name: str | None, node: str, command: tuple[str, ...]) -
 def inspect(file: Path, name: str | None, output: str) -> None:
     """Show the nodes of the lab of FILE, their processes and interfaces."""
     from agent.cli.display import print_lab
-    from topology.lab import Lab
+    from topology.lab.lab import Lab
 
     data = Lab.find(name or _name(file)).inspect()
     if output == "json":
@@ -74,6 +74,6 @@ def inspect(file: Path, name: str | None, output: str) -> None:
 
 
 def _name(file: Path) -> str:
-    from topology import spec
+    from topology.lab import spec
 
     return spec.load(file, os.environ).name

@@ -21,7 +21,7 @@ from agent.cli.backend import backend
 from agent.cli.bgp import bgp
 from agent.cli.lab import lab
 from agent.cli.options import ask, config_option, force_option, output_option, show, socket_option, xdp_option
-from agent.cli.router import config_command
+from agent.cli.router_config import config_command
 from agent.config import file as configuration
 from agent.config.schema import Config, XdpConfig
 from agent.errors import AgentError, NotRunningError
@@ -89,8 +89,8 @@ def agent() -> None:
 @xdp_option
 def agent_run(path: Path, xdp: str | None) -> None:
     """Be the agent, in the foreground (lb-agent.service)."""
-    from agent.process import Paths
-    from agent.start import start
+    from agent.daemon.process import Paths
+    from agent.daemon.start import start
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
 
@@ -117,8 +117,8 @@ def agent_reload(socket: Path, output: str) -> None:
 @agent.command("detach")
 def agent_detach() -> None:
     """Take XDP program and tables off this node. The agent must be stopped; connections that it forwards break."""
-    from agent.process import Paths
-    from agent.start import detach
+    from agent.daemon.process import Paths
+    from agent.daemon.start import detach
 
     click.echo("detached" if detach(Paths()) else "nothing was attached")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""lb.yml's `bgp:` and `services[].announce:`: the neighbours, what may be announced, and what goes with a VIP.
+"""lb.yml's `bgp:` and `services[].announce:`: the neighbors, what may be announced, and what goes with a VIP.
 
 Owns the schema of these sections and what contradicts itself within them; what they must agree on with the others is
 schema.py's.
@@ -26,7 +26,7 @@ from agent.config.fields import (
     fault,
     within,
 )
-from bgp.bfd_file import MAX_INTERVAL_MS, MAX_MULTIPLIER, MIN_INTERVAL_MS, MIN_MULTIPLIER
+from bgp.bfd.files import MAX_INTERVAL_MS, MAX_MULTIPLIER, MIN_INTERVAL_MS, MIN_MULTIPLIER
 from bgp.route import MAX_PREPEND
 
 Family = Literal["ipv4", "ipv6"]
@@ -137,7 +137,7 @@ class BgpConfig(Section):
         for i, name in enumerate(names):
             if name in names[:i]:
                 alike = self.peers[names.index(name)].address != self.peers[i].address
-                why = "; ExaBGP tells neighbours apart by address, not by interface" if alike else ""
+                why = "; ExaBGP tells neighbors apart by address, not by interface" if alike else ""
                 raise fault(f"peers[{i}].address", f"{name} is listed twice{why}")
         if not any("ipv4" in peer.carries for peer in self.peers):
             raise fault("peers", "none carries ipv4, which the nodes' identities need; add it to one's families")

@@ -21,14 +21,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from agent import web
-from agent.announcing import steer
-from agent.announcing.decide import Kind, Order
-from agent.announcing.standing import faults
+from agent.announcing import operator_request
+from agent.announcing.decide import Order, OrderKind
+from agent.announcing.export_status import alerts
 from agent.errors import AgentError
 from agent.model import Address, Method
 
 if TYPE_CHECKING:
-    from agent.node import Agent
+    from agent.node.agent import Agent
 
 MAX_REASON = 200
 LONGEST_S = 366 * 86_400.0
@@ -39,10 +39,10 @@ def routes(agent: Agent) -> web.Routes:
     return {
         ("GET", "/announce"): _standing(agent),
         ("GET", "/announce/watch"): _watch(agent),
-        ("POST", "/announce"): _lift(agent, Kind.DOWN),
-        ("POST", "/withdraw"): _give(agent, Kind.DOWN),
-        ("POST", "/announce/drain"): _give(agent, Kind.DRAIN),
-        ("POST", "/announce/undrain"): _lift(agent, Kind.DRAIN),
+        ("POST", "/announce"): _lift(agent, OrderKind.DOWN),
+        ("POST", "/withdraw"): _give(agent, OrderKind.DOWN),
+        ("POST", "/announce/drain"): _give(agent, OrderKind.DRAIN),
+        ("POST", "/announce/undrain"): _lift(agent, OrderKind.DRAIN),
     }
 
 
@@ -61,14 +61,14 @@ def report(agent: Agent, wall: float) -> dict[str, Any]:
                 "method": announcement.method,
                 "why": announcement.why,
                 "fault": announcement.fault,
-                "others": [str(address) for address in steer.others(agent, vip)],
+                "others": [str(address) for address in operator_request.others(agent, vip)],
                 "orders": [_told(order) for order in sorted(announcer.orders, key=str) if order.vip == vip],
             }
             for vip, announcement in agent.announcements.items()
         ],
         "peers": [entry.to_json() | {"since_s": max(0.0, round(wall - entry.since, 1))} for entry in announcer.entries],
         "unkept": announcer.unkept,
-        "faults": [asdict(fault) for fault in faults(agent.announcements, found, away, error)],
+        "faults": [asdict(fault) for fault in alerts(agent.announcements, found, away, error)],
     }
 
 
@@ -89,22 +89,24 @@ def _standing(agent: Agent) -> Any:
     return handle
 
 
-def _give(agent: Agent, kind: Kind) -> Any:
+def _give(agent: Agent, kind: OrderKind) -> Any:
     async def handle(request: web.Request) -> web.Answer:
         query, now = request.query, time.time()
         vips = _vips(agent, query)
-        method = _method(query) if kind is Kind.DRAIN else Method.WITHDRAW
+        method = _method(query) if kind is OrderKind.DRAIN else Method.WITHDRAW
         reason, until = _reason(query), _until(query, now)
-        steer.give(agent, [Order(vip, kind, method, reason, now, until) for vip in vips], force="force" in query)
+        operator_request.add_orders(
+            agent, [Order(vip, kind, method, reason, now, until) for vip in vips], force="force" in query
+        )
         return _done(agent, vips)
 
     return handle
 
 
-def _lift(agent: Agent, kind: Kind) -> Any:
+def _lift(agent: Agent, kind: OrderKind) -> Any:
     async def handle(request: web.Request) -> web.Answer:
         vips = _vips(agent, request.query)
-        steer.lift(agent, vips, kind)
+        operator_request.remove_orders(agent, vips, kind)
         return _done(agent, vips)
 
     return handle

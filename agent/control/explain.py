@@ -10,15 +10,15 @@ from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING, Any
 
 from agent.errors import AgentError
-from agent.forwarding.apply import AFFINITIES
+from agent.forwarding.map_writer import AFFINITIES
 from agent.model import Address, endpoint
-from bpf.flow import flow_hash
-from bpf.pick import Arrival, Decision, Here, Socket, joined, pick
+from bpf.reference.flow import flow_hash
+from bpf.reference.pick import Arrival, Decision, NodeState, Socket, joined, pick
 
 if TYPE_CHECKING:
     from agent.config.service import ServiceConfig
-    from agent.forwarding.apply import Applier
-    from agent.node import Agent
+    from agent.forwarding.map_writer import MapWriter
+    from agent.node.agent import Agent
     from agent.table.epoch import Epoch
 
 _END = r"(?:\[(?P<{0}6>[0-9a-f:.]+)\]|(?P<{0}>[\d.]+)):(?P<{0}_port>\d+)"
@@ -99,7 +99,7 @@ def explain(agent: Agent, flow: Flow) -> dict[str, Any]:
 
 
 def _looked_up(
-    applier: Applier, service: ServiceConfig, epoch: Epoch, flow: Flow
+    applier: MapWriter, service: ServiceConfig, epoch: Epoch, flow: Flow
 ) -> tuple[int, int, list[IPv4Address]]:
     """The flow's hash, row and chain in an epoch."""
     affinity = AFFINITIES[service.affinity]
@@ -122,9 +122,9 @@ def _at(node: IPv4Address, chain: Sequence[IPv4Address], udp: bool) -> dict[str,
     """A node's answer to a first packet, and to a later one with and without its connection there."""
     opens, later = Arrival[IPv4Address](opens=True, udp=udp), Arrival[IPv4Address](opens=udp, udp=udp)
     return {
-        "syn": _words(pick(Here(node, chain), opens)),
-        "held": _words(pick(Here(node, chain, Socket.CONNECTION), later)),
-        "not_held": _words(pick(Here(node, chain), later)),
+        "syn": _words(pick(NodeState(node, chain), opens)),
+        "held": _words(pick(NodeState(node, chain, Socket.CONNECTION), later)),
+        "not_held": _words(pick(NodeState(node, chain), later)),
     }
 
 

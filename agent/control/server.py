@@ -12,17 +12,17 @@ from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
 from agent import web
-from agent.announcing import steer
+from agent.announcing import operator_request
 from agent.control import announce as control_announce
 from agent.control import explain
 from agent.control.status import status
 from agent.errors import AgentError, LastAnnouncerError
 from agent.model import State
-from agent.plan import effective_weight, own_share
+from agent.node.plan import effective_weight, own_share
 from bpf.errors import BpfError
 
 if TYPE_CHECKING:
-    from agent.node import Agent
+    from agent.node.agent import Agent
 
 log = logging.getLogger("anylb")
 _INTENTS = {"/drain": State.DRAINING, "/undrain": State.UP, "/leave": State.LEFT}
@@ -84,7 +84,7 @@ async def _json(body: dict[str, Any], code: int = 200) -> web.Answer:
 
 def _intent(agent: Agent, intent: State) -> Any:
     async def handle(request: web.Request) -> web.Answer:
-        steer.intend(agent, intent, force="force" in request.query)
+        operator_request.set_admin_state(agent, intent, force="force" in request.query)
         return await _json({"ok": True, "state": intent})
 
     return handle

@@ -6,16 +6,16 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from agent.announcing import speech
+from agent.announcing import routes
 from agent.config.service import ServiceConfig
-from agent.forwarding.apply import key_of
+from agent.forwarding.map_writer import key_of
 from agent.model import Member, endpoint, tag_of
-from agent.plan import candidates, own_share, takers
-from agent.table.epoch import strangers
-from bgp.bfd_file import BfdState
+from agent.node.plan import candidates, own_share, takers
+from agent.table.epoch import incompatible_members
+from bgp.bfd.files import BfdState
 
 if TYPE_CHECKING:
-    from agent.node import Agent
+    from agent.node.agent import Agent
 
 
 def status(agent: Agent) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def status(agent: Agent) -> dict[str, Any]:
             "errors": agent.clamping.errors if agent.clamping else [],
         },
         "vips": [
-            {"vip": str(vip), "wanted": a.wanted, "announced": speech.prefix(vip) in announced, "why": a.why}
+            {"vip": str(vip), "wanted": a.wanted, "announced": routes.prefix(vip) in announced, "why": a.why}
             for vip, a in agent.announcements.items()
         ],
         "services": [_service(agent, service, members, counters) for service in agent.config.services],
@@ -91,7 +91,7 @@ def _service(
     share = own_share(service, agent.condition)
     health = agent.health[service.name]
     applier = agent.applier
-    found = candidates(speech.id_of(service), members)
+    found = candidates(routes.id_of(service), members)
     return {
         "name": service.name,
         "vip": str(service.vip),
@@ -118,7 +118,7 @@ def _service(
 
 
 def _member(agent: Agent, member: Member, now: float) -> dict[str, Any]:
-    names = {speech.id_of(service): service.name for service in agent.config.services}
+    names = {routes.id_of(service): service.name for service in agent.config.services}
     own = member.address == agent.interface.address
     ends = member.address, member.address6
     changed, why = max((member.since, member.why), (member.changed, member.change))
@@ -128,7 +128,7 @@ def _member(agent: Agent, member: Member, now: float) -> dict[str, Any]:
         "state": member.state,
         "epoch": member.epoch,
         "epochs": member.epochs,
-        "same_epoch": not strangers(agent.epoch_numbers, [member]),
+        "same_epoch": not incompatible_members(agent.epoch_numbers, [member]),
         "has_new_epoch": agent.epochs[0].number in member.supports,
         "reachable": own or agent.applier is None or agent.applier.reaches([agent.applier.target(*ends)]),
         "version": agent.version.number if own else member.version,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the kernel's routes, links and neighbours to the next hop of a node: where its packets leave, and to which MAC.
+"""From the kernel's routes, links and neighbors to the next hop of a node: where its packets leave, and to which MAC.
 
-Owns the decision; pure. What the kernel says is asked and followed by routes.py.
+Owns the decision; pure. What the kernel says is asked and followed by route_monitor.py.
 
 1. The kernel's own route to a node's address decides: the interface, and the router on the way if there is one.
 2. The MAC is that of the router, or of the node itself if it is on the link; the last one known, even if it failed.
@@ -36,7 +36,7 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class KernelRoute:
     """The kernel's route to an address. `gateway` is None if it is on the link; `mtu` 0 if the route sets none."""
 
     address: Address
@@ -45,7 +45,7 @@ class Way:
     mtu: int = 0
 
     @property
-    def neighbour(self) -> tuple[int, Address]:
+    def neighbor(self) -> tuple[int, Address]:
         """Whose MAC is wanted: interface and address."""
         return self.ifindex, self.gateway or self.address
 
@@ -63,7 +63,7 @@ class NextHop:
 
 
 def next_hop(
-    way: Way | None,
+    way: KernelRoute | None,
     links: Mapping[int, Link],
     macs: Mapping[tuple[int, Address], bytes],
     uplinks: frozenset[int],
@@ -73,7 +73,7 @@ def next_hop(
     if way is None or way.ifindex not in links:
         return before
     link = links[way.ifindex]
-    mac = macs.get(way.neighbour)
+    mac = macs.get(way.neighbor)
     if mac is None and before is not None and before.mac is not None:
         return before
     out, vlan = _egress(link, links, uplinks)
@@ -96,6 +96,6 @@ def _egress(link: Link, links: Mapping[int, Link], uplinks: frozenset[int]) -> t
     return (up[0] if up else link), 0
 
 
-def unresolved(ways: Iterable[Way], macs: Mapping[tuple[int, Address], bytes]) -> set[tuple[int, Address]]:
-    """The neighbours that somebody must ask for."""
-    return {way.neighbour for way in ways} - macs.keys()
+def unresolved(ways: Iterable[KernelRoute], macs: Mapping[tuple[int, Address], bytes]) -> set[tuple[int, Address]]:
+    """The neighbors that somebody must ask for."""
+    return {way.neighbor for way in ways} - macs.keys()

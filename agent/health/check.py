@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One service's health check as it goes on: ask, judge, wait. What an answer means is judge.py's."""
+"""One service's health check as it goes on: ask, judge, wait. What an answer means is rise_fall.py's."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, MutableMapping
 
 from agent.config.service import ServiceConfig
-from agent.health.judge import Health, disable, judge, pause_s
 from agent.health.probe import ask
+from agent.health.rise_fall import Health, disable, judge, pause_s
 
 log = logging.getLogger("anylb")
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Identities that contradict each other: two nodes with one address or one tag, prefixes that differ. Pure.
 
-Owns what is told to the operator of it, and what to do; who is believed meanwhile is hearing.py's. A contradiction is
+Owns what is told to the operator of it, and what to do; who is believed meanwhile is peer_table.py's. A contradiction is
 told when it stood for `STANDS_S`: routers hand news on at their own pace (some hold it back for half a minute).
 """
 
@@ -18,7 +18,7 @@ STANDS_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class SeenIdentity:
     """One identity of this cluster as one router tells it, believed or not."""
 
     peer: str
@@ -44,7 +44,7 @@ class Conflicts:
         """Those that stood long enough, a line each."""
 
     def observe(
-        self, claims: Iterable[Claim], members: Iterable[IPv4Address], own_versions: Collection[int], now: float
+        self, claims: Iterable[SeenIdentity], members: Iterable[IPv4Address], own_versions: Collection[int], now: float
     ) -> None:
         """Take in all that live sessions tell, and the members of the view: of two nodes with one prefix, routers may
         tell of one alone. `own_versions`: what this node speaks under.
@@ -67,7 +67,7 @@ class Conflicts:
             if len(addresses) > 1
         }
 
-    def _prefixes(self, claims: list[Claim]) -> dict[tuple[str, str], str]:
+    def _prefixes(self, claims: list[SeenIdentity]) -> dict[tuple[str, str], str]:
         network, found = self._config.bgp.identity_prefix, {}
         for claim in claims:
             if claim.prefix != f"{network.network_address + tag_of(claim.address)}/32":
@@ -77,7 +77,7 @@ class Conflicts:
                 )
         return found
 
-    def _outsiders(self, claims: list[Claim]) -> dict[tuple[str, str], str]:
+    def _outsiders(self, claims: list[SeenIdentity]) -> dict[tuple[str, str], str]:
         found, allowed = {}, self._config.members.allow
         for claim in claims:
             if claim.address != self._own and not any(claim.address in network for network in allowed):
@@ -87,7 +87,7 @@ class Conflicts:
                 )
         return found
 
-    def _copies(self, claims: list[Claim], own_versions: Collection[int]) -> dict[tuple[str, str], str]:
+    def _copies(self, claims: list[SeenIdentity], own_versions: Collection[int]) -> dict[tuple[str, str], str]:
         """Two identities under one address: of two nodes, or an old one that some router still holds."""
         found = {}
         told: dict[IPv4Address, dict[int, str]] = {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The direct probe's socket: asks other nodes and answers them. What is asked and answered is direct.py's. I/O only."""
+"""The direct probe's socket: asks other nodes and answers them. What is asked and answered is probe_message.py's. I/O only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ipaddress import IPv4Address
 from typing import cast
 
 from agent.config.schema import Config
-from agent.membership.direct import Asker, answer, probe_key
+from agent.membership.probe_message import Asker, answer, probe_key
 
 RETRY_S = 2.0
 
@@ -41,7 +41,7 @@ class Prober(asyncio.DatagramProtocol):
         self._closed = asyncio.Event()
 
     async def run(self) -> None:
-        """Listen until cancelled. Where the port is taken it is tried again: the node does without meanwhile."""
+        """Listen until canceled. Where the port is taken it is tried again: the node does without meanwhile."""
         loop = asyncio.get_running_loop()
         while True:
             self._closed.clear()

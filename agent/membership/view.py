@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What this node believes of all members: the view. Pure; `now` is CLOCK_MONOTONIC seconds.
 
-Owns what follows from the words of the peers (hearing.py) and from their absence. The rules:
+Owns what follows from the words of the peers (peer_table.py) and from their absence. The rules:
 
 1. The first table waits for an End-of-RIB of any peer, or for `HEARING_TIMEOUT_S`.
 2. A withdrawn identity is `lost`, not gone: never place 0, but kept in the chain for `LOST_KEPT_S`, because a session
@@ -11,7 +11,7 @@ Owns what follows from the words of the peers (hearing.py) and from their absenc
    place for `PROBE_WAIT_S` while each is asked directly, and for as long as they answer. An answer counts only under
    the version that the view holds: a member that says something else by now may no longer want new flows.
 5. So is a member asked of whom only a router that is away ever told, once another one had `REFRESH_S` to tell of it.
-6. A member that comes and goes is damped (damping.py): `lost` while it is present.
+6. A member that comes and goes is damped (flap_damping.py): `lost` while it is present.
 7. What an earlier run of this agent believed stands until the peers had `REFRESH_S` to speak.
 """
 
@@ -21,8 +21,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
-from agent.membership.damping import Damping
-from agent.membership.hearing import REFRESH_S, Hearing, PeerReport, Told
+from agent.membership.flap_damping import Damping
+from agent.membership.peer_table import REFRESH_S, Advertisement, PeerReport, PeerTable
 from agent.model import Member, State
 
 LOST_KEPT_S = 600.0
@@ -56,7 +56,7 @@ class View:
 
     def __init__(self, remembered: Iterable[Member] = ()) -> None:
         """`remembered` is a view saved by an earlier run of this agent."""
-        self._hearing = Hearing()
+        self._hearing = PeerTable()
         self._damping = Damping()
         self._members: dict[IPv4Address, Member] = {member.address: member for member in remembered}
         self._remembered = set(self._members)
@@ -103,7 +103,7 @@ class View:
             self._inquiries.setdefault(address, _Inquiry(now + PROBE_WAIT_S))
         self._absent(self._members.keys() - shown.keys() - self._remembered, gone, now)
 
-    def _present(self, told: Told, damped_for_s: float | None, now: float) -> Member:
+    def _present(self, told: Advertisement, damped_for_s: float | None, now: float) -> Member:
         """A member that some peer tells of."""
         before = self._members.get(told.address)
         if damped_for_s is not None and not _has_left(told):
@@ -213,5 +213,5 @@ def _difference(before: Member, after: Member) -> str:
     return "its shares changed" if before.shares != after.shares else ""
 
 
-def _has_left(said: Member | Told) -> bool:
+def _has_left(said: Member | Advertisement) -> bool:
     return all(share.state is State.LEFT for share in said.shares.values())

@@ -5,7 +5,7 @@ A node supports one epoch, or two: what its configuration says, and what `table.
 looks into the rows of both, so that connections made under either are found. Which one new flows go by follows from
 the view alone: the new one as soon as every live member supports it, the previous one until then.
 
-How the two rows of a packet are put together depends on the others (`Use.alternating`); bpf/pick.py has the reasons,
+How the two rows of a packet are put together depends on the others (`Use.alternating`); bpf/reference/pick.py has the reasons,
 tests/proof/test_two_epochs_walk.py the steps of a switch.
 """
 
@@ -40,7 +40,7 @@ class Epoch:
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class EpochUse:
     """How a node uses the epochs that it supports.
 
     `first` is the one that new flows go by. `alternating`: its places and the other's take turns, for all live members
@@ -50,32 +50,32 @@ class Use:
     first: int
     alternating: bool = False
 
-    def towards(self, wanted: Use) -> Use:
+    def towards(self, wanted: EpochUse) -> EpochUse:
         """The next step on the way there: either the first epoch changes or how the rows are joined, never both.
 
         The first changes only while both alternate: in that mixture of nodes both owners are reached all the same.
         """
         if wanted.first == self.first:
             return wanted
-        return Use(wanted.first if self.alternating else self.first, alternating=True)
+        return EpochUse(wanted.first if self.alternating else self.first, alternating=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Stance:
+class EpochSwitch:
     """What a node uses, and what it is about to use since when (CLOCK_MONOTONIC seconds)."""
 
-    use: Use
-    next: Use | None = None
+    use: EpochUse
+    next: EpochUse | None = None
     since: float = 0.0
 
-    def after(self, wanted: Use, now: float) -> Stance:
+    def after(self, wanted: EpochUse, now: float) -> EpochSwitch:
         """The stance when `wanted` is what the view asks for now."""
         if wanted == self.use:
-            return Stance(self.use)
+            return EpochSwitch(self.use)
         step = self.use.towards(wanted)
         if step != self.next:
-            return Stance(self.use, step, now)
-        return Stance(step) if now - self.since >= ARM_S else self
+            return EpochSwitch(self.use, step, now)
+        return EpochSwitch(step) if now - self.since >= ARM_S else self
 
 
 def supported(config: Config) -> tuple[Epoch, ...]:
@@ -93,22 +93,22 @@ def supported(config: Config) -> tuple[Epoch, ...]:
     return now, epoch(previous.version or table.version, rows, chain, config.previous_key)
 
 
-def choose(own: Sequence[int], members: Iterable[Member]) -> Use:
+def choose(own: Sequence[int], members: Iterable[Member]) -> EpochUse:
     """What a node that supports the epochs `own` (the preferred one first) is to use among these members.
 
     All nodes with the same view choose the same. Lost members do not count, they make no new connections; nor do those
     that have no epoch in common with this node: no choice of it would help them, and they are told to the operator.
     """
     if len(own) == 1:
-        return Use(own[0])
+        return EpochUse(own[0])
     preferred, previous = own
     live = [member.supports for member in members if member.state not in (State.LOST, State.LEFT)]
     related = [supports for supports in live if supports & {preferred, previous}]
     if not all(preferred in supports for supports in related):
-        return Use(previous)
-    return Use(preferred, alternating=all(previous in supports for supports in related))
+        return EpochUse(previous)
+    return EpochUse(preferred, alternating=all(previous in supports for supports in related))
 
 
-def strangers(own: Collection[int], members: Iterable[Member]) -> list[Member]:
+def incompatible_members(own: Collection[int], members: Iterable[Member]) -> list[Member]:
     """Members that have no epoch in common with this node: they and it can only disagree on owners."""
     return [member for member in members if not member.supports & set(own)]

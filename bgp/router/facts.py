@@ -2,7 +2,7 @@
 """What a router must know of the nodes: plain facts, whichever router it is.
 
 Owns the vocabulary of the four renderers beside it, and what follows from the facts for all of them. Seen from the
-router: the neighbours are the nodes.
+router: the neighbors are the nodes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Bfd:
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class SessionSettings:
     """How the router speaks with a node; nodes with equal sessions share a group.
 
     `local` is the router's own address. `passive`: the router waits for the node to connect. `multihop`: how many hops
@@ -62,7 +62,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Neighbor:
-    """One session of a node. A node with sessions over IPv4 and IPv6 is two neighbours.
+    """One session of a node. A node with sessions over IPv4 and IPv6 is two neighbors.
 
     `interface` is the router's, by which it reaches a link-local address.
     """
@@ -70,7 +70,7 @@ class Neighbor:
     name: str
     address: Address
     asn: int
-    session: Session
+    session: SessionSettings
     interface: str | None = None
 
     @property
@@ -81,10 +81,10 @@ class Neighbor:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Neighbours that are spoken with in the same way."""
+    """Neighbors that are spoken with in the same way."""
 
     name: str
-    session: Session
+    session: SessionSettings
     neighbors: tuple[Neighbor, ...]
 
 
@@ -121,8 +121,8 @@ class Router:
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """The neighbours by session, in their order."""
-        by_session: dict[Session, list[Neighbor]] = {}
+        """The neighbors by session, in their order."""
+        by_session: dict[SessionSettings, list[Neighbor]] = {}
         for neighbor in self.neighbors:
             by_session.setdefault(neighbor.session, []).append(neighbor)
         return tuple(

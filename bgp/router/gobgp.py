@@ -7,7 +7,7 @@ from bgp.router.facts import MAX_PATHS, Neighbor, Router, commented, heading
 
 _TRAPS = [
     "",
-    "GoBGP refuses a neighbour for 5 s after it lost the session, whatever is set below.",
+    "GoBGP refuses a neighbor for 5 s after it lost the session, whatever is set below.",
     "",
     "GoBGP writes no route into the kernel: FRR's zebra beside it does, if told to by",
     "  [zebra.config]",

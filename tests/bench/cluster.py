@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from topology.cluster import VIP, Cluster, agree
-from topology.lab import Lab
-from topology.netns import inside_net
-from topology.router import RouterWatch
+from topology.demo.cluster import VIP, Cluster, agree
+from topology.demo.router_watch import RouterWatch
+from topology.lab.lab import Lab
+from topology.lab.netns import inside_net
 
 FOLDER: Final = Path(__file__).parent / "lab"
 SERVERS: Final = ("b1", "b2", "b3", "b4")

@@ -19,11 +19,11 @@ import numpy as np
 from bench import figures, testrun
 from bench.cluster import anylb_lab
 
-from bpf import kernel
-from bpf.layout import CHAIN
-from bpf.mapspec import map_specs
-from bpf.tables import Tables
-from topology.cluster import Cluster
+from bpf.kernel import objects as kernel
+from bpf.layout.map_spec import map_specs
+from bpf.layout.structs import CHAIN
+from bpf.maps.maps import Maps
+from topology.demo.cluster import Cluster
 from topology.errors import LabError
 
 NODE: Final = "b4"
@@ -68,7 +68,7 @@ def process_mb(pid: int) -> dict[str, float]:
 def compiler_mb() -> float:
     """The most memory that the compiling child holds, in a namespace of its own."""
     code = (
-        "import resource; from pathlib import Path; from bench import testrun; from bpf.datapath import DataPath\n"
+        "import resource; from pathlib import Path; from bench import testrun; from bpf.attach.datapath import DataPath\n"
         "testrun.seclude(); DataPath.open(Path('/sys/fs/bpf/x'), 'lo').close()\n"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
@@ -87,7 +87,7 @@ def maps_mb() -> dict[str, float]:
     testrun.seclude()
     folder = Path("/sys/fs/bpf/memory")
     folder.mkdir()
-    tables = Tables.open(folder, ROWS)
+    tables = Maps.open(folder, ROWS)
     tables.swap_rows(1, np.zeros((ROWS, CHAIN), np.uint16), np.zeros(ROWS, np.uint64))
     fixed = service = 0.0
     for spec in map_specs(ROWS):

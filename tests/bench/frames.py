@@ -22,16 +22,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-import packets
 from bench import testrun, xdp
 from bench.cluster import SERVERS, anylb_lab, plain_lab
 from bench.target import MANY
 from bench.xdp_case import CLIENTS, OUTSIDE, VIP
+from support import packets
 
-from bpf import kernel
-from bpf.datapath import DataPath
-from topology.cluster import Cluster
-from topology.netns import inside_net
+from bpf.attach.datapath import DataPath
+from bpf.kernel import objects as kernel
+from topology.demo.cluster import Cluster
+from topology.lab.netns import inside_net
 
 FRAMES: Final = 500_000
 LAB_FRAMES: Final = 200_000

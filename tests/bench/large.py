@@ -13,17 +13,13 @@ from typing import Final
 
 from bench import testrun
 
-from agent import (
-    daemon,  # noqa: F401 - what an agent has in memory
-    start,  # noqa: F401 - what an agent has in memory
-)
 from agent.cli import main as cli  # noqa: F401 - what an agent has in memory
 from agent.config.file import parse
-from agent.forwarding.apply import Applier
+from agent.daemon.process import spare_memory
+from agent.forwarding.map_writer import MapWriter
 from agent.model import Candidate, State
-from agent.process import spare_memory
-from agent.table.epoch import Stance, Use, supported
-from bpf.datapath import DataPath
+from agent.table.epoch import EpochSwitch, EpochUse, supported
+from bpf.attach.datapath import DataPath
 
 MEMBERS: Final = 1023
 FIRST: Final = int(IPv4Address("10.0.0.1"))
@@ -48,7 +44,7 @@ async def live() -> None:
     config = parse(TEXT, "lb.yml")
     epochs = supported(config)
     datapath = DataPath.open(Path("/sys/fs/bpf/large"), "lo")
-    applier = Applier(config, epochs, datapath, IPv4Address(FIRST), None, ())
+    applier = MapWriter(config, epochs, datapath, IPv4Address(FIRST), None, ())
     members = [Candidate(IPv4Address(FIRST + number), 100, 100, State.UP) for number in range(MEMBERS)]
     one = members[7]
     changed = [
@@ -61,7 +57,7 @@ async def live() -> None:
     ]
     for now, these in enumerate(changed):
         ends = dict.fromkeys((c.address for c in these), None)
-        stance = Stance(Use(epochs[0].number))
+        stance = EpochSwitch(EpochUse(epochs[0].number))
         await applier.apply({"web": tuple(these)}, {"web": True}, ends, stance, time.monotonic() + now)
 
 

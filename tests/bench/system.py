@@ -19,7 +19,7 @@ from bench import figures
 from bench.cluster import FOLDER, PROXY_VIP, SERVERS, TUNNEL_VIPS, anylb_lab, plain_lab
 from bench.figures import Cpu, Load, Process, Round
 
-from topology.cluster import SERVICE, VIP, Cluster
+from topology.demo.cluster import SERVICE, VIP, Cluster
 
 OTHER_VIP: Final = "10.99.0.9"
 """Not a service."""

@@ -19,12 +19,12 @@ from typing import Any, Final
 import numpy as np
 from bench import figures, testrun
 
-from agent.forwarding import sides
+from agent.forwarding import epoch_bank
 from agent.model import Candidate, State
 from agent.table import maglev, rendezvous
 from agent.table.table import Table
-from bpf.layout import CHAIN
-from bpf.tables import Tables
+from bpf.layout.structs import CHAIN
+from bpf.maps.maps import Maps
 
 ROWS: Final = 65_536
 FILLED: Final = 4
@@ -57,11 +57,11 @@ def changes(members: Sequence[Candidate]) -> dict[str, tuple[Candidate, ...]]:
     }
 
 
-def subjects(count: int, tables: Tables) -> Made:
+def subjects(count: int, tables: Maps) -> Made:
     """What is timed for so many members."""
     members = candidates(count)
     before = rendezvous.build(members, ROWS, FILLED)
-    old_rows = sides._rows(before, range(1, count + 1), ROWS)
+    old_rows = epoch_bank._rows(before, range(1, count + 1), ROWS)
     grace = np.zeros(ROWS, np.uint64)
     made: Made = {"rendezvous, from nothing": lambda: rendezvous.build(members, ROWS, FILLED)}
     for what, changed in changes(members).items():
@@ -82,10 +82,10 @@ def subjects(count: int, tables: Tables) -> Made:
     return made
 
 
-def write(table: Table, count: int, old_rows: Any, tables: Tables, grace: Any) -> str:
-    """Do with a new table what sides.py does."""
-    rows = sides._rows(table, range(1, count + 1), ROWS)
-    assert sides._differing(rows, old_rows).any()
+def write(table: Table, count: int, old_rows: Any, tables: Maps, grace: Any) -> str:
+    """Do with a new table what epoch_bank.py does."""
+    rows = epoch_bank._rows(table, range(1, count + 1), ROWS)
+    assert epoch_bank._differing(rows, old_rows).any()
     tables.swap_rows(1, rows, grace)
     return table.digest
 
@@ -95,7 +95,7 @@ def measure(rounds: int) -> list[dict[str, Any]]:
     testrun.seclude()
     folder = Path("/sys/fs/bpf/table")
     folder.mkdir()
-    tables = Tables.open(folder, ROWS)
+    tables = Maps.open(folder, ROWS)
     tables.swap_rows(1, np.zeros((ROWS, CHAIN), np.uint16), np.zeros(ROWS, np.uint64))  # no first time is measured
     everything = {count: subjects(count, tables) for count in MEMBERS}
     ms: dict[tuple[str, int], list[float]] = defaultdict(list)

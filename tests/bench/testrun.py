@@ -7,9 +7,9 @@ import struct
 import subprocess
 from typing import Final
 
-from testrun import Options
+from support.testrun import Options
 
-from topology import netns
+from topology.lab import netns
 
 _LIVE_FRAMES: Final = 1 << 1  # BPF_F_TEST_XDP_LIVE_FRAMES, linux/bpf.h
 

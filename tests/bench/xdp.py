@@ -23,14 +23,14 @@ from typing import Any, Final
 import numpy as np
 from bench import figures, testrun
 from bench.xdp_case import CASES, CLIENTS, OWNER, SELF, SERVICES, SOCKETS, SUBJECTS, SUMS, VIP, Case, wrapper_of
-from packets import HERE
+from support.packets import HERE
 
 from agent.model import Candidate, State
 from agent.table import rendezvous
-from bpf import compile as compiler
-from bpf import kernel
-from bpf.layout import CHAIN, Counter, NodeConf, NodeEntry, Protocol, ServiceEntry, ServiceKey, UplinkEntry
-from bpf.tables import Tables
+from bpf.compiler import compile as compiler
+from bpf.kernel import objects as kernel
+from bpf.layout.structs import CHAIN, Counter, NodeConf, NodeEntry, Protocol, ServiceEntry, ServiceKey, UplinkEntry
+from bpf.maps.maps import Maps
 
 ROWS: Final = 65_536
 NODES: Final = 16
@@ -46,16 +46,16 @@ HEADERS: Final = compiler._HEADERS
 _MAPS: Final = Path("/sys/fs/bpf/bench")
 
 
-def tables() -> Tables:
+def tables() -> Maps:
     """Make and fill the maps of a node."""
     _MAPS.mkdir()
-    made = Tables.open(_MAPS, ROWS)
+    made = Maps.open(_MAPS, ROWS)
     made.set_uplink(0, UplinkEntry(HERE, 1))
     fill(made)
     return made
 
 
-def fill(made: Tables) -> None:
+def fill(made: Maps) -> None:
     """Fill the maps of node 1 of 16 as xdp_case.py describes it, by the agent's own table builder."""
     made.set_conf(NodeConf(1, 11, KEY, address=IPv4Address(SELF), address6=IPv6Address("2001:db8::b")))
     made.set_node_prefixes([ip_network("10.0.0.0/24")])

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import Final
 
-import packets
 from bench import figures, target
-from packets import ACK, HERE, ROUTER, SYN
+from support import packets
+from support.packets import ACK, HERE, ROUTER, SYN
 
-from bpf.layout import Counter, Forward
+from bpf.layout.structs import Counter, Forward
 
 VIP: Final = "10.99.0.1"
 VIP6: Final = "2001:db8:99::1"
@@ -158,15 +158,15 @@ CASES: Final = (
     Case("IPv6, l2 forward", _tcp6(V6), *FORWARDS, V6, client_at=34, source=MARKED),
     Case("IPv6, gue forward", _tcp6(V6_GUE), *FORWARDS, V6_GUE, client_at=34, grows=28, source=HERE_),
     Case("deliver at the owner, SYN (no socket lookup)", _tcp(OWNER, SYN), PASS, Counter.DELIVER_OWNER, OWNER),
-    Case("deliver at the only member (no socket lookup)", _tcp(SOLE, ACK), PASS, Counter.DELIVER_SOLE, SOLE),
+    Case("deliver at the only member (no socket lookup)", _tcp(SOLE, ACK), PASS, Counter.DELIVER_ONLY_NODE, SOLE),
     Case("deliver at the owner, socket", _tcp(OWNER, ACK), *TAKES, flows=(1, SOCKETS)),
     Case("deliver from l2, socket", _tcp(OWNER, ACK, 1), *TAKES, flows=(1, SOCKETS)),
     Case("deliver from ipip, socket", _tunnelled(OWNER, False), *TAKES, client_at=46, restore=HEAD, grows=-20,
          flows=(1, SOCKETS)),
     Case("deliver from gue, socket", _tunnelled(OWNER, True), *TAKES, client_at=54, restore=HEAD, grows=-28,
          flows=(1, SOCKETS)),
-    Case(target.NOT_A_VIP, _tcp(OUTSIDE, ACK, dst=ELSEWHERE), PASS, Counter.PASS_OTHER),
-    Case("pass, not a VIP, any address", _tcp(OUTSIDE, ACK), PASS, Counter.PASS_OTHER, client_at=30,
+    Case(target.NOT_A_VIP, _tcp(OUTSIDE, ACK, dst=ELSEWHERE), PASS, Counter.PASS_NO_SERVICE),
+    Case("pass, not a VIP, any address", _tcp(OUTSIDE, ACK), PASS, Counter.PASS_NO_SERVICE, client_at=30,
          client="172.16.0.0"),
 )  # fmt: skip
 

@@ -17,14 +17,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import packets
 import pytest
-from testrun import Runner
+from support import packets
+from support.testrun import Runner
 
-from bpf import kernel
-from bpf.datapath import DataPath
-from bpf.layout import CHAIN, SLOTS, Counter, NodeConf, NodeEntry, Protocol, ServiceEntry, ServiceKey, UplinkEntry
-from bpf.tables import Tables
+from bpf.attach.datapath import DataPath
+from bpf.kernel import objects as kernel
+from bpf.layout.structs import (
+    CHAIN,
+    SLOTS,
+    Counter,
+    NodeConf,
+    NodeEntry,
+    Protocol,
+    ServiceEntry,
+    ServiceKey,
+    UplinkEntry,
+)
+from bpf.maps.maps import Maps
 
 CLONE_NEWNET = 0x40000000
 MOUNTS = Path("/tmp")  # noqa: S108 - the name carries our pid, and what it names is mounted by us
@@ -102,7 +112,7 @@ class Program:
 
     VERDICTS = ("aborted", "drop", "pass", "tx", "redirect")
 
-    def __init__(self, fd: int, tables: Tables) -> None:
+    def __init__(self, fd: int, tables: Maps) -> None:
         self.fd = fd
         self.tables = tables
         self._runner = Runner(fd)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from proof_stage import Sockets, Stage
+from support.proof.stage import Sockets, Stage
 
 CLONE_NEWNET = 0x40000000
 MOUNTS = Path("/tmp")  # noqa: S108 - the name carries our pid, and what it names is mounted by us

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from oracle_packets import judge
-from proof_fixtures import Fixture, fixtures
-from proof_stage import Sockets, Stage, difference
+from support.oracle.packets import judge
+from support.proof.fixtures import Fixture, fixtures
+from support.proof.stage import Sockets, Stage, difference
 
 FIXTURES = list(fixtures())
 MUTATIONS = 40

@@ -11,10 +11,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from oracle_packets import World, judge
-from proof_generator import SIZE, frame
-from proof_stage import Sockets, Stage, difference
-from proof_world import world
+from support.oracle.packets import World, judge
+from support.proof.generator import SIZE, frame
+from support.proof.stage import Sockets, Stage, difference
+from support.proof.world import world
 
 BATCH = 64
 WORLDS: list[dict[str, bool]] = [{}, {}, {"tunnels": False}, {"ipv6": False}, {"ipv6": False, "tunnels": False}]

@@ -21,14 +21,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from oracle_headers import Flow
-from oracle_packets import flow_hash
 from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
+from support.oracle.headers import Flow
+from support.oracle.packets import flow_hash
 
-from bpf import kernel
-from bpf.datapath import DataPath
-from bpf.layout import CHAIN, NodeConf, NodeEntry, Protocol, ServiceEntry, ServiceKey
+from bpf.attach.datapath import DataPath
+from bpf.kernel import objects as kernel
+from bpf.layout.structs import CHAIN, NodeConf, NodeEntry, Protocol, ServiceEntry, ServiceKey
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("veth")]
 

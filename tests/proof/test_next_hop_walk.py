@@ -28,13 +28,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from oracle_hop import CONNECTION, COOKIE, TIME_WAIT, Belief, K, Packet, decide
+from support.oracle.next_hop import CONNECTION, COOKIE, TIME_WAIT, Belief, K, Packet, decide
 
-from bpf.pick import Arrival, Here, Socket, pick
+from bpf.reference.pick import Arrival, NodeState, Socket, pick
 
 INGRESS, HOLDER = 1, 2
 ARRIVED = 1
-ENDS = {"drop_hops": -1, "deliver_miss": -2, "no_member": -3, "deliver_sole": -4, "drop_grace": -5}
+ENDS = {"drop_hop_limit": -1, "deliver_chain_end": -2, "pass_no_member": -3, "deliver_only_node": -4, "drop_grace": -5}
 HOPS = K + 3
 Flags = npt.NDArray[np.bool_]
 
@@ -159,7 +159,7 @@ def test_that_one_visited_node_lists_the_holder_is_not_enough() -> None:
 
 def test_among_four_nodes_three_owners_send_a_packet_round() -> None:
     walks = walked(4, HOLDER)
-    round_trip = walks.all_list & (walks.end == ENDS["drop_hops"])
+    round_trip = walks.all_list & (walks.end == ENDS["drop_hop_limit"])
     smallest = walks.believed(min(np.flatnonzero(round_trip)[:20_000], key=lambda index: total_length(walks, index)))
     assert {node: smallest[node] for node in (1, 3, 4)} == {1: (3, 2), 3: (4, 2), 4: (1, 2)}
 
@@ -167,7 +167,7 @@ def test_among_four_nodes_three_owners_send_a_packet_round() -> None:
 @pytest.mark.parametrize("nodes", [2, 3, 4])
 def test_in_grace_no_kernel_without_the_connection_sees_it(nodes: int) -> None:
     ends = set(np.unique(walk(nodes, HOLDER, grace=True).end))
-    assert ends <= {ARRIVED, ENDS["drop_grace"], ENDS["drop_hops"]}
+    assert ends <= {ARRIVED, ENDS["drop_grace"], ENDS["drop_hop_limit"]}
 
 
 SOCKETS = {Socket.NONE: None, Socket.CONNECTION: CONNECTION, Socket.TIME_WAIT: TIME_WAIT, Socket.COOKIE: COOKIE}
@@ -175,7 +175,7 @@ SOCKETS = {Socket.NONE: None, Socket.CONNECTION: CONNECTION, Socket.TIME_WAIT: T
 
 def compare(chain: tuple[int, ...], socket: Socket, up: bool, grace: bool, lost: set[int], arrival: Any) -> None:
     reachable = set(range(1, 9)) - lost
-    theirs = pick(Here(1, chain, socket, up, grace, reachable), arrival)
+    theirs = pick(NodeState(1, chain, socket, up, grace, reachable), arrival)
     packet = Packet(arrival.opens, arrival.hop, arrival.prev, arrival.udp)
     ours = decide(Belief(1, chain, SOCKETS[socket], up, grace, lost), packet)
     assert (ours.event, ours.to) == (theirs.event.name.lower(), theirs.to), (chain, socket, up, grace, lost, arrival)

@@ -19,16 +19,20 @@ from pathlib import Path
 
 import pytest
 
-from bpf import compile as compiler
-from bpf.program import Program
-from bpf.tables import Tables
+from bpf.compiler import compile as compiler
+from bpf.compiler.program import Program
+from bpf.maps.maps import Maps
 
 ROOT = Path(__file__).parents[2]
 PYTHON = Path("/usr/bin/python3.11")
 ROWS = 4096
 NO_ENTROPY = "PYTHONHASHSEED=0"  # the kernel has none yet, and hands this on to init
 
-CHOICES = {"ipv4": compiler.Options(ROWS, ipv6=False), "ipv6": compiler.Options(ROWS), "clamp": compiler.ClampOptions()}
+CHOICES = {
+    "ipv4": compiler.LbOptions(ROWS, ipv6=False),
+    "ipv6": compiler.LbOptions(ROWS),
+    "clamp": compiler.MssClampOptions(),
+}
 
 INIT = """#!/usr/bin/python3.11 -Ss
 import ctypes, json, os, sys
@@ -38,7 +42,7 @@ try:
     for kind, where in ((b"proc", b"/proc"), (b"sysfs", b"/sys")):
         libc.mount(kind, where, kind, 0, None)
     from bpf import kernel, mapspec
-    from bpf.program import Program
+    from bpf.compiler.program import Program
 
     made = {spec.name: kernel.create_map(spec) for spec in mapspec.map_specs(ROWS)}
     program = Program.from_json(json.load(open("/program.json")))
@@ -67,7 +71,7 @@ def libraries(*binaries: Path) -> set[Path]:
 def modules() -> set[Path]:
     """The files of Python's own library that bpf.kernel wants, in Debian's Python."""
     code = (
-        "import bpf.kernel, bpf.mapspec, bpf.program, ctypes, encodings.utf_8, encodings.latin_1, json, os, sys\n"
+        "import bpf.kernel, bpf.layout.map_spec, bpf.compiler.program, ctypes, encodings.utf_8, encodings.latin_1, json, os, sys\n"
         "print(*(m.__file__ for m in sys.modules.values() if getattr(m, '__file__', None)), sep='\\n')"
     )
     listed = subprocess.run([PYTHON, "-ESs", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"],
@@ -106,7 +110,7 @@ def test_the_programs_load_on_debians_kernel(proof_bpffs: Path, tmp_path: Path, 
     maps = proof_bpffs / "vm"
     maps.mkdir()
     try:
-        Tables.open(maps, ROWS).close()
+        Maps.open(maps, ROWS).close()
         (program,) = compiler.compiled(maps, [CHOICES[which]])
         assert isinstance(program, Program), program
         (tmp_path / "program.json").write_text(json.dumps(program.to_json()))

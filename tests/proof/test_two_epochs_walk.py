@@ -27,9 +27,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 
 import pytest
-from oracle_hop import CONNECTION, Belief, Decision, K, Packet, decide, two_rows
+from support.oracle.next_hop import CONNECTION, Belief, Decision, K, Packet, decide, two_rows
 
-from bpf.pick import joined
+from bpf.reference.pick import joined
 
 Chain = tuple[int, ...]
 Step = Callable[[Chain, Chain], Sequence[int]]

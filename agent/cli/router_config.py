@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""lbctl announce config: the router's side of this node's sessions. Needs the configuration, no agent."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from ipaddress import IPv4Address, ip_address
+from pathlib import Path
+
+import click
+
+from agent.announcing.router_config import NodeAddress, own_nodes, router_config, routers_of
+from agent.announcing.speaker_config import LocalAddresses
+from agent.cli.options import config_option
+from agent.config import file as configuration
+from agent.config.schema import Config
+from agent.errors import AgentError
+from agent.model import Address
+from bgp.router import KINDS
+
+_NODE = re.compile(
+    r"(?:(?P<name>[A-Za-z][A-Za-z0-9_]{0,30})=)?(?P<address>[0-9a-fA-F.:]+(?:%[A-Za-z0-9_.-]{1,15})?)(?:@(?P<asn>[0-9]{1,10}))?"
+)
+
+
+def _address(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[Address, ...]:
+    try:
+        return tuple(ip_address(value) for value in values)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _router_id(_: click.Context, __: click.Parameter, value: str | None) -> IPv4Address | None:
+    try:
+        return IPv4Address(value) if value is not None else None
+    except ValueError:
+        raise click.BadParameter(f"{value} is not an IPv4 address") from None
+
+
+def _nodes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[NodeAddress, ...]:
+    found = []
+    for value in values:
+        match = _NODE.fullmatch(value)
+        if match is None:
+            raise click.BadParameter(f"{value} is not [NAME=]ADDRESS[@AS], such as b1=10.0.0.11 or 10.0.0.12@65002")
+        try:
+            address = ip_address(match["address"])
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+        asn = int(match["asn"]) if match["asn"] else None
+        if asn is not None and not 0 < asn < (1 << 32) - 1:
+            raise click.BadParameter(f"{value}: {asn} is not in 1-4294967294")
+        found.append(NodeAddress.of(match["name"], address, asn))
+    return tuple(found)
+
+
+@click.command("config")
+@config_option
+@click.option("--router", "kind", type=click.Choice(sorted(KINDS)), required=True, help="What the router runs.")
+@click.option(
+    "--node", "nodes", multiple=True, callback=_nodes, metavar="[NAME=]ADDRESS[@AS]",
+    help="A node, instead of this one; once for each address that it speaks BGP from.",
+)  # fmt: skip
+@click.option(
+    "--peer", "peers", multiple=True, callback=_address, metavar="ADDRESS",
+    help="The router, by its address in bgp.peers; twice if it is known by two. All routers, one after the other, "
+    "without it: as many IPv6 addresses as IPv4 ones are taken to be those of the same routers.",
+)  # fmt: skip
+@click.option("--router-id", callback=_router_id, help="The router's id, if not its IPv4 address in bgp.peers.")
+@click.option("--log", metavar="FILE", help="Where the router logs, if not to syslog.")
+def config_command(
+    path: Path,
+    kind: str,
+    nodes: tuple[NodeAddress, ...],
+    peers: tuple[Address, ...],
+    router_id: IPv4Address | None,
+    log: str | None,
+) -> None:
+    """Print the router's side of this node's sessions: a whole configuration, with the known traps."""
+    settings = configuration.load(path)
+    for address in peers:
+        if address not in [peer.address for peer in settings.bgp.peers]:
+            known = ", ".join(str(peer.address) for peer in settings.bgp.peers)
+            raise click.BadParameter(f"{address} is not in bgp.peers of {path}; there is {known}", param_hint="--peer")
+    one = [peer for peer in settings.bgp.peers if peer.address in peers]
+    ends = None if nodes else _ends(settings)
+    made_by = shlex.join(["lbctl", *sys.argv[1:]])
+    texts = []
+    for router in [one] if one else routers_of(settings.bgp.peers):
+        of = nodes if ends is None else own_nodes(router, ends)
+        texts.append(KINDS[kind](router_config(settings, router, of, router_id, log, made_by)))
+    click.echo("\n".join(texts), nl=False)
+
+
+def _ends(settings: Config) -> LocalAddresses:
+    from agent.cli.bgp import own_ends
+
+    try:
+        return own_ends(settings)
+    except AgentError as error:
+        raise AgentError(f"{error}; or say with --node which nodes the router has") from None

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's process once it is up: signals, the control socket, one agent after the other as the file changes.
+
+A reload is a restart inside the process: the next agent takes over from the state file and the kernel's maps what the
+last one left, as it would after a kill, so there is one way to begin and not two. In between neither routes nor the
+data path are touched. What the node does is agent.py's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from agent.config.schema import Config
+from agent.control import server as control
+from agent.daemon.process import Paths
+from agent.errors import AgentError
+from agent.netlink.netlink import own_interface
+from agent.node.agent import Agent
+from bgp.errors import BgpError
+from bpf.attach.datapath import DataPath
+from bpf.errors import BpfError
+
+log = logging.getLogger("anylb")
+
+
+class Lifecycle:
+    """When the present agent ends, and what comes after it."""
+
+    def __init__(self, load: Callable[[], Config]) -> None:
+        self.generation = 0
+        """How often the configuration has been taken in anew."""
+        self.refused: str | None = None
+        """Why the last reload was not."""
+        self.stopping = False
+        self.next: Config | None = None
+        self._load = load
+        self.ending: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        """Done when the present agent is to end; its result: whether to withdraw, because none follows."""
+
+    def stop(self) -> None:
+        """End for good."""
+        self.stopping = True
+        if not self.ending.done():
+            self.ending.set_result(True)
+
+    async def reload(self) -> int:
+        """Read the configuration anew; the generation that will have it. AgentError: it is unsound, nothing changes."""
+        try:
+            config = await asyncio.to_thread(self._load)
+            await own_interface(config)  # what the file alone cannot tell
+        except AgentError as error:
+            self.refused = str(error)
+            raise
+        self.next = config
+        if not self.ending.done():
+            self.ending.set_result(False)
+        return self.generation + 1
+
+    async def reload_by_signal(self) -> None:
+        """As `reload`; who sends a signal reads the log."""
+        try:
+            await self.reload()
+        except AgentError as error:
+            for line in str(error).splitlines():
+                log.error("not reloaded: %s", line)
+
+    def advance(self) -> Config:
+        """The agent has ended for a reload: what the next one gets."""
+        assert self.next is not None
+        config, self.next, self.refused = self.next, None, None
+        self.ending = asyncio.get_running_loop().create_future()
+        self.generation += 1
+        if self.stopping:  # asked meanwhile
+            self.stop()
+        return config
+
+
+async def run(
+    config: Config,
+    paths: Paths,
+    opening: Future[DataPath] | None,
+    load: Callable[[], Config],
+    open_again: Callable[[Config], Future[DataPath] | None],
+) -> None:
+    """Be the agent of this node until SIGTERM or SIGINT. Raises AgentError, BpfError or BgpError when it cannot.
+
+    `opening` is the data path, which start.py opens meanwhile; None without one. `open_again` does it after a reload.
+    """
+    loop = asyncio.get_running_loop()
+    succession = Lifecycle(load)
+    reloads: set[asyncio.Task[None]] = set()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, succession.stop)
+    loop.add_signal_handler(signal.SIGHUP, lambda: reloads.add(loop.create_task(succession.reload_by_signal())))
+    before: Config | None = None
+    while True:
+        datapath: DataPath | None = None
+        try:
+            try:
+                interface = await own_interface(config)
+                if opening is not None:
+                    datapath = await asyncio.wrap_future(opening)
+                agent = Agent(config, paths, interface, datapath)
+                await agent.put_vips()
+            except (AgentError, BpfError) as error:
+                if before is None:
+                    raise
+                log.error("the new configuration cannot be run, going on with the one before: %s", error)
+                succession.refused, config, before = str(error), before, None
+                opening = open_again(config)
+                continue
+            agent.generation, agent.refused = succession.generation, succession.refused
+            async with control.serve(agent, succession.reload):
+                await agent.run(succession.ending)
+        except* (AgentError, BpfError, BgpError) as group:
+            raise _first(group) from None
+        finally:
+            if datapath is not None:
+                datapath.close()
+        if succession.next is None:
+            return
+        before, config = config, succession.advance()
+        log.info("taking in the changed configuration")
+        opening = open_again(config)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first real error of a nested group."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

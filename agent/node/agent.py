@@ -1,0 +1,400 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One node's agent: what it knows, and the loop that brings what is to what shall be.
+
+Owns the order of things: tables and XDP, then the others' identities, then health, then the announcement; at each
+change observe, plan, apply, announce; at the end withdraw, and leave the data path in place. A fault on the way is
+kept, told and tried again: kernel objects come and go, and a node that stops for one would take its flows along.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+from agent.announcing import loopback, routes
+from agent.announcing.announcer import Announcer
+from agent.announcing.export_status import export_statuses
+from agent.config.schema import Config
+from agent.daemon.process import Paths, uids_of
+from agent.errors import AgentError
+from agent.forwarding.map_writer import MapWriter
+from agent.forwarding.mss_clamp import MssClampKeeper
+from agent.forwarding.route_monitor import RouteMonitor
+from agent.health.check import check_for_ever
+from agent.health.rise_fall import Health
+from agent.membership import identity_version
+from agent.membership.prober import Prober
+from agent.membership.view import View
+from agent.model import Address, Announcement, Member, Network, Share, State
+from agent.netlink.netlink import Interface, Netlink
+from agent.node import saved_state
+from agent.node.plan import Condition, candidates, own_share, takers
+from agent.node.problems import Problems, unlisted_interfaces
+from agent.table import epoch
+from agent.table.epoch import EpochSwitch
+from bgp.relay.client import RelayClient
+from bgp.relay.protocol import Snapshot
+from bgp.route import Route
+from bpf.attach.datapath import DataPath
+from bpf.errors import BpfError
+
+log = logging.getLogger("anylb")
+
+TICK_S = 0.5
+"""The heartbeat to the relay, which wants one a second at least."""
+COALESCE_S = 0.01
+"""A burst of updates (a router telling all identities at once) makes one table, not one each."""
+STOP_S = 2.0
+MACS_TIMEOUT_S = 1.0
+HUNG_S = 60.0
+"""A pass that takes longer has hung: the heartbeat stops, so that the relay's dead-man can act."""
+
+
+class Agent:
+    """All that one node knows and does. Made by `run`; server.py reads and steers it."""
+
+    def __init__(self, config: Config, paths: Paths, interface: Interface, datapath: DataPath | None) -> None:
+        self.config, self.paths, self.interface, self.datapath = config, paths, interface, datapath
+        self.epochs = epoch.supported(config)
+        self.stance: EpochSwitch | None = None
+        """Which of its epochs this node uses; None before the first pass."""
+        saved = saved_state.load(paths.state)
+        now = time.monotonic()
+        self.intent: State = saved.intent
+        self.begun = saved.begun
+        self.announcer = Announcer(config, paths.orders, saved.falls, saved.standings)
+        self.health = {
+            s.name: Health(s.name in saved.healthy, 0, now, "as the agent before this one saw it")
+            if s.name in saved.healthy
+            else Health.unknown(now)
+            for s in config.services
+        }
+        self.view = View(m for m in saved.members if m.address != interface.address)
+        self.denied = saved.denied
+        self.version = saved.version or identity_version.first(time.time())
+        self._silenced = False
+        self.drained, self.weights = saved.drained, dict(saved.weights)
+        self.applier = None
+        if datapath:
+            ends = interface.address, interface.address6
+            self.applier = MapWriter(config, self.epochs, datapath, *ends, self.all_denied)
+        self.relay = RelayClient(paths.relay, uids_of(config.bgp.user), self._heard)
+        self.prober = Prober(config, interface.address, self._version_to_answer, self._answered)
+        self.membership_known = False
+        self.stopping = False
+        self._attached_once = False
+        self.generation = 0
+        self.refused: str | None = None
+        """How often the configuration was taken in anew, and why the last reload was not (lifecycle.py's to set)."""
+        self.fault: str | None = None
+        """Why the last pass did not get through; None if it did."""
+        self._saved = saved
+        self.retiring = saved.vips - set(config.vips)
+        """VIPs of an earlier configuration that are still on lo."""
+        self._unsaved: str | None = None
+        self.problems = Problems(config, interface.address)
+        self._wish: tuple[list[Route], list[Route]] | None = None
+        self._announcers: tuple[str, ...] = ()
+        self._passed_at = now
+        self.netlink = Netlink()
+        self.routes = self.clamping = None
+        if self.applier and datapath:
+            self.clamping = MssClampKeeper(config, datapath, self.applier, self.netlink)
+            uplinks = [socket.if_nametoindex(name) for name in config.node.names]
+            self.routes = RouteMonitor(self.netlink, uplinks, self.applier.learn_hop, self.applier.learn_uplink)
+        self._wake = asyncio.Event()
+
+    # What is
+
+    @property
+    def ready(self) -> bool:
+        """Whether this node can forward: tables in the kernel and XDP attached (nothing to wait for when off)."""
+        if self.applier is None or self.datapath is None:
+            return True
+        try:
+            return self.applier.ready and self.datapath.attached()
+        except BpfError:  # the interface is gone
+            return False
+
+    @property
+    def condition(self) -> Condition:
+        """What the decisions of plan.py are made from."""
+        healthy = {name: health.healthy for name, health in self.health.items()}
+        has_ipv6 = self.interface.next_hop6 is not None
+        return Condition(self.ready, healthy, self.intent, self.begun, self.drained, self.weights, has_ipv6)
+
+    def own_shares(self) -> dict[int, Share]:
+        """This node's part in each service, by service id."""
+        condition = self.condition
+        announced = {vip for vip, announcement in self.announcements.items() if announcement.wanted}
+        return {
+            routes.id_of(s): replace(own_share(s, condition), announced=s.vip in announced)
+            for s in self.config.services
+        }
+
+    @property
+    def announcements(self) -> Mapping[Address, Announcement]:
+        """What was decided of each VIP; empty before the first decision."""
+        return self.announcer.announcements
+
+    def members(self) -> tuple[Member, ...]:
+        """The view with this node itself in it, by address."""
+        here = self.interface
+        first, *others = self.epoch_numbers
+        shares, epochs = self.own_shares(), tuple(others)
+        own = Member(here.address, first, shares, False, 0.0, "this node", here.address6, epochs=epochs)
+        return tuple(sorted((*self.view.members, own), key=lambda member: int(member.address)))
+
+    @property
+    def epoch_numbers(self) -> tuple[int, ...]:
+        """The epochs that this node supports, the one that it prefers first."""
+        return tuple(one.number for one in self.epochs)
+
+    @property
+    def all_denied(self) -> frozenset[Network]:
+        """The deny list: the configuration's, and what the operator added since."""
+        return self.denied | set(self.config.deny)
+
+    def withdrawn(self, vips: Iterable[Address]) -> bool:
+        """Whether the relay confirms that these VIPs, which are not wished for, are in no peer's adj-rib-out."""
+        if self._wish is None or not self.relay.connected or self.relay.snapshot is None:
+            return False
+        prefixes = {routes.prefix(vip) for vip in vips}
+        return not any(prefixes & peer.announced for peer in self.relay.snapshot.peers)
+
+    # What the operator and the tasks change
+
+    def deny(self, denied: frozenset[Network]) -> None:
+        """Take another list of the operator's, at once, and keep it for the next agent. BpfError: it is full."""
+        before, self.denied = self.denied, denied
+        try:
+            if self.applier is not None:
+                self.applier.deny(self.all_denied)
+        except BpfError:
+            self.denied = before
+            raise
+        self._wake.set()
+
+    def changed(self) -> None:
+        """Keep what the operator said; the next pass carries it out."""
+        self._save()
+        self._wake.set()
+
+    def announce_now(self) -> None:
+        """Carry out at the routers what the operator said of VIPs: no table depends on it."""
+        if self._wish is not None:
+            self._announce()
+        self._wake.set()
+
+    def set_backend(self, services: Iterable[str], drained: bool | None = None, weight: int | None = None) -> None:
+        """Drain this node for some services, or not; or lower its effective weight (the nominal one: as configured)."""
+        for service in services:
+            if drained is not None:
+                self.drained = self.drained | {service} if drained else self.drained - {service}
+            if weight is not None:
+                self.weights[service] = weight
+        nominal = {s.name: s.weight for s in self.config.services}
+        self.weights = {name: low for name, low in self.weights.items() if low < nominal.get(name, 0)}
+        self.changed()
+
+    def _heard(self, snapshot: Snapshot) -> None:
+        if snapshot.deadman and not self._silenced:
+            self.version = self.version.after_fallback()
+        self._silenced = snapshot.deadman
+        self._wake.set()
+
+    def _version_to_answer(self) -> int | None:
+        """Under which version a direct probe is answered; a node that leaves, or has, does not keep its place."""
+        return None if self.stopping or self.intent is State.LEFT else self.version.number
+
+    def _answered(self, address: IPv4Address, number: int) -> None:
+        self.view.answered(address, number, time.monotonic())
+        self._wake.set()
+
+    # Tasks
+
+    async def put_vips(self) -> None:
+        """Before `run`: the VIPs on lo. AgentError: that cannot be, and the agent is not to be run."""
+        try:
+            await self.netlink.put_vips(self.config.vips, self.config.node.names)
+        except AgentError:
+            self.netlink.close()
+            raise
+
+    async def run(self, ending: asyncio.Future[bool]) -> None:
+        """Run until `ending` is done, then withdraw and leave; only leave if its result says that another follows."""
+        async with asyncio.TaskGroup() as tasks:
+            running = [
+                tasks.create_task(self.relay.run()),
+                tasks.create_task(self.prober.run()),
+                tasks.create_task(self._reconcile_for_ever()),
+                tasks.create_task(self._tick_for_ever()),
+                tasks.create_task(loopback.keep_for_ever(self)),
+                tasks.create_task(loopback.retire(self)),
+                *(tasks.create_task(check_for_ever(s, self.health, self._wake.set)) for s in self.config.services),
+            ]
+            if self.routes is not None:
+                running.append(tasks.create_task(self.routes.run()))
+            if self.clamping is not None:
+                running.append(tasks.create_task(self.clamping.run()))
+            if await ending:
+                await self._withdraw()
+            for task in running:
+                task.cancel()
+        self.netlink.close()
+
+    async def _reconcile_for_ever(self) -> None:
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(COALESCE_S)
+            self._wake.clear()
+            now = time.monotonic()
+            self.view.observe(
+                routes.peer_reports(self.config, self.relay.snapshot, self.relay.connected, self.interface.address), now
+            )
+            self.prober.ask(self.view.wanted_probes(now))
+            if not self.membership_known:
+                if not self.view.complete(now):
+                    continue
+                self.membership_known = True
+            await self._reconcile(now)
+            self._passed_at = time.monotonic()
+
+    async def _reconcile(self, now: float) -> None:
+        """One pass from what is to what shall be; it writes only what differs."""
+        members = self.members()
+        if self.applier is not None and self.datapath is not None:
+            before, self.fault = self.fault, None
+            try:
+                await self._forward(self.applier, self.datapath, members, now)
+            except (BpfError, AgentError) as error:
+                # What is in the kernel stands. Whether it forwards, `ready` asks the kernel itself.
+                self.fault = str(error)
+                if self.fault != before:
+                    log.error("%s", error)
+        snapshot = self.relay.snapshot if self.relay.connected else None
+        versions = self.version.number, self.version.fallback
+        others = [self.prober.error, *unlisted_interfaces(self.applier, self.datapath)]
+        self.problems.observe(snapshot, members, self.epoch_numbers, versions, others, now)
+        heard = routes.own_reflections(self.config, snapshot, self.interface.address)
+        self.version = self.version.having_heard(heard, now)
+        self._announce()
+
+    async def _forward(self, applier: MapWriter, datapath: DataPath, members: tuple[Member, ...], now: float) -> None:
+        """Tables, then the program: it must never meet a packet with empty ones."""
+        condition = self.condition
+        chosen = {s.name: candidates(routes.id_of(s), members) for s in self.config.services}
+        up = {s.name: own_share(s, condition).effective > 0 for s in self.config.services}
+        ends = {member.address: member.address6 for member in members}
+        others = {address for address in ends if address != self.interface.address}
+        if self.routes is not None:
+            self.routes.follow({applier.target(a, ends[a]) for a in others}, applier.known_hop)
+        stance = self._take_stance(applier, members, now)
+        await applier.apply(chosen, up, ends, stance, now)
+        if not (self._attached_once and datapath.attached()):
+            await self._know_macs()
+            if self.clamping is not None:
+                await self.clamping.keep()
+            datapath.attach()  # also replaces an older build's program, and changes the mode
+            self._attached_once = True
+            log.info("XDP attached: %s", ", ".join(f"{name} ({mode})" for name, mode in datapath.modes.items()))
+            if datapath.fallback_reason:
+                log.warning("%s", datapath.fallback_reason)
+
+    def _take_stance(self, applier: MapWriter, members: tuple[Member, ...], now: float) -> EpochSwitch:
+        """Which epoch is used from now on, and which is next."""
+        wanted = epoch.choose(self.epoch_numbers, members)
+        left = self._saved.use if self._saved.use and self._saved.use.first in self.epoch_numbers else None
+        before = self.stance or EpochSwitch(applier.use or left or wanted)
+        after = before.after(wanted, now)
+        if self.stance is None or before.use.first != after.use.first:
+            log.info("new flows go by epoch %#x", after.use.first)
+        self.stance = after
+        return after
+
+    async def _know_macs(self) -> None:
+        """Before the first packet: a member without a MAC would be passed over. One that does not answer is not waited
+        for."""
+        assert self.applier is not None
+        deadline = time.monotonic() + MACS_TIMEOUT_S
+        present = [self.applier.target(m.address, m.address6) for m in self.view.members if not m.lost]
+        while time.monotonic() < deadline and not self.applier.reaches(present):
+            await asyncio.sleep(COALESCE_S)
+
+    def _announce(self) -> None:
+        """Tell the relay everything that is to be announced. It is the heartbeat too."""
+        condition = self.condition
+        members = self.members()
+        untaken = {s.name for s in self.config.services if not takers(candidates(routes.id_of(s), members))}
+        self.announcer.decide(condition, untaken, time.monotonic(), time.time())
+        wanted = {vip: a.method for vip, a in self.announcements.items() if a.wanted and not self.stopping}
+        self.begun |= wanted.keys()
+        here, shares = self.interface, self.own_shares()
+        if self.stopping:
+            shares = routes.fallback_shares(shares)
+        said = routes.identity(self.config, here.address, self.epoch_numbers, shares, here.address6)
+        self.version = self.version.saying(routes.content(said))
+        self._save()  # before it is said: a number must never be used again for another content
+        self._wish = routes.desired_routes(
+            self.config, here.address, self.epoch_numbers, shares, wanted, here.address6, self.version, here.next_hop6
+        )
+        self._announcers = routes.announcer_prefixes(self.config, members)
+        self.relay.desire(*self._wish, self._announcers)
+        snapshot = self.relay.snapshot if self.relay.connected else None
+        told = {route.prefix: route for route in self._wish[0]}
+        self.announcer.observe(export_statuses(self.config, self.announcements, told, snapshot), time.time())
+
+    def _save(self) -> None:
+        healthy = frozenset(name for name, health in self.health.items() if health.healthy)
+        vips = self.retiring.union(self.config.vips)
+        new = saved_state.SavedState(
+            members=self.view.members,
+            healthy=healthy,
+            intent=self.intent,
+            begun=self.begun,
+            vips=vips,
+            denied=self.denied,
+            use=self.stance.use if self.stance else self._saved.use,
+            version=self.version,
+            drained=self.drained,
+            weights=tuple(sorted(self.weights.items())),
+            falls=dict(self.announcer.falls),
+            standings=self.announcer.entries,
+        )
+        if new == self._saved:
+            return
+        try:
+            saved_state.save(self.paths.state, new)
+            self._saved, self._unsaved = new, None
+        except OSError as error:  # it is tried again; without it only a restart costs more
+            if self._unsaved != error.strerror:
+                log.error(
+                    "%s: %s; a restarted agent will not know what this one does", self.paths.state, error.strerror
+                )
+            self._unsaved = error.strerror
+
+    async def _tick_for_ever(self) -> None:
+        """The heartbeat, and the wake-up for all that changes by time alone or without telling.
+
+        The heart beats while a pass builds large tables, but not when one has hung.
+        """
+        while True:
+            if self._wish is not None and time.monotonic() - self._passed_at < HUNG_S:
+                self.relay.desire(*self._wish, self._announcers)
+            self._wake.set()
+            await asyncio.sleep(TICK_S)
+
+    async def _withdraw(self) -> None:
+        """Take the VIPs back and wait for the relay to say so. The data path and the VIPs on lo stay: routers need time
+        to converge."""
+        self.stopping = True
+        self._announce()
+        deadline = time.monotonic() + STOP_S
+        # A relay that is just being connected to, or started again, hears it within this time too.
+        while time.monotonic() < deadline and not self.withdrawn(self.config.vips):
+            await asyncio.sleep(0.02)

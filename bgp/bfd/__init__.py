@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bidirectional Forwarding Detection (RFC 5880): the session, its packets and sockets, and the process."""

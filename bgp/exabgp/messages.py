@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ExaBGP 5's side of the conversation with its helper: each line it writes, as one of a few things said.
+
+Owns ExaBGP's spelling (JSON events 5.0.0, `show adj-rib` in format v2, bare `done` and `error`) and nothing of what
+follows from it. A line that means nothing to us is None: ExaBGP says more than we asked for.
+Standard library only: the relay carries this file (helper_archive.py).
+
+    {"exabgp": "5.0.0", "type": "state", "neighbor": {"address": {"peer": "10.0.0.1"}, "state": "up"}}
+    {"exabgp": "5.0.0", "type": "update", "neighbor": {..., "message": {"update": {
+        "attribute": {"as-path": {"0": {"element": "as-sequence", "value": [65000]}}, "large-community": [[1, 2, 3]]},
+        "announce": {"ipv4 unicast": {"10.0.0.12": [{"nlri": "10.254.0.12/32"}]}},
+        "withdraw": {"ipv4 unicast": [{"nlri": "10.254.0.13/32"}]}}}}}
+    {"exabgp": "5.0.0", "type": "update", "neighbor": {..., "message": {"eor": {"afi": "ipv4", "safi": "unicast"}}}}
+    {"peer": {"address": "10.0.0.1"}, "route": {"nlri": {"prefix": "10.99.0.1/32", "nexthop": "10.0.0.11"},
+        "attributes": {"as-path": {...}, "med": 50, "community": ["65000:100", "no-export"],
+        "large-community": ["1:2:3"]}}}
+    [{"fsm": "ESTABLISHED", "duration": 14, "local": {"address": "10.0.0.11", "as": 65001,
+      "families": {"ipv4 unicast": true}}, "peer": {"address": "10.0.0.1", "as": 65000},
+      "families": ["ipv4 unicast"], ...}, ...]
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bgp.errors import BgpError
+from bgp.route import Route
+
+SHOW_VERSION = "version"
+SHOW_NEIGHBORS = "show neighbor json"
+SHOW_LEARNED = "show adj-rib in json"
+SHOW_ANNOUNCED = "show adj-rib out json"
+FORGET_PENDING = "reset"
+"""Drops what an earlier helper still had in the queue. The one command without an answer."""
+
+_UNICAST = ("ipv4 unicast", "ipv6 unicast")
+_WELL_KNOWN = {
+    "no-export": "65535:65281",
+    "no-advertise": "65535:65282",
+    "no-export-subconfed": "65535:65283",
+    "no-peer": "65535:65284",
+    "blackhole": "65535:666",
+}
+"""Communities that `show adj-rib` names (RFC 1997, RFC 3765, RFC 7999); events have numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The end of the answer to one command."""
+
+    done: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """The answer to SHOW_VERSION."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class NeighborStatus:
+    """One neighbor in the answer to SHOW_NEIGHBORS.
+
+    `for_s`: how long its session has been up. `own_address`: our end of it. `families` ("ipv4", "ipv6"): what is
+    configured for it; `agreed`: what both ends took for this session.
+    """
+
+    peer: str
+    up: bool
+    for_s: float
+    own_as: int
+    peer_as: int
+    own_address: str
+    families: frozenset[str]
+    agreed: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbors:
+    """The answer to SHOW_NEIGHBORS."""
+
+    all: tuple[NeighborStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ListedRoute:
+    """One line of the answer to SHOW_LEARNED or SHOW_ANNOUNCED."""
+
+    peer: str
+    route: Route
+
+
+@dataclass(frozen=True, slots=True)
+class SessionChange:
+    """A session came up or went down."""
+
+    peer: str
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Routes that a neighbor announced, and prefixes that it took back."""
+
+    peer: str
+    announced: tuple[Route, ...]
+    withdrawn: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EndOfRib:
+    """A neighbor has sent all it had of an address family (RFC 4724 section 2)."""
+
+    peer: str
+    family: str
+
+
+Message = Answer | Version | Neighbors | ListedRoute | SessionChange | Update | EndOfRib
+
+
+def parse(line: str) -> Message | None:
+    """Read one line; never raises, whatever is in it."""
+    line = line.strip()
+    if line in ("done", "error"):
+        return Answer(line == "done")
+    if line.startswith("exabgp "):
+        return Version(line.removeprefix("exabgp "))
+    try:
+        value = json.loads(line)
+        if isinstance(value, list):
+            return Neighbors(tuple(map(_neighbor, value)))
+        if "exabgp" in value:
+            return _event(value)
+        return ListedRoute(value["peer"]["address"], _listed_route(value["route"]))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, BgpError):
+        return None
+
+
+def _neighbor(value: Mapping[str, Any]) -> NeighborStatus:
+    # Its "state" says down in the first second of a session: "fsm" does not.
+    return NeighborStatus(
+        value["peer"]["address"],
+        value["fsm"] == "ESTABLISHED",
+        float(value["duration"]),
+        int(value["local"]["as"]),
+        int(value["peer"]["as"]),
+        str(ipaddress.ip_address(value["local"]["address"])),
+        _families(value["local"]["families"]),
+        _families(value["families"]),
+    )
+
+
+def _families(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(name.removesuffix(" unicast") for name in names if name in _UNICAST)
+
+
+def _listed_route(value: Mapping[str, Any]) -> Route:
+    nlri, attributes = value["nlri"], value["attributes"]
+    return _route(
+        nlri["prefix"],
+        nlri["nexthop"],
+        {
+            **attributes,
+            "community": [_numbers(_WELL_KNOWN.get(text, text)) for text in attributes.get("community", [])],
+            "large-community": [_numbers(text) for text in attributes.get("large-community", [])],
+        },
+    )
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(":")]
+
+
+def _event(value: Mapping[str, Any]) -> Message | None:
+    neighbor = value["neighbor"]
+    peer = neighbor["address"]["peer"]
+    if value["type"] == "state":
+        state = neighbor["state"]
+        # "connected" is TCP only.
+        return SessionChange(peer, state == "up") if state in ("up", "down") else None
+    if value["type"] != "update":
+        return None
+    message = neighbor["message"]
+    if "eor" in message:
+        return EndOfRib(peer, message["eor"]["afi"])
+    update = message["update"]
+    return Update(peer, tuple(_announced(update)), tuple(_withdrawn(update)))
+
+
+def _announced(update: Mapping[str, Any]) -> Iterator[Route]:
+    attributes = update.get("attribute", {})
+    seen = set()
+    for _family, by_next_hop in _unicast(update.get("announce", {})):
+        for next_hop, entries in by_next_hop.items():
+            for entry in entries:
+                # An IPv6 prefix is listed under its global next hop and then under the link-local one.
+                if entry["nlri"] not in seen:
+                    seen.add(entry["nlri"])
+                    yield _route(entry["nlri"], next_hop, attributes)
+
+
+def _withdrawn(update: Mapping[str, Any]) -> Iterator[str]:
+    for _family, entries in _unicast(update.get("withdraw", {})):
+        for entry in entries:
+            yield _prefix(entry["nlri"])
+
+
+def _unicast(by_family: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    return ((family, value) for family, value in by_family.items() if family in _UNICAST)
+
+
+def _route(prefix: str, next_hop: str, attributes: Mapping[str, Any]) -> Route:
+    segments = attributes.get("as-path", {})
+    as_path = [number for place in sorted(segments, key=int) for number in segments[place]["value"]]
+    communities, large = attributes.get("community", []), attributes.get("large-community", [])
+    return Route.of(_prefix(prefix), next_hop, large, as_path, communities, attributes.get("med"))
+
+
+def _prefix(text: str) -> str:
+    # Bits beyond the length mean nothing and may be set (RFC 4271 section 4.3).
+    return str(ipaddress.ip_network(text, strict=False))

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The relay: ExaBGP's only helper process, between ExaBGP's pipes and the agent's socket.
+
+Owns reading and writing; reconciler.py decides what. Two things it must never do: stop reading from ExaBGP, which blocks
+while its helper does not read until the neighbors' hold timers end the sessions; and wait for an agent. So every
+descriptor is non-blocking, what goes to ExaBGP is buffered here, and an agent that reads slowly gets fewer snapshots,
+always the newest.
+
+Standard library only, and run from an archive in the run directory (helper_archive.py): it is an unprivileged user's process,
+and the project may lie where that user cannot read.
+
+    relay --socket PATH --agent-uid UID --allow PATH
+
+Exit: 0 when ExaBGP closes its end or on SIGTERM. On any other end ExaBGP starts a new relay and keeps its routes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import time
+from pathlib import Path
+
+from bgp.bfd.files import STATE_NAME, decode_states
+from bgp.errors import BgpError
+from bgp.file_watch import WatchedFile
+from bgp.helper_log import log
+from bgp.peercred import peer_uid
+from bgp.relay.allowlist import AllowFile
+from bgp.relay.protocol import MAX_LINE_BYTES, REPLACED, decode_desired, line
+from bgp.relay.reconciler import Reconciler
+
+COALESCE_S = 0.02
+"""Changes within this time go into one snapshot."""
+TICK_S = 0.25
+_CHUNK = 1 << 16
+
+
+class Hangup(Exception):
+    """The agent's connection is to be closed; the text, if any, tells it why."""
+
+
+class AgentLink:
+    """The connection of one agent: lines in, and out whatever it has time to read."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self.connection = connection
+        self._received = bytearray()
+        self._unsent = b""
+
+    @property
+    def busy(self) -> bool:
+        """Whether the last message has not gone out completely."""
+        return bool(self._unsent)
+
+    def read(self) -> list[bytes]:
+        """Return the complete lines that have come in; Hangup at the end, or when a line grows too long."""
+        with contextlib.suppress(BlockingIOError):
+            data = self.connection.recv(_CHUNK)
+            if not data:
+                raise Hangup
+            self._received += data
+        *lines, rest = self._received.split(b"\n")
+        if len(rest) > MAX_LINE_BYTES:
+            raise Hangup(f"line longer than {MAX_LINE_BYTES} bytes")
+        self._received = rest
+        return [bytes(text) for text in lines]
+
+    def send(self, message: bytes = b"") -> None:
+        """Send as much as the socket takes of what is left and of `message`."""
+        self._unsent += message
+        with contextlib.suppress(BlockingIOError):
+            while self._unsent:
+                self._unsent = self._unsent[self.connection.send(self._unsent[:_CHUNK]) :]
+
+    def close(self, why: str = "") -> None:
+        """Hang up, and say why if the socket takes it."""
+        if why and not self.busy:
+            with contextlib.suppress(OSError):
+                self.send(line({"goodbye": why}))
+        self.connection.close()
+
+
+class Relay:
+    """The loop."""
+
+    def __init__(self, listener: socket.socket, agent_uid: int, bfd: Path, allow: AllowFile) -> None:
+        self._listener = listener
+        self._bfd = WatchedFile(bfd)
+        self._uids = {0, agent_uid}
+        self._allow = allow
+        self._session = Reconciler(time.monotonic(), allow.networks)
+        self._agent: AgentLink | None = None
+        self._selector = selectors.DefaultSelector()
+        self._from_exabgp = bytearray()
+        self._to_exabgp = bytearray()
+        self._sent_revision = -1
+        self._stale_since: float | None = None
+        self._reported: tuple[bool, bool, str | None] = (False, False, None)
+
+    def run(self) -> int:
+        """Relay until ExaBGP goes away; returns the exit code."""
+        for descriptor in (0, 1):
+            os.set_blocking(descriptor, False)
+        self._selector.register(0, selectors.EVENT_READ, self._read_exabgp)
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        try:
+            while not self._session.hung(time.monotonic()):
+                self._write_exabgp()
+                self._write_agent()
+                for key, _mask in self._selector.select(self._timeout()):
+                    key.data()
+                if (states := self._bfd.news()) is not None:
+                    self._session.watched(decode_states(states))
+                self._read_allow()
+                self._session.tick(time.monotonic())
+                self._report()
+        except (EOFError, BrokenPipeError):
+            return 0
+        return 1
+
+    def _read_allow(self) -> None:
+        with contextlib.suppress(BgpError):  # what root allowed before still holds
+            if self._allow.read():
+                self._session.allow(self._allow.networks, time.monotonic())
+
+    def _report(self) -> None:
+        """Log what an operator should find in the journal later."""
+        news = (self._session.deadman, self._session.held, self._session.error)
+        if news != self._reported:
+            deadman, held, error = self._reported = news
+            what = error or (
+                "the agent is silent: announcing its fallback" if deadman else "all is as the agent wishes"
+            )
+            if held and not error:
+                what += ", and its VIPs: fewer than half of the announcers remain"
+            log("relay", what)
+
+    def _timeout(self) -> float:
+        if self._stale_since is None or self._agent is None or self._agent.busy:
+            return TICK_S
+        return max(0.0, min(TICK_S, self._stale_since + COALESCE_S - time.monotonic()))
+
+    def _read_exabgp(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            data = os.read(0, _CHUNK)
+            if not data:
+                raise EOFError
+            self._from_exabgp += data
+        *lines, self._from_exabgp = self._from_exabgp.split(b"\n")
+        now = time.monotonic()
+        for text in lines:
+            self._session.heard(text.decode(errors="replace"), now)
+
+    def _write_exabgp(self) -> None:
+        for command in self._session.commands():
+            self._to_exabgp += command.encode() + b"\n"
+        with contextlib.suppress(BlockingIOError):
+            while self._to_exabgp:
+                del self._to_exabgp[: os.write(1, self._to_exabgp)]
+        self._watch(1, bool(self._to_exabgp), selectors.EVENT_WRITE, lambda: None)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            connection, _address = self._listener.accept()
+            link = AgentLink(connection)
+            uid = peer_uid(connection)
+            if uid not in self._uids:
+                link.close(f"uid {uid} may not speak for the agent")
+                return
+            self._hang_up(REPLACED)
+            log("relay", "the agent has connected")
+            self._agent, self._sent_revision = link, -1
+            self._selector.register(connection, selectors.EVENT_READ, self._serve_agent)
+
+    def _serve_agent(self) -> None:
+        agent = self._agent
+        if agent is None:
+            return
+        try:
+            agent.send()
+            for text in agent.read():
+                self._session.wished(decode_desired(text), time.monotonic())
+        except (Hangup, BgpError) as end:
+            self._hang_up(str(end))
+        except OSError:
+            self._hang_up()
+
+    def _write_agent(self) -> None:
+        """Send a snapshot if there is news and the agent has taken the last one."""
+        now = time.monotonic()
+        if self._session.revision == self._sent_revision or not self._session.ready:
+            self._stale_since = None
+        elif self._stale_since is None:
+            self._stale_since = now
+        agent = self._agent
+        if agent is None:
+            return
+        first = self._sent_revision < 0
+        due = self._stale_since is not None and (first or now - self._stale_since >= COALESCE_S)
+        try:
+            if due and not agent.busy:
+                self._sent_revision, self._stale_since = self._session.revision, None
+                agent.send(self._session.snapshot().encode())
+        except OSError:
+            self._hang_up()
+            return
+        mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if agent.busy else 0)
+        self._selector.modify(agent.connection, mask, self._serve_agent)
+
+    def _hang_up(self, why: str = "") -> None:
+        if self._agent is not None:
+            log("relay", f"the agent's connection has ended{': ' if why else ''}{why}")
+            self._selector.unregister(self._agent.connection)
+            self._agent.close(why)
+            self._agent = None
+
+    def _watch(self, descriptor: int, wanted: bool, mask: int, call: object) -> None:
+        watched = descriptor in self._selector.get_map()
+        if wanted and not watched:
+            self._selector.register(descriptor, mask, call)
+        elif watched and not wanted:
+            self._selector.unregister(descriptor)
+
+
+def listen(path: Path, agent_uid: int) -> socket.socket:
+    """Serve `path`. Renamed into place, so that it never is missing when one relay follows another."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.setblocking(False)
+    with contextlib.suppress(FileNotFoundError):
+        aside.unlink()
+    listener.bind(str(aside))
+    # Another user's agent needs write permission to connect; SO_PEERCRED still lets in only that one.
+    aside.chmod(0o600 if agent_uid == 0 else 0o666)
+    listener.listen(4)
+    aside.rename(path)
+    return listener
+
+
+def main() -> int:
+    """Run as ExaBGP's helper."""
+    parser = argparse.ArgumentParser(prog="relay")
+    parser.add_argument("--socket", type=Path, required=True)
+    parser.add_argument("--agent-uid", type=int, required=True)
+    parser.add_argument("--allow", type=Path, required=True)
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    try:
+        allow = AllowFile(arguments.allow)
+        listener = listen(arguments.socket, arguments.agent_uid)
+    except OSError as error:
+        log("relay", f"{arguments.socket}: {error.strerror}")
+        return 1
+    except BgpError as error:
+        log("relay", str(error))
+        return 1
+    return Relay(listener, arguments.agent_uid, arguments.socket.with_name(STATE_NAME), allow).run()

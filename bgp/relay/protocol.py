@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the relay tells the agent: every neighbor with its session, its routes and what it was told.
+
+Owns the messages between agent and relay, one JSON object to a line:
+
+    agent to relay, at least once a second (it is the heartbeat too): the whole wish, never a difference
+      {"desired": [route, ...], "fallback": [route, ...], "announcers": [prefix, ...]}
+    relay to agent, at once on connecting and after each change: the whole state
+      {"peers": [{"address", "state": "up"|"down", "since", "eor", "routes": [route, ...], "announced": [prefix, ...],
+         "out": [route, ...], "families": ["ipv4"|"ipv6", ...], "end", "bfd"?: {...}}],
+       "error": text or null, "deadman": bool, "held": bool}
+    relay to agent, before it hangs up
+      {"goodbye": text}
+
+Standard library only: the relay carries this file (helper_archive.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bgp.bfd.files import BfdState
+from bgp.errors import BgpError
+from bgp.route import Route
+
+MAX_LINE_BYTES = 4 << 20
+"""The longest line that either side accepts: room for the relay's cap on routes (adj_rib_in.py)."""
+
+REPLACED = "replaced by a newer connection"
+"""The goodbye to an agent when another one connects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One BGP neighbor.
+
+    `since` is when the session last came up or went down, in seconds of CLOCK_MONOTONIC (time.monotonic(), and
+    asyncio's loop.time()); 0 if it never was up. `eor`: the neighbor has sent all it had when the session came up
+    (End-of-RIB, RFC 4724 section 2). `routes`: learned from it, by prefix; empty while it is down. `announced`: the
+    prefixes that ExaBGP's adj-rib-out holds for it; it hears of them only while it is up, and only of those of
+    `families`: what both ends took for this session, or what is configured while there is none. `out`: `announced` as
+    routes. `end`: our address of the session. `bfd`: what is known of the path to it (files.py); None without BFD,
+    and absent in JSON.
+    """
+
+    address: str
+    up: bool
+    since: float
+    eor: bool
+    routes: tuple[Route, ...] = ()
+    announced: frozenset[str] = frozenset()
+    out: tuple[Route, ...] = ()
+    bfd: BfdState | None = None
+    families: frozenset[str] = frozenset({"ipv4", "ipv6"})
+    end: str = ""
+
+    @property
+    def heard(self) -> frozenset[str]:
+        """The prefixes that it hears from us now."""
+        if not self.up:
+            return frozenset()
+        return frozenset(p for p in self.announced if ("ipv6" if ":" in p else "ipv4") in self.families)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that the relay knows. `error` is null while it does what the agent wants. `deadman`: the agent was silent
+    for too long, so the fallback is announced. `held`: the VIPs are too, for too few others announce them (quorum.py).
+    """
+
+    peers: tuple[Peer, ...] = ()
+    error: str | None = None
+    deadman: bool = False
+    held: bool = False
+
+    @property
+    def announced(self) -> frozenset[str]:
+        """The prefixes that at least one neighbor hears from us now."""
+        return frozenset().union(*(peer.heard for peer in self.peers))
+
+    def encode(self) -> bytes:
+        """Return the line, with its newline."""
+        return line(
+            {
+                "peers": [_peer_to_json(p) for p in self.peers],
+                "error": self.error,
+                "deadman": self.deadman,
+                "held": self.held,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """The relay is about to close the connection, and why."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredRoutes:
+    """What the agent wants announced, and what instead when it falls silent.
+
+    `announcers`: the identity prefixes of all nodes that announce VIPs as far as the agent knows, its own included.
+    While fewer than half of them remain, a silent agent's VIPs stay (quorum.py); without any they do not.
+    """
+
+    desired: tuple[Route, ...] = ()
+    fallback: tuple[Route, ...] = ()
+    announcers: tuple[str, ...] = ()
+
+    def encode(self) -> bytes:
+        """Return the line, with its newline."""
+        return line(
+            {
+                "desired": [r.to_json() for r in self.desired],
+                "fallback": [r.to_json() for r in self.fallback],
+                "announcers": list(self.announcers),
+            },
+        )
+
+
+def line(message: Mapping[str, Any]) -> bytes:
+    """Encode one message."""
+    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+def decode_desired(text: bytes) -> DesiredRoutes:
+    """Read the agent's line; BgpError says what is wrong with it."""
+    message = _object(text)
+    announcers = message.pop("announcers", [])
+    if message.keys() != {"desired", "fallback"}:
+        raise BgpError("message: expected the keys desired, fallback and announcers, and no other")
+    if not isinstance(announcers, list) or not all(isinstance(prefix, str) for prefix in announcers):
+        raise BgpError("message: announcers is not a list of prefixes")
+    return DesiredRoutes(
+        _routes(message["desired"], "desired"), _routes(message["fallback"], "fallback"), tuple(announcers)
+    )
+
+
+def decode_report(text: bytes) -> Snapshot | Goodbye:
+    """Read the relay's line; BgpError says what is wrong with it."""
+    message = _object(text)
+    if "goodbye" in message:
+        return Goodbye(str(message["goodbye"]))
+    try:
+        peers = tuple(_peer_from_json(peer) for peer in message["peers"])
+        error = message["error"]
+        error = None if error is None else str(error)
+        return Snapshot(peers, error, bool(message["deadman"]), bool(message.get("held", False)))
+    except (KeyError, TypeError, ValueError) as problem:
+        raise BgpError(f"relay: unexpected message ({problem!r})") from None
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(text)
+    except (ValueError, RecursionError):
+        raise BgpError("message: not JSON") from None
+    if not isinstance(message, dict):
+        raise BgpError("message: not a JSON object")
+    return message
+
+
+def _routes(value: object, key: str) -> tuple[Route, ...]:
+    if not isinstance(value, list):
+        raise BgpError(f"message: {key} is not a list")
+    routes = tuple(Route.from_json(item) for item in value)
+    prefixes = [route.prefix for route in routes]
+    if len(set(prefixes)) != len(prefixes):
+        raise BgpError(f"message: {key} names a prefix twice")
+    return routes
+
+
+def _peer_to_json(peer: Peer) -> dict[str, Any]:
+    return {
+        "address": peer.address,
+        "state": "up" if peer.up else "down",
+        "since": peer.since,
+        "eor": peer.eor,
+        "routes": [route.to_json() for route in peer.routes],
+        "announced": sorted(peer.announced),
+        "out": [route.to_json() for route in peer.out],
+        **({"bfd": peer.bfd.to_json()} if peer.bfd else {}),
+        "families": sorted(peer.families),
+        "end": peer.end,
+    }
+
+
+def _peer_from_json(value: Mapping[str, Any]) -> Peer:
+    return Peer(
+        address=str(value["address"]),
+        up=value["state"] == "up",
+        since=float(value["since"]),
+        eor=bool(value["eor"]),
+        routes=tuple(Route.from_json(route) for route in value["routes"]),
+        announced=frozenset(str(prefix) for prefix in value["announced"]),
+        out=tuple(Route.from_json(route) for route in value.get("out", ())),
+        bfd=BfdState.from_json(value["bfd"]) if "bfd" in value else None,
+        families=frozenset(str(family) for family in value.get("families", ("ipv4", "ipv6"))),
+        end=str(value.get("end", "")),
+    )

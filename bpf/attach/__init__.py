@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs on interfaces: XDP links and tc filters, attached, replaced and removed."""

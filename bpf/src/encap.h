@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Writes a tunnel's headers before a packet, and takes them off one that stays here. decap.h has the format. */
+
+#define GUE_FIRST_SOURCE 49152	/* source ports: 14 bits of the flow hash, so that receivers' queues spread */
+
+/* The MACs and tags of a frame, kept while the place where they lie moves. */
+struct link_header {
+	u8 bytes[14 + 8];
+};
+
+static __always_inline u32 outer_size(const struct service *service, const struct node *next)
+{
+	u32 size = next->flags & NODE_OUTER_6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
+
+	return service->forward == FORWARD_BY_GUE ? size + sizeof(struct udphdr) : size;
+}
+
+/* RFC 1071, over a header without options. */
+static __always_inline __sum16 header_checksum(const struct iphdr *ip)
+{
+	const u16 *words = (const u16 *)ip;
+	u32 sum = 0, i;
+
+#pragma unroll
+	for (i = 0; i < sizeof(*ip) / 2; i++)
+		sum += words[i];
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~(sum + (sum >> 16));
+}
+
+static __always_inline void write_ipv4(struct iphdr *ip, const struct conf *conf, const struct node *next, u8 protocol,
+				       u16 length, const struct packet *pkt)
+{
+	ip->version = 4;
+	ip->ihl = 5;
+	ip->tos = pkt->dscp;
+	ip->tot_len = htons(length);
+	ip->id = htons(pkt->hop + 1);
+	ip->frag_off = htons(IP_DF);
+	ip->ttl = 64;
+	ip->protocol = protocol;
+	ip->check = 0;
+	ip->saddr = conf->address;
+	ip->daddr = next->address;
+	ip->check = header_checksum(ip);
+}
+
+static __always_inline void write_ipv6(struct ipv6hdr *ip, const struct conf *conf, const struct node *next,
+				       u8 protocol, u16 length, const struct packet *pkt, u32 hash)
+{
+	*(__be32 *)ip = htonl(6 << 28 | pkt->dscp << 20 | (hash & 0xffff) << 4 | (pkt->hop + 1));
+	ip->payload_len = htons(length - sizeof(*ip));
+	ip->nexthdr = protocol;
+	ip->hop_limit = 64;
+	__builtin_memcpy(ip->saddr, conf->address6, sizeof(ip->saddr));
+	__builtin_memcpy(ip->daddr, next->address6, sizeof(ip->daddr));
+}
+
+/* RFC 6935 and RFC 6936 allow a tunnel no checksum over IPv6: what it carries has its own, over its own addresses. */
+static __always_inline void write_udp(struct udphdr *udp, u16 length, u32 hash)
+{
+	udp->source = htons(GUE_FIRST_SOURCE + (hash & 0x3fff));
+	udp->dest = htons(GUE_PORT);
+	udp->len = htons(length);
+	udp->check = 0;
+}
+
+/*
+ * Puts Ethernet, the tag of the way and the tunnel's headers before the client's packet, in place of what it came in.
+ * Returns false if the driver has no room for them; then nothing is changed.
+ */
+static __always_inline bool wrap(struct xdp_md *ctx, const struct conf *conf, const struct service *service,
+				 const struct node *next, const u8 *source, const struct packet *pkt, u32 hash)
+{
+	bool outer6 = IPV6 && next->flags & NODE_OUTER_6, gue = service->forward == FORWARD_BY_GUE;
+	u32 size = outer_size(service, next), l2 = sizeof(struct ethhdr) + (next->vlan ? sizeof(struct vlan_tag) : 0);
+	u8 protocol = gue ? IPPROTO_UDP : pkt->family == 4 ? IPPROTO_IPIP : IPPROTO_IPV6;
+	__be16 type = outer6 ? htons(ETH_P_IPV6) : htons(ETH_P_IP);
+	struct cursor c;
+	struct ethhdr *eth;
+	struct vlan_tag *tag;
+	struct udphdr *udp;
+	struct ipv6hdr *ip6;
+	struct iphdr *ip4;
+
+	if (bpf_xdp_adjust_head(ctx, (int)(pkt->l2 + pkt->outer) - (int)(l2 + size)))
+		return false;
+	c.at = frame_start(ctx);
+	c.end = frame_end(ctx);
+
+	eth = take(&c, sizeof(*eth));
+	if (!eth)
+		return false;
+	__builtin_memcpy(eth->h_dest, next->mac, sizeof(eth->h_dest));
+	__builtin_memcpy(eth->h_source, source, sizeof(eth->h_source));
+	eth->h_proto = type;
+	if (next->vlan) {
+		tag = take(&c, sizeof(*tag));
+		if (!tag)
+			return false;
+		eth->h_proto = htons(ETH_P_8021Q);
+		tag->tag = htons(next->vlan);
+		tag->next = type;
+	}
+	if (outer6) {
+		ip6 = take(&c, sizeof(*ip6));
+		if (!ip6)
+			return false;
+		write_ipv6(ip6, conf, next, protocol, pkt->length + size, pkt, hash);
+		size -= sizeof(*ip6);
+	} else {
+		ip4 = take(&c, sizeof(*ip4));
+		if (!ip4)
+			return false;
+		write_ipv4(ip4, conf, next, protocol, pkt->length + size, pkt);
+		size -= sizeof(*ip4);
+	}
+	if (gue) {
+		udp = take(&c, sizeof(*udp));
+		if (!udp)
+			return false;
+		write_udp(udp, pkt->length + size, hash);
+	}
+	return true;
+}
+
+/* Keeps MACs and tags. The frame is longer than they are: an IP header follows. */
+static __always_inline bool save_link(struct xdp_md *ctx, struct link_header *saved)
+{
+	void *data = frame_start(ctx);
+
+	if (data + sizeof(*saved) > frame_end(ctx))
+		return false;
+	__builtin_memcpy(saved, data, sizeof(*saved));
+	return true;
+}
+
+/* Writes them at the head of the frame again, `l2` bytes, before a packet of that family. */
+static __always_inline bool restore_link(struct xdp_md *ctx, const struct link_header *saved, u32 l2, u8 family)
+{
+	void *data = frame_start(ctx);
+	__be16 *type;
+
+	if (data + sizeof(*saved) > frame_end(ctx))
+		return false;
+	__builtin_memcpy(data, saved, 12);
+	if (l2 > 14)
+		__builtin_memcpy(data + 12, saved->bytes + 12, 4);
+	if (l2 > 18)
+		__builtin_memcpy(data + 16, saved->bytes + 16, 4);
+	type = l2 > 18 ? data + 20 : l2 > 14 ? data + 16 : data + 12;
+	*type = family == 4 ? htons(ETH_P_IP) : htons(ETH_P_IPV6);
+	return true;
+}
+
+/* Takes the tunnel's headers off: for the kernel, or to go on by MAC. */
+static __always_inline bool unwrap(struct xdp_md *ctx, const struct packet *pkt)
+{
+	struct link_header link;
+
+	return save_link(ctx, &link) && !bpf_xdp_adjust_head(ctx, pkt->outer) &&
+	       restore_link(ctx, &link, pkt->l2, pkt->family);
+}

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How VIPs stand at peers: from what is wanted and what the relay tells. What is a fault, and when `--wait` is over."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+import pytest
+
+from agent.announcing.decide import with_drain_attributes
+from agent.announcing.export_status import (
+    CRITICAL,
+    WARNING,
+    Alert,
+    ExportHistory,
+    ExportStatus,
+    StatusEntry,
+    alerts,
+    export_statuses,
+)
+from agent.cli.announce import unsettled
+from agent.config.file import parse
+from agent.model import Address, Announcement, Method
+from bgp.relay.protocol import Peer, Snapshot, decode_report
+from bgp.route import Route
+
+TEXT = """\
+cluster: 7
+node: {interface: eth0}
+services:
+  - {name: web, vip: 192.0.2.10, protocol: tcp, port: 443, forward: l2}
+  - {name: six, vip: "2001:db8:99::1", protocol: tcp, port: 443, forward: l2}
+bgp:
+  local_as: 65001
+  identity_prefix: 10.254.0.0/16
+  peers:
+    - {address: 10.0.0.1, as: 65000, families: [ipv4, ipv6]}
+    - {address: 10.0.0.2, as: 65002, local_as: 65009}
+members: {allow: [10.0.0.0/24]}
+"""
+CONFIG = parse(TEXT, "lb.yml")
+FOUR, SIX = IPv4Address("192.0.2.10"), IPv6Address("2001:db8:99::1")
+HEALTHY, DOWN = Announcement(True, "healthy"), Announcement(False, "withdrawn by the operator")
+SICK = Announcement(False, "unhealthy: web", fault=True)
+BOTH = frozenset({"ipv4", "ipv6"})
+
+
+def route(vip: Address, method: Method | None = None) -> Route:
+    return with_drain_attributes(
+        Route.of(f"{vip}/{vip.max_prefixlen}", "10.0.0.11" if vip.version == 4 else "2001:db8::11"), method
+    )
+
+
+def peer(address: str, *out: Route, up: bool = True, families: frozenset[str] = BOTH) -> Peer:
+    return Peer(address, up, 1.0, True, (), frozenset(r.prefix for r in out), out, families=families)
+
+
+def found(
+    announcements: dict[Address, Announcement], *peers: Peer, away: bool = False
+) -> list[tuple[str, str, str, str, str]]:
+    wish = {f"{vip}/{vip.max_prefixlen}": route(vip, a.method) for vip, a in announcements.items() if a.wanted}
+    seen = export_statuses(CONFIG, announcements, wish, None if away else Snapshot(peers))
+    return [(s.vip, s.peer, s.desired, s.out, s.session) for s in seen]
+
+
+def test_each_vip_stands_at_each_peer_of_its_family() -> None:
+    here = {FOUR: HEALTHY, SIX: HEALTHY}
+    told = [route(vip).towards(65001, 65000, "") for vip in (FOUR, SIX)]
+    assert found(here, peer("10.0.0.1", *told), peer("10.0.0.2", up=False)) == [
+        ("192.0.2.10", "10.0.0.1", "announced", "yes", "up"),
+        ("192.0.2.10", "10.0.0.2", "announced", "no", "down"),
+        ("2001:db8:99::1", "10.0.0.1", "announced", "yes", "up"),
+    ]
+    assert {row[3:] for row in found(here, away=True)} == {("unknown", "unknown")}
+    assert {row[3:] for row in found(here)} == {("no", "down")}, "ExaBGP knows no such neighbor"
+
+
+def test_a_family_that_the_router_did_not_take_is_unheard() -> None:
+    told = [route(vip).towards(65001, 65000, "") for vip in (FOUR, SIX)]
+    rows = found({FOUR: HEALTHY, SIX: HEALTHY}, peer("10.0.0.1", *told, families=frozenset({"ipv4"})))
+    assert [(row[0], row[3]) for row in rows if row[1] == "10.0.0.1"] == [
+        ("192.0.2.10", "yes"),
+        ("2001:db8:99::1", "unheard"),
+    ]
+
+
+@pytest.mark.parametrize("method", [Method.PREPEND, Method.MED, Method.GSHUT])
+def test_the_attributes_of_a_drain_must_be_there(method: Method) -> None:
+    """What each peer is told differs: the own AS that is prepended."""
+    here: dict[Address, Announcement] = {FOUR: replace(HEALTHY, method=method)}
+    plain, drained = route(FOUR), route(FOUR, method)
+    assert [row[2:4] for row in found(here, peer("10.0.0.1", plain), peer("10.0.0.2", plain))] == [
+        (method, "otherwise"),
+        (method, "otherwise"),
+    ]
+    one, two = drained.towards(65001, 65000, ""), drained.towards(65009, 65002, "")
+    assert [row[3] for row in found(here, peer("10.0.0.1", one), peer("10.0.0.2", two))] == ["yes", "yes"]
+    if method is Method.PREPEND:
+        assert [row[3] for row in found(here, peer("10.0.0.1", two), peer("10.0.0.2", one))] == ["otherwise"] * 2
+
+
+def test_what_is_withdrawn_must_not_be_there() -> None:
+    here: dict[Address, Announcement] = {FOUR: DOWN}
+    rows = found(here, peer("10.0.0.1", route(FOUR)), peer("10.0.0.2"))
+    assert [row[2:4] for row in rows] == [("withdrawn", "yes"), ("withdrawn", "no")]
+
+
+def test_the_relays_word_carries_the_routes() -> None:
+    said = Snapshot((peer("10.0.0.1", route(FOUR, Method.GSHUT)),))
+    assert decode_report(said.encode()) == said
+
+
+ROW = ExportStatus("192.0.2.10", "10.0.0.1", "announced", "yes", "up", "healthy")
+
+
+def test_since_moves_with_the_state_and_not_with_the_reason() -> None:
+    ledger = ExportHistory()
+    assert ledger.observe([ROW], 10) == [StatusEntry(ROW, 10)]
+    assert ledger.observe([ROW], 20) == []
+    why = replace(ROW, why="forwarding for web")
+    assert ledger.observe([why], 30) == [StatusEntry(why, 10)]
+    down = replace(why, desired="withdrawn")
+    assert ledger.observe([down], 40) == [StatusEntry(down, 40)]
+    # A successor goes on from there; what is not configured any more is forgotten.
+    successor = ExportHistory(map(StatusEntry.from_json, [entry.to_json() for entry in ledger.entries]))
+    assert successor.observe([down], 50) == []
+    assert successor.entries == (StatusEntry(down, 40),)
+    assert successor.observe([], 60) == []
+    assert successor.entries == ()
+
+
+@pytest.mark.parametrize(
+    ("announcement", "rows", "expected"),
+    [
+        (HEALTHY, [ROW], []),
+        # One router is away: no fault of this node while it has another.
+        (HEALTHY, [ROW, replace(ROW, peer="10.0.0.2", session="down", out="no")], []),
+        (DOWN, [replace(ROW, desired="withdrawn", out="no")], []),
+        (
+            HEALTHY,
+            [ROW, replace(ROW, peer="10.0.0.2", out="no")],
+            [
+                Alert(
+                    WARNING, "192.0.2.10 at 10.0.0.2: to be announced (healthy), but not in the adj-rib-out"
+                )
+            ],
+        ),
+        (
+            HEALTHY,
+            [replace(ROW, out="no")],
+            [Alert(CRITICAL, "192.0.2.10 at 10.0.0.1: to be announced (healthy), but not in the adj-rib-out")],
+        ),
+        (
+            HEALTHY,
+            [replace(ROW, out="unheard")],
+            [
+                Alert(
+                    CRITICAL,
+                    "192.0.2.10 at 10.0.0.1: to be announced (healthy), but the router has not taken its address "
+                    "family for the session: enable it there",
+                )
+            ],
+        ),
+        (
+            replace(HEALTHY, method=Method.MED),
+            [replace(ROW, desired="med", out="otherwise")],
+            [
+                Alert(
+                    WARNING,
+                    "192.0.2.10 at 10.0.0.1: to be announced by med (healthy), but the adj-rib-out holds another route",
+                )
+            ],
+        ),
+        (
+            DOWN,
+            [replace(ROW, desired="withdrawn", why="x")],
+            [Alert(WARNING, "192.0.2.10 at 10.0.0.1: to be withdrawn (x), but still in the adj-rib-out")],
+        ),
+        (
+            SICK,
+            [replace(ROW, desired="withdrawn", out="no")],
+            [Alert(WARNING, "192.0.2.10 is not announced: unhealthy: web")],
+        ),
+        (
+            HEALTHY,
+            [replace(ROW, session="down")],
+            [Alert(CRITICAL, "no BGP session is up (10.0.0.1); see `lbctl status` and the log of lb-bgp")],
+        ),
+    ],
+)  # fmt: skip
+def test_faults(announcement: Announcement, rows: list[ExportStatus], expected: list[Alert]) -> None:
+    assert alerts({FOUR: announcement}, rows, None, None) == expected
+
+
+def test_faults_of_relay_and_start() -> None:
+    assert [fault.severity for fault in alerts({FOUR: HEALTHY}, [ROW], "relay: gone", None)] == [CRITICAL]
+    assert [fault.severity for fault in alerts({}, [], None, None)] == [WARNING]
+    assert alerts({FOUR: HEALTHY}, [ROW], None, "ExaBGP refused") == [Alert(WARNING, "ExaBGP refused")]
+    worst = alerts({FOUR: HEALTHY}, [replace(ROW, out="no")], None, "ExaBGP refused")
+    assert [fault.severity for fault in worst] == [CRITICAL, WARNING], "the worst first"
+
+
+def report(wanted: bool, *rows: ExportStatus, relay: str = "connected") -> dict[str, Any]:
+    vips = {row.vip for row in rows}
+    return {
+        "relay": relay,
+        "vips": [{"vip": vip, "wanted": wanted, "why": "why"} for vip in sorted(vips)],
+        "peers": [StatusEntry(row, 0.0).to_json() for row in rows],
+    }
+
+
+@pytest.mark.parametrize(
+    ("wanted", "report", "missing"),
+    [
+        (True, report(True, ROW), 0),
+        (True, report(True, ROW, replace(ROW, peer="10.0.0.2", session="down", out="no")), 0),
+        (True, report(True, replace(ROW, out="no")), 1),
+        (True, report(True, replace(ROW, out="otherwise")), 1),
+        (True, report(True, ROW, replace(ROW, peer="10.0.0.2", out="no")), 1),
+        (True, report(True, replace(ROW, session="down")), 1),  # nobody hears it
+        (True, report(False, replace(ROW, desired="withdrawn", out="no")), 2),  # unhealthy, or held back
+        (False, report(False, replace(ROW, desired="withdrawn", out="no")), 0),
+        (False, report(False, replace(ROW, desired="withdrawn")), 1),
+        (False, report(False, replace(ROW, desired="withdrawn", session="down")), 0),
+        (False, report(False, replace(ROW, desired="withdrawn", out="no"), relay="gone"), 1),
+        (True, report(True, ROW, replace(ROW, vip="192.0.2.99", out="no")), 0),  # another VIP's business
+    ],
+)
+def test_what_wait_waits_for(wanted: bool, report: dict[str, Any], missing: int) -> None:
+    assert len(unsettled(report, {"192.0.2.10"}, wanted)) == missing
+
+
+def test_no_peer_for_the_family_is_named() -> None:
+    (fault,) = alerts({IPv6Address("fd99::1"): Announcement(True, "")}, [], None, None)
+    assert fault.severity == CRITICAL
+    assert "no BGP peer carries the address family" in fault.text

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From lb.yml and a node's addresses to ExaBGP's sessions; passwords from their files."""
+
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address, ip_network
+from pathlib import Path
+
+import pytest
+
+from agent.announcing.speaker_config import LocalAddresses, speaker_config
+from agent.config.file import load, parse, passwords
+from agent.errors import AgentError, ConfigError
+from bgp.bfd.files import BfdTimers
+from bgp.exabgp.settings import NeighborConfig, bfd_peers
+
+TEXT = """\
+cluster: 7
+node: {interface: eth0}
+services:
+  - {name: web, vip: 192.0.2.10, protocol: tcp, port: 443}
+  - {name: six, vip: "2001:db8:99::1", protocol: tcp, port: 443}
+bgp:
+  local_as: 65001
+  identity_prefix: 10.254.0.0/16
+  peers:
+    - {address: 10.0.0.1, as: 65000}
+    - {address: 10.0.1.1, as: 65002, local_as: 65009, hold_time_s: 30, source: 10.0.1.11, multihop: 3, passive: true}
+    - {address: "2001:db8::1", as: 65000, families: [ipv6, ipv4], ttl_security: true, graceful_restart_s: 60}
+    - {address: "fe80::1%eth0", as: 65000, password_file: secret, bfd: {interval_ms: 100}}
+members: {allow: [10.0.0.0/24]}
+"""
+CONFIG = parse(TEXT, "lb.yml")
+HERE = LocalAddresses(IPv4Address("10.0.0.11"), IPv6Address("2001:db8::b"), {"eth0": IPv6Address("fe80::b")})
+
+
+def test_every_option_arrives() -> None:
+    speaker = speaker_config(CONFIG, HERE, {"fe80::1": b"horse"})
+    assert (speaker.local_as, speaker.router_id, speaker.user) == (65001, HERE.address, "nobody")
+    assert speaker.peers == (
+        NeighborConfig(IPv4Address("10.0.0.1"), 65000, HERE.address, families=("ipv4",)),
+        NeighborConfig(
+            IPv4Address("10.0.1.1"), 65002, IPv4Address("10.0.1.11"), 30, local_as=65009, families=("ipv4",),
+            multihop=3, passive=True,
+        ),
+        NeighborConfig(
+            IPv6Address("2001:db8::1"), 65000, IPv6Address("2001:db8::b"), families=("ipv6", "ipv4"),
+            ttl_security=True, graceful_restart_s=60,
+        ),
+        NeighborConfig(
+            IPv6Address("fe80::1"), 65000, IPv6Address("fe80::b"), families=("ipv6",), password=b"horse",
+            interface="eth0", bfd=BfdTimers(100, 3),
+        ),
+    )  # fmt: skip
+    assert [(peer.address, peer.local_address) for peer in bfd_peers(speaker)] == [("fe80::1%eth0", "fe80::b%eth0")]
+
+
+def test_allowed_are_the_vips_or_what_is_said_and_the_own_identity() -> None:
+    own = ip_network("10.254.0.11/32")
+    assert speaker_config(CONFIG, HERE, {}).allow == (own, ip_network("192.0.2.10"), ip_network("2001:db8:99::1"))
+    said = parse(TEXT + "", "lb.yml").model_copy()
+    allowed = said.bgp.model_copy(update={"allow": (ip_network("192.0.2.0/24"), ip_network("2001:db8:99::/48"))})
+    said = said.model_copy(update={"bgp": allowed})
+    assert speaker_config(said, HERE, {}).allow == (own, *allowed.allow)
+
+
+def test_a_peer_that_cannot_be_reached_from_here() -> None:
+    with pytest.raises(AgentError, match=r"bgp\.peers\[2\]: the node's interface has no IPv6 address.*set source"):
+        speaker_config(CONFIG, replace(HERE, address6=None), {})
+    with pytest.raises(AgentError, match=r"bgp\.peers\[3\]: eth0 has no link-local address"):
+        speaker_config(CONFIG, replace(HERE, link_local={}), {})
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "told"),
+    [
+        (b"correct horse\n", 0o640, "others may read it (mode 640); chmod 600 {path}"),
+        (b"correct horse\n", 0o604, "others may read it (mode 604); chmod 600 {path}"),
+        (b"", 0o600, "holds 0 bytes, not 1-80"),
+        (b"x" * 81, 0o600, "holds 81 bytes, not 1-80"),
+        (b"correct\nhorse\n", 0o600, "holds more than one line of text"),
+        (None, 0, "No such file or directory; put the router's password there"),
+    ],
+)
+def test_a_password_file_that_is_none(tmp_path: Path, content: bytes | None, mode: int, told: str) -> None:
+    (tmp_path / "lb.yml").write_text(TEXT)
+    secret = tmp_path / "secret"
+    if content is not None:
+        secret.write_bytes(content)
+        secret.chmod(mode)
+    config = load(tmp_path / "lb.yml")
+    with pytest.raises(ConfigError) as caught:
+        passwords(tmp_path / "lb.yml", config)
+    where = f"{tmp_path}/lb.yml:13:59: bgp.peers[3].password_file"
+    assert str(caught.value) == f"{where}: {secret}: {told.format(path=secret)}"
+    assert "horse" not in str(caught.value)
+
+
+def test_a_password_is_a_line(tmp_path: Path) -> None:
+    (tmp_path / "lb.yml").write_text(TEXT)
+    secret = tmp_path / "secret"
+    secret.write_bytes(" spaces and ; { } 'quotes' \"count\" ü\r\n".encode())
+    secret.chmod(0o400)
+    found = passwords(tmp_path / "lb.yml", load(tmp_path / "lb.yml"))
+    assert found == {"fe80::1": " spaces and ; { } 'quotes' \"count\" ü".encode()}

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""lbctl from outside: one clear line and an exit code for every way it can fail, never a traceback."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+LBCTL = Path(sys.executable).with_name("lbctl")
+LAB_CONFIG = str(ROOT / "topology/lb.yml")
+
+
+def lbctl(*arguments: str, code: int = 0, user: int | None = None) -> tuple[str, str]:
+    result = subprocess.run(
+        [LBCTL, *arguments], capture_output=True, text=True, check=False, timeout=60, user=user, cwd="/",
+    )  # fmt: skip
+    assert result.returncode == code, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    return result.stdout, result.stderr
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["status"],
+        ["drain"],
+        ["undrain"],
+        ["leave"],
+        ["announce", "up", "--wait"],
+        ["announce", "status"],
+        ["announce", "watch"],
+        ["announce", "check"],
+        ["announce", "drain", "--method", "gshut", "--for", "1h30m", "--reason", "a new kernel"],
+        ["announce", "undrain", "--vip", "2001:db8::1", "--wait", "--timeout", "5s"],
+        ["announce", "down", "--vip", "10.99.0.1"],
+        ["explain", "tcp,10.1.0.2:4000,10.99.0.1:7000"],
+        ["agent", "reload"],
+        ["backend", "list"],
+        ["backend", "drain"],
+        ["backend", "undrain", "--service", "web"],
+        ["backend", "weight", "50%"],
+        ["deny", "list"],
+        ["deny", "add", "192.0.2.0/24"],
+        ["deny", "del", "2001:db8::/32"],
+    ],
+)
+@pytest.mark.parametrize("output", ["text", "json"])
+def test_a_dead_agent_is_one_line_and_exit_code_3(tmp_path: Path, verb: list[str], output: str) -> None:
+    path = tmp_path / "agent.sock"
+    out, err = lbctl(*verb, "-s", str(path), "-o", output, code=3)
+    assert out == ""
+    assert err == f"lbctl: {path}: no agent answers; start it with `lbctl agent run` (lb-agent.service)\n"
+
+
+def test_a_socket_left_by_a_killed_agent_is_a_dead_agent(tmp_path: Path) -> None:
+    path = tmp_path / "agent.sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    assert "no agent answers" in lbctl("status", "-s", str(path), code=3)[1]
+
+
+def test_config_check() -> None:
+    out, _ = lbctl("config", "check", "-c", LAB_CONFIG)
+    assert out == f"{LAB_CONFIG}: fine (echo 10.99.0.1:7000/tcp)\n"
+    out, _ = lbctl("config", "check", "-c", LAB_CONFIG, "-o", "json")
+    assert json.loads(out) == {"ok": True, "file": LAB_CONFIG, "services": ["echo 10.99.0.1:7000/tcp"]}
+
+
+def test_config_check_names_every_fault(tmp_path: Path) -> None:
+    path = tmp_path / "lb.yml"
+    path.write_text(Path(LAB_CONFIG).read_text().replace("port: 7000", "port: 70000").replace("as: 65000", "as: x"))
+    out, err = lbctl("config", "check", "-c", str(path), code=1)
+    assert out == ""
+    assert err.splitlines() == [
+        f"lbctl: {path}:11:11: services[0].port: 70000 is not in 1-65535, nor 'any'",
+        f"lbctl: {path}:25:11: bgp.peers[0].as: 'x' is not a whole number",
+    ]
+
+
+@pytest.mark.parametrize("command", [["agent", "run"], ["bgp", "run"], ["config", "check"]])
+def test_no_configuration(command: list[str], tmp_path: Path) -> None:
+    _, err = lbctl(*command, "-c", str(tmp_path / "none.yml"), code=1)
+    assert err == f"lbctl: {tmp_path}/none.yml: No such file or directory; write it as README.md shows\n"
+
+
+@pytest.mark.parametrize("command", ["agent", "bgp"])
+def test_no_such_interface(command: str, tmp_path: Path) -> None:
+    path = tmp_path / "lb.yml"
+    path.write_text(Path(LAB_CONFIG).read_text().replace("eth1", "nosuch0"))
+    environment = {key: value for key, value in os.environ.items() if key != "ANYLB_XDP"}
+    result = subprocess.run(
+        [LBCTL, command, "run", "-c", path], capture_output=True, text=True, env=environment, check=False, timeout=60
+    )
+    assert result.returncode == 1
+    assert result.stderr == "lbctl: node.interface: there is no interface nosuch0 here; see `ip link`\n"
+
+
+def test_wrong_usage_is_exit_code_2() -> None:
+    assert "No such command" in lbctl("drian", code=2)[1]
+    assert "10.99 is not an IP address" in lbctl("announce", "down", "--vip", "10.99", code=2)[1]
+    assert "'1x' is not a duration; write 90s, 10m, 1h30m or 2d" in lbctl("announce", "down", "--for", "1x", code=2)[1]
+    assert "'0s' is no time at all" in lbctl("announce", "up", "--timeout", "0s", code=2)[1]
+    assert "is not one of" in lbctl("announce", "drain", "--method", "magic", code=2)[1]
+    assert "No such option" in lbctl("announce", "up", "--for", "1h", code=2)[1]
+    assert "192.0.2.1/24 has host bits set" in lbctl("deny", "add", "192.0.2.1/24", code=2)[1]
+    assert "is not one of" in lbctl("status", "-o", "yaml", code=2)[1]
+
+
+@pytest.mark.parametrize(
+    ("command", "codes"),
+    [
+        (["announce"], ["4 not in time", "2 critical"]),
+        (["announce", "check"], ["0 when every VIP", "1 (warning)", "2 (critical)", "3 when no agent answers"]),
+        (["announce", "down"], ["exit code 4"]),
+    ],
+)
+def test_help_tells_the_exit_codes(command: list[str], codes: list[str]) -> None:
+    said = " ".join(lbctl(*command, "--help")[0].split())
+    for code in codes:
+        assert code in said
+
+
+def test_help_names_every_command() -> None:
+    out, _ = lbctl("--help")
+    for word in [
+        "agent",
+        "bgp",
+        "lab",
+        "config",
+        "status",
+        "explain",
+        "announce",
+        "drain",
+        "undrain",
+        "leave",
+        "deny",
+    ]:
+        assert f"\n  {word}" in out, word

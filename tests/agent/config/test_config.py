@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every fault in lb.yml is told with file, line, column and field; a sound file is read in full."""
+
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+import pytest
+
+from agent.config.file import load, parse
+from agent.errors import ConfigError
+from agent.table.epoch import supported
+
+GOOD = """\
+cluster: 7
+node:
+  interface: eth0
+services:
+  - name: web
+    vip: 192.0.2.10
+    protocol: tcp
+    port: 443
+    forward: l2
+bgp:
+  local_as: 65001
+  identity_prefix: 10.254.0.0/16
+  peers:
+    - address: 10.0.0.1
+      as: 65000
+members:
+  allow: [10.0.0.0/24]
+"""
+
+FAULTS = [
+    # (what is replaced, by what, the message)
+    ("port: 443", "port: 70000", "8:11: services[0].port: 70000 is not in 1-65535, nor 'any'"),
+    ("port: 443", "port: https", "8:11: services[0].port: 'https' is not in 1-65535, nor 'any'"),
+    ("port: 443", "prt: 443", "5:5: services[0].port: is missing\nlb.yml:8:5: services[0].prt: unknown key"),
+    ("cluster: 7", "cluster: x", "1:10: cluster: 'x' is not a whole number"),
+    ("cluster: 7", "cluster: true", "1:10: cluster: True is not a whole number"),
+    ("cluster: 7", "cluster: 65535", "1:10: cluster: 65535 is reserved by RFC 8092; take another"),
+    ("cluster: 7\n", "", "1:1: cluster: is missing"),
+    ("cluster: 7", "cluster: 7\ncluster: 8", "2:1: cluster: is given twice"),
+    ("cluster: 7", "cluster: 7\nclutser: 8", "2:1: clutser: unknown key"),
+    ("vip: 192.0.2.10", "vip: 192.0.2", "6:10: services[0].vip: '192.0.2' is not an IP address"),
+    ("vip: 192.0.2.10", "vip: 224.0.0.1", "6:10: services[0].vip: 224.0.0.1 cannot be a virtual IP; give a unicast address"),
+    ("vip: 192.0.2.10", "vip: 10.0.0.9", "6:10: services[0].vip: 10.0.0.9 lies in members.allow; that is for nodes"),
+    ("vip: 192.0.2.10", "vip: 255.255.255.255", "6:10: services[0].vip: 255.255.255.255 cannot be a virtual IP; give a unicast address"),
+    ("address: 10.0.0.1", "address: 192.0.2.10", "6:10: services[0].vip: 192.0.2.10 is a BGP peer's address"),
+    ("address: 10.0.0.1", "address: 10", "14:16: bgp.peers[0].address: '10' is not an IP address"),
+    ("allow: [10.0.0.0/24]", "allow: [10.0.0.0/8]", "17:11: members.allow[0]: 10.0.0.0/8 is larger than a /16: nodes in it could share their low 16 bits"),
+    ("allow: [10.0.0.0/24]", "allow: [10.0.0.0/24, 10.1.0.0/24]", "17:24: members.allow[1]: 10.1.0.0/24 and 10.0.0.0/24 hold nodes with the same low 16 bits"),
+    ("allow: [10.0.0.0/24]", "allow: [10.254.7.0/24]", "17:11: members.allow[0]: 10.254.7.0/24 overlaps bgp.identity_prefix, which routers must not confuse with nodes"),
+    ("vip: 192.0.2.10", "vip: 10.254.0.9", "6:10: services[0].vip: 10.254.0.9 lies in bgp.identity_prefix; that is for identities"),
+    ("vip: 192.0.2.10", "vip: fe80::1", "6:10: services[0].vip: fe80::1 cannot be a virtual IP; give a unicast address"),
+    ("vip: 192.0.2.10", "vip: '::ffff:1.2.3.4'", "6:10: services[0].vip: ::ffff:102:304 cannot be a virtual IP; give a unicast address"),
+    ("vip: 192.0.2.10", "vip: 'x'", "6:10: services[0].vip: 'x' is not an IP address"),
+    ("vip: 192.0.2.10", "vip: 3", "6:10: services[0].vip: '3' is not an IP address"),
+    ("forward: l2", "affinity: 4-tuple", "9:15: services[0].affinity: '4-tuple' is not '5-tuple', '3-tuple' or '2-tuple'"),
+    ("forward: l2", "hash: modulo", "9:11: services[0].hash: 'modulo' is not 'rendezvous' or 'maglev'"),
+    ("forward: l2", "when_no_member: reject", "9:21: services[0].when_no_member: 'reject' is not 'pass' or 'drop'"),
+    ("interface: eth0", "interface: eth0\n  interfaces: [eth1]", "4:15: node.interfaces: stands beside interface; give one of them"),
+    ("interface: eth0", "interfaces: [eth1, eth2, eth1]", "3:28: node.interfaces[2]: eth1 is listed twice"),
+    ("interface: eth0", "interfaces: [eth1, averylonginterface]", "3:22: node.interfaces[1]: string should have at most 15 characters (is 'averylonginterface')"),
+    ("interface: eth0", "address: 10.0.0.9", "3:3: node.interface: is missing"),
+    ("interface: eth0", "interface: eth0\n  address6: fe80::1", "4:13: node.address6: fe80::1 cannot be the end of a tunnel; give a global or local unicast one"),
+    ("interface: eth0", "interface: eth0\n  address6: 2001:db8::1", "4:13: node.address6: 2001:db8::1 lies in no network of members.allow"),
+    ("allow: [10.0.0.0/24]", "allow: [10.0.0.1/24]", "17:11: members.allow[0]: '10.0.0.1/24' is not an IP network: it has bits set behind its length"),
+    ("allow: [10.0.0.0/24]", "allow: [10.0.0.0/24]\n  outer: v6", "18:10: members.outer: 'v6' is not 'ipv4' or 'ipv6'"),
+    ("members:", "deny: [192.0.2.0/24, 2001:db8::/129]\nmembers:", "16:22: deny[1]: '2001:db8::/129' is not an IP network"),
+    ("protocol: tcp", "protocol: sctp", "7:15: services[0].protocol: 'sctp' is not 'tcp' or 'udp'"),
+    ("forward: l2", "forward: l3", "9:14: services[0].forward: 'l3' is not 'l2', 'ipip' or 'gue'"),
+    ("as: 65000", "as: 0", "15:11: bgp.peers[0].as: 0 is not in 1-4294967294"),
+    ("as: 65000", "as: 65000\n      hold_time_s: 2", "16:20: bgp.peers[0].hold_time_s: 2 is not in 3-65535"),
+    ("as: 65000", "as: 65000\n      bfd: {interval_ms: 49}", "16:26: bgp.peers[0].bfd.interval_ms: 49 is not in 50-10000"),
+    ("as: 65000", "as: 65000\n      bfd: {multiplier: 1}", "16:25: bgp.peers[0].bfd.multiplier: 1 is not in 2-255"),
+    ("as: 65000", "as: 65000\n      bfd: {multiplier: 2.5}", "16:25: bgp.peers[0].bfd.multiplier: 2.5 is not a whole number"),
+    ("10.254.0.0/16", "10.254.0.0/24", "12:20: bgp.identity_prefix: 10.254.0.0/24 is not a /16; a node's tag has 16 bits"),
+    ("10.254.0.0/16", "10.254.0.1/16", "12:20: bgp.identity_prefix: '10.254.0.1/16' is not an IPv4 network"),
+    ("allow: [10.0.0.0/24]", "allow: []", "17:10: members.allow: is empty; list at least one"),
+    ("forward: l2", "forward: l2\n    health: {path: x}", "10:20: services[0].health.path: 'x' does not begin with /"),
+    ("forward: l2", "forward: l2\n    health: {rise: 0}", "10:20: services[0].health.rise: 0 is not in 1-100"),
+    ("forward: l2", "forward: l2\n    health: {fast_interval_s: 2}",
+     "10:31: services[0].health.fast_interval_s: 2 is longer than interval_s, 1"),
+    ("forward: l2", "forward: l2\n    health: {disable_file: gone}",
+     "10:28: services[0].health.disable_file: 'gone' does not begin with /"),
+    ("forward: l2", "forward: l2\n    health: {interval_s: 0}", "10:26: services[0].health.interval_s: 0 is not more than 0"),
+    ("port: 443", "port: any", "5:5: services[0].health: needs a port of its own: set health.port to a TCP port to ask"),
+    ("name: web", "name: [web", "6:8: expected ',' or ']', but got ':'"),
+    ("name: web", "name: 3", "5:11: services[0].name: 3 is not a string; put it in quotes"),
+    ("members:", "table: {rows: 5000}\nmembers:", "16:15: table.rows: 5000 is not a power of two"),
+    ("members:", "table: {version: 9}\nmembers:", "16:18: table.version: 9 is not known to this release; it knows 1"),
+    ("members:", "table: {previous: {rows: 5000}}\nmembers:", "16:26: table.previous.rows: 5000 is not a power of two"),
+    ("members:", "table: {previous: {key: 1}}\nmembers:", "16:20: table.previous.key: unknown key"),
+    # The speaker's sections
+    ("address: 10.0.0.1", "address: fe80::1", "14:16: bgp.peers[0].address: fe80::1 is link-local; say by which interface: 'fe80::1%eth1'"),
+    ("address: 10.0.0.1", "address: 'fe80::1%e th'", "14:16: bgp.peers[0].address: 'fe80::1%e th' does not name an interface behind its %"),
+    ("address: 10.0.0.1", "address: 2001:db8::1%eth1", "14:16: bgp.peers[0].address: '2001:db8::1%eth1' names an interface, but is not link-local"),
+    ("address: 10.0.0.1", "address: 'ff02::1'", "14:16: bgp.peers[0].address: ff02::1 cannot be a router's address"),
+    ("address: 10.0.0.1", "address: '2001:db8::1'", "14:5: bgp.peers: none carries ipv4, which the nodes' identities need; add it to one's families"),
+    ("as: 65000", "as: 65000\n    - {address: 10.0.0.1, as: 65000}", "16:17: bgp.peers[1].address: 10.0.0.1 is listed twice"),
+    ("as: 65000", "as: 65000\n    - {address: fe80::1%a, as: 1}\n    - {address: fe80::1%b, as: 1}",
+     "17:17: bgp.peers[2].address: fe80::1 is listed twice; ExaBGP tells neighbors apart by address, not by interface"),
+    ("as: 65000", "as: 65000\n      multihop: 1", "16:17: bgp.peers[0].multihop: 1 is not in 2-255"),
+    ("as: 65000", "as: 65000\n      ttl_security: true\n      multihop: 2",
+     "17:17: bgp.peers[0].multihop: contradicts ttl_security, which is for a router next door; give one of them"),
+    ("as: 65000", "as: 65000\n    - {address: fe80::1%a, as: 1, multihop: 2}",
+     "16:45: bgp.peers[1].multihop: fe80::1%a is link-local: it is next door"),
+    ("as: 65000", "as: 65000\n    - {address: fe80::1%a, as: 1, passive: true}",
+     "16:44: bgp.peers[1].passive: ExaBGP cannot listen on a link-local address; let it connect"),
+    ("as: 65000", "as: 65000\n    - {address: fe80::1%a, as: 1, source: 2001:db8::1}",
+     "16:43: bgp.peers[1].source: 2001:db8::1 is not link-local as fe80::1%a is"),
+    ("as: 65000", "as: 65000\n      source: 2001:db8::1", "16:15: bgp.peers[0].source: 2001:db8::1 is of another family than 10.0.0.1"),
+    ("as: 65000", "as: 65000\n      passive: 1", "16:16: bgp.peers[0].passive: input should be a valid boolean (is '1')"),
+    ("as: 65000", "as: 65000\n      families: [ipv4, ipv4]", "16:24: bgp.peers[0].families[1]: ipv4 is listed twice"),
+    ("as: 65000", "as: 65000\n      families: [ipv5]", "16:18: bgp.peers[0].families[0]: 'ipv5' is not 'ipv4' or 'ipv6'"),
+    ("as: 65000", "as: 65000\n      families: []", "16:17: bgp.peers[0].families: is empty; list at least one"),
+    ("as: 65000", "as: 65000\n      graceful_restart_s: 5000", "16:27: bgp.peers[0].graceful_restart_s: 5000 is not in 0-4095"),
+    ("as: 65000", "as: 65000\n      passive: true\n    - {address: 10.0.0.2, as: 1, passive: true, ttl_security: true}",
+     "17:63: bgp.peers[1].ttl_security: must be the same for all passive peers of one source address"),
+    ("members:", "  allow: [192.0.2.0/29, 10.99.0.0/24]\nmembers:", "6:10: services[0].vip: 192.0.2.10 lies in no network of bgp.allow"),
+    ("members:", "  allow: [192.0.2.0/24, 10.0.0.0/8]\nmembers:",
+     "16:25: bgp.allow[1]: 10.0.0.0/8 overlaps identity_prefix; of that a node announces its own /32"),
+    ("forward: l2", "announce: {communities: [65000:10]}",
+     "9:30: services[0].announce.communities[0]: 3900010 is not in quotes; write it as '65000:100'"),
+    ("forward: l2", "announce: {communities: ['65000:65536']}",
+     "9:30: services[0].announce.communities[0]: '65000:65536' is not 2 numbers of 16 bits, as '65000:100'"),
+    ("forward: l2", "announce: {large_communities: ['1:2']}",
+     "9:36: services[0].announce.large_communities[0]: '1:2' is not 3 numbers of 32 bits, as '65000:1:2'"),
+    ("forward: l2", "announce: {large_communities: ['7:2:3']}",
+     "9:36: services[0].announce.large_communities[0]: begins with the cluster's number, as only identities do"),
+    ("forward: l2", "announce: {prepend: 17}", "9:25: services[0].announce.prepend: 17 is not in 0-16"),
+    ("forward: l2", "announce: {next_hop: '2001:db8::1'}",
+     "9:26: services[0].announce.next_hop: 2001:db8::1 cannot be the next hop of 192.0.2.10"),
+    ("forward: l2", "announce: {med: 1}\n  - {name: b, vip: 192.0.2.10, protocol: udp, port: 53, health: {port: 53}, announce: {med: 2}}",
+     "10:87: services[1].announce: differs from that of services[0] for the same VIP"),
+]  # fmt: skip
+
+
+def test_a_sound_file() -> None:
+    config = parse(GOOD, "lb.yml")
+    assert config.vips == (IPv4Address("192.0.2.10"),)
+    assert config.services[0].health_port == 443
+    assert config.bgp.peers[0].asn == 65000
+
+
+def test_what_may_be_left_out() -> None:
+    service = parse(GOOD.replace("    forward: l2\n", ""), "lb.yml").services[0]
+    assert (service.forward, service.affinity, service.hash, service.when_no_member) == (
+        "gue", "5-tuple", "rendezvous", "pass",
+    )  # fmt: skip
+
+
+def test_both_families() -> None:
+    text = GOOD.replace("vip: 192.0.2.10", "vip: 2001:db8:99::1").replace("interface: eth0", "interfaces: [a, b]")
+    text = (
+        text.replace("[10.0.0.0/24]", "[10.0.0.0/24, '2001:db8::/64']") + "deny: [198.51.100.0/24, 2001:db8:bad::/48]\n"
+    )
+    config = parse(text, "lb.yml")
+    assert config.vips == (IPv6Address("2001:db8:99::1"),)
+    assert config.node.names == ("a", "b")
+    assert list(map(str, config.members.allow)) == ["10.0.0.0/24", "2001:db8::/64"]
+    assert list(map(str, config.deny)) == ["198.51.100.0/24", "2001:db8:bad::/48"]
+    with pytest.raises(ConfigError, match=r"lies in members\.allow"):
+        parse(text.replace("vip: 2001:db8:99::1", "vip: 2001:db8::1"), "lb.yml")
+
+
+def test_the_secret_is_read_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "lb.yml").write_text(GOOD + "table: {key_file: secret}\n")
+    secret = tmp_path / "secret"
+    secret.write_text("00112233445566778899aabbccddeeff\n")
+    secret.chmod(0o600)
+    config = load(tmp_path / "lb.yml")
+    assert config.hash_key == bytes.fromhex("00112233445566778899aabbccddeeff")
+    assert config.hash_key != parse(GOOD, "lb.yml").hash_key
+    assert len(parse(GOOD, "lb.yml").hash_key) == 16
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "told"),
+    [
+        ("00", 0o600, "holds not 32 hex digits; make one with `openssl rand -hex 16`"),
+        ("secret", 0o600, "holds not 32 hex digits; make one with `openssl rand -hex 16`"),
+        ("00112233445566778899aabbccddeeff", 0o640, "others may read it (mode 640); chmod 600 {path}"),
+        (None, 0, "No such file or directory; make one with `openssl rand -hex 16`"),
+    ],
+)
+def test_a_secret_that_is_none(tmp_path: Path, content: str | None, mode: int, told: str) -> None:
+    (tmp_path / "lb.yml").write_text(GOOD + "table: {key_file: secret}\n")
+    secret = tmp_path / "secret"
+    if content is not None:
+        secret.write_text(content)
+        secret.chmod(mode)
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "lb.yml")
+    assert str(caught.value) == f"{tmp_path}/lb.yml:18:19: table.key_file: {secret}: {told.format(path=secret)}"
+
+
+def test_the_labs_own_file_is_sound() -> None:
+    assert load(Path(__file__).parents[3] / "topology/lb.yml").services[0].name == "echo"
+
+
+def test_the_readmes_example_is_sound() -> None:
+    text = (Path(__file__).parents[3] / "README.md").read_text()
+    example = text.split("```yaml\n", 1)[1].split("```", 1)[0]
+    assert parse(example, "README.md").services[0].health.type == "http"
+
+
+@pytest.mark.parametrize(("old", "new", "message"), FAULTS, ids=[message for *_, message in FAULTS])
+def test_faults(old: str, new: str, message: str) -> None:
+    assert old in GOOD
+    with pytest.raises(ConfigError) as caught:
+        parse(GOOD.replace(old, new), "lb.yml")
+    assert str(caught.value) == f"lb.yml:{message}"
+
+
+def test_two_services_must_differ() -> None:
+    second = "  - {name: web, vip: 192.0.2.10, protocol: tcp, port: 443, forward: l2}\n"
+    with pytest.raises(ConfigError, match=r"^lb.yml:10:12: services.1..name: is the same as that of services.0.$"):
+        parse(GOOD.replace("    forward: l2\n", "    forward: l2\n" + second), "lb.yml")
+    with pytest.raises(ConfigError, match=r"^lb.yml:10:.*services.1..port: is the same as that of services.0.$"):
+        parse(GOOD.replace("    forward: l2\n", "    forward: l2\n" + second.replace("web", "www")), "lb.yml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "lb.yml:1:1: is empty; write it as README.md shows"),
+        ("word", "lb.yml:1:1: is a str, not a mapping of settings"),
+        ("\t", "lb.yml:1:1: found character '\\t' that cannot start any token"),
+        ("a: b: c", "lb.yml:1:5: mapping values are not allowed here"),
+        ("x: 2024-13-45", "lb.yml:1:1: month must be in 1..12"),
+        ("x: &a [*a]", "lb.yml:1:1: is nested too deeply"),
+        ("x: " + "[" * 3000, "lb.yml:1:1: is nested too deeply"),
+        ("? [a]\n: 1", "lb.yml:1:3: a sequence cannot be a key; write a word"),
+    ],
+)
+def test_not_even_a_mapping(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "lb.yml")
+    assert str(caught.value) == message
+
+
+def test_half_a_character() -> None:
+    with pytest.raises(ConfigError, match=r"lb\.yml:1:1: holds something that is no text"):
+        parse(f'{GOOD}deny: ["\\ud83d"]\n', "lb.yml")
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file or directory"):
+        load(tmp_path / "absent.yml")
+    (tmp_path / "lb.yml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="byte 0 is not UTF-8"):
+        load(tmp_path / "lb.yml")
+    (tmp_path / "lb.yml").write_text(f'{GOOD}table: {{key_file: "a\\0b"}}\n')
+    with pytest.raises(ConfigError, match="cannot be a file's name"):
+        load(tmp_path / "lb.yml")
+
+
+def write_secret(path: Path, byte: int) -> None:
+    path.write_text(bytes([byte] * 16).hex())
+    path.chmod(0o600)
+
+
+@pytest.mark.parametrize(
+    ("table", "before"),
+    [
+        ("{key_file: new, previous: {key_file: old}}", "{key_file: old}"),
+        ("{key_file: new, previous: {key_file: null}}", "{}"),
+        ("{previous: {key_file: old}}", "{key_file: old}"),
+        ("{key_file: new, rows: 8192, previous: {rows: 65536, chain: 3}}", "{key_file: new, chain: 3}"),
+    ],
+)
+def test_the_previous_epoch_is_what_the_table_was(tmp_path: Path, table: str, before: str) -> None:
+    write_secret(tmp_path / "new", 1)
+    write_secret(tmp_path / "old", 2)
+    epochs = []
+    for text in (table, before):
+        (tmp_path / "lb.yml").write_text(f"{GOOD}table: {text}\n")
+        epochs.append(supported(load(tmp_path / "lb.yml")))
+    assert len(epochs[0]) == 2
+    assert epochs[0][1:] == epochs[1]
+
+
+def test_a_previous_table_that_is_no_other_is_refused(tmp_path: Path) -> None:
+    write_secret(tmp_path / "new", 1)
+    (tmp_path / "lb.yml").write_text(GOOD + "table: {key_file: new, previous: {key_file: new, chain: 4}}\n")
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "lb.yml")
+    assert str(caught.value) == (
+        f"{tmp_path}/lb.yml:18:34: table.previous: is the same as the table now; say in it what was different, or "
+        "leave it out"
+    )
+
+
+def test_the_key_file_of_the_previous_table_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lb.yml").write_text(GOOD + "table: {previous: {key_file: gone}}\n")
+    with pytest.raises(ConfigError, match=r"lb.yml:18:30: table.previous.key_file: .*gone: No such file or directory"):
+        load(tmp_path / "lb.yml")

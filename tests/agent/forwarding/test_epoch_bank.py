@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Epochs that come, take each other's place and go, in real maps: what the program would read after each step."""
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agent.forwarding.epoch_bank import EpochBanks
+from agent.model import Candidate, State
+from agent.table import algorithm
+from agent.table.epoch import Epoch, EpochSwitch, EpochUse
+from bpf.layout.structs import NodeConf, OtherEpoch
+from bpf.maps.maps import Maps
+
+pytestmark = pytest.mark.lab
+
+ROWS = 8192
+ADDRESSES = [IPv4Address("10.0.0.11") + i for i in range(4)]
+INDEXES = {address: 1 + i for i, address in enumerate(ADDRESSES)}
+ALL = tuple(Candidate(address, 100, 100, State.UP) for address in ADDRESSES)
+SLOTS = {"web": 1, "dns": 2}
+BASE = NodeConf(1, 11, b"", address=ADDRESSES[0])
+OLD = Epoch(0x0E, 1, ROWS, 4, bytes(16))
+NEW = Epoch(0x1E, 1, ROWS, 4, bytes(range(16)))
+SMALL = Epoch(0x2E, 1, ROWS // 2, 3, bytes(range(16)))
+THIRD = Epoch(0x3E, 1, ROWS, 4, bytes(range(1, 17)))
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Iterator[Maps]:
+    assert not os.geteuid(), "needs root"
+    subprocess.run(["mount", "-t", "bpf", "bpf", tmp_path], check=True)
+    try:
+        made = Maps.open(tmp_path, ROWS)
+        yield made
+        made.close()
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def sides(tables: Maps, *epochs: Epoch) -> EpochBanks:
+    kept = SLOTS if tables.conf() else ()
+    return EpochBanks(epochs, tables, SLOTS, kept)
+
+
+def apply(
+    to: EpochBanks, stance: EpochSwitch | EpochUse, members: tuple[Candidate, ...] = ALL, now: float = 1.0
+) -> None:
+    stance = stance if isinstance(stance, EpochSwitch) else EpochSwitch(stance)
+    hashes: Mapping[str, str] = {"web": "rendezvous", "dns": "maglev"}
+    asyncio.run(to.apply(stance, dict.fromkeys(SLOTS, members), hashes, INDEXES, BASE, now))
+
+
+def used(tables: Maps) -> tuple[Epoch | None, ...]:
+    """The epochs that the program uses by what it reads: their keys."""
+    conf = tables.conf()
+    assert conf is not None
+    by_key = {epoch.key: epoch.number for epoch in (OLD, NEW, THIRD)}
+    assert by_key[conf.hash_key] == conf.epoch
+    assert conf.other is None or by_key[conf.other.hash_key] == conf.other.epoch
+    known = {epoch.number: epoch for epoch in (OLD, NEW, THIRD)}
+    return known[conf.epoch], known[conf.other.epoch] if conf.other else None
+
+
+def grace(tables: Maps, now: float) -> set[bool]:
+    """Whether rows are in grace now, of all services on all sides that are used."""
+    conf = tables.conf()
+    assert conf is not None
+    there = [conf.side, 1 - conf.side] if conf.other else [conf.side]
+    found = [tables.grace(slot, side) for slot in SLOTS.values() for side in there]
+    return {bool(one) for until in found if until is not None for one in np.unique(until > now * 10**9)}
+
+
+def test_a_switch(tables: Maps) -> None:
+    first = sides(tables, OLD)
+    assert first.use is None
+    apply(first, EpochUse(OLD.number))
+    assert used(tables) == (OLD, None)
+    assert tables.missing() == ["the node's own entry (index 1)"]
+
+    second = sides(tables, NEW, OLD)  # the same node, with the new configuration
+    assert second.use == EpochUse(OLD.number)
+    apply(second, EpochUse(OLD.number), now=100.0)
+    assert used(tables) == (OLD, NEW)
+    conf = tables.conf()
+    assert conf is not None
+    assert conf.side == 0
+    assert not (tables.grace(1, 0) > 100 * 10**9).any(), "what was there is not disturbed"  # type: ignore[operator]
+
+    turns, switched = EpochUse(OLD.number, alternating=True), EpochUse(NEW.number, alternating=True)
+    apply(second, EpochSwitch(EpochUse(OLD.number), turns, 200.0), now=200.0)
+    assert grace(tables, 200.0) == {True}, "before anything changes"
+    assert used(tables) == (OLD, NEW)
+    apply(second, turns, now=202.0)
+    conf = tables.conf()
+    assert conf is not None
+    assert (conf.epoch, conf.other) == (OLD.number, OtherEpoch(NEW.key, NEW.number, alternating=True))
+    apply(second, EpochSwitch(turns, switched, 203.0), now=203.0)
+    rows = tables.rows(1, 0)
+    apply(second, switched, now=205.0)
+    assert used(tables) == (NEW, OLD)
+    assert (tables.rows(1, 0) == rows).all()  # type: ignore[union-attr]
+    assert grace(tables, 205.0) == {True}
+
+    last = sides(tables, NEW)
+    assert last.use == switched
+    apply(last, EpochUse(NEW.number), now=300.0)
+    assert used(tables) == (NEW, None)
+    assert tables.rows(1, 0) is None, "its memory is given back"
+    assert tables.rows(1, 1) is not None
+
+
+def test_a_successor_with_the_same_configuration_changes_nothing(tables: Maps) -> None:
+    use = EpochUse(NEW.number, alternating=True)
+    apply(sides(tables, NEW, OLD), use)
+    conf = tables.conf()
+    graces = [tables.grace(slot, side) for slot in SLOTS.values() for side in (0, 1)]
+    successor = sides(tables, NEW, OLD)
+    assert successor.use == use
+    apply(successor, use, now=500.0)
+    assert tables.conf() == conf
+    after = [tables.grace(slot, side) for slot in SLOTS.values() for side in (0, 1)]
+    assert all((a == b).all() for a, b in zip(graces, after, strict=True) if a is not None and b is not None)
+    assert successor.complete
+
+
+def test_epochs_that_know_nothing_of_each_other(tables: Maps) -> None:
+    """A new key, and no word of the old one; then two new ones while both sides are taken."""
+    apply(sides(tables, OLD), EpochUse(OLD.number))
+    apply(sides(tables, NEW), EpochUse(NEW.number))
+    assert used(tables) == (NEW, None)
+    apply(sides(tables, NEW, OLD), EpochUse(NEW.number, alternating=True))
+    assert used(tables) == (NEW, OLD)
+    third = sides(tables, THIRD)
+    assert third.use is None
+    apply(third, EpochUse(THIRD.number))
+    assert used(tables) == (THIRD, None)
+    assert third.complete
+    apply(sides(tables, OLD, NEW), EpochUse(NEW.number))
+    assert used(tables) == (NEW, OLD)
+    assert tables.missing() == ["the node's own entry (index 1)"]
+
+
+def test_the_next_switch_begins_while_the_last_epoch_is_still_kept(tables: Maps) -> None:
+    apply(sides(tables, NEW, OLD), EpochUse(NEW.number, alternating=True))
+    after = sides(tables, THIRD, NEW)
+    assert after.use == EpochUse(NEW.number, alternating=True)
+    apply(after, EpochUse(NEW.number))
+    assert used(tables) == (NEW, THIRD)
+
+
+def test_an_epoch_with_fewer_rows_lies_in_the_same_maps(tables: Maps) -> None:
+    """The low bits of a hash are its row in both."""
+    made = sides(tables, SMALL, OLD)
+    apply(made, EpochUse(OLD.number))
+    rows = tables.rows(1, 0)
+    assert rows is not None
+    assert (rows[: ROWS // 2] == rows[ROWS // 2 :]).all()
+    expected = algorithm.build(1, "rendezvous", ALL, ROWS // 2, 3)
+    for row in (0, 77, ROWS // 2 - 1):
+        chain = [INDEXES[expected.members[place]] for place in expected.places[row]]
+        assert made.row("web", SMALL.number, row) == chain
+        assert rows[row].tolist() == [*chain, *[0] * 5]
+
+
+def test_another_version_makes_other_rows(tables: Maps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a later release would have it: two ways from members to rows, side by side."""
+
+    def turned(members: tuple[Candidate, ...], rows: int, chain: int, before: object) -> object:
+        table = algorithm.build(1, "rendezvous", members, rows, chain)
+        return replace(table, places=np.roll(table.places, 1, axis=0))
+
+    monkeypatch.setitem(algorithm.ALGORITHMS, 2, {"rendezvous": turned, "maglev": turned})
+    later = Epoch(0x4E, 2, ROWS, 4, OLD.key)
+    made = sides(tables, later, OLD)
+    apply(made, EpochUse(OLD.number))
+    assert made.row("web", later.number, 5) == made.row("web", OLD.number, 4)
+    assert made.row("web", later.number, 5) != made.row("web", OLD.number, 5)
+
+
+def test_members_change_on_both_sides(tables: Maps) -> None:
+    made = sides(tables, NEW, OLD)
+    apply(made, EpochUse(OLD.number))
+    apply(made, EpochUse(OLD.number), ALL[:2], now=50.0)
+    for slot, side in ((slot, side) for slot in SLOTS.values() for side in (0, 1)):
+        rows = tables.rows(slot, side)
+        assert rows is not None
+        assert set(np.unique(rows)) == {0, 1, 2}

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A view carried into real maps: what the program will read of services, nodes, prefixes and the deny list."""
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from agent.config.file import parse
+from agent.config.schema import Config
+from agent.forwarding.map_writer import MapWriter, key_of
+from agent.forwarding.next_hop import NextHop
+from agent.model import Candidate, State
+from agent.node.problems import unlisted_interfaces
+from agent.table.epoch import EpochSwitch, EpochUse, supported
+from bpf.attach.datapath import DataPath
+from bpf.layout.structs import Affinity, Forward, NodeEntry, ServiceEntry
+from bpf.maps.maps import Maps
+
+pytestmark = pytest.mark.lab
+
+TEXT = """\
+cluster: 7
+node: {interface: eth0}
+services:
+  - {name: web, vip: 192.0.2.10, protocol: tcp, port: 443, affinity: 2-tuple, when_no_member: drop}
+  - {name: six, vip: "2001:db8:99::1", protocol: udp, port: 53, forward: l2, hash: maglev, health: {port: 53}}
+bgp: {local_as: 65001, identity_prefix: 10.254.0.0/16, peers: [{address: 10.0.0.1, as: 65000}]}
+members: {allow: [10.0.0.0/24, "2001:db8::/64"], outer: ipv6}
+deny: [198.51.100.0/24]
+table: {rows: 4096}
+"""
+A, B, C = (IPv4Address("10.0.0.11") + i for i in range(3))
+A6, B6 = IPv6Address("2001:db8::11"), IPv6Address("2001:db8::12")
+CONFIG = parse(TEXT, "lb.yml")
+MAC, SOURCE = bytes.fromhex("020000000002"), bytes.fromhex("020000000077")
+ALL = tuple(Candidate(address, 100, 100, State.UP) for address in (A, B, C))
+
+
+@dataclass
+class Maps:
+    """All of a data path that the applier uses: its tables."""
+
+    tables: Maps
+
+
+@pytest.fixture
+def maps(tmp_path: Path) -> Iterator[Maps]:
+    assert not os.geteuid(), "needs root"
+    subprocess.run(["mount", "-t", "bpf", "bpf", tmp_path], check=True)
+    try:
+        folder = tmp_path / "maps"
+        folder.mkdir()
+        tables = Maps.open(folder, 4096)
+        yield Maps(tables)
+        tables.close()
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def applier(maps: Maps, config: Config = CONFIG) -> MapWriter:
+    return MapWriter(config, supported(config), cast(DataPath, maps), A, A6, config.deny)
+
+
+def apply(to: MapWriter, members: tuple[Candidate, ...], now: float = 1.0, stance: EpochSwitch | None = None) -> None:
+    ends = {A: A6, B: B6, C: None}
+    present = dict.fromkeys(("web", "six"), members)
+    there = {c.address: ends[c.address] for c in members}
+    stance = stance or EpochSwitch(EpochUse(supported(CONFIG)[0].number))
+    asyncio.run(to.apply(present, {"web": True, "six": False}, there, stance, now))
+
+
+def test_what_the_program_reads(maps: Maps) -> None:
+    made = applier(maps)
+    apply(made, ALL)
+    web, six = CONFIG.services
+    assert maps.tables.services() == {
+        key_of(web): ServiceEntry(1, True, Affinity.TWO_TUPLE, Forward.GUE, drop_no_member=True),
+        key_of(six): ServiceEntry(2, False, Affinity.FIVE_TUPLE, Forward.L2),
+    }
+    assert maps.tables.node_prefixes() == {IPv4Network("10.0.0.0/24"), IPv6Network("2001:db8::/64")}
+    assert maps.tables.denied() == {IPv4Network("198.51.100.0/24")}
+    conf = maps.tables.conf()
+    assert conf is not None
+    assert (conf.address, conf.address6, conf.hash_key) == (A, A6, CONFIG.hash_key)
+    assert made.ready
+    assert made.digest("web") != made.digest("six"), "rendezvous and maglev"
+
+
+def test_a_next_hop_goes_to_the_end_that_tunnels_use(maps: Maps) -> None:
+    made = applier(maps)
+    apply(made, ALL)
+    assert maps.tables.nodes()[2] == NodeEntry(B, 12, None, address6=B6, outer6=True)
+    made.learn_hop(B, NextHop(MAC))
+    assert maps.tables.nodes()[2].mac is None, "this is not the end that packets are sent to"
+    made.learn_hop(B6, NextHop(MAC, False, 3, SOURCE, 7, 1400))
+    assert maps.tables.nodes()[2] == NodeEntry(B, 12, MAC, False, B6, True, 3, SOURCE, 7, 1400)
+    assert made.strays({3}) == []
+    assert made.strays({4}) == [(B, 3)]
+    path = SimpleNamespace(uplinks=[SimpleNamespace(ifindex=3)], mode="native")
+    made.learn_hop(B6, NextHop(MAC, False, 1, SOURCE))
+    (told,) = unlisted_interfaces(made, cast(DataPath, path))
+    assert told == "10.0.0.12 is reached by lo, where XDP may be unable to send; list it in node.interfaces"
+    path.mode = "generic"
+    assert unlisted_interfaces(made, cast(DataPath, path)) == [], "there the kernel sends by any interface"
+    made.learn_hop(C, NextHop(MAC))
+    assert maps.tables.nodes()[3] == NodeEntry(C, 13, MAC), "it told no IPv6 address"
+    assert made.reaches([B6, C])
+
+
+def test_a_successor_takes_over_what_is_there(maps: Maps) -> None:
+    first = applier(maps)
+    apply(first, ALL)
+    first.learn_hop(B6, NextHop(MAC, False, 3, SOURCE, 7, 1400))
+    second = applier(maps)
+    assert second.known_hop(B6) == NextHop(MAC, False, 3, SOURCE, 7, 1400)
+    nodes, grace = maps.tables.nodes(), maps.tables.grace(1)
+    apply(second, ALL, now=500.0)
+    assert maps.tables.nodes() == nodes
+    assert grace is not None
+    assert (maps.tables.grace(1) == grace).all(), "nothing changed, so no row is in grace anew"
+
+
+def test_only_changed_rows_are_in_grace_and_a_gone_node_is_cleared(maps: Maps) -> None:
+    made = applier(maps)
+    apply(made, ALL)
+    rows = maps.tables.rows(1)
+    apply(made, ALL[:2], now=100.0)
+    after, grace = maps.tables.rows(1), maps.tables.grace(1)
+    assert rows is not None
+    assert after is not None
+    assert grace is not None
+    assert ((rows != after).any(axis=1) <= (grace > 100 * 10**9)).all()
+    assert C not in {entry.address for entry in maps.tables.nodes().values()}
+    made.deny([IPv6Network("2001:db8:bad::/48")])
+    assert maps.tables.denied() == {IPv6Network("2001:db8:bad::/48")}

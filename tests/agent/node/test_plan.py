@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a condition leads to: weights, announcements, node indexes, grace."""
+
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
+
+import numpy as np
+import pytest
+
+from agent.config.file import parse
+from agent.config.schema import Config
+from agent.errors import AgentError
+from agent.model import Member, Share, State
+from agent.node.plan import (
+    GRACE_IN_ALL_S,
+    GRACE_S,
+    Condition,
+    Grace,
+    announcement,
+    candidates,
+    effective_weight,
+    node_indexes,
+    own_share,
+)
+
+TEXT = """\
+cluster: 7
+node: {interface: eth0}
+services:
+  - {name: web, vip: 192.0.2.10, protocol: tcp, port: 443, forward: l2, weight: 50}
+  - {name: alt, vip: 192.0.2.10, protocol: tcp, port: 80, forward: l2}
+bgp: {local_as: 65001, identity_prefix: 10.254.0.0/16, peers: [{address: 10.0.0.1, as: 65000}]}
+members: {allow: [10.0.0.0/24]}
+xdp: {mode: MODE}
+"""
+VIP = IPv4Address("192.0.2.10")
+A, B, C = (IPv4Address("10.0.0.11") + i for i in range(3))
+NS = 1_000_000_000
+
+
+def config(mode: str = "auto") -> Config:
+    return parse(TEXT.replace("MODE", mode), "lb.yml")
+
+
+FINE = Condition(forwarding=True, healthy={"web": True, "alt": True})
+
+
+@pytest.mark.parametrize(
+    ("condition", "share"),
+    [
+        (FINE, Share(50, 50, State.UP)),
+        (replace(FINE, healthy={"web": False, "alt": True}), Share(50, 0, State.UP)),
+        (replace(FINE, intent=State.DRAINING), Share(50, 0, State.DRAINING)),
+        (replace(FINE, intent=State.LEFT), Share(50, 0, State.LEFT)),
+        (replace(FINE, weights={"web": 20}), Share(50, 20, State.UP)),
+        (replace(FINE, weights={"alt": 20}), Share(50, 50, State.UP)),
+        (replace(FINE, weights={"web": 70}), Share(50, 50, State.UP)),  # the nominal one was lowered since
+        (replace(FINE, drained=frozenset({"web"})), Share(50, 0, State.DRAINING)),
+        (replace(FINE, drained=frozenset({"alt"})), Share(50, 50, State.UP)),
+        (replace(FINE, drained=frozenset({"web"}), intent=State.LEFT), Share(50, 0, State.LEFT)),
+    ],
+)
+def test_own_share(condition: Condition, share: Share) -> None:
+    assert own_share(config().services[0], condition) == share
+
+
+def test_an_ipv6_vip_needs_a_peer_that_carries_it_and_a_next_hop() -> None:
+    vip6 = IPv6Address("2001:db8:99::1")
+    text = TEXT.replace("MODE", "auto").replace("192.0.2.10", "'2001:db8:99::1'")
+    alone = announcement(parse(text, "lb.yml"), vip6, FINE)
+    assert (alone.wanted, alone.why) == (False, "no BGP peer carries IPv6; add it to a peer's families")
+    carried = text.replace("as: 65000}", "as: 65000, families: [ipv4, ipv6]}")
+    assert announcement(parse(carried, "lb.yml"), vip6, FINE).wanted
+    bare = replace(FINE, has_ipv6=False)
+    why = announcement(parse(carried, "lb.yml"), vip6, bare).why
+    assert why == "the node's interface has no IPv6 address to be the next hop"
+    elsewhere = carried.replace("weight: 50", "announce: {next_hop: '2001:db8::c'}")
+    assert announcement(parse(elsewhere, "lb.yml"), vip6, bare).wanted
+
+
+DRAINED = replace(FINE, drained=frozenset({"web"}))
+SICK = replace(FINE, healthy={"web": False, "alt": True})
+
+
+@pytest.mark.parametrize(
+    ("mode", "condition", "wanted", "why"),
+    [
+        ("auto", FINE, True, "healthy"),
+        ("auto", SICK, False, "unhealthy: web"),
+        ("auto", replace(SICK, begun=frozenset({VIP})), True, "forwarding for web"),
+        ("off", replace(SICK, begun=frozenset({VIP})), False, "unhealthy: web"),
+        ("off", FINE, True, "healthy"),
+        ("auto", replace(FINE, intent=State.DRAINING), False, "the node is draining"),
+        ("auto", replace(FINE, intent=State.LEFT), False, "the node is left"),
+        ("auto", replace(FINE, forwarding=False), False, "the data path is not ready"),
+        ("auto", replace(FINE, forwarding=False, begun=frozenset({VIP})), False, "the data path is not ready"),
+    ],
+)
+def test_announcement(mode: str, condition: Condition, wanted: bool, why: str) -> None:
+    found = announcement(config(mode), VIP, condition)
+    assert (found.wanted, found.why) == (wanted, why)
+
+
+@pytest.mark.parametrize(
+    ("mode", "policy", "untaken", "condition", "wanted", "why"),
+    [
+        ("auto", "withdraw", {"web", "alt"}, SICK, False, "no member is healthy: web"),
+        ("auto", "fail_open", {"web", "alt"}, SICK, True, "no member is healthy: failing open"),
+        ("off", "fail_open", {"web", "alt"}, SICK, True, "no member is healthy: failing open"),
+        ("off", "withdraw", {"web", "alt"}, SICK, False, "no member is healthy: web"),
+        # Somebody serves one of the VIP's services: it stays, as does everybody's.
+        ("auto", "withdraw", {"web"}, SICK, True, "forwarding for web"),
+        ("off", "fail_open", {"web"}, SICK, False, "unhealthy: web"),
+        # Also a node whose own service is fine withdraws, when its operator has drained it as the last.
+        (
+            "auto",
+            "withdraw",
+            {"web", "alt"},
+            replace(FINE, drained=frozenset({"web"})),
+            False,
+            "no member is healthy: web",
+        ),
+    ],
+)
+def test_announcement_when_no_member_is_healthy(
+    mode: str, policy: str, untaken: set[str], condition: Condition, wanted: bool, why: str
+) -> None:
+    text = TEXT.replace("MODE", mode).replace("weight: 50", f"weight: 50, when_unhealthy: {policy}")
+    condition = replace(condition, begun=frozenset({VIP}))
+    found = announcement(parse(text, "lb.yml"), VIP, condition, untaken)
+    assert (found.wanted, found.why) == (wanted, why)
+    # Before its first rise a VIP is not announced at all, whatever the policy.
+    if condition.healthy["web"] is False:
+        assert not announcement(parse(text, "lb.yml"), VIP, replace(condition, begun=frozenset()), untaken).wanted
+
+
+def test_a_member_only_announces_nothing() -> None:
+    quiet = parse(TEXT.replace("MODE", "auto").replace("interface: eth0", "interface: eth0, announce: false"), "lb.yml")
+    found = announcement(quiet, VIP, FINE)
+    assert (found.wanted, found.why) == (False, "node.announce is false: a member only")
+    assert own_share(quiet.services[0], FINE) == Share(50, 50, State.UP)
+
+
+@pytest.mark.parametrize(
+    ("text", "weight"), [("0", 0), ("7", 7), ("50", 50), ("50%", 25), ("1%", 1), ("100%", 50), ("nominal", 50)]
+)
+def test_effective_weight(text: str, weight: int) -> None:
+    assert effective_weight(text, 50) == weight
+
+
+@pytest.mark.parametrize("text", ["51", "101%", "-1", "", "%", "half", "5.5", "²"])
+def test_no_effective_weight(text: str) -> None:
+    with pytest.raises(AgentError, match=r"is not a weight|is more than the nominal weight, 50"):
+        effective_weight(text, 50)
+
+
+def test_candidates_leave_out_those_that_left_and_strip_the_lost() -> None:
+    def member(address: IPv4Address, state: State, lost: bool = False) -> Member:
+        return Member(address, 1, {5: Share(100, 100 if state is State.UP else 0, state)}, lost, 0.0, "")
+
+    found = candidates(5, [member(A, State.UP), member(B, State.LEFT), member(C, State.UP, lost=True)])
+    assert [(c.address, c.weight, c.effective, c.state) for c in found] == [
+        (A, 100, 100, State.UP),
+        (C, 100, 0, State.LOST),
+    ]
+    assert candidates(6, [member(A, State.UP)]) == ()
+
+
+def test_node_indexes_keep_their_meaning() -> None:
+    first = node_indexes({}, [B, A], 8)
+    assert first == {A: 1, B: 2}
+    # A goes and C comes in one step: C must not take A's index, which the old rows still name.
+    assert node_indexes(first, [B, C], 8) == {B: 2, C: 3}
+    assert node_indexes({B: 2}, [B, C], 8) == {B: 2, C: 1}
+
+
+def test_node_indexes_run_out() -> None:
+    assert node_indexes({}, [A, B], 3) == {A: 1, B: 2}
+    assert node_indexes({}, [A, B, C], 3) is None
+
+
+def test_grace_begins_and_ends() -> None:
+    changed = np.array([True, False])
+    grace = Grace.of(np.zeros(2, np.uint64)).after(changed, 100.0)
+    assert grace.until.tolist() == [int((100 + GRACE_S) * NS), 0]
+    # A change of another row leaves it alone.
+    assert grace.after(~changed, 105.0).until.tolist() == [int((100 + GRACE_S) * NS), int((105 + GRACE_S) * NS)]
+
+
+def test_grace_is_bounded_over_a_run_of_changes() -> None:
+    changed, grace = np.array([True]), Grace.of(np.zeros(1, np.uint64))
+    for now in range(0, 300, 5):
+        grace = grace.after(changed, 1000.0 + now)
+        assert grace.until[0] <= (1000 + GRACE_IN_ALL_S) * NS
+    # Only when the row has been at rest for a time does another change begin another run.
+    grace = grace.after(changed, 1295.0 + GRACE_S)
+    assert grace.until[0] == (1295 + 2 * GRACE_S) * NS
+
+
+def test_grace_of_an_earlier_agent_is_kept() -> None:
+    left = np.array([50 * NS, 0], np.uint64)
+    assert Grace.of(left).after(np.array([False, True]), 45.0).until.tolist() == [50 * NS, (45 + GRACE_S) * NS]
+
+
+def test_grace_never_shrinks() -> None:
+    changed, grace = np.array([True]), Grace.of(np.zeros(1, np.uint64))
+    last = 0
+    for now in (100.0, 109.0, 118.0, 124.0, 129.9):
+        grace = grace.after(changed, now)
+        assert int(grace.until[0]) >= last
+        last = int(grace.until[0])
+    assert last == (100 + GRACE_IN_ALL_S) * NS

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an agent leaves for its successor comes back whole, or not at all."""
+
+import json
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
+
+import pytest
+
+from agent.announcing.decide import FlapRecord
+from agent.announcing.export_status import ExportStatus, StatusEntry
+from agent.membership.identity_version import Version
+from agent.model import Member, Share, State
+from agent.node.saved_state import SavedState, load, save
+from agent.table.epoch import EpochUse
+
+A = IPv4Address("10.0.0.11")
+SAVED = SavedState(
+    members=(
+        Member(
+            A,
+            9,
+            {5: Share(100, 50, State.UP), 6: Share(1, 0, State.DRAINING, announced=False)},
+            True,
+            12.5,
+            "withdrawn",
+            IPv6Address("2001:db8::1"),
+            77,
+            (8, 7),
+        ),
+    ),
+    healthy=frozenset({"web"}),
+    intent=State.DRAINING,
+    falls={IPv4Address("192.0.2.1"): FlapRecord(7.5, 4.0, 2), IPv6Address("2001:db8:99::1"): FlapRecord(8.0, 2.0, 1)},
+    standings=(
+        StatusEntry(ExportStatus("192.0.2.1", "10.0.0.1", "announced", "yes", "up", "healthy"), 1_700_000_000.5),
+    ),
+    begun=frozenset({IPv4Address("192.0.2.2")}),
+    vips=frozenset({IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")}),
+    denied=frozenset({IPv4Network("198.51.100.0/24"), IPv6Network("2001:db8:bad::/48")}),
+    version=Version(1_800_000_000, "0123456789abcdef"),
+    use=EpochUse(0x1234, alternating=True),
+    drained=frozenset({"web"}),
+    weights=(("alt", 5),),
+)
+
+
+def test_comes_back_whole(tmp_path: Path) -> None:
+    save(tmp_path / "state.json", SAVED)
+    assert load(tmp_path / "state.json") == SAVED
+    assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    assert load(tmp_path / "state.json") == SavedState()
+
+
+@pytest.mark.parametrize(
+    "key", ["members", "healthy", "intent", "falls", "standings", "begun", "vips", "denied", "version"]
+)
+@pytest.mark.parametrize("value", [None, 3, "x", [None], [[1]], {"a": 1}, {"192.0.2.1": [1]}])
+def test_a_broken_file_is_as_good_as_none(tmp_path: Path, key: str, value: object) -> None:
+    path = tmp_path / "state.json"
+    save(path, SAVED)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    loaded = load(path)
+    assert loaded == SavedState() or isinstance(loaded, SavedState)
+    path.write_text(path.read_text()[:-5])
+    assert load(path) == SavedState()

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Maglev tables against the oracle, their golden vectors, their spread, and what keeps connections alive."""
+
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from support.oracle import chain as oracle
+
+from agent.model import Candidate, State
+from agent.table.maglev import build
+from agent.table.table import Table
+
+BASE = IPv4Address("10.0.0.11")
+
+
+def members(count: int, weight: int = 100) -> list[Candidate]:
+    return [Candidate(BASE + i, weight, weight, State.UP) for i in range(count)]
+
+
+def chains(table: Table) -> list[list[IPv4Address]]:
+    return [[table.members[place] for place in row if place >= 0] for row in table.places.tolist()]
+
+
+candidate = st.builds(
+    lambda offset, weight, part, state: Candidate(
+        BASE + offset, weight, weight * part // 4 if state is State.UP else 0, state
+    ),
+    offset=st.integers(0, 4000),
+    weight=st.one_of(st.integers(0, 10_000), st.sampled_from([0, 1, 100, 10_000])),
+    part=st.integers(0, 4),
+    state=st.sampled_from([State.UP, State.UP, State.DRAINING, State.LOST]),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(candidate, max_size=9, unique_by=lambda c: c.address), st.integers(1, 8), st.randoms())
+def test_equals_the_oracle(candidates: list[Candidate], chain: int, shuffler: object) -> None:
+    plain = [(c.address, c.weight, c.effective, str(c.state)) for c in candidates]
+    shuffler.shuffle(candidates)  # type: ignore[attr-defined]
+    assert chains(build(candidates, 256, chain)) == oracle.maglev(plain, 256, chain)
+
+
+def test_many_members_equal_the_oracle() -> None:
+    """Enough rows for both ways of finding the next free one, and enough members for the blocks."""
+    crowd = [Candidate(BASE + i, 50 + i, 50 + i, State.UP) for i in range(50)]
+    plain = [(c.address, c.weight, c.effective, str(c.state)) for c in crowd]
+    assert chains(build(crowd, 2048, 4)) == oracle.maglev(plain, 2048, 4)
+
+
+def test_golden_vectors() -> None:
+    """Frozen: a change here is a new TABLE_VERSION, or clusters would break connections when they upgrade."""
+    mixed = [
+        Candidate(BASE, 100, 100, State.UP),
+        Candidate(BASE + 1, 300, 75, State.UP),
+        Candidate(BASE + 2, 200, 0, State.DRAINING),
+        Candidate(BASE + 3, 100, 0, State.LOST),
+        Candidate(BASE + 4, 0, 0, State.UP),
+    ]
+    assert build(members(5), 65_536, 4).digest == "b7191e55d6e37916"
+    assert build(mixed, 4096, 8).digest == "586c987c9fdee1de"
+
+
+@pytest.mark.parametrize("count", [2, 7, 64, 1000])
+def test_spread_is_nearly_perfect(count: int) -> None:
+    owners = np.bincount(build(members(count), 65_536, 4).places[:, 0], minlength=count)
+    assert owners.max() / owners.mean() <= 1.02
+    assert owners.max() - owners.min() <= 1
+
+
+@pytest.mark.parametrize("weights", [[100, 200, 300, 400], [1, 10_000], [37 * i % 50 + 50 for i in range(500)]])
+def test_spread_follows_weight(weights: list[int]) -> None:
+    candidates = [Candidate(BASE + i, weight, weight, State.UP) for i, weight in enumerate(weights)]
+    owners = np.bincount(build(candidates, 65_536, 4).places[:, 0], minlength=len(weights))
+    ideal = np.array(weights) * 65_536 / sum(weights)
+    assert np.abs(owners - ideal).max() < 2
+
+
+def moved(before: list[Candidate], after: list[Candidate]) -> tuple[int, int]:
+    """How many rows have another owner, and how many of those have lost the old one from their chain."""
+    old, new = (addresses(build(candidates, 65_536, 4)) for candidates in (before, after))
+    rows = old[:, 0] != new[:, 0]
+    return int(rows.sum()), int((new[rows] != old[rows][:, :1]).all(axis=1).sum())
+
+
+def addresses(table: Table) -> NDArray[np.int64]:
+    return np.array([*map(int, table.members), 0])[table.places]
+
+
+@pytest.mark.parametrize("count", [2, 5, 64])
+@pytest.mark.parametrize(
+    "change", [{"state": State.DRAINING, "effective": 0}, {"state": State.LOST, "effective": 0}, {"effective": 30}]
+)
+def test_the_old_owner_of_every_moved_row_is_next(count: int, change: dict[str, object]) -> None:
+    before = members(count)
+    after = [*before[:1], replace(before[1], **change), *before[2:]]  # type: ignore[arg-type]
+    rows, lost = moved(before, after)
+    assert rows > 65_536 // count // 4
+    assert lost == 0
+    places = addresses(build(after, 65_536, 4))
+    different = places[:, 0] != addresses(build(before, 65_536, 4))[:, 0]
+    assert (places[different, 1] == addresses(build(before, 65_536, 4))[different, 0]).all()
+
+
+@pytest.mark.parametrize("state", [State.DRAINING, State.LOST])
+def test_who_leaves_after_a_drain_moves_no_owner(state: State) -> None:
+    gone = members(16)
+    gone[3] = replace(gone[3], effective=0, state=state)
+    assert moved(gone, gone[:3] + gone[4:]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("count", "most_moved", "most_lost"), [(2, 0.34, 0), (5, 0.18, 4), (16, 0.065, 10), (64, 0.021, 30)]
+)
+def test_a_new_members_rows_know_the_old_owner(count: int, most_moved: float, most_lost: int) -> None:
+    """Not of every row, unlike rendezvous: see the module. The bounds are what was measured, a little above."""
+    rows, lost = moved(members(count), members(count + 1))
+    assert 65_536 // (count + 1) <= rows + 1 <= most_moved * 65_536
+    assert lost <= most_lost
+
+
+def test_nobody_takes_new_flows_then_all_that_are_there_do() -> None:
+    draining = [Candidate(BASE + i, 100, 0, State.DRAINING) for i in range(2)]
+    lost = Candidate(BASE + 2, 100, 0, State.LOST)
+    assert {chain[0] for chain in chains(build([*draining, lost], 4096, 4))} == {BASE, BASE + 1}
+    assert {chain[0] for chain in chains(build([lost], 4096, 4))} == {BASE + 2}
+    assert chains(build([], 4096, 4)) == [[]] * 4096

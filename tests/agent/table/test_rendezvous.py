@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables against the oracle, their golden vectors, and the properties that keep connections alive."""
+
+import random
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.oracle import chain as oracle
+
+from agent.model import Candidate, State
+from agent.table.rendezvous import KEPT_FROM, build
+
+BASE = IPv4Address("10.0.0.11")
+
+
+def members(count: int, weight: int = 100) -> list[Candidate]:
+    return [Candidate(BASE + i, weight, weight, State.UP) for i in range(count)]
+
+
+def chains(candidates: list[Candidate], rows: int = 4096, chain: int = 4) -> list[list[IPv4Address]]:
+    table = build(candidates, rows, chain)
+    return [[table.members[place] for place in row if place >= 0] for row in table.places.tolist()]
+
+
+candidate = st.builds(
+    lambda offset, weight, part, state: Candidate(
+        BASE + offset, weight, weight * part // 4 if state is State.UP else 0, state
+    ),
+    offset=st.integers(0, 4000),
+    weight=st.one_of(st.integers(0, 10_000), st.sampled_from([0, 1, 100, 10_000])),
+    part=st.integers(0, 4),
+    state=st.sampled_from([State.UP, State.UP, State.DRAINING, State.LOST]),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(candidate, max_size=9, unique_by=lambda c: c.address), st.integers(1, 8), st.randoms())
+def test_equals_the_oracle(candidates: list[Candidate], chain: int, shuffler: random.Random) -> None:
+    rows = sorted(shuffler.sample(range(4096), 40))
+    found = chains(candidates, chain=chain)
+    plain = [(c.address, c.weight, c.effective, str(c.state)) for c in candidates]
+    assert [found[row] for row in rows] == [oracle.chain(plain, row, chain) for row in rows]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(candidate, max_size=9, unique_by=lambda c: c.address), st.randoms())
+def test_order_of_members_does_not_matter(candidates: list[Candidate], shuffler: random.Random) -> None:
+    digest = build(candidates, 4096, 4).digest
+    shuffler.shuffle(candidates)
+    assert build(candidates, 4096, 4).digest == digest
+
+
+def test_golden_vectors() -> None:
+    """Frozen: a change here is a new TABLE_VERSION, or clusters would break connections when they upgrade."""
+    assert build(members(5), 65_536, 4).digest == "b5fd520a8739b0ff"
+    mixed = [
+        Candidate(BASE, 100, 100, State.UP),
+        Candidate(BASE + 1, 300, 75, State.UP),
+        Candidate(BASE + 2, 200, 0, State.DRAINING),
+        Candidate(BASE + 3, 100, 0, State.LOST),
+        Candidate(BASE + 4, 0, 0, State.UP),
+    ]
+    assert build(mixed, 4096, 8).digest == "93ac0df36f66554e"
+
+
+@pytest.mark.parametrize(("count", "bound"), [(4, 1.02), (16, 1.04), (64, 1.10)])
+def test_spread_is_even(count: int, bound: float) -> None:
+    owners = np.bincount(build(members(count), 65_536, 4).places[:, 0], minlength=count)
+    assert owners.max() / owners.mean() < bound
+
+
+def test_spread_follows_weight() -> None:
+    candidates = [Candidate(BASE + i, 100 * (i + 1), 100 * (i + 1), State.UP) for i in range(4)]
+    share = np.bincount(build(candidates, 65_536, 4).places[:, 0], minlength=4) / 65_536
+    assert share == pytest.approx([0.1, 0.2, 0.3, 0.4], rel=0.03)
+
+
+@pytest.mark.parametrize("state", [State.DRAINING, State.LOST])
+def test_one_change_moves_only_its_own_rows_and_keeps_the_old_owner_next(state: State) -> None:
+    before = chains(members(5))
+    changed = members(5)
+    changed[2] = Candidate(BASE + 2, 100, 0, state)
+    for old, new in zip(before, chains(changed), strict=True):
+        if old[0] == BASE + 2:
+            assert new[:2] == [old[1], BASE + 2]
+        else:
+            assert new == old
+
+
+def test_a_new_member_has_the_old_owner_behind_it() -> None:
+    for old, new in zip(chains(members(4)), chains(members(5)), strict=True):
+        assert new[0] == old[0] or new[:2] == [BASE + 4, old[0]]
+
+
+@pytest.mark.parametrize("effective", [50, 25, 10, 0])
+def test_lowering_an_effective_weight_never_hides_the_old_owner(effective: int) -> None:
+    lowered = members(5)
+    lowered[1] = Candidate(BASE + 1, 100, effective, State.UP)
+    for old, new in zip(chains(members(5)), chains(lowered), strict=True):
+        assert old[0] in new[:2]
+
+
+def test_nobody_takes_new_flows_then_all_that_are_there_do() -> None:
+    draining = [Candidate(BASE + i, 100, 0, State.DRAINING) for i in range(2)]
+    lost = Candidate(BASE + 2, 100, 0, State.LOST)
+    assert {chain[0] for chain in chains([*draining, lost])} == {BASE, BASE + 1}
+    assert {chain[0] for chain in chains([lost])} == {BASE + 2}
+    assert chains([]) == [[]] * 4096
+
+
+changes = st.lists(
+    st.tuples(st.integers(0, 11), st.sampled_from(["gone", "up", "half", "sick", "draining", "lost", "heavier"])),
+    min_size=1,
+    max_size=12,
+)
+
+
+def changed(candidates: dict[int, Candidate], offset: int, what: str) -> None:
+    old = candidates.get(offset, Candidate(BASE + offset * 37, 100, 100, State.UP))
+    match what:
+        case "gone":
+            candidates.pop(offset, None)
+        case "heavier":
+            candidates[offset] = replace(old, weight=old.weight + 50, effective=old.effective and old.effective + 50)
+        case "lost" | "draining":
+            candidates[offset] = replace(old, effective=0, state=State(what))
+        case _:
+            part = {"up": 2, "half": 1, "sick": 0}[what]
+            candidates[offset] = replace(old, effective=old.weight * part // 2, state=State.UP)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 60), changes, st.integers(1, 8))
+def test_a_change_leads_to_what_a_full_build_makes(others: int, steps: list[tuple[int, str]], chain: int) -> None:
+    """Every step from the table before it, with members enough that rankings are kept, or just not."""
+    candidates = {offset: Candidate(BASE + offset * 37, 100, 100, State.UP) for offset in range(3)}
+    crowd = [Candidate(BASE + 20 + i * 7, 50 + i, 50 + i, State.UP) for i in range(others)]
+    table = None
+    for offset, what in steps:
+        changed(candidates, offset, what)
+        now = [*candidates.values(), *crowd]
+        table = build(now, 4096, chain, table)
+        assert table.digest == build(now, 4096, chain).digest
+
+
+def test_rows_that_run_out_of_spares_are_ranked_anew() -> None:
+    """Members go one by one until a handful is left: every row has lost more than its spares by then."""
+    left = members(60)
+    table = build(left, 4096, 4)
+    while len(left) > KEPT_FROM:
+        left.pop(len(left) // 2)
+        table = build(left, 4096, 4, table)
+        assert table.ranking is not None
+        assert len(left) < 4 or (table.places >= 0).all()
+    assert table.digest == build(left, 4096, 4).digest
+
+
+def test_equal_costs_keep_the_order_of_addresses_through_changes() -> None:
+    """Costs coarse enough (weight 10,000) to be equal now and then: the smaller address wins, whoever came first."""
+    everyone = members(300, weight=10_000)
+    table = build(everyone[100:], 65_536, 4)
+    for new in everyone[:3]:
+        table = build([new, *(c for c in everyone[100:]), *everyone[: everyone.index(new)]], 65_536, 4, table)
+    assert table.digest == build([*everyone[:3], *everyone[100:]], 65_536, 4).digest
+
+
+@pytest.mark.parametrize("count", [100, 1000])
+def test_many_members_equal_the_oracle(count: int) -> None:
+    """Above a few members only the good hashes are looked at; the oracle looks at all."""
+    crowd = [Candidate(BASE + i, 1 + i * 7 % 300, 1 + i * 7 % 300, State.UP) for i in range(count)]
+    crowd += [Candidate(BASE + 5000 + i, 0, 0, State.UP) for i in range(3)]
+    found = chains(crowd, chain=8)
+    plain = [(c.address, c.weight, c.effective, str(c.state)) for c in crowd]
+    for row in range(0, 4096, 256):
+        assert found[row] == oracle.chain(plain, row, 8)
+
+
+def test_an_earlier_table_of_another_shape_is_no_harm() -> None:
+    before = build(members(40), 8192, 6)
+    assert build(members(41), 4096, 4, before).digest == build(members(41), 4096, 4).digest

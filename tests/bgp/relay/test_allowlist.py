@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the relay lets through, and the file that says so."""
+
+import os
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from bgp.errors import BgpError
+from bgp.relay.allowlist import AllowFile, refused
+
+ALLOWED = [ip_network("192.0.2.0/29"), ip_network("10.254.0.11/32"), ip_network("2001:db8::/64")]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "passes"),
+    [
+        ("192.0.2.1/32", True),
+        ("192.0.2.7/32", True),
+        ("192.0.2.8/32", False),
+        ("192.0.2.0/29", False),  # no host route: it would draw what is others'
+        ("192.0.2.0/31", False),
+        ("10.254.0.11/32", True),
+        ("10.254.0.12/32", False),
+        ("0.0.0.0/0", False),
+        ("2001:db8::1/128", True),
+        ("2001:db8::/64", False),
+        ("2001:db8:0:1::1/128", False),
+        ("::/0", False),
+    ],
+)
+def test_host_routes_inside_pass(prefix: str, passes: bool):
+    assert refused([prefix], ALLOWED) == ([] if passes else [prefix])
+
+
+def test_an_empty_list_lets_nothing_through():
+    assert refused(["192.0.2.1/32"], []) == ["192.0.2.1/32"]
+
+
+def replaced(path: Path, text: str) -> None:
+    aside = path.with_name("aside")
+    aside.write_text(text)
+    os.replace(aside, path)
+
+
+def test_the_file_is_read_again_when_it_is_replaced_and_only_then(tmp_path: Path):
+    path = tmp_path / "allow"
+    path.write_text("192.0.2.0/29\n2001:db8::/64\n")
+    file = AllowFile(path)
+    assert file.networks == (ALLOWED[0], ALLOWED[2])
+    assert not file.read()
+    replaced(path, "10.254.0.11/32\n")
+    assert file.read()
+    assert file.networks == (ALLOWED[1],)
+    for broken in ("10.254.0.11/16\n", "nonsense\n", "ü\n"):
+        replaced(path, broken)
+        with pytest.raises(BgpError, match=str(path)):
+            file.read()
+        assert file.networks == (ALLOWED[1],), "what was allowed still holds"
+    path.unlink()
+    with pytest.raises(BgpError, match="No such file"):
+        file.read()
+    with pytest.raises(BgpError, match="No such file"):
+        AllowFile(path)

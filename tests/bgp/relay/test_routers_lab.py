@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two speakers and a real router, BIRD 2 and FRR: what the router routes, and what one speaker learns of the other.
+
+    b1 10.0.0.11 ──┐
+     65001         ├── router 10.0.0.1 (the bridge is inside it), 65000: topology/routers/*.conf
+    b2 10.0.0.12 ──┘
+
+Both announce the VIP and each its identity. Every test leaves the lab as it found it. What the router does is read from
+its kernel (`ip monitor route`), with the kernel's times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+from support.waiting import wait_for
+
+from bgp import community
+from bgp.community import Identity, ServiceState
+from bgp.relay.adj_rib_in import QUIET_S
+from bgp.relay.client import RelayClient
+from bgp.relay.protocol import Snapshot
+from bgp.relay.reconciler import DEADMAN_S
+from bgp.route import Route
+from topology.lab.lab import Lab
+
+pytestmark = pytest.mark.lab
+
+CLUSTER, VIP, NOBODY = 65001, "10.99.0.1/32", 65534
+ROUTERS = Path(__file__).parents[3] / "topology" / "routers"
+START = {
+    "bird": ["mkdir -p /run/bird", "bird -c /etc/bird/bird.conf"],
+    "frr": [
+        "install -d -o frr -g frr /run/frr /var/log/frr /var/tmp/frr",
+        "/usr/lib/frr/zebra -d -A 127.0.0.1",
+        "/usr/lib/frr/bgpd -d -A 127.0.0.1",
+        "vtysh -b",
+    ],
+}
+CLEAR = {"bird": ["birdc", "restart", "b1"], "frr": ["vtysh", "-c", "clear bgp 10.0.0.11"]}
+LAB = """
+name: bgp-{router}
+topology:
+  defaults: {{kind: linux, image: anylb/lab, network-mode: none}}
+  nodes:
+    router:
+      binds: ["{routers}/{router}.conf:/etc/{router}/{router}.conf:ro"]
+      exec:
+        - ip link add br0 type bridge
+        - ip link set eth1 master br0
+        - ip link set eth2 master br0
+        - ip link set br0 up
+        - ip address add 10.0.0.1/24 dev br0
+        {start}
+    b1: {{exec: [ip address add 10.0.0.11/24 dev eth1]}}
+    b2: {{exec: [ip address add 10.0.0.12/24 dev eth1]}}
+  links:
+    - {{endpoints: ["b1:eth1", "router:eth1"], mtu: 1500}}
+    - {{endpoints: ["b2:eth1", "router:eth2"], mtu: 1500}}
+"""
+SPEAK = """
+import sys
+from ipaddress import IPv4Address, IPv4Network
+from bgp.exabgp.settings import NeighborConfig, SpeakerConfig
+from bgp.exabgp.speaker import run
+me = IPv4Address(sys.argv[1])
+peer = NeighborConfig(IPv4Address("10.0.0.1"), 65000, me, hold_time_s=3)
+own = IPv4Network(f"10.254{sys.argv[1][4:]}")
+run(SpeakerConfig(65001, me, (peer,), allow=(IPv4Network("10.99.0.0/24"), own)))
+"""
+
+
+class Node:
+    """One server: its speaker, and an agent that wishes `wish` twice a second until it is silenced."""
+
+    def __init__(self, lab: Lab, name: str, logs: Path) -> None:
+        self.lab, self.name, self.logs = lab, name, logs
+        self.address = f"10.0.0.{10 + int(name[1])}"
+        self.snapshots: list[Snapshot] = []
+        self.speaker: subprocess.Popen[bytes] | None = None
+        self.talking = threading.Event()
+        self.vip = True
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._agent()))
+
+    def identity(self, state: str = "up") -> Route:
+        said = Identity(CLUSTER, IPv4Address(self.address), 7, {5: ServiceState(100, 100 * (state == "up"), state)})
+        return Route.of(f"10.254{self.address[4:]}/32", self.address, community.encode(said))
+
+    def start_speaker(self) -> None:
+        argv = [sys.executable, "-c", SPEAK, self.address]
+        self.speaker = self.lab.spawn(self.name, argv, log=self.logs / f"{self.name}.log")
+
+    def start_agent(self) -> None:
+        self.talking.set()
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self.snapshots[-1] if self.snapshots else Snapshot()
+
+    def relay_pid(self) -> int | None:
+        assert self.speaker is not None
+        children = Path(f"/proc/{self.speaker.pid}/task/{self.speaker.pid}/children").read_text().split()
+        return int(children[0]) if children else None
+
+    def states(self) -> dict[str, str]:
+        """What this node knows of the others: the state of each by address."""
+        found = {}
+        for peer in self.snapshot.peers:
+            for route in peer.routes:
+                if said := community.decode(route.large_communities, CLUSTER):
+                    found[str(said.address)] = said.services[5].state
+        return found
+
+    async def _agent(self) -> None:
+        path = self.lab.root(self.name) / "run/anylb-bgp/relay.sock"
+        client = RelayClient(path, {NOBODY}, self.snapshots.append)
+        task = asyncio.create_task(client.run())
+        vip = Route.of(VIP, self.address)
+        while not self._stop.is_set():
+            if self.talking.is_set():
+                client.desire([self.identity(), vip] if self.vip else [self.identity()], [self.identity("draining")])
+            await asyncio.sleep(0.05)
+        task.cancel()
+
+
+class Cluster:
+    """The lab, its nodes, and what the router's kernel reported."""
+
+    def __init__(self, lab: Lab, router: str, logs: Path) -> None:
+        self.lab, self.router = lab, router
+        self.b1, self.b2 = Node(lab, "b1", logs), Node(lab, "b2", logs)
+        self.nodes = (self.b1, self.b2)
+        self._log = logs / "monitor"
+        lab.spawn("router", ["ip", "-ts", "monitor", "route"], log=self._log)
+
+    def next_hops(self, prefix: str = VIP) -> set[str]:
+        text = self.lab.exec("router", ["ip", "route", "show", prefix]).stdout
+        return set(re.findall(r"via ([0-9.]+)", text))
+
+    def events(self) -> list[str]:
+        return self._log.read_text().splitlines()
+
+    def times(self, since: int) -> list[float]:
+        """When the router's kernel changed a route, as time.time()."""
+        lines = [line for line in self.events()[since:] if line.startswith("[")]
+        return [datetime.fromisoformat(line[1:].partition("]")[0]).timestamp() for line in lines]
+
+    def changed_at(self, since: int, address: str) -> float:
+        """When the router's kernel first heard of a change to the VIP or to a node's identity, as time.time()."""
+        pattern = re.compile(rf"\[(\S+)\].*\b(10\.99\.0\.1|10\.254\.{re.escape(address[5:])})\b")
+        times = [match[1] for line in self.events()[since:] if (match := pattern.match(line))]
+        return datetime.fromisoformat(times[0]).timestamp()
+
+    @property
+    def whole(self) -> bool:
+        """Whether all is as after the start."""
+        return (
+            self.next_hops() == {"10.0.0.11", "10.0.0.12"}
+            and self.b1.states().get("10.0.0.12") == "up"
+            and self.b2.states().get("10.0.0.11") == "up"
+            and all(node.snapshot.announced >= {VIP} and not node.snapshot.error for node in self.nodes)
+        )
+
+
+@pytest.fixture(scope="module", params=["bird", "frr"])
+def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    router, logs = request.param, tmp_path_factory.mktemp(request.param)
+    file = logs / "bgp.clab.yml"
+    start = "\n        ".join(f"- {command}" for command in START[router])
+    file.write_text(LAB.format(router=router, routers=ROUTERS, start=start))
+    with Lab.up(file, name=f"bgp-{router}-{os.getpid()}", keep=False) as lab:
+        cluster = Cluster(lab, router, logs)
+        try:
+            for node in cluster.nodes:
+                node.start_speaker()
+                node.start_agent()
+            wait_for(lambda: cluster.whole, f"the VIP by two next hops behind {router}", 30)
+            yield cluster
+        finally:
+            for node in cluster.nodes:
+                node.stop()
+
+
+@pytest.fixture
+def whole(cluster: Cluster) -> Iterator[Cluster]:
+    wait_for(lambda: cluster.whole, "the state that the test before should have left")
+    yield cluster
+    wait_for(lambda: cluster.whole, "the state from before the test")
+
+
+def report(what: str, seconds: float) -> None:
+    print(f"{what}: {seconds * 1000:.0f} ms")
+
+
+def test_withdrawn_vip_leaves_the_router_and_comes_back(whole: Cluster):
+    mark, began = len(whole.events()), time.time()
+    whole.b2.vip = False
+    wait_for(lambda: whole.next_hops() == {"10.0.0.11"}, "one next hop")
+    report(f"{whole.router}: withdraw", whole.changed_at(mark, whole.b2.address) - began)
+    assert whole.b1.states()["10.0.0.12"] == "up", "the identity stays"
+    whole.b2.vip = True
+    wait_for(lambda: whole.next_hops() == {"10.0.0.11", "10.0.0.12"}, "both next hops")
+
+
+def test_killed_relay_does_not_flap_a_route(whole: Cluster):
+    since = whole.b1.snapshot.peers[0].since
+    wait_for(lambda: time.monotonic() > since + QUIET_S + 1, "a session old enough to count as settled")
+    wait_for(lambda: all(node.snapshot.peers[0].eor for node in whole.nodes), "no inference still to come")
+    mark, seen, known = len(whole.events()), len(whole.b2.snapshots), whole.b1.states()
+    before, old = len(whole.b1.snapshots), whole.b1.relay_pid()
+    assert old is not None
+    os.kill(old, signal.SIGKILL)
+    began = time.monotonic()
+    wait_for(lambda: len(whole.b1.snapshots) > before, "the agent hears from the new relay")
+    report(f"{whole.router}: relay killed to new snapshot", time.monotonic() - began)
+    assert whole.b1.relay_pid() != old
+    snapshot = whole.b1.snapshots[before]
+    assert snapshot.peers[0].routes, "the first snapshot of a new relay is complete"
+    assert whole.b1.states() == known
+    assert snapshot.peers[0].since == pytest.approx(since, abs=1.5)
+    assert snapshot.peers[0].eor
+    wait_for(lambda: time.monotonic() > began + 3.0, "longer than the hold time")
+    assert whole.events()[mark:] == [], "the router's kernel saw nothing"
+    assert whole.b2.snapshots[seen:] == [], "nor did the other speaker"
+    # The new relay works: the next test would find a dead one only by its fixture.
+    whole.b1.vip = False
+    wait_for(lambda: whole.next_hops() == {"10.0.0.12"}, "the new relay withdraws")
+    whole.b1.vip = True
+
+
+def test_session_cleared_at_the_router_is_back_at_once(whole: Cluster):
+    mark, since = len(whole.events()), whole.b1.snapshot.peers[0].since
+    whole.lab.exec("router", CLEAR[whole.router])
+    # It is back before the agent is told that it was down (COALESCE_S): `since` tells.
+    wait_for(lambda: whole.b1.snapshot.peers[0].since > since, "a new session")
+    began = time.monotonic()
+    wait_for(lambda: time.monotonic() > began + 1.5 and whole.whole, "all back, and no change still to come")
+    # None at all if the new session is there before FRR has come to drop the old one's routes.
+    times = whole.times(mark) or [0.0]
+    report(f"{whole.router}: session cleared, first to last change in the router", times[-1] - times[0])
+    assert times[-1] - times[0] < 3.0
+
+
+def test_killed_exabgp_takes_its_routes_away_and_starts_again(whole: Cluster):
+    mark, speaker = len(whole.events()), whole.b1.speaker
+    assert speaker is not None
+    began = time.time()
+    speaker.kill()
+    wait_for(lambda: whole.next_hops() == {"10.0.0.12"}, "one next hop")
+    report(f"{whole.router}: kill -9 of ExaBGP", whole.changed_at(mark, whole.b1.address) - began)
+    wait_for(lambda: "10.0.0.11" not in whole.b2.states(), "its identity is gone")
+    assert speaker.wait() == -signal.SIGKILL
+    restarted = time.time()
+    whole.b1.start_speaker()
+    wait_for(lambda: whole.next_hops() == {"10.0.0.11", "10.0.0.12"}, "both next hops")
+    report(f"{whole.router}: start of ExaBGP to route", time.time() - restarted)
+
+
+def test_silent_agent_loses_the_vip_and_not_the_identity(whole: Cluster):
+    mark = len(whole.events())
+    whole.b1.talking.clear()
+    began = time.time()
+    wait_for(lambda: whole.b1.snapshot.deadman, "dead-man", DEADMAN_S + 3)
+    wait_for(lambda: whole.next_hops() == {"10.0.0.12"}, "one next hop")
+    took = whole.changed_at(mark, whole.b1.address) - began
+    report(f"{whole.router}: dead-man", took)
+    assert DEADMAN_S - 0.1 < took < DEADMAN_S + 1.5
+    wait_for(lambda: whole.b2.states().get("10.0.0.11") == "draining", "its identity says draining")
+    identity_gone = [line for line in whole.events()[mark:] if "10.254.0.11" in line and "Deleted" in line]
+    assert identity_gone == []
+    whole.b1.talking.set()

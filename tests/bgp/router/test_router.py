@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The router's side: every kind takes what is written for it, known traps are in it, and no password is.
+
+Each configuration is read by the router that it is for; whether it does what it should is the interop matrix's.
+"""
+
+import subprocess
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import pytest
+
+from bgp.errors import BgpError
+from bgp.router import KINDS
+from bgp.router.facts import Bfd, Neighbor, Router, SessionSettings
+
+CHECKS = {
+    "bird": ["bird", "-p", "-c"],
+    "frr": ["vtysh", "-C", "-f"],
+    "gobgp": ["gobgpd", "-d", "-f"],
+    "openbgpd": ["bgpd", "-n", "-f"],
+}
+V4 = SessionSettings(ip_address("10.0.0.1"), ("ipv4",), hold_time_s=3)
+V6 = SessionSettings(ip_address("fd00::1"), ("ipv6",), hold_time_s=3)
+PLAIN = Router(
+    65000,
+    ip_address("10.0.0.1"),
+    (
+        Neighbor("b1", ip_address("10.0.0.11"), 65001, V4),
+        Neighbor("b2", ip_address("10.0.0.12"), 65002, V4),
+    ),
+    (ip_network("192.0.2.10/32"),),
+    ip_network("10.254.0.0/16"),
+)
+
+
+def every(**changes: object) -> tuple[Neighbor, ...]:
+    """The plain router's neighbors, their session changed."""
+    return tuple(replace(one, session=replace(one.session, **changes)) for one in PLAIN.neighbors)
+
+
+INTERNAL = tuple(replace(one, asn=65000) for one in every(internal=True))
+DUAL = (*PLAIN.neighbors, Neighbor("b1_v6", ip_address("fd00::11"), 65001, V6))
+VIPS = (ip_network("192.0.2.10/32"), ip_network("2001:db8::10/128"), ip_network("198.51.100.0/24"))
+LINK = replace(V6, local=ip_address("fe80::1"))
+CASES = {
+    "plain": PLAIN,
+    "one node": replace(PLAIN, neighbors=PLAIN.neighbors[:1]),
+    "internal": replace(PLAIN, neighbors=INTERNAL),
+    "both families": replace(PLAIN, neighbors=DUAL, vips=VIPS),
+    "both families, no IPv6 VIP": replace(PLAIN, neighbors=DUAL),
+    "IPv6 alone": replace(PLAIN, neighbors=DUAL[2:], vips=VIPS[1:2]),
+    "IPv4 and IPv6 in one session": replace(PLAIN, neighbors=every(families=("ipv4", "ipv6")), vips=VIPS),
+    "link-local": replace(
+        PLAIN, neighbors=(*PLAIN.neighbors, Neighbor("b1_v6", ip_address("fe80::11"), 65001, LINK, "lo")), vips=VIPS
+    ),
+    "active": replace(PLAIN, neighbors=every(passive=False)),
+    "GTSM": replace(PLAIN, neighbors=every(ttl_security=True)),
+    "multihop": replace(PLAIN, neighbors=every(multihop=2)),
+    "password": replace(PLAIN, neighbors=every(password_file="/etc/anylb/md5")),  # noqa: S106 - a path
+    "BFD": replace(PLAIN, neighbors=every(bfd=Bfd(300, 3))),
+    "a log and a maker": replace(PLAIN, log="/var/log/router.log", made_by="lbctl announce config"),
+    "two of one AS, one of the router's": replace(
+        PLAIN,
+        neighbors=(
+            *PLAIN.neighbors,
+            Neighbor("b3", ip_address("10.0.0.13"), 65001, V4),
+            Neighbor("b4", ip_address("10.0.0.14"), 65000, replace(V4, internal=True)),
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("kind", CHECKS)
+def test_the_router_itself_takes_it(kind: str, case: str, tmp_path: Path) -> None:
+    file = tmp_path / "router.conf"
+    file.write_text(KINDS[kind](CASES[case]))
+    file.chmod(0o600)  # OpenBGPD reads no other: it may hold passwords
+    done = subprocess.run([*CHECKS[kind], str(file)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr + file.read_text()
+
+
+@pytest.mark.parametrize("kind", CHECKS)
+def test_the_check_says_something(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "router.conf"
+    file.write_text(KINDS[kind](PLAIN) + "\nnonsense here\n")
+    file.chmod(0o600)
+    done = subprocess.run([*CHECKS[kind], str(file)], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_whole_range_of_vips_is_taken_as_host_routes(kind: str) -> None:
+    text = KINDS[kind](replace(PLAIN, vips=VIPS))
+    (line,) = [line for line in text.splitlines() if "198.51.100.0/24" in line]
+    assert "32" in (line if kind != "gobgp" else text.partition(line)[2].splitlines()[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_password_is_a_placeholder(kind: str) -> None:
+    assert "PUT-HERE-WHAT-/etc/anylb/md5-HOLDS" in KINDS[kind](CASES["password"])
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    with pytest.raises(BgpError, match="no node is given"):
+        replace(PLAIN, neighbors=())
+    with pytest.raises(BgpError, match=r"b1 10.0.0.11 and b1 10.0.0.12 share a name"):
+        replace(PLAIN, neighbors=(PLAIN.neighbors[0], replace(PLAIN.neighbors[1], name="b1")))
+    with pytest.raises(BgpError, match="contradicts its AS"):
+        replace(PLAIN, neighbors=every(internal=True))

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The clamp on real interfaces: beside others' filters, found again, replaced and taken away; and on real SYN-ACKs.
+
+this namespace:  wire ──── node     (a veth; the filter sits on `node`; a listener at the VIP answers SYNs from `wire`)
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from pyroute2 import IPRoute
+from support import packets
+
+from bpf.attach.datapath import DataPath, take_away
+from bpf.kernel import objects as kernel
+from bpf.layout.structs import Protocol, ServiceKey
+
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("veth")]
+
+ROWS = 4096
+VIP, CLIENT, PORT, LIMIT = "10.99.0.1", "10.1.0.2", 443, 1432
+NODE_MAC, WIRE_MAC = packets.mac("02:00:00:00:00:01"), packets.mac("02:00:00:00:00:02")
+
+
+@pytest.fixture
+def veth(netns: None, runner: Callable[..., None]) -> None:
+    runner("ip", "link", "add", "node", "address", "02:00:00:00:00:01", "type", "veth",
+           "peer", "name", "wire", "address", "02:00:00:00:00:02")  # fmt: skip
+    for end in ("node", "wire"):
+        Path(f"/proc/sys/net/ipv6/conf/{end}/disable_ipv6").write_text("1")
+        runner("ip", "link", "set", end, "up")
+
+
+@pytest.fixture
+def pins(bpffs: Path, tmp_path: Path) -> Iterator[Path]:
+    folder = bpffs / tmp_path.name
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def opened(pins: Path, interfaces: str | list[str] = "node") -> DataPath:
+    path = DataPath.open(pins, interfaces, rows=ROWS)
+    path.tables.set_mss({ServiceKey(ip_address(VIP), Protocol.TCP, PORT): LIMIT})
+    return path
+
+
+def shown(*what: str) -> str:
+    return subprocess.run(["tc", *what], capture_output=True, text=True, check=True).stdout
+
+
+def filters(interface: str = "node") -> list[str]:
+    """The egress filters in their order: "preference text"."""
+    found = shown("filter", "show", "dev", interface, "egress")
+    one = re.compile(r"pref (\d+) bpf chain 0 handle \S+ (?:flowid \S+ )?(.+) not_in_hw( id \d+)?")
+    return [f"{match[1]} {match[2]}{match[3] or ''}" for match in one.finditer(found)]
+
+
+def has_clsact(interface: str = "node") -> bool:
+    return "clsact" in shown("qdisc", "show", "dev", interface)
+
+
+def add_other(preference: int, verdict: str) -> None:
+    """Another's filter: classic BPF that answers a fixed TC_ACT_*."""
+    subprocess.run(
+        ["tc", "filter", "add", "dev", "node", "egress", "pref", str(preference), "protocol", "all", "bpf",
+         "da", "bytecode", f"1,6 0 0 {verdict}"],
+        check=True,
+    )  # fmt: skip
+
+
+def test_put_once_and_taken_away_with_its_qdisc(pins: Path) -> None:
+    with closing(opened(pins)) as path:
+        assert filters() == []
+        assert path.clamp.put(["node"]) == {"node": None}
+        (first,) = filters()
+        assert first.startswith("1 anylb clamp ")
+        assert path.clamp.put(["node"]) == {"node": None}
+        assert filters() == [first]
+    with closing(opened(pins)) as again:  # the next agent finds the program and its filter
+        again.clamp.put(["node"])
+        assert filters() == [first]
+        assert take_away(pins)
+        assert not take_away(pins)
+    assert filters() == []
+    assert not has_clsact()
+    assert not pins.exists()
+
+
+def test_another_build_replaces_the_filter(pins: Path, runner: Callable[..., None]) -> None:
+    with closing(opened(pins)) as old:
+        old.clamp.put(["node"])
+        (before,) = filters()
+        next(pins.glob("clamp_*")).rename(pins / "clamp_0")  # as if its digest were another
+        with closing(opened(pins)) as new:
+            assert new.clamp.put(["node"]) == {"node": None}
+            (after,) = filters()
+        assert after != before
+        assert after.split()[0] == before.split()[0]
+
+
+def test_another_interface_and_none(pins: Path) -> None:
+    """What an earlier agent put elsewhere goes at the next one's first look."""
+    with closing(opened(pins)) as path:
+        path.clamp.put(["node", "wire"])
+        assert len(filters("wire")) == 1
+    with closing(opened(pins)) as path:
+        path.clamp.put(["node"])
+        assert (len(filters("node")), filters("wire"), has_clsact("wire")) == (1, [], False)
+    with closing(opened(pins)) as path:
+        path.clamp.put([])
+        assert not filters()
+
+
+def test_others_filters_and_qdiscs_are_kept(pins: Path, runner: Callable[..., None]) -> None:
+    runner("tc", "qdisc", "add", "dev", "node", "clsact")
+    add_other(1, "0")
+    add_other(5, "0")
+    others = filters()
+    with closing(opened(pins)) as path:
+        assert path.clamp.put(["node"]) == {"node": None}
+        assert len(filters()) == 3
+        assert filters()[0].startswith("1 ")
+    take_away(pins)
+    assert filters() == others
+    assert has_clsact()
+
+
+def test_a_qdisc_of_ours_that_others_use_is_kept(pins: Path) -> None:
+    with closing(opened(pins)) as path:
+        path.clamp.put(["node"])
+    add_other(3, "0")
+    others = [one for one in filters() if "anylb" not in one]
+    take_away(pins)
+    assert filters() == others
+    assert has_clsact()
+
+
+def test_what_hinders_it_is_told(pins: Path, runner: Callable[..., None]) -> None:
+    """An ingress qdisc stands where clsact would; and an interface may be gone. The data path goes on without."""
+    runner("tc", "qdisc", "add", "dev", "node", "ingress")
+    with closing(opened(pins)) as path:
+        told = path.clamp.put(["node", "nowhere", "wire"])
+        assert told["node"] == "node: cannot add a clsact qdisc: an ingress qdisc is there"
+        assert (told["nowhere"] or "").startswith("nowhere: cannot look at its filters: ")
+        assert told["wire"] is None
+        assert "anylb" not in shown("filter", "show", "dev", "node", "ingress")
+    take_away(pins)
+    assert "ingress" in shown("qdisc", "show", "dev", "node")
+
+
+def test_removed_by_others_it_is_put_back(pins: Path, runner: Callable[..., None]) -> None:
+    with closing(opened(pins)) as path:
+        path.clamp.put(["node"])
+        runner("tc", "qdisc", "del", "dev", "node", "clsact")
+        assert path.clamp.put(["node"]) == {"node": None}
+        assert len(filters()) == 1
+
+
+def test_from_a_running_loops_thread(pins: Path) -> None:
+    """As the agent calls it."""
+    found: list[dict[str, str | None]] = []
+    with closing(opened(pins)) as path:
+        thread = threading.Thread(target=lambda: found.append(path.clamp.put([])))
+        thread.start()
+        thread.join()
+    assert found == [{}]
+
+
+# Real SYN-ACKs
+
+
+def syn() -> bytes:
+    segment = packets.tcp(b"\2\4\5\xb4", src=CLIENT, dst=VIP, sport=40_000, dport=PORT, doff=6)
+    packet = packets.ipv4(segment, src=CLIENT, dst=VIP, protocol=packets.TCP)
+    return packets.ethernet(packet, dst=NODE_MAC, src=WIRE_MAC)
+
+
+def push_a_tag() -> None:
+    """A filter before ours that tags what leaves, as a VLAN device does: beside the frame, not in it."""
+    code = "b702000081000000 b703000007000000 8500000012000000 b7000000ffffffff 9500000000000000"
+    fd = kernel.load_program("tc", "push_a_tag", bytes.fromhex(code))  # bpf_skb_vlan_push(skb, 802.1Q, 7)
+    with IPRoute() as netlink:
+        index = socket.if_nametoindex("node")
+        netlink.tc("add-filter", "bpf", index, 1, parent=0xFFFFFFF3, prio=1, protocol=3, fd=fd, name="tag",
+                   classid=1, direct_action=True)  # fmt: skip
+    os.close(fd)
+
+
+def syn_ack() -> tuple[int, int, int, int]:
+    """Send a SYN into the wire. Of the SYN-ACK that comes out: its MSS, its checksum, the right one, and what a sender
+    leaves there for the network card to complete (the sum of the pseudo-header)."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as wire:
+        wire.bind(("wire", 0))
+        wire.settimeout(5)
+        wire.send(syn())
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            frame = wire.recv(2000)
+            at = 14  # the kernel takes the tag out of what a packet socket reads
+            segment = frame[at + 20 : at + int.from_bytes(frame[at + 2 : at + 4], "big")]
+            if frame[:6] != WIRE_MAC or frame[at + 9] != packets.TCP or segment[13] & 0x12 != 0x12:
+                continue
+            pseudo = frame[at + 12 : at + 20] + bytes([0, 6]) + len(segment).to_bytes(2, "big")
+            whole = packets.checksum(pseudo + segment[:16] + bytes(2) + segment[18:])
+            assert segment[20:22] == b"\2\4"
+            mss, seen = (int.from_bytes(segment[i : i + 2], "big") for i in (22, 16))
+            return mss, seen, whole, packets.checksum(pseudo) ^ 0xFFFF
+    raise AssertionError("no SYN-ACK")
+
+
+@pytest.mark.parametrize("tagged", [False, True])
+@pytest.mark.parametrize("offload", ["on", "off"])
+def test_a_real_syn_ack(pins: Path, runner: Callable[..., None], offload: str, tagged: bool) -> None:
+    """With checksums that the kernel writes or leaves to the card."""
+    runner("ethtool", "-K", "node", "tx", offload)
+    runner("ip", "address", "add", "10.1.0.1/24", "dev", "node")
+    runner("ip", "address", "add", f"{VIP}/32", "dev", "lo")
+    runner("ip", "neigh", "add", CLIENT, "lladdr", "02:00:00:00:00:02", "dev", "node")
+    Path("/proc/sys/net/ipv4/conf/all/rp_filter").write_text("0")
+    with socket.create_server((VIP, PORT)), closing(opened(pins)) as path:
+        assert syn_ack()[0] == 1460
+        path.clamp.put(["node"])
+        if tagged:
+            push_a_tag()
+            assert [one.split()[1] for one in filters()] == ["tag", "anylb"]
+        mss, seen, whole, unfinished = syn_ack()
+        assert mss == LIMIT
+        assert seen == (unfinished if offload == "on" else whole)

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tc egress program on frames in memory: whose MSS it lowers, that the checksum stays right, and what it lets be.
+
+What is expected is built anew with the lower MSS in it, checksum and all, by packets.py.
+"""
+
+import os
+import shutil
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import packets
+from support.packets import ACK, SYN
+from support.testrun import Runner
+
+from bpf.compiler import compile as compiler
+from bpf.compiler.compile import MssClampOptions
+from bpf.kernel import objects as kernel
+from bpf.layout.structs import Protocol, ServiceKey
+from bpf.maps.maps import Maps
+
+GO_ON = 0xFFFFFFFF  # TC_ACT_UNSPEC
+LIMIT = 1432
+VIP, VIP6, CLIENT, CLIENT6 = "10.99.0.1", "2001:db8:99::1", "10.1.0.2", "2001:db8:1::2"
+PORT = 443
+LOW = struct.pack("!BBH", 2, 4, LIMIT)
+MSS = struct.pack("!BBH", 2, 4, 1460)
+NOP, SACK, WINDOW = b"\1", b"\4\2", b"\3\3\7"
+TIMES = struct.pack("!BBII", 8, 10, 123_456_789, 0)
+
+
+@dataclass
+class Clamp:
+    """The program, with LIMIT for the service, and what it makes of frames."""
+
+    runner: Runner
+    tables: Maps
+
+    def after(self, frame: bytes) -> bytes:
+        verdict, frame = self.runner.run(frame)
+        assert verdict == GO_ON
+        return frame
+
+
+@pytest.fixture(scope="module")
+def clamp(bpffs: Path) -> Iterator[Clamp]:
+    folder = bpffs / "clamp"
+    folder.mkdir()
+    tables = Maps.open(folder, 4096)
+    compiler.build(folder, folder / "program", MssClampOptions(), warnings_are_errors=True)
+    fd = kernel.open_pin(folder / "program")
+    assert fd is not None
+    tables.set_mss({ServiceKey(ip_address(vip), Protocol.TCP, PORT): LIMIT for vip in (VIP, VIP6)})
+    yield Clamp(Runner(fd), tables)
+    os.close(fd)
+    tables.close()
+    shutil.rmtree(folder)
+
+
+def padded(options: bytes) -> bytes:
+    return options + bytes(-len(options) % 4)
+
+
+def segment(options: bytes, *, six: bool = False, flags: int = SYN | ACK, port: int = PORT, **more: str | int) -> bytes:
+    """A SYN-ACK of the service."""
+    ends = {"src": VIP6, "dst": CLIENT6} if six else {"src": VIP, "dst": CLIENT}
+    fields = {**ends, "sport": port, "dport": 40_000, "flags": flags, "doff": 5 + len(options) // 4, **more}
+    return packets.tcp(options, **fields)  # type: ignore[arg-type]
+
+
+def frame(
+    tcp: bytes, *, six: bool = False, tags: tuple[int, ...] = (), src: str | None = None, **more: object
+) -> bytes:
+    """The frame that carries it out; `more`: the fields of the IP header, `tags` the EtherTypes of VLAN tags."""
+    ends = {"src": src or (VIP6 if six else VIP), "dst": CLIENT6 if six else CLIENT, "protocol": packets.TCP}
+    build = packets.ipv6 if six else packets.ipv4
+    payload, kind = build(tcp, **{**ends, **more}), packets.IPV6 if six else packets.IPV4  # type: ignore[operator]
+    for tag in reversed(tags):
+        payload, kind = packets.vlan(payload, 7, kind), tag
+    return packets.ethernet(payload, dst=packets.ROUTER, src=packets.HERE, ethertype=kind)
+
+
+CARRIERS: dict[str, dict[str, object]] = {
+    "IPv4": {},
+    "IPv4 with options": {"options": NOP * 12},
+    "IPv4 with the most options": {"options": NOP * 40},
+    "IPv6": {"six": True},
+    "a tag": {"tags": (packets.VLAN,)},
+    "two tags": {"tags": (packets.QINQ, packets.VLAN)},
+    "IPv6 and a tag": {"six": True, "tags": (packets.VLAN,)},
+}
+LAYOUTS = {
+    "alone": (MSS, LOW),
+    "first, as Linux writes it": (MSS + SACK + TIMES + NOP + WINDOW, LOW + SACK + TIMES + NOP + WINDOW),
+    "at an odd place": (NOP + MSS + WINDOW, NOP + LOW + WINDOW),
+    "at another odd place": (WINDOW + MSS + NOP, WINDOW + LOW + NOP),
+    "after others": (SACK + TIMES + MSS, SACK + TIMES + LOW),
+    "last of 40 bytes": (TIMES * 3 + NOP * 6 + MSS, TIMES * 3 + NOP * 6 + LOW),
+    "after 36 times nothing": (NOP * 36 + MSS, NOP * 36 + LOW),
+    "after one of unknown kind": (b"\xfe\5abc" + MSS, b"\xfe\5abc" + LOW),
+    "twice": (MSS + b"\2\4\xff\xff", LOW + LOW),
+    "the greatest": (b"\2\4\xff\xff", LOW),
+    "one too many": (struct.pack("!BBH", 2, 4, LIMIT + 1), LOW),
+}
+LEFT_ALONE = {
+    "no options": b"",
+    "no MSS": SACK + TIMES + NOP * 3,
+    "just small enough": LOW,
+    "smaller": b"\2\4\2\x18",
+    "zero": b"\2\4\0\0",
+    "after the end of the list": b"\0" + MSS,
+    "after one without length": b"\x05\0" + MSS,
+    "after one of length 1": b"\x05\1" + MSS,
+    "after one longer than all": b"\xfe\xff" + MSS,
+    "of length 3": b"\2\3\5" + NOP,
+    "of length 6": b"\2\6\5\xb4\5\xb4",
+    "cut after its head": NOP * 2 + b"\2\4",
+    "cut in its value": NOP + b"\2\4\5",
+    "cut in its head": NOP * 3 + b"\2",
+    "40 times nothing": NOP * 40,
+}
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_lowered_wherever_it_lies(clamp: Clamp, layout: str, carrier: str) -> None:
+    before, after = (padded(options) for options in LAYOUTS[layout])
+    how = CARRIERS[carrier]
+    six = bool(how.get("six"))
+    assert clamp.after(frame(segment(before, six=six), **how)) == frame(segment(after, six=six), **how)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+@pytest.mark.parametrize("layout", LEFT_ALONE)
+def test_left_alone(clamp: Clamp, layout: str, carrier: str) -> None:
+    how = CARRIERS[carrier]
+    sent = frame(segment(padded(LEFT_ALONE[layout]), six=bool(how.get("six"))), **how)  # type: ignore[arg-type]
+    assert clamp.after(sent) == sent
+
+
+def test_only_syn_acks(clamp: Clamp) -> None:
+    for flags in range(256):
+        sent = frame(segment(MSS, flags=flags))
+        expected = frame(segment(LOW, flags=flags)) if flags & (SYN | ACK) == SYN | ACK else sent
+        assert clamp.after(sent) == expected, flags
+
+
+def test_only_the_services_own(clamp: Clamp) -> None:
+    """Another port, another address, another protocol, another direction."""
+    for sent in (
+        frame(segment(MSS, port=444)),
+        frame(segment(MSS, src="10.99.0.2"), src="10.99.0.2"),
+        frame(segment(MSS, six=True, src="2001:db8:99::2"), six=True, src="2001:db8:99::2"),
+        frame(segment(MSS, src=CLIENT, dst=VIP, sport=40_000, dport=PORT), src=CLIENT, dst=VIP),
+        frame(segment(MSS), protocol=packets.UDP),
+        frame(segment(MSS), tags=(packets.VLAN, packets.VLAN, packets.VLAN)),
+    ):
+        assert clamp.after(sent) == sent
+
+
+def test_what_is_no_whole_packet(clamp: Clamp) -> None:
+    tcp, tcp6 = segment(MSS), segment(MSS, six=True)
+    for sent in (
+        frame(tcp, fragment=packets.MORE_FRAGMENTS),
+        frame(tcp, fragment=1),
+        frame(tcp, ihl=4),
+        frame(tcp, ihl=0),
+        frame(packets.fragment6(tcp6, packets.TCP), six=True, protocol=44),
+        frame(packets.extension(tcp6, packets.TCP), six=True, protocol=60),
+        *(frame(segment(MSS, doff=doff)) for doff in range(6)),
+    ):
+        assert clamp.after(sent) == sent
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_cut_anywhere(clamp: Clamp, carrier: str) -> None:
+    how = CARRIERS[carrier]
+    six = bool(how.get("six"))
+    options = [NOP + one + WINDOW + TIMES + NOP + NOP for one in (MSS, LOW)]
+    sent, lowered = (frame(segment(o, six=six), **how) for o in options)  # type: ignore[arg-type]
+    seen = {True: 0, False: 0}
+    least = 14 if how.get("tags") else 54 if six else 34  # the kernel tests no packet without an IP header
+    for length in range(least, len(sent) + 1):
+        after = clamp.after(sent[:length])
+        assert after in (sent[:length], lowered[:length]), length
+        seen[after == lowered[:length] != sent[:length]] += 1
+    assert all(seen.values())
+
+
+def test_any_port_and_a_port_of_its_own(clamp: Clamp) -> None:
+    own, every = (ServiceKey(ip_address(VIP), Protocol.TCP, port) for port in (PORT, 0))
+    before = clamp.tables.mss()
+    try:
+        clamp.tables.set_mss({own: 1000, every: LIMIT})
+        assert clamp.tables.mss() == {own: 1000, every: LIMIT}
+        assert clamp.after(frame(segment(MSS))) == frame(segment(b"\2\4\3\xe8"))
+        assert clamp.after(frame(segment(MSS, port=7))) == frame(segment(LOW, port=7))
+        sent = frame(segment(MSS, six=True), six=True)
+        assert clamp.after(sent) == sent
+        clamp.tables.set_mss({})
+        assert clamp.after(frame(segment(MSS))) == frame(segment(MSS))
+    finally:
+        clamp.tables.set_mss(before)
+
+
+def lowered(options: bytes) -> bytes:
+    """The same by RFC 9293 section 3.1's rules, as a walk through a list."""
+    out, rest = b"", options
+    while rest and rest[0] != 0:
+        if rest[0] == 1:
+            out, rest = out + rest[:1], rest[1:]
+            continue
+        length = rest[1] if len(rest) > 1 else 0
+        if not 2 <= length <= len(rest):
+            break
+        one, rest = rest[:length], rest[length:]
+        if one[:2] == b"\2\4":
+            one = one[:2] + min(one[2:], struct.pack("!H", LIMIT))
+        out += one
+    return out + rest
+
+
+ONE = st.one_of(
+    st.sampled_from([NOP, SACK, WINDOW, TIMES, MSS, b"\0", b"\2\4\xff\xff", b"\2\4\0\1"]),
+    st.binary(min_size=1, max_size=6),
+)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(st.lists(ONE, max_size=40), st.booleans())
+def test_any_options(clamp: Clamp, options: list[bytes], six: bool) -> None:
+    text = padded(b"".join(options)[:40])
+    expected = frame(segment(lowered(text), six=six), six=six)
+    assert clamp.after(frame(segment(text, six=six), six=six)) == expected
+
+
+@settings(max_examples=1500, deadline=None)
+@given(st.binary(min_size=54, max_size=200))
+def test_noise_is_no_syn_ack(clamp: Clamp, noise: bytes) -> None:
+    assert clamp.after(noise) == noise

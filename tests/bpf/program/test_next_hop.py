@@ -1,0 +1,362 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The next-hop rule: the real program, with real sockets, against the model of pick.py; then the model alone.
+
+Sockets live in a namespace of the test's own:
+
+    client 10.1.0.2 (lo) ──── VIP 10.99.0.1 (lo)          connections and TIME-WAIT, by ordinary sockets
+    client 10.1.9.9 ── wire │ feed ── VIP                 handshakes left half open, by handmade segments
+"""
+
+import itertools
+import os
+import random
+import socket
+import time
+from collections import Counter as Tally
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import packets
+from support.packets import ACK, HERE, ROUTER, SYN
+
+from bpf.kernel import objects as kernel
+from bpf.layout.structs import CHAIN, Counter, NodeConf, OtherEpoch, Protocol
+from bpf.reference.flow import row_of
+from bpf.reference.pick import WHY, Arrival, Decision, NodeState, Socket, joined, pick
+
+VIP, CLIENT, FAR_CLIENT = "10.99.0.1", "10.1.0.2", "10.1.9.9"
+ROWS, KEY = 4096, bytes(range(16))
+ECHO, DNS = 1, 2
+FOREVER = 2**63
+STRANGER = 9  # a node that this one's table does not know
+FIRST_CHAINS = [chain for size in range(6) for chain in itertools.permutations(range(1, 6), size)]
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A flow to the service, and what the kernel has for it."""
+
+    socket: Socket
+    client: str
+    port: int
+    udp: bool = False
+    ack: int = 0
+
+    @property
+    def slot(self) -> int:
+        return DNS if self.udp else ECHO
+
+    @property
+    def row(self) -> int:
+        return self.row_under(KEY)
+
+    def row_under(self, key: bytes) -> int:
+        return row_of(key, ROWS, IPv4Address(self.client), self.port, IPv4Address(VIP), 53 if self.udp else 7000)
+
+    def frame(self, opens: bool, hop: int = 0, prev: int = STRANGER) -> bytes:
+        ends = {"src": self.client, "dst": VIP}
+        if self.udp:
+            inner = packets.udp(b"?", sport=self.port, dport=53, **ends)
+        else:
+            flags = SYN if opens else ACK
+            inner = packets.tcp(sport=self.port, dport=7000, flags=flags, seq=2, ack=self.ack, **ends)
+        source = packets.marker(hop, 10 + prev) if hop else ROUTER
+        protocol = packets.UDP if self.udp else packets.TCP
+        return packets.ethernet(packets.ipv4(inner, protocol=protocol, **ends), dst=HERE, src=source)
+
+
+def sysctl(name: str, value: int) -> None:
+    Path("/proc/sys/net/ipv4", name).write_text(str(value))
+
+
+class Wire:
+    """The far side of the namespace's veth: sends segments as a client, sees what the kernel answers."""
+
+    def __init__(self, run: Any) -> None:
+        run("ip", "link", "add", "feed", "address", "02:00:00:00:00:aa", "type", "veth", "peer", "name", "wire")
+        run("ip", "link", "set", "feed", "arp", "off", "up")
+        run("ip", "link", "set", "wire", "up")
+        run("ip", "address", "add", "10.1.0.1/16", "dev", "feed")
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(packets.IPV4))
+        self._socket.bind(("wire", packets.IPV4))
+        self._socket.settimeout(5)
+
+    def open_half(self, port: int) -> int:
+        """Send a SYN, never the ACK; return the sequence number of the kernel's SYN-ACK."""
+        ends = {"src": FAR_CLIENT, "dst": VIP}
+        segment = packets.ipv4(packets.tcp(sport=port, dport=7000, **ends), protocol=packets.TCP, **ends)
+        self._socket.send(packets.ethernet(segment, dst=packets.mac("02:00:00:00:00:aa"), src=ROUTER))
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            frame = self._socket.recv(2048)
+            if frame[34:38] == (7000).to_bytes(2, "big") + port.to_bytes(2, "big") and frame[47] == SYN | ACK:
+                return int.from_bytes(frame[38:42], "big")
+        raise TimeoutError("no SYN-ACK")
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture(scope="module")
+def flows(program: Any, runner: Any) -> Iterator[dict[str, Flow]]:
+    """A flow of each kind that a socket can be in."""
+    with ExitStack() as stack:
+        for address in (VIP, CLIENT):
+            runner("ip", "address", "add", f"{address}/32", "dev", "lo")
+        sysctl("conf/all/rp_filter", 0)
+        sysctl("tcp_syncookies", 1)
+        wire = Wire(runner)
+        stack.callback(wire.close)
+
+        listener = stack.enter_context(socket.create_server((VIP, 7000)))
+
+        def connect(port: int) -> tuple[socket.socket, socket.socket]:
+            client = stack.enter_context(socket.create_connection((VIP, 7000), 5, (CLIENT, port)))
+            return client, stack.enter_context(listener.accept()[0])
+
+        connect(40001)
+        client, server = connect(40002)
+        server.close()  # who closes first waits
+        assert client.recv(1) == b""
+        client.close()
+        wire.open_half(40003)
+        sysctl("tcp_syncookies", 2)
+        cookie = wire.open_half(40004)
+
+        resolver = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        resolver.bind((VIP, 54))
+        unconnected = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        unconnected.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        unconnected.bind((VIP, 53))
+        connected = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        connected.bind((VIP, 53))
+        connected.connect((CLIENT, 40011))
+
+        program.serve(ECHO, Protocol.TCP, 7000)
+        program.serve(DNS, Protocol.UDP, 53)
+        for slot in (ECHO, DNS):
+            program.set_chain(slot, ())
+        yield {
+            "none": Flow(Socket.NONE, CLIENT, 40000),
+            "established": Flow(Socket.CONNECTION, CLIENT, 40001),
+            "time-wait": Flow(Socket.TIME_WAIT, CLIENT, 40002),
+            "syn-recv": Flow(Socket.CONNECTION, FAR_CLIENT, 40003),
+            "cookie": Flow(Socket.COOKIE, FAR_CLIENT, 40004, ack=cookie + 1),
+            "bad cookie": Flow(Socket.NONE, FAR_CLIENT, 40004, ack=cookie + 4711),
+            "udp": Flow(Socket.NONE, CLIENT, 40010, udp=True),
+            "udp connected": Flow(Socket.CONNECTION, CLIENT, 40011, udp=True),
+        }
+
+
+VERDICTS = {event: "drop" if event >= Counter.DROP_GRACE else "pass" for event in WHY}
+
+
+def expected(decision: Decision[int], frame: bytes) -> tuple[str, bytes]:
+    if decision.to is None:
+        return VERDICTS[decision.event], frame
+    return "tx", packets.mac(f"02:00:00:00:00:{decision.to:02x}") + packets.marker(decision.hop, 11) + frame[12:]
+
+
+@pytest.mark.parametrize(
+    "kind", ["none", "established", "time-wait", "syn-recv", "cookie", "bad cookie", "udp", "udp connected"]
+)
+def test_program_equals_model(kind: str, flows: dict[str, Flow], program: Any) -> None:
+    """Every chain of up to 5 nodes, every hop, every previous node, SYN and ACK, up or not, in grace or not."""
+    flow = flows[kind]
+    arrivals = [
+        Arrival(opens, hop, prev, flow.udp)
+        for opens in ((True,) if flow.udp else (True, False))
+        for hop in range(CHAIN + 3)
+        for prev in ((2, 3, 4, 5, STRANGER) if hop else (STRANGER,))
+    ]
+    frames = [(arrival, flow.frame(arrival.opens, arrival.hop, arrival.prev)) for arrival in arrivals]
+    foreseen: Tally[Counter] = Tally()
+    before = program.counted()
+    for up in (True, False):
+        program.serve(flow.slot, Protocol.UDP if flow.udp else Protocol.TCP, 53 if flow.udp else 7000, up=up)
+        for chain, grace in itertools.product(FIRST_CHAINS, (False, True)):
+            program.set_row(flow.slot, flow.row, chain, FOREVER if grace else 0)
+            here = NodeState(1, chain, flow.socket, up, grace)
+            for arrival, frame in frames:
+                decision = pick(here, arrival)
+                foreseen[decision.event] += 1
+                assert program.send(frame) == expected(decision, frame), (here, arrival, decision)
+    after = program.counted()
+    counted = {event: after[flow.slot, event] - before[flow.slot, event] for event in WHY}
+    assert counted == {event: foreseen[event] for event in WHY}
+
+
+@pytest.fixture
+def two_epochs(flows: dict[str, Flow], program: Any) -> Iterator[OtherEpoch]:
+    """New flows go by the second side, whose key is the usual one."""
+    before = program.tables.conf()
+    other = OtherEpoch(bytes(16), alternating=True)
+    for slot, side in itertools.product((ECHO, DNS), (0, 1)):
+        program.set_chain(slot, (), side=side)
+    program.tables.set_conf(replace(before, side=1, other=other))
+    yield other
+    program.tables.set_conf(before)
+
+
+@pytest.mark.parametrize("kind", ["none", "established", "time-wait", "syn-recv", "cookie", "udp", "udp connected"])
+def test_program_equals_model_with_two_epochs(
+    kind: str, two_epochs: OtherEpoch, flows: dict[str, Flow], program: Any
+) -> None:
+    """Any two chains of up to 8 nodes together: which of them count, and in which order."""
+    flow, choose = flows[kind], random.Random(kind)
+    other_row = flow.row_under(two_epochs.hash_key)
+    foreseen: Tally[Counter] = Tally()
+    before = program.counted()
+    for number in range(1200):
+        if number % 100 == 0:
+            alternating, up = choose.random() < 0.5, choose.random() < 0.5
+            conf = program.tables.conf()
+            program.tables.set_conf(replace(conf, other=replace(two_epochs, alternating=alternating)))
+            program.serve(flow.slot, Protocol.UDP if flow.udp else Protocol.TCP, 53 if flow.udp else 7000, up=up)
+        first, other = (choose.sample(range(1, 9), choose.choice((0, 1, 1, 2, 3, 4, 7, 8))) for _ in range(2))
+        graces = choose.random() < 0.2, choose.random() < 0.2
+        program.set_row(flow.slot, flow.row, first, FOREVER if graces[0] else 0, side=1)
+        program.set_row(flow.slot, other_row, other, FOREVER if graces[1] else 0, side=0)
+        here = NodeState(1, joined(first, other, alternating), flow.socket, up, any(graces))
+        for _ in range(20):
+            hop = choose.randrange(CHAIN + 2)
+            prev = choose.randrange(2, 10) if hop else STRANGER
+            arrival = Arrival(flow.udp or choose.random() < 0.3, hop, prev, flow.udp)
+            frame, decision = flow.frame(arrival.opens, hop, prev), pick(here, arrival)
+            foreseen[decision.event] += 1
+            assert program.send(frame) == expected(decision, frame), (first, other, here, arrival, decision)
+    after = program.counted()
+    counted = {event: after[flow.slot, event] - before[flow.slot, event] for event in WHY}
+    assert counted == {event: foreseen[event] for event in WHY}
+
+
+def test_the_other_epochs_owner_is_reached_at_no_charge(
+    two_epochs: OtherEpoch, flows: dict[str, Flow], program: Any
+) -> None:
+    """After a switch all that is old takes two forwards: they must not compete for a rate with a flood."""
+    flow = flows["none"]
+    conf = program.tables.conf()
+    program.set_row(ECHO, flow.row, (1, 2), side=1)
+    program.set_row(ECHO, flow.row_under(two_epochs.hash_key), (3, 4), side=0)
+    used_up = {"again_per_s": 1, "again_burst": 0}
+    for alternating, drops in ((True, False), (False, True)):
+        program.tables.set_conf(replace(conf, **used_up, other=replace(two_epochs, alternating=alternating)))
+        verdicts = {program.send(flow.frame(opens=False, hop=1, prev=5))[0] for _ in range(50)}
+        assert ("drop" in verdicts) == drops
+    assert "drop" in {program.send(flow.frame(opens=False, hop=2, prev=5))[0] for _ in range(50)}
+    kernel.update(program.tables._fds["spent"], bytes(4), bytes(8 * kernel.possible_cpus()))
+
+
+def test_grace_ends(flows: dict[str, Flow], program: Any) -> None:
+    flow = flows["none"]
+    frame = flow.frame(opens=False, hop=2, prev=2)
+    program.set_row(ECHO, flow.row, (2, 1), time.monotonic_ns() + 300_000_000)
+    assert program.send(frame)[0] == "drop"
+    deadline = time.monotonic() + 5
+    while program.send(frame)[0] == "drop":
+        assert time.monotonic() < deadline
+    program.set_row(ECHO, flow.row, (2, 1), time.monotonic_ns() - 20_000_000)  # the program's clock has ticks
+    assert program.send(frame)[0] == "pass"
+
+
+def test_second_forwards_are_limited_per_cpu(flows: dict[str, Flow], program: Any) -> None:
+    """A burst of 10, then 5 a second; first forwards are never held up."""
+    flow = flows["none"]
+    conf = program.tables.conf()
+    program.set_row(ECHO, flow.row, (2, 3))
+    program.tables.set_conf(NodeConf(conf.self_index, conf.self_tag, conf.hash_key, again_per_s=5, again_burst=10))
+    cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cpus)})
+    before = program.counted()
+    try:
+        start = time.monotonic()
+        verdicts = Tally(program.send(flow.frame(False, hop=1))[0] for _ in range(2000))
+        after = program.counted()
+        assert 10 <= verdicts["tx"] <= 12 + 5 * (time.monotonic() - start)
+        for event, verdict in ((Counter.FORWARD_AGAIN, "tx"), (Counter.DROP_RATE_LIMIT, "drop")):
+            assert after[ECHO, event] - before[ECHO, event] == verdicts[verdict]
+        assert verdicts.total() == verdicts["tx"] + verdicts["drop"] == 2000
+        assert all(program.send(flow.frame(False))[0] == "tx" for _ in range(100))
+    finally:
+        os.sched_setaffinity(0, cpus)
+        program.tables.set_conf(conf)
+
+
+def walk(
+    chains: dict[int, tuple[int, ...]], holder: int | None, opens: bool, ingress: int, in_grace: Collection[int] = ()
+) -> list[tuple[int, Decision[int]]]:
+    """Follow a packet through nodes that each believe their own chain; (node, decision) at each."""
+    at, packet, way = ingress, Arrival[int](opens), []
+    while True:
+        socket_here = Socket.CONNECTION if at == holder else Socket.NONE
+        decision = pick(NodeState(at, chains[at], socket_here, grace=at in in_grace), packet)
+        way.append((at, decision))
+        if decision.to is None:
+            return way
+        packet = replace(packet, hop=decision.hop, prev=at)
+        at = decision.to
+
+
+def tables_of(nodes: int) -> list[tuple[int, ...]]:
+    return [chain for size in range(nodes + 1) for chain in itertools.permutations(range(1, nodes + 1), size)]
+
+
+def believed() -> Iterator[dict[int, tuple[int, ...]]]:
+    """All ways that three nodes can disagree, and some of those of four and five."""
+    yield from (dict(enumerate(chains, 1)) for chains in itertools.product(tables_of(3), repeat=3))
+    choose = random.Random(7)
+    for nodes in (4, 5):
+        tables = tables_of(nodes)
+        yield from (dict(enumerate(choose.choices(tables, k=nodes), 1)) for _ in range(4000))
+
+
+def test_forwards_are_bounded_however_tables_disagree() -> None:
+    for chains in believed():
+        for ingress, holder, opens in itertools.product(chains, [None, *chains], (True, False)):
+            forwards = len(walk(chains, holder, opens, ingress)) - 1
+            assert forwards <= CHAIN + 1, (chains, ingress, holder, opens)
+
+
+def chain_of(states: tuple[str, ...]) -> tuple[int, ...]:
+    """The chain of a row that ranks nodes 1, 2, ...: the best that is up, then all in their order."""
+    there = [node for node, state in enumerate(states, 1) if state != "absent"]
+    best = next((node for node in there if states[node - 1] == "up"), None)
+    return (best, *(node for node in there if node != best))[:4] if best else ()
+
+
+def single_changes(nodes: int) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """A node joins, drains or returns; it never goes without having drained."""
+    for old in itertools.product(("absent", "up", "draining"), repeat=nodes):
+        for node, state in itertools.product(range(nodes), ("up", "draining")):
+            if old[node] != state:
+                yield old, (*old[:node], state, *old[node + 1 :])
+
+
+@pytest.mark.parametrize("nodes", [3, 4, 5])
+def test_a_single_change_resets_nobody(nodes: int) -> None:
+    """While it spreads, each node believes the old chain or the new, in any mixture.
+
+    A packet reaches the owner that its connection has from before, or, in a few mixtures, is dropped and sent again;
+    no other node's kernel ever gets to answer it.
+    """
+    ends: Tally[Counter] = Tally()
+    for old, new in single_changes(nodes):
+        before, after = chain_of(old), chain_of(new)
+        if before == after or not before or before[0] not in after:
+            continue
+        there = [node for node in range(1, nodes + 1) if (old[node - 1], new[node - 1]) != ("absent", "absent")]
+        for beliefs in itertools.product((before, after), repeat=len(there)):
+            changed = {node for node, belief in zip(there, beliefs, strict=True) if belief is after}
+            for ingress in there:
+                way = walk(dict(zip(there, beliefs, strict=True)), before[0], False, ingress, changed)
+                node, decision = way[-1]
+                ends[decision.event] += 1
+                assert node == before[0] or decision.event >= Counter.DROP_GRACE, (beliefs, way)
+    dropped = sum(count for event, count in ends.items() if event >= Counter.DROP_GRACE)
+    assert dropped < ends.total() / 1000

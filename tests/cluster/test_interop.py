@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Four kinds of router, eBGP with an AS for each node and iBGP with the router as reflector: the same scenario.
+
+    b1 ──┐                 all sessions come up, the VIP has four next hops, identities reach all nodes;
+    b2 ──┤ router          b1, b2 announce, b3, b4 are members only; b4 withdraws and comes back;
+    b3 ──┤                 ExaBGP on b1 is killed: its next hop goes, the others call b1 lost; it comes back
+    b4 ──┘
+
+Times are the router's kernel's (BIRD, FRR) or of its RIB, asked every 20 ms and more (GoBGP, OpenBGPD). States are
+asserted, times are told: by the table at the end of the run.
+"""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from support.interop_lab import KINDS, NODES, Interop, interop
+
+pytestmark = pytest.mark.lab
+ALL_UP = dict.fromkeys(NODES, "up")
+
+
+@pytest.mark.parametrize("mode", ["eBGP", "iBGP"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_matrix(kind: str, mode: str, figures: dict[str, dict[str, int]], tmp_path: Path) -> None:
+    row = figures.setdefault(f"{kind} {mode}", {})
+    with interop(kind, mode, tmp_path) as lab:
+        begin(lab, row)
+        members_only(lab)
+        withdrawn(lab, row)
+        killed(lab, row)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_as_for_all_nodes_a_password_and_gtsm(
+    kind: str, figures: dict[str, dict[str, int]], tmp_path: Path
+) -> None:
+    """GoBGP would keep from each other the routes of nodes of one AS."""
+    with interop(kind, "guarded", tmp_path) as lab:
+        begin(lab, figures.setdefault(f"{kind} guarded", {}))
+        # Asked on a node, for that node alone: without an agent's help, and without the password.
+        printed = lab.cluster.lab.exec("b2", ["lbctl", "announce", "config", "--router", kind]).stdout
+        assert printed.count("The router's side of anylb") == 1
+        assert all(part in printed for part in ("10.0.0.12", "fd00::12", "PUT-HERE-WHAT-secret-HOLDS"))
+        assert "10.0.0.11" not in printed
+
+
+def begin(lab: Interop, row: dict[str, int]) -> None:
+    """From the start of the nodes' daemons."""
+    since = time.monotonic()
+    for node in NODES:
+        lab.cluster.start(node, "speaker", "agent")
+    row["sessions"] = lab.until("all sessions", lambda: lab.sessions() == lab.hops(*NODES) | lab.hops6(*NODES), since)
+    row["ECMP of 4"] = lab.until_hops(since, *NODES)
+    row["IPv6 too"] = lab.until("the IPv6 VIP by all", lambda: lab.now6() == lab.hops6(*NODES), since)
+    row["identities"] = lab.until("all identities at all nodes", lambda: all_see(lab, ALL_UP), since)
+
+
+def members_only(lab: Interop) -> None:
+    """Two nodes announce, two are members only: everyone knows these, and they know everyone."""
+    for node in ("b3", "b4"):
+        lab.announce(node, False)
+    lab.until_hops(time.monotonic(), "b1", "b2")
+    lab.until("the IPv6 VIP by two", lambda: lab.now6() == lab.hops6("b1", "b2"), time.monotonic())
+    time.sleep(0.5)  # a wrong word of it would have arrived by now
+    assert all_see(lab, ALL_UP)
+    assert lab.timeline.now == lab.hops("b1", "b2")
+    for node in ("b3", "b4"):
+        lab.announce(node, True)
+    lab.until_hops(time.monotonic(), *NODES)
+
+
+def withdrawn(lab: Interop, row: dict[str, int]) -> None:
+    """What an operator takes out of the routers is gone from them, and comes back."""
+    since = time.monotonic()
+    lab.cluster.ask("b4", "POST", "/withdraw")
+    row["withdraw"] = lab.until_hops(since, "b1", "b2", "b3")
+    since = time.monotonic()
+    lab.cluster.ask("b4", "POST", "/announce")
+    row["announce"] = lab.until_hops(since, *NODES)
+
+
+def killed(lab: Interop, row: dict[str, int]) -> None:
+    """ExaBGP dies without a word."""
+    (pid,) = lab.cluster.pids("b1", "speaker")
+    since = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+    others = ("b2", "b3", "b4")
+    row["kill -9"] = lab.until_hops(since, *others)
+    lab.until("b1 to leave the IPv6 VIP", lambda: lab.now6() == lab.hops6(*others), since)
+    row["lost"] = lab.until("b1 to be lost", lambda: all(lab.members(n).get("b1") == "lost" for n in others), since)
+    assert all({n: lab.members(node)[n] for n in others} == dict.fromkeys(others, "up") for node in others)
+    since = time.monotonic()
+    lab.cluster.start("b1", "speaker")
+    row["back"] = lab.until_hops(since, *NODES)
+    lab.until("the IPv6 VIP by all again", lambda: lab.now6() == lab.hops6(*NODES), since)
+    lab.until("all identities at all nodes again", lambda: all_see(lab, ALL_UP), since)
+
+
+def all_see(lab: Interop, expected: dict[str, str]) -> bool:
+    return all(lab.members(node) == expected for node in NODES)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two routers at once, BIRD 2 and FRR: dual.clab.yml. One of them dies, and connections live on by the other.
+
+              ┌── router1 ──┐
+    client ───┤             ├── segment ── b1 … b4, each with a session to both routers
+              └── router2 ──┘
+
+The other router hashes flows onto other servers than the dead one did. The negative control is the same lab as plain
+ECMP anycast (`XDP=off`): half of all flows change their router there, and most of those break.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from topology.demo.cluster import VIP, Cluster
+from topology.demo.router_watch import RouterWatch, Timeline
+from topology.lab.lab import Lab
+from topology.traffic.client import HeldReport, TrafficClient
+
+pytestmark = pytest.mark.lab
+FILE = Path(__file__).parents[2] / "topology/dual.clab.yml"
+NODES = ("b1", "b2", "b3", "b4")
+ROUTERS = ("router1", "router2")
+HELD = 300
+FRESH_PER_S = 20.0
+SOCKET = "run/traffic.sock"
+
+
+@dataclass
+class Dual:
+    """A lab with its traffic, and what its routers' kernels route."""
+
+    cluster: Cluster
+    traffic: TrafficClient
+    timelines: dict[str, Timeline]
+
+    def digests(self) -> set[str]:
+        views = [self.cluster.view(node) for node in NODES]
+        return {view.digest if view else "" for view in views}
+
+
+@contextlib.contextmanager
+def dual(xdp: str) -> Iterator[Dual]:
+    with contextlib.ExitStack() as stack:
+        lab = stack.enter_context(Lab.up(FILE, f"dual-{xdp}-{os.getpid()}", {"XDP": xdp}, keep=False))
+        watches = {name: stack.enter_context(RouterWatch(lab.nodes[name].pid, VIP)) for name in ROUTERS}
+        argv = ["python", "-m", "topology.traffic", "--vip", VIP, "--control", f"/{SOCKET}"]
+        lab.spawn("client", argv, lab.root("client") / "var/log/traffic.log")
+        traffic = TrafficClient.connect(lab.root("client") / SOCKET)
+        stack.callback(traffic.quit)
+        yield Dual(Cluster(lab, "bird"), traffic, {name: watch.timeline for name, watch in watches.items()})
+
+
+def begin(lab: Dual) -> None:
+    """Both routers route by all nodes, all tables are equal, and connections are open by both."""
+    everyone = frozenset(lab.cluster.addresses.values())
+    wait = lab.cluster.wait
+    wait("all next hops", lambda: all(line.now == everyone for line in lab.timelines.values()), 30.0)
+    wait("equal tables", lambda: len(lab.digests()) == 1 and lab.cluster.view("b1") is not None, 30.0)
+    lab.traffic.open(HELD)
+    lab.traffic.fresh(FRESH_PER_S)
+    wait("connections", lambda: lab.traffic.progress().open == HELD, 30.0)
+    now = time.monotonic()
+    wait("an answer on each", lambda: lab.traffic.progress(now).unsettled == 0, 30.0)
+    lab.traffic.begin()
+
+
+def settled(lab: Dual, since: float) -> list[HeldReport]:
+    """What became of the held connections, once each has answered or is broken."""
+
+    def over() -> bool:
+        progress = lab.traffic.progress(since)
+        return not progress.unsettled and not progress.pending
+
+    lab.cluster.wait("every connection to answer or to break", over, 30.0)
+    return lab.traffic.report()[0]
+
+
+@pytest.mark.parametrize("victim", ROUTERS)
+def test_one_router_dies_and_connections_live_on(victim: str, remarks: list[str]) -> None:
+    (other,) = set(ROUTERS) - {victim}
+    with dual("auto") as lab, dual("off") as control:
+        for one in (lab, control):
+            begin(one)
+        digests = lab.digests()
+        died = time.monotonic()
+        for one in (lab, control):
+            one.cluster.crash(victim)
+        time.sleep(5.0)  # longer than the hold time: nodes know by now that their session to it is gone
+        now = time.monotonic()
+        held, plain = settled(lab, now), settled(control, now)
+        broken = [one for one in held if one.state != "open"]
+        broken_plain = [one for one in plain if one.state != "open"]
+        silence_s = max(one.silence_s for one in held)
+        remarks.append(
+            f"{victim} of two dies: {len(broken)} of {HELD} broke, plain ECMP {len(broken_plain)}; "
+            f"longest silence {silence_s:.1f} s"
+        )
+        assert not broken
+        assert len(broken_plain) > HELD / 10, "else the traffic proves nothing"
+        attempts = [one for one in lab.traffic.report()[1] if died < one.started_at < now]
+        assert len(attempts) > 3 * FRESH_PER_S
+        assert {one.outcome for one in attempts} == {"ok"}
+        assert lab.digests() == digests, "who is a member did not change"
+        assert lab.timelines[other].changes(died) == []

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The next-hop rule a second time, for the proofs: whether a node delivers a packet, drops it, or hands it to whom.
+
+Owns the rule only. It is written from the words of ARCHITECTURE.md and of the comment at the top of bpf/src/pick.h, not
+from code: places are sets and lists of nodes here, where the program counts slots.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+K = 8
+"""Places in a row: a packet that was forwarded more often went in a circle."""
+
+CONNECTION, TIME_WAIT, COOKIE = "connection", "time-wait", "cookie"
+
+
+@dataclass(frozen=True)
+class Packet:
+    """`opens`: a SYN, or any datagram. `hop` counts its forwards so far, `prev` did the last one."""
+
+    opens: bool
+    hop: int = 0
+    prev: int | None = None
+    udp: bool = False
+
+
+@dataclass(frozen=True)
+class Belief:
+    """What a node holds true when a packet comes: `chain` of the packet's row, a local `socket`, its own state."""
+
+    me: int
+    chain: Sequence[int]
+    socket: str | None = None
+    up: bool = True
+    grace: bool = False
+    unreachable: Collection[int] = ()
+
+
+@dataclass(frozen=True)
+class Decision:
+    """`event` is the counter's name; `skipped` nodes were passed over for lack of a way to them."""
+
+    event: str
+    to: int | None = None
+    skipped: int = 0
+
+
+def two_rows(first: Sequence[int], other: Sequence[int], alternating: bool) -> list[int]:
+    """The chain of a node that knows the rows of two epochs: four places of the first, three of the other.
+
+    Alternating, place i of the first row is tried before place i of the other, and that before place i + 1.
+    """
+    if not first:
+        return []
+    tried = [(place if alternating else 0, 0, place, node) for place, node in enumerate(first[:4])]
+    tried += [(place if alternating else 1, 1, place, node) for place, node in enumerate(other[:3])]
+    chain: list[int] = []
+    for *_, node in sorted(tried):
+        if node not in chain:
+            chain.append(node)
+    return chain
+
+
+def decide(here: Belief, packet: Packet) -> Decision:
+    """Apply the six steps of the rule in their order."""
+    owner = list(here.chain[:1]) == [here.me]
+    others = [node for node in here.chain if node != here.me]
+
+    takes_new = owner or packet.hop > 1 or (packet.hop == 1 and here.up)
+    if packet.opens and takes_new:
+        return Decision("deliver_udp" if packet.udp else "deliver_owner" if owner else "deliver_forwarded_syn")
+
+    if not others and (packet.opens or not here.grace):
+        return Decision("deliver_only_node" if owner else "pass_no_member")
+
+    may_be_here = here.me in here.chain or packet.hop > 0 or not others
+    if may_be_here and (event := _socket(here, owner, packet)):
+        return Decision(event)
+
+    if packet.hop > K:
+        return Decision("drop_hop_limit")
+
+    asked = [node for node in _to_ask(here, packet) if not (packet.hop and node == packet.prev)]
+    for skipped, node in enumerate(asked):
+        if node not in here.unreachable:
+            return Decision("forward_again" if packet.hop else "forward_first", node, skipped)
+    return Decision("drop_grace" if here.grace else "deliver_chain_end", None, len(asked))
+
+
+def _socket(here: Belief, owner: bool, packet: Packet) -> str | None:
+    """The event that the local socket causes, if it does."""
+    if here.socket == CONNECTION:
+        return "deliver_socket"
+    if packet.opens:
+        return None
+    if here.socket == TIME_WAIT and (owner or packet.hop):
+        return "deliver_time_wait"
+    if here.socket == COOKIE and here.me in here.chain:
+        return "deliver_syn_cookie"
+    return None
+
+
+def _to_ask(here: Belief, packet: Packet) -> list[int]:
+    """The nodes that may still be asked, in their order."""
+    if here.me not in here.chain:
+        return list(here.chain)
+    place = list(here.chain).index(here.me)
+    tried, later = here.chain[:place], here.chain[place + 1 :]
+    came_as_explained = place == 0 or (packet.hop > place and packet.prev in tried)
+    return list(later if came_as_explained else [*tried, *later])

@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The packet oracle: what must become of a frame, given what a node knows. Shares no code with the program's twins.
+
+Owns the way from a frame to verdict, frame out and counters; oracle_headers reads, oracle_hop holds the next-hop rule,
+oracle_tunnel the outer headers. Names of counters are lb.h's, in lower case.
+"""
+
+import hashlib
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
+
+from scapy.layers.inet import ICMP, IP
+from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
+from scapy.layers.l2 import Ether
+from scapy.packet import Raw
+from support.oracle import next_hop as oracle_next_hop
+from support.oracle.headers import UNTOLD, Address, Flow, Kind, Link, Reading, link, marker, read, target
+from support.oracle.tunnel import Outer, is_tunnel, open_tunnel, outer_header
+
+Network = IPv4Network | IPv6Network
+ETHERTYPE = {4: b"\x08\0", 6: b"\x86\xdd"}
+MARTIANS = [
+    ip_network(prefix)
+    for prefix in (
+        "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/128", "::1/128", "::ffff:0:0/96", "fe80::/10",
+        "ff00::/8",
+    )
+]  # fmt: skip
+"""Sources that no client can have (RFC 6890, RFC 4291)."""
+QUOTE = 504
+"""Bytes that an error about size quotes; what is smaller fits everywhere."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A next hop; `mac` None: never known. `ifindex` 0: by the way that the packet came."""
+
+    tag: int
+    mac: str | None
+    address: Address | None = None
+    address6: Address | None = None
+    on_link: bool = True
+    outer6: bool = False
+    ifindex: int = 0
+    source: str | None = None
+    vlan: int = 0
+    mtu: int = 1500
+
+
+@dataclass(frozen=True)
+class Service:
+    """`slot` numbers its counters; `up`: this node takes new connections of it; `affinity`: 5-, 3- or 2-tuple."""
+
+    slot: int
+    up: bool = True
+    affinity: int = 5
+    forward: str = "l2"
+    drop_no_member: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    chain: tuple[int, ...] = ()
+    grace: bool = False
+
+
+@dataclass(frozen=True)
+class OtherEpoch:
+    """What else a node looks into: another secret's rows, in turns with the first or after them."""
+
+    secret: bytes
+    tables: Mapping[int, Sequence[Row]]
+    alternating: bool
+
+
+@dataclass(frozen=True)
+class World:
+    """All that a node knows. `tables` holds each slot's rows; `services` are keyed by VIP, protocol and port (0: any).
+
+    `sockets` holds what the kernel has for a flow; tunnels are opened from `prefixes`; `denied` are sources.
+    """
+
+    mac: str
+    me: int
+    nodes: Mapping[int, Node]
+    secret: bytes
+    services: Mapping[tuple[Address, int, int], Service]
+    tables: Mapping[int, Sequence[Row]]
+    sockets: Mapping[Flow, str] = field(default_factory=dict)
+    prefixes: tuple[Network, ...] = ()
+    denied: tuple[Network, ...] = ()
+    other: OtherEpoch | None = None
+
+    @property
+    def vips(self) -> set[Address]:
+        return {vip for vip, _, _ in self.services}
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """`frame` is what leaves, or what the kernel gets to see; `counted` holds (slot, counter) in any order."""
+
+    verdict: str
+    frame: bytes
+    counted: tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A packet as it came: `packet` with all that lies behind it, `hop` and `prev_tag` from its marker.
+
+    `sender6`: what came over an IPv6 tunnel tells its sender by the whole address instead.
+    """
+
+    link: Link
+    family: int
+    packet: bytes
+    hop: int
+    prev_tag: int
+    tunnelled: bool = False
+    sender6: IPv6Address | None = None
+
+    @property
+    def frame(self) -> bytes:
+        """The frame without the tunnel's header."""
+        return self.link.macs + self.link.tags + ETHERTYPE[self.family] + self.packet
+
+
+def judge(world: World, frame: bytes) -> Judgement:
+    """Say what must become of a frame."""
+    outside = link(frame)
+    if outside is None or outside.family is None or outside.dst != world.mac:
+        other_mac = outside is not None and outside.dst != world.mac
+        return Judgement("pass", frame, ((0, "pass_other_mac" if other_mac else "pass_no_service"),))
+    family, packet = outside.family, outside.rest
+    me = world.nodes[world.me]
+    if target(family, packet) in {me.address, me.address6} - {None}:
+        event = "pass_no_service"
+        if is_tunnel(family, packet):
+            event = "pass_foreign_tunnel"
+            if opened := open_tunnel(family, packet, world.prefixes):
+                six = opened.sender if isinstance(opened.sender, IPv6Address) else None
+                tag = int(opened.sender) & 0xFFFF
+                arrival = Arrival(outside, opened.family, opened.behind, opened.hop, tag, tunnelled=True, sender6=six)
+                reading = read(opened.family, opened.inner, world.vips)
+                if reading and (judged := _to_vip(world, arrival, reading)):
+                    return judged
+        return Judgement("pass", frame, ((0, event),))
+    reading = read(family, packet, world.vips)
+    judged = reading and _to_vip(world, Arrival(outside, family, packet, *marker(outside.src)), reading)
+    return judged or Judgement("pass", frame, ((0, "pass_no_service"),))
+
+
+def _to_vip(world: World, arrival: Arrival, reading: Reading) -> Judgement | None:
+    """Judge a packet to a VIP; None if no service wants it and nothing is wrong with it."""
+    served = [
+        (port, service)
+        for (vip, protocol, port), service in world.services.items()
+        if (vip, protocol) == (reading.flow.vip, reading.flow.protocol)
+    ]
+    by_port = dict(served)
+    any_port = by_port.get(0)
+    slot = any_port.slot if any_port else 0
+    cares = served or reading.flow.protocol == UNTOLD  # then the VIP is reason enough
+    if reading.kind is Kind.MALFORMED_HEADER:
+        return _dropped(arrival, slot, "drop_malformed") if cares else None
+    for event, holds in (
+        ("drop_denied", any(reading.source in prefix for prefix in world.denied)),
+        ("drop_land", reading.source == reading.flow.vip),
+        ("drop_martian", any(reading.source in prefix for prefix in MARTIANS)),
+        ("drop_ipv6_headers", reading.kind is Kind.HEADERS),
+    ):
+        if holds:
+            return _dropped(arrival, 0, event)
+    if reading.kind is Kind.MALFORMED:
+        return _dropped(arrival, slot, "drop_malformed") if cares else None
+    if reading.kind is Kind.FRAGMENT:
+        if len(served) == 1 and served[0][1].affinity == 2:
+            return _served(world, served[0][1], arrival, reading)
+        return _dropped(arrival, slot, "drop_fragment") if cares else None
+    service = by_port.get(reading.flow.vip_port) or any_port
+    return _served(world, service, arrival, reading) if reading.kind is Kind.FLOW and service else None
+
+
+def _dropped(arrival: Arrival, slot: int, event: str) -> Judgement:
+    return Judgement("drop", arrival.frame, ((slot, event),))
+
+
+def _served(world: World, service: Service, arrival: Arrival, reading: Reading) -> Judgement:
+    flow, fragment = reading.flow, reading.kind is Kind.FRAGMENT
+    noted = ["rx_forwarded" if arrival.hop else "rx"]
+    noted += ["rx_tunnel"] * arrival.tunnelled + ["rx_icmp_error"] * reading.error
+    table = world.tables.get(service.slot)
+    hashed = flow_hash(world.secret, flow, service.affinity)
+    if table is None:
+        return _no_member(service, arrival, noted)
+    row = _row(world, service, flow, table[hashed % len(table)])
+    here = oracle_next_hop.Belief(
+        me=world.me,
+        chain=row.chain,
+        socket=None if fragment else world.sockets.get(flow),
+        up=service.up,
+        grace=row.grace,
+        unreachable=[number for number in world.nodes if not _reachable(world, service, number)],
+    )
+    packet = oracle_next_hop.Packet(reading.opens, arrival.hop, _sender(world, arrival), flow.protocol == 17)
+    decision = oracle_next_hop.decide(here, packet)
+    event = decision.event
+    if fragment and event in ("deliver_owner", "deliver_forwarded_syn", "deliver_udp"):
+        event = "deliver_fragment"
+    if event == "pass_no_member" or (not row.chain and service.drop_no_member and event.startswith("drop")):
+        return _no_member(service, arrival, noted)
+    noted += ["skip_no_mac"] * decision.skipped
+    if decision.to is None:
+        verdict = "drop" if event.startswith("drop") else "pass"
+        return _judged(verdict, arrival.frame, service.slot, [*noted, event])
+    leaves = "redirect" if world.nodes[decision.to].ifindex else "tx"
+    if service.forward == "l2":
+        return _judged(leaves, _by_l2(world, decision.to, arrival), service.slot, [*noted, event])
+    outer = _outer(world, service, decision.to, arrival, reading, hashed)
+    if reading.length + outer.overhead <= world.nodes[decision.to].mtu:
+        frame = _by_tunnel(world, decision.to, arrival, reading, outer)
+        return _judged(leaves, frame, service.slot, [*noted, event])
+    if arrival.hop or reading.error or reading.later or reading.length < QUOTE:
+        return _judged("drop", arrival.frame, service.slot, [*noted, "drop_too_big"])
+    reply_too_big = _too_big(arrival, reading, world.nodes[decision.to].mtu - outer.overhead)
+    return _judged("tx", reply_too_big, service.slot, [*noted, "reply_too_big"])
+
+
+def _row(world: World, service: Service, flow: Flow, first: Row) -> Row:
+    """A packet's row, or what two rows make together."""
+    if world.other is None:
+        return first
+    table = world.other.tables[service.slot]
+    other = table[flow_hash(world.other.secret, flow, service.affinity) % len(table)]
+    chain = oracle_next_hop.two_rows(first.chain, other.chain, world.other.alternating)
+    return Row(tuple(chain), first.grace or other.grace)
+
+
+def _sender(world: World, arrival: Arrival) -> int:
+    """The node whose tag the packet bears; over IPv6 its outer source. -1: none that is known."""
+    for number, node in world.nodes.items():
+        if (node.address6 == arrival.sender6) if arrival.sender6 else (node.tag == arrival.prev_tag):
+            return number
+    return -1
+
+
+def _no_member(service: Service, arrival: Arrival, noted: list[str]) -> Judgement:
+    if service.drop_no_member:
+        return _judged("drop", arrival.frame, service.slot, [*noted, "drop_no_member"])
+    return _judged("pass", arrival.frame, service.slot, [*noted, "pass_no_member"])
+
+
+def _judged(verdict: str, frame: bytes, slot: int, noted: list[str]) -> Judgement:
+    return Judgement(verdict, frame, tuple((slot, name) for name in noted))
+
+
+def _reachable(world: World, service: Service, number: int) -> bool:
+    me, node = world.nodes[world.me], world.nodes[number]
+    if node.mac is None:
+        return False
+    if service.forward == "l2":
+        return node.on_link
+    return bool(me.address6 and node.address6) if node.outer6 else bool(me.address and node.address)
+
+
+def _by_l2(world: World, to: int, arrival: Arrival) -> bytes:
+    tag = world.nodes[world.me].tag
+    source = f"02:4c:42:{arrival.hop + 1:02x}:{tag >> 8:02x}:{tag & 0xFF:02x}"
+    return bytes(Ether(dst=world.nodes[to].mac, src=source))[:12] + arrival.frame[12:]
+
+
+def _outer(world: World, service: Service, to: int, arrival: Arrival, reading: Reading, hashed: int) -> Outer:
+    me, node = world.nodes[world.me], world.nodes[to]
+    src, dst = (me.address6, node.address6) if node.outer6 else (me.address, node.address)
+    assert src
+    assert dst
+    return Outer(src, dst, service.forward == "gue", arrival.hop + 1, hashed, reading.traffic_class)
+
+
+def _by_tunnel(world: World, to: int, arrival: Arrival, reading: Reading, outer: Outer) -> bytes:
+    node = world.nodes[to]
+    source = node.source if node.ifindex and node.source else world.mac
+    macs = bytes(Ether(dst=node.mac, src=source))[:12]
+    tag = struct.pack("!HH", 0x8100, node.vlan) if node.vlan else b""
+    around = outer_header(outer, arrival.family, reading.length)
+    return macs + tag + ETHERTYPE[outer.src.version] + around + arrival.packet
+
+
+def _too_big(arrival: Arrival, reading: Reading, mtu: int) -> bytes:
+    """The ICMP error that tells the sender so, back the way it came (RFC 1191, RFC 4443)."""
+    quote = Raw(arrival.packet[: min(reading.length, QUOTE)])
+    ends = {"src": str(reading.flow.vip), "dst": str(reading.source)}
+    if arrival.family == 4:
+        answer = IP(id=0, flags="DF", ttl=64, **ends) / ICMP(type=3, code=4, nexthopmtu=mtu) / quote
+    else:
+        answer = IPv6(hlim=64, **ends) / ICMPv6PacketTooBig(mtu=mtu) / quote
+    macs = arrival.link.macs
+    return macs[6:] + macs[:6] + arrival.link.tags + ETHERTYPE[arrival.family] + bytes(answer)
+
+
+def flow_hash(secret: bytes, flow: Flow, affinity: int = 5) -> int:
+    """Multilinear hashing (Lemire and Kaser 2014, "Strongly universal string hashing is fast"), then lowbias32.
+
+    The key's words are the secret and what SHAKE-256 makes of it, little-endian; so are the flow's words.
+    """
+    stream = secret + hashlib.shake_256(b"anylb flow hash" + secret).digest(64)
+    key = [int.from_bytes(stream[at : at + 8], "little") for at in range(0, 80, 8)]
+    client, vip = _words(flow.client.packed), _words(flow.vip.packed)
+    total = key[0]
+    for i, (c, v) in enumerate(zip(client, vip, strict=True)):
+        total += (c + key[1 + 2 * i]) * (v + key[2 + 2 * i])
+    ports = {5: (flow.client_port, flow.vip_port), 3: (0, flow.vip_port), 2: (0, 0)}[affinity]
+    total += _words(struct.pack("!HH", *ports))[0] * key[9]
+    value = total % 2**64 >> 32
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+        value = (value ^ value >> shift) * factor % 2**32
+    return value
+
+
+def _words(data: bytes) -> list[int]:
+    return [int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data), 4)]

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stage of the proofs: the real program with a world written into its maps, and real sockets around it.
+
+Owns translating the oracle's world into maps, and running frames through the program (BPF_PROG_TEST_RUN, ~5 us each).
+
+this namespace:   client 10.1.0.2 (lo) ──── VIPs (lo)        connections and TIME-WAIT, by ordinary sockets
+                  client 10.1.9.9 ── wire │ feed ── VIPs     handshakes left half open
+"""
+
+import os
+import socket
+import subprocess
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import Ether
+from support.oracle.headers import Flow
+from support.oracle.next_hop import CONNECTION, TIME_WAIT
+from support.oracle.packets import Judgement, Node, OtherEpoch, Row, Service, World, judge
+from support.testrun import Runner
+
+from bpf.attach.datapath import DataPath
+from bpf.kernel import objects as kernel
+from bpf.layout import structs as layout
+from bpf.layout.structs import (
+    CHAIN,
+    Affinity,
+    Counter,
+    Forward,
+    NodeConf,
+    NodeEntry,
+    Protocol,
+    ServiceEntry,
+    ServiceKey,
+    UplinkEntry,
+)
+
+ROWS = 4096
+VIP, CLIENT, FAR_CLIENT = IPv4Address("10.99.0.1"), IPv4Address("10.1.0.2"), IPv4Address("10.1.9.9")
+FEED_MAC = "02:00:00:00:00:aa"
+FOREVER_NS = 2**63
+TELL_TOO_BIG = 1  # enum budget of lb.h
+AFFINITIES = {5: Affinity.FIVE_TUPLE, 3: Affinity.THREE_TUPLE, 2: Affinity.TWO_TUPLE}
+VERDICTS = ("aborted", "drop", "pass", "tx", "redirect")
+
+
+class Stage:
+    """The program, whole or without what is not used, not attached to anything, in the world installed last."""
+
+    def __init__(self, folder: Path, ipv6: bool = True) -> None:
+        self.path = DataPath.open(folder, "lo", rows=ROWS, ipv6=ipv6)
+        fd = kernel.open_pin(next(folder.glob("program0_*")))
+        assert fd is not None
+        self._fd = fd
+        self._runner = Runner(fd)
+        self._now: World | None = None
+
+    def close(self) -> None:
+        os.close(self._fd)
+        self.path.close()
+
+    def send(self, frame: bytes) -> tuple[str, bytes]:
+        """Return the program's verdict and the frame as it left it."""
+        verdict, left = self._runner.run(frame)
+        return VERDICTS[verdict], left
+
+    def refill(self) -> None:
+        """Let the next packets that are too big be answered: a CPU does so a thousand times a second at most."""
+        tables = self.path.tables
+        kernel.update(tables._fds["spent"], TELL_TOO_BIG.to_bytes(4, "little"), bytes(8 * kernel.possible_cpus()))
+
+    def agrees(self, judgement: Judgement, frame: bytes) -> bool:
+        """Send a frame; whether verdict and frame are as judged. What is dropped may lie there in pieces."""
+        if judgement.counted[-1][1] == "reply_too_big":
+            self.refill()
+        verdict, left = self.send(frame)
+        return verdict == judgement.verdict and (verdict == "drop" or left == judgement.frame)
+
+    def counted(self) -> dict[tuple[int, str], int]:
+        counters = self.path.tables.counters()
+        return {(slot, name): value for slot, named in counters.items() for name, value in named.items()}
+
+    def install(self, world: World) -> None:
+        """Write a world into the maps; what did not change since the last one stays."""
+        tables, before = self.path.tables, self._now
+        me = world.nodes[world.me]
+        if before is None or (world.secret, me) != (before.secret, before.nodes[before.me]):
+            tables.set_uplink(0, UplinkEntry(_mac(world.mac), 1))
+            conf = NodeConf(world.me, me.tag, world.secret, again_per_s=10**9, again_burst=4 * 10**9)
+            tables.set_conf(replace(conf, address=me.address, address6=me.address6))
+        if world.other and (before is None or before.other is not world.other):
+            self._install_other(world.other)
+        if before is None or world.prefixes != before.prefixes:
+            tables.set_node_prefixes(world.prefixes)
+        if before is None or world.denied != before.denied:
+            tables.set_denied(world.denied)
+        known_nodes: dict[int, Node] = dict(before.nodes) if before else {}
+        for index, node in world.nodes.items():
+            if known_nodes.get(index) != node:
+                tables.set_node(index, _node_entry(node))
+        for index in known_nodes.keys() - world.nodes.keys():
+            tables.set_node(index, None)
+        for slot, rows in world.tables.items():
+            if before is None or before.tables.get(slot) is not rows:
+                tables.swap_rows(slot, *_encoded(rows), side=1 if world.other else 0)
+        known: dict[Any, Service] = dict(before.services) if before else {}
+        for key, service in world.services.items():
+            if known.get(key) != service:
+                tables.set_service(_service_key(key), _service_entry(service))
+        for key in known.keys() - world.services.keys():
+            tables.del_service(_service_key(key))
+        self._now = world
+
+    def _install_other(self, other: OtherEpoch) -> None:
+        """Let the other epoch have the first side, so that the one of new flows is not where it is without."""
+        tables = self.path.tables
+        for slot, rows in other.tables.items():
+            tables.swap_rows(slot, *_encoded(rows), side=0)
+        conf = tables.conf()
+        assert conf is not None
+        tables.set_conf(replace(conf, side=1, other=layout.OtherEpoch(other.secret, 0, other.alternating)))
+
+
+def difference(world: World, stage: Stage, frame: bytes, of: str = "generated") -> str:
+    """Show what the oracle says of a frame and what the program does."""
+    judgement, (verdict, left) = judge(world, frame), stage.send(frame)
+    return (
+        f"{of}: {frame.hex()}\n"
+        f"oracle   {judgement.verdict} {[name for _, name in judgement.counted]}\n         {judgement.frame.hex()}\n"
+        f"program  {verdict}\n         {left.hex()}"
+    )
+
+
+def _mac(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
+
+
+def _node_entry(node: Node) -> NodeEntry:
+    return NodeEntry(
+        address=node.address or IPv4Address("192.0.2.255"),  # every node has one; none of ours goes without
+        tag=node.tag,
+        mac=_mac(node.mac) if node.mac else None,
+        on_link=node.on_link,
+        address6=node.address6,
+        outer6=node.outer6,
+        ifindex=node.ifindex,
+        source=_mac(node.source) if node.source else None,
+        vlan=node.vlan,
+        mtu=node.mtu,
+    )
+
+
+def _service_entry(service: Service) -> ServiceEntry:
+    forward = Forward[service.forward.upper()]
+    return ServiceEntry(service.slot, service.up, AFFINITIES[service.affinity], forward, service.drop_no_member)
+
+
+def _service_key(key: tuple[Any, int, int]) -> ServiceKey:
+    vip, protocol, port = key
+    return ServiceKey(vip, Protocol(protocol), port)
+
+
+def _encoded(rows: Any) -> tuple[Any, Any]:
+    chains, grace = np.zeros((ROWS, CHAIN), np.uint16), np.zeros(ROWS, np.uint64)
+    first: Row = rows[0]
+    if all(row is first for row in rows):
+        chains[:, : len(first.chain)] = first.chain
+        grace[:] = FOREVER_NS if first.grace else 0
+        return chains, grace
+    for number, row in enumerate(rows):
+        chains[number, : len(row.chain)] = row.chain
+        grace[number] = FOREVER_NS if row.grace else 0
+    return chains, grace
+
+
+def counter_names() -> set[str]:
+    return {counter.name.lower() for counter in Counter}
+
+
+class Sockets:
+    """A socket of each state that a flow can have, for flows to TCP port 7000 and UDP port 53 of the VIP."""
+
+    ESTABLISHED, TIME_WAIT, SYN_RECV, CONNECTED = 40001, 40002, 40003, 40011
+    MORE_ESTABLISHED = range(40032, 40064)
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        for address in (VIP, CLIENT):
+            _run("ip", "address", "add", f"{address}/32", "dev", "lo")
+        for name, value in (("conf/all/rp_filter", 0), ("tcp_synack_retries", 12)):
+            Path("/proc/sys/net/ipv4", name).write_text(str(value))
+        self._listener = self._stack.enter_context(socket.create_server((str(VIP), 7000)))
+        for port in (self.ESTABLISHED, *self.MORE_ESTABLISHED):
+            self._connect(port)
+        self._leave_time_wait()
+        self._open_half()
+        self._datagrams()
+
+    @property
+    def flows(self) -> dict[Flow, str]:
+        return {
+            **{Flow(6, CLIENT, port, VIP, 7000): CONNECTION for port in (self.ESTABLISHED, *self.MORE_ESTABLISHED)},
+            Flow(6, CLIENT, self.TIME_WAIT, VIP, 7000): TIME_WAIT,
+            Flow(6, FAR_CLIENT, self.SYN_RECV, VIP, 7000): CONNECTION,
+            Flow(17, CLIENT, self.CONNECTED, VIP, 53): CONNECTION,
+        }
+
+    def refresh(self) -> None:
+        """Call this now and then: the kernel keeps a TIME-WAIT socket for a minute."""
+        if time.monotonic() - self._since > 30:
+            self._leave_time_wait()
+
+    def _leave_time_wait(self) -> None:
+        """Who closes first waits."""
+        self._since = time.monotonic()
+        client, server = self._connect(self.TIME_WAIT)
+        server.close()
+        assert client.recv(1) == b""
+        client.close()
+
+    def _connect(self, port: int) -> tuple[socket.socket, socket.socket]:
+        ends = (str(VIP), 7000), 5, (str(CLIENT), port)
+        client = self._stack.enter_context(socket.create_connection(*ends))
+        return client, self._stack.enter_context(self._listener.accept()[0])
+
+    def _open_half(self) -> None:
+        """Send a SYN into the wire and wait for the answer, which stays without one."""
+        _run("ip", "link", "add", "feed", "address", FEED_MAC, "type", "veth", "peer", "name", "wire")
+        _run("ip", "link", "set", "feed", "arp", "off", "up")
+        _run("ip", "link", "set", "wire", "up")
+        _run("ip", "address", "add", "10.1.0.1/16", "dev", "feed")
+        syn = Ether(dst=FEED_MAC, src="02:00:00:00:00:fe") / IP(src=str(FAR_CLIENT), dst=str(VIP))
+        syn /= TCP(sport=self.SYN_RECV, dport=7000, flags="S")
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)) as wire:
+            wire.bind(("wire", 0x0800))
+            wire.settimeout(5)
+            wire.send(bytes(syn))
+            deadline = time.monotonic() + 5
+            while wire.recv(2048)[34:38] != bytes(syn)[36:38] + bytes(syn)[34:36]:
+                assert time.monotonic() < deadline, "no SYN-ACK"
+
+    def _datagrams(self) -> None:
+        """An unconnected socket, which catches every client's, and one connected to a client's port."""
+        for connected in (False, True):
+            udp = self._stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            udp.bind((str(VIP), 53))
+            if connected:
+                udp.connect((str(CLIENT), self.CONNECTED))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True)

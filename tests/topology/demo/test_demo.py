@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo in small, for both routers, its negative control asserted too; and that it clears up, however it ends.
+
+client ── router ── segment ── b1 b2 b3 b4 b5        twice: with anylb, and as plain ECMP anycast
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.waiting import wait_for
+
+from topology.lab import record
+
+pytestmark = pytest.mark.lab
+
+DEMO = [sys.executable, "-m", "topology.demo"]
+
+
+def labs_of(pid: int) -> set[str]:
+    return {lab for lab, _, _ in record.inits() if lab.endswith(f"-{pid}")}
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("router", ["bird", "frr"])
+def test_anylb_keeps_every_connection_where_plain_ecmp_does_not(router: str, tmp_path: Path) -> None:
+    output = tmp_path / "demo.json"
+    process = subprocess.Popen(
+        [*DEMO, "--small", "--router", router, "--json", str(output), "--logs", str(tmp_path / "logs")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        said, _ = process.communicate(timeout=230)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, said
+    assert labs_of(process.pid) == set()
+
+    data = json.loads(output.read_text())
+    assert data["router"] == router
+    rows = {(row["step"], row["lab"]): row for row in data["steps"]}
+    steps = ["spread", "add", "drain", "return", "session_loss", "service_down", "crash"]
+    assert list(rows) == [(step, lab) for step in steps for lab in ("anylb", "ecmp")]
+    for step in steps:
+        ours, plain = rows[step, "anylb"], rows[step, "ecmp"]
+        assert ours["connections"] == plain["connections"] == 400
+        assert ours["broken"] == 0, said
+        assert plain["agree_ms"] is None
+        if step in ("add", "drain", "return", "crash"):
+            assert plain["broken"] >= 0.1 * (400 - plain["on_stopped"]), said
+        if step in ("service_down", "crash"):
+            assert ours["on_stopped"] > 0
+        else:
+            assert (ours["on_stopped"], ours["failed_new"]) == (0, 0), said
+    assert rows["spread", "ecmp"]["broken"] == 0  # the control breaks by the steps, not by itself
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_demo_that_is_ended_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
+    process = subprocess.Popen([*DEMO, "--small", "--json", str(tmp_path / "demo.json")], stdout=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: len(labs_of(process.pid)) == 2)
+        process.send_signal(number)
+        code = process.wait(timeout=20)
+    finally:
+        process.kill()
+        process.wait()
+    assert code == (-9 if number == signal.SIGKILL else 128 + number)
+    wait_for(lambda: labs_of(process.pid) == set())
+    if number == signal.SIGKILL:
+        record.remove_stale()  # only its record outlives it; the next run removes that
+    records = {name for name in record.names() if name.endswith(f"-{process.pid}")}
+    assert records == set()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_missing_is_said_and_nothing_is_made(tmp_path: Path) -> None:
+    argv = [*DEMO, "--router", "frr", "--json", str(tmp_path / "no" / "demo.json")]
+    result = subprocess.run(argv, env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert "demo: ip not found: apt-get install iproute2" in lines
+    assert "demo: ethtool not found: apt-get install ethtool" in lines
+    assert any(line.startswith("demo: vtysh") and line.endswith("apt-get install frr") for line in lines)
+    assert f"demo: {tmp_path}/no/demo.json: cannot be written there; name another place with --json" in lines
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_is_not_root_is_told_so(tmp_path: Path) -> None:
+    # A user namespace without a mapping: the same files, another user id.
+    argv = ["unshare", "--user", *DEMO, "--json", str(tmp_path / "demo.json")]
+    result = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False, env={**os.environ})
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "demo: not root: network namespaces and BPF need it; run it with sudo\n"

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The client and the server over real TCP, in a namespace of their own:
+
+    client 10.1.1.0/24 ── lo ── server 10.99.0.1:7000
+
+What the demo counts is made to happen here one by one, beside a run where nothing happens.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.waiting import wait_for
+
+from topology.traffic.client import TrafficClient
+
+pytestmark = pytest.mark.lab
+
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start a command in a network namespace that ends with this test, with all that was started in it."""
+    holder = subprocess.Popen(["unshare", "--net", "cat"], stdin=subprocess.PIPE)
+    namespace = f"/proc/{holder.pid}/ns/net"
+    processes = [holder]
+
+    def run(*argv: str, wait: bool = False) -> subprocess.Popen[bytes]:
+        # nsenter without --fork execs: the pid is the command's.
+        process = subprocess.Popen(["nsenter", f"--net={namespace}", *argv])
+        processes.append(process)
+        if wait:
+            assert process.wait() == 0
+        return process
+
+    try:
+        wait_for(lambda: os.readlink(namespace) != os.readlink("/proc/self/ns/net"))
+        run("ip", "link", "set", "lo", "up", wait=True)
+        run("ip", "address", "add", "10.99.0.1/32", "dev", "lo", wait=True)
+        run("ip", "route", "add", "local", "10.1.1.0/24", "dev", "lo", wait=True)
+        yield run
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def server(start: Start) -> Callable[[str], subprocess.Popen[bytes]]:
+    return lambda name: start(sys.executable, "-m", "topology.traffic.server", "--name", name)
+
+
+@pytest.fixture
+def client(start: Start, tmp_path: Path) -> Iterator[TrafficClient]:
+    control = tmp_path / "control"
+    process = start(sys.executable, "-m", "topology.traffic", "--control", str(control))
+    client = TrafficClient.connect(control)
+    yield client
+    client.quit()
+    assert process.wait(timeout=5) == 0, "it does not end with its controller"
+
+
+def opened(client: TrafficClient, count: int) -> None:
+    client.open(count)
+    wait_for(lambda: client.progress().open == count)
+
+
+def outcomes(client: TrafficClient, since: float = 0.0) -> Counter[str]:
+    return Counter(one.outcome for one in client.report()[1] if one.outcome and one.started_at >= since)
+
+
+def test_nothing_breaks_while_nothing_happens(server: Callable[[str], object], client: TrafficClient) -> None:
+    server("b1")
+    client.fresh(100)
+    opened(client, 60)
+    wait_for(lambda: outcomes(client)["ok"] >= 50)
+    now = time.monotonic()
+    wait_for(lambda: client.progress(now).unsettled == 0)
+    client.begin()
+    now = time.monotonic()
+    wait_for(lambda: outcomes(client, now)["ok"] >= 50)
+    held, attempts = client.report()
+    assert Counter((one.state, one.owner) for one in held) == {("open", "b1"): 60}
+    # Each sends every 100 ms, so the longest silence is that plus what this machine delays.
+    assert 0.09 < max(one.silence_s for one in held) < 1.0
+    assert {one.outcome for one in attempts} <= {"ok", ""}
+    assert {one.owner for one in attempts} <= {"b1", ""}
+    assert client.close_held("b9") == 0
+    assert client.close_held("b1") == 60
+    assert {one.state for one in client.report()[0]} == {"closed"}
+
+
+def test_a_killed_server_breaks_its_connections_and_refuses_new_ones(
+    server: Callable[[str], subprocess.Popen[bytes]], client: TrafficClient
+) -> None:
+    process = server("b1")
+    opened(client, 40)
+    client.fresh(50)
+    killed_at = time.monotonic()
+    process.kill()
+    wait_for(lambda: client.progress().open == 0)
+    held, _ = client.report()
+    assert Counter(one.state for one in held) == {"broken": 40}
+    # A killed process's sockets send FIN, or RST where something was still unread.
+    assert {one.reason for one in held} <= {"eof", "reset"}
+    assert all(killed_at <= one.ended_at <= killed_at + 5 for one in held)
+    wait_for(lambda: outcomes(client, killed_at)["refused"] >= 5)
+
+    client.begin()
+    server("b2")
+    opened(client, 10)
+    held, attempts = client.report()
+    assert {one.owner for one in held if one.state == "open"} == {"b2"}
+    assert {one.owner for one in attempts if one.outcome == "ok"} <= {"b2"}
+
+
+def test_a_silent_server_is_noticed(server: Callable[[str], subprocess.Popen[bytes]], client: TrafficClient) -> None:
+    """A stopped process neither answers nor resets: its kernel goes on accepting. Only time tells."""
+    process = server("b1")
+    opened(client, 20)
+    # Short of the limit it is a silence and nothing else.
+    process.send_signal(signal.SIGSTOP)
+    wait_for(lambda: min(one.silence_s for one in client.report()[0]) > 1.0)
+    process.send_signal(signal.SIGCONT)
+    now = time.monotonic()
+    wait_for(lambda: client.progress(now).unsettled == 0)
+    held, _ = client.report()
+    assert {one.state for one in held} == {"open"}
+    assert min(one.silence_s for one in held) > 1.0
+
+    stopped_at = time.monotonic()
+    process.send_signal(signal.SIGSTOP)
+    client.fresh(20)
+    wait_for(lambda: outcomes(client, stopped_at)["timeout"] >= 3)
+    assert client.progress().open == 20
+    assert set(outcomes(client, stopped_at)) == {"timeout"}
+    wait_for(lambda: client.progress().open == 0, timeout_s=20)
+    held, _ = client.report()
+    assert Counter((one.state, one.reason) for one in held) == {("broken", "silence"): 20}
+    assert min(one.ended_at for one in held) >= stopped_at + 14.8
+
+
+def test_http_health_and_lines_in_pieces(start: Start, server: Callable[[str], object], tmp_path: Path) -> None:
+    server("b4")
+    script = tmp_path / "ask.py"
+    script.write_text(
+        "import socket, time\n"
+        "def ask(*pieces, want):\n"
+        "    s = socket.create_connection(('10.99.0.1', 7000)); got = b''\n"
+        "    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)\n"
+        "    for piece in pieces: s.sendall(piece); time.sleep(0.05)\n"
+        "    while want not in got:\n"
+        "        data = s.recv(4096); assert data, got; got += data\n"
+        "for _ in range(100):\n"
+        "    try: socket.create_connection(('10.99.0.1', 7000)).close(); break\n"
+        "    except ConnectionRefusedError: time.sleep(0.05)\n"
+        "ask(b'GET /health HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n', want=b'HTTP/1.1 200 OK')\n"
+        "ask(b'GET /else HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n', want=b'HTTP/1.1 404 Not Found')\n"
+        "ask(b'1\\n2', b'3\\n4\\n', want=b'b4 1\\nb4 23\\nb4 4\\n')\n"
+    )
+    start(sys.executable, str(script), wait=True)
+
+
+def test_a_port_in_use_is_one_clear_line() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        argv = [sys.executable, "-m", "topology.traffic.server", "--port", str(port)]
+        result = subprocess.run(argv, capture_output=True, text=True, timeout=10, check=False)
+    assert result.returncode == 1
+    assert result.stderr == f"echo server: port {port}: Address already in use; end what listens there\n"

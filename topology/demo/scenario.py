@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo's steps, as data: what is done to the cluster, and what the router and the tables must then be.
+
+Owns the order and the expectations; play.py plays them. Every step leaves the cluster as the next one expects it:
+b1 to b4 until `add`, then b1 to b5, without b2 between `drain` and `return`, and without b5 after `crash`, the last.
+
+Who crashes is chosen for the control: under Linux's hash-threshold the loss of the middle next hop of five moves the
+fewest flows. BIRD's stand by address, b5 first. FRR's stand as they came: b1, b3 and b4 in any order, then b5, then b2,
+which came back; so it is b2 whose session is lost, since a next hop that is away for a second or more comes last again.
+"""
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from topology.demo.cluster import Cluster
+from topology.traffic.client import TrafficClient
+
+Act = Callable[[Cluster, TrafficClient], None]
+
+FOUR = frozenset({"b1", "b2", "b3", "b4"})
+FIVE = FOUR | {"b5"}
+#: How long the client keeps a draining server's connections before it closes them.
+LINGER_S = 3.0
+#: How long a killed agent stays away, as under a supervisor: well inside the dead-man's 10 s.
+AWAY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """An action, and what is right after it. Sets are of node names."""
+
+    act: Act
+    #: What the router's next hops for the VIP become.
+    hops: frozenset[str]
+    #: Who takes new connections, in the view of all of `views`, whose tables must be the same.
+    takers: frozenset[str]
+    views: frozenset[str]
+    #: Who is in nobody's chain any more.
+    gone: frozenset[str] = frozenset()
+    #: The next hops in the lab of plain ECMP, where they are others.
+    plain_hops: frozenset[str] | None = None
+    #: The node whose BGP session must be another one than before. FRR takes a session back faster than it tells its
+    #: kernel of the loss, so the next hops do not show it.
+    renews: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step: the first phase is what is measured, the others complete it under traffic."""
+
+    name: str
+    title: str
+    phases: tuple[Phase, ...]
+    #: The server that is stopped or crashed: its connections are lost with it and counted apart.
+    stopped: str | None = None
+    #: The server that must take no new connections from when all is right.
+    idle: str | None = None
+    #: The next hops must not change at all.
+    still: bool = False
+    #: Brings the cluster back to where it was; without a part in the step's figures.
+    restore: Phase | None = None
+
+
+def _start_b5(cluster: Cluster, _client: TrafficClient) -> None:
+    cluster.start("b5", "speaker", "agent")
+
+
+def _drain_b2(cluster: Cluster, _client: TrafficClient) -> None:
+    cluster.ask("b2", "POST", "/drain")
+
+
+def _leave_b2(cluster: Cluster, client: TrafficClient) -> None:
+    time.sleep(LINGER_S)
+    client.close_held("b2")
+    cluster.ask("b2", "POST", "/leave")
+
+
+def _stop_b2(cluster: Cluster, _client: TrafficClient) -> None:
+    cluster.stop("b2", "agent", "speaker")
+
+
+def _return_b2(cluster: Cluster, _client: TrafficClient) -> None:
+    cluster.start("b2", "speaker", "agent")
+    cluster.wait("b2's agent to answer", lambda: cluster.reachable("b2"))
+    cluster.ask("b2", "POST", "/undrain")
+
+
+def _kill_speaker_b2(cluster: Cluster, _client: TrafficClient) -> None:
+    cluster.kill("b2", "speaker")
+
+
+def _start_speaker_b2(cluster: Cluster, _client: TrafficClient) -> None:
+    cluster.start("b2", "speaker")
+
+
+def _clear_session_b2(cluster: Cluster, _client: TrafficClient) -> None:
+    cluster.clear_session("b2")
+
+
+def _restart_agent_b4(cluster: Cluster, _client: TrafficClient) -> None:
+    cluster.kill("b4", "agent")
+    cluster.kill("b4", "relay")  # ExaBGP starts it again by itself
+    time.sleep(AWAY_S)
+    cluster.start("b4", "agent")
+
+
+def _stop_server_b4(cluster: Cluster, _client: TrafficClient) -> None:
+    cluster.kill("b4", "server", signal.SIGTERM)
+
+
+def _start_server_b4(cluster: Cluster, _client: TrafficClient) -> None:
+    cluster.start("b4", "server")
+
+
+def _crash_b5(cluster: Cluster, _client: TrafficClient) -> None:
+    cluster.crash("b5")
+
+
+def _without(node: str) -> frozenset[str]:
+    return FIVE - {node}
+
+
+SPREAD = Step("spread", "nothing happens: who gets what", phases=())
+
+STEPS = (
+    SPREAD,
+    Step("add", "a fifth server joins", (Phase(_start_b5, FIVE, FIVE, FIVE),)),
+    Step(
+        "drain",
+        "b2 drains, its connections are closed after some seconds, it leaves",
+        (
+            Phase(_drain_b2, _without("b2"), _without("b2"), FIVE),
+            Phase(_leave_b2, _without("b2"), _without("b2"), FIVE, gone=frozenset({"b2"})),
+            Phase(_stop_b2, _without("b2"), _without("b2"), _without("b2"), gone=frozenset({"b2"})),
+        ),
+        idle="b2",
+    ),
+    Step("return", "b2 comes back", (Phase(_return_b2, FIVE, FIVE, FIVE),)),
+    Step(
+        "session_loss",
+        "kill -9 of ExaBGP on b2, then start again",
+        (
+            # b2 itself is cut off from the others' news until its session is back.
+            Phase(_kill_speaker_b2, _without("b2"), _without("b2"), _without("b2")),
+            Phase(_start_speaker_b2, FIVE, FIVE, FIVE),
+        ),
+    ),
+    Step(
+        "session_clear",
+        "the router clears its session with b2",
+        (Phase(_clear_session_b2, FIVE, FIVE, FIVE, renews="b2"),),
+    ),
+    Step(
+        "agent_restart",
+        "kill -9 of the agent and the relay on b4, then start again",
+        (Phase(_restart_agent_b4, FIVE, FIVE, FIVE),),
+        still=True,
+    ),
+    Step(
+        "service_down",
+        "b4's server stops, its node goes on forwarding",
+        (Phase(_stop_server_b4, FIVE, _without("b4"), FIVE, plain_hops=_without("b4")),),
+        stopped="b4",
+        idle="b4",
+        restore=Phase(_start_server_b4, FIVE, FIVE, FIVE),
+    ),
+    Step(
+        "crash",
+        "b5 loses its power",
+        (Phase(_crash_b5, FOUR, FOUR, FOUR),),
+        stopped="b5",
+        idle="b5",
+    ),
+)
+#: A shorter scenario for tests. Its connections are not fewer: the control's shares need them, to be far from chance.
+SMALL = tuple(step for step in STEPS if step.name not in ("session_clear", "agent_restart"))

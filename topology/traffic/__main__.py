@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lab's client: holds many connections open, opens new ones at a steady rate, and keeps the books.
+
+Runs inside the client node (`python -m topology.traffic`) and is told what to do over a unix socket (client.py is the
+other end). Owns the clock and the commands; sockets are flows.py's, what counts as broken is tally.py's.
+
+One JSON object per line each way; each command gets exactly one reply, at once:
+
+    {"do": "begin"}                   forget finished connections: a new step
+    {"do": "open", "count": 400}      hold so many more, each from a source address and port of its own
+    {"do": "fresh", "per_s": 50}      the rate of new connections from now on
+    {"do": "close", "owner": "b2"}    close the held connections of that server, null: all → {"closed"}
+    {"do": "state", "since": T}       → {"opening", "open", "unsettled", "pending", "lag_s"}
+    {"do": "report"}                  → {"held": [{"owner", "state", ...}], "attempts": [[started_at, outcome, owner]]}
+
+`unsettled` are held connections without an answer to a message sent after T, `pending` new ones begun before T that
+are not over, `lag_s` is how late this program itself was at worst: a silence no longer than that proves nothing.
+The end of the controller's stream ends the program: traffic never outlives who asked for it.
+"""
+
+import argparse
+import contextlib
+import json
+import select
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from topology.traffic.flows import TICK_S, Flows, sources
+from topology.traffic.server import PORT
+from topology.traffic.tally import State
+
+#: Behind by more than this, the loop leaves out what it missed instead of sending it in one burst.
+CATCH_UP_S = 0.5
+
+
+class Traffic:
+    """The event loop: the flows and one controller."""
+
+    def __init__(self, flows: Flows, epoll: select.epoll, control: socket.socket) -> None:
+        self._flows = flows
+        self._epoll = epoll
+        self._control = control
+        self._data = b""
+        self._lag_s = 0.0
+        self._running = True
+        epoll.register(control.fileno(), select.EPOLLIN)
+
+    def run(self) -> None:
+        """Work until the controller goes away."""
+        next_tick = time.monotonic()
+        while self._running:
+            events = self._epoll.poll(max(0.0, next_tick - time.monotonic()))
+            now = time.monotonic()
+            for descriptor, _event in events:
+                if descriptor == self._control.fileno():
+                    self._command(now)
+                else:
+                    self._flows.ready(descriptor, now)
+            self._lag_s = max(self._lag_s, now - next_tick)
+            if now - next_tick > CATCH_UP_S:
+                next_tick = now
+            while next_tick <= now:
+                self._flows.tick(now)
+                next_tick += TICK_S
+
+    def _command(self, now: float) -> None:
+        data = self._control.recv(65536)
+        if not data:
+            self._running = False
+            return
+        *lines, self._data = (self._data + data).split(b"\n")
+        for line in lines:
+            reply = self._obey(json.loads(line), now)
+            # A few hundred kilobytes at most, and the controller is waiting for them.
+            self._control.sendall(json.dumps(reply).encode() + b"\n")
+
+    def _obey(self, command: dict[str, Any], now: float) -> dict[str, Any]:
+        match command["do"]:
+            case "begin":
+                self._flows.begin()
+                self._lag_s = 0.0
+            case "open":
+                self._flows.to_open += command["count"]
+            case "fresh":
+                self._flows.fresh_per_s = command["per_s"]
+            case "close":
+                return {"closed": self._flows.close(command["owner"], now)}
+            case "state":
+                return self._state(command["since"])
+            case "report":
+                return self._report(now)
+            case unknown:
+                return {"error": f"unknown command {unknown}"}
+        return {}
+
+    def _state(self, since: float) -> dict[str, Any]:
+        held = self._flows.held
+        return {
+            "opening": self._flows.to_open + sum(one.state is State.OPENING for one in held),
+            "open": sum(one.state is State.OPEN for one in held),
+            "unsettled": sum(not one.settled(since) for one in held),
+            "pending": sum(one.started_at < since for one in self._flows.attempts if not one.outcome),
+            "lag_s": self._lag_s,
+        }
+
+    def _report(self, now: float) -> dict[str, Any]:
+        return {
+            "held": [
+                {
+                    "source": one.source,
+                    "owner": one.owner,
+                    "state": one.state.value,
+                    "reason": one.reason,
+                    "ended_at": one.ended_at,
+                    "silence_s": one.silence_s(now),
+                }
+                for one in self._flows.held
+            ],
+            "attempts": [[one.started_at, one.outcome, one.owner] for one in self._flows.attempts],
+        }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Listen for one controller on a unix socket and serve it until it goes away. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m topology.traffic", description="The lab's client.")
+    parser.add_argument("--control", type=Path, required=True, help="path of the unix socket to listen on")
+    parser.add_argument("--vip", default="10.99.0.1")
+    parser.add_argument("--port", type=int, default=PORT)
+    parser.add_argument("--source", default="10.1.1", help="first three octets of the source addresses")
+    options = parser.parse_args(argv)
+    with socket.socket(socket.AF_UNIX) as listener:
+        options.control.unlink(missing_ok=True)
+        listener.bind(str(options.control))
+        listener.listen(1)
+        listener.settimeout(60)  # nobody came: whoever started it is gone
+        with contextlib.suppress(TimeoutError):
+            control, _ = listener.accept()
+            control.setblocking(True)
+            offset = int(time.monotonic() * 10) % 10_000
+            epoll = select.epoll()
+            flows = Flows((options.vip, options.port), sources(options.source, offset), epoll)
+            Traffic(flows, epoll, control).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
