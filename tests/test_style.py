@@ -30,6 +30,20 @@ def test_linter(command: str) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def test_c_sources_are_formatted() -> None:
+    """By .clang-format, which leaves comments alone: their lines are measured here, with tabs of 8."""
+    c_sources = sources("*.c", "*.h")
+    assert len(c_sources) > 5
+    result = subprocess.run(
+        [BIN / "clang-format", "--dry-run", "--Werror", *c_sources],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr + "run: .venv/bin/clang-format -i bpf/src/*.[ch] tests/bench/*.c"
+    for path in c_sources:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            assert len(line.expandtabs(8)) <= 120, f"{path}:{number} is longer than 120 columns"
+
+
 def test_every_source_names_its_license_and_what_it_owns() -> None:
     for path in sources("*.py"):
         first, second = path.read_text(encoding="utf-8").split("\n", 2)[:2]

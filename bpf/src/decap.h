@@ -76,7 +76,8 @@ static __always_inline enum kind open_ipv4(struct xdp_md *ctx, const struct conf
 	if (!carries_tunnel(&after, ip->protocol, left))
 		return FLOW;
 	hop = ntohs(ip->id);
-	if (ip->version != 4 || !left || ip->frag_off != htons(IP_DF) || !hop || hop > CHAIN + 1 || !in_frame(ctx, &start, length) || ip->saddr == ip->daddr)
+	if (ip->version != 4 || !left || ip->frag_off != htons(IP_DF) || !hop || hop > CHAIN + 1 ||
+	    !in_frame(ctx, &start, length) || ip->saddr == ip->daddr)
 		return FOREIGN;
 	source.address[0] = ip->saddr;
 	if (!of_a_node(&source))

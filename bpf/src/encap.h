@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* Writes a tunnel's headers before a packet, and takes them off one that stays here. decap.h has the format. */
 
-#define GUE_FIRST_SOURCE 49152	/* source ports: 14 bits of the flow hash, so that receivers' queues spread */
+#define GUE_FIRST_SOURCE 49152 /* source ports: 14 bits of the flow hash, so that receivers' queues spread */
 
 /* The MACs and tags of a frame, kept while the place where they lie moves. */
 struct link_header {

@@ -68,7 +68,7 @@ static __always_inline bool write_too_big6(struct ipv6hdr *ip, void *end, const 
 	icmp->type = ICMP6_TOO_BIG;
 	icmp->code = 0;
 	icmp->checksum = 0;
-	icmp->un.gateway = htonl(mtu);	/* the whole word is the MTU here */
+	icmp->un.gateway = htonl(mtu); /* the whole word is the MTU here */
 	sum = bpf_csum_diff(NULL, 0, (void *)ip->saddr, 2 * sizeof(ip->saddr), 0);
 	sum = bpf_csum_diff(NULL, 0, &length, sizeof(length), sum);
 	sum = bpf_csum_diff(NULL, 0, &next, sizeof(next), sum);

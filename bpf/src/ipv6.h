@@ -4,8 +4,8 @@
  * passes, neighbor discovery too, unless its source is none that a client can have: nobody resolves a VIP on lo.
  */
 
-#define HEADERS_MOST 6		/* extension headers of a packet */
-#define QUOTED_MOST 2		/* of one that an error quotes: servers send none, or a fragment's */
+#define HEADERS_MOST 6 /* extension headers of a packet */
+#define QUOTED_MOST 2  /* of one that an error quotes: servers send none, or a fragment's */
 
 #define IP6_MORE_OR_OFFSET 0xfff9
 #define IP6_OFFSET 0xfff8
@@ -15,8 +15,8 @@
 
 struct extension {
 	u8 next;
-	u8 length;		/* in units of 8 bytes, the first not counted */
-	u8 type;		/* of a routing header */
+	u8 length; /* in units of 8 bytes, the first not counted */
+	u8 type;   /* of a routing header */
 	u8 segments_left;
 	__be32 more;
 };
@@ -37,7 +37,8 @@ static __always_inline bool martian6(const __be32 *source)
 {
 	if (!source[0] && !source[1])
 		return (!source[2] && (!source[3] || source[3] == htonl(1))) || source[2] == htonl(0xffff);
-	return (source[0] & htonl(0xffc00000)) == htonl(0xfe800000) || (source[0] & htonl(0xff000000)) == htonl(0xff000000);
+	return (source[0] & htonl(0xffc00000)) == htonl(0xfe800000) ||
+	       (source[0] & htonl(0xff000000)) == htonl(0xff000000);
 }
 
 /* What may be behind the extension headers of a packet for a service. Nobody has a reason to send others to one. */

@@ -79,7 +79,7 @@ static __always_inline int handle(struct xdp_md *ctx, const struct conf *conf, c
 		event = pick(ctx, conf, service, table, r, row, pkt, s, &next);
 	else
 		event = service->flags & SERVICE_DROP_NO_MEMBER ? DROP_NO_MEMBER : PASS_NO_MEMBER;
-	event ^= conf->zero;	/* see forget() */
+	event ^= conf->zero; /* see forget() */
 	if (event >= DROP_GRACE)
 		verdict = XDP_DROP;
 	else if (next)
@@ -158,7 +158,7 @@ int PROGRAM(struct xdp_md *ctx)
 	struct ethhdr *eth = take(&c, sizeof(*eth));
 	enum kind kind;
 
-	if (!conf || !uplink)	/* never: both are arrays; the verifier wants it said */
+	if (!conf || !uplink) /* never: both are arrays; the verifier wants it said */
 		return XDP_PASS;
 	if (!eth)
 		return pass(0, PASS_NO_SERVICE);

@@ -15,10 +15,10 @@ BPF_TABLE_PINNED("percpu_array", u32, struct stats, stats, SLOTS, PINS "/stats")
  * Slot, and SLOTS more for the second side -> array[ROWS] of struct row. A whole table is written aside, then swapped
  * in at once.
  */
-BPF_TABLE_PINNED("array_of_maps", u32, u32, rows, BANKS * SLOTS, PINS "/rows");
+BPF_TABLE_PINNED("array_of_maps", u32, u32, rows, BANKS *SLOTS, PINS "/rows");
 
 /* Likewise -> array[ROWS] of u64: until when (CLOCK_MONOTONIC, ns) a miss of this row is dropped, 0 = no longer. */
-BPF_TABLE_PINNED("array_of_maps", u32, u32, grace, BANKS * SLOTS, PINS "/grace");
+BPF_TABLE_PINNED("array_of_maps", u32, u32, grace, BANKS *SLOTS, PINS "/grace");
 
 /* Where the two rows of a packet are put together; no program interrupts another on a CPU. */
 BPF_TABLE_PINNED("percpu_array", u32, struct row, joint, 1, PINS "/joint");

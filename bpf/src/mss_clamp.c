@@ -21,13 +21,13 @@
 /* The largest MSS that a service may tell, in host order; port 0 is any port. maps.py makes it, as those of maps.h. */
 BPF_TABLE_PINNED("hash", struct service_key, u32, mss, SERVICES, PINS "/mss");
 
-#define GO_ON (-1)	/* TC_ACT_UNSPEC: whatever other filters there are come next */
-#define TAGS 2		/* VLAN tags that may lie in the frame; one more may lie beside it */
-#define OFFSET_MASK 0x3fff	/* IPv4: the fragment's offset, and "more fragments" */
+#define GO_ON (-1)         /* TC_ACT_UNSPEC: whatever other filters there are come next */
+#define TAGS 2             /* VLAN tags that may lie in the frame; one more may lie beside it */
+#define OFFSET_MASK 0x3fff /* IPv4: the fragment's offset, and "more fragments" */
 
 enum option { END_OF_LIST = 0, NO_OPERATION = 1, MAXIMUM_SEGMENT_SIZE = 2 };
 
-#define OPTIONS_MAX 40	/* bytes, and so options, of a TCP header */
+#define OPTIONS_MAX 40 /* bytes, and so options, of a TCP header */
 #define MSS_LENGTH 4
 
 struct option_head {
@@ -41,7 +41,7 @@ static __always_inline void lower(struct __sk_buff *skb, u32 tcp, u32 place, u32
 
 	if (bpf_skb_load_bytes(skb, place, &before, sizeof(before)) || ntohs(before) <= limit)
 		return;
-	/* The sum is over words from the header's start on: what lies across two of them counts with its bytes swapped. */
+	/* The sum is over the header's 16-bit words: a value that lies across two of them counts with its bytes swapped. */
 	from = (place - tcp) & 1 ? __builtin_bswap16(before) : before;
 	to = (place - tcp) & 1 ? __builtin_bswap16(after) : after;
 	if (!bpf_l4_csum_replace(skb, tcp + __builtin_offsetof(struct tcphdr, check), from, to, sizeof(to)))
@@ -75,7 +75,7 @@ static __always_inline u32 *find_limit(struct service_key *key)
 
 	if (limit)
 		return limit;
-	key->port = 0;	/* any port */
+	key->port = 0; /* any port */
 	return mss.lookup(key);
 }
 

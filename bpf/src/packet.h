@@ -2,32 +2,32 @@
 /* What the program knows of a packet once it is parsed, and the cursor to read one with. */
 
 enum kind {
-	OTHER,		/* surely not for a service */
-	FOREIGN,	/* a tunnel's header to this node, but not the cluster's */
-	FLOW,		/* has a flow, or is a fragment of one: look for its service */
-	MALFORMED,	/* to an address that may be a VIP, with lengths that contradict each other */
-	HEADERS,	/* likewise, with IPv6 extension headers that are unknown, or too many */
-	LAND,		/* likewise, from the VIP to itself */
-	MARTIAN,	/* likewise, from an address that no client can have */
-	DENIED,		/* likewise, from a prefix of the deny list */
+	OTHER,     /* surely not for a service */
+	FOREIGN,   /* a tunnel's header to this node, but not the cluster's */
+	FLOW,      /* has a flow, or is a fragment of one: look for its service */
+	MALFORMED, /* to an address that may be a VIP, with lengths that contradict each other */
+	HEADERS,   /* likewise, with IPv6 extension headers that are unknown, or too many */
+	LAND,      /* likewise, from the VIP to itself */
+	MARTIAN,   /* likewise, from an address that no client can have */
+	DENIED,    /* likewise, from a prefix of the deny list */
 };
 
 struct packet {
 	__be32 client[4], vip[4];
 	__be16 client_port, vip_port;
-	u8 family;		/* of the client's packet and its flow: 4 or 6 */
-	u8 protocol;		/* of the flow: TCP or UDP */
-	u8 dscp;		/* with the two bits of ECN, as they lie in the traffic class, 0 */
-	u8 prev_family;		/* of the outer header that told prev; 4 also if a MAC did */
-	u32 prev;		/* who forwarded it, if hop > 0: its tag; over IPv6 name6() of its address */
-	u16 length;		/* of the client's packet, from its IP header on */
-	u16 l2;			/* bytes of Ethernet and VLAN tags */
-	u16 outer;		/* bytes of the tunnel's headers; 0: none */
-	u16 tcp;		/* where the TCP header lies in the frame; 0: this is no TCP segment itself */
-	u8 hop;			/* 0: straight from the router */
-	u8 opens;		/* needs no socket to be there: a SYN, any UDP */
+	u8 family;      /* of the client's packet and its flow: 4 or 6 */
+	u8 protocol;    /* of the flow: TCP or UDP */
+	u8 dscp;        /* with the two bits of ECN, as they lie in the traffic class, 0 */
+	u8 prev_family; /* of the outer header that told prev; 4 also if a MAC did */
+	u32 prev;       /* who forwarded it, if hop > 0: its tag; over IPv6 name6() of its address */
+	u16 length;     /* of the client's packet, from its IP header on */
+	u16 l2;         /* bytes of Ethernet and VLAN tags */
+	u16 outer;      /* bytes of the tunnel's headers; 0: none */
+	u16 tcp;        /* where the TCP header lies in the frame; 0: this is no TCP segment itself */
+	u8 hop;         /* 0: straight from the router */
+	u8 opens;       /* needs no socket to be there: a SYN, any UDP */
 	u8 icmp_error;
-	u8 fragment;		/* 0: none; else FIRST_FRAGMENT or LATER_FRAGMENT */
+	u8 fragment; /* 0: none; else FIRST_FRAGMENT or LATER_FRAGMENT */
 };
 
 /*
@@ -49,7 +49,7 @@ static __always_inline u32 name6(const __be32 *address)
 static __always_inline enum kind is_fragment(struct packet *pkt, __be16 offset)
 {
 	pkt->fragment = FIRST_FRAGMENT + (((u32)offset + 0xffff) >> 16);
-	pkt->opens = true;	/* nobody can look for its socket */
+	pkt->opens = true; /* nobody can look for its socket */
 	return FLOW;
 }
 
@@ -106,7 +106,7 @@ static __always_inline void *frame_end(struct xdp_md *ctx)
 	return (void *)(long)*(volatile u32 *)&ctx->data_end;
 }
 
-#define HEADERS_END 0x3ff	/* bytes into the frame: no header may begin beyond, a mask */
+#define HEADERS_END 0x3ff /* bytes into the frame: no header may begin beyond, a mask */
 
 /* As forget(), for where the cursor is: a difference of pointers is unknown too. False: it is too far in the frame. */
 static __always_inline bool forget_place(struct xdp_md *ctx, struct cursor *c)
@@ -138,8 +138,7 @@ static __always_inline bool in_frame(struct xdp_md *ctx, const struct cursor *c,
 
 	/* Linux 6.1's verifier does not know that 16 swapped bits are 16 bits; clang must not drop what tells it. */
 	asm volatile("%0 &= 0xffff" : "+r"(bytes));
-	return c->at + bytes <= c->end ||
-	       c->at - (void *)(long)ctx->data + bytes <= bpf_xdp_get_buff_len(ctx);
+	return c->at + bytes <= c->end || c->at - (void *)(long)ctx->data + bytes <= bpf_xdp_get_buff_len(ctx);
 }
 
 /* Whether a packet of that length, at the cursor, is whole: in the frame, or in what the tunnel carries. */

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Reads a frame into a struct packet: whose it is, which flow it belongs to, how it came here.
- * Decides nothing but what kind of packet it is; decap.h reads a tunnel's headers, ipv4.h and ipv6.h what an ICMP error quotes.
+ * Decides nothing but what kind of packet it is; decap.h reads a tunnel's headers, ipv4.h and ipv6.h what an ICMP error
+ * quotes.
  */
 
 struct vlan_tag {
 	__be16 tag;
-	__be16 next;	/* type of what follows */
+	__be16 next; /* type of what follows */
 };
 
 static __always_inline bool same_mac(const void *a, const void *b)

@@ -34,8 +34,8 @@
 #define TCP_TIME_WAIT 6
 #define TCP_LISTEN 10
 
-#define ABSENT CHAIN		/* a place that is none */
-#define NO_SOCKET COUNTERS	/* an answer of find_socket() */
+#define ABSENT CHAIN       /* a place that is none */
+#define NO_SOCKET COUNTERS /* an answer of find_socket() */
 
 static __always_inline u32 place_of(const struct row *row, u16 node)
 {
@@ -66,7 +66,7 @@ static __always_inline bool answers_cookie(struct xdp_md *ctx, struct bpf_sock *
  * shadow the live one that a client which reuses its port has at the owner (straight from the router).
  */
 static __always_inline enum counter tcp_socket(struct xdp_md *ctx, struct bpf_sock *sk, u32 place,
-						const struct packet *pkt)
+					       const struct packet *pkt)
 {
 	switch (sk->state) {
 	case TCP_LISTEN:
@@ -111,7 +111,7 @@ static __always_inline enum counter find_socket(struct xdp_md *ctx, u32 place, c
 	} else {
 		sk = bpf_sk_lookup_udp(ctx, &tuple, size, BPF_F_CURRENT_NETNS, 0);
 		if (sk) {
-			if (sk->state == TCP_ESTABLISHED)	/* connected to this very client */
+			if (sk->state == TCP_ESTABLISHED) /* connected to this very client */
 				found = DELIVER_SOCKET;
 			bpf_sk_release(sk);
 		}
@@ -158,7 +158,7 @@ static __always_inline u32 look_into_other(const struct conf *conf, u32 table, u
 	for (k = 0; k < OF_OTHER; k++) {
 		if (row->node[k])
 			named |= row->node[k] == conf->self ? NAMES_SELF : NAMES_OTHERS;
-		named ^= conf->zero;	/* see forget() */
+		named ^= conf->zero; /* see forget() */
 	}
 	return named;
 }
@@ -193,7 +193,7 @@ static __always_inline const struct row *joined(const struct conf *conf, const s
 			all->node[length & (CHAIN - 1)] = node;
 			length++;
 		}
-		length ^= conf->zero;	/* see forget() */
+		length ^= conf->zero; /* see forget() */
 	}
 	return all;
 }
@@ -275,13 +275,13 @@ static __always_inline enum counter pick(struct xdp_md *ctx, const struct conf *
 	bool empty = !row->node[0], alone;
 	enum counter found;
 
-	place ^= conf->zero;	/* see forget() */
+	place ^= conf->zero; /* see forget() */
 	if (conf->flags & CONF_BOTH) {
 		other_r = other_row(conf, service, pkt);
 		if (!empty)
 			named = look_into_other(conf, table, other_r);
 		if (place >= OF_FIRST)
-			place = named & NAMES_SELF ? OF_FIRST : ABSENT;	/* it matters only whether it is 0 or none */
+			place = named & NAMES_SELF ? OF_FIRST : ABSENT; /* it matters only whether it is 0 or none */
 		place ^= conf->zero;
 	}
 	named ^= conf->zero;
@@ -298,7 +298,7 @@ static __always_inline enum counter pick(struct xdp_md *ctx, const struct conf *
 			return FORWARD_FIRST;
 		*next = NULL;
 	}
-	place ^= conf->zero;	/* see forget() */
+	place ^= conf->zero; /* see forget() */
 
 	/* Asked before the socket, which could not change the answer: a flood of SYNs costs no lookups at the owner. */
 	if (pkt->opens && (place == 0 || pkt->hop >= 2 || (pkt->hop == 1 && service->up))) {

@@ -28,7 +28,7 @@ static __always_inline void sample(struct xdp_md *ctx, const struct packet *pkt,
 	if (!asked || !asked->every || !is_asked_for(asked, pkt, slot, event))
 		return;
 	told = samples.ringbuf_reserve(sizeof(*told));
-	if (!told)	/* nobody reads as fast as this */
+	if (!told) /* nobody reads as fast as this */
 		return;
 	told->time_ns = bpf_ktime_get_ns();
 	told->ifindex = ctx->ingress_ifindex;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* Finds the service of a packet, and its table. */
 
-#define GOLDEN 2654435769u	/* 2^32 / golden ratio (Knuth): for multiplicative hashes */
+#define GOLDEN 2654435769u /* 2^32 / golden ratio (Knuth): for multiplicative hashes */
 
 static __always_inline u32 folded(const __be32 *address, u8 family)
 {

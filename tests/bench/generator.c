@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Frames by BPF_PROG_TEST_RUN's live mode: `generate` sends, `reflect` is the least that can send them back, `sink` ends
- * them. Live frames are recycled as the last one that used their page left them, so their heads are written anew.
+ * Frames by BPF_PROG_TEST_RUN's live mode: `generate` sends them, `reflect` returns them at the least cost, `sink` drops
+ * and counts them. The kernel recycles a live frame's page unchanged, so `generate` writes each frame's head again.
  */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/if_ether.h>
 
 struct stream {
 	u32 flows;
-	u32 client;		/* the first one's address, host order */
+	u32 client; /* the first one's address, host order */
 	u64 random;
-	u32 sum;		/* of the IP header's 16-bit words, network order, without source and checksum */
+	u32 sum; /* of the IP header's 16-bit words, network order, without source and checksum */
 	u32 pad;
 	u64 head[8];
 };

@@ -1,22 +1,23 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Around the XDP program, to time it by BPF_PROG_TEST_RUN, which hands every round the packet that the last one left.
+ * Times the XDP program under BPF_PROG_TEST_RUN, which gives each round the packet that the round before left.
  *
- * Appended to lb.c's text with its entry made an inline function. Each round gives the packet the next flow's client,
- * runs what is measured, checks verdict and packet, and puts the packet back as it was. Every WINDOW rounds it reads the clock:
- * the kernel's own figure is a whole number of nanoseconds, and an interruption must spoil one window, not the run.
+ * xdp.py appends this to lb.c's text and makes lb.c's entry an inline function. Each round writes the next flow's
+ * client into the packet, runs the measured code, checks verdict and packet, and restores the packet. The clock is read
+ * every WINDOW rounds: the kernel's own figure is a whole number of nanoseconds, and an interruption must spoil one
+ * window only, not the run.
  *
- * Given by -D: WINDOW, WINDOWS, RESTORE (16-byte words at the head of the packet that are written back), and lb.c's own.
+ * Given by -D: WINDOW, WINDOWS, RESTORE (16-byte words restored at the packet's head), and lb.c's own options.
  */
 
 struct bench_case {
-	u32 length;		/* of the packet as it goes in */
-	u32 verdict;		/* that must come out */
+	u32 length;  /* of the packet as it goes in */
+	u32 verdict; /* that must come out */
 	u32 flows;
-	u32 client_at;		/* where the last word of the client's address lies in the packet */
-	u32 client;		/* that word of the first flow, host order */
-	int grows;		/* by so many bytes, on its way through the program */
-	u32 source;		/* the first four bytes of the source MAC with which it must come out */
+	u32 client_at; /* where the last word of the client's address lies in the packet */
+	u32 client;    /* that word of the first flow, host order */
+	int grows;     /* by so many bytes, on its way through the program */
+	u32 source;    /* the first four bytes of the source MAC with which it must come out */
 	u32 pad;
 	u64 head[2 * RESTORE];
 };
@@ -24,7 +25,7 @@ struct bench_case {
 struct bench_state {
 	u64 random;
 	u64 rounds;
-	u64 wrong;		/* rounds that ended with another verdict or another packet than they must */
+	u64 wrong; /* rounds that ended with another verdict or another packet than they must */
 	u64 since_ns;
 	u64 window_ns[WINDOWS];
 };
