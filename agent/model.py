@@ -1,24 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words that the agent's decisions are made of: states, members, candidates. Values only, no behavior of I/O."""
+"""The values that the agent's decisions are made of: states, members, candidates, announcements. Pure, no I/O."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address
 
-TABLE_VERSIONS = (1,)
-"""The ways from members to rows that this release knows, the newest last; algorithm.py has them. A way that makes other
-rows for the same members has another number: it is part of the epoch."""
-
-Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
+from agent.address import tag_of
 
 
 class State(StrEnum):
-    """What a member is to a service. `lost` is a belief about a silent member; it is never announced."""
+    """A member's state in a service. `lost` is a belief about a silent member; no node announces it."""
 
     UP = "up"
     DRAINING = "draining"
@@ -37,39 +31,41 @@ class Method(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A member's part in one service: the weight that its operator gave, and what it takes of it now (0 to nominal)."""
+    """A member's share of one service: the nominal weight, and the effective one (0 to nominal)."""
 
     weight: int
     effective: int
     state: State
     announced: bool = True
-    """Whether the member announces the service's VIP to the routers, as it says itself."""
+    """Whether the member announces the service's VIP to the routers, according to its own identity."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A node as this node believes it to be. `shares` is keyed by the 28-bit service id of its identity."""
+    """A node in this node's view. The keys of `shares` are the 28-bit service ids of its identity."""
 
     address: IPv4Address
     epoch: int
+    """The epoch that it prefers."""
     shares: Mapping[int, Share]
     lost: bool
     since: float
     """CLOCK_MONOTONIC seconds of the last change between present and lost."""
     why: str
     address6: IPv6Address | None = None
-    """The other end of tunnels over IPv6; None where it told none."""
+    """Its end of tunnels over IPv6; None if its identity has none."""
     version: int = 0
-    """Of what it told: the higher is the newer."""
+    """The version of its identity: the higher is the newer."""
     epochs: tuple[int, ...] = ()
-    """What it supports beside `epoch`, which it prefers."""
+    """The epochs that it supports in addition to `epoch`."""
     changed: float = 0.0
+    """CLOCK_MONOTONIC seconds of the last change of its own identity since it appeared; 0 for none."""
     change: str = ""
-    """When, and how, that changed last which it says of itself, since it is there."""
+    """What changed then."""
 
     @property
     def tag(self) -> int:
-        """The low 16 bits of the address: how markers name the node."""
+        """The low 16 bits of the address: markers name the node by it."""
         return tag_of(self.address)
 
     @property
@@ -79,14 +75,14 @@ class Member:
 
     @property
     def state(self) -> State:
-        """The node's state as a whole: `up` if it is for any service."""
+        """The node's state as a whole: `up` if it is up for any service."""
         if self.lost:
             return State.LOST
         states = {share.state for share in self.shares.values()}
         return next((state for state in (State.UP, State.DRAINING) if state in states), State.LEFT)
 
     def share(self, service_id: int) -> Share | None:
-        """This member's part in a service, `lost` if the member is; None when it has left or never served it."""
+        """Return the member's share of a service, `lost` if the member is; None if it left or never served it."""
         share = self.shares.get(service_id)
         if share is None or share.state is State.LEFT:
             return None
@@ -95,7 +91,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What the table builder needs to know of a member of one service."""
+    """A member of one service as the table builder needs it."""
 
     address: IPv4Address
     weight: int
@@ -105,32 +101,11 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """Whether a VIP is to be announced, and why (not)."""
+    """The decision whether to announce a VIP, with its reason."""
 
     wanted: bool
     why: str
     fault: bool = False
-    """Whether it is not wanted because something fails, rather than because somebody said so."""
+    """Whether a failure, not the operator, is the reason for not announcing it."""
     method: Method | None = None
-    """What is done to the route so that routers prefer others; None when it is announced as it is."""
-
-
-def endpoint(address: Address, port: int | str) -> str:
-    """Address and port as one word."""
-    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
-
-
-def tag_of(address: IPv4Address) -> int:
-    """A node's 16-bit tag: the low bits of its address."""
-    return int(address) & 0xFFFF
-
-
-def epoch_of(version: int, rows: int, chain: int, hash_key: bytes, services: Iterable[tuple[int, str, str]]) -> int:
-    """One 32-bit number over everything that decides a row; nodes that differ in it would disagree on owners.
-
-    `services` are (service id, affinity, hash). Those of the usual kind do not count, so that nodes may serve
-    different ones.
-    """
-    unusual = sorted(kind for kind in services if kind[1:] != ("5-tuple", "rendezvous"))
-    text = f"table {version} rows {rows} chain {chain} key {hash_key.hex()} services {unusual}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
+    """How the route is made less preferred; None if it is announced unchanged."""

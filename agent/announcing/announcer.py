@@ -12,6 +12,7 @@ import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from agent.address import Address
 from agent.announcing import order_file as file
 from agent.announcing.decide import (
     FlapRecord,
@@ -27,7 +28,7 @@ from agent.announcing.decide import (
 )
 from agent.announcing.export_status import ExportHistory, ExportStatus, StatusEntry
 from agent.config.schema import Config
-from agent.model import Address, Announcement
+from agent.model import Announcement
 from agent.node.plan import Condition, announcement
 
 log = logging.getLogger("anylb")

@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from ipaddress import IPv4Address
 
-from agent.model import Address, Announcement, Member, Method, State
+from agent.address import Address
+from agent.model import Announcement, Member, Method, State
 from bgp.route import MAX_PREPEND, Community, Route
 
 PREPEND = 3

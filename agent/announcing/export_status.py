@@ -10,8 +10,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from agent.address import Address
 from agent.config.schema import Config
-from agent.model import Address, Announcement
+from agent.model import Announcement
 from bgp.relay.protocol import Peer, Snapshot
 from bgp.route import Route
 

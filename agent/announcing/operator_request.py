@@ -12,10 +12,11 @@ from collections.abc import Collection, Iterable
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
+from agent.address import Address
 from agent.announcing import routes
 from agent.announcing.decide import Order, OrderKind, announcing_nodes
 from agent.errors import LastAnnouncerError
-from agent.model import Address, Method, State
+from agent.model import Method, State
 
 if TYPE_CHECKING:
     from agent.node.agent import Agent

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
+from agent.address import Address
 from agent.announcing.speaker_config import LocalAddresses
 from agent.config.bgp import PeerConfig
 from agent.config.schema import Config
 from agent.errors import AgentError
-from agent.model import Address
 from bgp.router.facts import Bfd, Neighbor, Router, SessionSettings
 
 

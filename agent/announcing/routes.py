@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
+from agent.address import Address, tag_of
 from agent.announcing.decide import with_drain_attributes
 from agent.config.schema import Config
 from agent.config.service import ServiceConfig
 from agent.membership.conflict import SeenIdentity
 from agent.membership.identity_version import Version
 from agent.membership.peer_table import Advertisement, PeerReport
-from agent.model import Address, Member, Method, Share, State, tag_of
+from agent.model import Member, Method, Share, State
 from bgp.community import Identity, ServiceState, decode, encode, problem, service_id
 from bgp.relay.protocol import Snapshot
 from bgp.route import Route

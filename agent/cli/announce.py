@@ -19,9 +19,10 @@ from typing import Any
 
 import click
 
+from agent.address import Address
 from agent.announcing.decide import duration
 from agent.cli.options import ask, force_option, output_option, show, socket_option, vip_option, vip_query
-from agent.model import Address, Method
+from agent.model import Method
 
 EXIT_NOT_IN_TIME = 4
 POLL_S = 0.1

@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 
+from agent.address import Network, endpoint
 from agent.cli.announce import announce
 from agent.cli.backend import backend
 from agent.cli.bgp import bgp
@@ -25,7 +26,6 @@ from agent.cli.router_config import config_command
 from agent.config import file as configuration
 from agent.config.schema import Config, XdpConfig
 from agent.errors import AgentError, NotRunningError
-from agent.model import Network, endpoint
 from bgp.errors import BgpError
 from bpf.errors import BpfError
 from topology.errors import LabError

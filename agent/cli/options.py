@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from agent.model import Address
+from agent.address import Address
 
 config_option = click.option(
     "-c", "--config", "path", type=click.Path(path_type=Path), default=Path("/etc/anylb/lb.yml"), show_default=True,

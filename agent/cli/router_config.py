@@ -11,13 +11,13 @@ from pathlib import Path
 
 import click
 
+from agent.address import Address
 from agent.announcing.router_config import NodeAddress, own_nodes, router_config, routers_of
 from agent.announcing.speaker_config import LocalAddresses
 from agent.cli.options import config_option
 from agent.config import file as configuration
 from agent.config.schema import Config
 from agent.errors import AgentError
-from agent.model import Address
 from bgp.router import KINDS
 
 _NODE = re.compile(

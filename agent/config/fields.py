@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from agent.model import Address, Network
+from agent.address import Address, Network
 
 
 class Section(BaseModel):

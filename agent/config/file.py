@@ -14,10 +14,10 @@ import yaml
 from pydantic import ValidationError
 
 from agent.config.diagnosis import describe, place, reject_duplicates
+from agent.config.epoch import supported_epochs
 from agent.config.schema import Config
 from agent.config.secret import read_password, read_secret
 from agent.errors import ConfigError
-from agent.table import epoch
 
 
 def load(path: Path) -> Config:
@@ -40,7 +40,7 @@ def load(path: Path) -> Config:
     config = config.with_secrets(secret, previous)
     if table.previous is None:
         return config
-    numbers = [one.number for one in epoch.supported(config)]
+    numbers = [one.number for one in supported_epochs(config)]
     if numbers[0] == numbers[1]:
         where = place(root, str(path), "table", "previous")
         raise ConfigError(f"{where}: is the same as the table now; say in it what was different, or leave it out")

@@ -14,10 +14,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
+from agent.address import Address, Network
 from agent.config.bgp import AnnounceConfig, BgpConfig
 from agent.config.fields import AnyNetwork, InterfaceName, Port, Section, Switch, V4Address, fault, within
 from agent.config.service import ServiceConfig
-from agent.model import TABLE_VERSIONS, Address, Network
+from agent.table.epoch import TABLE_VERSIONS
 from bgp.community import service_id
 
 

@@ -21,11 +21,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from agent import web
+from agent.address import Address
 from agent.announcing import operator_request
 from agent.announcing.decide import Order, OrderKind
 from agent.announcing.export_status import alerts
 from agent.errors import AgentError
-from agent.model import Address, Method
+from agent.model import Method
 
 if TYPE_CHECKING:
     from agent.node.agent import Agent

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING, Any
 
+from agent.address import Address, endpoint
 from agent.errors import AgentError
 from agent.forwarding.map_writer import AFFINITIES
-from agent.model import Address, endpoint
 from bpf.reference.flow import flow_hash
 from bpf.reference.pick import Arrival, Decision, NodeState, Socket, joined, pick
 

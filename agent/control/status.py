@@ -6,10 +6,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from agent.address import endpoint, tag_of
 from agent.announcing import routes
 from agent.config.service import ServiceConfig
 from agent.forwarding.map_writer import key_of
-from agent.model import Member, endpoint, tag_of
+from agent.model import Member
 from agent.node.plan import candidates, own_share, takers
 from agent.table.epoch import incompatible_members
 from bgp.bfd.files import BfdState

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal
 
+from agent.config.epoch import supported_epochs
 from agent.config.schema import Config
 from agent.daemon.process import Paths, only_one, prepare, spare_memory
-from agent.table.epoch import supported
 
 if TYPE_CHECKING:
     from bpf.attach.datapath import DataPath
@@ -72,7 +72,7 @@ def _open(config: Config, paths: Paths, mode: Literal["auto", "native", "generic
         paths.pins,
         config.node.names,
         mode,
-        max(one.rows for one in supported(config)),
+        max(one.rows for one in supported_epochs(config)),
         ipv6=ipv6,
         kept=paths.programs,
     )

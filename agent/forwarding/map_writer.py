@@ -12,12 +12,13 @@ from ipaddress import IPv4Address, IPv6Address
 
 import numpy as np
 
+from agent.address import Address, Network, tag_of
 from agent.config.schema import Config
 from agent.config.service import ServiceConfig
 from agent.errors import AgentError
 from agent.forwarding.epoch_bank import EpochBanks
 from agent.forwarding.next_hop import NextHop
-from agent.model import Address, Candidate, Network, tag_of
+from agent.model import Candidate
 from agent.node.plan import node_indexes
 from agent.table.epoch import Epoch, EpochSwitch, EpochUse
 from bpf.attach.datapath import DataPath

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from agent.model import Address
+from agent.address import Address
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from typing import Final
 
 from pyroute2.netlink.exceptions import NetlinkError
 
+from agent.address import Address
 from agent.forwarding.next_hop import KernelRoute, Link, NextHop, next_hop, unresolved
-from agent.model import Address
 from agent.netlink.netlink import Netlink, NetlinkEvent, NetlinkMonitor
 
 log = logging.getLogger("anylb")

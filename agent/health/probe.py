@@ -11,8 +11,8 @@ import asyncio
 import contextlib
 
 from agent import web
+from agent.address import Address, endpoint
 from agent.config.service import HealthConfig
-from agent.model import Address, endpoint
 
 
 async def ask(vip: Address, port: int, check: HealthConfig) -> tuple[bool, str]:

@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
+from agent.address import tag_of
 from agent.config.schema import Config
-from agent.model import tag_of
 
 STANDS_S = 30.0
 

@@ -17,10 +17,10 @@ from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl import RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE, RTMGRP_LINK, RTMGRP_NEIGH
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
+from agent.address import Address, Network
 from agent.config.schema import Config
 from agent.errors import AgentError
 from agent.forwarding.next_hop import KernelRoute, Link
-from agent.model import Address, Network
 
 _LOOPBACK = 1
 _UNICAST = 1

@@ -16,9 +16,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 
+from agent.address import Address, Network
 from agent.announcing import loopback, routes
 from agent.announcing.announcer import Announcer
 from agent.announcing.export_status import export_statuses
+from agent.config.epoch import supported_epochs
 from agent.config.schema import Config
 from agent.daemon.process import Paths, uids_of
 from agent.errors import AgentError
@@ -30,7 +32,7 @@ from agent.health.rise_fall import Health
 from agent.membership import identity_version
 from agent.membership.prober import Prober
 from agent.membership.view import View
-from agent.model import Address, Announcement, Member, Network, Share, State
+from agent.model import Announcement, Member, Share, State
 from agent.netlink.netlink import Interface, Netlink
 from agent.node import saved_state
 from agent.node.plan import Condition, candidates, own_share, takers
@@ -60,7 +62,7 @@ class Agent:
 
     def __init__(self, config: Config, paths: Paths, interface: Interface, datapath: DataPath | None) -> None:
         self.config, self.paths, self.interface, self.datapath = config, paths, interface, datapath
-        self.epochs = epoch.supported(config)
+        self.epochs = supported_epochs(config)
         self.stance: EpochSwitch | None = None
         """Which of its epochs this node uses; None before the first pass."""
         saved = saved_state.load(paths.state)

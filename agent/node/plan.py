@@ -13,10 +13,11 @@ from ipaddress import IPv4Address
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.address import Address
 from agent.config.schema import Config
 from agent.config.service import ServiceConfig
 from agent.errors import AgentError
-from agent.model import Address, Announcement, Candidate, Member, Share, State
+from agent.model import Announcement, Candidate, Member, Share, State
 
 GRACE_S = 10.0
 GRACE_IN_ALL_S = 30.0

@@ -16,10 +16,11 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
+from agent.address import Address, Network
 from agent.announcing.decide import FlapRecord
 from agent.announcing.export_status import StatusEntry
 from agent.membership.identity_version import Version
-from agent.model import Address, Member, Network, Share, State
+from agent.model import Member, Share, State
 from agent.table.epoch import EpochUse
 
 

@@ -2,7 +2,7 @@
 """The ways from members to rows that this release knows, by version: a table built by another one is another epoch.
 
 A release that changes what rendezvous.py or maglev.py make for the same members keeps the old way beside the new one,
-here and in `model.TABLE_VERSIONS`, for as long as it can be installed next to a release that knows nothing else.
+here and in `epoch.TABLE_VERSIONS`, for as long as it can be installed next to a release that knows nothing else.
 """
 
 from __future__ import annotations

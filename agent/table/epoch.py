@@ -1,59 +1,71 @@
 # SPDX-License-Identifier: Apache-2.0
 """Epochs: everything that decides a flow's row and its chain, as one number; and which of two a node uses. Pure.
 
-A node supports one epoch, or two: what its configuration says, and what `table.previous` says that it was before. It
-looks into the rows of both, so that connections made under either are found. Which one new flows go by follows from
-the view alone: the new one as soon as every live member supports it, the previous one until then.
+A node supports one epoch, or two: that of its configuration, and the one before, which `table.previous` describes. It
+reads the rows of both, so that it finds connections of either. The view alone decides which one new flows use: the
+new one as soon as every live member supports it, the previous one until then.
 
-How the two rows of a packet are put together depends on the others (`Use.alternating`); bpf/reference/pick.py has the reasons,
-tests/proof/test_two_epochs_walk.py the steps of a switch.
+How the two rows of a packet are joined depends on the other members (`EpochUse.alternating`);
+bpf/reference/pick.py gives the reasons, tests/proof/test_two_epochs_walk.py the steps of a switch.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from agent.model import Member, State, epoch_of
-from bgp.community import service_id
+from agent.model import Member, State
 
-if TYPE_CHECKING:
-    from agent.config.schema import Config
+TABLE_VERSIONS: tuple[int, ...] = (1,)
+"""The versions of the table algorithms that this release knows, the newest last; algorithm.py has the algorithms. An
+algorithm that makes other rows from the same members has another version, which is part of the epoch."""
 
 ARM_S: Final = 2.0
-"""How long all rows are in grace before a node changes what it uses. Nodes hear of a change within a tenth of that, so
-when the first of them acts, none is left that would answer a packet that it cannot place with a reset."""
+"""How long all rows are in grace before a node changes its use of epochs. Other nodes learn of a change within a tenth
+of that, so when the first node switches, no node answers a packet that it cannot place with a reset."""
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One way from a flow, and the members of its service, to a chain. `number` names it on all nodes."""
+    """One mapping from a flow, and the members of its service, to a chain. `number` names it on all nodes."""
 
     number: int
     version: int
-    """Of the way from members to rows; see algorithm.py."""
+    """Of the table algorithm; see TABLE_VERSIONS."""
     rows: int
     chain: int
     key: bytes = field(repr=False)
-    """Of the flow hash."""
+    """The secret of the flow hash."""
+
+
+def epoch_number(version: int, rows: int, chain: int, hash_key: bytes, services: Iterable[tuple[int, str, str]]) -> int:
+    """Return one 32-bit number over everything that decides a row; nodes that differ in it would disagree on owners.
+
+    `services` are (service id, affinity, hash). Those with the default affinity and hash do not count, so that nodes
+    may serve different services.
+    """
+    unusual = sorted(kind for kind in services if kind[1:] != ("5-tuple", "rendezvous"))
+    text = f"table {version} rows {rows} chain {chain} key {hash_key.hex()} services {unusual}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
 
 
 @dataclass(frozen=True, slots=True)
 class EpochUse:
     """How a node uses the epochs that it supports.
 
-    `first` is the one that new flows go by. `alternating`: its places and the other's take turns, for all live members
-    look into both; else the other's come last, where those that know only `first` miss nothing by not having them.
+    New flows use `first`. With `alternating`, its places and those of the other epoch take turns, because all live
+    members read both; otherwise the other's places come last, where members that know only `first` do not miss them.
     """
 
     first: int
     alternating: bool = False
 
     def towards(self, wanted: EpochUse) -> EpochUse:
-        """The next step on the way there: either the first epoch changes or how the rows are joined, never both.
+        """Return the next step towards `wanted`: it changes the first epoch or how the rows are joined, never both.
 
-        The first changes only while both alternate: in that mixture of nodes both owners are reached all the same.
+        The first epoch changes only while both alternate: then both owners are reached although nodes differ.
         """
         if wanted.first == self.first:
             return wanted
@@ -62,14 +74,14 @@ class EpochUse:
 
 @dataclass(frozen=True, slots=True)
 class EpochSwitch:
-    """What a node uses, and what it is about to use since when (CLOCK_MONOTONIC seconds)."""
+    """A node's use of the epochs, and the next one that it waits for since `since` (CLOCK_MONOTONIC seconds)."""
 
     use: EpochUse
     next: EpochUse | None = None
     since: float = 0.0
 
     def after(self, wanted: EpochUse, now: float) -> EpochSwitch:
-        """The stance when `wanted` is what the view asks for now."""
+        """Return the state of the switch when the view asks for `wanted` now."""
         if wanted == self.use:
             return EpochSwitch(self.use)
         step = self.use.towards(wanted)
@@ -78,26 +90,11 @@ class EpochSwitch:
         return EpochSwitch(step) if now - self.since >= ARM_S else self
 
 
-def supported(config: Config) -> tuple[Epoch, ...]:
-    """The epochs that a node with this configuration supports: the one that it prefers, then the previous one."""
-    table, previous = config.table, config.table.previous
-    kinds = [(service_id(s.vip, s.protocol, s.port_number), s.affinity, s.hash) for s in config.services]
-
-    def epoch(version: int, rows: int, chain: int, key: bytes) -> Epoch:
-        return Epoch(epoch_of(version, rows, chain, key, kinds), version, rows, chain, key)
-
-    now = epoch(table.version, table.rows, table.chain, config.hash_key)
-    if previous is None or config.previous_key is None:
-        return (now,)
-    rows, chain = previous.rows or table.rows, previous.chain or table.chain
-    return now, epoch(previous.version or table.version, rows, chain, config.previous_key)
-
-
 def choose(own: Sequence[int], members: Iterable[Member]) -> EpochUse:
-    """What a node that supports the epochs `own` (the preferred one first) is to use among these members.
+    """Return how a node that supports the epochs `own` (the preferred one first) uses them among these members.
 
-    All nodes with the same view choose the same. Lost members do not count, they make no new connections; nor do those
-    that have no epoch in common with this node: no choice of it would help them, and they are told to the operator.
+    All nodes with the same view choose the same. Lost members do not count, since they make no new connections; nor do
+    members that share no epoch with this node: no choice would help them, and the operator gets a problem for each.
     """
     if len(own) == 1:
         return EpochUse(own[0])
@@ -110,5 +107,5 @@ def choose(own: Sequence[int], members: Iterable[Member]) -> EpochUse:
 
 
 def incompatible_members(own: Collection[int], members: Iterable[Member]) -> list[Member]:
-    """Members that have no epoch in common with this node: they and it can only disagree on owners."""
+    """Return the members that share no epoch with this node: they and it can only disagree on owners."""
     return [member for member in members if not member.supports & set(own)]

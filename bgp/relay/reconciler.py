@@ -292,9 +292,7 @@ class Reconciler:
             errors.append(f"ExaBGP refused {self._todo[0].value!r}")
         errors += self._intake.errors
         if self._refused:
-            errors.append(
-                f"the agent wishes {', '.join(self._refused[:3])}, which bgp.allow does not: refused"
-            )
+            errors.append(f"the agent wishes {', '.join(self._refused[:3])}, which bgp.allow does not: refused")
         if not errors:
             return None
         return errors[0] + (f" (and {len(errors) - 1} more)" if len(errors) > 1 else "")

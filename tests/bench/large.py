@@ -14,11 +14,12 @@ from typing import Final
 from bench import testrun
 
 from agent.cli import main as cli  # noqa: F401 - what an agent has in memory
+from agent.config.epoch import supported_epochs
 from agent.config.file import parse
 from agent.daemon.process import spare_memory
 from agent.forwarding.map_writer import MapWriter
 from agent.model import Candidate, State
-from agent.table.epoch import EpochSwitch, EpochUse, supported
+from agent.table.epoch import EpochSwitch, EpochUse
 from bpf.attach.datapath import DataPath
 
 MEMBERS: Final = 1023
@@ -42,7 +43,7 @@ def resident_mb() -> float:
 async def live() -> None:
     """All members, then one after the other is drained, sick, heavier, gone, and back."""
     config = parse(TEXT, "lb.yml")
-    epochs = supported(config)
+    epochs = supported_epochs(config)
     datapath = DataPath.open(Path("/sys/fs/bpf/large"), "lo")
     applier = MapWriter(config, epochs, datapath, IPv4Address(FIRST), None, ())
     members = [Candidate(IPv4Address(FIRST + number), 100, 100, State.UP) for number in range(MEMBERS)]

@@ -33,9 +33,9 @@ LATER_RELEASE = '''\
 """A release with a second way from members to rows; the real one has one so far."""
 import numpy as np
 from dataclasses import replace
-from agent import model
+from agent.table import epoch
 
-model.TABLE_VERSIONS = (1, 2)
+epoch.TABLE_VERSIONS = (1, 2)
 from agent.table import algorithm
 
 def turned(members, rows, chain, before):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from agent.address import Address
 from agent.announcing.decide import with_drain_attributes
 from agent.announcing.export_status import (
     CRITICAL,
@@ -22,7 +23,7 @@ from agent.announcing.export_status import (
 )
 from agent.cli.announce import unsettled
 from agent.config.file import parse
-from agent.model import Address, Announcement, Method
+from agent.model import Announcement, Method
 from bgp.relay.protocol import Peer, Snapshot, decode_report
 from bgp.route import Route
 

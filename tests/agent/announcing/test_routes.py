@@ -7,11 +7,11 @@ from ipaddress import IPv4Address, IPv6Address
 from agent.announcing import routes
 from agent.announcing.decide import MED
 from agent.config.bgp import PeerConfig
+from agent.config.epoch import supported_epochs
 from agent.config.file import parse
 from agent.membership.identity_version import Version
 from agent.membership.peer_table import Advertisement
 from agent.model import Method, Share, State
-from agent.table.epoch import supported
 from bgp.relay.protocol import Peer, Snapshot
 from bgp.route import Route
 
@@ -138,7 +138,7 @@ def test_the_epoch_tells_what_decides_rows() -> None:
     def epoch(old: str = "", new: str = "") -> int:
         text = TEXT.replace(old, new)
         assert old in TEXT
-        return supported(parse(text, "lb.yml"))[0].number
+        return supported_epochs(parse(text, "lb.yml"))[0].number
 
     usual = epoch()
     assert epoch("weight: 50", "weight: 60, when_no_member: drop") == usual

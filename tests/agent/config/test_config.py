@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from agent.config.epoch import supported_epochs
 from agent.config.file import load, parse
 from agent.errors import ConfigError
-from agent.table.epoch import supported
 
 GOOD = """\
 cluster: 7
@@ -276,7 +276,7 @@ def test_the_previous_epoch_is_what_the_table_was(tmp_path: Path, table: str, be
     epochs = []
     for text in (table, before):
         (tmp_path / "lb.yml").write_text(f"{GOOD}table: {text}\n")
-        epochs.append(supported(load(tmp_path / "lb.yml")))
+        epochs.append(supported_epochs(load(tmp_path / "lb.yml")))
     assert len(epochs[0]) == 2
     assert epochs[0][1:] == epochs[1]
 

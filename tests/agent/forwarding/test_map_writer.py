@@ -13,13 +13,14 @@ from typing import cast
 
 import pytest
 
+from agent.config.epoch import supported_epochs
 from agent.config.file import parse
 from agent.config.schema import Config
 from agent.forwarding.map_writer import MapWriter, key_of
 from agent.forwarding.next_hop import NextHop
 from agent.model import Candidate, State
 from agent.node.problems import unlisted_interfaces
-from agent.table.epoch import EpochSwitch, EpochUse, supported
+from agent.table.epoch import EpochSwitch, EpochUse
 from bpf.attach.datapath import DataPath
 from bpf.layout.structs import Affinity, Forward, NodeEntry, ServiceEntry
 from bpf.maps.maps import Maps
@@ -66,14 +67,14 @@ def maps(tmp_path: Path) -> Iterator[Maps]:
 
 
 def applier(maps: Maps, config: Config = CONFIG) -> MapWriter:
-    return MapWriter(config, supported(config), cast(DataPath, maps), A, A6, config.deny)
+    return MapWriter(config, supported_epochs(config), cast(DataPath, maps), A, A6, config.deny)
 
 
 def apply(to: MapWriter, members: tuple[Candidate, ...], now: float = 1.0, stance: EpochSwitch | None = None) -> None:
     ends = {A: A6, B: B6, C: None}
     present = dict.fromkeys(("web", "six"), members)
     there = {c.address: ends[c.address] for c in members}
-    stance = stance or EpochSwitch(EpochUse(supported(CONFIG)[0].number))
+    stance = stance or EpochSwitch(EpochUse(supported_epochs(CONFIG)[0].number))
     asyncio.run(to.apply(present, {"web": True, "six": False}, there, stance, now))
 
 

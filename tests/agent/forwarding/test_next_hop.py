@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.address import Address
 from agent.errors import AgentError
 from agent.forwarding.next_hop import KernelRoute, Link, NextHop, next_hop, unresolved
 from agent.forwarding.route_monitor import RouteMonitor
-from agent.model import Address
 from agent.netlink.netlink import Netlink
 from topology.lab.netns import CLONE_NEWNET, setns, unshare
 

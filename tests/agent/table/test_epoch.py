@@ -6,9 +6,9 @@ from itertools import pairwise, permutations, product
 
 import pytest
 
-from agent.model import TABLE_VERSIONS, Member, Share, State
+from agent.model import Member, Share, State
 from agent.table import algorithm
-from agent.table.epoch import ARM_S, EpochSwitch, EpochUse, choose, incompatible_members
+from agent.table.epoch import ARM_S, TABLE_VERSIONS, EpochSwitch, EpochUse, choose, incompatible_members
 
 OLD, NEW, OTHER = 1, 2, 3
 BOTH = (NEW, OLD)

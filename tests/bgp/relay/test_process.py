@@ -340,4 +340,6 @@ def test_archive_needs_nothing_but_the_standard_library(helper: str, pack: Calla
     argv = ["/usr/bin/python3", "-I", "-S", "-c", code, str(archive), helper]
     foreign, ours = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
     assert foreign == "bgp"
-    assert ours.split() == sorted(f"bgp/{name}".removesuffix("/__init__").replace("/", ".") for name in MODULES[helper] if name != "__init__")
+    assert ours.split() == sorted(
+        f"bgp/{name}".removesuffix("/__init__").replace("/", ".") for name in MODULES[helper] if name != "__init__"
+    )
