@@ -335,7 +335,7 @@ UP = """
 import ctypes, os, sys
 from pathlib import Path
 from topology.errors import LabError
-from topology.lab import Lab
+from topology.lab.lab import Lab
 path, name = Path(sys.argv[1]), sys.argv[2]
 {before}
 try:
@@ -440,7 +440,7 @@ def test_up_after_kill_9_half_way(name: str, write: Callable[[str], Path], point
     victim.kill()
     victim.wait()
     wait_for(lambda: not living(name))  # by themselves
-    if point[1] == "link.create":
+    if point[:2] == ("topology.lab.link", "create"):
         assert name in record.remove_stale()
         assert_no_trace(name)
     with Lab.up(path, name, keep=False) as lab:
