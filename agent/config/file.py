@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import yaml
 from pydantic import ValidationError
 
-from agent.config.diagnosis import describe, place, reject_duplicates
+from agent.config.diagnosis import at, describe, place
 from agent.config.epoch import supported_epochs
 from agent.config.schema import Config
 from agent.config.secret import read_password, read_secret
 from agent.errors import ConfigError
+from topology.yaml_source import DocumentError, SourceNode, compose, construct
 
 
 def load(path: Path) -> Config:
@@ -28,9 +28,8 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path}: {error.strerror}; write it as README.md shows") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: byte {error.start} is not UTF-8") from None
-    config = parse(text, str(path))
-    table, root = config.table, yaml.compose(text, Loader=yaml.SafeLoader)
-    assert root is not None  # parse took it
+    root, config = _read(text, str(path))
+    table = config.table
     secret = previous = None
     if table.key_file is not None:
         secret = read_secret(path.parent / table.key_file, place(root, str(path), "table", "key_file"))
@@ -54,8 +53,8 @@ def passwords(path: Path, config: Config) -> dict[str, bytes]:
     found = {}
     for i, peer in enumerate(config.bgp.peers):
         if peer.password_file is not None:
-            root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-            assert root is not None  # it was read
+            root = compose(path.read_text(encoding="utf-8"))
+            assert root is not None  # it is what `config` was read from
             where = place(root, str(path), "bgp", "peers", i, "password_file")
             found[peer.name] = read_password(path.parent / peer.password_file, where)
     return found
@@ -63,27 +62,25 @@ def passwords(path: Path, config: Config) -> dict[str, bytes]:
 
 def parse(text: str, name: str) -> Config:
     """Check the text of a file called `name`. Raises ConfigError as `load` does. Pure."""
+    return _read(text, name)[1]
+
+
+def _read(text: str, name: str) -> tuple[SourceNode, Config]:
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = compose(text)
         if root is None:
             raise ConfigError(f"{name}:1:1: is empty; write it as README.md shows")
-        reject_duplicates(root, name)
-        data = yaml.load(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{mark.line + 1}:{mark.column + 1}" if mark else "1:1"
-        raise ConfigError(f"{name}:{where}: {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-45
-        raise ConfigError(f"{name}:1:1: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise ConfigError(f"{name}:1:1: is nested too deeply") from None
+        data = construct(root)
+    except DocumentError as error:
+        field = f"{error.path}: " if error.path else ""
+        raise ConfigError(f"{at(name, error.position)}: {field}{error.problem}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{name}:1:1: is a {type(data).__name__}, not a mapping of settings")
     try:
         json.dumps(data, ensure_ascii=False, skipkeys=True, default=str).encode()
-    except UnicodeError as error:  # half a character, as "\ud83d", which can neither be checked nor told of
-        raise ConfigError(f"{name}:1:1: holds something that is no text: {str(error)!a}") from None
+    except UnicodeError as error:  # half of a surrogate pair, as "\ud83d": neither YAML's nor printable
+        raise ConfigError(f"{name}:1:1: contains half a character: {str(error)!a}") from None
     try:
-        return Config.model_validate(data)
+        return root, Config.model_validate(data)
     except ValidationError as error:
         raise ConfigError("\n".join(describe(root, name, error.errors(include_url=False)))) from None

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A YAML text whose every value knows its file, line, column and path, with containerlab's variables expanded.
+"""A lab file as values that know their file, line, column and path, with containerlab's variables expanded.
 
-Owns: expansion, positions, the shape errors (not a string, unknown key, ...). Does not own: what a lab file means
-(spec.py). Pure: text and variables in, values or LabError out.
+Owns: expansion, positions in the text before it, shape errors (not a string, unknown key, ...). Does not own: YAML
+(topology/yaml_source.py), what a lab file means (spec.py). Pure: text and variables in, values or LabError out.
 
 Expansion happens on the text, before YAML is read, as in containerlab (it uses github.com/a8m/envsubst). Ours is
-stricter in one point: a variable that is neither set nor has a default is an error there and not an empty string.
+stricter in one point: a variable that is neither set nor has a default is an error here, not an empty string.
 """
 
 import re
@@ -17,6 +17,7 @@ from typing import NoReturn
 import yaml
 
 from topology.errors import LabError
+from topology.yaml_source import DocumentError, Position, SourceNode, YamlSyntaxError, compose
 
 _VARIABLE = re.compile(
     r"\$(?:(?P<dollar>\$)|(?P<bare>[A-Za-z_]\w*)"
@@ -25,7 +26,7 @@ _VARIABLE = re.compile(
 
 
 class Text:
-    """A text after expansion that still finds the place in the original."""
+    """A text after expansion that maps its positions back to the original."""
 
     def __init__(self, file: str, original: str, variables: Mapping[str, str]) -> None:
         self.file = file
@@ -80,46 +81,43 @@ class Text:
 
 @dataclass(frozen=True)
 class Value:
-    """One YAML node, with the path of keys to it and, in a mapping, its key."""
+    """One value of a lab file, with its path of keys and, in a mapping, its key."""
 
     text: Text
-    node: yaml.Node
-    path: str
-    key: yaml.Node | None = None
+    source: SourceNode
+
+    @property
+    def path(self) -> str:
+        """The keys and indexes down to this value, as `topology.nodes.b1`."""
+        return self.source.path
 
     def fail(self, message: str) -> NoReturn:
         """Raise LabError at this value: `file:line:column: path: message`."""
-        self.text.fail_expanded(self.node.start_mark.index, f"{self.path}: {message}" if self.path else message)
+        self._fail(self.source.position, message)
 
     def fail_at_key(self, message: str) -> NoReturn:
         """As `fail`, but at the key: the key itself is wrong, or the value is too long to point at."""
-        Value(self.text, self.key or self.node, self.path).fail(message)
+        self._fail(self.source.key_position, message)
+
+    def _fail(self, position: Position, message: str) -> NoReturn:
+        self.text.fail_expanded(position.index, f"{self.path}: {message}" if self.path else message)
 
     @property
     def is_null(self) -> bool:
         """True for an empty value or `null`."""
-        return isinstance(self.node, yaml.ScalarNode) and self.node.tag == "tag:yaml.org,2002:null"
+        return self.source.is_null
 
     def entries(self) -> dict[str, "Value"]:
-        """The entries of a mapping (empty if the value is). A key given twice is an error."""
+        """Return the entries of a mapping (empty if the value is)."""
         if self.is_null:
             return {}
-        if not isinstance(self.node, yaml.MappingNode):
+        entries = self.source.entries()
+        if entries is None:
             self.fail("must be a mapping (key: value)")
-        found: dict[str, Value] = {}
-        for key_node, value_node in self.node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                self.fail("keys must be plain names")
-            key = str(key_node.value)
-            path = f"{self.path}.{key}" if self.path else key
-            value = Value(self.text, value_node, path, key_node)
-            if key in found:
-                value.fail_at_key("is given twice")
-            found[key] = value
-        return found
+        return {key: Value(self.text, source) for key, source in entries.items()}
 
     def known(self, keys: Sequence[str]) -> dict[str, "Value"]:
-        """The entries of a mapping that may only have `keys`."""
+        """Return the entries of a mapping that may only have `keys`."""
         entries = self.entries()
         for key, value in entries.items():
             if key not in keys:
@@ -127,29 +125,33 @@ class Value:
         return entries
 
     def items(self) -> list["Value"]:
-        """The items of a sequence (empty if the value is)."""
+        """Return the items of a sequence (empty if the value is)."""
         if self.is_null:
             return []
-        if not isinstance(self.node, yaml.SequenceNode):
+        items = self.source.items()
+        if items is None:
             self.fail("must be a list")
-        return [Value(self.text, item, f"{self.path}[{i}]") for i, item in enumerate(self.node.value)]
+        return [Value(self.text, source) for source in items]
 
     def scalar(self) -> str:
-        """A scalar as it is written, whatever its YAML type."""
-        if not isinstance(self.node, yaml.ScalarNode) or self.is_null:
+        """Return a scalar as it is written, whatever its YAML type."""
+        node = self.source.node
+        if not isinstance(node, yaml.ScalarNode) or self.is_null:
             self.fail("must be a single value")
-        return str(self.node.value)
+        return str(node.value)
 
     def string(self) -> str:
-        """A non-empty string. `- a: b` is YAML for a mapping: such a line needs quotes."""
-        if not isinstance(self.node, yaml.ScalarNode) or self.is_null or not self.node.value:
+        """Return a non-empty string. `- a: b` is YAML for a mapping: such a line needs quotes."""
+        node = self.source.node
+        if not isinstance(node, yaml.ScalarNode) or self.is_null or not node.value:
             self.fail("must be a string (put it in quotes)")
-        return str(self.node.value)
+        return str(node.value)
 
     def integer(self, low: int, high: int) -> int:
-        """A whole number in low..high."""
-        written = self.node.value if isinstance(self.node, yaml.ScalarNode) else ""
-        if self.node.tag != "tag:yaml.org,2002:int" or not re.fullmatch(r"\d+", written):
+        """Return a whole number in low..high."""
+        node = self.source.node
+        written = node.value if isinstance(node, yaml.ScalarNode) else ""
+        if node.tag != "tag:yaml.org,2002:int" or not re.fullmatch(r"\d+", written):
             self.fail("must be a whole number")
         number = int(written)
         if not low <= number <= high:
@@ -158,15 +160,15 @@ class Value:
 
 
 def parse(file: str, original: str, variables: Mapping[str, str]) -> Value:
-    """The top value of one YAML document. Raises LabError."""
+    """Return the top value of one YAML document. Raises LabError."""
     text = Text(file, original, variables)
     try:
-        node = yaml.compose(text.expanded, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        text.fail_expanded(mark.index if mark else 0, f"not YAML: {error.problem or error.context}")
-    except yaml.YAMLError as error:
-        raise LabError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
-    if node is None:
+        root = compose(text.expanded)
+    except YamlSyntaxError as error:
+        text.fail_expanded(error.position.index, f"not YAML: {error.problem}")
+    except DocumentError as error:
+        problem = f"{error.path}: {error.problem}" if error.path else error.problem
+        text.fail_expanded(error.position.index, problem)
+    if root is None:
         raise LabError(f"{file}: is empty")
-    return Value(text, node, "")
+    return Value(text, root)

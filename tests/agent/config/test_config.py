@@ -40,6 +40,8 @@ FAULTS = [
     ("cluster: 7", "cluster: 65535", "1:10: cluster: 65535 is reserved by RFC 8092; take another"),
     ("cluster: 7\n", "", "1:1: cluster: is missing"),
     ("cluster: 7", "cluster: 7\ncluster: 8", "2:1: cluster: is given twice"),
+    ("port: 443", "port: 443\n    port: 444", "9:5: services[0].port: is given twice"),
+    ("port: 443", "port: !any 443", "8:11: could not determine a constructor for the tag '!any'"),
     ("cluster: 7", "cluster: 7\nclutser: 8", "2:1: clutser: unknown key"),
     ("vip: 192.0.2.10", "vip: 192.0.2", "6:10: services[0].vip: '192.0.2' is not an IP address"),
     ("vip: 192.0.2.10", "vip: 224.0.0.1", "6:10: services[0].vip: 224.0.0.1 cannot be a virtual IP; give a unicast address"),
@@ -231,7 +233,7 @@ def test_two_services_must_differ() -> None:
         ("x: 2024-13-45", "lb.yml:1:1: month must be in 1..12"),
         ("x: &a [*a]", "lb.yml:1:1: is nested too deeply"),
         ("x: " + "[" * 3000, "lb.yml:1:1: is nested too deeply"),
-        ("? [a]\n: 1", "lb.yml:1:3: a sequence cannot be a key; write a word"),
+        ("? [a]\n: 1", "lb.yml:1:3: a sequence cannot be a key; write a name"),
     ],
 )
 def test_not_even_a_mapping(text: str, message: str) -> None:
@@ -241,7 +243,7 @@ def test_not_even_a_mapping(text: str, message: str) -> None:
 
 
 def test_half_a_character() -> None:
-    with pytest.raises(ConfigError, match=r"lb\.yml:1:1: holds something that is no text"):
+    with pytest.raises(ConfigError, match=r"lb\.yml:1:1: contains half a character"):
         parse(f'{GOOD}deny: ["\\ud83d"]\n', "lb.yml")
 
 
