@@ -23,7 +23,8 @@ from agent.node.plan import Grace
 from agent.table import algorithm
 from agent.table.epoch import Epoch, EpochSwitch, EpochUse
 from agent.table.table import Table
-from bpf.layout.structs import BANKS, CHAIN, SLOTS, NodeConf, OtherEpoch
+from bpf.layout.conf import NodeConf, OtherEpoch
+from bpf.layout.limits import BANKS, CHAIN, SLOTS
 from bpf.maps.maps import Maps
 
 Members = tuple[Candidate, ...]
@@ -56,10 +57,10 @@ class EpochBanks:
         self.use: EpochUse | None = None
         """How the program uses the epochs; None before the first pass where it uses none of this node's."""
         if conf is not None:
-            self._held[conf.side] = conf.epoch if conf.epoch in self._epochs else None
+            self._held[conf.bank] = conf.epoch if conf.epoch in self._epochs else None
             if conf.other is not None:
-                self._held[1 - conf.side] = conf.other.epoch if conf.other.epoch in self._epochs else None
-            if self._held[conf.side] is not None:
+                self._held[1 - conf.bank] = conf.other.epoch if conf.other.epoch in self._epochs else None
+            if self._held[conf.bank] is not None:
                 self.use = EpochUse(conf.epoch, bool(conf.other and conf.other.alternating))
         self._armed = False
         self._swept = False
@@ -125,7 +126,7 @@ class EpochBanks:
 
     def _make_room(self, number: int, conf: NodeConf) -> None:
         """Take a side for an epoch: one that the program does not use, or can leave."""
-        first = self._conf.side if self._conf else 1
+        first = self._conf.bank if self._conf else 1
         side = 1 - first if self._held[1 - first] is None else first
         if self._conf is not None and side == first:
             stays = self._held[1 - side]
@@ -139,7 +140,7 @@ class EpochBanks:
 
     def _write_conf(self, conf: NodeConf, first: int, other: OtherEpoch | None) -> None:
         epoch = self._epochs[first]
-        new = replace(conf, hash_key=epoch.key, side=self._held.index(first), epoch=first, other=other)
+        new = replace(conf, hash_key=epoch.key, bank=self._held.index(first), epoch=first, other=other)
         if new != self._conf:
             self._tables.set_conf(new)
             self._conf = new

@@ -22,19 +22,10 @@ from agent.model import Candidate
 from agent.node.plan import node_indexes
 from agent.table.epoch import Epoch, EpochSwitch, EpochUse
 from bpf.attach.datapath import DataPath
-from bpf.layout.structs import (
-    BANKS,
-    NODES,
-    SLOTS,
-    UPLINKS,
-    Affinity,
-    Forward,
-    NodeConf,
-    NodeEntry,
-    Protocol,
-    ServiceEntry,
-    ServiceKey,
-)
+from bpf.layout.conf import NodeConf
+from bpf.layout.limits import BANKS, NODES, SLOTS, UPLINKS
+from bpf.layout.node import NodeEntry
+from bpf.layout.service import Affinity, Forward, Protocol, ServiceEntry, ServiceKey
 
 AFFINITIES = {"5-tuple": Affinity.FIVE_TUPLE, "3-tuple": Affinity.THREE_TUPLE, "2-tuple": Affinity.TWO_TUPLE}
 

@@ -22,7 +22,7 @@ from agent.forwarding.next_hop import Link
 from agent.netlink.netlink import Netlink
 from bpf.attach.datapath import DataPath
 from bpf.errors import BpfError
-from bpf.layout.structs import ServiceKey
+from bpf.layout.service import ServiceKey
 
 log = logging.getLogger("anylb")
 

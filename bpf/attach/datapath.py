@@ -29,8 +29,8 @@ from bpf.compiler.compile import AnyOptions, LbOptions, MssClampOptions
 from bpf.errors import BpfError
 from bpf.kernel import objects as kernel
 from bpf.layout import map_spec
-from bpf.layout import structs as layout
-from bpf.layout.structs import UplinkEntry
+from bpf.layout.limits import ROWS_MAX, ROWS_MIN, UPLINKS
+from bpf.layout.uplink import UplinkEntry
 from bpf.maps.maps import Maps
 
 
@@ -74,11 +74,11 @@ class DataPath:
         Without `ipv6` the program knows no IPv6 at all; it is smaller then. `kept` is a folder for compiled programs.
         Raises BpfError: no such interface, another's XDP program on it, no bpffs at `pin_dir`, no rights, no BCC.
         """
-        if rows & (rows - 1) or not layout.ROWS_MIN <= rows <= layout.ROWS_MAX:
-            raise BpfError(f"rows: {rows} is not a power of two in {layout.ROWS_MIN}-{layout.ROWS_MAX}")
+        if rows & (rows - 1) or not ROWS_MIN <= rows <= ROWS_MAX:
+            raise BpfError(f"rows: {rows} is not a power of two in {ROWS_MIN}-{ROWS_MAX}")
         names = [interfaces] if isinstance(interfaces, str) else list(interfaces)
-        if not 0 < len(names) <= layout.UPLINKS or len(set(names)) < len(names):
-            raise BpfError(f"interfaces: {', '.join(names) or 'none'}: 1 to {layout.UPLINKS} are wanted, each once")
+        if not 0 < len(names) <= UPLINKS or len(set(names)) < len(names):
+            raise BpfError(f"interfaces: {', '.join(names) or 'none'}: 1 to {UPLINKS} are wanted, each once")
         entries = [uplink.entry_of(name) for name in names]
         _require_bpffs(pin_dir)
         for name, entry in zip(names, entries, strict=True):

@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 from bpf.errors import BpfError
 from bpf.kernel import objects as kernel
-from bpf.layout.structs import UplinkEntry
+from bpf.layout.uplink import UplinkEntry
 
 Mode = Literal["auto", "native", "generic"]
 

@@ -22,7 +22,8 @@ from bpf.compiler.program import Program, ProgramCache, map_fds
 from bpf.errors import BpfError
 from bpf.kernel import objects as kernel
 from bpf.layout import map_spec
-from bpf.layout import structs as layout
+from bpf.layout.c_assertion import assertions
+from bpf.layout.limits import ROWS_MIN
 
 _SOURCES: Final = Path(__file__).resolve().parents[1] / "src"
 _HEADERS: Final = _SOURCES / "kheaders"
@@ -48,7 +49,7 @@ def source(main: str = "lb.c") -> str:
 
         return f'#line 1 "{name}"\n' + _INCLUDE.sub(put_in, text)
 
-    return joined(main) + "\n" + map_spec.assertions()
+    return joined(main) + "\n" + assertions()
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ def _child(job: dict[str, Any]) -> dict[str, Any]:
     except Exception:
         return {"error": f"the {job['kind']} program does not compile"}
     code = module.dump_func(job["name"].encode())
-    pins = {spec.name: kernel.open_pin(Path(job["maps"]) / spec.name) for spec in map_spec.map_specs(layout.ROWS_MIN)}
+    pins = {spec.name: kernel.open_pin(Path(job["maps"]) / spec.name) for spec in map_spec.map_specs(ROWS_MIN)}
     names = {kernel.map_id(fd): name for name, fd in pins.items() if fd is not None}
     maps = {fd: names[kernel.map_id(fd)] for fd in map_fds(code).values()}
     return Program.of(job["kind"], job["name"], code, maps).to_json()

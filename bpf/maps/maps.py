@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The maps as the agent sees them: configuration, nodes, services, their tables and counters.
 
-Owns making, opening and filling the maps. What belongs in a table is the agent's business; the encoding is structs.py's.
+Owns making, opening and filling the maps. The agent decides what they hold; bpf/layout encodes it.
 """
 
 import mmap
@@ -16,23 +16,18 @@ import numpy.typing as npt
 from bpf.errors import BpfError
 from bpf.kernel import objects as kernel
 from bpf.layout import map_spec
-from bpf.layout import structs as layout
+from bpf.layout.address import Network
+from bpf.layout.conf import ConfFlag, NodeConf, derived_fields, vip_filter, with_bank_of, with_derived_fields
+from bpf.layout.counter import Counter
+from bpf.layout.limits import CHAIN, NODES, PREFIXES, SLOTS
 from bpf.layout.map_spec import MapSpec
-from bpf.layout.structs import (
-    Affinity,
-    ConfFlag,
-    Counter,
-    Network,
-    NodeConf,
-    NodeEntry,
-    ServiceEntry,
-    ServiceFlag,
-    ServiceKey,
-    UplinkEntry,
-)
-from bpf.maps.sampling import Filter, Reader
+from bpf.layout.node import NodeEntry
+from bpf.layout.prefix import pack_prefix, unpack_prefix
+from bpf.layout.sampling import SampleFilter
+from bpf.layout.service import Affinity, ServiceEntry, ServiceFlag, ServiceKey
+from bpf.layout.uplink import UplinkEntry
+from bpf.maps.sampling import SampleReader
 from bpf.maps.service_cache import ServiceCache
-from bpf.reference.flow import vip_filter
 
 Rows = npt.NDArray[np.uint16]
 """Shape (R, CHAIN): indexes into the node table, owner first, 0 after the last."""
@@ -47,9 +42,9 @@ def _index(number: int) -> bytes:
     return number.to_bytes(4, "little")
 
 
-def _table(slot: int, side: int) -> bytes:
-    """Where a service's table for the epoch on a side lies."""
-    return _index(slot + side * layout.SLOTS)
+def _table(slot: int, bank: int) -> bytes:
+    """Where a service's table for the epoch on a bank lies."""
+    return _index(slot + bank * SLOTS)
 
 
 class Maps:
@@ -95,11 +90,11 @@ class Maps:
             absent.append("the node's conf")
         elif conf.self_index not in self.nodes():
             absent.append(f"the node's own entry (index {conf.self_index})")
-        first = conf.side if conf else 0
-        sides = (first, 1 - first) if conf and conf.other else (first,)
+        first = conf.bank if conf else 0
+        banks = (first, 1 - first) if conf and conf.other else (first,)
         for key, entry in self.services().items():
             for table in ("rows", "grace"):
-                if any(self._lookup(table, _table(entry.slot, side)) is None for side in sides):
+                if any(self._lookup(table, _table(entry.slot, bank)) is None for bank in banks):
                     absent.append(f"{table} of {_words(key)}")
         return absent
 
@@ -110,17 +105,17 @@ class Maps:
         that says so, and stays when the flag goes.
         """
         before = self._array_entry("confs", 0)
-        flags = layout.conf_derived(before)[1] & ~ConfFlag.DENY
+        flags = derived_fields(before)[1] & ~ConfFlag.DENY
         if self.denied():
             flags |= ConfFlag.DENY
         filter_bits = vip_filter(key.vip for key in self.services())
         data = conf.pack(filter_bits, flags)
-        kept = layout.with_side(data, 1 - conf.side, before)
+        kept = with_bank_of(data, 1 - conf.bank, before)
         if conf.other is None:
             data = kept
         elif data != kept:
-            flags = layout.conf_derived(data)[1] & ~ConfFlag.BOTH
-            self._update("confs", _index(0), layout.with_derived(data, filter_bits, flags))
+            flags = derived_fields(data)[1] & ~ConfFlag.BOTH
+            self._update("confs", _index(0), with_derived_fields(data, filter_bits, flags))
         self._update("confs", _index(0), data)
 
     def conf(self) -> NodeConf | None:
@@ -137,14 +132,14 @@ class Maps:
 
     def set_node(self, index: int, node: NodeEntry | None) -> None:
         """Write a next hop (index 1 to NODES - 1), or clear it; clear one only when no row names it any more."""
-        if not 0 < index < layout.NODES:
-            raise BpfError(f"node index {index} is not in 1-{layout.NODES - 1}: too many nodes in the cluster")
+        if not 0 < index < NODES:
+            raise BpfError(f"node index {index} is not in 1-{NODES - 1}: too many nodes in the cluster")
         empty = bytes(self._specs["nodes"].value_size)
         self._update("nodes", _index(index), node.pack() if node else empty)
 
     def nodes(self) -> dict[int, NodeEntry]:
         """Return all next hops by index."""
-        entries = {index: NodeEntry.unpack(self._array_entry("nodes", index)) for index in range(1, layout.NODES)}
+        entries = {index: NodeEntry.unpack(self._array_entry("nodes", index)) for index in range(1, NODES)}
         return {index: entry for index, entry in entries.items() if entry}
 
     def set_service(self, key: ServiceKey, entry: ServiceEntry) -> None:
@@ -152,8 +147,8 @@ class Maps:
 
         The counters of a service that is new start at 0.
         """
-        if not 0 < entry.slot < layout.SLOTS:
-            raise BpfError(f"service slot {entry.slot} is not in 1-{layout.SLOTS - 1}: too many services")
+        if not 0 < entry.slot < SLOTS:
+            raise BpfError(f"service slot {entry.slot} is not in 1-{SLOTS - 1}: too many services")
         known = self.services()
         if key not in known:
             self._update("stats", _index(entry.slot), bytes(self._stats_size()))
@@ -199,42 +194,42 @@ class Maps:
         found = {key: self._lookup("mss", key) for key in self._keys("mss")}
         return {ServiceKey.unpack(key): int.from_bytes(value, "little") for key, value in found.items() if value}
 
-    def set_sampling(self, wanted: Filter | None) -> None:
+    def set_sampling(self, wanted: SampleFilter | None) -> None:
         """Sample the packets that a filter asks for; None: none, which costs nothing."""
         if wanted:
             self._update("sampling", _index(0), wanted.pack())
         self._set_flag(ConfFlag.SAMPLE, wanted is not None)
 
-    def samples(self) -> Reader:
+    def samples(self) -> SampleReader:
         """Open the reading end of the sampled packets; one reader at a time."""
-        return Reader(self._fds["samples"])
+        return SampleReader(self._fds["samples"])
 
-    def swap_rows(self, slot: int, rows: Rows, grace_until_ns: Deadlines, side: int = 0) -> None:
-        """Replace a service's whole table for the epoch on a side: written aside, then swapped in at once.
+    def swap_rows(self, slot: int, rows: Rows, grace_until_ns: Deadlines, bank: int = 0) -> None:
+        """Replace a service's whole table for the epoch on a bank: written aside, then swapped in at once.
 
         The deadlines come first, so that a row is never new without its grace.
         """
-        self.set_grace(slot, grace_until_ns, side)
-        self._swap("rows", _table(slot, side), rows, (self.row_count, layout.CHAIN), np.dtype(np.uint16))
+        self.set_grace(slot, grace_until_ns, bank)
+        self._swap("rows", _table(slot, bank), rows, (self.row_count, CHAIN), np.dtype(np.uint16))
 
-    def set_grace(self, slot: int, until_ns: Deadlines, side: int = 0) -> None:
+    def set_grace(self, slot: int, until_ns: Deadlines, bank: int = 0) -> None:
         """Replace a service's deadlines alone."""
-        self._swap("grace", _table(slot, side), until_ns, (self.row_count,), np.dtype(np.uint64))
+        self._swap("grace", _table(slot, bank), until_ns, (self.row_count,), np.dtype(np.uint64))
 
-    def drop_rows(self, slot: int, side: int) -> None:
-        """Give the memory of a table back, if it is there; the program must not use that side any more."""
+    def drop_rows(self, slot: int, bank: int) -> None:
+        """Give the memory of a table back, if it is there; the program must not use that bank any more."""
         for name in ("rows", "grace"):
             # Asked first: even a deletion of nothing may wait until no CPU runs a program (Linux 6.1).
-            if self._lookup(name, _table(slot, side)) is not None:
-                self._delete(name, _table(slot, side))
+            if self._lookup(name, _table(slot, bank)) is not None:
+                self._delete(name, _table(slot, bank))
 
-    def rows(self, slot: int, side: int = 0) -> Rows | None:
+    def rows(self, slot: int, bank: int = 0) -> Rows | None:
         """Read a service's table back; None if it has none (CAP_SYS_ADMIN)."""
-        return self._read_table("rows", _table(slot, side), (self.row_count, layout.CHAIN), np.dtype(np.uint16))
+        return self._read_table("rows", _table(slot, bank), (self.row_count, CHAIN), np.dtype(np.uint16))
 
-    def grace(self, slot: int, side: int = 0) -> Deadlines | None:
+    def grace(self, slot: int, bank: int = 0) -> Deadlines | None:
         """Read a service's deadlines back; None if it has none (CAP_SYS_ADMIN)."""
-        return self._read_table("grace", _table(slot, side), (self.row_count,), np.dtype(np.uint64))
+        return self._read_table("grace", _table(slot, bank), (self.row_count,), np.dtype(np.uint64))
 
     def counters(self) -> dict[int, dict[str, int]]:
         """Return what was counted, summed over CPUs: slot -> name -> count. Slot 0 is no service's."""
@@ -272,29 +267,29 @@ class Maps:
         """Write the filter's bits into conf, which must be there: a service without conf would be handled wrongly."""
         conf = self._array_entry("confs", 0)
         if NodeConf.unpack(conf):
-            flags = layout.conf_derived(conf)[1]
-            self._update("confs", _index(0), layout.with_derived(conf, vip_filter(key.vip for key in keys), flags))
+            flags = derived_fields(conf)[1]
+            self._update("confs", _index(0), with_derived_fields(conf, vip_filter(key.vip for key in keys), flags))
 
     def _set_flag(self, flag: ConfFlag, on: bool) -> None:
         conf = self._array_entry("confs", 0)
-        bits, flags = layout.conf_derived(conf)
-        self._update("confs", _index(0), layout.with_derived(conf, bits, flags | flag if on else flags & ~flag))
+        bits, flags = derived_fields(conf)
+        self._update("confs", _index(0), with_derived_fields(conf, bits, flags | flag if on else flags & ~flag))
 
     def _set_prefixes(self, name: str, prefixes: Iterable[Network]) -> None:
         wanted, there = set(prefixes), self._prefixes(name)
-        if len(wanted) > layout.PREFIXES:
-            raise BpfError(f"{len(wanted)} prefixes: more than the {layout.PREFIXES} that fit")
+        if len(wanted) > PREFIXES:
+            raise BpfError(f"{len(wanted)} prefixes: more than the {PREFIXES} that fit")
         # First what is new: one that takes the place of others must not leave a gap. If both do not fit, there is one.
-        crowded = len(wanted | there) > layout.PREFIXES
+        crowded = len(wanted | there) > PREFIXES
         for prefix in there - wanted if crowded else ():
-            self._delete(name, layout.pack_prefix(prefix))
+            self._delete(name, pack_prefix(prefix))
         for prefix in wanted - there:
-            self._update(name, layout.pack_prefix(prefix), _index(1))
+            self._update(name, pack_prefix(prefix), _index(1))
         for prefix in () if crowded else there - wanted:
-            self._delete(name, layout.pack_prefix(prefix))
+            self._delete(name, pack_prefix(prefix))
 
     def _prefixes(self, name: str) -> set[Network]:
-        return {layout.unpack_prefix(key) for key in self._keys(name)}
+        return {unpack_prefix(key) for key in self._keys(name)}
 
     def _keys(self, name: str) -> list[bytes]:
         return kernel.keys(self._fds[name], self._specs[name].key_size)

@@ -11,11 +11,11 @@ import struct
 from collections.abc import Mapping
 from typing import Final
 
-from bpf.layout import structs as layout
-from bpf.layout.structs import ServiceKey
-from bpf.reference.flow import cache_place
+from bpf.layout.limits import SERVICE_CACHE
+from bpf.layout.service import ServiceKey
+from bpf.layout.service_cache import SERVICE_CACHE_STRUCT, cache_place
 
-_SIZE: Final = layout.size_of("front")
+_SIZE: Final = SERVICE_CACHE_STRUCT.size
 _TELLING: Final = _SIZE - 8
 _CROWDED: Final = 1 << 32
 
@@ -24,7 +24,7 @@ class ServiceCache:
     """The mapped array. `set_place` is to follow each change of the services' map."""
 
     def __init__(self, fd: int) -> None:
-        self._memory = mmap.mmap(fd, layout.SERVICE_CACHE * _SIZE)
+        self._memory = mmap.mmap(fd, SERVICE_CACHE * _SIZE)
 
     def close(self) -> None:
         """Unmap it."""

@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The row of a flow, as flow.h computes it: for `explain`, and to say what a packet test should see."""
 
-import struct
-from collections.abc import Iterable
 from typing import Final
 
-from bpf.layout.structs import Address, Affinity, ServiceKey, key_words
+from bpf.layout.address import WORD, Address, address_words
+from bpf.layout.conf import key_words
+from bpf.layout.service import Affinity
 
-_WORD: Final = 0xFFFF_FFFF
 _LONG: Final = 0xFFFF_FFFF_FFFF_FFFF
-_GOLDEN: Final = 2_654_435_769
 
 
 def mix(word: int) -> int:
     """Mix a word into another, one to one: Wellons' lowbias32."""
-    word = (word ^ word >> 16) * 0x7FEB_352D & _WORD
-    word = (word ^ word >> 15) * 0x846C_A68B & _WORD
+    word = (word ^ word >> 16) * 0x7FEB_352D & WORD
+    word = (word ^ word >> 15) * 0x846C_A68B & WORD
     return word ^ word >> 16
 
 
@@ -34,7 +32,7 @@ def flow_hash(
     if affinity is Affinity.FIVE_TUPLE:
         ports |= int.from_bytes(client_port.to_bytes(2, "big"), "little")
     total = key[0] + ports * key[9]
-    for i, (ours, theirs) in enumerate(zip(_words(client), _words(vip), strict=True)):
+    for i, (ours, theirs) in enumerate(zip(address_words(client), address_words(vip), strict=True)):
         total += (ours + key[1 + 2 * i]) * (theirs + key[2 + 2 * i])
     return mix((total & _LONG) >> 32)
 
@@ -45,29 +43,3 @@ def row_of(
 ) -> int:  # fmt: skip
     """Return the row of a flow in a table of `rows` (a power of two)."""
     return flow_hash(hash_key, client, client_port, vip, vip_port, affinity) & (rows - 1)
-
-
-def vip_filter(vips: Iterable[Address]) -> int:
-    """Return conf's 64-bit filter: one bit for each VIP, so that most other addresses are told apart at once."""
-    bits = 0
-    for vip in vips:
-        bits |= 1 << ((_folded(vip) * _GOLDEN & _WORD) >> 26)
-    return bits
-
-
-def cache_place(key: ServiceKey) -> int:
-    """Return a service's place in the array in front of the services' map (FRONT entries)."""
-    port = int.from_bytes(key.port.to_bytes(2, "big"), "little")
-    kind = port | (key.protocol or 0) << 16 | key.vip.version << 24
-    return (_folded(key.vip) * _GOLDEN + kind * 0x846C_A68B & _WORD) >> 20
-
-
-def _words(address: Address) -> tuple[int, ...]:
-    return struct.unpack(f"<{len(address.packed) // 4}I", address.packed)
-
-
-def _folded(address: Address) -> int:
-    folded = 0
-    for word in _words(address):
-        folded ^= word
-    return folded

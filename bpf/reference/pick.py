@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Generic, TypeVar
 
-from bpf.layout.structs import CHAIN, Counter, OtherEpoch
+from bpf.layout.counter import Counter
+from bpf.layout.join_order import join_order
+from bpf.layout.limits import CHAIN
 
 Node = TypeVar("Node", bound=Hashable)
 
@@ -95,7 +97,7 @@ def joined(first: Sequence[Node], other: Sequence[Node] | None, alternating: boo
     """
     if other is None or not first:
         return tuple(first)
-    order = OtherEpoch(b"", alternating=alternating).order
+    order = join_order(alternating)
     two = dict(enumerate(first)) | {CHAIN + place: node for place, node in enumerate(other)}
     return tuple(dict.fromkeys(two[place] for place in order if place in two))
 

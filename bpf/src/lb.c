@@ -62,7 +62,7 @@ static __always_inline int pass_no_service(const struct packet *pkt)
 static __always_inline int handle(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
 				  struct service *service, struct packet *pkt, struct stats *s)
 {
-	u32 side = conf->flags / CONF_SIDE % BANKS, table = service->slot + side * SLOTS;
+	u32 side = conf->flags / CONF_BANK % BANKS, table = service->slot + side * SLOTS;
 	u32 hash = flow_hash(conf->hash_key[side], service, pkt), r = hash & (ROWS - 1);
 	struct row *row = find_row(table, r);
 	struct node *next = NULL;

@@ -2,7 +2,7 @@
 /*
  * What the program and Python share: limits, the counters, the structs that lie in the maps.
  *
- * structs.py is the other side. Every compile appends assertions made from it (sizes, offsets, counter
+ * bpf/layout is its Python counterpart. Every compile appends assertions made from it (sizes, offsets, counter
  * numbers), so the two cannot drift apart unseen. Multi-byte fields are in host order unless typed __be*.
  *
  * Given by -D at each compile: ROWS (rows per service, a power of two), UPLINK (this program's place in
@@ -99,8 +99,8 @@ enum {
 	CONF_SAMPLE = 2,  /* packets are sampled */
 	CONF_OUTER_4 = 4, /* `address` is there */
 	CONF_OUTER_6 = 8,
-	CONF_SIDE = 16, /* the second side's epoch is the one that new flows go by; else the first side's */
-	CONF_BOTH = 32, /* the other side's rows are looked into, too */
+	CONF_BANK = 16, /* the second bank's epoch is the one that new flows go by; else the first bank's */
+	CONF_BOTH = 32, /* the other bank's rows are looked into, too */
 };
 
 /* What is held to a rate, each CPU for itself; see ratelimit.h. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The maps. maps.py makes them from structs.py's sizes and pins them before this is compiled, so the
+ * The maps. maps.py makes them from map_spec.py's sizes and pins them before this is compiled, so the
  * declarations here only name and type them: BCC opens the pin and checks nothing.
  */
 

@@ -130,7 +130,7 @@ static __always_inline bool is_row_in_grace(u32 table, u32 r)
 /* The row of the other epoch's table. */
 static __always_inline u32 other_row(const struct conf *conf, const struct service *service, const struct packet *pkt)
 {
-	u32 side = conf->flags / CONF_SIDE % BANKS;
+	u32 side = conf->flags / CONF_BANK % BANKS;
 
 	return flow_hash(conf->hash_key[side ^ 1], service, pkt) & (ROWS - 1);
 }

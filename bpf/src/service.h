@@ -8,13 +8,13 @@ static __always_inline u32 folded(const __be32 *address, u8 family)
 	return family == 4 ? address[0] : address[0] ^ address[1] ^ address[2] ^ address[3];
 }
 
-/* Multiplicative hash into conf.vip_filter. Twin: flow.py. */
+/* Multiplicative hash into conf.vip_filter. In Python: bpf/layout/conf.py. */
 static __always_inline bool may_be_vip(const struct conf *conf, u32 folded_address)
 {
 	return conf->vip_filter >> ((folded_address * GOLDEN) >> 26) & 1;
 }
 
-/* Place in `front`. Twin: flow.py. */
+/* Place in `front`. In Python: bpf/layout/service_cache.py. */
 static __always_inline u32 front_place(const struct packet *pkt, u32 kind)
 {
 	return (folded(pkt->vip, pkt->family) * GOLDEN + kind * 0x846ca68bu) >> 20;

@@ -20,8 +20,8 @@ from bench import figures, testrun
 from bench.cluster import anylb_lab
 
 from bpf.kernel import objects as kernel
+from bpf.layout.limits import CHAIN
 from bpf.layout.map_spec import map_specs
-from bpf.layout.structs import CHAIN
 from bpf.maps.maps import Maps
 from topology.demo.cluster import Cluster
 from topology.errors import LabError

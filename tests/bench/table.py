@@ -23,7 +23,7 @@ from agent.forwarding import epoch_bank
 from agent.model import Candidate, State
 from agent.table import maglev, rendezvous
 from agent.table.table import Table
-from bpf.layout.structs import CHAIN
+from bpf.layout.limits import CHAIN
 from bpf.maps.maps import Maps
 
 ROWS: Final = 65_536

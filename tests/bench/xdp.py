@@ -29,7 +29,12 @@ from agent.model import Candidate, State
 from agent.table import rendezvous
 from bpf.compiler import compile as compiler
 from bpf.kernel import objects as kernel
-from bpf.layout.structs import CHAIN, Counter, NodeConf, NodeEntry, Protocol, ServiceEntry, ServiceKey, UplinkEntry
+from bpf.layout.conf import NodeConf
+from bpf.layout.counter import Counter
+from bpf.layout.limits import CHAIN
+from bpf.layout.node import NodeEntry
+from bpf.layout.service import Protocol, ServiceEntry, ServiceKey
+from bpf.layout.uplink import UplinkEntry
 from bpf.maps.maps import Maps
 
 ROWS: Final = 65_536

@@ -13,7 +13,8 @@ from bench import figures, target
 from support import packets
 from support.packets import ACK, HERE, ROUTER, SYN
 
-from bpf.layout.structs import Counter, Forward
+from bpf.layout.counter import Counter
+from bpf.layout.service import Forward
 
 VIP: Final = "10.99.0.1"
 VIP6: Final = "2001:db8:99::1"

@@ -23,17 +23,12 @@ from support.testrun import Runner
 
 from bpf.attach.datapath import DataPath
 from bpf.kernel import objects as kernel
-from bpf.layout.structs import (
-    CHAIN,
-    SLOTS,
-    Counter,
-    NodeConf,
-    NodeEntry,
-    Protocol,
-    ServiceEntry,
-    ServiceKey,
-    UplinkEntry,
-)
+from bpf.layout.conf import NodeConf
+from bpf.layout.counter import Counter
+from bpf.layout.limits import CHAIN, SLOTS
+from bpf.layout.node import NodeEntry
+from bpf.layout.service import Protocol, ServiceEntry, ServiceKey
+from bpf.layout.uplink import UplinkEntry
 from bpf.maps.maps import Maps
 
 CLONE_NEWNET = 0x40000000
@@ -146,20 +141,20 @@ class Program:
         fields = {"address6": IPv6Address(f"2001:db8::{10 + index:x}"), **more}
         self.tables.set_node(index, NodeEntry(IPv4Address(f"10.0.0.{10 + index}"), 10 + index, node_mac, **fields))
 
-    def set_chain(self, slot: int, chain: Sequence[int], grace_until_ns: int = 0, side: int = 0) -> None:
+    def set_chain(self, slot: int, chain: Sequence[int], grace_until_ns: int = 0, bank: int = 0) -> None:
         """The same chain in every row of a service."""
         rows = np.zeros((ROWS, CHAIN), np.uint16)
         rows[:, : len(chain)] = chain
-        self.tables.swap_rows(slot, rows, np.full(ROWS, grace_until_ns, np.uint64), side)
+        self.tables.swap_rows(slot, rows, np.full(ROWS, grace_until_ns, np.uint64), bank)
 
-    def set_row(self, slot: int, row: int, chain: Sequence[int], grace_until_ns: int = 0, side: int = 0) -> None:
+    def set_row(self, slot: int, row: int, chain: Sequence[int], grace_until_ns: int = 0, bank: int = 0) -> None:
         """Another chain in one row of a table that is in use (the agent only ever swaps whole tables)."""
         cells = np.zeros(CHAIN, np.uint16)
         cells[: len(chain)] = chain
         key = row.to_bytes(4, "little")
-        with self._inner("rows", slot + side * SLOTS) as fd:
+        with self._inner("rows", slot + bank * SLOTS) as fd:
             kernel.update(fd, key, cells.tobytes())
-        with self._inner("grace", slot + side * SLOTS) as fd:
+        with self._inner("grace", slot + bank * SLOTS) as fd:
             kernel.update(fd, key, grace_until_ns.to_bytes(8, "little"))
 
     @contextlib.contextmanager

@@ -28,7 +28,10 @@ from support.oracle.packets import flow_hash
 
 from bpf.attach.datapath import DataPath
 from bpf.kernel import objects as kernel
-from bpf.layout.structs import CHAIN, NodeConf, NodeEntry, Protocol, ServiceEntry, ServiceKey
+from bpf.layout.conf import NodeConf
+from bpf.layout.limits import CHAIN
+from bpf.layout.node import NodeEntry
+from bpf.layout.service import Protocol, ServiceEntry, ServiceKey
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("veth")]
 

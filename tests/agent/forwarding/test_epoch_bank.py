@@ -16,7 +16,7 @@ from agent.forwarding.epoch_bank import EpochBanks
 from agent.model import Candidate, State
 from agent.table import algorithm
 from agent.table.epoch import Epoch, EpochSwitch, EpochUse
-from bpf.layout.structs import NodeConf, OtherEpoch
+from bpf.layout.conf import NodeConf, OtherEpoch
 from bpf.maps.maps import Maps
 
 pytestmark = pytest.mark.lab
@@ -73,7 +73,7 @@ def grace(tables: Maps, now: float) -> set[bool]:
     """Whether rows are in grace now, of all services on all sides that are used."""
     conf = tables.conf()
     assert conf is not None
-    there = [conf.side, 1 - conf.side] if conf.other else [conf.side]
+    there = [conf.bank, 1 - conf.bank] if conf.other else [conf.bank]
     found = [tables.grace(slot, side) for slot in SLOTS.values() for side in there]
     return {bool(one) for until in found if until is not None for one in np.unique(until > now * 10**9)}
 
@@ -91,7 +91,7 @@ def test_a_switch(tables: Maps) -> None:
     assert used(tables) == (OLD, NEW)
     conf = tables.conf()
     assert conf is not None
-    assert conf.side == 0
+    assert conf.bank == 0
     assert not (tables.grace(1, 0) > 100 * 10**9).any(), "what was there is not disturbed"  # type: ignore[operator]
 
     turns, switched = EpochUse(OLD.number, alternating=True), EpochUse(NEW.number, alternating=True)

@@ -22,7 +22,8 @@ from agent.model import Candidate, State
 from agent.node.problems import unlisted_interfaces
 from agent.table.epoch import EpochSwitch, EpochUse
 from bpf.attach.datapath import DataPath
-from bpf.layout.structs import Affinity, Forward, NodeEntry, ServiceEntry
+from bpf.layout.node import NodeEntry
+from bpf.layout.service import Affinity, Forward, ServiceEntry
 from bpf.maps.maps import Maps
 
 pytestmark = pytest.mark.lab

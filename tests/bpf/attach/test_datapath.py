@@ -25,7 +25,10 @@ from support.waiting import wait_for
 from bpf.attach.datapath import DataPath
 from bpf.errors import BpfError
 from bpf.kernel import objects as kernel
-from bpf.layout.structs import CHAIN, NodeConf, NodeEntry, Protocol, ServiceEntry, ServiceKey
+from bpf.layout.conf import NodeConf
+from bpf.layout.limits import CHAIN
+from bpf.layout.node import NodeEntry
+from bpf.layout.service import Protocol, ServiceEntry, ServiceKey
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("veth")]
 
@@ -368,7 +371,8 @@ def test_a_pin_folder_that_cannot_be_made(bpffs: Path, pins: Path) -> None:
 
 def test_no_rights(pins: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from bpf.attach.datapath import DataPath; from bpf.errors import BpfError\n"
+        "import sys; from pathlib import Path\n"
+        "from bpf.attach.datapath import DataPath; from bpf.errors import BpfError\n"
         "try: DataPath.open(Path(sys.argv[1]), 'node')\n"
         "except BpfError as error: print(error)"
     )

@@ -22,7 +22,7 @@ from support import packets
 
 from bpf.attach.datapath import DataPath, take_away
 from bpf.kernel import objects as kernel
-from bpf.layout.structs import Protocol, ServiceKey
+from bpf.layout.service import Protocol, ServiceKey
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("veth")]
 

@@ -6,22 +6,14 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 
 import pytest
 
-from bpf.layout import map_spec
-from bpf.layout import structs as layout
-from bpf.layout.structs import (
-    Affinity,
-    ConfFlag,
-    Counter,
-    Forward,
-    NodeConf,
-    NodeEntry,
-    OtherEpoch,
-    Protocol,
-    ServiceEntry,
-    ServiceFlag,
-    ServiceKey,
-    UplinkEntry,
-)
+from bpf.layout import limits, map_spec
+from bpf.layout.conf import ConfFlag, NodeConf, OtherEpoch, derived_fields, with_bank_of, with_derived_fields
+from bpf.layout.counter import Counter
+from bpf.layout.join_order import join_order
+from bpf.layout.node import NodeEntry
+from bpf.layout.prefix import pack_prefix, unpack_prefix
+from bpf.layout.service import Affinity, Forward, Protocol, ServiceEntry, ServiceFlag, ServiceKey
+from bpf.layout.uplink import UplinkEntry
 
 
 def test_node() -> None:
@@ -76,8 +68,8 @@ def test_service() -> None:
     ],
 )
 def test_prefix(prefix: str, data: str) -> None:
-    assert layout.pack_prefix(ip_network(prefix)) == bytes.fromhex(data)
-    assert layout.unpack_prefix(bytes.fromhex(data)) == ip_network(prefix)
+    assert pack_prefix(ip_network(prefix)) == bytes.fromhex(data)
+    assert unpack_prefix(bytes.fromhex(data)) == ip_network(prefix)
 
 
 def test_uplink() -> None:
@@ -102,8 +94,8 @@ def test_conf(per_s: int) -> None:
     assert (back.address, back.address6) == outer
     assert back.again_per_s == pytest.approx(min(per_s, 1_000_000_000), rel=0.01)
     ends = ConfFlag.OUTER_4 | ConfFlag.OUTER_6
-    assert layout.conf_derived(data) == (2**63, ConfFlag.SAMPLE | ends)
-    assert layout.with_derived(data, 1, ConfFlag.DENY | ends) == conf.pack(1, ConfFlag.DENY)
+    assert derived_fields(data) == (2**63, ConfFlag.SAMPLE | ends)
+    assert with_derived_fields(data, 1, ConfFlag.DENY | ends) == conf.pack(1, ConfFlag.DENY)
     assert NodeConf.unpack(bytes(224)) is None
 
 
@@ -111,16 +103,16 @@ def test_conf_of_two_epochs() -> None:
     """Keys and names stand by side, whichever is first; a key that goes is left to the packets under way."""
     one = NodeConf(5, 0x0B, bytes(range(16)), epoch=7)
     both = replace(one, other=OtherEpoch(bytes(16), 8, alternating=True))
-    turned = NodeConf(5, 0x0B, bytes(16), side=1, epoch=8, other=OtherEpoch(bytes(range(16)), 7))
+    turned = NodeConf(5, 0x0B, bytes(16), bank=1, epoch=8, other=OtherEpoch(bytes(range(16)), 7))
     for conf in (one, both, turned, replace(turned, other=None)):
         assert NodeConf.unpack(conf.pack(0, 0)) == replace(conf, again_burst=4000)
     keys = slice(8, 8 + 2 * 80 + 8)
     assert both.pack(0, 0)[keys] == turned.pack(0, 0)[keys]
     alone = replace(turned, other=None).pack(0, 0)
     assert alone[8:88] == bytes(80)
-    assert layout.with_side(alone, 0, both.pack(0, 0))[keys] == both.pack(0, 0)[keys]
-    assert list(OtherEpoch(b"", alternating=True).order) == [0, 8, 1, 9, 2, 10, 3]
-    assert list(OtherEpoch(b"").order) == [0, 1, 2, 3, 8, 9, 10]
+    assert with_bank_of(alone, 0, both.pack(0, 0))[keys] == both.pack(0, 0)[keys]
+    assert list(join_order(alternating=True)) == [0, 8, 1, 9, 2, 10, 3]
+    assert list(join_order(alternating=False)) == [0, 1, 2, 3, 8, 9, 10]
 
 
 def test_secret_of_another_size_is_refused() -> None:
@@ -132,7 +124,7 @@ def test_digest_tells_layouts_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     assert map_spec.digest(4096) == map_spec.digest(4096)
     before = map_spec.digest(4096)
     assert before != map_spec.digest(8192)
-    monkeypatch.setattr(layout, "SLOTS", 512)
+    monkeypatch.setattr(limits, "SLOTS", 512)
     assert map_spec.digest(4096) != before
 
 

@@ -15,24 +15,13 @@ from support import packets
 
 from bpf.errors import BpfError
 from bpf.kernel import objects as kernel
+from bpf.layout.conf import ConfFlag, NodeConf, derived_fields
+from bpf.layout.limits import CHAIN, NODES, SERVICE_CACHE, SLOTS
 from bpf.layout.map_spec import MapSpec, MapType
-from bpf.layout.structs import (
-    CHAIN,
-    NODES,
-    SERVICE_CACHE,
-    SLOTS,
-    Affinity,
-    ConfFlag,
-    NodeConf,
-    NodeEntry,
-    Protocol,
-    ServiceEntry,
-    ServiceFlag,
-    ServiceKey,
-    conf_derived,
-)
+from bpf.layout.node import NodeEntry
+from bpf.layout.service import Affinity, Protocol, ServiceEntry, ServiceFlag, ServiceKey
+from bpf.layout.service_cache import cache_place
 from bpf.maps.maps import Maps
-from bpf.reference.flow import cache_place
 
 ROWS = 65_536
 VIP, OTHER_VIP = IPv4Address("10.99.0.1"), IPv4Address("10.99.0.2")
@@ -238,7 +227,7 @@ def test_prefixes(tables: Maps, name: str) -> None:
 
 def test_the_program_is_told_whether_there_is_a_deny_list(tables: Maps) -> None:
     def flags() -> ConfFlag:
-        return conf_derived(tables._array_entry("confs", 0))[1]
+        return derived_fields(tables._array_entry("confs", 0))[1]
 
     tables.set_denied([ip_network("192.0.2.0/24")])
     tables.set_conf(CONF)

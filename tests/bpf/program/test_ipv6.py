@@ -12,7 +12,8 @@ import pytest
 from support import packets
 from support.packets import ACK, HERE, ICMP6, ROUTER, SYN, extension, fragment6, ipv6
 
-from bpf.layout.structs import Affinity, Counter, Protocol
+from bpf.layout.counter import Counter
+from bpf.layout.service import Affinity, Protocol
 
 VIP, ELSEWHERE, CLIENT = "2001:db8:99::1", "2001:db8:98::1", "2001:db8:1::2"
 ENDS = {"src": CLIENT, "dst": VIP}

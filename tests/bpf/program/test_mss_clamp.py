@@ -22,7 +22,7 @@ from support.testrun import Runner
 from bpf.compiler import compile as compiler
 from bpf.compiler.compile import MssClampOptions
 from bpf.kernel import objects as kernel
-from bpf.layout.structs import Protocol, ServiceKey
+from bpf.layout.service import Protocol, ServiceKey
 from bpf.maps.maps import Maps
 
 GO_ON = 0xFFFFFFFF  # TC_ACT_UNSPEC

@@ -25,7 +25,10 @@ from support import packets
 from support.packets import ACK, HERE, ROUTER, SYN
 
 from bpf.kernel import objects as kernel
-from bpf.layout.structs import CHAIN, Counter, NodeConf, OtherEpoch, Protocol
+from bpf.layout.conf import NodeConf, OtherEpoch
+from bpf.layout.counter import Counter
+from bpf.layout.limits import CHAIN
+from bpf.layout.service import Protocol
 from bpf.reference.flow import row_of
 from bpf.reference.pick import WHY, Arrival, Decision, NodeState, Socket, joined, pick
 
@@ -197,9 +200,9 @@ def two_epochs(flows: dict[str, Flow], program: Any) -> Iterator[OtherEpoch]:
     """New flows go by the second side, whose key is the usual one."""
     before = program.tables.conf()
     other = OtherEpoch(bytes(16), alternating=True)
-    for slot, side in itertools.product((ECHO, DNS), (0, 1)):
-        program.set_chain(slot, (), side=side)
-    program.tables.set_conf(replace(before, side=1, other=other))
+    for slot, bank in itertools.product((ECHO, DNS), (0, 1)):
+        program.set_chain(slot, (), bank=bank)
+    program.tables.set_conf(replace(before, bank=1, other=other))
     yield other
     program.tables.set_conf(before)
 
@@ -221,8 +224,8 @@ def test_program_equals_model_with_two_epochs(
             program.serve(flow.slot, Protocol.UDP if flow.udp else Protocol.TCP, 53 if flow.udp else 7000, up=up)
         first, other = (choose.sample(range(1, 9), choose.choice((0, 1, 1, 2, 3, 4, 7, 8))) for _ in range(2))
         graces = choose.random() < 0.2, choose.random() < 0.2
-        program.set_row(flow.slot, flow.row, first, FOREVER if graces[0] else 0, side=1)
-        program.set_row(flow.slot, other_row, other, FOREVER if graces[1] else 0, side=0)
+        program.set_row(flow.slot, flow.row, first, FOREVER if graces[0] else 0, bank=1)
+        program.set_row(flow.slot, other_row, other, FOREVER if graces[1] else 0, bank=0)
         here = NodeState(1, joined(first, other, alternating), flow.socket, up, any(graces))
         for _ in range(20):
             hop = choose.randrange(CHAIN + 2)
@@ -242,8 +245,8 @@ def test_the_other_epochs_owner_is_reached_at_no_charge(
     """After a switch all that is old takes two forwards: they must not compete for a rate with a flood."""
     flow = flows["none"]
     conf = program.tables.conf()
-    program.set_row(ECHO, flow.row, (1, 2), side=1)
-    program.set_row(ECHO, flow.row_under(two_epochs.hash_key), (3, 4), side=0)
+    program.set_row(ECHO, flow.row, (1, 2), bank=1)
+    program.set_row(ECHO, flow.row_under(two_epochs.hash_key), (3, 4), bank=0)
     used_up = {"again_per_s": 1, "again_burst": 0}
     for alternating, drops in ((True, False), (False, True)):
         program.tables.set_conf(replace(conf, **used_up, other=replace(two_epochs, alternating=alternating)))

@@ -12,7 +12,8 @@ import pytest
 from support import packets
 from support.packets import ACK, FIN, HERE, MORE_FRAGMENTS, ROUTER, RST, SYN
 
-from bpf.layout.structs import Counter, Protocol
+from bpf.layout.counter import Counter
+from bpf.layout.service import Protocol
 
 VIP, VIP_ANY, ELSEWHERE = "10.99.0.1", "10.99.0.2", "10.98.0.1"
 CLIENT = "10.1.0.2"

@@ -10,7 +10,9 @@ import pytest
 from support import packets
 from support.packets import HERE, MORE_FRAGMENTS, ROUTER
 
-from bpf.layout.structs import CHAIN, Affinity, Counter, Protocol
+from bpf.layout.counter import Counter
+from bpf.layout.limits import CHAIN
+from bpf.layout.service import Affinity, Protocol
 from bpf.reference.flow import row_of
 
 KEY, ROWS = bytes(range(16)), 4096

@@ -9,8 +9,10 @@ import pytest
 from support import packets
 from support.packets import HERE, ROUTER
 
-from bpf.layout.structs import Counter, Protocol
-from bpf.maps.sampling import Filter, Reader
+from bpf.layout.counter import Counter
+from bpf.layout.sampling import SampleFilter
+from bpf.layout.service import Protocol
+from bpf.maps.sampling import SampleReader
 
 VIP, VIP6 = "10.99.0.1", "2001:db8:99::1"
 C = Counter
@@ -27,7 +29,7 @@ def frame(client: str = "10.1.0.2", dport: int = 7000, size: int = 20, hop: int 
 
 
 @pytest.fixture(scope="module")
-def reader(program: Any) -> Iterator[Reader]:
+def reader(program: Any) -> Iterator[SampleReader]:
     for slot, port in ((1, 7000), (2, 7001)):
         program.set_chain(slot, (2, 3))
         program.serve(slot, Protocol.TCP, port)
@@ -39,21 +41,21 @@ def reader(program: Any) -> Iterator[Reader]:
 
 
 @pytest.fixture
-def world(program: Any, reader: Reader) -> Iterator[Any]:
+def world(program: Any, reader: SampleReader) -> Iterator[Any]:
     reader.read()
     yield program
     program.tables.set_sampling(None)
 
 
-def test_nothing_while_it_is_off(world: Any, reader: Reader) -> None:
-    world.tables.set_sampling(Filter())
+def test_nothing_while_it_is_off(world: Any, reader: SampleReader) -> None:
+    world.tables.set_sampling(SampleFilter())
     world.tables.set_sampling(None)
     world.send(frame())
     assert reader.read() == []
 
 
-def test_what_is_told(world: Any, reader: Reader) -> None:
-    world.tables.set_sampling(Filter())
+def test_what_is_told(world: Any, reader: SampleReader) -> None:
+    world.tables.set_sampling(SampleFilter())
     sent = [frame(), frame(size=1000, hop=1), frame("2001:db8:1::2"), frame("127.0.0.1")]
     after = [world.send(packet)[1] for packet in sent]
     found = reader.read()
@@ -70,25 +72,25 @@ def test_what_is_told(world: Any, reader: Reader) -> None:
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [
-        (Filter(slot=1), {0, 3}),
-        (Filter(slot=0), {4}),
-        (Filter(event=C.DELIVER_OWNER), {2}),
-        (Filter(client=ip_network("10.1.0.0/24")), {0, 1}),
-        (Filter(client=ip_network("10.1.1.3/32")), {3}),
-        (Filter(client=ip_network("0.0.0.0/0")), {0, 1, 3, 4}),
-        (Filter(client=ip_network("2001:db8:1::/64")), {2}),
-        (Filter(slot=1, client=ip_network("10.1.0.2/32")), {0}),
+        (SampleFilter(slot=1), {0, 3}),
+        (SampleFilter(slot=0), {4}),
+        (SampleFilter(event=C.DELIVER_OWNER), {2}),
+        (SampleFilter(client=ip_network("10.1.0.0/24")), {0, 1}),
+        (SampleFilter(client=ip_network("10.1.1.3/32")), {3}),
+        (SampleFilter(client=ip_network("0.0.0.0/0")), {0, 1, 3, 4}),
+        (SampleFilter(client=ip_network("2001:db8:1::/64")), {2}),
+        (SampleFilter(slot=1, client=ip_network("10.1.0.2/32")), {0}),
     ],
 )
-def test_filter(world: Any, reader: Reader, wanted: Filter, expected: set[int]) -> None:
+def test_filter(world: Any, reader: SampleReader, wanted: SampleFilter, expected: set[int]) -> None:
     world.tables.set_sampling(wanted)
     sent = [frame(), frame(dport=7001), frame("2001:db8:1::2"), frame("10.1.1.3"), frame("127.0.0.9")]
     after = [world.send(packet)[1] for packet in sent]
     assert [s.head for s in reader.read()] == [after[i][:128] for i in sorted(expected)]
 
 
-def test_one_in_many(world: Any, reader: Reader) -> None:
-    world.tables.set_sampling(Filter(every=10))
+def test_one_in_many(world: Any, reader: SampleReader) -> None:
+    world.tables.set_sampling(SampleFilter(every=10))
     found = 0
     for _ in range(20):
         for _ in range(200):
@@ -97,8 +99,8 @@ def test_one_in_many(world: Any, reader: Reader) -> None:
     assert 280 < found < 520
 
 
-def test_a_full_buffer_costs_no_packet(world: Any, reader: Reader) -> None:
-    world.tables.set_sampling(Filter())
+def test_a_full_buffer_costs_no_packet(world: Any, reader: SampleReader) -> None:
+    world.tables.set_sampling(SampleFilter())
     assert {world.send(frame())[0] for _ in range(4000)} == {"tx"}
     assert 1000 < len(reader.read()) < 4000
     world.send(frame())
@@ -107,4 +109,4 @@ def test_a_full_buffer_costs_no_packet(world: Any, reader: Reader) -> None:
 
 def test_filter_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="every: 0 is below 1"):
-        Filter(every=0).pack()
+        SampleFilter(every=0).pack()

@@ -12,7 +12,8 @@ import pytest
 from support import packets
 from support.packets import ACK, GUE_PORT, HERE, ICMP6, IPIP, ROUTER, SIX, SYN, UDP
 
-from bpf.layout.structs import Counter, Forward, Protocol
+from bpf.layout.counter import Counter
+from bpf.layout.service import Forward, Protocol
 from bpf.reference.flow import flow_hash
 
 VIP, VIP6 = "10.99.0.1", "2001:db8:99::1"

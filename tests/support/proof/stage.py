@@ -27,19 +27,13 @@ from support.testrun import Runner
 
 from bpf.attach.datapath import DataPath
 from bpf.kernel import objects as kernel
-from bpf.layout import structs as layout
-from bpf.layout.structs import (
-    CHAIN,
-    Affinity,
-    Counter,
-    Forward,
-    NodeConf,
-    NodeEntry,
-    Protocol,
-    ServiceEntry,
-    ServiceKey,
-    UplinkEntry,
-)
+from bpf.layout import conf as layout_conf
+from bpf.layout.conf import NodeConf
+from bpf.layout.counter import Counter
+from bpf.layout.limits import CHAIN
+from bpf.layout.node import NodeEntry
+from bpf.layout.service import Affinity, Forward, Protocol, ServiceEntry, ServiceKey
+from bpf.layout.uplink import UplinkEntry
 
 ROWS = 4096
 VIP, CLIENT, FAR_CLIENT = IPv4Address("10.99.0.1"), IPv4Address("10.1.0.2"), IPv4Address("10.1.9.9")
@@ -108,7 +102,7 @@ class Stage:
             tables.set_node(index, None)
         for slot, rows in world.tables.items():
             if before is None or before.tables.get(slot) is not rows:
-                tables.swap_rows(slot, *_encoded(rows), side=1 if world.other else 0)
+                tables.swap_rows(slot, *_encoded(rows), bank=1 if world.other else 0)
         known: dict[Any, Service] = dict(before.services) if before else {}
         for key, service in world.services.items():
             if known.get(key) != service:
@@ -121,10 +115,10 @@ class Stage:
         """Let the other epoch have the first side, so that the one of new flows is not where it is without."""
         tables = self.path.tables
         for slot, rows in other.tables.items():
-            tables.swap_rows(slot, *_encoded(rows), side=0)
+            tables.swap_rows(slot, *_encoded(rows), bank=0)
         conf = tables.conf()
         assert conf is not None
-        tables.set_conf(replace(conf, side=1, other=layout.OtherEpoch(other.secret, 0, other.alternating)))
+        tables.set_conf(replace(conf, bank=1, other=layout_conf.OtherEpoch(other.secret, 0, other.alternating)))
 
 
 def difference(world: World, stage: Stage, frame: bytes, of: str = "generated") -> str:

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The limits of the data path. All but the last three are constants of lb.h too."""
+
+from typing import Final
+
+CHAIN: Final = 8
+"""Nodes in a row; also K, the hop after which no node forwards any more."""
+NODES: Final = 1024
+"""Entries of the node table; index 0 means none."""
+SLOTS: Final = 256
+"""Tables and counter sets; slot 0 is for packets that belong to no service."""
+BANKS: Final = 2
+"""Epochs that a node uses at once; each has a table of every service."""
+JOINED_PLACES: Final = 7
+"""Places of a chain that is joined from the rows of two epochs."""
+SERVICES: Final = 4096
+SERVICE_CACHE: Final = 4096
+"""Entries of the array in front of the services' map; a power of two."""
+UPLINKS: Final = 8
+PREFIXES: Final = 65_536
+"""Entries of the deny list, and of the list of node prefixes."""
+RATE_LIMITS: Final = 2
+SAMPLE_BYTES: Final = 128
+"""Bytes of a sampled frame, at most."""
+KEY_WORDS: Final = 10
+"""64-bit words of the flow hash's key."""
+
+KEY_SIZE: Final = 16
+"""Bytes of the cluster's secret."""
+ROWS_MIN: Final = 4_096
+ROWS_MAX: Final = 262_144
