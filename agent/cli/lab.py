@@ -74,6 +74,6 @@ def inspect(file: Path, name: str | None, output: str) -> None:
 
 
 def _name(file: Path) -> str:
-    from topology.lab import spec
+    from topology.lab import clab
 
-    return spec.load(file, os.environ).name
+    return clab.load(file, os.environ).name

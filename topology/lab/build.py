@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bringing a lab up in containerlab's order: create all nodes, make all links, run all exec lines.
+"""Brings a lab up in containerlab's order: create all nodes, then all links, then run all exec lines.
 
-Owns: the order, and what is recorded when. Does not own: each step (launch.py, link.py), taking down what failed
-(lab.py).
+Owns: the order, and what is recorded when. Does not own: each step (init_channel.py, link.py), taking a failed lab
+down (lab.py).
 """
 
 from collections.abc import Callable, Sequence
 from subprocess import CompletedProcess
 
 from topology.errors import LabError
-from topology.lab import launch, link
-from topology.lab.record import Record
+from topology.lab import link, program
+from topology.lab.init_channel import InitChannels
+from topology.lab.record import LabRecord
 from topology.lab.spec import Topology
 
 Run = Callable[[str, Sequence[str]], "CompletedProcess[str]"]
 
 
-def build(topology: Topology, record: Record, inits: launch.Inits, run: Run, keep_failed: bool) -> LabError | None:
-    """Bring everything up and record it. Raises LabError, or returns it if it is one to be lived with (`keep_failed`).
+def build(topology: Topology, record: LabRecord, inits: InitChannels, run: Run, keep_failed: bool) -> LabError | None:
+    """Bring everything up and record it. Raises LabError, or returns it if the lab stays up with it (`keep_failed`).
 
     `run` runs a command in a node to its end and raises LabError if it fails.
     """
@@ -28,19 +29,19 @@ def build(topology: Topology, record: Record, inits: launch.Inits, run: Run, kee
         _make_links(topology, record)
         failure = _run_exec_lines(topology, run)
     except (LabError, OSError) as error:  # OSError: an interface has just gone with its node
-        raise _died(topology, record, inits) or LabError(f"{topology.file}: {error}") from None
-    failure = _died(topology, record, inits) or failure  # a dead node is the cause of what failed in it
+        raise _dead_node(topology, record, inits) or LabError(f"{topology.file}: {error}") from None
+    failure = _dead_node(topology, record, inits) or failure  # a dead node is the cause of what failed in it
     if failure and not keep_failed:
         raise failure
     if record.keep:
         inits.keep()
-    # After every `keep`: a lab that is recorded as up is never half of one.
+    # After every `keep`: a lab that is recorded as up is always complete.
     record.state = "up"
     record.save()
     return failure
 
 
-def _create_nodes(topology: Topology, record: Record, inits: launch.Inits) -> None:
+def _create_nodes(topology: Topology, record: LabRecord, inits: InitChannels) -> None:
     for node in topology.nodes.values():
         inits.start(node)
     for node in topology.nodes.values():
@@ -48,7 +49,7 @@ def _create_nodes(topology: Topology, record: Record, inits: launch.Inits) -> No
         record.nodes[node.name] = {
             "pid": init.pid,
             "start": init.start,
-            "env": launch.environment(record.name, node),
+            "env": program.environment(record.name, node),
             "group": node.group,
             "image": node.image,
             "labels": dict(node.labels),
@@ -57,7 +58,7 @@ def _create_nodes(topology: Topology, record: Record, inits: launch.Inits) -> No
     record.save()
 
 
-def _make_links(topology: Topology, record: Record) -> None:
+def _make_links(topology: Topology, record: LabRecord) -> None:
     pids = {name: data["pid"] for name, data in record.nodes.items()}
     link.create(topology.links, pids)
     for name, pid in pids.items():
@@ -74,8 +75,8 @@ def _run_exec_lines(topology: Topology, run: Run) -> LabError | None:
     return None
 
 
-def _died(topology: Topology, record: Record, inits: launch.Inits) -> LabError | None:
+def _dead_node(topology: Topology, record: LabRecord, inits: InitChannels) -> LabError | None:
     for node in topology.nodes.values():
         if not record.init_of(node.name).alive:
-            return LabError(f"{node.place}: {inits.last_words(node.name) or 'the node died'}")
+            return LabError(f"{node.place}: {inits.last_error(node.name) or 'the node died'}")
     return None

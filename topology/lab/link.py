@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Virtual Ethernet between nodes: pairs, their offloads, flaps and what a flap must not lose.
+"""Virtual Ethernet between nodes: pairs, their offloads, flaps, and the routes that a flap must not lose.
 
-Owns: everything asked of the kernel about links by netlink or ethtool. Does not own: which links there are (spec.py).
+Owns: netlink and ethtool requests about links. Does not own: which links a lab has (spec.py).
 
-Every end has transmit checksum offload off and GRO on. Off, because a frame that XDP sends on would otherwise leave
+Every end has transmit checksum offload off and GRO on. Off, because a frame that XDP forwards would otherwise leave
 with an unfinished checksum (containerlab switches it off too). GRO, because only an end with NAPI has the ring that its
-peer's XDP program sends into (bpf/src/forward.h says how).
+peer's XDP program sends into (see bpf/src/forward.h).
 """
 
 import array
@@ -26,7 +26,7 @@ from topology.lab.spec import End, Link
 
 SIOCETHTOOL = 0x8946
 ETHTOOL_STXCSUM, ETHTOOL_SGRO = 0x17, 0x2C
-RTPROT_BOOT, RTPROT_STATIC = 3, 4  # set by hand: BIRD's, FRR's and the kernel's own come back by themselves
+RTPROT_BOOT, RTPROT_STATIC = 3, 4  # set by hand; BIRD, FRR and the kernel restore their own
 RT_TABLE_LOCAL = 255
 IFA_F_PERMANENT = 0x80
 
@@ -34,10 +34,10 @@ SavedRoutes = list[dict[str, Any]]
 
 
 @contextmanager
-def inside(pid: int) -> Iterator[Any]:
-    """An IPRoute in the network namespace of process `pid`; the calling thread stays there until the end.
+def netlink_inside(pid: int) -> Iterator[Any]:
+    """Open an IPRoute in the network namespace of process `pid`; the calling thread stays there until the end.
 
-    What the kernel refuses and the caller does not expect becomes a LabError.
+    A refusal by the kernel that the caller does not handle becomes a LabError.
     """
     try:
         with netns.inside_net(pid), IPRoute() as ipr:
@@ -47,14 +47,14 @@ def inside(pid: int) -> Iterator[Any]:
 
 
 def create(links: Sequence[Link], pids: Mapping[str, int]) -> None:
-    """Make every pair, each end directly in its node (no name ever appears on the host). Raises LabError."""
+    """Create every pair, each end directly in its node (no name ever appears on the host). Raises LabError."""
     with IPRoute() as ipr:
         for link in links:
             ours, peer = (_attributes(end, link.mtu, pids) for end in link.ends)
             try:
                 ipr.link("add", kind="veth", peer=peer, **ours)
             except NetlinkError as error:
-                raise LabError(f"{link.place}: the link could not be made: {error.args[1]}") from None
+                raise LabError(f"{link.place}: the link could not be created: {error.args[1]}") from None
 
 
 def _attributes(end: End, mtu: int, pids: Mapping[str, int]) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def prepare(pid: int, interfaces: Sequence[str]) -> None:
     """Set a node's interfaces up, their transmit checksum offload off and GRO on."""
     with netns.inside_net(pid):
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-    with sock, inside(pid) as ipr:
+    with sock, netlink_inside(pid) as ipr:
         for name in interfaces:
             _ethtool(sock, name, ETHTOOL_STXCSUM, 0)
             _ethtool(sock, name, ETHTOOL_SGRO, 1)
@@ -74,13 +74,13 @@ def prepare(pid: int, interfaces: Sequence[str]) -> None:
 
 
 def _ethtool(sock: socket.socket, interface: str, command: int, value: int) -> None:
-    """One `struct ethtool_value` by ioctl (linux/ethtool.h)."""
+    """Set one `struct ethtool_value` by ioctl (linux/ethtool.h)."""
     data = array.array("I", [command, value])
     fcntl.ioctl(sock, SIOCETHTOOL, struct.pack("16sP16x", interface.encode(), data.buffer_info()[0]))
 
 
 def offloads(pid: int, interface: str) -> dict[str, bool]:
-    """Whether transmit checksum offload and GRO are on."""
+    """Return whether transmit checksum offload (`tx`) and GRO (`gro`) are on."""
     with netns.inside_net(pid):
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     answers: dict[str, bool] = {}
@@ -93,8 +93,8 @@ def offloads(pid: int, interface: str) -> dict[str, bool]:
 
 
 def remove(pid: int, interface: str) -> None:
-    """Remove a pair by one of its ends; no error if it is gone already."""
-    with inside(pid) as ipr:
+    """Delete a pair by one of its ends; no error if it is gone already."""
+    with netlink_inside(pid) as ipr:
         try:
             ipr.link("del", ifname=interface)
         except NetlinkError as error:
@@ -103,8 +103,8 @@ def remove(pid: int, interface: str) -> None:
 
 
 def set_down(pid: int, interface: str) -> SavedRoutes:
-    """Set an interface down; what has to be added again by `set_up`, as plain data. Raises LabError."""
-    with inside(pid) as ipr:
+    """Set an interface down; return as plain data what `set_up` must add again. Raises LabError."""
+    with netlink_inside(pid) as ipr:
         index = _index(ipr, interface)
         saved: SavedRoutes = [
             {"op": "addr", "address": address.get("address"), "prefixlen": address["prefixlen"]}
@@ -124,7 +124,7 @@ def set_down(pid: int, interface: str) -> SavedRoutes:
 
 def set_up(pid: int, interface: str, saved: SavedRoutes) -> None:
     """Set an interface up and add again what `set_down` saved. Raises LabError."""
-    with inside(pid) as ipr:
+    with netlink_inside(pid) as ipr:
         index = _index(ipr, interface)
         ipr.link("set", index=index, state="up")
         for entry in saved:
@@ -135,7 +135,7 @@ def set_up(pid: int, interface: str, saved: SavedRoutes) -> None:
                 else:
                     ipr.route("add", oif=index, **arguments)
             except NetlinkError as error:
-                if error.code != errno.EEXIST:  # a daemon was quicker
+                if error.code != errno.EEXIST:  # a daemon was faster
                     raise LabError(f"{interface}: {entry} could not be added again: {error.args[1]}") from None
 
 
@@ -159,8 +159,8 @@ def _route(route: Any) -> dict[str, Any]:
 
 
 def interfaces(pid: int) -> list[dict[str, Any]]:
-    """A node's interfaces as data: name, mac, mtu, up, addresses."""
-    with inside(pid) as ipr:
+    """Return a node's interfaces as data: name, mac, mtu, up, addresses."""
+    with netlink_inside(pid) as ipr:
         addresses: dict[int, list[str]] = {}
         for address in ipr.get_addr():
             own = address.get("local") or address.get("address")

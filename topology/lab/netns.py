@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Namespace and mount system calls by ctypes: what Python 3.11 lacks (os.unshare and os.setns came with 3.12).
 
-Owns: thin calls and the two ways into a node's namespaces. Does not own: what a node consists of (agent.py), links
-(link.py). Standard library only, since a node's init imports it without site-packages.
+Owns: thin calls, and entering the namespaces of another process. Does not own: what a node consists of (init.py,
+mounts.py), links (link.py). Standard library only, since a node's init imports it without site-packages.
 """
 
 import ctypes
@@ -36,23 +36,23 @@ def _check(result: int, what: str) -> None:
 
 
 def unshare(flags: int) -> None:
-    """unshare(2). With CLONE_NEWPID only the children made afterwards are inside. Raises OSError."""
+    """Call unshare(2). With CLONE_NEWPID only later children are inside. Raises OSError."""
     _check(_libc.unshare(flags), "unshare")
 
 
 def setns(fd: int, flags: int) -> None:
-    """setns(2) for the calling thread. With CLONE_NEWPID only its later children are inside. Raises OSError."""
+    """Call setns(2) for this thread. With CLONE_NEWPID only its later children are inside. Raises OSError."""
     _check(_libc.setns(fd, flags), "setns")
 
 
 def mount(source: str, target: str, kind: str | None = None, flags: int = 0, data: str | None = None) -> None:
-    """mount(2). Raises OSError that names the target."""
+    """Call mount(2). Raises OSError that names the target."""
     encoded = [None if text is None else os.fsencode(text) for text in (source, target, kind, data)]
     _check(_libc.mount(*encoded[:3], ctypes.c_ulong(flags), encoded[3]), f"mount {target}")
 
 
 @contextmanager
-def _switched(pid: int, kind: str, own: str, flags: int) -> Iterator[None]:
+def _entered(pid: int, kind: str, own: str, flags: int) -> Iterator[None]:
     with ExitStack() as stack:
         back = os.open(own, os.O_RDONLY | os.O_CLOEXEC)
         stack.callback(os.close, back)
@@ -61,24 +61,24 @@ def _switched(pid: int, kind: str, own: str, flags: int) -> Iterator[None]:
             stack.callback(os.close, there)
             setns(there, flags)
         except OSError as error:
-            raise LabError(f"process {pid} cannot be entered, it seems to have died ({error.strerror})") from None
+            raise LabError(f"process {pid} cannot be entered, it has probably died ({error.strerror})") from None
         stack.callback(setns, back, flags)
         yield
 
 
 def inside_net(pid: int) -> AbstractContextManager[None]:
-    """Sockets that the calling thread opens in this context are in the network namespace of process `pid`.
+    """Open this thread's sockets in the network namespace of process `pid`, within this context.
 
     Raises LabError if that process is dead.
     """
-    return _switched(pid, "net", "/proc/thread-self/ns/net", CLONE_NEWNET)
+    return _entered(pid, "net", "/proc/thread-self/ns/net", CLONE_NEWNET)
 
 
 def children_inside_pid(pid: int) -> AbstractContextManager[None]:
-    """Children that the calling thread starts in this context are born in the pid namespace of process `pid`.
+    """Start this thread's children in the pid namespace of process `pid`, within this context.
 
     Unlike `nsenter --pid`, which forks, the child is the caller's own: its host pid, exit status and signals are
-    direct. No thread may be started meanwhile (clone(2): CLONE_THREAD needs one pid namespace). Raises LabError if
+    direct. No thread may start meanwhile (clone(2): CLONE_THREAD needs one pid namespace). Raises LabError if
     that process is dead.
     """
-    return _switched(pid, "pid", "/proc/self/ns/pid", CLONE_NEWPID)
+    return _entered(pid, "pid", "/proc/self/ns/pid", CLONE_NEWPID)

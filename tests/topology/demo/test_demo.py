@@ -15,6 +15,7 @@ import pytest
 from support.waiting import wait_for
 
 from topology.lab import record
+from topology.lab.process import find_inits
 
 pytestmark = pytest.mark.lab
 
@@ -22,7 +23,7 @@ DEMO = [sys.executable, "-m", "topology.demo"]
 
 
 def labs_of(pid: int) -> set[str]:
-    return {lab for lab, _, _ in record.inits() if lab.endswith(f"-{pid}")}
+    return {lab for lab, _, _ in find_inits() if lab.endswith(f"-{pid}")}
 
 
 @pytest.mark.timeout(240)

@@ -21,6 +21,7 @@ from support.waiting import wait_for
 from topology.errors import LabError
 from topology.lab import link, record
 from topology.lab.lab import Lab
+from topology.lab.process import LAB_VARIABLE, ProcessRef
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="labs need root")]
 
@@ -89,7 +90,7 @@ def living(name: str) -> list[int]:
 
 def assert_no_trace(name: str) -> None:
     assert living(name) == []
-    assert not (record.STATE / name).exists()
+    assert not (record.RECORDS / name).exists()
     assert name not in Path("/proc/self/mountinfo").read_text()
 
 
@@ -356,7 +357,7 @@ def test_without_rights_one_line_says_so(name: str, write: Callable[[str], Path]
     # PR_CAPBSET_DROP, CAP_SYS_ADMIN: root in a container without the right to make namespaces
     powerless = "ctypes.CDLL(None).prctl(24, 21, 0, 0, 0)"
     output = child(UP.format(before=powerless, keep=True, after=""), str(path), name).communicate(timeout=30)[0]
-    assert "no right to make namespaces (unshare: Operation not permitted)" in output
+    assert "no permission to create namespaces (unshare: Operation not permitted)" in output
     assert output.count("\n") == 1
     assert_no_trace(name)
 
@@ -417,14 +418,14 @@ def stop(*args, **kwargs):
 setattr(owner, last, stop)
 """
 POINTS = [
-    ("topology.lab.launch", "Inits.start", 1),
-    ("topology.lab.launch", "Inits.start", 3),
-    ("topology.lab.launch", "Inits.await_ready", 1),
-    ("topology.lab.launch", "Inits.await_ready", 3),
+    ("topology.lab.init_channel", "InitChannels.start", 1),
+    ("topology.lab.init_channel", "InitChannels.start", 3),
+    ("topology.lab.init_channel", "InitChannels.await_ready", 1),
+    ("topology.lab.init_channel", "InitChannels.await_ready", 3),
     ("topology.lab.link", "create", 1),
     ("topology.lab.link", "prepare", 2),
     ("topology.lab.lab", "Lab.exec", 4),
-    ("topology.lab.launch", "Inits.keep", 1),
+    ("topology.lab.init_channel", "InitChannels.keep", 1),
 ]
 
 
@@ -468,7 +469,7 @@ def test_up_after_kill_9_during_a_long_exec_line_and_at_any_moment(name: str, wr
 def test_kill_9_between_keep_and_the_record(name: str, write: Callable[[str], Path]) -> None:
     """The one moment that leaves living inits: recorded as unfinished, so they are found and removed."""
     path = write(PAIR)
-    point = ("topology.lab.record", "Record.save", 3)
+    point = ("topology.lab.record", "LabRecord.save", 3)
     victim = child(UP.format(before=STOP_AT.format(point=point), keep=True, after=""), str(path), name)
     assert victim.stdout is not None
     assert victim.stdout.readline() == "here\n"
@@ -483,16 +484,16 @@ def test_what_is_not_ours_survives(name: str, write: Callable[[str], Path]) -> N
     """Neither a look-alike, nor a process with a recorded pid, nor another lab is touched."""
     path = write(LONE)
     sleep = "import time; time.sleep(600)"
-    env = {**os.environ, record.LAB_VARIABLE: name}
+    env = {**os.environ, LAB_VARIABLE: name}
     look_alike = subprocess.Popen([sys.executable, "-c", sleep, "topology.lab.init", name, "a"], env=env)
     other_init = subprocess.Popen(["unshare", "--pid", "--fork", "--kill-child", "sleep", "600"], env=env)
     other_lab = Lab.up(path, f"{name}-other", keep=False)
     try:
-        planted = record.Record(name, str(path), "up", True, record.Process(look_alike.pid, 1))
+        planted = record.LabRecord(name, str(path), "up", True, ProcessRef(look_alike.pid, 1))
         planted.nodes["a"] = {"pid": look_alike.pid, "start": 1, "killed": False}
         planted.save()
         assert name in record.remove_stale()
-        planted.nodes["a"]["start"] = record.Process.of(look_alike.pid).start  # type: ignore[union-attr]
+        planted.nodes["a"]["start"] = ProcessRef.of(look_alike.pid).start  # type: ignore[union-attr]
         planted.save()
         with Lab.up(path, name, keep=False, reconfigure=True) as lab:
             assert lab.nodes["a"].alive
@@ -507,8 +508,8 @@ def test_what_is_not_ours_survives(name: str, write: Callable[[str], Path]) -> N
 
 
 def test_an_unreadable_record_is_a_remainder(name: str, write: Callable[[str], Path]) -> None:
-    (record.STATE / name).mkdir(parents=True)
-    (record.STATE / name / "lab.json").write_text('{"name": "x", "nod')
+    (record.RECORDS / name).mkdir(parents=True)
+    (record.RECORDS / name / "lab.json").write_text('{"name": "x", "nod')
     with Lab.up(write(LONE), name, keep=False) as lab:
         assert lab.nodes["a"].alive
     assert_no_trace(name)

@@ -9,7 +9,7 @@ import yaml
 from jsonschema import Draft7Validator
 
 from topology.errors import LabError
-from topology.lab import spec
+from topology.lab import clab, spec
 from topology.lab.source import Text
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -18,7 +18,7 @@ FILE = Path("/labs/x.clab.yml")
 
 
 def read(text: str, **variables: str) -> spec.Topology:
-    return spec.read(text, FILE, variables)
+    return clab.read(text, FILE, variables)
 
 
 def fault(text: str, **variables: str) -> str:
@@ -217,15 +217,15 @@ def test_variables_work_in_a_file_and_positions_are_the_files() -> None:
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(LabError, match=r"none\.clab\.yml: No such file or directory"):
-        spec.load(tmp_path / "none.clab.yml", {})
+        clab.load(tmp_path / "none.clab.yml", {})
     (tmp_path / "bytes.clab.yml").write_bytes(b"name: \xff")
     with pytest.raises(LabError, match=r"bytes\.clab\.yml: is not UTF-8"):
-        spec.load(tmp_path / "bytes.clab.yml", {})
+        clab.load(tmp_path / "bytes.clab.yml", {})
 
 
 @pytest.mark.parametrize("path", OURS, ids=lambda path: path.name)
 def test_our_labs_are_read(path: Path) -> None:
-    topology = spec.load(path, {})
+    topology = clab.load(path, {})
     servers = ["b1", "b2", "b3", "b4"]
     more = {"routed.clab.yml": servers, "dual.clab.yml": ["segment", *servers]}.get(
         path.name, ["segment", *servers, "b5"]
@@ -234,7 +234,7 @@ def test_our_labs_are_read(path: Path) -> None:
     assert list(topology.nodes) == ["client", *routers, *more]
     assert {link.mtu for link in topology.links} == {1500}
     assert topology.nodes["b3"].env["ANYLB_XDP"] == "auto"
-    assert spec.load(path, {"XDP": "off"}).nodes["b3"].env["ANYLB_XDP"] == "off"
+    assert clab.load(path, {"XDP": "off"}).nodes["b3"].env["ANYLB_XDP"] == "off"
     assert all(bind.source.exists() for node in topology.nodes.values() for bind in node.binds)
     # Where containerlab runs the file, its own exec lines must switch GRO on at every end.
     for link in topology.links:
