@@ -7,7 +7,6 @@ those of a Nagios plugin (0 fine, 1 warning, 2 critical; 3, unknown there, is lb
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import signal
@@ -109,17 +108,12 @@ def watch(vip: Address | None, socket: Path, output: str) -> None:
     from agent.cli.client import follow
     from agent.cli.display import change_line
 
-    async def run() -> None:
-        this, loop = asyncio.current_task(), asyncio.get_running_loop()
-        assert this is not None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, this.cancel)
-        async for change in follow(socket, "/announce/watch"):
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell may have SIGINT ignored in the background
+        signal.signal(number, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):
+        for change in follow(socket, "/announce/watch"):
             if vip is None or change["vip"] == str(vip):
                 click.echo(json.dumps(change) if output == "json" else change_line(change))
-
-    with contextlib.suppress(asyncio.CancelledError):
-        asyncio.run(run())
 
 
 def _do(socket: Path, output: str, resource: str, said: str, wait_s: float | None, query: dict[str, str]) -> None:

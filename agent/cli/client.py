@@ -1,66 +1,82 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The client's end of the control socket: one question and its answer, or an answer that goes on."""
+"""The client of the agent's control socket: one request and its response, or a response that goes on without end."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import http.client
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
-from agent import web
 from agent.errors import AgentError, NotRunningError
 
-CLIENT_TIMEOUT_S = 10.0
+TIMEOUT_S = 10.0
+"""For each step: connecting, and every read of the response."""
 
 
-async def call(path: Path, method: str, resource: str, /, **query: str) -> dict[str, Any]:
-    """Ask the agent behind a control socket. NotRunningError when none answers, AgentError when it refuses."""
-    with _failures(path):
-        async with asyncio.timeout(CLIENT_TIMEOUT_S), _asked(path, method, resource, query) as (status, reader):
-            answer: dict[str, Any] = await web.json_of(reader)
-    _refused(status, answer)
-    return answer
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket. `sock` is the connection's for as long as a response is read."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("agent", timeout=TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(TIMEOUT_S)
+        self.sock.connect(str(self._path))
 
 
-async def follow(path: Path, resource: str, /, **query: str) -> AsyncIterator[dict[str, Any]]:
-    """The lines of an answer that has no end, as they come. NotRunningError when there is no agent or it ends."""
-    with _failures(path):
-        async with _asked(path, "GET", resource, query) as (status, reader):
-            if status >= 400:
-                _refused(status, await web.json_of(reader))
-            with contextlib.suppress(ConnectionError):  # it was killed
-                while (line := await reader.readline()).endswith(b"\n"):
-                    yield json.loads(line)
+def call(path: Path, method: str, resource: str, /, **query: str) -> dict[str, Any]:
+    """Return the agent's response. Raises NotRunningError if no agent answers, AgentError if it refuses."""
+    with _errors(path), contextlib.closing(_UnixConnection(path)) as connection:
+        return _read(_request(connection, method, resource, query))
+
+
+def follow(path: Path, resource: str, /, **query: str) -> Iterator[dict[str, Any]]:
+    """Yield the lines of an endless response as they come. Raises as `call` does, and NotRunningError at its end."""
+    with _errors(path), contextlib.closing(_UnixConnection(path)) as connection:
+        connection.connect()
+        sock = connection.sock
+        response = _request(connection, "GET", resource, query)
+        if response.status >= 400:
+            _read(response)
+        sock.settimeout(None)
+        with response, contextlib.suppress(ConnectionError, http.client.IncompleteRead):  # the agent was killed
+            while line := response.readline():
+                yield json.loads(line)
     raise NotRunningError(f"{path}: the agent has ended, or has closed the connection; see its log")
 
 
-@contextlib.asynccontextmanager
-async def _asked(
-    path: Path, method: str, resource: str, query: Mapping[str, str]
-) -> AsyncIterator[tuple[int, asyncio.StreamReader]]:
-    """The status of the agent's answer, and what follows."""
-    reader, writer = await asyncio.open_unix_connection(path, limit=web.LINE_LIMIT)
-    with contextlib.closing(writer):
-        async with asyncio.timeout(CLIENT_TIMEOUT_S):
-            status = await web.ask(reader, writer, method, resource, "agent", query)
-        yield status, reader
+def _request(
+    connection: _UnixConnection, method: str, resource: str, query: dict[str, str]
+) -> http.client.HTTPResponse:
+    target = f"{resource}?{urlencode(query)}" if query else resource
+    connection.request(method, target, headers={"Connection": "close"})
+    return connection.getresponse()
+
+
+def _read(response: http.client.HTTPResponse) -> dict[str, Any]:
+    with response:
+        body: dict[str, Any] = json.loads(response.read())
+    if response.status >= 400:
+        raise AgentError(str(body.get("error", f"the agent refused with {response.status}")))
+    return body
 
 
 @contextlib.contextmanager
-def _failures(path: Path) -> Iterator[None]:
+def _errors(path: Path) -> Iterator[None]:
     try:
         yield
     except PermissionError:
         raise AgentError(f"{path}: permission denied; run lbctl as root") from None
     except (FileNotFoundError, ConnectionRefusedError):
         raise NotRunningError(f"{path}: no agent answers; start it with `lbctl agent run` (lb-agent.service)") from None
-    except (web.WebError, OSError) as error:  # TimeoutError is one
+    except (http.client.IncompleteRead, ValueError):
+        raise NotRunningError(f"{path}: the agent's response is not JSON, or is incomplete; see its log") from None
+    except (http.client.HTTPException, OSError) as error:  # TimeoutError is one
         raise NotRunningError(f"{path}: the agent does not answer ({error or 'timed out'})") from None
-
-
-def _refused(status: int, answer: dict[str, Any]) -> None:
-    if status >= 400:
-        raise AgentError(str(answer.get("error", f"the agent refused with {status}")))

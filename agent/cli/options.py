@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable
 from ipaddress import ip_address
@@ -48,7 +47,7 @@ def ask(socket: Path, method: str, resource: str, /, **query: str) -> dict[str, 
     """The agent's answer. NotRunningError when there is none, AgentError when it refuses."""
     from agent.cli.client import call
 
-    return asyncio.run(call(socket, method, resource, **query))
+    return call(socket, method, resource, **query)
 
 
 def show(answer: dict[str, Any], output: str, text: Callable[[dict[str, Any]], None]) -> None:

@@ -20,11 +20,11 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from agent import web
 from agent.address import Address
 from agent.announcing import operator_request
 from agent.announcing.decide import Order, OrderKind
 from agent.announcing.export_status import alerts
+from agent.control.http_server import Request, Response, Routes, json_response
 from agent.errors import AgentError
 from agent.model import Method
 
@@ -35,7 +35,7 @@ MAX_REASON = 200
 LONGEST_S = 366 * 86_400.0
 
 
-def routes(agent: Agent) -> web.Routes:
+def routes(agent: Agent) -> Routes:
     """What is answered, and by what."""
     return {
         ("GET", "/announce"): _standing(agent),
@@ -84,14 +84,14 @@ def _told(order: Order) -> dict[str, Any]:
 
 
 def _standing(agent: Agent) -> Any:
-    async def handle(_: web.Request) -> web.Answer:
-        return web.json_answer(report(agent, time.time()))
+    async def handle(_: Request) -> Response:
+        return json_response(report(agent, time.time()))
 
     return handle
 
 
 def _give(agent: Agent, kind: OrderKind) -> Any:
-    async def handle(request: web.Request) -> web.Answer:
+    async def handle(request: Request) -> Response:
         query, now = request.query, time.time()
         vips = _vips(agent, query)
         method = _method(query) if kind is OrderKind.DRAIN else Method.WITHDRAW
@@ -105,7 +105,7 @@ def _give(agent: Agent, kind: OrderKind) -> Any:
 
 
 def _lift(agent: Agent, kind: OrderKind) -> Any:
-    async def handle(request: web.Request) -> web.Answer:
+    async def handle(request: Request) -> Response:
         vips = _vips(agent, request.query)
         operator_request.remove_orders(agent, vips, kind)
         return _done(agent, vips)
@@ -113,8 +113,8 @@ def _lift(agent: Agent, kind: OrderKind) -> Any:
     return handle
 
 
-def _done(agent: Agent, vips: list[Address]) -> web.Answer:
-    return web.json_answer({"ok": True, "vips": sorted(map(str, vips)), "unkept": agent.announcer.unkept})
+def _done(agent: Agent, vips: list[Address]) -> Response:
+    return json_response({"ok": True, "vips": sorted(map(str, vips)), "unkept": agent.announcer.unkept})
 
 
 def _watch(agent: Agent) -> Any:
@@ -126,8 +126,8 @@ def _watch(agent: Agent) -> Any:
             while change := await changes.get():
                 yield _line(change.to_json())
 
-    async def handle(_: web.Request) -> web.Answer:
-        return web.Answer(200, kind="application/x-ndjson", lines=lines())
+    async def handle(_: Request) -> Response:
+        return Response(200, content_type="application/x-ndjson", lines=lines())
 
     return handle
 

@@ -11,10 +11,10 @@ from http import HTTPStatus
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
-from agent import web
 from agent.announcing import operator_request
 from agent.control import announce as control_announce
 from agent.control import explain
+from agent.control.http_server import HttpServer, Request, Response, Routes, json_response
 from agent.control.status import status
 from agent.errors import AgentError, LastAnnouncerError
 from agent.model import State
@@ -31,7 +31,7 @@ _INTENTS = {"/drain": State.DRAINING, "/undrain": State.UP, "/leave": State.LEFT
 @contextlib.asynccontextmanager
 async def serve(agent: Agent, reload: Callable[[], Awaitable[int]]) -> AsyncIterator[None]:
     """Answer on the control socket for as long as the context lasts. A socket left by a dead agent is replaced."""
-    routes: web.Routes = {
+    routes: Routes = {
         ("GET", "/status"): lambda _: _json(status(agent)),
         ("GET", "/explain"): _explain(agent),
         **{("POST", path): _intent(agent, state) for path, state in _INTENTS.items()},
@@ -42,7 +42,7 @@ async def serve(agent: Agent, reload: Callable[[], Awaitable[int]]) -> AsyncIter
         ("POST", "/reload"): _reload(reload),
         ("POST", "/backend"): _backend(agent),
     }
-    server = web.Server(lambda request: _answer(routes, request))
+    server = HttpServer(lambda request: _answer(routes, request))
     path = agent.paths.control
     # The agent's lock is held: whatever socket lies here has no server any more.
     before = os.umask(0o177)
@@ -60,7 +60,7 @@ async def serve(agent: Agent, reload: Callable[[], Awaitable[int]]) -> AsyncIter
         path.unlink(missing_ok=True)
 
 
-async def _answer(routes: web.Routes, request: web.Request) -> web.Answer:
+async def _answer(routes: Routes, request: Request) -> Response:
     """A fault of ours is told as one, not as an agent that is not there."""
     handler = routes.get((request.method, request.path))
     if handler is None:
@@ -78,12 +78,12 @@ async def _answer(routes: web.Routes, request: web.Request) -> web.Answer:
         return await _json({"error": f"{request.path} failed in the agent: {error}; see its log"}, 500)
 
 
-async def _json(body: dict[str, Any], code: int = 200) -> web.Answer:
-    return web.json_answer(body, code)
+async def _json(body: dict[str, Any], code: int = 200) -> Response:
+    return json_response(body, code)
 
 
 def _intent(agent: Agent, intent: State) -> Any:
-    async def handle(request: web.Request) -> web.Answer:
+    async def handle(request: Request) -> Response:
         operator_request.set_admin_state(agent, intent, force="force" in request.query)
         return await _json({"ok": True, "state": intent})
 
@@ -91,7 +91,7 @@ def _intent(agent: Agent, intent: State) -> Any:
 
 
 def _reload(reload: Callable[[], Awaitable[int]]) -> Any:
-    async def handle(_: web.Request) -> web.Answer:
+    async def handle(_: Request) -> Response:
         try:
             return await _json({"ok": True, "generation": await reload()})
         except AgentError as error:
@@ -103,7 +103,7 @@ def _reload(reload: Callable[[], Awaitable[int]]) -> Any:
 def _backend(agent: Agent) -> Any:
     """Query: `service` (all without it), and `drained` (yes, no) or `weight` (a number, a percentage, or nominal)."""
 
-    async def handle(request: web.Request) -> web.Answer:
+    async def handle(request: Request) -> Response:
         named = request.query.get("service")
         services = [s for s in agent.config.services if named in (None, s.name)]
         if not services:
@@ -138,7 +138,7 @@ def _denied(agent: Agent) -> dict[str, Any]:
 
 
 def _deny(agent: Agent, add: bool) -> Any:
-    async def handle(request: web.Request) -> web.Answer:
+    async def handle(request: Request) -> Response:
         text = request.query.get("prefix", "")
         try:
             prefix = ip_network(text)
@@ -158,7 +158,7 @@ def _deny(agent: Agent, add: bool) -> Any:
 
 
 def _explain(agent: Agent) -> Any:
-    async def handle(request: web.Request) -> web.Answer:
+    async def handle(request: Request) -> Response:
         return await _json(explain.explain(agent, explain.parse(request.query.get("tuple", ""))))
 
     return handle

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from agent import web
 from agent.address import Address, endpoint
 from agent.config.service import HealthConfig
+from agent.health.http_get import HttpError, get_status
 
 
 async def ask(vip: Address, port: int, check: HealthConfig) -> tuple[bool, str]:
@@ -27,7 +27,7 @@ async def ask(vip: Address, port: int, check: HealthConfig) -> tuple[bool, str]:
         return False, f"no answer on {asked} in {check.timeout_s:g} s"
     except OSError as error:
         return False, f"{asked}: {error.strerror or error}"
-    except web.WebError as error:
+    except HttpError as error:
         return False, f"{asked}: {error}"
 
 
@@ -43,5 +43,5 @@ async def _http(vip: Address, port: int, path: str) -> tuple[bool, str]:
     asked = endpoint(vip, port)
     reader, writer = await asyncio.open_connection(str(vip), port, local_addr=(str(vip), 0))
     with contextlib.closing(writer):
-        status = await web.ask(reader, writer, "GET", path, asked)
+        status = await get_status(reader, writer, path, asked)
     return status < 400, f"http://{asked}{path} answers {status}"
