@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens to packets, counted per CPU and service: the numbers of lb.h's `enum counter`."""
+"""What happens to packets, counted per CPU and service, and what an operator does about each counter.
 
+Run as a program it prints the table for operators, docs/counters.md.
+"""
+
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
@@ -8,7 +12,7 @@ from bpf.layout.c_struct import CStruct
 
 
 class Counter(IntEnum):
-    """What happens to packets; the meaning of each stands in lb.h's `enum counter`."""
+    """What happens to a packet. Order and numbers are those of lb.h's `enum counter`: it decides verdicts by them."""
 
     RX = 0
     RX_FORWARDED = 1
@@ -46,3 +50,186 @@ class Counter(IntEnum):
 
 
 STATS_STRUCT: Final = CStruct("stats", (("count", f"{len(Counter)}Q"),))
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a counter counts (`meaning`), and what an operator does when it grows (`action`). Markdown."""
+
+    meaning: str
+    action: str
+
+
+DESCRIPTIONS: Final[dict[Counter, Description]] = {
+    Counter.RX: Description(
+        "A packet to the service that comes straight from a router or client: this node is its ingress.",
+        "None. Compare nodes to see how evenly the routers spread flows.",
+    ),
+    Counter.RX_FORWARDED: Description(
+        "A packet to the service that another node forwarded to this one.",
+        "None.",
+    ),
+    Counter.RX_TUNNEL: Description(
+        "A packet that came in a tunnel (`forward: ipip` or `gue`), which was opened. Counted besides `rx_forwarded`.",
+        "None. If it stays 0 with such a service, see `pass_foreign_tunnel` and the firewalls between the nodes.",
+    ),
+    Counter.RX_ICMP_ERROR: Description(
+        'An ICMP error about a flow of the service, for example "too big". Counted besides `rx`.',
+        "None at a low rate. A steady high rate: a link on the path to the clients has a small MTU.",
+    ),
+    Counter.SKIP_NO_MAC: Description(
+        "A node of the chain is skipped because no MAC address on the route to it was ever known.",
+        "Check that the node is up and answers ARP or neighbor discovery: `ip neigh`, `ip route get ADDRESS`,"
+        " `lbctl status`.",
+    ),
+    Counter.PASS_OTHER_MAC: Description(
+        "The frame is addressed to another MAC: a switch floods it. It passes to the kernel, which drops it.",
+        "None at a low rate. A steady high rate: a switch does not learn a MAC; check its table and aging time.",
+    ),
+    Counter.PASS_NO_SERVICE: Description(
+        "The packet is for no service: the node's own traffic, such as SSH and BGP.",
+        "None. If a service's clients are counted here, compare VIP, protocol and port with `lbctl status`.",
+    ),
+    Counter.PASS_FOREIGN_TUNNEL: Description(
+        "A tunnel to this node that no node of the cluster sent, or that carries no packet to a service.",
+        "If the sender is a node, add its prefix to `members.allow`, and compare the services of both nodes. "
+        "Else none.",
+    ),
+    Counter.DELIVER_OWNER: Description(
+        "A SYN at its row's owner: a new connection, delivered here.",
+        "None.",
+    ),
+    Counter.DELIVER_FORWARDED_SYN: Description(
+        "A SYN that was forwarded to this node, which delivers it although another node owns the row.",
+        "None during a change of members. If it goes on, nodes disagree: compare the epoch and digests in "
+        "`lbctl status`.",
+    ),
+    Counter.DELIVER_UDP: Description(
+        "A datagram delivered here: this node owns the row, or it was forwarded here.",
+        "None.",
+    ),
+    Counter.DELIVER_FRAGMENT: Description(
+        "A fragment delivered here: this node owns the row, or it was forwarded here.",
+        "None.",
+    ),
+    Counter.DELIVER_SOCKET: Description(
+        "This node has the flow's socket: established, SYN-RECV, or connected UDP.",
+        "None. These are the packets of open connections.",
+    ),
+    Counter.DELIVER_TIME_WAIT: Description(
+        "This node has a TIME-WAIT socket of the flow.",
+        "None.",
+    ),
+    Counter.DELIVER_SYN_COOKIE: Description(
+        "The packet answers a SYN cookie of this node.",
+        "None. The kernel sends SYN cookies only when the listen backlog is full: a SYN flood, or a server "
+        "that accepts too slowly.",
+    ),
+    Counter.DELIVER_ONLY_NODE: Description(
+        "This node is the only one in the row's chain, so it gets the packet.",
+        "None in a cluster of one member. Else check why the other members are not up: `lbctl status`.",
+    ),
+    Counter.DELIVER_CHAIN_END: Description(
+        "No node of the chain has the connection. The kernel answers with a reset.",
+        "None at a low rate: scans, and packets of connections that are closed. A peak after a change: "
+        "connections were lost; `lbctl explain FLOW` shows the chain.",
+    ),
+    Counter.PASS_NO_MEMBER: Description(
+        "The row is empty: the service has no member. The packet passes to the kernel, which may answer with a reset.",
+        "Check the health of the service on all nodes: `lbctl status`.",
+    ),
+    Counter.FORWARD_FIRST: Description(
+        "The packet is sent to the next node of its chain, from the ingress (hop 1).",
+        "None.",
+    ),
+    Counter.FORWARD_AGAIN: Description(
+        "The packet is sent on with hop 2 or more: an earlier owner of the row is looked for.",
+        "None after a change of members. If it goes on, nodes disagree: compare the epoch and digests in "
+        "`lbctl status`.",
+    ),
+    Counter.REPLY_TOO_BIG: Description(
+        'The packet does not fit into the tunnel. Its client gets ICMP "too big".',
+        "Raise the MTU between the nodes. TCP should not meet this: check that the MSS clamp works (`lbctl status`).",
+    ),
+    Counter.DROP_GRACE: Description(
+        "No node has the connection, but the row changed a moment ago. TCP sends the packet again.",
+        "None for 30 s after a change. If it goes on, members flap: see `lbctl status` and the log.",
+    ),
+    Counter.DROP_HOP_LIMIT: Description(
+        "The packet was forwarded more than 8 times: nodes disagree on the chain.",
+        "None for a few packets after a change. Else compare the epoch and digests of all nodes in `lbctl status`.",
+    ),
+    Counter.DROP_RATE_LIMIT: Description(
+        "More forwards with hop 2 or more than one CPU may send: 200,000 a second.",
+        "Look for a flood of packets without connections, and block its sources: `lbctl deny add PREFIX`.",
+    ),
+    Counter.DROP_FRAGMENT: Description(
+        "A fragment to a service that cannot serve it: the fragment has no ports.",
+        "If clients must send fragments, set `affinity: 2-tuple`, with no other service of the same VIP and protocol.",
+    ),
+    Counter.DROP_MALFORMED: Description(
+        "Lengths or flags in the headers contradict each other.",
+        "None: broken or hostile senders.",
+    ),
+    Counter.DROP_IPV6_HEADERS: Description(
+        "IPv6 extension headers that are unknown, or too many.",
+        "None: rare clients, or hostile ones.",
+    ),
+    Counter.DROP_LAND: Description(
+        "The source address is the VIP itself (LAND attack).",
+        "Filter spoofed sources at the network edge.",
+    ),
+    Counter.DROP_MARTIAN: Description(
+        "The source is an address that no client can have: loopback, link-local, multicast, reserved.",
+        "Filter spoofed sources at the network edge.",
+    ),
+    Counter.DROP_DENIED: Description(
+        "The source is in a prefix of the deny list.",
+        "None: `lbctl deny list` shows the prefixes.",
+    ),
+    Counter.DROP_NO_MEMBER: Description(
+        "The row is empty, and the service has `when_no_member: drop`.",
+        "Check the health of the service on all nodes: `lbctl status`.",
+    ),
+    Counter.DROP_TOO_BIG: Description(
+        "The packet does not fit into the tunnel, and no ICMP could be sent, or too many were sent already.",
+        "Raise the MTU between the nodes; see `reply_too_big`.",
+    ),
+    Counter.DROP_NO_HEADROOM: Description(
+        "The interface's driver leaves no room in front of the frame for the tunnel's header.",
+        "Set `xdp.mode: generic` on this node, or use `forward: l2`.",
+    ),
+}
+
+_PREFIXES: Final = {
+    "rx": "How a packet came in; counted besides its verdict.",
+    "skip": "What it met on its route; counted besides its verdict.",
+    "pass": "Passed to the kernel unmodified.",
+    "deliver": "Delivered to this node's server, by the kernel.",
+    "forward": "Sent to another node.",
+    "reply": "Answered to the client by the program.",
+    "drop": "Dropped.",
+}
+_COMMAND: Final = "python -m bpf.layout.counter > docs/counters.md"
+
+
+def render() -> str:
+    """Return docs/counters.md: the counters in a table for each prefix."""
+    lines = [
+        f"<!-- Made by: {_COMMAND} -->",
+        "# Counters",
+        "",
+        "`lbctl status -o json` shows these counters for each service, and once for packets that belong to no service.",
+        "Every packet ends in exactly one of them; its prefix is the verdict. `rx` and `skip` come on top.",
+    ]
+    for prefix, heading in _PREFIXES.items():
+        lines += ["", f"## {prefix}", "", heading, "", "| counter | meaning | what to do |", "|---|---|---|"]
+        for counter, description in DESCRIPTIONS.items():
+            name = counter.name.lower()
+            if name.split("_")[0] == prefix:
+                lines.append(f"| `{name}` | {description.meaning} | {description.action} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(render(), end="")

@@ -8,7 +8,6 @@ import pytest
 
 from bpf.layout import limits, map_spec
 from bpf.layout.conf import ConfFlag, NodeConf, OtherEpoch, derived_fields, with_bank_of, with_derived_fields
-from bpf.layout.counter import Counter
 from bpf.layout.join_order import join_order
 from bpf.layout.node import NodeEntry
 from bpf.layout.prefix import pack_prefix, unpack_prefix
@@ -126,7 +125,3 @@ def test_digest_tells_layouts_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     assert before != map_spec.digest(8192)
     monkeypatch.setattr(limits, "SLOTS", 512)
     assert map_spec.digest(4096) != before
-
-
-def test_counters_are_numbered_without_gaps() -> None:
-    assert [counter.value for counter in Counter] == list(range(len(Counter)))
