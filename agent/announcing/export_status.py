@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How each VIP stands at each peer: what is desired, what its adj-rib-out holds, since when, and what is wrong. Pure.
+"""The export status of each VIP at each peer: what is desired, what the adj-rib-out holds, since when. Pure.
 
-`wall` is seconds since 1970: what it counts is for people, and outlives an agent.
+Also the alerts that follow from it. `wall` is seconds since 1970: it is for people, and outlives an agent.
 """
 
 from __future__ import annotations
@@ -11,21 +11,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.address import Address
+from agent.announcing.routes import vip_prefix
 from agent.config.schema import Config
 from agent.model import Announcement
 from bgp.relay.protocol import Peer, Snapshot
 from bgp.route import Route
 
 ANNOUNCED, WITHDRAWN = "announced", "withdrawn"
-YES, NO, OTHERWISE, UNHEARD, UNKNOWN = "yes", "no", "otherwise", "unheard", "unknown"
-"""What an adj-rib-out holds of a VIP. `otherwise`: a route, but not as desired (its attributes are not there yet).
-`unheard`: a route of an address family that the router did not take for this session."""
+YES, NO, DIFFERENT, NOT_NEGOTIATED, UNKNOWN = "yes", "no", "different", "not negotiated", "unknown"
+"""What an adj-rib-out holds of a VIP. `different`: a route whose attributes are not the desired ones (yet). `not
+negotiated`: a route that is not sent, for the session's two ends did not both offer its address family."""
 OK, WARNING, CRITICAL = "ok", "warning", "critical"
 
 
 @dataclass(frozen=True, slots=True)
 class ExportStatus:
-    """One VIP at one peer. `desired` is `announced`, `withdrawn`, or how it is drained: prepend, med, gshut."""
+    """One VIP at one peer. `desired` is `announced`, `withdrawn`, or the method of a drain: prepend, med, gshut."""
 
     vip: str
     peer: str
@@ -37,24 +38,24 @@ class ExportStatus:
 
     @property
     def as_desired(self) -> bool:
-        """Whether ExaBGP's adj-rib-out says what is wanted."""
+        """Whether ExaBGP's adj-rib-out holds what is desired."""
         return self.out == (NO if self.desired == WITHDRAWN else YES)
 
     def same_state(self, other: ExportStatus | None) -> bool:
-        """Whether nothing has changed but the reason."""
+        """Whether nothing but the reason differs."""
         return other is not None and (self.desired, self.out, self.session) == (other.desired, other.out, other.session)
 
 
 @dataclass(frozen=True, slots=True)
 class StatusEntry:
-    """A standing, and since when its state is what it is."""
+    """An export status, and since when its state has been the same."""
 
-    standing: ExportStatus
+    status: ExportStatus
     since: float
 
     def to_json(self) -> dict[str, Any]:
-        """As the control socket tells it, and as it is saved."""
-        s = self.standing
+        """Return the entry as the control socket reports it and as it is saved."""
+        s = self.status
         return {
             "vip": s.vip,
             "peer": s.peer,
@@ -67,31 +68,31 @@ class StatusEntry:
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> StatusEntry:
-        """Read what `to_json` wrote. Raises KeyError, TypeError or ValueError."""
-        words = [str(value[key]) for key in ("vip", "peer", "desired", "out", "session", "why")]
-        return StatusEntry(ExportStatus(*words), float(value["since"]))
+        """Read what `to_json` wrote. Raise KeyError, TypeError or ValueError."""
+        fields = [str(value[key]) for key in ("vip", "peer", "desired", "out", "session", "why")]
+        return StatusEntry(ExportStatus(*fields), float(value["since"]))
 
 
 class ExportHistory:
-    """The standings as they were seen last, and since when each is what it is. It begins with what it left earlier."""
+    """The latest export status of each VIP at each peer, and since when. It begins with an earlier agent's entries."""
 
     def __init__(self, entries: Iterable[StatusEntry] = ()) -> None:
-        self._entries = {(entry.standing.vip, entry.standing.peer): entry for entry in entries}
+        self._entries = {(entry.status.vip, entry.status.peer): entry for entry in entries}
 
     @property
     def entries(self) -> tuple[StatusEntry, ...]:
-        """All, by VIP and peer in the order of the configuration."""
+        """All entries, by VIP and peer in the order of the configuration."""
         return tuple(self._entries.values())
 
-    def observe(self, standings: Iterable[ExportStatus], wall: float) -> list[StatusEntry]:
-        """Take in how things stand; return what differs from before. What is not named any more is forgotten."""
+    def observe(self, statuses: Iterable[ExportStatus], wall: float) -> list[StatusEntry]:
+        """Record the statuses and return the entries that changed. What is missing from `statuses` is forgotten."""
         entries, changed = {}, []
-        for standing in standings:
-            key = (standing.vip, standing.peer)
+        for status in statuses:
+            key = (status.vip, status.peer)
             before = self._entries.get(key)
-            known = before is not None and standing.same_state(before.standing)
-            entries[key] = StatusEntry(standing, before.since if before is not None and known else wall)
-            if before is None or before.standing != standing:
+            unchanged = before is not None and status.same_state(before.status)
+            entries[key] = StatusEntry(status, before.since if before is not None and unchanged else wall)
+            if before is None or before.status != status:
                 changed.append(entries[key])
         self._entries = entries
         return changed
@@ -103,16 +104,16 @@ def export_statuses(
     desired: Mapping[str, Route],
     snapshot: Snapshot | None,
 ) -> list[ExportStatus]:
-    """How each VIP stands at each configured peer that carries its address family.
+    """Return the export status of each VIP at each configured peer that carries its address family.
 
-    `desired` are the routes that the relay was told, by prefix. `snapshot` is the relay's word, None while it is away.
+    `desired` are the routes that the relay has been given, by prefix; `snapshot` is None while the relay is away.
     """
     known = {peer.address: peer for peer in snapshot.peers} if snapshot else {}
     found = []
     for vip, announcement in announcements.items():
-        prefix = f"{vip}/{vip.max_prefixlen}"
+        prefix = vip_prefix(vip)
         route = desired.get(prefix) if announcement.wanted else None
-        word = WITHDRAWN if route is None else announcement.method or ANNOUNCED
+        goal = WITHDRAWN if route is None else announcement.method or ANNOUNCED
         for configured in config.bgp.peers:
             if f"ipv{vip.version}" not in configured.carries:
                 continue
@@ -120,45 +121,48 @@ def export_statuses(
             if snapshot is not None:
                 peer = known.get(configured.name)
                 own_as = configured.local_as or config.bgp.local_as
-                shall = route.towards(own_as, configured.asn, peer.end if peer else "") if route else None
-                out = _out(peer, prefix, shall)
+                expected = route.towards(own_as, configured.asn, peer.end if peer else "") if route else None
+                out = _adj_rib_out(peer, prefix, expected)
                 session = "up" if peer and peer.up else "down"
-            found.append(ExportStatus(str(vip), configured.name, str(word), out, session, announcement.why))
+            found.append(ExportStatus(str(vip), configured.name, str(goal), out, session, announcement.why))
     return found
 
 
-def _out(peer: Peer | None, prefix: str, shall: Route | None) -> str:
+def _adj_rib_out(peer: Peer | None, prefix: str, expected: Route | None) -> str:
     held = next((route for route in peer.out if route.prefix == prefix), None) if peer else None
     if peer is None or held is None:
         return NO
     if peer.up and prefix not in peer.heard:
-        return UNHEARD
-    return YES if shall is None or held == shall else OTHERWISE
+        return NOT_NEGOTIATED
+    return YES if expected is None or held == expected else DIFFERENT
 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """Something that a monitoring system should hear of."""
+    """A problem for a monitoring system to report."""
 
     severity: str
-    """`warning`, or `critical`: as far as is known no router takes traffic of the VIP to this node."""
+    """`warning`, or `critical`: as far as this node knows, no router sends it traffic of the VIP."""
     text: str
 
 
 def alerts(
-    announcements: Mapping[Address, Announcement], found: Collection[ExportStatus], relay: str | None, error: str | None
+    announcements: Mapping[Address, Announcement],
+    statuses: Collection[ExportStatus],
+    relay: str | None,
+    error: str | None,
 ) -> list[Alert]:
-    """What is wrong, the worst first; nothing when every VIP that is wanted is announced at each peer with a session.
+    """Return the problems, critical ones first; none when every wanted VIP is announced at each peer with a session.
 
-    `relay` says why there is no word from the relay (None: there is), `error` what the relay fails at. A peer that is
-    down is no fault while another is up, and what an operator took back is none.
+    `relay` is why there is no snapshot of the relay (None: there is one), `error` what the relay fails at. A peer that
+    is down is no problem while another is up; nor is a VIP that the operator withdrew.
     """
     if relay is not None:
-        return [Alert(CRITICAL, f"{relay}; what the routers hear is not known; see the log of lb-bgp")]
+        return [Alert(CRITICAL, f"{relay}; what the routers receive is not known; see the log of lb-bgp")]
     if not announcements:
-        return [Alert(WARNING, "the agent is starting: nothing is decided yet; ask again in a few seconds")]
+        return [Alert(WARNING, "the agent is starting and has not decided anything yet; ask again in a few seconds")]
     result = []
-    sessions = {s.peer: s.session for s in found}
+    sessions = {s.peer: s.session for s in statuses}
     if not sessions:
         result.append(Alert(CRITICAL, "no BGP peer carries the address family of any VIP; see bgp.peers[].families"))
     elif "up" not in sessions.values():
@@ -167,23 +171,23 @@ def alerts(
     for vip, announcement in announcements.items():
         if announcement.fault:
             result.append(Alert(WARNING, f"{vip} is not announced: {announcement.why}"))
-        up = [s for s in found if s.vip == str(vip) and s.session == "up"]
-        lacking = [s for s in up if not s.as_desired]
-        nowhere = announcement.wanted and bool(up) and all(s.out in (NO, UNHEARD) for s in up)
-        for s in lacking:
-            result.append(Alert(CRITICAL if nowhere else WARNING, f"{s.vip} at {s.peer}: {mismatch(s)}"))
+        up = [s for s in statuses if s.vip == str(vip) and s.session == "up"]
+        nowhere = announcement.wanted and bool(up) and all(s.out in (NO, NOT_NEGOTIATED) for s in up)
+        for s in up:
+            if not s.as_desired:
+                result.append(Alert(CRITICAL if nowhere else WARNING, f"{s.vip} at {s.peer}: {mismatch(s)}"))
     if error is not None:
         result.append(Alert(WARNING, error))
-    return sorted(result, key=lambda fault: fault.severity != CRITICAL)
+    return sorted(result, key=lambda alert: alert.severity != CRITICAL)
 
 
-def mismatch(standing: ExportStatus) -> str:
-    """How an adj-rib-out differs from what is desired."""
-    if standing.desired == WITHDRAWN:
-        return f"to be withdrawn ({standing.why}), but still in the adj-rib-out"
-    how = "" if standing.desired == ANNOUNCED else f" by {standing.desired}"
+def mismatch(status: ExportStatus) -> str:
+    """Return how an adj-rib-out differs from what is desired."""
+    if status.desired == WITHDRAWN:
+        return f"to be withdrawn ({status.why}), but still in the adj-rib-out"
+    method = "" if status.desired == ANNOUNCED else f" with {status.desired}"
     held = {
         NO: "not in the adj-rib-out",
-        UNHEARD: "the router has not taken its address family for the session: enable it there",
-    }.get(standing.out, "the adj-rib-out holds another route")
-    return f"to be announced{how} ({standing.why}), but {held}"
+        NOT_NEGOTIATED: "the router did not negotiate its address family for the session: enable it there",
+    }.get(status.out, "the adj-rib-out holds a route with other attributes")
+    return f"to be announced{method} ({status.why}), but {held}"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operator asks of a running agent about its announcements: refused with a reason, or carried out at once.
+"""An operator's requests to a running agent about its announcements: refused with a reason, or applied at once.
 
-Nobody may take a VIP off the air by accident: what would withdraw it is refused while no other node is known to
-announce it. The others say in their identities what they announce; two nodes that are told to go in the same instant
-may both find the other still there.
+A request that would withdraw a VIP is refused while no other node is known to announce it, so that no one takes a VIP
+out of service by accident. The other nodes' identities carry what they announce; two nodes that are drained in the
+same instant may each still see the other.
 """
 
 from __future__ import annotations
@@ -13,47 +13,60 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from agent.address import Address
-from agent.announcing import routes
-from agent.announcing.decide import Order, OrderKind, announcing_nodes
+from agent.announcing.order import Order, OrderKind
 from agent.errors import LastAnnouncerError
-from agent.model import Method, State
+from agent.membership.identity import service_id_of
+from agent.model import Member, Method, State
 
 if TYPE_CHECKING:
     from agent.node.agent import Agent
 
 
-def others(agent: Agent, vip: Address) -> tuple[IPv4Address, ...]:
-    """The other nodes that announce a VIP, as far as this one knows."""
-    return announcing_nodes(agent.view.members, [routes.id_of(s) for s in agent.config.services if s.vip == vip])
+def announcing_nodes(members: Iterable[Member], service_ids: Collection[int]) -> tuple[IPv4Address, ...]:
+    """Return the members that announce the VIP of these services, by their own identities."""
+    return tuple(
+        member.address
+        for member in members
+        if any(
+            share is not None and share.state is not State.LOST and share.announced
+            for share in map(member.share, service_ids)
+        )
+    )
+
+
+def other_announcers(agent: Agent, vip: Address) -> tuple[IPv4Address, ...]:
+    """Return the other nodes that announce a VIP, as far as this one knows."""
+    return announcing_nodes(agent.view.members, [service_id_of(s) for s in agent.config.services if s.vip == vip])
 
 
 def set_admin_state(agent: Agent, intent: State, force: bool = False) -> None:
-    """Take in what the operator wants of the node. LastAnnouncerError: a VIP would go off the air, without force."""
+    """Set the node's state that the operator wants. Raise LastAnnouncerError if no node would announce a VIP, unless
+    forced."""
     if intent is not State.UP and not force:
-        _refuse_the_last(agent, agent.config.vips)
+        _check_other_announcers(agent, agent.config.vips)
     agent.intent = intent
     agent.changed()
 
 
 def add_orders(agent: Agent, orders: Collection[Order], force: bool = False) -> None:
-    """Take in orders for VIPs. LastAnnouncerError when one would go off the air, without force; then none is taken."""
+    """Add orders for VIPs. Raise LastAnnouncerError, and add none, if no node would announce a VIP, unless forced."""
     if not force:
-        _refuse_the_last(agent, [order.vip for order in orders if order.method is Method.WITHDRAW])
-    agent.announcer.give(orders)
+        _check_other_announcers(agent, [order.vip for order in orders if order.method is Method.WITHDRAW])
+    agent.announcer.add_orders(orders)
     agent.announce_now()
 
 
 def remove_orders(agent: Agent, vips: Collection[Address], kind: OrderKind) -> None:
-    """Take back the orders of one kind for some VIPs."""
-    agent.announcer.lift(vips, kind)
+    """Remove the orders of one kind for some VIPs."""
+    agent.announcer.remove_orders(vips, kind)
     agent.announce_now()
 
 
-def _refuse_the_last(agent: Agent, vips: Iterable[Address]) -> None:
-    here = {vip for vip, announcement in agent.announcements.items() if announcement.wanted}
-    last = [str(vip) for vip in vips if vip in here and not others(agent, vip)]
+def _check_other_announcers(agent: Agent, vips: Iterable[Address]) -> None:
+    announced = {vip for vip, announcement in agent.announcements.items() if announcement.wanted}
+    last = [str(vip) for vip in vips if vip in announced and not other_announcers(agent, vip)]
     if last:
         raise LastAnnouncerError(
-            f"{', '.join(last)}: no other node announces {'it' if len(last) == 1 else 'them'}, as far as this one "
-            "knows, and the traffic would have nowhere to go; bring up another node first, or say --force"
+            f"{', '.join(last)}: no other node is known to announce {'it' if len(last) == 1 else 'them'}, so the "
+            "traffic would have nowhere to go; bring up another node first, or use --force"
         )

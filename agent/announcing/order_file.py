@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The file of the operator's orders for VIPs.
 
-It lies below /var/lib and outlives a reboot: what was taken back for an hour's repair must not be announced by the
-reboot in the middle of it. Hence its times are of the wall clock.
+It lies below /var/lib and outlives a reboot: a VIP that is withdrawn for an hour's repair must not be announced by a
+reboot in the middle of it. So its times are wall-clock time.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from agent.announcing.decide import Order, OrderKind
+from agent.announcing.order import Order, OrderKind
 from agent.model import Method
 
 log = logging.getLogger("anylb")
 
 
 def save(path: Path, orders: Iterable[Order]) -> None:
-    """Keep the operator's orders, on the disk when this returns. Raises OSError."""
+    """Write the orders and fsync them. Raise OSError."""
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     listed = [
         {
@@ -44,13 +44,13 @@ def save(path: Path, orders: Iterable[Order]) -> None:
 
 
 def load(path: Path) -> frozenset[Order]:
-    """The operator's orders; none where there is no file. One that cannot be read is logged, and counts as none."""
+    """Return the orders; none if there is no file, or (logged) if it cannot be read."""
     try:
         return frozenset(_order(entry) for entry in json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return frozenset()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        log.error("%s: cannot be read (%s); no VIP is held back by an order now: give the orders again", path, error)
+        log.error("%s: cannot be read (%s); no order is in force now: give the orders again", path, error)
         return frozenset()
 
 

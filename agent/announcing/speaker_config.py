@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 
 from agent.address import Address
-from agent.announcing.routes import identity_address
 from agent.config.bgp import PeerConfig
 from agent.config.schema import Config
 from agent.errors import AgentError
+from agent.membership.identity import identity_address
 from bgp.bfd.files import BfdTimers
 from bgp.exabgp import settings
 from bgp.exabgp.settings import SpeakerConfig

@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from agent.address import Address
-from agent.announcing.decide import duration
+from agent.announcing.order import parse_duration
 from agent.cli.options import ask, force_option, output_option, show, socket_option, vip_option, vip_query
 from agent.model import Method
 
@@ -30,7 +30,7 @@ SEVERITIES = {"warning": 1, "critical": 2}
 
 def _seconds(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
     try:
-        return None if value is None else duration(value)
+        return None if value is None else parse_duration(value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
 
@@ -186,7 +186,7 @@ def down(
 @announce.command()
 @_order()
 def up(vip: Address | None, wait: bool, timeout_s: float, socket: Path, output: str) -> None:
-    """Announce VIPs again that were taken down, or that are held back after falls."""
+    """Announce VIPs again that were taken down, or that are held down after faults."""
     _do(socket, output, "/announce", "to be announced", timeout_s if wait else None, vip_query(vip))
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from agent.announcing.decide import moment
+from agent.announcing.order import format_time
 
 Answer = dict[str, Any]
 
@@ -225,6 +225,6 @@ def age(seconds: float) -> str:
 def change_line(change: dict[str, Any]) -> str:
     """One change of how a VIP stands at a peer."""
     return (
-        f"{moment(change['since'])} {change['vip']} at {change['peer']}: {change['desired']}, "
+        f"{format_time(change['since'])} {change['vip']} at {change['peer']}: {change['desired']}, "
         f"in adj-rib-out: {change['out']}, session {change['session']}: {change['why']}"
     )

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from agent.address import Address
 from agent.announcing import operator_request
-from agent.announcing.decide import Order, OrderKind
 from agent.announcing.export_status import alerts
+from agent.announcing.order import Order, OrderKind
 from agent.control.http_server import Request, Response, Routes, json_response
 from agent.errors import AgentError
 from agent.model import Method
@@ -52,7 +52,7 @@ def report(agent: Agent, wall: float) -> dict[str, Any]:
     announcer, relay = agent.announcer, agent.relay
     away = None if relay.connected and relay.snapshot else relay.error or "the relay has not said anything yet"
     error = relay.snapshot.error if relay.snapshot else None
-    found = [entry.standing for entry in announcer.entries]
+    found = [entry.status for entry in announcer.entries]
     return {
         "relay": away or "connected",
         "vips": [
@@ -62,13 +62,13 @@ def report(agent: Agent, wall: float) -> dict[str, Any]:
                 "method": announcement.method,
                 "why": announcement.why,
                 "fault": announcement.fault,
-                "others": [str(address) for address in operator_request.others(agent, vip)],
+                "others": [str(address) for address in operator_request.other_announcers(agent, vip)],
                 "orders": [_told(order) for order in sorted(announcer.orders, key=str) if order.vip == vip],
             }
             for vip, announcement in agent.announcements.items()
         ],
         "peers": [entry.to_json() | {"since_s": max(0.0, round(wall - entry.since, 1))} for entry in announcer.entries],
-        "unkept": announcer.unkept,
+        "unkept": announcer.save_error,
         "faults": [asdict(fault) for fault in alerts(agent.announcements, found, away, error)],
     }
 
@@ -114,12 +114,12 @@ def _lift(agent: Agent, kind: OrderKind) -> Any:
 
 
 def _done(agent: Agent, vips: list[Address]) -> Response:
-    return json_response({"ok": True, "vips": sorted(map(str, vips)), "unkept": agent.announcer.unkept})
+    return json_response({"ok": True, "vips": sorted(map(str, vips)), "unkept": agent.announcer.save_error})
 
 
 def _watch(agent: Agent) -> Any:
     async def lines() -> AsyncGenerator[bytes, None]:
-        with agent.announcer.watched() as changes:
+        with agent.announcer.watch() as changes:
             for entry in agent.announcer.entries:
                 yield _line(entry.to_json())
             # None: the client has left too much unread. Its connection is closed, so that it knows of the gap.

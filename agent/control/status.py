@@ -10,6 +10,7 @@ from agent.address import endpoint, tag_of
 from agent.announcing import routes
 from agent.config.service import ServiceConfig
 from agent.forwarding.map_writer import key_of
+from agent.membership import identity
 from agent.model import Member
 from agent.node.plan import candidates, own_share, takers
 from agent.table.epoch import incompatible_members
@@ -53,7 +54,7 @@ def status(agent: Agent) -> dict[str, Any]:
             "errors": agent.clamping.errors if agent.clamping else [],
         },
         "vips": [
-            {"vip": str(vip), "wanted": a.wanted, "announced": routes.prefix(vip) in announced, "why": a.why}
+            {"vip": str(vip), "wanted": a.wanted, "announced": routes.vip_prefix(vip) in announced, "why": a.why}
             for vip, a in agent.announcements.items()
         ],
         "services": [_service(agent, service, members, counters) for service in agent.config.services],
@@ -92,7 +93,7 @@ def _service(
     share = own_share(service, agent.condition)
     health = agent.health[service.name]
     applier = agent.applier
-    found = candidates(routes.id_of(service), members)
+    found = candidates(identity.service_id_of(service), members)
     return {
         "name": service.name,
         "vip": str(service.vip),
@@ -119,7 +120,7 @@ def _service(
 
 
 def _member(agent: Agent, member: Member, now: float) -> dict[str, Any]:
-    names = {routes.id_of(service): service.name for service in agent.config.services}
+    names = {identity.service_id_of(service): service.name for service in agent.config.services}
     own = member.address == agent.interface.address
     ends = member.address, member.address6
     changed, why = max((member.since, member.why), (member.changed, member.change))

@@ -46,14 +46,14 @@ class Advertisement:
 
 @dataclass(frozen=True, slots=True)
 class PeerReport:
-    """A BGP peer's state and all identities that it tells now; when it is down, `told` says nothing.
+    """A BGP peer's state and all identities that it tells now; when it is down, `advertisements` means nothing.
 
     `since` names the session (when it came up): a reset may be over before anyone saw it down, and then only this
     tells that the peer has yet to tell everything again. `eor`: it has told all that it had when the session came up.
     """
 
     up: bool
-    told: Mapping[IPv4Address, Advertisement]
+    advertisements: Mapping[IPv4Address, Advertisement]
     since: float = 0.0
     eor: bool = False
 
@@ -139,9 +139,9 @@ def _observe(peer: _Peer, report: PeerReport, now: float) -> set[IPv4Address]:
     if not peer.up or peer.since != report.since:
         peer.up, peer.since = True, report.since
         peer.refreshed_by, peer.confirmed = now + REFRESH_S, set()
-    withdrawn = {a for a in peer.standing if a in peer.confirmed and a not in report.told}
-    peer.standing = {a: told for a, told in peer.standing.items() if a not in withdrawn} | dict(report.told)
-    peer.confirmed |= report.told.keys()
+    withdrawn = {a for a in peer.standing if a in peer.confirmed and a not in report.advertisements}
+    peer.standing = {a: told for a, told in peer.standing.items() if a not in withdrawn} | dict(report.advertisements)
+    peer.confirmed |= report.advertisements.keys()
     return withdrawn
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The direct probe's socket: asks other nodes and answers them. What is asked and answered is probe_message.py's. I/O only."""
+"""The direct probe's socket: sends requests and replies. The messages are probe_message.py's. I/O only."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from agent.forwarding.mss_clamp import MssClampKeeper
 from agent.forwarding.route_monitor import RouteMonitor
 from agent.health.check import check_for_ever
 from agent.health.rise_fall import Health
-from agent.membership import identity_version
+from agent.membership import identity, identity_version
 from agent.membership.prober import Prober
 from agent.membership.view import View
 from agent.model import Announcement, Member, Share, State
@@ -135,7 +135,7 @@ class Agent:
         condition = self.condition
         announced = {vip for vip, announcement in self.announcements.items() if announcement.wanted}
         return {
-            routes.id_of(s): replace(own_share(s, condition), announced=s.vip in announced)
+            identity.service_id_of(s): replace(own_share(s, condition), announced=s.vip in announced)
             for s in self.config.services
         }
 
@@ -166,7 +166,7 @@ class Agent:
         """Whether the relay confirms that these VIPs, which are not wished for, are in no peer's adj-rib-out."""
         if self._wish is None or not self.relay.connected or self.relay.snapshot is None:
             return False
-        prefixes = {routes.prefix(vip) for vip in vips}
+        prefixes = {routes.vip_prefix(vip) for vip in vips}
         return not any(prefixes & peer.announced for peer in self.relay.snapshot.peers)
 
     # What the operator and the tasks change
@@ -257,7 +257,8 @@ class Agent:
             self._wake.clear()
             now = time.monotonic()
             self.view.observe(
-                routes.peer_reports(self.config, self.relay.snapshot, self.relay.connected, self.interface.address), now
+                identity.peer_reports(self.config, self.relay.snapshot, self.relay.connected, self.interface.address),
+                now,
             )
             self.prober.ask(self.view.wanted_probes(now))
             if not self.membership_known:
@@ -283,14 +284,14 @@ class Agent:
         versions = self.version.number, self.version.fallback
         others = [self.prober.error, *unlisted_interfaces(self.applier, self.datapath)]
         self.problems.observe(snapshot, members, self.epoch_numbers, versions, others, now)
-        heard = routes.own_reflections(self.config, snapshot, self.interface.address)
+        heard = identity.own_reflections(self.config, snapshot, self.interface.address)
         self.version = self.version.having_heard(heard, now)
         self._announce()
 
     async def _forward(self, applier: MapWriter, datapath: DataPath, members: tuple[Member, ...], now: float) -> None:
         """Tables, then the program: it must never meet a packet with empty ones."""
         condition = self.condition
-        chosen = {s.name: candidates(routes.id_of(s), members) for s in self.config.services}
+        chosen = {s.name: candidates(identity.service_id_of(s), members) for s in self.config.services}
         up = {s.name: own_share(s, condition).effective > 0 for s in self.config.services}
         ends = {member.address: member.address6 for member in members}
         others = {address for address in ends if address != self.interface.address}
@@ -332,20 +333,20 @@ class Agent:
         """Tell the relay everything that is to be announced. It is the heartbeat too."""
         condition = self.condition
         members = self.members()
-        untaken = {s.name for s in self.config.services if not takers(candidates(routes.id_of(s), members))}
+        untaken = {s.name for s in self.config.services if not takers(candidates(identity.service_id_of(s), members))}
         self.announcer.decide(condition, untaken, time.monotonic(), time.time())
         wanted = {vip: a.method for vip, a in self.announcements.items() if a.wanted and not self.stopping}
         self.begun |= wanted.keys()
         here, shares = self.interface, self.own_shares()
         if self.stopping:
-            shares = routes.fallback_shares(shares)
-        said = routes.identity(self.config, here.address, self.epoch_numbers, shares, here.address6)
-        self.version = self.version.saying(routes.content(said))
+            shares = identity.fallback_shares(shares)
+        said = identity.own_identity(self.config, here.address, self.epoch_numbers, shares, here.address6)
+        self.version = self.version.saying(identity.content_digest(said))
         self._save()  # before it is said: a number must never be used again for another content
         self._wish = routes.desired_routes(
             self.config, here.address, self.epoch_numbers, shares, wanted, here.address6, self.version, here.next_hop6
         )
-        self._announcers = routes.announcer_prefixes(self.config, members)
+        self._announcers = identity.announcer_prefixes(self.config, members)
         self.relay.desire(*self._wish, self._announcers)
         snapshot = self.relay.snapshot if self.relay.connected else None
         told = {route.prefix: route for route in self._wish[0]}
@@ -365,7 +366,7 @@ class Agent:
             version=self.version,
             drained=self.drained,
             weights=tuple(sorted(self.weights.items())),
-            falls=dict(self.announcer.falls),
+            falls=dict(self.announcer.flaps),
             standings=self.announcer.entries,
         )
         if new == self._saved:

@@ -9,9 +9,9 @@ import socket
 from collections.abc import Collection, Iterable, Sequence
 from ipaddress import IPv4Address
 
-from agent.announcing import routes
 from agent.config.schema import Config
 from agent.forwarding.map_writer import MapWriter
+from agent.membership import identity
 from agent.membership.conflict import Conflicts
 from agent.model import Member
 from agent.table.epoch import incompatible_members
@@ -40,14 +40,14 @@ class Problems:
         now: float,
     ) -> None:
         """Look again. `epochs` and `versions` are this node's own, `others` what its other parts complain of."""
-        claims = routes.seen_identities(self._config, snapshot)
+        claims = identity.seen_identities(self._config, snapshot)
         self._conflicts.observe(claims, [member.address for member in members], versions, now)
         found = {
             f"{m.address} has epoch {m.epoch:#x}, this node {epochs[0]:#x}: its tables differ, so does its config"
             for m in incompatible_members(epochs, members)
         }
         found |= {
-            *routes.unreadable_identities(self._config, snapshot),
+            *identity.unreadable_identities(self._config, snapshot),
             *self._conflicts.problems,
             *filter(None, others),
         }

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.address import Address, Network
-from agent.announcing.decide import FlapRecord
 from agent.announcing.export_status import StatusEntry
+from agent.announcing.hold_down import FlapRecord
 from agent.membership.identity_version import Version
 from agent.model import Member, Share, State
 from agent.table.epoch import EpochUse

@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 from support.waiting import wait_for
 
-from agent.announcing.decide import GRACEFUL_SHUTDOWN, MED
+from agent.announcing.routes import GRACEFUL_SHUTDOWN, MED
 from topology.demo.cluster import VIP, Cluster
 from topology.demo.router_watch import RouterWatch
 from topology.lab.lab import Lab
@@ -265,8 +265,8 @@ def test_the_last_announcer_is_refused_without_force(bench: Bench) -> None:
     for verb in (["announce", "down"], ["announce", "down", "--vip", VIP], ["announce", "drain"], ["drain"], ["leave"]):
         said = bench.lbctl("b1", *verb, code=1)
         assert said == (
-            f"lbctl: {VIP}: no other node announces it, as far as this one knows, and the traffic would have nowhere "
-            "to go; bring up another node first, or say --force\n"
+            f"lbctl: {VIP}: no other node is known to announce it, so the traffic would have nowhere to go; bring up "
+            "another node first, or use --force\n"
         )
     assert bench.hops() == {"b1"}
     assert bench.row("b1")["desired"] == "announced"
@@ -313,7 +313,7 @@ def test_check_tells_a_monitoring_system(bench: Bench) -> None:
         wait_for(lambda: bench.announce("b2", "status", "-o", "json")["relay"] != "connected", "the relay to be missed")
         said = bench.announce("b2", "check", code=2)
         assert said.startswith("CRITICAL: ")
-        assert "what the routers hear is not known" in said
+        assert "what the routers receive is not known" in said
         assert bench.announce("b2", "check", "-o", "json", code=2)["state"] == "critical"
     finally:
         bench.cluster.start("b2", "speaker")
@@ -382,7 +382,7 @@ def stop_agent(bench: Bench, node: str) -> None:
     wait_for(lambda: not bench.cluster.pids(node, "agent"), f"{node}'s agent to end")
 
 
-def test_a_vip_that_falls_again_and_again_is_held_back(bench: Bench, plain_anycast: str) -> None:
+def test_flapping_vip_is_held_down(bench: Bench, plain_anycast: str) -> None:
     """The server dies and comes back three times: the route goes at once each time, and comes back ever later."""
     node = plain_anycast
     for hold_s in (2, 4, 8):
@@ -394,7 +394,7 @@ def test_a_vip_that_falls_again_and_again_is_held_back(bench: Bench, plain_anyca
         if hold_s < 8:
             wait_for(lambda: node in bench.hops(), "the VIP to be back", 30)
             assert time.monotonic() - fell_at > hold_s - 1
-    wait_for(lambda: bench.row(node)["why"].startswith("held back for 8 s after 3 falls"), "the VIP to be held back")
+    wait_for(lambda: bench.row(node)["why"].startswith("held down for 8 s after 3 faults"), "the hold-down")
     assert node not in bench.hops()
     # An operator knows better.
     bench.announce(node, "up", "--wait", "--timeout", "3s")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How VIPs stand at peers: from what is wanted and what the relay tells. What is a fault, and when `--wait` is over."""
+"""Export status from what is desired and the relay's snapshot; the alerts that follow; when `--wait` ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from agent.address import Address
-from agent.announcing.decide import with_drain_attributes
 from agent.announcing.export_status import (
     CRITICAL,
     WARNING,
@@ -21,6 +20,7 @@ from agent.announcing.export_status import (
     alerts,
     export_statuses,
 )
+from agent.announcing.routes import with_drain_attributes
 from agent.cli.announce import unsettled
 from agent.config.file import parse
 from agent.model import Announcement, Method
@@ -61,71 +61,71 @@ def peer(address: str, *out: Route, up: bool = True, families: frozenset[str] = 
 def found(
     announcements: dict[Address, Announcement], *peers: Peer, away: bool = False
 ) -> list[tuple[str, str, str, str, str]]:
-    wish = {f"{vip}/{vip.max_prefixlen}": route(vip, a.method) for vip, a in announcements.items() if a.wanted}
-    seen = export_statuses(CONFIG, announcements, wish, None if away else Snapshot(peers))
+    desired = {f"{vip}/{vip.max_prefixlen}": route(vip, a.method) for vip, a in announcements.items() if a.wanted}
+    seen = export_statuses(CONFIG, announcements, desired, None if away else Snapshot(peers))
     return [(s.vip, s.peer, s.desired, s.out, s.session) for s in seen]
 
 
-def test_each_vip_stands_at_each_peer_of_its_family() -> None:
-    here = {FOUR: HEALTHY, SIX: HEALTHY}
-    told = [route(vip).towards(65001, 65000, "") for vip in (FOUR, SIX)]
-    assert found(here, peer("10.0.0.1", *told), peer("10.0.0.2", up=False)) == [
+def test_each_vip_has_a_status_at_each_peer_of_its_family() -> None:
+    both = {FOUR: HEALTHY, SIX: HEALTHY}
+    sent = [route(vip).towards(65001, 65000, "") for vip in (FOUR, SIX)]
+    assert found(both, peer("10.0.0.1", *sent), peer("10.0.0.2", up=False)) == [
         ("192.0.2.10", "10.0.0.1", "announced", "yes", "up"),
         ("192.0.2.10", "10.0.0.2", "announced", "no", "down"),
         ("2001:db8:99::1", "10.0.0.1", "announced", "yes", "up"),
     ]
-    assert {row[3:] for row in found(here, away=True)} == {("unknown", "unknown")}
-    assert {row[3:] for row in found(here)} == {("no", "down")}, "ExaBGP knows no such neighbor"
+    assert {row[3:] for row in found(both, away=True)} == {("unknown", "unknown")}
+    assert {row[3:] for row in found(both)} == {("no", "down")}, "ExaBGP knows no such neighbor"
 
 
-def test_a_family_that_the_router_did_not_take_is_unheard() -> None:
-    told = [route(vip).towards(65001, 65000, "") for vip in (FOUR, SIX)]
-    rows = found({FOUR: HEALTHY, SIX: HEALTHY}, peer("10.0.0.1", *told, families=frozenset({"ipv4"})))
+def test_family_that_the_router_did_not_negotiate() -> None:
+    sent = [route(vip).towards(65001, 65000, "") for vip in (FOUR, SIX)]
+    rows = found({FOUR: HEALTHY, SIX: HEALTHY}, peer("10.0.0.1", *sent, families=frozenset({"ipv4"})))
     assert [(row[0], row[3]) for row in rows if row[1] == "10.0.0.1"] == [
         ("192.0.2.10", "yes"),
-        ("2001:db8:99::1", "unheard"),
+        ("2001:db8:99::1", "not negotiated"),
     ]
 
 
 @pytest.mark.parametrize("method", [Method.PREPEND, Method.MED, Method.GSHUT])
-def test_the_attributes_of_a_drain_must_be_there(method: Method) -> None:
-    """What each peer is told differs: the own AS that is prepended."""
+def test_drain_attributes_must_be_in_the_adj_rib_out(method: Method) -> None:
+    """What each peer receives differs: the own AS that is prepended."""
     here: dict[Address, Announcement] = {FOUR: replace(HEALTHY, method=method)}
     plain, drained = route(FOUR), route(FOUR, method)
     assert [row[2:4] for row in found(here, peer("10.0.0.1", plain), peer("10.0.0.2", plain))] == [
-        (method, "otherwise"),
-        (method, "otherwise"),
+        (method, "different"),
+        (method, "different"),
     ]
     one, two = drained.towards(65001, 65000, ""), drained.towards(65009, 65002, "")
     assert [row[3] for row in found(here, peer("10.0.0.1", one), peer("10.0.0.2", two))] == ["yes", "yes"]
     if method is Method.PREPEND:
-        assert [row[3] for row in found(here, peer("10.0.0.1", two), peer("10.0.0.2", one))] == ["otherwise"] * 2
+        assert [row[3] for row in found(here, peer("10.0.0.1", two), peer("10.0.0.2", one))] == ["different"] * 2
 
 
-def test_what_is_withdrawn_must_not_be_there() -> None:
+def test_withdrawn_vip_must_not_be_in_the_adj_rib_out() -> None:
     here: dict[Address, Announcement] = {FOUR: DOWN}
     rows = found(here, peer("10.0.0.1", route(FOUR)), peer("10.0.0.2"))
     assert [row[2:4] for row in rows] == [("withdrawn", "yes"), ("withdrawn", "no")]
 
 
-def test_the_relays_word_carries_the_routes() -> None:
-    said = Snapshot((peer("10.0.0.1", route(FOUR, Method.GSHUT)),))
-    assert decode_report(said.encode()) == said
+def test_snapshot_carries_the_routes() -> None:
+    snapshot = Snapshot((peer("10.0.0.1", route(FOUR, Method.GSHUT)),))
+    assert decode_report(snapshot.encode()) == snapshot
 
 
 ROW = ExportStatus("192.0.2.10", "10.0.0.1", "announced", "yes", "up", "healthy")
 
 
-def test_since_moves_with_the_state_and_not_with_the_reason() -> None:
-    ledger = ExportHistory()
-    assert ledger.observe([ROW], 10) == [StatusEntry(ROW, 10)]
-    assert ledger.observe([ROW], 20) == []
+def test_since_changes_with_the_state_and_not_with_the_reason() -> None:
+    history = ExportHistory()
+    assert history.observe([ROW], 10) == [StatusEntry(ROW, 10)]
+    assert history.observe([ROW], 20) == []
     why = replace(ROW, why="forwarding for web")
-    assert ledger.observe([why], 30) == [StatusEntry(why, 10)]
+    assert history.observe([why], 30) == [StatusEntry(why, 10)]
     down = replace(why, desired="withdrawn")
-    assert ledger.observe([down], 40) == [StatusEntry(down, 40)]
-    # A successor goes on from there; what is not configured any more is forgotten.
-    successor = ExportHistory(map(StatusEntry.from_json, [entry.to_json() for entry in ledger.entries]))
+    assert history.observe([down], 40) == [StatusEntry(down, 40)]
+    # The next agent continues from there; an entry that is no longer configured is forgotten.
+    successor = ExportHistory(map(StatusEntry.from_json, [entry.to_json() for entry in history.entries]))
     assert successor.observe([down], 50) == []
     assert successor.entries == (StatusEntry(down, 40),)
     assert successor.observe([], 60) == []
@@ -136,7 +136,7 @@ def test_since_moves_with_the_state_and_not_with_the_reason() -> None:
     ("announcement", "rows", "expected"),
     [
         (HEALTHY, [ROW], []),
-        # One router is away: no fault of this node while it has another.
+        # One router is down: no problem while another is up.
         (HEALTHY, [ROW, replace(ROW, peer="10.0.0.2", session="down", out="no")], []),
         (DOWN, [replace(ROW, desired="withdrawn", out="no")], []),
         (
@@ -155,22 +155,23 @@ def test_since_moves_with_the_state_and_not_with_the_reason() -> None:
         ),
         (
             HEALTHY,
-            [replace(ROW, out="unheard")],
+            [replace(ROW, out="not negotiated")],
             [
                 Alert(
                     CRITICAL,
-                    "192.0.2.10 at 10.0.0.1: to be announced (healthy), but the router has not taken its address "
-                    "family for the session: enable it there",
+                    "192.0.2.10 at 10.0.0.1: to be announced (healthy), but the router did not negotiate its "
+                    "address family for the session: enable it there",
                 )
             ],
         ),
         (
             replace(HEALTHY, method=Method.MED),
-            [replace(ROW, desired="med", out="otherwise")],
+            [replace(ROW, desired="med", out="different")],
             [
                 Alert(
                     WARNING,
-                    "192.0.2.10 at 10.0.0.1: to be announced by med (healthy), but the adj-rib-out holds another route",
+                    "192.0.2.10 at 10.0.0.1: to be announced with med (healthy), but the adj-rib-out holds a route "
+                    "with other attributes",
                 )
             ],
         ),
@@ -191,16 +192,16 @@ def test_since_moves_with_the_state_and_not_with_the_reason() -> None:
         ),
     ],
 )  # fmt: skip
-def test_faults(announcement: Announcement, rows: list[ExportStatus], expected: list[Alert]) -> None:
+def test_alerts(announcement: Announcement, rows: list[ExportStatus], expected: list[Alert]) -> None:
     assert alerts({FOUR: announcement}, rows, None, None) == expected
 
 
-def test_faults_of_relay_and_start() -> None:
-    assert [fault.severity for fault in alerts({FOUR: HEALTHY}, [ROW], "relay: gone", None)] == [CRITICAL]
-    assert [fault.severity for fault in alerts({}, [], None, None)] == [WARNING]
+def test_alerts_of_relay_and_start() -> None:
+    assert [alert.severity for alert in alerts({FOUR: HEALTHY}, [ROW], "relay: gone", None)] == [CRITICAL]
+    assert [alert.severity for alert in alerts({}, [], None, None)] == [WARNING]
     assert alerts({FOUR: HEALTHY}, [ROW], None, "ExaBGP refused") == [Alert(WARNING, "ExaBGP refused")]
     worst = alerts({FOUR: HEALTHY}, [replace(ROW, out="no")], None, "ExaBGP refused")
-    assert [fault.severity for fault in worst] == [CRITICAL, WARNING], "the worst first"
+    assert [alert.severity for alert in worst] == [CRITICAL, WARNING], "critical first"
 
 
 def report(wanted: bool, *rows: ExportStatus, relay: str = "connected") -> dict[str, Any]:
@@ -218,22 +219,22 @@ def report(wanted: bool, *rows: ExportStatus, relay: str = "connected") -> dict[
         (True, report(True, ROW), 0),
         (True, report(True, ROW, replace(ROW, peer="10.0.0.2", session="down", out="no")), 0),
         (True, report(True, replace(ROW, out="no")), 1),
-        (True, report(True, replace(ROW, out="otherwise")), 1),
+        (True, report(True, replace(ROW, out="different")), 1),
         (True, report(True, ROW, replace(ROW, peer="10.0.0.2", out="no")), 1),
-        (True, report(True, replace(ROW, session="down")), 1),  # nobody hears it
-        (True, report(False, replace(ROW, desired="withdrawn", out="no")), 2),  # unhealthy, or held back
+        (True, report(True, replace(ROW, session="down")), 1),  # no router receives it
+        (True, report(False, replace(ROW, desired="withdrawn", out="no")), 2),  # unhealthy, or held down
         (False, report(False, replace(ROW, desired="withdrawn", out="no")), 0),
         (False, report(False, replace(ROW, desired="withdrawn")), 1),
         (False, report(False, replace(ROW, desired="withdrawn", session="down")), 0),
         (False, report(False, replace(ROW, desired="withdrawn", out="no"), relay="gone"), 1),
-        (True, report(True, ROW, replace(ROW, vip="192.0.2.99", out="no")), 0),  # another VIP's business
+        (True, report(True, ROW, replace(ROW, vip="192.0.2.99", out="no")), 0),  # another VIP
     ],
 )
-def test_what_wait_waits_for(wanted: bool, report: dict[str, Any], missing: int) -> None:
+def test_condition_that_wait_waits_for(wanted: bool, report: dict[str, Any], missing: int) -> None:
     assert len(unsettled(report, {"192.0.2.10"}, wanted)) == missing
 
 
-def test_no_peer_for_the_family_is_named() -> None:
-    (fault,) = alerts({IPv6Address("fd99::1"): Announcement(True, "")}, [], None, None)
-    assert fault.severity == CRITICAL
-    assert "no BGP peer carries the address family" in fault.text
+def test_alert_when_no_peer_carries_the_family() -> None:
+    (alert,) = alerts({IPv6Address("fd99::1"): Announcement(True, "")}, [], None, None)
+    assert alert.severity == CRITICAL
+    assert "no BGP peer carries the address family" in alert.text

@@ -104,7 +104,7 @@ def test_wrong_usage_is_exit_code_2() -> None:
     assert "No such command" in lbctl("drian", code=2)[1]
     assert "10.99 is not an IP address" in lbctl("announce", "down", "--vip", "10.99", code=2)[1]
     assert "'1x' is not a duration; write 90s, 10m, 1h30m or 2d" in lbctl("announce", "down", "--for", "1x", code=2)[1]
-    assert "'0s' is no time at all" in lbctl("announce", "up", "--timeout", "0s", code=2)[1]
+    assert "'0s' is zero; give at least 1s" in lbctl("announce", "up", "--timeout", "0s", code=2)[1]
     assert "is not one of" in lbctl("announce", "drain", "--method", "magic", code=2)[1]
     assert "No such option" in lbctl("announce", "up", "--for", "1h", code=2)[1]
     assert "192.0.2.1/24 has host bits set" in lbctl("deny", "add", "192.0.2.1/24", code=2)[1]

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Identities that contradict each other are told to the operator, once they stood for a while."""
+"""Identities that contradict each other become a problem for the operator once they last long enough."""
 
 from ipaddress import IPv4Address
 
 import pytest
 
 from agent.config.file import parse
-from agent.membership.conflict import STANDS_S, Conflicts, SeenIdentity
+from agent.membership.conflict import MIN_DURATION_S, Conflicts
+from agent.membership.identity import SeenIdentity
 
 CONFIG = parse(
     """\
@@ -24,45 +25,43 @@ OWN_VERSIONS = (100, 101)
 MEMBERS = [IPv4Address(f"10.0.0.{n}") for n in (11, 12, 14)]
 
 
-def claim(
-    address: str, peer: str = "10.0.0.1", version: int = 1, prefix: str = "", origin: int = 65001
-) -> SeenIdentity:
+def seen(address: str, peer: str = "10.0.0.1", version: int = 1, prefix: str = "", origin: int = 65001) -> SeenIdentity:
     node = IPv4Address(address)
     own_prefix = f"10.254.{node.packed[2]}.{node.packed[3]}/32"
     return SeenIdentity(peer, prefix or own_prefix, node, version, origin)
 
 
-def told(*claims: SeenIdentity) -> tuple[str, ...]:
-    """What is told once it stood long enough; nothing before."""
+def problems(*identities: SeenIdentity) -> tuple[str, ...]:
+    """The problems once they last long enough; there are none before."""
     conflicts = Conflicts(CONFIG, IPv4Address(OWN))
-    conflicts.observe(claims, MEMBERS, OWN_VERSIONS, 0.0)
-    conflicts.observe(claims, MEMBERS, OWN_VERSIONS, STANDS_S - 1)
+    conflicts.observe(identities, MEMBERS, OWN_VERSIONS, 0.0)
+    conflicts.observe(identities, MEMBERS, OWN_VERSIONS, MIN_DURATION_S - 1)
     assert conflicts.problems == ()
-    conflicts.observe(claims, MEMBERS, OWN_VERSIONS, STANDS_S)
+    conflicts.observe(identities, MEMBERS, OWN_VERSIONS, MIN_DURATION_S)
     return conflicts.problems
 
 
-def test_a_sound_cluster_has_no_problem() -> None:
+def test_sound_cluster_has_no_problem() -> None:
     routers = ("10.0.0.1", "10.0.0.2")
-    assert told(*(claim(f"10.0.0.{n}", peer, version=n) for n in range(12, 16) for peer in routers)) == ()
-    assert told(claim(OWN, version=100), claim(OWN, "10.0.0.2", version=101)) == (), "own reflections"
+    assert problems(*(seen(f"10.0.0.{n}", peer, version=n) for n in range(12, 16) for peer in routers)) == ()
+    assert problems(seen(OWN, version=100), seen(OWN, "10.0.0.2", version=101)) == (), "own reflections"
 
 
 @pytest.mark.parametrize(
-    ("claims", "words"),
+    ("identities", "expected"),
     [
-        ([claim("10.1.0.11")], ("10.0.0.11 and 10.1.0.11", "same tag, 11", "another address")),
-        ([claim("10.1.0.14")], ("10.0.0.14 and 10.1.0.14", "same tag, 14")),
-        ([claim("10.0.0.13"), claim("10.1.0.13")], ("10.0.0.13 and 10.1.0.13", "same tag, 13", "another address")),
-        ([claim("10.0.0.12", prefix="10.253.0.12/32")], ("10.253.0.12/32", "10.254.0.0/16", "bgp.identity_prefix")),
-        ([claim("10.0.0.12", prefix="10.254.0.13/32")], ("10.254.0.13/32", "not its own")),
-        ([claim("10.9.0.33")], ("10.9.0.33", "cluster 7", "members.allow", "add it there")),
+        ([seen("10.1.0.11")], ("10.0.0.11 and 10.1.0.11", "same tag, 11", "another address")),
+        ([seen("10.1.0.14")], ("10.0.0.14 and 10.1.0.14", "same tag, 14")),
+        ([seen("10.0.0.13"), seen("10.1.0.13")], ("10.0.0.13 and 10.1.0.13", "same tag, 13", "another address")),
+        ([seen("10.0.0.12", prefix="10.253.0.12/32")], ("10.253.0.12/32", "10.254.0.0/16", "bgp.identity_prefix")),
+        ([seen("10.0.0.12", prefix="10.254.0.13/32")], ("10.254.0.13/32", "not its own")),
+        ([seen("10.9.0.33")], ("10.9.0.33", "cluster 7", "members.allow", "add it there")),
         (
-            [claim("10.0.0.12", "10.0.0.1", 5, origin=65002), claim("10.0.0.12", "10.0.0.2", 6, origin=65003)],
+            [seen("10.0.0.12", "10.0.0.1", 5, origin=65002), seen("10.0.0.12", "10.0.0.2", 6, origin=65003)],
             ("10.0.0.12", "two nodes", "10.0.0.1 (from AS 65002)", "10.0.0.2 (from AS 65003)", "stop one of them"),
         ),
-        ([claim("10.0.0.12", version=5), claim("10.0.0.12", version=5, prefix="10.253.0.12/32")], ("10.253.0.12/32",)),
-        ([claim(OWN, version=7, origin=65009)], ("this node's address 10.0.0.11", "(from AS 65009)", "stop one")),
+        ([seen("10.0.0.12", version=5), seen("10.0.0.12", version=5, prefix="10.253.0.12/32")], ("10.253.0.12/32",)),
+        ([seen(OWN, version=7, origin=65009)], ("this node's address 10.0.0.11", "(from AS 65009)", "stop one")),
     ],
     ids=[
         "own tag",
@@ -76,27 +75,29 @@ def test_a_sound_cluster_has_no_problem() -> None:
         "own address",
     ],
 )
-def test_a_contradiction_is_told_with_what_to_do(claims: list[SeenIdentity], words: tuple[str, ...]) -> None:
-    lines = told(*claims)
+def test_contradiction_becomes_a_problem_with_what_to_do(
+    identities: list[SeenIdentity], expected: tuple[str, ...]
+) -> None:
+    lines = problems(*identities)
     assert lines
-    assert any(all(word in line for word in words) for line in lines), lines
+    assert any(all(part in line for part in expected) for line in lines), lines
 
 
-def test_what_passes_is_not_told() -> None:
-    """An update that one router hands on before the other, again and again."""
+def test_short_contradiction_is_no_problem() -> None:
+    """One router propagates each update before the other."""
     conflicts = Conflicts(CONFIG, IPv4Address(OWN))
     for second in range(100):
         versions = (second, second - second % 2)
         conflicts.observe(
-            [claim("10.0.0.12", str(peer), v) for peer, v in enumerate(versions)], MEMBERS, OWN_VERSIONS, second
+            [seen("10.0.0.12", str(peer), v) for peer, v in enumerate(versions)], MEMBERS, OWN_VERSIONS, second
         )
         assert conflicts.problems == ()
 
 
-def test_a_problem_that_was_solved_is_told_no_longer() -> None:
+def test_solved_problem_disappears() -> None:
     conflicts = Conflicts(CONFIG, IPv4Address(OWN))
-    for second in (0, STANDS_S):
-        conflicts.observe([claim(OWN, version=5 + int(second))], MEMBERS, OWN_VERSIONS, second)
-    assert len(conflicts.problems) == 1, "though the other's version grows"
-    conflicts.observe([], MEMBERS, OWN_VERSIONS, STANDS_S + 1)
+    for second in (0, MIN_DURATION_S):
+        conflicts.observe([seen(OWN, version=5 + int(second))], MEMBERS, OWN_VERSIONS, second)
+    assert len(conflicts.problems) == 1, "although the other's version grows"
+    conflicts.observe([], MEMBERS, OWN_VERSIONS, MIN_DURATION_S + 1)
     assert conflicts.problems == ()

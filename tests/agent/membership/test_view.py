@@ -10,7 +10,7 @@ from agent.membership.view import HEARING_TIMEOUT_S, LOST_KEPT_S, MASS_WINDOW_S,
 from agent.model import Share, State
 
 A, B, C, D, E = (IPv4Address(f"10.0.0.{number}") for number in range(11, 16))
-DOWN = PeerReport(up=False, told={})
+DOWN = PeerReport(up=False, advertisements={})
 
 
 def told(address: IPv4Address, state: State = State.UP, weight: int = 100, version: int = 0) -> Advertisement:
@@ -18,7 +18,7 @@ def told(address: IPv4Address, state: State = State.UP, weight: int = 100, versi
 
 
 def up(*identities: Advertisement, since: float = 0.0) -> PeerReport:
-    return PeerReport(up=True, told={identity.address: identity for identity in identities}, since=since)
+    return PeerReport(up=True, advertisements={identity.address: identity for identity in identities}, since=since)
 
 
 def states(view: View) -> dict[IPv4Address, State]:

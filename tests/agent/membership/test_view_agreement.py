@@ -202,11 +202,15 @@ class Fabric:
         """What holds at any time, however much the nodes disagree."""
         seen = {member.address: member for member in node.view.members}
         live = [report for report in reports.values() if report.up]
-        told = {a: max(r.told[a].version for r in live if a in r.told) for report in live for a in report.told}
+        told = {
+            a: max(r.advertisements[a].version for r in live if a in r.advertisements)
+            for report in live
+            for a in report.advertisements
+        }
         for router, report in reports.items():
             before = node.reports.get(router)
             if before and before.up and report.up and before.since == report.since:
-                for address in before.told.keys() - told.keys():
+                for address in before.advertisements.keys() - told.keys():
                     node.withdrawn.setdefault(address, self.now)
         node.reports = reports
         for address, version in told.items():

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.announcing.decide import FlapRecord
 from agent.announcing.export_status import ExportStatus, StatusEntry
+from agent.announcing.hold_down import FlapRecord
 from agent.membership.identity_version import Version
 from agent.model import Member, Share, State
 from agent.node.saved_state import SavedState, load, save
