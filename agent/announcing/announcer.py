@@ -20,7 +20,6 @@ from agent.announcing.hold_down import FlapRecord, after_flap, is_fault
 from agent.announcing.order import Order, OrderKind, in_force, order_for, with_orders, without_orders
 from agent.config.schema import Config
 from agent.model import Announcement
-from agent.node.plan import Condition, announcement
 
 log = logging.getLogger("anylb")
 
@@ -58,16 +57,15 @@ class Announcer:
         self.flaps = {vip: record for vip, record in self.flaps.items() if vip not in vips}
         self._save(without_orders(self.orders, vips, kind))
 
-    def decide(self, condition: Condition, untaken: Collection[str], now: float, wall: float) -> None:
-        """Decide whether each VIP is announced. `untaken` as in plan.announcement."""
+    def decide(self, allowed: Mapping[Address, Announcement], now: float, wall: float) -> None:
+        """Decide whether each VIP is announced. `allowed`: the decision of the node's condition alone, for each."""
         remaining = in_force(self.orders, wall)
         for order in self.orders - remaining:
             log.info("%s: order expired (%s)", order.vip, order.why)
         self._save(remaining)
         for vip in self._config.vips:
             before = self.announcements.get(vip)
-            allowed = announcement(self._config, vip, condition, untaken)
-            new = decide(allowed, order_for(remaining, vip), self.flaps.get(vip), now)
+            new = decide(allowed[vip], order_for(remaining, vip), self.flaps.get(vip), now)
             if is_fault(before, new):
                 self.flaps[vip] = after_flap(self.flaps.get(vip), now)
             if new != before:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The VIPs on lo: kept while they are configured, taken off when routers have stopped sending their packets here."""
+"""The VIPs on lo: kept while they are configured, removed when routers no longer send their packets here. I/O only."""
 
 from __future__ import annotations
 
@@ -7,57 +7,61 @@ import asyncio
 import logging
 import socket
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from pyroute2.netlink.exceptions import NetlinkError
 
+from agent.address import Address
 from agent.errors import AgentError
-
-if TYPE_CHECKING:
-    from agent.node.agent import Agent
+from agent.netlink.connection import Netlink
+from agent.netlink.vip import put_vips, remove_vips
 
 log = logging.getLogger("anylb")
 
 KEEP_S = 5.0
-"""How often the VIPs on lo and the interface are looked at."""
+"""The interval between two checks of the VIPs on lo and of the interfaces."""
 CONVERGE_S = 1.0
-"""How long routers get to act on a withdrawal that ExaBGP has taken in."""
-LOOK_S = 0.1
+"""How long routers get to act on a withdrawal that no adj-rib-out holds any more."""
+CHECK_S = 0.1
 
 
-async def keep_for_ever(agent: Agent) -> None:
-    """Put back what others take away: a VIP that is gone from lo would have its packets refused or sent away."""
-    known = {agent.interface.name: agent.interface.index}
-    if agent.datapath is not None:
-        known |= {one.interface: one.ifindex for one in agent.datapath.uplinks}
+async def keep_vips(
+    netlink: Netlink, vips: Collection[Address], interfaces: Sequence[str], indexes: Mapping[str, int]
+) -> None:
+    """Put back, forever, VIPs that something removes from lo: without it their packets would be refused or sent away.
+
+    `indexes` are the interfaces that the agent uses, by name. Raises AgentError when one of them was created again.
+    """
     while True:
         await asyncio.sleep(KEEP_S)
         try:
-            await agent.netlink.put_vips(agent.config.vips, agent.config.node.names)
-            anew = [name for name, index in known.items() if socket.if_nametoindex(name) != index]
+            await put_vips(netlink, vips, interfaces)
+            new = [name for name, index in indexes.items() if socket.if_nametoindex(name) != index]
         except (AgentError, NetlinkError, OSError) as error:
             log.warning("%s", error)
             continue
-        if anew:
-            raise AgentError(f"{', '.join(anew)} was made anew; the agent must be started again for it")
+        if new:
+            raise AgentError(f"{', '.join(new)} was created again; restart the agent to use it")
 
 
-async def retire(agent: Agent) -> None:
-    """Take VIPs that left the configuration out of the data path and off lo, once their withdrawal is confirmed.
+async def retire_vips(
+    netlink: Netlink, vips: Collection[Address], withdrawn: Callable[[], bool], retire_services: Callable[[], None]
+) -> None:
+    """Remove VIPs that left the configuration from the data path and from lo, once their withdrawal is confirmed.
 
-    Before that routers send their packets here: without the service this node would answer other nodes' connections
-    with a reset, and without the VIP they would go astray. While nothing can be confirmed they stay; it harms nobody.
+    Until then routers send their packets here: without the service this node would answer other nodes' connections
+    with a reset, and without the VIP it would route them away. While nothing confirms it they stay, which is harmless.
+
+    `withdrawn` is True when no peer's adj-rib-out holds them; `retire_services` removes them from the data path.
     """
-    quiet_since: float | None = None
-    while agent.retiring and (quiet_since is None or time.monotonic() - quiet_since < CONVERGE_S):
-        if not agent.withdrawn(agent.retiring):
-            quiet_since = None
-        elif quiet_since is None:
-            quiet_since = time.monotonic()
-        await asyncio.sleep(LOOK_S)
-    if agent.applier is not None:
-        agent.applier.retire()
-    await agent.netlink.remove_vips(agent.retiring)
-    for vip in agent.retiring:
-        log.info("%s: withdrawn, and taken off lo: it is not configured any more", vip)
-    agent.retiring = frozenset()
+    withdrawn_since: float | None = None
+    while vips and (withdrawn_since is None or time.monotonic() - withdrawn_since < CONVERGE_S):
+        if not withdrawn():
+            withdrawn_since = None
+        elif withdrawn_since is None:
+            withdrawn_since = time.monotonic()
+        await asyncio.sleep(CHECK_S)
+    retire_services()
+    await remove_vips(netlink, vips)
+    for vip in vips:
+        log.info("%s: withdrawn, and removed from lo: it is no longer configured", vip)

@@ -57,7 +57,8 @@ def _speaker(path: Path) -> SpeakerConfig:
 def own_ends(settings: Config) -> LocalAddresses:
     """This node's ends of its sessions. Raises AgentError as `own_interface` does."""
     from agent.announcing.speaker_config import LocalAddresses
-    from agent.netlink.netlink import link_locals, own_interface
+    from agent.netlink.connection import link_locals
+    from agent.node.own_interface import own_interface
 
     async def ask() -> LocalAddresses:
         here = await own_interface(settings)

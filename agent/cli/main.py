@@ -89,8 +89,8 @@ def agent() -> None:
 @xdp_option
 def agent_run(path: Path, xdp: str | None) -> None:
     """Be the agent, in the foreground (lb-agent.service)."""
-    from agent.daemon.process import Paths
     from agent.daemon.start import start
+    from agent.paths import Paths
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
 
@@ -117,8 +117,8 @@ def agent_reload(socket: Path, output: str) -> None:
 @agent.command("detach")
 def agent_detach() -> None:
     """Take XDP program and tables off this node. The agent must be stopped; connections that it forwards break."""
-    from agent.daemon.process import Paths
     from agent.daemon.start import detach
+    from agent.paths import Paths
 
     click.echo("detached" if detach(Paths()) else "nothing was attached")
 

@@ -16,10 +16,10 @@ from concurrent.futures import Future
 
 from agent.config.schema import Config
 from agent.control import server as control
-from agent.daemon.process import Paths
 from agent.errors import AgentError
-from agent.netlink.netlink import own_interface
 from agent.node.agent import Agent
+from agent.node.own_interface import own_interface
+from agent.paths import Paths
 from bgp.errors import BgpError
 from bpf.attach.datapath import DataPath
 from bpf.errors import BpfError

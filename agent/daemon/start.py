@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's start: the data path is opened, and compiled if need be, while the rest is still being imported.
+"""The agent's start: a thread opens the data path, and compiles it if need be, while the rest is still being imported.
 
-Compiling takes a child as long as the imports take this process: in turn they would be twice as long on two cores.
+The child that compiles takes as long as this process's imports: one after the other they would take twice as long on
+two cores.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from typing import TYPE_CHECKING, Literal
 
 from agent.config.epoch import supported_epochs
 from agent.config.schema import Config
-from agent.daemon.process import Paths, only_one, prepare, spare_memory
+from agent.daemon.lock import only_agent
+from agent.daemon.memory import release_freed_memory
+from agent.paths import Paths
 
 if TYPE_CHECKING:
     from bpf.attach.datapath import DataPath
@@ -23,38 +26,36 @@ log = logging.getLogger("anylb")
 
 
 def start(load: Callable[[], Config], paths: Paths) -> None:
-    """Be the agent of this node until SIGTERM or SIGINT. Raises AgentError, BpfError or BgpError when it cannot.
+    """Run the agent of this node until SIGTERM or SIGINT. Raises AgentError, BpfError or BgpError when it cannot.
 
     `load` reads the configuration, now and at each reload.
     """
     config = load()
-    spare_memory()
-    prepare(paths.run)
-    with only_one(paths.lock), ThreadPoolExecutor(1) as early:
+    release_freed_memory()
+    with only_agent(paths.lock), ThreadPoolExecutor(1) as opener:
 
-        def opening(config: Config) -> Future[DataPath] | None:
+        def open_datapath(config: Config) -> Future[DataPath] | None:
             mode = config.xdp.mode
             if mode != "off":
-                return early.submit(_open, config, paths, mode)
-            # In the thread even so: at a reload this one runs an event loop, and netlink by pyroute2 wants its own.
-            if early.submit(_take_away, paths).result():
-                log.info("took the XDP program of an earlier run away: xdp.mode is off")
+                return opener.submit(_open, config, paths, mode)
+            # In the thread too: at a reload this one runs an event loop, and pyroute2 needs its own for netlink.
+            if opener.submit(_remove_datapath, paths).result():
+                log.info("removed the XDP program of an earlier run: xdp.mode is off")
             return None
 
-        first = opening(config)
+        opening = open_datapath(config)
         from agent.daemon.lifecycle import run
 
-        asyncio.run(run(config, paths, first, load, opening))
+        asyncio.run(run(config, paths, opening, load, open_datapath))
 
 
 def detach(paths: Paths) -> bool:
-    """Take programs, maps and attachments off this node; whether there were any. AgentError while an agent runs."""
-    prepare(paths.run)
-    with only_one(paths.lock):
-        return _take_away(paths)
+    """Remove programs, maps and attachments from this node; True if there were any. AgentError while an agent runs."""
+    with only_agent(paths.lock):
+        return _remove_datapath(paths)
 
 
-def _take_away(paths: Paths) -> bool:
+def _remove_datapath(paths: Paths) -> bool:
     from bpf.attach.datapath import take_away
 
     return take_away(paths.pins)
@@ -64,8 +65,8 @@ def _open(config: Config, paths: Paths, mode: Literal["auto", "native", "generic
     from agent.node import saved_state
     from bpf.attach.datapath import DataPath
 
-    # What nothing here needs is left out of the program. A VIP that has left the file is still needed for a while, and
-    # other nodes may send to any address inside members.allow, whatever this one does.
+    # The program leaves out what nothing here needs. A VIP that has left the file is still needed for a while, and
+    # other nodes may send to any address inside members.allow, whatever this node's own configuration is.
     vips = saved_state.load(paths.state).vips.union(config.vips)
     ipv6 = any(one.version == 6 for one in (*config.members.allow, *vips))
     return DataPath.open(

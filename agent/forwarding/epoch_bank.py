@@ -18,8 +18,8 @@ from ipaddress import IPv4Address
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.forwarding.grace import Grace
 from agent.model import Candidate
-from agent.node.plan import Grace
 from agent.table import algorithm
 from agent.table.epoch import Epoch, EpochSwitch, EpochUse
 from agent.table.table import Table

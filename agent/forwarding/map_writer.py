@@ -18,8 +18,8 @@ from agent.config.service import ServiceConfig
 from agent.errors import AgentError
 from agent.forwarding.epoch_bank import EpochBanks
 from agent.forwarding.next_hop import NextHop
+from agent.forwarding.node_index import node_indexes
 from agent.model import Candidate
-from agent.node.plan import node_indexes
 from agent.table.epoch import Epoch, EpochSwitch, EpochUse
 from bpf.attach.datapath import DataPath
 from bpf.layout.conf import NodeConf

@@ -18,8 +18,8 @@ from agent.config.schema import Config
 from agent.config.service import ServiceConfig
 from agent.errors import AgentError
 from agent.forwarding.map_writer import MapWriter, key_of
-from agent.forwarding.next_hop import Link
-from agent.netlink.netlink import Netlink
+from agent.netlink.connection import Netlink
+from agent.netlink.link import Link
 from bpf.attach.datapath import DataPath
 from bpf.errors import BpfError
 from bpf.layout.service import ServiceKey
@@ -102,7 +102,7 @@ class MssClampKeeper:
         mtus = [link.mtu for link in links.values() if link.name in names] + self._applier.mtus()
         self.limits = limits(self._config, min(mtus, default=_MTU))
         self._datapath.tables.set_mss(self.limits)
-        ways = [way for vip in {key.vip for key in self.limits} for way in await self._netlink.leaves_by(vip)]
+        ways = [way for vip in {key.vip for key in self.limits} for way in await self._netlink.default_egress(vip)]
         wanted = interfaces(links, names, ways) if self.limits else []
         clamp = self._datapath.clamp
         failed = await asyncio.to_thread(clamp.put, wanted)

@@ -19,35 +19,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from agent.address import Address
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """An interface. `lower` is what a VLAN device stands on, `master` the bond or bridge above it; 0 for none."""
-
-    index: int
-    name: str
-    mac: bytes
-    mtu: int
-    up: bool = True
-    lower: int = 0
-    vlan: int = 0
-    master: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class KernelRoute:
-    """The kernel's route to an address. `gateway` is None if it is on the link; `mtu` 0 if the route sets none."""
-
-    address: Address
-    ifindex: int
-    gateway: Address | None = None
-    mtu: int = 0
-
-    @property
-    def neighbor(self) -> tuple[int, Address]:
-        """Whose MAC is wanted: interface and address."""
-        return self.ifindex, self.gateway or self.address
+from agent.netlink.link import Link
+from agent.netlink.route import KernelRoute
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,11 @@ from typing import Final
 from pyroute2.netlink.exceptions import NetlinkError
 
 from agent.address import Address
-from agent.forwarding.next_hop import KernelRoute, Link, NextHop, next_hop, unresolved
-from agent.netlink.netlink import Netlink, NetlinkEvent, NetlinkMonitor
+from agent.forwarding.next_hop import NextHop, next_hop, unresolved
+from agent.netlink.connection import Netlink
+from agent.netlink.link import Link
+from agent.netlink.monitor import NetlinkEvent, NetlinkMonitor
+from agent.netlink.route import KernelRoute
 
 log = logging.getLogger("anylb")
 
@@ -132,7 +135,7 @@ class RouteMonitor:
         due = self._addresses if self._routes_changed else self._addresses - self._ways.keys()
         self._routes_changed = False
         for address in due:
-            self._ways[address] = await self._netlink.way(address)
+            self._ways[address] = await self._netlink.route(address)
 
     def _decide(self) -> None:
         for address in self._addresses & self._ways.keys():

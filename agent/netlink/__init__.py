@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel's network state: interfaces, addresses, routes, neighbors, and events about them. I/O only."""
+"""The kernel's network state: links, addresses, routes, neighbors, and events about them. Decides nothing."""

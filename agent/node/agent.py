@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import pwd
 import socket
 import time
 from collections.abc import Iterable, Mapping
@@ -22,7 +23,6 @@ from agent.announcing.announcer import Announcer
 from agent.announcing.export_status import export_statuses
 from agent.config.epoch import supported_epochs
 from agent.config.schema import Config
-from agent.daemon.process import Paths, uids_of
 from agent.errors import AgentError
 from agent.forwarding.map_writer import MapWriter
 from agent.forwarding.mss_clamp import MssClampKeeper
@@ -33,10 +33,13 @@ from agent.membership import identity, identity_version
 from agent.membership.prober import Prober
 from agent.membership.view import View
 from agent.model import Announcement, Member, Share, State
-from agent.netlink.netlink import Interface, Netlink
+from agent.netlink.connection import Netlink
+from agent.netlink.vip import put_vips
 from agent.node import saved_state
-from agent.node.plan import Condition, candidates, own_share, takers
+from agent.node.own_interface import Interface
+from agent.node.plan import Condition, announcement, candidates, own_share, takers
 from agent.node.problems import Problems, unlisted_interfaces
+from agent.paths import Paths
 from agent.table import epoch
 from agent.table.epoch import EpochSwitch
 from bgp.relay.client import RelayClient
@@ -85,7 +88,7 @@ class Agent:
         if datapath:
             ends = interface.address, interface.address6
             self.applier = MapWriter(config, self.epochs, datapath, *ends, self.all_denied)
-        self.relay = RelayClient(paths.relay, uids_of(config.bgp.user), self._heard)
+        self.relay = RelayClient(paths.relay, _relay_uids(config.bgp.user), self._heard)
         self.prober = Prober(config, interface.address, self._version_to_answer, self._answered)
         self.membership_known = False
         self.stopping = False
@@ -223,7 +226,7 @@ class Agent:
     async def put_vips(self) -> None:
         """Before `run`: the VIPs on lo. AgentError: that cannot be, and the agent is not to be run."""
         try:
-            await self.netlink.put_vips(self.config.vips, self.config.node.names)
+            await put_vips(self.netlink, self.config.vips, self.config.node.names)
         except AgentError:
             self.netlink.close()
             raise
@@ -236,8 +239,8 @@ class Agent:
                 tasks.create_task(self.prober.run()),
                 tasks.create_task(self._reconcile_for_ever()),
                 tasks.create_task(self._tick_for_ever()),
-                tasks.create_task(loopback.keep_for_ever(self)),
-                tasks.create_task(loopback.retire(self)),
+                tasks.create_task(self._keep_vips()),
+                tasks.create_task(self._retire_vips()),
                 *(tasks.create_task(check_for_ever(s, self.health, self._wake.set)) for s in self.config.services),
             ]
             if self.routes is not None:
@@ -249,6 +252,21 @@ class Agent:
             for task in running:
                 task.cancel()
         self.netlink.close()
+
+    async def _keep_vips(self) -> None:
+        indexes = {self.interface.name: self.interface.index}
+        if self.datapath is not None:
+            indexes |= {one.interface: one.ifindex for one in self.datapath.uplinks}
+        await loopback.keep_vips(self.netlink, self.config.vips, self.config.node.names, indexes)
+
+    async def _retire_vips(self) -> None:
+        vips = self.retiring
+        await loopback.retire_vips(self.netlink, vips, lambda: self.withdrawn(vips), self._retire_services)
+        self.retiring = frozenset()
+
+    def _retire_services(self) -> None:
+        if self.applier is not None:
+            self.applier.retire()
 
     async def _reconcile_for_ever(self) -> None:
         while True:
@@ -334,7 +352,8 @@ class Agent:
         condition = self.condition
         members = self.members()
         untaken = {s.name for s in self.config.services if not takers(candidates(identity.service_id_of(s), members))}
-        self.announcer.decide(condition, untaken, time.monotonic(), time.time())
+        allowed = {vip: announcement(self.config, vip, condition, untaken) for vip in self.config.vips}
+        self.announcer.decide(allowed, time.monotonic(), time.time())
         wanted = {vip: a.method for vip, a in self.announcements.items() if a.wanted and not self.stopping}
         self.begun |= wanted.keys()
         here, shares = self.interface, self.own_shares()
@@ -401,3 +420,11 @@ class Agent:
         # A relay that is just being connected to, or started again, hears it within this time too.
         while time.monotonic() < deadline and not self.withdrawn(self.config.vips):
             await asyncio.sleep(0.02)
+
+
+def _relay_uids(user: str) -> set[int]:
+    """Return who may serve the relay's socket: the BGP user, and root. Raises AgentError if there is no such user."""
+    try:
+        return {0, pwd.getpwnam(user).pw_uid}
+    except KeyError:
+        raise AgentError(f"bgp.user: there is no user {user} here; create it or name another") from None

@@ -8,20 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
-
-import numpy as np
-from numpy.typing import NDArray
 
 from agent.address import Address
 from agent.config.schema import Config
 from agent.config.service import ServiceConfig
 from agent.errors import AgentError
 from agent.model import Announcement, Candidate, Member, Share, State
-
-GRACE_S = 10.0
-GRACE_IN_ALL_S = 30.0
-_NS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,49 +111,3 @@ def candidates(service_id: int, members: Iterable[Member]) -> tuple[Candidate, .
         if share is not None:
             found.append(Candidate(member.address, share.weight, share.effective, share.state))
     return tuple(found)
-
-
-def node_indexes(
-    taken: Mapping[IPv4Address, int], wanted: Iterable[IPv4Address], size: int
-) -> dict[IPv4Address, int] | None:
-    """Which entry of the kernel's node array each address has: those that have one keep it, so that no row changes
-    its meaning while it is in use. Index 0 is none. None when the array is full."""
-    indexes = {address: taken[address] for address in wanted if address in taken}
-    # An index that is given up now is not given out again in the same step: the old rows still name it.
-    used = set(taken.values())
-    free = (index for index in range(1, size) if index not in used)
-    for address in sorted(set(wanted) - set(taken)):
-        index = next(free, None)
-        if index is None:
-            return None
-        indexes[address] = index
-    return indexes
-
-
-@dataclass(frozen=True, slots=True)
-class Grace:
-    """Until when each row drops a packet that nobody claims: CLOCK_MONOTONIC ns, uint64 of shape (rows,)."""
-
-    until: NDArray[np.uint64]
-    first: NDArray[np.uint64]
-    """When the row's present run of changes began."""
-    last: NDArray[np.uint64]
-    """When the row changed last. A run ends when it has not changed for `GRACE_S`."""
-
-    @staticmethod
-    def of(until: NDArray[np.uint64]) -> Grace:
-        """The grace that an earlier agent left; its runs count as ended."""
-        return Grace(until, np.zeros_like(until), np.zeros_like(until))
-
-    def after(self, changed: NDArray[np.bool_], now: float) -> Grace:
-        """The grace when these rows change now: `GRACE_S` more, `GRACE_IN_ALL_S` at most since the run began.
-
-        While a row changes, the node that holds a connection may be one that no visited chain names yet. Dropped, the
-        packet is sent again by TCP and finds it; delivered, it would be answered with a reset. The bound keeps a row
-        that never comes to rest from swallowing packets for good.
-        """
-        now_ns, grace_ns = np.uint64(int(now * _NS)), np.uint64(int(GRACE_S * _NS))
-        first = np.where(changed & (self.last + grace_ns <= now_ns), now_ns, self.first)
-        extended = np.minimum(now_ns + grace_ns, first + np.uint64(int(GRACE_IN_ALL_S * _NS)))
-        until = np.where(changed, np.maximum(self.until, extended), self.until)
-        return Grace(until, first, np.where(changed, now_ns, self.last))

@@ -4,14 +4,14 @@
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from agent.address import Address
 from agent.announcing import order_file
 from agent.announcing.announcer import MAX_UNREAD, Announcer
 from agent.announcing.export_status import ExportStatus
 from agent.announcing.order import Order, OrderKind
 from agent.config.file import parse
 from agent.config.schema import Config
-from agent.model import Method
-from agent.node.plan import Condition
+from agent.model import Announcement, Method
 
 TEXT = """\
 cluster: 7
@@ -23,6 +23,7 @@ members: {allow: [10.0.0.0/24]}
 xdp: {mode: "off"}
 """
 VIP = IPv4Address("192.0.2.10")
+HEALTHY, SICK = Announcement(True, "healthy"), Announcement(False, "unhealthy: web", fault=True)
 WALL = 1_700_000_000.0  # 2023-11-14 22:13:20Z
 
 
@@ -34,17 +35,17 @@ def config() -> Config:
     return parse(TEXT, "lb.yml")
 
 
-def condition(healthy: bool = True) -> Condition:
-    return Condition(forwarding=True, healthy={"web": healthy}, begun=frozenset({VIP}))
+def allowed(healthy: bool = True) -> dict[Address, Announcement]:
+    return {VIP: HEALTHY if healthy else SICK}
 
 
 def test_flapping_service_changes_the_route_less_and_less_often(tmp_path: Path) -> None:
     """The service goes up and down each second for a minute: without hold-down that is 30 announcements."""
     announcer = Announcer(config(), tmp_path / "orders.json", {}, ())
-    announcer.decide(condition(), (), 0.0, WALL)
+    announcer.decide(allowed(), 0.0, WALL)
     ups, before = 0, True
     for tick in range(1, 61):
-        announcer.decide(condition(tick % 2 == 0), (), float(tick), WALL)
+        announcer.decide(allowed(tick % 2 == 0), float(tick), WALL)
         now = announcer.announcements[VIP].wanted
         assert not (now and tick % 2), "a withdrawal is never delayed"
         ups, before = ups + (now and not before), now
@@ -52,10 +53,10 @@ def test_flapping_service_changes_the_route_less_and_less_often(tmp_path: Path) 
     assert announcer.flaps[VIP].count == 5
     # The next agent continues the hold-down, and an operator can end it.
     successor = Announcer(config(), tmp_path / "orders.json", announcer.flaps, ())
-    successor.decide(condition(), (), 61.0, WALL)
+    successor.decide(allowed(), 61.0, WALL)
     assert not successor.announcements[VIP].wanted
     successor.remove_orders([VIP], OrderKind.DOWN)
-    successor.decide(condition(), (), 61.0, WALL)
+    successor.decide(allowed(), 61.0, WALL)
     assert successor.announcements[VIP].wanted
 
 
@@ -63,13 +64,13 @@ def test_orders_outlive_the_agent_and_expire_while_none_runs(tmp_path: Path) -> 
     path = tmp_path / "lib" / "orders.json"
     first = Announcer(config(), path, {}, ())
     first.add_orders([order(until=WALL + 60), order(OrderKind.DRAIN, Method.PREPEND)])
-    first.decide(condition(), (), 0.0, WALL + 1)
+    first.decide(allowed(), 0.0, WALL + 1)
     assert not first.announcements[VIP].wanted
     second = Announcer(config(), path, {}, ())
-    second.decide(condition(), (), 0.0, WALL + 59)
+    second.decide(allowed(), 0.0, WALL + 59)
     assert not second.announcements[VIP].wanted
     third = Announcer(config(), path, {}, ())
-    third.decide(condition(), (), 0.0, WALL + 61)
+    third.decide(allowed(), 0.0, WALL + 61)
     assert third.announcements[VIP].method is Method.PREPEND
     assert order_file.load(path) == {order(OrderKind.DRAIN, Method.PREPEND)}
     third.remove_orders([VIP], OrderKind.DRAIN)
@@ -81,10 +82,10 @@ def test_orders_apply_when_they_cannot_be_saved_and_the_error_is_reported(tmp_pa
     announcer = Announcer(config(), tmp_path / "lib" / "orders.json", {}, ())
     announcer.add_orders([order()])
     assert announcer.save_error is not None
-    announcer.decide(condition(), (), 0.0, WALL)
+    announcer.decide(allowed(), 0.0, WALL)
     assert not announcer.announcements[VIP].wanted
     (tmp_path / "lib").unlink()
-    announcer.decide(condition(), (), 0.0, WALL)
+    announcer.decide(allowed(), 0.0, WALL)
     assert announcer.save_error is None
     assert order_file.load(tmp_path / "lib" / "orders.json") == {order()}
 

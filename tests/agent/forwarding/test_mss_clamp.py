@@ -7,7 +7,7 @@ import pytest
 
 from agent.config.schema import Config
 from agent.forwarding.mss_clamp import interfaces, limits
-from agent.forwarding.next_hop import Link
+from agent.netlink.link import Link
 from bpf.layout.service import Protocol, ServiceKey
 
 FOUR, SIX = "192.0.2.10", "2001:db8::10"

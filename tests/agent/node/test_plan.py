@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a condition leads to: weights, announcements, node indexes, grace."""
+"""What a condition leads to: weights, announcements, candidates."""
 
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
-import numpy as np
 import pytest
 
 from agent.config.file import parse
@@ -12,14 +11,10 @@ from agent.config.schema import Config
 from agent.errors import AgentError
 from agent.model import Member, Share, State
 from agent.node.plan import (
-    GRACE_IN_ALL_S,
-    GRACE_S,
     Condition,
-    Grace,
     announcement,
     candidates,
     effective_weight,
-    node_indexes,
     own_share,
 )
 
@@ -35,7 +30,6 @@ xdp: {mode: MODE}
 """
 VIP = IPv4Address("192.0.2.10")
 A, B, C = (IPv4Address("10.0.0.11") + i for i in range(3))
-NS = 1_000_000_000
 
 
 def config(mode: str = "auto") -> Config:
@@ -164,49 +158,3 @@ def test_candidates_leave_out_those_that_left_and_strip_the_lost() -> None:
         (C, 100, 0, State.LOST),
     ]
     assert candidates(6, [member(A, State.UP)]) == ()
-
-
-def test_node_indexes_keep_their_meaning() -> None:
-    first = node_indexes({}, [B, A], 8)
-    assert first == {A: 1, B: 2}
-    # A goes and C comes in one step: C must not take A's index, which the old rows still name.
-    assert node_indexes(first, [B, C], 8) == {B: 2, C: 3}
-    assert node_indexes({B: 2}, [B, C], 8) == {B: 2, C: 1}
-
-
-def test_node_indexes_run_out() -> None:
-    assert node_indexes({}, [A, B], 3) == {A: 1, B: 2}
-    assert node_indexes({}, [A, B, C], 3) is None
-
-
-def test_grace_begins_and_ends() -> None:
-    changed = np.array([True, False])
-    grace = Grace.of(np.zeros(2, np.uint64)).after(changed, 100.0)
-    assert grace.until.tolist() == [int((100 + GRACE_S) * NS), 0]
-    # A change of another row leaves it alone.
-    assert grace.after(~changed, 105.0).until.tolist() == [int((100 + GRACE_S) * NS), int((105 + GRACE_S) * NS)]
-
-
-def test_grace_is_bounded_over_a_run_of_changes() -> None:
-    changed, grace = np.array([True]), Grace.of(np.zeros(1, np.uint64))
-    for now in range(0, 300, 5):
-        grace = grace.after(changed, 1000.0 + now)
-        assert grace.until[0] <= (1000 + GRACE_IN_ALL_S) * NS
-    # Only when the row has been at rest for a time does another change begin another run.
-    grace = grace.after(changed, 1295.0 + GRACE_S)
-    assert grace.until[0] == (1295 + 2 * GRACE_S) * NS
-
-
-def test_grace_of_an_earlier_agent_is_kept() -> None:
-    left = np.array([50 * NS, 0], np.uint64)
-    assert Grace.of(left).after(np.array([False, True]), 45.0).until.tolist() == [50 * NS, (45 + GRACE_S) * NS]
-
-
-def test_grace_never_shrinks() -> None:
-    changed, grace = np.array([True]), Grace.of(np.zeros(1, np.uint64))
-    last = 0
-    for now in (100.0, 109.0, 118.0, 124.0, 129.9):
-        grace = grace.after(changed, now)
-        assert int(grace.until[0]) >= last
-        last = int(grace.until[0])
-    assert last == (100 + GRACE_IN_ALL_S) * NS

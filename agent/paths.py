@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files and folders that the agent and lbctl share with the machine. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where the agent keeps its files. Everything in `run` is gone after a reboot."""
+
+    run: Path = Path("/run/anylb")
+    pins: Path = Path("/sys/fs/bpf/anylb")
+    relay: Path = Path("/run/anylb-bgp/relay.sock")
+    kept: Path = Path("/var/lib/anylb")
+    programs: Path = Path("/var/cache/anylb")
+    """Compiled programs, for the next start."""
+
+    @property
+    def lock(self) -> Path:
+        """The file that the agent locks while it runs."""
+        return self.run / "agent.lock"
+
+    @property
+    def control(self) -> Path:
+        """The control socket."""
+        return self.run / "agent.sock"
+
+    @property
+    def state(self) -> Path:
+        """The state that an agent leaves for the next one."""
+        return self.run / "state.json"
+
+    @property
+    def orders(self) -> Path:
+        """The operator's orders for VIPs; they outlive a reboot."""
+        return self.kept / "orders.json"
