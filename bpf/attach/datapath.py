@@ -27,7 +27,9 @@ from bpf.attach.uplink import Mode, Uplink
 from bpf.compiler import compile as compiler
 from bpf.compiler.compile import AnyOptions, LbOptions, MssClampOptions
 from bpf.errors import BpfError
-from bpf.kernel import objects as kernel
+from bpf.kernel.link import detach, link_info
+from bpf.kernel.pin import open_pin
+from bpf.kernel.program import ProgramInfo, program_info
 from bpf.layout import map_spec
 from bpf.layout.limits import ROWS_MAX, ROWS_MIN, UPLINKS
 from bpf.layout.uplink import UplinkEntry
@@ -124,7 +126,7 @@ class DataPath:
         return self.uplinks[0].interface
 
     @property
-    def program(self) -> kernel.ProgInfo:
+    def program(self) -> ProgramInfo:
         """The first interface's program."""
         return self.uplinks[0].program
 
@@ -206,11 +208,11 @@ def take_away(pin_dir: Path) -> bool:
         return filters
     try:
         for pin in _links(pin_dir):
-            link = kernel.open_pin(pin)
+            link = open_pin(pin)
             if link is not None:
                 try:
-                    if kernel.link_info(link).ifindex:  # else the interface is gone, and its attachment with it
-                        kernel.detach(link)
+                    if link_info(link).ifindex:  # else the interface is gone, and its attachment with it
+                        detach(link)
                 finally:
                     os.close(link)
             pin.unlink()
@@ -232,7 +234,7 @@ def _programs(
     missing = {path: options for path, options in wanted.items() if path not in fds}
     errors = compiler.build_all(maps, missing, kept=kept) if missing else {}
     for path in missing.keys() - errors.keys():
-        fd = kernel.open_pin(path)
+        fd = open_pin(path)
         if fd is None:
             raise BpfError(f"{path}: the program that was just pinned here is gone")
         fds[path] = fd
@@ -241,8 +243,8 @@ def _programs(
 
 def _pinned(path: Path, tables: Maps) -> int | None:
     """Open a pinned program; None if there is none for these maps."""
-    fd = kernel.open_pin(path)
-    if fd is None or kernel.prog_info(fd).map_ids <= tables.map_ids():
+    fd = open_pin(path)
+    if fd is None or program_info(fd).map_ids <= tables.map_ids():
         return fd
     os.close(fd)  # made for maps that were removed since
     path.unlink()

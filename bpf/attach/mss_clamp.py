@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from bpf.errors import BpfError
-from bpf.kernel import objects as kernel
+from bpf.kernel.program import program_info
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
@@ -41,7 +41,7 @@ class MssClampFilter:
         self.error = error
         self._pin_dir = pin_dir
         self._prog_fd = prog_fd
-        self._name = f"{_NAME} {kernel.prog_info(prog_fd).id}" if prog_fd is not None else ""
+        self._name = f"{_NAME} {program_info(prog_fd).id}" if prog_fd is not None else ""
         self._swept = False
 
     def put(self, interfaces: Iterable[str]) -> dict[str, str | None]:

@@ -14,7 +14,18 @@ from pathlib import Path
 from typing import Final, Literal
 
 from bpf.errors import BpfError
-from bpf.kernel import objects as kernel
+from bpf.kernel.link import (
+    XDP_FLAGS_DRV_MODE,
+    XDP_FLAGS_SKB_MODE,
+    LinkInfo,
+    attach_xdp,
+    detach,
+    link_info,
+    replace_program,
+)
+from bpf.kernel.pin import open_pin, pin_object
+from bpf.kernel.program import program_info, program_name
+from bpf.kernel.xdp import xdp_state
 from bpf.layout.uplink import UplinkEntry
 
 Mode = Literal["auto", "native", "generic"]
@@ -23,7 +34,7 @@ _SIOCGIFHWADDR: Final = 0x8927  # linux/sockios.h
 _SIOCETHTOOL: Final = 0x8946
 _ETHTOOL_GDRVINFO: Final = 3  # linux/ethtool.h
 _NOT_FOR_LACK_OF_DRIVER: Final = {errno.EPERM, errno.EBUSY, errno.EEXIST, errno.ENODEV}
-_FLAGS: Final = {"native": kernel.XDP_FLAGS_DRV_MODE, "generic": kernel.XDP_FLAGS_SKB_MODE}
+_FLAGS: Final = {"native": XDP_FLAGS_DRV_MODE, "generic": XDP_FLAGS_SKB_MODE}
 
 
 class Uplink:
@@ -31,7 +42,7 @@ class Uplink:
 
     def __init__(self, interface: str, ifindex: int, wanted: Mode, prog_fd: int, link_pin: Path) -> None:
         self.interface = interface
-        self.program = kernel.prog_info(prog_fd)
+        self.program = program_info(prog_fd)
         self.fallback_reason: str | None = None
         """Why "auto" attached in generic mode; None if it did not, or an earlier process attached."""
         self.ifindex = ifindex
@@ -42,12 +53,12 @@ class Uplink:
     @property
     def mode(self) -> str | None:
         """How it is attached: "native", "generic", or None if it is not."""
-        state = kernel.xdp_state(self.ifindex)
+        state = xdp_state(self.ifindex)
         return state.mode if state.prog_id == self.program.id else None
 
     def let_go(self) -> None:
         """Drop the attachment that an earlier process left at this place, if it does not serve."""
-        link = kernel.open_pin(self._link_pin)
+        link = open_pin(self._link_pin)
         if link is None:
             return
         try:
@@ -59,13 +70,13 @@ class Uplink:
 
     def attach(self) -> None:
         """Attach the program, or replace an older one of ours without losing a packet; after `let_go`."""
-        link = kernel.open_pin(self._link_pin)
+        link = open_pin(self._link_pin)
         if link is None:
             self._attach_anew()
             return
         try:
-            if kernel.link_info(link).prog_id != self.program.id:
-                kernel.replace_program(link, self._prog_fd)
+            if link_info(link).prog_id != self.program.id:
+                replace_program(link, self._prog_fd)
         finally:
             os.close(link)
 
@@ -77,8 +88,8 @@ class Uplink:
 
     def _keeps(self, link: int) -> bool:
         """Whether a link of an earlier attach serves: on this interface, and in the mode that is wanted."""
-        state = kernel.xdp_state(self.ifindex)
-        here = kernel.link_info(link)
+        state = xdp_state(self.ifindex)
+        here = link_info(link)
         on_this = (here.ifindex, here.prog_id) == (self.ifindex, state.prog_id)
         return on_this and self._wanted in ("auto", state.mode)
 
@@ -87,14 +98,14 @@ class Uplink:
         modes = ("native", "generic") if self._wanted == "auto" else (self._wanted,)
         for mode in modes:
             try:
-                link = kernel.attach_xdp(self._prog_fd, self.ifindex, _FLAGS[mode])
+                link = attach_xdp(self._prog_fd, self.ifindex, _FLAGS[mode])
                 break
             except BpfError as error:
                 if mode == modes[-1] or error.errno in _NOT_FOR_LACK_OF_DRIVER:
                     raise BpfError(self._explained(mode, error), error.errno) from None
                 native_error = error
         try:
-            kernel.pin(link, self._link_pin)
+            pin_object(link, self._link_pin)
         finally:
             os.close(link)
         self.fallback_reason = self._explained("native", native_error) if native_error else None
@@ -108,12 +119,12 @@ class Uplink:
 
 def drop(link_pin: Path) -> None:
     """Take off what a pinned link attaches, if there is one, and remove its pin."""
-    link = kernel.open_pin(link_pin)
+    link = open_pin(link_pin)
     if link is None:
         return
     try:
-        if kernel.link_info(link).ifindex:  # else the interface is gone, and its attachment with it
-            kernel.detach(link)
+        if link_info(link).ifindex:  # else the interface is gone, and its attachment with it
+            detach(link)
         link_pin.unlink()
     finally:
         os.close(link)
@@ -121,11 +132,11 @@ def drop(link_pin: Path) -> None:
 
 def interface_of(link_pin: Path) -> int | None:
     """The index of the interface that a pinned link is on; None if there is no such link, or no such interface."""
-    link = kernel.open_pin(link_pin)
+    link = open_pin(link_pin)
     if link is None:
         return None
     try:
-        return kernel.link_info(link).ifindex or None
+        return link_info(link).ifindex or None
     finally:
         os.close(link)
 
@@ -155,19 +166,19 @@ def _driver(sock: socket.socket, interface: str) -> str:
 
 def refuse_foreign(interface: str, ifindex: int, links: list[Path]) -> None:
     """Raise if the interface has an XDP program that none of our own links put there."""
-    state = kernel.xdp_state(ifindex)
+    state = xdp_state(ifindex)
     if not state.prog_id:
         return
     for path in links:
-        link = kernel.open_pin(path)
+        link = open_pin(path)
         if link is not None:
             try:
-                if kernel.link_info(link) == kernel.LinkInfo(state.prog_id, ifindex):
+                if link_info(link) == LinkInfo(state.prog_id, ifindex):
                     return
             finally:
                 os.close(link)
     raise BpfError(
-        f"{interface}: another XDP program is attached ({kernel.prog_name(state.prog_id)}, id {state.prog_id}, "
+        f"{interface}: another XDP program is attached ({program_name(state.prog_id)}, id {state.prog_id}, "
         f"{state.mode}); it is not replaced: take it off (ip link set {interface} xdp off) or use another interface",
         errno.EEXIST,
     )

@@ -20,7 +20,8 @@ from typing import Any, ClassVar, Final
 
 from bpf.compiler.program import Program, ProgramCache, map_fds
 from bpf.errors import BpfError
-from bpf.kernel import objects as kernel
+from bpf.kernel import bpf_map
+from bpf.kernel.pin import open_pin, pin_object
 from bpf.layout import map_spec
 from bpf.layout.c_assertion import assertions
 from bpf.layout.limits import ROWS_MIN
@@ -142,7 +143,7 @@ def build_all(
 def _load(program: Program, maps: Path, path: Path) -> None:
     fd = program.load(maps)
     try:
-        kernel.pin(fd, path)
+        pin_object(fd, path)
     finally:
         os.close(fd)
 
@@ -208,9 +209,9 @@ def _child(job: dict[str, Any]) -> dict[str, Any]:
     except Exception:
         return {"error": f"the {job['kind']} program does not compile"}
     code = module.dump_func(job["name"].encode())
-    pins = {spec.name: kernel.open_pin(Path(job["maps"]) / spec.name) for spec in map_spec.map_specs(ROWS_MIN)}
-    names = {kernel.map_id(fd): name for name, fd in pins.items() if fd is not None}
-    maps = {fd: names[kernel.map_id(fd)] for fd in map_fds(code).values()}
+    pins = {spec.name: open_pin(Path(job["maps"]) / spec.name) for spec in map_spec.map_specs(ROWS_MIN)}
+    names = {bpf_map.map_id(fd): name for name, fd in pins.items() if fd is not None}
+    maps = {fd: names[bpf_map.map_id(fd)] for fd in map_fds(code).values()}
     return Program.of(job["kind"], job["name"], code, maps).to_json()
 
 

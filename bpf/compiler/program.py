@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from bpf.errors import BpfError
-from bpf.kernel import objects as kernel
+from bpf.kernel.pin import open_pin
+from bpf.kernel.program import load_program
 
 _LOAD_64: Final = 0x18
 _MAP_FD: Final = 1
@@ -60,12 +61,12 @@ class Program:
         with contextlib.ExitStack() as stack:
             fds: dict[str, int] = {}
             for name in set(self.maps.values()):
-                fd = kernel.open_pin(maps / name)
+                fd = open_pin(maps / name)
                 if fd is None:
                     raise BpfError(f"{maps / name}: there is no such map")
                 stack.callback(os.close, fd)
                 fds[name] = fd
-            return kernel.load_program(self.kind, self.name, self.with_maps(fds))
+            return load_program(self.kind, self.name, self.with_maps(fds))
 
     def to_json(self) -> dict[str, Any]:
         """Write it down."""

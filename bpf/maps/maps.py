@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bpf.errors import BpfError
-from bpf.kernel import objects as kernel
+from bpf.kernel import bpf_map
+from bpf.kernel.pin import open_pin, pin_object
 from bpf.layout import map_spec
 from bpf.layout.address import Network
 from bpf.layout.conf import ConfFlag, NodeConf, derived_fields, vip_filter, with_bank_of, with_derived_fields
@@ -80,7 +81,7 @@ class Maps:
 
     def map_ids(self) -> frozenset[int]:
         """Return the kernel's numbers of the maps."""
-        return frozenset(kernel.map_id(fd) for fd in self._fds.values())
+        return frozenset(bpf_map.map_id(fd) for fd in self._fds.values())
 
     def missing(self) -> list[str]:
         """Say what must still be written before packets may meet these tables; empty if nothing."""
@@ -237,12 +238,12 @@ class Maps:
         return {slot: self._counters(slot) for slot in sorted(slots)}
 
     def _counters(self, slot: int) -> dict[str, int]:
-        data = kernel.lookup(self._fds["stats"], _index(slot), self._stats_size()) or b""
+        data = bpf_map.lookup(self._fds["stats"], _index(slot), self._stats_size()) or b""
         per_cpu = np.frombuffer(data, np.uint64).reshape(-1, len(Counter))
         return {counter.name.lower(): int(per_cpu[:, counter].sum()) for counter in Counter}
 
     def _stats_size(self) -> int:
-        return self._specs["stats"].value_size * kernel.possible_cpus()
+        return self._specs["stats"].value_size * bpf_map.possible_cpus()
 
     def _raw_services(self) -> dict[ServiceKey, bytes]:
         """The services' map as it is, with the entries that stand for a VIP or a protocol."""
@@ -292,7 +293,7 @@ class Maps:
         return {unpack_prefix(key) for key in self._keys(name)}
 
     def _keys(self, name: str) -> list[bytes]:
-        return kernel.keys(self._fds[name], self._specs[name].key_size)
+        return bpf_map.keys(self._fds[name], self._specs[name].key_size)
 
     def _swap(
         self, name: str, key: bytes, values: npt.NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]
@@ -301,7 +302,7 @@ class Maps:
             raise ValueError(f"{name}: {values.dtype}{values.shape} given, {dtype}{shape} wanted")
         inner = self._specs[name].inner
         assert inner
-        fd = kernel.create_map(inner)
+        fd = bpf_map.create_map(inner)
         try:
             _write(fd, values)
             self._update(name, key, _index(fd))
@@ -314,7 +315,7 @@ class Maps:
         number = self._lookup(name, key)
         if number is None:
             return None
-        fd = kernel.map_fd_by_id(int.from_bytes(number, "little"))
+        fd = bpf_map.open_map(int.from_bytes(number, "little"))
         try:
             with mmap.mmap(fd, int(np.prod(shape)) * dtype.itemsize, prot=mmap.PROT_READ) as memory:
                 return np.frombuffer(memory.read(), dtype).reshape(shape)
@@ -327,13 +328,13 @@ class Maps:
         return value
 
     def _lookup(self, name: str, key: bytes) -> bytes | None:
-        return kernel.lookup(self._fds[name], key, self._specs[name].value_size)
+        return bpf_map.lookup(self._fds[name], key, self._specs[name].value_size)
 
     def _update(self, name: str, key: bytes, value: bytes) -> None:
-        kernel.update(self._fds[name], key, value)
+        bpf_map.update(self._fds[name], key, value)
 
     def _delete(self, name: str, key: bytes) -> None:
-        kernel.delete(self._fds[name], key)
+        bpf_map.delete(self._fds[name], key)
 
 
 def _words(key: ServiceKey) -> str:
@@ -359,15 +360,15 @@ def _encoded(services: Mapping[ServiceKey, ServiceEntry]) -> dict[ServiceKey, by
 
 
 def _open_or_make(path: Path, spec: MapSpec) -> int:
-    fd = kernel.open_pin(path)
+    fd = open_pin(path)
     if fd is None:
-        fd = kernel.create_map(spec)
+        fd = bpf_map.create_map(spec)
         try:
-            kernel.pin(fd, path)
+            pin_object(fd, path)
         except BaseException:
             os.close(fd)
             raise
-    elif not kernel.map_matches(fd, spec):
+    elif not bpf_map.map_matches(fd, spec):
         os.close(fd)
         raise BpfError(f"{path}: a BPF map of another shape is pinned here; remove it if nothing uses it")
     return fd

@@ -5,7 +5,7 @@ import ctypes as ct
 from typing import Final
 
 from bpf.errors import BpfError
-from bpf.kernel import objects as kernel
+from bpf.kernel.libbpf import library
 from bpf.layout.sampling import SAMPLE_STRUCT, Sample
 
 _CALLBACK: Final = ct.CFUNCTYPE(ct.c_int, ct.c_void_p, ct.c_void_p, ct.c_size_t)
@@ -17,7 +17,7 @@ class SampleReader:
     def __init__(self, fd: int) -> None:
         self._found: list[Sample] = []
         self._callback = _CALLBACK(self._take)  # must live as long as the ring
-        self._lib = kernel.library()
+        self._lib = library()
         self._lib.ring_buffer__new.restype = ct.c_void_p
         self._ring = ct.c_void_p(self._lib.ring_buffer__new(fd, self._callback, None, None))
         if not self._ring:

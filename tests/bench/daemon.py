@@ -19,7 +19,8 @@ import numpy as np
 from bench import figures, testrun
 from bench.cluster import anylb_lab
 
-from bpf.kernel import objects as kernel
+from bpf.kernel import bpf_map
+from bpf.kernel.pin import open_pin
 from bpf.layout.limits import CHAIN
 from bpf.layout.map_spec import map_specs
 from bpf.maps.maps import Maps
@@ -91,13 +92,13 @@ def maps_mb() -> dict[str, float]:
     tables.swap_rows(1, np.zeros((ROWS, CHAIN), np.uint16), np.zeros(ROWS, np.uint64))
     fixed = service = 0.0
     for spec in map_specs(ROWS):
-        fd = kernel.open_pin(folder / spec.name)
+        fd = open_pin(folder / spec.name)
         assert fd is not None
         fixed += _locked_mb(fd)
         if spec.inner:
-            number = kernel.lookup(fd, (1).to_bytes(4, "little"), 4)
+            number = bpf_map.lookup(fd, (1).to_bytes(4, "little"), 4)
             assert number
-            service += _locked_mb(kernel.map_fd_by_id(int.from_bytes(number, "little")))
+            service += _locked_mb(bpf_map.open_map(int.from_bytes(number, "little")))
     return {"maps_mb_without_services": round(fixed, 2), "maps_mb_for_each_service": round(service, 2)}
 
 

@@ -29,7 +29,8 @@ from bench.xdp_case import CLIENTS, OUTSIDE, VIP
 from support import packets
 
 from bpf.attach.datapath import DataPath
-from bpf.kernel import objects as kernel
+from bpf.kernel import bpf_map
+from bpf.kernel.link import XDP_FLAGS_DRV_MODE, attach_xdp
 from topology.demo.cluster import Cluster
 from topology.lab.netns import inside_net
 
@@ -54,7 +55,7 @@ class Generator:
 
     def sunk(self) -> int:
         """Frames that the sink has seen."""
-        data = kernel.lookup(self._sunk_fd, bytes(4), 8 * kernel.possible_cpus())
+        data = bpf_map.lookup(self._sunk_fd, bytes(4), 8 * bpf_map.possible_cpus())
         assert data
         return sum(struct.unpack(f"={len(data) // 8}Q", data))
 
@@ -63,7 +64,7 @@ class Generator:
         words = struct.unpack("!10H", frame[14:34])
         others = sum(words[:5]) + sum(words[8:])
         stream = struct.pack("=IIQII", flows, int(IPv4Address(CLIENTS)), 1, others, 0) + frame[:HEAD]
-        kernel.update(self._stream_fd, bytes(4), stream)
+        bpf_map.update(self._stream_fd, bytes(4), stream)
         began = time.monotonic()
         testrun.live(self.fds["generate"], frame, ifindex, count)
         return time.monotonic() - began
@@ -132,10 +133,10 @@ def veth(generator: Generator, rounds: int) -> list[dict[str, Any]]:
     held = []
     ends = [_pair(number) for number in range(3)]
     for near, _, _ in ends[1:]:
-        held.append(kernel.attach_xdp(generator.fds["sink"], near, kernel.XDP_FLAGS_DRV_MODE))
+        held.append(attach_xdp(generator.fds["sink"], near, XDP_FLAGS_DRV_MODE))
     for (_, far, _), program in zip(ends, ("sink", "reflect"), strict=False):
         fd = generator.fds[program]
-        held.append(kernel.attach_xdp(fd, socket.if_nametoindex(far), kernel.XDP_FLAGS_DRV_MODE))
+        held.append(attach_xdp(fd, socket.if_nametoindex(far), XDP_FLAGS_DRV_MODE))
     path = DataPath.open(Path("/sys/fs/bpf/veth"), ends[2][1], "native", xdp.ROWS)
     xdp.fill(path.tables)
     path.attach()

@@ -28,7 +28,7 @@ from support.packets import HERE
 from agent.model import Candidate, State
 from agent.table import rendezvous
 from bpf.compiler import compile as compiler
-from bpf.kernel import objects as kernel
+from bpf.kernel import bpf_map
 from bpf.layout.conf import NodeConf
 from bpf.layout.counter import Counter
 from bpf.layout.limits import CHAIN
@@ -149,13 +149,13 @@ class Wrapped:
         source = case.source or packet[6:10]
         words = (len(packet), case.verdict, flows, case.client_at, int(IPv4Address(case.client)), case.grows)
         zero = bytes(4)
-        kernel.update(self._case_fd, zero, struct.pack("=5Ii4s4x", *words, source) + packet[: 16 * self._restore])
+        bpf_map.update(self._case_fd, zero, struct.pack("=5Ii4s4x", *words, source) + packet[: 16 * self._restore])
         size = 8 * (4 + WINDOWS + WARM_UP)
-        kernel.update(self._state_fd, zero, bytes(size))
+        bpf_map.update(self._state_fd, zero, bytes(size))
         rounds = WINDOW * (WINDOWS + WARM_UP) + 1
         before = counted()
         verdict, _ = testrun.repeat(self._fds[case.subject], packet, rounds)
-        state = kernel.lookup(self._state_fd, zero, size)
+        state = bpf_map.lookup(self._state_fd, zero, size)
         assert state
         _random, done, wrong, _since, *window_ns = struct.unpack(f"={size // 8}Q", state)
         assert (done, wrong, verdict) == (rounds, 0, case.verdict), f"{case.name}: {wrong} of {done} rounds went wrong"

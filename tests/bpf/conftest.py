@@ -22,7 +22,8 @@ from support import packets
 from support.testrun import Runner
 
 from bpf.attach.datapath import DataPath
-from bpf.kernel import objects as kernel
+from bpf.kernel import bpf_map
+from bpf.kernel.pin import open_pin
 from bpf.layout.conf import NodeConf
 from bpf.layout.counter import Counter
 from bpf.layout.limits import CHAIN, SLOTS
@@ -153,15 +154,15 @@ class Program:
         cells[: len(chain)] = chain
         key = row.to_bytes(4, "little")
         with self._inner("rows", slot + bank * SLOTS) as fd:
-            kernel.update(fd, key, cells.tobytes())
+            bpf_map.update(fd, key, cells.tobytes())
         with self._inner("grace", slot + bank * SLOTS) as fd:
-            kernel.update(fd, key, grace_until_ns.to_bytes(8, "little"))
+            bpf_map.update(fd, key, grace_until_ns.to_bytes(8, "little"))
 
     @contextlib.contextmanager
     def _inner(self, name: str, slot: int) -> Iterator[int]:
         number = self.tables._lookup(name, slot.to_bytes(4, "little"))
         assert number
-        fd = kernel.map_fd_by_id(int.from_bytes(number, "little"))
+        fd = bpf_map.open_map(int.from_bytes(number, "little"))
         try:
             yield fd
         finally:
@@ -188,7 +189,7 @@ def program(bpffs: Path, module_netns: None) -> Iterator[Program]:
     ends = (IPv4Address("10.0.0.11"), IPv6Address("2001:db8::b"))
     path.tables.set_conf(NodeConf(1, 11, KEY, 1_000_000_000, 4_000_000_000, *ends))
     path.tables.set_node_prefixes([ip_network("10.0.0.0/24"), ip_network("2001:db8::/64")])
-    fd = kernel.open_pin(next(folder.glob("program0_*")))
+    fd = open_pin(next(folder.glob("program0_*")))
     assert fd is not None
     real = Program(fd, path.tables)
     for index in range(1, 9):

@@ -27,7 +27,7 @@ from support.oracle.headers import Flow
 from support.oracle.packets import flow_hash
 
 from bpf.attach.datapath import DataPath
-from bpf.kernel import objects as kernel
+from bpf.kernel.pin import open_pin
 from bpf.layout.conf import NodeConf
 from bpf.layout.limits import CHAIN
 from bpf.layout.node import NodeEntry
@@ -149,11 +149,11 @@ def test_no_packet_is_lost_or_goes_astray(pins: Path) -> None:
             tables.swap_rows(slot, variants[0], no_grace)
             tables.set_service(ServiceKey(VIP, Protocol.TCP, port), ServiceEntry(slot, up=True))
         path.attach()
-        programs = [kernel.open_pin(pin := next(pins.glob("program0_*")))]
+        programs = [open_pin(pin := next(pins.glob("program0_*")))]
         pin.unlink()
         DataPath.open(pins, "node", rows=ROWS).close()
-        programs.append(kernel.open_pin(next(pins.glob("program0_*"))))
-        link = kernel.open_pin(pins / "link0")
+        programs.append(open_pin(next(pins.glob("program0_*"))))
+        link = open_pin(pins / "link0")
         assert link is not None
         assert None not in programs
         began: list[int] = []
@@ -161,7 +161,7 @@ def test_no_packet_is_lost_or_goes_astray(pins: Path) -> None:
 
             def replace_program() -> None:
                 for number in range(CHANGES):
-                    kernel.replace_program(link, programs[(number + 1) % 2] or 0)
+                    replace_program(link, programs[(number + 1) % 2] or 0)
                     began.append(traffic.sent)
 
             def swap_tables(slot: int) -> None:

@@ -41,13 +41,15 @@ try:
     sys.path.insert(0, "/")
     for kind, where in ((b"proc", b"/proc"), (b"sysfs", b"/sys")):
         libc.mount(kind, where, kind, 0, None)
-    from bpf import kernel, mapspec
     from bpf.compiler.program import Program
+    from bpf.kernel.bpf_map import create_map
+    from bpf.kernel.program import load_program, program_info
+    from bpf.layout.map_spec import map_specs
 
-    made = {spec.name: kernel.create_map(spec) for spec in mapspec.map_specs(ROWS)}
+    made = {spec.name: create_map(spec) for spec in map_specs(ROWS)}
     program = Program.from_json(json.load(open("/program.json")))
-    fd = kernel.load_program(program.kind, "lb", program.with_maps(made))
-    print("LOADED on", os.uname().release, "after", kernel.prog_info(fd).verified_insns, "verified instructions")
+    fd = load_program(program.kind, "lb", program.with_maps(made))
+    print("LOADED on", os.uname().release, "after", program_info(fd).verified_insns, "verified instructions")
 except BaseException as error:
     print("FAILED", repr(error))
 sys.stdout.flush()
@@ -71,7 +73,8 @@ def libraries(*binaries: Path) -> set[Path]:
 def modules() -> set[Path]:
     """The files of Python's own library that bpf.kernel wants, in Debian's Python."""
     code = (
-        "import bpf.kernel, bpf.layout.map_spec, bpf.compiler.program, ctypes, encodings.utf_8, encodings.latin_1, json, os, sys\n"
+        "import bpf.compiler.program, bpf.kernel.bpf_map, bpf.kernel.program, bpf.layout.map_spec\n"
+        "import ctypes, encodings.utf_8, encodings.latin_1, json, os, sys\n"
         "print(*(m.__file__ for m in sys.modules.values() if getattr(m, '__file__', None)), sep='\\n')"
     )
     listed = subprocess.run([PYTHON, "-ESs", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"],

@@ -24,7 +24,8 @@ from support.waiting import wait_for
 
 from bpf.attach.datapath import DataPath
 from bpf.errors import BpfError
-from bpf.kernel import objects as kernel
+from bpf.kernel.link import XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE
+from bpf.kernel.xdp import xdp_state
 from bpf.layout.conf import NodeConf
 from bpf.layout.limits import CHAIN
 from bpf.layout.node import NodeEntry
@@ -131,7 +132,7 @@ def test_attach_handles_packets_and_detach_ends_it(pins: Path) -> None:
         path.detach()
         path.detach()
         assert not path.attached()
-        assert kernel.xdp_state(socket.if_nametoindex("node")).prog_id == 0
+        assert xdp_state(socket.if_nametoindex("node")).prog_id == 0
         assert not pins.exists()
 
 
@@ -207,7 +208,7 @@ def test_several_interfaces(pins: Path, runner: Callable[..., None]) -> None:
     runner("ip", "link", "add", "node2", "type", "veth", "peer", "name", "wire2")
 
     def programs() -> dict[str, bool]:
-        return {name: bool(kernel.xdp_state(socket.if_nametoindex(name)).prog_id) for name in ("node", "node2")}
+        return {name: bool(xdp_state(socket.if_nametoindex(name)).prog_id) for name in ("node", "node2")}
 
     with closing(opened(pins, ["node", "node2"])) as path:
         path.attach()
@@ -319,13 +320,13 @@ def foreign_program(name: bytes) -> int:
     return int(fd)
 
 
-@pytest.mark.parametrize("flags", [kernel.XDP_FLAGS_DRV_MODE, kernel.XDP_FLAGS_SKB_MODE])
+@pytest.mark.parametrize("flags", [XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE])
 def test_anothers_program_is_named_and_never_replaced(pins: Path, flags: int) -> None:
     ifindex = socket.if_nametoindex("node")
     path = opened(pins)
     fd = foreign_program(b"firewall")
     assert ct.CDLL("libbpf.so.1").bpf_xdp_attach(ifindex, fd, flags, None) == 0
-    theirs = kernel.xdp_state(ifindex)
+    theirs = xdp_state(ifindex)
     said = rf"^node: another XDP program is attached \(firewall, id {theirs.prog_id}, .*ip link set node xdp off"
     with pytest.raises(BpfError, match=said):
         path.attach()
@@ -333,7 +334,7 @@ def test_anothers_program_is_named_and_never_replaced(pins: Path, flags: int) ->
     with pytest.raises(BpfError, match=said) as caught:
         DataPath.open(pins, "node", rows=ROWS)
     assert caught.value.errno == errno.EEXIST
-    assert kernel.xdp_state(ifindex) == theirs
+    assert xdp_state(ifindex) == theirs
     os.close(fd)
 
 

@@ -21,7 +21,7 @@ from pyroute2 import IPRoute
 from support import packets
 
 from bpf.attach.datapath import DataPath, take_away
-from bpf.kernel import objects as kernel
+from bpf.kernel.program import load_program
 from bpf.layout.service import Protocol, ServiceKey
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("veth")]
@@ -187,7 +187,7 @@ def syn() -> bytes:
 def push_a_tag() -> None:
     """A filter before ours that tags what leaves, as a VLAN device does: beside the frame, not in it."""
     code = "b702000081000000 b703000007000000 8500000012000000 b7000000ffffffff 9500000000000000"
-    fd = kernel.load_program("tc", "push_a_tag", bytes.fromhex(code))  # bpf_skb_vlan_push(skb, 802.1Q, 7)
+    fd = load_program("tc", "push_a_tag", bytes.fromhex(code))  # bpf_skb_vlan_push(skb, 802.1Q, 7)
     with IPRoute() as netlink:
         index = socket.if_nametoindex("node")
         netlink.tc("add-filter", "bpf", index, 1, parent=0xFFFFFFF3, prio=1, protocol=3, fd=fd, name="tag",

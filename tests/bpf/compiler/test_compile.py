@@ -13,7 +13,8 @@ import pytest
 from bpf.compiler import compile as compiler
 from bpf.compiler.program import Program, ProgramCache
 from bpf.errors import BpfError
-from bpf.kernel import objects as kernel
+from bpf.kernel.pin import open_pin
+from bpf.kernel.program import ProgramInfo, program_info
 from bpf.maps.maps import Maps
 
 ROOT = Path(__file__).parents[3]
@@ -67,9 +68,9 @@ def test_our_own_program_compiles(copy: Path, maps: Path) -> None:
 def test_every_combination_of_switches_loads(maps: Path, ipv6: bool) -> None:
     """What is compiled in is what the verifier walks: its steps are printed."""
     compiler.build(maps, maps / "program", compiler.LbOptions(4096, 0, ipv6), warnings_are_errors=True)
-    fd = kernel.open_pin(maps / "program")
+    fd = open_pin(maps / "program")
     assert fd is not None
-    steps = kernel.prog_info(fd).verified_insns
+    steps = program_info(fd).verified_insns
     os.close(fd)
     print(f"ipv6={ipv6}: the verifier took {steps} steps of 1,000,000")
     assert 0 < steps < 250_000
@@ -123,7 +124,7 @@ def test_c_and_python_cannot_drift_apart(copy: Path, maps: Path, file: str, old:
 def test_what_the_verifier_refuses(copy: Path, maps: Path) -> None:
     spoil(copy / "bpf/src/packet.h", "\tif (header + size > c->end)\n\t\treturn NULL;\n", "")
     message = build(copy, maps)
-    assert message.startswith("the kernel does not take the XDP program: ")
+    assert message.startswith("the kernel refuses the XDP program: ")
     assert "invalid access to packet" in message
 
 
@@ -140,11 +141,11 @@ def test_what_was_compiled_once_is_loaded_without_a_compiler(
     assert (second.name, second.map_ids, second.verified_insns) == (first.name, first.map_ids, first.verified_insns)
 
 
-def info(path: Path) -> kernel.ProgInfo:
-    fd = kernel.open_pin(path)
+def info(path: Path) -> ProgramInfo:
+    fd = open_pin(path)
     assert fd is not None
     try:
-        return kernel.prog_info(fd)
+        return program_info(fd)
     finally:
         os.close(fd)
 

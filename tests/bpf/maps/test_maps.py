@@ -14,7 +14,8 @@ import pytest
 from support import packets
 
 from bpf.errors import BpfError
-from bpf.kernel import objects as kernel
+from bpf.kernel import bpf_map
+from bpf.kernel.pin import open_pin, pin_object
 from bpf.layout.conf import ConfFlag, NodeConf, derived_fields
 from bpf.layout.limits import CHAIN, NODES, SERVICE_CACHE, SLOTS
 from bpf.layout.map_spec import MapSpec, MapType
@@ -119,7 +120,7 @@ def test_table_of_a_wrong_shape_is_refused(tables: Maps) -> None:
 
 def raw_services(tables: Maps) -> dict[bytes, bytes | None]:
     fd = tables._fds["services"]
-    return {key: kernel.lookup(fd, key, 8) for key in kernel.keys(fd, 20)}
+    return {key: bpf_map.lookup(fd, key, 8) for key in bpf_map.keys(fd, 20)}
 
 
 PORTS_ONLY = ServiceEntry(0, up=False).pack(ServiceFlag.PORTS_ONLY)
@@ -169,7 +170,7 @@ def test_fragments_are_for_a_service_that_needs_no_ports_and_is_alone(tables: Ma
 def front(tables: Maps) -> dict[int, tuple[bytes, bytes, int]]:
     """What the array in front of the services' map holds: place -> service, key, crowded."""
     fd = tables._fds["front"]
-    entries = {place: kernel.lookup(fd, place.to_bytes(4, "little"), 32) for place in range(SERVICE_CACHE)}
+    entries = {place: bpf_map.lookup(fd, place.to_bytes(4, "little"), 32) for place in range(SERVICE_CACHE)}
     return {p: (e[:8], e[8:28], int.from_bytes(e[28:], "little")) for p, e in entries.items() if e and any(e)}
 
 
@@ -270,10 +271,10 @@ def test_limits(tables: Maps) -> None:
 
 
 def test_a_pin_of_another_shape_is_not_touched(folder: Path) -> None:
-    foreign = kernel.create_map(MapSpec("foreign", MapType.ARRAY, 4, 8, 7))
-    kernel.pin(foreign, folder / "nodes")
+    foreign = bpf_map.create_map(MapSpec("foreign", MapType.ARRAY, 4, 8, 7))
+    pin_object(foreign, folder / "nodes")
     with pytest.raises(BpfError, match=r"/nodes: a BPF map of another shape is pinned here"):
         Maps.open(folder, ROWS)
-    again = kernel.open_pin(folder / "nodes")
+    again = open_pin(folder / "nodes")
     assert again is not None
-    assert kernel.map_id(again) == kernel.map_id(foreign)
+    assert bpf_map.map_id(again) == bpf_map.map_id(foreign)

@@ -21,7 +21,7 @@ from support.testrun import Runner
 
 from bpf.compiler import compile as compiler
 from bpf.compiler.compile import MssClampOptions
-from bpf.kernel import objects as kernel
+from bpf.kernel.pin import open_pin
 from bpf.layout.service import Protocol, ServiceKey
 from bpf.maps.maps import Maps
 
@@ -54,7 +54,7 @@ def clamp(bpffs: Path) -> Iterator[Clamp]:
     folder.mkdir()
     tables = Maps.open(folder, 4096)
     compiler.build(folder, folder / "program", MssClampOptions(), warnings_are_errors=True)
-    fd = kernel.open_pin(folder / "program")
+    fd = open_pin(folder / "program")
     assert fd is not None
     tables.set_mss({ServiceKey(ip_address(vip), Protocol.TCP, PORT): LIMIT for vip in (VIP, VIP6)})
     yield Clamp(Runner(fd), tables)

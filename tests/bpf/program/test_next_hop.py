@@ -24,7 +24,7 @@ import pytest
 from support import packets
 from support.packets import ACK, HERE, ROUTER, SYN
 
-from bpf.kernel import objects as kernel
+from bpf.kernel import bpf_map
 from bpf.layout.conf import NodeConf, OtherEpoch
 from bpf.layout.counter import Counter
 from bpf.layout.limits import CHAIN
@@ -253,7 +253,7 @@ def test_the_other_epochs_owner_is_reached_at_no_charge(
         verdicts = {program.send(flow.frame(opens=False, hop=1, prev=5))[0] for _ in range(50)}
         assert ("drop" in verdicts) == drops
     assert "drop" in {program.send(flow.frame(opens=False, hop=2, prev=5))[0] for _ in range(50)}
-    kernel.update(program.tables._fds["spent"], bytes(4), bytes(8 * kernel.possible_cpus()))
+    bpf_map.update(program.tables._fds["spent"], bytes(4), bytes(8 * bpf_map.possible_cpus()))
 
 
 def test_grace_ends(flows: dict[str, Flow], program: Any) -> None:

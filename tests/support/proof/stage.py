@@ -26,7 +26,8 @@ from support.oracle.packets import Judgement, Node, OtherEpoch, Row, Service, Wo
 from support.testrun import Runner
 
 from bpf.attach.datapath import DataPath
-from bpf.kernel import objects as kernel
+from bpf.kernel import bpf_map
+from bpf.kernel.pin import open_pin
 from bpf.layout import conf as layout_conf
 from bpf.layout.conf import NodeConf
 from bpf.layout.counter import Counter
@@ -49,7 +50,7 @@ class Stage:
 
     def __init__(self, folder: Path, ipv6: bool = True) -> None:
         self.path = DataPath.open(folder, "lo", rows=ROWS, ipv6=ipv6)
-        fd = kernel.open_pin(next(folder.glob("program0_*")))
+        fd = open_pin(next(folder.glob("program0_*")))
         assert fd is not None
         self._fd = fd
         self._runner = Runner(fd)
@@ -67,7 +68,7 @@ class Stage:
     def refill(self) -> None:
         """Let the next packets that are too big be answered: a CPU does so a thousand times a second at most."""
         tables = self.path.tables
-        kernel.update(tables._fds["spent"], TELL_TOO_BIG.to_bytes(4, "little"), bytes(8 * kernel.possible_cpus()))
+        bpf_map.update(tables._fds["spent"], TELL_TOO_BIG.to_bytes(4, "little"), bytes(8 * bpf_map.possible_cpus()))
 
     def agrees(self, judgement: Judgement, frame: bytes) -> bool:
         """Send a frame; whether verdict and frame are as judged. What is dropped may lie there in pieces."""
