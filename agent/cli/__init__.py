@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""lbctl: its commands, their output, and the way to the agent."""
+"""lbctl: its commands, their output, and the client of the agent's control socket."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""lbctl announce: what the routers hear of each VIP from this node, and changing it.
+"""lbctl announce: each VIP's announcement to each router, and changing it.
 
-Owns these commands and two exit codes of their own: 4 when --wait ran out of time, and the three of `check`, which are
-those of a Nagios plugin (0 fine, 1 warning, 2 critical; 3, unknown there, is lbctl's for no agent).
+Owns two kinds of exit codes: 4 if --wait times out, and those of `check`, which are a Nagios plugin's (0 ok, 1 warning,
+2 critical; 3, unknown there, is lbctl's for no agent).
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import click
 
 from agent.address import Address
 from agent.announcing.order import parse_duration
-from agent.cli.options import ask, force_option, output_option, show, socket_option, vip_option, vip_query
+from agent.cli.options import force_option, output_option, request, show, socket_option, vip_option, vip_query
+from agent.cli.router_config import router_config
 from agent.model import Method
 
 EXIT_NOT_IN_TIME = 4
@@ -35,15 +36,15 @@ def _seconds(_: click.Context, __: click.Parameter, value: str | None) -> float 
         raise click.BadParameter(str(error)) from None
 
 
-reason_option = click.option("--reason", default="", metavar="TEXT", help="Why; it is kept and shown.")
+reason_option = click.option("--reason", default="", metavar="TEXT", help="The reason; stored and shown.")
 for_option = click.option(
     "--for", "for_s", callback=_seconds, metavar="TIME",
-    help="End by itself after 90s, 10m, 1h30m, 2d; also across restarts and reboots.",
+    help="End automatically after 90s, 10m, 1h30m or 2d, also if the node restarts or reboots meanwhile.",
 )  # fmt: skip
 wait_option = click.option(
     "--wait",
     is_flag=True,
-    help="Return when the adj-rib-out of every peer with a session shows it, or with exit code 4.",
+    help="Return once the adj-rib-out of every peer with a session shows the change; exit code 4 if it is not in time.",
 )
 timeout_option = click.option(
     "--timeout",
@@ -52,47 +53,48 @@ timeout_option = click.option(
     default="30s",
     show_default=True,
     metavar="TIME",
-    help="How long to --wait.",
+    help="Time limit of --wait.",
 )
 
 
 @click.group(
     epilog="Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no agent answers, 4 not in time (--wait). "
-    "Of `check`: 0 fine, 1 warning, 2 critical, 3 no agent answers."
+    "Of `check`: 0 ok, 1 warning, 2 critical, 3 no agent answers."
 )
 def announce() -> None:
-    """What the routers hear of each VIP from this node."""
+    """This node's announcements of its VIPs to the routers."""
 
 
 @announce.command("status")
 @socket_option
 @output_option
 def announce_status(socket: Path, output: str) -> None:
-    """Show for each VIP and peer what is desired, what the adj-rib-out holds, the session, since when, and why."""
+    """Show for each VIP and peer: desired, in adj-rib-out, session, since when, and why."""
     from agent.cli.display import print_announcements
 
-    show(ask(socket, "GET", "/announce"), output, print_announcements)
+    show(request(socket, "GET", "/announce"), output, print_announcements)
 
 
 @announce.command()
 @socket_option
 @output_option
 def check(socket: Path, output: str) -> None:
-    """Find out whether all that is wanted is announced, for monitoring.
+    """Check that every wanted VIP is announced, for monitoring.
 
-    Exit codes: 0 when every VIP that is wanted is in the adj-rib-out of each peer whose session is up, and one is up;
-    1 (warning) when something differs, or a fault keeps a VIP from being announced; 2 (critical) when a wanted VIP is
-    announced nowhere, no session is up, or the relay is away; 3 when no agent answers. A line for each fault.
+    Exit codes: 0 when every VIP that is wanted is in the adj-rib-out of each peer whose session is up, and at least one
+    session is up; 1 (warning) when something differs, or a fault prevents the announcement of a VIP; 2 (critical) when
+    a wanted VIP is announced to no peer, no session is up, or the relay is disconnected; 3 when no agent answers.
+    Prints one line for each fault.
     """
-    answer = ask(socket, "GET", "/announce")
-    faults, peers = answer["faults"], {row["peer"]: row["session"] for row in answer["peers"]}
+    report = request(socket, "GET", "/announce")
+    faults, peers = report["faults"], {row["peer"]: row["session"] for row in report["peers"]}
     severity = max((SEVERITIES[fault["severity"]] for fault in faults), default=0)
-    wanted, sessions = sum(vip["wanted"] for vip in answer["vips"]), list(peers.values())
+    wanted, sessions = sum(vip["wanted"] for vip in report["vips"]), list(peers.values())
     up = f"{sessions.count('up')} of {len(sessions)} sessions up"
-    fine = f"OK: {wanted} of {len(answer['vips'])} VIPs announced, {up}"
-    word = {0: "ok"} | {code: name for name, code in SEVERITIES.items()}
-    lines = [f"{fault['severity'].upper()}: {fault['text']}" for fault in faults] or [fine]
-    show({"state": word[severity], "faults": faults}, output, lambda _: click.echo("\n".join(lines)))
+    ok = f"OK: {wanted} of {len(report['vips'])} VIPs announced, {up}"
+    states = {0: "ok"} | {code: name for name, code in SEVERITIES.items()}
+    lines = [f"{fault['severity'].upper()}: {fault['text']}" for fault in faults] or [ok]
+    show({"state": states[severity], "faults": faults}, output, lambda _: click.echo("\n".join(lines)))
     sys.exit(severity)
 
 
@@ -101,9 +103,9 @@ def check(socket: Path, output: str) -> None:
 @socket_option
 @output_option
 def watch(vip: Address | None, socket: Path, output: str) -> None:
-    """Print how each VIP stands at each peer, then every change as it comes, until Ctrl-C (exit code 0).
+    """Print each VIP's state at each peer, then every change as it happens, until Ctrl-C (exit code 0).
 
-    With -o json each is a line.
+    With -o json, one object a line.
     """
     from agent.cli.client import follow
     from agent.cli.display import change_line
@@ -116,25 +118,25 @@ def watch(vip: Address | None, socket: Path, output: str) -> None:
                 click.echo(json.dumps(change) if output == "json" else change_line(change))
 
 
-def _do(socket: Path, output: str, resource: str, said: str, wait_s: float | None, query: dict[str, str]) -> None:
-    answer = ask(socket, "POST", resource, **query)
-    if answer["unkept"]:
-        click.echo(f"lbctl: done, but not kept over a restart: {answer['unkept']}", err=True)
+def _do(socket: Path, output: str, resource: str, done: str, wait_s: float | None, query: dict[str, str]) -> None:
+    response = request(socket, "POST", resource, **query)
+    if response["unkept"]:
+        click.echo(f"lbctl: done, but not stored, so a restart reverts it: {response['unkept']}", err=True)
     if wait_s is not None:
         wanted = (
             resource == "/announce" or resource.endswith("undrain") or query.get("method", "withdraw") != "withdraw"
         )
-        left = _wait(socket, set(answer["vips"]), wanted, wait_s)
+        left = _wait(socket, set(response["vips"]), wanted, wait_s)
         if left:
             for line in left:
                 click.echo(f"lbctl: not within {wait_s:g} s: {line}; see `lbctl announce status`", err=True)
             sys.exit(EXIT_NOT_IN_TIME)
-    show(answer, output, lambda a: click.echo(f"{said}: {', '.join(a['vips'])}"))
+    show(response, output, lambda r: click.echo(f"{done}: {', '.join(r['vips'])}"))
 
 
 def _wait(socket: Path, vips: set[str], wanted: bool, timeout_s: float) -> list[str]:
     deadline = time.monotonic() + timeout_s
-    while left := unsettled(ask(socket, "GET", "/announce"), vips, wanted):
+    while left := unsettled(request(socket, "GET", "/announce"), vips, wanted):
         if time.monotonic() >= deadline:
             break
         time.sleep(POLL_S)
@@ -142,9 +144,9 @@ def _wait(socket: Path, vips: set[str], wanted: bool, timeout_s: float) -> list[
 
 
 def unsettled(report: dict[str, Any], vips: set[str], wanted: bool) -> list[str]:
-    """What is missing until these VIPs are announced (or not) at every peer with a session, a line each. Pure.
+    """Return what is missing until every peer with a session has these VIPs (or has none of them), a line each. Pure.
 
-    Where no session is up nothing can be announced, and nothing is; what the relay does not tell is not settled.
+    With no session up, nothing can be announced and nothing is left to withdraw. With no relay, nothing is settled.
     """
     if report["relay"] != "connected":
         return [report["relay"]]
@@ -178,7 +180,7 @@ def down(
     vip: Address | None, reason: str, for_s: float | None, force: bool, wait: bool, timeout_s: float, socket: Path,
     output: str,
 ) -> None:  # fmt: skip
-    """Withdraw VIPs from the routers. The node goes on serving what reaches it. Refused where it is the last."""
+    """Withdraw VIPs from the routers. The node still serves what reaches it. Refused if it is the last announcer."""
     query = _query(vip, reason, for_s, force)
     _do(socket, output, "/withdraw", "withdrawn", timeout_s if wait else None, query)
 
@@ -186,22 +188,22 @@ def down(
 @announce.command()
 @_order()
 def up(vip: Address | None, wait: bool, timeout_s: float, socket: Path, output: str) -> None:
-    """Announce VIPs again that were taken down, or that are held down after faults."""
+    """Announce VIPs again after `down`, or after faults that hold them down."""
     _do(socket, output, "/announce", "to be announced", timeout_s if wait else None, vip_query(vip))
 
 
 @announce.command()
 @click.option(
     "--method", type=click.Choice([m.value for m in Method]), default=Method.WITHDRAW.value, show_default=True,
-    help="withdraw: works everywhere. prepend: the own AS three more times. med: a high MED, which counts among nodes "
-    "of one AS. gshut: the community 65535:0 (RFC 8326), for routers that know it.",
+    help="withdraw: works with every router. prepend: the own AS three more times. med: a high MED, compared among "
+    "nodes of one AS. gshut: the community 65535:0 (RFC 8326), for routers that support it.",
 )  # fmt: skip
 @_order(reason_option, for_option, force_option)
 def drain(
     method: str, vip: Address | None, reason: str, for_s: float | None, force: bool, wait: bool, timeout_s: float,
     socket: Path, output: str,
 ) -> None:  # fmt: skip
-    """Have the routers prefer other nodes for VIPs. For the whole node, with its connections, see `lbctl drain`."""
+    """Have the routers prefer other nodes for VIPs. For the whole node with its connections: `lbctl drain`."""
     query = {"method": str(method)} | _query(vip, reason, for_s, force)
     _do(socket, output, "/announce/drain", f"drained ({method})", timeout_s if wait else None, query)
 
@@ -211,3 +213,6 @@ def drain(
 def undrain(vip: Address | None, wait: bool, timeout_s: float, socket: Path, output: str) -> None:
     """End the drain of VIPs."""
     _do(socket, output, "/announce/undrain", "no longer drained", timeout_s if wait else None, vip_query(vip))
+
+
+announce.add_command(router_config, "config")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""lbctl backend: the members of each service, and this node's part in them."""
+"""lbctl backend: the members of each service, and this node as one of them."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from pathlib import Path
 
 import click
 
-from agent.cli.options import ask, output_option, show, socket_option
+from agent.cli.options import output_option, request, show, socket_option
 
-service_option = click.option("--service", help="One service, by its name; all of this node's without it.")
+service_option = click.option("--service", help="One service, by its name; without it, all of this node.")
 
 
 @click.group()
 def backend() -> None:
-    """This node as a member: what it takes of each service. Its announcements stay (see `lbctl announce`)."""
+    """This node as a member of its services. Announcements do not change (see `lbctl announce`)."""
 
 
 @backend.command("list")
 @socket_option
 @output_option
 def backend_list(socket: Path, output: str) -> None:
-    """Show each service's members with their states and weights, as this node believes them."""
+    """Show each service's members with their states and weights, in this node's view."""
     from agent.cli.display import print_backends
 
-    answer = ask(socket, "GET", "/status")
-    own = answer["node"]["address"]
+    status = request(socket, "GET", "/status")
+    own = status["node"]["address"]
     backends = [
         {"service": service["name"], **member, "this_node": member["address"] == own}
-        for service in answer["services"]
+        for service in status["services"]
         for member in service["members"]
     ]
     show({"backends": backends}, output, print_backends)
@@ -39,7 +39,7 @@ def _set(socket: Path, output: str, service: str | None, **query: str) -> None:
 
     if service is not None:
         query["service"] = service
-    show(ask(socket, "POST", "/backend", **query), output, print_own_backends)
+    show(request(socket, "POST", "/backend", **query), output, print_own_backends)
 
 
 @backend.command("drain")
@@ -47,7 +47,7 @@ def _set(socket: Path, output: str, service: str | None, **query: str) -> None:
 @socket_option
 @output_option
 def backend_drain(service: str | None, socket: Path, output: str) -> None:
-    """Take no new connections here; keep the open ones, and go on forwarding and announcing for the others."""
+    """Take no new connections, keep the open ones; still forward and announce for the other members."""
     _set(socket, output, service, drained="yes")
 
 
@@ -68,6 +68,6 @@ def backend_undrain(service: str | None, socket: Path, output: str) -> None:
 def backend_weight(weight: str, service: str | None, socket: Path, output: str) -> None:
     """Lower this node's effective weight: WEIGHT is a number, a percentage of the nominal weight, or `nominal`.
 
-    It outlives a restart of the agent. More than the nominal weight is the configuration's to give.
+    It persists over restarts of the agent. To exceed the nominal weight, change the configuration.
     """
     _set(socket, output, service, weight=weight)

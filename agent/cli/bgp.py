@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""lbctl bgp: this node's BGP speaker, from the command line. The work is bgp's."""
+"""lbctl bgp: the BGP speaker of this node. Needs the configuration, no agent."""
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from agent.cli.options import config_option
-from agent.config import file as configuration
 
 if TYPE_CHECKING:
     from agent.announcing.speaker_config import LocalAddresses
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def bgp() -> None:
-    """This node's BGP speaker."""
+    """The BGP speaker of this node (ExaBGP)."""
 
 
 @bgp.command()
@@ -35,34 +33,36 @@ def run(path: Path) -> None:
 @bgp.command()
 @config_option
 def reload(path: Path) -> None:
-    """Have the running ExaBGP take up what changed in lb.yml: sessions that did not change go on.
+    """Have the running ExaBGP read the `bgp` section again. Sessions whose settings did not change stay up.
 
-    A configuration that is refused changes nothing. The agent has a reload of its own.
+    A configuration with a fault is refused, and nothing changes. The rest of the file: `lbctl agent reload`.
     """
-    from bgp.exabgp.reload import reload as put
+    from bgp.exabgp.reload import reload as reload_exabgp
 
     settings = _speaker(path)
-    pid = put(settings)
+    pid = reload_exabgp(settings)
     click.echo(f"ExaBGP (pid {pid}) has read the configuration: {', '.join(str(p.address) for p in settings.peers)}")
 
 
 def _speaker(path: Path) -> SpeakerConfig:
     from agent.announcing.speaker_config import speaker_config
+    from agent.config import file
 
-    settings = configuration.load(path)
-    passwords = configuration.passwords(path, settings)
-    return speaker_config(settings, own_ends(settings), passwords)
+    config = file.load(path)
+    return speaker_config(config, local_addresses(config), file.passwords(path, config))
 
 
-def own_ends(settings: Config) -> LocalAddresses:
-    """This node's ends of its sessions. Raises AgentError as `own_interface` does."""
+def local_addresses(config: Config) -> LocalAddresses:
+    """Return this node's ends of its BGP sessions. Raises AgentError as `own_interface` does."""
+    import asyncio
+
     from agent.announcing.speaker_config import LocalAddresses
     from agent.netlink.connection import link_locals
     from agent.node.own_interface import own_interface
 
-    async def ask() -> LocalAddresses:
-        here = await own_interface(settings)
-        by_interface = await link_locals({peer.interface for peer in settings.bgp.peers if peer.interface})
-        return LocalAddresses(here.address, here.next_hop6, by_interface)
+    async def read() -> LocalAddresses:
+        own = await own_interface(config)
+        by_interface = await link_locals({peer.interface for peer in config.bgp.peers if peer.interface})
+        return LocalAddresses(own.address, own.next_hop6, by_interface)
 
-    return asyncio.run(ask())
+    return asyncio.run(read())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's answers for a person at a terminal. Reads JSON as server.py gives it, prints, and decides nothing."""
+"""Text output of the agent's responses. Reads the JSON of agent/control, prints it, and decides nothing."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from rich.table import Table
 
 from agent.announcing.order import format_time
 
-Answer = dict[str, Any]
+Response = dict[str, Any]
 
 _COLORS = {"up": "green", "draining": "yellow", "lost": "red", "left": "dim", "down": "red"}
 
 
-def _plain(value: Any) -> Any:
-    """The same with every text in it made such that rich prints it as it stands: `[fd00::1]` is no markup."""
+def _escaped(value: Any) -> Any:
+    """Return the value with all its texts escaped, so that rich prints `[fd00::1]` literally and not as markup."""
     if isinstance(value, str):
         return escape(value)
     if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return {key: _plain(item) for key, item in value.items()} if isinstance(value, dict) else value
+        return [_escaped(item) for item in value]
+    return {key: _escaped(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
-def _printer(show: Callable[[Answer], None]) -> Callable[[Answer], None]:
-    """What prints an answer, given one whose texts are no markup."""
-    return functools.wraps(show)(lambda answer: show(_plain(answer)))
+def _printer(show: Callable[[Response], None]) -> Callable[[Response], None]:
+    """Decorate a function that prints a response, so that it gets one without markup."""
+    return functools.wraps(show)(lambda response: show(_escaped(response)))
 
 
 def _state(value: str) -> str:
@@ -38,13 +38,13 @@ def _state(value: str) -> str:
 
 
 def _bfd(bfd: dict[str, Any] | None) -> str:
-    """A neighbor's path, in brackets behind it."""
+    """Return the BFD state of a peer in parentheses, to follow its session's state."""
     if bfd is None:
         return ""
     if bfd["error"]:
         return f" ([red]BFD: {bfd['error']}[/])"
     if bfd["state"] == "up":
-        return f" (BFD {_state('up')}, silent at most {bfd['detection_ms']:g} ms)"
+        return f" (BFD {_state('up')}, detection time {bfd['detection_ms']:g} ms)"
     return f" (BFD {_state(bfd['state'])}{': ' if bfd['diagnostic'] else ''}{bfd['diagnostic']})"
 
 
@@ -56,11 +56,26 @@ def _table(*columns: str) -> Table:
 
 
 @_printer
-def print_status(answer: Answer) -> None:
-    """The node in a line, then its VIPs, services and members."""
+def print_status(response: Response) -> None:
+    """Print the node in a line, then its VIPs, services and members, then problems."""
     console = Console(highlight=False)
-    node, xdp, bgp = answer["node"], answer["xdp"], answer["bgp"]
-    ready = "[green]ready[/]" if answer["ready"] else "[red]not ready[/]"
+    _print_node(console, response)
+    _print_peers(console, response["bgp"])
+    console.print()
+    vips = _table("VIP", "announced", "why")
+    for vip in response["vips"]:
+        announced = {(True, True): "yes", (True, False): "not yet", (False, True): "still", (False, False): "no"}
+        vips.add_row(vip["vip"], announced[vip["wanted"], vip["announced"]], vip["why"])
+    console.print(vips, "")
+    console.print(_services(response["services"]), "")
+    console.print(_members(response["members"]))
+    for problem in response["problems"]:
+        console.print(f"[red]{problem}[/]")
+
+
+def _print_node(console: Console, response: Response) -> None:
+    node, xdp = response["node"], response["xdp"]
+    ready = "[green]ready[/]" if response["ready"] else "[red]not ready[/]"
     attached = f"XDP {xdp['mode']} on {xdp['interface']}" if xdp["attached"] else "[red]XDP not attached[/]"
     console.print(
         f"node {node['address']} ({_state(node['state'])}), cluster {node['cluster']}, {ready}, "
@@ -69,32 +84,32 @@ def print_status(answer: Answer) -> None:
     if len(node["epochs"]) > 1:
         which = "the new table" if node["epoch"] == node["epochs"][0] else "the previous table"
         soon = ", about to change" if node["next_epoch"] is not None else ""
-        console.print(f"two epochs: new connections go by {which} ({node['epoch']:#x}){soon}")
-    if answer["fault"]:
-        console.print(f"[red]{answer['fault']}[/]")
+        console.print(f"two epochs: new connections use {which} ({node['epoch']:#x}){soon}")
+    if response["fault"]:
+        console.print(f"[red]{response['fault']}[/]")
     if xdp["fallback_reason"]:
         console.print(f"[yellow]{xdp['fallback_reason']}[/]")
-    for error in answer["clamp"]["errors"]:
-        console.print(f"[yellow]MSS not lowered: {error}[/]")
+    for error in response["clamp"]["errors"]:
+        console.print(f"[yellow]MSS not clamped: {error}[/]")
+
+
+def _print_peers(console: Console, bgp: dict[str, Any]) -> None:
     peers = ", ".join(f"{peer['address']} {_state(peer['state'])}{_bfd(peer['bfd'])}" for peer in bgp["peers"])
     console.print(
         f"BGP peers: {peers or 'none'}"
         + ("" if bgp["relay"] == "connected" else f"; [red]{bgp['relay']}[/]")
         + (f"; [red]{bgp['error']}[/]" if bgp["error"] else "")
     )
-    console.print()
-    vips = _table("VIP", "announced", "why")
-    for vip in answer["vips"]:
-        word = {(True, True): "yes", (True, False): "not yet", (False, True): "still", (False, False): "no"}
-        vips.add_row(vip["vip"], word[vip["wanted"], vip["announced"]], vip["why"])
-    console.print(vips, "")
-    services = _table("service", "VIP", "health", "weight", "members (effective)", "table")
-    for service in answer["services"]:
+
+
+def _services(services: list[dict[str, Any]]) -> Table:
+    table = _table("service", "VIP", "health", "weight", "members (effective)", "table")
+    for service in services:
         members = ", ".join(
             f"{m['address']} {m['effective']}" + ("" if m["state"] == "up" else f" {_state(m['state'])}")
             for m in service["members"]
         )
-        services.add_row(
+        table.add_row(
             f"{service['name']} {service['protocol']}",
             service["endpoint"],
             "[green]healthy[/]" if service["healthy"] else f"[red]unhealthy[/] {service['why']}",
@@ -102,30 +117,29 @@ def print_status(answer: Answer) -> None:
             members,
             service["digest"],
         )
-    console.print(services, "")
-    believed = _table("member", "tag", "state", "weights", "since", "epoch", "version", "last change")
-    for m in answer["members"]:
-        since = "" if m["since_s"] is None else f"{m['since_s']:.0f} s"
-        epoch = "same" if m["has_new_epoch"] else "[yellow]the previous one only[/]"
-        if not m["same_epoch"]:
-            epoch = f"[red]{m['epoch']:#x}: another table; its config or version differs[/]"
-        weights = ", ".join(f"{name} {s['effective']}/{s['weight']}" for name, s in m["services"].items())
-        where = m["address"]
+    return table
+
+
+def _members(members: list[dict[str, Any]]) -> Table:
+    table = _table("member", "tag", "state", "weights", "since", "epoch", "version", "last change")
+    for m in members:
+        address = m["address"]
         if not m["reachable"] and m["state"] != "lost":
-            where += " [red]nobody answers at its next hop[/]"
-        believed.add_row(
-            where, str(m["tag"]), _state(m["state"]), weights, since, epoch, str(m["version"]), m["why"]
-        )  # fmt: skip
-    console.print(believed)
-    for problem in answer["problems"]:
-        console.print(f"[red]{problem}[/]")
+            address += " [red]no answer from its next hop[/]"
+        weights = ", ".join(f"{name} {s['effective']}/{s['weight']}" for name, s in m["services"].items())
+        since = "" if m["since_s"] is None else f"{m['since_s']:.0f} s"
+        epoch = "same" if m["has_new_epoch"] else "[yellow]previous only[/]"
+        if not m["same_epoch"]:
+            epoch = f"[red]{m['epoch']:#x}: different table; its configuration or version differs[/]"
+        table.add_row(address, str(m["tag"]), _state(m["state"]), weights, since, epoch, str(m["version"]), m["why"])
+    return table
 
 
 @_printer
-def print_backends(answer: Answer) -> None:
-    """Every service's members."""
+def print_backends(response: Response) -> None:
+    """Print the members of every service."""
     table = _table("service", "member", "state", "weight", "effective", "")
-    for entry in answer["backends"]:
+    for entry in response["backends"]:
         here = "this node" if entry["this_node"] else ""
         table.add_row(
             entry["service"], entry["address"], _state(entry["state"]), str(entry["weight"]), str(entry["effective"]),
@@ -135,64 +149,64 @@ def print_backends(answer: Answer) -> None:
 
 
 @_printer
-def print_own_backends(answer: Answer) -> None:
-    """What this node takes of the services that were changed."""
-    for entry in answer["services"]:
+def print_own_backends(response: Response) -> None:
+    """Print this node's state and weight in the changed services."""
+    for entry in response["services"]:
         weight = f"{entry['effective']} of {entry['weight']}"
         Console(highlight=False).print(f"{entry['name']}: {_state(entry['state'])}, weight {weight}")
 
 
 @_printer
-def print_explanation(answer: Answer) -> None:
-    """The flow's place in the table, then each node's next step."""
+def print_explanation(response: Response) -> None:
+    """Print the flow's row and chain in each epoch, then each node's decision."""
     console = Console(highlight=False)
-    console.print(f"{answer['flow']}: service {answer['service']} ({answer['affinity']}, {answer['forward']})")
-    for epoch in answer["epochs"]:
-        use = "new flows" if epoch["in_use"] else "looked into too"
+    console.print(f"{response['flow']}: service {response['service']} ({response['affinity']}, {response['forward']})")
+    for epoch in response["epochs"]:
+        use = "for new flows" if epoch["in_use"] else "tried too"
         console.print(
             f"epoch {epoch['epoch']:#010x} ({use}): hash {epoch['hash']:#010x}, row {epoch['row']}, "
             f"chain {' → '.join(epoch['chain']) or 'empty (no member)'}"
         )
-    if answer["denied"]:
-        console.print(f"[red]dropped everywhere: the client lies in {answer['denied']}, which is denied[/]")
-    console.print(f"tried in this order: {' → '.join(answer['tried']) or 'nobody'}\n")
+    if response["denied"]:
+        console.print(f"[red]dropped by every node: the client is in {response['denied']}, which is denied[/]")
+    console.print(f"tried in this order: {' → '.join(response['tried']) or 'no node'}\n")
     table = _table("at node", "a new connection (SYN)", "a packet of a connection it holds", "of one it does not hold")
-    for node in answer["nodes"]:
+    for node in response["nodes"]:
         table.add_row(node["node"], node["syn"], node["held"], node["not_held"])
     console.print(table)
 
 
 @_printer
-def print_denied(answer: Answer) -> None:
-    """The deny list, and where each prefix of it stands."""
+def print_denied(response: Response) -> None:
+    """Print the deny list, and the source of each prefix."""
     console = Console(highlight=False)
-    if not answer["denied"]:
-        console.print("nobody is denied")
+    if not response["denied"]:
+        console.print("no prefix is denied")
         return
     table = _table("prefix", "from")
-    for entry in answer["denied"]:
+    for entry in response["denied"]:
         table.add_row(entry["prefix"], "the configuration" if entry["configured"] else "lbctl deny add")
     console.print(table)
 
 
 @_printer
-def print_lab(answer: Answer) -> None:
-    """The lab's nodes and their interfaces."""
+def print_lab(response: Response) -> None:
+    """Print the lab's nodes and their interfaces."""
     console = Console(highlight=False)
-    console.print(f"lab {answer['name']} ({answer['file']})\n")
+    console.print(f"lab {response['name']} ({response['file']})\n")
     table = _table("node", "pid", "interfaces")
-    for node in answer["nodes"]:
+    for node in response["nodes"]:
         interfaces = [f"{i['name']} {' '.join(i['addresses'])}".strip() for i in node["interfaces"]]
         table.add_row(node["name"], str(node["pid"]) if node["alive"] else "[red]dead[/]", ", ".join(interfaces))
     console.print(table)
 
 
 @_printer
-def print_announcements(answer: Answer) -> None:
-    """How each VIP stands at each peer, then who else announces it, then what is wrong."""
+def print_announcements(response: Response) -> None:
+    """Print each VIP's state at each peer, then its other announcers, then the faults."""
     console = Console(highlight=False)
     table = _table("VIP", "peer", "desired", "in adj-rib-out", "session", "since", "why")
-    for row in answer["peers"]:
+    for row in response["peers"]:
         as_desired = row["out"] == ("no" if row["desired"] == "withdrawn" else "yes")
         out = row["out"] if as_desired else f"[red]{row['out']}[/]"
         table.add_row(
@@ -205,17 +219,17 @@ def print_announcements(answer: Answer) -> None:
             row["why"],
         )
     console.print(table)
-    for vip in answer["vips"]:
+    for vip in response["vips"]:
         others = ", ".join(vip["others"]) or "[yellow]no other node[/]"
         console.print(f"{vip['vip']} is also announced by {others}")
-    for fault in answer["faults"]:
+    for fault in response["faults"]:
         console.print(f"[red]{fault['severity']}[/]: {fault['text']}")
-    if answer["unkept"]:
-        console.print(f"[red]orders are not kept over a restart: {answer['unkept']}[/]")
+    if response["unkept"]:
+        console.print(f"[red]orders are not stored, so a restart reverts them: {response['unkept']}[/]")
 
 
 def age(seconds: float) -> str:
-    """A duration in its largest unit."""
+    """Return a duration in its largest unit."""
     for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
         if seconds >= length:
             return f"{int(seconds // length)} {unit}"
@@ -223,7 +237,7 @@ def age(seconds: float) -> str:
 
 
 def change_line(change: dict[str, Any]) -> str:
-    """One change of how a VIP stands at a peer."""
+    """Return the line of one change of a VIP's state at a peer."""
     return (
         f"{format_time(change['since'])} {change['vip']} at {change['peer']}: {change['desired']}, "
         f"in adj-rib-out: {change['out']}, session {change['session']}: {change['why']}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""lbctl lab: containerlab files as network namespaces, from the command line. The work is topology's."""
+"""lbctl lab: containerlab files as network namespaces on this machine (topology)."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import click
 from agent.cli.options import output_option
 
 file_argument = click.argument("file", type=click.Path(path_type=Path))
-name_option = click.option("--name", help="The lab's name, instead of the file's.")
+name_option = click.option("--name", help="The lab's name, if not the file's.")
 
 
 @click.group()
 def lab() -> None:
-    """Containerlab topologies, brought up as network namespaces on this machine."""
+    """Containerlab topologies as network namespaces."""
 
 
 @lab.command()
 @file_argument
 @name_option
 @click.option("--reconfigure", is_flag=True, help="Take a lab of that name down first.")
-@click.option("--keep-failed", is_flag=True, help="Leave the lab up when an exec line fails, to be looked at.")
+@click.option("--keep-failed", is_flag=True, help="Leave the lab up for inspection if an exec line fails.")
 def up(file: Path, name: str | None, reconfigure: bool, keep_failed: bool) -> None:
     """Bring the lab of FILE up: nodes, links, then each node's exec lines."""
     from topology.lab.lab import Lab
@@ -38,7 +38,7 @@ def up(file: Path, name: str | None, reconfigure: bool, keep_failed: bool) -> No
 @file_argument
 @name_option
 def down(file: Path, name: str | None) -> None:
-    """Take the lab of FILE down, whatever there is of it."""
+    """Take the lab of FILE down, also one that is up in part."""
     from topology.lab.lab import Lab
 
     found = name or _name(file)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lbctl's commands share: their options, asking the agent, and showing its answer."""
+"""Shared by lbctl's commands: their options, the request to the agent, and the output of its response."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ socket_option = click.option(
     envvar="ANYLB_SOCKET", help="The agent's control socket.",
 )  # fmt: skip
 output_option = click.option(
-    "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="For whom."
-)
+    "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True,
+    help="text for people, json for programs.",
+)  # fmt: skip
 xdp_option = click.option(
     "--xdp", type=click.Choice(["auto", "native", "generic", "off"]), envvar="ANYLB_XDP",
     help="Overrides xdp.mode of the configuration.",
@@ -38,26 +39,26 @@ def _vip(_: click.Context, __: click.Parameter, value: str | None) -> Address | 
 
 
 force_option = click.option(
-    "--force", is_flag=True, help="Also where no other node is known to announce the VIP: it goes off the air."
+    "--force", is_flag=True, help="Proceed even if no other node is known to announce the VIP, which ends its service."
 )
-vip_option = click.option("--vip", callback=_vip, help="One VIP; all without it.")
+vip_option = click.option("--vip", callback=_vip, help="One VIP; without it, all of this node.")
 
 
-def ask(socket: Path, method: str, resource: str, /, **query: str) -> dict[str, Any]:
-    """The agent's answer. NotRunningError when there is none, AgentError when it refuses."""
+def request(socket: Path, method: str, resource: str, /, **query: str) -> dict[str, Any]:
+    """Return the agent's response. Raises NotRunningError if no agent answers, AgentError if it refuses."""
     from agent.cli.client import call
 
     return call(socket, method, resource, **query)
 
 
-def show(answer: dict[str, Any], output: str, text: Callable[[dict[str, Any]], None]) -> None:
-    """Print an answer as JSON, or as `text` prints it."""
+def show(response: dict[str, Any], output: str, print_text: Callable[[dict[str, Any]], None]) -> None:
+    """Print a response as JSON, or by `print_text`."""
     if output == "json":
-        click.echo(json.dumps(answer, indent=2))
+        click.echo(json.dumps(response, indent=2))
     else:
-        text(answer)
+        print_text(response)
 
 
 def vip_query(vip: Address | None) -> dict[str, str]:
-    """The query for one VIP, or for all."""
+    """Return the query for one VIP, or for all."""
     return {} if vip is None else {"vip": str(vip)}

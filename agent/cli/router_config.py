@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""lbctl announce config: the router's side of this node's sessions. Needs the configuration, no agent."""
+"""lbctl announce config: the router's configuration for this node's sessions. Needs the configuration, no agent."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ import shlex
 import sys
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from agent.address import Address
-from agent.announcing.router_config import NodeAddress, own_nodes, router_config, routers_of
-from agent.announcing.speaker_config import LocalAddresses
 from agent.cli.options import config_option
-from agent.config import file as configuration
-from agent.config.schema import Config
 from agent.errors import AgentError
 from bgp.router import KINDS
+
+if TYPE_CHECKING:
+    from agent.announcing.router_config import NodeAddress
+    from agent.announcing.speaker_config import LocalAddresses
+    from agent.config.schema import Config
 
 _NODE = re.compile(
     r"(?:(?P<name>[A-Za-z][A-Za-z0-9_]{0,30})=)?(?P<address>[0-9a-fA-F.:]+(?:%[A-Za-z0-9_.-]{1,15})?)(?:@(?P<asn>[0-9]{1,10}))?"
@@ -40,6 +42,8 @@ def _router_id(_: click.Context, __: click.Parameter, value: str | None) -> IPv4
 
 
 def _nodes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[NodeAddress, ...]:
+    from agent.announcing.router_config import NodeAddress
+
     found = []
     for value in values:
         match = _NODE.fullmatch(value)
@@ -61,16 +65,16 @@ def _nodes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tu
 @click.option("--router", "kind", type=click.Choice(sorted(KINDS)), required=True, help="What the router runs.")
 @click.option(
     "--node", "nodes", multiple=True, callback=_nodes, metavar="[NAME=]ADDRESS[@AS]",
-    help="A node, instead of this one; once for each address that it speaks BGP from.",
+    help="A node, instead of this one; once for each address of its BGP sessions.",
 )  # fmt: skip
 @click.option(
     "--peer", "peers", multiple=True, callback=_address, metavar="ADDRESS",
-    help="The router, by its address in bgp.peers; twice if it is known by two. All routers, one after the other, "
-    "without it: as many IPv6 addresses as IPv4 ones are taken to be those of the same routers.",
+    help="The router, by its address in bgp.peers; twice if it has two there. Without it, all routers in turn: if "
+    "there are as many IPv6 addresses as IPv4 ones, they are paired in order.",
 )  # fmt: skip
 @click.option("--router-id", callback=_router_id, help="The router's id, if not its IPv4 address in bgp.peers.")
-@click.option("--log", metavar="FILE", help="Where the router logs, if not to syslog.")
-def config_command(
+@click.option("--log", metavar="FILE", help="The router's log file, if not syslog.")
+def router_config(
     path: Path,
     kind: str,
     nodes: tuple[NodeAddress, ...],
@@ -78,26 +82,29 @@ def config_command(
     router_id: IPv4Address | None,
     log: str | None,
 ) -> None:
-    """Print the router's side of this node's sessions: a whole configuration, with the known traps."""
-    settings = configuration.load(path)
+    """Print the router's configuration for this node's sessions, complete, with the known traps."""
+    from agent.announcing.router_config import own_nodes, router_config, routers_of
+    from agent.config import file
+
+    config = file.load(path)
     for address in peers:
-        if address not in [peer.address for peer in settings.bgp.peers]:
-            known = ", ".join(str(peer.address) for peer in settings.bgp.peers)
-            raise click.BadParameter(f"{address} is not in bgp.peers of {path}; there is {known}", param_hint="--peer")
-    one = [peer for peer in settings.bgp.peers if peer.address in peers]
-    ends = None if nodes else _ends(settings)
+        if address not in [peer.address for peer in config.bgp.peers]:
+            known = ", ".join(str(peer.address) for peer in config.bgp.peers)
+            raise click.BadParameter(f"{address} is not in bgp.peers of {path}; known: {known}", param_hint="--peer")
+    one = [peer for peer in config.bgp.peers if peer.address in peers]
+    ends = None if nodes else _ends(config)
     made_by = shlex.join(["lbctl", *sys.argv[1:]])
     texts = []
-    for router in [one] if one else routers_of(settings.bgp.peers):
+    for router in [one] if one else routers_of(config.bgp.peers):
         of = nodes if ends is None else own_nodes(router, ends)
-        texts.append(KINDS[kind](router_config(settings, router, of, router_id, log, made_by)))
+        texts.append(KINDS[kind](router_config(config, router, of, router_id, log, made_by)))
     click.echo("\n".join(texts), nl=False)
 
 
-def _ends(settings: Config) -> LocalAddresses:
-    from agent.cli.bgp import own_ends
+def _ends(config: Config) -> LocalAddresses:
+    from agent.cli.bgp import local_addresses
 
     try:
-        return own_ends(settings)
+        return local_addresses(config)
     except AgentError as error:
-        raise AgentError(f"{error}; or say with --node which nodes the router has") from None
+        raise AgentError(f"{error}; or name the router's nodes with --node") from None

@@ -68,7 +68,7 @@ def test_status_tells_of_bfd(tmp_path: Path) -> None:
 
         wait_for(lambda: (bfd().get("state"), bfd().get("detection_ms")) == ("up", 800), "BFD")
         assert bfd()["interval_ms"] == 200
-        assert "10.0.0.1 up (BFD up, silent at most 800 ms)" in lab.exec("b1", ["lbctl", "status"]).stdout
+        assert "10.0.0.1 up (BFD up, detection time 800 ms)" in lab.exec("b1", ["lbctl", "status"]).stdout
         bird = int(lab.exec("router", ["pidof", "bird"]).stdout)
         os.kill(_outside(lab, "router", bird), signal.SIGSTOP)
         wait_for(lambda: bfd().get("state") == "down", "its end")

@@ -154,7 +154,7 @@ def test_each_router_of_the_configuration_is_printed(tmp_path: Path, kind: str) 
         (["--peer", "10.0.0.9"], 2, "10.0.0.9 is not in bgp.peers of"),
         (["--router-id", "x"], 2, "x is not an IPv4 address"),
         (["--node", "10.0.0.11", "--node", "10.0.0.11"], 1, "give each node's address once"),
-        ([], 1, "or say with --node which nodes the router has"),
+        ([], 1, "or name the router's nodes with --node"),
     ],
 )
 def test_what_cannot_be_printed_is_told_in_a_line(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:

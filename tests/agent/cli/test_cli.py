@@ -66,7 +66,7 @@ def test_a_socket_left_by_a_killed_agent_is_a_dead_agent(tmp_path: Path) -> None
 
 def test_config_check() -> None:
     out, _ = lbctl("config", "check", "-c", LAB_CONFIG)
-    assert out == f"{LAB_CONFIG}: fine (echo 10.99.0.1:7000/tcp)\n"
+    assert out == f"{LAB_CONFIG}: valid (echo 10.99.0.1:7000/tcp)\n"
     out, _ = lbctl("config", "check", "-c", LAB_CONFIG, "-o", "json")
     assert json.loads(out) == {"ok": True, "file": LAB_CONFIG, "services": ["echo 10.99.0.1:7000/tcp"]}
 

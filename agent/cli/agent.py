@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""lbctl agent: the daemon of this node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from agent.cli.options import config_option, output_option, show, socket_option, xdp_option
+
+if TYPE_CHECKING:
+    from agent.config.schema import Config
+
+
+@click.group()
+def agent() -> None:
+    """The agent of this node."""
+
+
+@agent.command()
+@config_option
+@xdp_option
+def run(path: Path, xdp: str | None) -> None:
+    """Run the agent in the foreground (lb-agent.service)."""
+    import logging
+    import sys
+
+    from agent.config import file
+    from agent.config.schema import XdpConfig
+    from agent.daemon.start import start
+    from agent.paths import Paths
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+
+    def load() -> Config:
+        config = file.load(path)
+        if xdp is None:
+            return config
+        return config.model_copy(update={"xdp": XdpConfig.model_validate({"mode": xdp})})
+
+    start(load, Paths())
+
+
+@agent.command()
+@socket_option
+@output_option
+def reload(socket: Path, output: str) -> None:
+    """Have the agent read its configuration again.
+
+    Routes and connections are not touched. A configuration with a fault is refused, and nothing changes. The `bgp`
+    section also needs `lbctl bgp reload`.
+    """
+    from agent.cli.reload import reload as reload_agent
+
+    show(reload_agent(socket), output, lambda _: click.echo("reloaded"))
+
+
+@agent.command()
+def detach() -> None:
+    """Remove XDP program and tables from this node.
+
+    The agent must be stopped. Connections that this node forwards break.
+    """
+    from agent.daemon.start import detach as detach_node
+    from agent.paths import Paths
+
+    click.echo("detached" if detach_node(Paths()) else "nothing was attached")

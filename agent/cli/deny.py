@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""lbctl deny: the deny list of this node."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from pathlib import Path
+
+import click
+
+from agent.address import Network
+from agent.cli.options import output_option, request, show, socket_option
+
+
+def _prefix(_: click.Context, __: click.Parameter, value: str) -> Network:
+    try:
+        return ip_network(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+prefix_argument = click.argument("prefix", callback=_prefix)
+
+
+@click.group()
+def deny() -> None:
+    """Prefixes whose packets to VIPs are dropped."""
+
+
+@deny.command("list")
+@socket_option
+@output_option
+def deny_list(socket: Path, output: str) -> None:
+    """Show the deny list."""
+    from agent.cli.display import print_denied
+
+    show(request(socket, "GET", "/deny"), output, print_denied)
+
+
+@deny.command()
+@prefix_argument
+@socket_option
+@output_option
+def add(prefix: Network, socket: Path, output: str) -> None:
+    """Drop all packets from PREFIX to VIPs, now and after a restart of the agent."""
+    response = request(socket, "POST", "/deny", prefix=str(prefix))
+    show(response, output, lambda _: click.echo(f"{prefix}: denied"))
+
+
+@deny.command("del")
+@prefix_argument
+@socket_option
+@output_option
+def delete(prefix: Network, socket: Path, output: str) -> None:
+    """Accept packets from PREFIX again."""
+    response = request(socket, "DELETE", "/deny", prefix=str(prefix))
+    show(response, output, lambda _: click.echo(f"{prefix}: no longer denied"))
