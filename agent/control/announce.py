@@ -21,9 +21,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from agent.address import Address
-from agent.announcing import operator_request
 from agent.announcing.export_status import alerts
 from agent.announcing.order import Order, OrderKind
+from agent.control import operator_request
 from agent.control.http_server import Request, Response, Routes, json_response
 from agent.errors import AgentError
 from agent.model import Method

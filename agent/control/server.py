@@ -11,9 +11,8 @@ from http import HTTPStatus
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
-from agent.announcing import operator_request
 from agent.control import announce as control_announce
-from agent.control import explain
+from agent.control import explain, operator_request
 from agent.control.http_server import HttpServer, Request, Response, Routes, json_response
 from agent.control.status import status
 from agent.errors import AgentError, LastAnnouncerError

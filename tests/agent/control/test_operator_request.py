@@ -3,7 +3,7 @@
 
 from ipaddress import IPv4Address
 
-from agent.announcing.operator_request import announcing_nodes
+from agent.control.operator_request import announcing_nodes
 from agent.model import Member, Share, State
 
 A, B, C = (IPv4Address("10.0.0.11") + i for i in range(3))
