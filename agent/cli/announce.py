@@ -120,8 +120,8 @@ def watch(vip: Address | None, socket: Path, output: str) -> None:
 
 def _do(socket: Path, output: str, resource: str, done: str, wait_s: float | None, query: dict[str, str]) -> None:
     response = request(socket, "POST", resource, **query)
-    if response["unkept"]:
-        click.echo(f"lbctl: done, but not stored, so a restart reverts it: {response['unkept']}", err=True)
+    if response["save_error"]:
+        click.echo(f"lbctl: done, but not stored, so a restart reverts it: {response['save_error']}", err=True)
     if wait_s is not None:
         wanted = (
             resource == "/announce" or resource.endswith("undrain") or query.get("method", "withdraw") != "withdraw"

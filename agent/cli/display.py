@@ -224,8 +224,8 @@ def print_announcements(response: Response) -> None:
         console.print(f"{vip['vip']} is also announced by {others}")
     for fault in response["faults"]:
         console.print(f"[red]{fault['severity']}[/]: {fault['text']}")
-    if response["unkept"]:
-        console.print(f"[red]orders are not stored, so a restart reverts them: {response['unkept']}[/]")
+    if response["save_error"]:
+        console.print(f"[red]orders are not stored, so a restart reverts them: {response['save_error']}[/]")
 
 
 def age(seconds: float) -> str:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's end of the control socket, and what it answers there."""
+"""The agent's end of the control socket: what it serves there, and the HTTP server."""

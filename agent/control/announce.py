@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The control socket's part about announcements: how they stand, orders for them, and their changes as they come.
+"""Requests about announcements: their state, orders for them, and their changes as they happen.
 
-    GET  /announce            how each VIP stands at each peer, and what is wrong
-    GET  /announce/watch      the same a line each, then every change, without end
-    POST /announce            lift `down`               ?vip=
+    GET  /announce            each VIP's state at each peer, and faults
+    GET  /announce/watch      each state on a line, then every change, without end
+    POST /announce            remove the order `down`   ?vip=
     POST /withdraw            order `down`              ?vip= &reason= &for_s= &force=yes
     POST /announce/drain      order a drain             ?vip= &reason= &for_s= &force=yes &method=
-    POST /announce/undrain    lift the drain            ?vip=
+    POST /announce/undrain    remove the drain          ?vip=
 
-Without `vip` all of the node's are meant.
+Without `vip` a request is for all VIPs of the node.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from agent.address import Address
 from agent.announcing.export_status import alerts
 from agent.announcing.order import Order, OrderKind
 from agent.control import operator_request
-from agent.control.http_server import Request, Response, Routes, json_response
+from agent.control.http_server import Response, Routes, json_response
 from agent.errors import AgentError
 from agent.model import Method
 
@@ -32,29 +32,29 @@ if TYPE_CHECKING:
     from agent.node.agent import Agent
 
 MAX_REASON = 200
-LONGEST_S = 366 * 86_400.0
+MAX_FOR_S = 366 * 86_400.0
 
 
 def routes(agent: Agent) -> Routes:
-    """What is answered, and by what."""
+    """Return the handlers by method and path."""
     return {
-        ("GET", "/announce"): _standing(agent),
-        ("GET", "/announce/watch"): _watch(agent),
-        ("POST", "/announce"): _lift(agent, OrderKind.DOWN),
-        ("POST", "/withdraw"): _give(agent, OrderKind.DOWN),
-        ("POST", "/announce/drain"): _give(agent, OrderKind.DRAIN),
-        ("POST", "/announce/undrain"): _lift(agent, OrderKind.DRAIN),
+        ("GET", "/announce"): lambda _: json_response(report(agent, time.time())),
+        ("GET", "/announce/watch"): lambda _: _watch(agent),
+        ("POST", "/announce"): lambda request: _remove_orders(agent, OrderKind.DOWN, request.query),
+        ("POST", "/withdraw"): lambda request: _add_orders(agent, OrderKind.DOWN, request.query),
+        ("POST", "/announce/drain"): lambda request: _add_orders(agent, OrderKind.DRAIN, request.query),
+        ("POST", "/announce/undrain"): lambda request: _remove_orders(agent, OrderKind.DRAIN, request.query),
     }
 
 
 def report(agent: Agent, wall: float) -> dict[str, Any]:
-    """How the announcements of this node stand."""
+    """Return the state of this node's announcements; `wall` is the wall clock in seconds."""
     announcer, relay = agent.announcer, agent.relay
-    away = None if relay.connected and relay.snapshot else relay.error or "the relay has not said anything yet"
+    disconnected = None if relay.connected and relay.snapshot else relay.error or "the relay has sent no snapshot yet"
     error = relay.snapshot.error if relay.snapshot else None
-    found = [entry.status for entry in announcer.entries]
+    statuses = [entry.status for entry in announcer.entries]
     return {
-        "relay": away or "connected",
+        "relay": disconnected or "connected",
         "vips": [
             {
                 "vip": str(vip),
@@ -63,17 +63,17 @@ def report(agent: Agent, wall: float) -> dict[str, Any]:
                 "why": announcement.why,
                 "fault": announcement.fault,
                 "others": [str(address) for address in operator_request.other_announcers(agent, vip)],
-                "orders": [_told(order) for order in sorted(announcer.orders, key=str) if order.vip == vip],
+                "orders": [_order(order) for order in sorted(announcer.orders, key=str) if order.vip == vip],
             }
             for vip, announcement in agent.announcements.items()
         ],
         "peers": [entry.to_json() | {"since_s": max(0.0, round(wall - entry.since, 1))} for entry in announcer.entries],
-        "unkept": announcer.save_error,
-        "faults": [asdict(fault) for fault in alerts(agent.announcements, found, away, error)],
+        "save_error": announcer.save_error,
+        "faults": [asdict(fault) for fault in alerts(agent.announcements, statuses, disconnected, error)],
     }
 
 
-def _told(order: Order) -> dict[str, Any]:
+def _order(order: Order) -> dict[str, Any]:
     return {
         "kind": order.kind,
         "method": order.method,
@@ -83,53 +83,35 @@ def _told(order: Order) -> dict[str, Any]:
     }
 
 
-def _standing(agent: Agent) -> Any:
-    async def handle(_: Request) -> Response:
-        return json_response(report(agent, time.time()))
-
-    return handle
-
-
-def _give(agent: Agent, kind: OrderKind) -> Any:
-    async def handle(request: Request) -> Response:
-        query, now = request.query, time.time()
-        vips = _vips(agent, query)
-        method = _method(query) if kind is OrderKind.DRAIN else Method.WITHDRAW
-        reason, until = _reason(query), _until(query, now)
-        operator_request.add_orders(
-            agent, [Order(vip, kind, method, reason, now, until) for vip in vips], force="force" in query
-        )
-        return _done(agent, vips)
-
-    return handle
+def _add_orders(agent: Agent, kind: OrderKind, query: Mapping[str, str]) -> Response:
+    now, vips = time.time(), _vips(agent, query)
+    method = _method(query) if kind is OrderKind.DRAIN else Method.WITHDRAW
+    reason, until = _reason(query), _until(query, now)
+    orders = [Order(vip, kind, method, reason, now, until) for vip in vips]
+    operator_request.add_orders(agent, orders, force="force" in query)
+    return _done(agent, vips)
 
 
-def _lift(agent: Agent, kind: OrderKind) -> Any:
-    async def handle(request: Request) -> Response:
-        vips = _vips(agent, request.query)
-        operator_request.remove_orders(agent, vips, kind)
-        return _done(agent, vips)
-
-    return handle
+def _remove_orders(agent: Agent, kind: OrderKind, query: Mapping[str, str]) -> Response:
+    vips = _vips(agent, query)
+    operator_request.remove_orders(agent, vips, kind)
+    return _done(agent, vips)
 
 
 def _done(agent: Agent, vips: list[Address]) -> Response:
-    return json_response({"ok": True, "vips": sorted(map(str, vips)), "unkept": agent.announcer.save_error})
+    return json_response({"ok": True, "vips": sorted(map(str, vips)), "save_error": agent.announcer.save_error})
 
 
-def _watch(agent: Agent) -> Any:
+def _watch(agent: Agent) -> Response:
     async def lines() -> AsyncGenerator[bytes, None]:
         with agent.announcer.watch() as changes:
             for entry in agent.announcer.entries:
                 yield _line(entry.to_json())
-            # None: the client has left too much unread. Its connection is closed, so that it knows of the gap.
+            # None: the client has left too much unread. Its connection is closed, so that it notices the gap.
             while change := await changes.get():
                 yield _line(change.to_json())
 
-    async def handle(_: Request) -> Response:
-        return Response(200, content_type="application/x-ndjson", lines=lines())
-
-    return handle
+    return Response(200, content_type="application/x-ndjson", lines=lines())
 
 
 def _line(value: Mapping[str, Any]) -> bytes:
@@ -138,12 +120,12 @@ def _line(value: Mapping[str, Any]) -> bytes:
 
 def _vips(agent: Agent, query: Mapping[str, str]) -> list[Address]:
     known = {str(vip): vip for vip in agent.config.vips}
-    wanted = query.get("vip")
-    if wanted is None:
+    text = query.get("vip")
+    if text is None:
         return list(known.values())
-    if wanted not in known:
-        raise AgentError(f"{wanted} is not a VIP of this node; it has {', '.join(known)}")
-    return [known[wanted]]
+    if text not in known:
+        raise AgentError(f"{text} is not a VIP of this node; it has {', '.join(known)}")
+    return [known[text]]
 
 
 def _method(query: Mapping[str, str]) -> Method:
@@ -156,9 +138,7 @@ def _method(query: Mapping[str, str]) -> Method:
 def _reason(query: Mapping[str, str]) -> str:
     text = query.get("reason", "")
     if len(text) > MAX_REASON or not text.isprintable():
-        raise AgentError(
-            f"reason: more than {MAX_REASON} characters, or not all printable; say it shorter, on one line"
-        )
+        raise AgentError(f"reason: more than {MAX_REASON} characters, or not all printable; shorten it to one line")
     return text
 
 
@@ -170,6 +150,6 @@ def _until(query: Mapping[str, str], now: float) -> float | None:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not 0 < seconds <= LONGEST_S:
-        raise AgentError(f"for: {text} s is not a time up to a year; leave it out for an order without an end")
+    if not 0 < seconds <= MAX_FOR_S:
+        raise AgentError(f"for: {text} s is not between 0 and a year; omit it for an order without an end")
     return now + seconds

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a flow goes and why: the answer to `lbctl explain`. Computed from this node's table; reads, changes nothing."""
+"""A flow's row, chain and each node's decision, for `lbctl explain`. Reads this node's table, changes nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TUPLE = re.compile(rf"(?P<protocol>tcp|udp)[\s,]+{_END.format('client')}[\s,]+{
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """One flow as a client makes it."""
+    """One flow, as its client addresses it."""
 
     protocol: str
     client: Address
@@ -64,21 +64,22 @@ def parse(text: str) -> Flow:
     return flow
 
 
-def explain(agent: Agent, flow: Flow) -> dict[str, Any]:
-    """The flow's row and chain, and what each node would do with its packets when the router hands it one.
+def explain(agent: Agent, text: str) -> dict[str, Any]:
+    """Return a flow's row and chain, and each node's decision for a packet that the router sends to it.
 
-    Raises AgentError where there is no such service, or no table (yet, or because the data path is off).
+    Raises AgentError if the text is not a flow, no service matches, or there is no table (yet, or with xdp.mode off).
     """
+    flow = parse(text)
     service = _service(agent, flow)
     if agent.applier is None:
-        raise AgentError("the data path is off (xdp.mode): whatever server the router picks keeps the flow")
+        raise AgentError("the data path is off (xdp.mode): the server that the router picks keeps the flow")
     use = agent.applier.use
     if use is None:
-        raise AgentError("there is no table yet: no router has told who the members are")
+        raise AgentError("there is no table yet: no router has announced the members")
     first, *others = sorted(agent.epochs, key=lambda epoch: epoch.number != use.first)
-    number, row, chain = _looked_up(agent.applier, service, first, flow)
-    found = [_looked_up(agent.applier, service, epoch, flow) for epoch in others]
-    tried = joined(chain, found[0][2] if found else None, use.alternating)
+    number, row, chain = _look_up(agent.applier, service, first, flow)
+    others_found = [_look_up(agent.applier, service, epoch, flow) for epoch in others]
+    tried = joined(chain, others_found[0][2] if others_found else None, use.alternating)
     nodes = [member.address for member in agent.members()]
     return {
         "flow": str(flow),
@@ -91,17 +92,17 @@ def explain(agent: Agent, flow: Flow) -> dict[str, Any]:
         "chain": [str(address) for address in chain],
         "epochs": [
             {"epoch": epoch.number, "in_use": epoch is first, "hash": h, "row": r, "chain": [str(a) for a in c]}
-            for epoch, (h, r, c) in zip((first, *others), ((number, row, chain), *found), strict=True)
+            for epoch, (h, r, c) in zip((first, *others), ((number, row, chain), *others_found), strict=True)
         ],
         "tried": [str(address) for address in tried],
-        "nodes": [{"node": str(node), **_at(node, tried, flow.protocol == "udp")} for node in nodes],
+        "nodes": [{"node": str(node), **_decisions(node, tried, flow.protocol == "udp")} for node in nodes],
     }
 
 
-def _looked_up(
+def _look_up(
     applier: MapWriter, service: ServiceConfig, epoch: Epoch, flow: Flow
 ) -> tuple[int, int, list[IPv4Address]]:
-    """The flow's hash, row and chain in an epoch."""
+    """Return the flow's hash, row and chain in an epoch."""
     affinity = AFFINITIES[service.affinity]
     number = flow_hash(epoch.key, flow.client, flow.client_port, flow.vip, flow.vip_port, affinity)
     row = number & (epoch.rows - 1)
@@ -115,20 +116,20 @@ def _service(agent: Agent, flow: Flow) -> ServiceConfig:
             if service.port == port:
                 return service
     known = ", ".join(f"{s.protocol} {endpoint(s.vip, s.port)}" for s in agent.config.services)
-    raise AgentError(f"no service takes {flow.protocol} {endpoint(flow.vip, flow.vip_port)}; there is {known}")
+    raise AgentError(f"no service takes {flow.protocol} {endpoint(flow.vip, flow.vip_port)}; known: {known}")
 
 
-def _at(node: IPv4Address, chain: Sequence[IPv4Address], udp: bool) -> dict[str, str]:
-    """A node's answer to a first packet, and to a later one with and without its connection there."""
+def _decisions(node: IPv4Address, chain: Sequence[IPv4Address], udp: bool) -> dict[str, str]:
+    """Return a node's decisions for a first packet, and for later ones whose connection it holds or does not hold."""
     opens, later = Arrival[IPv4Address](opens=True, udp=udp), Arrival[IPv4Address](opens=udp, udp=udp)
     return {
-        "syn": _words(pick(NodeState(node, chain), opens)),
-        "held": _words(pick(NodeState(node, chain, Socket.CONNECTION), later)),
-        "not_held": _words(pick(NodeState(node, chain), later)),
+        "syn": _text(pick(NodeState(node, chain), opens)),
+        "held": _text(pick(NodeState(node, chain, Socket.CONNECTION), later)),
+        "not_held": _text(pick(NodeState(node, chain), later)),
     }
 
 
-def _words(decision: Decision[IPv4Address]) -> str:
+def _text(decision: Decision[IPv4Address]) -> str:
     if decision.to is not None:
         return f"forward to {decision.to} (hop {decision.hop})"
     return f"{decision.event.name.lower()}: {decision.why}"

@@ -44,7 +44,7 @@ class Response:
     lines: AsyncGenerator[bytes, None] | None = None
 
 
-Handler = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request], Response | Awaitable[Response]]
 Routes = Mapping[tuple[str, str], Handler]
 """Handlers by method and path."""
 
@@ -57,7 +57,7 @@ def json_response(body: object, status: int = 200) -> Response:
 class HttpServer:
     """Answers every request on a unix socket by `handle`, which must not raise."""
 
-    def __init__(self, handle: Handler) -> None:
+    def __init__(self, handle: Callable[[Request], Awaitable[Response]]) -> None:
         self._handle = handle
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None

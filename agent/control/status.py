@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the agent tells of itself, as JSON. Reads the agent and changes nothing."""
+"""The agent's state as JSON, for `lbctl status`. Reads the agent and changes nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def status(agent: Agent) -> dict[str, Any]:
-    """The whole state of this node as it sees itself and the others."""
+    """Return the whole state of this node, and its view of the other members."""
     now = time.monotonic()
     members = agent.members()
     snapshot = agent.relay.snapshot

@@ -87,8 +87,8 @@ def test_explain_names_the_server_that_really_answers(cluster: Cluster) -> None:
 @pytest.mark.parametrize(
     ("flow", "message"),
     [
-        ("tcp,10.1.1.1:1,10.99.0.1:80", "no service takes tcp 10.99.0.1:80; there is tcp 10.99.0.1:7000"),
-        ("udp,10.1.1.1:1,10.99.0.1:7000", "no service takes udp 10.99.0.1:7000; there is tcp 10.99.0.1:7000"),
+        ("tcp,10.1.1.1:1,10.99.0.1:80", "no service takes tcp 10.99.0.1:80; known: tcp 10.99.0.1:7000"),
+        ("udp,10.1.1.1:1,10.99.0.1:7000", "no service takes udp 10.99.0.1:7000; known: tcp 10.99.0.1:7000"),
         ("tcp,10.1.1.1:0,10.99.0.1:7000", "port 0 is not in 1-65535"),
         ("tcp,10.1.1.999:1,10.99.0.1:7000", "10.1.1.999"),
         ("nonsense", "'nonsense' is not a flow; write tcp,192.0.2.7:41000,10.99.0.1:443"),
