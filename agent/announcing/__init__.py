@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the routers are told: decided, ordered, said, and compared with what they hold."""
+"""What this node announces to its routers: orders, decision, routes, and how far the adj-rib-out agrees."""

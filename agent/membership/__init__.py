@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who the other nodes are: what is heard of them, what is believed, and asking them directly."""
+"""Membership: the identities that nodes exchange by BGP, the view that follows from them, and direct probes."""

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Damping of members that come and go, after RFC 2439. Pure; `now` is CLOCK_MONOTONIC seconds.
+"""Flap damping of members, after RFC 2439. Pure; `now` is CLOCK_MONOTONIC seconds.
 
-Each loss of a member costs a penalty, which halves every `HALF_LIFE_S`. Above `SUPPRESS` a member that is present
-counts as lost: no new flows, but its place in the chains is kept, for its connections live. Below `REUSE` it is up
+Each loss of a member adds `PENALTY`, and the sum halves every `HALF_LIFE_S`. Above `SUPPRESS` a member that is present
+counts as lost: it gets no new flows, but keeps its place in the chains for its live connections. Below `REUSE` it is up
 again.
 
 With these figures the third loss within half a minute damps, or the fourth within a minute; one or two restarts do not.
-A member that has come to rest is back after a minute and a half, and after three minutes however often it went. RFC
-2439 section 4.2 keeps routes away for up to an hour; a server's share of the load is worth more than a quiet table.
+A member that stops flapping is back after a minute and a half, and after three minutes however often it flapped. RFC
+2439 section 4.2 suppresses routes for up to an hour; here a server's share of the load matters more than a quiet
+table.
+
+The hold-down of this node's own VIPs is announcing/hold_down.py's.
 """
 
 from __future__ import annotations
@@ -31,23 +34,23 @@ class _Record:
     damped: bool = False
 
 
-class Damping:
+class FlapDamping:
     """The penalties of all members."""
 
     def __init__(self) -> None:
         self._records: dict[IPv4Address, _Record] = {}
 
-    def charge(self, address: IPv4Address, now: float) -> None:
-        """A member was lost by itself, not together with many others."""
+    def add_penalty(self, address: IPv4Address, now: float) -> None:
+        """Charge a member for a loss of its own (not a mass loss)."""
         penalty = min(CEILING, self._penalty(address, now) + PENALTY)
         damped = address in self._records and self._records[address].damped
         self._records[address] = _Record(penalty, now, damped or penalty >= SUPPRESS)
 
     def damped(self, now: float, known: Collection[IPv4Address]) -> dict[IPv4Address, float]:
-        """Who is damped among the members `known`, and for how many seconds more if it stays.
+        """Return the damped ones among the members `known`, with the seconds left if they flap no more.
 
-        At most a third of all nodes (this one included), but one at least: where more come and go the fault lies with
-        the router or the network, and without them each node would take all new flows itself.
+        At most a third of all nodes (this one included), but at least one: where more flap the fault lies with the
+        router or the network, and without them each node would take all new flows itself.
         """
         for address, record in list(self._records.items()):
             penalty = self._penalty(address, now)

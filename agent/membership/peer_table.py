@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the BGP peers tell of the other nodes, put together: one word for each address. Pure; `now` is CLOCK_MONOTONIC.
+"""The identities that all BGP peers advertise, and the best one for each node. Pure; `now` is CLOCK_MONOTONIC seconds.
 
-Owns which word counts; what follows from a word, or from its absence, is view.py's. The rules:
+Owns which advertisement is best; view.py owns what follows from it, or from its absence. The rules:
 
-1. Loss of information is not loss of a member. While a peer is down, what it last told stands.
-2. After a peer is back, what it does not tell again is unknown for `REFRESH_S`, and stands too: its own sessions to
-   the other nodes may still be coming up.
-3. A word counts if any peer tells it. But where a live session withdraws it, or did not tell it again in time, the old
-   word of a peer that is down (or has not told it again yet) no longer counts: else a dead server would own rows for as
-   long as a router is away.
-4. What is told in a live session counts more than an old word, and takes its place.
-5. Of several live sessions the one with the highest version counts: the others have not heard it yet. When nobody tells
-   the higher version any more, a lower one is taken: the node may have been reinstalled.
+1. Loss of information is not loss of a member. While a peer is down, its last advertisements stay valid.
+2. After a peer comes back, an identity that it does not advertise again is unknown for `REFRESH_S` and stays valid too:
+   the peer's own sessions with the other nodes may still be coming up.
+3. One peer's advertisement is enough. But when a live session withdraws an identity, or does not advertise it again in
+   time, the stale advertisement of a peer that is down (or has not refreshed it yet) is dropped: otherwise a dead
+   server would own rows for as long as a router is away.
+4. An advertisement of a live session replaces a stale one.
+5. Of several live sessions the one with the highest version is best: the others have not received it yet. When none
+   advertises the higher version any more, a lower one is accepted: the node may have been reinstalled.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ REFRESH_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Advertisement:
-    """One identity as a peer tells it."""
+    """One node's identity as a peer advertises it. `shares` by service id, `epochs` beside the preferred `epoch`."""
 
     address: IPv4Address
     epoch: int
@@ -38,18 +38,18 @@ class Advertisement:
 
     @property
     def order(self) -> tuple[int, str]:
-        """Which of two is the newer. Two contents under one version have an order all the same, so that all nodes
-        that hear both choose alike."""
+        """The sort key: the newer of two is greater. Two contents under one version have an order too, so that all
+        nodes that receive both choose the same."""
         shares = sorted((sid, astuple(share)) for sid, share in self.shares.items())
         return self.version, repr((self.epoch, self.epochs, shares, str(self.address6)))
 
 
 @dataclass(frozen=True, slots=True)
 class PeerReport:
-    """A BGP peer's state and all identities that it tells now; when it is down, `advertisements` means nothing.
+    """The state of a BGP peer, and all identities that it advertises now; while it is down they mean nothing.
 
-    `since` names the session (when it came up): a reset may be over before anyone saw it down, and then only this
-    tells that the peer has yet to tell everything again. `eor`: it has told all that it had when the session came up.
+    `since` identifies the session by the time it came up: a reset may be over before anyone sees the peer down, and
+    then only `since` shows that it has yet to advertise everything again. `eor`: its End-of-RIB has arrived.
     """
 
     up: bool
@@ -63,89 +63,90 @@ class _Peer:
     up: bool = False
     since: float = 0.0
     refreshed_by: float = 0.0
-    """Until then, what this peer does not tell again is unknown, not withdrawn."""
-    standing: dict[IPv4Address, Advertisement] = field(default_factory=dict)
-    confirmed: set[IPv4Address] = field(default_factory=set)
-    """Those told since the session came up."""
+    """Until then an identity that this peer has not advertised again is unknown, not withdrawn."""
+    advertisements: dict[IPv4Address, Advertisement] = field(default_factory=dict)
+    refreshed: set[IPv4Address] = field(default_factory=set)
+    """Those advertised since the session came up; the rest are stale."""
 
     @property
     def live(self) -> set[IPv4Address]:
-        """Of whom it tells now, in a session that is up."""
-        return self.confirmed & self.standing.keys() if self.up else set()
+        """The nodes that it advertises now, in a session that is up."""
+        return self.refreshed & self.advertisements.keys() if self.up else set()
 
 
 class PeerTable:
-    """All peers. Feed it with `observe`, read `shown`."""
+    """The advertisements of all peers. Feed it with `observe`, read `best`."""
 
     def __init__(self) -> None:
         self._peers: dict[str, _Peer] = {}
 
     def observe(self, reports: Mapping[str, PeerReport], now: float) -> None:
-        """Take in what every configured peer tells. A peer that is no longer configured is forgotten."""
-        for gone in self._peers.keys() - reports.keys():
-            del self._peers[gone]
+        """Record the reports of all configured peers. A peer that is no longer configured is forgotten."""
+        for removed in self._peers.keys() - reports.keys():
+            del self._peers[removed]
         withdrawn: set[IPv4Address] = set()
         for name, report in reports.items():
             withdrawn |= _observe(self._peers.setdefault(name, _Peer()), report, now)
-        self._correct(withdrawn)
+        self._replace_stale(withdrawn)
 
-    def shown(self, now: float) -> dict[IPv4Address, Advertisement]:
-        """The word that counts, for each address of which there is one."""
+    def best(self, now: float) -> dict[IPv4Address, Advertisement]:
+        """Drop what has not been refreshed in time; return the best advertisement of each node that has one."""
         expired: set[IPv4Address] = set()
         for peer in self._peers.values():
             if peer.up and now >= peer.refreshed_by:
-                expired |= peer.standing.keys() - peer.confirmed
-                peer.standing = {a: told for a, told in peer.standing.items() if a in peer.confirmed}
+                expired |= peer.advertisements.keys() - peer.refreshed
+                peer.advertisements = {a: one for a, one in peer.advertisements.items() if a in peer.refreshed}
         if expired:
-            self._correct(expired)
-        shown: dict[IPv4Address, Advertisement] = {}
+            self._replace_stale(expired)
+        best: dict[IPv4Address, Advertisement] = {}
         for peer in self._peers.values():
-            for told in peer.standing.values():
-                _put_newer(shown, told)
-        return shown
+            for advertisement in peer.advertisements.values():
+                _put_newer(best, advertisement)
+        return best
 
-    def doubtful(self, now: float) -> set[IPv4Address]:
-        """Of whom only old words are left, though some peer is up and had its time to tell of them."""
+    def stale(self, now: float) -> set[IPv4Address]:
+        """Return the nodes that only stale advertisements name, although some peer is up and had time to refresh."""
         if not any(peer.up and now >= peer.refreshed_by for peer in self._peers.values()):
             return set()
-        old = {address for peer in self._peers.values() for address in peer.standing}
-        return old - self._live().keys()
+        known = {address for peer in self._peers.values() for address in peer.advertisements}
+        return known - self._live().keys()
 
-    def _correct(self, withdrawn: Collection[IPv4Address]) -> None:
-        """Have old words give way: to what live sessions tell of the same node, and to their telling no longer."""
+    def _replace_stale(self, withdrawn: Collection[IPv4Address]) -> None:
+        """Replace stale advertisements by live ones of the same node, and drop those that a live session withdrew."""
         live = self._live()
         for peer in self._peers.values():
-            alive = peer.live
-            peer.standing = {
-                a: told if a in alive else live.get(a, told)
-                for a, told in peer.standing.items()
-                if a in alive or a not in withdrawn
+            own = peer.live
+            peer.advertisements = {
+                address: advertisement if address in own else live.get(address, advertisement)
+                for address, advertisement in peer.advertisements.items()
+                if address in own or address not in withdrawn
             }
 
     def _live(self) -> dict[IPv4Address, Advertisement]:
-        """What live sessions tell."""
+        """Return the best of what live sessions advertise."""
         live: dict[IPv4Address, Advertisement] = {}
         for peer in self._peers.values():
             for address in peer.live:
-                _put_newer(live, peer.standing[address])
+                _put_newer(live, peer.advertisements[address])
         return live
 
 
 def _observe(peer: _Peer, report: PeerReport, now: float) -> set[IPv4Address]:
-    """Take in one peer's word; return of whom it told in this very session and tells no longer."""
+    """Record one peer's report; return the nodes that it advertised in this same session and no longer does."""
     if not report.up:
         peer.up = False
         return set()
     if not peer.up or peer.since != report.since:
         peer.up, peer.since = True, report.since
-        peer.refreshed_by, peer.confirmed = now + REFRESH_S, set()
-    withdrawn = {a for a in peer.standing if a in peer.confirmed and a not in report.advertisements}
-    peer.standing = {a: told for a, told in peer.standing.items() if a not in withdrawn} | dict(report.advertisements)
-    peer.confirmed |= report.advertisements.keys()
+        peer.refreshed_by, peer.refreshed = now + REFRESH_S, set()
+    withdrawn = {a for a in peer.advertisements if a in peer.refreshed and a not in report.advertisements}
+    kept = {a: one for a, one in peer.advertisements.items() if a not in withdrawn}
+    peer.advertisements = kept | dict(report.advertisements)
+    peer.refreshed |= report.advertisements.keys()
     return withdrawn
 
 
-def _put_newer(words: dict[IPv4Address, Advertisement], told: Advertisement) -> None:
-    before = words.get(told.address)
-    if before is None or (before is not told and before != told and before.order < told.order):
-        words[told.address] = told
+def _put_newer(best: dict[IPv4Address, Advertisement], new: Advertisement) -> None:
+    before = best.get(new.address)
+    if before is None or (before is not new and before != new and before.order < new.order):
+        best[new.address] = new

@@ -81,7 +81,7 @@ class Agent:
         }
         self.view = View(m for m in saved.members if m.address != interface.address)
         self.denied = saved.denied
-        self.version = saved.version or identity_version.first(time.time())
+        self.version = saved.version or identity_version.initial(time.time())
         self._silenced = False
         self.drained, self.weights = saved.drained, dict(saved.weights)
         self.applier = None
@@ -89,7 +89,7 @@ class Agent:
             ends = interface.address, interface.address6
             self.applier = MapWriter(config, self.epochs, datapath, *ends, self.all_denied)
         self.relay = RelayClient(paths.relay, _relay_uids(config.bgp.user), self._heard)
-        self.prober = Prober(config, interface.address, self._version_to_answer, self._answered)
+        self.prober = Prober(config, interface.address, self._version_to_reply, self._on_reply)
         self.membership_known = False
         self.stopping = False
         self._attached_once = False
@@ -213,12 +213,12 @@ class Agent:
         self._silenced = snapshot.deadman
         self._wake.set()
 
-    def _version_to_answer(self) -> int | None:
+    def _version_to_reply(self) -> int | None:
         """Under which version a direct probe is answered; a node that leaves, or has, does not keep its place."""
         return None if self.stopping or self.intent is State.LEFT else self.version.number
 
-    def _answered(self, address: IPv4Address, number: int) -> None:
-        self.view.answered(address, number, time.monotonic())
+    def _on_reply(self, address: IPv4Address, number: int) -> None:
+        self.view.receive_reply(address, number, time.monotonic())
         self._wake.set()
 
     # Tasks
@@ -278,9 +278,9 @@ class Agent:
                 identity.peer_reports(self.config, self.relay.snapshot, self.relay.connected, self.interface.address),
                 now,
             )
-            self.prober.ask(self.view.wanted_probes(now))
+            self.prober.probe(self.view.take_due_probes(now))
             if not self.membership_known:
-                if not self.view.complete(now):
+                if not self.view.is_complete(now):
                     continue
                 self.membership_known = True
             await self._reconcile(now)
@@ -303,7 +303,7 @@ class Agent:
         others = [self.prober.error, *unlisted_interfaces(self.applier, self.datapath)]
         self.problems.observe(snapshot, members, self.epoch_numbers, versions, others, now)
         heard = identity.own_reflections(self.config, snapshot, self.interface.address)
-        self.version = self.version.having_heard(heard, now)
+        self.version = self.version.after_reflections(heard, now)
         self._announce()
 
     async def _forward(self, applier: MapWriter, datapath: DataPath, members: tuple[Member, ...], now: float) -> None:
@@ -360,7 +360,7 @@ class Agent:
         if self.stopping:
             shares = identity.fallback_shares(shares)
         said = identity.own_identity(self.config, here.address, self.epoch_numbers, shares, here.address6)
-        self.version = self.version.saying(identity.content_digest(said))
+        self.version = self.version.with_content(identity.content_digest(said))
         self._save()  # before it is said: a number must never be used again for another content
         self._wish = routes.desired_routes(
             self.config, here.address, self.epoch_numbers, shares, wanted, here.address6, self.version, here.next_hop6

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The direct probe over real sockets: 127.0.0.0/8 holds as many nodes as one likes."""
+"""The direct probe over real sockets: each node is an address of 127.0.0.0/8."""
 
 import asyncio
 import socket
@@ -38,21 +38,21 @@ def port() -> int:
         return number
 
 
-Answers = list[tuple[IPv4Address, int]]
+Replies = list[tuple[IPv4Address, int]]
 
 
 def play(
-    mine: Config, theirs: Config, version: int | None, scene: Callable[[Prober, Answers], Awaitable[None]]
+    mine: Config, theirs: Config, version: int | None, scene: Callable[[Prober, Replies], Awaitable[None]]
 ) -> None:
-    """A asks, B answers under `version`; `scene` gets A's end and what it was answered."""
+    """A probes B, which replies with `version`; `scene` gets A's prober and the replies to it."""
 
     async def run() -> None:
-        answers: Answers = []
-        asker = Prober(mine, A, lambda: 1, lambda address, number: answers.append((address, number)))
-        asked = Prober(theirs, B, lambda: version, lambda *_: None)
-        tasks = [asyncio.create_task(asker.run()), asyncio.create_task(asked.run())]
+        replies: Replies = []
+        requester = Prober(mine, A, lambda: 1, lambda address, number: replies.append((address, number)))
+        responder = Prober(theirs, B, lambda: version, lambda *_: None)
+        tasks = [asyncio.create_task(requester.run()), asyncio.create_task(responder.run())]
         try:
-            await scene(asker, answers)
+            await scene(requester, replies)
         finally:
             for task in tasks:
                 task.cancel()
@@ -61,26 +61,26 @@ def play(
     asyncio.run(run())
 
 
-async def answered(asker: Prober, answers: Answers) -> None:
+async def expect_reply(requester: Prober, replies: Replies) -> None:
     for _ in range(int(WAIT_S / 0.05)):
-        asker.ask([B])
+        requester.probe([B])
         await asyncio.sleep(0.05)
-        if answers:
+        if replies:
             return
-    raise AssertionError(f"no answer; {asker.error}")
+    raise AssertionError(f"no reply; {requester.error}")
 
 
-async def not_answered(asker: Prober, answers: Answers) -> None:
+async def expect_no_reply(requester: Prober, replies: Replies) -> None:
     for _ in range(20):
-        asker.ask([B])
+        requester.probe([B])
         await asyncio.sleep(0.05)
-    assert answers == []
+    assert replies == []
 
 
-def test_a_node_answers_under_its_version(port: int) -> None:
-    async def scene(asker: Prober, answers: Answers) -> None:
-        await answered(asker, answers)
-        assert set(answers) == {(B, 42)}
+def test_reply_carries_the_version(port: int) -> None:
+    async def scene(requester: Prober, replies: Replies) -> None:
+        await expect_reply(requester, replies)
+        assert set(replies) == {(B, 42)}
 
     play(config(port), config(port), 42, scene)
 
@@ -95,14 +95,14 @@ def test_a_node_answers_under_its_version(port: int) -> None:
     ],
     ids=["it leaves", "another cluster, so another key", "it does not allow this one", "this one does not allow it"],
 )
-def test_who_does_not_answer_or_is_not_heard(
+def test_no_reply_or_reply_dropped(
     port: int, mine: dict[str, str], theirs: dict[str, str], version: int | None
 ) -> None:
-    play(config(port, **mine), config(port, **theirs), version, not_answered)  # type: ignore[arg-type]
+    play(config(port, **mine), config(port, **theirs), version, expect_no_reply)  # type: ignore[arg-type]
 
 
-def test_a_port_that_is_taken_is_told_and_tried_again(port: int) -> None:
-    async def scene(asker: Prober, answers: Answers) -> None:
+def test_taken_port_is_reported_and_retried(port: int) -> None:
+    async def scene(requester: Prober, replies: Replies) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
             other.bind((str(A), port + 1))
             blocked = Prober(config(port + 1), A, lambda: 1, lambda *_: None)

@@ -4,9 +4,9 @@
     node ──session── router 1 ──session── node          each session: in order, each message delayed by its own time,
       └────session── router 2 ──session───┘              and lost with the session when that is reset
 
-What BGP promises is simulated, no more: updates of one session arrive in order, those of different sessions in any; an
-update may swallow earlier ones of the same node; a session that ends takes along what was on its way, and the router
-withdraws what it had learned by it. Nodes change, crash, come back (with what they remember, or reinstalled with a
+The simulation keeps BGP's promises and no more: updates of one session arrive in order, those of different sessions in
+any; an update may replace earlier ones of the same node; what is in flight when a session ends is lost, and the router
+withdraws what it learned by that session. Nodes change, crash, return (with their saved members, or reinstalled with a
 clock that was set back), and leave; routers go down and up, one for good; direct probes are lost.
 """
 
@@ -18,7 +18,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from agent.membership.peer_table import REFRESH_S, Advertisement, PeerReport
-from agent.membership.view import LOST_KEPT_S, PROBE_WAIT_S, View
+from agent.membership.view import LOST_KEPT_S, REPLY_WAIT_S, View
 from agent.model import Member, Share, State
 from agent.node.plan import candidates
 from agent.table.rendezvous import build
@@ -29,45 +29,45 @@ SEEDS = range(60)
 
 @dataclass
 class Session:
-    """Of one node with one router."""
+    """The session of one node with one router."""
 
     up: bool = False
     since: float = 0.0
     eor: bool = False
     to_router: deque[tuple[float, Advertisement]] = field(default_factory=deque)
     to_node: deque[tuple[float, IPv4Address | None, Advertisement | None]] = field(default_factory=deque)
-    """Of whom, and what; no word: withdrawn; of nobody: End-of-RIB."""
+    """(arrival, node, its identity or None: withdrawn); no node: End-of-RIB."""
     learned: dict[IPv4Address, Advertisement] = field(default_factory=dict)
-    """By the node."""
+    """The node's adj-rib-in."""
 
 
 @dataclass
 class Node:
     address: IPv4Address
-    word: Advertisement
+    identity: Advertisement
     view: View = field(default_factory=View)
     alive: bool = True
     since: float = 0.0
-    """When it came or went last."""
+    """When it last started or crashed."""
     reports: dict[str, PeerReport] = field(default_factory=dict)
-    """What its routers told when it looked last."""
+    """The latest reports of its peers."""
     withdrawn: dict[IPv4Address, float] = field(default_factory=dict)
-    """Whom a live session told of until then; no live session has since."""
-    standing: dict[IPv4Address, Member] = field(default_factory=dict)
-    """Those that were told when a session was up last, as they were believed then."""
+    """The nodes that a live session withdrew and none has advertised since, with the time."""
+    confirmed: dict[IPv4Address, Member] = field(default_factory=dict)
+    """The members that were advertised when a session was last up, as in the view then."""
 
 
 class Fabric:
-    """All nodes and routers."""
+    """All nodes and routers, and their sessions."""
 
     def __init__(self, seed: int) -> None:
-        self.dice = random.Random(seed)
+        self.random = random.Random(seed)
         self.now = 1000.0
-        addresses = [IPv4Address(f"10.0.0.{11 + i}") for i in range(self.dice.randint(5, 12))]
+        addresses = [IPv4Address(f"10.0.0.{11 + i}") for i in range(self.random.randint(5, 12))]
         self.nodes = {
             a: Node(a, Advertisement(a, 1, {SERVICE: Share(100, 100, State.UP)}, version=1000)) for a in addresses
         }
-        self.routers = [f"router {i}" for i in range(self.dice.randint(1, 3))]
+        self.routers = [f"router {i}" for i in range(self.random.randint(1, 3))]
         self.down: set[str] = set()
         self.ribs: dict[str, dict[IPv4Address, Advertisement]] = {router: {} for router in self.routers}
         self.sessions = {(router, a): Session() for router in self.routers for a in addresses}
@@ -75,96 +75,96 @@ class Fabric:
 
     # BGP
 
-    def when(self, queue: deque) -> float:
-        """When the next message of a session arrives: never before the last."""
-        return max(self.now + self.dice.expovariate(2.0), queue[-1][0] if queue else 0.0)
+    def arrival(self, queue: deque) -> float:
+        """Return when the next message of a session arrives: never before the last."""
+        return max(self.now + self.random.expovariate(2.0), queue[-1][0] if queue else 0.0)
 
     def connect(self, router: str, address: IPv4Address) -> None:
         session, node = self.sessions[router, address], self.nodes[address]
         if session.up or router in self.down or not node.alive:
             return
         session.up, session.since, session.eor = True, self.now, False
-        session.to_router.append((self.when(session.to_router), node.word))
-        for told in self.ribs[router].values():
-            session.to_node.append((self.when(session.to_node), told.address, told))
-        session.to_node.append((self.when(session.to_node), None, None))
+        session.to_router.append((self.arrival(session.to_router), node.identity))
+        for identity in self.ribs[router].values():
+            session.to_node.append((self.arrival(session.to_node), identity.address, identity))
+        session.to_node.append((self.arrival(session.to_node), None, None))
 
     def disconnect(self, router: str, address: IPv4Address) -> None:
         session = self.sessions[router, address]
         if session.up:
             self.sessions[router, address] = Session()
             if self.ribs[router].pop(address, None):
-                self.spread(router, address, None)
+                self.propagate(router, address, None)
 
-    def spread(self, router: str, address: IPv4Address, told: Advertisement | None) -> None:
+    def propagate(self, router: str, address: IPv4Address, identity: Advertisement | None) -> None:
         for other in self.nodes:
             session = self.sessions[router, other]
             if other != address and session.up:
-                if self.dice.random() < 0.5:  # an update that is still waiting is swallowed by the next
+                if self.random.random() < 0.5:  # an update that still waits is replaced by the next
                     waiting = [one for one in session.to_node if one[1] != address]
                     session.to_node = deque(waiting)
-                session.to_node.append((self.when(session.to_node), address, told))
+                session.to_node.append((self.arrival(session.to_node), address, identity))
 
     def deliver(self) -> None:
         for (router, address), session in self.sessions.items():
             while session.to_router and session.to_router[0][0] <= self.now:
-                told = session.to_router.popleft()[1]
-                self.ribs[router][address] = told
-                self.spread(router, address, told)
+                identity = session.to_router.popleft()[1]
+                self.ribs[router][address] = identity
+                self.propagate(router, address, identity)
         for session in self.sessions.values():
             while session.to_node and session.to_node[0][0] <= self.now:
-                _, of, word = session.to_node.popleft()
-                if of is None:
+                _, address, identity = session.to_node.popleft()
+                if address is None:
                     session.eor = True
-                elif word is None:
-                    session.learned.pop(of, None)
+                elif identity is None:
+                    session.learned.pop(address, None)
                 else:
-                    session.learned[of] = word
+                    session.learned[address] = identity
 
-    # What happens
+    # Events
 
-    def say(self, node: Node, share: Share, version: int) -> None:
-        node.word = Advertisement(node.address, 1, {SERVICE: share}, version=version)
+    def announce(self, node: Node, share: Share, version: int) -> None:
+        node.identity = Advertisement(node.address, 1, {SERVICE: share}, version=version)
         for router in self.routers:
             session = self.sessions[router, node.address]
             if session.up:
-                session.to_router.append((self.when(session.to_router), node.word))
+                session.to_router.append((self.arrival(session.to_router), node.identity))
 
     def change(self) -> None:
-        node = self.dice.choice(list(self.nodes.values()))
+        node = self.random.choice(list(self.nodes.values()))
         if node.alive:
-            state = self.dice.choices([State.UP, State.DRAINING, State.LEFT], [8, 3, 1])[0]
-            nominal = self.dice.choice([50, 100, 200])
-            effective = self.dice.choice([0, nominal]) if state is State.UP else 0
-            self.say(node, Share(nominal, effective, state), node.word.version + 2)
+            state = self.random.choices([State.UP, State.DRAINING, State.LEFT], [8, 3, 1])[0]
+            nominal = self.random.choice([50, 100, 200])
+            effective = self.random.choice([0, nominal]) if state is State.UP else 0
+            self.announce(node, Share(nominal, effective, state), node.identity.version + 2)
 
     def crash(self) -> None:
-        node = self.dice.choice(list(self.nodes.values()))
+        node = self.random.choice(list(self.nodes.values()))
         node.alive, node.since = False, self.now
         for router in self.routers:
             self.disconnect(router, node.address)
 
-    def revive(self) -> None:
+    def restart(self) -> None:
         for node in self.nodes.values():
-            if not node.alive and self.dice.random() < 0.7:
+            if not node.alive and self.random.random() < 0.7:
                 node.alive, node.since = True, self.now
-                node.reports, node.withdrawn, node.standing = {}, {}, {}
-                remembered = self.dice.random() < 0.5
-                node.view = View(node.view.members if remembered else ())
-                version = node.word.version + 2 if remembered else self.dice.randint(1, 2000)
-                self.say(node, Share(100, 100, State.UP), version)
+                node.reports, node.withdrawn, node.confirmed = {}, {}, {}
+                saved = self.random.random() < 0.5
+                node.view = View(node.view.members if saved else ())
+                version = node.identity.version + 2 if saved else self.random.randint(1, 2000)
+                self.announce(node, Share(100, 100, State.UP), version)
 
     def reset(self) -> None:
-        self.disconnect(self.dice.choice(self.routers), self.dice.choice(list(self.nodes)))
+        self.disconnect(self.random.choice(self.routers), self.random.choice(list(self.nodes)))
 
     def reset_most(self) -> None:
-        router = self.dice.choice(self.routers)
+        router = self.random.choice(self.routers)
         for address in self.nodes:
-            if self.dice.random() < 0.7:
+            if self.random.random() < 0.7:
                 self.disconnect(router, address)
 
     def toggle_router(self) -> None:
-        router = self.dice.choice(self.routers)
+        router = self.random.choice(self.routers)
         if router in self.down:
             self.down.remove(router)
         else:
@@ -175,11 +175,11 @@ class Fabric:
 
     def connect_all(self, chance: float = 1.0) -> None:
         for router, address in self.sessions:
-            if self.dice.random() < chance:
+            if self.random.random() < chance:
                 self.connect(router, address)
 
     def step(self, seconds: float) -> None:
-        """Let time pass, and let every node look and ask."""
+        """Let time pass; every node updates its view and sends its probes."""
         self.now += seconds
         self.deliver()
         for node in self.nodes.values():
@@ -191,18 +191,18 @@ class Fabric:
                 reports[router] = PeerReport(session.up, dict(session.learned), session.since, session.eor)
             node.view.observe(reports, self.now)
             self.check(node, reports)
-            for asked in node.view.wanted_probes(self.now):
-                if self.nodes[asked].alive and self.dice.random() < 0.8:
-                    version = self.nodes[asked].word.version
-                    node.view.answered(asked, version, self.now)
-                    member = next(m for m in node.view.members if m.address == asked)
-                    assert "but it answers" not in member.why or member.version == version, "kept for what it was"
+            for probed in node.view.take_due_probes(self.now):
+                if self.nodes[probed].alive and self.random.random() < 0.8:
+                    version = self.nodes[probed].identity.version
+                    node.view.receive_reply(probed, version, self.now)
+                    member = next(m for m in node.view.members if m.address == probed)
+                    assert "but it replies" not in member.why or member.version == version, "kept under its version"
 
     def check(self, node: Node, reports: dict[str, PeerReport]) -> None:
-        """What holds at any time, however much the nodes disagree."""
+        """Assert what holds at any time, however much the views differ."""
         seen = {member.address: member for member in node.view.members}
         live = [report for report in reports.values() if report.up]
-        told = {
+        newest = {
             a: max(r.advertisements[a].version for r in live if a in r.advertisements)
             for report in live
             for a in report.advertisements
@@ -210,34 +210,34 @@ class Fabric:
         for router, report in reports.items():
             before = node.reports.get(router)
             if before and before.up and report.up and before.since == report.since:
-                for address in before.advertisements.keys() - told.keys():
+                for address in before.advertisements.keys() - newest.keys():
                     node.withdrawn.setdefault(address, self.now)
         node.reports = reports
-        for address, version in told.items():
-            assert seen[address].version == version, "of several live sessions the newest word counts"
+        for address, version in newest.items():
+            assert seen[address].version == version, "of several live sessions the newest identity is best"
             node.withdrawn.pop(address, None)
         for address, since in node.withdrawn.items():
             other = self.nodes[address]
-            if not other.alive and self.now >= max(since, other.since) + PROBE_WAIT_S and address in seen:
-                assert seen[address].lost, "a live session withdrew it, and it cannot answer"
+            if not other.alive and self.now >= max(since, other.since) + REPLY_WAIT_S and address in seen:
+                assert seen[address].lost, "a live session withdrew it, and it cannot reply"
         if live:
-            node.standing = {address: seen[address] for address in told}
-        for address, member in node.standing.items():
-            assert seen[address].version == member.version, "no session, no news"
+            node.confirmed = {address: seen[address] for address in newest}
+        for address, member in node.confirmed.items():
+            assert seen[address].version == member.version, "no session, no change"
             assert member.lost or not seen[address].lost, "loss of information is not loss of a member"
 
 
 def run(seed: int) -> Fabric:
-    """A quarter of an hour of trouble, then rest for as long as the rules may take."""
+    """Run a quarter of an hour of faults, then rest for as long as the rules may take."""
     fabric = Fabric(seed)
-    events = [fabric.change, fabric.crash, fabric.revive, fabric.reset, fabric.reset_most, fabric.toggle_router]
+    events = [fabric.change, fabric.crash, fabric.restart, fabric.reset, fabric.reset_most, fabric.toggle_router]
     for _ in range(150):
-        for event in fabric.dice.choices(events, [8, 1, 3, 3, 1, 1], k=fabric.dice.randint(0, 3)):
+        for event in fabric.random.choices(events, [8, 1, 3, 3, 1, 1], k=fabric.random.randint(0, 3)):
             event()
         fabric.connect_all(0.4)
-        fabric.step(fabric.dice.choice([0.2, 1.0, 3.0, 20.0]))
-    # One router may be away for good, if there is another.
-    fabric.down = set(fabric.dice.sample(sorted(fabric.down), k=min(len(fabric.down), 1, len(fabric.routers) - 1)))
+        fabric.step(fabric.random.choice([0.2, 1.0, 3.0, 20.0]))
+    # One router may stay down for good, if there is another.
+    fabric.down = set(fabric.random.sample(sorted(fabric.down), k=min(len(fabric.down), 1, len(fabric.routers) - 1)))
     fabric.connect_all()
     for _ in range(30):
         fabric.step(1.0)
@@ -246,9 +246,9 @@ def run(seed: int) -> Fabric:
     return fabric
 
 
-def beliefs(fabric: Fabric, node: Node) -> list[Member]:
-    """What a node believes of all, itself included, without what is its own affair (since when, and why)."""
-    own = Member(node.address, 1, node.word.shares, False, 0.0, "", version=node.word.version)
+def whole_view(fabric: Fabric, node: Node) -> list[Member]:
+    """Return a node's view, itself included, without what differs by node (since when, and why)."""
+    own = Member(node.address, 1, node.identity.shares, False, 0.0, "", version=node.identity.version)
     seen = [
         Member(m.address, m.epoch, m.shares, m.lost, 0.0, "", m.address6, m.version, m.epochs)
         for m in node.view.members
@@ -257,20 +257,20 @@ def beliefs(fabric: Fabric, node: Node) -> list[Member]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_once_updates_stop_all_views_are_equal_and_true_and_all_tables_equal(seed: int) -> None:
+def test_once_changes_stop_all_views_are_equal_and_true_and_all_tables_equal(seed: int) -> None:
     fabric = run(seed)
     alive = [node for node in fabric.nodes.values() if node.alive]
-    truth = [Member(n.address, 1, n.word.shares, False, 0.0, "", version=n.word.version) for n in alive]
+    truth = [Member(n.address, 1, n.identity.shares, False, 0.0, "", version=n.identity.version) for n in alive]
     tables = set()
     for node in alive:
-        believed = beliefs(fabric, node)
-        assert believed == truth
-        tables.add(build(candidates(SERVICE, believed), ROWS, CHAIN).digest)
+        view = whole_view(fabric, node)
+        assert view == truth
+        tables.add(build(candidates(SERVICE, view), ROWS, CHAIN).digest)
     assert len(tables) <= 1
 
 
-def test_the_trouble_is_trouble() -> None:
-    """The control: in the midst of it views differ, members are lost, asked and kept."""
+def test_views_differ_during_the_faults() -> None:
+    """The control: meanwhile views differ, and members are lost, probed and kept."""
     states, differing = set(), 0
     for seed in SEEDS[:10]:
         fabric = Fabric(seed)
@@ -279,9 +279,9 @@ def test_the_trouble_is_trouble() -> None:
             fabric.reset_most()
             fabric.connect_all(0.4)
             fabric.step(1.0)
-            views = [beliefs(fabric, node) for node in fabric.nodes.values()]
+            views = [whole_view(fabric, node) for node in fabric.nodes.values()]
             differing += any(view != views[0] for view in views)
             states |= {member.why for node in fabric.nodes.values() for member in node.view.members}
     assert differing > 100
-    for word in ("withdrawn", "but it answers", "does not answer", "came back", "comes and goes"):
-        assert any(word in why for why in states), word
+    for text in ("withdrawn", "but it replies", "does not reply", "received again", "flaps"):
+        assert any(text in why for why in states), text
