@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labs: containerlab files brought up as network namespaces, and the traffic that proves them."""
+"""Labs: containerlab files brought up as network namespaces, their traffic, and the demo."""

@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from topology.demo.cluster import VIP, Cluster, agree
+from topology.demo.agent_client import tables_agree
+from topology.demo.cluster import VIP, Cluster
 from topology.demo.router_watch import RouterWatch
 from topology.lab.lab import Lab
 from topology.lab.netns import inside_net
@@ -27,7 +28,7 @@ START_S: Final = 60.0
 
 @contextlib.contextmanager
 def anylb_lab(name: str) -> Iterator[Cluster]:
-    """Bring up the lab with the daemons on all servers; ready means that all tables agree and the router has all."""
+    """Bring up the lab with the daemons on all servers; ready means that all tables agree and the router has all routes."""
     with Lab.up(FOLDER / "bench.clab.yml", name, keep=False) as lab:
         lab.exec("router", ["bird", "-c", "/etc/bird/bird.conf"])
         cluster = Cluster(lab, "bird")
@@ -36,9 +37,9 @@ def anylb_lab(name: str) -> Iterator[Cluster]:
         hops = frozenset(cluster.addresses[node] for node in SERVERS)
         for vip in (VIP, *TUNNEL_VIPS.values()):
             with RouterWatch(lab.nodes["router"].pid, vip) as router:
-                cluster.wait(f"all routes to {vip}", lambda: router.timeline.now == hops, START_S)
+                cluster.wait(f"all routes to {vip}", lambda: router.history.current == hops, START_S)
         takers = frozenset(SERVERS)
-        cluster.wait("tables", lambda: agree(map(cluster.view, SERVERS), takers, frozenset()), START_S)
+        cluster.wait("tables", lambda: tables_agree(map(cluster.service_status, SERVERS), takers, frozenset()), START_S)
         yield cluster
 
 

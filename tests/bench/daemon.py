@@ -55,7 +55,7 @@ def start_s(cluster: Cluster, gone: Sequence[str]) -> tuple[float, float]:
 def ready(cluster: Cluster) -> bool:
     """Whether the node's agent answers and says so."""
     try:
-        return bool(cluster.ask(NODE, "GET", "/status")["ready"])
+        return bool(cluster.request(NODE, "GET", "/status")["ready"])
     except LabError:
         return False
 

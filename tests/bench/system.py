@@ -19,7 +19,8 @@ from bench import figures
 from bench.cluster import FOLDER, PROXY_VIP, SERVERS, TUNNEL_VIPS, anylb_lab, plain_lab
 from bench.figures import Cpu, Load, Process, Round
 
-from topology.demo.cluster import SERVICE, VIP, Cluster
+from topology.demo.agent_client import SERVICE
+from topology.demo.cluster import VIP, Cluster
 
 OTHER_VIP: Final = "10.99.0.9"
 """Not a service."""
@@ -117,7 +118,7 @@ def _received(cluster: Cluster, node: str) -> int:
 def _forwarded(way: Way) -> int:
     total = 0
     for node in SERVERS:
-        services = way.cluster.ask(node, "GET", "/status")["services"]
+        services = way.cluster.request(node, "GET", "/status")["services"]
         total += next(service["counters"]["forward_first"] for service in services if service["name"] == way.service)
     return total
 

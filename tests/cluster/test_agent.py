@@ -33,7 +33,7 @@ def cluster() -> Iterator[Cluster]:
     with Lab.up(FILE, f"agent-test-{os.getpid()}", keep=False) as lab:
         made = Cluster(lab, "bird")
         wait_for(lambda: hops(made) == {made.addresses[node] for node in FOUR}, "four next hops")
-        wait_for(lambda: len({view and view.digest for view in map(made.view, FOUR)}) == 1, "equal tables")
+        wait_for(lambda: len({view and view.digest for view in map(made.service_status, FOUR)}) == 1, "equal tables")
         yield made
 
 
@@ -108,7 +108,7 @@ def test_withdraw_leaves_the_ecmp_set_and_goes_on_serving(cluster: Cluster) -> N
         status = lbctl(cluster, "b3", "status", "-o", "json")
         assert status["vips"][0]["why"] == "withdrawn by the operator"
         # It still owns its rows: the others forward its flows to it.
-        view = cluster.view("b1")
+        view = cluster.service_status("b1")
         assert view is not None
         assert view.takers == frozenset(FOUR)
         found = {ask_the_vip(cluster, f"10.1.1.{number}", 30_000 + number) for number in range(1, 60)}
@@ -131,7 +131,7 @@ def test_the_wishes_of_an_operator_outlive_the_agent(cluster: Cluster) -> None:
     wait_for(lambda: not cluster.pids("b2", "agent"), "b2's agent to be gone")
     assert "no agent answers" in lbctl(cluster, "b2", "status", code=3)
     cluster.start("b2", "agent")
-    wait_for(lambda: cluster.view("b2"), "b2's agent to be ready")
+    wait_for(lambda: cluster.service_status("b2"), "b2's agent to be ready")
     assert lbctl(cluster, "b2", "status", "-o", "json")["node"]["state"] == "draining"
     assert cluster.addresses["b2"] not in hops(cluster)
     lbctl(cluster, "b2", "undrain")
@@ -139,14 +139,14 @@ def test_the_wishes_of_an_operator_outlive_the_agent(cluster: Cluster) -> None:
 
 
 def test_a_killed_agent_leaves_route_and_data_path_and_its_successor_changes_nothing(cluster: Cluster) -> None:
-    wait_for(lambda: len({view and view.digest for view in map(cluster.view, FOUR)}) == 1, "equal tables")
+    wait_for(lambda: len({view and view.digest for view in map(cluster.service_status, FOUR)}) == 1, "equal tables")
     before = lbctl(cluster, "b4", "status", "-o", "json")
     cluster.kill("b4", "agent")
     wait_for(lambda: not cluster.pids("b4", "agent"), "b4's agent to be gone")
     assert "xdp" in cluster.lab.exec("b4", ["ip", "link", "show", "eth1"]).stdout
     assert {ask_the_vip(cluster, f"10.1.1.{number}", 31_000 + number) for number in range(1, 60)} == set(FOUR)
     cluster.start("b4", "agent")
-    wait_for(lambda: cluster.view("b4"), "b4's agent to be ready")
+    wait_for(lambda: cluster.service_status("b4"), "b4's agent to be ready")
     after = lbctl(cluster, "b4", "status", "-o", "json")
     assert after["services"][0]["digest"] == before["services"][0]["digest"]
     assert after["services"][0]["counters"]["rx"] >= before["services"][0]["counters"]["rx"]
@@ -240,7 +240,7 @@ def test_detach_is_refused_while_the_agent_runs_and_off_takes_the_program_away(c
     wait_for(lambda: not cluster.pids("b3", "agent"), "b3's agent to end")
     assert "xdp" in cluster.lab.exec("b3", ["ip", "link", "show", "eth1"]).stdout
     cluster.lab.spawn("b3", ["lbctl", "agent", "run", "--xdp", "off"])
-    wait_for(lambda: cluster.reachable("b3") and status_of(cluster, "b3")["vips"], "b3 to be plain anycast")
+    wait_for(lambda: cluster.agent_answers("b3") and status_of(cluster, "b3")["vips"], "b3 to be plain anycast")
     assert "xdp" not in cluster.lab.exec("b3", ["ip", "link", "show", "eth1"]).stdout
     cluster.kill("b3", "agent", signal.SIGTERM)
     wait_for(lambda: not cluster.pids("b3", "agent"), "b3's agent to end")
@@ -254,4 +254,4 @@ def fill(path: Path) -> None:
 
 
 def status_of(cluster: Cluster, node: str) -> Any:
-    return cluster.ask(node, "GET", "/status")
+    return cluster.request(node, "GET", "/status")

@@ -71,7 +71,7 @@ class Bench:
         return dict(row)
 
     def hops(self) -> set[str]:
-        return {self.cluster.names.get(hop, hop) for hop in self.watch.timeline.now}
+        return {self.cluster.names.get(hop, hop) for hop in self.watch.history.current}
 
     def paths(self) -> dict[str, Path_]:
         """By node, whatever the router chose."""
@@ -98,7 +98,7 @@ class Bench:
         if forget:
             (self.cluster.lab.root(node) / STATE).unlink()
         self.cluster.start(node, "agent")
-        wait_for(lambda: self.cluster.view(node), f"{node}'s agent to be ready")
+        wait_for(lambda: self.cluster.service_status(node), f"{node}'s agent to be ready")
 
 
 def bird_paths(cluster: Cluster) -> dict[str, Path_]:
@@ -191,7 +191,7 @@ def test_down_is_gone_when_wait_returns(bench: Bench) -> None:
     wait_for(
         lambda: "10.0.0.12" not in str(bench.announce("b1", "status", "-o", "json")["vips"]), "the others to hear it"
     )
-    view = bench.cluster.view("b1")
+    view = bench.cluster.service_status("b1")
     assert view is not None
     assert "b2" in view.takers, "it is a member all the same"
     bench.announce("b2", "up", "--wait")
@@ -323,7 +323,7 @@ def test_check_tells_a_monitoring_system(bench: Bench) -> None:
     wait_for(lambda: not bench.cluster.pids("b2", "agent"), "b2's agent to end")
     assert "no agent answers" in bench.announce("b2", "check", code=3)
     bench.cluster.start("b2", "agent")
-    wait_for(lambda: bench.cluster.view("b2"), "b2's agent to be ready")
+    wait_for(lambda: bench.cluster.service_status("b2"), "b2's agent to be ready")
 
 
 def test_watch_prints_changes_as_they_come(bench: Bench, tmp_path: Path) -> None:
@@ -368,13 +368,13 @@ def plain_anycast(bench: Bench) -> Iterator[str]:
     """b2 without a data path: it announces the VIP only while its own server is well."""
     stop_agent(bench, "b2")
     bench.cluster.lab.spawn("b2", ["lbctl", "agent", "run", "--xdp", "off"])
-    wait_for(lambda: bench.cluster.reachable("b2") and "b2" in bench.hops(), "b2 to be back")
+    wait_for(lambda: bench.cluster.agent_answers("b2") and "b2" in bench.hops(), "b2 to be back")
     yield "b2"
     if not bench.cluster.pids("b2", "server"):
         bench.cluster.start("b2", "server")
     stop_agent(bench, "b2")
     bench.cluster.start("b2", "agent")
-    wait_for(lambda: bench.cluster.view("b2"), "b2's agent to be ready")
+    wait_for(lambda: bench.cluster.service_status("b2"), "b2's agent to be ready")
 
 
 def stop_agent(bench: Bench, node: str) -> None:
@@ -454,7 +454,7 @@ def test_no_connection_of_others_breaks_when_a_vip_is_taken_from_a_node(
         ]
     others = [connection for connection in made if talk(connection) != "b2"]
     assert len(others) > 20
-    services = bench.cluster.ask("b2", "GET", "/status")["services"]
+    services = bench.cluster.request("b2", "GET", "/status")["services"]
     assert next(s for s in services if s["name"] == "second")["counters"]["forward_first"] > 0, "some come by b2"
     reloading = bench.cluster.lab.spawn("b2", ["lbctl", "agent", "reload"])
     deadline = time.monotonic() + 30

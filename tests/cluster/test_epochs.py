@@ -19,9 +19,10 @@ from typing import Any
 
 import pytest
 
-from topology.demo.cluster import VIP, Cluster, agree
+from topology.demo.agent_client import tables_agree
+from topology.demo.cluster import VIP, Cluster
 from topology.lab.lab import Lab
-from topology.traffic.client import TrafficClient
+from topology.traffic.controller import TrafficController
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(280)]
 TOPOLOGY = Path(__file__).parents[2] / "topology"
@@ -64,7 +65,7 @@ WITHOUT_PREVIOUS = Change("table: {chain: 2, key_file: new.key}")
 class Stage:
     """The lab, its client, and the means to restart a node's agent with the new configuration."""
 
-    def __init__(self, cluster: Cluster, client: TrafficClient, change: Change) -> None:
+    def __init__(self, cluster: Cluster, client: TrafficController, change: Change) -> None:
         self.cluster, self.client, self._change = cluster, client, change
         for node in cluster.addresses:
             folder = cluster.lab.root(node) / "run/new"
@@ -86,13 +87,13 @@ class Stage:
         self.cluster.kill(node, "agent")
         self.cluster.wait(f"{node}'s agent to be gone", lambda: not self.cluster.pids(node, "agent"))
         self.start_new(node)
-        self.wait(f"{node}'s agent to be ready", lambda: self.cluster.view(node))
+        self.wait(f"{node}'s agent to be ready", lambda: self.cluster.service_status(node))
 
     def wait(self, what: str, condition: Callable[[], object]) -> None:
         self.cluster.wait(what, lambda: bool(condition()), WAIT_S)
 
     def status(self, node: str) -> Any:
-        return self.cluster.ask(node, "GET", "/status")
+        return self.cluster.request(node, "GET", "/status")
 
     def epochs(self, *nodes: str) -> set[int]:
         """The epochs that new flows go by on these nodes."""
@@ -100,7 +101,7 @@ class Stage:
 
     def agree(self, nodes: Sequence[str], takers: Sequence[str]) -> bool:
         """Whether all these have the same tables, and know that those take new flows."""
-        return agree(map(self.cluster.view, nodes), frozenset(takers), frozenset())
+        return tables_agree(map(self.cluster.service_status, nodes), frozenset(takers), frozenset())
 
     def reaches_all(self, node: str) -> bool:
         return all(member["reachable"] for member in self.status(node)["members"])
@@ -135,7 +136,7 @@ def stage(change: Change, name: str, folder: Path) -> Iterator[Stage]:
         control = "run/anylb-traffic.sock"
         traffic = ["python", "-m", "topology.traffic", "--vip", VIP, "--control", f"/{control}"]
         lab.spawn("client", traffic, lab.root("client") / "var/log/traffic.log")
-        client = TrafficClient.connect(lab.root("client") / control)
+        client = TrafficController.connect(lab.root("client") / control)
         made = Stage(cluster, client, change)
         made.wait("four that all know", lambda: made.agree(FOUR, takers=FOUR))
         # While its MAC is not known the program passes an owner over, and a connection opened then is elsewhere.
@@ -173,7 +174,7 @@ def test_a_switch_breaks_nothing(name: str, change: Change, tmp_path: Path) -> N
         five = (*FOUR, "b5")
         lab.wait("b5 to take its part", lambda: lab.agree(five, takers=five) and lab.epochs(*five) == {new})
         lab.settle()
-        lab.cluster.ask("b2", "POST", "/drain")
+        lab.cluster.request("b2", "POST", "/drain")
         lab.wait("b2 to drain", lambda: lab.agree(five, takers=[node for node in five if node != "b2"]))
         lab.settle()
         assert lab.broken() == []
@@ -186,7 +187,7 @@ def explained(lab: Stage, new: int, old: int) -> None:
     held = lab.client.report()[0]
     moved = owned = 0
     for one in held[:40]:
-        answer = lab.cluster.ask("b1", "GET", f"/explain?tuple=tcp,{one.source},{VIP}:7000")
+        answer = lab.cluster.request("b1", "GET", f"/explain?tuple=tcp,{one.source},{VIP}:7000")
         assert [epoch["epoch"] for epoch in answer["epochs"]] == [new, old]
         first, other = answer["epochs"]
         # The next place is right too: it takes what its owner could not take at that moment. Seen once, of hundreds.
@@ -212,7 +213,7 @@ def test_a_node_with_the_old_configuration_takes_all_back(tmp_path: Path) -> Non
         lab.cluster.kill("b4", "agent")
         lab.wait("b4's agent to be gone", lambda: not lab.cluster.pids("b4", "agent"))
         lab.cluster.start("b4", "agent")
-        lab.wait("all to be back", lambda: lab.cluster.view("b4") and lab.epochs(*FOUR) == {old})
+        lab.wait("all to be back", lambda: lab.cluster.service_status("b4") and lab.epochs(*FOUR) == {old})
         lab.settle()
         broken = [one.source for one in lab.client.report()[0] if one.state == "broken"]
         assert [source for source in broken if source in early] == []

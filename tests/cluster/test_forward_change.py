@@ -47,7 +47,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
 
 
 def agree(cluster: Cluster, takers: tuple[str, ...]) -> bool:
-    views = {cluster.view(node) for node in NODES}
+    views = {cluster.service_status(node) for node in NODES}
     view = views.pop()
     return view is not None and not views and view.takers == frozenset(takers)
 
@@ -90,7 +90,7 @@ def restart(cluster: Cluster, nodes: tuple[str, ...], forward: str, config: Path
     for node in nodes:
         cluster.stop(node, "agent")
         cluster.start(node, "agent")
-        cluster.wait(f"{node} to be ready", lambda node=node: cluster.view(node) is not None, 30.0)  # type: ignore[misc]
+        cluster.wait(f"{node} to be ready", lambda node=node: cluster.service_status(node) is not None, 30.0)  # type: ignore[misc]
     cluster.wait("equal tables", lambda: agree(cluster, NODES), 30.0)
 
 
@@ -116,10 +116,10 @@ def test_a_change_of_forward_breaks_nothing_at_any_stage(
         assert clients.broken() == 0
         clients.open(HELD)
 
-        cluster.ask("b4", "POST", "/drain")
+        cluster.request("b4", "POST", "/drain")
         cluster.wait("b4 to own nothing", lambda: agree(cluster, NODES[:3]))
         assert clients.broken() == 0
-        cluster.ask("b4", "POST", "/undrain")
+        cluster.request("b4", "POST", "/undrain")
         cluster.wait("b4 to be back", lambda: agree(cluster, NODES))
         assert clients.broken() == 0
         for nodes, were in mixed.items():

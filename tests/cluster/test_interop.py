@@ -66,7 +66,7 @@ def members_only(lab: Interop) -> None:
     lab.until("the IPv6 VIP by two", lambda: lab.now6() == lab.hops6("b1", "b2"), time.monotonic())
     time.sleep(0.5)  # a wrong word of it would have arrived by now
     assert all_see(lab, ALL_UP)
-    assert lab.timeline.now == lab.hops("b1", "b2")
+    assert lab.history.current == lab.hops("b1", "b2")
     for node in ("b3", "b4"):
         lab.announce(node, True)
     lab.until_hops(time.monotonic(), *NODES)
@@ -75,10 +75,10 @@ def members_only(lab: Interop) -> None:
 def withdrawn(lab: Interop, row: dict[str, int]) -> None:
     """What an operator takes out of the routers is gone from them, and comes back."""
     since = time.monotonic()
-    lab.cluster.ask("b4", "POST", "/withdraw")
+    lab.cluster.request("b4", "POST", "/withdraw")
     row["withdraw"] = lab.until_hops(since, "b1", "b2", "b3")
     since = time.monotonic()
-    lab.cluster.ask("b4", "POST", "/announce")
+    lab.cluster.request("b4", "POST", "/announce")
     row["announce"] = lab.until_hops(since, *NODES)
 
 

@@ -38,7 +38,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def equal(cluster: Cluster) -> bool:
-    views = [cluster.view(node) for node in FOUR]
+    views = [cluster.service_status(node) for node in FOUR]
     return all(view is not None and view == views[0] and view.takers == frozenset(FOUR) for view in views)
 
 
@@ -259,7 +259,7 @@ def test_a_member_that_comes_and_goes_gets_no_new_connections_and_keeps_its_old_
             cluster.lab.exec("router", ["birdc", "enable", "b2"])
             wait_for(lambda: believed(cluster)["b2"][1] != "identity withdrawn", "b2 to be told again")
         assert state() == "lost"
-        view = cluster.view("b1")
+        view = cluster.service_status("b1")
         assert view is not None
         assert (view.takers, view.listed) == ({"b1", "b3", "b4"}, set(FOUR))
         assert says(connection) == "b2"

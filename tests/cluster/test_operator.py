@@ -61,7 +61,7 @@ class Bench:
             self.changed.add(node)
 
     def status(self, node: str) -> Any:
-        return self.cluster.ask(node, "GET", "/status")
+        return self.cluster.request(node, "GET", "/status")
 
     def share(self, of: str, seen_by: str) -> tuple[str, int, int]:
         """State, nominal and effective weight of a member as another node believes it."""
@@ -70,7 +70,7 @@ class Bench:
         return found["state"], found["weight"], found["effective"]
 
     def hops(self) -> set[str]:
-        return {self.cluster.names.get(hop, hop) for hop in self.watch.timeline.now}
+        return {self.cluster.names.get(hop, hop) for hop in self.watch.history.current}
 
     def connect(self, count: int) -> list[socket.socket]:
         with inside_net(self.cluster.lab.nodes["client"].pid):
@@ -105,7 +105,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 def settle(bench: Bench) -> None:
     """All four announce, and agree on the tables."""
     wait_for(lambda: bench.hops() == set(FOUR), "four next hops")
-    wait_for(lambda: len({view and view.digest for view in map(bench.cluster.view, FOUR)}) == 1, "equal tables")
+    wait_for(
+        lambda: len({view and view.digest for view in map(bench.cluster.service_status, FOUR)}) == 1, "equal tables"
+    )
 
 
 @pytest.fixture
@@ -120,16 +122,16 @@ def bench(running: Bench) -> Iterator[Bench]:
 
 def test_a_reload_disturbs_neither_routes_nor_connections(bench: Bench) -> None:
     connections = bench.connect(60)
-    sessions, began = {node: bench.cluster.session(node) for node in FOUR}, time.monotonic()
+    sessions, began = {node: bench.cluster.bgp_session(node) for node in FOUR}, time.monotonic()
     pids = {node: bench.cluster.pids(node, "agent") for node in FOUR}
     bench.reload(*FOUR)
     bench.reload(*FOUR)
     for connection in connections:
         talk(connection)
         connection.close()
-    assert {node: bench.cluster.session(node) for node in FOUR} == sessions
+    assert {node: bench.cluster.bgp_session(node) for node in FOUR} == sessions
     assert {node: bench.cluster.pids(node, "agent") for node in FOUR} == pids
-    assert bench.watch.timeline.changes(began) == []
+    assert bench.watch.history.changes(began) == []
     bench.changed.clear()  # with what they had
     assert {bench.status(node)["vips"][0]["why"] for node in FOUR} == {"healthy"}
 
@@ -152,7 +154,7 @@ def test_a_broken_file_is_refused_and_nothing_changes(bench: Bench) -> None:
     after = bench.status("b1")
     assert after["config"]["generation"] == before["config"]["generation"]
     assert [s["digest"] for s in after["services"]] == [s["digest"] for s in before["services"]]
-    assert bench.watch.timeline.changes(began) == []
+    assert bench.watch.history.changes(began) == []
 
 
 def test_a_file_that_cannot_be_carried_out_brings_the_agent_before_back(bench: Bench) -> None:
@@ -167,7 +169,7 @@ def test_a_file_that_cannot_be_carried_out_brings_the_agent_before_back(bench: B
         assert bench.status("b1")["ready"]
     finally:
         bench.cluster.lab.exec("b1", ["sh", "-c", f"echo 0 > {off}"])
-    assert bench.watch.timeline.changes(began) == []
+    assert bench.watch.history.changes(began) == []
 
 
 def test_a_changed_weight_and_a_second_service_are_taken_in(bench: Bench) -> None:
@@ -206,7 +208,7 @@ def test_backend_drain_moves_new_connections_and_keeps_the_route(bench: Bench) -
     fresh = bench.connect(60)
     assert {talk(connection) for connection in fresh} == {"b1", "b3", "b4"}
     assert {talk(connection) for connection in connections} == set(FOUR)
-    assert bench.watch.timeline.changes(began) == []
+    assert bench.watch.history.changes(began) == []
     bench.lbctl("b2", "backend", "undrain", "--service", "echo")
     wait_for(lambda: {bench.share("b2", n) for n in FOUR} == {("up", 100, 100)}, "b2 to be back")
     for connection in (*fresh, *connections):
@@ -220,7 +222,7 @@ def test_backend_weight_is_kept_by_the_next_agent(bench: Bench) -> None:
     bench.cluster.kill("b4", "agent")
     wait_for(lambda: not bench.cluster.pids("b4", "agent"), "b4's agent to end")
     bench.cluster.start("b4", "agent")
-    wait_for(lambda: bench.cluster.view("b4"), "b4 to be ready")
+    wait_for(lambda: bench.cluster.service_status("b4"), "b4 to be ready")
     assert bench.share("b4", "b4") == ("up", 100, 25)
     listed = bench.lbctl("b4", "backend", "list", "-o", "json")["backends"]
     assert [(b["address"], b["effective"]) for b in listed if b["this_node"]] == [("10.0.0.14", 25)]
@@ -242,7 +244,7 @@ def test_the_disable_file_takes_the_weight_and_not_the_route(bench: Bench) -> No
     assert bench.status("b1")["services"][0]["why"] == "disabled: /run/anylb/disabled exists"
     file.unlink()
     wait_for(lambda: bench.share("b1", "b2") == ("up", 100, 100), "the weight to be back")
-    assert bench.watch.timeline.changes(began) == []
+    assert bench.watch.history.changes(began) == []
 
 
 @pytest.mark.parametrize("policy", ["withdraw", "fail_open"])

@@ -60,7 +60,7 @@ def control() -> Iterator[Cluster]:
 
 
 def same_tables(cluster: Cluster) -> bool:
-    views = {cluster.view(node) for node in NODES}
+    views = {cluster.service_status(node) for node in NODES}
     view = views.pop()
     return view is not None and not views and view.takers == frozenset(NODES)
 
@@ -73,7 +73,7 @@ def hops(cluster: Cluster, vip: str) -> set[str]:
 
 def counters(cluster: Cluster, service: str) -> dict[str, dict[str, int]]:
     """The counters of a service by node."""
-    statuses = {node: cluster.ask(node, "GET", "/status") for node in NODES}
+    statuses = {node: cluster.request(node, "GET", "/status") for node in NODES}
     return {
         node: next(s["counters"] for s in status["services"] if s["name"] == service)
         for node, status in statuses.items()
@@ -130,7 +130,7 @@ def drain_breaks(cluster: Cluster) -> dict[str, tuple[int, int]]:
         }
         owners = {service: [say(one) for one in connections] for service, connections in held.items()}
         assert all(all(names) for names in owners.values())
-        cluster.ask("b2", "POST", "/drain")
+        cluster.request("b2", "POST", "/drain")
         left = cluster.addresses["b2"]
         wait_for(lambda: not any(left in hops(cluster, vip) for vip in VIPS.values()), "b2 to leave the next hops")
         try:
@@ -142,7 +142,7 @@ def drain_breaks(cluster: Cluster) -> dict[str, tuple[int, int]]:
                 for service, names in owners.items()
             }
         finally:
-            cluster.ask("b2", "POST", "/undrain")
+            cluster.request("b2", "POST", "/undrain")
             wait_for(lambda: all(left in hops(cluster, vip) for vip in VIPS.values()), "b2 to be back")
 
 
@@ -225,7 +225,7 @@ def no_icmp(cluster: Cluster) -> Iterator[None]:
 @pytest.mark.usefixtures("no_icmp")
 def test_a_client_that_hears_no_icmp_uploads(cluster: Cluster, service: str) -> None:
     """The owner's SYN-ACK told it what fits into the tunnel. Some uploads go straight to the owner: hence eight."""
-    status = cluster.ask("b1", "GET", "/status")
+    status = cluster.request("b1", "GET", "/status")
     assert status["clamp"] == {"interfaces": ["eth1"], "errors": []}
     assert {s["name"]: s["mss"] for s in status["services"]} == CLAMPED_MSS
     before = counters(cluster, service)

@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 from topology.demo.cluster import VIP, Cluster
-from topology.demo.router_watch import RouterWatch, Timeline
+from topology.demo.router_watch import NextHopHistory, RouterWatch
 from topology.lab.lab import Lab
-from topology.traffic.client import HeldReport, TrafficClient
+from topology.traffic.controller import HeldConnectionReport, TrafficController
 
 pytestmark = pytest.mark.lab
 FILE = Path(__file__).parents[2] / "topology/dual.clab.yml"
@@ -37,11 +37,11 @@ class Dual:
     """A lab with its traffic, and what its routers' kernels route."""
 
     cluster: Cluster
-    traffic: TrafficClient
-    timelines: dict[str, Timeline]
+    traffic: TrafficController
+    histories: dict[str, NextHopHistory]
 
     def digests(self) -> set[str]:
-        views = [self.cluster.view(node) for node in NODES]
+        views = [self.cluster.service_status(node) for node in NODES]
         return {view.digest if view else "" for view in views}
 
 
@@ -52,17 +52,17 @@ def dual(xdp: str) -> Iterator[Dual]:
         watches = {name: stack.enter_context(RouterWatch(lab.nodes[name].pid, VIP)) for name in ROUTERS}
         argv = ["python", "-m", "topology.traffic", "--vip", VIP, "--control", f"/{SOCKET}"]
         lab.spawn("client", argv, lab.root("client") / "var/log/traffic.log")
-        traffic = TrafficClient.connect(lab.root("client") / SOCKET)
+        traffic = TrafficController.connect(lab.root("client") / SOCKET)
         stack.callback(traffic.quit)
-        yield Dual(Cluster(lab, "bird"), traffic, {name: watch.timeline for name, watch in watches.items()})
+        yield Dual(Cluster(lab, "bird"), traffic, {name: watch.history for name, watch in watches.items()})
 
 
 def begin(lab: Dual) -> None:
     """Both routers route by all nodes, all tables are equal, and connections are open by both."""
     everyone = frozenset(lab.cluster.addresses.values())
     wait = lab.cluster.wait
-    wait("all next hops", lambda: all(line.now == everyone for line in lab.timelines.values()), 30.0)
-    wait("equal tables", lambda: len(lab.digests()) == 1 and lab.cluster.view("b1") is not None, 30.0)
+    wait("all next hops", lambda: all(history.current == everyone for history in lab.histories.values()), 30.0)
+    wait("equal tables", lambda: len(lab.digests()) == 1 and lab.cluster.service_status("b1") is not None, 30.0)
     lab.traffic.open(HELD)
     lab.traffic.fresh(FRESH_PER_S)
     wait("connections", lambda: lab.traffic.progress().open == HELD, 30.0)
@@ -71,7 +71,7 @@ def begin(lab: Dual) -> None:
     lab.traffic.begin()
 
 
-def settled(lab: Dual, since: float) -> list[HeldReport]:
+def settled(lab: Dual, since: float) -> list[HeldConnectionReport]:
     """What became of the held connections, once each has answered or is broken."""
 
     def over() -> bool:
@@ -108,4 +108,4 @@ def test_one_router_dies_and_connections_live_on(victim: str, remarks: list[str]
         assert len(attempts) > 3 * FRESH_PER_S
         assert {one.outcome for one in attempts} == {"ok"}
         assert lab.digests() == digests, "who is a member did not change"
-        assert lab.timelines[other].changes(died) == []
+        assert lab.histories[other].changes(died) == []

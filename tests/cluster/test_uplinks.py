@@ -47,7 +47,7 @@ class Uplinks:
 
     def counted(self, service: str, counter: str) -> int:
         """What all nodes together counted of a service."""
-        statuses = [self.cluster.ask(node, "GET", "/status") for node in NODES]
+        statuses = [self.cluster.request(node, "GET", "/status") for node in NODES]
         found = [s["counters"] for status in statuses for s in status["services"] if s["name"] == service]
         return sum(counters.get(counter, 0) for counters in found)
 
@@ -83,7 +83,7 @@ def uplinks(request: pytest.FixtureRequest) -> Iterator[Uplinks]:
 def knows(cluster: Cluster, node: str) -> bool:
     """Whether a node is ready and has all three as members that serve."""
     try:
-        status = cluster.ask(node, "GET", "/status")
+        status = cluster.request(node, "GET", "/status")
     except LabError:
         return False
     serving = [[m["effective"] > 0 for m in service["members"]] for service in status["services"]]

@@ -28,7 +28,7 @@ from click.testing import CliRunner
 
 from agent.cli.main import main
 from topology.demo.cluster import Cluster
-from topology.demo.router_watch import Hops, RouterWatch, Timeline
+from topology.demo.router_watch import NextHopHistory, NextHops, RouterWatch
 from topology.errors import LabError
 from topology.lab.lab import Lab
 
@@ -101,8 +101,8 @@ class Kind:
     """How a kind of router is started (`stays`: in the foreground) and asked for its sessions and next hops."""
 
     start: tuple[str, ...]
-    sessions: Callable[[Lab], Hops]
-    hops: Callable[[Lab, str], Hops] | None = None
+    sessions: Callable[[Lab], NextHops]
+    hops: Callable[[Lab, str], NextHops] | None = None
     """Of a VIP, from the RIB; None: the kernel's routes tell."""
     stays: str = ""
 
@@ -120,39 +120,39 @@ def told(lab: Lab, *argv: str) -> Any:
     return {}
 
 
-def bird_sessions(lab: Lab) -> Hops:
+def bird_sessions(lab: Lab) -> NextHops:
     pattern = r"BGP state: +Established\n +Neighbor address: (\S+)"
     return frozenset(re.findall(pattern, said(lab, "birdc", "show", "protocols", "all")))
 
 
-def frr_sessions(lab: Lab) -> Hops:
+def frr_sessions(lab: Lab) -> NextHops:
     families = told(lab, "vtysh", "-c", "show bgp summary json").values()
     peers = [item for family in families for item in family.get("peers", {}).items()]
     return frozenset(address for address, peer in peers if peer["state"] == "Established")
 
 
-def gobgp_sessions(lab: Lab) -> Hops:
+def gobgp_sessions(lab: Lab) -> NextHops:
     shown = told(lab, "gobgp", "neighbor", "-j")
     return frozenset(n["conf"]["neighbor_address"] for n in shown if n.get("state", {}).get("session_state") == 6)
 
 
-def gobgp_hops(lab: Lab, vip: str) -> Hops:
+def gobgp_hops(lab: Lab, vip: str) -> NextHops:
     family = "ipv6" if ":" in vip else "ipv4"
     paths = [p for found in told(lab, "gobgp", "global", "rib", vip, "-a", family, "-j").values() for p in found]
     return frozenset(a["nexthop"] for p in paths for a in p["attrs"] if a["type"] in (3, 14))  # (MP_REACH_)NEXT_HOP
 
 
-def openbgpd_sessions(lab: Lab) -> Hops:
+def openbgpd_sessions(lab: Lab) -> NextHops:
     shown = told(lab, "bgpctl", "-j", "show", "neighbor").get("neighbors", [])
     return frozenset(n["remote_addr"] for n in shown if n["state"] == "Established")
 
 
-def openbgpd_hops(lab: Lab, vip: str) -> Hops:
+def openbgpd_hops(lab: Lab, vip: str) -> NextHops:
     shown = told(lab, "bgpctl", "-j", "show", "rib", vip).get("rib", [])
     return frozenset(path["exit_nexthop"] for path in shown if path.get("best") or path.get("ecmp"))
 
 
-def kernel_hops(lab: Lab, vip: str) -> Hops:
+def kernel_hops(lab: Lab, vip: str) -> NextHops:
     shown = told(lab, "ip", "-j", *(["-6"] if ":" in vip else []), "route", "show", vip)
     return frozenset(leg["gateway"] for route in shown for leg in route.get("nexthops", [route]))
 
@@ -176,8 +176,8 @@ KINDS: Mapping[str, Kind] = {
 class RibWatch:
     """As RouterWatch, for a router that writes nothing into the kernel: asks it over and over until `close`."""
 
-    def __init__(self, read: Callable[[], Hops]) -> None:
-        self.timeline = Timeline()
+    def __init__(self, read: Callable[[], NextHops]) -> None:
+        self.history = NextHopHistory()
         self._read = read
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="rib-watch", daemon=True)
@@ -192,38 +192,38 @@ class RibWatch:
 
     def _follow(self) -> None:
         while not self._closing.wait(POLL_S):
-            self.timeline.saw(self._read(), time.monotonic())
+            self.history.add(self._read(), time.monotonic())
 
 
 class Interop:
     """A lab that is up, its router and its nodes, and what the router routes."""
 
-    def __init__(self, lab: Lab, kind: str, timeline: Timeline, directory: Path) -> None:
+    def __init__(self, lab: Lab, kind: str, history: NextHopHistory, directory: Path) -> None:
         self.cluster = Cluster(lab, kind)
         self._directory = directory
-        self.timeline = timeline
+        self.history = history
         self._kind = KINDS[kind]
 
-    def sessions(self) -> Hops:
+    def sessions(self) -> NextHops:
         """The nodes' addresses that the router says it has sessions with."""
         return self._kind.sessions(self.cluster.lab)
 
-    def hops(self, *nodes: str) -> Hops:
+    def hops(self, *nodes: str) -> NextHops:
         """What the router should route the IPv4 VIP by when these nodes announce."""
         return frozenset(self.cluster.addresses[node] for node in nodes)
 
-    def hops6(self, *nodes: str) -> Hops:
+    def hops6(self, *nodes: str) -> NextHops:
         """The same for the IPv6 VIP."""
         return frozenset(f"fd00::{10 + int(node[1:])}" for node in nodes)
 
-    def now6(self) -> Hops:
+    def now6(self) -> NextHops:
         """What the router routes the IPv6 VIP by."""
         return (self._kind.hops or kernel_hops)(self.cluster.lab, VIP6)
 
     def members(self, node: str) -> dict[str, str]:
         """What a node believes: the state of each member by name."""
         try:
-            shown = self.cluster.ask(node, "GET", "/status")["members"]
+            shown = self.cluster.request(node, "GET", "/status")["members"]
         except LabError:
             return {}  # not there yet
         return {self.cluster.names[member["address"]]: member["state"] for member in shown}
@@ -233,7 +233,7 @@ class Interop:
         path = self._directory / f"{node}.yml"
         old, new = f"announce: {str(not wanted).lower()}", f"announce: {str(wanted).lower()}"
         path.write_text(path.read_text().replace(old, new))  # in place: the file is mounted in the node
-        self.cluster.ask(node, "POST", "/reload")
+        self.cluster.request(node, "POST", "/reload")
 
     def until(self, what: str, condition: Callable[[], object], since: float) -> int:
         """Wait for a state; milliseconds from `since`."""
@@ -243,8 +243,8 @@ class Interop:
     def until_hops(self, since: float, *nodes: str) -> int:
         """Wait until the router routes by these nodes alone; milliseconds from `since`, by its own events."""
         right = self.hops(*nodes)
-        self.until(f"next hops {' '.join(nodes)}", lambda: self.timeline.now == right, since)
-        at = self.timeline.right_after_ms(right, since)
+        self.until(f"next hops {' '.join(nodes)}", lambda: self.history.current == right, since)
+        at = self.history.converged_after_ms(right, since)
         assert at is not None, f"next hops {' '.join(nodes)} did not stay"
         return at
 
@@ -284,4 +284,4 @@ def interop(kind: str, mode: str, directory: Path) -> Iterator[Interop]:
                 if router.hops
                 else stack.enter_context(RouterWatch(lab.nodes["router"].pid, VIP))
             )
-            yield Interop(lab, kind, watch.timeline, directory)
+            yield Interop(lab, kind, watch.history, directory)

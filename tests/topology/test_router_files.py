@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The labs' router configurations are what the command that each of them names prints: `make routers` makes them."""
+"""Each router configuration of the labs equals the output of the command that it names; `make routers` writes them."""
 
 import re
 import shlex
@@ -17,7 +17,7 @@ FILES = [*(ROOT / "topology/routers" / name for name in NAMES), ROOT / "tests/be
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.name)
 def test_a_router_file_is_what_its_command_prints(file: Path) -> None:
     made_by = re.search(r"^[#!] Made by: lbctl (.*)$", file.read_text(), re.MULTILINE)
-    assert made_by, f"{file} does not say how it is made"
+    assert made_by, f"{file} names no command"
     command = [Path(sys.executable).parent / "lbctl", *shlex.split(made_by[1])]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make demo`: the scenario in two labs side by side, anylb and plain ECMP, under real traffic.
+"""`make demo`: the scenario in two labs at the same time, anylb and plain ECMP, under real traffic.
 
-Owns the run: checks before it, both labs' life, what is printed and written, the exit code. Both labs hang on this
-process (`keep=False`), so that nothing outlives it, not even a kill -9.
+Owns the run: the checks before it, both labs' life, the output, the exit code. Both labs end with this process
+(`keep=False`), even after a kill -9.
 """
 
 import argparse
@@ -22,36 +22,36 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from topology.demo import display, preflight, report
 from topology.demo.cluster import VIP, Cluster
-from topology.demo.play import Play
-from topology.demo.report import ANYLB, ECMP, Row
+from topology.demo.report import ANYLB, ECMP, StepResult
 from topology.demo.router_watch import RouterWatch
+from topology.demo.runner import ScenarioRunner
 from topology.demo.scenario import SMALL, STEPS, Step
 from topology.errors import LabError
 from topology.lab import record
 from topology.lab.lab import Lab
-from topology.traffic.client import TrafficClient
+from topology.traffic.controller import TrafficController
 
 FILES = {"bird": "segment.clab.yml", "frr": "segment-frr.clab.yml"}
-#: The same file twice: with and without XDP.
+#: The value of XDP for each variant of the same lab file.
 XDP = {ANYLB: "auto", ECMP: "off"}
 CONTROL = "run/anylb-traffic.sock"
 CONNECTIONS, FRESH_PER_S = 400, 50.0
 
 
 def in_both(work: Callable[[str], None]) -> None:
-    """Call `work` with each lab's kind at the same time; raise what the first one raised, once both are over.
+    """Call `work` with each variant at the same time; raise the first error once both have ended.
 
-    The threads are daemons and are waited for in short turns, so that a signal ends the demo in between.
+    The threads are daemons and are joined in short turns, so that a signal ends the demo in between.
     """
     errors: list[Exception] = []
 
-    def run(kind: str) -> None:
+    def run(variant: str) -> None:
         try:
-            work(kind)
+            work(variant)
         except Exception as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=run, args=(kind,), name=kind, daemon=True) for kind in XDP]
+    threads = [threading.Thread(target=run, args=(variant,), name=variant, daemon=True) for variant in XDP]
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
@@ -69,13 +69,13 @@ class Demo:
         self._logs = logs
         self._labs: dict[str, Lab] = {}
         self._stack = ExitStack()
-        self.plays: dict[str, Play] = {}
+        self.runners: dict[str, ScenarioRunner] = {}
 
     def __enter__(self) -> "Demo":
         return self
 
     def __exit__(self, *_: object) -> None:
-        # A second signal must not stop the clearing up.
+        # A second signal must not interrupt the cleanup.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         if self._logs:
@@ -84,70 +84,70 @@ class Demo:
 
     def up(self) -> None:
         """Bring both labs up and start their traffic; return when the service is served in both."""
-        record.remove_stale()  # what a killed run left
-        for kind, xdp in XDP.items():
+        record.remove_stale()  # labs of killed runs
+        for variant, xdp in XDP.items():
             file = Path(__file__).parents[1] / FILES[self._router]
-            lab = Lab.up(file, name=f"demo-{kind}-{os.getpid()}", env={"XDP": xdp}, keep=False)
-            self._labs[kind] = lab
+            lab = Lab.up(file, name=f"demo-{variant}-{os.getpid()}", env={"XDP": xdp}, keep=False)
+            self._labs[variant] = lab
             self._stack.callback(lab.down)
-        for kind, lab in self._labs.items():
+        for variant, lab in self._labs.items():
             client_log = lab.root("client") / "var/log/traffic.log"
             lab.spawn(
                 "client", ["python", "-m", "topology.traffic", "--vip", VIP, "--control", f"/{CONTROL}"], client_log
             )
-            client = TrafficClient.connect(lab.root("client") / CONTROL)
-            self._stack.callback(client.quit)
+            traffic = TrafficController.connect(lab.root("client") / CONTROL)
+            self._stack.callback(traffic.quit)
             watch = self._stack.enter_context(RouterWatch(lab.nodes["router"].pid, VIP))
-            self.plays[kind] = Play(kind, Cluster(lab, self._router), client, watch)
-        in_both(lambda kind: self.plays[kind].ready(FRESH_PER_S))
+            self.runners[variant] = ScenarioRunner(variant, Cluster(lab, self._router), traffic, watch)
+        in_both(lambda variant: self.runners[variant].begin(FRESH_PER_S))
 
-    def play(self, step: Step) -> list[Row]:
-        """Play one step in both labs at once."""
-        rows: dict[str, Row] = {}
+    def run_step(self, step: Step) -> list[StepResult]:
+        """Run one step in both labs at once."""
+        rows: dict[str, StepResult] = {}
 
-        def one(kind: str) -> None:
-            rows[kind] = self.plays[kind].step(step, CONNECTIONS)
+        def one(variant: str) -> None:
+            rows[variant] = self.runners[variant].run_step(step, CONNECTIONS)
 
         in_both(one)
-        return [rows[kind] for kind in XDP]
+        return [rows[variant] for variant in XDP]
 
     def _save_logs(self, directory: Path) -> None:
-        for kind, lab in self._labs.items():
+        for variant, lab in self._labs.items():
             for name, node in lab.nodes.items():
                 with suppress(OSError, shutil.Error):  # a crashed node has none
-                    shutil.copytree(node.root / "var/log", directory / kind / name, dirs_exist_ok=True)
+                    shutil.copytree(node.root / "var/log", directory / variant / name, dirs_exist_ok=True)
 
 
 def run(router: str, steps: Sequence[Step], output: Path, logs: Path | None, console: Console) -> int:
-    """Play the scenario, show and write the result. Return 0 if it is as expected, else 1. Raises LabError."""
-    begun = time.monotonic()
-    rows: list[Row] = []
+    """Run the scenario, show and write the result. Return 0 if it is as expected, else 1. Raises LabError."""
+    began = time.monotonic()
+    results: list[StepResult] = []
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Demo(router, logs) as demo:
         with Progress(*columns, console=console, transient=True) as progress:
             task = progress.add_task("two labs come up: anylb and plain ECMP")
             demo.up()
-            progress.console.print(f"both labs serve after {time.monotonic() - begun:.1f} s")
+            progress.console.print(f"both labs serve after {time.monotonic() - began:.1f} s")
             for number, step in enumerate(steps, 1):
                 progress.update(task, description=f"step {number} of {len(steps)}: {step.title}")
-                new = demo.play(step)
-                rows += new
-                progress.console.print(display.step_line(new), highlight=False)
-        spreads = {kind: play.spread for kind, play in demo.plays.items() if play.spread}
+                of_step = demo.run_step(step)
+                results += of_step
+                progress.console.print(display.step_line(of_step), highlight=False)
+        spreads = {variant: runner.spread for variant, runner in demo.runners.items() if runner.spread}
     console.print()
-    for kind, spread in spreads.items():
-        console.print(display.spread_table(kind, spread))
-    console.print(display.result_table(router, steps, rows))
-    report.write_json(output, router, rows)
-    found = report.faults(rows)
-    for kind, spread in spreads.items():
-        found += report.spread_faults(kind, spread)
-    for line in found:
+    for variant, spread in spreads.items():
+        console.print(display.spread_table(variant, spread))
+    console.print(display.result_table(router, steps, results))
+    report.write_json(output, router, results)
+    unexpected = report.deviations(results)
+    for variant, spread in spreads.items():
+        unexpected += report.spread_deviations(variant, spread)
+    for line in unexpected:
         console.print(f"NOT AS EXPECTED  {line}", style="red", highlight=False)
-    if not found:
+    if not unexpected:
         console.print("As expected: anylb broke nothing, plain ECMP did.", style="green")
-    console.print(f"{time.monotonic() - begun:.0f} s, figures in {output}", highlight=False)
-    return 1 if found else 0
+    console.print(f"{time.monotonic() - began:.0f} s, figures in {output}", highlight=False)
+    return 1 if unexpected else 0
 
 
 def _interrupted(number: int, _frame: object) -> NoReturn:
@@ -155,17 +155,17 @@ def _interrupted(number: int, _frame: object) -> NoReturn:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the demo; return the exit code: 0 as expected, 1 not, or not possible here, 128+N after signal N."""
-    parser = argparse.ArgumentParser(prog="python -m topology.demo", description="Play anylb's scenario in two labs.")
+    """Run the demo; return the exit code: 0 as expected, 1 not, or cannot run here, 128+N after signal N."""
+    parser = argparse.ArgumentParser(prog="python -m topology.demo", description="Run anylb's scenario in two labs.")
     parser.add_argument("--router", choices=sorted(FILES), default="bird")
-    parser.add_argument("--json", type=Path, default=Path("demo.json"), metavar="FILE", help="where the figures go")
-    parser.add_argument("--small", action="store_true", help="fewer steps: a test, not a showing")
+    parser.add_argument("--json", type=Path, default=Path("demo.json"), metavar="FILE", help="write the figures here")
+    parser.add_argument("--small", action="store_true", help="fewer steps, for tests")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="keep the nodes' logs here")
     options = parser.parse_args(argv)
-    faults = preflight.faults(options.router, options.json)
-    for fault in faults:
-        print(f"demo: {fault}", file=sys.stderr)
-    if faults:
+    lines = preflight.missing(options.router, options.json)
+    for line in lines:
+        print(f"demo: {line}", file=sys.stderr)
+    if lines:
         return 1
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupted)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the router's segment interface sees of the service: which node a flow enters by, which node answers it.
+"""The service's frames on the router's segment interface: by which node a flow enters, and which node answers it.
 
-The router sends a flow's packets to the MAC of its ingress; the owner's answers come from the owner's own MAC if they
-go straight back, and from another node's if they do not. The answer names its server (topology/traffic/server.py), so each
-frame tells on its own whether it came directly. Counting is pure; `watch` is the packet socket.
+The router sends a flow's packets to the MAC of its ingress. The owner's answers come from the owner's own MAC if they
+return directly, and from another node's if they do not. The answer names its server (topology/traffic/server.py), so
+each frame alone shows whether it came directly. Counting is pure; `capture` reads the packet socket.
 """
 
 import re
@@ -16,25 +16,25 @@ from dataclasses import dataclass, field
 
 from topology.lab.netns import inside_net
 
-#: Both directions, unlike a single protocol.
+#: Captures both directions, unlike a single protocol.
 ETH_P_ALL = 0x0003
 #: Enough for all headers and the first answer of a segment.
-SNAP = 160
+SNAP_LENGTH = 160
 NAMED = re.compile(rb"([^ \n]+) \d")
 SOL_PACKET, PACKET_STATISTICS = 263, 6
 
 
 def node_of(mac: bytes, macs: Mapping[str, bytes]) -> str:
     """Return the node that has this MAC, or the MAC itself as text."""
-    for node, its in macs.items():
-        if its == mac:
+    for node, node_mac in macs.items():
+        if node_mac == mac:
             return node
     return mac.hex(":")
 
 
 @dataclass
-class FrameTally:
-    """Counts what it is shown. `macs`: each node's MAC on the segment."""
+class FrameCounts:
+    """Counts of captured frames. `macs`: each node's MAC on the segment."""
 
     vip: str
     port: int
@@ -46,8 +46,8 @@ class FrameTally:
     #: Frames that the socket lost; the counts are then too low.
     missed: int = 0
 
-    def see(self, frame: bytes) -> None:
-        """Count one Ethernet frame of either direction, cut off anywhere after its headers."""
+    def count(self, frame: bytes) -> None:
+        """Count one Ethernet frame of either direction, truncated anywhere after its headers."""
         if len(frame) < 54 or frame[12:14] != b"\x08\x00" or frame[23] != socket.IPPROTO_TCP:
             return
         tcp = 14 + (frame[14] & 15) * 4
@@ -63,17 +63,17 @@ class FrameTally:
 
     @property
     def direct(self) -> int:
-        """Answers that came from the very node that they name."""
-        return sum(count for (came_from, names), count in self.replies.items() if came_from == names)
+        """Answers that came from the node that they name."""
+        return sum(count for (sender, named), count in self.replies.items() if sender == named)
 
     @property
-    def astray(self) -> int:
-        """Answers that came by way of another node."""
+    def indirect(self) -> int:
+        """Answers that came through another node."""
         return sum(self.replies.values()) - self.direct
 
 
-def watch(pid: int, interface: str, sightings: FrameTally, duration_s: float) -> None:
-    """Show `sightings` every frame on an interface in the network namespace of process `pid`, for a while."""
+def capture(pid: int, interface: str, counts: FrameCounts, duration_s: float) -> None:
+    """Count every frame on an interface in the network namespace of process `pid` for `duration_s`."""
     with inside_net(pid):
         # Protocol 0: nothing arrives before the bind, so nothing of another interface does (packet(7)).
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
@@ -81,10 +81,10 @@ def watch(pid: int, interface: str, sightings: FrameTally, duration_s: float) ->
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
         sock.bind((interface, ETH_P_ALL))
         deadline = time.monotonic() + duration_s
-        while (left := deadline - time.monotonic()) > 0:
-            sock.settimeout(left)
+        while (remaining_s := deadline - time.monotonic()) > 0:
+            sock.settimeout(remaining_s)
             try:
-                sightings.see(sock.recv(SNAP))
+                counts.count(sock.recv(SNAP_LENGTH))
             except TimeoutError:
                 break
-        _packets, sightings.missed = struct.unpack("II", sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
+        _packets, counts.missed = struct.unpack("II", sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo needs of the machine, asked before anything is made. Each fault is one line that says what to do."""
+"""The demo's requirements of the machine, checked before anything is created; a line with the fix for each failure."""
 
 import ctypes
 import importlib.util
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-#: Programs and Debian's packages that have them.
+#: Programs and the Debian packages that have them.
 COMMON = {"ip": "iproute2", "ethtool": "ethtool", "nsenter": "util-linux", "unshare": "util-linux"}
 ROUTERS = {
     "bird": {"bird": "bird2", "birdc": "bird2"},
@@ -21,8 +21,8 @@ SYSTEM_PYTHON = "/usr/bin/python3"
 BPF_MAP_TYPE_ARRAY = 2
 
 
-def faults(router: str, output: Path) -> list[str]:
-    """Return what is missing for a demo with this router that writes `output`; empty if nothing is."""
+def missing(router: str, output: Path) -> list[str]:
+    """Return a line for each requirement that is not met by a demo with this router that writes `output`."""
     if os.geteuid() != 0:
         return ["not root: network namespaces and BPF need it; run it with sudo"]
     return [*_missing_programs(router), *_missing_python(), *_missing_rights(), *_unwritable(output)]
@@ -49,20 +49,20 @@ def _missing_python() -> Iterator[str]:
 def _missing_rights() -> Iterator[str]:
     argv = ["unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "true"]
     if shutil.which("unshare") and subprocess.run(argv, capture_output=True, check=False).returncode:
-        yield "namespaces cannot be made here (a container?): run it with CAP_SYS_ADMIN, best on a machine of its own"
+        yield "namespaces cannot be created here (a container?): run it with CAP_SYS_ADMIN, best on its own machine"
     try:
         libbpf = ctypes.CDLL("libbpf.so.1")
     except OSError:
         yield "libbpf.so.1 not found: apt-get install python3-bpfcc"
         return
-    descriptor = libbpf.bpf_map_create(BPF_MAP_TYPE_ARRAY, b"anylb_probe", 4, 4, 1, None)
-    if descriptor < 0:  # libbpf 1 returns -errno
-        why = os.strerror(-descriptor)
-        yield f"BPF is not usable here ({why}): run it on a kernel with CONFIG_BPF_SYSCALL, outside a container"
+    fd = libbpf.bpf_map_create(BPF_MAP_TYPE_ARRAY, b"anylb_probe", 4, 4, 1, None)
+    if fd < 0:  # libbpf 1 returns -errno
+        reason = os.strerror(-fd)
+        yield f"BPF is not usable here ({reason}): run it on a kernel with CONFIG_BPF_SYSCALL, outside a container"
     else:
-        os.close(descriptor)
+        os.close(fd)
 
 
 def _unwritable(output: Path) -> Iterator[str]:
     if not os.access(output.absolute().parent, os.W_OK | os.X_OK):
-        yield f"{output}: cannot be written there; name another place with --json"
+        yield f"{output}: cannot be written; name another file with --json"

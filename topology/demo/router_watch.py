@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the router's kernel has as next hops for the VIP, and since when.
+"""Follows the next hops of the VIP in the router's kernel over time.
 
-Owns a netlink socket in the router's network namespace and a thread that reads it. The kernel's route table is the
-truth that packets follow, whichever daemon wrote it; BIRD's and FRR's own words are not asked.
+Owns a netlink socket in the router's network namespace and a thread that reads it. Packets follow the kernel's route
+table, whichever daemon wrote it; the tables of BIRD and FRR are not read.
 """
 
 import contextlib
@@ -22,52 +22,55 @@ from topology.lab.netns import inside_net
 RTMGRP_IPV4_ROUTE = 0x40
 RTNH_F_DEAD = 1
 RT_TABLE_MAIN = 254
-#: The table is looked at when there was no notice for so long.
-LOOK_AGAIN_S = 0.2
+#: The table is read again after so long without a notification.
+REREAD_S = 0.2
 START_S = 5.0
 
-Hops = frozenset[str]
+NextHops = frozenset[str]
 
 
-def concerns(route: Any, vip: str) -> bool:
-    """True if a route is the VIP's host route in the main table."""
+def is_vip_route(route: Any, vip: str) -> bool:
+    """Return whether a route is the VIP's host route in the main table."""
     attrs: Mapping[str, Any] = dict(route["attrs"])
     return route["dst_len"] == 32 and attrs.get("RTA_DST") == vip and attrs.get("RTA_TABLE") == RT_TABLE_MAIN
 
 
-def hops_in(routes: Iterable[Any], vip: str) -> Hops:
-    """Return the gateways of a VIP's host route in a route dump, those over a dead link left out."""
-    hops: set[str] = set()
+def next_hops_in(routes: Iterable[Any], vip: str) -> NextHops:
+    """Return the gateways of a VIP's host route in a route dump, without those over a dead link."""
+    gateways: set[str] = set()
     for route in routes:
-        if not concerns(route, vip):
+        if not is_vip_route(route, vip):
             continue
         legs = dict(route["attrs"]).get("RTA_MULTIPATH") or [route]
-        hops |= {dict(leg["attrs"]).get("RTA_GATEWAY", "") for leg in legs if not leg["flags"] & RTNH_F_DEAD}
-    return frozenset(hops - {""})
+        gateways |= {dict(leg["attrs"]).get("RTA_GATEWAY", "") for leg in legs if not leg["flags"] & RTNH_F_DEAD}
+    return frozenset(gateways - {""})
 
 
-class Timeline:
-    """The next hops over time: each change with its moment (CLOCK_MONOTONIC seconds). Pure, and safe across threads."""
+class NextHopHistory:
+    """The next hops over time: each change with its time (CLOCK_MONOTONIC seconds). Pure, thread-safe."""
 
     def __init__(self) -> None:
-        self._changes: list[tuple[float, Hops]] = []
+        self._changes: list[tuple[float, NextHops]] = []
 
-    def saw(self, hops: Hops, now: float) -> None:
-        """Note what was seen; the same again is no change."""
-        if not self._changes or self._changes[-1][1] != hops:
-            self._changes.append((now, hops))
+    def add(self, next_hops: NextHops, now: float) -> None:
+        """Record an observation; one equal to the last is no change."""
+        if not self._changes or self._changes[-1][1] != next_hops:
+            self._changes.append((now, next_hops))
 
     @property
-    def now(self) -> Hops:
-        """The newest."""
+    def current(self) -> NextHops:
+        """The newest observation; empty before the first."""
         return self._changes[-1][1] if self._changes else frozenset()
 
-    def changes(self, since: float) -> list[Hops]:
-        """What the next hops changed to after `since`, in order."""
-        return [hops for at, hops in list(self._changes) if at >= since]
+    def changes(self, since: float) -> list[NextHops]:
+        """Return each value that the next hops changed to after `since`, in order."""
+        return [next_hops for at, next_hops in list(self._changes) if at >= since]
 
-    def right_after_ms(self, expected: Hops, since: float) -> int | None:
-        """Milliseconds from `since` until they became `expected` and stayed so; 0 if they always were; None if not."""
+    def converged_after_ms(self, expected: NextHops, since: float) -> int | None:
+        """Return the milliseconds from `since` until they became `expected` and stayed so.
+
+        0 if they were `expected` all the time, None if they are not now.
+        """
         changes = list(self._changes)
         if not changes or changes[-1][1] != expected:
             return None
@@ -78,7 +81,7 @@ class RouterWatch:
     """Follows the next hops of a VIP in the network namespace of process `pid` until `close`."""
 
     def __init__(self, pid: int, vip: str) -> None:
-        self.timeline = Timeline()
+        self.history = NextHopHistory()
         self._pid = pid
         self._vip = vip
         self._started = threading.Event()
@@ -100,28 +103,28 @@ class RouterWatch:
         self.close()
 
     def _follow(self) -> None:
-        # pyroute2 0.9 has a socket per thread and makes it when the thread first uses it, so all happens in this one.
+        # pyroute2 0.9 has a socket per thread and makes it when the thread first uses it, so this thread opens it.
         with inside_net(self._pid):
-            notices = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+            notifications = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
             route = IPRoute(groups=0)
-        with notices, route:
-            notices.bind((0, RTMGRP_IPV4_ROUTE))
+        with notifications, route:
+            notifications.bind((0, RTMGRP_IPV4_ROUTE))
             while not self._closing.is_set():
                 now = time.monotonic()
-                # What no notice told, should the kernel ever have dropped one.
+                # A dump finds what a dropped notification would have reported.
                 dump = route.get_routes(family=socket.AF_INET)
-                self.timeline.saw(hops_in(dump, self._vip), now)
+                self.history.add(next_hops_in(dump, self._vip), now)
                 self._started.set()
-                while select.select([notices], [], [], LOOK_AGAIN_S)[0] and not self._closing.is_set():
-                    self._take(notices)
+                while select.select([notifications], [], [], REREAD_S)[0] and not self._closing.is_set():
+                    self._read_notifications(notifications)
 
-    def _take(self, notices: socket.socket) -> None:
-        """Note each change that the kernel tells of; a loss that lasts 1 ms is one too."""
-        with contextlib.suppress(OSError):  # BlockingIOError: nothing is left; ENOBUFS: the next dump has it
+    def _read_notifications(self, notifications: socket.socket) -> None:
+        """Record each change that the kernel reports, even a loss that lasts 1 ms."""
+        with contextlib.suppress(OSError):  # BlockingIOError: all is read; ENOBUFS: the next dump has it
             while True:
-                data = notices.recv(65536)
+                data = notifications.recv(65536)
                 now = time.monotonic()
                 for message in MarshalRtnl().parse(data):
-                    if concerns(message, self._vip):
+                    if is_vip_route(message, self._vip):
                         gone = message["event"] == "RTM_DELROUTE"
-                        self.timeline.saw(frozenset() if gone else hops_in([message], self._vip), now)
+                        self.history.add(frozenset() if gone else next_hops_in([message], self._vip), now)

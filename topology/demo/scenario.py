@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's steps, as data: what is done to the cluster, and what the router and the tables must then be.
+"""The demo's steps, as data: the actions on the cluster, and the next hops and tables that must follow.
 
-Owns the order and the expectations; play.py plays them. Every step leaves the cluster as the next one expects it:
+Owns the order and the expectations; runner.py runs them. Every step leaves the cluster as the next one expects it:
 b1 to b4 until `add`, then b1 to b5, without b2 between `drain` and `return`, and without b5 after `crash`, the last.
 
-Who crashes is chosen for the control: under Linux's hash-threshold the loss of the middle next hop of five moves the
-fewest flows. BIRD's stand by address, b5 first. FRR's stand as they came: b1, b3 and b4 in any order, then b5, then b2,
-which came back; so it is b2 whose session is lost, since a next hop that is away for a second or more comes last again.
+The node that crashes is chosen for the control: under Linux's hash-threshold the loss of the middle next hop of five
+moves the fewest flows. BIRD orders next hops by address, b5 first. FRR orders them by arrival: b1, b3 and b4 in any
+order, then b5, then b2, which came back. So b2 loses its session: a next hop that is away for a second or more becomes
+the last again.
 """
 
 import signal
@@ -15,9 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from topology.demo.cluster import Cluster
-from topology.traffic.client import TrafficClient
+from topology.traffic.controller import TrafficController
 
-Act = Callable[[Cluster, TrafficClient], None]
+Action = Callable[[Cluster, TrafficController], None]
 
 FOUR = frozenset({"b1", "b2", "b3", "b4"})
 FIVE = FOUR | {"b5"}
@@ -29,92 +30,92 @@ AWAY_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """An action, and what is right after it. Sets are of node names."""
+    """An action, and the state that must follow it. Sets are of node names."""
 
-    act: Act
-    #: What the router's next hops for the VIP become.
-    hops: frozenset[str]
-    #: Who takes new connections, in the view of all of `views`, whose tables must be the same.
+    act: Action
+    #: The router's next hops for the VIP.
+    next_hops: frozenset[str]
+    #: The nodes that take new connections, by the status of all `observers`, whose tables must be equal.
     takers: frozenset[str]
-    views: frozenset[str]
-    #: Who is in nobody's chain any more.
+    observers: frozenset[str]
+    #: The nodes that are in no chain any more.
     gone: frozenset[str] = frozenset()
-    #: The next hops in the lab of plain ECMP, where they are others.
-    plain_hops: frozenset[str] | None = None
-    #: The node whose BGP session must be another one than before. FRR takes a session back faster than it tells its
-    #: kernel of the loss, so the next hops do not show it.
-    renews: str | None = None
+    #: The next hops in the lab of plain ECMP, where they differ.
+    ecmp_next_hops: frozenset[str] | None = None
+    #: The node whose BGP session must be a new one. FRR re-establishes a session faster than it reports the loss to
+    #: its kernel, so the next hops do not show it.
+    renewed_session: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step: the first phase is what is measured, the others complete it under traffic."""
+    """One step: the first phase is measured, the others complete it under traffic."""
 
     name: str
     title: str
     phases: tuple[Phase, ...]
     #: The server that is stopped or crashed: its connections are lost with it and counted apart.
     stopped: str | None = None
-    #: The server that must take no new connections from when all is right.
+    #: The server that must take no new connections after convergence.
     idle: str | None = None
     #: The next hops must not change at all.
-    still: bool = False
-    #: Brings the cluster back to where it was; without a part in the step's figures.
+    next_hops_fixed: bool = False
+    #: Restores the cluster; not part of the step's figures.
     restore: Phase | None = None
 
 
-def _start_b5(cluster: Cluster, _client: TrafficClient) -> None:
+def _start_b5(cluster: Cluster, _traffic: TrafficController) -> None:
     cluster.start("b5", "speaker", "agent")
 
 
-def _drain_b2(cluster: Cluster, _client: TrafficClient) -> None:
-    cluster.ask("b2", "POST", "/drain")
+def _drain_b2(cluster: Cluster, _traffic: TrafficController) -> None:
+    cluster.request("b2", "POST", "/drain")
 
 
-def _leave_b2(cluster: Cluster, client: TrafficClient) -> None:
+def _leave_b2(cluster: Cluster, traffic: TrafficController) -> None:
     time.sleep(LINGER_S)
-    client.close_held("b2")
-    cluster.ask("b2", "POST", "/leave")
+    traffic.close_held("b2")
+    cluster.request("b2", "POST", "/leave")
 
 
-def _stop_b2(cluster: Cluster, _client: TrafficClient) -> None:
+def _stop_b2(cluster: Cluster, _traffic: TrafficController) -> None:
     cluster.stop("b2", "agent", "speaker")
 
 
-def _return_b2(cluster: Cluster, _client: TrafficClient) -> None:
+def _return_b2(cluster: Cluster, _traffic: TrafficController) -> None:
     cluster.start("b2", "speaker", "agent")
-    cluster.wait("b2's agent to answer", lambda: cluster.reachable("b2"))
-    cluster.ask("b2", "POST", "/undrain")
+    cluster.wait("b2's agent to answer", lambda: cluster.agent_answers("b2"))
+    cluster.request("b2", "POST", "/undrain")
 
 
-def _kill_speaker_b2(cluster: Cluster, _client: TrafficClient) -> None:
+def _kill_speaker_b2(cluster: Cluster, _traffic: TrafficController) -> None:
     cluster.kill("b2", "speaker")
 
 
-def _start_speaker_b2(cluster: Cluster, _client: TrafficClient) -> None:
+def _start_speaker_b2(cluster: Cluster, _traffic: TrafficController) -> None:
     cluster.start("b2", "speaker")
 
 
-def _clear_session_b2(cluster: Cluster, _client: TrafficClient) -> None:
+def _clear_session_b2(cluster: Cluster, _traffic: TrafficController) -> None:
     cluster.clear_session("b2")
 
 
-def _restart_agent_b4(cluster: Cluster, _client: TrafficClient) -> None:
+def _restart_agent_b4(cluster: Cluster, _traffic: TrafficController) -> None:
     cluster.kill("b4", "agent")
     cluster.kill("b4", "relay")  # ExaBGP starts it again by itself
     time.sleep(AWAY_S)
     cluster.start("b4", "agent")
 
 
-def _stop_server_b4(cluster: Cluster, _client: TrafficClient) -> None:
+def _stop_server_b4(cluster: Cluster, _traffic: TrafficController) -> None:
     cluster.kill("b4", "server", signal.SIGTERM)
 
 
-def _start_server_b4(cluster: Cluster, _client: TrafficClient) -> None:
+def _start_server_b4(cluster: Cluster, _traffic: TrafficController) -> None:
     cluster.start("b4", "server")
 
 
-def _crash_b5(cluster: Cluster, _client: TrafficClient) -> None:
+def _crash_b5(cluster: Cluster, _traffic: TrafficController) -> None:
     cluster.crash("b5")
 
 
@@ -122,14 +123,14 @@ def _without(node: str) -> frozenset[str]:
     return FIVE - {node}
 
 
-SPREAD = Step("spread", "nothing happens: who gets what", phases=())
+SPREAD = Step("spread", "nothing happens: where connections enter and end", phases=())
 
 STEPS = (
     SPREAD,
     Step("add", "a fifth server joins", (Phase(_start_b5, FIVE, FIVE, FIVE),)),
     Step(
         "drain",
-        "b2 drains, its connections are closed after some seconds, it leaves",
+        "b2 drains, its connections close after some seconds, it leaves",
         (
             Phase(_drain_b2, _without("b2"), _without("b2"), FIVE),
             Phase(_leave_b2, _without("b2"), _without("b2"), FIVE, gone=frozenset({"b2"})),
@@ -142,7 +143,7 @@ STEPS = (
         "session_loss",
         "kill -9 of ExaBGP on b2, then start again",
         (
-            # b2 itself is cut off from the others' news until its session is back.
+            # b2 itself learns nothing of the others until its session is back.
             Phase(_kill_speaker_b2, _without("b2"), _without("b2"), _without("b2")),
             Phase(_start_speaker_b2, FIVE, FIVE, FIVE),
         ),
@@ -150,18 +151,18 @@ STEPS = (
     Step(
         "session_clear",
         "the router clears its session with b2",
-        (Phase(_clear_session_b2, FIVE, FIVE, FIVE, renews="b2"),),
+        (Phase(_clear_session_b2, FIVE, FIVE, FIVE, renewed_session="b2"),),
     ),
     Step(
         "agent_restart",
         "kill -9 of the agent and the relay on b4, then start again",
         (Phase(_restart_agent_b4, FIVE, FIVE, FIVE),),
-        still=True,
+        next_hops_fixed=True,
     ),
     Step(
         "service_down",
         "b4's server stops, its node goes on forwarding",
-        (Phase(_stop_server_b4, FIVE, _without("b4"), FIVE, plain_hops=_without("b4")),),
+        (Phase(_stop_server_b4, FIVE, _without("b4"), FIVE, ecmp_next_hops=_without("b4")),),
         stopped="b4",
         idle="b4",
         restore=Phase(_start_server_b4, FIVE, FIVE, FIVE),
@@ -174,5 +175,5 @@ STEPS = (
         idle="b5",
     ),
 )
-#: A shorter scenario for tests. Its connections are not fewer: the control's shares need them, to be far from chance.
+#: A shorter scenario for tests, with as many connections: the control's shares must be far from chance.
 SMALL = tuple(step for step in STEPS if step.name not in ("session_clear", "agent_restart"))

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""containerlab files brought up as network namespaces."""
+"""Labs: containerlab files brought up as network namespaces."""

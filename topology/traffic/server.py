@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lab's service: a TCP echo server that names itself in every answer.
 
-Owns the wire protocol's server side and nothing else. One line in, one line out:
+Owns the server's end of the protocol and nothing else. One line in, one line out:
 
     client → server   17\\n
     server → client   b3 17\\n
 
-so whoever holds the connection knows which server serves it. `GET /health` on the same port answers HTTP 200, for
-health checks by HTTP. It listens on every address: the virtual address comes to `lo` later than the server.
+so the client of a connection knows which server serves it. `GET /health` on the same port answers HTTP 200, for
+health checks by HTTP. It listens on every address: the VIP is added to `lo` later than the server starts.
 
 One epoll loop without a framework: in the demo ten of these share two cores with ten BGP speakers, ten agents and two
 routers, and an asyncio stream costs three times as much per message.
@@ -25,7 +25,7 @@ from typing import NoReturn
 PORT = 7000
 #: A line longer than this is not the lab's client; the connection is closed.
 LINE_MAX = 4096
-#: How many connections one wake-up accepts before established ones get their turn again.
+#: How many connections one wake-up accepts before established ones are served again.
 ACCEPT_BATCH = 64
 
 
@@ -39,7 +39,7 @@ def answer(name: str, data: bytes) -> bytes:
 
 
 def is_http(data: bytes) -> bool:
-    """Tell an HTTP request from a line of the echo protocol, whose lines are decimal numbers."""
+    """Return whether data is an HTTP request, not a line of the echo protocol, whose lines are decimal numbers."""
     return data.startswith((b"GET ", b"HEAD "))
 
 
@@ -58,7 +58,7 @@ class EchoServer:
         self.name = name
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        # A restarted server takes its port back at once.
+        # A restarted server gets its port at once.
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Accepted sockets inherit it: an answer never waits for an acknowledgement.
         self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -132,24 +132,26 @@ class EchoServer:
 
     def _close(self, descriptor: int) -> None:
         self._partial.pop(descriptor, None)
-        self._connections.pop(descriptor).close()  # closing takes it out of the epoll set
+        self._connections.pop(descriptor).close()  # this removes it from the epoll set
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; return an exit code only if that is not possible."""
+    """Serve until SIGTERM or SIGINT; return an exit code only if that fails."""
     parser = argparse.ArgumentParser(prog="python -m topology.traffic.server", description="The lab's echo server.")
     parser.add_argument("--name", default=socket.gethostname(), help="its name in every answer (default: host name)")
     parser.add_argument("--port", type=int, default=PORT)
-    parser.add_argument("--address", default="0.0.0.0", help="where it listens; :: is for IPv6 and IPv4")  # noqa: S104
+    parser.add_argument("--address", default="0.0.0.0", help="the address to listen on; :: for IPv6 and IPv4")  # noqa: S104
     options = parser.parse_args(argv)
     try:
         server = EchoServer(options.name, options.address, options.port)
     except OSError as error:
-        print(f"echo server: port {options.port}: {error.strerror}; end what listens there", file=sys.stderr)
+        print(
+            f"echo server: port {options.port}: {error.strerror}; stop the program that listens there", file=sys.stderr
+        )
         return 1
 
     def end(_signal: int, _frame: object) -> None:
-        # At once: its sockets close with it, as those of a service that was stopped.
+        # At once: its sockets close with it, as those of a stopped service do.
         sys.exit(0)
 
     signal.signal(signal.SIGTERM, end)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo in small, for both routers, its negative control asserted too; and that it clears up, however it ends.
+"""The small demo, for both routers, its negative control asserted too; and that it cleans up, however it ends.
 
 client ── router ── segment ── b1 b2 b3 b4 b5        twice: with anylb, and as plain ECMP anycast
 """
@@ -37,11 +37,11 @@ def test_anylb_keeps_every_connection_where_plain_ecmp_does_not(router: str, tmp
         text=True,
     )
     try:
-        said, _ = process.communicate(timeout=230)
+        output_text, _ = process.communicate(timeout=230)
     finally:
         process.kill()
         process.wait()
-    assert process.returncode == 0, said
+    assert process.returncode == 0, output_text
     assert labs_of(process.pid) == set()
 
     data = json.loads(output.read_text())
@@ -52,19 +52,19 @@ def test_anylb_keeps_every_connection_where_plain_ecmp_does_not(router: str, tmp
     for step in steps:
         ours, plain = rows[step, "anylb"], rows[step, "ecmp"]
         assert ours["connections"] == plain["connections"] == 400
-        assert ours["broken"] == 0, said
+        assert ours["broken"] == 0, output_text
         assert plain["agree_ms"] is None
         if step in ("add", "drain", "return", "crash"):
-            assert plain["broken"] >= 0.1 * (400 - plain["on_stopped"]), said
+            assert plain["broken"] >= 0.1 * (400 - plain["on_stopped"]), output_text
         if step in ("service_down", "crash"):
             assert ours["on_stopped"] > 0
         else:
-            assert (ours["on_stopped"], ours["failed_new"]) == (0, 0), said
-    assert rows["spread", "ecmp"]["broken"] == 0  # the control breaks by the steps, not by itself
+            assert (ours["on_stopped"], ours["failed_new"]) == (0, 0), output_text
+    assert rows["spread", "ecmp"]["broken"] == 0  # the steps break the control's connections, not the control itself
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_demo_that_is_ended_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
+def test_an_interrupted_demo_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
     process = subprocess.Popen([*DEMO, "--small", "--json", str(tmp_path / "demo.json")], stdout=subprocess.DEVNULL)
     try:
         wait_for(lambda: len(labs_of(process.pid)) == 2)
@@ -82,7 +82,7 @@ def test_a_demo_that_is_ended_leaves_nothing(number: signal.Signals, tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_missing_is_said_and_nothing_is_made(tmp_path: Path) -> None:
+def test_missing_requirements_are_reported_and_nothing_is_created(tmp_path: Path) -> None:
     argv = [*DEMO, "--router", "frr", "--json", str(tmp_path / "no" / "demo.json")]
     result = subprocess.run(argv, env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 1
@@ -91,11 +91,11 @@ def test_what_is_missing_is_said_and_nothing_is_made(tmp_path: Path) -> None:
     assert "demo: ip not found: apt-get install iproute2" in lines
     assert "demo: ethtool not found: apt-get install ethtool" in lines
     assert any(line.startswith("demo: vtysh") and line.endswith("apt-get install frr") for line in lines)
-    assert f"demo: {tmp_path}/no/demo.json: cannot be written there; name another place with --json" in lines
+    assert f"demo: {tmp_path}/no/demo.json: cannot be written; name another file with --json" in lines
     assert list(tmp_path.iterdir()) == []
 
 
-def test_who_is_not_root_is_told_so(tmp_path: Path) -> None:
+def test_without_root_the_demo_reports_it(tmp_path: Path) -> None:
     # A user namespace without a mapping: the same files, another user id.
     argv = ["unshare", "--user", *DEMO, "--json", str(tmp_path / "demo.json")]
     result = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False, env={**os.environ})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The eye on the router's next hops, on a real kernel: with routes as BIRD and as FRR write them."""
+"""The router's next hops over time, on a real kernel: with routes as BIRD and as FRR write them."""
 
 import os
 import subprocess
@@ -32,8 +32,8 @@ class Router:
 
     def becomes(self, hops: frozenset[str]) -> None:
         deadline = time.monotonic() + 5
-        while self.watch.timeline.now != hops:
-            assert time.monotonic() < deadline, self.watch.timeline.now
+        while self.watch.history.current != hops:
+            assert time.monotonic() < deadline, self.watch.history.current
             time.sleep(0.005)
 
 
@@ -52,17 +52,17 @@ def router() -> Iterator[Router]:
 
 
 def test_next_hops_of_a_multipath_route_are_followed(router: Router) -> None:
-    assert router.watch.timeline.now == frozenset()
+    assert router.watch.history.current == frozenset()
     router.ip(f"route add {VIP}/32 nexthop via 10.0.0.11 dev v0 nexthop via 10.0.0.12 dev v0")
     router.becomes(TWO)
     since = time.monotonic()
     router.ip("route add 10.99.0.0/16 via 10.0.0.13 dev v0", f"route add {VIP}/32 via 10.0.0.14 table 77")
     router.ip(f"route replace {VIP}/32 via 10.0.0.11 dev v0")
     router.becomes(ONE)
-    after_ms = router.watch.timeline.right_after_ms(ONE, since)
+    after_ms = router.watch.history.converged_after_ms(ONE, since)
     assert after_ms is not None
     assert 0 < after_ms < 1000
-    assert router.watch.timeline.changes(since) == [ONE]  # neither the prefix around it nor another table counted
+    assert router.watch.history.changes(since) == [ONE]  # neither the prefix around it nor another table counted
     router.ip(f"route del {VIP}/32")
     router.becomes(frozenset())
 
@@ -75,14 +75,14 @@ def test_next_hops_of_a_nexthop_group_are_followed(router: Router) -> None:
     router.becomes(ONE)
 
 
-def test_a_loss_is_seen_however_short(router: Router) -> None:
+def test_a_loss_is_recorded_however_short(router: Router) -> None:
     both = f"route replace {VIP}/32 nexthop via 10.0.0.11 dev v0 nexthop via 10.0.0.12 dev v0"
     router.ip(both)
     router.becomes(TWO)
     since = time.monotonic()
     router.ip(*[f"route replace {VIP}/32 via 10.0.0.11 dev v0", both] * 20)  # one batch: microseconds apart
     deadline = time.monotonic() + 5
-    while len(router.watch.timeline.changes(since)) < 40:
-        assert time.monotonic() < deadline, router.watch.timeline.changes(since)
+    while len(router.watch.history.changes(since)) < 40:
+        assert time.monotonic() < deadline, router.watch.history.changes(since)
         time.sleep(0.005)
     router.becomes(TWO)

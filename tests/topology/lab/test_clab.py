@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lab files: what they merge to, what is wrong with them and where, and that ours fit containerlab's schema."""
+"""Lab files: how they merge, the errors with their places, and that ours match containerlab's schema."""
 
 import json
 from pathlib import Path
@@ -244,12 +244,12 @@ def test_our_labs_are_read(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", OURS, ids=lambda path: path.name)
-def test_our_labs_fit_containerlabs_schema(path: Path) -> None:
+def test_our_labs_match_containerlabs_schema(path: Path) -> None:
     schema = ROOT.parent / "shared" / "clab.schema.json"
     if not schema.exists():
-        pytest.skip(f"containerlab's schema is not at hand ({schema})")
+        pytest.skip(f"containerlab's schema is not available ({schema})")
     validator = Draft7Validator(json.loads(schema.read_text()))
     document = yaml.safe_load(Text(path.name, path.read_text(), {}).expanded)
     assert [error.message for error in validator.iter_errors(document)] == []
     document["topology"]["nodes"]["b1"]["x-extra"] = 1
-    assert list(validator.iter_errors(document))  # the schema is strict, so the check above says something
+    assert list(validator.iter_errors(document))  # the schema is strict, so the check above means something

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labs come up, are usable, private and faithful to their file, and go without a trace.
+"""Labs come up, match their file, are usable and private, and leave no trace.
 
  a ──── switch (br0) ──── b        plus, where a test says so, the two segment labs of the project
 10.0.0.1                10.0.0.2
@@ -32,7 +32,7 @@ topology:
   defaults: {kind: linux, image: none, network-mode: none}
   nodes:
     a:
-      env: {COLOUR: "${COLOUR:=blue}"}
+      env: {COLOR: "${COLOR:=blue}"}
       sysctls: {net.ipv4.ip_forward: 1, net.ipv4.conf.default.forwarding: 0}
       labels: {rack: r1}
       exec:
@@ -59,10 +59,10 @@ LONE = "name: ignored\ntopology: {nodes: {a: {kind: linux, network-mode: none}}}
 
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A lab name of this test's own; whatever has it is gone afterwards."""
-    mine = f"t{os.getpid()}-{abs(hash(request.node.name)) % 10**6}"
-    yield mine
-    Lab.remove(mine)
+    """A lab name of this test's own; a lab of this name is removed afterwards."""
+    lab_name = f"t{os.getpid()}-{abs(hash(request.node.name)) % 10**6}"
+    yield lab_name
+    Lab.remove(lab_name)
 
 
 @pytest.fixture
@@ -75,8 +75,8 @@ def write(tmp_path: Path) -> Callable[[str], Path]:
     return write_file
 
 
-def living(name: str) -> list[int]:
-    """Every living process on this machine that has the lab's name in its environment, found without our own code."""
+def processes_of(name: str) -> list[int]:
+    """Return every process on this machine with the lab's name in its environment, found without our own code."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -89,15 +89,15 @@ def living(name: str) -> list[int]:
 
 
 def assert_no_trace(name: str) -> None:
-    assert living(name) == []
+    assert processes_of(name) == []
     assert not (record.RECORDS / name).exists()
     assert name not in Path("/proc/self/mountinfo").read_text()
 
 
-def test_a_lab_is_what_its_file_says(name: str, write: Callable[[str], Path]) -> None:
-    with Lab.up(write(PAIR), name, {"COLOUR": "red"}, keep=False) as lab:
+def test_a_lab_matches_its_file(name: str, write: Callable[[str], Path]) -> None:
+    with Lab.up(write(PAIR), name, {"COLOR": "red"}, keep=False) as lab:
         assert list(lab.nodes) == ["a", "switch", "b"]
-        assert lab.exec("a", ["sh", "-c", "hostname; echo $COLOUR"]).stdout.split() == ["a", "red"]
+        assert lab.exec("a", ["sh", "-c", "hostname; echo $COLOR"]).stdout.split() == ["a", "red"]
         assert lab.exec("a", ["cat", "/proc/sys/net/ipv4/ip_forward"]).stdout == "1\n"
         assert lab.exec("b", ["cat", "/proc/sys/net/ipv4/ip_forward"]).stdout == "0\n"
         assert lab.exec("a", ["which", "lbctl"]).stdout.strip() == f"{os.path.dirname(sys.executable)}/lbctl"
@@ -120,7 +120,7 @@ def test_a_lab_is_what_its_file_says(name: str, write: Callable[[str], Path]) ->
 
 
 ASK = "import socket; print(socket.create_connection(('10.0.0.2', 7), timeout=5).recv(9).decode(), end='')"
-TELL = """
+SERVE = """
 import socket
 s = socket.create_server(("", 7))
 print("ready", flush=True)
@@ -132,7 +132,7 @@ while True:
 def assert_connected(lab: Lab) -> None:
     """A TCP connection from a to b."""
     log = lab.root("b") / "run/server.log"
-    server = lab.spawn("b", ["python", "-c", TELL], log=log)
+    server = lab.spawn("b", ["python", "-c", SERVE], log=log)
     wait_for(lambda: "ready" in log.read_text())
     assert lab.exec("a", ["python", "-c", ASK]).stdout == "hello"
     server.kill()
@@ -140,7 +140,7 @@ def assert_connected(lab: Lab) -> None:
 
 
 def test_nodes_are_private(name: str, write: Callable[[str], Path], tmp_path: Path) -> None:
-    """What a node writes where programs write stays in it; the host's files are read; a node sees its own processes."""
+    """Writes of a node stay in it, reads see the host's files, and a node sees its own processes alone."""
     mark = f"mark-{name}"
     (tmp_path / "seen").write_text("host")
     with Lab.up(write(PAIR), name, keep=False) as lab:
@@ -169,7 +169,7 @@ def test_binds(name: str, write: Callable[[str], Path], tmp_path: Path) -> None:
     assert (tmp_path / "conf").read_text() == "one"
 
 
-def test_exec_reports_failures_and_is_not_held_by_background_children(name: str, write: Callable[[str], Path]) -> None:
+def test_exec_reports_failures_and_returns_before_background_children(name: str, write: Callable[[str], Path]) -> None:
     with Lab.up(write(LONE), name, keep=False) as lab:
         started = time.monotonic()
         assert lab.exec("a", ["sh", "-c", "sleep 60 & echo done"]).stdout == "done\n"
@@ -203,21 +203,21 @@ def test_the_init_reaps_orphans(name: str, write: Callable[[str], Path]) -> None
         wait_for(lambda: not status.exists())
 
 
-def test_cmd_is_the_nodes_life(name: str, write: Callable[[str], Path], tmp_path: Path) -> None:
-    """It runs under the init, is told of SIGTERM, and the node ends with it."""
-    script = "trap 'echo bye > /run/out/said; exit 0' TERM; echo up > /run/out/said; while :; do sleep 0.05; done"
+def test_a_node_ends_with_its_cmd(name: str, write: Callable[[str], Path], tmp_path: Path) -> None:
+    """It runs under the init, receives SIGTERM, and the node ends with it."""
+    script = "trap 'echo bye > /run/out/state; exit 0' TERM; echo up > /run/out/state; while :; do sleep 0.05; done"
     text = f"""
 name: x
 topology:
   nodes: {{a: {{kind: linux, network-mode: none, cmd: "sh -c \\"{script}\\"", binds: ["out:/run/out"]}}}}
 """
     (tmp_path / "out").mkdir()
-    said = tmp_path / "out" / "said"
+    state = tmp_path / "out" / "state"
     with Lab.up(write(text), name, keep=False) as lab:
-        wait_for(lambda: said.exists() and said.read_text() == "up\n")
+        wait_for(lambda: state.exists() and state.read_text() == "up\n")
         os.kill(lab.nodes["a"].pid, signal.SIGTERM)
         wait_for(lambda: not lab.nodes["a"].alive)
-        assert said.read_text() == "bye\n"
+        assert state.read_text() == "bye\n"
         with pytest.raises(LabError, match=r"node a of lab .* is dead"):
             lab.exec("a", ["true"])
     assert_no_trace(name)
@@ -239,8 +239,8 @@ def test_a_flap_keeps_routes_set_by_hand(name: str, write: Callable[[str], Path]
         before = {v: lab.exec("a", ["ip", v, "route", "show", "dev", "eth1"]).stdout.splitlines() for v in ("-4", "-6")}
         lab.link("a", "eth1", up=False)
         assert lab.exec("a", ["ip", "-4", "route", "show", "dev", "eth1"]).stdout == ""
-        Lab.find(name).link("a", "eth1", up=True)  # another process could do it
-        daemons = [route for route in before["-4"] if "proto bird" in route]  # its daemon's to bring back
+        Lab.find(name).link("a", "eth1", up=True)  # as another process does
+        daemons = [route for route in before["-4"] if "proto bird" in route]  # restored by its daemon
         for version, routes in before.items():
             after = lab.exec("a", ["ip", version, "route", "show", "dev", "eth1"]).stdout.splitlines()
             wanted = sorted({route for route in routes if "fe80" not in route} - set(daemons))
@@ -263,7 +263,7 @@ def test_kill_is_a_power_loss(name: str, write: Callable[[str], Path]) -> None:
         assert "eth2" not in lab.exec("switch", ["ls", "/sys/class/net"]).stdout.split()
         assert lab.exec("a", ["true"]).returncode == 0
         assert [node["alive"] for node in lab.inspect()["nodes"]] == [True, True, False]
-        with pytest.raises(LabError, match="already up"):  # a node killed on purpose is no reason to start over
+        with pytest.raises(LabError, match="already up"):  # a node killed on purpose does not make the lab incomplete
             Lab.up(path, name, keep=False)
     assert_no_trace(name)
 
@@ -342,19 +342,20 @@ path, name = Path(sys.argv[1]), sys.argv[2]
 try:
     lab = Lab.up(path, name, keep={keep})
 except LabError as error:
-    sys.exit(f"said: {{error}}")
+    sys.exit(f"error: {{error}}")
 print("up", flush=True)
 {after}
 """
 
 
-def test_without_rights_one_line_says_so(name: str, write: Callable[[str], Path]) -> None:
+def test_without_permissions_the_error_is_one_line(name: str, write: Callable[[str], Path]) -> None:
     path = write(LONE)
     not_root = child(UP.format(before="os.setuid(65534)", keep=True, after=""), str(path), name)
     assert (
-        not_root.communicate(timeout=30)[0] == "said: a lab needs root (network namespaces, mounts): run it with sudo\n"
+        not_root.communicate(timeout=30)[0]
+        == "error: a lab needs root (network namespaces, mounts): run it with sudo\n"
     )
-    # PR_CAPBSET_DROP, CAP_SYS_ADMIN: root in a container without the right to make namespaces
+    # PR_CAPBSET_DROP, CAP_SYS_ADMIN: root in a container without permission to create namespaces
     powerless = "ctypes.CDLL(None).prctl(24, 21, 0, 0, 0)"
     output = child(UP.format(before=powerless, keep=True, after=""), str(path), name).communicate(timeout=30)[0]
     assert "no permission to create namespaces (unshare: Operation not permitted)" in output
@@ -362,10 +363,10 @@ def test_without_rights_one_line_says_so(name: str, write: Callable[[str], Path]
     assert_no_trace(name)
 
 
-def test_a_kept_lab_outlives_its_maker_and_is_not_made_twice(name: str, write: Callable[[str], Path]) -> None:
+def test_a_kept_lab_outlives_its_creator_and_is_not_created_twice(name: str, write: Callable[[str], Path]) -> None:
     path = write(PAIR)
-    maker = child(UP.format(before="", keep=True, after=""), str(path), name)
-    assert maker.communicate(timeout=30)[0] == "up\n"
+    creator = child(UP.format(before="", keep=True, after=""), str(path), name)
+    assert creator.communicate(timeout=30)[0] == "up\n"
     lab = Lab.find(name)
     assert_connected(lab)
     with pytest.raises(LabError, match=rf"lab {name} is already up: take it down with `lbctl lab down {path}`"):
@@ -391,11 +392,11 @@ def test_an_unkept_lab_dies_with_its_owner(name: str, write: Callable[[str], Pat
     )
     assert owner.stdout is not None
     assert [owner.stdout.readline(), owner.stdout.readline()] == ["up\n", "on\n"]
-    assert len(living(name)) >= 5
+    assert len(processes_of(name)) >= 5
     assert name not in record.remove_stale()  # its owner lives
     owner.kill()
     owner.wait()
-    wait_for(lambda: not living(name))
+    wait_for(lambda: not processes_of(name))
     assert name in record.remove_stale()
     assert_no_trace(name)
 
@@ -440,7 +441,7 @@ def test_up_after_kill_9_half_way(name: str, write: Callable[[str], Path], point
     assert name not in record.remove_stale()
     victim.kill()
     victim.wait()
-    wait_for(lambda: not living(name))  # by themselves
+    wait_for(lambda: not processes_of(name))  # without help
     if point[:2] == ("topology.lab.link", "create"):
         assert name in record.remove_stale()
         assert_no_trace(name)
@@ -456,18 +457,18 @@ def test_up_after_kill_9_during_a_long_exec_line_and_at_any_moment(name: str, wr
         assert victim.stdout is not None
         assert victim.stdout.readline() == "go\n"
         if delay_s is None:
-            wait_for(lambda: len(living(name)) >= 6)  # four of ours and both sleeps
+            wait_for(lambda: len(processes_of(name)) >= 6)  # our four and both sleeps
         else:
             time.sleep(delay_s)  # a moment, not a state: any will do
         victim.kill()
         victim.wait()
-        wait_for(lambda: not living(name))
+        wait_for(lambda: not processes_of(name))
     record.remove_stale()
     assert_no_trace(name)
 
 
 def test_kill_9_between_keep_and_the_record(name: str, write: Callable[[str], Path]) -> None:
-    """The one moment that leaves living inits: recorded as unfinished, so they are found and removed."""
+    """The one moment that leaves running inits: recorded as incomplete, so they are found and removed."""
     path = write(PAIR)
     point = ("topology.lab.record", "LabRecord.save", 3)
     victim = child(UP.format(before=STOP_AT.format(point=point), keep=True, after=""), str(path), name)
@@ -475,12 +476,12 @@ def test_kill_9_between_keep_and_the_record(name: str, write: Callable[[str], Pa
     assert victim.stdout.readline() == "here\n"
     victim.kill()
     victim.wait()
-    assert len(living(name)) == 3
+    assert len(processes_of(name)) == 3
     assert name in record.remove_stale()
     assert_no_trace(name)
 
 
-def test_what_is_not_ours_survives(name: str, write: Callable[[str], Path]) -> None:
+def test_other_processes_survive(name: str, write: Callable[[str], Path]) -> None:
     """Neither a look-alike, nor a process with a recorded pid, nor another lab is touched."""
     path = write(LONE)
     sleep = "import time; time.sleep(600)"
@@ -507,7 +508,7 @@ def test_what_is_not_ours_survives(name: str, write: Callable[[str], Path]) -> N
             process.wait()
 
 
-def test_an_unreadable_record_is_a_remainder(name: str, write: Callable[[str], Path]) -> None:
+def test_an_unreadable_record_is_stale(name: str, write: Callable[[str], Path]) -> None:
     (record.RECORDS / name).mkdir(parents=True)
     (record.RECORDS / name / "lab.json").write_text('{"name": "x", "nod')
     with Lab.up(write(LONE), name, keep=False) as lab:

@@ -3,7 +3,7 @@
 
     client 10.1.1.0/24 ── lo ── server 10.99.0.1:7000
 
-What the demo counts is made to happen here one by one, beside a run where nothing happens.
+Each failure that the demo counts happens here one by one; a run without failures is the control.
 """
 
 import os
@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from support.waiting import wait_for
 
-from topology.traffic.client import TrafficClient
+from topology.traffic.controller import TrafficController
 
 pytestmark = pytest.mark.lab
 
@@ -28,7 +28,7 @@ Start = Callable[..., subprocess.Popen[bytes]]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Start a command in a network namespace that ends with this test, with all that was started in it."""
+    """Start a command in a network namespace that ends with this test, with all its processes."""
     holder = subprocess.Popen(["unshare", "--net", "cat"], stdin=subprocess.PIPE)
     namespace = f"/proc/{holder.pid}/ns/net"
     processes = [holder]
@@ -59,91 +59,93 @@ def server(start: Start) -> Callable[[str], subprocess.Popen[bytes]]:
 
 
 @pytest.fixture
-def client(start: Start, tmp_path: Path) -> Iterator[TrafficClient]:
+def traffic(start: Start, tmp_path: Path) -> Iterator[TrafficController]:
     control = tmp_path / "control"
     process = start(sys.executable, "-m", "topology.traffic", "--control", str(control))
-    client = TrafficClient.connect(control)
-    yield client
-    client.quit()
-    assert process.wait(timeout=5) == 0, "it does not end with its controller"
+    traffic = TrafficController.connect(control)
+    yield traffic
+    traffic.quit()
+    assert process.wait(timeout=5) == 0, "the client must end with its controller"
 
 
-def opened(client: TrafficClient, count: int) -> None:
-    client.open(count)
-    wait_for(lambda: client.progress().open == count)
+def opened(traffic: TrafficController, count: int) -> None:
+    traffic.open(count)
+    wait_for(lambda: traffic.progress().open == count)
 
 
-def outcomes(client: TrafficClient, since: float = 0.0) -> Counter[str]:
-    return Counter(one.outcome for one in client.report()[1] if one.outcome and one.started_at >= since)
+def outcomes(traffic: TrafficController, since: float = 0.0) -> Counter[str]:
+    return Counter(one.outcome for one in traffic.report()[1] if one.outcome and one.started_at >= since)
 
 
-def test_nothing_breaks_while_nothing_happens(server: Callable[[str], object], client: TrafficClient) -> None:
+def test_nothing_breaks_while_nothing_happens(server: Callable[[str], object], traffic: TrafficController) -> None:
     server("b1")
-    client.fresh(100)
-    opened(client, 60)
-    wait_for(lambda: outcomes(client)["ok"] >= 50)
+    traffic.fresh(100)
+    opened(traffic, 60)
+    wait_for(lambda: outcomes(traffic)["ok"] >= 50)
     now = time.monotonic()
-    wait_for(lambda: client.progress(now).unsettled == 0)
-    client.begin()
+    wait_for(lambda: traffic.progress(now).unsettled == 0)
+    traffic.begin()
     now = time.monotonic()
-    wait_for(lambda: outcomes(client, now)["ok"] >= 50)
-    held, attempts = client.report()
+    wait_for(lambda: outcomes(traffic, now)["ok"] >= 50)
+    held, attempts = traffic.report()
     assert Counter((one.state, one.owner) for one in held) == {("open", "b1"): 60}
     # Each sends every 100 ms, so the longest silence is that plus what this machine delays.
     assert 0.09 < max(one.silence_s for one in held) < 1.0
     assert {one.outcome for one in attempts} <= {"ok", ""}
     assert {one.owner for one in attempts} <= {"b1", ""}
-    assert client.close_held("b9") == 0
-    assert client.close_held("b1") == 60
-    assert {one.state for one in client.report()[0]} == {"closed"}
+    assert traffic.close_held("b9") == 0
+    assert traffic.close_held("b1") == 60
+    assert {one.state for one in traffic.report()[0]} == {"closed"}
 
 
 def test_a_killed_server_breaks_its_connections_and_refuses_new_ones(
-    server: Callable[[str], subprocess.Popen[bytes]], client: TrafficClient
+    server: Callable[[str], subprocess.Popen[bytes]], traffic: TrafficController
 ) -> None:
     process = server("b1")
-    opened(client, 40)
-    client.fresh(50)
+    opened(traffic, 40)
+    traffic.fresh(50)
     killed_at = time.monotonic()
     process.kill()
-    wait_for(lambda: client.progress().open == 0)
-    held, _ = client.report()
+    wait_for(lambda: traffic.progress().open == 0)
+    held, _ = traffic.report()
     assert Counter(one.state for one in held) == {"broken": 40}
     # A killed process's sockets send FIN, or RST where something was still unread.
     assert {one.reason for one in held} <= {"eof", "reset"}
     assert all(killed_at <= one.ended_at <= killed_at + 5 for one in held)
-    wait_for(lambda: outcomes(client, killed_at)["refused"] >= 5)
+    wait_for(lambda: outcomes(traffic, killed_at)["refused"] >= 5)
 
-    client.begin()
+    traffic.begin()
     server("b2")
-    opened(client, 10)
-    held, attempts = client.report()
+    opened(traffic, 10)
+    held, attempts = traffic.report()
     assert {one.owner for one in held if one.state == "open"} == {"b2"}
     assert {one.owner for one in attempts if one.outcome == "ok"} <= {"b2"}
 
 
-def test_a_silent_server_is_noticed(server: Callable[[str], subprocess.Popen[bytes]], client: TrafficClient) -> None:
-    """A stopped process neither answers nor resets: its kernel goes on accepting. Only time tells."""
+def test_a_silent_server_is_noticed(
+    server: Callable[[str], subprocess.Popen[bytes]], traffic: TrafficController
+) -> None:
+    """A stopped process neither answers nor resets: its kernel goes on accepting. Only a timeout shows it."""
     process = server("b1")
-    opened(client, 20)
-    # Short of the limit it is a silence and nothing else.
+    opened(traffic, 20)
+    # Shorter than the limit it is only a silence.
     process.send_signal(signal.SIGSTOP)
-    wait_for(lambda: min(one.silence_s for one in client.report()[0]) > 1.0)
+    wait_for(lambda: min(one.silence_s for one in traffic.report()[0]) > 1.0)
     process.send_signal(signal.SIGCONT)
     now = time.monotonic()
-    wait_for(lambda: client.progress(now).unsettled == 0)
-    held, _ = client.report()
+    wait_for(lambda: traffic.progress(now).unsettled == 0)
+    held, _ = traffic.report()
     assert {one.state for one in held} == {"open"}
     assert min(one.silence_s for one in held) > 1.0
 
     stopped_at = time.monotonic()
     process.send_signal(signal.SIGSTOP)
-    client.fresh(20)
-    wait_for(lambda: outcomes(client, stopped_at)["timeout"] >= 3)
-    assert client.progress().open == 20
-    assert set(outcomes(client, stopped_at)) == {"timeout"}
-    wait_for(lambda: client.progress().open == 0, timeout_s=20)
-    held, _ = client.report()
+    traffic.fresh(20)
+    wait_for(lambda: outcomes(traffic, stopped_at)["timeout"] >= 3)
+    assert traffic.progress().open == 20
+    assert set(outcomes(traffic, stopped_at)) == {"timeout"}
+    wait_for(lambda: traffic.progress().open == 0, timeout_s=20)
+    held, _ = traffic.report()
     assert Counter((one.state, one.reason) for one in held) == {("broken", "silence"): 20}
     assert min(one.ended_at for one in held) >= stopped_at + 14.8
 
@@ -177,4 +179,4 @@ def test_a_port_in_use_is_one_clear_line() -> None:
         argv = [sys.executable, "-m", "topology.traffic.server", "--port", str(port)]
         result = subprocess.run(argv, capture_output=True, text=True, timeout=10, check=False)
     assert result.returncode == 1
-    assert result.stderr == f"echo server: port {port}: Address already in use; end what listens there\n"
+    assert result.stderr == f"echo server: port {port}: Address already in use; stop the program that listens there\n"

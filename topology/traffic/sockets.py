@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The client's sockets: connects, sends, receives and closes for tally.py's connections, which judge them.
+"""The client's sockets: connects, sends, receives and closes for connection.py's connections, which judge themselves.
 
-Owns sockets and the epoll set they are in; not the clock (`now`, seconds of CLOCK_MONOTONIC, comes from the loop in
-traffic/__main__.py) and not the judgement.
+Owns sockets and their epoll set; neither the clock (`now`, seconds of CLOCK_MONOTONIC, comes from the loop in
+__main__.py) nor the judgment.
 """
 
 import errno
@@ -12,29 +12,29 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 
-from topology.traffic.tally import INTERVAL_S, Attempt, Held, State
+from topology.traffic.connection import INTERVAL_S, ConnectionAttempt, ConnectionState, HeldConnection
 
 #: The loop's step. Held connections are spread over the steps of one interval, so that they do not send in bursts.
 TICK_S = 0.01
 GROUPS = round(INTERVAL_S / TICK_S)
 #: How many held connections one step opens at most: 400 in a fifth of a second.
 OPEN_PER_TICK = 20
-#: Source ports walk from here up. They never come round within a TIME-WAIT (60 s): 256 addresses times 40,000 ports.
+#: Source ports count up from here. None repeats within a TIME-WAIT (60 s): 256 addresses times 40,000 ports.
 FIRST_PORT = 15000
 REASON = {errno.ECONNRESET: "reset", errno.EPIPE: "reset", errno.ECONNREFUSED: "refused", errno.ETIMEDOUT: "timeout"}
-#: SO_LINGER on, 0 s: close() sends RST instead of FIN and leaves nothing behind that goes on sending.
+#: SO_LINGER on, 0 s: close() sends RST instead of FIN, and no socket goes on sending.
 ABORT = (1).to_bytes(4, sys.byteorder) + (0).to_bytes(4, sys.byteorder)
 
 
 def reason(code: int | None) -> str:
-    """Name what a socket's error means for the tally."""
+    """Return the reason of a broken connection for a socket's error."""
     return REASON.get(code or 0) or errno.errorcode.get(code or 0, "error")
 
 
 def sources(prefix: str, offset: int = 0) -> Iterator[tuple[str, int]]:
     """Yield source (address, port) pairs, none twice: every address of `prefix` (three octets) before the next port.
 
-    `offset` moves the first port, so that a second client in the same namespace does not meet the first one's
+    `offset` moves the first port, so that a second client in the same namespace avoids the first one's
     TIME-WAIT sockets.
     """
     for port in range(FIRST_PORT + offset, 65536):
@@ -42,13 +42,13 @@ def sources(prefix: str, offset: int = 0) -> Iterator[tuple[str, int]]:
             yield f"{prefix}.{last}", port
 
 
-class Flows:
+class ClientSockets:
     """All connections of a client, held and new, over one epoll set."""
 
     def __init__(self, target: tuple[str, int], source: Iterator[tuple[str, int]], epoll: select.epoll) -> None:
-        self.held: list[Held] = []
-        self.attempts: list[Attempt] = []
-        #: How many held connections are still to be opened.
+        self.held: list[HeldConnection] = []
+        self.attempts: list[ConnectionAttempt] = []
+        #: The number of held connections that are not opened yet.
         self.to_open = 0
         #: Rate of new connections.
         self.fresh_per_s = 0.0
@@ -56,138 +56,146 @@ class Flows:
         self._source = source
         self._epoll = epoll
         self._sockets: dict[int, socket.socket] = {}
-        self._flows: dict[int, Held | Attempt] = {}
+        self._connections: dict[int, HeldConnection | ConnectionAttempt] = {}
         self._connecting: set[int] = set()
-        self._groups: list[dict[int, Held]] = [{} for _ in range(GROUPS)]
-        self._pending: deque[tuple[int, Attempt]] = deque()  # in the order of their start, so of their deadline
-        self._due = 0.0  # fraction of a new connection that is due
+        self._groups: list[dict[int, HeldConnection]] = [{} for _ in range(GROUPS)]
+        self._pending: deque[tuple[int, ConnectionAttempt]] = deque()  # by start, so by deadline too
+        self._due = 0.0  # how many new connections are due, with the fraction
         self._tick = 0
 
     def begin(self) -> None:
-        """Forget what is over."""
+        """Drop connections that have ended."""
         self.held = [held for held in self.held if held.live]
         self.attempts = [attempt for attempt in self.attempts if not attempt.outcome]
 
     def close(self, owner: str | None, now: float) -> int:
         """Close the held connections of a server, or all of them; return how many."""
-        mine = [(d, flow) for d, flow in self._flows.items() if isinstance(flow, Held) and owner in (None, flow.owner)]
-        for descriptor, held in mine:
+        closing = [
+            (d, connection)
+            for d, connection in self._connections.items()
+            if isinstance(connection, HeldConnection) and owner in (None, connection.owner)
+        ]
+        for descriptor, held in closing:
             held.close(now)
             self._end(descriptor)
-        return len(mine)
+        return len(closing)
 
     def tick(self, now: float) -> None:
-        """Do what a hundredth of a second asks for: send, open, look at the time."""
+        """Do the work of one step of the loop: send, open, check deadlines."""
         group = self._groups[self._tick % GROUPS]
         for descriptor, held in list(group.items()):
             held.check(now)
-            if held.state is State.OPEN:
+            if held.state is ConnectionState.OPEN:
                 self._send(descriptor, held.message(now), now)
             elif not held.live:
                 self._end(descriptor)
         for _ in range(min(self.to_open, OPEN_PER_TICK)):
             self.to_open -= 1
-            self._start(Held(now), now)
+            self._start(HeldConnection(now), now)
         self._due += self.fresh_per_s * TICK_S
         while self._due >= 1:
             self._due -= 1
-            self._start(Attempt(now), now)
+            self._start(ConnectionAttempt(now), now)
         while self._pending and (self._pending[0][1].outcome or self._overdue(*self._pending[0], now)):
             self._pending.popleft()
         self._tick += 1
 
-    def _overdue(self, descriptor: int, attempt: Attempt, now: float) -> bool:
+    def _overdue(self, descriptor: int, attempt: ConnectionAttempt, now: float) -> bool:
         attempt.check(now)
         if attempt.outcome:
             self._end(descriptor)
         return bool(attempt.outcome)
 
-    def _start(self, flow: Held | Attempt, now: float) -> None:
+    def _start(self, connection: HeldConnection | ConnectionAttempt, now: float) -> None:
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         descriptor = sock.fileno()
         self._sockets[descriptor] = sock
-        self._flows[descriptor] = flow
-        if isinstance(flow, Held):
-            self.held.append(flow)
-            self._groups[len(self.held) % GROUPS][descriptor] = flow
+        self._connections[descriptor] = connection
+        if isinstance(connection, HeldConnection):
+            self.held.append(connection)
+            self._groups[len(self.held) % GROUPS][descriptor] = connection
         else:
-            self.attempts.append(flow)
-            self._pending.append((descriptor, flow))
+            self.attempts.append(connection)
+            self._pending.append((descriptor, connection))
         address, port = next(self._source)
-        if isinstance(flow, Held):
-            flow.source = f"{address}:{port}"
+        if isinstance(connection, HeldConnection):
+            connection.source = f"{address}:{port}"
         try:
             sock.bind((address, port))
             code = sock.connect_ex(self._target)
         except OSError as error:
             code = error.errno or errno.EIO
         if code not in (0, errno.EINPROGRESS):
-            self._lost(descriptor, reason(code), now)
+            self._fail(descriptor, reason(code), now)
             return
         self._connecting.add(descriptor)
         self._epoll.register(descriptor, select.EPOLLOUT)
 
     def ready(self, descriptor: int, now: float) -> None:
         """Handle an event of the epoll set."""
-        flow = self._flows.get(descriptor)
-        if flow is None:  # closed by an event before this one
+        connection = self._connections.get(descriptor)
+        if connection is None:  # closed by an event before this one
             return
         sock = self._sockets[descriptor]
         if descriptor in self._connecting:
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
-                self._lost(descriptor, reason(code), now)
+                self._fail(descriptor, reason(code), now)
                 return
             self._connecting.remove(descriptor)
             self._epoll.modify(descriptor, select.EPOLLIN)
-            self._send(descriptor, flow.message(now) if isinstance(flow, Held) else flow.message(), now)
+            self._send(
+                descriptor,
+                connection.message(now) if isinstance(connection, HeldConnection) else connection.message(),
+                now,
+            )
             return
         try:
             data = sock.recv(4096)
         except BlockingIOError:
             return
         except OSError as error:
-            self._lost(descriptor, reason(error.errno), now)
+            self._fail(descriptor, reason(error.errno), now)
             return
-        if isinstance(flow, Held):
-            flow.received(data, now)
-            over = not flow.live
+        if isinstance(connection, HeldConnection):
+            connection.received(data, now)
+            ended = not connection.live
         else:
-            flow.received(data)
-            over = bool(flow.outcome)
-        if over:
+            connection.received(data)
+            ended = bool(connection.outcome)
+        if ended:
             self._end(descriptor)
 
     def _send(self, descriptor: int, data: bytes, now: float) -> None:
         try:
             self._sockets[descriptor].send(data)
         except OSError as error:
-            self._lost(descriptor, reason(error.errno), now)
+            self._fail(descriptor, reason(error.errno), now)
 
-    def _lost(self, descriptor: int, why: str, now: float) -> None:
-        flow = self._flows[descriptor]
-        if isinstance(flow, Held):
-            flow.lost(why, now)
+    def _fail(self, descriptor: int, failure: str, now: float) -> None:
+        connection = self._connections[descriptor]
+        if isinstance(connection, HeldConnection):
+            connection.fail(failure, now)
         else:
-            flow.lost(why)
+            connection.fail(failure)
         self._end(descriptor)
 
     def _end(self, descriptor: int) -> None:
-        """Close the socket of a flow that is over: FIN if it ended well, RST otherwise."""
-        flow = self._flows.pop(descriptor)
+        """Close the socket of a connection that has ended: FIN if it ended well, RST otherwise."""
+        connection = self._connections.pop(descriptor)
         sock = self._sockets.pop(descriptor)
         self._connecting.discard(descriptor)
-        if isinstance(flow, Held):
+        if isinstance(connection, HeldConnection):
             for group in self._groups:
                 group.pop(descriptor, None)
-            well = flow.state is State.CLOSED
-            if flow.state is State.FAILED:  # it was a new connection that failed; another one takes its place
-                self.held.remove(flow)
-                self.attempts.append(Attempt(flow.started_at, flow.reason))
+            well = connection.state is ConnectionState.CLOSED
+            if connection.state is ConnectionState.FAILED:  # a new connection that failed; another one replaces it
+                self.held.remove(connection)
+                self.attempts.append(ConnectionAttempt(connection.started_at, connection.reason))
                 self.to_open += 1
         else:
-            well = flow.outcome == "ok"
+            well = connection.outcome == "ok"
         if not well:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)
-        sock.close()  # closing takes it out of the epoll set
+        sock.close()  # this removes it from the epoll set

@@ -1,34 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What counts as broken, with the clock in hand: no sockets here."""
+"""When a connection counts as broken: with time as an argument, without sockets."""
 
 import pytest
 
-from topology.traffic.tally import ATTEMPT_S, SILENCE_S, Attempt, Held, State
+from topology.traffic.connection import ATTEMPT_S, SILENCE_S, ConnectionAttempt, ConnectionState, HeldConnection
 
 
-def opened(now: float = 100.0, owner: str = "b1") -> Held:
-    held = Held(started_at=now)
+def opened(now: float = 100.0, owner: str = "b1") -> HeldConnection:
+    held = HeldConnection(started_at=now)
     assert held.message(now) == b"0\n"
     held.received(f"{owner} 0\n".encode(), now)
     return held
 
 
 def test_the_first_answer_names_the_owner() -> None:
-    held = Held(started_at=100.0)
-    assert held.state is State.OPENING
+    held = HeldConnection(started_at=100.0)
+    assert held.state is ConnectionState.OPENING
     held.message(100.0)
     held.received(b"b3 0\n", 100.1)
-    assert (held.state, held.owner) == (State.OPEN, "b3")
+    assert (held.state, held.owner) == (ConnectionState.OPEN, "b3")
 
 
-def test_answers_in_order_keep_it_open_however_they_are_cut() -> None:
+def test_answers_in_order_keep_it_open_at_any_segmentation() -> None:
     held = opened()
     for _ in range(3):
         held.message(100.1)
     held.received(b"b1 1\nb", 100.2)
     held.received(b"1 2", 100.3)
     held.received(b"\nb1 3\n", 100.4)
-    assert held.state is State.OPEN
+    assert held.state is ConnectionState.OPEN
     assert held.longest_silence_s == pytest.approx(0.2)
 
 
@@ -37,7 +37,7 @@ def test_answers_in_order_keep_it_open_however_they_are_cut() -> None:
     [
         (b"b1 2\n", "wrong answer"),  # a number that was not sent
         (b"b1 0\n", "wrong answer"),  # an old number
-        (b"b2 1\n", "wrong answer"),  # another server took the connection over
+        (b"b2 1\n", "wrong answer"),  # another server answers
         (b"b1 one\n", "wrong answer"),
         (b"\n", "wrong answer"),
         (b"", "eof"),
@@ -47,30 +47,30 @@ def test_anything_but_the_right_answer_breaks_it(answer: bytes, why: str) -> Non
     held = opened()
     held.message(100.1)
     held.received(answer, 100.2)
-    assert (held.state, held.reason, held.ended_at) == (State.BROKEN, why, 100.2)
+    assert (held.state, held.reason, held.ended_at) == (ConnectionState.BROKEN, why, 100.2)
 
 
-def test_an_answer_that_nobody_asked_for_breaks_it() -> None:
+def test_an_answer_without_a_message_breaks_it() -> None:
     held = opened()
     held.received(b"b1 1\n", 100.2)
-    assert held.state is State.BROKEN
+    assert held.state is ConnectionState.BROKEN
 
 
 def test_a_reset_breaks_it_once() -> None:
     held = opened()
-    held.lost("reset", 101.0)
-    held.lost("eof", 102.0)
+    held.fail("reset", 101.0)
+    held.fail("eof", 102.0)
     held.close(103.0)
-    assert (held.state, held.reason, held.ended_at) == (State.BROKEN, "reset", 101.0)
+    assert (held.state, held.reason, held.ended_at) == (ConnectionState.BROKEN, "reset", 101.0)
 
 
 def test_silence_breaks_it_at_15_s_and_not_before() -> None:
     held = opened(100.0)
     held.message(100.1)
     held.check(100.0 + SILENCE_S - 0.01)
-    assert held.state is State.OPEN
+    assert held.state is ConnectionState.OPEN
     held.check(100.0 + SILENCE_S)
-    assert (held.state, held.reason) == (State.BROKEN, "silence")
+    assert (held.state, held.reason) == (ConnectionState.BROKEN, "silence")
     assert held.longest_silence_s == pytest.approx(SILENCE_S)
 
 
@@ -82,7 +82,7 @@ def test_the_longest_silence_is_kept_after_it_ended() -> None:
     assert held.silence_s(103.4) == pytest.approx(3.1)
 
 
-def test_a_present_silence_counts() -> None:
+def test_the_current_silence_counts() -> None:
     assert opened(100.0).silence_s(107.0) == pytest.approx(7.0)
 
 
@@ -91,27 +91,27 @@ def test_settled_needs_an_answer_to_a_message_sent_since() -> None:
     held.message(100.1)
     held.message(100.2)
     held.received(b"b1 1\n", 105.0)
-    assert not held.settled(since=100.15)  # it answered after that moment, but what was sent before
+    assert not held.settled(since=100.15)  # it answered after that moment, but a message sent before
     held.received(b"b1 2\n", 105.1)
     assert held.settled(since=100.15)
     assert not held.settled(since=100.3)
-    held.lost("reset", 105.2)
+    held.fail("reset", 105.2)
     assert held.settled(since=100.3)
 
 
-def test_what_never_opened_failed_and_did_not_break() -> None:
-    held = Held(started_at=100.0)
-    held.lost("refused", 100.1)
-    assert held.state is State.FAILED
-    slow = Held(started_at=100.0)
+def test_a_connection_that_never_opened_failed_and_did_not_break() -> None:
+    held = HeldConnection(started_at=100.0)
+    held.fail("refused", 100.1)
+    assert held.state is ConnectionState.FAILED
+    slow = HeldConnection(started_at=100.0)
     slow.check(100.0 + ATTEMPT_S)
-    assert (slow.state, slow.reason) == (State.FAILED, "timeout")
+    assert (slow.state, slow.reason) == (ConnectionState.FAILED, "timeout")
 
 
 def test_closing_is_not_breaking() -> None:
     held = opened()
     held.close(101.0)
-    assert held.state is State.CLOSED
+    assert held.state is ConnectionState.CLOSED
     assert held.settled(since=200.0)
 
 
@@ -127,17 +127,17 @@ def test_closing_is_not_breaking() -> None:
     ],
 )
 def test_an_attempt_needs_exactly_one_right_answer(pieces: list[bytes], outcome: str, owner: str) -> None:
-    attempt = Attempt(started_at=100.0)
+    attempt = ConnectionAttempt(started_at=100.0)
     for piece in pieces:
         attempt.received(piece)
     assert (attempt.outcome, attempt.owner) == (outcome, owner)
 
 
 def test_an_attempt_has_5_s() -> None:
-    attempt = Attempt(started_at=100.0)
+    attempt = ConnectionAttempt(started_at=100.0)
     attempt.check(100.0 + ATTEMPT_S - 0.01)
     assert attempt.outcome == ""
     attempt.check(100.0 + ATTEMPT_S)
     assert attempt.outcome == "timeout"
-    attempt.lost("reset")
+    attempt.fail("reset")
     assert attempt.outcome == "timeout"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The other end of traffic/__main__.py's control socket: what the scenario holds in its hand to steer the client node.
+"""The controller of the lab's client: the other end of the control socket of traffic/__main__.py.
 
-Owns the JSON of the commands and the typed form of the answers; decides nothing.
+Owns the JSON of the commands and the typed form of the replies; decides nothing.
 """
 
 import json
@@ -18,8 +18,8 @@ REPLY_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """How far the traffic is; the fields are explained in traffic/__main__.py."""
+class TrafficProgress:
+    """The progress of the traffic; traffic/__main__.py explains the fields."""
 
     opening: int
     open: int
@@ -29,10 +29,10 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class HeldReport:
-    """What became of one held connection.
+class HeldConnectionReport:
+    """The client's report of one held connection.
 
-    `source` is its `address:port`, `state` a value of tally.State; times are CLOCK_MONOTONIC seconds.
+    `source` is its `address:port`, `state` a value of ConnectionState; times are CLOCK_MONOTONIC seconds.
     """
 
     source: str
@@ -44,15 +44,15 @@ class HeldReport:
 
 
 @dataclass(frozen=True, slots=True)
-class AttemptReport:
-    """What became of one new connection: `outcome` is `ok`, why it failed, or empty while it is under way."""
+class ConnectionAttemptReport:
+    """The client's report of one new connection: `outcome` is `ok`, why it failed, or empty while it is under way."""
 
     started_at: float
     outcome: str
     owner: str = ""
 
 
-class TrafficClient:
+class TrafficController:
     """A connection to a running `python -m topology.traffic`. Closing it ends that program."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -79,36 +79,38 @@ class TrafficClient:
                 return cls(sock)
 
     def begin(self) -> None:
-        """Forget finished connections: a new step."""
-        self._ask({"do": "begin"})
+        """Drop ended connections: a new step."""
+        self._request({"do": "begin"})
 
     def open(self, count: int) -> None:
-        """Hold `count` more connections; `progress` tells when they are open."""
-        self._ask({"do": "open", "count": count})
+        """Hold `count` more connections; `progress` counts those that are open."""
+        self._request({"do": "open", "count": count})
 
     def fresh(self, per_s: float) -> None:
         """Open new connections at this rate from now on."""
-        self._ask({"do": "fresh", "per_s": per_s})
+        self._request({"do": "fresh", "per_s": per_s})
 
     def close_held(self, owner: str | None = None) -> int:
         """Close the held connections of one server, or all; return how many."""
-        return int(self._ask({"do": "close", "owner": owner})["closed"])
+        return int(self._request({"do": "close", "owner": owner})["closed"])
 
-    def progress(self, since: float = 0.0) -> Progress:
-        """Return how far the traffic is, seen from the moment `since`."""
-        return Progress(**self._ask({"do": "state", "since": since}))
+    def progress(self, since: float = 0.0) -> TrafficProgress:
+        """Return the progress of the traffic since a moment."""
+        return TrafficProgress(**self._request({"do": "state", "since": since}))
 
-    def report(self) -> tuple[list[HeldReport], list[AttemptReport]]:
+    def report(self) -> tuple[list[HeldConnectionReport], list[ConnectionAttemptReport]]:
         """Return every connection since `begin`."""
-        reply = self._ask({"do": "report"})
-        return [HeldReport(**held) for held in reply["held"]], [AttemptReport(*one) for one in reply["attempts"]]
+        reply = self._request({"do": "report"})
+        return [HeldConnectionReport(**held) for held in reply["held"]], [
+            ConnectionAttemptReport(*one) for one in reply["attempts"]
+        ]
 
     def quit(self) -> None:
         """End the program."""
         self._lines.close()
         self._socket.close()
 
-    def _ask(self, command: dict[str, Any]) -> dict[str, Any]:
+    def _request(self, command: dict[str, Any]) -> dict[str, Any]:
         try:
             self._socket.sendall(json.dumps(command).encode() + b"\n")
             line = self._lines.readline()
