@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Announcing and learning routes: ExaBGP's configuration, the relay beside it, and what a route carries."""
+"""BGP and BFD on a node: the ExaBGP speaker, its helper processes, and the routes that they advertise and learn."""

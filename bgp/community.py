@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The identity vocabulary: what a node says of itself in the large communities of its identity prefix.
+"""A node's identity, encoded as large communities of its identity prefix.
 
-Owns the wire format and nothing else: who is believed, and what a state leads to, is the agent's.
+Owns the wire format only: the agent decides which identities count and what follows from a state.
 
     RFC 8092 section 3: a large community is three numbers of 32 bits
 
@@ -16,13 +16,15 @@ Owns the wire format and nothing else: who is believed, and what a state leads t
     | cluster              | 8 << 28                | version, absent when 0                       |
     | cluster              | 9 << 28 | 0, 1, ...    | further epochs that the node supports        |
     | cluster              | 10 << 28 | service id  | 1: the VIP is not announced to the routers;  |
-    |                      |                        | absent when it is, or is not said            |
+    |                      |                        | absent when it is, or when that is unknown   |
     +----------------------+------------------------+----------------------------------------------+
 
-The version only grows (agent/membership/identity_version.py): of two contents told of one node, the higher is the newer one.
+The version only grows (agent/membership/identity_version.py): of two identities of one node, the higher version is
+newer.
 
-A reader skips types that it does not know, and services in a state that it does not know, so that a later version can
-say more to those who listen.
+A reader skips unknown types, and services in an unknown state, so that a later release can add both.
+
+Standard library only: the relay archive carries this file.
 """
 
 from __future__ import annotations
@@ -52,10 +54,10 @@ class _Type(enum.IntEnum):
     EPOCH = 2
     SERVICE = 3
     ADDRESS_6 = 4
-    """The first of four."""
+    """The first of four types: 32 bits each."""
     VERSION = 8
     FURTHER_EPOCH = 9
-    SILENT = 10
+    NOT_ANNOUNCED = 10
 
 
 _STATES = {"up": 1, "draining": 2, "left": 3}
@@ -64,19 +66,21 @@ _STATE_NAMES = {number: name for name, number in _STATES.items()}
 
 @dataclass(frozen=True, slots=True)
 class ServiceState:
-    """One service of a node: weights 0 to 10000, `state` one of up, draining, left."""
+    """One service of a node: weights in 0-10000, `state` one of up, draining, left."""
 
     nominal: int
     effective: int
     state: str
     announced: bool = True
-    """False: the node says that it does not announce the service's VIP to the routers."""
+    """False: the node does not announce the service's VIP to the routers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a node says of itself. `services` is keyed by `service_id`; `epochs` are those beside `epoch`, which it
-    prefers, that it supports too."""
+    """The identity of one node.
+
+    `services` is keyed by `service_id`. The node prefers `epoch` and also supports each of `epochs`.
+    """
 
     cluster: int
     address: ipaddress.IPv4Address
@@ -88,10 +92,10 @@ class Identity:
 
 
 def service_id(vip: ipaddress.IPv4Address | ipaddress.IPv6Address, protocol: str, port: int) -> int:
-    """28 bits that stand for a service on every node; port 0 is any port.
+    """Return the 28-bit id of a service, the same on every node; port 0 is any port.
 
-    A hash, so that nodes agree without numbering their services alike; the config must refuse two services that
-    share an id (with 100 services: 1 in 50,000).
+    The id is a hash, so nodes need not agree on numbers. The configuration must refuse two services that share an id
+    (with 100 services: 1 in 50,000).
     """
     if protocol not in _PROTOCOLS:
         raise BgpError(f"service: protocol {protocol!r} is not tcp or udp")
@@ -103,7 +107,7 @@ def service_id(vip: ipaddress.IPv4Address | ipaddress.IPv6Address, protocol: str
 
 
 def encode(identity: Identity) -> tuple[LargeCommunity, ...]:
-    """Return the communities, sorted; BgpError when a field does not fit."""
+    """Return the communities, sorted; BgpError if a field is out of range."""
     cluster = identity.cluster
     if not 0 < cluster < 1 << 32 or cluster in _RESERVED_CLUSTERS:
         raise BgpError(f"identity: cluster {cluster} is not in 1-4294967294, or is 65535, which RFC 8092 reserves")
@@ -129,52 +133,52 @@ def encode(identity: Identity) -> tuple[LargeCommunity, ...]:
             raise BgpError(f"identity: service id {number} is not a number of {SERVICE_ID_BITS} bits")
         communities.append((cluster, _Type.SERVICE << SERVICE_ID_BITS | number, _pack(service)))
         if not service.announced:
-            communities.append((cluster, _Type.SILENT << SERVICE_ID_BITS | number, 1))
+            communities.append((cluster, _Type.NOT_ANNOUNCED << SERVICE_ID_BITS | number, 1))
     return tuple(sorted((int(a), int(b), int(c)) for a, b, c in communities))
 
 
 def decode(communities: Iterable[LargeCommunity], cluster: int) -> Identity | None:
-    """Return what a route's communities say in this cluster's name; None when nothing, or nothing sound (`problem`)."""
+    """Return the identity that a route's communities carry for this cluster; None if none, or a malformed one."""
     found = _parse(tuple(communities), cluster)
     return found if isinstance(found, Identity) else None
 
 
 def problem(communities: Iterable[LargeCommunity], cluster: int) -> str | None:
-    """Say why `decode` refused communities that are this cluster's; None when it did not, or they are not."""
+    """Return why `decode` refused this cluster's communities; None if it accepted them, or there are none."""
     found = _parse(tuple(communities), cluster)
     return found if isinstance(found, str) else None
 
 
-# The agent reads every identity twice a second and asks several things of it: for 1,024 nodes a sixth of a core.
+# The agent decodes every identity twice a second, several times each: uncached, 1,024 nodes take a sixth of a core.
 @functools.lru_cache(maxsize=4096)
 def _parse(communities: tuple[LargeCommunity, ...], cluster: int) -> Identity | str | None:
-    said: dict[tuple[int, int], int] = {}
+    values: dict[tuple[int, int], int] = {}
     for administrator, key, value in communities:
         if administrator != cluster:
             continue
         kind_and_number = (key >> SERVICE_ID_BITS, key & ((1 << SERVICE_ID_BITS) - 1))
-        if said.setdefault(kind_and_number, value) != value:
-            return f"identity: {administrator}:{key} is given twice, as {said[kind_and_number]} and as {value}"
-    if not said:
+        if values.setdefault(kind_and_number, value) != value:
+            return f"identity: {administrator}:{key} appears twice, as {values[kind_and_number]} and as {value}"
+    if not values:
         return None
-    address, epoch = said.get((_Type.ADDRESS, 0)), said.get((_Type.EPOCH, 0))
+    address, epoch = values.get((_Type.ADDRESS, 0)), values.get((_Type.EPOCH, 0))
     if address is None or epoch is None:
         return f"identity: cluster {cluster} without {'an address' if address is None else 'an epoch'}"
     parts = [(_Type.ADDRESS_6 + i, 0) for i in range(4)]
-    words = [said[part] for part in parts if part in said]
+    words = [values[part] for part in parts if part in values]
     if len(words) not in (0, 4):
         return f"identity: cluster {cluster} with {len(words)} of the 4 parts of an IPv6 address"
     address6 = ipaddress.IPv6Address(struct.pack("!4I", *words)) if words else None
     services: dict[int, ServiceState] = {}
-    for (kind, number), value in said.items():
+    for (kind, number), value in values.items():
         if kind == _Type.SERVICE:
             service = _unpack(value)
             if isinstance(service, str):
                 return f"identity: service {number}: {service}"
             if service is not None:
-                services[number] = replace(service, announced=said.get((_Type.SILENT, number)) != 1)
-    version = said.get((_Type.VERSION, 0), 0)
-    epochs = tuple(value for (kind, _), value in sorted(said.items()) if kind == _Type.FURTHER_EPOCH)
+                services[number] = replace(service, announced=values.get((_Type.NOT_ANNOUNCED, number)) != 1)
+    version = values.get((_Type.VERSION, 0), 0)
+    epochs = tuple(value for (kind, _), value in sorted(values.items()) if kind == _Type.FURTHER_EPOCH)
     return Identity(cluster, ipaddress.IPv4Address(address), epoch, services, address6, version, epochs)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this package raises for anything a user can cause or meet."""
+"""The error that this package raises for every failure that a user can cause or meet."""
 
 
 class BgpError(Exception):

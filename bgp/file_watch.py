@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files by which one process tells another something: it replaces them, the other looks whether it has. I/O only."""
+"""Files as a channel between two processes: one replaces a file, the other polls it. I/O only.
+
+Standard library only: the helper archives carry this file.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ import os
 from pathlib import Path
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Put a file in the place of the one before, whole. OSError when that cannot be."""
+def replace_file(path: Path, content: bytes) -> None:
+    """Replace a file atomically. OSError if it cannot be written."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_bytes(content)
     aside.rename(path)
@@ -21,8 +24,8 @@ class WatchedFile:
         self.path = path
         self._seen: tuple[int, int] | None = None
 
-    def news(self) -> bytes | None:
-        """Return the content if the file has been replaced since the last call, else None; b"" when it has gone."""
+    def read_if_replaced(self) -> bytes | None:
+        """Return the content if the file was replaced since the last call, b"" if it was removed, otherwise None."""
         try:
             with self.path.open("rb") as file:
                 status = os.fstat(file.fileno())
@@ -32,5 +35,5 @@ class WatchedFile:
                 self._seen = mark
                 return file.read()
         except OSError:
-            gone, self._seen = self._seen is not None, None
-            return b"" if gone else None
+            removed, self._seen = self._seen is not None, None
+            return b"" if removed else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A line to the journal from a process that must never wait. Standard library only: ExaBGP's helpers carry it."""
+"""Log lines of ExaBGP's helpers, which must never block. Standard library only: the helper archives carry this file."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import os
 import select
 
 
-def log(who: str, text: str) -> None:
-    """Write a line, or drop it if that would have to wait: a writable pipe has room for a short one."""
+def log(helper: str, text: str) -> None:
+    """Write one line to stderr, or drop it if the write would block: a writable pipe has room for a short line."""
     with contextlib.suppress(OSError, ValueError):
         if select.select([], [2], [], 0)[1]:
-            os.write(2, f"{who:<15} {text}\n"[:512].encode())
+            os.write(2, f"{helper:<15} {text}\n"[:512].encode())

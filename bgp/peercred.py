@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is at the other end of a Unix socket. Standard library only: the relay carries this file (helper_archive.py)."""
+"""The user of the process at the other end of a Unix socket. Standard library only: the helper archives carry this
+file."""
 
 from __future__ import annotations
 
@@ -10,6 +11,6 @@ _UCRED = struct.Struct("3i")
 
 
 def peer_uid(connection: socket.socket) -> int:
-    """Return the user of the peer process: SO_PEERCRED (unix(7)), taken when it connected, or began to listen."""
+    """Return the peer's user id: SO_PEERCRED (unix(7)), as it was when the peer connected or began to listen."""
     _pid, uid, _gid = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     return int(uid)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A route: what is announced and what is learned, as JSON to and from the relay and as a command for ExaBGP.
+"""A route, advertised or learned: its JSON between agent and relay, and ExaBGP's commands for it.
 
-Owns the shape of one route. Does not know what its communities mean (community.py) or when it is announced
-(reconciler.py). Standard library only: the relay carries this file (helper_archive.py).
+Owns the fields of one route and their checks. Does not know what its communities mean (community.py) or when it is
+advertised (reconciler.py). Standard library only: the relay archive carries this file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from bgp.errors import BgpError
 
 Community = tuple[int, int]
-"""Two halves of 16 bits: an AS number, and what it means to that AS (RFC 1997)."""
+"""Two numbers of 16 bits: an AS, and a value that this AS defines (RFC 1997)."""
 
 LargeCommunity = tuple[int, int, int]
 """Global administrator, local data 1, local data 2: 32 bits each (RFC 8092 section 3)."""
@@ -25,14 +25,14 @@ MAX_PREPEND = 16
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One prefix with what BGP says of it.
+    """One prefix and its BGP path attributes.
 
-    `prefix` ("10.99.0.1/32") and `next_hop` ("10.0.0.11") are in the standard library's canonical spelling, so
-    that equal routes compare equal. `communities` and `large_communities` are sorted and free of repetitions: their
-    order means nothing (RFC 8092 section 5). `as_path` is what a learned route passed through, nearest AS first; it is
-    empty in a route to be announced, where the speaker adds its own AS, and `prepend` more of it. `med` is the
-    MULTI_EXIT_DISC (RFC 4271 section 5.1.4): of two ways into one AS, the neighbor prefers the lower. `own_hop`: the
-    next hop is this node, so that each neighbor is told the address by which it knows the node.
+    `prefix` ("10.99.0.1/32") and `next_hop` ("10.0.0.11") are in the standard library's canonical spelling, so equal
+    routes compare equal. `communities` and `large_communities` are sorted without duplicates: their order means nothing
+    (RFC 8092 section 5). `as_path` is the AS_PATH of a learned route, nearest AS first; it is empty in a route to
+    advertise, where the speaker adds its own AS once, and `prepend` times more. `med` is the MULTI_EXIT_DISC (RFC 4271
+    section 5.1.4): of two routes into one AS, the neighbor prefers the lower. `next_hop_self`: the next hop is this
+    node, so each neighbor receives our address of its own session as next hop.
     """
 
     prefix: str
@@ -42,7 +42,7 @@ class Route:
     communities: tuple[Community, ...] = ()
     med: int | None = None
     prepend: int = 0
-    own_hop: bool = False
+    next_hop_self: bool = False
 
     @classmethod
     def of(
@@ -54,9 +54,9 @@ class Route:
         communities: object = (),
         med: object = None,
         prepend: object = 0,
-        own_hop: object = False,
+        next_hop_self: object = False,
     ) -> Route:
-        """Build one from anything, checked and canonical; BgpError says what is wrong with it."""
+        """Build a route from unchecked values, in canonical form; BgpError names the value that is wrong."""
         return cls(
             _prefix(prefix),
             _address(next_hop),
@@ -65,65 +65,71 @@ class Route:
             tuple((a, b) for a, b in _tuples("communities", communities, 2, 16)),
             _med(med),
             _prepend(prepend),
-            _flag(own_hop),
+            _flag(next_hop_self),
         )
 
     @classmethod
     def from_json(cls, value: object) -> Route:
-        """Read what `to_json` wrote; unknown keys are an error, for a typo would change what is announced."""
+        """Read what `to_json` returned; an unknown key is an error, because a typo would change what is advertised."""
         if not isinstance(value, Mapping):
             raise BgpError(f"route: {value!r} is not an object")
         unknown = value.keys() - {field.name for field in fields(cls)}
         if unknown:
             raise BgpError(f"route {value.get('prefix')}: unknown key {min(map(str, unknown))!r}")
         if not isinstance(value.get("prefix"), str) or not isinstance(value.get("next_hop"), str):
-            raise BgpError("route: prefix and next_hop must be text")
+            raise BgpError("route: prefix and next_hop must be strings")
         return cls.of(**value)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the object that stands for this route between agent and relay."""
-        found: dict[str, Any] = {
+        """Return the JSON object of this route, as agent and relay exchange it."""
+        value: dict[str, Any] = {
             "prefix": self.prefix,
             "next_hop": self.next_hop,
             "large_communities": [list(community) for community in self.large_communities],
             "as_path": list(self.as_path),
         }
         if self.communities:
-            found["communities"] = [list(community) for community in self.communities]
+            value["communities"] = [list(community) for community in self.communities]
         if self.med is not None:
-            found["med"] = self.med
+            value["med"] = self.med
         if self.prepend:
-            found["prepend"] = self.prepend
-        if self.own_hop:
-            found["own_hop"] = True
-        return found
+            value["prepend"] = self.prepend
+        if self.next_hop_self:
+            value["next_hop_self"] = True
+        return value
 
     @property
     def ipv6(self) -> bool:
-        """Whether it goes into the IPv6 unicast family."""
+        """Whether the route belongs to the IPv6 unicast family."""
         return ":" in self.prefix
 
-    def towards(self, own_as: int, peer_as: int, end: str) -> Route:
-        """The route as the speaker is told it for one neighbor, towards which we have the address `end` ("": unknown).
+    def for_neighbor(self, local_as: int, peer_as: int, local_address: str) -> Route:
+        """Return the route as ExaBGP gets it for one neighbor; `local_address` is ours of that session ("": unknown).
 
-        The AS path is written out if it is prepended. RFC 4271 section 5.1.2: a path begins with the speaker's own AS
-        towards another AS and is empty towards its own, where prepending would look like a loop. ExaBGP does that,
-        except where it is told of a path. The next hop, if it is this node, is our end of the session (section
-        5.1.3) where that is of the route's family and no link-local one.
+        A prepended AS path is written out. RFC 4271 section 5.1.2: a path begins with the speaker's own AS towards
+        another AS and is empty towards its own, where prepending would look like a loop. ExaBGP follows that, except
+        when a command contains a path. With `next_hop_self` the next hop is our address of the session (section
+        5.1.3), provided that it is of the route's family and not link-local.
         """
-        prepended = self.prepend and own_as != peer_as
-        fits = bool(end) and (":" in end) == self.ipv6 and not ipaddress.ip_address(end).is_link_local
+        prepended = self.prepend and local_as != peer_as
+        usable = (
+            bool(local_address)
+            and (":" in local_address) == self.ipv6
+            and not ipaddress.ip_address(local_address).is_link_local
+        )
         return replace(
             self,
-            next_hop=end if self.own_hop and fits else self.next_hop,
-            as_path=(own_as,) * (self.prepend + 1) if prepended else (),
+            next_hop=local_address if self.next_hop_self and usable else self.next_hop,
+            as_path=(local_as,) * (self.prepend + 1) if prepended else (),
             prepend=0,
-            own_hop=False,
+            next_hop_self=False,
         )
 
     def announce_command(self, neighbor: str) -> str:
-        """ExaBGP's API command (grammar 4) that announces this route, as `towards` made it, to the neighbor of that
-        address, or replaces what it said of the prefix."""
+        """Return ExaBGP's API command (grammar 4) that advertises this route, as `for_neighbor` returned it.
+
+        It replaces an earlier route to the same prefix.
+        """
         command = f"neighbor {neighbor} announce route {self.prefix} next-hop {self.next_hop}"
         if self.as_path:
             command += f" as-path [ {' '.join(map(str, self.as_path))} ]"
@@ -135,7 +141,7 @@ class Route:
         return command
 
     def withdraw_command(self, neighbor: str) -> str:
-        """ExaBGP's API command that takes this prefix back from the neighbor of that address."""
+        """Return ExaBGP's API command that withdraws this prefix from the neighbor with that address."""
         return f"neighbor {neighbor} withdraw route {self.prefix} next-hop {self.next_hop}"
 
 
@@ -144,7 +150,7 @@ def _prefix(text: str) -> str:
         network = ipaddress.ip_network(text)
     except ValueError as error:
         raise BgpError(f"route: prefix: {error}") from None
-    return _plain("prefix", network.network_address, str(network))
+    return _without_zone("prefix", network.network_address, str(network))
 
 
 def _address(text: str) -> str:
@@ -152,13 +158,13 @@ def _address(text: str) -> str:
         address = ipaddress.ip_address(text)
     except ValueError as error:
         raise BgpError(f"route: next_hop: {error}") from None
-    return _plain("next_hop", address, str(address))
+    return _without_zone("next_hop", address, str(address))
 
 
-def _plain(name: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address, text: str) -> str:
-    # The standard library takes anything for a zone, blanks and line ends too: here they would end up in a command.
+def _without_zone(name: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address, text: str) -> str:
+    # The standard library accepts any text as a zone, even blanks and line ends, which would end up in a command.
     if isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None:
-        raise BgpError(f"route: {name}: {text!r} has a zone: give an address that every node understands")
+        raise BgpError(f"route: {name}: {text!r} has a zone: use an address that is valid on every node")
     return text
 
 
@@ -193,7 +199,7 @@ def _prepend(value: object) -> int:
 def _flag(value: object) -> bool:
     if isinstance(value, bool):
         return value
-    raise BgpError(f"route: own_hop: {value!r} is neither true nor false")
+    raise BgpError(f"route: next_hop_self: {value!r} is neither true nor false")
 
 
 def _is_unsigned(value: object, bits: int) -> bool:

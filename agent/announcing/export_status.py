@@ -121,7 +121,9 @@ def export_statuses(
             if snapshot is not None:
                 peer = known.get(configured.name)
                 own_as = configured.local_as or config.bgp.local_as
-                expected = route.towards(own_as, configured.asn, peer.end if peer else "") if route else None
+                expected = (
+                    route.for_neighbor(own_as, configured.asn, peer.local_address if peer else "") if route else None
+                )
                 out = _adj_rib_out(peer, prefix, expected)
                 session = "up" if peer and peer.up else "down"
             found.append(ExportStatus(str(vip), configured.name, str(goal), out, session, announcement.why))
@@ -129,10 +131,10 @@ def export_statuses(
 
 
 def _adj_rib_out(peer: Peer | None, prefix: str, expected: Route | None) -> str:
-    held = next((route for route in peer.out if route.prefix == prefix), None) if peer else None
+    held = next((route for route in peer.adj_rib_out if route.prefix == prefix), None) if peer else None
     if peer is None or held is None:
         return NO
-    if peer.up and prefix not in peer.heard:
+    if peer.up and prefix not in peer.advertised:
         return NOT_NEGOTIATED
     return YES if expected is None or held == expected else DIFFERENT
 

@@ -16,7 +16,8 @@ from agent.announcing.speaker_config import LocalAddresses
 from agent.config.bgp import PeerConfig
 from agent.config.schema import Config
 from agent.errors import AgentError
-from bgp.router.facts import Bfd, Neighbor, Router, SessionSettings
+from bgp.bfd.config import BfdTimers
+from bgp.router.facts import Neighbor, Router, SessionSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ def _neighbor(config: Config, peer: PeerConfig, node: NodeAddress) -> Neighbor:
         ttl_security=peer.ttl_security,
         multihop=peer.multihop,
         password_file=str(peer.password_file) if peer.password_file else None,
-        bfd=Bfd(peer.bfd.interval_ms, peer.bfd.multiplier) if peer.bfd else None,
+        bfd=BfdTimers(peer.bfd.interval_ms, peer.bfd.multiplier) if peer.bfd else None,
     )
     interface = node.address.scope_id if isinstance(node.address, IPv6Address) else None
     bare = ip_address(str(node.address).partition("%")[0])

@@ -70,7 +70,7 @@ def vip_route(config: Config, vip: Address, address: IPv4Address, address6: IPv6
         communities=configured.communities,
         med=configured.med,
         prepend=configured.prepend,
-        own_hop=configured.next_hop is None,
+        next_hop_self=configured.next_hop is None,
     )
 
 

@@ -12,9 +12,8 @@ from agent.config.bgp import PeerConfig
 from agent.config.schema import Config
 from agent.errors import AgentError
 from agent.membership.identity import identity_address
-from bgp.bfd.files import BfdTimers
-from bgp.exabgp import settings
-from bgp.exabgp.settings import SpeakerConfig
+from bgp.bfd.config import BfdTimers
+from bgp.exabgp.config import NeighborConfig, SpeakerConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +45,12 @@ def speaker_config(config: Config, here: LocalAddresses, passwords: Mapping[str,
     )
 
 
-def _session(i: int, peer: PeerConfig, here: LocalAddresses, passwords: Mapping[str, bytes]) -> settings.NeighborConfig:
+def _session(i: int, peer: PeerConfig, here: LocalAddresses, passwords: Mapping[str, bytes]) -> NeighborConfig:
     end = here.towards(peer)
     if end is None:
         lacks = f"{peer.interface} has no link-local" if peer.interface else "the node's interface has no IPv6"
         raise AgentError(f"bgp.peers[{i}]: {lacks} address to reach {peer.address} from; give it one or set source")
-    return settings.NeighborConfig(
+    return NeighborConfig(
         ip_address(peer.name),
         peer.asn,
         end,

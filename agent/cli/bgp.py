@@ -13,7 +13,7 @@ from agent.cli.options import config_option
 if TYPE_CHECKING:
     from agent.announcing.speaker_config import LocalAddresses
     from agent.config.schema import Config
-    from bgp.exabgp.settings import SpeakerConfig
+    from bgp.exabgp.config import SpeakerConfig
 
 
 @click.group()

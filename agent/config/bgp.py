@@ -26,7 +26,7 @@ from agent.config.fields import (
     fault,
     within,
 )
-from bgp.bfd.files import MAX_INTERVAL_MS, MAX_MULTIPLIER, MIN_INTERVAL_MS, MIN_MULTIPLIER
+from bgp.bfd.config import MAX_INTERVAL_MS, MAX_MULTIPLIER, MIN_INTERVAL_MS, MIN_MULTIPLIER
 from bgp.route import MAX_PREPEND
 
 Family = Literal["ipv4", "ipv6"]

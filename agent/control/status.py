@@ -14,7 +14,7 @@ from agent.membership import identity
 from agent.model import Member
 from agent.node.plan import candidates, own_share, takers
 from agent.table.epoch import incompatible_members
-from bgp.bfd.files import BfdState
+from bgp.bfd.status import BfdStatus
 
 if TYPE_CHECKING:
     from agent.node.agent import Agent
@@ -25,7 +25,7 @@ def status(agent: Agent) -> dict[str, Any]:
     now = time.monotonic()
     members = agent.members()
     snapshot = agent.relay.snapshot
-    announced = snapshot.announced if snapshot and agent.relay.connected else frozenset()
+    announced = snapshot.advertised if snapshot and agent.relay.connected else frozenset()
     counters = agent.datapath.tables.counters() if agent.datapath else {}
     return {
         "node": {
@@ -76,7 +76,7 @@ def status(agent: Agent) -> dict[str, Any]:
     }
 
 
-def _bfd(bfd: BfdState, now: float) -> dict[str, Any]:
+def _bfd(bfd: BfdStatus, now: float) -> dict[str, Any]:
     return {
         "state": bfd.state,
         "since_s": round(now - bfd.since, 1),

@@ -87,7 +87,7 @@ def node_prefix(config: Config, address: IPv4Address) -> str:
 
 def identity_route(config: Config, identity: Identity) -> Route:
     """Return the route that carries an identity."""
-    return Route.of(node_prefix(config, identity.address), str(identity.address), encode(identity), own_hop=True)
+    return Route.of(node_prefix(config, identity.address), str(identity.address), encode(identity), next_hop_self=True)
 
 
 def announcer_prefixes(config: Config, members: Iterable[Member]) -> tuple[str, ...]:

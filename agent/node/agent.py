@@ -366,7 +366,7 @@ class Agent:
             self.config, here.address, self.epoch_numbers, shares, wanted, here.address6, self.version, here.next_hop6
         )
         self._announcers = identity.announcer_prefixes(self.config, members)
-        self.relay.desire(*self._wish, self._announcers)
+        self.relay.send_desired(*self._wish, self._announcers)
         snapshot = self.relay.snapshot if self.relay.connected else None
         told = {route.prefix: route for route in self._wish[0]}
         self.announcer.observe(export_statuses(self.config, self.announcements, told, snapshot), time.time())
@@ -407,7 +407,7 @@ class Agent:
         """
         while True:
             if self._wish is not None and time.monotonic() - self._passed_at < HUNG_S:
-                self.relay.desire(*self._wish, self._announcers)
+                self.relay.send_desired(*self._wish, self._announcers)
             self._wake.set()
             await asyncio.sleep(TICK_S)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A BFD control packet (RFC 5880 section 4.1), read and written. Pure; what it means is session.py's.
+"""The BFD control packet (RFC 5880 section 4.1), encoded and decoded. Pure; session.py acts on it.
 
      0                   1                   2                   3
      0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
@@ -17,7 +17,7 @@
     |                 Required Min Echo RX Interval                 |
     +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 
-Standard library only: the relay's archive carries this file (helper_archive.py).
+Standard library only: the helper archives carry this file (helper_archive.py).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class SessionState(enum.IntEnum):
 
 
 class Diagnostic(enum.IntEnum):
-    """Why a session last went down: those of section 4.1 that we give; a neighbor may give others."""
+    """Why a session last went down: the values of section 4.1 that we send; a neighbor may send others."""
 
     NONE = 0
     TIME_EXPIRED = 1
@@ -54,9 +54,10 @@ class Diagnostic(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """One control packet without authentication. Intervals are in microseconds; 0 for none.
+    """One control packet without authentication. Intervals are in microseconds; 0 means none.
 
-    We never ask for echoes, and clear C: our packets stop with this process, which is part of the control plane.
+    Required Min Echo RX Interval is always 0, and C is clear: our packets stop with this process, which is part of the
+    control plane.
     """
 
     state: SessionState
@@ -87,9 +88,9 @@ class Packet:
 
 
 def decode(data: bytes) -> Packet | None:
-    """Read a packet, or None for one that section 6.8.6 discards whatever the session. Never raises.
+    """Decode a packet; None for one that section 6.8.6 discards for any session. Never raises.
 
-    Refused too is what says that it is authenticated: no session here is.
+    A packet with the A bit is discarded too: no session here uses authentication.
     """
     if len(data) < _LAYOUT.size:
         return None

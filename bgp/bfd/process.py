@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The BFD process: a helper of ExaBGP, which starts it again when it dies, that watches the path to each neighbor.
+"""The BFD process: a helper of ExaBGP that monitors the path to each neighbor; ExaBGP restarts it when it dies.
 
-Owns clock, sockets and pipes; session.py decides. It is a process of its own, so that neither an agent nor a relay that is
-started again disturbs a session. ExaBGP's pipe is where it says what a dead path means:
+Owns clock, sockets and pipes; session.py decides. It is a process of its own, so that a restart of the agent or the
+relay does not disturb a session. When a path fails, it sends ExaBGP a command:
 
     neighbor 10.0.0.1 teardown 10
 
-The BGP session ends with Cease, subcode "BFD Down" (RFC 9384), and so do the routes learned in it, as when a link
-fails. It never waits for anyone: every descriptor is non-blocking, and what ExaBGP says is read and thrown away, since
-a helper that does not read would block ExaBGP.
+The BGP session ends with the NOTIFICATION Cease, subcode "BFD Down" (RFC 9384), and its routes go, as when a link
+fails. It never blocks: every descriptor is non-blocking, and ExaBGP's output is read and discarded, because a helper
+that does not read would block ExaBGP.
 
 Standard library only, and run from an archive in the run directory (helper_archive.py), as the relay is.
 
     bfd --run-dir PATH
 
-Exit: 0 when ExaBGP closes its end or on SIGTERM; neighbors are told that this is no failure.
+Exit: 0 when ExaBGP closes its end or on SIGTERM, after AdminDown to each neighbor: no failure.
 """
 
 from __future__ import annotations
@@ -30,108 +30,109 @@ import socket
 import time
 from pathlib import Path
 
-from bgp.bfd import sockets
-from bgp.bfd.files import CONFIG_NAME, STATE_NAME, BfdPeer, BfdState, decode_peers, encode_states
+from bgp.bfd import udp
+from bgp.bfd.config import CONFIG_NAME, BfdPeer, decode_peers
 from bgp.bfd.packet import Diagnostic, SessionState, decode
-from bgp.bfd.session import BfdSession, StateChange, Timers
+from bgp.bfd.session import BfdSession, SessionTimers, StateChange
+from bgp.bfd.status import STATUS_NAME, BfdStatus, encode_statuses
 from bgp.errors import BgpError
-from bgp.file_watch import WatchedFile, replace
+from bgp.file_watch import WatchedFile, replace_file
 from bgp.helper_log import log
 
 HOUSEKEEPING_S = 1.0
-"""How often the configuration is looked at, and sockets that could not be opened are tried again."""
+"""How often the configuration is polled, and sockets that could not be opened are retried."""
 BFD_DOWN = 10
-"""The subcode of Cease (RFC 9384)."""
+"""The subcode "BFD Down" of Cease (RFC 9384)."""
 _PACKETS_AT_ONCE = 64
-"""Read from one socket before timers are looked at: more than neighbors ever have sent, less than a flood."""
-_WORDS = {
+"""Read from one socket before timers are handled: more than neighbors ever have queued, less than a flood."""
+_DIAGNOSTICS = {
     Diagnostic.NONE: "",
     Diagnostic.TIME_EXPIRED: "the neighbor was silent for too long",
-    Diagnostic.NEIGHBOR_DOWN: "the neighbor says that the path is down, or is being taken down",
+    Diagnostic.NEIGHBOR_DOWN: "the neighbor signaled session down",
     Diagnostic.ADMIN_DOWN: "taken down here",
 }
 
 
 class BfdNeighbor:
-    """One neighbor: its session, and the socket that speaks for it."""
+    """One neighbor: its session, and the socket that it sends with."""
 
     def __init__(self, peer: BfdPeer, discriminator: int, now: float) -> None:
         self.peer = peer
-        self.session = BfdSession(discriminator, timers(peer), now, random.random)
+        self.session = BfdSession(discriminator, session_timers(peer), now, random.random)
         self.since = now
         self.error: str | None = None
         self.key: tuple[bytes, int] | None = None
-        """Where its packets come from: address and, if that is link-local, interface. None while it cannot be."""
-        self._to: sockets.Endpoint = ()
+        """The source of its packets: address and, if link-local, interface index. None while no socket is open."""
+        self._destination: udp.Endpoint = ()
         self._socket: socket.socket | None = None
 
     def open(self) -> str | None:
-        """Be able to send, or say why that cannot be."""
-        port = sockets.MULTIHOP_PORT if self.peer.multihop else sockets.SINGLE_HOP_PORT
+        """Open the sending socket; return why that failed, or None."""
+        port = udp.MULTIHOP_PORT if self.peer.multihop else udp.SINGLE_HOP_PORT
         try:
-            _, to = sockets.endpoint(self.peer.address, port)
-            if self._socket is not None and to == self._to:
+            _, destination = udp.endpoint(self.peer.address, port)
+            if self._socket is not None and destination == self._destination:
                 return None
             self.close()
-            self._to = to
-            self._socket = sockets.sender(self.peer.local_address)
-            self.key = source_of(self._to)
+            self._destination = destination
+            self._socket = udp.open_sender(self.peer.local_address)
+            self.key = source_key(destination)
         except OSError as problem:
             return f"{self.peer.local_address}: {problem.strerror or problem}"
         return None
 
     def close(self) -> None:
-        """Stop sending."""
+        """Close the sending socket."""
         if self._socket is not None:
             self._socket.close()
         self._socket = self.key = None
 
     def send(self) -> None:
-        """Send what the session has to say. A packet that cannot leave is a lost one: the neighbor will notice."""
+        """Send the session's packets. A packet that cannot be sent is lost, and the neighbor detects the loss."""
         for packet in self.session.outgoing():
             if self._socket is not None:
                 try:
-                    self._socket.sendto(packet.encode(), self._to)
+                    self._socket.sendto(packet.encode(), self._destination)
                 except OSError:
-                    # A socket that was bound before there was a way there sends from any address. What is Up is left
-                    # to the detection time.
+                    # A socket that was bound before a route existed may send from any address, so open another one. A
+                    # session that is Up is left to its detection time.
                     if self.session.state is not SessionState.UP:
                         self.close()
 
-    def state(self) -> BfdState:
-        """What to tell of it."""
+    def status(self) -> BfdStatus:
+        """Return its entry of the status file."""
         session = self.session
-        diagnostic = _WORDS[session.diagnostic]
+        diagnostic = _DIAGNOSTICS[session.diagnostic]
         times = session.transmit_us / 1000, session.detection_us / 1000
-        return BfdState(str(session.state), self.since, diagnostic, *times, error=self.error)
+        return BfdStatus(str(session.state), self.since, diagnostic, *times, error=self.error)
 
 
-def timers(peer: BfdPeer) -> Timers:
-    """A neighbor's timers as configured."""
-    return Timers(peer.interval_ms * 1000, peer.multiplier)
+def session_timers(peer: BfdPeer) -> SessionTimers:
+    """Return the timers that are configured for a neighbor."""
+    return SessionTimers(peer.interval_ms * 1000, peer.multiplier)
 
 
-def source_of(endpoint: sockets.Endpoint) -> tuple[bytes, int]:
-    """What tells neighbors apart: the address, and the interface of a link-local one."""
+def source_key(endpoint: udp.Endpoint) -> tuple[bytes, int]:
+    """Return the key of a neighbor: its address, and the interface index of a link-local one."""
     host = str(endpoint[0])
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.inet_pton(family, host), int(endpoint[3]) if len(endpoint) > 3 else 0
 
 
-class Process:
-    """The loop."""
+class BfdProcess:
+    """The event loop over sockets, timers and ExaBGP's pipes."""
 
     def __init__(self, run_dir: Path) -> None:
         self._config = WatchedFile(run_dir / CONFIG_NAME)
-        self._state_path = run_dir / STATE_NAME
+        self._status_path = run_dir / STATUS_NAME
         self._selector = selectors.DefaultSelector()
         self._neighbors: dict[str, BfdNeighbor] = {}
-        self._listeners: dict[tuple[str, bool], tuple[sockets.Endpoint, socket.socket]] = {}
-        self._written: dict[str, BfdState] | None = None
+        self._receivers: dict[tuple[str, bool], tuple[udp.Endpoint, socket.socket]] = {}
+        self._written: dict[str, BfdStatus] | None = None
         self._to_exabgp = bytearray()
 
     def run(self) -> int:
-        """Watch until ExaBGP goes away; returns the exit code."""
+        """Run until ExaBGP closes its end; return the exit code."""
         for descriptor in (0, 1):
             os.set_blocking(descriptor, False)
         self._selector.register(0, selectors.EVENT_READ, self._read_exabgp)
@@ -141,46 +142,46 @@ class Process:
                 now = time.monotonic()
                 if now >= housekeeping_at:
                     housekeeping_at = now + HOUSEKEEPING_S
-                    self._keep_house(now)
+                    self._maintain(now)
                 self._handle_timers(now)
                 self._write_exabgp()
                 due = min((n.session.next_timer() for n in self._neighbors.values()), default=housekeeping_at)
                 timeout = max(0.0, min(due, housekeeping_at) - time.monotonic())
-                # Packets first, then timers: had this process been stopped for a while, the neighbor was not silent.
+                # Packets first, then timers: after a stall of this process, its own delay must not look like silence.
                 for key, _mask in self._selector.select(timeout):
                     key.data()
         except (EOFError, BrokenPipeError):
             pass
         for address in list(self._neighbors):
             self._drop(address)
-        self._tell_states()
+        self._write_statuses()
         return 0
 
-    def _keep_house(self, now: float) -> None:
-        text = self._config.news()
+    def _maintain(self, now: float) -> None:
+        text = self._config.read_if_replaced()
         if text:
             try:
                 self._configure({peer.address: peer for peer in decode_peers(text)}, now)
             except BgpError as problem:
                 log("bfd", str(problem))
         for neighbor in self._neighbors.values():
-            neighbor.error = neighbor.open() or self._listen(neighbor.peer)
+            neighbor.error = neighbor.open() or self._open_receiver(neighbor.peer)
 
     def _configure(self, peers: dict[str, BfdPeer], now: float) -> None:
-        """Watch these; a neighbor of which only the timers change stays up."""
+        """Replace the set of neighbors; a neighbor that changes only its timers stays up."""
         for address, neighbor in list(self._neighbors.items()):
             peer, old = peers.get(address), neighbor.peer
             if peer is None or (peer.local_address, peer.multihop) != (old.local_address, old.multihop):
                 self._drop(address)
             elif peer != old:
                 neighbor.peer = peer
-                neighbor.session.set_timers(timers(peer), now)
+                neighbor.session.set_timers(session_timers(peer), now)
         for address, peer in peers.items():
             if address not in self._neighbors:
                 self._neighbors[address] = BfdNeighbor(peer, self._new_discriminator(), now)
         wanted = {(peer.local_address, peer.multihop) for peer in peers.values()}
-        for key in self._listeners.keys() - wanted:
-            self._stop_listening(key)
+        for key in self._receivers.keys() - wanted:
+            self._close_receiver(key)
 
     def _new_discriminator(self) -> int:
         taken = {0, *(neighbor.session.discriminator for neighbor in self._neighbors.values())}
@@ -194,35 +195,35 @@ class Process:
         neighbor.send()
         neighbor.close()
 
-    def _listen(self, peer: BfdPeer) -> str | None:
-        """Be able to hear a neighbor, or say why that cannot be."""
+    def _open_receiver(self, peer: BfdPeer) -> str | None:
+        """Open the receiving socket of a neighbor; return why that failed, or None."""
         key = peer.local_address, peer.multihop
         try:
-            _, at = sockets.endpoint(peer.local_address, 0)
-            if key in self._listeners:
-                if self._listeners[key][0] == at:
+            _, local = udp.endpoint(peer.local_address, 0)
+            if key in self._receivers:
+                if self._receivers[key][0] == local:
                     return None
-                self._stop_listening(key)  # another interface has the name now
-            opened = sockets.listener(*key)
+                self._close_receiver(key)  # another interface has the name now
+            opened = udp.open_receiver(*key)
         except OSError as problem:
-            return f"cannot hear packets to {peer.local_address}: {problem.strerror or problem}"
-        self._listeners[key] = at, opened
-        self._selector.register(opened, selectors.EVENT_READ, lambda: self._hear(opened))
+            return f"cannot receive on {peer.local_address}: {problem.strerror or problem}"
+        self._receivers[key] = local, opened
+        self._selector.register(opened, selectors.EVENT_READ, lambda: self._receive(opened))
         return None
 
-    def _stop_listening(self, key: tuple[str, bool]) -> None:
-        _, opened = self._listeners.pop(key)
+    def _close_receiver(self, key: tuple[str, bool]) -> None:
+        _, opened = self._receivers.pop(key)
         self._selector.unregister(opened)
         opened.close()
 
-    def _hear(self, opened: socket.socket) -> None:
+    def _receive(self, opened: socket.socket) -> None:
         now = time.monotonic()
         for _ in range(_PACKETS_AT_ONCE):
-            received = sockets.receive(opened)
+            received = udp.receive(opened)
             if received is None:
                 return
             data, source = received
-            key, packet = source_of(source), decode(data)
+            key, packet = source_key(source), decode(data)
             for neighbor in self._neighbors.values():
                 if packet is not None and neighbor.key == key:
                     neighbor.session.receive(packet, now)
@@ -233,20 +234,20 @@ class Process:
             neighbor.send()
             for change in neighbor.session.changes():
                 neighbor.since = now
-                self._changed(neighbor.peer, change)
-        self._tell_states()
+                self._report(neighbor.peer, change)
+        self._write_statuses()
 
-    def _tell_states(self) -> None:
-        states = {neighbor.peer.name: neighbor.state() for neighbor in self._neighbors.values()}
-        if states != self._written:
+    def _write_statuses(self) -> None:
+        statuses = {neighbor.peer.name: neighbor.status() for neighbor in self._neighbors.values()}
+        if statuses != self._written:
             try:
-                replace(self._state_path, encode_states(states))
+                replace_file(self._status_path, encode_statuses(statuses))
             except OSError as problem:
-                log("bfd", f"{self._state_path}: {problem.strerror}")
-            self._written = states
+                log("bfd", f"{self._status_path}: {problem.strerror}")
+            self._written = statuses
 
-    def _changed(self, peer: BfdPeer, change: StateChange) -> None:
-        why = f": {_WORDS[change.diagnostic]}" if change.new is not SessionState.UP and change.diagnostic else ""
+    def _report(self, peer: BfdPeer, change: StateChange) -> None:
+        why = f": {_DIAGNOSTICS[change.diagnostic]}" if change.new is not SessionState.UP and change.diagnostic else ""
         if SessionState.UP in (change.old, change.new):
             log("bfd", f"{peer.address} is {change.new}{why}")
         if change.failure:
@@ -267,12 +268,12 @@ def main() -> int:
     """Run as ExaBGP's helper."""
     parser = argparse.ArgumentParser(prog="bfd")
     parser.add_argument("--run-dir", type=Path, required=True)
-    process = Process(parser.parse_args().run_dir)
+    process = BfdProcess(parser.parse_args().run_dir)
     signal.signal(signal.SIGTERM, _terminate)
     return process.run()
 
 
 def _terminate(*_: object) -> None:
-    """End as if ExaBGP had gone: it is about to."""
+    """Stop as if ExaBGP had closed its end: it is about to."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise EOFError

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packs each helper of ExaBGP into one file that any user can run: the BGP user may not be able to read the project."""
+"""The archives of ExaBGP's helpers: one file each that any user can run, because the BGP user may not read the
+project."""
 
 from __future__ import annotations
 
@@ -7,27 +8,30 @@ import io
 import zipfile
 from pathlib import Path
 
-_COMMON = ("__init__", "errors", "helper_log", "file_watch", "bfd/__init__", "bfd/files")
+_COMMON = ("__init__", "errors", "file_watch", "helper_log", "bfd/__init__", "bfd/status")
 _RELAY = ("process", "reconciler", "adj_rib_in", "quorum", "diff", "allowlist", "protocol")
 MODULES = {
     "relay": (
-        *_COMMON, "route", "community", "peercred", "exabgp/__init__", "exabgp/messages",
-        "relay/__init__", *(f"relay/{name}" for name in _RELAY),
+        *(*_COMMON, "route", "community", "peercred"),
+        *("exabgp/__init__", "exabgp/messages", "relay/__init__"),
+        *(f"relay/{name}" for name in _RELAY),
     ),
-    "bfd": (*_COMMON, *(f"bfd/{name}" for name in ("packet", "session", "sockets", "process"))),
-}  # fmt: skip
-"""Of this package, by helper; they import each other and the standard library, nothing else (tests see to it)."""
+    "bfd": (*_COMMON, *(f"bfd/{name}" for name in ("config", "packet", "session", "udp", "process"))),
+}
+"""The modules of this package in each archive; they import each other and the standard library only, as a test
+checks."""
 
 _MAIN = "import sys\n\nfrom bgp.{helper}.process import main\n\nsys.exit(main())\n"
 
 
 def relay_archive() -> bytes:
-    """Return the relay as a zip application (PEP 441): `python3 -I -S FILE --socket PATH --agent-uid UID`."""
+    """Return the relay as a zip application (PEP 441): `python3 -I -S FILE --socket PATH --agent-uid UID --allow
+    PATH`."""
     return _archive("relay")
 
 
 def bfd_archive() -> bytes:
-    """Return the BFD process likewise: `python3 -I -S FILE --run-dir PATH`."""
+    """Return the BFD process as a zip application: `python3 -I -S FILE --run-dir PATH`."""
     return _archive("bfd")
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ExaBGP 5's side of the conversation with its helper: each line it writes, as one of a few things said.
+"""The messages of ExaBGP 5's helper API: each line that ExaBGP writes to its helper, parsed.
 
-Owns ExaBGP's spelling (JSON events 5.0.0, `show adj-rib` in format v2, bare `done` and `error`) and nothing of what
-follows from it. A line that means nothing to us is None: ExaBGP says more than we asked for.
-Standard library only: the relay carries this file (helper_archive.py).
+Owns ExaBGP's formats (JSON events 5.0.0, `show adj-rib` in format v2, bare `done` and `error`); reconciler.py acts on
+the messages. A line without meaning for us parses to None: ExaBGP writes more than we ask for. Standard library only:
+the relay archive carries this file.
 
     {"exabgp": "5.0.0", "type": "state", "neighbor": {"address": {"peer": "10.0.0.1"}, "state": "up"}}
     {"exabgp": "5.0.0", "type": "update", "neighbor": {..., "message": {"update": {
@@ -32,10 +32,10 @@ from bgp.route import Route
 
 SHOW_VERSION = "version"
 SHOW_NEIGHBORS = "show neighbor json"
-SHOW_LEARNED = "show adj-rib in json"
-SHOW_ANNOUNCED = "show adj-rib out json"
-FORGET_PENDING = "reset"
-"""Drops what an earlier helper still had in the queue. The one command without an answer."""
+SHOW_ADJ_RIB_IN = "show adj-rib in json"
+SHOW_ADJ_RIB_OUT = "show adj-rib out json"
+DROP_QUEUE = "reset"
+"""Drops the commands that an earlier helper left in the queue. The only command without an answer."""
 
 _UNICAST = ("ipv4 unicast", "ipv6 unicast")
 _WELL_KNOWN = {
@@ -45,12 +45,12 @@ _WELL_KNOWN = {
     "no-peer": "65535:65284",
     "blackhole": "65535:666",
 }
-"""Communities that `show adj-rib` names (RFC 1997, RFC 3765, RFC 7999); events have numbers."""
+"""Communities that `show adj-rib` prints by name (RFC 1997, RFC 3765, RFC 7999); events contain numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The end of the answer to one command."""
+    """The line that ends the answer to a command: `done` or `error`."""
 
     done: bool
 
@@ -66,30 +66,30 @@ class Version:
 class NeighborStatus:
     """One neighbor in the answer to SHOW_NEIGHBORS.
 
-    `for_s`: how long its session has been up. `own_address`: our end of it. `families` ("ipv4", "ipv6"): what is
-    configured for it; `agreed`: what both ends took for this session.
+    `uptime_s`: how long its session has been up. `local_address`: ours of the session. `families` ("ipv4", "ipv6"):
+    those configured for it; `negotiated`: those of this session.
     """
 
-    peer: str
+    address: str
     up: bool
-    for_s: float
-    own_as: int
+    uptime_s: float
+    local_as: int
     peer_as: int
-    own_address: str
+    local_address: str
     families: frozenset[str]
-    agreed: frozenset[str] = frozenset()
+    negotiated: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbors:
+class NeighborList:
     """The answer to SHOW_NEIGHBORS."""
 
-    all: tuple[NeighborStatus, ...]
+    neighbors: tuple[NeighborStatus, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ListedRoute:
-    """One line of the answer to SHOW_LEARNED or SHOW_ANNOUNCED."""
+    """One line of the answer to SHOW_ADJ_RIB_IN or SHOW_ADJ_RIB_OUT."""
 
     peer: str
     route: Route
@@ -105,26 +105,26 @@ class SessionChange:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """Routes that a neighbor announced, and prefixes that it took back."""
+    """Routes that a neighbor advertised, and prefixes that it withdrew (UPDATE)."""
 
     peer: str
-    announced: tuple[Route, ...]
+    advertised: tuple[Route, ...]
     withdrawn: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class EndOfRib:
-    """A neighbor has sent all it had of an address family (RFC 4724 section 2)."""
+    """A neighbor has sent its whole table of an address family (End-of-RIB, RFC 4724 section 2)."""
 
     peer: str
     family: str
 
 
-Message = Answer | Version | Neighbors | ListedRoute | SessionChange | Update | EndOfRib
+Message = Answer | Version | NeighborList | ListedRoute | SessionChange | Update | EndOfRib
 
 
 def parse(line: str) -> Message | None:
-    """Read one line; never raises, whatever is in it."""
+    """Parse one line; None if it is malformed or has no meaning for us. Never raises."""
     line = line.strip()
     if line in ("done", "error"):
         return Answer(line == "done")
@@ -133,7 +133,7 @@ def parse(line: str) -> Message | None:
     try:
         value = json.loads(line)
         if isinstance(value, list):
-            return Neighbors(tuple(map(_neighbor, value)))
+            return NeighborList(tuple(map(_neighbor, value)))
         if "exabgp" in value:
             return _event(value)
         return ListedRoute(value["peer"]["address"], _listed_route(value["route"]))
@@ -142,7 +142,7 @@ def parse(line: str) -> Message | None:
 
 
 def _neighbor(value: Mapping[str, Any]) -> NeighborStatus:
-    # Its "state" says down in the first second of a session: "fsm" does not.
+    # "state" is still down in the first second of a session; "fsm" is not.
     return NeighborStatus(
         value["peer"]["address"],
         value["fsm"] == "ESTABLISHED",
@@ -189,16 +189,16 @@ def _event(value: Mapping[str, Any]) -> Message | None:
     if "eor" in message:
         return EndOfRib(peer, message["eor"]["afi"])
     update = message["update"]
-    return Update(peer, tuple(_announced(update)), tuple(_withdrawn(update)))
+    return Update(peer, tuple(_advertised(update)), tuple(_withdrawn(update)))
 
 
-def _announced(update: Mapping[str, Any]) -> Iterator[Route]:
+def _advertised(update: Mapping[str, Any]) -> Iterator[Route]:
     attributes = update.get("attribute", {})
     seen = set()
     for _family, by_next_hop in _unicast(update.get("announce", {})):
         for next_hop, entries in by_next_hop.items():
             for entry in entries:
-                # An IPv6 prefix is listed under its global next hop and then under the link-local one.
+                # An IPv6 prefix appears under its global next hop and then under the link-local one.
                 if entry["nlri"] not in seen:
                     seen.add(entry["nlri"])
                     yield _route(entry["nlri"], next_hop, attributes)
@@ -216,11 +216,11 @@ def _unicast(by_family: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _route(prefix: str, next_hop: str, attributes: Mapping[str, Any]) -> Route:
     segments = attributes.get("as-path", {})
-    as_path = [number for place in sorted(segments, key=int) for number in segments[place]["value"]]
+    as_path = [number for index in sorted(segments, key=int) for number in segments[index]["value"]]
     communities, large = attributes.get("community", []), attributes.get("large-community", [])
     return Route.of(_prefix(prefix), next_hop, large, as_path, communities, attributes.get("med"))
 
 
 def _prefix(text: str) -> str:
-    # Bits beyond the length mean nothing and may be set (RFC 4271 section 4.3).
+    # Bits beyond the prefix length are irrelevant and may be set (RFC 4271 section 4.3).
     return str(ipaddress.ip_network(text, strict=False))

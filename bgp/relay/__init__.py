@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The relay: a helper of ExaBGP that announces what the agent desires and reports what routers send."""
+"""The relay: a helper of ExaBGP that advertises the routes the agent desires and reports those that routers send."""

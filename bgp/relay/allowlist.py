@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The relay's last gate: what it announces whatever the agent wishes, even one that is wrong or not itself any more.
+"""The allowlist: the relay advertises nothing outside it, even for an agent that is faulty or compromised.
 
-Owns the list of allowed prefixes, a file that root writes, one to a line. A reload of the speaker writes it anew and
-the relay takes it up, without being started again. Only host routes pass: a VIP and an identity are one address each,
-and a shorter prefix would draw the traffic of others. Standard library only: the relay carries this file (helper_archive.py).
+Owns the list of prefixes, a file that root writes, one prefix per line. A reload of the speaker replaces the file, and
+the relay reads it again without a restart. Only host routes pass: a VIP and an identity are one address each, and a
+shorter prefix would attract other traffic. Standard library only: the relay archive carries this file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def refused(prefixes: Iterable[str], allowed: Iterable[Network]) -> list[str]:
-    """Which of `prefixes` are not host routes inside `allowed`."""
+    """Return those of `prefixes` that are not host routes inside `allowed`."""
     networks = tuple(allowed)
     return [prefix for prefix in prefixes if not _passes(ipaddress.ip_network(prefix), networks)]
 
@@ -27,19 +27,21 @@ def _passes(prefix: Network, allowed: tuple[Network, ...]) -> bool:
     return prefix.num_addresses == 1 and any(prefix.network_address in network for network in allowed)
 
 
-class AllowFile:
-    """The file as it stands; `read` again whenever it may have been replaced."""
+class Allowlist:
+    """The content of the file at its last `reload`."""
 
     def __init__(self, path: Path) -> None:
-        """Read it. BgpError if it cannot be: a relay must not run without its gate."""
+        """Read the file. BgpError if that fails: a relay must not run without its allowlist."""
         self._path = path
         self._stamp: tuple[int, int] | None = None
         self.networks: tuple[Network, ...] = ()
-        self.read()
+        self.reload()
 
-    def read(self) -> bool:
-        """Take the file's new content if it has been replaced; whether it has. BgpError if it cannot be read or is no
-        list of prefixes: what was read before then still holds."""
+    def reload(self) -> bool:
+        """Read the file if it was replaced, and return whether it was.
+
+        BgpError if it cannot be read or is no list of prefixes: the content read before stays in force.
+        """
         try:
             status = self._path.stat()
             stamp = status.st_ino, status.st_mtime_ns

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From what each neighbor hears and what it should hear to the commands that lie between. Pure.
+"""The difference between the routes advertised to each neighbor and the desired ones, as commands for ExaBGP. Pure.
 
-Standard library only: the relay carries this file (helper_archive.py).
+Standard library only: the relay archive carries this file.
 """
 
 from __future__ import annotations
@@ -11,40 +11,42 @@ from dataclasses import dataclass
 
 from bgp.route import Route
 
-Announced = Mapping[str, Mapping[str, Route]]
-"""By neighbor, then by prefix."""
+AdjRibsOut = Mapping[str, Mapping[str, Route]]
+"""Routes by neighbor, then by prefix."""
 
 
 @dataclass(frozen=True, slots=True)
 class RouteChange:
-    """One command to ExaBGP: announce `route` to a neighbor, or withdraw its prefix from it."""
+    """One command to ExaBGP: advertise `route` to a neighbor, or withdraw its prefix."""
 
     neighbor: str
     route: Route
-    announce: bool
+    advertise: bool
 
     @property
     def command(self) -> str:
-        """Its text."""
+        """The text of the command."""
         route = self.route
-        return route.announce_command(self.neighbor) if self.announce else route.withdraw_command(self.neighbor)
+        return route.announce_command(self.neighbor) if self.advertise else route.withdraw_command(self.neighbor)
 
     @property
-    def place(self) -> tuple[str, str]:
-        """What it changes: a prefix at a neighbor."""
+    def key(self) -> tuple[str, str]:
+        """The neighbor and the prefix that it changes."""
         return self.neighbor, self.route.prefix
 
 
-def diff(announced: Announced, wanted: Announced) -> list[RouteChange]:
-    """Return the changes that make each neighbor in `wanted` hear exactly the routes there.
+def diff(actual: AdjRibsOut, desired: AdjRibsOut) -> list[RouteChange]:
+    """Return the changes after which each neighbor in `desired` has exactly the routes listed there.
 
-    New routes come before withdrawals, so that a prefix which takes another's place is there before that one goes.
+    Advertisements come before withdrawals, so that a prefix that replaces another is there before that one goes.
     """
-    new, gone = [], []
-    for neighbor, routes in sorted(wanted.items()):
-        heard = announced.get(neighbor, {})
-        new += [
-            RouteChange(neighbor, route, True) for prefix, route in sorted(routes.items()) if heard.get(prefix) != route
+    advertised, withdrawn = [], []
+    for neighbor, routes in sorted(desired.items()):
+        before = actual.get(neighbor, {})
+        advertised += [
+            RouteChange(neighbor, route, True)
+            for prefix, route in sorted(routes.items())
+            if before.get(prefix) != route
         ]
-        gone += [RouteChange(neighbor, heard[prefix], False) for prefix in sorted(heard.keys() - routes.keys())]
-    return new + gone
+        withdrawn += [RouteChange(neighbor, before[prefix], False) for prefix in sorted(before.keys() - routes.keys())]
+    return advertised + withdrawn

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The relay: ExaBGP's only helper process, between ExaBGP's pipes and the agent's socket.
+"""The relay process: a helper of ExaBGP, between ExaBGP's pipes and the agent's socket.
 
-Owns reading and writing; reconciler.py decides what. Two things it must never do: stop reading from ExaBGP, which blocks
-while its helper does not read until the neighbors' hold timers end the sessions; and wait for an agent. So every
-descriptor is non-blocking, what goes to ExaBGP is buffered here, and an agent that reads slowly gets fewer snapshots,
-always the newest.
+Owns reading and writing; reconciler.py decides what is written. The relay must never do two things: stop reading from
+ExaBGP, which blocks while its helper does not read, until the neighbors' hold timers end the sessions; and wait for an
+agent. So every descriptor is non-blocking, output to ExaBGP is buffered here, and an agent that reads slowly gets fewer
+snapshots, always the newest.
 
-Standard library only, and run from an archive in the run directory (helper_archive.py): it is an unprivileged user's process,
-and the project may lie where that user cannot read.
+Standard library only, and run from an archive in the run directory (helper_archive.py): it runs as an unprivileged
+user, who may not be able to read the project.
 
     relay --socket PATH --agent-uid UID --allow PATH
 
-Exit: 0 when ExaBGP closes its end or on SIGTERM. On any other end ExaBGP starts a new relay and keeps its routes.
+Exit: 0 when ExaBGP closes its end or on SIGTERM. On any other exit ExaBGP starts a new relay and keeps its routes.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ import socket
 import time
 from pathlib import Path
 
-from bgp.bfd.files import STATE_NAME, decode_states
+from bgp.bfd.status import STATUS_NAME, decode_statuses
 from bgp.errors import BgpError
 from bgp.file_watch import WatchedFile
 from bgp.helper_log import log
 from bgp.peercred import peer_uid
-from bgp.relay.allowlist import AllowFile
+from bgp.relay.allowlist import Allowlist
 from bgp.relay.protocol import MAX_LINE_BYTES, REPLACED, decode_desired, line
 from bgp.relay.reconciler import Reconciler
 
 COALESCE_S = 0.02
-"""Changes within this time go into one snapshot."""
+"""Changes within this time share one snapshot."""
 TICK_S = 0.25
 _CHUNK = 1 << 16
 
 
 class Hangup(Exception):
-    """The agent's connection is to be closed; the text, if any, tells it why."""
+    """The relay must close the agent's connection; the text, if any, is the reason that it sends."""
 
 
-class AgentLink:
-    """The connection of one agent: lines in, and out whatever it has time to read."""
+class AgentConnection:
+    """The connection of one agent: reads complete lines, and sends as much as the agent reads."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
@@ -55,11 +55,11 @@ class AgentLink:
 
     @property
     def busy(self) -> bool:
-        """Whether the last message has not gone out completely."""
+        """Whether a part of the last message is still unsent."""
         return bool(self._unsent)
 
     def read(self) -> list[bytes]:
-        """Return the complete lines that have come in; Hangup at the end, or when a line grows too long."""
+        """Return the complete lines received; Hangup at end of file, or if a line is too long."""
         with contextlib.suppress(BlockingIOError):
             data = self.connection.recv(_CHUNK)
             if not data:
@@ -72,74 +72,74 @@ class AgentLink:
         return [bytes(text) for text in lines]
 
     def send(self, message: bytes = b"") -> None:
-        """Send as much as the socket takes of what is left and of `message`."""
+        """Send as much as the socket accepts of the unsent rest and of `message`."""
         self._unsent += message
         with contextlib.suppress(BlockingIOError):
             while self._unsent:
                 self._unsent = self._unsent[self.connection.send(self._unsent[:_CHUNK]) :]
 
-    def close(self, why: str = "") -> None:
-        """Hang up, and say why if the socket takes it."""
-        if why and not self.busy:
+    def close(self, reason: str = "") -> None:
+        """Close the connection, and send the reason if the socket accepts it."""
+        if reason and not self.busy:
             with contextlib.suppress(OSError):
-                self.send(line({"goodbye": why}))
+                self.send(line({"goodbye": reason}))
         self.connection.close()
 
 
 class Relay:
-    """The loop."""
+    """The event loop over ExaBGP's pipes, the agent's socket and the watched files."""
 
-    def __init__(self, listener: socket.socket, agent_uid: int, bfd: Path, allow: AllowFile) -> None:
+    def __init__(self, listener: socket.socket, agent_uid: int, bfd_status: Path, allowlist: Allowlist) -> None:
         self._listener = listener
-        self._bfd = WatchedFile(bfd)
+        self._bfd = WatchedFile(bfd_status)
         self._uids = {0, agent_uid}
-        self._allow = allow
-        self._session = Reconciler(time.monotonic(), allow.networks)
-        self._agent: AgentLink | None = None
+        self._allowlist = allowlist
+        self._reconciler = Reconciler(time.monotonic(), allowlist.networks)
+        self._agent: AgentConnection | None = None
         self._selector = selectors.DefaultSelector()
         self._from_exabgp = bytearray()
         self._to_exabgp = bytearray()
         self._sent_revision = -1
         self._stale_since: float | None = None
-        self._reported: tuple[bool, bool, str | None] = (False, False, None)
+        self._logged: tuple[bool, bool, str | None] = (False, False, None)
 
     def run(self) -> int:
-        """Relay until ExaBGP goes away; returns the exit code."""
+        """Run until ExaBGP closes its end; return the exit code."""
         for descriptor in (0, 1):
             os.set_blocking(descriptor, False)
         self._selector.register(0, selectors.EVENT_READ, self._read_exabgp)
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         try:
-            while not self._session.hung(time.monotonic()):
+            while not self._reconciler.hung(time.monotonic()):
                 self._write_exabgp()
                 self._write_agent()
                 for key, _mask in self._selector.select(self._timeout()):
                     key.data()
-                if (states := self._bfd.news()) is not None:
-                    self._session.watched(decode_states(states))
-                self._read_allow()
-                self._session.tick(time.monotonic())
-                self._report()
+                if (statuses := self._bfd.read_if_replaced()) is not None:
+                    self._reconciler.set_bfd(decode_statuses(statuses))
+                self._reload_allowlist()
+                self._reconciler.tick(time.monotonic())
+                self._log_changes()
         except (EOFError, BrokenPipeError):
             return 0
         return 1
 
-    def _read_allow(self) -> None:
-        with contextlib.suppress(BgpError):  # what root allowed before still holds
-            if self._allow.read():
-                self._session.allow(self._allow.networks, time.monotonic())
+    def _reload_allowlist(self) -> None:
+        with contextlib.suppress(BgpError):  # the previous list stays in force
+            if self._allowlist.reload():
+                self._reconciler.set_allowed(self._allowlist.networks, time.monotonic())
 
-    def _report(self) -> None:
-        """Log what an operator should find in the journal later."""
-        news = (self._session.deadman, self._session.held, self._session.error)
-        if news != self._reported:
-            deadman, held, error = self._reported = news
-            what = error or (
-                "the agent is silent: announcing its fallback" if deadman else "all is as the agent wishes"
+    def _log_changes(self) -> None:
+        """Log the changes that an operator needs to find in the journal later."""
+        state = (self._reconciler.deadman, self._reconciler.held, self._reconciler.error)
+        if state != self._logged:
+            deadman, held, error = self._logged = state
+            text = error or (
+                "the agent is silent: announcing its fallback" if deadman else "all desired routes are in place"
             )
             if held and not error:
-                what += ", and its VIPs: fewer than half of the announcers remain"
-            log("relay", what)
+                text += ", and its VIPs: fewer than half of the announcers remain"
+            log("relay", text)
 
     def _timeout(self) -> float:
         if self._stale_since is None or self._agent is None or self._agent.busy:
@@ -155,27 +155,27 @@ class Relay:
         *lines, self._from_exabgp = self._from_exabgp.split(b"\n")
         now = time.monotonic()
         for text in lines:
-            self._session.heard(text.decode(errors="replace"), now)
+            self._reconciler.receive(text.decode(errors="replace"), now)
 
     def _write_exabgp(self) -> None:
-        for command in self._session.commands():
+        for command in self._reconciler.commands():
             self._to_exabgp += command.encode() + b"\n"
         with contextlib.suppress(BlockingIOError):
             while self._to_exabgp:
                 del self._to_exabgp[: os.write(1, self._to_exabgp)]
-        self._watch(1, bool(self._to_exabgp), selectors.EVENT_WRITE, lambda: None)
+        self._register(1, bool(self._to_exabgp), selectors.EVENT_WRITE, lambda: None)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             connection, _address = self._listener.accept()
-            link = AgentLink(connection)
+            agent = AgentConnection(connection)
             uid = peer_uid(connection)
             if uid not in self._uids:
-                link.close(f"uid {uid} may not speak for the agent")
+                agent.close(f"uid {uid} is neither root nor the agent's user")
                 return
             self._hang_up(REPLACED)
-            log("relay", "the agent has connected")
-            self._agent, self._sent_revision = link, -1
+            log("relay", "the agent connected")
+            self._agent, self._sent_revision = agent, -1
             self._selector.register(connection, selectors.EVENT_READ, self._serve_agent)
 
     def _serve_agent(self) -> None:
@@ -185,16 +185,16 @@ class Relay:
         try:
             agent.send()
             for text in agent.read():
-                self._session.wished(decode_desired(text), time.monotonic())
+                self._reconciler.set_desired(decode_desired(text), time.monotonic())
         except (Hangup, BgpError) as end:
             self._hang_up(str(end))
         except OSError:
             self._hang_up()
 
     def _write_agent(self) -> None:
-        """Send a snapshot if there is news and the agent has taken the last one."""
+        """Send a snapshot if the state changed and the agent has read the last one."""
         now = time.monotonic()
-        if self._session.revision == self._sent_revision or not self._session.ready:
+        if self._reconciler.revision == self._sent_revision or not self._reconciler.ready:
             self._stale_since = None
         elif self._stale_since is None:
             self._stale_since = now
@@ -205,38 +205,38 @@ class Relay:
         due = self._stale_since is not None and (first or now - self._stale_since >= COALESCE_S)
         try:
             if due and not agent.busy:
-                self._sent_revision, self._stale_since = self._session.revision, None
-                agent.send(self._session.snapshot().encode())
+                self._sent_revision, self._stale_since = self._reconciler.revision, None
+                agent.send(self._reconciler.snapshot().encode())
         except OSError:
             self._hang_up()
             return
         mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if agent.busy else 0)
         self._selector.modify(agent.connection, mask, self._serve_agent)
 
-    def _hang_up(self, why: str = "") -> None:
+    def _hang_up(self, reason: str = "") -> None:
         if self._agent is not None:
-            log("relay", f"the agent's connection has ended{': ' if why else ''}{why}")
+            log("relay", f"the agent's connection ended{': ' if reason else ''}{reason}")
             self._selector.unregister(self._agent.connection)
-            self._agent.close(why)
+            self._agent.close(reason)
             self._agent = None
 
-    def _watch(self, descriptor: int, wanted: bool, mask: int, call: object) -> None:
-        watched = descriptor in self._selector.get_map()
-        if wanted and not watched:
+    def _register(self, descriptor: int, wanted: bool, mask: int, call: object) -> None:
+        registered = descriptor in self._selector.get_map()
+        if wanted and not registered:
             self._selector.register(descriptor, mask, call)
-        elif watched and not wanted:
+        elif registered and not wanted:
             self._selector.unregister(descriptor)
 
 
 def listen(path: Path, agent_uid: int) -> socket.socket:
-    """Serve `path`. Renamed into place, so that it never is missing when one relay follows another."""
+    """Open the socket at `path`, renamed into place, so that it exists at all times when one relay follows another."""
     aside = path.with_name(f"{path.name}.{os.getpid()}")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.setblocking(False)
     with contextlib.suppress(FileNotFoundError):
         aside.unlink()
     listener.bind(str(aside))
-    # Another user's agent needs write permission to connect; SO_PEERCRED still lets in only that one.
+    # An agent of another user needs write permission to connect; SO_PEERCRED still admits only that user.
     aside.chmod(0o600 if agent_uid == 0 else 0o666)
     listener.listen(4)
     aside.rename(path)
@@ -252,7 +252,7 @@ def main() -> int:
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     try:
-        allow = AllowFile(arguments.allow)
+        allowlist = Allowlist(arguments.allow)
         listener = listen(arguments.socket, arguments.agent_uid)
     except OSError as error:
         log("relay", f"{arguments.socket}: {error.strerror}")
@@ -260,4 +260,4 @@ def main() -> int:
     except BgpError as error:
         log("relay", str(error))
         return 1
-    return Relay(listener, arguments.agent_uid, arguments.socket.with_name(STATE_NAME), allow).run()
+    return Relay(listener, arguments.agent_uid, arguments.socket.with_name(STATUS_NAME), allowlist).run()

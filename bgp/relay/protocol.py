@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the relay tells the agent: every neighbor with its session, its routes and what it was told.
+"""The protocol between agent and relay: desired routes in one direction, snapshots of all neighbors in the other.
 
-Owns the messages between agent and relay, one JSON object to a line:
+Owns the messages, one JSON object per line:
 
-    agent to relay, at least once a second (it is the heartbeat too): the whole wish, never a difference
+    agent to relay, at least once a second (it is the heartbeat too): all desired routes, never a difference
       {"desired": [route, ...], "fallback": [route, ...], "announcers": [prefix, ...]}
     relay to agent, at once on connecting and after each change: the whole state
       {"peers": [{"address", "state": "up"|"down", "since", "eor", "routes": [route, ...], "announced": [prefix, ...],
-         "out": [route, ...], "families": ["ipv4"|"ipv6", ...], "end", "bfd"?: {...}}],
+         "adj_rib_out": [route, ...], "families": ["ipv4"|"ipv6", ...], "local_address", "bfd"?: {...}}],
        "error": text or null, "deadman": bool, "held": bool}
-    relay to agent, before it hangs up
+    relay to agent, before it closes the connection
       {"goodbye": text}
 
-Standard library only: the relay carries this file (helper_archive.py).
+Standard library only: the relay archive carries this file.
 """
 
 from __future__ import annotations
@@ -22,28 +22,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bgp.bfd.files import BfdState
+from bgp.bfd.status import BfdStatus
 from bgp.errors import BgpError
 from bgp.route import Route
 
 MAX_LINE_BYTES = 4 << 20
-"""The longest line that either side accepts: room for the relay's cap on routes (adj_rib_in.py)."""
+"""The longest line that either end accepts: room for the relay's limit of routes (adj_rib_in.py)."""
 
 REPLACED = "replaced by a newer connection"
-"""The goodbye to an agent when another one connects."""
+"""The reason in the goodbye to an agent when another one connects."""
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
     """One BGP neighbor.
 
-    `since` is when the session last came up or went down, in seconds of CLOCK_MONOTONIC (time.monotonic(), and
-    asyncio's loop.time()); 0 if it never was up. `eor`: the neighbor has sent all it had when the session came up
-    (End-of-RIB, RFC 4724 section 2). `routes`: learned from it, by prefix; empty while it is down. `announced`: the
-    prefixes that ExaBGP's adj-rib-out holds for it; it hears of them only while it is up, and only of those of
-    `families`: what both ends took for this session, or what is configured while there is none. `out`: `announced` as
-    routes. `end`: our address of the session. `bfd`: what is known of the path to it (files.py); None without BFD,
-    and absent in JSON.
+    `since`: when the session last came up or went down, in seconds of CLOCK_MONOTONIC (time.monotonic(), and asyncio's
+    loop.time()); 0 if it never was up. `eor`: the neighbor has sent its whole table (End-of-RIB, RFC 4724 section 2).
+    `routes`: the learned routes; none while it is down. `announced`: the prefixes in ExaBGP's Adj-RIB-Out for it;
+    `adj_rib_out`: the routes. They are on the wire (`advertised`) only while the session is up, and only those of
+    `families`: the negotiated ones, or the configured ones without a session. `local_address`: ours of the session.
+    `bfd`: its BFD session; None without BFD, and absent in JSON.
     """
 
     address: str
@@ -52,14 +51,14 @@ class Peer:
     eor: bool
     routes: tuple[Route, ...] = ()
     announced: frozenset[str] = frozenset()
-    out: tuple[Route, ...] = ()
-    bfd: BfdState | None = None
+    adj_rib_out: tuple[Route, ...] = ()
+    bfd: BfdStatus | None = None
     families: frozenset[str] = frozenset({"ipv4", "ipv6"})
-    end: str = ""
+    local_address: str = ""
 
     @property
-    def heard(self) -> frozenset[str]:
-        """The prefixes that it hears from us now."""
+    def advertised(self) -> frozenset[str]:
+        """The prefixes that are advertised to it now: its session is up and carries their family."""
         if not self.up:
             return frozenset()
         return frozenset(p for p in self.announced if ("ipv6" if ":" in p else "ipv4") in self.families)
@@ -67,8 +66,10 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that the relay knows. `error` is null while it does what the agent wants. `deadman`: the agent was silent
-    for too long, so the fallback is announced. `held`: the VIPs are too, for too few others announce them (quorum.py).
+    """The whole state of the relay.
+
+    `error`: why the desired routes are not all in place, or None. `deadman`: the agent was silent for too long, so the
+    fallback is announced. `held`: the VIPs too, because too few other nodes announce them (quorum.py).
     """
 
     peers: tuple[Peer, ...] = ()
@@ -77,9 +78,9 @@ class Snapshot:
     held: bool = False
 
     @property
-    def announced(self) -> frozenset[str]:
-        """The prefixes that at least one neighbor hears from us now."""
-        return frozenset().union(*(peer.heard for peer in self.peers))
+    def advertised(self) -> frozenset[str]:
+        """The prefixes that are advertised to at least one neighbor now."""
+        return frozenset().union(*(peer.advertised for peer in self.peers))
 
     def encode(self) -> bytes:
         """Return the line, with its newline."""
@@ -95,17 +96,17 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Goodbye:
-    """The relay is about to close the connection, and why."""
+    """The relay is about to close the connection, for this reason."""
 
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class DesiredRoutes:
-    """What the agent wants announced, and what instead when it falls silent.
+    """The routes to advertise, and the fallback for when the agent falls silent.
 
-    `announcers`: the identity prefixes of all nodes that announce VIPs as far as the agent knows, its own included.
-    While fewer than half of them remain, a silent agent's VIPs stay (quorum.py); without any they do not.
+    `announcers`: the identity prefixes of all nodes that announce VIPs as far as the agent knows, including its own.
+    While fewer than half of them remain, a silent agent's VIPs stay (quorum.py); with an empty list they do not.
     """
 
     desired: tuple[Route, ...] = ()
@@ -124,16 +125,16 @@ class DesiredRoutes:
 
 
 def line(message: Mapping[str, Any]) -> bytes:
-    """Encode one message."""
+    """Encode one message as a line."""
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"
 
 
 def decode_desired(text: bytes) -> DesiredRoutes:
-    """Read the agent's line; BgpError says what is wrong with it."""
+    """Decode the agent's line; BgpError says what is wrong with it."""
     message = _object(text)
     announcers = message.pop("announcers", [])
     if message.keys() != {"desired", "fallback"}:
-        raise BgpError("message: expected the keys desired, fallback and announcers, and no other")
+        raise BgpError("message: expected the keys desired, fallback and announcers, and no others")
     if not isinstance(announcers, list) or not all(isinstance(prefix, str) for prefix in announcers):
         raise BgpError("message: announcers is not a list of prefixes")
     return DesiredRoutes(
@@ -142,7 +143,7 @@ def decode_desired(text: bytes) -> DesiredRoutes:
 
 
 def decode_report(text: bytes) -> Snapshot | Goodbye:
-    """Read the relay's line; BgpError says what is wrong with it."""
+    """Decode the relay's line; BgpError says what is wrong with it."""
     message = _object(text)
     if "goodbye" in message:
         return Goodbye(str(message["goodbye"]))
@@ -171,7 +172,7 @@ def _routes(value: object, key: str) -> tuple[Route, ...]:
     routes = tuple(Route.from_json(item) for item in value)
     prefixes = [route.prefix for route in routes]
     if len(set(prefixes)) != len(prefixes):
-        raise BgpError(f"message: {key} names a prefix twice")
+        raise BgpError(f"message: {key} contains a prefix twice")
     return routes
 
 
@@ -183,10 +184,10 @@ def _peer_to_json(peer: Peer) -> dict[str, Any]:
         "eor": peer.eor,
         "routes": [route.to_json() for route in peer.routes],
         "announced": sorted(peer.announced),
-        "out": [route.to_json() for route in peer.out],
+        "adj_rib_out": [route.to_json() for route in peer.adj_rib_out],
         **({"bfd": peer.bfd.to_json()} if peer.bfd else {}),
         "families": sorted(peer.families),
-        "end": peer.end,
+        "local_address": peer.local_address,
     }
 
 
@@ -198,8 +199,8 @@ def _peer_from_json(value: Mapping[str, Any]) -> Peer:
         eor=bool(value["eor"]),
         routes=tuple(Route.from_json(route) for route in value["routes"]),
         announced=frozenset(str(prefix) for prefix in value["announced"]),
-        out=tuple(Route.from_json(route) for route in value.get("out", ())),
-        bfd=BfdState.from_json(value["bfd"]) if "bfd" in value else None,
+        adj_rib_out=tuple(Route.from_json(route) for route in value.get("adj_rib_out", ())),
+        bfd=BfdStatus.from_json(value["bfd"]) if "bfd" in value else None,
         families=frozenset(str(family) for family in value.get("families", ("ipv4", "ipv6"))),
-        end=str(value.get("end", "")),
+        local_address=str(value.get("local_address", "")),
     )

@@ -1,26 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The relay's mind: what ExaBGP should be told next, and what the agent should be told of it.
+"""The reconciler: compares the routes that ExaBGP advertises with the desired ones, and derives its next command.
 
-Pure: lines and wishes come in with the time (`now`, seconds of a clock that only grows), commands and snapshots go
-out; process.py does the reading and writing. Standard library only: the relay carries this file (helper_archive.py).
+Pure: takes ExaBGP's lines and the agent's desired routes with the time (`now`, seconds of a monotonic clock), returns
+commands and snapshots; process.py reads and writes. Standard library only: the relay archive carries this file.
 
 The rules:
- 1. A relay may be the successor of a killed one, and ExaBGP keeps its routes meanwhile. So the first thing is to learn
-    how things stand: forget what the predecessor left in the queue, then ask for neighbors, learned routes and
-    announced routes. What ExaBGP reports while it lists is newer than the list.
- 2. One command at a time: the next one is sent when the last was answered. `done` means understood, not sent.
- 3. Announced is what `show adj-rib out` lists, never what we asked for. It is asked after each round of changes, and
-    every 30 s. What ExaBGP refused, or said `done` to and then does not list, is an error and tried again each second.
-    Each neighbor is told for itself: they differ in address families and in the AS that is prepended.
- 4. The wish is the agent's while it speaks. Silent for 10 s: its fallback. Not heard at all for the first 10 s:
-    nothing. Before that, a relay that knows of no wish touches nothing. Where too few others are left to announce the
-    VIPs, they stay beside the fallback (quorum.py).
- 5. Nothing outside the allowed prefixes is announced, whatever the agent wishes (allowlist.py).
- 6. ExaBGP reports a session's end, but no withdrawals with it: its routes are flushed here.
- 7. A neighbor that is down is told new routes when it is back; withdrawals at once, for ExaBGP tells what it told
-    before by itself.
- 8. Neighbors come, go and change when ExaBGP reads its configuration again, and a new one's adj-rib-out is empty. So
-    after each change of a session neighbors and announced routes are asked for anew.
+ 1. A relay may be the successor of a killed one, and ExaBGP keeps its routes meanwhile. So it first learns the state:
+    it drops what the predecessor left in the queue, then lists neighbors, learned routes and advertised routes. Events
+    that arrive during a list are newer than the list.
+ 2. One command at a time: the next is sent when the last was answered. `done` means understood, not sent.
+ 3. Advertised is what `show adj-rib out` lists, never what we asked for. It is listed after each round of changes, and
+    every 30 s. A command that ExaBGP refuses, or answers with `done` and without effect, is an error, retried each
+    second. Commands are per neighbor: neighbors differ in address families and in the AS that is prepended.
+ 4. The agent's desired routes apply while it sends them. After 10 s of silence its fallback applies, and a new relay
+    without an agent withdraws everything after 10 s; until then it changes nothing. If too few other nodes remain that
+    announce the VIPs, they stay beside the fallback (quorum.py).
+ 5. Nothing outside the allowlist is advertised, whatever the agent desires (allowlist.py).
+ 6. ExaBGP reports the end of a session without withdrawals: its routes are dropped here.
+ 7. A neighbor that is down gets new routes when it is up again, but withdrawals at once: ExaBGP itself advertises its
+    Adj-RIB-Out again on reconnecting.
+ 8. Neighbors appear, disappear and change when ExaBGP reloads its configuration, and the Adj-RIB-Out of a new one is
+    empty. So neighbors and advertised routes are listed again after each change of a session.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from bgp.bfd.files import BfdState
+from bgp.bfd.status import BfdStatus
 from bgp.exabgp import messages
 from bgp.relay.adj_rib_in import AdjRibIn
 from bgp.relay.allowlist import Network, refused
@@ -42,134 +42,135 @@ DEADMAN_S = 10.0
 RETRY_S = 1.0
 REVERIFY_S = 30.0
 UNANSWERED_S = 5.0
-"""From here on, a command without an answer is reported as an error."""
+"""After this time a command without an answer is reported as an error."""
 HUNG_S = 60.0
-"""From here on, the answer is taken for lost: only a new helper gets back in step with ExaBGP."""
+"""After this time the answer counts as lost: only a new helper is in step with ExaBGP again."""
 
 
 class _Step(enum.Enum):
     HANDSHAKE = messages.SHOW_VERSION
     NEIGHBORS = messages.SHOW_NEIGHBORS
-    LEARN = messages.SHOW_LEARNED
-    VERIFY = messages.SHOW_ANNOUNCED
+    LEARN = messages.SHOW_ADJ_RIB_IN
+    VERIFY = messages.SHOW_ADJ_RIB_OUT
     CHANGE = "change"
 
 
 @dataclass
-class _Asked:
+class _PendingCommand:
     """The command that ExaBGP has not answered yet."""
 
     step: _Step
     text: str
     at: float
     change: RouteChange | None = None
-    heard_version: bool = False
+    got_version: bool = False
     listed: dict[str, dict[str, Route]] = field(default_factory=dict)
 
 
 class Reconciler:
-    """One conversation with ExaBGP. Feed it, then take `commands()` and, when `revision` grew, `snapshot()`."""
+    """One conversation with ExaBGP: pass it lines and time, then take `commands()`, and `snapshot()` if `revision`
+    grew."""
 
     def __init__(self, now: float, allowed: Iterable[Network] = ()) -> None:
-        """`allowed`: where the host routes lie that may be announced (allowlist.py)."""
+        """`allowed`: the prefixes inside which host routes may be advertised (allowlist.py)."""
         self.ready = False
-        """Whether it has learned how things stand: a snapshot before that would tell the agent that all is gone."""
-        self._intake = AdjRibIn()
+        """Whether the state is learned: an earlier snapshot would report to the agent that everything is gone."""
+        self._adj_rib_in = AdjRibIn()
         self._verified: dict[str, dict[str, Route]] = {}
-        self._believed: dict[str, dict[str, Route]] = {}
+        self._assumed: dict[str, dict[str, Route]] = {}
         self._unverified: dict[tuple[str, str], Route | None] = {}
         self._verified_at = now
-        self._look_again_at: float | None = None
+        self._list_again_at: float | None = None
         self._allowed = tuple(allowed)
         self._refused: list[str] = []
-        self._wish: DesiredRoutes | None = None
-        self._wished_at = now
+        self._desired: DesiredRoutes | None = None
+        self._desired_at = now
         self.deadman = False
         """Whether the agent has been silent for too long."""
         self.held = False
-        """Whether its VIPs stay announced all the same."""
-        self._floor = Quorum()
+        """Whether its VIPs stay announced nevertheless."""
+        self._quorum = Quorum()
         self.error: str | None = None
-        """What keeps the wish from being so, if anything."""
+        """Why the desired routes are not all in place, or None."""
         self._todo = [_Step.HANDSHAKE, _Step.NEIGHBORS, _Step.LEARN, _Step.VERIFY]
         self._not_before = now
-        self._asked: _Asked | None = None
+        self._pending: _PendingCommand | None = None
         self._outbox: list[str] = []
         self._faults: dict[tuple[str, str], tuple[float, str]] = {}
-        self._bfd: Mapping[str, BfdState] = {}
+        self._bfd: Mapping[str, BfdStatus] = {}
         self._own_revision = 0
         self._advance(now)
 
     @property
     def revision(self) -> int:
         """A number that grows whenever the snapshot changes."""
-        return self._own_revision + self._intake.revision
+        return self._own_revision + self._adj_rib_in.revision
 
     def hung(self, now: float) -> bool:
-        """Say whether to give up on this conversation and let a successor begin a new one."""
-        return self._asked is not None and now - self._asked.at > HUNG_S
+        """Return whether to exit, so that a successor starts a new conversation."""
+        return self._pending is not None and now - self._pending.at > HUNG_S
 
     def commands(self) -> list[str]:
-        """Return the lines to write to ExaBGP now, once."""
+        """Return the lines to write to ExaBGP, each once."""
         lines, self._outbox = self._outbox, []
         return lines
 
-    def allow(self, allowed: Iterable[Network], now: float) -> None:
-        """Take another list of what may be announced; what it does not hold is withdrawn."""
+    def set_allowed(self, allowed: Iterable[Network], now: float) -> None:
+        """Replace the allowlist; routes outside it are withdrawn."""
         self._allowed = tuple(allowed)
         self.tick(now)
 
-    def wished(self, wish: DesiredRoutes, now: float) -> None:
-        """Take the agent's wish, which is its heartbeat too."""
-        self._wish, self._wished_at = wish, now
-        self._floor.wished(wish)
+    def set_desired(self, desired: DesiredRoutes, now: float) -> None:
+        """Replace the desired routes; each call is a heartbeat of the agent too."""
+        self._desired, self._desired_at = desired, now
+        self._quorum.reset(desired)
         self.tick(now)
 
-    def watched(self, states: Mapping[str, BfdState]) -> None:
-        """Take what the BFD process sees of the neighbors: for the agent to show, nothing follows from it here."""
-        self._bfd = states
+    def set_bfd(self, statuses: Mapping[str, BfdStatus]) -> None:
+        """Replace the states of the BFD sessions, which the snapshot shows and which have no effect here."""
+        self._bfd = statuses
         self._own_revision += 1
 
-    def heard(self, line: str, now: float) -> None:
-        """Take one line from ExaBGP; `tick` after a batch of them."""
-        said = messages.parse(line)
-        asked = self._asked
-        match said:
+    def receive(self, line: str, now: float) -> None:
+        """Process one line from ExaBGP; call `tick` after a batch of them."""
+        message = messages.parse(line)
+        pending = self._pending
+        match message:
             case messages.Answer():
-                self._answered(said.done, now)
+                self._finish_command(message.done, now)
                 self.tick(now)
-            case messages.Version() if asked and asked.step is _Step.HANDSHAKE:
-                asked.heard_version = True
-            case messages.Neighbors() if asked and asked.step is _Step.NEIGHBORS:
-                self._intake.neighbors_are(said.all, now)
-            case messages.ListedRoute() if asked and asked.step is _Step.LEARN:
-                self._intake.listed(said.peer, said.route)
-            case messages.ListedRoute() if asked and asked.step is _Step.VERIFY:
-                asked.listed.setdefault(said.peer, {})[said.route.prefix] = said.route
+            case messages.Version() if pending and pending.step is _Step.HANDSHAKE:
+                pending.got_version = True
+            case messages.NeighborList() if pending and pending.step is _Step.NEIGHBORS:
+                self._adj_rib_in.set_neighbors(message.neighbors, now)
+            case messages.ListedRoute() if pending and pending.step is _Step.LEARN:
+                self._adj_rib_in.add_listed(message.peer, message.route)
+            case messages.ListedRoute() if pending and pending.step is _Step.VERIFY:
+                pending.listed.setdefault(message.peer, {})[message.route.prefix] = message.route
             case messages.SessionChange():
-                if self._intake.session(said.peer, said.up, now):
-                    # One that was removed from the configuration is still listed for a moment.
-                    self._look_again_at = now if said.up else now + RETRY_S
+                if self._adj_rib_in.change_session(message.peer, message.up, now):
+                    # A neighbor that was removed from the configuration is still listed for a moment.
+                    self._list_again_at = now if message.up else now + RETRY_S
             case messages.Update():
-                self._intake.update(said.peer, said.announced, said.withdrawn, now)
+                self._adj_rib_in.update(message.peer, message.advertised, message.withdrawn, now)
             case messages.EndOfRib():
-                self._intake.end_of_rib(said.peer, said.family)
+                self._adj_rib_in.end_of_rib(message.peer, message.family)
 
     def tick(self, now: float) -> None:
-        """Let time pass: the dead-man, retries, the regular check."""
-        deadman = now - self._wished_at > DEADMAN_S
+        """Act on the time: the dead-man, retries, the periodic check."""
+        deadman = now - self._desired_at > DEADMAN_S
         if deadman:
-            self._floor.observe(self._intake.neighbors, now)
-        held = deadman and self._wish is not None and self._floor.holds
+            self._quorum.observe(self._adj_rib_in.neighbors, now)
+        held = deadman and self._desired is not None and self._quorum.lost
         if (deadman, held) != (self.deadman, self.held):
             self.deadman, self.held = deadman, held
             self._own_revision += 1
-        if not self._todo and self._intake.wants_relearning:
+        if not self._todo and self._adj_rib_in.wants_relearning:
             self._todo.append(_Step.LEARN)
-        elif not self._todo and self._look_due(now):
-            self._look_again_at = None
+        elif not self._todo and self._list_due(now):
+            self._list_again_at = None
             self._todo += [_Step.NEIGHBORS, _Step.VERIFY]
-        self._intake.tick(now)
+        self._adj_rib_in.tick(now)
         self._advance(now)
         error = self._find_error(now)
         if error != self.error:
@@ -177,7 +178,7 @@ class Reconciler:
             self._own_revision += 1
 
     def snapshot(self) -> Snapshot:
-        """Return all there is to tell the agent."""
+        """Return the whole state for the agent."""
         peers = tuple(
             Peer(
                 n.address,
@@ -188,111 +189,112 @@ class Reconciler:
                 frozenset(self._verified.get(n.address, ())),
                 tuple(self._verified.get(n.address, {}).values()),
                 self._bfd.get(n.address),
-                n.agreed if n.up else n.families,
-                n.own_address,
+                n.negotiated if n.up else n.families,
+                n.local_address,
             )
-            for n in self._intake.neighbors
+            for n in self._adj_rib_in.neighbors
         )
         return Snapshot(peers, self.error, self.deadman, self.held)
 
-    def _look_due(self, now: float) -> bool:
-        return now - self._verified_at > REVERIFY_S or (self._look_again_at is not None and now >= self._look_again_at)
+    def _list_due(self, now: float) -> bool:
+        return now - self._verified_at > REVERIFY_S or (self._list_again_at is not None and now >= self._list_again_at)
 
     def _wanted(self) -> dict[str, dict[str, Route]]:
-        """By neighbor and prefix; empty while nobody has said: leave things as they are."""
+        """Return the routes to advertise by neighbor and prefix; no neighbor at all means: change nothing."""
         routes: tuple[Route, ...] = ()
-        if self._wish is not None:
-            routes = self._wish.fallback if self.deadman else self._wish.desired
+        if self._desired is not None:
+            routes = self._desired.fallback if self.deadman else self._desired.desired
             if self.held:
-                instead = {route.prefix for route in routes}
-                routes += tuple(route for route in self._wish.desired if route.prefix not in instead)
+                replaced = {route.prefix for route in routes}
+                routes += tuple(route for route in self._desired.desired if route.prefix not in replaced)
         elif not self.deadman:
             return {}
         self._refused = refused((route.prefix for route in routes), self._allowed)
         routes = tuple(route for route in routes if route.prefix not in self._refused)
-        return {n.address: {r.prefix: r for r in n.hears(routes)} for n in self._intake.neighbors if n.known}
+        return {n.address: {r.prefix: r for r in n.export(routes)} for n in self._adj_rib_in.neighbors if n.described}
 
     def _advance(self, now: float) -> None:
-        if self._asked is not None or now < self._not_before:
+        """Send the next command, if none is pending and one is due."""
+        if self._pending is not None or now < self._not_before:
             return
         change = None if self._todo else self._next_change(now)
         if change is not None:
-            self._asked = _Asked(_Step.CHANGE, change.command, now, change)
+            self._pending = _PendingCommand(_Step.CHANGE, change.command, now, change)
         elif self._todo or self._unverified:
             step = self._todo.pop(0) if self._todo else _Step.VERIFY
-            self._asked = _Asked(step, step.value, now)
+            self._pending = _PendingCommand(step, step.value, now)
             if step is _Step.HANDSHAKE:
-                self._outbox.append(messages.FORGET_PENDING)
+                self._outbox.append(messages.DROP_QUEUE)
             elif step is _Step.LEARN:
-                self._intake.begin_listing()
+                self._adj_rib_in.begin_listing()
         else:
             return
-        self._outbox.append(self._asked.text)
+        self._outbox.append(self._pending.text)
 
     def _next_change(self, now: float) -> RouteChange | None:
-        # A neighbor that is down is told nothing new until it is back: a route that waits to be sent keeps ExaBGP from
-        # reading its configuration anew. Withdrawals do not wait, else it would tell what is gone on reconnecting.
-        up = {n.address for n in self._intake.neighbors if n.up}
-        changes = [c for c in diff(self._believed, self._wanted()) if c.neighbor in up or not c.announce]
-        open_faults = self._faults.keys() & {change.place for change in changes}
-        self._faults = {place: self._faults[place] for place in sorted(open_faults)}
-        return next((c for c in changes if self._faults.get(c.place, (now, ""))[0] <= now), None)
+        # A neighbor that is down gets no new routes: a route that waits to be sent keeps ExaBGP from reloading its
+        # configuration. Withdrawals do not wait, or ExaBGP would advertise the withdrawn routes on reconnecting.
+        up = {n.address for n in self._adj_rib_in.neighbors if n.up}
+        changes = [c for c in diff(self._assumed, self._wanted()) if c.neighbor in up or not c.advertise]
+        open_faults = self._faults.keys() & {change.key for change in changes}
+        self._faults = {key: self._faults[key] for key in sorted(open_faults)}
+        return next((c for c in changes if self._faults.get(c.key, (now, ""))[0] <= now), None)
 
-    def _answered(self, done: bool, now: float) -> None:
-        asked = self._asked
-        if asked is None or (asked.step is _Step.HANDSHAKE and not asked.heard_version):
-            return  # meant for a predecessor
-        self._asked = None
-        if asked.change is not None:
-            self._changed(asked.change, done, now)
+    def _finish_command(self, done: bool, now: float) -> None:
+        pending = self._pending
+        if pending is None or (pending.step is _Step.HANDSHAKE and not pending.got_version):
+            return  # the answer to a command of the predecessor
+        self._pending = None
+        if pending.change is not None:
+            self._finish_change(pending.change, done, now)
         elif not done:
-            self._todo.insert(0, asked.step)
+            self._todo.insert(0, pending.step)
             self._not_before = now + RETRY_S
-        elif asked.step is _Step.LEARN:
-            self._intake.end_listing()
-        elif asked.step is _Step.VERIFY:
-            self._check(asked.listed, now)
+        elif pending.step is _Step.LEARN:
+            self._adj_rib_in.end_listing()
+        elif pending.step is _Step.VERIFY:
+            self._verify(pending.listed, now)
 
-    def _changed(self, change: RouteChange, done: bool, now: float) -> None:
+    def _finish_change(self, change: RouteChange, done: bool, now: float) -> None:
         if not done:
-            self._faults[change.place] = (now + RETRY_S, f"ExaBGP refused {change.command!r}")
-            self._look_again_at = now  # there may be no such neighbor any more
+            self._faults[change.key] = (now + RETRY_S, f"ExaBGP refused {change.command!r}")
+            self._list_again_at = now  # the neighbor may no longer exist
             return
-        self._unverified[change.place] = change.route if change.announce else None
-        heard = self._believed.setdefault(change.neighbor, {})
-        if change.announce:
-            heard[change.route.prefix] = change.route
+        self._unverified[change.key] = change.route if change.advertise else None
+        assumed = self._assumed.setdefault(change.neighbor, {})
+        if change.advertise:
+            assumed[change.route.prefix] = change.route
         else:
-            heard.pop(change.route.prefix, None)
+            assumed.pop(change.route.prefix, None)
 
-    def _check(self, listed: dict[str, dict[str, Route]], now: float) -> None:
-        """Take ExaBGP's list of what it announces as the truth."""
-        announced = {n.address: listed.get(n.address, {}) for n in self._intake.neighbors}
-        for place, expected in self._unverified.items():
-            neighbor, prefix = place
-            if neighbor not in announced or announced[neighbor].get(prefix) == expected:
-                self._faults.pop(place, None)
+    def _verify(self, listed: dict[str, dict[str, Route]], now: float) -> None:
+        """Replace the assumed Adj-RIBs-Out by ExaBGP's own list, and record the commands that had no effect."""
+        actual = {n.address: listed.get(n.address, {}) for n in self._adj_rib_in.neighbors}
+        for key, expected in self._unverified.items():
+            neighbor, prefix = key
+            if neighbor not in actual or actual[neighbor].get(prefix) == expected:
+                self._faults.pop(key, None)
             else:
-                what = f"withdrew {prefix} from" if expected is None else f"announced {prefix} to"
-                text = f"ExaBGP says it {what} {neighbor}, but its adj-rib-out differs"
-                self._faults[place] = (now + RETRY_S, text)
+                command = f"withdraw {prefix} from" if expected is None else f"announce {prefix} to"
+                text = f"ExaBGP confirmed to {command} {neighbor}, but its adj-rib-out differs"
+                self._faults[key] = (now + RETRY_S, text)
         self._unverified = {}
         self._verified_at = now
-        if announced != self._verified or not self.ready:
-            self._verified = announced
+        if actual != self._verified or not self.ready:
+            self._verified = actual
             self._own_revision += 1
-        self._believed = {address: dict(routes) for address, routes in announced.items()}
+        self._assumed = {address: dict(routes) for address, routes in actual.items()}
         self.ready = True
 
     def _find_error(self, now: float) -> str | None:
         errors = [text for _retry_at, text in self._faults.values()]
-        if self._asked and now - self._asked.at > UNANSWERED_S:
-            errors.append(f"ExaBGP does not answer {self._asked.text!r}")
+        if self._pending and now - self._pending.at > UNANSWERED_S:
+            errors.append(f"ExaBGP does not answer {self._pending.text!r}")
         elif now < self._not_before:
             errors.append(f"ExaBGP refused {self._todo[0].value!r}")
-        errors += self._intake.errors
+        errors += self._adj_rib_in.errors
         if self._refused:
-            errors.append(f"the agent wishes {', '.join(self._refused[:3])}, which bgp.allow does not: refused")
+            errors.append(f"refused to announce {', '.join(self._refused[:3])}: not a host route inside bgp.allow")
         if not errors:
             return None
         return errors[0] + (f" (and {len(errors) - 1} more)" if len(errors) > 1 else "")

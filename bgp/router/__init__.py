@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The router's side of the sessions: a configuration for BIRD 2, FRR, GoBGP or OpenBGPD, from the same facts.
+"""The router's configuration: for BIRD 2, FRR, GoBGP or OpenBGPD, from the same facts.
 
-Owns which kinds there are. The facts are facts.py's; each kind's words, and the traps that it has, are in its module.
+Owns the list of kinds. facts.py owns the facts; each kind has a module with its language and its traps.
 """
 
 from __future__ import annotations
@@ -15,4 +15,4 @@ from bgp.router.facts import Router
 KINDS: Mapping[str, Callable[[Router], str]] = MappingProxyType(
     {"bird": bird.render, "frr": frr.render, "gobgp": gobgp.render, "openbgpd": openbgpd.render}
 )
-"""By the name that `lbctl announce config --router` takes: what writes the whole configuration. Pure."""
+"""The renderers, by the name that `lbctl announce config --router` takes. Pure."""

@@ -1,26 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A configuration for BIRD 2 (2.0.12 is Debian 12's). Pure."""
+"""The configuration of BIRD 2 (2.0.12 is Debian 12's). Pure."""
 
 from __future__ import annotations
 
-from bgp.router.facts import MAX_PATHS, Family, Group, Neighbor, Network, Router, heading
+from bgp.router.facts import MAX_PATHS, Family, Neighbor, Network, PeerGroup, Router, heading
 
 
 def render(router: Router) -> str:
-    """Return the whole of bird.conf."""
+    """Return bird.conf."""
     log = f'"{router.log}"' if router.log else "syslog"
     blocks = [
         heading(router, "BIRD 2", "#"),
         [f"log {log} all;", f"router id {router.router_id};"],
         ["protocol device {", "}"],
-        ["protocol direct { # next hops are looked up here: a link that goes down takes its routes at once"]
+        ["protocol direct { # resolves next hops: a link that goes down removes its routes at once"]
         + [f"  {family};" for family in router.families]
         + ["}"],
         *(_kernel(family) for family in router.families),
         *(_accepted(router, family) for family in router.families),
         *_bfd(router),
-        *(_group(router, group) for group in router.groups),
-        [_neighbor(group, neighbor) for group in router.groups for neighbor in group.neighbors],
+        *(_group(router, group) for group in router.peer_groups),
+        [_neighbor(group, neighbor) for group in router.peer_groups for neighbor in group.neighbors],
     ]
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
@@ -28,7 +28,7 @@ def render(router: Router) -> str:
 def _kernel(family: Family) -> list[str]:
     return [
         "protocol kernel {",
-        f"  merge paths on limit {MAX_PATHS}; # else the kernel gets one next hop of many",
+        f"  merge paths on limit {MAX_PATHS}; # otherwise the kernel gets one next hop only",
         f"  {family} {{",
         "    import none;",
         "    export where source = RTS_BGP;",
@@ -39,7 +39,7 @@ def _kernel(family: Family) -> list[str]:
 
 def _accepted(router: Router, family: Family) -> list[str]:
     prefixes = [_host_routes(prefix) for prefix in router.accepted(family)] or ["::/128"]  # a set must not be empty
-    return ["# What a node may announce: VIPs and identities.", f"define {_set(family)} = [ {', '.join(prefixes)} ];"]
+    return ["# Routes accepted from nodes: VIPs and identities.", f"define {_set(family)} = [ {', '.join(prefixes)} ];"]
 
 
 def _host_routes(prefix: Network) -> str:
@@ -52,23 +52,23 @@ def _set(family: Family) -> str:
 
 
 def _bfd(router: Router) -> list[list[str]]:
-    wanted = {group.session.bfd for group in router.groups if group.session.bfd}
+    wanted = {group.session.bfd for group in router.peer_groups if group.session.bfd}
     return [["protocol bfd {", "}"]] if wanted else []
 
 
-def _group(router: Router, group: Group) -> list[str]:
+def _group(router: Router, group: PeerGroup) -> list[str]:
     session = group.session
     lines = [f"template bgp {group.name} {{", f"  local {session.local} as {router.asn};"]
     if session.internal:
-        lines.append("  rr client; # nodes must hear of each other")
+        lines.append("  rr client; # nodes must learn of each other")
     if session.multihop:
         lines.append(f"  multihop {session.multihop};")
     else:
-        lines.append("  direct; # not looked up in other routes")
+        lines.append("  direct; # next hop resolution uses connected routes only")
     if session.passive:
         lines.append("  passive on; # nodes connect")
-    lines.append(f"  hold time {session.hold_time_s}; # a node that dies in silence is noticed by this alone")
-    lines.append("  error wait time 1, 5; # else a session is refused for up to 300 s after errors")
+    lines.append(f"  hold time {session.hold_time_s}; # nothing else detects a node that dies silently")
+    lines.append("  error wait time 1, 5; # otherwise BIRD refuses a session for up to 300 s after errors")
     if session.ttl_security:
         lines.append("  ttl security on; # RFC 5082")
     if session.password:
@@ -81,11 +81,11 @@ def _group(router: Router, group: Group) -> list[str]:
             f"  {family} {{",
             f"    import where net ~ {_set(family)};",
             f"    receive limit {router.max_prefixes} action block;",
-            "    export where source = RTS_BGP; # nodes learn of each other by this",
+            "    export where source = RTS_BGP; # nodes learn of each other",
             "  };",
         ]
     return [*lines, "}"]
 
 
-def _neighbor(group: Group, neighbor: Neighbor) -> str:
-    return f"protocol bgp {neighbor.name} from {group.name} {{ neighbor {neighbor.zoned} as {neighbor.asn}; }}"
+def _neighbor(group: PeerGroup, neighbor: Neighbor) -> str:
+    return f"protocol bgp {neighbor.name} from {group.name} {{ neighbor {neighbor.with_zone} as {neighbor.asn}; }}"

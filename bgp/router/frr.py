@@ -1,26 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A configuration for FRR (8.4 is Debian 12's, 10.3 Debian 13's). Pure."""
+"""The configuration of FRR (8.4 is Debian 12's, 10.3 Debian 13's). Pure."""
 
 from __future__ import annotations
 
-from bgp.router.facts import MAX_PATHS, Bfd, Family, Group, Network, Router, heading
+from bgp.bfd.config import BfdTimers
+from bgp.router.facts import MAX_PATHS, Family, Network, PeerGroup, Router, heading
 
 
 def render(router: Router) -> str:
-    """Return the whole of frr.conf."""
+    """Return frr.conf."""
     lines = heading(router, "FRR", "!")
     lines += ["!", "frr defaults traditional", f"log {f'file {router.log}' if router.log else 'syslog'}", "!"]
-    lines += ["! 8.4 keeps a stale next-hop group for 180 s after a link flap without this."]
-    lines += ["zebra nexthop-group keep 1", "!", "! What a node may announce: VIPs and identities."]
+    lines += ["! Without it 8.4 keeps a stale next-hop group for 180 s after a link flap."]
+    lines += ["zebra nexthop-group keep 1", "!", "! Routes accepted from nodes: VIPs and identities."]
     for family in router.families:
         lines += _accepted(router, family)
     lines += ["!", f"router bgp {router.asn}", f" bgp router-id {router.router_id}", " bgp log-neighbor-changes"]
-    lines += [" ! FRR neither takes nor gives routes over eBGP without a policy (RFC 8212) unless told so."]
+    lines += [" ! By default FRR exchanges no routes over eBGP without a policy (RFC 8212)."]
     lines += [" no bgp ebgp-requires-policy", " no bgp default ipv4-unicast"]
-    lines += [" ! Equal path lengths suffice for multipath, whatever the AS numbers in them."]
+    lines += [" ! Multipath over paths of equal length, even with different AS numbers."]
     lines += [" bgp bestpath as-path multipath-relax"]
-    lines += [" ! Else a session that came up hears no routes for 1 s.", " coalesce-time 0"]
-    for group in router.groups:
+    lines += [" ! Otherwise a new session gets no routes for 1 s.", " coalesce-time 0"]
+    for group in router.peer_groups:
         lines += _group(group)
     for family in router.families:
         lines += _family(router, family)
@@ -39,9 +40,9 @@ def render(router: Router) -> str:
 
 
 def _accepted(router: Router, family: Family) -> list[str]:
-    word = "ip" if family == "ipv4" else "ipv6"
+    keyword = "ip" if family == "ipv4" else "ipv6"
     rules = [f"permit {_host_routes(prefix)}" for prefix in router.accepted(family)] or ["deny any"]
-    return [f"{word} prefix-list from-nodes-{family} {rule}" for rule in rules]
+    return [f"{keyword} prefix-list from-nodes-{family} {rule}" for rule in rules]
 
 
 def _host_routes(prefix: Network) -> str:
@@ -49,13 +50,13 @@ def _host_routes(prefix: Network) -> str:
     return str(prefix) if prefix.prefixlen == length else f"{prefix} ge {length}"
 
 
-def _group(group: Group) -> list[str]:
+def _group(group: PeerGroup) -> list[str]:
     session, name = group.session, group.name
     lines = [f" neighbor {name} peer-group"]
     if session.passive:
         lines.append(f" neighbor {name} passive")
     if session.hold_time_s:
-        lines += [" ! A node that dies in silence is noticed by the hold time alone; 3 s is the least."]
+        lines += [" ! Only the hold time detects a node that dies silently; the minimum is 3 s."]
         lines += [f" neighbor {name} timers {session.keepalive_s} {session.hold_time_s}"]
     lines += [f" neighbor {name} advertisement-interval 0"]
     if session.multihop and not session.internal:
@@ -79,21 +80,21 @@ def _group(group: Group) -> list[str]:
 
 def _family(router: Router, family: Family) -> list[str]:
     lines = [" !", f" address-family {family} unicast"]
-    for group in router.groups:
+    for group in router.peer_groups:
         if family not in group.session.families:
             continue
         name = group.name
         lines += [f"  neighbor {name} activate", f"  neighbor {name} prefix-list from-nodes-{family} in"]
         lines += [f"  neighbor {name} maximum-prefix {router.max_prefixes} restart 1"]
         if group.session.internal:
-            lines += ["  ! Nodes must hear of each other.", f"  neighbor {name} route-reflector-client"]
-    internal = " ibgp" if any(group.session.internal for group in router.groups) else ""
+            lines += ["  ! Nodes must learn of each other.", f"  neighbor {name} route-reflector-client"]
+    internal = " ibgp" if any(group.session.internal for group in router.peer_groups) else ""
     return [*lines, f"  maximum-paths{internal} {MAX_PATHS}", " exit-address-family"]
 
 
-def _bfds(router: Router) -> list[Bfd]:
-    return list(dict.fromkeys(group.session.bfd for group in router.groups if group.session.bfd))
+def _bfds(router: Router) -> list[BfdTimers]:
+    return list(dict.fromkeys(group.session.bfd for group in router.peer_groups if group.session.bfd))
 
 
-def _profile(bfd: Bfd) -> str:
+def _profile(bfd: BfdTimers) -> str:
     return f"anylb-{bfd.interval_ms}x{bfd.multiplier}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A configuration for GoBGP (3.10 is Debian 12's), in TOML. Pure."""
+"""The configuration of GoBGP (3.10 is Debian 12's), in TOML. Pure."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from bgp.router.facts import MAX_PATHS, Neighbor, Router, commented, heading
 
 _TRAPS = [
     "",
-    "GoBGP refuses a neighbor for 5 s after it lost the session, whatever is set below.",
+    "GoBGP refuses a neighbor for 5 s after it lost the session, whatever the settings below.",
     "",
-    "GoBGP writes no route into the kernel: FRR's zebra beside it does, if told to by",
+    "GoBGP installs no routes in the kernel; FRR's zebra beside it does, with these lines:",
     "  [zebra.config]",
     "    enabled = true",
     '    url = "unix:/var/run/frr/zserv.api"',
     "    version = 6",
-    '    software-name = "frr8.1"  # the newest that GoBGP 3.10 knows; try it with the zebra that you have',
+    '    software-name = "frr8.1"  # the newest that GoBGP 3.10 supports; test it with your zebra',
 ]
 
 
 def render(router: Router) -> str:
-    """Return the whole of gobgpd.conf."""
+    """Return gobgpd.conf."""
     lines = [*heading(router, "GoBGP", "#"), *commented("#", _TRAPS), ""]
-    if any(group.session.bfd for group in router.groups):
-        lines += ["# GoBGP has no BFD: a node that dies in silence is noticed by the hold time alone.", ""]
+    if any(group.session.bfd for group in router.peer_groups):
+        lines += ["# GoBGP has no BFD: only the hold time detects a node that dies silently.", ""]
     lines += ["[global.config]", f"  as = {router.asn}", f'  router-id = "{router.router_id}"']
-    lines += ["# Without it one path is the best one, and the others are spare.", "[global.use-multiple-paths.config]"]
+    lines += ["# Without it GoBGP uses only the best path.", "[global.use-multiple-paths.config]"]
     lines += ["  enabled = true"]
     for kind in ("ebgp", "ibgp"):
         lines += [f"[global.use-multiple-paths.{kind}.config]", f"  maximum-paths = {MAX_PATHS}"]
@@ -41,8 +41,8 @@ def render(router: Router) -> str:
 
 
 def _policy(router: Router) -> list[str]:
-    addresses = ", ".join(f'"{neighbor.zoned}"' for neighbor in router.neighbors)
-    lines = ["# What a node may announce: VIPs and identities. A set of prefixes is of one family."]
+    addresses = ", ".join(f'"{neighbor.with_zone}"' for neighbor in router.neighbors)
+    lines = ["# Routes accepted from nodes: VIPs and identities. A set of prefixes is of one family."]
     lines += [
         "[[defined-sets.neighbor-sets]]",
         '  neighbor-set-name = "nodes"',
@@ -69,7 +69,7 @@ def _policy(router: Router) -> list[str]:
 
 def _neighbor(router: Router, neighbor: Neighbor) -> list[str]:
     session = neighbor.session
-    lines = ["[[neighbors]]", "  [neighbors.config]", f'    neighbor-address = "{neighbor.zoned}"']
+    lines = ["[[neighbors]]", "  [neighbors.config]", f'    neighbor-address = "{neighbor.with_zone}"']
     lines += [f"    peer-as = {neighbor.asn}", f'    description = "{neighbor.name}"']
     if session.password:
         lines.append(f'    auth-password = "{session.password}"')
@@ -79,11 +79,11 @@ def _neighbor(router: Router, neighbor: Neighbor) -> list[str]:
     lines += [f"    keepalive-interval = {session.keepalive_s}"]
     lines += ["    idle-hold-time-after-reset = 1 # after `gobgp neighbor reset`; 30 s without"]
     if session.internal:
-        lines += ["  [neighbors.route-reflector.config] # nodes must hear of each other"]
+        lines += ["  [neighbors.route-reflector.config] # nodes must learn of each other"]
         lines += ["    route-reflector-client = true", f'    route-reflector-cluster-id = "{router.router_id}"']
     elif router.shares_an_as:
         lines += ["  [neighbors.as-path-options.config]"]
-        lines += ["    replace-peer-as = true # else a node never hears of another one of its own AS"]
+        lines += ["    replace-peer-as = true # otherwise a node never learns of another node in its own AS"]
     if session.multihop and not session.internal:
         lines += ["  [neighbors.ebgp-multihop.config]", "    enabled = true", f"    multihop-ttl = {session.multihop}"]
     if session.ttl_security:

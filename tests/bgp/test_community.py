@@ -111,7 +111,7 @@ def test_of_another_cluster_is_not_ours_and_no_problem():
     [
         ([(CLUSTER, 2 << 28, 7)], "without an address"),
         ([(CLUSTER, 1 << 28, 7)], "without an epoch"),
-        ([(CLUSTER, 1 << 28, 7), (CLUSTER, 1 << 28, 8), (CLUSTER, 2 << 28, 1)], "given twice"),
+        ([(CLUSTER, 1 << 28, 7), (CLUSTER, 1 << 28, 8), (CLUSTER, 2 << 28, 1)], "appears twice"),
         (
             [(CLUSTER, 1 << 28, 7), (CLUSTER, 2 << 28, 1), (CLUSTER, 3 << 28 | 5, 1 << 28 | 10_001)],
             "service 5: weight 10001",

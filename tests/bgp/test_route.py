@@ -16,7 +16,7 @@ def test_equal_routes_compare_equal_however_they_were_written():
 def test_json_round_trip():
     route = Route.of("10.254.0.11/32", "10.0.0.11", [[65001, 1, 2]], [65000, 65001], [[65000, 100]], 0, 3)
     assert Route.from_json(route.to_json()) == route
-    own = Route.of("10.254.0.11/32", "10.0.0.11", own_hop=True)
+    own = Route.of("10.254.0.11/32", "10.0.0.11", next_hop_self=True)
     assert Route.from_json(own.to_json()) == own
     assert Route.of("10.254.0.11/32", "10.0.0.11").to_json().keys() == {
         "prefix",
@@ -36,11 +36,11 @@ def test_commands():
     )
     assert route.withdraw_command("fe80::1") == "neighbor fe80::1 withdraw route 10.254.0.11/32 next-hop 10.0.0.11"
     full = Route.of("10.99.0.1/32", "10.0.0.11", [[1, 2, 3]], communities=[[65000, 9], [65000, 1]], med=0, prepend=1)
-    assert full.towards(65001, 65000, "10.0.0.11").announce_command("10.0.0.1") == (
+    assert full.for_neighbor(65001, 65000, "10.0.0.11").announce_command("10.0.0.1") == (
         "neighbor 10.0.0.1 announce route 10.99.0.1/32 next-hop 10.0.0.11 as-path [ 65001 65001 ] med 0 "
         "community [ 65000:1 65000:9 ] large-community [ 1:2:3 ]"
     )
-    assert "as-path" not in full.towards(65000, 65000, "10.0.0.11").announce_command("10.0.0.1")
+    assert "as-path" not in full.for_neighbor(65000, 65000, "10.0.0.11").announce_command("10.0.0.1")
 
 
 @pytest.mark.parametrize(
@@ -54,9 +54,10 @@ def test_commands():
     ],
 )
 def test_own_next_hop_is_the_sessions_end_if_that_can_be_one(prefix, next_hop, end, told):
-    own = Route.of(prefix, next_hop, own_hop=True)
-    assert own.towards(65001, 65000, end) == Route.of(prefix, told)
-    assert Route.of(prefix, next_hop).towards(65001, 65000, end) == Route.of(prefix, next_hop), "set by the operator"
+    own = Route.of(prefix, next_hop, next_hop_self=True)
+    assert own.for_neighbor(65001, 65000, end) == Route.of(prefix, told)
+    fixed = Route.of(prefix, next_hop)
+    assert fixed.for_neighbor(65001, 65000, end) == fixed, "set by the operator"
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_own_next_hop_is_the_sessions_end_if_that_can_be_one(prefix, next_hop, e
         {"prefix": "10.99.0.1/32", "next_hop": "10.0.0.1", "med": "1"},
         {"prefix": "10.99.0.1/32", "next_hop": "10.0.0.1", "prepend": 17},
         {"prefix": "10.99.0.1/32", "next_hop": "10.0.0.1", "prepend": None},
-        {"prefix": "10.99.0.1/32", "next_hop": "10.0.0.1", "own_hop": 1},
+        {"prefix": "10.99.0.1/32", "next_hop": "10.0.0.1", "next_hop_self": 1},
         {"prefix": "10.99.0.1/32", "next_hop": 1},
         {"prefix": "10.99.0.1/32", "next_hop": "10.0.0.1", "large_communities": "1:2:3"},
         {"prefix": "10.99.0.1/32", "next_hop": "10.0.0.1", "large_communities": [[1, 2]]},

@@ -43,7 +43,7 @@ def test_one_as_for_all_nodes_a_password_and_gtsm(
         # Asked on a node, for that node alone: without an agent's help, and without the password.
         printed = lab.cluster.lab.exec("b2", ["lbctl", "announce", "config", "--router", kind]).stdout
         assert printed.count("The router's side of anylb") == 1
-        assert all(part in printed for part in ("10.0.0.12", "fd00::12", "PUT-HERE-WHAT-secret-HOLDS"))
+        assert all(part in printed for part in ("10.0.0.12", "fd00::12", "REPLACE-BY-CONTENT-OF-secret"))
         assert "10.0.0.11" not in printed
 
 

@@ -26,13 +26,14 @@ from pathlib import Path
 
 from support.waiting import Since, wait_for
 
-from bgp.bfd.files import BfdState
+from bgp.bfd.config import BfdTimers
 from bgp.bfd.packet import SessionState, decode
+from bgp.bfd.status import BfdStatus
 from bgp.relay.client import RelayClient
 from bgp.relay.protocol import Peer, Snapshot
 from bgp.route import Route
 from bgp.router import bird, frr
-from bgp.router.facts import Bfd, Neighbor, Router, SessionSettings
+from bgp.router.facts import Neighbor, Router, SessionSettings
 from topology.lab.lab import Lab
 from topology.lab.netns import inside_net
 
@@ -75,8 +76,8 @@ topology:
 SPEAK = f"""
 import sys
 from ipaddress import IPv4Address, IPv4Network
-from bgp.bfd.files import BfdTimers
-from bgp.exabgp.settings import NeighborConfig, SpeakerConfig
+from bgp.bfd.config import BfdTimers
+from bgp.exabgp.config import NeighborConfig, SpeakerConfig
 from bgp.exabgp.reload import reload
 from bgp.exabgp.speaker import run
 me = IPv4Address(sys.argv[1])
@@ -90,7 +91,7 @@ reload(config) if "reload" in sys.argv else run(config)
 def router_config(router: str) -> str:
     """The router's side, as `lbctl announce config` prints it."""
     plain = SessionSettings(IPv4Address("10.0.0.1"), ("ipv4",), hold_time_s=HOLD_TIME_S)
-    watched = replace(plain, bfd=Bfd(INTERVAL_MS, MULTIPLIER))
+    watched = replace(plain, bfd=BfdTimers(INTERVAL_MS, MULTIPLIER))
     neighbors = (
         Neighbor("b1", IPv4Address("10.0.0.11"), 65001, watched),
         Neighbor("b2", IPv4Address("10.0.0.12"), 65001, plain),
@@ -141,7 +142,7 @@ class Server:
         return self.snapshots[-1].peers[0] if self.snapshots and self.snapshots[-1].peers else None
 
     @property
-    def bfd(self) -> BfdState | None:
+    def bfd(self) -> BfdStatus | None:
         return self.peer.bfd if self.peer else None
 
     def helper(self, archive: str) -> int | None:
@@ -156,7 +157,7 @@ class Server:
         client = RelayClient(self.lab.root(self.name) / "run/anylb-bgp/relay.sock", {NOBODY}, self.snapshots.append)
         task = asyncio.create_task(client.run())
         while not self._stop.is_set():
-            client.desire([Route.of(VIP, self.address)], [])
+            client.send_desired([Route.of(VIP, self.address)], [])
             await asyncio.sleep(0.1)
         task.cancel()
 

@@ -267,7 +267,7 @@ def interop(kind: str, mode: str, directory: Path) -> Iterator[Interop]:
     )
     assert printed.exit_code == 0, printed.output
     file = directory / f"{kind}.conf"
-    file.write_text(printed.output.replace("PUT-HERE-WHAT-secret-HOLDS", SECRET))
+    file.write_text(printed.output.replace("REPLACE-BY-CONTENT-OF-secret", SECRET))
     file.chmod(0o600)  # OpenBGPD wants it so
     (directory / "secret").write_text(SECRET)
     (directory / "secret").chmod(0o600)

@@ -164,12 +164,13 @@ class Node:
     def identity(self) -> Route:
         """What it says of itself."""
         said = Identity(CLUSTER, IPv4Address(self.address), 7, {5: ServiceState(100, 100, "up")})
-        return Route.of(f"10.254{self.address[4:]}/32", self.address, community.encode(said), own_hop=True)
+        return Route.of(f"10.254{self.address[4:]}/32", self.address, community.encode(said), next_hop_self=True)
 
     @property
     def usual(self) -> list[Route]:
         """Both VIPs and the identity."""
-        return [self.identity, *(Route.of(v, a, own_hop=True) for v, a in ((VIP, self.address), (VIP6, self.address6)))]
+        vips = ((VIP, self.address), (VIP6, self.address6))
+        return [self.identity, *(Route.of(vip, address, next_hop_self=True) for vip, address in vips)]
 
     def configure(self, *peers: str, allow: str = "", announce: str = "") -> None:
         """Write lb.yml."""
@@ -239,7 +240,7 @@ class Node:
         task = asyncio.create_task(client.run())
         while not self._stop.is_set():
             if self.talking:
-                client.desire(self.wish, [self.identity])
+                client.send_desired(self.wish, [self.identity])
             await asyncio.sleep(0.05)
         task.cancel()
 

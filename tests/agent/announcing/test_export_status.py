@@ -68,7 +68,7 @@ def found(
 
 def test_each_vip_has_a_status_at_each_peer_of_its_family() -> None:
     both = {FOUR: HEALTHY, SIX: HEALTHY}
-    sent = [route(vip).towards(65001, 65000, "") for vip in (FOUR, SIX)]
+    sent = [route(vip).for_neighbor(65001, 65000, "") for vip in (FOUR, SIX)]
     assert found(both, peer("10.0.0.1", *sent), peer("10.0.0.2", up=False)) == [
         ("192.0.2.10", "10.0.0.1", "announced", "yes", "up"),
         ("192.0.2.10", "10.0.0.2", "announced", "no", "down"),
@@ -79,7 +79,7 @@ def test_each_vip_has_a_status_at_each_peer_of_its_family() -> None:
 
 
 def test_family_that_the_router_did_not_negotiate() -> None:
-    sent = [route(vip).towards(65001, 65000, "") for vip in (FOUR, SIX)]
+    sent = [route(vip).for_neighbor(65001, 65000, "") for vip in (FOUR, SIX)]
     rows = found({FOUR: HEALTHY, SIX: HEALTHY}, peer("10.0.0.1", *sent, families=frozenset({"ipv4"})))
     assert [(row[0], row[3]) for row in rows if row[1] == "10.0.0.1"] == [
         ("192.0.2.10", "yes"),
@@ -96,7 +96,7 @@ def test_drain_attributes_must_be_in_the_adj_rib_out(method: Method) -> None:
         (method, "different"),
         (method, "different"),
     ]
-    one, two = drained.towards(65001, 65000, ""), drained.towards(65009, 65002, "")
+    one, two = drained.for_neighbor(65001, 65000, ""), drained.for_neighbor(65009, 65002, "")
     assert [row[3] for row in found(here, peer("10.0.0.1", one), peer("10.0.0.2", two))] == ["yes", "yes"]
     if method is Method.PREPEND:
         assert [row[3] for row in found(here, peer("10.0.0.1", two), peer("10.0.0.2", one))] == ["different"] * 2

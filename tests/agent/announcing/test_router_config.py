@@ -14,7 +14,7 @@ from agent.cli.main import main
 from agent.config.file import parse
 from agent.config.schema import Config
 from agent.errors import AgentError
-from bgp.router.facts import Bfd
+from bgp.bfd.config import BfdTimers
 
 TEXT = """
 cluster: 4242
@@ -95,7 +95,7 @@ def test_each_option_of_a_peer_has_its_other_side(options: Config) -> None:
     assert neighbor.asn == 65009
     assert not session.passive, "the node waits, so the router must connect"
     assert (session.ttl_security, session.password_file, session.families) == (True, "secret", ("ipv4", "ipv6"))
-    assert session.bfd == Bfd(200, 4)
+    assert session.bfd == BfdTimers(200, 4)
     assert [str(prefix) for prefix in router.vips] == ["192.0.2.0/24", "2001:db8::/48"]
     assert router_config(options, [far], [B1]).neighbors[0].session.multihop == 3
     both = router_config(options, [options.bgp.peers[0], v6], [B1, NodeAddress.of("b1", ip_address("fd00::11"))])
@@ -105,7 +105,7 @@ def test_each_option_of_a_peer_has_its_other_side(options: Config) -> None:
         router_config(options, [v6], [NodeAddress.of("b1", ip_address("fd00::11"))])
     local = NodeAddress.of("b1", ip_address("fe80::11%eth3"))
     router = router_config(options, [link], [B1, local], IPv4Address("10.0.0.1"))
-    assert [(n.zoned, str(n.session.local)) for n in router.neighbors] == [("fe80::11%eth3", "fe80::1")]
+    assert [(n.with_zone, str(n.session.local)) for n in router.neighbors] == [("fe80::11%eth3", "fe80::1")]
 
 
 def test_as_many_addresses_of_each_family_are_those_of_the_same_routers(options: Config) -> None:
@@ -136,11 +136,11 @@ def run(tmp_path: Path, *arguments: str) -> Result:
 def test_each_router_of_the_configuration_is_printed(tmp_path: Path, kind: str) -> None:
     done = run(tmp_path, "--router", kind, "--node", "b1=10.0.0.11", "--node", "10.0.0.12@65002")
     assert done.exit_code == 0, done.output
-    assert done.output.count("The router's side of anylb") == 2
+    assert done.output.count("The router's configuration for anylb") == 2
     assert "10.0.0.12" in done.output
     assert "65002" in done.output
     alone = run(tmp_path, "--router", kind, "--node", "b1=10.0.0.11", "--peer", "10.0.0.2")
-    assert alone.output.count("The router's side of anylb") == 1
+    assert alone.output.count("The router's configuration for anylb") == 1
     assert "65000" not in alone.output
 
 

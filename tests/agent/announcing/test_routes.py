@@ -85,11 +85,11 @@ def test_vip_route_has_a_next_hop_of_its_family_and_the_attributes_of_lb_yml() -
     assert vip_route(config, vip, A, own6) == Route(
         "192.0.2.10/32", "10.0.0.11", ((65000, 1, 2),), (), ((65000, 9),), 5, 2, True
     )
-    assert vip_route(config, vip6, A, own6) == Route("2001:db8:99::1/128", "2001:db8::b", own_hop=True)
+    assert vip_route(config, vip6, A, own6) == Route("2001:db8:99::1/128", "2001:db8::b", next_hop_self=True)
     elsewhere = parse(text.replace("med: 5", "next_hop: 10.0.0.99"), "lb.yml")
     route = vip_route(elsewhere, vip, A, own6)
     assert route is not None
-    assert (route.next_hop, route.own_hop) == ("10.0.0.99", False)
+    assert (route.next_hop, route.next_hop_self) == ("10.0.0.99", False)
 
 
 def test_ipv6_vip_of_a_node_without_an_ipv6_address_is_not_announced() -> None:

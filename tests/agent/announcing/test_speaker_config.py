@@ -10,8 +10,8 @@ import pytest
 from agent.announcing.speaker_config import LocalAddresses, speaker_config
 from agent.config.file import load, parse, passwords
 from agent.errors import AgentError, ConfigError
-from bgp.bfd.files import BfdTimers
-from bgp.exabgp.settings import NeighborConfig, bfd_peers
+from bgp.bfd.config import BfdTimers
+from bgp.exabgp.config import NeighborConfig
 
 TEXT = """\
 cluster: 7
@@ -51,7 +51,7 @@ def test_every_option_arrives() -> None:
             interface="eth0", bfd=BfdTimers(100, 3),
         ),
     )  # fmt: skip
-    assert [(peer.address, peer.local_address) for peer in bfd_peers(speaker)] == [("fe80::1%eth0", "fe80::b%eth0")]
+    assert [(peer.address, peer.local_address) for peer in speaker.bfd_peers] == [("fe80::1%eth0", "fe80::b%eth0")]
 
 
 def test_allowed_are_the_vips_or_what_is_said_and_the_own_identity() -> None:

@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 from support.waiting import wait_for
 
-from bgp.bfd.files import BfdPeer, BfdState, decode_states, encode_peers
+from bgp.bfd.config import BfdPeer, encode_peers
 from bgp.bfd.packet import Packet, SessionState, decode
+from bgp.bfd.status import BfdStatus, decode_statuses
 from bgp.exabgp.helper_archive import bfd_archive
 from topology.lab.netns import inside_net
 
@@ -50,11 +51,11 @@ class Process:
         aside.write_bytes(encode_peers(peers))
         aside.rename(self.directory / "bfd.json")
 
-    def state(self, peer: BfdPeer) -> BfdState | None:
-        path = self.directory / "bfd.state.json"
-        return decode_states(path.read_bytes() if path.exists() else b"").get(peer.name)
+    def state(self, peer: BfdPeer) -> BfdStatus | None:
+        path = self.directory / "bfd.status.json"
+        return decode_statuses(path.read_bytes() if path.exists() else b"").get(peer.name)
 
-    def wait_for(self, peer: BfdPeer, condition: Callable[[BfdState], object]) -> BfdState:
+    def wait_for(self, peer: BfdPeer, condition: Callable[[BfdStatus], object]) -> BfdStatus:
         deadline = time.monotonic() + 15
         while not (state := self.state(peer)) or not condition(state):
             assert time.monotonic() < deadline, state
@@ -300,6 +301,6 @@ def test_port_that_another_holds_is_told_and_waited_for(numbered: Callable[..., 
         process.process.stdin.flush()
         for peer in (V4, other):
             state = process.wait_for(peer, lambda state: state.error)
-            assert state.error == "cannot hear packets to 127.0.0.1: Address already in use"
+            assert state.error == "cannot receive on 127.0.0.1: Address already in use"
     for peer in (V4, other):
         Router(process, peer).bring_up()

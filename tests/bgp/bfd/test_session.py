@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bgp.bfd.packet import Diagnostic, Packet, SessionState, decode
-from bgp.bfd.session import BfdSession, StateChange, Timers
+from bgp.bfd.session import BfdSession, SessionTimers, StateChange
 
-FAST = Timers(300_000, 3)
+FAST = SessionTimers(300_000, 3)
 HEARD = Packet(SessionState.DOWN, 3, 7, 0, 1_000_000, 300_000)
 """A neighbor (discriminator 7) that is beginning."""
 
 
-def session(timers: Timers = FAST, number: int = 1, jitter: float = 0.0) -> BfdSession:
+def session(timers: SessionTimers = FAST, number: int = 1, jitter: float = 0.0) -> BfdSession:
     return BfdSession(number, timers, 0.0, lambda: jitter)
 
 
@@ -203,7 +203,7 @@ def test_shut_tells_the_neighbor_and_hears_nothing():
     assert sent(machine) == []
 
 
-# Timers
+# SessionTimers
 
 
 def test_silence_for_the_detection_time_is_a_failure():
@@ -288,10 +288,10 @@ def test_poll_is_answered_at_once_with_final_and_no_poll():
 def test_slower_timers_wait_for_the_neighbor_s_answer():
     machine = session()
     up(machine, 0.0)
-    machine.set_timers(Timers(1_000_000, 3), 0.0)
+    machine.set_timers(SessionTimers(1_000_000, 3), 0.0)
     assert [(p.poll, p.desired_min_tx_us) for p in sent(machine)] == [(True, 1_000_000)]
     assert (machine.transmit_us, machine.detection_us) == (300_000, 3_000_000), "no slower, but more patient already"
-    machine.set_timers(Timers(2_000_000, 3), 0.1)
+    machine.set_timers(SessionTimers(2_000_000, 3), 0.1)
     assert sent(machine)[0].desired_min_tx_us == 1_000_000, "one change after the other"
     final = Packet(SessionState.UP, 3, 7, 1, 300_000, 300_000, final=True)
     machine.receive(final, 0.2)
@@ -305,7 +305,7 @@ def test_slower_timers_wait_for_the_neighbor_s_answer():
 def test_faster_timers_wait_before_being_less_patient():
     machine = session()
     up(machine, 0.0)
-    machine.set_timers(Timers(50_000, 3), 0.0)
+    machine.set_timers(SessionTimers(50_000, 3), 0.0)
     machine.receive(Packet(SessionState.UP, 3, 7, 1, 50_000, 50_000), 0.0)
     assert (machine.transmit_us, machine.detection_us) == (50_000, 900_000)
     machine.receive(Packet(SessionState.UP, 3, 7, 1, 50_000, 50_000, final=True), 0.1)
@@ -332,7 +332,7 @@ def test_neighbor_in_demand_mode_is_left_in_peace():
 class Line:
     """Two sessions, and a channel that loses and delays packets; time is simulated."""
 
-    def __init__(self, seed: int, loss: float, delay_s: float, timers: tuple[Timers, Timers]) -> None:
+    def __init__(self, seed: int, loss: float, delay_s: float, timers: tuple[SessionTimers, SessionTimers]) -> None:
         self.random = random.Random(seed)
         self.loss, self.delay_s, self.cut, self.now = loss, delay_s, False, 0.0
         self.ends = [BfdSession(number, t, 0.0, self.random.random) for number, t in enumerate(timers, 1)]
@@ -365,13 +365,13 @@ class Line:
         return {end.state for end in self.ends}
 
 
-some_timers = st.builds(Timers, st.sampled_from([50_000, 100_000, 300_000, 2_000_000]), st.integers(2, 5))
+some_timers = st.builds(SessionTimers, st.sampled_from([50_000, 100_000, 300_000, 2_000_000]), st.integers(2, 5))
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(), st.floats(0, 0.3), st.floats(0, 0.04), some_timers, some_timers)
 def test_two_ends_find_each_other_over_a_bad_line_and_notice_when_it_is_cut(
-    seed: int, loss: float, delay_s: float, one: Timers, other: Timers
+    seed: int, loss: float, delay_s: float, one: SessionTimers, other: SessionTimers
 ):
     line = Line(seed, loss, delay_s, (one, other))
     line.run(40.0)
@@ -379,7 +379,7 @@ def test_two_ends_find_each_other_over_a_bad_line_and_notice_when_it_is_cut(
     line.loss = 0.0
     line.run(70.0)
     assert line.states == {SessionState.UP}
-    assert not any(end._polling for end in line.ends), "and agreed"
+    assert not any(end._polling for end in line.ends), "and negotiated"
     quiet = len(line.changes)
     line.run(90.0)
     assert line.changes[quiet:] == [], "and so it stays"
@@ -397,7 +397,7 @@ def test_two_ends_find_each_other_over_a_bad_line_and_notice_when_it_is_cut(
 
 @settings(max_examples=10, deadline=None)
 @given(st.integers(), some_timers)
-def test_one_end_shut_is_no_failure_at_the_other(seed: int, timers: Timers):
+def test_one_end_shut_is_no_failure_at_the_other(seed: int, timers: SessionTimers):
     line = Line(seed, 0.0, 0.01, (timers, timers))
     line.run(20.0)
     assert line.states == {SessionState.UP}

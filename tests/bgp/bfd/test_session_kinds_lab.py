@@ -20,8 +20,9 @@ import pytest
 from support.bfd_lab import ROUTERS, START
 from support.waiting import wait_for
 
-from bgp.bfd.files import BfdState, decode_states
-from bgp.router.facts import Bfd, Neighbor, Router, SessionSettings
+from bgp.bfd.config import BfdTimers
+from bgp.bfd.status import BfdStatus, decode_statuses
+from bgp.router.facts import Neighbor, Router, SessionSettings
 from topology.lab.lab import Lab
 
 pytestmark = pytest.mark.lab
@@ -49,8 +50,8 @@ topology:
 """
 SPEAK = """
 from ipaddress import ip_address
-from bgp.bfd.files import BfdTimers
-from bgp.exabgp.settings import NeighborConfig, SpeakerConfig
+from bgp.bfd.config import BfdTimers
+from bgp.exabgp.config import NeighborConfig, SpeakerConfig
 from bgp.exabgp.speaker import run
 def peer(router, own, **more):
     return NeighborConfig(ip_address(router), 65000, ip_address(own), hold_time_s=90, bfd=BfdTimers(300, 3), **more)
@@ -69,7 +70,7 @@ def router_config(router: str) -> str:
         own, node = ip_address(local), ip_address(address)
         interface = "eth1" if node.is_link_local else None
         families = ("ipv4" if node.version == 4 else "ipv6",)
-        session = SessionSettings(own, families, hold_time_s=90, multihop=hops, bfd=Bfd(300, 3))  # type: ignore[arg-type]
+        session = SessionSettings(own, families, hold_time_s=90, multihop=hops, bfd=BfdTimers(300, 3))  # type: ignore[arg-type]
         return Neighbor(name, node, 65001, session, interface)
 
     neighbors = (
@@ -89,9 +90,9 @@ class Cluster:
         self.lab, self.log = lab, log
         self.speaker: subprocess.Popen[bytes] = lab.spawn("b1", [sys.executable, "-c", SPEAK], log=log)
 
-    def states(self) -> dict[str, BfdState]:
-        path = self.lab.root("b1") / "run/anylb-bgp/bfd.state.json"
-        return decode_states(path.read_bytes() if path.exists() else b"")
+    def states(self) -> dict[str, BfdStatus]:
+        path = self.lab.root("b1") / "run/anylb-bgp/bfd.status.json"
+        return decode_statuses(path.read_bytes() if path.exists() else b"")
 
     def are(self, state: str, detection_ms: float) -> bool:
         said = self.states()

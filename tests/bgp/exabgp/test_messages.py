@@ -9,7 +9,7 @@ from bgp.exabgp.messages import (
     Answer,
     EndOfRib,
     ListedRoute,
-    Neighbors,
+    NeighborList,
     NeighborStatus,
     SessionChange,
     Update,
@@ -117,7 +117,7 @@ def event(kind: str, content: str) -> str:
             '"address": "fe80::b", "as": 65001}, "peer": {"families": {"ipv6 unicast": null}, '
             '"address": "fe80::1", "as": 65001}, '
             '"families": []}]',
-            Neighbors(
+            NeighborList(
                 (
                     NeighborStatus(
                         "10.0.0.1",

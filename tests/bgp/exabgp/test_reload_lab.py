@@ -99,12 +99,12 @@ def test_what_is_refused_changes_nothing(wire: Wire):
     wire.b1.configure(TO_R1, TO_R2.replace("hold_time_s: 3", "hold_time_s: 2"))
     assert "hold_time_s: 2 is not in 3-65535" in wire.b1.reload().stderr
     wire.b1.configure(TO_R1, "{address: 2001:db8:5::1, as: 1, source: 2001:db8:5::2, passive: true}")
-    assert "no port is open on 2001:db8:5::2" in wire.b1.reload().stderr
+    assert "does not listen on 2001:db8:5::2" in wire.b1.reload().stderr
     lb_yml = wire.lab.root("b1") / "etc/anylb/lb.yml"
     lb_yml.write_text(lb_yml.read_text().replace("local_as: 65001", "local_as: 65001\n  user: daemon"))
     wire.b1.configure(TO_R1)
     lb_yml.write_text(lb_yml.read_text().replace("  local_as: 65001", "  local_as: 65001\n  user: daemon"))
-    assert "bgp.user: is not the one" in wire.b1.reload().stderr
+    assert "bgp.user: ExaBGP runs as another user" in wire.b1.reload().stderr
     lb_yml.write_text("bgp: [")
     said = wire.b1.reload()
     assert (said.returncode, said.stdout) == (1, "")
@@ -119,7 +119,7 @@ def test_what_is_refused_changes_nothing(wire: Wire):
 
 def test_nothing_to_reload(wire: Wire):
     wire.b1.configure(TO_R1)
-    assert "no ExaBGP runs here; `systemctl start lb-bgp`" in wire.b1.reload().stderr
+    assert "ExaBGP does not run here: `systemctl start lb-bgp`" in wire.b1.reload().stderr
 
 
 def test_router_that_does_not_answer_holds_up_no_reload(wire: Wire):
@@ -162,7 +162,7 @@ def test_stalled_relay_loses_nothing_and_one_that_blocks_exabgp_loses_the_routes
     finally:
         os.kill(relay, signal.SIGCONT)
     wait_for(lambda: VIP in wire.told("r1", "b1"), "all well again", 40)
-    wait_for(lambda: wire.b1.snapshot.error is None and wire.b1.snapshot.announced >= {VIP}, "the agent knows")
+    wait_for(lambda: wire.b1.snapshot.error is None and wire.b1.snapshot.advertised >= {VIP}, "the agent knows")
 
 
 def test_stalled_exabgp_loses_its_routes_by_the_hold_time_and_comes_back(wire: Wire):

@@ -92,9 +92,9 @@ def test_both_families_over_one_ipv6_session_with_next_hops_of_their_own(wire: W
     wait_for(lambda: wire.next_hops("r1", VIP6) == {wire.b1.address6}, "an IPv6 one")
     # A router that takes one family only: told as an error, the other family works.
     wire.configure("r1", session("b1", wire.b1.address6, local="2001:db8::1", families=("ipv4",)))
-    wait_for(lambda: "does not take ipv6" in (wire.b1.snapshot.error or ""), "the error")
+    wait_for(lambda: "does not accept ipv6" in (wire.b1.snapshot.error or ""), "the error")
     wait_for(lambda: wire.next_hops("r1", VIP) == {"10.0.0.11"}, "IPv4 is back")
-    wait_for(lambda: wire.b1.snapshot.announced == {VIP, "10.254.0.11/32"}, "what is heard")
+    wait_for(lambda: wire.b1.snapshot.advertised == {VIP, "10.254.0.11/32"}, "what is heard")
 
 
 def test_link_local_peer(wire: Wire):
@@ -203,7 +203,7 @@ def test_two_routers_at_once_each_with_its_own_as_source_and_prepending(wire: Wi
         announce="med: 7, prepend: 2, communities: ['65000:100'], large_communities: ['65000:1:2']",
     )
     route = Route.of(VIP, "10.0.0.11", [[65000, 1, 2]], communities=[[65000, 100], [65535, 65281]], med=7, prepend=2)
-    route = replace(route, own_hop=True)
+    route = replace(route, next_hop_self=True)
     wire.b1.wish = [wire.b1.identity, route]
     for router, path in (("r1", "65001 65001 65001"), ("r2", "65009 65009 65009")):
         wait_for(lambda r=router, p=path: p in wire.attributes(r, VIP), f"the VIP at {router}")  # type: ignore[misc]

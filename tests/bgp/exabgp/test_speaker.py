@@ -23,10 +23,11 @@ from pathlib import Path
 
 import pytest
 
-from bgp.bfd.files import BfdTimers
+from bgp.bfd.config import BfdTimers
 from bgp.errors import BgpError
-from bgp.exabgp import reload, settings, speaker
-from bgp.exabgp.settings import NeighborConfig, SpeakerConfig, render, render_settings
+from bgp.exabgp import renderer, speaker
+from bgp.exabgp.config import NeighborConfig, SpeakerConfig
+from bgp.exabgp.renderer import render, render_env
 from bgp.exabgp.speaker import validate
 from bgp.relay.protocol import DesiredRoutes, Snapshot, decode_report
 from bgp.route import Route
@@ -38,7 +39,7 @@ CONFIG = SpeakerConfig(65001, IPv4Address("10.0.0.11"), (PEER,))
 RUN = (
     "import sys; from pathlib import Path; from ipaddress import IPv4Address as A; import bgp\n"
     "print(bgp.__file__, flush=True)\n"
-    "from bgp.exabgp.settings import *; from bgp.exabgp.speaker import *\n"
+    "from bgp.exabgp.config import *; from bgp.exabgp.speaker import *\n"
     "from ipaddress import ip_network as n; ALLOW = (n('10.99.0.0/24'), n('2001:db8::/32'))\n"
     "peer = NeighborConfig(A(sys.argv[3] if len(sys.argv) > 3 else '127.0.0.2'), 65000, A('127.0.0.1'), 3)\n"
     "me, run_dir = A('10.0.0.11'), Path(sys.argv[1])\n"
@@ -122,7 +123,7 @@ def relay_of(process: subprocess.Popen[bytes]) -> int:
 def test_exabgp_accepts_what_is_rendered():
     other = replace(PEER, address=IPv4Address("127.0.0.3"), hold_time_s=90, bfd=BfdTimers())
     two = replace(CONFIG, peers=(PEER, other))
-    validate(render(two), render_settings(two))
+    validate(render(two), render_env(two))
 
 
 def test_exabgp_accepts_every_option_of_a_neighbor():
@@ -135,7 +136,7 @@ def test_exabgp_accepts_every_option_of_a_neighbor():
     )
     config = replace(CONFIG, peers=peers)
     text = render(config)
-    validate(text, render_settings(config))
+    validate(text, render_env(config))
     assert "api relay-fe80--1 " in text
     assert text.count("outgoing-ttl 1;") == 1, "the one neighbor next door without GTSM"
 
@@ -146,8 +147,8 @@ def test_a_reload_finds_in_the_old_configuration_where_exabgp_listens():
     active = replace(PEER, address=IPv4Address("127.0.0.4"), local_address=IPv4Address("127.0.0.9"))
     passive = replace(PEER, address=IPv4Address("127.0.0.5"), local_address=IPv4Address("127.0.0.8"), passive=True)
     config = replace(CONFIG, peers=(active, six, passive))
-    assert reload.listening(render(config)) == config.listens_on == {here, IPv4Address("127.0.0.8")}
-    assert reload.listening(render(CONFIG)) == set()
+    assert renderer.listen_addresses(render(config)) == config.listen_addresses == {here, IPv4Address("127.0.0.8")}
+    assert renderer.listen_addresses(render(CONFIG)) == set()
 
 
 def test_no_message_quotes_a_password():
@@ -157,7 +158,7 @@ def test_no_message_quotes_a_password():
     assert "correct horse" not in repr(config)
     encoded = base64.b64encode(b"correct horse").decode()
     with pytest.raises(BgpError, match=r"^exabgp refuses") as caught:
-        validate(text.replace("md5-password", "md5-passwort"), hidden=settings.secrets(config))
+        validate(text.replace("md5-password", "md5-passwort"), hidden=renderer.secrets(config))
     assert encoded not in str(caught.value)
     assert "md5-passwort" in str(caught.value)
 
@@ -171,7 +172,7 @@ def test_exabgp_s_own_complaint_is_the_error():
 def test_settings_are_taken_by_exabgp(tmp_path: Path):
     """A misspelt or unknown setting would silently not count; what ExaBGP says of itself is the proof."""
     path = tmp_path / "exabgp.env"
-    path.write_text(render_settings(CONFIG))
+    path.write_text(render_env(CONFIG))
     said = subprocess.run(
         [sys.executable, "-m", "exabgp", "env", "--env"],
         env={**os.environ, "EXABGP_ENVFILE": str(path)},
@@ -180,7 +181,7 @@ def test_settings_are_taken_by_exabgp(tmp_path: Path):
         check=True,
     ).stdout.splitlines()
     section = ""
-    for line in render_settings(CONFIG).splitlines():
+    for line in render_env(CONFIG).splitlines():
         if line.startswith("["):
             section = line[1:-1]
             continue
@@ -200,7 +201,7 @@ def test_settings_are_taken_by_exabgp(tmp_path: Path):
         ({"local_address": IPv6Address("::1")}, "another family"),
         ({"password": b""}, "has 0 bytes, not 1-80"),
         ({"password": b"x" * 81}, "has 81 bytes, not 1-80"),
-        ({"interface": "eth1"}, "belongs to a link-local"),
+        ({"interface": "eth1"}, "needs an interface"),
         ({"ttl_security": True, "multihop": 2}, "GTSM"),
     ],
 )

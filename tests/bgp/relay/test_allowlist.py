@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bgp.errors import BgpError
-from bgp.relay.allowlist import AllowFile, refused
+from bgp.relay.allowlist import Allowlist, refused
 
 ALLOWED = [ip_network("192.0.2.0/29"), ip_network("10.254.0.11/32"), ip_network("2001:db8::/64")]
 
@@ -47,19 +47,19 @@ def replaced(path: Path, text: str) -> None:
 def test_the_file_is_read_again_when_it_is_replaced_and_only_then(tmp_path: Path):
     path = tmp_path / "allow"
     path.write_text("192.0.2.0/29\n2001:db8::/64\n")
-    file = AllowFile(path)
-    assert file.networks == (ALLOWED[0], ALLOWED[2])
-    assert not file.read()
+    allowlist = Allowlist(path)
+    assert allowlist.networks == (ALLOWED[0], ALLOWED[2])
+    assert not allowlist.reload()
     replaced(path, "10.254.0.11/32\n")
-    assert file.read()
-    assert file.networks == (ALLOWED[1],)
+    assert allowlist.reload()
+    assert allowlist.networks == (ALLOWED[1],)
     for broken in ("10.254.0.11/16\n", "nonsense\n", "ü\n"):
         replaced(path, broken)
         with pytest.raises(BgpError, match=str(path)):
-            file.read()
-        assert file.networks == (ALLOWED[1],), "what was allowed still holds"
+            allowlist.reload()
+        assert allowlist.networks == (ALLOWED[1],), "what was allowed still holds"
     path.unlink()
     with pytest.raises(BgpError, match="No such file"):
-        file.read()
+        allowlist.reload()
     with pytest.raises(BgpError, match="No such file"):
-        AllowFile(path)
+        Allowlist(path)

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 from support.waiting import wait_for
 
-from bgp.bfd.files import STATE_NAME, BfdState, encode_states
+from bgp.bfd.status import STATUS_NAME, BfdStatus, encode_statuses
 from bgp.exabgp.helper_archive import MODULES, bfd_archive, relay_archive
-from bgp.file_watch import replace
+from bgp.file_watch import replace_file
 from bgp.relay.client import RelayClient
 from bgp.relay.protocol import MAX_LINE_BYTES, REPLACED, DesiredRoutes, Goodbye, Snapshot, decode_report
 from bgp.route import Route
@@ -114,7 +114,7 @@ class Agent:
             while (message := self.report()) is not None:
                 last = message
         assert isinstance(last, Goodbye)
-        return last.why
+        return last.reason
 
 
 @pytest.fixture
@@ -139,10 +139,10 @@ def test_wish_becomes_commands_and_the_answer_a_snapshot(relay: Running):
     assert relay.hears() == "show adj-rib out json"
     route = {"nlri": {"prefix": VIP.prefix, "nexthop": VIP.next_hop}, "attributes": {}}
     relay.say(json.dumps({"peer": {"address": PEER}, "route": route}), "done")
-    while not (snapshot := agent.report()).announced:  # type: ignore[union-attr]
+    while not (snapshot := agent.report()).advertised:  # type: ignore[union-attr]
         pass
     assert isinstance(snapshot, Snapshot)
-    assert snapshot.announced == {VIP.prefix}
+    assert snapshot.advertised == {VIP.prefix}
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_wish_becomes_commands_and_the_answer_a_snapshot(relay: Running):
         (b'{"desired": []}\n', "expected the keys"),
         (b'{"desired": [], "fallback": [], "announcers": [7]}\n', "announcers is not a list of prefixes"),
         (b'{"desired": [{"prefix": "x", "next_hop": "y"}], "fallback": []}\n', "route: prefix"),
-        (DesiredRoutes((VIP, VIP), ()).encode(), "names a prefix twice"),
+        (DesiredRoutes((VIP, VIP), ()).encode(), "contains a prefix twice"),
         (b"[" * 100_000 + b"\n", "not JSON"),
         (b"x" * (MAX_LINE_BYTES + (1 << 17)), "line longer than"),
     ],
@@ -278,13 +278,13 @@ def test_client_repeats_a_wish_on_reconnecting_only_if_it_is_fresh(
 
     async def scenario() -> None:
         client = RelayClient(relay.path, {os.getuid()})
-        client.desire([VIP], [])
+        client.send_desired([VIP], [])
         task = asyncio.create_task(client.run())
         async with asyncio.timeout(5):
             while client.snapshot is None:
                 await asyncio.sleep(0.01)
         if not fresh:
-            client.desire([other], [])
+            client.send_desired([other], [])
         assert await asyncio.to_thread(relay.hears) == (VIP if fresh else other).announce_command(PEER)
         task.cancel()
 
@@ -316,13 +316,13 @@ def test_what_the_bfd_process_sees_is_passed_on(relay: Running):
     first = agent.report()
     assert isinstance(first, Snapshot)
     assert first.peers[0].bfd is None
-    down = BfdState("down", 4.5, "the neighbor was silent for too long", 1000.0)
-    for state in (BfdState("up", 3.5, "", 300.0, 900.0), down):
-        replace(relay.path.with_name(STATE_NAME), encode_states({PEER: state, "10.0.0.9": down}))
+    down = BfdStatus("down", 4.5, "the neighbor was silent for too long", 1000.0)
+    for state in (BfdStatus("up", 3.5, "", 300.0, 900.0), down):
+        replace_file(relay.path.with_name(STATUS_NAME), encode_statuses({PEER: state, "10.0.0.9": down}))
         report = agent.report()
         assert isinstance(report, Snapshot)
         assert report.peers[0].bfd == state
-    relay.path.with_name(STATE_NAME).write_text("nonsense")
+    relay.path.with_name(STATUS_NAME).write_text("nonsense")
     report = agent.report()
     assert isinstance(report, Snapshot)
     assert report.peers[0].bfd is None

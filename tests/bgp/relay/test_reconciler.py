@@ -35,7 +35,7 @@ class ExaBGP:
         self.learned = list(learned)
         self.up = set(up)
         self.own_as, self.families = dict.fromkeys(peers, 65001), dict.fromkeys(peers, ("ipv4", "ipv6"))
-        self.agreed = {}
+        self.negotiated = {}
         self.refuses, self.lies, self.heard = set(), set(), []
 
     @property
@@ -56,7 +56,8 @@ class ExaBGP:
                 return ["exabgp 5.0.15", "done"]
             case ["show", "neighbor", "json"]:
                 everyone = [
-                    described(p, p in self.up, self.own_as[p], self.families[p], self.agreed.get(p)) for p in self.told
+                    described(p, p in self.up, self.own_as[p], self.families[p], self.negotiated.get(p))
+                    for p in self.told
                 ]
                 return [json.dumps(everyone), "done"]
             case ["show", "adj-rib", "in", "json"]:
@@ -92,9 +93,9 @@ class ExaBGP:
 LISTS = ("large-community", "community")
 
 
-def described(peer, up=True, own_as=65001, families=("ipv4", "ipv6"), agreed=None):
+def described(peer, up=True, own_as=65001, families=("ipv4", "ipv6"), negotiated=None):
     names = [f"{family} unicast" for family in families]
-    common = [f"{family} unicast" for family in agreed or families]
+    common = [f"{family} unicast" for family in negotiated or families]
     return {
         "fsm": "ESTABLISHED" if up else "IDLE",
         "duration": 5,
@@ -147,7 +148,7 @@ def converse(session, exabgp, now):
         assert len(commands) == 1 or commands == ["reset", "version"]
         for command in commands:
             for line in exabgp.answers(command):
-                session.heard(line, now)
+                session.receive(line, now)
                 if line not in ("done", "error"):
                     assert session.commands() == []
     raise AssertionError("it never ends")
@@ -201,7 +202,7 @@ def test_each_neighbor_is_told_its_families_and_its_own_as():
     exabgp.own_as |= {OTHER: 65009, INTERNAL: 65000}
     session = started(exabgp)
     vip6 = Route.of("2001:db8::1/128", "2001:db8::b", med=5, prepend=2, communities=[[65000, 1]])
-    session.wished(DesiredRoutes((VIP, vip6), ()), 1.0)
+    session.set_desired(DesiredRoutes((VIP, vip6), ()), 1.0)
     converse(session, exabgp, 1.0)
     plain = replace(vip6, prepend=0)
     assert exabgp.told == {
@@ -210,13 +211,13 @@ def test_each_neighbor_is_told_its_families_and_its_own_as():
         INTERNAL: V | {vip6.prefix: plain},  # towards its own AS a prepended path would look like a loop
     }
     assert session.snapshot().error is None
-    session.wished(DesiredRoutes((replace(VIP, own_hop=True), vip6), ()), 1.5)
+    session.set_desired(DesiredRoutes((replace(VIP, next_hop_self=True), vip6), ()), 1.5)
     converse(session, exabgp, 1.5)
     assert exabgp.told[PEER][VIP.prefix] == replace(VIP, next_hop=END), "the address by which it knows this node"
-    session.wished(DesiredRoutes((VIP, vip6), ()), 1.6)
+    session.set_desired(DesiredRoutes((VIP, vip6), ()), 1.6)
     converse(session, exabgp, 1.6)
     seen = len(changes(exabgp))
-    session.wished(DesiredRoutes((VIP, replace(vip6, med=6)), ()), 2.0)
+    session.set_desired(DesiredRoutes((VIP, replace(vip6, med=6)), ()), 2.0)
     converse(session, exabgp, 2.0)
     assert len(changes(exabgp)) == seen + 3, "and nothing else is said again"
     assert {told[vip6.prefix].med for told in exabgp.told.values()} == {6}
@@ -225,19 +226,19 @@ def test_each_neighbor_is_told_its_families_and_its_own_as():
 def test_neighbor_that_a_reload_added_or_changed_is_told_all_as_soon_as_it_is_up():
     exabgp = ExaBGP()
     session = started(exabgp)
-    session.wished(DesiredRoutes((VIP,), ()), 1.0)
+    session.set_desired(DesiredRoutes((VIP,), ()), 1.0)
     converse(session, exabgp, 1.0)
     exabgp.told[OTHER] = {}
     exabgp.own_as[OTHER], exabgp.families[OTHER] = 65001, ("ipv4",)
     exabgp.up.add(OTHER)
-    session.heard(state(OTHER, "up"), 2.0)
+    session.receive(state(OTHER, "up"), 2.0)
     session.tick(2.0)
     converse(session, exabgp, 2.0)
     assert exabgp.told == {PEER: V, OTHER: V}
     # With another AS it is another neighbor to ExaBGP: an empty adj-rib-out under an address that was known.
     exabgp.told[OTHER].clear()
-    session.heard(state(OTHER, "down"), 3.0)
-    session.heard(state(OTHER, "up"), 3.1)
+    session.receive(state(OTHER, "down"), 3.0)
+    session.receive(state(OTHER, "up"), 3.1)
     session.tick(3.1)
     converse(session, exabgp, 3.1)
     assert exabgp.told == {PEER: V, OTHER: V}
@@ -246,17 +247,17 @@ def test_neighbor_that_a_reload_added_or_changed_is_told_all_as_soon_as_it_is_up
 def test_neighbor_that_a_reload_removed_is_forgotten():
     exabgp = ExaBGP(peers=(PEER, OTHER), up=(PEER, OTHER), learned=[LEARNED])
     session = started(exabgp)
-    session.wished(DesiredRoutes((VIP,), ()), 1.0)
+    session.set_desired(DesiredRoutes((VIP,), ()), 1.0)
     converse(session, exabgp, 1.0)
     del exabgp.told[OTHER]
-    session.heard(state(OTHER, "down"), 2.0)
+    session.receive(state(OTHER, "down"), 2.0)
     session.tick(2.0)
     converse(session, exabgp, 2.0)
     assert [peer.address for peer in session.snapshot().peers] == [PEER, OTHER], "it may be down only"
     session.tick(3.1)
     converse(session, exabgp, 3.1)
     assert [peer.address for peer in session.snapshot().peers] == [PEER]
-    session.wished(DesiredRoutes((IDENTITY,), ()), 4.0)
+    session.set_desired(DesiredRoutes((IDENTITY,), ()), 4.0)
     converse(session, exabgp, 4.0)
     assert session.snapshot().error is None
 
@@ -265,11 +266,11 @@ def test_first_relay_announces_what_is_wished_and_verifies():
     exabgp = ExaBGP()
     session = started(exabgp)
     assert changes(exabgp) == []
-    session.wished(DesiredRoutes((IDENTITY, VIP), (DRAINING,)), 1.0)
+    session.set_desired(DesiredRoutes((IDENTITY, VIP), (DRAINING,)), 1.0)
     converse(session, exabgp, 1.0)
     assert exabgp.announced == {VIP.prefix: VIP, IDENTITY.prefix: IDENTITY}
     assert exabgp.heard[-1] == "show adj-rib out json"
-    assert session.snapshot().announced == {VIP.prefix, IDENTITY.prefix}
+    assert session.snapshot().advertised == {VIP.prefix, IDENTITY.prefix}
     assert session.snapshot().error is None
 
 
@@ -277,29 +278,29 @@ def test_successor_of_a_killed_relay_touches_nothing_that_is_right():
     exabgp = ExaBGP(announced=[VIP, IDENTITY], learned=[LEARNED])
     session = started(exabgp)
     converse(session, exabgp, 9.0)
-    session.wished(DesiredRoutes((VIP, IDENTITY), ()), 9.0)
+    session.set_desired(DesiredRoutes((VIP, IDENTITY), ()), 9.0)
     converse(session, exabgp, 9.0)
     assert changes(exabgp) == []
     assert learned(session) == (LEARNED,)
     assert session.snapshot().peers[0].eor
-    assert session.snapshot().announced == {VIP.prefix, IDENTITY.prefix}
+    assert session.snapshot().advertised == {VIP.prefix, IDENTITY.prefix}
 
 
 def test_answers_to_a_killed_predecessor_are_not_taken_for_ours():
     session = Reconciler(0.0)
     assert session.commands() == ["reset", "version"]
     for line in ("done", "error", listed(PEER, VIP), "done"):
-        session.heard(line, 0.0)
+        session.receive(line, 0.0)
         assert session.commands() == []
-    session.heard("exabgp 5.0.15", 0.0)
-    session.heard("done", 0.0)
+    session.receive("exabgp 5.0.15", 0.0)
+    session.receive("done", 0.0)
     assert session.commands() == ["show neighbor json"]
 
 
 def test_deadman_withdraws_the_vip_and_leaves_the_identity_draining():
     exabgp = ExaBGP()
     session = started(exabgp)
-    session.wished(DesiredRoutes((IDENTITY, VIP), (DRAINING,)), 5.0)
+    session.set_desired(DesiredRoutes((IDENTITY, VIP), (DRAINING,)), 5.0)
     converse(session, exabgp, 5.0)
     session.tick(5.0 + DEADMAN_S)
     converse(session, exabgp, 5.0 + DEADMAN_S)
@@ -309,7 +310,7 @@ def test_deadman_withdraws_the_vip_and_leaves_the_identity_draining():
     converse(session, exabgp, 5.1 + DEADMAN_S)
     assert exabgp.announced == {IDENTITY.prefix: DRAINING}
     assert session.snapshot().deadman
-    session.wished(DesiredRoutes((IDENTITY, VIP), (DRAINING,)), 20.0)
+    session.set_desired(DesiredRoutes((IDENTITY, VIP), (DRAINING,)), 20.0)
     converse(session, exabgp, 20.0)
     assert exabgp.announced == {VIP.prefix: VIP, IDENTITY.prefix: IDENTITY}
     assert not session.snapshot().deadman
@@ -330,18 +331,18 @@ def test_refused_command_is_an_error_and_tried_again_after_a_second():
     exabgp = ExaBGP()
     session = started(exabgp)
     exabgp.refuses.add(VIP.announce_command(PEER))
-    session.wished(DesiredRoutes((VIP, IDENTITY), ()), 1.0)
+    session.set_desired(DesiredRoutes((VIP, IDENTITY), ()), 1.0)
     converse(session, exabgp, 1.0)
     assert changes(exabgp).count(VIP.announce_command(PEER)) == 1
     assert exabgp.announced == {IDENTITY.prefix: IDENTITY}, "one refusal does not hold up the others"
     assert "refused" in session.snapshot().error
     exabgp.refuses.clear()
-    session.wished(DesiredRoutes((VIP, IDENTITY), ()), 1.9)
+    session.set_desired(DesiredRoutes((VIP, IDENTITY), ()), 1.9)
     converse(session, exabgp, 1.9)
     assert VIP.prefix not in exabgp.announced
-    session.wished(DesiredRoutes((VIP, IDENTITY), ()), 2.1)
+    session.set_desired(DesiredRoutes((VIP, IDENTITY), ()), 2.1)
     converse(session, exabgp, 2.1)
-    assert session.snapshot().announced == {VIP.prefix, IDENTITY.prefix}
+    assert session.snapshot().advertised == {VIP.prefix, IDENTITY.prefix}
     assert session.snapshot().error is None
 
 
@@ -349,11 +350,11 @@ def test_done_without_effect_is_an_error():
     exabgp = ExaBGP(announced=[VIP])
     session = started(exabgp)
     exabgp.lies.add(VIP.withdraw_command(PEER))
-    session.wished(DesiredRoutes((), ()), 1.0)
+    session.set_desired(DesiredRoutes((), ()), 1.0)
     converse(session, exabgp, 1.0)
     assert "adj-rib-out differs" in session.snapshot().error
-    assert session.snapshot().announced == {VIP.prefix}
-    session.wished(DesiredRoutes((VIP,), ()), 1.5)
+    assert session.snapshot().advertised == {VIP.prefix}
+    session.set_desired(DesiredRoutes((VIP,), ()), 1.5)
     converse(session, exabgp, 1.5)
     assert session.snapshot().error is None, "a fault goes with the wish that met it"
 
@@ -369,36 +370,36 @@ def test_silence_is_an_error_then_the_end():
 def test_peer_down_flushes_its_routes_and_only_its():
     exabgp = ExaBGP(learned=[LEARNED], peers=(PEER, OTHER), up=(PEER, OTHER))
     session = started(exabgp)
-    session.heard(state(PEER, "down"), 3.0)
+    session.receive(state(PEER, "down"), 3.0)
     assert learned(session, PEER) == ()
     assert learned(session, OTHER) == (LEARNED,)
     revision = session.revision
-    session.heard(state(PEER, "down"), 4.0)
+    session.receive(state(PEER, "down"), 4.0)
     assert session.revision == revision, "a failed attempt to reconnect is no news"
     assert session.snapshot().peers[0].since == 3.0
-    session.heard(state(PEER, "up"), 5.0)
-    session.heard(update(PEER, [LEARNED]), 5.1)
+    session.receive(state(PEER, "up"), 5.0)
+    session.receive(update(PEER, [LEARNED]), 5.1)
     peer = session.snapshot().peers[0]
     assert (peer.up, peer.since, peer.eor, len(peer.routes)) == (True, 5.0, False, 1)
 
 
 def test_end_of_rib_is_said_or_inferred_from_silence_or_time():
     session = started(ExaBGP(up=()))
-    session.heard(state(PEER, "up"), 1.0)
-    session.heard(end_of_rib(PEER, "ipv6"), 1.1)
+    session.receive(state(PEER, "up"), 1.0)
+    session.receive(end_of_rib(PEER, "ipv6"), 1.1)
     assert not session.snapshot().peers[0].eor, "what is waited for are identities"
-    session.heard(end_of_rib(PEER, "ipv4"), 1.1)
+    session.receive(end_of_rib(PEER, "ipv4"), 1.1)
     assert session.snapshot().peers[0].eor
-    session.heard(state(PEER, "up"), 10.0)
-    session.heard(update(PEER, [LEARNED]), 11.0)
+    session.receive(state(PEER, "up"), 10.0)
+    session.receive(update(PEER, [LEARNED]), 11.0)
     session.tick(11.0 + QUIET_S - 0.1)
     assert not session.snapshot().peers[0].eor
     session.tick(11.0 + QUIET_S)
     assert session.snapshot().peers[0].eor
-    session.heard(state(PEER, "up"), 20.0)
+    session.receive(state(PEER, "up"), 20.0)
     for tenth in range(101):
         assert not session.snapshot().peers[0].eor
-        session.heard(update(PEER, [LEARNED]), 20.0 + tenth / 10)
+        session.receive(update(PEER, [LEARNED]), 20.0 + tenth / 10)
         session.tick(20.0 + tenth / 10)
     assert session.snapshot().peers[0].eor
 
@@ -412,11 +413,11 @@ def test_news_during_the_list_is_newer_than_the_list():
     while (commands := session.commands()) != ["show adj-rib in json"]:
         for command in commands:
             for line in exabgp.answers(command):
-                session.heard(line, 0.0)
-    session.heard(update(PEER, [changed], [gone.prefix]), 0.0)
+                session.receive(line, 0.0)
+    session.receive(update(PEER, [changed], [gone.prefix]), 0.0)
     for route in (LEARNED, gone, back):
-        session.heard(listed(PEER, route), 0.0)
-    session.heard("done", 0.0)
+        session.receive(listed(PEER, route), 0.0)
+    session.receive("done", 0.0)
     assert set(learned(session)) == {changed, back}
 
 
@@ -426,10 +427,10 @@ def test_session_lost_during_the_list_leaves_nothing():
     while (commands := session.commands()) != ["show adj-rib in json"]:
         for command in commands:
             for line in exabgp.answers(command):
-                session.heard(line, 0.0)
-    session.heard(listed(PEER, LEARNED), 0.0)
-    session.heard(state(PEER, "down"), 0.0)
-    session.heard("done", 0.0)
+                session.receive(line, 0.0)
+    session.receive(listed(PEER, LEARNED), 0.0)
+    session.receive(state(PEER, "down"), 0.0)
+    session.receive("done", 0.0)
     assert learned(session) == ()
 
 
@@ -441,14 +442,14 @@ def test_memory_is_bounded_and_what_was_left_out_is_fetched_when_there_is_room()
     exabgp = ExaBGP()
     session = started(exabgp)
     for route in crowd:
-        session.heard(update(PEER, [route]), 1.0)
+        session.receive(update(PEER, [route]), 1.0)
     session.tick(1.0)
     assert len(learned(session)) == MAX_ROUTES
-    assert "left out" in session.snapshot().error
+    assert "are ignored" in session.snapshot().error
     assert len(session.snapshot().encode()) < MAX_LINE_BYTES
     exabgp.learned = crowd[2000:]
     for route in crowd[:2000]:
-        session.heard(update(PEER, [], [route.prefix]), 2.0)
+        session.receive(update(PEER, [], [route.prefix]), 2.0)
     session.tick(2.0)
     converse(session, exabgp, 2.0)
     assert set(learned(session)) == set(crowd[2000:])
@@ -458,7 +459,7 @@ def test_memory_is_bounded_and_what_was_left_out_is_fetched_when_there_is_room()
 def test_adj_rib_out_is_looked_at_every_half_minute_and_mended():
     exabgp = ExaBGP()
     session = started(exabgp)
-    session.wished(DesiredRoutes((VIP,), (VIP,)), 1.0)
+    session.set_desired(DesiredRoutes((VIP,), (VIP,)), 1.0)
     converse(session, exabgp, 1.0)
     exabgp.announced.clear()
     session.tick(32.0)
@@ -470,7 +471,7 @@ def test_nothing_outside_the_allowed_prefixes_is_announced_whatever_the_agent_wi
     exabgp = ExaBGP()
     session = started(exabgp)
     others = [Route.of(prefix, "10.0.0.11") for prefix in ("10.99.0.0/31", "8.8.8.8/32", "10.254.0.12/32", "0.0.0.0/0")]
-    session.wished(DesiredRoutes((VIP, IDENTITY, *others), (DRAINING, *others)), 1.0)
+    session.set_desired(DesiredRoutes((VIP, IDENTITY, *others), (DRAINING, *others)), 1.0)
     converse(session, exabgp, 1.0)
     assert exabgp.announced == V | I
     assert "10.99.0.0/31, 8.8.8.8/32, 10.254.0.12/32" in session.snapshot().error
@@ -478,10 +479,10 @@ def test_nothing_outside_the_allowed_prefixes_is_announced_whatever_the_agent_wi
     session.tick(12.0)
     converse(session, exabgp, 12.0)
     assert exabgp.announced == {DRAINING.prefix: DRAINING}, "nor by the dead-man"
-    session.wished(DesiredRoutes((VIP, IDENTITY), ()), 13.0)
+    session.set_desired(DesiredRoutes((VIP, IDENTITY), ()), 13.0)
     converse(session, exabgp, 13.0)
     assert session.snapshot().error is None
-    session.allow(ALLOWED[1:], 14.0)
+    session.set_allowed(ALLOWED[1:], 14.0)
     converse(session, exabgp, 14.0)
     assert exabgp.announced == I, "a VIP that is no longer allowed is withdrawn"
     assert Reconciler(0.0).snapshot().error is None
@@ -489,13 +490,13 @@ def test_nothing_outside_the_allowed_prefixes_is_announced_whatever_the_agent_wi
 
 def test_a_family_that_the_router_does_not_take_is_an_error_and_not_announced():
     exabgp = ExaBGP()
-    exabgp.agreed[PEER] = ("ipv4",)
+    exabgp.negotiated[PEER] = ("ipv4",)
     session = started(exabgp)
-    session.wished(DesiredRoutes((VIP, VIP6), ()), 1.0)
+    session.set_desired(DesiredRoutes((VIP, VIP6), ()), 1.0)
     converse(session, exabgp, 1.0)
     assert exabgp.announced.keys() == {VIP.prefix, VIP6.prefix}, "it is there for when the router takes it"
-    assert session.snapshot().announced == {VIP.prefix}
-    assert session.snapshot().error.startswith(f"neighbor {PEER} does not take ipv6")
+    assert session.snapshot().advertised == {VIP.prefix}
+    assert session.snapshot().error.startswith(f"neighbor {PEER} does not accept ipv6")
 
 
 PREFIXES = st.sampled_from([f"10.99.0.{i}/32" for i in range(4)])
@@ -509,17 +510,17 @@ def test_whatever_stood_before_and_whenever_wishes_change_the_last_one_is_reache
     session = started(exabgp)
     pending: list[str] = []
     for wish in wishes:
-        session.wished(DesiredRoutes(tuple(wish), ()), 1.0)
+        session.set_desired(DesiredRoutes(tuple(wish), ()), 1.0)
         for _ in range(data.draw(st.integers(0, 4))):
             for command in session.commands():
                 pending += exabgp.answers(command)
             if pending:
-                session.heard(pending.pop(0), 1.0)
+                session.receive(pending.pop(0), 1.0)
     for line in pending:
-        session.heard(line, 1.0)
+        session.receive(line, 1.0)
     converse(session, exabgp, 1.0)
     assert exabgp.announced == {route.prefix: route for route in wishes[-1]}
-    assert session.snapshot().announced == exabgp.announced.keys()
+    assert session.snapshot().advertised == exabgp.announced.keys()
     assert session.snapshot().error is None
 
 
@@ -528,7 +529,7 @@ def test_a_silent_agent_s_vips_stay_beside_its_fallback_when_too_few_others_anno
     wish = DesiredRoutes((IDENTITY, VIP), (fallback,), (IDENTITY.prefix, "10.254.0.12/32"))
     exabgp = ExaBGP()
     session = started(exabgp)
-    session.wished(wish, 500.0)
+    session.set_desired(wish, 500.0)
     converse(session, exabgp, 500.0)
     silent = 500.0 + DEADMAN_S + 1
     session.tick(silent)
@@ -536,7 +537,7 @@ def test_a_silent_agent_s_vips_stay_beside_its_fallback_when_too_few_others_anno
     assert exabgp.announced == {VIP.prefix: VIP, IDENTITY.prefix: fallback}
     assert (session.snapshot().deadman, session.snapshot().held) == (True, True)
     # The agent is back: nothing but the identity has changed meanwhile.
-    session.wished(wish, silent + 1)
+    session.set_desired(wish, silent + 1)
     converse(session, exabgp, silent + 1)
     assert exabgp.announced == {VIP.prefix: VIP, IDENTITY.prefix: IDENTITY}
     assert not session.snapshot().held
@@ -545,7 +546,7 @@ def test_a_silent_agent_s_vips_stay_beside_its_fallback_when_too_few_others_anno
 def test_without_announcers_a_silent_agent_s_vips_go():
     exabgp = ExaBGP()
     session = started(exabgp)
-    session.wished(DesiredRoutes((IDENTITY, VIP), (DRAINING,)), 500.0)
+    session.set_desired(DesiredRoutes((IDENTITY, VIP), (DRAINING,)), 500.0)
     converse(session, exabgp, 500.0)
     session.tick(500.0 + DEADMAN_S + 1)
     converse(session, exabgp, 500.0 + DEADMAN_S + 1)

@@ -73,7 +73,7 @@ topology:
 SPEAK = """
 import sys
 from ipaddress import IPv4Address, IPv4Network
-from bgp.exabgp.settings import NeighborConfig, SpeakerConfig
+from bgp.exabgp.config import NeighborConfig, SpeakerConfig
 from bgp.exabgp.speaker import run
 me = IPv4Address(sys.argv[1])
 peer = NeighborConfig(IPv4Address("10.0.0.1"), 65000, me, hold_time_s=3)
@@ -137,7 +137,8 @@ class Node:
         vip = Route.of(VIP, self.address)
         while not self._stop.is_set():
             if self.talking.is_set():
-                client.desire([self.identity(), vip] if self.vip else [self.identity()], [self.identity("draining")])
+                desired = [self.identity(), vip] if self.vip else [self.identity()]
+                client.send_desired(desired, [self.identity("draining")])
             await asyncio.sleep(0.05)
         task.cancel()
 
@@ -177,7 +178,7 @@ class Cluster:
             self.next_hops() == {"10.0.0.11", "10.0.0.12"}
             and self.b1.states().get("10.0.0.12") == "up"
             and self.b2.states().get("10.0.0.11") == "up"
-            and all(node.snapshot.announced >= {VIP} and not node.snapshot.error for node in self.nodes)
+            and all(node.snapshot.advertised >= {VIP} and not node.snapshot.error for node in self.nodes)
         )
 
 

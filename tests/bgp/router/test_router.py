@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from bgp.bfd.config import BfdTimers
 from bgp.errors import BgpError
 from bgp.router import KINDS
-from bgp.router.facts import Bfd, Neighbor, Router, SessionSettings
+from bgp.router.facts import Neighbor, Router, SessionSettings
 
 CHECKS = {
     "bird": ["bird", "-p", "-c"],
@@ -59,7 +60,7 @@ CASES = {
     "GTSM": replace(PLAIN, neighbors=every(ttl_security=True)),
     "multihop": replace(PLAIN, neighbors=every(multihop=2)),
     "password": replace(PLAIN, neighbors=every(password_file="/etc/anylb/md5")),  # noqa: S106 - a path
-    "BFD": replace(PLAIN, neighbors=every(bfd=Bfd(300, 3))),
+    "BFD": replace(PLAIN, neighbors=every(bfd=BfdTimers(300, 3))),
     "a log and a maker": replace(PLAIN, log="/var/log/router.log", made_by="lbctl announce config"),
     "two of one AS, one of the router's": replace(
         PLAIN,
@@ -100,7 +101,7 @@ def test_a_whole_range_of_vips_is_taken_as_host_routes(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_password_is_a_placeholder(kind: str) -> None:
-    assert "PUT-HERE-WHAT-/etc/anylb/md5-HOLDS" in KINDS[kind](CASES["password"])
+    assert "REPLACE-BY-CONTENT-OF-/etc/anylb/md5" in KINDS[kind](CASES["password"])
 
 
 def test_what_makes_no_sense_is_refused() -> None:
@@ -108,5 +109,5 @@ def test_what_makes_no_sense_is_refused() -> None:
         replace(PLAIN, neighbors=())
     with pytest.raises(BgpError, match=r"b1 10.0.0.11 and b1 10.0.0.12 share a name"):
         replace(PLAIN, neighbors=(PLAIN.neighbors[0], replace(PLAIN.neighbors[1], name="b1")))
-    with pytest.raises(BgpError, match="contradicts its AS"):
+    with pytest.raises(BgpError, match="internal in the router"):
         replace(PLAIN, neighbors=every(internal=True))

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The UDP sockets of BFD: RFC 5881 section 4 for neighbors on the link, RFC 5883 for those behind other routers.
 
-Owns ports, TTL and addresses; what is in a packet is packet.py's. A packet from the link has TTL (hop limit) 255,
-which none from further away can have (section 5, RFC 5082). The kernel is told to drop others before they are queued: a
-flood from afar must not push the neighbor's packets out of the socket.
+Owns ports, TTL and addresses; packet.py owns the content of a packet. A packet from the link has TTL (hop limit) 255,
+which no packet from further away can have (section 5, RFC 5082). A socket filter drops all others before they are
+queued: a remote flood must not push the neighbor's packets out of the socket.
 
-Standard library only: the relay's archive carries this file (helper_archive.py).
+Standard library only: the BFD archive carries this file.
 """
 
 from __future__ import annotations
@@ -21,31 +21,32 @@ SINGLE_HOP_PORT, MULTIHOP_PORT = 3784, 4784
 SOURCE_PORTS = range(49152, 65536)
 TTL = 255
 _PRECEDENCE = 0xC0
-"""Internet control (CS6), as routers mark BFD and BGP."""
+"""DSCP CS6 (internetwork control), as routers mark BFD and BGP."""
 _MAX_BYTES = 512
 _IP_FREEBIND, _IPV6_FREEBIND, _SO_ATTACH_FILTER = 15, 78, 26
 _NETWORK_HEADER = 0xFFF00000  # SKF_NET_OFF of linux/filter.h
 _TTL_OFFSET = {socket.AF_INET: 8, socket.AF_INET6: 7}
 
 Endpoint = tuple[Any, ...]
-"""An address as the socket module has it."""
+"""An address as the socket module represents it."""
 
 
 def endpoint(address: str, port: int) -> tuple[socket.AddressFamily, Endpoint]:
-    """Return family and endpoint of an address as text. OSError if the interface behind the % does not exist."""
+    """Return family and endpoint of a textual address. OSError if the interface after the % does not exist."""
     host, _, interface = address.partition("%")
     if ":" not in host:
         return socket.AF_INET, (host, port)
     return socket.AF_INET6, (host, port, 0, socket.if_nametoindex(interface) if interface else 0)
 
 
-def listener(local_address: str, multihop: bool) -> socket.socket:
-    """Return the socket that hears all neighbors of a local address. OSError, if another BFD speaker has the port."""
+def open_receiver(local_address: str, multihop: bool) -> socket.socket:
+    """Return the socket that receives from all neighbors of a local address. OSError if another BFD speaker has the
+    port."""
     family, local = endpoint(local_address, MULTIHOP_PORT if multihop else SINGLE_HOP_PORT)
     opened = _open(family)
     try:
         if not multihop:
-            _drop_from_afar(opened, family)
+            _drop_remote(opened, family)
         opened.bind(local)
     except OSError:
         opened.close()
@@ -53,8 +54,8 @@ def listener(local_address: str, multihop: bool) -> socket.socket:
     return opened
 
 
-def sender(local_address: str) -> socket.socket:
-    """Return a socket with a source port of the range that section 4 wants, its own for each session."""
+def open_sender(local_address: str) -> socket.socket:
+    """Return a socket for one session, with a source port of the range that section 4 requires."""
     family, _ = endpoint(local_address, 0)
     opened = _open(family)
     for port in random.sample(SOURCE_PORTS, 64):
@@ -72,7 +73,7 @@ def sender(local_address: str) -> socket.socket:
 
 def _open(family: socket.AddressFamily) -> socket.socket:
     opened = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    # Freebind: the address may come later (an interface at boot), or go and come back (a link that flaps).
+    # Freebind: the address may appear later (an interface at boot), or vanish and return (a link that flaps).
     if family == socket.AF_INET:
         opened.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
         opened.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, TTL)
@@ -85,14 +86,14 @@ def _open(family: socket.AddressFamily) -> socket.socket:
     return opened
 
 
-def _drop_from_afar(opened: socket.socket, family: socket.AddressFamily) -> None:
-    """Attach a filter: load the TTL, keep the packet if it is 255."""
+def _drop_remote(opened: socket.socket, family: socket.AddressFamily) -> None:
+    """Attach a filter that accepts a packet only with TTL 255."""
     program = b"".join(
-        struct.pack("=HBBI", code, if_so, if_not, value)
-        for code, if_so, if_not, value in (
+        struct.pack("=HBBI", code, if_true, if_false, value)
+        for code, if_true, if_false, value in (
             (0x30, 0, 0, _NETWORK_HEADER + _TTL_OFFSET[family]),  # BPF_LD | BPF_B | BPF_ABS
             (0x15, 0, 1, TTL),  # BPF_JMP | BPF_JEQ | BPF_K
-            (0x06, 0, 0, _MAX_BYTES),  # BPF_RET: so many bytes of it
+            (0x06, 0, 0, _MAX_BYTES),  # BPF_RET: accept so many bytes
             (0x06, 0, 0, 0),
         )
     )
@@ -102,7 +103,7 @@ def _drop_from_afar(opened: socket.socket, family: socket.AddressFamily) -> None
 
 
 def receive(opened: socket.socket) -> tuple[bytes, Endpoint] | None:
-    """Return the next packet and who sent it, None if there is none."""
+    """Return the next packet and its source; None if none is queued."""
     try:
         data, source = opened.recvfrom(_MAX_BYTES)
     except OSError:
