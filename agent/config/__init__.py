@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""lb.yml: what may stand in it, and how a fault in it is told."""
+"""lb.yml: its schema, and its errors as file:line:column: field."""

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""lb.yml's `bgp:` and `services[].announce:`: the neighbors, what may be announced, and what goes with a VIP.
+"""lb.yml's `bgp:` and `services[].announce:`: the peers, the allowed prefixes, and the attributes of VIPs' routes.
 
-Owns the schema of these sections and what contradicts itself within them; what they must agree on with the others is
-schema.py's.
+Owns the schema of these sections and contradictions within them; rules between sections are schema.py's.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ Family = Literal["ipv4", "ipv6"]
 
 
 class AnnounceConfig(Section):
-    """What a VIP's routes carry beside prefix and next hop, for routers that are configured to act upon it.
+    """Attributes of a VIP's routes, for routers that are configured to act upon them.
 
-    `next_hop` is the node's own address without. `prepend` counts further repetitions of the own AS.
+    `next_hop` defaults to this node's end of the session. `prepend` counts additional repetitions of the own AS.
     """
 
     communities: tuple[CommunityText, ...] = ()
@@ -46,9 +45,9 @@ class AnnounceConfig(Section):
 
 
 class BfdConfig(Section):
-    """Bidirectional forwarding detection (RFC 5880): silence for `multiplier` times `interval_ms` is a dead path.
+    """Bidirectional forwarding detection (RFC 5880): a path is down after `multiplier` times `interval_ms` of silence.
 
-    The slower of the two ends decides on the interval.
+    The slower end decides the interval.
     """
 
     interval_ms: Annotated[int, Field(strict=True), within(MIN_INTERVAL_MS, MAX_INTERVAL_MS)] = 300
@@ -58,11 +57,11 @@ class BfdConfig(Section):
 class PeerConfig(Section):
     """A BGP router. `hold_time_s` bounds how long a silent death of this node blackholes its share of new flows.
 
-    `families`: what the session carries; the address's own without. `password_file`: TCP MD5 (RFC 2385).
-    `ttl_security`: the router is next door, and packets from afar are dropped (RFC 5082). `multihop`: how many hops
-    away it may be; without it a router of another AS is next door. `passive`: it connects to us. `source`: our address
-    towards it and the next hop that it is told, the node's own without. `graceful_restart_s`: how long it is to keep a
-    dead speaker's routes, and to lose what it sends there.
+    `families`: the session's address families, by default that of `address`. `password_file`: TCP MD5 (RFC 2385).
+    `ttl_security`: the router is directly connected; packets from further away are dropped (RFC 5082). `multihop`: its
+    greatest distance in hops; without it a router of another AS is directly connected. `passive`: it connects to us.
+    `source`: our end of the session, also the next hop that we announce to it; by default the node's own address.
+    `graceful_restart_s`: how long it keeps the routes of a dead speaker, whose traffic is lost meanwhile.
     """
 
     address: PeerAddress
@@ -81,13 +80,15 @@ class PeerConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.multihop and self.ttl_security:
-            raise fault("multihop", "contradicts ttl_security, which is for a router next door; give one of them")
+            raise fault(
+                "multihop", "contradicts ttl_security, which is for a directly connected router; give one of them"
+            )
         if self.interface and self.multihop:
-            raise fault("multihop", f"{self.address} is link-local: it is next door")
+            raise fault("multihop", f"{self.address} is link-local, so directly connected")
         if self.interface and self.passive:
             raise fault("passive", "ExaBGP cannot listen on a link-local address; let it connect")
         if self.source and self.source.version != self.address.version:
-            raise fault("source", f"{self.source} is of another family than {self.address}")
+            raise fault("source", f"{self.source} is of a different family than {self.address}")
         if self.source and self.interface and not self.source.is_link_local:
             raise fault("source", f"{self.source} is not link-local as {self.address} is")
         for i, family in enumerate(self.families or ()):
@@ -97,12 +98,12 @@ class PeerConfig(Section):
 
     @property
     def interface(self) -> str | None:
-        """By which a link-local router is reached; None for another."""
+        """The interface of a link-local router; None for other addresses."""
         return self.address.scope_id if isinstance(self.address, IPv6Address) else None
 
     @property
     def name(self) -> str:
-        """The address as ExaBGP tells it: without its interface."""
+        """The address as ExaBGP writes it: without its interface."""
         return str(self.address).partition("%")[0]
 
     @property
@@ -112,9 +113,9 @@ class PeerConfig(Section):
 
 
 class BgpConfig(Section):
-    """The announcing side. `identity_prefix` is a /16: node 10.0.0.11 announces its low 16 bits there as a /32.
+    """The BGP speaker. `identity_prefix` is a /16: node 10.0.0.11 announces its low 16 bits there as a /32.
 
-    `allow`: where VIPs may lie. The relay holds the agent to it, and to exactly the configured VIPs without it.
+    `allow`: the prefixes of VIPs, which the relay enforces; by default exactly the configured VIPs.
     """
 
     local_as: Asn
@@ -137,22 +138,22 @@ class BgpConfig(Section):
         for i, name in enumerate(names):
             if name in names[:i]:
                 alike = self.peers[names.index(name)].address != self.peers[i].address
-                why = "; ExaBGP tells neighbors apart by address, not by interface" if alike else ""
+                why = "; ExaBGP distinguishes neighbors by address, not by interface" if alike else ""
                 raise fault(f"peers[{i}].address", f"{name} is listed twice{why}")
         if not any("ipv4" in peer.carries for peer in self.peers):
-            raise fault("peers", "none carries ipv4, which the nodes' identities need; add it to one's families")
+            raise fault("peers", "no peer carries ipv4, which the nodes' identities need; add it to a peer's families")
         for i, network in enumerate(self.allow or ()):
             if isinstance(network, IPv4Network) and network.overlaps(self.identity_prefix):
-                raise fault(f"allow[{i}]", f"{network} overlaps identity_prefix; of that a node announces its own /32")
+                raise fault(f"allow[{i}]", f"{network} overlaps identity_prefix, which needs no entry here")
         self._check_passive()
         return self
 
     def _check_passive(self) -> None:
-        # One listening socket serves all of an address, and the TTL that it wants holds for all of them.
-        guarded: dict[object, bool] = {}
+        # Peers of one source address share a listening socket, and its minimum TTL holds for all of them.
+        ttl_security: dict[object, bool] = {}
         for i, peer in enumerate(self.peers):
             place = peer.source or peer.address.version
-            if peer.passive and guarded.setdefault(place, peer.ttl_security) != peer.ttl_security:
+            if peer.passive and ttl_security.setdefault(place, peer.ttl_security) != peer.ttl_security:
                 raise fault(f"peers[{i}].ttl_security", "must be the same for all passive peers of one source address")
 
     @property

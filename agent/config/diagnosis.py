@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From pydantic's errors and YAML's positions to `file:line:column: field: what is wrong`.
 
-Owns the wording and the position of every fault in lb.yml. It knows nothing of what the settings mean.
+Owns the text and the position of every error in lb.yml. Does not own what settings mean.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from topology.yaml_source import Position, SourceNode
 
 
 def describe(root: SourceNode, name: str, details: Sequence[ErrorDetails]) -> list[str]:
-    """Return one line for each fault that pydantic found in the document below `root`, read from the file `name`."""
+    """Return one line for each error that pydantic found in the document below `root`, read from the file `name`."""
     # A list with a faulty entry is also "too short" to pydantic, which does not count the entry.
     real = [d for d in details if d["type"] != "too_short" or not any(_is_inside(other, d) for other in details)]
     return list(dict.fromkeys(_line(root, name, detail) for detail in real))
@@ -42,7 +42,7 @@ def _is_inside(inner: ErrorDetails, outer: ErrorDetails) -> bool:
 
 
 def _line(root: SourceNode, name: str, detail: ErrorDetails) -> str:
-    """Return one fault as `file:line:column: field: what is wrong`; a missing field's position is its section's."""
+    """Return one error as `file:line:column: field: what is wrong`; a missing field's position is its section's."""
     location = [*detail["loc"], *_parts(detail.get("ctx", {}).get("field", ""))]
     node, path = root, ""
     for part in location:
@@ -57,7 +57,7 @@ def _line(root: SourceNode, name: str, detail: ErrorDetails) -> str:
 
 
 def _parts(field: str) -> list[str | int]:
-    """Split a field as fields.fault names it: `peers[0].as` into "peers", 0 and "as"."""
+    """Split a field as fields.fault gives it: `peers[0].as` into "peers", 0 and "as"."""
     return [int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", field)]
 
 

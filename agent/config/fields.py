@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kinds of values that lb.yml knows: numbers in a range, ports, addresses, networks; how a wrong one is told."""
+"""The types of lb.yml's values: numbers in a range, ports, addresses, networks; and the errors of wrong ones."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from agent.address import Address, Network
 
 
 class Section(BaseModel):
-    """A mapping of lb.yml: no unknown keys, no values bent into another type, not changed once read."""
+    """A mapping of lb.yml: no unknown keys, no conversion between types, immutable once read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
 def fault(field: str, message: str) -> PydanticCustomError:
-    """A fault of a field below the section that is being checked ("" for the value itself)."""
+    """Return the error of a field below the section that is checked ("" for the value itself)."""
     return PydanticCustomError("anylb", "{message}", {"message": message, "field": field})
 
 
 def within(low: int, high: int) -> AfterValidator:
-    """The value's range, as the message tells it."""
+    """Return a validator for a range, both ends included."""
 
     def check(value: float) -> float:
         if not low <= value <= high:
@@ -38,7 +38,7 @@ def within(low: int, high: int) -> AfterValidator:
 def _port_or_any(value: object) -> object:
     if value == "any" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65_535):
         return value
-    raise fault("", f"{value!r} is not in 1-65535, nor 'any'")
+    raise fault("", f"{value!r} is neither in 1-65535 nor 'any'")
 
 
 def _address(value: object) -> object:
@@ -50,7 +50,7 @@ def _address(value: object) -> object:
 
 def _zoned(value: object) -> Address:
     try:
-        return ip_address(str(value))  # a number would be an address to it: 3 is 0.0.0.3
+        return ip_address(str(value))  # ip_address(3) would be 0.0.0.3
     except ValueError:
         raise fault("", f"'{value}' is not an IP address") from None
 
@@ -60,9 +60,9 @@ def _peer_address(value: object) -> object:
     if isinstance(found, IPv4Address):
         return found
     if found.scope_id is not None and not re.fullmatch(r"[A-Za-z0-9_.@-]{1,15}", found.scope_id):
-        raise fault("", f"'{value}' does not name an interface behind its %")
+        raise fault("", f"'{value}' has no valid interface after its %")
     if found.is_link_local and found.scope_id is None:
-        raise fault("", f"{found} is link-local; say by which interface: '{found}%eth1'")
+        raise fault("", f"{found} is link-local; add its interface, as '{found}%eth1'")
     if found.scope_id is not None and not found.is_link_local:
         raise fault("", f"'{value}' names an interface, but is not link-local")
     if found.ipv4_mapped or found.is_multicast:
@@ -71,7 +71,7 @@ def _peer_address(value: object) -> object:
 
 
 def _community(value: object, parts: int, bits: int, example: str) -> tuple[int, ...]:
-    if not isinstance(value, str):  # YAML 1.1 reads 65000:10 as a number to the base of 60
+    if not isinstance(value, str):  # YAML 1.1 reads 65000:10 as a number in base 60
         raise fault("", f"{value!r} is not in quotes; write it as '{example}'")
     numbers = value.split(":")
     if len(numbers) != parts or not all(n.isascii() and n.isdigit() and int(n) < 1 << bits for n in numbers):
@@ -83,7 +83,7 @@ def _network(value: object) -> object:
     try:
         return ip_network(str(value))
     except ValueError as error:
-        why = ": it has bits set behind its length" if "host bits" in str(error) else ""
+        why = ": it has bits set after its prefix length" if "host bits" in str(error) else ""
         raise fault("", f"'{value}' is not an IP network{why}") from None
 
 
@@ -93,7 +93,7 @@ Port = Annotated[int, Field(strict=True), within(1, 65_535)]
 PortOrAny = Annotated[int | Literal["any"], BeforeValidator(_port_or_any)]
 Asn = Annotated[int, Field(strict=True), within(1, 4_294_967_294)]
 Seconds = Annotated[float, Field(strict=True), within(0, 3600), Field(gt=0)]
-V4Address = Annotated[IPv4Address, BeforeValidator(str)]  # 10 is not 0.0.0.10
+V4Address = Annotated[IPv4Address, BeforeValidator(str)]  # IPv4Address(10) would be 0.0.0.10
 AnyAddress = Annotated[Address, BeforeValidator(_address)]
 AnyNetwork = Annotated[Network, BeforeValidator(_network)]
 PeerAddress = Annotated[Address, BeforeValidator(_peer_address)]

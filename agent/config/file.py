@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From lb.yml, and the secrets that it names, to a `Config`, or to every fault in it.
+"""From lb.yml, and the secrets that it names, to a `Config`, or to all its errors.
 
-Every error names file, line, column and field, as `lb.yml:12:13: services[0].port: 70000 is not in 1-65535`. It
-touches nothing but these files. What may stand in lb.yml is schema.py's.
+Every error has file, line, column and field, as `lb.yml:12:13: cluster: 70000 is not in 1-65535`. Reads only these
+files. The schema is schema.py's, the errors' positions and texts are diagnosis.py's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from topology.yaml_source import DocumentError, SourceNode, compose, construct
 
 
 def load(path: Path) -> Config:
-    """Read and check a file. Raises ConfigError, one line for each fault; those between sections come last."""
+    """Read and check a file. Raises ConfigError, one line for each error; those between sections come last."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -42,13 +42,14 @@ def load(path: Path) -> Config:
     numbers = [one.number for one in supported_epochs(config)]
     if numbers[0] == numbers[1]:
         where = place(root, str(path), "table", "previous")
-        raise ConfigError(f"{where}: is the same as the table now; say in it what was different, or leave it out")
+        raise ConfigError(f"{where}: is the same as the current table; set what was different, or remove it")
     return config
 
 
 def passwords(path: Path, config: Config) -> dict[str, bytes]:
-    """The MD5 passwords of the peers that have one, by `PeerConfig.name`. Only the speaker needs them, so `load` does
-    not read them. Raises ConfigError, without a word of what is in a file.
+    """Return the MD5 passwords of the peers that have one, by `PeerConfig.name`.
+
+    Only the speaker needs them, so `load` does not read them. Raises ConfigError, which quotes nothing of a file.
     """
     found = {}
     for i, peer in enumerate(config.bgp.peers):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""lb.yml: what an operator may write, and what must agree between its sections. Pure; the file is file.py's.
+"""The schema of lb.yml, and the rules between its sections. Pure; reading the file is file.py's.
 
-`services:` is service.py's and `bgp:` is bgp.py's, each with what contradicts itself within it.
+`services:` is service.py's and `bgp:` is bgp.py's, each with the rules within it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from bgp.community import service_id
 
 
 class NodeConfig(Section):
-    """This node: where XDP is attached, and the addresses that it is known by.
+    """This node: the interfaces that XDP attaches to, and the node's addresses.
 
-    `interface`, or several `interfaces` (two uplinks, VLAN devices, a bond's slaves); the node's IPv4 address is on the
-    first, and is that one's first without `address`; so is `address6`, which only tunnels over IPv6 need. With
-    `announce: false` the node is a member only: it owns flows and forwards, and the others announce the VIPs.
+    `interface`, or several `interfaces` (two uplinks, VLAN devices, a bond's slaves); the node's addresses are on the
+    first one. `address` and `address6`, which only tunnels over IPv6 need, default to its first addresses. With
+    `announce: false` the node is a member only: it owns flows and forwards, and the other nodes announce the VIPs.
     """
 
     interface: InterfaceName | None = None
@@ -39,7 +39,7 @@ class NodeConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.interface and self.interfaces:
-            raise fault("interfaces", "stands beside interface; give one of them")
+            raise fault("interfaces", "contradicts interface; give one of them")
         if not self.names:
             raise fault("interface", "is missing")
         for i, name in enumerate(self.interfaces):
@@ -58,10 +58,10 @@ class NodeConfig(Section):
 
 
 class MembersConfig(Section):
-    """Which addresses nodes may have: identities of others are not believed, tunnels from others not opened.
+    """The prefixes of nodes' addresses: identities and tunnels from other addresses are ignored.
 
-    `outer` says which of a node's addresses tunnels run between. `probe_port` is the UDP port that nodes ask each other
-    at, the same on all, when a router loses many of them at once.
+    `outer` is the family of tunnels' outer headers. `probe_port` is the UDP port, the same on all nodes, on which they
+    probe each other when a router withdraws many of them at once.
     """
 
     allow: Annotated[tuple[AnyNetwork, ...], Field(min_length=1)]
@@ -70,9 +70,9 @@ class MembersConfig(Section):
 
 
 class XdpConfig(Section):
-    """Where the data path attaches. `off` makes the node plain anycast: it announces, and forwards nothing."""
+    """How the data path attaches. With `off` the node is plain anycast: it announces, and forwards nothing."""
 
-    # A bare off is a boolean to YAML 1.1; here it means what it says.
+    # An unquoted off is a boolean in YAML 1.1.
     mode: Annotated[
         Literal["auto", "native", "generic", "off"], BeforeValidator(lambda value: "off" if value is False else value)
     ] = "auto"
@@ -80,7 +80,7 @@ class XdpConfig(Section):
 
 def _known(version: int) -> int:
     if version not in TABLE_VERSIONS:
-        raise fault("", f"{version} is not known to this release; it knows {', '.join(map(str, TABLE_VERSIONS))}")
+        raise fault("", f"{version} is unknown to this release, which supports {', '.join(map(str, TABLE_VERSIONS))}")
     return version
 
 
@@ -97,7 +97,7 @@ TableVersion = Annotated[int, Field(strict=True), AfterValidator(_known)]
 
 
 class PreviousConfig(Section):
-    """What this cluster's table was before; what is absent is as it is now. `key_file: null`: there was no file."""
+    """The cluster's previous table; what is absent did not change. `key_file: null`: there was no file."""
 
     rows: Rows | None = None
     chain: Chain | None = None
@@ -106,14 +106,14 @@ class PreviousConfig(Section):
 
 
 class TableConfig(Section):
-    """What decides a row. It must be the same on every node; the epoch in each identity tells when it is not.
+    """What decides a row. It must be the same on every node; the epoch in each identity shows when it is not.
 
-    `key_file` holds the cluster's secret as 32 hex digits, so that nobody outside can tell which flows share a server.
-    A relative path begins at lb.yml. Without it the key derives from the cluster's number, which others may guess.
-    `version` is that of the way from members to rows, by default the newest that this release knows.
+    `key_file` holds the cluster's secret as 32 hex digits, so that outsiders cannot compute which flows share a server.
+    A relative path starts at lb.yml's folder. Without it the key derives from the cluster's number, which others may
+    guess. `version` is that of the algorithm from members to rows, by default the newest that this release supports.
 
-    `previous` is what the table was before: both are looked into for as long as it is given, and new flows go by the
-    previous one until every live member has the new one.
+    While `previous` is set, nodes look flows up in both tables, and new flows use the previous one until every live
+    member has the new one.
     """
 
     rows: Rows = 65_536
@@ -135,7 +135,7 @@ class Config(Section):
     xdp: XdpConfig = XdpConfig()
     table: TableConfig = TableConfig()
     deny: tuple[AnyNetwork, ...] = ()
-    """Whose packets to VIPs are dropped; `lbctl deny` adds to these at run time."""
+    """Prefixes whose packets to VIPs are dropped; `lbctl deny` adds to them at run time."""
 
     _secret: bytes | None = PrivateAttr(default=None)
     _previous_secret: bytes | None = PrivateAttr(default=None)
@@ -143,9 +143,9 @@ class Config(Section):
     @field_validator("cluster")
     @classmethod
     def _reserved(cls, value: int) -> int:
-        # RFC 8092 section 3: not to be used as the global administrator, which the cluster's number is.
+        # RFC 8092 section 3: reserved global administrators; the cluster's number is one.
         if value in (65_535, 4_294_967_295):
-            raise fault("", f"{value} is reserved by RFC 8092; take another")
+            raise fault("", f"{value} is reserved by RFC 8092; choose another")
         return value
 
     @model_validator(mode="after")
@@ -161,33 +161,33 @@ class Config(Section):
                     raise fault(f"services[{i}].{field}", f"is the same as that of {seen[key]}")
                 seen[key] = f"services[{i}]"
             if service.vip in self.bgp.identity_prefix:
-                raise fault(f"services[{i}].vip", f"{service.vip} lies in bgp.identity_prefix; that is for identities")
+                raise fault(f"services[{i}].vip", f"{service.vip} is in bgp.identity_prefix, which is for identities")
             if any(service.vip in allowed for allowed in self.members.allow):
-                raise fault(f"services[{i}].vip", f"{service.vip} lies in members.allow; that is for nodes")
+                raise fault(f"services[{i}].vip", f"{service.vip} is in members.allow, which is for nodes")
             if any(service.vip == peer.address for peer in self.bgp.peers):
                 raise fault(f"services[{i}].vip", f"{service.vip} is a BGP peer's address")
             if self.bgp.allow and not any(service.vip in allowed for allowed in self.bgp.allow):
-                raise fault(f"services[{i}].vip", f"{service.vip} lies in no network of bgp.allow")
+                raise fault(f"services[{i}].vip", f"{service.vip} is in no prefix of bgp.allow")
             self._check_announce(i, service)
         self._check_tags()
         if self.node.address6 and not any(self.node.address6 in allowed for allowed in self.members.allow):
-            raise fault("node.address6", f"{self.node.address6} lies in no network of members.allow")
+            raise fault("node.address6", f"{self.node.address6} is in no prefix of members.allow")
         return self
 
     def _check_announce(self, i: int, service: ServiceConfig) -> None:
-        said = service.announce
-        if said is None:
+        announce = service.announce
+        if announce is None:
             return
         for j, other in enumerate(self.services[:i]):
-            if other.vip == service.vip and other.announce not in (None, said):
+            if other.vip == service.vip and other.announce not in (None, announce):
                 raise fault(f"services[{i}].announce", f"differs from that of services[{j}] for the same VIP")
-        for k, community in enumerate(said.large_communities):
+        for k, community in enumerate(announce.large_communities):
             if community[0] == self.cluster:
                 where = f"services[{i}].announce.large_communities[{k}]"
-                raise fault(where, "begins with the cluster's number, as only identities do")
+                raise fault(where, "starts with the cluster's number, which is reserved for identities")
 
     def _check_tags(self) -> None:
-        """Nodes are told apart by their tags, the low 16 bits of their addresses, and announced under them."""
+        """Check that no two nodes can have the same tag: identities and markers name a node by it."""
         taken: list[tuple[range, IPv4Network]] = []
         for i, network in enumerate(self.members.allow):
             if not isinstance(network, IPv4Network):
@@ -196,7 +196,7 @@ class Config(Section):
             if network.prefixlen < 16:
                 raise fault(where, f"{network} is larger than a /16: nodes in it could share their low 16 bits")
             if network.overlaps(self.bgp.identity_prefix):
-                raise fault(where, f"{network} overlaps bgp.identity_prefix, which routers must not confuse with nodes")
+                raise fault(where, f"{network} overlaps bgp.identity_prefix, which must not contain nodes")
             first = int(network.network_address) & 0xFFFF
             tags = range(first, first + network.num_addresses)
             for others, other in taken:
@@ -206,21 +206,21 @@ class Config(Section):
 
     @property
     def vips(self) -> tuple[Address, ...]:
-        """Every VIP once, in the order of the file."""
+        """Every VIP once, in the file's order."""
         return tuple(dict.fromkeys(service.vip for service in self.services))
 
     @property
     def allowed(self) -> tuple[Network, ...]:
-        """Where the routes of VIPs may lie."""
+        """The prefixes that the routes of VIPs must be in."""
         return self.bgp.allow or tuple(ip_network(vip) for vip in self.vips)
 
     def announce_of(self, vip: Address) -> AnnounceConfig:
-        """What a VIP's routes carry."""
-        said = (service.announce for service in self.services if service.vip == vip and service.announce)
-        return next(said, AnnounceConfig())
+        """Return the attributes of a VIP's routes."""
+        found = (service.announce for service in self.services if service.vip == vip and service.announce)
+        return next(found, AnnounceConfig())
 
     def with_secrets(self, now: bytes | None, previous: bytes | None) -> Self:
-        """The same with what its key files hold, 16 bytes each."""
+        """Return a copy with the contents of its key files, 16 bytes each."""
         config = self.model_copy()
         config._secret, config._previous_secret = now, previous
         return config
@@ -232,7 +232,7 @@ class Config(Section):
 
     @property
     def previous_key(self) -> bytes | None:
-        """The secret of the previous epoch's flow hash; None where there is no previous one."""
+        """The secret of the previous epoch's flow hash; None if there is no previous epoch."""
         if self.table.previous is None:
             return None
         if "key_file" not in self.table.previous.model_fields_set:

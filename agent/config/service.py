@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""lb.yml's `services:`: what is balanced, how, and what checks its health. Owns what contradicts itself within one."""
+"""lb.yml's `services:`: what is balanced, how, and its health check. Owns the schema, and rules within a service."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from agent.config.fields import AnyAddress, Count, Port, PortOrAny, Seconds, Sec
 
 
 class HealthConfig(Section):
-    """How the local service is asked whether it serves. The check goes through the VIP on lo.
+    """How the local service is checked, through the VIP on lo.
 
-    `rise` good answers in a row make it healthy, `fall` bad ones unhealthy. `port` defaults to the service's own.
-    `fast_interval_s` is kept between answers that speak against the present state, so that a change is sure sooner.
-    While `disable_file` exists the service takes no new connections here, whatever it answers.
+    `rise` successes in a row make it healthy, `fall` failures unhealthy. `port` defaults to the service's own.
+    `fast_interval_s` is the interval while the last results contradict the current state, so that a change is certain
+    sooner. While `disable_file` exists the service takes no new connections here, whatever the checks return.
     """
 
     type: Literal["tcp", "http"] = "tcp"
@@ -34,22 +34,22 @@ class HealthConfig(Section):
     @model_validator(mode="after")
     def _path(self) -> Self:
         if not self.path.startswith("/"):
-            raise fault("path", f"'{self.path}' does not begin with /")
+            raise fault("path", f"'{self.path}' does not start with /")
         if self.fast_interval_s is not None and self.fast_interval_s > self.interval_s:
             raise fault("fast_interval_s", f"{self.fast_interval_s:g} is longer than interval_s, {self.interval_s:g}")
         if self.disable_file is not None and not self.disable_file.is_absolute():
-            raise fault("disable_file", f"'{self.disable_file}' does not begin with /")
+            raise fault("disable_file", f"'{self.disable_file}' does not start with /")
         return self
 
 
 class ServiceConfig(Section):
-    """One VIP, protocol and port (or any port), and what checks its health on this node.
+    """One VIP, protocol and port (or any port), and its health check on this node.
 
-    `affinity`: what of a packet decides its owner: all (5-tuple), or all but the client's port (3-tuple), or the two
-    addresses alone (2-tuple). `forward`: how a packet reaches its owner. `hash`: how owners are chosen.
-    `when_no_member`: whether packets go to this node's own kernel or nowhere while nobody serves. `when_unhealthy`:
-    what becomes of the VIP when no member is healthy: all that are up take new connections as if they were, or every
-    node withdraws it, so that another site can take over.
+    `affinity`: the fields that decide a packet's owner: all (5-tuple), all but the client's port (3-tuple), or the two
+    addresses (2-tuple). `forward`: how a packet reaches its owner. `hash`: how owners are chosen. `when_no_member`:
+    whether packets are passed to this node's kernel or dropped while no member takes them. `when_unhealthy`: when no
+    member is healthy, either all that are up take new connections as if they were healthy (fail_open), or every node
+    withdraws the VIP so that another site can take over (withdraw).
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -67,12 +67,12 @@ class ServiceConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        odd = self.vip.is_multicast or self.vip.is_loopback or self.vip.is_unspecified or self.vip.is_link_local
-        odd |= self.vip.version == 4 and self.vip.is_reserved
-        if odd or (isinstance(self.vip, IPv6Address) and self.vip.ipv4_mapped):
+        unusable = self.vip.is_multicast or self.vip.is_loopback or self.vip.is_unspecified or self.vip.is_link_local
+        unusable |= self.vip.version == 4 and self.vip.is_reserved
+        if unusable or (isinstance(self.vip, IPv6Address) and self.vip.ipv4_mapped):
             raise fault("vip", f"{self.vip} cannot be a virtual IP; give a unicast address")
         if self.health.port is None and (self.port == "any" or self.protocol == "udp"):
-            raise fault("health", "needs a port of its own: set health.port to a TCP port to ask")
+            raise fault("health", "needs a port of its own: set health.port to a TCP port")
         hop = self.announce.next_hop if self.announce else None
         if hop is not None and (hop.version != self.vip.version or hop == self.vip):
             raise fault("announce.next_hop", f"{hop} cannot be the next hop of {self.vip}")

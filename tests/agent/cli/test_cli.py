@@ -77,7 +77,7 @@ def test_config_check_names_every_fault(tmp_path: Path) -> None:
     out, err = lbctl("config", "check", "-c", str(path), code=1)
     assert out == ""
     assert err.splitlines() == [
-        f"lbctl: {path}:11:11: services[0].port: 70000 is not in 1-65535, nor 'any'",
+        f"lbctl: {path}:11:11: services[0].port: 70000 is neither in 1-65535 nor 'any'",
         f"lbctl: {path}:25:11: bgp.peers[0].as: 'x' is not a whole number",
     ]
 

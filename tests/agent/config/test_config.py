@@ -32,12 +32,12 @@ members:
 
 FAULTS = [
     # (what is replaced, by what, the message)
-    ("port: 443", "port: 70000", "8:11: services[0].port: 70000 is not in 1-65535, nor 'any'"),
-    ("port: 443", "port: https", "8:11: services[0].port: 'https' is not in 1-65535, nor 'any'"),
+    ("port: 443", "port: 70000", "8:11: services[0].port: 70000 is neither in 1-65535 nor 'any'"),
+    ("port: 443", "port: https", "8:11: services[0].port: 'https' is neither in 1-65535 nor 'any'"),
     ("port: 443", "prt: 443", "5:5: services[0].port: is missing\nlb.yml:8:5: services[0].prt: unknown key"),
     ("cluster: 7", "cluster: x", "1:10: cluster: 'x' is not a whole number"),
     ("cluster: 7", "cluster: true", "1:10: cluster: True is not a whole number"),
-    ("cluster: 7", "cluster: 65535", "1:10: cluster: 65535 is reserved by RFC 8092; take another"),
+    ("cluster: 7", "cluster: 65535", "1:10: cluster: 65535 is reserved by RFC 8092; choose another"),
     ("cluster: 7\n", "", "1:1: cluster: is missing"),
     ("cluster: 7", "cluster: 7\ncluster: 8", "2:1: cluster: is given twice"),
     ("port: 443", "port: 443\n    port: 444", "9:5: services[0].port: is given twice"),
@@ -45,14 +45,14 @@ FAULTS = [
     ("cluster: 7", "cluster: 7\nclutser: 8", "2:1: clutser: unknown key"),
     ("vip: 192.0.2.10", "vip: 192.0.2", "6:10: services[0].vip: '192.0.2' is not an IP address"),
     ("vip: 192.0.2.10", "vip: 224.0.0.1", "6:10: services[0].vip: 224.0.0.1 cannot be a virtual IP; give a unicast address"),
-    ("vip: 192.0.2.10", "vip: 10.0.0.9", "6:10: services[0].vip: 10.0.0.9 lies in members.allow; that is for nodes"),
+    ("vip: 192.0.2.10", "vip: 10.0.0.9", "6:10: services[0].vip: 10.0.0.9 is in members.allow, which is for nodes"),
     ("vip: 192.0.2.10", "vip: 255.255.255.255", "6:10: services[0].vip: 255.255.255.255 cannot be a virtual IP; give a unicast address"),
     ("address: 10.0.0.1", "address: 192.0.2.10", "6:10: services[0].vip: 192.0.2.10 is a BGP peer's address"),
     ("address: 10.0.0.1", "address: 10", "14:16: bgp.peers[0].address: '10' is not an IP address"),
     ("allow: [10.0.0.0/24]", "allow: [10.0.0.0/8]", "17:11: members.allow[0]: 10.0.0.0/8 is larger than a /16: nodes in it could share their low 16 bits"),
     ("allow: [10.0.0.0/24]", "allow: [10.0.0.0/24, 10.1.0.0/24]", "17:24: members.allow[1]: 10.1.0.0/24 and 10.0.0.0/24 hold nodes with the same low 16 bits"),
-    ("allow: [10.0.0.0/24]", "allow: [10.254.7.0/24]", "17:11: members.allow[0]: 10.254.7.0/24 overlaps bgp.identity_prefix, which routers must not confuse with nodes"),
-    ("vip: 192.0.2.10", "vip: 10.254.0.9", "6:10: services[0].vip: 10.254.0.9 lies in bgp.identity_prefix; that is for identities"),
+    ("allow: [10.0.0.0/24]", "allow: [10.254.7.0/24]", "17:11: members.allow[0]: 10.254.7.0/24 overlaps bgp.identity_prefix, which must not contain nodes"),
+    ("vip: 192.0.2.10", "vip: 10.254.0.9", "6:10: services[0].vip: 10.254.0.9 is in bgp.identity_prefix, which is for identities"),
     ("vip: 192.0.2.10", "vip: fe80::1", "6:10: services[0].vip: fe80::1 cannot be a virtual IP; give a unicast address"),
     ("vip: 192.0.2.10", "vip: '::ffff:1.2.3.4'", "6:10: services[0].vip: ::ffff:102:304 cannot be a virtual IP; give a unicast address"),
     ("vip: 192.0.2.10", "vip: 'x'", "6:10: services[0].vip: 'x' is not an IP address"),
@@ -60,13 +60,13 @@ FAULTS = [
     ("forward: l2", "affinity: 4-tuple", "9:15: services[0].affinity: '4-tuple' is not '5-tuple', '3-tuple' or '2-tuple'"),
     ("forward: l2", "hash: modulo", "9:11: services[0].hash: 'modulo' is not 'rendezvous' or 'maglev'"),
     ("forward: l2", "when_no_member: reject", "9:21: services[0].when_no_member: 'reject' is not 'pass' or 'drop'"),
-    ("interface: eth0", "interface: eth0\n  interfaces: [eth1]", "4:15: node.interfaces: stands beside interface; give one of them"),
+    ("interface: eth0", "interface: eth0\n  interfaces: [eth1]", "4:15: node.interfaces: contradicts interface; give one of them"),
     ("interface: eth0", "interfaces: [eth1, eth2, eth1]", "3:28: node.interfaces[2]: eth1 is listed twice"),
     ("interface: eth0", "interfaces: [eth1, averylonginterface]", "3:22: node.interfaces[1]: string should have at most 15 characters (is 'averylonginterface')"),
     ("interface: eth0", "address: 10.0.0.9", "3:3: node.interface: is missing"),
     ("interface: eth0", "interface: eth0\n  address6: fe80::1", "4:13: node.address6: fe80::1 cannot be the end of a tunnel; give a global or local unicast one"),
-    ("interface: eth0", "interface: eth0\n  address6: 2001:db8::1", "4:13: node.address6: 2001:db8::1 lies in no network of members.allow"),
-    ("allow: [10.0.0.0/24]", "allow: [10.0.0.1/24]", "17:11: members.allow[0]: '10.0.0.1/24' is not an IP network: it has bits set behind its length"),
+    ("interface: eth0", "interface: eth0\n  address6: 2001:db8::1", "4:13: node.address6: 2001:db8::1 is in no prefix of members.allow"),
+    ("allow: [10.0.0.0/24]", "allow: [10.0.0.1/24]", "17:11: members.allow[0]: '10.0.0.1/24' is not an IP network: it has bits set after its prefix length"),
     ("allow: [10.0.0.0/24]", "allow: [10.0.0.0/24]\n  outer: v6", "18:10: members.outer: 'v6' is not 'ipv4' or 'ipv6'"),
     ("members:", "deny: [192.0.2.0/24, 2001:db8::/129]\nmembers:", "16:22: deny[1]: '2001:db8::/129' is not an IP network"),
     ("protocol: tcp", "protocol: sctp", "7:15: services[0].protocol: 'sctp' is not 'tcp' or 'udp'"),
@@ -79,39 +79,39 @@ FAULTS = [
     ("10.254.0.0/16", "10.254.0.0/24", "12:20: bgp.identity_prefix: 10.254.0.0/24 is not a /16; a node's tag has 16 bits"),
     ("10.254.0.0/16", "10.254.0.1/16", "12:20: bgp.identity_prefix: '10.254.0.1/16' is not an IPv4 network"),
     ("allow: [10.0.0.0/24]", "allow: []", "17:10: members.allow: is empty; list at least one"),
-    ("forward: l2", "forward: l2\n    health: {path: x}", "10:20: services[0].health.path: 'x' does not begin with /"),
+    ("forward: l2", "forward: l2\n    health: {path: x}", "10:20: services[0].health.path: 'x' does not start with /"),
     ("forward: l2", "forward: l2\n    health: {rise: 0}", "10:20: services[0].health.rise: 0 is not in 1-100"),
     ("forward: l2", "forward: l2\n    health: {fast_interval_s: 2}",
      "10:31: services[0].health.fast_interval_s: 2 is longer than interval_s, 1"),
     ("forward: l2", "forward: l2\n    health: {disable_file: gone}",
-     "10:28: services[0].health.disable_file: 'gone' does not begin with /"),
+     "10:28: services[0].health.disable_file: 'gone' does not start with /"),
     ("forward: l2", "forward: l2\n    health: {interval_s: 0}", "10:26: services[0].health.interval_s: 0 is not more than 0"),
-    ("port: 443", "port: any", "5:5: services[0].health: needs a port of its own: set health.port to a TCP port to ask"),
+    ("port: 443", "port: any", "5:5: services[0].health: needs a port of its own: set health.port to a TCP port"),
     ("name: web", "name: [web", "6:8: expected ',' or ']', but got ':'"),
     ("name: web", "name: 3", "5:11: services[0].name: 3 is not a string; put it in quotes"),
     ("members:", "table: {rows: 5000}\nmembers:", "16:15: table.rows: 5000 is not a power of two"),
-    ("members:", "table: {version: 9}\nmembers:", "16:18: table.version: 9 is not known to this release; it knows 1"),
+    ("members:", "table: {version: 9}\nmembers:", "16:18: table.version: 9 is unknown to this release, which supports 1"),
     ("members:", "table: {previous: {rows: 5000}}\nmembers:", "16:26: table.previous.rows: 5000 is not a power of two"),
     ("members:", "table: {previous: {key: 1}}\nmembers:", "16:20: table.previous.key: unknown key"),
     # The speaker's sections
-    ("address: 10.0.0.1", "address: fe80::1", "14:16: bgp.peers[0].address: fe80::1 is link-local; say by which interface: 'fe80::1%eth1'"),
-    ("address: 10.0.0.1", "address: 'fe80::1%e th'", "14:16: bgp.peers[0].address: 'fe80::1%e th' does not name an interface behind its %"),
+    ("address: 10.0.0.1", "address: fe80::1", "14:16: bgp.peers[0].address: fe80::1 is link-local; add its interface, as 'fe80::1%eth1'"),
+    ("address: 10.0.0.1", "address: 'fe80::1%e th'", "14:16: bgp.peers[0].address: 'fe80::1%e th' has no valid interface after its %"),
     ("address: 10.0.0.1", "address: 2001:db8::1%eth1", "14:16: bgp.peers[0].address: '2001:db8::1%eth1' names an interface, but is not link-local"),
     ("address: 10.0.0.1", "address: 'ff02::1'", "14:16: bgp.peers[0].address: ff02::1 cannot be a router's address"),
-    ("address: 10.0.0.1", "address: '2001:db8::1'", "14:5: bgp.peers: none carries ipv4, which the nodes' identities need; add it to one's families"),
+    ("address: 10.0.0.1", "address: '2001:db8::1'", "14:5: bgp.peers: no peer carries ipv4, which the nodes' identities need; add it to a peer's families"),
     ("as: 65000", "as: 65000\n    - {address: 10.0.0.1, as: 65000}", "16:17: bgp.peers[1].address: 10.0.0.1 is listed twice"),
     ("as: 65000", "as: 65000\n    - {address: fe80::1%a, as: 1}\n    - {address: fe80::1%b, as: 1}",
-     "17:17: bgp.peers[2].address: fe80::1 is listed twice; ExaBGP tells neighbors apart by address, not by interface"),
+     "17:17: bgp.peers[2].address: fe80::1 is listed twice; ExaBGP distinguishes neighbors by address, not by interface"),
     ("as: 65000", "as: 65000\n      multihop: 1", "16:17: bgp.peers[0].multihop: 1 is not in 2-255"),
     ("as: 65000", "as: 65000\n      ttl_security: true\n      multihop: 2",
-     "17:17: bgp.peers[0].multihop: contradicts ttl_security, which is for a router next door; give one of them"),
+     "17:17: bgp.peers[0].multihop: contradicts ttl_security, which is for a directly connected router; give one of them"),
     ("as: 65000", "as: 65000\n    - {address: fe80::1%a, as: 1, multihop: 2}",
-     "16:45: bgp.peers[1].multihop: fe80::1%a is link-local: it is next door"),
+     "16:45: bgp.peers[1].multihop: fe80::1%a is link-local, so directly connected"),
     ("as: 65000", "as: 65000\n    - {address: fe80::1%a, as: 1, passive: true}",
      "16:44: bgp.peers[1].passive: ExaBGP cannot listen on a link-local address; let it connect"),
     ("as: 65000", "as: 65000\n    - {address: fe80::1%a, as: 1, source: 2001:db8::1}",
      "16:43: bgp.peers[1].source: 2001:db8::1 is not link-local as fe80::1%a is"),
-    ("as: 65000", "as: 65000\n      source: 2001:db8::1", "16:15: bgp.peers[0].source: 2001:db8::1 is of another family than 10.0.0.1"),
+    ("as: 65000", "as: 65000\n      source: 2001:db8::1", "16:15: bgp.peers[0].source: 2001:db8::1 is of a different family than 10.0.0.1"),
     ("as: 65000", "as: 65000\n      passive: 1", "16:16: bgp.peers[0].passive: input should be a valid boolean (is '1')"),
     ("as: 65000", "as: 65000\n      families: [ipv4, ipv4]", "16:24: bgp.peers[0].families[1]: ipv4 is listed twice"),
     ("as: 65000", "as: 65000\n      families: [ipv5]", "16:18: bgp.peers[0].families[0]: 'ipv5' is not 'ipv4' or 'ipv6'"),
@@ -119,9 +119,9 @@ FAULTS = [
     ("as: 65000", "as: 65000\n      graceful_restart_s: 5000", "16:27: bgp.peers[0].graceful_restart_s: 5000 is not in 0-4095"),
     ("as: 65000", "as: 65000\n      passive: true\n    - {address: 10.0.0.2, as: 1, passive: true, ttl_security: true}",
      "17:63: bgp.peers[1].ttl_security: must be the same for all passive peers of one source address"),
-    ("members:", "  allow: [192.0.2.0/29, 10.99.0.0/24]\nmembers:", "6:10: services[0].vip: 192.0.2.10 lies in no network of bgp.allow"),
+    ("members:", "  allow: [192.0.2.0/29, 10.99.0.0/24]\nmembers:", "6:10: services[0].vip: 192.0.2.10 is in no prefix of bgp.allow"),
     ("members:", "  allow: [192.0.2.0/24, 10.0.0.0/8]\nmembers:",
-     "16:25: bgp.allow[1]: 10.0.0.0/8 overlaps identity_prefix; of that a node announces its own /32"),
+     "16:25: bgp.allow[1]: 10.0.0.0/8 overlaps identity_prefix, which needs no entry here"),
     ("forward: l2", "announce: {communities: [65000:10]}",
      "9:30: services[0].announce.communities[0]: 3900010 is not in quotes; write it as '65000:100'"),
     ("forward: l2", "announce: {communities: ['65000:65536']}",
@@ -129,7 +129,7 @@ FAULTS = [
     ("forward: l2", "announce: {large_communities: ['1:2']}",
      "9:36: services[0].announce.large_communities[0]: '1:2' is not 3 numbers of 32 bits, as '65000:1:2'"),
     ("forward: l2", "announce: {large_communities: ['7:2:3']}",
-     "9:36: services[0].announce.large_communities[0]: begins with the cluster's number, as only identities do"),
+     "9:36: services[0].announce.large_communities[0]: starts with the cluster's number, which is reserved for identities"),
     ("forward: l2", "announce: {prepend: 17}", "9:25: services[0].announce.prepend: 17 is not in 0-16"),
     ("forward: l2", "announce: {next_hop: '2001:db8::1'}",
      "9:26: services[0].announce.next_hop: 2001:db8::1 cannot be the next hop of 192.0.2.10"),
@@ -162,7 +162,7 @@ def test_both_families() -> None:
     assert config.node.names == ("a", "b")
     assert list(map(str, config.members.allow)) == ["10.0.0.0/24", "2001:db8::/64"]
     assert list(map(str, config.deny)) == ["198.51.100.0/24", "2001:db8:bad::/48"]
-    with pytest.raises(ConfigError, match=r"lies in members\.allow"):
+    with pytest.raises(ConfigError, match=r"is in members\.allow"):
         parse(text.replace("vip: 2001:db8:99::1", "vip: 2001:db8::1"), "lb.yml")
 
 
@@ -180,9 +180,9 @@ def test_the_secret_is_read_beside_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "mode", "told"),
     [
-        ("00", 0o600, "holds not 32 hex digits; make one with `openssl rand -hex 16`"),
-        ("secret", 0o600, "holds not 32 hex digits; make one with `openssl rand -hex 16`"),
-        ("00112233445566778899aabbccddeeff", 0o640, "others may read it (mode 640); chmod 600 {path}"),
+        ("00", 0o600, "does not contain 32 hex digits; make one with `openssl rand -hex 16`"),
+        ("secret", 0o600, "does not contain 32 hex digits; make one with `openssl rand -hex 16`"),
+        ("00112233445566778899aabbccddeeff", 0o640, "other users have access (mode 640); chmod 600 {path}"),
         (None, 0, "No such file or directory; make one with `openssl rand -hex 16`"),
     ],
 )
@@ -254,7 +254,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="byte 0 is not UTF-8"):
         load(tmp_path / "lb.yml")
     (tmp_path / "lb.yml").write_text(f'{GOOD}table: {{key_file: "a\\0b"}}\n')
-    with pytest.raises(ConfigError, match="cannot be a file's name"):
+    with pytest.raises(ConfigError, match="cannot be a file name"):
         load(tmp_path / "lb.yml")
 
 
@@ -289,8 +289,8 @@ def test_a_previous_table_that_is_no_other_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "lb.yml")
     assert str(caught.value) == (
-        f"{tmp_path}/lb.yml:18:34: table.previous: is the same as the table now; say in it what was different, or "
-        "leave it out"
+        f"{tmp_path}/lb.yml:18:34: table.previous: is the same as the current table; set what was different, or "
+        "remove it"
     )
 
 
