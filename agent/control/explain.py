@@ -71,14 +71,14 @@ def explain(agent: Agent, text: str) -> dict[str, Any]:
     """
     flow = parse(text)
     service = _service(agent, flow)
-    if agent.applier is None:
+    if agent.map_writer is None:
         raise AgentError("the data path is off (xdp.mode): the server that the router picks keeps the flow")
-    use = agent.applier.use
+    use = agent.map_writer.use
     if use is None:
         raise AgentError("there is no table yet: no router has announced the members")
     first, *others = sorted(agent.epochs, key=lambda epoch: epoch.number != use.first)
-    number, row, chain = _look_up(agent.applier, service, first, flow)
-    others_found = [_look_up(agent.applier, service, epoch, flow) for epoch in others]
+    number, row, chain = _look_up(agent.map_writer, service, first, flow)
+    others_found = [_look_up(agent.map_writer, service, epoch, flow) for epoch in others]
     tried = joined(chain, others_found[0][2] if others_found else None, use.alternating)
     nodes = [member.address for member in agent.members()]
     return {
@@ -100,13 +100,13 @@ def explain(agent: Agent, text: str) -> dict[str, Any]:
 
 
 def _look_up(
-    applier: MapWriter, service: ServiceConfig, epoch: Epoch, flow: Flow
+    map_writer: MapWriter, service: ServiceConfig, epoch: Epoch, flow: Flow
 ) -> tuple[int, int, list[IPv4Address]]:
     """Return the flow's hash, row and chain in an epoch."""
     affinity = AFFINITIES[service.affinity]
     number = flow_hash(epoch.key, flow.client, flow.client_port, flow.vip, flow.vip_port, affinity)
     row = number & (epoch.rows - 1)
-    return number, row, applier.chain(service.name, epoch.number, row)
+    return number, row, map_writer.chain(service.name, epoch.number, row)
 
 
 def _service(agent: Agent, flow: Flow) -> ServiceConfig:

@@ -39,12 +39,12 @@ def other_announcers(agent: Agent, vip: Address) -> tuple[IPv4Address, ...]:
     return announcing_nodes(agent.view.members, [service_id_of(s) for s in agent.config.services if s.vip == vip])
 
 
-def set_admin_state(agent: Agent, intent: State, force: bool = False) -> None:
+def set_admin_state(agent: Agent, admin_state: State, force: bool = False) -> None:
     """Set the node's state that the operator wants. Raise LastAnnouncerError if no node would announce a VIP, unless
     forced."""
-    if intent is not State.UP and not force:
+    if admin_state is not State.UP and not force:
         _check_other_announcers(agent, agent.config.vips)
-    agent.intent = intent
+    agent.admin_state = admin_state
     agent.changed()
 
 

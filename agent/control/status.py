@@ -31,11 +31,11 @@ def status(agent: Agent) -> dict[str, Any]:
         "node": {
             "address": str(agent.interface.address),
             "tag": tag_of(agent.interface.address),
-            "epoch": agent.stance.use.first if agent.stance else agent.epochs[0].number,
+            "epoch": agent.epoch_switch.use.first if agent.epoch_switch else agent.epochs[0].number,
             "epochs": agent.epoch_numbers,
-            "next_epoch": agent.stance.next.first if agent.stance and agent.stance.next else None,
+            "next_epoch": agent.epoch_switch.next.first if agent.epoch_switch and agent.epoch_switch.next else None,
             "cluster": agent.config.cluster,
-            "state": agent.intent,
+            "state": agent.admin_state,
             "version": agent.version.number,
         },
         "fault": agent.fault,
@@ -50,8 +50,8 @@ def status(agent: Agent) -> dict[str, Any]:
             "counters": counters.get(0, {}),
         },
         "clamp": {
-            "interfaces": agent.clamping.interfaces if agent.clamping else [],
-            "errors": agent.clamping.errors if agent.clamping else [],
+            "interfaces": agent.mss_clamp.interfaces if agent.mss_clamp else [],
+            "errors": agent.mss_clamp.errors if agent.mss_clamp else [],
         },
         "vips": [
             {"vip": str(vip), "wanted": a.wanted, "announced": routes.vip_prefix(vip) in announced, "why": a.why}
@@ -92,7 +92,7 @@ def _service(
 ) -> dict[str, Any]:
     share = own_share(service, agent.condition)
     health = agent.health[service.name]
-    applier = agent.applier
+    map_writer = agent.map_writer
     found = candidates(identity.service_id_of(service), members)
     return {
         "name": service.name,
@@ -108,9 +108,9 @@ def _service(
         "why": health.why,
         "weight": share.weight,
         "effective": share.effective,
-        "digest": applier.digest(service.name) if applier else "",
-        "mss": agent.clamping.limits.get(key_of(service)) if agent.clamping else None,
-        "counters": counters.get(applier.slot(service.name), {}) if applier else {},
+        "digest": map_writer.digest(service.name) if map_writer else "",
+        "mss": agent.mss_clamp.limits.get(key_of(service)) if agent.mss_clamp else None,
+        "counters": counters.get(map_writer.slot(service.name), {}) if map_writer else {},
         "when_unhealthy": service.when_unhealthy,
         "taken": bool(takers(found)),
         "members": [
@@ -132,7 +132,7 @@ def _member(agent: Agent, member: Member, now: float) -> dict[str, Any]:
         "epochs": member.epochs,
         "same_epoch": not incompatible_members(agent.epoch_numbers, [member]),
         "has_new_epoch": agent.epochs[0].number in member.supports,
-        "reachable": own or agent.applier is None or agent.applier.reaches([agent.applier.target(*ends)]),
+        "reachable": own or agent.map_writer is None or agent.map_writer.reaches([agent.map_writer.target(*ends)]),
         "version": agent.version.number if own else member.version,
         "services": {
             name: {"state": share.state, "weight": share.weight, "effective": share.effective}

@@ -93,20 +93,20 @@ class EpochBanks:
 
     async def apply(
         self,
-        stance: EpochSwitch,
+        epoch_switch: EpochSwitch,
         candidates: Mapping[str, Members],
         hashes: Mapping[str, str],
         indexes: Mapping[IPv4Address, int],
         conf: NodeConf,
         now: float,
     ) -> None:
-        """Bring all tables to these candidates (and `hashes`) by service name, then the program to this stance.
+        """Bring all tables to these candidates (and `hashes`) by service name, then the program to this epoch_switch.
 
         `conf` is what the program knows of this node else; its epochs are filled in here.
         """
-        use = stance.use
+        use = epoch_switch.use
         unsettled = use != self.use if self.use is not None else False
-        unsettled |= stance.next is not None and not self._armed
+        unsettled |= epoch_switch.next is not None and not self._armed
         # Those that are there go first: what has to make room for another can then be left.
         for number in sorted(self._epochs, key=lambda number: number not in self._held):
             if number not in self._held:
@@ -117,7 +117,7 @@ class EpochBanks:
         others = [epoch for number, epoch in self._epochs.items() if number != use.first]
         other = OtherEpoch(others[0].key, others[0].number, use.alternating) if others else None
         self._write_conf(conf, use.first, other)
-        self.use, self._armed = use, stance.next is not None
+        self.use, self._armed = use, epoch_switch.next is not None
         if not self._swept:
             await asyncio.to_thread(self._sweep)
             self._swept = True

@@ -126,7 +126,7 @@ class MapWriter:
         """The next hop that is in the maps for an address."""
         return self._hops.get(target)
 
-    def strays(self, uplinks: Collection[int]) -> list[tuple[IPv4Address, int]]:
+    def unlisted_egress(self, uplinks: Collection[int]) -> list[tuple[IPv4Address, int]]:
         """The nodes whose packets leave by an interface that is none of these, with its index."""
         found = []
         for address in sorted(self._indexes.keys() - {self._own}):
@@ -163,7 +163,7 @@ class MapWriter:
         candidates: Mapping[str, tuple[Candidate, ...]],
         up: Mapping[str, bool],
         ends: Mapping[IPv4Address, IPv6Address | None],
-        stance: EpochSwitch,
+        epoch_switch: EpochSwitch,
         now: float,
     ) -> None:
         """Bring the maps to this view: `candidates` and `up` (does this node take new flows) by service name, `ends`
@@ -186,7 +186,7 @@ class MapWriter:
         # The key and all that belongs to an epoch is put in by Sides.
         conf = NodeConf(indexes[self._own], tag_of(self._own), b"", address=self._own, address6=own6)
         hashes = {service.name: service.hash for service in self._config.services}
-        await self._sides.apply(stance, candidates, hashes, indexes, conf, now)
+        await self._sides.apply(epoch_switch, candidates, hashes, indexes, conf, now)
         self._write_services(up)
         for address, index in dropped.items():
             self._datapath.tables.set_node(index, None)

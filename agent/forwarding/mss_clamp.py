@@ -67,12 +67,12 @@ def interfaces(links: Mapping[int, Link], uplinks: Iterable[str], ways: Iterable
 class MssClampKeeper:
     """Keeps limits and filters as they should be. What hinders it is told, and hinders nothing else."""
 
-    def __init__(self, config: Config, datapath: DataPath, applier: MapWriter, netlink: Netlink) -> None:
+    def __init__(self, config: Config, datapath: DataPath, map_writer: MapWriter, netlink: Netlink) -> None:
         self.limits: dict[ServiceKey, int] = {}
         self.interfaces: list[str] = []
         """Those with the filter in place."""
         self.errors: list[str] = []
-        self._config, self._datapath, self._applier, self._netlink = config, datapath, applier, netlink
+        self._config, self._datapath, self._map_writer, self._netlink = config, datapath, map_writer, netlink
         self._one_at_a_time = asyncio.Lock()
 
     async def run(self) -> None:
@@ -99,7 +99,7 @@ class MssClampKeeper:
     async def _keep(self) -> list[str]:
         links = await self._netlink.links()
         names = self._config.node.names
-        mtus = [link.mtu for link in links.values() if link.name in names] + self._applier.mtus()
+        mtus = [link.mtu for link in links.values() if link.name in names] + self._map_writer.mtus()
         self.limits = limits(self._config, min(mtus, default=_MTU))
         self._datapath.tables.set_mss(self.limits)
         ways = [way for vip in {key.vip for key in self.limits} for way in await self._netlink.default_egress(vip)]

@@ -16,7 +16,7 @@ from agent.health.rise_fall import Health, disable, judge, pause_s
 log = logging.getLogger("anylb")
 
 
-async def check_for_ever(
+async def check_forever(
     service: ServiceConfig, health: MutableMapping[str, Health], changed: Callable[[], None]
 ) -> None:
     """Keep `health[service.name]` true; `changed` is called when it turns."""

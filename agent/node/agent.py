@@ -27,7 +27,7 @@ from agent.errors import AgentError
 from agent.forwarding.map_writer import MapWriter
 from agent.forwarding.mss_clamp import MssClampKeeper
 from agent.forwarding.route_monitor import RouteMonitor
-from agent.health.check import check_for_ever
+from agent.health.check import check_forever
 from agent.health.rise_fall import Health
 from agent.membership import identity, identity_version
 from agent.membership.prober import Prober
@@ -66,13 +66,13 @@ class Agent:
     def __init__(self, config: Config, paths: Paths, interface: Interface, datapath: DataPath | None) -> None:
         self.config, self.paths, self.interface, self.datapath = config, paths, interface, datapath
         self.epochs = supported_epochs(config)
-        self.stance: EpochSwitch | None = None
+        self.epoch_switch: EpochSwitch | None = None
         """Which of its epochs this node uses; None before the first pass."""
         saved = saved_state.load(paths.state)
         now = time.monotonic()
-        self.intent: State = saved.intent
-        self.begun = saved.begun
-        self.announcer = Announcer(config, paths.orders, saved.falls, saved.standings)
+        self.admin_state: State = saved.admin_state
+        self.announced_once = saved.announced_once
+        self.announcer = Announcer(config, paths.orders, saved.flaps, saved.export_statuses)
         self.health = {
             s.name: Health(s.name in saved.healthy, 0, now, "as the agent before this one saw it")
             if s.name in saved.healthy
@@ -82,13 +82,13 @@ class Agent:
         self.view = View(m for m in saved.members if m.address != interface.address)
         self.denied = saved.denied
         self.version = saved.version or identity_version.initial(time.time())
-        self._silenced = False
+        self._deadman_acted = False
         self.drained, self.weights = saved.drained, dict(saved.weights)
-        self.applier = None
+        self.map_writer = None
         if datapath:
             ends = interface.address, interface.address6
-            self.applier = MapWriter(config, self.epochs, datapath, *ends, self.all_denied)
-        self.relay = RelayClient(paths.relay, _relay_uids(config.bgp.user), self._heard)
+            self.map_writer = MapWriter(config, self.epochs, datapath, *ends, self.all_denied)
+        self.relay = RelayClient(paths.relay, _relay_uids(config.bgp.user), self._on_snapshot)
         self.prober = Prober(config, interface.address, self._version_to_reply, self._on_reply)
         self.membership_known = False
         self.stopping = False
@@ -101,17 +101,19 @@ class Agent:
         self._saved = saved
         self.retiring = saved.vips - set(config.vips)
         """VIPs of an earlier configuration that are still on lo."""
-        self._unsaved: str | None = None
+        self._save_error: str | None = None
         self.problems = Problems(config, interface.address)
-        self._wish: tuple[list[Route], list[Route]] | None = None
+        self._desired: tuple[list[Route], list[Route]] | None = None
         self._announcers: tuple[str, ...] = ()
-        self._passed_at = now
+        self._last_pass_at = now
         self.netlink = Netlink()
-        self.routes = self.clamping = None
-        if self.applier and datapath:
-            self.clamping = MssClampKeeper(config, datapath, self.applier, self.netlink)
+        self.route_monitor = self.mss_clamp = None
+        if self.map_writer and datapath:
+            self.mss_clamp = MssClampKeeper(config, datapath, self.map_writer, self.netlink)
             uplinks = [socket.if_nametoindex(name) for name in config.node.names]
-            self.routes = RouteMonitor(self.netlink, uplinks, self.applier.learn_hop, self.applier.learn_uplink)
+            self.route_monitor = RouteMonitor(
+                self.netlink, uplinks, self.map_writer.learn_hop, self.map_writer.learn_uplink
+            )
         self._wake = asyncio.Event()
 
     # What is
@@ -119,10 +121,10 @@ class Agent:
     @property
     def ready(self) -> bool:
         """Whether this node can forward: tables in the kernel and XDP attached (nothing to wait for when off)."""
-        if self.applier is None or self.datapath is None:
+        if self.map_writer is None or self.datapath is None:
             return True
         try:
-            return self.applier.ready and self.datapath.attached()
+            return self.map_writer.ready and self.datapath.attached()
         except BpfError:  # the interface is gone
             return False
 
@@ -131,7 +133,9 @@ class Agent:
         """What the decisions of plan.py are made from."""
         healthy = {name: health.healthy for name, health in self.health.items()}
         has_ipv6 = self.interface.next_hop6 is not None
-        return Condition(self.ready, healthy, self.intent, self.begun, self.drained, self.weights, has_ipv6)
+        return Condition(
+            self.ready, healthy, self.admin_state, self.announced_once, self.drained, self.weights, has_ipv6
+        )
 
     def own_shares(self) -> dict[int, Share]:
         """This node's part in each service, by service id."""
@@ -167,7 +171,7 @@ class Agent:
 
     def withdrawn(self, vips: Iterable[Address]) -> bool:
         """Whether the relay confirms that these VIPs, which are not wished for, are in no peer's adj-rib-out."""
-        if self._wish is None or not self.relay.connected or self.relay.snapshot is None:
+        if self._desired is None or not self.relay.connected or self.relay.snapshot is None:
             return False
         prefixes = {routes.vip_prefix(vip) for vip in vips}
         return not any(prefixes & peer.announced for peer in self.relay.snapshot.peers)
@@ -178,8 +182,8 @@ class Agent:
         """Take another list of the operator's, at once, and keep it for the next agent. BpfError: it is full."""
         before, self.denied = self.denied, denied
         try:
-            if self.applier is not None:
-                self.applier.deny(self.all_denied)
+            if self.map_writer is not None:
+                self.map_writer.deny(self.all_denied)
         except BpfError:
             self.denied = before
             raise
@@ -192,7 +196,7 @@ class Agent:
 
     def announce_now(self) -> None:
         """Carry out at the routers what the operator said of VIPs: no table depends on it."""
-        if self._wish is not None:
+        if self._desired is not None:
             self._announce()
         self._wake.set()
 
@@ -207,15 +211,15 @@ class Agent:
         self.weights = {name: low for name, low in self.weights.items() if low < nominal.get(name, 0)}
         self.changed()
 
-    def _heard(self, snapshot: Snapshot) -> None:
-        if snapshot.deadman and not self._silenced:
+    def _on_snapshot(self, snapshot: Snapshot) -> None:
+        if snapshot.deadman and not self._deadman_acted:
             self.version = self.version.after_fallback()
-        self._silenced = snapshot.deadman
+        self._deadman_acted = snapshot.deadman
         self._wake.set()
 
     def _version_to_reply(self) -> int | None:
         """Under which version a direct probe is answered; a node that leaves, or has, does not keep its place."""
-        return None if self.stopping or self.intent is State.LEFT else self.version.number
+        return None if self.stopping or self.admin_state is State.LEFT else self.version.number
 
     def _on_reply(self, address: IPv4Address, number: int) -> None:
         self.view.receive_reply(address, number, time.monotonic())
@@ -237,16 +241,16 @@ class Agent:
             running = [
                 tasks.create_task(self.relay.run()),
                 tasks.create_task(self.prober.run()),
-                tasks.create_task(self._reconcile_for_ever()),
-                tasks.create_task(self._tick_for_ever()),
+                tasks.create_task(self._reconcile_forever()),
+                tasks.create_task(self._heartbeat_forever()),
                 tasks.create_task(self._keep_vips()),
                 tasks.create_task(self._retire_vips()),
-                *(tasks.create_task(check_for_ever(s, self.health, self._wake.set)) for s in self.config.services),
+                *(tasks.create_task(check_forever(s, self.health, self._wake.set)) for s in self.config.services),
             ]
-            if self.routes is not None:
-                running.append(tasks.create_task(self.routes.run()))
-            if self.clamping is not None:
-                running.append(tasks.create_task(self.clamping.run()))
+            if self.route_monitor is not None:
+                running.append(tasks.create_task(self.route_monitor.run()))
+            if self.mss_clamp is not None:
+                running.append(tasks.create_task(self.mss_clamp.run()))
             if await ending:
                 await self._withdraw()
             for task in running:
@@ -265,10 +269,10 @@ class Agent:
         self.retiring = frozenset()
 
     def _retire_services(self) -> None:
-        if self.applier is not None:
-            self.applier.retire()
+        if self.map_writer is not None:
+            self.map_writer.retire()
 
-    async def _reconcile_for_ever(self) -> None:
+    async def _reconcile_forever(self) -> None:
         while True:
             await self._wake.wait()
             await asyncio.sleep(COALESCE_S)
@@ -284,15 +288,15 @@ class Agent:
                     continue
                 self.membership_known = True
             await self._reconcile(now)
-            self._passed_at = time.monotonic()
+            self._last_pass_at = time.monotonic()
 
     async def _reconcile(self, now: float) -> None:
         """One pass from what is to what shall be; it writes only what differs."""
         members = self.members()
-        if self.applier is not None and self.datapath is not None:
+        if self.map_writer is not None and self.datapath is not None:
             before, self.fault = self.fault, None
             try:
-                await self._forward(self.applier, self.datapath, members, now)
+                await self._forward(self.map_writer, self.datapath, members, now)
             except (BpfError, AgentError) as error:
                 # What is in the kernel stands. Whether it forwards, `ready` asks the kernel itself.
                 self.fault = str(error)
@@ -300,75 +304,77 @@ class Agent:
                     log.error("%s", error)
         snapshot = self.relay.snapshot if self.relay.connected else None
         versions = self.version.number, self.version.fallback
-        others = [self.prober.error, *unlisted_interfaces(self.applier, self.datapath)]
+        others = [self.prober.error, *unlisted_interfaces(self.map_writer, self.datapath)]
         self.problems.observe(snapshot, members, self.epoch_numbers, versions, others, now)
         heard = identity.own_reflections(self.config, snapshot, self.interface.address)
         self.version = self.version.after_reflections(heard, now)
         self._announce()
 
-    async def _forward(self, applier: MapWriter, datapath: DataPath, members: tuple[Member, ...], now: float) -> None:
+    async def _forward(
+        self, map_writer: MapWriter, datapath: DataPath, members: tuple[Member, ...], now: float
+    ) -> None:
         """Tables, then the program: it must never meet a packet with empty ones."""
         condition = self.condition
         chosen = {s.name: candidates(identity.service_id_of(s), members) for s in self.config.services}
         up = {s.name: own_share(s, condition).effective > 0 for s in self.config.services}
         ends = {member.address: member.address6 for member in members}
         others = {address for address in ends if address != self.interface.address}
-        if self.routes is not None:
-            self.routes.follow({applier.target(a, ends[a]) for a in others}, applier.known_hop)
-        stance = self._take_stance(applier, members, now)
-        await applier.apply(chosen, up, ends, stance, now)
+        if self.route_monitor is not None:
+            self.route_monitor.follow({map_writer.target(a, ends[a]) for a in others}, map_writer.known_hop)
+        epoch_switch = self._switch_epoch(map_writer, members, now)
+        await map_writer.apply(chosen, up, ends, epoch_switch, now)
         if not (self._attached_once and datapath.attached()):
-            await self._know_macs()
-            if self.clamping is not None:
-                await self.clamping.keep()
+            await self._wait_for_macs()
+            if self.mss_clamp is not None:
+                await self.mss_clamp.keep()
             datapath.attach()  # also replaces an older build's program, and changes the mode
             self._attached_once = True
             log.info("XDP attached: %s", ", ".join(f"{name} ({mode})" for name, mode in datapath.modes.items()))
             if datapath.fallback_reason:
                 log.warning("%s", datapath.fallback_reason)
 
-    def _take_stance(self, applier: MapWriter, members: tuple[Member, ...], now: float) -> EpochSwitch:
+    def _switch_epoch(self, map_writer: MapWriter, members: tuple[Member, ...], now: float) -> EpochSwitch:
         """Which epoch is used from now on, and which is next."""
         wanted = epoch.choose(self.epoch_numbers, members)
         left = self._saved.use if self._saved.use and self._saved.use.first in self.epoch_numbers else None
-        before = self.stance or EpochSwitch(applier.use or left or wanted)
+        before = self.epoch_switch or EpochSwitch(map_writer.use or left or wanted)
         after = before.after(wanted, now)
-        if self.stance is None or before.use.first != after.use.first:
+        if self.epoch_switch is None or before.use.first != after.use.first:
             log.info("new flows go by epoch %#x", after.use.first)
-        self.stance = after
+        self.epoch_switch = after
         return after
 
-    async def _know_macs(self) -> None:
+    async def _wait_for_macs(self) -> None:
         """Before the first packet: a member without a MAC would be passed over. One that does not answer is not waited
         for."""
-        assert self.applier is not None
+        assert self.map_writer is not None
         deadline = time.monotonic() + MACS_TIMEOUT_S
-        present = [self.applier.target(m.address, m.address6) for m in self.view.members if not m.lost]
-        while time.monotonic() < deadline and not self.applier.reaches(present):
+        present = [self.map_writer.target(m.address, m.address6) for m in self.view.members if not m.lost]
+        while time.monotonic() < deadline and not self.map_writer.reaches(present):
             await asyncio.sleep(COALESCE_S)
 
     def _announce(self) -> None:
         """Tell the relay everything that is to be announced. It is the heartbeat too."""
         condition = self.condition
         members = self.members()
-        untaken = {s.name for s in self.config.services if not takers(candidates(identity.service_id_of(s), members))}
-        allowed = {vip: announcement(self.config, vip, condition, untaken) for vip in self.config.vips}
+        unserved = {s.name for s in self.config.services if not takers(candidates(identity.service_id_of(s), members))}
+        allowed = {vip: announcement(self.config, vip, condition, unserved) for vip in self.config.vips}
         self.announcer.decide(allowed, time.monotonic(), time.time())
         wanted = {vip: a.method for vip, a in self.announcements.items() if a.wanted and not self.stopping}
-        self.begun |= wanted.keys()
+        self.announced_once |= wanted.keys()
         here, shares = self.interface, self.own_shares()
         if self.stopping:
             shares = identity.fallback_shares(shares)
         said = identity.own_identity(self.config, here.address, self.epoch_numbers, shares, here.address6)
         self.version = self.version.with_content(identity.content_digest(said))
         self._save()  # before it is said: a number must never be used again for another content
-        self._wish = routes.desired_routes(
+        self._desired = routes.desired_routes(
             self.config, here.address, self.epoch_numbers, shares, wanted, here.address6, self.version, here.next_hop6
         )
         self._announcers = identity.announcer_prefixes(self.config, members)
-        self.relay.send_desired(*self._wish, self._announcers)
+        self.relay.send_desired(*self._desired, self._announcers)
         snapshot = self.relay.snapshot if self.relay.connected else None
-        told = {route.prefix: route for route in self._wish[0]}
+        told = {route.prefix: route for route in self._desired[0]}
         self.announcer.observe(export_statuses(self.config, self.announcements, told, snapshot), time.time())
 
     def _save(self) -> None:
@@ -377,37 +383,37 @@ class Agent:
         new = saved_state.SavedState(
             members=self.view.members,
             healthy=healthy,
-            intent=self.intent,
-            begun=self.begun,
+            admin_state=self.admin_state,
+            announced_once=self.announced_once,
             vips=vips,
             denied=self.denied,
-            use=self.stance.use if self.stance else self._saved.use,
+            use=self.epoch_switch.use if self.epoch_switch else self._saved.use,
             version=self.version,
             drained=self.drained,
             weights=tuple(sorted(self.weights.items())),
-            falls=dict(self.announcer.flaps),
-            standings=self.announcer.entries,
+            flaps=dict(self.announcer.flaps),
+            export_statuses=self.announcer.entries,
         )
         if new == self._saved:
             return
         try:
             saved_state.save(self.paths.state, new)
-            self._saved, self._unsaved = new, None
+            self._saved, self._save_error = new, None
         except OSError as error:  # it is tried again; without it only a restart costs more
-            if self._unsaved != error.strerror:
+            if self._save_error != error.strerror:
                 log.error(
                     "%s: %s; a restarted agent will not know what this one does", self.paths.state, error.strerror
                 )
-            self._unsaved = error.strerror
+            self._save_error = error.strerror
 
-    async def _tick_for_ever(self) -> None:
+    async def _heartbeat_forever(self) -> None:
         """The heartbeat, and the wake-up for all that changes by time alone or without telling.
 
         The heart beats while a pass builds large tables, but not when one has hung.
         """
         while True:
-            if self._wish is not None and time.monotonic() - self._passed_at < HUNG_S:
-                self.relay.send_desired(*self._wish, self._announcers)
+            if self._desired is not None and time.monotonic() - self._last_pass_at < HUNG_S:
+                self.relay.send_desired(*self._desired, self._announcers)
             self._wake.set()
             await asyncio.sleep(TICK_S)
 

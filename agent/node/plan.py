@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the configuration, this node's condition and its view to what shall be: routes, chains, grace. Pure.
+"""From the configuration, this node's condition and its view to its shares, announcements and candidates. Pure.
 
-Owns every decision between "what is" and "what to write"; map_writer.py and the BGP relay carry it out.
+map_writer.py and the BGP relay carry the decisions out.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from agent.model import Announcement, Candidate, Member, Share, State
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What this node knows of itself and what its operator asked of it."""
+    """The condition of this node: what it observes of itself, and what its operator requested."""
 
     forwarding: bool
     """XDP is attached and the tables are written (always true where the data path is off by configuration)."""
     healthy: Mapping[str, bool]
     """By service name."""
-    intent: State = State.UP
-    """What the operator wants of the node: `up`, `draining` or `left`."""
-    begun: frozenset[Address] = field(default_factory=frozenset)
-    """VIPs that have been announced since their services first rose."""
+    admin_state: State = State.UP
+    """The state that the operator requested for the node: `up`, `draining` or `left`."""
+    announced_once: frozenset[Address] = field(default_factory=frozenset)
+    """VIPs that this node has announced since their services became healthy for the first time."""
     drained: frozenset[str] = field(default_factory=frozenset)
-    """Services that this node takes no new connections for, by the operator's word; by name."""
+    """Services that the operator drained on this node, by name: it takes no new connections for them."""
     weights: Mapping[str, int] = field(default_factory=dict)
     """The operator's effective weights where they are lower than the nominal ones, by service name."""
     has_ipv6: bool = True
-    """The node has an IPv6 address to be the next hop of IPv6 VIPs."""
+    """Whether the node has an IPv6 address that can be the next hop of IPv6 VIPs."""
 
 
 def own_share(service: ServiceConfig, condition: Condition) -> Share:
-    """What this node tells the others of its part in a service."""
-    state = condition.intent
+    """Return this node's share of a service, as its identity announces it."""
+    state = condition.admin_state
     if state is State.UP and service.name in condition.drained:
         state = State.DRAINING
     effective = min(service.weight, condition.weights.get(service.name, service.weight))
@@ -46,7 +46,7 @@ def own_share(service: ServiceConfig, condition: Condition) -> Share:
 
 
 def effective_weight(text: str, nominal: int) -> int:
-    """What an operator's `50`, `50%` or `nominal` makes of a nominal weight; AgentError when it is neither, or more."""
+    """Return the weight that an operator's `50`, `50%` or `nominal` means. AgentError: it is none of these, or more."""
     percent = text.endswith("%")
     number = text.removesuffix("%")
     if text == "nominal":
@@ -62,21 +62,21 @@ def effective_weight(text: str, nominal: int) -> int:
 
 
 def announcement(
-    config: Config, vip: Address, condition: Condition, untaken: Collection[str] = frozenset()
+    config: Config, vip: Address, condition: Condition, unserved: Collection[str] = frozenset()
 ) -> Announcement:
-    """Whether to announce a VIP, but for what the operator says of it and for damping (decide.py).
+    """Return whether the node's condition allows a VIP to be announced; orders and hold-down come later (decide.py).
 
-    `untaken`: the names of services that no member at all takes new connections for.
+    `unserved`: the names of the services for which no member at all takes new connections.
 
-    With the data path, a VIP once begun stays announced while the node can forward, even when its own service is
-    unhealthy: only the weight becomes 0, and the router's ECMP set is not disturbed. Without (`xdp.mode: off`),
-    nobody would forward for an unhealthy service, so its VIP is withdrawn. When no member is left that takes new
-    connections, `when_unhealthy` decides, the same on every node.
+    With the data path, a VIP that was announced once stays announced while the node can forward, even when its own
+    service is unhealthy: only the weight becomes 0, and the router's ECMP set does not change. Without the data path
+    (`xdp.mode: off`) the node cannot forward for an unhealthy service, so its VIP is withdrawn. When no member takes
+    new connections any more, `when_unhealthy` decides, the same on every node.
     """
     if not config.node.announce:
         return Announcement(False, "node.announce is false: a member only")
-    if condition.intent is not State.UP:
-        return Announcement(False, f"the node is {condition.intent}")
+    if condition.admin_state is not State.UP:
+        return Announcement(False, f"the node is {condition.admin_state}")
     if not condition.forwarding:
         return Announcement(False, "the data path is not ready", fault=True)
     if f"ipv{vip.version}" not in config.bgp.carries:
@@ -86,9 +86,9 @@ def announcement(
     services = [service for service in config.services if service.vip == vip]
     sick = [s.name for s in services if not condition.healthy[s.name] or s.name in condition.drained]
     failing = not all(condition.healthy[s.name] for s in services)
-    if sick and vip not in condition.begun:
+    if sick and vip not in condition.announced_once:
         return Announcement(False, f"unhealthy: {', '.join(sick)}", fault=failing)
-    if all(s.name in untaken for s in services):
+    if all(s.name in unserved for s in services):
         withdrawing = [s.name for s in services if s.when_unhealthy == "withdraw"]
         if withdrawing:
             return Announcement(False, f"no member is healthy: {', '.join(withdrawing)}", fault=failing)
@@ -99,12 +99,12 @@ def announcement(
 
 
 def takers(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """The members of a service that take new connections."""
+    """Return the members of a service that take new connections."""
     return [c for c in candidates if c.state is State.UP and c.effective > 0]
 
 
 def candidates(service_id: int, members: Iterable[Member]) -> tuple[Candidate, ...]:
-    """The members of one service, with their effective weights as they told them."""
+    """Return the members of one service, with the effective weights that their identities announce."""
     found = []
     for member in members:
         share = member.share(service_id)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is wrong with the cluster as this node sees it, for its operator: a line each, with what to do. Logs it once."""
+"""The problems of the cluster as this node observes it, one line each, with the next step. Each is logged once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger("anylb")
 
 
 class Problems:
-    """Feed it with `observe`, read `lines`."""
+    """The current problems: `observe` updates them, `lines` has them."""
 
     def __init__(self, config: Config, own: IPv4Address) -> None:
         self.lines: tuple[str, ...] = ()
@@ -39,11 +39,17 @@ class Problems:
         others: Iterable[str | None],
         now: float,
     ) -> None:
-        """Look again. `epochs` and `versions` are this node's own, `others` what its other parts complain of."""
+        """Update the problems.
+
+        `epochs` and `versions` are this node's own, `others` the problems that other modules found.
+        """
+
+        `epochs` and `versions` are this node's own, `others` the problems that other modules found.
+        """
         claims = identity.seen_identities(self._config, snapshot)
         self._conflicts.observe(claims, [member.address for member in members], versions, now)
         found = {
-            f"{m.address} has epoch {m.epoch:#x}, this node {epochs[0]:#x}: its tables differ, so does its config"
+            f"{m.address} has epoch {m.epoch:#x}, this node {epochs[0]:#x}: its tables differ, because its configuration does"
             for m in incompatible_members(epochs, members)
         }
         found |= {
@@ -56,17 +62,19 @@ class Problems:
         self.lines = tuple(sorted(found))
 
 
-def unlisted_interfaces(applier: MapWriter | None, datapath: DataPath | None) -> list[str]:
-    """What to tell of nodes that are reached by an interface without our program: most drivers can send for native XDP
-    only where there is one."""
-    if applier is None or datapath is None:
+def unlisted_interfaces(map_writer: MapWriter | None, datapath: DataPath | None) -> list[str]:
+    """Return a problem for each node that is reached by an interface without our program.
+
+    Most drivers can send for native XDP only on an interface that has a program.
+    """
+    if map_writer is None or datapath is None:
         return []
-    told = []
-    for address, index in applier.strays({one.ifindex for one in datapath.uplinks}):
-        with contextlib.suppress(OSError, BpfError):  # an interface is just going away
+    problems = []
+    for address, index in map_writer.unlisted_egress({one.ifindex for one in datapath.uplinks}):
+        with contextlib.suppress(OSError, BpfError):  # an interface is disappearing right now
             if datapath.mode == "native":
                 name = socket.if_indextoname(index)
-                told.append(
+                problems.append(
                     f"{address} is reached by {name}, where XDP may be unable to send; list it in node.interfaces"
                 )
-    return told
+    return problems

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an agent leaves for its successor on the same boot: the view, the health, the node's intent.
+"""The state that an agent leaves for the next one on the same boot: the view, the health, the admin state.
 
-Without it a restarted agent would believe its services unhealthy and forget who is lost, and so change weights and
-chains for no reason. The file lies below /run, so that a reboot begins afresh; CLOCK_MONOTONIC stays comparable. What
-outlives a reboot is order_file.py's.
+Without it a restarted agent would consider its services unhealthy and forget who is lost, and so change weights and
+chains for no reason. The file is below /run, so a reboot starts with none, and CLOCK_MONOTONIC stays comparable.
+Orders, which outlive a reboot, are order_file.py's.
 """
 
 from __future__ import annotations
@@ -30,35 +30,35 @@ class SavedState:
 
     members: tuple[Member, ...] = ()
     healthy: frozenset[str] = field(default_factory=frozenset)
-    intent: State = State.UP
-    begun: frozenset[Address] = field(default_factory=frozenset)
+    admin_state: State = State.UP
+    announced_once: frozenset[Address] = field(default_factory=frozenset)
     vips: frozenset[Address] = field(default_factory=frozenset)
-    """The addresses that the agent put on lo, so that one whose service left the configuration can be taken off."""
+    """The VIPs that the agent put on lo: one whose service leaves the configuration must be removed later."""
     denied: frozenset[Network] = field(default_factory=frozenset)
-    """What `lbctl deny` added to the configuration's own list."""
+    """The prefixes that `lbctl deny` added to the configuration's own list."""
     version: Version | None = None
-    """What this node's identity was last announced under."""
+    """The version under which this node last announced its identity."""
     use: EpochUse | None = None
-    """How it used its epochs; what the kernel does tells it too, as long as the rows are as many."""
+    """How it used its epochs; needed only when the maps in the kernel, which hold it too, have another size."""
     drained: frozenset[str] = field(default_factory=frozenset)
     """Services that `lbctl backend drain` named."""
     weights: tuple[tuple[str, int], ...] = ()
     """Effective weights that `lbctl backend weight` set, by service."""
-    falls: Mapping[Address, FlapRecord] = field(default_factory=dict)
-    """How VIPs have been falling of late: a restart does not forgive it."""
-    standings: tuple[StatusEntry, ...] = ()
-    """How each VIP stood at each peer, and since when."""
+    flaps: Mapping[Address, FlapRecord] = field(default_factory=dict)
+    """The recent faults of each VIP: a restart does not end their hold-down."""
+    export_statuses: tuple[StatusEntry, ...] = ()
+    """The export status of each VIP at each peer, with its time."""
 
 
 def save(path: Path, saved: SavedState) -> None:
-    """Write aside and rename, so that a reader never sees half a file."""
-    aside = path.with_suffix(".new")
-    aside.write_text(json.dumps(_to_json(saved)), encoding="utf-8")
-    os.replace(aside, path)
+    """Write the state to another file and rename it, so that no reader ever sees half a file. Raises OSError."""
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps(_to_json(saved)), encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def load(path: Path) -> SavedState:
-    """The predecessor's state; an empty one where there is none or it cannot be read (it is only ever a shortcut)."""
+    """Return the state that an earlier agent left; an empty one if there is none or it cannot be read."""
     try:
         return _from_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
@@ -84,16 +84,16 @@ def _to_json(saved: SavedState) -> dict[str, Any]:
             for member in saved.members
         ],
         "healthy": sorted(saved.healthy),
-        "intent": saved.intent,
-        "begun": sorted(map(str, saved.begun)),
+        "admin_state": saved.admin_state,
+        "announced_once": sorted(map(str, saved.announced_once)),
         "vips": sorted(map(str, saved.vips)),
         "denied": sorted(map(str, saved.denied)),
         "version": [saved.version.number, saved.version.content] if saved.version else None,
         "use": [saved.use.first, saved.use.alternating] if saved.use else None,
         "drained": sorted(saved.drained),
         "weights": dict(saved.weights),
-        "falls": {str(vip): [fall.at, fall.hold_s, fall.count] for vip, fall in saved.falls.items()},
-        "standings": [entry.to_json() for entry in saved.standings],
+        "flaps": {str(vip): [flap.at, flap.hold_s, flap.count] for vip, flap in saved.flaps.items()},
+        "export_statuses": [entry.to_json() for entry in saved.export_statuses],
     }
 
 
@@ -118,18 +118,18 @@ def _from_json(data: dict[str, Any]) -> SavedState:
     return SavedState(
         members=members,
         healthy=frozenset(map(str, data["healthy"])),
-        intent=State(data["intent"]),
-        begun=frozenset(map(ip_address, data["begun"])),
+        admin_state=State(data["admin_state"]),
+        announced_once=frozenset(map(ip_address, data["announced_once"])),
         vips=frozenset(map(ip_address, data["vips"])),
         denied=frozenset(map(ip_network, data.get("denied", ()))),
         version=Version(int(number), str(content)) if number else None,
         use=EpochUse(int(use[0]), bool(use[1])) if (use := data.get("use")) else None,
         drained=frozenset(map(str, data.get("drained", ()))),
         weights=tuple(sorted((str(name), int(weight)) for name, weight in data.get("weights", {}).items())),
-        falls={
-            ip_address(vip): FlapRecord(float(f[0]), float(f[1]), int(f[2])) for vip, f in data.get("falls", {}).items()
+        flaps={
+            ip_address(vip): FlapRecord(float(f[0]), float(f[1]), int(f[2])) for vip, f in data.get("flaps", {}).items()
         },
-        standings=tuple(map(StatusEntry.from_json, data.get("standings", ()))),
+        export_statuses=tuple(map(StatusEntry.from_json, data.get("export_statuses", ()))),
     )
 
 

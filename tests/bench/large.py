@@ -45,7 +45,7 @@ async def live() -> None:
     config = parse(TEXT, "lb.yml")
     epochs = supported_epochs(config)
     datapath = DataPath.open(Path("/sys/fs/bpf/large"), "lo")
-    applier = MapWriter(config, epochs, datapath, IPv4Address(FIRST), None, ())
+    map_writer = MapWriter(config, epochs, datapath, IPv4Address(FIRST), None, ())
     members = [Candidate(IPv4Address(FIRST + number), 100, 100, State.UP) for number in range(MEMBERS)]
     one = members[7]
     changed = [
@@ -58,8 +58,8 @@ async def live() -> None:
     ]
     for now, these in enumerate(changed):
         ends = dict.fromkeys((c.address for c in these), None)
-        stance = EpochSwitch(EpochUse(epochs[0].number))
-        await applier.apply({"web": tuple(these)}, {"web": True}, ends, stance, time.monotonic() + now)
+        epoch_switch = EpochSwitch(EpochUse(epochs[0].number))
+        await map_writer.apply({"web": tuple(these)}, {"web": True}, ends, epoch_switch, time.monotonic() + now)
 
 
 if __name__ == "__main__":

@@ -51,11 +51,11 @@ def sides(tables: Maps, *epochs: Epoch) -> EpochBanks:
 
 
 def apply(
-    to: EpochBanks, stance: EpochSwitch | EpochUse, members: tuple[Candidate, ...] = ALL, now: float = 1.0
+    to: EpochBanks, epoch_switch: EpochSwitch | EpochUse, members: tuple[Candidate, ...] = ALL, now: float = 1.0
 ) -> None:
-    stance = stance if isinstance(stance, EpochSwitch) else EpochSwitch(stance)
+    epoch_switch = epoch_switch if isinstance(epoch_switch, EpochSwitch) else EpochSwitch(epoch_switch)
     hashes: Mapping[str, str] = {"web": "rendezvous", "dns": "maglev"}
-    asyncio.run(to.apply(stance, dict.fromkeys(SLOTS, members), hashes, INDEXES, BASE, now))
+    asyncio.run(to.apply(epoch_switch, dict.fromkeys(SLOTS, members), hashes, INDEXES, BASE, now))
 
 
 def used(tables: Maps) -> tuple[Epoch | None, ...]:

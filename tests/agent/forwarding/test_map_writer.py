@@ -48,7 +48,7 @@ ALL = tuple(Candidate(address, 100, 100, State.UP) for address in (A, B, C))
 
 @dataclass
 class Maps:
-    """All of a data path that the applier uses: its tables."""
+    """All of a data path that the map_writer uses: its tables."""
 
     tables: Maps
 
@@ -67,20 +67,22 @@ def maps(tmp_path: Path) -> Iterator[Maps]:
         subprocess.run(["umount", tmp_path], check=True)
 
 
-def applier(maps: Maps, config: Config = CONFIG) -> MapWriter:
+def map_writer(maps: Maps, config: Config = CONFIG) -> MapWriter:
     return MapWriter(config, supported_epochs(config), cast(DataPath, maps), A, A6, config.deny)
 
 
-def apply(to: MapWriter, members: tuple[Candidate, ...], now: float = 1.0, stance: EpochSwitch | None = None) -> None:
+def apply(
+    to: MapWriter, members: tuple[Candidate, ...], now: float = 1.0, epoch_switch: EpochSwitch | None = None
+) -> None:
     ends = {A: A6, B: B6, C: None}
     present = dict.fromkeys(("web", "six"), members)
     there = {c.address: ends[c.address] for c in members}
-    stance = stance or EpochSwitch(EpochUse(supported_epochs(CONFIG)[0].number))
-    asyncio.run(to.apply(present, {"web": True, "six": False}, there, stance, now))
+    epoch_switch = epoch_switch or EpochSwitch(EpochUse(supported_epochs(CONFIG)[0].number))
+    asyncio.run(to.apply(present, {"web": True, "six": False}, there, epoch_switch, now))
 
 
 def test_what_the_program_reads(maps: Maps) -> None:
-    made = applier(maps)
+    made = map_writer(maps)
     apply(made, ALL)
     web, six = CONFIG.services
     assert maps.tables.services() == {
@@ -97,15 +99,15 @@ def test_what_the_program_reads(maps: Maps) -> None:
 
 
 def test_a_next_hop_goes_to_the_end_that_tunnels_use(maps: Maps) -> None:
-    made = applier(maps)
+    made = map_writer(maps)
     apply(made, ALL)
     assert maps.tables.nodes()[2] == NodeEntry(B, 12, None, address6=B6, outer6=True)
     made.learn_hop(B, NextHop(MAC))
     assert maps.tables.nodes()[2].mac is None, "this is not the end that packets are sent to"
     made.learn_hop(B6, NextHop(MAC, False, 3, SOURCE, 7, 1400))
     assert maps.tables.nodes()[2] == NodeEntry(B, 12, MAC, False, B6, True, 3, SOURCE, 7, 1400)
-    assert made.strays({3}) == []
-    assert made.strays({4}) == [(B, 3)]
+    assert made.unlisted_egress({3}) == []
+    assert made.unlisted_egress({4}) == [(B, 3)]
     path = SimpleNamespace(uplinks=[SimpleNamespace(ifindex=3)], mode="native")
     made.learn_hop(B6, NextHop(MAC, False, 1, SOURCE))
     (told,) = unlisted_interfaces(made, cast(DataPath, path))
@@ -118,10 +120,10 @@ def test_a_next_hop_goes_to_the_end_that_tunnels_use(maps: Maps) -> None:
 
 
 def test_a_successor_takes_over_what_is_there(maps: Maps) -> None:
-    first = applier(maps)
+    first = map_writer(maps)
     apply(first, ALL)
     first.learn_hop(B6, NextHop(MAC, False, 3, SOURCE, 7, 1400))
-    second = applier(maps)
+    second = map_writer(maps)
     assert second.known_hop(B6) == NextHop(MAC, False, 3, SOURCE, 7, 1400)
     nodes, grace = maps.tables.nodes(), maps.tables.grace(1)
     apply(second, ALL, now=500.0)
@@ -131,7 +133,7 @@ def test_a_successor_takes_over_what_is_there(maps: Maps) -> None:
 
 
 def test_only_changed_rows_are_in_grace_and_a_gone_node_is_cleared(maps: Maps) -> None:
-    made = applier(maps)
+    made = map_writer(maps)
     apply(made, ALL)
     rows = maps.tables.rows(1)
     apply(made, ALL[:2], now=100.0)

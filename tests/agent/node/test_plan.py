@@ -44,14 +44,14 @@ FINE = Condition(forwarding=True, healthy={"web": True, "alt": True})
     [
         (FINE, Share(50, 50, State.UP)),
         (replace(FINE, healthy={"web": False, "alt": True}), Share(50, 0, State.UP)),
-        (replace(FINE, intent=State.DRAINING), Share(50, 0, State.DRAINING)),
-        (replace(FINE, intent=State.LEFT), Share(50, 0, State.LEFT)),
+        (replace(FINE, admin_state=State.DRAINING), Share(50, 0, State.DRAINING)),
+        (replace(FINE, admin_state=State.LEFT), Share(50, 0, State.LEFT)),
         (replace(FINE, weights={"web": 20}), Share(50, 20, State.UP)),
         (replace(FINE, weights={"alt": 20}), Share(50, 50, State.UP)),
         (replace(FINE, weights={"web": 70}), Share(50, 50, State.UP)),  # the nominal one was lowered since
         (replace(FINE, drained=frozenset({"web"})), Share(50, 0, State.DRAINING)),
         (replace(FINE, drained=frozenset({"alt"})), Share(50, 50, State.UP)),
-        (replace(FINE, drained=frozenset({"web"}), intent=State.LEFT), Share(50, 0, State.LEFT)),
+        (replace(FINE, drained=frozenset({"web"}), admin_state=State.LEFT), Share(50, 0, State.LEFT)),
     ],
 )
 def test_own_share(condition: Condition, share: Share) -> None:
@@ -81,13 +81,13 @@ SICK = replace(FINE, healthy={"web": False, "alt": True})
     [
         ("auto", FINE, True, "healthy"),
         ("auto", SICK, False, "unhealthy: web"),
-        ("auto", replace(SICK, begun=frozenset({VIP})), True, "forwarding for web"),
-        ("off", replace(SICK, begun=frozenset({VIP})), False, "unhealthy: web"),
+        ("auto", replace(SICK, announced_once=frozenset({VIP})), True, "forwarding for web"),
+        ("off", replace(SICK, announced_once=frozenset({VIP})), False, "unhealthy: web"),
         ("off", FINE, True, "healthy"),
-        ("auto", replace(FINE, intent=State.DRAINING), False, "the node is draining"),
-        ("auto", replace(FINE, intent=State.LEFT), False, "the node is left"),
+        ("auto", replace(FINE, admin_state=State.DRAINING), False, "the node is draining"),
+        ("auto", replace(FINE, admin_state=State.LEFT), False, "the node is left"),
         ("auto", replace(FINE, forwarding=False), False, "the data path is not ready"),
-        ("auto", replace(FINE, forwarding=False, begun=frozenset({VIP})), False, "the data path is not ready"),
+        ("auto", replace(FINE, forwarding=False, announced_once=frozenset({VIP})), False, "the data path is not ready"),
     ],
 )
 def test_announcement(mode: str, condition: Condition, wanted: bool, why: str) -> None:
@@ -96,7 +96,7 @@ def test_announcement(mode: str, condition: Condition, wanted: bool, why: str) -
 
 
 @pytest.mark.parametrize(
-    ("mode", "policy", "untaken", "condition", "wanted", "why"),
+    ("mode", "policy", "unserved", "condition", "wanted", "why"),
     [
         ("auto", "withdraw", {"web", "alt"}, SICK, False, "no member is healthy: web"),
         ("auto", "fail_open", {"web", "alt"}, SICK, True, "no member is healthy: failing open"),
@@ -117,15 +117,17 @@ def test_announcement(mode: str, condition: Condition, wanted: bool, why: str) -
     ],
 )
 def test_announcement_when_no_member_is_healthy(
-    mode: str, policy: str, untaken: set[str], condition: Condition, wanted: bool, why: str
+    mode: str, policy: str, unserved: set[str], condition: Condition, wanted: bool, why: str
 ) -> None:
     text = TEXT.replace("MODE", mode).replace("weight: 50", f"weight: 50, when_unhealthy: {policy}")
-    condition = replace(condition, begun=frozenset({VIP}))
-    found = announcement(parse(text, "lb.yml"), VIP, condition, untaken)
+    condition = replace(condition, announced_once=frozenset({VIP}))
+    found = announcement(parse(text, "lb.yml"), VIP, condition, unserved)
     assert (found.wanted, found.why) == (wanted, why)
     # Before its first rise a VIP is not announced at all, whatever the policy.
     if condition.healthy["web"] is False:
-        assert not announcement(parse(text, "lb.yml"), VIP, replace(condition, begun=frozenset()), untaken).wanted
+        assert not announcement(
+            parse(text, "lb.yml"), VIP, replace(condition, announced_once=frozenset()), unserved
+        ).wanted
 
 
 def test_a_member_only_announces_nothing() -> None:

@@ -30,12 +30,12 @@ SAVED = SavedState(
         ),
     ),
     healthy=frozenset({"web"}),
-    intent=State.DRAINING,
-    falls={IPv4Address("192.0.2.1"): FlapRecord(7.5, 4.0, 2), IPv6Address("2001:db8:99::1"): FlapRecord(8.0, 2.0, 1)},
-    standings=(
+    admin_state=State.DRAINING,
+    flaps={IPv4Address("192.0.2.1"): FlapRecord(7.5, 4.0, 2), IPv6Address("2001:db8:99::1"): FlapRecord(8.0, 2.0, 1)},
+    export_statuses=(
         StatusEntry(ExportStatus("192.0.2.1", "10.0.0.1", "announced", "yes", "up", "healthy"), 1_700_000_000.5),
     ),
-    begun=frozenset({IPv4Address("192.0.2.2")}),
+    announced_once=frozenset({IPv4Address("192.0.2.2")}),
     vips=frozenset({IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")}),
     denied=frozenset({IPv4Network("198.51.100.0/24"), IPv6Network("2001:db8:bad::/48")}),
     version=Version(1_800_000_000, "0123456789abcdef"),
@@ -56,7 +56,8 @@ def test_nothing_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["members", "healthy", "intent", "falls", "standings", "begun", "vips", "denied", "version"]
+    "key",
+    ["members", "healthy", "admin_state", "flaps", "export_statuses", "announced_once", "vips", "denied", "version"],
 )
 @pytest.mark.parametrize("value", [None, 3, "x", [None], [[1]], {"a": 1}, {"192.0.2.1": [1]}])
 def test_a_broken_file_is_as_good_as_none(tmp_path: Path, key: str, value: object) -> None:

@@ -72,19 +72,19 @@ def test_who_cannot_agree_is_named() -> None:
 
 def test_a_change_waits_until_all_are_in_grace() -> None:
     old, new = EpochUse(OLD), EpochUse(NEW, alternating=True)
-    stance = EpochSwitch(old).after(old, 10.0)
-    assert stance == EpochSwitch(old)
-    stance = stance.after(new, 11.0)
+    epoch_switch = EpochSwitch(old).after(old, 10.0)
+    assert epoch_switch == EpochSwitch(old)
+    epoch_switch = epoch_switch.after(new, 11.0)
     turns = EpochUse(OLD, alternating=True)
-    assert stance == EpochSwitch(old, turns, 11.0)
-    assert stance.after(new, 11.0 + ARM_S - 0.01) == stance
-    assert stance.after(old, 12.0) == EpochSwitch(old), "the last node is gone again"
-    stance = stance.after(new, 11.0 + ARM_S)
-    assert stance == EpochSwitch(turns)
-    stance = stance.after(new, 14.0)
-    assert stance == EpochSwitch(turns, new, 14.0)
-    assert stance.after(old, 15.0) == EpochSwitch(turns, old, 15.0), "it waits anew"
-    assert stance.after(new, 14.0 + ARM_S) == EpochSwitch(new)
+    assert epoch_switch == EpochSwitch(old, turns, 11.0)
+    assert epoch_switch.after(new, 11.0 + ARM_S - 0.01) == epoch_switch
+    assert epoch_switch.after(old, 12.0) == EpochSwitch(old), "the last node is gone again"
+    epoch_switch = epoch_switch.after(new, 11.0 + ARM_S)
+    assert epoch_switch == EpochSwitch(turns)
+    epoch_switch = epoch_switch.after(new, 14.0)
+    assert epoch_switch == EpochSwitch(turns, new, 14.0)
+    assert epoch_switch.after(old, 15.0) == EpochSwitch(turns, old, 15.0), "it waits anew"
+    assert epoch_switch.after(new, 14.0 + ARM_S) == EpochSwitch(new)
 
 
 @pytest.mark.parametrize(("start", "wanted"), list(product(USES, repeat=2)))
