@@ -43,9 +43,6 @@ class Problems:
 
         `epochs` and `versions` are this node's own, `others` the problems that other modules found.
         """
-
-        `epochs` and `versions` are this node's own, `others` the problems that other modules found.
-        """
         claims = identity.seen_identities(self._config, snapshot)
         self._conflicts.observe(claims, [member.address for member in members], versions, now)
         found = {
