@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a node's configuration to what its router must know: the router's side of bgp.peers. Pure.
+"""The router's end of bgp.peers, from a node's configuration. Pure.
 
-Owns the turn of the point of view; what a router's configuration looks like is bgp/router's.
+Owns which neighbors a router needs, with which settings; the text of each router's configuration is bgp/router's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from agent.address import Address
-from agent.announcing.speaker_config import LocalAddresses
+from agent.announcing.local_address import LocalAddresses
 from agent.config.bgp import PeerConfig
 from agent.config.schema import Config
 from agent.errors import AgentError
@@ -22,9 +22,9 @@ from bgp.router.facts import Neighbor, Router, SessionSettings
 
 @dataclass(frozen=True, slots=True)
 class NodeAddress:
-    """An address that a node speaks BGP from, and the node's AS if it is not that of the configuration.
+    """An address from which a node speaks BGP, and the node's AS if it differs from the configuration.
 
-    A link-local one carries the interface by which the router reaches it: fe80::11%eth1.
+    A link-local address has the zone of the router's interface: fe80::11%eth1.
     """
 
     name: str
@@ -33,16 +33,16 @@ class NodeAddress:
 
     @staticmethod
     def of(name: str | None, address: Address, asn: int | None = None) -> NodeAddress:
-        """With a name that every router takes: the node's IPv6 session has one of its own."""
-        own = name and (f"{name}_v6" if address.version == 6 else name)
-        return NodeAddress(own or "node_" + re.sub(r"[^0-9a-z]+", "_", str(address)).strip("_"), address, asn)
+        """Return it with a name that every router accepts; a node's IPv6 session has its own."""
+        unique = name and (f"{name}_v6" if address.version == 6 else name)
+        return NodeAddress(unique or "node_" + re.sub(r"[^0-9a-z]+", "_", str(address)).strip("_"), address, asn)
 
 
 def routers_of(peers: Sequence[PeerConfig]) -> list[list[PeerConfig]]:
-    """Which of bgp.peers are one router, in the order of the file.
+    """Return bgp.peers grouped by router, in the order of the file.
 
-    A guess, for want of a word for it in lb.yml: of as many IPv4 as IPv6 addresses of one AS the first two are one
-    router, and so on. Where their numbers differ each address is a router.
+    A guess, because lb.yml does not say: if an AS has as many IPv4 as IPv6 addresses, they are paired in order.
+    Otherwise each address is a router.
     """
     routers = []
     for asn in dict.fromkeys(peer.asn for peer in peers):
@@ -52,16 +52,19 @@ def routers_of(peers: Sequence[PeerConfig]) -> list[list[PeerConfig]]:
     return routers
 
 
-def own_nodes(peers: Sequence[PeerConfig], ends: LocalAddresses) -> list[NodeAddress]:
-    """This node, by each address from which it speaks with the router. Raises AgentError if the router needs more."""
+def own_addresses(peers: Sequence[PeerConfig], local: LocalAddresses) -> list[NodeAddress]:
+    """Return each address from which this node speaks BGP with a router.
+
+    Raise AgentError for a link-local one: only the operator knows the router's interface.
+    """
     found: dict[Address, None] = {}
     for peer in peers:
-        end = ends.towards(peer)
-        if end is not None and end.is_link_local:
-            given = f"--node {end}%INTERFACE"
-            raise AgentError(f"bgp.peers: {peer.address}: which interface of the router is it? Say it with {given}")
-        if end is not None:
-            found[end] = None
+        address = local.for_peer(peer)
+        if address is not None and address.is_link_local:
+            option = f"--node {address}%INTERFACE"
+            raise AgentError(f"bgp.peers: {peer.address}: which interface of the router is it? Give it with {option}")
+        if address is not None:
+            found[address] = None
     return [NodeAddress.of(None, address) for address in found]
 
 
@@ -73,32 +76,32 @@ def router_config(
     log: str | None = None,
     made_by: str = "",
 ) -> Router:
-    """What the one router that is known by the addresses of `peers` must know of `nodes`.
+    """Return the configuration of one router, whose addresses are `peers`, for its sessions with `nodes`.
 
-    A node speaks with each address of the router from its own of the same kind. Raises AgentError when the peers
-    cannot be one router, or no node has an address for one.
+    A node uses an address of the same family and scope as the router's. Raise AgentError when the peers cannot be one
+    router, or no node has an address for one.
     """
     asn = peers[0].asn
     if any(peer.asn != asn for peer in peers):
-        said = ", ".join(f"{peer.address} AS {peer.asn}" for peer in peers)
-        raise AgentError(f"bgp.peers: {said}: these cannot be one router; ask for one at a time with --peer")
-    neighbors = [_neighbor(config, peer, node) for peer in peers for node in nodes if _speak(peer, node)]
+        listed = ", ".join(f"{peer.address} AS {peer.asn}" for peer in peers)
+        raise AgentError(f"bgp.peers: {listed}: these cannot be one router; choose one with --peer")
+    neighbors = [_neighbor(config, peer, node) for peer in peers for node in nodes if _same_kind(peer, node)]
     for peer in peers:
-        if not any(_speak(peer, node) for node in nodes):
-            raise AgentError(f"bgp.peers: {peer.address}: no node has an address of its kind; give one with --node")
+        if not any(_same_kind(peer, node) for node in nodes):
+            raise AgentError(f"bgp.peers: {peer.address}: no node has an address of its family; add one with --node")
     if router_id is None:
         known = [peer.address for peer in peers if isinstance(peer.address, IPv4Address)]
         if not known:
             raise AgentError(f"bgp.peers: {peers[0].address}: the router has no IPv4 address here; give --router-id")
         router_id = known[0]
-    # Twice what a node has, so that a new VIP is not a fault.
+    # Twice the routes of a node, so that a new VIP does not exceed the limit.
     limit = max(16, 2 * (len(config.vips) + 1))
     return Router(
         asn, router_id, tuple(neighbors), config.allowed, config.bgp.identity_prefix, limit, log=log, made_by=made_by
     )
 
 
-def _speak(peer: PeerConfig, node: NodeAddress) -> bool:
+def _same_kind(peer: PeerConfig, node: NodeAddress) -> bool:
     same_family = peer.address.version == node.address.version
     return same_family and peer.address.is_link_local == node.address.is_link_local
 

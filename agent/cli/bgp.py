@@ -11,7 +11,7 @@ import click
 from agent.cli.options import config_option
 
 if TYPE_CHECKING:
-    from agent.announcing.speaker_config import LocalAddresses
+    from agent.announcing.local_address import LocalAddresses
     from agent.config.schema import Config
     from bgp.exabgp.config import SpeakerConfig
 
@@ -56,7 +56,7 @@ def local_addresses(config: Config) -> LocalAddresses:
     """Return this node's ends of its BGP sessions. Raises AgentError as `own_interface` does."""
     import asyncio
 
-    from agent.announcing.speaker_config import LocalAddresses
+    from agent.announcing.local_address import LocalAddresses
     from agent.netlink.connection import link_locals
     from agent.node.own_interface import own_interface
 

@@ -18,8 +18,8 @@ from agent.errors import AgentError
 from bgp.router import KINDS
 
 if TYPE_CHECKING:
+    from agent.announcing.local_address import LocalAddresses
     from agent.announcing.router_config import NodeAddress
-    from agent.announcing.speaker_config import LocalAddresses
     from agent.config.schema import Config
 
 _NODE = re.compile(
@@ -83,7 +83,7 @@ def router_config(
     log: str | None,
 ) -> None:
     """Print the router's configuration for this node's sessions, complete, with the known traps."""
-    from agent.announcing.router_config import own_nodes, router_config, routers_of
+    from agent.announcing.router_config import own_addresses, router_config, routers_of
     from agent.config import file
 
     config = file.load(path)
@@ -96,7 +96,7 @@ def router_config(
     made_by = shlex.join(["lbctl", *sys.argv[1:]])
     texts = []
     for router in [one] if one else routers_of(config.bgp.peers):
-        of = nodes if ends is None else own_nodes(router, ends)
+        of = nodes if ends is None else own_addresses(router, ends)
         texts.append(KINDS[kind](router_config(config, router, of, router_id, log, made_by)))
     click.echo("\n".join(texts), nl=False)
 

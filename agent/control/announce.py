@@ -21,7 +21,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from agent.address import Address
-from agent.announcing.export_status import alerts
+from agent.announcing.alert import alerts
 from agent.announcing.order import Order, OrderKind
 from agent.control import operator_request
 from agent.control.http_server import Response, Routes, json_response

@@ -1,27 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Export status from what is desired and the relay's snapshot; the alerts that follow; when `--wait` ends."""
+"""Export status from what is desired and the relay's snapshot."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any
 
 import pytest
 
 from agent.address import Address
 from agent.announcing.export_status import (
-    CRITICAL,
-    WARNING,
-    Alert,
     ExportHistory,
     ExportStatus,
     StatusEntry,
-    alerts,
     export_statuses,
 )
 from agent.announcing.routes import with_drain_attributes
-from agent.cli.announce import unsettled
 from agent.config.file import parse
 from agent.model import Announcement, Method
 from bgp.relay.protocol import Peer, Snapshot, decode_report
@@ -130,111 +124,3 @@ def test_since_changes_with_the_state_and_not_with_the_reason() -> None:
     assert successor.entries == (StatusEntry(down, 40),)
     assert successor.observe([], 60) == []
     assert successor.entries == ()
-
-
-@pytest.mark.parametrize(
-    ("announcement", "rows", "expected"),
-    [
-        (HEALTHY, [ROW], []),
-        # One router is down: no problem while another is up.
-        (HEALTHY, [ROW, replace(ROW, peer="10.0.0.2", session="down", out="no")], []),
-        (DOWN, [replace(ROW, desired="withdrawn", out="no")], []),
-        (
-            HEALTHY,
-            [ROW, replace(ROW, peer="10.0.0.2", out="no")],
-            [
-                Alert(
-                    WARNING, "192.0.2.10 at 10.0.0.2: to be announced (healthy), but not in the adj-rib-out"
-                )
-            ],
-        ),
-        (
-            HEALTHY,
-            [replace(ROW, out="no")],
-            [Alert(CRITICAL, "192.0.2.10 at 10.0.0.1: to be announced (healthy), but not in the adj-rib-out")],
-        ),
-        (
-            HEALTHY,
-            [replace(ROW, out="not negotiated")],
-            [
-                Alert(
-                    CRITICAL,
-                    "192.0.2.10 at 10.0.0.1: to be announced (healthy), but the router did not negotiate its "
-                    "address family for the session: enable it there",
-                )
-            ],
-        ),
-        (
-            replace(HEALTHY, method=Method.MED),
-            [replace(ROW, desired="med", out="different")],
-            [
-                Alert(
-                    WARNING,
-                    "192.0.2.10 at 10.0.0.1: to be announced with med (healthy), but the adj-rib-out holds a route "
-                    "with other attributes",
-                )
-            ],
-        ),
-        (
-            DOWN,
-            [replace(ROW, desired="withdrawn", why="x")],
-            [Alert(WARNING, "192.0.2.10 at 10.0.0.1: to be withdrawn (x), but still in the adj-rib-out")],
-        ),
-        (
-            SICK,
-            [replace(ROW, desired="withdrawn", out="no")],
-            [Alert(WARNING, "192.0.2.10 is not announced: unhealthy: web")],
-        ),
-        (
-            HEALTHY,
-            [replace(ROW, session="down")],
-            [Alert(CRITICAL, "no BGP session is up (10.0.0.1); see `lbctl status` and the log of lb-bgp")],
-        ),
-    ],
-)  # fmt: skip
-def test_alerts(announcement: Announcement, rows: list[ExportStatus], expected: list[Alert]) -> None:
-    assert alerts({FOUR: announcement}, rows, None, None) == expected
-
-
-def test_alerts_of_relay_and_start() -> None:
-    assert [alert.severity for alert in alerts({FOUR: HEALTHY}, [ROW], "relay: gone", None)] == [CRITICAL]
-    assert [alert.severity for alert in alerts({}, [], None, None)] == [WARNING]
-    assert alerts({FOUR: HEALTHY}, [ROW], None, "ExaBGP refused") == [Alert(WARNING, "ExaBGP refused")]
-    worst = alerts({FOUR: HEALTHY}, [replace(ROW, out="no")], None, "ExaBGP refused")
-    assert [alert.severity for alert in worst] == [CRITICAL, WARNING], "critical first"
-
-
-def report(wanted: bool, *rows: ExportStatus, relay: str = "connected") -> dict[str, Any]:
-    vips = {row.vip for row in rows}
-    return {
-        "relay": relay,
-        "vips": [{"vip": vip, "wanted": wanted, "why": "why"} for vip in sorted(vips)],
-        "peers": [StatusEntry(row, 0.0).to_json() for row in rows],
-    }
-
-
-@pytest.mark.parametrize(
-    ("wanted", "report", "missing"),
-    [
-        (True, report(True, ROW), 0),
-        (True, report(True, ROW, replace(ROW, peer="10.0.0.2", session="down", out="no")), 0),
-        (True, report(True, replace(ROW, out="no")), 1),
-        (True, report(True, replace(ROW, out="different")), 1),
-        (True, report(True, ROW, replace(ROW, peer="10.0.0.2", out="no")), 1),
-        (True, report(True, replace(ROW, session="down")), 1),  # no router receives it
-        (True, report(False, replace(ROW, desired="withdrawn", out="no")), 2),  # unhealthy, or held down
-        (False, report(False, replace(ROW, desired="withdrawn", out="no")), 0),
-        (False, report(False, replace(ROW, desired="withdrawn")), 1),
-        (False, report(False, replace(ROW, desired="withdrawn", session="down")), 0),
-        (False, report(False, replace(ROW, desired="withdrawn", out="no"), relay="gone"), 1),
-        (True, report(True, ROW, replace(ROW, vip="192.0.2.99", out="no")), 0),  # another VIP
-    ],
-)
-def test_condition_that_wait_waits_for(wanted: bool, report: dict[str, Any], missing: int) -> None:
-    assert len(unsettled(report, {"192.0.2.10"}, wanted)) == missing
-
-
-def test_alert_when_no_peer_carries_the_family() -> None:
-    (alert,) = alerts({IPv6Address("fd99::1"): Announcement(True, "")}, [], None, None)
-    assert alert.severity == CRITICAL
-    assert "no BGP peer carries the address family" in alert.text

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""lbctl announce config: from a node's bgp.peers to the router's side, and what is refused."""
+"""lbctl announce config: the router's end of a node's bgp.peers, and what is refused."""
 
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from agent.announcing.router_config import NodeAddress, own_nodes, router_config, routers_of
-from agent.announcing.speaker_config import LocalAddresses
+from agent.announcing.local_address import LocalAddresses
+from agent.announcing.router_config import NodeAddress, own_addresses, router_config, routers_of
 from agent.cli.main import main
 from agent.config.file import parse
 from agent.config.schema import Config
@@ -38,7 +38,7 @@ def config() -> Config:
     return parse(TEXT, "lb.yml")
 
 
-def test_the_nodes_are_the_routers_neighbors(config: Config) -> None:
+def test_nodes_are_the_routers_neighbors(config: Config) -> None:
     router = router_config(config, config.bgp.peers[:1], [B1, B2])
     assert (router.asn, str(router.router_id)) == (65000, "10.0.0.1")
     assert [(n.name, str(n.address), n.asn) for n in router.neighbors] == [
@@ -50,18 +50,18 @@ def test_the_nodes_are_the_routers_neighbors(config: Config) -> None:
     assert [str(vip) for vip in router.vips] == ["192.0.2.10/32"], "two services of a VIP are one prefix"
 
 
-def test_a_router_of_the_nodes_as_reflects(config: Config) -> None:
+def test_router_in_the_nodes_as_has_an_internal_session(config: Config) -> None:
     router = router_config(config, config.bgp.peers[1:], [B1, B2])
     assert [n.session.internal for n in router.neighbors] == [True, False]
 
 
-def test_two_routers_are_not_one(config: Config) -> None:
+def test_peers_of_two_ases_are_not_one_router(config: Config) -> None:
     with pytest.raises(AgentError, match=r"10.0.0.1 AS 65000, 10.0.0.2 AS 65001: these cannot be one router"):
         router_config(config, config.bgp.peers, [B1])
 
 
-def test_a_node_needs_an_address_of_the_routers_family(config: Config) -> None:
-    with pytest.raises(AgentError, match=r"10.0.0.1: no node has an address of its kind"):
+def test_node_needs_an_address_of_the_routers_family(config: Config) -> None:
+    with pytest.raises(AgentError, match=r"10.0.0.1: no node has an address of its family"):
         router_config(config, config.bgp.peers[:1], [replace(B1, address=ip_address("fd00::11"))])
 
 
@@ -87,7 +87,7 @@ def options() -> Config:
     return parse(text.replace("  local_as: 65001\n", f"  local_as: 65001\n  allow: {allow}\n"), "lb.yml")
 
 
-def test_each_option_of_a_peer_has_its_other_side(options: Config) -> None:
+def test_each_option_of_a_peer_has_its_counterpart(options: Config) -> None:
     _, guarded, far, v6, link = options.bgp.peers
     router = router_config(options, [guarded], [B1])
     (neighbor,) = router.neighbors
@@ -108,7 +108,7 @@ def test_each_option_of_a_peer_has_its_other_side(options: Config) -> None:
     assert [(n.with_zone, str(n.session.local)) for n in router.neighbors] == [("fe80::11%eth3", "fe80::1")]
 
 
-def test_as_many_addresses_of_each_family_are_those_of_the_same_routers(options: Config) -> None:
+def test_equal_numbers_of_ipv4_and_ipv6_addresses_are_paired(options: Config) -> None:
     a, b, c, v6, link = options.bgp.peers
     assert routers_of([a, v6]) == [[a, v6]]
     assert routers_of([a, b, link, v6]) == [[a, link], [b, v6]]
@@ -118,12 +118,12 @@ def test_as_many_addresses_of_each_family_are_those_of_the_same_routers(options:
     assert routers_of([other, a, v6]) == [[other], [a, v6]]
 
 
-def test_this_node_speaks_from_the_ends_of_its_sessions(options: Config) -> None:
-    ends = LocalAddresses(IPv4Address("10.0.0.11"), IPv6Address("fd00::11"), {"eth1": IPv6Address("fe80::11")})
+def test_own_addresses_are_those_of_the_sessions(options: Config) -> None:
+    local = LocalAddresses(IPv4Address("10.0.0.11"), IPv6Address("fd00::11"), {"eth1": IPv6Address("fe80::11")})
     plain, guarded, far, v6, link = options.bgp.peers
-    assert [n.name for n in own_nodes([plain, guarded, far, v6], ends)] == ["node_10_0_0_11", "node_fd00_11"]
+    assert [n.name for n in own_addresses([plain, guarded, far, v6], local)] == ["node_10_0_0_11", "node_fd00_11"]
     with pytest.raises(AgentError, match=r"fe80::1%eth1: which interface .* --node fe80::11%INTERFACE"):
-        own_nodes([link], ends)
+        own_addresses([link], local)
 
 
 def run(tmp_path: Path, *arguments: str) -> Result:
@@ -145,7 +145,7 @@ def test_each_router_of_the_configuration_is_printed(tmp_path: Path, kind: str) 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["--router", "cisco"], 2, "is not one of"),
         (["--node", "10.0.0.300"], 2, "'10.0.0.300' does not appear to be an IPv4 or IPv6 address"),
@@ -157,8 +157,8 @@ def test_each_router_of_the_configuration_is_printed(tmp_path: Path, kind: str) 
         ([], 1, "or name the router's nodes with --node"),
     ],
 )
-def test_what_cannot_be_printed_is_told_in_a_line(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
+def test_error_is_one_line(tmp_path: Path, arguments: list[str], code: int, message: str) -> None:
     done = run(tmp_path, "--router", "bird", *arguments)
     assert done.exit_code == code
-    assert said in done.output
+    assert message in done.output
     assert "protocol" not in done.output

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From lb.yml and a node's addresses to ExaBGP's sessions; passwords from their files."""
+"""ExaBGP's sessions from lb.yml and a node's addresses; passwords from their files."""
 
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.announcing.speaker_config import LocalAddresses, speaker_config
+from agent.announcing.local_address import LocalAddresses
+from agent.announcing.speaker_config import speaker_config
 from agent.config.file import load, parse, passwords
 from agent.errors import AgentError, ConfigError
 from bgp.bfd.config import BfdTimers
@@ -30,14 +31,14 @@ bgp:
 members: {allow: [10.0.0.0/24]}
 """
 CONFIG = parse(TEXT, "lb.yml")
-HERE = LocalAddresses(IPv4Address("10.0.0.11"), IPv6Address("2001:db8::b"), {"eth0": IPv6Address("fe80::b")})
+LOCAL = LocalAddresses(IPv4Address("10.0.0.11"), IPv6Address("2001:db8::b"), {"eth0": IPv6Address("fe80::b")})
 
 
-def test_every_option_arrives() -> None:
-    speaker = speaker_config(CONFIG, HERE, {"fe80::1": b"horse"})
-    assert (speaker.local_as, speaker.router_id, speaker.user) == (65001, HERE.address, "nobody")
+def test_every_option_is_passed_on() -> None:
+    speaker = speaker_config(CONFIG, LOCAL, {"fe80::1": b"horse"})
+    assert (speaker.local_as, speaker.router_id, speaker.user) == (65001, LOCAL.address, "nobody")
     assert speaker.peers == (
-        NeighborConfig(IPv4Address("10.0.0.1"), 65000, HERE.address, families=("ipv4",)),
+        NeighborConfig(IPv4Address("10.0.0.1"), 65000, LOCAL.address, families=("ipv4",)),
         NeighborConfig(
             IPv4Address("10.0.1.1"), 65002, IPv4Address("10.0.1.11"), 30, local_as=65009, families=("ipv4",),
             multihop=3, passive=True,
@@ -54,24 +55,23 @@ def test_every_option_arrives() -> None:
     assert [(peer.address, peer.local_address) for peer in speaker.bfd_peers] == [("fe80::1%eth0", "fe80::b%eth0")]
 
 
-def test_allowed_are_the_vips_or_what_is_said_and_the_own_identity() -> None:
+def test_allowed_prefixes_are_the_own_identity_and_bgp_allow_or_the_vips() -> None:
     own = ip_network("10.254.0.11/32")
-    assert speaker_config(CONFIG, HERE, {}).allow == (own, ip_network("192.0.2.10"), ip_network("2001:db8:99::1"))
-    said = parse(TEXT + "", "lb.yml").model_copy()
-    allowed = said.bgp.model_copy(update={"allow": (ip_network("192.0.2.0/24"), ip_network("2001:db8:99::/48"))})
-    said = said.model_copy(update={"bgp": allowed})
-    assert speaker_config(said, HERE, {}).allow == (own, *allowed.allow)
+    assert speaker_config(CONFIG, LOCAL, {}).allow == (own, ip_network("192.0.2.10"), ip_network("2001:db8:99::1"))
+    allowed = CONFIG.bgp.model_copy(update={"allow": (ip_network("192.0.2.0/24"), ip_network("2001:db8:99::/48"))})
+    config = CONFIG.model_copy(update={"bgp": allowed})
+    assert speaker_config(config, LOCAL, {}).allow == (own, *allowed.allow)
 
 
-def test_a_peer_that_cannot_be_reached_from_here() -> None:
+def test_peer_without_a_local_address() -> None:
     with pytest.raises(AgentError, match=r"bgp\.peers\[2\]: the node's interface has no IPv6 address.*set source"):
-        speaker_config(CONFIG, replace(HERE, address6=None), {})
+        speaker_config(CONFIG, replace(LOCAL, address6=None), {})
     with pytest.raises(AgentError, match=r"bgp\.peers\[3\]: eth0 has no link-local address"):
-        speaker_config(CONFIG, replace(HERE, link_local={}), {})
+        speaker_config(CONFIG, replace(LOCAL, link_local={}), {})
 
 
 @pytest.mark.parametrize(
-    ("content", "mode", "told"),
+    ("content", "mode", "message"),
     [
         (b"correct horse\n", 0o640, "others may read it (mode 640); chmod 600 {path}"),
         (b"correct horse\n", 0o604, "others may read it (mode 604); chmod 600 {path}"),
@@ -81,7 +81,7 @@ def test_a_peer_that_cannot_be_reached_from_here() -> None:
         (None, 0, "No such file or directory; put the router's password there"),
     ],
 )
-def test_a_password_file_that_is_none(tmp_path: Path, content: bytes | None, mode: int, told: str) -> None:
+def test_unusable_password_file(tmp_path: Path, content: bytes | None, mode: int, message: str) -> None:
     (tmp_path / "lb.yml").write_text(TEXT)
     secret = tmp_path / "secret"
     if content is not None:
@@ -91,11 +91,11 @@ def test_a_password_file_that_is_none(tmp_path: Path, content: bytes | None, mod
     with pytest.raises(ConfigError) as caught:
         passwords(tmp_path / "lb.yml", config)
     where = f"{tmp_path}/lb.yml:13:59: bgp.peers[3].password_file"
-    assert str(caught.value) == f"{where}: {secret}: {told.format(path=secret)}"
+    assert str(caught.value) == f"{where}: {secret}: {message.format(path=secret)}"
     assert "horse" not in str(caught.value)
 
 
-def test_a_password_is_a_line(tmp_path: Path) -> None:
+def test_password_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "lb.yml").write_text(TEXT)
     secret = tmp_path / "secret"
     secret.write_bytes(" spaces and ; { } 'quotes' \"count\" ü\r\n".encode())
