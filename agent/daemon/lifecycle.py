@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's process once it is up: signals, the control socket, one agent after the other as the file changes.
+"""The agent's process after its start: signals, the control socket, one agent after the other as lb.yml changes.
 
 A reload is a restart inside the process: the next agent takes over from the state file and the kernel's maps what the
-last one left, as it would after a kill, so there is one way to begin and not two. In between neither routes nor the
-data path are touched. What the node does is agent.py's.
+last one left, as it would after a kill, so there is one start procedure and not two. In between neither routes nor the
+data path change. The work of the node is node/agent.py's.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ log = logging.getLogger("anylb")
 
 
 class Lifecycle:
-    """When the present agent ends, and what comes after it."""
+    """When the current agent ends, and which configuration the next one gets."""
 
     def __init__(self, load: Callable[[], Config]) -> None:
         self.generation = 0
-        """How often the configuration has been taken in anew."""
+        """How often the configuration was reloaded."""
         self.refused: str | None = None
-        """Why the last reload was not."""
+        """Why the last reload was refused; None if it was not."""
         self.stopping = False
         self.next: Config | None = None
         self._load = load
         self.ending: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        """Done when the present agent is to end; its result: whether to withdraw, because none follows."""
+        """Done when the current agent must end; its result: whether to withdraw, because no other follows."""
 
     def stop(self) -> None:
         """End for good."""
@@ -48,10 +48,10 @@ class Lifecycle:
             self.ending.set_result(True)
 
     async def reload(self) -> int:
-        """Read the configuration anew; the generation that will have it. AgentError: it is unsound, nothing changes."""
+        """Read the configuration again; return its generation. AgentError: it is refused, nothing changes."""
         try:
             config = await asyncio.to_thread(self._load)
-            await own_interface(config)  # what the file alone cannot tell
+            await own_interface(config)  # the file alone does not show whether the interfaces exist
         except AgentError as error:
             self.refused = str(error)
             raise
@@ -61,7 +61,7 @@ class Lifecycle:
         return self.generation + 1
 
     async def reload_by_signal(self) -> None:
-        """As `reload`; who sends a signal reads the log."""
+        """Reload, and log why it was refused: a signal has no answer."""
         try:
             await self.reload()
         except AgentError as error:
@@ -69,12 +69,12 @@ class Lifecycle:
                 log.error("not reloaded: %s", line)
 
     def advance(self) -> Config:
-        """The agent has ended for a reload: what the next one gets."""
+        """Return the configuration of the next agent, when the current one has ended for a reload."""
         assert self.next is not None
         config, self.next, self.refused = self.next, None, None
         self.ending = asyncio.get_running_loop().create_future()
         self.generation += 1
-        if self.stopping:  # asked meanwhile
+        if self.stopping:  # requested meanwhile
             self.stop()
         return config
 
@@ -86,17 +86,17 @@ async def run(
     load: Callable[[], Config],
     open_again: Callable[[Config], Future[DataPath] | None],
 ) -> None:
-    """Be the agent of this node until SIGTERM or SIGINT. Raises AgentError, BpfError or BgpError when it cannot.
+    """Run the agent of this node until SIGTERM or SIGINT. Raises AgentError, BpfError or BgpError when it cannot.
 
-    `opening` is the data path, which start.py opens meanwhile; None without one. `open_again` does it after a reload.
+    `opening` is the data path that start.py opens meanwhile; None without one. `open_again` opens it after a reload.
     """
     loop = asyncio.get_running_loop()
-    succession = Lifecycle(load)
+    lifecycle = Lifecycle(load)
     reloads: set[asyncio.Task[None]] = set()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, succession.stop)
-    loop.add_signal_handler(signal.SIGHUP, lambda: reloads.add(loop.create_task(succession.reload_by_signal())))
-    before: Config | None = None
+        loop.add_signal_handler(number, lifecycle.stop)
+    loop.add_signal_handler(signal.SIGHUP, lambda: reloads.add(loop.create_task(lifecycle.reload_by_signal())))
+    previous: Config | None = None
     while True:
         datapath: DataPath | None = None
         try:
@@ -107,29 +107,29 @@ async def run(
                 agent = Agent(config, paths, interface, datapath)
                 await agent.put_vips()
             except (AgentError, BpfError) as error:
-                if before is None:
+                if previous is None:
                     raise
-                log.error("the new configuration cannot be run, going on with the one before: %s", error)
-                succession.refused, config, before = str(error), before, None
+                log.error("the new configuration cannot run, returning to the previous one: %s", error)
+                lifecycle.refused, config, previous = str(error), previous, None
                 opening = open_again(config)
                 continue
-            agent.generation, agent.refused = succession.generation, succession.refused
-            async with control.serve(agent, succession.reload):
-                await agent.run(succession.ending)
+            agent.generation, agent.refused = lifecycle.generation, lifecycle.refused
+            async with control.serve(agent, lifecycle.reload):
+                await agent.run(lifecycle.ending)
         except* (AgentError, BpfError, BgpError) as group:
             raise _first(group) from None
         finally:
             if datapath is not None:
                 datapath.close()
-        if succession.next is None:
+        if lifecycle.next is None:
             return
-        before, config = config, succession.advance()
-        log.info("taking in the changed configuration")
+        previous, config = config, lifecycle.advance()
+        log.info("applying the changed configuration")
         opening = open_again(config)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first real error of a nested group."""
+    """Return the first real error of a nested group."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One node's agent: what it knows, and the loop that brings what is to what shall be.
+"""One node's agent: its state, and the loop that brings the kernel and the routers to the desired state.
 
-Owns the order of things: tables and XDP, then the others' identities, then health, then the announcement; at each
-change observe, plan, apply, announce; at the end withdraw, and leave the data path in place. A fault on the way is
-kept, told and tried again: kernel objects come and go, and a node that stops for one would take its flows along.
+Owns the order. At the start: tables and XDP, then the others' identities, then health, then the announcement. At each
+change: observe, plan, apply, announce. At the end: withdraw, and leave the data path in place. A fault in a pass is
+kept and reported, and the next pass tries again: kernel objects come and go, and a node that stopped because of one
+would break its flows.
 """
 
 from __future__ import annotations
@@ -51,17 +52,17 @@ from bpf.errors import BpfError
 log = logging.getLogger("anylb")
 
 TICK_S = 0.5
-"""The heartbeat to the relay, which wants one a second at least."""
+"""The interval of heartbeats to the relay, which needs at least one per second."""
 COALESCE_S = 0.01
-"""A burst of updates (a router telling all identities at once) makes one table, not one each."""
+"""A burst of updates (a router sends all identities at once) makes one table, not one for each."""
 STOP_S = 2.0
 MACS_TIMEOUT_S = 1.0
 HUNG_S = 60.0
-"""A pass that takes longer has hung: the heartbeat stops, so that the relay's dead-man can act."""
+"""A pass that takes longer hangs: the heartbeat stops, so that the relay's dead-man can act."""
 
 
 class Agent:
-    """All that one node knows and does. Made by `run`; server.py reads and steers it."""
+    """The state and the tasks of one node. lifecycle.py creates it; control/ reads and changes it."""
 
     def __init__(self, config: Config, paths: Paths, interface: Interface, datapath: DataPath | None) -> None:
         self.config, self.paths, self.interface, self.datapath = config, paths, interface, datapath
@@ -74,7 +75,7 @@ class Agent:
         self.announced_once = saved.announced_once
         self.announcer = Announcer(config, paths.orders, saved.flaps, saved.export_statuses)
         self.health = {
-            s.name: Health(s.name in saved.healthy, 0, now, "as the agent before this one saw it")
+            s.name: Health(s.name in saved.healthy, 0, now, "healthy when the previous agent ended")
             if s.name in saved.healthy
             else Health.unknown(now)
             for s in config.services
@@ -95,9 +96,9 @@ class Agent:
         self._attached_once = False
         self.generation = 0
         self.refused: str | None = None
-        """How often the configuration was taken in anew, and why the last reload was not (lifecycle.py's to set)."""
+        """How often the configuration was reloaded, and why the last reload was refused; lifecycle.py sets both."""
         self.fault: str | None = None
-        """Why the last pass did not get through; None if it did."""
+        """Why the last pass failed; None if it did not."""
         self._saved = saved
         self.retiring = saved.vips - set(config.vips)
         """VIPs of an earlier configuration that are still on lo."""
@@ -116,21 +117,21 @@ class Agent:
             )
         self._wake = asyncio.Event()
 
-    # What is
+    # State
 
     @property
     def ready(self) -> bool:
-        """Whether this node can forward: tables in the kernel and XDP attached (nothing to wait for when off)."""
+        """Whether this node can forward: tables in the kernel and XDP attached. True if the data path is off."""
         if self.map_writer is None or self.datapath is None:
             return True
         try:
             return self.map_writer.ready and self.datapath.attached()
-        except BpfError:  # the interface is gone
+        except BpfError:  # the interface no longer exists
             return False
 
     @property
     def condition(self) -> Condition:
-        """What the decisions of plan.py are made from."""
+        """The input of plan.py's decisions."""
         healthy = {name: health.healthy for name, health in self.health.items()}
         has_ipv6 = self.interface.next_hop6 is not None
         return Condition(
@@ -138,7 +139,7 @@ class Agent:
         )
 
     def own_shares(self) -> dict[int, Share]:
-        """This node's part in each service, by service id."""
+        """Return this node's share of each service, by service id."""
         condition = self.condition
         announced = {vip for vip, announcement in self.announcements.items() if announcement.wanted}
         return {
@@ -148,11 +149,11 @@ class Agent:
 
     @property
     def announcements(self) -> Mapping[Address, Announcement]:
-        """What was decided of each VIP; empty before the first decision."""
+        """The decision for each VIP; empty before the first one."""
         return self.announcer.announcements
 
     def members(self) -> tuple[Member, ...]:
-        """The view with this node itself in it, by address."""
+        """Return the members of the view and this node itself, sorted by address."""
         here = self.interface
         first, *others = self.epoch_numbers
         shares, epochs = self.own_shares(), tuple(others)
@@ -161,25 +162,25 @@ class Agent:
 
     @property
     def epoch_numbers(self) -> tuple[int, ...]:
-        """The epochs that this node supports, the one that it prefers first."""
+        """The epochs that this node supports, the preferred one first."""
         return tuple(one.number for one in self.epochs)
 
     @property
     def all_denied(self) -> frozenset[Network]:
-        """The deny list: the configuration's, and what the operator added since."""
+        """The deny list: the configuration's prefixes and those that the operator added."""
         return self.denied | set(self.config.deny)
 
     def withdrawn(self, vips: Iterable[Address]) -> bool:
-        """Whether the relay confirms that these VIPs, which are not wished for, are in no peer's adj-rib-out."""
+        """Return whether the relay confirms that these VIPs, which are not desired, are in no peer's adj-rib-out."""
         if self._desired is None or not self.relay.connected or self.relay.snapshot is None:
             return False
         prefixes = {routes.vip_prefix(vip) for vip in vips}
         return not any(prefixes & peer.announced for peer in self.relay.snapshot.peers)
 
-    # What the operator and the tasks change
+    # Changes by the operator and by the tasks
 
     def deny(self, denied: frozenset[Network]) -> None:
-        """Take another list of the operator's, at once, and keep it for the next agent. BpfError: it is full."""
+        """Replace the operator's deny list, at once, and save it for the next agent. BpfError: the map is full."""
         before, self.denied = self.denied, denied
         try:
             if self.map_writer is not None:
@@ -190,18 +191,18 @@ class Agent:
         self._wake.set()
 
     def changed(self) -> None:
-        """Keep what the operator said; the next pass carries it out."""
+        """Save what the operator changed; the next pass applies it."""
         self._save()
         self._wake.set()
 
     def announce_now(self) -> None:
-        """Carry out at the routers what the operator said of VIPs: no table depends on it."""
+        """Apply the operator's orders for VIPs without waiting for a pass: no table depends on them."""
         if self._desired is not None:
             self._announce()
         self._wake.set()
 
     def set_backend(self, services: Iterable[str], drained: bool | None = None, weight: int | None = None) -> None:
-        """Drain this node for some services, or not; or lower its effective weight (the nominal one: as configured)."""
+        """Drain or undrain this node for some services; set its effective weight (the nominal one: as configured)."""
         for service in services:
             if drained is not None:
                 self.drained = self.drained | {service} if drained else self.drained - {service}
@@ -218,7 +219,7 @@ class Agent:
         self._wake.set()
 
     def _version_to_reply(self) -> int | None:
-        """Under which version a direct probe is answered; a node that leaves, or has, does not keep its place."""
+        """Return the version for replies to direct probes; None to send none, because the node leaves or has left."""
         return None if self.stopping or self.admin_state is State.LEFT else self.version.number
 
     def _on_reply(self, address: IPv4Address, number: int) -> None:
@@ -228,7 +229,7 @@ class Agent:
     # Tasks
 
     async def put_vips(self) -> None:
-        """Before `run`: the VIPs on lo. AgentError: that cannot be, and the agent is not to be run."""
+        """Put the VIPs on lo, before `run`. AgentError: it failed, and the agent must not run."""
         try:
             await put_vips(self.netlink, self.config.vips, self.config.node.names)
         except AgentError:
@@ -236,7 +237,7 @@ class Agent:
             raise
 
     async def run(self, ending: asyncio.Future[bool]) -> None:
-        """Run until `ending` is done, then withdraw and leave; only leave if its result says that another follows."""
+        """Run until `ending` is done. Then withdraw if its result is True, which means that no other agent follows."""
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(self.relay.run()),
@@ -291,14 +292,14 @@ class Agent:
             self._last_pass_at = time.monotonic()
 
     async def _reconcile(self, now: float) -> None:
-        """One pass from what is to what shall be; it writes only what differs."""
+        """Make one pass from the observed to the desired state; it writes only what differs."""
         members = self.members()
         if self.map_writer is not None and self.datapath is not None:
             before, self.fault = self.fault, None
             try:
                 await self._forward(self.map_writer, self.datapath, members, now)
             except (BpfError, AgentError) as error:
-                # What is in the kernel stands. Whether it forwards, `ready` asks the kernel itself.
+                # The kernel keeps what it has. `ready` asks the kernel itself whether it forwards.
                 self.fault = str(error)
                 if self.fault != before:
                     log.error("%s", error)
@@ -306,47 +307,48 @@ class Agent:
         versions = self.version.number, self.version.fallback
         others = [self.prober.error, *unlisted_interfaces(self.map_writer, self.datapath)]
         self.problems.observe(snapshot, members, self.epoch_numbers, versions, others, now)
-        heard = identity.own_reflections(self.config, snapshot, self.interface.address)
-        self.version = self.version.after_reflections(heard, now)
+        received = identity.own_reflections(self.config, snapshot, self.interface.address)
+        self.version = self.version.after_reflections(received, now)
         self._announce()
 
     async def _forward(
         self, map_writer: MapWriter, datapath: DataPath, members: tuple[Member, ...], now: float
     ) -> None:
-        """Tables, then the program: it must never meet a packet with empty ones."""
+        """Write the tables, then attach the program: it must never handle a packet with empty tables."""
         condition = self.condition
-        chosen = {s.name: candidates(identity.service_id_of(s), members) for s in self.config.services}
+        found = {s.name: candidates(identity.service_id_of(s), members) for s in self.config.services}
         up = {s.name: own_share(s, condition).effective > 0 for s in self.config.services}
         ends = {member.address: member.address6 for member in members}
         others = {address for address in ends if address != self.interface.address}
         if self.route_monitor is not None:
             self.route_monitor.follow({map_writer.target(a, ends[a]) for a in others}, map_writer.known_hop)
         epoch_switch = self._switch_epoch(map_writer, members, now)
-        await map_writer.apply(chosen, up, ends, epoch_switch, now)
+        await map_writer.apply(found, up, ends, epoch_switch, now)
         if not (self._attached_once and datapath.attached()):
             await self._wait_for_macs()
             if self.mss_clamp is not None:
                 await self.mss_clamp.keep()
-            datapath.attach()  # also replaces an older build's program, and changes the mode
+            datapath.attach()  # also replaces the program of an older build, and changes the mode
             self._attached_once = True
             log.info("XDP attached: %s", ", ".join(f"{name} ({mode})" for name, mode in datapath.modes.items()))
             if datapath.fallback_reason:
                 log.warning("%s", datapath.fallback_reason)
 
     def _switch_epoch(self, map_writer: MapWriter, members: tuple[Member, ...], now: float) -> EpochSwitch:
-        """Which epoch is used from now on, and which is next."""
+        """Decide which epoch new flows use from now on, and which one is next."""
         wanted = epoch.choose(self.epoch_numbers, members)
-        left = self._saved.use if self._saved.use and self._saved.use.first in self.epoch_numbers else None
-        before = self.epoch_switch or EpochSwitch(map_writer.use or left or wanted)
+        previous = self._saved.use if self._saved.use and self._saved.use.first in self.epoch_numbers else None
+        before = self.epoch_switch or EpochSwitch(map_writer.use or previous or wanted)
         after = before.after(wanted, now)
         if self.epoch_switch is None or before.use.first != after.use.first:
-            log.info("new flows go by epoch %#x", after.use.first)
+            log.info("new flows use epoch %#x", after.use.first)
         self.epoch_switch = after
         return after
 
     async def _wait_for_macs(self) -> None:
-        """Before the first packet: a member without a MAC would be passed over. One that does not answer is not waited
-        for."""
+        """Wait, before the first packet, until the MACs of all present members are known, but not longer than
+        MACS_TIMEOUT_S: the program skips a member without a MAC, and one that does not answer may never have one.
+        """
         assert self.map_writer is not None
         deadline = time.monotonic() + MACS_TIMEOUT_S
         present = [self.map_writer.target(m.address, m.address6) for m in self.view.members if not m.lost]
@@ -354,7 +356,7 @@ class Agent:
             await asyncio.sleep(COALESCE_S)
 
     def _announce(self) -> None:
-        """Tell the relay everything that is to be announced. It is the heartbeat too."""
+        """Send the relay all desired routes. This is a heartbeat too."""
         condition = self.condition
         members = self.members()
         unserved = {s.name for s in self.config.services if not takers(candidates(identity.service_id_of(s), members))}
@@ -365,17 +367,17 @@ class Agent:
         here, shares = self.interface, self.own_shares()
         if self.stopping:
             shares = identity.fallback_shares(shares)
-        said = identity.own_identity(self.config, here.address, self.epoch_numbers, shares, here.address6)
-        self.version = self.version.with_content(identity.content_digest(said))
-        self._save()  # before it is said: a number must never be used again for another content
+        own = identity.own_identity(self.config, here.address, self.epoch_numbers, shares, here.address6)
+        self.version = self.version.with_content(identity.content_digest(own))
+        self._save()  # before it is announced: a version must never be used again for another content
         self._desired = routes.desired_routes(
             self.config, here.address, self.epoch_numbers, shares, wanted, here.address6, self.version, here.next_hop6
         )
         self._announcers = identity.announcer_prefixes(self.config, members)
         self.relay.send_desired(*self._desired, self._announcers)
         snapshot = self.relay.snapshot if self.relay.connected else None
-        told = {route.prefix: route for route in self._desired[0]}
-        self.announcer.observe(export_statuses(self.config, self.announcements, told, snapshot), time.time())
+        by_prefix = {route.prefix: route for route in self._desired[0]}
+        self.announcer.observe(export_statuses(self.config, self.announcements, by_prefix, snapshot), time.time())
 
     def _save(self) -> None:
         healthy = frozenset(name for name, health in self.health.items() if health.healthy)
@@ -399,17 +401,17 @@ class Agent:
         try:
             saved_state.save(self.paths.state, new)
             self._saved, self._save_error = new, None
-        except OSError as error:  # it is tried again; without it only a restart costs more
+        except OSError as error:  # the next pass tries again; without the file only a restart costs more
             if self._save_error != error.strerror:
                 log.error(
-                    "%s: %s; a restarted agent will not know what this one does", self.paths.state, error.strerror
+                    "%s: %s; a restarted agent will not know the state of this one", self.paths.state, error.strerror
                 )
             self._save_error = error.strerror
 
     async def _heartbeat_forever(self) -> None:
-        """The heartbeat, and the wake-up for all that changes by time alone or without telling.
+        """Send heartbeats, and wake the loop for changes that come with time alone or without an event.
 
-        The heart beats while a pass builds large tables, but not when one has hung.
+        Heartbeats go on while a pass builds large tables, but not when a pass hangs.
         """
         while True:
             if self._desired is not None and time.monotonic() - self._last_pass_at < HUNG_S:
@@ -418,12 +420,14 @@ class Agent:
             await asyncio.sleep(TICK_S)
 
     async def _withdraw(self) -> None:
-        """Take the VIPs back and wait for the relay to say so. The data path and the VIPs on lo stay: routers need time
-        to converge."""
+        """Withdraw the VIPs and wait until the relay confirms it, STOP_S at most.
+
+        The data path and the VIPs on lo stay, because routers need time to converge.
+        """
         self.stopping = True
         self._announce()
         deadline = time.monotonic() + STOP_S
-        # A relay that is just being connected to, or started again, hears it within this time too.
+        # A relay that connects or restarts right now receives it within this time too.
         while time.monotonic() < deadline and not self.withdrawn(self.config.vips):
             await asyncio.sleep(0.02)
 

@@ -46,7 +46,7 @@ class Problems:
         claims = identity.seen_identities(self._config, snapshot)
         self._conflicts.observe(claims, [member.address for member in members], versions, now)
         found = {
-            f"{m.address} has epoch {m.epoch:#x}, this node {epochs[0]:#x}: its tables differ, because its configuration does"
+            f"{m.address} has epoch {m.epoch:#x}, this node {epochs[0]:#x}: their configurations and tables differ"
             for m in incompatible_members(epochs, members)
         }
         found |= {
