@@ -123,8 +123,8 @@ def encode(identity: Identity) -> tuple[LargeCommunity, ...]:
     ]
     if identity.address6 is not None:
         communities += [
-            (cluster, (_Type.ADDRESS_6 + i) << SERVICE_ID_BITS, word)
-            for i, word in enumerate(struct.unpack("!4I", identity.address6.packed))
+            (cluster, (_Type.ADDRESS_6 + i) << SERVICE_ID_BITS, part)
+            for i, part in enumerate(struct.unpack("!4I", identity.address6.packed))
         ]
     if identity.version:
         communities.append((cluster, _Type.VERSION << SERVICE_ID_BITS, identity.version))
@@ -164,11 +164,11 @@ def _parse(communities: tuple[LargeCommunity, ...], cluster: int) -> Identity | 
     address, epoch = values.get((_Type.ADDRESS, 0)), values.get((_Type.EPOCH, 0))
     if address is None or epoch is None:
         return f"identity: cluster {cluster} without {'an address' if address is None else 'an epoch'}"
-    parts = [(_Type.ADDRESS_6 + i, 0) for i in range(4)]
-    words = [values[part] for part in parts if part in values]
-    if len(words) not in (0, 4):
-        return f"identity: cluster {cluster} with {len(words)} of the 4 parts of an IPv6 address"
-    address6 = ipaddress.IPv6Address(struct.pack("!4I", *words)) if words else None
+    keys = [(_Type.ADDRESS_6 + i, 0) for i in range(4)]
+    parts = [values[key] for key in keys if key in values]
+    if len(parts) not in (0, 4):
+        return f"identity: cluster {cluster} with {len(parts)} of the 4 parts of an IPv6 address"
+    address6 = ipaddress.IPv6Address(struct.pack("!4I", *parts)) if parts else None
     services: dict[int, ServiceState] = {}
     for (kind, number), value in values.items():
         if kind == _Type.SERVICE:

@@ -130,7 +130,7 @@ def line(message: Mapping[str, Any]) -> bytes:
 
 
 def decode_desired(text: bytes) -> DesiredRoutes:
-    """Decode the agent's line; BgpError says what is wrong with it."""
+    """Decode the agent's line; BgpError names the fault."""
     message = _object(text)
     announcers = message.pop("announcers", [])
     if message.keys() != {"desired", "fallback"}:
@@ -143,7 +143,7 @@ def decode_desired(text: bytes) -> DesiredRoutes:
 
 
 def decode_report(text: bytes) -> Snapshot | Goodbye:
-    """Decode the relay's line; BgpError says what is wrong with it."""
+    """Decode the relay's line; BgpError names the fault."""
     message = _object(text)
     if "goodbye" in message:
         return Goodbye(str(message["goodbye"]))

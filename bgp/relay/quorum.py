@@ -6,8 +6,8 @@ crashes, a configuration that none can read), withdrawals by every relay would e
 paths still run in the kernels and could serve. So the VIPs stay announced while fewer than half of the announcers
 remain that the agent listed last. A node that announces alone keeps its VIPs too: no other could take over.
 
-A node remains if its identity is learned and says that the node announces. The fallback of a silent agent does not say
-so, whether its VIPs stay or not. So the decision of one relay does not change what the others observe, and no two
+A node remains if its identity is learned and marks a VIP as announced. The fallback of a silent agent marks none,
+whether its VIPs stay or not. So the decision of one relay does not change what the others observe, and no two
 relays can alternate. In a cluster whose agents fall silent one after the other, the first half withdraws, and announces
 again when the rest is silent too.
 

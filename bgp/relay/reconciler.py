@@ -14,7 +14,7 @@ The rules:
     second. Commands are per neighbor: neighbors differ in address families and in the AS that is prepended.
  4. The agent's desired routes apply while it sends them. After 10 s of silence its fallback applies, and a new relay
     without an agent withdraws everything after 10 s; until then it changes nothing. If too few other nodes remain that
-    announce the VIPs, they stay beside the fallback (quorum.py).
+    announce the VIPs, they stay, next to the fallback (quorum.py).
  5. Nothing outside the allowlist is advertised, whatever the agent desires (allowlist.py).
  6. ExaBGP reports the end of a session without withdrawals: its routes are dropped here.
  7. A neighbor that is down gets new routes when it is up again, but withdrawals at once: ExaBGP itself advertises its

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the relay lets through, and the file that says so."""
+"""The allowlist: which prefixes pass, and when its file is read again."""
 
 import os
 from ipaddress import ip_network
@@ -19,7 +19,7 @@ ALLOWED = [ip_network("192.0.2.0/29"), ip_network("10.254.0.11/32"), ip_network(
         ("192.0.2.1/32", True),
         ("192.0.2.7/32", True),
         ("192.0.2.8/32", False),
-        ("192.0.2.0/29", False),  # no host route: it would draw what is others'
+        ("192.0.2.0/29", False),  # no host route: it would attract other traffic
         ("192.0.2.0/31", False),
         ("10.254.0.11/32", True),
         ("10.254.0.12/32", False),
@@ -30,34 +30,34 @@ ALLOWED = [ip_network("192.0.2.0/29"), ip_network("10.254.0.11/32"), ip_network(
         ("::/0", False),
     ],
 )
-def test_host_routes_inside_pass(prefix: str, passes: bool):
+def test_only_host_routes_inside_the_list_pass(prefix: str, passes: bool):
     assert refused([prefix], ALLOWED) == ([] if passes else [prefix])
 
 
-def test_an_empty_list_lets_nothing_through():
+def test_empty_list_allows_nothing():
     assert refused(["192.0.2.1/32"], []) == ["192.0.2.1/32"]
 
 
-def replaced(path: Path, text: str) -> None:
+def replace(path: Path, text: str) -> None:
     aside = path.with_name("aside")
     aside.write_text(text)
     os.replace(aside, path)
 
 
-def test_the_file_is_read_again_when_it_is_replaced_and_only_then(tmp_path: Path):
+def test_file_is_read_again_only_when_it_is_replaced(tmp_path: Path):
     path = tmp_path / "allow"
     path.write_text("192.0.2.0/29\n2001:db8::/64\n")
     allowlist = Allowlist(path)
     assert allowlist.networks == (ALLOWED[0], ALLOWED[2])
     assert not allowlist.reload()
-    replaced(path, "10.254.0.11/32\n")
+    replace(path, "10.254.0.11/32\n")
     assert allowlist.reload()
     assert allowlist.networks == (ALLOWED[1],)
     for broken in ("10.254.0.11/16\n", "nonsense\n", "ü\n"):
-        replaced(path, broken)
+        replace(path, broken)
         with pytest.raises(BgpError, match=str(path)):
             allowlist.reload()
-        assert allowlist.networks == (ALLOWED[1],), "what was allowed still holds"
+        assert allowlist.networks == (ALLOWED[1],), "the previous list stays in force"
     path.unlink()
     with pytest.raises(BgpError, match="No such file"):
         allowlist.reload()

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two speakers and a real router, BIRD 2 and FRR: what the router routes, and what one speaker learns of the other.
+"""Two speakers and a real router, BIRD 2 or FRR: the routes in the router, and what one speaker learns of the other.
 
     b1 10.0.0.11 ──┐
      65001         ├── router 10.0.0.1 (the bridge is inside it), 65000: topology/routers/*.conf
     b2 10.0.0.12 ──┘
 
-Both announce the VIP and each its identity. Every test leaves the lab as it found it. What the router does is read from
-its kernel (`ip monitor route`), with the kernel's times.
+Both announce the VIP and each its identity. Every test leaves the lab as it found it. The router's changes are read
+from its kernel (`ip monitor route`), with the kernel's timestamps.
 """
 
 from __future__ import annotations
@@ -83,28 +83,28 @@ run(SpeakerConfig(65001, me, (peer,), allow=(IPv4Network("10.99.0.0/24"), own)))
 
 
 class Node:
-    """One server: its speaker, and an agent that wishes `wish` twice a second until it is silenced."""
+    """One server: its speaker, and an agent that sends its desired routes until it is silenced."""
 
     def __init__(self, lab: Lab, name: str, logs: Path) -> None:
         self.lab, self.name, self.logs = lab, name, logs
         self.address = f"10.0.0.{10 + int(name[1])}"
         self.snapshots: list[Snapshot] = []
         self.speaker: subprocess.Popen[bytes] | None = None
-        self.talking = threading.Event()
+        self.agent_active = threading.Event()
         self.vip = True
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._agent()))
 
     def identity(self, state: str = "up") -> Route:
-        said = Identity(CLUSTER, IPv4Address(self.address), 7, {5: ServiceState(100, 100 * (state == "up"), state)})
-        return Route.of(f"10.254{self.address[4:]}/32", self.address, community.encode(said))
+        identity = Identity(CLUSTER, IPv4Address(self.address), 7, {5: ServiceState(100, 100 * (state == "up"), state)})
+        return Route.of(f"10.254{self.address[4:]}/32", self.address, community.encode(identity))
 
     def start_speaker(self) -> None:
         argv = [sys.executable, "-c", SPEAK, self.address]
         self.speaker = self.lab.spawn(self.name, argv, log=self.logs / f"{self.name}.log")
 
     def start_agent(self) -> None:
-        self.talking.set()
+        self.agent_active.set()
         self._thread.start()
 
     def stop(self) -> None:
@@ -122,12 +122,12 @@ class Node:
         return int(children[0]) if children else None
 
     def states(self) -> dict[str, str]:
-        """What this node knows of the others: the state of each by address."""
+        """Return the states of the other nodes, as learned here, by address."""
         found = {}
         for peer in self.snapshot.peers:
             for route in peer.routes:
-                if said := community.decode(route.large_communities, CLUSTER):
-                    found[str(said.address)] = said.services[5].state
+                if identity := community.decode(route.large_communities, CLUSTER):
+                    found[str(identity.address)] = identity.services[5].state
         return found
 
     async def _agent(self) -> None:
@@ -136,7 +136,7 @@ class Node:
         task = asyncio.create_task(client.run())
         vip = Route.of(VIP, self.address)
         while not self._stop.is_set():
-            if self.talking.is_set():
+            if self.agent_active.is_set():
                 desired = [self.identity(), vip] if self.vip else [self.identity()]
                 client.send_desired(desired, [self.identity("draining")])
             await asyncio.sleep(0.05)
@@ -144,7 +144,7 @@ class Node:
 
 
 class Cluster:
-    """The lab, its nodes, and what the router's kernel reported."""
+    """The lab, its nodes, and the changes in the router's kernel."""
 
     def __init__(self, lab: Lab, router: str, logs: Path) -> None:
         self.lab, self.router = lab, router
@@ -161,19 +161,19 @@ class Cluster:
         return self._log.read_text().splitlines()
 
     def times(self, since: int) -> list[float]:
-        """When the router's kernel changed a route, as time.time()."""
+        """Return when the router's kernel changed a route, as time.time()."""
         lines = [line for line in self.events()[since:] if line.startswith("[")]
         return [datetime.fromisoformat(line[1:].partition("]")[0]).timestamp() for line in lines]
 
     def changed_at(self, since: int, address: str) -> float:
-        """When the router's kernel first heard of a change to the VIP or to a node's identity, as time.time()."""
+        """Return when the router's kernel first changed the VIP's route or a node's identity, as time.time()."""
         pattern = re.compile(rf"\[(\S+)\].*\b(10\.99\.0\.1|10\.254\.{re.escape(address[5:])})\b")
         times = [match[1] for line in self.events()[since:] if (match := pattern.match(line))]
         return datetime.fromisoformat(times[0]).timestamp()
 
     @property
-    def whole(self) -> bool:
-        """Whether all is as after the start."""
+    def converged(self) -> bool:
+        """Whether the state is the one after the start."""
         return (
             self.next_hops() == {"10.0.0.11", "10.0.0.12"}
             and self.b1.states().get("10.0.0.12") == "up"
@@ -183,7 +183,7 @@ class Cluster:
 
 
 @pytest.fixture(scope="module", params=["bird", "frr"])
-def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def shared_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     router, logs = request.param, tmp_path_factory.mktemp(request.param)
     file = logs / "bgp.clab.yml"
     start = "\n        ".join(f"- {command}" for command in START[router])
@@ -194,7 +194,7 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             for node in cluster.nodes:
                 node.start_speaker()
                 node.start_agent()
-            wait_for(lambda: cluster.whole, f"the VIP by two next hops behind {router}", 30)
+            wait_for(lambda: cluster.converged, f"the VIP by two next hops behind {router}", 30)
             yield cluster
         finally:
             for node in cluster.nodes:
@@ -202,90 +202,93 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture
-def whole(cluster: Cluster) -> Iterator[Cluster]:
-    wait_for(lambda: cluster.whole, "the state that the test before should have left")
-    yield cluster
-    wait_for(lambda: cluster.whole, "the state from before the test")
+def cluster(shared_cluster: Cluster) -> Iterator[Cluster]:
+    wait_for(lambda: shared_cluster.converged, "the state that the previous test must leave")
+    yield shared_cluster
+    wait_for(lambda: shared_cluster.converged, "the state from before the test")
 
 
 def report(what: str, seconds: float) -> None:
     print(f"{what}: {seconds * 1000:.0f} ms")
 
 
-def test_withdrawn_vip_leaves_the_router_and_comes_back(whole: Cluster):
-    mark, began = len(whole.events()), time.time()
-    whole.b2.vip = False
-    wait_for(lambda: whole.next_hops() == {"10.0.0.11"}, "one next hop")
-    report(f"{whole.router}: withdraw", whole.changed_at(mark, whole.b2.address) - began)
-    assert whole.b1.states()["10.0.0.12"] == "up", "the identity stays"
-    whole.b2.vip = True
-    wait_for(lambda: whole.next_hops() == {"10.0.0.11", "10.0.0.12"}, "both next hops")
+def test_withdrawn_vip_leaves_the_router_and_returns(cluster: Cluster):
+    mark, began = len(cluster.events()), time.time()
+    cluster.b2.vip = False
+    wait_for(lambda: cluster.next_hops() == {"10.0.0.11"}, "one next hop")
+    report(f"{cluster.router}: withdraw", cluster.changed_at(mark, cluster.b2.address) - began)
+    assert cluster.b1.states()["10.0.0.12"] == "up", "the identity stays"
+    cluster.b2.vip = True
+    wait_for(lambda: cluster.next_hops() == {"10.0.0.11", "10.0.0.12"}, "both next hops")
 
 
-def test_killed_relay_does_not_flap_a_route(whole: Cluster):
-    since = whole.b1.snapshot.peers[0].since
-    wait_for(lambda: time.monotonic() > since + QUIET_S + 1, "a session old enough to count as settled")
-    wait_for(lambda: all(node.snapshot.peers[0].eor for node in whole.nodes), "no inference still to come")
-    mark, seen, known = len(whole.events()), len(whole.b2.snapshots), whole.b1.states()
-    before, old = len(whole.b1.snapshots), whole.b1.relay_pid()
+def test_killed_relay_does_not_flap_a_route(cluster: Cluster):
+    since = cluster.b1.snapshot.peers[0].since
+    wait_for(lambda: time.monotonic() > since + QUIET_S + 1, "a session older than QUIET_S")
+    wait_for(lambda: all(node.snapshot.peers[0].eor for node in cluster.nodes), "End-of-RIB inferred")
+    mark, seen, known = len(cluster.events()), len(cluster.b2.snapshots), cluster.b1.states()
+    before, old = len(cluster.b1.snapshots), cluster.b1.relay_pid()
     assert old is not None
     os.kill(old, signal.SIGKILL)
     began = time.monotonic()
-    wait_for(lambda: len(whole.b1.snapshots) > before, "the agent hears from the new relay")
-    report(f"{whole.router}: relay killed to new snapshot", time.monotonic() - began)
-    assert whole.b1.relay_pid() != old
-    snapshot = whole.b1.snapshots[before]
+    wait_for(lambda: len(cluster.b1.snapshots) > before, "a snapshot of the new relay")
+    report(f"{cluster.router}: relay killed to new snapshot", time.monotonic() - began)
+    assert cluster.b1.relay_pid() != old
+    snapshot = cluster.b1.snapshots[before]
     assert snapshot.peers[0].routes, "the first snapshot of a new relay is complete"
-    assert whole.b1.states() == known
+    assert cluster.b1.states() == known
     assert snapshot.peers[0].since == pytest.approx(since, abs=1.5)
     assert snapshot.peers[0].eor
     wait_for(lambda: time.monotonic() > began + 3.0, "longer than the hold time")
-    assert whole.events()[mark:] == [], "the router's kernel saw nothing"
-    assert whole.b2.snapshots[seen:] == [], "nor did the other speaker"
-    # The new relay works: the next test would find a dead one only by its fixture.
-    whole.b1.vip = False
-    wait_for(lambda: whole.next_hops() == {"10.0.0.12"}, "the new relay withdraws")
-    whole.b1.vip = True
+    assert cluster.events()[mark:] == [], "no change in the router's kernel"
+    assert cluster.b2.snapshots[seen:] == [], "no change at the other speaker"
+    # The new relay works: otherwise only the fixture of the next test would find a dead one.
+    cluster.b1.vip = False
+    wait_for(lambda: cluster.next_hops() == {"10.0.0.12"}, "the new relay withdraws")
+    cluster.b1.vip = True
 
 
-def test_session_cleared_at_the_router_is_back_at_once(whole: Cluster):
-    mark, since = len(whole.events()), whole.b1.snapshot.peers[0].since
-    whole.lab.exec("router", CLEAR[whole.router])
-    # It is back before the agent is told that it was down (COALESCE_S): `since` tells.
-    wait_for(lambda: whole.b1.snapshot.peers[0].since > since, "a new session")
+def test_session_cleared_at_the_router_is_up_again_at_once(cluster: Cluster):
+    mark, since = len(cluster.events()), cluster.b1.snapshot.peers[0].since
+    cluster.lab.exec("router", CLEAR[cluster.router])
+    # It is up again before the agent gets a snapshot (COALESCE_S), so `since` shows the new session.
+    wait_for(lambda: cluster.b1.snapshot.peers[0].since > since, "a new session")
     began = time.monotonic()
-    wait_for(lambda: time.monotonic() > began + 1.5 and whole.whole, "all back, and no change still to come")
-    # None at all if the new session is there before FRR has come to drop the old one's routes.
-    times = whole.times(mark) or [0.0]
-    report(f"{whole.router}: session cleared, first to last change in the router", times[-1] - times[0])
+    wait_for(
+        lambda: time.monotonic() > began + 1.5 and cluster.converged,
+        "converged, and no late change",
+    )
+    # No change at all if the new session is up before FRR drops the old one's routes.
+    times = cluster.times(mark) or [0.0]
+    report(f"{cluster.router}: session cleared, first to last change in the router", times[-1] - times[0])
     assert times[-1] - times[0] < 3.0
 
 
-def test_killed_exabgp_takes_its_routes_away_and_starts_again(whole: Cluster):
-    mark, speaker = len(whole.events()), whole.b1.speaker
+def test_routes_of_a_killed_exabgp_go_and_return_with_its_restart(cluster: Cluster):
+    mark, speaker = len(cluster.events()), cluster.b1.speaker
     assert speaker is not None
     began = time.time()
     speaker.kill()
-    wait_for(lambda: whole.next_hops() == {"10.0.0.12"}, "one next hop")
-    report(f"{whole.router}: kill -9 of ExaBGP", whole.changed_at(mark, whole.b1.address) - began)
-    wait_for(lambda: "10.0.0.11" not in whole.b2.states(), "its identity is gone")
+    wait_for(lambda: cluster.next_hops() == {"10.0.0.12"}, "one next hop")
+    report(f"{cluster.router}: kill -9 of ExaBGP", cluster.changed_at(mark, cluster.b1.address) - began)
+    wait_for(lambda: "10.0.0.11" not in cluster.b2.states(), "its identity is withdrawn")
     assert speaker.wait() == -signal.SIGKILL
     restarted = time.time()
-    whole.b1.start_speaker()
-    wait_for(lambda: whole.next_hops() == {"10.0.0.11", "10.0.0.12"}, "both next hops")
-    report(f"{whole.router}: start of ExaBGP to route", time.time() - restarted)
+    cluster.b1.start_speaker()
+    wait_for(lambda: cluster.next_hops() == {"10.0.0.11", "10.0.0.12"}, "both next hops")
+    report(f"{cluster.router}: start of ExaBGP to route", time.time() - restarted)
 
 
-def test_silent_agent_loses_the_vip_and_not_the_identity(whole: Cluster):
-    mark = len(whole.events())
-    whole.b1.talking.clear()
+def test_silent_agent_loses_the_vip_and_not_the_identity(cluster: Cluster):
+    mark = len(cluster.events())
+    cluster.b1.agent_active.clear()
     began = time.time()
-    wait_for(lambda: whole.b1.snapshot.deadman, "dead-man", DEADMAN_S + 3)
-    wait_for(lambda: whole.next_hops() == {"10.0.0.12"}, "one next hop")
-    took = whole.changed_at(mark, whole.b1.address) - began
-    report(f"{whole.router}: dead-man", took)
+    wait_for(lambda: cluster.b1.snapshot.deadman, "dead-man", DEADMAN_S + 3)
+    wait_for(lambda: cluster.next_hops() == {"10.0.0.12"}, "one next hop")
+    took = cluster.changed_at(mark, cluster.b1.address) - began
+    report(f"{cluster.router}: dead-man", took)
     assert DEADMAN_S - 0.1 < took < DEADMAN_S + 1.5
-    wait_for(lambda: whole.b2.states().get("10.0.0.11") == "draining", "its identity says draining")
-    identity_gone = [line for line in whole.events()[mark:] if "10.254.0.11" in line and "Deleted" in line]
+    wait_for(lambda: cluster.b2.states().get("10.0.0.11") == "draining", "its identity is draining")
+    identity_gone = [line for line in cluster.events()[mark:] if "10.254.0.11" in line and "Deleted" in line]
     assert identity_gone == []
-    whole.b1.talking.set()
+    cluster.b1.agent_active.set()

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A relay process without ExaBGP: the test writes ExaBGP's lines, reads the commands, and connects as the agent."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import socket
+import subprocess
+from pathlib import Path
+
+from bgp.exabgp.helper_archive import relay_archive
+from bgp.relay.protocol import Goodbye, Snapshot, decode_report
+from bgp.route import Route
+
+PEER = "10.0.0.1"
+VIP = Route.of("10.99.0.1/32", "10.0.0.11")
+NEIGHBORS = json.dumps(
+    [
+        {
+            "fsm": "ESTABLISHED",
+            "duration": 5,
+            "local": {"address": "10.0.0.11", "as": 65001, "families": {"ipv4 unicast": True}},
+            "peer": {"address": PEER, "as": 65000},
+            "families": ["ipv4 unicast"],
+        }
+    ]
+)
+
+
+def update(route: Route) -> str:
+    """Return ExaBGP's event for an UPDATE with one route."""
+    content = {"attribute": {}, "announce": {"ipv4 unicast": {route.next_hop: [{"nlri": route.prefix}]}}}
+    neighbor = {"address": {"peer": PEER}, "message": {"update": content}}
+    return json.dumps({"exabgp": "5.0.0", "type": "update", "neighbor": neighbor})
+
+
+class RelayProcess:
+    """A relay process, and ExaBGP's end of its pipes."""
+
+    def __init__(self, directory: Path, agent_uid: int = 0) -> None:
+        self.socket_path = directory / "relay.sock"
+        archive = directory / "relay.pyz"
+        archive.write_bytes(relay_archive())
+        argv = [
+            "/usr/bin/python3",
+            "-I",
+            "-S",
+            str(archive),
+            "--socket",
+            str(self.socket_path),
+            "--agent-uid",
+            str(agent_uid),
+        ]
+        allowlist = directory / "allow"
+        allowlist.write_text("10.99.0.0/24\n10.254.0.11/32\n")
+        argv += ["--allow", str(allowlist)]
+        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        self._buffer = b""
+
+    def send(self, *lines: str) -> None:
+        """Write lines as ExaBGP."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("".join(f"{line}\n" for line in lines).encode())
+
+    def command(self) -> str:
+        """Return the next command from the relay."""
+        assert self.process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            while b"\n" not in self._buffer:
+                assert selector.select(5), "no command within 5 s"
+                data = os.read(self.process.stdout.fileno(), 4096)
+                assert data, "the relay exited"
+                self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line.decode()
+
+    def answer_first_commands(self) -> None:
+        """Answer the first commands of a new relay: one neighbor, no learned route, empty Adj-RIB-Out."""
+        assert [self.command(), self.command()] == ["reset", "version"]
+        self.send("exabgp 5.0.15", "done")
+        assert self.command() == "show neighbor json"
+        self.send(NEIGHBORS, "done")
+        assert self.command() == "show adj-rib in json"
+        self.send("done")
+        assert self.command() == "show adj-rib out json"
+        self.send("done")
+
+    def connect(self) -> AgentConnection:
+        """Connect as the agent."""
+        return AgentConnection(self.socket_path)
+
+
+class AgentConnection:
+    """A plain connection to the relay."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(5)
+        self.socket.connect(str(path))
+        self.file = self.socket.makefile("rb")
+
+    def receive(self) -> Snapshot | Goodbye | None:
+        """Return the next message; None at the end."""
+        line = self.file.readline()
+        return decode_report(line) if line else None
+
+    def goodbye(self) -> str:
+        """Return the reason with which the relay closed the connection; AssertionError if there was none."""
+        last = None
+        with contextlib.suppress(ConnectionResetError):
+            while (message := self.receive()) is not None:
+                last = message
+        assert isinstance(last, Goodbye)
+        return last.reason
