@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ExaBGP's sessions from lb.yml and a node's addresses; passwords from their files."""
+"""ExaBGP's sessions from lb.yml and a node's addresses."""
 
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
-from pathlib import Path
 
 import pytest
 
 from agent.announcing.local_address import LocalAddresses
 from agent.announcing.speaker_config import speaker_config
-from agent.config.file import load, parse, passwords
-from agent.errors import AgentError, ConfigError
+from agent.config.file import parse
+from agent.errors import AgentError
 from bgp.bfd.config import BfdTimers
 from bgp.exabgp.config import NeighborConfig
 
@@ -68,37 +67,3 @@ def test_peer_without_a_local_address() -> None:
         speaker_config(CONFIG, replace(LOCAL, address6=None), {})
     with pytest.raises(AgentError, match=r"bgp\.peers\[3\]: eth0 has no link-local address"):
         speaker_config(CONFIG, replace(LOCAL, link_local={}), {})
-
-
-@pytest.mark.parametrize(
-    ("content", "mode", "message"),
-    [
-        (b"correct horse\n", 0o640, "others may read it (mode 640); chmod 600 {path}"),
-        (b"correct horse\n", 0o604, "others may read it (mode 604); chmod 600 {path}"),
-        (b"", 0o600, "holds 0 bytes, not 1-80"),
-        (b"x" * 81, 0o600, "holds 81 bytes, not 1-80"),
-        (b"correct\nhorse\n", 0o600, "holds more than one line of text"),
-        (None, 0, "No such file or directory; put the router's password there"),
-    ],
-)
-def test_unusable_password_file(tmp_path: Path, content: bytes | None, mode: int, message: str) -> None:
-    (tmp_path / "lb.yml").write_text(TEXT)
-    secret = tmp_path / "secret"
-    if content is not None:
-        secret.write_bytes(content)
-        secret.chmod(mode)
-    config = load(tmp_path / "lb.yml")
-    with pytest.raises(ConfigError) as caught:
-        passwords(tmp_path / "lb.yml", config)
-    where = f"{tmp_path}/lb.yml:13:59: bgp.peers[3].password_file"
-    assert str(caught.value) == f"{where}: {secret}: {message.format(path=secret)}"
-    assert "horse" not in str(caught.value)
-
-
-def test_password_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "lb.yml").write_text(TEXT)
-    secret = tmp_path / "secret"
-    secret.write_bytes(" spaces and ; { } 'quotes' \"count\" ü\r\n".encode())
-    secret.chmod(0o400)
-    found = passwords(tmp_path / "lb.yml", load(tmp_path / "lb.yml"))
-    assert found == {"fe80::1": " spaces and ; { } 'quotes' \"count\" ü".encode()}
