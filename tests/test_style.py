@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The linters, run as tests, and what no linter knows of this tree."""
 
+import graphlib
 import re
 import subprocess
 import sys
@@ -20,6 +21,9 @@ def sources(*patterns: str) -> list[Path]:
     return [ROOT / name for name in listed if (ROOT / name).exists()]
 
 
+C_SOURCES = sources("*.c", "*.h")
+
+
 @pytest.mark.parametrize(
     "command",
     ["ruff check", "ruff format --check", "mypy", "lint-imports"],
@@ -32,16 +36,22 @@ def test_linter(command: str) -> None:
 
 def test_c_sources_are_formatted() -> None:
     """By .clang-format, which leaves comments alone: their lines are measured here, with tabs of 8."""
-    c_sources = sources("*.c", "*.h")
-    assert len(c_sources) > 5
+    assert len(C_SOURCES) > 5
     result = subprocess.run(
-        [BIN / "clang-format", "--dry-run", "--Werror", *c_sources],
+        [BIN / "clang-format", "--dry-run", "--Werror", *C_SOURCES],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr + "run: .venv/bin/clang-format -i bpf/src/*.[ch] tests/bench/*.c"
-    for path in c_sources:
+    for path in C_SOURCES:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             assert len(line.expandtabs(8)) <= 120, f"{path}:{number} is longer than 120 columns"
+
+
+def test_c_headers_include_in_no_circle() -> None:
+    """compile.py joins each header once, at its first #include: in a circle one would come before what it needs."""
+    includes = {path.name: set(re.findall(r'^#include "(.+)"$', path.read_text(), re.M)) for path in C_SOURCES}
+    assert includes["lb.c"] > {"lb.h", "maps.h"}
+    list(graphlib.TopologicalSorter(includes).static_order())
 
 
 def test_every_source_names_its_license_and_what_it_owns() -> None:

@@ -41,10 +41,15 @@ def source(main: str = "lb.c") -> str:
     not load. `#line` keeps file and line of compile errors right.
     """
 
+    included: set[str] = set()
+
     def joined(name: str) -> str:
-        text = (_SOURCES / name).read_text()
+        included.add(name)
+        text = (_SOURCES / name).read_text().replace("#pragma once\n", "\n")
 
         def put_in(match: re.Match[str]) -> str:
+            if match[1] in included:
+                return ""
             after = text.count("\n", 0, match.end()) + 2
             return f'{joined(match[1])}\n#line {after} "{name}"'
 

@@ -25,7 +25,9 @@ CONF_STRUCT: Final = CStruct(
         ("again_burst_ns", "I"),
         ("self", "H"),
         ("self_tag", "H"),
-        ("flags", "I"),
+        ("bank", "B"),
+        ("two_banks", "B"),
+        ("flags", "H"),
         ("order", f"{JOINED_PLACES}s"),
         ("unmetered", "B"),
         ("address", "4s"),
@@ -42,11 +44,9 @@ class ConfFlag(IntFlag):
     SAMPLE = 2
     OUTER_4 = 4
     OUTER_6 = 8
-    BANK = 16
-    BOTH = 32
 
 
-_NODE_FLAGS: Final = ConfFlag.OUTER_4 | ConfFlag.OUTER_6 | ConfFlag.BANK | ConfFlag.BOTH
+_NODE_FLAGS: Final = ConfFlag.OUTER_4 | ConfFlag.OUTER_6
 """The flags that follow from a NodeConf alone."""
 
 
@@ -110,15 +110,13 @@ class NodeConf:
         order, unmetered = bytes(JOINED_PLACES), 1
         flags &= ~_NODE_FLAGS
         flags |= bool(self.address) * ConfFlag.OUTER_4 | bool(self.address6) * ConfFlag.OUTER_6
-        flags |= self.bank * ConfFlag.BANK
         if self.other:
             banks[1] = key_words(self.other.hash_key), self.other.epoch
             order, unmetered = join_order(self.other.alternating), 2 if self.other.alternating else 1
-            flags |= ConfFlag.BOTH
         (words, epoch), (more, other) = banks[:: -1 if self.bank else 1]
         return CONF_STRUCT.codec.pack(
-            vip_filter, *words, *more, epoch, other, cost_ns, burst_ns, self.self_index, self.self_tag, flags, order,
-            unmetered, pack_address(self.address)[:4], pack_address(self.address6),
+            vip_filter, *words, *more, epoch, other, cost_ns, burst_ns, self.self_index, self.self_tag, self.bank,
+            bool(self.other), flags, order, unmetered, pack_address(self.address)[:4], pack_address(self.address6),
         )  # fmt: skip
 
     @classmethod
@@ -126,13 +124,12 @@ class NodeConf:
         """Decode `struct conf`; None if it was never written."""
         fields = CONF_STRUCT.codec.unpack(data)
         at = 1 + BANKS * KEY_WORDS + BANKS
-        cost_ns, burst_ns, index, tag, flags, _, unmetered, address, address6 = fields[at:]
+        cost_ns, burst_ns, index, tag, bank, two_banks, _flags, _order, unmetered, address, address6 = fields[at:]
         if not index:
             return None
         keys = [Struct("<2Q").pack(*fields[1 + bank * KEY_WORDS :][:2]) for bank in range(BANKS)]
-        bank = int(bool(flags & ConfFlag.BANK))
         epochs = fields[at - BANKS : at]
-        other = OtherEpoch(keys[1 - bank], epochs[1 - bank], unmetered == 2) if flags & ConfFlag.BOTH else None
+        other = OtherEpoch(keys[1 - bank], epochs[1 - bank], unmetered == 2) if two_banks else None
         return cls(
             index, tag, keys[bank], 1_000_000_000 // cost_ns, burst_ns // cost_ns,
             IPv4Address(address) if any(address) else None, IPv6Address(address6) if any(address6) else None,
@@ -143,13 +140,19 @@ class NodeConf:
 def derived_fields(conf: bytes) -> tuple[int, ConfFlag]:
     """Return the VIP filter and the flags of an encoded `struct conf`."""
     at = CONF_STRUCT.offsets()["flags"]
-    return int.from_bytes(conf[:8], "little"), ConfFlag(int.from_bytes(conf[at : at + 4], "little"))
+    return int.from_bytes(conf[:8], "little"), ConfFlag(int.from_bytes(conf[at : at + 2], "little"))
 
 
 def with_derived_fields(conf: bytes, vip_filter: int, flags: ConfFlag) -> bytes:
     """Return an encoded `struct conf` with another VIP filter and other flags."""
     at = CONF_STRUCT.offsets()["flags"]
-    return vip_filter.to_bytes(8, "little") + conf[8:at] + flags.to_bytes(4, "little") + conf[at + 4 :]
+    return vip_filter.to_bytes(8, "little") + conf[8:at] + flags.to_bytes(2, "little") + conf[at + 2 :]
+
+
+def with_one_bank(conf: bytes) -> bytes:
+    """Return an encoded `struct conf` that uses the bank of new flows alone."""
+    at = CONF_STRUCT.offsets()["two_banks"]
+    return conf[:at] + bytes(1) + conf[at + 1 :]
 
 
 def with_bank_of(conf: bytes, bank: int, source: bytes) -> bytes:

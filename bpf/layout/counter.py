@@ -12,7 +12,7 @@ from bpf.layout.c_struct import CStruct
 
 
 class Counter(IntEnum):
-    """What happens to a packet. Order and numbers are those of lb.h's `enum counter`: it decides verdicts by them."""
+    """What happens to a packet. Order and numbers are those of lb.h's `enum counter`."""
 
     RX = 0
     RX_FORWARDED = 1

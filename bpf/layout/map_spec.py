@@ -78,7 +78,7 @@ def map_specs(rows: int) -> tuple[MapSpec, ...]:
         MapSpec("confs", MapType.ARRAY, 4, CONF_STRUCT.size, 1),
         MapSpec("uplinks", MapType.ARRAY, 4, UPLINK_STRUCT.size, limits.UPLINKS),
         MapSpec("services", MapType.HASH, SERVICE_KEY_STRUCT.size, SERVICE_STRUCT.size, limits.SERVICES),
-        MapSpec("front", MapType.ARRAY, 4, SERVICE_CACHE_STRUCT.size, limits.SERVICE_CACHE, MMAPABLE),
+        MapSpec("service_cache", MapType.ARRAY, 4, SERVICE_CACHE_STRUCT.size, limits.SERVICE_CACHE, MMAPABLE),
         MapSpec("nodes", MapType.ARRAY, 4, NODE_STRUCT.size, limits.NODES),
         MapSpec("stats", MapType.PERCPU_ARRAY, 4, STATS_STRUCT.size, limits.SLOTS),
         MapSpec("rows", MapType.ARRAY_OF_MAPS, 4, 4, limits.BANKS * limits.SLOTS, inner=row_table(rows)),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An entry of the array in front of the services' map, and its place there: `struct front`."""
+"""An entry of the array in front of the services' map, and its place there: `struct cached_service`."""
 
 from typing import Final
 
@@ -7,7 +7,7 @@ from bpf.layout.address import GOLDEN, WORD, fold_address
 from bpf.layout.c_struct import CStruct
 from bpf.layout.service import ServiceKey
 
-SERVICE_CACHE_STRUCT: Final = CStruct("front", (("service", "8s"), ("key", "20s"), ("crowded", "I")))
+SERVICE_CACHE_STRUCT: Final = CStruct("cached_service", (("service", "8s"), ("key", "20s"), ("crowded", "I")))
 
 
 def cache_place(key: ServiceKey) -> int:

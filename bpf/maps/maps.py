@@ -18,7 +18,15 @@ from bpf.kernel import bpf_map
 from bpf.kernel.pin import open_pin, pin_object
 from bpf.layout import map_spec
 from bpf.layout.address import Network
-from bpf.layout.conf import ConfFlag, NodeConf, derived_fields, vip_filter, with_bank_of, with_derived_fields
+from bpf.layout.conf import (
+    ConfFlag,
+    NodeConf,
+    derived_fields,
+    vip_filter,
+    with_bank_of,
+    with_derived_fields,
+    with_one_bank,
+)
 from bpf.layout.counter import Counter
 from bpf.layout.limits import CHAIN, NODES, PREFIXES, SLOTS
 from bpf.layout.map_spec import MapSpec
@@ -55,7 +63,7 @@ class Maps:
         self.row_count = rows
         self._fds = dict(fds)
         self._specs = {spec.name: spec for spec in map_spec.map_specs(rows)}
-        self._front = ServiceCache(fds["front"])
+        self._front = ServiceCache(fds["service_cache"])
 
     @classmethod
     def open(cls, folder: Path, rows: int) -> Self:
@@ -115,8 +123,7 @@ class Maps:
         if conf.other is None:
             data = kept
         elif data != kept:
-            flags = derived_fields(data)[1] & ~ConfFlag.BOTH
-            self._update("confs", _index(0), with_derived_fields(data, filter_bits, flags))
+            self._update("confs", _index(0), with_one_bank(data))
         self._update("confs", _index(0), data)
 
     def conf(self) -> NodeConf | None:

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Writes a tunnel's headers before a packet, and takes them off one that stays here. decap.h has the format. */
+/* Writes a tunnel's headers before a packet. decap.h has the format. */
+#pragma once
+
+#include "cursor.h"
+#include "decap.h"
+#include "ethernet.h"
+#include "ipv4.h"
+#include "lb.h"
+#include "packet.h"
 
 #define GUE_FIRST_SOURCE 49152 /* source ports: 14 bits of the flow hash, so that receivers' queues spread */
-
-/* The MACs and tags of a frame, kept while the place where they lie moves. */
-struct link_header {
-	u8 bytes[14 + 8];
-};
 
 static __always_inline u32 outer_size(const struct service *service, const struct node *next)
 {
@@ -56,7 +59,7 @@ static __always_inline void write_ipv6(struct ipv6hdr *ip, const struct conf *co
 	__builtin_memcpy(ip->daddr, next->address6, sizeof(ip->daddr));
 }
 
-/* RFC 6935 and RFC 6936 allow a tunnel no checksum over IPv6: what it carries has its own, over its own addresses. */
+/* RFC 6935 and RFC 6936 allow a tunnel over IPv6 to omit the checksum: the inner packet has its own. */
 static __always_inline void write_udp(struct udphdr *udp, u16 length, u32 hash)
 {
 	udp->source = htons(GUE_FIRST_SOURCE + (hash & 0x3fff));
@@ -66,11 +69,11 @@ static __always_inline void write_udp(struct udphdr *udp, u16 length, u32 hash)
 }
 
 /*
- * Puts Ethernet, the tag of the way and the tunnel's headers before the client's packet, in place of what it came in.
- * Returns false if the driver has no room for them; then nothing is changed.
+ * Write Ethernet, the next hop's VLAN tag and the tunnel's headers before the client's packet, in place of the headers
+ * that it came with. Return false, with nothing changed, if the driver has no room for them.
  */
-static __always_inline bool wrap(struct xdp_md *ctx, const struct conf *conf, const struct service *service,
-				 const struct node *next, const u8 *source, const struct packet *pkt, u32 hash)
+static __always_inline bool encapsulate(struct xdp_md *ctx, const struct conf *conf, const struct service *service,
+					const struct node *next, const u8 *source, const struct packet *pkt, u32 hash)
 {
 	bool outer6 = IPV6 && next->flags & NODE_OUTER_6, gue = service->forward == FORWARD_BY_GUE;
 	u32 size = outer_size(service, next), l2 = sizeof(struct ethhdr) + (next->vlan ? sizeof(struct vlan_tag) : 0);
@@ -122,42 +125,4 @@ static __always_inline bool wrap(struct xdp_md *ctx, const struct conf *conf, co
 		write_udp(udp, pkt->length + size, hash);
 	}
 	return true;
-}
-
-/* Keeps MACs and tags. The frame is longer than they are: an IP header follows. */
-static __always_inline bool save_link(struct xdp_md *ctx, struct link_header *saved)
-{
-	void *data = frame_start(ctx);
-
-	if (data + sizeof(*saved) > frame_end(ctx))
-		return false;
-	__builtin_memcpy(saved, data, sizeof(*saved));
-	return true;
-}
-
-/* Writes them at the head of the frame again, `l2` bytes, before a packet of that family. */
-static __always_inline bool restore_link(struct xdp_md *ctx, const struct link_header *saved, u32 l2, u8 family)
-{
-	void *data = frame_start(ctx);
-	__be16 *type;
-
-	if (data + sizeof(*saved) > frame_end(ctx))
-		return false;
-	__builtin_memcpy(data, saved, 12);
-	if (l2 > 14)
-		__builtin_memcpy(data + 12, saved->bytes + 12, 4);
-	if (l2 > 18)
-		__builtin_memcpy(data + 16, saved->bytes + 16, 4);
-	type = l2 > 18 ? data + 20 : l2 > 14 ? data + 16 : data + 12;
-	*type = family == 4 ? htons(ETH_P_IP) : htons(ETH_P_IPV6);
-	return true;
-}
-
-/* Takes the tunnel's headers off: for the kernel, or to go on by MAC. */
-static __always_inline bool unwrap(struct xdp_md *ctx, const struct packet *pkt)
-{
-	struct link_header link;
-
-	return save_link(ctx, &link) && !bpf_xdp_adjust_head(ctx, pkt->outer) &&
-	       restore_link(ctx, &link, pkt->l2, pkt->family);
 }

@@ -7,12 +7,16 @@
  *
  *	sum = k0 + (w0 + k1) * (w1 + k2) + ... mod 2^64,	hash = mix(sum / 2^32)
  *
- * For any two flows, the hashes over all keys are independent and uniform: where they differ in w1, say, the
- * difference of their sums has the term k2 * (w1 - w1'), whose upper half k2 alone makes uniform, since w1 - w1'
- * != 0 has its lowest bit below 2^32; and k0 moves the pair about. So no two flows share a row more often than
- * rows divide the keys: there is no collision that holds for every key, nor for more of them than must be. mix()
- * is one to one and keeps that; it makes neighbors (one client's ports) fall apart, which a sum does not.
+ * For any two flows, the hashes over all keys are independent and uniform: where the flows differ in w1, say, the
+ * difference of their sums has the term k2 * (w1 - w1'), whose upper half k2 alone makes uniform, since w1 - w1' != 0
+ * has its lowest bit below 2^32; and k0 shifts both sums uniformly. So under one key in ROWS, and no more, two given
+ * flows share a row: no collision holds for every key, nor for more keys than it must. mix() is one to one and keeps
+ * that; it also spreads neighbors (one client's ports), which a sum does not.
  */
+#pragma once
+
+#include "lb.h"
+#include "packet.h"
 
 /* One to one, every bit of it depends on every other: Chris Wellons' lowbias32 (2018, public domain). */
 static __always_inline u32 mix(u32 word)
@@ -27,7 +31,7 @@ static __always_inline u64 pair(const u64 *key, const struct packet *pkt, int i)
 	return (pkt->client[i] + key[1 + 2 * i]) * (pkt->vip[i] + key[2 + 2 * i]);
 }
 
-/* The words are taken as they lie in the packet, so this wants a little-endian machine, as all that run it are. */
+/* Words are used as they are in the packet: all machines that run this are little-endian. */
 static __always_inline u32 flow_hash(const u64 *key, const struct service *service, const struct packet *pkt)
 {
 	u64 sum = key[0] + pair(key, pkt, 0);

@@ -1,68 +1,56 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Sends a packet to the next node, with a marker that says how often it has been forwarded and by whom. */
+/* Sends a packet to the next node, with a marker that holds how often it was forwarded and by which node. */
+#pragma once
+
+#include "decap.h"
+#include "encap.h"
+#include "ethernet.h"
+#include "icmp_error.h"
+#include "lb.h"
+#include "packet.h"
 
 /*
- * XDP_TX is the fast way out of the interface that the packet came by. On a veth whose peer has GRO but no XDP
- * program it queues packets and wakes nobody (veth_xdp_flush(), Linux 6.18): they lie there until something else
- * is sent. bpf_redirect() wakes the peer.
+ * Send by the interface that the packet came by. XDP_TX is fast, but on a veth whose peer has GRO and no XDP program it
+ * queues packets and does not wake the peer (veth_xdp_flush(), Linux 6.18): they wait until something else is sent.
+ * bpf_redirect() wakes the peer.
  */
 static __always_inline int hairpin(const struct xdp_md *ctx, const struct uplink *uplink)
 {
 	return uplink->redirect ? bpf_redirect(ctx->ingress_ifindex, 0) : XDP_TX;
 }
 
-static __always_inline bool leaves_elsewhere(const struct xdp_md *ctx, const struct node *next)
+static __always_inline bool uses_other_interface(const struct xdp_md *ctx, const struct node *next)
 {
 	return next->ifindex && next->ifindex != ctx->ingress_ifindex;
 }
 
-static __always_inline int leave(const struct xdp_md *ctx, const struct uplink *uplink, const struct node *next)
+static __always_inline int transmit(const struct xdp_md *ctx, const struct uplink *uplink, const struct node *next)
 {
-	return leaves_elsewhere(ctx, next) ? bpf_redirect(next->ifindex, 0) : hairpin(ctx, uplink);
-}
-
-/*
- * The packet keeps all its bytes but the two MACs: no checksum to mend, no TTL to count down, no room to find.
- */
-static __always_inline bool mark(struct xdp_md *ctx, const struct conf *conf, const struct node *next,
-				 const struct packet *pkt)
-{
-	struct ethhdr *eth = frame_start(ctx);
-	u8 *source = eth->h_source;
-
-	if ((void *)(eth + 1) > frame_end(ctx))
-		return false;
-	__builtin_memcpy(eth->h_dest, next->mac, sizeof(next->mac));
-	source[0] = 0x02;
-	source[1] = 0x4c;
-	source[2] = 0x42;
-	source[3] = pkt->hop + 1;
-	source[4] = conf->self_tag >> 8;
-	source[5] = conf->self_tag;
-	return true;
+	return uses_other_interface(ctx, next) ? bpf_redirect(next->ifindex, 0) : hairpin(ctx, uplink);
 }
 
 static __always_inline int forward_by_tunnel(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
 					     const struct service *service, const struct node *next,
 					     const struct packet *pkt, u32 hash, enum counter *event)
 {
-	const u8 *source = leaves_elsewhere(ctx, next) ? next->source : uplink->mac;
+	const u8 *source = uses_other_interface(ctx, next) ? next->source : uplink->mac;
 	u32 size = outer_size(service, next);
 
 	if (pkt->length + size > next->mtu) {
 		*event = DROP_TOO_BIG;
-		if (!tell_too_big(ctx, pkt, next->mtu - size))
+		if (!reply_too_big(ctx, pkt, next->mtu - size))
 			return XDP_DROP;
 		*event = REPLY_TOO_BIG;
 		return hairpin(ctx, uplink);
 	}
-	if (!wrap(ctx, conf, service, next, source, pkt, hash)) {
+	if (!encapsulate(ctx, conf, service, next, source, pkt, hash)) {
 		*event = DROP_NO_HEADROOM;
 		return XDP_DROP;
 	}
-	return leave(ctx, uplink, next);
+	return transmit(ctx, uplink, next);
 }
 
+/* Return the XDP verdict. `event` becomes another if the packet cannot be forwarded. */
 static __always_inline int forward(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
 				   const struct service *service, const struct node *next, struct packet *pkt, u32 hash,
 				   enum counter *event)
@@ -70,12 +58,12 @@ static __always_inline int forward(struct xdp_md *ctx, const struct conf *conf, 
 	if (service->forward != FORWARD_BY_L2)
 		return forward_by_tunnel(ctx, conf, uplink, service, next, pkt, hash, event);
 	/*
-	 * It may have come in a tunnel: nodes differ in `forward` while a configuration spreads. Neither fails, as
-	 * headers are taken off and written over only; the verifier wants an answer.
+	 * It may have come in a tunnel: nodes differ in `forward` while a configuration spreads. Neither call fails,
+	 * since they only remove and overwrite headers; the verifier wants the checks.
 	 */
-	if ((pkt->outer && !unwrap(ctx, pkt)) || !mark(ctx, conf, next, pkt)) {
+	if ((pkt->outer && !decapsulate(ctx, pkt)) || !write_marker(ctx, conf, next, pkt)) {
 		*event = DROP_NO_HEADROOM;
 		return XDP_DROP;
 	}
-	return leave(ctx, uplink, next);
+	return transmit(ctx, uplink, next);
 }

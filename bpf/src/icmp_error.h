@@ -1,22 +1,30 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Tells a client that its packet does not fit into the tunnel: ICMP "fragmentation needed" (RFC 1191), ICMPv6
- * "packet too big" (RFC 4443 section 3.2), made of the packet itself and sent back the way it came, from the VIP.
+ * Answers a packet that does not fit into the tunnel: ICMP "fragmentation needed" (RFC 1191) or ICMPv6 "packet too big"
+ * (RFC 4443 section 3.2), made from the packet itself and sent from the VIP back to the client by the same interface.
  *
- * IPv4 packets are answered whether or not they may be fragmented: this node cannot, and the client's kernel heeds
- * it. Nothing is sent about an ICMP error or a fragment but the first (RFC 1122 section 3.2.2), nor about what
- * another node forwarded here, whose way back is not the client's.
+ * IPv4 packets are answered whether or not they may be fragmented: this node cannot fragment, and the client's kernel
+ * obeys. Nothing is sent about an ICMP error or a later fragment (RFC 1122 section 3.2.2), nor about what another node
+ * forwarded here, since its sender is not the client's router.
  */
+#pragma once
 
-/* Bytes: 576 in all at most (RFC 1812 section 4.3.2.3), and bpf_csum_diff() takes 512 with ICMP's 8. */
+#include "cursor.h"
+#include "encap.h"
+#include "ethernet.h"
+#include "ipv4.h"
+#include "packet.h"
+#include "ratelimit.h"
+
+/* Bytes: at most 576 in all (RFC 1812 section 4.3.2.3), and bpf_csum_diff() takes 512 with ICMP's 8. */
 #define QUOTED 504
-#define TELL_COST_NS 1000000
-#define TELL_BURST_NS 50000000
+#define REPLY_COST_NS 1000000
+#define REPLY_BURST_NS 50000000
 
 #define ICMP_FRAG_NEEDED 4
 #define ICMP6_TOO_BIG 2
 
-static __always_inline __sum16 folded_sum(u32 sum)
+static __always_inline __sum16 fold_checksum(u32 sum)
 {
 	sum = (sum & 0xffff) + (sum >> 16);
 	return ~(sum + (sum >> 16));
@@ -46,7 +54,7 @@ static __always_inline bool write_too_big4(struct iphdr *ip, void *end, const st
 	icmp->checksum = 0;
 	icmp->un.frag.unused = 0;
 	icmp->un.frag.mtu = htons(mtu);
-	icmp->checksum = folded_sum(bpf_csum_diff(NULL, 0, (void *)icmp, sizeof(*icmp) + QUOTED, 0));
+	icmp->checksum = fold_checksum(bpf_csum_diff(NULL, 0, (void *)icmp, sizeof(*icmp) + QUOTED, 0));
 	return true;
 }
 
@@ -68,16 +76,16 @@ static __always_inline bool write_too_big6(struct ipv6hdr *ip, void *end, const 
 	icmp->type = ICMP6_TOO_BIG;
 	icmp->code = 0;
 	icmp->checksum = 0;
-	icmp->un.gateway = htonl(mtu); /* the whole word is the MTU here */
+	icmp->un.gateway = htonl(mtu); /* the whole word is the MTU in ICMPv6 */
 	sum = bpf_csum_diff(NULL, 0, (void *)ip->saddr, 2 * sizeof(ip->saddr), 0);
 	sum = bpf_csum_diff(NULL, 0, &length, sizeof(length), sum);
 	sum = bpf_csum_diff(NULL, 0, &next, sizeof(next), sum);
-	icmp->checksum = folded_sum(bpf_csum_diff(NULL, 0, (void *)icmp, sizeof(*icmp) + QUOTED, sum));
+	icmp->checksum = fold_checksum(bpf_csum_diff(NULL, 0, (void *)icmp, sizeof(*icmp) + QUOTED, sum));
 	return true;
 }
 
-/* Turns the frame into the ICMP message. False: it could not, and the frame is to be dropped. */
-static __always_inline bool tell_too_big(struct xdp_md *ctx, const struct packet *pkt, u16 mtu)
+/* Turn the frame into the ICMP error. Return false if that is impossible; then the frame must be dropped. */
+static __always_inline bool reply_too_big(struct xdp_md *ctx, const struct packet *pkt, u16 mtu)
 {
 	int room = pkt->family == 4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
 	int cut = (int)(pkt->l2 + QUOTED) - (int)bpf_xdp_get_buff_len(ctx);
@@ -86,7 +94,7 @@ static __always_inline bool tell_too_big(struct xdp_md *ctx, const struct packet
 	void *ip;
 
 	if (pkt->hop || pkt->icmp_error || pkt->fragment == LATER_FRAGMENT || pkt->length < QUOTED ||
-	    !may_spend(TELL_TOO_BIG, TELL_COST_NS, TELL_BURST_NS))
+	    !is_within_limit(LIMIT_REPLY_TOO_BIG, REPLY_COST_NS, REPLY_BURST_NS))
 		return false;
 	if (!save_link(ctx, &link))
 		return false;

@@ -1,11 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * IPv6 (RFC 8200) to a VIP, its extension headers, and ICMPv6 errors (RFC 4443) as in ipv4.h. All other ICMPv6
- * passes, neighbor discovery too, unless its source is none that a client can have: nobody resolves a VIP on lo.
+ * IPv6 (RFC 8200) to a VIP, its extension headers, and ICMPv6 errors (RFC 4443) as in ipv4.h. All other ICMPv6 passes,
+ * neighbor discovery too, unless no client can have its source: VIPs are on lo, where no neighbor resolves them.
  */
+#pragma once
 
-#define HEADERS_MOST 6 /* extension headers of a packet */
-#define QUOTED_MOST 2  /* of one that an error quotes: servers send none, or a fragment's */
+#include "cursor.h"
+#include "denylist.h"
+#include "packet.h"
+#include "service.h"
+#include "transport.h"
+#include "verifier.h"
+
+#define HEADERS_MAX 6        /* extension headers of a packet */
+#define QUOTED_HEADERS_MAX 2 /* of a packet that an error quotes: servers send none, or a fragment's */
 
 #define IP6_MORE_OR_OFFSET 0xfff9
 #define IP6_OFFSET 0xfff8
@@ -15,13 +23,13 @@
 
 struct extension {
 	u8 next;
-	u8 length; /* in units of 8 bytes, the first not counted */
+	u8 length; /* in units of 8 bytes, without the first */
 	u8 type;   /* of a routing header */
 	u8 segments_left;
 	__be32 more;
 };
 
-/* A fragment's header (RFC 8200 section 4.5) is 8 bytes too, with the offset where the other has type and segments. */
+/* A fragment's header (RFC 8200 section 4.5) has 8 bytes too, and its offset in the place of type and segments. */
 struct fragment_header {
 	u8 next;
 	u8 reserved;
@@ -29,11 +37,8 @@ struct fragment_header {
 	__be32 id;
 };
 
-/*
- * Sources that are nobody's on the way to a service (RFC 6890): unspecified, loopback, IPv4-mapped,
- * link-local, multicast.
- */
-static __always_inline bool martian6(const __be32 *source)
+/* Sources that no client can have (RFC 6890): unspecified, loopback, IPv4-mapped, link-local, multicast. */
+static __always_inline bool is_martian6(const __be32 *source)
 {
 	if (!source[0] && !source[1])
 		return (!source[2] && (!source[3] || source[3] == htonl(1))) || source[2] == htonl(0xffff);
@@ -41,19 +46,18 @@ static __always_inline bool martian6(const __be32 *source)
 	       (source[0] & htonl(0xff000000)) == htonl(0xff000000);
 }
 
-/* What may be behind the extension headers of a packet for a service. Nobody has a reason to send others to one. */
+/* What may follow the extension headers of a packet for a service. No client has a reason to send others. */
 static __always_inline bool has_flow6(u8 next)
 {
 	return next == IPPROTO_TCP || next == IPPROTO_UDP || next == IPPROTO_ICMPV6;
 }
 
 /*
- * Moves the cursor past extension headers, within `left` bytes; `next` is then TCP, UDP or ICMPv6, if FLOW is
- * returned. An atomic fragment (RFC 6946) is no fragment. A routing header that has somewhere left to go is not
- * for us to follow.
+ * Move the cursor past extension headers, within `left` bytes; `next` is then TCP, UDP or ICMPv6 if KIND_FLOW is
+ * returned. An atomic fragment (RFC 6946) is no fragment. A routing header with segments left is not followed.
  */
-static __always_inline enum kind skip_headers(struct xdp_md *ctx, const struct conf *conf, struct cursor *c, u8 *next,
-					      u32 *left, int most, __be16 *fragment)
+static __always_inline enum packet_kind skip_headers(struct xdp_md *ctx, const struct conf *conf, struct cursor *c,
+						     u8 *next, u32 *left, int most, __be16 *fragment)
 {
 	struct extension *header;
 	__be16 offset;
@@ -63,40 +67,41 @@ static __always_inline enum kind skip_headers(struct xdp_md *ctx, const struct c
 #pragma unroll
 	for (i = 0; i <= most; i++) {
 		if (has_flow6(*next))
-			return FLOW;
+			return KIND_FLOW;
 		if (i == most || (*next != IPPROTO_HOPOPTS && *next != IPPROTO_ROUTING && *next != IPPROTO_FRAGMENT &&
 				  *next != IPPROTO_DSTOPTS))
-			return HEADERS;
+			return KIND_IPV6_HEADERS;
 		header = take(c, sizeof(*header));
 		if (!header || *left < sizeof(*header))
-			return MALFORMED;
+			return KIND_MALFORMED;
 		size = sizeof(*header);
 		if (*next == IPPROTO_FRAGMENT) {
 			offset = ((struct fragment_header *)header)->offset & htons(IP6_MORE_OR_OFFSET);
 			if (offset) {
 				*next = header->next;
 				*fragment = offset;
-				return has_flow6(*next) ? FLOW : HEADERS;
+				return has_flow6(*next) ? KIND_FLOW : KIND_IPV6_HEADERS;
 			}
 		} else {
 			if (*next == IPPROTO_ROUTING && header->segments_left)
-				return HEADERS;
+				return KIND_IPV6_HEADERS;
 			size += header->length * 8;
 		}
 		if (size > *left)
-			return MALFORMED;
-		*left = (*left - size) ^ conf->zero;
+			return KIND_MALFORMED;
+		*left -= size;
+		FORGET(conf, *left);
 		*next = header->next;
 		c->at = (void *)header + size;
-		if (!forget_place(ctx, c))
-			return HEADERS;
+		if (!forget_offset(ctx, c))
+			return KIND_IPV6_HEADERS;
 	}
-	return HEADERS;
+	return KIND_IPV6_HEADERS;
 }
 
-/* `left` bytes of ICMPv6, as parse_icmp(). */
-static __always_inline enum kind parse_icmp6(struct xdp_md *ctx, const struct conf *conf, struct cursor *c, u32 left,
-					     struct packet *pkt)
+/* `left` bytes of ICMPv6, as in ipv4.h's parse_icmp(). */
+static __always_inline enum packet_kind parse_icmp6(struct xdp_md *ctx, const struct conf *conf, struct cursor *c,
+						    u32 left, struct packet *pkt)
 {
 	struct icmphdr *icmp = take(c, sizeof(*icmp));
 	struct ipv6hdr *quoted = take(c, sizeof(*quoted));
@@ -105,62 +110,62 @@ static __always_inline enum kind parse_icmp6(struct xdp_md *ctx, const struct co
 	u8 next;
 
 	if (!icmp || !quoted || left < sizeof(*icmp) + sizeof(*quoted))
-		return OTHER;
+		return KIND_NO_SERVICE;
 	left -= sizeof(*icmp) + sizeof(*quoted);
 	if (icmp->type < ICMP6_UNREACHABLE || icmp->type > ICMP6_PARAMETER || quoted->version != 6 ||
 	    !same_address(quoted->saddr, pkt->vip))
-		return OTHER;
+		return KIND_NO_SERVICE;
 	next = quoted->nexthdr;
-	if (skip_headers(ctx, conf, c, &next, &left, QUOTED_MOST, &fragment) != FLOW || fragment)
-		return OTHER;
+	if (skip_headers(ctx, conf, c, &next, &left, QUOTED_HEADERS_MAX, &fragment) != KIND_FLOW || fragment)
+		return KIND_NO_SERVICE;
 	ports = take(c, sizeof(*ports));
 	if (!ports || left < sizeof(*ports))
-		return OTHER;
+		return KIND_NO_SERVICE;
 	__builtin_memcpy(pkt->client, quoted->daddr, sizeof(pkt->client));
 	pkt->client_port = ports->dest;
 	pkt->vip_port = ports->source;
 	pkt->protocol = next;
 	pkt->opens = next == IPPROTO_UDP;
 	pkt->icmp_error = true;
-	return FLOW;
+	return KIND_FLOW;
 }
 
-static __always_inline enum kind parse_ipv6(struct xdp_md *ctx, struct cursor *c, const struct conf *conf,
-					    struct packet *pkt)
+static __always_inline enum packet_kind parse_ipv6(struct xdp_md *ctx, struct cursor *c, const struct conf *conf,
+						   struct packet *pkt)
 {
 	struct cursor start = *c;
 	struct ipv6hdr *ip = take(c, sizeof(*ip));
 	__be16 fragment = 0;
-	enum kind kind;
+	enum packet_kind kind;
 	u32 left;
 	u8 next;
 
-	if (!ip || !may_be_vip(conf, folded(ip->daddr, 6)))
-		return OTHER;
+	if (!ip || !may_be_vip(conf, fold_address(ip->daddr, 6)))
+		return KIND_NO_SERVICE;
 	pkt->family = 6;
 	__builtin_memcpy(pkt->client, ip->saddr, sizeof(pkt->client));
 	__builtin_memcpy(pkt->vip, ip->daddr, sizeof(pkt->vip));
 	pkt->dscp = ntohl(*(__be32 *)ip) >> 20 & 0xfc;
 
-	/* Length 0 is that of a jumbogram (RFC 2675), which no service gets. */
+	/* Length 0 means a jumbogram (RFC 2675), which no service gets. */
 	left = ntohs(ip->payload_len);
-	if (ip->version != 6 || !left || left > 0xffff - sizeof(*ip) || !fits(ctx, &start, sizeof(*ip) + left, pkt))
-		return MALFORMED;
+	if (ip->version != 6 || !left || left > 0xffff - sizeof(*ip) || !is_whole(ctx, &start, sizeof(*ip) + left, pkt))
+		return KIND_MALFORMED;
 	pkt->length = sizeof(*ip) + left;
-	if (denied_prefix(conf, pkt))
-		return DENIED;
+	if (is_denied(conf, pkt))
+		return KIND_DENIED;
 	if (same_address(ip->saddr, ip->daddr))
-		return LAND;
-	if (martian6(ip->saddr))
-		return MARTIAN;
+		return KIND_LAND;
+	if (is_martian6(ip->saddr))
+		return KIND_MARTIAN;
 
 	next = ip->nexthdr;
-	kind = skip_headers(ctx, conf, c, &next, &left, HEADERS_MOST, &fragment);
-	pkt->protocol = kind == FLOW ? next : 0;
-	if (kind != FLOW)
+	kind = skip_headers(ctx, conf, c, &next, &left, HEADERS_MAX, &fragment);
+	pkt->protocol = kind == KIND_FLOW ? next : 0;
+	if (kind != KIND_FLOW)
 		return kind;
 	if (fragment)
-		return is_fragment(pkt, fragment & htons(IP6_OFFSET));
+		return parse_fragment(pkt, fragment & htons(IP6_OFFSET));
 	if (next == IPPROTO_TCP)
 		return parse_tcp(ctx, c, left, pkt);
 	if (next == IPPROTO_UDP)

@@ -1,13 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Token buckets per CPU: each use costs so much of a budget of time that grows with the clock, and at most a burst
- * may be spent ahead. The burst must exceed a tick (10 ms at most): the clock is the coarse one.
+ * Token buckets per CPU: each use costs so much of a budget of time that grows with the clock, and at most a burst may
+ * be spent ahead. The burst must exceed a tick (10 ms at most): the clock is the coarse one.
  */
+#pragma once
 
-static __always_inline bool may_spend(enum budget budget, u32 cost_ns, u32 burst_ns)
+#include "lb.h"
+#include "maps.h"
+
+/* Whether one more use is within the limit; then it is charged. */
+static __always_inline bool is_within_limit(enum rate_limit limit, u32 cost_ns, u32 burst_ns)
 {
 	u64 now = bpf_ktime_get_coarse_ns();
-	u32 index = budget;
+	u32 index = limit;
 	u64 *used = spent.lookup(&index);
 
 	if (!used)

@@ -1,49 +1,61 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Shows some packets, and what became of them, to whoever reads the ring buffer. Costs one test while it is off. */
+/* Copies some packets, and what happened to them, into a ring buffer. Costs one test while sampling is off. */
+#pragma once
 
-static __always_inline bool is_asked_for(const struct sampling *asked, const struct packet *pkt, u32 slot, u32 event)
+#include "lb.h"
+#include "maps.h"
+#include "packet.h"
+
+static __always_inline bool is_selected(const struct sampling *filter, const struct packet *pkt, u32 slot, u32 event)
 {
-	u32 i, apart = 0;
+	u32 i, difference = 0;
 
-	if (asked->slot != ANY_SAMPLE && asked->slot != slot)
+	if (filter->slot != ANY_SAMPLE && filter->slot != slot)
 		return false;
-	if (asked->event != ANY_SAMPLE && asked->event != event)
+	if (filter->event != ANY_SAMPLE && filter->event != event)
 		return false;
-	if (asked->family && asked->family != pkt->family)
+	if (filter->family && filter->family != pkt->family)
 		return false;
 #pragma unroll
 	for (i = 0; i < 4; i++)
-		apart |= (asked->client[i] ^ pkt->client[i]) & asked->mask[i];
-	return !apart && bpf_get_prandom_u32() % asked->every == 0;
+		difference |= (filter->client[i] ^ pkt->client[i]) & filter->mask[i];
+	return !difference && bpf_get_prandom_u32() % filter->every == 0;
 }
 
-/* The frame is told as it leaves this program: forwarded, opened, or as it came. */
-static __always_inline void sample(struct xdp_md *ctx, const struct packet *pkt, u32 slot, u32 event)
+/* The frame is copied as it leaves this program: forwarded, without the tunnel's headers, or as it came. */
+static __always_inline void copy_sample(struct xdp_md *ctx, const struct packet *pkt, u32 slot, u32 event)
 {
 	u32 zero = 0;
 	u64 length = bpf_xdp_get_buff_len(ctx), kept = length < SAMPLE_BYTES ? length : SAMPLE_BYTES;
-	struct sampling *asked = sampling.lookup(&zero);
-	struct sample *told;
+	struct sampling *filter = sampling.lookup(&zero);
+	struct sample *entry;
 
-	if (!asked || !asked->every || !is_asked_for(asked, pkt, slot, event))
+	if (!filter || !filter->every || !is_selected(filter, pkt, slot, event))
 		return;
-	told = samples.ringbuf_reserve(sizeof(*told));
-	if (!told) /* nobody reads as fast as this */
+	entry = samples.ringbuf_reserve(sizeof(*entry));
+	if (!entry) /* the reader is too slow */
 		return;
-	told->time_ns = bpf_ktime_get_ns();
-	told->ifindex = ctx->ingress_ifindex;
-	told->length = length;
-	told->slot = slot;
-	told->event = event;
-	told->prev = pkt->prev_family == 6 ? 0 : pkt->prev;
-	told->hop = pkt->hop;
+	entry->time_ns = bpf_ktime_get_ns();
+	entry->ifindex = ctx->ingress_ifindex;
+	entry->length = length;
+	entry->slot = slot;
+	entry->event = event;
+	entry->prev = pkt->prev_family == 6 ? 0 : pkt->prev;
+	entry->hop = pkt->hop;
 	/* One less and one more: the verifier (6.1 above all) must see 1 to SAMPLE_BYTES, a power of two. */
 	kept--;
 	asm volatile("" : "+r"(kept));
 	kept &= SAMPLE_BYTES - 1;
 	kept++;
-	told->kept = kept;
-	if (bpf_xdp_load_bytes(ctx, 0, told->bytes, kept))
-		told->kept = 0;
-	samples.ringbuf_submit(told, 0);
+	entry->kept = kept;
+	if (bpf_xdp_load_bytes(ctx, 0, entry->bytes, kept))
+		entry->kept = 0;
+	samples.ringbuf_submit(entry, 0);
+}
+
+static __always_inline void sample_packet(struct xdp_md *ctx, const struct conf *conf, const struct packet *pkt,
+					  u32 slot, u32 event)
+{
+	if (conf->flags & CONF_SAMPLE)
+		copy_sample(ctx, pkt, slot, event);
 }

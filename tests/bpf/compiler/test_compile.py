@@ -80,8 +80,13 @@ def test_every_combination_of_switches_loads(maps: Path, ipv6: bool) -> None:
     ("file", "old", "new", "said"),
     [
         ("src/pick.h", "u32 place = place_of(", "u32 place = lace_of(", "lace_of"),
-        ("src/parse.h", "pkt->opens = true;", "pkt->open = true;", "no member named 'open'"),
-        ("src/lb.c", "u32 zero = 0, here = UPLINK;", "u32 zero = 0, here = UPLINK, idle;", "unused variable 'idle'"),
+        ("src/transport.h", "pkt->opens = true;", "pkt->open = true;", "no member named 'open'"),
+        (
+            "src/lb.c",
+            "u32 zero = 0, this_uplink = UPLINK;",
+            "u32 zero = 0, this_uplink = UPLINK, idle;",
+            "unused variable 'idle'",
+        ),
     ],
 )
 def test_error_names_file_and_line(copy: Path, maps: Path, file: str, old: str, new: str, said: str) -> None:
@@ -110,7 +115,7 @@ def test_a_program_that_fails_hinders_no_other(copy: Path, maps: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
-        ("src/lb.h", "\tRX_ICMP_ERROR,", "\tRX_NEW, RX_ICMP_ERROR,"),
+        ("layout/counter.py", "RX_TUNNEL = 2", "RX_TUNNEL = 200"),
         ("src/lb.h", "\tu16 self;", "\tu32 self;"),
         ("src/lb.h", "#define NODES 1024", "#define NODES 512"),
         ("layout/node.py", '("vlan", "H"),', '("vlan", "I"),'),
@@ -121,8 +126,20 @@ def test_c_and_python_cannot_drift_apart(copy: Path, maps: Path, file: str, old:
     assert "bpf/layout and lb.h disagree" in build(copy, maps)
 
 
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("lb.h", "\tRX_ICMP_ERROR,", "\tRX_NEW, RX_ICMP_ERROR,", "a counter has no verdict"),
+        ("verdict.h", "#define REPLIES", "#define REPLIES SET_OF(RX) +", "a counter has two verdicts"),
+    ],
+)
+def test_each_counter_has_one_verdict(copy: Path, maps: Path, file: str, old: str, new: str, said: str) -> None:
+    spoil(copy / "bpf/src" / file, old, new)
+    assert said in build(copy, maps)
+
+
 def test_what_the_verifier_refuses(copy: Path, maps: Path) -> None:
-    spoil(copy / "bpf/src/packet.h", "\tif (header + size > c->end)\n\t\treturn NULL;\n", "")
+    spoil(copy / "bpf/src/cursor.h", "\tif (header + size > c->end)\n\t\treturn NULL;\n", "")
     message = build(copy, maps)
     assert message.startswith("the kernel refuses the XDP program: ")
     assert "invalid access to packet" in message

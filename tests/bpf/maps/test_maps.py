@@ -169,7 +169,7 @@ def test_fragments_are_for_a_service_that_needs_no_ports_and_is_alone(tables: Ma
 
 def front(tables: Maps) -> dict[int, tuple[bytes, bytes, int]]:
     """What the array in front of the services' map holds: place -> service, key, crowded."""
-    fd = tables._fds["front"]
+    fd = tables._fds["service_cache"]
     entries = {place: bpf_map.lookup(fd, place.to_bytes(4, "little"), 32) for place in range(SERVICE_CACHE)}
     return {p: (e[:8], e[8:28], int.from_bytes(e[28:], "little")) for p, e in entries.items() if e and any(e)}
 

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* The verdict of each counter. Every counter is in exactly one of these sets. */
+#pragma once
+
+#include "lb.h"
+
+#define SET_OF(counter) (1ULL << (counter))
+
+/* No verdict: how a packet came, and what happened to it on the path to its verdict. */
+#define NO_VERDICT (SET_OF(RX) | SET_OF(RX_FORWARDED) | SET_OF(RX_TUNNEL) | SET_OF(RX_ICMP_ERROR) | SET_OF(SKIP_NO_MAC))
+
+/* To the kernel, because no member's row decides. */
+#define PASSES (SET_OF(PASS_OTHER_MAC) | SET_OF(PASS_NO_SERVICE) | SET_OF(PASS_FOREIGN_TUNNEL) | SET_OF(PASS_NO_MEMBER))
+
+/* To the kernel, which has the flow or answers for it; without the tunnel's headers. */
+#define DELIVERIES                                                                                                     \
+	(SET_OF(DELIVER_OWNER) | SET_OF(DELIVER_FORWARDED_SYN) | SET_OF(DELIVER_UDP) | SET_OF(DELIVER_FRAGMENT) |      \
+	 SET_OF(DELIVER_SOCKET) | SET_OF(DELIVER_TIME_WAIT) | SET_OF(DELIVER_SYN_COOKIE) | SET_OF(DELIVER_ONLY_NODE) | \
+	 SET_OF(DELIVER_CHAIN_END))
+
+/* To another node. */
+#define FORWARDS (SET_OF(FORWARD_FIRST) | SET_OF(FORWARD_AGAIN))
+
+/* Back to the client. */
+#define REPLIES SET_OF(REPLY_TOO_BIG)
+
+#define DROPS                                                                                                          \
+	(SET_OF(DROP_GRACE) | SET_OF(DROP_HOP_LIMIT) | SET_OF(DROP_RATE_LIMIT) | SET_OF(DROP_FRAGMENT) |               \
+	 SET_OF(DROP_MALFORMED) | SET_OF(DROP_IPV6_HEADERS) | SET_OF(DROP_LAND) | SET_OF(DROP_MARTIAN) |               \
+	 SET_OF(DROP_DENIED) | SET_OF(DROP_NO_MEMBER) | SET_OF(DROP_TOO_BIG) | SET_OF(DROP_NO_HEADROOM))
+
+/* Sets that share nothing have a sum without a carry: the sum is all bits only if each bit is in one set. */
+_Static_assert((NO_VERDICT | PASSES | DELIVERIES | FORWARDS | REPLIES | DROPS) == SET_OF(COUNTERS) - 1,
+	       "a counter has no verdict");
+_Static_assert(NO_VERDICT + PASSES + DELIVERIES + FORWARDS + REPLIES + DROPS == SET_OF(COUNTERS) - 1,
+	       "a counter has two verdicts");
+
+static __always_inline bool is_in(u64 counters, enum counter event)
+{
+	return counters >> event & 1;
+}
