@@ -118,29 +118,31 @@ def watch(vip: Address | None, socket: Path, output: str) -> None:
                 click.echo(json.dumps(change) if output == "json" else change_line(change))
 
 
-def _do(socket: Path, output: str, resource: str, done: str, wait_s: float | None, query: dict[str, str]) -> None:
+def _change(
+    socket: Path, output: str, resource: str, query: dict[str, str], done: str, wanted: bool, wait_s: float | None
+) -> None:
+    """Request a change, wait for it where `wait_s` is a time limit, and print `done`.
+
+    `wanted`: whether the peers will have the VIPs in their adj-rib-out.
+    """
     response = request(socket, "POST", resource, **query)
     if response["save_error"]:
         click.echo(f"lbctl: done, but not stored, so a restart reverts it: {response['save_error']}", err=True)
-    if wait_s is not None:
-        wanted = (
-            resource == "/announce" or resource.endswith("undrain") or query.get("method", "withdraw") != "withdraw"
-        )
-        left = _wait(socket, set(response["vips"]), wanted, wait_s)
-        if left:
-            for line in left:
-                click.echo(f"lbctl: not within {wait_s:g} s: {line}; see `lbctl announce status`", err=True)
-            sys.exit(EXIT_NOT_IN_TIME)
+    missing = [] if wait_s is None else _wait(socket, set(response["vips"]), wanted, wait_s)
+    if missing:
+        for line in missing:
+            click.echo(f"lbctl: not within {wait_s:g} s: {line}; see `lbctl announce status`", err=True)
+        sys.exit(EXIT_NOT_IN_TIME)
     show(response, output, lambda r: click.echo(f"{done}: {', '.join(r['vips'])}"))
 
 
 def _wait(socket: Path, vips: set[str], wanted: bool, timeout_s: float) -> list[str]:
     deadline = time.monotonic() + timeout_s
-    while left := unsettled(request(socket, "GET", "/announce"), vips, wanted):
+    while missing := unsettled(request(socket, "GET", "/announce"), vips, wanted):
         if time.monotonic() >= deadline:
             break
         time.sleep(POLL_S)
-    return left
+    return missing
 
 
 def unsettled(report: dict[str, Any], vips: set[str], wanted: bool) -> list[str]:
@@ -160,7 +162,7 @@ def unsettled(report: dict[str, Any], vips: set[str], wanted: bool) -> list[str]
     ]
 
 
-def _order(*options: Callable[..., Any]) -> Callable[..., Any]:
+def _order_options(*options: Callable[..., Any]) -> Callable[..., Any]:
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed((vip_option, *options, wait_option, timeout_option, socket_option, output_option)):
             command = option(command)
@@ -175,21 +177,21 @@ def _query(vip: Address | None, reason: str, for_s: float | None, force: bool) -
 
 
 @announce.command()
-@_order(reason_option, for_option, force_option)
+@_order_options(reason_option, for_option, force_option)
 def down(
     vip: Address | None, reason: str, for_s: float | None, force: bool, wait: bool, timeout_s: float, socket: Path,
     output: str,
 ) -> None:  # fmt: skip
     """Withdraw VIPs from the routers. The node still serves what reaches it. Refused if it is the last announcer."""
     query = _query(vip, reason, for_s, force)
-    _do(socket, output, "/withdraw", "withdrawn", timeout_s if wait else None, query)
+    _change(socket, output, "/withdraw", query, "withdrawn", False, timeout_s if wait else None)
 
 
 @announce.command()
-@_order()
+@_order_options()
 def up(vip: Address | None, wait: bool, timeout_s: float, socket: Path, output: str) -> None:
     """Announce VIPs again after `down`, or after faults that hold them down."""
-    _do(socket, output, "/announce", "to be announced", timeout_s if wait else None, vip_query(vip))
+    _change(socket, output, "/announce", vip_query(vip), "to be announced", True, timeout_s if wait else None)
 
 
 @announce.command()
@@ -198,21 +200,22 @@ def up(vip: Address | None, wait: bool, timeout_s: float, socket: Path, output: 
     help="withdraw: works with every router. prepend: the own AS three more times. med: a high MED, compared among "
     "nodes of one AS. gshut: the community 65535:0 (RFC 8326), for routers that support it.",
 )  # fmt: skip
-@_order(reason_option, for_option, force_option)
+@_order_options(reason_option, for_option, force_option)
 def drain(
     method: str, vip: Address | None, reason: str, for_s: float | None, force: bool, wait: bool, timeout_s: float,
     socket: Path, output: str,
 ) -> None:  # fmt: skip
     """Have the routers prefer other nodes for VIPs. For the whole node with its connections: `lbctl drain`."""
-    query = {"method": str(method)} | _query(vip, reason, for_s, force)
-    _do(socket, output, "/announce/drain", f"drained ({method})", timeout_s if wait else None, query)
+    query = {"method": method} | _query(vip, reason, for_s, force)
+    wanted = method != Method.WITHDRAW
+    _change(socket, output, "/announce/drain", query, f"drained ({method})", wanted, timeout_s if wait else None)
 
 
 @announce.command()
-@_order()
+@_order_options()
 def undrain(vip: Address | None, wait: bool, timeout_s: float, socket: Path, output: str) -> None:
     """End the drain of VIPs."""
-    _do(socket, output, "/announce/undrain", "no longer drained", timeout_s if wait else None, vip_query(vip))
+    _change(socket, output, "/announce/undrain", vip_query(vip), "no longer drained", True, timeout_s if wait else None)
 
 
 announce.add_command(router_config, "config")

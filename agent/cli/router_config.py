@@ -83,7 +83,8 @@ def router_config(
     log: str | None,
 ) -> None:
     """Print the router's configuration for this node's sessions, complete, with the known traps."""
-    from agent.announcing.router_config import own_addresses, router_config, routers_of
+    from agent.announcing.router_config import own_addresses, routers_of
+    from agent.announcing.router_config import router_config as facts_of
     from agent.config import file
 
     config = file.load(path)
@@ -91,13 +92,13 @@ def router_config(
         if address not in [peer.address for peer in config.bgp.peers]:
             known = ", ".join(str(peer.address) for peer in config.bgp.peers)
             raise click.BadParameter(f"{address} is not in bgp.peers of {path}; known: {known}", param_hint="--peer")
-    one = [peer for peer in config.bgp.peers if peer.address in peers]
+    chosen = [peer for peer in config.bgp.peers if peer.address in peers]
     ends = None if nodes else _ends(config)
     made_by = shlex.join(["lbctl", *sys.argv[1:]])
     texts = []
-    for router in [one] if one else routers_of(config.bgp.peers):
+    for router in [chosen] if chosen else routers_of(config.bgp.peers):
         of = nodes if ends is None else own_addresses(router, ends)
-        texts.append(KINDS[kind](router_config(config, router, of, router_id, log, made_by)))
+        texts.append(KINDS[kind](facts_of(config, router, of, router_id, log, made_by)))
     click.echo("\n".join(texts), nl=False)
 
 

@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""lbctl from outside: one clear line and an exit code for every way it can fail, never a traceback."""
+"""lbctl as a process: one clear line and an exit code for every failure, never a traceback."""
 
 import json
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+
+from agent.cli.main import COMMANDS, main
 
 ROOT = Path(__file__).parents[3]
 LBCTL = Path(sys.executable).with_name("lbctl")
@@ -71,7 +75,7 @@ def test_config_check() -> None:
     assert json.loads(out) == {"ok": True, "file": LAB_CONFIG, "services": ["echo 10.99.0.1:7000/tcp"]}
 
 
-def test_config_check_names_every_fault(tmp_path: Path) -> None:
+def test_config_check_reports_every_error(tmp_path: Path) -> None:
     path = tmp_path / "lb.yml"
     path.write_text(Path(LAB_CONFIG).read_text().replace("port: 7000", "port: 70000").replace("as: 65000", "as: x"))
     out, err = lbctl("config", "check", "-c", str(path), code=1)
@@ -119,25 +123,38 @@ def test_wrong_usage_is_exit_code_2() -> None:
         (["announce", "down"], ["exit code 4"]),
     ],
 )
-def test_help_tells_the_exit_codes(command: list[str], codes: list[str]) -> None:
-    said = " ".join(lbctl(*command, "--help")[0].split())
+def test_help_lists_the_exit_codes(command: list[str], codes: list[str]) -> None:
+    text = " ".join(lbctl(*command, "--help")[0].split())
     for code in codes:
-        assert code in said
+        assert code in text
 
 
-def test_help_names_every_command() -> None:
+def test_help_lists_every_command() -> None:
     out, _ = lbctl("--help")
-    for word in [
-        "agent",
-        "bgp",
-        "lab",
-        "config",
-        "status",
-        "explain",
-        "announce",
-        "drain",
-        "undrain",
-        "leave",
-        "deny",
-    ]:
-        assert f"\n  {word}" in out, word
+    for command in COMMANDS:
+        assert f"\n  {command.name}" in out
+
+
+def walk(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        for name, child in command.commands.items():
+            yield from walk(child, (*path, name))
+
+
+def test_every_command_has_help() -> None:
+    found = dict(walk(main))
+    assert ("announce", "config") in found
+    assert len(found) > 35
+    for path, command in found.items():
+        assert command.help, path
+        assert all(option.help for option in command.params if isinstance(option, click.Option)), path
+
+
+def test_commands_of_a_running_agent_load_nothing_heavy() -> None:
+    code = (
+        "import sys; import agent.cli.main; import agent.cli.client; "
+        "print([m for m in ('pydantic', 'rich', 'asyncio', 'yaml', 'numpy', 'bcc', 'pyroute2') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout == "[]\n"

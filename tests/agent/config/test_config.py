@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every fault in lb.yml is told with file, line, column and field; a sound file is read in full."""
+"""Every error in lb.yml is reported with file, line, column and field; a valid file is read in full."""
 
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -30,8 +30,8 @@ members:
   allow: [10.0.0.0/24]
 """
 
-FAULTS = [
-    # (what is replaced, by what, the message)
+ERRORS = [
+    # (text, its replacement, the message)
     ("port: 443", "port: 70000", "8:11: services[0].port: 70000 is neither in 1-65535 nor 'any'"),
     ("port: 443", "port: https", "8:11: services[0].port: 'https' is neither in 1-65535 nor 'any'"),
     ("port: 443", "prt: 443", "5:5: services[0].port: is missing\nlb.yml:8:5: services[0].prt: unknown key"),
@@ -138,14 +138,14 @@ FAULTS = [
 ]  # fmt: skip
 
 
-def test_a_sound_file() -> None:
+def test_valid_file() -> None:
     config = parse(GOOD, "lb.yml")
     assert config.vips == (IPv4Address("192.0.2.10"),)
     assert config.services[0].health_port == 443
     assert config.bgp.peers[0].asn == 65000
 
 
-def test_what_may_be_left_out() -> None:
+def test_defaults() -> None:
     service = parse(GOOD.replace("    forward: l2\n", ""), "lb.yml").services[0]
     assert (service.forward, service.affinity, service.hash, service.when_no_member) == (
         "gue", "5-tuple", "rendezvous", "pass",
@@ -166,7 +166,7 @@ def test_both_families() -> None:
         parse(text.replace("vip: 2001:db8:99::1", "vip: 2001:db8::1"), "lb.yml")
 
 
-def test_the_secret_is_read_beside_the_file(tmp_path: Path) -> None:
+def test_key_file_is_relative_to_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "lb.yml").write_text(GOOD + "table: {key_file: secret}\n")
     secret = tmp_path / "secret"
     secret.write_text("00112233445566778899aabbccddeeff\n")
@@ -178,7 +178,7 @@ def test_the_secret_is_read_beside_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "mode", "told"),
+    ("content", "mode", "message"),
     [
         ("00", 0o600, "does not contain 32 hex digits; make one with `openssl rand -hex 16`"),
         ("secret", 0o600, "does not contain 32 hex digits; make one with `openssl rand -hex 16`"),
@@ -186,7 +186,7 @@ def test_the_secret_is_read_beside_the_file(tmp_path: Path) -> None:
         (None, 0, "No such file or directory; make one with `openssl rand -hex 16`"),
     ],
 )
-def test_a_secret_that_is_none(tmp_path: Path, content: str | None, mode: int, told: str) -> None:
+def test_invalid_key_files(tmp_path: Path, content: str | None, mode: int, message: str) -> None:
     (tmp_path / "lb.yml").write_text(GOOD + "table: {key_file: secret}\n")
     secret = tmp_path / "secret"
     if content is not None:
@@ -194,28 +194,28 @@ def test_a_secret_that_is_none(tmp_path: Path, content: str | None, mode: int, t
         secret.chmod(mode)
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "lb.yml")
-    assert str(caught.value) == f"{tmp_path}/lb.yml:18:19: table.key_file: {secret}: {told.format(path=secret)}"
+    assert str(caught.value) == f"{tmp_path}/lb.yml:18:19: table.key_file: {secret}: {message.format(path=secret)}"
 
 
-def test_the_labs_own_file_is_sound() -> None:
+def test_lab_configuration_is_valid() -> None:
     assert load(Path(__file__).parents[3] / "topology/lb.yml").services[0].name == "echo"
 
 
-def test_the_readmes_example_is_sound() -> None:
+def test_readme_example_is_valid() -> None:
     text = (Path(__file__).parents[3] / "README.md").read_text()
     example = text.split("```yaml\n", 1)[1].split("```", 1)[0]
     assert parse(example, "README.md").services[0].health.type == "http"
 
 
-@pytest.mark.parametrize(("old", "new", "message"), FAULTS, ids=[message for *_, message in FAULTS])
-def test_faults(old: str, new: str, message: str) -> None:
+@pytest.mark.parametrize(("old", "new", "message"), ERRORS, ids=[message for *_, message in ERRORS])
+def test_errors(old: str, new: str, message: str) -> None:
     assert old in GOOD
     with pytest.raises(ConfigError) as caught:
         parse(GOOD.replace(old, new), "lb.yml")
     assert str(caught.value) == f"lb.yml:{message}"
 
 
-def test_two_services_must_differ() -> None:
+def test_services_must_differ() -> None:
     second = "  - {name: web, vip: 192.0.2.10, protocol: tcp, port: 443, forward: l2}\n"
     with pytest.raises(ConfigError, match=r"^lb.yml:10:12: services.1..name: is the same as that of services.0.$"):
         parse(GOOD.replace("    forward: l2\n", "    forward: l2\n" + second), "lb.yml")
@@ -236,18 +236,18 @@ def test_two_services_must_differ() -> None:
         ("? [a]\n: 1", "lb.yml:1:3: a sequence cannot be a key; write a name"),
     ],
 )
-def test_not_even_a_mapping(text: str, message: str) -> None:
+def test_documents_that_are_not_a_mapping(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(text, "lb.yml")
     assert str(caught.value) == message
 
 
-def test_half_a_character() -> None:
+def test_unpaired_surrogate() -> None:
     with pytest.raises(ConfigError, match=r"lb\.yml:1:1: contains half a character"):
         parse(f'{GOOD}deny: ["\\ud83d"]\n', "lb.yml")
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file or directory"):
         load(tmp_path / "absent.yml")
     (tmp_path / "lb.yml").write_bytes(b"\xff\xfe")
@@ -272,7 +272,7 @@ def write_secret(path: Path, byte: int) -> None:
         ("{key_file: new, rows: 8192, previous: {rows: 65536, chain: 3}}", "{key_file: new, chain: 3}"),
     ],
 )
-def test_the_previous_epoch_is_what_the_table_was(tmp_path: Path, table: str, before: str) -> None:
+def test_previous_epoch_is_that_of_the_previous_table(tmp_path: Path, table: str, before: str) -> None:
     write_secret(tmp_path / "new", 1)
     write_secret(tmp_path / "old", 2)
     epochs = []
@@ -283,7 +283,7 @@ def test_the_previous_epoch_is_what_the_table_was(tmp_path: Path, table: str, be
     assert epochs[0][1:] == epochs[1]
 
 
-def test_a_previous_table_that_is_no_other_is_refused(tmp_path: Path) -> None:
+def test_previous_table_must_differ(tmp_path: Path) -> None:
     write_secret(tmp_path / "new", 1)
     (tmp_path / "lb.yml").write_text(GOOD + "table: {key_file: new, previous: {key_file: new, chain: 4}}\n")
     with pytest.raises(ConfigError) as caught:
@@ -294,7 +294,7 @@ def test_a_previous_table_that_is_no_other_is_refused(tmp_path: Path) -> None:
     )
 
 
-def test_the_key_file_of_the_previous_table_is_named(tmp_path: Path) -> None:
+def test_error_in_the_previous_key_file(tmp_path: Path) -> None:
     (tmp_path / "lb.yml").write_text(GOOD + "table: {previous: {key_file: gone}}\n")
     with pytest.raises(ConfigError, match=r"lb.yml:18:30: table.previous.key_file: .*gone: No such file or directory"):
         load(tmp_path / "lb.yml")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flows as `lbctl explain` takes them; what it answers is compared with a running cluster in test_agent_lab.py."""
+"""Flows for `lbctl explain`. Its responses are compared with a running cluster in tests/cluster/test_agent.py."""
 
 import pytest
 
@@ -8,19 +8,19 @@ from agent.errors import AgentError
 
 
 @pytest.mark.parametrize(
-    ("text", "read"),
+    ("text", "flow"),
     [
         ("tcp 10.1.0.2:4000 10.99.0.1:7000", "tcp 10.1.0.2:4000 10.99.0.1:7000"),
         (" UDP,10.1.0.2:4000, 10.99.0.1:53", "udp 10.1.0.2:4000 10.99.0.1:53"),
         ("tcp,[2001:DB8::7]:4000,[2001:db8:99::1]:443", "tcp [2001:db8::7]:4000 [2001:db8:99::1]:443"),
     ],
 )
-def test_flows(text: str, read: str) -> None:
-    assert str(parse(text)) == read
+def test_flows(text: str, flow: str) -> None:
+    assert str(parse(text)) == flow
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("tcp 10.1.0.2 10.99.0.1:7000", "is not a flow"),
         ("sctp 10.1.0.2:1 10.99.0.1:7000", "is not a flow"),
@@ -31,6 +31,6 @@ def test_flows(text: str, read: str) -> None:
         ("tcp [2001:db8::7]:1 10.99.0.1:7000", "an IPv6 client does not reach an IPv4 VIP"),
     ],
 )
-def test_what_is_no_flow(text: str, told: str) -> None:
-    with pytest.raises(AgentError, match=told):
+def test_invalid_flows(text: str, message: str) -> None:
+    with pytest.raises(AgentError, match=message):
         parse(text)
