@@ -29,12 +29,10 @@ from topology.demo.scenario import SMALL, STEPS, Step
 from topology.errors import LabError
 from topology.lab import record
 from topology.lab.lab import Lab
-from topology.traffic.controller import TrafficController
 
 FILES = {"bird": "segment.clab.yml", "frr": "segment-frr.clab.yml"}
 #: The value of XDP for each variant of the same lab file.
 XDP = {ANYLB: "auto", ECMP: "off"}
-CONTROL = "run/anylb-traffic.sock"
 CONNECTIONS, FRESH_PER_S = 400, 50.0
 
 
@@ -91,14 +89,11 @@ class Demo:
             self._labs[variant] = lab
             self._stack.callback(lab.down)
         for variant, lab in self._labs.items():
-            client_log = lab.root("client") / "var/log/traffic.log"
-            lab.spawn(
-                "client", ["python", "-m", "topology.traffic", "--vip", VIP, "--control", f"/{CONTROL}"], client_log
-            )
-            traffic = TrafficController.connect(lab.root("client") / CONTROL)
+            cluster = Cluster(lab, self._router)
+            traffic = cluster.start_traffic()
             self._stack.callback(traffic.quit)
             watch = self._stack.enter_context(RouterWatch(lab.nodes["router"].pid, VIP))
-            self.runners[variant] = ScenarioRunner(variant, Cluster(lab, self._router), traffic, watch)
+            self.runners[variant] = ScenarioRunner(variant, cluster, traffic, watch)
         in_both(lambda variant: self.runners[variant].begin(FRESH_PER_S))
 
     def run_step(self, step: Step) -> list[StepResult]:

@@ -17,12 +17,14 @@ from topology.demo.agent_client import SERVICE, RequestError, ServiceStatus, rea
 from topology.demo.daemon import COMMANDS, LOGS, find_pids
 from topology.errors import LabError
 from topology.lab.lab import Lab
+from topology.traffic.controller import TrafficController
 
 VIP = "10.99.0.1"
 ADDRESS_VARIABLE = "ADDRESS"  # of a server, in segment.clab.yml: its address on the segment
 SEGMENT_INTERFACE = "eth2"  # the router's, to the servers
 NODE_INTERFACE = "eth1"  # a server's, to the segment
 AGENT_SOCKET = "run/anylb/agent.sock"
+TRAFFIC_SOCKET = "run/anylb-traffic.sock"
 BGP_PORT = 179
 
 
@@ -105,6 +107,14 @@ class Cluster:
         services = self.request(node, "GET", "/status")["services"]
         counters: dict[str, int] = next(s["counters"] for s in services if s["name"] == SERVICE)
         return counters
+
+    # --- the client --------------------------------------------------------------------------------------------------
+
+    def start_traffic(self) -> TrafficController:
+        """Start the traffic program on the client node; it ends when its controller, the result, quits."""
+        argv = ["python", "-m", "topology.traffic", "--vip", VIP, "--control", f"/{TRAFFIC_SOCKET}"]
+        self.lab.spawn("client", argv, self.lab.root("client") / "var/log/traffic.log")
+        return TrafficController.connect(self.lab.root("client") / TRAFFIC_SOCKET)
 
     # --- nodes and BGP sessions --------------------------------------------------------------------------------------
 
