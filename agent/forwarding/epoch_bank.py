@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Carrying tables out: which epoch's rows lie on which side of the data path, and which side new flows go by.
+"""The banks of the data path: which epoch's rows are in which bank, and which bank new flows use.
 
-Owns the order of writes when an epoch comes, goes or takes the other's place: the program never meets a side that is
-half written. What an earlier agent left on a side whose epoch this one supports is taken over as it is.
+Owns the order of writes when an epoch is added, removed or becomes the first: the program never reads a bank that is
+half written. Rows that an earlier agent left in a bank are kept unchanged if this agent supports the bank's epoch.
 
-What takes long (building a table; a swap, which waits until no CPU reads the old one) is done in a thread: the event
-loop must go on, and with it the heartbeat to the relay.
+A thread does what takes long (building a table; a swap, which waits until no CPU reads the old one): the event loop
+must go on, and with it the heartbeat to the relay.
 """
 
 from __future__ import annotations
@@ -29,67 +29,67 @@ from bpf.maps.maps import Maps
 
 Members = tuple[Candidate, ...]
 TableKey = tuple[int, int, int, str, Members]
-"""What a table follows from: version, rows, chain, the service's hash, its members."""
+"""All inputs of a table: version, rows, chain, the service's hash, its members."""
 
 
 @dataclass(slots=True)
 class _Rows:
-    """What is in the kernel for one service on one side."""
+    """The rows of one service in one bank, as they are in the kernel."""
 
     rows: NDArray[np.uint16] | None
     grace: Grace
     members: Members | None = None
     digest: str = ""
     table: Table | None = None
-    """What the next table is made from sooner."""
+    """A table from which the next one is built faster."""
 
 
 class EpochBanks:
     """The tables of all services, for each epoch that this node supports."""
 
-    def __init__(self, epochs: Sequence[Epoch], tables: Maps, slots: Mapping[str, int], kept: Iterable[str]) -> None:
-        """Takes over what is there for the services `kept` (by name); `slots` are all services'."""
+    def __init__(self, epochs: Sequence[Epoch], maps: Maps, slots: Mapping[str, int], kept: Iterable[str]) -> None:
+        """Take over the rows of the services `kept` (by name) from the kernel; `slots` are those of all services."""
         self._epochs = {epoch.number: epoch for epoch in epochs}
-        self._tables, self._slots = tables, slots
-        self._conf = conf = tables.conf()
-        self._held: list[int | None] = [None] * BANKS
-        """By side, the epoch whose tables it has."""
+        self._maps, self._slots = maps, slots
+        self._conf = conf = maps.conf()
+        self._epoch_in: list[int | None] = [None] * BANKS
+        """By bank, the number of the epoch whose tables it has; None if it is free."""
         self.use: EpochUse | None = None
-        """How the program uses the epochs; None before the first pass where it uses none of this node's."""
+        """How the program uses the epochs; None before the first pass if it uses none of this node's."""
         if conf is not None:
-            self._held[conf.bank] = conf.epoch if conf.epoch in self._epochs else None
+            self._epoch_in[conf.bank] = conf.epoch if conf.epoch in self._epochs else None
             if conf.other is not None:
-                self._held[1 - conf.bank] = conf.other.epoch if conf.other.epoch in self._epochs else None
-            if self._held[conf.bank] is not None:
+                self._epoch_in[1 - conf.bank] = conf.other.epoch if conf.other.epoch in self._epochs else None
+            if self._epoch_in[conf.bank] is not None:
                 self.use = EpochUse(conf.epoch, bool(conf.other and conf.other.alternating))
         self._armed = False
-        self._swept = False
-        self._rows = [{name: self._fresh() for name in slots} for _ in range(BANKS)]
-        for side, name in ((side, name) for side in range(BANKS) if self._held[side] is not None for name in kept):
-            rows, until = tables.rows(slots[name], side), tables.grace(slots[name], side)
+        self._freed = False
+        self._rows = [{name: self._empty() for name in slots} for _ in range(BANKS)]
+        for bank, name in ((bank, name) for bank in range(BANKS) if self._epoch_in[bank] is not None for name in kept):
+            rows, until = maps.rows(slots[name], bank), maps.grace(slots[name], bank)
             if rows is not None and until is not None:
-                self._rows[side][name] = _Rows(rows, Grace.of(until))
+                self._rows[bank][name] = _Rows(rows, Grace.of(until))
         self._shared: dict[TableKey, Table] = {}
 
-    def _fresh(self) -> _Rows:
-        return _Rows(None, Grace.of(np.zeros(self._tables.row_count, np.uint64)))
+    def _empty(self) -> _Rows:
+        return _Rows(None, Grace.of(np.zeros(self._maps.row_count, np.uint64)))
 
     @property
     def complete(self) -> bool:
-        """Whether every service has a table of the epoch that new flows go by."""
+        """Whether every service has a table of the epoch that new flows use."""
         return self.use is not None and all(rows.members is not None for rows in self._first().values())
 
     def digest(self, service: str) -> str:
-        """The digest of the table that new flows of a service go by; empty before the first."""
+        """Return the digest of the table that new flows of a service use; empty before the first."""
         return self._first()[service].digest
 
     def row(self, service: str, epoch: int, row: int) -> list[int]:
-        """The node indexes of one row as they are in the kernel, owner first; empty where there is none."""
-        rows = self._rows[self._held.index(epoch)][service].rows if epoch in self._held else None
+        """Return the node indexes of one row as they are in the kernel, owner first; empty if there is none."""
+        rows = self._rows[self._epoch_in.index(epoch)][service].rows if epoch in self._epoch_in else None
         return [] if rows is None else [index for index in rows[row].tolist() if index]
 
     def _first(self) -> dict[str, _Rows]:
-        return self._rows[self._held.index(self.use.first) if self.use and self.use.first in self._held else 0]
+        return self._rows[self._epoch_in.index(self.use.first) if self.use and self.use.first in self._epoch_in else 0]
 
     async def apply(
         self,
@@ -100,88 +100,90 @@ class EpochBanks:
         conf: NodeConf,
         now: float,
     ) -> None:
-        """Bring all tables to these candidates (and `hashes`) by service name, then the program to this epoch_switch.
+        """Write the tables of these candidates and `hashes` (both by service name), then switch the program's epochs.
 
-        `conf` is what the program knows of this node else; its epochs are filled in here.
+        `conf` is the rest of the program's configuration; this method fills in the epochs.
         """
         use = epoch_switch.use
-        unsettled = use != self.use if self.use is not None else False
-        unsettled |= epoch_switch.next is not None and not self._armed
-        # Those that are there go first: what has to make room for another can then be left.
-        for number in sorted(self._epochs, key=lambda number: number not in self._held):
-            if number not in self._held:
-                self._make_room(number, conf)
-            side = self._held.index(number)
+        # While the use changes, or is about to, all rows are in grace.
+        switching = use != self.use if self.use is not None else False
+        switching |= epoch_switch.next is not None and not self._armed
+        # Epochs that have a bank come first: their tables must be up to date before the program stops reading the bank
+        # that another epoch gets.
+        for number in sorted(self._epochs, key=lambda number: number not in self._epoch_in):
+            if number not in self._epoch_in:
+                self._assign_bank(number, conf)
+            bank = self._epoch_in.index(number)
             for name in self._slots:
-                await self._apply_rows(side, name, candidates[name], hashes[name], indexes, now, unsettled)
+                await self._apply_rows(bank, name, candidates[name], hashes[name], indexes, now, switching)
         others = [epoch for number, epoch in self._epochs.items() if number != use.first]
         other = OtherEpoch(others[0].key, others[0].number, use.alternating) if others else None
         self._write_conf(conf, use.first, other)
         self.use, self._armed = use, epoch_switch.next is not None
-        if not self._swept:
-            await asyncio.to_thread(self._sweep)
-            self._swept = True
+        if not self._freed:
+            await asyncio.to_thread(self._free_unused_banks)
+            self._freed = True
         kinds = {self._kind(epoch, hashes[n], candidates[n]) for epoch in self._epochs.values() for n in self._slots}
         self._shared = {kind: table for kind, table in self._shared.items() if kind in kinds}
 
-    def _make_room(self, number: int, conf: NodeConf) -> None:
-        """Take a side for an epoch: one that the program does not use, or can leave."""
+    def _assign_bank(self, number: int, conf: NodeConf) -> None:
+        """Assign a bank to an epoch: one that the program does not read, or can stop reading."""
         first = self._conf.bank if self._conf else 1
-        side = 1 - first if self._held[1 - first] is None else first
-        if self._conf is not None and side == first:
-            stays = self._held[1 - side]
+        bank = 1 - first if self._epoch_in[1 - first] is None else first
+        if self._conf is not None and bank == first:
+            stays = self._epoch_in[1 - bank]
             assert stays is not None, "the epochs are two at most, and this one is the second"
             self._write_conf(conf, stays, None)
         elif self._conf is not None and self._conf.other is not None:
-            self._tables.set_conf(replace(self._conf, other=None))
+            self._maps.set_conf(replace(self._conf, other=None))
             self._conf = replace(self._conf, other=None)
-        self._held[side] = number
-        self._rows[side] = {name: self._fresh() for name in self._slots}
+        self._epoch_in[bank] = number
+        self._rows[bank] = {name: self._empty() for name in self._slots}
 
     def _write_conf(self, conf: NodeConf, first: int, other: OtherEpoch | None) -> None:
         epoch = self._epochs[first]
-        new = replace(conf, hash_key=epoch.key, bank=self._held.index(first), epoch=first, other=other)
+        new = replace(conf, hash_key=epoch.key, bank=self._epoch_in.index(first), epoch=first, other=other)
         if new != self._conf:
-            self._tables.set_conf(new)
+            self._maps.set_conf(new)
             self._conf = new
 
-    def _sweep(self) -> None:
-        """Give back the memory of a side that the program does not look into any more."""
-        for side in range(BANKS):
-            if self._held[side] is None:
+    def _free_unused_banks(self) -> None:
+        """Free the rows of banks that the program no longer reads."""
+        for bank in range(BANKS):
+            if self._epoch_in[bank] is None:
                 for slot in range(1, SLOTS):
-                    self._tables.drop_rows(slot, side)
+                    self._maps.drop_rows(slot, bank)
 
     async def _apply_rows(
         self,
-        side: int,
+        bank: int,
         name: str,
         members: Members,
         kind: str,
         indexes: Mapping[IPv4Address, int],
         now: float,
-        unsettled: bool,
+        switching: bool,
     ) -> None:
-        there, epoch = self._rows[side][name], self._epochs[self._held[side] or 0]
-        if members == there.members:
-            if unsettled:
-                there.grace = there.grace.after(np.ones(self._tables.row_count, np.bool_), now)
-                await asyncio.to_thread(self._tables.set_grace, self._slots[name], there.grace.until, side)
+        current, epoch = self._rows[bank][name], self._epochs[self._epoch_in[bank] or 0]
+        if members == current.members:
+            if switching:
+                current.grace = current.grace.after(np.ones(self._maps.row_count, np.bool_), now)
+                await asyncio.to_thread(self._maps.set_grace, self._slots[name], current.grace.until, bank)
             return
         wanted = self._kind(epoch, kind, members)
         table = self._shared.get(wanted)
         if table is None:
-            table = await asyncio.to_thread(self._build, wanted, there.table)
+            table = await asyncio.to_thread(self._build, wanted, current.table)
             self._shared[wanted] = table
-        rows = _rows(table, [indexes[address] for address in table.members], self._tables.row_count)
+        rows = _rows(table, [indexes[address] for address in table.members], self._maps.row_count)
         changed = np.ones(len(rows), np.bool_)
-        if there.rows is not None and not unsettled:
-            changed = _differing(rows, there.rows)
+        if current.rows is not None and not switching:
+            changed = _differing(rows, current.rows)
         if changed.any():
-            there.grace = there.grace.after(changed, now)
-            await asyncio.to_thread(self._tables.swap_rows, self._slots[name], rows, there.grace.until, side)
-        there.rows, there.members, there.digest = rows, members, table.digest
-        there.table = table if table.ranking is not None else None
+            current.grace = current.grace.after(changed, now)
+            await asyncio.to_thread(self._maps.swap_rows, self._slots[name], rows, current.grace.until, bank)
+        current.rows, current.members, current.digest = rows, members, table.digest
+        current.table = table if table.ranking is not None else None
 
     @staticmethod
     def _kind(epoch: Epoch, kind: str, members: Members) -> TableKey:
@@ -189,7 +191,7 @@ class EpochBanks:
 
     def _build(self, wanted: TableKey, before: Table | None) -> Table:
         version, rows, chain, kind, members = wanted
-        # Services differ in their members' states more often than in the members: one ranking serves them all.
+        # Services differ in their members' states more often than in their members: one ranking serves them all.
         weights = {c.address.packed: c.weight for c in members}
         alike = (table for known, table in self._shared.items() if known[:3] == wanted[:3])
         same = (table for table in alike if table.ranking is not None and table.ranking.ranks(weights))
@@ -197,18 +199,18 @@ class EpochBanks:
 
 
 def _differing(rows: NDArray[np.uint16], before: NDArray[np.uint16]) -> NDArray[np.bool_]:
-    """Which rows are not the same. Four places are compared as one number, in a tenth of the time."""
+    """Return which rows differ. Four places are compared as one number, in a tenth of the time."""
     fours = np.ascontiguousarray(rows).view(np.uint64) != np.ascontiguousarray(before).view(np.uint64)
     differing: NDArray[np.bool_] = np.logical_or.reduce(fours.T)
     return differing
 
 
 def _rows(table: Table, indexes: Iterable[int], count: int) -> NDArray[np.uint16]:
-    """The kernel's rows: node indexes, 0 after the chain's end, shape (count, CHAIN).
+    """Return the kernel's rows: node indexes, 0 after the end of the chain, shape (count, CHAIN).
 
-    A table of fewer rows is repeated: the low bits of a flow's hash are its row in both.
+    A table with fewer rows is repeated: the low bits of a flow's hash are its row in both.
     """
-    of_place = np.array([*indexes, 0], np.uint16)  # place -1 is the last entry: none
+    of_place = np.array([*indexes, 0], np.uint16)  # place -1 is the last entry: no node
     rows = np.zeros((len(table.places), CHAIN), np.uint16)
     rows[:, : table.places.shape[1]] = of_place[table.places]
     return np.tile(rows, (count // len(rows), 1)) if len(rows) < count else rows

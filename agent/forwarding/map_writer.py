@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Carrying a view out: node entries, rows and services into the kernel's maps, in the order that misroutes nobody.
+"""The writer of the kernel's maps: node entries, rows and services, in an order that misroutes no packet.
 
-Owns the bookkeeping between addresses and the kernel's node indexes. Rows are epoch_bank.py's.
+Owns the mapping between addresses and the kernel's node indexes. Rows are epoch_bank.py's.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ AFFINITIES = {"5-tuple": Affinity.FIVE_TUPLE, "3-tuple": Affinity.THREE_TUPLE, "
 
 
 class MapWriter:
-    """The writer of one node's maps. `ready` once every service has its rows."""
+    """The writer of one node's maps. It is `ready` when every service has its rows."""
 
     def __init__(
         self,
@@ -42,92 +42,94 @@ class MapWriter:
         own6: IPv6Address | None,
         denied: Iterable[Network],
     ) -> None:
-        """Takes over what an earlier agent left in the maps: slots, indexes and rows keep their meaning.
+        """Take over what an earlier agent left in the maps: slots, indexes and rows keep their meaning.
 
         `epochs` are those that this node supports, `own` and `own6` its ends of tunnels, `denied` the whole deny list.
         """
         self._config = config
         self._datapath = datapath
         self._own, self._ends = own, {own: own6}
-        tables = datapath.tables
-        self._nodes: dict[int, NodeEntry] = tables.nodes()
+        maps = datapath.tables
+        self._nodes: dict[int, NodeEntry] = maps.nodes()
         self._indexes = {entry.address: index for index, entry in self._nodes.items()}
         self._hops = {_target(entry): _hop(entry) for entry in self._nodes.values() if entry.mac}
-        self._written: dict[ServiceKey, ServiceEntry] = tables.services()
+        self._written: dict[ServiceKey, ServiceEntry] = maps.services()
         self._slots: dict[str, int] = {}
-        self._sides = self._adopt(epochs)
-        tables.set_node_prefixes(config.members.allow)
+        self._epoch_banks = self._adopt(epochs)
+        maps.set_node_prefixes(config.members.allow)
         self.deny(denied)
 
     def _adopt(self, epochs: Sequence[Epoch]) -> EpochBanks:
-        tables, keys = self._datapath.tables, {key_of(service) for service in self._config.services}
-        # A VIP that is not configured any more may still be announced: until `retire` its packets go where they went.
+        maps, keys = self._datapath.tables, {key_of(service) for service in self._config.services}
+        # A VIP that is no longer configured may still be announced: until `retire` its packets are handled as before.
         left = {key: entry for key, entry in self._written.items() if key not in keys}
         self._retiring = {key: entry for key, entry in left.items() if key.vip not in self._config.vips}
         self._written = {key: entry for key, entry in self._written.items() if key in keys}
         if len(self._written) + len(self._retiring) + len(keys - self._written.keys()) >= SLOTS:
             self._retiring = {}
         for key in left.keys() - self._retiring.keys():
-            tables.del_service(key)
+            maps.del_service(key)
         slots = {key: entry.slot for key, entry in self._written.items()}
         used = {*slots.values(), *(entry.slot for entry in self._retiring.values())}
         free = (slot for slot in range(1, SLOTS) if slot not in used)
         kept = [service.name for service in self._config.services if key_of(service) in slots]
         self._slots = {s.name: slots.get(key_of(s)) or next(free) for s in self._config.services}
-        return EpochBanks(epochs, tables, self._slots, kept)
+        return EpochBanks(epochs, maps, self._slots, kept)
 
     def retire(self) -> None:
-        """Forget the services whose VIPs have left the configuration: nobody sends their packets here any more."""
+        """Remove the services whose VIPs left the configuration: routers no longer send their packets here."""
         for key in self._retiring:
             self._datapath.tables.del_service(key)
         self._retiring = {}
 
-    def _named_by_the_retiring(self) -> set[IPv4Address]:
-        """The nodes in the rows of services that have left the configuration and are not retired yet."""
+    def _nodes_of_retiring(self) -> set[IPv4Address]:
+        """Return the nodes in the rows of services that left the configuration and are not removed yet."""
         found: set[int] = set()
-        for entry, side in ((entry, side) for entry in self._retiring.values() for side in range(BANKS)):
-            rows = self._datapath.tables.rows(entry.slot, side)
+        for entry, bank in ((entry, bank) for entry in self._retiring.values() for bank in range(BANKS)):
+            rows = self._datapath.tables.rows(entry.slot, bank)
             found |= set() if rows is None else set(np.unique(rows).tolist())
         return {address for address, index in self._indexes.items() if index in found}
 
     @property
     def ready(self) -> bool:
-        """Whether every service has a table in the kernel and an entry that leads to it."""
-        return self._sides.complete and bool(self._written)
+        """Whether every service has a table in the kernel and an entry that refers to it."""
+        return self._epoch_banks.complete and bool(self._written)
 
     @property
     def use(self) -> EpochUse | None:
-        """How the program uses this node's epochs; None where it uses none of them yet."""
-        return self._sides.use
+        """How the program uses this node's epochs; None if it uses none of them yet."""
+        return self._epoch_banks.use
 
     def digest(self, service: str) -> str:
-        """The digest of the rows by which new flows of a service go; empty before the first."""
-        return self._sides.digest(service)
+        """Return the digest of the rows that new flows of a service use; empty before the first."""
+        return self._epoch_banks.digest(service)
 
     def chain(self, service: str, epoch: int, row: int) -> list[IPv4Address]:
-        """The nodes of one row of an epoch's table, owner first, as they are in the kernel; empty if it has no member,
-        or no table yet."""
+        """Return the nodes of one row of an epoch's table, owner first, as they are in the kernel.
+
+        The list is empty if the service has no member, or no table yet.
+        """
         addresses = {index: address for address, index in self._indexes.items()}
-        return [addresses[index] for index in self._sides.row(service, epoch, row)]
+        return [addresses[index] for index in self._epoch_banks.row(service, epoch, row)]
 
     def slot(self, service: str) -> int:
-        """The service's slot: where its rows and counters are."""
+        """Return the service's slot, which is the index of its rows and counters."""
         return self._slots[service]
 
     def reaches(self, targets: Iterable[Address]) -> bool:
-        """Whether the way to every one of these addresses is known."""
+        """Return whether the MAC of the next hop is known for all these addresses."""
         return all((hop := self._hops.get(target)) is not None and hop.mac is not None for target in targets)
 
     def target(self, address: IPv4Address, end6: IPv6Address | None) -> Address:
-        """Which of a node's two addresses its packets are sent to."""
+        """Return which of a node's two addresses its packets are sent to."""
         return end6 if end6 is not None and self._config.members.outer == "ipv6" else address
 
     def known_hop(self, target: Address) -> NextHop | None:
-        """The next hop that is in the maps for an address."""
+        """Return the next hop of an address in the maps."""
         return self._hops.get(target)
 
     def unlisted_egress(self, uplinks: Collection[int]) -> list[tuple[IPv4Address, int]]:
-        """The nodes whose packets leave by an interface that is none of these, with its index."""
+        """Return the nodes whose packets leave by another interface than these, with the index of that interface."""
         found = []
         for address in sorted(self._indexes.keys() - {self._own}):
             hop = self._hops.get(self.target(address, self._ends.get(address)))
@@ -136,26 +138,26 @@ class MapWriter:
         return found
 
     def mtus(self) -> list[int]:
-        """The MTUs of the ways to the other nodes that the tables name, as far as these are known."""
+        """Return the MTUs of the known routes to the other nodes that the tables name."""
         targets = [self.target(address, self._ends.get(address)) for address in self._indexes if address != self._own]
         return [hop.mtu for target in targets if (hop := self._hops.get(target)) and hop.mac]
 
-    def learn_hop(self, target: Address, hop: NextHop) -> None:
-        """The way to a node's address. The last known one stands until another is learned."""
+    def set_hop(self, target: Address, hop: NextHop) -> None:
+        """Set the next hop of a node's address. It stays until another is set."""
         self._hops[target] = hop
         for address, index in self._indexes.items():
             if self.target(address, self._ends.get(address)) == target:
                 self._write_node(index, address)
 
-    def learn_uplink(self, ifindex: int, mac: bytes) -> None:
-        """An interface that the program is attached to has another MAC: frames to the old one are no longer ours."""
+    def set_uplink_mac(self, ifindex: int, mac: bytes) -> None:
+        """Set the MAC of an interface that the program is attached to: frames to the old one are no longer for us."""
         for slot in range(UPLINKS):
             entry = self._datapath.tables.uplink(slot)
             if entry is not None and entry.ifindex == ifindex:
                 self._datapath.tables.set_uplink(slot, replace(entry, mac=mac))
 
     def deny(self, denied: Iterable[Network]) -> None:
-        """Drop the packets to VIPs that come from these prefixes, and no others'."""
+        """Replace the deny list: drop packets to VIPs that come from these prefixes."""
         self._datapath.tables.set_denied(denied)
 
     async def apply(
@@ -166,15 +168,15 @@ class MapWriter:
         epoch_switch: EpochSwitch,
         now: float,
     ) -> None:
-        """Bring the maps to this view: `candidates` and `up` (does this node take new flows) by service name, `ends`
-        by node its IPv6 address; and to this use of the epochs.
+        """Write this view into the maps, and switch the program's use of the epochs.
 
-        Order: the entries that new rows will name, the rows, which of them are used, the services, and last what no
-        row names any more.
+        `candidates` and `up` (whether this node takes new flows) are by service name; `ends` is each node's IPv6 end
+        of tunnels. Order: the node entries that new rows will name, the rows, the use of the epochs, the services, and
+        last the removal of entries that no row names any more. Raises AgentError if the nodes are too many.
         """
         self._ends = {**ends, self._own: self._ends[self._own]}
         wanted = {self._own} | {c.address for members in candidates.values() for c in members}
-        wanted |= self._named_by_the_retiring()
+        wanted |= self._nodes_of_retiring()
         indexes = node_indexes(self._indexes, wanted, NODES)
         if indexes is None:
             raise AgentError(f"{len(wanted)} nodes: more than the {NODES - 1} that the node table holds")
@@ -183,10 +185,10 @@ class MapWriter:
         dropped = {address: index for address, index in self._indexes.items() if address not in indexes}
         self._indexes = indexes | dropped
         own6 = self._ends[self._own]
-        # The key and all that belongs to an epoch is put in by Sides.
+        # EpochBanks fills in the key and all that depends on the epoch.
         conf = NodeConf(indexes[self._own], tag_of(self._own), b"", address=self._own, address6=own6)
         hashes = {service.name: service.hash for service in self._config.services}
-        await self._sides.apply(epoch_switch, candidates, hashes, indexes, conf, now)
+        await self._epoch_banks.apply(epoch_switch, candidates, hashes, indexes, conf, now)
         self._write_services(up)
         for address, index in dropped.items():
             self._datapath.tables.set_node(index, None)
@@ -224,7 +226,7 @@ class MapWriter:
 
 
 def key_of(service: ServiceConfig) -> ServiceKey:
-    """How the data path finds a service."""
+    """Return the key under which the data path finds a service."""
     return ServiceKey(service.vip, Protocol[service.protocol.upper()], service.port_number)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The MSS that this node's SYN-ACKs may tell: how large, and on which interfaces it is seen to.
+"""The MSS clamp: the largest MSS in this node's SYN-ACKs, and the interfaces whose filter enforces it.
 
-Owns the decision and keeping it true. A client's packet reaches its owner in a tunnel from some other node; what fits
-into the owner's own tunnels fits into those to it, unless the two ways differ (then ICMP tells the client).
+Owns the decision and its upkeep. A client's packet reaches its owner in a tunnel from some other node; what fits into
+the owner's own tunnels fits into those to it, unless the two paths differ (then ICMP informs the client).
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ log = logging.getLogger("anylb")
 
 KEEP_S: Final = 5.0
 _MTU: Final = 1500
-_INSTEAD: Final = (
-    "the MSS of SYN-ACKs is not lowered there, and uploads of clients that hear no ICMP may hang: "
+_CONSEQUENCE: Final = (
+    "the MSS of SYN-ACKs is not lowered there, and uploads of clients that receive no ICMP may hang: "
     "load sch_clsact and cls_bpf, or set advmss on the route to clients"
 )
 _IP_HEADER: Final = {4: 20, 6: 40}
 _TCP_HEADER: Final = 20
 _UDP_HEADER: Final = 8
 _MSS_MIN: Final = 48
-"""Less than this Linux does not believe (tcp_min_snd_mss)."""
+"""Linux never uses a smaller MSS (tcp_min_snd_mss)."""
 
 
 def limit(service: ServiceConfig, outer: int, mtu: int) -> int | None:
-    """The MSS whose packets fit into the service's tunnels of that IP version over that MTU; None if it has none."""
+    """Return the MSS whose packets fit into the service's tunnels (`outer`: 4 or 6) over that MTU; None without any."""
     if service.protocol != "tcp" or service.forward == "l2":
         return None
     tunnel = _IP_HEADER[outer] + (_UDP_HEADER if service.forward == "gue" else 0)
@@ -48,53 +48,53 @@ def limit(service: ServiceConfig, outer: int, mtu: int) -> int | None:
 
 
 def limits(config: Config, mtu: int) -> dict[ServiceKey, int]:
-    """The limit of each service that has one. With outer IPv6, nodes without an address for it are reached by less."""
+    """Return the MSS limit of each service with tunnels. With outer IPv6, nodes that have no IPv6 end need less room."""
     outer = 6 if config.members.outer == "ipv6" else 4
     found = {key_of(service): limit(service, outer, mtu) for service in config.services}
     return {key: most for key, most in found.items() if most is not None}
 
 
-def interfaces(links: Mapping[int, Link], uplinks: Iterable[str], ways: Iterable[int]) -> list[str]:
-    """Where answers leave: the uplinks, and where the kernel's routes for them lead (`ways`), by name.
+def interfaces(links: Mapping[int, Link], uplinks: Iterable[str], egress: Iterable[int]) -> list[str]:
+    """Return the interfaces by which answers leave: the uplinks and those of the kernel's routes (`egress`), by name.
 
-    Ethernet ones: what has no MAC has no frames that the program could read.
+    Only Ethernet interfaces: one without a MAC has no frames that the program could read.
     """
-    leads = {links[index].name for index in ways if index in links and len(links[index].mac) == 6}
+    others = {links[index].name for index in egress if index in links and len(links[index].mac) == 6}
     names = dict.fromkeys(uplinks)
-    return [*names, *sorted(leads - names.keys())]
+    return [*names, *sorted(others - names.keys())]
 
 
 class MssClampKeeper:
-    """Keeps limits and filters as they should be. What hinders it is told, and hinders nothing else."""
+    """The keeper of limits and filters. An error is reported and stops nothing else."""
 
     def __init__(self, config: Config, datapath: DataPath, map_writer: MapWriter, netlink: Netlink) -> None:
         self.limits: dict[ServiceKey, int] = {}
         self.interfaces: list[str] = []
-        """Those with the filter in place."""
+        """Those that have the filter."""
         self.errors: list[str] = []
         self._config, self._datapath, self._map_writer, self._netlink = config, datapath, map_writer, netlink
-        self._one_at_a_time = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def run(self) -> None:
-        """Keep for ever."""
+        """Keep forever."""
         while True:
             await asyncio.sleep(KEEP_S)
             await self.keep()
 
     async def keep(self) -> None:
-        """Look at MTUs and routes once, and put right what differs."""
-        async with self._one_at_a_time:
+        """Read MTUs and routes once, and correct limits and filters that differ."""
+        async with self._lock:
             before = self.errors, self.limits, self.interfaces
             try:
                 self.errors = await self._keep()
             except (NetlinkError, OSError, BpfError, AgentError) as error:
                 self.errors = [str(error)]
             if (self.limits, self.interfaces) != before[1:] and self.interfaces:
-                told = ", ".join(f"{key.vip} {most}" for key, most in self.limits.items())
-                log.info("SYN-ACKs' MSS is lowered on %s: %s", ", ".join(self.interfaces), told)
+                limits_text = ", ".join(f"{key.vip} {most}" for key, most in self.limits.items())
+                log.info("SYN-ACKs' MSS is lowered on %s: %s", ", ".join(self.interfaces), limits_text)
             for line in self.errors:
                 if line not in before[0]:
-                    log.warning("%s; %s", line, _INSTEAD)
+                    log.warning("%s; %s", line, _CONSEQUENCE)
 
     async def _keep(self) -> list[str]:
         links = await self._netlink.links()
@@ -102,8 +102,10 @@ class MssClampKeeper:
         mtus = [link.mtu for link in links.values() if link.name in names] + self._map_writer.mtus()
         self.limits = limits(self._config, min(mtus, default=_MTU))
         self._datapath.tables.set_mss(self.limits)
-        ways = [way for vip in {key.vip for key in self.limits} for way in await self._netlink.default_egress(vip)]
-        wanted = interfaces(links, names, ways) if self.limits else []
+        egress = [
+            index for vip in {key.vip for key in self.limits} for index in await self._netlink.default_egress(vip)
+        ]
+        wanted = interfaces(links, names, egress) if self.limits else []
         clamp = self._datapath.clamp
         failed = await asyncio.to_thread(clamp.put, wanted)
         self.interfaces = [name for name, error in failed.items() if error is None]

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the kernel's routes, links and neighbors to the next hop of a node: where its packets leave, and to which MAC.
+"""From the kernel's routes, links and neighbors to the next hop of a node: the interface and the MAC of its frames.
 
-Owns the decision; pure. What the kernel says is asked and followed by route_monitor.py.
+Pure; route_monitor.py reads the kernel's state and follows it.
 
-1. The kernel's own route to a node's address decides: the interface, and the router on the way if there is one.
+1. The kernel's own route to a node's address decides: it has the interface, and the router if there is one.
 2. The MAC is that of the router, or of the node itself if it is on the link; the last one known, even if it failed.
-3. Make before break: while the kernel has no route, or nobody answered at the new next hop yet, the old way stands. It
-   names an interface and a MAC that belonged together, so no packet is sent astray; a packet that is lost on it is
-   sent again by TCP, one that skipped its owner would be answered with a reset. A node that was never reachable has
-   no MAC and is skipped.
-4. Frames leave by an interface that XDP can send from: a VLAN device's own lower interface, with the tag; a bond's
-   slave. Where the kernel's interface is itself one that the program is attached to, that one.
+3. Make before break: while the kernel has no route, or the new next hop has not answered yet, the previous next hop
+   stays. Its interface and MAC belonged together, so no packet goes to a wrong machine; TCP sends a packet again that
+   is lost there, but one that skipped its owner would be answered with a reset. A node that was never reachable has no
+   MAC, and the program skips it.
+4. Frames leave by an interface that XDP can send from: of a VLAN device its lower interface, with the tag; of a bond
+   one of its slaves. If the program is attached to the kernel's interface itself, they leave by that one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from agent.netlink.route import KernelRoute
 
 @dataclass(frozen=True, slots=True)
 class NextHop:
-    """How packets for a node leave. `ifindex` 0 and `source` None: by the interface that they came in by."""
+    """How packets for a node leave. `ifindex` 0 and `source` None: by the interface on which they arrived."""
 
     mac: bytes | None
     on_link: bool = True
@@ -36,39 +36,39 @@ class NextHop:
 
 
 def next_hop(
-    way: KernelRoute | None,
+    route: KernelRoute | None,
     links: Mapping[int, Link],
     macs: Mapping[tuple[int, Address], bytes],
     uplinks: frozenset[int],
     before: NextHop | None,
 ) -> NextHop | None:
-    """The next hop of an address; None if nothing at all is known of it. `uplinks`: where the program is attached."""
-    if way is None or way.ifindex not in links:
+    """Return the next hop of an address; None if nothing is known of it. `uplinks`: where the program is attached."""
+    if route is None or route.ifindex not in links:
         return before
-    link = links[way.ifindex]
-    mac = macs.get(way.neighbor)
+    link = links[route.ifindex]
+    mac = macs.get(route.neighbor)
     if mac is None and before is not None and before.mac is not None:
         return before
     out, vlan = _egress(link, links, uplinks)
-    mtu, on_link = way.mtu or link.mtu, way.gateway is None
+    mtu, on_link = route.mtu or link.mtu, route.gateway is None
     if out is None:
         return NextHop(mac, on_link, vlan=vlan, mtu=mtu)
     return NextHop(mac, on_link, out.index, out.mac, vlan, mtu)
 
 
 def _egress(link: Link, links: Mapping[int, Link], uplinks: frozenset[int]) -> tuple[Link | None, int]:
-    """The interface to send from, None for the one that a packet came in by, and the tag to put on (0 for none)."""
+    """Return the interface to send from (None: the one on which a packet arrived) and the VLAN tag to add (0: none)."""
     if link.index in uplinks:
         return (None if len(uplinks) == 1 else link), 0
     if link.vlan and link.lower in links:
         return _egress(links[link.lower], links, uplinks)[0], link.vlan
     slaves = [index for index in sorted(uplinks) if index in links and links[index].master == link.index]
     if slaves and len(slaves) == len(uplinks):
-        return None, 0  # each of them: what came by one goes back by it, and the bond's spread is kept
+        return None, 0  # each slave: a packet leaves by the one on which it arrived, which keeps the bond's spread
     up = [links[index] for index in slaves if links[index].up]
     return (up[0] if up else link), 0
 
 
-def unresolved(ways: Iterable[KernelRoute], macs: Mapping[tuple[int, Address], bytes]) -> set[tuple[int, Address]]:
-    """The neighbors that somebody must ask for."""
-    return {way.neighbor for way in ways} - macs.keys()
+def unresolved(routes: Iterable[KernelRoute], macs: Mapping[tuple[int, Address], bytes]) -> set[tuple[int, Address]]:
+    """Return the neighbors of these routes whose MACs are unknown."""
+    return {route.neighbor for route in routes} - macs.keys()

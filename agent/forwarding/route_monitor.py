@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Following the kernel's routes to the other nodes: who is asked when, and who is told what changed. I/O only.
+"""The monitor of the kernel's routes to the other nodes: it resolves their next hops and reports changes. I/O only.
 
-What a next hop is made of is next_hop.py's; the messages are netlink.py's.
+next_hop.py decides the next hop; netlink/ has the messages.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from agent.netlink.route import KernelRoute
 log = logging.getLogger("anylb")
 
 COALESCE_S: Final = 0.01
-"""A route daemon changes many routes at once; they are looked up once."""
-ASK_AGAIN_S: Final = 0.2
-"""How often a neighbor that does not answer is asked for."""
+"""A routing daemon changes many routes at once; they are looked up once."""
+RESOLVE_S: Final = 0.2
+"""The interval of attempts to resolve a neighbor that does not answer."""
 CONFIRM_S: Final = 5.0
-"""How often every neighbor is confirmed, which XDP's traffic does not do: the kernel trusts one for 30 s."""
-LOOK_AGAIN_S: Final = 30.0
-"""How often every route is looked up without a reason, should the kernel ever have dropped a notice."""
+"""The interval at which every neighbor is confirmed, since XDP's traffic does not: the kernel trusts one for 30 s."""
+REFRESH_S: Final = 30.0
+"""The interval at which every route is looked up without an event, in case the kernel dropped one."""
 
 
 class RouteMonitor:
-    """The next hops of some addresses, kept true. Give it addresses by `follow`; it calls back with what changed."""
+    """The next hops of some addresses, kept up to date. `follow` sets the addresses; callbacks report changes."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class RouteMonitor:
         self._netlink, self._uplinks = netlink, frozenset(uplinks)
         self._on_hop, self._on_mac = on_hop, on_mac
         self._addresses: frozenset[Address] = frozenset()
-        self._ways: dict[Address, KernelRoute | None] = {}
+        self._routes: dict[Address, KernelRoute | None] = {}
         self._links: dict[int, Link] = {}
         self._macs: dict[tuple[int, Address], bytes] = {}
         self._hops: dict[Address, NextHop] = {}
@@ -56,7 +56,7 @@ class RouteMonitor:
         self._links_changed = self._routes_changed = True
 
     def follow(self, addresses: Iterable[Address], known: Callable[[Address], NextHop | None]) -> None:
-        """Keep the next hops of these addresses, and of no other. `known`: what the kernel's maps have of a new one."""
+        """Monitor these addresses and no others. `known` returns the next hop of a new one in the maps, if any."""
         wanted = frozenset(addresses)
         if wanted == self._addresses:
             return
@@ -64,66 +64,66 @@ class RouteMonitor:
             if hop := known(address):
                 self._hops[address] = hop
         for address in self._addresses - wanted:
-            self._ways.pop(address, None)
+            self._routes.pop(address, None)
             self._hops.pop(address, None)
         self._addresses = wanted
         self._wake.set()
 
     async def run(self) -> None:
-        """Follow for ever."""
-        with NetlinkMonitor(self._take) as notices:
-            notices.listen()
-            confirmed, looked = time.monotonic(), -LOOK_AGAIN_S
+        """Monitor forever."""
+        with NetlinkMonitor(self._on_event) as monitor:
+            monitor.listen()
+            confirmed, refreshed = time.monotonic(), -REFRESH_S
             while True:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(ASK_AGAIN_S):
+                    async with asyncio.timeout(RESOLVE_S):
                         await self._wake.wait()
                         await asyncio.sleep(COALESCE_S)
                 self._wake.clear()
                 now = time.monotonic()
                 try:
-                    if now - looked >= LOOK_AGAIN_S:
+                    if now - refreshed >= REFRESH_S:
                         self._links_changed = self._routes_changed = True
-                        await self._look_at_neighbors()
-                        looked = now
-                    await self._look()
+                        await self._read_neighbors()
+                        refreshed = now
+                    await self._read_routes()
                     self._decide()
-                    due = unresolved(filter(None, self._ways.values()), self._macs)
+                    due = unresolved(filter(None, self._routes.values()), self._macs)
                     if now - confirmed >= CONFIRM_S:
-                        due |= self._named()
+                        due |= self._next_hops()
                         confirmed = now
                     await self._netlink.resolve(due)
                 except (NetlinkError, OSError) as error:
-                    # An interface that comes or goes just now. What is known stands; it is looked up again.
+                    # An interface appears or disappears right now. The known state stays; all is looked up again.
                     log.warning("looking up routes: %s", error)
                     self._links_changed = self._routes_changed = True
 
-    def _take(self, notice: NetlinkEvent) -> None:
-        """What the kernel tells by itself: a neighbor is taken in, the rest is looked up again."""
-        if notice.neighbor is not None:
-            found = notice.neighbor
+    def _on_event(self, event: NetlinkEvent) -> None:
+        """Store the neighbor of an event; have everything else looked up again."""
+        if event.neighbor is not None:
+            found = event.neighbor
             if self._macs.get((found.ifindex, found.address)) == found.mac:
                 return
             self._macs[found.ifindex, found.address] = found.mac
-            if (found.ifindex, found.address) not in self._named():
+            if (found.ifindex, found.address) not in self._next_hops():
                 return
-        elif notice.destination is not None and not any(a in notice.destination for a in self._addresses):
+        elif event.destination is not None and not any(a in event.destination for a in self._addresses):
             return
         else:
             self._routes_changed = True
-            self._links_changed |= notice.destination is None
+            self._links_changed |= event.destination is None
         self._wake.set()
 
-    async def _look_at_neighbors(self) -> None:
-        """Take in those that the kernel has, and forget those that it no longer has and that no way names."""
-        named = self._named()
-        kept = {key: mac for key, mac in self._macs.items() if key in named}
+    async def _read_neighbors(self) -> None:
+        """Replace the neighbors by those that the kernel has; keep those that it dropped while a route names them."""
+        next_hops = self._next_hops()
+        kept = {key: mac for key, mac in self._macs.items() if key in next_hops}
         self._macs = kept | {(n.ifindex, n.address): n.mac for n in await self._netlink.neighbors()}
 
-    def _named(self) -> set[tuple[int, Address]]:
-        return {way.neighbor for way in self._ways.values() if way}
+    def _next_hops(self) -> set[tuple[int, Address]]:
+        return {route.neighbor for route in self._routes.values() if route}
 
-    async def _look(self) -> None:
+    async def _read_routes(self) -> None:
         if self._links_changed:
             self._links_changed = False
             links = await self._netlink.links()
@@ -132,15 +132,15 @@ class RouteMonitor:
                     log.info("%s has another MAC", links[index].name)
                     self._on_mac(index, links[index].mac)
             self._links = links
-        due = self._addresses if self._routes_changed else self._addresses - self._ways.keys()
+        due = self._addresses if self._routes_changed else self._addresses - self._routes.keys()
         self._routes_changed = False
         for address in due:
-            self._ways[address] = await self._netlink.route(address)
+            self._routes[address] = await self._netlink.route(address)
 
     def _decide(self) -> None:
-        for address in self._addresses & self._ways.keys():
+        for address in self._addresses & self._routes.keys():
             before = self._hops.get(address)
-            after = next_hop(self._ways[address], self._links, self._macs, self._uplinks, before)
+            after = next_hop(self._routes[address], self._links, self._macs, self._uplinks, before)
             if after is not None and after != before:
                 self._hops[address] = after
                 self._on_hop(address, after)

@@ -113,7 +113,7 @@ class Agent:
             self.mss_clamp = MssClampKeeper(config, datapath, self.map_writer, self.netlink)
             uplinks = [socket.if_nametoindex(name) for name in config.node.names]
             self.route_monitor = RouteMonitor(
-                self.netlink, uplinks, self.map_writer.learn_hop, self.map_writer.learn_uplink
+                self.netlink, uplinks, self.map_writer.set_hop, self.map_writer.set_uplink_mac
             )
         self._wake = asyncio.Event()
 

@@ -102,19 +102,19 @@ def test_a_next_hop_goes_to_the_end_that_tunnels_use(maps: Maps) -> None:
     made = map_writer(maps)
     apply(made, ALL)
     assert maps.tables.nodes()[2] == NodeEntry(B, 12, None, address6=B6, outer6=True)
-    made.learn_hop(B, NextHop(MAC))
+    made.set_hop(B, NextHop(MAC))
     assert maps.tables.nodes()[2].mac is None, "this is not the end that packets are sent to"
-    made.learn_hop(B6, NextHop(MAC, False, 3, SOURCE, 7, 1400))
+    made.set_hop(B6, NextHop(MAC, False, 3, SOURCE, 7, 1400))
     assert maps.tables.nodes()[2] == NodeEntry(B, 12, MAC, False, B6, True, 3, SOURCE, 7, 1400)
     assert made.unlisted_egress({3}) == []
     assert made.unlisted_egress({4}) == [(B, 3)]
     path = SimpleNamespace(uplinks=[SimpleNamespace(ifindex=3)], mode="native")
-    made.learn_hop(B6, NextHop(MAC, False, 1, SOURCE))
+    made.set_hop(B6, NextHop(MAC, False, 1, SOURCE))
     (told,) = unlisted_interfaces(made, cast(DataPath, path))
     assert told == "10.0.0.12 is reached by lo, where XDP may be unable to send; list it in node.interfaces"
     path.mode = "generic"
     assert unlisted_interfaces(made, cast(DataPath, path)) == [], "there the kernel sends by any interface"
-    made.learn_hop(C, NextHop(MAC))
+    made.set_hop(C, NextHop(MAC))
     assert maps.tables.nodes()[3] == NodeEntry(C, 13, MAC), "it told no IPv6 address"
     assert made.reaches([B6, C])
 
@@ -122,7 +122,7 @@ def test_a_next_hop_goes_to_the_end_that_tunnels_use(maps: Maps) -> None:
 def test_a_successor_takes_over_what_is_there(maps: Maps) -> None:
     first = map_writer(maps)
     apply(first, ALL)
-    first.learn_hop(B6, NextHop(MAC, False, 3, SOURCE, 7, 1400))
+    first.set_hop(B6, NextHop(MAC, False, 3, SOURCE, 7, 1400))
     second = map_writer(maps)
     assert second.known_hop(B6) == NextHop(MAC, False, 3, SOURCE, 7, 1400)
     nodes, grace = maps.tables.nodes(), maps.tables.grace(1)
