@@ -24,55 +24,74 @@ def status(agent: Agent) -> dict[str, Any]:
     """Return the whole state of this node, and its view of the other members."""
     now = time.monotonic()
     members = agent.members()
-    snapshot = agent.relay.snapshot
-    announced = snapshot.advertised if snapshot and agent.relay.connected else frozenset()
     counters = agent.datapath.tables.counters() if agent.datapath else {}
     return {
-        "node": {
-            "address": str(agent.interface.address),
-            "tag": tag_of(agent.interface.address),
-            "epoch": agent.epoch_switch.use.first if agent.epoch_switch else agent.epochs[0].number,
-            "epochs": agent.epoch_numbers,
-            "next_epoch": agent.epoch_switch.next.first if agent.epoch_switch and agent.epoch_switch.next else None,
-            "cluster": agent.config.cluster,
-            "state": agent.admin_state,
-            "version": agent.version.number,
-        },
+        "node": _node(agent),
         "fault": agent.fault,
         "problems": list(agent.problems.lines),
         "config": {"generation": agent.generation, "refused": agent.refused},
         "ready": agent.ready and agent.membership_known,
-        "xdp": {
-            "mode": (agent.datapath.mode or "detached") if agent.datapath else "off",
-            "attached": bool(agent.datapath and agent.datapath.attached()),
-            "fallback_reason": agent.datapath.fallback_reason if agent.datapath else None,
-            "interface": ", ".join(agent.config.node.names),
-            "counters": counters.get(0, {}),
-        },
+        "xdp": _xdp(agent, counters.get(0, {})),
         "clamp": {
             "interfaces": agent.mss_clamp.interfaces if agent.mss_clamp else [],
             "errors": agent.mss_clamp.errors if agent.mss_clamp else [],
         },
-        "vips": [
-            {"vip": str(vip), "wanted": a.wanted, "announced": routes.vip_prefix(vip) in announced, "why": a.why}
-            for vip, a in agent.announcements.items()
-        ],
+        "vips": _vips(agent),
         "services": [_service(agent, service, members, counters) for service in agent.config.services],
         "members": [_member(agent, member, now) for member in members],
-        "bgp": {
-            "relay": "connected" if agent.relay.connected else agent.relay.error,
-            "error": snapshot.error if snapshot else None,
-            "deadman": bool(snapshot and snapshot.deadman),
-            "held": bool(snapshot and snapshot.held),
-            "peers": [
-                {
-                    "address": peer.address,
-                    "state": "up" if peer.up and agent.relay.connected else "down",
-                    "bfd": _bfd(peer.bfd, now) if peer.bfd and agent.relay.connected else None,
-                }
-                for peer in (snapshot.peers if snapshot else ())
-            ],
-        },
+        "bgp": _bgp(agent, now),
+    }
+
+
+def _node(agent: Agent) -> dict[str, Any]:
+    switch = agent.epoch_switch
+    return {
+        "address": str(agent.interface.address),
+        "tag": tag_of(agent.interface.address),
+        "epoch": switch.use.first if switch else agent.epochs[0].number,
+        "epochs": agent.epoch_numbers,
+        "next_epoch": switch.next.first if switch and switch.next else None,
+        "cluster": agent.config.cluster,
+        "state": agent.admin_state,
+        "version": agent.version.number,
+    }
+
+
+def _xdp(agent: Agent, counters: dict[str, int]) -> dict[str, Any]:
+    datapath = agent.datapath
+    return {
+        "mode": (datapath.mode or "detached") if datapath else "off",
+        "attached": bool(datapath and datapath.attached()),
+        "fallback_reason": datapath.fallback_reason if datapath else None,
+        "interface": ", ".join(agent.config.node.names),
+        "counters": counters,
+    }
+
+
+def _vips(agent: Agent) -> list[dict[str, Any]]:
+    snapshot = agent.relay.snapshot
+    advertised = snapshot.advertised if snapshot and agent.relay.connected else frozenset()
+    return [
+        {"vip": str(vip), "wanted": a.wanted, "announced": routes.vip_prefix(vip) in advertised, "why": a.why}
+        for vip, a in agent.announcements.items()
+    ]
+
+
+def _bgp(agent: Agent, now: float) -> dict[str, Any]:
+    relay, snapshot = agent.relay, agent.relay.snapshot
+    return {
+        "relay": "connected" if relay.connected else relay.error,
+        "error": snapshot.error if snapshot else None,
+        "deadman": bool(snapshot and snapshot.deadman),
+        "held": bool(snapshot and snapshot.held),
+        "peers": [
+            {
+                "address": peer.address,
+                "state": "up" if peer.up and relay.connected else "down",
+                "bfd": _bfd(peer.bfd, now) if peer.bfd and relay.connected else None,
+            }
+            for peer in (snapshot.peers if snapshot else ())
+        ],
     }
 
 
