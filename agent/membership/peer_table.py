@@ -27,7 +27,7 @@ REFRESH_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Advertisement:
-    """One node's identity as a peer advertises it. `shares` by service id, `epochs` beside the preferred `epoch`."""
+    """One node's identity as a peer advertises it: its shares by service id, its preferred epoch and other `epochs`."""
 
     address: IPv4Address
     epoch: int

@@ -218,7 +218,7 @@ def _difference(before: Member, after: Member) -> str:
     ):
         was, now = (sum(getattr(share, attribute) for share in m.shares.values()) for m in (before, after))
         if was != now:
-            return f"its {text} {'rose' if now > was else 'fell'}"
+            return f"its {text} {'increased' if now > was else 'decreased'}"
     return "its shares changed" if before.shares != after.shares else ""
 
 

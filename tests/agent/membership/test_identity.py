@@ -5,7 +5,6 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
 from agent.config.bgp import PeerConfig
-from agent.config.epoch import supported_epochs
 from agent.config.file import parse
 from agent.config.schema import Config
 from agent.membership import identity
@@ -130,23 +129,3 @@ def test_ipv6_address_is_accepted_only_within_members_allow() -> None:
 
     assert accepted(inside) == inside
     assert accepted(outside) is None
-
-
-def test_epoch_covers_everything_that_decides_rows() -> None:
-    def epoch(old: str = "", new: str = "") -> int:
-        text = TEXT.replace(old, new)
-        assert old in TEXT
-        return supported_epochs(parse(text, "lb.yml"))[0].number
-
-    usual = epoch()
-    assert epoch("weight: 50", "weight: 60, when_no_member: drop") == usual
-    assert epoch("port: 443", "port: 444") == usual, "nodes may serve different services"
-    others = [
-        epoch("cluster: 7", "cluster: 8"),
-        epoch("members:", "table: {rows: 4096}\nmembers:"),
-        epoch("members:", "table: {chain: 3}\nmembers:"),
-        epoch("weight: 50", "hash: maglev"),
-        epoch("weight: 50", "affinity: 3-tuple"),
-        epoch("weight: 50", "affinity: 2-tuple"),
-    ]
-    assert len({usual, *others}) == 7
