@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the data path is told: rows, next hops and the MSS, brought into the kernel."""
+"""The state of the data path: rows, next hops and the MSS limit, written into the kernel's maps."""

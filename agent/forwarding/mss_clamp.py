@@ -48,7 +48,7 @@ def limit(service: ServiceConfig, outer: int, mtu: int) -> int | None:
 
 
 def limits(config: Config, mtu: int) -> dict[ServiceKey, int]:
-    """Return the MSS limit of each service with tunnels. With outer IPv6, nodes that have no IPv6 end need less room."""
+    """Return the MSS limit of each service with tunnels. With outer IPv6, nodes without an IPv6 end need less room."""
     outer = 6 if config.members.outer == "ipv6" else 4
     found = {key_of(service): limit(service, outer, mtu) for service in config.services}
     return {key: most for key, most in found.items() if most is not None}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Epochs that come, take each other's place and go, in real maps: what the program would read after each step."""
+"""Epochs that are added, switched and removed, in real maps: what the program would read after each step."""
 
 import asyncio
 import os
@@ -34,7 +34,7 @@ THIRD = Epoch(0x3E, 1, ROWS, 4, bytes(range(1, 17)))
 
 
 @pytest.fixture
-def tables(tmp_path: Path) -> Iterator[Maps]:
+def maps(tmp_path: Path) -> Iterator[Maps]:
     assert not os.geteuid(), "needs root"
     subprocess.run(["mount", "-t", "bpf", "bpf", tmp_path], check=True)
     try:
@@ -45,9 +45,9 @@ def tables(tmp_path: Path) -> Iterator[Maps]:
         subprocess.run(["umount", tmp_path], check=True)
 
 
-def sides(tables: Maps, *epochs: Epoch) -> EpochBanks:
-    kept = SLOTS if tables.conf() else ()
-    return EpochBanks(epochs, tables, SLOTS, kept)
+def banks(maps: Maps, *epochs: Epoch) -> EpochBanks:
+    kept = SLOTS if maps.conf() else ()
+    return EpochBanks(epochs, maps, SLOTS, kept)
 
 
 def apply(
@@ -58,9 +58,9 @@ def apply(
     asyncio.run(to.apply(epoch_switch, dict.fromkeys(SLOTS, members), hashes, INDEXES, BASE, now))
 
 
-def used(tables: Maps) -> tuple[Epoch | None, ...]:
-    """The epochs that the program uses by what it reads: their keys."""
-    conf = tables.conf()
+def used(maps: Maps) -> tuple[Epoch | None, ...]:
+    """Return the epochs that the program uses according to the keys that it reads."""
+    conf = maps.conf()
     assert conf is not None
     by_key = {epoch.key: epoch.number for epoch in (OLD, NEW, THIRD)}
     assert by_key[conf.hash_key] == conf.epoch
@@ -69,98 +69,98 @@ def used(tables: Maps) -> tuple[Epoch | None, ...]:
     return known[conf.epoch], known[conf.other.epoch] if conf.other else None
 
 
-def grace(tables: Maps, now: float) -> set[bool]:
-    """Whether rows are in grace now, of all services on all sides that are used."""
-    conf = tables.conf()
+def grace(maps: Maps, now: float) -> set[bool]:
+    """Return whether rows are in grace now, of all services in all banks in use."""
+    conf = maps.conf()
     assert conf is not None
-    there = [conf.bank, 1 - conf.bank] if conf.other else [conf.bank]
-    found = [tables.grace(slot, side) for slot in SLOTS.values() for side in there]
+    banks = [conf.bank, 1 - conf.bank] if conf.other else [conf.bank]
+    found = [maps.grace(slot, bank) for slot in SLOTS.values() for bank in banks]
     return {bool(one) for until in found if until is not None for one in np.unique(until > now * 10**9)}
 
 
-def test_a_switch(tables: Maps) -> None:
-    first = sides(tables, OLD)
+def test_a_switch(maps: Maps) -> None:
+    first = banks(maps, OLD)
     assert first.use is None
     apply(first, EpochUse(OLD.number))
-    assert used(tables) == (OLD, None)
-    assert tables.missing() == ["the node's own entry (index 1)"]
+    assert used(maps) == (OLD, None)
+    assert maps.missing() == ["the node's own entry (index 1)"]
 
-    second = sides(tables, NEW, OLD)  # the same node, with the new configuration
+    second = banks(maps, NEW, OLD)  # the same node with the new configuration
     assert second.use == EpochUse(OLD.number)
     apply(second, EpochUse(OLD.number), now=100.0)
-    assert used(tables) == (OLD, NEW)
-    conf = tables.conf()
+    assert used(maps) == (OLD, NEW)
+    conf = maps.conf()
     assert conf is not None
     assert conf.bank == 0
-    assert not (tables.grace(1, 0) > 100 * 10**9).any(), "what was there is not disturbed"  # type: ignore[operator]
+    assert not (maps.grace(1, 0) > 100 * 10**9).any(), "the rows in use do not change"  # type: ignore[operator]
 
     turns, switched = EpochUse(OLD.number, alternating=True), EpochUse(NEW.number, alternating=True)
     apply(second, EpochSwitch(EpochUse(OLD.number), turns, 200.0), now=200.0)
-    assert grace(tables, 200.0) == {True}, "before anything changes"
-    assert used(tables) == (OLD, NEW)
+    assert grace(maps, 200.0) == {True}, "before the use changes"
+    assert used(maps) == (OLD, NEW)
     apply(second, turns, now=202.0)
-    conf = tables.conf()
+    conf = maps.conf()
     assert conf is not None
     assert (conf.epoch, conf.other) == (OLD.number, OtherEpoch(NEW.key, NEW.number, alternating=True))
     apply(second, EpochSwitch(turns, switched, 203.0), now=203.0)
-    rows = tables.rows(1, 0)
+    rows = maps.rows(1, 0)
     apply(second, switched, now=205.0)
-    assert used(tables) == (NEW, OLD)
-    assert (tables.rows(1, 0) == rows).all()  # type: ignore[union-attr]
-    assert grace(tables, 205.0) == {True}
+    assert used(maps) == (NEW, OLD)
+    assert (maps.rows(1, 0) == rows).all()  # type: ignore[union-attr]
+    assert grace(maps, 205.0) == {True}
 
-    last = sides(tables, NEW)
+    last = banks(maps, NEW)
     assert last.use == switched
     apply(last, EpochUse(NEW.number), now=300.0)
-    assert used(tables) == (NEW, None)
-    assert tables.rows(1, 0) is None, "its memory is given back"
-    assert tables.rows(1, 1) is not None
+    assert used(maps) == (NEW, None)
+    assert maps.rows(1, 0) is None, "its memory is free"
+    assert maps.rows(1, 1) is not None
 
 
-def test_a_successor_with_the_same_configuration_changes_nothing(tables: Maps) -> None:
+def test_a_successor_with_the_same_configuration_changes_nothing(maps: Maps) -> None:
     use = EpochUse(NEW.number, alternating=True)
-    apply(sides(tables, NEW, OLD), use)
-    conf = tables.conf()
-    graces = [tables.grace(slot, side) for slot in SLOTS.values() for side in (0, 1)]
-    successor = sides(tables, NEW, OLD)
+    apply(banks(maps, NEW, OLD), use)
+    conf = maps.conf()
+    graces = [maps.grace(slot, bank) for slot in SLOTS.values() for bank in (0, 1)]
+    successor = banks(maps, NEW, OLD)
     assert successor.use == use
     apply(successor, use, now=500.0)
-    assert tables.conf() == conf
-    after = [tables.grace(slot, side) for slot in SLOTS.values() for side in (0, 1)]
+    assert maps.conf() == conf
+    after = [maps.grace(slot, bank) for slot in SLOTS.values() for bank in (0, 1)]
     assert all((a == b).all() for a, b in zip(graces, after, strict=True) if a is not None and b is not None)
     assert successor.complete
 
 
-def test_epochs_that_know_nothing_of_each_other(tables: Maps) -> None:
-    """A new key, and no word of the old one; then two new ones while both sides are taken."""
-    apply(sides(tables, OLD), EpochUse(OLD.number))
-    apply(sides(tables, NEW), EpochUse(NEW.number))
-    assert used(tables) == (NEW, None)
-    apply(sides(tables, NEW, OLD), EpochUse(NEW.number, alternating=True))
-    assert used(tables) == (NEW, OLD)
-    third = sides(tables, THIRD)
+def test_epochs_that_replace_each_other_without_a_switch(maps: Maps) -> None:
+    """A new key without `previous`; then two new epochs while both banks are in use."""
+    apply(banks(maps, OLD), EpochUse(OLD.number))
+    apply(banks(maps, NEW), EpochUse(NEW.number))
+    assert used(maps) == (NEW, None)
+    apply(banks(maps, NEW, OLD), EpochUse(NEW.number, alternating=True))
+    assert used(maps) == (NEW, OLD)
+    third = banks(maps, THIRD)
     assert third.use is None
     apply(third, EpochUse(THIRD.number))
-    assert used(tables) == (THIRD, None)
+    assert used(maps) == (THIRD, None)
     assert third.complete
-    apply(sides(tables, OLD, NEW), EpochUse(NEW.number))
-    assert used(tables) == (NEW, OLD)
-    assert tables.missing() == ["the node's own entry (index 1)"]
+    apply(banks(maps, OLD, NEW), EpochUse(NEW.number))
+    assert used(maps) == (NEW, OLD)
+    assert maps.missing() == ["the node's own entry (index 1)"]
 
 
-def test_the_next_switch_begins_while_the_last_epoch_is_still_kept(tables: Maps) -> None:
-    apply(sides(tables, NEW, OLD), EpochUse(NEW.number, alternating=True))
-    after = sides(tables, THIRD, NEW)
+def test_next_switch_starts_while_the_previous_epoch_is_still_supported(maps: Maps) -> None:
+    apply(banks(maps, NEW, OLD), EpochUse(NEW.number, alternating=True))
+    after = banks(maps, THIRD, NEW)
     assert after.use == EpochUse(NEW.number, alternating=True)
     apply(after, EpochUse(NEW.number))
-    assert used(tables) == (NEW, THIRD)
+    assert used(maps) == (NEW, THIRD)
 
 
-def test_an_epoch_with_fewer_rows_lies_in_the_same_maps(tables: Maps) -> None:
+def test_epoch_with_fewer_rows_uses_the_same_maps(maps: Maps) -> None:
     """The low bits of a hash are its row in both."""
-    made = sides(tables, SMALL, OLD)
+    made = banks(maps, SMALL, OLD)
     apply(made, EpochUse(OLD.number))
-    rows = tables.rows(1, 0)
+    rows = maps.rows(1, 0)
     assert rows is not None
     assert (rows[: ROWS // 2] == rows[ROWS // 2 :]).all()
     expected = algorithm.build(1, "rendezvous", ALL, ROWS // 2, 3)
@@ -170,8 +170,8 @@ def test_an_epoch_with_fewer_rows_lies_in_the_same_maps(tables: Maps) -> None:
         assert rows[row].tolist() == [*chain, *[0] * 5]
 
 
-def test_another_version_makes_other_rows(tables: Maps, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a later release would have it: two ways from members to rows, side by side."""
+def test_another_version_makes_other_rows(maps: Maps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a later release: two table algorithms at the same time."""
 
     def turned(members: tuple[Candidate, ...], rows: int, chain: int, before: object) -> object:
         table = algorithm.build(1, "rendezvous", members, rows, chain)
@@ -179,17 +179,17 @@ def test_another_version_makes_other_rows(tables: Maps, monkeypatch: pytest.Monk
 
     monkeypatch.setitem(algorithm.ALGORITHMS, 2, {"rendezvous": turned, "maglev": turned})
     later = Epoch(0x4E, 2, ROWS, 4, OLD.key)
-    made = sides(tables, later, OLD)
+    made = banks(maps, later, OLD)
     apply(made, EpochUse(OLD.number))
     assert made.row("web", later.number, 5) == made.row("web", OLD.number, 4)
     assert made.row("web", later.number, 5) != made.row("web", OLD.number, 5)
 
 
-def test_members_change_on_both_sides(tables: Maps) -> None:
-    made = sides(tables, NEW, OLD)
+def test_members_change_in_both_banks(maps: Maps) -> None:
+    made = banks(maps, NEW, OLD)
     apply(made, EpochUse(OLD.number))
     apply(made, EpochUse(OLD.number), ALL[:2], now=50.0)
-    for slot, side in ((slot, side) for slot in SLOTS.values() for side in (0, 1)):
-        rows = tables.rows(slot, side)
+    for slot, bank in ((slot, bank) for slot in SLOTS.values() for bank in (0, 1)):
+        rows = maps.rows(slot, bank)
         assert rows is not None
         assert set(np.unique(rows)) == {0, 1, 2}

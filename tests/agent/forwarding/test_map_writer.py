@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A view carried into real maps: what the program will read of services, nodes, prefixes and the deny list."""
+"""A view written into real maps: the services, nodes, prefixes and deny list that the program reads."""
 
 import asyncio
 import os
@@ -47,28 +47,28 @@ ALL = tuple(Candidate(address, 100, 100, State.UP) for address in (A, B, C))
 
 
 @dataclass
-class Maps:
-    """All of a data path that the map_writer uses: its tables."""
+class FakeDataPath:
+    """All of a data path that the map writer uses: its maps."""
 
     tables: Maps
 
 
 @pytest.fixture
-def maps(tmp_path: Path) -> Iterator[Maps]:
+def datapath(tmp_path: Path) -> Iterator[FakeDataPath]:
     assert not os.geteuid(), "needs root"
     subprocess.run(["mount", "-t", "bpf", "bpf", tmp_path], check=True)
     try:
         folder = tmp_path / "maps"
         folder.mkdir()
-        tables = Maps.open(folder, 4096)
-        yield Maps(tables)
-        tables.close()
+        maps = Maps.open(folder, 4096)
+        yield FakeDataPath(maps)
+        maps.close()
     finally:
         subprocess.run(["umount", tmp_path], check=True)
 
 
-def map_writer(maps: Maps, config: Config = CONFIG) -> MapWriter:
-    return MapWriter(config, supported_epochs(config), cast(DataPath, maps), A, A6, config.deny)
+def map_writer(datapath: FakeDataPath, config: Config = CONFIG) -> MapWriter:
+    return MapWriter(config, supported_epochs(config), cast(DataPath, datapath), A, A6, config.deny)
 
 
 def apply(
@@ -76,72 +76,72 @@ def apply(
 ) -> None:
     ends = {A: A6, B: B6, C: None}
     present = dict.fromkeys(("web", "six"), members)
-    there = {c.address: ends[c.address] for c in members}
+    present_ends = {c.address: ends[c.address] for c in members}
     epoch_switch = epoch_switch or EpochSwitch(EpochUse(supported_epochs(CONFIG)[0].number))
-    asyncio.run(to.apply(present, {"web": True, "six": False}, there, epoch_switch, now))
+    asyncio.run(to.apply(present, {"web": True, "six": False}, present_ends, epoch_switch, now))
 
 
-def test_what_the_program_reads(maps: Maps) -> None:
-    made = map_writer(maps)
+def test_what_the_program_reads(datapath: FakeDataPath) -> None:
+    made = map_writer(datapath)
     apply(made, ALL)
     web, six = CONFIG.services
-    assert maps.tables.services() == {
+    assert datapath.tables.services() == {
         key_of(web): ServiceEntry(1, True, Affinity.TWO_TUPLE, Forward.GUE, drop_no_member=True),
         key_of(six): ServiceEntry(2, False, Affinity.FIVE_TUPLE, Forward.L2),
     }
-    assert maps.tables.node_prefixes() == {IPv4Network("10.0.0.0/24"), IPv6Network("2001:db8::/64")}
-    assert maps.tables.denied() == {IPv4Network("198.51.100.0/24")}
-    conf = maps.tables.conf()
+    assert datapath.tables.node_prefixes() == {IPv4Network("10.0.0.0/24"), IPv6Network("2001:db8::/64")}
+    assert datapath.tables.denied() == {IPv4Network("198.51.100.0/24")}
+    conf = datapath.tables.conf()
     assert conf is not None
     assert (conf.address, conf.address6, conf.hash_key) == (A, A6, CONFIG.hash_key)
     assert made.ready
     assert made.digest("web") != made.digest("six"), "rendezvous and maglev"
 
 
-def test_a_next_hop_goes_to_the_end_that_tunnels_use(maps: Maps) -> None:
-    made = map_writer(maps)
+def test_next_hop_of_the_address_that_tunnels_use(datapath: FakeDataPath) -> None:
+    made = map_writer(datapath)
     apply(made, ALL)
-    assert maps.tables.nodes()[2] == NodeEntry(B, 12, None, address6=B6, outer6=True)
+    assert datapath.tables.nodes()[2] == NodeEntry(B, 12, None, address6=B6, outer6=True)
     made.set_hop(B, NextHop(MAC))
-    assert maps.tables.nodes()[2].mac is None, "this is not the end that packets are sent to"
+    assert datapath.tables.nodes()[2].mac is None, "packets are not sent to this address"
     made.set_hop(B6, NextHop(MAC, False, 3, SOURCE, 7, 1400))
-    assert maps.tables.nodes()[2] == NodeEntry(B, 12, MAC, False, B6, True, 3, SOURCE, 7, 1400)
+    assert datapath.tables.nodes()[2] == NodeEntry(B, 12, MAC, False, B6, True, 3, SOURCE, 7, 1400)
     assert made.unlisted_egress({3}) == []
     assert made.unlisted_egress({4}) == [(B, 3)]
     path = SimpleNamespace(uplinks=[SimpleNamespace(ifindex=3)], mode="native")
     made.set_hop(B6, NextHop(MAC, False, 1, SOURCE))
-    (told,) = unlisted_interfaces(made, cast(DataPath, path))
-    assert told == "10.0.0.12 is reached by lo, where XDP may be unable to send; list it in node.interfaces"
+    (problem,) = unlisted_interfaces(made, cast(DataPath, path))
+    assert problem == "10.0.0.12 is reached by lo, where XDP may be unable to send; list it in node.interfaces"
     path.mode = "generic"
-    assert unlisted_interfaces(made, cast(DataPath, path)) == [], "there the kernel sends by any interface"
+    assert unlisted_interfaces(made, cast(DataPath, path)) == [], "in generic mode the kernel sends by any interface"
     made.set_hop(C, NextHop(MAC))
-    assert maps.tables.nodes()[3] == NodeEntry(C, 13, MAC), "it told no IPv6 address"
+    assert datapath.tables.nodes()[3] == NodeEntry(C, 13, MAC), "its identity has no IPv6 address"
     assert made.reaches([B6, C])
 
 
-def test_a_successor_takes_over_what_is_there(maps: Maps) -> None:
-    first = map_writer(maps)
+def test_successor_takes_over_the_maps(datapath: FakeDataPath) -> None:
+    first = map_writer(datapath)
     apply(first, ALL)
     first.set_hop(B6, NextHop(MAC, False, 3, SOURCE, 7, 1400))
-    second = map_writer(maps)
+    second = map_writer(datapath)
     assert second.known_hop(B6) == NextHop(MAC, False, 3, SOURCE, 7, 1400)
-    nodes, grace = maps.tables.nodes(), maps.tables.grace(1)
+    nodes, grace = datapath.tables.nodes(), datapath.tables.grace(1)
     apply(second, ALL, now=500.0)
-    assert maps.tables.nodes() == nodes
+    assert datapath.tables.nodes() == nodes
     assert grace is not None
-    assert (maps.tables.grace(1) == grace).all(), "nothing changed, so no row is in grace anew"
+    assert (datapath.tables.grace(1) == grace).all(), "nothing changed, so no row is in grace again"
 
 
-def test_only_changed_rows_are_in_grace_and_a_gone_node_is_cleared(maps: Maps) -> None:
-    made = map_writer(maps)
+def test_only_changed_rows_are_in_grace_and_a_removed_node_is_cleared(datapath: FakeDataPath) -> None:
+    made = map_writer(datapath)
     apply(made, ALL)
-    rows = maps.tables.rows(1)
+    rows = datapath.tables.rows(1)
     apply(made, ALL[:2], now=100.0)
-    after, grace = maps.tables.rows(1), maps.tables.grace(1)
+    after, grace = datapath.tables.rows(1), datapath.tables.grace(1)
     assert rows is not None
     assert after is not None
     assert grace is not None
     assert ((rows != after).any(axis=1) <= (grace > 100 * 10**9)).all()
-    assert C not in {entry.address for entry in maps.tables.nodes().values()}
+    assert C not in {entry.address for entry in datapath.tables.nodes().values()}
     made.deny([IPv6Network("2001:db8:bad::/48")])
-    assert maps.tables.denied() == {IPv6Network("2001:db8:bad::/48")}
+    assert datapath.tables.denied() == {IPv6Network("2001:db8:bad::/48")}

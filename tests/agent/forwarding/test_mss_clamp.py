@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How large a segment may be for each kind of tunnel, and on which interfaces that is seen to."""
+"""The largest segment for each kind of tunnel, and the interfaces that get the filter."""
 
 from ipaddress import ip_address
 
@@ -51,11 +51,11 @@ def test_no_limit_without_a_tunnel_or_without_tcp() -> None:
     assert limits(config(protocol="udp"), 1500) == {}
 
 
-def test_a_tiny_mtu_makes_no_nonsense() -> None:
+def test_tiny_mtu_gives_the_least_mss() -> None:
     assert set(limits(config(), 68).values()) == {48}
 
 
-def test_interfaces_are_the_uplinks_and_where_answers_leave() -> None:
+def test_interfaces_are_the_uplinks_and_the_egress_of_answers() -> None:
     mac = bytes(6)
     links = {i: Link(i, name, mac, 1500) for i, name in enumerate(("lo", "eth1", "eth2", "eth3"), 1)}
     links[9] = Link(9, "tun0", b"", 1500)
