@@ -81,7 +81,7 @@ class PeerConfig(Section):
     def _check(self) -> Self:
         if self.multihop and self.ttl_security:
             raise fault(
-                "multihop", "contradicts ttl_security, which is for a directly connected router; give one of them"
+                "multihop", "contradicts ttl_security (a directly connected router); give one of them"
             )
         if self.interface and self.multihop:
             raise fault("multihop", f"{self.address} is link-local, so directly connected")
@@ -138,7 +138,7 @@ class BgpConfig(Section):
         for i, name in enumerate(names):
             if name in names[:i]:
                 alike = self.peers[names.index(name)].address != self.peers[i].address
-                why = "; ExaBGP distinguishes neighbors by address, not by interface" if alike else ""
+                why = "; ExaBGP distinguishes neighbors by address only" if alike else ""
                 raise fault(f"peers[{i}].address", f"{name} is listed twice{why}")
         if not any("ipv4" in peer.carries for peer in self.peers):
             raise fault("peers", "no peer carries ipv4, which the nodes' identities need; add it to a peer's families")

@@ -184,7 +184,7 @@ class Config(Section):
         for k, community in enumerate(announce.large_communities):
             if community[0] == self.cluster:
                 where = f"services[{i}].announce.large_communities[{k}]"
-                raise fault(where, "starts with the cluster's number, which is reserved for identities")
+                raise fault(where, "starts with the cluster's number, reserved for identities")
 
     def _check_tags(self) -> None:
         """Check that no two nodes can have the same tag: identities and markers name a node by it."""
