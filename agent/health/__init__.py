@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether this node's own services serve."""
+"""The health checks of this node's own services."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rise and fall: when answers turn a service healthy or unhealthy. Pure; the asking is probe.py's."""
+"""Rise and fall: how many answers in a row make a service healthy or unhealthy. Pure; probe.py gets the answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """A service's health. `streak` counts the answers in a row that speak against the present state."""
+    """A service's health. `streak` counts the last answers in a row that contradict it."""
 
     healthy: bool
     streak: int
@@ -18,12 +18,12 @@ class Health:
 
     @staticmethod
     def unknown(now: float) -> Health:
-        """Before the first answer a service is unhealthy: nothing is announced on a guess."""
+        """Return the health before the first answer: unhealthy, since nothing is announced on a guess."""
         return Health(healthy=False, streak=0, since=now, why="not checked yet")
 
 
 def judge(health: Health, good: bool, why: str, rise: int, fall: int, now: float) -> Health:
-    """The health after one more answer: `rise` good ones in a row turn it up, `fall` bad ones down."""
+    """Return the health after one more answer: `rise` good ones in a row make it healthy, `fall` bad ones unhealthy."""
     if good == health.healthy:
         return replace(health, streak=0, why=why)
     streak = health.streak + 1
@@ -33,11 +33,11 @@ def judge(health: Health, good: bool, why: str, rise: int, fall: int, now: float
 
 
 def disable(health: Health, file: str, now: float) -> Health:
-    """The health while the operator's file lies there: unhealthy at once, for good answers do not count then."""
+    """Return the health while the operator's file exists: unhealthy at once, and good answers do not count."""
     why = f"disabled: {file} exists"
     return replace(health, streak=0, why=why) if not health.healthy else Health(False, 0, now, why)
 
 
 def pause_s(health: Health, interval_s: float, fast_interval_s: float | None) -> float:
-    """How long to wait for the next answer: less while the last ones speak against the present state."""
+    """Return how long to wait before the next probe: less while the last answers contradict the current state."""
     return interval_s if health.streak == 0 or fast_interval_s is None else min(fast_interval_s, interval_s)

@@ -152,9 +152,9 @@ PROBE_WITHOUT_THE_VIP = f"""
 import asyncio, subprocess
 from ipaddress import IPv4Address
 from agent.config.service import HealthConfig
-from agent.health.probe import ask
+from agent.health.probe import probe
 subprocess.run(["ip", "address", "del", "{VIP}/32", "dev", "lo"], check=True)
-print(asyncio.run(ask(IPv4Address("{VIP}"), 7000, HealthConfig())))
+print(asyncio.run(probe(IPv4Address("{VIP}"), 7000, HealthConfig())))
 """
 
 
