@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The identity vocabulary: what is encoded is read back, and what is not sound is refused with a reason."""
+"""Identities as large communities: they decode as encoded, and malformed ones are refused with a reason."""
 
 from ipaddress import IPv4Address, IPv6Address
 
@@ -43,25 +43,25 @@ def test_the_wire_format_is_frozen():
 
 def test_the_wire_format_of_a_vip_that_is_not_announced_is_frozen():
     identity = Identity(CLUSTER, IPv4Address("10.0.0.11"), 7, {0x1234567: ServiceState(100, 50, "up", announced=False)})
-    said = community.encode(identity)
-    assert said[2:] == ((65001, 0x31234567, 1 << 28 | 100 << 14 | 50), (65001, 0xA1234567, 1))
-    # One who does not know the type hears the rest.
-    older = community.decode(said[:3], CLUSTER)
+    encoded = community.encode(identity)
+    assert encoded[2:] == ((65001, 0x31234567, 1 << 28 | 100 << 14 | 50), (65001, 0xA1234567, 1))
+    # A reader that does not know the type decodes the rest.
+    older = community.decode(encoded[:3], CLUSTER)
     assert older is not None
     assert older.services == {0x1234567: ServiceState(100, 50, "up")}
 
 
 def test_the_wire_format_of_an_ipv6_address_is_frozen():
     identity = Identity(CLUSTER, IPv4Address("10.0.0.11"), 7, {}, IPv6Address("2001:db8:0:a::b"))
-    said = community.encode(identity)
-    assert said[2:] == (
+    encoded = community.encode(identity)
+    assert encoded[2:] == (
         (65001, 0x40000000, 0x20010DB8),
         (65001, 0x50000000, 0x0000000A),
         (65001, 0x60000000, 0),
         (65001, 0x70000000, 0x0000000B),
     )
-    for part in said[2:]:
-        left = [other for other in said if other != part]
+    for part in encoded[2:]:
+        left = [other for other in encoded if other != part]
         assert community.decode(left, CLUSTER) is None
         assert community.problem(left, CLUSTER) == "identity: cluster 65001 with 3 of the 4 parts of an IPv6 address"
 
@@ -93,21 +93,21 @@ def test_service_ids_are_frozen_and_28_bits():
 
 
 @given(IDENTITIES, st.permutations(range(4)))
-def test_round_trip_in_any_order_among_strangers(identity, order):
-    said = [*community.encode(identity), (1, 2, 3), (identity.cluster, 15 << 28, 5)]
-    said.sort(key=lambda c: order[hash(c) % 4])
-    assert community.decode(said, identity.cluster) == identity
-    assert community.problem(said, identity.cluster) is None
+def test_round_trip_in_any_order_among_other_communities(identity, order):
+    communities = [*community.encode(identity), (1, 2, 3), (identity.cluster, 15 << 28, 5)]
+    communities.sort(key=lambda c: order[hash(c) % 4])
+    assert community.decode(communities, identity.cluster) == identity
+    assert community.problem(communities, identity.cluster) is None
 
 
-def test_of_another_cluster_is_not_ours_and_no_problem():
-    said = community.encode(Identity(64999, IPv4Address("10.0.0.1"), 1))
-    assert community.decode(said, CLUSTER) is None
-    assert community.problem(said, CLUSTER) is None
+def test_identity_of_another_cluster_is_ignored():
+    encoded = community.encode(Identity(64999, IPv4Address("10.0.0.1"), 1))
+    assert community.decode(encoded, CLUSTER) is None
+    assert community.problem(encoded, CLUSTER) is None
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("communities", "reason"),
     [
         ([(CLUSTER, 2 << 28, 7)], "without an address"),
         ([(CLUSTER, 1 << 28, 7)], "without an epoch"),
@@ -118,15 +118,15 @@ def test_of_another_cluster_is_not_ours_and_no_problem():
         ),
     ],
 )
-def test_malformed_is_refused_with_the_reason(said, reason):
-    assert community.decode(said, CLUSTER) is None
-    assert reason in (community.problem(said, CLUSTER) or "")
+def test_malformed_identity_is_refused_with_a_reason(communities, reason):
+    assert community.decode(communities, CLUSTER) is None
+    assert reason in (community.problem(communities, CLUSTER) or "")
 
 
 @given(st.lists(st.tuples(st.just(CLUSTER), U32, U32), max_size=12))
-def test_no_input_raises(said):
-    found, why = community.decode(said, CLUSTER), community.problem(said, CLUSTER)
-    assert (found is None) == (why is not None or not said)
+def test_no_input_raises(communities):
+    identity, reason = community.decode(communities, CLUSTER), community.problem(communities, CLUSTER)
+    assert (identity is None) == (reason is not None or not communities)
 
 
 @pytest.mark.parametrize(
@@ -142,19 +142,19 @@ def test_no_input_raises(said):
         Identity(CLUSTER, IPv4Address("10.0.0.1"), 1, {1: ServiceState(1, 1, "lost")}),
     ],
 )
-def test_what_does_not_fit_is_not_encoded(identity):
+def test_field_out_of_range_is_not_encoded(identity):
     with pytest.raises(BgpError):
         community.encode(identity)
 
 
-def test_a_service_in_a_state_of_a_later_version_is_passed_over():
-    said = [
+def test_service_in_an_unknown_state_is_skipped():
+    communities = [
         (CLUSTER, 1 << 28, 7),
         (CLUSTER, 2 << 28, 1),
         (CLUSTER, 3 << 28 | 5, 9 << 28),
         (CLUSTER, 3 << 28 | 6, 1 << 28),
     ]
-    identity = community.decode(said, CLUSTER)
+    identity = community.decode(communities, CLUSTER)
     assert identity is not None
     assert list(identity.services) == [6]
-    assert community.problem(said, CLUSTER) is None
+    assert community.problem(communities, CLUSTER) is None

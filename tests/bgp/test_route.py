@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes: canonical, checked, and rendered so that nothing but a route reaches ExaBGP."""
+"""Routes: canonical, checked, and rendered so that no other command can reach ExaBGP."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from bgp.errors import BgpError
 from bgp.route import Route
 
 
-def test_equal_routes_compare_equal_however_they_were_written():
+def test_equal_routes_compare_equal_in_any_spelling():
     one = Route.of("2001:db8::/32", "2001:DB8:0::1", [[3, 2, 1], [1, 2, 3], [1, 2, 3]])
     other = Route.of("2001:0db8::/32", "2001:db8::1", [[1, 2, 3], [3, 2, 1]])
     assert one == other
@@ -44,7 +44,7 @@ def test_commands():
 
 
 @pytest.mark.parametrize(
-    ("prefix", "next_hop", "end", "told"),
+    ("prefix", "next_hop", "local_address", "advertised"),
     [
         ("10.99.0.1/32", "10.0.0.11", "10.0.1.11", "10.0.1.11"),
         ("10.99.0.1/32", "10.0.0.11", "2001:db8::b", "10.0.0.11"),
@@ -53,11 +53,11 @@ def test_commands():
         ("2001:db8:99::1/128", "2001:db8::b", "fe80::b", "2001:db8::b"),
     ],
 )
-def test_own_next_hop_is_the_sessions_end_if_that_can_be_one(prefix, next_hop, end, told):
+def test_next_hop_self_is_our_address_of_the_session_if_usable(prefix, next_hop, local_address, advertised):
     own = Route.of(prefix, next_hop, next_hop_self=True)
-    assert own.for_neighbor(65001, 65000, end) == Route.of(prefix, told)
+    assert own.for_neighbor(65001, 65000, local_address) == Route.of(prefix, advertised)
     fixed = Route.of(prefix, next_hop)
-    assert fixed.for_neighbor(65001, 65000, end) == fixed, "set by the operator"
+    assert fixed.for_neighbor(65001, 65000, local_address) == fixed, "set by the operator"
 
 
 @pytest.mark.parametrize(
@@ -87,6 +87,6 @@ def test_own_next_hop_is_the_sessions_end_if_that_can_be_one(prefix, next_hop, e
         {"prefix": "10.99.0.1/32", "next_hop": "10.0.0.1", "large_comunities": []},
     ],
 )
-def test_what_is_not_a_route_is_refused(value):
+def test_malformed_route_is_refused(value):
     with pytest.raises(BgpError, match="route"):
         Route.from_json(value)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A router, a switch and two servers: the lab of the BFD tests, and the ways into it.
+"""The lab of the BFD tests: a router, a switch and two servers, with a sniffer and CPU load.
 
-    b1 10.0.0.11 ──┐                         b1 and the router watch each other by BFD;
-     with BFD      ├── switch ── router      b2 is the control: the same without.
+    b1 10.0.0.11 ──┐                         b1 and the router monitor each other by BFD;
+     with BFD      ├── switch ── router      b2 is the control, without BFD.
     b2 10.0.0.12 ──┘             10.0.0.1    All hold times are 90 s.
 
-A switch's port that is set to "disabled" drops packets both ways, and nobody's link goes down.
+A switch port in state "disabled" drops packets in both directions, and no link goes down.
 """
 
 from __future__ import annotations
@@ -89,11 +89,11 @@ reload(config) if "reload" in sys.argv else run(config)
 
 
 def router_config(router: str) -> str:
-    """The router's side, as `lbctl announce config` prints it."""
+    """Return the router's configuration, as `lbctl announce config` prints it."""
     plain = SessionSettings(IPv4Address("10.0.0.1"), ("ipv4",), hold_time_s=HOLD_TIME_S)
-    watched = replace(plain, bfd=BfdTimers(INTERVAL_MS, MULTIPLIER))
+    monitored = replace(plain, bfd=BfdTimers(INTERVAL_MS, MULTIPLIER))
     neighbors = (
-        Neighbor("b1", IPv4Address("10.0.0.11"), 65001, watched),
+        Neighbor("b1", IPv4Address("10.0.0.11"), 65001, monitored),
         Neighbor("b2", IPv4Address("10.0.0.12"), 65001, plain),
     )
     facts = Router(
@@ -108,22 +108,22 @@ def router_config(router: str) -> str:
 
 
 class Server:
-    """One server: its speaker, and an agent that wishes the VIP while it talks."""
+    """One server: its speaker, and an agent that desires the VIP while it runs."""
 
     def __init__(self, lab: Lab, name: str, logs: Path, bfd: bool) -> None:
         self.lab, self.name = lab, name
         self.address = f"10.0.0.{10 + int(name[1])}"
         self.log = logs / f"{name}.log"
-        self.speaker = lab.spawn(name, self._speak("run", bfd), log=self.log)
+        self.speaker = lab.spawn(name, self._speaker_argv("run", bfd), log=self.log)
         self.snapshots: list[Snapshot] = []
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def reload(self, bfd: bool) -> None:
-        """Have its ExaBGP read the configuration with BFD, or without."""
-        self.lab.exec(self.name, self._speak("reload", bfd))
+        """Reload its ExaBGP with BFD, or without."""
+        self.lab.exec(self.name, self._speaker_argv("reload", bfd))
 
-    def _speak(self, verb: str, bfd: bool) -> list[str]:
+    def _speaker_argv(self, verb: str, bfd: bool) -> list[str]:
         return [sys.executable, "-c", SPEAK, self.address, verb, *(["bfd"] if bfd else [])]
 
     def start_agent(self) -> None:
@@ -138,7 +138,7 @@ class Server:
 
     @property
     def peer(self) -> Peer | None:
-        """What the agent knows of the router."""
+        """The router in the agent's last snapshot."""
         return self.snapshots[-1].peers[0] if self.snapshots and self.snapshots[-1].peers else None
 
     @property
@@ -146,7 +146,7 @@ class Server:
         return self.peer.bfd if self.peer else None
 
     def helper(self, archive: str) -> int | None:
-        """The process of ExaBGP's that runs an archive."""
+        """Return the process id of the helper that runs an archive."""
         children = Path(f"/proc/{self.speaker.pid}/task/{self.speaker.pid}/children").read_text().split()
         for child in children:
             if f"/{archive}\0".encode() in Path(f"/proc/{child}/cmdline").read_bytes():
@@ -163,7 +163,7 @@ class Server:
 
 
 class Cluster:
-    """The lab, its servers, and what the router's kernel and its BFD say."""
+    """The lab, its servers, and the state of the router's kernel and its BFD."""
 
     def __init__(self, lab: Lab, router: str, logs: Path) -> None:
         self.lab, self.router = lab, router
@@ -184,24 +184,24 @@ class Cluster:
         return set(re.findall(r"via ([0-9.]+)", self.lab.exec("router", ["ip", "route", "show", VIP]).stdout))
 
     def events(self) -> list[str]:
-        """What the router's kernel told of the VIP, a line each but for those of further next hops."""
+        """Return the changes of the VIP in the router's kernel: a line each, without those of further next hops."""
         return [line for line in self._log.read_text().splitlines() if VIP[:-3] in line]
 
     def alone_at(self, since: int, address: str) -> float:
-        """When the router's kernel, so many events ago, got the VIP by this next hop alone, as time.time()."""
+        """Return when the router's kernel first had this next hop alone, after `since` events, as time.time()."""
         pattern = re.compile(rf"\[(\S+)\] {VIP[:-3]} .*via {address} ")
         wait_for(lambda: any(map(pattern.match, self.events()[since:])), "the event")
         time_of = next(found[1] for line in self.events()[since:] if (found := pattern.match(line)))
         return datetime.fromisoformat(time_of).timestamp()
 
     def block(self, port: int, blocked: bool = True) -> float:
-        """Drop all packets at a port of the switch, or no longer; when that was, as time.time()."""
+        """Drop all packets at a port of the switch, or stop dropping them; return when, as time.time()."""
         state = "disabled" if blocked else "forwarding"
         command = f"date +%s.%N; bridge link set dev eth{port} state {state}"
         return float(self.lab.exec("switch", ["sh", "-c", command]).stdout)
 
     def router_session(self) -> tuple[str, Since | int]:
-        """The router's word on b1: up or down, and what tells this session from another."""
+        """Return the router's state of b1's session, up or down, and a value that changes with each session."""
         if self.router == "bird":
             text = self.lab.exec("router", ["birdc", "show", "bfd", "sessions"]).stdout
             found = re.search(r"10\.0\.0\.11\s+\S+\s+(\S+)\s+(\S+)", text)
@@ -213,8 +213,8 @@ class Cluster:
         return state[0]["status"], peers[0]["session-down"]
 
     @property
-    def whole(self) -> bool:
-        """Whether all is as after the start."""
+    def converged(self) -> bool:
+        """Whether the state is the one after the start."""
         return (
             self.next_hops() == {"10.0.0.11", "10.0.0.12"}
             and self.b1.bfd is not None
@@ -225,7 +225,7 @@ class Cluster:
 
 
 class Sniffer:
-    """What passes an interface: the times of BFD packets, as the kernel took them, and the ends of BGP sessions."""
+    """A capture on an interface: the kernel's timestamps of BFD packets, and NOTIFICATIONs with BFD Down."""
 
     def __init__(self, pid: int, interface: str) -> None:
         with inside_net(pid):
@@ -240,7 +240,7 @@ class Sniffer:
         """How many BGP NOTIFICATIONs with Cease, "BFD Down" (RFC 9384) passed."""
 
     def take(self) -> None:
-        """Read what has come."""
+        """Read the packets captured since the last call."""
         while True:
             try:
                 data, extra, _flags, address = self._socket.recvmsg(2048, 64)
@@ -258,13 +258,13 @@ class Sniffer:
                 self.not_up += packet is None or packet.state is not SessionState.UP
 
     def gaps(self, address: str) -> list[float]:
-        """The seconds between packets of one sender, sorted."""
+        """Return the seconds between packets of one sender, sorted."""
         times = self.times.get(address, [])
         return sorted(b - a for a, b in itertools.pairwise(times))
 
 
 class Load:
-    """Busy processes, so many on each core."""
+    """Busy processes, `per_core` of them for each core."""
 
     def __init__(self, per_core: int, cores: int) -> None:
         argv = [sys.executable, "-S", "-c", "while True: pass"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a BGP speaker said on the wire: from a capture to its messages, read by nobody's code but this (RFC 4271, 4760).
+"""The BGP messages of a speaker in a packet capture, decoded by code of its own (RFC 4271, RFC 4760).
 
 header  16 x 0xff, length (2), type (1)                                                        section 4.1
 UPDATE  withdrawn length (2), prefixes; attributes length (2), attributes; prefixes            section 4.3
@@ -23,17 +23,17 @@ OPEN, UPDATE, NOTIFICATION, KEEPALIVE = 1, 2, 3, 4
 
 
 @dataclass
-class Said:
-    """All that one address told others, over all its connections."""
+class SentMessages:
+    """The BGP messages that one address sent, over all its connections."""
 
     types: list[int] = field(default_factory=list)
-    announced: list[tuple[str, str]] = field(default_factory=list)
+    advertised: list[tuple[str, str]] = field(default_factory=list)
     """Prefix and next hop."""
     withdrawn: list[str] = field(default_factory=list)
 
 
-def said_by(capture: Path, speaker: str) -> Said:
-    """Read a capture file."""
+def read_capture(capture: Path, speaker: str) -> SentMessages:
+    """Read a capture file; `speaker` is the address whose messages count."""
     streams: dict[tuple[str, int, int], dict[int, bytes]] = {}
     with PcapReader(str(capture)) as packets:
         for packet in packets:
@@ -49,14 +49,14 @@ def said_by(capture: Path, speaker: str) -> Said:
                 start[tcp.seq + 1] = b""
             elif len(data) > len(start.get(tcp.seq, b"")):
                 start[tcp.seq] = data
-    said = Said()
+    sent = SentMessages()
     for segments in streams.values():
-        _read(_assembled(segments), said)
-    return said
+        _read(_assembled(segments), sent)
+    return sent
 
 
 def _assembled(segments: dict[int, bytes]) -> bytes:
-    """The bytes of a connection in order, however often they were sent. AssertionError: the capture lacks some."""
+    """Return the bytes of a connection in order, without retransmissions. AssertionError if the capture lacks some."""
     whole = b""
     begin = min(segments)
     for sequence, data in sorted(segments.items()):
@@ -66,19 +66,19 @@ def _assembled(segments: dict[int, bytes]) -> bytes:
     return whole
 
 
-def _read(stream: bytes, said: Said) -> None:
+def _read(stream: bytes, sent: SentMessages) -> None:
     while len(stream) >= 19:
         assert stream[:16] == b"\xff" * 16, "not a BGP message"
         length, kind = struct.unpack("!HB", stream[16:19])
-        said.types.append(kind)
+        sent.types.append(kind)
         if kind == UPDATE:
-            _update(stream[19:length], said)
+            _update(stream[19:length], sent)
         stream = stream[length:]
 
 
-def _update(body: bytes, said: Said) -> None:
+def _update(body: bytes, sent: SentMessages) -> None:
     (length,) = struct.unpack("!H", body[:2])
-    said.withdrawn += _prefixes(body[2 : 2 + length], 4)
+    sent.withdrawn += _prefixes(body[2 : 2 + length], 4)
     body = body[2 + length :]
     (length,) = struct.unpack("!H", body[:2])
     attributes, nlri = body[2 : 2 + length], body[2 + length :]
@@ -92,12 +92,12 @@ def _update(body: bytes, said: Said) -> None:
             next_hop = str(ip_address(value))
         elif kind == 14:
             hop = value[4 : 4 + value[3]]
-            said.announced += [
+            sent.advertised += [
                 (prefix, str(ip_address(hop[:16]))) for prefix in _prefixes(value[5 + value[3] :], _width(value))
             ]
         elif kind == 15:
-            said.withdrawn += _prefixes(value[3:], _width(value))
-    said.announced += [(prefix, next_hop) for prefix in _prefixes(nlri, 4)]
+            sent.withdrawn += _prefixes(value[3:], _width(value))
+    sent.advertised += [(prefix, next_hop) for prefix in _prefixes(nlri, 4)]
 
 
 def _width(value: bytes) -> int:

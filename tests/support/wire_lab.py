@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lab of the wire tests: two servers whose sessions each test sets up as it needs, behind three BIRD routers.
+"""The lab of the wire tests: two servers behind three BIRD routers; each test configures the sessions that it needs.
 
     b1 eth1 10.0.0.11 2001:db8::11 fe80::11 ──┐
                                               ├── r1 (a bridge) 10.0.0.1 2001:db8::1 fe80::1, AS 65000
     b2 eth1 10.0.0.12 2001:db8::12 ───────────┤     │
     b1 eth2 10.0.1.11 ── r2 10.0.1.1, AS 65002      └── 10.0.9.1 ── 10.0.9.2 r3, AS 65003: a hop away
 
-The speakers are `lbctl bgp run` with an lb.yml of the test's; the agent is a RelayClient that wishes `wish`. What is
-asserted is what the routers' BIRD and kernel say.
+The speakers are `lbctl bgp run` with an lb.yml of the test; the agent is a RelayClient that sends `desired`. The tests
+check the state of the routers' BIRD and kernel.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def session(
     connect: str = "passive on",
     more: str = "",
 ) -> str:
-    """A session in BIRD's words."""
+    """Return a BGP session in BIRD's configuration language."""
     channels = " ".join(CHANNEL.format(family=family) for family in families)
     return SESSION.format(
         name=name,
@@ -147,27 +147,27 @@ TO_R1 = "{address: 10.0.0.1, as: 65000, hold_time_s: 3}"
 
 
 class Node:
-    """One server: its lb.yml, its speaker, and an agent that wishes `wish` while it is not silenced."""
+    """One server: its lb.yml, its speaker, and an agent that sends `desired` while `agent_active`."""
 
     def __init__(self, lab: Lab, name: str, folder: Path) -> None:
         self.lab, self.name, self.log = lab, name, folder / f"{name}.log"
         self.address = f"10.0.0.{10 + int(name[1])}"
         self.address6 = f"2001:db8::{10 + int(name[1])}"
         self.snapshots: list[Snapshot] = []
-        self.wish: list[Route] = self.usual
-        self.talking = True
+        self.desired: list[Route] = self.default_routes
+        self.agent_active = True
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.speaker: subprocess.Popen[bytes] | None = None
 
     @property
     def identity(self) -> Route:
-        """What it says of itself."""
-        said = Identity(CLUSTER, IPv4Address(self.address), 7, {5: ServiceState(100, 100, "up")})
-        return Route.of(f"10.254{self.address[4:]}/32", self.address, community.encode(said), next_hop_self=True)
+        """Its identity's route."""
+        identity = Identity(CLUSTER, IPv4Address(self.address), 7, {5: ServiceState(100, 100, "up")})
+        return Route.of(f"10.254{self.address[4:]}/32", self.address, community.encode(identity), next_hop_self=True)
 
     @property
-    def usual(self) -> list[Route]:
+    def default_routes(self) -> list[Route]:
         """Both VIPs and the identity."""
         vips = ((VIP, self.address), (VIP6, self.address6))
         return [self.identity, *(Route.of(vip, address, next_hop_self=True) for vip, address in vips)]
@@ -180,7 +180,7 @@ class Node:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "lb.yml").write_text(text)
 
-    def secret(self, name: str, content: str, mode: int = 0o600) -> None:
+    def write_password(self, name: str, content: str, mode: int = 0o600) -> None:
         """Write a password file."""
         path = self.lab.root(self.name) / "etc/anylb" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -192,7 +192,7 @@ class Node:
         self.configure(*peers, allow=allow, announce=announce)
         self.start_speaker()
         self._stop.clear()
-        self.talking, self.wish = True, self.usual
+        self.agent_active, self.desired = True, self.default_routes
         self._thread = threading.Thread(target=lambda: asyncio.run(self._agent()))
         self._thread.start()
 
@@ -201,11 +201,11 @@ class Node:
         self.speaker = self.lab.spawn(self.name, [LBCTL, "bgp", "run"], log=self.log)
 
     def reload(self) -> subprocess.CompletedProcess[str]:
-        """`lbctl bgp reload`."""
+        """Run `lbctl bgp reload`."""
         return self.lab.exec(self.name, [LBCTL, "bgp", "reload"], check=False, timeout=60)
 
     def stop(self) -> None:
-        """End agent and speaker."""
+        """Stop agent and speaker."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -218,17 +218,17 @@ class Node:
 
     @property
     def snapshot(self) -> Snapshot:
-        """The relay's last word."""
+        """The relay's last snapshot."""
         return self.snapshots[-1] if self.snapshots else Snapshot()
 
     def relay_pid(self) -> int:
-        """The relay's process id, on the host."""
+        """Return the relay's process id, on the host."""
         assert self.speaker is not None
         children = Path(f"/proc/{self.speaker.pid}/task/{self.speaker.pid}/children").read_text().split()
         return next(pid for pid in map(int, children) if b"relay.pyz" in Path(f"/proc/{pid}/cmdline").read_bytes())
 
-    def routes(self) -> str:
-        """Every route in this node's kernel."""
+    def kernel_routes(self) -> str:
+        """Return every route in this node's kernel, as text."""
         shown = [
             self.lab.exec(self.name, ["ip", f"-{family}", "route", "show", "table", "all"]).stdout for family in "46"
         ]
@@ -239,13 +239,13 @@ class Node:
         client = RelayClient(path, {NOBODY}, self.snapshots.append)
         task = asyncio.create_task(client.run())
         while not self._stop.is_set():
-            if self.talking:
-                client.send_desired(self.wish, [self.identity])
+            if self.agent_active:
+                client.send_desired(self.desired, [self.identity])
             await asyncio.sleep(0.05)
         task.cancel()
 
 
-class Wire:
+class WireLab:
     """The lab, its nodes and its routers."""
 
     IDS = {"r1": "10.0.0.1", "r2": "10.0.1.1", "r3": "10.0.9.2"}  # noqa: RUF012
@@ -256,8 +256,8 @@ class Wire:
 
     @classmethod
     @contextlib.contextmanager
-    def up(cls, folder: Path, name: str) -> Iterator[Wire]:
-        """Bring it up, and everything down at the end."""
+    def up(cls, folder: Path, name: str) -> Iterator[WireLab]:
+        """Bring the lab up, and everything down at the end."""
         file = folder / "wire.clab.yml"
         file.write_text(LAB.format(folder=folder))
         for router, number in cls.IDS.items():
@@ -267,44 +267,44 @@ class Wire:
             try:
                 yield wire
             finally:
-                wire.quiet()
+                wire.stop_nodes()
 
-    def quiet(self) -> None:
-        """No speaker, no session."""
+    def stop_nodes(self) -> None:
+        """Stop agents and speakers, and so all sessions."""
         for node in (self.b1, self.b2):
             node.stop()
 
     def configure(self, router: str, protocols: str) -> None:
-        """Give a router other sessions."""
+        """Replace the sessions of a router."""
         (self.folder / f"{router}.conf").write_text(BIRD.format(id=self.IDS[router], protocols=protocols))
-        said = self.birdc(router, "configure")
-        assert "Reconfigur" in said, said
+        answer = self.birdc(router, "configure")
+        assert "Reconfigur" in answer, answer
 
     def birdc(self, router: str, *command: str) -> str:
-        """What BIRD answers."""
+        """Run a command of BIRD and return its output."""
         return self.lab.exec(router, ["birdc", *command]).stdout
 
     def established(self, router: str, protocol: str) -> bool:
-        """Whether a session is up, as the router sees it."""
+        """Return whether a session is up at the router."""
         return re.search(rf"^{protocol} .*Established", self.birdc(router, "show protocols"), re.MULTILINE) is not None
 
-    def session_of(self, router: str, protocol: str) -> Since:
-        """What tells a session from a later one of that name: BIRD's time of its last change."""
+    def session_since(self, router: str, protocol: str) -> Since:
+        """Return when a session came up, by BIRD: the value changes with each session."""
         shown = self.birdc(router, "show protocols", protocol)
         found = re.search(rf"^{protocol}\s+BGP\s+\S+\s+up\s+(\S+)\s+Established", shown, re.MULTILINE)
         assert found, shown
         return Since(found[1])
 
     def next_hops(self, router: str, prefix: str) -> set[str]:
-        """By which next hops the router's kernel sends."""
+        """Return the next hops of a prefix in the router's kernel."""
         family = "-6" if ":" in prefix else "-4"
         shown = self.lab.exec(router, ["ip", f"-{family}", "route", "show", prefix.removesuffix("/32")]).stdout
         return set(re.findall(r"via (?:inet6 )?([0-9a-f.:]+)", shown))
 
-    def told(self, router: str, protocol: str) -> set[str]:
-        """The prefixes that a session has told the router."""
+    def received(self, router: str, protocol: str) -> set[str]:
+        """Return the prefixes that the router received in a session."""
         return set(re.findall(r"^(\S+/\d+)", self.birdc(router, "show", "route", "protocol", protocol), re.MULTILINE))
 
     def attributes(self, router: str, prefix: str) -> str:
-        """All that the router knows of a route."""
+        """Return a route with all its attributes, as BIRD shows it."""
         return self.lab.exec(router, ["birdc", "show", "route", "all", "for", prefix], check=False).stdout

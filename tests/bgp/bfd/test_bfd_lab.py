@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BFD with real routers, BIRD 2 and FRR, over a switch that can swallow packets (bfd_lab.py draws it).
+"""BFD with real routers, BIRD 2 and FRR, over a switch that can drop packets (bfd_lab.py has the topology).
 
 The figures of ARCHITECTURE.md: `pytest tests/bgp/bfd/test_bfd_lab.py -s --bfd-rounds 20 --bfd-load-s 600`.
 """
@@ -25,7 +25,7 @@ DETECTION_S = INTERVAL_MS * MULTIPLIER / 1000
 
 
 @pytest.fixture(scope="module", params=["bird", "frr"])
-def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def shared_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     router, logs = request.param, tmp_path_factory.mktemp(request.param)
     with Lab.up(Cluster.file(router, logs), name=f"bfd-{router}-{os.getpid()}", keep=False) as lab:
         cluster = Cluster(lab, router, logs)
@@ -39,90 +39,90 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture
-def whole(cluster: Cluster) -> Cluster:
-    wait_for(lambda: cluster.whole, "the state that the test before should have left", 60)
-    return cluster
+def cluster(shared_cluster: Cluster) -> Cluster:
+    wait_for(lambda: shared_cluster.converged, "the state that the previous test must leave", 60)
+    return shared_cluster
 
 
-def test_silent_failure_takes_the_route_and_without_bfd_it_stays(whole: Cluster, request: pytest.FixtureRequest):
+def test_silent_failure_removes_the_route_and_without_bfd_it_stays(cluster: Cluster, request: pytest.FixtureRequest):
     times: list[float] = []
     for _ in range(request.config.getoption("--bfd-rounds")):
-        wait_for(lambda: whole.whole, "all back", 60)
-        time.sleep(INTERVAL_MS / 1000 * len(times) / 7 % 0.3)  # at another moment between two packets
-        mark, sniffer = len(whole.events()), Sniffer(whole.b1.speaker.pid, "eth1")
-        began, _ = whole.block(1), whole.block(2)
-        wait_for(lambda: whole.next_hops() == B1_GONE, "b1's route is gone")
-        times.append(whole.alone_at(mark, "10.0.0.12") - began)
-        wait_for(lambda: whole.b1.peer and not whole.b1.peer.up, "b1 has given up its session too")
-        assert whole.b1.bfd is not None
-        assert (whole.b1.bfd.state, whole.b1.bfd.diagnostic) == ("down", "the neighbor was silent for too long")
-        assert whole.b1.peer is not None
-        assert whole.b1.peer.routes == ()
+        wait_for(lambda: cluster.converged, "converged", 60)
+        time.sleep(INTERVAL_MS / 1000 * len(times) / 7 % 0.3)  # at another time between two packets
+        mark, sniffer = len(cluster.events()), Sniffer(cluster.b1.speaker.pid, "eth1")
+        began, _ = cluster.block(1), cluster.block(2)
+        wait_for(lambda: cluster.next_hops() == B1_GONE, "b1's route is gone")
+        times.append(cluster.alone_at(mark, "10.0.0.12") - began)
+        wait_for(lambda: cluster.b1.peer and not cluster.b1.peer.up, "b1 has closed its session too")
+        assert cluster.b1.bfd is not None
+        assert (cluster.b1.bfd.state, cluster.b1.bfd.diagnostic) == ("down", "the neighbor was silent for too long")
+        assert cluster.b1.peer is not None
+        assert cluster.b1.peer.routes == ()
         sniffer.take()
-        assert sniffer.bfd_down, "it said why, though nobody heard it"
+        assert sniffer.bfd_down, "it sent Cease, BFD Down, though no one received it"
         time.sleep(2 * DETECTION_S)
-        assert whole.next_hops() == B1_GONE, "the control: b2's silence is not noticed"
-        assert whole.b2.peer is not None
-        assert whole.b2.peer.up, "nor the router's at b2"
+        assert cluster.next_hops() == B1_GONE, "the control: b2's silence is not detected"
+        assert cluster.b2.peer is not None
+        assert cluster.b2.peer.up, "nor the router's silence at b2"
         for port in (1, 2):
-            whole.block(port, False)
+            cluster.block(port, False)
     milliseconds = sorted(round(1000 * seconds) for seconds in times)
-    print(f"\n{whole.router}: silence to withdrawn in ms, {len(times)} times: {milliseconds}")
+    print(f"\n{cluster.router}: silence to withdrawn in ms, {len(times)} times: {milliseconds}")
     assert max(times) < 5, "long before the hold time"
 
 
-def test_agent_and_relay_may_come_and_go(whole: Cluster):
-    assert whole.b1.bfd is not None
-    since, router, mark = whole.b1.bfd.since, whole.router_session(), len(whole.events())
-    whole.b1.stop_agent()
+def test_restart_of_agent_and_relay_does_not_disturb_bfd(cluster: Cluster):
+    assert cluster.b1.bfd is not None
+    since, router, mark = cluster.b1.bfd.since, cluster.router_session(), len(cluster.events())
+    cluster.b1.stop_agent()
     time.sleep(2 * DETECTION_S)
-    whole.b1.start_agent()
-    relay, bfd = whole.b1.helper("relay.pyz"), whole.b1.helper("bfd.pyz")
+    cluster.b1.start_agent()
+    relay, bfd = cluster.b1.helper("relay.pyz"), cluster.b1.helper("bfd.pyz")
     assert relay is not None
-    seen = len(whole.b1.snapshots)
+    seen = len(cluster.b1.snapshots)
     os.kill(relay, signal.SIGKILL)
-    wait_for(lambda: whole.b1.helper("relay.pyz") not in (None, relay), "another relay")
-    wait_for(lambda: len(whole.b1.snapshots) > seen, "it speaks")
+    wait_for(lambda: cluster.b1.helper("relay.pyz") not in (None, relay), "another relay")
+    wait_for(lambda: len(cluster.b1.snapshots) > seen, "a snapshot of the new relay")
     time.sleep(2 * DETECTION_S)
-    assert whole.b1.helper("bfd.pyz") == bfd
-    assert whole.b1.bfd.since == since, "the successor knows what the BFD process sees"
-    assert whole.router_session() == router
-    assert whole.events()[mark:] == [], "the router's kernel saw nothing"
+    assert cluster.b1.helper("bfd.pyz") == bfd
+    assert cluster.b1.bfd.since == since, "the successor reads the status of the BFD process"
+    assert cluster.router_session() == router
+    assert cluster.events()[mark:] == [], "no change in the router's kernel"
 
 
-def test_killed_bfd_process_is_seen_and_comes_back(whole: Cluster):
-    """The control of the test before: the router does watch this process."""
-    mark, bfd, router = len(whole.events()), whole.b1.helper("bfd.pyz"), whole.router_session()
+def test_killed_bfd_process_is_detected_and_restarted(cluster: Cluster):
+    """The control of the previous test: the router does monitor this process."""
+    mark, bfd, router = len(cluster.events()), cluster.b1.helper("bfd.pyz"), cluster.router_session()
     assert bfd is not None
     os.kill(bfd, signal.SIGKILL)
-    wait_for(lambda: whole.events()[mark:], "the router takes b1's route away")
-    wait_for(lambda: whole.whole, "and has it again", 60)
-    assert whole.b1.helper("bfd.pyz") not in (None, bfd)
-    assert whole.router_session() != router
+    wait_for(lambda: cluster.events()[mark:], "the router removes b1's route")
+    wait_for(lambda: cluster.converged, "and has it again", 60)
+    assert cluster.b1.helper("bfd.pyz") not in (None, bfd)
+    assert cluster.router_session() != router
 
 
-def test_bfd_comes_and_goes_with_a_reload_and_the_session_stays(whole: Cluster):
-    """The router does not answer b2: what never was up cannot fail."""
-    assert whole.b2.peer is not None
-    assert whole.b2.helper("bfd.pyz") is None
-    since = whole.b2.peer.since
-    whole.b2.reload(bfd=True)
-    wait_for(lambda: whole.b2.bfd and not whole.b2.bfd.error, "what the new process sees")
+def test_reload_enables_and_disables_bfd_and_the_bgp_session_stays(cluster: Cluster):
+    """The router does not answer b2: a session that never was up cannot fail."""
+    assert cluster.b2.peer is not None
+    assert cluster.b2.helper("bfd.pyz") is None
+    since = cluster.b2.peer.since
+    cluster.b2.reload(bfd=True)
+    wait_for(lambda: cluster.b2.bfd and not cluster.b2.bfd.error, "the status of the new process")
     time.sleep(4 * DETECTION_S)
-    assert whole.b2.bfd is not None
-    assert whole.b2.bfd.state == "down"
-    whole.b2.reload(bfd=False)
-    wait_for(lambda: not whole.b2.helper("bfd.pyz") and not whole.b2.bfd, "no process, and no word of it")
-    assert whole.b2.peer.up
-    assert whole.b2.peer.since == since
+    assert cluster.b2.bfd is not None
+    assert cluster.b2.bfd.state == "down"
+    cluster.b2.reload(bfd=False)
+    wait_for(lambda: not cluster.b2.helper("bfd.pyz") and not cluster.b2.bfd, "no process, and no status")
+    assert cluster.b2.peer.up
+    assert cluster.b2.peer.since == since
 
 
-def test_no_false_alarm_under_full_load(whole: Cluster, request: pytest.FixtureRequest):
+def test_no_false_alarm_under_full_load(cluster: Cluster, request: pytest.FixtureRequest):
     seconds = request.config.getoption("--bfd-load-s")
-    assert whole.b1.bfd is not None
-    since, router, mark = whole.b1.bfd.since, whole.router_session(), len(whole.events())
+    assert cluster.b1.bfd is not None
+    since, router, mark = cluster.b1.bfd.since, cluster.router_session(), len(cluster.events())
     cores = os.cpu_count() or 1
-    sniffer = Sniffer(whole.b1.speaker.pid, "eth1")
+    sniffer = Sniffer(cluster.b1.speaker.pid, "eth1")
     with Load(2, cores):
         until = time.monotonic() + seconds
         while time.monotonic() < until:
@@ -131,10 +131,10 @@ def test_no_false_alarm_under_full_load(whole: Cluster, request: pytest.FixtureR
     for address, whose in (("10.0.0.11", "ours"), ("10.0.0.1", "the router's")):
         gaps = sniffer.gaps(address)
         print(
-            f"\n{whole.router}, {seconds} s with {2 * cores} busy processes on {cores} cores: {len(gaps)} gaps between "
-            f"{whose} packets, median {1000 * statistics.median(gaps):.0f} ms, longest {1000 * gaps[-1]:.0f} ms"
+            f"\n{cluster.router}, {seconds} s with {2 * cores} busy processes on {cores} cores: {len(gaps)} gaps "
+            f"between {whose} packets, median {1000 * statistics.median(gaps):.0f} ms, longest {1000 * gaps[-1]:.0f} ms"
         )
     assert sniffer.not_up == 0
-    assert whole.b1.bfd.since == since
-    assert whole.router_session() == router
-    assert whole.events()[mark:] == []
+    assert cluster.b1.bfd.since == since
+    assert cluster.router_session() == router
+    assert cluster.events()[mark:] == []

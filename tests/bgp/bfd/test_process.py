@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The BFD process with real sockets, in a network namespace of its own; this test is the neighbors, and ExaBGP."""
+"""The BFD process with real sockets, in a network namespace of its own; the test plays the neighbors and ExaBGP."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ IP_RECVTTL = 12  # linux/in.h
 TEARDOWN = "neighbor {} teardown 10"
 
 
-class Process:
-    """A BFD process, and this end of its pipes."""
+class BfdHelper:
+    """A BFD process, and ExaBGP's end of its pipes."""
 
     def __init__(self, directory: Path, *peers: BfdPeer, before: str = ADDRESSES) -> None:
         self.directory = directory
@@ -51,29 +51,29 @@ class Process:
         aside.write_bytes(encode_peers(peers))
         aside.rename(self.directory / "bfd.json")
 
-    def state(self, peer: BfdPeer) -> BfdStatus | None:
+    def status(self, peer: BfdPeer) -> BfdStatus | None:
         path = self.directory / "bfd.status.json"
         return decode_statuses(path.read_bytes() if path.exists() else b"").get(peer.name)
 
     def wait_for(self, peer: BfdPeer, condition: Callable[[BfdStatus], object]) -> BfdStatus:
         deadline = time.monotonic() + 15
-        while not (state := self.state(peer)) or not condition(state):
-            assert time.monotonic() < deadline, state
+        while not (status := self.status(peer)) or not condition(status):
+            assert time.monotonic() < deadline, status
             time.sleep(0.01)
-        return state
+        return status
 
     def run(self, command: str) -> None:
         """Run a shell command in its namespace."""
         subprocess.run(["nsenter", "-t", str(self.process.pid), "-n", "sh", "-c", command], check=True)
 
-    def said(self, timeout_s: float = 15) -> str:
-        """The next line to ExaBGP, "" when there is none in time."""
+    def command(self, timeout_s: float = 15) -> str:
+        """Return the next command to ExaBGP, "" if none comes in time."""
         assert self.process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
             return self.process.stdout.readline().decode().strip() if selector.select(timeout_s) else ""
 
-    def __enter__(self) -> Process:
+    def __enter__(self) -> BfdHelper:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -81,13 +81,13 @@ class Process:
         self.process.wait()
 
 
-class Router:
-    """One neighbor of the process, played by hand."""
+class BfdNeighborModel:
+    """One neighbor of the process, whose packets the test sends."""
 
-    def __init__(self, process: Process, peer: BfdPeer, on: str = "lo") -> None:
+    def __init__(self, process: BfdHelper, peer: BfdPeer, on: str = "lo") -> None:
         self.process, self.peer = process, peer
         self.port = 4784 if peer.multihop else 3784
-        process.wait_for(peer, lambda state: state.error is None)  # it is in its namespace, with its sockets open
+        process.wait_for(peer, lambda status: status.error is None)  # it runs in its namespace, with open sockets
         with inside_net(process.process.pid):
             self.scope = socket.if_nametoindex(on)
             self.socket = socket.socket(socket.AF_INET6 if ":" in peer.address else socket.AF_INET, socket.SOCK_DGRAM)
@@ -97,48 +97,48 @@ class Router:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
         self.socket.settimeout(5)
         self.ttl = 255
-        self.heard: list[Packet] = []
+        self.received: list[Packet] = []
         self.source = self.hops = 0
 
     def _at(self, address: str) -> tuple[str, int] | tuple[str, int, int, int]:
         host, _, interface = address.partition("%")
         return (host, self.port, 0, self.scope if interface else 0) if ":" in host else (host, self.port)
 
-    def say(self, packet: Packet) -> None:
+    def send(self, packet: Packet) -> None:
         if self.socket.family == socket.AF_INET:
             self.socket.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, self.ttl)
         else:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, self.ttl)
         self.socket.sendto(packet.encode(), self._at(self.peer.local_address))
 
-    def hear(self) -> Packet:
+    def receive(self) -> Packet:
         data, extra, _flags, address = self.socket.recvmsg(100, 100)
         packet = decode(data)
         assert packet is not None
         self.source, self.hops = address[1], int.from_bytes(extra[0][2], "little")
-        self.heard.append(packet)
+        self.received.append(packet)
         return packet
 
     def bring_up(self) -> None:
-        while (heard := self.hear()).state is not SessionState.UP:
-            state = SessionState.INIT if heard.state is SessionState.DOWN else SessionState.UP
-            self.say(Packet(state, 3, OURS, heard.my_discriminator, 1_000_000, 300_000))
-        self.say(Packet(SessionState.UP, 3, OURS, heard.my_discriminator, 300_000, 300_000, final=True))
+        while (packet := self.receive()).state is not SessionState.UP:
+            state = SessionState.INIT if packet.state is SessionState.DOWN else SessionState.UP
+            self.send(Packet(state, 3, OURS, packet.my_discriminator, 1_000_000, 300_000))
+        self.send(Packet(SessionState.UP, 3, OURS, packet.my_discriminator, 300_000, 300_000, final=True))
 
     def close(self) -> None:
         self.socket.close()
 
 
 @pytest.fixture
-def numbered(tmp_path: Path) -> Iterator[Callable[..., Process]]:
-    """Makes processes, each with a directory of its own, and ends them."""
-    made: list[Process] = []
+def new_process(tmp_path: Path) -> Iterator[Callable[..., BfdHelper]]:
+    """A function that starts processes, each with a directory of its own; all are killed at the end."""
+    made: list[BfdHelper] = []
     count = itertools.count()
 
-    def make(*peers: BfdPeer, before: str = ADDRESSES) -> Process:
+    def make(*peers: BfdPeer, before: str = ADDRESSES) -> BfdHelper:
         directory = tmp_path / str(next(count))
         directory.mkdir()
-        made.append(Process(directory, *peers, before=before))
+        made.append(BfdHelper(directory, *peers, before=before))
         return made[-1]
 
     yield make
@@ -147,148 +147,150 @@ def numbered(tmp_path: Path) -> Iterator[Callable[..., Process]]:
 
 
 @pytest.mark.parametrize("peer", [V4, V6, LINK_LOCAL, FAR], ids=["v4", "v6", "link-local", "multihop"])
-def test_comes_up_and_tells_exabgp_when_the_neighbor_falls_silent(numbered: Callable[..., Process], peer: BfdPeer):
-    process = numbered(peer)
-    router = Router(process, peer)
+def test_session_comes_up_and_a_silent_neighbor_is_torn_down(new_process: Callable[..., BfdHelper], peer: BfdPeer):
+    process = new_process(peer)
+    router = BfdNeighborModel(process, peer)
     router.bring_up()
     assert router.source in range(49152, 65536)
     assert router.hops == 255
-    state = process.wait_for(peer, lambda state: state.state == "up" and state.detection_ms == 900)
-    assert (state.diagnostic, state.interval_ms) == ("", 300)
-    assert process.said() == TEARDOWN.format(peer.name)
-    assert "silent for too long" in process.wait_for(peer, lambda state: state.state == "down").diagnostic
+    status = process.wait_for(peer, lambda status: status.state == "up" and status.detection_ms == 900)
+    assert (status.diagnostic, status.interval_ms) == ("", 300)
+    assert process.command() == TEARDOWN.format(peer.name)
+    assert "silent for too long" in process.wait_for(peer, lambda status: status.state == "down").diagnostic
 
 
 @pytest.mark.parametrize("peer", [V4, V6], ids=["v4", "v6"])
-def test_packets_from_afar_do_not_count(numbered: Callable[..., Process], peer: BfdPeer):
-    router = Router(numbered(peer), peer)
+def test_packets_with_ttl_254_are_dropped(new_process: Callable[..., BfdHelper], peer: BfdPeer):
+    router = BfdNeighborModel(new_process(peer), peer)
     router.ttl = 254
     for _ in range(3):
-        heard = router.hear()
-        router.say(Packet(SessionState.DOWN, 3, OURS, 0, 1_000_000, 300_000))
-        assert (heard.state, heard.your_discriminator) == (SessionState.DOWN, 0)
+        packet = router.receive()
+        router.send(Packet(SessionState.DOWN, 3, OURS, 0, 1_000_000, 300_000))
+        assert (packet.state, packet.your_discriminator) == (SessionState.DOWN, 0)
     router.ttl = 255
     router.bring_up()
 
 
-def test_a_flood_from_afar_does_not_push_the_neighbor_s_packets_out(numbered: Callable[..., Process]):
-    process = numbered(V4)
-    router = Router(process, V4)
+def test_remote_flood_does_not_displace_the_neighbor_s_packets(new_process: Callable[..., BfdHelper]):
+    process = new_process(V4)
+    router = BfdNeighborModel(process, V4)
     router.bring_up()
-    number = router.heard[-1].my_discriminator
+    number = router.received[-1].my_discriminator
     router.socket.settimeout(0.2)
     until = time.monotonic() + 2.5
     while time.monotonic() < until:
         router.ttl = 64
-        os.kill(process.process.pid, signal.SIGSTOP)  # so that only the socket's queue takes them
+        os.kill(process.process.pid, signal.SIGSTOP)  # so that the packets fill the socket's queue
         for _ in range(3000):
-            router.say(Packet(SessionState.DOWN, 3, OURS, 0, 1, 1))
+            router.send(Packet(SessionState.DOWN, 3, OURS, 0, 1, 1))
         router.ttl = 255
-        router.say(Packet(SessionState.UP, 3, OURS, number, 300_000, 300_000))
+        router.send(Packet(SessionState.UP, 3, OURS, number, 300_000, 300_000))
         os.kill(process.process.pid, signal.SIGCONT)
         time.sleep(0.2)
-    assert process.state(V4).state == "up"  # type: ignore[union-attr]
-    assert process.said(0) == ""
+    assert process.status(V4).state == "up"  # type: ignore[union-attr]
+    assert process.command(0) == ""
 
 
-def test_stranger_s_packets_do_not_count(numbered: Callable[..., Process]):
-    process = numbered(V4, replace(V4, address="127.0.0.3"))
-    router, stranger = Router(process, V4), Router(process, replace(V4, address="127.0.0.3"))
+def test_packets_of_another_source_or_session_are_ignored(new_process: Callable[..., BfdHelper]):
+    process = new_process(V4, replace(V4, address="127.0.0.3"))
+    router, other = BfdNeighborModel(process, V4), BfdNeighborModel(process, replace(V4, address="127.0.0.3"))
     router.bring_up()
-    stranger.peer = replace(V4, address="127.0.0.9")
-    ours = router.heard[-1].my_discriminator
-    for yours in (0, ours):  # of a neighbor, but not of this session
-        stranger.say(Packet(SessionState.DOWN, 3, OURS, yours, 1_000_000, 300_000))
-    router.say(Packet(SessionState.UP, 3, OURS, ours, 300_000, 300_000))
-    for heard in (router.hear(), router.hear()):
-        assert heard.state is SessionState.UP
+    other.peer = replace(V4, address="127.0.0.9")
+    ours = router.received[-1].my_discriminator
+    for yours in (0, ours):  # from another neighbor's socket
+        other.send(Packet(SessionState.DOWN, 3, OURS, yours, 1_000_000, 300_000))
+    router.send(Packet(SessionState.UP, 3, OURS, ours, 300_000, 300_000))
+    for packet in (router.receive(), router.receive()):
+        assert packet.state is SessionState.UP
 
 
-def test_neighbor_taken_down_on_purpose_is_not_torn_down(numbered: Callable[..., Process]):
-    process = numbered(V4)
-    router = Router(process, V4)
+def test_neighbor_in_admin_down_is_not_torn_down(new_process: Callable[..., BfdHelper]):
+    process = new_process(V4)
+    router = BfdNeighborModel(process, V4)
     router.bring_up()
-    router.say(Packet(SessionState.ADMIN_DOWN, 3, OURS, router.heard[-1].my_discriminator, 1_000_000, 300_000))
-    process.wait_for(V4, lambda state: state.state == "down")
-    assert process.said(0.5) == ""
+    router.send(Packet(SessionState.ADMIN_DOWN, 3, OURS, router.received[-1].my_discriminator, 1_000_000, 300_000))
+    process.wait_for(V4, lambda status: status.state == "down")
+    assert process.command(0.5) == ""
     router.bring_up()
-    router.say(Packet(SessionState.DOWN, 3, OURS, router.heard[-1].my_discriminator, 1_000_000, 300_000))
-    assert process.said() == TEARDOWN.format("127.0.0.2"), "the control: Down is a failure"
+    router.send(Packet(SessionState.DOWN, 3, OURS, router.received[-1].my_discriminator, 1_000_000, 300_000))
+    assert process.command() == TEARDOWN.format("127.0.0.2"), "the control: Down is a failure"
 
 
 @pytest.mark.parametrize("end", ["eof", "sigterm"])
-def test_says_at_its_end_that_this_is_no_failure(numbered: Callable[..., Process], end: str):
-    process = numbered(V4)
-    router = Router(process, V4)
+def test_exit_sends_admin_down(new_process: Callable[..., BfdHelper], end: str):
+    process = new_process(V4)
+    router = BfdNeighborModel(process, V4)
     router.bring_up()
     if end == "eof":
         process.process.stdin.close()  # type: ignore[union-attr]
     else:
         process.process.send_signal(signal.SIGTERM)
     assert process.process.wait(5) == 0
-    while router.hear().state is SessionState.UP:
+    while router.receive().state is SessionState.UP:
         pass
-    assert router.heard[-1].state is SessionState.ADMIN_DOWN
-    assert process.state(V4) is None, "and nothing stale is shown"
+    assert router.received[-1].state is SessionState.ADMIN_DOWN
+    assert process.status(V4) is None, "no stale status"
 
 
-def test_reads_whatever_exabgp_says(numbered: Callable[..., Process]):
-    process = numbered(V4)
-    router = Router(process, V4)
+def test_reads_all_output_of_exabgp(new_process: Callable[..., BfdHelper]):
+    process = new_process(V4)
+    router = BfdNeighborModel(process, V4)
     stdin = process.process.stdin
     assert stdin is not None
     for _ in range(64):
-        stdin.write(b"done\n" * 4096)  # far more than a pipe holds: it would block this test as it would ExaBGP
+        stdin.write(
+            b"done\n" * 4096
+        )  # far more than a pipe holds: unread, it would block this test, as it would block ExaBGP
     stdin.flush()
     router.bring_up()
 
 
-def test_configuration_that_is_replaced_counts_without_a_flap(numbered: Callable[..., Process]):
-    process = numbered(V4)
-    router = Router(process, V4)
+def test_replaced_configuration_applies_without_a_flap(new_process: Callable[..., BfdHelper]):
+    process = new_process(V4)
+    router = BfdNeighborModel(process, V4)
     router.bring_up()
-    number = router.heard[-1].my_discriminator
+    number = router.received[-1].my_discriminator
     process.configure(replace(V4, interval_ms=500, multiplier=4), V6)
-    while (heard := router.hear()).desired_min_tx_us != 500_000 or not heard.poll:
-        router.say(Packet(SessionState.UP, 3, OURS, number, 300_000, 300_000))
-    assert (heard.state, heard.multiplier, heard.my_discriminator) == (SessionState.UP, 4, number)
-    router.say(Packet(SessionState.UP, 3, OURS, number, 300_000, 300_000, final=True))
-    process.wait_for(V4, lambda state: (state.state, state.interval_ms, state.detection_ms) == ("up", 500, 1500))
-    other = Router(process, V6)
+    while (packet := router.receive()).desired_min_tx_us != 500_000 or not packet.poll:
+        router.send(Packet(SessionState.UP, 3, OURS, number, 300_000, 300_000))
+    assert (packet.state, packet.multiplier, packet.my_discriminator) == (SessionState.UP, 4, number)
+    router.send(Packet(SessionState.UP, 3, OURS, number, 300_000, 300_000, final=True))
+    process.wait_for(V4, lambda status: (status.state, status.interval_ms, status.detection_ms) == ("up", 500, 1500))
+    other = BfdNeighborModel(process, V6)
     other.bring_up()
     process.configure(V6)
-    while router.hear().state is not SessionState.ADMIN_DOWN:
+    while router.receive().state is not SessionState.ADMIN_DOWN:
         pass
-    wait_for(lambda: process.state(V4) is None)
-    assert process.state(V6).state == "up"  # type: ignore[union-attr]
+    wait_for(lambda: process.status(V4) is None)
+    assert process.status(V6).state == "up"  # type: ignore[union-attr]
 
 
-def test_address_that_comes_later(numbered: Callable[..., Process]):
-    process = numbered(V4, before="true")
-    process.wait_for(V4, lambda state: state.error is None)
-    time.sleep(1.5)  # it has begun to send, in vain
+def test_address_that_appears_later(new_process: Callable[..., BfdHelper]):
+    process = new_process(V4, before="true")
+    process.wait_for(V4, lambda status: status.error is None)
+    time.sleep(1.5)  # it sends without success meanwhile
     process.run("ip link set lo up")
-    Router(process, V4).bring_up()
+    BfdNeighborModel(process, V4).bring_up()
 
 
-def test_interface_that_comes_later_and_is_another_in_the_end(numbered: Callable[..., Process]):
-    """A link-local address has the interface's index in it, and a VLAN device that is made anew another one."""
+def test_interface_that_appears_later_and_is_recreated(new_process: Callable[..., BfdHelper]):
+    """A link-local endpoint contains the interface index, which changes when a device is created again."""
     peer = BfdPeer("fe80::2%late", "fe80::1%late")
-    process = numbered(peer, before="ip link set lo up")
-    assert "fe80::1%late" in (process.wait_for(peer, lambda state: state.error).error or "")
+    process = new_process(peer, before="ip link set lo up")
+    assert "fe80::1%late" in (process.wait_for(peer, lambda status: status.error).error or "")
     for _ in range(2):
         process.run("ip link add late type veth peer name far && ip link set late up && ip link set far up")
         process.run("ip addr add fe80::1/64 dev late nodad && ip addr add fe80::2/64 dev far nodad")
-        Router(process, peer, on="far").bring_up()
-        process.wait_for(peer, lambda state: state.state == "up")
+        BfdNeighborModel(process, peer, on="far").bring_up()
+        process.wait_for(peer, lambda status: status.state == "up")
         process.run("ip link del late")
-        process.wait_for(peer, lambda state: state.state == "down" and state.error)
+        process.wait_for(peer, lambda status: status.state == "down" and status.error)
 
 
-def test_port_that_another_holds_is_told_and_waited_for(numbered: Callable[..., Process]):
-    """Such as a BIRD or FRR with BFD of its own on this server."""
+def test_port_in_use_is_reported_and_retried(new_process: Callable[..., BfdHelper]):
+    """For example by a BIRD or FRR with BFD on this server."""
     other = replace(V4, address="127.0.0.3")
-    process = numbered(V4, other, before=f"{ADDRESSES} && read go")
+    process = new_process(V4, other, before=f"{ADDRESSES} && read start")
     assert process.process.stdin is not None
     own, pid = os.stat("/proc/self/ns/net").st_ino, process.process.pid
     while Path(f"/proc/{pid}/comm").read_text() != "sh\n" or os.stat(f"/proc/{pid}/ns/net").st_ino == own:
@@ -297,10 +299,10 @@ def test_port_that_another_holds_is_told_and_waited_for(numbered: Callable[..., 
         holder = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with holder:
         holder.bind(("", 3784))
-        process.process.stdin.write(b"go\n")
+        process.process.stdin.write(b"start\n")
         process.process.stdin.flush()
         for peer in (V4, other):
-            state = process.wait_for(peer, lambda state: state.error)
-            assert state.error == "cannot receive on 127.0.0.1: Address already in use"
+            status = process.wait_for(peer, lambda status: status.error)
+            assert status.error == "cannot receive on 127.0.0.1: Address already in use"
     for peer in (V4, other):
-        Router(process, peer).bring_up()
+        BfdNeighborModel(process, peer).bring_up()

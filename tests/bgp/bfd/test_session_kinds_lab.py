@@ -3,7 +3,7 @@
 
     b1 10.0.0.11 fd00::11 fe80::11 ── router 10.0.0.1 fd00::1 fe80::1
 
-One link carries all three sessions; that it is one hop long does not matter to a multihop session.
+One link carries all three sessions; a multihop session works over a single hop too.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ run(SpeakerConfig(65001, ip_address("10.0.0.11"), (
 
 
 def router_config(router: str) -> str:
-    """The router's side, as `lbctl announce config` prints it."""
+    """Return the router's configuration, as `lbctl announce config` prints it."""
 
     def neighbor(name: str, local: str, address: str, hops: int | None = None) -> Neighbor:
         own, node = ip_address(local), ip_address(address)
@@ -84,19 +84,19 @@ def router_config(router: str) -> str:
 
 
 class Cluster:
-    """The lab, and what b1's BFD process and its ExaBGP say."""
+    """The lab, the status file of b1's BFD process, and the log of its ExaBGP."""
 
     def __init__(self, lab: Lab, log: Path) -> None:
         self.lab, self.log = lab, log
         self.speaker: subprocess.Popen[bytes] = lab.spawn("b1", [sys.executable, "-c", SPEAK], log=log)
 
-    def states(self) -> dict[str, BfdStatus]:
+    def statuses(self) -> dict[str, BfdStatus]:
         path = self.lab.root("b1") / "run/anylb-bgp/bfd.status.json"
         return decode_statuses(path.read_bytes() if path.exists() else b"")
 
-    def are(self, state: str, detection_ms: float) -> bool:
-        said = self.states()
-        return [(said[p].state, said[p].detection_ms) for p in PEERS if p in said] == [(state, detection_ms)] * 3
+    def all_are(self, state: str, detection_ms: float) -> bool:
+        found = self.statuses()
+        return [(found[p].state, found[p].detection_ms) for p in PEERS if p in found] == [(state, detection_ms)] * 3
 
 
 @pytest.fixture(params=["bird", "frr"])
@@ -109,13 +109,13 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]
         yield Cluster(lab, tmp_path / "b1.log")
 
 
-def test_each_kind_comes_up_and_is_torn_down(cluster: Cluster):
-    wait_for(lambda: cluster.are("up", 900), "three sessions up, at the interval of both ends", 60)
+def test_each_kind_of_session_comes_up_and_is_torn_down(cluster: Cluster):
+    wait_for(lambda: cluster.all_are("up", 900), "three sessions up, at the interval of both ends", 60)
     connected = "connected to peer-"
     wait_for(lambda: cluster.log.read_text().count(connected) >= len(PEERS), "three BGP sessions", 60)
     time.sleep(2)
-    assert cluster.are("up", 900), "they stay up"
+    assert cluster.all_are("up", 900), "they stay up"
     cluster.lab.link("router", "eth1", up=False)
-    wait_for(lambda: cluster.are("down", 0), "three sessions down")
+    wait_for(lambda: cluster.all_are("down", 0), "three sessions down")
     for peer in PEERS:
         wait_for(lambda peer=peer: f"teardown scheduled for neighbor {peer}\n" in cluster.log.read_text(), peer)

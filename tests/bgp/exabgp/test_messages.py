@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ExaBGP 5.0.15 writes to its helper: lines recorded from it (with shorter headers), and what is no such line."""
+"""The lines that ExaBGP 5.0.15 writes to its helper, recorded (with shorter headers), and malformed ones."""
 
 import pytest
 from hypothesis import given
@@ -36,7 +36,7 @@ def event(kind: str, content: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("done", Answer(True)),
         ("error", Answer(False)),
@@ -133,7 +133,7 @@ def event(kind: str, content: str) -> str:
                 )
             ),
         ),
-        # Host bits beyond the length mean nothing; a next hop that is none makes no route.
+        # Host bits beyond the prefix length are ignored; without a next hop there is no route.
         (
             '{"peer": {"address": "10.0.0.1"}, "route": {"nlri": {"prefix": "10.9.9.9/8", "nexthop": "10.0.0.1"}, '
             '"attributes": {}}}',
@@ -152,8 +152,8 @@ def event(kind: str, content: str) -> str:
         ("7", None),
     ],
 )
-def test_recorded_lines(line, said):
-    assert parse(line) == said
+def test_recorded_lines(line, message):
+    assert parse(line) == message
 
 
 JSON = st.recursive(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`lbctl bgp reload` on the wire, and what becomes of a session when its processes stall, die or end (wire_lab.py)."""
+"""`lbctl bgp reload` on the wire, and the fate of a session when its processes stall, die or exit (wire_lab.py)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from support.bgp_capture import KEEPALIVE, OPEN, UPDATE, said_by
+from support.bgp_capture import KEEPALIVE, OPEN, UPDATE, read_capture
 from support.waiting import wait_for
-from support.wire_lab import PLAIN, TO_R1, VIP, VIP6, Wire, session
+from support.wire_lab import PLAIN, TO_R1, VIP, VIP6, WireLab, session
 
 from bgp.route import Route
 
@@ -20,80 +20,80 @@ TO_R2 = "{address: 10.0.1.1, as: 65002, hold_time_s: 3, source: 10.0.1.11}"
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
-    with Wire.up(tmp_path_factory.mktemp("reload"), f"reload-{os.getpid()}") as wire:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WireLab]:
+    with WireLab.up(tmp_path_factory.mktemp("reload"), f"reload-{os.getpid()}") as wire:
         yield wire
 
 
 @pytest.fixture
-def wire(lab: Wire) -> Iterator[Wire]:
+def wire(lab: WireLab) -> Iterator[WireLab]:
     lab.configure("r1", PLAIN)
     lab.configure("r2", session("b1", "10.0.1.11", local="10.0.1.1", own_as=65002))
     yield lab
-    lab.quiet()
+    lab.stop_nodes()
     for router in lab.IDS:
         lab.configure(router, "")
 
 
-def test_only_what_changed_is_touched(wire: Wire):
+def test_reload_resets_only_changed_sessions(wire: WireLab):
     wire.b1.start(TO_R1)
-    wait_for(lambda: VIP in wire.told("r1", "b1"), "the VIP")
-    session_of_r1, relay = wire.session_of("r1", "b1"), wire.b1.relay_pid()
+    wait_for(lambda: VIP in wire.received("r1", "b1"), "the VIP")
+    session_of_r1, relay = wire.session_since("r1", "b1"), wire.b1.relay_pid()
 
     def untouched() -> bool:
-        return wire.session_of("r1", "b1") == session_of_r1 and wire.b1.relay_pid() == relay
+        return wire.session_since("r1", "b1") == session_of_r1 and wire.b1.relay_pid() == relay
 
     wire.b1.configure(TO_R1, TO_R2)
-    said = wire.b1.reload()
-    assert said.returncode == 0, said.stderr
-    assert "10.0.0.1, 10.0.1.1" in said.stdout
-    wait_for(lambda: VIP in wire.told("r2", "b1"), "a router that is new comes up and is told")
+    result = wire.b1.reload()
+    assert result.returncode == 0, result.stderr
+    assert "10.0.0.1, 10.0.1.1" in result.stdout
+    wait_for(lambda: VIP in wire.received("r2", "b1"), "a new router comes up and receives the routes")
     assert untouched()
 
-    session_of_r2 = wire.session_of("r2", "b1")
+    session_of_r2 = wire.session_since("r2", "b1")
     wire.b1.configure(TO_R1, TO_R2.replace("hold_time_s: 3", "hold_time_s: 6"))
     assert wire.b1.reload().returncode == 0
     wait_for(lambda: "Hold timer" in wire.birdc("r2", "show", "protocols", "all", "b1"), "it is up")
-    wait_for(lambda: wire.established("r2", "b1") and wire.session_of("r2", "b1") != session_of_r2, "a session anew")
-    wait_for(lambda: VIP in wire.told("r2", "b1"), "and told again")
+    wait_for(lambda: wire.established("r2", "b1") and wire.session_since("r2", "b1") != session_of_r2, "a new session")
+    wait_for(lambda: VIP in wire.received("r2", "b1"), "received again")
     assert untouched()
 
     wire.b1.configure(TO_R1, TO_R2.replace("hold_time_s: 3", "hold_time_s: 6, local_as: 65009"))
     wire.configure("r2", session("b1", "10.0.1.11", local="10.0.1.1", own_as=65002, peer_as=65009))
     assert wire.b1.reload().returncode == 0
-    wait_for(lambda: "65009" in wire.attributes("r2", VIP), "with another AS: told all, by the new AS")
+    wait_for(lambda: "65009" in wire.attributes("r2", VIP), "with another AS: all routes, from the new AS")
     assert untouched()
 
     wire.b1.configure(TO_R1)
     assert wire.b1.reload().returncode == 0
-    wait_for(lambda: not wire.established("r2", "b1"), "one that is gone goes")
-    wait_for(lambda: [peer.address for peer in wire.b1.snapshot.peers] == ["10.0.0.1"], "here too")
+    wait_for(lambda: not wire.established("r2", "b1"), "a removed session goes down")
+    wait_for(lambda: [peer.address for peer in wire.b1.snapshot.peers] == ["10.0.0.1"], "removed here too")
     assert untouched()
     assert wire.b1.snapshot.error is None
 
 
-def test_what_may_be_announced_is_taken_up_without_a_new_relay(wire: Wire):
+def test_allowlist_is_reloaded_without_a_new_relay(wire: WireLab):
     wire.b1.start(TO_R1)
     other = Route.of("10.99.7.7/32", "10.0.0.11")
-    wire.b1.wish = [*wire.b1.usual, other]
-    wait_for(lambda: "10.99.7.7/32" in (wire.b1.snapshot.error or ""), "refused: it is no VIP of lb.yml")
-    wait_for(lambda: VIP in wire.told("r1", "b1"), "the VIP")
-    mark, relay = wire.session_of("r1", "b1"), wire.b1.relay_pid()
-    assert other.prefix not in wire.told("r1", "b1")
+    wire.b1.desired = [*wire.b1.default_routes, other]
+    wait_for(lambda: "10.99.7.7/32" in (wire.b1.snapshot.error or ""), "refused: no VIP of lb.yml")
+    wait_for(lambda: VIP in wire.received("r1", "b1"), "the VIP")
+    mark, relay = wire.session_since("r1", "b1"), wire.b1.relay_pid()
+    assert other.prefix not in wire.received("r1", "b1")
     wire.b1.configure(TO_R1, allow="[10.99.0.0/16, '2001:db8:99::/64']")
     assert wire.b1.reload().returncode == 0
-    wait_for(lambda: other.prefix in wire.told("r1", "b1"), "allowed now")
+    wait_for(lambda: other.prefix in wire.received("r1", "b1"), "allowed now")
     wire.b1.configure(TO_R1)
     assert wire.b1.reload().returncode == 0
-    wait_for(lambda: other.prefix not in wire.told("r1", "b1"), "and no longer")
-    assert wire.session_of("r1", "b1") == mark
+    wait_for(lambda: other.prefix not in wire.received("r1", "b1"), "withdrawn")
+    assert wire.session_since("r1", "b1") == mark
     assert wire.b1.relay_pid() == relay
 
 
-def test_what_is_refused_changes_nothing(wire: Wire):
+def test_refused_reload_changes_nothing(wire: WireLab):
     wire.b1.start(TO_R1, TO_R2)
     wait_for(lambda: wire.established("r1", "b1") and wire.established("r2", "b1"), "both sessions")
-    marks = wire.session_of("r1", "b1"), wire.session_of("r2", "b1")
+    marks = wire.session_since("r1", "b1"), wire.session_since("r2", "b1")
     run_dir = wire.lab.root("b1") / "run/anylb-bgp"
     before = {name: (run_dir / name).read_bytes() for name in ("exabgp.conf", "allow", "bfd.json")}
     wire.b1.configure(TO_R1, TO_R2.replace("hold_time_s: 3", "hold_time_s: 2"))
@@ -106,66 +106,66 @@ def test_what_is_refused_changes_nothing(wire: Wire):
     lb_yml.write_text(lb_yml.read_text().replace("  local_as: 65001", "  local_as: 65001\n  user: daemon"))
     assert "bgp.user: ExaBGP runs as another user" in wire.b1.reload().stderr
     lb_yml.write_text("bgp: [")
-    said = wire.b1.reload()
-    assert (said.returncode, said.stdout) == (1, "")
-    assert len(said.stderr.splitlines()) == 1
-    assert (wire.session_of("r1", "b1"), wire.session_of("r2", "b1")) == marks
+    result = wire.b1.reload()
+    assert (result.returncode, result.stdout) == (1, "")
+    assert len(result.stderr.splitlines()) == 1
+    assert (wire.session_since("r1", "b1"), wire.session_since("r2", "b1")) == marks
     assert {name: (run_dir / name).read_bytes() for name in before} == before
-    # The control: it was for the faults that nothing changed.
+    # The control: without the faults the reload does change something.
     wire.b1.configure(TO_R1)
     assert wire.b1.reload().returncode == 0
-    wait_for(lambda: not wire.established("r2", "b1"), "r2 is gone")
+    wait_for(lambda: not wire.established("r2", "b1"), "r2 is removed")
 
 
-def test_nothing_to_reload(wire: Wire):
+def test_reload_without_a_speaker_is_refused(wire: WireLab):
     wire.b1.configure(TO_R1)
     assert "ExaBGP does not run here: `systemctl start lb-bgp`" in wire.b1.reload().stderr
 
 
-def test_router_that_does_not_answer_holds_up_no_reload(wire: Wire):
+def test_unreachable_router_does_not_block_a_reload(wire: WireLab):
     wire.b1.start(TO_R1, "{address: 10.0.9.9, as: 65000, multihop: 9}")
-    wait_for(lambda: VIP in wire.told("r1", "b1"), "the VIP")
-    mark = wire.session_of("r1", "b1")
-    wire.b1.wish = [wire.b1.identity]
-    wait_for(lambda: VIP not in wire.told("r1", "b1"), "withdrawn")
+    wait_for(lambda: VIP in wire.received("r1", "b1"), "the VIP")
+    mark = wire.session_since("r1", "b1")
+    wire.b1.desired = [wire.b1.identity]
+    wait_for(lambda: VIP not in wire.received("r1", "b1"), "withdrawn")
     wire.b1.configure(TO_R1, TO_R2)
     assert wire.b1.reload().returncode == 0
     wait_for(lambda: wire.established("r2", "b1"), "r2")
-    assert wire.session_of("r1", "b1") == mark
+    assert wire.session_since("r1", "b1") == mark
 
 
-def test_stalled_relay_loses_nothing_and_one_that_blocks_exabgp_loses_the_routes(wire: Wire):
+def test_stalled_relay_loses_nothing_until_it_blocks_exabgp(wire: WireLab):
     wire.b1.start(TO_R1)
-    wait_for(lambda: VIP in wire.told("r1", "b1"), "the VIP")
-    mark, relay = wire.session_of("r1", "b1"), wire.b1.relay_pid()
+    wait_for(lambda: VIP in wire.received("r1", "b1"), "the VIP")
+    mark, relay = wire.session_since("r1", "b1"), wire.b1.relay_pid()
     os.kill(relay, signal.SIGSTOP)
     try:
-        wire.b1.wish = [wire.b1.identity]
+        wire.b1.desired = [wire.b1.identity]
         wait_for(lambda: wire.birdc("r1", "show", "protocols", "all", "b1").count("Hold timer"), "keepalives", 5)
-        assert VIP in wire.told("r1", "b1"), "it stands"
-        assert wire.session_of("r1", "b1") == mark
+        assert VIP in wire.received("r1", "b1"), "it stays"
+        assert wire.session_since("r1", "b1") == mark
     finally:
         os.kill(relay, signal.SIGCONT)
-    wait_for(lambda: VIP not in wire.told("r1", "b1"), "and goes as soon as the relay does")
-    assert wire.session_of("r1", "b1") == mark
-    wire.b1.wish = wire.b1.usual
-    wait_for(lambda: VIP in wire.told("r1", "b1"), "back")
-    # More than its pipe holds: ExaBGP waits for the relay and keeps no session alive. The router must not go on.
+    wait_for(lambda: VIP not in wire.received("r1", "b1"), "withdrawn when the relay runs again")
+    assert wire.session_since("r1", "b1") == mark
+    wire.b1.desired = wire.b1.default_routes
+    wait_for(lambda: VIP in wire.received("r1", "b1"), "back")
+    # More than its pipe holds: ExaBGP blocks on the relay and sends no keepalives. The router must drop the routes.
     flood = "".join(f"route 198.18.{i >> 8}.{i & 255}/32 blackhole; " for i in range(4000))
     exported = PLAIN.replace("export where source = RTS_BGP", "export where source ~ [RTS_BGP, RTS_STATIC]")
     wire.configure("r1", exported)
-    wait_for(lambda: VIP in wire.told("r1", "b1"), "back")
+    wait_for(lambda: VIP in wire.received("r1", "b1"), "back")
     os.kill(relay, signal.SIGSTOP)
     try:
         wire.configure("r1", exported + f"protocol static flood {{ ipv4; {flood} }}\n")
-        wait_for(lambda: VIP not in wire.told("r1", "b1"), "the hold timer takes the routes away")
+        wait_for(lambda: VIP not in wire.received("r1", "b1"), "the hold timer removes the routes")
     finally:
         os.kill(relay, signal.SIGCONT)
-    wait_for(lambda: VIP in wire.told("r1", "b1"), "all well again", 40)
-    wait_for(lambda: wire.b1.snapshot.error is None and wire.b1.snapshot.advertised >= {VIP}, "the agent knows")
+    wait_for(lambda: VIP in wire.received("r1", "b1"), "restored", 40)
+    wait_for(lambda: wire.b1.snapshot.error is None and wire.b1.snapshot.advertised >= {VIP}, "in the agent's snapshot")
 
 
-def test_stalled_exabgp_loses_its_routes_by_the_hold_time_and_comes_back(wire: Wire):
+def test_stalled_exabgp_loses_its_routes_after_the_hold_time_and_recovers(wire: WireLab):
     wire.b1.start(TO_R1)
     wire.b2.start(TO_R1)
     both = {"10.0.0.11", "10.0.0.12"}
@@ -177,20 +177,20 @@ def test_stalled_exabgp_loses_its_routes_by_the_hold_time_and_comes_back(wire: W
     wait_for(lambda: wire.next_hops("r1", VIP) == both, "both again", 30)
 
 
-def test_sigterm_takes_the_routes_at_once_and_ends_everything(wire: Wire):
+def test_sigterm_withdraws_the_routes_at_once_and_ends_all_processes(wire: WireLab):
     wire.b1.start(TO_R1.replace("hold_time_s: 3", "hold_time_s: 90"))
     wire.configure("r1", PLAIN.replace("hold time 3", "hold time 90"))
-    wait_for(lambda: VIP in wire.told("r1", "b1"), "the VIP")
+    wait_for(lambda: VIP in wire.received("r1", "b1"), "the VIP")
     relay = wire.b1.relay_pid()
     assert wire.b1.speaker is not None
     wire.b1.speaker.terminate()
     wait_for(lambda: not wire.next_hops("r1", VIP), "no route, long before the hold time")
     assert wire.b1.speaker.wait(10) == 0
-    wait_for(lambda: not os.path.exists(f"/proc/{relay}"), "nor a relay")
+    wait_for(lambda: not os.path.exists(f"/proc/{relay}"), "no relay")
 
 
-def test_a_whole_session_tells_nothing_but_vips_and_the_identity(wire: Wire):
-    """Asserted on what was captured, and the capture on what the router has: what was missed would be no proof."""
+def test_whole_session_advertises_only_vips_and_the_identity(wire: WireLab):
+    """Checks the capture, and checks the capture against the router's routes: a gap in it would prove nothing."""
     capture = wire.lab.root("r1") / "run/session.pcap"
     argv = ["tcpdump", "-i", "br0", "--immediate-mode", "-U", "-w", "/run/session.pcap", "-Z", "root", "tcp port 179"]
     dump = wire.lab.spawn("r1", argv, log=wire.folder / "tcpdump.log")
@@ -199,26 +199,28 @@ def test_a_whole_session_tells_nothing_but_vips_and_the_identity(wire: Wire):
     wire.configure("r1", PLAIN + six)
     wire.b1.start(TO_R1, "{address: '2001:db8::1', as: 65000, hold_time_s: 3}")
     wire.b2.start(TO_R1)
-    wire.b1.wish = [*wire.b1.usual, Route.of("10.99.0.2/32", "10.0.0.11"), wire.b2.identity]
-    wait_for(lambda: {VIP, "10.254.0.11/32"} <= wire.told("r1", "b1") and VIP6 in wire.told("r1", "b1_6"), "all")
+    wire.b1.desired = [*wire.b1.default_routes, Route.of("10.99.0.2/32", "10.0.0.11"), wire.b2.identity]
+    wait_for(
+        lambda: {VIP, "10.254.0.11/32"} <= wire.received("r1", "b1") and VIP6 in wire.received("r1", "b1_6"), "all"
+    )
     wait_for(lambda: {r.prefix for p in wire.b1.snapshot.peers for r in p.routes} >= {"10.254.0.12/32"}, "b2 is known")
-    wire.b1.wish = [wire.b1.identity]
-    wait_for(lambda: not wire.told("r1", "b1_6") and VIP not in wire.told("r1", "b1"), "withdrawn")
+    wire.b1.desired = [wire.b1.identity]
+    wait_for(lambda: not wire.received("r1", "b1_6") and VIP not in wire.received("r1", "b1"), "withdrawn")
     wire.birdc("r1", "restart", "b1")
     wait_for(lambda: wire.established("r1", "b1"), "a second session")
-    wait_for(lambda: "10.254.0.11/32" in wire.told("r1", "b1"), "told again")
-    wire.quiet()
-    wait_for(lambda: not wire.established("r1", "b1"), "gone")
-    wait_for(lambda: said_by(capture, "10.0.0.11").types.count(OPEN) == 2, "all of it in the file")
+    wait_for(lambda: "10.254.0.11/32" in wire.received("r1", "b1"), "received again")
+    wire.stop_nodes()
+    wait_for(lambda: not wire.established("r1", "b1"), "down")
+    wait_for(lambda: read_capture(capture, "10.0.0.11").types.count(OPEN) == 2, "both sessions in the file")
     dump.terminate()
     dump.wait()
-    four, v6 = said_by(capture, "10.0.0.11"), said_by(capture, wire.b1.address6)
-    assert set(four.announced) == {(VIP, "10.0.0.11"), ("10.254.0.11/32", "10.0.0.11")}
-    assert set(v6.announced) == {(VIP6, wire.b1.address6)}
+    four, v6 = read_capture(capture, "10.0.0.11"), read_capture(capture, wire.b1.address6)
+    assert set(four.advertised) == {(VIP, "10.0.0.11"), ("10.254.0.11/32", "10.0.0.11")}
+    assert set(v6.advertised) == {(VIP6, wire.b1.address6)}
     assert set(four.withdrawn) == {VIP}
     assert set(v6.withdrawn) == {VIP6}
     assert four.types.count(OPEN) == 2
     assert v6.types.count(OPEN) == 1
     assert {UPDATE, KEEPALIVE} <= set(four.types)
-    other = said_by(capture, "10.0.0.12")
-    assert (VIP, "10.0.0.12") in other.announced, "the control: the reader sees what others tell"
+    other = read_capture(capture, "10.0.0.12")
+    assert (VIP, "10.0.0.12") in other.advertised, "the control: the reader finds the routes of others"
