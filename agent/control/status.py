@@ -24,7 +24,7 @@ def status(agent: Agent) -> dict[str, Any]:
     """Return the whole state of this node, and its view of the other members."""
     now = time.monotonic()
     members = agent.members()
-    counters = agent.datapath.tables.counters() if agent.datapath else {}
+    counters = agent.datapath.maps.counters.read() if agent.datapath else {}
     return {
         "node": _node(agent),
         "fault": agent.fault,

@@ -51,7 +51,7 @@ class EpochBanks:
         """Take over the rows of the services `kept` (by name) from the kernel; `slots` are those of all services."""
         self._epochs = {epoch.number: epoch for epoch in epochs}
         self._maps, self._slots = maps, slots
-        self._conf = conf = maps.conf()
+        self._conf = conf = maps.conf.read()
         self._epoch_in: list[int | None] = [None] * BANKS
         """By bank, the number of the epoch whose tables it has; None if it is free."""
         self.use: EpochUse | None = None
@@ -66,7 +66,7 @@ class EpochBanks:
         self._freed = False
         self._rows = [{name: self._empty() for name in slots} for _ in range(BANKS)]
         for bank, name in ((bank, name) for bank in range(BANKS) if self._epoch_in[bank] is not None for name in kept):
-            rows, until = maps.rows(slots[name], bank), maps.grace(slots[name], bank)
+            rows, until = maps.tables.rows(slots[name], bank), maps.tables.grace(slots[name], bank)
             if rows is not None and until is not None:
                 self._rows[bank][name] = _Rows(rows, Grace.of(until))
         self._shared: dict[TableKey, Table] = {}
@@ -135,7 +135,7 @@ class EpochBanks:
             assert stays is not None, "the epochs are two at most, and this one is the second"
             self._write_conf(conf, stays, None)
         elif self._conf is not None and self._conf.other is not None:
-            self._maps.set_conf(replace(self._conf, other=None))
+            self._maps.conf.write(replace(self._conf, other=None))
             self._conf = replace(self._conf, other=None)
         self._epoch_in[bank] = number
         self._rows[bank] = {name: self._empty() for name in self._slots}
@@ -144,7 +144,7 @@ class EpochBanks:
         epoch = self._epochs[first]
         new = replace(conf, hash_key=epoch.key, bank=self._epoch_in.index(first), epoch=first, other=other)
         if new != self._conf:
-            self._maps.set_conf(new)
+            self._maps.conf.write(new)
             self._conf = new
 
     def _free_unused_banks(self) -> None:
@@ -152,7 +152,7 @@ class EpochBanks:
         for bank in range(BANKS):
             if self._epoch_in[bank] is None:
                 for slot in range(1, SLOTS):
-                    self._maps.drop_rows(slot, bank)
+                    self._maps.tables.drop(slot, bank)
 
     async def _apply_rows(
         self,
@@ -168,7 +168,7 @@ class EpochBanks:
         if members == current.members:
             if switching:
                 current.grace = current.grace.after(np.ones(self._maps.row_count, np.bool_), now)
-                await asyncio.to_thread(self._maps.set_grace, self._slots[name], current.grace.until, bank)
+                await asyncio.to_thread(self._maps.tables.set_grace, self._slots[name], current.grace.until, bank)
             return
         wanted = self._kind(epoch, kind, members)
         table = self._shared.get(wanted)
@@ -181,7 +181,7 @@ class EpochBanks:
             changed = _differing(rows, current.rows)
         if changed.any():
             current.grace = current.grace.after(changed, now)
-            await asyncio.to_thread(self._maps.swap_rows, self._slots[name], rows, current.grace.until, bank)
+            await asyncio.to_thread(self._maps.tables.swap, self._slots[name], rows, current.grace.until, bank)
         current.rows, current.members, current.digest = rows, members, table.digest
         current.table = table if table.ranking is not None else None
 

@@ -49,18 +49,18 @@ class MapWriter:
         self._config = config
         self._datapath = datapath
         self._own, self._ends = own, {own: own6}
-        maps = datapath.tables
-        self._nodes: dict[int, NodeEntry] = maps.nodes()
+        maps = datapath.maps
+        self._nodes: dict[int, NodeEntry] = maps.nodes.read()
         self._indexes = {entry.address: index for index, entry in self._nodes.items()}
         self._hops = {_target(entry): _hop(entry) for entry in self._nodes.values() if entry.mac}
-        self._written: dict[ServiceKey, ServiceEntry] = maps.services()
+        self._written: dict[ServiceKey, ServiceEntry] = maps.services.read()
         self._slots: dict[str, int] = {}
         self._epoch_banks = self._adopt(epochs)
-        maps.set_node_prefixes(config.members.allow)
+        maps.node_prefixes.write(config.members.allow)
         self.deny(denied)
 
     def _adopt(self, epochs: Sequence[Epoch]) -> EpochBanks:
-        maps, keys = self._datapath.tables, {key_of(service) for service in self._config.services}
+        maps, keys = self._datapath.maps, {key_of(service) for service in self._config.services}
         # A VIP that is no longer configured may still be announced: until `retire` its packets are handled as before.
         left = {key: entry for key, entry in self._written.items() if key not in keys}
         self._retiring = {key: entry for key, entry in left.items() if key.vip not in self._config.vips}
@@ -68,7 +68,7 @@ class MapWriter:
         if len(self._written) + len(self._retiring) + len(keys - self._written.keys()) >= SLOTS:
             self._retiring = {}
         for key in left.keys() - self._retiring.keys():
-            maps.del_service(key)
+            maps.services.remove(key)
         slots = {key: entry.slot for key, entry in self._written.items()}
         used = {*slots.values(), *(entry.slot for entry in self._retiring.values())}
         free = (slot for slot in range(1, SLOTS) if slot not in used)
@@ -79,14 +79,14 @@ class MapWriter:
     def retire(self) -> None:
         """Remove the services whose VIPs left the configuration: routers no longer send their packets here."""
         for key in self._retiring:
-            self._datapath.tables.del_service(key)
+            self._datapath.maps.services.remove(key)
         self._retiring = {}
 
     def _nodes_of_retiring(self) -> set[IPv4Address]:
         """Return the nodes in the rows of services that left the configuration and are not removed yet."""
         found: set[int] = set()
         for entry, bank in ((entry, bank) for entry in self._retiring.values() for bank in range(BANKS)):
-            rows = self._datapath.tables.rows(entry.slot, bank)
+            rows = self._datapath.maps.tables.rows(entry.slot, bank)
             found |= set() if rows is None else set(np.unique(rows).tolist())
         return {address for address, index in self._indexes.items() if index in found}
 
@@ -152,13 +152,13 @@ class MapWriter:
     def set_uplink_mac(self, ifindex: int, mac: bytes) -> None:
         """Set the MAC of an interface that the program is attached to: frames to the old one are no longer for us."""
         for slot in range(UPLINKS):
-            entry = self._datapath.tables.uplink(slot)
+            entry = self._datapath.maps.uplinks.read(slot)
             if entry is not None and entry.ifindex == ifindex:
-                self._datapath.tables.set_uplink(slot, replace(entry, mac=mac))
+                self._datapath.maps.uplinks.write(slot, replace(entry, mac=mac))
 
     def deny(self, denied: Iterable[Network]) -> None:
         """Replace the deny list: drop packets to VIPs that come from these prefixes."""
-        self._datapath.tables.set_denied(denied)
+        self._datapath.maps.deny_list.write(denied)
 
     async def apply(
         self,
@@ -191,7 +191,7 @@ class MapWriter:
         await self._epoch_banks.apply(epoch_switch, candidates, hashes, indexes, conf, now)
         self._write_services(up)
         for address, index in dropped.items():
-            self._datapath.tables.set_node(index, None)
+            self._datapath.maps.nodes.write(index, None)
             del self._nodes[index], self._indexes[address]
 
     def _write_node(self, index: int, address: IPv4Address) -> None:
@@ -203,7 +203,7 @@ class MapWriter:
             address, tag_of(address), hop.mac, hop.on_link, end6, outer6, hop.ifindex, hop.source, hop.vlan, hop.mtu
         )
         if self._nodes.get(index) != entry:
-            self._datapath.tables.set_node(index, entry)
+            self._datapath.maps.nodes.write(index, entry)
             self._nodes[index] = entry
 
     def _write_services(self, up: Mapping[str, bool]) -> None:
@@ -219,9 +219,9 @@ class MapWriter:
         }
         for key, entry in wanted.items():
             if self._written.get(key) != entry:
-                self._datapath.tables.set_service(key, entry)
+                self._datapath.maps.services.write(key, entry)
         for key in self._written.keys() - wanted.keys():
-            self._datapath.tables.del_service(key)
+            self._datapath.maps.services.remove(key)
         self._written = wanted
 
 

@@ -101,7 +101,7 @@ class MssClampKeeper:
         names = self._config.node.names
         mtus = [link.mtu for link in links.values() if link.name in names] + self._map_writer.mtus()
         self.limits = limits(self._config, min(mtus, default=_MTU))
-        self._datapath.tables.set_mss(self.limits)
+        self._datapath.maps.mss.write(self.limits)
         egress = [
             index for vip in {key.vip for key in self.limits} for index in await self._netlink.default_egress(vip)
         ]

@@ -45,13 +45,13 @@ class DataPath:
     def __init__(
         self,
         pin_dir: Path,
-        tables: Maps,
+        maps: Maps,
         uplinks: Sequence[Uplink],
         lowering: MssClampFilter,
         programs: Iterable[Path],
         moved: Mapping[int, UplinkEntry],
     ) -> None:
-        self.tables = tables
+        self.maps = maps
         self._moved = dict(moved)
         """What to write of interfaces in whose place another one's packets are still handled."""
         self.uplinks = tuple(uplinks)
@@ -85,12 +85,12 @@ class DataPath:
         _require_bpffs(pin_dir)
         for name, entry in zip(names, entries, strict=True):
             uplink.refuse_foreign(name, entry.ifindex, _links(pin_dir))
-        maps = pin_dir / f"maps_{map_spec.digest(rows)}"
+        folder = pin_dir / f"maps_{map_spec.digest(rows)}"
         try:
-            maps.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise BpfError(f"cannot make {maps}: {error.strerror}; BPF needs root", error.errno) from None
-        tables = Maps.open(maps, rows)
+            raise BpfError(f"cannot make {folder}: {error.strerror}; BPF needs root", error.errno) from None
+        maps = Maps.open(folder, rows)
         choices = [LbOptions(rows, number, ipv6) for number in range(len(names))]
         programs = [pin_dir / f"program{one.uplink}_{compiler.digest(one)}" for one in choices]
         lowering = pin_dir / f"clamp_{compiler.digest(MssClampOptions())}"
@@ -100,24 +100,24 @@ class DataPath:
             moved = {}
             for number, entry in enumerate(entries):
                 if uplink.interface_of(pin_dir / f"link{number}") in (None, entry.ifindex):
-                    tables.set_uplink(number, entry)
+                    maps.uplinks.write(number, entry)
                 else:
                     moved[number] = entry
-            fds, errors = _programs(maps, wanted, tables, kept)
+            fds, errors = _programs(folder, wanted, maps, kept)
             for path in programs:
                 if path in errors:
                     raise errors[path]
         except BaseException:
             for fd in fds.values():
                 os.close(fd)
-            tables.close()
+            maps.close()
             raise
         opened = [
             Uplink(name, entry.ifindex, mode, fds[path], pin_dir / f"link{number}")
             for number, (name, entry, path) in enumerate(zip(names, entries, programs, strict=True))
         ]
         return cls(
-            pin_dir, tables, opened, MssClampFilter(pin_dir, fds.get(lowering), errors.get(lowering)), wanted, moved
+            pin_dir, maps, opened, MssClampFilter(pin_dir, fds.get(lowering), errors.get(lowering)), wanted, moved
         )
 
     @property
@@ -155,7 +155,7 @@ class DataPath:
 
         Raises BpfError if the tables are not filled: a program without them gives every packet to the wrong kernel.
         """
-        if missing := self.tables.missing():
+        if missing := self.maps.missing():
             raise BpfError(f"{self.interface}: not attaching XDP, tables are not filled: no {', no '.join(missing)}")
         for one in self.uplinks:
             uplink.refuse_foreign(one.interface, one.ifindex, _links(self._pin_dir))
@@ -165,11 +165,11 @@ class DataPath:
         for one in self.uplinks:  # all first: interfaces may have changed places
             one.let_go()
         for number, entry in self._moved.items():
-            self.tables.set_uplink(number, entry)
+            self.maps.uplinks.write(number, entry)
         self._moved = {}
         for one in self.uplinks:
             one.attach()
-        self._remove_pins(keep={f"maps_{map_spec.digest(self.tables.row_count)}"} | self._programs)
+        self._remove_pins(keep={f"maps_{map_spec.digest(self.maps.row_count)}"} | self._programs)
 
     def detach(self) -> None:
         """Take the programs off the interfaces and remove all pins. The open tables stay readable until `close`."""
@@ -182,7 +182,7 @@ class DataPath:
 
     def close(self) -> None:
         """Close descriptors; packets go on being handled."""
-        self.tables.close()
+        self.maps.close()
         self.clamp.close()
         for one in self.uplinks:
             one.close()
@@ -227,12 +227,12 @@ def _links(pin_dir: Path) -> list[Path]:
 
 
 def _programs(
-    maps: Path, wanted: Mapping[Path, AnyOptions], tables: Maps, kept: Path | None
+    folder: Path, wanted: Mapping[Path, AnyOptions], maps: Maps, kept: Path | None
 ) -> tuple[dict[Path, int], dict[Path, BpfError]]:
     """Open the pinned programs of these builds, and compile the missing ones; descriptors, and what went wrong."""
-    fds = {path: fd for path in wanted if (fd := _pinned(path, tables)) is not None}
+    fds = {path: fd for path in wanted if (fd := _pinned(path, maps)) is not None}
     missing = {path: options for path, options in wanted.items() if path not in fds}
-    errors = compiler.build_all(maps, missing, kept=kept) if missing else {}
+    errors = compiler.build_all(folder, missing, kept=kept) if missing else {}
     for path in missing.keys() - errors.keys():
         fd = open_pin(path)
         if fd is None:
@@ -241,10 +241,10 @@ def _programs(
     return fds, errors
 
 
-def _pinned(path: Path, tables: Maps) -> int | None:
+def _pinned(path: Path, maps: Maps) -> int | None:
     """Open a pinned program; None if there is none for these maps."""
     fd = open_pin(path)
-    if fd is None or program_info(fd).map_ids <= tables.map_ids():
+    if fd is None or program_info(fd).map_ids <= maps.map_ids():
         return fd
     os.close(fd)  # made for maps that were removed since
     path.unlink()

@@ -88,8 +88,8 @@ def maps_mb() -> dict[str, float]:
     testrun.seclude()
     folder = Path("/sys/fs/bpf/memory")
     folder.mkdir()
-    tables = Maps.open(folder, ROWS)
-    tables.swap_rows(1, np.zeros((ROWS, CHAIN), np.uint16), np.zeros(ROWS, np.uint64))
+    maps = Maps.open(folder, ROWS)
+    maps.tables.swap(1, np.zeros((ROWS, CHAIN), np.uint16), np.zeros(ROWS, np.uint64))
     fixed = service = 0.0
     for spec in map_specs(ROWS):
         fd = open_pin(folder / spec.name)

@@ -138,7 +138,7 @@ def veth(generator: Generator, rounds: int) -> list[dict[str, Any]]:
         fd = generator.fds[program]
         held.append(attach_xdp(fd, socket.if_nametoindex(far), XDP_FLAGS_DRV_MODE))
     path = DataPath.open(Path("/sys/fs/bpf/veth"), ends[2][1], "native", xdp.ROWS)
-    xdp.fill(path.tables)
+    xdp.fill(path.maps)
     path.attach()
 
     def stream(name: str, number: int, flows: int) -> Stream:

@@ -57,7 +57,7 @@ def changes(members: Sequence[Candidate]) -> dict[str, tuple[Candidate, ...]]:
     }
 
 
-def subjects(count: int, tables: Maps) -> Made:
+def subjects(count: int, maps: Maps) -> Made:
     """What is timed for so many members."""
     members = candidates(count)
     before = rendezvous.build(members, ROWS, FILLED)
@@ -69,7 +69,7 @@ def subjects(count: int, tables: Maps) -> Made:
 
     def whole() -> None:
         table = rendezvous.build(changes(members)["one drained"], ROWS, FILLED, before)
-        write(table, count, old_rows, tables, grace)
+        write(table, count, old_rows, maps, grace)
 
     lowered = changes(members)["one weight halved"]
     once = rendezvous.build(lowered, ROWS, FILLED, before)
@@ -77,16 +77,16 @@ def subjects(count: int, tables: Maps) -> Made:
     made["rendezvous, a second weight lowered"] = partial(rendezvous.build, twice, ROWS, FILLED, once)
     made["one drained, all that the agent does"] = whole
     made["digest"] = lambda: before.digest
-    made["swap"] = lambda: tables.swap_rows(1, old_rows, grace)
+    made["swap"] = lambda: maps.tables.swap(1, old_rows, grace)
     made["maglev, from nothing"] = lambda: maglev.build(members, ROWS, FILLED)
     return made
 
 
-def write(table: Table, count: int, old_rows: Any, tables: Maps, grace: Any) -> str:
+def write(table: Table, count: int, old_rows: Any, maps: Maps, grace: Any) -> str:
     """Do with a new table what epoch_bank.py does."""
     rows = epoch_bank._rows(table, range(1, count + 1), ROWS)
     assert epoch_bank._differing(rows, old_rows).any()
-    tables.swap_rows(1, rows, grace)
+    maps.tables.swap(1, rows, grace)
     return table.digest
 
 
@@ -95,9 +95,9 @@ def measure(rounds: int) -> list[dict[str, Any]]:
     testrun.seclude()
     folder = Path("/sys/fs/bpf/table")
     folder.mkdir()
-    tables = Maps.open(folder, ROWS)
-    tables.swap_rows(1, np.zeros((ROWS, CHAIN), np.uint16), np.zeros(ROWS, np.uint64))  # no first time is measured
-    everything = {count: subjects(count, tables) for count in MEMBERS}
+    maps = Maps.open(folder, ROWS)
+    maps.tables.swap(1, np.zeros((ROWS, CHAIN), np.uint16), np.zeros(ROWS, np.uint64))  # no first time is measured
+    everything = {count: subjects(count, maps) for count in MEMBERS}
     ms: dict[tuple[str, int], list[float]] = defaultdict(list)
     cpu_ms: dict[tuple[str, int], list[float]] = defaultdict(list)
     for _ in range(rounds):

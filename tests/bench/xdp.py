@@ -55,20 +55,20 @@ def tables() -> Maps:
     """Make and fill the maps of a node."""
     _MAPS.mkdir()
     made = Maps.open(_MAPS, ROWS)
-    made.set_uplink(0, UplinkEntry(HERE, 1))
+    made.uplinks.write(0, UplinkEntry(HERE, 1))
     fill(made)
     return made
 
 
 def fill(made: Maps) -> None:
     """Fill the maps of node 1 of 16 as xdp_case.py describes it, by the agent's own table builder."""
-    made.set_conf(NodeConf(1, 11, KEY, address=IPv4Address(SELF), address6=IPv6Address("2001:db8::b")))
-    made.set_node_prefixes([ip_network("10.0.0.0/24")])
+    made.conf.write(NodeConf(1, 11, KEY, address=IPv4Address(SELF), address6=IPv6Address("2001:db8::b")))
+    made.node_prefixes.write([ip_network("10.0.0.0/24")])
     for index in range(1, NODES + 1):
         node = NodeEntry(IPv4Address(f"10.0.0.{10 + index}"), 10 + index, bytes([2, 0, 0, 0, 0, index]))
-        made.set_node(index, node)
+        made.nodes.write(index, node)
         address6 = IPv6Address(f"2001:db8::{10 + index:x}")
-        made.set_node(NODES + index, replace(node, address6=address6, outer6=True))
+        made.nodes.write(NODES + index, replace(node, address6=address6, outer6=True))
     others = [Candidate(IPv4Address(f"10.0.0.{10 + i}"), 100, 100, State.UP) for i in range(2, NODES + 1)]
     chains = rendezvous.build(others, ROWS, FILLED).places.astype(np.uint16) + 2  # place 0 is node 2
     for service in SERVICES:
@@ -78,10 +78,10 @@ def fill(made: Maps) -> None:
             rows[:, service.place] = 1
         if service.alone:
             rows[:, 1:] = 0
-        made.swap_rows(service.slot, rows, np.zeros(ROWS, np.uint64))
+        made.tables.swap(service.slot, rows, np.zeros(ROWS, np.uint64))
         for protocol in Protocol:
             entry = ServiceEntry(service.slot, up=True, forward=service.forward)
-            made.set_service(ServiceKey(ip_address(service.vip), protocol, service.port), entry)
+            made.services.write(ServiceKey(ip_address(service.vip), protocol, service.port), entry)
 
 
 @contextlib.contextmanager
@@ -173,7 +173,7 @@ def measure(rounds: int) -> list[dict[str, Any]]:
     made = tables()
 
     def counted() -> Mapping[tuple[int, Counter], int]:
-        return {(s, Counter[n.upper()]): v for s, counters in made.counters().items() for n, v in counters.items()}
+        return {(s, Counter[n.upper()]): v for s, counters in made.counters.read().items() for n, v in counters.items()}
 
     wrapped = {kind: Wrapped(*kind) for kind in {(case.restore, case.lean) for case in CASES}}
     windows: dict[tuple[str, int], list[float]] = defaultdict(list)

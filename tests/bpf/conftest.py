@@ -108,9 +108,9 @@ class Program:
 
     VERDICTS = ("aborted", "drop", "pass", "tx", "redirect")
 
-    def __init__(self, fd: int, tables: Maps) -> None:
+    def __init__(self, fd: int, maps: Maps) -> None:
         self.fd = fd
-        self.tables = tables
+        self.maps = maps
         self._runner = Runner(fd)
 
     def send(self, packet: bytes, repeat: int = 1) -> tuple[str, bytes]:
@@ -125,7 +125,7 @@ class Program:
     def counted(self) -> dict[tuple[int, Counter], int]:
         return {
             (slot, Counter[name.upper()]): value
-            for slot, counters in self.tables.counters().items()
+            for slot, counters in self.maps.counters.read().items()
             for name, value in counters.items()
         }
 
@@ -140,13 +140,13 @@ class Program:
         02:00:00:00:00:index. `more`: the other fields of NodeEntry."""
         node_mac = packets.mac(f"02:00:00:00:00:{index:02x}") if has_mac else None
         fields = {"address6": IPv6Address(f"2001:db8::{10 + index:x}"), **more}
-        self.tables.set_node(index, NodeEntry(IPv4Address(f"10.0.0.{10 + index}"), 10 + index, node_mac, **fields))
+        self.maps.nodes.write(index, NodeEntry(IPv4Address(f"10.0.0.{10 + index}"), 10 + index, node_mac, **fields))
 
     def set_chain(self, slot: int, chain: Sequence[int], grace_until_ns: int = 0, bank: int = 0) -> None:
         """The same chain in every row of a service."""
         rows = np.zeros((ROWS, CHAIN), np.uint16)
         rows[:, : len(chain)] = chain
-        self.tables.swap_rows(slot, rows, np.full(ROWS, grace_until_ns, np.uint64), bank)
+        self.maps.tables.swap(slot, rows, np.full(ROWS, grace_until_ns, np.uint64), bank)
 
     def set_row(self, slot: int, row: int, chain: Sequence[int], grace_until_ns: int = 0, bank: int = 0) -> None:
         """Another chain in one row of a table that is in use (the agent only ever swaps whole tables)."""
@@ -160,7 +160,7 @@ class Program:
 
     @contextlib.contextmanager
     def _inner(self, name: str, slot: int) -> Iterator[int]:
-        number = self.tables._lookup(name, slot.to_bytes(4, "little"))
+        number = self.maps.pinned[name].lookup(slot.to_bytes(4, "little"))
         assert number
         fd = bpf_map.open_map(int.from_bytes(number, "little"))
         try:
@@ -170,7 +170,7 @@ class Program:
 
     def serve(self, slot: int, protocol: Protocol, port: int, vip: str = VIP, up: bool = True, **more: Any) -> None:
         """`more`: the other fields of ServiceEntry."""
-        self.tables.set_service(ServiceKey(ip_address(vip), protocol, port), ServiceEntry(slot, up, **more))
+        self.maps.services.write(ServiceKey(ip_address(vip), protocol, port), ServiceEntry(slot, up, **more))
 
 
 @pytest.fixture(scope="module")
@@ -185,13 +185,13 @@ def program(bpffs: Path, module_netns: None) -> Iterator[Program]:
     """This node is number 1 of 8, with both ends of tunnels; nothing is served yet."""
     folder = bpffs / "packets"
     path = DataPath.open(folder, "lo", rows=ROWS)
-    path.tables.set_uplink(0, UplinkEntry(packets.HERE, 1))
+    path.maps.uplinks.write(0, UplinkEntry(packets.HERE, 1))
     ends = (IPv4Address("10.0.0.11"), IPv6Address("2001:db8::b"))
-    path.tables.set_conf(NodeConf(1, 11, KEY, 1_000_000_000, 4_000_000_000, *ends))
-    path.tables.set_node_prefixes([ip_network("10.0.0.0/24"), ip_network("2001:db8::/64")])
+    path.maps.conf.write(NodeConf(1, 11, KEY, 1_000_000_000, 4_000_000_000, *ends))
+    path.maps.node_prefixes.write([ip_network("10.0.0.0/24"), ip_network("2001:db8::/64")])
     fd = open_pin(next(folder.glob("program0_*")))
     assert fd is not None
-    real = Program(fd, path.tables)
+    real = Program(fd, path.maps)
     for index in range(1, 9):
         real.know_node(index)
     try:

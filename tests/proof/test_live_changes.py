@@ -138,16 +138,16 @@ class Traffic:
 
 def test_no_packet_is_lost_or_goes_astray(pins: Path) -> None:
     with closing(DataPath.open(pins, "node", rows=ROWS)) as path:
-        tables = path.tables
-        tables.set_conf(NodeConf(1, 11, SECRET))
+        maps = path.maps
+        maps.conf.write(NodeConf(1, 11, SECRET))
         for index in range(1, 8):
             mac = bytes([2, 0, 0, 0, 0, index])
-            tables.set_node(index, NodeEntry(IPv4Address(f"10.0.0.{10 + index}"), 10 + index, mac))
+            maps.nodes.write(index, NodeEntry(IPv4Address(f"10.0.0.{10 + index}"), 10 + index, mac))
         variants = table((4, 5)), table((6, 7, 3))
         no_grace = np.zeros(ROWS, np.uint64)
         for slot, port in enumerate(PORTS, 1):
-            tables.swap_rows(slot, variants[0], no_grace)
-            tables.set_service(ServiceKey(VIP, Protocol.TCP, port), ServiceEntry(slot, up=True))
+            maps.tables.swap(slot, variants[0], no_grace)
+            maps.services.write(ServiceKey(VIP, Protocol.TCP, port), ServiceEntry(slot, up=True))
         path.attach()
         programs = [open_pin(pin := next(pins.glob("program0_*")))]
         pin.unlink()
@@ -166,12 +166,12 @@ def test_no_packet_is_lost_or_goes_astray(pins: Path) -> None:
 
             def swap_tables(slot: int) -> None:
                 for number in range(CHANGES // len(PORTS)):
-                    tables.swap_rows(slot, variants[number % 2], no_grace)
+                    maps.tables.swap(slot, variants[number % 2], no_grace)
 
             changes = [pool.submit(replace_program), *(pool.submit(swap_tables, slot) for slot in range(1, 5))]
             for change in changes:
                 change.result()
-        counted = [tables.counters()[slot] for slot in range(1, 5)]
+        counted = [maps.counters.read()[slot] for slot in range(1, 5)]
         for fd in (link, *programs):
             os.close(fd or 0)
 

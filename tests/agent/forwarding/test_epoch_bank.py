@@ -46,7 +46,7 @@ def maps(tmp_path: Path) -> Iterator[Maps]:
 
 
 def banks(maps: Maps, *epochs: Epoch) -> EpochBanks:
-    kept = SLOTS if maps.conf() else ()
+    kept = SLOTS if maps.conf.read() else ()
     return EpochBanks(epochs, maps, SLOTS, kept)
 
 
@@ -60,7 +60,7 @@ def apply(
 
 def used(maps: Maps) -> tuple[Epoch | None, ...]:
     """Return the epochs that the program uses according to the keys that it reads."""
-    conf = maps.conf()
+    conf = maps.conf.read()
     assert conf is not None
     by_key = {epoch.key: epoch.number for epoch in (OLD, NEW, THIRD)}
     assert by_key[conf.hash_key] == conf.epoch
@@ -71,10 +71,10 @@ def used(maps: Maps) -> tuple[Epoch | None, ...]:
 
 def grace(maps: Maps, now: float) -> set[bool]:
     """Return whether rows are in grace now, of all services in all banks in use."""
-    conf = maps.conf()
+    conf = maps.conf.read()
     assert conf is not None
     banks = [conf.bank, 1 - conf.bank] if conf.other else [conf.bank]
-    found = [maps.grace(slot, bank) for slot in SLOTS.values() for bank in banks]
+    found = [maps.tables.grace(slot, bank) for slot in SLOTS.values() for bank in banks]
     return {bool(one) for until in found if until is not None for one in np.unique(until > now * 10**9)}
 
 
@@ -89,44 +89,44 @@ def test_a_switch(maps: Maps) -> None:
     assert second.use == EpochUse(OLD.number)
     apply(second, EpochUse(OLD.number), now=100.0)
     assert used(maps) == (OLD, NEW)
-    conf = maps.conf()
+    conf = maps.conf.read()
     assert conf is not None
     assert conf.bank == 0
-    assert not (maps.grace(1, 0) > 100 * 10**9).any(), "the rows in use do not change"  # type: ignore[operator]
+    assert not (maps.tables.grace(1, 0) > 100 * 10**9).any(), "the rows in use do not change"  # type: ignore[operator]
 
     turns, switched = EpochUse(OLD.number, alternating=True), EpochUse(NEW.number, alternating=True)
     apply(second, EpochSwitch(EpochUse(OLD.number), turns, 200.0), now=200.0)
     assert grace(maps, 200.0) == {True}, "before the use changes"
     assert used(maps) == (OLD, NEW)
     apply(second, turns, now=202.0)
-    conf = maps.conf()
+    conf = maps.conf.read()
     assert conf is not None
     assert (conf.epoch, conf.other) == (OLD.number, OtherEpoch(NEW.key, NEW.number, alternating=True))
     apply(second, EpochSwitch(turns, switched, 203.0), now=203.0)
-    rows = maps.rows(1, 0)
+    rows = maps.tables.rows(1, 0)
     apply(second, switched, now=205.0)
     assert used(maps) == (NEW, OLD)
-    assert (maps.rows(1, 0) == rows).all()  # type: ignore[union-attr]
+    assert (maps.tables.rows(1, 0) == rows).all()  # type: ignore[union-attr]
     assert grace(maps, 205.0) == {True}
 
     last = banks(maps, NEW)
     assert last.use == switched
     apply(last, EpochUse(NEW.number), now=300.0)
     assert used(maps) == (NEW, None)
-    assert maps.rows(1, 0) is None, "its memory is free"
-    assert maps.rows(1, 1) is not None
+    assert maps.tables.rows(1, 0) is None, "its memory is free"
+    assert maps.tables.rows(1, 1) is not None
 
 
 def test_a_successor_with_the_same_configuration_changes_nothing(maps: Maps) -> None:
     use = EpochUse(NEW.number, alternating=True)
     apply(banks(maps, NEW, OLD), use)
-    conf = maps.conf()
-    graces = [maps.grace(slot, bank) for slot in SLOTS.values() for bank in (0, 1)]
+    conf = maps.conf.read()
+    graces = [maps.tables.grace(slot, bank) for slot in SLOTS.values() for bank in (0, 1)]
     successor = banks(maps, NEW, OLD)
     assert successor.use == use
     apply(successor, use, now=500.0)
-    assert maps.conf() == conf
-    after = [maps.grace(slot, bank) for slot in SLOTS.values() for bank in (0, 1)]
+    assert maps.conf.read() == conf
+    after = [maps.tables.grace(slot, bank) for slot in SLOTS.values() for bank in (0, 1)]
     assert all((a == b).all() for a, b in zip(graces, after, strict=True) if a is not None and b is not None)
     assert successor.complete
 
@@ -160,7 +160,7 @@ def test_epoch_with_fewer_rows_uses_the_same_maps(maps: Maps) -> None:
     """The low bits of a hash are its row in both."""
     made = banks(maps, SMALL, OLD)
     apply(made, EpochUse(OLD.number))
-    rows = maps.rows(1, 0)
+    rows = maps.tables.rows(1, 0)
     assert rows is not None
     assert (rows[: ROWS // 2] == rows[ROWS // 2 :]).all()
     expected = algorithm.build(1, "rendezvous", ALL, ROWS // 2, 3)
@@ -190,6 +190,6 @@ def test_members_change_in_both_banks(maps: Maps) -> None:
     apply(made, EpochUse(OLD.number))
     apply(made, EpochUse(OLD.number), ALL[:2], now=50.0)
     for slot, bank in ((slot, bank) for slot in SLOTS.values() for bank in (0, 1)):
-        rows = maps.rows(slot, bank)
+        rows = maps.tables.rows(slot, bank)
         assert rows is not None
         assert set(np.unique(rows)) == {0, 1, 2}

@@ -50,7 +50,7 @@ ALL = tuple(Candidate(address, 100, 100, State.UP) for address in (A, B, C))
 class FakeDataPath:
     """All of a data path that the map writer uses: its maps."""
 
-    tables: Maps
+    maps: Maps
 
 
 @pytest.fixture
@@ -85,13 +85,13 @@ def test_what_the_program_reads(datapath: FakeDataPath) -> None:
     made = map_writer(datapath)
     apply(made, ALL)
     web, six = CONFIG.services
-    assert datapath.tables.services() == {
+    assert datapath.maps.services.read() == {
         key_of(web): ServiceEntry(1, True, Affinity.TWO_TUPLE, Forward.GUE, drop_no_member=True),
         key_of(six): ServiceEntry(2, False, Affinity.FIVE_TUPLE, Forward.L2),
     }
-    assert datapath.tables.node_prefixes() == {IPv4Network("10.0.0.0/24"), IPv6Network("2001:db8::/64")}
-    assert datapath.tables.denied() == {IPv4Network("198.51.100.0/24")}
-    conf = datapath.tables.conf()
+    assert datapath.maps.node_prefixes.read() == {IPv4Network("10.0.0.0/24"), IPv6Network("2001:db8::/64")}
+    assert datapath.maps.deny_list.read() == {IPv4Network("198.51.100.0/24")}
+    conf = datapath.maps.conf.read()
     assert conf is not None
     assert (conf.address, conf.address6, conf.hash_key) == (A, A6, CONFIG.hash_key)
     assert made.ready
@@ -101,11 +101,11 @@ def test_what_the_program_reads(datapath: FakeDataPath) -> None:
 def test_next_hop_of_the_address_that_tunnels_use(datapath: FakeDataPath) -> None:
     made = map_writer(datapath)
     apply(made, ALL)
-    assert datapath.tables.nodes()[2] == NodeEntry(B, 12, None, address6=B6, outer6=True)
+    assert datapath.maps.nodes.read()[2] == NodeEntry(B, 12, None, address6=B6, outer6=True)
     made.set_hop(B, NextHop(MAC))
-    assert datapath.tables.nodes()[2].mac is None, "packets are not sent to this address"
+    assert datapath.maps.nodes.read()[2].mac is None, "packets are not sent to this address"
     made.set_hop(B6, NextHop(MAC, False, 3, SOURCE, 7, 1400))
-    assert datapath.tables.nodes()[2] == NodeEntry(B, 12, MAC, False, B6, True, 3, SOURCE, 7, 1400)
+    assert datapath.maps.nodes.read()[2] == NodeEntry(B, 12, MAC, False, B6, True, 3, SOURCE, 7, 1400)
     assert made.unlisted_egress({3}) == []
     assert made.unlisted_egress({4}) == [(B, 3)]
     path = SimpleNamespace(uplinks=[SimpleNamespace(ifindex=3)], mode="native")
@@ -115,7 +115,7 @@ def test_next_hop_of_the_address_that_tunnels_use(datapath: FakeDataPath) -> Non
     path.mode = "generic"
     assert unlisted_interfaces(made, cast(DataPath, path)) == [], "in generic mode the kernel sends by any interface"
     made.set_hop(C, NextHop(MAC))
-    assert datapath.tables.nodes()[3] == NodeEntry(C, 13, MAC), "its identity has no IPv6 address"
+    assert datapath.maps.nodes.read()[3] == NodeEntry(C, 13, MAC), "its identity has no IPv6 address"
     assert made.reaches([B6, C])
 
 
@@ -125,23 +125,23 @@ def test_successor_takes_over_the_maps(datapath: FakeDataPath) -> None:
     first.set_hop(B6, NextHop(MAC, False, 3, SOURCE, 7, 1400))
     second = map_writer(datapath)
     assert second.known_hop(B6) == NextHop(MAC, False, 3, SOURCE, 7, 1400)
-    nodes, grace = datapath.tables.nodes(), datapath.tables.grace(1)
+    nodes, grace = datapath.maps.nodes.read(), datapath.maps.tables.grace(1)
     apply(second, ALL, now=500.0)
-    assert datapath.tables.nodes() == nodes
+    assert datapath.maps.nodes.read() == nodes
     assert grace is not None
-    assert (datapath.tables.grace(1) == grace).all(), "nothing changed, so no row is in grace again"
+    assert (datapath.maps.tables.grace(1) == grace).all(), "nothing changed, so no row is in grace again"
 
 
 def test_only_changed_rows_are_in_grace_and_a_removed_node_is_cleared(datapath: FakeDataPath) -> None:
     made = map_writer(datapath)
     apply(made, ALL)
-    rows = datapath.tables.rows(1)
+    rows = datapath.maps.tables.rows(1)
     apply(made, ALL[:2], now=100.0)
-    after, grace = datapath.tables.rows(1), datapath.tables.grace(1)
+    after, grace = datapath.maps.tables.rows(1), datapath.maps.tables.grace(1)
     assert rows is not None
     assert after is not None
     assert grace is not None
     assert ((rows != after).any(axis=1) <= (grace > 100 * 10**9)).all()
-    assert C not in {entry.address for entry in datapath.tables.nodes().values()}
+    assert C not in {entry.address for entry in datapath.maps.nodes.read().values()}
     made.deny([IPv6Network("2001:db8:bad::/48")])
-    assert datapath.tables.denied() == {IPv6Network("2001:db8:bad::/48")}
+    assert datapath.maps.deny_list.read() == {IPv6Network("2001:db8:bad::/48")}

@@ -56,14 +56,14 @@ def pins(bpffs: Path, tmp_path: Path) -> Iterator[Path]:
 
 def fill(path: DataPath) -> None:
     """One service whose rows all belong to another node, so that every packet is forwarded."""
-    tables = path.tables
-    rows = np.zeros((tables.row_count, CHAIN), np.uint16)
+    maps = path.maps
+    rows = np.zeros((maps.row_count, CHAIN), np.uint16)
     rows[:, 0] = 2
-    tables.set_conf(NodeConf(1, 11, bytes(16)))
+    maps.conf.write(NodeConf(1, 11, bytes(16)))
     for index in (1, 2):
-        tables.set_node(index, NodeEntry(IPv4Address(f"10.0.0.1{index}"), 10 + index, bytes([2, 0, 0, 0, 0, index])))
-    tables.swap_rows(1, rows, np.zeros(tables.row_count, np.uint64))
-    tables.set_service(ServiceKey(IPv4Address(VIP), Protocol.TCP, 7000), ServiceEntry(1, up=True))
+        maps.nodes.write(index, NodeEntry(IPv4Address(f"10.0.0.1{index}"), 10 + index, bytes([2, 0, 0, 0, 0, index])))
+    maps.tables.swap(1, rows, np.zeros(maps.row_count, np.uint64))
+    maps.services.write(ServiceKey(IPv4Address(VIP), Protocol.TCP, 7000), ServiceEntry(1, up=True))
 
 
 def opened(pins: Path, interfaces: str | list[str] = "node", **options: object) -> DataPath:
@@ -109,7 +109,7 @@ class Sender:
 
 
 def seen(path: DataPath) -> int:
-    return path.tables.counters()[1]["rx"]
+    return path.maps.counters.read()[1]["rx"]
 
 
 def test_attach_handles_packets_and_detach_ends_it(pins: Path) -> None:
@@ -213,20 +213,22 @@ def test_several_interfaces(pins: Path, runner: Callable[..., None]) -> None:
     with closing(opened(pins, ["node", "node2"])) as path:
         path.attach()
         assert path.modes == {"node": "native", "node2": "native"}
-        assert [path.tables.uplink(n).ifindex for n in (0, 1)] == [
+        assert [path.maps.uplinks.read(n).ifindex for n in (0, 1)] == [
             socket.if_nametoindex(name) for name in ("node", "node2")
         ]
         with Sender() as sender:
             wait_for(lambda: seen(path) > 100)
         wait_for(lambda: seen(path) == sender.sent)
     with closing(opened(pins, ["node2", "node"])) as path:
-        assert path.tables.uplink(0).ifindex == socket.if_nametoindex("node"), "its packets still come by this place"
+        assert path.maps.uplinks.read(0).ifindex == socket.if_nametoindex("node"), (
+            "its packets still come by this place"
+        )
         with Sender() as sender:
             before = seen(path)
             wait_for(lambda: seen(path) > before + 100)
         path.attach()
         assert path.attached()
-        assert path.tables.uplink(0).ifindex == socket.if_nametoindex("node2")
+        assert path.maps.uplinks.read(0).ifindex == socket.if_nametoindex("node2")
     with closing(opened(pins, "node")) as path:
         path.attach()
         assert programs() == {"node": True, "node2": False}
@@ -264,7 +266,7 @@ def test_a_restarted_process_finds_all_as_it_was(pins: Path) -> None:
     with closing(DataPath.open(pins, "node", rows=ROWS)) as path:
         assert path.program.id == int(killed.stdout)
         assert path.attached()
-        assert path.tables.missing() == []
+        assert path.maps.missing() == []
         with Sender() as sender:
             wait_for(lambda: seen(path) > 100)
             path.attach()
@@ -348,7 +350,7 @@ def test_an_interface_that_was_made_anew(pins: Path, runner: Callable[..., None]
         assert not path.attached()
         path.attach()
         assert path.attached()
-        assert path.tables.uplink(0).ifindex == socket.if_nametoindex("node")
+        assert path.maps.uplinks.read(0).ifindex == socket.if_nametoindex("node")
 
 
 def test_no_such_interface(pins: Path) -> None:

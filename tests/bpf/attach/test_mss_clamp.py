@@ -49,7 +49,7 @@ def pins(bpffs: Path, tmp_path: Path) -> Iterator[Path]:
 
 def opened(pins: Path, interfaces: str | list[str] = "node") -> DataPath:
     path = DataPath.open(pins, interfaces, rows=ROWS)
-    path.tables.set_mss({ServiceKey(ip_address(VIP), Protocol.TCP, PORT): LIMIT})
+    path.maps.mss.write({ServiceKey(ip_address(VIP), Protocol.TCP, PORT): LIMIT})
     return path
 
 

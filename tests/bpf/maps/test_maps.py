@@ -16,7 +16,7 @@ from support import packets
 from bpf.errors import BpfError
 from bpf.kernel import bpf_map
 from bpf.kernel.pin import open_pin, pin_object
-from bpf.layout.conf import ConfFlag, NodeConf, derived_fields
+from bpf.layout.conf import ConfFlag, NodeConf
 from bpf.layout.limits import CHAIN, NODES, SERVICE_CACHE, SLOTS
 from bpf.layout.map_spec import MapSpec, MapType
 from bpf.layout.node import NodeEntry
@@ -44,10 +44,10 @@ def folder(bpffs: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def tables(folder: Path) -> Iterator[Maps]:
-    tables = Maps.open(folder, ROWS)
-    yield tables
-    tables.close()
+def maps(folder: Path) -> Iterator[Maps]:
+    maps = Maps.open(folder, ROWS)
+    yield maps
+    maps.close()
 
 
 def table(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -62,119 +62,119 @@ def table(seed: int) -> tuple[np.ndarray, np.ndarray]:
 def test_everything_is_read_back_by_the_next_to_open_it(folder: Path) -> None:
     rows, grace = table(1)
     first = Maps.open(folder, ROWS)
-    first.set_conf(CONF)
-    first.set_node(3, NODE)
-    first.set_node(NODES - 1, NODE)
-    first.swap_rows(1, rows, grace)
-    first.set_service(ECHO, ServiceEntry(1, up=True))
+    first.conf.write(CONF)
+    first.nodes.write(3, NODE)
+    first.nodes.write(NODES - 1, NODE)
+    first.tables.swap(1, rows, grace)
+    first.services.write(ECHO, ServiceEntry(1, up=True))
     first.close()
 
     second = Maps.open(folder, ROWS)
-    assert second.conf() == CONF
-    assert second.nodes() == {3: NODE, NODES - 1: NODE}
-    assert second.services() == {ECHO: ServiceEntry(1, up=True)}
-    read, deadlines = second.rows(1), second.grace(1)
+    assert second.conf.read() == CONF
+    assert second.nodes.read() == {3: NODE, NODES - 1: NODE}
+    assert second.services.read() == {ECHO: ServiceEntry(1, up=True)}
+    read, deadlines = second.tables.rows(1), second.tables.grace(1)
     assert read is not None
     assert deadlines is not None
     assert np.array_equal(read, rows)
     assert np.array_equal(deadlines, grace)
-    assert second.rows(2) is None
+    assert second.tables.rows(2) is None
     assert second.missing() == []
     second.close()
 
 
-def test_what_is_missing_is_named(tables: Maps) -> None:
-    assert tables.missing() == ["the node's conf"]
-    tables.set_conf(CONF)
-    assert tables.missing() == ["the node's own entry (index 3)"]
-    tables.set_node(3, NODE)
-    assert tables.missing() == []
-    tables.set_service(ECHO, ServiceEntry(1, up=True))
-    assert tables.missing() == ["rows of 10.99.0.1 TCP port 7000", "grace of 10.99.0.1 TCP port 7000"]
-    tables.swap_rows(1, *table(1))
-    assert tables.missing() == []
+def test_what_is_missing_is_named(maps: Maps) -> None:
+    assert maps.missing() == ["the node's conf"]
+    maps.conf.write(CONF)
+    assert maps.missing() == ["the node's own entry (index 3)"]
+    maps.nodes.write(3, NODE)
+    assert maps.missing() == []
+    maps.services.write(ECHO, ServiceEntry(1, up=True))
+    assert maps.missing() == ["rows of 10.99.0.1 TCP port 7000", "grace of 10.99.0.1 TCP port 7000"]
+    maps.tables.swap(1, *table(1))
+    assert maps.missing() == []
 
 
-def test_a_swap_replaces_the_whole_table_in_time(tables: Maps) -> None:
+def test_a_swap_replaces_the_whole_table_in_time(maps: Maps) -> None:
     """The bound is ten times what it takes here: it catches a write per row, not a slow machine."""
     start = time.monotonic()
     for seed in range(5):
         rows, grace = table(seed)
-        tables.swap_rows(1, rows, grace)
+        maps.tables.swap(1, rows, grace)
     assert (time.monotonic() - start) / 5 < 0.3
-    read = tables.rows(1)
+    read = maps.tables.rows(1)
     assert read is not None
     assert np.array_equal(read, rows)
 
 
-def test_table_of_a_wrong_shape_is_refused(tables: Maps) -> None:
+def test_table_of_a_wrong_shape_is_refused(maps: Maps) -> None:
     rows, grace = table(1)
     with pytest.raises(ValueError, match=r"^rows: uint16\(65536, 4\) given, uint16\(65536, 8\) wanted"):
-        tables.swap_rows(1, rows[:, :4], grace)
+        maps.tables.swap(1, rows[:, :4], grace)
     with pytest.raises(ValueError, match=r"^grace: "):
-        tables.swap_rows(1, rows, grace[:100])
+        maps.tables.swap(1, rows, grace[:100])
     with pytest.raises(ValueError, match=r"^rows: int64"):
-        tables.swap_rows(1, rows.astype(np.int64), grace)
-    assert tables.rows(1) is None
+        maps.tables.swap(1, rows.astype(np.int64), grace)
+    assert maps.tables.rows(1) is None
 
 
-def raw_services(tables: Maps) -> dict[bytes, bytes | None]:
-    fd = tables._fds["services"]
+def raw_services(maps: Maps) -> dict[bytes, bytes | None]:
+    fd = maps.pinned["services"].fd
     return {key: bpf_map.lookup(fd, key, 8) for key in bpf_map.keys(fd, 20)}
 
 
 PORTS_ONLY = ServiceEntry(0, up=False).pack(ServiceFlag.PORTS_ONLY)
 
 
-def test_any_port_stands_for_the_ports_as_long_as_there_are_some(tables: Maps) -> None:
+def test_any_port_stands_for_the_ports_as_long_as_there_are_some(maps: Maps) -> None:
     """Fragments and the like are known to be for a VIP by the entry of port 0, anything else by that of protocol 0."""
-    tables.set_conf(CONF)
-    tables.set_service(ECHO, ServiceEntry(1, up=True))
-    tables.set_service(WEB, ServiceEntry(2, up=True))
-    assert raw_services(tables)[ANY.pack()] == PORTS_ONLY
-    assert raw_services(tables)[ANY.of_vip().pack()] == PORTS_ONLY
-    assert tables.services().keys() == {ECHO, WEB}
+    maps.conf.write(CONF)
+    maps.services.write(ECHO, ServiceEntry(1, up=True))
+    maps.services.write(WEB, ServiceEntry(2, up=True))
+    assert raw_services(maps)[ANY.pack()] == PORTS_ONLY
+    assert raw_services(maps)[ANY.of_vip().pack()] == PORTS_ONLY
+    assert maps.services.read().keys() == {ECHO, WEB}
 
-    tables.set_service(ANY, ServiceEntry(3, up=True))
-    assert raw_services(tables)[ANY.pack()] == ServiceEntry(3, up=True).pack()
-    tables.set_service(WEB, ServiceEntry(2, up=False))
-    assert tables.services() == {
+    maps.services.write(ANY, ServiceEntry(3, up=True))
+    assert raw_services(maps)[ANY.pack()] == ServiceEntry(3, up=True).pack()
+    maps.services.write(WEB, ServiceEntry(2, up=False))
+    assert maps.services.read() == {
         ECHO: ServiceEntry(1, up=True), WEB: ServiceEntry(2, up=False), ANY: ServiceEntry(3, up=True),
     }  # fmt: skip
 
-    tables.del_service(ANY)
-    assert raw_services(tables)[ANY.pack()] == PORTS_ONLY
-    tables.del_service(ECHO)
-    assert raw_services(tables)[ANY.pack()] == PORTS_ONLY
-    tables.del_service(WEB)
-    tables.del_service(WEB)
-    assert raw_services(tables) == {}
+    maps.services.remove(ANY)
+    assert raw_services(maps)[ANY.pack()] == PORTS_ONLY
+    maps.services.remove(ECHO)
+    assert raw_services(maps)[ANY.pack()] == PORTS_ONLY
+    maps.services.remove(WEB)
+    maps.services.remove(WEB)
+    assert raw_services(maps) == {}
 
 
-def test_fragments_are_for_a_service_that_needs_no_ports_and_is_alone(tables: Maps) -> None:
+def test_fragments_are_for_a_service_that_needs_no_ports_and_is_alone(maps: Maps) -> None:
     by_address = ServiceEntry(1, up=True, affinity=Affinity.TWO_TUPLE)
-    tables.set_service(ECHO, by_address)
+    maps.services.write(ECHO, by_address)
     fragments = by_address.pack(ServiceFlag.FRAGMENTS | ServiceFlag.PORTS_ONLY)
-    assert raw_services(tables)[ANY.pack()] == fragments
-    tables.set_service(WEB, ServiceEntry(2, up=True, affinity=Affinity.TWO_TUPLE))
-    assert raw_services(tables)[ANY.pack()] == PORTS_ONLY
-    tables.del_service(WEB)
-    assert raw_services(tables)[ANY.pack()] == fragments
-    tables.del_service(ECHO)
-    tables.set_service(ANY, by_address)
-    assert raw_services(tables)[ANY.pack()] == by_address.pack(ServiceFlag.FRAGMENTS)
-    tables.set_service(ANY, ServiceEntry(1, up=True, affinity=Affinity.THREE_TUPLE))
-    assert raw_services(tables)[ANY.pack()] == ServiceEntry(1, up=True, affinity=Affinity.THREE_TUPLE).pack()
+    assert raw_services(maps)[ANY.pack()] == fragments
+    maps.services.write(WEB, ServiceEntry(2, up=True, affinity=Affinity.TWO_TUPLE))
+    assert raw_services(maps)[ANY.pack()] == PORTS_ONLY
+    maps.services.remove(WEB)
+    assert raw_services(maps)[ANY.pack()] == fragments
+    maps.services.remove(ECHO)
+    maps.services.write(ANY, by_address)
+    assert raw_services(maps)[ANY.pack()] == by_address.pack(ServiceFlag.FRAGMENTS)
+    maps.services.write(ANY, ServiceEntry(1, up=True, affinity=Affinity.THREE_TUPLE))
+    assert raw_services(maps)[ANY.pack()] == ServiceEntry(1, up=True, affinity=Affinity.THREE_TUPLE).pack()
 
 
-def front(tables: Maps) -> dict[int, tuple[bytes, bytes, int]]:
+def front(maps: Maps) -> dict[int, tuple[bytes, bytes, int]]:
     """What the array in front of the services' map holds: place -> service, key, crowded."""
-    fd = tables._fds["service_cache"]
+    fd = maps.pinned["service_cache"].fd
     entries = {place: bpf_map.lookup(fd, place.to_bytes(4, "little"), 32) for place in range(SERVICE_CACHE)}
     return {p: (e[:8], e[8:28], int.from_bytes(e[28:], "little")) for p, e in entries.items() if e and any(e)}
 
 
-def test_the_array_in_front_follows_the_map(tables: Maps) -> None:
+def test_the_array_in_front_follows_the_map(maps: Maps) -> None:
     """Random changes: whoever reads it, and the map where it says so, finds what the map holds."""
     choose = random.Random(11)
     present: set[ServiceKey] = set()
@@ -182,12 +182,12 @@ def test_the_array_in_front_follows_the_map(tables: Maps) -> None:
         vip = choose.choice((IPv4Address(f"10.99.0.{choose.randrange(4)}"), IPv6Address(choose.randrange(1, 4))))
         key = ServiceKey(vip, choose.choice((Protocol.TCP, Protocol.UDP)), choose.choice((0, 53, 80, 443)))
         if key in present and step % 3:
-            tables.del_service(key)
+            maps.services.remove(key)
             present.discard(key)
         else:
-            tables.set_service(key, ServiceEntry(1 + step, up=bool(step % 2)))
+            maps.services.write(key, ServiceEntry(1 + step, up=bool(step % 2)))
             present.add(key)
-        held, entries = raw_services(tables), front(tables)
+        held, entries = raw_services(maps), front(maps)
         places = Counter(cache_place(ServiceKey.unpack(raw)) for raw in held)
         assert places.keys() == entries.keys()
         for place, (service, raw, crowded) in entries.items():
@@ -212,62 +212,58 @@ def test_services_that_share_a_place_are_both_found(program: Any) -> None:
         assert (verdict, after[5]) == ("tx", 1 + slot)
 
 
-@pytest.mark.parametrize("name", ["node_prefixes", "denied"])
-def test_prefixes(tables: Maps, name: str) -> None:
-    write, read = getattr(tables, f"set_{name}"), getattr(tables, name)
-    tables.set_conf(CONF)
+@pytest.mark.parametrize("name", ["node_prefixes", "deny_list"])
+def test_prefixes(maps: Maps, name: str) -> None:
+    prefixes = getattr(maps, name)
+    maps.conf.write(CONF)
     first = {ip_network("10.0.0.0/8"), ip_network("10.0.0.0/16"), ip_network("0.0.0.0/0"), ip_network("2001:db8::/32")}
-    write(first)
-    assert read() == first
+    prefixes.write(first)
+    assert prefixes.read() == first
     second = {ip_network("::/0"), ip_network("10.0.0.0/16")}
-    write(second)
-    assert read() == second
-    write([])
-    assert read() == set()
+    prefixes.write(second)
+    assert prefixes.read() == second
+    prefixes.write([])
+    assert prefixes.read() == set()
 
 
-def test_the_program_is_told_whether_there_is_a_deny_list(tables: Maps) -> None:
+def test_the_program_is_told_whether_there_is_a_deny_list(maps: Maps) -> None:
     def flags() -> ConfFlag:
-        return derived_fields(tables._array_entry("confs", 0))[1]
+        return maps.conf.flags()
 
-    tables.set_denied([ip_network("192.0.2.0/24")])
-    tables.set_conf(CONF)
+    maps.deny_list.write([ip_network("192.0.2.0/24")])
+    maps.conf.write(CONF)
     assert flags() == ConfFlag.DENY
-    tables.set_service(ECHO, ServiceEntry(1, up=True))
+    maps.services.write(ECHO, ServiceEntry(1, up=True))
     assert flags() == ConfFlag.DENY
-    tables.set_denied([])
+    maps.deny_list.write([])
     assert flags() == ConfFlag(0)
-    tables.set_denied([ip_network("192.0.2.0/24")])
+    maps.deny_list.write([ip_network("192.0.2.0/24")])
     assert flags() == ConfFlag.DENY
 
 
-def vip_filter(tables: Maps) -> int:
-    return int.from_bytes(tables._array_entry("confs", 0)[:8], "little")
-
-
-def test_vip_filter_follows_the_services(tables: Maps) -> None:
-    tables.set_service(ECHO, ServiceEntry(1, up=True))
-    assert vip_filter(tables) == 0  # conf is not there yet
-    tables.set_conf(CONF)
-    one = vip_filter(tables)
+def test_vip_filter_follows_the_services(maps: Maps) -> None:
+    maps.services.write(ECHO, ServiceEntry(1, up=True))
+    assert maps.conf.vip_filter() == 0  # conf is not there yet
+    maps.conf.write(CONF)
+    one = maps.conf.vip_filter()
     assert one.bit_count() == 1
-    tables.set_service(ServiceKey(OTHER_VIP, Protocol.UDP, 53), ServiceEntry(2, up=True))
-    both = vip_filter(tables)
+    maps.services.write(ServiceKey(OTHER_VIP, Protocol.UDP, 53), ServiceEntry(2, up=True))
+    both = maps.conf.vip_filter()
     assert both.bit_count() == 2
-    assert tables.conf() == CONF
-    tables.set_conf(CONF)
-    assert vip_filter(tables) == both
-    tables.del_service(ECHO)
-    assert vip_filter(tables) == both & ~one
+    assert maps.conf.read() == CONF
+    maps.conf.write(CONF)
+    assert maps.conf.vip_filter() == both
+    maps.services.remove(ECHO)
+    assert maps.conf.vip_filter() == both & ~one
 
 
-def test_limits(tables: Maps) -> None:
+def test_limits(maps: Maps) -> None:
     with pytest.raises(BpfError, match="node index 1024 is not in 1-1023: too many nodes"):
-        tables.set_node(NODES, NODE)
+        maps.nodes.write(NODES, NODE)
     with pytest.raises(BpfError, match="node index 0 is not"):
-        tables.set_node(0, NODE)
+        maps.nodes.write(0, NODE)
     with pytest.raises(BpfError, match="service slot 256 is not in 1-255: too many services"):
-        tables.set_service(ECHO, ServiceEntry(SLOTS, up=True))
+        maps.services.write(ECHO, ServiceEntry(SLOTS, up=True))
 
 
 def test_a_pin_of_another_shape_is_not_touched(folder: Path) -> None:

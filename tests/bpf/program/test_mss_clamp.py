@@ -40,7 +40,7 @@ class Clamp:
     """The program, with LIMIT for the service, and what it makes of frames."""
 
     runner: Runner
-    tables: Maps
+    maps: Maps
 
     def after(self, frame: bytes) -> bytes:
         verdict, frame = self.runner.run(frame)
@@ -52,14 +52,14 @@ class Clamp:
 def clamp(bpffs: Path) -> Iterator[Clamp]:
     folder = bpffs / "clamp"
     folder.mkdir()
-    tables = Maps.open(folder, 4096)
+    maps = Maps.open(folder, 4096)
     compiler.build(folder, folder / "program", MssClampOptions(), warnings_are_errors=True)
     fd = open_pin(folder / "program")
     assert fd is not None
-    tables.set_mss({ServiceKey(ip_address(vip), Protocol.TCP, PORT): LIMIT for vip in (VIP, VIP6)})
-    yield Clamp(Runner(fd), tables)
+    maps.mss.write({ServiceKey(ip_address(vip), Protocol.TCP, PORT): LIMIT for vip in (VIP, VIP6)})
+    yield Clamp(Runner(fd), maps)
     os.close(fd)
-    tables.close()
+    maps.close()
     shutil.rmtree(folder)
 
 
@@ -195,18 +195,18 @@ def test_cut_anywhere(clamp: Clamp, carrier: str) -> None:
 
 def test_any_port_and_a_port_of_its_own(clamp: Clamp) -> None:
     own, every = (ServiceKey(ip_address(VIP), Protocol.TCP, port) for port in (PORT, 0))
-    before = clamp.tables.mss()
+    before = clamp.maps.mss.read()
     try:
-        clamp.tables.set_mss({own: 1000, every: LIMIT})
-        assert clamp.tables.mss() == {own: 1000, every: LIMIT}
+        clamp.maps.mss.write({own: 1000, every: LIMIT})
+        assert clamp.maps.mss.read() == {own: 1000, every: LIMIT}
         assert clamp.after(frame(segment(MSS))) == frame(segment(b"\2\4\3\xe8"))
         assert clamp.after(frame(segment(MSS, port=7))) == frame(segment(LOW, port=7))
         sent = frame(segment(MSS, six=True), six=True)
         assert clamp.after(sent) == sent
-        clamp.tables.set_mss({})
+        clamp.maps.mss.write({})
         assert clamp.after(frame(segment(MSS))) == frame(segment(MSS))
     finally:
-        clamp.tables.set_mss(before)
+        clamp.maps.mss.write(before)
 
 
 def lowered(options: bytes) -> bytes:

@@ -198,13 +198,13 @@ def test_program_equals_model(kind: str, flows: dict[str, Flow], program: Any) -
 @pytest.fixture
 def two_epochs(flows: dict[str, Flow], program: Any) -> Iterator[OtherEpoch]:
     """New flows go by the second side, whose key is the usual one."""
-    before = program.tables.conf()
+    before = program.maps.conf.read()
     other = OtherEpoch(bytes(16), alternating=True)
     for slot, bank in itertools.product((ECHO, DNS), (0, 1)):
         program.set_chain(slot, (), bank=bank)
-    program.tables.set_conf(replace(before, bank=1, other=other))
+    program.maps.conf.write(replace(before, bank=1, other=other))
     yield other
-    program.tables.set_conf(before)
+    program.maps.conf.write(before)
 
 
 @pytest.mark.parametrize("kind", ["none", "established", "time-wait", "syn-recv", "cookie", "udp", "udp connected"])
@@ -219,8 +219,8 @@ def test_program_equals_model_with_two_epochs(
     for number in range(1200):
         if number % 100 == 0:
             alternating, up = choose.random() < 0.5, choose.random() < 0.5
-            conf = program.tables.conf()
-            program.tables.set_conf(replace(conf, other=replace(two_epochs, alternating=alternating)))
+            conf = program.maps.conf.read()
+            program.maps.conf.write(replace(conf, other=replace(two_epochs, alternating=alternating)))
             program.serve(flow.slot, Protocol.UDP if flow.udp else Protocol.TCP, 53 if flow.udp else 7000, up=up)
         first, other = (choose.sample(range(1, 9), choose.choice((0, 1, 1, 2, 3, 4, 7, 8))) for _ in range(2))
         graces = choose.random() < 0.2, choose.random() < 0.2
@@ -244,16 +244,16 @@ def test_the_other_epochs_owner_is_reached_at_no_charge(
 ) -> None:
     """After a switch all that is old takes two forwards: they must not compete for a rate with a flood."""
     flow = flows["none"]
-    conf = program.tables.conf()
+    conf = program.maps.conf.read()
     program.set_row(ECHO, flow.row, (1, 2), bank=1)
     program.set_row(ECHO, flow.row_under(two_epochs.hash_key), (3, 4), bank=0)
     used_up = {"again_per_s": 1, "again_burst": 0}
     for alternating, drops in ((True, False), (False, True)):
-        program.tables.set_conf(replace(conf, **used_up, other=replace(two_epochs, alternating=alternating)))
+        program.maps.conf.write(replace(conf, **used_up, other=replace(two_epochs, alternating=alternating)))
         verdicts = {program.send(flow.frame(opens=False, hop=1, prev=5))[0] for _ in range(50)}
         assert ("drop" in verdicts) == drops
     assert "drop" in {program.send(flow.frame(opens=False, hop=2, prev=5))[0] for _ in range(50)}
-    bpf_map.update(program.tables._fds["spent"], bytes(4), bytes(8 * bpf_map.possible_cpus()))
+    bpf_map.update(program.maps.pinned["spent"].fd, bytes(4), bytes(8 * bpf_map.possible_cpus()))
 
 
 def test_grace_ends(flows: dict[str, Flow], program: Any) -> None:
@@ -271,9 +271,9 @@ def test_grace_ends(flows: dict[str, Flow], program: Any) -> None:
 def test_second_forwards_are_limited_per_cpu(flows: dict[str, Flow], program: Any) -> None:
     """A burst of 10, then 5 a second; first forwards are never held up."""
     flow = flows["none"]
-    conf = program.tables.conf()
+    conf = program.maps.conf.read()
     program.set_row(ECHO, flow.row, (2, 3))
-    program.tables.set_conf(NodeConf(conf.self_index, conf.self_tag, conf.hash_key, again_per_s=5, again_burst=10))
+    program.maps.conf.write(NodeConf(conf.self_index, conf.self_tag, conf.hash_key, again_per_s=5, again_burst=10))
     cpus = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cpus)})
     before = program.counted()
@@ -288,7 +288,7 @@ def test_second_forwards_are_limited_per_cpu(flows: dict[str, Flow], program: An
         assert all(program.send(flow.frame(False))[0] == "tx" for _ in range(100))
     finally:
         os.sched_setaffinity(0, cpus)
-        program.tables.set_conf(conf)
+        program.maps.conf.write(conf)
 
 
 def walk(
@@ -315,8 +315,8 @@ def believed() -> Iterator[dict[int, tuple[int, ...]]]:
     yield from (dict(enumerate(chains, 1)) for chains in itertools.product(tables_of(3), repeat=3))
     choose = random.Random(7)
     for nodes in (4, 5):
-        tables = tables_of(nodes)
-        yield from (dict(enumerate(choose.choices(tables, k=nodes), 1)) for _ in range(4000))
+        maps = tables_of(nodes)
+        yield from (dict(enumerate(choose.choices(maps, k=nodes), 1)) for _ in range(4000))
 
 
 def test_forwards_are_bounded_however_tables_disagree() -> None:

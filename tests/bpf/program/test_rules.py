@@ -25,9 +25,9 @@ C = Counter
 @pytest.fixture
 def world(program: Any) -> Iterator[Any]:
     yield program
-    program.tables.set_denied([])
-    for key in program.tables.services():
-        program.tables.del_service(key)
+    program.maps.deny_list.write([])
+    for key in program.maps.services.read():
+        program.maps.services.remove(key)
 
 
 def frame(family: int, sport: int = 40000, dport: int = 53, client: str = "", fragment: int = 0) -> bytes:
@@ -47,7 +47,7 @@ def test_affinity_decides_the_row(world: Any, affinity: Affinity, family: int) -
     world.serve(SLOT, Protocol.UDP, 0, vip=VIPS[family], affinity=affinity)
     rows = np.zeros((ROWS, CHAIN), np.uint16)
     rows[:, 0] = 2 + np.arange(ROWS) % 7
-    world.tables.swap_rows(SLOT, rows, np.zeros(ROWS, np.uint64))
+    world.maps.tables.swap(SLOT, rows, np.zeros(ROWS, np.uint64))
     seen = set()
     for sport in range(40000, 40020):
         for dport in range(50, 60):
@@ -70,7 +70,7 @@ def test_fragments_are_served_where_no_port_is_needed(world: Any, which: str, po
     world.serve(SLOT, Protocol.UDP, port, affinity=Affinity.TWO_TUPLE)
     rows = np.zeros((ROWS, CHAIN), np.uint16)
     rows[:, 0] = 2 + np.arange(ROWS) % 7
-    world.tables.swap_rows(SLOT, rows, np.zeros(ROWS, np.uint64))
+    world.maps.tables.swap(SLOT, rows, np.zeros(ROWS, np.uint64))
     for last in range(1, 30):
         client = f"10.1.0.{last}"
         outcome = world.observe(frame(4, client=client, fragment=FRAGMENTS[which]))
@@ -116,23 +116,23 @@ def test_the_deny_list_holds_from_the_next_packet_on(world: Any, family: int) ->
     inside, beside = ("10.1.0.2", "10.1.1.2") if family == 4 else ("2001:db8:1::2", "2001:db8:2::2")
     prefix = ip_network("10.1.0.0/24" if family == 4 else "2001:db8:1::/48")
     assert world.send(frame(family, client=inside))[0] == "tx"
-    world.tables.set_denied([prefix])
+    world.maps.deny_list.write([prefix])
     for packet in (frame(family, client=inside), frame(family, client=inside, dport=99)):
         outcome = world.observe(packet)
         assert (outcome.verdict, outcome.events) == ("drop", {(0, C.DROP_DENIED): 1})
     assert world.send(frame(family, client=beside))[0] == "tx"
     other = ip_network("::/0" if family == 4 else "0.0.0.0/0")
-    world.tables.set_denied([other])
+    world.maps.deny_list.write([other])
     assert world.send(frame(family, client=inside))[0] == "tx"
-    world.tables.set_denied([prefix])
-    world.tables.set_denied([])
+    world.maps.deny_list.write([prefix])
+    world.maps.deny_list.write([])
     assert world.send(frame(family, client=inside))[0] == "tx"
 
 
 def test_the_deny_list_is_for_vips_only(world: Any) -> None:
     """A prefix too wide must not cut BGP or SSH: what is to the node itself passes."""
     world.serve(SLOT, Protocol.UDP, 53)
-    world.tables.set_denied([ip_network("0.0.0.0/0")])
+    world.maps.deny_list.write([ip_network("0.0.0.0/0")])
     ends = {"src": "10.1.0.2", "dst": "10.0.0.11"}
     ssh = packets.ipv4(packets.tcp(sport=5, dport=22, **ends), protocol=packets.TCP, **ends)
     assert world.observe(packets.ethernet(ssh, dst=HERE, src=ROUTER)).events == {(0, C.PASS_NO_SERVICE): 1}

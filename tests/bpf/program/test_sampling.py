@@ -12,7 +12,7 @@ from support.packets import HERE, ROUTER
 from bpf.layout.counter import Counter
 from bpf.layout.sampling import SampleFilter
 from bpf.layout.service import Protocol
-from bpf.maps.sampling import SampleReader
+from bpf.maps.sampling_map import SampleReader
 
 VIP, VIP6 = "10.99.0.1", "2001:db8:99::1"
 C = Counter
@@ -35,7 +35,7 @@ def reader(program: Any) -> Iterator[SampleReader]:
         program.serve(slot, Protocol.TCP, port)
         program.set_chain(slot + 2, (1, 3))
         program.serve(slot + 2, Protocol.TCP, port, vip=VIP6)
-    opened = program.tables.samples()
+    opened = program.maps.sampling.open_reader()
     yield opened
     opened.close()
 
@@ -44,18 +44,18 @@ def reader(program: Any) -> Iterator[SampleReader]:
 def world(program: Any, reader: SampleReader) -> Iterator[Any]:
     reader.read()
     yield program
-    program.tables.set_sampling(None)
+    program.maps.sampling.write(None)
 
 
 def test_nothing_while_it_is_off(world: Any, reader: SampleReader) -> None:
-    world.tables.set_sampling(SampleFilter())
-    world.tables.set_sampling(None)
+    world.maps.sampling.write(SampleFilter())
+    world.maps.sampling.write(None)
     world.send(frame())
     assert reader.read() == []
 
 
 def test_what_is_told(world: Any, reader: SampleReader) -> None:
-    world.tables.set_sampling(SampleFilter())
+    world.maps.sampling.write(SampleFilter())
     sent = [frame(), frame(size=1000, hop=1), frame("2001:db8:1::2"), frame("127.0.0.1")]
     after = [world.send(packet)[1] for packet in sent]
     found = reader.read()
@@ -83,14 +83,14 @@ def test_what_is_told(world: Any, reader: SampleReader) -> None:
     ],
 )
 def test_filter(world: Any, reader: SampleReader, wanted: SampleFilter, expected: set[int]) -> None:
-    world.tables.set_sampling(wanted)
+    world.maps.sampling.write(wanted)
     sent = [frame(), frame(dport=7001), frame("2001:db8:1::2"), frame("10.1.1.3"), frame("127.0.0.9")]
     after = [world.send(packet)[1] for packet in sent]
     assert [s.head for s in reader.read()] == [after[i][:128] for i in sorted(expected)]
 
 
 def test_one_in_many(world: Any, reader: SampleReader) -> None:
-    world.tables.set_sampling(SampleFilter(every=10))
+    world.maps.sampling.write(SampleFilter(every=10))
     found = 0
     for _ in range(20):
         for _ in range(200):
@@ -100,7 +100,7 @@ def test_one_in_many(world: Any, reader: SampleReader) -> None:
 
 
 def test_a_full_buffer_costs_no_packet(world: Any, reader: SampleReader) -> None:
-    world.tables.set_sampling(SampleFilter())
+    world.maps.sampling.write(SampleFilter())
     assert {world.send(frame())[0] for _ in range(4000)} == {"tx"}
     assert 1000 < len(reader.read()) < 4000
     world.send(frame())

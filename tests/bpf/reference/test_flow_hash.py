@@ -27,11 +27,11 @@ def test_twin_finds_the_row_that_the_program_reads(program: Any) -> None:
         (choose.randrange(1 << 24, 100 << 24), choose.randrange(1 << 16), choose.randrange(1, 1 << 16))
         for _ in range(300)
     ]
-    program.tables.set_service(ServiceKey(IPv4Address(VIP), Protocol.TCP, 0), ServiceEntry(1, up=True))
+    program.maps.services.write(ServiceKey(IPv4Address(VIP), Protocol.TCP, 0), ServiceEntry(1, up=True))
     for divisor in (1, 7, 49, 343):  # 7 next hops: nodes 2 to 8; 7 ** 4 < 4096 leaves a few rows alike
         rows = np.zeros((ROWS, CHAIN), np.uint16)
         rows[:, 0] = 2 + np.arange(ROWS) // divisor % 7
-        program.tables.swap_rows(1, rows, np.zeros(ROWS, np.uint64))
+        program.maps.tables.swap(1, rows, np.zeros(ROWS, np.uint64))
         for client, client_port, vip_port in flows:
             address = IPv4Address(client)
             row = row_of(KEY, ROWS, address, client_port, IPv4Address(VIP), vip_port)
@@ -106,13 +106,13 @@ def test_vip_filter_has_the_bit_the_program_asks_for(program: Any) -> None:
     """A VIP alone in the filter is found, one bit off it is not: the packet passes before any lookup."""
     for address in ("10.99.0.1", "10.99.0.77", "192.0.2.200"):
         key = ServiceKey(IPv4Address(address), Protocol.UDP, 53)
-        program.tables.set_service(key, ServiceEntry(2, up=True))
+        program.maps.services.write(key, ServiceEntry(2, up=True))
         program.set_chain(2, (2,))
         ends = {"src": "10.1.0.2", "dst": address}
         datagram = packets.ipv4(packets.udp(sport=1, dport=53, **ends), protocol=packets.UDP, **ends)
         frame = packets.ethernet(datagram, dst=packets.HERE, src=packets.ROUTER)
         assert program.send(frame)[0] == "tx"
-        program.tables.del_service(key)
+        program.maps.services.remove(key)
         assert program.send(frame)[0] == "pass"
     assert vip_filter([]) == 0
     assert vip_filter([IPv4Address("10.99.0.1")]).bit_count() == 1

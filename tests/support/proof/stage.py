@@ -67,8 +67,8 @@ class Stage:
 
     def refill(self) -> None:
         """Let the next packets that are too big be answered: a CPU does so a thousand times a second at most."""
-        tables = self.path.tables
-        bpf_map.update(tables._fds["spent"], TELL_TOO_BIG.to_bytes(4, "little"), bytes(8 * bpf_map.possible_cpus()))
+        maps = self.path.maps
+        bpf_map.update(maps.pinned["spent"].fd, TELL_TOO_BIG.to_bytes(4, "little"), bytes(8 * bpf_map.possible_cpus()))
 
     def agrees(self, judgement: Judgement, frame: bytes) -> bool:
         """Send a frame; whether verdict and frame are as judged. What is dropped may lie there in pieces."""
@@ -78,48 +78,48 @@ class Stage:
         return verdict == judgement.verdict and (verdict == "drop" or left == judgement.frame)
 
     def counted(self) -> dict[tuple[int, str], int]:
-        counters = self.path.tables.counters()
+        counters = self.path.maps.counters.read()
         return {(slot, name): value for slot, named in counters.items() for name, value in named.items()}
 
     def install(self, world: World) -> None:
         """Write a world into the maps; what did not change since the last one stays."""
-        tables, before = self.path.tables, self._now
+        maps, before = self.path.maps, self._now
         me = world.nodes[world.me]
         if before is None or (world.secret, me) != (before.secret, before.nodes[before.me]):
-            tables.set_uplink(0, UplinkEntry(_mac(world.mac), 1))
+            maps.uplinks.write(0, UplinkEntry(_mac(world.mac), 1))
             conf = NodeConf(world.me, me.tag, world.secret, again_per_s=10**9, again_burst=4 * 10**9)
-            tables.set_conf(replace(conf, address=me.address, address6=me.address6))
+            maps.conf.write(replace(conf, address=me.address, address6=me.address6))
         if world.other and (before is None or before.other is not world.other):
             self._install_other(world.other)
         if before is None or world.prefixes != before.prefixes:
-            tables.set_node_prefixes(world.prefixes)
+            maps.node_prefixes.write(world.prefixes)
         if before is None or world.denied != before.denied:
-            tables.set_denied(world.denied)
+            maps.deny_list.write(world.denied)
         known_nodes: dict[int, Node] = dict(before.nodes) if before else {}
         for index, node in world.nodes.items():
             if known_nodes.get(index) != node:
-                tables.set_node(index, _node_entry(node))
+                maps.nodes.write(index, _node_entry(node))
         for index in known_nodes.keys() - world.nodes.keys():
-            tables.set_node(index, None)
+            maps.nodes.write(index, None)
         for slot, rows in world.tables.items():
             if before is None or before.tables.get(slot) is not rows:
-                tables.swap_rows(slot, *_encoded(rows), bank=1 if world.other else 0)
+                maps.tables.swap(slot, *_encoded(rows), bank=1 if world.other else 0)
         known: dict[Any, Service] = dict(before.services) if before else {}
         for key, service in world.services.items():
             if known.get(key) != service:
-                tables.set_service(_service_key(key), _service_entry(service))
+                maps.services.write(_service_key(key), _service_entry(service))
         for key in known.keys() - world.services.keys():
-            tables.del_service(_service_key(key))
+            maps.services.remove(_service_key(key))
         self._now = world
 
     def _install_other(self, other: OtherEpoch) -> None:
         """Let the other epoch have the first side, so that the one of new flows is not where it is without."""
-        tables = self.path.tables
+        maps = self.path.maps
         for slot, rows in other.tables.items():
-            tables.swap_rows(slot, *_encoded(rows), bank=0)
-        conf = tables.conf()
+            maps.tables.swap(slot, *_encoded(rows), bank=0)
+        conf = maps.conf.read()
         assert conf is not None
-        tables.set_conf(replace(conf, bank=1, other=layout_conf.OtherEpoch(other.secret, 0, other.alternating)))
+        maps.conf.write(replace(conf, bank=1, other=layout_conf.OtherEpoch(other.secret, 0, other.alternating)))
 
 
 def difference(world: World, stage: Stage, frame: bytes, of: str = "generated") -> str:

@@ -1,18 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reading end of the ring buffer of sampled packets."""
+"""Which packets are sampled, and reading them. While none are, the program spends one test on it."""
 
 import ctypes as ct
 from typing import Final
 
 from bpf.errors import BpfError
 from bpf.kernel.libbpf import library
-from bpf.layout.sampling import SAMPLE_STRUCT, Sample
+from bpf.layout.conf import ConfFlag
+from bpf.layout.sampling import SAMPLE_STRUCT, Sample, SampleFilter
+from bpf.maps.conf_map import ConfMap
+from bpf.maps.pinned_map import PinnedMap
 
 _CALLBACK: Final = ct.CFUNCTYPE(ct.c_int, ct.c_void_p, ct.c_void_p, ct.c_size_t)
 
 
+class SamplingMap:
+    """The filter, conf's flag that there is one, and the ring buffer of samples."""
+
+    def __init__(self, sampling: PinnedMap, samples: PinnedMap, conf: ConfMap) -> None:
+        self._sampling = sampling
+        self._samples = samples
+        self._conf = conf
+
+    def write(self, wanted: SampleFilter | None) -> None:
+        """Sample the packets that match a filter; with None, no packets."""
+        if wanted:
+            self._sampling.set_entry(0, wanted.pack())
+        self._conf.set_flag(ConfFlag.SAMPLE, wanted is not None)
+
+    def open_reader(self) -> "SampleReader":
+        """Open the reading end of the ring buffer; one reader at a time."""
+        return SampleReader(self._samples.fd)
+
+
 class SampleReader:
-    """The reading end: `fileno` is readable when there are samples, `read` takes them out."""
+    """The reading end of the ring buffer: `fileno` is readable when there are samples, `read` takes them out."""
 
     def __init__(self, fd: int) -> None:
         self._found: list[Sample] = []

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The services: their map, the cache in front of it, and the VIP filter that follows from them.
+
+Beside the services the map holds an entry for each VIP, and for each (VIP, protocol): by them the program knows that
+another packet is to a VIP.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from bpf.errors import BpfError
+from bpf.layout.limits import SLOTS
+from bpf.layout.service import Affinity, ServiceEntry, ServiceFlag, ServiceKey
+from bpf.maps.conf_map import ConfMap
+from bpf.maps.pinned_map import PinnedMap
+from bpf.maps.service_cache import ServiceCache
+
+_NO_SERVICE: Final = ServiceEntry(slot=0, up=False).pack(ServiceFlag.PORTS_ONLY)
+"""The entry of a VIP, and of a (VIP, protocol) whose services all have ports."""
+
+
+class ServiceMap:
+    """The services by VIP, protocol and port."""
+
+    def __init__(self, services: PinnedMap, cache: PinnedMap, stats: PinnedMap, conf: ConfMap) -> None:
+        self._services = services
+        self._cache = ServiceCache(cache.fd)
+        self._stats = stats
+        self._conf = conf
+
+    def close(self) -> None:
+        """Unmap the cache."""
+        self._cache.close()
+
+    def write(self, key: ServiceKey, entry: ServiceEntry) -> None:
+        """Write a service. Its packets are handled from now on, so swap its rows in before.
+
+        The counters of a new service start at 0.
+        """
+        if not 0 < entry.slot < SLOTS:
+            raise BpfError(f"service slot {entry.slot} is not in 1-{SLOTS - 1}: too many services")
+        known = self.read()
+        if key not in known:
+            self._stats.clear_entry(entry.slot)
+        self._replace_all({**known, key: entry})
+
+    def remove(self, key: ServiceKey) -> None:
+        """Remove a service, if it is there: its packets pass to the kernel from now on."""
+        self._replace_all({other: entry for other, entry in self.read().items() if other != key})
+
+    def read(self) -> dict[ServiceKey, ServiceEntry]:
+        """Return all services."""
+        found = {key: ServiceEntry.unpack(value) for key, value in self._encoded().items()}
+        return {key: entry for key, entry in found.items() if entry}
+
+    def _encoded(self) -> dict[ServiceKey, bytes]:
+        """Return the map's entries, with those of a VIP or a protocol."""
+        found = {key: self._services.lookup(key) for key in self._services.keys()}
+        return {ServiceKey.unpack(key): value for key, value in found.items() if value}
+
+    def _replace_all(self, services: Mapping[ServiceKey, ServiceEntry]) -> None:
+        """Bring the map and the cache to these services."""
+        present, wanted = self._encoded(), _encode(services)
+        # The VIPs of both, until no entry leads to a service that is removed.
+        self._conf.set_vip_filter(key.vip for key in {*services, *present})
+        for key in wanted.keys() | present.keys():
+            if present.get(key) == wanted.get(key):
+                continue
+            if key in wanted:
+                self._services.update(key.pack(), wanted[key])
+            else:
+                self._services.delete(key.pack())
+            self._cache.refresh(key, wanted)
+        self._conf.set_vip_filter(key.vip for key in services)
+
+
+def _encode(services: Mapping[ServiceKey, ServiceEntry]) -> dict[ServiceKey, bytes]:
+    """Return the map's entries for these services, with those of their VIPs and protocols.
+
+    Fragments carry no ports. They are served where a service needs none for its hash and is alone for its VIP and
+    protocol.
+    """
+    entries: dict[ServiceKey, bytes] = {}
+    for key, entry in services.items():
+        same = [other for other in services if other.any_port() == key.any_port()]
+        fragments = len(same) == 1 and entry.affinity is Affinity.TWO_TUPLE
+        flags = ServiceFlag.FRAGMENTS if fragments else ServiceFlag(0)
+        entries[key.of_vip()] = _NO_SERVICE
+        if key.any_port() not in services:
+            of_protocol = entry.pack(flags | ServiceFlag.PORTS_ONLY) if fragments else _NO_SERVICE
+            entries[key.any_port()] = of_protocol
+        entries[key] = entry.pack(flags)
+    return entries

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The interfaces that the program is attached to."""
+
+from bpf.layout.uplink import UplinkEntry
+from bpf.maps.pinned_map import PinnedMap
+
+
+class UplinkMap:
+    """The uplinks, by their place in the configured list."""
+
+    def __init__(self, uplinks: PinnedMap) -> None:
+        self._uplinks = uplinks
+
+    def write(self, place: int, uplink: UplinkEntry) -> None:
+        """Write an interface. Needed again when its MAC changes: frames to any other MAC pass unmodified."""
+        self._uplinks.set_entry(place, uplink.pack())
+
+    def read(self, place: int) -> UplinkEntry | None:
+        """Return what `write` wrote; None before that."""
+        return UplinkEntry.unpack(self._uplinks.entry(place))
