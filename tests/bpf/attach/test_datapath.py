@@ -253,7 +253,7 @@ def test_empty_tables_are_not_attached(pins: Path) -> None:
 def test_a_restarted_process_finds_all_as_it_was(pins: Path) -> None:
     """Attach in a process that is killed: packets are handled on, and the next process takes over without a compile."""
     code = (
-        "import os, sys; from pathlib import Path; sys.path[:0] = ['tests/bpf', 'tests']\n"
+        "import os, sys; from pathlib import Path; sys.path[:0] = ['tests/bpf/attach', 'tests']\n"
         "import test_datapath\n"
         "path = test_datapath.opened(Path(sys.argv[1])); path.attach(); print(path.program.id, flush=True)\n"
         "os.kill(os.getpid(), 9)"
