@@ -69,7 +69,10 @@ def announce() -> None:
 @socket_option
 @output_option
 def announce_status(socket: Path, output: str) -> None:
-    """Show for each VIP and peer: desired, in adj-rib-out, session, since when, and why."""
+    """Show each VIP's state at each peer.
+
+    What is desired, what the adj-rib-out holds, the session, since when, and why.
+    """
     from agent.cli.display import print_announcements
 
     show(request(socket, "GET", "/announce"), output, print_announcements)
@@ -103,9 +106,9 @@ def check(socket: Path, output: str) -> None:
 @socket_option
 @output_option
 def watch(vip: Address | None, socket: Path, output: str) -> None:
-    """Print each VIP's state at each peer, then every change as it happens, until Ctrl-C (exit code 0).
+    """Print changes of VIPs at peers as they happen.
 
-    With -o json, one object a line.
+    Prints the current state of each first, and ends by Ctrl-C (exit code 0). With -o json, one object a line.
     """
     from agent.cli.client import follow
     from agent.cli.display import change_line
@@ -182,7 +185,10 @@ def down(
     vip: Address | None, reason: str, for_s: float | None, force: bool, wait: bool, timeout_s: float, socket: Path,
     output: str,
 ) -> None:  # fmt: skip
-    """Withdraw VIPs from the routers. The node still serves what reaches it. Refused if it is the last announcer."""
+    """Withdraw VIPs from the routers.
+
+    The node still serves what reaches it. Refused if no other node announces a VIP.
+    """
     query = _query(vip, reason, for_s, force)
     _change(socket, output, "/withdraw", query, "withdrawn", False, timeout_s if wait else None)
 
@@ -190,7 +196,10 @@ def down(
 @announce.command()
 @_order_options()
 def up(vip: Address | None, wait: bool, timeout_s: float, socket: Path, output: str) -> None:
-    """Announce VIPs again after `down`, or after faults that hold them down."""
+    """Announce VIPs again.
+
+    Ends `down`, and the hold-down of a VIP after faults.
+    """
     _change(socket, output, "/announce", vip_query(vip), "to be announced", True, timeout_s if wait else None)
 
 
@@ -205,7 +214,10 @@ def drain(
     method: str, vip: Address | None, reason: str, for_s: float | None, force: bool, wait: bool, timeout_s: float,
     socket: Path, output: str,
 ) -> None:  # fmt: skip
-    """Have the routers prefer other nodes for VIPs. For the whole node with its connections: `lbctl drain`."""
+    """Have the routers prefer other nodes for VIPs.
+
+    For the whole node with its connections: `lbctl drain`.
+    """
     query = {"method": method} | _query(vip, reason, for_s, force)
     wanted = method != Method.WITHDRAW
     _change(socket, output, "/announce/drain", query, f"drained ({method})", wanted, timeout_s if wait else None)

@@ -9,7 +9,7 @@ import click
 
 from agent.cli.options import output_option, request, show, socket_option
 
-service_option = click.option("--service", help="One service, by its name; without it, all of this node.")
+service_option = click.option("--service", metavar="NAME", help="One service; without it, all of this node.")
 
 
 @click.group()
@@ -21,7 +21,10 @@ def backend() -> None:
 @socket_option
 @output_option
 def backend_list(socket: Path, output: str) -> None:
-    """Show each service's members with their states and weights, in this node's view."""
+    """Show each service's members, states and weights.
+
+    In this node's view.
+    """
     from agent.cli.display import print_backends
 
     status = request(socket, "GET", "/status")
@@ -47,7 +50,10 @@ def _set(socket: Path, output: str, service: str | None, **query: str) -> None:
 @socket_option
 @output_option
 def backend_drain(service: str | None, socket: Path, output: str) -> None:
-    """Take no new connections, keep the open ones; still forward and announce for the other members."""
+    """Take no new connections, keep the open ones.
+
+    This node still forwards and announces for the other members.
+    """
     _set(socket, output, service, drained="yes")
 
 
@@ -66,8 +72,9 @@ def backend_undrain(service: str | None, socket: Path, output: str) -> None:
 @socket_option
 @output_option
 def backend_weight(weight: str, service: str | None, socket: Path, output: str) -> None:
-    """Lower this node's effective weight: WEIGHT is a number, a percentage of the nominal weight, or `nominal`.
+    """Lower this node's effective weight.
 
-    It persists over restarts of the agent. To exceed the nominal weight, change the configuration.
+    WEIGHT is a number, a percentage of the nominal weight (50%), or `nominal`. It persists over restarts of the agent.
+    To exceed the nominal weight, change the configuration.
     """
     _set(socket, output, service, weight=weight)

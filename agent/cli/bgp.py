@@ -24,7 +24,10 @@ def bgp() -> None:
 @bgp.command()
 @config_option
 def run(path: Path) -> None:
-    """Write and validate ExaBGP's configuration, then become ExaBGP, in the foreground (lb-bgp.service)."""
+    """Run ExaBGP in the foreground (lb-bgp.service).
+
+    Writes and validates its configuration first.
+    """
     from bgp.exabgp import speaker
 
     speaker.run(_speaker(path))
@@ -33,9 +36,10 @@ def run(path: Path) -> None:
 @bgp.command()
 @config_option
 def reload(path: Path) -> None:
-    """Have the running ExaBGP read the `bgp` section again. Sessions whose settings did not change stay up.
+    """Have ExaBGP read the `bgp` section again.
 
-    A configuration with a fault is refused, and nothing changes. The rest of the file: `lbctl agent reload`.
+    Sessions whose settings did not change stay up. A configuration with a fault is refused, and nothing changes. The
+    rest of the file: `lbctl agent reload`.
     """
     from bgp.exabgp.reload import reload as reload_exabgp
 

@@ -19,7 +19,10 @@ def config() -> None:
 @config_option
 @output_option
 def check(path: Path, output: str) -> None:
-    """Read a configuration as the agent does, and report every error as file:line:column: field."""
+    """Report every error of a configuration.
+
+    Reads it as the agent does, with the files that it names. Each error is file:line:column: field: what is wrong.
+    """
     from agent.address import endpoint
     from agent.config import file
 

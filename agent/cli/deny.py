@@ -42,7 +42,10 @@ def deny_list(socket: Path, output: str) -> None:
 @socket_option
 @output_option
 def add(prefix: Network, socket: Path, output: str) -> None:
-    """Drop all packets from PREFIX to VIPs, now and after a restart of the agent."""
+    """Drop all packets from PREFIX to VIPs.
+
+    It persists over restarts of the agent.
+    """
     response = request(socket, "POST", "/deny", prefix=str(prefix))
     show(response, output, lambda _: click.echo(f"{prefix}: denied"))
 

@@ -13,7 +13,7 @@ import click
 from agent.cli.options import output_option
 
 file_argument = click.argument("file", type=click.Path(path_type=Path))
-name_option = click.option("--name", help="The lab's name, if not the file's.")
+name_option = click.option("--name", metavar="NAME", help="The lab's name, if not the file's.")
 
 
 @click.group()
@@ -27,7 +27,10 @@ def lab() -> None:
 @click.option("--reconfigure", is_flag=True, help="Take a lab of that name down first.")
 @click.option("--keep-failed", is_flag=True, help="Leave the lab up for inspection if an exec line fails.")
 def up(file: Path, name: str | None, reconfigure: bool, keep_failed: bool) -> None:
-    """Bring the lab of FILE up: nodes, links, then each node's exec lines."""
+    """Bring the lab of FILE up.
+
+    First nodes, then links, then each node's exec lines.
+    """
     from topology.lab.lab import Lab
 
     made = Lab.up(file, name, reconfigure=reconfigure, keep_failed=keep_failed)
@@ -38,7 +41,10 @@ def up(file: Path, name: str | None, reconfigure: bool, keep_failed: bool) -> No
 @file_argument
 @name_option
 def down(file: Path, name: str | None) -> None:
-    """Take the lab of FILE down, also one that is up in part."""
+    """Take the lab of FILE down.
+
+    Also one that is up in part.
+    """
     from topology.lab.lab import Lab
 
     found = name or _name(file)
@@ -51,7 +57,10 @@ def down(file: Path, name: str | None) -> None:
 @click.argument("node")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def execute(file: Path, name: str | None, node: str, command: tuple[str, ...]) -> None:
-    """Run COMMAND in NODE of the lab of FILE; its exit code is lbctl's."""
+    """Run COMMAND in NODE of the lab of FILE.
+
+    Its exit code is lbctl's.
+    """
     from topology.lab.lab import Lab
 
     sys.exit(Lab.find(name or _name(file)).attach(node, command))
@@ -62,7 +71,10 @@ def execute(file: Path, name: str | None, node: str, command: tuple[str, ...]) -
 @name_option
 @output_option
 def inspect(file: Path, name: str | None, output: str) -> None:
-    """Show the nodes of the lab of FILE, their processes and interfaces."""
+    """Show the nodes of the lab of FILE.
+
+    With their processes and interfaces.
+    """
     from agent.cli.display import print_lab
     from topology.lab.lab import Lab
 

@@ -39,7 +39,10 @@ def explain(flow: str, socket: Path, output: str) -> None:
 @socket_option
 @output_option
 def drain(force: bool, socket: Path, output: str) -> None:
-    """Take no new connections, leave the ECMP set. Open connections stay."""
+    """Take no new connections, leave the ECMP set.
+
+    Open connections stay.
+    """
     _change(socket, output, "/drain", "draining", force)
 
 
@@ -56,7 +59,10 @@ def undrain(socket: Path, output: str) -> None:
 @socket_option
 @output_option
 def leave(force: bool, socket: Path, output: str) -> None:
-    """Leave every chain, after a drain. Connections still open here break."""
+    """Leave every chain, after a drain.
+
+    Connections that are still open here break.
+    """
     _change(socket, output, "/leave", "left", force)
 
 

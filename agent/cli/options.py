@@ -41,7 +41,7 @@ def _vip(_: click.Context, __: click.Parameter, value: str | None) -> Address | 
 force_option = click.option(
     "--force", is_flag=True, help="Proceed even if no other node is known to announce the VIP, which ends its service."
 )
-vip_option = click.option("--vip", callback=_vip, help="One VIP; without it, all of this node.")
+vip_option = click.option("--vip", callback=_vip, metavar="ADDRESS", help="One VIP; without it, all of this node.")
 
 
 def request(socket: Path, method: str, resource: str, /, **query: str) -> dict[str, Any]:

@@ -72,7 +72,9 @@ def _nodes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tu
     help="The router, by its address in bgp.peers; twice if it has two there. Without it, all routers in turn: if "
     "there are as many IPv6 addresses as IPv4 ones, they are paired in order.",
 )  # fmt: skip
-@click.option("--router-id", callback=_router_id, help="The router's id, if not its IPv4 address in bgp.peers.")
+@click.option(
+    "--router-id", callback=_router_id, metavar="ADDRESS", help="The router's id, if not its IPv4 address in bgp.peers."
+)
 @click.option("--log", metavar="FILE", help="The router's log file, if not syslog.")
 def router_config(
     path: Path,
@@ -82,7 +84,10 @@ def router_config(
     router_id: IPv4Address | None,
     log: str | None,
 ) -> None:
-    """Print the router's configuration for this node's sessions, complete, with the known traps."""
+    """Print a router's configuration for its sessions.
+
+    It is complete, for sessions with this node or those of --node, and avoids the known traps of each router.
+    """
     from agent.announcing.router_config import own_addresses, routers_of
     from agent.announcing.router_config import router_config as facts_of
     from agent.config import file

@@ -80,9 +80,7 @@ class PeerConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.multihop and self.ttl_security:
-            raise fault(
-                "multihop", "contradicts ttl_security (a directly connected router); give one of them"
-            )
+            raise fault("multihop", "contradicts ttl_security (a directly connected router); give one of them")
         if self.interface and self.multihop:
             raise fault("multihop", f"{self.address} is link-local, so directly connected")
         if self.interface and self.passive:

@@ -148,6 +148,7 @@ def test_every_command_has_help() -> None:
     assert len(found) > 35
     for path, command in found.items():
         assert command.help, path
+        assert not path or not command.get_short_help_str(limit=60).endswith("..."), path
         assert all(option.help for option in command.params if isinstance(option, click.Option)), path
 
 
