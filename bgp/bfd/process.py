@@ -6,15 +6,15 @@ relay does not disturb a session. When a path fails, it sends ExaBGP a command:
 
     neighbor 10.0.0.1 teardown 10
 
-The BGP session ends with the NOTIFICATION Cease, subcode "BFD Down" (RFC 9384), and its routes go, as when a link
-fails. It never blocks: every descriptor is non-blocking, and ExaBGP's output is read and discarded, because a helper
-that does not read would block ExaBGP.
+The BGP session ends with the NOTIFICATION Cease, subcode "BFD Down" (RFC 9384), and its routes are removed, as when a
+link fails. It never blocks: every descriptor is non-blocking, and ExaBGP's output is read and discarded, because a
+helper that does not read would block ExaBGP.
 
 Standard library only, and run from an archive in the run directory (helper_archive.py), as the relay is.
 
     bfd --run-dir PATH
 
-Exit: 0 when ExaBGP closes its end or on SIGTERM, after AdminDown to each neighbor: no failure.
+Exit: 0 when ExaBGP closes its end or on SIGTERM. AdminDown to each neighbor then shows that this is no failure.
 """
 
 from __future__ import annotations

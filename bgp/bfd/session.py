@@ -11,8 +11,7 @@ process.py has the sockets and the clock. Section numbers below are RFC 5880's.
 The rules, and where ours are narrower:
  1. The state machine is the table of 6.2 and 6.8.6, below. Both ends have the active role.
  2. The transmit interval is the larger of our Desired Min TX and the neighbor's Required Min RX, minus a jitter of up
-    to
-    a quarter (6.8.7). A change of state, and the Final that answers a Poll, are sent at once.
+    to a quarter (6.8.7). A change of state, and the Final that answers a Poll, are sent at once.
  3. While not Up we desire an interval of at least a second (6.8.3). New intervals are sent with the Poll bit until a
     Final acknowledges them; until then we send no slower and wait no shorter than before.
  4. A neighbor that is silent for the detection time is down, and what it sent is discarded (6.8.4, 6.8.1).

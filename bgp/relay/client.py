@@ -23,8 +23,7 @@ RETRY_S = 0.2
 REPLACED_RETRY_S = 10.0
 """After another agent replaced us: long enough not to compete with it for the routes."""
 FRESH_S = 2.0
-"""Desired routes older than this are not sent on reconnecting: it would be a heartbeat that the planner did not
-send."""
+"""Desired routes older than this are not sent on reconnecting: they would be a heartbeat without a planner."""
 
 
 class RelayClient:
@@ -82,7 +81,7 @@ class RelayClient:
             uid = peer_uid(writer.get_extra_info("socket"))
             if uid not in self._uids:
                 allowed = ", ".join(map(str, sorted(self._uids)))
-                raise BgpError(f"served by uid {uid}, not by {allowed}: connection refused")
+                raise BgpError(f"served by uid {uid}, not by {allowed}: connection closed")
             self._writer, self.error = writer, None
             if asyncio.get_running_loop().time() - self._desired_at < FRESH_S:
                 self._send()
@@ -110,4 +109,4 @@ class RelayClient:
 
 
 class _ReplacedError(BgpError):
-    """Another agent has connected."""
+    """Another agent connected and replaced this one."""

@@ -31,7 +31,7 @@ from bgp.file_watch import WatchedFile
 from bgp.helper_log import log
 from bgp.peercred import peer_uid
 from bgp.relay.allowlist import Allowlist
-from bgp.relay.protocol import MAX_LINE_BYTES, REPLACED, decode_desired, line
+from bgp.relay.protocol import MAX_LINE_BYTES, REPLACED, decode_desired, encode_message
 from bgp.relay.reconciler import Reconciler
 
 COALESCE_S = 0.02
@@ -82,7 +82,7 @@ class AgentConnection:
         """Close the connection, and send the reason if the socket accepts it."""
         if reason and not self.busy:
             with contextlib.suppress(OSError):
-                self.send(line({"goodbye": reason}))
+                self.send(encode_message({"goodbye": reason}))
         self.connection.close()
 
 
@@ -220,10 +220,10 @@ class Relay:
             self._agent.close(reason)
             self._agent = None
 
-    def _register(self, descriptor: int, wanted: bool, mask: int, call: object) -> None:
+    def _register(self, descriptor: int, wanted: bool, mask: int, callback: object) -> None:
         registered = descriptor in self._selector.get_map()
         if wanted and not registered:
-            self._selector.register(descriptor, mask, call)
+            self._selector.register(descriptor, mask, callback)
         elif registered and not wanted:
             self._selector.unregister(descriptor)
 

@@ -84,7 +84,7 @@ class Snapshot:
 
     def encode(self) -> bytes:
         """Return the line, with its newline."""
-        return line(
+        return encode_message(
             {
                 "peers": [_peer_to_json(p) for p in self.peers],
                 "error": self.error,
@@ -115,7 +115,7 @@ class DesiredRoutes:
 
     def encode(self) -> bytes:
         """Return the line, with its newline."""
-        return line(
+        return encode_message(
             {
                 "desired": [r.to_json() for r in self.desired],
                 "fallback": [r.to_json() for r in self.fallback],
@@ -124,7 +124,7 @@ class DesiredRoutes:
         )
 
 
-def line(message: Mapping[str, Any]) -> bytes:
+def encode_message(message: Mapping[str, Any]) -> bytes:
     """Encode one message as a line."""
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"
 

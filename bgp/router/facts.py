@@ -20,7 +20,7 @@ Network = IPv4Network | IPv6Network
 Family = Literal["ipv4", "ipv6"]
 
 MAX_PATHS = 64
-"""The limit of next hops for a VIP: FRR's compile-time maximum; BIRD's default is 16."""
+"""The limit of next hops for a VIP: FRR's compile-time maximum, to which BIRD's default of 16 is raised."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The router's side: every kind takes what is written for it, known traps are in it, and no password is.
+"""The router's configuration: each kind of router accepts its own, and none contains a password.
 
-Each configuration is read by the router that it is for; whether it does what it should is the interop matrix's.
+The router itself checks the syntax; tests/cluster/test_interop.py tests the effect.
 """
 
 import subprocess
@@ -36,12 +36,12 @@ PLAIN = Router(
 )
 
 
-def every(**changes: object) -> tuple[Neighbor, ...]:
-    """The plain router's neighbors, their session changed."""
+def neighbors_with(**changes: object) -> tuple[Neighbor, ...]:
+    """Return the plain router's neighbors with changed session settings."""
     return tuple(replace(one, session=replace(one.session, **changes)) for one in PLAIN.neighbors)
 
 
-INTERNAL = tuple(replace(one, asn=65000) for one in every(internal=True))
+INTERNAL = tuple(replace(one, asn=65000) for one in neighbors_with(internal=True))
 DUAL = (*PLAIN.neighbors, Neighbor("b1_v6", ip_address("fd00::11"), 65001, V6))
 VIPS = (ip_network("192.0.2.10/32"), ip_network("2001:db8::10/128"), ip_network("198.51.100.0/24"))
 LINK = replace(V6, local=ip_address("fe80::1"))
@@ -52,15 +52,15 @@ CASES = {
     "both families": replace(PLAIN, neighbors=DUAL, vips=VIPS),
     "both families, no IPv6 VIP": replace(PLAIN, neighbors=DUAL),
     "IPv6 alone": replace(PLAIN, neighbors=DUAL[2:], vips=VIPS[1:2]),
-    "IPv4 and IPv6 in one session": replace(PLAIN, neighbors=every(families=("ipv4", "ipv6")), vips=VIPS),
+    "IPv4 and IPv6 in one session": replace(PLAIN, neighbors=neighbors_with(families=("ipv4", "ipv6")), vips=VIPS),
     "link-local": replace(
         PLAIN, neighbors=(*PLAIN.neighbors, Neighbor("b1_v6", ip_address("fe80::11"), 65001, LINK, "lo")), vips=VIPS
     ),
-    "active": replace(PLAIN, neighbors=every(passive=False)),
-    "GTSM": replace(PLAIN, neighbors=every(ttl_security=True)),
-    "multihop": replace(PLAIN, neighbors=every(multihop=2)),
-    "password": replace(PLAIN, neighbors=every(password_file="/etc/anylb/md5")),  # noqa: S106 - a path
-    "BFD": replace(PLAIN, neighbors=every(bfd=BfdTimers(300, 3))),
+    "active": replace(PLAIN, neighbors=neighbors_with(passive=False)),
+    "GTSM": replace(PLAIN, neighbors=neighbors_with(ttl_security=True)),
+    "multihop": replace(PLAIN, neighbors=neighbors_with(multihop=2)),
+    "password": replace(PLAIN, neighbors=neighbors_with(password_file="/etc/anylb/md5")),  # noqa: S106 - a path
+    "BFD": replace(PLAIN, neighbors=neighbors_with(bfd=BfdTimers(300, 3))),
     "a log and a maker": replace(PLAIN, log="/var/log/router.log", made_by="lbctl announce config"),
     "two of one AS, one of the router's": replace(
         PLAIN,
@@ -75,16 +75,16 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("kind", CHECKS)
-def test_the_router_itself_takes_it(kind: str, case: str, tmp_path: Path) -> None:
+def test_the_router_accepts_its_configuration(kind: str, case: str, tmp_path: Path) -> None:
     file = tmp_path / "router.conf"
     file.write_text(KINDS[kind](CASES[case]))
-    file.chmod(0o600)  # OpenBGPD reads no other: it may hold passwords
+    file.chmod(0o600)  # OpenBGPD reads no other: it may contain passwords
     done = subprocess.run([*CHECKS[kind], str(file)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr + file.read_text()
 
 
 @pytest.mark.parametrize("kind", CHECKS)
-def test_the_check_says_something(kind: str, tmp_path: Path) -> None:
+def test_the_router_refuses_a_wrong_configuration(kind: str, tmp_path: Path) -> None:
     file = tmp_path / "router.conf"
     file.write_text(KINDS[kind](PLAIN) + "\nnonsense here\n")
     file.chmod(0o600)
@@ -93,21 +93,21 @@ def test_the_check_says_something(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_whole_range_of_vips_is_taken_as_host_routes(kind: str) -> None:
+def test_host_routes_of_a_range_of_vips_are_accepted(kind: str) -> None:
     text = KINDS[kind](replace(PLAIN, vips=VIPS))
     (line,) = [line for line in text.splitlines() if "198.51.100.0/24" in line]
     assert "32" in (line if kind != "gobgp" else text.partition(line)[2].splitlines()[1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_password_is_a_placeholder(kind: str) -> None:
+def test_password_is_a_placeholder(kind: str) -> None:
     assert "REPLACE-BY-CONTENT-OF-/etc/anylb/md5" in KINDS[kind](CASES["password"])
 
 
-def test_what_makes_no_sense_is_refused() -> None:
+def test_contradictory_facts_are_refused() -> None:
     with pytest.raises(BgpError, match="no node is given"):
         replace(PLAIN, neighbors=())
     with pytest.raises(BgpError, match=r"b1 10.0.0.11 and b1 10.0.0.12 share a name"):
         replace(PLAIN, neighbors=(PLAIN.neighbors[0], replace(PLAIN.neighbors[1], name="b1")))
     with pytest.raises(BgpError, match="internal in the router"):
-        replace(PLAIN, neighbors=every(internal=True))
+        replace(PLAIN, neighbors=neighbors_with(internal=True))
