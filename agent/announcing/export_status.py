@@ -67,7 +67,7 @@ class StatusEntry:
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> StatusEntry:
-        """Read what `to_json` wrote. Raise KeyError, TypeError or ValueError."""
+        """Read what `to_json` wrote. Raises KeyError, TypeError or ValueError."""
         fields = [str(value[key]) for key in ("vip", "peer", "desired", "out", "session", "why")]
         return StatusEntry(ExportStatus(*fields), float(value["since"]))
 

@@ -55,7 +55,7 @@ def format_time(wall: float) -> str:
 
 
 def parse_duration(text: str) -> float:
-    """Return the seconds of `90s`, `10m`, `1h30m` or `2d`. Raise ValueError for any other text."""
+    """Return the seconds of `90s`, `10m`, `1h30m` or `2d`. Raises ValueError for any other text."""
     match = _DURATION.fullmatch(text)
     if not text or match is None:
         raise ValueError(f"{text!r} is not a duration; write 90s, 10m, 1h30m or 2d")

@@ -22,7 +22,7 @@ log = logging.getLogger("anylb")
 
 
 def save(path: Path, orders: Iterable[Order]) -> None:
-    """Write the orders and fsync them. Raise OSError."""
+    """Write the orders and fsync them. Raises OSError."""
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     listed = [
         {

@@ -55,7 +55,7 @@ def routers_of(peers: Sequence[PeerConfig]) -> list[list[PeerConfig]]:
 def own_addresses(peers: Sequence[PeerConfig], local: LocalAddresses) -> list[NodeAddress]:
     """Return each address from which this node speaks BGP with a router.
 
-    Raise AgentError for a link-local one: only the operator knows the router's interface.
+    Raises AgentError for a link-local one: only the operator knows the router's interface.
     """
     found: dict[Address, None] = {}
     for peer in peers:
@@ -78,7 +78,7 @@ def router_config(
 ) -> Router:
     """Return the configuration of one router, whose addresses are `peers`, for its sessions with `nodes`.
 
-    A node uses an address of the same family and scope as the router's. Raise AgentError when the peers cannot be one
+    A node uses an address of the same family and scope as the router's. Raises AgentError when the peers cannot be one
     router, or no node has an address for one.
     """
     asn = peers[0].asn
@@ -88,7 +88,8 @@ def router_config(
     neighbors = [_neighbor(config, peer, node) for peer in peers for node in nodes if _same_kind(peer, node)]
     for peer in peers:
         if not any(_same_kind(peer, node) for node in nodes):
-            raise AgentError(f"bgp.peers: {peer.address}: no node has an address of its family; add one with --node")
+            kind = "link-local" if peer.address.is_link_local else f"IPv{peer.address.version}"
+            raise AgentError(f"bgp.peers: {peer.address}: no node has an address of its kind ({kind}); give --node")
     if router_id is None:
         known = [peer.address for peer in peers if isinstance(peer.address, IPv4Address)]
         if not known:

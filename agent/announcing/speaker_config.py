@@ -16,8 +16,8 @@ from bgp.exabgp.config import NeighborConfig, SpeakerConfig
 
 
 def speaker_config(config: Config, local: LocalAddresses, passwords: Mapping[str, bytes]) -> SpeakerConfig:
-    """Return ExaBGP's configuration; `passwords` by `PeerConfig.name`. Raise AgentError if this node has no address for
-    a peer."""
+    """Return ExaBGP's configuration; `passwords` by `PeerConfig.name`. Raises AgentError for a peer without a local
+    address."""
     own = IPv4Network(identity_address(config, local.address))
     return SpeakerConfig(
         config.bgp.local_as,

@@ -40,7 +40,7 @@ def other_announcers(agent: Agent, vip: Address) -> tuple[IPv4Address, ...]:
 
 
 def set_admin_state(agent: Agent, admin_state: State, force: bool = False) -> None:
-    """Set the node's state that the operator wants. Raise LastAnnouncerError if no node would announce a VIP, unless
+    """Set the node's state that the operator wants. Raises LastAnnouncerError if no node would announce a VIP, unless
     forced."""
     if admin_state is not State.UP and not force:
         _check_other_announcers(agent, agent.config.vips)
@@ -49,7 +49,7 @@ def set_admin_state(agent: Agent, admin_state: State, force: bool = False) -> No
 
 
 def add_orders(agent: Agent, orders: Collection[Order], force: bool = False) -> None:
-    """Add orders for VIPs. Raise LastAnnouncerError, and add none, if no node would announce a VIP, unless forced."""
+    """Add orders for VIPs. Raises LastAnnouncerError, and adds none, if no node would announce a VIP, unless forced."""
     if not force:
         _check_other_announcers(agent, [order.vip for order in orders if order.method is Method.WITHDRAW])
     agent.announcer.add_orders(orders)

@@ -61,7 +61,7 @@ def test_peers_of_two_ases_are_not_one_router(config: Config) -> None:
 
 
 def test_node_needs_an_address_of_the_routers_family(config: Config) -> None:
-    with pytest.raises(AgentError, match=r"10.0.0.1: no node has an address of its family"):
+    with pytest.raises(AgentError, match=r"10.0.0.1: no node has an address of its kind \(IPv4\)"):
         router_config(config, config.bgp.peers[:1], [replace(B1, address=ip_address("fd00::11"))])
 
 
