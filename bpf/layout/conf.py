@@ -71,7 +71,7 @@ def key_words(hash_key: bytes) -> tuple[int, ...]:
 class OtherEpoch:
     """The epoch that a node uses besides that of new flows; its tables are in the other bank.
 
-    `alternating`: its places and the first's take turns in the joined chain; else they come last. See pick.h.
+    `alternating`: its places and the first's take turns in the joined chain; else they come last. See chain.h.
     """
 
     hash_key: bytes

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The order in which a node joins the rows of two epochs into one chain.
 
-`struct conf` carries it to the program, so the program follows whatever is stated here; pick.h argues for it.
+`struct conf` carries it to the program, so the program follows whatever is stated here; chain.h gives the reasons.
 """
 
 from bpf.layout.limits import CHAIN

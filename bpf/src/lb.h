@@ -22,7 +22,7 @@
 #define SLOTS 256              /* tables and counter sets; slot 0 is for packets that belong to no service */
 #define BANKS 2                /* epochs that a node may use at once; each has a table of every service */
 #define TABLES (BANKS * SLOTS) /* a service's table is number `slot`, and `slot` + SLOTS in the second bank */
-#define JOINED_PLACES 7        /* of the chain that the rows of two epochs make together: see pick.h */
+#define JOINED_PLACES 7        /* of the chain that the rows of two epochs make together: see chain.h */
 #define SERVICES 4096          /* (VIP, protocol, port) keys */
 #define SERVICE_CACHE 4096     /* entries of `service_cache`, a power of two */
 #define UPLINKS 8

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Frames by BPF_PROG_TEST_RUN's live mode: `generate` sends them, `reflect` returns them at the least cost, `sink` drops
- * and counts them. The kernel recycles a live frame's page unchanged, so `generate` writes each frame's head again.
+ * Frames by BPF_PROG_TEST_RUN's live mode: `generate` sends them, `reflect` returns them at the least cost, `sink`
+ * drops and counts them. The kernel recycles a live frame's page unchanged, so `generate` writes each head again.
  */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/if_ether.h>

@@ -11,13 +11,13 @@
  */
 
 struct bench_case {
-	u32 length;  /* of the packet as it goes in */
-	u32 verdict; /* that must come out */
+	u32 length;  /* of the packet before the program */
+	u32 verdict; /* the expected one */
 	u32 flows;
-	u32 client_at; /* where the last word of the client's address lies in the packet */
+	u32 client_at; /* offset of the client address's last word in the packet */
 	u32 client;    /* that word of the first flow, host order */
-	int grows;     /* by so many bytes, on its way through the program */
-	u32 source;    /* the first four bytes of the source MAC with which it must come out */
+	int grows;     /* by so many bytes in the program */
+	u32 source;    /* the first four bytes of the expected source MAC */
 	u32 pad;
 	u64 head[2 * RESTORE];
 };
@@ -25,7 +25,7 @@ struct bench_case {
 struct bench_state {
 	u64 random;
 	u64 rounds;
-	u64 wrong; /* rounds that ended with another verdict or another packet than they must */
+	u64 wrong; /* rounds that ended with a wrong verdict or a wrong packet */
 	u64 since_ns;
 	u64 window_ns[WINDOWS];
 };
@@ -54,7 +54,7 @@ static __always_inline u32 bench_flow(struct bench_state *state, u32 flows)
 	return (state->random >> 32) * flows >> 32;
 }
 
-/* Before: the next flow. The one path through this keeps the verifier's work on the program what it is without us. */
+/* Before: write the next flow. One path leads through this, so it adds no work for the verifier on the program. */
 static __always_inline bool bench_prepare(struct xdp_md *ctx, const struct bench_case *now, struct bench_state *state)
 {
 	u32 at = now->client_at & 0x7f;
@@ -66,7 +66,7 @@ static __always_inline bool bench_prepare(struct xdp_md *ctx, const struct bench
 	return true;
 }
 
-/* After: is the packet what the verdict says? Then put it back as it was. */
+/* After: check that the packet fits the verdict, and restore it. */
 static __always_inline bool bench_restore(struct xdp_md *ctx, const struct bench_case *now)
 {
 	int grown = (int)(ctx->data_end - ctx->data) - (int)now->length;
@@ -90,7 +90,7 @@ static __always_inline bool bench_restore(struct xdp_md *ctx, const struct bench
 	return right;
 }
 
-/* The least that forwarding by a hash can be: bounds, the program's own hash, two MACs, out again. */
+/* The least that forwarding by a hash can cost: bounds checks, the program's own hash, two MACs, out again. */
 static __always_inline int bench_floor_of(struct xdp_md *ctx)
 {
 	struct service five_tuple = { .affinity = AFFINITY_FIVE_TUPLE };
@@ -122,7 +122,7 @@ static __always_inline int bench_floor_of(struct xdp_md *ctx)
 	return XDP_TX;
 }
 
-/* The head moved as a tunnel's header would, so that the wrapper moves it back. */
+/* Move the head as a tunnel's header does, so that the wrapper moves it back. */
 static __always_inline int bench_shift_of(struct xdp_md *ctx, const struct bench_case *now)
 {
 	void *data;

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The chain of a row, and the one that the rows of two epochs make together.
+ *
+ * A node may use the rows of two epochs, so that a switch from one to the other moves no connections. Then the chain
+ * is joined from both, in the order of conf.order: the first four places of the row of new flows and the first three of
+ * the other, each node at its first place. Either they alternate, so that the owners of both epochs come first: walked
+ * over every mixture of nodes that switched and nodes that did not, and all pairs of chains of up to 5 nodes, each
+ * owner's packets reach it within two forwards, while one row after the other misdirected some. Or the other's come
+ * last: when some nodes know only the one row, places must mean the same on all.
+ */
+#pragma once
+
+#include "flow.h"
+#include "lb.h"
+#include "maps.h"
+#include "packet.h"
+#include "service.h"
+#include "verifier.h"
+
+#define ABSENT CHAIN /* the place of a node that is not in the chain */
+
+static __always_inline u32 place_of(const struct row *row, u16 node)
+{
+	u32 place;
+
+#pragma unroll
+	for (place = 0; place < CHAIN; place++)
+		if (row->node[place] == node)
+			return place;
+	return ABSENT;
+}
+
+/* Return the packet's row in the other bank's table. */
+static __always_inline u32 other_row(const struct conf *conf, const struct service *service, const struct packet *pkt)
+{
+	return flow_hash(conf->hash_key[active_bank(conf) ^ 1], service, pkt) & (ROWS - 1);
+}
+
+/* How many places of each of two rows are in the joined chain. */
+#define PLACES_OF_FIRST 4
+#define PLACES_OF_OTHER 3
+
+/* What the other bank's row names: this node, others. */
+enum { NAMES_SELF = 1, NAMES_OTHERS = 2 };
+
+static __always_inline u32 names_in_other_row(const struct conf *conf, u32 table, u32 r)
+{
+	struct row *row = find_row(other_table(table), r);
+	u32 named = 0, k;
+
+	if (!row)
+		return 0;
+#pragma unroll
+	for (k = 0; k < PLACES_OF_OTHER; k++) {
+		if (row->node[k])
+			named |= row->node[k] == conf->self ? NAMES_SELF : NAMES_OTHERS;
+		FORGET(conf, named);
+	}
+	return named;
+}
+
+static __always_inline bool contains(const struct row *row, u32 places, u16 node)
+{
+	u32 k;
+
+#pragma unroll
+	for (k = 0; k < places; k++)
+		if (row->node[k] == node)
+			return true;
+	return false;
+}
+
+/* Join two rows into one chain; see the top. */
+static __always_inline const struct row *join_rows(const struct conf *conf, const struct row *row,
+						   const struct row *other)
+{
+	u32 zero = 0, length = 0, k;
+	struct row *all = joint.lookup(&zero);
+	u16 node;
+	u8 from;
+
+	if (!all || !other)
+		return row;
+	__builtin_memset(all, 0, sizeof(*all));
+#pragma unroll
+	for (k = 0; k < JOINED_PLACES; k++) {
+		from = conf->order[k];
+		node = (from & CHAIN ? other : row)->node[from & (CHAIN - 1)];
+		if (node && !contains(all, k, node)) {
+			all->node[length & (CHAIN - 1)] = node;
+			length++;
+		}
+		FORGET(conf, length);
+	}
+	return all;
+}
