@@ -48,7 +48,7 @@ def test_c_sources_are_formatted() -> None:
 
 
 def test_c_headers_include_in_no_circle() -> None:
-    """compile.py joins each header once, at its first #include: in a circle one would come before what it needs."""
+    """source.py joins each header once, at its first #include: in a circle one would come before what it needs."""
     includes = {path.name: set(re.findall(r'^#include "(.+)"$', path.read_text(), re.M)) for path in C_SOURCES}
     assert includes["lb.c"] > {"lb.h", "maps.h"}
     list(graphlib.TopologicalSorter(includes).static_order())

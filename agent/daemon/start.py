@@ -75,5 +75,5 @@ def _open(config: Config, paths: Paths, mode: Literal["auto", "native", "generic
         mode,
         max(one.rows for one in supported_epochs(config)),
         ipv6=ipv6,
-        kept=paths.programs,
+        cache_dir=paths.programs,
     )

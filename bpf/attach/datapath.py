@@ -24,8 +24,8 @@ from typing import Self
 from bpf.attach import mss_clamp, uplink
 from bpf.attach.mss_clamp import MssClampFilter
 from bpf.attach.uplink import Mode, Uplink
-from bpf.compiler import compile as compiler
-from bpf.compiler.compile import AnyOptions, LbOptions, MssClampOptions
+from bpf.compiler.build import build_programs
+from bpf.compiler.source import LbOptions, MssClampOptions, Options, source_digest
 from bpf.errors import BpfError
 from bpf.kernel.link import detach, link_info
 from bpf.kernel.pin import open_pin
@@ -68,12 +68,12 @@ class DataPath:
         mode: Mode = "auto",
         rows: int = 65_536,
         ipv6: bool = True,
-        kept: Path | None = None,
+        cache_dir: Path | None = None,
     ) -> Self:
         """Open the data path of an interface or several; compile the programs and make the maps unless they are pinned.
 
         Nothing changes for packets before `attach`: fill the tables first. `rows` (of each service) is a power of two.
-        Without `ipv6` the program knows no IPv6 at all; it is smaller then. `kept` is a folder for compiled programs.
+        Without `ipv6` the program knows no IPv6 at all; it is smaller then. `cache_dir` is a folder for compiled programs.
         Raises BpfError: no such interface, another's XDP program on it, no bpffs at `pin_dir`, no rights, no BCC.
         """
         if rows & (rows - 1) or not ROWS_MIN <= rows <= ROWS_MAX:
@@ -92,9 +92,9 @@ class DataPath:
             raise BpfError(f"cannot make {folder}: {error.strerror}; BPF needs root", error.errno) from None
         maps = Maps.open(folder, rows)
         choices = [LbOptions(rows, number, ipv6) for number in range(len(names))]
-        programs = [pin_dir / f"program{one.uplink}_{compiler.digest(one)}" for one in choices]
-        lowering = pin_dir / f"clamp_{compiler.digest(MssClampOptions())}"
-        wanted: dict[Path, AnyOptions] = {**dict(zip(programs, choices, strict=True)), lowering: MssClampOptions()}
+        programs = [pin_dir / f"program{one.uplink}_{source_digest(one)}" for one in choices]
+        lowering = pin_dir / f"clamp_{source_digest(MssClampOptions())}"
+        wanted: dict[Path, Options] = {**dict(zip(programs, choices, strict=True)), lowering: MssClampOptions()}
         fds: dict[Path, int] = {}
         try:
             moved = {}
@@ -103,7 +103,7 @@ class DataPath:
                     maps.uplinks.write(number, entry)
                 else:
                     moved[number] = entry
-            fds, errors = _programs(folder, wanted, maps, kept)
+            fds, errors = _programs(folder, wanted, maps, cache_dir)
             for path in programs:
                 if path in errors:
                     raise errors[path]
@@ -227,12 +227,12 @@ def _links(pin_dir: Path) -> list[Path]:
 
 
 def _programs(
-    folder: Path, wanted: Mapping[Path, AnyOptions], maps: Maps, kept: Path | None
+    folder: Path, wanted: Mapping[Path, Options], maps: Maps, cache_dir: Path | None
 ) -> tuple[dict[Path, int], dict[Path, BpfError]]:
     """Open the pinned programs of these builds, and compile the missing ones; descriptors, and what went wrong."""
     fds = {path: fd for path in wanted if (fd := _pinned(path, maps)) is not None}
     missing = {path: options for path, options in wanted.items() if path not in fds}
-    errors = compiler.build_all(folder, missing, kept=kept) if missing else {}
+    errors = build_programs(folder, missing, cache_dir=cache_dir) if missing else {}
     for path in missing.keys() - errors.keys():
         fd = open_pin(path)
         if fd is None:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From C to loaded programs: BCC in a child process, and the cache of what it made."""
+"""From C to loaded programs. BCC compiles in child processes: LLVM's 120 MB must not stay in a daemon."""

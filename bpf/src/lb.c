@@ -2,7 +2,7 @@
 /*
  * The XDP program: a packet's path through a node, from parse to verdict.
  *
- * No state is written per flow: a million flows, or a flood, cost what one flow costs. compile.py joins the included
+ * No state is written per flow: a million flows, or a flood, cost what one flow costs. source.py joins the included
  * files into one text (BCC rewrites map lookups only in the main text).
  */
 #include <uapi/linux/bpf.h>

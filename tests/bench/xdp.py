@@ -27,7 +27,7 @@ from support.packets import HERE
 
 from agent.model import Candidate, State
 from agent.table import rendezvous
-from bpf.compiler import compile as compiler
+from bpf.compiler.source import KERNEL_HEADERS, source
 from bpf.kernel import bpf_map
 from bpf.layout.conf import NodeConf
 from bpf.layout.counter import Counter
@@ -46,7 +46,6 @@ WINDOWS: Final = 64
 WARM_UP: Final = 32
 """Windows that are thrown away: caches must hold what they hold in the long run."""
 KEY: Final = bytes(range(16))
-HEADERS: Final = compiler._HEADERS
 """What BCC takes for the kernel's."""
 _MAPS: Final = Path("/sys/fs/bpf/bench")
 
@@ -125,11 +124,11 @@ class Wrapped:
     """The program inside the wrapper, compiled for one size of what is restored, and lean or not (see Case)."""
 
     def __init__(self, restore: int, lean: bool) -> None:
-        os.environ["BCC_KERNEL_SOURCE"] = str(HEADERS)
+        os.environ["BCC_KERNEL_SOURCE"] = str(KERNEL_HEADERS)
         from bcc import BPF
 
         entry = "int PROGRAM("
-        text = compiler.source()
+        text = source()
         assert text.count(entry) == 1, f"wrapper.c wants one `{entry}` in lb.c"
         text = text.replace(entry, f"static __always_inline {entry}")
         text += "\n" + (Path(__file__).parent / "wrapper.c").read_text()

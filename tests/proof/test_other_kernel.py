@@ -19,8 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from bpf.compiler import compile as compiler
+from bpf.compiler.build import compile_programs
 from bpf.compiler.program import Program
+from bpf.compiler.source import LbOptions, MssClampOptions
 from bpf.maps.maps import Maps
 
 ROOT = Path(__file__).parents[2]
@@ -29,9 +30,9 @@ ROWS = 4096
 NO_ENTROPY = "PYTHONHASHSEED=0"  # the kernel has none yet, and hands this on to init
 
 CHOICES = {
-    "ipv4": compiler.LbOptions(ROWS, ipv6=False),
-    "ipv6": compiler.LbOptions(ROWS),
-    "clamp": compiler.MssClampOptions(),
+    "ipv4": LbOptions(ROWS, ipv6=False),
+    "ipv6": LbOptions(ROWS),
+    "clamp": MssClampOptions(),
 }
 
 INIT = """#!/usr/bin/python3.11 -Ss
@@ -114,7 +115,7 @@ def test_the_programs_load_on_debians_kernel(proof_bpffs: Path, tmp_path: Path, 
     maps.mkdir()
     try:
         Maps.open(maps, ROWS).close()
-        (program,) = compiler.compiled(maps, [CHOICES[which]])
+        (program,) = compile_programs(maps, [CHOICES[which]])
         assert isinstance(program, Program), program
         (tmp_path / "program.json").write_text(json.dumps(program.to_json()))
     finally:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encoding of what lies in the maps. That it is lb.h's is asserted by every compile (see test_compile.py)."""
+"""Encoding of what lies in the maps. That it is lb.h's is asserted by every compile (see test_build.py)."""
 
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_network

@@ -19,8 +19,8 @@ from support import packets
 from support.packets import ACK, SYN
 from support.testrun import Runner
 
-from bpf.compiler import compile as compiler
-from bpf.compiler.compile import MssClampOptions
+from bpf.compiler.build import build_program
+from bpf.compiler.source import MssClampOptions
 from bpf.kernel.pin import open_pin
 from bpf.layout.service import Protocol, ServiceKey
 from bpf.maps.maps import Maps
@@ -53,7 +53,7 @@ def clamp(bpffs: Path) -> Iterator[Clamp]:
     folder = bpffs / "clamp"
     folder.mkdir()
     maps = Maps.open(folder, 4096)
-    compiler.build(folder, folder / "program", MssClampOptions(), warnings_are_errors=True)
+    build_program(folder, folder / "program", MssClampOptions(), warnings_are_errors=True)
     fd = open_pin(folder / "program")
     assert fd is not None
     maps.mss.write({ServiceKey(ip_address(vip), Protocol.TCP, PORT): LIMIT for vip in (VIP, VIP6)})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiling: errors name our file and line, disagreement of C and Python is an error, LLVM stays in the child."""
+"""Building programs: errors name our file and line, C and Python must agree, LLVM stays in the child."""
 
 import os
 import re
@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bpf.compiler import compile as compiler
-from bpf.compiler.program import Program, ProgramCache
+from bpf.compiler.build import build_program
+from bpf.compiler.program import Program
+from bpf.compiler.program_cache import ProgramCache
+from bpf.compiler.source import LbOptions, program_name
 from bpf.errors import BpfError
 from bpf.kernel.pin import open_pin
 from bpf.kernel.program import ProgramInfo, program_info
@@ -32,13 +34,13 @@ def maps(bpffs: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """Our package in a place where it can be spoilt."""
+    """A copy of our package, for tests that spoil it."""
     shutil.copytree(ROOT / "bpf", tmp_path / "bpf")
     return tmp_path
 
 
 def spoil(path: Path, old: str, new: str) -> int:
-    """Replace text that is there once; return its line."""
+    """Replace text that occurs once; return its line."""
     text = path.read_text()
     assert text.count(old) == 1, old
     path.write_text(text.replace(old, new))
@@ -46,11 +48,12 @@ def spoil(path: Path, old: str, new: str) -> int:
 
 
 def build(root: Path, maps: Path) -> str:
-    """Compile the package in `root` in a process of its own; what it said."""
+    """Build the XDP program of the package in `root`, in a process of its own; return its output."""
     code = (
         "import sys; from pathlib import Path\n"
-        "from bpf.compiler.compile import LbOptions, build; from bpf.errors import BpfError\n"
-        "try: build(Path(sys.argv[1]), Path(sys.argv[1]) / 'program', LbOptions(4096), True); print('built')\n"
+        "from bpf.compiler.build import build_program\n"
+        "from bpf.compiler.source import LbOptions; from bpf.errors import BpfError\n"
+        "try: build_program(Path(sys.argv[1]), Path(sys.argv[1]) / 'program', LbOptions(4096), True); print('built')\n"
         "except BpfError as error: print(error)"
     )
     command = [sys.executable, "-c", code, str(maps)]
@@ -59,15 +62,15 @@ def build(root: Path, maps: Path) -> str:
     return result.stdout.strip()
 
 
-def test_our_own_program_compiles(copy: Path, maps: Path) -> None:
+def test_our_program_builds(copy: Path, maps: Path) -> None:
     assert build(copy, maps) == "built"
     assert (maps / "program").exists()
 
 
 @pytest.mark.parametrize("ipv6", [False, True])
 def test_every_combination_of_switches_loads(maps: Path, ipv6: bool) -> None:
-    """What is compiled in is what the verifier walks: its steps are printed."""
-    compiler.build(maps, maps / "program", compiler.LbOptions(4096, 0, ipv6), warnings_are_errors=True)
+    """Print the verifier's steps: they grow with the code that is compiled in."""
+    build_program(maps, maps / "program", LbOptions(4096, 0, ipv6), warnings_are_errors=True)
     fd = open_pin(maps / "program")
     assert fd is not None
     steps = program_info(fd).verified_insns
@@ -77,7 +80,7 @@ def test_every_combination_of_switches_loads(maps: Path, ipv6: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new", "said"),
+    ("file", "old", "new", "reason"),
     [
         ("src/pick.h", "u32 place = place_of(", "u32 place = lace_of(", "lace_of"),
         ("src/transport.h", "pkt->opens = true;", "pkt->open = true;", "no member named 'open'"),
@@ -89,25 +92,26 @@ def test_every_combination_of_switches_loads(maps: Path, ipv6: bool) -> None:
         ),
     ],
 )
-def test_error_names_file_and_line(copy: Path, maps: Path, file: str, old: str, new: str, said: str) -> None:
+def test_error_names_file_and_line(copy: Path, maps: Path, file: str, old: str, new: str, reason: str) -> None:
     line = spoil(copy / "bpf" / file, old, new)
     message = build(copy, maps)
     assert message.startswith("the XDP program does not compile: ")
     assert re.search(rf"\b{re.escape(Path(file).name)}:{line}:\d+: error: ", message), message
-    assert said in message
+    assert reason in message
 
 
-def test_a_program_that_fails_hinders_no_other(copy: Path, maps: Path) -> None:
+def test_error_in_one_program_does_not_stop_the_others(copy: Path, maps: Path) -> None:
     line = spoil(copy / "bpf/src/mss_clamp.c", "key.port = tcp->source;", "key.port = tcp->sauce;")
     code = (
-        "import sys; from pathlib import Path; from bpf.compiler.compile import LbOptions, MssClampOptions, build_all\n"
+        "import sys; from pathlib import Path; from bpf.compiler.build import build_programs\n"
+        "from bpf.compiler.source import LbOptions, MssClampOptions\n"
         "maps = Path(sys.argv[1]); wanted = {maps / 'clamp': MssClampOptions(), maps / 'lb': LbOptions(4096)}\n"
-        "print({path.name: str(error) for path, error in build_all(maps, wanted).items()})"
+        "print({path.name: str(error) for path, error in build_programs(maps, wanted).items()})"
     )
     command = [sys.executable, "-c", code, str(maps)]
-    said = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=True).stdout
     assert re.fullmatch(
-        rf"{{'clamp': .the tc program does not compile: mss_clamp\.c:{line}:\d+: error: no member.*}}\n", said
+        rf"{{'clamp': .the tc program does not compile: mss_clamp\.c:{line}:\d+: error: no member.*}}\n", output
     )
     assert (maps / "lb").exists()
 
@@ -121,39 +125,39 @@ def test_a_program_that_fails_hinders_no_other(copy: Path, maps: Path) -> None:
         ("layout/node.py", '("vlan", "H"),', '("vlan", "I"),'),
     ],
 )
-def test_c_and_python_cannot_drift_apart(copy: Path, maps: Path, file: str, old: str, new: str) -> None:
+def test_c_and_python_must_agree(copy: Path, maps: Path, file: str, old: str, new: str) -> None:
     spoil(copy / "bpf" / file, old, new)
     assert "bpf/layout and lb.h disagree" in build(copy, maps)
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new", "said"),
+    ("file", "old", "new", "reason"),
     [
         ("lb.h", "\tRX_ICMP_ERROR,", "\tRX_NEW, RX_ICMP_ERROR,", "a counter has no verdict"),
         ("verdict.h", "#define REPLIES", "#define REPLIES SET_OF(RX) +", "a counter has two verdicts"),
     ],
 )
-def test_each_counter_has_one_verdict(copy: Path, maps: Path, file: str, old: str, new: str, said: str) -> None:
+def test_each_counter_has_one_verdict(copy: Path, maps: Path, file: str, old: str, new: str, reason: str) -> None:
     spoil(copy / "bpf/src" / file, old, new)
-    assert said in build(copy, maps)
+    assert reason in build(copy, maps)
 
 
-def test_what_the_verifier_refuses(copy: Path, maps: Path) -> None:
+def test_error_of_the_verifier(copy: Path, maps: Path) -> None:
     spoil(copy / "bpf/src/cursor.h", "\tif (header + size > c->end)\n\t\treturn NULL;\n", "")
     message = build(copy, maps)
     assert message.startswith("the kernel refuses the XDP program: ")
     assert "invalid access to packet" in message
 
 
-def test_what_was_compiled_once_is_loaded_without_a_compiler(
+def test_cached_program_is_loaded_without_a_compiler(
     maps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options, kept = compiler.LbOptions(4096), tmp_path / "cache/anylb"
-    compiler.build(maps, maps / "first", options, kept=kept)
-    (file,) = kept.iterdir()
-    assert (file.stat().st_mode & 0o777, kept.stat().st_mode & 0o777) == (0o600, 0o700)
+    options, cache_dir = LbOptions(4096), tmp_path / "cache/anylb"
+    build_program(maps, maps / "first", options, cache_dir=cache_dir)
+    (file,) = cache_dir.iterdir()
+    assert (file.stat().st_mode & 0o777, cache_dir.stat().st_mode & 0o777) == (0o600, 0o700)
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
-    compiler.build(maps, maps / "second", options, kept=kept)
+    build_program(maps, maps / "second", options, cache_dir=cache_dir)
     first, second = (info(maps / name) for name in ("first", "second"))
     assert (second.name, second.map_ids, second.verified_insns) == (first.name, first.map_ids, first.verified_insns)
 
@@ -168,13 +172,15 @@ def info(path: Path) -> ProgramInfo:
 
 
 @pytest.mark.parametrize("spoilt", ["cut", "changed", "another's", "writable", "a link", "refused by the kernel"])
-def test_what_was_kept_and_cannot_be_trusted_is_compiled_anew(maps: Path, tmp_path: Path, spoilt: str) -> None:
-    name, kept = compiler.name_of(compiler.LbOptions(4096)), tmp_path / "kept"
-    shelf = ProgramCache(kept)
+def test_cached_program_that_is_damaged_or_not_private_is_compiled_again(
+    maps: Path, tmp_path: Path, spoilt: str
+) -> None:
+    name, cache_dir = program_name(LbOptions(4096)), tmp_path / "cache"
+    cache = ProgramCache(cache_dir)
     # A program that returns 0, and one that the verifier refuses: it returns what it never set.
     code = EXIT if spoilt == "refused by the kernel" else bytes.fromhex("b700000000000000") + EXIT
-    shelf.put(Program("XDP", name, code, {}))
-    (file,) = kept.iterdir()
+    cache.put(Program("XDP", name, code, {}))
+    (file,) = cache_dir.iterdir()
     match spoilt:
         case "cut":
             file.write_text(file.read_text()[:-3])
@@ -183,42 +189,33 @@ def test_what_was_kept_and_cannot_be_trusted_is_compiled_anew(maps: Path, tmp_pa
         case "another's":
             os.chown(file, 65534, 65534)
         case "writable":
-            kept.chmod(0o777)
+            cache_dir.chmod(0o777)
         case "a link":
             file.rename(tmp_path / "elsewhere")
             file.symlink_to(tmp_path / "elsewhere")
-    assert (shelf.get(name) is None) == (spoilt != "refused by the kernel")
-    compiler.build(maps, maps / "program", compiler.LbOptions(4096), kept=kept)
+    assert (cache.get(name) is None) == (spoilt != "refused by the kernel")
+    build_program(maps, maps / "program", LbOptions(4096), cache_dir=cache_dir)
     assert info(maps / "program").verified_insns > 1000
-
-
-def test_few_programs_are_kept(tmp_path: Path) -> None:
-    shelf = ProgramCache(tmp_path)
-    for number in range(40):
-        shelf.put(Program("XDP", f"lb_{number}", EXIT, {}))
-        os.utime(next(tmp_path.glob(f"lb_{number}_*")), (number, number))
-    assert shelf.get("lb_39") == Program("XDP", "lb_39", EXIT, {})
-    assert len(list(tmp_path.iterdir())) == 16
 
 
 def test_without_bcc(maps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bcc.py").write_text('raise ImportError("No module named bcc")')
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(BpfError, match=r"^BCC is missing \(No module named bcc\): apt install python3-bpfcc"):
-        compiler.build(maps, maps / "program", compiler.LbOptions(4096))
+        build_program(maps, maps / "program", LbOptions(4096))
 
 
-def test_compiler_that_dies(maps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiler_dies(maps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     with pytest.raises(BpfError, match=r"^the BPF compiler died \(exit 1\)"):
-        compiler.build(maps, maps / "program", compiler.LbOptions(4096))
+        build_program(maps, maps / "program", LbOptions(4096))
 
 
 def test_llvm_stays_in_the_child(maps: Path) -> None:
     code = (
         "import sys; from pathlib import Path; import bpf.attach.datapath\n"
-        "from bpf.compiler.compile import LbOptions, build\n"
-        "build(Path(sys.argv[1]), Path(sys.argv[1]) / 'program', LbOptions(4096))\n"
+        "from bpf.compiler.build import build_program; from bpf.compiler.source import LbOptions\n"
+        "build_program(Path(sys.argv[1]), Path(sys.argv[1]) / 'program', LbOptions(4096))\n"
         "assert 'bcc' not in sys.modules\n"
         "print(*(line.split()[-1] for line in open('/proc/self/maps') if 'LLVM' in line or 'bcc' in line))"
     )

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cache of compiled programs, on disk.
+
+With it a start after a reboot, or after `lbctl agent detach`, needs no compiler: half a second of CPU and 140 MB less.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from bpf.compiler.program import Program
+
+_CAPACITY: Final = 16
+"""Files: two builds on all uplinks."""
+
+
+class ProgramCache:
+    """A folder of programs, each under its name and for one kernel release.
+
+    A file that another user could have written, or that is damaged, counts as missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def get(self, name: str) -> Program | None:
+        """Return the program of that name; None if it is missing."""
+        try:
+            descriptor = os.open(self._path(name), os.O_RDONLY | os.O_NOFOLLOW)
+            with open(descriptor, encoding="ascii") as file:
+                if not _is_private(self._folder.stat()) or not _is_private(os.fstat(descriptor)):
+                    return None
+                checksum, text = file.read().split("\n", 1)
+            if hashlib.sha256(text.encode()).hexdigest() != checksum:
+                return None
+            program = Program.from_json(json.loads(text))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return program if program.name == name else None
+
+    def put(self, program: Program) -> None:
+        """Store a program, and remove the oldest ones beyond the capacity. Failing costs time only, so it is silent."""
+        with contextlib.suppress(OSError):
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path, text = self._path(program.name), json.dumps(program.to_json())
+            aside = path.with_suffix(f".{os.getpid()}")
+            with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
+                file.write(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
+            aside.rename(path)
+            files = sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime)
+            for old in files[:-_CAPACITY]:
+                old.unlink()
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}_{os.uname().release}.json"
+
+
+def _is_private(file: os.stat_result) -> bool:
+    """Return whether only this user can write a file or folder."""
+    return file.st_uid == os.geteuid() and not file.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

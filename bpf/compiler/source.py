@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The C text of a program, as BCC gets it, and the options that it is compiled for."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Final
+
+from bpf.layout.c_assertion import assertions
+
+SOURCES: Final = Path(__file__).resolve().parents[1] / "src"
+KERNEL_HEADERS: Final = SOURCES / "kheaders"
+_INCLUDE: Final = re.compile(r'^#include "(\w+\.h)"$', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class LbOptions:
+    """What the XDP program is compiled for: rows of each service, its place among the uplinks, IPv6 or not."""
+
+    rows: int
+    uplink: int = 0
+    ipv6: bool = True
+
+    main: ClassVar[str] = "lb.c"
+    kind: ClassVar[str] = "XDP"
+    prefix: ClassVar[str] = "lb"
+
+    def defines(self) -> list[str]:
+        """Return the compiler's arguments."""
+        values = {"ROWS": self.rows, "UPLINK": self.uplink, "IPV6": int(self.ipv6)}
+        return [f"-D{name}={value}" for name, value in values.items()]
+
+
+@dataclass(frozen=True)
+class MssClampOptions:
+    """The tc egress program has no options."""
+
+    main: ClassVar[str] = "mss_clamp.c"
+    kind: ClassVar[str] = "tc"
+    prefix: ClassVar[str] = "clamp"
+
+    def defines(self) -> list[str]:
+        """Return the compiler's arguments."""
+        return []
+
+
+Options = LbOptions | MssClampOptions
+
+
+def source(main: str = "lb.c") -> str:
+    """Return lb.c, or mss_clamp.c, with our own headers in place of their #include lines, and the C assertions.
+
+    BCC rewrites map lookups only in the main text: with a lookup in a header, the compiled program would not load.
+    `#line` keeps the file and line of compile errors right.
+    """
+
+    included: set[str] = set()
+
+    def join(name: str) -> str:
+        included.add(name)
+        text = (SOURCES / name).read_text().replace("#pragma once\n", "\n")
+
+        def header(match: re.Match[str]) -> str:
+            if match[1] in included:
+                return ""
+            after = text.count("\n", 0, match.end()) + 2
+            return f'{join(match[1])}\n#line {after} "{name}"'
+
+        return f'#line 1 "{name}"\n' + _INCLUDE.sub(header, text)
+
+    return join(main) + "\n" + assertions()
+
+
+def source_digest(options: Options) -> str:
+    """Return a short name of a build; it differs if the source, a header or an option does."""
+    content = hashlib.sha256(f"{source(options.main)} {options.defines()}".encode())
+    for header in sorted(KERNEL_HEADERS.rglob("*.h")):
+        content.update(header.read_bytes())
+    return content.hexdigest()[:12]
+
+
+def program_name(options: Options) -> str:
+    """Return the name that the kernel shows: `lb_` or `clamp_` and the digest, cut to 15 characters."""
+    return f"{options.prefix}_{source_digest(options)}"[:15]
