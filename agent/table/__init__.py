@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the members of a service to its rows, and which epoch's rows are used. Pure."""
+"""From the members of a service to its rows, and the epochs whose rows are used. Pure."""

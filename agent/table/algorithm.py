@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ways from members to rows that this release knows, by version: a table built by another one is another epoch.
+"""The table algorithms that this release knows, by version: a table of another version belongs to another epoch.
 
-A release that changes what rendezvous.py or maglev.py make for the same members keeps the old way beside the new one,
-here and in `epoch.TABLE_VERSIONS`, for as long as it can be installed next to a release that knows nothing else.
+A release that changes the rows that rendezvous.py or maglev.py make from the same members keeps the old algorithm too,
+here and in `epoch.TABLE_VERSIONS`, as long as a cluster may contain a release that knows only the old one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from agent.table import maglev, rendezvous
 from agent.table.table import Table
 
 Build = Callable[[Sequence[Candidate], int, int, Table | None], Table]
-"""From candidates, rows, places in a chain, and any earlier table that may save work."""
+"""From candidates, rows, places in a chain, and any earlier table that saves work, to a table."""
 
 
 def _maglev_1(candidates: Sequence[Candidate], rows: int, chain: int, _: Table | None) -> Table:
@@ -27,7 +27,7 @@ ALGORITHMS: Final[dict[int, dict[str, Build]]] = {1: {"rendezvous": rendezvous.b
 
 
 def build(
-    version: int, kind: str, candidates: Sequence[Candidate], rows: int, chain: int, before: Table | None = None
+    version: int, hash_name: str, candidates: Sequence[Candidate], rows: int, chain: int, before: Table | None = None
 ) -> Table:
-    """The table that a version makes of these candidates for a service's `hash`."""
-    return ALGORITHMS[version][kind](candidates, rows, chain, before)
+    """Return the table of these candidates, by a version's algorithm for a service's `hash`."""
+    return ALGORITHMS[version][hash_name](candidates, rows, chain, before)

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a member costs in a row: the number that rendezvous hashing ranks by, smallest best.
+"""The cost of a member in a row: the number by which rendezvous hashing ranks members, the smallest first.
 
-Owns the hash, its logarithm and the packing; pure, and integers only, so that every node computes the same.
+Owns the hash, its logarithm and the packing. Pure, and integers only, so that every node computes the same.
 
-A key is 64 bits that sort as (weight is 0, cost, place of the member in the order of addresses):
+A key is 64 bits that sort as (weight is 0, cost, index of the member in the order of addresses):
 
     63           15 14      0
     +--------------+--------+      cost = (-log2(h / 2^32) in units of 2^-26) * 2^16 / weight, at most 2^47;
-    | 49 bits cost | member |      2^48 is added for a weight of 0: such a member ranks behind all others,
-    +--------------+--------+      in an order of its own
+    | 49 bits cost | member |      a weight of 0 adds 2^48: such members rank after all others, in an order
+    +--------------+--------+      of their own
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Keys = NDArray[np.uint64]
 MEMBER_BITS: Final = 15
 MEMBER_MASK: Final = np.uint64((1 << MEMBER_BITS) - 1)
 WEIGHTLESS: Final = np.uint64(1 << (48 + MEMBER_BITS))
-"""The least key of a member of weight 0."""
+"""The smallest key of a member of weight 0."""
 EMPTY: Final = np.uint64((1 << 64) - (1 << MEMBER_BITS))
-"""No member: greater than every member's key."""
+"""The key of no member: greater than every member's key."""
 MEMBERS_MAX: Final = 1 << MEMBER_BITS
 
 _FRACTION_BITS = 26
@@ -35,25 +35,28 @@ _STEP_BITS = 12
 _MURMUR_1 = np.uint64(0xFF51AFD7ED558CCD)
 _MURMUR_2 = np.uint64(0xC4CEB9FE1A85EC53)
 _BIAS = np.uint64(1023)
-"""Of the exponent in an IEEE 754 double."""
+"""The bias of the exponent in an IEEE 754 double."""
 
 
 @functools.lru_cache(maxsize=4096)
 def seed(address: bytes) -> int:
-    """The 64 bits that stand for a member in all its hashes."""
+    """Return the 64 bits that represent a member in all its hashes."""
     return int.from_bytes(hashlib.sha256(b"anylb member " + address).digest()[:8])
 
 
 @functools.lru_cache(maxsize=2)
 def row_factors(rows: int) -> Keys:
-    """What a row's number adds to the hash, for all rows; not to be written to."""
+    """Return each row's contribution to the hash, as a read-only array."""
     factors = np.arange(rows, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     factors.setflags(write=False)
     return factors
 
 
 def mix(x: Keys) -> Keys:
-    """The 64-bit finalizer of MurmurHash3 (Appleby), in place, without its last step: the upper half is the hash."""
+    """Apply the 64-bit finalizer of MurmurHash3 (Appleby) in place, but for its last step.
+
+    The upper half of the result is the hash.
+    """
     shifted = x >> np.uint64(33)
     x ^= shifted
     x *= _MURMUR_1
@@ -64,13 +67,13 @@ def mix(x: Keys) -> Keys:
 
 
 def hashes(mixed: Keys) -> Keys:
-    """The 32 bits of hash in what `mix` returned."""
-    # The last step, x ^= x >> 33, changes bits 0 to 30 only.
+    """Return the 32 bits of hash in the result of `mix`."""
+    # The last step, x ^= x >> 33, changes only bits 0 to 30.
     return mixed >> np.uint64(32)
 
 
 def keys(hashed: Keys, weights: Keys | np.uint64, members: Keys | np.uint64) -> Keys:
-    """Keys from 32-bit hashes; weights and members' places broadcast against them."""
+    """Return the keys of 32-bit hashes; weights and members' indexes broadcast against them."""
     cost = np.uint64(32 << _FRACTION_BITS) - _log2(hashed + np.uint64(1))
     cost <<= np.uint64(16)
     cost //= np.maximum(weights, np.uint64(1))
@@ -81,12 +84,12 @@ def keys(hashed: Keys, weights: Keys | np.uint64, members: Keys | np.uint64) -> 
 
 
 def least_hashes(weights: Keys, cost: int) -> Keys:
-    """For each weight the least hash with which a member costs no more than `cost`; 2^32 where there is none."""
+    """Return for each weight the least hash with which a member costs no more than `cost`; 2^32 if there is none."""
     low, high = np.zeros_like(weights), np.full_like(weights, 1 << 32)
     limit = np.uint64(((cost + 1) << MEMBER_BITS) - 1)
     while (low < high).any():
         middle = (low + high) >> np.uint64(1)
-        # A middle of 2^32 is reached only when low is, too: the loop has ended for that weight.
+        # Middle is 2^32 only when low is too: then the search has ended for that weight.
         fits = keys(np.minimum(middle, np.uint64((1 << 32) - 1)), weights, np.uint64(0)) <= limit
         open_ = low < high
         high = np.where(open_ & fits, middle, high)
@@ -95,9 +98,9 @@ def least_hashes(weights: Keys, cost: int) -> Keys:
 
 
 def _log2(x: Keys) -> Keys:
-    """log2 of 1 <= x <= 2^32 in units of 2^-26: the exponent, and the mantissa by a table with linear steps.
+    """Return log2 of 1 <= x <= 2^32 in units of 2^-26: the exponent, and the mantissa by a table with linear steps.
 
-    Exponent and mantissa are read from the number's double, which holds it exactly: no arithmetic is done in floats.
+    Exponent and mantissa are the bits of the number's double, which holds it exactly: no arithmetic uses floats.
     """
     double = x.astype(np.float64).view(np.uint64)
     step = (double >> np.uint64(52 - _STEP_BITS)) & np.uint64((1 << _STEP_BITS) - 1)
@@ -113,8 +116,8 @@ def _log2(x: Keys) -> Keys:
 
 
 def _log2_steps() -> Keys:
-    """log2(1 + i/4096) for i = 0..4096 in units of 2^-26, bit by bit: square, and note whether it passed 2."""
-    # 1 is 2^62 here. The square's 126 bits are put together from halves: x = high * 2^31 + low.
+    """Return log2(1 + i/4096) for i = 0..4096 in units of 2^-26, bit by bit: square, and note whether it exceeds 2."""
+    # 1 is 2^62 here. The square's 126 bits are composed of halves: x = high * 2^31 + low.
     x = (np.arange((1 << _STEP_BITS) + 1, dtype=np.uint64) << np.uint64(62 - _STEP_BITS)) + np.uint64(1 << 62)
     result = np.zeros_like(x)
     for _ in range(_FRACTION_BITS + 1):

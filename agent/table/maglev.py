@@ -1,31 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows by Maglev hashing: nearly the same number of rows for each member, where rendezvous leaves that to chance.
+"""Rows by Maglev hashing: nearly the same number of rows for each member, which rendezvous leaves to chance.
 
-Owns the filling and what the chains are made of; pure, integers only.
+Owns the filling and the composition of the chains. Pure, integers only.
 
-Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer" (NSDI 2016), section 3.4, says: each
-backend walks through all entries in an order of its own, offset + i * skip; the backends take turns, and in its turn
-each takes the next entry of its walk that is still free; with weights, some have turns more often. Ours does:
+Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer" (NSDI 2016), section 3.4: each backend
+walks through all entries in an order of its own, offset + i * skip; the backends take turns, and in its turn each takes
+the next entry of its walk that is still free; with weights, some have turns more often. This module:
 
-1. A table has a power of two of rows, not a prime: a walk with an odd skip meets each of them once just as well.
+1. A table has a power of two of rows, not a prime: a walk with an odd skip visits each of them once too.
 2. A member's turns come at the times (k - 1/2) / weight, k = 1, 2, ..., equal times in the order of addresses: a
    member's times do not depend on the others'. Each gets its share of rows to within one or two.
-3. A row's later places. A walk also passes rows that are taken already. The passes of a row in order of time say who
-   would own it if those before had not been there: **the first to pass a row is its owner, the second would be the
-   owner without the first**. So a row ranks members by when their walks come to it. Members that had not come to it
-   when the table was full are ranked by the time that they would still have needed, those of weight 0 last.
-4. Place 0 is the first by effective weight among those up. The others, by nominal weight over all members and by
-   effective weight, follow in turn.
+3. A row's later places. A walk also passes rows that are taken already. The passes of a row, in order of time, are its
+   owners if all earlier ones were missing: **the first member to pass a row is its owner, the second would be the owner
+   without the first**. So a row ranks members by the time at which their walks reach it. Members that have not reached
+   it when the table is full are ranked by the time that they would still need, those of weight 0 last.
+4. Place 0 is the first by effective weight among the members that are up. The others follow, in turn by nominal weight
+   over all members and by effective weight.
 
 Why the old owner is still in the chain after a change. A draining, lost or unhealthy member has no turns any more, but
-the filling by nominal weights still shows it: place 1 is the owner by nominal weight, so after the first such change
-exactly the old owner, in every row. Its removal after that moves no owner at all. A member that comes (or comes back)
-takes rows that others pass soon after, and shifts the walks of those by a turn: the old owner is among the next to
-pass, but for the rows that were taken last, where a shift sends walks far. Measured with 65,536 rows, chains of 4, one
-added: missing in 8 of 4,067 moved rows of 16 members, in 22 of 1,323 of 64, in 69 of 394 of 1,024; that is 0.1 % of all
-rows at most, as many as one member of 1,024 has. A nominal weight that is lowered hides old owners more often, here as
-with rendezvous. The price of the even spread is that more owners move: with 1,024 members 6 times as many rows as with
-rendezvous, which misses none; and every change is a full filling, of 0.05 to 0.2 s.
+the filling by nominal weights still contains it: place 1 is the owner by nominal weight, so after the first such change
+it is exactly the old owner, in every row. Its removal after that moves no owner at all. A member that is added (or
+returns) takes rows that others pass soon after, and shifts their walks by a turn: the old owner is among the next to
+pass, except in the rows that were taken last, where a shift moves walks far. Measured with 65,536 rows, chains of 4,
+one member added: it is missing in 8 of 4,067 moved rows with 16 members, in 22 of 1,323 with 64, in 69 of 394 with
+1,024; that is at most 0.1 % of all rows, as many as one member of 1,024 has. A lower nominal weight hides old owners
+more often, as it does with rendezvous. The price of the even spread is that more owners move: with 1,024 members 6
+times as many rows as with rendezvous, which misses none; and every change is a full filling, of 0.05 to 0.2 s.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ from agent.table.cost import EMPTY, MEMBER_BITS, MEMBER_MASK, WEIGHTLESS, Keys
 from agent.table.table import Places, Table, nominal, owners
 
 _TAIL: Final = 1024
-"""With fewer free rows it is quicker to look where they lie in a walk than to walk."""
+"""With fewer free rows it is faster to compute their steps in a walk than to walk."""
 _BLOCK: Final = 1 << 17
-"""Members times rows worked on at a time: bounds the working memory at some MB."""
+"""Members times rows processed at a time: it limits the working memory to some MB."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Walks:
-    """Each member's way through the rows: row of its i-th step = (offset + i * skip) mod rows."""
+    """Each member's walk through the rows: the row of its i-th step is (offset + i * skip) mod rows."""
 
     offsets: Keys
     skips: Keys
@@ -67,13 +67,13 @@ class _Walks:
         return _Walks(np.array(offsets, np.uint64), np.array(skips, np.uint64), np.array(inverses, np.uint64), rows)
 
     def steps(self, members: NDArray[np.intp] | slice, row: Keys) -> Keys:
-        """At which step these members come to these rows."""
+        """Return the steps at which these members reach these rows."""
         steps: Keys = ((row - self.offsets[members]) * self.inverses[members]) & np.uint64(self.rows - 1)
         return steps
 
 
 def build(candidates: Sequence[Candidate], rows: int, chain: int) -> Table:
-    """The table of a service: int16 places of shape (rows, chain); see rendezvous.build, whose rules hold here too."""
+    """Return the table of a service: int16 places of shape (rows, chain). rendezvous.build has the rules."""
     if not candidates:
         return Table((), np.full((rows, chain), -1, np.int16))
     weights, taking = nominal(candidates), owners(candidates)
@@ -88,7 +88,7 @@ def build(candidates: Sequence[Candidate], rows: int, chain: int) -> Table:
 
 
 def _distinct(planes: Sequence[Places], width: int, chain: int) -> Places:
-    """The first `width` different members of each row's planes, -1 behind them; shape (rows, chain)."""
+    """Return the first `width` different members of each row's planes, -1 after them; shape (rows, chain)."""
     rows = len(planes[0])
     places = np.full((rows, chain), -1, np.int16)
     count = np.zeros(rows, np.intp)
@@ -100,7 +100,10 @@ def _distinct(planes: Sequence[Places], width: int, chain: int) -> Places:
 
 
 def _ranked(members: Sequence[bytes], weights: Mapping[bytes, int], rows: int, depth: int) -> Places:
-    """Those with a weight, owner first, as indexes into `members`; shape (depth, rows). `depth` <= their number."""
+    """Return the members with a weight, owner first, as indexes into `members`; shape (depth, rows).
+
+    `depth` is at most their number.
+    """
     those = [i for i, member in enumerate(members) if member in weights]
     walks = _Walks.of([members[i] for i in those], rows)
     by_place = np.array([weights[members[i]] for i in those], np.uint64)
@@ -113,7 +116,7 @@ def _ranked(members: Sequence[bytes], weights: Mapping[bytes, int], rows: int, d
 
 
 def _turns(weights: Keys, rows: int) -> NDArray[np.intp]:
-    """Whose turn it is, `rows` times."""
+    """Return the member of each of `rows` turns."""
     share = (rows + len(weights)) * weights // weights.sum() + np.uint64(2)
     share[weights == 0] = 0
     member = np.repeat(np.arange(len(weights)), share.astype(np.intp))
@@ -124,7 +127,7 @@ def _turns(weights: Keys, rows: int) -> NDArray[np.intp]:
 
 
 def _fill(walks: _Walks, turns: NDArray[np.intp]) -> NDArray[np.intp]:
-    """The row that is taken in each turn."""
+    """Return the row that is taken in each turn."""
     mask, skips, at = walks.rows - 1, walks.skips.tolist(), walks.offsets.tolist()
     taken, took = bytearray(walks.rows), []
     for member in turns[: max(0, walks.rows - _TAIL)].tolist():
@@ -135,7 +138,7 @@ def _fill(walks: _Walks, turns: NDArray[np.intp]) -> NDArray[np.intp]:
         at[member] = row
         took.append(row)
     free = np.flatnonzero(np.frombuffer(taken, np.uint8) == 0)
-    # All rows that a walk has passed are taken, so the next one of it is the first that is free from its beginning.
+    # All rows that a walk has passed are taken, so its next row is the first free one from its start.
     for member in turns[len(took) :].tolist():
         nearest = int(walks.steps(np.array([member]), free.astype(np.uint64)).argmin())
         took.append(int(free[nearest]))
@@ -145,14 +148,14 @@ def _fill(walks: _Walks, turns: NDArray[np.intp]) -> NDArray[np.intp]:
 
 
 def _passes(walks: _Walks, weights: Keys, turns: NDArray[np.intp], took: NDArray[np.intp], depth: int) -> Places:
-    """The `depth` members whose walks come to each row first; shape (depth, rows)."""
+    """Return the `depth` members whose walks reach each row first; shape (depth, rows)."""
     by_member = np.argsort(turns, kind="stable")  # each member's turns, in order
     member = turns[by_member]
     reached = walks.steps(member, took[by_member].astype(np.uint64)).astype(np.intp) + 1
     first = np.r_[True, member[1:] != member[:-1]]
     passed = reached - np.where(first, 0, np.r_[0, reached[:-1]])  # rows passed in a turn, the one taken included
     ends = np.zeros(len(weights), np.intp)
-    ends[member] = reached  # the last turn's stands
+    ends[member] = reached  # the last turn's remains
     who = np.repeat(np.arange(len(weights)), ends)
     step = np.arange(len(who)) - np.repeat(np.cumsum(ends) - ends, ends)
     row = (walks.offsets[who] + step.astype(np.uint64) * walks.skips[who]) & np.uint64(walks.rows - 1)
@@ -170,13 +173,13 @@ def _passes(walks: _Walks, weights: Keys, turns: NDArray[np.intp], took: NDArray
 
 
 def _complete(walks: _Walks, weights: Keys, ends: NDArray[np.intp], counts: NDArray[np.intp], ranked: Places) -> None:
-    """Fill up the rows that fewer members passed than a chain has places: by the time still to go."""
+    """Complete the rows that fewer members passed than a chain has places: by the time that the others still need."""
     short = np.flatnonzero(counts < len(ranked))
     many = np.arange(len(weights), dtype=np.uint64)
     for start in range(0, len(short), max(1, _BLOCK // len(weights))):
         rows = short[start : start + max(1, _BLOCK // len(weights))]
         steps = walks.steps(slice(None), rows.astype(np.uint64)[:, None])
-        ahead = steps - ends.astype(np.uint64)  # wraps for those that have passed
+        ahead = steps - ends.astype(np.uint64)  # wraps for members that have passed
         key = ((ahead << np.uint64(16)) // np.maximum(weights, np.uint64(1)) << np.uint64(MEMBER_BITS)) | many
         key += np.where(weights == 0, WEIGHTLESS, np.uint64(0))
         key[steps < ends.astype(np.uint64)] = EMPTY

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The best members of every row, and how they change with one member: what a rendezvous table is read from.
+"""The best members of every row, and how one member changes them: the source of a rendezvous table.
 
-Owns the selection and its upkeep, nothing of states or chains; pure. A ranking is a value: a change makes another one,
-and what a chain of changes leads to lists exactly what a full build lists, as far as both list.
+Owns the selection and its upkeep, but neither states nor chains. Pure: a ranking is a value, a change makes another
+one, and a series of changes lists exactly what a full build lists, as far as both lists go.
 
-Each row lists more members than a chain has places (its depth). So a new member is compared with what is listed, a
-removed one leaves its place to the next, and all members of a row are ranked anew only when a row's spares run out.
-`horizon` says how far a list may be trusted: every member whose key is below it is listed.
+Each row lists more members (its depth) than a chain has places. So a new member is compared with the listed ones, a
+removed one leaves its place to the next, and all members of a row are ranked again only when the row has no spares
+left. `horizon` is how far a list is complete: it lists every member whose key is below it.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from agent.table.cost import (
 )
 
 SPARES: Final = 4
-"""Places beyond the chain. With 4 a row must lose five of its nine best before it is ranked anew."""
+"""Places beyond the chain. With 4 a row must lose five of its nine best before it is ranked again."""
 _NUMBER: Final = np.uint16((1 << MEMBER_BITS) - 1)
 _BLOCK: Final = 1 << 17
-"""Keys worked on at a time: 1 MB, what a core's second cache holds."""
+"""Keys processed at a time: 1 MB, which fits into a core's L2 cache."""
 _FEW: Final = 40
-"""Up to so many members the keys of all are made and sorted; with more, only of those whose hash is good enough."""
-_WORTH: Final = 24.0
-"""How many members of a row shall have such a hash, on average; a row with fewer than its depth is ranked in full."""
+"""Up to so many members all keys are computed and sorted; with more, only those of members with a good hash."""
+_PROMISING: Final = 24.0
+"""How many members of a row have such a hash, on average; a row with fewer than its depth is ranked in full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,25 +61,25 @@ class Ranking:
 
     @property
     def rows(self) -> int:
-        """How many rows."""
+        """The number of rows."""
         return len(self.horizon)
 
     @property
     def depth(self) -> int:
-        """How many members a row lists at most."""
+        """The number of members that a row lists at most."""
         return len(self.keys)
 
     def ranks(self, weights: Mapping[bytes, int]) -> bool:
-        """Whether it is of exactly these members, by these weights."""
+        """Return whether it ranks exactly these members by these weights."""
         return len(weights) == len(self.members) and weights == dict(zip(self.members, self.weights, strict=True))
 
     def order(self, places: int) -> NDArray[np.int16]:
-        """The best `places` members of each row as indexes into `members`; shape (places, rows)."""
+        """Return the best `places` members of each row as indexes into `members`; shape (places, rows)."""
         return (self.keys[:places] & MEMBER_MASK).astype(np.int16)
 
 
 def rank(weights: Mapping[bytes, int], rows: int, depth: int) -> Ranking:
-    """Rank from nothing. `weights` by address; at least one."""
+    """Build a ranking. `weights` are by packed address, at least one."""
     members = tuple(sorted(weights))
     if len(members) >= MEMBERS_MAX:
         raise ValueError(f"{len(members)} members: a key has room for {MEMBERS_MAX - 1}")
@@ -89,51 +89,51 @@ def rank(weights: Mapping[bytes, int], rows: int, depth: int) -> Ranking:
 
 
 def best_of(members: Sequence[bytes], weights: Sequence[int], rows: int, some: NDArray[np.intp]) -> NDArray[np.intp]:
-    """The best member of some of the rows, as an index into `members`, which are in the order of addresses."""
+    """Return the best member of some rows, as an index into `members`, which are in the order of addresses."""
     best, _ = _best(members, weights, row_factors(rows)[some], 1)
     found: NDArray[np.intp] = (best[0] & MEMBER_MASK).astype(np.intp)
     return found
 
 
 def change(before: Ranking, weights: Mapping[bytes, int], needed: int) -> Ranking:
-    """The ranking of these weights, made from another one. `needed`: how many places of each row must be true."""
-    told = dict(zip(before.members, before.weights, strict=True))
-    if told == weights:
+    """Return the ranking of these weights, made from `before`. `needed`: how many places of each row must be exact."""
+    previous = dict(zip(before.members, before.weights, strict=True))
+    if previous == weights:
         return before
-    gone = [member for member, weight in told.items() if weights.get(member) != weight]
-    come = [member for member, weight in weights.items() if told.get(member) != weight]
-    # One step costs about as much as ranking ten members from nothing.
-    if len(gone) + len(come) > 2 + len(weights) // 10 or len(gone) == len(told):
+    removed = [member for member, weight in previous.items() if weights.get(member) != weight]
+    added = [member for member, weight in weights.items() if previous.get(member) != weight]
+    # One step costs about as much as ranking ten members in a full build.
+    if len(removed) + len(added) > 2 + len(weights) // 10 or len(removed) == len(previous):
         return rank(weights, before.rows, before.depth)
     members, ranked = list(before.members), list(before.weights)
     best, horizon = before.keys.copy(), before.horizon.copy()
-    for member in gone:
+    for member in removed:
         place = members.index(member)
-        _strike(best, place)
+        _remove(best, place)
         if member not in weights:
             del members[place], ranked[place]
             _renumber(best, horizon, place, -1)
-    for member in come:
+    for member in added:
         place = bisect_left(members, member)
-        if member not in told:
+        if member not in previous:
             members.insert(place, member)
             ranked.insert(place, 0)
             _renumber(best, horizon, place, 1)
         ranked[place] = weights[member]
-        _enter(best, horizon, place, member, weights[member])
+        _insert(best, horizon, place, member, weights[member])
     after = Ranking(tuple(members), tuple(ranked), best, horizon)
     _refill(after, needed)
     return after
 
 
 def _numbers(found: Keys) -> NDArray[np.uint16]:
-    """The quarters of keys with the members' numbers (and a bit more): to be read and written at a quarter's cost."""
+    """Return a view of the 16 bits of each key with the member's number and one more bit: a quarter of the memory."""
     quarters: NDArray[np.uint16] = found.view(np.uint16)[..., 0 if sys.byteorder == "little" else 3 :: 4]
     return quarters
 
 
 def _renumber(best: Keys, horizon: Keys, place: int, by: int) -> None:
-    """Keys name members by place: those from `place` on have moved up by one, or those behind it down."""
+    """Renumber the members in the keys after an insertion at `place` (`by` is 1) or a removal there (-1)."""
     for listed in (*best, horizon):
         numbers = _numbers(listed)
         if by > 0:
@@ -144,8 +144,8 @@ def _renumber(best: Keys, horizon: Keys, place: int, by: int) -> None:
             np.minimum(listed, EMPTY, out=listed)
 
 
-def _strike(best: Keys, place: int) -> None:
-    """Take a member out of the rows that list it: those behind it move forward by one."""
+def _remove(best: Keys, place: int) -> None:
+    """Remove a member from the rows that list it: those after it move forward by one."""
     rows = np.flatnonzero(((_numbers(best) & _NUMBER) == place).any(axis=0))
     listed = best[:, rows]
     behind = np.logical_or.accumulate(((listed & MEMBER_MASK) == place) & (listed < EMPTY), axis=0)
@@ -153,14 +153,14 @@ def _strike(best: Keys, place: int) -> None:
     best[:, rows] = np.where(behind, following, listed)
 
 
-def _enter(best: Keys, horizon: Keys, place: int, member: bytes, weight: int) -> None:
-    """List a member where it belongs. In most rows its hash alone tells that it has no place there."""
+def _insert(best: Keys, horizon: Keys, place: int, member: bytes, weight: int) -> None:
+    """Insert a member into the rows where it belongs. In most rows its hash alone shows that it has no place there."""
     mixed = mix(row_factors(len(horizon)) ^ np.uint64(seed(member)))
-    # A few rows list more than the others; whatever the limit is, what lies beyond it is looked at as well.
+    # Some rows are complete far beyond the limit: these are checked whatever the hash is.
     limit = min(2.0 * float(horizon.mean()), float(WEIGHTLESS))
     some = np.flatnonzero((mixed >= _bound(weight, limit)) | (horizon > np.uint64(limit)))
     new = keys(hashes(mixed[some]), np.uint64(weight), np.uint64(place))
-    fits = new < horizon[some]  # else others that are not listed may come before it
+    fits = new < horizon[some]  # otherwise members that are not listed may rank before it
     rows, new = some[fits], new[fits]
     listed = best[:, rows]
     for better in listed:
@@ -171,9 +171,10 @@ def _enter(best: Keys, horizon: Keys, place: int, member: bytes, weight: int) ->
 
 
 def _bound(weight: int, limit: float) -> np.uint64:
-    """A value that whatever `mix` returned is not below if the member's key is below `limit`.
+    """Return a lower bound of the results of `mix` for members whose key is below `limit`.
 
-    In floats: it decides how fast, never what. Their error and that of the logarithm's table are far within 2^-16.
+    In floats: this affects the speed, never the result. Their error and that of the logarithm's table are far below
+    2^-16.
     """
     if weight == 0:
         return np.uint64(0)
@@ -182,7 +183,7 @@ def _bound(weight: int, limit: float) -> np.uint64:
 
 
 def _refill(ranking: Ranking, needed: int) -> None:
-    """Rank anew, in place, the rows that list too few."""
+    """Rank the rows again that list too few members, in place."""
     short = np.flatnonzero(ranking.keys[min(needed, len(ranking.members), ranking.depth) - 1] >= EMPTY)
     if len(short):
         best, horizon = _best(ranking.members, ranking.weights, row_factors(ranking.rows)[short], ranking.depth)
@@ -190,21 +191,21 @@ def _refill(ranking: Ranking, needed: int) -> None:
 
 
 def _best(members: Sequence[bytes], weights: Sequence[int], factors: Keys, depth: int) -> tuple[Keys, Keys]:
-    """The `depth` smallest keys of some rows (given by their hash factors), and up to where that is all."""
+    """Return the `depth` smallest keys of some rows (given by their hash factors), and their horizons."""
     seeds = np.array([seed(member) for member in members], np.uint64)
     places = np.arange(len(members), dtype=np.uint64)
     by_place = np.array(weights, np.uint64)
     weighty = np.flatnonzero(by_place)
     limit = EMPTY
     if depth <= len(weighty) < len(members):
-        # Those of weight 0 rank behind all these: no row lists one.
+        # Members of weight 0 rank after all these: no row lists one.
         seeds, places, by_place, limit = seeds[weighty], places[weighty], by_place[weighty], WEIGHTLESS
     best = np.full((depth, len(factors)), EMPTY, np.uint64)
     horizon = np.full(len(factors), limit, np.uint64)
     if len(seeds) <= max(_FEW, 2 * depth) or len(weighty) < depth:
         _rank_all(seeds, by_place, places, factors, best, horizon)
     else:
-        _rank_good(seeds, by_place, places, factors, best, horizon)
+        _rank_promising(seeds, by_place, places, factors, best, horizon)
     return best, horizon
 
 
@@ -214,10 +215,10 @@ def _rank_all(seeds: Keys, weights: Keys, places: Keys, factors: Keys, best: Key
     for start in range(0, len(factors), step):
         block = slice(start, start + step)
         all_keys = keys(hashes(mix(factors[block, None] ^ seeds)), weights, places)
-        _take(all_keys, depth, best[:, block], horizon[block])
+        _keep_best(all_keys, depth, best[:, block], horizon[block])
 
 
-def _take(found: Keys, depth: int, best: Keys, horizon: Keys) -> None:
+def _keep_best(found: Keys, depth: int, best: Keys, horizon: Keys) -> None:
     """Put the smallest keys of each row of `found` (rows, any number) into `best` and the next one into `horizon`."""
     width = found.shape[1]
     if width > depth + 1:
@@ -228,13 +229,13 @@ def _take(found: Keys, depth: int, best: Keys, horizon: Keys) -> None:
         np.minimum(horizon, found[:, depth], out=horizon)
 
 
-def _rank_good(seeds: Keys, weights: Keys, places: Keys, factors: Keys, best: Keys, horizon: Keys) -> None:
-    """As `_rank_all`, but of most members only the hash is made: it tells whether the cost is below a limit."""
+def _rank_promising(seeds: Keys, weights: Keys, places: Keys, factors: Keys, best: Keys, horizon: Keys) -> None:
+    """Rank as `_rank_all`, but compute only the hash of most members: it shows whether the cost is below a limit."""
     depth, step = len(best), max(1, _BLOCK // len(seeds))
-    cost = _limit(weights, max(_WORTH, 2.5 * depth))
+    cost = _limit(weights, max(_PROMISING, 2.5 * depth))
     distinct, which = np.unique(weights, return_inverse=True)
     least = least_hashes(distinct, cost)[which]
-    # Above 2^32 - 1 nothing qualifies; shifted up, the bound would wrap to 0.
+    # Above 2^32 - 1 no hash qualifies; shifted up, the bound would wrap to 0.
     bound = np.where(least > 0xFFFFFFFF, np.uint64(0xFFFFFFFFFFFFFFFF), least << np.uint64(32))
     np.minimum(horizon, np.uint64((cost + 1) << MEMBER_BITS), out=horizon)
     for start in range(0, len(factors), step):
@@ -247,7 +248,7 @@ def _rank_good(seeds: Keys, weights: Keys, places: Keys, factors: Keys, best: Ke
         nth = np.arange(len(good)) - np.repeat(np.cumsum(counts) - counts, counts)
         padded = np.full((len(mixed), max(int(counts.max()), depth)), EMPTY, np.uint64)
         padded[row, nth] = found
-        _take(padded, depth, best[:, block], horizon[block])
+        _keep_best(padded, depth, best[:, block], horizon[block])
     poor = np.flatnonzero(best[-1] >= EMPTY)
     if len(poor):
         fewer, next_ = np.full((depth, len(poor)), EMPTY, np.uint64), np.full(len(poor), EMPTY, np.uint64)
@@ -256,7 +257,7 @@ def _rank_good(seeds: Keys, weights: Keys, places: Keys, factors: Keys, best: Ke
 
 
 def _limit(weights: Keys, wanted: float) -> int:
-    """A cost that about `wanted` members of each row stay below. In floats: it decides how fast, never what."""
+    """Return a cost above that of about `wanted` members of each row. In floats: it affects speed, never the result."""
     low, high = 0.0, float(1 << 47)
     by_weight = weights.astype(np.float64) / -(2.0**42)
     for _ in range(50):

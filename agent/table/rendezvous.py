@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows by weighted rendezvous hashing (highest random weight): from the members of a service to its table.
 
-Owns what rendezvous makes of the rankings; pure. Every node computes the same table from the same members, so there
-are integers only: no floating point, no libm, no order of iteration.
+Owns the step from rankings to chains. Pure. Every node computes the same table from the same members, so there are
+only integers: no floating point, no libm, no order of iteration.
 
-Thaler and Ravishankar (1998) rank the members of a row by a hash; Schindelhauer and Schomaker (2005) weigh them by
+Thaler and Ravishankar (1998) rank the members of a row by a hash; Schindelhauer and Schomaker (2005) add weights by
 ranking -log(h)/weight, smallest first. Here h is 32 bits of hash, and log2 is fixed point with 26 fractional bits.
 
-Place 0 of a row, the owner, is the best of those up by effective weight. The later places rank up, draining and lost
-members alike by nominal weight: lowering an effective weight then never hides an old owner from the chain.
+Place 0 of a row, the owner, is the best of the members that are up, by effective weight. The later places rank up,
+draining and lost members alike by nominal weight: so a lower effective weight never hides an old owner from the chain.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from agent.table.ranking import SPARES, Ranking, best_of, change, rank
 from agent.table.table import Places, Table, chains, nominal, owners
 
 KEPT_FROM: Final = 17
-"""With fewer members a table is made from nothing in 20 ms, and the 4.5 MB of its ranking are not kept."""
+"""With fewer members a full build takes 20 ms, and the 4.5 MB of its ranking are not kept."""
 
 
 def build(candidates: Sequence[Candidate], rows: int, chain: int, before: Table | None = None) -> Table:
-    """The table of a service: int16 places of shape (rows, chain).
+    """Return the table of a service: int16 places of shape (rows, chain).
 
     `candidates` may come in any order; each address once, none of them `left`. No candidates: every place is -1.
-    `before` is any earlier table: the nearer its members, the sooner this one is made. It never changes the result.
+    `before` is any earlier table: the more similar its members, the faster the build. It never changes the result.
     """
     if not candidates:
         return Table((), np.full((rows, chain), -1, np.int16))
@@ -56,7 +56,7 @@ def build(candidates: Sequence[Candidate], rows: int, chain: int, before: Table 
 
 
 def _renumbered(effective: Ranking, ranking: Ranking) -> Places:
-    """The best of each row of `effective`, as indexes into the members of `ranking`."""
+    """Return the best of each row of `effective`, as indexes into the members of `ranking`."""
     numbers = {member: i for i, member in enumerate(ranking.members)}
     of_effective = np.array([numbers[member] for member in effective.members], np.int16)
     first: Places = of_effective[effective.order(1)[0]]
@@ -64,7 +64,7 @@ def _renumbered(effective: Ranking, ranking: Ranking) -> Places:
 
 
 def _first_of(ranking: Ranking, taking: Collection[bytes]) -> Places:
-    """The best of each row among those `taking`, whose weights are the ranking's own."""
+    """Return the best of each row among the members `taking`, whose weights are the ranking's own."""
     if len(taking) == len(ranking.members):
         best: Places = ranking.order(1)[0]
         return best

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of a service: which members each row tries, and in which order. A value; how it is made is the hash's.
+"""The table of a service: the members of each row's chain, in order. A value; rendezvous.py and maglev.py build it.
 
-Owns its shape, its digest, and what both hashes share: who may own rows, and how a chain is put together.
+Owns its shape, its digest, and what both hashes share: who may own rows, and how a chain is composed. Pure.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ Places = NDArray[np.int16]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The rows of one service: `places[r]` are indexes into `members`, owner first, -1 where the chain has ended.
+    """The rows of one service: `places[r]` are indexes into `members`, owner first, -1 after the chain's
+    end.
 
-    `ranking` and `effective` are what a rendezvous table was read from, by nominal and by effective weight: the next
-    one is made from them sooner than from nothing.
+    `ranking` and `effective` are the sources of a rendezvous table, by nominal and by effective weight: the next table
+    is built faster from them.
     """
 
     members: tuple[IPv4Address, ...]
@@ -35,23 +36,23 @@ class Table:
 
     @property
     def digest(self) -> str:
-        """16 hex digits over the table in terms of addresses: equal on two nodes if and only if the tables are."""
+        """16 hex digits over the table in terms of addresses: equal on two nodes if and only if their tables are."""
         hashed = hashlib.sha256(b"".join(address.packed for address in self.members))
         hashed.update(self.places.astype("<i2").tobytes())
         return hashed.hexdigest()[:16]
 
 
 def nominal(candidates: Iterable[Candidate]) -> dict[bytes, int]:
-    """Each member's own weight, by packed address."""
+    """Return each member's nominal weight, by packed address."""
     return {candidate.address.packed: candidate.weight for candidate in candidates}
 
 
 def owners(candidates: Sequence[Candidate]) -> dict[bytes, int]:
-    """Who may own rows, by packed address, and by what weight.
+    """Return the members that may own rows, by packed address, with their weights.
 
-    Those up, by effective weight. When none is healthy all that are up, by nominal weight: when every check fails at
-    once the checks are as likely at fault as the servers, and if it is the servers, clients hear an answer rather than
-    silence. When none is up, all that are not lost; when all are lost, these.
+    They are those that are up, by effective weight. When none is healthy, all that are up, by nominal weight: when
+    every check fails at once the checks are as likely at fault as the servers, and if the servers are, clients get an
+    answer rather than silence. When none is up, all that are not lost; when all are lost, all of them.
     """
     up = [c for c in candidates if c.state is State.UP and c.weight > 0]
     chosen = {c.address.packed: c.effective for c in up if c.effective > 0}
@@ -59,7 +60,7 @@ def owners(candidates: Sequence[Candidate]) -> dict[bytes, int]:
 
 
 def chains(first: Places, ranked: Places, length: int) -> Places:
-    """Chains of `length` places, shape (rows, length): each row's owner, then the others as they are ranked.
+    """Return chains of `length` places, shape (rows, length): each row's owner, then the others as they are ranked.
 
     `first` has shape (rows,), `ranked` (at least as many places as there are members, or `length`; rows).
     """
