@@ -56,7 +56,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
+class VersionAnswer:
     """The answer to SHOW_VERSION."""
 
     text: str
@@ -120,7 +120,7 @@ class EndOfRib:
     family: str
 
 
-Message = Answer | Version | NeighborList | ListedRoute | SessionChange | Update | EndOfRib
+Message = Answer | VersionAnswer | NeighborList | ListedRoute | SessionChange | Update | EndOfRib
 
 
 def parse(line: str) -> Message | None:
@@ -129,7 +129,7 @@ def parse(line: str) -> Message | None:
     if line in ("done", "error"):
         return Answer(line == "done")
     if line.startswith("exabgp "):
-        return Version(line.removeprefix("exabgp "))
+        return VersionAnswer(line.removeprefix("exabgp "))
     try:
         value = json.loads(line)
         if isinstance(value, list):

@@ -139,7 +139,7 @@ class Reconciler:
             case messages.Answer():
                 self._finish_command(message.done, now)
                 self.tick(now)
-            case messages.Version() if pending and pending.step is _Step.HANDSHAKE:
+            case messages.VersionAnswer() if pending and pending.step is _Step.HANDSHAKE:
                 pending.got_version = True
             case messages.NeighborList() if pending and pending.step is _Step.NEIGHBORS:
                 self._adj_rib_in.set_neighbors(message.neighbors, now)

@@ -162,7 +162,7 @@ class Server:
         task.cancel()
 
 
-class Cluster:
+class BfdLab:
     """The lab, its servers, and the state of the router's kernel and its BFD."""
 
     def __init__(self, lab: Lab, router: str, logs: Path) -> None:

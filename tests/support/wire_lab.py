@@ -146,7 +146,7 @@ PLAIN = session("b1", "10.0.0.11") + session("b2", "10.0.0.12")
 TO_R1 = "{address: 10.0.0.1, as: 65000, hold_time_s: 3}"
 
 
-class Node:
+class WireNode:
     """One server: its lb.yml, its speaker, and an agent that sends `desired` while `agent_active`."""
 
     def __init__(self, lab: Lab, name: str, folder: Path) -> None:
@@ -252,7 +252,7 @@ class WireLab:
 
     def __init__(self, lab: Lab, folder: Path) -> None:
         self.lab, self.folder = lab, folder
-        self.b1, self.b2 = Node(lab, "b1", folder), Node(lab, "b2", folder)
+        self.b1, self.b2 = WireNode(lab, "b1", folder), WireNode(lab, "b2", folder)
 
     @classmethod
     @contextlib.contextmanager

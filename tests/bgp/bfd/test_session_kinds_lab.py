@@ -83,7 +83,7 @@ def router_config(router: str) -> str:
     return ROUTERS[router](Router(65000, IPv4Address("10.0.0.1"), neighbors, vips, identities, log=log))
 
 
-class Cluster:
+class KindsLab:
     """The lab, the status file of b1's BFD process, and the log of its ExaBGP."""
 
     def __init__(self, lab: Lab, log: Path) -> None:
@@ -100,22 +100,22 @@ class Cluster:
 
 
 @pytest.fixture(params=["bird", "frr"])
-def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]:
+def kinds_lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[KindsLab]:
     router = request.param
     conf, file = tmp_path / f"{router}.conf", tmp_path / "kinds.clab.yml"
     conf.write_text(router_config(router))
     file.write_text(LAB.format(router=router, conf=conf, start="\n        ".join(f"- {c}" for c in START[router])))
     with Lab.up(file, name=f"bfd-kinds-{router}-{os.getpid()}", keep=False) as lab:
-        yield Cluster(lab, tmp_path / "b1.log")
+        yield KindsLab(lab, tmp_path / "b1.log")
 
 
-def test_each_kind_of_session_comes_up_and_is_torn_down(cluster: Cluster):
-    wait_for(lambda: cluster.all_are("up", 900), "three sessions up, at the interval of both ends", 60)
+def test_each_kind_of_session_comes_up_and_is_torn_down(kinds_lab: KindsLab):
+    wait_for(lambda: kinds_lab.all_are("up", 900), "three sessions up, at the interval of both ends", 60)
     connected = "connected to peer-"
-    wait_for(lambda: cluster.log.read_text().count(connected) >= len(PEERS), "three BGP sessions", 60)
+    wait_for(lambda: kinds_lab.log.read_text().count(connected) >= len(PEERS), "three BGP sessions", 60)
     time.sleep(2)
-    assert cluster.all_are("up", 900), "they stay up"
-    cluster.lab.link("router", "eth1", up=False)
-    wait_for(lambda: cluster.all_are("down", 0), "three sessions down")
+    assert kinds_lab.all_are("up", 900), "they stay up"
+    kinds_lab.lab.link("router", "eth1", up=False)
+    wait_for(lambda: kinds_lab.all_are("down", 0), "three sessions down")
     for peer in PEERS:
-        wait_for(lambda peer=peer: f"teardown scheduled for neighbor {peer}\n" in cluster.log.read_text(), peer)
+        wait_for(lambda peer=peer: f"teardown scheduled for neighbor {peer}\n" in kinds_lab.log.read_text(), peer)

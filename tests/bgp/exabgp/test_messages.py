@@ -13,7 +13,7 @@ from bgp.exabgp.messages import (
     NeighborStatus,
     SessionChange,
     Update,
-    Version,
+    VersionAnswer,
     parse,
 )
 from bgp.route import Route
@@ -40,7 +40,7 @@ def event(kind: str, content: str) -> str:
     [
         ("done", Answer(True)),
         ("error", Answer(False)),
-        ("exabgp 5.0.15", Version("5.0.15")),
+        ("exabgp 5.0.15", VersionAnswer("5.0.15")),
         (event("state", '"state": "up"'), SessionChange(PEER, True)),
         (event("state", '"state": "down", "reason": "notification received (6,4)"'), SessionChange(PEER, False)),
         (event("state", '"state": "connected"'), None),

@@ -127,7 +127,7 @@ def test_md5_password(wire: WireLab):
     wire.b1.write_password("bgp.secret", "correct horse", mode=0o644)
     refused = wire.b1.reload()
     assert refused.returncode == 1
-    assert "others may read it (mode 644); chmod 600" in refused.stderr
+    assert "other users have access (mode 644); chmod 600" in refused.stderr
     assert re.search(r"lb\.yml:\d+:\d+: bgp\.peers\[0\]\.password_file: ", refused.stderr)
 
 

@@ -82,7 +82,7 @@ run(SpeakerConfig(65001, me, (peer,), allow=(IPv4Network("10.99.0.0/24"), own)))
 """
 
 
-class Node:
+class SpeakerNode:
     """One server: its speaker, and an agent that sends its desired routes until it is silenced."""
 
     def __init__(self, lab: Lab, name: str, logs: Path) -> None:
@@ -143,12 +143,12 @@ class Node:
         task.cancel()
 
 
-class Cluster:
+class RouterLab:
     """The lab, its nodes, and the changes in the router's kernel."""
 
     def __init__(self, lab: Lab, router: str, logs: Path) -> None:
         self.lab, self.router = lab, router
-        self.b1, self.b2 = Node(lab, "b1", logs), Node(lab, "b2", logs)
+        self.b1, self.b2 = SpeakerNode(lab, "b1", logs), SpeakerNode(lab, "b2", logs)
         self.nodes = (self.b1, self.b2)
         self._log = logs / "monitor"
         lab.spawn("router", ["ip", "-ts", "monitor", "route"], log=self._log)
@@ -183,112 +183,112 @@ class Cluster:
 
 
 @pytest.fixture(scope="module", params=["bird", "frr"])
-def shared_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def shared_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RouterLab]:
     router, logs = request.param, tmp_path_factory.mktemp(request.param)
     file = logs / "bgp.clab.yml"
     start = "\n        ".join(f"- {command}" for command in START[router])
     file.write_text(LAB.format(router=router, routers=ROUTERS, start=start))
     with Lab.up(file, name=f"bgp-{router}-{os.getpid()}", keep=False) as lab:
-        cluster = Cluster(lab, router, logs)
+        router_lab = RouterLab(lab, router, logs)
         try:
-            for node in cluster.nodes:
+            for node in router_lab.nodes:
                 node.start_speaker()
                 node.start_agent()
-            wait_for(lambda: cluster.converged, f"the VIP by two next hops behind {router}", 30)
-            yield cluster
+            wait_for(lambda: router_lab.converged, f"the VIP by two next hops behind {router}", 30)
+            yield router_lab
         finally:
-            for node in cluster.nodes:
+            for node in router_lab.nodes:
                 node.stop()
 
 
 @pytest.fixture
-def cluster(shared_cluster: Cluster) -> Iterator[Cluster]:
-    wait_for(lambda: shared_cluster.converged, "the state that the previous test must leave")
-    yield shared_cluster
-    wait_for(lambda: shared_cluster.converged, "the state from before the test")
+def router_lab(shared_lab: RouterLab) -> Iterator[RouterLab]:
+    wait_for(lambda: shared_lab.converged, "the state that the previous test must leave")
+    yield shared_lab
+    wait_for(lambda: shared_lab.converged, "the state from before the test")
 
 
 def report(what: str, seconds: float) -> None:
     print(f"{what}: {seconds * 1000:.0f} ms")
 
 
-def test_withdrawn_vip_leaves_the_router_and_returns(cluster: Cluster):
-    mark, began = len(cluster.events()), time.time()
-    cluster.b2.vip = False
-    wait_for(lambda: cluster.next_hops() == {"10.0.0.11"}, "one next hop")
-    report(f"{cluster.router}: withdraw", cluster.changed_at(mark, cluster.b2.address) - began)
-    assert cluster.b1.states()["10.0.0.12"] == "up", "the identity stays"
-    cluster.b2.vip = True
-    wait_for(lambda: cluster.next_hops() == {"10.0.0.11", "10.0.0.12"}, "both next hops")
+def test_withdrawn_vip_leaves_the_router_and_returns(router_lab: RouterLab):
+    mark, began = len(router_lab.events()), time.time()
+    router_lab.b2.vip = False
+    wait_for(lambda: router_lab.next_hops() == {"10.0.0.11"}, "one next hop")
+    report(f"{router_lab.router}: withdraw", router_lab.changed_at(mark, router_lab.b2.address) - began)
+    assert router_lab.b1.states()["10.0.0.12"] == "up", "the identity stays"
+    router_lab.b2.vip = True
+    wait_for(lambda: router_lab.next_hops() == {"10.0.0.11", "10.0.0.12"}, "both next hops")
 
 
-def test_killed_relay_does_not_flap_a_route(cluster: Cluster):
-    since = cluster.b1.snapshot.peers[0].since
+def test_killed_relay_does_not_flap_a_route(router_lab: RouterLab):
+    since = router_lab.b1.snapshot.peers[0].since
     wait_for(lambda: time.monotonic() > since + QUIET_S + 1, "a session older than QUIET_S")
-    wait_for(lambda: all(node.snapshot.peers[0].eor for node in cluster.nodes), "End-of-RIB inferred")
-    mark, seen, known = len(cluster.events()), len(cluster.b2.snapshots), cluster.b1.states()
-    before, old = len(cluster.b1.snapshots), cluster.b1.relay_pid()
+    wait_for(lambda: all(node.snapshot.peers[0].eor for node in router_lab.nodes), "End-of-RIB inferred")
+    mark, seen, known = len(router_lab.events()), len(router_lab.b2.snapshots), router_lab.b1.states()
+    before, old = len(router_lab.b1.snapshots), router_lab.b1.relay_pid()
     assert old is not None
     os.kill(old, signal.SIGKILL)
     began = time.monotonic()
-    wait_for(lambda: len(cluster.b1.snapshots) > before, "a snapshot of the new relay")
-    report(f"{cluster.router}: relay killed to new snapshot", time.monotonic() - began)
-    assert cluster.b1.relay_pid() != old
-    snapshot = cluster.b1.snapshots[before]
+    wait_for(lambda: len(router_lab.b1.snapshots) > before, "a snapshot of the new relay")
+    report(f"{router_lab.router}: relay killed to new snapshot", time.monotonic() - began)
+    assert router_lab.b1.relay_pid() != old
+    snapshot = router_lab.b1.snapshots[before]
     assert snapshot.peers[0].routes, "the first snapshot of a new relay is complete"
-    assert cluster.b1.states() == known
+    assert router_lab.b1.states() == known
     assert snapshot.peers[0].since == pytest.approx(since, abs=1.5)
     assert snapshot.peers[0].eor
     wait_for(lambda: time.monotonic() > began + 3.0, "longer than the hold time")
-    assert cluster.events()[mark:] == [], "no change in the router's kernel"
-    assert cluster.b2.snapshots[seen:] == [], "no change at the other speaker"
+    assert router_lab.events()[mark:] == [], "no change in the router's kernel"
+    assert router_lab.b2.snapshots[seen:] == [], "no change at the other speaker"
     # The new relay works: otherwise only the fixture of the next test would find a dead one.
-    cluster.b1.vip = False
-    wait_for(lambda: cluster.next_hops() == {"10.0.0.12"}, "the new relay withdraws")
-    cluster.b1.vip = True
+    router_lab.b1.vip = False
+    wait_for(lambda: router_lab.next_hops() == {"10.0.0.12"}, "the new relay withdraws")
+    router_lab.b1.vip = True
 
 
-def test_session_cleared_at_the_router_is_up_again_at_once(cluster: Cluster):
-    mark, since = len(cluster.events()), cluster.b1.snapshot.peers[0].since
-    cluster.lab.exec("router", CLEAR[cluster.router])
+def test_session_cleared_at_the_router_is_up_again_at_once(router_lab: RouterLab):
+    mark, since = len(router_lab.events()), router_lab.b1.snapshot.peers[0].since
+    router_lab.lab.exec("router", CLEAR[router_lab.router])
     # It is up again before the agent gets a snapshot (COALESCE_S), so `since` shows the new session.
-    wait_for(lambda: cluster.b1.snapshot.peers[0].since > since, "a new session")
+    wait_for(lambda: router_lab.b1.snapshot.peers[0].since > since, "a new session")
     began = time.monotonic()
     wait_for(
-        lambda: time.monotonic() > began + 1.5 and cluster.converged,
+        lambda: time.monotonic() > began + 1.5 and router_lab.converged,
         "converged, and no late change",
     )
     # No change at all if the new session is up before FRR drops the old one's routes.
-    times = cluster.times(mark) or [0.0]
-    report(f"{cluster.router}: session cleared, first to last change in the router", times[-1] - times[0])
+    times = router_lab.times(mark) or [0.0]
+    report(f"{router_lab.router}: session cleared, first to last change in the router", times[-1] - times[0])
     assert times[-1] - times[0] < 3.0
 
 
-def test_routes_of_a_killed_exabgp_go_and_return_with_its_restart(cluster: Cluster):
-    mark, speaker = len(cluster.events()), cluster.b1.speaker
+def test_routes_of_a_killed_exabgp_go_and_return_with_its_restart(router_lab: RouterLab):
+    mark, speaker = len(router_lab.events()), router_lab.b1.speaker
     assert speaker is not None
     began = time.time()
     speaker.kill()
-    wait_for(lambda: cluster.next_hops() == {"10.0.0.12"}, "one next hop")
-    report(f"{cluster.router}: kill -9 of ExaBGP", cluster.changed_at(mark, cluster.b1.address) - began)
-    wait_for(lambda: "10.0.0.11" not in cluster.b2.states(), "its identity is withdrawn")
+    wait_for(lambda: router_lab.next_hops() == {"10.0.0.12"}, "one next hop")
+    report(f"{router_lab.router}: kill -9 of ExaBGP", router_lab.changed_at(mark, router_lab.b1.address) - began)
+    wait_for(lambda: "10.0.0.11" not in router_lab.b2.states(), "its identity is withdrawn")
     assert speaker.wait() == -signal.SIGKILL
     restarted = time.time()
-    cluster.b1.start_speaker()
-    wait_for(lambda: cluster.next_hops() == {"10.0.0.11", "10.0.0.12"}, "both next hops")
-    report(f"{cluster.router}: start of ExaBGP to route", time.time() - restarted)
+    router_lab.b1.start_speaker()
+    wait_for(lambda: router_lab.next_hops() == {"10.0.0.11", "10.0.0.12"}, "both next hops")
+    report(f"{router_lab.router}: start of ExaBGP to route", time.time() - restarted)
 
 
-def test_silent_agent_loses_the_vip_and_not_the_identity(cluster: Cluster):
-    mark = len(cluster.events())
-    cluster.b1.agent_active.clear()
+def test_silent_agent_loses_the_vip_and_not_the_identity(router_lab: RouterLab):
+    mark = len(router_lab.events())
+    router_lab.b1.agent_active.clear()
     began = time.time()
-    wait_for(lambda: cluster.b1.snapshot.deadman, "dead-man", DEADMAN_S + 3)
-    wait_for(lambda: cluster.next_hops() == {"10.0.0.12"}, "one next hop")
-    took = cluster.changed_at(mark, cluster.b1.address) - began
-    report(f"{cluster.router}: dead-man", took)
+    wait_for(lambda: router_lab.b1.snapshot.deadman, "dead-man", DEADMAN_S + 3)
+    wait_for(lambda: router_lab.next_hops() == {"10.0.0.12"}, "one next hop")
+    took = router_lab.changed_at(mark, router_lab.b1.address) - began
+    report(f"{router_lab.router}: dead-man", took)
     assert DEADMAN_S - 0.1 < took < DEADMAN_S + 1.5
-    wait_for(lambda: cluster.b2.states().get("10.0.0.11") == "draining", "its identity is draining")
-    identity_gone = [line for line in cluster.events()[mark:] if "10.254.0.11" in line and "Deleted" in line]
+    wait_for(lambda: router_lab.b2.states().get("10.0.0.11") == "draining", "its identity is draining")
+    identity_gone = [line for line in router_lab.events()[mark:] if "10.254.0.11" in line and "Deleted" in line]
     assert identity_gone == []
-    cluster.b1.agent_active.set()
+    router_lab.b1.agent_active.set()
