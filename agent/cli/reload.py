@@ -12,21 +12,29 @@ from agent.errors import AgentError, NotRunningError
 
 TIMEOUT_S = 30.0
 """A data path that must be compiled again takes seconds."""
+POLL_S = 0.05
 
 
 def reload(socket: Path) -> dict[str, Any]:
-    """Return once the agent runs the new configuration. Raises AgentError if it refuses, or is not ready in time."""
+    """Return once the agent is ready with the new configuration. Raises AgentError if it is not in time, or refuses.
+
+    The kernel may refuse what the file alone does not show. Then the agent is ready again with its previous one.
+    """
     generation = request(socket, "POST", "/reload")["generation"]
     deadline = time.monotonic() + TIMEOUT_S
+    refused = ""
     while time.monotonic() < deadline:
         try:
             status = request(socket, "GET", "/status")
         except NotRunningError:  # between the old agent and the new one no server listens
-            time.sleep(0.05)
+            time.sleep(POLL_S)
             continue
-        if status["config"]["generation"] >= generation and status["config"]["refused"]:
-            raise AgentError(f"{status['config']['refused']}\nthe agent keeps its previous configuration")
-        if status["config"]["generation"] >= generation and status["ready"]:
-            return {"ok": True, "generation": status["config"]["generation"]}
-        time.sleep(0.05)
-    raise AgentError(f"the agent is not ready {TIMEOUT_S:g} s after the reload; see `lbctl status` and its log")
+        if status["config"]["generation"] >= generation:
+            refused = status["config"]["refused"] or ""
+            if status["ready"] and refused:
+                raise AgentError(f"{refused}\nthe agent keeps its previous configuration")
+            if status["ready"]:
+                return {"ok": True, "generation": status["config"]["generation"]}
+        time.sleep(POLL_S)
+    late = f"the agent is not ready {TIMEOUT_S:g} s after the reload; see `lbctl status` and its log"
+    raise AgentError(f"{refused}\n{late}" if refused else late)

@@ -61,6 +61,7 @@ class HttpServer:
         self._handle = handle
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self._stopped = False
 
     async def start(self, path: Path) -> None:
         """Listen. Raises OSError."""
@@ -68,6 +69,7 @@ class HttpServer:
 
     async def stop(self) -> None:
         """Stop listening, give responses `STOP_TIMEOUT_S` to complete and end the others, endless ones among them."""
+        self._stopped = True
         if self._server is not None:
             self._server.close()
         if self._tasks:
@@ -77,6 +79,9 @@ class HttpServer:
             await asyncio.gather(*late, return_exceptions=True)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._stopped:  # the event loop accepted it before, and calls this only now
+            writer.close()
+            return
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -139,7 +139,7 @@ def test_a_reload_disturbs_neither_routes_nor_connections(bench: Bench) -> None:
 def test_a_broken_file_is_refused_and_nothing_changes(bench: Bench) -> None:
     before, began = bench.status("b1"), time.monotonic()
     for change, told in (
-        (("port: 7000", "port: 70000"), "/etc/anylb/lb.yml:11:11: services[0].port: 70000 is not in 1-65535"),
+        (("port: 7000", "port: 70000"), "/etc/anylb/lb.yml:11:11: services[0].port: 70000 is neither in 1-65535"),
         (("interface: eth1", "interface: eth9"), "eth9"),
         (("cluster: 4242", "cluster: ]"), "/etc/anylb/lb.yml:2:10"),
     ):

@@ -217,6 +217,33 @@ def test_a_server_that_stops_ends_watches_and_completes_responses(tmp_path: Path
     assert with_server(tmp_path / "socket", use)["path"] == "/slow"
 
 
+@pytest.mark.parametrize("passes", range(8))
+def test_no_request_is_handled_after_the_stop(tmp_path: Path, passes: int) -> None:
+    """However far a connection is in the event loop when the server stops."""
+
+    async def main() -> None:
+        stopped, late = False, []
+
+        async def respond(request: Request) -> Response:
+            if stopped:
+                late.append(request)
+            return json_response({})
+
+        server = HttpServer(respond)
+        await server.start(tmp_path / "socket")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(tmp_path / "socket"))
+            client.sendall(b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n")
+            for _ in range(passes):
+                await asyncio.sleep(0)
+            await server.stop()
+            stopped = True
+            await asyncio.sleep(0.1)
+        assert late == []
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize(
     "sent",
     [b"nonsense\r\n\r\n", b"GET\r\n\r\n", b"GET /x SPDY/9\r\n\r\n", b"GET x HTTP/1.1\r\n\r\n", b"\xff\xfe a b\r\n\r\n",
