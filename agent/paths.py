@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """Where the agent keeps its files. Everything in `run` is gone after a reboot."""
+    """Where the agent keeps its files. A reboot empties `run`."""
 
     run: Path = Path("/run/anylb")
     pins: Path = Path("/sys/fs/bpf/anylb")

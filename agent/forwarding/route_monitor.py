@@ -44,7 +44,7 @@ class RouteMonitor:
         on_hop: Callable[[Address, NextHop], None],
         on_mac: Callable[[int, bytes], None],
     ) -> None:
-        """`on_hop`: an address has another next hop; `on_mac`: an uplink (by index) has another MAC."""
+        """Call `on_hop` when an address has another next hop, `on_mac` when an uplink (by index) has another MAC."""
         self._netlink, self._uplinks = netlink, frozenset(uplinks)
         self._on_hop, self._on_mac = on_hop, on_mac
         self._addresses: frozenset[Address] = frozenset()

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One node: what it knows, what follows from it, and the loop that carries it out."""
+"""One node: its state, its decisions, and the loop that applies them."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a condition leads to: weights, announcements, candidates."""
+"""Shares, announcements and candidates for each condition of a node."""
 
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
@@ -36,58 +36,63 @@ def config(mode: str = "auto") -> Config:
     return parse(TEXT.replace("MODE", mode), "lb.yml")
 
 
-FINE = Condition(forwarding=True, healthy={"web": True, "alt": True})
+HEALTHY = Condition(forwarding=True, healthy={"web": True, "alt": True})
 
 
 @pytest.mark.parametrize(
     ("condition", "share"),
     [
-        (FINE, Share(50, 50, State.UP)),
-        (replace(FINE, healthy={"web": False, "alt": True}), Share(50, 0, State.UP)),
-        (replace(FINE, admin_state=State.DRAINING), Share(50, 0, State.DRAINING)),
-        (replace(FINE, admin_state=State.LEFT), Share(50, 0, State.LEFT)),
-        (replace(FINE, weights={"web": 20}), Share(50, 20, State.UP)),
-        (replace(FINE, weights={"alt": 20}), Share(50, 50, State.UP)),
-        (replace(FINE, weights={"web": 70}), Share(50, 50, State.UP)),  # the nominal one was lowered since
-        (replace(FINE, drained=frozenset({"web"})), Share(50, 0, State.DRAINING)),
-        (replace(FINE, drained=frozenset({"alt"})), Share(50, 50, State.UP)),
-        (replace(FINE, drained=frozenset({"web"}), admin_state=State.LEFT), Share(50, 0, State.LEFT)),
+        (HEALTHY, Share(50, 50, State.UP)),
+        (replace(HEALTHY, healthy={"web": False, "alt": True}), Share(50, 0, State.UP)),
+        (replace(HEALTHY, admin_state=State.DRAINING), Share(50, 0, State.DRAINING)),
+        (replace(HEALTHY, admin_state=State.LEFT), Share(50, 0, State.LEFT)),
+        (replace(HEALTHY, weights={"web": 20}), Share(50, 20, State.UP)),
+        (replace(HEALTHY, weights={"alt": 20}), Share(50, 50, State.UP)),
+        (replace(HEALTHY, weights={"web": 70}), Share(50, 50, State.UP)),  # the nominal weight was lowered later
+        (replace(HEALTHY, drained=frozenset({"web"})), Share(50, 0, State.DRAINING)),
+        (replace(HEALTHY, drained=frozenset({"alt"})), Share(50, 50, State.UP)),
+        (replace(HEALTHY, drained=frozenset({"web"}), admin_state=State.LEFT), Share(50, 0, State.LEFT)),
     ],
 )
 def test_own_share(condition: Condition, share: Share) -> None:
     assert own_share(config().services[0], condition) == share
 
 
-def test_an_ipv6_vip_needs_a_peer_that_carries_it_and_a_next_hop() -> None:
+def test_ipv6_vip_needs_a_peer_that_carries_it_and_a_next_hop() -> None:
     vip6 = IPv6Address("2001:db8:99::1")
     text = TEXT.replace("MODE", "auto").replace("192.0.2.10", "'2001:db8:99::1'")
-    alone = announcement(parse(text, "lb.yml"), vip6, FINE)
+    alone = announcement(parse(text, "lb.yml"), vip6, HEALTHY)
     assert (alone.wanted, alone.why) == (False, "no BGP peer carries IPv6; add it to a peer's families")
     carried = text.replace("as: 65000}", "as: 65000, families: [ipv4, ipv6]}")
-    assert announcement(parse(carried, "lb.yml"), vip6, FINE).wanted
-    bare = replace(FINE, has_ipv6=False)
+    assert announcement(parse(carried, "lb.yml"), vip6, HEALTHY).wanted
+    bare = replace(HEALTHY, has_ipv6=False)
     why = announcement(parse(carried, "lb.yml"), vip6, bare).why
     assert why == "the node's interface has no IPv6 address to be the next hop"
     elsewhere = carried.replace("weight: 50", "announce: {next_hop: '2001:db8::c'}")
     assert announcement(parse(elsewhere, "lb.yml"), vip6, bare).wanted
 
 
-DRAINED = replace(FINE, drained=frozenset({"web"}))
-SICK = replace(FINE, healthy={"web": False, "alt": True})
+DRAINED = replace(HEALTHY, drained=frozenset({"web"}))
+UNHEALTHY = replace(HEALTHY, healthy={"web": False, "alt": True})
 
 
 @pytest.mark.parametrize(
     ("mode", "condition", "wanted", "why"),
     [
-        ("auto", FINE, True, "healthy"),
-        ("auto", SICK, False, "unhealthy: web"),
-        ("auto", replace(SICK, announced_once=frozenset({VIP})), True, "forwarding for web"),
-        ("off", replace(SICK, announced_once=frozenset({VIP})), False, "unhealthy: web"),
-        ("off", FINE, True, "healthy"),
-        ("auto", replace(FINE, admin_state=State.DRAINING), False, "the node is draining"),
-        ("auto", replace(FINE, admin_state=State.LEFT), False, "the node is left"),
-        ("auto", replace(FINE, forwarding=False), False, "the data path is not ready"),
-        ("auto", replace(FINE, forwarding=False, announced_once=frozenset({VIP})), False, "the data path is not ready"),
+        ("auto", HEALTHY, True, "healthy"),
+        ("auto", UNHEALTHY, False, "unhealthy: web"),
+        ("auto", replace(UNHEALTHY, announced_once=frozenset({VIP})), True, "forwarding for web"),
+        ("off", replace(UNHEALTHY, announced_once=frozenset({VIP})), False, "unhealthy: web"),
+        ("off", HEALTHY, True, "healthy"),
+        ("auto", replace(HEALTHY, admin_state=State.DRAINING), False, "the node is draining"),
+        ("auto", replace(HEALTHY, admin_state=State.LEFT), False, "the node is left"),
+        ("auto", replace(HEALTHY, forwarding=False), False, "the data path is not ready"),
+        (
+            "auto",
+            replace(HEALTHY, forwarding=False, announced_once=frozenset({VIP})),
+            False,
+            "the data path is not ready",
+        ),
     ],
 )
 def test_announcement(mode: str, condition: Condition, wanted: bool, why: str) -> None:
@@ -98,19 +103,19 @@ def test_announcement(mode: str, condition: Condition, wanted: bool, why: str) -
 @pytest.mark.parametrize(
     ("mode", "policy", "unserved", "condition", "wanted", "why"),
     [
-        ("auto", "withdraw", {"web", "alt"}, SICK, False, "no member is healthy: web"),
-        ("auto", "fail_open", {"web", "alt"}, SICK, True, "no member is healthy: failing open"),
-        ("off", "fail_open", {"web", "alt"}, SICK, True, "no member is healthy: failing open"),
-        ("off", "withdraw", {"web", "alt"}, SICK, False, "no member is healthy: web"),
-        # Somebody serves one of the VIP's services: it stays, as does everybody's.
-        ("auto", "withdraw", {"web"}, SICK, True, "forwarding for web"),
-        ("off", "fail_open", {"web"}, SICK, False, "unhealthy: web"),
-        # Also a node whose own service is fine withdraws, when its operator has drained it as the last.
+        ("auto", "withdraw", {"web", "alt"}, UNHEALTHY, False, "no member is healthy: web"),
+        ("auto", "fail_open", {"web", "alt"}, UNHEALTHY, True, "no member is healthy: failing open"),
+        ("off", "fail_open", {"web", "alt"}, UNHEALTHY, True, "no member is healthy: failing open"),
+        ("off", "withdraw", {"web", "alt"}, UNHEALTHY, False, "no member is healthy: web"),
+        # Some member serves one of the VIP's services: it stays, on every node.
+        ("auto", "withdraw", {"web"}, UNHEALTHY, True, "forwarding for web"),
+        ("off", "fail_open", {"web"}, UNHEALTHY, False, "unhealthy: web"),
+        # A node whose own service is healthy withdraws too, if its operator drained it as the last one.
         (
             "auto",
             "withdraw",
             {"web", "alt"},
-            replace(FINE, drained=frozenset({"web"})),
+            replace(HEALTHY, drained=frozenset({"web"})),
             False,
             "no member is healthy: web",
         ),
@@ -123,18 +128,20 @@ def test_announcement_when_no_member_is_healthy(
     condition = replace(condition, announced_once=frozenset({VIP}))
     found = announcement(parse(text, "lb.yml"), VIP, condition, unserved)
     assert (found.wanted, found.why) == (wanted, why)
-    # Before its first rise a VIP is not announced at all, whatever the policy.
+    # Before its services are healthy for the first time a VIP is not announced, whatever the policy.
     if condition.healthy["web"] is False:
         assert not announcement(
             parse(text, "lb.yml"), VIP, replace(condition, announced_once=frozenset()), unserved
         ).wanted
 
 
-def test_a_member_only_announces_nothing() -> None:
-    quiet = parse(TEXT.replace("MODE", "auto").replace("interface: eth0", "interface: eth0, announce: false"), "lb.yml")
-    found = announcement(quiet, VIP, FINE)
+def test_node_that_is_a_member_only_announces_nothing() -> None:
+    member_only = parse(
+        TEXT.replace("MODE", "auto").replace("interface: eth0", "interface: eth0, announce: false"), "lb.yml"
+    )
+    found = announcement(member_only, VIP, HEALTHY)
     assert (found.wanted, found.why) == (False, "node.announce is false: a member only")
-    assert own_share(quiet.services[0], FINE) == Share(50, 50, State.UP)
+    assert own_share(member_only.services[0], HEALTHY) == Share(50, 50, State.UP)
 
 
 @pytest.mark.parametrize(
@@ -145,12 +152,12 @@ def test_effective_weight(text: str, weight: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["51", "101%", "-1", "", "%", "half", "5.5", "²"])
-def test_no_effective_weight(text: str) -> None:
+def test_invalid_effective_weight(text: str) -> None:
     with pytest.raises(AgentError, match=r"is not a weight|is more than the nominal weight, 50"):
         effective_weight(text, 50)
 
 
-def test_candidates_leave_out_those_that_left_and_strip_the_lost() -> None:
+def test_candidates_omit_left_members_and_give_lost_ones_no_weight() -> None:
     def member(address: IPv4Address, state: State, lost: bool = False) -> Member:
         return Member(address, 1, {5: Share(100, 100 if state is State.UP else 0, state)}, lost, 0.0, "")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an agent leaves for its successor comes back whole, or not at all."""
+"""The state that an agent saves is loaded unchanged, or not at all."""
 
 import json
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -45,13 +45,13 @@ SAVED = SavedState(
 )
 
 
-def test_comes_back_whole(tmp_path: Path) -> None:
+def test_saved_state_is_loaded_unchanged(tmp_path: Path) -> None:
     save(tmp_path / "state.json", SAVED)
     assert load(tmp_path / "state.json") == SAVED
     assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
 
 
-def test_nothing_there(tmp_path: Path) -> None:
+def test_missing_file(tmp_path: Path) -> None:
     assert load(tmp_path / "state.json") == SavedState()
 
 
@@ -60,7 +60,7 @@ def test_nothing_there(tmp_path: Path) -> None:
     ["members", "healthy", "admin_state", "flaps", "export_statuses", "announced_once", "vips", "denied", "version"],
 )
 @pytest.mark.parametrize("value", [None, 3, "x", [None], [[1]], {"a": 1}, {"192.0.2.1": [1]}])
-def test_a_broken_file_is_as_good_as_none(tmp_path: Path, key: str, value: object) -> None:
+def test_broken_file_is_the_same_as_none(tmp_path: Path, key: str, value: object) -> None:
     path = tmp_path / "state.json"
     save(path, SAVED)
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))

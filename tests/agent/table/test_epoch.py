@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which epoch a node uses among these members, and when it changes. Pure: no clock, no network."""
+"""The use of epochs among some members, and the steps of its change. Pure: no clock, no network."""
 
 from ipaddress import IPv4Address
 from itertools import pairwise, permutations, product
@@ -24,40 +24,40 @@ def member(*supports: int, state: State = State.UP, lost: bool = False) -> Membe
 @pytest.mark.parametrize(
     ("what", "members", "expected"),
     [
-        ("nobody else has it yet", [BOTH, [OLD], [OLD]], EpochUse(OLD)),
-        ("one is still without it", [BOTH, BOTH, [OLD]], EpochUse(OLD)),
+        ("no other node has it yet", [BOTH, [OLD], [OLD]], EpochUse(OLD)),
+        ("one node does not have it yet", [BOTH, BOTH, [OLD]], EpochUse(OLD)),
         ("all have it", [BOTH, BOTH, BOTH], EpochUse(NEW, alternating=True)),
-        ("some know the new one only", [BOTH, [NEW], BOTH], EpochUse(NEW)),
+        ("some know only the new one", [BOTH, [NEW], BOTH], EpochUse(NEW)),
         (
-            "some the one, some the other: the previous one, which has the connections",
+            "some know only one, some only the other: the previous one, which has the connections",
             [BOTH, [NEW], [OLD]],
             EpochUse(OLD),
         ),
-        ("the next change begins elsewhere", [BOTH, [OTHER, NEW]], EpochUse(NEW)),
-        ("a node with which no epoch is shared", [BOTH, BOTH, [OTHER]], EpochUse(NEW, alternating=True)),
+        ("another node starts the next change", [BOTH, [OTHER, NEW]], EpochUse(NEW)),
+        ("a node that shares no epoch", [BOTH, BOTH, [OTHER]], EpochUse(NEW, alternating=True)),
         ("alone", [BOTH], EpochUse(NEW, alternating=True)),
     ],
 )
-def test_what_is_used(what: str, members: list[tuple[int, ...]], expected: EpochUse) -> None:
+def test_choice_of_epochs(what: str, members: list[tuple[int, ...]], expected: EpochUse) -> None:
     for order in permutations(members):
         assert choose(BOTH, [member(*supports) for supports in order]) == expected, what
 
 
-@pytest.mark.parametrize(("gone", "counts"), [
+@pytest.mark.parametrize(("other", "counts"), [
     (member(OLD, lost=True), False),
     (member(OLD, state=State.LEFT), False),
     (member(OLD, state=State.DRAINING), True),
 ])  # fmt: skip
-def test_who_counts(gone: Member, counts: bool) -> None:
-    assert choose(BOTH, [member(*BOTH), gone]).first == (OLD if counts else NEW)
+def test_members_that_count(other: Member, counts: bool) -> None:
+    assert choose(BOTH, [member(*BOTH), other]).first == (OLD if counts else NEW)
 
 
-def test_who_supports_one_uses_it_whatever_the_others_do() -> None:
+def test_node_with_one_epoch_uses_it_whatever_others_support() -> None:
     for others in product([(OLD,), (NEW,), BOTH], repeat=2):
         assert choose([OLD], [member(OLD), *(member(*supports) for supports in others)]) == EpochUse(OLD)
 
 
-def test_all_that_see_the_same_use_the_same() -> None:
+def test_nodes_with_the_same_view_choose_the_same() -> None:
     kinds = [(OLD,), (NEW,), BOTH, (OLD, NEW), (OTHER, OLD)]
     for seen in product(kinds, repeat=4):
         members = [member(*supports) for supports in seen]
@@ -65,7 +65,7 @@ def test_all_that_see_the_same_use_the_same() -> None:
         assert len(used) <= 1
 
 
-def test_who_cannot_agree_is_named() -> None:
+def test_incompatible_members() -> None:
     odd = member(OTHER)
     assert incompatible_members(BOTH, [member(*BOTH), member(OLD), member(OTHER, NEW), odd]) == [odd]
 
@@ -78,22 +78,22 @@ def test_a_change_waits_until_all_are_in_grace() -> None:
     turns = EpochUse(OLD, alternating=True)
     assert epoch_switch == EpochSwitch(old, turns, 11.0)
     assert epoch_switch.after(new, 11.0 + ARM_S - 0.01) == epoch_switch
-    assert epoch_switch.after(old, 12.0) == EpochSwitch(old), "the last node is gone again"
+    assert epoch_switch.after(old, 12.0) == EpochSwitch(old), "the last node disappeared again"
     epoch_switch = epoch_switch.after(new, 11.0 + ARM_S)
     assert epoch_switch == EpochSwitch(turns)
     epoch_switch = epoch_switch.after(new, 14.0)
     assert epoch_switch == EpochSwitch(turns, new, 14.0)
-    assert epoch_switch.after(old, 15.0) == EpochSwitch(turns, old, 15.0), "it waits anew"
+    assert epoch_switch.after(old, 15.0) == EpochSwitch(turns, old, 15.0), "it waits again"
     assert epoch_switch.after(new, 14.0 + ARM_S) == EpochSwitch(new)
 
 
 @pytest.mark.parametrize(("start", "wanted"), list(product(USES, repeat=2)))
 def test_the_first_epoch_changes_only_while_both_alternate(start: EpochUse, wanted: EpochUse) -> None:
-    way = [start]
-    while way[-1] != wanted:
-        way.append(way[-1].towards(wanted))
-        assert len(way) <= 4
-    for before, after in pairwise(way):
+    steps = [start]
+    while steps[-1] != wanted:
+        steps.append(steps[-1].towards(wanted))
+        assert len(steps) <= 4
+    for before, after in pairwise(steps):
         assert before.first == after.first or (before.alternating and after.alternating)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Maglev tables against the oracle, their golden vectors, their spread, and what keeps connections alive."""
+"""Maglev tables against the oracle, their golden vectors, their spread, and the old owners in their chains."""
 
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -46,7 +46,7 @@ def test_equals_the_oracle(candidates: list[Candidate], chain: int, shuffler: ob
 
 
 def test_many_members_equal_the_oracle() -> None:
-    """Enough rows for both ways of finding the next free one, and enough members for the blocks."""
+    """Enough rows for both searches for the next free one, and enough members for several blocks."""
     crowd = [Candidate(BASE + i, 50 + i, 50 + i, State.UP) for i in range(50)]
     plain = [(c.address, c.weight, c.effective, str(c.state)) for c in crowd]
     assert chains(build(crowd, 2048, 4)) == oracle.maglev(plain, 2048, 4)
@@ -81,7 +81,7 @@ def test_spread_follows_weight(weights: list[int]) -> None:
 
 
 def moved(before: list[Candidate], after: list[Candidate]) -> tuple[int, int]:
-    """How many rows have another owner, and how many of those have lost the old one from their chain."""
+    """Return how many rows have another owner, and how many of those no longer have the old one in their chain."""
     old, new = (addresses(build(candidates, 65_536, 4)) for candidates in (before, after))
     rows = old[:, 0] != new[:, 0]
     return int(rows.sum()), int((new[rows] != old[rows][:, :1]).all(axis=1).sum())
@@ -107,23 +107,23 @@ def test_the_old_owner_of_every_moved_row_is_next(count: int, change: dict[str, 
 
 
 @pytest.mark.parametrize("state", [State.DRAINING, State.LOST])
-def test_who_leaves_after_a_drain_moves_no_owner(state: State) -> None:
-    gone = members(16)
-    gone[3] = replace(gone[3], effective=0, state=state)
-    assert moved(gone, gone[:3] + gone[4:]) == (0, 0)
+def test_removal_after_a_drain_moves_no_owner(state: State) -> None:
+    drained = members(16)
+    drained[3] = replace(drained[3], effective=0, state=state)
+    assert moved(drained, drained[:3] + drained[4:]) == (0, 0)
 
 
 @pytest.mark.parametrize(
     ("count", "most_moved", "most_lost"), [(2, 0.34, 0), (5, 0.18, 4), (16, 0.065, 10), (64, 0.021, 30)]
 )
-def test_a_new_members_rows_know_the_old_owner(count: int, most_moved: float, most_lost: int) -> None:
-    """Not of every row, unlike rendezvous: see the module. The bounds are what was measured, a little above."""
+def test_rows_of_a_new_member_have_the_old_owner(count: int, most_moved: float, most_lost: int) -> None:
+    """Not every row, unlike rendezvous: see the module. The bounds are a little above the measured figures."""
     rows, lost = moved(members(count), members(count + 1))
     assert 65_536 // (count + 1) <= rows + 1 <= most_moved * 65_536
     assert lost <= most_lost
 
 
-def test_nobody_takes_new_flows_then_all_that_are_there_do() -> None:
+def test_without_a_healthy_member_all_present_ones_own_rows() -> None:
     draining = [Candidate(BASE + i, 100, 0, State.DRAINING) for i in range(2)]
     lost = Candidate(BASE + 2, 100, 0, State.LOST)
     assert {chain[0] for chain in chains(build([*draining, lost], 4096, 4))} == {BASE, BASE + 1}

@@ -80,7 +80,7 @@ def test_spread_follows_weight() -> None:
 
 
 @pytest.mark.parametrize("state", [State.DRAINING, State.LOST])
-def test_one_change_moves_only_its_own_rows_and_keeps_the_old_owner_next(state: State) -> None:
+def test_one_change_moves_only_its_own_rows_and_the_old_owner_is_next(state: State) -> None:
     before = chains(members(5))
     changed = members(5)
     changed[2] = Candidate(BASE + 2, 100, 0, state)
@@ -91,7 +91,7 @@ def test_one_change_moves_only_its_own_rows_and_keeps_the_old_owner_next(state: 
             assert new == old
 
 
-def test_a_new_member_has_the_old_owner_behind_it() -> None:
+def test_old_owner_is_next_after_a_new_member() -> None:
     for old, new in zip(chains(members(4)), chains(members(5)), strict=True):
         assert new[0] == old[0] or new[:2] == [BASE + 4, old[0]]
 
@@ -104,7 +104,7 @@ def test_lowering_an_effective_weight_never_hides_the_old_owner(effective: int) 
         assert old[0] in new[:2]
 
 
-def test_nobody_takes_new_flows_then_all_that_are_there_do() -> None:
+def test_without_a_healthy_member_all_present_ones_own_rows() -> None:
     draining = [Candidate(BASE + i, 100, 0, State.DRAINING) for i in range(2)]
     lost = Candidate(BASE + 2, 100, 0, State.LOST)
     assert {chain[0] for chain in chains([*draining, lost])} == {BASE, BASE + 1}
@@ -113,7 +113,7 @@ def test_nobody_takes_new_flows_then_all_that_are_there_do() -> None:
 
 
 changes = st.lists(
-    st.tuples(st.integers(0, 11), st.sampled_from(["gone", "up", "half", "sick", "draining", "lost", "heavier"])),
+    st.tuples(st.integers(0, 11), st.sampled_from(["removed", "up", "half", "sick", "draining", "lost", "heavier"])),
     min_size=1,
     max_size=12,
 )
@@ -122,7 +122,7 @@ changes = st.lists(
 def changed(candidates: dict[int, Candidate], offset: int, what: str) -> None:
     old = candidates.get(offset, Candidate(BASE + offset * 37, 100, 100, State.UP))
     match what:
-        case "gone":
+        case "removed":
             candidates.pop(offset, None)
         case "heavier":
             candidates[offset] = replace(old, weight=old.weight + 50, effective=old.effective and old.effective + 50)
@@ -135,8 +135,8 @@ def changed(candidates: dict[int, Candidate], offset: int, what: str) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 60), changes, st.integers(1, 8))
-def test_a_change_leads_to_what_a_full_build_makes(others: int, steps: list[tuple[int, str]], chain: int) -> None:
-    """Every step from the table before it, with members enough that rankings are kept, or just not."""
+def test_changes_lead_to_the_table_of_a_full_build(others: int, steps: list[tuple[int, str]], chain: int) -> None:
+    """Every step starts from the previous table, with just enough members that rankings are kept, or too few."""
     candidates = {offset: Candidate(BASE + offset * 37, 100, 100, State.UP) for offset in range(3)}
     crowd = [Candidate(BASE + 20 + i * 7, 50 + i, 50 + i, State.UP) for i in range(others)]
     table = None
@@ -147,8 +147,8 @@ def test_a_change_leads_to_what_a_full_build_makes(others: int, steps: list[tupl
         assert table.digest == build(now, 4096, chain).digest
 
 
-def test_rows_that_run_out_of_spares_are_ranked_anew() -> None:
-    """Members go one by one until a handful is left: every row has lost more than its spares by then."""
+def test_rows_without_spares_are_ranked_again() -> None:
+    """Members are removed one by one until few are left: by then every row has lost more than its spares."""
     left = members(60)
     table = build(left, 4096, 4)
     while len(left) > KEPT_FROM:
@@ -160,7 +160,7 @@ def test_rows_that_run_out_of_spares_are_ranked_anew() -> None:
 
 
 def test_equal_costs_keep_the_order_of_addresses_through_changes() -> None:
-    """Costs coarse enough (weight 10,000) to be equal now and then: the smaller address wins, whoever came first."""
+    """Costs coarse enough (weight 10,000) to be equal sometimes: the smaller address wins, whichever came first."""
     everyone = members(300, weight=10_000)
     table = build(everyone[100:], 65_536, 4)
     for new in everyone[:3]:
@@ -170,7 +170,7 @@ def test_equal_costs_keep_the_order_of_addresses_through_changes() -> None:
 
 @pytest.mark.parametrize("count", [100, 1000])
 def test_many_members_equal_the_oracle(count: int) -> None:
-    """Above a few members only the good hashes are looked at; the oracle looks at all."""
+    """With many members the code ranks only good hashes; the oracle ranks all."""
     crowd = [Candidate(BASE + i, 1 + i * 7 % 300, 1 + i * 7 % 300, State.UP) for i in range(count)]
     crowd += [Candidate(BASE + 5000 + i, 0, 0, State.UP) for i in range(3)]
     found = chains(crowd, chain=8)
@@ -179,6 +179,6 @@ def test_many_members_equal_the_oracle(count: int) -> None:
         assert found[row] == oracle.chain(plain, row, 8)
 
 
-def test_an_earlier_table_of_another_shape_is_no_harm() -> None:
+def test_earlier_table_of_another_shape_changes_nothing() -> None:
     before = build(members(40), 8192, 6)
     assert build(members(41), 4096, 4, before).digest == build(members(41), 4096, 4).digest
