@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's errors. Each is one clear line (of a configuration: one for each fault): what is wrong, and what to do."""
+"""The agent's errors. Each is one line (for a configuration one per fault): what is wrong, and what to do."""
 
 
 class AgentError(Exception):
@@ -11,7 +11,7 @@ class ConfigError(AgentError):
 
 
 class NotRunningError(AgentError):
-    """No agent answers on the control socket. The CLI exits with 3, so that scripts can distinguish it from a refusal."""
+    """No agent answers on the control socket. The CLI exits with 3, so scripts can distinguish it from a refusal."""
 
 
 class LastAnnouncerError(AgentError):

@@ -90,7 +90,7 @@ class RouteMonitor:
                     self._decide()
                     due = unresolved(filter(None, self._routes.values()), self._macs)
                     if now - confirmed >= CONFIRM_S:
-                        due |= self._next_hops()
+                        due |= self._routed_neighbors()
                         confirmed = now
                     await self._netlink.resolve(due)
                 except (NetlinkError, OSError) as error:
@@ -105,7 +105,7 @@ class RouteMonitor:
             if self._macs.get((found.ifindex, found.address)) == found.mac:
                 return
             self._macs[found.ifindex, found.address] = found.mac
-            if (found.ifindex, found.address) not in self._next_hops():
+            if (found.ifindex, found.address) not in self._routed_neighbors():
                 return
         elif event.destination is not None and not any(a in event.destination for a in self._addresses):
             return
@@ -116,11 +116,11 @@ class RouteMonitor:
 
     async def _read_neighbors(self) -> None:
         """Replace the neighbors by those that the kernel has; keep those that it dropped while a route names them."""
-        next_hops = self._next_hops()
-        kept = {key: mac for key, mac in self._macs.items() if key in next_hops}
+        routed = self._routed_neighbors()
+        kept = {key: mac for key, mac in self._macs.items() if key in routed}
         self._macs = kept | {(n.ifindex, n.address): n.mac for n in await self._netlink.neighbors()}
 
-    def _next_hops(self) -> set[tuple[int, Address]]:
+    def _routed_neighbors(self) -> set[tuple[int, Address]]:
         return {route.neighbor for route in self._routes.values() if route}
 
     async def _read_routes(self) -> None:
