@@ -1,35 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-# The commands of README.md, and what they need. All work is done by setup.sh, pytest, topology/demo/__main__.py and tests/bench.
+# The commands of README.md and CONTRIBUTING.md. The work is done by setup.sh, pytest, topology.demo and tests/bench.
 
 ROUTER ?= bird
+T ?= tests
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+# Most of a lab's time is waiting: more workers than a small machine has CPUs.
+WORKERS ?= 4
+PYTEST = .venv/bin/python -m pytest
 
-.PHONY: demo test check bench bench-xdp routers clean
+# Without its bytecode cache pytest rewrites every assert again, 4 s of each run. Nothing is written next to the sources.
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX = $(CURDIR)/.venv/pycache
+
+.PHONY: demo check lint test proof bench bench-xdp routers clean
 
 demo: .venv/ready  ## a real cluster, its failures, and what became of the connections
 	.venv/bin/python -m topology.demo --router $(ROUTER) --json demo.json
 
-test: .venv/ready  ## everything: linters, pure logic, packets, the cluster
-	.venv/bin/python -m pytest $(PYTEST_ARGS)
+check: .venv/ready  ## every change: pure logic and single packets, no labs; T=tests/agent/table for a part
+	$(PYTEST) -q -n 2 -m "not lab and not slow and not proof" --generated 4000 $(T) $(PYTEST_ARGS)
 
-check: .venv/ready  ## the fast part of the tests, without labs
-	.venv/bin/python -m pytest -m "not lab" $(PYTEST_ARGS)
+lint: .venv/ready  ## format, lints, types, import contracts
+	@.venv/bin/python tests/lint.py
 
-bench: .venv/bench-ready  ## speed and memory, beside the last committed figures; writes bench.json
+test: .venv/ready lint  ## everything but the proofs: what must be green before a merge
+	$(PYTEST) -q -n $(WORKERS) -m "not proof" $(T) $(PYTEST_ARGS)
+
+proof: .venv/ready  ## hours: before a release, and after a change to what it proves
+	$(PYTEST) -m "proof" $(PYTEST_ARGS)
+	$(PYTEST) tests/proof/test_generated.py --generated 1000000 $(PYTEST_ARGS)
+	$(PYTEST) tests/bgp/bfd/test_bfd_lab.py -s --bfd-rounds 20 --bfd-load-s 600 --timeout 3600 $(PYTEST_ARGS)
+
+bench: .venv/bench-ready  ## speed and memory, compared with the last committed figures; writes bench.json
 	PYTHONPATH=tests .venv/bin/python -m bench $(BENCH_ARGS)
 
 bench-xdp: .venv/ready  ## ns per packet alone, in under a minute
 	PYTHONPATH=tests .venv/bin/python -m bench --only xdp $(BENCH_ARGS)
 
-routers: .venv/ready  ## the labs' router configurations again, each by the command that it names
+routers: .venv/ready  ## write the labs' router configurations again, each by the command that it names
 	@for file in topology/routers/*.conf tests/bench/lab/bird.conf; do \
 		.venv/bin/$$(sed -n 's/^[#!] Made by: //p' $$file) >$$file.new && mv $$file.new $$file || exit 1; done
 
-.venv/ready: setup.sh pyproject.toml
+.venv/ready: setup.sh pyproject.toml constraints.txt
 	./setup.sh
 
-.venv/bench-ready: setup.sh pyproject.toml
+.venv/bench-ready: setup.sh pyproject.toml constraints.txt
 	./setup.sh bench
 
 clean:

@@ -72,7 +72,7 @@ echo "anylb: preparing .venv"
     rm -rf .venv
     /usr/bin/python3 -m venv --system-site-packages .venv
 }
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' ||
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]' ||
     fail "pip could not install the Python packages that pyproject.toml names: see above"
 touch .venv/ready
 [ "${1:-}" != bench ] || touch .venv/bench-ready

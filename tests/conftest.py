@@ -1,7 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of the whole suite: pytest takes them from the topmost conftest only."""
+"""The options of the whole suite, and which tests run side by side (pytest-xdist).
+
+pytest reads options from the topmost conftest only.
+"""
+
+import re
+from typing import Any
 
 import pytest
+
+LONGEST_FIRST = (
+    "tests/topology/demo/test_demo.py",
+    "tests/cluster/test_announce.py",
+    "tests/cluster/test_members.py",
+    "tests/cluster/test_epochs.py",
+    "tests/cluster/test_interop.py",
+    "tests/bgp/exabgp/test_session_options_lab.py",
+    "tests/cluster/test_routed.py",
+    "tests/bgp/bfd/test_bfd_lab.py",
+    "tests/bgp/relay/test_routers_lab.py",
+    "tests/cluster/test_two_routers.py",
+    "tests/cluster/test_agent.py",
+    "tests/cluster/test_operator.py",
+    "tests/cluster/test_uplinks.py",
+    "tests/bpf/attach/test_datapath.py",
+    "tests/bgp/bfd/test_process.py",
+    "tests/topology/lab/test_lab.py",
+    "tests/proof/test_generated.py",
+    "tests/proof/test_fixtures.py",
+    "tests/bpf/program/test_next_hop.py",
+)
+"""A run ends soon after its last test begins: these begin first."""
+LAB_OF_ITS_OWN = re.compile(r"(cluster/|_lab\.py|test_demo\.py).*\[(?:.*-)?(bird|frr|gobgp|openbgpd|ipv4|ipv6)\b")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -10,19 +40,47 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         default=20_000,
         metavar="N",
-        help="how many generated packets the oracle and the program are compared on",
+        help="number of generated packets on which the oracle and the program are compared",
     )
     parser.addoption(
         "--bfd-rounds",
         type=int,
         default=1,
         metavar="N",
-        help="how often each router's BFD is to notice a silent failure",
+        help="number of silent failures that each router's BFD must detect",
     )
     parser.addoption(
         "--bfd-load-s",
         type=int,
         default=5,
         metavar="S",
-        help="how many seconds BFD is watched for false alarms under full load (600 for a figure to quote)",
+        help="seconds for which BFD is watched for false alarms under full load (600 for a figure to quote)",
     )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.nodeid.split("::")[0], len(rank)))
+
+
+def group(nodeid: str) -> str:
+    """Return what one worker runs as a whole: a file, since its tests share a lab.
+
+    Where a file has a lab for each router or address family, each of them is a group.
+    """
+    file = nodeid.split("::")[0]
+    lab = LAB_OF_ITS_OWN.search(nodeid)
+    return f"{file} {lab[2]}" if lab else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler.loadscope import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid)
+
+    config.option.loadscopereorder = False  # it would begin with the files of the most tests
+    return ByGroup(config, log)
