@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support import packets
+from support.programs import PROGRAMS
 from support.testrun import Runner
 
 from bpf.attach.datapath import DataPath
@@ -112,6 +113,7 @@ class Program:
         self.fd = fd
         self.maps = maps
         self._runner = Runner(fd)
+        self._chains: dict[int, tuple[tuple[int, ...], int, bytes | None]] = {}
 
     def send(self, packet: bytes, repeat: int = 1) -> tuple[str, bytes]:
         """Verdict and packet after the program; `duration_ns` holds the time of one of the rounds."""
@@ -143,13 +145,22 @@ class Program:
         self.maps.nodes.write(index, NodeEntry(IPv4Address(f"10.0.0.{10 + index}"), 10 + index, node_mac, **fields))
 
     def set_chain(self, slot: int, chain: Sequence[int], grace_until_ns: int = 0, bank: int = 0) -> None:
-        """The same chain in every row of a service."""
+        """The same chain in every row of a service. What is there already is not written: a swap waits 20 ms for the
+        kernel's readers."""
+        number = slot + bank * SLOTS
+        if self._chains.get(number) == (tuple(chain), grace_until_ns, self._table(number)):
+            return
         rows = np.zeros((ROWS, CHAIN), np.uint16)
         rows[:, : len(chain)] = chain
         self.maps.tables.swap(slot, rows, np.full(ROWS, grace_until_ns, np.uint64), bank)
+        self._chains[number] = tuple(chain), grace_until_ns, self._table(number)
+
+    def _table(self, number: int) -> bytes | None:
+        return self.maps.pinned["rows"].lookup(number.to_bytes(4, "little"))
 
     def set_row(self, slot: int, row: int, chain: Sequence[int], grace_until_ns: int = 0, bank: int = 0) -> None:
         """Another chain in one row of a table that is in use (the agent only ever swaps whole tables)."""
+        self._chains.pop(slot + bank * SLOTS, None)
         cells = np.zeros(CHAIN, np.uint16)
         cells[: len(chain)] = chain
         key = row.to_bytes(4, "little")
@@ -184,7 +195,7 @@ def module_netns() -> Iterator[None]:
 def program(bpffs: Path, module_netns: None) -> Iterator[Program]:
     """This node is number 1 of 8, with both ends of tunnels; nothing is served yet."""
     folder = bpffs / "packets"
-    path = DataPath.open(folder, "lo", rows=ROWS)
+    path = DataPath.open(folder, "lo", rows=ROWS, cache_dir=PROGRAMS)
     path.maps.uplinks.write(0, UplinkEntry(packets.HERE, 1))
     ends = (IPv4Address("10.0.0.11"), IPv6Address("2001:db8::b"))
     path.maps.conf.write(NodeConf(1, 11, KEY, 1_000_000_000, 4_000_000_000, *ends))

@@ -25,6 +25,7 @@ from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 from support.oracle.headers import Flow
 from support.oracle.packets import flow_hash
+from support.programs import PROGRAMS
 
 from bpf.attach.datapath import DataPath
 from bpf.kernel.pin import open_pin
@@ -137,7 +138,7 @@ class Traffic:
 
 
 def test_no_packet_is_lost_or_goes_astray(pins: Path) -> None:
-    with closing(DataPath.open(pins, "node", rows=ROWS)) as path:
+    with closing(DataPath.open(pins, "node", rows=ROWS, cache_dir=PROGRAMS)) as path:
         maps = path.maps
         maps.conf.write(NodeConf(1, 11, SECRET))
         for index in range(1, 8):
@@ -151,7 +152,7 @@ def test_no_packet_is_lost_or_goes_astray(pins: Path) -> None:
         path.attach()
         programs = [open_pin(pin := next(pins.glob("program0_*")))]
         pin.unlink()
-        DataPath.open(pins, "node", rows=ROWS).close()
+        DataPath.open(pins, "node", rows=ROWS, cache_dir=PROGRAMS).close()
         programs.append(open_pin(next(pins.glob("program0_*"))))
         link = open_pin(pins / "link0")
         assert link is not None

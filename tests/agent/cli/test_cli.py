@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -17,15 +17,29 @@ from agent.cli.main import COMMANDS, main
 ROOT = Path(__file__).parents[3]
 LBCTL = Path(sys.executable).with_name("lbctl")
 LAB_CONFIG = str(ROOT / "topology/lb.yml")
+Run = Callable[..., tuple[str, str]]
 
 
-def lbctl(*arguments: str, code: int = 0, user: int | None = None) -> tuple[str, str]:
-    result = subprocess.run(
-        [LBCTL, *arguments], capture_output=True, text=True, check=False, timeout=60, user=user, cwd="/",
-    )  # fmt: skip
+def lbctl(*arguments: str, code: int = 0) -> tuple[str, str]:
+    """Run the installed program; one start takes half a second."""
+    result = subprocess.run([LBCTL, *arguments], capture_output=True, text=True, check=False, timeout=60, cwd="/")
     assert result.returncode == code, result.stdout + result.stderr
     assert "Traceback" not in result.stderr
     return result.stdout, result.stderr
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run the same in this process: main() with these arguments, its output and its exit code."""
+
+    def in_process(*arguments: str, code: int = 0) -> tuple[str, str]:
+        monkeypatch.setattr(sys, "argv", ["lbctl", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert (ended.value.code or 0) == code
+        return capfd.readouterr()
+
+    return in_process
 
 
 @pytest.mark.parametrize(
@@ -54,9 +68,9 @@ def lbctl(*arguments: str, code: int = 0, user: int | None = None) -> tuple[str,
     ],
 )
 @pytest.mark.parametrize("output", ["text", "json"])
-def test_a_dead_agent_is_one_line_and_exit_code_3(tmp_path: Path, verb: list[str], output: str) -> None:
+def test_a_dead_agent_is_one_line_and_exit_code_3(run: Run, tmp_path: Path, verb: list[str], output: str) -> None:
     path = tmp_path / "agent.sock"
-    out, err = lbctl(*verb, "-s", str(path), "-o", output, code=3)
+    out, err = run(*verb, "-s", str(path), "-o", output, code=3)
     assert out == ""
     assert err == f"lbctl: {path}: no agent answers; start it with `lbctl agent run` (lb-agent.service)\n"
 
@@ -68,17 +82,17 @@ def test_a_socket_left_by_a_killed_agent_is_a_dead_agent(tmp_path: Path) -> None
     assert "no agent answers" in lbctl("status", "-s", str(path), code=3)[1]
 
 
-def test_config_check() -> None:
+def test_config_check(run: Run) -> None:
     out, _ = lbctl("config", "check", "-c", LAB_CONFIG)
     assert out == f"{LAB_CONFIG}: valid (echo 10.99.0.1:7000/tcp)\n"
-    out, _ = lbctl("config", "check", "-c", LAB_CONFIG, "-o", "json")
+    out, _ = run("config", "check", "-c", LAB_CONFIG, "-o", "json")
     assert json.loads(out) == {"ok": True, "file": LAB_CONFIG, "services": ["echo 10.99.0.1:7000/tcp"]}
 
 
-def test_config_check_reports_every_error(tmp_path: Path) -> None:
+def test_config_check_reports_every_error(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "lb.yml"
     path.write_text(Path(LAB_CONFIG).read_text().replace("port: 7000", "port: 70000").replace("as: 65000", "as: x"))
-    out, err = lbctl("config", "check", "-c", str(path), code=1)
+    out, err = run("config", "check", "-c", str(path), code=1)
     assert out == ""
     assert err.splitlines() == [
         f"lbctl: {path}:11:11: services[0].port: 70000 is neither in 1-65535 nor 'any'",
@@ -87,8 +101,8 @@ def test_config_check_reports_every_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [["agent", "run"], ["bgp", "run"], ["config", "check"]])
-def test_no_configuration(command: list[str], tmp_path: Path) -> None:
-    _, err = lbctl(*command, "-c", str(tmp_path / "none.yml"), code=1)
+def test_no_configuration(run: Run, command: list[str], tmp_path: Path) -> None:
+    _, err = run(*command, "-c", str(tmp_path / "none.yml"), code=1)
     assert err == f"lbctl: {tmp_path}/none.yml: No such file or directory; write it as README.md shows\n"
 
 
@@ -104,15 +118,15 @@ def test_no_such_interface(command: str, tmp_path: Path) -> None:
     assert result.stderr == "lbctl: node.interface: there is no interface nosuch0 here; see `ip link`\n"
 
 
-def test_wrong_usage_is_exit_code_2() -> None:
+def test_wrong_usage_is_exit_code_2(run: Run) -> None:
     assert "No such command" in lbctl("drian", code=2)[1]
-    assert "10.99 is not an IP address" in lbctl("announce", "down", "--vip", "10.99", code=2)[1]
-    assert "'1x' is not a duration; write 90s, 10m, 1h30m or 2d" in lbctl("announce", "down", "--for", "1x", code=2)[1]
-    assert "'0s' is zero; give at least 1s" in lbctl("announce", "up", "--timeout", "0s", code=2)[1]
-    assert "is not one of" in lbctl("announce", "drain", "--method", "magic", code=2)[1]
-    assert "No such option" in lbctl("announce", "up", "--for", "1h", code=2)[1]
-    assert "192.0.2.1/24 has host bits set" in lbctl("deny", "add", "192.0.2.1/24", code=2)[1]
-    assert "is not one of" in lbctl("status", "-o", "yaml", code=2)[1]
+    assert "10.99 is not an IP address" in run("announce", "down", "--vip", "10.99", code=2)[1]
+    assert "'1x' is not a duration; write 90s, 10m, 1h30m or 2d" in run("announce", "down", "--for", "1x", code=2)[1]
+    assert "'0s' is zero; give at least 1s" in run("announce", "up", "--timeout", "0s", code=2)[1]
+    assert "is not one of" in run("announce", "drain", "--method", "magic", code=2)[1]
+    assert "No such option" in run("announce", "up", "--for", "1h", code=2)[1]
+    assert "192.0.2.1/24 has host bits set" in run("deny", "add", "192.0.2.1/24", code=2)[1]
+    assert "is not one of" in run("status", "-o", "yaml", code=2)[1]
 
 
 @pytest.mark.parametrize(
@@ -123,14 +137,14 @@ def test_wrong_usage_is_exit_code_2() -> None:
         (["announce", "down"], ["exit code 4"]),
     ],
 )
-def test_help_lists_the_exit_codes(command: list[str], codes: list[str]) -> None:
-    text = " ".join(lbctl(*command, "--help")[0].split())
+def test_help_lists_the_exit_codes(run: Run, command: list[str], codes: list[str]) -> None:
+    text = " ".join(run(*command, "--help")[0].split())
     for code in codes:
         assert code in text
 
 
-def test_help_lists_every_command() -> None:
-    out, _ = lbctl("--help")
+def test_help_lists_every_command(run: Run) -> None:
+    out, _ = run("--help")
     for command in COMMANDS:
         assert f"\n  {command.name}" in out
 

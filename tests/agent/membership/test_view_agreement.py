@@ -24,7 +24,14 @@ from agent.node.plan import candidates
 from agent.table.rendezvous import build
 
 SERVICE, ROWS, CHAIN = 5, 4096, 4
-SEEDS = range(60)
+SEEDS = [seed if seed < 6 else pytest.param(seed, marks=pytest.mark.slow) for seed in range(60)]
+
+
+class Address(IPv4Address):
+    """With a hash that is not made from a string each time: a third of the whole run."""
+
+    def __hash__(self) -> int:
+        return hash(int(self))
 
 
 @dataclass
@@ -63,7 +70,7 @@ class Fabric:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.now = 1000.0
-        addresses = [IPv4Address(f"10.0.0.{11 + i}") for i in range(self.random.randint(5, 12))]
+        addresses = [Address(f"10.0.0.{11 + i}") for i in range(self.random.randint(5, 12))]
         self.nodes = {
             a: Node(a, Advertisement(a, 1, {SERVICE: Share(100, 100, State.UP)}, version=1000)) for a in addresses
         }
@@ -272,7 +279,7 @@ def test_once_changes_stop_all_views_are_equal_and_true_and_all_tables_equal(see
 def test_views_differ_during_the_faults() -> None:
     """The control: meanwhile views differ, and members are lost, probed and kept."""
     states, differing = set(), 0
-    for seed in SEEDS[:10]:
+    for seed in range(10):
         fabric = Fabric(seed)
         for _ in range(60):
             fabric.change()

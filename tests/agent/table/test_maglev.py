@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Maglev tables against the oracle, their golden vectors, their spread, and the old owners in their chains."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from ipaddress import IPv4Address
 
 import numpy as np
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from support.oracle import chain as oracle
 
 from agent.model import Candidate, State
-from agent.table.maglev import build
+from agent.table import maglev
 from agent.table.table import Table
 
 BASE = IPv4Address("10.0.0.11")
@@ -20,6 +22,16 @@ BASE = IPv4Address("10.0.0.11")
 
 def members(count: int, weight: int = 100) -> list[Candidate]:
     return [Candidate(BASE + i, weight, weight, State.UP) for i in range(count)]
+
+
+@cache
+def built(candidates: tuple[Candidate, ...], rows: int, chain: int) -> Table:
+    return maglev.build(list(candidates), rows, chain)
+
+
+def build(candidates: Sequence[Candidate], rows: int, chain: int) -> Table:
+    """Build each table once for the whole file."""
+    return built(tuple(candidates), rows, chain)
 
 
 def chains(table: Table) -> list[list[IPv4Address]]:

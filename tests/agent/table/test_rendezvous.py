@@ -168,7 +168,7 @@ def test_equal_costs_keep_the_order_of_addresses_through_changes() -> None:
     assert table.digest == build([*everyone[:3], *everyone[100:]], 65_536, 4).digest
 
 
-@pytest.mark.parametrize("count", [100, 1000])
+@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])
 def test_many_members_equal_the_oracle(count: int) -> None:
     """With many members the code ranks only good hashes; the oracle ranks all."""
     crowd = [Candidate(BASE + i, 1 + i * 7 % 300, 1 + i * 7 % 300, State.UP) for i in range(count)]

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import packets
+from support.programs import PROGRAMS
 from support.waiting import wait_for
 
 from bpf.attach.datapath import DataPath
@@ -67,7 +68,7 @@ def fill(path: DataPath) -> None:
 
 
 def opened(pins: Path, interfaces: str | list[str] = "node", **options: object) -> DataPath:
-    path = DataPath.open(pins, interfaces, rows=ROWS, **options)  # type: ignore[arg-type]
+    path = DataPath.open(pins, interfaces, rows=ROWS, cache_dir=PROGRAMS, **options)  # type: ignore[arg-type]
     fill(path)
     return path
 
@@ -244,7 +245,7 @@ def test_interfaces_are_named_once(pins: Path) -> None:
 
 
 def test_empty_tables_are_not_attached(pins: Path) -> None:
-    with closing(DataPath.open(pins, "node", rows=ROWS)) as path:
+    with closing(DataPath.open(pins, "node", rows=ROWS, cache_dir=PROGRAMS)) as path:
         with pytest.raises(BpfError, match="node: not attaching XDP, tables are not filled: no the node's conf"):
             path.attach()
         assert not path.attached()
@@ -263,7 +264,7 @@ def test_a_restarted_process_finds_all_as_it_was(pins: Path) -> None:
     assert killed.returncode == -9, killed.stderr
     before = sorted(pin.name for pin in pins.iterdir())
 
-    with closing(DataPath.open(pins, "node", rows=ROWS)) as path:
+    with closing(DataPath.open(pins, "node", rows=ROWS, cache_dir=PROGRAMS)) as path:
         assert path.program.id == int(killed.stdout)
         assert path.attached()
         assert path.maps.missing() == []
@@ -275,14 +276,16 @@ def test_a_restarted_process_finds_all_as_it_was(pins: Path) -> None:
 
 
 def test_replaced_under_packets_without_losing_one(pins: Path) -> None:
-    """Same maps, another program (compiled anew), ten times."""
+    """Same maps, another program of the same build, ten times."""
     path = opened(pins)
     path.attach()
     programs = {path.program.id}
     with Sender() as sender:
         for _ in range(10):
             next(pins.glob("program0_*")).unlink()
-            successor = DataPath.open(pins, "node", rows=ROWS)
+            sent = sender.sent
+            wait_for(lambda: sender.sent > sent + 100)  # noqa: B023
+            successor = DataPath.open(pins, "node", rows=ROWS, cache_dir=PROGRAMS)
             assert not successor.attached()
             successor.attach()
             assert successor.attached()
@@ -300,7 +303,7 @@ def test_other_tables_are_built_beside_and_swapped_in(pins: Path) -> None:
     """Each packet is seen by the old or by the new tables, and the old ones are handled by until the new are full."""
     with closing(opened(pins)) as old:
         old.attach()
-        with Sender() as sender, closing(DataPath.open(pins, "node", rows=2 * ROWS)) as new:
+        with Sender() as sender, closing(DataPath.open(pins, "node", rows=2 * ROWS, cache_dir=PROGRAMS)) as new:
             with pytest.raises(BpfError, match="tables are not filled"):
                 new.attach()
             fill(new)
@@ -334,7 +337,7 @@ def test_anothers_program_is_named_and_never_replaced(pins: Path, flags: int) ->
         path.attach()
     path.close()
     with pytest.raises(BpfError, match=said) as caught:
-        DataPath.open(pins, "node", rows=ROWS)
+        DataPath.open(pins, "node", rows=ROWS, cache_dir=PROGRAMS)
     assert caught.value.errno == errno.EEXIST
     assert xdp_state(ifindex) == theirs
     os.close(fd)

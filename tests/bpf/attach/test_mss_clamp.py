@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from pyroute2 import IPRoute
 from support import packets
+from support.programs import PROGRAMS
 
 from bpf.attach.datapath import DataPath, take_away
 from bpf.kernel.program import load_program
@@ -48,7 +49,7 @@ def pins(bpffs: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 def opened(pins: Path, interfaces: str | list[str] = "node") -> DataPath:
-    path = DataPath.open(pins, interfaces, rows=ROWS)
+    path = DataPath.open(pins, interfaces, rows=ROWS, cache_dir=PROGRAMS)
     path.maps.mss.write({ServiceKey(ip_address(VIP), Protocol.TCP, PORT): LIMIT})
     return path
 

@@ -7,13 +7,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support.programs import PROGRAMS
 
+from bpf.compiler import build as compiler
 from bpf.compiler.build import build_program
 from bpf.compiler.program import Program
 from bpf.compiler.program_cache import ProgramCache
-from bpf.compiler.source import LbOptions, program_name
+from bpf.compiler.source import LbOptions, MssClampOptions, Options, program_name
 from bpf.errors import BpfError
 from bpf.kernel.pin import open_pin
 from bpf.kernel.program import ProgramInfo, program_info
@@ -21,6 +24,11 @@ from bpf.maps.maps import Maps
 
 ROOT = Path(__file__).parents[3]
 EXIT = bytes.fromhex("9500000000000000")
+
+
+def slow(*case: str) -> Any:
+    """A case that costs a second of compiling and is much like another of its test."""
+    return pytest.param(*case, marks=pytest.mark.slow)
 
 
 @pytest.fixture
@@ -62,20 +70,26 @@ def build(root: Path, maps: Path) -> str:
     return result.stdout.strip()
 
 
+@pytest.mark.slow
 def test_our_program_builds(copy: Path, maps: Path) -> None:
     assert build(copy, maps) == "built"
     assert (maps / "program").exists()
 
 
-@pytest.mark.parametrize("ipv6", [False, True])
-def test_every_combination_of_switches_loads(maps: Path, ipv6: bool) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [LbOptions(4096, 0, False), LbOptions(4096, 0, True), MssClampOptions()],
+    ids=["lb without IPv6", "lb", "mss_clamp"],
+)
+def test_every_combination_of_switches_loads(maps: Path, options: Options) -> None:
     """Print the verifier's steps: they grow with the code that is compiled in."""
-    build_program(maps, maps / "program", LbOptions(4096, 0, ipv6), warnings_are_errors=True)
+    build_program(maps, maps / "program", options, warnings_are_errors=True)
     fd = open_pin(maps / "program")
     assert fd is not None
     steps = program_info(fd).verified_insns
     os.close(fd)
-    print(f"ipv6={ipv6}: the verifier took {steps} steps of 1,000,000")
+    print(f"{options}: the verifier took {steps} steps of 1,000,000")
     assert 0 < steps < 250_000
 
 
@@ -83,8 +97,8 @@ def test_every_combination_of_switches_loads(maps: Path, ipv6: bool) -> None:
     ("file", "old", "new", "reason"),
     [
         ("src/pick.h", "u32 place = place_of(", "u32 place = lace_of(", "lace_of"),
-        ("src/transport.h", "pkt->opens = true;", "pkt->open = true;", "no member named 'open'"),
-        (
+        slow("src/transport.h", "pkt->opens = true;", "pkt->open = true;", "no member named 'open'"),
+        slow(
             "src/lb.c",
             "u32 zero = 0, this_uplink = UPLINK;",
             "u32 zero = 0, this_uplink = UPLINK, idle;",
@@ -100,6 +114,7 @@ def test_error_names_file_and_line(copy: Path, maps: Path, file: str, old: str, 
     assert reason in message
 
 
+@pytest.mark.slow
 def test_error_in_one_program_does_not_stop_the_others(copy: Path, maps: Path) -> None:
     line = spoil(copy / "bpf/src/mss_clamp.c", "key.port = tcp->source;", "key.port = tcp->sauce;")
     code = (
@@ -120,9 +135,9 @@ def test_error_in_one_program_does_not_stop_the_others(copy: Path, maps: Path) -
     ("file", "old", "new"),
     [
         ("layout/counter.py", "RX_TUNNEL = 2", "RX_TUNNEL = 200"),
-        ("src/lb.h", "\tu16 self;", "\tu32 self;"),
-        ("src/lb.h", "#define NODES 1024", "#define NODES 512"),
-        ("layout/node.py", '("vlan", "H"),', '("vlan", "I"),'),
+        slow("src/lb.h", "\tu16 self;", "\tu32 self;"),
+        slow("src/lb.h", "#define NODES 1024", "#define NODES 512"),
+        slow("layout/node.py", '("vlan", "H"),', '("vlan", "I"),'),
     ],
 )
 def test_c_and_python_must_agree(copy: Path, maps: Path, file: str, old: str, new: str) -> None:
@@ -134,7 +149,7 @@ def test_c_and_python_must_agree(copy: Path, maps: Path, file: str, old: str, ne
     ("file", "old", "new", "reason"),
     [
         ("lb.h", "\tRX_ICMP_ERROR,", "\tRX_NEW, RX_ICMP_ERROR,", "a counter has no verdict"),
-        ("verdict.h", "#define REPLIES", "#define REPLIES SET_OF(RX) +", "a counter has two verdicts"),
+        slow("verdict.h", "#define REPLIES", "#define REPLIES SET_OF(RX) +", "a counter has two verdicts"),
     ],
 )
 def test_each_counter_has_one_verdict(copy: Path, maps: Path, file: str, old: str, new: str, reason: str) -> None:
@@ -142,6 +157,7 @@ def test_each_counter_has_one_verdict(copy: Path, maps: Path, file: str, old: st
     assert reason in build(copy, maps)
 
 
+@pytest.mark.slow
 def test_error_of_the_verifier(copy: Path, maps: Path) -> None:
     spoil(copy / "bpf/src/cursor.h", "\tif (header + size > c->end)\n\t\treturn NULL;\n", "")
     message = build(copy, maps)
@@ -173,9 +189,12 @@ def info(path: Path) -> ProgramInfo:
 
 @pytest.mark.parametrize("spoilt", ["cut", "changed", "another's", "writable", "a link", "refused by the kernel"])
 def test_cached_program_that_is_damaged_or_not_private_is_compiled_again(
-    maps: Path, tmp_path: Path, spoilt: str
+    maps: Path, tmp_path: Path, spoilt: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, cache_dir = program_name(LbOptions(4096)), tmp_path / "cache"
+    build_program(maps, maps / "intact", LbOptions(4096), cache_dir=PROGRAMS)
+    intact, calls = ProgramCache(PROGRAMS).get(name), []
+    monkeypatch.setattr(compiler, "compile_programs", lambda *arguments: calls.append(arguments) or [intact])
     cache = ProgramCache(cache_dir)
     # A program that returns 0, and one that the verifier refuses: it returns what it never set.
     code = EXIT if spoilt == "refused by the kernel" else bytes.fromhex("b700000000000000") + EXIT
@@ -195,6 +214,7 @@ def test_cached_program_that_is_damaged_or_not_private_is_compiled_again(
             file.symlink_to(tmp_path / "elsewhere")
     assert (cache.get(name) is None) == (spoilt != "refused by the kernel")
     build_program(maps, maps / "program", LbOptions(4096), cache_dir=cache_dir)
+    assert len(calls) == 1
     assert info(maps / "program").verified_insns > 1000
 
 
@@ -211,6 +231,7 @@ def test_compiler_dies(maps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         build_program(maps, maps / "program", LbOptions(4096))
 
 
+@pytest.mark.slow
 def test_llvm_stays_in_the_child(maps: Path) -> None:
     code = (
         "import sys; from pathlib import Path; import bpf.attach.datapath\n"

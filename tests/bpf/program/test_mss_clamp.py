@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import packets
 from support.packets import ACK, SYN
+from support.programs import PROGRAMS
 from support.testrun import Runner
 
 from bpf.compiler.build import build_program
@@ -53,7 +54,7 @@ def clamp(bpffs: Path) -> Iterator[Clamp]:
     folder = bpffs / "clamp"
     folder.mkdir()
     maps = Maps.open(folder, 4096)
-    build_program(folder, folder / "program", MssClampOptions(), warnings_are_errors=True)
+    build_program(folder, folder / "program", MssClampOptions(), cache_dir=PROGRAMS)
     fd = open_pin(folder / "program")
     assert fd is not None
     maps.mss.write({ServiceKey(ip_address(vip), Protocol.TCP, PORT): LIMIT for vip in (VIP, VIP6)})

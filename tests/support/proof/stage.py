@@ -23,6 +23,7 @@ from scapy.layers.l2 import Ether
 from support.oracle.headers import Flow
 from support.oracle.next_hop import CONNECTION, TIME_WAIT
 from support.oracle.packets import Judgement, Node, OtherEpoch, Row, Service, World, judge
+from support.programs import PROGRAMS
 from support.testrun import Runner
 
 from bpf.attach.datapath import DataPath
@@ -49,7 +50,7 @@ class Stage:
     """The program, whole or without what is not used, not attached to anything, in the world installed last."""
 
     def __init__(self, folder: Path, ipv6: bool = True) -> None:
-        self.path = DataPath.open(folder, "lo", rows=ROWS, ipv6=ipv6)
+        self.path = DataPath.open(folder, "lo", rows=ROWS, ipv6=ipv6, cache_dir=PROGRAMS)
         fd = open_pin(next(folder.glob("program0_*")))
         assert fd is not None
         self._fd = fd
