@@ -246,7 +246,7 @@ def _rank_promising(seeds: Keys, weights: Keys, places: Keys, factors: Keys, bes
         found = keys(hashes(mixed.ravel()[good]), weights[member], places[member])
         counts = np.bincount(row, minlength=len(mixed))
         nth = np.arange(len(good)) - np.repeat(np.cumsum(counts) - counts, counts)
-        padded = np.full((len(mixed), max(int(counts.max()), depth)), EMPTY, np.uint64)
+        padded = np.full((len(mixed), max(int(np.max(counts)), depth)), EMPTY, np.uint64)
         padded[row, nth] = found
         _keep_best(padded, depth, best[:, block], horizon[block])
     poor = np.flatnonzero(best[-1] >= EMPTY)

@@ -62,7 +62,8 @@ ERRORS = [
     ("vip: 192.0.2.10", "vip: fe80::1",
      "6:10: services[0].vip: fe80::1 cannot be a virtual IP; give a unicast address"),
     ("vip: 192.0.2.10", "vip: '::ffff:1.2.3.4'",
-     "6:10: services[0].vip: ::ffff:102:304 cannot be a virtual IP; give a unicast address"),
+     # Python 3.13 and later write ::ffff:1.2.3.4.
+     f"6:10: services[0].vip: {IPv6Address('::ffff:1.2.3.4')} cannot be a virtual IP; give a unicast address"),
     ("vip: 192.0.2.10", "vip: 'x'", "6:10: services[0].vip: 'x' is not an IP address"),
     ("vip: 192.0.2.10", "vip: 3", "6:10: services[0].vip: '3' is not an IP address"),
     ("forward: l2", "affinity: 4-tuple",
