@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`make bench`: measures, prints tables, writes bench.json. Run as `PYTHONPATH=tests python -m bench`.
 
-Each part is a process of its own, since each needs other namespaces; what a part measured is kept if a later one fails.
+Each part is a process of its own, since each needs other namespaces; its figures are kept if a later one fails.
 """
 
 import argparse
@@ -23,7 +23,7 @@ PARTS = {"xdp": 15, "frames": 7, "system": 5, "table": 7, "daemon": 5}
 
 
 def machine() -> dict[str, str | int]:
-    """What the figures were measured on."""
+    """Return the CPU and kernel that the figures are measured on."""
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {
         "cpu": models[0].partition(":")[2].strip() if models else platform.machine(),
@@ -33,14 +33,14 @@ def machine() -> dict[str, str | int]:
 
 
 def measure(part: str, rounds: int) -> Any:
-    """Run a part in its process and return its figures; None if it failed (it has said why)."""
+    """Run a part in its process and return its figures; None if it failed, with its reason on standard error."""
     command = [sys.executable, "-m", f"bench.{part}", str(rounds)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     return json.loads(done.stdout) if done.returncode == 0 else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure what is asked for; return 1 if a part failed."""
+    """Measure the selected parts; return 1 if one failed."""
     parser = argparse.ArgumentParser(prog="make bench", description="Measure speed and memory.")
     parser.add_argument("--only", action="append", choices=list(PARTS), help="measure this part only; may be repeated")
     parser.add_argument("--rounds", type=int, help="rounds of each part (default: each part's own)")
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             figures[part] = found
             options.json.write_text(json.dumps(figures, indent=1) + "\n")
     report.show(console, figures, committed)
-    console.print(f"\n{options.json} has the figures; {COMMITTED.name} beside this program has the last committed ones")
+    console.print(f"\n{options.json} has the figures; tests/bench/{COMMITTED.name} has the last committed ones")
     if failed:
         console.print(f"failed: {', '.join(failed)}")
     return bool(failed)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bench's two labs: one with anylb on the servers, one that is plain ECMP with proxies beside it. Up and ready.
+"""The bench's two labs, up and ready: one with anylb on the servers, one of plain ECMP and proxies.
 
-Both die with this process.
+Both end with this process.
 """
 
 import contextlib
@@ -22,13 +22,13 @@ FOLDER: Final = Path(__file__).parent / "lab"
 SERVERS: Final = ("b1", "b2", "b3", "b4")
 PROXY_VIP: Final = "10.99.0.2"
 TUNNEL_VIPS: Final = {"ipip": "10.99.0.4", "gue": "10.99.0.5"}
-"""By the name of the service."""
+"""The VIPs by name of the service."""
 START_S: Final = 60.0
 
 
 @contextlib.contextmanager
 def anylb_lab(name: str) -> Iterator[Cluster]:
-    """Bring up the lab with the daemons on all servers; ready means that all tables agree and the router has all routes."""
+    """Bring up the lab with the daemons on all servers, until all tables agree and the router has all routes."""
     with Lab.up(FOLDER / "bench.clab.yml", name, keep=False) as lab:
         lab.exec("router", ["bird", "-c", "/etc/bird/bird.conf"])
         cluster = Cluster(lab, "bird")
@@ -62,7 +62,7 @@ def plain_lab(name: str) -> Iterator[Cluster]:
 
 
 def answers(lab: Lab, at: tuple[str, int]) -> bool:
-    """Whether a server answers the lab's client."""
+    """Return whether a server answers the lab's client."""
     with inside_net(lab.nodes["client"].pid):
         client = socket.socket()
     with client:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Part 4, the daemon: how long an agent takes from its start until it is ready, and the memory of all. Prints JSON.
+"""Part 4, the daemon: the time from an agent's start until it is ready, and the memory of all daemons. Prints JSON.
 
-In the bench's lab: the agent of one server is ended and started again, with its programs pinned in the kernel (as after
-a crash), with what was compiled on disk alone (as after a reboot), and with neither (as after an upgrade). The data
-path handles packets all the while.
+In the bench's lab the agent of one server is stopped and started again: with its programs pinned in the kernel (as
+after a crash), with its compiled programs on disk alone (as after a reboot), and with neither (as after an upgrade).
+The data path handles packets meanwhile.
 """
 
 import json
@@ -33,15 +33,15 @@ READY_S: Final = 30.0
 PINNED: Final = ("sys/fs/bpf/anylb/program*", "sys/fs/bpf/anylb/clamp_*")
 KEPT: Final = ("var/cache/anylb/lb_*", "var/cache/anylb/clamp_*")
 STARTS: Final = {"compiled": (), "kept on disk": PINNED, "not compiled": PINNED + KEPT}
-"""What is gone at each kind of start."""
+"""The files to remove before each kind of start."""
 
 
-def start_s(cluster: Cluster, gone: Sequence[str]) -> tuple[float, float]:
-    """End the agent, start it, and return the seconds until it says that it is ready, and its CPU seconds till then."""
+def start_s(cluster: Cluster, removed: Sequence[str]) -> tuple[float, float]:
+    """Stop the agent, start it, and return the seconds until it reports that it is ready, and its CPU seconds."""
     cluster.stop(NODE, "agent")
-    for where in gone:
-        programs = list(cluster.lab.root(NODE).glob(where))
-        assert programs, f"{where} on {NODE} names no program: is it still called so?"
+    for pattern in removed:
+        programs = list(cluster.lab.root(NODE).glob(pattern))
+        assert programs, f"{pattern} on {NODE} matches no program: was it renamed?"
         for program in programs:
             program.unlink()
     began = time.monotonic()
@@ -49,11 +49,11 @@ def start_s(cluster: Cluster, gone: Sequence[str]) -> tuple[float, float]:
     cluster.wait(f"the agent of {NODE}", lambda: ready(cluster), READY_S)
     took = time.monotonic() - began
     (pid,) = cluster.pids(NODE, "agent")
-    return took, figures.Process.read(Path(f"/proc/{pid}/stat").read_text()).all_s
+    return took, figures.ProcessCpu.read(Path(f"/proc/{pid}/stat").read_text()).all_s
 
 
 def ready(cluster: Cluster) -> bool:
-    """Whether the node's agent answers and says so."""
+    """Return whether the node's agent reports that it is ready."""
     try:
         return bool(cluster.request(NODE, "GET", "/status")["ready"])
     except LabError:
@@ -61,16 +61,17 @@ def ready(cluster: Cluster) -> bool:
 
 
 def process_mb(pid: int) -> dict[str, float]:
-    """Memory of a process: resident, and its proportional share (what is shared with others counted by parts)."""
+    """Return the memory of a process: resident (Rss), and with shared pages divided among their users (Pss)."""
     fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
     return {name: round(int(fields[name].split()[0]) / 1024, 1) for name in ("Rss", "Pss")}
 
 
 def compiler_mb() -> float:
-    """The most memory that the compiling child holds, in a namespace of its own."""
+    """Return the peak memory of the compiling child, in a namespace of its own."""
     code = (
-        "import resource; from pathlib import Path; from bench import testrun; from bpf.attach.datapath import DataPath\n"
-        "testrun.seclude(); DataPath.open(Path('/sys/fs/bpf/x'), 'lo').close()\n"
+        "import resource; from pathlib import Path\n"
+        "from bench import testrun; from bpf.attach.datapath import DataPath\n"
+        "testrun.isolate(); DataPath.open(Path('/sys/fs/bpf/x'), 'lo').close()\n"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
@@ -78,14 +79,14 @@ def compiler_mb() -> float:
 
 
 def large_mb() -> float:
-    """What an agent holds with as many members as there may be, resident."""
+    """Return the resident memory of an agent with the maximum of members."""
     done = subprocess.run([sys.executable, "-m", "bench.large"], stdout=subprocess.PIPE, text=True, check=True)
     return float(done.stdout)
 
 
 def maps_mb() -> dict[str, float]:
-    """The kernel's memory of the maps with one service, and what each further service adds."""
-    testrun.seclude()
+    """Return the kernel's memory of the maps without services, and of each service."""
+    testrun.isolate()
     folder = Path("/sys/fs/bpf/memory")
     folder.mkdir()
     maps = Maps.open(folder, ROWS)
@@ -116,8 +117,8 @@ def measure(rounds: int) -> dict[str, Any]:
                 times.append(start_s(cluster, STARTS[what]))
         memory = {daemon: process_mb(cluster.pids("b1", daemon)[0]) for daemon in ("agent", "speaker", "relay")}
     return {
-        "start_to_ready_s": {what: figures.spread([took for took, _ in times]) for what, times in starts.items()},
-        "start_cpu_s": {what: figures.spread([cpu for _, cpu in times]) for what, times in starts.items()},
+        "start_to_ready_s": {what: figures.min_median([took for took, _ in times]) for what, times in starts.items()},
+        "start_cpu_s": {what: figures.min_median([cpu for _, cpu in times]) for what, times in starts.items()},
         "memory_mb": {**memory, "compiler_peak": compiler_mb(), "agent_1023_members": large_mb(), **maps_mb()},
     }
 

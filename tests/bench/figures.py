@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the figures mean: minima, medians, ratios, CPU time without what the host stole. Pure.
+"""The arithmetic of the figures: minima, medians, ratios, CPU time without the host's steal. Pure.
 
-Machines that measure this are shared and noisy: all that is compared was measured in turn in one run, and is quoted as
+Machines that measure this are shared and noisy: subjects of a comparison are measured in turn in one run, and quoted as
 minimum, median and ratio, never as one run's rate.
 """
 
@@ -14,7 +14,7 @@ TICKS_PER_S: Final = 100
 """USER_HZ, the unit of /proc/stat and /proc/PID/stat on every Linux."""
 
 QUIET: Final = 0.1
-"""Rounds in which others took no more than this part of the machine's time are quiet."""
+"""Rounds in which foreign work took at most this part of the machine's time are quiet."""
 
 EMPTY: Final = "empty program"
 FLOOR: Final = "floor"
@@ -23,65 +23,65 @@ DIRECT: Final = "direct"
 
 @dataclass(frozen=True)
 class Cpu:
-    """Seconds of all CPUs together since boot: at work, and taken by the host while there was work (steal)."""
+    """Seconds of all CPUs together since boot: busy, and taken by the host while there was work (steal)."""
 
     busy_s: float
     stolen_s: float
 
     @classmethod
     def read(cls, stat: str) -> "Cpu":
-        """Take them from the text of /proc/stat (proc(5)). Waiting for a disk is idling."""
+        """Parse the text of /proc/stat (proc(5)). Waiting for a disk counts as idle."""
         user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, stat.split("\n", 1)[0].split()[1:9])
         return cls((user + nice + system + irq + softirq) / TICKS_PER_S, steal / TICKS_PER_S)
 
     def since(self, earlier: "Cpu") -> "Cpu":
-        """Return what was used between the two."""
+        """Return the difference of the two."""
         return Cpu(self.busy_s - earlier.busy_s, self.stolen_s - earlier.stolen_s)
 
 
 @dataclass(frozen=True)
-class Process:
-    """A process by /proc/PID/stat: its parent, its own CPU seconds, and those of its children that ended."""
+class ProcessCpu:
+    """CPU seconds of a process, from /proc/PID/stat: its own, and those of its ended children; and its parent."""
 
     parent: int
     own_s: float
     children_s: float
 
     @classmethod
-    def read(cls, stat: str) -> "Process":
-        """Take them from the text of /proc/PID/stat (proc(5)); the name may hold anything."""
+    def read(cls, stat: str) -> "ProcessCpu":
+        """Parse the text of /proc/PID/stat (proc(5)); the name may contain anything."""
         fields = stat.rpartition(")")[2].split()
         user, system, children_user, children_system = map(int, fields[11:15])
         return cls(int(fields[1]), (user + system) / TICKS_PER_S, (children_user + children_system) / TICKS_PER_S)
 
     @property
     def all_s(self) -> float:
-        """With the ended children."""
+        """Its own and those of its ended children."""
         return self.own_s + self.children_s
 
 
-Processes = Mapping[int, Process]
+Processes = Mapping[int, ProcessCpu]
 
 
 def foreign_s(before: Processes, after: Processes, roots: Iterable[int]) -> float:
-    """Return the CPU seconds between two looks of all processes that do not descend from `roots`.
+    """Return the CPU seconds between two snapshots of all processes that do not descend from `roots`.
 
-    What an ended process had used is its parent's when that waited for it, and nobody's when it did not: so of what
-    a parent was given, what its ended descendants had before is taken off, and never more than it was given. Kernel
-    threads (children of 2) count as ours: what they do here is mostly the network's.
+    The kernel adds the use of an ended process to its parent if that waited for it, and to no process if it did not.
+    So the use of ended descendants before the first snapshot is subtracted from what their parent inherited, but never
+    more than that. Kernel threads (children of 2) count as ours: their work here is mostly the network's.
     """
     ours = {*roots, 2}
-    given: dict[int, float] = {}
+    inherited_before: dict[int, float] = {}
     for pid, process in before.items():
         if pid not in after:
             heir = _survivor(process.parent, before, after)
-            given[heir] = given.get(heir, 0.0) + process.all_s
+            inherited_before[heir] = inherited_before.get(heir, 0.0) + process.all_s
     total = 0.0
     for pid, process in after.items():
         if _descends(pid, after, ours):
             continue
-        earlier = before.get(pid, Process(process.parent, 0.0, 0.0))
-        inherited = process.children_s - earlier.children_s - given.get(pid, 0.0)
+        earlier = before.get(pid, ProcessCpu(process.parent, 0.0, 0.0))
+        inherited = process.children_s - earlier.children_s - inherited_before.get(pid, 0.0)
         total += process.own_s - earlier.own_s + max(0.0, inherited)
     return total
 
@@ -100,7 +100,7 @@ def _descends(pid: int, processes: Processes, ours: set[int]) -> bool:
 
 @dataclass(frozen=True)
 class Load:
-    """Load on one path: what was done, in how long, for how much CPU time (foreign work left out).
+    """Load on one path: how much was done, in how long, for how much CPU time (without foreign work).
 
     `disturbed`: the part of the machine's time that foreign work or the host took. `programs`: CPU seconds charged to
     each. `forwards`: packets that servers forwarded to each other.
@@ -116,12 +116,12 @@ class Load:
 
     @property
     def per_s(self) -> float:
-        """How many a second of the clock on the wall."""
+        """How many per second of wall-clock time."""
         return self.done / self.wall_s
 
     @property
     def per_cpu_s(self) -> float:
-        """How many a second of CPU time that this machine really had: comparable over noisy runs."""
+        """How many per second of CPU time that this machine had: comparable over noisy runs."""
         return self.done / self.cpu_s
 
 
@@ -133,22 +133,22 @@ class Round:
 
     @property
     def disturbed(self) -> float:
-        """As its most disturbed load."""
+        """The value of its most disturbed load."""
         return max(load.disturbed for load in self.loads.values())
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """Describe it in a line."""
         paths = (f"{name} {load.per_s:,.0f}/s {load.per_cpu_s:,.0f}/CPU s" for name, load in self.loads.items())
         return f"{', '.join(paths)}; disturbed {self.disturbed:.0%}"
 
 
 def quiet(rounds: Iterable[Round]) -> list[Round]:
-    """Those that nobody else had much of a part in."""
+    """Return the rounds with little foreign work."""
     return [one for one in rounds if one.disturbed <= QUIET]
 
 
 def least_disturbed(rounds: Iterable[Round], count: int) -> list[Round]:
-    """Return so many rounds, chosen by how disturbed they were and by nothing that was measured."""
+    """Return so many rounds, chosen by their disturbance alone, not by their figures."""
     return sorted(rounds, key=lambda one: one.disturbed)[:count]
 
 
@@ -164,11 +164,11 @@ Windows = Mapping[tuple[str, int], Sequence[float]]
 def xdp_rows(windows: Windows, wrappers: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
     """Turn measured windows into rows.
 
-    `wrappers` names for each case the runs (of one flow) that it contains as the wrapper's part, by weight; what that
-    costs beyond an empty program is subtracted. So `ns_*` is what TEST_RUN would show if it put packets back itself:
-    its loop, with the call of the program, is in it, and `ratio_floor` is a minimum over the floor's. `ns_net` and
-    `ratio_floor_net` are without the loop, stricter than any packet sees. `ratio_one_flow` compares with the same case
-    for one flow. A case without wrappers stands as it was measured.
+    `wrappers` names for each case the runs (of one flow) that it contains as the wrapper's part, by weight; their cost
+    beyond an empty program is subtracted. So `ns_*` is what TEST_RUN would show if it restored packets itself: it
+    contains the loop with the call of the program, and `ratio_floor` is a minimum over the floor's. `ns_net` and
+    `ratio_floor_net` are without the loop, less than any packet costs. `ratio_one_flow` compares with the same case for
+    one flow. A case without wrappers stays as measured.
     """
     loop = min(windows[EMPTY, 1]), median(windows[EMPTY, 1])
 
@@ -203,7 +203,7 @@ def _ns_row(case: str, flows: int, least: float, middle: float) -> dict[str, Any
 
 
 def sum_row(name: str, parts: Sequence[Mapping[str, Any]], floor: Mapping[str, Any]) -> dict[str, Any]:
-    """What one packet costs the cluster: the sum over the nodes that it visits."""
+    """Return the cost of one packet for the cluster: the sum over the nodes that it visits."""
     least = sum(part["ns_min"] for part in parts)
     row = _ns_row(name, max(part["flows"] for part in parts), least, sum(part["ns_median"] for part in parts))
     row["ratio_floor"] = ratio(least, floor["ns_min"])
@@ -217,7 +217,7 @@ def system_rows(
 ) -> list[dict[str, Any]]:
     """Turn rounds of load on each path into rows: medians, and the ratios of each to going direct.
 
-    A ratio is the median of the ratios of rounds: what both met in the same minute.
+    A ratio is the median of the ratios of rounds, since both were measured in the same minute.
     """
     rows = []
     for path in requests:
@@ -245,6 +245,6 @@ def system_rows(
     return rows
 
 
-def spread(values: Sequence[float], digits: int = 2) -> dict[str, float]:
-    """Minimum and median."""
+def min_median(values: Sequence[float], digits: int = 2) -> dict[str, float]:
+    """Return minimum and median."""
     return {"min": round(min(values), digits), "median": round(median(values), digits)}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Part 2: real frames a second, by TEST_RUN's live mode: over one veth pair, and through the segment lab.
+"""Part 2: real frames per second, by TEST_RUN's live mode: over one veth pair, and through the segment lab.
 
-On a veth pair: back by the least program there is, back by ours, and one way into a sink (what the generator can do).
-In the lab: from the router into one server's interface, counted where datagrams reach a server's socket; with anylb
-three quarters of them are forwarded to another server first. Prints JSON.
+On a veth pair: reflected by the smallest program, reflected by ours, and in one direction into a sink (the generator's
+maximum). In the lab: from the router into one server's interface, counted where datagrams reach a server's socket;
+with anylb three quarters of them are forwarded to another server first. Prints JSON.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ SETTLED_S: Final = 0.05
 
 
 class Generator:
-    """The compiled programs; one stream at a time."""
+    """The compiled generator programs; one stream at a time."""
 
     def __init__(self) -> None:
         os.environ["BCC_KERNEL_SOURCE"] = str(xdp.HEADERS)
@@ -54,13 +54,13 @@ class Generator:
         self._sunk_fd = self._module["sunk"].map_fd
 
     def sunk(self) -> int:
-        """Frames that the sink has seen."""
+        """Return the frames that reached the sink."""
         data = bpf_map.lookup(self._sunk_fd, bytes(4), 8 * bpf_map.possible_cpus())
         assert data
         return sum(struct.unpack(f"={len(data) // 8}Q", data))
 
     def send(self, frame: bytes, ifindex: int, flows: int, count: int) -> float:
-        """Send frames by an interface of this thread's network namespace; return the seconds that it took."""
+        """Send frames by an interface of this thread's network namespace; return the seconds."""
         words = struct.unpack("!10H", frame[14:34])
         others = sum(words[:5]) + sum(words[8:])
         stream = struct.pack("=IIQII", flows, int(IPv4Address(CLIENTS)), 1, others, 0) + frame[:HEAD]
@@ -72,7 +72,7 @@ class Generator:
 
 @dataclass(frozen=True)
 class Stream:
-    """A case: sends `count` frames of so many flows and returns seconds; `arrived` counts what came through."""
+    """A case: `send` sends `count` frames of so many flows and returns seconds; `arrived` counts those that arrived."""
 
     name: str
     flows: int
@@ -82,14 +82,14 @@ class Stream:
 
 
 def measured(streams: list[Stream], rounds: int) -> list[dict[str, Any]]:
-    """Run streams in turn; frames that arrived a second, and which part of those sent arrived."""
+    """Run streams in turn; return arrived frames per second, and the part of the sent frames that arrived."""
     rates: dict[tuple[str, int], list[float]] = defaultdict(list)
     parts: dict[tuple[str, int], list[float]] = defaultdict(list)
     for _ in range(rounds):
         for stream in streams:
             before = stream.arrived()
             seconds = stream.send()
-            time.sleep(SETTLED_S)  # what is still on its way counts as sent, the wait does not
+            time.sleep(SETTLED_S)  # frames still in flight count, the wait does not
             arrived = stream.arrived() - before
             rates[stream.name, stream.flows].append(arrived / seconds)
             parts[stream.name, stream.flows].append(arrived / stream.count)
@@ -127,7 +127,7 @@ def _pair(number: int) -> tuple[int, str, bytes]:
 
 def veth(generator: Generator, rounds: int) -> list[dict[str, Any]]:
     """Measure veth pairs in this process's own network namespace."""
-    testrun.seclude()
+    testrun.isolate()
     subprocess.run(["mount", "-t", "sysfs", "sysfs", "/sys"], check=True)  # this namespace's interfaces
     subprocess.run(["mount", "-t", "bpf", "bpf", "/sys/fs/bpf"], check=True)
     held = []
@@ -164,14 +164,14 @@ def veth(generator: Generator, rounds: int) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def _discarding(cluster: Cluster) -> Iterator[Callable[[], int]]:
-    """Sockets on all servers that take datagrams and never read; yields what counts the datagrams that got there."""
+    """Open sockets on all servers that never read; yield the counter of datagrams that reached them."""
     pids = [cluster.lab.nodes[node].pid for node in SERVERS]
     with contextlib.ExitStack() as stack:
         for pid in pids:
             with inside_net(pid):
-                taker = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            taker.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            taker.bind((VIP, DISCARD))
+                receiver = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            receiver.bind((VIP, DISCARD))
 
         def arrived() -> int:
             total = 0
@@ -210,7 +210,7 @@ def lab(generator: Generator, rounds: int) -> list[dict[str, Any]]:
 
 
 def measure(rounds: int) -> list[dict[str, Any]]:
-    """Return the rows of bench.json's `frames`. The lab comes first: for the veths this process secludes itself."""
+    """Return the rows of bench.json's `frames`. The lab comes first: for the veths this process isolates itself."""
     generator = Generator()
     return [*lab(generator, rounds), *veth(generator, rounds)]
 

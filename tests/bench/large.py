@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Part 4, the daemon's memory in a large cluster: all that the agent imports, its data path, the tables of a service.
 
-A process of its own goes through the changes of a day with as many members as the node table holds. Prints MB.
+A process of its own applies the changes of a day with as many members as the node table holds. Prints MB.
 """
 
 import asyncio
@@ -35,13 +35,13 @@ members: {allow: [10.0.0.0/16]}
 
 
 def resident_mb() -> float:
-    """What this process holds."""
+    """Return the resident memory of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return round(next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024, 1)
 
 
-async def live() -> None:
-    """All members, then one after the other is drained, sick, heavier, gone, and back."""
+async def apply_changes() -> None:
+    """Apply all members, then one of them drained, lighter, heavier, gone, and back."""
     config = parse(TEXT, "lb.yml")
     epochs = supported_epochs(config)
     datapath = DataPath.open(Path("/sys/fs/bpf/large"), "lo")
@@ -64,6 +64,6 @@ async def live() -> None:
 
 if __name__ == "__main__":
     release_freed_memory()
-    testrun.seclude()
-    asyncio.run(live())
+    testrun.isolate()
+    asyncio.run(apply_changes())
     print(resident_mb())

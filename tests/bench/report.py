@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bench.json as tables for people, with the last committed figures' ratios beside the new ones."""
+"""bench.json as tables for people, with the ratios of the last committed figures next to the new ones."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.target import targets as judged
+from bench.target import targets as judge_targets
 from rich.console import Console
 from rich.table import Table
 
@@ -24,8 +24,8 @@ def _text(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int | float) else str(value)
 
 
-def was(rows: Rows, keys: Iterable[str], row: Mapping[str, Any], *field: str) -> Any:
-    """Find the same figure among the committed ones: the row with the same `keys`, then down the fields; or None."""
+def committed_figure(rows: Rows, keys: Iterable[str], row: Mapping[str, Any], *field: str) -> Any:
+    """Find the same figure among the committed ones: the row with the same `keys`, then its fields; or None."""
     wanted = [row.get(key) for key in keys]
     for old in rows:
         if [old.get(key) for key in keys] == wanted:
@@ -37,13 +37,16 @@ def was(rows: Rows, keys: Iterable[str], row: Mapping[str, Any], *field: str) ->
 
 
 def xdp(console: Console, rows: Rows, committed: Rows) -> None:
-    """Part 1."""
+    """Print part 1."""
     table = _table(
         "XDP, ns per packet (TEST_RUN; net: without its loop; flows x: of one flow's)",
         "case", "flows", "min", "median", "x floor", "was", "net", "x floor net", "was", "flows x", "was",
     )  # fmt: skip
     for row in rows:
-        old = [was(committed, ("case", "flows"), row, f"ratio_{name}") for name in ("floor", "floor_net", "one_flow")]
+        old = [
+            committed_figure(committed, ("case", "flows"), row, f"ratio_{name}")
+            for name in ("floor", "floor_net", "one_flow")
+        ]
         table.add_row(
             row["case"], *map(_text, (row["flows"], row["ns_min"], row["ns_median"], row.get("ratio_floor"), old[0])),
             *map(_text, (row.get("ns_net"), row.get("ratio_floor_net"), old[1], row.get("ratio_one_flow"), old[2])),
@@ -52,7 +55,7 @@ def xdp(console: Console, rows: Rows, committed: Rows) -> None:
 
 
 def system(console: Console, rows: Rows, committed: Rows) -> None:
-    """Part 3, a table for each kind of load."""
+    """Print part 3, a table for each kind of load."""
     for kind in ("requests", "connections"):
         one = kind[:-1]
         worst = max(row[f"{kind}_disturbed"] for row in rows)
@@ -65,7 +68,7 @@ def system(console: Console, rows: Rows, committed: Rows) -> None:
             ratios: list[Any] = []
             for other in ("direct", "haproxy tcp"):
                 field = (f"{kind}_per_cpu_s_ratio", other)
-                ratios += [row[field[0]].get(other), was(committed, ["path"], row, *field)]
+                ratios += [row[field[0]].get(other), committed_figure(committed, ["path"], row, *field)]
             raw = [row[f"{kind}_per_s_ratio"].get(other) for other in ("direct", "haproxy tcp")]
             latency = row[f"{kind}_latency_us"]
             table.add_row(
@@ -79,20 +82,20 @@ def system(console: Console, rows: Rows, committed: Rows) -> None:
 
 
 def frames(console: Console, rows: Rows, committed: Rows) -> None:
-    """Part 2."""
+    """Print part 2."""
     table = _table(
         "Frames a second (live; x first: of the first case in the same place, median of rounds)",
         "case", "flows", "median", "best", "x first", "was", "arrived",
     )  # fmt: skip
     for row in rows:
-        old = was(committed, ("case", "flows"), row, "ratio_first")
+        old = committed_figure(committed, ("case", "flows"), row, "ratio_first")
         rates = map(_text, (row["flows"], row["frames_per_s"], row["frames_per_s_max"], row["ratio_first"], old))
         table.add_row(row["case"], *rates, f"{row['arrived']:.1%}")
     console.print(table)
 
 
 def table(console: Console, rows: Rows, committed: Rows) -> None:
-    """Part 4, tables: a line for each subject, a group of columns for each number of members."""
+    """Print part 4, tables: a line for each subject, a group of columns for each number of members."""
     counts = sorted({row["members"] for row in rows})
     headings = [heading for count in counts for heading in (f"N={count}", "median", "CPU", "was")]
     made = _table("Tables, ms by number of members (best, median, best CPU time, committed CPU time)", "", *headings)
@@ -101,13 +104,15 @@ def table(console: Console, rows: Rows, committed: Rows) -> None:
         for count in counts:
             key = {"case": case, "members": count}
             names = ("ms_min", "ms_median", "cpu_ms_min")
-            cells += [was(rows, key, key, name) for name in names] + [was(committed, key, key, "cpu_ms_min")]
+            cells += [committed_figure(rows, key, key, name) for name in names] + [
+                committed_figure(committed, key, key, "cpu_ms_min")
+            ]
         made.add_row(case, *map(_text, cells))
     console.print(made)
 
 
 def daemon(console: Console, found: Mapping[str, Any], committed: Any) -> None:
-    """Part 4, the daemon: one figure a line."""
+    """Print part 4, the daemon: one figure a line."""
     made = _table("The daemon", "", "now", "was")
     for (name, value), (_, old) in zip(_flat(found), _flat_like(found, committed), strict=True):
         made.add_row(name, _text(value), _text(old))
@@ -136,9 +141,9 @@ PARTS: dict[str, Callable[[Console, Any, Any], None]] = {
 
 
 def targets(console: Console, found: Mapping[str, Any]) -> None:
-    """What was to be reached."""
-    made = _table("To reach", "", "limit", "now", "")
-    for target in judged(found):
+    """Print the targets, and whether they are met."""
+    made = _table("Targets", "", "limit", "now", "")
+    for target in judge_targets(found):
         limit = f"{'<=' if target.at_most else '>='} {target.limit:g}"
         made.add_row(target.what, limit, _text(target.value), "yes" if target.met else "[bold red]no[/]")
     console.print(made)

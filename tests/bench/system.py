@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Part 3: the whole system. HTTP over the lab, direct by ECMP, through anylb, and with a proxy in the middle.
+"""Part 3: the whole system. HTTP over the lab, direct by ECMP, through anylb, and through a proxy.
 
 Requests on open connections, and connections of one request each, by wrk, on each path in turn, round after round.
-CPU time is that of the whole machine without what foreign processes used. Prints JSON.
+CPU time is that of the whole machine without foreign processes. Prints JSON.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from bench import figures
 from bench.cluster import FOLDER, PROXY_VIP, SERVERS, TUNNEL_VIPS, anylb_lab, plain_lab
-from bench.figures import Cpu, Load, Process, Round
+from bench.figures import Cpu, Load, ProcessCpu, Round
 
 from topology.demo.agent_client import SERVICE
 from topology.demo.cluster import VIP, Cluster
@@ -25,26 +25,26 @@ from topology.demo.cluster import VIP, Cluster
 OTHER_VIP: Final = "10.99.0.9"
 """Not a service."""
 PROGRAMS: Final = ("wrk", "nginx", "haproxy", "ksoftirqd", "lbctl", "exabgp", "bird")
-PATIENCE: Final = 3
+MAX_ROUNDS_FACTOR: Final = 3
 SECONDS: Final = 2
 CONNECTIONS: Final = 64
 LOADS: Final = {"requests": (), "connections": ("-H", "Connection: close")}
-"""What is counted, and what makes wrk do it."""
+"""The unit that is counted, and wrk's options for it."""
 
 
 @dataclass(frozen=True)
-class Way:
-    """A way from the client to the servers."""
+class LoadPath:
+    """A path from the client to the servers."""
 
     name: str
     cluster: Cluster
     url: str
     service: str = ""
-    """Whose packets servers forward; empty if none."""
+    """The service whose packets servers forward; empty if none."""
 
 
 def snapshot() -> dict[int, str]:
-    """Texts of /proc/PID/stat of all processes."""
+    """Return the text of /proc/PID/stat of all processes."""
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -54,59 +54,59 @@ def snapshot() -> dict[int, str]:
 
 
 def by_program(before: Mapping[int, str], after: Mapping[int, str]) -> dict[str, float]:
-    """CPU seconds of each program between two snapshots; its ended children are not its own here."""
+    """Return the CPU seconds of each program between two snapshots, without its ended children."""
     used: dict[str, float] = defaultdict(float)
     for pid, text in after.items():
         name = text[text.index("(") + 1 : text.rindex(")")].split("/")[0]
-        used[name] += Process.read(text).own_s - (Process.read(before[pid]).own_s if pid in before else 0.0)
+        used[name] += ProcessCpu.read(text).own_s - (ProcessCpu.read(before[pid]).own_s if pid in before else 0.0)
     return used
 
 
-class Bench:
-    """The labs that are up, and what is ours among the machine's processes."""
+class Loader:
+    """The load on the labs that are up, and which of the machine's processes are ours."""
 
-    def __init__(self, ways: list[Way]) -> None:
+    def __init__(self, paths: list[LoadPath]) -> None:
         self._roots = {os.getpid()}
-        for way in ways:
-            self._roots |= {node.pid for node in way.cluster.lab.nodes.values()}
+        for path in paths:
+            self._roots |= {node.pid for node in path.cluster.lab.nodes.values()}
 
-    def load(self, way: Way, extra: tuple[str, ...]) -> Load:
-        """Load a way for a while."""
-        lab = way.cluster.lab
+    def load(self, path: LoadPath, extra: tuple[str, ...]) -> Load:
+        """Load a path for SECONDS."""
+        lab = path.cluster.lab
         command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", "-s", str(FOLDER / "report.lua"), *extra]
         processes, cpu = snapshot(), Cpu.read(Path("/proc/stat").read_text())
-        done = lab.exec("client", [*command, way.url])
+        done = lab.exec("client", [*command, path.url])
         used = Cpu.read(Path("/proc/stat").read_text()).since(cpu)
         later = snapshot()
-        before, after = ({pid: Process.read(text) for pid, text in seen.items()} for seen in (processes, later))
+        before, after = ({pid: ProcessCpu.read(text) for pid, text in taken.items()} for taken in (processes, later))
         foreign_s = figures.foreign_s(before, after, self._roots)
-        told = json.loads(done.stdout.splitlines()[-1])
-        if told["errors"] > told["done"] / 1000:
-            raise RuntimeError(f"{way.name}: {told['errors']} of {told['done']} requests failed")
+        result = json.loads(done.stdout.splitlines()[-1])
+        if result["errors"] > result["done"] / 1000:
+            raise RuntimeError(f"{path.name}: {result['errors']} of {result['done']} requests failed")
         programs = by_program(processes, later)
         programs["wrk"] = after[os.getpid()].children_s - before[os.getpid()].children_s
         return Load(
-            told["done"],
-            told["wall_us"] / 1e6,
+            result["done"],
+            result["wall_us"] / 1e6,
             used.busy_s - foreign_s,
-            {key: told[key] for key in ("p50", "p90", "p99", "p99.9")},
+            {key: result[key] for key in ("p50", "p90", "p99", "p99.9")},
             disturbed=(foreign_s + used.stolen_s) / (used.busy_s + used.stolen_s),
             programs=programs,
         )
 
-    def checked(self, way: Way, extra: tuple[str, ...]) -> Load:
-        """Load a way, and see that packets went as its name says: to all servers, and forwarded where they must be."""
-        received = {node: _received(way.cluster, node) for node in SERVERS}
-        before = _forwarded(way) if way.service else 0
-        load = self.load(way, extra)
-        shares = {node: _received(way.cluster, node) - received[node] for node in SERVERS}
+    def checked(self, path: LoadPath, extra: tuple[str, ...]) -> Load:
+        """Load a path, and check that packets reached all servers and were forwarded as its name says."""
+        received = {node: _received(path.cluster, node) for node in SERVERS}
+        before = _forwarded(path) if path.service else 0
+        load = self.load(path, extra)
+        shares = {node: _received(path.cluster, node) - received[node] for node in SERVERS}
         if min(shares.values()) < sum(shares.values()) / 20:
-            raise RuntimeError(f"{way.name}: not all servers were used: {shares}")
-        if not way.service:
+            raise RuntimeError(f"{path.name}: not all servers were used: {shares}")
+        if not path.service:
             return load
-        forwards = _forwarded(way) - before
+        forwards = _forwarded(path) - before
         if forwards < load.done / 2:
-            raise RuntimeError(f"{way.name}: {load.done} requests, but {forwards} packets forwarded")
+            raise RuntimeError(f"{path.name}: {load.done} requests, but {forwards} packets forwarded")
         return replace(load, forwards=forwards)
 
 
@@ -115,62 +115,62 @@ def _received(cluster: Cluster, node: str) -> int:
     return int(statistics.read_text())
 
 
-def _forwarded(way: Way) -> int:
+def _forwarded(path: LoadPath) -> int:
     total = 0
     for node in SERVERS:
-        services = way.cluster.request(node, "GET", "/status")["services"]
-        total += next(service["counters"]["forward_first"] for service in services if service["name"] == way.service)
+        services = path.cluster.request(node, "GET", "/status")["services"]
+        total += next(service["counters"]["forward_first"] for service in services if service["name"] == path.service)
     return total
 
 
-def ways_through(plain: Cluster, anylb: Cluster) -> list[Way]:
-    """List what is compared. `xdp only` is direct ECMP to servers whose XDP program passes it: XDP's own cost."""
+def load_paths(plain: Cluster, anylb: Cluster) -> list[LoadPath]:
+    """Return the paths to compare. `xdp only` is direct ECMP to servers whose XDP program passes it: XDP's own cost."""
     lab = anylb.lab
     for node in SERVERS:
         lab.exec(node, ["ip", "address", "add", f"{OTHER_VIP}/32", "dev", "lo"])
     hops = [word for node in SERVERS for word in ("nexthop", "via", anylb.addresses[node])]
     lab.exec("router", ["ip", "route", "add", f"{OTHER_VIP}/32", *hops])
     return [
-        Way(figures.DIRECT, plain, f"http://{VIP}/"),
-        Way("xdp only", anylb, f"http://{OTHER_VIP}/"),
-        Way("anylb l2", anylb, f"http://{VIP}/", service=SERVICE),
-        *(Way(f"anylb {name}", anylb, f"http://{vip}/", service=name) for name, vip in TUNNEL_VIPS.items()),
-        Way("haproxy tcp", plain, f"http://{PROXY_VIP}/"),
-        Way("nginx stream", plain, f"http://{PROXY_VIP}:8080/"),
+        LoadPath(figures.DIRECT, plain, f"http://{VIP}/"),
+        LoadPath("xdp only", anylb, f"http://{OTHER_VIP}/"),
+        LoadPath("anylb l2", anylb, f"http://{VIP}/", service=SERVICE),
+        *(LoadPath(f"anylb {name}", anylb, f"http://{vip}/", service=name) for name, vip in TUNNEL_VIPS.items()),
+        LoadPath("haproxy tcp", plain, f"http://{PROXY_VIP}/"),
+        LoadPath("nginx stream", plain, f"http://{PROXY_VIP}:8080/"),
     ]
 
 
 def measure(rounds: int) -> list[dict[str, Any]]:
-    """Bring the labs up, load all ways in turn, and return bench.json's `system`.
+    """Bring the labs up, load all paths in turn, and return bench.json's `system`.
 
-    On a machine that others use as well there are up to PATIENCE times as many rounds, and the least disturbed count.
+    On a shared machine there are up to MAX_ROUNDS_FACTOR times as many rounds, and the least disturbed count.
     """
     pid = os.getpid()
     taken: dict[str, list[Round]] = {kind: [] for kind in LOADS}
     with plain_lab(f"bench-plain-{pid}") as plain, anylb_lab(f"bench-anylb-{pid}") as anylb:
-        ways = ways_through(plain, anylb)
-        bench = Bench(ways)
-        for number in range(PATIENCE * rounds):
+        paths = load_paths(plain, anylb)
+        loader = Loader(paths)
+        for number in range(MAX_ROUNDS_FACTOR * rounds):
             if all(len(figures.quiet(taken[kind])) >= rounds for kind in LOADS):
                 break
             for kind, extra in LOADS.items():
-                # Each round begins with another one: none has always the same before it.
-                order = ways[number % len(ways) :] + ways[: number % len(ways)]
-                taken[kind].append(Round({way.name: bench.checked(way, extra) for way in order}))
-                print(f"  round {number + 1}, {kind}: {taken[kind][-1].told()}", file=sys.stderr)
+                # Each round begins with another path, so that none always follows the same one.
+                order = paths[number % len(paths) :] + paths[: number % len(paths)]
+                taken[kind].append(Round({path.name: loader.checked(path, extra) for path in order}))
+                print(f"  round {number + 1}, {kind}: {taken[kind][-1].summary()}", file=sys.stderr)
     used = {kind: figures.least_disturbed(taken[kind], rounds) for kind in LOADS}
-    names = [way.name for way in ways]
+    names = [path.name for path in paths]
     rows = figures.system_rows(*({name: [one.loads[name] for one in used[kind]] for name in names} for kind in LOADS))
     for row in rows:
         for kind in LOADS:
-            row |= explained(kind, [one.loads[row["path"]] for one in used[kind]])
+            row |= breakdown(kind, [one.loads[row["path"]] for one in used[kind]])
     return rows
 
 
-def explained(kind: str, loads: Sequence[Load]) -> dict[str, Any]:
-    """What one request or connection took: CPU time in us by the program charged for it, forwards, and disturbance.
+def breakdown(kind: str, loads: Sequence[Load]) -> dict[str, Any]:
+    """Return the cost of one request or connection: CPU time in us by charged program, forwards, and disturbance.
 
-    The kernel charges the network's work to whatever program it interrupts.
+    The kernel charges the network's work to the program that it interrupts.
     """
     done = sum(load.done for load in loads)
     total = {name: sum(load.programs.get(name, 0.0) for load in loads) for name in PROGRAMS}

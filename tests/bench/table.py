@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Part 4, tables: how long making, changing and swapping one takes, by the number of members. Prints JSON.
+"""Part 4, tables: the time to build, change and swap one, by the number of members. Prints JSON.
 
-65,536 rows, chains of 4, one CPU. A change starts from the table that the agent holds; all that the agent does is the
-table, its digest, the kernel's rows, finding what changed, and the swap, which waits until no CPU reads the old map.
+65,536 rows, chains of 4, one CPU. A change starts from the agent's current table. The agent's whole work is the table,
+its digest, the kernel's rows, the changed rows, and the swap, which waits until no CPU reads the old map.
 """
 
 import json
@@ -31,16 +31,16 @@ FILLED: Final = 4
 MEMBERS: Final = (16, 64, 256, 1024)
 FIRST: Final = int(IPv4Address("10.0.0.1"))
 
-Made = dict[str, Callable[[], Any]]
+Subjects = dict[str, Callable[[], Any]]
 
 
 def candidates(count: int) -> tuple[Candidate, ...]:
-    """Members of equal weight."""
+    """Return members of equal weight."""
     return tuple(Candidate(IPv4Address(FIRST + number), 100, 100, State.UP) for number in range(count))
 
 
 def changes(members: Sequence[Candidate]) -> dict[str, tuple[Candidate, ...]]:
-    """What a single event makes of the members."""
+    """Return the members after each kind of event."""
     some = len(members) // 2
     newcomer = Candidate(IPv4Address(FIRST + len(members)), 100, 100, State.UP)
 
@@ -57,13 +57,13 @@ def changes(members: Sequence[Candidate]) -> dict[str, tuple[Candidate, ...]]:
     }
 
 
-def subjects(count: int, maps: Maps) -> Made:
-    """What is timed for so many members."""
+def subjects(count: int, maps: Maps) -> Subjects:
+    """Return the functions to time for so many members."""
     members = candidates(count)
     before = rendezvous.build(members, ROWS, FILLED)
     old_rows = epoch_bank._rows(before, range(1, count + 1), ROWS)
     grace = np.zeros(ROWS, np.uint64)
-    made: Made = {"rendezvous, from nothing": lambda: rendezvous.build(members, ROWS, FILLED)}
+    made: Subjects = {"rendezvous, from nothing": lambda: rendezvous.build(members, ROWS, FILLED)}
     for what, changed in changes(members).items():
         made[f"rendezvous, {what}"] = partial(rendezvous.build, changed, ROWS, FILLED, before)
 
@@ -92,11 +92,11 @@ def write(table: Table, count: int, old_rows: Any, maps: Maps, grace: Any) -> st
 
 def measure(rounds: int) -> list[dict[str, Any]]:
     """Time all subjects in turn and return bench.json's `table`."""
-    testrun.seclude()
+    testrun.isolate()
     folder = Path("/sys/fs/bpf/table")
     folder.mkdir()
     maps = Maps.open(folder, ROWS)
-    maps.tables.swap(1, np.zeros((ROWS, CHAIN), np.uint16), np.zeros(ROWS, np.uint64))  # no first time is measured
+    maps.tables.swap(1, np.zeros((ROWS, CHAIN), np.uint16), np.zeros(ROWS, np.uint64))  # the first is not measured
     everything = {count: subjects(count, maps) for count in MEMBERS}
     ms: dict[tuple[str, int], list[float]] = defaultdict(list)
     cpu_ms: dict[tuple[str, int], list[float]] = defaultdict(list)
@@ -109,7 +109,7 @@ def measure(rounds: int) -> list[dict[str, Any]]:
                 cpu_ms[name, count].append(1000 * (time.process_time() - worked))
     rows = []
     for (name, count), times in ms.items():
-        wall, cpu = figures.spread(times), figures.spread(cpu_ms[name, count])
+        wall, cpu = figures.min_median(times), figures.min_median(cpu_ms[name, count])
         row = {"case": name, "members": count, "ms_min": wall["min"], "ms_median": wall["median"]}
         rows.append({**row, "cpu_ms_min": cpu["min"], "cpu_ms_median": cpu["median"]})
     return rows

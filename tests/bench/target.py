@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the figures are to reach, and whether they do. Pure."""
+"""The targets of the figures, and whether they are met. Pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ class Target:
 
     @property
     def met(self) -> bool:
-        """Whether it is reached."""
+        """Whether the value is within the limit."""
         return self.value <= self.limit if self.at_most else self.value >= self.limit
 
 
 def targets(found: Mapping[str, Any]) -> list[Target]:
-    """Judge what was measured; parts that were not are left out."""
+    """Return the targets of the measured parts, with their values."""
     return [*_xdp(found.get("xdp", [])), *_system(found.get("system", [])), *_agent(found)]
 
 

@@ -1,63 +1,63 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `make bench` makes of its measurements: the arithmetic, on figures that can be checked by hand."""
+"""The arithmetic of `make bench`, on figures that can be checked by hand."""
 
 from typing import Any
 
 import pytest
 from bench import figures, report, target
-from bench.figures import Load, Process
+from bench.figures import Load, ProcessCpu
 
 STAT = "cpu  1000 200 300 9000 50 40 60 700 11 12\ncpu0 1 1 1 1 1 1 1 1 0 0\n"
 
 
 def test_a_process_is_read_whatever_its_name() -> None:
     stat = "7 (a) S 1 (b) S 42 1 1 0 -1 0 0 0 0 0 100 50 7 3 20 0 1 0 100 0"
-    assert Process.read(stat) == Process(parent=42, own_s=1.5, children_s=0.1)
+    assert ProcessCpu.read(stat) == ProcessCpu(parent=42, own_s=1.5, children_s=0.1)
 
 
-def processes(**more: Process) -> dict[int, Process]:
-    """Init, the kernel's threads, our tree (10) and somebody else's (20)."""
+def processes(**more: ProcessCpu) -> dict[int, ProcessCpu]:
+    """Init, the kernel's threads, our tree (10) and a foreign one (20)."""
     known = {
-        1: Process(0, 1.0, 5.0),
-        2: Process(0, 0.0, 0.0),
-        3: Process(2, 9.0, 0.0),
-        10: Process(1, 2.0, 0.0),
-        11: Process(10, 4.0, 0.0),
-        20: Process(1, 0.5, 1.0),
-        21: Process(20, 30.0, 2.0),
+        1: ProcessCpu(0, 1.0, 5.0),
+        2: ProcessCpu(0, 0.0, 0.0),
+        3: ProcessCpu(2, 9.0, 0.0),
+        10: ProcessCpu(1, 2.0, 0.0),
+        11: ProcessCpu(10, 4.0, 0.0),
+        20: ProcessCpu(1, 0.5, 1.0),
+        21: ProcessCpu(20, 30.0, 2.0),
     }
     return known | {int(name[1:]): process for name, process in more.items()}
 
 
 def test_foreign_work_is_all_but_our_trees_and_the_kernels() -> None:
     later = processes(
-        p1=Process(0, 1.25, 5.0), p3=Process(2, 99.0, 0.0), p11=Process(10, 99.0, 9.0), p21=Process(20, 31.0, 2.0),
-        p22=Process(21, 0.5, 0.25),
+        p1=ProcessCpu(0, 1.25, 5.0), p3=ProcessCpu(2, 99.0, 0.0), p11=ProcessCpu(10, 99.0, 9.0),
+        p21=ProcessCpu(20, 31.0, 2.0), p22=ProcessCpu(21, 0.5, 0.25),
     )  # fmt: skip
     assert figures.foreign_s(processes(), later, {10}) == 0.25 + 1.0 + 0.75
 
 
 def test_what_an_ended_process_had_used_before_does_not_count_again() -> None:
-    """It used 3 s more before it ended, and its parent waited for it: 32 s are its past."""
-    later = processes(p20=Process(1, 0.5, 1.0 + 35.0))
+    """It used 3 s more before it ended, and its parent waited for it: 32 s were before."""
+    later = processes(p20=ProcessCpu(1, 0.5, 1.0 + 35.0))
     del later[21]
     assert figures.foreign_s(processes(), later, {10}) == 3.0
 
 
-def test_the_past_of_a_whole_tree_that_ended_is_taken_off_once() -> None:
-    later = processes(p1=Process(0, 1.0, 5.0 + 1.5 + 32.0 + 2.0))
+def test_the_earlier_use_of_an_ended_tree_is_subtracted_once() -> None:
+    later = processes(p1=ProcessCpu(0, 1.0, 5.0 + 1.5 + 32.0 + 2.0))
     del later[20], later[21]
     assert figures.foreign_s(processes(), later, {10}) == 2.0
 
 
-def test_an_ended_process_that_nobody_waited_for_takes_nothing_off() -> None:
+def test_an_ended_process_without_a_waiting_parent_subtracts_nothing() -> None:
     later = processes()
     del later[21]
     assert figures.foreign_s(processes(), later, {10}) == 0.0
 
 
 def test_foreign_work_of_an_orphan_is_foreign() -> None:
-    assert figures.foreign_s({}, {30: Process(29, 1.0, 0.0)}, {10}) == 1.0
+    assert figures.foreign_s({}, {30: ProcessCpu(29, 1.0, 0.0)}, {10}) == 1.0
 
 
 def windows() -> dict[tuple[str, int], list[float]]:
@@ -101,7 +101,7 @@ def test_many_flows_are_compared_with_one_flow_of_the_same_case() -> None:
     assert "ratio_one_flow" not in rows()["l2", 1]
 
 
-def test_the_empty_program_and_the_wrapper_stand_as_measured_without_ratios() -> None:
+def test_the_empty_program_and_the_wrapper_stay_as_measured_without_ratios() -> None:
     assert rows()[figures.EMPTY, 1] == {"case": figures.EMPTY, "flows": 1, "ns_min": 20.0, "ns_median": 21.0}
     assert rows()["bare", 1] == {"case": "bare", "flows": 1, "ns_min": 24.0, "ns_median": 25.0}
 
@@ -152,8 +152,8 @@ def test_the_least_disturbed_rounds_count_and_a_round_is_as_bad_as_its_worst_loa
     assert figures.least_disturbed([busy, calm, half], 2) == [calm, half]
 
 
-def test_spread_is_minimum_and_median() -> None:
-    assert figures.spread([3.0, 1.0, 2.0, 9.0]) == {"min": 1.0, "median": 2.5}
+def test_min_median() -> None:
+    assert figures.min_median([3.0, 1.0, 2.0, 9.0]) == {"min": 1.0, "median": 2.5}
 
 
 def measured() -> dict[str, Any]:
@@ -182,7 +182,7 @@ def measured() -> dict[str, Any]:
 def test_targets_take_the_worst_case_and_both_directions() -> None:
     judged = [(one.limit, one.value, one.met) for one in target.targets(measured())]
     assert judged == [
-        (2.5, 2.5, True), (1.5, 1.6, False), (1.6, 1.7, False),  # XDP; there is no ipip to judge
+        (2.5, 2.5, True), (1.5, 1.6, False), (1.6, 1.7, False),  # XDP; ipip was not measured
         (0.80, 0.9, True), (1.5, 1.4, False), (0.88, 0.9, True), (1.6, 1.4, False),
         (5.0, 5.1, False), (1.5, 1.5, True),
     ]  # fmt: skip
@@ -194,6 +194,6 @@ def test_targets_of_parts_that_were_not_measured_are_left_out() -> None:
 
 def test_a_committed_figure_is_found_by_its_keys_and_may_be_missing() -> None:
     old = [{"case": "a", "flows": 1, "ratio": {"direct": 2.0}}, {"case": "a", "flows": 9, "ratio": {"direct": 3.0}}]
-    assert report.was(old, ("case", "flows"), {"case": "a", "flows": 9}, "ratio", "direct") == 3.0
-    assert report.was(old, ("case", "flows"), {"case": "a", "flows": 9}, "ratio", "haproxy") is None
-    assert report.was(old, ("case", "flows"), {"case": "b", "flows": 9}, "ratio", "direct") is None
+    assert report.committed_figure(old, ("case", "flows"), {"case": "a", "flows": 9}, "ratio", "direct") == 3.0
+    assert report.committed_figure(old, ("case", "flows"), {"case": "a", "flows": 9}, "ratio", "haproxy") is None
+    assert report.committed_figure(old, ("case", "flows"), {"case": "b", "flows": 9}, "ratio", "direct") is None

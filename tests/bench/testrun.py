@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BPF_PROG_TEST_RUN, and a corner of the machine to use it in: a network namespace and a bpffs that die with us."""
+"""BPF_PROG_TEST_RUN, and a private network namespace and bpffs to use it in, which end with this process."""
 
 import ctypes as ct
 import os
@@ -25,7 +25,7 @@ def _address(data: bytes) -> int | None:
 
 
 def repeat(fd: int, packet: bytes, times: int) -> tuple[int, bytes]:
-    """Run a program that often on one packet in memory; return the last verdict and what became of the packet."""
+    """Run a program that often on one packet in memory; return the last verdict and the packet after it."""
     out = ct.create_string_buffer(4096)
     options = Options(sz=ct.sizeof(Options), data_size_in=len(packet), data_size_out=len(out), repeat=times)
     options.data_in = _address(packet)
@@ -35,7 +35,7 @@ def repeat(fd: int, packet: bytes, times: int) -> tuple[int, bytes]:
 
 
 def live(fd: int, packet: bytes, ifindex: int, times: int) -> None:
-    """Let frames that a program gives XDP_TX to leave by an interface of this network namespace: they are real."""
+    """Send real frames: those with XDP_TX from a program leave by an interface of this network namespace."""
     context = struct.pack("=6I", 0, len(packet), 0, ifindex, 0, 0)
     options = Options(sz=ct.sizeof(Options), data_size_in=len(packet), repeat=times, flags=_LIVE_FRAMES)
     options.data_in = _address(packet)
@@ -44,8 +44,8 @@ def live(fd: int, packet: bytes, ifindex: int, times: int) -> None:
     _run(fd, options)
 
 
-def seclude() -> None:
-    """Give this process a network namespace and a /sys/fs/bpf of its own. They go when it ends, however it ends."""
+def isolate() -> None:
+    """Give this process a network namespace and a /sys/fs/bpf of its own. They end with it."""
     netns.unshare(netns.CLONE_NEWNET | netns.CLONE_NEWNS)
     netns.mount("none", "/", None, netns.MS_REC | netns.MS_PRIVATE)
     netns.mount("bpf", "/sys/fs/bpf", "bpf")

@@ -168,7 +168,7 @@ class Wrapped:
 
 def measure(rounds: int) -> list[dict[str, Any]]:
     """Run all cases in turn, `rounds` times, and return the rows of bench.json's `xdp`."""
-    testrun.seclude()
+    testrun.isolate()
     made = tables()
 
     def counted() -> Mapping[tuple[int, Counter], int]:
