@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The interop matrix's table, printed when all is over: router, step, milliseconds."""
+"""The interop matrix's table, printed at the end of the run: router, step, milliseconds."""
 
 import pytest
 
@@ -9,13 +9,13 @@ REMARKS = pytest.StashKey[list[str]]()
 
 @pytest.fixture
 def figures(request: pytest.FixtureRequest) -> dict[str, dict[str, int]]:
-    """Milliseconds by router, then by step."""
+    """Return milliseconds by router, then by step."""
     return request.config.stash.setdefault(FIGURES, {})
 
 
 @pytest.fixture
 def remarks(request: pytest.FixtureRequest) -> list[str]:
-    """Lines to be printed below the table."""
+    """Return lines to print below the table."""
     return request.config.stash.setdefault(REMARKS, [])
 
 

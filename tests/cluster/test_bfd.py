@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BFD as an operator meets it: two lines of lb.yml, the router's side as lbctl prints it, and lbctl status.
+"""BFD for an operator: two lines of lb.yml, the router's configuration from lbctl, and lbctl status.
 
 b1 10.0.0.11 ── router 10.0.0.1 (BIRD)
 """
@@ -49,7 +49,7 @@ topology:
 """
 
 
-def test_status_tells_of_bfd(tmp_path: Path) -> None:
+def test_status_shows_bfd(tmp_path: Path) -> None:
     (tmp_path / "lb.yml").write_text(CONFIG)
     (tmp_path / "bfd.clab.yml").write_text(LAB)
     printed = CliRunner().invoke(
@@ -70,13 +70,13 @@ def test_status_tells_of_bfd(tmp_path: Path) -> None:
         assert bfd()["interval_ms"] == 200
         assert "10.0.0.1 up (BFD up, detection time 800 ms)" in lab.exec("b1", ["lbctl", "status"]).stdout
         bird = int(lab.exec("router", ["pidof", "bird"]).stdout)
-        os.kill(_outside(lab, "router", bird), signal.SIGSTOP)
-        wait_for(lambda: bfd().get("state") == "down", "its end")
+        os.kill(_host_pid(lab, "router", bird), signal.SIGSTOP)
+        wait_for(lambda: bfd().get("state") == "down", "BFD to be down")
         assert "(BFD down: the neighbor was silent for too long)" in lab.exec("b1", ["lbctl", "status"]).stdout
 
 
-def _outside(lab: Lab, node: str, pid: int) -> int:
-    """A process of a node, by its number on the host."""
+def _host_pid(lab: Lab, node: str, pid: int) -> int:
+    """Return the host pid of a process of a node."""
     init = lab.nodes[node].pid
     children = Path(f"/proc/{init}/task/{init}/children").read_text().split()
     for child in children:

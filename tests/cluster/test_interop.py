@@ -2,12 +2,12 @@
 """Four kinds of router, eBGP with an AS for each node and iBGP with the router as reflector: the same scenario.
 
     b1 ──┐                 all sessions come up, the VIP has four next hops, identities reach all nodes;
-    b2 ──┤ router          b1, b2 announce, b3, b4 are members only; b4 withdraws and comes back;
-    b3 ──┤                 ExaBGP on b1 is killed: its next hop goes, the others call b1 lost; it comes back
+    b2 ──┤ router          b1, b2 announce, b3, b4 are members alone; b4 withdraws and comes back;
+    b3 ──┤                 ExaBGP on b1 is killed: its next hop goes, b1 is lost to the others; it comes back
     b4 ──┘
 
-Times are the router's kernel's (BIRD, FRR) or of its RIB, asked every 20 ms and more (GoBGP, OpenBGPD). States are
-asserted, times are told: by the table at the end of the run.
+Times are those of the router's kernel (BIRD, FRR) or of its RIB, polled every 20 ms or more (GoBGP, OpenBGPD). States
+are asserted, times are reported: by the table at the end of the run.
 """
 
 import os
@@ -34,13 +34,13 @@ def test_matrix(kind: str, mode: str, figures: dict[str, dict[str, int]], tmp_pa
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_as_for_all_nodes_a_password_and_gtsm(
+def test_one_as_for_all_nodes_with_a_password_and_gtsm(
     kind: str, figures: dict[str, dict[str, int]], tmp_path: Path
 ) -> None:
-    """GoBGP would keep from each other the routes of nodes of one AS."""
+    """Without its configuration GoBGP would not advertise routes between nodes of one AS."""
     with interop(kind, "guarded", tmp_path) as lab:
         begin(lab, figures.setdefault(f"{kind} guarded", {}))
-        # Asked on a node, for that node alone: without an agent's help, and without the password.
+        # Printed on a node, for that node alone: without an agent, and without the password.
         printed = lab.cluster.lab.exec("b2", ["lbctl", "announce", "config", "--router", kind]).stdout
         assert printed.count("The router's side of anylb") == 1
         assert all(part in printed for part in ("10.0.0.12", "fd00::12", "REPLACE-BY-CONTENT-OF-secret"))
@@ -48,23 +48,23 @@ def test_one_as_for_all_nodes_a_password_and_gtsm(
 
 
 def begin(lab: Interop, row: dict[str, int]) -> None:
-    """From the start of the nodes' daemons."""
+    """Start the nodes' daemons and wait for sessions, next hops and identities."""
     since = time.monotonic()
     for node in NODES:
         lab.cluster.start(node, "speaker", "agent")
     row["sessions"] = lab.until("all sessions", lambda: lab.sessions() == lab.hops(*NODES) | lab.hops6(*NODES), since)
     row["ECMP of 4"] = lab.until_hops(since, *NODES)
-    row["IPv6 too"] = lab.until("the IPv6 VIP by all", lambda: lab.now6() == lab.hops6(*NODES), since)
+    row["IPv6 too"] = lab.until("the IPv6 VIP by all", lambda: lab.current6() == lab.hops6(*NODES), since)
     row["identities"] = lab.until("all identities at all nodes", lambda: all_see(lab, ALL_UP), since)
 
 
 def members_only(lab: Interop) -> None:
-    """Two nodes announce, two are members only: everyone knows these, and they know everyone."""
+    """Let two nodes announce and two be members alone: all nodes know all members."""
     for node in ("b3", "b4"):
         lab.announce(node, False)
     lab.until_hops(time.monotonic(), "b1", "b2")
-    lab.until("the IPv6 VIP by two", lambda: lab.now6() == lab.hops6("b1", "b2"), time.monotonic())
-    time.sleep(0.5)  # a wrong word of it would have arrived by now
+    lab.until("the IPv6 VIP by two", lambda: lab.current6() == lab.hops6("b1", "b2"), time.monotonic())
+    time.sleep(0.5)  # a wrong withdrawal would have arrived by now
     assert all_see(lab, ALL_UP)
     assert lab.history.current == lab.hops("b1", "b2")
     for node in ("b3", "b4"):
@@ -73,7 +73,7 @@ def members_only(lab: Interop) -> None:
 
 
 def withdrawn(lab: Interop, row: dict[str, int]) -> None:
-    """What an operator takes out of the routers is gone from them, and comes back."""
+    """Withdraw a node's VIP by command, and announce it again."""
     since = time.monotonic()
     lab.cluster.request("b4", "POST", "/withdraw")
     row["withdraw"] = lab.until_hops(since, "b1", "b2", "b3")
@@ -83,19 +83,19 @@ def withdrawn(lab: Interop, row: dict[str, int]) -> None:
 
 
 def killed(lab: Interop, row: dict[str, int]) -> None:
-    """ExaBGP dies without a word."""
+    """Kill ExaBGP, and start it again."""
     (pid,) = lab.cluster.pids("b1", "speaker")
     since = time.monotonic()
     os.kill(pid, signal.SIGKILL)
     others = ("b2", "b3", "b4")
     row["kill -9"] = lab.until_hops(since, *others)
-    lab.until("b1 to leave the IPv6 VIP", lambda: lab.now6() == lab.hops6(*others), since)
+    lab.until("b1 to leave the IPv6 VIP", lambda: lab.current6() == lab.hops6(*others), since)
     row["lost"] = lab.until("b1 to be lost", lambda: all(lab.members(n).get("b1") == "lost" for n in others), since)
     assert all({n: lab.members(node)[n] for n in others} == dict.fromkeys(others, "up") for node in others)
     since = time.monotonic()
     lab.cluster.start("b1", "speaker")
     row["back"] = lab.until_hops(since, *NODES)
-    lab.until("the IPv6 VIP by all again", lambda: lab.now6() == lab.hops6(*NODES), since)
+    lab.until("the IPv6 VIP by all again", lambda: lab.current6() == lab.hops6(*NODES), since)
     lab.until("all identities at all nodes again", lambda: all_see(lab, ALL_UP), since)
 
 

@@ -1,64 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two routers at once, BIRD 2 and FRR: dual.clab.yml. One of them dies, and connections live on by the other.
+"""Two routers at once, BIRD 2 and FRR: dual.clab.yml. One of them dies, and connections live on through the other.
 
               ┌── router1 ──┐
     client ───┤             ├── segment ── b1 … b4, each with a session to both routers
               └── router2 ──┘
 
-The other router hashes flows onto other servers than the dead one did. The negative control is the same lab as plain
-ECMP anycast (`XDP=off`): half of all flows change their router there, and most of those break.
+The other router hashes flows onto other servers. The negative control is the same lab as plain ECMP anycast
+(`XDP=off`): half of all flows change their router there, and most of those break.
 """
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
+from support.cluster_lab import FOUR, TOPOLOGY, ClusterLab, cluster_lab
 
-from topology.demo.cluster import VIP, Cluster
+from topology.demo.cluster import VIP
 from topology.demo.router_watch import NextHopHistory, RouterWatch
-from topology.lab.lab import Lab
 from topology.traffic.controller import HeldConnectionReport, TrafficController
 
 pytestmark = pytest.mark.lab
-FILE = Path(__file__).parents[2] / "topology/dual.clab.yml"
-NODES = ("b1", "b2", "b3", "b4")
 ROUTERS = ("router1", "router2")
 HELD = 300
 FRESH_PER_S = 20.0
-SOCKET = "run/traffic.sock"
 
 
 @dataclass
 class Dual:
-    """A lab with its traffic, and what its routers' kernels route."""
+    """A lab with its traffic, and the next hops in its routers' kernels."""
 
-    cluster: Cluster
+    cluster: ClusterLab
     traffic: TrafficController
     histories: dict[str, NextHopHistory]
 
     def digests(self) -> set[str]:
-        views = [self.cluster.service_status(node) for node in NODES]
-        return {view.digest if view else "" for view in views}
+        statuses = [self.cluster.service_status(node) for node in FOUR]
+        return {status.digest if status else "" for status in statuses}
 
 
 @contextlib.contextmanager
 def dual(xdp: str) -> Iterator[Dual]:
     with contextlib.ExitStack() as stack:
-        lab = stack.enter_context(Lab.up(FILE, f"dual-{xdp}-{os.getpid()}", {"XDP": xdp}, keep=False))
-        watches = {name: stack.enter_context(RouterWatch(lab.nodes[name].pid, VIP)) for name in ROUTERS}
-        argv = ["python", "-m", "topology.traffic", "--vip", VIP, "--control", f"/{SOCKET}"]
-        lab.spawn("client", argv, lab.root("client") / "var/log/traffic.log")
-        traffic = TrafficController.connect(lab.root("client") / SOCKET)
+        cluster = stack.enter_context(cluster_lab(f"dual-{xdp}", TOPOLOGY / "dual.clab.yml", {"XDP": xdp}))
+        nodes = cluster.lab.nodes
+        watches = {name: stack.enter_context(RouterWatch(nodes[name].pid, VIP)) for name in ROUTERS}
+        traffic = cluster.start_traffic()
         stack.callback(traffic.quit)
-        yield Dual(Cluster(lab, "bird"), traffic, {name: watch.history for name, watch in watches.items()})
+        yield Dual(cluster, traffic, {name: watch.history for name, watch in watches.items()})
 
 
 def begin(lab: Dual) -> None:
-    """Both routers route by all nodes, all tables are equal, and connections are open by both."""
+    """Wait until both routers route to all nodes and all tables are equal; open connections through both."""
     everyone = frozenset(lab.cluster.addresses.values())
     wait = lab.cluster.wait
     wait("all next hops", lambda: all(history.current == everyone for history in lab.histories.values()), 30.0)
@@ -72,13 +66,13 @@ def begin(lab: Dual) -> None:
 
 
 def settled(lab: Dual, since: float) -> list[HeldConnectionReport]:
-    """What became of the held connections, once each has answered or is broken."""
+    """Return the reports of the held connections, once each has answered or is broken."""
 
-    def over() -> bool:
+    def ended() -> bool:
         progress = lab.traffic.progress(since)
         return not progress.unsettled and not progress.pending
 
-    lab.cluster.wait("every connection to answer or to break", over, 30.0)
+    lab.cluster.wait("every connection to answer or to break", ended, 30.0)
     return lab.traffic.report()[0]
 
 
@@ -92,7 +86,7 @@ def test_one_router_dies_and_connections_live_on(victim: str, remarks: list[str]
         died = time.monotonic()
         for one in (lab, control):
             one.cluster.crash(victim)
-        time.sleep(5.0)  # longer than the hold time: nodes know by now that their session to it is gone
+        time.sleep(5.0)  # longer than the hold time: nodes have closed their sessions to it by now
         now = time.monotonic()
         held, plain = settled(lab, now), settled(control, now)
         broken = [one for one in held if one.state != "open"]
@@ -107,5 +101,5 @@ def test_one_router_dies_and_connections_live_on(victim: str, remarks: list[str]
         attempts = [one for one in lab.traffic.report()[1] if died < one.started_at < now]
         assert len(attempts) > 3 * FRESH_PER_S
         assert {one.outcome for one in attempts} == {"ok"}
-        assert lab.digests() == digests, "who is a member did not change"
+        assert lab.digests() == digests, "the members did not change"
         assert lab.histories[other].changes(died) == []

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two uplinks and both families, live: uplinks/uplinks.clab.yml with BIRD, ExaBGP, agents and XDP.
 
-What comes in from the router by eth1 goes on to its owner by eth2 (bpf_redirect), in tunnels of either family; VIPs are
-IPv4 and IPv6. That the frames took eth2 is counted at the other end of that link, and that they did not take eth1, at
-the router.
+Packets that enter from the router by eth1 leave to their owner by eth2 (bpf_redirect), in tunnels of either family;
+VIPs are IPv4 and IPv6. Counters at the other ends of both links prove that the frames left by eth2 and not by eth1.
 """
 
 import itertools
 import json
-import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -18,11 +16,10 @@ from typing import Any
 
 import pytest
 from support.bulk_transfer import SIZE, BulkServers, download, upload
+from support.cluster_lab import ClusterLab, cluster_lab, server_of
 from support.waiting import wait_for
 
-from topology.demo.cluster import Cluster
 from topology.errors import LabError
-from topology.lab.lab import Lab
 from topology.lab.netns import inside_net
 
 pytestmark = pytest.mark.lab
@@ -32,40 +29,33 @@ VIPS = {"four": "10.99.0.1", "six-gue": "fd99::1", "six-ipip": "fd99::2"}
 OUTER_HEADER = {"ipv4": 20, "ipv6": 40}
 UDP_HEADER, TCP_HEADER, TIME_STAMPS = 8, 20, 12
 STALL_S = 1.0
-NUMBERS = itertools.count()
 
 
 @dataclass(frozen=True)
 class Uplinks:
-    """The lab, and the family that its tunnels run by."""
+    """The lab, and the family of its tunnels."""
 
-    cluster: Cluster
+    cluster: ClusterLab
     outer: str
 
     def run(self, node: str, *command: str, check: bool = True) -> str:
         return self.cluster.lab.exec(node, command, check=check).stdout
 
     def counted(self, service: str, counter: str) -> int:
-        """What all nodes together counted of a service."""
-        statuses = [self.cluster.request(node, "GET", "/status") for node in NODES]
-        found = [s["counters"] for status in statuses for s in status["services"] if s["name"] == service]
-        return sum(counters.get(counter, 0) for counters in found)
+        """Return the sum of a service's counter over all nodes."""
+        found = self.cluster.service_counters(service, NODES)
+        return sum(counters.get(counter, 0) for counters in found.values())
 
     def received(self, router: str) -> int:
-        """Frames that a router got from the nodes."""
+        """Return the frames that a router received from the nodes."""
         links: list[Any] = json.loads(self.run(router, "ip", "-j", "-s", "link"))
         return sum(link["stats64"]["rx"]["packets"] for link in links if link["ifname"] in ("eth1", "eth2", "eth3"))
 
     def connect(self, service: str, port: int = 7000) -> socket.socket:
-        """A connection from an address and port that no other had."""
-        number = next(NUMBERS)
-        vip = VIPS[service]
-        source = f"fd01:0:0:1::{number:x}" if ":" in vip else f"10.1.1.{number % 250 + 1}"
-        with inside_net(self.cluster.lab.nodes["client"].pid):
-            return socket.create_connection((vip, port), 5, source_address=(source, 20_000 + number))
+        return self.cluster.connect(VIPS[service], port)
 
     def forget_path_mtu(self) -> None:
-        """What the client learned of sizes lies with its routes."""
+        """Drop the path MTUs that the client has cached with its routes."""
         for gateway in ("10.1.0.1", "fd01::1"):
             self.run("client", "ip", "route", "del", "default", "via", gateway)
             self.run("client", "ip", "route", "add", "default", "via", gateway)
@@ -74,51 +64,47 @@ class Uplinks:
 @pytest.fixture(scope="module", params=["ipv4", "ipv6"])
 def uplinks(request: pytest.FixtureRequest) -> Iterator[Uplinks]:
     outer = str(request.param)
-    with Lab.up(FILE, f"uplinks-{outer}-{os.getpid()}", {"OUTER": outer}, keep=False) as lab:
-        cluster = Cluster(lab, "bird")
-        wait_for(lambda: all(knows(cluster, node) for node in NODES), "the nodes to know each other")
+    with cluster_lab(f"uplinks-{outer}", FILE, {"OUTER": outer}) as cluster:
+        wait_for(lambda: all(knows_all(cluster, node) for node in NODES), "the nodes to know each other")
         yield Uplinks(cluster, outer)
 
 
-def knows(cluster: Cluster, node: str) -> bool:
+def knows_all(cluster: ClusterLab, node: str) -> bool:
     """Whether a node is ready and has all three as members that serve."""
     try:
-        status = cluster.request(node, "GET", "/status")
+        status = cluster.status(node)
     except LabError:
         return False
     serving = [[m["effective"] > 0 for m in service["members"]] for service in status["services"]]
     return bool(status["ready"]) and serving == [[True] * len(NODES)] * len(VIPS)
 
 
-def say(connection: socket.socket) -> str:
-    connection.sendall(b"1\n")
-    return connection.recv(100).split()[0].decode()
-
-
 @pytest.mark.parametrize("service", VIPS)
-def test_what_comes_in_by_one_uplink_leaves_by_the_other(uplinks: Uplinks, service: str) -> None:
-    sent, opened = uplinks.counted(service, "forward_first"), uplinks.counted(service, "rx_tunnel")
+def test_packets_enter_by_one_uplink_and_leave_by_the_other(uplinks: Uplinks, service: str) -> None:
+    sent, received = uplinks.counted(service, "forward_first"), uplinks.counted(service, "rx_tunnel")
     back, router = uplinks.received("back"), uplinks.received("router")
     found = set()
     for _ in range(40):
         with uplinks.connect(service) as one:
-            found.add(say(one))
+            found.add(server_of(one))
     assert found == set(NODES)
     sent = uplinks.counted(service, "forward_first") - sent
     assert sent > 80, "two of three connections go to another node, with four packets and more"
     wait_for(
-        lambda: uplinks.counted(service, "rx_tunnel") - opened >= sent, "all of it to come out of tunnels", timeout_s=5
+        lambda: uplinks.counted(service, "rx_tunnel") - received >= sent,
+        "all tunneled packets to be decapsulated",
+        timeout_s=5,
     )
     assert uplinks.received("back") - back >= sent
-    # By eth1 only the answers left: SYN-ACK, data, ACKs and FIN, no more than what came for each.
+    # By eth1 only the answers left: SYN-ACK, data, ACKs and FIN, no more packets than each client sent.
     assert uplinks.received("router") - router < 40 * 6 + 60
     assert uplinks.counted(service, "pass_foreign_tunnel") == 0
 
 
-def test_the_route_decides_by_which_uplink(uplinks: Uplinks) -> None:
+def test_the_route_selects_the_uplink(uplinks: Uplinks) -> None:
     """The control: with routes to the other nodes by eth1, nothing leaves by eth2; and back again."""
 
-    def lead_by(net: int) -> None:
+    def route_by(net: int) -> None:
         for node in NODES:
             number = node[1]
             uplinks.run(node, "ip", "route", "replace", "10.0.0.0/21", "via", f"10.{net}.{number}.1")
@@ -128,32 +114,32 @@ def test_the_route_decides_by_which_uplink(uplinks: Uplinks) -> None:
         sent, back = uplinks.counted("six-gue", "forward_first"), uplinks.received("back")
         for _ in range(20):
             with uplinks.connect("six-gue") as one:
-                say(one)
+                server_of(one)
         return (uplinks.received("back") - back) / (uplinks.counted("six-gue", "forward_first") - sent)
 
     try:
-        lead_by(0)
+        route_by(0)
         wait_for(lambda: share_of_back() < 0.2, "the tunnels to leave by eth1", timeout_s=15)
     finally:
-        lead_by(2)
+        route_by(2)
     wait_for(lambda: share_of_back() >= 1, "the tunnels to leave by eth2", timeout_s=15)
 
 
 @pytest.mark.parametrize("service", VIPS)
-def test_a_megabyte_flows_both_ways_with_the_mss_told(uplinks: Uplinks, service: str) -> None:
+def test_a_megabyte_flows_both_ways_with_the_clamped_mss(uplinks: Uplinks, service: str) -> None:
     reply_too_big = uplinks.counted(service, "reply_too_big")
     tunnel = OUTER_HEADER[uplinks.outer] + (0 if service == "six-ipip" else UDP_HEADER)
     expected = 1500 - tunnel - OUTER_HEADER["ipv6" if ":" in VIPS[service] else "ipv4"] - TCP_HEADER
     with BulkServers(uplinks.cluster.lab.nodes[node].pid for node in NODES) as port:
-        for way in (upload, download) * 6:
+        for transfer in (upload, download) * 6:
             with uplinks.connect(service, port) as one:
                 assert one.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) + TIME_STAMPS == expected
-                assert way(one, SIZE) < STALL_S
+                assert transfer(one, SIZE) < STALL_S
     assert uplinks.counted(service, "reply_too_big") == reply_too_big
 
 
 @pytest.mark.parametrize("service", VIPS)
-def test_a_client_that_was_told_no_mss_hears_icmp(uplinks: Uplinks, service: str) -> None:
+def test_a_client_without_the_clamp_gets_icmp(uplinks: Uplinks, service: str) -> None:
     before = uplinks.counted(service, "reply_too_big")
     with BulkServers(uplinks.cluster.lab.nodes[node].pid for node in NODES) as port:
         for _ in range(8):
@@ -166,33 +152,33 @@ def test_a_client_that_was_told_no_mss_hears_icmp(uplinks: Uplinks, service: str
 
 
 @pytest.mark.parametrize("service", VIPS)
-def test_a_narrow_path_to_the_client_is_found_out(uplinks: Uplinks, service: str) -> None:
-    """The router tells the VIP, and whatever node that reaches sends it on to the owner."""
+def test_a_smaller_path_mtu_to_the_client_is_discovered(uplinks: Uplinks, service: str) -> None:
+    """The router's ICMP error goes to the VIP: any node receives it, and forwards it to the owner."""
     before = uplinks.counted(service, "rx_icmp_error")
     clients = {"four": ("10.1.1.0/24", "10.1.0.2")}.get(service, ("fd01:0:0:1::/64", "fd01::2"))
-    way = ["ip", "route", "replace", clients[0], "via", clients[1]]
-    uplinks.run("router", *way, "mtu", "lock", "1400")
+    route = ["ip", "route", "replace", clients[0], "via", clients[1]]
+    uplinks.run("router", *route, "mtu", "lock", "1400")
     try:
         with BulkServers(uplinks.cluster.lab.nodes[node].pid for node in NODES) as port:
             for _ in range(8):
                 with uplinks.connect(service, port) as one:
                     assert download(one, SIZE) < STALL_S
     finally:
-        uplinks.run("router", *way)
+        uplinks.run("router", *route)
     assert uplinks.counted(service, "rx_icmp_error") - before >= 4
 
 
 def test_an_ipv6_vip_answers_echo(uplinks: Uplinks) -> None:
     with inside_net(uplinks.cluster.lab.nodes["client"].pid):
-        asking = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
-    with asking:
-        asking.settimeout(5)
+        icmp = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+    with icmp:
+        icmp.settimeout(5)
         for number in range(10):
-            question = struct.pack("!BBHHH", 128, 0, 0, 4242, number) + b"anyone?"
-            asking.sendto(question, (VIPS["six-gue"], 0))
+            request = struct.pack("!BBHHH", 128, 0, 0, 4242, number) + b"anyone?"
+            icmp.sendto(request, (VIPS["six-gue"], 0))
             while True:
-                answer, source = asking.recvfrom(1000)
-                if answer[0] == 129 and answer[4:8] == question[4:8]:
+                answer, source = icmp.recvfrom(1000)
+                if answer[0] == 129 and answer[4:8] == request[4:8]:
                     break
             assert source[0] == VIPS["six-gue"]
             assert answer[8:] == b"anyone?"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many bytes over one connection, each way, and the longest time that nothing came: for tests of path MTU.
+"""Many bytes over one connection, up or down, and the longest stall: for tests of path MTU.
 
 The servers are threads of the test whose sockets are in the nodes' network namespaces.
 """
@@ -18,7 +18,7 @@ TIMEOUT_S = 20.0
 
 
 class BulkServers:
-    """Listens in the namespaces of some processes; gives the port."""
+    """Servers in the network namespaces of some processes; entering returns their port."""
 
     def __init__(self, pids: Iterable[int]) -> None:
         self._pids = tuple(pids)
@@ -50,18 +50,18 @@ def _serve(listener: socket.socket) -> None:
 def _answer(connection: socket.socket) -> None:
     connection.settimeout(TIMEOUT_S)
     with connection, contextlib.suppress(OSError):
-        words = connection.recv(16).split()
-        if len(words) < 2:  # the client asked for nothing
+        command = connection.recv(16).split()
+        if len(command) < 2:  # no request
             return
         connection.sendall(b"go\n")
-        if words[0] == b"up":
-            connection.sendall(b"%f\n" % _receive(connection, int(words[1])))
+        if command[0] == b"up":
+            connection.sendall(b"%f\n" % _receive(connection, int(command[1])))
         else:
-            connection.sendall(bytes(int(words[1])))
+            connection.sendall(bytes(int(command[1])))
 
 
 def upload(connection: socket.socket, size: int, timeout_s: float = TIMEOUT_S) -> float:
-    """Send so many bytes; the longest time in seconds that the server received none of them."""
+    """Send so many bytes; return the longest time in seconds in which the server received none."""
     connection.settimeout(timeout_s)
     connection.sendall(b"up %d\n" % size)
     assert connection.recv(16) == b"go\n"
@@ -70,7 +70,7 @@ def upload(connection: socket.socket, size: int, timeout_s: float = TIMEOUT_S) -
 
 
 def download(connection: socket.socket, size: int) -> float:
-    """Receive so many bytes; the longest time in seconds that none came."""
+    """Receive so many bytes; return the longest time in seconds in which none arrived."""
     connection.settimeout(TIMEOUT_S)
     connection.sendall(b"down %d\n" % size)
     return _receive(connection, size + len(b"go\n"))

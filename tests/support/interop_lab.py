@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Four nodes around one router of any kind: the lab of the interop matrix, and the ways into it.
+"""Four nodes around one router of any kind: the lab of the interop matrix, its router and its nodes.
 
     b1 10.0.0.11  fd00::11 ──┐
     b2 10.0.0.12  fd00::12 ──┤ router 10.0.0.1 fd00::1, AS 65000
     b3 10.0.0.13  fd00::13 ──┤ (the bridge is inside it)
     b4 10.0.0.14  fd00::14 ──┘
 
-Each node runs ExaBGP, relay, agent and an echo server, without a data path: here BGP is looked at, not packets. The
-router's configuration is what `lbctl announce config` prints. BIRD and FRR are asked for the kernel's routes, GoBGP and
-OpenBGPD for their RIB: on Linux neither writes into the kernel.
+Each node runs ExaBGP, relay, agent and an echo server, without a data path: these tests are about BGP, not packets.
+`lbctl announce config` prints the router's configuration. Next hops come from the kernel's routes with BIRD and FRR,
+from the RIB with GoBGP and OpenBGPD: on Linux neither writes into the kernel.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ VIP, VIP6 = "10.99.0.1", "fd99::1"
 POLL_S = 0.02
 SECRET = "a-word-of-the-lab"  # noqa: S105 - no secret to anyone
 GUARDED = ", password_file: secret, ttl_security: true"
-SIGNED = ", password_file: secret, passive: true"  # OpenBGPD 7.7 on Linux takes no signed connection, but makes one
+SIGNED = ", password_file: secret, passive: true"  # OpenBGPD 7.7 on Linux accepts no signed connection, but opens one
 
 LAB = """
 name: interop
@@ -97,69 +97,69 @@ xdp: {{mode: "off"}}
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """How a kind of router is started (`stays`: in the foreground) and asked for its sessions and next hops."""
+class RouterKind:
+    """How a kind of router starts (`foreground`: a command that does not end), and how it reports its state."""
 
     start: tuple[str, ...]
     sessions: Callable[[Lab], NextHops]
     hops: Callable[[Lab, str], NextHops] | None = None
-    """Of a VIP, from the RIB; None: the kernel's routes tell."""
-    stays: str = ""
+    """The next hops of a VIP in the RIB; None: in the kernel's routes."""
+    foreground: str = ""
 
 
-def said(lab: Lab, *argv: str) -> str:
-    """What a command says in the router, which may not be ready for it yet."""
+def output(lab: Lab, *argv: str) -> str:
+    """Return the output of a command in the router, which may not be ready for it yet."""
     return lab.exec("router", argv, check=False).stdout
 
 
-def told(lab: Lab, *argv: str) -> Any:
-    """The same as JSON; an empty mapping if it is none, or GoBGP's word that it is not there yet."""
+def json_output(lab: Lab, *argv: str) -> Any:
+    """Return the same as JSON; an empty mapping if it is none, or GoBGP's error that it is not ready yet."""
     with contextlib.suppress(ValueError):
-        answer = json.loads(said(lab, *argv)) or {}
+        answer = json.loads(output(lab, *argv)) or {}
         return answer if "error" not in answer else {}
     return {}
 
 
 def bird_sessions(lab: Lab) -> NextHops:
     pattern = r"BGP state: +Established\n +Neighbor address: (\S+)"
-    return frozenset(re.findall(pattern, said(lab, "birdc", "show", "protocols", "all")))
+    return frozenset(re.findall(pattern, output(lab, "birdc", "show", "protocols", "all")))
 
 
 def frr_sessions(lab: Lab) -> NextHops:
-    families = told(lab, "vtysh", "-c", "show bgp summary json").values()
+    families = json_output(lab, "vtysh", "-c", "show bgp summary json").values()
     peers = [item for family in families for item in family.get("peers", {}).items()]
     return frozenset(address for address, peer in peers if peer["state"] == "Established")
 
 
 def gobgp_sessions(lab: Lab) -> NextHops:
-    shown = told(lab, "gobgp", "neighbor", "-j")
+    shown = json_output(lab, "gobgp", "neighbor", "-j")
     return frozenset(n["conf"]["neighbor_address"] for n in shown if n.get("state", {}).get("session_state") == 6)
 
 
 def gobgp_hops(lab: Lab, vip: str) -> NextHops:
     family = "ipv6" if ":" in vip else "ipv4"
-    paths = [p for found in told(lab, "gobgp", "global", "rib", vip, "-a", family, "-j").values() for p in found]
+    paths = [p for found in json_output(lab, "gobgp", "global", "rib", vip, "-a", family, "-j").values() for p in found]
     return frozenset(a["nexthop"] for p in paths for a in p["attrs"] if a["type"] in (3, 14))  # (MP_REACH_)NEXT_HOP
 
 
 def openbgpd_sessions(lab: Lab) -> NextHops:
-    shown = told(lab, "bgpctl", "-j", "show", "neighbor").get("neighbors", [])
+    shown = json_output(lab, "bgpctl", "-j", "show", "neighbor").get("neighbors", [])
     return frozenset(n["remote_addr"] for n in shown if n["state"] == "Established")
 
 
 def openbgpd_hops(lab: Lab, vip: str) -> NextHops:
-    shown = told(lab, "bgpctl", "-j", "show", "rib", vip).get("rib", [])
+    shown = json_output(lab, "bgpctl", "-j", "show", "rib", vip).get("rib", [])
     return frozenset(path["exit_nexthop"] for path in shown if path.get("best") or path.get("ecmp"))
 
 
 def kernel_hops(lab: Lab, vip: str) -> NextHops:
-    shown = told(lab, "ip", "-j", *(["-6"] if ":" in vip else []), "route", "show", vip)
+    shown = json_output(lab, "ip", "-j", *(["-6"] if ":" in vip else []), "route", "show", vip)
     return frozenset(leg["gateway"] for route in shown for leg in route.get("nexthops", [route]))
 
 
-KINDS: Mapping[str, Kind] = {
-    "bird": Kind(("bird -c /etc/interop/bird.conf",), bird_sessions),
-    "frr": Kind(
+KINDS: Mapping[str, RouterKind] = {
+    "bird": RouterKind(("bird -c /etc/interop/bird.conf",), bird_sessions),
+    "frr": RouterKind(
         (
             "/usr/lib/frr/zebra -d -A 127.0.0.1",
             "test ! -x /usr/lib/frr/mgmtd || /usr/lib/frr/mgmtd -d -A 127.0.0.1",
@@ -168,13 +168,13 @@ KINDS: Mapping[str, Kind] = {
         ),
         frr_sessions,
     ),
-    "gobgp": Kind((), gobgp_sessions, gobgp_hops, "gobgpd -p -f /etc/interop/gobgp.conf"),
-    "openbgpd": Kind(("bgpd -f /etc/interop/openbgpd.conf",), openbgpd_sessions, openbgpd_hops),
+    "gobgp": RouterKind((), gobgp_sessions, gobgp_hops, "gobgpd -p -f /etc/interop/gobgp.conf"),
+    "openbgpd": RouterKind(("bgpd -f /etc/interop/openbgpd.conf",), openbgpd_sessions, openbgpd_hops),
 }
 
 
 class RibWatch:
-    """As RouterWatch, for a router that writes nothing into the kernel: asks it over and over until `close`."""
+    """The same as RouterWatch, for a router that writes nothing into the kernel: polls it until its end."""
 
     def __init__(self, read: Callable[[], NextHops]) -> None:
         self.history = NextHopHistory()
@@ -196,7 +196,7 @@ class RibWatch:
 
 
 class Interop:
-    """A lab that is up, its router and its nodes, and what the router routes."""
+    """A lab that is up: its router, its nodes, and the router's next hops over time."""
 
     def __init__(self, lab: Lab, kind: str, history: NextHopHistory, directory: Path) -> None:
         self.cluster = Cluster(lab, kind)
@@ -205,48 +205,48 @@ class Interop:
         self._kind = KINDS[kind]
 
     def sessions(self) -> NextHops:
-        """The nodes' addresses that the router says it has sessions with."""
+        """Return the nodes' addresses that the router has established sessions with."""
         return self._kind.sessions(self.cluster.lab)
 
     def hops(self, *nodes: str) -> NextHops:
-        """What the router should route the IPv4 VIP by when these nodes announce."""
+        """Return the next hops of the IPv4 VIP when these nodes announce."""
         return frozenset(self.cluster.addresses[node] for node in nodes)
 
     def hops6(self, *nodes: str) -> NextHops:
-        """The same for the IPv6 VIP."""
+        """Return those of the IPv6 VIP."""
         return frozenset(f"fd00::{10 + int(node[1:])}" for node in nodes)
 
-    def now6(self) -> NextHops:
-        """What the router routes the IPv6 VIP by."""
+    def current6(self) -> NextHops:
+        """Return the router's current next hops of the IPv6 VIP."""
         return (self._kind.hops or kernel_hops)(self.cluster.lab, VIP6)
 
     def members(self, node: str) -> dict[str, str]:
-        """What a node believes: the state of each member by name."""
+        """Return the state of each member by name, in a node's status."""
         try:
             shown = self.cluster.request(node, "GET", "/status")["members"]
         except LabError:
-            return {}  # not there yet
+            return {}  # not ready yet
         return {self.cluster.names[member["address"]]: member["state"] for member in shown}
 
     def announce(self, node: str, wanted: bool) -> None:
-        """Make a node announce its VIP, or be a member only: by its configuration, read again."""
+        """Make a node announce its VIP, or be a member alone, by a reload of its configuration."""
         path = self._directory / f"{node}.yml"
         old, new = f"announce: {str(not wanted).lower()}", f"announce: {str(wanted).lower()}"
         path.write_text(path.read_text().replace(old, new))  # in place: the file is mounted in the node
         self.cluster.request(node, "POST", "/reload")
 
     def until(self, what: str, condition: Callable[[], object], since: float) -> int:
-        """Wait for a state; milliseconds from `since`."""
+        """Wait for a state; return the milliseconds from `since`."""
         self.cluster.wait(what, lambda: bool(condition()), 30.0)
         return round(1000 * (time.monotonic() - since))
 
     def until_hops(self, since: float, *nodes: str) -> int:
-        """Wait until the router routes by these nodes alone; milliseconds from `since`, by its own events."""
-        right = self.hops(*nodes)
-        self.until(f"next hops {' '.join(nodes)}", lambda: self.history.current == right, since)
-        at = self.history.converged_after_ms(right, since)
-        assert at is not None, f"next hops {' '.join(nodes)} did not stay"
-        return at
+        """Wait until these nodes alone are next hops; return the milliseconds from `since`, by the router's events."""
+        expected = self.hops(*nodes)
+        self.until(f"next hops {' '.join(nodes)}", lambda: self.history.current == expected, since)
+        after_ms = self.history.converged_after_ms(expected, since)
+        assert after_ms is not None, f"next hops {' '.join(nodes)} did not stay"
+        return after_ms
 
 
 @contextlib.contextmanager
@@ -268,7 +268,7 @@ def interop(kind: str, mode: str, directory: Path) -> Iterator[Interop]:
     assert printed.exit_code == 0, printed.output
     file = directory / f"{kind}.conf"
     file.write_text(printed.output.replace("REPLACE-BY-CONTENT-OF-secret", SECRET))
-    file.chmod(0o600)  # OpenBGPD wants it so
+    file.chmod(0o600)  # OpenBGPD requires it
     (directory / "secret").write_text(SECRET)
     (directory / "secret").chmod(0o600)
     (directory / "interop.clab.yml").write_text(LAB)
@@ -276,8 +276,8 @@ def interop(kind: str, mode: str, directory: Path) -> Iterator[Interop]:
         router = KINDS[kind]
         for command in router.start:
             lab.exec("router", ["sh", "-c", command])
-        if router.stays:
-            lab.spawn("router", router.stays.split(), directory / "router.log")
+        if router.foreground:
+            lab.spawn("router", router.foreground.split(), directory / "router.log")
         with contextlib.ExitStack() as stack:
             watch = (
                 stack.enter_context(RibWatch(lambda: router.hops(lab, VIP)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waiting for a state, not for seconds, and telling states of real daemons apart."""
+"""Waiting for a state instead of for seconds, and comparing the times that daemons report."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from datetime import time as clock
 
 
 def wait_for(condition: Callable[[], object], what: str = "the state", timeout_s: float = 30.0) -> None:
-    """Ask until it is so. AssertionError: it was not in time, which is long enough for a machine that is busy."""
+    """Poll until the condition holds. Raises AssertionError after the timeout; 30 s suffice on a busy machine."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
@@ -17,9 +17,9 @@ def wait_for(condition: Callable[[], object], what: str = "the state", timeout_s
 
 @dataclass(frozen=True, eq=False)
 class Since:
-    """Since when something is so, as BIRD tells it: `08:22:04.434`. Two are the same if they hardly differ.
+    """The start of a state as BIRD prints it: `08:22:04.434`. Two are equal if they differ by less than 0.1 s.
 
-    BIRD works the wall clock's time out anew at each question, and a millisecond more or less may come of it.
+    BIRD computes the wall clock's time again for each reply, so it may differ by a millisecond.
     """
 
     text: str
