@@ -3,9 +3,9 @@
 
 
 class BpfError(Exception):
-    """Something a user can cause or meet: one clear line with the place, what is wrong and the next step.
+    """An error that a user can cause or meet: one line with the place, what is wrong and the next step.
 
-    `errno` is the kernel's error number where one is behind it.
+    `errno` is the kernel's error number, if there is one.
     """
 
     def __init__(self, message: str, errno: int | None = None) -> None:

@@ -56,9 +56,9 @@ def detach(paths: Paths) -> bool:
 
 
 def _remove_datapath(paths: Paths) -> bool:
-    from bpf.attach.datapath import take_away
+    from bpf.attach.datapath import detach_all
 
-    return take_away(paths.pins)
+    return detach_all(paths.pins)
 
 
 def _open(config: Config, paths: Paths, mode: Literal["auto", "native", "generic"]) -> DataPath:

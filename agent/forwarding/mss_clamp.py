@@ -106,8 +106,8 @@ class MssClampKeeper:
             index for vip in {key.vip for key in self.limits} for index in await self._netlink.default_egress(vip)
         ]
         wanted = interfaces(links, names, egress) if self.limits else []
-        clamp = self._datapath.clamp
-        failed = await asyncio.to_thread(clamp.put, wanted)
+        clamp = self._datapath.mss_clamp
+        failed = await asyncio.to_thread(clamp.attach, wanted)
         self.interfaces = [name for name, error in failed.items() if error is None]
         errors = [error for error in failed.values() if error]
         return [str(clamp.error), *errors] if clamp.error and wanted else errors

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs on interfaces: XDP links and tc filters, attached, replaced and removed."""
+"""The programs on real interfaces: XDP on the uplinks, the MSS clamp on tc's egress, and the pins that keep them."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One interface's part of the data path: its program, and the link that attaches it.
+"""One interface of the data path: its program, and the link that attaches it.
 
-Owns what the kernel says of an interface, and attaching, replacing and taking off. Where the pins lie is datapath.py's.
+Owns reading an interface's state from the kernel, and attaching, replacing and detaching. pin_dir.py names the pins.
 """
 
 import ctypes
@@ -33,12 +33,13 @@ Mode = Literal["auto", "native", "generic"]
 _SIOCGIFHWADDR: Final = 0x8927  # linux/sockios.h
 _SIOCETHTOOL: Final = 0x8946
 _ETHTOOL_GDRVINFO: Final = 3  # linux/ethtool.h
-_NOT_FOR_LACK_OF_DRIVER: Final = {errno.EPERM, errno.EBUSY, errno.EEXIST, errno.ENODEV}
+_NOT_THE_DRIVER: Final = {errno.EPERM, errno.EBUSY, errno.EEXIST, errno.ENODEV}
+"""Errors that generic mode would give too."""
 _FLAGS: Final = {"native": XDP_FLAGS_DRV_MODE, "generic": XDP_FLAGS_SKB_MODE}
 
 
 class Uplink:
-    """A program and the interface that it is for; `attach` lets packets in."""
+    """A program and its interface; `attach` lets packets in."""
 
     def __init__(self, interface: str, ifindex: int, wanted: Mode, prog_fd: int, link_pin: Path) -> None:
         self.interface = interface
@@ -56,23 +57,23 @@ class Uplink:
         state = xdp_state(self.ifindex)
         return state.mode if state.prog_id == self.program.id else None
 
-    def let_go(self) -> None:
-        """Drop the attachment that an earlier process left at this place, if it does not serve."""
+    def detach_stale_link(self) -> None:
+        """Detach the link that an earlier process left at this place, unless `attach` can use it."""
         link = open_pin(self._link_pin)
         if link is None:
             return
         try:
-            serves = self._keeps(link)
+            usable = self._is_usable(link)
         finally:
             os.close(link)
-        if not serves:
-            drop(self._link_pin)
+        if not usable:
+            detach_link(self._link_pin)
 
     def attach(self) -> None:
-        """Attach the program, or replace an older one of ours without losing a packet; after `let_go`."""
+        """Attach the program, or replace an older one of ours without losing a packet; after `detach_stale_link`."""
         link = open_pin(self._link_pin)
         if link is None:
-            self._attach_anew()
+            self._attach_new()
             return
         try:
             if link_info(link).prog_id != self.program.id:
@@ -81,19 +82,18 @@ class Uplink:
             os.close(link)
 
     def close(self) -> None:
-        """Close the program's descriptor; packets go on being handled."""
+        """Close the program's descriptor; packets are still handled."""
         if self._prog_fd >= 0:
             os.close(self._prog_fd)
             self._prog_fd = -1
 
-    def _keeps(self, link: int) -> bool:
-        """Whether a link of an earlier attach serves: on this interface, and in the mode that is wanted."""
-        state = xdp_state(self.ifindex)
-        here = link_info(link)
-        on_this = (here.ifindex, here.prog_id) == (self.ifindex, state.prog_id)
+    def _is_usable(self, link: int) -> bool:
+        """Return whether a link is on this interface, and in the wanted mode."""
+        state, info = xdp_state(self.ifindex), link_info(link)
+        on_this = (info.ifindex, info.prog_id) == (self.ifindex, state.prog_id)
         return on_this and self._wanted in ("auto", state.mode)
 
-    def _attach_anew(self) -> None:
+    def _attach_new(self) -> None:
         native_error = None
         modes = ("native", "generic") if self._wanted == "auto" else (self._wanted,)
         for mode in modes:
@@ -101,24 +101,26 @@ class Uplink:
                 link = attach_xdp(self._prog_fd, self.ifindex, _FLAGS[mode])
                 break
             except BpfError as error:
-                if mode == modes[-1] or error.errno in _NOT_FOR_LACK_OF_DRIVER:
-                    raise BpfError(self._explained(mode, error), error.errno) from None
+                if mode == modes[-1] or error.errno in _NOT_THE_DRIVER:
+                    raise BpfError(self._message(mode, error), error.errno) from None
                 native_error = error
         try:
             pin_object(link, self._link_pin)
         finally:
             os.close(link)
-        self.fallback_reason = self._explained("native", native_error) if native_error else None
+        self.fallback_reason = self._message("native", native_error) if native_error else None
 
-    def _explained(self, mode: str, error: BpfError) -> str:
-        told = f"{self.interface}: cannot attach XDP in {mode} mode: {os.strerror(error.errno or 0)}"
-        if mode == "native" and error.errno not in _NOT_FOR_LACK_OF_DRIVER:
-            told += "; the driver cannot, or not at this MTU (XDP frags): lower it, or use xdp mode auto"
-        return told
+    def _message(self, mode: str, error: BpfError) -> str:
+        message = f"{self.interface}: cannot attach XDP in {mode} mode: {os.strerror(error.errno or 0)}"
+        if mode == "native" and error.errno not in _NOT_THE_DRIVER:
+            message += (
+                "; the driver does not support it, or not at this MTU (XDP frags): lower the MTU, or use xdp mode auto"
+            )
+        return message
 
 
-def drop(link_pin: Path) -> None:
-    """Take off what a pinned link attaches, if there is one, and remove its pin."""
+def detach_link(link_pin: Path) -> None:
+    """Detach the program of a pinned link, if there is one, and remove the pin."""
     link = open_pin(link_pin)
     if link is None:
         return
@@ -130,8 +132,8 @@ def drop(link_pin: Path) -> None:
         os.close(link)
 
 
-def interface_of(link_pin: Path) -> int | None:
-    """The index of the interface that a pinned link is on; None if there is no such link, or no such interface."""
+def ifindex_of_link(link_pin: Path) -> int | None:
+    """Return the interface index of a pinned link; None if there is no such link, or its interface is gone."""
     link = open_pin(link_pin)
     if link is None:
         return None
@@ -141,8 +143,8 @@ def interface_of(link_pin: Path) -> int | None:
         os.close(link)
 
 
-def entry_of(interface: str) -> UplinkEntry:
-    """Ask the kernel for an interface of this network namespace (not /sys, which may show another's)."""
+def read_entry(interface: str) -> UplinkEntry:
+    """Read an interface of this network namespace from the kernel (not /sys, which may show another's)."""
     try:
         ifindex = socket.if_nametoindex(interface)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -154,7 +156,7 @@ def entry_of(interface: str) -> UplinkEntry:
 
 
 def _driver(sock: socket.socket, interface: str) -> str:
-    """Return the name of an interface's driver; empty for those that tell none, like lo."""
+    """Return the name of an interface's driver; empty for interfaces without one, like lo."""
     info = ctypes.create_string_buffer(struct.pack("I", _ETHTOOL_GDRVINFO), 196)  # struct ethtool_drvinfo
     request = struct.pack("16sP16x", interface.encode(), ctypes.addressof(info))
     try:
@@ -164,8 +166,8 @@ def _driver(sock: socket.socket, interface: str) -> str:
     return info.raw[4:36].rstrip(b"\0").decode()
 
 
-def refuse_foreign(interface: str, ifindex: int, links: list[Path]) -> None:
-    """Raise if the interface has an XDP program that none of our own links put there."""
+def require_no_foreign_program(interface: str, ifindex: int, links: list[Path]) -> None:
+    """Raise BpfError if the interface has an XDP program that none of our links attached."""
     state = xdp_state(ifindex)
     if not state.prog_id:
         return
@@ -179,6 +181,7 @@ def refuse_foreign(interface: str, ifindex: int, links: list[Path]) -> None:
                 os.close(link)
     raise BpfError(
         f"{interface}: another XDP program is attached ({program_name(state.prog_id)}, id {state.prog_id}, "
-        f"{state.mode}); it is not replaced: take it off (ip link set {interface} xdp off) or use another interface",
+        f"{state.mode}); anylb does not replace it: detach it (ip link set {interface} xdp off) or use another "
+        "interface",
         errno.EEXIST,
     )

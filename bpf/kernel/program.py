@@ -62,7 +62,10 @@ class ProgramInfo:
 
 
 def load_program(kind: str, name: str, instructions: bytes) -> int:
-    """Load a program, "XDP" or "tc", and return its descriptor. The message of a BpfError ends with the verifier's last lines."""
+    """Load a program, "XDP" or "tc", and return its descriptor.
+
+    Raises BpfError; its message ends with the verifier's last lines.
+    """
     flags = _XDP_HAS_FRAGS if kind == "XDP" else 0
     options = _ProgLoadOpts(sz=ct.sizeof(_ProgLoadOpts), attempts=5, prog_flags=flags)
     count = ct.c_size_t(len(instructions) // 8)

@@ -33,9 +33,9 @@ class ConfMap:
         """
         before = self._conf.entry(0)
         flags = derived_fields(before)[1] & ~ConfFlag.DENY
-        if self._denied.keys():
+        if self._denied.read_keys():
             flags |= ConfFlag.DENY
-        filter_bits = vip_filter(ServiceKey.unpack(key).vip for key in self._services.keys())
+        filter_bits = vip_filter(ServiceKey.unpack(key).vip for key in self._services.read_keys())
         data = conf.pack(filter_bits, flags)
         with_old_key = with_bank_of(data, 1 - conf.bank, before)
         if conf.other is None:

@@ -24,5 +24,5 @@ class MssMap:
 
     def read(self) -> dict[ServiceKey, int]:
         """Return the limits."""
-        found = {key: self._mss.lookup(key) for key in self._mss.keys()}
+        found = {key: self._mss.lookup(key) for key in self._mss.read_keys()}
         return {ServiceKey.unpack(key): int.from_bytes(value, "little") for key, value in found.items() if value}

@@ -55,7 +55,7 @@ class PinnedMap:
         """Return the kernel's id of the map."""
         return bpf_map.map_id(self.fd)
 
-    def keys(self) -> list[bytes]:
+    def read_keys(self) -> list[bytes]:
         """Return all keys of a hash map or a trie."""
         return bpf_map.keys(self.fd, self.spec.key_size)
 

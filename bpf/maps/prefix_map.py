@@ -34,7 +34,7 @@ class PrefixMap:
 
     def read(self) -> set[Network]:
         """Return the list."""
-        return {unpack_prefix(key) for key in self._prefixes.keys()}
+        return {unpack_prefix(key) for key in self._prefixes.read_keys()}
 
 
 class DenyList:

@@ -55,7 +55,7 @@ class ServiceMap:
 
     def _encoded(self) -> dict[ServiceKey, bytes]:
         """Return the map's entries, with those of a VIP or a protocol."""
-        found = {key: self._services.lookup(key) for key in self._services.keys()}
+        found = {key: self._services.lookup(key) for key in self._services.read_keys()}
         return {ServiceKey.unpack(key): value for key, value in found.items() if value}
 
     def _replace_all(self, services: Mapping[ServiceKey, ServiceEntry]) -> None:

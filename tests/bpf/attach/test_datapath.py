@@ -194,7 +194,7 @@ def test_where_the_driver_cannot(pins: Path, runner: Callable[..., None]) -> Non
     runner("ip", "link", "set", "bridge", "up")
     with closing(opened(pins, "bridge", mode="native")) as path:
         with pytest.raises(
-            BpfError, match=r"^bridge: cannot attach XDP in native mode: .*lower it, or use xdp mode auto$"
+            BpfError, match=r"^bridge: cannot attach XDP in native mode: .*lower the MTU, or use xdp mode auto$"
         ):
             path.attach()
         assert not path.attached()
@@ -246,7 +246,7 @@ def test_interfaces_are_named_once(pins: Path) -> None:
 
 def test_empty_tables_are_not_attached(pins: Path) -> None:
     with closing(DataPath.open(pins, "node", rows=ROWS, cache_dir=PROGRAMS)) as path:
-        with pytest.raises(BpfError, match="node: not attaching XDP, tables are not filled: no the node's conf"):
+        with pytest.raises(BpfError, match="node: cannot attach XDP: the maps lack the node's conf"):
             path.attach()
         assert not path.attached()
 
@@ -304,7 +304,7 @@ def test_other_tables_are_built_beside_and_swapped_in(pins: Path) -> None:
     with closing(opened(pins)) as old:
         old.attach()
         with Sender() as sender, closing(DataPath.open(pins, "node", rows=2 * ROWS, cache_dir=PROGRAMS)) as new:
-            with pytest.raises(BpfError, match="tables are not filled"):
+            with pytest.raises(BpfError, match="the maps lack"):
                 new.attach()
             fill(new)
             wait_for(lambda: seen(old) > 100)

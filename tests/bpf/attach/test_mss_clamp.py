@@ -21,7 +21,7 @@ from pyroute2 import IPRoute
 from support import packets
 from support.programs import PROGRAMS
 
-from bpf.attach.datapath import DataPath, take_away
+from bpf.attach.datapath import DataPath, detach_all
 from bpf.kernel.program import load_program
 from bpf.layout.service import Protocol, ServiceKey
 
@@ -81,16 +81,16 @@ def add_other(preference: int, verdict: str) -> None:
 def test_put_once_and_taken_away_with_its_qdisc(pins: Path) -> None:
     with closing(opened(pins)) as path:
         assert filters() == []
-        assert path.clamp.put(["node"]) == {"node": None}
+        assert path.mss_clamp.attach(["node"]) == {"node": None}
         (first,) = filters()
         assert first.startswith("1 anylb clamp ")
-        assert path.clamp.put(["node"]) == {"node": None}
+        assert path.mss_clamp.attach(["node"]) == {"node": None}
         assert filters() == [first]
     with closing(opened(pins)) as again:  # the next agent finds the program and its filter
-        again.clamp.put(["node"])
+        again.mss_clamp.attach(["node"])
         assert filters() == [first]
-        assert take_away(pins)
-        assert not take_away(pins)
+        assert detach_all(pins)
+        assert not detach_all(pins)
     assert filters() == []
     assert not has_clsact()
     assert not pins.exists()
@@ -98,11 +98,11 @@ def test_put_once_and_taken_away_with_its_qdisc(pins: Path) -> None:
 
 def test_another_build_replaces_the_filter(pins: Path, runner: Callable[..., None]) -> None:
     with closing(opened(pins)) as old:
-        old.clamp.put(["node"])
+        old.mss_clamp.attach(["node"])
         (before,) = filters()
         next(pins.glob("clamp_*")).rename(pins / "clamp_0")  # as if its digest were another
         with closing(opened(pins)) as new:
-            assert new.clamp.put(["node"]) == {"node": None}
+            assert new.mss_clamp.attach(["node"]) == {"node": None}
             (after,) = filters()
         assert after != before
         assert after.split()[0] == before.split()[0]
@@ -111,13 +111,13 @@ def test_another_build_replaces_the_filter(pins: Path, runner: Callable[..., Non
 def test_another_interface_and_none(pins: Path) -> None:
     """What an earlier agent put elsewhere goes at the next one's first look."""
     with closing(opened(pins)) as path:
-        path.clamp.put(["node", "wire"])
+        path.mss_clamp.attach(["node", "wire"])
         assert len(filters("wire")) == 1
     with closing(opened(pins)) as path:
-        path.clamp.put(["node"])
+        path.mss_clamp.attach(["node"])
         assert (len(filters("node")), filters("wire"), has_clsact("wire")) == (1, [], False)
     with closing(opened(pins)) as path:
-        path.clamp.put([])
+        path.mss_clamp.attach([])
         assert not filters()
 
 
@@ -127,20 +127,20 @@ def test_others_filters_and_qdiscs_are_kept(pins: Path, runner: Callable[..., No
     add_other(5, "0")
     others = filters()
     with closing(opened(pins)) as path:
-        assert path.clamp.put(["node"]) == {"node": None}
+        assert path.mss_clamp.attach(["node"]) == {"node": None}
         assert len(filters()) == 3
         assert filters()[0].startswith("1 ")
-    take_away(pins)
+    detach_all(pins)
     assert filters() == others
     assert has_clsact()
 
 
 def test_a_qdisc_of_ours_that_others_use_is_kept(pins: Path) -> None:
     with closing(opened(pins)) as path:
-        path.clamp.put(["node"])
+        path.mss_clamp.attach(["node"])
     add_other(3, "0")
     others = [one for one in filters() if "anylb" not in one]
-    take_away(pins)
+    detach_all(pins)
     assert filters() == others
     assert has_clsact()
 
@@ -149,20 +149,20 @@ def test_what_hinders_it_is_told(pins: Path, runner: Callable[..., None]) -> Non
     """An ingress qdisc stands where clsact would; and an interface may be gone. The data path goes on without."""
     runner("tc", "qdisc", "add", "dev", "node", "ingress")
     with closing(opened(pins)) as path:
-        told = path.clamp.put(["node", "nowhere", "wire"])
+        told = path.mss_clamp.attach(["node", "nowhere", "wire"])
         assert told["node"] == "node: cannot add a clsact qdisc: an ingress qdisc is there"
-        assert (told["nowhere"] or "").startswith("nowhere: cannot look at its filters: ")
+        assert (told["nowhere"] or "").startswith("nowhere: cannot read its filters: ")
         assert told["wire"] is None
         assert "anylb" not in shown("filter", "show", "dev", "node", "ingress")
-    take_away(pins)
+    detach_all(pins)
     assert "ingress" in shown("qdisc", "show", "dev", "node")
 
 
 def test_removed_by_others_it_is_put_back(pins: Path, runner: Callable[..., None]) -> None:
     with closing(opened(pins)) as path:
-        path.clamp.put(["node"])
+        path.mss_clamp.attach(["node"])
         runner("tc", "qdisc", "del", "dev", "node", "clsact")
-        assert path.clamp.put(["node"]) == {"node": None}
+        assert path.mss_clamp.attach(["node"]) == {"node": None}
         assert len(filters()) == 1
 
 
@@ -170,7 +170,7 @@ def test_from_a_running_loops_thread(pins: Path) -> None:
     """As the agent calls it."""
     found: list[dict[str, str | None]] = []
     with closing(opened(pins)) as path:
-        thread = threading.Thread(target=lambda: found.append(path.clamp.put([])))
+        thread = threading.Thread(target=lambda: found.append(path.mss_clamp.attach([])))
         thread.start()
         thread.join()
     assert found == [{}]
@@ -229,7 +229,7 @@ def test_a_real_syn_ack(pins: Path, runner: Callable[..., None], offload: str, t
     Path("/proc/sys/net/ipv4/conf/all/rp_filter").write_text("0")
     with socket.create_server((VIP, PORT)), closing(opened(pins)) as path:
         assert syn_ack()[0] == 1460
-        path.clamp.put(["node"])
+        path.mss_clamp.attach(["node"])
         if tagged:
             push_a_tag()
             assert [one.split()[1] for one in filters()] == ["tag", "anylb"]

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pin folder on bpffs: what each pin is named. N is the interface's place in the configured list.
+
+    maps_LAYOUT/NAME    the maps, for one layout (rows, structs, counters)
+    programN_BUILD      the program of uplink N, for one build (source and options)
+    linkN               the attachment of uplink N: packets are handled as long as it exists
+    clamp_BUILD         the tc egress program; mss_clamp.py owns its filters
+    clsact_IFINDEX      an interface's clsact qdisc was added for our filter
+
+Names carry digests, so a restarted daemon finds under a name that it computes exactly what it would make. A new layout
+or build is made beside the old one, which handles packets until the data path is attached.
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+from pathlib import Path
+
+from bpf.compiler.source import LbOptions, MssClampOptions, source_digest
+from bpf.errors import BpfError
+from bpf.layout import map_spec
+
+
+class PinDir:
+    """The pins of one node's data path."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def maps(self, rows: int) -> Path:
+        """Return the folder of the maps for tables of that many rows."""
+        return self.folder / f"maps_{map_spec.digest(rows)}"
+
+    def program(self, options: LbOptions) -> Path:
+        """Return the pin of an uplink's program."""
+        return self.folder / f"program{options.uplink}_{source_digest(options)}"
+
+    def clamp(self) -> Path:
+        """Return the pin of the tc egress program."""
+        return self.folder / f"clamp_{source_digest(MssClampOptions())}"
+
+    def link(self, place: int) -> Path:
+        """Return the pin of an uplink's attachment."""
+        return self.folder / f"link{place}"
+
+    def links(self) -> list[Path]:
+        """Return the pins of all attachments."""
+        return sorted(self.folder.glob("link[0-9]"))
+
+    def clsact(self, ifindex: int) -> Path:
+        """Return the mark that a clsact qdisc is ours: a folder, since bpffs has no plain files."""
+        return self.folder / f"clsact_{ifindex}"
+
+    def make_maps(self, rows: int) -> Path:
+        """Make the folder of the maps, and return it."""
+        folder = self.maps(rows)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise BpfError(f"cannot make {folder}: {error.strerror}; BPF needs root", error.errno) from None
+        return folder
+
+    def remove_programs_and_maps(self, keep: set[str]) -> None:
+        """Remove the pins of programs and maps, except for names to keep."""
+        for entry in self.folder.glob("*_*"):
+            if entry.name in keep:
+                continue
+            if entry.name.startswith("maps_"):
+                shutil.rmtree(entry)
+            elif entry.name.startswith(("program", "clamp_")):
+                entry.unlink()
+
+    def remove_if_empty(self) -> None:
+        """Remove the folder, unless another's file is in it."""
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+    def require_bpffs(self) -> None:
+        """Raise BpfError unless the folder is, or would be, on a BPF file system."""
+        existing = next(path for path in (self.folder, *self.folder.parents) if path.exists())
+        device = existing.stat().st_dev
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            fields, _, source = line.partition(" - ")
+            if fields.split()[2] == f"{os.major(device)}:{os.minor(device)}":
+                if source.split()[0] == "bpf":
+                    return
+                break
+        message = f"{self.folder}: not on a BPF file system: mount -t bpf bpf /sys/fs/bpf"
+        raise BpfError(message, errno.ENOTSUP)
