@@ -9,7 +9,7 @@ _TRAPS = [
     "",
     "GoBGP refuses a neighbor for 5 s after it lost the session, whatever the settings below.",
     "",
-    "GoBGP installs no routes in the kernel; FRR's zebra beside it does, with these lines:",
+    "GoBGP installs no routes in the kernel; FRR's zebra can do it, with these lines:",
     "  [zebra.config]",
     "    enabled = true",
     '    url = "unix:/var/run/frr/zserv.api"',
