@@ -138,7 +138,7 @@ def _remove(netlink: IPRoute, pins: PinDir, keep: Iterable[str]) -> bool:
 
 
 def _filters(netlink: IPRoute, index: int, parent: int) -> list[tuple[int, int, str]]:
-    """Return an interface's filters: preference, handle and text. The text is empty where ours cannot share the preference."""
+    """Return an interface's filters: preference, handle, and text, empty where ours cannot share the preference."""
     return list(_read(netlink.get_filters(index, parent=parent)))
 
 

@@ -8,7 +8,7 @@
     clsact_IFINDEX      an interface's clsact qdisc was added for our filter
 
 Names carry digests, so a restarted daemon finds under a name that it computes exactly what it would make. A new layout
-or build is made beside the old one, which handles packets until the data path is attached.
+or build is pinned next to the old one, which handles packets until the data path is attached.
 """
 
 import contextlib

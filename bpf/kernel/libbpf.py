@@ -41,5 +41,5 @@ def read_info(fd: int, info: _Struct) -> _Struct:
     """Fill as much of `info` as the kernel knows of an open object, and return it."""
     size = ct.c_uint32(ct.sizeof(info))
     result = library().bpf_obj_get_info_by_fd(fd, ct.byref(info), ct.byref(size))
-    check(result, f"cannot ask about descriptor {fd}")
+    check(result, f"cannot read the info of descriptor {fd}")
     return info

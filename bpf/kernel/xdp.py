@@ -32,7 +32,7 @@ class XdpState:
 def xdp_state(ifindex: int) -> XdpState:
     """Return what XDP program an interface of this network namespace has."""
     options = _XdpQueryOpts(sz=ct.sizeof(_XdpQueryOpts))
-    check(library().bpf_xdp_query(ifindex, 0, ct.byref(options)), f"cannot ask for the XDP of interface {ifindex}")
+    check(library().bpf_xdp_query(ifindex, 0, ct.byref(options)), f"cannot query XDP on interface {ifindex}")
     mode = _ATTACHED_MODE.get(options.attach_mode)
     number = options.prog_id or options.drv_prog_id or options.skb_prog_id or options.hw_prog_id
     return XdpState(mode, number)

@@ -63,17 +63,17 @@ class MapSpec:
 
 
 def row_table(rows: int) -> MapSpec:
-    """A service's table: one `struct row` for each row."""
+    """Return the spec of a service's rows: one `struct row` each."""
     return MapSpec("row_table", MapType.ARRAY, 4, ROW_STRUCT.size, rows, MMAPABLE)
 
 
 def grace_table(rows: int) -> MapSpec:
-    """A service's grace deadlines: u64 nanoseconds of CLOCK_MONOTONIC for each row."""
+    """Return the spec of a service's grace deadlines: for each row, u64 nanoseconds of CLOCK_MONOTONIC."""
     return MapSpec("grace_table", MapType.ARRAY, 4, 8, rows, MMAPABLE)
 
 
 def map_specs(rows: int) -> tuple[MapSpec, ...]:
-    """Return all maps of maps.h, for tables of that many rows."""
+    """Return the specs of all maps of maps.h, for tables of that many rows."""
     return (
         MapSpec("confs", MapType.ARRAY, 4, CONF_STRUCT.size, 1),
         MapSpec("uplinks", MapType.ARRAY, 4, UPLINK_STRUCT.size, limits.UPLINKS),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One open map: keys and values as bytes. What they mean is defined by the modules beside this one."""
+"""One open map: keys and values as bytes. The other modules of this folder define their meaning."""
 
 import os
 from pathlib import Path

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The services: their map, the cache in front of it, and the VIP filter that follows from them.
 
-Beside the services the map holds an entry for each VIP, and for each (VIP, protocol): by them the program knows that
-another packet is to a VIP.
+The map also holds an entry for each VIP, and for each (VIP, protocol). By them the program knows that a packet of no
+service is to a VIP.
 """
 
 from collections.abc import Mapping

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attaching the program to a real interface, replacing it under packets, finding it again, and what may go wrong.
+"""Attaching the program to a real interface, replacing it under traffic, taking it over, and the errors.
 
 this namespace:  wire ──── node     (a veth; the program sits on `node`, packets are sent into `wire`)
 """
@@ -80,7 +80,7 @@ def packet() -> bytes:
 
 
 class Sender:
-    """Sends the packet into the wire from a thread, until told to stop; counts."""
+    """A thread that sends the packet into the wire until `stop`, and counts."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
@@ -113,7 +113,7 @@ def seen(path: DataPath) -> int:
     return path.maps.counters.read()[1]["rx"]
 
 
-def test_attach_handles_packets_and_detach_ends_it(pins: Path) -> None:
+def test_attach_and_detach(pins: Path) -> None:
     with closing(opened(pins)) as path:
         assert path.mode is None
         with Sender() as sender:
@@ -138,7 +138,7 @@ def test_attach_handles_packets_and_detach_ends_it(pins: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["native", "generic"])
-def test_what_is_forwarded_leaves_by_the_wire(pins: Path, mode: str, runner: Callable[..., None]) -> None:
+def test_forwarded_packet_leaves_by_the_wire(pins: Path, mode: str, runner: Callable[..., None]) -> None:
     runner("ethtool", "-K", "wire", "gro", "on")  # what a veth wants of its peer for packets that XDP sends
     with (
         closing(opened(pins, mode=mode)) as path,
@@ -152,7 +152,7 @@ def test_what_is_forwarded_leaves_by_the_wire(pins: Path, mode: str, runner: Cal
 
 
 @pytest.mark.parametrize("mode", ["native", "generic"])
-def test_a_mode_that_is_asked_for(pins: Path, mode: str) -> None:
+def test_configured_mode(pins: Path, mode: str) -> None:
     with closing(opened(pins, mode=mode)) as path:
         path.attach()
         assert path.mode == mode
@@ -161,14 +161,14 @@ def test_a_mode_that_is_asked_for(pins: Path, mode: str) -> None:
         wait_for(lambda: seen(path) == sender.sent)
 
 
-def test_the_mode_is_changed_by_the_next_to_attach(pins: Path) -> None:
+def test_next_attach_changes_the_mode(pins: Path) -> None:
     for mode in ("native", "generic", "auto", "native"):
         with closing(opened(pins, mode=mode)) as path:
             path.attach()
             assert path.mode == ("generic" if mode == "auto" else mode)
 
 
-def test_jumbo_frames_native_where_the_driver_knows_frags(pins: Path, runner: Callable[..., None]) -> None:
+def test_jumbo_frames_in_native_mode_with_frags(pins: Path, runner: Callable[..., None]) -> None:
     """A frame in several pieces is forwarded whole, though the program sees only the first of them."""
     for end in ("node", "wire"):
         runner("ip", "link", "set", end, "mtu", "9000")
@@ -188,7 +188,7 @@ def test_jumbo_frames_native_where_the_driver_knows_frags(pins: Path, runner: Ca
         assert wire.recv(16384) == packets.mac("02:00:00:00:00:02") + packets.marker(1, 11) + jumbo[12:]
 
 
-def test_where_the_driver_cannot(pins: Path, runner: Callable[..., None]) -> None:
+def test_driver_without_xdp(pins: Path, runner: Callable[..., None]) -> None:
     """A bridge has no XDP of its own."""
     runner("ip", "link", "add", "bridge", "type", "bridge")
     runner("ip", "link", "set", "bridge", "up")
@@ -205,7 +205,7 @@ def test_where_the_driver_cannot(pins: Path, runner: Callable[..., None]) -> Non
 
 
 def test_several_interfaces(pins: Path, runner: Callable[..., None]) -> None:
-    """Each has its program; one that is no longer listed is let go; their order may change."""
+    """Each has its program; one that is no longer listed is detached; their order may change."""
     runner("ip", "link", "add", "node2", "type", "veth", "peer", "name", "wire2")
 
     def programs() -> dict[str, bool]:
@@ -238,21 +238,21 @@ def test_several_interfaces(pins: Path, runner: Callable[..., None]) -> None:
     assert not pins.exists()
 
 
-def test_interfaces_are_named_once(pins: Path) -> None:
+def test_duplicate_interfaces_are_refused(pins: Path) -> None:
     for names in ([], ["node", "node"]):
         with pytest.raises(BpfError, match="1 to 8 are wanted, each once"):
             DataPath.open(pins, names)
 
 
-def test_empty_tables_are_not_attached(pins: Path) -> None:
+def test_empty_maps_are_not_attached(pins: Path) -> None:
     with closing(DataPath.open(pins, "node", rows=ROWS, cache_dir=PROGRAMS)) as path:
         with pytest.raises(BpfError, match="node: cannot attach XDP: the maps lack the node's conf"):
             path.attach()
         assert not path.attached()
 
 
-def test_a_restarted_process_finds_all_as_it_was(pins: Path) -> None:
-    """Attach in a process that is killed: packets are handled on, and the next process takes over without a compile."""
+def test_restarted_process_takes_over(pins: Path) -> None:
+    """Packets are handled after the process is killed, and the next process takes over without compiling."""
     code = (
         "import os, sys; from pathlib import Path; sys.path[:0] = ['tests/bpf/attach', 'tests']\n"
         "import test_datapath\n"
@@ -275,7 +275,7 @@ def test_a_restarted_process_finds_all_as_it_was(pins: Path) -> None:
         assert sorted(pin.name for pin in pins.iterdir()) == before
 
 
-def test_replaced_under_packets_without_losing_one(pins: Path) -> None:
+def test_replaced_under_traffic_without_loss(pins: Path) -> None:
     """Same maps, another program of the same build, ten times."""
     path = opened(pins)
     path.attach()
@@ -299,8 +299,8 @@ def test_replaced_under_packets_without_losing_one(pins: Path) -> None:
     path.close()
 
 
-def test_other_tables_are_built_beside_and_swapped_in(pins: Path) -> None:
-    """Each packet is seen by the old or by the new tables, and the old ones are handled by until the new are full."""
+def test_maps_of_another_layout_replace_the_old_ones_under_traffic(pins: Path) -> None:
+    """Each packet meets the old or the new maps: the old ones until the new ones are filled and attached."""
     with closing(opened(pins)) as old:
         old.attach()
         with Sender() as sender, closing(DataPath.open(pins, "node", rows=2 * ROWS, cache_dir=PROGRAMS)) as new:
@@ -326,25 +326,25 @@ def foreign_program(name: bytes) -> int:
 
 
 @pytest.mark.parametrize("flags", [XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE])
-def test_anothers_program_is_named_and_never_replaced(pins: Path, flags: int) -> None:
+def test_foreign_program_is_named_and_never_replaced(pins: Path, flags: int) -> None:
     ifindex = socket.if_nametoindex("node")
     path = opened(pins)
     fd = foreign_program(b"firewall")
     assert ct.CDLL("libbpf.so.1").bpf_xdp_attach(ifindex, fd, flags, None) == 0
     theirs = xdp_state(ifindex)
-    said = rf"^node: another XDP program is attached \(firewall, id {theirs.prog_id}, .*ip link set node xdp off"
-    with pytest.raises(BpfError, match=said):
+    message = rf"^node: another XDP program is attached \(firewall, id {theirs.prog_id}, .*ip link set node xdp off"
+    with pytest.raises(BpfError, match=message):
         path.attach()
     path.close()
-    with pytest.raises(BpfError, match=said) as caught:
+    with pytest.raises(BpfError, match=message) as caught:
         DataPath.open(pins, "node", rows=ROWS, cache_dir=PROGRAMS)
     assert caught.value.errno == errno.EEXIST
     assert xdp_state(ifindex) == theirs
     os.close(fd)
 
 
-def test_an_interface_that_was_made_anew(pins: Path, runner: Callable[..., None]) -> None:
-    """Its attachment died with the old one; the pin of that is of no use."""
+def test_interface_that_was_deleted_and_added(pins: Path, runner: Callable[..., None]) -> None:
+    """The attachment is gone with the old interface, and its pin is of no use."""
     with closing(opened(pins)) as path:
         path.attach()
     runner("ip", "link", "delete", "node")
@@ -368,7 +368,7 @@ def test_no_bpffs(tmp_path: Path) -> None:
     assert not (tmp_path / "anylb").exists()
 
 
-def test_a_pin_folder_that_cannot_be_made(bpffs: Path, pins: Path) -> None:
+def test_pin_folder_that_cannot_be_made(bpffs: Path, pins: Path) -> None:
     with closing(opened(pins)):
         pin = next(pins.glob("program0_*"))
         with pytest.raises(BpfError, match=r"^cannot make .*: Not a directory; BPF needs root$"):

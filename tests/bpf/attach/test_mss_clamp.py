@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The clamp on real interfaces: beside others' filters, found again, replaced and taken away; and on real SYN-ACKs.
+"""The clamp on real interfaces: next to others' filters, taken over, replaced, removed; and on real SYN-ACKs.
 
 this namespace:  wire ──── node     (a veth; the filter sits on `node`; a listener at the VIP answers SYNs from `wire`)
 """
@@ -78,7 +78,7 @@ def add_other(preference: int, verdict: str) -> None:
     )  # fmt: skip
 
 
-def test_put_once_and_taken_away_with_its_qdisc(pins: Path) -> None:
+def test_filter_is_added_once_and_removed_with_its_qdisc(pins: Path) -> None:
     with closing(opened(pins)) as path:
         assert filters() == []
         assert path.mss_clamp.attach(["node"]) == {"node": None}
@@ -108,8 +108,8 @@ def test_another_build_replaces_the_filter(pins: Path, runner: Callable[..., Non
         assert after.split()[0] == before.split()[0]
 
 
-def test_another_interface_and_none(pins: Path) -> None:
-    """What an earlier agent put elsewhere goes at the next one's first look."""
+def test_filters_on_interfaces_that_are_no_longer_listed_are_removed(pins: Path) -> None:
+    """The next agent removes an earlier one's filters elsewhere when it first attaches."""
     with closing(opened(pins)) as path:
         path.mss_clamp.attach(["node", "wire"])
         assert len(filters("wire")) == 1
@@ -135,7 +135,7 @@ def test_others_filters_and_qdiscs_are_kept(pins: Path, runner: Callable[..., No
     assert has_clsact()
 
 
-def test_a_qdisc_of_ours_that_others_use_is_kept(pins: Path) -> None:
+def test_qdisc_of_ours_that_others_use_is_kept(pins: Path) -> None:
     with closing(opened(pins)) as path:
         path.mss_clamp.attach(["node"])
     add_other(3, "0")
@@ -145,20 +145,20 @@ def test_a_qdisc_of_ours_that_others_use_is_kept(pins: Path) -> None:
     assert has_clsact()
 
 
-def test_what_hinders_it_is_told(pins: Path, runner: Callable[..., None]) -> None:
-    """An ingress qdisc stands where clsact would; and an interface may be gone. The data path goes on without."""
+def test_errors_are_returned_by_interface(pins: Path, runner: Callable[..., None]) -> None:
+    """An ingress qdisc has clsact's place, or an interface is gone: other interfaces still get the filter."""
     runner("tc", "qdisc", "add", "dev", "node", "ingress")
     with closing(opened(pins)) as path:
-        told = path.mss_clamp.attach(["node", "nowhere", "wire"])
-        assert told["node"] == "node: cannot add a clsact qdisc: an ingress qdisc is there"
-        assert (told["nowhere"] or "").startswith("nowhere: cannot read its filters: ")
-        assert told["wire"] is None
+        errors = path.mss_clamp.attach(["node", "nowhere", "wire"])
+        assert errors["node"] == "node: cannot add a clsact qdisc: an ingress qdisc is there"
+        assert (errors["nowhere"] or "").startswith("nowhere: cannot read its filters: ")
+        assert errors["wire"] is None
         assert "anylb" not in shown("filter", "show", "dev", "node", "ingress")
     detach_all(pins)
     assert "ingress" in shown("qdisc", "show", "dev", "node")
 
 
-def test_removed_by_others_it_is_put_back(pins: Path, runner: Callable[..., None]) -> None:
+def test_filter_that_others_remove_is_added_again(pins: Path, runner: Callable[..., None]) -> None:
     with closing(opened(pins)) as path:
         path.mss_clamp.attach(["node"])
         runner("tc", "qdisc", "del", "dev", "node", "clsact")
@@ -166,7 +166,7 @@ def test_removed_by_others_it_is_put_back(pins: Path, runner: Callable[..., None
         assert len(filters()) == 1
 
 
-def test_from_a_running_loops_thread(pins: Path) -> None:
+def test_attach_in_a_thread(pins: Path) -> None:
     """As the agent calls it."""
     found: list[dict[str, str | None]] = []
     with closing(opened(pins)) as path:
@@ -186,7 +186,7 @@ def syn() -> bytes:
 
 
 def push_a_tag() -> None:
-    """A filter before ours that tags what leaves, as a VLAN device does: beside the frame, not in it."""
+    """Add a filter before ours that tags outgoing packets as a VLAN device does: in the metadata, not in the frame."""
     code = "b702000081000000 b703000007000000 8500000012000000 b7000000ffffffff 9500000000000000"
     fd = load_program("tc", "push_a_tag", bytes.fromhex(code))  # bpf_skb_vlan_push(skb, 802.1Q, 7)
     with IPRoute() as netlink:
@@ -220,7 +220,7 @@ def syn_ack() -> tuple[int, int, int, int]:
 
 @pytest.mark.parametrize("tagged", [False, True])
 @pytest.mark.parametrize("offload", ["on", "off"])
-def test_a_real_syn_ack(pins: Path, runner: Callable[..., None], offload: str, tagged: bool) -> None:
+def test_real_syn_ack(pins: Path, runner: Callable[..., None], offload: str, tagged: bool) -> None:
     """With checksums that the kernel writes or leaves to the card."""
     runner("ethtool", "-K", "node", "tx", offload)
     runner("ip", "address", "add", "10.1.0.1/24", "dev", "node")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encoding of what lies in the maps. That it is lb.h's is asserted by every compile (see test_build.py)."""
+"""The encoding of each struct. Every compile asserts that it equals lb.h's (test_build.py)."""
 
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
@@ -99,7 +99,7 @@ def test_conf(per_s: int) -> None:
 
 
 def test_conf_of_two_epochs() -> None:
-    """Keys and names stand by side, whichever is first; a key that goes is left to the packets under way."""
+    """Keys and epochs are ordered by bank, whichever is first; a removed key stays for packets in flight."""
     one = NodeConf(5, 0x0B, bytes(range(16)), epoch=7)
     both = replace(one, other=OtherEpoch(bytes(16), 8, alternating=True))
     turned = NodeConf(5, 0x0B, bytes(16), bank=1, epoch=8, other=OtherEpoch(bytes(range(16)), 7))
@@ -119,7 +119,7 @@ def test_secret_of_another_size_is_refused() -> None:
         NodeConf(1, 1, bytes(8)).pack(0, ConfFlag(0))
 
 
-def test_digest_tells_layouts_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_digest_differs_between_layouts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert map_spec.digest(4096) == map_spec.digest(4096)
     before = map_spec.digest(4096)
     assert before != map_spec.digest(8192)

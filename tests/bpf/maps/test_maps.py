@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The maps' Python side, on real maps."""
+"""Maps: writing and reading back, on real maps."""
 
 import random
 import time
@@ -59,7 +59,7 @@ def table(seed: int) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def test_everything_is_read_back_by_the_next_to_open_it(folder: Path) -> None:
+def test_next_process_reads_everything_back(folder: Path) -> None:
     rows, grace = table(1)
     first = Maps.open(folder, ROWS)
     first.conf.write(CONF)
@@ -83,7 +83,7 @@ def test_everything_is_read_back_by_the_next_to_open_it(folder: Path) -> None:
     second.close()
 
 
-def test_what_is_missing_is_named(maps: Maps) -> None:
+def test_missing_entries_are_named(maps: Maps) -> None:
     assert maps.missing() == ["the node's conf"]
     maps.conf.write(CONF)
     assert maps.missing() == ["the node's own entry (index 3)"]
@@ -95,7 +95,7 @@ def test_what_is_missing_is_named(maps: Maps) -> None:
     assert maps.missing() == []
 
 
-def test_a_swap_replaces_the_whole_table_in_time(maps: Maps) -> None:
+def test_swap_replaces_the_whole_table_in_time(maps: Maps) -> None:
     """The bound is ten times what it takes here: it catches a write per row, not a slow machine."""
     start = time.monotonic()
     for seed in range(5):
@@ -126,8 +126,8 @@ def raw_services(maps: Maps) -> dict[bytes, bytes | None]:
 PORTS_ONLY = ServiceEntry(0, up=False).pack(ServiceFlag.PORTS_ONLY)
 
 
-def test_any_port_stands_for_the_ports_as_long_as_there_are_some(maps: Maps) -> None:
-    """Fragments and the like are known to be for a VIP by the entry of port 0, anything else by that of protocol 0."""
+def test_any_port_has_an_entry_as_long_as_a_service_has_a_port(maps: Maps) -> None:
+    """The entry of port 0 shows that a fragment is to a VIP, that of protocol 0 shows it for other packets."""
     maps.conf.write(CONF)
     maps.services.write(ECHO, ServiceEntry(1, up=True))
     maps.services.write(WEB, ServiceEntry(2, up=True))
@@ -151,7 +151,7 @@ def test_any_port_stands_for_the_ports_as_long_as_there_are_some(maps: Maps) -> 
     assert raw_services(maps) == {}
 
 
-def test_fragments_are_for_a_service_that_needs_no_ports_and_is_alone(maps: Maps) -> None:
+def test_fragments_are_served_for_a_single_service_without_ports_in_its_affinity(maps: Maps) -> None:
     by_address = ServiceEntry(1, up=True, affinity=Affinity.TWO_TUPLE)
     maps.services.write(ECHO, by_address)
     fragments = by_address.pack(ServiceFlag.FRAGMENTS | ServiceFlag.PORTS_ONLY)
@@ -167,15 +167,15 @@ def test_fragments_are_for_a_service_that_needs_no_ports_and_is_alone(maps: Maps
     assert raw_services(maps)[ANY.pack()] == ServiceEntry(1, up=True, affinity=Affinity.THREE_TUPLE).pack()
 
 
-def front(maps: Maps) -> dict[int, tuple[bytes, bytes, int]]:
-    """What the array in front of the services' map holds: place -> service, key, crowded."""
+def cache(maps: Maps) -> dict[int, tuple[bytes, bytes, int]]:
+    """The entries of the service cache: place -> service, key, crowded."""
     fd = maps.pinned["service_cache"].fd
     entries = {place: bpf_map.lookup(fd, place.to_bytes(4, "little"), 32) for place in range(SERVICE_CACHE)}
     return {p: (e[:8], e[8:28], int.from_bytes(e[28:], "little")) for p, e in entries.items() if e and any(e)}
 
 
-def test_the_array_in_front_follows_the_map(maps: Maps) -> None:
-    """Random changes: whoever reads it, and the map where it says so, finds what the map holds."""
+def test_service_cache_follows_the_map(maps: Maps) -> None:
+    """After random changes a reader of the cache, and of the map where an entry is crowded, finds the map's entries."""
     choose = random.Random(11)
     present: set[ServiceKey] = set()
     for step in range(150):
@@ -187,7 +187,7 @@ def test_the_array_in_front_follows_the_map(maps: Maps) -> None:
         else:
             maps.services.write(key, ServiceEntry(1 + step, up=bool(step % 2)))
             present.add(key)
-        held, entries = raw_services(maps), front(maps)
+        held, entries = raw_services(maps), cache(maps)
         places = Counter(cache_place(ServiceKey.unpack(raw)) for raw in held)
         assert places.keys() == entries.keys()
         for place, (service, raw, crowded) in entries.items():
@@ -197,7 +197,7 @@ def test_the_array_in_front_follows_the_map(maps: Maps) -> None:
 
 
 def test_services_that_share_a_place_are_both_found(program: Any) -> None:
-    """The program asks the map for the one that the array does not hold."""
+    """The program looks the service that is not in the cache up in the map."""
     other = next(
         p for p in range(1, 65536)
         if p != 7000 and cache_place(ServiceKey(VIP, Protocol.TCP, p)) == cache_place(ECHO)
@@ -226,7 +226,7 @@ def test_prefixes(maps: Maps, name: str) -> None:
     assert prefixes.read() == set()
 
 
-def test_the_program_is_told_whether_there_is_a_deny_list(maps: Maps) -> None:
+def test_conf_has_a_flag_for_the_deny_list(maps: Maps) -> None:
     def flags() -> ConfFlag:
         return maps.conf.flags()
 
@@ -266,7 +266,7 @@ def test_limits(maps: Maps) -> None:
         maps.services.write(ECHO, ServiceEntry(SLOTS, up=True))
 
 
-def test_a_pin_of_another_shape_is_not_touched(folder: Path) -> None:
+def test_pin_of_another_shape_is_not_overwritten(folder: Path) -> None:
     foreign = bpf_map.create_map(MapSpec("foreign", MapType.ARRAY, 4, 8, 7))
     pin_object(foreign, folder / "nodes")
     with pytest.raises(BpfError, match=r"/nodes: a BPF map of another shape is pinned here"):
