@@ -24,7 +24,7 @@ from bpf.kernel.link import (
     replace_program,
 )
 from bpf.kernel.pin import open_pin, pin_object
-from bpf.kernel.program import program_info, program_name
+from bpf.kernel.program import program_info, program_name_by_id
 from bpf.kernel.xdp import xdp_state
 from bpf.layout.uplink import UplinkEntry
 
@@ -180,7 +180,7 @@ def require_no_foreign_program(interface: str, ifindex: int, links: list[Path]) 
             finally:
                 os.close(link)
     raise BpfError(
-        f"{interface}: another XDP program is attached ({program_name(state.prog_id)}, id {state.prog_id}, "
+        f"{interface}: another XDP program is attached ({program_name_by_id(state.prog_id)}, id {state.prog_id}, "
         f"{state.mode}); anylb does not replace it: detach it (ip link set {interface} xdp off) or use another "
         "interface",
         errno.EEXIST,

@@ -90,7 +90,7 @@ def program_info(fd: int) -> ProgramInfo:
     return ProgramInfo(info.id, info.name.decode(), frozenset(ids[: info.nr_map_ids]), info.verified_insns)
 
 
-def program_name(number: int) -> str:
+def program_name_by_id(number: int) -> str:
     """Return a loaded program's name by the kernel's id; "?" if it is gone or may not be read."""
     fd = library().bpf_prog_get_fd_by_id(number)
     if fd < 0:

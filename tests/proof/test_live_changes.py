@@ -28,6 +28,7 @@ from support.oracle.packets import flow_hash
 from support.programs import PROGRAMS
 
 from bpf.attach.datapath import DataPath
+from bpf.kernel.link import replace_program
 from bpf.kernel.pin import open_pin
 from bpf.layout.conf import NodeConf
 from bpf.layout.limits import CHAIN
@@ -160,7 +161,7 @@ def test_no_packet_is_lost_or_goes_astray(pins: Path) -> None:
         began: list[int] = []
         with Traffic() as traffic, ThreadPoolExecutor() as pool:
 
-            def replace_program() -> None:
+            def swap_programs() -> None:
                 for number in range(CHANGES):
                     replace_program(link, programs[(number + 1) % 2] or 0)
                     began.append(traffic.sent)
@@ -169,7 +170,7 @@ def test_no_packet_is_lost_or_goes_astray(pins: Path) -> None:
                 for number in range(CHANGES // len(PORTS)):
                     maps.tables.swap(slot, variants[number % 2], no_grace)
 
-            changes = [pool.submit(replace_program), *(pool.submit(swap_tables, slot) for slot in range(1, 5))]
+            changes = [pool.submit(swap_programs), *(pool.submit(swap_tables, slot) for slot in range(1, 5))]
             for change in changes:
                 change.result()
         counted = [maps.counters.read()[slot] for slot in range(1, 5)]
