@@ -39,7 +39,7 @@ bench-xdp: .venv/ready  ## ns per packet alone, in under a minute
 	PYTHONPATH=tests .venv/bin/python -m bench --only xdp $(BENCH_ARGS)
 
 routers: .venv/ready  ## write the labs' router configurations again, each by the command that it names
-	@for file in topology/routers/*.conf tests/bench/lab/bird.conf; do \
+	@for file in topology/routers/*.conf tests/bench/lab/bird.conf tests/cluster/uplinks/bird.conf; do \
 		.venv/bin/$$(sed -n 's/^[#!] Made by: //p' $$file) >$$file.new && mv $$file.new $$file || exit 1; done
 
 .venv/ready: setup.sh pyproject.toml constraints.txt

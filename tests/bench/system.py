@@ -95,7 +95,7 @@ class Loader:
         )
 
     def checked(self, path: LoadPath, extra: tuple[str, ...]) -> Load:
-        """Load a path, and check that packets reached all servers and were forwarded as its name says."""
+        """Load a path, and check that packets reached all servers and were forwarded according to its name."""
         received = {node: _received(path.cluster, node) for node in SERVERS}
         before = _forwarded(path) if path.service else 0
         load = self.load(path, extra)

@@ -67,7 +67,7 @@ def subjects(count: int, maps: Maps) -> Subjects:
     for what, changed in changes(members).items():
         made[f"rendezvous, {what}"] = partial(rendezvous.build, changed, ROWS, FILLED, before)
 
-    def whole() -> None:
+    def agent_work() -> None:
         table = rendezvous.build(changes(members)["one drained"], ROWS, FILLED, before)
         write(table, count, old_rows, maps, grace)
 
@@ -75,7 +75,7 @@ def subjects(count: int, maps: Maps) -> Subjects:
     once = rendezvous.build(lowered, ROWS, FILLED, before)
     twice = (replace(lowered[0], effective=30), *lowered[1:])
     made["rendezvous, a second weight lowered"] = partial(rendezvous.build, twice, ROWS, FILLED, once)
-    made["one drained, all that the agent does"] = whole
+    made["one drained, all that the agent does"] = agent_work
     made["digest"] = lambda: before.digest
     made["swap"] = lambda: maps.tables.swap(1, old_rows, grace)
     made["maglev, from nothing"] = lambda: maglev.build(members, ROWS, FILLED)

@@ -42,7 +42,7 @@ def test_one_as_for_all_nodes_with_a_password_and_gtsm(
         begin(lab, figures.setdefault(f"{kind} guarded", {}))
         # Printed on a node, for that node alone: without an agent, and without the password.
         printed = lab.cluster.lab.exec("b2", ["lbctl", "announce", "config", "--router", kind]).stdout
-        assert printed.count("The router's side of anylb") == 1
+        assert printed.count("The router's configuration for anylb") == 1
         assert all(part in printed for part in ("10.0.0.12", "fd00::12", "REPLACE-BY-CONTENT-OF-secret"))
         assert "10.0.0.11" not in printed
 

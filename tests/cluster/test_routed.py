@@ -248,7 +248,7 @@ def test_a_megabyte_flows_both_ways_without_a_stall(cluster: ClusterLab, service
 
 @pytest.mark.parametrize("service", VIPS)
 def test_a_smaller_path_mtu_to_the_client_is_discovered(cluster: ClusterLab, service: str) -> None:
-    """The router's ICMP error to the VIP says 1,400 bytes: any server receives it, and forwards it to the owner."""
+    """The router's ICMP error to the VIP has an MTU of 1,400: any server receives it, and forwards it to the owner."""
     before = cluster.service_counters(service)
     route_back = ["ip", "route", "replace", "10.1.1.0/24", "via", "10.1.0.2"]
     cluster.lab.exec("router", [*route_back, "mtu", "lock", "1400"])

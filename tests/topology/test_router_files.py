@@ -11,7 +11,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("bird.conf", "frr.conf", "bird-routed.conf", "bird-dual.conf", "frr-dual.conf")
-FILES = [*(ROOT / "topology/routers" / name for name in NAMES), ROOT / "tests/bench/lab/bird.conf"]
+FILES = [
+    *(ROOT / "topology/routers" / name for name in NAMES),
+    ROOT / "tests/bench/lab/bird.conf",
+    ROOT / "tests/cluster/uplinks/bird.conf",
+]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.name)

@@ -39,7 +39,7 @@ def _missing_programs(router: str) -> Iterator[str]:
 
 def _missing_python() -> Iterator[str]:
     if not Path(sys.executable).with_name("lbctl").exists():
-        yield f"lbctl is not installed beside {sys.executable}: pip install -e . with that environment's pip"
+        yield f"lbctl is not installed next to {sys.executable}: pip install -e . with that environment's pip"
     if importlib.util.find_spec("exabgp") is None:
         yield "ExaBGP is not installed in this environment: pip install -e . with its pip"
     if subprocess.run([SYSTEM_PYTHON, "-c", "import bcc"], capture_output=True, check=False).returncode:

@@ -63,7 +63,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Topology:
-    """A whole lab file."""
+    """All that a lab file describes."""
 
     name: str
     file: Path

@@ -107,7 +107,7 @@ class EchoServer:
             return
         except OSError:
             data = b""
-        # The client closes first, always: the TIME-WAIT is then on its side, not among the servers.
+        # The client closes first, always: it has the TIME-WAIT then, not the servers.
         if not data:
             self._close(descriptor)
             return

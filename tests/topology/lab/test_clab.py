@@ -207,7 +207,7 @@ def test_variables_expand_as_in_containerlab(text: str, variables: dict[str, str
 def test_variables_work_in_a_file_and_positions_are_the_files() -> None:
     text = NODE + "      env: {LONG: '${LONG}', N: ${N:=7}}\n"
     assert read(text, LONG="v" * 50).nodes["a"].env == {"LONG": "v" * 50, "N": "7"}
-    # The wrong key stands behind an expansion that made its line longer, and in front of one that is wrong itself.
+    # The wrong key follows an expansion that made its line longer, and precedes an invalid one.
     moved = NODE + "      env: {LONG: '${LONG}'}\n      exec: ['${LONG}', bad: 1]\n"
     assert fault(moved, LONG="v" * 50).startswith("/labs/x.clab.yml:7:25: topology.nodes.a.exec[1]: must be a string")
     assert fault(NODE + "      image: $NOPE\n").startswith("/labs/x.clab.yml:6:14: $NOPE is not set")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labs come up, match their file, are usable and private, and leave no trace.
 
- a ──── switch (br0) ──── b        plus, where a test says so, the two segment labs of the project
+ a ──── switch (br0) ──── b        and, where a test names them, the two segment labs of the project
 10.0.0.1                10.0.0.2
 """
 
