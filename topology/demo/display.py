@@ -54,7 +54,7 @@ def result_table(router: str, steps: Sequence[Step], results: Sequence[StepResul
     table = _table(f"Open connections in each step (router: {router})", caption)
     table.add_column("step", no_wrap=True)
     table.add_column("lab", no_wrap=True)
-    headings = ("open", "broken", "on the stopped", "new failed", "silence ms", "router ms", "tables ms")
+    headings = ("open", "broken", "lost with server", "new failed", "silence ms", "router ms", "tables ms")
     _add_figure_columns(table, headings)
     late = max((result.lag_ms for result in results), default=0)
     if late > LAG_MS:
