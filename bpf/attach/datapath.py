@@ -63,11 +63,8 @@ class DataPath:
         programs. Raises BpfError: no such interface, another's XDP program on it, no bpffs at `pin_dir`, no rights, no
         BCC.
         """
-        if rows & (rows - 1) or not ROWS_MIN <= rows <= ROWS_MAX:
-            raise BpfError(f"rows: {rows} is not a power of two in {ROWS_MIN}-{ROWS_MAX}")
         names = [interfaces] if isinstance(interfaces, str) else list(interfaces)
-        if not 0 < len(names) <= UPLINKS or len(set(names)) < len(names):
-            raise BpfError(f"interfaces: {', '.join(names) or 'none'}: 1 to {UPLINKS} are wanted, each once")
+        _check_arguments(rows, names)
         entries = [uplink.read_entry(name) for name in names]
         pins = PinDir(pin_dir)
         pins.require_bpffs()
@@ -189,6 +186,13 @@ def detach_all(pin_dir: Path) -> bool:
     except OSError as error:
         raise BpfError(f"{pin_dir}: {error.strerror}; run it as root", error.errno) from None
     return True
+
+
+def _check_arguments(rows: int, names: Sequence[str]) -> None:
+    if rows & (rows - 1) or not ROWS_MIN <= rows <= ROWS_MAX:
+        raise BpfError(f"rows: {rows} is not a power of two in {ROWS_MIN}-{ROWS_MAX}")
+    if not 0 < len(names) <= UPLINKS or len(set(names)) < len(names):
+        raise BpfError(f"interfaces: {', '.join(names) or 'none'}: 1 to {UPLINKS} are wanted, each once")
 
 
 def _write_uplinks(maps: Maps, pins: PinDir, entries: Sequence[UplinkEntry]) -> dict[int, UplinkEntry]:
