@@ -13,7 +13,7 @@ from agent.address import Address, endpoint
 from agent.errors import AgentError
 from agent.forwarding.map_writer import AFFINITIES
 from bpf.reference.flow import flow_hash
-from bpf.reference.pick import Arrival, Decision, NodeState, Socket, joined, pick
+from bpf.reference.pick import Arrival, Decision, NodeState, Socket, join_rows, pick
 
 if TYPE_CHECKING:
     from agent.config.service import ServiceConfig
@@ -79,7 +79,7 @@ def explain(agent: Agent, text: str) -> dict[str, Any]:
     first, *others = sorted(agent.epochs, key=lambda epoch: epoch.number != use.first)
     number, row, chain = _look_up(agent.map_writer, service, first, flow)
     others_found = [_look_up(agent.map_writer, service, epoch, flow) for epoch in others]
-    tried = joined(chain, others_found[0][2] if others_found else None, use.alternating)
+    tried = join_rows(chain, others_found[0][2] if others_found else None, use.alternating)
     nodes = [member.address for member in agent.members()]
     return {
         "flow": str(flow),

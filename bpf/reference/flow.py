@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The row of a flow, as flow.h computes it: for `explain`, and to say what a packet test should see."""
+"""The row of a flow, as flow.h computes it: for `lbctl explain`, and for the expected results of packet tests."""
 
 from typing import Final
 
@@ -21,9 +21,9 @@ def flow_hash(
     hash_key: bytes, client: Address, client_port: int, vip: Address, vip_port: int,
     affinity: Affinity = Affinity.FIVE_TUPLE,
 ) -> int:  # fmt: skip
-    """Return the 32-bit keyed hash of a flow; its low bits are the row. Why it is this one stands in flow.h.
+    """Return the 32-bit keyed hash of a flow; its low bits are the row. flow.h gives the reasons for it.
 
-    Words are taken as the little-endian program loads them from the packet.
+    It uses the words as the little-endian program loads them from the packet.
     """
     key = key_words(hash_key)
     ports = 0

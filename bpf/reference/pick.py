@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the program does with a packet of a service: a pure twin of pick.h, for `explain` and for the tests.
+"""What the program does with a packet of a service: pick.h's rule in pure Python, for `lbctl explain` and the tests.
 
-pick.h states the rule and its reasons. Here nodes are any hashable names; the real program knows them by index
-(chains) and by tag (who forwarded a packet).
+pick.h states the rule and its reasons. Nodes are any hashable names here; the program knows them by index (in chains)
+and by tag (the node that forwarded a packet).
 """
 
 from collections.abc import Collection, Hashable, Sequence
@@ -30,7 +30,7 @@ class Socket(Enum):
 class Arrival(Generic[Node]):
     """A packet at a node.
 
-    `opens`: it needs no socket to be there: a SYN, any UDP. `hop`: forwards so far, the last by `prev`.
+    `opens`: it needs no socket: a SYN, any UDP. `hop`: the number of forwards so far, the last by `prev`.
     """
 
     opens: bool
@@ -43,8 +43,8 @@ class Arrival(Generic[Node]):
 class NodeState(Generic[Node]):
     """What a node knows when the packet comes.
 
-    `up`: it takes new connections of the service. `grace`: the row changed just now. `reachable`: nodes whose MAC
-    is or was known, None for all. `budget`: whether the CPU may still forward beyond the first `unmetered` times.
+    `up`: it takes new connections of the service. `grace`: the row has just changed. `reachable`: nodes whose MAC is or
+    was known, None for all. `within_limit`: the CPU may still forward a packet more than `unmetered` times.
     """
 
     me: Node
@@ -53,13 +53,13 @@ class NodeState(Generic[Node]):
     up: bool = True
     grace: bool = False
     reachable: Collection[Node] | None = None
-    budget: bool = True
+    within_limit: bool = True
     unmetered: int = 1
 
 
 @dataclass(frozen=True)
 class Decision(Generic[Node]):
-    """`event` says what happens; `to` is the next node if the packet is forwarded, then with `hop`."""
+    """`event` is what happens; a packet that is forwarded goes to the node `to` with `hop`."""
 
     event: Counter
     to: Node | None = None
@@ -75,25 +75,25 @@ WHY: Final = {
     Counter.PASS_NO_MEMBER: "the row is empty: no member",
     Counter.DELIVER_OWNER: "a new connection, and this node owns the row",
     Counter.DELIVER_FORWARDED_SYN: "a new connection that was forwarded to this node",
-    Counter.DELIVER_UDP: "a datagram, and this node owns the row or was handed it",
+    Counter.DELIVER_UDP: "a datagram, and this node owns the row or it was forwarded here",
     Counter.DELIVER_SOCKET: "its connection is here",
     Counter.DELIVER_TIME_WAIT: "a TIME-WAIT socket of it is here",
     Counter.DELIVER_SYN_COOKIE: "it answers a SYN cookie of this node",
     Counter.DELIVER_ONLY_NODE: "this node is the row's only member",
-    Counter.DELIVER_CHAIN_END: "no node left to ask: the kernel answers (RST)",
-    Counter.FORWARD_FIRST: "the next node of the chain is asked",
-    Counter.FORWARD_AGAIN: "not here: the next node of the chain is asked",
-    Counter.DROP_GRACE: "no node left to ask, but the row changed just now: TCP sends again",
+    Counter.DELIVER_CHAIN_END: "no node is left to try: the kernel answers (RST)",
+    Counter.FORWARD_FIRST: "the next node of the chain is tried",
+    Counter.FORWARD_AGAIN: "not here: the next node of the chain is tried",
+    Counter.DROP_GRACE: "no node is left to try, but the row has just changed: TCP sends again",
     Counter.DROP_HOP_LIMIT: "forwarded too often: tables disagree",
-    Counter.DROP_RATE_LIMIT: "too many second forwards on this CPU",
+    Counter.DROP_RATE_LIMIT: "this CPU has used up its rate of second forwards",
 }
 
 
-def joined(first: Sequence[Node], other: Sequence[Node] | None, alternating: bool = False) -> tuple[Node, ...]:
-    """The chain that a node tries when it looks into the rows of two epochs, `first` being that of new flows.
+def join_rows(first: Sequence[Node], other: Sequence[Node] | None, alternating: bool = False) -> tuple[Node, ...]:
+    """Return the chain of a node that uses the rows of two epochs; `first` is that of new flows.
 
-    Alternating, the owners of both epochs stand at its head: right where all nodes look into both. Else the other's
-    places come last, so that those before have the numbers that they have at nodes which know only the first.
+    Alternating, the owners of both epochs come first: right where all nodes use both rows. Otherwise the other's places
+    come last, so that the places before have the same numbers as at nodes that know only the first row.
     """
     if other is None or not first:
         return tuple(first)
@@ -124,7 +124,7 @@ def pick(here: NodeState[Node], packet: Arrival[Node]) -> Decision[Node]:
         return Decision(Counter.DROP_GRACE if here.grace else Counter.DELIVER_CHAIN_END)
     if hop == 0:
         return Decision(Counter.FORWARD_FIRST, to, 1)
-    if hop < here.unmetered or here.budget:
+    if hop < here.unmetered or here.within_limit:
         return Decision(Counter.FORWARD_AGAIN, to, hop + 1)
     return Decision(Counter.DROP_RATE_LIMIT)
 

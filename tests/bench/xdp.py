@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Part 1: what the XDP program costs for one packet, in ns (`make bench-xdp`).
+"""Part 1: the cost of the XDP program for one packet, in ns (`make bench-xdp`).
 
-Runs xdp_case.py's cases in turn, again and again, by wrapper.c around the program's own source. Checks every verdict
-(the wrapper), every counter and the last packet's length before it believes a figure. Prints JSON.
+Runs the cases of xdp_case.py in turn, several rounds, with wrapper.c around the program's own source. The wrapper
+checks each verdict and packet; each counter is checked too before a figure counts. Prints JSON.
 """
 
 import contextlib
@@ -44,9 +44,9 @@ FILLED: Final = 4
 WINDOW: Final = 2048
 WINDOWS: Final = 64
 WARM_UP: Final = 32
-"""Windows that are thrown away: caches must hold what they hold in the long run."""
+"""Windows that are discarded: caches must first reach their steady state."""
 KEY: Final = bytes(range(16))
-"""What BCC takes for the kernel's."""
+"""The headers that BCC uses as the kernel's."""
 _MAPS: Final = Path("/sys/fs/bpf/bench")
 
 
@@ -85,7 +85,7 @@ def fill(made: Maps) -> None:
 
 @contextlib.contextmanager
 def sockets() -> Iterator[None]:
-    """Hold open connections from the first clients to the owner's service. The clients' ends are a child's (ulimit)."""
+    """Hold open connections from the first clients to the owner's service. A child has the clients' ends (ulimit)."""
     all_files()
     for command in (f"address add {VIP}/32 dev lo", f"route add local {CLIENTS}/16 dev lo"):
         subprocess.run(["ip", *command.split()], check=True)
@@ -121,7 +121,7 @@ def connect(count: int) -> None:
 
 
 class Wrapped:
-    """The program inside the wrapper, compiled for one size of what is restored, and lean or not (see Case)."""
+    """The program inside the wrapper, compiled for one size of the restored bytes, and lean or not (see Case)."""
 
     def __init__(self, restore: int, lean: bool) -> None:
         os.environ["BCC_KERNEL_SOURCE"] = str(KERNEL_HEADERS)
@@ -143,7 +143,7 @@ class Wrapped:
         self._restore = restore
 
     def run(self, case: Case, flows: int, counted: Any) -> list[float]:
-        """Time a case: ns per packet of each window. Raises AssertionError if any round did not do what it must."""
+        """Time a case: ns per packet of each window. Raises AssertionError if any round had a wrong result."""
         packet = case.packet.ljust(16 * self._restore, b"\0")
         source = case.source or packet[6:10]
         words = (len(packet), case.verdict, flows, case.client_at, int(IPv4Address(case.client)), case.grows)
@@ -186,7 +186,7 @@ def measure(rounds: int) -> list[dict[str, Any]]:
 
 
 def sums(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Add up what one packet costs on all nodes that it visits."""
+    """Return the sums of one packet's costs on all nodes that it visits."""
     found = {(row["case"], row["flows"]): row for row in rows}
     return [
         figures.sum_row(name, [found[part] for part in parts], found[figures.FLOOR, 1]) for name, parts in SUMS.items()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is timed, as data: the packet, the tables it meets, the verdict and counter that every round must give.
+"""The timed cases, as data: the packet, the tables, and the verdict and counter that every round must give.
 
-This node is number 1 of 16. The services differ in where this node stands in their chains, and how they forward.
+This node is number 1 of 16. The services differ in this node's place in their chains, and in how they forward.
 """
 
 import struct
@@ -24,7 +24,7 @@ CLIENTS: Final = "10.64.0.0"
 CLIENTS6: Final = "2001:db8:64::a40:0"
 """The same for IPv6: the last word is that of CLIENTS."""
 SELF, PREVIOUS = "10.0.0.11", "10.0.0.12"
-"""This node's address, and that of a node which forwards to it."""
+"""The addresses of this node and of a node that forwards to it."""
 SOCKETS: Final = 10_000
 PASS, TX = 2, 3
 MARKED: Final = packets.marker(1, 11)[:4]
@@ -33,7 +33,7 @@ HERE_: Final = HERE[:4]
 
 @dataclass(frozen=True)
 class Service:
-    """TCP and UDP on a port of its own. `place`: this node's in all chains; `alone`: it is all of each chain."""
+    """TCP and UDP on a port of its own. `place`: this node's in all chains; `alone`: each chain is this node only."""
 
     slot: int
     place: int | None = None
@@ -60,9 +60,9 @@ V6_GUE: Final = Service(9, vip=VIP6, forward=Forward.GUE)
 SERVICES: Final = (OUTSIDE, OWNER, SOLE, SECOND, IPIP, GUE, GUE_OVER_6, V6, V6_GUE)
 
 SUBJECTS: Final = ("empty", "bare", "shift", "floor", "lb")
-"""An empty program; the wrapper around nothing, and around a head moved (which it moves back); the floor; ours."""
+"""An empty program; the wrapper alone; the wrapper with a head that moves and moves back; the floor; our program."""
 HEAD: Final = 3
-"""16-byte words that are written back where an outer header was taken off; 1 (the MACs) where not."""
+"""16-byte words that are restored where an outer header was removed; elsewhere 1 (the MACs)."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class Case:
     """`subject` is what runs: the program (`lb`) or one of SUBJECTS.
 
     Each round `counter` rises once, and the packet comes out `grows` bytes longer, its source MAC beginning with
-    `source` (empty: the one it had). `client_at` is where the last word of the client's address lies. `lean`: the
-    program is compiled without IPv6, as for a cluster that has none.
+    `source` (empty: unmodified). `client_at` is the offset of the client address's last word. `lean`: the program is
+    compiled without IPv6, as for a cluster that has none.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Case:
 
 
 def _segment(service: Service, flags: int) -> bytes:
-    """A TCP segment; its checksum is never looked at."""
+    """Return a TCP segment; its checksum is never read."""
     return packets.tcp(bytes(64), src=CLIENTS, dst=VIP, sport=40000, dport=service.port, flags=flags)
 
 
@@ -119,14 +119,14 @@ def _udp(service: Service) -> bytes:
 
 
 def _too_big(service: Service) -> bytes:
-    """A router on the way says that a packet from the VIP to the client was too big."""
+    """Return a router's ICMP error: a packet from the VIP to the client was too big."""
     sent = packets.tcp(src=VIP, dst=CLIENTS, sport=service.port, dport=40000, flags=ACK)
     quoted = packets.ipv4(sent, src=VIP, dst=CLIENTS, protocol=packets.TCP)[:28]
     return _frame(_ip(packets.icmp(quoted, kind=3, code=4, rest=1400), packets.ICMP, src="10.7.7.7"))
 
 
 def _tunnelled(service: Service, gue: bool) -> bytes:
-    """A packet for the owner as the previous node sends it: the hop is the outer ID."""
+    """Return a packet for the owner as the previous node sends it: the hop is the outer ID."""
     inner, protocol = _ip(_segment(service, ACK), packets.TCP), 4
     if gue:
         inner, protocol = struct.pack("!HHHH", 50000, 6080, 8 + len(inner), 0) + inner, packets.UDP
@@ -134,7 +134,7 @@ def _tunnelled(service: Service, gue: bool) -> bytes:
 
 
 FORWARDS: Final = (TX, Counter.FORWARD_FIRST)
-TAKES: Final = (PASS, Counter.DELIVER_SOCKET, OWNER)
+DELIVERIES: Final = (PASS, Counter.DELIVER_SOCKET, OWNER)
 
 GUE_FORWARD: Final = "gue forward, ingress outside the chain"
 BARE: Final = "wrapper, subtracted"
@@ -160,11 +160,11 @@ CASES: Final = (
     Case("IPv6, gue forward", _tcp6(V6_GUE), *FORWARDS, V6_GUE, client_at=34, grows=28, source=HERE_),
     Case("deliver at the owner, SYN (no socket lookup)", _tcp(OWNER, SYN), PASS, Counter.DELIVER_OWNER, OWNER),
     Case("deliver at the only member (no socket lookup)", _tcp(SOLE, ACK), PASS, Counter.DELIVER_ONLY_NODE, SOLE),
-    Case("deliver at the owner, socket", _tcp(OWNER, ACK), *TAKES, flows=(1, SOCKETS)),
-    Case("deliver from l2, socket", _tcp(OWNER, ACK, 1), *TAKES, flows=(1, SOCKETS)),
-    Case("deliver from ipip, socket", _tunnelled(OWNER, False), *TAKES, client_at=46, restore=HEAD, grows=-20,
+    Case("deliver at the owner, socket", _tcp(OWNER, ACK), *DELIVERIES, flows=(1, SOCKETS)),
+    Case("deliver from l2, socket", _tcp(OWNER, ACK, 1), *DELIVERIES, flows=(1, SOCKETS)),
+    Case("deliver from ipip, socket", _tunnelled(OWNER, False), *DELIVERIES, client_at=46, restore=HEAD, grows=-20,
          flows=(1, SOCKETS)),
-    Case("deliver from gue, socket", _tunnelled(OWNER, True), *TAKES, client_at=54, restore=HEAD, grows=-28,
+    Case("deliver from gue, socket", _tunnelled(OWNER, True), *DELIVERIES, client_at=54, restore=HEAD, grows=-28,
          flows=(1, SOCKETS)),
     Case(target.NOT_A_VIP, _tcp(OUTSIDE, ACK, dst=ELSEWHERE), PASS, Counter.PASS_NO_SERVICE),
     Case("pass, not a VIP, any address", _tcp(OUTSIDE, ACK), PASS, Counter.PASS_NO_SERVICE, client_at=30,
@@ -173,7 +173,7 @@ CASES: Final = (
 
 
 def wrapper_of(case: Case) -> dict[str, float]:
-    """Return the runs that a case contains as the wrapper's part, by weight: to move the head back is half of SHIFT."""
+    """Return the wrapper runs that a case contains, by weight: to move the head back is half of SHIFT."""
     if not case.grows:
         return {BARE: 1.0}
     return {BARE: 0.5, SHIFT: 0.5} if case.restore == 1 else {BARE: -0.5, SHIFT: 0.5, BARE_HEAD: 1.0}

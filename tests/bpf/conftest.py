@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bpffs and a network namespace of the tests' own, and the real program to send packets through (TEST_RUN).
+"""A bpffs and a network namespace of the tests' own, and the real program, run by TEST_RUN.
 
 BPF_PROG_TEST_RUN runs the program on a packet in memory: nothing is attached, but maps, counters and the sockets of
 the current network namespace are real.
@@ -34,7 +34,7 @@ from bpf.layout.uplink import UplinkEntry
 from bpf.maps.maps import Maps
 
 CLONE_NEWNET = 0x40000000
-MOUNTS = Path("/tmp")  # noqa: S108 - the name carries our pid, and what it names is mounted by us
+MOUNTS = Path("/tmp")  # noqa: S108 - the name has our pid, and we mount what it names
 
 VIP = "10.99.0.1"
 ROWS = 4096
@@ -52,7 +52,7 @@ def require_root() -> None:
 
 @contextlib.contextmanager
 def new_netns() -> Iterator[None]:
-    """Run the calling thread in a network namespace that dies with the context (and what was made in it)."""
+    """Run the calling thread in a network namespace that ends with the context, with all that was made in it."""
     libc = ct.CDLL(None, use_errno=True)
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     if libc.unshare(CLONE_NEWNET):
@@ -73,7 +73,7 @@ def _unmount(mount: Path) -> None:
 
 @pytest.fixture(scope="session")
 def bpffs() -> Iterator[Path]:
-    """A BPF file system of our own; those of killed runs are removed."""
+    """A BPF file system of our own; file systems of killed runs are removed."""
     require_root()
     for stale in MOUNTS.glob("anylb-bpffs-*"):
         if not Path("/proc", stale.name.rsplit("-", 1)[1]).exists():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stage of the proofs: a bpffs and a network namespace of their own, the program and its sockets in them."""
+"""The fixtures of the proofs: a bpffs and a network namespace of their own, with the program and sockets."""
 
 import ctypes as ct
 import os
@@ -12,7 +12,7 @@ import pytest
 from support.proof.stage import Sockets, Stage
 
 CLONE_NEWNET = 0x40000000
-MOUNTS = Path("/tmp")  # noqa: S108 - the name carries our pid, and what it names is mounted by us
+MOUNTS = Path("/tmp")  # noqa: S108 - the name has our pid, and we mount what it names
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,7 @@ def proof_bpffs() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def proof_netns() -> Iterator[None]:
-    """Run this thread in a network namespace that dies with the module's sockets."""
+    """Run this thread in a network namespace that ends with the module's sockets."""
     libc = ct.CDLL(None, use_errno=True)
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     if libc.unshare(CLONE_NEWNET):
@@ -48,7 +48,7 @@ def proof_netns() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def stage(proof_bpffs: Path, proof_netns: None, request: pytest.FixtureRequest) -> Iterator[Stage]:
-    """The whole program, or, by a parameter, one without what is not used."""
+    """The whole program or, by a parameter, one without IPv6."""
     folder = proof_bpffs / "stage"
     made = Stage(folder, **getattr(request, "param", {}))
     yield made

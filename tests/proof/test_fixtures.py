@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every fixture, through the real program and through the oracle: both must say what the fixture's author said.
+"""Every fixture through the real program and through the oracle: both must agree with the fixture's author.
 
-Then hostile variants of every fixture, where the oracle is the judge.
+Then hostile variants of every fixture, for which the oracle gives the expected result.
 """
 
 import random
@@ -33,7 +33,7 @@ def test_fixture(fixture: Fixture, stage: Stage, sockets: Sockets) -> None:
     assert verdict == fixture.verdict
     assert verdict == "drop" or frame == fixture.out
     assert counted == Tally(fixture.counted)
-    assert_not(fixture, verdict, frame, {name for _, name in counted})
+    assert_never(fixture, verdict, frame, {name for _, name in counted})
 
     judgement = judge(world, fixture.frame)
     assert judgement.verdict == fixture.verdict
@@ -41,7 +41,7 @@ def test_fixture(fixture: Fixture, stage: Stage, sockets: Sockets) -> None:
     assert Tally(judgement.counted) == Tally(fixture.counted)
 
 
-def assert_not(fixture: Fixture, verdict: str, frame: bytes, counters: set[str]) -> None:
+def assert_never(fixture: Fixture, verdict: str, frame: bytes, counters: set[str]) -> None:
     for what in fixture.never:
         if what.startswith("to "):
             mac = fixture.world.nodes[int(what[3:])].mac
@@ -54,19 +54,19 @@ def assert_not(fixture: Fixture, verdict: str, frame: bytes, counters: set[str])
             assert what not in counters
 
 
-def test_fixtures_are_many_and_each_says_what_must_not_be() -> None:
+def test_fixtures_are_many_and_each_lists_what_must_not_happen() -> None:
     assert len(FIXTURES) >= 120
     assert len({fixture.name for fixture in FIXTURES}) == len(FIXTURES)
     assert all(fixture.never for fixture in FIXTURES)
 
 
 def hostile(frame: bytes, choose: random.Random) -> Iterator[bytes]:
-    """The frame cut at every byte, then with bytes changed, put in, taken out, and pieces repeated."""
+    """Yield the frame cut at every byte, then with bytes changed, inserted, removed, and parts repeated."""
     yield from (frame[:size] for size in range(14, min(len(frame), 160)))
     for _ in range(MUTATIONS):
         mutated = bytearray(frame)
         for _ in range(choose.choice((1, 1, 2, 4))):
-            # Most of the decisions hang on the first 80 bytes, those after the MACs above all.
+            # Most decisions depend on the first 80 bytes, above all on those after the MACs.
             at = choose.randrange(12, min(len(mutated), choose.choice((40, 80, 2000))))
             match choose.randrange(5):
                 case 0:
@@ -84,15 +84,15 @@ def hostile(frame: bytes, choose: random.Random) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, PARTS))])
 def test_hostile_variants(part: int, stage: Stage, sockets: Sockets) -> None:
-    """None aborts, none is forwarded unless the oracle says so, to the very byte."""
+    """The program does with each exactly what the oracle expects, to the byte."""
     choose = random.Random(part)
-    foreseen: Tally[str] = Tally()
+    expected: Tally[str] = Tally()
     for fixture in FIXTURES[part::PARTS]:
         world = replace(fixture.world, sockets=sockets.flows)
         stage.install(world)
         for frame in hostile(fixture.frame, choose):
             judgement = judge(world, frame)
             assert stage.agrees(judgement, frame), difference(world, stage, frame, fixture.name)
-            foreseen[judgement.verdict] += 1
-    assert foreseen.keys() == {"pass", "drop", "tx"} | {fixture.verdict for fixture in FIXTURES[part::PARTS]}
-    assert part or foreseen["redirect"]
+            expected[judgement.verdict] += 1
+    assert expected.keys() == {"pass", "drop", "tx"} | {fixture.verdict for fixture in FIXTURES[part::PARTS]}
+    assert part or expected["redirect"]

@@ -2,7 +2,7 @@
 """Generated frames through the real program and the oracle: no difference in verdict, frame or counters.
 
 20,000 by default, any number by `pytest tests/proof/test_generated.py --generated 1000000`. hypothesis draws the bytes
-that frames are made of, many frames at a time; what differs is made plainer here, since that takes microseconds a try.
+of many frames at a time; a frame that differs is simplified here, which takes microseconds for each try.
 """
 
 from collections import Counter as Tally
@@ -18,9 +18,9 @@ from support.proof.world import world
 
 BATCH = 64
 WORLDS: list[dict[str, bool]] = [{}, {}, {"tunnels": False}, {"ipv6": False}, {"ipv6": False, "tunnels": False}]
-"""Those without IPv6 meet a program that was compiled without it."""
+"""Worlds without IPv6 use a program that is compiled without it."""
 ALTERNATING: dict[int, bool] = {1: True, 3: False}
-"""By world: those with two epochs, whose rows take turns or not."""
+"""By world: whether the rows of its two epochs alternate; the other worlds have one epoch."""
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_program_equals_oracle(seed: int, stage: Stage, sockets: Sockets, reques
     here = world(seed, **WORLDS[seed], alternating=ALTERNATING.get(seed))
     stage.install(here := replace(here, sockets=sockets.flows))
     before = stage.counted()
-    foreseen: Tally[tuple[int, str]] = Tally()
+    expected: Tally[tuple[int, str]] = Tally()
     verdicts: Tally[str] = Tally()
 
     @settings(
@@ -51,23 +51,23 @@ def test_program_equals_oracle(seed: int, stage: Stage, sockets: Sockets, reques
         for at in range(0, len(data), SIZE):
             judgement = judge(here, sent := frame(data[at : at + SIZE]))
             verdicts[judgement.verdict] += 1
-            foreseen.update(judgement.counted)
+            expected.update(judgement.counted)
             if not stage.agrees(judgement, sent):
-                pytest.fail(plainest(here, stage, data[at : at + SIZE]))
+                pytest.fail(simplest(here, stage, data[at : at + SIZE]))
 
     compare()
     after = stage.counted()
-    assert {key: value - before[key] for key, value in after.items() if value != before[key]} == dict(foreseen)
-    # The generator is of use only if no kind of packet is rare.
+    assert {key: value - before[key] for key, value in after.items() if value != before[key]} == dict(expected)
+    # The generator is useful only if no verdict is rare.
     assert verdicts.total() >= packets
     assert all(verdicts[verdict] > packets / 20 for verdict in ("pass", "drop", "tx")), verdicts
 
 
-def plainest(here: World, stage: Stage, data: bytes) -> str:
-    """Say what differs, in the plainest frame that still does."""
+def simplest(here: World, stage: Stage, data: bytes) -> str:
+    """Show the difference for the simplest frame that still differs."""
     for _ in range(2):
         for at in range(SIZE):
-            plainer = data[:at] + b"\0" + data[at + 1 :]
-            if not stage.agrees(judge(here, frame(plainer)), frame(plainer)):
-                data = plainer
+            simpler = data[:at] + b"\0" + data[at + 1 :]
+            if not stage.agrees(judge(here, frame(simpler)), frame(simpler)):
+                data = simpler
     return difference(here, stage, frame(data))

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""1,000 times another program and another table under packets: none is lost, none goes to another node.
+"""1,000 changes of the program and of the tables while packets flow: none is lost, none goes to another node.
 
 this namespace:  wire ──── node     (a veth; the program sits on `node`, packets go into `wire` and come back out of it)
 
-Two programs of the same build take turns on the link. For each service, two tables take turns whose rows have the same
-owners, all else being different: a row half written, or empty for a moment, would show as a packet astray or missing.
-Most of a change is waiting for the kernel's grace periods, so the program and the services change side by side.
+Two programs of the same build alternate on the link. For each service two tables alternate, whose rows have the same
+owners and differ in everything else: a row that is half written, or empty for a moment, would misdirect or lose a
+packet. A change mostly waits for the kernel's grace periods, so the program and the services change in parallel.
 """
 
 import os
@@ -69,7 +69,7 @@ def owner(row: int) -> int:
 
 
 def table(later: tuple[int, ...]) -> np.ndarray:
-    """Rows with their owners first, then nodes that tell the tables apart."""
+    """Return rows with their owners first, then nodes that differ between the tables."""
     rows = np.zeros((ROWS, CHAIN), np.uint16)
     rows[:, 0] = [owner(row) for row in range(ROWS)]
     rows[:, 1 : 1 + len(later)] = later
@@ -77,7 +77,7 @@ def table(later: tuple[int, ...]) -> np.ndarray:
 
 
 class Traffic:
-    """Sends numbered packets of many flows and notes which came back, and to which node they were sent on."""
+    """Sends numbered packets of many flows and records which came back, and to which node they were forwarded."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
@@ -90,11 +90,11 @@ class Traffic:
         self._sender, self._receiver = (threading.Thread(target=work) for work in (self._send, self._receive))
         self.sent = 0
         self.came: dict[int, int] = {}
-        self.astray: list[bytes] = []
+        self.misdirected: list[bytes] = []
 
     @staticmethod
     def _flow(port: int, vip_port: int) -> tuple[bytes, bytes, bytes]:
-        """A flow's packet before and behind the sequence number, and the MAC of its owner."""
+        """Return a flow's packet before and after the sequence number, and the MAC of its owner."""
         whole = bytes(
             Ether(dst=NODE_MAC, src="02:00:00:00:00:fe")
             / IP(src=str(CLIENT), dst=str(VIP), flags="DF")
@@ -106,7 +106,7 @@ class Traffic:
     def _send(self) -> None:
         while not self._stop.is_set():
             if not self._room.acquire(timeout=5):
-                return  # they do not come back: the test will say so
+                return  # they do not come back: the test will fail
             before, behind, _ = self._flows[self.sent % FLOWS]
             self._socket.send(before + self.sent.to_bytes(4, "big") + behind)
             self.sent += 1
@@ -122,7 +122,7 @@ class Traffic:
             number = int.from_bytes(frame[38:42], "big")
             self.came[number] = self.came.get(number, 0) + 1
             if frame[:6] != self._flows[number % FLOWS][2]:
-                self.astray.append(frame)
+                self.misdirected.append(frame)
             self._room.release()
 
     def __enter__(self) -> "Traffic":
@@ -138,7 +138,7 @@ class Traffic:
         self._socket.close()
 
 
-def test_no_packet_is_lost_or_goes_astray(pins: Path) -> None:
+def test_no_packet_is_lost_or_misdirected(pins: Path) -> None:
     with closing(DataPath.open(pins, "node", rows=ROWS, cache_dir=PROGRAMS)) as path:
         maps = path.maps
         maps.conf.write(NodeConf(1, 11, SECRET))
@@ -177,11 +177,11 @@ def test_no_packet_is_lost_or_goes_astray(pins: Path) -> None:
         for fd in (link, *programs):
             os.close(fd or 0)
 
-    assert traffic.astray == []
+    assert traffic.misdirected == []
     assert sorted(set(range(traffic.sent)) - traffic.came.keys()) == []
     assert {number: times for number, times in traffic.came.items() if times != 1} == {}
     assert sum(counters["rx"] for counters in counted) == traffic.sent
     assert sum(counters["forward_first"] for counters in counted) == traffic.sent
-    # Packets came all the while: else nothing was put to the test.
+    # Packets came during all changes; otherwise the test would prove nothing.
     assert traffic.sent > 10 * CHANGES
     assert len(set(began)) > CHANGES * 0.9

@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The next-hop rule walked over all tables that nodes may believe in: what holds in any case, and what does not.
+"""The next-hop rule, walked over all tables that nodes may have: what holds in any case, and what does not.
 
 A packet of a connection (no SYN) enters at node 1 and the connection's node is 2: by renaming nodes, that is each case.
 Each of four nodes believes any of the 65 chains of nodes 1 to 4: 65^4 = 17,850,625 beliefs, walked all at once.
 
 What holds:
  1. No packet is forwarded more than K + 1 = 9 times.
- 2. Where all believe the same chain, and it lists the connection's node, the packet reaches it.
+ 2. If all believe the same chain, and it lists the connection's node, the packet reaches it.
  3. With three nodes: if each node that it visits lists the connection's node, the packet reaches it.
  4. In grace, the kernel of no node without the connection ever sees it: it arrives, or is dropped and sent again.
 
 What does not hold: that one visited node lists it is not enough. The smallest counterexample: node 1 believes (3, 2),
-node 3 believes (). Node 3 has nobody to ask, so its kernel answers with a reset (or, in grace, drops). Nor is it
-enough, with four nodes, that every visited node lists it: where 1 believes (3, 2), 3 believes (4, 2) and 4 believes
-(1, 2), each trusts another owner, and the packet goes round until it is dropped for its hops; TCP sends again.
+node 3 believes (). Node 3 has no node to try, so its kernel answers with a reset (or, in grace, drops). With
+four nodes it is not even enough that every visited node lists it: if 1 believes (3, 2), 3 believes (4, 2) and 4
+believes (1, 2), each trusts another owner, and the packet circles until its hops are used up; TCP sends again.
 
-Chains of up to 7 that all agree on lead everywhere. Of 8 they do not: from the first or the second place the last is
-not reached, because the packet starts over once, where the ingress was passed over and places seem to come too soon.
+A chain of up to 7 nodes that all agree on leads to each of them. A chain of 8 does not: from the first or the second
+place the last one is not reached, because the packet starts again once, at the node where the skipped ingress makes
+the places seem to come too early.
 """
 
 import itertools
@@ -47,7 +48,7 @@ def chains(nodes: int) -> list[tuple[int, ...]]:
 
 
 def rule(nodes: int, grace: bool) -> npt.NDArray[np.int8]:
-    """The rule as a table: node, chain, hop and previous node to the next node, or to how it ends."""
+    """Return the rule as a table: from node, chain, hop and previous node to the next node or the end."""
     table = np.zeros((nodes + 1, len(chains(nodes)), HOPS, nodes + 1), np.int8)
     for node, (number, chain), hop, prev in itertools.product(
         range(1, nodes + 1), enumerate(chains(nodes)), range(HOPS), range(nodes + 1)
@@ -101,7 +102,7 @@ def walk(nodes: int, holder: int | None, grace: bool = False) -> Walks:
         forwards[alive] += 1
         if not alive.size:
             return Walks(list(beliefs), end, forwards, one_lists, all_list)
-    raise AssertionError("a packet is still on its way")
+    raise AssertionError("a packet is still in flight")
 
 
 @cache
@@ -119,19 +120,19 @@ def test_forwards_are_bounded_whatever_the_nodes_believe(nodes: int, holder: int
     walks = walked(nodes, holder)
     assert walks.forwards.max() <= K + 1
     assert walks.end.all()
-    # The bound is met: a test that could not fail would prove nothing.
+    # The bound is reached: a test that could not fail would prove nothing.
     assert nodes < 3 or holder or walks.forwards.max() == K + 1
 
 
 @pytest.mark.parametrize("nodes", [2, 3, FOUR])
-def test_where_all_agree_the_packet_arrives(nodes: int) -> None:
+def test_packet_arrives_if_all_nodes_agree(nodes: int) -> None:
     walks = walked(nodes, HOLDER)
     same = np.logical_and.reduce([chain == walks.chain[0] for chain in walks.chain[1:]])
     assert (walks.end[same & walks.one_lists] == ARRIVED).all()
 
 
 def lost_on(length: int) -> list[tuple[int, int]]:
-    """Ingress and holder of the packets that do not arrive though all believe the chain 1, 2, ... of that length."""
+    """Return ingress and holder of each packet that is lost although all believe the chain 1, 2, ... of that length."""
     chain, lost = tuple(range(1, length + 1)), []
     for ingress, holder in itertools.product((*chain, 99), chain):
         at, packet = ingress, Packet(opens=False)
@@ -143,16 +144,16 @@ def lost_on(length: int) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("length", range(1, K + 1))
-def test_where_all_agree_on_a_chain_it_arrives_unless_the_chain_is_full(length: int) -> None:
+def test_packet_arrives_on_an_agreed_chain_unless_the_chain_is_full(length: int) -> None:
     assert lost_on(length) == ([(1, 8), (2, 8)] if length == K else [])
 
 
-def test_among_three_nodes_it_arrives_if_all_that_it_visits_list_the_holder() -> None:
+def test_packet_arrives_among_three_nodes_if_each_visited_node_lists_the_holder() -> None:
     walks = walked(3, HOLDER)
     assert (walks.end[walks.all_list] == ARRIVED).all()
 
 
-def test_that_one_visited_node_lists_the_holder_is_not_enough() -> None:
+def test_packet_can_be_lost_if_only_one_visited_node_lists_the_holder() -> None:
     walks = walked(3, HOLDER)
     lost = np.flatnonzero(walks.one_lists & (walks.end != ARRIVED))
     smallest = walks.believed(min(lost, key=lambda index: total_length(walks, index)))
@@ -160,7 +161,7 @@ def test_that_one_visited_node_lists_the_holder_is_not_enough() -> None:
 
 
 @pytest.mark.slow
-def test_among_four_nodes_three_owners_send_a_packet_round() -> None:
+def test_packet_can_circle_among_four_nodes_with_three_owners() -> None:
     walks = walked(4, HOLDER)
     round_trip = walks.all_list & (walks.end == ENDS["drop_hop_limit"])
     smallest = walks.believed(min(np.flatnonzero(round_trip)[:20_000], key=lambda index: total_length(walks, index)))
@@ -185,8 +186,8 @@ def compare(chain: tuple[int, ...], socket: Socket, up: bool, grace: bool, lost:
 
 
 @pytest.mark.parametrize("some", [5_000, pytest.param(50_000, marks=pytest.mark.slow)])
-def test_the_two_statements_of_the_rule_agree(some: int) -> None:
-    """The program's twin (compared with the program itself elsewhere) and the oracle: all up to 4 nodes, some to 8."""
+def test_oracle_and_reference_implementation_agree(some: int) -> None:
+    """All chains of up to 4 nodes, some of up to 8. test_next_hop.py compares the reference with the program."""
     arrivals = [
         Arrival(opens, hop, prev)
         for opens in (True, False)

@@ -6,8 +6,8 @@ Optional: needs qemu-system-x86_64, cpio, and the kernel, named by ANYLB_VMLINUZ
     apt-get install qemu-system-x86 cpio; apt-get download linux-image-6.1.0-56-amd64; dpkg-deb -x linux-image-*.deb x
     ANYLB_VMLINUZ=$(echo x/boot/vmlinuz-6.1*) .venv/bin/pytest -m vm
 
-The host compiles and hands over the instructions and which map each load of a descriptor means; the guest makes the
-maps, puts their descriptors in and loads.
+The host compiles; the guest gets the instructions and the name of the map that each load of a descriptor means, makes
+the maps, writes their descriptors into the instructions and loads the program.
 """
 
 import json
@@ -27,7 +27,7 @@ from bpf.maps.maps import Maps
 ROOT = Path(__file__).parents[2]
 PYTHON = Path("/usr/bin/python3.11")
 ROWS = 4096
-NO_ENTROPY = "PYTHONHASHSEED=0"  # the kernel has none yet, and hands this on to init
+NO_ENTROPY = "PYTHONHASHSEED=0"  # the kernel has no entropy yet, and passes this variable to init
 
 CHOICES = {
     "ipv4": LbOptions(ROWS, ipv6=False),
@@ -59,7 +59,7 @@ libc.reboot(0x4321FEDC)
 
 
 def needs() -> str | None:
-    """Say what is missing; None if all is there."""
+    """Return what is missing; None if nothing is."""
     missing = [name for name in ("qemu-system-x86_64", "cpio") if not shutil.which(name)]
     missing += [] if PYTHON.exists() else [str(PYTHON)]
     missing += [] if os.environ.get("ANYLB_VMLINUZ") else ["ANYLB_VMLINUZ"]
@@ -67,12 +67,12 @@ def needs() -> str | None:
 
 
 def libraries(*binaries: Path) -> set[Path]:
-    told = subprocess.run(["ldd", *binaries], capture_output=True, text=True, check=True).stdout
-    return {Path(path) for path in re.findall(r"(/\S+) \(0x", told)}
+    output = subprocess.run(["ldd", *binaries], capture_output=True, text=True, check=True).stdout
+    return {Path(path) for path in re.findall(r"(/\S+) \(0x", output)}
 
 
 def modules() -> set[Path]:
-    """The files of Python's own library that bpf.kernel wants, in Debian's Python."""
+    """Return the files of the standard library that the guest needs, from Debian's Python."""
     code = (
         "import bpf.compiler.program, bpf.kernel.bpf_map, bpf.kernel.program, bpf.layout.map_spec\n"
         "import ctypes, encodings.utf_8, encodings.latin_1, json, os, sys\n"
@@ -108,9 +108,9 @@ def pack_guest(folder: Path, program: Path) -> Path:
 
 
 @pytest.mark.vm
-@pytest.mark.skipif(needs() is not None, reason=f"not at hand: {needs()}")
+@pytest.mark.skipif(needs() is not None, reason=f"missing: {needs()}")
 @pytest.mark.parametrize("which", ["ipv4", "ipv6", "clamp"])
-def test_the_programs_load_on_debians_kernel(proof_bpffs: Path, tmp_path: Path, which: str) -> None:
+def test_programs_load_on_debian_12_kernel(proof_bpffs: Path, tmp_path: Path, which: str) -> None:
     maps = proof_bpffs / "vm"
     maps.mkdir()
     try:
@@ -126,8 +126,8 @@ def test_the_programs_load_on_debians_kernel(proof_bpffs: Path, tmp_path: Path, 
         "-kernel", os.environ["ANYLB_VMLINUZ"], "-initrd", str(guest),
         "-append", f"console=ttyS0 quiet panic=-1 {NO_ENTROPY}",
     ]  # fmt: skip
-    said = subprocess.run(
+    output = subprocess.run(
         qemu, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240, check=False
     ).stdout
-    print(said)
-    assert re.search(r"LOADED on 6\.1\.\S+ after \d+ verified instructions", said), said[-3000:]
+    print(output)
+    assert re.search(r"LOADED on 6\.1\.\S+ after \d+ verified instructions", output), output[-3000:]

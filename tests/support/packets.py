@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds frames byte by byte, right by default and wrong on request, for packet tests.
+"""Builds frames byte by byte for packet tests: valid by default, invalid on request.
 
-Each layer is a function from its payload to bytes. `None` for a length means the right one.
+Each layer is a function from its payload to bytes. A length of `None` means the correct one.
 """
 
 import socket
@@ -48,7 +48,7 @@ def checksum(data: bytes) -> int:
 
 
 def ethernet(payload: bytes, *, dst: bytes, src: bytes, ethertype: int = IPV4) -> bytes:
-    """A frame, padded to the 60 bytes that the wire wants."""
+    """Return a frame, padded to Ethernet's minimum of 60 bytes."""
     return (dst + src + struct.pack("!H", ethertype) + payload).ljust(60, b"\0")
 
 
@@ -65,7 +65,7 @@ def ipv4(
 
 
 def vlan(payload: bytes, tag: int, ethertype: int) -> bytes:
-    """What follows the EtherType of a tagged frame: the tag, the type of what is tagged, and that."""
+    """Return what follows the EtherType of a tagged frame: the tag, the payload's type, and the payload."""
     return struct.pack("!HH", tag, ethertype) + payload
 
 
@@ -73,14 +73,14 @@ def ipv6(
     payload: bytes, *, src: str, dst: str, protocol: int, version: int = 6, traffic_class: int = 0, label: int = 0,
     length: int | None = None, hops: int = 64,
 ) -> bytes:  # fmt: skip
-    """`protocol` is the next header: that of `payload`, extension headers among it."""
+    """`protocol` is the next header: the type of `payload`, which may begin with extension headers."""
     size = len(payload) if length is None else length
     head = struct.pack("!IHBB", version << 28 | traffic_class << 20 | label, size, protocol, hops)
     return head + socket.inet_pton(socket.AF_INET6, src) + socket.inet_pton(socket.AF_INET6, dst) + payload
 
 
 def extension(payload: bytes, following: int, length: int = 0, rest: bytes | None = None) -> bytes:
-    """An IPv6 extension header of 8 * (1 + `length`) bytes before `payload`, which is of the kind `following`."""
+    """An IPv6 extension header of 8 * (1 + `length`) bytes before `payload`, whose type is `following`."""
     body = bytes(6 + 8 * length) if rest is None else rest
     return struct.pack("!BB", following, length) + body + payload
 
@@ -93,14 +93,14 @@ def fragment6(payload: bytes, following: int, offset: int = 0, more: bool = Fals
 def gue(
     payload: bytes, *, source: int = 50000, dest: int = GUE_PORT, length: int | None = None, check: int = 0
 ) -> bytes:
-    """GUE variant 1: UDP, then the IP packet at once."""
+    """Return GUE variant 1: UDP, followed directly by the IP packet."""
     return struct.pack("!HHHH", source, dest, 8 + len(payload) if length is None else length, check) + payload
 
 
 def _with_checksum(segment: bytes, at: int, src: str, dst: str, protocol: int) -> bytes:
     family = socket.AF_INET6 if ":" in dst else socket.AF_INET
     pseudo = socket.inet_pton(family, src) + socket.inet_pton(family, dst)
-    pseudo += struct.pack("!BBH", 0, protocol, len(segment))  # IPv6's longer words add up to the same
+    pseudo += struct.pack("!BBH", 0, protocol, len(segment))  # IPv6's longer pseudo header has the same sum
     return segment[:at] + struct.pack("!H", checksum(pseudo + segment)) + segment[at + 2 :]
 
 

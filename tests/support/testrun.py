@@ -37,7 +37,7 @@ class Runner:
         self._options = Options(sz=ct.sizeof(Options), data_out=ct.addressof(self._out))
 
     def run(self, packet: bytes, repeat: int = 1) -> tuple[int, bytes]:
-        """What the program returned, and the packet after it."""
+        """Return the program's return value and the packet after it."""
         options = self._options
         options.data_in = ct.cast(packet, ct.c_void_p)
         options.data_size_in = len(packet)
@@ -49,5 +49,5 @@ class Runner:
 
     @property
     def duration_ns(self) -> int:
-        """The time of one of the rounds of the last run."""
+        """The mean time of one round of the last run."""
         return int(self._options.duration)

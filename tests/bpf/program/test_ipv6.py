@@ -37,7 +37,7 @@ def six(payload: bytes, protocol: int = packets.TCP, hop: int = 0, **ip: Any) ->
 
 
 def chained(count: int, kind: int = DESTINATION) -> bytes:
-    """TCP behind so many extension headers."""
+    """Return TCP after so many extension headers."""
     payload, following = tcp(), packets.TCP
     for _ in range(count):
         payload, following = extension(payload, following), kind
@@ -47,7 +47,7 @@ def chained(count: int, kind: int = DESTINATION) -> bytes:
 def reply(
     sport: int = 7000, src: str = VIP, before: int | None = None, cut: int = 48, protocol: int = packets.TCP
 ) -> bytes:
-    """The first bytes of a server's packet to the client: 8 of TCP are enough."""
+    """Return the first bytes of a server's packet to the client: 8 bytes of TCP are enough."""
     ends = {"src": src, "dst": CLIENT}
     build = packets.tcp if protocol == packets.TCP else packets.udp
     inner = build(sport=sport, dport=40000, **ends)
@@ -80,21 +80,20 @@ CASES = [
     Case("ACK at an ingress", six(tcp(ACK)), "tx", ECHO, FIRST, to=2),
     Case("SYN at its owner", six(tcp()), "pass", ECHO, (C.RX, C.DELIVER_OWNER), chain=(1, 2)),
     Case("SYN forwarded here", six(tcp(), hop=1), "pass", ECHO, (C.RX_FORWARDED, C.DELIVER_FORWARDED_SYN)),
-    Case("ACK of nobody at the end of the chain", six(tcp(ACK), hop=9), "drop", ECHO,
-         (C.RX_FORWARDED, C.DROP_HOP_LIMIT)),
+    Case("ACK with one hop too many", six(tcp(ACK), hop=9), "drop", ECHO, (C.RX_FORWARDED, C.DROP_HOP_LIMIT)),
     Case("UDP", six(udp(), packets.UDP), "tx", DNS, FIRST, to=2),
     Case("to an address of no service", six(tcp(), dst=ELSEWHERE), "pass", NONE, PASSED),
     Case("a port that is not served", six(tcp(dport=22)), "pass", NONE, PASSED),
     Case("hop by hop", six(extension(tcp(), packets.TCP), HOP_BY_HOP), "tx", ECHO, FIRST, to=2),
     Case("destination options", six(extension(tcp(), packets.TCP, 3), DESTINATION), "tx", ECHO, FIRST, to=2),
-    Case("routing header that leads nowhere", six(extension(tcp(), packets.TCP), ROUTING), "tx", ECHO, FIRST, to=2),
+    Case("routing header without segments left", six(extension(tcp(), packets.TCP), ROUTING), "tx", ECHO, FIRST, to=2),
     Case("routing header with a segment left", six(extension(tcp(), packets.TCP, rest=b"\4\1" + bytes(4)), ROUTING),
          "drop", NONE, (C.DROP_IPV6_HEADERS,)),
     Case("atomic fragment", six(fragment6(tcp(), packets.TCP), FRAGMENT), "tx", ECHO, FIRST, to=2),
     Case("six extension headers", six(chained(6), DESTINATION), "tx", ECHO, FIRST, to=2),
     Case("seven extension headers", six(chained(7), DESTINATION), "drop", NONE, (C.DROP_IPV6_HEADERS,)),
-    Case("extension headers without end", six(chained(30), DESTINATION), "drop", NONE, (C.DROP_IPV6_HEADERS,)),
-    Case("as long as an extension header may be", six(extension(tcp(), packets.TCP, 118), DESTINATION), "tx", ECHO,
+    Case("30 extension headers", six(chained(30), DESTINATION), "drop", NONE, (C.DROP_IPV6_HEADERS,)),
+    Case("the longest extension header that fits", six(extension(tcp(), packets.TCP, 118), DESTINATION), "tx", ECHO,
          FIRST, to=2),
     Case("extension headers beyond the first 1023 bytes", six(extension(tcp(), packets.TCP, 130), DESTINATION), "drop",
          NONE, (C.DROP_IPV6_HEADERS,)),
@@ -132,7 +131,7 @@ CASES = [
         Case(f"from {source}", six(tcp(), src=source), "drop", NONE, (C.DROP_MARTIAN,))
         for source in ("::", "::1", "::ffff:10.1.0.2", "fe80::1", "febf::1", "ff02::1")
     ),
-    Case("from an address near the martians'", six(tcp(), src="fec0::1"), "tx", ECHO, FIRST, to=2),
+    Case("from an address next to the martians'", six(tcp(), src="fec0::1"), "tx", ECHO, FIRST, to=2),
 ]  # fmt: skip
 
 
@@ -146,7 +145,7 @@ def world(program: Any) -> Any:
 @pytest.mark.parametrize("tag", [b"", b"\x81\x00\x20\x64"], ids=["plain", "tagged"])
 @pytest.mark.parametrize("case", CASES, ids=[case.what for case in CASES])
 def test_packet(case: Case, tag: bytes, world: Any) -> None:
-    """The same behind a VLAN tag, where another copy of the program's code handles it."""
+    """With a VLAN tag too, where another copy of the program's code handles the packet."""
     for slot in (ECHO, DNS):
         world.set_chain(slot, case.chain)
     packet = case.packet[:12] + tag + case.packet[12:]
@@ -171,7 +170,7 @@ def test_truncated_at_any_byte_is_never_forwarded(world: Any) -> None:
 
 
 def test_sockets_are_found(world: Any, runner: Any) -> None:
-    """A connection that is here is kept, whatever the chain says of its owner; so are errors about it."""
+    """A connection of this node is delivered, whatever the chain says; so are errors about it."""
     for address in (VIP, CLIENT):
         runner("ip", "address", "add", f"{address}/128", "dev", "lo", "nodad")
     world.set_chain(ECHO, (2, 1))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tc egress program on frames in memory: whose MSS it lowers, that the checksum stays right, and what it lets be.
+"""The tc egress program on frames in memory: which MSS it lowers, the checksum, and which frames it leaves unmodified.
 
-What is expected is built anew with the lower MSS in it, checksum and all, by packets.py.
+packets.py builds the expected frame from the start with the lower MSS, checksum included.
 """
 
 import os
@@ -26,7 +26,7 @@ from bpf.kernel.pin import open_pin
 from bpf.layout.service import Protocol, ServiceKey
 from bpf.maps.maps import Maps
 
-GO_ON = 0xFFFFFFFF  # TC_ACT_UNSPEC
+TC_ACT_UNSPEC = 0xFFFFFFFF
 LIMIT = 1432
 VIP, VIP6, CLIENT, CLIENT6 = "10.99.0.1", "2001:db8:99::1", "10.1.0.2", "2001:db8:1::2"
 PORT = 443
@@ -38,14 +38,14 @@ TIMES = struct.pack("!BBII", 8, 10, 123_456_789, 0)
 
 @dataclass
 class Clamp:
-    """The program, with LIMIT for the service, and what it makes of frames."""
+    """The program, with LIMIT for the service."""
 
     runner: Runner
     maps: Maps
 
     def after(self, frame: bytes) -> bytes:
         verdict, frame = self.runner.run(frame)
-        assert verdict == GO_ON
+        assert verdict == TC_ACT_UNSPEC
         return frame
 
 
@@ -78,7 +78,7 @@ def segment(options: bytes, *, six: bool = False, flags: int = SYN | ACK, port: 
 def frame(
     tcp: bytes, *, six: bool = False, tags: tuple[int, ...] = (), src: str | None = None, **more: object
 ) -> bytes:
-    """The frame that carries it out; `more`: the fields of the IP header, `tags` the EtherTypes of VLAN tags."""
+    """Return the frame that carries a segment; `more`: fields of the IP header, `tags`: EtherTypes of VLAN tags."""
     ends = {"src": src or (VIP6 if six else VIP), "dst": CLIENT6 if six else CLIENT, "protocol": packets.TCP}
     build = packets.ipv6 if six else packets.ipv4
     payload, kind = build(tcp, **{**ends, **more}), packets.IPV6 if six else packets.IPV4  # type: ignore[operator]
@@ -103,13 +103,13 @@ LAYOUTS = {
     "at another odd place": (WINDOW + MSS + NOP, WINDOW + LOW + NOP),
     "after others": (SACK + TIMES + MSS, SACK + TIMES + LOW),
     "last of 40 bytes": (TIMES * 3 + NOP * 6 + MSS, TIMES * 3 + NOP * 6 + LOW),
-    "after 36 times nothing": (NOP * 36 + MSS, NOP * 36 + LOW),
+    "after 36 no-operations": (NOP * 36 + MSS, NOP * 36 + LOW),
     "after one of unknown kind": (b"\xfe\5abc" + MSS, b"\xfe\5abc" + LOW),
     "twice": (MSS + b"\2\4\xff\xff", LOW + LOW),
     "the greatest": (b"\2\4\xff\xff", LOW),
     "one too many": (struct.pack("!BBH", 2, 4, LIMIT + 1), LOW),
 }
-LEFT_ALONE = {
+UNMODIFIED = {
     "no options": b"",
     "no MSS": SACK + TIMES + NOP * 3,
     "just small enough": LOW,
@@ -124,13 +124,13 @@ LEFT_ALONE = {
     "cut after its head": NOP * 2 + b"\2\4",
     "cut in its value": NOP + b"\2\4\5",
     "cut in its head": NOP * 3 + b"\2",
-    "40 times nothing": NOP * 40,
+    "40 no-operations": NOP * 40,
 }
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_lowered_wherever_it_lies(clamp: Clamp, layout: str, carrier: str) -> None:
+def test_mss_is_lowered_anywhere(clamp: Clamp, layout: str, carrier: str) -> None:
     before, after = (padded(options) for options in LAYOUTS[layout])
     how = CARRIERS[carrier]
     six = bool(how.get("six"))
@@ -138,21 +138,21 @@ def test_lowered_wherever_it_lies(clamp: Clamp, layout: str, carrier: str) -> No
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-@pytest.mark.parametrize("layout", LEFT_ALONE)
-def test_left_alone(clamp: Clamp, layout: str, carrier: str) -> None:
+@pytest.mark.parametrize("layout", UNMODIFIED)
+def test_frame_is_unmodified(clamp: Clamp, layout: str, carrier: str) -> None:
     how = CARRIERS[carrier]
-    sent = frame(segment(padded(LEFT_ALONE[layout]), six=bool(how.get("six"))), **how)  # type: ignore[arg-type]
+    sent = frame(segment(padded(UNMODIFIED[layout]), six=bool(how.get("six"))), **how)  # type: ignore[arg-type]
     assert clamp.after(sent) == sent
 
 
-def test_only_syn_acks(clamp: Clamp) -> None:
+def test_only_syn_acks_are_changed(clamp: Clamp) -> None:
     for flags in range(256):
         sent = frame(segment(MSS, flags=flags))
         expected = frame(segment(LOW, flags=flags)) if flags & (SYN | ACK) == SYN | ACK else sent
         assert clamp.after(sent) == expected, flags
 
 
-def test_only_the_services_own(clamp: Clamp) -> None:
+def test_only_the_services_syn_acks_are_changed(clamp: Clamp) -> None:
     """Another port, another address, another protocol, another direction."""
     for sent in (
         frame(segment(MSS, port=444)),
@@ -165,7 +165,7 @@ def test_only_the_services_own(clamp: Clamp) -> None:
         assert clamp.after(sent) == sent
 
 
-def test_what_is_no_whole_packet(clamp: Clamp) -> None:
+def test_incomplete_or_malformed_packet_is_unmodified(clamp: Clamp) -> None:
     tcp, tcp6 = segment(MSS), segment(MSS, six=True)
     for sent in (
         frame(tcp, fragment=packets.MORE_FRAGMENTS),
@@ -180,7 +180,7 @@ def test_what_is_no_whole_packet(clamp: Clamp) -> None:
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-def test_cut_anywhere(clamp: Clamp, carrier: str) -> None:
+def test_frame_cut_at_any_byte(clamp: Clamp, carrier: str) -> None:
     how = CARRIERS[carrier]
     six = bool(how.get("six"))
     options = [NOP + one + WINDOW + TIMES + NOP + NOP for one in (MSS, LOW)]
@@ -194,7 +194,7 @@ def test_cut_anywhere(clamp: Clamp, carrier: str) -> None:
     assert all(seen.values())
 
 
-def test_any_port_and_a_port_of_its_own(clamp: Clamp) -> None:
+def test_key_with_a_port_goes_before_any_port(clamp: Clamp) -> None:
     own, every = (ServiceKey(ip_address(VIP), Protocol.TCP, port) for port in (PORT, 0))
     before = clamp.maps.mss.read()
     try:
@@ -211,7 +211,7 @@ def test_any_port_and_a_port_of_its_own(clamp: Clamp) -> None:
 
 
 def lowered(options: bytes) -> bytes:
-    """The same by RFC 9293 section 3.1's rules, as a walk through a list."""
+    """Return the options with a lower MSS, by a walk as in RFC 9293 section 3.1."""
     out, rest = b"", options
     while rest and rest[0] != 0:
         if rest[0] == 1:
@@ -243,5 +243,5 @@ def test_any_options(clamp: Clamp, options: list[bytes], six: bool) -> None:
 
 @settings(max_examples=1500, deadline=None)
 @given(st.binary(min_size=54, max_size=200))
-def test_noise_is_no_syn_ack(clamp: Clamp, noise: bytes) -> None:
+def test_random_frame_is_unmodified(clamp: Clamp, noise: bytes) -> None:
     assert clamp.after(noise) == noise

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The next-hop rule: the real program, with real sockets, against the model of pick.py; then the model alone.
+"""The next-hop rule: the real program, with real sockets, against bpf/reference/pick.py; then that alone.
 
-Sockets live in a namespace of the test's own:
+Sockets are in a namespace of the test's own:
 
     client 10.1.0.2 (lo) ──── VIP 10.99.0.1 (lo)          connections and TIME-WAIT, by ordinary sockets
-    client 10.1.9.9 ── wire │ feed ── VIP                 handshakes left half open, by handmade segments
+    client 10.1.9.9 ── wire │ feed ── VIP                 half-open handshakes, by handmade segments
 """
 
 import itertools
@@ -30,20 +30,20 @@ from bpf.layout.counter import Counter
 from bpf.layout.limits import CHAIN
 from bpf.layout.service import Protocol
 from bpf.reference.flow import row_of
-from bpf.reference.pick import WHY, Arrival, Decision, NodeState, Socket, joined, pick
+from bpf.reference.pick import WHY, Arrival, Decision, NodeState, Socket, join_rows, pick
 
 VIP, CLIENT, FAR_CLIENT = "10.99.0.1", "10.1.0.2", "10.1.9.9"
 ROWS, KEY = 4096, bytes(range(16))
 ECHO, DNS = 1, 2
 FOREVER = 2**63
-STRANGER = 9  # a node that this one's table does not know
+UNKNOWN_NODE = 9  # not in the node table
 SIZES = [*range(4), *(pytest.param(size, marks=pytest.mark.slow) for size in (4, 5))]
 KINDS = ["none", "established", "time-wait", "syn-recv", "cookie", "bad cookie", "udp", "udp connected"]
 
 
 @dataclass(frozen=True)
 class Flow:
-    """A flow to the service, and what the kernel has for it."""
+    """A flow to the service, and the kernel's socket for it."""
 
     socket: Socket
     client: str
@@ -62,7 +62,7 @@ class Flow:
     def row_under(self, key: bytes) -> int:
         return row_of(key, ROWS, IPv4Address(self.client), self.port, IPv4Address(VIP), 53 if self.udp else 7000)
 
-    def frame(self, opens: bool, hop: int = 0, prev: int = STRANGER) -> bytes:
+    def frame(self, opens: bool, hop: int = 0, prev: int = UNKNOWN_NODE) -> bytes:
         ends = {"src": self.client, "dst": VIP}
         if self.udp:
             inner = packets.udp(b"?", sport=self.port, dport=53, **ends)
@@ -79,7 +79,7 @@ def sysctl(name: str, value: int) -> None:
 
 
 class Wire:
-    """The far side of the namespace's veth: sends segments as a client, sees what the kernel answers."""
+    """The far end of the namespace's veth: sends segments as a client, receives the kernel's answers."""
 
     def __init__(self, run: Any) -> None:
         run("ip", "link", "add", "feed", "address", "02:00:00:00:00:aa", "type", "veth", "peer", "name", "wire")
@@ -91,7 +91,7 @@ class Wire:
         self._socket.settimeout(5)
 
     def open_half(self, port: int) -> int:
-        """Send a SYN, never the ACK; return the sequence number of the kernel's SYN-ACK."""
+        """Send a SYN without the final ACK; return the sequence number of the kernel's SYN-ACK."""
         ends = {"src": FAR_CLIENT, "dst": VIP}
         segment = packets.ipv4(packets.tcp(sport=port, dport=7000, **ends), protocol=packets.TCP, **ends)
         self._socket.send(packets.ethernet(segment, dst=packets.mac("02:00:00:00:00:aa"), src=ROUTER))
@@ -107,9 +107,9 @@ class Wire:
 
 
 class Sockets:
-    """A socket of each kind for flows to TCP port 7000 and UDP port 53 of the VIP.
+    """A socket in each state for flows to TCP port 7000 and UDP port 53 of the VIP.
 
-    The kernel forgets some of them after a minute; the tests of one file take longer where the machine is busy.
+    The kernel removes some of them after a minute; on a busy machine the tests of this file take longer.
     """
 
     KEPT_S = 20
@@ -146,7 +146,7 @@ class Sockets:
     def _renew(self) -> None:
         self._since = time.monotonic()
         client, server = self._connect(40002)
-        server.close()  # who closes first waits
+        server.close()  # the end that closes first gets TIME-WAIT
         assert client.recv(1) == b""
         client.close()
         sysctl("tcp_syncookies", 2)
@@ -157,7 +157,7 @@ class Sockets:
         return client, self._stack.enter_context(self._listener.accept()[0])
 
     def _datagrams(self) -> None:
-        """Unconnected sockets at two ports, and one connected to a client's port."""
+        """Open unconnected sockets at two ports, and one that is connected to a client's port."""
         for port, connected in ((54, False), (53, False), (53, True)):
             udp = self._stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -179,11 +179,11 @@ def sockets(program: Any, runner: Any) -> Iterator[Sockets]:
 
 @pytest.fixture
 def flows(sockets: Sockets) -> dict[str, Flow]:
-    """A flow of each kind that a socket can be in."""
+    """A flow for each state of a socket."""
     return sockets.flows()
 
 
-VERDICTS = {event: "drop" if event >= Counter.DROP_GRACE else "pass" for event in WHY}
+VERDICTS = {event: "drop" if event.name.startswith("DROP_") else "pass" for event in WHY}
 
 
 def expected(decision: Decision[int], frame: bytes) -> tuple[str, bytes]:
@@ -194,17 +194,17 @@ def expected(decision: Decision[int], frame: bytes) -> tuple[str, bytes]:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_program_equals_model(kind: str, size: int, flows: dict[str, Flow], program: Any) -> None:
+def test_program_equals_reference(kind: str, size: int, flows: dict[str, Flow], program: Any) -> None:
     """Every chain of up to 5 nodes, every hop, every previous node, SYN and ACK, up or not, in grace or not."""
     flow = flows[kind]
     arrivals = [
         Arrival(opens, hop, prev, flow.udp)
         for opens in ((True,) if flow.udp else (True, False))
         for hop in range(CHAIN + 3)
-        for prev in ((2, 3, 4, 5, STRANGER) if hop else (STRANGER,))
+        for prev in ((2, 3, 4, 5, UNKNOWN_NODE) if hop else (UNKNOWN_NODE,))
     ]
     frames = [(arrival, flow.frame(arrival.opens, arrival.hop, arrival.prev)) for arrival in arrivals]
-    foreseen: Tally[Counter] = Tally()
+    predicted: Tally[Counter] = Tally()
     before = program.counted()
     for up in (True, False):
         program.serve(flow.slot, Protocol.UDP if flow.udp else Protocol.TCP, 53 if flow.udp else 7000, up=up)
@@ -213,16 +213,16 @@ def test_program_equals_model(kind: str, size: int, flows: dict[str, Flow], prog
             here = NodeState(1, chain, flow.socket, up, grace)
             for arrival, frame in frames:
                 decision = pick(here, arrival)
-                foreseen[decision.event] += 1
+                predicted[decision.event] += 1
                 assert program.send(frame) == expected(decision, frame), (here, arrival, decision)
     after = program.counted()
     counted = {event: after[flow.slot, event] - before[flow.slot, event] for event in WHY}
-    assert counted == {event: foreseen[event] for event in WHY}
+    assert counted == {event: predicted[event] for event in WHY}
 
 
 @pytest.fixture
 def two_epochs(flows: dict[str, Flow], program: Any) -> Iterator[OtherEpoch]:
-    """New flows go by the second side, whose key is the usual one."""
+    """New flows use the second bank, whose key is the usual one."""
     before = program.maps.conf.read()
     other = OtherEpoch(bytes(16), alternating=True)
     for slot, bank in itertools.product((ECHO, DNS), (0, 1)):
@@ -234,13 +234,13 @@ def two_epochs(flows: dict[str, Flow], program: Any) -> Iterator[OtherEpoch]:
 
 @pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, 6))])
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "bad cookie"])
-def test_program_equals_model_with_two_epochs(
+def test_program_equals_reference_with_two_epochs(
     kind: str, part: int, two_epochs: OtherEpoch, flows: dict[str, Flow], program: Any
 ) -> None:
-    """Any two chains of up to 8 nodes together: which of them count, and in which order."""
+    """Any two chains of up to 8 nodes: which of their places are used, and in which order."""
     flow, choose = flows[kind], random.Random(f"{kind} {part}")
     other_row = flow.row_under(two_epochs.hash_key)
-    foreseen: Tally[Counter] = Tally()
+    predicted: Tally[Counter] = Tally()
     before = program.counted()
     for number in range(200):
         if number % 50 == 0:
@@ -252,23 +252,23 @@ def test_program_equals_model_with_two_epochs(
         graces = choose.random() < 0.2, choose.random() < 0.2
         program.set_row(flow.slot, flow.row, first, FOREVER if graces[0] else 0, bank=1)
         program.set_row(flow.slot, other_row, other, FOREVER if graces[1] else 0, bank=0)
-        here = NodeState(1, joined(first, other, alternating), flow.socket, up, any(graces))
+        here = NodeState(1, join_rows(first, other, alternating), flow.socket, up, any(graces))
         for _ in range(20):
             hop = choose.randrange(CHAIN + 2)
-            prev = choose.randrange(2, 10) if hop else STRANGER
+            prev = choose.randrange(2, 10) if hop else UNKNOWN_NODE
             arrival = Arrival(flow.udp or choose.random() < 0.3, hop, prev, flow.udp)
             frame, decision = flow.frame(arrival.opens, hop, prev), pick(here, arrival)
-            foreseen[decision.event] += 1
+            predicted[decision.event] += 1
             assert program.send(frame) == expected(decision, frame), (first, other, here, arrival, decision)
     after = program.counted()
     counted = {event: after[flow.slot, event] - before[flow.slot, event] for event in WHY}
-    assert counted == {event: foreseen[event] for event in WHY}
+    assert counted == {event: predicted[event] for event in WHY}
 
 
-def test_the_other_epochs_owner_is_reached_at_no_charge(
+def test_other_epochs_owner_is_reached_without_rate_limit(
     two_epochs: OtherEpoch, flows: dict[str, Flow], program: Any
 ) -> None:
-    """After a switch all that is old takes two forwards: they must not compete for a rate with a flood."""
+    """After a switch each old connection takes two forwards, which must not share a rate limit with a flood."""
     flow = flows["none"]
     conf = program.maps.conf.read()
     program.set_row(ECHO, flow.row, (1, 2), bank=1)
@@ -295,7 +295,7 @@ def test_grace_ends(flows: dict[str, Flow], program: Any) -> None:
 
 
 def test_second_forwards_are_limited_per_cpu(flows: dict[str, Flow], program: Any) -> None:
-    """A burst of 10, then 5 a second; first forwards are never held up."""
+    """A burst of 10, then 5 a second; first forwards are never limited."""
     flow = flows["none"]
     conf = program.maps.conf.read()
     program.set_row(ECHO, flow.row, (2, 3))
@@ -321,13 +321,13 @@ def walk(
     chains: dict[int, tuple[int, ...]], holder: int | None, opens: bool, ingress: int, in_grace: Collection[int] = ()
 ) -> list[tuple[int, Decision[int]]]:
     """Follow a packet through nodes that each believe their own chain; (node, decision) at each."""
-    at, packet, way = ingress, Arrival[int](opens), []
+    at, packet, path = ingress, Arrival[int](opens), []
     while True:
         socket_here = Socket.CONNECTION if at == holder else Socket.NONE
         decision = pick(NodeState(at, chains[at], socket_here, grace=at in in_grace), packet)
-        way.append((at, decision))
+        path.append((at, decision))
         if decision.to is None:
-            return way
+            return path
         packet = replace(packet, hop=decision.hop, prev=at)
         at = decision.to
 
@@ -337,7 +337,7 @@ def tables_of(nodes: int) -> list[tuple[int, ...]]:
 
 
 def believed(nodes: int, samples: int) -> Iterator[dict[int, tuple[int, ...]]]:
-    """All tables that nodes can disagree by, or some of them."""
+    """Yield all disagreements of that many nodes, or so many samples of them."""
     tables = tables_of(nodes)
     if samples:
         choose = random.Random(nodes)
@@ -361,10 +361,10 @@ def test_forwards_are_bounded_however_tables_disagree(nodes: int, samples: int) 
 
 
 def chain_of(states: tuple[str, ...]) -> tuple[int, ...]:
-    """The chain of a row that ranks nodes 1, 2, ...: the best that is up, then all in their order."""
-    there = [node for node, state in enumerate(states, 1) if state != "absent"]
-    best = next((node for node in there if states[node - 1] == "up"), None)
-    return (best, *(node for node in there if node != best))[:4] if best else ()
+    """Return the chain of a row that ranks nodes 1, 2, ...: first the best that is up, then all others in order."""
+    present = [node for node, state in enumerate(states, 1) if state != "absent"]
+    best = next((node for node in present if states[node - 1] == "up"), None)
+    return (best, *(node for node in present if node != best))[:4] if best else ()
 
 
 def single_changes(nodes: int) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
@@ -376,24 +376,24 @@ def single_changes(nodes: int) -> Iterator[tuple[tuple[str, ...], tuple[str, ...
 
 
 @pytest.mark.parametrize("nodes", [3, 4, pytest.param(5, marks=pytest.mark.slow)])
-def test_a_single_change_resets_nobody(nodes: int) -> None:
+def test_single_change_resets_no_connection(nodes: int) -> None:
     """While it spreads, each node believes the old chain or the new, in any mixture.
 
-    A packet reaches the owner that its connection has from before, or, in a few mixtures, is dropped and sent again;
-    no other node's kernel ever gets to answer it.
+    A packet reaches the old owner, which has its connection, or, in a few mixtures, is dropped and sent again; no other
+    node's kernel ever answers it.
     """
     ends: Tally[Counter] = Tally()
     for old, new in single_changes(nodes):
         before, after = chain_of(old), chain_of(new)
         if before == after or not before or before[0] not in after:
             continue
-        there = [node for node in range(1, nodes + 1) if (old[node - 1], new[node - 1]) != ("absent", "absent")]
-        for beliefs in itertools.product((before, after), repeat=len(there)):
-            changed = {node for node, belief in zip(there, beliefs, strict=True) if belief is after}
-            for ingress in there:
-                way = walk(dict(zip(there, beliefs, strict=True)), before[0], False, ingress, changed)
-                node, decision = way[-1]
+        present = [node for node in range(1, nodes + 1) if (old[node - 1], new[node - 1]) != ("absent", "absent")]
+        for beliefs in itertools.product((before, after), repeat=len(present)):
+            changed = {node for node, belief in zip(present, beliefs, strict=True) if belief is after}
+            for ingress in present:
+                path = walk(dict(zip(present, beliefs, strict=True)), before[0], False, ingress, changed)
+                node, decision = path[-1]
                 ends[decision.event] += 1
-                assert node == before[0] or decision.event >= Counter.DROP_GRACE, (beliefs, way)
-    dropped = sum(count for event, count in ends.items() if event >= Counter.DROP_GRACE)
+                assert node == before[0] or decision.event.name.startswith("DROP_"), (beliefs, path)
+    dropped = sum(count for event, count in ends.items() if event.name.startswith("DROP_"))
     assert dropped < ends.total() / 1000

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets through the real program, as data: what comes in, what must come out, what is counted.
+"""Packets through the real program, as data: the packet in, the packet out, the counters.
 
 Each case states all that may happen: the verdict, every counter that rises (any other that rises is a failure), and
-the packet afterwards: two new MACs if it was forwarded, else not one byte changed.
+the packet afterwards: two new MACs if it was forwarded, else unmodified.
 """
 
 from dataclasses import dataclass, field
@@ -38,13 +38,13 @@ def udp4(dport: int = 53, dst: str = VIP, ip: dict[str, Any] | None = None, **mo
 
 
 def quoting(quoted: bytes, kind: int = 3, code: int = 4, dst: str = VIP) -> bytes:
-    """An ICMP error from some router on the way about a packet that a server sent."""
+    """Return a router's ICMP error about a packet that a server sent."""
     message = packets.icmp(quoted, kind=kind, code=code, rest=1400)
     return packets.ipv4(message, src="10.7.7.7", dst=dst, protocol=packets.ICMP)
 
 
 def reply(protocol: int = packets.TCP, sport: int = 7000, src: str = VIP, cut: int = 28, **ip: Any) -> bytes:
-    """The first bytes of a server's packet to the client, as an ICMP error quotes it."""
+    """Return the first bytes of a server's packet to the client, as an ICMP error quotes it."""
     ports = {"src": src, "dst": CLIENT, "sport": sport, "dport": 40000}
     inner = packets.udp(**ports) if protocol == packets.UDP else packets.tcp(flags=ACK, **ports)
     return packets.ipv4(inner, src=src, dst=CLIENT, protocol=protocol, **ip)[:cut]
@@ -64,7 +64,7 @@ class Case:
 
 
 C = Counter
-NOT_OURS = [
+NO_SERVICE = [
     Case("frame for another node", frame(tcp4(), dst=ROUTER), "pass", NONE, (C.PASS_OTHER_MAC,)),
     Case("broadcast", frame(tcp4(), dst=b"\xff" * 6), "pass", NONE, (C.PASS_OTHER_MAC,)),
     Case("multicast", frame(tcp4(), dst=packets.mac("01:00:5e:00:00:01")), "pass", NONE, (C.PASS_OTHER_MAC,)),
@@ -138,7 +138,7 @@ FORWARDED = [
          ECHO, FIRST, to=2, hop=1),
     Case("ACK forwarded to the owner: not here, so the second", frame(tcp4(ACK), hop=1), "tx", ECHO, AGAIN, to=2, hop=2,
          chain=(1, 2, 3)),
-    Case("never back to who sent it", frame(tcp4(ACK), hop=1, prev=2), "tx", ECHO, AGAIN, to=3, hop=2, chain=(1, 2, 3)),
+    Case("never back to the sender", frame(tcp4(ACK), hop=1, prev=2), "tx", ECHO, AGAIN, to=3, hop=2, chain=(1, 2, 3)),
     Case("ACK at the second place in its turn: the third", frame(tcp4(ACK), hop=2, prev=2), "tx", ECHO, AGAIN, to=3,
          hop=3, chain=(2, 1, 3)),
     Case("ACK at the second place, not from the first: the first", frame(tcp4(ACK), hop=2, prev=4), "tx", ECHO, AGAIN,
@@ -183,9 +183,9 @@ DELIVERED = [
     Case("UDP at its owner", frame(udp4()), "pass", DNS, (C.RX, C.DELIVER_UDP), chain=(1, 2)),
     Case("UDP forwarded to another", frame(udp4(), hop=1), "pass", DNS, (C.RX_FORWARDED, C.DELIVER_UDP)),
     Case("ACK at the only member", frame(tcp4(ACK)), "pass", ECHO, (C.RX, C.DELIVER_ONLY_NODE), chain=(1,)),
-    Case("ACK nobody knows, at the end of the chain", frame(tcp4(ACK), hop=2, prev=2), "pass", ECHO,
+    Case("ACK of an unknown connection, at the end of the chain", frame(tcp4(ACK), hop=2, prev=2), "pass", ECHO,
          (C.RX_FORWARDED, C.DELIVER_CHAIN_END), chain=(2, 1)),
-    Case("FIN nobody knows, at the end of the chain", frame(tcp4(FIN | ACK), hop=3, prev=3), "pass", ECHO,
+    Case("FIN of an unknown connection, at the end of the chain", frame(tcp4(FIN | ACK), hop=3, prev=3), "pass", ECHO,
          (C.RX_FORWARDED, C.DELIVER_CHAIN_END), chain=(2, 3, 1)),
     Case("the only other node sent it", frame(tcp4(ACK), hop=1, prev=2), "pass", ECHO,
          (C.RX_FORWARDED, C.DELIVER_CHAIN_END), chain=(1, 2)),
@@ -195,7 +195,7 @@ DELIVERED = [
     Case("a service without a table", frame(tcp4(dport=9000)), "pass", BARE, (C.RX, C.PASS_NO_MEMBER)),
     Case("no MAC of any other node", frame(tcp4(ACK)), "pass", ECHO, (C.RX, C.SKIP_NO_MAC, C.DELIVER_CHAIN_END),
          chain=(2,), no_mac=(2,)),
-    Case("error about a connection of nobody", frame(quoting(reply()), hop=2, prev=2), "pass", ECHO,
+    Case("error about an unknown connection", frame(quoting(reply()), hop=2, prev=2), "pass", ECHO,
          (C.RX_FORWARDED, C.RX_ICMP_ERROR, C.DELIVER_CHAIN_END), chain=(2, 1)),
     Case("error quoting another sender", frame(quoting(reply(src="10.99.0.9"))), "pass", NONE, (C.PASS_NO_SERVICE,)),
     Case("error quoting a port that is not served", frame(quoting(reply(sport=81))), "pass", NONE,
@@ -207,7 +207,7 @@ DELIVERED = [
     Case("redirect is no error", frame(quoting(reply(), kind=5)), "pass", NONE, (C.PASS_NO_SERVICE,)),
 ]  # fmt: skip
 
-CASES = [*NOT_OURS, *DROPPED, *FORWARDED, *DELIVERED]
+CASES = [*NO_SERVICE, *DROPPED, *FORWARDED, *DELIVERED]
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +225,7 @@ def world(program: Any) -> Any:
 @pytest.mark.parametrize("tag", [b"", b"\x81\x00\x20\x64"], ids=["plain", "tagged"])
 @pytest.mark.parametrize("case", CASES, ids=[case.what for case in CASES])
 def test_packet(case: Case, tag: bytes, world: Any) -> None:
-    """The same behind a VLAN tag, where another copy of the program's code handles it."""
+    """With a VLAN tag too, where another copy of the program's code handles the packet."""
     packet = case.packet[:12] + tag + case.packet[12:]
     if case.slot not in (NONE, BARE):
         world.set_chain(case.slot, case.chain)
@@ -251,7 +251,7 @@ def test_every_case_has_a_name_of_its_own() -> None:
 
 
 def test_truncated_at_any_byte_is_never_forwarded(world: Any) -> None:
-    """Whatever is missing, the packet passes untouched or is dropped by name; only the whole packet goes on."""
+    """A part of it passes unmodified or is dropped with a reason; only the whole packet is forwarded."""
     world.set_chain(ECHO, (2, 3))
     for whole in (
         frame(tcp4(ACK, payload=b"data" * 5, ip={"options": b"\x01" * 4})),

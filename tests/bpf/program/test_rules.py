@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a service's entry and the node's lists decide: affinity, fragments, no member, the deny list, martians."""
+"""Rules of a service's entry and of the node's lists: affinity, fragments, no member, the deny list, martians."""
 
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
@@ -43,7 +43,7 @@ def frame(family: int, sport: int = 40000, dport: int = 53, client: str = "", fr
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("affinity", list(Affinity))
 def test_affinity_decides_the_row(world: Any, affinity: Affinity, family: int) -> None:
-    """Each of some flows goes where the twin's row says; what the affinity leaves out makes no difference."""
+    """Each flow goes to its row of the reference implementation; what the affinity omits makes no difference."""
     world.serve(SLOT, Protocol.UDP, 0, vip=VIPS[family], affinity=affinity)
     rows = np.zeros((ROWS, CHAIN), np.uint16)
     rows[:, 0] = 2 + np.arange(ROWS) % 7
@@ -65,8 +65,8 @@ FRAGMENTS = {"first": MORE_FRAGMENTS, "middle": MORE_FRAGMENTS | 50, "last": 100
 
 @pytest.mark.parametrize("which", FRAGMENTS)
 @pytest.mark.parametrize("port", [0, 53])
-def test_fragments_are_served_where_no_port_is_needed(world: Any, which: str, port: int) -> None:
-    """All of a client's go where its whole packets go."""
+def test_fragments_are_served_if_no_port_is_needed(world: Any, which: str, port: int) -> None:
+    """All fragments of a client go where its whole packets go."""
     world.serve(SLOT, Protocol.UDP, port, affinity=Affinity.TWO_TUPLE)
     rows = np.zeros((ROWS, CHAIN), np.uint16)
     rows[:, 0] = 2 + np.arange(ROWS) % 7
@@ -81,7 +81,7 @@ def test_fragments_are_served_where_no_port_is_needed(world: Any, which: str, po
     assert outcome.events == {(SLOT, C.RX): 1, (SLOT, C.DELIVER_FRAGMENT): 1}
 
 
-def test_fragments_are_dropped_where_two_services_share_them_or_a_port_decides(world: Any) -> None:
+def test_fragments_are_dropped_if_two_services_share_them_or_a_port_decides(world: Any) -> None:
     world.set_chain(SLOT, (2, 3))
     world.serve(SLOT, Protocol.UDP, 53, affinity=Affinity.THREE_TUPLE)
     assert world.observe(frame(4, fragment=100)).events == {(0, C.DROP_FRAGMENT): 1}
@@ -91,7 +91,7 @@ def test_fragments_are_dropped_where_two_services_share_them_or_a_port_decides(w
     assert world.observe(frame(4, fragment=100)).events == {(0, C.DROP_FRAGMENT): 1}
 
 
-def test_an_unserved_port_of_a_service_that_takes_fragments_passes(world: Any) -> None:
+def test_unserved_port_of_a_service_with_fragments_passes(world: Any) -> None:
     world.set_chain(SLOT, (2, 3))
     world.serve(SLOT, Protocol.UDP, 53, affinity=Affinity.TWO_TUPLE)
     assert world.observe(frame(4, dport=54)).events == {(0, C.PASS_NO_SERVICE): 1}
@@ -109,18 +109,18 @@ def test_no_member(world: Any, family: int) -> None:
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_the_deny_list_holds_from_the_next_packet_on(world: Any, family: int) -> None:
-    """Whatever the packet is for, as long as it is for a VIP; nobody else's packets."""
+def test_deny_list_applies_from_the_next_packet_on(world: Any, family: int) -> None:
+    """To all packets to a VIP from its prefixes, and to no other packets."""
     world.serve(SLOT, Protocol.UDP, 53, vip=VIPS[family])
     world.set_chain(SLOT, (2,))
-    inside, beside = ("10.1.0.2", "10.1.1.2") if family == 4 else ("2001:db8:1::2", "2001:db8:2::2")
+    inside, outside = ("10.1.0.2", "10.1.1.2") if family == 4 else ("2001:db8:1::2", "2001:db8:2::2")
     prefix = ip_network("10.1.0.0/24" if family == 4 else "2001:db8:1::/48")
     assert world.send(frame(family, client=inside))[0] == "tx"
     world.maps.deny_list.write([prefix])
     for packet in (frame(family, client=inside), frame(family, client=inside, dport=99)):
         outcome = world.observe(packet)
         assert (outcome.verdict, outcome.events) == ("drop", {(0, C.DROP_DENIED): 1})
-    assert world.send(frame(family, client=beside))[0] == "tx"
+    assert world.send(frame(family, client=outside))[0] == "tx"
     other = ip_network("::/0" if family == 4 else "0.0.0.0/0")
     world.maps.deny_list.write([other])
     assert world.send(frame(family, client=inside))[0] == "tx"
@@ -129,8 +129,8 @@ def test_the_deny_list_holds_from_the_next_packet_on(world: Any, family: int) ->
     assert world.send(frame(family, client=inside))[0] == "tx"
 
 
-def test_the_deny_list_is_for_vips_only(world: Any) -> None:
-    """A prefix too wide must not cut BGP or SSH: what is to the node itself passes."""
+def test_deny_list_applies_to_vips_only(world: Any) -> None:
+    """A prefix that is too wide must not cut BGP or SSH: packets to the node itself pass."""
     world.serve(SLOT, Protocol.UDP, 53)
     world.maps.deny_list.write([ip_network("0.0.0.0/0")])
     ends = {"src": "10.1.0.2", "dst": "10.0.0.11"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sampled packets: what the filter lets through, what is told of it, and that nothing is while it is off."""
+"""Sampled packets: which ones the filter selects, what a sample holds, and that there is none while it is off."""
 
 from collections.abc import Iterator
 from ipaddress import ip_network
@@ -47,14 +47,14 @@ def world(program: Any, reader: SampleReader) -> Iterator[Any]:
     program.maps.sampling.write(None)
 
 
-def test_nothing_while_it_is_off(world: Any, reader: SampleReader) -> None:
+def test_no_sample_while_sampling_is_off(world: Any, reader: SampleReader) -> None:
     world.maps.sampling.write(SampleFilter())
     world.maps.sampling.write(None)
     world.send(frame())
     assert reader.read() == []
 
 
-def test_what_is_told(world: Any, reader: SampleReader) -> None:
+def test_contents_of_samples(world: Any, reader: SampleReader) -> None:
     world.maps.sampling.write(SampleFilter())
     sent = [frame(), frame(size=1000, hop=1), frame("2001:db8:1::2"), frame("127.0.0.1")]
     after = [world.send(packet)[1] for packet in sent]
@@ -82,7 +82,7 @@ def test_what_is_told(world: Any, reader: SampleReader) -> None:
         (SampleFilter(slot=1, client=ip_network("10.1.0.2/32")), {0}),
     ],
 )
-def test_filter(world: Any, reader: SampleReader, wanted: SampleFilter, expected: set[int]) -> None:
+def test_filter_selects(world: Any, reader: SampleReader, wanted: SampleFilter, expected: set[int]) -> None:
     world.maps.sampling.write(wanted)
     sent = [frame(), frame(dport=7001), frame("2001:db8:1::2"), frame("10.1.1.3"), frame("127.0.0.9")]
     after = [world.send(packet)[1] for packet in sent]
@@ -99,7 +99,7 @@ def test_one_in_many(world: Any, reader: SampleReader) -> None:
     assert 280 < found < 520
 
 
-def test_a_full_buffer_costs_no_packet(world: Any, reader: SampleReader) -> None:
+def test_full_buffer_loses_no_packet(world: Any, reader: SampleReader) -> None:
     world.maps.sampling.write(SampleFilter())
     assert {world.send(frame())[0] for _ in range(4000)} == {"tx"}
     assert 1000 < len(reader.read()) < 4000
@@ -107,6 +107,6 @@ def test_a_full_buffer_costs_no_packet(world: Any, reader: SampleReader) -> None
     assert len(reader.read()) == 1
 
 
-def test_filter_of_nothing_is_refused() -> None:
+def test_filter_that_selects_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="every: 0 is below 1"):
         SampleFilter(every=0).pack()

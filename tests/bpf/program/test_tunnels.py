@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tunnels: what goes into one, what comes out, what is not opened, and what clients hear of packets that are too large.
+"""Tunnels: encapsulation, decapsulation, tunnels that are not accepted, and replies to packets that are too large.
 
 This node is 1 (10.0.0.11, 2001:db8::b); every service's chain is 2, 3, 4, 5 unless a case says otherwise.
 """
@@ -34,7 +34,7 @@ def world(program: Any) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def as_it_was(world: Any) -> Iterator[None]:
+def restore_chains_and_nodes(world: Any) -> Iterator[None]:
     yield
     for slot in range(1, 7):
         world.set_chain(slot, (2, 3, 4, 5))
@@ -70,7 +70,7 @@ def outer(
     inner: bytes, forward: Forward, outer6: bool, hop: int, source: int = 1, to: int = 2, tos: int = 0,
     hashed: int = 0, **more: Any,
 ) -> bytes:  # fmt: skip
-    """What node `source` sends node `to`, from the outer IP header on."""
+    """Return what node `source` sends to node `to`, from the outer IP header on."""
     protocol = IPIP if inner[0] >> 4 == 4 else SIX
     if forward is Forward.GUE:
         protocol, inner = UDP, packets.gue(inner, source=49152 + (hashed & 0x3FFF))
@@ -98,7 +98,7 @@ FORMS = [
 
 @pytest.mark.parametrize(("forward", "family", "outer6"), FORMS)
 @pytest.mark.parametrize("size", [0, 5, 1000])
-def test_forwarded_in_a_tunnel(world: Any, forward: Forward, family: int, outer6: bool, size: int) -> None:
+def test_packet_is_encapsulated(world: Any, forward: Forward, family: int, outer6: bool, size: int) -> None:
     world.know_node(2, outer6=outer6)
     inner = client_packet(family, PORT[forward], payload=bytes(size), tos=0xB9)
     outcome = world.observe(frame(inner))
@@ -111,7 +111,7 @@ def test_forwarded_in_a_tunnel(world: Any, forward: Forward, family: int, outer6
 
 
 @pytest.mark.parametrize(("forward", "family", "outer6"), FORMS)
-def test_taken_out_of_a_tunnel(world: Any, forward: Forward, family: int, outer6: bool) -> None:
+def test_packet_is_decapsulated(world: Any, forward: Forward, family: int, outer6: bool) -> None:
     inner = client_packet(family, PORT[forward])
     outcome = world.observe(frame(outer(inner, forward, outer6, 1, source=3, to=1, hashed=99)))
     slot = SLOT[forward] + (3 if family == 6 else 0)
@@ -122,8 +122,10 @@ def test_taken_out_of_a_tunnel(world: Any, forward: Forward, family: int, outer6
 
 @pytest.mark.parametrize("come6", [False, True])
 @pytest.mark.parametrize(("forward", "family", "outer6"), FORMS)
-def test_sent_on_from_tunnel_to_tunnel(world: Any, forward: Forward, family: int, outer6: bool, come6: bool) -> None:
-    """Node 2, the row's owner, did not have it: so this one, the second, asks the third, never 2 again."""
+def test_packet_is_forwarded_from_tunnel_to_tunnel(
+    world: Any, forward: Forward, family: int, outer6: bool, come6: bool
+) -> None:
+    """Node 2, the row's owner, did not have it: so this node, the second, tries the third, never 2 again."""
     for index in (2, 3):
         world.know_node(index, outer6=outer6)
     slot = SLOT[forward] + (3 if family == 6 else 0)
@@ -138,7 +140,7 @@ def test_sent_on_from_tunnel_to_tunnel(world: Any, forward: Forward, family: int
 
 @pytest.mark.parametrize("tags", [1, 2])
 def test_vlan_tags(world: Any, tags: int) -> None:
-    """Kept by l2; taken off by a tunnel, which puts on the one of its way; kept for the kernel."""
+    """l2 keeps them; a tunnel replaces them by the next hop's; packets for the kernel keep them."""
 
     def tagged(ip: bytes) -> bytes:
         body = packets.vlan(ip, 0x2064, typed(ip))
@@ -162,7 +164,7 @@ def test_vlan_tags(world: Any, tags: int) -> None:
         assert (verdict, after) == ("pass", tagged(inner))
 
 
-def test_three_tags_are_not_looked_behind(world: Any) -> None:
+def test_packet_with_three_tags_passes(world: Any) -> None:
     body = client_packet(4, 7000)
     for ethertype in (packets.IPV4, packets.VLAN, packets.VLAN):
         body = packets.vlan(body, 5, ethertype)
@@ -170,8 +172,8 @@ def test_three_tags_are_not_looked_behind(world: Any) -> None:
     assert (outcome.verdict, outcome.events) == ("pass", {(0, C.PASS_NO_SERVICE): 1})
 
 
-def test_another_interface_is_left_by(world: Any) -> None:
-    """The frame bears that interface's MAC; TEST_RUN comes in by number 1."""
+def test_packet_leaves_by_another_interface(world: Any) -> None:
+    """The frame has that interface's MAC; TEST_RUN's packets come in by number 1."""
     world.know_node(2, ifindex=77, source=packets.mac("02:00:00:00:77:77"))
     inner = client_packet(4, 7001)
     verdict, after = world.send(frame(inner))
@@ -182,7 +184,7 @@ def test_another_interface_is_left_by(world: Any) -> None:
     assert world.send(frame(inner))[0] == "tx"
 
 
-def test_a_node_behind_a_router_is_reached_by_tunnels_only(world: Any) -> None:
+def test_node_behind_a_router_is_reached_by_tunnels_only(world: Any) -> None:
     world.know_node(2, on_link=False)
     assert world.send(frame(client_packet(4, 7001)))[1][:6] == node_mac(2)
     outcome = world.observe(frame(client_packet(4, 7000)))
@@ -226,7 +228,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("what", FOREIGN)
-def test_not_opened(world: Any, what: str) -> None:
+def test_foreign_tunnel_passes_unmodified(world: Any, what: str) -> None:
     ip = FOREIGN[what]
     outcome = world.observe(frame(ip))
     assert outcome.verdict == "pass"
@@ -234,8 +236,8 @@ def test_not_opened(world: Any, what: str) -> None:
     assert outcome.events == {(0, C.PASS_FOREIGN_TUNNEL): 1}
 
 
-def test_what_is_no_tunnel_passes(world: Any) -> None:
-    """The node's own traffic: other UDP, other protocols, and tunnels to somebody else."""
+def test_own_traffic_passes(world: Any) -> None:
+    """The node's own traffic: other UDP, other protocols, and tunnels to another node."""
     other = packets.ipv4(packets.gue(INNER, dest=GUE_PORT + 1), src="10.0.0.12", dst="10.0.0.11", protocol=UDP)
     other6 = packets.ipv6(packets.gue(INNER, dest=53), src="2001:db8::c", dst="2001:db8::b", protocol=UDP)
     ssh = packets.ipv4(packets.tcp(src="10.0.0.12", dst="10.0.0.11", sport=5, dport=22), src="10.0.0.12",
@@ -259,7 +261,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("what", REFUSED)
 @pytest.mark.parametrize("tunnel", [None, Forward.IPIP, Forward.GUE])
-def test_refused_alone_and_in_a_tunnel(world: Any, what: str, tunnel: Forward | None) -> None:
+def test_packet_is_dropped_alone_and_in_a_tunnel(world: Any, what: str, tunnel: Forward | None) -> None:
     inner, reason = REFUSED[what]
     ip = inner if tunnel is None else outer(inner, tunnel, False, 1, 2, 1)
     outcome = world.observe(frame(ip))
@@ -268,7 +270,9 @@ def test_refused_alone_and_in_a_tunnel(world: Any, what: str, tunnel: Forward | 
 
 
 @pytest.mark.parametrize(("forward", "family", "outer6"), FORMS)
-def test_what_is_too_large_is_told_to_the_client(world: Any, forward: Forward, family: int, outer6: bool) -> None:
+def test_client_gets_an_icmp_error_if_its_packet_is_too_large(
+    world: Any, forward: Forward, family: int, outer6: bool
+) -> None:
     world.know_node(2, outer6=outer6, mtu=1500)
     overhead = (40 if outer6 else 20) + (8 if forward is Forward.GUE else 0)
     headers = 40 if family == 4 else 60
@@ -290,7 +294,7 @@ def test_what_is_too_large_is_told_to_the_client(world: Any, forward: Forward, f
 
 
 def test_too_large_for_a_second_tunnel_is_dropped(world: Any) -> None:
-    """The way back from here is not the client's."""
+    """The sender is another node, not the client's router: no ICMP error goes back."""
     world.set_chain(2, (2, 1, 3))
     world.know_node(3, mtu=1000)
     large = client_packet(4, 7001, ACK, payload=bytes(1300))
@@ -299,7 +303,7 @@ def test_too_large_for_a_second_tunnel_is_dropped(world: Any) -> None:
     assert outcome.events == {(2, event): 1 for event in (C.RX_FORWARDED, C.RX_TUNNEL, C.DROP_TOO_BIG)}
 
 
-def test_clients_are_told_at_a_limited_rate(world: Any) -> None:
+def test_icmp_errors_are_rate_limited(world: Any) -> None:
     large = frame(client_packet(4, 7001, ACK, payload=bytes(1490)))
     verdicts = [world.send(large)[0] for _ in range(3000)]
     assert "tx" in verdicts
@@ -307,7 +311,7 @@ def test_clients_are_told_at_a_limited_rate(world: Any) -> None:
     assert set(verdicts) == {"tx", "drop"}
 
 
-def test_truncated_at_any_byte_is_never_opened(world: Any) -> None:
+def test_truncated_tunnel_is_never_accepted(world: Any) -> None:
     world.set_chain(2, (1, 2))
     for outer6 in (False, True):
         whole = frame(outer(INNER, Forward.IPIP, outer6, 1, 2, 1))

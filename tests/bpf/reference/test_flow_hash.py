@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The flow hash: its Python twin against the real program, its spread, its key."""
+"""The flow hash: the reference implementation against the real program, its spread, its key."""
 
 import random
 from collections import Counter
@@ -20,8 +20,8 @@ KEY = bytes(range(16))
 ROWS = 4096
 
 
-def test_twin_finds_the_row_that_the_program_reads(program: Any) -> None:
-    """Each row names another next hop, by its low and then its high digit: together they tell the row."""
+def test_reference_finds_the_row_that_the_program_reads(program: Any) -> None:
+    """Each row names a next hop by one of its digits in base 7; all digits together identify the row."""
     choose = random.Random(1)
     flows = [
         (choose.randrange(1 << 24, 100 << 24), choose.randrange(1 << 16), choose.randrange(1, 1 << 16))
@@ -67,7 +67,7 @@ def hashes(client: int, vip: int, ports: int, key: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("word", ["client", "vip", "ports"])
-def test_no_difference_of_two_flows_collides_for_more_keys_than_must_be(word: str) -> None:
+def test_no_difference_of_two_flows_collides_for_more_keys_than_the_minimum(word: str) -> None:
     """All differences of one or two bits, signs both ways: in 256 rows, over random keys, 1 in 256 collides.
 
     With 40,000 keys that is 156 +- 12.5; a difference that holds for every key would show 40,000.
@@ -83,8 +83,8 @@ def test_no_difference_of_two_flows_collides_for_more_keys_than_must_be(word: st
             assert 80 < same < 250, (low, high)
 
 
-def test_flows_spread_and_the_key_moves_them() -> None:
-    """One client with many ports, the worst that is common: no row gets much more than its share."""
+def test_flows_spread_and_another_key_moves_them() -> None:
+    """One client with many ports, the worst common case: no row gets much more than its share."""
     client, vip = IPv4Address("10.1.0.2"), IPv4Address(VIP)
     rows = [row_of(KEY, 256, client, port, vip, 7000) for port in range(1024, 1024 + 51200)]
     load = Counter(rows)
@@ -102,8 +102,8 @@ def test_hash_is_frozen() -> None:
     assert flow_hash(KEY, IPv6Address("2001:db8::1"), 12345, IPv6Address("2001:db8::2"), 443) == 0x60F94922
 
 
-def test_vip_filter_has_the_bit_the_program_asks_for(program: Any) -> None:
-    """A VIP alone in the filter is found, one bit off it is not: the packet passes before any lookup."""
+def test_vip_filter_has_the_bit_that_the_program_tests(program: Any) -> None:
+    """A VIP in the filter is found; with its bit cleared the packet passes before any lookup."""
     for address in ("10.99.0.1", "10.99.0.77", "192.0.2.200"):
         key = ServiceKey(IPv4Address(address), Protocol.UDP, 53)
         program.maps.services.write(key, ServiceEntry(2, up=True))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An independent second implementation of what must come out: written from the definition, slow, sharing no code.
+"""An independent second implementation of the tables: written from the definition, slow, without shared code.
 
-Owns answers for the tests. It follows the papers and ARCHITECTURE.md, not the program: exact integers of Python,
+Owns expected tables for the tests. It follows the papers and ARCHITECTURE.md, not the program: exact integers,
 one row at a time, sorting instead of selecting.
 """
 
@@ -12,7 +12,7 @@ M64 = (1 << 64) - 1
 
 
 def log2_26(x: int) -> int:
-    """floor-ish log2(x) * 2^26 by table and linear step, the table from the definition of log2 by squaring."""
+    """Return about log2(x) * 2^26, by a table with linear steps; the table follows from squaring."""
     exponent = x.bit_length() - 1
     mantissa = (x << 32 >> exponent) - (1 << 32)
     step, within = mantissa >> 20, mantissa & 0xFFFFF
@@ -54,7 +54,7 @@ def cost(address: IPv4Address, weight: int, row: int) -> tuple[bool, int, int]:
 
 
 def chain(members: list[tuple[IPv4Address, int, int, str]], row: int, length: int) -> list[IPv4Address]:
-    """The row's chain from (address, nominal weight, effective weight, state) of each member."""
+    """Return the row's chain from (address, nominal weight, effective weight, state) of each member."""
     if not members:
         return []
     owner = min(owners(members).items(), key=lambda item: cost(item[0], item[1], row))[0]
@@ -67,7 +67,7 @@ def weights(members: list[tuple[IPv4Address, int, int, str]]) -> dict[IPv4Addres
 
 
 def owners(members: list[tuple[IPv4Address, int, int, str]]) -> dict[IPv4Address, int]:
-    """Who may own rows, and by what weight."""
+    """Return the members that may own rows, with their weights."""
     chosen = {a: effective for a, _, effective, state in members if state == "up" and effective > 0}
     chosen = chosen or {a: nominal for a, nominal, _, state in members if state == "up" and nominal > 0}
     chosen = chosen or {a: nominal for a, nominal, _, state in members if state != "lost"}
@@ -75,7 +75,7 @@ def owners(members: list[tuple[IPv4Address, int, int, str]]) -> dict[IPv4Address
 
 
 def maglev(members: list[tuple[IPv4Address, int, int, str]], rows: int, length: int) -> list[list[IPv4Address]]:
-    """Maglev's chains of all rows: two fillings, walked step by step, and their passes in turn."""
+    """Return Maglev's chains of all rows: two fillings, walked step by step, whose passes alternate."""
     if not members:
         return [[] for _ in range(rows)]
     by_nominal = maglev_passes(weights(members), rows)
@@ -92,7 +92,7 @@ def maglev(members: list[tuple[IPv4Address, int, int, str]], rows: int, length: 
 
 
 def maglev_passes(weight: dict[IPv4Address, int], rows: int) -> list[list[IPv4Address]]:
-    """For each row all members in the order in which their walks come to it."""
+    """Return, for each row, all members in the order in which their walks reach it."""
     if not any(weight.values()):
         weight = dict.fromkeys(weight, 1)
     names = sorted(weight)

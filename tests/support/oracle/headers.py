@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads frames for the packet oracle with scapy's header definitions: what a packet is, and whose flow.
+"""Reads frames for the packet oracle with scapy's header definitions: what a packet is, and its flow.
 
-Owns reading only. Headers are taken one by one with their exact lengths, because a hostile packet must be read as the
-RFCs have it, not as a lenient dissector guesses it: RFC 791, 792, 768, 8200, 4443, 9293, and IEEE 802.1Q.
+Owns reading only. It reads headers one by one with their exact lengths, because it must read a hostile packet as
+the RFCs define it, not as a lenient dissector guesses it: RFC 791, 792, 768, 8200, 4443, 9293, and IEEE 802.1Q.
 """
 
 from collections.abc import Collection
@@ -22,27 +22,27 @@ Layer = TypeVar("Layer", bound=Packet)
 ETHERTYPES = {0x0800: 4, 0x86DD: 6}
 TAGS = {0x8100, 0x88A8}
 ICMP_ERRORS = {4: {3, 11, 12}, 6: {1, 2, 3, 4}}
-"""Unreachable, too big, time exceeded, parameter problem: they quote the packet that they are about."""
+"""Unreachable, too big, time exceeded, parameter problem: they quote the packet that caused them."""
 HOP_BY_HOP, ROUTING, FRAGMENT_HEADER, DESTINATION = 0, 43, 44, 60
 MAX_EXTENSIONS, MAX_QUOTED_EXTENSIONS = 6, 2
 SERVED = (6, 17, 58)
-"""TCP, UDP, ICMPv6: nobody should send anything else behind the extension headers of an IPv6 packet to a VIP."""
-UNTOLD = -1
-"""The protocol of a packet whose headers do not lead to one. (0 is a number like others in IPv4.)"""
+"""TCP, UDP, ICMPv6: no client should send anything else after the extension headers of an IPv6 packet to a VIP."""
+UNKNOWN_PROTOCOL = -1
+"""The protocol of a packet whose headers do not lead to one. (In IPv4, 0 is a number like others.)"""
 
 
 class Kind(Enum):
-    OTHER = "to a VIP, but of no flow"
+    NO_FLOW = "to a VIP, but of no flow"
     FLOW = "of a flow"
     FRAGMENT = "without ports"
     MALFORMED_HEADER = "an IP header that contradicts itself"
-    MALFORMED = "contradicts itself further on"
-    HEADERS = "extension headers that nobody should send"
+    MALFORMED = "contradicts itself after the IP header"
+    IPV6_HEADERS = "extension headers that no client should send"
 
 
 @dataclass(frozen=True)
 class Link:
-    """A frame up to its IP packet: `macs` and `tags` as they lie there, `family` None for what is not IP."""
+    """A frame up to its IP packet: `macs` and `tags` unmodified, `family` None for what is not IP."""
 
     dst: str
     src: str
@@ -65,7 +65,8 @@ class Flow:
 class Reading:
     """An IP packet to `flow.vip` of `length` bytes; the flow's ports are 0 where there are none to read.
 
-    `source` sent it (of an ICMP error: not the client); `later`: a fragment but the first; `traffic_class` as it came.
+    `source` sent it (an ICMP error is not from the client); `later`: a fragment, but not the first; `traffic_class` is
+    unmodified.
     """
 
     kind: Kind
@@ -81,7 +82,7 @@ class Reading:
 def header(layer: type[Layer], data: bytes, size: int) -> Layer | None:
     """Dissect exactly one header of `size` bytes, without options and payload; None if there is less.
 
-    ICMP has fields for some types only, behind the common ones: they read zeros.
+    ICMP has fields for some types only, after the common ones: they read zeros.
     """
     if len(data) < size:
         return None
@@ -102,7 +103,7 @@ def link(frame: bytes) -> Link | None:
 
 
 def marker(source: str) -> tuple[int, int]:
-    """Hop and sender's tag of 02:4c:42:HH:TT:TT; any other source is the router."""
+    """Return the hop and the sender's tag of 02:4c:42:HH:TT:TT; any other source is the router."""
     octets = [int(octet, 16) for octet in source.split(":")]
     if octets[:3] != [0x02, 0x4C, 0x42] or octets[3] == 0:
         return 0, 0
@@ -110,13 +111,13 @@ def marker(source: str) -> tuple[int, int]:
 
 
 def target(family: int, packet: bytes) -> Address | None:
-    """Where an IP packet goes; None if that is cut off."""
+    """Return the destination of an IP packet; None if that is cut off."""
     ip = header(IP, packet, 20) if family == 4 else header(IPv6, packet, 40)
     return None if ip is None else ip_address(ip.dst)
 
 
 def read(family: int, packet: bytes, vips: Collection[Address]) -> Reading | None:
-    """Read an IP packet, behind which there may be padding; None if it is not to a VIP, as far as can be told."""
+    """Read an IP packet, which padding may follow; None if it is not known to be to a VIP."""
     if target(family, packet) not in vips:
         return None
     return _ipv4(packet) if family == 4 else _ipv6(packet)
@@ -127,7 +128,7 @@ def _ipv4(packet: bytes) -> Reading:
     assert ip
     source, vip = IPv4Address(ip.src), IPv4Address(ip.dst)
     start = ip.ihl * 4
-    as_is = Reading(Kind.OTHER, Flow(ip.proto, source, 0, vip, 0), source, ip.len, ip.tos)
+    as_is = Reading(Kind.NO_FLOW, Flow(ip.proto, source, 0, vip, 0), source, ip.len, ip.tos)
     if ip.version != 4 or start < 20 or not start <= ip.len <= len(packet):
         return _of(as_is, Kind.MALFORMED_HEADER)
     if ip.frag or ip.flags.MF:
@@ -142,7 +143,7 @@ def _ipv6(packet: bytes) -> Reading:
     assert ip
     source, vip = IPv6Address(ip.src), IPv6Address(ip.dst)
     length = 40 + ip.plen
-    as_is = Reading(Kind.OTHER, Flow(UNTOLD, source, 0, vip, 0), source, length, ip.tc)
+    as_is = Reading(Kind.NO_FLOW, Flow(UNKNOWN_PROTOCOL, source, 0, vip, 0), source, length, ip.tc)
     if ip.version != 6 or not ip.plen or length > len(packet):
         return _of(as_is, Kind.MALFORMED_HEADER)
     kind, protocol, payload = _extensions(ip.nh, packet[40:length], MAX_EXTENSIONS)
@@ -150,20 +151,20 @@ def _ipv6(packet: bytes) -> Reading:
         fragment = header(IPv6ExtHdrFragment, payload, 8)
         assert fragment
         if fragment.nh not in SERVED:
-            return _of(as_is, Kind.HEADERS)
+            return _of(as_is, Kind.IPV6_HEADERS)
         return _of(as_is, kind, protocol=fragment.nh, opens=True, later=fragment.offset > 0)
-    if kind is not Kind.OTHER:
+    if kind is not Kind.NO_FLOW:
         return _of(as_is, kind)
-    as_is = _of(as_is, Kind.OTHER, protocol=protocol)
+    as_is = _of(as_is, Kind.NO_FLOW, protocol=protocol)
     if protocol == 58:
         return _icmp(as_is, 6, payload)
     return _transport(as_is, payload)
 
 
 def _extensions(protocol: int, payload: bytes, most: int) -> tuple[Kind, int, bytes]:
-    """Go behind IPv6's extension headers: OTHER if TCP, UDP or ICMPv6 follows; FRAGMENT stops before its header.
+    """Skip IPv6's extension headers: NO_FLOW if TCP, UDP or ICMPv6 follows; FRAGMENT stops before its header.
 
-    An atomic fragment (RFC 6946) is a whole packet, a routing header that has been followed is nothing.
+    An atomic fragment (RFC 6946) is a whole packet; a routing header without segments left has no effect.
     """
     for _ in range(most):
         if protocol not in (HOP_BY_HOP, ROUTING, FRAGMENT_HEADER, DESTINATION):
@@ -172,7 +173,7 @@ def _extensions(protocol: int, payload: bytes, most: int) -> tuple[Kind, int, by
         if len(payload) < 8:
             return Kind.MALFORMED, 0, b""
         if protocol == ROUTING and payload[3]:
-            return Kind.HEADERS, 0, b""
+            return Kind.IPV6_HEADERS, 0, b""
         if len(payload) < size:
             return Kind.MALFORMED, 0, b""
         if protocol == FRAGMENT_HEADER:
@@ -181,14 +182,14 @@ def _extensions(protocol: int, payload: bytes, most: int) -> tuple[Kind, int, by
             if fragment.offset or fragment.m:
                 return Kind.FRAGMENT, protocol, payload
         protocol, payload = payload[0], payload[size:]
-    return (Kind.OTHER if protocol in SERVED else Kind.HEADERS), protocol, payload
+    return (Kind.NO_FLOW if protocol in SERVED else Kind.IPV6_HEADERS), protocol, payload
 
 
 def _of(
     reading: Reading, kind: Kind, *, protocol: int | None = None, ports: tuple[int, int] = (0, 0),
     client: Address | None = None, opens: bool = False, error: bool = False, later: bool = False,
 ) -> Reading:  # fmt: skip
-    """The reading of the same packet, with more known of it. `ports`: the client's, the VIP's."""
+    """Return the reading of the same packet with more fields. `ports`: the client's, the VIP's."""
     flow = reading.flow
     protocol = flow.protocol if protocol is None else protocol
     flow = Flow(protocol, client or flow.client, ports[0], flow.vip, ports[1])
@@ -209,11 +210,11 @@ def _transport(packet: Reading, payload: bytes) -> Reading:
 
 
 def _icmp(packet: Reading, family: int, message: bytes) -> Reading:
-    """An error belongs to the flow whose packet, sent by the VIP, it quotes: the header and at least the ports.
+    """Read an error's flow: that of the quoted packet, which the VIP sent. It quotes the header and at least the ports.
 
-    The quote ends where the error ends, whatever lies behind it in the frame.
+    The quote ends where the error ends, whatever follows in the frame.
     """
-    icmp = header(ICMP, message, 8)  # ICMPv6 begins alike
+    icmp = header(ICMP, message, 8)  # ICMPv6 has the same first fields
     quote = message[8:]
     if icmp is None or icmp.type not in ICMP_ERRORS[family]:
         return packet
@@ -225,7 +226,7 @@ def _icmp(packet: Reading, family: int, message: bytes) -> Reading:
     else:
         ip = header(IPv6, quote, 40)
         kind, protocol, behind = _extensions(ip.nh if ip else 59, quote[40:], MAX_QUOTED_EXTENSIONS)
-        whole, ports = kind is Kind.OTHER, behind[:4]
+        whole, ports = kind is Kind.NO_FLOW, behind[:4]
     if ip is None or not whole or ip.version != family or len(ports) < 4 or ip_address(ip.src) != packet.flow.vip:
         return packet
     sender, receiver = (int.from_bytes(ports[at : at + 2], "big") for at in (0, 2))

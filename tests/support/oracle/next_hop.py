@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The next-hop rule a second time, for the proofs: whether a node delivers a packet, drops it, or hands it to whom.
+"""The next-hop rule a second time, for the proofs: what a node does with a packet, and its next node.
 
-Owns the rule only. It is written from the words of ARCHITECTURE.md and of the comment at the top of bpf/src/pick.h, not
-from code: places are sets and lists of nodes here, where the program counts slots.
+Owns the rule only. It is written from ARCHITECTURE.md and from the comment at the top of bpf/src/pick.h, not from code:
+it works with sets and lists of nodes, where the program counts places.
 """
 
 from collections.abc import Collection, Sequence
@@ -16,7 +16,7 @@ CONNECTION, TIME_WAIT, COOKIE = "connection", "time-wait", "cookie"
 
 @dataclass(frozen=True)
 class Packet:
-    """`opens`: a SYN, or any datagram. `hop` counts its forwards so far, `prev` did the last one."""
+    """`opens`: a SYN, or any datagram. `hop` is the number of its forwards so far, the last by `prev`."""
 
     opens: bool
     hop: int = 0
@@ -26,7 +26,7 @@ class Packet:
 
 @dataclass(frozen=True)
 class Belief:
-    """What a node holds true when a packet comes: `chain` of the packet's row, a local `socket`, its own state."""
+    """What a node believes when a packet comes: `chain` of the packet's row, a local `socket`, its own state."""
 
     me: int
     chain: Sequence[int]
@@ -38,15 +38,15 @@ class Belief:
 
 @dataclass(frozen=True)
 class Decision:
-    """`event` is the counter's name; `skipped` nodes were passed over for lack of a way to them."""
+    """`event` is the counter's name; `skipped` counts the nodes that were unreachable."""
 
     event: str
     to: int | None = None
     skipped: int = 0
 
 
-def two_rows(first: Sequence[int], other: Sequence[int], alternating: bool) -> list[int]:
-    """The chain of a node that knows the rows of two epochs: four places of the first, three of the other.
+def join_rows(first: Sequence[int], other: Sequence[int], alternating: bool) -> list[int]:
+    """Return the chain of a node that uses the rows of two epochs: four places of the first, three of the other.
 
     Alternating, place i of the first row is tried before place i of the other, and that before place i + 1.
     """
@@ -80,15 +80,15 @@ def decide(here: Belief, packet: Packet) -> Decision:
     if packet.hop > K:
         return Decision("drop_hop_limit")
 
-    asked = [node for node in _to_ask(here, packet) if not (packet.hop and node == packet.prev)]
-    for skipped, node in enumerate(asked):
+    candidates = [node for node in _candidates(here, packet) if not (packet.hop and node == packet.prev)]
+    for skipped, node in enumerate(candidates):
         if node not in here.unreachable:
             return Decision("forward_again" if packet.hop else "forward_first", node, skipped)
-    return Decision("drop_grace" if here.grace else "deliver_chain_end", None, len(asked))
+    return Decision("drop_grace" if here.grace else "deliver_chain_end", None, len(candidates))
 
 
 def _socket(here: Belief, owner: bool, packet: Packet) -> str | None:
-    """The event that the local socket causes, if it does."""
+    """Return the event that the local socket causes, if any."""
     if here.socket == CONNECTION:
         return "deliver_socket"
     if packet.opens:
@@ -100,8 +100,8 @@ def _socket(here: Belief, owner: bool, packet: Packet) -> str | None:
     return None
 
 
-def _to_ask(here: Belief, packet: Packet) -> list[int]:
-    """The nodes that may still be asked, in their order."""
+def _candidates(here: Belief, packet: Packet) -> list[int]:
+    """Return the nodes that may still be tried, in their order."""
     if here.me not in here.chain:
         return list(here.chain)
     place = list(here.chain).index(here.me)

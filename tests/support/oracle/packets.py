@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The packet oracle: what must become of a frame, given what a node knows. Shares no code with the program's twins.
+"""The packet oracle: what must happen to a frame, given what a node knows. Shares no code with bpf/reference.
 
-Owns the way from a frame to verdict, frame out and counters; oracle_headers reads, oracle_hop holds the next-hop rule,
-oracle_tunnel the outer headers. Names of counters are lb.h's, in lower case.
+Owns the path from a frame to verdict, frame out and counters; headers.py reads, next_hop.py has the next-hop rule,
+tunnel.py the outer headers. Names of counters are lb.h's, in lower case.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 from support.oracle import next_hop as oracle_next_hop
-from support.oracle.headers import UNTOLD, Address, Flow, Kind, Link, Reading, link, marker, read, target
+from support.oracle.headers import UNKNOWN_PROTOCOL, Address, Flow, Kind, Link, Reading, link, marker, read, target
 from support.oracle.tunnel import Outer, is_tunnel, open_tunnel, outer_header
 
 Network = IPv4Network | IPv6Network
@@ -30,12 +30,12 @@ MARTIANS = [
 ]  # fmt: skip
 """Sources that no client can have (RFC 6890, RFC 4291)."""
 QUOTE = 504
-"""Bytes that an error about size quotes; what is smaller fits everywhere."""
+"""Bytes that a "too big" error quotes; smaller packets fit everywhere."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """A next hop; `mac` None: never known. `ifindex` 0: by the way that the packet came."""
+    """A next hop; `mac` None: never known. `ifindex` 0: by the interface that the packet came by."""
 
     tag: int
     mac: str | None
@@ -68,7 +68,7 @@ class Row:
 
 @dataclass(frozen=True)
 class OtherEpoch:
-    """What else a node looks into: another secret's rows, in turns with the first or after them."""
+    """A second epoch that a node uses: another secret's rows, which alternate with the first's or come last."""
 
     secret: bytes
     tables: Mapping[int, Sequence[Row]]
@@ -100,7 +100,7 @@ class World:
 
 @dataclass(frozen=True)
 class Judgement:
-    """`frame` is what leaves, or what the kernel gets to see; `counted` holds (slot, counter) in any order."""
+    """`frame` is what leaves, or what the kernel gets; `counted` holds (slot, counter) in any order."""
 
     verdict: str
     frame: bytes
@@ -109,9 +109,9 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Arrival:
-    """A packet as it came: `packet` with all that lies behind it, `hop` and `prev_tag` from its marker.
+    """A packet that came: `packet` with all that follows it in the frame, `hop` and `prev_tag` from its marker.
 
-    `sender6`: what came over an IPv6 tunnel tells its sender by the whole address instead.
+    `sender6`: the sender's whole address instead, if it came in an IPv6 tunnel.
     """
 
     link: Link
@@ -129,7 +129,7 @@ class Arrival:
 
 
 def judge(world: World, frame: bytes) -> Judgement:
-    """Say what must become of a frame."""
+    """Return what must happen to a frame."""
     outside = link(frame)
     if outside is None or outside.family is None or outside.dst != world.mac:
         other_mac = outside is not None and outside.dst != world.mac
@@ -154,7 +154,7 @@ def judge(world: World, frame: bytes) -> Judgement:
 
 
 def _to_vip(world: World, arrival: Arrival, reading: Reading) -> Judgement | None:
-    """Judge a packet to a VIP; None if no service wants it and nothing is wrong with it."""
+    """Judge a packet to a VIP; None if it is for no service and nothing is wrong with it."""
     served = [
         (port, service)
         for (vip, protocol, port), service in world.services.items()
@@ -163,14 +163,14 @@ def _to_vip(world: World, arrival: Arrival, reading: Reading) -> Judgement | Non
     by_port = dict(served)
     any_port = by_port.get(0)
     slot = any_port.slot if any_port else 0
-    cares = served or reading.flow.protocol == UNTOLD  # then the VIP is reason enough
+    cares = served or reading.flow.protocol == UNKNOWN_PROTOCOL  # then the VIP alone matters
     if reading.kind is Kind.MALFORMED_HEADER:
         return _dropped(arrival, slot, "drop_malformed") if cares else None
     for event, holds in (
         ("drop_denied", any(reading.source in prefix for prefix in world.denied)),
         ("drop_land", reading.source == reading.flow.vip),
         ("drop_martian", any(reading.source in prefix for prefix in MARTIANS)),
-        ("drop_ipv6_headers", reading.kind is Kind.HEADERS),
+        ("drop_ipv6_headers", reading.kind is Kind.IPV6_HEADERS),
     ):
         if holds:
             return _dropped(arrival, 0, event)
@@ -230,17 +230,17 @@ def _served(world: World, service: Service, arrival: Arrival, reading: Reading) 
 
 
 def _row(world: World, service: Service, flow: Flow, first: Row) -> Row:
-    """A packet's row, or what two rows make together."""
+    """Return a packet's row, or the one that two rows make together."""
     if world.other is None:
         return first
     table = world.other.tables[service.slot]
     other = table[flow_hash(world.other.secret, flow, service.affinity) % len(table)]
-    chain = oracle_next_hop.two_rows(first.chain, other.chain, world.other.alternating)
+    chain = oracle_next_hop.join_rows(first.chain, other.chain, world.other.alternating)
     return Row(tuple(chain), first.grace or other.grace)
 
 
 def _sender(world: World, arrival: Arrival) -> int:
-    """The node whose tag the packet bears; over IPv6 its outer source. -1: none that is known."""
+    """Return the node whose tag the packet has; over IPv6, whose address is its outer source. -1: an unknown node."""
     for number, node in world.nodes.items():
         if (node.address6 == arrival.sender6) if arrival.sender6 else (node.tag == arrival.prev_tag):
             return number
@@ -290,7 +290,7 @@ def _by_tunnel(world: World, to: int, arrival: Arrival, reading: Reading, outer:
 
 
 def _too_big(arrival: Arrival, reading: Reading, mtu: int) -> bytes:
-    """The ICMP error that tells the sender so, back the way it came (RFC 1191, RFC 4443)."""
+    """Return the ICMP error to the sender, by the interface that the packet came by (RFC 1191, RFC 4443)."""
     quote = Raw(arrival.packet[: min(reading.length, QUOTE)])
     ends = {"src": str(reading.flow.vip), "dst": str(reading.source)}
     if arrival.family == 4:
@@ -304,7 +304,7 @@ def _too_big(arrival: Arrival, reading: Reading, mtu: int) -> bytes:
 def flow_hash(secret: bytes, flow: Flow, affinity: int = 5) -> int:
     """Multilinear hashing (Lemire and Kaser 2014, "Strongly universal string hashing is fast"), then lowbias32.
 
-    The key's words are the secret and what SHAKE-256 makes of it, little-endian; so are the flow's words.
+    The key's words are the secret and its SHAKE-256 output, little-endian; so are the flow's words.
     """
     stream = secret + hashlib.shake_256(b"anylb flow hash" + secret).digest(64)
     key = [int.from_bytes(stream[at : at + 8], "little") for at in range(0, 80, 8)]

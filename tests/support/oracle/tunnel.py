@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tunnels, for the packet oracle: which outer headers a node opens, and what it puts around a packet.
+"""Tunnels, for the packet oracle: which outer headers a node accepts, and which ones it writes.
 
-IPIP is RFC 2003, 2473 and 4213; GUE is variant 1 of the Internet-Draft (the IP packet stands right behind UDP). The hop
-lies in the outer IPv4 ID or in the low four bits of the outer IPv6 flow label.
+IPIP is RFC 2003, 2473 and 4213; GUE is variant 1 of the Internet-Draft (the IP packet follows UDP directly). The hop is
+in the outer IPv4 ID or in the low four bits of the outer IPv6 flow label.
 """
 
 from collections.abc import Collection
@@ -21,7 +21,7 @@ IN_IP = {4: 4, 6: 41}
 
 @dataclass(frozen=True)
 class Opened:
-    """What a tunnel's header carried: `inner` is the packet, and `behind` it with all that lies behind it."""
+    """What a tunnel carried: `inner` is the packet, `behind` the packet with all that follows it in the frame."""
 
     family: int
     inner: bytes
@@ -32,7 +32,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Outer:
-    """Header to put around a packet: ends, way (`gue` or not) and what it takes from the packet."""
+    """The outer header of a packet: its ends, its kind (`gue` or not) and what it takes from the packet."""
 
     src: Address
     dst: Address
@@ -47,7 +47,7 @@ class Outer:
 
 
 def is_tunnel(family: int, packet: bytes) -> bool:
-    """Whether a packet to this node claims to be a tunnel's. UDP is not looked for behind options."""
+    """Whether a packet to this node claims to be a tunnel's. After IPv4 options, UDP does not count."""
     ip = header(IP, packet, 20) if family == 4 else header(IPv6, packet, 40)
     if ip is None:
         return False
@@ -60,7 +60,7 @@ def is_tunnel(family: int, packet: bytes) -> bool:
 
 
 def open_tunnel(family: int, packet: bytes, prefixes: Collection[IPv4Network | IPv6Network]) -> Opened | None:
-    """Take the outer header off a packet to this node; None unless a node of the cluster can have made it."""
+    """Remove the outer header of a packet to this node; None unless a node of the cluster can have written it."""
     if family == 4:
         ip = header(IP, packet, 20)
         if (
@@ -91,7 +91,7 @@ def open_tunnel(family: int, packet: bytes, prefixes: Collection[IPv4Network | I
 
 
 def outer_header(outer: Outer, family: int, length: int) -> bytes:
-    """Build the headers to put before a packet of `length` bytes."""
+    """Return the outer headers of a packet of `length` bytes."""
     protocol, udp = IN_IP[family], b""
     if outer.gue:
         protocol = 17

@@ -4,16 +4,16 @@
     - what: a description
       in: [layer: {field: value}, ...]   scapy's layers and fields; world.yml has the defaults
       cut: 40                            only so many bytes of it
-      service: echo                      whose counters and row are meant; none: slot 0
+      service: echo                      the service of the counters and the row; none: slot 0
       maps: {chain: [2, 3]}              what differs from the world of world.yml
       verdict: pass | drop | tx | redirect
       out: {to: 2, hop: 1}               forwarded by MAC, with a marker
-           {opened: true}                the packet that a tunnel carried, maybe with to and hop
-           [layer: {field: value}, ...]  in full; `same` is the IP packet that came, `same: 504` its start
+           {opened: true}                the packet that a tunnel carried; `to` and `hop` may be added
+           [layer: {field: value}, ...]  in full; `same` is the IP packet that came, `same: 504` its first bytes
       counted: [rx, forward_first]
       never: [drop, to 3, ...]           verdicts, counters and next nodes that must not be
 
-Owns reading only; what is in the files was decided by hand, not computed by the oracle.
+Owns reading only; the expected results in the files were decided by hand, not computed by the oracle.
 """
 
 from collections.abc import Iterator
@@ -84,7 +84,7 @@ def _world_file() -> Any:
 
 @cache
 def base_world() -> World:
-    """The world of world.yml."""
+    """Return the world of world.yml."""
     data = _world_file()
     services = {
         (ip_address(entry["vip"]), PROTOCOLS[entry["protocol"]], entry["port"]): Service(
@@ -111,7 +111,7 @@ def _table(chain: tuple[int, ...], grace: bool) -> list[Row]:
 
 
 def fixtures() -> Iterator[Fixture]:
-    """All fixtures of all files."""
+    """Return all fixtures of all files."""
     for path in sorted(FOLDER.glob("*.yml")):
         if path.name != "world.yml":
             for entry in _load(path):
@@ -186,13 +186,13 @@ def _layer(kind: str, given: Any, defaults: dict[str, dict[str, Any]]) -> Packet
 
 
 def _quoted(quote: dict[str, Any]) -> bytes:
-    """The first bytes of a packet, as an ICMP error quotes it."""
+    """Return the first bytes of a packet, as an ICMP error quotes it."""
     pairs = [next(iter(layer.items())) for layer in quote["of"]]
     return bytes(_stack(pairs, _world_file()["reply"]))[: quote.get("cut", 28)]
 
 
 def _out(frame: bytes, tags: bytes, came: bytes, out: Any) -> bytes:
-    """`tags` and `came`: the VLAN tags and the innermost IP packet that came."""
+    """Return the expected frame. `tags` and `came`: the VLAN tags and the innermost IP packet that came."""
     if out is None:
         return frame
     if isinstance(out, list):

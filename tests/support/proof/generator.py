@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes frames out of bytes: each byte is a decision, a zero the plainest one, so that what fails can be made plainer.
+"""Makes frames from bytes: each byte is a decision, and 0 the simplest one, so that a failing frame can be simplified.
 
-Owns what is likely to matter: the world's addresses and ports, lengths that are right or nearly, headers inside
-headers. Whether a frame means anything is the oracle's business.
+Owns what is likely to matter: the world's addresses and ports, lengths that are right or almost right, headers inside
+headers. The oracle decides what a frame means.
 """
 
 import struct
@@ -39,7 +39,7 @@ class Choices:
         return options[self.byte() % len(options)]
 
     def rarely(self, usual: T, *others: T) -> T:
-        """The usual one, or, once in twenty times, one of the others."""
+        """Return the usual one or, once in twenty times, one of the others."""
         number = self.byte()
         return others[number % len(others)] if number >= 243 else usual
 
@@ -48,7 +48,7 @@ class Choices:
 
 
 def frame(data: bytes) -> bytes:
-    """Make a frame; never shorter than the 14 bytes that TEST_RUN wants."""
+    """Make a frame of at least the 14 bytes that TEST_RUN requires."""
     c = Choices(data)
     macs = c.rarely(MAC, b"\xff" * 6, MAC[:5] + b"\2", b"\1" + MAC[1:]) + _source(c)
     shape = c.byte()
@@ -72,7 +72,7 @@ def _source(c: Choices) -> bytes:
 
 
 def _packet(c: Choices, family: int, depth: int) -> bytes:
-    """A packet to a VIP, most often."""
+    """Make a packet, in most cases to a VIP."""
     if family == 4:
         source: Address = c.of(CLIENT, CLIENT, FAR_CLIENT, IPv4Address(0x0A010200 | c.byte()))
         source = c.rarely(source, VIP, IPv4Address("127.0.0.1"), IPv4Address(c.word() << 16), IPv4Address("10.66.0.1"))
@@ -89,7 +89,7 @@ def _packet(c: Choices, family: int, depth: int) -> bytes:
 
 
 def _outer(c: Choices, family: int) -> bytes:
-    """A tunnel's header to this node, most often right, around a packet or another tunnel."""
+    """Make a tunnel to this node, in most cases a valid one, around a packet or another tunnel."""
     peers: tuple[Address, ...] = PEERS if family == 4 else PEERS6
     source = c.rarely(peers[c.byte() % len(peers)], CLIENT if family == 4 else CLIENT6, ME if family == 4 else ME6)
     target: Address = (c.rarely(ME, VIP, PEERS[0])) if family == 4 else c.rarely(ME6, VIP6, PEERS6[0])

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stage of the proofs: the real program with a world written into its maps, and real sockets around it.
+"""The stage of the proofs: the real program with a world written into its maps, and real sockets.
 
 Owns translating the oracle's world into maps, and running frames through the program (BPF_PROG_TEST_RUN, ~5 us each).
 
 this namespace:   client 10.1.0.2 (lo) ──── VIPs (lo)        connections and TIME-WAIT, by ordinary sockets
-                  client 10.1.9.9 ── wire │ feed ── VIPs     handshakes left half open
+                  client 10.1.9.9 ── wire │ feed ── VIPs     half-open handshakes
 """
 
 import os
@@ -41,13 +41,13 @@ ROWS = 4096
 VIP, CLIENT, FAR_CLIENT = IPv4Address("10.99.0.1"), IPv4Address("10.1.0.2"), IPv4Address("10.1.9.9")
 FEED_MAC = "02:00:00:00:00:aa"
 FOREVER_NS = 2**63
-TELL_TOO_BIG = 1  # enum budget of lb.h
+LIMIT_REPLY_TOO_BIG = 1  # enum rate_limit of lb.h
 AFFINITIES = {5: Affinity.FIVE_TUPLE, 3: Affinity.THREE_TUPLE, 2: Affinity.TWO_TUPLE}
 VERDICTS = ("aborted", "drop", "pass", "tx", "redirect")
 
 
 class Stage:
-    """The program, whole or without what is not used, not attached to anything, in the world installed last."""
+    """The program, with or without IPv6, not attached to any interface, in the world installed last."""
 
     def __init__(self, folder: Path, ipv6: bool = True) -> None:
         self.path = DataPath.open(folder, "lo", rows=ROWS, ipv6=ipv6, cache_dir=PROGRAMS)
@@ -62,17 +62,19 @@ class Stage:
         self.path.close()
 
     def send(self, frame: bytes) -> tuple[str, bytes]:
-        """Return the program's verdict and the frame as it left it."""
+        """Return the program's verdict and the frame after it."""
         verdict, left = self._runner.run(frame)
         return VERDICTS[verdict], left
 
     def refill(self) -> None:
-        """Let the next packets that are too big be answered: a CPU does so a thousand times a second at most."""
+        """Reset the rate limit of "too big" replies, which is a thousand a second for each CPU."""
         maps = self.path.maps
-        bpf_map.update(maps.pinned["spent"].fd, TELL_TOO_BIG.to_bytes(4, "little"), bytes(8 * bpf_map.possible_cpus()))
+        bpf_map.update(
+            maps.pinned["spent"].fd, LIMIT_REPLY_TOO_BIG.to_bytes(4, "little"), bytes(8 * bpf_map.possible_cpus())
+        )
 
     def agrees(self, judgement: Judgement, frame: bytes) -> bool:
-        """Send a frame; whether verdict and frame are as judged. What is dropped may lie there in pieces."""
+        """Send a frame; return whether verdict and frame are as judged. The bytes of a dropped frame do not count."""
         if judgement.counted[-1][1] == "reply_too_big":
             self.refill()
         verdict, left = self.send(frame)
@@ -83,7 +85,7 @@ class Stage:
         return {(slot, name): value for slot, named in counters.items() for name, value in named.items()}
 
     def install(self, world: World) -> None:
-        """Write a world into the maps; what did not change since the last one stays."""
+        """Write a world into the maps; entries that are the same in the last world are not written."""
         maps, before = self.path.maps, self._now
         me = world.nodes[world.me]
         if before is None or (world.secret, me) != (before.secret, before.nodes[before.me]):
@@ -114,7 +116,7 @@ class Stage:
         self._now = world
 
     def _install_other(self, other: OtherEpoch) -> None:
-        """Let the other epoch have the first side, so that the one of new flows is not where it is without."""
+        """Put the other epoch into the first bank, so that new flows use another bank than in a world of one epoch."""
         maps = self.path.maps
         for slot, rows in other.tables.items():
             maps.tables.swap(slot, *_encoded(rows), bank=0)
@@ -124,7 +126,7 @@ class Stage:
 
 
 def difference(world: World, stage: Stage, frame: bytes, of: str = "generated") -> str:
-    """Show what the oracle says of a frame and what the program does."""
+    """Show what the oracle expects of a frame and what the program does."""
     judgement, (verdict, left) = judge(world, frame), stage.send(frame)
     return (
         f"{of}: {frame.hex()}\n"
@@ -139,7 +141,7 @@ def _mac(text: str) -> bytes:
 
 def _node_entry(node: Node) -> NodeEntry:
     return NodeEntry(
-        address=node.address or IPv4Address("192.0.2.255"),  # every node has one; none of ours goes without
+        address=node.address or IPv4Address("192.0.2.255"),  # a NodeEntry must have one; all of these nodes do
         tag=node.tag,
         mac=_mac(node.mac) if node.mac else None,
         on_link=node.on_link,
@@ -208,12 +210,12 @@ class Sockets:
         }
 
     def refresh(self) -> None:
-        """Call this now and then: the kernel keeps a TIME-WAIT socket for a minute."""
+        """Renew the TIME-WAIT socket, which the kernel keeps for a minute; call this often."""
         if time.monotonic() - self._since > 30:
             self._leave_time_wait()
 
     def _leave_time_wait(self) -> None:
-        """Who closes first waits."""
+        """Make a TIME-WAIT socket here: the end that closes first gets it."""
         self._since = time.monotonic()
         client, server = self._connect(self.TIME_WAIT)
         server.close()
@@ -226,7 +228,7 @@ class Sockets:
         return client, self._stack.enter_context(self._listener.accept()[0])
 
     def _open_half(self) -> None:
-        """Send a SYN into the wire and wait for the answer, which stays without one."""
+        """Send a SYN into the wire and wait for the SYN-ACK, which gets no answer."""
         _run("ip", "link", "add", "feed", "address", FEED_MAC, "type", "veth", "peer", "name", "wire")
         _run("ip", "link", "set", "feed", "arp", "off", "up")
         _run("ip", "link", "set", "wire", "up")
@@ -242,7 +244,7 @@ class Sockets:
                 assert time.monotonic() < deadline, "no SYN-ACK"
 
     def _datagrams(self) -> None:
-        """An unconnected socket, which catches every client's, and one connected to a client's port."""
+        """Open an unconnected socket, which matches every client, and one that is connected to a client's port."""
         for connected in (False, True):
             udp = self._stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Worlds for generated frames: every kind of next hop and service side by side, and rows with chains of their own."""
+"""Worlds for generated frames: every kind of next hop and service together, and rows with various chains."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -12,7 +12,7 @@ from support.proof.stage import CLIENT, ROWS, VIP
 SECOND_VIP, NO_VIP = IPv4Address("10.99.0.2"), IPv4Address("10.99.0.3")
 VIP6, SECOND_VIP6, NO_VIP6 = (IPv6Address(f"2001:db8:99::{number}") for number in (1, 2, 3))
 CLIENT6 = IPv6Address("2001:db8:1::2")
-# A /64 for each node, as on a routed fabric, and all end alike: no few bits tell them apart.
+# A /64 for each node, as on a routed fabric, and the same last word in all: only whole addresses distinguish nodes.
 ME, ME6 = IPv4Address("10.0.0.11"), IPv6Address("2001:db8:0:1::b")
 PEERS = tuple(IPv4Address(f"10.0.0.{tag}") for tag in range(12, 18))
 PEERS6 = tuple(IPv6Address(f"2001:db8:0:{tag - 10:x}::b") for tag in range(12, 18))
