@@ -11,6 +11,7 @@ must go on, and with it the heartbeat to the relay.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
@@ -26,15 +27,17 @@ from agent.table.table import Table
 from bpf.layout.conf import NodeConf, OtherEpoch
 from bpf.layout.limits import BANKS, CHAIN, SLOTS
 from bpf.maps.maps import Maps
+from bpf.maps.table_map import Swap
 
 Members = tuple[Candidate, ...]
 TableKey = tuple[int, int, int, str, Members]
 """All inputs of a table: version, rows, chain, the service's hash, its members."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Rows:
-    """The rows of one service in one bank, as they are in the kernel."""
+    """The rows of services in one bank, as they are in the kernel. Services whose rows were equal from the start have
+    the same object here: what is computed and written for one of them serves all."""
 
     rows: NDArray[np.uint16] | None
     grace: Grace
@@ -64,15 +67,35 @@ class EpochBanks:
                 self.use = EpochUse(conf.epoch, bool(conf.other and conf.other.alternating))
         self._armed = False
         self._freed = False
-        self._rows = [{name: self._empty() for name in slots} for _ in range(BANKS)]
-        for bank, name in ((bank, name) for bank in range(BANKS) if self._epoch_in[bank] is not None for name in kept):
-            rows, until = maps.tables.rows(slots[name], bank), maps.tables.grace(slots[name], bank)
-            if rows is not None and until is not None:
-                self._rows[bank][name] = _Rows(rows, Grace.of(until))
+        self._rows = [dict.fromkeys(slots, self._empty()) for _ in range(BANKS)]
+        for bank in range(BANKS):
+            if self._epoch_in[bank] is not None:
+                self._rows[bank] |= self._read(kept, bank)
         self._shared: dict[TableKey, Table] = {}
 
     def _empty(self) -> _Rows:
         return _Rows(None, Grace.of(np.zeros(self._maps.row_count, np.uint64)))
+
+    def _read(self, services: Iterable[str], bank: int) -> dict[str, _Rows]:
+        """Return the rows that the kernel has for these services; equal ones become one object again."""
+        found: dict[str, _Rows] = {}
+        distinct: list[_Rows] = []
+        for name in services:
+            rows, until = (
+                self._maps.tables.rows(self._slots[name], bank),
+                self._maps.tables.grace(self._slots[name], bank),
+            )
+            if rows is None or until is None:
+                continue
+            for known in distinct:
+                same_rows = known.rows is not None and np.array_equal(known.rows, rows)
+                if same_rows and np.array_equal(known.grace.until, until):
+                    found[name] = known
+                    break
+            else:
+                found[name] = _Rows(rows, Grace.of(until))
+                distinct.append(found[name])
+        return found
 
     @property
     def complete(self) -> bool:
@@ -114,8 +137,7 @@ class EpochBanks:
             if number not in self._epoch_in:
                 self._assign_bank(number, conf)
             bank = self._epoch_in.index(number)
-            for name in self._slots:
-                await self._apply_rows(bank, name, candidates[name], hashes[name], indexes, now, switching)
+            await self._apply_rows(bank, candidates, hashes, indexes, now, switching)
         others = [epoch for number, epoch in self._epochs.items() if number != use.first]
         other = OtherEpoch(others[0].key, others[0].number, use.alternating) if others else None
         self._write_conf(conf, use.first, other)
@@ -123,8 +145,8 @@ class EpochBanks:
         if not self._freed:
             await asyncio.to_thread(self._free_unused_banks)
             self._freed = True
-        kinds = {self._kind(epoch, hashes[n], candidates[n]) for epoch in self._epochs.values() for n in self._slots}
-        self._shared = {kind: table for kind, table in self._shared.items() if kind in kinds}
+        used = {id(members) for members in candidates.values()}
+        self._shared = {key: table for key, table in self._shared.items() if id(key[-1]) in used}
 
     def _assign_bank(self, number: int, conf: NodeConf) -> None:
         """Assign a bank to an epoch: one that the program does not read, or can stop reading."""
@@ -138,7 +160,7 @@ class EpochBanks:
             self._maps.conf.write(replace(self._conf, other=None))
             self._conf = replace(self._conf, other=None)
         self._epoch_in[bank] = number
-        self._rows[bank] = {name: self._empty() for name in self._slots}
+        self._rows[bank] = dict.fromkeys(self._slots, self._empty())
 
     def _write_conf(self, conf: NodeConf, first: int, other: OtherEpoch | None) -> None:
         epoch = self._epochs[first]
@@ -157,33 +179,66 @@ class EpochBanks:
     async def _apply_rows(
         self,
         bank: int,
-        name: str,
+        candidates: Mapping[str, Members],
+        hashes: Mapping[str, str],
+        indexes: Mapping[IPv4Address, int],
+        now: float,
+        switching: bool,
+    ) -> None:
+        """Bring all tables of a bank to these candidates, with one swap for all services."""
+        rows = self._rows[bank]
+        groups: dict[tuple[int, int, str], list[str]] = {}
+        for name, current in rows.items():
+            if switching or candidates[name] != current.members:
+                groups.setdefault((id(current), id(candidates[name]), hashes[name]), []).append(name)
+        computed: dict[tuple[int, str], list[tuple[list[str], _Rows, _Rows]]] = {}
+        for (_, _, kind), names in groups.items():
+            members, current = candidates[names[0]], rows[names[0]]
+            new = await asyncio.to_thread(self._next, bank, current, members, kind, indexes, now, switching)
+            computed.setdefault((id(members), kind), []).append((names, current, new))
+        swaps: list[Swap] = []
+        changed: dict[str, _Rows] = {}
+        for same in computed.values():
+            names, current, new = same[0]
+            if len(same) > 1:  # services that differed have equal rows from now on
+                names = [name for more, _, _ in same for name in more]
+                new = replace(new, grace=functools.reduce(Grace.longest, (one.grace for _, _, one in same)))
+            if len(same) > 1 or new.grace is not current.grace:
+                slots = tuple(self._slots[name] for name in names)
+                only_grace = len(same) == 1 and new.rows is current.rows
+                swaps.append(Swap(slots, new.grace.until, None if only_grace else new.rows, bank))
+            changed |= dict.fromkeys(names, new)
+        if swaps:
+            await asyncio.to_thread(self._maps.tables.swap_all, swaps)
+        self._rows[bank] = rows | changed
+
+    def _next(
+        self,
+        bank: int,
+        current: _Rows,
         members: Members,
         kind: str,
         indexes: Mapping[IPv4Address, int],
         now: float,
         switching: bool,
-    ) -> None:
-        current, epoch = self._rows[bank][name], self._epochs[self._epoch_in[bank] or 0]
+    ) -> _Rows:
+        """Return the rows for these members; the same rows and grace objects if nothing is to be written."""
+        everywhere = np.ones(self._maps.row_count, np.bool_)
         if members == current.members:
-            if switching:
-                current.grace = current.grace.after(np.ones(self._maps.row_count, np.bool_), now)
-                await asyncio.to_thread(self._maps.tables.set_grace, self._slots[name], current.grace.until, bank)
-            return
-        wanted = self._kind(epoch, kind, members)
-        table = self._shared.get(wanted)
+            return replace(current, grace=current.grace.after(everywhere, now)) if switching else current
+        key = self._kind(self._epochs[self._epoch_in[bank] or 0], kind, members)
+        table = self._shared.get(key)
         if table is None:
-            table = await asyncio.to_thread(self._build, wanted, current.table)
-            self._shared[wanted] = table
+            table = self._shared[key] = self._build(key, current.table)
         rows = _rows(table, [indexes[address] for address in table.members], self._maps.row_count)
-        changed = np.ones(len(rows), np.bool_)
-        if current.rows is not None and not switching:
-            changed = _differing(rows, current.rows)
+        changed = everywhere if current.rows is None or switching else _differing(rows, current.rows)
+        grace = current.grace
         if changed.any():
-            current.grace = current.grace.after(changed, now)
-            await asyncio.to_thread(self._maps.tables.swap, self._slots[name], rows, current.grace.until, bank)
-        current.rows, current.members, current.digest = rows, members, table.digest
-        current.table = table if table.ranking is not None else None
+            grace = grace.after(changed, now)
+        else:
+            assert current.rows is not None
+            rows = current.rows
+        return _Rows(rows, grace, members, table.digest, table if table.ranking is not None else None)
 
     @staticmethod
     def _kind(epoch: Epoch, kind: str, members: Members) -> TableKey:

@@ -40,3 +40,9 @@ class Grace:
         extended = np.minimum(now_ns + grace_ns, first + np.uint64(int(GRACE_IN_ALL_S * _NS)))
         until = np.where(changed, np.maximum(self.until, extended), self.until)
         return Grace(until, first, np.where(changed, now_ns, self.last))
+
+    def longest(self, other: Grace) -> Grace:
+        """Return the grace of rows that two services share from now on: of each row the longer one."""
+        return Grace(
+            np.maximum(self.until, other.until), np.minimum(self.first, other.first), np.maximum(self.last, other.last)
+        )

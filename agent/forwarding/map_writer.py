@@ -54,6 +54,9 @@ class MapWriter:
         self._indexes = {entry.address: index for index, entry in self._nodes.items()}
         self._hops = {_target(entry): _hop(entry) for entry in self._nodes.values() if entry.mac}
         self._written: dict[ServiceKey, ServiceEntry] = maps.services.read()
+        self._inputs: tuple[object, ...] | None = None
+        """What the maps were last written from, as far as it can be compared at once; None after a failure."""
+        self._kept_inputs: tuple[object, object] | None = None
         self._slots: dict[str, int] = {}
         self._epoch_banks = self._adopt(epochs)
         maps.node_prefixes.write(config.members.allow)
@@ -81,6 +84,7 @@ class MapWriter:
         for key in self._retiring:
             self._datapath.maps.services.remove(key)
         self._retiring = {}
+        self._inputs = None
 
     def _nodes_of_retiring(self) -> set[IPv4Address]:
         """Return the nodes in the rows of services that left the configuration and are not removed yet."""
@@ -172,8 +176,14 @@ class MapWriter:
 
         `candidates` and `up` (whether this node takes new flows) are by service name; `ends` is each node's IPv6 end
         of tunnels. Order: the node entries that new rows will name, the rows, the use of the epochs, the services, and
-        last the removal of entries that no row names any more. Raises AgentError if the nodes are too many.
+        last the removal of entries that no row names any more. Raises AgentError if the nodes are too many. Nothing is
+        done if `candidates` and `ends` are the same objects as the last time, and the rest is equal.
         """
+        inputs = id(candidates), id(ends), dict(up), epoch_switch
+        if inputs == self._inputs:
+            return
+        self._inputs = None
+        self._kept_inputs = candidates, ends  # so that no other object gets their ids
         self._ends = {**ends, self._own: self._ends[self._own]}
         wanted = {self._own} | {c.address for members in candidates.values() for c in members}
         wanted |= self._nodes_of_retiring()
@@ -193,6 +203,7 @@ class MapWriter:
         for address, index in dropped.items():
             self._datapath.maps.nodes.write(index, None)
             del self._nodes[index], self._indexes[address]
+        self._inputs = inputs
 
     def _write_node(self, index: int, address: IPv4Address) -> None:
         end6 = self._ends.get(address)

@@ -4,6 +4,7 @@
 import ctypes as ct
 import errno
 import os
+from collections.abc import Sequence
 
 from bpf.kernel.libbpf import check, library, read_info
 from bpf.layout.map_spec import MapSpec
@@ -69,6 +70,18 @@ def map_matches(fd: int, spec: MapSpec) -> bool:
 def update(fd: int, key: bytes, value: bytes) -> None:
     """Write one entry."""
     check(library().bpf_map_update_elem(fd, key, value, 0), "cannot write to a BPF map")
+
+
+class _BatchOpts(ct.Structure):
+    _fields_ = [("sz", ct.c_size_t), ("elem_flags", ct.c_uint64), ("flags", ct.c_uint64)]
+
+
+def update_batch(fd: int, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+    """Write many entries with one system call (BPF_MAP_UPDATE_BATCH)."""
+    count = ct.c_uint32(len(keys))
+    options = _BatchOpts(sz=ct.sizeof(_BatchOpts))
+    result = library().bpf_map_update_batch(fd, b"".join(keys), b"".join(values), ct.byref(count), ct.byref(options))
+    check(result, f"cannot write to a BPF map (entry {count.value + 1} of {len(keys)})")
 
 
 def lookup(fd: int, key: bytes, value_size: int) -> bytes | None:

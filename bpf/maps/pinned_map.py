@@ -2,6 +2,7 @@
 """One open map: keys and values as bytes. The other modules of this folder define their meaning."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -66,6 +67,10 @@ class PinnedMap:
     def update(self, key: bytes, value: bytes) -> None:
         """Write one entry."""
         bpf_map.update(self.fd, key, value)
+
+    def update_batch(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        """Write many entries with one system call."""
+        bpf_map.update_batch(self.fd, keys, values)
 
     def delete(self, key: bytes) -> None:
         """Remove one entry, if it is there."""

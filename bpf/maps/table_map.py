@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The services' tables, one in each bank: rows, and the deadlines of their grace.
 
-A table is written into a map of its own, then swapped in at once.
+A table is written into a map of its own, then swapped in at once; services whose tables are equal share that map.
 """
 
 import mmap
 import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,32 @@ Deadlines = npt.NDArray[np.uint64]
 """Shape (R,): until when a miss of the row is dropped, in ns of CLOCK_MONOTONIC; 0 for no longer."""
 
 
+_THREADS = 64
+
+
+def batch_waits_once() -> bool:
+    """Whether a batch of updates waits for readers once; before Linux 6.8 it waited after each of its entries."""
+    major, minor = (int("".join(c for c in part if c.isdigit()) or 0) for part in os.uname().release.split(".")[:2])
+    return (major, minor) >= (6, 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """New contents of the tables of some services in one bank: services with equal tables share one map.
+
+    `rows` None: only the deadlines change.
+    """
+
+    slots: tuple[int, ...]
+    grace_until_ns: Deadlines
+    rows: Rows | None = None
+    bank: int = 0
+
+    def indexes(self) -> list[int]:
+        """Return where the tables are in the outer maps."""
+        return [_index(slot, self.bank) for slot in self.slots]
+
+
 class TableMap:
     """The tables by slot and bank (0 or 1), each of `row_count` rows. Reading back requires CAP_SYS_ADMIN."""
 
@@ -30,16 +59,17 @@ class TableMap:
         self._grace = _OuterMap(grace, (row_count,), np.dtype(np.uint64))
 
     def swap(self, slot: int, rows: Rows, grace_until_ns: Deadlines, bank: int = 0) -> None:
-        """Replace a service's table in a bank: all of its rows at once.
+        """Replace one service's table in a bank, as `swap_all` does."""
+        self.swap_all([Swap((slot,), grace_until_ns, rows, bank)])
+
+    def swap_all(self, swaps: Iterable[Swap]) -> None:
+        """Replace tables, each with all of its rows at once, and all of them in one wait for readers of the old ones.
 
         The deadlines come first, so that a new row never lacks its grace.
         """
-        self.set_grace(slot, grace_until_ns, bank)
-        self._rows.swap(_index(slot, bank), rows)
-
-    def set_grace(self, slot: int, until_ns: Deadlines, bank: int = 0) -> None:
-        """Replace the deadlines alone."""
-        self._grace.swap(_index(slot, bank), until_ns)
+        swaps = list(swaps)
+        self._grace.swap([(one.indexes(), one.grace_until_ns) for one in swaps])
+        self._rows.swap([(one.indexes(), one.rows) for one in swaps if one.rows is not None])
 
     def drop(self, slot: int, bank: int) -> None:
         """Free a table's memory, if it is there; the program must not use the bank any more."""
@@ -71,18 +101,38 @@ class _OuterMap:
     def has(self, index: int) -> bool:
         return self._outer.lookup(pack_index(index)) is not None
 
-    def swap(self, index: int, values: npt.NDArray[Any]) -> None:
-        if values.shape != self._shape or values.dtype != self._dtype:
-            given, wanted = f"{values.dtype}{values.shape}", f"{self._dtype}{self._shape}"
-            raise ValueError(f"{self._outer.spec.name}: {given} given, {wanted} wanted")
+    def swap(self, contents: Iterable[tuple[Sequence[int], npt.NDArray[Any]]]) -> None:
+        """Make an inner map for each of `contents`, and put it at all of its indexes."""
         inner = self._outer.spec.inner
         assert inner
-        fd = bpf_map.create_map(inner)
+        made: list[int] = []
+        entries: list[tuple[int, int]] = []
         try:
-            _write(fd, values)
-            self._outer.set_entry(index, pack_index(fd))
+            for indexes, values in contents:
+                if values.shape != self._shape or values.dtype != self._dtype:
+                    given, wanted = f"{values.dtype}{values.shape}", f"{self._dtype}{self._shape}"
+                    raise ValueError(f"{self._outer.spec.name}: {given} given, {wanted} wanted")
+                fd = bpf_map.create_map(inner)
+                made.append(fd)
+                _write(fd, values)
+                entries += [(index, fd) for index in indexes]
+            self._put(entries)
         finally:
-            os.close(fd)  # the outer map keeps it
+            for fd in made:
+                os.close(fd)  # the outer map keeps it
+
+    def _put(self, entries: Sequence[tuple[int, int]]) -> None:
+        """Write the entries. Each write waits until no CPU reads the old inner map, some 15 ms; a batch waits once."""
+        keys = [pack_index(index) for index, _ in entries]
+        values = [pack_index(fd) for _, fd in entries]
+        if len(entries) < 2:
+            for key, value in zip(keys, values, strict=True):
+                self._outer.update(key, value)
+        elif batch_waits_once():
+            self._outer.update_batch(keys, values)
+        else:
+            with ThreadPoolExecutor(min(len(entries), _THREADS)) as pool:
+                list(pool.map(self._outer.update, keys, values))
 
     def drop(self, index: int) -> None:
         # Looked up first: even deleting nothing may wait until no CPU runs a program (Linux 6.1).

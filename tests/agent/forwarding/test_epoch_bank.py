@@ -16,7 +16,9 @@ from agent.forwarding.epoch_bank import EpochBanks
 from agent.model import Candidate, State
 from agent.table import algorithm
 from agent.table.epoch import Epoch, EpochSwitch, EpochUse
+from bpf.kernel import bpf_map
 from bpf.layout.conf import NodeConf, OtherEpoch
+from bpf.layout.limits import SLOTS as MAX_SLOTS
 from bpf.maps.maps import Maps
 
 pytestmark = pytest.mark.lab
@@ -193,3 +195,41 @@ def test_members_change_in_both_banks(maps: Maps) -> None:
         rows = maps.tables.rows(slot, bank)
         assert rows is not None
         assert set(np.unique(rows)) == {0, 1, 2}
+
+
+def shared(maps: Maps, bank: int = 0) -> bool:
+    """Whether both services have the same inner map."""
+    indexes = [(slot + bank * MAX_SLOTS).to_bytes(4, "little") for slot in SLOTS.values()]
+    return len({bpf_map.lookup(maps.pinned["rows"].fd, index, 4) for index in indexes}) == 1
+
+
+def test_services_with_equal_candidates_share_one_table(maps: Maps) -> None:
+    """From the start, again after they differed, and after a restart; what they differ in is each one's own."""
+
+    def bring(to: EpochBanks, web: tuple[Candidate, ...], dns: tuple[Candidate, ...], now: float) -> None:
+        found, hashes = {"web": web, "dns": dns}, dict.fromkeys(SLOTS, "rendezvous")
+        asyncio.run(to.apply(EpochSwitch(EpochUse(OLD.number)), found, hashes, INDEXES, BASE, now))
+
+    made = banks(maps, OLD)
+    bring(made, ALL, ALL, 1.0)
+    assert shared(maps)
+    assert made.digest("web") == made.digest("dns")
+    drained = (replace(ALL[0], effective=0, state=State.DRAINING), *ALL[1:])
+    bring(made, ALL, drained, 100.0)
+    assert not shared(maps)
+    assert not (maps.tables.grace(SLOTS["web"]) > 100 * 10**9).any(), "it has not changed"  # type: ignore[operator]
+    assert (maps.tables.grace(SLOTS["dns"]) > 100 * 10**9).any()  # type: ignore[operator]
+    less = drained[:3]
+    bring(made, less, less, 104.0)
+    assert shared(maps)
+    rows = maps.tables.rows(SLOTS["web"])
+    changed = maps.tables.grace(SLOTS["web"]) > 104 * 10**9  # type: ignore[operator]
+    assert changed.any()
+    assert rows is not None
+    assert not (rows == INDEXES[ADDRESSES[3]]).any()
+
+    successor = banks(maps, OLD)
+    bring(successor, less, less, 200.0)
+    assert shared(maps)
+    bring(successor, ALL, ALL, 300.0)
+    assert shared(maps), "a restart does not end it"

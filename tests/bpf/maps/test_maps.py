@@ -4,7 +4,7 @@
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from bpf.layout.node import NodeEntry
 from bpf.layout.service import Affinity, Protocol, ServiceEntry, ServiceFlag, ServiceKey
 from bpf.layout.service_cache import cache_place
 from bpf.maps.maps import Maps
+from bpf.maps.table_map import Swap
 
 ROWS = 65_536
 VIP, OTHER_VIP = IPv4Address("10.99.0.1"), IPv4Address("10.99.0.2")
@@ -105,6 +106,31 @@ def test_swap_replaces_the_whole_table_in_time(maps: Maps) -> None:
     read = maps.tables.rows(1)
     assert read is not None
     assert np.array_equal(read, rows)
+
+
+@pytest.mark.parametrize("waits_once", [True, False], ids=["one batch", "a thread for each, before Linux 6.8"])
+def test_services_with_equal_tables_share_one_map(
+    maps: Maps, waits_once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bpf.maps.table_map.batch_waits_once", lambda: waits_once)
+    (rows, grace), (other_rows, other_grace) = table(1), table(2)
+    maps.tables.swap_all([Swap((1, 2, 9), grace, rows), Swap((3,), other_grace, other_rows, bank=1)])
+    assert all(np.array_equal(maps.tables.rows(slot), rows) for slot in (1, 2, 9))
+    assert all(np.array_equal(maps.tables.grace(slot), grace) for slot in (1, 2, 9))
+    assert len(inner_ids(maps, "rows", (1, 2, 9))) == len(inner_ids(maps, "grace", (1, 2, 9))) == 1
+    assert np.array_equal(maps.tables.rows(3, bank=1), other_rows)
+    assert maps.tables.rows(3) is None
+
+    maps.tables.swap_all([Swap((2,), other_grace), Swap((9,), other_grace, other_rows)])
+    assert np.array_equal(maps.tables.rows(2), rows), "only its deadlines have changed"
+    assert np.array_equal(maps.tables.grace(2), other_grace)
+    assert np.array_equal(maps.tables.rows(9), other_rows)
+    assert np.array_equal(maps.tables.rows(1), rows), "what another service no longer shares stays"
+
+
+def inner_ids(maps: Maps, name: str, indexes: Iterable[int]) -> set[bytes | None]:
+    fd = maps.pinned[name].fd
+    return {bpf_map.lookup(fd, index.to_bytes(4, "little"), 4) for index in indexes}
 
 
 def test_table_of_a_wrong_shape_is_refused(maps: Maps) -> None:
