@@ -8,12 +8,13 @@ after half a minute.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from ipaddress import IPv4Address
 
 from agent.address import tag_of
 from agent.config.schema import Config
-from agent.membership.identity import SeenIdentity, node_prefix
+from agent.membership.identity import node_prefix
+from agent.membership.received import SeenIdentity
 
 MIN_DURATION_S = 30.0
 
@@ -24,19 +25,25 @@ class Conflicts:
     def __init__(self, config: Config, own: IPv4Address) -> None:
         self._config, self._own = config, own
         self._since: dict[tuple[str, str], float] = {}
+        self._compared: tuple[object, ...] | None = None
+        """What `_found` was made of: most of the time nothing has changed since."""
+        self._found: dict[tuple[str, str], str] = {}
         self.problems: tuple[str, ...] = ()
         """Those that last long enough, one line each."""
 
     def observe(
-        self, seen: Iterable[SeenIdentity], members: Iterable[IPv4Address], own_versions: Collection[int], now: float
+        self, seen: Sequence[SeenIdentity], members: Sequence[IPv4Address], own_versions: Collection[int], now: float
     ) -> None:
         """Compare all identities that live sessions carry. `own_versions`: those that this node announces.
 
         The view's `members` count for the tags: of two nodes with one prefix, routers may advertise only one.
         """
-        seen = list(seen)
-        found = self._shared_tags({one.address for one in seen} | {self._own, *members})
-        found |= self._foreign_prefixes(seen) | self._outsiders(seen) | self._duplicates(seen, own_versions)
+        compared = seen, members, own_versions
+        if compared != self._compared:
+            found = self._shared_tags({one.address for one in seen} | {self._own, *members})
+            found |= self._foreign_prefixes(seen) | self._outsiders(seen) | self._duplicates(seen, own_versions)
+            self._compared, self._found = compared, found
+        found = self._found
         self._since = {key: self._since.get(key, now) for key in found}
         self.problems = tuple(text for key, text in sorted(found.items()) if now - self._since[key] >= MIN_DURATION_S)
 
@@ -52,7 +59,7 @@ class Conflicts:
             if len(addresses) > 1
         }
 
-    def _foreign_prefixes(self, seen: list[SeenIdentity]) -> dict[tuple[str, str], str]:
+    def _foreign_prefixes(self, seen: Iterable[SeenIdentity]) -> dict[tuple[str, str], str]:
         found = {}
         for one in seen:
             if one.prefix != node_prefix(self._config, one.address):
@@ -62,7 +69,7 @@ class Conflicts:
                 )
         return found
 
-    def _outsiders(self, seen: list[SeenIdentity]) -> dict[tuple[str, str], str]:
+    def _outsiders(self, seen: Iterable[SeenIdentity]) -> dict[tuple[str, str], str]:
         found, allowed = {}, self._config.members.allow
         for one in seen:
             if one.address != self._own and not any(one.address in network for network in allowed):
@@ -73,7 +80,7 @@ class Conflicts:
                 )
         return found
 
-    def _duplicates(self, seen: list[SeenIdentity], own_versions: Collection[int]) -> dict[tuple[str, str], str]:
+    def _duplicates(self, seen: Iterable[SeenIdentity], own_versions: Collection[int]) -> dict[tuple[str, str], str]:
         """Two identities under one address: those of two nodes, or an old one that some router still holds."""
         found = {}
         sources: dict[IPv4Address, dict[int, str]] = {}

@@ -40,6 +40,11 @@ class FlapDamping:
     def __init__(self) -> None:
         self._records: dict[IPv4Address, _Record] = {}
 
+    @property
+    def active(self) -> bool:
+        """Whether any member has a penalty."""
+        return bool(self._records)
+
     def add_penalty(self, address: IPv4Address, now: float) -> None:
         """Charge a member for a loss of its own (not a mass loss)."""
         penalty = min(CEILING, self._penalty(address, now) + PENALTY)

@@ -104,6 +104,10 @@ class PeerTable:
                 _put_newer(best, advertisement)
         return best
 
+    def deadlines(self, now: float) -> list[float]:
+        """Return when the stale advertisements of peers that are up expire."""
+        return [peer.refreshed_by for peer in self._peers.values() if peer.up and now < peer.refreshed_by]
+
     def stale(self, now: float) -> set[IPv4Address]:
         """Return the nodes that only stale advertisements name, although some peer is up and had time to refresh."""
         if not any(peer.up and now >= peer.refreshed_by for peer in self._peers.values()):

@@ -16,7 +16,7 @@ import socket
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from agent.address import Address, Network
 from agent.announcing import loopback, routes
@@ -32,13 +32,14 @@ from agent.health.check import check_forever
 from agent.health.rise_fall import Health
 from agent.membership import identity, identity_version
 from agent.membership.prober import Prober
+from agent.membership.received import IdentityReader, Received
 from agent.membership.view import View
 from agent.model import Announcement, Member, Share, State
 from agent.netlink.connection import Netlink
 from agent.netlink.vip import put_vips
 from agent.node import saved_state
 from agent.node.own_interface import Interface
-from agent.node.plan import Condition, announcement, candidates, own_share, takers
+from agent.node.plan import CandidateIndex, Condition, announcement, own_share, takes_flows
 from agent.node.problems import Problems, unlisted_interfaces
 from agent.paths import Paths
 from agent.table import epoch
@@ -70,6 +71,7 @@ class Agent:
         self.epoch_switch: EpochSwitch | None = None
         """Which of its epochs this node uses; None before the first pass."""
         saved = saved_state.load(paths.state)
+        self._state_file = saved_state.StateFile(paths.state)
         now = time.monotonic()
         self.admin_state: State = saved.admin_state
         self.announced_once = saved.announced_once
@@ -81,6 +83,13 @@ class Agent:
             for s in config.services
         }
         self.view = View(m for m in saved.members if m.address != interface.address)
+        self._reader = IdentityReader(config, interface.address)
+        self._candidates = CandidateIndex({s.name: identity.service_id_of(s) for s in config.services})
+        self._members: tuple[Member | None, tuple[Member, ...], tuple[Member, ...]] = None, (), ()
+        """This node as a member, the view's members, and both together."""
+        self._followed: tuple[Member, ...] | None = None
+        """The members whose routes are monitored, and their IPv6 ends of tunnels."""
+        self._ends: dict[IPv4Address, IPv6Address | None] = {}
         self.denied = saved.denied
         self.version = saved.version or identity_version.initial(time.time())
         self._deadman_acted = False
@@ -106,6 +115,8 @@ class Agent:
         self.problems = Problems(config, interface.address)
         self._desired: tuple[list[Route], list[Route]] | None = None
         self._announcers: tuple[str, ...] = ()
+        self._announcing_members: tuple[Member, ...] | None = None
+        """The members that `_announcers` was made of."""
         self._last_pass_at = now
         self.netlink = Netlink()
         self.route_monitor = self.mss_clamp = None
@@ -153,12 +164,17 @@ class Agent:
         return self.announcer.announcements
 
     def members(self) -> tuple[Member, ...]:
-        """Return the members of the view and this node itself, sorted by address."""
+        """Return the members of the view and this node itself, by address; the same object as long as none changes."""
         here = self.interface
         first, *others = self.epoch_numbers
         shares, epochs = self.own_shares(), tuple(others)
         own = Member(here.address, first, shares, False, 0.0, "this node", here.address6, epochs=epochs)
-        return tuple(sorted((*self.view.members, own), key=lambda member: int(member.address)))
+        known, made_of, result = self._members
+        if own == known and made_of is self.view.members:
+            return result
+        result = tuple(sorted((*self.view.members, own), key=lambda member: int(member.address)))
+        self._members = own, self.view.members, result
+        return result
 
     @property
     def epoch_numbers(self) -> tuple[int, ...]:
@@ -279,19 +295,17 @@ class Agent:
             await asyncio.sleep(COALESCE_S)
             self._wake.clear()
             now = time.monotonic()
-            self.view.observe(
-                identity.peer_reports(self.config, self.relay.snapshot, self.relay.connected, self.interface.address),
-                now,
-            )
+            received = self._reader.read(self.relay.snapshot, self.relay.connected)
+            self.view.observe(received.reports, now)
             self.prober.probe(self.view.take_due_probes(now))
             if not self.membership_known:
                 if not self.view.is_complete(now):
                     continue
                 self.membership_known = True
-            await self._reconcile(now)
+            await self._reconcile(received, now)
             self._last_pass_at = time.monotonic()
 
-    async def _reconcile(self, now: float) -> None:
+    async def _reconcile(self, received: Received, now: float) -> None:
         """Make one pass from the observed to the desired state; it writes only what differs."""
         members = self.members()
         if self.map_writer is not None and self.datapath is not None:
@@ -303,12 +317,10 @@ class Agent:
                 self.fault = str(error)
                 if self.fault != before:
                     log.error("%s", error)
-        snapshot = self.relay.snapshot if self.relay.connected else None
         versions = self.version.number, self.version.fallback
         others = [self.prober.error, *unlisted_interfaces(self.map_writer, self.datapath)]
-        self.problems.observe(snapshot, members, self.epoch_numbers, versions, others, now)
-        received = identity.own_reflections(self.config, snapshot, self.interface.address)
-        self.version = self.version.after_reflections(received, now)
+        self.problems.observe(received, members, self.epoch_numbers, versions, others, now)
+        self.version = self.version.after_reflections(received.reflections, now)
         self._announce()
 
     async def _forward(
@@ -316,14 +328,16 @@ class Agent:
     ) -> None:
         """Write the tables, then attach the program: it must never handle a packet with empty tables."""
         condition = self.condition
-        found = {s.name: candidates(identity.service_id_of(s), members) for s in self.config.services}
+        found = self._candidates.of(members)
         up = {s.name: own_share(s, condition).effective > 0 for s in self.config.services}
-        ends = {member.address: member.address6 for member in members}
-        others = {address for address in ends if address != self.interface.address}
-        if self.route_monitor is not None:
-            self.route_monitor.follow({map_writer.target(a, ends[a]) for a in others}, map_writer.known_hop)
+        if members is not self._followed:
+            self._ends = {member.address: member.address6 for member in members}
+            targets = {map_writer.target(a, end6) for a, end6 in self._ends.items() if a != self.interface.address}
+            if self.route_monitor is not None:
+                self.route_monitor.follow(targets, map_writer.known_hop)
+            self._followed = members
         epoch_switch = self._switch_epoch(map_writer, members, now)
-        await map_writer.apply(found, up, ends, epoch_switch, now)
+        await map_writer.apply(found, up, self._ends, epoch_switch, now)
         if not (self._attached_once and datapath.attached()):
             await self._wait_for_macs()
             if self.mss_clamp is not None:
@@ -359,7 +373,7 @@ class Agent:
         """Send the relay all desired routes. This is a heartbeat too."""
         condition = self.condition
         members = self.members()
-        unserved = {s.name for s in self.config.services if not takers(candidates(identity.service_id_of(s), members))}
+        unserved = {name for name, found in self._candidates.of(members).items() if not any(map(takes_flows, found))}
         allowed = {vip: announcement(self.config, vip, condition, unserved) for vip in self.config.vips}
         self.announcer.decide(allowed, time.monotonic(), time.time())
         wanted = {vip: a.method for vip, a in self.announcements.items() if a.wanted and not self.stopping}
@@ -373,7 +387,8 @@ class Agent:
         self._desired = routes.desired_routes(
             self.config, here.address, self.epoch_numbers, shares, wanted, here.address6, self.version, here.next_hop6
         )
-        self._announcers = identity.announcer_prefixes(self.config, members)
+        if members is not self._announcing_members:
+            self._announcing_members, self._announcers = members, identity.announcer_prefixes(self.config, members)
         self.relay.send_desired(*self._desired, self._announcers)
         snapshot = self.relay.snapshot if self.relay.connected else None
         by_prefix = {route.prefix: route for route in self._desired[0]}
@@ -399,7 +414,7 @@ class Agent:
         if new == self._saved:
             return
         try:
-            saved_state.save(self.paths.state, new)
+            self._state_file.save(new)
             self._saved, self._save_error = new, None
         except OSError as error:  # the next pass tries again; without the file only a restart costs more
             if self._save_error != error.strerror:

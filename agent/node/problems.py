@@ -11,11 +11,10 @@ from ipaddress import IPv4Address
 
 from agent.config.schema import Config
 from agent.forwarding.map_writer import MapWriter
-from agent.membership import identity
 from agent.membership.conflict import Conflicts
+from agent.membership.received import Received
 from agent.model import Member
 from agent.table.epoch import incompatible_members
-from bgp.relay.protocol import Snapshot
 from bpf.attach.datapath import DataPath
 from bpf.errors import BpfError
 
@@ -32,7 +31,7 @@ class Problems:
 
     def observe(
         self,
-        snapshot: Snapshot | None,
+        received: Received,
         members: Collection[Member],
         epochs: Sequence[int],
         versions: Collection[int],
@@ -43,14 +42,13 @@ class Problems:
 
         `epochs` and `versions` are this node's own, `others` the problems that other modules found.
         """
-        claims = identity.seen_identities(self._config, snapshot)
-        self._conflicts.observe(claims, [member.address for member in members], versions, now)
+        self._conflicts.observe(received.seen, [member.address for member in members], versions, now)
         found = {
             f"{m.address} has epoch {m.epoch:#x}, this node {epochs[0]:#x}: their configurations and tables differ"
             for m in incompatible_members(epochs, members)
         }
         found |= {
-            *identity.unreadable_identities(self._config, snapshot),
+            *received.unreadable,
             *self._conflicts.problems,
             *filter(None, others),
         }

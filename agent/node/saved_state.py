@@ -50,11 +50,26 @@ class SavedState:
     """The export status of each VIP at each peer, with its time."""
 
 
-def save(path: Path, saved: SavedState) -> None:
-    """Write the state to another file and rename it, so that no reader ever sees half a file. Raises OSError."""
-    temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps(_to_json(saved)), encoding="utf-8")
-    os.replace(temporary, path)
+class StateFile:
+    """The file, for its writer. A member is encoded once as long as it does not change: 1,000 of them with 50 services
+    are 3 MB of JSON, and one of them changes at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._encoded: dict[int, tuple[Member, str]] = {}
+        """By the object's id; the value keeps the object, so that no other gets the same id."""
+
+    def save(self, saved: SavedState) -> None:
+        """Write the state to another file and rename it, so that no reader ever sees half a file. Raises OSError."""
+        encoded = {}
+        for member in saved.members:
+            known = self._encoded.get(id(member))
+            encoded[id(member)] = known or (member, json.dumps(_member_to_json(member)))
+        self._encoded = encoded
+        members = ",".join(text for _, text in encoded.values())
+        temporary = self.path.with_suffix(".new")
+        temporary.write_text(f'{{"members": [{members}], {json.dumps(_to_json(saved))[1:]}', encoding="utf-8")
+        os.replace(temporary, self.path)
 
 
 def load(path: Path) -> SavedState:
@@ -66,23 +81,8 @@ def load(path: Path) -> SavedState:
 
 
 def _to_json(saved: SavedState) -> dict[str, Any]:
+    """All but the members."""
     return {
-        "members": [
-            {
-                "address": str(member.address),
-                "epoch": member.epoch,
-                "shares": {str(sid): [s.weight, s.effective, s.state, s.announced] for sid, s in member.shares.items()},
-                "lost": member.lost,
-                "since": member.since,
-                "why": member.why,
-                "address6": str(member.address6) if member.address6 else None,
-                "version": member.version,
-                "epochs": member.epochs,
-                "changed": member.changed,
-                "change": member.change,
-            }
-            for member in saved.members
-        ],
         "healthy": sorted(saved.healthy),
         "admin_state": saved.admin_state,
         "announced_once": sorted(map(str, saved.announced_once)),
@@ -94,6 +94,22 @@ def _to_json(saved: SavedState) -> dict[str, Any]:
         "weights": dict(saved.weights),
         "flaps": {str(vip): [flap.at, flap.hold_s, flap.count] for vip, flap in saved.flaps.items()},
         "export_statuses": [entry.to_json() for entry in saved.export_statuses],
+    }
+
+
+def _member_to_json(member: Member) -> dict[str, Any]:
+    return {
+        "address": str(member.address),
+        "epoch": member.epoch,
+        "shares": {str(sid): [s.weight, s.effective, s.state, s.announced] for sid, s in member.shares.items()},
+        "lost": member.lost,
+        "since": member.since,
+        "why": member.why,
+        "address6": str(member.address6) if member.address6 else None,
+        "version": member.version,
+        "epochs": member.epochs,
+        "changed": member.changed,
+        "change": member.change,
     }
 
 

@@ -13,9 +13,10 @@ from agent.announcing.routes import (
     with_drain_attributes,
 )
 from agent.config.file import parse
-from agent.membership.identity import peer_reports, service_id_of
+from agent.membership.identity import service_id_of
 from agent.membership.identity_version import Version
 from agent.membership.peer_table import Advertisement
+from agent.membership.received import IdentityReader
 from agent.model import Method, Share, State
 from bgp.relay.protocol import Peer, Snapshot
 from bgp.route import Route
@@ -37,7 +38,7 @@ SHARES = {WEB: Share(50, 50, State.UP)}
 def received(*routes: Route) -> dict[IPv4Address, Advertisement]:
     """What B accepts of these routes."""
     peer = Peer("10.0.0.1", up=True, since=1.0, eor=True, routes=routes, announced=frozenset())
-    return dict(peer_reports(CONFIG, Snapshot((peer,)), True, B)["10.0.0.1"].advertisements)
+    return dict(IdentityReader(CONFIG, B).read(Snapshot((peer,)), True).reports["10.0.0.1"].advertisements)
 
 
 def test_desired_routes_and_fallback_carry_the_identity() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from agent.config.file import parse
 from agent.membership.conflict import MIN_DURATION_S, Conflicts
-from agent.membership.identity import SeenIdentity
+from agent.membership.received import SeenIdentity
 
 CONFIG = parse(
     """\

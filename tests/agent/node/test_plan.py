@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shares, announcements and candidates for each condition of a node."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
@@ -9,8 +10,9 @@ import pytest
 from agent.config.file import parse
 from agent.config.schema import Config
 from agent.errors import AgentError
-from agent.model import Member, Share, State
+from agent.model import Candidate, Member, Share, State
 from agent.node.plan import (
+    CandidateIndex,
     Condition,
     announcement,
     candidates,
@@ -167,3 +169,30 @@ def test_candidates_omit_left_members_and_give_lost_ones_no_weight() -> None:
         (C, 100, 0, State.LOST),
     ]
     assert candidates(6, [member(A, State.UP)]) == ()
+
+
+def test_candidate_index_is_the_candidates_of_each_service_kept_by_value() -> None:
+    """Whatever changes, it equals what is computed afresh; what is equal is one object, across services and passes."""
+    ids = {"web": 5, "dns": 6, "none": 7}
+    index = CandidateIndex(ids)
+    assert index.of(()) == {"web": (), "dns": (), "none": ()}
+
+    def known(address: IPv4Address, web: State, dns: State | None = None) -> Member:
+        shares = {5: Share(100, 100 if web is State.UP else 0, web)}
+        if dns is not None:
+            shares[6] = Share(100, 100 if dns is State.UP else 0, dns)
+        return Member(address, 1, shares, False, 0.0, "")
+
+    up, down = State.UP, State.DRAINING
+    a, b, c = known(A, up, up), known(B, up, up), known(C, up, up)
+    drained, half, left = known(B, down, down), known(B, up, down), known(B, State.LEFT)
+    views = [(a, b), (a, b, c), (a, drained, c), (a, half, c), (a, c), (a, b, c), (a, left)]
+    before: Mapping[str, tuple[Candidate, ...]] = {}
+    for view in views:
+        found = index.of(view)
+        assert found == {name: candidates(number, view) for name, number in ids.items()}, view
+        assert index.of(view) is found
+        assert (found["web"] is found["dns"]) == (found["web"] == found["dns"])
+        kept = {one: one for row in before.values() for one in row}
+        assert all(kept.get(one, one) is one for row in found.values() for one in row)
+        before = found

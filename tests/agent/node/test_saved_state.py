@@ -11,7 +11,7 @@ from agent.announcing.export_status import ExportStatus, StatusEntry
 from agent.announcing.hold_down import FlapRecord
 from agent.membership.identity_version import Version
 from agent.model import Member, Share, State
-from agent.node.saved_state import SavedState, load, save
+from agent.node.saved_state import SavedState, StateFile, load
 from agent.table.epoch import EpochUse
 
 A = IPv4Address("10.0.0.11")
@@ -46,7 +46,7 @@ SAVED = SavedState(
 
 
 def test_saved_state_is_loaded_unchanged(tmp_path: Path) -> None:
-    save(tmp_path / "state.json", SAVED)
+    StateFile(tmp_path / "state.json").save(SAVED)
     assert load(tmp_path / "state.json") == SAVED
     assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
 
@@ -62,7 +62,7 @@ def test_missing_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [None, 3, "x", [None], [[1]], {"a": 1}, {"192.0.2.1": [1]}])
 def test_broken_file_is_the_same_as_none(tmp_path: Path, key: str, value: object) -> None:
     path = tmp_path / "state.json"
-    save(path, SAVED)
+    StateFile(path).save(SAVED)
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     loaded = load(path)
     assert loaded == SavedState() or isinstance(loaded, SavedState)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Identities between the model and BGP: what a node announces, and which received identities another accepts."""
+"""Received identities: what a node announces, and what another reads out of the routes that routers send it."""
 
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
@@ -8,7 +8,8 @@ from agent.config.bgp import PeerConfig
 from agent.config.file import parse
 from agent.config.schema import Config
 from agent.membership import identity
-from agent.membership.peer_table import Advertisement
+from agent.membership.peer_table import Advertisement, PeerReport
+from agent.membership.received import IdentityReader, Received
 from agent.model import Share, State
 from bgp.relay.protocol import Peer, Snapshot
 from bgp.route import Route
@@ -39,12 +40,21 @@ def announced(
     return identity.identity_route(config, replace(own, version=version))
 
 
+def read(snapshot: Snapshot | None, config: Config = CONFIG, own: IPv4Address = B, connected: bool = True) -> Received:
+    """What a node reads out of one snapshot."""
+    return IdentityReader(config, own).read(snapshot, connected)
+
+
+def reports(snapshot: Snapshot | None, config: Config = CONFIG) -> dict[str, PeerReport]:
+    return dict(read(snapshot, config).reports)
+
+
 def received(
     *routes: Route, up: bool = True, own: IPv4Address = B, connected: bool = True
 ) -> dict[IPv4Address, Advertisement]:
     """What a node accepts of these routes."""
     peer = Peer("10.0.0.1", up=up, since=1.0, eor=True, routes=routes, announced=frozenset())
-    found = identity.peer_reports(CONFIG, Snapshot((peer,)), connected, own)
+    found = read(Snapshot((peer,)), own=own, connected=connected).reports
     assert found["10.0.0.1"].up is (up and connected)
     return dict(found["10.0.0.1"].advertisements)
 
@@ -60,17 +70,17 @@ def test_own_reflection_is_ignored() -> None:
 def test_nothing_is_received_from_a_peer_that_is_down_or_without_the_relay() -> None:
     assert received(announced(), up=False) == {}
     assert received(announced(), connected=False) == {}
-    assert identity.peer_reports(CONFIG, None, True, B)["10.0.0.1"].up is False
+    assert reports(None)["10.0.0.1"].up is False
 
 
 def test_peer_that_did_not_negotiate_ipv4_counts_as_down() -> None:
     """It advertises no identities; that must not make members lost."""
     both = parse(TEXT.replace("as: 65000}", "as: 65000}, {address: '2001:db8::1', as: 65000}"), "lb.yml")
     peer = Peer("10.0.0.1", up=True, since=1.0, eor=True)
-    assert identity.peer_reports(both, Snapshot((peer,)), True, B).keys() == {"10.0.0.1"}
-    assert identity.peer_reports(both, Snapshot((peer,)), True, B)["10.0.0.1"].up
+    assert reports(Snapshot((peer,)), both).keys() == {"10.0.0.1"}
+    assert reports(Snapshot((peer,)), both)["10.0.0.1"].up
     six_only = replace(peer, families=frozenset({"ipv6"}))
-    assert not identity.peer_reports(both, Snapshot((six_only,)), True, B)["10.0.0.1"].up
+    assert not reports(Snapshot((six_only,)), both)["10.0.0.1"].up
 
 
 def test_own_reflections_are_compared_by_content_not_by_version() -> None:
@@ -88,10 +98,10 @@ def test_own_reflections_are_compared_by_content_not_by_version() -> None:
             ("10.0.0.3", False, live_route),
         )
     )
-    found = identity.own_reflections(CONFIG, Snapshot(peers), A)
-    assert found == [(100, identity.content_digest(live)), (101, identity.content_digest(silent))]
-    assert identity.own_reflections(CONFIG, Snapshot(peers), B) == []
-    assert identity.own_reflections(CONFIG, None, A) == []
+    found = read(Snapshot(peers), own=A).reflections
+    assert found == ((100, identity.content_digest(live)), (101, identity.content_digest(silent)))
+    assert read(Snapshot(peers), own=B).reflections == ()
+    assert read(None, own=A).reflections == ()
 
 
 def test_two_clusters_on_one_fabric_never_mix() -> None:
@@ -104,10 +114,10 @@ def test_two_clusters_on_one_fabric_never_mix() -> None:
     both = CONFIG.bgp.model_copy(update={"peers": (*CONFIG.bgp.peers, PeerConfig(address="10.0.0.2", asn=65000))})
     for cluster, number in ((CONFIG, 100), (other, 500)):
         config = cluster.model_copy(update={"bgp": both})
-        reports = identity.peer_reports(config, snapshot, True, B)
-        assert [a.version for report in reports.values() for a in report.advertisements.values()] == [number]
-        assert [version for version, _ in identity.own_reflections(config, snapshot, A)] == [number]
-        assert identity.unreadable_identities(config, snapshot) == []
+        found = read(snapshot, config)
+        assert [a.version for report in found.reports.values() for a in report.advertisements.values()] == [number]
+        assert [version for version, _ in read(snapshot, config, A).reflections] == [number]
+        assert found.unreadable == ()
 
 
 def test_rejected_identities() -> None:
@@ -125,7 +135,32 @@ def test_ipv6_address_is_accepted_only_within_members_allow() -> None:
 
     def accepted(address6: IPv6Address) -> IPv6Address | None:
         peer = Peer("10.0.0.1", up=True, since=1.0, eor=True, routes=(announced(both, address6=address6),))
-        return identity.peer_reports(both, Snapshot((peer,)), True, B)["10.0.0.1"].advertisements[A].address6
+        return reports(Snapshot((peer,)), both)["10.0.0.1"].advertisements[A].address6
 
     assert accepted(inside) == inside
     assert accepted(outside) is None
+
+
+def test_each_route_is_decoded_once_and_equal_identities_are_one() -> None:
+    """A route that has not changed is the same object in the next snapshot; so is everything that is read out of it."""
+    peers = (*CONFIG.bgp.peers, PeerConfig(address="10.0.0.2", asn=65000))
+    config = CONFIG.model_copy(update={"bgp": CONFIG.bgp.model_copy(update={"peers": peers})})
+    a, b = announced(), announced(address=IPv4Address("10.0.0.13"), version=4)
+    first = Peer("10.0.0.1", True, 1.0, True, (a, b))
+    second = Peer("10.0.0.2", True, 1.0, True, (replace(a), b))
+    reader = IdentityReader(config, B)
+    before = reader.read(Snapshot((first, second)), True)
+    of_first, of_second = (report.advertisements for report in before.reports.values())
+    assert of_first[A] is of_second[A], "the two routers' copies of one identity are one object"
+    assert reader.read(Snapshot((first, second)), True).reports["10.0.0.1"] is before.reports["10.0.0.1"]
+
+    changed = replace(second, routes=(announced(version=6), b))
+    after = reader.read(Snapshot((first, changed)), True)
+    assert after.reports["10.0.0.1"] is before.reports["10.0.0.1"]
+    assert after.reports["10.0.0.2"].advertisements[A].version == 6
+    assert after.reports["10.0.0.2"].advertisements[b_address(b)] is of_second[b_address(b)]
+    assert not reader.read(Snapshot((replace(first, up=False, routes=()), changed)), True).reports["10.0.0.1"].up
+
+
+def b_address(route: Route) -> IPv4Address:
+    return IPv4Address(route.next_hop)
