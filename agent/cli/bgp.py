@@ -53,7 +53,7 @@ def _speaker(path: Path) -> SpeakerConfig:
     from agent.config import file
 
     config = file.load(path)
-    return speaker_config(config, local_addresses(config), file.passwords(path, config))
+    return speaker_config(config, local_addresses(config), file.read_peer_passwords(path, config))
 
 
 def local_addresses(config: Config) -> LocalAddresses:

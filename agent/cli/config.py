@@ -27,7 +27,7 @@ def check(path: Path, output: str) -> None:
     from agent.config import file
 
     config = file.load(path)
-    file.passwords(path, config)
+    file.read_peer_passwords(path, config)
     services = [f"{s.name} {endpoint(s.vip, s.port)}/{s.protocol}" for s in config.services]
     show(
         {"ok": True, "file": str(path), "services": services},

@@ -46,7 +46,7 @@ def load(path: Path) -> Config:
     return config
 
 
-def passwords(path: Path, config: Config) -> dict[str, bytes]:
+def read_peer_passwords(path: Path, config: Config) -> dict[str, bytes]:
     """Return the MD5 passwords of the peers that have one, by `PeerConfig.name`.
 
     Only the speaker needs them, so `load` does not read them. Raises ConfigError, which quotes nothing of a file.

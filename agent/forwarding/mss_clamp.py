@@ -39,7 +39,7 @@ _MSS_MIN: Final = 48
 """Linux never uses a smaller MSS (tcp_min_snd_mss)."""
 
 
-def limit(service: ServiceConfig, outer: int, mtu: int) -> int | None:
+def mss_limit(service: ServiceConfig, outer: int, mtu: int) -> int | None:
     """Return the MSS whose packets fit into the service's tunnels (`outer`: 4 or 6) over that MTU; None without any."""
     if service.protocol != "tcp" or service.forward == "l2":
         return None
@@ -47,10 +47,10 @@ def limit(service: ServiceConfig, outer: int, mtu: int) -> int | None:
     return max(_MSS_MIN, mtu - tunnel - _IP_HEADER[service.vip.version] - _TCP_HEADER)
 
 
-def limits(config: Config, mtu: int) -> dict[ServiceKey, int]:
+def mss_limits(config: Config, mtu: int) -> dict[ServiceKey, int]:
     """Return the MSS limit of each service with tunnels. With outer IPv6, nodes without an IPv6 end need less room."""
     outer = 6 if config.members.outer == "ipv6" else 4
-    found = {key_of(service): limit(service, outer, mtu) for service in config.services}
+    found = {key_of(service): mss_limit(service, outer, mtu) for service in config.services}
     return {key: most for key, most in found.items() if most is not None}
 
 
@@ -100,7 +100,7 @@ class MssClampKeeper:
         links = await self._netlink.links()
         names = self._config.node.names
         mtus = [link.mtu for link in links.values() if link.name in names] + self._map_writer.mtus()
-        self.limits = limits(self._config, min(mtus, default=_MTU))
+        self.limits = mss_limits(self._config, min(mtus, default=_MTU))
         self._datapath.maps.mss.write(self.limits)
         egress = [
             index for vip in {key.vip for key in self.limits} for index in await self._netlink.default_egress(vip)

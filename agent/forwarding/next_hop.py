@@ -69,6 +69,8 @@ def _egress(link: Link, links: Mapping[int, Link], uplinks: frozenset[int]) -> t
     return (up[0] if up else link), 0
 
 
-def unresolved(routes: Iterable[KernelRoute], macs: Mapping[tuple[int, Address], bytes]) -> set[tuple[int, Address]]:
+def unresolved_neighbors(
+    routes: Iterable[KernelRoute], macs: Mapping[tuple[int, Address], bytes]
+) -> set[tuple[int, Address]]:
     """Return the neighbors of these routes whose MACs are unknown."""
     return {route.neighbor for route in routes} - macs.keys()

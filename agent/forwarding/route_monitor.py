@@ -16,7 +16,7 @@ from typing import Final
 from pyroute2.netlink.exceptions import NetlinkError
 
 from agent.address import Address
-from agent.forwarding.next_hop import NextHop, next_hop, unresolved
+from agent.forwarding.next_hop import NextHop, next_hop, unresolved_neighbors
 from agent.netlink.connection import Netlink
 from agent.netlink.link import Link
 from agent.netlink.monitor import NetlinkEvent, NetlinkMonitor
@@ -88,7 +88,7 @@ class RouteMonitor:
                         refreshed = now
                     await self._read_routes()
                     self._decide()
-                    due = unresolved(filter(None, self._routes.values()), self._macs)
+                    due = unresolved_neighbors(filter(None, self._routes.values()), self._macs)
                     if now - confirmed >= CONFIRM_S:
                         due |= self._routed_neighbors()
                         confirmed = now

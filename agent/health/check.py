@@ -11,7 +11,7 @@ from collections.abc import Callable, MutableMapping
 
 from agent.config.service import ServiceConfig
 from agent.health.probe import probe
-from agent.health.rise_fall import Health, disable, judge, pause_s
+from agent.health.rise_fall import Health, disable_by_file, judge, pause_s
 
 log = logging.getLogger("anylb")
 
@@ -25,7 +25,7 @@ async def check_forever(
         started = time.monotonic()
         before = health[service.name]
         if check.disable_file is not None and await asyncio.to_thread(os.path.exists, check.disable_file):
-            after = disable(before, str(check.disable_file), time.monotonic())
+            after = disable_by_file(before, str(check.disable_file), time.monotonic())
         else:
             good, why = await probe(service.vip, service.health_port, check)
             after = judge(before, good, why, check.rise, check.fall, time.monotonic())

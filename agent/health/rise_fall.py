@@ -32,7 +32,7 @@ def judge(health: Health, good: bool, why: str, rise: int, fall: int, now: float
     return replace(health, streak=streak)
 
 
-def disable(health: Health, file: str, now: float) -> Health:
+def disable_by_file(health: Health, file: str, now: float) -> Health:
     """Return the health while the operator's file exists: unhealthy at once, and good answers do not count."""
     why = f"disabled: {file} exists"
     return replace(health, streak=0, why=why) if not health.healthy else Health(False, 0, now, why)

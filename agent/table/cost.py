@@ -72,7 +72,7 @@ def hashes(mixed: Keys) -> Keys:
     return mixed >> np.uint64(32)
 
 
-def keys(hashed: Keys, weights: Keys | np.uint64, members: Keys | np.uint64) -> Keys:
+def rank_keys(hashed: Keys, weights: Keys | np.uint64, members: Keys | np.uint64) -> Keys:
     """Return the keys of 32-bit hashes; weights and members' indexes broadcast against them."""
     cost = np.uint64(32 << _FRACTION_BITS) - _log2(hashed + np.uint64(1))
     cost <<= np.uint64(16)
@@ -90,7 +90,7 @@ def least_hashes(weights: Keys, cost: int) -> Keys:
     while (low < high).any():
         middle = (low + high) >> np.uint64(1)
         # Middle is 2^32 only when low is too: then the search has ended for that weight.
-        fits = keys(np.minimum(middle, np.uint64((1 << 32) - 1)), weights, np.uint64(0)) <= limit
+        fits = rank_keys(np.minimum(middle, np.uint64((1 << 32) - 1)), weights, np.uint64(0)) <= limit
         open_ = low < high
         high = np.where(open_ & fits, middle, high)
         low = np.where(open_ & ~fits, middle + np.uint64(1), low)

@@ -28,9 +28,9 @@ from agent.table.cost import (
     WEIGHTLESS,
     Keys,
     hashes,
-    keys,
     least_hashes,
     mix,
+    rank_keys,
     row_factors,
     seed,
 )
@@ -159,7 +159,7 @@ def _insert(best: Keys, horizon: Keys, place: int, member: bytes, weight: int) -
     # Some rows are complete far beyond the limit: these are checked whatever the hash is.
     limit = min(2.0 * float(horizon.mean()), float(WEIGHTLESS))
     some = np.flatnonzero((mixed >= _bound(weight, limit)) | (horizon > np.uint64(limit)))
-    new = keys(hashes(mixed[some]), np.uint64(weight), np.uint64(place))
+    new = rank_keys(hashes(mixed[some]), np.uint64(weight), np.uint64(place))
     fits = new < horizon[some]  # otherwise members that are not listed may rank before it
     rows, new = some[fits], new[fits]
     listed = best[:, rows]
@@ -214,7 +214,7 @@ def _rank_all(seeds: Keys, weights: Keys, places: Keys, factors: Keys, best: Key
     depth, step = len(best), max(1, _BLOCK // len(seeds))
     for start in range(0, len(factors), step):
         block = slice(start, start + step)
-        all_keys = keys(hashes(mix(factors[block, None] ^ seeds)), weights, places)
+        all_keys = rank_keys(hashes(mix(factors[block, None] ^ seeds)), weights, places)
         _keep_best(all_keys, depth, best[:, block], horizon[block])
 
 
@@ -243,7 +243,7 @@ def _rank_promising(seeds: Keys, weights: Keys, places: Keys, factors: Keys, bes
         mixed = mix(factors[block, None] ^ seeds)
         good = np.flatnonzero(mixed >= bound)
         row, member = np.divmod(good, len(seeds))
-        found = keys(hashes(mixed.ravel()[good]), weights[member], places[member])
+        found = rank_keys(hashes(mixed.ravel()[good]), weights[member], places[member])
         counts = np.bincount(row, minlength=len(mixed))
         nth = np.arange(len(good)) - np.repeat(np.cumsum(counts) - counts, counts)
         padded = np.full((len(mixed), max(int(np.max(counts)), depth)), EMPTY, np.uint64)

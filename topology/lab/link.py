@@ -79,7 +79,7 @@ def _ethtool(sock: socket.socket, interface: str, command: int, value: int) -> N
     fcntl.ioctl(sock, SIOCETHTOOL, struct.pack("16sP16x", interface.encode(), data.buffer_info()[0]))
 
 
-def offloads(pid: int, interface: str) -> dict[str, bool]:
+def read_offloads(pid: int, interface: str) -> dict[str, bool]:
     """Return whether transmit checksum offload (`tx`) and GRO (`gro`) are on."""
     with netns.inside_net(pid):
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)

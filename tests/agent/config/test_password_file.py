@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config.file import load, passwords
+from agent.config.file import load, read_peer_passwords
 from agent.errors import ConfigError
 
 TEXT = """\
@@ -40,7 +40,7 @@ def test_unusable_password_file(tmp_path: Path, content: bytes | None, mode: int
         secret.chmod(mode)
     config = load(tmp_path / "lb.yml")
     with pytest.raises(ConfigError) as caught:
-        passwords(tmp_path / "lb.yml", config)
+        read_peer_passwords(tmp_path / "lb.yml", config)
     where = f"{tmp_path}/lb.yml:8:53: bgp.peers[0].password_file"
     assert str(caught.value) == f"{where}: {secret}: {message.format(path=secret)}"
     assert "horse" not in str(caught.value)
@@ -51,5 +51,5 @@ def test_password_is_one_line(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(" spaces and ; { } 'quotes' \"count\" ü\r\n".encode())
     secret.chmod(0o400)
-    found = passwords(tmp_path / "lb.yml", load(tmp_path / "lb.yml"))
+    found = read_peer_passwords(tmp_path / "lb.yml", load(tmp_path / "lb.yml"))
     assert found == {"10.0.0.1": " spaces and ; { } 'quotes' \"count\" ü".encode()}

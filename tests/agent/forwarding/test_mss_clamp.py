@@ -6,7 +6,7 @@ from ipaddress import ip_address
 import pytest
 
 from agent.config.schema import Config
-from agent.forwarding.mss_clamp import interfaces, limits
+from agent.forwarding.mss_clamp import interfaces, mss_limits
 from agent.netlink.link import Link
 from bpf.layout.service import Protocol, ServiceKey
 
@@ -43,16 +43,16 @@ def config(vip: str = FOUR, forward: str = "gue", outer: str = "ipv4", protocol:
 @pytest.mark.parametrize("mtu", [1300, 1500, 9000])
 def test_a_full_packet_just_fits(vip: str, forward: str, outer: str, headers: int, mtu: int) -> None:
     key = ServiceKey(ip_address(vip), Protocol.TCP, 443)
-    assert limits(config(vip, forward, outer), mtu) == {key: mtu - headers}
+    assert mss_limits(config(vip, forward, outer), mtu) == {key: mtu - headers}
 
 
 def test_no_limit_without_a_tunnel_or_without_tcp() -> None:
-    assert limits(config(forward="l2"), 1500) == {}
-    assert limits(config(protocol="udp"), 1500) == {}
+    assert mss_limits(config(forward="l2"), 1500) == {}
+    assert mss_limits(config(protocol="udp"), 1500) == {}
 
 
 def test_tiny_mtu_gives_the_least_mss() -> None:
-    assert set(limits(config(), 68).values()) == {48}
+    assert set(mss_limits(config(), 68).values()) == {48}
 
 
 def test_interfaces_are_the_uplinks_and_the_egress_of_answers() -> None:

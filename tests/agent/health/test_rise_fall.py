@@ -3,7 +3,7 @@
 
 import pytest
 
-from agent.health.rise_fall import Health, disable, judge, pause_s
+from agent.health.rise_fall import Health, disable_by_file, judge, pause_s
 
 
 @pytest.mark.parametrize(
@@ -35,10 +35,10 @@ def test_since_is_the_time_of_the_change() -> None:
 
 
 def test_file_disables_at_once_and_recovery_takes_a_full_rise() -> None:
-    health = disable(Health(healthy=True, streak=0, since=1.0, why="ok"), "/etc/off", now=5.0)
+    health = disable_by_file(Health(healthy=True, streak=0, since=1.0, why="ok"), "/etc/off", now=5.0)
     assert (health.healthy, health.since, health.why) == (False, 5.0, "disabled: /etc/off exists")
-    assert disable(health, "/etc/off", now=6.0) == health
-    assert disable(judge(health, True, "ok", rise=3, fall=1, now=7.0), "/etc/off", now=8.0).streak == 0
+    assert disable_by_file(health, "/etc/off", now=6.0) == health
+    assert disable_by_file(judge(health, True, "ok", rise=3, fall=1, now=7.0), "/etc/off", now=8.0).streak == 0
     once = judge(health, True, "ok", rise=2, fall=1, now=9.0)
     assert not once.healthy
     assert judge(once, True, "ok", rise=2, fall=1, now=10.0).healthy

@@ -114,7 +114,7 @@ def test_a_lab_matches_its_file(name: str, write: Callable[[str], Path]) -> None
         assert "10.0.0.2/24" in interfaces["eth1"]["addresses"]
         assert interfaces["lo"]["up"]
         for node, interface in (("a", "eth1"), ("switch", "eth1"), ("switch", "eth2"), ("b", "eth1")):
-            assert link.offloads(lab.nodes[node].pid, interface) == {"tx": False, "gro": True}
+            assert link.read_offloads(lab.nodes[node].pid, interface) == {"tx": False, "gro": True}
         assert_connected(lab)
     assert_no_trace(name)
 
@@ -246,7 +246,7 @@ def test_a_flap_keeps_routes_set_by_hand(name: str, write: Callable[[str], Path]
             wanted = sorted({route for route in routes if "fe80" not in route} - set(daemons))
             assert sorted(route for route in after if "fe80" not in route) == wanted
         assert len(daemons) == 1
-        assert link.offloads(lab.nodes["a"].pid, "eth1") == {"tx": False, "gro": True}
+        assert link.read_offloads(lab.nodes["a"].pid, "eth1") == {"tx": False, "gro": True}
         assert_connected(lab)
         with pytest.raises(LabError, match="no interface eth9"):
             lab.link("a", "eth9", up=False)
