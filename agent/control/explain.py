@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from agent.address import Address, endpoint
 from agent.errors import AgentError
 from agent.forwarding.map_writer import AFFINITIES
-from bpf.reference.flow import flow_hash
+from bpf.reference.flow_hash import flow_hash
 from bpf.reference.pick import Arrival, Decision, NodeState, Socket, join_rows, pick
 
 if TYPE_CHECKING:

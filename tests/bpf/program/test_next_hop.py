@@ -29,7 +29,7 @@ from bpf.layout.conf import NodeConf, OtherEpoch
 from bpf.layout.counter import Counter
 from bpf.layout.limits import CHAIN
 from bpf.layout.service import Protocol
-from bpf.reference.flow import row_of
+from bpf.reference.flow_hash import row_of
 from bpf.reference.pick import WHY, Arrival, Decision, NodeState, Socket, join_rows, pick
 
 VIP, CLIENT, FAR_CLIENT = "10.99.0.1", "10.1.0.2", "10.1.9.9"

@@ -13,7 +13,7 @@ from support.packets import HERE, MORE_FRAGMENTS, ROUTER
 from bpf.layout.counter import Counter
 from bpf.layout.limits import CHAIN
 from bpf.layout.service import Affinity, Protocol
-from bpf.reference.flow import row_of
+from bpf.reference.flow_hash import row_of
 
 KEY, ROWS = bytes(range(16)), 4096
 VIPS = {4: "10.99.0.1", 6: "2001:db8:99::1"}

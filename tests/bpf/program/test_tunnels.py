@@ -14,7 +14,7 @@ from support.packets import ACK, GUE_PORT, HERE, ICMP6, IPIP, ROUTER, SIX, SYN, 
 
 from bpf.layout.counter import Counter
 from bpf.layout.service import Forward, Protocol
-from bpf.reference.flow import flow_hash
+from bpf.reference.flow_hash import flow_hash
 
 VIP, VIP6 = "10.99.0.1", "2001:db8:99::1"
 CLIENT, CLIENT6 = "10.1.0.2", "2001:db8:1::2"

@@ -13,7 +13,7 @@ from support import packets
 from bpf.layout.conf import vip_filter
 from bpf.layout.limits import CHAIN
 from bpf.layout.service import Protocol, ServiceEntry, ServiceKey
-from bpf.reference.flow import flow_hash, mix, row_of
+from bpf.reference.flow_hash import flow_hash, mix, row_of
 
 VIP = "10.99.0.1"
 KEY = bytes(range(16))
