@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A flow's row: the keyed hash that must be the same on all nodes. Reference implementation: bpf/reference/flow_hash.py.
+ * A flow's row: the keyed hash that must be the same on all nodes. In Python: bpf/reference/flow_hash.py.
  *
  * Multilinear hashing with halved multiplications (Lemire and Kaser, "Strongly universal string hashing is fast",
  * The Computer Journal 57, 2014): with k the key's words and w the flow's,
