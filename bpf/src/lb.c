@@ -71,7 +71,7 @@ static __always_inline int act(struct xdp_md *ctx, const struct conf *conf, cons
 			       const struct service *service, const struct node *next, struct packet *pkt, u32 hash,
 			       enum counter *event)
 {
-	if (is_in(DROPS, *event))
+	if (is_drop(*event))
 		return XDP_DROP;
 	if (next)
 		return forward(ctx, conf, uplink, service, next, pkt, hash, event);

@@ -35,7 +35,10 @@ _Static_assert((NO_VERDICT | PASSES | DELIVERIES | FORWARDS | REPLIES | DROPS) =
 _Static_assert(NO_VERDICT + PASSES + DELIVERIES + FORWARDS + REPLIES + DROPS == SET_OF(COUNTERS) - 1,
 	       "a counter has two verdicts");
 
-static __always_inline bool is_in(u64 counters, enum counter event)
+/* The drops come last, so that one comparison finds them: a mask costs 1 ns. */
+_Static_assert(DROPS == SET_OF(COUNTERS) - SET_OF(DROP_GRACE), "the drops are not the last counters");
+
+static __always_inline bool is_drop(enum counter event)
 {
-	return counters >> event & 1;
+	return event >= DROP_GRACE;
 }
