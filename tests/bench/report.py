@@ -119,6 +119,27 @@ def daemon(console: Console, found: Mapping[str, Any], committed: Any) -> None:
     console.print(made)
 
 
+def scale(console: Console, rows: Rows, committed: Rows) -> None:
+    """Print part 5."""
+    made = _table(
+        "The agent in a large cluster (CPU: share of one; late: p99.9 of its loop, control: of a bare one)",
+        "members x services x routers", "first fill s", "was", "rest CPU", "was", "change s", "was", "churn CPU",
+        "late ms", "control", "MB", "was",
+    )  # fmt: skip
+    keys = ("members", "services", "routers")
+    for row in rows:
+        old = {
+            name: committed_figure(committed, keys, row, name) for name in ("first_fill_s", "rest_cpu", "resident_mb")
+        }
+        cells = (
+            row["first_fill_s"], old["first_fill_s"], row["rest_cpu"], old["rest_cpu"], row["change_s"]["median"],
+            committed_figure(committed, keys, row, "change_s", "median"), row["churn_cpu"], row["late_ms_p999"],
+            row["control_late_ms_p999"], row["resident_mb"], old["resident_mb"],
+        )  # fmt: skip
+        made.add_row(" x ".join(str(row[key]) for key in keys), *map(_text, cells))
+    console.print(made)
+
+
 def _flat(found: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
     lines = []
     for name, value in found.items():
@@ -137,6 +158,7 @@ PARTS: dict[str, Callable[[Console, Any, Any], None]] = {
     "system": system,
     "table": table,
     "daemon": daemon,
+    "scale": scale,
 }
 
 

@@ -33,7 +33,12 @@ class Target:
 
 def targets(found: Mapping[str, Any]) -> list[Target]:
     """Return the targets of the measured parts, with their values."""
-    return [*_xdp(found.get("xdp", [])), *_system(found.get("system", [])), *_agent(found)]
+    return [
+        *_xdp(found.get("xdp", [])),
+        *_system(found.get("system", [])),
+        *_agent(found),
+        *_scale(found.get("scale", [])),
+    ]
 
 
 def _xdp(rows: Iterable[Mapping[str, Any]]) -> list[Target]:
@@ -70,4 +75,21 @@ def _agent(found: Mapping[str, Any]) -> list[Target]:
     if daemon := found.get("daemon"):
         for what, spread in daemon["start_to_ready_s"].items():
             made.append(Target(f"agent ready, {what}, s", 1.5, spread["median"]))
+    return made
+
+
+def _scale(rows: Iterable[Mapping[str, Any]]) -> list[Target]:
+    limits = {(1000, 50): {"change_s": 0.3, "resident_mb": 200}, (64, 150): {"change_s": 1.0, "resident_mb": 350}}
+    made = []
+    for row in rows:
+        size = row["members"], row["services"]
+        for name, limit in limits.get(size, {}).items():
+            value = row[name]["median"] if name == "change_s" else row[name]
+            made.append(Target(f"{size[0]} members x {size[1]} services: {name}", limit, value))
+        if size == (1000, 50):
+            made.append(Target("1000 members x 50 services: CPU at rest", 0.02, row["rest_cpu"]))
+        else:
+            made.append(Target(f"{size[0]} members x {size[1]} services: first fill, s", 3.0, row["first_fill_s"]))
+        late = round(row["late_ms_p999"] - row["control_late_ms_p999"], 1)
+        made.append(Target(f"{size[0]} members x {size[1]} services: loop late under churn, ms (p99.9)", 20, late))
     return made

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Part 5: the agent in a large cluster: CPU time at rest, one change, changes all the time, memory. Prints JSON.
+
+The agent runs in a process of its own with real maps and real netlink. Only the relay's client is replaced: the bench
+hands the agent the snapshots of its routers. `late` is how late a timer of the agent's event loop fires while ten
+changes arrive per second; `control` the same of a bare event loop in another process at the same time.
+"""
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any, Final
+
+from bench import figures, testrun
+from bench.large import resident_mb
+
+from agent.config.file import parse
+from agent.config.schema import Config
+from agent.daemon.memory import release_freed_memory
+from agent.node.agent import Agent
+from agent.node.own_interface import Interface
+from agent.paths import Paths
+from bgp.community import Identity, ServiceState, encode, service_id
+from bgp.relay.protocol import Peer, Snapshot
+from bgp.route import Route
+from bpf.attach.datapath import DataPath
+
+
+@dataclass(frozen=True)
+class Size:
+    """A cluster."""
+
+    members: int
+    services: int
+    routers: int
+
+
+SIZES: Final = (Size(1000, 50, 2), Size(64, 150, 2))
+FIRST: Final = int(IPv4Address("10.0.0.1"))
+ROWS: Final = 65_536
+SETTLE_S: Final = 12.0
+"""Longer than the grace of the first tables, and than two confirmations of all neighbors."""
+REST_S: Final = 10.0
+CHURN_S: Final = 30.0
+CHURN_EVERY_S: Final = 0.1
+TICK_S: Final = 0.02
+READY_S: Final = 120.0
+
+
+class Relay:
+    """Replaces the relay's client: it has the snapshot that the bench sets, and sends nothing."""
+
+    def __init__(self) -> None:
+        self.snapshot: Snapshot | None = None
+        self.connected = True
+        self.error: str | None = None
+
+    def send_desired(self, *_: object) -> None:
+        """Ignore the desired routes."""
+
+    async def run(self) -> None:
+        """Run forever."""
+        await asyncio.Event().wait()
+
+
+@dataclass
+class Cluster:
+    """The identities that the routers advertise: of each member but the first, which is this node."""
+
+    config: Config
+    epoch: int
+    size: Size
+
+    def __post_init__(self) -> None:
+        ids = [service_id(s.vip, s.protocol, s.port_number) for s in self.config.services]
+        up = {number: ServiceState(100, 100, "up") for number in ids}
+        self._draining = {number: ServiceState(100, 0, "draining") for number in ids}
+        self._identities = {
+            n: Identity(self.config.cluster, IPv4Address(FIRST + n), self.epoch, up, version=2)
+            for n in range(1, self.size.members)
+        }
+        self._up = up
+        self._routes = {n: self._route(identity) for n, identity in self._identities.items()}
+
+    def _route(self, identity: Identity) -> Route:
+        prefix = f"10.254.{int(identity.address) >> 8 & 255}.{int(identity.address) & 255}/32"
+        return Route.of(prefix, str(identity.address), encode(identity))
+
+    def toggle(self, n: int) -> None:
+        """Drain a member, or end its drain."""
+        before = self._identities[n]
+        services = self._up if before.services is self._draining else self._draining
+        self._identities[n] = replace(before, services=services, version=before.version + 2)
+        self._routes[n] = self._route(self._identities[n])
+
+    def snapshot(self) -> Snapshot:
+        """What the relay would send now."""
+        routes = tuple(self._routes.values())
+        return Snapshot(tuple(Peer(f"10.0.255.{r + 1}", True, 1.0, True, routes) for r in range(self.size.routers)))
+
+
+def configuration(size: Size) -> Config:
+    """Return the configuration of a node in such a cluster."""
+    services = "\n".join(
+        f"  - {{name: s{i}, vip: 192.0.2.{1 + i // 100}, protocol: tcp, port: {1000 + i}}}"
+        for i in range(size.services)
+    )
+    peers = ", ".join(f"{{address: 10.0.255.{r + 1}, as: 65000}}" for r in range(size.routers))
+    return parse(
+        f"cluster: 7\nnode: {{interface: node0}}\nservices:\n{services}\n"
+        f"bgp: {{local_as: 65001, identity_prefix: 10.254.0.0/16, peers: [{peers}]}}\n"
+        "members: {allow: [10.0.0.0/16]}\n",
+        "lb.yml",
+    )
+
+
+def network(members: int) -> Interface:
+    """Make an interface with the node's address, and a neighbor entry for each member."""
+    commands = ["link add node0 type veth peer name far", "link set node0 up", "link set far up"]
+    commands.append("addr add 10.0.0.1/16 dev node0")
+    for n in range(1, members):
+        mac = f"02:00:00:00:{n >> 8:02x}:{n & 255:02x}"
+        commands.append(f"neigh replace {IPv4Address(FIRST + n)} lladdr {mac} dev node0 nud permanent")
+    subprocess.run(["ip", "-batch", "-"], input="\n".join(commands), text=True, check=True)
+    (link,) = json.loads(subprocess.check_output(["ip", "-j", "link", "show", "node0"]))
+    return Interface("node0", link["ifindex"], bytes.fromhex(link["address"].replace(":", "")), IPv4Address(FIRST))
+
+
+async def until(reached: Callable[[], bool]) -> float:
+    """Wait for a state; return the seconds that it took."""
+    began = time.monotonic()
+    while not reached():
+        assert time.monotonic() - began < READY_S, "the agent does not get there"
+        await asyncio.sleep(0.001)
+    return time.monotonic() - began
+
+
+async def late_ms(seconds: float) -> float:
+    """Return how late the timers of this event loop fire, in ms: the 99.9th percentile."""
+    late = []
+    end, due = time.monotonic() + seconds, time.monotonic() + TICK_S
+    while due < end:
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+        late.append(max(0.0, time.monotonic() - due))
+        due = max(due + TICK_S, time.monotonic())
+    return round(1000 * sorted(late)[int(len(late) * 0.999)], 1)
+
+
+class Running:
+    """An agent that runs, and what the bench does to it."""
+
+    def __init__(self, agent: Agent, size: Size) -> None:
+        self.agent, self._size = agent, size
+        self._relay = Relay()
+        agent.relay = self._relay  # type: ignore[assignment]
+        self._cluster = Cluster(agent.config, agent.epoch_numbers[0], size)
+        self._names = [service.name for service in agent.config.services]
+        self.advertise()
+
+    def advertise(self) -> None:
+        """Hand over what the routers advertise now."""
+        self._relay.snapshot = self._cluster.snapshot()
+        self.agent._wake.set()
+
+    async def change(self) -> float:
+        """Drain a member or end its drain; return the seconds until all services have the table that follows."""
+        writer = self.agent.map_writer
+        assert writer is not None
+        before = [writer.digest(name) for name in self._names]
+        self._cluster.toggle(7)
+        self.advertise()
+        return await until(lambda: all(map(str.__ne__, map(writer.digest, self._names), before)))
+
+    async def churn(self) -> None:
+        """Change a member each tenth of a second."""
+        n = 0
+        while True:
+            n = n % (self._size.members - 2) + 1
+            self._cluster.toggle(n)
+            self.advertise()
+            await asyncio.sleep(CHURN_EVERY_S)
+
+
+async def measure(size: Size, rounds: int) -> dict[str, Any]:
+    """Return the figures of one size."""
+    interface = network(size.members)
+    with tempfile.TemporaryDirectory(prefix="anylb-scale-") as folder:
+        run = Path(folder)
+        paths = Paths(run=run, pins=Path("/sys/fs/bpf/scale"), kept=run)
+        datapath = DataPath.open(paths.pins, "node0", rows=ROWS, ipv6=False)
+        running = Running(Agent(configuration(size), paths, interface, datapath), size)
+        ending: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(running.agent.run(ending))
+        found: dict[str, Any] = {**asdict(size), "first_fill_s": round(await until(lambda: running.agent.ready), 2)}
+        await asyncio.sleep(SETTLE_S)
+        with cpu_share(found, "rest_cpu"):
+            await asyncio.sleep(REST_S)
+        took = []
+        for _ in range(rounds):
+            took.append(await running.change())
+            await asyncio.sleep(1)
+        found["change_s"] = figures.min_median(took, 3)
+        control = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "bench.scale", "control", stdout=asyncio.subprocess.PIPE
+        )
+        churn = asyncio.create_task(running.churn())
+        with cpu_share(found, "churn_cpu"):
+            found["late_ms_p999"] = await late_ms(CHURN_S)
+        churn.cancel()
+        found["control_late_ms_p999"] = float((await control.communicate())[0])
+        found["resident_mb"] = resident_mb()
+        ending.set_result(False)
+        await task
+    return found
+
+
+@contextlib.contextmanager
+def cpu_share(found: dict[str, Any], name: str) -> Iterator[None]:
+    """Store what share of one CPU this process uses during the context."""
+    cpu, wall = time.process_time(), time.monotonic()
+    yield
+    found[name] = round((time.process_time() - cpu) / (time.monotonic() - wall), 4)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure all sizes, each in a process of its own; with three numbers more, that size in this process."""
+    if arguments == ["control"]:
+        print(asyncio.run(late_ms(CHURN_S)))
+    elif len(arguments) == 1:
+        command = [sys.executable, "-m", "bench.scale", *arguments]
+        sizes = [[str(value) for value in asdict(size).values()] for size in SIZES]
+        print(json.dumps([json.loads(subprocess.check_output([*command, *size])) for size in sizes]))
+    else:
+        rounds, *size = map(int, arguments)
+        release_freed_memory()
+        testrun.isolate()
+        print(json.dumps(asyncio.run(measure(Size(*size), rounds))))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
