@@ -132,7 +132,7 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         RouterWatch(cluster.lab.nodes["router"].pid, VIP) as watch,
     ):
         made = Announcing(cluster, folder / "lb.yml", watch)
-        wait_for(lambda: made.next_hops() == set(FOUR), "four next hops", 30)
+        wait_for(lambda: made.next_hops() == set(FOUR), "four next hops")
         yield made
 
 
@@ -219,7 +219,7 @@ def test_an_end_time_survives_a_restart_and_a_reboot(lab: Announcing) -> None:
     assert (row["desired"], row["out"]) == ("withdrawn", "no")
     assert re.fullmatch(r"withdrawn by the operator until 20\d\d-\d\d-\d\d \d\d:\d\d:\d\dZ: repair", row["why"])
     assert "b3" not in lab.next_hops()
-    wait_for(lambda: "b3" in lab.next_hops(), "b3 to be back without a command", 30)
+    wait_for(lambda: "b3" in lab.next_hops(), "b3 to be back without a command")
     assert time.monotonic() - began > 14
     # The control: without an end it stays down.
     lab.announce("b3", "down", "--wait")
@@ -366,7 +366,7 @@ def test_flapping_vip_is_held_down(lab: Announcing, plain_anycast: str) -> None:
         assert lab.announce(node, "check", code=1).startswith(f"WARNING: {VIP} is not announced: unhealthy: echo")
         lab.cluster.start(node, "server")
         if hold_s < 8:
-            wait_for(lambda: node in lab.next_hops(), "the VIP to be back", 30)
+            wait_for(lambda: node in lab.next_hops(), "the VIP to be back")
             assert time.monotonic() - failed_at > hold_s - 1
     wait_for(lambda: lab.row(node)["why"].startswith("held down for 8 s after 3 faults"), "the hold-down")
     assert node not in lab.next_hops()

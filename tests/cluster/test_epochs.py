@@ -23,7 +23,7 @@ from topology.traffic.controller import TrafficController
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(280)]
 CONNECTIONS, FRESH_PER_S = 400, 40.0
-WAIT_S = 30.0
+WAIT_S = 120.0
 
 LATER_RELEASE = '''\
 """A release with a second algorithm from members to rows; the real one has one so far."""

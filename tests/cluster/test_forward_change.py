@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cluster(folder: Path) -> Iterator[ClusterLab]:
     with cluster_lab("forward-test", folder / "segment.clab.yml") as made:
-        made.wait("equal tables", made.tables_agree, 30.0)
+        made.wait("equal tables", made.tables_agree, 120.0)
         yield made
 
 
@@ -60,8 +60,8 @@ def restart(cluster: ClusterLab, nodes: tuple[str, ...], forward: str, config: P
     for node in nodes:
         cluster.stop(node, "agent")
         cluster.start(node, "agent")
-        cluster.wait(f"{node} to be ready", lambda node=node: cluster.service_status(node) is not None, 30.0)  # type: ignore[misc]
-    cluster.wait("equal tables", cluster.tables_agree, 30.0)
+        cluster.wait(f"{node} to be ready", lambda node=node: cluster.service_status(node) is not None, 120.0)  # type: ignore[misc]
+    cluster.wait("equal tables", cluster.tables_agree, 120.0)
 
 
 def sum_counters(cluster: ClusterLab, nodes: tuple[str, ...]) -> dict[str, int]:

@@ -55,7 +55,7 @@ def sessions_closed(cluster: ClusterLab) -> Iterator[None]:
         yield
     finally:
         cluster.lab.exec("router", ["sh", "-c", "for n in b2 b3 b4; do birdc enable $n; done"])
-        wait_for(cluster.tables_agree, "all to be back", 60)
+        wait_for(cluster.tables_agree, "all to be back")
 
 
 def test_members_that_answer_keep_their_place_when_a_router_loses_most_of_them(cluster: ClusterLab) -> None:
@@ -101,7 +101,7 @@ def test_a_single_withdrawn_member_is_lost_at_once_and_not_probed(cluster: Clust
         assert members(cluster)["b3"][0] == members(cluster)["b4"][0] == "up"
     finally:
         cluster.lab.exec("router", ["birdc", "enable", "b2"])
-        wait_for(cluster.tables_agree, "b2 to be back", 60)
+        wait_for(cluster.tables_agree, "b2 to be back")
 
 
 # The dead-man's quorum
@@ -117,11 +117,11 @@ def test_the_dead_man_withdraws_one_silent_node_but_not_a_cluster_of_them(cluste
         cluster.kill("b3", "agent")
         wait_for(lambda: cluster.next_hops() == {"b1", "b2", "b4"}, "b3's VIP to be withdrawn")
         cluster.start("b3", "agent")
-        wait_for(lambda: cluster.tables_agree() and cluster.next_hops() == set(FOUR), "b3 to be back", 60)
+        wait_for(lambda: cluster.tables_agree() and cluster.next_hops() == set(FOUR), "b3 to be back")
         assert relays_that_logged(cluster, held) == []
         for node in FOUR:
             cluster.kill(node, "agent")
-        wait_for(lambda: relays_that_logged(cluster, held) == list(FOUR), "all relays to hold", 60)
+        wait_for(lambda: relays_that_logged(cluster, held) == list(FOUR), "all relays to hold")
         wait_for(lambda: cluster.next_hops() == set(FOUR), "all to be announced")
         deadline = time.monotonic() + 3.0
         while time.monotonic() < deadline:
@@ -132,7 +132,7 @@ def test_the_dead_man_withdraws_one_silent_node_but_not_a_cluster_of_them(cluste
         for node in FOUR:
             if not cluster.pids(node, "agent"):
                 cluster.start(node, "agent")
-        wait_for(lambda: cluster.tables_agree() and cluster.next_hops() == set(FOUR), "all to be back", 60)
+        wait_for(lambda: cluster.tables_agree() and cluster.next_hops() == set(FOUR), "all to be back")
     # The dead-man's identities are older than those of the agents now.
     assert {m["state"] for m in cluster.status("b1")["members"]} == {"up"}
 
@@ -159,7 +159,7 @@ def test_status_shows_weights_version_table_and_last_change_of_each_node(cluster
         assert "echo 0/100" in text
     finally:
         cluster.lab.exec("b2", ["lbctl", "undrain"])
-        wait_for(cluster.tables_agree, "b2 to be back", 60)
+        wait_for(cluster.tables_agree, "b2 to be back")
 
 
 def member(cluster: ClusterLab, address: str) -> dict[str, Any]:
@@ -191,7 +191,7 @@ def test_status_names_nodes_with_an_address_or_a_tag_of_another(cluster: Cluster
     cluster.lab.spawn("b5", command, log=cluster.lab.root("b5") / "run/foreign.log")
     try:
         address_twice = f"this node's address {b4} is announced by another node as well"
-        wait_for(lambda: address_twice in " ".join(cluster.status("b4")["problems"]), "b4 to name it", 90)
+        wait_for(lambda: address_twice in " ".join(cluster.status("b4")["problems"]), "b4 to name it")
         wait_for(
             lambda: "have the same tag, 13" in " ".join(cluster.status("b1")["problems"]), "b1 to name the tag", 90
         )
@@ -203,7 +203,7 @@ def test_status_names_nodes_with_an_address_or_a_tag_of_another(cluster: Cluster
         assert cluster.status("b4")["node"]["version"] > 2_000_000_000, "it exceeds the received version"
     finally:
         cluster.stop("b5", "speaker")
-    wait_for(cluster.tables_agree, "equal tables", 60)
+    wait_for(cluster.tables_agree, "equal tables")
     wait_for(lambda: not any(cluster.status(node)["problems"] for node in FOUR), "no problems")
 
 

@@ -110,7 +110,7 @@ def test_connections_reach_every_owner_through_tunnels(cluster: ClusterLab, serv
         sent, received = grown(before, now, "forward_first"), grown(before, now, "rx_tunnel")
         return sum(received.values()) == sum(sent.values())
 
-    wait_for(all_decapsulated, "all tunneled packets to be decapsulated", 5.0)
+    wait_for(all_decapsulated, "all tunneled packets to be decapsulated")
     after = cluster.service_counters(service)
     for counter in ("forward_first", "rx_tunnel"):
         assert all(grown(before, after, counter).values()), counter
@@ -146,7 +146,7 @@ def test_a_changed_mac_of_the_router_is_followed(cluster: ClusterLab) -> None:
     cluster.lab.exec("router", ["ip", "link", "set", "eth2", "address", "02:00:00:00:bb:02"])
     cluster.lab.exec("router", ["ip", "neigh", "flush", "dev", "eth2"])  # its ARP request for b2 has its new MAC
     for service in VIPS:
-        wait_for(lambda service=service: b2_forwards(cluster, service), f"b2 to forward {service} again", 10.0)
+        wait_for(lambda service=service: b2_forwards(cluster, service), f"b2 to forward {service} again")
 
 
 def b2_forwards(cluster: ClusterLab, service: str) -> bool:
@@ -226,7 +226,7 @@ def clamped(cluster: ClusterLab, service: str, port: int = 7000, expected: int =
             one.close()
         return bool(found)
 
-    wait_for(clamped_now, f"{service}'s MSS to be clamped", 20.0)
+    wait_for(clamped_now, f"{service}'s MSS to be clamped")
     return found[0]
 
 
@@ -289,12 +289,12 @@ def test_a_changed_mtu_of_the_routes_is_followed(cluster: ClusterLab, service: s
             for node, command in default.items():
                 cluster.lab.exec(node, [*command, "mtu", "1300"])
             clamped(cluster, service, expected=fits - 40).close()
-            wait_for(lambda: learned_mtu(1300) == fits, "the client to learn 1300", 10.0)
+            wait_for(lambda: learned_mtu(1300) == fits, "the client to learn 1300")
         finally:
             for node, command in default.items():
                 cluster.lab.exec(node, command)
         clamped(cluster, service).close()
-        wait_for(lambda: learned_mtu(1500) == fits + 200, "the client to learn 1500", 10.0)
+        wait_for(lambda: learned_mtu(1500) == fits + 200, "the client to learn 1500")
 
 
 def forget_path_mtu(cluster: ClusterLab) -> None:

@@ -119,10 +119,10 @@ def test_the_route_selects_the_uplink(uplinks: Uplinks) -> None:
 
     try:
         route_by(0)
-        wait_for(lambda: share_of_back() < 0.2, "the tunnels to leave by eth1", timeout_s=15)
+        wait_for(lambda: share_of_back() < 0.2, "the tunnels to leave by eth1")
     finally:
         route_by(2)
-    wait_for(lambda: share_of_back() >= 1, "the tunnels to leave by eth2", timeout_s=15)
+    wait_for(lambda: share_of_back() >= 1, "the tunnels to leave by eth2")
 
 
 @pytest.mark.parametrize("service", VIPS)

@@ -237,7 +237,7 @@ class Interop:
 
     def until(self, what: str, condition: Callable[[], object], since: float) -> int:
         """Wait for a state; return the milliseconds from `since`."""
-        self.cluster.wait(what, lambda: bool(condition()), 30.0)
+        self.cluster.wait(what, lambda: bool(condition()), 120.0)
         return round(1000 * (time.monotonic() - since))
 
     def until_hops(self, since: float, *nodes: str) -> int:

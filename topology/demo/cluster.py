@@ -138,7 +138,7 @@ class Cluster:
         """Cut a node's power."""
         self.lab.kill(node)
 
-    def wait(self, what: str, condition: Callable[[], bool], timeout_s: float = 15.0) -> None:
+    def wait(self, what: str, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
         """Poll until `condition` holds; raise LabError that names `what` if it does not in time."""
         deadline = time.monotonic() + timeout_s
         while not condition():

@@ -40,14 +40,14 @@ def shared_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture
 def bfd_lab(shared_lab: BfdLab) -> BfdLab:
-    wait_for(lambda: shared_lab.converged, "the state that the previous test must leave", 60)
+    wait_for(lambda: shared_lab.converged, "the state that the previous test must leave")
     return shared_lab
 
 
 def test_silent_failure_removes_the_route_and_without_bfd_it_stays(bfd_lab: BfdLab, request: pytest.FixtureRequest):
     times: list[float] = []
     for _ in range(request.config.getoption("--bfd-rounds")):
-        wait_for(lambda: bfd_lab.converged, "converged", 60)
+        wait_for(lambda: bfd_lab.converged, "converged")
         time.sleep(INTERVAL_MS / 1000 * len(times) / 7 % 0.3)  # at another time between two packets
         mark, sniffer = len(bfd_lab.events()), Sniffer(bfd_lab.b1.speaker.pid, "eth1")
         began, _ = bfd_lab.block(1), bfd_lab.block(2)
@@ -96,7 +96,7 @@ def test_killed_bfd_process_is_detected_and_restarted(bfd_lab: BfdLab):
     assert bfd is not None
     os.kill(bfd, signal.SIGKILL)
     wait_for(lambda: bfd_lab.events()[mark:], "the router removes b1's route")
-    wait_for(lambda: bfd_lab.converged, "and has it again", 60)
+    wait_for(lambda: bfd_lab.converged, "and has it again")
     assert bfd_lab.b1.helper("bfd.pyz") not in (None, bfd)
     assert bfd_lab.router_session() != router
 

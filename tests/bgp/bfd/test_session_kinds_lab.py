@@ -110,9 +110,9 @@ def kinds_lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[KindsL
 
 
 def test_each_kind_of_session_comes_up_and_is_torn_down(kinds_lab: KindsLab):
-    wait_for(lambda: kinds_lab.all_are("up", 900), "three sessions up, at the interval of both ends", 60)
+    wait_for(lambda: kinds_lab.all_are("up", 900), "three sessions up, at the interval of both ends")
     connected = "connected to peer-"
-    wait_for(lambda: kinds_lab.log.read_text().count(connected) >= len(PEERS), "three BGP sessions", 60)
+    wait_for(lambda: kinds_lab.log.read_text().count(connected) >= len(PEERS), "three BGP sessions")
     time.sleep(2)
     assert kinds_lab.all_are("up", 900), "they stay up"
     kinds_lab.lab.link("router", "eth1", up=False)

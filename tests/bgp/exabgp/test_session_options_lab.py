@@ -73,7 +73,7 @@ def test_agent_announces_an_ipv6_vip_and_its_status_shows_it(wire: WireLab):
     server = wire.lab.spawn("b1", [sys.executable, "-m", "http.server", "--bind", "::", "80"])
     agent = wire.lab.spawn("b1", [LBCTL, "agent", "run", "--xdp", "off"], log=wire.folder / "agent.log")
     try:
-        wait_for(lambda: wire.next_hops("r1", VIP6) == {wire.b1.address6}, "the IPv6 VIP", 40)
+        wait_for(lambda: wire.next_hops("r1", VIP6) == {wire.b1.address6}, "the IPv6 VIP")
         wait_for(lambda: wire.next_hops("r1", VIP) == {"10.0.0.11"}, "the IPv4 VIP")
         status = json.loads(wire.lab.exec("b1", [LBCTL, "status", "-o", "json"]).stdout)
         assert {vip["vip"]: vip["announced"] for vip in status["vips"]} == {"10.99.0.1": True, "2001:db8:99::1": True}

@@ -194,7 +194,7 @@ def shared_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
             for node in router_lab.nodes:
                 node.start_speaker()
                 node.start_agent()
-            wait_for(lambda: router_lab.converged, f"the VIP by two next hops behind {router}", 30)
+            wait_for(lambda: router_lab.converged, f"the VIP by two next hops behind {router}")
             yield router_lab
         finally:
             for node in router_lab.nodes:
