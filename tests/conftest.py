@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 import pytest
+from support.interop_table import write_interop
 
 LONGEST_FIRST = (
     "tests/topology/demo/test_demo.py",
@@ -84,3 +85,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     config.option.loadscopereorder = False  # it would begin with the files of the most tests
     return ByGroup(config, log)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    write_interop(terminalreporter)

@@ -37,7 +37,7 @@ def test_anylb_keeps_every_connection_where_plain_ecmp_does_not(router: str, tmp
         text=True,
     )
     try:
-        output_text, _ = process.communicate(timeout=280)
+        output_text, _ = process.communicate(timeout=560)
     finally:
         process.kill()
         process.wait()
