@@ -140,7 +140,7 @@ def _fill(walks: _Walks, turns: NDArray[np.intp]) -> NDArray[np.intp]:
     free = np.flatnonzero(np.frombuffer(taken, np.uint8) == 0)
     # All rows that a walk has passed are taken, so its next row is the first free one from its start.
     for member in turns[len(took) :].tolist():
-        nearest = int(walks.steps(np.array([member]), free.astype(np.uint64)).argmin())
+        nearest = int(np.argmin(walks.steps(np.array([member]), free.astype(np.uint64))))
         took.append(int(free[nearest]))
         free[nearest] = free[-1]
         free = free[:-1]
