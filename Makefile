@@ -19,16 +19,15 @@ demo: .venv/ready  ## a real cluster, its failures, and what became of the conne
 	.venv/bin/python -m topology.demo --router $(ROUTER) --json demo.json
 
 check: .venv/ready  ## every change: pure logic and single packets, no labs; T=tests/agent/table for a part
-	$(PYTEST) -q -n 2 -m "not lab and not slow and not proof" --generated 4000 $(T) $(PYTEST_ARGS)
+	$(PYTEST) -q -n 2 -m "not lab and not slow" --generated 4000 $(T) $(PYTEST_ARGS)
 
 lint: .venv/ready  ## format, lints, types, import contracts
 	@.venv/bin/python tests/lint.py
 
-test: .venv/ready lint  ## everything but the proofs: what must be green before a merge
-	$(PYTEST) -q -n $(WORKERS) -m "not proof" $(T) $(PYTEST_ARGS)
+test: .venv/ready lint  ## all but the long proofs: what must be green before a merge
+	$(PYTEST) -q -n $(WORKERS) $(T) $(PYTEST_ARGS)
 
-proof: .venv/ready  ## hours: before a release, and after a change to what it proves
-	$(PYTEST) -m "proof" $(PYTEST_ARGS)
+proof: .venv/ready  ## the long proofs: before a release, and after a change to what it proves
 	$(PYTEST) tests/proof/test_generated.py --generated 1000000 $(PYTEST_ARGS)
 	$(PYTEST) tests/bgp/bfd/test_bfd_lab.py -s --bfd-rounds 20 --bfd-load-s 600 --timeout 3600 $(PYTEST_ARGS)
 
