@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from support.interop_table import write_interop
 
 LONGEST_FIRST = (
@@ -33,6 +34,9 @@ LONGEST_FIRST = (
 )
 """A run ends soon after its last test begins: these begin first."""
 LAB_OF_ITS_OWN = re.compile(r"(cluster/|_lab\.py|test_demo\.py).*\[(?:.*-)?(bird|frr|gobgp|openbgpd|ipv4|ipv6)\b")
+
+settings.register_profile("check", max_examples=20)
+"""`make check`: a fifth of the examples of `make test`, where a test does not say how many."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

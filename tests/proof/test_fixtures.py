@@ -11,18 +11,19 @@ from dataclasses import replace
 
 import pytest
 from support.oracle.packets import judge
-from support.proof.fixtures import Fixture, fixtures
+from support.proof.fixtures import Entry, Fixture, entries
 from support.proof.stage import Sockets, Stage, difference
 
-FIXTURES = list(fixtures())
+ENTRIES = list(entries())
 MUTATIONS = 40
 """Of each fixture, in addition to its truncations."""
 PARTS = 7
 """Every seventh fixture is a part, which holds some of all files; the first has the one that is redirected."""
 
 
-@pytest.mark.parametrize("fixture", FIXTURES, ids=[fixture.name for fixture in FIXTURES])
-def test_fixture(fixture: Fixture, stage: Stage, sockets: Sockets) -> None:
+@pytest.mark.parametrize("entry", ENTRIES, ids=[entry.name for entry in ENTRIES])
+def test_fixture(entry: Entry, stage: Stage, sockets: Sockets) -> None:
+    fixture = entry.build()
     world = replace(fixture.world, sockets=sockets.flows)
     stage.install(world)
     stage.refill()
@@ -55,9 +56,9 @@ def assert_never(fixture: Fixture, verdict: str, frame: bytes, counters: set[str
 
 
 def test_fixtures_are_many_and_each_lists_what_must_not_happen() -> None:
-    assert len(FIXTURES) >= 120
-    assert len({fixture.name for fixture in FIXTURES}) == len(FIXTURES)
-    assert all(fixture.never for fixture in FIXTURES)
+    assert len(ENTRIES) >= 120
+    assert len({entry.name for entry in ENTRIES}) == len(ENTRIES)
+    assert all(entry.fields["never"] for entry in ENTRIES)
 
 
 def hostile(frame: bytes, choose: random.Random) -> Iterator[bytes]:
@@ -87,12 +88,13 @@ def test_hostile_variants(part: int, stage: Stage, sockets: Sockets) -> None:
     """The program does with each exactly what the oracle expects, to the byte."""
     choose = random.Random(part)
     expected: Tally[str] = Tally()
-    for fixture in FIXTURES[part::PARTS]:
+    part_of_all = [entry.build() for entry in ENTRIES[part::PARTS]]
+    for fixture in part_of_all:
         world = replace(fixture.world, sockets=sockets.flows)
         stage.install(world)
         for frame in hostile(fixture.frame, choose):
             judgement = judge(world, frame)
             assert stage.agrees(judgement, frame), difference(world, stage, frame, fixture.name)
             expected[judgement.verdict] += 1
-    assert expected.keys() == {"pass", "drop", "tx"} | {fixture.verdict for fixture in FIXTURES[part::PARTS]}
+    assert expected.keys() == {"pass", "drop", "tx"} | {fixture.verdict for fixture in part_of_all}
     assert part or expected["redirect"]

@@ -25,7 +25,10 @@ ALTERNATING: dict[int, bool] = {1: True, 3: False}
 
 @pytest.mark.parametrize(
     ("stage", "seed"),
-    [({"ipv6": kind.get("ipv6", True)}, seed) for seed, kind in enumerate(WORLDS)],
+    [
+        pytest.param({"ipv6": kind.get("ipv6", True)}, seed, marks=[pytest.mark.slow] * (seed > 0))
+        for seed, kind in enumerate(WORLDS)
+    ],
     indirect=["stage"],
 )
 @pytest.mark.timeout(3600)

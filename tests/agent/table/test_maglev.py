@@ -8,9 +8,10 @@ from ipaddress import IPv4Address
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from support.examples import examples
 from support.oracle import chain as oracle
 
 from agent.model import Candidate, State
@@ -49,7 +50,7 @@ candidate = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(candidate, max_size=9, unique_by=lambda c: c.address), st.integers(1, 8), st.randoms())
 def test_equals_the_oracle(candidates: list[Candidate], chain: int, shuffler: object) -> None:
     plain = [(c.address, c.weight, c.effective, str(c.state)) for c in candidates]
@@ -57,6 +58,7 @@ def test_equals_the_oracle(candidates: list[Candidate], chain: int, shuffler: ob
     assert chains(build(candidates, 256, chain)) == oracle.maglev(plain, 256, chain)
 
 
+@pytest.mark.slow
 def test_many_members_equal_the_oracle() -> None:
     """Enough rows for both searches for the next free one, and enough members for several blocks."""
     crowd = [Candidate(BASE + i, 50 + i, 50 + i, State.UP) for i in range(50)]

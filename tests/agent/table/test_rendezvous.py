@@ -7,8 +7,9 @@ from ipaddress import IPv4Address
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.examples import examples
 from support.oracle import chain as oracle
 
 from agent.model import Candidate, State
@@ -37,7 +38,7 @@ candidate = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(candidate, max_size=9, unique_by=lambda c: c.address), st.integers(1, 8), st.randoms())
 def test_equals_the_oracle(candidates: list[Candidate], chain: int, shuffler: random.Random) -> None:
     rows = sorted(shuffler.sample(range(4096), 40))
@@ -46,7 +47,7 @@ def test_equals_the_oracle(candidates: list[Candidate], chain: int, shuffler: ra
     assert [found[row] for row in rows] == [oracle.chain(plain, row, chain) for row in rows]
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(st.lists(candidate, max_size=9, unique_by=lambda c: c.address), st.randoms())
 def test_order_of_members_does_not_matter(candidates: list[Candidate], shuffler: random.Random) -> None:
     digest = build(candidates, 4096, 4).digest
@@ -133,7 +134,7 @@ def changed(candidates: dict[int, Candidate], offset: int, what: str) -> None:
             candidates[offset] = replace(old, effective=old.weight * part // 2, state=State.UP)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.integers(0, 60), changes, st.integers(1, 8))
 def test_changes_lead_to_the_table_of_a_full_build(others: int, steps: list[tuple[int, str]], chain: int) -> None:
     """Every step starts from the previous table, with just enough members that rankings are kept, or too few."""

@@ -7,8 +7,9 @@ import heapq
 import itertools
 import random
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.examples import examples
 
 from bgp.bfd.packet import Diagnostic, SessionState, decode
 from bgp.bfd.session import BfdSession, SessionTimers, StateChange
@@ -53,7 +54,7 @@ class Link:
 some_timers = st.builds(SessionTimers, st.sampled_from([50_000, 100_000, 300_000, 2_000_000]), st.integers(2, 5))
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.integers(), st.floats(0, 0.3), st.floats(0, 0.04), some_timers, some_timers)
 def test_both_ends_come_up_over_a_lossy_link_and_detect_its_failure(
     seed: int, loss: float, delay_s: float, one: SessionTimers, other: SessionTimers
@@ -80,7 +81,7 @@ def test_both_ends_come_up_over_a_lossy_link_and_detect_its_failure(
     assert link.states == {SessionState.UP}
 
 
-@settings(max_examples=10, deadline=None)
+@examples(10)
 @given(st.integers(), some_timers)
 def test_shut_at_one_end_is_no_failure_at_the_other(seed: int, timers: SessionTimers):
     link = Link(seed, 0.0, 0.01, (timers, timers))

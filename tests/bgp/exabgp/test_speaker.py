@@ -217,6 +217,7 @@ def test_sigterm_ends_exabgp_and_its_relay(run_dir: Path, tmp_path: Path):
             time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_project_in_a_directory_that_only_root_can_enter(run_dir: Path, tmp_path: Path):
     """Like a clone in /root: ExaBGP imports its code before it drops root, and the relay runs from its archive."""
     closed = tmp_path / "closed"

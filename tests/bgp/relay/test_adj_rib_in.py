@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Adj-RIBs-In behind the reconciler: sessions, End-of-RIB, the list of learned routes, and the limit of memory."""
 
+import pytest
 from support.exabgp_model import (
     LEARNED,
     OTHER,
@@ -88,6 +89,7 @@ def test_session_down_during_the_list_leaves_no_route():
     assert learned(reconciler) == ()
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_and_ignored_routes_are_listed_again_when_there_is_room():
     routes = [
         Route.of(f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}/32", "10.0.0.12", [[1, 1, 1]] * 3)

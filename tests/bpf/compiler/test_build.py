@@ -134,7 +134,7 @@ def test_error_in_one_program_does_not_stop_the_others(copy: Path, maps: Path) -
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
-        ("layout/counter.py", "RX_TUNNEL = 2", "RX_TUNNEL = 200"),
+        slow("layout/counter.py", "RX_TUNNEL = 2", "RX_TUNNEL = 200"),
         slow("src/lb.h", "\tu16 self;", "\tu32 self;"),
         slow("src/lb.h", "#define NODES 1024", "#define NODES 512"),
         slow("layout/node.py", '("vlan", "H"),', '("vlan", "I"),'),
@@ -165,6 +165,7 @@ def test_error_of_the_verifier(copy: Path, maps: Path) -> None:
     assert "invalid access to packet" in message
 
 
+@pytest.mark.slow
 def test_cached_program_is_loaded_without_a_compiler(
     maps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,7 +188,16 @@ def info(path: Path) -> ProgramInfo:
         os.close(fd)
 
 
-@pytest.mark.parametrize("spoilt", ["cut", "changed", "another's", "writable", "a link", "refused by the kernel"])
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        "cut",
+        *(
+            pytest.param(way, marks=pytest.mark.slow)
+            for way in ("changed", "another's", "writable", "a link", "refused by the kernel")
+        ),
+    ],
+)
 def test_cached_program_that_is_damaged_or_not_private_is_compiled_again(
     maps: Path, tmp_path: Path, spoilt: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -200,11 +200,12 @@ def cache(maps: Maps) -> dict[int, tuple[bytes, bytes, int]]:
     return {p: (e[:8], e[8:28], int.from_bytes(e[28:], "little")) for p, e in entries.items() if e and any(e)}
 
 
-def test_service_cache_follows_the_map(maps: Maps) -> None:
+@pytest.mark.parametrize("steps", [20, pytest.param(150, marks=pytest.mark.slow)])
+def test_service_cache_follows_the_map(maps: Maps, steps: int) -> None:
     """After random changes a reader of the cache, and of the map where an entry is crowded, finds the map's entries."""
     choose = random.Random(11)
     present: set[ServiceKey] = set()
-    for step in range(150):
+    for step in range(steps):
         vip = choose.choice((IPv4Address(f"10.99.0.{choose.randrange(4)}"), IPv6Address(choose.randrange(1, 4))))
         key = ServiceKey(vip, choose.choice((Protocol.TCP, Protocol.UDP)), choose.choice((0, 53, 80, 443)))
         if key in present and step % 3:

@@ -13,9 +13,10 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support import packets
+from support.examples import examples
 from support.packets import ACK, SYN
 from support.programs import PROGRAMS
 from support.testrun import Runner
@@ -233,7 +234,7 @@ ONE = st.one_of(
 )
 
 
-@settings(max_examples=1500, deadline=None)
+@examples(1500)
 @given(st.lists(ONE, max_size=40), st.booleans())
 def test_any_options(clamp: Clamp, options: list[bytes], six: bool) -> None:
     text = padded(b"".join(options)[:40])
@@ -241,7 +242,7 @@ def test_any_options(clamp: Clamp, options: list[bytes], six: bool) -> None:
     assert clamp.after(frame(segment(text, six=six), six=six)) == expected
 
 
-@settings(max_examples=1500, deadline=None)
+@examples(1500)
 @given(st.binary(min_size=54, max_size=200))
 def test_random_frame_is_unmodified(clamp: Clamp, noise: bytes) -> None:
     assert clamp.after(noise) == noise

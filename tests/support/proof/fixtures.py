@@ -110,12 +110,24 @@ def _table(chain: tuple[int, ...], grace: bool) -> list[Row]:
     return [Row(chain, grace)] * ROWS
 
 
-def fixtures() -> Iterator[Fixture]:
-    """Return all fixtures of all files."""
+@dataclass(frozen=True)
+class Entry:
+    """A fixture as its file has it. Its packets are built when a test wants them: every worker collects all entries."""
+
+    name: str
+    fields: dict[str, Any]
+
+    def build(self) -> Fixture:
+        """Return the fixture."""
+        return _fixture(self.name, self.fields)
+
+
+def entries() -> Iterator[Entry]:
+    """Return the fixtures of all files."""
     for path in sorted(FOLDER.glob("*.yml")):
         if path.name != "world.yml":
             for entry in _load(path):
-                yield _fixture(f"{path.stem}: {entry['what']}", entry)
+                yield Entry(f"{path.stem}: {entry['what']}", entry)
 
 
 def _fixture(name: str, entry: dict[str, Any]) -> Fixture:
