@@ -52,6 +52,7 @@ class MapWriter:
         maps = datapath.maps
         self._nodes: dict[int, NodeEntry] = maps.nodes.read()
         self._indexes = {entry.address: index for index, entry in self._nodes.items()}
+        self._by_target = self._index_targets()
         self._hops = {_target(entry): _hop(entry) for entry in self._nodes.values() if entry.mac}
         self._written: dict[ServiceKey, ServiceEntry] = maps.services.read()
         self._inputs: tuple[object, ...] | None = None
@@ -149,9 +150,16 @@ class MapWriter:
     def set_hop(self, target: Address, hop: NextHop) -> None:
         """Set the next hop of a node's address. It stays until another is set."""
         self._hops[target] = hop
-        for address, index in self._indexes.items():
-            if self.target(address, self._ends.get(address)) == target:
-                self._write_node(index, address)
+        for address in self._by_target.get(target, ()):
+            if address in self._indexes:
+                self._write_node(self._indexes[address], address)
+
+    def _index_targets(self) -> dict[Address, list[IPv4Address]]:
+        """Return the nodes by the address that their packets are sent to."""
+        found: dict[Address, list[IPv4Address]] = {}
+        for address in self._indexes:
+            found.setdefault(self.target(address, self._ends.get(address)), []).append(address)
+        return found
 
     def set_uplink_mac(self, ifindex: int, mac: bytes) -> None:
         """Set the MAC of an interface that the program is attached to: frames to the old one are no longer for us."""
@@ -184,16 +192,17 @@ class MapWriter:
             return
         self._inputs = None
         self._kept_inputs = candidates, ends  # so that no other object gets their ids
-        self._ends = {**ends, self._own: self._ends[self._own]}
         wanted = {self._own} | {c.address for members in candidates.values() for c in members}
         wanted |= self._nodes_of_retiring()
         indexes = node_indexes(self._indexes, wanted, NODES)
         if indexes is None:
             raise AgentError(f"{len(wanted)} nodes: more than the {NODES - 1} that the node table holds")
+        self._ends = {**ends, self._own: self._ends[self._own]}
         for address in sorted(wanted):
             self._write_node(indexes[address], address)
         dropped = {address: index for address, index in self._indexes.items() if address not in indexes}
         self._indexes = indexes | dropped
+        self._by_target = self._index_targets()
         own6 = self._ends[self._own]
         # EpochBanks fills in the key and all that depends on the epoch.
         conf = NodeConf(indexes[self._own], tag_of(self._own), b"", address=self._own, address6=own6)

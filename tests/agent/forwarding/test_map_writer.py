@@ -143,5 +143,7 @@ def test_only_changed_rows_are_in_grace_and_a_removed_node_is_cleared(datapath: 
     assert grace is not None
     assert ((rows != after).any(axis=1) <= (grace > 100 * 10**9)).all()
     assert C not in {entry.address for entry in datapath.maps.nodes.read().values()}
+    made.set_hop(C, NextHop(MAC))
+    assert C not in {entry.address for entry in datapath.maps.nodes.read().values()}, "its next hop does not restore it"
     made.deny([IPv6Network("2001:db8:bad::/48")])
     assert datapath.maps.deny_list.read() == {IPv6Network("2001:db8:bad::/48")}
