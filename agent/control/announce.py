@@ -16,43 +16,54 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import AsyncGenerator, Mapping
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from agent.address import Address
 from agent.announcing.alert import alerts
+from agent.announcing.export_monitor import ExportMonitor
 from agent.announcing.order import Order, OrderKind
-from agent.control import operator_request
 from agent.control.http_server import Response, Routes, json_response
 from agent.errors import AgentError
-from agent.model import Method
-
-if TYPE_CHECKING:
-    from agent.node.agent import Agent
+from agent.model import Announcement, Method
+from agent.node.operator import Operator
+from bgp.relay.client import RelayClient
 
 MAX_REASON = 200
 MAX_FOR_S = 366 * 86_400.0
 
 
-def routes(agent: Agent) -> Routes:
+@dataclass(frozen=True, slots=True)
+class Announcing:
+    """What these requests read and change."""
+
+    vips: tuple[Address, ...]
+    operator: Operator
+    exports: ExportMonitor
+    relay: RelayClient
+    announcements: Callable[[], Mapping[Address, Announcement]]
+    """The decision for each VIP; none before the first plan."""
+
+
+def routes(node: Announcing) -> Routes:
     """Return the handlers by method and path."""
     return {
-        ("GET", "/announce"): lambda _: json_response(report(agent, time.time())),
-        ("GET", "/announce/watch"): lambda _: _watch(agent),
-        ("POST", "/announce"): lambda request: _remove_orders(agent, OrderKind.DOWN, request.query),
-        ("POST", "/withdraw"): lambda request: _add_orders(agent, OrderKind.DOWN, request.query),
-        ("POST", "/announce/drain"): lambda request: _add_orders(agent, OrderKind.DRAIN, request.query),
-        ("POST", "/announce/undrain"): lambda request: _remove_orders(agent, OrderKind.DRAIN, request.query),
+        ("GET", "/announce"): lambda _: json_response(report(node, time.time())),
+        ("GET", "/announce/watch"): lambda _: _watch(node),
+        ("POST", "/announce"): lambda request: _remove_orders(node, OrderKind.DOWN, request.query),
+        ("POST", "/withdraw"): lambda request: _add_orders(node, OrderKind.DOWN, request.query),
+        ("POST", "/announce/drain"): lambda request: _add_orders(node, OrderKind.DRAIN, request.query),
+        ("POST", "/announce/undrain"): lambda request: _remove_orders(node, OrderKind.DRAIN, request.query),
     }
 
 
-def report(agent: Agent, wall: float) -> dict[str, Any]:
+def report(node: Announcing, wall: float) -> dict[str, Any]:
     """Return the state of this node's announcements; `wall` is the wall clock in seconds."""
-    announcer, relay = agent.announcer, agent.relay
+    relay, orders, announcements = node.relay, node.operator.orders, node.announcements()
     disconnected = None if relay.connected and relay.snapshot else relay.error or "the relay has sent no snapshot yet"
     error = relay.snapshot.error if relay.snapshot else None
-    statuses = [entry.status for entry in announcer.entries]
+    statuses = [entry.status for entry in node.exports.entries]
     return {
         "relay": disconnected or "connected",
         "vips": [
@@ -62,14 +73,16 @@ def report(agent: Agent, wall: float) -> dict[str, Any]:
                 "method": announcement.method,
                 "why": announcement.why,
                 "fault": announcement.fault,
-                "others": [str(address) for address in operator_request.other_announcers(agent, vip)],
-                "orders": [_order(order) for order in sorted(announcer.orders, key=str) if order.vip == vip],
+                "others": [str(address) for address in node.operator.other_announcers(vip)],
+                "orders": [_order(order) for order in sorted(orders.orders, key=str) if order.vip == vip],
             }
-            for vip, announcement in agent.announcements.items()
+            for vip, announcement in announcements.items()
         ],
-        "peers": [entry.to_json() | {"since_s": max(0.0, round(wall - entry.since, 1))} for entry in announcer.entries],
-        "save_error": announcer.save_error,
-        "faults": [asdict(fault) for fault in alerts(agent.announcements, statuses, disconnected, error)],
+        "peers": [
+            entry.to_json() | {"since_s": max(0.0, round(wall - entry.since, 1))} for entry in node.exports.entries
+        ],
+        "save_error": orders.save_error,
+        "faults": [asdict(fault) for fault in alerts(announcements, statuses, disconnected, error)],
     }
 
 
@@ -83,29 +96,29 @@ def _order(order: Order) -> dict[str, Any]:
     }
 
 
-def _add_orders(agent: Agent, kind: OrderKind, query: Mapping[str, str]) -> Response:
-    now, vips = time.time(), _vips(agent, query)
+def _add_orders(node: Announcing, kind: OrderKind, query: Mapping[str, str]) -> Response:
+    now, vips = time.time(), _vips(node, query)
     method = _method(query) if kind is OrderKind.DRAIN else Method.WITHDRAW
     reason, until = _reason(query), _until(query, now)
     orders = [Order(vip, kind, method, reason, now, until) for vip in vips]
-    operator_request.add_orders(agent, orders, force="force" in query)
-    return _done(agent, vips)
+    node.operator.add_orders(orders, force="force" in query)
+    return _done(node, vips)
 
 
-def _remove_orders(agent: Agent, kind: OrderKind, query: Mapping[str, str]) -> Response:
-    vips = _vips(agent, query)
-    operator_request.remove_orders(agent, vips, kind)
-    return _done(agent, vips)
+def _remove_orders(node: Announcing, kind: OrderKind, query: Mapping[str, str]) -> Response:
+    vips = _vips(node, query)
+    node.operator.remove_orders(vips, kind)
+    return _done(node, vips)
 
 
-def _done(agent: Agent, vips: list[Address]) -> Response:
-    return json_response({"ok": True, "vips": sorted(map(str, vips)), "save_error": agent.announcer.save_error})
+def _done(node: Announcing, vips: list[Address]) -> Response:
+    return json_response({"ok": True, "vips": sorted(map(str, vips)), "save_error": node.operator.orders.save_error})
 
 
-def _watch(agent: Agent) -> Response:
+def _watch(node: Announcing) -> Response:
     async def lines() -> AsyncGenerator[bytes, None]:
-        with agent.announcer.watch() as changes:
-            for entry in agent.announcer.entries:
+        with node.exports.watch() as changes:
+            for entry in node.exports.entries:
                 yield _line(entry.to_json())
             # None: the client has left too much unread. Its connection is closed, so that it notices the gap.
             while change := await changes.get():
@@ -118,8 +131,8 @@ def _line(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value).encode() + b"\n"
 
 
-def _vips(agent: Agent, query: Mapping[str, str]) -> list[Address]:
-    known = {str(vip): vip for vip in agent.config.vips}
+def _vips(node: Announcing, query: Mapping[str, str]) -> list[Address]:
+    known = {str(vip): vip for vip in node.vips}
     text = query.get("vip")
     if text is None:
         return list(known.values())

@@ -9,29 +9,27 @@ DELETE /deny        remove a prefix         ?prefix=
 from __future__ import annotations
 
 from ipaddress import ip_network
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agent.address import Network
 from agent.control.http_server import Request, Response, Routes, json_response
 from agent.errors import AgentError
+from agent.forwarding.deny_list import DenyList
 from bpf.errors import BpfError
 
-if TYPE_CHECKING:
-    from agent.node.agent import Agent
 
-
-def routes(agent: Agent) -> Routes:
+def routes(deny_list: DenyList) -> Routes:
     """Return the handlers by method and path."""
     return {
-        ("GET", "/deny"): lambda _: json_response(_denied(agent)),
-        ("POST", "/deny"): lambda request: _add(agent, _prefix(request)),
-        ("DELETE", "/deny"): lambda request: _remove(agent, _prefix(request)),
+        ("GET", "/deny"): lambda _: json_response(_denied(deny_list)),
+        ("POST", "/deny"): lambda request: _add(deny_list, _prefix(request)),
+        ("DELETE", "/deny"): lambda request: _remove(deny_list, _prefix(request)),
     }
 
 
-def _denied(agent: Agent) -> dict[str, Any]:
-    prefixes = sorted(agent.all_denied, key=lambda prefix: (prefix.version, prefix))
-    return {"denied": [{"prefix": str(p), "configured": p in agent.config.deny} for p in prefixes]}
+def _denied(deny_list: DenyList) -> dict[str, Any]:
+    prefixes = sorted(deny_list.prefixes, key=lambda prefix: (prefix.version, prefix))
+    return {"denied": [{"prefix": str(p), "configured": p in deny_list.configured} for p in prefixes]}
 
 
 def _prefix(request: Request) -> Network:
@@ -41,21 +39,21 @@ def _prefix(request: Request) -> Network:
         raise AgentError(str(error)) from None
 
 
-def _add(agent: Agent, prefix: Network) -> Response:
-    return _set(agent, agent.denied | {prefix})
+def _add(deny_list: DenyList, prefix: Network) -> Response:
+    return _set(deny_list, deny_list.added | {prefix})
 
 
-def _remove(agent: Agent, prefix: Network) -> Response:
-    if prefix in agent.config.deny:
+def _remove(deny_list: DenyList, prefix: Network) -> Response:
+    if prefix in deny_list.configured:
         return json_response({"error": f"{prefix} is in the configuration's deny list; remove it there"}, 409)
-    if prefix not in agent.denied:
+    if prefix not in deny_list.added:
         return json_response({"error": f"{prefix} is not denied; see `lbctl deny list`"}, 404)
-    return _set(agent, agent.denied - {prefix})
+    return _set(deny_list, deny_list.added - {prefix})
 
 
-def _set(agent: Agent, prefixes: frozenset[Network]) -> Response:
+def _set(deny_list: DenyList, prefixes: frozenset[Network]) -> Response:
     try:
-        agent.deny(prefixes)
+        deny_list.replace(prefixes)
     except BpfError as error:
         return json_response({"error": str(error)}, 507)
-    return json_response({"ok": True, **_denied(agent)})
+    return json_response({"ok": True, **_denied(deny_list)})

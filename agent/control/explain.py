@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,10 @@ from bpf.reference.flow_hash import flow_hash
 from bpf.reference.pick import Arrival, Decision, NodeState, Socket, join_rows, pick
 
 if TYPE_CHECKING:
+    from agent.address import Network
+    from agent.config.schema import Config
     from agent.config.service import ServiceConfig
     from agent.forwarding.map_writer import MapWriter
-    from agent.node.agent import Agent
     from agent.table.epoch import Epoch
 
 _END = r"(?:\[(?P<{0}6>[0-9a-f:.]+)\]|(?P<{0}>[\d.]+)):(?P<{0}_port>\d+)"
@@ -64,29 +65,41 @@ def parse(text: str) -> Flow:
     return flow
 
 
-def explain(agent: Agent, text: str) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Forwarding:
+    """What decides a flow's way."""
+
+    config: Config
+    epochs: Sequence[Epoch]
+    map_writer: MapWriter | None
+    """None where the data path is off."""
+    nodes: Collection[IPv4Address]
+    """All nodes, this one included."""
+    denied: Collection[Network]
+
+
+def explain(node: Forwarding, text: str) -> dict[str, Any]:
     """Return a flow's row and chain, and each node's decision for a packet that the router sends to it.
 
     Raises AgentError if the text is not a flow, no service matches, or there is no table (yet, or with xdp.mode off).
     """
     flow = parse(text)
-    service = _service(agent, flow)
-    if agent.map_writer is None:
+    service = _service(node.config, flow)
+    if node.map_writer is None:
         raise AgentError("the data path is off (xdp.mode): the server that the router picks keeps the flow")
-    use = agent.map_writer.use
+    use = node.map_writer.use
     if use is None:
         raise AgentError("there is no table yet: no router has announced the members")
-    first, *others = sorted(agent.epochs, key=lambda epoch: epoch.number != use.first)
-    number, row, chain = _look_up(agent.map_writer, service, first, flow)
-    others_found = [_look_up(agent.map_writer, service, epoch, flow) for epoch in others]
+    first, *others = sorted(node.epochs, key=lambda epoch: epoch.number != use.first)
+    number, row, chain = _look_up(node.map_writer, service, first, flow)
+    others_found = [_look_up(node.map_writer, service, epoch, flow) for epoch in others]
     tried = join_rows(chain, others_found[0][2] if others_found else None, use.alternating)
-    nodes = [member.address for member in agent.members()]
     return {
         "flow": str(flow),
         "service": service.name,
         "affinity": service.affinity,
         "forward": service.forward,
-        "denied": next((str(denied) for denied in agent.all_denied if flow.client in denied), None),
+        "denied": next((str(denied) for denied in node.denied if flow.client in denied), None),
         "hash": number,
         "row": row,
         "chain": [str(address) for address in chain],
@@ -95,7 +108,7 @@ def explain(agent: Agent, text: str) -> dict[str, Any]:
             for epoch, (h, r, c) in zip((first, *others), ((number, row, chain), *others_found), strict=True)
         ],
         "tried": [str(address) for address in tried],
-        "nodes": [{"node": str(node), **_decisions(node, tried, flow.protocol == "udp")} for node in nodes],
+        "nodes": [{"node": str(one), **_decisions(one, tried, flow.protocol == "udp")} for one in node.nodes],
     }
 
 
@@ -109,13 +122,13 @@ def _look_up(
     return number, row, map_writer.chain(service.name, epoch.number, row)
 
 
-def _service(agent: Agent, flow: Flow) -> ServiceConfig:
-    same = [s for s in agent.config.services if (s.vip, s.protocol) == (flow.vip, flow.protocol)]
+def _service(config: Config, flow: Flow) -> ServiceConfig:
+    same = [s for s in config.services if (s.vip, s.protocol) == (flow.vip, flow.protocol)]
     for port in (flow.vip_port, "any"):
         for service in same:
             if service.port == port:
                 return service
-    known = ", ".join(f"{s.protocol} {endpoint(s.vip, s.port)}" for s in agent.config.services)
+    known = ", ".join(f"{s.protocol} {endpoint(s.vip, s.port)}" for s in config.services)
     raise AgentError(f"no service takes {flow.protocol} {endpoint(flow.vip, flow.vip_port)}; known: {known}")
 
 

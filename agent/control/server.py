@@ -13,11 +13,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from agent.control import announce, backend, deny, explain, operator_request
+from agent.control import announce, backend, deny, explain
 from agent.control.http_server import HttpServer, Request, Response, Routes, json_response
-from agent.control.status import status
+from agent.control.status import NodeState, status
 from agent.errors import AgentError, LastAnnouncerError
 from agent.model import State
+from agent.node.operator import Operator
 
 if TYPE_CHECKING:
     from agent.node.agent import Agent
@@ -28,17 +29,50 @@ Reload = Callable[[], Awaitable[int]]
 
 
 def _routes(agent: Agent, reload: Reload) -> Routes:
+    """Return all handlers. Each noun gets what it needs of the agent, and no more."""
+    announcing = announce.Announcing(agent.config.vips, agent.operator, agent.exports, agent.relay, agent.announcements)
     return {
-        ("GET", "/status"): lambda _: json_response(status(agent)),
-        ("GET", "/explain"): lambda request: json_response(explain.explain(agent, request.query.get("tuple", ""))),
-        ("POST", "/drain"): lambda request: _set_state(agent, State.DRAINING, request),
-        ("POST", "/undrain"): lambda request: _set_state(agent, State.UP, request),
-        ("POST", "/leave"): lambda request: _set_state(agent, State.LEFT, request),
+        ("GET", "/status"): lambda _: json_response(status(_state(agent))),
+        ("GET", "/explain"): lambda request: json_response(
+            explain.explain(_forwarding(agent), request.query.get("tuple", ""))
+        ),
+        ("POST", "/drain"): lambda request: _set_state(agent.operator, State.DRAINING, request),
+        ("POST", "/undrain"): lambda request: _set_state(agent.operator, State.UP, request),
+        ("POST", "/leave"): lambda request: _set_state(agent.operator, State.LEFT, request),
         ("POST", "/reload"): lambda _: _reload(reload),
-        **announce.routes(agent),
-        **backend.routes(agent),
-        **deny.routes(agent),
+        **announce.routes(announcing),
+        **backend.routes(agent.config, agent.operator, agent.shares),
+        **deny.routes(agent.deny_list),
     }
+
+
+def _state(agent: Agent) -> NodeState:
+    return NodeState(
+        node=agent.node,
+        admin_state=agent.operator.state.admin_state,
+        version=agent.version,
+        epoch_switch=agent.epoch_switch,
+        ready=agent.ready and agent.membership_known,
+        problems=agent.plan.problems if agent.plan else (),
+        generation=agent.generation,
+        refused=agent.refused,
+        members=agent.members(),
+        shares=agent.shares(),
+        health=agent.health,
+        announcements=agent.announcements(),
+        forwarder=agent.forwarder,
+        relay=agent.relay,
+    )
+
+
+def _forwarding(agent: Agent) -> explain.Forwarding:
+    return explain.Forwarding(
+        agent.config,
+        agent.epochs,
+        agent.forwarder.map_writer if agent.forwarder else None,
+        [member.address for member in agent.members()],
+        agent.deny_list.prefixes,
+    )
 
 
 @contextlib.asynccontextmanager
@@ -82,8 +116,8 @@ async def _respond(routes: Routes, request: Request) -> Response:
         return json_response({"error": f"{request.path} failed in the agent: {error}; see its log"}, 500)
 
 
-def _set_state(agent: Agent, state: State, request: Request) -> Response:
-    operator_request.set_admin_state(agent, state, force="force" in request.query)
+def _set_state(operator: Operator, state: State, request: Request) -> Response:
+    operator.set_admin_state(state, force="force" in request.query)
     return json_response({"ok": True, "state": state})
 
 

@@ -1,84 +1,116 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's state as JSON, for `lbctl status`. Reads the agent and changes nothing."""
+"""The node's state as JSON, for `lbctl status`. Reads and changes nothing."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from agent.address import endpoint, tag_of
+from agent.address import Address, endpoint, tag_of
 from agent.announcing import routes
+from agent.config.schema import Config
 from agent.config.service import ServiceConfig
 from agent.forwarding.map_writer import key_of
+from agent.health.rise_fall import Health
 from agent.membership import identity
-from agent.model import Member
-from agent.node.plan import candidates, own_share, takers
-from agent.table.epoch import incompatible_members
+from agent.model import Announcement, Member, Share, State
+from agent.node.candidates import candidates, takers
+from agent.node.forwarder import Forwarder
+from agent.node.plan import ThisNode
+from agent.table.epoch import EpochSwitch, incompatible_members
 from bgp.bfd.status import BfdStatus
-
-if TYPE_CHECKING:
-    from agent.node.agent import Agent
+from bgp.relay.client import RelayClient
 
 
-def status(agent: Agent) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """What the status shows."""
+
+    node: ThisNode
+    admin_state: State
+    version: int
+    """Of this node's identity."""
+    epoch_switch: EpochSwitch | None
+    ready: bool
+    """This node forwards, and knows the members."""
+    problems: Sequence[str]
+    generation: int
+    refused: str | None
+    members: tuple[Member, ...]
+    shares: Mapping[str, Share]
+    """This node's own, by service name."""
+    health: Mapping[str, Health]
+    announcements: Mapping[Address, Announcement]
+    forwarder: Forwarder | None
+    """None where the data path is off."""
+    relay: RelayClient
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self.node.config
+
+
+def status(state: NodeState) -> dict[str, Any]:
     """Return the whole state of this node, and its view of the other members."""
-    now = time.monotonic()
-    members = agent.members()
-    counters = agent.datapath.maps.counters.read() if agent.datapath else {}
+    now, forwarder = time.monotonic(), state.forwarder
+    counters = forwarder.datapath.maps.counters.read() if forwarder else {}
     return {
-        "node": _node(agent),
-        "fault": agent.fault,
-        "problems": list(agent.problems.lines),
-        "config": {"generation": agent.generation, "refused": agent.refused},
-        "ready": agent.ready and agent.membership_known,
-        "xdp": _xdp(agent, counters.get(0, {})),
+        "node": _node(state),
+        "fault": forwarder.fault if forwarder else None,
+        "problems": list(state.problems),
+        "config": {"generation": state.generation, "refused": state.refused},
+        "ready": state.ready,
+        "xdp": _xdp(state, counters.get(0, {})),
         "clamp": {
-            "interfaces": agent.mss_clamp.interfaces if agent.mss_clamp else [],
-            "errors": agent.mss_clamp.errors if agent.mss_clamp else [],
+            "interfaces": forwarder.mss_clamp.interfaces if forwarder else [],
+            "errors": forwarder.mss_clamp.errors if forwarder else [],
         },
-        "vips": _vips(agent),
-        "services": [_service(agent, service, members, counters) for service in agent.config.services],
-        "members": [_member(agent, member, now) for member in members],
-        "bgp": _bgp(agent, now),
+        "vips": _vips(state),
+        "services": [_service(state, service, counters) for service in state.config.services],
+        "members": [_member(state, member, now) for member in state.members],
+        "bgp": _bgp(state.relay, now),
     }
 
 
-def _node(agent: Agent) -> dict[str, Any]:
-    switch = agent.epoch_switch
+def _node(state: NodeState) -> dict[str, Any]:
+    switch, node = state.epoch_switch, state.node
     return {
-        "address": str(agent.interface.address),
-        "tag": tag_of(agent.interface.address),
-        "epoch": switch.use.first if switch else agent.epochs[0].number,
-        "epochs": agent.epoch_numbers,
+        "address": str(node.address),
+        "tag": tag_of(node.address),
+        "epoch": switch.use.first if switch else node.epochs[0],
+        "epochs": node.epochs,
         "next_epoch": switch.next.first if switch and switch.next else None,
-        "cluster": agent.config.cluster,
-        "state": agent.admin_state,
-        "version": agent.version.number,
+        "cluster": state.config.cluster,
+        "state": state.admin_state,
+        "version": state.version,
     }
 
 
-def _xdp(agent: Agent, counters: dict[str, int]) -> dict[str, Any]:
-    datapath = agent.datapath
+def _xdp(state: NodeState, counters: dict[str, int]) -> dict[str, Any]:
+    datapath = state.forwarder.datapath if state.forwarder else None
     return {
         "mode": (datapath.mode or "detached") if datapath else "off",
         "attached": bool(datapath and datapath.attached()),
         "fallback_reason": datapath.fallback_reason if datapath else None,
-        "interface": ", ".join(agent.config.node.names),
+        "interface": ", ".join(state.config.node.names),
         "counters": counters,
     }
 
 
-def _vips(agent: Agent) -> list[dict[str, Any]]:
-    snapshot = agent.relay.snapshot
-    advertised = snapshot.advertised if snapshot and agent.relay.connected else frozenset()
+def _vips(state: NodeState) -> list[dict[str, Any]]:
+    snapshot = state.relay.snapshot
+    advertised = snapshot.advertised if snapshot and state.relay.connected else frozenset()
     return [
         {"vip": str(vip), "wanted": a.wanted, "announced": routes.vip_prefix(vip) in advertised, "why": a.why}
-        for vip, a in agent.announcements.items()
+        for vip, a in state.announcements.items()
     ]
 
 
-def _bgp(agent: Agent, now: float) -> dict[str, Any]:
-    relay, snapshot = agent.relay, agent.relay.snapshot
+def _bgp(relay: RelayClient, now: float) -> dict[str, Any]:
+    snapshot = relay.snapshot
     return {
         "relay": "connected" if relay.connected else relay.error,
         "error": snapshot.error if snapshot else None,
@@ -106,13 +138,10 @@ def _bfd(bfd: BfdStatus, now: float) -> dict[str, Any]:
     }
 
 
-def _service(
-    agent: Agent, service: ServiceConfig, members: tuple[Member, ...], counters: dict[int, dict[str, int]]
-) -> dict[str, Any]:
-    share = own_share(service, agent.condition)
-    health = agent.health[service.name]
-    map_writer = agent.map_writer
-    found = candidates(identity.service_id_of(service), members)
+def _service(state: NodeState, service: ServiceConfig, counters: dict[int, dict[str, int]]) -> dict[str, Any]:
+    share, health = state.shares[service.name], state.health[service.name]
+    map_writer = state.forwarder.map_writer if state.forwarder else None
+    found = candidates(identity.service_id_of(service), state.members)
     return {
         "name": service.name,
         "vip": str(service.vip),
@@ -128,7 +157,7 @@ def _service(
         "weight": share.weight,
         "effective": share.effective,
         "digest": map_writer.digest(service.name) if map_writer else "",
-        "mss": agent.mss_clamp.limits.get(key_of(service)) if agent.mss_clamp else None,
+        "mss": state.forwarder.mss_clamp.limits.get(key_of(service)) if state.forwarder else None,
         "counters": counters.get(map_writer.slot(service.name), {}) if map_writer else {},
         "when_unhealthy": service.when_unhealthy,
         "taken": bool(takers(found)),
@@ -138,10 +167,10 @@ def _service(
     }
 
 
-def _member(agent: Agent, member: Member, now: float) -> dict[str, Any]:
-    names = {identity.service_id_of(service): service.name for service in agent.config.services}
-    own = member.address == agent.interface.address
-    ends = member.address, member.address6
+def _member(state: NodeState, member: Member, now: float) -> dict[str, Any]:
+    names = {identity.service_id_of(service): service.name for service in state.config.services}
+    own = member.address == state.node.address
+    writer = state.forwarder.map_writer if state.forwarder else None
     changed, why = max((member.since, member.why), (member.changed, member.change))
     return {
         "address": str(member.address),
@@ -149,10 +178,10 @@ def _member(agent: Agent, member: Member, now: float) -> dict[str, Any]:
         "state": member.state,
         "epoch": member.epoch,
         "epochs": member.epochs,
-        "same_epoch": not incompatible_members(agent.epoch_numbers, [member]),
-        "has_new_epoch": agent.epochs[0].number in member.supports,
-        "reachable": own or agent.map_writer is None or agent.map_writer.reaches([agent.map_writer.target(*ends)]),
-        "version": agent.version.number if own else member.version,
+        "same_epoch": not incompatible_members(state.node.epochs, [member]),
+        "has_new_epoch": state.node.epochs[0] in member.supports,
+        "reachable": own or writer is None or writer.reaches([writer.target(member.address, member.address6)]),
+        "version": state.version if own else member.version,
         "services": {
             name: {"state": share.state, "weight": share.weight, "effective": share.effective}
             for number, name in names.items()

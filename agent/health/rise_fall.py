@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 
@@ -41,3 +42,12 @@ def disable_by_file(health: Health, file: str, now: float) -> Health:
 def pause_s(health: Health, interval_s: float, fast_interval_s: float | None) -> float:
     """Return how long to wait before the next probe: less while the last answers contradict the current state."""
     return interval_s if health.streak == 0 or fast_interval_s is None else min(fast_interval_s, interval_s)
+
+
+def initial_health(names: Iterable[str], healthy: Collection[str], now: float) -> dict[str, Health]:
+    """Return the health of these services, by name, when an agent starts. `healthy`: those that were when the previous
+    one ended."""
+    return {
+        name: Health(True, 0, now, "healthy when the previous agent ended") if name in healthy else Health.unknown(now)
+        for name in names
+    }

@@ -50,12 +50,23 @@ class Version:
 
     def after_reflections(self, reflections: Iterable[tuple[int, str]], now: float) -> Version:
         """Return the version after receiving this node's own identity, as (number, content) from each router."""
-        if self.exceeded_at is not None and now - self.exceeded_at < EXCEED_EVERY_S:
-            return self
-        newer = [number for number, content in reflections if number >= self.number and content != self.content]
-        if not newer or self.number == HIGHEST:
+        newer = self._newer(reflections)
+        if not newer or now < self._exceeds_at:
             return self
         return replace(self, number=_limited(max(newer) + STEP), exceeded_at=now)
+
+    def next_at(self, reflections: Iterable[tuple[int, str]]) -> float:
+        """Return when time alone makes these reflections exceeded; infinity if it does not."""
+        return self._exceeds_at if self._newer(reflections) else float("inf")
+
+    @property
+    def _exceeds_at(self) -> float:
+        return float("-inf") if self.exceeded_at is None else self.exceeded_at + EXCEED_EVERY_S
+
+    def _newer(self, reflections: Iterable[tuple[int, str]]) -> list[int]:
+        if self.number == HIGHEST:
+            return []
+        return [number for number, content in reflections if number >= self.number and content != self.content]
 
 
 def initial(unix_s: float) -> Version:

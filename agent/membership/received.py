@@ -33,6 +33,10 @@ class SeenIdentity:
     version: int
     origin: int | None
     """The AS that originated the route; None when the AS path is empty."""
+    own_prefix: bool = True
+    """Whether the route is for the prefix of this address in bgp.identity_prefix."""
+    allowed: bool = True
+    """Whether the address is in members.allow."""
 
     @property
     def source(self) -> str:
@@ -147,18 +151,21 @@ class IdentityReader:
             why = problem(route.large_communities, cluster)
             return _RouteRead(route, unreadable=f"{route.prefix}: {why}" if why else None)
         origin = route.as_path[-1] if route.as_path else None
-        seen = SeenIdentity(peer, route.prefix, identity.address, identity.version, origin)
+        seen = SeenIdentity(
+            peer,
+            route.prefix,
+            identity.address,
+            identity.version,
+            origin,
+            own_prefix=route.prefix == node_prefix(self._config, identity.address),
+            allowed=any(identity.address in network for network in self._config.members.allow),
+        )
         if identity.address == self._own:
             return _RouteRead(route, seen=seen, reflection=(identity.version, content_digest(identity)))
-        return _RouteRead(route, self._accept(route, identity), seen)
+        accepted = self._advertisement(route, identity) if seen.own_prefix and seen.allowed else None
+        return _RouteRead(route, accepted, seen)
 
-    def _accept(self, route: Route, identity: Identity) -> Advertisement | None:
-        """Return the identity if it is within members.allow, and announced under that node's own prefix."""
-        allowed = self._config.members.allow
-        if not any(identity.address in network for network in allowed):
-            return None
-        if route.prefix != node_prefix(self._config, identity.address):
-            return None
+    def _advertisement(self, route: Route, identity: Identity) -> Advertisement:
         known = self._advertisements.get(route.large_communities)
         if known is not None:
             return known
@@ -168,7 +175,7 @@ class IdentityReader:
         }
         # An IPv6 address outside members.allow is dropped: the data path would not decapsulate tunnels from it either.
         address6 = identity.address6
-        if address6 and not any(address6 in network for network in allowed):
+        if address6 and not any(address6 in network for network in self._config.members.allow):
             address6 = None
         made = Advertisement(identity.address, identity.epoch, shares, address6, identity.version, identity.epochs)
         return self._advertisements.setdefault(route.large_communities, made)

@@ -74,7 +74,9 @@ class View:
         self._next_at = float("-inf")
         self._applied: dict[IPv4Address, Advertisement] = {}
         """The advertisement of which each member was made last."""
-        self._sorted: tuple[Member, ...] = ()
+        self._sorted: tuple[Member, ...] | None = None
+        """The members by address; None if one may have changed since."""
+        self._before: tuple[Member, ...] = ()
         self._advertised: set[IPv4Address] = set()
         """The members that some peer advertised last time."""
 
@@ -91,6 +93,7 @@ class View:
 
     def advance(self, now: float) -> None:
         """Apply the passing of time: what stays unknown, lost or without a reply for too long expires."""
+        self._sorted = None
         best = self._peer_table.best(now)
         stale = self._peer_table.stale(now)
         best = {address: advertisement for address, advertisement in best.items() if address not in stale}
@@ -212,7 +215,7 @@ class View:
 
     def receive_reply(self, address: IPv4Address, version: int, now: float) -> None:
         """Record a node's reply to a direct probe; `version` is its identity's."""
-        self._next_at = float("-inf")
+        self._next_at, self._sorted = float("-inf"), None
         probe, member = self._probes.get(address), self._members.get(address)
         if probe is None or member is None:
             return
@@ -235,9 +238,9 @@ class View:
     @property
     def members(self) -> tuple[Member, ...]:
         """All members but this node itself, by address; the same object as long as none changes."""
-        found = tuple(self._members[address] for address in sorted(self._members, key=int))
-        if found != self._sorted:
-            self._sorted = found
+        if self._sorted is None:
+            found = tuple(self._members[address] for address in sorted(self._members, key=int))
+            self._sorted = self._before = found if found != self._before else self._before
         return self._sorted
 
 

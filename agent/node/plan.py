@@ -1,171 +1,244 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the configuration, this node's condition and its view to its shares, announcements and candidates. Pure.
+"""The plan: from all that a node observes to all that it wants in the kernel, at the routers and in its state file.
 
-map_writer.py and the BGP relay carry the decisions out.
+Pure, and the one place where these decisions meet. agent.py gathers the inputs and sends the routes, forwarder.py
+writes the tables. Each decision has a module of its own: condition.py (this node's shares, and what it may announce),
+candidates.py (what tables are built from), announcing/decide.py (orders and hold-down), table/epoch.py (which epoch
+new flows use), membership/identity_version.py and conflict.py.
+
+A plan is made from the inputs and from the plan before: `Memory` is what the next one needs. So a recorded sequence of
+inputs gives the same plans again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
-from ipaddress import IPv4Address
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address, IPv6Address
 
 from agent.address import Address
+from agent.announcing import routes
+from agent.announcing.decide import Decisions
+from agent.announcing.order import Order
 from agent.config.schema import Config
-from agent.config.service import ServiceConfig
-from agent.errors import AgentError
+from agent.membership import identity
+from agent.membership.conflict import Conflicts, Observed
+from agent.membership.identity_version import Version
+from agent.membership.received import SeenIdentity
 from agent.model import Announcement, Candidate, Member, Share, State
+from agent.node.candidates import Candidates, in_order
+from agent.node.condition import Condition, announcement, own_share
+from agent.table import epoch
+from agent.table.epoch import EpochSwitch, incompatible_members
+from bgp.relay.protocol import DesiredRoutes
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
-    """The condition of this node: what it observes of itself, and what its operator requested."""
+class ThisNode:
+    """What does not change while an agent runs."""
 
-    forwarding: bool
-    """XDP is attached and the tables are written (always true where the data path is off by configuration)."""
-    healthy: Mapping[str, bool]
-    """By service name."""
+    config: Config
+    address: IPv4Address
+    address6: IPv6Address | None
+    """This node's end of tunnels over IPv6."""
+    next_hop6: IPv6Address | None
+    """The next hop of routes to IPv6 VIPs; None if the interface has no IPv6 address."""
+    epochs: tuple[int, ...]
+    """The epochs that this node supports, the preferred one first."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorState:
+    """What the operator wants of this node, apart from orders for VIPs."""
+
     admin_state: State = State.UP
-    """The state that the operator requested for the node: `up`, `draining` or `left`."""
-    announced_once: frozenset[Address] = field(default_factory=frozenset)
-    """VIPs that this node has announced since their services became healthy for the first time."""
-    drained: frozenset[str] = field(default_factory=frozenset)
-    """Services that the operator drained on this node, by name: it takes no new connections for them."""
+    """`up`, `draining` or `left`."""
+    drained: frozenset[str] = frozenset()
+    """The services that take no new connections here, by name."""
     weights: Mapping[str, int] = field(default_factory=dict)
-    """The operator's effective weights where they are lower than the nominal ones, by service name."""
-    has_ipv6: bool = True
-    """Whether the node has an IPv6 address that can be the next hop of IPv6 VIPs."""
+    """The effective weights that are lower than the nominal ones, by service name."""
 
 
-def own_share(service: ServiceConfig, condition: Condition) -> Share:
-    """Return this node's share of a service, as its identity announces it."""
-    state = condition.admin_state
-    if state is State.UP and service.name in condition.drained:
-        state = State.DRAINING
-    effective = min(service.weight, condition.weights.get(service.name, service.weight))
-    return Share(service.weight, effective if condition.healthy[service.name] and state is State.UP else 0, state)
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """All that a plan is made of; cheap to compare, since what is unchanged is the same object."""
+
+    members: tuple[Member, ...] = ()
+    """The view: all other nodes, by address."""
+    seen: tuple[SeenIdentity, ...] = ()
+    """The identities that routers advertise, accepted or not."""
+    reflections: tuple[tuple[int, str], ...] = ()
+    """This node's own identity as received: (version, content digest)."""
+    healthy: frozenset[str] = frozenset()
+    """The names of the services that are."""
+    operator: OperatorState = field(default_factory=OperatorState)
+    orders: frozenset[Order] = frozenset()
+    forwarding: bool = False
+    """XDP is attached and the tables are written (always true where the data path is off by configuration)."""
+    fallbacks: int = 0
+    """How often the relay announced the fallback, because this agent was silent."""
+    faults: tuple[str, ...] = ()
+    """The problems that other modules found."""
+    stopping: bool = False
+    """This agent ends, and no other follows."""
 
 
-def effective_weight(text: str, nominal: int) -> int:
-    """Return the weight that an operator's `50`, `50%` or `nominal` means. AgentError: it is none of these, or more."""
-    percent = text.endswith("%")
-    number = text.removesuffix("%")
-    if text == "nominal":
-        return nominal
-    if not (number.isascii() and number.isdigit()):
-        raise AgentError(f"'{text}' is not a weight: give a number, a percentage such as 50%, or nominal")
-    weight = -(-nominal * int(number) // 100) if percent else int(number)
-    if weight > nominal:
-        raise AgentError(
-            f"{text} is more than the nominal weight, {nominal}: raise `weight` in the configuration, then reload"
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What follows from the members alone."""
+
+    others: tuple[Member, ...] = ()
+    own: Member | None = None
+    members: tuple[Member, ...] = ()
+    """All of them, this node included, by address."""
+    announcers: tuple[str, ...] = ()
+    """The identity prefixes of those that announce a VIP (bgp/relay/quorum.py)."""
+    problems: tuple[str, ...] = ()
+
+    def after(self, node: ThisNode, others: tuple[Member, ...], own: Member) -> Cluster:
+        """Return the cluster of these members; this one if they are the same."""
+        if others is self.others and own == self.own:
+            return self
+        members = in_order(others, own)
+        problems = tuple(
+            f"{m.address} has epoch {m.epoch:#x}, this node {node.epochs[0]:#x}: their configurations and tables differ"
+            for m in incompatible_members(node.epochs, members)
         )
-    return weight
+        return Cluster(others, own, members, identity.announcer_prefixes(node.config, members), problems)
 
 
-def announcement(
-    config: Config, vip: Address, condition: Condition, unserved: Collection[str] = frozenset()
-) -> Announcement:
-    """Return whether the node's condition allows a VIP to be announced; orders and hold-down come later (decide.py).
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a plan needs of the one before it."""
 
-    `unserved`: the names of the services for which no member at all takes new connections.
-
-    With the data path, a VIP that was announced once stays announced while the node can forward, even when its own
-    service is unhealthy: only the weight becomes 0, and the router's ECMP set does not change. Without the data path
-    (`xdp.mode: off`) the node cannot forward for an unhealthy service, so its VIP is withdrawn. When no member takes
-    new connections any more, `when_unhealthy` decides, the same on every node.
-    """
-    if not config.node.announce:
-        return Announcement(False, "node.announce is false: a member only")
-    if condition.admin_state is not State.UP:
-        return Announcement(False, f"the node is {condition.admin_state}")
-    if not condition.forwarding:
-        return Announcement(False, "the data path is not ready", fault=True)
-    if f"ipv{vip.version}" not in config.bgp.carries:
-        return Announcement(False, f"no BGP peer carries IPv{vip.version}; add it to a peer's families")
-    if vip.version == 6 and not (condition.has_ipv6 or config.announce_of(vip).next_hop):
-        return Announcement(False, "the node's interface has no IPv6 address to be the next hop")
-    services = [service for service in config.services if service.vip == vip]
-    sick = [s.name for s in services if not condition.healthy[s.name] or s.name in condition.drained]
-    failing = not all(condition.healthy[s.name] for s in services)
-    if sick and vip not in condition.announced_once:
-        return Announcement(False, f"unhealthy: {', '.join(sick)}", fault=failing)
-    if all(s.name in unserved for s in services):
-        withdrawing = [s.name for s in services if s.when_unhealthy == "withdraw"]
-        if withdrawing:
-            return Announcement(False, f"no member is healthy: {', '.join(withdrawing)}", fault=failing)
-        return Announcement(True, "no member is healthy: failing open")
-    if sick and config.xdp.mode == "off":
-        return Announcement(False, f"unhealthy: {', '.join(sick)}", fault=failing)
-    return Announcement(True, f"forwarding for {', '.join(sick)}" if sick else "healthy")
+    version: Version
+    """Of this node's identity."""
+    candidates: Candidates
+    cluster: Cluster = field(default_factory=Cluster)
+    decisions: Decisions = field(default_factory=Decisions)
+    epoch_switch: EpochSwitch | None = None
+    """None before the first plan, if neither the kernel nor the state file knows which epoch was in use."""
+    announced_once: frozenset[Address] = frozenset()
+    """The VIPs that this node has announced since their services became healthy for the first time."""
+    conflicts: Conflicts = field(default_factory=Conflicts)
+    fallbacks: int = 0
 
 
-def takers(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Return the members of a service that take new connections."""
-    return [c for c in candidates if takes_flows(c)]
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """What the kernel must forward by. forwarder.py writes it."""
+
+    candidates: Mapping[str, tuple[Candidate, ...]]
+    """By service name; equal ones are one object."""
+    up: Mapping[str, bool]
+    """Whether this node takes new flows, by service name."""
+    ends: Mapping[IPv4Address, IPv6Address | None]
+    """Each node's IPv6 end of tunnels."""
+    epoch_switch: EpochSwitch
 
 
-def takes_flows(candidate: Candidate) -> bool:
-    """Whether a member of a service takes new connections."""
-    return candidate.state is State.UP and candidate.effective > 0
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What this node wants, until an input changes or `next_at` has come."""
+
+    tables: Tables
+    shares: Mapping[int, Share]
+    """This node's own, by service id."""
+    desired: DesiredRoutes
+    """The identity and the VIPs, for the relay."""
+    problems: tuple[str, ...]
+    """One line each, with the next step."""
+    memory: Memory
+    next_at: float
+    """When time alone may change the plan: CLOCK_MONOTONIC seconds."""
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """All nodes, this one included, by address."""
+        return self.memory.cluster.members
+
+    @property
+    def announcements(self) -> Mapping[Address, Announcement]:
+        """The decision for each VIP."""
+        return self.memory.decisions.announcements
 
 
-def candidates(service_id: int, members: Iterable[Member]) -> tuple[Candidate, ...]:
-    """Return the members of one service, with the effective weights that their identities announce."""
-    return tuple(found for member in members if (found := candidate(service_id, member)))
+def plan(node: ThisNode, inputs: Inputs, before: Memory, now: float, wall: float) -> Plan:
+    """Return the plan for these inputs. `now` is CLOCK_MONOTONIC seconds, `wall` seconds since 1970."""
+    config = node.config
+    condition = condition_of(node, inputs, before)
+    shares = {identity.service_id_of(s): own_share(s, condition) for s in config.services}
+    candidates = before.candidates.after(inputs.members, own_member(node, shares))
+    allowed = {vip: announcement(config, vip, condition, candidates.unserved) for vip in config.vips}
+    decisions = before.decisions.after(allowed, inputs.orders, now, wall)
+    wanted = {vip: a.method for vip, a in decisions.announcements.items() if a.wanted and not inputs.stopping}
+    announced = {identity.service_id_of(s): s.vip in wanted for s in config.services}
+    shares = {number: replace(share, announced=announced[number]) for number, share in shares.items()}
+    if inputs.stopping:
+        shares = identity.fallback_shares(shares)
+    cluster = before.cluster.after(node, inputs.members, own_member(node, shares))
+    wanted_epochs = epoch.choose(node.epochs, cluster.members)
+    epoch_switch = (before.epoch_switch or EpochSwitch(wanted_epochs)).after(wanted_epochs, now)
+    version = before.version.after_fallback() if inputs.fallbacks > before.fallbacks else before.version
+    conflicts = before.conflicts.after(_observed(node, inputs, version), config, now)
+    version = version.after_reflections(inputs.reflections, now)
+    own = identity.own_identity(config, node.address, node.epochs, shares, node.address6)
+    version = version.with_content(identity.content_digest(own))
+    live, fallback = routes.desired_routes(
+        config, node.address, node.epochs, shares, wanted, node.address6, version, node.next_hop6
+    )
+    memory = Memory(
+        version,
+        candidates,
+        cluster,
+        decisions,
+        epoch_switch,
+        before.announced_once | wanted.keys(),
+        conflicts,
+        inputs.fallbacks,
+    )
+    # A switch of epochs has several steps: whether there is another, the next plan decides.
+    stepped = now if epoch_switch != before.epoch_switch else float("inf")
+    return Plan(
+        tables=Tables(
+            candidates.by_service,
+            {s.name: own_share(s, condition).effective > 0 for s in config.services},
+            candidates.ends,
+            epoch_switch,
+        ),
+        shares=shares,
+        desired=DesiredRoutes(tuple(live), tuple(fallback), cluster.announcers),
+        problems=tuple(sorted({*cluster.problems, *conflicts.problems(now), *inputs.faults})),
+        memory=memory,
+        next_at=min(
+            decisions.next_at(inputs.orders, now, wall),
+            epoch_switch.next_at,
+            version.next_at(inputs.reflections),
+            conflicts.next_at(now),
+            stepped,
+        ),
+    )
 
 
-def candidate(service_id: int, member: Member) -> Candidate | None:
-    """Return a member as a candidate for a service; None if it does not serve it or has left."""
-    share = member.share(service_id)
-    if share is None:
-        return None
-    return Candidate(member.address, share.weight, share.effective, share.state)
+def condition_of(node: ThisNode, inputs: Inputs, before: Memory) -> Condition:
+    """Return this node's condition."""
+    operator = inputs.operator
+    return Condition(
+        inputs.forwarding,
+        inputs.healthy,
+        operator.admin_state,
+        before.announced_once,
+        operator.drained,
+        operator.weights,
+        node.next_hop6 is not None,
+    )
 
 
-class CandidateIndex:
-    """The candidates of every service. Equal ones are one object: across passes, and across services.
+def own_member(node: ThisNode, shares: Mapping[int, Share]) -> Member:
+    """Return this node as a member; `shares` by service id."""
+    first, *others = node.epochs
+    return Member(node.address, first, shares, False, 0.0, "this node", node.address6, epochs=tuple(others))
 
-    A cluster of 1,000 members and 50 services has 50,000 shares, of which a change touches those of one member; and
-    members mostly have the same state for all of their services, so that one table serves these (epoch_bank.py).
-    """
 
-    def __init__(self, service_ids: Mapping[str, int]) -> None:
-        """`service_ids` by service name."""
-        self._ids = dict(service_ids)
-        self._members: tuple[Member, ...] | None = None
-        self._columns: dict[IPv4Address, tuple[Member, tuple[Candidate | None, ...]]] = {}
-        """By member, its candidate for each service (None: not a member of it)."""
-        self._found: dict[str, tuple[Candidate, ...]] = dict.fromkeys(self._ids, ())
-
-    def of(self, members: tuple[Member, ...]) -> Mapping[str, tuple[Candidate, ...]]:
-        """Return the candidates by service name, in the order of `members`."""
-        if members is self._members:
-            return self._found
-        columns = {}
-        for member in members:
-            known = self._columns.get(member.address)
-            if known is None or known[0] is not member:
-                known = member, self._column(member, known)
-            columns[member.address] = known
-        self._members, self._columns = members, columns
-        distinct = list({id(one): one for one in self._found.values()}.values())
-        by_service = zip(*(column for _, column in columns.values()), strict=True) if columns else [()] * len(self._ids)
-        found = {}
-        for name, row in zip(self._ids, by_service, strict=True):
-            here = tuple(one for one in row if one is not None)
-            same = next((one for one in distinct if one == here), None)
-            if same is None:
-                distinct.append(here)
-            found[name] = here if same is None else same
-        self._found = found
-        return found
-
-    def _column(
-        self, member: Member, known: tuple[Member, tuple[Candidate | None, ...]] | None
-    ) -> tuple[Candidate | None, ...]:
-        same: dict[Candidate, Candidate] = {one: one for one in known[1] if one} if known else {}
-        made: list[Candidate | None] = []
-        for number in self._ids.values():
-            one = candidate(number, member)
-            made.append(same.setdefault(one, one) if one else None)
-        return tuple(made)
+def _observed(node: ThisNode, inputs: Inputs, version: Version) -> Observed:
+    return Observed(inputs.seen, inputs.members, node.address, (version.number, version.fallback))

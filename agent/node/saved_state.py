@@ -9,6 +9,7 @@ Orders, which outlive a reboot, are order_file.py's.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from agent.announcing.hold_down import FlapRecord
 from agent.membership.identity_version import Version
 from agent.model import Member, Share, State
 from agent.table.epoch import EpochUse
+
+log = logging.getLogger("anylb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +57,29 @@ class StateFile:
     """The file, for its writer. A member is encoded once as long as it does not change: 1,000 of them with 50 services
     are 3 MB of JSON, and one of them changes at a time."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, saved: SavedState) -> None:
+        """`saved` is what the file holds now."""
+        self.path, self.saved = path, saved
+        self._error: str | None = None
         self._encoded: dict[int, tuple[Member, str]] = {}
         """By the object's id; the value keeps the object, so that no other gets the same id."""
 
     def save(self, saved: SavedState) -> None:
-        """Write the state to another file and rename it, so that no reader ever sees half a file. Raises OSError."""
+        """Save the state if it differs. A failure is logged once; the next call tries again: without the file only a
+        restart costs more."""
+        if saved == self.saved:
+            return
+        try:
+            self._write(saved)
+        except OSError as error:
+            if self._error != error.strerror:
+                log.error("%s: %s; a restarted agent will not know the state of this one", self.path, error.strerror)
+            self._error = error.strerror
+        else:
+            self.saved, self._error = saved, None
+
+    def _write(self, saved: SavedState) -> None:
+        """Write another file and rename it, so that no reader ever sees half a file."""
         encoded = {}
         for member in saved.members:
             known = self._encoded.get(id(member))

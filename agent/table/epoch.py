@@ -87,7 +87,12 @@ class EpochSwitch:
         step = self.use.towards(wanted)
         if step != self.next:
             return EpochSwitch(self.use, step, now)
-        return EpochSwitch(step) if now - self.since >= ARM_S else self
+        return EpochSwitch(step) if now >= self.next_at else self
+
+    @property
+    def next_at(self) -> float:
+        """When time alone takes the next step: CLOCK_MONOTONIC seconds; infinity if nothing is next."""
+        return self.since + ARM_S if self.next is not None else float("inf")
 
 
 def choose(own: Sequence[int], members: Iterable[Member]) -> EpochUse:

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Identities that contradict each other become a problem for the operator once they last long enough."""
 
+from collections.abc import Sequence
 from ipaddress import IPv4Address
 
 import pytest
 
 from agent.config.file import parse
-from agent.membership.conflict import MIN_DURATION_S, Conflicts
+from agent.membership.conflict import MIN_DURATION_S, Conflicts, Observed
 from agent.membership.received import SeenIdentity
+from agent.model import Member
 
 CONFIG = parse(
     """\
@@ -22,23 +24,28 @@ members: {allow: [10.0.0.0/24]}
 )
 OWN = "10.0.0.11"
 OWN_VERSIONS = (100, 101)
-MEMBERS = [IPv4Address(f"10.0.0.{n}") for n in (11, 12, 14)]
+MEMBERS = tuple(Member(IPv4Address(f"10.0.0.{n}"), 1, {}, False, 0.0, "") for n in (11, 12, 14))
 
 
 def seen(address: str, peer: str = "10.0.0.1", version: int = 1, prefix: str = "", origin: int = 65001) -> SeenIdentity:
     node = IPv4Address(address)
     own_prefix = f"10.254.{node.packed[2]}.{node.packed[3]}/32"
-    return SeenIdentity(peer, prefix or own_prefix, node, version, origin)
+    allowed = any(node in network for network in CONFIG.members.allow)
+    return SeenIdentity(peer, prefix or own_prefix, node, version, origin, prefix in ("", own_prefix), allowed)
+
+
+def after(before: Conflicts, identities: Sequence[SeenIdentity], now: float) -> Conflicts:
+    return before.after(Observed(tuple(identities), MEMBERS, IPv4Address(OWN), OWN_VERSIONS), CONFIG, now)
 
 
 def problems(*identities: SeenIdentity) -> tuple[str, ...]:
     """The problems once they last long enough; there are none before."""
-    conflicts = Conflicts(CONFIG, IPv4Address(OWN))
-    conflicts.observe(identities, MEMBERS, OWN_VERSIONS, 0.0)
-    conflicts.observe(identities, MEMBERS, OWN_VERSIONS, MIN_DURATION_S - 1)
-    assert conflicts.problems == ()
-    conflicts.observe(identities, MEMBERS, OWN_VERSIONS, MIN_DURATION_S)
-    return conflicts.problems
+    conflicts = after(Conflicts(), identities, 0.0)
+    assert after(conflicts, identities, 1.0) is conflicts
+    assert conflicts.problems(MIN_DURATION_S - 1) == ()
+    assert conflicts.next_at(1.0) == (MIN_DURATION_S if conflicts.text else float("inf"))
+    assert conflicts.next_at(MIN_DURATION_S) == float("inf")
+    return conflicts.problems(MIN_DURATION_S)
 
 
 def test_sound_cluster_has_no_problem() -> None:
@@ -85,19 +92,17 @@ def test_contradiction_becomes_a_problem_with_what_to_do(
 
 def test_short_contradiction_is_no_problem() -> None:
     """One router propagates each update before the other."""
-    conflicts = Conflicts(CONFIG, IPv4Address(OWN))
+    conflicts = Conflicts()
     for second in range(100):
         versions = (second, second - second % 2)
-        conflicts.observe(
-            [seen("10.0.0.12", str(peer), v) for peer, v in enumerate(versions)], MEMBERS, OWN_VERSIONS, second
-        )
-        assert conflicts.problems == ()
+        conflicts = after(conflicts, [seen("10.0.0.12", str(peer), v) for peer, v in enumerate(versions)], second)
+        assert conflicts.problems(second) == ()
 
 
 def test_solved_problem_disappears() -> None:
-    conflicts = Conflicts(CONFIG, IPv4Address(OWN))
+    conflicts = Conflicts()
     for second in (0, MIN_DURATION_S):
-        conflicts.observe([seen(OWN, version=5 + int(second))], MEMBERS, OWN_VERSIONS, second)
-    assert len(conflicts.problems) == 1, "although the other's version grows"
-    conflicts.observe([], MEMBERS, OWN_VERSIONS, MIN_DURATION_S + 1)
-    assert conflicts.problems == ()
+        conflicts = after(conflicts, [seen(OWN, version=5 + int(second))], second)
+    assert len(conflicts.problems(MIN_DURATION_S)) == 1, "although the other's version grows"
+    conflicts = after(conflicts, [], MIN_DURATION_S + 1)
+    assert conflicts.problems(MIN_DURATION_S + 1) == ()

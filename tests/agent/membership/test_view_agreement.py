@@ -20,7 +20,7 @@ import pytest
 from agent.membership.peer_table import REFRESH_S, Advertisement, PeerReport
 from agent.membership.view import LOST_KEPT_S, REPLY_WAIT_S, View
 from agent.model import Member, Share, State
-from agent.node.plan import candidates
+from agent.node.candidates import candidates
 from agent.table.rendezvous import build
 
 SERVICE, ROWS, CHAIN = 5, 4096, 4

@@ -1,198 +1,193 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shares, announcements and candidates for each condition of a node."""
+"""The plan over time: what follows from each change of the inputs, that time alone changes it only when it says so, and
+that a recorded sequence of inputs gives the recorded plans again."""
 
-from collections.abc import Mapping
+import random
+from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address
 
 import pytest
+from support.plan_recording import INPUTS, PLANS, first_memory, load, summaries, summary
 
+from agent.announcing.order import Order, OrderKind
 from agent.config.file import parse
-from agent.config.schema import Config
-from agent.errors import AgentError
-from agent.model import Candidate, Member, Share, State
-from agent.node.plan import (
-    CandidateIndex,
-    Condition,
-    announcement,
-    candidates,
-    effective_weight,
-    own_share,
-)
+from agent.membership.conflict import MIN_DURATION_S
+from agent.membership.received import SeenIdentity
+from agent.model import Member, Method, Share, State
+from agent.node.plan import Inputs, OperatorState, Plan, ThisNode, plan
+from agent.table.epoch import ARM_S, EpochUse
 
-TEXT = """\
+VIP = IPv4Address("192.0.2.10")
+WALL = 1_700_000_000.0
+OTHER_EPOCH = 99
+FIRST = 7
+CONFIG = """\
 cluster: 7
 node: {interface: eth0}
 services:
-  - {name: web, vip: 192.0.2.10, protocol: tcp, port: 443, forward: l2, weight: 50}
-  - {name: alt, vip: 192.0.2.10, protocol: tcp, port: 80, forward: l2}
+  - {name: web, vip: 192.0.2.10, protocol: tcp, port: 443, weight: 50}
+  - {name: dns, vip: 192.0.2.11, protocol: tcp, port: 53, weight: 50}
 bgp: {local_as: 65001, identity_prefix: 10.254.0.0/16, peers: [{address: 10.0.0.1, as: 65000}]}
 members: {allow: [10.0.0.0/24]}
-xdp: {mode: MODE}
 """
-VIP = IPv4Address("192.0.2.10")
-A, B, C = (IPv4Address("10.0.0.11") + i for i in range(3))
+NODE = ThisNode(parse(CONFIG, "lb.yml"), IPv4Address("10.0.0.11"), None, None, (FIRST,))
+SERVICES = tuple(first_memory(NODE).candidates.service_ids.values())
 
 
-def config(mode: str = "auto") -> Config:
-    return parse(TEXT.replace("MODE", mode), "lb.yml")
+def member(n: int, state: State = State.UP, lost: bool = False, epoch: int = FIRST, **more: object) -> Member:
+    shares = {number: Share(50, 50 if state is State.UP else 0, state) for number in SERVICES}
+    return replace(Member(IPv4Address(f"10.0.0.{n}"), epoch, shares, lost, 0.0, ""), **more)  # type: ignore[arg-type]
 
 
-HEALTHY = Condition(forwarding=True, healthy={"web": True, "alt": True})
+GOOD = Inputs(members=(member(12), member(13)), healthy=frozenset({"web", "dns"}), forwarding=True)
 
 
-@pytest.mark.parametrize(
-    ("condition", "share"),
-    [
-        (HEALTHY, Share(50, 50, State.UP)),
-        (replace(HEALTHY, healthy={"web": False, "alt": True}), Share(50, 0, State.UP)),
-        (replace(HEALTHY, admin_state=State.DRAINING), Share(50, 0, State.DRAINING)),
-        (replace(HEALTHY, admin_state=State.LEFT), Share(50, 0, State.LEFT)),
-        (replace(HEALTHY, weights={"web": 20}), Share(50, 20, State.UP)),
-        (replace(HEALTHY, weights={"alt": 20}), Share(50, 50, State.UP)),
-        (replace(HEALTHY, weights={"web": 70}), Share(50, 50, State.UP)),  # the nominal weight was lowered later
-        (replace(HEALTHY, drained=frozenset({"web"})), Share(50, 0, State.DRAINING)),
-        (replace(HEALTHY, drained=frozenset({"alt"})), Share(50, 50, State.UP)),
-        (replace(HEALTHY, drained=frozenset({"web"}), admin_state=State.LEFT), Share(50, 0, State.LEFT)),
-    ],
-)
-def test_own_share(condition: Condition, share: Share) -> None:
-    assert own_share(config().services[0], condition) == share
+def after(before: Plan | None, inputs: Inputs, now: float = 0.0) -> Plan:
+    return plan(NODE, inputs, before.memory if before else first_memory(NODE), now, WALL + now)
 
 
-def test_ipv6_vip_needs_a_peer_that_carries_it_and_a_next_hop() -> None:
-    vip6 = IPv6Address("2001:db8:99::1")
-    text = TEXT.replace("MODE", "auto").replace("192.0.2.10", "'2001:db8:99::1'")
-    alone = announcement(parse(text, "lb.yml"), vip6, HEALTHY)
-    assert (alone.wanted, alone.why) == (False, "no BGP peer carries IPv6; add it to a peer's families")
-    carried = text.replace("as: 65000}", "as: 65000, families: [ipv4, ipv6]}")
-    assert announcement(parse(carried, "lb.yml"), vip6, HEALTHY).wanted
-    bare = replace(HEALTHY, has_ipv6=False)
-    why = announcement(parse(carried, "lb.yml"), vip6, bare).why
-    assert why == "the node's interface has no IPv6 address to be the next hop"
-    elsewhere = carried.replace("weight: 50", "announce: {next_hop: '2001:db8::c'}")
-    assert announcement(parse(elsewhere, "lb.yml"), vip6, bare).wanted
+def vips(one: Plan) -> set[str]:
+    """The prefixes that the node wants announced, besides its identity."""
+    return {route.prefix for route in one.desired.desired} - {route.prefix for route in one.desired.fallback}
 
 
-DRAINED = replace(HEALTHY, drained=frozenset({"web"}))
-UNHEALTHY = replace(HEALTHY, healthy={"web": False, "alt": True})
+def test_first_plan_has_tables_and_announces_once_the_node_forwards() -> None:
+    starting = after(None, replace(GOOD, forwarding=False))
+    assert [c.address.packed[3] for c in starting.tables.candidates["web"]] == [11, 12, 13]
+    assert starting.tables.up == {"web": True, "dns": True}
+    assert vips(starting) == set()
+    assert starting.announcements[VIP].why == "the data path is not ready"
+    ready = after(starting, GOOD)
+    assert vips(ready) == {"192.0.2.10/32", "192.0.2.11/32"}
+    assert all(share.announced for share in ready.shares.values())
+    assert ready.memory.version.number > starting.memory.version.number, "the identity says so, under a new version"
 
 
-@pytest.mark.parametrize(
-    ("mode", "condition", "wanted", "why"),
-    [
-        ("auto", HEALTHY, True, "healthy"),
-        ("auto", UNHEALTHY, False, "unhealthy: web"),
-        ("auto", replace(UNHEALTHY, announced_once=frozenset({VIP})), True, "forwarding for web"),
-        ("off", replace(UNHEALTHY, announced_once=frozenset({VIP})), False, "unhealthy: web"),
-        ("off", HEALTHY, True, "healthy"),
-        ("auto", replace(HEALTHY, admin_state=State.DRAINING), False, "the node is draining"),
-        ("auto", replace(HEALTHY, admin_state=State.LEFT), False, "the node is left"),
-        ("auto", replace(HEALTHY, forwarding=False), False, "the data path is not ready"),
-        (
-            "auto",
-            replace(HEALTHY, forwarding=False, announced_once=frozenset({VIP})),
-            False,
-            "the data path is not ready",
-        ),
-    ],
-)
-def test_announcement(mode: str, condition: Condition, wanted: bool, why: str) -> None:
-    found = announcement(config(mode), VIP, condition)
-    assert (found.wanted, found.why) == (wanted, why)
+def test_equal_inputs_give_an_equal_plan_of_the_same_objects() -> None:
+    first = after(after(None, GOOD), GOOD)
+    again = after(first, replace(GOOD), 1.0)
+    assert again == first
+    assert again.tables.candidates is first.tables.candidates
+    assert again.tables.candidates["web"] is again.tables.candidates["dns"], "rows do not depend on the service"
+    assert again.members is first.members
 
 
-@pytest.mark.parametrize(
-    ("mode", "policy", "unserved", "condition", "wanted", "why"),
-    [
-        ("auto", "withdraw", {"web", "alt"}, UNHEALTHY, False, "no member is healthy: web"),
-        ("auto", "fail_open", {"web", "alt"}, UNHEALTHY, True, "no member is healthy: failing open"),
-        ("off", "fail_open", {"web", "alt"}, UNHEALTHY, True, "no member is healthy: failing open"),
-        ("off", "withdraw", {"web", "alt"}, UNHEALTHY, False, "no member is healthy: web"),
-        # Some member serves one of the VIP's services: it stays, on every node.
-        ("auto", "withdraw", {"web"}, UNHEALTHY, True, "forwarding for web"),
-        ("off", "fail_open", {"web"}, UNHEALTHY, False, "unhealthy: web"),
-        # A node whose own service is healthy withdraws too, if its operator drained it as the last one.
-        (
-            "auto",
-            "withdraw",
-            {"web", "alt"},
-            replace(HEALTHY, drained=frozenset({"web"})),
-            False,
-            "no member is healthy: web",
-        ),
-    ],
-)
-def test_announcement_when_no_member_is_healthy(
-    mode: str, policy: str, unserved: set[str], condition: Condition, wanted: bool, why: str
-) -> None:
-    text = TEXT.replace("MODE", mode).replace("weight: 50", f"weight: 50, when_unhealthy: {policy}")
-    condition = replace(condition, announced_once=frozenset({VIP}))
-    found = announcement(parse(text, "lb.yml"), VIP, condition, unserved)
-    assert (found.wanted, found.why) == (wanted, why)
-    # Before its services are healthy for the first time a VIP is not announced, whatever the policy.
-    if condition.healthy["web"] is False:
-        assert not announcement(
-            parse(text, "lb.yml"), VIP, replace(condition, announced_once=frozenset()), unserved
-        ).wanted
+def test_drain_changes_the_identity_and_withdraws() -> None:
+    drained = after(after(None, GOOD), replace(GOOD, operator=OperatorState(State.DRAINING)))
+    assert vips(drained) == set()
+    assert {share.state for share in drained.shares.values()} == {State.DRAINING}
+    assert drained.tables.up == {"web": False, "dns": False}
 
 
-def test_node_that_is_a_member_only_announces_nothing() -> None:
-    member_only = parse(
-        TEXT.replace("MODE", "auto").replace("interface: eth0", "interface: eth0, announce: false"), "lb.yml"
-    )
-    found = announcement(member_only, VIP, HEALTHY)
-    assert (found.wanted, found.why) == (False, "node.announce is false: a member only")
-    assert own_share(member_only.services[0], HEALTHY) == Share(50, 50, State.UP)
+def test_stopping_node_withdraws_under_the_identity_of_a_silent_one() -> None:
+    stopping = after(after(None, GOOD), replace(GOOD, stopping=True))
+    assert vips(stopping) == set()
+    assert {(share.state, share.announced) for share in stopping.shares.values()} == {(State.DRAINING, False)}
 
 
-@pytest.mark.parametrize(
-    ("text", "weight"), [("0", 0), ("7", 7), ("50", 50), ("50%", 25), ("1%", 1), ("100%", 50), ("nominal", 50)]
-)
-def test_effective_weight(text: str, weight: int) -> None:
-    assert effective_weight(text, 50) == weight
+def test_version_exceeds_that_of_an_announced_fallback_once() -> None:
+    before = after(None, GOOD)
+    silent = after(before, replace(GOOD, fallbacks=1))
+    assert silent.memory.version.number > before.memory.version.fallback
+    assert after(silent, replace(GOOD, fallbacks=1)).memory.version == silent.memory.version
 
 
-@pytest.mark.parametrize("text", ["51", "101%", "-1", "", "%", "half", "5.5", "²"])
-def test_invalid_effective_weight(text: str) -> None:
-    with pytest.raises(AgentError, match=r"is not a weight|is more than the nominal weight, 50"):
-        effective_weight(text, 50)
+def test_hold_down_ends_by_time_alone() -> None:
+    sick = replace(GOOD, forwarding=False)
+    down = after(after(None, GOOD), sick, 1.0)
+    held = after(down, GOOD, 2.0)
+    assert vips(held) == set()
+    assert held.next_at == 3.0
+    assert vips(after(held, GOOD, held.next_at)) == {"192.0.2.10/32", "192.0.2.11/32"}
 
 
-def test_candidates_omit_left_members_and_give_lost_ones_no_weight() -> None:
-    def member(address: IPv4Address, state: State, lost: bool = False) -> Member:
-        return Member(address, 1, {5: Share(100, 100 if state is State.UP else 0, state)}, lost, 0.0, "")
+def test_order_ends_by_time_alone() -> None:
+    order = Order(VIP, OrderKind.DOWN, Method.WITHDRAW, "", WALL, WALL + 60)
+    ordered = after(after(None, GOOD), replace(GOOD, orders=frozenset({order})), 1.0)
+    assert vips(ordered) == {"192.0.2.11/32"}
+    assert ordered.next_at == 60.0
+    assert vips(after(ordered, replace(GOOD, orders=frozenset({order})), 60.0)) == {"192.0.2.10/32", "192.0.2.11/32"}
 
-    found = candidates(5, [member(A, State.UP), member(B, State.LEFT), member(C, State.UP, lost=True)])
-    assert [(c.address, c.weight, c.effective, c.state) for c in found] == [
-        (A, 100, 100, State.UP),
-        (C, 100, 0, State.LOST),
+
+def test_contradiction_becomes_a_problem_by_time_alone() -> None:
+    stranger = SeenIdentity("r1", "10.254.0.14/32", IPv4Address("10.9.0.14"), 5, None, own_prefix=True, allowed=False)
+    seen = after(after(None, GOOD), replace(GOOD, seen=(stranger,)), 1.0)
+    assert seen.problems == ()
+    assert seen.next_at == 1.0 + MIN_DURATION_S
+    (line,) = after(seen, replace(GOOD, seen=(stranger,)), seen.next_at).problems
+    assert line.startswith("10.9.0.14 announces itself")
+
+
+def test_faults_of_other_modules_and_foreign_epochs_are_problems() -> None:
+    inputs = replace(GOOD, members=(member(12, epoch=OTHER_EPOCH),), faults=("the prober's port is taken",))
+    found = after(None, inputs)
+    assert len(found.problems) == 2
+    assert found.problems[0].startswith("10.0.0.12 has epoch 0x63")
+
+
+def test_switch_of_epochs_goes_on_without_another_input() -> None:
+    """All steps from the old epoch to the preferred one come from `next_at` alone."""
+    node = replace(NODE, epochs=(FIRST, OTHER_EPOCH))
+    both = replace(GOOD, members=(member(12, epochs=(OTHER_EPOCH,)), member(13, epochs=(OTHER_EPOCH,))))
+    old = replace(both, members=(member(12, epoch=OTHER_EPOCH), member(13, epoch=OTHER_EPOCH)))
+    current = plan(node, old, first_memory(NODE), 0.0, WALL)
+    assert current.tables.epoch_switch.use == EpochUse(OTHER_EPOCH)
+    now, uses, inputs = 10.0, [], both
+    for _ in range(20):
+        current = plan(node, inputs, current.memory, now, WALL + now)
+        uses.append(current.tables.epoch_switch.use)
+        if current.next_at == float("inf"):
+            break
+        now = max(now, current.next_at)
+    assert list(dict.fromkeys(uses)) == [
+        EpochUse(OTHER_EPOCH),
+        EpochUse(OTHER_EPOCH, alternating=True),
+        EpochUse(FIRST, alternating=True),
     ]
-    assert candidates(6, [member(A, State.UP)]) == ()
+    assert now == 10.0 + 2 * ARM_S
 
 
-def test_candidate_index_is_the_candidates_of_each_service_kept_by_value() -> None:
-    """Whatever changes, it equals what is computed afresh; what is equal is one object, across services and passes."""
-    ids = {"web": 5, "dns": 6, "none": 7}
-    index = CandidateIndex(ids)
-    assert index.of(()) == {"web": (), "dns": (), "none": ()}
+CHOICES: list[Inputs] = [
+    GOOD,
+    replace(GOOD, members=(member(12),)),
+    replace(GOOD, members=(member(12, State.DRAINING), member(13))),
+    replace(GOOD, members=(member(12, lost=True), member(13))),
+    replace(GOOD, healthy=frozenset({"web"})),
+    replace(GOOD, healthy=frozenset()),
+    replace(GOOD, forwarding=False),
+    replace(GOOD, operator=OperatorState(State.DRAINING)),
+    replace(GOOD, operator=OperatorState(drained=frozenset({"web"}), weights={"dns": 5})),
+    replace(GOOD, orders=frozenset({Order(VIP, OrderKind.DOWN, Method.WITHDRAW, "", WALL, WALL + 20)})),
+    replace(GOOD, orders=frozenset({Order(VIP, OrderKind.DRAIN, Method.PREPEND, "", WALL)})),
+    replace(GOOD, seen=(SeenIdentity("r1", "10.254.0.12/32", IPv4Address("10.9.0.12"), 5, 65001),)),
+    replace(GOOD, reflections=((1 << 31, "another content"),)),
+]
 
-    def known(address: IPv4Address, web: State, dns: State | None = None) -> Member:
-        shares = {5: Share(100, 100 if web is State.UP else 0, web)}
-        if dns is not None:
-            shares[6] = Share(100, 100 if dns is State.UP else 0, dns)
-        return Member(address, 1, shares, False, 0.0, "")
 
-    up, down = State.UP, State.DRAINING
-    a, b, c = known(A, up, up), known(B, up, up), known(C, up, up)
-    drained, half, left = known(B, down, down), known(B, up, down), known(B, State.LEFT)
-    views = [(a, b), (a, b, c), (a, drained, c), (a, half, c), (a, c), (a, b, c), (a, left)]
-    before: Mapping[str, tuple[Candidate, ...]] = {}
-    for view in views:
-        found = index.of(view)
-        assert found == {name: candidates(number, view) for name, number in ids.items()}, view
-        assert index.of(view) is found
-        assert (found["web"] is found["dns"]) == (found["web"] == found["dns"])
-        kept = {one: one for row in before.values() for one in row}
-        assert all(kept.get(one, one) is one for row in found.values() for one in row)
-        before = found
+@pytest.mark.parametrize("seed", range(8))
+def test_plan_of_each_tick_equals_the_plan_made_only_when_due(seed: int) -> None:
+    """What makes a node do nothing at rest: a plan holds until an input differs or `next_at` has come."""
+
+    def steps() -> Iterator[tuple[float, Inputs]]:
+        choose, inputs = random.Random(seed), GOOD
+        for tick in range(600):
+            if choose.random() < 0.05:
+                inputs = choose.choice(CHOICES)
+            yield tick / 2, inputs
+
+    always: Plan | None = None
+    when_due: Plan | None = None
+    planned_from, made = None, 0
+    for now, inputs in steps():
+        always = after(always, inputs, now)
+        if when_due is None or inputs != planned_from or now >= when_due.next_at:
+            when_due, planned_from, made = after(when_due, inputs, now), inputs, made + 1
+        assert summary(when_due) == summary(always), now
+    assert made < 200, "it is made when something changes, not each time"
+
+
+def test_recorded_inputs_give_the_recorded_plans() -> None:
+    recording = load(INPUTS.read_text())
+    assert len(recording.steps) > 20
+    assert summaries(recording.plans()) == PLANS.read_text()

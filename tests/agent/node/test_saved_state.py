@@ -46,7 +46,7 @@ SAVED = SavedState(
 
 
 def test_saved_state_is_loaded_unchanged(tmp_path: Path) -> None:
-    StateFile(tmp_path / "state.json").save(SAVED)
+    StateFile(tmp_path / "state.json", SavedState()).save(SAVED)
     assert load(tmp_path / "state.json") == SAVED
     assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
 
@@ -62,7 +62,7 @@ def test_missing_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [None, 3, "x", [None], [[1]], {"a": 1}, {"192.0.2.1": [1]}])
 def test_broken_file_is_the_same_as_none(tmp_path: Path, key: str, value: object) -> None:
     path = tmp_path / "state.json"
-    StateFile(path).save(SAVED)
+    StateFile(path, SavedState()).save(SAVED)
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     loaded = load(path)
     assert loaded == SavedState() or isinstance(loaded, SavedState)

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""This node's condition, and what follows from it alone: its share of each service, and whether a VIP may be announced.
+
+Pure. What orders, hold-down and the view add to it is plan.py's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from agent.address import Address
+from agent.config.schema import Config
+from agent.config.service import ServiceConfig
+from agent.errors import AgentError
+from agent.model import Announcement, Share, State
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """The condition of this node: what it observes of itself, and what its operator requested."""
+
+    forwarding: bool
+    """XDP is attached and the tables are written (always true where the data path is off by configuration)."""
+    healthy: frozenset[str] = field(default_factory=frozenset)
+    """The names of the services that are."""
+    admin_state: State = State.UP
+    """The state that the operator requested for the node: `up`, `draining` or `left`."""
+    announced_once: frozenset[Address] = field(default_factory=frozenset)
+    """VIPs that this node has announced since their services became healthy for the first time."""
+    drained: frozenset[str] = field(default_factory=frozenset)
+    """Services that the operator drained on this node, by name: it takes no new connections for them."""
+    weights: Mapping[str, int] = field(default_factory=dict)
+    """The operator's effective weights where they are lower than the nominal ones, by service name."""
+    has_ipv6: bool = True
+    """Whether the node has an IPv6 address that can be the next hop of IPv6 VIPs."""
+
+
+def own_share(service: ServiceConfig, condition: Condition) -> Share:
+    """Return this node's share of a service, as its identity announces it."""
+    state = condition.admin_state
+    if state is State.UP and service.name in condition.drained:
+        state = State.DRAINING
+    effective = min(service.weight, condition.weights.get(service.name, service.weight))
+    return Share(service.weight, effective if service.name in condition.healthy and state is State.UP else 0, state)
+
+
+def effective_weight(text: str, nominal: int) -> int:
+    """Return the weight that an operator's `50`, `50%` or `nominal` means. AgentError: it is none of these, or more."""
+    percent = text.endswith("%")
+    number = text.removesuffix("%")
+    if text == "nominal":
+        return nominal
+    if not (number.isascii() and number.isdigit()):
+        raise AgentError(f"'{text}' is not a weight: give a number, a percentage such as 50%, or nominal")
+    weight = -(-nominal * int(number) // 100) if percent else int(number)
+    if weight > nominal:
+        raise AgentError(
+            f"{text} is more than the nominal weight, {nominal}: raise `weight` in the configuration, then reload"
+        )
+    return weight
+
+
+def announcement(
+    config: Config, vip: Address, condition: Condition, unserved: Collection[str] = frozenset()
+) -> Announcement:
+    """Return whether the node's condition allows a VIP to be announced; orders and hold-down come later (decide.py).
+
+    `unserved`: the names of the services for which no member at all takes new connections.
+
+    With the data path, a VIP that was announced once stays announced while the node can forward, even when its own
+    service is unhealthy: only the weight becomes 0, and the router's ECMP set does not change. Without the data path
+    (`xdp.mode: off`) the node cannot forward for an unhealthy service, so its VIP is withdrawn. When no member takes
+    new connections any more, `when_unhealthy` decides, the same on every node.
+    """
+    if not config.node.announce:
+        return Announcement(False, "node.announce is false: a member only")
+    if condition.admin_state is not State.UP:
+        return Announcement(False, f"the node is {condition.admin_state}")
+    if not condition.forwarding:
+        return Announcement(False, "the data path is not ready", fault=True)
+    if f"ipv{vip.version}" not in config.bgp.carries:
+        return Announcement(False, f"no BGP peer carries IPv{vip.version}; add it to a peer's families")
+    if vip.version == 6 and not (condition.has_ipv6 or config.announce_of(vip).next_hop):
+        return Announcement(False, "the node's interface has no IPv6 address to be the next hop")
+    services = [service for service in config.services if service.vip == vip]
+    sick = [s.name for s in services if s.name not in condition.healthy or s.name in condition.drained]
+    failing = not all(s.name in condition.healthy for s in services)
+    if sick and vip not in condition.announced_once:
+        return Announcement(False, f"unhealthy: {', '.join(sick)}", fault=failing)
+    if all(s.name in unserved for s in services):
+        withdrawing = [s.name for s in services if s.when_unhealthy == "withdraw"]
+        if withdrawing:
+            return Announcement(False, f"no member is healthy: {', '.join(withdrawing)}", fault=failing)
+        return Announcement(True, "no member is healthy: failing open")
+    if sick and config.xdp.mode == "off":
+        return Announcement(False, f"unhealthy: {', '.join(sick)}", fault=failing)
+    return Announcement(True, f"forwarding for {', '.join(sick)}" if sick else "healthy")

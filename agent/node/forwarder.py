@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The data path of this node, brought to the plan's tables: node entries, rows, services, and XDP on the interface.
+
+A task of its own: a swap of many tables waits for the kernel, and no route must wait for that. It writes the latest
+tables that it was given; those that come meanwhile replace each other. A fault is kept and reported, and the next
+attempt follows: kernel objects come and go, and a node that stopped because of one would break its flows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from ipaddress import IPv4Address
+from typing import Any
+
+from agent.address import Network
+from agent.errors import AgentError
+from agent.forwarding.map_writer import MapWriter
+from agent.forwarding.mss_clamp import MssClampKeeper
+from agent.forwarding.route_monitor import RouteMonitor
+from agent.model import State
+from agent.netlink.connection import Netlink
+from agent.node.plan import Tables, ThisNode
+from agent.table.epoch import Epoch, EpochUse
+from bpf.attach.datapath import DataPath
+from bpf.errors import BpfError
+
+log = logging.getLogger("anylb")
+
+CHECK_S = 0.5
+"""The interval of checks whether XDP is still attached, and of new attempts after a fault."""
+MACS_TIMEOUT_S = 1.0
+MACS_CHECK_S = 0.01
+HUNG_S = 60.0
+"""Tables that take longer hang: the heartbeat stops, so that the relay's dead-man can act."""
+
+
+class Forwarder:
+    """The data path, and what keeps its next hops and its segment sizes up to date."""
+
+    def __init__(
+        self,
+        node: ThisNode,
+        epochs: Iterable[Epoch],
+        datapath: DataPath,
+        netlink: Netlink,
+        denied: Iterable[Network],
+        on_change: Callable[[], None],
+    ) -> None:
+        """Take over what an earlier agent left. `on_change` is called when `ready` or `fault` differs."""
+        self.datapath = datapath
+        self.fault: str | None = None
+        """Why the tables could not be written; None if they could."""
+        self.map_writer = MapWriter(node.config, tuple(epochs), datapath, node.address, node.address6, denied)
+        self.mss_clamp = MssClampKeeper(node.config, datapath, self.map_writer, netlink)
+        uplinks = [socket.if_nametoindex(name) for name in node.config.node.names]
+        self._route_monitor = RouteMonitor(netlink, uplinks, self.map_writer.set_hop, self.map_writer.set_uplink_mac)
+        self.tried = False
+        """Whether the first tables were written, or could not be."""
+        self._own = node.address
+        self._on_change = on_change
+        self._tables: Tables | None = None
+        self._followed: object = None
+        self._attached_once = False
+        self._busy_since: float | None = None
+        self._wake = asyncio.Event()
+
+    @property
+    def ready(self) -> bool:
+        """Whether this node can forward: tables in the kernel and XDP attached."""
+        try:
+            return self.map_writer.ready and self.datapath.attached()
+        except BpfError:  # the interface no longer exists
+            return False
+
+    @property
+    def use(self) -> EpochUse | None:
+        """How the program uses the epochs; None if it uses none of this node's."""
+        return self.map_writer.use
+
+    def hangs(self, now: float) -> bool:
+        """Whether writing takes so long that it will not end. `now` is CLOCK_MONOTONIC seconds."""
+        return self._busy_since is not None and now - self._busy_since >= HUNG_S
+
+    def want(self, tables: Tables) -> None:
+        """Have these tables written, instead of any that are not written yet."""
+        if tables != self._tables:
+            self._tables = tables
+            self._wake.set()
+
+    def tasks(self) -> list[Coroutine[Any, Any, None]]:
+        """Return what must run for as long as the agent does."""
+        return [self._write_forever(), self._route_monitor.run(), self.mss_clamp.run()]
+
+    def problems(self) -> list[str]:
+        """Return a problem for each node that is reached by an interface without our program.
+
+        Most drivers can send for native XDP only on an interface that has a program.
+        """
+        found = []
+        for address, index in self.map_writer.unlisted_egress({one.ifindex for one in self.datapath.uplinks}):
+            with contextlib.suppress(OSError, BpfError):  # an interface is disappearing right now
+                if self.datapath.mode == "native":
+                    name = socket.if_indextoname(index)
+                    found.append(
+                        f"{address} is reached by {name}, where XDP may be unable to send; list it in node.interfaces"
+                    )
+        return found
+
+    async def _write_forever(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CHECK_S):
+                    await self._wake.wait()
+            self._wake.clear()
+            if self._tables is None:
+                continue
+            before, was_ready = self.fault, self.ready
+            self._busy_since = time.monotonic()
+            try:
+                await self._write(self._tables)
+                self.fault = None
+            except (BpfError, AgentError) as error:
+                # The kernel keeps what it has. `ready` asks the kernel itself whether it forwards.
+                self.fault = str(error)
+                if self.fault != before:
+                    log.error("%s", error)
+            self._busy_since = None
+            if not self.tried or (self.fault, self.ready) != (before, was_ready):
+                self.tried = True
+                self._on_change()
+
+    async def _write(self, tables: Tables) -> None:
+        """Write the tables, then attach the program: it must never handle a packet with empty tables."""
+        writer = self.map_writer
+        if tables.ends is not self._followed:
+            targets = {writer.target(*end) for end in tables.ends.items() if end[0] != self._own}
+            self._route_monitor.follow(targets, writer.known_hop)
+            self._followed = tables.ends
+        await writer.apply(tables.candidates, tables.up, tables.ends, tables.epoch_switch, time.monotonic())
+        if self._attached_once and self.datapath.attached():
+            return
+        await self._wait_for_macs(tables)
+        await self.mss_clamp.keep()
+        self.datapath.attach()  # also replaces the program of an older build, and changes the mode
+        self._attached_once = True
+        modes = ", ".join(f"{name} ({mode})" for name, mode in self.datapath.modes.items())
+        log.info("XDP attached: %s", modes)
+        if self.datapath.fallback_reason:
+            log.warning("%s", self.datapath.fallback_reason)
+
+    async def _wait_for_macs(self, tables: Tables) -> None:
+        """Wait, before the first packet, until the MACs of all present members are known, but not longer than
+        MACS_TIMEOUT_S: the program skips a member without a MAC, and one that does not answer may never have one.
+        """
+        deadline = time.monotonic() + MACS_TIMEOUT_S
+        members = {id(one): one for one in tables.candidates.values()}.values()
+        present = {c.address for one in members for c in one if c.state is not State.LOST and c.address != self._own}
+        targets = [self.map_writer.target(address, tables.ends.get(address)) for address in present]
+        while time.monotonic() < deadline and not self.map_writer.reaches(targets):
+            await asyncio.sleep(MACS_CHECK_S)
+
+    def reaches(self, address: IPv4Address, tables: Tables) -> bool:
+        """Return whether the MAC of a node's next hop is known."""
+        return self.map_writer.reaches([self.map_writer.target(address, tables.ends.get(address))])
+
+    def retire_services(self) -> None:
+        """Remove the services whose VIPs left the configuration: routers no longer send their packets here."""
+        self.map_writer.retire()

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shares and announcements for each condition of a node."""
+
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
+
+import pytest
+
+from agent.config.file import parse
+from agent.config.schema import Config
+from agent.errors import AgentError
+from agent.model import Share, State
+from agent.node.condition import Condition, announcement, effective_weight, own_share
+
+TEXT = """\
+cluster: 7
+node: {interface: eth0}
+services:
+  - {name: web, vip: 192.0.2.10, protocol: tcp, port: 443, forward: l2, weight: 50}
+  - {name: alt, vip: 192.0.2.10, protocol: tcp, port: 80, forward: l2}
+bgp: {local_as: 65001, identity_prefix: 10.254.0.0/16, peers: [{address: 10.0.0.1, as: 65000}]}
+members: {allow: [10.0.0.0/24]}
+xdp: {mode: MODE}
+"""
+VIP = IPv4Address("192.0.2.10")
+
+
+def config(mode: str = "auto") -> Config:
+    return parse(TEXT.replace("MODE", mode), "lb.yml")
+
+
+HEALTHY = Condition(forwarding=True, healthy=frozenset({"web", "alt"}))
+
+
+@pytest.mark.parametrize(
+    ("condition", "share"),
+    [
+        (HEALTHY, Share(50, 50, State.UP)),
+        (replace(HEALTHY, healthy=frozenset({"alt"})), Share(50, 0, State.UP)),
+        (replace(HEALTHY, admin_state=State.DRAINING), Share(50, 0, State.DRAINING)),
+        (replace(HEALTHY, admin_state=State.LEFT), Share(50, 0, State.LEFT)),
+        (replace(HEALTHY, weights={"web": 20}), Share(50, 20, State.UP)),
+        (replace(HEALTHY, weights={"alt": 20}), Share(50, 50, State.UP)),
+        (replace(HEALTHY, weights={"web": 70}), Share(50, 50, State.UP)),  # the nominal weight was lowered later
+        (replace(HEALTHY, drained=frozenset({"web"})), Share(50, 0, State.DRAINING)),
+        (replace(HEALTHY, drained=frozenset({"alt"})), Share(50, 50, State.UP)),
+        (replace(HEALTHY, drained=frozenset({"web"}), admin_state=State.LEFT), Share(50, 0, State.LEFT)),
+    ],
+)
+def test_own_share(condition: Condition, share: Share) -> None:
+    assert own_share(config().services[0], condition) == share
+
+
+def test_ipv6_vip_needs_a_peer_that_carries_it_and_a_next_hop() -> None:
+    vip6 = IPv6Address("2001:db8:99::1")
+    text = TEXT.replace("MODE", "auto").replace("192.0.2.10", "'2001:db8:99::1'")
+    alone = announcement(parse(text, "lb.yml"), vip6, HEALTHY)
+    assert (alone.wanted, alone.why) == (False, "no BGP peer carries IPv6; add it to a peer's families")
+    carried = text.replace("as: 65000}", "as: 65000, families: [ipv4, ipv6]}")
+    assert announcement(parse(carried, "lb.yml"), vip6, HEALTHY).wanted
+    bare = replace(HEALTHY, has_ipv6=False)
+    why = announcement(parse(carried, "lb.yml"), vip6, bare).why
+    assert why == "the node's interface has no IPv6 address to be the next hop"
+    elsewhere = carried.replace("weight: 50", "announce: {next_hop: '2001:db8::c'}")
+    assert announcement(parse(elsewhere, "lb.yml"), vip6, bare).wanted
+
+
+DRAINED = replace(HEALTHY, drained=frozenset({"web"}))
+UNHEALTHY = replace(HEALTHY, healthy=frozenset({"alt"}))
+
+
+@pytest.mark.parametrize(
+    ("mode", "condition", "wanted", "why"),
+    [
+        ("auto", HEALTHY, True, "healthy"),
+        ("auto", UNHEALTHY, False, "unhealthy: web"),
+        ("auto", replace(UNHEALTHY, announced_once=frozenset({VIP})), True, "forwarding for web"),
+        ("off", replace(UNHEALTHY, announced_once=frozenset({VIP})), False, "unhealthy: web"),
+        ("off", HEALTHY, True, "healthy"),
+        ("auto", replace(HEALTHY, admin_state=State.DRAINING), False, "the node is draining"),
+        ("auto", replace(HEALTHY, admin_state=State.LEFT), False, "the node is left"),
+        ("auto", replace(HEALTHY, forwarding=False), False, "the data path is not ready"),
+        (
+            "auto",
+            replace(HEALTHY, forwarding=False, announced_once=frozenset({VIP})),
+            False,
+            "the data path is not ready",
+        ),
+    ],
+)
+def test_announcement(mode: str, condition: Condition, wanted: bool, why: str) -> None:
+    found = announcement(config(mode), VIP, condition)
+    assert (found.wanted, found.why) == (wanted, why)
+
+
+@pytest.mark.parametrize(
+    ("mode", "policy", "unserved", "condition", "wanted", "why"),
+    [
+        ("auto", "withdraw", {"web", "alt"}, UNHEALTHY, False, "no member is healthy: web"),
+        ("auto", "fail_open", {"web", "alt"}, UNHEALTHY, True, "no member is healthy: failing open"),
+        ("off", "fail_open", {"web", "alt"}, UNHEALTHY, True, "no member is healthy: failing open"),
+        ("off", "withdraw", {"web", "alt"}, UNHEALTHY, False, "no member is healthy: web"),
+        # Some member serves one of the VIP's services: it stays, on every node.
+        ("auto", "withdraw", {"web"}, UNHEALTHY, True, "forwarding for web"),
+        ("off", "fail_open", {"web"}, UNHEALTHY, False, "unhealthy: web"),
+        # A node whose own service is healthy withdraws too, if its operator drained it as the last one.
+        (
+            "auto",
+            "withdraw",
+            {"web", "alt"},
+            replace(HEALTHY, drained=frozenset({"web"})),
+            False,
+            "no member is healthy: web",
+        ),
+    ],
+)
+def test_announcement_when_no_member_is_healthy(
+    mode: str, policy: str, unserved: set[str], condition: Condition, wanted: bool, why: str
+) -> None:
+    text = TEXT.replace("MODE", mode).replace("weight: 50", f"weight: 50, when_unhealthy: {policy}")
+    condition = replace(condition, announced_once=frozenset({VIP}))
+    found = announcement(parse(text, "lb.yml"), VIP, condition, unserved)
+    assert (found.wanted, found.why) == (wanted, why)
+    # Before its services are healthy for the first time a VIP is not announced, whatever the policy.
+    if "web" not in condition.healthy:
+        assert not announcement(
+            parse(text, "lb.yml"), VIP, replace(condition, announced_once=frozenset()), unserved
+        ).wanted
+
+
+def test_node_that_is_a_member_only_announces_nothing() -> None:
+    member_only = parse(
+        TEXT.replace("MODE", "auto").replace("interface: eth0", "interface: eth0, announce: false"), "lb.yml"
+    )
+    found = announcement(member_only, VIP, HEALTHY)
+    assert (found.wanted, found.why) == (False, "node.announce is false: a member only")
+    assert own_share(member_only.services[0], HEALTHY) == Share(50, 50, State.UP)
+
+
+@pytest.mark.parametrize(
+    ("text", "weight"), [("0", 0), ("7", 7), ("50", 50), ("50%", 25), ("1%", 1), ("100%", 50), ("nominal", 50)]
+)
+def test_effective_weight(text: str, weight: int) -> None:
+    assert effective_weight(text, 50) == weight
+
+
+@pytest.mark.parametrize("text", ["51", "101%", "-1", "", "%", "half", "5.5", "²"])
+def test_invalid_effective_weight(text: str) -> None:
+    with pytest.raises(AgentError, match=r"is not a weight|is more than the nominal weight, 50"):
+        effective_weight(text, 50)
