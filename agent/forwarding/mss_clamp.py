@@ -18,6 +18,7 @@ from agent.config.schema import Config
 from agent.config.service import ServiceConfig
 from agent.errors import AgentError
 from agent.forwarding.map_writer import MapWriter, key_of
+from agent.netlink.batch import default_egress
 from agent.netlink.connection import Netlink
 from agent.netlink.link import Link
 from bpf.attach.datapath import DataPath
@@ -102,9 +103,7 @@ class MssClampKeeper:
         mtus = [link.mtu for link in links.values() if link.name in names] + self._map_writer.mtus()
         self.limits = mss_limits(self._config, min(mtus, default=_MTU))
         self._datapath.maps.mss.write(self.limits)
-        egress = [
-            index for vip in {key.vip for key in self.limits} for index in await self._netlink.default_egress(vip)
-        ]
+        egress = default_egress({key.vip for key in self.limits})
         wanted = interfaces(links, names, egress) if self.limits else []
         clamp = self._datapath.mss_clamp
         failed = await asyncio.to_thread(clamp.attach, wanted)

@@ -15,11 +15,11 @@ Pure; route_monitor.py reads the kernel's state and follows it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from agent.address import Address
 from agent.netlink.link import Link
+from agent.netlink.neighbor import Neighbor
 from agent.netlink.route import KernelRoute
 
 
@@ -38,7 +38,7 @@ class NextHop:
 def next_hop(
     route: KernelRoute | None,
     links: Mapping[int, Link],
-    macs: Mapping[tuple[int, Address], bytes],
+    macs: Mapping[Neighbor, bytes],
     uplinks: frozenset[int],
     before: NextHop | None,
 ) -> NextHop | None:
@@ -67,10 +67,3 @@ def _egress(link: Link, links: Mapping[int, Link], uplinks: frozenset[int]) -> t
         return None, 0  # each slave: a packet leaves by the one on which it arrived, which keeps the bond's spread
     up = [links[index] for index in slaves if links[index].up]
     return (up[0] if up else link), 0
-
-
-def unresolved_neighbors(
-    routes: Iterable[KernelRoute], macs: Mapping[tuple[int, Address], bytes]
-) -> set[tuple[int, Address]]:
-    """Return the neighbors of these routes whose MACs are unknown."""
-    return {route.neighbor for route in routes} - macs.keys()

@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The monitor of the kernel's routes to the other nodes: it resolves their next hops and reports changes. I/O only.
 
-next_hop.py decides the next hop; netlink/ has the messages.
+next_hop.py decides the next hop; route_table.py has the routes; netlink/ has the messages.
+
+1. An event marks what it concerns: addresses whose route is outdated, or whose next hop is undecided.
+2. A pass looks these up, asks the kernel for the neighbors that are new, has those without a MAC resolved, and decides.
+3. Without an event, a pass is due after RESOLVE_S while a neighbor has no MAC, and after CONFIRM_S and REFRESH_S.
+
+No step occupies the event loop for longer than one portion takes.
 """
 
 from __future__ import annotations
@@ -9,29 +15,38 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Set
+from typing import Final, TypeVar
 
 from pyroute2.netlink.exceptions import NetlinkError
 
 from agent.address import Address
-from agent.forwarding.next_hop import NextHop, next_hop, unresolved_neighbors
+from agent.errors import AgentError
+from agent.forwarding.next_hop import NextHop, next_hop
+from agent.forwarding.route_table import RouteTable
+from agent.netlink import batch
 from agent.netlink.connection import Netlink
 from agent.netlink.link import Link
 from agent.netlink.monitor import NetlinkEvent, NetlinkMonitor
-from agent.netlink.route import KernelRoute
+from agent.netlink.neighbor import Neighbor, NeighborEntry
+from agent.netlink.neighbor_limit import raise_neighbor_limits
 
 log = logging.getLogger("anylb")
 
 COALESCE_S: Final = 0.01
 """A routing daemon changes many routes at once; they are looked up once."""
-RESOLVE_S: Final = 0.2
-"""The interval of attempts to resolve a neighbor that does not answer."""
+RESOLVE_S: Final = 1.0
+"""The interval of attempts to resolve a neighbor that does not answer: that of the kernel's own three."""
 CONFIRM_S: Final = 5.0
 """The interval at which every neighbor is confirmed, since XDP's traffic does not: the kernel trusts one for 30 s."""
 REFRESH_S: Final = 30.0
-"""The interval at which every route is looked up without an event, in case the kernel dropped one."""
+"""The interval at which everything is looked up without an event, in case the kernel dropped one."""
+PORTION: Final = 128
+"""How many addresses are handled at once: about 2 ms."""
+
+T = TypeVar("T")
 
 
 class RouteMonitor:
@@ -47,100 +62,164 @@ class RouteMonitor:
         """Call `on_hop` when an address has another next hop, `on_mac` when an uplink (by index) has another MAC."""
         self._netlink, self._uplinks = netlink, frozenset(uplinks)
         self._on_hop, self._on_mac = on_hop, on_mac
-        self._addresses: frozenset[Address] = frozenset()
-        self._routes: dict[Address, KernelRoute | None] = {}
+        self._routes = RouteTable()
         self._links: dict[int, Link] = {}
-        self._macs: dict[tuple[int, Address], bytes] = {}
+        self._macs: dict[Neighbor, bytes] = {}
+        """The last MACs of neighbors: those that routes lead to, and some that they led to before."""
+        self._maintained: set[Neighbor] = set()
+        """Neighbors that someone else maintains."""
         self._hops: dict[Address, NextHop] = {}
+        self._links_changed = True
+        self._outdated: set[Address] = set()
+        self._undecided: set[Address] = set()
+        self._unresolved: set[Neighbor] = set()
+        self._resolve_at = self._confirm_at = self._refresh_at = -math.inf
         self._wake = asyncio.Event()
-        self._links_changed = self._routes_changed = True
+        self._limit_errors: set[str] = set()
 
     def follow(self, addresses: Iterable[Address], known: Callable[[Address], NextHop | None]) -> None:
         """Monitor these addresses and no others. `known` returns the next hop of a new one in the maps, if any."""
-        wanted = frozenset(addresses)
-        if wanted == self._addresses:
+        before, wanted = self._routes.addresses, frozenset(addresses)
+        if wanted == before:
             return
-        for address in wanted - self._addresses:
+        for address in wanted - before:
             if hop := known(address):
                 self._hops[address] = hop
-        for address in self._addresses - wanted:
-            self._routes.pop(address, None)
+        for address in before - wanted:
             self._hops.pop(address, None)
-        self._addresses = wanted
+        self._routes.follow(wanted)
+        self._outdated |= wanted - before
         self._wake.set()
 
     async def run(self) -> None:
         """Monitor forever."""
         with NetlinkMonitor(self._on_event) as monitor:
             monitor.listen()
-            confirmed, refreshed = time.monotonic(), -REFRESH_S
             while True:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(RESOLVE_S):
-                        await self._wake.wait()
-                        await asyncio.sleep(COALESCE_S)
-                self._wake.clear()
-                now = time.monotonic()
                 try:
-                    if now - refreshed >= REFRESH_S:
-                        self._links_changed = self._routes_changed = True
-                        await self._read_neighbors()
-                        refreshed = now
-                    await self._read_routes()
-                    self._decide()
-                    due = unresolved_neighbors(filter(None, self._routes.values()), self._macs)
-                    if now - confirmed >= CONFIRM_S:
-                        due |= self._routed_neighbors()
-                        confirmed = now
-                    await self._netlink.resolve(due)
+                    await self._pass(time.monotonic())
                 except (NetlinkError, OSError) as error:
                     # An interface appears or disappears right now. The known state stays; all is looked up again.
                     log.warning("looking up routes: %s", error)
-                    self._links_changed = self._routes_changed = True
+                    self._resolve_at = self._confirm_at = self._refresh_at = time.monotonic() + RESOLVE_S
+                due = min(self._confirm_at, self._refresh_at, self._resolve_at if self._unresolved else math.inf)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(due - time.monotonic()):
+                        await self._wake.wait()
+                        await asyncio.sleep(COALESCE_S)
+                self._wake.clear()
 
     def _on_event(self, event: NetlinkEvent) -> None:
-        """Store the neighbor of an event; have everything else looked up again."""
+        """Mark what an event concerns."""
         if event.neighbor is not None:
-            found = event.neighbor
-            if self._macs.get((found.ifindex, found.address)) == found.mac:
-                return
-            self._macs[found.ifindex, found.address] = found.mac
-            if (found.ifindex, found.address) not in self._routed_neighbors():
-                return
-        elif event.destination is not None and not any(a in event.destination for a in self._addresses):
-            return
+            self._learn(event.neighbor)
+        elif event.destination is not None:
+            self._outdated.update(self._routes.within(event.destination))
         else:
-            self._routes_changed = True
-            self._links_changed |= event.destination is None
-        self._wake.set()
+            self._links_changed = True
+            self._outdated |= self._routes.addresses
+        if self._links_changed or self._outdated or self._undecided:
+            self._wake.set()
 
-    async def _read_neighbors(self) -> None:
-        """Replace the neighbors by those that the kernel has; keep those that it dropped while a route names them."""
-        routed = self._routed_neighbors()
-        kept = {key: mac for key, mac in self._macs.items() if key in routed}
-        self._macs = kept | {(n.ifindex, n.address): n.mac for n in await self._netlink.neighbors()}
+    def _learn(self, entry: NeighborEntry) -> None:
+        """Store what the kernel knows of a neighbor. It keeps its last MAC when it fails."""
+        key = entry.key
+        if key not in self._routes.neighbors and key not in self._macs:
+            return
+        if entry.maintained:
+            self._maintained.add(key)
+        else:
+            self._maintained.discard(key)
+        if entry.mac is not None and entry.mac != self._macs.get(key):
+            self._macs[key] = entry.mac
+            self._unresolved.discard(key)
+            self._undecided.update(self._routes.users(key))
 
-    def _routed_neighbors(self) -> set[tuple[int, Address]]:
-        return {route.neighbor for route in self._routes.values() if route}
+    async def _pass(self, now: float) -> None:
+        refresh, resolve, confirm = now >= self._refresh_at, now >= self._resolve_at, now >= self._confirm_at
+        if refresh:
+            self._refresh_at = now + REFRESH_S
+            self._links_changed = True
+            self._outdated |= self._routes.addresses
+        await self._read_links()
+        new = await self._read_routes()
+        routed = self._routes.neighbors
+        if refresh:
+            self._macs = {key: mac for key, mac in self._macs.items() if key in routed}
+            self._maintained &= routed
+            new |= routed - self._macs.keys()
+        self._unresolved = (self._unresolved | new) & routed
+        if refresh or new:
+            self._make_room()
+        if resolve:
+            self._resolve_at = now + RESOLVE_S
+            new |= self._unresolved
+        await self._read_neighbors(routed if refresh else new)
+        await self._decide()
+        if confirm:
+            self._confirm_at = now + CONFIRM_S
+        await self._confirm((routed if confirm else new & self._unresolved) - self._maintained)
 
-    async def _read_routes(self) -> None:
-        if self._links_changed:
-            self._links_changed = False
-            links = await self._netlink.links()
-            for index in self._uplinks & links.keys():
-                if links[index].mac != self._links.get(index, links[index]).mac:
-                    log.info("%s has another MAC", links[index].name)
-                    self._on_mac(index, links[index].mac)
+    async def _read_links(self) -> None:
+        if not self._links_changed:
+            return
+        self._links_changed = False
+        links = await self._netlink.links()
+        for index in self._uplinks & links.keys():
+            if links[index].mac != self._links.get(index, links[index]).mac:
+                log.info("%s has another MAC", links[index].name)
+                self._on_mac(index, links[index].mac)
+        if links != self._links:
             self._links = links
-        due = self._addresses if self._routes_changed else self._addresses - self._routes.keys()
-        self._routes_changed = False
-        for address in due:
-            self._routes[address] = await self._netlink.route(address)
+            self._undecided |= self._routes.addresses
 
-    def _decide(self) -> None:
-        for address in self._addresses & self._routes.keys():
-            before = self._hops.get(address)
-            after = next_hop(self._routes[address], self._links, self._macs, self._uplinks, before)
-            if after is not None and after != before:
-                self._hops[address] = after
-                self._on_hop(address, after)
+    async def _read_routes(self) -> set[Neighbor]:
+        """Look up the outdated routes; return the neighbors of those that changed whose MACs are unknown."""
+        new = set()
+        for some in _portions(self._outdated):
+            for address, route in batch.routes(some).items():
+                if self._routes.put(address, route):
+                    self._undecided.add(address)
+                    if route is not None and route.neighbor not in self._macs:
+                        new.add(route.neighbor)
+            await asyncio.sleep(0)
+        return new
+
+    async def _read_neighbors(self, wanted: Set[Neighbor]) -> None:
+        for some in _portions(set(wanted)):
+            for entry in batch.neighbors(some):
+                self._learn(entry)
+            await asyncio.sleep(0)
+
+    async def _decide(self) -> None:
+        for some in _portions(self._undecided):
+            for address in some:
+                before = self._hops.get(address)
+                after = next_hop(self._routes.get(address), self._links, self._macs, self._uplinks, before)
+                if after is not None and after != before:
+                    self._hops[address] = after
+                    self._on_hop(address, after)
+            await asyncio.sleep(0)
+
+    async def _confirm(self, wanted: Set[Neighbor]) -> None:
+        for some in _portions(set(wanted)):
+            batch.confirm(some)
+            await asyncio.sleep(0)
+
+    def _make_room(self) -> None:
+        """Make room for the neighbors in the kernel. Without it they are still resolved, but again and again."""
+        for version in (4, 6):
+            count = sum(address.version == version for _, address in self._routes.neighbors)
+            try:
+                for setting in raise_neighbor_limits(version, count):
+                    log.info("made room for %d neighbors: %s", count, setting)
+            except AgentError as error:
+                if str(error) not in self._limit_errors:
+                    log.warning("%s", error)
+                self._limit_errors.add(str(error))
+
+
+def _portions(source: set[T]) -> Iterator[list[T]]:
+    """Remove everything from a set, a portion at a time, also what is added meanwhile."""
+    while source:
+        yield [source.pop() for _ in range(min(PORTION, len(source)))]

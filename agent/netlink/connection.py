@@ -1,37 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One rtnetlink socket, over which the agent asks the kernel for its network state and changes it. I/O only.
+"""One rtnetlink socket, over which the agent asks the kernel for links and addresses, and changes them. I/O only.
 
-The answers become values in link.py, route.py and neighbor.py. The kernel's events have a socket of their own
-(monitor.py).
+pyroute2 does it: there are few links. Neighbors and routes, of which a large cluster has many, are batch.py's; the
+kernel's events have a socket of their own (monitor.py).
 """
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterable
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 from pyroute2 import AsyncIPRoute
-from pyroute2.netlink.exceptions import NetlinkError
 
 from agent.address import Address
 from agent.errors import AgentError
 from agent.netlink.link import Link, link_from
-from agent.netlink.neighbor import NeighborEntry, neighbor_from
-from agent.netlink.route import KernelRoute, egress_of, route_from
 
 _LOOPBACK: Final = 1
-_NO_ROUTE: Final = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL, errno.EACCES)
-"""The kernel's answers for no route, and for unreachable, blackhole and prohibit routes."""
-_GONE: Final = (errno.ENODEV, errno.ENETDOWN, errno.EINVAL, errno.EAFNOSUPPORT)
-"""The interface disappeared or went down after its index was read."""
-_WORLD: Final[dict[int, str]] = {4: "203.0.113.1", 6: "3fff::1"}
-"""Documentation addresses (RFC 5737, RFC 9637), by IP version: only the default route leads to them."""
-_FIB_MATCH: Final = 0x2000
-"""RTM_F_FIB_MATCH (linux/rtnetlink.h): answer with the route itself, all its next hops, not with the one chosen."""
-_NTF_USE: Final = 1
-"""ndmsg flag (linux/neighbor.h): resolve the neighbor as if a packet had been sent to it."""
 
 
 class Netlink:
@@ -82,44 +68,6 @@ class Netlink:
     async def remove_loopback_address(self, address: Address) -> None:
         """Remove a host address from lo."""
         await self._socket.addr("del", index=_LOOPBACK, address=str(address), prefixlen=address.max_prefixlen)
-
-    async def route(self, address: Address) -> KernelRoute | None:
-        """Return the route of a packet to this address; None if there is none, or it leads to this node itself."""
-        try:
-            answer = list(await self._socket.route("get", dst=str(address)))
-        except NetlinkError as error:
-            if error.code in _NO_ROUTE:
-                return None
-            raise
-        return route_from(address, answer[0]) if answer else None
-
-    async def default_egress(self, source: Address) -> set[int]:
-        """Return the interfaces, by index, of the default route for packets from this address, all its next hops.
-
-        Rules for packets from it count; the set is empty if there is no such route.
-        """
-        try:
-            asked = await self._socket.route("get", dst=_WORLD[source.version], src=str(source), flags=_FIB_MATCH)
-            answer = next(iter(list(asked)), None)
-        except NetlinkError as error:
-            if error.code in _NO_ROUTE:
-                return set()
-            raise
-        return egress_of(answer) if answer is not None else set()
-
-    async def resolve(self, neighbors: Iterable[tuple[int, Address]]) -> None:
-        """Make the kernel resolve these neighbors, or confirm what it knows: XDP's own traffic would not."""
-        for ifindex, address in neighbors:
-            try:
-                await self._socket.neigh("replace", dst=str(address), ifindex=ifindex, state="none", flags=_NTF_USE)
-            except NetlinkError as error:
-                if error.code not in _GONE:
-                    raise
-
-    async def neighbors(self) -> list[NeighborEntry]:
-        """Return every neighbor whose MAC is known."""
-        found = [neighbor_from(message) async for message in await self._socket.neigh("dump")]
-        return [neighbor for neighbor in found if neighbor]
 
 
 async def link_locals(names: Iterable[str]) -> dict[str, IPv6Address]:

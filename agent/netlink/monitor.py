@@ -4,25 +4,43 @@
 from __future__ import annotations
 
 import asyncio
-import errno
+import logging
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from typing import Final, Self
 
 from pyroute2.netlink.rtnl import RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE, RTMGRP_LINK, RTMGRP_NEIGH
-from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 from agent.address import Network
+from agent.netlink.message import (
+    RTM_DELLINK,
+    RTM_DELNEIGH,
+    RTM_DELROUTE,
+    RTM_NEWLINK,
+    RTM_NEWNEIGH,
+    RTM_NEWROUTE,
+    Message,
+    messages,
+)
 from agent.netlink.neighbor import NeighborEntry, neighbor_from
 from agent.netlink.route import destination_of
 
-_GROUPS = RTMGRP_LINK | RTMGRP_NEIGH | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE
+log = logging.getLogger("anylb")
+
+PAUSE_S: Final = 0.02
+"""The time between two reads: the kernel reports each state of each neighbor, for 1,000 of them 70 times a second."""
+_READ: Final = 256
+"""Datagrams in one read, so that a flood of events does not occupy the event loop."""
+_GROUPS: Final = RTMGRP_LINK | RTMGRP_NEIGH | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE
+_SO_RCVBUFFORCE: Final = 33
+_BUFFER_BYTES: Final = 4 << 20
+"""An event takes about 1 KB of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class NetlinkEvent:
-    """A neighbor was resolved, or routes to a destination changed. With neither, links or anything else may have."""
+    """A neighbor changed, or routes to a destination did. With neither, links or anything else may have."""
 
     neighbor: NeighborEntry | None = None
     destination: Network | None = None
@@ -33,44 +51,64 @@ class NetlinkMonitor:
 
     def __init__(self, on_event: Callable[[NetlinkEvent], None]) -> None:
         self._on_event = on_event
-        self._marshal = MarshalRtnl()
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
+        self._pause: asyncio.TimerHandle | None = None
+        self._lost: OSError | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
         asyncio.get_running_loop().remove_reader(self._socket)
         self._socket.close()
 
     def listen(self) -> None:
         """Receive events from now on."""
         self._socket.bind((0, _GROUPS))
+        self._resume()
+
+    def _resume(self) -> None:
         asyncio.get_running_loop().add_reader(self._socket, self._read)
 
     def _read(self) -> None:
-        try:
-            while True:
-                for message in self._marshal.parse(self._socket.recv(1 << 16)):
-                    if event := _event(message):
-                        self._on_event(event)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            if error.errno != errno.ENOBUFS:
-                raise
-            self._on_event(NetlinkEvent())  # some were lost: everything must be looked up again
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._socket)
+        self._pause = loop.call_later(PAUSE_S, self._resume)
+        for _ in range(_READ):
+            try:
+                datagram = self._socket.recv(1 << 16)
+            except BlockingIOError:
+                self._report_loss()
+                return
+            except OSError as error:  # ENOBUFS: the buffer was full
+                self._lost = error
+                continue
+            for message in messages(datagram):
+                if event := _event(message):
+                    self._on_event(event)
+
+    def _report_loss(self) -> None:
+        """Have everything looked up again if events were lost: once the buffer is empty, for until then more may be."""
+        if self._lost is not None:
+            log.warning("events of the kernel's network state: %s; looking everything up again", self._lost.strerror)
+            self._lost = None
+            self._on_event(NetlinkEvent())
 
 
-def _event(message: Any) -> NetlinkEvent | None:
-    match message["event"]:
-        case "RTM_NEWNEIGH":
-            found = neighbor_from(message)
+def _event(message: Message) -> NetlinkEvent | None:
+    match message.kind:
+        case kind if kind in (RTM_NEWNEIGH, RTM_DELNEIGH):
+            found = neighbor_from(message.body)
+            if found and kind == RTM_DELNEIGH:
+                found = replace(found, mac=None, maintained=False)
             return NetlinkEvent(neighbor=found) if found else None
-        case "RTM_NEWROUTE" | "RTM_DELROUTE":
-            destination = destination_of(message)
+        case kind if kind in (RTM_NEWROUTE, RTM_DELROUTE):
+            destination = destination_of(message.body)
             return NetlinkEvent(destination=destination) if destination is not None else None
-        case "RTM_NEWLINK" | "RTM_DELLINK":
+        case kind if kind in (RTM_NEWLINK, RTM_DELLINK):
             return NetlinkEvent()
         case _:
             return None

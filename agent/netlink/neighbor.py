@@ -1,34 +1,82 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A neighbor, which is an address on a link with its MAC. Pure."""
+"""A neighbor, which is an address on a link with its MAC, and the requests about it (linux/neighbour.h). Pure."""
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
-from ipaddress import ip_address
-from typing import Any, Final
+from typing import Final
 
 from agent.address import Address
+from agent.netlink.message import (
+    FAMILY,
+    NLM_F_CREATE,
+    NLM_F_REPLACE,
+    RTM_GETNEIGH,
+    RTM_NEWNEIGH,
+    Request,
+    address,
+    attributes,
+    number,
+    pack_attribute,
+)
 
-_IP_FAMILIES: Final = (2, 10)
-"""AF_INET and AF_INET6: bridges have neighbors too, of AF_BRIDGE."""
+Neighbor = tuple[int, Address]
+"""The key of a neighbor: its interface, by index, and its address."""
+
+_NDMSG: Final = struct.Struct("=BxxxiHBB")
+"""struct ndmsg: family, interface, state, flags, type."""
+_NDA_DST: Final = 1
+_NDA_LLADDR: Final = 2
+_NDA_FLAGS_EXT: Final = 15
+_NTF_USE: Final = 0x01
+"""Resolve the neighbor as if a packet had been sent to it."""
+_NTF_EXT_LEARNED: Final = 0x10
+_NTF_EXT_MANAGED: Final = 0x1
+_NUD_NOARP: Final = 0x40
+_NUD_PERMANENT: Final = 0x80
 
 
 @dataclass(frozen=True, slots=True)
 class NeighborEntry:
-    """A resolved neighbor."""
+    """The kernel's entry of a neighbor. `mac` is None as long as it has not answered, and when it failed."""
 
     address: Address
     ifindex: int
-    mac: bytes
+    mac: bytes | None
+    maintained: bool = False
+    """Someone maintains it: it is permanent, noarp, extern_learn or managed. The kernel ends this at NTF_USE."""
+
+    @property
+    def key(self) -> Neighbor:
+        """The neighbor's key."""
+        return self.ifindex, self.address
 
 
-def neighbor_from(message: Any) -> NeighborEntry | None:
-    """Return the neighbor that an RTM_NEWNEIGH message describes; None if it has no MAC.
+def confirm_request(neighbor: Neighbor) -> Request:
+    """Return the request to resolve a neighbor, or to confirm the MAC that is known of it. It has no answer."""
+    ifindex, to = neighbor
+    body = _NDMSG.pack(FAMILY[to.version], ifindex, 0, _NTF_USE, 0) + pack_attribute(_NDA_DST, to.packed)
+    return Request(RTM_NEWNEIGH, body, NLM_F_CREATE | NLM_F_REPLACE)
 
-    A failed neighbor has none, so whoever reads the messages keeps its last MAC.
-    """
-    mac, destination = message.get("lladdr"), message.get("dst")
-    if message["family"] not in _IP_FAMILIES or not mac or not destination:
+
+def neighbor_request(neighbor: Neighbor) -> Request:
+    """Return the request for the entry of a neighbor."""
+    ifindex, of = neighbor
+    body = _NDMSG.pack(FAMILY[of.version], ifindex, 0, 0, 0) + pack_attribute(_NDA_DST, of.packed)
+    return Request(RTM_GETNEIGH, body)
+
+
+def neighbor_from(body: bytes) -> NeighborEntry | None:
+    """Return the entry that an RTM_NEWNEIGH describes; None if it is neither IPv4's nor IPv6's (a bridge has some)."""
+    if len(body) < _NDMSG.size:
         return None
-    raw = bytes.fromhex(mac.replace(":", ""))
-    return NeighborEntry(ip_address(destination), message["ifindex"], raw) if len(raw) == 6 and any(raw) else None
+    family, ifindex, state, flags, _ = _NDMSG.unpack_from(body)
+    found = attributes(body, _NDMSG.size)
+    destination = address(found.get(_NDA_DST))
+    if destination is None or family != FAMILY[destination.version]:
+        return None
+    mac = found.get(_NDA_LLADDR, b"")
+    maintained = state & (_NUD_PERMANENT | _NUD_NOARP) or flags & _NTF_EXT_LEARNED
+    maintained = maintained or number(found.get(_NDA_FLAGS_EXT)) & _NTF_EXT_MANAGED
+    return NeighborEntry(destination, ifindex, mac if len(mac) == 6 and any(mac) else None, bool(maintained))

@@ -1,18 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A route to one address as the kernel chooses it, and the destinations of its route messages. Pure."""
+"""A route to one address as the kernel chooses it, the requests for it, and what route messages are about.
+
+linux/rtnetlink.h has the numbers. Pure.
+"""
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
-from typing import Any, Final
+from ipaddress import ip_network
+from typing import Final
 
 from agent.address import Address, Network
+from agent.netlink.message import FAMILY, RTM_GETROUTE, Request, address, attributes, number, pack_attribute
+from agent.netlink.neighbor import Neighbor
 
-_EVERYTHING: Final = {2: "0.0.0.0", 10: "::"}  # noqa: S104 - no address to listen on
-"""The destination of a default route, which its message leaves out, by family: AF_INET, AF_INET6."""
+_RTMSG: Final = struct.Struct("=8BI")
+"""struct rtmsg: family, bits of destination and source, TOS, table, protocol, scope, type, flags."""
+_NEXT_HOP: Final = struct.Struct("=HBBi")
+"""struct rtnexthop: length with its attributes, flags, weight, interface."""
+_RTA_DST: Final = 1
+_RTA_SRC: Final = 2
+_RTA_OIF: Final = 4
+_RTA_GATEWAY: Final = 5
+_RTA_METRICS: Final = 8
+_RTA_MULTIPATH: Final = 9
+_RTA_VIA: Final = 18
+_RTAX_MTU: Final = 2
 _UNICAST: Final = 1
-"""rtm_type (linux/rtnetlink.h): a route out of a link."""
+"""rtm_type: a route out of a link."""
+_FIB_MATCH: Final = 0x2000
+"""RTM_F_FIB_MATCH: answer with the route itself, all its next hops, not with the one chosen."""
+_EVERYTHING: Final[dict[int, bytes]] = {FAMILY[4]: bytes(4), FAMILY[6]: bytes(16)}
+"""The destination of a default route, which its message leaves out, by family."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,33 +45,53 @@ class KernelRoute:
     mtu: int = 0
 
     @property
-    def neighbor(self) -> tuple[int, Address]:
-        """The neighbor whose MAC frames need: interface and address."""
+    def neighbor(self) -> Neighbor:
+        """The neighbor whose MAC frames need."""
         return self.ifindex, self.gateway or self.address
 
 
-def route_from(address: Address, message: Any) -> KernelRoute | None:
+def route_request(to: Address, source: Address | None = None) -> Request:
+    """Return the request for the route of a packet. With a source, the answer has all next hops of the route."""
+    bits, family = to.max_prefixlen, FAMILY[to.version]
+    sources, flags = (0, 0) if source is None else (bits, _FIB_MATCH)
+    body = _RTMSG.pack(family, bits, sources, 0, 0, 0, 0, 0, flags) + pack_attribute(_RTA_DST, to.packed)
+    return Request(RTM_GETROUTE, body + (pack_attribute(_RTA_SRC, source.packed) if source is not None else b""))
+
+
+def route_from(to: Address, body: bytes) -> KernelRoute | None:
     """Return the route in the answer to RTM_GETROUTE; None if it is local, or no route out of a link."""
-    gateway, via = message.get("gateway"), message.get("via")
-    if message["type"] != _UNICAST or not message.get("oif"):
+    found = _unicast(body)
+    interface = number(found.get(_RTA_OIF))
+    if not interface:
         return None
-    if not gateway and via:
-        gateway = via["addr"]  # an IPv4 route over an IPv6 next hop (RFC 5549)
-    metrics = message.get("metrics")
-    mtu = metrics.get("mtu") if metrics is not None else None
-    return KernelRoute(address, message.get("oif"), ip_address(gateway) if gateway else None, mtu or 0)
+    # RTA_VIA, a family and an address: an IPv4 route over an IPv6 next hop (RFC 5549).
+    gateway = address(found.get(_RTA_GATEWAY)) or address(found.get(_RTA_VIA, b"")[2:])
+    metrics = attributes(found.get(_RTA_METRICS, b""))
+    return KernelRoute(to, interface, gateway, number(metrics.get(_RTAX_MTU)))
 
 
-def egress_of(message: Any) -> set[int]:
+def egress_of(body: bytes) -> set[int]:
     """Return the interfaces of all next hops in the answer to RTM_GETROUTE, by index; empty as with `route_from`."""
-    if message["type"] != _UNICAST:
-        return set()
-    legs = message.get("multipath")
-    return {leg["oif"] for leg in legs} if legs else {message.get("oif")} - {None}
+    found = _unicast(body)
+    legs, offset, interfaces = found.get(_RTA_MULTIPATH, b""), 0, {number(found.get(_RTA_OIF))}
+    while offset + _NEXT_HOP.size <= len(legs):
+        length, _, _, interface = _NEXT_HOP.unpack_from(legs, offset)
+        interfaces.add(interface)
+        offset += max(_NEXT_HOP.size, length + -length % 4)
+    return interfaces - {0}
 
 
-def destination_of(message: Any) -> Network | None:
+def destination_of(body: bytes) -> Network | None:
     """Return the destination in a message about a route; None for a route that is neither IPv4 nor IPv6."""
-    if message["family"] not in _EVERYTHING:
+    if len(body) < _RTMSG.size or body[0] not in _EVERYTHING:
         return None
-    return ip_network((message.get("dst") or _EVERYTHING[message["family"]], message["dst_len"]))
+    everything, bits = _EVERYTHING[body[0]], body[1]
+    value = attributes(body, _RTMSG.size).get(_RTA_DST, everything)
+    if len(value) != len(everything) or bits > 8 * len(value):
+        return None
+    return ip_network((value, bits), strict=False)
+
+
+def _unicast(body: bytes) -> dict[int, bytes]:
+    """Return the attributes of a route out of a link; none of any other."""
+    return attributes(body, _RTMSG.size) if len(body) >= _RTMSG.size and body[7] == _UNICAST else {}

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, ip_address
 import pytest
 
 from agent.address import Address
-from agent.forwarding.next_hop import NextHop, next_hop, unresolved_neighbors
+from agent.forwarding.next_hop import NextHop, next_hop
 from agent.netlink.link import Link
 from agent.netlink.route import KernelRoute
 
@@ -81,8 +81,3 @@ def test_slaves_of_a_bond() -> None:
     assert next_hop(route, some, macs, frozenset({2, 3, 6}), None) == NextHop(THAT, True, 2, HERE)
     some[2] = replace(some[2], up=False)
     assert next_hop(route, some, macs, frozenset({2, 3, 6}), None) == NextHop(THAT, True, 3, HERE)
-
-
-def test_unresolved_neighbors() -> None:
-    routes = [KernelRoute(NODE, 2), KernelRoute(NODE6, 2, ROUTER), KernelRoute(NODE6, 3)]
-    assert unresolved_neighbors(routes, {(2, NODE): THAT}) == {(2, ROUTER), (3, NODE6)}

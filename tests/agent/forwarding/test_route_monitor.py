@@ -3,12 +3,16 @@
 
 import asyncio
 import contextlib
+import json
 import os
+import subprocess
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
+from socket import if_nametoindex
 
 import pytest
 from support.two_links import ip, two_links
@@ -16,17 +20,41 @@ from support.two_links import ip, two_links
 from agent.address import Address
 from agent.forwarding.next_hop import NextHop
 from agent.forwarding.route_monitor import RouteMonitor
+from agent.netlink import batch
 from agent.netlink.connection import Netlink
+from agent.netlink.neighbor import Neighbor
+
+pytestmark = pytest.mark.lab
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, what
         await asyncio.sleep(0.01)
 
 
-@pytest.mark.lab
+@contextlib.asynccontextmanager
+async def following(addresses: Iterable[Address], hops: dict[Address, NextHop]) -> AsyncIterator[RouteMonitor]:
+    """Run a monitor of these addresses; eth0 and eth1 are its uplinks."""
+    netlink = Netlink()
+    uplinks = [if_nametoindex("eth0"), if_nametoindex("eth1")]
+    monitor = RouteMonitor(netlink, uplinks, hops.__setitem__, lambda *_: None)
+    monitor.follow(addresses, lambda _: None)
+    running = asyncio.create_task(monitor.run())
+    yield monitor
+    assert not running.done()
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    netlink.close()
+
+
+def states() -> dict[str, set[str]]:
+    text = subprocess.check_output(["ip", "-j", "neigh", "show", "nud", "all"])
+    return {entry["dst"]: set(entry["state"]) for entry in json.loads(text)}
+
+
 def test_next_hops_follow_the_kernel() -> None:
     far, near, near6 = IPv4Address("10.5.0.9"), IPv4Address("10.0.0.1"), ip_address("2001:db8::1")
     hops: dict[Address, NextHop] = {}
@@ -73,5 +101,72 @@ def test_next_hops_follow_the_kernel() -> None:
 
     assert not os.geteuid(), "needs root"
     assert Path("/proc/thread-self/ns/net").exists()
+    with two_links() as router:
+        asyncio.run(scenario(router))
+
+
+def test_all_neighbors_are_confirmed_in_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [ip_address(first) + n for first in ("10.0.8.1", "2001:db8::1:0") for n in range(500)]
+    confirmed: Counter[Address] = Counter()
+    confirm, hops = batch.confirm, dict[Address, NextHop]()
+
+    def record(neighbors: Iterable[Neighbor]) -> None:
+        some = list(neighbors)
+        confirmed.update(address for _, address in some)
+        confirm(some)
+
+    async def scenario() -> None:
+        async with following(many, hops):
+            await until(lambda: len(confirmed) == len(many) - 1, "a round")
+        assert set(confirmed.values()) == {1}
+        assert hops.keys() == set(many)
+        after = states()
+        assert after[str(many[7])] == {"PERMANENT"}, "a confirmation would end it"
+        assert not [one for one in many if after[str(one)] == {"STALE"}]
+
+    monkeypatch.setattr(batch, "confirm", record)
+    with two_links():
+        ip("addr", "add", "10.0.15.254/21", "dev", "eth0")
+        lines = [f"neigh replace {one} lladdr 02:00:00:00:00:01 dev eth0 nud stale" for one in many]
+        lines[7] = lines[7].replace("stale", "permanent")
+        subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
+        asyncio.run(scenario())
+
+
+def test_a_failed_neighbor_is_resolved_again() -> None:
+    late, late6 = ip_address("10.0.0.77"), ip_address("2001:db8::77")
+    hops: dict[Address, NextHop] = {}
+
+    async def scenario(router: int) -> None:
+        async with following([late, late6], hops):
+            await until(lambda: [states().get(str(one)) for one in (late, late6)] == [{"FAILED"}] * 2, "both fail")
+            assert not {one for one, hop in hops.items() if hop.mac}
+            ip("addr", "add", "10.0.0.77/24", "dev", "r0", inside=router)
+            ip("addr", "add", "2001:db8::77/64", "dev", "r0", "nodad", inside=router)
+            await until(lambda: {hop.mac for hop in hops.values()} == {bytes.fromhex("020000000001")}, "they answer")
+
+    with two_links() as router:
+        asyncio.run(scenario(router))
+
+
+def test_an_interface_that_disappears_and_is_created_again() -> None:
+    near, far = ip_address("10.0.1.1"), ip_address("10.5.0.9")
+    hops: dict[Address, NextHop] = {}
+
+    async def scenario(router: int) -> None:
+        async with following([near, far], hops):
+            await until(lambda: hops.get(near) is not None and hops[near].mac is not None, "a neighbor is resolved")
+            before = hops[near]
+            ip("link", "del", "eth1")
+            ip("link", "add", "eth1", "type", "veth", "peer", "name", "r1", "address", "02:00:00:00:00:08")
+            ip("link", "set", "r1", "netns", str(router))
+            for name, address, inside in (("r1", "10.0.1.1/24", router), ("eth1", "10.0.1.11/24", None)):
+                ip("addr", "add", address, "dev", name, inside=inside)
+                ip("link", "set", name, "up", inside=inside)
+            await until(lambda: hops[near].mac == bytes.fromhex("020000000008"), "by the new interface")
+            assert hops[near].ifindex == if_nametoindex("eth1") != before.ifindex
+            ip("route", "add", "10.5.0.0/16", "via", "10.0.1.1")
+            await until(lambda: far in hops and hops[far].mac == hops[near].mac, "its neighbor is known already")
+
     with two_links() as router:
         asyncio.run(scenario(router))

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The events of a real kernel."""
+
+import asyncio
+import logging
+import socket
+import subprocess
+import time
+from collections import Counter
+from ipaddress import ip_address, ip_network
+
+import pytest
+from support.two_links import ip, two_links
+
+from agent.netlink.monitor import NetlinkEvent, NetlinkMonitor
+from agent.netlink.neighbor import NeighborEntry
+
+pytestmark = pytest.mark.lab
+
+MAC, MAC_TEXT = bytes.fromhex("020000000055"), "02:00:00:00:00:55"
+
+
+async def until_received(events: list[NetlinkEvent], wanted: list[NetlinkEvent]) -> None:
+    """Wait until these events have arrived, each as often as it is there; the kernel sends others too."""
+    deadline = time.monotonic() + 60
+    while Counter(wanted) - Counter(events):
+        assert time.monotonic() < deadline, events
+        await asyncio.sleep(0.01)
+
+
+def test_events() -> None:
+    events: list[NetlinkEvent] = []
+    here, here6 = ip_address("10.0.0.5"), ip_address("2001:db8::5")
+
+    async def scenario() -> None:
+        index = socket.if_nametoindex("eth0")
+        with NetlinkMonitor(events.append) as monitor:
+            monitor.listen()
+            for one in (here, here6):
+                ip("neigh", "add", str(one), "lladdr", MAC_TEXT, "dev", "eth0", "nud", "permanent")
+            ip("neigh", "del", str(here), "dev", "eth0")
+            ip("route", "add", "10.5.0.0/16", "via", "10.0.0.1")
+            ip("route", "del", "10.5.0.0/16")
+            ip("route", "add", "default", "via", "2001:db8::1")
+            found = [NeighborEntry(one, index, MAC, maintained=True) for one in (here, here6)]
+            routes = [ip_network("10.5.0.0/16"), ip_network("10.5.0.0/16"), ip_network("::/0")]
+            wanted = [NetlinkEvent(neighbor=one) for one in found]
+            wanted += [NetlinkEvent(neighbor=NeighborEntry(here, index, None))] * 2  # it failed, and was removed
+            await until_received(events, wanted + [NetlinkEvent(destination=one) for one in routes])
+            events.clear()
+            ip("link", "set", "eth1", "mtu", "1400")
+            await until_received(events, [NetlinkEvent()])
+
+    with two_links():
+        asyncio.run(scenario())
+
+
+def test_lost_events_have_everything_looked_up_again(caplog: pytest.LogCaptureFixture) -> None:
+    events: list[NetlinkEvent] = []
+
+    async def scenario() -> None:
+        with NetlinkMonitor(events.append) as monitor:
+            monitor._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+            monitor.listen()
+            lines = [f"route add 10.5.{n}.0/24 via 10.0.0.1" for n in range(200)]
+            subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
+            await until_received(events, [NetlinkEvent()])
+            assert "No buffer space available; looking everything up again" in caplog.text
+            events.clear()
+            ip("route", "add", "10.6.0.0/16", "via", "10.0.0.1")
+            await until_received(events, [NetlinkEvent(destination=ip_network("10.6.0.0/16"))])
+
+    with two_links(), caplog.at_level(logging.WARNING, "anylb"):
+        asyncio.run(scenario())
