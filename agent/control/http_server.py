@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -21,6 +21,8 @@ import h11
 HEAD_LIMIT = 16 * 1024
 """The most bytes of a request's line and header fields."""
 HEAD_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 10.0
+"""How long a client may take to read its response."""
 STOP_TIMEOUT_S = 1.0
 """How long a response may take to complete once the server stops."""
 
@@ -89,7 +91,7 @@ class HttpServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Read the request and respond, unless the client disconnects first."""
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_LIMIT)
-        with contextlib.closing(writer):
+        async with _closing(writer):
             try:
                 async with asyncio.timeout(HEAD_TIMEOUT_S):
                     request = await _receive(connection, reader)
@@ -115,6 +117,20 @@ class HttpServer:
         with contextlib.suppress(OSError):
             response = await self._handle(request)
             await _send(connection, writer, response, with_body=request.method != "HEAD")
+
+
+@contextlib.asynccontextmanager
+async def _closing(writer: asyncio.StreamWriter) -> AsyncIterator[None]:
+    """Close the connection, once the client has read what was sent; `CLOSE_TIMEOUT_S` at most."""
+    try:
+        yield
+        writer.close()
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await writer.wait_closed()
+    except (OSError, TimeoutError):
+        pass
+    finally:
+        writer.transport.abort()
 
 
 async def _receive(connection: h11.Connection, reader: asyncio.StreamReader) -> Request | None:

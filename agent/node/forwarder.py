@@ -59,6 +59,8 @@ class Forwarder:
         self.mss_clamp = MssClampKeeper(node.config, datapath, self.map_writer, netlink)
         uplinks = [socket.if_nametoindex(name) for name in node.config.node.names]
         self._route_monitor = RouteMonitor(netlink, uplinks, self.map_writer.set_hop, self.map_writer.set_uplink_mac)
+        self.ready = False
+        """Whether this node can forward: tables in the kernel and XDP attached. The kernel is asked each `CHECK_S`."""
         self.tried = False
         """Whether the first tables were written, or could not be."""
         self._own = node.address
@@ -68,14 +70,6 @@ class Forwarder:
         self._attached_once = False
         self._busy_since: float | None = None
         self._wake = asyncio.Event()
-
-    @property
-    def ready(self) -> bool:
-        """Whether this node can forward: tables in the kernel and XDP attached."""
-        try:
-            return self.map_writer.ready and self.datapath.attached()
-        except BpfError:  # the interface no longer exists
-            return False
 
     @property
     def use(self) -> EpochUse | None:
@@ -119,20 +113,24 @@ class Forwarder:
             self._wake.clear()
             if self._tables is None:
                 continue
-            before, was_ready = self.fault, self.ready
+            before = self.tried, self.ready, self.fault
             self._busy_since = time.monotonic()
             try:
                 await self._write(self._tables)
                 self.fault = None
-            except (BpfError, AgentError) as error:
-                # The kernel keeps what it has. `ready` asks the kernel itself whether it forwards.
-                self.fault = str(error)
-                if self.fault != before:
+            except (BpfError, AgentError) as error:  # the kernel keeps what it has, and may forward by it
+                if str(error) != self.fault:
                     log.error("%s", error)
-            self._busy_since = None
-            if not self.tried or (self.fault, self.ready) != (before, was_ready):
-                self.tried = True
+                self.fault = str(error)
+            self._busy_since, self.ready, self.tried = None, self._forwards(), True
+            if (self.tried, self.ready, self.fault) != before:
                 self._on_change()
+
+    def _forwards(self) -> bool:
+        try:
+            return self.map_writer.ready and self.datapath.attached()
+        except BpfError:  # the interface no longer exists
+            return False
 
     async def _write(self, tables: Tables) -> None:
         """Write the tables, then attach the program: it must never handle a packet with empty tables."""
