@@ -183,8 +183,9 @@ class MapWriter:
         """Write this view into the maps, and switch the program's use of the epochs.
 
         `candidates` and `up` (whether this node takes new flows) are by service name; `ends` is each node's IPv6 end
-        of tunnels. Order: the node entries that new rows will name, the rows, the use of the epochs, the services, and
-        last the removal of entries that no row names any more. Raises AgentError if the nodes are too many. Nothing is
+        of tunnels. Order: whether this node takes new flows (by then it is announced), the node entries that new rows
+        will name, the rows, the use of the epochs, the services, and last the removal of entries that no row names any
+        more. Raises AgentError if the nodes are too many. Nothing is
         done if `candidates` and `ends` are the same objects as the last time, and the rest is equal.
         """
         inputs = id(candidates), id(ends), dict(up), epoch_switch
@@ -203,6 +204,7 @@ class MapWriter:
         dropped = {address: index for address, index in self._indexes.items() if address not in indexes}
         self._indexes = indexes | dropped
         self._by_target = self._index_targets()
+        self._write_up(up)
         own6 = self._ends[self._own]
         # EpochBanks fills in the key and all that depends on the epoch.
         conf = NodeConf(indexes[self._own], tag_of(self._own), b"", address=self._own, address6=own6)
@@ -225,6 +227,16 @@ class MapWriter:
         if self._nodes.get(index) != entry:
             self._datapath.maps.nodes.write(index, entry)
             self._nodes[index] = entry
+
+    def _write_up(self, up: Mapping[str, bool]) -> None:
+        """Write whether this node takes new flows, for services that have rows: a SYN may come from a node whose rows
+        are newer."""
+        for service in self._config.services:
+            key, name = key_of(service), service.name
+            entry = self._written.get(key)
+            if entry is not None and entry.up != up[name]:
+                self._written[key] = replace(entry, up=up[name])
+                self._datapath.maps.services.write(key, self._written[key])
 
     def _write_services(self, up: Mapping[str, bool]) -> None:
         wanted = {

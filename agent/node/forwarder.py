@@ -91,19 +91,8 @@ class Forwarder:
         return [self._write_forever(), self._route_monitor.run(), self.mss_clamp.run()]
 
     def problems(self) -> list[str]:
-        """Return a problem for each node that is reached by an interface without our program.
-
-        Most drivers can send for native XDP only on an interface that has a program.
-        """
-        found = []
-        for address, index in self.map_writer.unlisted_egress({one.ifindex for one in self.datapath.uplinks}):
-            with contextlib.suppress(OSError, BpfError):  # an interface is disappearing right now
-                if self.datapath.mode == "native":
-                    name = socket.if_indextoname(index)
-                    found.append(
-                        f"{address} is reached by {name}, where XDP may be unable to send; list it in node.interfaces"
-                    )
-        return found
+        """Return a problem for each node that XDP may be unable to send to."""
+        return unlisted_interfaces(self.map_writer, self.datapath)
 
     async def _write_forever(self) -> None:
         while True:
@@ -169,3 +158,19 @@ class Forwarder:
     def retire_services(self) -> None:
         """Remove the services whose VIPs left the configuration: routers no longer send their packets here."""
         self.map_writer.retire()
+
+
+def unlisted_interfaces(map_writer: MapWriter, datapath: DataPath) -> list[str]:
+    """Return a problem for each node that is reached by an interface without our program.
+
+    Most drivers can send for native XDP only on an interface that has a program.
+    """
+    found = []
+    for address, index in map_writer.unlisted_egress({one.ifindex for one in datapath.uplinks}):
+        with contextlib.suppress(OSError, BpfError):  # an interface is disappearing right now
+            if datapath.mode == "native":
+                name = socket.if_indextoname(index)
+                found.append(
+                    f"{address} is reached by {name}, where XDP may be unable to send; list it in node.interfaces"
+                )
+    return found

@@ -161,7 +161,7 @@ class Running:
         self.agent, self._size = agent, size
         self._relay = Relay()
         agent.relay = self._relay  # type: ignore[assignment]
-        self._cluster = Cluster(agent.config, agent.epoch_numbers[0], size)
+        self._cluster = Cluster(agent.config, agent.node.epochs[0], size)
         self._names = [service.name for service in agent.config.services]
         self.advertise()
 
@@ -172,8 +172,8 @@ class Running:
 
     async def change(self) -> float:
         """Drain a member or end its drain; return the seconds until all services have the table that follows."""
-        writer = self.agent.map_writer
-        assert writer is not None
+        assert self.agent.forwarder is not None
+        writer = self.agent.forwarder.map_writer
         before = [writer.digest(name) for name in self._names]
         self._cluster.toggle(7)
         self.advertise()

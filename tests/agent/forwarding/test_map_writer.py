@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -19,7 +19,7 @@ from agent.config.schema import Config
 from agent.forwarding.map_writer import MapWriter, key_of
 from agent.forwarding.next_hop import NextHop
 from agent.model import Candidate, State
-from agent.node.problems import unlisted_interfaces
+from agent.node.forwarder import unlisted_interfaces
 from agent.table.epoch import EpochSwitch, EpochUse
 from bpf.attach.datapath import DataPath
 from bpf.layout.node import NodeEntry
@@ -72,13 +72,17 @@ def map_writer(datapath: FakeDataPath, config: Config = CONFIG) -> MapWriter:
 
 
 def apply(
-    to: MapWriter, members: tuple[Candidate, ...], now: float = 1.0, epoch_switch: EpochSwitch | None = None
+    to: MapWriter,
+    members: tuple[Candidate, ...],
+    now: float = 1.0,
+    epoch_switch: EpochSwitch | None = None,
+    up: bool = True,
 ) -> None:
     ends = {A: A6, B: B6, C: None}
     present = dict.fromkeys(("web", "six"), members)
     present_ends = {c.address: ends[c.address] for c in members}
     epoch_switch = epoch_switch or EpochSwitch(EpochUse(supported_epochs(CONFIG)[0].number))
-    asyncio.run(to.apply(present, {"web": True, "six": False}, present_ends, epoch_switch, now))
+    asyncio.run(to.apply(present, {"web": up, "six": False}, present_ends, epoch_switch, now))
 
 
 def test_what_the_program_reads(datapath: FakeDataPath) -> None:
@@ -117,6 +121,25 @@ def test_next_hop_of_the_address_that_tunnels_use(datapath: FakeDataPath) -> Non
     made.set_hop(C, NextHop(MAC))
     assert datapath.maps.nodes.read()[3] == NodeEntry(C, 13, MAC), "its identity has no IPv6 address"
     assert made.reaches([B6, C])
+
+
+def test_node_takes_new_flows_before_its_own_rows_are_swapped(
+    datapath: FakeDataPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other nodes may have newer rows, and send it the flows that it has announced to take."""
+    made = map_writer(datapath)
+    apply(made, ALL[:2], up=False)
+    web, taken = key_of(CONFIG.services[0]), []
+    original = datapath.maps.tables.swap_all
+
+    def swap_all(swaps: Any) -> None:
+        taken.append(datapath.maps.services.read()[web].up)
+        original(swaps)
+
+    monkeypatch.setattr(datapath.maps.tables, "swap_all", swap_all)
+    apply(made, ALL, up=True)
+    apply(made, ALL[:2], up=False)
+    assert taken == [True, False]
 
 
 def test_successor_takes_over_the_maps(datapath: FakeDataPath) -> None:
