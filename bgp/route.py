@@ -7,10 +7,12 @@ advertised (reconciler.py). Standard library only: the relay archive carries thi
 
 from __future__ import annotations
 
+import functools
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from itertools import starmap
+from typing import Any, TypeVar
 
 from bgp.errors import BgpError
 
@@ -21,6 +23,12 @@ LargeCommunity = tuple[int, int, int]
 """Global administrator, local data 1, local data 2: 32 bits each (RFC 8092 section 3)."""
 
 MAX_PREPEND = 16
+
+_KEPT = 1 << 14
+"""Communities of each kind that are one object wherever they occur. The identities of 1,000 nodes consist of some
+thousands of different ones, each in up to a thousand routes: this saves nine tenths of their memory."""
+
+_AnyCommunity = TypeVar("_AnyCommunity", Community, LargeCommunity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +68,9 @@ class Route:
         return cls(
             _prefix(prefix),
             _address(next_hop),
-            tuple((a, b, c) for a, b, c in _tuples("large_communities", large_communities, 3, 32)),
+            _set_of(_large_community, "large_communities", large_communities, "three numbers of 32 bits each"),
             _as_path(as_path),
-            tuple((a, b) for a, b in _tuples("communities", communities, 2, 16)),
+            _set_of(_community, "communities", communities, "two numbers of 16 bits each"),
             _med(med),
             _prepend(prepend),
             _flag(next_hop_self),
@@ -85,11 +93,11 @@ class Route:
         value: dict[str, Any] = {
             "prefix": self.prefix,
             "next_hop": self.next_hop,
-            "large_communities": [list(community) for community in self.large_communities],
-            "as_path": list(self.as_path),
+            "large_communities": self.large_communities,
+            "as_path": self.as_path,
         }
         if self.communities:
-            value["communities"] = [list(community) for community in self.communities]
+            value["communities"] = self.communities
         if self.med is not None:
             value["med"] = self.med
         if self.prepend:
@@ -168,14 +176,28 @@ def _without_zone(name: str, address: ipaddress.IPv4Address | ipaddress.IPv6Addr
     return text
 
 
-def _tuples(name: str, value: object, length: int, bits: int) -> list[tuple[int, ...]]:
-    if not isinstance(value, list | tuple | set | frozenset):
-        raise BgpError(f"route: {name}: {value!r} is not a list")
-    for item in value:
-        parts = item if isinstance(item, list | tuple) else ()
-        if len(parts) != length or not all(_is_unsigned(part, bits) for part in parts):
-            raise BgpError(f"route: {name}: {item!r} is not {length} numbers of {bits} bits")
-    return sorted({tuple(item) for item in value})
+def _set_of(community: Callable[..., _AnyCommunity], name: str, value: object, what: str) -> tuple[_AnyCommunity, ...]:
+    """Return the communities in `value`, checked and made one object each by `community`, sorted without duplicates."""
+    try:
+        if not isinstance(value, list | tuple | set | frozenset) or not set(map(type, value)) <= {list, tuple}:
+            raise TypeError
+        return tuple(dict.fromkeys(sorted(starmap(community, value))))
+    except (TypeError, ValueError):
+        raise BgpError(f"route: {name}: {value!r:.200} is not a list of {what}") from None
+
+
+@functools.lru_cache(_KEPT, typed=True)
+def _community(asn: int, value: int) -> Community:
+    if not (_is_unsigned(asn, 16) and _is_unsigned(value, 16)):
+        raise ValueError
+    return asn, value
+
+
+@functools.lru_cache(_KEPT, typed=True)
+def _large_community(administrator: int, data1: int, data2: int) -> LargeCommunity:
+    if not (_is_unsigned(administrator, 32) and _is_unsigned(data1, 32) and _is_unsigned(data2, 32)):
+        raise ValueError
+    return administrator, data1, data2
 
 
 def _as_path(value: object) -> tuple[int, ...]:

@@ -9,7 +9,10 @@ import zipfile
 from pathlib import Path
 
 _COMMON = ("__init__", "errors", "file_watch", "helper_log", "bfd/__init__", "bfd/status")
-_RELAY = ("process", "reconciler", "adj_rib_in", "quorum", "diff", "allowlist", "protocol")
+_RELAY = (
+    *("process", "agent_connection", "report", "protocol"),
+    *("reconciler", "export", "allowlist", "quorum", "diff", "adj_rib_in", "rib"),
+)
 MODULES = {
     "relay": (
         *(*_COMMON, "route", "community", "peercred"),

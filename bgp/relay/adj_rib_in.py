@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Adj-RIBs-In: each neighbor's session and the routes learned from it, in bounded memory.
+"""The Adj-RIBs-In: each neighbor's session and the routes learned from it, within limits for each neighbor (rib.py).
 
 Pure, as is reconciler.py, which passes ExaBGP's messages on. Standard library only: the relay archive carries this
 file.
@@ -15,14 +15,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from bgp.exabgp import messages
+from bgp.relay.rib import MAX_BYTES, MAX_ROUTES, Rib
 from bgp.route import Route
 
 QUIET_S = 1.0
 SETTLED_S = 10.0
-MAX_ROUTES = 8192
-MAX_BYTES = 3 << 20
-"""Of the routes as JSON; a whole snapshot stays below protocol.MAX_LINE_BYTES."""
-_RELEARN_BELOW = 0.8
 
 
 @dataclass
@@ -38,7 +35,7 @@ class NeighborRib:
     since: float = 0.0
     eor: bool = False
     updated_at: float = 0.0
-    routes: dict[str, Route] = field(default_factory=dict)
+    rib: Rib = field(default_factory=Rib)
     local_as: int = 0
     peer_as: int = 0
     local_address: str = ""
@@ -50,33 +47,27 @@ class NeighborRib:
         """Whether ExaBGP has described it: a first event may come earlier."""
         return self.local_as > 0
 
-    def export(self, routes: Iterable[Route]) -> list[Route]:
-        """Return those of `routes` that are of its families, with the attributes for this neighbor."""
-        exported = (route for route in routes if ("ipv6" if route.ipv6 else "ipv4") in self.families)
-        return [route.for_neighbor(self.local_as, self.peer_as, self.local_address) for route in exported]
-
 
 @dataclass
 class _Listing:
     """The answer to `show adj-rib in` while it arrives."""
 
-    routes: dict[tuple[str, str], Route] = field(default_factory=dict)
+    unlisted: dict[str, set[str]]
+    """By neighbor whose session has stayed up since then: the prefixes that neither the list nor an update named."""
     updated: set[tuple[str, str]] = field(default_factory=set)
     """Neighbor and prefix of updates that came meanwhile: the list is out of date for these."""
-    restarted: set[str] = field(default_factory=set)
-    """Neighbors whose session came up or went down meanwhile."""
 
 
 class AdjRibIn:
-    """The Adj-RIBs-In of all neighbors. `revision` grows with each change."""
+    """The Adj-RIBs-In of all neighbors.
+
+    `revision` grows with each change, `descriptions` with each of what ExaBGP's own list says about neighbors.
+    """
 
     def __init__(self) -> None:
-        self.revision = 0
+        self.revision = self.descriptions = 0
         self._neighbors: dict[str, NeighborRib] = {}
         self._listing: _Listing | None = None
-        self._count = 0
-        self._bytes = 0
-        self._overflow = False
 
     @property
     def neighbors(self) -> list[NeighborRib]:
@@ -92,35 +83,41 @@ class AdjRibIn:
             for family in sorted(n.families - n.negotiated)
             if n.up and n.negotiated
         ]
-        if self._overflow:
-            size = f"{MAX_ROUTES} routes or {MAX_BYTES >> 20} MB of them"
-            found.append(f"more than {size}: some are ignored; filter at the router")
+        limits = f"more than {MAX_ROUTES} routes, or {MAX_BYTES >> 20} MB of them"
+        found += [
+            f"neighbor {n.address} sends {limits}: some are ignored; filter there, so that it sends identities only"
+            for n in self.neighbors
+            if n.rib.overflow
+        ]
         return found
 
     @property
     def wants_relearning(self) -> bool:
         """Whether routes were ignored for which there is room again."""
-        return self._overflow and self._count < MAX_ROUTES * _RELEARN_BELOW and self._bytes < MAX_BYTES * _RELEARN_BELOW
+        return any(n.rib.overflow and n.rib.has_room for n in self._neighbors.values())
 
     def set_neighbors(self, statuses: Iterable[messages.NeighborStatus], now: float) -> None:
         """Replace the neighbors by ExaBGP's own list; a neighbor that is missing in it was removed."""
         by_address = {status.address: status for status in statuses}
         for address in self._neighbors.keys() - by_address.keys():
-            self._drop_all(self._neighbors.pop(address))
-            self.revision += 1
+            del self._neighbors[address]
+            self.revision, self.descriptions = self.revision + 1, self.descriptions + 1
         for address, status in by_address.items():
             neighbor = self._neighbors.get(address)
             if neighbor is None or neighbor.up != status.up:
-                if neighbor is not None:
-                    self._drop_all(neighbor)
                 since = now - status.uptime_s if status.up else 0.0
-                neighbor = self._neighbors[address] = NeighborRib(address, status.up, since, updated_at=since)
-                self.revision += 1
-            if neighbor.negotiated != status.negotiated:
-                self.revision += 1
-            neighbor.local_as, neighbor.peer_as = status.local_as, status.peer_as
-            neighbor.local_address = status.local_address
-            neighbor.families, neighbor.negotiated = status.families, status.negotiated
+                neighbor = NeighborRib(address, status.up, since, updated_at=since)
+            described = replace(
+                neighbor,
+                local_as=status.local_as,
+                peer_as=status.peer_as,
+                local_address=status.local_address,
+                families=status.families,
+                negotiated=status.negotiated,
+            )
+            if self._neighbors.get(address) != described:
+                self._neighbors[address] = described
+                self.revision, self.descriptions = self.revision + 1, self.descriptions + 1
 
     def change_session(self, address: str, up: bool, now: float) -> bool:
         """Record that a session came up or went down, and drop the routes of the previous one.
@@ -128,13 +125,12 @@ class AdjRibIn:
         Return whether that is a change.
         """
         old = self._neighbors.get(address, NeighborRib(address))
-        self._drop_all(old)
         if self._listing is not None:
-            self._listing.restarted.add(address)
-        if not up and not old.up and address in self._neighbors:
+            self._listing.unlisted.pop(address, None)
+        if not up and not old.up and address in self._neighbors and not old.rib.by_prefix:
             return False  # a failed connection attempt, which ExaBGP reports as "down" each time
         # Until ExaBGP has described the session, we assume that it carries all configured families.
-        new = replace(old, up=up, since=now, eor=False, updated_at=now, routes={}, negotiated=old.families)
+        new = replace(old, up=up, since=now, eor=False, updated_at=now, rib=Rib(), negotiated=old.families)
         self._neighbors[address] = new
         self.revision += 1
         return True
@@ -144,12 +140,11 @@ class AdjRibIn:
         neighbor = self._neighbors.setdefault(address, NeighborRib(address))
         neighbor.updated_at = now
         for prefix in withdrawn:
-            self._drop(neighbor, prefix)
+            self.revision += neighbor.rib.drop(prefix)
             self._mark_updated(address, prefix)
         for route in advertised:
-            self._put(neighbor, route)
+            self.revision += neighbor.rib.put(route)
             self._mark_updated(address, route.prefix)
-        self.revision += 1
 
     def end_of_rib(self, address: str, family: str) -> None:
         """Record an End-of-RIB. The one that matters is that of IPv4, which carries the identities."""
@@ -167,63 +162,28 @@ class AdjRibIn:
                 self.revision += 1
 
     def begin_listing(self) -> None:
-        """Start to collect ExaBGP's list of learned routes."""
-        self._listing = _Listing()
+        """Start to apply ExaBGP's list of learned routes."""
+        # ExaBGP still lists the routes of a neighbor that is down.
+        self._listing = _Listing({n.address: set(n.rib.by_prefix) for n in self._neighbors.values() if n.up})
+        for neighbor in self._neighbors.values():
+            neighbor.rib.overflow = False
 
     def add_listed(self, address: str, route: Route) -> None:
-        """Add one route of that list."""
-        if self._listing is None:
+        """Apply one route of that list, unless the session has changed or the prefix was updated meanwhile."""
+        listing = self._listing
+        if listing is None or address not in listing.unlisted or (address, route.prefix) in listing.updated:
             return
-        if len(self._listing.routes) < MAX_ROUTES:
-            self._listing.routes[address, route.prefix] = route
-        else:
-            self._overflow = True
+        listing.unlisted[address].discard(route.prefix)
+        self.revision += self._neighbors[address].rib.put(route)
 
     def end_listing(self) -> None:
-        """Replace the routes by the complete list, except those that were updated meanwhile."""
-        listing, self._listing = self._listing or _Listing(), None
-        self._overflow = len(listing.routes) >= MAX_ROUTES
-        for neighbor in self._neighbors.values():
-            if neighbor.address in listing.restarted:
-                continue
-            for prefix in [p for p in neighbor.routes if (neighbor.address, p) not in listing.updated]:
-                self._drop(neighbor, prefix)
-        for (address, prefix), route in listing.routes.items():
-            neighbor_rib = self._neighbors.get(address)
-            if neighbor_rib is None or not neighbor_rib.up:
-                continue  # ExaBGP still lists the routes of a neighbor that is down
-            if address not in listing.restarted and (address, prefix) not in listing.updated:
-                self._put(neighbor_rib, route)
-        self.revision += 1
+        """Remove the routes that the complete list does not contain."""
+        listing, self._listing = self._listing or _Listing({}), None
+        for address, prefixes in listing.unlisted.items():
+            for prefix in prefixes:
+                self.revision += self._neighbors[address].rib.drop(prefix)
 
     def _mark_updated(self, address: str, prefix: str) -> None:
         if self._listing is not None:
             self._listing.updated.add((address, prefix))
-
-    def _put(self, neighbor: NeighborRib, route: Route) -> None:
-        self._drop(neighbor, route.prefix)
-        if self._count >= MAX_ROUTES or self._bytes + _json_bytes(route) > MAX_BYTES:
-            self._overflow = True
-            return
-        neighbor.routes[route.prefix] = route
-        self._account(route, 1)
-
-    def _drop(self, neighbor: NeighborRib, prefix: str) -> None:
-        route = neighbor.routes.pop(prefix, None)
-        if route is not None:
-            self._account(route, -1)
-
-    def _drop_all(self, neighbor: NeighborRib) -> None:
-        for route in neighbor.routes.values():
-            self._account(route, -1)
-        neighbor.routes = {}
-
-    def _account(self, route: Route, sign: int) -> None:
-        self._count += sign
-        self._bytes += sign * _json_bytes(route)
-
-
-def _json_bytes(route: Route) -> int:
-    """Return an upper limit for the size of a route in a snapshot."""
-    numbers = 36 * len(route.large_communities) + 16 * len(route.communities) + 11 * len(route.as_path)
-    return 220 + numbers
+            self._listing.unlisted.get(address, set()).discard(prefix)

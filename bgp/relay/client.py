@@ -15,7 +15,8 @@ from pathlib import Path
 
 from bgp.errors import BgpError
 from bgp.peercred import peer_uid
-from bgp.relay.protocol import MAX_LINE_BYTES, REPLACED, DesiredRoutes, Goodbye, Snapshot, decode_report
+from bgp.relay.protocol import MAX_REPORT_BYTES, REPLACED, DesiredRoutes, Goodbye, Snapshot
+from bgp.relay.report import ReportReader
 from bgp.route import Route
 
 RETRY_S = 0.2
@@ -30,8 +31,9 @@ class RelayClient:
     """A connection to the relay, kept open while `run` runs.
 
     `uids`: the users that may serve the socket (the BGP user, and root). `on_snapshot` is called, in the loop, with
-    each snapshot. `snapshot` is the last one; it outlives the connection, and is None before the first. `error`: why
-    there is no connection, or None.
+    each snapshot. `snapshot` is the last one; it outlives the connection, and is None before the first. What did not
+    change within a connection is the same object in the next one (protocol.Peer). `error`: why there is no connection,
+    or None.
     """
 
     def __init__(
@@ -43,7 +45,8 @@ class RelayClient:
         self._uids = frozenset(uids)
         self._on_snapshot = on_snapshot
         self._writer: asyncio.StreamWriter | None = None
-        self._desired: bytes | None = None
+        self._desired = DesiredRoutes()
+        self._encoded = b""
         self._desired_at = 0.0
 
     @property
@@ -55,9 +58,12 @@ class RelayClient:
         """Send all desired routes, and the fallback for when we are silent for 10 s (protocol.DesiredRoutes).
 
         Call it at least once a second: each call is sent, as the heartbeat. It never blocks; without a connection the
-        last routes are kept, and sent on reconnecting if they are fresh.
+        last routes are kept, and sent on reconnecting if they are fresh. They are encoded when they change; tuples that
+        are passed again compare fastest.
         """
-        self._desired = DesiredRoutes(tuple(desired), tuple(fallback), tuple(announcers)).encode()
+        routes = DesiredRoutes(tuple(desired), tuple(fallback), tuple(announcers))
+        if not self._encoded or routes != self._desired:
+            self._desired, self._encoded = routes, routes.encode()
         self._desired_at = asyncio.get_running_loop().time()
         self._send()
 
@@ -76,7 +82,7 @@ class RelayClient:
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[asyncio.StreamReader]:
-        reader, writer = await asyncio.open_unix_connection(str(self._path), limit=MAX_LINE_BYTES)
+        reader, writer = await asyncio.open_unix_connection(str(self._path), limit=MAX_REPORT_BYTES)
         try:
             uid = peer_uid(writer.get_extra_info("socket"))
             if uid not in self._uids:
@@ -91,21 +97,23 @@ class RelayClient:
             writer.close()
 
     async def _receive(self, reader: asyncio.StreamReader) -> None:
+        reports = ReportReader()
         while line := await reader.readline():
-            report = decode_report(line)
+            report = reports.receive(line)
             if isinstance(report, Goodbye):
                 error = f"relay {self._path}: {report.reason}"
                 raise _ReplacedError(error) if report.reason == REPLACED else BgpError(report.reason)
-            self.snapshot = report
-            self._on_snapshot(report)
+            if report is not None:
+                self.snapshot = report
+                self._on_snapshot(report)
         raise BgpError("closed the connection")
 
     def _send(self) -> None:
         writer = self._writer
         # The relay has not read the last message: it hangs, and another one would only fill memory.
-        if writer is None or self._desired is None or writer.transport.get_write_buffer_size() > 0:
+        if writer is None or not self._encoded or writer.transport.get_write_buffer_size() > 0:
             return
-        writer.write(self._desired)
+        writer.write(self._encoded)
 
 
 class _ReplacedError(BgpError):

@@ -3,8 +3,7 @@
 
 Owns reading and writing; reconciler.py decides what is written. The relay must never do two things: stop reading from
 ExaBGP, which blocks while its helper does not read, until the neighbors' hold timers end the sessions; and wait for an
-agent. So every descriptor is non-blocking, output to ExaBGP is buffered here, and an agent that reads slowly gets fewer
-snapshots, always the newest.
+agent (agent_connection.py). So every descriptor is non-blocking, and output to ExaBGP is buffered here.
 
 Standard library only, and run from an archive in the run directory (helper_archive.py): it runs as an unprivileged
 user, who may not be able to read the project.
@@ -30,60 +29,15 @@ from bgp.errors import BgpError
 from bgp.file_watch import WatchedFile
 from bgp.helper_log import log
 from bgp.peercred import peer_uid
+from bgp.relay.agent_connection import AgentConnection, Hangup
 from bgp.relay.allowlist import Allowlist
-from bgp.relay.protocol import MAX_LINE_BYTES, REPLACED, decode_desired, encode_message
+from bgp.relay.protocol import REPLACED
 from bgp.relay.reconciler import Reconciler
 
 COALESCE_S = 0.02
-"""Changes within this time share one snapshot."""
+"""Changes within this time share one batch."""
 TICK_S = 0.25
 _CHUNK = 1 << 16
-
-
-class Hangup(Exception):
-    """The relay must close the agent's connection; the text, if any, is the reason that it sends."""
-
-
-class AgentConnection:
-    """The connection of one agent: reads complete lines, and sends as much as the agent reads."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        connection.setblocking(False)
-        self.connection = connection
-        self._received = bytearray()
-        self._unsent = b""
-
-    @property
-    def busy(self) -> bool:
-        """Whether a part of the last message is still unsent."""
-        return bool(self._unsent)
-
-    def read(self) -> list[bytes]:
-        """Return the complete lines received; Hangup at end of file, or if a line is too long."""
-        with contextlib.suppress(BlockingIOError):
-            data = self.connection.recv(_CHUNK)
-            if not data:
-                raise Hangup
-            self._received += data
-        *lines, rest = self._received.split(b"\n")
-        if len(rest) > MAX_LINE_BYTES:
-            raise Hangup(f"line longer than {MAX_LINE_BYTES} bytes")
-        self._received = rest
-        return [bytes(text) for text in lines]
-
-    def send(self, message: bytes = b"") -> None:
-        """Send as much as the socket accepts of the unsent rest and of `message`."""
-        self._unsent += message
-        with contextlib.suppress(BlockingIOError):
-            while self._unsent:
-                self._unsent = self._unsent[self.connection.send(self._unsent[:_CHUNK]) :]
-
-    def close(self, reason: str = "") -> None:
-        """Close the connection, and send the reason if the socket accepts it."""
-        if reason and not self.busy:
-            with contextlib.suppress(OSError):
-                self.send(encode_message({"goodbye": reason}))
-        self.connection.close()
 
 
 class Relay:
@@ -101,6 +55,7 @@ class Relay:
         self._to_exabgp = bytearray()
         self._sent_revision = -1
         self._stale_since: float | None = None
+        self._poll_at = 0.0
         self._logged: tuple[bool, bool, str | None] = (False, False, None)
 
     def run(self) -> int:
@@ -115,19 +70,23 @@ class Relay:
                 self._write_agent()
                 for key, _mask in self._selector.select(self._timeout()):
                     key.data()
-                if (statuses := self._bfd.read_if_replaced()) is not None:
-                    self._reconciler.set_bfd(decode_statuses(statuses))
-                self._reload_allowlist()
+                self._poll_files(time.monotonic())
                 self._reconciler.tick(time.monotonic())
                 self._log_changes()
         except (EOFError, BrokenPipeError):
             return 0
         return 1
 
-    def _reload_allowlist(self) -> None:
+    def _poll_files(self, now: float) -> None:
+        """Read the watched files that were replaced."""
+        if now < self._poll_at:
+            return
+        self._poll_at = now + TICK_S
+        if (statuses := self._bfd.read_if_replaced()) is not None:
+            self._reconciler.set_bfd(decode_statuses(statuses))
         with contextlib.suppress(BgpError):  # the previous list stays in force
             if self._allowlist.reload():
-                self._reconciler.set_allowed(self._allowlist.networks, time.monotonic())
+                self._reconciler.set_allowed(self._allowlist.networks, now)
 
     def _log_changes(self) -> None:
         """Log the changes that an operator needs to find in the journal later."""
@@ -184,15 +143,15 @@ class Relay:
             return
         try:
             agent.send()
-            for text in agent.read():
-                self._reconciler.set_desired(decode_desired(text), time.monotonic())
+            for desired in agent.read():
+                self._reconciler.set_desired(desired, time.monotonic())
         except (Hangup, BgpError) as end:
             self._hang_up(str(end))
         except OSError:
             self._hang_up()
 
     def _write_agent(self) -> None:
-        """Send a snapshot if the state changed and the agent has read the last one."""
+        """Report the state if it has changed and the agent has read the last batch."""
         now = time.monotonic()
         if self._reconciler.revision == self._sent_revision or not self._reconciler.ready:
             self._stale_since = None
@@ -206,12 +165,13 @@ class Relay:
         try:
             if due and not agent.busy:
                 self._sent_revision, self._stale_since = self._reconciler.revision, None
-                agent.send(self._reconciler.snapshot().encode())
+                agent.report(self._reconciler.snapshot())
         except OSError:
             self._hang_up()
             return
         mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if agent.busy else 0)
-        self._selector.modify(agent.connection, mask, self._serve_agent)
+        if mask != self._selector.get_key(agent.connection).events:
+            self._selector.modify(agent.connection, mask, self._serve_agent)
 
     def _hang_up(self, reason: str = "") -> None:
         if self._agent is not None:

@@ -1,16 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The protocol between agent and relay: desired routes in one direction, snapshots of all neighbors in the other.
+"""The protocol between agent and relay: desired routes in one direction, the state of all neighbors in the other.
 
-Owns the messages, one JSON object per line:
+Owns the values and the agent's message; report.py has the relay's. One JSON object per line, on a Unix socket:
 
     agent to relay, at least once a second (it is the heartbeat too): all desired routes, never a difference
       {"desired": [route, ...], "fallback": [route, ...], "announcers": [prefix, ...]}
-    relay to agent, at once on connecting and after each change: the whole state
-      {"peers": [{"address", "state": "up"|"down", "since", "eor", "routes": [route, ...], "announced": [prefix, ...],
-         "adj_rib_out": [route, ...], "families": ["ipv4"|"ipv6", ...], "local_address", "bfd"?: {...}}],
-       "error": text or null, "deadman": bool, "held": bool}
+
+    relay to agent, in batches: on connecting all that follows from an empty state, then what has changed since the last
+    batch. The agent applies a batch as a whole, when its end has arrived
+      {"type": "peer", "peer": address, "state": "up"|"down", "since": seconds, "eor": bool,
+       "families": ["ipv4"|"ipv6", ...], "local_address": address, "bfd": {...} or null}
+                                                    a neighbor that is new, or has one of these changed
+      {"type": "removed", "peer": address}          a neighbor that is no longer configured, and its routes
+      {"type": "route", "peer": address, "rib": "in"|"out", "route": route}
+                                                    a new or changed route in its Adj-RIB-In or Adj-RIB-Out
+      {"type": "withdrawn", "peer": address, "rib": "in"|"out", "prefix": prefix}
+      {"type": "end", "error": text or null, "deadman": bool, "held": bool}
     relay to agent, before it closes the connection
-      {"goodbye": text}
+      {"type": "goodbye", "reason": text}
+
+A line carries one route, so no limit of a line is shared by routes. A line that is malformed, or that does not apply to
+the state (a route of an unknown neighbor, the withdrawal of an unknown prefix), ends the connection; the next one
+begins with the whole state.
 
 Standard library only: the relay archive carries this file.
 """
@@ -26,8 +37,12 @@ from bgp.bfd.status import BfdStatus
 from bgp.errors import BgpError
 from bgp.route import Route
 
-MAX_LINE_BYTES = 4 << 20
-"""The longest line that either end accepts: room for the relay's limit of routes (adj_rib_in.py)."""
+MAX_DESIRED_BYTES = 4 << 20
+"""The longest line that the relay accepts: thousands of routes."""
+
+MAX_REPORT_BYTES = 256 << 10
+"""The longest line that the agent accepts: a route with as many attributes as the longest BGP message holds (RFC 8654:
+65,535 bytes), which is 230 kB of JSON."""
 
 REPLACED = "replaced by a newer connection"
 """The reason in the goodbye to an agent when another one connects."""
@@ -37,12 +52,14 @@ REPLACED = "replaced by a newer connection"
 class Peer:
     """One BGP neighbor.
 
+    What is unchanged from one snapshot to the next is the same object: each `Route`, each tuple, the whole `Peer`.
+
     `since`: when the session last came up or went down, in seconds of CLOCK_MONOTONIC (time.monotonic(), and asyncio's
     loop.time()); 0 if it never was up. `eor`: the neighbor has sent its whole table (End-of-RIB, RFC 4724 section 2).
-    `routes`: the learned routes; none while it is down. `announced`: the prefixes in ExaBGP's Adj-RIB-Out for it;
-    `adj_rib_out`: the routes. They are on the wire (`advertised`) only while the session is up, and only those of
-    `families`: the negotiated ones, or the configured ones without a session. `local_address`: ours of the session.
-    `bfd`: its BFD session; None without BFD, and absent in JSON.
+    `routes`: the learned routes, in no particular order; none while it is down. `adj_rib_out`: the routes in ExaBGP's
+    Adj-RIB-Out for it. They are on the wire (`advertised`) only while the session is up, and only those of `families`:
+    the negotiated ones, or the configured ones without a session. `local_address`: ours of the session. `bfd`: its BFD
+    session; None without BFD.
     """
 
     address: str
@@ -50,11 +67,15 @@ class Peer:
     since: float
     eor: bool
     routes: tuple[Route, ...] = ()
-    announced: frozenset[str] = frozenset()
     adj_rib_out: tuple[Route, ...] = ()
     bfd: BfdStatus | None = None
     families: frozenset[str] = frozenset({"ipv4", "ipv6"})
     local_address: str = ""
+
+    @property
+    def announced(self) -> frozenset[str]:
+        """The prefixes in its Adj-RIB-Out."""
+        return frozenset(route.prefix for route in self.adj_rib_out)
 
     @property
     def advertised(self) -> frozenset[str]:
@@ -81,17 +102,6 @@ class Snapshot:
     def advertised(self) -> frozenset[str]:
         """The prefixes that are advertised to at least one neighbor now."""
         return frozenset().union(*(peer.advertised for peer in self.peers))
-
-    def encode(self) -> bytes:
-        """Return the line, with its newline."""
-        return encode_message(
-            {
-                "peers": [_peer_to_json(p) for p in self.peers],
-                "error": self.error,
-                "deadman": self.deadman,
-                "held": self.held,
-            }
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +141,7 @@ def encode_message(message: Mapping[str, Any]) -> bytes:
 
 def decode_desired(text: bytes) -> DesiredRoutes:
     """Decode the agent's line; BgpError names the fault."""
-    message = _object(text)
+    message = decode_object(text)
     announcers = message.pop("announcers", [])
     if message.keys() != {"desired", "fallback"}:
         raise BgpError("message: expected the keys desired, fallback and announcers, and no others")
@@ -142,21 +152,8 @@ def decode_desired(text: bytes) -> DesiredRoutes:
     )
 
 
-def decode_report(text: bytes) -> Snapshot | Goodbye:
-    """Decode the relay's line; BgpError names the fault."""
-    message = _object(text)
-    if "goodbye" in message:
-        return Goodbye(str(message["goodbye"]))
-    try:
-        peers = tuple(_peer_from_json(peer) for peer in message["peers"])
-        error = message["error"]
-        error = None if error is None else str(error)
-        return Snapshot(peers, error, bool(message["deadman"]), bool(message.get("held", False)))
-    except (KeyError, TypeError, ValueError) as problem:
-        raise BgpError(f"relay: unexpected message ({problem!r})") from None
-
-
-def _object(text: bytes) -> dict[str, Any]:
+def decode_object(text: bytes) -> dict[str, Any]:
+    """Decode a line; BgpError if it is no JSON object."""
     try:
         message = json.loads(text)
     except (ValueError, RecursionError):
@@ -174,33 +171,3 @@ def _routes(value: object, key: str) -> tuple[Route, ...]:
     if len(set(prefixes)) != len(prefixes):
         raise BgpError(f"message: {key} contains a prefix twice")
     return routes
-
-
-def _peer_to_json(peer: Peer) -> dict[str, Any]:
-    return {
-        "address": peer.address,
-        "state": "up" if peer.up else "down",
-        "since": peer.since,
-        "eor": peer.eor,
-        "routes": [route.to_json() for route in peer.routes],
-        "announced": sorted(peer.announced),
-        "adj_rib_out": [route.to_json() for route in peer.adj_rib_out],
-        **({"bfd": peer.bfd.to_json()} if peer.bfd else {}),
-        "families": sorted(peer.families),
-        "local_address": peer.local_address,
-    }
-
-
-def _peer_from_json(value: Mapping[str, Any]) -> Peer:
-    return Peer(
-        address=str(value["address"]),
-        up=value["state"] == "up",
-        since=float(value["since"]),
-        eor=bool(value["eor"]),
-        routes=tuple(Route.from_json(route) for route in value["routes"]),
-        announced=frozenset(str(prefix) for prefix in value["announced"]),
-        adj_rib_out=tuple(Route.from_json(route) for route in value.get("adj_rib_out", ())),
-        bfd=BfdStatus.from_json(value["bfd"]) if "bfd" in value else None,
-        families=frozenset(str(family) for family in value.get("families", ("ipv4", "ipv6"))),
-        local_address=str(value.get("local_address", "")),
-    )

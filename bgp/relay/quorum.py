@@ -50,8 +50,8 @@ class Quorum:
             if not neighbor.up or "ipv4" not in neighbor.negotiated:  # it sends no identities
                 continue
             certain |= now - neighbor.since >= REFRESH_S
-            for prefix in self._announcers & neighbor.routes.keys():
-                (alive if self._announces(neighbor.routes[prefix]) else silent).add(prefix)
+            for prefix in self._announcers & neighbor.rib.by_prefix.keys():
+                (alive if self._announces(neighbor.rib.by_prefix[prefix]) else silent).add(prefix)
         unknown = set() if certain else self._remaining - silent
         self._remaining = frozenset(alive | unknown)
 

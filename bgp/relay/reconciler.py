@@ -32,8 +32,9 @@ from dataclasses import dataclass, field
 from bgp.bfd.status import BfdStatus
 from bgp.exabgp import messages
 from bgp.relay.adj_rib_in import AdjRibIn
-from bgp.relay.allowlist import Network, refused
+from bgp.relay.allowlist import Network
 from bgp.relay.diff import RouteChange, diff
+from bgp.relay.export import ExportPolicy
 from bgp.relay.protocol import DesiredRoutes, Peer, Snapshot
 from bgp.relay.quorum import Quorum
 from bgp.route import Route
@@ -41,6 +42,8 @@ from bgp.route import Route
 DEADMAN_S = 10.0
 RETRY_S = 1.0
 REVERIFY_S = 30.0
+OBSERVE_S = 1.0
+"""How often the remaining announcers are counted, which reads all their routes, while the agent is silent."""
 UNANSWERED_S = 5.0
 """After this time a command without an answer is reported as an error."""
 HUNG_S = 60.0
@@ -76,13 +79,15 @@ class Reconciler:
         self.ready = False
         """Whether the state is learned: an earlier snapshot would report to the agent that everything is gone."""
         self._adj_rib_in = AdjRibIn()
-        self._verified: dict[str, dict[str, Route]] = {}
+        self._verified: dict[str, tuple[Route, ...]] = {}
         self._assumed: dict[str, dict[str, Route]] = {}
+        self._export = ExportPolicy()
+        self._in_place = False
+        """Whether `_assumed` is what the export policy wants: nothing to compare while neither changes."""
         self._unverified: dict[tuple[str, str], Route | None] = {}
         self._verified_at = now
         self._list_again_at: float | None = None
         self._allowed = tuple(allowed)
-        self._refused: list[str] = []
         self._desired: DesiredRoutes | None = None
         self._desired_at = now
         self.deadman = False
@@ -90,6 +95,7 @@ class Reconciler:
         self.held = False
         """Whether its VIPs stay announced nevertheless."""
         self._quorum = Quorum()
+        self._observe_at = now
         self.error: str | None = None
         """Why the desired routes are not all in place, or None."""
         self._todo = [_Step.HANDSHAKE, _Step.NEIGHBORS, _Step.LEARN, _Step.VERIFY]
@@ -159,7 +165,8 @@ class Reconciler:
     def tick(self, now: float) -> None:
         """Act on the time: the dead-man, retries, the periodic check."""
         deadman = now - self._desired_at > DEADMAN_S
-        if deadman:
+        if deadman and now >= self._observe_at:
+            self._observe_at = now + OBSERVE_S
             self._quorum.observe(self._adj_rib_in.neighbors, now)
         held = deadman and self._desired is not None and self._quorum.lost
         if (deadman, held) != (self.deadman, self.held):
@@ -185,9 +192,8 @@ class Reconciler:
                 n.up,
                 n.since,
                 n.eor,
-                tuple(n.routes.values()),
-                frozenset(self._verified.get(n.address, ())),
-                tuple(self._verified.get(n.address, {}).values()),
+                n.rib.routes,
+                self._verified.get(n.address, ()),
                 self._bfd.get(n.address),
                 n.negotiated if n.up else n.families,
                 n.local_address,
@@ -198,20 +204,6 @@ class Reconciler:
 
     def _list_due(self, now: float) -> bool:
         return now - self._verified_at > REVERIFY_S or (self._list_again_at is not None and now >= self._list_again_at)
-
-    def _wanted(self) -> dict[str, dict[str, Route]]:
-        """Return the routes to advertise by neighbor and prefix; no neighbor at all means: change nothing."""
-        routes: tuple[Route, ...] = ()
-        if self._desired is not None:
-            routes = self._desired.fallback if self.deadman else self._desired.desired
-            if self.held:
-                replaced = {route.prefix for route in routes}
-                routes += tuple(route for route in self._desired.desired if route.prefix not in replaced)
-        elif not self.deadman:
-            return {}
-        self._refused = refused((route.prefix for route in routes), self._allowed)
-        routes = tuple(route for route in routes if route.prefix not in self._refused)
-        return {n.address: {r.prefix: r for r in n.export(routes)} for n in self._adj_rib_in.neighbors if n.described}
 
     def _advance(self, now: float) -> None:
         """Send the next command, if none is pending and one is due."""
@@ -232,10 +224,16 @@ class Reconciler:
         self._outbox.append(self._pending.text)
 
     def _next_change(self, now: float) -> RouteChange | None:
+        if self._export.update(self._desired, self.deadman, self.held, self._allowed, self._adj_rib_in):
+            self._in_place = False
+        if self._in_place:
+            return None
+        changes = diff(self._assumed, self._export.routes)
+        self._in_place = not changes
         # A neighbor that is down gets no new routes: a route that waits to be sent keeps ExaBGP from reloading its
         # configuration. Withdrawals do not wait, or ExaBGP would advertise the withdrawn routes on reconnecting.
         up = {n.address for n in self._adj_rib_in.neighbors if n.up}
-        changes = [c for c in diff(self._assumed, self._wanted()) if c.neighbor in up or not c.advertise]
+        changes = [c for c in changes if c.neighbor in up or not c.advertise]
         open_faults = self._faults.keys() & {change.key for change in changes}
         self._faults = {key: self._faults[key] for key in sorted(open_faults)}
         return next((c for c in changes if self._faults.get(c.key, (now, ""))[0] <= now), None)
@@ -280,10 +278,11 @@ class Reconciler:
                 self._faults[key] = (now + RETRY_S, text)
         self._unverified = {}
         self._verified_at = now
-        if actual != self._verified or not self.ready:
-            self._verified = actual
+        verified = {address: tuple(routes[prefix] for prefix in sorted(routes)) for address, routes in actual.items()}
+        if verified != self._verified or not self.ready:
+            self._verified = verified
             self._own_revision += 1
-        self._assumed = {address: dict(routes) for address, routes in actual.items()}
+        self._assumed, self._in_place = {address: dict(routes) for address, routes in actual.items()}, False
         self.ready = True
 
     def _find_error(self, now: float) -> str | None:
@@ -293,8 +292,10 @@ class Reconciler:
         elif now < self._not_before:
             errors.append(f"ExaBGP refused {self._todo[0].value!r}")
         errors += self._adj_rib_in.errors
-        if self._refused:
-            errors.append(f"refused to announce {', '.join(self._refused[:3])}: not a host route inside bgp.allow")
+        if self._export.refused:
+            errors.append(
+                f"refused to announce {', '.join(self._export.refused[:3])}: not a host route inside bgp.allow"
+            )
         if not errors:
             return None
         return errors[0] + (f" (and {len(errors) - 1} more)" if len(errors) > 1 else "")

@@ -2,8 +2,8 @@
 """Part 5: the agent in a large cluster: CPU time at rest, one change, changes all the time, memory. Prints JSON.
 
 The agent runs in a process of its own with real maps and real netlink. Only the relay's client is replaced: the bench
-hands the agent the snapshots of its routers. `late` is how late a timer of the agent's event loop fires while ten
-changes arrive per second; `control` the same of a bare event loop in another process at the same time.
+hands the agent what the relay would report of its routers. `late` is how late a timer of the agent's event loop fires
+while ten changes arrive per second; `control` the same of a bare event loop in another process at the same time.
 """
 
 import asyncio
@@ -30,6 +30,7 @@ from agent.node.own_interface import Interface
 from agent.paths import Paths
 from bgp.community import Identity, ServiceState, encode, service_id
 from bgp.relay.protocol import Peer, Snapshot
+from bgp.relay.report import ReportReader, encode_changes
 from bgp.route import Route
 from bpf.attach.datapath import DataPath
 
@@ -56,12 +57,20 @@ READY_S: Final = 120.0
 
 
 class Relay:
-    """Replaces the relay's client: it has the snapshot that the bench sets, and sends nothing."""
+    """Replaces the relay's client: it reads the relay's reports of the states that it is given, and sends nothing."""
 
     def __init__(self) -> None:
         self.snapshot: Snapshot | None = None
+        self._reported, self._reader = Snapshot(), ReportReader()
         self.connected = True
         self.error: str | None = None
+
+    def report(self, state: Snapshot) -> None:
+        """Receive what has changed."""
+        for line in encode_changes(self._reported, state):
+            report = self._reader.receive(line)
+            if isinstance(report, Snapshot):
+                self._reported, self.snapshot = state, report
 
     def send_desired(self, *_: object) -> None:
         """Ignore the desired routes."""
@@ -167,7 +176,7 @@ class Running:
 
     def advertise(self) -> None:
         """Hand over what the routers advertise now."""
-        self._relay.snapshot = self._cluster.snapshot()
+        self._relay.report(self._cluster.snapshot())
         self.agent._wake.set()
 
     async def change(self) -> float:

@@ -9,10 +9,12 @@ import os
 import selectors
 import socket
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 from bgp.exabgp.helper_archive import relay_archive
-from bgp.relay.protocol import Goodbye, Snapshot, decode_report
+from bgp.relay.protocol import Goodbye, Snapshot
+from bgp.relay.report import ReportReader
 from bgp.route import Route
 
 PEER = "10.0.0.1"
@@ -32,7 +34,8 @@ NEIGHBORS = json.dumps(
 
 def update(route: Route) -> str:
     """Return ExaBGP's event for an UPDATE with one route."""
-    content = {"attribute": {}, "announce": {"ipv4 unicast": {route.next_hop: [{"nlri": route.prefix}]}}}
+    attributes = {"large-community": [list(community) for community in route.large_communities]}
+    content = {"attribute": attributes, "announce": {"ipv4 unicast": {route.next_hop: [{"nlri": route.prefix}]}}}
     neighbor = {"address": {"peer": PEER}, "message": {"update": content}}
     return json.dumps({"exabgp": "5.0.0", "type": "update", "neighbor": neighbor})
 
@@ -102,11 +105,25 @@ class AgentConnection:
         self.socket.settimeout(5)
         self.socket.connect(str(path))
         self.file = self.socket.makefile("rb")
+        self.lines = 0
+        """How many lines the relay has sent."""
+        self._reports = ReportReader()
 
     def receive(self) -> Snapshot | Goodbye | None:
-        """Return the next message; None at the end."""
-        line = self.file.readline()
-        return decode_report(line) if line else None
+        """Return the snapshot after the next batch, or the goodbye; None at the end."""
+        while line := self.file.readline():
+            self.lines += 1
+            if (report := self._reports.receive(line)) is not None:
+                return report
+        return None
+
+    def receive_until(self, reached: Callable[[Snapshot], object]) -> Snapshot:
+        """Return the first snapshot for which `reached` is true."""
+        while True:
+            snapshot = self.receive()
+            assert isinstance(snapshot, Snapshot)
+            if reached(snapshot):
+                return snapshot
 
     def goodbye(self) -> str:
         """Return the reason with which the relay closed the connection; AssertionError if there was none."""

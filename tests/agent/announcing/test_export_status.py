@@ -18,7 +18,7 @@ from agent.announcing.export_status import (
 from agent.announcing.routes import with_drain_attributes
 from agent.config.file import parse
 from agent.model import Announcement, Method
-from bgp.relay.protocol import Peer, Snapshot, decode_report
+from bgp.relay.protocol import Peer, Snapshot
 from bgp.route import Route
 
 TEXT = """\
@@ -49,7 +49,7 @@ def route(vip: Address, method: Method | None = None) -> Route:
 
 
 def peer(address: str, *out: Route, up: bool = True, families: frozenset[str] = BOTH) -> Peer:
-    return Peer(address, up, 1.0, True, (), frozenset(r.prefix for r in out), out, families=families)
+    return Peer(address, up, 1.0, True, (), out, families=families)
 
 
 def found(
@@ -100,11 +100,6 @@ def test_withdrawn_vip_must_not_be_in_the_adj_rib_out() -> None:
     here: dict[Address, Announcement] = {FOUR: DOWN}
     rows = found(here, peer("10.0.0.1", route(FOUR)), peer("10.0.0.2"))
     assert [row[2:4] for row in rows] == [("withdrawn", "yes"), ("withdrawn", "no")]
-
-
-def test_snapshot_carries_the_routes() -> None:
-    snapshot = Snapshot((peer("10.0.0.1", route(FOUR, Method.GSHUT)),))
-    assert decode_report(snapshot.encode()) == snapshot
 
 
 ROW = ExportStatus("192.0.2.10", "10.0.0.1", "announced", "yes", "up", "healthy")

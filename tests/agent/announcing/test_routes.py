@@ -37,7 +37,7 @@ SHARES = {WEB: Share(50, 50, State.UP)}
 
 def received(*routes: Route) -> dict[IPv4Address, Advertisement]:
     """What B accepts of these routes."""
-    peer = Peer("10.0.0.1", up=True, since=1.0, eor=True, routes=routes, announced=frozenset())
+    peer = Peer("10.0.0.1", up=True, since=1.0, eor=True, routes=routes)
     return dict(IdentityReader(CONFIG, B).read(Snapshot((peer,)), True).reports["10.0.0.1"].advertisements)
 
 

@@ -12,6 +12,7 @@ from agent.membership.peer_table import Advertisement, PeerReport
 from agent.membership.received import IdentityReader, Received
 from agent.model import Share, State
 from bgp.relay.protocol import Peer, Snapshot
+from bgp.relay.report import ReportReader, encode_changes
 from bgp.route import Route
 
 TEXT = """\
@@ -53,7 +54,7 @@ def received(
     *routes: Route, up: bool = True, own: IPv4Address = B, connected: bool = True
 ) -> dict[IPv4Address, Advertisement]:
     """What a node accepts of these routes."""
-    peer = Peer("10.0.0.1", up=up, since=1.0, eor=True, routes=routes, announced=frozenset())
+    peer = Peer("10.0.0.1", up=up, since=1.0, eor=True, routes=routes)
     found = read(Snapshot((peer,)), own=own, connected=connected).reports
     assert found["10.0.0.1"].up is (up and connected)
     return dict(found["10.0.0.1"].advertisements)
@@ -160,6 +161,29 @@ def test_each_route_is_decoded_once_and_equal_identities_are_one() -> None:
     assert after.reports["10.0.0.2"].advertisements[A].version == 6
     assert after.reports["10.0.0.2"].advertisements[b_address(b)] is of_second[b_address(b)]
     assert not reader.read(Snapshot((replace(first, up=False, routes=()), changed)), True).reports["10.0.0.1"].up
+
+
+def test_what_the_relay_does_not_report_as_changed_is_not_read_again() -> None:
+    """The contract between the relay's reports and this reader: the objects stay."""
+    peers = (*CONFIG.bgp.peers, PeerConfig(address="10.0.0.2", asn=65000))
+    config = CONFIG.model_copy(update={"bgp": CONFIG.bgp.model_copy(update={"peers": peers})})
+    a, b = announced(), announced(address=IPv4Address("10.0.0.13"), version=4)
+    states = [
+        Snapshot(
+            tuple(Peer(name, True, 1.0, True, (a, route)) for name, route in (("10.0.0.1", b), ("10.0.0.2", last)))
+        )
+        for last in (b, announced(address=IPv4Address("10.0.0.13"), version=6))
+    ]
+    relay, reader, before, found = ReportReader(), IdentityReader(config, B), Snapshot(), []
+    for state in states:
+        *_, snapshot = map(relay.receive, encode_changes(before, state))
+        assert isinstance(snapshot, Snapshot)
+        found.append(reader.read(snapshot, True).reports)
+        before = state
+    first, second = found
+    assert second["10.0.0.1"] is first["10.0.0.1"]
+    assert second["10.0.0.2"].advertisements[A] is first["10.0.0.2"].advertisements[A]
+    assert second["10.0.0.2"].advertisements[b_address(b)].version == 6
 
 
 def b_address(route: Route) -> IPv4Address:

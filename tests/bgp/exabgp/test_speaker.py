@@ -21,11 +21,12 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
+from support.relay_process import AgentConnection
 
 from bgp.errors import BgpError
 from bgp.exabgp import speaker
 from bgp.exabgp.config import NeighborConfig, SpeakerConfig
-from bgp.relay.protocol import DesiredRoutes, Snapshot, decode_report
+from bgp.relay.protocol import DesiredRoutes
 from bgp.route import Route
 
 NOBODY = 65534
@@ -187,18 +188,13 @@ def test_adj_rib_out_of_exabgp_contains_every_attribute_of_a_route(run_dir: Path
     pid = os.getpid()
     peer = f"127.{64 + (pid >> 16 & 63)}.{pid >> 8 & 255}.{pid & 255}"
     log = tmp_path / "log"
-    with router(peer), started(run_dir, log, peer=peer), socket.socket(socket.AF_UNIX) as agent:
-        agent.settimeout(20)
-        agent.connect(str(run_dir / "relay.sock"))
-        reports = agent.makefile("rb")
+    with router(peer), started(run_dir, log, peer=peer):
+        agent = AgentConnection(run_dir / "relay.sock")
         for desired in ((plain, full), (plain, replace(full, med=0, prepend=0, communities=())), (full,)):
-            agent.sendall(DesiredRoutes(desired, ()).encode())
-            while True:
-                report = decode_report(reports.readline())
-                assert isinstance(report, Snapshot)
-                assert report.error is None, log.read_text()
-                if report.peers[0].announced == {route.prefix for route in desired}:
-                    break
+            agent.socket.sendall(DesiredRoutes(desired, ()).encode())
+            prefixes = {route.prefix for route in desired}
+            snapshot = agent.receive_until(lambda s, wanted=prefixes: s.error or s.peers[0].announced == wanted)
+            assert snapshot.error is None, log.read_text()
 
 
 def current_relay(process: subprocess.Popen[bytes]) -> int | None:

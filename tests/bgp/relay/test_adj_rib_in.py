@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Adj-RIBs-In behind the reconciler: sessions, End-of-RIB, the list of learned routes, and the limit of memory."""
+"""The Adj-RIBs-In behind the reconciler: sessions, End-of-RIB, the list of learned routes, and the limits."""
+
+import re
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 from support.exabgp_model import (
@@ -16,9 +20,10 @@ from support.exabgp_model import (
     update,
 )
 
-from bgp.relay.adj_rib_in import MAX_ROUTES, QUIET_S
-from bgp.relay.protocol import MAX_LINE_BYTES
+from bgp.community import Identity, ServiceState, encode
+from bgp.relay.adj_rib_in import QUIET_S
 from bgp.relay.reconciler import Reconciler
+from bgp.relay.rib import MAX_BYTES, MAX_ROUTES, Rib
 from bgp.route import Route
 
 
@@ -89,24 +94,52 @@ def test_session_down_during_the_list_leaves_no_route():
     assert learned(reconciler) == ()
 
 
-@pytest.mark.slow
-def test_memory_is_bounded_and_ignored_routes_are_listed_again_when_there_is_room():
-    routes = [
-        Route.of(f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}/32", "10.0.0.12", [[1, 1, 1]] * 3)
-        for i in range(MAX_ROUTES + 5)
-    ]
-    exabgp = ExaBGPModel()
+def test_limit_costs_only_the_routes_of_the_neighbor_that_exceeds_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Rib.__init__, "__defaults__", (20, MAX_BYTES))
+    routes = [Route.of(f"10.254.0.{i}/32", "10.0.0.12") for i in range(25)]
+    exabgp = ExaBGPModel(learned=routes[:3], peers=(PEER, OTHER), up=(PEER, OTHER))
     reconciler = started(exabgp)
     for route in routes:
         reconciler.receive(update(PEER, [route]), 1.0)
     reconciler.tick(1.0)
-    assert len(learned(reconciler)) == MAX_ROUTES
-    assert "are ignored" in reconciler.snapshot().error
-    assert len(reconciler.snapshot().encode()) < MAX_LINE_BYTES
-    exabgp.learned = routes[2000:]
-    for route in routes[:2000]:
+    converse(reconciler, exabgp, 1.0)
+    assert len(learned(reconciler)) == 20
+    assert set(learned(reconciler, OTHER)) == set(routes[:3])
+    assert re.match(rf"neighbor {PEER} sends more than 16384 routes.*: some are ignored; filter", reconciler.error)
+    assert "show adj-rib in json" not in exabgp.received[5:], "no room yet"
+
+    exabgp.learned = routes[10:]
+    for route in routes[:10]:
         reconciler.receive(update(PEER, [], [route.prefix]), 2.0)
+        reconciler.receive(update(OTHER, routes[10:], [route.prefix]), 2.0)
     reconciler.tick(2.0)
     converse(reconciler, exabgp, 2.0)
-    assert set(learned(reconciler)) == set(routes[2000:])
-    assert reconciler.snapshot().error is None
+    assert set(learned(reconciler)) == set(routes[10:]), "listed again when there is room"
+    assert set(learned(reconciler, OTHER)) == set(routes[10:])
+    assert reconciler.error is None
+
+
+def test_list_that_repeats_what_is_known_changes_no_object():
+    route = replace(LEARNED, as_path=())
+    reconciler = started(ExaBGPModel(learned=[route]))
+    adj_rib_in = reconciler._adj_rib_in
+    before, revision = learned(reconciler), adj_rib_in.revision
+    adj_rib_in.begin_listing()
+    adj_rib_in.add_listed(PEER, replace(route))
+    adj_rib_in.end_listing()
+    reconciler.receive(update(PEER, [route]), 1.0)
+    assert learned(reconciler) is before
+    assert adj_rib_in.revision == revision, "nor is there anything to report"
+
+
+def test_a_thousand_identities_of_fifty_services_fit_with_room_for_as_many_again():
+    services = {number: ServiceState(10_000, 0, "draining", announced=False) for number in range(50)}
+    rib = Rib()
+    for number in range(1000):
+        address = IPv4Address("10.0.0.1") + number
+        communities = encode(Identity(4242, address, 7, services, IPv6Address(number), number + 1, (8,)))
+        rib.put(Route.of(f"10.254.{number >> 8}.{number & 255}/32", str(address), communities, [65000, 65001]))
+    assert len(rib.routes) == 1000
+    assert rib.has_room
+    assert rib._bytes < MAX_BYTES / 3
+    assert len(rib.routes) < MAX_ROUTES / 3

@@ -1,16 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's client of the relay: it checks the user that serves the socket, reconnects, and yields when replaced."""
+"""The agent's client of the relay: it checks the user that serves the socket, reconnects, and yields when replaced.
+
+Also what it does with a relay, played by the test, that sends something wrong.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from support.relay_process import PEER, VIP, RelayProcess
 
 from bgp.relay.client import RelayClient
-from bgp.relay.protocol import REPLACED, Snapshot
+from bgp.relay.protocol import MAX_REPORT_BYTES, REPLACED, DesiredRoutes, Peer, Snapshot
+from bgp.relay.report import encode_changes
 from bgp.route import Route
 
 NOBODY = 65534
@@ -72,5 +79,70 @@ def test_client_does_not_reconnect_at_once_when_replaced(relay: RelayProcess):
             assert not client.connected
         assert isinstance(other.receive(), Snapshot)
         task.cancel()
+
+    asyncio.run(scenario())
+
+
+def snapshot_of(*routes: Route) -> Snapshot:
+    return Snapshot((Peer(PEER, True, 1.0, True, routes),))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        (b"garbage\n", "not JSON"),
+        (b'{"type": "withdrawn", "peer": "10.0.0.1", "rib": "in", "prefix": "10.99.0.9/32"}\n', "no such route"),
+        (b"x" * (2 * MAX_REPORT_BYTES), "limit"),
+        (b"", "closed the connection"),
+    ],
+)
+def test_batch_that_is_not_whole_is_never_visible_and_the_next_connection_begins_with_everything(
+    tmp_path: Path, wrong: bytes, why: str
+) -> None:
+    """A relay that sends a state, the first half of a batch, and something wrong."""
+    other, more = (Route.of(f"10.99.0.{i}/32", "10.0.0.11") for i in (2, 3))
+    first, second = snapshot_of(VIP, other), snapshot_of(VIP, replace(other, med=5), more)
+    seen: list[Snapshot] = []
+    client = RelayClient(tmp_path / "relay.sock", {os.getuid()}, seen.append)
+    after_the_first: list[tuple[bool, Snapshot | None, str | None]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if after_the_first:
+            writer.writelines(encode_changes(Snapshot(), second))
+            return
+        writer.writelines(encode_changes(Snapshot(), first))
+        writer.write(next(encode_changes(first, second)) + wrong)
+        if not wrong:
+            writer.write_eof()
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        after_the_first.append((client.connected, client.snapshot, client.error))
+
+    async def scenario() -> None:
+        async with asyncio.timeout(30), await asyncio.start_unix_server(serve, tmp_path / "relay.sock"):
+            task = asyncio.create_task(client.run())
+            while len(seen) < 2:
+                await asyncio.sleep(0.01)
+            task.cancel()
+
+    asyncio.run(scenario())
+    assert seen == [first, second]
+    [(connected, snapshot, error)] = after_the_first
+    assert not connected
+    assert snapshot is seen[0], "it outlives the connection"
+    assert why in (error or "")
+
+
+def test_desired_routes_are_encoded_when_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        client = RelayClient(Path("/nowhere"), {0})
+        client.send_desired([VIP], [], ["10.254.0.11/32"])
+        before = client._encoded
+        client.send_desired([replace(VIP)], [], ("10.254.0.11/32",))
+        assert client._encoded is before
+        client.send_desired([replace(VIP, med=5)], [], ("10.254.0.11/32",))
+        assert client._encoded != before
+        client.send_desired([], [])
+        assert client._encoded == DesiredRoutes().encode()
 
     asyncio.run(scenario())

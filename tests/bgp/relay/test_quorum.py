@@ -26,8 +26,10 @@ def identity(number: int, announced: bool = True, cluster: int = CLUSTER) -> Rou
 
 
 def router(*routes: Route, up: bool = True, since: float = LONG_AGO, address: str = "10.0.0.1") -> NeighborRib:
-    held = {route.prefix: route for route in routes}
-    return NeighborRib(address, up, since, routes=held, negotiated=frozenset({"ipv4"}))
+    neighbor = NeighborRib(address, up, since, negotiated=frozenset({"ipv4"}))
+    for route in routes:
+        neighbor.rib.put(route)
+    return neighbor
 
 
 def quorum_of(*announcers: int, own: int = 1) -> Quorum:
