@@ -135,17 +135,12 @@ class MapWriter:
 
     def unlisted_egress(self, uplinks: Collection[int]) -> list[tuple[IPv4Address, int]]:
         """Return the nodes whose packets leave by another interface than these, with the index of that interface."""
-        found = []
-        for address in sorted(self._indexes.keys() - {self._own}):
-            hop = self._hops.get(self.target(address, self._ends.get(address)))
-            if hop is not None and hop.mac is not None and hop.ifindex and hop.ifindex not in uplinks:
-                found.append((address, hop.ifindex))
-        return found
+        others = [entry for entry in self._nodes.values() if entry.mac and entry.address != self._own]
+        return sorted((one.address, one.ifindex) for one in others if one.ifindex and one.ifindex not in uplinks)
 
     def mtus(self) -> list[int]:
         """Return the MTUs of the known routes to the other nodes that the tables name."""
-        targets = [self.target(address, self._ends.get(address)) for address in self._indexes if address != self._own]
-        return [hop.mtu for target in targets if (hop := self._hops.get(target)) and hop.mac]
+        return [entry.mtu for entry in self._nodes.values() if entry.mac and entry.address != self._own]
 
     def set_hop(self, target: Address, hop: NextHop) -> None:
         """Set the next hop of a node's address. It stays until another is set."""

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Requests to rtnetlink about many neighbors and routes at once, many in a datagram. I/O only.
 
-pyroute2 takes 2 ms of CPU time for one such request, which for 1,000 neighbors each 5 s is 40 % of a core; here it is
-some 10 us. The kernel handles all requests of a datagram within send(), and queues its answers, so none of these
-functions waits. Each opens a socket of its own: an error leaves no state behind. All raise OSError for what the kernel
-refuses, unless they document otherwise.
+pyroute2 takes 0.2 ms of CPU time for one such request, and a node that follows 1,000 others makes hundreds per second;
+here it is some 10 us. The kernel handles all requests of a datagram within send(), and queues its answers, so none of
+these functions waits. Each opens a socket of its own: an error leaves no state behind. All raise OSError for what the
+kernel refuses, unless they document otherwise.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from bench.large import resident_mb
 from agent.config.file import parse
 from agent.config.schema import Config
 from agent.daemon.memory import release_freed_memory
+from agent.netlink.neighbor_limit import raise_neighbor_limits
 from agent.node.agent import Agent
 from agent.node.own_interface import Interface
 from agent.paths import Paths
@@ -49,7 +50,8 @@ FIRST: Final = int(IPv4Address("10.0.0.1"))
 ROWS: Final = 65_536
 SETTLE_S: Final = 12.0
 """Longer than the grace of the first tables, and than two confirmations of all neighbors."""
-REST_S: Final = 10.0
+REST_S: Final = 30.0
+"""The route monitor's longest interval."""
 CHURN_S: Final = 30.0
 CHURN_EVERY_S: Final = 0.1
 TICK_S: Final = 0.02
@@ -131,16 +133,27 @@ def configuration(size: Size) -> Config:
     )
 
 
-def network(members: int) -> Interface:
-    """Make an interface with the node's address, and a neighbor entry for each member."""
-    commands = ["link add node0 type veth peer name far", "link set node0 up", "link set far up"]
-    commands.append("addr add 10.0.0.1/16 dev node0")
-    for n in range(1, members):
-        mac = f"02:00:00:00:{n >> 8:02x}:{n & 255:02x}"
-        commands.append(f"neigh replace {IPv4Address(FIRST + n)} lladdr {mac} dev node0 nud permanent")
-    subprocess.run(["ip", "-batch", "-"], input="\n".join(commands), text=True, check=True)
-    (link,) = json.loads(subprocess.check_output(["ip", "-j", "link", "show", "node0"]))
-    return Interface("node0", link["ifindex"], bytes.fromhex(link["address"].replace(":", "")), IPv4Address(FIRST))
+@contextlib.contextmanager
+def network() -> Iterator[Interface]:
+    """Make an interface with the node's address, on a link where every other address answers, from one MAC."""
+    with subprocess.Popen(["unshare", "-n", "sh", "-c", "echo; read -r _"], stdin=-1, stdout=-1) as far:
+        assert far.stdout
+        far.stdout.readline()  # now it is in its own namespace
+        ip(
+            f"link add node0 type veth peer name far netns {far.pid}",
+            "link set node0 up",
+            "addr add 10.0.0.1/16 dev node0",
+        )
+        answers = "route add local 10.0.0.0/16 dev lo table main", "route add 10.0.0.1 dev far"
+        ip("link set lo up", "link set far up", *answers, inside=far.pid)
+        (link,) = json.loads(subprocess.check_output(["ip", "-j", "link", "show", "node0"]))
+        yield Interface("node0", link["ifindex"], bytes.fromhex(link["address"].replace(":", "")), IPv4Address(FIRST))
+
+
+def ip(*commands: str, inside: int | None = None) -> None:
+    """Have iproute2 do this, in the network namespace of a process."""
+    enter = ["nsenter", "-t", str(inside), "-n"] if inside else []
+    subprocess.run([*enter, "ip", "-batch", "-"], input="\n".join(commands), text=True, check=True)
 
 
 async def until(reached: Callable[[], bool]) -> float:
@@ -200,8 +213,7 @@ class Running:
 
 async def measure(size: Size, rounds: int) -> dict[str, Any]:
     """Return the figures of one size."""
-    interface = network(size.members)
-    with tempfile.TemporaryDirectory(prefix="anylb-scale-") as folder:
+    with network() as interface, tempfile.TemporaryDirectory(prefix="anylb-scale-") as folder:
         run = Path(folder)
         paths = Paths(run=run, pins=Path("/sys/fs/bpf/scale"), kept=run)
         datapath = DataPath.open(paths.pins, "node0", rows=ROWS, ipv6=False)
@@ -250,6 +262,7 @@ def main(arguments: Sequence[str]) -> None:
     else:
         rounds, *size = map(int, arguments)
         release_freed_memory()
+        raise_neighbor_limits(4, size[0])  # as the agent does, which cannot in a namespace
         testrun.isolate()
         print(json.dumps(asyncio.run(measure(Size(*size), rounds))))
 
