@@ -58,6 +58,10 @@ class MapWriter:
         self._inputs: tuple[object, ...] | None = None
         """What the maps were last written from, as far as it can be compared at once; None after a failure."""
         self._kept_inputs: tuple[object, object] | None = None
+        self._given_ends: object = None
+        """The ends that the node entries were last written from; None after a failure."""
+        self.revision = 0
+        """Grows when a node or a next hop changes."""
         self._slots: dict[str, int] = {}
         self._epoch_banks = self._adopt(epochs)
         maps.node_prefixes.write(config.members.allow)
@@ -145,6 +149,7 @@ class MapWriter:
     def set_hop(self, target: Address, hop: NextHop) -> None:
         """Set the next hop of a node's address. It stays until another is set."""
         self._hops[target] = hop
+        self.revision += 1
         for address in self._by_target.get(target, ()):
             if address in self._indexes:
                 self._write_node(self._indexes[address], address)
@@ -180,25 +185,16 @@ class MapWriter:
         `candidates` and `up` (whether this node takes new flows) are by service name; `ends` is each node's IPv6 end
         of tunnels. Order: whether this node takes new flows (by then it is announced), the node entries that new rows
         will name, the rows, the use of the epochs, the services, and last the removal of entries that no row names any
-        more. Raises AgentError if the nodes are too many. Nothing is
-        done if `candidates` and `ends` are the same objects as the last time, and the rest is equal.
+        more. Raises AgentError if the nodes are too many. Nothing is done if `candidates` and `ends` are the same
+        objects as the last time, and the rest is equal.
         """
         inputs = id(candidates), id(ends), dict(up), epoch_switch
         if inputs == self._inputs:
             return
         self._inputs = None
         self._kept_inputs = candidates, ends  # so that no other object gets their ids
-        wanted = {self._own} | {c.address for members in candidates.values() for c in members}
-        wanted |= self._nodes_of_retiring()
-        indexes = node_indexes(self._indexes, wanted, NODES)
-        if indexes is None:
-            raise AgentError(f"{len(wanted)} nodes: more than the {NODES - 1} that the node table holds")
-        self._ends = {**ends, self._own: self._ends[self._own]}
-        for address in sorted(wanted):
-            self._write_node(indexes[address], address)
+        indexes = self._write_nodes(candidates, ends)
         dropped = {address: index for address, index in self._indexes.items() if address not in indexes}
-        self._indexes = indexes | dropped
-        self._by_target = self._index_targets()
         self._write_up(up)
         own6 = self._ends[self._own]
         # EpochBanks fills in the key and all that depends on the epoch.
@@ -210,6 +206,27 @@ class MapWriter:
             self._datapath.maps.nodes.write(index, None)
             del self._nodes[index], self._indexes[address]
         self._inputs = inputs
+
+    def _write_nodes(
+        self, candidates: Mapping[str, tuple[Candidate, ...]], ends: Mapping[IPv4Address, IPv6Address | None]
+    ) -> dict[IPv4Address, int]:
+        """Write the entries of the nodes that the new rows name; return all of these nodes with their indexes."""
+        distinct = {id(members): members for members in candidates.values()}.values()
+        wanted = {self._own, *self._nodes_of_retiring(), *(c.address for members in distinct for c in members)}
+        if ends is self._given_ends and wanted == self._indexes.keys():
+            return self._indexes
+        indexes = node_indexes(self._indexes, wanted, NODES)
+        if indexes is None:
+            raise AgentError(f"{len(wanted)} nodes: more than the {NODES - 1} that the node table holds")
+        self._given_ends = None  # until all is written
+        self._ends = {**ends, self._own: self._ends[self._own]}
+        for address in sorted(wanted):
+            self._write_node(indexes[address], address)
+        self._indexes = self._indexes | indexes
+        self._by_target = self._index_targets()
+        self._given_ends = ends
+        self.revision += 1
+        return indexes
 
     def _write_node(self, index: int, address: IPv4Address) -> None:
         end6 = self._ends.get(address)

@@ -8,6 +8,7 @@ after half a minute.
 
 from __future__ import annotations
 
+from collections import Counter as Tally
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
@@ -69,10 +70,15 @@ class Conflicts:
 
 def _shared_tags(known: Iterable[IPv4Address]) -> dict[Key, str]:
     """Markers and identity prefixes name a node by the low 16 bits of its address, so these must be unique."""
-    by_tag: dict[int, set[int]] = {}
-    for number in map(int, known):
-        by_tag.setdefault(number & 0xFFFF, set()).add(number)
-    shared = {tag: sorted(map(IPv4Address, numbers)) for tag, numbers in by_tag.items() if len(numbers) > 1}
+    numbers = set(map(int, known))
+    tags = Tally(number & 0xFFFF for number in numbers)
+    if len(tags) == len(numbers):
+        return {}
+    shared = {
+        tag: sorted(IPv4Address(number) for number in numbers if number & 0xFFFF == tag)
+        for tag, count in tags.items()
+        if count > 1
+    }
     return {
         ("tag", str(tag)): f"{' and '.join(map(str, addresses))} have the same tag, {tag_of(addresses[0])} (the low 16 "
         "bits of the address): give all but one another address"
@@ -100,6 +106,10 @@ def _outsiders(seen: Iterable[SeenIdentity], own: IPv4Address, config: Config) -
 
 def _duplicates(seen: Iterable[SeenIdentity], own: IPv4Address, own_versions: Collection[int]) -> dict[Key, str]:
     """Two identities under one address: those of two nodes, or an old one that some router still holds."""
+    pairs = {(int(one.address), one.version) for one in seen}
+    numbers = {number for number, _ in pairs}
+    if len(numbers) == len(pairs) and int(own) not in numbers:
+        return {}
     found = {}
     sources: dict[int, dict[int, SeenIdentity]] = {}
     for one in seen:

@@ -7,7 +7,7 @@ Received identities are received.py's, the wire format is bgp/community.py's.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
@@ -67,11 +67,7 @@ def identity_route(config: Config, identity: Identity) -> Route:
     return Route.of(node_prefix(config, identity.address), str(identity.address), encode(identity), next_hop_self=True)
 
 
-def announcer_prefixes(config: Config, members: Iterable[Member]) -> tuple[str, ...]:
-    """Return the identity prefixes of the members that announce a VIP: no relay withdraws its VIPs while it receives
-    fewer than half of them (bgp/relay/quorum.py)."""
-    return tuple(
-        node_prefix(config, member.address)
-        for member in members
-        if not member.lost and any(share.announced for share in member.shares.values())
-    )
+def announces(member: Member) -> bool:
+    """Whether a member announces a VIP: no relay withdraws its VIPs while it receives fewer than half of those that do
+    (bgp/relay/quorum.py)."""
+    return not member.lost and any(share.announced for share in member.shares.values())

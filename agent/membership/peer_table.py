@@ -67,6 +67,13 @@ class _Peer:
     advertisements: dict[IPv4Address, Advertisement] = field(default_factory=dict)
     refreshed: set[IPv4Address] = field(default_factory=set)
     """Those advertised since the session came up; the rest are stale."""
+    report: PeerReport | None = None
+    """The last one."""
+
+    @property
+    def has_stale(self) -> bool:
+        """Whether it has advertisements that its session, if there is one, has not made."""
+        return bool(self.advertisements) and not (self.up and self.advertisements.keys() <= self.refreshed)
 
     @property
     def live(self) -> set[IPv4Address]:
@@ -112,11 +119,13 @@ class PeerTable:
         """Return the nodes that only stale advertisements name, although some peer is up and had time to refresh."""
         if not any(peer.up and now >= peer.refreshed_by for peer in self._peers.values()):
             return set()
-        known = {address for peer in self._peers.values() for address in peer.advertisements}
-        return known - self._live().keys()
+        known = {address for peer in self._peers.values() if peer.has_stale for address in peer.advertisements}
+        return known - self._live().keys() if known else set()
 
     def _replace_stale(self, withdrawn: Collection[IPv4Address]) -> None:
         """Replace stale advertisements by live ones of the same node, and drop those that a live session withdrew."""
+        if not withdrawn and not any(peer.has_stale for peer in self._peers.values()):
+            return
         live = self._live()
         for peer in self._peers.values():
             own = peer.live
@@ -137,6 +146,9 @@ class PeerTable:
 
 def _observe(peer: _Peer, report: PeerReport, now: float) -> set[IPv4Address]:
     """Record one peer's report; return the nodes that it advertised in this same session and no longer does."""
+    if report is peer.report:
+        return set()
+    peer.report = report
     if not report.up:
         peer.up = False
         return set()

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
+from agent.address import NodeAddress
 from agent.config.schema import Config
 from agent.membership.identity import content_digest, node_prefix
 from agent.membership.peer_table import Advertisement, PeerReport
@@ -88,6 +89,8 @@ class IdentityReader:
         self._config, self._own = config, own
         self._peers: dict[str, _PeerRead] = {}
         self._advertisements: dict[tuple[LargeCommunity, ...], Advertisement] = {}
+        self._addresses: dict[int, NodeAddress] = {}
+        """One object for each node, whatever of it changes."""
         self._last: tuple[Snapshot | None, bool] | None = None
         self._received = Received()
 
@@ -154,7 +157,7 @@ class IdentityReader:
         seen = SeenIdentity(
             peer,
             route.prefix,
-            identity.address,
+            self._address(identity.address),
             identity.version,
             origin,
             own_prefix=route.prefix == node_prefix(self._config, identity.address),
@@ -177,11 +180,17 @@ class IdentityReader:
         address6 = identity.address6
         if address6 and not any(address6 in network for network in self._config.members.allow):
             address6 = None
-        made = Advertisement(identity.address, identity.epoch, shares, address6, identity.version, identity.epochs)
+        address = self._address(identity.address)
+        made = Advertisement(address, identity.epoch, shares, address6, identity.version, identity.epochs)
         return self._advertisements.setdefault(route.large_communities, made)
+
+    def _address(self, address: IPv4Address) -> NodeAddress:
+        return self._addresses.setdefault(int(address), NodeAddress(address))
 
     def _forget_unused(self, routes: int) -> None:
         """Bound what is kept of identities that no router advertises any more."""
         if len(self._advertisements) > 2 * routes + 64:
             used = {one.route.large_communities for peer in self._peers.values() for one in peer.by_route.values()}
             self._advertisements = {key: one for key, one in self._advertisements.items() if key in used}
+            seen = {int(one.address) for one in self._received.seen}
+            self._addresses = {number: one for number, one in self._addresses.items() if number in seen}

@@ -202,16 +202,17 @@ class Agent:
             await self._wake.wait()
             await asyncio.sleep(COALESCE_S)
             self._wake.clear()
-            self._observe(time.monotonic())
-
-    def _observe(self, now: float) -> None:
-        self._received = self._reader.read(self.relay.snapshot, self.relay.connected)
-        self._view.observe(self._received.reports, now)
-        self._prober.probe(self._view.take_due_probes(now))
-        self._membership_known = self._membership_known or self._view.is_complete(now)
-        self.operator.orders.expire(time.time())
-        if self._membership_known:
-            self._make_plan(now)
+            # With a thousand members each step takes milliseconds: timers and sockets have their turn in between.
+            self._received = self._reader.read(self.relay.snapshot, self.relay.connected)
+            await asyncio.sleep(0)
+            now = time.monotonic()
+            self._view.observe(self._received.reports, now)
+            self._prober.probe(self._view.take_due_probes(now))
+            self._membership_known = self._membership_known or self._view.is_complete(now)
+            await asyncio.sleep(0)
+            self.operator.orders.expire(time.time())
+            if self._membership_known:
+                self._make_plan(time.monotonic())
 
     def _make_plan(self, now: float) -> None:
         """Make the next plan and carry it out, if an input has changed or the plan's time is over."""

@@ -9,7 +9,7 @@ is made from the one before: what is equal is the same object, across changes an
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
@@ -51,6 +51,8 @@ class _Column:
 
     member: Member
     candidates: tuple[Candidate | None, ...]
+    even: bool
+    """Whether they are one and the same object."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,16 +79,7 @@ class Candidates:
             return self
         members = in_order(others, own)
         columns = {member.address: self._column(member) for member in members}
-        distinct = list({id(one): one for one in self.by_service.values()}.values())
-        by_service = {}
-        for name, row in zip(
-            self.service_ids, zip(*(c.candidates for c in columns.values()), strict=True), strict=True
-        ):
-            found = tuple(one for one in row if one is not None)
-            same = next((one for one in distinct if one == found), None)
-            if same is None:
-                distinct.append(found)
-            by_service[name] = found if same is None else same
+        by_service = self._by_service(list(columns.values()))
         unchanged = bool(self.by_service) and all(one is self.by_service[name] for name, one in by_service.items())
         ends = {member.address: member.address6 for member in members}
         return Candidates(
@@ -95,9 +88,25 @@ class Candidates:
             own,
             self.by_service if unchanged else by_service,
             self.ends if ends == self.ends else ends,
-            self.unserved if unchanged else frozenset(n for n, c in by_service.items() if not any(map(takes_flows, c))),
+            self.unserved if unchanged else _unserved(by_service),
             columns,
         )
+
+    def _by_service(self, columns: Sequence[_Column]) -> dict[str, tuple[Candidate, ...]]:
+        """Return the candidates by service. Most members have equal candidates for all of their services, so services
+        are compared by the other members only."""
+        uneven = [column for column in columns if not column.even]
+        known = list({id(one): one for one in self.by_service.values()}.values())
+        made: dict[tuple[int, ...], tuple[Candidate, ...]] = {}
+        found = {}
+        for place, name in enumerate(self.service_ids):
+            kind = tuple(id(column.candidates[place]) for column in uneven)
+            if kind not in made:
+                row = tuple(one for column in columns if (one := column.candidates[place]) is not None)
+                made[kind] = next((one for one in known if one == row), row)
+                known.append(made[kind])
+            found[name] = made[kind]
+        return found
 
     def _column(self, member: Member) -> _Column:
         known = self._columns.get(member.address)
@@ -108,4 +117,10 @@ class Candidates:
         for number in self.service_ids.values():
             one = candidate(number, member)
             made.append(same.setdefault(one, one) if one else None)
-        return _Column(member, tuple(made))
+        return _Column(member, tuple(made), len({id(one) for one in made}) == 1)
+
+
+def _unserved(by_service: Mapping[str, tuple[Candidate, ...]]) -> frozenset[str]:
+    distinct = {id(found): found for found in by_service.values()}
+    served = {number for number, found in distinct.items() if any(map(takes_flows, found))}
+    return frozenset(name for name, found in by_service.items() if id(found) not in served)

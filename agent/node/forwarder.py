@@ -67,6 +67,8 @@ class Forwarder:
         self._on_change = on_change
         self._tables: Tables | None = None
         self._followed: object = None
+        self._problems: tuple[int, list[str]] = -1, []
+        """Of which revision of the map writer, and which."""
         self._attached_once = False
         self._busy_since: float | None = None
         self._wake = asyncio.Event()
@@ -92,7 +94,9 @@ class Forwarder:
 
     def problems(self) -> list[str]:
         """Return a problem for each node that XDP may be unable to send to."""
-        return unlisted_interfaces(self.map_writer, self.datapath)
+        if self._problems[0] != self.map_writer.revision:
+            self._problems = self.map_writer.revision, unlisted_interfaces(self.map_writer, self.datapath)
+        return self._problems[1]
 
     async def _write_forever(self) -> None:
         while True:
@@ -135,6 +139,7 @@ class Forwarder:
         await self.mss_clamp.keep()
         self.datapath.attach()  # also replaces the program of an older build, and changes the mode
         self._attached_once = True
+        self._problems = -1, []  # they depend on the mode
         modes = ", ".join(f"{name} ({mode})" for name, mode in self.datapath.modes.items())
         log.info("XDP attached: %s", modes)
         if self.datapath.fallback_reason:

@@ -94,6 +94,8 @@ class Cluster:
     announcers: tuple[str, ...] = ()
     """The identity prefixes of those that announce a VIP (bgp/relay/quorum.py)."""
     problems: tuple[str, ...] = ()
+    _prefixes: Mapping[int, tuple[Member, str]] = field(default_factory=dict, compare=False)
+    """By the member's object: a thousand prefixes are not made again because one member changed."""
 
     def after(self, node: ThisNode, others: tuple[Member, ...], own: Member) -> Cluster:
         """Return the cluster of these members; this one if they are the same."""
@@ -104,7 +106,12 @@ class Cluster:
             f"{m.address} has epoch {m.epoch:#x}, this node {node.epochs[0]:#x}: their configurations and tables differ"
             for m in incompatible_members(node.epochs, members)
         )
-        return Cluster(others, own, members, identity.announcer_prefixes(node.config, members), problems)
+        prefixes = {
+            id(m): self._prefixes.get(id(m)) or (m, identity.node_prefix(node.config, m.address))
+            for m in members
+            if identity.announces(m)
+        }
+        return Cluster(others, own, members, tuple(prefix for _, prefix in prefixes.values()), problems, prefixes)
 
 
 @dataclass(frozen=True, slots=True)
