@@ -37,7 +37,8 @@ class AgentConnection:
         self._received = bytearray()
         self._batch: Iterator[bytes] | None = None
         self._unsent = b""
-        self._line, self._desired = b"", DesiredRoutes()
+        self._line: bytes | None = None
+        self._desired = DesiredRoutes()
 
     @property
     def busy(self) -> bool:

@@ -81,6 +81,27 @@ def test_update_during_the_list_is_newer_than_the_list():
     assert set(learned(reconciler)) == {changed, back}
 
 
+def test_route_updated_during_the_list_stays_though_the_list_does_not_contain_it():
+    reconciler = started(ExaBGPModel(learned=[LEARNED]))
+    adj_rib_in = reconciler._adj_rib_in
+    adj_rib_in.begin_listing()
+    changed = Route.of(LEARNED.prefix, "10.0.0.13")
+    reconciler.receive(update(PEER, [changed]), 1.0)
+    adj_rib_in.end_listing()
+    assert learned(reconciler) == (changed,)
+    adj_rib_in.begin_listing()
+    adj_rib_in.end_listing()
+    assert learned(reconciler) == ()
+
+
+def test_session_down_before_exabgp_has_described_the_neighbor_leaves_no_route():
+    reconciler = Reconciler(0.0)
+    reconciler.receive(update(PEER, [LEARNED]), 0.0)
+    reconciler.receive(session_event(PEER, "down"), 0.0)
+    converse(reconciler, ExaBGPModel(up=()), 0.0)
+    assert learned(reconciler) == ()
+
+
 def test_session_down_during_the_list_leaves_no_route():
     reconciler = Reconciler(0.0)
     exabgp = ExaBGPModel()

@@ -41,6 +41,7 @@ def test_desired_routes_become_commands_and_the_answer_a_snapshot(relay: RelayPr
 @pytest.mark.parametrize(
     ("sent", "reason"),
     [
+        (b"\n", "not JSON"),
         (b"garbage\n", "not JSON"),
         (b"\xff\xfe\n", "not JSON"),
         (b"[]\n", "not a JSON object"),

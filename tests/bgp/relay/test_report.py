@@ -141,6 +141,18 @@ def test_agent_that_reads_slowly_has_the_newest_state_when_it_has_read_all(steps
         assert all(content(seen) in map(content, states) for seen in snapshots), "and never half a state"
 
 
+def test_what_waits_for_an_agent_that_does_not_read_is_bounded() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        agent = AgentConnection(ours)
+        routes = tuple(Route.of(f"10.{i >> 8}.{i & 255}.0/24", "10.0.0.12", [[1, 2, 3]] * 9) for i in range(20_000))
+        agent.report(Snapshot((Peer(ONE, True, 1.0, True, routes),)))
+        for _ in range(50):
+            agent.send()
+        assert agent.busy
+        assert 0 < len(agent._unsent) < 100_000, "of more than 2 MB"
+
+
 def test_unchanged_peer_is_the_same_object_and_so_are_the_routes_of_one_that_changes() -> None:
     reader = ReportReader()
     first = read(reader, *encode_changes(Snapshot(), STATE))
