@@ -149,7 +149,7 @@ def problem(communities: Iterable[LargeCommunity], cluster: int) -> str | None:
     return found if isinstance(found, str) else None
 
 
-# Several routers advertise the same identities, and the relay decodes all of them each second while its agent is silent.
+# Several routers advertise the same identities, and the relay decodes all each second while its agent is silent.
 @functools.lru_cache(maxsize=4096)
 def _parse(communities: tuple[LargeCommunity, ...], cluster: int) -> Identity | str | None:
     values: dict[tuple[int, int], int] = {}
