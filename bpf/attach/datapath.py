@@ -11,9 +11,10 @@ from bpf.attach import mss_clamp, uplink
 from bpf.attach.mss_clamp import MssClampFilter
 from bpf.attach.pin_dir import PinDir
 from bpf.attach.uplink import Mode, Uplink
-from bpf.compiler.build import build_programs
+from bpf.compiler.build import build_programs, tail_calls_pin
 from bpf.compiler.source import LbOptions, MssClampOptions, Options
 from bpf.errors import BpfError
+from bpf.kernel.bpf_map import lookup, map_id, wait_for_running_programs
 from bpf.kernel.link import detach, link_info
 from bpf.kernel.pin import open_pin
 from bpf.kernel.program import ProgramInfo, program_info
@@ -42,7 +43,7 @@ class DataPath:
         self.mss_clamp = clamp_filter
         """Lowers the MSS of SYN-ACKs. It is attached by itself, and an error of it stops nothing else."""
         self._pins = pins
-        self._programs = {path.name for path in programs}
+        self._programs = {name for path in programs for name in (path.name, tail_calls_pin(path).name)}
         self._moved = dict(moved)
         """The uplinks, by place, that are written when packets of the place's previous interface no longer come."""
 
@@ -145,6 +146,7 @@ class DataPath:
         self._moved = {}
         for one in self.uplinks:
             one.attach()
+        wait_for_running_programs()  # of packets that a replaced program handles, and whose tail calls are removed now
         self._pins.remove_programs_and_maps(keep={self._pins.maps(self.maps.row_count).name} | self._programs)
 
     def detach(self) -> None:
@@ -222,10 +224,21 @@ def _open_programs(
 
 
 def _open_pinned(path: Path, maps: Maps) -> int | None:
-    """Open a pinned program; None if there is none for these maps."""
+    """Open a pinned program; None if there is none for these maps, with its tail calls."""
     fd = open_pin(path)
-    if fd is None or program_info(fd).map_ids <= maps.map_ids():
+    if fd is None or program_info(fd).map_ids <= maps.map_ids() | _tail_calls(path):
         return fd
     os.close(fd)  # its maps were removed
     path.unlink()
     return None
+
+
+def _tail_calls(path: Path) -> frozenset[int]:
+    """Return the kernel's id of the map of a pinned program's tail calls; nothing if it is missing or empty."""
+    fd = open_pin(tail_calls_pin(path))
+    if fd is None:
+        return frozenset()
+    try:
+        return frozenset([map_id(fd)] if lookup(fd, bytes(4), 4) else [])
+    finally:
+        os.close(fd)

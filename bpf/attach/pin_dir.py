@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pin folder on bpffs: what each pin is named. N is the interface's place in the configured list.
 
-    maps_LAYOUT/NAME    the maps, for one layout (rows, structs, counters)
-    programN_BUILD      the program of uplink N, for one build (source and options)
-    linkN               the attachment of uplink N: packets are handled as long as it exists
-    clamp_BUILD         the tc egress program; mss_clamp.py owns its filters
-    clsact_IFINDEX      an interface's clsact qdisc was added for our filter
+    maps_LAYOUT/NAME            the maps, for one layout (rows, structs, counters)
+    programN_BUILD              the program of uplink N, for one build (source and options)
+    programs_programN_BUILD     the map of its tail calls, with what they lead to
+    linkN                       the attachment of uplink N: packets are handled as long as it exists
+    clamp_BUILD                 the tc egress program; mss_clamp.py owns its filters
+    clsact_IFINDEX              an interface's clsact qdisc was added for our filter
 
 Names carry digests, so a restarted daemon finds under a name that it computes exactly what it would make. A new layout
 or build is pinned next to the old one, which handles packets until the data path is attached.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Building programs: compiled by children or taken from the cache, then loaded and pinned by this process."""
 
+import contextlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -74,12 +74,23 @@ def compile_programs(
         return list(pool.map(lambda options: _run_child(maps, options, flags), wanted))
 
 
+def tail_calls_pin(program: Path) -> Path:
+    """Return the pin of a pinned program's tail calls. The kernel empties their map when the pin is gone."""
+    return program.with_name(f"programs_{program.name}")
+
+
 def _load(program: Program, maps: Path, path: Path) -> None:
-    fd = program.load(maps)
+    """Load a program and pin it, its tail calls first: a pinned program has them."""
+    loaded = program.load(maps)
     try:
-        pin_object(fd, path)
+        if loaded.tail_calls is not None:
+            calls = tail_calls_pin(path)
+            with contextlib.suppress(FileNotFoundError):  # of the same build: it may be attached until this one is
+                calls.rename(calls.with_name(f"{calls.name}_replaced"))
+            pin_object(loaded.tail_calls, calls)
+        pin_object(loaded.fd, path)
     finally:
-        os.close(fd)
+        loaded.close()
 
 
 def _run_child(maps: Path, options: Options, flags: list[str]) -> Program | BpfError:
@@ -88,6 +99,7 @@ def _run_child(maps: Path, options: Options, flags: list[str]) -> Program | BpfE
         "main": options.main,
         "kind": options.kind,
         "name": program_name(options),
+        "tail": options.tail,
         "flags": [f"-DPINS={json.dumps(str(maps))}", *options.defines(), *flags],
     }
     try:

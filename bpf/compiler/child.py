@@ -16,7 +16,7 @@ from bpf.compiler.source import KERNEL_HEADERS, source
 from bpf.kernel import bpf_map
 from bpf.kernel.pin import open_pin
 from bpf.layout.limits import ROWS_MIN
-from bpf.layout.map_spec import map_specs
+from bpf.layout.map_spec import TAIL_CALLS, map_specs
 
 
 def compile_job(job: dict[str, Any]) -> dict[str, Any]:
@@ -34,11 +34,17 @@ def compile_job(job: dict[str, Any]) -> dict[str, Any]:
         module = BPF(text=source(job["main"]), cflags=[f"-DPROGRAM={job['name']}", *job["flags"]])
     except Exception:
         return {"error": f"the {job['kind']} program does not compile"}
-    code = module.dump_func(job["name"].encode())
     pins = {spec.name: open_pin(Path(job["maps"]) / spec.name) for spec in map_specs(ROWS_MIN)}
     names = {bpf_map.map_id(fd): name for name, fd in pins.items() if fd is not None}
-    maps = {fd: names[bpf_map.map_id(fd)] for fd in map_fds(code).values()}
-    return Program.of(job["kind"], job["name"], code, maps).to_json()
+    if job["tail"]:
+        names[bpf_map.map_id(module[TAIL_CALLS.name].map_fd)] = TAIL_CALLS.name
+
+    def program(name: str, tail: Program | None = None) -> Program:
+        code = module.dump_func(name.encode())
+        maps = {fd: names[bpf_map.map_id(fd)] for fd in map_fds(code).values()}
+        return Program.of(job["kind"], name, code, maps, tail)
+
+    return program(job["name"], program(job["tail"]) if job["tail"] else None).to_json()
 
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from bpf.errors import BpfError
+from bpf.kernel.bpf_map import create_map, update
 from bpf.kernel.pin import open_pin
 from bpf.kernel.program import load_program
+from bpf.layout.map_spec import TAIL_CALLS
 
 _LOAD_64: Final = 0x18
 """The opcode that loads a 64-bit value."""
@@ -25,21 +27,39 @@ def map_fds(code: bytes) -> dict[int, int]:
 
 
 @dataclass(frozen=True)
+class Loaded:
+    """Descriptors of a loaded program, and of the map of its tail calls (None: it has none)."""
+
+    fd: int
+    tail_calls: int | None = None
+
+    def close(self) -> None:
+        """Close both; what is pinned stays."""
+        for fd in (self.fd, self.tail_calls):
+            if fd is not None:
+                os.close(fd)
+
+
+@dataclass(frozen=True)
 class Program:
-    """`kind` is "XDP" or "tc". The kernel loads `code` once each `maps[at]`'s descriptor is written at offset `at`."""
+    """`kind` is "XDP" or "tc". The kernel loads `code` once each `maps[at]`'s descriptor is written at offset `at`.
+
+    The program's tail calls lead to `tail`, through a map of its own (TAIL_CALLS): never to another build's.
+    """
 
     kind: str
     name: str
     code: bytes
     maps: Mapping[int, str]
+    tail: Self | None = None
 
     @classmethod
-    def of(cls, kind: str, name: str, code: bytes, maps: Mapping[int, str]) -> Self:
+    def of(cls, kind: str, name: str, code: bytes, maps: Mapping[int, str], tail: Self | None = None) -> Self:
         """Return the program of instructions that were made for this process, whose maps have names by descriptor."""
         blank, fds = bytearray(code), map_fds(code)
         for at in fds:
             blank[at : at + 4] = bytes(4)
-        return cls(kind, name, bytes(blank), {at: maps[fd] for at, fd in fds.items()})
+        return cls(kind, name, bytes(blank), {at: maps[fd] for at, fd in fds.items()}, tail)
 
     def with_maps(self, fds: Mapping[str, int]) -> bytes:
         """Return the instructions for maps that are open under these descriptors."""
@@ -48,24 +68,41 @@ class Program:
             code[at : at + 4] = fds[name].to_bytes(4, "little")
         return bytes(code)
 
-    def load(self, maps: Path) -> int:
-        """Load the program with the maps pinned in a folder; return its descriptor. Raises BpfError."""
+    def load(self, maps: Path) -> Loaded:
+        """Load the program with the maps pinned in a folder. Raises BpfError."""
         with contextlib.ExitStack() as stack:
             fds: dict[str, int] = {}
-            for name in set(self.maps.values()):
+            used = set(self.maps.values()) | set(self.tail.maps.values() if self.tail else ())
+            for name in used - {TAIL_CALLS.name}:
                 fd = open_pin(maps / name)
                 if fd is None:
                     raise BpfError(f"{maps / name}: there is no such map")
                 stack.callback(os.close, fd)
                 fds[name] = fd
-            return load_program(self.kind, self.name, self.with_maps(fds))
+            return self.load_with(fds)
+
+    def load_with(self, fds: Mapping[str, int]) -> Loaded:
+        """Load the program with maps that are open under these descriptors, after what its tail calls lead to."""
+        if self.tail is None:
+            return Loaded(load_program(self.kind, self.name, self.with_maps(fds)))
+        tail, calls = self.tail.load_with(fds), create_map(TAIL_CALLS)
+        try:
+            update(calls, bytes(4), tail.fd.to_bytes(4, "little"))
+            return Loaded(load_program(self.kind, self.name, self.with_maps({**fds, TAIL_CALLS.name: calls})), calls)
+        except BaseException:
+            os.close(calls)
+            raise
+        finally:
+            tail.close()
 
     def to_json(self) -> dict[str, Any]:
         """Return the program as JSON values."""
-        return {"kind": self.kind, "name": self.name, "code": self.code.hex(), "maps": self.maps}
+        tail = self.tail.to_json() if self.tail else None
+        return {"kind": self.kind, "name": self.name, "code": self.code.hex(), "maps": self.maps, "tail": tail}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """Return the program of JSON values. Raises ValueError, KeyError or TypeError."""
         maps = {int(at): name for at, name in data["maps"].items()}
-        return cls(data["kind"], data["name"], bytes.fromhex(data["code"]), maps)
+        tail = cls.from_json(data["tail"]) if data["tail"] else None
+        return cls(data["kind"], data["name"], bytes.fromhex(data["code"]), maps, tail)

@@ -16,19 +16,25 @@ _INCLUDE: Final = re.compile(r'^#include "(\w+\.h)"$', re.MULTILINE)
 
 @dataclass(frozen=True)
 class LbOptions:
-    """What the XDP program is compiled for: rows of each service, its place among the uplinks, IPv6 or not."""
+    """What the XDP program is compiled for: rows of each service, its place among the uplinks, IPv6 or not.
+
+    Without `plain` the general program handles all packets (plain.h): only tests want that.
+    """
 
     rows: int
     uplink: int = 0
     ipv6: bool = True
+    plain: bool = True
 
     main: ClassVar[str] = "lb.c"
     kind: ClassVar[str] = "XDP"
     prefix: ClassVar[str] = "lb"
+    tail: ClassVar[str | None] = "general"
+    """The program of the same source to which tail calls lead."""
 
     def defines(self) -> list[str]:
         """Return the compiler's arguments."""
-        values = {"ROWS": self.rows, "UPLINK": self.uplink, "IPV6": int(self.ipv6)}
+        values = {"ROWS": self.rows, "UPLINK": self.uplink, "IPV6": int(self.ipv6), "PLAIN": int(self.plain)}
         return [f"-D{name}={value}" for name, value in values.items()]
 
 
@@ -39,6 +45,7 @@ class MssClampOptions:
     main: ClassVar[str] = "mss_clamp.c"
     kind: ClassVar[str] = "tc"
     prefix: ClassVar[str] = "clamp"
+    tail: ClassVar[str | None] = None
 
     def defines(self) -> list[str]:
         """Return the compiler's arguments."""

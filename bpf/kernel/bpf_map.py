@@ -5,9 +5,12 @@ import ctypes as ct
 import errno
 import os
 from collections.abc import Sequence
+from typing import Final
 
 from bpf.kernel.libbpf import check, library, read_info
-from bpf.layout.map_spec import MapSpec
+from bpf.layout.map_spec import MapSpec, MapType
+
+_SMALL: Final = MapSpec("inner", MapType.ARRAY, 4, 4, 1)
 
 
 class _MapCreateOpts(ct.Structure):
@@ -110,6 +113,17 @@ def keys(fd: int, key_size: int) -> list[bytes]:
     if result != -errno.ENOENT:
         check(result, "cannot list the keys of a BPF map")
     return found
+
+
+def wait_for_running_programs() -> None:
+    """Return when every program that runs now has ended, on all CPUs: a write into a map of maps waits for that."""
+    inner = create_map(_SMALL)
+    outer = create_map(MapSpec("outer", MapType.ARRAY_OF_MAPS, 4, 4, 1, inner=_SMALL))
+    try:
+        update(outer, bytes(4), inner.to_bytes(4, "little"))
+    finally:
+        os.close(outer)
+        os.close(inner)
 
 
 def open_map(number: int) -> int:

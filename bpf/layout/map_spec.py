@@ -33,6 +33,7 @@ class MapType(IntEnum):
 
     HASH = 1
     ARRAY = 2
+    PROG_ARRAY = 3
     PERCPU_ARRAY = 6
     LPM_TRIE = 11
     ARRAY_OF_MAPS = 12
@@ -60,6 +61,10 @@ class MapSpec:
     entries: int
     flags: int = 0
     inner: "MapSpec | None" = None
+
+
+TAIL_CALLS: Final = MapSpec("programs", MapType.PROG_ARRAY, 4, 4, 1)
+"""Where a program's tail calls lead. Each build of a program has one of its own, so it is none of `map_specs`."""
 
 
 def row_table(rows: int) -> MapSpec:

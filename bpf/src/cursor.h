@@ -43,18 +43,20 @@ static __always_inline void *take(struct cursor *c, u32 size)
 	return header;
 }
 
-/* Whether so many bytes from the cursor on are in the frame, of which programs may see only a part (frags). */
-static __always_inline bool in_frame(struct xdp_md *ctx, const struct cursor *c, u32 length)
+/*
+ * Whether so many bytes from the cursor on are in the frame. Programs may see only a part of it (frags), with which the
+ * plain program is content.
+ */
+static __always_inline bool in_frame(struct xdp_md *ctx, const struct cursor *c, u64 length, const struct packet *pkt)
 {
-	u64 bytes = length;
-
 	/* Linux 6.1's verifier does not know that 16 swapped bits are 16 bits; clang must not drop the mask. */
-	asm volatile("%0 &= 0xffff" : "+r"(bytes));
-	return c->at + bytes <= c->end || c->at - (void *)(long)ctx->data + bytes <= bpf_xdp_get_buff_len(ctx);
+	asm("%0 &= 0xffff" : "+r"(length));
+	return c->at + length <= c->end ||
+	       (!pkt->plain && c->at - (void *)(long)ctx->data + length <= bpf_xdp_get_buff_len(ctx));
 }
 
 /* Whether a packet of that length at the cursor is whole: in the frame, or in what the tunnel carries. */
 static __always_inline bool is_whole(struct xdp_md *ctx, const struct cursor *c, u32 length, const struct packet *pkt)
 {
-	return pkt->outer ? length <= pkt->length : in_frame(ctx, c, length);
+	return pkt->outer ? length <= pkt->length : in_frame(ctx, c, length, pkt);
 }

@@ -85,7 +85,7 @@ static __always_inline enum packet_kind parse_tunnel4(struct xdp_md *ctx, const 
 		return KIND_FLOW;
 	hop = ntohs(ip->id);
 	if (ip->version != 4 || !left || ip->frag_off != htons(IP_DF) || !hop || hop > CHAIN + 1 ||
-	    !in_frame(ctx, &start, length) || ip->saddr == ip->daddr)
+	    !in_frame(ctx, &start, length, pkt) || ip->saddr == ip->daddr)
 		return KIND_FOREIGN_TUNNEL;
 	source.address[0] = ip->saddr;
 	if (!is_node_address(&source))
@@ -112,8 +112,8 @@ static __always_inline enum packet_kind parse_tunnel6(struct xdp_md *ctx, const 
 	if (!carries_tunnel(&after, ip->nexthdr, length))
 		return KIND_FLOW;
 	hop = ip->flow_lbl[2] & 0xf;
-	if (ip->version != 6 || !hop || hop > CHAIN + 1 || !length || !in_frame(ctx, &start, sizeof(*ip) + length) ||
-	    same_address(ip->saddr, ip->daddr))
+	if (ip->version != 6 || !hop || hop > CHAIN + 1 || !length ||
+	    !in_frame(ctx, &start, sizeof(*ip) + length, pkt) || same_address(ip->saddr, ip->daddr))
 		return KIND_FOREIGN_TUNNEL;
 	__builtin_memcpy(source.address, ip->saddr, sizeof(source.address));
 	if (!is_node_address(&source))

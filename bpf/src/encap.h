@@ -34,18 +34,18 @@ static __always_inline __sum16 header_checksum(const struct iphdr *ip)
 static __always_inline void write_ipv4(struct iphdr *ip, const struct conf *conf, const struct node *next, u8 protocol,
 				       u16 length, const struct packet *pkt)
 {
-	ip->version = 4;
-	ip->ihl = 5;
-	ip->tos = pkt->dscp;
-	ip->tot_len = htons(length);
-	ip->id = htons(pkt->hop + 1);
-	ip->frag_off = htons(IP_DF);
-	ip->ttl = 64;
-	ip->protocol = protocol;
-	ip->check = 0;
+	__be32 *words = (__be32 *)ip;
+	u64 sum;
+
+	words[0] = htonl(0x45000000 | pkt->dscp << 16 | length);
+	words[1] = htonl((pkt->hop + 1) << 16 | IP_DF);
+	words[2] = htonl(64 << 24 | protocol << 16);
+	sum = (u64)words[0] + words[1] + words[2] + conf->address + next->address;
+	sum = (u32)sum + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+	ip->check = ~(sum + (sum >> 16));
 	ip->saddr = conf->address;
 	ip->daddr = next->address;
-	ip->check = header_checksum(ip);
 }
 
 static __always_inline void write_ipv6(struct ipv6hdr *ip, const struct conf *conf, const struct node *next,
@@ -94,8 +94,8 @@ static __always_inline bool encapsulate(struct xdp_md *ctx, const struct conf *c
 	eth = take(&c, sizeof(*eth));
 	if (!eth)
 		return false;
-	__builtin_memcpy(eth->h_dest, next->mac, sizeof(eth->h_dest));
-	__builtin_memcpy(eth->h_source, source, sizeof(eth->h_source));
+	copy_mac(eth->h_dest, next->mac);
+	copy_mac(eth->h_source, source);
 	eth->h_proto = type;
 	if (next->vlan) {
 		tag = take(&c, sizeof(*tag));

@@ -12,10 +12,16 @@ struct vlan_tag {
 
 static __always_inline bool same_mac(const void *a, const void *b)
 {
-	const u16 *x = a, *y = b;
-
-	return !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]));
+	return *(const u32 *)a == *(const u32 *)b && *(const u16 *)(a + 4) == *(const u16 *)(b + 4);
 }
+
+static __always_inline void copy_mac(void *to, const void *from)
+{
+	*(u32 *)to = *(const u32 *)from;
+	*(u16 *)(to + 4) = *(const u16 *)(from + 4);
+}
+
+#define MARKER 0x424c02
 
 /*
  * The marker of forward l2 is the source MAC 02:4c:42:HH:TT:TT (locally administered, then "LB"): hop and tag of the
@@ -23,11 +29,12 @@ static __always_inline bool same_mac(const void *a, const void *b)
  */
 static __always_inline void parse_marker(const struct ethhdr *eth, struct packet *pkt)
 {
-	const u8 *source = eth->h_source;
+	const void *source = eth->h_source;
+	u32 head = *(const u32 *)source;
 
-	if (source[0] == 0x02 && source[1] == 0x4c && source[2] == 0x42) {
-		pkt->hop = source[3];
-		pkt->prev = source[4] << 8 | source[5];
+	if ((head & 0xffffff) == MARKER) {
+		pkt->hop = head >> 24;
+		pkt->prev = ntohs(*(const __be16 *)(source + 4));
 	}
 }
 
@@ -36,17 +43,14 @@ static __always_inline bool write_marker(struct xdp_md *ctx, const struct conf *
 					 const struct packet *pkt)
 {
 	struct ethhdr *eth = frame_start(ctx);
-	u8 *source = eth->h_source;
+	void *source;
 
 	if ((void *)(eth + 1) > frame_end(ctx))
 		return false;
-	__builtin_memcpy(eth->h_dest, next->mac, sizeof(next->mac));
-	source[0] = 0x02;
-	source[1] = 0x4c;
-	source[2] = 0x42;
-	source[3] = pkt->hop + 1;
-	source[4] = conf->self_tag >> 8;
-	source[5] = conf->self_tag;
+	copy_mac(eth->h_dest, next->mac);
+	source = eth->h_source;
+	*(u32 *)source = MARKER | (u32)(pkt->hop + 1) << 24;
+	*(__be16 *)(source + 4) = htons(conf->self_tag);
 	return true;
 }
 

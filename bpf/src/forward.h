@@ -29,16 +29,20 @@ static __always_inline int transmit(const struct xdp_md *ctx, const struct uplin
 	return uses_other_interface(ctx, next) ? bpf_redirect(next->ifindex, 0) : hairpin(ctx, uplink);
 }
 
+static __always_inline bool is_too_big(const struct service *service, const struct node *next, const struct packet *pkt)
+{
+	return service->forward != FORWARD_BY_L2 && pkt->length + outer_size(service, next) > next->mtu;
+}
+
 static __always_inline int forward_by_tunnel(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
 					     const struct service *service, const struct node *next,
 					     const struct packet *pkt, u32 hash, enum counter *event)
 {
 	const u8 *source = uses_other_interface(ctx, next) ? next->source : uplink->mac;
-	u32 size = outer_size(service, next);
 
-	if (pkt->length + size > next->mtu) {
+	if (!pkt->plain && is_too_big(service, next, pkt)) {
 		*event = DROP_TOO_BIG;
-		if (!reply_too_big(ctx, pkt, next->mtu - size))
+		if (!reply_too_big(ctx, pkt, next->mtu - outer_size(service, next)))
 			return XDP_DROP;
 		*event = REPLY_TOO_BIG;
 		return hairpin(ctx, uplink);

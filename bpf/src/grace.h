@@ -14,7 +14,8 @@ static __always_inline bool is_row_in_grace(u32 table, u32 r)
 	return until && *until && bpf_ktime_get_coarse_ns() < *until;
 }
 
-static __always_inline bool is_in_grace(const struct conf *conf, u32 table, u32 r, u32 other_r)
+static __always_inline bool is_in_grace(const struct conf *conf, const struct packet *pkt, u32 table, u32 r,
+					u32 other_r)
 {
-	return is_row_in_grace(table, r) || (conf->two_banks && is_row_in_grace(other_table(table), other_r));
+	return is_row_in_grace(table, r) || (uses_two_banks(conf, pkt) && is_row_in_grace(other_table(table), other_r));
 }

@@ -64,7 +64,7 @@ static __always_inline enum packet_kind skip_headers(struct xdp_md *ctx, const s
 	u32 size;
 	int i;
 
-#pragma unroll
+#pragma clang loop unroll(disable)
 	for (i = 0; i <= most; i++) {
 		if (has_flow6(*next))
 			return KIND_FLOW;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The XDP program: a packet's path through a node, from parse to verdict.
+ * The XDP programs: a packet's path through a node, from parse to verdict. The first, PROGRAM, handles plain packets
+ * (plain.h) and leaves the others to the second, `general`.
  *
  * No state is written per flow: a million flows, or a flood, cost what one flow costs. source.py joins the included
  * files into one text (BCC rewrites map lookups only in the main text).
@@ -17,178 +18,123 @@
 #include "cursor.h"
 #include "decap.h"
 #include "ethernet.h"
-#include "flow.h"
-#include "forward.h"
+#include "handle.h"
 #include "lb.h"
 #include "maps.h"
 #include "packet.h"
 #include "parse.h"
-#include "pick.h"
-#include "sample.h"
+#include "plain.h"
 #include "service.h"
-#include "stats.h"
-#include "verdict.h"
-#include "verifier.h"
-
-/* Not for any service: pass to the kernel unmodified. */
-static __always_inline int pass(enum counter event)
-{
-	struct stats *s = stats_of(0);
-
-	if (s)
-		count(s, event);
-	return XDP_PASS;
-}
-
-static __always_inline int pass_no_service(const struct packet *pkt)
-{
-	return pass(pkt->outer ? PASS_FOREIGN_TUNNEL : PASS_NO_SERVICE);
-}
-
-static __always_inline void count_arrival(struct stats *s, const struct packet *pkt)
-{
-	count(s, pkt->hop ? RX_FORWARDED : RX);
-	if (pkt->outer)
-		count(s, RX_TUNNEL);
-	if (pkt->icmp_error)
-		count(s, RX_ICMP_ERROR);
-}
-
-/* Return what happens to a packet of a service; to forward it, set `next`. */
-static __always_inline enum counter decide(struct xdp_md *ctx, const struct conf *conf, const struct service *service,
-					   const struct packet *pkt, u32 hash, struct stats *s, struct node **next)
-{
-	u32 table = service->slot + active_bank(conf) * SLOTS, r = hash & (ROWS - 1);
-	struct row *row = find_row(table, r);
-
-	if (row)
-		return pick(ctx, conf, service, table, r, row, pkt, s, next);
-	return service->flags & SERVICE_DROP_NO_MEMBER ? DROP_NO_MEMBER : PASS_NO_MEMBER;
-}
-
-/* Do what was decided and return the XDP verdict. `event` becomes another if forwarding fails. */
-static __always_inline int act(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
-			       const struct service *service, const struct node *next, struct packet *pkt, u32 hash,
-			       enum counter *event)
-{
-	if (is_drop(*event))
-		return XDP_DROP;
-	if (next)
-		return forward(ctx, conf, uplink, service, next, pkt, hash, event);
-	return pkt->outer && !decapsulate(ctx, pkt) ? XDP_DROP : XDP_PASS;
-}
 
 /*
- * IPv4's protocol 0 is in no service's key, but a key with 0 means a VIP with any protocol: for IPv6, where protocol 0
- * is one that could not be parsed.
+ * A frame for this interface, and the maps that all frames need; NULL if `verdict` is decided already. The frame begins
+ * at the cursor, which moves past Ethernet.
  */
-static __always_inline bool has_no_service_key(const struct packet *pkt)
+static __always_inline struct ethhdr *receive(struct cursor *c, struct conf **conf, struct uplink **uplink,
+					      int *verdict)
 {
-	return !pkt->protocol && pkt->family == 4;
+	struct ethhdr *eth = take(c, sizeof(*eth));
+	u32 zero = 0, this_uplink = UPLINK;
+
+	*conf = confs.lookup(&zero);
+	*uplink = uplinks.lookup(&this_uplink);
+	*verdict = XDP_PASS;
+	if (!*conf || !*uplink) /* never: both are arrays; the verifier wants the check */
+		return NULL;
+	if (eth && same_mac(eth->h_dest, (*uplink)->mac))
+		return eth;
+	*verdict = pass(eth ? PASS_OTHER_MAC : PASS_NO_SERVICE);
+	return NULL;
 }
 
-static __always_inline int handle_flow(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
-				       struct packet *pkt)
+static __always_inline int handle_any(struct xdp_md *ctx)
 {
-	struct service *service = find_service(pkt);
-	struct node *next = NULL;
-	enum counter event;
-	struct stats *s;
+	struct cursor c = { frame_start(ctx), frame_end(ctx) };
+	struct packet pkt = { .l2 = sizeof(struct ethhdr) };
+	enum packet_kind kind;
+	struct uplink *uplink;
+	struct ethhdr *eth;
+	struct conf *conf;
 	int verdict;
-	u32 hash;
 
-	if (!service)
-		return pass_no_service(pkt);
-	s = stats_of(service->slot);
-	if (!s)
-		return XDP_PASS;
-	if (pkt->fragment) {
-		if (has_no_service_key(pkt))
-			return pass_no_service(pkt);
-		if (!(service->flags & SERVICE_FRAGMENTS)) {
-			count(s, DROP_FRAGMENT);
-			return XDP_DROP;
-		}
-	} else if (service->flags & SERVICE_PORTS_ONLY) {
-		return pass_no_service(pkt);
-	}
-
-	count_arrival(s, pkt);
-	hash = flow_hash(conf->hash_key[active_bank(conf)], service, pkt);
-	event = decide(ctx, conf, service, pkt, hash, s, &next);
-	FORGET(conf, event);
-	verdict = act(ctx, conf, uplink, service, next, pkt, hash, &event);
-	count_any(s, event);
-	sample_packet(ctx, conf, pkt, service->slot, event);
-	return verdict;
+	eth = receive(&c, &conf, &uplink, &verdict);
+	if (!eth)
+		return verdict;
+	parse_marker(eth, &pkt);
+	kind = parse_any(ctx, &c, conf, eth->h_proto, &pkt);
+	return kind == KIND_FLOW ? handle_flow(ctx, conf, uplink, &pkt) : handle_no_flow(ctx, conf, kind, &pkt);
 }
 
-static __always_inline enum counter drop_reason(enum packet_kind kind)
+static __always_inline int handle_plain_tunnel4(struct xdp_md *ctx, const struct conf *conf,
+						const struct uplink *uplink, struct cursor *c, struct packet *pkt)
 {
-	switch (kind) {
-	case KIND_MALFORMED:
-		return DROP_MALFORMED;
-	case KIND_IPV6_HEADERS:
-		return DROP_IPV6_HEADERS;
-	case KIND_LAND:
-		return DROP_LAND;
-	case KIND_MARTIAN:
-		return DROP_MARTIAN;
-	default:
-		return DROP_DENIED;
-	}
+	__be16 type = htons(ETH_P_IP);
+
+	if (parse_tunnel4(ctx, conf, c, &type, pkt) != KIND_FLOW || !pkt->outer || type != htons(ETH_P_IP) ||
+	    !parse_plain4(ctx, c, pkt->l2 + pkt->outer, pkt))
+		return NOT_PLAIN;
+	return handle_flow(ctx, conf, uplink, pkt);
 }
 
-/* Without a flow: pass what is not for a service, drop what is to a VIP. */
-static __always_inline int handle_no_flow(struct xdp_md *ctx, const struct conf *conf, enum packet_kind kind,
-					  struct packet *pkt)
+static __always_inline int handle_plain4(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
+					 struct cursor *c, struct packet *pkt)
 {
-	struct service *service;
-	struct stats *s;
+	struct iphdr *ip = c->at;
 
-	if (kind == KIND_FOREIGN_TUNNEL)
-		return pass(PASS_FOREIGN_TUNNEL);
-	if (kind == KIND_NO_SERVICE)
-		return pass_no_service(pkt);
-	if (kind == KIND_MALFORMED && has_no_service_key(pkt))
-		return pass_no_service(pkt);
-	service = lookup_service(pkt, 0, kind == KIND_MALFORMED ? pkt->protocol : 0);
-	if (!service)
-		return pass_no_service(pkt);
-	s = stats_of(service->slot);
-	if (s)
-		count(s, drop_reason(kind));
-	sample_packet(ctx, conf, pkt, service->slot, drop_reason(kind));
-	return XDP_DROP;
+	if ((void *)(ip + 1) > c->end)
+		return NOT_PLAIN;
+	if (ip->daddr == conf->address && ip->protocol != IPPROTO_TCP)
+		return handle_plain_tunnel4(ctx, conf, uplink, c, pkt);
+	if (!may_be_vip(conf, ip->daddr))
+		return pass(PASS_NO_SERVICE);
+	return parse_plain4(ctx, c, pkt->l2, pkt) ? handle_flow(ctx, conf, uplink, pkt) : NOT_PLAIN;
 }
 
-static __always_inline int handle(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
-				  enum packet_kind kind, struct packet *pkt)
+static __always_inline int handle_plain6(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
+					 struct cursor *c, struct packet *pkt)
 {
-	return kind == KIND_FLOW ? handle_flow(ctx, conf, uplink, pkt) : handle_no_flow(ctx, conf, kind, pkt);
+	struct ipv6hdr *ip = c->at;
+
+	if ((void *)(ip + 1) > c->end || (ip->daddr[3] == conf->address6[3] && ip->nexthdr != IPPROTO_TCP))
+		return NOT_PLAIN;
+	if (!may_be_vip(conf, fold_address(ip->daddr, 6)))
+		return pass(PASS_NO_SERVICE);
+	return parse_plain6(ctx, c, pkt->l2, pkt) ? handle_flow(ctx, conf, uplink, pkt) : NOT_PLAIN;
+}
+
+static __always_inline int handle_plain(struct xdp_md *ctx)
+{
+	struct packet pkt = { .l2 = sizeof(struct ethhdr), .plain = true };
+	struct cursor c = { frame_start(ctx), frame_end(ctx) };
+	struct uplink *uplink;
+	struct ethhdr *eth;
+	struct conf *conf;
+	int verdict;
+
+	eth = receive(&c, &conf, &uplink, &verdict);
+	if (!eth)
+		return verdict;
+	if (!has_plain_conf(conf))
+		return NOT_PLAIN;
+	parse_marker(eth, &pkt);
+	if (eth->h_proto == htons(ETH_P_IP))
+		return handle_plain4(ctx, conf, uplink, &c, &pkt);
+	if (IPV6 && eth->h_proto == htons(ETH_P_IPV6))
+		return handle_plain6(ctx, conf, uplink, &c, &pkt);
+	return NOT_PLAIN;
+}
+
+int general(struct xdp_md *ctx)
+{
+	return handle_any(ctx);
 }
 
 int PROGRAM(struct xdp_md *ctx)
 {
-	struct cursor c = { (void *)(long)ctx->data, (void *)(long)ctx->data_end };
-	u32 zero = 0, this_uplink = UPLINK;
-	struct conf *conf = confs.lookup(&zero);
-	struct uplink *uplink = uplinks.lookup(&this_uplink);
-	struct packet pkt = { .l2 = sizeof(struct ethhdr) };
-	struct ethhdr *eth = take(&c, sizeof(*eth));
+	int verdict = PLAIN ? handle_plain(ctx) : handle_any(ctx);
 
-	if (!conf || !uplink) /* never: both are arrays; the verifier wants the check */
-		return XDP_PASS;
-	if (!eth)
-		return pass(PASS_NO_SERVICE);
-	if (!same_mac(eth->h_dest, uplink->mac))
-		return pass(PASS_OTHER_MAC);
-	parse_marker(eth, &pkt);
-
-	/* Each line compiles handle() again, for plain frames without the code for what they cannot have. */
-	if (is_plain_ipv4(conf, &c, eth->h_proto))
-		return handle(ctx, conf, uplink, parse_plain_ipv4(ctx, &c, conf, &pkt), &pkt);
-	if (IPV6 && is_plain_ipv6(conf, &c, eth->h_proto))
-		return handle(ctx, conf, uplink, parse_plain_ipv6(ctx, &c, conf, &pkt), &pkt);
-	return handle(ctx, conf, uplink, parse_any(ctx, &c, conf, eth->h_proto, &pkt), &pkt);
+	if (verdict != NOT_PLAIN)
+		return verdict;
+	programs.call(ctx, GENERAL);
+	return XDP_PASS; /* never: `general` is in its place before this program is attached */
 }

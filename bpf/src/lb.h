@@ -6,8 +6,8 @@
  * two cannot differ unnoticed. Multi-byte fields are in host order unless typed __be*.
  *
  * Given by -D at each compile: ROWS (rows per service, a power of two), UPLINK (this program's index in `uplinks`),
- * PINS (folder of the maps in bpffs), PROGRAM (the function's name, which the kernel shows), and IPV6: whether services
- * or nodes have IPv6 addresses.
+ * PINS (folder of the maps in bpffs), PROGRAM (the function's name, which the kernel shows), IPV6: whether services or
+ * nodes have IPv6 addresses, and PLAIN: whether plain packets are handled apart (plain.h), which only tests turn off.
  *
  * Addresses are four words: an IPv4 address is the first, and the others are 0.
  */
@@ -16,6 +16,11 @@
 #ifndef IPV6
 #define IPV6 1
 #endif
+#ifndef PLAIN
+#define PLAIN 1
+#endif
+
+enum { GENERAL, TAIL_CALLS }; /* places in `programs` */
 
 #define CHAIN 8                /* nodes that a row holds; also K, the hop after which no node forwards any more */
 #define NODES 1024             /* nodes that a cluster may have; index 0 means "none" */

@@ -41,3 +41,6 @@ struct samples_ring {
 	u32 max_entries;
 };
 __attribute__((section("maps/ringbuf:" PINS "/samples"))) struct samples_ring samples = { .max_entries = 64 };
+
+/* Where tail calls lead. Each build of PROGRAM has an array of its own: see program.py. */
+BPF_TABLE("prog", u32, u32, programs, TAIL_CALLS);

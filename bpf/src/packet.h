@@ -34,6 +34,7 @@ struct packet {
 	u8 opens;       /* needs no socket: a SYN, any UDP */
 	u8 icmp_error;
 	u8 fragment; /* NO_FRAGMENT, FIRST_FRAGMENT (has what follows the IP header) or LATER_FRAGMENT */
+	bool plain;  /* known when this is compiled: the plain program handles it; see plain.h */
 };
 
 /*

@@ -13,43 +13,6 @@
 #include "packet.h"
 #include "verifier.h"
 
-/* Most frames: IPv4 without a tag, and surely not a tunnel. The cursor is after Ethernet. */
-static __always_inline bool is_plain_ipv4(const struct conf *conf, const struct cursor *c, __be16 type)
-{
-	struct iphdr *ip = c->at;
-
-	return type == htons(ETH_P_IP) && (void *)(ip + 1) <= c->end &&
-	       (ip->daddr != conf->address || ip->protocol == IPPROTO_TCP);
-}
-
-/* The same for IPv6. */
-static __always_inline bool is_plain_ipv6(const struct conf *conf, const struct cursor *c, __be16 type)
-{
-	struct ipv6hdr *ip = c->at;
-
-	return type == htons(ETH_P_IPV6) && (void *)(ip + 1) <= c->end &&
-	       (ip->daddr[3] != conf->address6[3] || ip->nexthdr == IPPROTO_TCP);
-}
-
-static __always_inline enum packet_kind parse_plain_ipv4(struct xdp_md *ctx, struct cursor *c, const struct conf *conf,
-							 struct packet *pkt)
-{
-	enum packet_kind kind = parse_ipv4(ctx, c, conf, pkt);
-
-	forget_flow(conf, pkt);
-	return kind;
-}
-
-static __always_inline enum packet_kind parse_plain_ipv6(struct xdp_md *ctx, struct cursor *c, const struct conf *conf,
-							 struct packet *pkt)
-{
-	enum packet_kind kind = parse_ipv6(ctx, c, conf, pkt);
-
-	forget_flow(conf, pkt);
-	return kind;
-}
-
-/* All other frames: with tags, tunnels, whatever is neither IPv4 nor IPv6. */
 static __always_inline enum packet_kind parse_any(struct xdp_md *ctx, struct cursor *c, const struct conf *conf,
 						  __be16 type, struct packet *pkt)
 {

@@ -30,10 +30,8 @@
 #include "lb.h"
 #include "maps.h"
 #include "packet.h"
-#include "ratelimit.h"
 #include "service.h"
 #include "socket.h"
-#include "stats.h"
 #include "verifier.h"
 
 static __always_inline bool is_sender(const struct node *node, const struct packet *pkt)
@@ -47,7 +45,7 @@ static __always_inline bool is_sender_before(const struct row *row, u32 place, c
 	struct node *node;
 	u32 k, index;
 
-#pragma unroll
+#pragma clang loop unroll(disable)
 	for (k = 0; k < CHAIN - 1; k++) {
 		index = row->node[k];
 		node = k < place ? nodes.lookup(&index) : NULL;
@@ -80,8 +78,7 @@ static __always_inline bool is_reachable(const struct conf *conf, const struct s
 
 /* Return the first node from that place on that is not this one, did not send the packet, and is reachable. */
 static __always_inline struct node *next_node(const struct conf *conf, const struct service *service,
-					      const struct row *row, u32 place, const struct packet *pkt,
-					      struct stats *s)
+					      const struct row *row, u32 place, const struct packet *pkt, u32 *skipped)
 {
 	struct node *node;
 	u32 index, k;
@@ -102,9 +99,25 @@ static __always_inline struct node *next_node(const struct conf *conf, const str
 			continue;
 		if (is_reachable(conf, service, node))
 			return node;
-		count(s, SKIP_NO_MAC);
+		(*skipped)++;
 	}
 	return NULL;
+}
+
+/*
+ * The shortcut for most packets of a large cluster: straight from the router to a node that is not in the chain. Return
+ * the owner; NULL if the packet was forwarded, or the owner cannot be reached: then the whole rule decides.
+ */
+static __always_inline struct node *owner_for_outsider(const struct conf *conf, const struct service *service,
+						       const struct row *row, const struct packet *pkt)
+{
+	u32 first = row->node[0];
+	struct node *owner;
+
+	if (pkt->hop || !first)
+		return NULL;
+	owner = nodes.lookup(&first);
+	return owner && is_reachable(conf, service, owner) ? owner : NULL;
 }
 
 static __always_inline bool opens_here(const struct service *service, u32 place, const struct packet *pkt)
@@ -121,27 +134,20 @@ static __always_inline enum counter deliver_new_flow(u32 place, const struct pac
 	return place == 0 ? DELIVER_OWNER : DELIVER_FORWARDED_SYN;
 }
 
-static __always_inline enum counter forward_within_limit(const struct conf *conf, const struct packet *pkt)
-{
-	if (pkt->hop == 0)
-		return FORWARD_FIRST;
-	if (pkt->hop < conf->unmetered)
-		return FORWARD_AGAIN;
-	return is_within_limit(LIMIT_FORWARD_AGAIN, conf->again_cost_ns, conf->again_burst_ns) ? FORWARD_AGAIN
-											       : DROP_RATE_LIMIT;
-}
-
-/* Return what happens to a packet whose row is `row`, number `r` of `table`; to forward it, set `next`. */
+/*
+ * Return what happens to a packet whose row is `row`, number `r` of `table`; to forward it, set `next`. Nothing is
+ * counted or charged yet; `skipped` is how many nodes of the chain cannot be reached.
+ */
 static __always_inline enum counter pick(struct xdp_md *ctx, const struct conf *conf, const struct service *service,
 					 u32 table, u32 r, const struct row *row, const struct packet *pkt,
-					 struct stats *s, struct node **next)
+					 struct node **next, u32 *skipped)
 {
-	u32 place = place_of(row, conf->self), first = row->node[0], named = 0, other_r = 0;
+	u32 place = place_of(row, conf->self), named = 0, other_r = 0;
 	bool empty = !row->node[0], alone;
 	enum counter found;
 
 	FORGET(conf, place);
-	if (conf->two_banks) {
+	if (uses_two_banks(conf, pkt)) {
 		other_r = other_row(conf, service, pkt);
 		if (!empty)
 			named = names_in_other_row(conf, table, other_r);
@@ -153,15 +159,10 @@ static __always_inline enum counter pick(struct xdp_md *ctx, const struct conf *
 	FORGET(conf, other_r);
 	alone = empty || (place == 0 && !row->node[1] && !(named & NAMES_OTHERS));
 
-	/*
-	 * A shortcut to what the rest returns for most packets of a large cluster: straight from the router, and this
-	 * node is not in the chain.
-	 */
-	if (place == ABSENT && !pkt->hop && !empty) {
-		*next = nodes.lookup(&first);
-		if (*next && is_reachable(conf, service, *next))
+	if (place == ABSENT && !pkt->plain) { /* a plain packet has had its chance */
+		*next = owner_for_outsider(conf, service, row, pkt);
+		if (*next)
 			return FORWARD_FIRST;
-		*next = NULL;
 	}
 	FORGET(conf, place);
 
@@ -173,7 +174,7 @@ static __always_inline enum counter pick(struct xdp_md *ctx, const struct conf *
 		return DROP_NO_MEMBER;
 
 	/* With no node to forward to, a socket matters only against the drop in grace. */
-	if (alone && (pkt->opens || !is_in_grace(conf, table, r, other_r)))
+	if (alone && (pkt->opens || !is_in_grace(conf, pkt, table, r, other_r)))
 		return empty ? PASS_NO_MEMBER : DELIVER_ONLY_NODE;
 
 	if (!pkt->fragment && (alone || place != ABSENT || pkt->hop)) {
@@ -184,13 +185,13 @@ static __always_inline enum counter pick(struct xdp_md *ctx, const struct conf *
 
 	if (pkt->hop > CHAIN)
 		return DROP_HOP_LIMIT;
-	if (conf->two_banks && !empty) {
+	if (uses_two_banks(conf, pkt) && !empty) {
 		row = join_rows(conf, row, find_row(other_table(table), other_r));
 		place = place_of(row, conf->self);
 		FORGET(conf, place);
 	}
-	*next = next_node(conf, service, row, next_place(row, place, pkt), pkt, s);
+	*next = next_node(conf, service, row, next_place(row, place, pkt), pkt, skipped);
 	if (!*next)
-		return is_in_grace(conf, table, r, other_r) ? DROP_GRACE : DELIVER_CHAIN_END;
-	return forward_within_limit(conf, pkt);
+		return is_in_grace(conf, pkt, table, r, other_r) ? DROP_GRACE : DELIVER_CHAIN_END;
+	return pkt->hop ? FORWARD_AGAIN : FORWARD_FIRST;
 }

@@ -7,6 +7,7 @@
 
 #include "lb.h"
 #include "maps.h"
+#include "packet.h"
 
 /* Whether one more use is within the limit; then it is charged. */
 static __always_inline bool is_within_limit(enum rate_limit limit, u32 cost_ns, u32 burst_ns)
@@ -23,4 +24,11 @@ static __always_inline bool is_within_limit(enum rate_limit limit, u32 cost_ns, 
 		return false;
 	*used += cost_ns;
 	return true;
+}
+
+/* Whether a packet that was forwarded before may be forwarded once more. */
+static __always_inline bool may_forward_again(const struct conf *conf, const struct packet *pkt)
+{
+	return pkt->hop < conf->unmetered ||
+	       is_within_limit(LIMIT_FORWARD_AGAIN, conf->again_cost_ns, conf->again_burst_ns);
 }

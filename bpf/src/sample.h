@@ -56,6 +56,6 @@ static __always_inline void copy_sample(struct xdp_md *ctx, const struct packet 
 static __always_inline void sample_packet(struct xdp_md *ctx, const struct conf *conf, const struct packet *pkt,
 					  u32 slot, u32 event)
 {
-	if (conf->flags & CONF_SAMPLE)
+	if (!pkt->plain && conf->flags & CONF_SAMPLE)
 		copy_sample(ctx, pkt, slot, event);
 }

@@ -64,6 +64,12 @@ static __always_inline u32 active_bank(const struct conf *conf)
 	return conf->bank % BANKS;
 }
 
+/* Whether the rows of two epochs decide. */
+static __always_inline bool uses_two_banks(const struct conf *conf, const struct packet *pkt)
+{
+	return !pkt->plain && conf->two_banks;
+}
+
 /* Return the number of the same service's table in the other bank. */
 static __always_inline u32 other_table(u32 table)
 {

@@ -18,7 +18,7 @@ static __always_inline void count(struct stats *s, enum counter event)
 /* For an event that the verifier does not know; the compiler must not widen it apart from the comparison. */
 static __always_inline void count_any(struct stats *s, u64 event)
 {
-	asm volatile("" : "+r"(event));
+	asm("" : "+r"(event));
 	if (event < COUNTERS)
 		s->count[event]++;
 }

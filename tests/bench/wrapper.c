@@ -66,6 +66,16 @@ static __always_inline bool bench_prepare(struct xdp_md *ctx, const struct bench
 	return true;
 }
 
+/* In pieces as programs read them: a load that needs two stores waits until both have left the CPU's store buffer. */
+static __always_inline void bench_write_macs(void *to, const void *from)
+{
+	*(u32 *)to = *(u32 *)from;
+	*(u16 *)(to + 4) = *(u16 *)(from + 4);
+	*(u32 *)(to + 6) = *(u32 *)(from + 6);
+	*(u16 *)(to + 10) = *(u16 *)(from + 10);
+	*(u32 *)(to + 12) = *(u32 *)(from + 12);
+}
+
 /* After: check that the packet fits the verdict, and restore it. */
 static __always_inline bool bench_restore(struct xdp_md *ctx, const struct bench_case *now)
 {
@@ -84,8 +94,9 @@ static __always_inline bool bench_restore(struct xdp_md *ctx, const struct bench
 	head = (void *)(long)ctx->data;
 	if ((void *)head + sizeof(now->head) > (void *)(long)ctx->data_end)
 		return false;
+	bench_write_macs(head, now->head);
 #pragma unroll
-	for (i = 0; i < 2 * RESTORE; i++)
+	for (i = 2; i < 2 * RESTORE; i++)
 		head[i] = now->head[i];
 	return right;
 }
@@ -136,7 +147,17 @@ static __always_inline int bench_shift_of(struct xdp_md *ctx, const struct bench
 	return now->verdict;
 }
 
-enum bench_subject { BENCH_EMPTY, BENCH_BARE, BENCH_SHIFT, BENCH_FLOOR, BENCH_LB };
+/* After: judge the round and restore the packet. */
+static __always_inline int bench_end(struct xdp_md *ctx, const struct bench_case *now, struct bench_state *state,
+				     int verdict)
+{
+	if (!bench_restore(ctx, now) || verdict != now->verdict)
+		state->wrong++;
+	bench_clock(state);
+	return verdict;
+}
+
+enum bench_subject { BENCH_EMPTY, BENCH_BARE, BENCH_SHIFT, BENCH_FLOOR, BENCH_LB, BENCH_GENERAL };
 
 static __always_inline int bench_run(struct xdp_md *ctx, enum bench_subject subject)
 {
@@ -157,16 +178,15 @@ static __always_inline int bench_run(struct xdp_md *ctx, enum bench_subject subj
 	}
 	if (subject == BENCH_LB)
 		verdict = PROGRAM(ctx);
+	else if (subject == BENCH_GENERAL)
+		verdict = general(ctx);
 	else if (subject == BENCH_FLOOR)
 		verdict = bench_floor_of(ctx);
 	else if (subject == BENCH_SHIFT)
 		verdict = bench_shift_of(ctx, now);
 	else
 		verdict = now->verdict;
-	if (!bench_restore(ctx, now) || verdict != now->verdict)
-		state->wrong++;
-	bench_clock(state);
-	return verdict;
+	return bench_end(ctx, now, state, verdict);
 }
 
 int bench_empty(struct xdp_md *ctx)
@@ -192,4 +212,19 @@ int bench_floor(struct xdp_md *ctx)
 int bench_lb(struct xdp_md *ctx)
 {
 	return bench_run(ctx, BENCH_LB);
+}
+
+int bench_general(struct xdp_md *ctx)
+{
+	return bench_run(ctx, BENCH_GENERAL);
+}
+
+/* The program's tail call leads here: the wrapper's end follows the general program too. */
+int bench_tail(struct xdp_md *ctx)
+{
+	u32 zero = 0;
+	struct bench_case *now = bench_cases.lookup(&zero);
+	struct bench_state *state = bench_states.lookup(&zero);
+
+	return now && state ? bench_end(ctx, now, state, general(ctx)) : XDP_ABORTED;
 }

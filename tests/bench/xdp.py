@@ -127,10 +127,10 @@ class Wrapped:
         os.environ["BCC_KERNEL_SOURCE"] = str(KERNEL_HEADERS)
         from bcc import BPF
 
-        entry = "int PROGRAM("
         text = source()
-        assert text.count(entry) == 1, f"wrapper.c wants one `{entry}` in lb.c"
-        text = text.replace(entry, f"static __always_inline {entry}")
+        for entry in ("int PROGRAM(", "int general("):
+            assert text.count(entry) == 1, f"wrapper.c wants one `{entry}` in lb.c"
+            text = text.replace(entry, f"static __always_inline {entry}")
         text += "\n" + (Path(__file__).parent / "wrapper.c").read_text()
         options = {"ROWS": ROWS, "UPLINK": 0, "PINS": json.dumps(str(_MAPS)), "PROGRAM": "lb_inlined"}
         options |= {"WINDOW": f"{WINDOW}ULL", "WINDOWS": WINDOWS + WARM_UP, "RESTORE": restore}
@@ -138,6 +138,8 @@ class Wrapped:
             options |= {"IPV6": 0}
         self._module = BPF(text=text, cflags=[f"-D{name}={value}" for name, value in options.items()])
         self._fds = {subject: self._module.load_func(f"bench_{subject}", BPF.XDP).fd for subject in SUBJECTS}
+        tail = self._module.load_func("bench_tail", BPF.XDP).fd
+        bpf_map.update(self._module["programs"].map_fd, bytes(4), tail.to_bytes(4, "little"))
         self._case_fd = self._module["bench_cases"].map_fd
         self._state_fd = self._module["bench_states"].map_fd
         self._restore = restore

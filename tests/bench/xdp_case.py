@@ -59,7 +59,7 @@ V6: Final = Service(8, vip=VIP6)
 V6_GUE: Final = Service(9, vip=VIP6, forward=Forward.GUE)
 SERVICES: Final = (OUTSIDE, OWNER, SOLE, SECOND, IPIP, GUE, GUE_OVER_6, V6, V6_GUE)
 
-SUBJECTS: Final = ("empty", "bare", "shift", "floor", "lb")
+SUBJECTS: Final = ("empty", "bare", "shift", "floor", "lb", "general")
 """An empty program; the wrapper alone; the wrapper with a head that moves and moves back; the floor; our program."""
 HEAD: Final = 3
 """16-byte words that are restored where an outer header was removed; elsewhere 1 (the MACs)."""

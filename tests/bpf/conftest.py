@@ -109,8 +109,9 @@ class Program:
 
     VERDICTS = ("aborted", "drop", "pass", "tx", "redirect")
 
-    def __init__(self, fd: int, maps: Maps) -> None:
+    def __init__(self, fd: int, pin: Path, maps: Maps) -> None:
         self.fd = fd
+        self.pin = pin
         self.maps = maps
         self._runner = Runner(fd)
         self._chains: dict[int, tuple[tuple[int, ...], int, bytes | None]] = {}
@@ -200,9 +201,10 @@ def program(bpffs: Path, module_netns: None) -> Iterator[Program]:
     ends = (IPv4Address("10.0.0.11"), IPv6Address("2001:db8::b"))
     path.maps.conf.write(NodeConf(1, 11, KEY, 1_000_000_000, 4_000_000_000, *ends))
     path.maps.node_prefixes.write([ip_network("10.0.0.0/24"), ip_network("2001:db8::/64")])
-    fd = open_pin(next(folder.glob("program0_*")))
+    pin = next(folder.glob("program0_*"))
+    fd = open_pin(pin)
     assert fd is not None
-    real = Program(fd, path.maps)
+    real = Program(fd, pin, path.maps)
     for index in range(1, 9):
         real.know_node(index)
     try:

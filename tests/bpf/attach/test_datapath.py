@@ -25,7 +25,9 @@ from support.waiting import wait_for
 
 from bpf.attach.datapath import DataPath
 from bpf.errors import BpfError
+from bpf.kernel import bpf_map
 from bpf.kernel.link import XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE
+from bpf.kernel.pin import open_pin
 from bpf.kernel.xdp import xdp_state
 from bpf.layout.conf import NodeConf
 from bpf.layout.limits import CHAIN
@@ -73,16 +75,22 @@ def opened(pins: Path, interfaces: str | list[str] = "node", **options: object) 
     return path
 
 
-def packet() -> bytes:
+def packet(options: bytes = b"") -> bytes:
     ends = {"src": "10.1.0.2", "dst": VIP}
     segment = packets.tcp(sport=40000, dport=7000, **ends)
-    return packets.ethernet(packets.ipv4(segment, protocol=packets.TCP, **ends), dst=NODE_MAC, src=packets.ROUTER)
+    whole = packets.ipv4(segment, protocol=packets.TCP, options=options, **ends)
+    return packets.ethernet(whole, dst=NODE_MAC, src=packets.ROUTER)
+
+
+PACKETS = {"plain": packet(), "general": packet(options=b"\1\1\1\1")}
+"""By the program that handles it: the first, or the one that its tail call leads to."""
 
 
 class Sender:
-    """A thread that sends the packet into the wire until `stop`, and counts."""
+    """A thread that sends a packet into the wire until `stop`, and counts."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str = "plain") -> None:
+        self._frame = PACKETS[kind]
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         self._socket.bind(("wire", 0))
         self._stop = threading.Event()
@@ -90,10 +98,9 @@ class Sender:
         self.sent = 0
 
     def _run(self) -> None:
-        frame = packet()
         while not self._stop.wait(0.0002):
             for _ in range(10):
-                self._socket.send(frame)
+                self._socket.send(self._frame)
             self.sent += 10
 
     def __enter__(self) -> "Sender":
@@ -275,12 +282,13 @@ def test_restarted_process_takes_over(pins: Path) -> None:
         assert sorted(pin.name for pin in pins.iterdir()) == before
 
 
-def test_replaced_under_traffic_without_loss(pins: Path) -> None:
+@pytest.mark.parametrize("kind", PACKETS)
+def test_replaced_under_traffic_without_loss(pins: Path, kind: str) -> None:
     """Same maps, another program of the same build, ten times."""
     path = opened(pins)
     path.attach()
     programs = {path.program.id}
-    with Sender() as sender:
+    with Sender(kind) as sender:
         for _ in range(10):
             next(pins.glob("program0_*")).unlink()
             sent = sender.sent
@@ -299,6 +307,64 @@ def test_replaced_under_traffic_without_loss(pins: Path) -> None:
     path.close()
 
 
+def test_another_build_replaces_the_old_one_and_its_tail_calls_under_traffic(pins: Path) -> None:
+    path = opened(pins)
+    path.attach()
+    with Sender("general") as sender:
+        for ipv6 in (False, True) * 5:
+            sent = sender.sent
+            wait_for(lambda: sender.sent > sent + 100)  # noqa: B023
+            successor = DataPath.open(pins, "node", rows=ROWS, ipv6=ipv6, cache_dir=PROGRAMS)
+            assert len(list(pins.glob("programs_*"))) == 2
+            successor.attach()
+            assert len(list(pins.glob("programs_*"))) == 1
+            path.close()
+            path = successor
+    wait_for(lambda: seen(path) == sender.sent)
+    path.close()
+
+
+def test_program_without_its_tail_calls_is_built_again(pins: Path) -> None:
+    """Their map is gone, or empty: then packets that are not plain would pass to the kernel."""
+    with closing(opened(pins)) as path:
+        path.attach()
+        first = path.program.id
+    (calls,) = pins.glob("programs_*")
+    calls.unlink()
+    with closing(opened(pins)) as path:
+        assert path.program.id != first
+        path.attach()
+        second = path.program.id
+    (calls,) = pins.glob("programs_*")
+    fd = open_pin(calls)
+    assert fd is not None
+    bpf_map.delete(fd, bytes(4))
+    os.close(fd)
+    with closing(opened(pins)) as path, Sender("general") as sender:
+        assert path.program.id not in (first, second)
+        path.attach()
+        before = seen(path), sender.sent
+        wait_for(lambda: seen(path) > before[0] + 100)
+
+
+def test_pins_of_a_version_without_tail_calls_are_replaced(pins: Path) -> None:
+    """It had one program for each uplink, under the same kind of name."""
+    with closing(opened(pins)) as path:
+        path.attach()
+    (program,) = pins.glob("program0_*")
+    program.rename(pins / "program0_0123456789ab")
+    (calls,) = pins.glob("programs_*")
+    calls.unlink()
+    with closing(opened(pins)) as path, Sender() as sender:
+        wait_for(lambda: seen(path) > 100)
+        path.attach()
+        assert path.attached()
+        sender.stop()
+        wait_for(lambda: seen(path) == sender.sent)
+    kinds = sorted(pin.name.split("_")[0] for pin in pins.iterdir())
+    assert kinds == ["clamp", "link0", "maps", "program0", "programs"]
+
+
 def test_maps_of_another_layout_replace_the_old_ones_under_traffic(pins: Path) -> None:
     """Each packet meets the old or the new maps: the old ones until the new ones are filled and attached."""
     with closing(opened(pins)) as old:
@@ -313,7 +379,13 @@ def test_maps_of_another_layout_replace_the_old_ones_under_traffic(pins: Path) -
             assert (old.attached(), new.attached()) == (False, True)
             sender.stop()
             wait_for(lambda: seen(old) + seen(new) == sender.sent > seen(old))
-        assert sorted(pin.name.split("_")[0] for pin in pins.iterdir()) == ["clamp", "link0", "maps", "program0"]
+        assert sorted(pin.name.split("_")[0] for pin in pins.iterdir()) == [
+            "clamp",
+            "link0",
+            "maps",
+            "program0",
+            "programs",
+        ]
 
 
 def foreign_program(name: bytes) -> int:

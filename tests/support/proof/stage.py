@@ -27,6 +27,8 @@ from support.programs import PROGRAMS
 from support.testrun import Runner
 
 from bpf.attach.datapath import DataPath
+from bpf.compiler.build import build_program
+from bpf.compiler.source import LbOptions
 from bpf.kernel import bpf_map
 from bpf.kernel.pin import open_pin
 from bpf.layout import conf as layout_conf
@@ -47,23 +49,36 @@ VERDICTS = ("aborted", "drop", "pass", "tx", "redirect")
 
 
 class Stage:
-    """The program, with or without IPv6, not attached to any interface, in the world installed last."""
+    """The program, with or without IPv6, not attached to any interface, in the world installed last.
+
+    There are two builds of it, on the same maps: with plain packets handled apart, as it is used, and without.
+    """
+
+    BUILDS = ("plain", "general")
 
     def __init__(self, folder: Path, ipv6: bool = True) -> None:
         self.path = DataPath.open(folder, "lo", rows=ROWS, ipv6=ipv6, cache_dir=PROGRAMS)
-        fd = open_pin(next(folder.glob("program0_*")))
-        assert fd is not None
-        self._fd = fd
-        self._runner = Runner(fd)
+        general, maps = folder / "program_general", next(folder.glob("maps_*"))
+        build_program(maps, general, LbOptions(ROWS, ipv6=ipv6, plain=False), cache_dir=PROGRAMS)
+        self._runners = {
+            build: Runner(self._open(pin))
+            for build, pin in zip(self.BUILDS, (next(folder.glob("program0_*")), general), strict=True)
+        }
         self._now: World | None = None
 
+    def _open(self, pin: Path) -> int:
+        fd = open_pin(pin)
+        assert fd is not None
+        return fd
+
     def close(self) -> None:
-        os.close(self._fd)
+        for runner in self._runners.values():
+            os.close(runner.fd)
         self.path.close()
 
-    def send(self, frame: bytes) -> tuple[str, bytes]:
+    def send(self, frame: bytes, build: str = "plain") -> tuple[str, bytes]:
         """Return the program's verdict and the frame after it."""
-        verdict, left = self._runner.run(frame)
+        verdict, left = self._runners[build].run(frame)
         return VERDICTS[verdict], left
 
     def refill(self) -> None:
@@ -74,11 +89,17 @@ class Stage:
         )
 
     def agrees(self, judgement: Judgement, frame: bytes) -> bool:
-        """Send a frame; return whether verdict and frame are as judged. The bytes of a dropped frame do not count."""
-        if judgement.counted[-1][1] == "reply_too_big":
-            self.refill()
-        verdict, left = self.send(frame)
-        return verdict == judgement.verdict and (verdict == "drop" or left == judgement.frame)
+        """Send a frame through both builds; return whether verdicts and frames are as judged.
+
+        The bytes of a dropped frame do not count.
+        """
+        for build in self.BUILDS:
+            if judgement.counted[-1][1] == "reply_too_big":
+                self.refill()
+            verdict, left = self.send(frame, build)
+            if verdict != judgement.verdict or (verdict != "drop" and left != judgement.frame):
+                return False
+        return True
 
     def counted(self) -> dict[tuple[int, str], int]:
         counters = self.path.maps.counters.read()
@@ -126,13 +147,14 @@ class Stage:
 
 
 def difference(world: World, stage: Stage, frame: bytes, of: str = "generated") -> str:
-    """Show what the oracle expects of a frame and what the program does."""
-    judgement, (verdict, left) = judge(world, frame), stage.send(frame)
-    return (
-        f"{of}: {frame.hex()}\n"
-        f"oracle   {judgement.verdict} {[name for _, name in judgement.counted]}\n         {judgement.frame.hex()}\n"
-        f"program  {verdict}\n         {left.hex()}"
-    )
+    """Show what the oracle expects of a frame and what the program does in both builds."""
+    judgement = judge(world, frame)
+    shown = [f"{of}: {frame.hex()}", f"oracle   {judgement.verdict} {[name for _, name in judgement.counted]}"]
+    shown.append(f"         {judgement.frame.hex()}")
+    for build in stage.BUILDS:
+        verdict, left = stage.send(frame, build)
+        shown += [f"{build:8} {verdict}", f"         {left.hex()}"]
+    return "\n".join(shown)
 
 
 def _mac(text: str) -> bytes:

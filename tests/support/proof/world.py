@@ -53,12 +53,14 @@ NO_TABLE = 3
 DENIED = ("10.66.0.0/16", "2001:db8:66::/48", f"{CLIENT + 77}/32")
 
 
-def world(seed: int, ipv6: bool = True, tunnels: bool = True, alternating: bool | None = None) -> World:
+def world(
+    seed: int, ipv6: bool = True, tunnels: bool = True, denied: bool = True, alternating: bool | None = None
+) -> World:
     """A world whose rows all have chains of their own, of any length, with and without this node.
 
     Without `ipv6` nothing in it wants that, as a program wants that was made without; without `tunnels` neither service
-    nor node has any use for them. `alternating`: there are two epochs, and how their rows are put together; None: there
-    is one.
+    nor node has any use for them; without `denied` there is no deny list. `alternating`: there are two epochs, and how
+    their rows are put together; None: there is one.
     """
     choose = Random(seed)
     services = {
@@ -71,8 +73,8 @@ def world(seed: int, ipv6: bool = True, tunnels: bool = True, alternating: bool 
         nodes[1] = replace(nodes[1], address=None, address6=None)
     tables = _tables(choose, services.values())
     prefixes = tuple(ip_network(prefix) for prefix in ("10.0.0.0/16", "2001:db8::/48"))
-    denied = tuple(ip_network(prefix) for prefix in DENIED)
-    world = World("02:00:00:00:00:01", 1, nodes, choose.randbytes(16), services, tables, {}, prefixes, denied)
+    deny_list = tuple(ip_network(prefix) for prefix in DENIED if denied)
+    world = World("02:00:00:00:00:01", 1, nodes, choose.randbytes(16), services, tables, {}, prefixes, deny_list)
     if alternating is None:
         return world
     return replace(world, other=OtherEpoch(choose.randbytes(16), _tables(choose, services.values()), alternating))

@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* From a parsed packet to its verdict: service, row, decision, and what follows from it. Counts what happened. */
+#pragma once
+
+#include "decap.h"
+#include "flow.h"
+#include "forward.h"
+#include "lb.h"
+#include "packet.h"
+#include "pick.h"
+#include "plain.h"
+#include "ratelimit.h"
+#include "sample.h"
+#include "service.h"
+#include "stats.h"
+#include "verdict.h"
+#include "verifier.h"
+
+/* Not for any service: pass to the kernel unmodified. */
+static __always_inline int pass(enum counter event)
+{
+	struct stats *s = stats_of(0);
+
+	if (s)
+		count(s, event);
+	return XDP_PASS;
+}
+
+static __always_inline int pass_no_service(const struct packet *pkt)
+{
+	return pass(pkt->outer ? PASS_FOREIGN_TUNNEL : PASS_NO_SERVICE);
+}
+
+static __always_inline void count_arrival(struct stats *s, const struct packet *pkt)
+{
+	count(s, pkt->hop ? RX_FORWARDED : RX);
+	if (pkt->outer)
+		count(s, RX_TUNNEL);
+	if (pkt->icmp_error)
+		count(s, RX_ICMP_ERROR);
+}
+
+/* Do what was decided and return the XDP verdict. `event` becomes another if forwarding fails. */
+static __always_inline int act(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
+			       const struct service *service, const struct node *next, struct packet *pkt, u32 hash,
+			       enum counter *event)
+{
+	if (*event == FORWARD_AGAIN && !may_forward_again(conf, pkt))
+		*event = DROP_RATE_LIMIT;
+	if (is_drop(*event))
+		return XDP_DROP;
+	if (next)
+		return forward(ctx, conf, uplink, service, next, pkt, hash, event);
+	return pkt->outer && !decapsulate(ctx, pkt) ? XDP_DROP : XDP_PASS;
+}
+
+/* act() for most packets of a large cluster: from the router, to the owner. */
+static __always_inline int forward_to_owner(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
+					    const struct service *service, const struct node *owner, struct packet *pkt,
+					    u32 hash, struct stats *s)
+{
+	enum counter event = FORWARD_FIRST;
+	int verdict;
+
+	if (is_too_big(service, owner, pkt))
+		return NOT_PLAIN;
+	count(s, RX);
+	verdict = forward(ctx, conf, uplink, service, owner, pkt, hash, &event);
+	count_any(s, event);
+	return verdict;
+}
+
+/*
+ * IPv4's protocol 0 is in no service's key, but a key with 0 means a VIP with any protocol: for IPv6, where protocol 0
+ * is one that could not be parsed.
+ */
+static __always_inline bool has_no_service_key(const struct packet *pkt)
+{
+	return !pkt->protocol && pkt->family == 4;
+}
+
+static __always_inline int handle_service(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
+					  const struct service *service, struct packet *pkt, struct stats *s)
+{
+	u32 hash = flow_hash(conf->hash_key[active_bank(conf)], service, pkt), r = hash & (ROWS - 1);
+	u32 table = service->slot + active_bank(conf) * SLOTS, skipped = 0;
+	struct row *row = find_row(table, r);
+	struct node *next = NULL;
+	enum counter event;
+	int verdict;
+
+	if (row) {
+		if (pkt->plain && !pkt->outer && !is_in_row(row, conf->self)) {
+			next = owner_for_outsider(conf, service, row, pkt);
+			if (next)
+				return forward_to_owner(ctx, conf, uplink, service, next, pkt, hash, s);
+		}
+		event = pick(ctx, conf, service, table, r, row, pkt, &next, &skipped);
+	} else {
+		event = service->flags & SERVICE_DROP_NO_MEMBER ? DROP_NO_MEMBER : PASS_NO_MEMBER;
+	}
+	FORGET(conf, event);
+	FORGET(conf, skipped);
+	if (pkt->plain && next && is_too_big(service, next, pkt))
+		return NOT_PLAIN;
+	count_arrival(s, pkt);
+	if (skipped)
+		s->count[SKIP_NO_MAC] += skipped;
+	verdict = act(ctx, conf, uplink, service, next, pkt, hash, &event);
+	count_any(s, event);
+	sample_packet(ctx, conf, pkt, service->slot, event);
+	return verdict;
+}
+
+static __always_inline int handle_flow(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
+				       struct packet *pkt)
+{
+	struct service *found = find_service(pkt), service;
+	struct stats *s;
+
+	if (!found)
+		return pass_no_service(pkt);
+	service = *found; /* a copy: else the verifier walks the rest once for each map that it may be from */
+	s = stats_of(service.slot);
+	if (!s)
+		return XDP_PASS;
+	if (pkt->fragment) {
+		if (has_no_service_key(pkt))
+			return pass_no_service(pkt);
+		if (!(service.flags & SERVICE_FRAGMENTS)) {
+			count(s, DROP_FRAGMENT);
+			return XDP_DROP;
+		}
+	} else if (service.flags & SERVICE_PORTS_ONLY) {
+		return pass_no_service(pkt);
+	}
+	return handle_service(ctx, conf, uplink, &service, pkt, s);
+}
+
+static __always_inline enum counter drop_reason(enum packet_kind kind)
+{
+	switch (kind) {
+	case KIND_MALFORMED:
+		return DROP_MALFORMED;
+	case KIND_IPV6_HEADERS:
+		return DROP_IPV6_HEADERS;
+	case KIND_LAND:
+		return DROP_LAND;
+	case KIND_MARTIAN:
+		return DROP_MARTIAN;
+	default:
+		return DROP_DENIED;
+	}
+}
+
+/* Without a flow: pass what is not for a service, drop what is to a VIP. */
+static __always_inline int handle_no_flow(struct xdp_md *ctx, const struct conf *conf, enum packet_kind kind,
+					  struct packet *pkt)
+{
+	struct service *service;
+	struct stats *s;
+
+	if (kind == KIND_FOREIGN_TUNNEL)
+		return pass(PASS_FOREIGN_TUNNEL);
+	if (kind == KIND_NO_SERVICE)
+		return pass_no_service(pkt);
+	if (kind == KIND_MALFORMED && has_no_service_key(pkt))
+		return pass_no_service(pkt);
+	service = lookup_service(pkt, 0, kind == KIND_MALFORMED ? pkt->protocol : 0);
+	if (!service)
+		return pass_no_service(pkt);
+	s = stats_of(service->slot);
+	if (s)
+		count(s, drop_reason(kind));
+	sample_packet(ctx, conf, pkt, service->slot, drop_reason(kind));
+	return XDP_DROP;
+}
