@@ -43,6 +43,8 @@ CONFIRM_S: Final = 5.0
 """The interval at which every neighbor is confirmed, since XDP's traffic does not: the kernel trusts one for 30 s."""
 REFRESH_S: Final = 30.0
 """The interval at which everything is looked up without an event, in case the kernel dropped one."""
+RETRY_S: Final = 0.2
+"""The time until everything is looked up again after an error."""
 PORTION: Final = 128
 """How many addresses are handled at once: about 2 ms."""
 
@@ -101,7 +103,7 @@ class RouteMonitor:
                 except (NetlinkError, OSError) as error:
                     # An interface appears or disappears right now. The known state stays; all is looked up again.
                     log.warning("looking up routes: %s", error)
-                    self._resolve_at = self._confirm_at = self._refresh_at = time.monotonic() + RESOLVE_S
+                    self._resolve_at = self._confirm_at = self._refresh_at = time.monotonic() + RETRY_S
                 due = min(self._confirm_at, self._refresh_at, self._resolve_at if self._unresolved else math.inf)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(due - time.monotonic()):
@@ -207,12 +209,12 @@ class RouteMonitor:
             await asyncio.sleep(0)
 
     def _make_room(self) -> None:
-        """Make room for the neighbors in the kernel. Without it they are still resolved, but again and again."""
+        """Make room for the neighbors in the kernel. Without it some are resolved again and again, or never."""
         for version in (4, 6):
             count = sum(address.version == version for _, address in self._routes.neighbors)
             try:
-                for setting in raise_neighbor_limits(version, count):
-                    log.info("made room for %d neighbors: %s", count, setting)
+                if settings := raise_neighbor_limits(version, count):
+                    log.info("made room for %d neighbors: %s", count, ", ".join(settings))
             except AgentError as error:
                 if str(error) not in self._limit_errors:
                     log.warning("%s", error)

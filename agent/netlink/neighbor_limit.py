@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernel's limits on the number of neighbors, raised to what a large cluster needs. I/O only.
 
-With more than gc_thresh2 neighbors, 512 by default, the kernel removes those that it has not updated for 5 s, and with
-gc_thresh3, 1,024, it accepts no more. A node that follows 1,000 others would resolve half of them by broadcasts, again
-and again. Only the initial network namespace has these settings; they hold for all.
+Beyond gc_thresh2 neighbors, 512 by default, a new one makes the kernel remove those that it has not updated for 5 s;
+beyond gc_thresh3, 1,024, it accepts none. A node that follows 1,000 others would have to resolve half of them again, by
+broadcasts, whenever it meets one more. Only the initial network namespace has these settings; they hold for all.
 """
 
 from __future__ import annotations

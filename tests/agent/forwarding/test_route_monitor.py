@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from socket import if_nametoindex
+from typing import Any
 
 import pytest
 from support.two_links import ip, two_links
@@ -22,7 +24,8 @@ from agent.forwarding.next_hop import NextHop
 from agent.forwarding.route_monitor import RouteMonitor
 from agent.netlink import batch
 from agent.netlink.connection import Netlink
-from agent.netlink.neighbor import Neighbor
+from agent.netlink.neighbor import Neighbor, NeighborEntry
+from agent.netlink.route import KernelRoute
 
 pytestmark = pytest.mark.lab
 
@@ -106,30 +109,49 @@ def test_next_hops_follow_the_kernel() -> None:
 
 
 def test_all_neighbors_are_confirmed_in_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batches are replaced here: the kernel may have no room for so many neighbors (net.ipv4.neigh.default)."""
     many = [ip_address(first) + n for first in ("10.0.8.1", "2001:db8::1:0") for n in range(500)]
+    permanent, mac = many[7], bytes.fromhex("020000000001")
     confirmed: Counter[Address] = Counter()
-    confirm, hops = batch.confirm, dict[Address, NextHop]()
+    hops: dict[Address, NextHop] = {}
 
-    def record(neighbors: Iterable[Neighbor]) -> None:
-        some = list(neighbors)
-        confirmed.update(address for _, address in some)
-        confirm(some)
+    def routes(wanted: Iterable[Address]) -> dict[Address, KernelRoute | None]:
+        return {one: KernelRoute(one, if_nametoindex("eth0")) for one in wanted}
+
+    def neighbors(wanted: Iterable[Neighbor]) -> list[NeighborEntry]:
+        return [NeighborEntry(address, ifindex, mac, address == permanent) for ifindex, address in wanted]
+
+    def confirm(wanted: Iterable[Neighbor]) -> None:
+        confirmed.update(address for _, address in wanted)
 
     async def scenario() -> None:
         async with following(many, hops):
             await until(lambda: len(confirmed) == len(many) - 1, "a round")
-        assert set(confirmed.values()) == {1}
-        assert hops.keys() == set(many)
-        after = states()
-        assert after[str(many[7])] == {"PERMANENT"}, "a confirmation would end it"
-        assert not [one for one in many if after[str(one)] == {"STALE"}]
+        assert confirmed == Counter(set(many) - {permanent}), "each once"
+        assert {address for address, hop in hops.items() if hop.mac == mac} == set(many)
 
-    monkeypatch.setattr(batch, "confirm", record)
+    monkeypatch.setattr(batch, "routes", routes)
+    monkeypatch.setattr(batch, "neighbors", neighbors)
+    monkeypatch.setattr(batch, "confirm", confirm)
     with two_links():
-        ip("addr", "add", "10.0.15.254/21", "dev", "eth0")
-        lines = [f"neigh replace {one} lladdr 02:00:00:00:00:01 dev eth0 nud stale" for one in many]
-        lines[7] = lines[7].replace("stale", "permanent")
-        subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
+        asyncio.run(scenario())
+
+
+def test_a_permanent_neighbor_stays_permanent() -> None:
+    """A confirmation would end it; that of the other shows that there was one."""
+    permanent, stale = ip_address("10.0.0.7"), ip_address("10.0.0.8")
+    hops: dict[Address, NextHop] = {}
+
+    async def scenario() -> None:
+        async with following([permanent, stale], hops):
+            await until(lambda: states()[str(stale)] != {"STALE"}, "a confirmation")
+            assert states()[str(permanent)] == {"PERMANENT"}
+            ip("neigh", "del", str(permanent), "dev", "eth0")
+            await until(lambda: str(permanent) in states(), "it is confirmed again")
+
+    with two_links():
+        for one, state in ((permanent, "permanent"), (stale, "stale")):
+            ip("neigh", "add", str(one), "lladdr", "02:00:00:00:00:01", "dev", "eth0", "nud", state)
         asyncio.run(scenario())
 
 
@@ -170,3 +192,32 @@ def test_an_interface_that_disappears_and_is_created_again() -> None:
 
     with two_links() as router:
         asyncio.run(scenario(router))
+
+
+def test_everything_is_looked_up_again_after_an_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    near, hops = ip_address("10.0.0.1"), dict[Address, NextHop]()
+    for name in ("routes", "neighbors", "confirm"):
+        monkeypatch.setattr(batch, name, failing_once(getattr(batch, name)))
+
+    async def scenario() -> None:
+        async with following([near], hops):
+            await until(lambda: near in hops and hops[near].mac is not None, "it recovers")
+
+    with two_links():
+        asyncio.run(scenario())
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"looking up routes: [Errno {errno.ENOBUFS}] {name}" for name in ("routes", "neighbors", "confirm")
+    ]
+
+
+def failing_once(function: Callable[[Iterable[Any]], Any]) -> Callable[[Iterable[Any]], Any]:
+    failures = [OSError(errno.ENOBUFS, function.__name__)]
+
+    def run(wanted: Iterable[Any]) -> Any:
+        if failures:
+            raise failures.pop()
+        return function(wanted)
+
+    return run

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.lab
 
 STALE, DELAY, PROBE, PERMANENT = 0x04, 0x08, 0x10, 0x80
 MAC = bytes.fromhex("020000000055")
-MANY = [base + n for base in (ip_address("10.0.0.64"), ip_address("2001:db8::100")) for n in range(150)]
-"""More than a datagram holds. The kernel limits the neighbors of a family, over all namespaces."""
+MANY = [base + n for base in (ip_address("10.0.0.64"), ip_address("2001:db8::100")) for n in range(batch.DATAGRAM + 1)]
+"""More than two datagrams hold. No more: the kernel limits the neighbors of a family, over all namespaces."""
 
 
 @pytest.fixture
