@@ -243,12 +243,13 @@ class MapWriter:
     def _write_up(self, up: Mapping[str, bool]) -> None:
         """Write whether this node takes new flows, for services that have rows: a SYN may come from a node whose rows
         are newer."""
-        for service in self._config.services:
-            key, name = key_of(service), service.name
-            entry = self._written.get(key)
-            if entry is not None and entry.up != up[name]:
-                self._written[key] = replace(entry, up=up[name])
-                self._datapath.maps.services.write(key, self._written[key])
+        present = {key_of(service): up[service.name] for service in self._config.services}
+        changed = {
+            key: replace(entry, up=present[key]) for key, entry in self._written.items() if entry.up != present[key]
+        }
+        if changed:
+            self._datapath.maps.services.write_all(changed)
+            self._written |= changed
 
     def _write_services(self, up: Mapping[str, bool]) -> None:
         wanted = {
@@ -261,9 +262,9 @@ class MapWriter:
             )
             for service in self._config.services
         }
-        for key, entry in wanted.items():
-            if self._written.get(key) != entry:
-                self._datapath.maps.services.write(key, entry)
+        changed = {key: entry for key, entry in wanted.items() if self._written.get(key) != entry}
+        if changed:
+            self._datapath.maps.services.write_all(changed)
         for key in self._written.keys() - wanted.keys():
             self._datapath.maps.services.remove(key)
         self._written = wanted

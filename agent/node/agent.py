@@ -41,7 +41,7 @@ from agent.node.condition import own_share
 from agent.node.forwarder import Forwarder
 from agent.node.operator import Known, Operator
 from agent.node.own_interface import Interface
-from agent.node.plan import Inputs, Memory, OperatorState, Plan, ThisNode, condition_of, own_member, plan
+from agent.node.plan import Inputs, Memory, OperatorState, Own, Plan, ThisNode, condition_of, own_member, plan
 from agent.paths import Paths
 from agent.table.epoch import EpochSwitch, EpochUse
 from bgp.relay.client import RelayClient
@@ -113,7 +113,7 @@ class Agent:
     @property
     def version(self) -> int:
         """The version of this node's identity."""
-        return self._memory.version.number
+        return self._memory.own.version.number
 
     @property
     def epoch_switch(self) -> EpochSwitch | None:
@@ -259,7 +259,7 @@ class Agent:
                 vips=self._retiring.union(self.config.vips),
                 denied=self.deny_list.added,
                 use=memory.epoch_switch.use if memory.epoch_switch else self._state_file.saved.use,
-                version=memory.version,
+                version=memory.own.version,
                 drained=operator.drained,
                 weights=tuple(sorted(operator.weights.items())),
                 flaps=memory.decisions.flaps,
@@ -350,7 +350,7 @@ def _memory(node: ThisNode, saved: saved_state.SavedState, use: EpochUse | None)
     known = use or (saved.use if saved.use and saved.use.first in node.epochs else None)
     flaps = {vip: record for vip, record in saved.flaps.items() if vip in node.config.vips}
     return Memory(
-        version=saved.version or identity_version.initial(time.time()),
+        own=Own(saved.version or identity_version.initial(time.time())),
         candidates=Candidates({s.name: identity.service_id_of(s) for s in node.config.services}),
         decisions=Decisions({}, flaps),
         epoch_switch=EpochSwitch(known) if known else None,

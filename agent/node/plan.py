@@ -25,7 +25,7 @@ from agent.membership import identity
 from agent.membership.conflict import Conflicts, Observed
 from agent.membership.identity_version import Version
 from agent.membership.received import SeenIdentity
-from agent.model import Announcement, Candidate, Member, Share, State
+from agent.model import Announcement, Candidate, Member, Method, Share, State
 from agent.node.candidates import Candidates, in_order
 from agent.node.condition import Condition, announcement, own_share
 from agent.table import epoch
@@ -115,11 +115,35 @@ class Cluster:
 
 
 @dataclass(frozen=True, slots=True)
+class Own:
+    """This node's identity and the routes that it wants announced, and what they were made of."""
+
+    version: Version
+    """Of the identity."""
+    shares: Mapping[int, Share] = field(default_factory=dict)
+    vips: Mapping[Address, Method | None] = field(default_factory=dict)
+    """The VIPs to announce, each with its drain's method."""
+    routes: DesiredRoutes = field(default_factory=DesiredRoutes)
+
+    def after(
+        self, node: ThisNode, shares: Mapping[int, Share], vips: Mapping[Address, Method | None], version: Version
+    ) -> Own:
+        """Return the identity and the routes for these shares and VIPs; `version` is the one before a new content."""
+        if (shares, vips, version) == (self.shares, self.vips, self.version):
+            return replace(self, version=version)
+        own = identity.own_identity(node.config, node.address, node.epochs, shares, node.address6)
+        version = version.with_content(identity.content_digest(own))
+        live, fallback = routes.desired_routes(
+            node.config, node.address, node.epochs, shares, vips, node.address6, version, node.next_hop6
+        )
+        return Own(version, shares, vips, DesiredRoutes(tuple(live), tuple(fallback)))
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
     """What a plan needs of the one before it."""
 
-    version: Version
-    """Of this node's identity."""
+    own: Own
     candidates: Candidates
     cluster: Cluster = field(default_factory=Cluster)
     decisions: Decisions = field(default_factory=Decisions)
@@ -172,30 +196,27 @@ class Plan:
 
 def plan(node: ThisNode, inputs: Inputs, before: Memory, now: float, wall: float) -> Plan:
     """Return the plan for these inputs. `now` is CLOCK_MONOTONIC seconds, `wall` seconds since 1970."""
-    config = node.config
+    config, ids = node.config, before.candidates.service_ids
     condition = condition_of(node, inputs, before)
-    shares = {identity.service_id_of(s): own_share(s, condition) for s in config.services}
+    by_name = {s.name: own_share(s, condition) for s in config.services}
+    shares = {ids[name]: share for name, share in by_name.items()}
     candidates = before.candidates.after(inputs.members, own_member(node, shares))
     allowed = {vip: announcement(config, vip, condition, candidates.unserved) for vip in config.vips}
     decisions = before.decisions.after(allowed, inputs.orders, now, wall)
     wanted = {vip: a.method for vip, a in decisions.announcements.items() if a.wanted and not inputs.stopping}
-    announced = {identity.service_id_of(s): s.vip in wanted for s in config.services}
-    shares = {number: replace(share, announced=announced[number]) for number, share in shares.items()}
+    announced = {ids[s.name] for s in config.services if s.vip in wanted}
+    shares = {number: replace(share, announced=number in announced) for number, share in shares.items()}
     if inputs.stopping:
         shares = identity.fallback_shares(shares)
     cluster = before.cluster.after(node, inputs.members, own_member(node, shares))
     wanted_epochs = epoch.choose(node.epochs, cluster.members)
     epoch_switch = (before.epoch_switch or EpochSwitch(wanted_epochs)).after(wanted_epochs, now)
-    version = before.version.after_fallback() if inputs.fallbacks > before.fallbacks else before.version
+    version = before.own.version.after_fallback() if inputs.fallbacks > before.fallbacks else before.own.version
     conflicts = before.conflicts.after(_observed(node, inputs, version), config, now)
     version = version.after_reflections(inputs.reflections, now)
-    own = identity.own_identity(config, node.address, node.epochs, shares, node.address6)
-    version = version.with_content(identity.content_digest(own))
-    live, fallback = routes.desired_routes(
-        config, node.address, node.epochs, shares, wanted, node.address6, version, node.next_hop6
-    )
+    own = before.own.after(node, shares, wanted, version)
     memory = Memory(
-        version,
+        own,
         candidates,
         cluster,
         decisions,
@@ -209,18 +230,18 @@ def plan(node: ThisNode, inputs: Inputs, before: Memory, now: float, wall: float
     return Plan(
         tables=Tables(
             candidates.by_service,
-            {s.name: own_share(s, condition).effective > 0 for s in config.services},
+            {name: share.effective > 0 for name, share in by_name.items()},
             candidates.ends,
             epoch_switch,
         ),
         shares=shares,
-        desired=DesiredRoutes(tuple(live), tuple(fallback), cluster.announcers),
+        desired=replace(own.routes, announcers=cluster.announcers),
         problems=tuple(sorted({*cluster.problems, *conflicts.problems(now), *inputs.faults})),
         memory=memory,
         next_at=min(
             decisions.next_at(inputs.orders, now, wall),
             epoch_switch.next_at,
-            version.next_at(inputs.reflections),
+            own.version.next_at(inputs.reflections),
             conflicts.next_at(now),
             stepped,
         ),

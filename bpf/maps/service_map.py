@@ -5,6 +5,7 @@ The map also holds an entry for each VIP, and for each (VIP, protocol). By them 
 service is to a VIP.
 """
 
+from collections import Counter as Tally
 from collections.abc import Mapping
 from typing import Final
 
@@ -33,16 +34,21 @@ class ServiceMap:
         self._cache.close()
 
     def write(self, key: ServiceKey, entry: ServiceEntry) -> None:
-        """Write a service. Its packets are handled from now on, so swap its rows in before.
+        """Write a service, as `write_all` does."""
+        self.write_all({key: entry})
+
+    def write_all(self, entries: Mapping[ServiceKey, ServiceEntry]) -> None:
+        """Write services. Their packets are handled from now on, so swap their rows in before.
 
         The counters of a new service start at 0.
         """
-        if not 0 < entry.slot < SLOTS:
-            raise BpfError(f"service slot {entry.slot} is not in 1-{SLOTS - 1}: too many services")
         known = self.read()
-        if key not in known:
-            self._stats.clear_entry(entry.slot)
-        self._replace_all({**known, key: entry})
+        for key, entry in entries.items():
+            if not 0 < entry.slot < SLOTS:
+                raise BpfError(f"service slot {entry.slot} is not in 1-{SLOTS - 1}: too many services")
+            if key not in known:
+                self._stats.clear_entry(entry.slot)
+        self._replace_all({**known, **entries})
 
     def remove(self, key: ServiceKey) -> None:
         """Remove a service, if it is there: its packets pass to the kernel from now on."""
@@ -81,13 +87,14 @@ def _encode(services: Mapping[ServiceKey, ServiceEntry]) -> dict[ServiceKey, byt
     protocol.
     """
     entries: dict[ServiceKey, bytes] = {}
+    any_port = {key: key.any_port() for key in services}
+    same = Tally(any_port.values())
     for key, entry in services.items():
-        same = [other for other in services if other.any_port() == key.any_port()]
-        fragments = len(same) == 1 and entry.affinity is Affinity.TWO_TUPLE
+        fragments = same[any_port[key]] == 1 and entry.affinity is Affinity.TWO_TUPLE
         flags = ServiceFlag.FRAGMENTS if fragments else ServiceFlag(0)
         entries[key.of_vip()] = _NO_SERVICE
-        if key.any_port() not in services:
+        if any_port[key] not in services:
             of_protocol = entry.pack(flags | ServiceFlag.PORTS_ONLY) if fragments else _NO_SERVICE
-            entries[key.any_port()] = of_protocol
+            entries[any_port[key]] = of_protocol
         entries[key] = entry.pack(flags)
     return entries

@@ -213,7 +213,7 @@ class Running:
 
 async def measure(size: Size, rounds: int) -> dict[str, Any]:
     """Return the figures of one size."""
-    with network() as interface, tempfile.TemporaryDirectory(prefix="anylb-scale-") as folder:
+    with network() as interface, tempfile.TemporaryDirectory(prefix="anylb-scale-", dir="/run") as folder:
         run = Path(folder)
         paths = Paths(run=run, pins=Path("/sys/fs/bpf/scale"), kept=run)
         datapath = DataPath.open(paths.pins, "node0", rows=ROWS, ipv6=False)

@@ -24,7 +24,7 @@ from agent.membership.identity import service_id_of
 from agent.membership.identity_version import Version
 from agent.node import agent as agent_module
 from agent.node.candidates import Candidates
-from agent.node.plan import Inputs, Memory, Plan, ThisNode, plan
+from agent.node.plan import Inputs, Memory, Own, Plan, ThisNode, plan
 
 FOLDER: Final = Path(__file__).parents[1] / "agent/node/recorded"
 INPUTS: Final = FOLDER / "inputs.jsonl"
@@ -62,7 +62,7 @@ class Recording:
 
 def first_memory(node: ThisNode, version: int = 1_700_000_000) -> Memory:
     """Return the memory of a node on which no agent ran before."""
-    return Memory(Version(version), Candidates({s.name: service_id_of(s) for s in node.config.services}))
+    return Memory(Own(Version(version)), Candidates({s.name: service_id_of(s) for s in node.config.services}))
 
 
 def head(config: str, node: ThisNode, version: int) -> str:
@@ -105,7 +105,7 @@ def record(path: Path, config: Path) -> None:
         nonlocal before
         with path.open("a", encoding="utf-8") as file:
             if file.tell() == 0:
-                file.write(head(config.read_text(encoding="utf-8"), node, memory.version.number))
+                file.write(head(config.read_text(encoding="utf-8"), node, memory.own.version.number))
             file.write(line(Step(inputs, now, wall), before))
         before = inputs
         return original(node, inputs, memory, now, wall)
@@ -124,7 +124,7 @@ def summary(made: Plan) -> str:
         "up": tables.up,
         "use": [tables.epoch_switch.use.first, tables.epoch_switch.use.alternating],
         "announcements": {str(vip): one.why for vip, one in made.announcements.items()},
-        "version": made.memory.version.number,
+        "version": made.memory.own.version.number,
         "routes": [f"{r.prefix} med {r.med} prepend {r.prepend} {r.communities}" for r in made.desired.desired],
         "announcers": made.desired.announcers,
         "problems": made.problems,

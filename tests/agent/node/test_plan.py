@@ -61,7 +61,9 @@ def test_first_plan_has_tables_and_announces_once_the_node_forwards() -> None:
     ready = after(starting, GOOD)
     assert vips(ready) == {"192.0.2.10/32", "192.0.2.11/32"}
     assert all(share.announced for share in ready.shares.values())
-    assert ready.memory.version.number > starting.memory.version.number, "the identity says so, under a new version"
+    assert ready.memory.own.version.number > starting.memory.own.version.number, (
+        "the identity says so, under a new version"
+    )
 
 
 def test_equal_inputs_give_an_equal_plan_of_the_same_objects() -> None:
@@ -89,8 +91,8 @@ def test_stopping_node_withdraws_under_the_identity_of_a_silent_one() -> None:
 def test_version_exceeds_that_of_an_announced_fallback_once() -> None:
     before = after(None, GOOD)
     silent = after(before, replace(GOOD, fallbacks=1))
-    assert silent.memory.version.number > before.memory.version.fallback
-    assert after(silent, replace(GOOD, fallbacks=1)).memory.version == silent.memory.version
+    assert silent.memory.own.version.number > before.memory.own.version.fallback
+    assert after(silent, replace(GOOD, fallbacks=1)).memory.own.version == silent.memory.own.version
 
 
 def test_hold_down_ends_by_time_alone() -> None:
