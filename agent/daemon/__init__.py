@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent as a process: start, signals, reload, lock, memory."""
+"""The agent as a process: start, signals, reload, lock, runtime."""

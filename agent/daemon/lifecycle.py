@@ -16,6 +16,7 @@ from concurrent.futures import Future
 
 from agent.config.schema import Config
 from agent.control import server as control
+from agent.daemon.runtime import freeze_heap
 from agent.errors import AgentError
 from agent.node.agent import Agent
 from agent.node.own_interface import own_interface
@@ -113,6 +114,7 @@ async def run(
                 lifecycle.refused, config, previous = str(error), previous, None
                 opening = open_again(config)
                 continue
+            freeze_heap()
             agent.generation, agent.refused = lifecycle.generation, lifecycle.refused
             async with control.serve(agent, lifecycle.reload):
                 await agent.run(lifecycle.ending)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from agent.config.epoch import supported_epochs
 from agent.config.schema import Config
 from agent.daemon.lock import only_agent
-from agent.daemon.memory import release_freed_memory
+from agent.daemon.runtime import tune
 from agent.paths import Paths
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def start(load: Callable[[], Config], paths: Paths) -> None:
     `load` reads the configuration, now and at each reload.
     """
     config = load()
-    release_freed_memory()
+    tune()
     with only_agent(paths.lock), ThreadPoolExecutor(1) as opener:
 
         def open_datapath(config: Config) -> Future[DataPath] | None:

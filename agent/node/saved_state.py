@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -168,5 +169,6 @@ def _from_json(data: dict[str, Any]) -> SavedState:
     )
 
 
+@lru_cache(4096)
 def _share(weight: int, effective: int, state: str, announced: bool = True) -> Share:
     return Share(int(weight), int(effective), State(state), bool(announced))

@@ -16,7 +16,7 @@ from bench import testrun
 from agent.cli import main as cli  # noqa: F401 - what an agent has in memory
 from agent.config.epoch import supported_epochs
 from agent.config.file import parse
-from agent.daemon.memory import release_freed_memory
+from agent.daemon.runtime import tune
 from agent.forwarding.map_writer import MapWriter
 from agent.model import Candidate, State
 from agent.table.epoch import EpochSwitch, EpochUse
@@ -63,7 +63,7 @@ async def apply_changes() -> None:
 
 
 if __name__ == "__main__":
-    release_freed_memory()
+    tune()
     testrun.isolate()
     asyncio.run(apply_changes())
     print(resident_mb())

@@ -24,7 +24,7 @@ from bench.large import resident_mb
 
 from agent.config.file import parse
 from agent.config.schema import Config
-from agent.daemon.memory import release_freed_memory
+from agent.daemon.runtime import freeze_heap, tune
 from agent.netlink.neighbor_limit import raise_neighbor_limits
 from agent.node.agent import Agent
 from agent.node.own_interface import Interface
@@ -213,11 +213,12 @@ class Running:
 
 async def measure(size: Size, rounds: int) -> dict[str, Any]:
     """Return the figures of one size."""
-    with network() as interface, tempfile.TemporaryDirectory(prefix="anylb-scale-", dir="/run") as folder:
+    with network() as interface, tempfile.TemporaryDirectory(prefix="anylb-scale-", dir="/dev/shm") as folder:
         run = Path(folder)
         paths = Paths(run=run, pins=Path("/sys/fs/bpf/scale"), kept=run)
         datapath = DataPath.open(paths.pins, "node0", rows=ROWS, ipv6=False)
         running = Running(Agent(configuration(size), paths, interface, datapath), size)
+        freeze_heap()
         ending: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(running.agent.run(ending))
         found: dict[str, Any] = {**asdict(size), "first_fill_s": round(await until(lambda: running.agent.ready), 2)}
@@ -261,7 +262,7 @@ def main(arguments: Sequence[str]) -> None:
         print(json.dumps([json.loads(subprocess.check_output([*command, *size])) for size in sizes]))
     else:
         rounds, *size = map(int, arguments)
-        release_freed_memory()
+        tune()
         raise_neighbor_limits(4, size[0])  # as the agent does, which cannot in a namespace
         testrun.isolate()
         print(json.dumps(asyncio.run(measure(Size(*size), rounds))))
