@@ -117,7 +117,7 @@ def test_md5_password(wire: WireLab):
     log = wire.b1.log.read_text()
     assert wire.b1.speaker is not None
     argv = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in (wire.b1.speaker.pid, wire.b1.relay_pid())]
-    for place in (log, *map(repr, argv), *(repr(s.encode()) for s in wire.b1.snapshots)):
+    for place in (log, *map(repr, argv), *map(repr, wire.b1.snapshots)):
         assert "horse" not in place
         assert "Y29ycmVjdCBob3JzZQ" not in place, "nor as base64"
     conf = wire.lab.root("b1") / "run/anylb-bgp/exabgp.conf"
