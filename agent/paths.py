@@ -34,6 +34,11 @@ class Paths:
         return self.run / "state.json"
 
     @property
+    def members(self) -> Path:
+        """The members that an agent knew (member_file.py)."""
+        return self.run / "members.json"
+
+    @property
     def orders(self) -> Path:
         """The operator's orders for VIPs; they outlive a reboot."""
         return self.kept / "orders.json"

@@ -35,10 +35,11 @@ from agent.membership.view import View
 from agent.model import Announcement, Member, Share, State
 from agent.netlink.connection import Netlink
 from agent.netlink.vip import put_vips
-from agent.node import saved_state
+from agent.node import member_file, saved_state
 from agent.node.candidates import Candidates, in_order
 from agent.node.condition import own_share
 from agent.node.forwarder import Forwarder
+from agent.node.member_file import MemberFile
 from agent.node.operator import Known, Operator
 from agent.node.own_interface import Interface
 from agent.node.plan import Inputs, Memory, OperatorState, Own, Plan, ThisNode, condition_of, own_member, plan
@@ -68,8 +69,9 @@ class Agent:
         self._wake = asyncio.Event()
         saved = saved_state.load(paths.state)
         self._state_file = saved_state.StateFile(paths.state, saved)
+        self._member_file = MemberFile(paths.members)
         self.health = initial_health((s.name for s in config.services), saved.healthy, time.monotonic())
-        self._view = View(m for m in saved.members if m.address != interface.address)
+        self._view = View(m for m in member_file.load(paths.members) if m.address != interface.address)
         self._reader = IdentityReader(config, interface.address)
         self._received = Received()
         self._membership_known = False
@@ -250,9 +252,9 @@ class Agent:
 
     def _save(self) -> None:
         memory, operator = self._memory, self.operator.state
+        self._member_file.save(self._view.members)
         self._state_file.save(
             saved_state.SavedState(
-                members=self._view.members,
                 healthy=frozenset(name for name, health in self.health.items() if health.healthy),
                 admin_state=operator.admin_state,
                 announced_once=memory.announced_once,
@@ -283,6 +285,7 @@ class Agent:
             self.relay.run(),
             self._prober.run(),
             self._plan_forever(),
+            self._member_file.run(),
             self._heartbeat_forever(),
             self._keep_vips(),
             self._retire_vips(),
@@ -295,6 +298,7 @@ class Agent:
                 await self._withdraw()
             for task in running:
                 task.cancel()
+        self._member_file.flush()
         self._netlink.close()
 
     async def _heartbeat_forever(self) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state that an agent leaves for the next one on the same boot: the view, the health, the admin state.
+"""The state that an agent leaves for the next one on the same boot: the health, the admin state, the version.
 
-Without it a restarted agent would consider its services unhealthy and forget who is lost, and so change weights and
-chains for no reason. The file is below /run, so a reboot starts with none, and CLOCK_MONOTONIC stays comparable.
-Orders, which outlive a reboot, are order_file.py's.
+Without it a restarted agent would consider its services unhealthy, and so change weights for no reason. The file is
+below /run, so a reboot starts with none, and CLOCK_MONOTONIC stays comparable. The members are member_file.py's;
+orders, which outlive a reboot, are order_file.py's.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from agent.address import Address, Network
 from agent.announcing.export_status import StatusEntry
 from agent.announcing.hold_down import FlapRecord
 from agent.membership.identity_version import Version
-from agent.model import Member, Share, State
+from agent.model import State
 from agent.table.epoch import EpochUse
 
 log = logging.getLogger("anylb")
@@ -32,7 +31,6 @@ log = logging.getLogger("anylb")
 class SavedState:
     """The state that outlives an agent."""
 
-    members: tuple[Member, ...] = ()
     healthy: frozenset[str] = field(default_factory=frozenset)
     admin_state: State = State.UP
     announced_once: frozenset[Address] = field(default_factory=frozenset)
@@ -55,15 +53,12 @@ class SavedState:
 
 
 class StateFile:
-    """The file, for its writer. A member is encoded once as long as it does not change: 1,000 of them with 50 services
-    are 3 MB of JSON, and one of them changes at a time."""
+    """The file, for its writer."""
 
     def __init__(self, path: Path, saved: SavedState) -> None:
         """`saved` is what the file holds now."""
         self.path, self.saved = path, saved
         self._error: str | None = None
-        self._encoded: dict[int, tuple[Member, str]] = {}
-        """By the object's id; the value keeps the object, so that no other gets the same id."""
 
     def save(self, saved: SavedState) -> None:
         """Save the state if it differs. A failure is logged once; the next call tries again: without the file only a
@@ -81,14 +76,8 @@ class StateFile:
 
     def _write(self, saved: SavedState) -> None:
         """Write another file and rename it, so that no reader ever sees half a file."""
-        encoded = {}
-        for member in saved.members:
-            known = self._encoded.get(id(member))
-            encoded[id(member)] = known or (member, json.dumps(_member_to_json(member)))
-        self._encoded = encoded
-        members = ",".join(text for _, text in encoded.values())
         temporary = self.path.with_suffix(".new")
-        temporary.write_text(f'{{"members": [{members}], {json.dumps(_to_json(saved))[1:]}', encoding="utf-8")
+        temporary.write_text(json.dumps(_to_json(saved)), encoding="utf-8")
         os.replace(temporary, self.path)
 
 
@@ -101,7 +90,6 @@ def load(path: Path) -> SavedState:
 
 
 def _to_json(saved: SavedState) -> dict[str, Any]:
-    """All but the members."""
     return {
         "healthy": sorted(saved.healthy),
         "admin_state": saved.admin_state,
@@ -117,42 +105,9 @@ def _to_json(saved: SavedState) -> dict[str, Any]:
     }
 
 
-def _member_to_json(member: Member) -> dict[str, Any]:
-    return {
-        "address": str(member.address),
-        "epoch": member.epoch,
-        "shares": {str(sid): [s.weight, s.effective, s.state, s.announced] for sid, s in member.shares.items()},
-        "lost": member.lost,
-        "since": member.since,
-        "why": member.why,
-        "address6": str(member.address6) if member.address6 else None,
-        "version": member.version,
-        "epochs": member.epochs,
-        "changed": member.changed,
-        "change": member.change,
-    }
-
-
 def _from_json(data: dict[str, Any]) -> SavedState:
-    members = tuple(
-        Member(
-            IPv4Address(entry["address"]),
-            int(entry["epoch"]),
-            {int(sid): _share(*share) for sid, share in entry["shares"].items()},
-            bool(entry["lost"]),
-            float(entry["since"]),
-            str(entry["why"]),
-            IPv6Address(entry["address6"]) if entry.get("address6") else None,
-            int(entry.get("version", 0)),
-            tuple(map(int, entry.get("epochs", ()))),
-            float(entry.get("changed", 0.0)),
-            str(entry.get("change", "")),
-        )
-        for entry in data["members"]
-    )
     number, content = data.get("version") or (0, "")
     return SavedState(
-        members=members,
         healthy=frozenset(map(str, data["healthy"])),
         admin_state=State(data["admin_state"]),
         announced_once=frozenset(map(ip_address, data["announced_once"])),
@@ -167,8 +122,3 @@ def _from_json(data: dict[str, Any]) -> SavedState:
         },
         export_statuses=tuple(map(StatusEntry.from_json, data.get("export_statuses", ()))),
     )
-
-
-@lru_cache(4096)
-def _share(weight: int, effective: int, state: str, announced: bool = True) -> Share:
-    return Share(int(weight), int(effective), State(state), bool(announced))

@@ -31,7 +31,7 @@ from topology.demo.router_watch import RouterWatch
 pytestmark = pytest.mark.lab
 SECOND = "10.99.0.2"
 FILES = {"bird": "segment.clab.yml", "frr": "segment-frr.clab.yml"}
-STATE = "run/anylb/state.json"
+STATE = ("run/anylb/state.json", "run/anylb/members.json")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ class Announcing:
     def restart_agent(self, node: str, lose_state: bool = False) -> None:
         self.cluster.stop_agent(node, signal.SIGKILL)
         if lose_state:
-            (self.cluster.lab.root(node) / STATE).unlink()
+            for file in STATE:
+                (self.cluster.lab.root(node) / file).unlink()
         self.cluster.start_agent(node)
 
 

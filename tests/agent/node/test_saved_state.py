@@ -10,25 +10,12 @@ import pytest
 from agent.announcing.export_status import ExportStatus, StatusEntry
 from agent.announcing.hold_down import FlapRecord
 from agent.membership.identity_version import Version
-from agent.model import Member, Share, State
+from agent.model import State
 from agent.node.saved_state import SavedState, StateFile, load
 from agent.table.epoch import EpochUse
 
 A = IPv4Address("10.0.0.11")
 SAVED = SavedState(
-    members=(
-        Member(
-            A,
-            9,
-            {5: Share(100, 50, State.UP), 6: Share(1, 0, State.DRAINING, announced=False)},
-            True,
-            12.5,
-            "withdrawn",
-            IPv6Address("2001:db8::1"),
-            77,
-            (8, 7),
-        ),
-    ),
     healthy=frozenset({"web"}),
     admin_state=State.DRAINING,
     flaps={IPv4Address("192.0.2.1"): FlapRecord(7.5, 4.0, 2), IPv6Address("2001:db8:99::1"): FlapRecord(8.0, 2.0, 1)},
@@ -57,7 +44,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "key",
-    ["members", "healthy", "admin_state", "flaps", "export_statuses", "announced_once", "vips", "denied", "version"],
+    ["healthy", "admin_state", "flaps", "export_statuses", "announced_once", "vips", "denied", "version"],
 )
 @pytest.mark.parametrize("value", [None, 3, "x", [None], [[1]], {"a": 1}, {"192.0.2.1": [1]}])
 def test_broken_file_is_the_same_as_none(tmp_path: Path, key: str, value: object) -> None:

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The members that an agent leaves for the next one on the same boot: without them a restart would forget who is lost,
+and so change chains for no reason.
+
+1,000 members with 50 services are 3 MB of JSON, and one of them changes at a time. So a member is encoded once as long
+as it does not change, and a thread writes the file: nothing that is announced depends on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Any
+
+from agent.model import Member, Share, State
+
+log = logging.getLogger("anylb")
+
+RETRY_S = 1.0
+
+
+class MemberFile:
+    """The file, for its writer."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._members: tuple[Member, ...] | None = None
+        """What is to be written; None if nothing is."""
+        self._error: str | None = None
+        self._encoded: dict[int, tuple[Member, str]] = {}
+        """By the object's id; the value keeps the object, so that no other gets the same id."""
+        self._saved: tuple[Member, ...] = ()
+        self._wake = asyncio.Event()
+
+    def save(self, members: tuple[Member, ...]) -> None:
+        """Have these members written soon, unless the same object was the last time."""
+        if members is not self._saved:
+            self._saved = self._members = members
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Write what `save` is given, forever."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            await asyncio.to_thread(self.flush)
+            if self._error is not None:
+                await asyncio.sleep(RETRY_S)
+                self._wake.set()
+
+    def flush(self) -> None:
+        """Write what is not written yet. A failure is logged once: without the file only a restart costs more."""
+        members, self._members = self._members, None
+        if members is None:
+            return
+        try:
+            self._write(members)
+            self._error = None
+        except OSError as error:
+            if self._error != error.strerror:
+                log.error("%s: %s; a restarted agent will not know its members", self._path, error.strerror)
+            self._error = error.strerror
+            self._members = self._members or members
+
+    def _write(self, members: tuple[Member, ...]) -> None:
+        """Write another file and rename it, so that no reader ever sees half a file."""
+        encoded = {}
+        for member in members:
+            known = self._encoded.get(id(member))
+            encoded[id(member)] = known or (member, json.dumps(_to_json(member)))
+        self._encoded = encoded
+        temporary = self._path.with_suffix(".new")
+        temporary.write_text(f"[{','.join(text for _, text in encoded.values())}]", encoding="utf-8")
+        os.replace(temporary, self._path)
+
+
+def load(path: Path) -> tuple[Member, ...]:
+    """Return the members that an earlier agent left; none if there is no file or it cannot be read."""
+    try:
+        return tuple(map(_from_json, json.loads(path.read_text(encoding="utf-8"))))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return ()
+
+
+def _to_json(member: Member) -> dict[str, Any]:
+    return {
+        "address": str(member.address),
+        "epoch": member.epoch,
+        "shares": {str(sid): [s.weight, s.effective, s.state, s.announced] for sid, s in member.shares.items()},
+        "lost": member.lost,
+        "since": member.since,
+        "why": member.why,
+        "address6": str(member.address6) if member.address6 else None,
+        "version": member.version,
+        "epochs": member.epochs,
+        "changed": member.changed,
+        "change": member.change,
+    }
+
+
+def _from_json(entry: dict[str, Any]) -> Member:
+    return Member(
+        IPv4Address(entry["address"]),
+        int(entry["epoch"]),
+        {int(sid): _share(*share) for sid, share in entry["shares"].items()},
+        bool(entry["lost"]),
+        float(entry["since"]),
+        str(entry["why"]),
+        IPv6Address(entry["address6"]) if entry.get("address6") else None,
+        int(entry.get("version", 0)),
+        tuple(map(int, entry.get("epochs", ()))),
+        float(entry.get("changed", 0.0)),
+        str(entry.get("change", "")),
+    )
+
+
+@lru_cache(4096)
+def _share(weight: int, effective: int, state: str, announced: bool = True) -> Share:
+    return Share(int(weight), int(effective), State(state), bool(announced))

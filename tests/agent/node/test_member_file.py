@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The members that an agent saves are loaded unchanged, or not at all."""
+
+import asyncio
+import json
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+import pytest
+
+from agent.model import Member, Share, State
+from agent.node.member_file import MemberFile, load
+
+MEMBERS = (
+    Member(
+        IPv4Address("10.0.0.11"),
+        9,
+        {5: Share(100, 50, State.UP), 6: Share(1, 0, State.DRAINING, announced=False)},
+        True,
+        12.5,
+        "withdrawn",
+        IPv6Address("2001:db8::1"),
+        77,
+        (8, 7),
+    ),
+    Member(IPv4Address("10.0.0.12"), 9, {}, False, 0.0, "identity received"),
+)
+
+
+def save(path: Path, *versions: tuple[Member, ...]) -> None:
+    file = MemberFile(path)
+    for members in versions:
+        file.save(members)
+        file.flush()
+
+
+def test_saved_members_are_loaded_unchanged(tmp_path: Path) -> None:
+    path = tmp_path / "members.json"
+    save(path, MEMBERS)
+    assert load(path) == MEMBERS
+    changed = (MEMBERS[0], replace(MEMBERS[1], lost=True))
+    save(path, MEMBERS, changed, changed[:1])
+    assert load(path) == changed[:1]
+    assert [one.name for one in tmp_path.iterdir()] == ["members.json"]
+
+
+def test_a_thread_writes_the_latest_members(tmp_path: Path) -> None:
+    async def run() -> None:
+        file = MemberFile(tmp_path / "members.json")
+        task = asyncio.create_task(file.run())
+        file.save(MEMBERS[:1])
+        file.save(MEMBERS)
+        while load(tmp_path / "members.json") != MEMBERS:
+            await asyncio.sleep(0.005)
+        task.cancel()
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_failure_is_no_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "run" / "members.json"
+    file = MemberFile(path)
+    file.save(MEMBERS[:1])
+    file.flush()
+    file.save(MEMBERS)
+    file.flush()
+    assert len(caplog.records) == 1
+    assert "a restarted agent will not know its members" in caplog.text
+    path.parent.mkdir()
+    file.flush()
+    assert load(path) == MEMBERS, "the next attempt writes what the last one could not"
+
+
+@pytest.mark.parametrize("text", ["", "3", "[3]", "[null]", "{}", '[{"address": "x"}]', json.dumps([{"address": 1}])])
+def test_broken_file_is_the_same_as_none(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "members.json"
+    assert load(path) == ()
+    path.write_text(text)
+    assert load(path) == ()
+    save(path, MEMBERS)
+    path.write_text(path.read_text()[:-5])
+    assert load(path) == ()
