@@ -91,6 +91,7 @@ def map_specs(rows: int) -> tuple[MapSpec, ...]:
         MapSpec("joint", MapType.PERCPU_ARRAY, 4, ROW_STRUCT.size, 1),
         MapSpec("spent", MapType.PERCPU_ARRAY, 4, 8, limits.RATE_LIMITS),
         MapSpec("node_prefixes", MapType.LPM_TRIE, PREFIX_STRUCT.size, 4, limits.PREFIXES, NO_PREALLOC),
+        MapSpec("node_prefix4", MapType.ARRAY, 4, 8, 1),
         MapSpec("sampling", MapType.ARRAY, 4, SAMPLING_STRUCT.size, 1),
         MapSpec("samples", MapType.RINGBUF, 0, 0, _SAMPLES_SIZE),
         MapSpec("mss", MapType.HASH, SERVICE_KEY_STRUCT.size, 4, limits.SERVICES),

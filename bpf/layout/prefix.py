@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A key of the prefix maps: `struct prefix`. The family comes first and counts for 32 bits of the length."""
 
+from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
@@ -13,6 +14,15 @@ PREFIX_STRUCT: Final = CStruct("prefix", (("length", "I"), ("family", "I"), ("ad
 def pack_prefix(prefix: Network) -> bytes:
     """Encode as `struct prefix`."""
     return PREFIX_STRUCT.codec.pack(32 + prefix.prefixlen, prefix.version, pack_address(prefix.network_address))
+
+
+def pack_first4(prefixes: Iterable[Network]) -> bytes:
+    """Encode the largest IPv4 prefix as the entry of `node_prefix4`: address, mask. 0.0.0.0/0 has no mask: none."""
+    found = [prefix for prefix in prefixes if isinstance(prefix, IPv4Network) and prefix.prefixlen]
+    if not found:
+        return bytes(8)
+    first = min(found, key=lambda prefix: (prefix.prefixlen, prefix))
+    return first.network_address.packed + first.netmask.packed
 
 
 def unpack_prefix(data: bytes) -> Network:

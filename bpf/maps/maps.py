@@ -15,7 +15,7 @@ from bpf.maps.counter_map import CounterMap
 from bpf.maps.mss_map import MssMap
 from bpf.maps.node_map import NodeMap
 from bpf.maps.pinned_map import PinnedMap
-from bpf.maps.prefix_map import DenyList, PrefixMap
+from bpf.maps.prefix_map import DenyList, NodePrefixes
 from bpf.maps.sampling_map import SamplingMap
 from bpf.maps.service_map import ServiceMap
 from bpf.maps.table_map import TableMap
@@ -35,7 +35,7 @@ class Maps:
         self.services = ServiceMap(pinned["services"], pinned["service_cache"], pinned["stats"], self.conf)
         self.tables = TableMap(pinned["rows"], pinned["grace"], row_count)
         self.counters = CounterMap(pinned["stats"], self.services)
-        self.node_prefixes = PrefixMap(pinned["node_prefixes"])
+        self.node_prefixes = NodePrefixes(pinned["node_prefixes"], pinned["node_prefix4"])
         self.deny_list = DenyList(pinned["denied"], self.conf)
         self.mss = MssMap(pinned["mss"])
         self.sampling = SamplingMap(pinned["sampling"], pinned["samples"], self.conf)

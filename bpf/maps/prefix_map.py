@@ -7,13 +7,13 @@ from bpf.errors import BpfError
 from bpf.layout.address import Network
 from bpf.layout.conf import ConfFlag
 from bpf.layout.limits import PREFIXES
-from bpf.layout.prefix import pack_prefix, unpack_prefix
+from bpf.layout.prefix import pack_first4, pack_prefix, unpack_prefix
 from bpf.maps.conf_map import ConfMap
 from bpf.maps.pinned_map import PinnedMap, pack_index
 
 
 class PrefixMap:
-    """A list of prefixes. As the nodes' prefixes: tunnels from anywhere else are not opened."""
+    """A list of prefixes."""
 
     def __init__(self, prefixes: PinnedMap) -> None:
         self._prefixes = prefixes
@@ -35,6 +35,25 @@ class PrefixMap:
     def read(self) -> set[Network]:
         """Return the list."""
         return {unpack_prefix(key) for key in self._prefixes.read_keys()}
+
+
+class NodePrefixes:
+    """The prefixes of the nodes' addresses: tunnels from anywhere else are not opened."""
+
+    def __init__(self, prefixes: PinnedMap, first4: PinnedMap) -> None:
+        self._prefixes = PrefixMap(prefixes)
+        self._first4 = first4
+        """One of the list, which the program compares before it searches."""
+
+    def write(self, prefixes: Iterable[Network]) -> None:
+        """Write the whole list. It holds from the next packet on."""
+        wanted = set(prefixes)
+        self._prefixes.write(wanted)
+        self._first4.set_entry(0, pack_first4(wanted))
+
+    def read(self) -> set[Network]:
+        """Return the list."""
+        return self._prefixes.read()
 
 
 class DenyList:

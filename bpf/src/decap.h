@@ -31,6 +31,16 @@ static __always_inline bool is_node_address(struct prefix *source)
 	return node_prefixes.lookup(source);
 }
 
+/* Most clusters have one prefix: comparing it costs less than a search of the map. */
+static __always_inline bool is_node_address4(__be32 address)
+{
+	struct prefix source = { .length = 32 + 32, .family = 4, .address = { address } };
+	u32 zero = 0;
+	u64 *prefix = node_prefix4.lookup(&zero), first = prefix ? *prefix : 0, mask = first >> 32;
+
+	return (mask && (address & mask) == (u32)first) || is_node_address(&source);
+}
+
 /*
  * Return the EtherType of what follows the outer IP header, `left` bytes, if it is as the cluster writes it, else 0.
  * Moves the cursor there, past UDP if there is one.
@@ -73,7 +83,6 @@ static __always_inline enum packet_kind parse_tunnel4(struct xdp_md *ctx, const 
 {
 	struct cursor start = *c, after = *c;
 	struct iphdr *ip = take(&after, sizeof(*ip));
-	struct prefix source = { .length = 32 + 32, .family = 4 };
 	u32 length, left, hop;
 
 	if (!ip || ip->daddr != conf->address || !(conf->flags & CONF_OUTER_4))
@@ -85,10 +94,7 @@ static __always_inline enum packet_kind parse_tunnel4(struct xdp_md *ctx, const 
 		return KIND_FLOW;
 	hop = ntohs(ip->id);
 	if (ip->version != 4 || !left || ip->frag_off != htons(IP_DF) || !hop || hop > CHAIN + 1 ||
-	    !in_frame(ctx, &start, length, pkt) || ip->saddr == ip->daddr)
-		return KIND_FOREIGN_TUNNEL;
-	source.address[0] = ip->saddr;
-	if (!is_node_address(&source))
+	    !in_frame(ctx, &start, length, pkt) || ip->saddr == ip->daddr || !is_node_address4(ip->saddr))
 		return KIND_FOREIGN_TUNNEL;
 	pkt->outer = sizeof(*ip);
 	pkt->hop = hop;
@@ -141,7 +147,7 @@ static __always_inline enum packet_kind parse_tunnel(struct xdp_md *ctx, const s
 /* Remove the tunnel's headers: for the kernel, or to forward by MAC. */
 static __always_inline bool decapsulate(struct xdp_md *ctx, const struct packet *pkt)
 {
-	struct link_header link;
+	union link_header link;
 
 	return save_link(ctx, &link) && !bpf_xdp_adjust_head(ctx, pkt->outer) &&
 	       restore_link(ctx, &link, pkt->l2, pkt->family);

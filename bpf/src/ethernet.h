@@ -54,6 +54,14 @@ static __always_inline bool write_marker(struct xdp_md *ctx, const struct conf *
 	return true;
 }
 
+/* In one piece: clang believes the struct to be packed, and reads bytes. */
+static __always_inline __be16 ether_type(const struct ethhdr *eth)
+{
+	const void *type = &eth->h_proto;
+
+	return *(const __be16 *)type;
+}
+
 static __always_inline bool is_vlan(__be16 type)
 {
 	return type == htons(ETH_P_8021Q) || type == htons(ETH_P_8021AD);
@@ -78,35 +86,42 @@ static __always_inline __be16 skip_vlan_tags(struct cursor *c, __be16 type, stru
 	return type;
 }
 
-/* The MACs and tags of a frame, kept while its head moves. */
-struct link_header {
-	u8 bytes[14 + 8];
+/* The MACs of a frame and up to two tags, kept while its head moves. */
+union link_header {
+	u32 words[5];
+	u16 halves[10];
 };
 
 /* Keep MACs and tags. The frame is longer than they are: an IP header follows. */
-static __always_inline bool save_link(struct xdp_md *ctx, struct link_header *saved)
+static __always_inline bool save_link(struct xdp_md *ctx, union link_header *saved)
 {
-	void *data = frame_start(ctx);
+	u32 *words = frame_start(ctx);
+	u32 i;
 
-	if (data + sizeof(*saved) > frame_end(ctx))
+	if ((void *)words + sizeof(*saved) > frame_end(ctx))
 		return false;
-	__builtin_memcpy(saved, data, sizeof(*saved));
+#pragma unroll
+	for (i = 0; i < 5; i++)
+		saved->words[i] = words[i];
 	return true;
 }
 
 /* Write them at the frame's head again, `l2` bytes, before a packet of that family. */
-static __always_inline bool restore_link(struct xdp_md *ctx, const struct link_header *saved, u32 l2, u8 family)
+static __always_inline bool restore_link(struct xdp_md *ctx, const union link_header *saved, u32 l2, u8 family)
 {
 	void *data = frame_start(ctx);
+	u32 *words = data;
 	__be16 *type;
 
-	if (data + sizeof(*saved) > frame_end(ctx))
+	if (data + sizeof(*saved) + sizeof(*type) > frame_end(ctx))
 		return false;
-	__builtin_memcpy(data, saved, 12);
+	words[0] = saved->words[0];
+	words[1] = saved->words[1];
+	words[2] = saved->words[2];
 	if (l2 > 14)
-		__builtin_memcpy(data + 12, saved->bytes + 12, 4);
+		words[3] = saved->words[3];
 	if (l2 > 18)
-		__builtin_memcpy(data + 16, saved->bytes + 16, 4);
+		words[4] = saved->words[4];
 	type = l2 > 18 ? data + 20 : l2 > 14 ? data + 16 : data + 12;
 	*type = family == 4 ? htons(ETH_P_IP) : htons(ETH_P_IPV6);
 	return true;

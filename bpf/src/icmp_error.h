@@ -89,8 +89,8 @@ static __always_inline bool reply_too_big(struct xdp_md *ctx, const struct packe
 {
 	int room = pkt->family == 4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
 	int cut = (int)(pkt->l2 + QUOTED) - (int)bpf_xdp_get_buff_len(ctx);
-	struct link_header link, back;
-	u32 l2 = pkt->l2;
+	union link_header link, back;
+	u32 l2 = pkt->l2, i;
 	void *ip;
 
 	if (pkt->hop || pkt->icmp_error || pkt->fragment == LATER_FRAGMENT || pkt->length < QUOTED ||
@@ -99,8 +99,11 @@ static __always_inline bool reply_too_big(struct xdp_md *ctx, const struct packe
 	if (!save_link(ctx, &link))
 		return false;
 	back = link;
-	__builtin_memcpy(back.bytes, link.bytes + 6, 6);
-	__builtin_memcpy(back.bytes + 6, link.bytes, 6);
+#pragma unroll
+	for (i = 0; i < 3; i++) { /* the MACs change places */
+		back.halves[i] = link.halves[3 + i];
+		back.halves[3 + i] = link.halves[i];
+	}
 	if ((cut && bpf_xdp_adjust_tail(ctx, cut)) || bpf_xdp_adjust_head(ctx, -room - (int)sizeof(struct icmphdr)))
 		return false;
 	if (!restore_link(ctx, &back, l2, pkt->family))

@@ -33,18 +33,24 @@
 static __always_inline struct ethhdr *receive(struct cursor *c, struct conf **conf, struct uplink **uplink,
 					      int *verdict)
 {
-	struct ethhdr *eth = take(c, sizeof(*eth));
 	u32 zero = 0, this_uplink = UPLINK;
+	struct ethhdr *eth = c->at;
 
 	*conf = confs.lookup(&zero);
 	*uplink = uplinks.lookup(&this_uplink);
 	*verdict = XDP_PASS;
 	if (!*conf || !*uplink) /* never: both are arrays; the verifier wants the check */
 		return NULL;
-	if (eth && same_mac(eth->h_dest, (*uplink)->mac))
-		return eth;
-	*verdict = pass(eth ? PASS_OTHER_MAC : PASS_NO_SERVICE);
-	return NULL;
+	if ((void *)(eth + 1) > c->end) {
+		*verdict = pass(PASS_NO_SERVICE);
+		return NULL;
+	}
+	if (!same_mac(eth->h_dest, (*uplink)->mac)) {
+		*verdict = pass(PASS_OTHER_MAC);
+		return NULL;
+	}
+	c->at = eth + 1;
+	return eth;
 }
 
 static __always_inline int handle_any(struct xdp_md *ctx)
@@ -110,6 +116,7 @@ static __always_inline int handle_plain(struct xdp_md *ctx)
 	struct ethhdr *eth;
 	struct conf *conf;
 	int verdict;
+	__be16 type;
 
 	eth = receive(&c, &conf, &uplink, &verdict);
 	if (!eth)
@@ -117,9 +124,10 @@ static __always_inline int handle_plain(struct xdp_md *ctx)
 	if (!has_plain_conf(conf))
 		return NOT_PLAIN;
 	parse_marker(eth, &pkt);
-	if (eth->h_proto == htons(ETH_P_IP))
+	type = ether_type(eth);
+	if (type == htons(ETH_P_IP))
 		return handle_plain4(ctx, conf, uplink, &c, &pkt);
-	if (IPV6 && eth->h_proto == htons(ETH_P_IPV6))
+	if (IPV6 && type == htons(ETH_P_IPV6))
 		return handle_plain6(ctx, conf, uplink, &c, &pkt);
 	return NOT_PLAIN;
 }

@@ -30,6 +30,9 @@ BPF_TABLE_PINNED("percpu_array", u32, u64, spent, RATE_LIMITS, PINS "/spent");
 BPF_TABLE_PINNED("lpm_trie", struct prefix, u32, node_prefixes, PREFIXES, PINS "/node_prefixes");
 BPF_TABLE_PINNED("lpm_trie", struct prefix, u32, denied, PREFIXES, PINS "/denied");
 
+/* One IPv4 prefix of node addresses: address in the lower half, mask in the upper, as in a packet; 0: none. */
+BPF_TABLE_PINNED("array", u32, u64, node_prefix4, 1, PINS "/node_prefix4");
+
 BPF_TABLE_PINNED("array", u32, struct sampling, sampling, 1, PINS "/sampling");
 
 /* Sampled packets, until they are read. BCC has a macro for ring buffers, but not for pinned ones. */

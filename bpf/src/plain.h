@@ -23,28 +23,28 @@ static __always_inline bool has_plain_conf(const struct conf *conf)
 	return !(conf->flags & (CONF_DENY | CONF_SAMPLE)) && !conf->two_banks;
 }
 
-/* `left` bytes of the packet follow its IP header. At least 20 bytes are in the frame, `offset` bytes into it. */
-static __always_inline bool parse_plain_transport(const void *header, u32 offset, u32 left, struct packet *pkt)
+/* The header begins `offset` bytes into the frame, which holds 20 bytes of it, and `at` bytes into the packet. */
+static __always_inline bool parse_plain_transport(const void *header, u32 offset, u32 at, struct packet *pkt)
 {
 	const struct tcphdr *tcp = header;
 	const struct udphdr *udp = header;
-	u32 length;
+	u32 size;
 
 	if (pkt->protocol == IPPROTO_TCP) {
-		length = tcp->doff * 4;
-		if (length < sizeof(*tcp) || length > left)
+		size = tcp->doff * 4;
+		if (size < sizeof(*tcp))
 			return false;
 		pkt->opens = tcp->syn && !tcp->ack;
-		pkt->tcp = offset;
+		pkt->tcp = offset + at;
 	} else {
-		length = ntohs(udp->len);
-		if (pkt->protocol != IPPROTO_UDP || length < sizeof(*udp) || length > left)
+		size = ntohs(udp->len);
+		if (pkt->protocol != IPPROTO_UDP || size < sizeof(*udp))
 			return false;
 		pkt->opens = true;
 	}
 	pkt->client_port = udp->source; /* TCP has its ports there too */
 	pkt->vip_port = udp->dest;
-	return true;
+	return at + size <= pkt->length;
 }
 
 /* Parse the packet at the cursor, `offset` bytes into the frame; return false if it is not plain. */
@@ -61,11 +61,11 @@ static __always_inline bool parse_plain4(struct xdp_md *ctx, const struct cursor
 	pkt->protocol = ip->protocol;
 	pkt->dscp = ip->tos & 0xfc;
 	length = ntohs(ip->tot_len);
-	if (*(u8 *)ip != 0x45 || length < sizeof(*ip) || ip->frag_off & htons(IP_MF | IP_OFFSET) ||
-	    !is_whole(ctx, c, length, pkt) || ip->saddr == ip->daddr || is_martian4(ip->saddr))
+	if (*(u8 *)ip != 0x45 || ip->frag_off & htons(IP_MF | IP_OFFSET) || !is_whole(ctx, c, length, pkt) ||
+	    ip->saddr == ip->daddr || is_martian4(ip->saddr))
 		return false;
 	pkt->length = length;
-	return parse_plain_transport(ip + 1, offset + sizeof(*ip), length - sizeof(*ip), pkt);
+	return parse_plain_transport(ip + 1, offset, sizeof(*ip), pkt);
 }
 
 static __always_inline bool parse_plain6(struct xdp_md *ctx, const struct cursor *c, u32 offset, struct packet *pkt)
@@ -85,5 +85,5 @@ static __always_inline bool parse_plain6(struct xdp_md *ctx, const struct cursor
 	    same_address(pkt->client, pkt->vip) || is_martian6(pkt->client))
 		return false;
 	pkt->length = sizeof(*ip) + left;
-	return parse_plain_transport(ip + 1, offset + sizeof(*ip), left, pkt);
+	return parse_plain_transport(ip + 1, offset, sizeof(*ip), pkt);
 }

@@ -253,6 +253,23 @@ def test_prefixes(maps: Maps, name: str) -> None:
     assert prefixes.read() == set()
 
 
+@pytest.mark.parametrize(
+    ("prefixes", "first"),
+    [
+        (["10.0.0.0/24"], "0a000000ffffff00"),
+        (["10.0.0.0/24", "10.1.0.0/16", "2001:db8::/8"], "0a010000ffff0000"),
+        (["2001:db8::/64"], "0000000000000000"),
+        (["0.0.0.0/0"], "0000000000000000"),
+        ([], "0000000000000000"),
+    ],
+)
+def test_one_node_prefix_is_compared_first(maps: Maps, prefixes: list[str], first: str) -> None:
+    """An entry of zeros is none. 0.0.0.0/0 has no mask, so the program finds it in the map alone."""
+    maps.node_prefixes.write([ip_network("192.0.2.0/24")])
+    maps.node_prefixes.write(ip_network(prefix, strict=False) for prefix in prefixes)
+    assert maps.pinned["node_prefix4"].entry(0).hex() == first
+
+
 def test_conf_has_a_flag_for_the_deny_list(maps: Maps) -> None:
     def flags() -> ConfFlag:
         return maps.conf.flags()
