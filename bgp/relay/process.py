@@ -55,7 +55,6 @@ class Relay:
         self._to_exabgp = bytearray()
         self._sent_revision = -1
         self._stale_since: float | None = None
-        self._poll_at = 0.0
         self._logged: tuple[bool, bool, str | None] = (False, False, None)
 
     def run(self) -> int:
@@ -70,23 +69,20 @@ class Relay:
                 self._write_agent()
                 for key, _mask in self._selector.select(self._timeout()):
                     key.data()
-                self._poll_files(time.monotonic())
+                self._poll_files()
                 self._reconciler.tick(time.monotonic())
                 self._log_changes()
         except (EOFError, BrokenPipeError):
             return 0
         return 1
 
-    def _poll_files(self, now: float) -> None:
-        """Read the watched files that were replaced."""
-        if now < self._poll_at:
-            return
-        self._poll_at = now + TICK_S
+    def _poll_files(self) -> None:
+        """Read the files that were replaced. Not less often: the end of a session is reported with BFD's state."""
         if (statuses := self._bfd.read_if_replaced()) is not None:
             self._reconciler.set_bfd(decode_statuses(statuses))
         with contextlib.suppress(BgpError):  # the previous list stays in force
             if self._allowlist.reload():
-                self._reconciler.set_allowed(self._allowlist.networks, now)
+                self._reconciler.set_allowed(self._allowlist.networks, time.monotonic())
 
     def _log_changes(self) -> None:
         """Log the changes that an operator needs to find in the journal later."""

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.exabgp_model import session_event
 from support.relay_process import PEER, VIP, RelayProcess, update
 from support.waiting import wait_for
 
@@ -179,6 +180,12 @@ def test_snapshot_contains_the_status_of_the_bfd_process(relay: RelayProcess):
         report = agent.receive()
         assert isinstance(report, Snapshot)
         assert report.peers[0].bfd == state
+    # A failure that BFD detects ends the session: the agent must not see the one without the other.
+    replace_file(relay.socket_path.with_name(STATUS_NAME), encode_statuses({PEER: BfdStatus("init", 5.5)}))
+    relay.send(session_event(PEER, "down"))
+    closed = agent.receive_until(lambda snapshot: not snapshot.peers[0].up).peers[0]
+    assert closed.bfd is not None
+    assert closed.bfd.state == "init"
     relay.socket_path.with_name(STATUS_NAME).write_text("nonsense")
     report = agent.receive()
     assert isinstance(report, Snapshot)
