@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from ipaddress import IPv4Address
-from typing import Final
 
 import numpy as np
 
@@ -23,9 +22,6 @@ from agent.model import Candidate
 from agent.table.cost import EMPTY, MEMBER_MASK
 from agent.table.ranking import SPARES, Ranking, best_of, change, rank
 from agent.table.table import Places, Table, chains, nominal, owners
-
-KEPT_FROM: Final = 17
-"""With fewer members a full build takes 20 ms, and the 4.5 MB of its ranking are not kept."""
 
 
 def build(candidates: Sequence[Candidate], rows: int, chain: int, before: Table | None = None) -> Table:
@@ -50,8 +46,6 @@ def build(candidates: Sequence[Candidate], rows: int, chain: int, before: Table 
         first = _first_of(ranking, taking)
     places = chains(first, ranking.order(min(chain, len(weights))), chain)
     members = tuple(map(IPv4Address, ranking.members))
-    if len(members) < KEPT_FROM:
-        return Table(members, places)
     return Table(members, places, ranking, effective)
 
 

@@ -35,7 +35,7 @@ from bgp.relay.protocol import REPLACED
 from bgp.relay.reconciler import Reconciler
 
 COALESCE_S = 0.02
-"""Changes within this time share one batch."""
+"""The least time between two batches: what changes within it shares one."""
 TICK_S = 0.25
 _CHUNK = 1 << 16
 
@@ -54,7 +54,9 @@ class Relay:
         self._from_exabgp = bytearray()
         self._to_exabgp = bytearray()
         self._sent_revision = -1
-        self._stale_since: float | None = None
+        self._report_at: float | None = None
+        """When the agent gets the next batch; None if nothing has changed since the last one."""
+        self._reported_at = float("-inf")
         self._logged: tuple[bool, bool, str | None] = (False, False, None)
 
     def run(self) -> int:
@@ -97,9 +99,9 @@ class Relay:
             log("relay", text)
 
     def _timeout(self) -> float:
-        if self._stale_since is None or self._agent is None or self._agent.busy:
+        if self._report_at is None or self._agent is None or self._agent.busy:
             return TICK_S
-        return max(0.0, min(TICK_S, self._stale_since + COALESCE_S - time.monotonic()))
+        return max(0.0, min(TICK_S, self._report_at - time.monotonic()))
 
     def _read_exabgp(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -150,17 +152,16 @@ class Relay:
         """Report the state if it has changed and the agent has read the last batch."""
         now = time.monotonic()
         if self._reconciler.revision == self._sent_revision or not self._reconciler.ready:
-            self._stale_since = None
-        elif self._stale_since is None:
-            self._stale_since = now
+            self._report_at = None
+        elif self._report_at is None:
+            # The first change after a quiet time is reported at once, what follows it together.
+            self._report_at = now if self._sent_revision < 0 else max(now, self._reported_at + COALESCE_S)
         agent = self._agent
         if agent is None:
             return
-        first = self._sent_revision < 0
-        due = self._stale_since is not None and (first or now - self._stale_since >= COALESCE_S)
         try:
-            if due and not agent.busy:
-                self._sent_revision, self._stale_since = self._reconciler.revision, None
+            if self._report_at is not None and now >= self._report_at and not agent.busy:
+                self._sent_revision, self._report_at, self._reported_at = self._reconciler.revision, None, now
                 agent.report(self._reconciler.snapshot())
         except OSError:
             self._hang_up()

@@ -4,9 +4,11 @@
 A table is written into a map of its own, then swapped in at once; services whose tables are equal share that map.
 """
 
+import contextlib
 import mmap
 import os
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +27,7 @@ Deadlines = npt.NDArray[np.uint64]
 
 
 _THREADS = 64
+_POLL_S = 0.0002
 
 
 def batch_waits_once() -> bool:
@@ -65,11 +68,22 @@ class TableMap:
     def swap_all(self, swaps: Iterable[Swap]) -> None:
         """Replace tables, each with all of its rows at once, and all of them in one wait for readers of the old ones.
 
-        The deadlines come first, so that a new row never lacks its grace.
+        The deadlines come first, so that a new row never lacks its grace. The kernel shows a map to programs before it
+        waits for readers of the one before: both waits go on at the same time.
         """
         swaps = list(swaps)
-        self._grace.swap([(one.indexes(), one.grace_until_ns) for one in swaps])
-        self._rows.swap([(one.indexes(), one.rows) for one in swaps if one.rows is not None])
+        with contextlib.ExitStack() as stack:
+            grace = stack.enter_context(self._grace.filled([(one.indexes(), one.grace_until_ns) for one in swaps]))
+            with_rows = [(one.indexes(), one.rows) for one in swaps if one.rows is not None]
+            rows = stack.enter_context(self._rows.filled(with_rows))
+            pool = stack.enter_context(ThreadPoolExecutor(1))
+            waiting = pool.submit(self._grace.put, grace)
+            while not (waiting.done() or self._grace.shows(grace)):
+                time.sleep(_POLL_S)
+            if waiting.done():
+                waiting.result()
+            self._rows.put(rows)
+            waiting.result()
 
     def drop(self, slot: int, bank: int) -> None:
         """Free a table's memory, if it is there; the program must not use the bank any more."""
@@ -101,8 +115,9 @@ class _OuterMap:
     def has(self, index: int) -> bool:
         return self._outer.lookup(pack_index(index)) is not None
 
-    def swap(self, contents: Iterable[tuple[Sequence[int], npt.NDArray[Any]]]) -> None:
-        """Make an inner map for each of `contents`, and put it at all of its indexes."""
+    @contextlib.contextmanager
+    def filled(self, contents: Iterable[tuple[Sequence[int], npt.NDArray[Any]]]) -> Iterator[list[tuple[int, int]]]:
+        """Make an inner map for each of `contents`; yield (index, fd) for all of its indexes."""
         inner = self._outer.spec.inner
         assert inner
         made: list[int] = []
@@ -116,12 +131,17 @@ class _OuterMap:
                 made.append(fd)
                 _write(fd, values)
                 entries += [(index, fd) for index in indexes]
-            self._put(entries)
+            yield entries
         finally:
             for fd in made:
                 os.close(fd)  # the outer map keeps it
 
-    def _put(self, entries: Sequence[tuple[int, int]]) -> None:
+    def shows(self, entries: Iterable[tuple[int, int]]) -> bool:
+        """Return whether programs read these inner maps already."""
+        ids = {fd: bpf_map.map_id(fd) for _, fd in entries}
+        return all(self._outer.lookup(pack_index(index)) == pack_index(ids[fd]) for index, fd in entries)
+
+    def put(self, entries: Sequence[tuple[int, int]]) -> None:
         """Write the entries. Each write waits until no CPU reads the old inner map, some 15 ms; a batch waits once."""
         keys = [pack_index(index) for index, _ in entries]
         values = [pack_index(fd) for _, fd in entries]

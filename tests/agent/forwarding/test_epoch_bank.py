@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agent.forwarding import epoch_bank
 from agent.forwarding.epoch_bank import EpochBanks
 from agent.model import Candidate, State
 from agent.table import algorithm
@@ -233,3 +234,18 @@ def test_services_with_equal_candidates_share_one_table(maps: Maps) -> None:
     assert shared(maps)
     bring(successor, ALL, ALL, 300.0)
     assert shared(maps), "a restart does not end it"
+
+
+def test_rankings_are_kept_for_few_sets_of_members(maps: Maps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is megabytes: a node whose services all have other members keeps some, and its tables are the same."""
+    monkeypatch.setattr(epoch_bank, "RANKINGS_KEPT", 1)
+    made = banks(maps, OLD)
+    hashes = dict.fromkeys(SLOTS, "rendezvous")
+    for members in (ALL, ALL[1:], ALL):
+        wanted = {"web": members, "dns": ALL[:2]}
+        asyncio.run(made.apply(EpochSwitch(EpochUse(OLD.number)), wanted, hashes, INDEXES, BASE, 1.0))
+        rankings = {id(one.table.ranking) for one in made._first().values() if one.table}
+        assert len(rankings) <= 1
+        for name, candidates in wanted.items():
+            table = algorithm.build(OLD.version, "rendezvous", candidates, OLD.rows, OLD.chain)
+            assert made.digest(name) == table.digest

@@ -13,7 +13,7 @@ from support.examples import examples
 from support.oracle import chain as oracle
 
 from agent.model import Candidate, State
-from agent.table.rendezvous import KEPT_FROM, build
+from agent.table.rendezvous import build
 
 BASE = IPv4Address("10.0.0.11")
 
@@ -137,7 +137,7 @@ def changed(candidates: dict[int, Candidate], offset: int, what: str) -> None:
 @examples(40)
 @given(st.integers(0, 60), changes, st.integers(1, 8))
 def test_changes_lead_to_the_table_of_a_full_build(others: int, steps: list[tuple[int, str]], chain: int) -> None:
-    """Every step starts from the previous table, with just enough members that rankings are kept, or too few."""
+    """Every step starts from the table before, with few members or many."""
     candidates = {offset: Candidate(BASE + offset * 37, 100, 100, State.UP) for offset in range(3)}
     crowd = [Candidate(BASE + 20 + i * 7, 50 + i, 50 + i, State.UP) for i in range(others)]
     table = None
@@ -152,7 +152,7 @@ def test_rows_without_spares_are_ranked_again() -> None:
     """Members are removed one by one until few are left: by then every row has lost more than its spares."""
     left = members(60)
     table = build(left, 4096, 4)
-    while len(left) > KEPT_FROM:
+    while len(left) > 1:
         left.pop(len(left) // 2)
         table = build(left, 4096, 4, table)
         assert table.ranking is not None
