@@ -10,7 +10,7 @@ static __always_inline bool is_denied(const struct conf *conf, const struct pack
 {
 	struct prefix key = { .length = 32 + 128, .family = pkt->family };
 
-	if (pkt->plain || !(conf->flags & CONF_DENY))
+	if (!(conf->flags & CONF_DENY))
 		return false;
 	__builtin_memcpy(key.address, pkt->client, sizeof(key.address));
 	return denied.lookup(&key);

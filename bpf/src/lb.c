@@ -17,6 +17,7 @@
 
 #include "cursor.h"
 #include "decap.h"
+#include "denylist.h"
 #include "ethernet.h"
 #include "handle.h"
 #include "lb.h"
@@ -71,6 +72,15 @@ static __always_inline int handle_any(struct xdp_md *ctx)
 	return kind == KIND_FLOW ? handle_flow(ctx, conf, uplink, &pkt) : handle_no_flow(ctx, conf, kind, &pkt);
 }
 
+/* The parsers found nothing wrong with the packet, so that it is denied comes first, as in the general program. */
+static __always_inline int handle_plain_flow(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
+					     struct packet *pkt)
+{
+	if (is_denied(conf, pkt))
+		return handle_no_flow(ctx, conf, KIND_DENIED, pkt);
+	return handle_flow(ctx, conf, uplink, pkt);
+}
+
 static __always_inline int handle_plain_tunnel4(struct xdp_md *ctx, const struct conf *conf,
 						const struct uplink *uplink, struct cursor *c, struct packet *pkt)
 {
@@ -79,7 +89,7 @@ static __always_inline int handle_plain_tunnel4(struct xdp_md *ctx, const struct
 	if (parse_tunnel4(ctx, conf, c, &type, pkt) != KIND_FLOW || !pkt->outer || type != htons(ETH_P_IP) ||
 	    !parse_plain4(ctx, c, pkt->l2 + pkt->outer, pkt))
 		return NOT_PLAIN;
-	return handle_flow(ctx, conf, uplink, pkt);
+	return handle_plain_flow(ctx, conf, uplink, pkt);
 }
 
 static __always_inline int handle_plain4(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
@@ -93,7 +103,7 @@ static __always_inline int handle_plain4(struct xdp_md *ctx, const struct conf *
 		return handle_plain_tunnel4(ctx, conf, uplink, c, pkt);
 	if (!may_be_vip(conf, ip->daddr))
 		return pass(PASS_NO_SERVICE);
-	return parse_plain4(ctx, c, pkt->l2, pkt) ? handle_flow(ctx, conf, uplink, pkt) : NOT_PLAIN;
+	return parse_plain4(ctx, c, pkt->l2, pkt) ? handle_plain_flow(ctx, conf, uplink, pkt) : NOT_PLAIN;
 }
 
 static __always_inline int handle_plain6(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
@@ -105,7 +115,7 @@ static __always_inline int handle_plain6(struct xdp_md *ctx, const struct conf *
 		return NOT_PLAIN;
 	if (!may_be_vip(conf, fold_address(ip->daddr, 6)))
 		return pass(PASS_NO_SERVICE);
-	return parse_plain6(ctx, c, pkt->l2, pkt) ? handle_flow(ctx, conf, uplink, pkt) : NOT_PLAIN;
+	return parse_plain6(ctx, c, pkt->l2, pkt) ? handle_plain_flow(ctx, conf, uplink, pkt) : NOT_PLAIN;
 }
 
 static __always_inline int handle_plain(struct xdp_md *ctx)

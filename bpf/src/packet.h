@@ -76,15 +76,7 @@ static __always_inline void forget_packet(const struct conf *conf, struct packet
 	forget_flow(conf, pkt);
 	FORGET(conf, pkt->family);
 	FORGET(conf, pkt->prev_family);
-	FORGET(conf, pkt->prev);
 	FORGET(conf, pkt->length);
 	FORGET(conf, pkt->l2);
 	FORGET(conf, pkt->outer);
-	FORGET(conf, pkt->hop);
-	FORGET(conf, pkt->client[1]);
-	FORGET(conf, pkt->client[2]);
-	FORGET(conf, pkt->client[3]);
-	FORGET(conf, pkt->vip[1]);
-	FORGET(conf, pkt->vip[2]);
-	FORGET(conf, pkt->vip[3]);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * What the plain program handles: TCP and UDP over IPv4 without options, or over IPv6 without extension headers, for a
- * node that uses one epoch, no deny list and no sampling; untagged, whole, and neither a fragment nor too large for its
+ * node that uses one epoch and no sampling; untagged, whole, and neither a fragment nor too large for its
  * tunnel. That is nearly every packet. Tunnels to this node are plain if IPv4 is in IPv4.
  *
  * The general program gets all other packets as they came, by a tail call before anything is counted. It handles plain
@@ -20,7 +20,7 @@
 
 static __always_inline bool has_plain_conf(const struct conf *conf)
 {
-	return !(conf->flags & (CONF_DENY | CONF_SAMPLE)) && !conf->two_banks;
+	return !(conf->flags & CONF_SAMPLE) && !conf->two_banks;
 }
 
 /* The header begins `offset` bytes into the frame, which holds 20 bytes of it, and `at` bytes into the packet. */

@@ -18,6 +18,7 @@ QUIET: Final = 0.1
 
 EMPTY: Final = "empty program"
 FLOOR: Final = "floor"
+LOADS: Final = "floor with the loads of a forward"
 DIRECT: Final = "direct"
 
 
@@ -167,8 +168,9 @@ def xdp_rows(windows: Windows, wrappers: Mapping[str, Mapping[str, float]]) -> l
     `wrappers` names for each case the runs (of one flow) that it contains as the wrapper's part, by weight; their cost
     beyond an empty program is subtracted. So `ns_*` is what TEST_RUN would show if it restored packets itself: it
     contains the loop with the call of the program, and `ratio_floor` is a minimum over the floor's. `ns_net` and
-    `ratio_floor_net` are without the loop, less than any packet costs. `ratio_one_flow` compares with the same case for
-    one flow. A case without wrappers stays as measured.
+    `ratio_floor_net` are without the loop, less than any packet costs. The loop's cost depends on the CPU, and the
+    floor is little beside it; `ratio_loads` (net) is of LOADS, if that was measured, which neither moves.
+    `ratio_one_flow` compares with the same case for one flow. A case without wrappers stays as measured.
     """
     loop = min(windows[EMPTY, 1]), median(windows[EMPTY, 1])
 
@@ -179,6 +181,7 @@ def xdp_rows(windows: Windows, wrappers: Mapping[str, Mapping[str, float]]) -> l
         return min(windows[case, flows]) - bare[0], median(windows[case, flows]) - bare[1]
 
     floor = net(FLOOR, 1)
+    loads = net(LOADS, 1) if LOADS in wrappers else None
     rows = []
     for case, flows in windows:
         if case not in wrappers:
@@ -190,6 +193,8 @@ def xdp_rows(windows: Windows, wrappers: Mapping[str, Mapping[str, float]]) -> l
         row["ratio_floor_median"] = ratio(middle + loop[1], floor[1] + loop[1])
         row["ns_net"] = round(least, 1)
         row["ratio_floor_net"] = ratio(least, floor[0])
+        if loads:
+            row["ratio_loads"] = ratio(least, loads[0])
         if flows > 1:
             one = net(case, 1)[0]
             row["ratio_one_flow"] = ratio(least + loop[0], one + loop[0])

@@ -39,17 +39,19 @@ def committed_figure(rows: Rows, keys: Iterable[str], row: Mapping[str, Any], *f
 def xdp(console: Console, rows: Rows, committed: Rows) -> None:
     """Print part 1."""
     table = _table(
-        "XDP, ns per packet (TEST_RUN; net: without its loop; flows x: of one flow's)",
-        "case", "flows", "min", "median", "x floor", "was", "net", "x floor net", "was", "flows x", "was",
+        "XDP, ns per packet (TEST_RUN; net: without its loop; x loads: net, of the floor with loads; flows x: of one)",
+        "case", "flows", "gross", "median", "x floor", "was", "net", "x floor", "was", "x loads", "was",
+        "flows x", "was",
     )  # fmt: skip
     for row in rows:
         old = [
             committed_figure(committed, ("case", "flows"), row, f"ratio_{name}")
-            for name in ("floor", "floor_net", "one_flow")
+            for name in ("floor", "floor_net", "loads", "one_flow")
         ]
         table.add_row(
             row["case"], *map(_text, (row["flows"], row["ns_min"], row["ns_median"], row.get("ratio_floor"), old[0])),
-            *map(_text, (row.get("ns_net"), row.get("ratio_floor_net"), old[1], row.get("ratio_one_flow"), old[2])),
+            *map(_text, (row.get("ns_net"), row.get("ratio_floor_net"), old[1], row.get("ratio_loads"), old[2])),
+            *map(_text, (row.get("ratio_one_flow"), old[3])),
         )  # fmt: skip
     console.print(table)
 

@@ -2,7 +2,7 @@
 /*
  * Times the XDP program under BPF_PROG_TEST_RUN, which gives each round the packet that the round before left.
  *
- * xdp.py appends this to lb.c's text and makes lb.c's entry an inline function. Each round writes the next flow's
+ * xdp.py appends this to lb.c's text and makes the functions of lb.c's two programs inline ones. Each round writes the next flow's
  * client into the packet, runs the measured code, checks verdict and packet, and restores the packet. The clock is read
  * every WINDOW rounds: the kernel's own figure is a whole number of nanoseconds, and an interruption must spoil one
  * window only, not the run.
@@ -133,6 +133,48 @@ static __always_inline int bench_floor_of(struct xdp_md *ctx)
 	return XDP_TX;
 }
 
+/*
+ * The yardstick: the floor and the chain of dependent loads that each forward by MAC needs, service, row, node and
+ * counters, without any check but those for the verifier.
+ */
+static __always_inline int bench_loads_of(struct xdp_md *ctx)
+{
+	struct ethhdr *eth = (void *)(long)ctx->data;
+	struct iphdr *ip = (void *)(eth + 1);
+	struct tcphdr *tcp = (void *)(ip + 1);
+	u32 zero = 0, place, hash, next;
+	struct packet pkt = { .family = 4 };
+	struct conf *conf = confs.lookup(&zero);
+	struct cached_service *entry;
+	struct node *node;
+	struct stats *s;
+	struct row *row;
+
+	if (!conf || (void *)(tcp + 1) > (void *)(long)ctx->data_end)
+		return XDP_ABORTED;
+	pkt.client[0] = ip->saddr;
+	pkt.vip[0] = ip->daddr;
+	pkt.client_port = tcp->source;
+	pkt.vip_port = tcp->dest;
+	place = cache_place(&pkt, pkt.vip_port | IPPROTO_TCP << 16 | 4 << 24);
+	entry = service_cache.lookup(&place);
+	if (!entry)
+		return XDP_ABORTED;
+	hash = flow_hash(conf->hash_key[0], &entry->service, &pkt);
+	row = find_row(entry->service.slot, hash & (ROWS - 1));
+	if (!row)
+		return XDP_ABORTED;
+	next = row->node[0];
+	node = nodes.lookup(&next);
+	s = stats_of(entry->service.slot);
+	if (!node || !s)
+		return XDP_ABORTED;
+	count(s, FORWARD_FIRST);
+	copy_mac(eth->h_dest, node->mac);
+	copy_mac(eth->h_source, (const u8[]){ 0x02, 0x4c, 0x42, 1, 0, 11 });
+	return XDP_TX;
+}
+
 /* Move the head as a tunnel's header does, so that the wrapper moves it back. */
 static __always_inline int bench_shift_of(struct xdp_md *ctx, const struct bench_case *now)
 {
@@ -157,7 +199,7 @@ static __always_inline int bench_end(struct xdp_md *ctx, const struct bench_case
 	return verdict;
 }
 
-enum bench_subject { BENCH_EMPTY, BENCH_BARE, BENCH_SHIFT, BENCH_FLOOR, BENCH_LB, BENCH_GENERAL };
+enum bench_subject { BENCH_EMPTY, BENCH_BARE, BENCH_SHIFT, BENCH_FLOOR, BENCH_LOADS, BENCH_LB, BENCH_GENERAL };
 
 static __always_inline int bench_run(struct xdp_md *ctx, enum bench_subject subject)
 {
@@ -182,6 +224,8 @@ static __always_inline int bench_run(struct xdp_md *ctx, enum bench_subject subj
 		verdict = general(ctx);
 	else if (subject == BENCH_FLOOR)
 		verdict = bench_floor_of(ctx);
+	else if (subject == BENCH_LOADS)
+		verdict = bench_loads_of(ctx);
 	else if (subject == BENCH_SHIFT)
 		verdict = bench_shift_of(ctx, now);
 	else
@@ -207,6 +251,11 @@ int bench_shift(struct xdp_md *ctx)
 int bench_floor(struct xdp_md *ctx)
 {
 	return bench_run(ctx, BENCH_FLOOR);
+}
+
+int bench_loads(struct xdp_md *ctx)
+{
+	return bench_run(ctx, BENCH_LOADS);
 }
 
 int bench_lb(struct xdp_md *ctx)

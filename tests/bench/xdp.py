@@ -22,7 +22,21 @@ from typing import Any, Final
 
 import numpy as np
 from bench import figures, testrun
-from bench.xdp_case import CASES, CLIENTS, OWNER, SELF, SERVICES, SOCKETS, SUBJECTS, SUMS, VIP, Case, wrapper_of
+from bench.xdp_case import (
+    CASES,
+    CLIENTS,
+    MEASURED,
+    OURS,
+    OWNER,
+    SELF,
+    SERVICES,
+    SOCKETS,
+    SUBJECTS,
+    SUMS,
+    VIP,
+    Case,
+    wrapper_of,
+)  # fmt: skip
 from support.packets import HERE
 
 from agent.model import Candidate, State
@@ -160,7 +174,7 @@ class Wrapped:
         assert state
         _random, done, wrong, _since, *window_ns = struct.unpack(f"={size // 8}Q", state)
         assert (done, wrong, verdict) == (rounds, 0, case.verdict), f"{case.name}: {wrong} of {done} rounds went wrong"
-        if case.subject == "lb":
+        if case.subject in OURS:
             rose = {event: value - before[event] for event, value in counted().items() if value != before[event]}
             assert rose.get((case.service.slot if case.service else 0, case.counter)) == rounds, (
                 f"{case.name}: counted {rose}"
@@ -183,7 +197,7 @@ def measure(rounds: int) -> list[dict[str, Any]]:
             for case in CASES:
                 for flows in case.flows:
                     windows[case.name, flows] += wrapped[case.restore, case.lean].run(case, flows, counted)
-    rows = figures.xdp_rows(windows, {case.name: wrapper_of(case) for case in CASES if case.subject in ("floor", "lb")})
+    rows = figures.xdp_rows(windows, {case.name: wrapper_of(case) for case in CASES if case.subject in MEASURED})
     return rows + sums(rows)
 
 

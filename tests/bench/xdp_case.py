@@ -59,15 +59,19 @@ V6: Final = Service(8, vip=VIP6)
 V6_GUE: Final = Service(9, vip=VIP6, forward=Forward.GUE)
 SERVICES: Final = (OUTSIDE, OWNER, SOLE, SECOND, IPIP, GUE, GUE_OVER_6, V6, V6_GUE)
 
-SUBJECTS: Final = ("empty", "bare", "shift", "floor", "lb", "general")
-"""An empty program; the wrapper alone; the wrapper with a head that moves and moves back; the floor; our program."""
+SUBJECTS: Final = ("empty", "bare", "shift", "floor", "loads", "lb", "general")
+"""An empty program; the wrapper alone; the wrapper with a head that moves and moves back; the floor; the floor and
+the loads of a forward; our program; its general part alone."""
+OURS: Final = ("lb", "general")
+MEASURED: Final = ("floor", "loads", *OURS)
+"""The subjects inside the wrapper, whose cost is subtracted."""
 HEAD: Final = 3
 """16-byte words that are restored where an outer header was removed; elsewhere 1 (the MACs)."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """`subject` is what runs: the program (`lb`) or one of SUBJECTS.
+    """`subject` is what runs: the program (`lb`) or another of SUBJECTS.
 
     Each round `counter` rises once, and the packet comes out `grows` bytes longer, its source MAC beginning with
     `source` (empty: unmodified). `client_at` is the offset of the client address's last word. `lean`: the program is
@@ -147,24 +151,26 @@ CASES: Final = (
     Case(BARE_HEAD, _tcp(OUTSIDE, ACK), TX, flows=(1,), subject="bare", restore=HEAD),
     Case(SHIFT, _tcp(OUTSIDE, ACK), TX, flows=(1,), subject="shift", grows=20),
     Case(figures.FLOOR, _tcp(OUTSIDE, ACK), TX, subject="floor", source=MARKED),
+    Case(figures.LOADS, _tcp(OUTSIDE, ACK), TX, subject="loads", source=MARKED),
     Case(target.L2, _tcp(OUTSIDE, ACK), *FORWARDS, OUTSIDE, source=MARKED),
     Case("l2 forward, SYN", _tcp(OUTSIDE, SYN), *FORWARDS, OUTSIDE, source=MARKED),
     Case("l2 forward, UDP", _udp(OUTSIDE), *FORWARDS, OUTSIDE, source=MARKED),
     Case("l2 forward, ICMP error", _too_big(OUTSIDE), *FORWARDS, OUTSIDE, source=MARKED, client_at=58),
     Case("l2 forward, second in the chain", _tcp(SECOND, ACK), *FORWARDS, SECOND, source=MARKED),
+    Case("l2 forward, general program", _tcp(OUTSIDE, ACK), *FORWARDS, OUTSIDE, source=MARKED, subject="general"),
     Case("l2 forward, without IPv6", _tcp(OUTSIDE, ACK), *FORWARDS, OUTSIDE, source=MARKED, lean=True),
     Case(target.IPIP, _tcp(IPIP, ACK), *FORWARDS, IPIP, grows=20, source=HERE_),
     Case(GUE_FORWARD, _tcp(GUE, ACK), *FORWARDS, GUE, grows=28, source=HERE_),
     Case("gue forward over IPv6", _tcp(GUE_OVER_6, ACK), *FORWARDS, GUE_OVER_6, grows=48, source=HERE_),
-    Case("IPv6, l2 forward", _tcp6(V6), *FORWARDS, V6, client_at=34, source=MARKED),
+    Case(target.L2_IPV6, _tcp6(V6), *FORWARDS, V6, client_at=34, source=MARKED),
     Case("IPv6, gue forward", _tcp6(V6_GUE), *FORWARDS, V6_GUE, client_at=34, grows=28, source=HERE_),
     Case("deliver at the owner, SYN (no socket lookup)", _tcp(OWNER, SYN), PASS, Counter.DELIVER_OWNER, OWNER),
     Case("deliver at the only member (no socket lookup)", _tcp(SOLE, ACK), PASS, Counter.DELIVER_ONLY_NODE, SOLE),
     Case("deliver at the owner, socket", _tcp(OWNER, ACK), *DELIVERIES, flows=(1, SOCKETS)),
     Case("deliver from l2, socket", _tcp(OWNER, ACK, 1), *DELIVERIES, flows=(1, SOCKETS)),
-    Case("deliver from ipip, socket", _tunnelled(OWNER, False), *DELIVERIES, client_at=46, restore=HEAD, grows=-20,
+    Case(target.FROM_IPIP, _tunnelled(OWNER, False), *DELIVERIES, client_at=46, restore=HEAD, grows=-20,
          flows=(1, SOCKETS)),
-    Case("deliver from gue, socket", _tunnelled(OWNER, True), *DELIVERIES, client_at=54, restore=HEAD, grows=-28,
+    Case(target.FROM_GUE, _tunnelled(OWNER, True), *DELIVERIES, client_at=54, restore=HEAD, grows=-28,
          flows=(1, SOCKETS)),
     Case(target.NOT_A_VIP, _tcp(OUTSIDE, ACK, dst=ELSEWHERE), PASS, Counter.PASS_NO_SERVICE),
     Case("pass, not a VIP, any address", _tcp(OUTSIDE, ACK), PASS, Counter.PASS_NO_SERVICE, client_at=30,

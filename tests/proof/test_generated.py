@@ -25,7 +25,7 @@ WORLDS: list[dict[str, bool]] = [
     {"ipv6": False, "tunnels": False, "denied": False},
     {"denied": False},
 ]
-"""Worlds without IPv6 use a program that is compiled without it. A deny list leaves no packet to the plain program."""
+"""Worlds without IPv6 use a program that is compiled without it. Two epochs leave no packet to the plain program."""
 ALTERNATING: dict[int, bool] = {1: True, 3: False}
 """By world: whether the rows of its two epochs alternate; the other worlds have one epoch."""
 

@@ -26,8 +26,8 @@ from bpf.maps.maps import Maps
 
 ROOT = Path(__file__).parents[3]
 EXIT = bytes.fromhex("9500000000000000")
-STEPS_MAX = 190_000
-"""Linux 6.1 takes up to 2.3 times the steps of Linux 6.18 (test_other_kernel.py): less than 45 % of its limit."""
+STEPS_MAX = 165_000
+"""Linux 6.1 took up to 2.7 times the steps of Linux 6.18 (test_other_kernel.py): less than 45 % of its limit."""
 
 
 def slow(*case: str) -> Any:
@@ -263,7 +263,8 @@ def test_llvm_stays_in_the_child(maps: Path) -> None:
         "from bpf.compiler.build import build_program; from bpf.compiler.source import LbOptions\n"
         "build_program(Path(sys.argv[1]), Path(sys.argv[1]) / 'program', LbOptions(4096))\n"
         "assert 'bcc' not in sys.modules\n"
-        "print(*(line.split()[-1] for line in open('/proc/self/maps') if 'LLVM' in line or 'bcc' in line))"
+        "mapped = {line.split()[-1] for line in open('/proc/self/maps')}  # a path; addresses are hexadecimal too\n"
+        "print(*(path for path in mapped if 'LLVM' in path or 'bcc' in path))"
     )
     command = [sys.executable, "-c", code, str(maps)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=dict(os.environ))
