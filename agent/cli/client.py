@@ -21,19 +21,19 @@ TIMEOUT_S = 10.0
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP over a unix socket. `sock` is the connection's for as long as a response is read."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__("agent", timeout=TIMEOUT_S)
+    def __init__(self, path: Path, timeout_s: float = TIMEOUT_S) -> None:
+        super().__init__("agent", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(TIMEOUT_S)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
 
 
-def call(path: Path, method: str, resource: str, /, **query: str) -> dict[str, Any]:
+def call(path: Path, method: str, resource: str, /, *, timeout_s: float = TIMEOUT_S, **query: str) -> dict[str, Any]:
     """Return the agent's response. Raises NotRunningError if no agent answers, AgentError if it refuses."""
-    with _errors(path), contextlib.closing(_UnixConnection(path)) as connection:
+    with _errors(path), contextlib.closing(_UnixConnection(path, timeout_s)) as connection:
         return _read(_request(connection, method, resource, query))
 
 

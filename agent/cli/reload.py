@@ -10,8 +10,11 @@ from typing import Any
 from agent.cli.options import request
 from agent.errors import AgentError, NotRunningError
 
+OPEN_S = 120.0
+"""How long the agent may take to open the new data path, before anything changes: compiling takes seconds, and a minute
+at most on a machine that is busy."""
 TIMEOUT_S = 30.0
-"""A data path that must be compiled again takes seconds."""
+"""How long the new agent may take to be ready."""
 POLL_S = 0.05
 
 
@@ -20,7 +23,7 @@ def reload(socket: Path) -> dict[str, Any]:
 
     The kernel may refuse what the file alone does not show. Then the agent is ready again with its previous one.
     """
-    generation = request(socket, "POST", "/reload")["generation"]
+    generation = request(socket, "POST", "/reload", timeout_s=OPEN_S)["generation"]
     deadline = time.monotonic() + TIMEOUT_S
     refused = ""
     while time.monotonic() < deadline:
