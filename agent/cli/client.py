@@ -7,7 +7,7 @@ import contextlib
 import http.client
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -31,10 +31,17 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def call(path: Path, method: str, resource: str, /, *, timeout_s: float = TIMEOUT_S, **query: str) -> dict[str, Any]:
+def call(path: Path, method: str, resource: str, /, **query: str) -> dict[str, Any]:
     """Return the agent's response. Raises NotRunningError if no agent answers, AgentError if it refuses."""
+    return call_within(path, method, resource, TIMEOUT_S, query)
+
+
+def call_within(
+    path: Path, method: str, resource: str, timeout_s: float, query: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Return the response to a request that the agent may work on for `timeout_s` seconds. Raises as `call` does."""
     with _errors(path), contextlib.closing(_UnixConnection(path, timeout_s)) as connection:
-        return _read(_request(connection, method, resource, query))
+        return _read(_request(connection, method, resource, query or {}))
 
 
 def follow(path: Path, resource: str, /, **query: str) -> Iterator[dict[str, Any]]:
@@ -53,7 +60,7 @@ def follow(path: Path, resource: str, /, **query: str) -> Iterator[dict[str, Any
 
 
 def _request(
-    connection: _UnixConnection, method: str, resource: str, query: dict[str, str]
+    connection: _UnixConnection, method: str, resource: str, query: Mapping[str, str]
 ) -> http.client.HTTPResponse:
     target = f"{resource}?{urlencode(query)}" if query else resource
     connection.request(method, target, headers={"Connection": "close"})

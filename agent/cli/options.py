@@ -44,11 +44,11 @@ force_option = click.option(
 vip_option = click.option("--vip", callback=_vip, metavar="ADDRESS", help="One VIP; without it, all of this node.")
 
 
-def request(socket: Path, method: str, resource: str, /, *, timeout_s: float = 10.0, **query: str) -> dict[str, Any]:
+def request(socket: Path, method: str, resource: str, /, **query: str) -> dict[str, Any]:
     """Return the agent's response. Raises NotRunningError if no agent answers, AgentError if it refuses."""
     from agent.cli.client import call
 
-    return call(socket, method, resource, timeout_s=timeout_s, **query)
+    return call(socket, method, resource, **query)
 
 
 def show(response: dict[str, Any], output: str, print_text: Callable[[dict[str, Any]], None]) -> None:

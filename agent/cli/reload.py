@@ -23,7 +23,9 @@ def reload(socket: Path) -> dict[str, Any]:
 
     The kernel may refuse what the file alone does not show. Then the agent is ready again with its previous one.
     """
-    generation = request(socket, "POST", "/reload", timeout_s=OPEN_S)["generation"]
+    from agent.cli.client import call_within
+
+    generation = call_within(socket, "POST", "/reload", OPEN_S)["generation"]
     deadline = time.monotonic() + TIMEOUT_S
     refused = ""
     while time.monotonic() < deadline:
