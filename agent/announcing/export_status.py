@@ -108,6 +108,7 @@ def export_statuses(
     `desired` are the routes that the relay has been given, by prefix; `snapshot` is None while the relay is away.
     """
     known = {peer.address: peer for peer in snapshot.peers} if snapshot else {}
+    sent = {address: _Sent.to(peer) for address, peer in known.items()}
     found = []
     for vip, announcement in announcements.items():
         prefix = vip_prefix(vip)
@@ -123,16 +124,29 @@ def export_statuses(
                 expected = (
                     route.for_neighbor(own_as, configured.asn, peer.local_address if peer else "") if route else None
                 )
-                out = _adj_rib_out(peer, prefix, expected)
+                out = _adj_rib_out(sent.get(configured.name), prefix, expected)
                 session = "up" if peer and peer.up else "down"
             found.append(ExportStatus(str(vip), configured.name, str(goal), out, session, announcement.why))
     return found
 
 
-def _adj_rib_out(peer: Peer | None, prefix: str, expected: Route | None) -> str:
-    held = next((route for route in peer.adj_rib_out if route.prefix == prefix), None) if peer else None
-    if peer is None or held is None:
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """What the adj-rib-out for a peer holds, by prefix, and which of these are on the wire."""
+
+    held: Mapping[str, Route]
+    up: bool
+    advertised: frozenset[str]
+
+    @staticmethod
+    def to(peer: Peer) -> _Sent:
+        return _Sent({route.prefix: route for route in peer.adj_rib_out}, peer.up, peer.advertised)
+
+
+def _adj_rib_out(sent: _Sent | None, prefix: str, expected: Route | None) -> str:
+    held = sent.held.get(prefix) if sent else None
+    if sent is None or held is None:
         return NO
-    if peer.up and prefix not in peer.advertised:
+    if sent.up and prefix not in sent.advertised:
         return NOT_NEGOTIATED
     return YES if expected is None or held == expected else DIFFERENT
