@@ -92,7 +92,7 @@ class Agent:
         self._planned_from: Inputs | None = None
         self._memory = _memory(self.node, saved, self.forwarder.use if self.forwarder else None)
         self._deadman, self._fallbacks = False, 0
-        self._exported_from: tuple[object, ...] = ()
+        self._exported_from: tuple[Plan | None, Snapshot | None] = None, None
         self.generation = 0
         self.refused: str | None = None
         """How often the configuration was reloaded, and why the last reload was refused; lifecycle.py sets both."""
@@ -157,10 +157,9 @@ class Agent:
         """Make a plan of what the operator has changed, at once: the answer to the request follows it."""
         self._memory = replace(self._memory, decisions=self._memory.decisions.without_hold_down(ended_hold_downs))
         self._planned_from = None
-        if self._membership_known:
+        self._save()
+        if self._membership_known or self._stopping:
             self._make_plan(time.monotonic())
-        else:
-            self._save()
 
     def _on_snapshot(self, snapshot: Snapshot) -> None:
         """Count the announcements of the fallback: the state may have passed when the next plan is made."""
@@ -219,7 +218,7 @@ class Agent:
     def _make_plan(self, now: float) -> None:
         """Make the next plan and carry it out, if an input has changed or the plan's time is over."""
         inputs, before = self._inputs(), self.plan
-        if self.forwarder is not None and not self.forwarder.tried:
+        if self.forwarder is not None and not (self.forwarder.tried or self._stopping):
             # At the start tables and XDP come first. Nothing is announced until it is known whether this node forwards:
             # else an agent that starts again would withdraw the VIPs that the one before announced.
             self.forwarder.want(plan(self.node, inputs, self._memory, now, time.time()).tables)
@@ -242,7 +241,7 @@ class Agent:
 
     def _observe_exports(self) -> None:
         snapshot = self.relay.snapshot if self.relay.connected else None
-        if self.plan is None or (self.plan, snapshot) == self._exported_from:
+        if self.plan is None or (self._exported_from[0] is self.plan and self._exported_from[1] is snapshot):
             return
         self._exported_from = self.plan, snapshot
         by_prefix = {route.prefix: route for route in self.plan.desired.desired}

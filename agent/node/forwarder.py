@@ -69,6 +69,8 @@ class Forwarder:
         self._followed: object = None
         self._problems: tuple[int, list[str]] = -1, []
         """Of which revision of the map writer, and which."""
+        self._retires = False
+        """Whether services are to be removed: between two writes, since a write goes on while its thread waits."""
         self._attached_once = False
         self._busy_since: float | None = None
         self._wake = asyncio.Event()
@@ -128,6 +130,9 @@ class Forwarder:
     async def _write(self, tables: Tables) -> None:
         """Write the tables, then attach the program: it must never handle a packet with empty tables."""
         writer = self.map_writer
+        if self._retires:
+            writer.retire()
+            self._retires = False
         if tables.ends is not self._followed:
             targets = {writer.target(*end) for end in tables.ends.items() if end[0] != self._own}
             self._route_monitor.follow(targets, writer.known_hop)
@@ -162,7 +167,8 @@ class Forwarder:
 
     def retire_services(self) -> None:
         """Remove the services whose VIPs left the configuration: routers no longer send their packets here."""
-        self.map_writer.retire()
+        self._retires = True
+        self._wake.set()
 
 
 def unlisted_interfaces(map_writer: MapWriter, datapath: DataPath) -> list[str]:
