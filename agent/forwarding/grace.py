@@ -44,5 +44,5 @@ class Grace:
     def longest(self, other: Grace) -> Grace:
         """Return the grace of rows that two services share from now on: of each row the longer one."""
         return Grace(
-            np.maximum(self.until, other.until), np.minimum(self.first, other.first), np.maximum(self.last, other.last)
+            np.maximum(self.until, other.until), np.maximum(self.first, other.first), np.maximum(self.last, other.last)
         )

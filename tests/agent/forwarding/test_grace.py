@@ -39,3 +39,12 @@ def test_grace_never_shrinks() -> None:
         assert int(grace.until[0]) >= last
         last = int(grace.until[0])
     assert last == (100 + GRACE_IN_ALL_S) * NS
+
+
+def test_shared_rows_have_their_grace_at_the_next_change() -> None:
+    """A row that changed for one service alone, and changes again once two share it."""
+    changed, never = np.array([True]), Grace.of(np.zeros(1, np.uint64))
+    recent = never.after(changed, 100.0)
+    for shared in (recent.longest(never), never.longest(recent)):
+        assert shared.until.tolist() == recent.until.tolist()
+        assert shared.after(changed, 109.0).until.tolist() == [(109 + GRACE_S) * NS]
