@@ -29,8 +29,10 @@ def tune() -> None:
 def freeze_heap() -> None:
     """Collect garbage now, then exempt what is left from later collections: the modules and the configuration stay.
 
-    A full collection visits every object, which takes 60 ms with all that is imported, and the event loop waits.
+    A full collection visits every object, which takes 60 ms with all that is imported, and the event loop waits. What
+    was exempt before is collected too: after a reload the last agent is garbage, with its tables.
     """
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
 
