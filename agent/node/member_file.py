@@ -12,6 +12,7 @@ import asyncio
 import json
 import logging
 import os
+import threading
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -29,18 +30,18 @@ class MemberFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._members: tuple[Member, ...] | None = None
-        """What is to be written; None if nothing is."""
+        self._wanted: tuple[Member, ...] = ()
+        self._written: tuple[Member, ...] = ()
+        self._writing = threading.Lock()
         self._error: str | None = None
         self._encoded: dict[int, tuple[Member, str]] = {}
         """By the object's id; the value keeps the object, so that no other gets the same id."""
-        self._saved: tuple[Member, ...] = ()
         self._wake = asyncio.Event()
 
     def save(self, members: tuple[Member, ...]) -> None:
         """Have these members written soon, unless the same object was the last time."""
-        if members is not self._saved:
-            self._saved = self._members = members
+        if members is not self._wanted:
+            self._wanted = members
             self._wake.set()
 
     async def run(self) -> None:
@@ -54,18 +55,21 @@ class MemberFile:
                 self._wake.set()
 
     def flush(self) -> None:
-        """Write what is not written yet. A failure is logged once: without the file only a restart costs more."""
-        members, self._members = self._members, None
-        if members is None:
-            return
-        try:
-            self._write(members)
-            self._error = None
-        except OSError as error:
-            if self._error != error.strerror:
-                log.error("%s: %s; a restarted agent will not know its members", self._path, error.strerror)
-            self._error = error.strerror
-            self._members = self._members or members
+        """Write what is not written yet, after a thread that writes now has ended: the next agent reads the file.
+
+        A failure is logged once: without the file only a restart costs more.
+        """
+        with self._writing:
+            members = self._wanted
+            if members is self._written:
+                return
+            try:
+                self._write(members)
+                self._written, self._error = members, None
+            except OSError as error:
+                if self._error != error.strerror:
+                    log.error("%s: %s; a restarted agent will not know its members", self._path, error.strerror)
+                self._error = error.strerror
 
     def _write(self, members: tuple[Member, ...]) -> None:
         """Write another file and rename it, so that no reader ever sees half a file."""

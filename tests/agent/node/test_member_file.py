@@ -3,6 +3,8 @@
 
 import asyncio
 import json
+import threading
+import time
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -55,6 +57,29 @@ def test_a_thread_writes_the_latest_members(tmp_path: Path) -> None:
             await asyncio.sleep(0.005)
         task.cancel()
 
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_the_end_waits_for_a_thread_that_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reload ends the loop while its thread writes; the next agent reads the file at once."""
+    began, path = threading.Event(), tmp_path / "members.json"
+
+    def replace_slowly(source: Path, target: Path) -> None:
+        began.set()
+        time.sleep(0.1)
+        source.rename(target)
+
+    async def run() -> None:
+        file = MemberFile(path)
+        task = asyncio.create_task(file.run())
+        file.save(MEMBERS)
+        await asyncio.to_thread(began.wait)
+        task.cancel()
+        await asyncio.wait([task])
+        file.flush()
+        assert load(path) == MEMBERS
+
+    monkeypatch.setattr("agent.node.member_file.os.replace", replace_slowly)
     asyncio.run(asyncio.wait_for(run(), 30))
 
 
