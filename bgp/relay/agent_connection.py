@@ -80,8 +80,12 @@ class AgentConnection:
             else:
                 self._unsent += line
         if self._unsent:
-            with contextlib.suppress(BlockingIOError):
+            try:
                 self._unsent = self._unsent[self.connection.send(self._unsent) :]
+            except BlockingIOError:
+                pass
+            except OSError:  # the agent has closed its end; what it sent before is still to be read, up to its end
+                self._batch, self._unsent = None, b""
 
     def close(self, reason: str = "") -> None:
         """Close the connection, and send the reason if the socket accepts it."""

@@ -122,6 +122,20 @@ def test_agent_that_does_not_read_blocks_nothing_and_gets_the_newest_state(relay
     assert agent.lines < 600, "of 4,000 changes: a socket full of them, the batch that it held up, and the next one"
 
 
+def test_last_message_counts_although_the_agent_reads_no_more(relay: RelayProcess):
+    """An agent that stops leaves what the relay still had to report to it."""
+    agent = relay.connect()
+    for number in range(500):
+        relay.send(update(identity(number)))
+    agent.file.readline()  # and no more: the relay holds the rest of the batch
+    relay.process.send_signal(signal.SIGSTOP)
+    agent.socket.sendall(DesiredRoutes((VIP,), ()).encode())
+    agent.file.close()
+    agent.socket.close()
+    relay.process.send_signal(signal.SIGCONT)
+    assert relay.command() == VIP.announce_command(PEER)
+
+
 def test_exabgp_that_does_not_read_blocks_nothing(relay: RelayProcess):
     """A command larger than a pipe: the relay must keep reading from ExaBGP and the agent."""
     large = Route.of("10.254.0.11/32", "10.0.0.11", [[65001, i, 1 << 31] for i in range(5000)])
