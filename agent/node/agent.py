@@ -159,7 +159,7 @@ class Agent:
         self._planned_from = None
         self._save()
         if self._membership_known or self._stopping:
-            self._make_plan(time.monotonic())
+            self._make_plan(time.monotonic(), requested=True)
 
     def _on_snapshot(self, snapshot: Snapshot) -> None:
         """Count the announcements of the fallback: the state may have passed when the next plan is made."""
@@ -215,7 +215,7 @@ class Agent:
             if self._membership_known:
                 self._make_plan(time.monotonic())
 
-    def _make_plan(self, now: float) -> None:
+    def _make_plan(self, now: float, requested: bool = False) -> None:
         """Make the next plan and carry it out, if an input has changed or the plan's time is over."""
         inputs, before = self._inputs(), self.plan
         if self.forwarder is not None and not (self.forwarder.tried or self._stopping):
@@ -228,10 +228,15 @@ class Agent:
             self._planned_from, self._memory = inputs, new.memory
             log_changes(before, new)
             self._save()  # before it is announced: a version must never be used again for another content
-            self._send_desired()
-            if self.forwarder is not None:
+            if requested or not self._hangs():
+                self._send_desired()
+            if self.forwarder is not None and self._membership_known:
                 self.forwarder.want(new.tables)
         self._observe_exports()
+
+    def _hangs(self) -> bool:
+        """Whether to be silent, so that the relay's dead-man acts. Only what is requested is announced nevertheless."""
+        return self.forwarder is not None and self.forwarder.hangs(time.monotonic())
 
     def _send_desired(self) -> None:
         """Send the relay all desired routes. This is a heartbeat too."""
@@ -306,7 +311,7 @@ class Agent:
         Heartbeats go on while large tables are written, but not when that hangs.
         """
         while True:
-            if self.forwarder is None or not self.forwarder.hangs(time.monotonic()):
+            if not self._hangs():
                 self._send_desired()
             self._wake.set()
             await asyncio.sleep(TICK_S)

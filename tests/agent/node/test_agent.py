@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's loop beside a data path that is late: what is sent to the relay, and what is saved."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from agent.config.file import parse
+from agent.model import State
+from agent.node import saved_state
+from agent.node.agent import Agent
+from agent.node.own_interface import Interface
+from agent.node.plan import Tables
+from agent.paths import Paths
+from bgp.relay.protocol import DesiredRoutes, Peer, Snapshot
+
+ADDRESS, PEER = IPv4Address("10.0.0.11"), "10.0.0.1"
+CONFIG = parse(
+    """\
+cluster: 7
+node: {interface: eth0}
+services:
+  - {name: web, vip: 192.0.2.10, protocol: tcp, port: 443}
+bgp: {local_as: 65001, user: root, identity_prefix: 10.254.0.0/16, peers: [{address: 10.0.0.1, as: 65000}]}
+members: {allow: [10.0.0.0/24]}
+""",
+    "lb.yml",
+)
+
+
+class Relay:
+    """Replaces the relay's client; it keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.snapshot: Snapshot | None = Snapshot((Peer(PEER, True, 1.0, True),))
+        self.connected = True
+        self.sent: list[DesiredRoutes] = []
+
+    def send_desired(self, *routes: tuple[object, ...]) -> None:
+        self.sent.append(DesiredRoutes(*routes))  # type: ignore[arg-type]
+
+
+class Forwarder:
+    """Replaces the data path: it writes nothing, and is `ready`, `tried` and hanging when the test says so."""
+
+    def __init__(self) -> None:
+        self.tried = self.ready = self.hanging = False
+        self.wanted: Tables | None = None
+
+    def hangs(self, now: float) -> bool:
+        del now
+        return self.hanging
+
+    def want(self, tables: Tables) -> None:
+        self.wanted = tables
+
+    def problems(self) -> list[str]:
+        return []
+
+
+def run(folder: Path, scenario: Callable[[Agent, Relay, Forwarder], Awaitable[None]]) -> None:
+    """Run a scenario beside the loops of an agent whose relay and data path are replaced."""
+
+    async def running() -> None:
+        agent = Agent(CONFIG, Paths(run=folder, kept=folder), Interface("eth0", 1, bytes(6), ADDRESS), None)
+        relay, forwarder = Relay(), Forwarder()
+        agent.relay, agent.forwarder = relay, forwarder  # type: ignore[assignment]
+        loops = [asyncio.create_task(one) for one in (agent._plan_forever(), agent._heartbeat_forever())]
+        try:
+            async with asyncio.timeout(10):
+                await scenario(agent, relay, forwarder)
+        finally:
+            for loop in loops:
+                loop.cancel()
+            agent._netlink.close()
+
+    asyncio.run(running())
+
+
+async def until(reached: Callable[[], object]) -> None:
+    while not reached():
+        await asyncio.sleep(0.005)
+
+
+def test_nothing_is_announced_before_the_first_tables(tmp_path: Path) -> None:
+    async def scenario(agent: Agent, relay: Relay, forwarder: Forwarder) -> None:
+        await until(lambda: forwarder.wanted)
+        assert not relay.sent
+        forwarder.tried = forwarder.ready = True
+        await until(lambda: relay.sent)
+
+    run(tmp_path, scenario)
+
+
+def test_request_before_the_first_tables_is_saved(tmp_path: Path) -> None:
+    async def scenario(agent: Agent, relay: Relay, forwarder: Forwarder) -> None:
+        await until(lambda: forwarder.wanted)
+        agent.operator.set_admin_state(State.DRAINING)
+        assert saved_state.load(agent.paths.state).admin_state is State.DRAINING
+
+    run(tmp_path, scenario)
+
+
+def test_agent_that_stops_before_its_first_tables_withdraws(tmp_path: Path) -> None:
+    """The VIPs that the agent before announced would stay until the dead-man acts, or for good if it holds them."""
+
+    async def scenario(agent: Agent, relay: Relay, forwarder: Forwarder) -> None:
+        relay.snapshot = None  # the members are unknown too
+        withdrawing = asyncio.create_task(agent._withdraw())
+        await until(lambda: relay.sent)
+        assert [route.prefix for route in relay.sent[0].desired] == ["10.254.0.11/32"]
+        assert forwarder.wanted is None, "tables of unknown members would replace those in the kernel"
+        withdrawing.cancel()
+
+    run(tmp_path, scenario)
+
+
+def test_agent_whose_tables_hang_is_silent_whatever_else_changes(tmp_path: Path) -> None:
+    """Each message is a heartbeat: with one, the relay would announce the VIPs again that its dead-man withdrew."""
+
+    async def scenario(agent: Agent, relay: Relay, forwarder: Forwarder) -> None:
+        forwarder.tried = forwarder.ready = True
+        await until(lambda: relay.sent)
+        forwarder.hanging = True
+        await asyncio.sleep(0)
+        relay.sent.clear()
+        before = agent.plan
+        agent._on_snapshot(Snapshot((Peer(PEER, True, 1.0, True),), deadman=True))
+        await until(lambda: agent.plan is not before)
+        assert not relay.sent
+        await agent._withdraw()
+        assert relay.sent, "a stop needs no data path"
+
+    run(tmp_path, scenario)
