@@ -1,17 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """A YAML document whose every value knows its position and its path; lab files and lb.yml are both read with it.
 
-Owns: composing a text, duplicate keys and keys that are not scalars, positions. Does not own: what values mean, nor the
-wording around an error (its reader prefixes the file's name). Pure, and cheap to import: PyYAML only.
+Owns: composing a text, its size with aliases expanded, duplicate keys and keys that are not scalars, numbers that YAML
+1.1 reads otherwise than people, positions. Does not own: what values mean, nor the wording around an error (its reader
+prefixes the file's name). Pure, and cheap to import: PyYAML only.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import yaml
 
+MAX_VALUES = 100_000
+"""The values of a document, each alias counted as what it repeats: nine levels of nine aliases would be 400 million."""
+
 _NULL = "tag:yaml.org,2002:null"
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_PLAIN_NUMBER = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,29}|0x[0-9a-fA-F]{1,24}|[0-9]*\.[0-9]*(?:[eE][-+][0-9]+)?)")
+"""Numbers that every reader understands alike. Their length is bounded: Python converts no longer ones to text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +107,43 @@ def compose(text: str) -> SourceNode | None:
         if node is None:
             return None
         root = SourceNode(node)
+        _count_values(node, {})  # before anything visits them
         _check_keys(root)
     except yaml.YAMLError as error:
         raise _syntax_error(error) from None
     except RecursionError:  # or an alias inside its own anchor
         raise DocumentError(Position(), "", "is nested too deeply") from None
     return root
+
+
+def ambiguous_numbers(source: SourceNode) -> Iterator[DocumentError]:
+    """Yield an error for each number that YAML 1.1 reads in base 8, 2 or 60, or with `_` left out.
+
+    People, and readers of YAML 1.2, take `0443` for 443 and `22:22` for a text. Numbers without end are errors too.
+    """
+    node = source.node
+    if isinstance(node, yaml.ScalarNode):
+        if node.tag in _NUMBERS and not _PLAIN_NUMBER.fullmatch(node.value):
+            yield DocumentError(source.position, source.path, _why_ambiguous(node.value))
+        return
+    children = source.entries()
+    for child in source.items() or [] if children is None else children.values():
+        yield from ambiguous_numbers(child)
+
+
+def _why_ambiguous(text: str) -> str:
+    digits = text.lstrip("+-")
+    if "inf" in text.lower() or "nan" in text.lower():
+        return f"{text} is not a finite number"
+    if len(text) > 30:
+        return f"{text[:30]}... is too long for a number"
+    if ":" in digits:
+        return f"{text} is a number in base 60 (YAML 1.1); put a text in quotes, as '{text}'"
+    if "_" in digits:
+        return f"{text} contains _; write {text.replace('_', '')}"
+    if digits.startswith("0b"):
+        return f"{text} is a number in base 2; write it in base 10"
+    return f"{text} is a number in base 8 (YAML 1.1); write {digits.lstrip('0') or '0'}, or put a text in quotes"
 
 
 def construct(root: SourceNode) -> object:
@@ -127,9 +167,26 @@ def _syntax_error(error: yaml.YAMLError) -> YamlSyntaxError:
     return YamlSyntaxError(Position(), "", " ".join(str(error).split()))
 
 
+def _count_values(node: yaml.Node, counted: dict[int, int]) -> int:
+    """Return how many values a node has with all aliases expanded. Raises DocumentError where they are too many."""
+    known = counted.get(id(node))
+    if known is not None:
+        return known
+    children: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        children = [one for pair in node.value for one in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        children = node.value
+    count = 1 + sum(_count_values(child, counted) for child in children)
+    if count > MAX_VALUES:
+        raise DocumentError(Position.of(node.start_mark), "", f"has more than {MAX_VALUES} values, aliases expanded")
+    counted[id(node)] = count
+    return count
+
+
 def _check_keys(source: SourceNode) -> None:
     if isinstance(source.node, yaml.MappingNode):
-        seen: set[str] = set()
+        seen: dict[str, int] = {}
         for key, _ in source.node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise DocumentError(
@@ -137,8 +194,8 @@ def _check_keys(source: SourceNode) -> None:
                 )
             if key.value in seen:
                 path = f"{source.path}.{key.value}" if source.path else str(key.value)
-                raise DocumentError(Position.of(key.start_mark), path, "is given twice")
-            seen.add(str(key.value))
+                raise DocumentError(Position.of(key.start_mark), path, f"is given twice; see line {seen[key.value]}")
+            seen[str(key.value)] = Position.of(key.start_mark).line
     children = source.entries()
     for child in source.items() or [] if children is None else children.values():
         _check_keys(child)

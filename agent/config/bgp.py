@@ -21,8 +21,10 @@ from agent.config.fields import (
     PeerAddress,
     Section,
     Switch,
+    UnicastAddress,
     V4Address,
     fault,
+    is_unicast,
     within,
 )
 from bgp.bfd.config import MAX_INTERVAL_MS, MAX_MULTIPLIER, MIN_INTERVAL_MS, MIN_MULTIPLIER
@@ -41,7 +43,7 @@ class AnnounceConfig(Section):
     large_communities: tuple[LargeCommunityText, ...] = ()
     med: Annotated[int, Field(strict=True), within(0, 4_294_967_295)] | None = None
     prepend: Annotated[int, Field(strict=True), within(0, MAX_PREPEND)] = 0
-    next_hop: AnyAddress | None = None
+    next_hop: UnicastAddress | None = None
 
 
 class BfdConfig(Section):
@@ -85,13 +87,16 @@ class PeerConfig(Section):
             raise fault("multihop", f"{self.address} is link-local, so directly connected")
         if self.interface and self.passive:
             raise fault("passive", "ExaBGP cannot listen on a link-local address; let it connect")
+        if self.source and not (is_unicast(self.source) or self.source.is_loopback):
+            raise fault("source", f"{self.source} cannot be this node's address; give a unicast address")
         if self.source and self.source.version != self.address.version:
             raise fault("source", f"{self.source} is of a different family than {self.address}")
         if self.source and self.interface and not self.source.is_link_local:
             raise fault("source", f"{self.source} is not link-local as {self.address} is")
         for i, family in enumerate(self.families or ()):
             if family in (self.families or ())[:i]:
-                raise fault(f"families[{i}]", f"{family} is listed twice")
+                where = f"families[{(self.families or ()).index(family)}]"
+                raise fault(f"families[{i}]", f"{family} is listed twice", other=where)
         return self
 
     @property
@@ -137,7 +142,8 @@ class BgpConfig(Section):
             if name in names[:i]:
                 alike = self.peers[names.index(name)].address != self.peers[i].address
                 why = "; ExaBGP distinguishes neighbors by address only" if alike else ""
-                raise fault(f"peers[{i}].address", f"{name} is listed twice{why}")
+                other = f"peers[{names.index(name)}].address"
+                raise fault(f"peers[{i}].address", f"{name} is listed twice{why}", other=other)
         if not any("ipv4" in peer.carries for peer in self.peers):
             raise fault("peers", "no peer carries ipv4, which the nodes' identities need; add it to a peer's families")
         for i, network in enumerate(self.allow or ()):

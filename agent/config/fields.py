@@ -19,9 +19,12 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
-def fault(field: str, message: str) -> PydanticCustomError:
-    """Return the error of a field below the section that is checked ("" for the value itself)."""
-    return PydanticCustomError("anylb", "{message}", {"message": message, "field": field})
+def fault(field: str, message: str, *, other: str = "") -> PydanticCustomError:
+    """Return the error of a field below the section that is checked ("" for the value itself).
+
+    `other` is a second field of the section, whose line the error names.
+    """
+    return PydanticCustomError("anylb", "{message}", {"message": message, "field": field, "other": other})
 
 
 def within(low: int, high: int) -> AfterValidator:
@@ -35,9 +38,40 @@ def within(low: int, high: int) -> AfterValidator:
     return AfterValidator(check)
 
 
+def not_one_value(value: object) -> str | None:
+    """Return what is wrong with a value where one text or number is wanted; None if it is one."""
+    if value is None:
+        return "is empty; give a value"
+    if isinstance(value, list | tuple | dict | set):
+        return f"is a {'mapping' if isinstance(value, dict) else 'list'}; give one value"
+    return None
+
+
+def _one_value(value: object) -> object:
+    if why := not_one_value(value):
+        raise fault("", why)
+    return value
+
+
+def is_unicast(address: Address) -> bool:
+    """Return whether packets can be sent to the address from another machine."""
+    if address.is_multicast or address.is_loopback or address.is_unspecified:
+        return False
+    if isinstance(address, IPv6Address):
+        return address.ipv4_mapped is None
+    return not address.is_reserved and int(address) >> 24 != 0  # 240.0.0.0/4, 0.0.0.0/8
+
+
+def _unicast(address: Address) -> Address:
+    if not is_unicast(address):
+        raise fault("", f"{address} is not a unicast address of another machine")
+    return address
+
+
 def _port_or_any(value: object) -> object:
     if value == "any" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65_535):
         return value
+    _one_value(value)
     raise fault("", f"{value!r} is neither in 1-65535 nor 'any'")
 
 
@@ -49,6 +83,7 @@ def _address(value: object) -> object:
 
 
 def _zoned(value: object) -> Address:
+    _one_value(value)
     try:
         return ip_address(str(value))  # ip_address(3) would be 0.0.0.3
     except ValueError:
@@ -58,6 +93,8 @@ def _zoned(value: object) -> Address:
 def _peer_address(value: object) -> object:
     found = _zoned(value)
     if isinstance(found, IPv4Address):
+        if not is_unicast(found) and not found.is_loopback:
+            raise fault("", f"{found} cannot be a router's address")
         return found
     if found.scope_id is not None and not re.fullmatch(r"[A-Za-z0-9_.@-]{1,15}", found.scope_id):
         raise fault("", f"'{value}' has no valid interface after its %")
@@ -71,15 +108,16 @@ def _peer_address(value: object) -> object:
 
 
 def _community(value: object, parts: int, bits: int, example: str) -> tuple[int, ...]:
-    if not isinstance(value, str):  # YAML 1.1 reads 65000:10 as a number in base 60
+    if not isinstance(_one_value(value), str):
         raise fault("", f"{value!r} is not in quotes; write it as '{example}'")
-    numbers = value.split(":")
+    numbers = str(value).split(":")
     if len(numbers) != parts or not all(n.isascii() and n.isdigit() and int(n) < 1 << bits for n in numbers):
         raise fault("", f"'{value}' is not {parts} numbers of {bits} bits, as '{example}'")
     return tuple(map(int, numbers))
 
 
 def _network(value: object) -> object:
+    _one_value(value)
     try:
         return ip_network(str(value))
     except ValueError as error:
@@ -93,8 +131,10 @@ Port = Annotated[int, Field(strict=True), within(1, 65_535)]
 PortOrAny = Annotated[int | Literal["any"], BeforeValidator(_port_or_any)]
 Asn = Annotated[int, Field(strict=True), within(1, 4_294_967_294)]
 Seconds = Annotated[float, Field(strict=True), within(0, 3600), Field(gt=0)]
-V4Address = Annotated[IPv4Address, BeforeValidator(str)]  # IPv4Address(10) would be 0.0.0.10
+# IPv4Address(10) would be 0.0.0.10.
+V4Address = Annotated[IPv4Address, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)]
 AnyAddress = Annotated[Address, BeforeValidator(_address)]
+UnicastAddress = Annotated[AnyAddress, AfterValidator(_unicast)]
 AnyNetwork = Annotated[Network, BeforeValidator(_network)]
 PeerAddress = Annotated[Address, BeforeValidator(_peer_address)]
 """With its interface if it is link-local: fe80::1%eth1."""

@@ -12,23 +12,22 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from agent import private_file
 from agent.config.diagnosis import at, describe, place
 from agent.config.epoch import supported_epochs
 from agent.config.schema import Config
 from agent.config.secret import read_password, read_secret
 from agent.errors import ConfigError
-from topology.yaml_source import DocumentError, SourceNode, compose, construct
+from agent.printable import printable
+from topology.yaml_source import DocumentError, SourceNode, ambiguous_numbers, compose, construct
+
+MAX_BYTES = 1 << 20
+"""Of lb.yml: 150 services with a long list of denied prefixes are a tenth of it."""
 
 
 def load(path: Path) -> Config:
     """Read and check a file. Raises ConfigError, one line for each error; those between sections come last."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; write it as README.md shows") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: byte {error.start} is not UTF-8") from None
-    root, config = _read(text, str(path))
+    root, config = _read(_text(path), str(path))
     table = config.table
     secret = previous = None
     if table.key_file is not None:
@@ -46,6 +45,17 @@ def load(path: Path) -> Config:
     return config
 
 
+def _text(path: Path) -> str:
+    try:
+        return private_file.read(path, MAX_BYTES)[0].decode("utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: {error.strerror}; write it as README.md shows") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start} is not UTF-8") from None
+
+
 def read_peer_passwords(path: Path, config: Config) -> dict[str, bytes]:
     """Return the MD5 passwords of the peers that have one, by `PeerConfig.name`.
 
@@ -54,7 +64,7 @@ def read_peer_passwords(path: Path, config: Config) -> dict[str, bytes]:
     found = {}
     for i, peer in enumerate(config.bgp.peers):
         if peer.password_file is not None:
-            root = compose(path.read_text(encoding="utf-8"))
+            root = compose(_text(path))
             assert root is not None  # it is what `config` was read from
             where = place(root, str(path), "bgp", "peers", i, "password_file")
             found[peer.name] = read_password(path.parent / peer.password_file, where)
@@ -71,10 +81,11 @@ def _read(text: str, name: str) -> tuple[SourceNode, Config]:
         root = compose(text)
         if root is None:
             raise ConfigError(f"{name}:1:1: is empty; write it as README.md shows")
+        if ambiguous := list(ambiguous_numbers(root)):
+            raise ConfigError("\n".join(_line(name, error) for error in ambiguous))
         data = construct(root)
     except DocumentError as error:
-        field = f"{error.path}: " if error.path else ""
-        raise ConfigError(f"{at(name, error.position)}: {field}{error.problem}") from None
+        raise ConfigError(_line(name, error)) from None
     if not isinstance(data, dict):
         raise ConfigError(f"{name}:1:1: is a {type(data).__name__}, not a mapping of settings")
     try:
@@ -85,3 +96,8 @@ def _read(text: str, name: str) -> tuple[SourceNode, Config]:
         return root, Config.model_validate(data)
     except ValidationError as error:
         raise ConfigError("\n".join(describe(root, name, error.errors(include_url=False)))) from None
+
+
+def _line(name: str, error: DocumentError) -> str:
+    field = f"{error.path}: " if error.path else ""
+    return printable(f"{at(name, error.position)}: {field}{error.problem}")

@@ -22,6 +22,12 @@ from agent.table.epoch import TABLE_VERSIONS
 from bgp.community import service_id
 
 
+def _one_interface(value: object) -> object:
+    if isinstance(value, list):
+        raise fault("", "is a list; give one name, or write interfaces for several")
+    return value
+
+
 class NodeConfig(Section):
     """This node: the interfaces that XDP attaches to, and the node's addresses.
 
@@ -30,7 +36,7 @@ class NodeConfig(Section):
     `announce: false` the node is a member only: it owns flows and forwards, and the other nodes announce the VIPs.
     """
 
-    interface: InterfaceName | None = None
+    interface: Annotated[InterfaceName | None, BeforeValidator(_one_interface)] = None
     interfaces: Annotated[tuple[InterfaceName, ...], Field(max_length=8)] = ()
     address: V4Address | None = None
     address6: IPv6Address | None = None
@@ -44,7 +50,8 @@ class NodeConfig(Section):
             raise fault("interface", "is missing")
         for i, name in enumerate(self.interfaces):
             if name in self.interfaces[:i]:
-                raise fault(f"interfaces[{i}]", f"{name} is listed twice")
+                other = f"interfaces[{self.interfaces.index(name)}]"
+                raise fault(f"interfaces[{i}]", f"{name} is listed twice", other=other)
         if self.address6 and (self.address6.is_multicast or self.address6.is_link_local or self.address6.is_loopback):
             raise fault(
                 "address6", f"{self.address6} cannot be the end of a tunnel; give a global or local unicast one"
@@ -150,7 +157,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        seen: dict[Hashable, str] = {}
+        seen: dict[Hashable, int] = {}
         for i, service in enumerate(self.services):
             for key, field in (
                 (service.name, "name"),
@@ -158,8 +165,10 @@ class Config(Section):
                 (service_id(service.vip, service.protocol, service.port_number), "port"),
             ):
                 if key in seen:
-                    raise fault(f"services[{i}].{field}", f"is the same as that of {seen[key]}")
-                seen[key] = f"services[{i}]"
+                    other = f"services[{seen[key]}]"
+                    same = f"is the same as that of {other}"
+                    raise fault(f"services[{i}].{field}", same, other=f"{other}.{field}")
+                seen[key] = i
             if service.vip in self.bgp.identity_prefix:
                 raise fault(f"services[{i}].vip", f"{service.vip} is in bgp.identity_prefix, which is for identities")
             if any(service.vip in allowed for allowed in self.members.allow):
@@ -180,7 +189,8 @@ class Config(Section):
             return
         for j, other in enumerate(self.services[:i]):
             if other.vip == service.vip and other.announce not in (None, announce):
-                raise fault(f"services[{i}].announce", f"differs from that of services[{j}] for the same VIP")
+                differs = f"differs from that of services[{j}] for the same VIP"
+                raise fault(f"services[{i}].announce", differs, other=f"services[{j}].announce")
         for k, community in enumerate(announce.large_communities):
             if community[0] == self.cluster:
                 where = f"services[{i}].announce.large_communities[{k}]"
@@ -188,7 +198,7 @@ class Config(Section):
 
     def _check_tags(self) -> None:
         """Check that no two nodes can have the same tag: identities and markers name a node by it."""
-        taken: list[tuple[range, IPv4Network]] = []
+        taken: list[tuple[range, IPv4Network, str]] = []
         for i, network in enumerate(self.members.allow):
             if not isinstance(network, IPv4Network):
                 continue
@@ -199,10 +209,11 @@ class Config(Section):
                 raise fault(where, f"{network} overlaps bgp.identity_prefix, which must not contain nodes")
             first = int(network.network_address) & 0xFFFF
             tags = range(first, first + network.num_addresses)
-            for others, other in taken:
-                if tags.start < others.stop and others.start < tags.stop and network != other:
-                    raise fault(where, f"{network} and {other} hold nodes with the same low 16 bits")
-            taken.append((tags, network))
+            for others, network_of_others, other in taken:
+                if tags.start < others.stop and others.start < tags.stop and network != network_of_others:
+                    same = f"{network} and {network_of_others} hold nodes with the same low 16 bits"
+                    raise fault(where, same, other=other)
+            taken.append((tags, network, where))
 
     @property
     def vips(self) -> tuple[Address, ...]:

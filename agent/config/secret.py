@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Secrets from their files: the cluster's key of the flow hash, and the passwords of BGP sessions. I/O only.
 
-Only its owner may have access to a file, and no message quotes its contents.
+A file must belong to root, or to the user that runs this, and no other user may have access. No message quotes its
+contents.
 """
 
 from __future__ import annotations
 
-import os
+import errno
+import shlex
 from pathlib import Path
 
+from agent import private_file
 from agent.errors import ConfigError
 
 MAX_PASSWORD_BYTES = 80
 """TCP_MD5SIG_MAXKEYLEN (linux/tcp.h)."""
+_MAX_BYTES = 4096
 
 
 def read_secret(path: Path, where: str) -> bytes:
@@ -39,13 +43,17 @@ def read_password(path: Path, where: str) -> bytes:
 
 def _read(path: Path, where: str, advice: str) -> bytes:
     try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            content = file.read(4096)
+        content, status = private_file.read(path, _MAX_BYTES)
     except OSError as error:
-        raise ConfigError(f"{where}: {path}: {error.strerror}; {advice}") from None
+        step = {errno.ENOENT: f"; {advice}", errno.EACCES: "; run this as root"}.get(error.errno or 0, "")
+        raise ConfigError(f"{where}: {path}: {error.strerror}{step}") from None
     except ValueError:  # a NUL in the path
         raise ConfigError(f"{where}: {str(path)!a} cannot be a file name; {advice}") from None
-    if mode & 0o077:
-        raise ConfigError(f"{where}: {path}: other users have access (mode {mode & 0o777:o}); chmod 600 {path}")
+    quoted = shlex.quote(str(path))
+    if private_file.is_foreign(status):
+        owner = private_file.user_name(status.st_uid)
+        raise ConfigError(f"{where}: {path}: belongs to {owner}; chown root {quoted} && chmod 600 {quoted}")
+    if status.st_mode & 0o077:
+        mode = f"mode {status.st_mode & 0o777:o}"
+        raise ConfigError(f"{where}: {path}: other users have access ({mode}); chmod 600 {quoted}")
     return content

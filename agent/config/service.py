@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from agent.config.bgp import AnnounceConfig
-from agent.config.fields import AnyAddress, Count, Port, PortOrAny, Seconds, Section, Weight, fault
+from agent.config.fields import AnyAddress, Count, Port, PortOrAny, Seconds, Section, Weight, fault, is_unicast
 
 
 class HealthConfig(Section):
@@ -67,9 +66,7 @@ class ServiceConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        unusable = self.vip.is_multicast or self.vip.is_loopback or self.vip.is_unspecified or self.vip.is_link_local
-        unusable |= self.vip.version == 4 and self.vip.is_reserved
-        if unusable or (isinstance(self.vip, IPv6Address) and self.vip.ipv4_mapped):
+        if self.vip.is_link_local or not is_unicast(self.vip):
             raise fault("vip", f"{self.vip} cannot be a virtual IP; give a unicast address")
         if self.health.port is None and (self.port == "any" or self.protocol == "udp"):
             raise fault("health", "needs a port of its own: set health.port to a TCP port")

@@ -34,15 +34,16 @@ ERRORS = [
     # (text, its replacement, the message)
     ("port: 443", "port: 70000", "8:11: services[0].port: 70000 is neither in 1-65535 nor 'any'"),
     ("port: 443", "port: https", "8:11: services[0].port: 'https' is neither in 1-65535 nor 'any'"),
-    ("port: 443", "prt: 443", "5:5: services[0].port: is missing\nlb.yml:8:5: services[0].prt: unknown key"),
+    ("port: 443", "prt: 443",
+     "5:5: services[0].port: is missing\nlb.yml:8:5: services[0].prt: unknown key; did you mean port?"),
     ("cluster: 7", "cluster: x", "1:10: cluster: 'x' is not a whole number"),
     ("cluster: 7", "cluster: true", "1:10: cluster: True is not a whole number"),
     ("cluster: 7", "cluster: 65535", "1:10: cluster: 65535 is reserved by RFC 8092; choose another"),
     ("cluster: 7\n", "", "1:1: cluster: is missing"),
-    ("cluster: 7", "cluster: 7\ncluster: 8", "2:1: cluster: is given twice"),
-    ("port: 443", "port: 443\n    port: 444", "9:5: services[0].port: is given twice"),
+    ("cluster: 7", "cluster: 7\ncluster: 8", "2:1: cluster: is given twice; see line 1"),
+    ("port: 443", "port: 443\n    port: 444", "9:5: services[0].port: is given twice; see line 8"),
     ("port: 443", "port: !any 443", "8:11: could not determine a constructor for the tag '!any'"),
-    ("cluster: 7", "cluster: 7\nclutser: 8", "2:1: clutser: unknown key"),
+    ("cluster: 7", "cluster: 7\nclutser: 8", "2:1: clutser: unknown key; did you mean cluster?"),
     ("vip: 192.0.2.10", "vip: 192.0.2", "6:10: services[0].vip: '192.0.2' is not an IP address"),
     ("vip: 192.0.2.10", "vip: 224.0.0.1",
      "6:10: services[0].vip: 224.0.0.1 cannot be a virtual IP; give a unicast address"),
@@ -54,7 +55,7 @@ ERRORS = [
     ("allow: [10.0.0.0/24]", "allow: [10.0.0.0/8]",
      "17:11: members.allow[0]: 10.0.0.0/8 is larger than a /16: nodes in it could share their low 16 bits"),
     ("allow: [10.0.0.0/24]", "allow: [10.0.0.0/24, 10.1.0.0/24]",
-     "17:24: members.allow[1]: 10.1.0.0/24 and 10.0.0.0/24 hold nodes with the same low 16 bits"),
+     "17:24: members.allow[1]: 10.1.0.0/24 and 10.0.0.0/24 hold nodes with the same low 16 bits; see line 17"),
     ("allow: [10.0.0.0/24]", "allow: [10.254.7.0/24]",
      "17:11: members.allow[0]: 10.254.7.0/24 overlaps bgp.identity_prefix, which must not contain nodes"),
     ("vip: 192.0.2.10", "vip: 10.254.0.9",
@@ -72,7 +73,7 @@ ERRORS = [
     ("forward: l2", "when_no_member: reject", "9:21: services[0].when_no_member: 'reject' is not 'pass' or 'drop'"),
     ("interface: eth0", "interface: eth0\n  interfaces: [eth1]",
      "4:15: node.interfaces: contradicts interface; give one of them"),
-    ("interface: eth0", "interfaces: [eth1, eth2, eth1]", "3:28: node.interfaces[2]: eth1 is listed twice"),
+    ("interface: eth0", "interfaces: [eth1, eth2, eth1]", "3:28: node.interfaces[2]: eth1 is listed twice; see line 3"),
     ("interface: eth0", "interfaces: [eth1, averylonginterface]",
      "3:22: node.interfaces[1]: string should have at most 15 characters (is 'averylonginterface')"),
     ("interface: eth0", "address: 10.0.0.9", "3:3: node.interface: is missing"),
@@ -125,9 +126,10 @@ ERRORS = [
     ("address: 10.0.0.1", "address: '2001:db8::1'",
      "14:5: bgp.peers: no peer carries ipv4, which the nodes' identities need; add it to a peer's families"),
     ("as: 65000", "as: 65000\n    - {address: 10.0.0.1, as: 65000}",
-     "16:17: bgp.peers[1].address: 10.0.0.1 is listed twice"),
+     "16:17: bgp.peers[1].address: 10.0.0.1 is listed twice; see line 14"),
     ("as: 65000", "as: 65000\n    - {address: fe80::1%a, as: 1}\n    - {address: fe80::1%b, as: 1}",
-     "17:17: bgp.peers[2].address: fe80::1 is listed twice; ExaBGP distinguishes neighbors by address only"),
+     "17:17: bgp.peers[2].address: fe80::1 is listed twice; ExaBGP distinguishes neighbors by address only; "
+     "see line 16"),
     ("as: 65000", "as: 65000\n      multihop: 1", "16:17: bgp.peers[0].multihop: 1 is not in 2-255"),
     ("as: 65000", "as: 65000\n      ttl_security: true\n      multihop: 2",
      "17:17: bgp.peers[0].multihop: contradicts ttl_security (a directly connected router); give one of them"),
@@ -141,7 +143,8 @@ ERRORS = [
      "16:15: bgp.peers[0].source: 2001:db8::1 is of a different family than 10.0.0.1"),
     ("as: 65000", "as: 65000\n      passive: 1",
      "16:16: bgp.peers[0].passive: input should be a valid boolean (is '1')"),
-    ("as: 65000", "as: 65000\n      families: [ipv4, ipv4]", "16:24: bgp.peers[0].families[1]: ipv4 is listed twice"),
+    ("as: 65000", "as: 65000\n      families: [ipv4, ipv4]",
+     "16:24: bgp.peers[0].families[1]: ipv4 is listed twice; see line 16"),
     ("as: 65000", "as: 65000\n      families: [ipv5]",
      "16:18: bgp.peers[0].families[0]: 'ipv5' is not 'ipv4' or 'ipv6'"),
     ("as: 65000", "as: 65000\n      families: []", "16:17: bgp.peers[0].families: is empty; list at least one"),
@@ -154,7 +157,8 @@ ERRORS = [
     ("members:", "  allow: [192.0.2.0/24, 10.0.0.0/8]\nmembers:",
      "16:25: bgp.allow[1]: 10.0.0.0/8 overlaps identity_prefix, which needs no entry here"),
     ("forward: l2", "announce: {communities: [65000:10]}",
-     "9:30: services[0].announce.communities[0]: 3900010 is not in quotes; write it as '65000:100'"),
+     "9:30: services[0].announce.communities[0]: 65000:10 is a number in base 60 (YAML 1.1); put a text in quotes, as "
+     "'65000:10'"),
     ("forward: l2", "announce: {communities: ['65000:65536']}",
      "9:30: services[0].announce.communities[0]: '65000:65536' is not 2 numbers of 16 bits, as '65000:100'"),
     ("forward: l2", "announce: {large_communities: ['1:2']}",
@@ -167,7 +171,7 @@ ERRORS = [
     ("forward: l2",
      "announce: {med: 1}\n"
      "  - {name: b, vip: 192.0.2.10, protocol: udp, port: 53, health: {port: 53}, announce: {med: 2}}",
-     "10:87: services[1].announce: differs from that of services[0] for the same VIP"),
+     "10:87: services[1].announce: differs from that of services[0] for the same VIP; see line 9"),
 ]  # fmt: skip
 
 
@@ -250,9 +254,13 @@ def test_errors(old: str, new: str, message: str) -> None:
 
 def test_services_must_differ() -> None:
     second = "  - {name: web, vip: 192.0.2.10, protocol: tcp, port: 443, forward: l2}\n"
-    with pytest.raises(ConfigError, match=r"^lb.yml:10:12: services.1..name: is the same as that of services.0.$"):
+    with pytest.raises(
+        ConfigError, match=r"^lb.yml:10:12: services.1..name: is the same as that of services.0.; see line 5$"
+    ):
         parse(GOOD.replace("    forward: l2\n", "    forward: l2\n" + second), "lb.yml")
-    with pytest.raises(ConfigError, match=r"^lb.yml:10:.*services.1..port: is the same as that of services.0.$"):
+    with pytest.raises(
+        ConfigError, match=r"^lb.yml:10:.*services.1..port: is the same as that of services.0.; see line 8$"
+    ):
         parse(GOOD.replace("    forward: l2\n", "    forward: l2\n" + second.replace("web", "www")), "lb.yml")
 
 
