@@ -131,6 +131,8 @@ class EpochBanks:
         `conf` is the rest of the program's configuration; this method fills in the epochs.
         """
         use = epoch_switch.use
+        used = {id(members) for members in candidates.values()}
+        self._shared = {key: table for key, table in self._shared.items() if id(key[-1]) in used}
         # While the use changes, or is about to, all rows are in grace.
         switching = use != self.use if self.use is not None else False
         switching |= epoch_switch.next is not None and not self._armed
@@ -148,8 +150,6 @@ class EpochBanks:
         if not self._freed:
             await asyncio.to_thread(self._free_unused_banks)
             self._freed = True
-        used = {id(members) for members in candidates.values()}
-        self._shared = {key: table for key, table in self._shared.items() if id(key[-1]) in used}
 
     def _assign_bank(self, number: int, conf: NodeConf) -> None:
         """Assign a bank to an epoch: one that the program does not read, or can stop reading."""
@@ -213,7 +213,7 @@ class EpochBanks:
             changed |= dict.fromkeys(names, new)
         if swaps:
             await asyncio.to_thread(self._maps.tables.swap_all, swaps)
-        self._rows[bank] = _with_few_rankings(rows | changed)
+        self._rows[bank] = rows | changed
 
     def _next(
         self,
@@ -232,7 +232,7 @@ class EpochBanks:
         key = self._kind(self._epochs[self._epoch_in[bank] or 0], kind, members)
         table = self._shared.get(key)
         if table is None:
-            table = self._shared[key] = self._build(key, current.table)
+            table = self._shared[key] = _with_few_rankings(self._build(key, current.table), self._shared.values())
         rows = _rows(table, [indexes[address] for address in table.members], self._maps.row_count)
         changed = everywhere if current.rows is None or switching else _differing(rows, current.rows)
         grace = current.grace
@@ -256,17 +256,10 @@ class EpochBanks:
         return algorithm.build(version, kind, members, rows, chain, next(same, before))
 
 
-def _with_few_rankings(rows: Mapping[str, _Rows]) -> dict[str, _Rows]:
-    """Return the rows of all services without the tables whose rankings are more than `RANKINGS_KEPT`."""
-    distinct = {id(one): one for one in rows.values()}
-    rankings = list(dict.fromkeys(id(one.table.ranking) for one in distinct.values() if one.table))
-    kept = {
-        number: one
-        if one.table is None or id(one.table.ranking) in rankings[:RANKINGS_KEPT]
-        else replace(one, table=None)
-        for number, one in distinct.items()
-    }
-    return {name: kept[id(one)] for name, one in rows.items()}
+def _with_few_rankings(table: Table, others: Iterable[Table]) -> Table:
+    """Return a table without its rankings, if with those of the others they are more than `RANKINGS_KEPT`."""
+    rankings = {id(one) for table in (table, *others) for one in (table.ranking, table.effective) if one is not None}
+    return table if len(rankings) <= RANKINGS_KEPT else replace(table, ranking=None, effective=None)
 
 
 def _differing(rows: NDArray[np.uint16], before: NDArray[np.uint16]) -> NDArray[np.bool_]:
