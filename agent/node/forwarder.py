@@ -113,7 +113,7 @@ class Forwarder:
             try:
                 await self._write(self._tables)
                 self.fault = None
-            except (BpfError, AgentError) as error:  # the kernel keeps what it has, and may forward by it
+            except (BpfError, AgentError, OSError) as error:  # the kernel keeps what it has, and may forward by it
                 if str(error) != self.fault:
                     log.error("%s", error)
                 self.fault = str(error)
@@ -140,8 +140,9 @@ class Forwarder:
         await writer.apply(tables.candidates, tables.up, tables.ends, tables.epoch_switch, time.monotonic())
         if self._attached_once and self.datapath.attached():
             return
-        await self._wait_for_macs(tables)
-        await self.mss_clamp.keep()
+        if not self._attached_once:  # a program that something detached comes back at once
+            await self._wait_for_macs(tables)
+            await self.mss_clamp.keep()
         self.datapath.attach()  # also replaces the program of an older build, and changes the mode
         self._attached_once = True
         self._problems = -1, []  # they depend on the mode

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The data path's task: a fault does not end it, and a program that something detached is back at once."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from ipaddress import IPv4Address
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from agent.config.file import parse
+from agent.errors import AgentError
+from agent.model import Candidate, State
+from agent.netlink.connection import Netlink
+from agent.node import forwarder
+from agent.node.forwarder import Forwarder
+from agent.node.plan import Tables, ThisNode
+from agent.table.epoch import EpochSwitch, EpochUse
+from bpf.attach.datapath import DataPath
+from bpf.errors import BpfError
+
+A, B = IPv4Address("10.0.0.11"), IPv4Address("10.0.0.12")
+CONFIG = parse(
+    """\
+cluster: 7
+node: {interface: lo}
+services:
+  - {name: web, vip: 192.0.2.10, protocol: tcp, port: 443}
+bgp: {local_as: 65001, identity_prefix: 10.254.0.0/16, peers: [{address: 10.0.0.1, as: 65000}]}
+members: {allow: [10.0.0.0/24]}
+""",
+    "lb.yml",
+)
+MEMBERS = tuple(Candidate(address, 100, 100, State.UP) for address in (A, B))
+TABLES = Tables({"web": MEMBERS}, {"web": True}, {A: None, B: None}, EpochSwitch(EpochUse(1)))
+
+
+class MapWriter:
+    """Replaces the writer: it raises the errors that it is given, and knows no MAC."""
+
+    def __init__(self, *_: object) -> None:
+        self.ready, self.revision, self.applied = False, 0, 0
+        self.errors: list[Exception] = []
+        self.set_hop = self.set_uplink_mac = None
+
+    def target(self, address: IPv4Address, _: object) -> IPv4Address:
+        return address
+
+    def known_hop(self, _: object) -> None:
+        return None
+
+    def reaches(self, _: object) -> bool:
+        return False
+
+    async def apply(self, *_: object) -> None:
+        if self.errors:
+            raise self.errors.pop()
+        self.ready, self.applied = True, self.applied + 1
+
+
+class FakeDataPath:
+    """A data path that is attached, or not."""
+
+    def __init__(self) -> None:
+        self.is_attached, self.modes, self.fallback_reason = False, {"lo": "native"}, None
+
+    def attached(self) -> bool:
+        return self.is_attached
+
+    def attach(self) -> None:
+        self.is_attached = True
+
+
+async def nothing() -> None:
+    """Replaces the keeper of the MSS clamp."""
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[Callable[[Forwarder, MapWriter, FakeDataPath], Awaitable[None]]], None]:
+    """Run a scenario beside the task that writes."""
+    monkeypatch.setattr(forwarder, "MapWriter", MapWriter)
+    monkeypatch.setattr(forwarder, "MssClampKeeper", lambda *_: SimpleNamespace(keep=nothing))
+    monkeypatch.setattr(forwarder, "RouteMonitor", lambda *_: SimpleNamespace(follow=lambda *_: None))
+    monkeypatch.setattr(forwarder, "CHECK_S", 0.02)
+    monkeypatch.setattr(forwarder, "MACS_TIMEOUT_S", 0.4)
+
+    def run(scenario: Callable[[Forwarder, MapWriter, FakeDataPath], Awaitable[None]]) -> None:
+        async def running() -> None:
+            datapath = FakeDataPath()
+            node = ThisNode(CONFIG, A, None, None, (1,))
+            made = Forwarder(node, (), cast(DataPath, datapath), cast(Netlink, None), (), lambda: None)
+            task = asyncio.create_task(made._write_forever())
+            try:
+                async with asyncio.timeout(10):
+                    await scenario(made, cast(MapWriter, made.map_writer), datapath)
+            finally:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+
+        asyncio.run(running())
+
+    return run
+
+
+async def until(reached: Callable[[], object]) -> None:
+    while not reached():
+        await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("error", [BpfError("no"), AgentError("no"), OSError("no")])
+def test_fault_is_reported_and_the_next_attempt_follows(run, error: Exception) -> None:
+    async def scenario(made: Forwarder, writer: MapWriter, _: FakeDataPath) -> None:
+        writer.errors.append(error)
+        made.want(TABLES)
+        await until(lambda: made.tried)
+        assert (made.fault, made.ready) == ("no", False)
+        await until(lambda: made.ready)
+        assert made.fault is None
+
+    run(scenario)
+
+
+def test_program_that_is_detached_is_back_without_a_wait_for_macs(run) -> None:
+    """Until then the kernel answers other nodes' packets with resets."""
+
+    async def scenario(made: Forwarder, _: MapWriter, datapath: FakeDataPath) -> None:
+        made.want(TABLES)
+        await until(lambda: made.ready)
+        datapath.is_attached = False
+        began = asyncio.get_running_loop().time()
+        await until(lambda: datapath.is_attached)
+        assert asyncio.get_running_loop().time() - began < forwarder.MACS_TIMEOUT_S / 2
+
+    run(scenario)
