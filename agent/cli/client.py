@@ -21,7 +21,7 @@ TIMEOUT_S = 10.0
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP over a unix socket. `sock` is the connection's for as long as a response is read."""
 
-    def __init__(self, path: Path, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, path: Path, timeout_s: float) -> None:
         super().__init__("agent", timeout=timeout_s)
         self._path = path
 
@@ -46,7 +46,7 @@ def call_within(
 
 def follow(path: Path, resource: str, /, **query: str) -> Iterator[dict[str, Any]]:
     """Yield the lines of an endless response as they come. Raises as `call` does, and NotRunningError at its end."""
-    with _errors(path), contextlib.closing(_UnixConnection(path)) as connection:
+    with _errors(path), contextlib.closing(_UnixConnection(path, TIMEOUT_S)) as connection:
         connection.connect()
         sock = connection.sock
         response = _request(connection, "GET", resource, query)
