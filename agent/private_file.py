@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that other users of the machine must not plant, read or block. I/O only; every error is an OSError whose
+"""Files that other users of the machine must not plant, read, lock or block. I/O only; every error is an OSError whose
 `strerror` is for the operator.
 
-A FIFO would block its reader for ever, a link lead elsewhere, and a file that others may open could be locked by them.
+A FIFO would block its reader for ever, and a link leads elsewhere.
 """
 
 from __future__ import annotations
@@ -38,6 +38,17 @@ def open_file(path: Path, flags: int, mode: int = 0o600) -> int:
     return descriptor
 
 
+def close_to_others(descriptor: int) -> bool:
+    """Make an open file or folder this user's alone; return whether others could have opened it before."""
+    status = os.fstat(descriptor)
+    was_open = is_foreign(status) or status.st_mode & 0o077 != 0
+    if is_foreign(status):
+        os.fchown(descriptor, os.geteuid(), os.getegid())
+    if was_open:
+        os.fchmod(descriptor, status.st_mode & 0o700)
+    return was_open
+
+
 def read(path: Path, max_bytes: int) -> tuple[bytes, os.stat_result]:
     """Return the content of a regular file, to which a link may lead, and its status."""
     with os.fdopen(open_file(path, os.O_RDONLY), "rb") as file:
@@ -69,7 +80,7 @@ def write(path: Path, content: str, *, sync: bool = False) -> None:
         if sync:
             file.flush()
             os.fsync(file.fileno())
-    aside.replace(path)
+    os.replace(aside, path)
 
 
 def make_folder(path: Path) -> None:
@@ -83,8 +94,8 @@ def make_folder(path: Path) -> None:
         status = os.fstat(descriptor)
         if is_foreign(status):
             raise _error(errno.EPERM, f"belongs to {user_name(status.st_uid)}; remove it", path)
-        if status.st_uid == os.geteuid() and status.st_mode & 0o077:
-            os.fchmod(descriptor, 0o700)
+        if status.st_uid == os.geteuid():
+            close_to_others(descriptor)
     finally:
         os.close(descriptor)
 

@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from agent import json_value, private_file
 from agent.announcing.order import Order, OrderKind
+from agent.json_value import WALL_S, real
 from agent.model import Method
 
 log = logging.getLogger("anylb")
 
+MAX_BYTES = 1 << 20
+
 
 def save(path: Path, orders: Iterable[Order]) -> None:
     """Write the orders and fsync them. Raises OSError."""
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    private_file.make_folder(path.parent)
     listed = [
         {
             "vip": str(order.vip),
@@ -35,32 +38,28 @@ def save(path: Path, orders: Iterable[Order]) -> None:
         }
         for order in sorted(orders, key=lambda order: (str(order.vip), order.kind))
     ]
-    aside = path.with_suffix(".new")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(listed, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    private_file.write(path, json.dumps(listed, indent=2) + "\n", sync=True)
 
 
 def load(path: Path) -> frozenset[Order]:
     """Return the orders; none if there is no file, or (logged) if it cannot be read."""
     try:
-        return frozenset(_order(entry) for entry in json.loads(path.read_text(encoding="utf-8")))
+        return frozenset(_order(entry) for entry in json_value.decode(private_file.read_own(path, MAX_BYTES)))
     except FileNotFoundError:
         return frozenset()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        log.error("%s: cannot be read (%s); no order is in force now: give the orders again", path, error)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        log.error("%s: cannot be read (%s); no order is in force now: give the orders again", path, why)
         return frozenset()
 
 
 def _order(entry: dict[str, Any]) -> Order:
     until = entry["until"]
     return Order(
-        ip_address(entry["vip"]),
+        ip_address(str(entry["vip"])),
         OrderKind(entry["kind"]),
         Method(entry["method"]),
         str(entry["reason"]),
-        float(entry["since"]),
-        None if until is None else float(until),
+        real(entry["since"], WALL_S),
+        None if until is None else real(until, WALL_S),
     )

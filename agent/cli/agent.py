@@ -31,8 +31,11 @@ def run(path: Path, xdp: str | None) -> None:
     from agent.config.schema import XdpConfig
     from agent.daemon.start import start
     from agent.paths import Paths
+    from agent.printable import LogFormatter
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    to_stderr = logging.StreamHandler(sys.stderr)
+    to_stderr.setFormatter(LogFormatter("%(asctime)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[to_stderr])
 
     def load() -> Config:
         config = file.load(path)

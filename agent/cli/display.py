@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from agent.announcing.order import format_time
+from agent.printable import printable
 
 Response = dict[str, Any]
 
@@ -19,12 +20,12 @@ _COLORS = {"up": "green", "draining": "yellow", "lost": "red", "left": "dim", "d
 
 
 def _escaped(value: Any) -> Any:
-    """Return the value with all its texts escaped, so that rich prints `[fd00::1]` literally and not as markup."""
+    """Return the value with its texts escaped: rich prints `[fd00::1]` literally, and no text steers the terminal."""
     if isinstance(value, str):
-        return escape(value)
+        return escape(printable(value))
     if isinstance(value, list):
         return [_escaped(item) for item in value]
-    return {key: _escaped(item) for key, item in value.items()} if isinstance(value, dict) else value
+    return {_escaped(key): _escaped(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _printer(show: Callable[[Response], None]) -> Callable[[Response], None]:

@@ -26,6 +26,7 @@ from agent.cli.deny import deny
 from agent.cli.lab import lab
 from agent.cli.node import drain, explain, leave, status, undrain
 from agent.errors import AgentError, NotRunningError
+from agent.printable import printable
 from bgp.errors import BgpError
 from bpf.errors import BpfError
 from topology.errors import LabError
@@ -76,7 +77,7 @@ class _Main(click.Group):
 
 def _fail(error: Exception, code: int) -> None:
     for line in str(error).splitlines():
-        click.echo(f"lbctl: {line}", err=True)
+        click.echo(f"lbctl: {printable(line)}", err=True)
     sys.exit(code)
 
 

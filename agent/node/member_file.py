@@ -11,18 +11,24 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import threading
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
+from agent import json_value, private_file
+from agent.json_value import MONOTONIC_S, U32, real, whole
 from agent.model import Member, Share, State
+from bgp.community import SERVICE_ID_BITS
 
 log = logging.getLogger("anylb")
 
 RETRY_S = 1.0
+MAX_BYTES = 64 << 20
+MAX_SERVICE_ID = (1 << SERVICE_ID_BITS) - 1
+MAX_WEIGHT = (1 << 14) - 1
+"""That of an identity."""
 
 
 class MemberFile:
@@ -72,21 +78,18 @@ class MemberFile:
                 self._error = error.strerror
 
     def _write(self, members: tuple[Member, ...]) -> None:
-        """Write another file and rename it, so that no reader ever sees half a file."""
         encoded = {}
         for member in members:
             known = self._encoded.get(id(member))
             encoded[id(member)] = known or (member, json.dumps(_to_json(member)))
         self._encoded = encoded
-        temporary = self._path.with_suffix(".new")
-        temporary.write_text(f"[{','.join(text for _, text in encoded.values())}]", encoding="utf-8")
-        os.replace(temporary, self._path)
+        private_file.write(self._path, f"[{','.join(text for _, text in encoded.values())}]")
 
 
 def load(path: Path) -> tuple[Member, ...]:
     """Return the members that an earlier agent left; none if there is no file or it cannot be read."""
     try:
-        return tuple(map(_from_json, json.loads(path.read_text(encoding="utf-8"))))
+        return tuple(map(_from_json, json_value.decode(private_file.read_own(path, MAX_BYTES))))
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return ()
 
@@ -109,20 +112,20 @@ def _to_json(member: Member) -> dict[str, Any]:
 
 def _from_json(entry: dict[str, Any]) -> Member:
     return Member(
-        IPv4Address(entry["address"]),
-        int(entry["epoch"]),
-        {int(sid): _share(*share) for sid, share in entry["shares"].items()},
+        IPv4Address(str(entry["address"])),
+        whole(entry["epoch"], U32),
+        {whole(int(sid), MAX_SERVICE_ID): _share(*share) for sid, share in entry["shares"].items()},
         bool(entry["lost"]),
-        float(entry["since"]),
+        real(entry["since"], MONOTONIC_S),
         str(entry["why"]),
-        IPv6Address(entry["address6"]) if entry.get("address6") else None,
-        int(entry.get("version", 0)),
-        tuple(map(int, entry.get("epochs", ()))),
-        float(entry.get("changed", 0.0)),
+        IPv6Address(str(entry["address6"])) if entry.get("address6") else None,
+        whole(entry.get("version", 0), U32),
+        tuple(whole(epoch, U32) for epoch in entry.get("epochs", ())),
+        real(entry.get("changed", 0.0), MONOTONIC_S),
         str(entry.get("change", "")),
     )
 
 
-@lru_cache(4096)
+@lru_cache(4096, typed=True)
 def _share(weight: int, effective: int, state: str, announced: bool = True) -> Share:
-    return Share(int(weight), int(effective), State(state), bool(announced))
+    return Share(whole(weight, MAX_WEIGHT), whole(effective, MAX_WEIGHT), State(state), bool(announced))

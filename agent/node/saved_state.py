@@ -10,21 +10,25 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
+from agent import json_value, private_file
 from agent.address import Address, Network
 from agent.announcing.export_status import StatusEntry
-from agent.announcing.hold_down import FlapRecord
-from agent.membership.identity_version import Version
+from agent.announcing.hold_down import MAX_HOLD_S, FlapRecord
+from agent.json_value import MONOTONIC_S, U32, WALL_S, real, whole
+from agent.membership.identity_version import HIGHEST, Version
 from agent.model import State
 from agent.table.epoch import EpochUse
 
 log = logging.getLogger("anylb")
+
+MAX_BYTES = 16 << 20
+MAX_WEIGHT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ class StateFile:
         if saved == self.saved:
             return
         try:
-            self._write(saved)
+            private_file.write(self.path, json.dumps(_to_json(saved)))
         except OSError as error:
             if self._error != error.strerror:
                 log.error("%s: %s; a restarted agent will not know the state of this one", self.path, error.strerror)
@@ -74,17 +78,11 @@ class StateFile:
         else:
             self.saved, self._error = saved, None
 
-    def _write(self, saved: SavedState) -> None:
-        """Write another file and rename it, so that no reader ever sees half a file."""
-        temporary = self.path.with_suffix(".new")
-        temporary.write_text(json.dumps(_to_json(saved)), encoding="utf-8")
-        os.replace(temporary, self.path)
-
 
 def load(path: Path) -> SavedState:
     """Return the state that an earlier agent left; an empty one if there is none or it cannot be read."""
     try:
-        return _from_json(json.loads(path.read_text(encoding="utf-8")))
+        return _from_json(json_value.decode(private_file.read_own(path, MAX_BYTES)))
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return SavedState()
 
@@ -110,15 +108,27 @@ def _from_json(data: dict[str, Any]) -> SavedState:
     return SavedState(
         healthy=frozenset(map(str, data["healthy"])),
         admin_state=State(data["admin_state"]),
-        announced_once=frozenset(map(ip_address, data["announced_once"])),
-        vips=frozenset(map(ip_address, data["vips"])),
-        denied=frozenset(map(ip_network, data.get("denied", ()))),
-        version=Version(int(number), str(content)) if number else None,
-        use=EpochUse(int(use[0]), bool(use[1])) if (use := data.get("use")) else None,
+        announced_once=frozenset(map(_address, data["announced_once"])),
+        vips=frozenset(map(_address, data["vips"])),
+        denied=frozenset(ip_network(str(one)) for one in data.get("denied", ())),
+        version=Version(whole(number, HIGHEST), str(content)) if number else None,
+        use=EpochUse(whole(use[0], U32), bool(use[1])) if (use := data.get("use")) else None,
         drained=frozenset(map(str, data.get("drained", ()))),
-        weights=tuple(sorted((str(name), int(weight)) for name, weight in data.get("weights", {}).items())),
+        weights=tuple(
+            sorted((str(name), whole(weight, MAX_WEIGHT)) for name, weight in data.get("weights", {}).items())
+        ),
         flaps={
-            ip_address(vip): FlapRecord(float(f[0]), float(f[1]), int(f[2])) for vip, f in data.get("flaps", {}).items()
+            _address(vip): FlapRecord(real(f[0], MONOTONIC_S), real(f[1], MAX_HOLD_S), whole(f[2], U32))
+            for vip, f in data.get("flaps", {}).items()
         },
-        export_statuses=tuple(map(StatusEntry.from_json, data.get("export_statuses", ()))),
+        export_statuses=tuple(map(_status_entry, data.get("export_statuses", ()))),
     )
+
+
+def _address(value: object) -> Address:
+    return ip_address(str(value))
+
+
+def _status_entry(value: dict[str, Any]) -> StatusEntry:
+    real(value["since"], WALL_S)
+    return StatusEntry.from_json(value)

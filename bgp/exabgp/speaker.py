@@ -17,6 +17,7 @@ time, and the relay (reconciler.py) sends the commands.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib.metadata
 import importlib.util
@@ -154,9 +155,18 @@ def _make_run_dir(run_dir: Path, gid: int) -> None:
 
 
 def _lock(run_dir: Path) -> None:
-    """Lock the lock file until the process exits: ExaBGP inherits the descriptor, its helpers do not."""
+    """Lock the lock file until the process exits: ExaBGP inherits the descriptor, its helpers do not.
+
+    Whoever can open the file can lock it, and ExaBGP would never start.
+    """
     path = run_dir / "lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    with contextlib.suppress(FileNotFoundError):
+        if path.lstat().st_uid != os.getuid():  # the BGP user may add files here
+            path.unlink()
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+    if os.fstat(descriptor).st_uid != os.getuid():
+        raise BgpError(f"{path}: belongs to another user: remove it")
+    os.fchmod(descriptor, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

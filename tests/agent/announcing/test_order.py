@@ -82,7 +82,7 @@ def test_saved_orders_load_unchanged(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["vip", "kind", "method", "since", "until"])
-@pytest.mark.parametrize("value", [{}, [1], "x"])
+@pytest.mark.parametrize("value", [{}, [1], "x", 10**400, -1, float("inf"), 1e300, True, "\x1b[31m"])
 def test_unreadable_order_file_is_logged(
     tmp_path: Path, key: str, value: object, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -91,3 +91,18 @@ def test_unreadable_order_file_is_logged(
     path.write_text(json.dumps([json.loads(path.read_text())[0] | {key: value}]))
     assert order_file.load(path) == frozenset()
     assert "give the orders again" in caplog.text
+    assert "\x1b" not in caplog.text
+
+
+def test_order_file_nested_without_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "orders.json"
+    path.write_text("[" * 100_000)
+    assert order_file.load(path) == frozenset()
+    assert "is nested too deeply" in caplog.text
+
+
+def test_order_file_and_folder_are_for_one_user(tmp_path: Path) -> None:
+    path = tmp_path / "kept" / "orders.json"
+    path.parent.mkdir(mode=0o755)
+    order_file.save(path, [order()])
+    assert [one.stat().st_mode & 0o777 for one in (path.parent, path)] == [0o700, 0o600]

@@ -10,3 +10,8 @@ from agent.cli.display import print_denied
 def test_brackets_are_printed_literally(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     print_denied({"denied": [{"prefix": text, "configured": True}]})
     assert text in capsys.readouterr().out
+
+
+def test_no_text_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_denied({"denied": [{"prefix": "\x1b[2J\x9b", "configured": True}]})
+    assert r"\x1b[2J\x9b" in capsys.readouterr().out

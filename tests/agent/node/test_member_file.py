@@ -79,7 +79,7 @@ def test_the_end_waits_for_a_thread_that_writes(tmp_path: Path, monkeypatch: pyt
         file.flush()
         assert load(path) == MEMBERS
 
-    monkeypatch.setattr("agent.node.member_file.os.replace", replace_slowly)
+    monkeypatch.setattr("agent.private_file.os.replace", replace_slowly)
     asyncio.run(asyncio.wait_for(run(), 30))
 
 
@@ -105,4 +105,30 @@ def test_broken_file_is_the_same_as_none(tmp_path: Path, text: str) -> None:
     assert load(path) == ()
     save(path, MEMBERS)
     path.write_text(path.read_text()[:-5])
+    assert load(path) == ()
+
+
+@pytest.mark.parametrize("number", ["1e400", "1" + "0" * 400, "NaN", "-1", '"7"', "4294967296e9"])
+@pytest.mark.parametrize("key", ["epoch", "since", "version", "epochs", "changed", "shares"])
+def test_numbers_out_of_range_are_the_same_as_none(tmp_path: Path, key: str, number: str) -> None:
+    path = tmp_path / "members.json"
+    save(path, MEMBERS[:1])
+    entry = json.loads(path.read_text())[0]
+    wrapped = {"epochs": f"[{number}]", "shares": f'{{"5": [{number}, 0, "up", true]}}'}.get(key, number)
+    rest = json.dumps({name: value for name, value in entry.items() if name != key})
+    path.write_text(f'[{rest[:-1]}, "{key}": {wrapped}}}]')
+    assert load(path) == ()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '[{"shares":' * 100_000])
+def test_deep_nesting_is_the_same_as_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "members.json").write_text(text)
+    assert load(tmp_path / "members.json") == ()
+
+
+def test_only_this_user_has_access(tmp_path: Path) -> None:
+    path = tmp_path / "members.json"
+    save(path, MEMBERS)
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o622)
     assert load(path) == ()

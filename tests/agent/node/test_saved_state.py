@@ -2,6 +2,7 @@
 """The state that an agent saves is loaded unchanged, or not at all."""
 
 import json
+import os
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
@@ -54,4 +55,57 @@ def test_broken_file_is_the_same_as_none(tmp_path: Path, key: str, value: object
     loaded = load(path)
     assert loaded == SavedState() or isinstance(loaded, SavedState)
     path.write_text(path.read_text()[:-5])
+    assert load(path) == SavedState()
+
+
+HUGE = ["1e400", "-1e400", "1" + "0" * 400, "1" * 5000, "NaN", "Infinity", "-1", '"7"', "true", "1.5e300"]
+NUMBERS = {
+    "version": '[{}, "x"]',
+    "use": "[{}, true]",
+    "weights": '{{"web": {}}}',
+    "flaps": '{{"192.0.2.1": [{}, 2.0, 1]}}',
+    "export_statuses": '[{{"vip": "", "peer": "", "desired": "", "out": "", "session": "", "why": "", "since": {}}}]',
+}
+
+
+@pytest.mark.parametrize("number", HUGE, ids=[number[:10] for number in HUGE])
+@pytest.mark.parametrize("key", NUMBERS)
+def test_numbers_out_of_range_are_the_same_as_none(tmp_path: Path, key: str, number: str) -> None:
+    path = tmp_path / "state.json"
+    StateFile(path, SavedState()).save(SAVED)
+    rest = json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != key})
+    path.write_text(f'{rest[:-1]}, "{key}": {NUMBERS[key].format(number)}}}')
+    assert load(path) == SavedState()
+    path.write_text(f'{rest[:-1]}, "{key}": {NUMBERS[key].format(7)}}}')
+    assert load(path).healthy == {"web"}
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"healthy":' * 100_000, "\x00", '"\ud800"', "[]", "7"])
+def test_texts_that_are_not_a_state(tmp_path: Path, text: str) -> None:
+    (tmp_path / "state.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    assert load(tmp_path / "state.json") == SavedState()
+
+
+def test_only_this_user_has_access(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    (tmp_path / "state.new").symlink_to(tmp_path / "elsewhere")
+    StateFile(path, SavedState()).save(SAVED)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [one.name for one in tmp_path.iterdir()] == ["state.json"], "a planted link is replaced, not followed"
+
+
+def test_planted_files_are_the_same_as_none(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    StateFile(path, SavedState()).save(SAVED)
+    path.chmod(0o666)
+    assert load(path) == SavedState(), "others can write it"
+    path.chmod(0o644)
+    assert load(path) == SAVED
+    (tmp_path / "link").symlink_to(path)
+    assert load(tmp_path / "link") == SavedState()
+    if os.geteuid() == 0:
+        os.chown(path, 61_234, 0)
+        assert load(path) == SavedState(), "another user's"
+    path.unlink()
+    os.mkfifo(path)
     assert load(path) == SavedState()

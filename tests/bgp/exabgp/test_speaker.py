@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib.metadata
 import importlib.util
 import os
@@ -155,7 +156,7 @@ def test_runs_unprivileged_in_its_own_directory_and_only_once(run_dir: Path, tmp
             assert status(pid, "CapEff") == ["0000000000000000"]
         mode = {path.name: (path.stat().st_uid, stat.filemode(path.stat().st_mode)) for path in run_dir.iterdir()}
         assert mode == {
-            "lock": (0, "-rw-r--r--"),
+            "lock": (0, "-rw-------"),
             "exabgp.conf": (0, "-rw-r-----"),
             "exabgp.env": (0, "-rw-r-----"),
             "relay.pyz": (0, "-rw-r-----"),
@@ -176,6 +177,18 @@ def test_runs_unprivileged_in_its_own_directory_and_only_once(run_dir: Path, tmp
     with started(run_dir, tmp_path / "log"):
         pass  # starts at once after SIGKILL
     assert "environment file missing" not in (tmp_path / "log").read_text()
+
+
+def test_a_lock_that_the_bgp_user_planted_and_holds_is_replaced(run_dir: Path, tmp_path: Path):
+    run_dir.mkdir()
+    lock = run_dir / "lock"
+    lock.touch()
+    os.chown(lock, NOBODY, NOBODY)
+    with lock.open() as planted:
+        fcntl.flock(planted, fcntl.LOCK_EX)
+        with started(run_dir, tmp_path / "log") as process:
+            assert lock.read_text() == f"{process.pid}\n"
+            assert (lock.stat().st_uid, lock.stat().st_mode & 0o777) == (0, 0o600)
 
 
 def test_adj_rib_out_of_exabgp_contains_every_attribute_of_a_route(run_dir: Path, tmp_path: Path):
