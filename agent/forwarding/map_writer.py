@@ -54,6 +54,7 @@ class MapWriter:
         self._indexes = {entry.address: index for index, entry in self._nodes.items()}
         self._by_target = self._index_targets()
         self._hops = {_target(entry): _hop(entry) for entry in self._nodes.values() if entry.mac}
+        maps.services.restore_cache()
         self._written: dict[ServiceKey, ServiceEntry] = maps.services.read()
         self._inputs: tuple[object, ...] | None = None
         """What the maps were last written from, as far as it can be compared at once; None after a failure."""

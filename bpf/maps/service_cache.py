@@ -33,9 +33,21 @@ class ServiceCache:
     def refresh(self, changed: ServiceKey, services: Mapping[ServiceKey, bytes]) -> None:
         """Write the entry at `changed`'s place for the map's contents, `services` (encoded)."""
         place = cache_place(changed)
-        here = sorted((key for key in services if cache_place(key) == place), key=lambda key: key.pack())
+        self._put(place, [key for key in services if cache_place(key) == place], services)
+
+    def restore(self, services: Mapping[ServiceKey, bytes]) -> None:
+        """Write every entry that does not follow from the map's contents: a process may have been killed before
+        `refresh`."""
+        keys: dict[int, list[ServiceKey]] = {}
+        for key in services:
+            keys.setdefault(cache_place(key), []).append(key)
+        for place in range(SERVICE_CACHE):
+            self._put(place, keys.get(place, []), services)
+
+    def _put(self, place: int, keys: list[ServiceKey], services: Mapping[ServiceKey, bytes]) -> None:
         entry = bytes(_SIZE)
-        if here:
+        if keys:
+            here = sorted(keys, key=lambda key: key.pack())
             # A key with a port first: more packets look for those.
             first = next((key for key in here if key.port), here[0])
             entry = services[first] + first.pack() + (len(here) > 1).to_bytes(4, "little")

@@ -59,6 +59,10 @@ class ServiceMap:
         found = {key: ServiceEntry.unpack(value) for key, value in self._encoded().items()}
         return {key: entry for key, entry in found.items() if entry}
 
+    def restore_cache(self) -> None:
+        """Make the cache agree with the map again, if a process was killed between its writes of the two."""
+        self._cache.restore(self._encoded())
+
     def _encoded(self) -> dict[ServiceKey, bytes]:
         """Return the map's entries, with those of a VIP or a protocol."""
         found = {key: self._services.lookup(key) for key in self._services.read_keys()}

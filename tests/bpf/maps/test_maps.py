@@ -223,6 +223,17 @@ def test_service_cache_follows_the_map(maps: Maps, steps: int) -> None:
             assert crowded == (places[place] > 1)
 
 
+def test_service_cache_is_restored_after_a_kill_between_two_writes(maps: Maps) -> None:
+    """The map has one service that the cache has with other contents, and lacks one that the cache still has."""
+    maps.services.write_all({ECHO: ServiceEntry(1, up=True), WEB: ServiceEntry(2, up=True)})
+    services = maps.pinned["services"]
+    services.update(ECHO.pack(), ServiceEntry(1, up=False).pack(ServiceFlag(0)))
+    services.delete(WEB.pack())
+    maps.services.restore_cache()
+    held = raw_services(maps)
+    assert {(raw, service) for service, raw, crowded in cache(maps).values() if not crowded} == set(held.items())
+
+
 def test_services_that_share_a_place_are_both_found(program: Any) -> None:
     """The program looks the service that is not in the cache up in the map."""
     other = next(
