@@ -31,7 +31,7 @@ static __always_inline u32 place_of(const struct row *row, u16 node)
 	return ABSENT;
 }
 
-/* place_of() != ABSENT, without its branches: whether one of the 16-bit lanes is 0 once the node is subtracted from all. */
+/* place_of() != ABSENT, without its branches: whether one 16-bit lane is 0 once the node is subtracted from all. */
 static __always_inline bool is_in_row(const struct row *row, u64 node)
 {
 	const u64 ones = 0x0001000100010001, highs = 0x8000800080008000;
