@@ -10,6 +10,14 @@ class ConfigError(AgentError):
     """A fault in lb.yml, with its place."""
 
 
+class SettingError(AgentError):
+    """A setting that this machine contradicts: `field` as `bgp.peers[0].source`, and what is wrong."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field, self.problem = field, problem
+
+
 class NotRunningError(AgentError):
     """No agent answers on the control socket. The CLI exits with 3, so scripts can distinguish it from a refusal."""
 

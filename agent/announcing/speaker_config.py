@@ -9,14 +9,14 @@ from ipaddress import IPv4Network, ip_address
 from agent.announcing.local_address import LocalAddresses
 from agent.config.bgp import PeerConfig
 from agent.config.schema import Config
-from agent.errors import AgentError
+from agent.errors import SettingError
 from agent.membership.identity import identity_address
 from bgp.bfd.config import BfdTimers
 from bgp.exabgp.config import NeighborConfig, SpeakerConfig
 
 
 def speaker_config(config: Config, local: LocalAddresses, passwords: Mapping[str, bytes]) -> SpeakerConfig:
-    """Return ExaBGP's configuration; `passwords` by `PeerConfig.name`. Raises AgentError for a peer without a local
+    """Return ExaBGP's configuration; `passwords` by `PeerConfig.name`. Raises SettingError for a peer without a local
     address."""
     own = IPv4Network(identity_address(config, local.address))
     return SpeakerConfig(
@@ -32,7 +32,8 @@ def _session(i: int, peer: PeerConfig, local: LocalAddresses, passwords: Mapping
     address = local.for_peer(peer)
     if address is None:
         missing = f"{peer.interface} has no link-local" if peer.interface else "the node's interface has no IPv6"
-        raise AgentError(f"bgp.peers[{i}]: {missing} address to reach {peer.address} from; add one or set source")
+        problem = f"{missing} address to reach {peer.address} from; add one or set source"
+        raise SettingError(f"bgp.peers[{i}]", problem)
     return NeighborConfig(
         ip_address(peer.name),
         peer.asn,

@@ -57,16 +57,12 @@ def _speaker(path: Path) -> SpeakerConfig:
 
 
 def local_addresses(config: Config) -> LocalAddresses:
-    """Return this node's ends of its BGP sessions. Raises AgentError as `own_interface` does."""
+    """Return this node's ends of its BGP sessions. Raises SettingError as `own_interface` does."""
     import asyncio
 
-    from agent.announcing.local_address import LocalAddresses
-    from agent.netlink.connection import link_locals
-    from agent.node.own_interface import own_interface
+    from agent.node import own_interface
 
     async def read() -> LocalAddresses:
-        own = await own_interface(config)
-        by_interface = await link_locals({peer.interface for peer in config.bgp.peers if peer.interface})
-        return LocalAddresses(own.address, own.next_hop6, by_interface)
+        return await own_interface.local_addresses(config, await own_interface.own_interface(config))
 
     return asyncio.run(read())

@@ -3,11 +3,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from agent.cli.options import config_option, output_option, show
+from agent.errors import ConfigError, SettingError
+from agent.printable import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from agent.config.schema import Config
 
 
 @click.group()
@@ -17,20 +26,63 @@ def config() -> None:
 
 @config.command()
 @config_option
+@click.option(
+    "--offline", is_flag=True, help="The file is for another machine: look at no interface, key or password file."
+)
 @output_option
-def check(path: Path, output: str) -> None:
+def check(path: Path, offline: bool, output: str) -> None:
     """Report every error of a configuration.
 
-    Reads it as the agent does, with the files that it names. Each error is file:line:column: field: what is wrong.
+    Reads it as the agent and ExaBGP do on this node, with its interfaces and addresses and the files that it names.
+    Each error is file:line:column: field: what is wrong.
     """
     from agent.address import endpoint
     from agent.config import file
 
-    config = file.load(path)
-    file.read_peer_passwords(path, config)
+    warnings: tuple[SettingError, ...] = ()
+    not_checked = []
+    if offline:
+        config = file.load_without_secrets(path)
+        not_checked = ["the node's interfaces and addresses", "key and password files", "ExaBGP's own check"]
+    else:
+        config = file.load(path)
+        passwords = file.read_peer_passwords(path, config)
+        try:
+            warnings = _check_on_node(config, passwords)
+        except SettingError as error:
+            hint = "if the file is for another machine, check it with --offline"
+            raise ConfigError(f"{file.locate(path, error)}\n{hint}") from None
+        if os.geteuid() != 0:
+            not_checked = ["ExaBGP's own check, which needs root"]
     services = [f"{s.name} {endpoint(s.vip, s.port)}/{s.protocol}" for s in config.services]
-    show(
-        {"ok": True, "file": str(path), "services": services},
-        output,
-        lambda _: click.echo(f"{path}: valid ({', '.join(services)})"),
-    )
+    lines = [f"{file.locate(path, warning)}" for warning in warnings]
+
+    def print_text(_: object) -> None:
+        for line in lines:
+            click.echo(printable(f"warning: {line}"))
+        click.echo(f"{path}: valid ({', '.join(services)})")
+        if not_checked:
+            click.echo(f"not checked: {', '.join(not_checked)}")
+
+    answer = {"ok": True, "file": str(path), "services": services, "warnings": lines, "not_checked": not_checked}
+    show(answer, output, print_text)
+
+
+def _check_on_node(config: Config, passwords: Mapping[str, bytes]) -> tuple[SettingError, ...]:
+    """Return warnings. Raises SettingError, or BgpError, for what agent or ExaBGP would refuse on this machine."""
+    import asyncio
+
+    from agent.announcing.local_address import LocalAddresses
+    from agent.announcing.speaker_config import speaker_config
+    from agent.node.own_interface import Interface, local_addresses, own_interface
+    from bgp.exabgp.speaker import prepare
+
+    async def read() -> tuple[Interface, LocalAddresses]:
+        own = await own_interface(config)
+        return own, await local_addresses(config, own)
+
+    own, local = asyncio.run(read())
+    speaker = speaker_config(config, local, passwords)
+    if os.geteuid() == 0:
+        prepare(speaker)
+    return own.warnings

@@ -13,11 +13,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from agent import private_file
-from agent.config.diagnosis import at, describe, place
+from agent.config.diagnosis import at, describe, parts, place
 from agent.config.epoch import supported_epochs
 from agent.config.schema import Config
 from agent.config.secret import read_password, read_secret
-from agent.errors import ConfigError
+from agent.errors import ConfigError, SettingError
 from agent.printable import printable
 from topology.yaml_source import DocumentError, SourceNode, ambiguous_numbers, compose, construct
 
@@ -43,6 +43,18 @@ def load(path: Path) -> Config:
         where = place(root, str(path), "table", "previous")
         raise ConfigError(f"{where}: is the same as the current table; set what was different, or remove it")
     return config
+
+
+def load_without_secrets(path: Path) -> Config:
+    """Read and check a file, and none that it names. Raises ConfigError as `load` does."""
+    return parse(_text(path), str(path))
+
+
+def locate(path: Path, error: SettingError) -> str:
+    """Return an error of a setting of this file as `file:line:column: field: what is wrong`."""
+    root = compose(_text(path))
+    assert root is not None  # it is what the configuration was read from
+    return f"{place(root, str(path), *parts(error.field))}: {error.problem}"
 
 
 def _text(path: Path) -> str:

@@ -133,6 +133,8 @@ async def run(
         try:
             try:
                 interface = await own_interface(config)
+                for warning in interface.warnings:
+                    log.warning("%s", warning)
                 if opening is not None:
                     datapath, opening = await asyncio.wrap_future(opening), None
                 agent = Agent(config, paths, interface, datapath)

@@ -8,12 +8,12 @@ kernel's events have a socket of their own (monitor.py).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Final
 
 from pyroute2 import AsyncIPRoute
 
-from agent.address import Address
+from agent.address import Address, Network
 from agent.errors import AgentError
 from agent.netlink.link import Link, link_from
 
@@ -50,6 +50,17 @@ class Netlink:
         dump.sort(key=lambda entry: entry["index"] != link.index)
         return [ip_address(entry.get("local") or entry.get("address")) for entry in dump]
 
+    async def subnets(self, names: Iterable[str]) -> list[tuple[str, Network]]:
+        """Return the subnets of interfaces, each with its interface's name. Link-local ones, which all have, are left
+        out."""
+        wanted = {index: link.name for index, link in (await self.links()).items() if link.name in names}
+        dump = [entry async for entry in await self._socket.addr("dump") if entry["index"] in wanted]
+        found = [
+            (wanted[one["index"]], ip_network((one.get("local") or one.get("address"), one["prefixlen"]), strict=False))
+            for one in dump
+        ]
+        return [(name, subnet) for name, subnet in found if not subnet.is_link_local]
+
     async def link_local(self, name: str) -> IPv6Address | None:
         """Return an interface's own link-local IPv6 address. Raises AgentError if there is no such interface."""
         link = await self.link(name)
@@ -68,12 +79,3 @@ class Netlink:
     async def remove_loopback_address(self, address: Address) -> None:
         """Remove a host address from lo."""
         await self._socket.addr("del", index=_LOOPBACK, address=str(address), prefixlen=address.max_prefixlen)
-
-
-async def link_locals(names: Iterable[str]) -> dict[str, IPv6Address]:
-    """Return a link-local IPv6 address of each of these interfaces that has one. AgentError: one does not exist."""
-    netlink = Netlink()
-    try:
-        return {name: found for name in sorted(names) if (found := await netlink.link_local(name))}
-    finally:
-        netlink.close()

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """lbctl as a process: one clear line and an exit code for every failure, never a traceback."""
 
-import json
 import os
 import socket
 import subprocess
@@ -80,24 +79,6 @@ def test_a_socket_left_by_a_killed_agent_is_a_dead_agent(tmp_path: Path) -> None
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
     assert "no agent answers" in lbctl("status", "-s", str(path), code=3)[1]
-
-
-def test_config_check(run: Run) -> None:
-    out, _ = lbctl("config", "check", "-c", LAB_CONFIG)
-    assert out == f"{LAB_CONFIG}: valid (echo 10.99.0.1:7000/tcp)\n"
-    out, _ = run("config", "check", "-c", LAB_CONFIG, "-o", "json")
-    assert json.loads(out) == {"ok": True, "file": LAB_CONFIG, "services": ["echo 10.99.0.1:7000/tcp"]}
-
-
-def test_config_check_reports_every_error(run: Run, tmp_path: Path) -> None:
-    path = tmp_path / "lb.yml"
-    path.write_text(Path(LAB_CONFIG).read_text().replace("port: 7000", "port: 70000").replace("as: 65000", "as: x"))
-    out, err = run("config", "check", "-c", str(path), code=1)
-    assert out == ""
-    assert err.splitlines() == [
-        f"lbctl: {path}:11:11: services[0].port: 70000 is neither in 1-65535 nor 'any'",
-        f"lbctl: {path}:25:11: bgp.peers[0].as: 'x' is not a whole number",
-    ]
 
 
 @pytest.mark.parametrize("command", [["agent", "run"], ["bgp", "run"], ["config", "check"]])

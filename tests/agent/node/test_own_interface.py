@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The configuration against the interface that the machine really has."""
 
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
 
 from agent.config.file import parse
 from agent.errors import AgentError
 from agent.netlink.link import Link
-from agent.node.own_interface import Interface, check_interface
+from agent.node.own_interface import Interface, check_interface, vips_on_segment
 
 TEXT = """\
 cluster: 7
@@ -55,3 +55,19 @@ def test_what_the_machine_lacks(addresses: tuple[IPv4Address, ...], node: str, m
 def test_an_interface_without_a_mac() -> None:
     with pytest.raises(AgentError, match=r"node\.interface: eth0 has no MAC"):
         check(A, link=Link(2, "eth0", b"", 1500))
+
+
+def test_vips_in_a_subnet_of_the_node() -> None:
+    more = (
+        "{name: v6, vip: '2001:db8:9::1', protocol: tcp, port: 443}, {name: w, vip: 192.0.2.10, protocol: tcp, port: 1}"
+    )
+    config = parse(TEXT.replace("port: 443}]", f"port: 443}}, {more}]"), "lb.yml")
+    elsewhere = [("eth0", ip_network("10.0.0.0/24")), ("eth0", ip_network("2001:db8::/64"))]
+    assert vips_on_segment(config, elsewhere) == ()
+    subnets = [("eth1", ip_network("192.0.2.0/24")), ("eth0", ip_network("2001:db8:9::/64"))]
+    assert list(map(str, vips_on_segment(config, elsewhere + subnets))) == [
+        "services[0].vip: 192.0.2.10 is in 192.0.2.0/24 of eth1: hosts there ask for it by ARP, and no node answers; "
+        "choose one outside the subnet",
+        "services[1].vip: 2001:db8:9::1 is in 2001:db8:9::/64 of eth0: hosts there ask for it by neighbor discovery, "
+        "and no node answers; choose one outside the subnet",
+    ]
