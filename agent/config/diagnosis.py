@@ -86,11 +86,11 @@ def _line(root: SourceNode, name: str, detail: ErrorDetails) -> str:
 
 def _suggestion(location: Sequence[str | int]) -> str:
     """Return the known key that an unknown one resembles, as text to append."""
-    known: Iterator[type[Section]] = iter([Config])
+    known: list[type[Section]] = [Config]
     for part in location[:-1]:
-        if isinstance(part, str):
-            fields = {key: field for model in known for key, field in _fields(model).items()}
-            known = _sections(fields[part]) if part in fields else iter(())
+        fields = {key: field for model in known for key, field in _fields(model).items()}
+        if part in fields:  # else it is an index, or the arm of a union
+            known = list(_sections(fields[str(part)]))
     keys = [key for model in known for key in _fields(model)]
     close = difflib.get_close_matches(str(location[-1]), keys, 1)
     return f"; did you mean {close[0]}?" if close else ""

@@ -1,44 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""lb.yml's `services:`: what is balanced, how, and its health check. Owns the schema, and rules within a service."""
+"""lb.yml's `services:`: what is balanced, and how. Owns the schema, and rules within a service.
+
+Health checks are health.py's.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from agent.address import Address
 from agent.config.bgp import AnnounceConfig
-from agent.config.fields import AnyAddress, Count, Port, PortOrAny, Seconds, Section, Weight, fault, is_unicast
-
-
-class HealthConfig(Section):
-    """How the local service is checked, through the VIP on lo.
-
-    `rise` successes in a row make it healthy, `fall` failures unhealthy. `port` defaults to the service's own.
-    `fast_interval_s` is the interval while the last results contradict the current state, so that a change is certain
-    sooner. While `disable_file` exists the service takes no new connections here, whatever the checks return.
-    """
-
-    type: Literal["tcp", "http"] = "tcp"
-    port: Port | None = None
-    path: str = "/"
-    interval_s: Seconds = 1.0
-    timeout_s: Seconds = 1.0
-    fast_interval_s: Seconds | None = None
-    disable_file: Path | None = None
-    rise: Count = 2
-    fall: Count = 3
-
-    @model_validator(mode="after")
-    def _path(self) -> Self:
-        if not self.path.startswith("/"):
-            raise fault("path", f"'{self.path}' does not start with /")
-        if self.fast_interval_s is not None and self.fast_interval_s > self.interval_s:
-            raise fault("fast_interval_s", f"{self.fast_interval_s:g} is longer than interval_s, {self.interval_s:g}")
-        if self.disable_file is not None and not self.disable_file.is_absolute():
-            raise fault("disable_file", f"'{self.disable_file}' does not start with /")
-        return self
+from agent.config.fields import AnyAddress, PortOrAny, Section, Weight, fault, is_unicast
+from agent.config.health import ExecCheckConfig, HealthConfig, TcpCheckConfig
 
 
 class ServiceConfig(Section):
@@ -61,15 +36,14 @@ class ServiceConfig(Section):
     hash: Literal["rendezvous", "maglev"] = "rendezvous"
     when_no_member: Literal["pass", "drop"] = "pass"
     when_unhealthy: Literal["fail_open", "withdraw"] = "fail_open"
-    health: HealthConfig = HealthConfig()
+    health: HealthConfig = TcpCheckConfig()
     announce: AnnounceConfig | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.vip.is_link_local or not is_unicast(self.vip):
             raise fault("vip", f"{self.vip} cannot be a virtual IP; give a unicast address")
-        if self.health.port is None and (self.port == "any" or self.protocol == "udp"):
-            raise fault("health", "needs a port of its own: set health.port to a TCP port")
+        self._check_health_port()
         hop = self.announce.next_hop if self.announce else None
         if hop is not None and (hop.version != self.vip.version or hop == self.vip):
             raise fault("announce.next_hop", f"{hop} cannot be the next hop of {self.vip}")
@@ -80,7 +54,17 @@ class ServiceConfig(Section):
         """The port, 0 for any."""
         return 0 if self.port == "any" else self.port
 
+    def _check_health_port(self) -> None:
+        check = self.health
+        if isinstance(check, ExecCheckConfig) or check.port is not None:
+            return
+        protocol = "udp" if check.type == "udp" else "tcp"
+        if self.port == "any" or self.protocol != protocol:
+            raise fault("health", f"needs a port of its own: set health.port to a {protocol.upper()} port")
+
     @property
-    def health_port(self) -> int:
-        """The TCP port that the health check connects to."""
-        return self.health.port if self.health.port is not None else self.port_number
+    def health_target(self) -> tuple[Address, int] | None:
+        """The address and port that the health check asks; None for a program."""
+        if isinstance(self.health, ExecCheckConfig):
+            return None
+        return self.health.address or self.vip, self.health.port or self.port_number

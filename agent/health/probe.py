@@ -1,47 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One probe of the local service: a TCP connection or an HTTP request through the VIP. I/O only.
-
-The VIP is the source too: without it on lo the probe would otherwise leave for another server, and that server's
-answer would count for this one.
-"""
+"""One probe of the local service by the type of its check: bounds its time, and makes every failure a reason."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import os
+import ssl
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 from agent.address import Address, endpoint
-from agent.config.service import HealthConfig
-from agent.health.http_get import HttpError, get_status
+from agent.config.health import ExecCheckConfig, HealthConfig, TcpCheckConfig, UdpCheckConfig
+from agent.health import tls
+from agent.health.command import Command
+from agent.health.failure import ProbeFailed, shown
+from agent.health.http_get import probe_http
+from agent.health.payload import probe_tcp, probe_udp
+
+Target = tuple[Address, int]
+Probe = Callable[[], Awaitable[tuple[bool, str]]]
+"""Returns whether the answer was good, and what it was. Nothing that a service does raises an error."""
 
 
-async def probe(vip: Address, port: int, check: HealthConfig) -> tuple[bool, str]:
-    """Return whether the answer was good, and what it was. Nothing that a service does raises an error."""
-    target = endpoint(vip, port)
-    try:
-        async with asyncio.timeout(check.timeout_s):
-            if check.type == "http":
-                return await _http(vip, port, check.path)
-            return await _tcp(vip, port)
-    except TimeoutError:
-        return False, f"no answer on {target} in {check.timeout_s:g} s"
-    except OSError as error:
-        return False, f"{target}: {error.strerror or error}"
-    except HttpError as error:
-        return False, f"{target}: {error}"
+def probe_of(target: Target | None, check: HealthConfig) -> Probe:
+    """Return the probe of a check. `target`: the address and port to ask, None for a program."""
+    ask: Callable[[], Awaitable[str]]
+    if isinstance(check, ExecCheckConfig):
+        where, silence = check.command[0], f"{check.command[0]} did not end"
+        ask = Command(check).probe
+    else:
+        assert target is not None
+        where = endpoint(*target)
+        silence = f"no answer on {where}"
+        if isinstance(check, TcpCheckConfig):
+            ask = partial(probe_tcp, *target, check)
+        elif isinstance(check, UdpCheckConfig):
+            ask = partial(probe_udp, *target, check)
+        else:
+            ask = partial(probe_http, *target, check)
 
+    async def probe() -> tuple[bool, str]:
+        try:
+            async with asyncio.timeout(check.timeout_s):
+                return True, await ask()
+        except TimeoutError:
+            return False, f"{silence} in {check.timeout_s:g} s"
+        except ProbeFailed as failure:
+            return False, str(failure)
+        except ssl.SSLError as error:
+            return False, shown(tls.why(error))
+        except OSError as error:  # asyncio's texts repeat the address
+            return False, f"{where}: {os.strerror(error.errno) if error.errno else error}"
+        except ValueError as error:
+            return False, f"{where}: {shown(str(error))}"
 
-async def _tcp(vip: Address, port: int) -> tuple[bool, str]:
-    _, writer = await asyncio.open_connection(str(vip), port, local_addr=(str(vip), 0))
-    writer.close()
-    await writer.wait_closed()
-    return True, f"{endpoint(vip, port)} accepts connections"
-
-
-async def _http(vip: Address, port: int, path: str) -> tuple[bool, str]:
-    """Make an HTTP request; 200 to 399 is good. A redirect is not followed: it is the service itself that answered."""
-    target = endpoint(vip, port)
-    reader, writer = await asyncio.open_connection(str(vip), port, local_addr=(str(vip), 0))
-    with contextlib.closing(writer):
-        status = await get_status(reader, writer, path, target)
-    return status < 400, f"http://{target}{path} answers {status}"
+    return probe

@@ -26,7 +26,7 @@ from agent.config.epoch import supported_epochs
 from agent.config.schema import Config
 from agent.errors import AgentError
 from agent.forwarding.deny_list import DenyList
-from agent.health.check import check_forever
+from agent.health.check import checks
 from agent.health.rise_fall import initial_health
 from agent.membership import identity, identity_version
 from agent.membership.prober import Prober
@@ -293,7 +293,7 @@ class Agent:
             self._heartbeat_forever(),
             self._keep_vips(),
             self._retire_vips(),
-            *(check_forever(s, self.health, self._wake.set) for s in self.config.services),
+            *checks(self.config.services, self.health, self._wake.set),
             *(self.forwarder.tasks() if self.forwarder else ()),
         ]
         async with asyncio.TaskGroup() as tasks:

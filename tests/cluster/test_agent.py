@@ -151,10 +151,10 @@ def test_a_removed_vip_is_added_again(cluster: ClusterLab) -> None:
 PROBE_WITHOUT_THE_VIP = f"""
 import asyncio, subprocess
 from ipaddress import IPv4Address
-from agent.config.service import HealthConfig
-from agent.health.probe import probe
+from agent.config.health import TcpCheckConfig
+from agent.health.probe import probe_of
 subprocess.run(["ip", "address", "del", "{VIP}/32", "dev", "lo"], check=True)
-print(asyncio.run(probe(IPv4Address("{VIP}"), 7000, HealthConfig())))
+print(asyncio.run(probe_of((IPv4Address("{VIP}"), 7000), TcpCheckConfig())()))
 """
 
 

@@ -99,7 +99,8 @@ ERRORS = [
      "12:20: bgp.identity_prefix: 10.254.0.0/24 is not a /16; a node's tag has 16 bits"),
     ("10.254.0.0/16", "10.254.0.1/16", "12:20: bgp.identity_prefix: '10.254.0.1/16' is not an IPv4 network"),
     ("allow: [10.0.0.0/24]", "allow: []", "17:10: members.allow: is empty; list at least one"),
-    ("forward: l2", "forward: l2\n    health: {path: x}", "10:20: services[0].health.path: 'x' does not start with /"),
+    ("forward: l2", "forward: l2\n    health: {type: http, path: x}",
+     "10:32: services[0].health.path: 'x' does not start with /"),
     ("forward: l2", "forward: l2\n    health: {rise: 0}", "10:20: services[0].health.rise: 0 is not in 1-100"),
     ("forward: l2", "forward: l2\n    health: {fast_interval_s: 2}",
      "10:31: services[0].health.fast_interval_s: 2 is longer than interval_s, 1"),
@@ -178,7 +179,7 @@ ERRORS = [
 def test_valid_file() -> None:
     config = parse(GOOD, "lb.yml")
     assert config.vips == (IPv4Address("192.0.2.10"),)
-    assert config.services[0].health_port == 443
+    assert config.services[0].health_target == (IPv4Address("192.0.2.10"), 443)
     assert config.bgp.peers[0].asn == 65000
 
 

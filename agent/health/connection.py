@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A socket to the local service for one probe. Bounds how much of an answer is read, and how often.
+
+The target is the source too: without the VIP on lo the probe would otherwise leave for another server, and that
+server's answer would count for this one.
+
+These are bare sockets rather than asyncio's streams: a stream reads on by itself, so a service that sends single bytes
+without end would cost as much CPU as it likes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from agent.address import Address
+from agent.health.failure import ProbeFailed
+
+READ_SIZE = 4096
+RECEIVE_LIMIT = 64 * 1024
+"""The most bytes that one probe reads, TLS included."""
+PACE_S = 0.001
+"""The least time between two reads: bytes that arrive meanwhile cost one."""
+
+
+class Channel(Protocol):
+    """A connection, with or without TLS."""
+
+    async def send(self, data: bytes) -> None:
+        """Send all of it. Raises OSError."""
+
+    async def receive(self) -> bytes:
+        """Return the next bytes, none at the end. Raises OSError, ProbeFailed."""
+
+
+class Connection:
+    """A connected socket, of TCP or UDP."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._received = 0
+
+    async def send(self, data: bytes) -> None:
+        """Send all of it. Raises OSError."""
+        await asyncio.get_running_loop().sock_sendall(self._socket, data)
+
+    async def receive(self) -> bytes:
+        """Return the next bytes, none at the end. Raises OSError, and ProbeFailed beyond RECEIVE_LIMIT."""
+        if self._received >= RECEIVE_LIMIT:
+            raise ProbeFailed(f"sent {RECEIVE_LIMIT // 1024} KiB without what is expected")
+        if self._received:
+            await asyncio.sleep(PACE_S)
+        data = await asyncio.get_running_loop().sock_recv(self._socket, READ_SIZE)
+        self._received += len(data)
+        return data
+
+
+@asynccontextmanager
+async def connect(
+    address: Address, port: int, kind: socket.SocketKind = socket.SOCK_STREAM
+) -> AsyncIterator[Connection]:
+    """Connect to this node's own address, from it; close when left. Raises OSError."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    with socket.socket(family, kind | socket.SOCK_NONBLOCK) as one:
+        one.bind((str(address), 0))
+        await asyncio.get_running_loop().sock_connect(one, (str(address), port))
+        if one.getsockname()[1] == port:
+            # Nobody listens, and the kernel chose the same port for this end: the socket is connected to itself.
+            raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+        yield Connection(one)

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why a probe failed, in a few words that are safe to print. Pure."""
+
+from __future__ import annotations
+
+from agent.printable import printable
+
+SHOWN = 100
+"""The most characters of what a service sent that a reason quotes."""
+
+
+class ProbeFailed(Exception):
+    """The service, or the program that checks it, did not answer as configured."""
+
+
+def shown(sent: bytes | str) -> str:
+    """Return the start of what a service sent: no character that a terminal would act upon."""
+    text = sent.decode("utf-8", "backslashreplace") if isinstance(sent, bytes) else sent
+    start = printable(text[: SHOWN + 1])
+    return start if len(start) <= SHOWN else start[:SHOWN] + "…"
