@@ -5,8 +5,10 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -45,8 +47,9 @@ def intruder(lock: Path) -> Iterator[str]:
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """Return a run folder as systemd makes it, below folders that everyone may enter."""
-    for parent in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        parent.chmod(0o755)
+    temporary = Path(tempfile.gettempdir())
+    for folder in takewhile(lambda one: one != temporary, (tmp_path, *tmp_path.parents[:-1])):
+        folder.chmod(0o755)
     (tmp_path / "run").mkdir(mode=0o755)
     return tmp_path / "run"
 
