@@ -159,13 +159,9 @@ class Relay:
         agent = self._agent
         if agent is None:
             return
-        try:
-            if self._report_at is not None and now >= self._report_at and not agent.busy:
-                self._sent_revision, self._report_at, self._reported_at = self._reconciler.revision, None, now
-                agent.report(self._reconciler.snapshot())
-        except OSError:
-            self._hang_up()
-            return
+        if self._report_at is not None and now >= self._report_at and not agent.busy:
+            self._sent_revision, self._report_at, self._reported_at = self._reconciler.revision, None, now
+            agent.report(self._reconciler.snapshot())
         mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if agent.busy else 0)
         if mask != self._selector.get_key(agent.connection).events:
             self._selector.modify(agent.connection, mask, self._serve_agent)

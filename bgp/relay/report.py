@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
 from itertools import chain, compress
 from operator import is_not
 from typing import Any
@@ -157,6 +158,9 @@ class ReportReader:
 
 def _peer(message: Mapping[str, Any]) -> Peer:
     address, since, bfd = message["peer"], float(message["since"]), message["bfd"]
+    local_address = str(message["local_address"])
+    if local_address:  # empty while it is unknown
+        ip_address(local_address)
     if not isinstance(address, str) or message["state"] not in _STATES.values() or not math.isfinite(since):
         raise ValueError("peer, state or since")
     return Peer(
@@ -166,5 +170,5 @@ def _peer(message: Mapping[str, Any]) -> Peer:
         eor=bool(message["eor"]),
         bfd=None if bfd is None else BfdStatus.from_json(bfd),
         families=frozenset(map(str, message["families"])),
-        local_address=str(message["local_address"]),
+        local_address=local_address,
     )

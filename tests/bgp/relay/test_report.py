@@ -210,6 +210,7 @@ MALFORMED = [
     line(since=float("nan")),
     line(since=10**400),
     line(families=7),
+    line(local_address="here"),
     line(bfd=[]),
     line(type="route"),
     line(type="route", peer=ONE, rib="in"),
