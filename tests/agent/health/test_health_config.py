@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """lb.yml's health checks: what each type accepts, and each error with line, column and field."""
 
+from pathlib import Path
+
 import pytest
 
 from agent.config.file import parse
@@ -36,6 +38,17 @@ def test_types() -> None:
         ("{type: exec, command: [/bin/true], user: nobody}", "udp", ExecCheckConfig),
     ):
         assert type(service(text, protocol).health) is kind
+
+
+def test_examples_of_the_documentation() -> None:
+    text = (Path(__file__).parents[3] / "docs/health.md").read_text()
+    one_each, shared = (part.split("```", 1)[0] for part in text.split("```yaml\n")[1:])
+    checks = [service(line.removeprefix("health: ")).health for line in one_each.splitlines() if "udp" not in line]
+    checks += [service(line.removeprefix("health: "), "udp").health for line in one_each.splitlines() if "udp" in line]
+    assert {check.type for check in checks} == {"tcp", "udp", "http", "https", "exec"}
+    services = parse(FILE[: FILE.index("services:")] + shared + FILE[FILE.index("bgp:") :], "lb.yml").services
+    assert {(one.health_target, one.health) for one in services} == {(services[0].health_target, services[0].health)}
+    assert len(services) == 3
 
 
 def test_targets() -> None:
