@@ -37,10 +37,8 @@ static __always_inline u32 flow_hash(const u64 *key, const struct service *servi
 	u64 sum = key[0] + pair(key, pkt, 0);
 	u64 ports = pkt->client_port | (u32)pkt->vip_port << 16;
 
-	if (service->affinity == AFFINITY_THREE_TUPLE)
-		ports &= 0xffff0000;
-	else if (service->affinity == AFFINITY_TWO_TUPLE)
-		ports = 0;
+	if (service->affinity != AFFINITY_FIVE_TUPLE)
+		ports = service->affinity == AFFINITY_THREE_TUPLE ? ports & 0xffff0000 : 0;
 	sum += ports * key[KEY_WORDS - 1];
 	if (pkt->family == 6)
 		sum += pair(key, pkt, 1) + pair(key, pkt, 2) + pair(key, pkt, 3);

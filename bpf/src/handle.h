@@ -66,7 +66,7 @@ static __always_inline int forward_to_owner(struct xdp_md *ctx, const struct con
 		return NOT_PLAIN;
 	count(s, RX);
 	verdict = forward(ctx, conf, uplink, service, owner, pkt, hash, &event);
-	count_any(s, event);
+	count(s, event);
 	return verdict;
 }
 

@@ -81,13 +81,12 @@ static __always_inline int handle_plain_flow(struct xdp_md *ctx, const struct co
 	return handle_flow(ctx, conf, uplink, pkt);
 }
 
+/* A tunnel to this node: open it if an IPv4 packet is in it. */
 static __always_inline int handle_plain_tunnel4(struct xdp_md *ctx, const struct conf *conf,
-						const struct uplink *uplink, struct cursor *c, struct packet *pkt)
+						const struct uplink *uplink, const struct cursor *c, __be16 type,
+						struct packet *pkt)
 {
-	__be16 type = htons(ETH_P_IP);
-
-	if (parse_tunnel4(ctx, conf, c, &type, pkt) != KIND_FLOW || !pkt->outer || type != htons(ETH_P_IP) ||
-	    !parse_plain4(ctx, c, pkt->l2 + pkt->outer, pkt))
+	if (type != htons(ETH_P_IP) || !parse_plain4(ctx, c, pkt->l2 + pkt->outer, pkt))
 		return NOT_PLAIN;
 	return handle_plain_flow(ctx, conf, uplink, pkt);
 }
@@ -95,12 +94,17 @@ static __always_inline int handle_plain_tunnel4(struct xdp_md *ctx, const struct
 static __always_inline int handle_plain4(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
 					 struct cursor *c, struct packet *pkt)
 {
+	__be16 type = htons(ETH_P_IP);
 	struct iphdr *ip = c->at;
 
 	if ((void *)(ip + 1) > c->end)
 		return NOT_PLAIN;
-	if (ip->daddr == conf->address && ip->protocol != IPPROTO_TCP)
-		return handle_plain_tunnel4(ctx, conf, uplink, c, pkt);
+	if (ip->daddr == conf->address && ip->protocol != IPPROTO_TCP) {
+		if (parse_tunnel4(ctx, conf, c, &type, pkt) != KIND_FLOW)
+			return NOT_PLAIN;
+		if (pkt->outer)
+			return handle_plain_tunnel4(ctx, conf, uplink, c, type, pkt);
+	}
 	if (!may_be_vip(conf, ip->daddr))
 		return pass(PASS_NO_SERVICE);
 	return parse_plain4(ctx, c, pkt->l2, pkt) ? handle_plain_flow(ctx, conf, uplink, pkt) : NOT_PLAIN;
