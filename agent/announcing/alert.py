@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.address import Address
@@ -27,10 +27,12 @@ def alerts(
     statuses: Collection[ExportStatus],
     relay: str | None,
     error: str | None,
+    down: Sequence[str] = (),
 ) -> list[Alert]:
     """Return the problems, critical ones first; none when every wanted VIP is announced at each peer with a session.
 
-    `relay` is why there is no snapshot of the relay (None: there is one), `error` what the relay fails at. A peer that
+    `relay` is why there is no snapshot of the relay that holds (None: there is one), `error` what the relay fails at,
+    `down` why sessions are down, a text for each. A peer that
     is down is no problem while another is up; nor is a VIP that the operator withdrew.
     """
     if relay is not None:
@@ -42,8 +44,8 @@ def alerts(
     if not sessions:
         result.append(Alert(CRITICAL, "no BGP peer carries the address family of any VIP; see bgp.peers[].families"))
     elif "up" not in sessions.values():
-        down = ", ".join(sessions)
-        result.append(Alert(CRITICAL, f"no BGP session is up ({down}); see `lbctl status` and the log of lb-bgp"))
+        why = "; ".join(down) or ", ".join(sessions)
+        result.append(Alert(CRITICAL, f"no BGP session is up ({why}); see `lbctl status` and the log of lb-bgp"))
     for vip, announcement in announcements.items():
         if announcement.fault:
             result.append(Alert(WARNING, f"{vip} is not announced: {announcement.why}"))

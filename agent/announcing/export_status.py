@@ -32,7 +32,7 @@ class ExportStatus:
     desired: str
     out: str
     session: str
-    """up, down, or unknown while the relay is away."""
+    """up, down, or unknown while the relay is away or ExaBGP does not answer."""
     why: str
 
     @property
@@ -106,7 +106,10 @@ def export_statuses(
     """Return the export status of each VIP at each configured peer that carries its address family.
 
     `desired` are the routes that the relay has been given, by prefix; `snapshot` is None while the relay is away.
+    While ExaBGP does not answer, nothing in it is known to hold.
     """
+    if snapshot is not None and snapshot.silent:
+        snapshot = None
     known = {peer.address: peer for peer in snapshot.peers} if snapshot else {}
     sent = {address: _Sent.to(peer) for address, peer in known.items()}
     found = []

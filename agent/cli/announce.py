@@ -94,7 +94,7 @@ def check(socket: Path, output: str) -> None:
     severity = max((SEVERITIES[fault["severity"]] for fault in faults), default=0)
     wanted, sessions = sum(vip["wanted"] for vip in report["vips"]), list(peers.values())
     up = f"{sessions.count('up')} of {len(sessions)} sessions up"
-    ok = f"OK: {wanted} of {len(report['vips'])} VIPs announced, {up}"
+    ok = "; ".join([f"OK: {wanted} of {len(report['vips'])} VIPs announced, {up}", *report["down"]])
     states = {0: "ok"} | {code: name for name, code in SEVERITIES.items()}
     lines = [f"{fault['severity'].upper()}: {fault['text']}" for fault in faults] or [ok]
     show({"state": states[severity], "faults": faults}, output, lambda _: click.echo("\n".join(lines)))

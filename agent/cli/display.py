@@ -16,7 +16,7 @@ from agent.printable import printable
 
 Response = dict[str, Any]
 
-_COLORS = {"up": "green", "draining": "yellow", "lost": "red", "left": "dim", "down": "red"}
+_COLORS = {"up": "green", "draining": "yellow", "lost": "red", "left": "dim", "down": "red", "unknown": "yellow"}
 
 
 def _escaped(value: Any) -> Any:
@@ -66,7 +66,8 @@ def print_status(response: Response) -> None:
     vips = _table("VIP", "announced", "why")
     for vip in response["vips"]:
         announced = {(True, True): "yes", (True, False): "not yet", (False, True): "still", (False, False): "no"}
-        vips.add_row(vip["vip"], announced[vip["wanted"], vip["announced"]], vip["why"])
+        shown = "[yellow]unknown[/]" if vip["announced"] is None else announced[vip["wanted"], vip["announced"]]
+        vips.add_row(vip["vip"], shown, vip["why"])
     console.print(vips, "")
     console.print(_services(response["services"]), "")
     console.print(_members(response["members"]))
@@ -101,6 +102,8 @@ def _print_peers(console: Console, bgp: dict[str, Any]) -> None:
         + ("" if bgp["relay"] == "connected" else f"; [red]{bgp['relay']}[/]")
         + (f"; [red]{bgp['error']}[/]" if bgp["error"] else "")
     )
+    for down in bgp["down"]:
+        console.print(f"[red]{down}[/]")
 
 
 def _services(services: list[dict[str, Any]]) -> Table:
@@ -223,6 +226,8 @@ def print_announcements(response: Response) -> None:
     for vip in response["vips"]:
         others = ", ".join(vip["others"]) or "[yellow]no other node[/]"
         console.print(f"{vip['vip']} is also announced by {others}")
+    for down in response["down"]:
+        console.print(f"peer {down}")
     for fault in response["faults"]:
         console.print(f"[red]{fault['severity']}[/]: {fault['text']}")
     if response["save_error"]:

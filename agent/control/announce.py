@@ -24,6 +24,7 @@ from agent.address import Address
 from agent.announcing.alert import alerts
 from agent.announcing.export_monitor import ExportMonitor
 from agent.announcing.order import Order, OrderKind
+from agent.control.bgp_session import down_text, sessions
 from agent.control.http_server import Response, Routes, json_response
 from agent.errors import AgentError
 from agent.model import Announcement, Method
@@ -61,8 +62,12 @@ def routes(node: Announcing) -> Routes:
 def report(node: Announcing, wall: float) -> dict[str, Any]:
     """Return the state of this node's announcements; `wall` is the wall clock in seconds."""
     relay, orders, announcements = node.relay, node.operator.orders, node.announcements()
-    disconnected = None if relay.connected and relay.snapshot else relay.error or "the relay has sent no snapshot yet"
-    error = relay.snapshot.error if relay.snapshot else None
+    snapshot, peers = relay.snapshot, sessions(relay, time.monotonic())
+    disconnected = None if relay.connected and snapshot else relay.error or "the relay has sent no snapshot yet"
+    if disconnected is None and snapshot and snapshot.silent:
+        disconnected = "ExaBGP does not answer the relay"
+    down = [f"{peer['address']} {down_text(peer)}" for peer in peers if peer["state"] == "down"]
+    error = snapshot.error if snapshot else None
     statuses = [entry.status for entry in node.exports.entries]
     return {
         "relay": disconnected or "connected",
@@ -81,8 +86,10 @@ def report(node: Announcing, wall: float) -> dict[str, Any]:
         "peers": [
             entry.to_json() | {"since_s": max(0.0, round(wall - entry.since, 1))} for entry in node.exports.entries
         ],
+        "sessions": peers,
+        "down": down,
         "save_error": orders.save_error,
-        "faults": [asdict(fault) for fault in alerts(announcements, statuses, disconnected, error)],
+        "faults": [asdict(fault) for fault in alerts(announcements, statuses, disconnected, error, down)],
     }
 
 

@@ -12,6 +12,7 @@ from agent.address import Address, endpoint, tag_of
 from agent.announcing import routes
 from agent.config.schema import Config
 from agent.config.service import ServiceConfig
+from agent.control.bgp_session import down_text, sessions
 from agent.forwarding.map_writer import key_of
 from agent.health.rise_fall import Health
 from agent.membership import identity
@@ -20,7 +21,6 @@ from agent.node.candidates import candidates, takers
 from agent.node.forwarder import Forwarder
 from agent.node.plan import ThisNode
 from agent.table.epoch import EpochSwitch, incompatible_members
-from bgp.bfd.status import BfdStatus
 from bgp.relay.client import RelayClient
 
 
@@ -102,39 +102,28 @@ def _xdp(state: NodeState, counters: dict[str, int]) -> dict[str, Any]:
 
 def _vips(state: NodeState) -> list[dict[str, Any]]:
     snapshot = state.relay.snapshot
-    advertised = snapshot.advertised if snapshot and state.relay.connected else frozenset()
+    known = snapshot if state.relay.connected and snapshot and not snapshot.silent else None
+    advertised = known.advertised if known else frozenset()
     return [
-        {"vip": str(vip), "wanted": a.wanted, "announced": routes.vip_prefix(vip) in advertised, "why": a.why}
+        {
+            "vip": str(vip),
+            "wanted": a.wanted,
+            "announced": routes.vip_prefix(vip) in advertised if known else None,
+            "why": a.why,
+        }
         for vip, a in state.announcements.items()
     ]
 
 
 def _bgp(relay: RelayClient, now: float) -> dict[str, Any]:
-    snapshot = relay.snapshot
+    snapshot, peers = relay.snapshot, sessions(relay, now)
     return {
         "relay": "connected" if relay.connected else relay.error,
         "error": snapshot.error if snapshot else None,
         "deadman": bool(snapshot and snapshot.deadman),
         "held": bool(snapshot and snapshot.held),
-        "peers": [
-            {
-                "address": peer.address,
-                "state": "up" if peer.up and relay.connected else "down",
-                "bfd": _bfd(peer.bfd, now) if peer.bfd and relay.connected else None,
-            }
-            for peer in (snapshot.peers if snapshot else ())
-        ],
-    }
-
-
-def _bfd(bfd: BfdStatus, now: float) -> dict[str, Any]:
-    return {
-        "state": bfd.state,
-        "since_s": round(now - bfd.since, 1),
-        "diagnostic": bfd.diagnostic,
-        "interval_ms": bfd.interval_ms,
-        "detection_ms": bfd.detection_ms,
-        "error": bfd.error,
+        "peers": peers,
+        "down": [f"{peer['address']} {down_text(peer)}" for peer in peers if peer["state"] == "down"],
     }
 
 

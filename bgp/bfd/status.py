@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from bgp.printable import printable
 
 STATUS_NAME = "bfd.status.json"
 
@@ -43,13 +46,23 @@ class BfdStatus:
         """Read what `to_json` returned. ValueError, KeyError or TypeError for anything else."""
         error = value["error"]
         return cls(
-            str(value["state"]),
-            float(value["since"]),
-            str(value["diagnostic"]),
-            float(value["interval_ms"]),
-            float(value["detection_ms"]),
-            None if error is None else str(error),
+            printable(str(value["state"])),
+            _finite(value["since"]),
+            printable(str(value["diagnostic"])),
+            _finite(value["interval_ms"]),
+            _finite(value["detection_ms"]),
+            None if error is None else printable(str(error)),
         )
+
+
+def _finite(value: Any) -> float:
+    try:
+        number = float(value)
+    except OverflowError:
+        raise ValueError(f"{value!r:.20} is too large") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{number} is not finite")
+    return number
 
 
 def encode_statuses(statuses: Mapping[str, BfdStatus]) -> bytes:
@@ -61,5 +74,5 @@ def decode_statuses(text: bytes) -> dict[str, BfdStatus]:
     """Read the status file; empty when it cannot be read, because it serves for display only."""
     try:
         return {str(neighbor): BfdStatus.from_json(value) for neighbor, value in json.loads(text or b"{}").items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}

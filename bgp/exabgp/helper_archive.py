@@ -8,7 +8,7 @@ import io
 import zipfile
 from pathlib import Path
 
-_COMMON = ("__init__", "errors", "file_watch", "helper_log", "bfd/__init__", "bfd/status")
+_COMMON = ("__init__", "errors", "file_watch", "helper_log", "printable", "bfd/__init__", "bfd/status")
 _RELAY = (
     *("process", "agent_connection", "report", "protocol"),
     *("reconciler", "export", "allowlist", "quorum", "diff", "adj_rib_in", "rib"),
@@ -16,7 +16,7 @@ _RELAY = (
 MODULES = {
     "relay": (
         *(*_COMMON, "route", "community", "peercred"),
-        *("exabgp/__init__", "exabgp/messages", "relay/__init__"),
+        *("exabgp/__init__", "exabgp/messages", "exabgp/down_reason", "relay/__init__"),
         *(f"relay/{name}" for name in _RELAY),
     ),
     "bfd": (*_COMMON, *(f"bfd/{name}" for name in ("config", "packet", "session", "udp", "process"))),

@@ -6,6 +6,8 @@ the messages. A line without meaning for us parses to None: ExaBGP writes more t
 the relay archive carries this file.
 
     {"exabgp": "5.0.0", "type": "state", "neighbor": {"address": {"peer": "10.0.0.1"}, "state": "up"}}
+    {"exabgp": "5.0.0", "type": "state", "neighbor": {"address": {"peer": "10.0.0.1"}, "state": "down",
+        "reason": "notification received (6,4): Cease / Administrative Reset; next try within 1 s"}}
     {"exabgp": "5.0.0", "type": "update", "neighbor": {..., "message": {"update": {
         "attribute": {"as-path": {"0": {"element": "as-sequence", "value": [65000]}}, "large-community": [[1, 2, 3]]},
         "announce": {"ipv4 unicast": {"10.0.0.12": [{"nlri": "10.254.0.12/32"}]}},
@@ -28,6 +30,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bgp.errors import BgpError
+from bgp.exabgp import down_reason
 from bgp.route import Route
 
 SHOW_VERSION = "version"
@@ -36,6 +39,9 @@ SHOW_ADJ_RIB_IN = "show adj-rib in json"
 SHOW_ADJ_RIB_OUT = "show adj-rib out json"
 DROP_QUEUE = "reset"
 """Drops the commands that an earlier helper left in the queue. The only command without an answer."""
+PING = "# ping"
+"""A comment, which ExaBGP answers like a command."""
+MAX_DURATION_S = 1e9
 
 _UNICAST = ("ipv4 unicast", "ipv6 unicast")
 _WELL_KNOWN = {
@@ -97,10 +103,12 @@ class ListedRoute:
 
 @dataclass(frozen=True, slots=True)
 class SessionChange:
-    """A session came up or went down."""
+    """A session came up or went down, or an attempt failed: why, and within how many seconds the next one follows."""
 
     peer: str
     up: bool
+    reason: str = ""
+    retry_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,23 +144,40 @@ def parse(line: str) -> Message | None:
             return NeighborList(tuple(map(_neighbor, value)))
         if "exabgp" in value:
             return _event(value)
-        return ListedRoute(value["peer"]["address"], _listed_route(value["route"]))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, BgpError):
+        return ListedRoute(_neighbor_address(value["peer"]["address"]), _listed_route(value["route"]))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, BgpError):
         return None
 
 
 def _neighbor(value: Mapping[str, Any]) -> NeighborStatus:
+    duration_s = float(value["duration"])
+    if not 0 <= duration_s <= MAX_DURATION_S:
+        raise ValueError("duration")
     # "state" is still down in the first second of a session; "fsm" is not.
     return NeighborStatus(
-        value["peer"]["address"],
+        _neighbor_address(value["peer"]["address"]),
         value["fsm"] == "ESTABLISHED",
-        float(value["duration"]),
-        int(value["local"]["as"]),
-        int(value["peer"]["as"]),
+        duration_s,
+        _as_number(value["local"]["as"]),
+        _as_number(value["peer"]["as"]),
         str(ipaddress.ip_address(value["local"]["address"])),
         _families(value["local"]["families"]),
         _families(value["families"]),
     )
+
+
+def _neighbor_address(text: str) -> str:
+    """Return the address in ExaBGP's spelling; ValueError if it is none: it ends up in commands and on terminals."""
+    ipaddress.ip_address(text)
+    if not text.isprintable():
+        raise ValueError("zone")  # the standard library accepts any text as one
+    return text
+
+
+def _as_number(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 32:
+        raise ValueError("AS number")
+    return value
 
 
 def _families(names: Iterable[str]) -> frozenset[str]:
@@ -178,11 +203,13 @@ def _numbers(text: str) -> list[int]:
 
 def _event(value: Mapping[str, Any]) -> Message | None:
     neighbor = value["neighbor"]
-    peer = neighbor["address"]["peer"]
+    peer = _neighbor_address(neighbor["address"]["peer"])
     if value["type"] == "state":
         state = neighbor["state"]
+        if state == "down":
+            return SessionChange(peer, False, *down_reason.parse(str(neighbor.get("reason", ""))))
         # "connected" is TCP only.
-        return SessionChange(peer, state == "up") if state in ("up", "down") else None
+        return SessionChange(peer, True) if state == "up" else None
     if value["type"] != "update":
         return None
     message = neighbor["message"]

@@ -51,7 +51,7 @@ def validate(text: str, env: str = "", hidden: Iterable[str] = ()) -> None:
         env_path.write_text(env)
         try:
             result = subprocess.run(
-                [*_exabgp(), "validate", "-n", str(path)],
+                [*_python(), "exabgp", "validate", "-n", str(path)],
                 env=_environment(env_path),
                 capture_output=True,
                 text=True,
@@ -88,7 +88,7 @@ def run(config: SpeakerConfig) -> NoReturn:
             os.setgroups([])  # ExaBGP changes user and group, but keeps supplementary groups
     except OSError as error:
         raise BgpError(f"{error.filename or config.run_dir}: {error.strerror}") from None
-    arguments = [*_exabgp(), "server", str(config.run_dir / "exabgp.conf")]
+    arguments = [*_python(), "bgp.exabgp.connect", "server", str(config.run_dir / "exabgp.conf")]
     os.execve(arguments[0], arguments, _environment(config.run_dir / "exabgp.env"))  # noqa: S606
 
 
@@ -101,9 +101,9 @@ def prepare(config: SpeakerConfig) -> tuple[str, str, int]:
     return text, env, gid
 
 
-def _exabgp() -> list[str]:
+def _python() -> list[str]:
     # -P: import nothing from the current directory.
-    return [sys.executable, "-P", "-m", "exabgp"]
+    return [sys.executable, "-P", "-m"]
 
 
 def _environment(env_file: Path) -> dict[str, str]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from bgp.exabgp import messages
+from bgp.exabgp import down_reason, messages
 from bgp.relay.rib import MAX_BYTES, MAX_ROUTES, Rib
 from bgp.route import Route
 
@@ -26,6 +26,9 @@ SETTLED_S = 10.0
 class NeighborRib:
     """One neighbor: as protocol.Peer, but mutable.
 
+    `ended`: why the last session ended. `failing`: why the last attempt since then, or the only one so far, failed.
+    `retry_s`: within how many seconds ExaBGP tries again; None if it waits for the router.
+
     `updated_at`: the time of the last update. `local_as`: our AS towards it, 0 until ExaBGP has described it.
     `families`: those configured for it; `negotiated`: those of this session.
     """
@@ -33,6 +36,9 @@ class NeighborRib:
     address: str
     up: bool = False
     since: float = 0.0
+    ended: str = ""
+    failing: str = ""
+    retry_s: int | None = None
     eor: bool = False
     updated_at: float = 0.0
     rib: Rib = field(default_factory=Rib)
@@ -46,6 +52,13 @@ class NeighborRib:
     def described(self) -> bool:
         """Whether ExaBGP has described it: a first event may come earlier."""
         return self.local_as > 0
+
+    @property
+    def why(self) -> str:
+        """Why the session is down; "" while it is up, or if no attempt has failed yet."""
+        if self.ended and self.failing and self.ended != self.failing:
+            return f"{self.ended}; now: {self.failing}"
+        return self.ended or self.failing
 
 
 @dataclass
@@ -105,7 +118,7 @@ class AdjRibIn:
         for address, status in by_address.items():
             neighbor = self._neighbors.get(address)
             if neighbor is None or neighbor.up != status.up:
-                since = now - status.uptime_s if status.up else 0.0
+                since = now - status.uptime_s if status.up else now
                 neighbor = NeighborRib(address, status.up, since, updated_at=since)
             described = replace(
                 neighbor,
@@ -119,18 +132,25 @@ class AdjRibIn:
                 self._neighbors[address] = described
                 self.revision, self.descriptions = self.revision + 1, self.descriptions + 1
 
-    def change_session(self, address: str, up: bool, now: float) -> bool:
+    def change_session(self, address: str, up: bool, now: float, reason: str = "", retry_s: int | None = None) -> bool:
         """Record that a session came up or went down, and drop the routes of the previous one.
 
-        Return whether that is a change.
+        Return whether that is a change. A failed attempt is none, but its `reason` is recorded.
         """
         old = self._neighbors.get(address, NeighborRib(address))
         if self._listing is not None:
             self._listing.unlisted.pop(address, None)
         if not up and not old.up and address in self._neighbors and not old.rib.by_prefix:
-            return False  # a failed connection attempt, which ExaBGP reports as "down" each time
+            if reason == down_reason.CLOSED and "NOTIFICATION" in (old.failing or old.ended):
+                reason = old.failing  # after an error BIRD closes connections for a while, without giving a reason
+            if (old.failing, old.retry_s) != (reason, retry_s):
+                self._neighbors[address] = replace(old, failing=reason, retry_s=retry_s)
+                self.revision += 1
+            return False
         # Until ExaBGP has described the session, we assume that it carries all configured families.
         new = replace(old, up=up, since=now, eor=False, updated_at=now, rib=Rib(), negotiated=old.families)
+        new.ended, new.failing = (reason, "") if old.up else ("", reason)
+        new.retry_s = retry_s
         self._neighbors[address] = new
         self.revision += 1
         return True

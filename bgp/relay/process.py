@@ -58,6 +58,8 @@ class Relay:
         """When the agent gets the next batch; None if nothing has changed since the last one."""
         self._reported_at = float("-inf")
         self._logged: tuple[bool, bool, str | None] = (False, False, None)
+        self._logged_revision = -1
+        self._logged_sessions: dict[str, str] = {}
 
     def run(self) -> int:
         """Run until ExaBGP closes its end; return the exit code."""
@@ -88,6 +90,9 @@ class Relay:
 
     def _log_changes(self) -> None:
         """Log the changes that an operator needs to find in the journal later."""
+        if self._reconciler.revision == self._logged_revision:
+            return
+        self._logged_revision = self._reconciler.revision
         state = (self._reconciler.deadman, self._reconciler.held, self._reconciler.error)
         if state != self._logged:
             deadman, held, error = self._logged = state
@@ -97,6 +102,11 @@ class Relay:
             if held and not error:
                 text += ", and its VIPs: fewer than half of the announcers remain"
             log("relay", text)
+        sessions = self._reconciler.sessions()
+        for address, text in sessions.items():
+            if text != self._logged_sessions.get(address):
+                log("relay", f"neighbor {address}: {text}")
+        self._logged_sessions = sessions
 
     def _timeout(self) -> float:
         if self._report_at is None or self._agent is None or self._agent.busy:

@@ -9,13 +9,14 @@ Owns the values and the agent's message; report.py has the relay's. One JSON obj
     relay to agent, in batches: on connecting all that follows from an empty state, then what has changed since the last
     batch. The agent applies a batch as a whole, when its end has arrived
       {"type": "peer", "peer": address, "state": "up"|"down", "since": seconds, "eor": bool,
-       "families": ["ipv4"|"ipv6", ...], "local_address": address, "bfd": {...} or null}
+       "why": text, "retry_s": seconds or null, "families": ["ipv4"|"ipv6", ...], "local_address": address,
+       "bfd": {...} or null}
                                                     a neighbor that is new, or has one of these changed
       {"type": "removed", "peer": address}          a neighbor that is no longer configured, and its routes
       {"type": "route", "peer": address, "rib": "in"|"out", "route": route}
                                                     a new or changed route in its Adj-RIB-In or Adj-RIB-Out
       {"type": "withdrawn", "peer": address, "rib": "in"|"out", "prefix": prefix}
-      {"type": "end", "error": text or null, "deadman": bool, "held": bool}
+      {"type": "end", "error": text or null, "deadman": bool, "held": bool, "silent": bool}
     relay to agent, before it closes the connection
       {"type": "goodbye", "reason": text}
 
@@ -54,12 +55,13 @@ class Peer:
 
     What is unchanged from one snapshot to the next is the same object: each `Route`, each tuple, the whole `Peer`.
 
-    `since`: when the session last came up or went down, in seconds of CLOCK_MONOTONIC (time.monotonic(), and asyncio's
-    loop.time()); 0 if it never was up. `eor`: the neighbor has sent its whole table (End-of-RIB, RFC 4724 section 2).
-    `routes`: the learned routes, in no particular order; none while it is down. `adj_rib_out`: the routes in ExaBGP's
-    Adj-RIB-Out for it. They are on the wire (`advertised`) only while the session is up, and only those of `families`:
-    the negotiated ones, or the configured ones without a session. `local_address`: ours of the session. `bfd`: its BFD
-    session; None without BFD.
+    `since`: when the session last came up or went down, or was first seen down, in seconds of CLOCK_MONOTONIC
+    (time.monotonic(), and asyncio's loop.time()); 0 if that is not known. `why`: the reason while it is down
+    (down_reason.py). `retry_s`: ExaBGP tries again within that time; None if it waits for the router. `eor`: the
+    neighbor has sent its whole table (End-of-RIB, RFC 4724 section 2). `routes`: the learned routes, in no particular
+    order; none while it is down. `adj_rib_out`: the routes in ExaBGP's Adj-RIB-Out for it. They are on the wire
+    (`advertised`) only while the session is up, and only those of `families`: the negotiated ones, or the configured
+    ones without a session. `local_address`: ours of the session. `bfd`: its BFD session; None without BFD.
     """
 
     address: str
@@ -71,6 +73,8 @@ class Peer:
     bfd: BfdStatus | None = None
     families: frozenset[str] = frozenset({"ipv4", "ipv6"})
     local_address: str = ""
+    why: str = ""
+    retry_s: int | None = None
 
     @property
     def announced(self) -> frozenset[str]:
@@ -91,12 +95,14 @@ class Snapshot:
 
     `error`: why the desired routes are not all in place, or None. `deadman`: the agent was silent for too long, so the
     fallback is announced. `held`: the VIPs too, because too few other nodes announce them (quorum.py).
+    `silent`: ExaBGP does not answer, so the sessions and the Adj-RIBs-Out are those of before, and may be gone.
     """
 
     peers: tuple[Peer, ...] = ()
     error: str | None = None
     deadman: bool = False
     held: bool = False
+    silent: bool = False
 
     @property
     def advertised(self) -> frozenset[str]:

@@ -19,7 +19,9 @@ The rules:
  6. ExaBGP reports the end of a session without withdrawals: its routes are dropped here.
  7. A neighbor that is down gets new routes when it is up again, but withdrawals at once: ExaBGP itself advertises its
     Adj-RIB-Out again on reconnecting.
- 8. Neighbors appear, disappear and change when ExaBGP reloads its configuration, and the Adj-RIB-Out of a new one is
+ 8. What ExaBGP last reported holds as long as it answers: each second without a line from it, it is asked for an
+    answer. After 2 s without one the agent is told that nothing is known (`silent`), until the next line.
+ 9. Neighbors appear, disappear and change when ExaBGP reloads its configuration, and the Adj-RIB-Out of a new one is
     empty. So neighbors and advertised routes are listed again after each change of a session.
 """
 
@@ -44,8 +46,10 @@ RETRY_S = 1.0
 REVERIFY_S = 30.0
 OBSERVE_S = 1.0
 """How often the remaining announcers are counted, which reads all their routes, while the agent is silent."""
-UNANSWERED_S = 5.0
-"""After this time a command without an answer is reported as an error."""
+PING_S = 1.0
+"""After this time without a line from ExaBGP the relay asks it for an answer."""
+SILENT_S = 2.0
+"""After this time without a line, and with a command that waits for its answer, ExaBGP counts as silent."""
 HUNG_S = 60.0
 """After this time the answer counts as lost: only a new helper is in step with ExaBGP again."""
 
@@ -55,6 +59,7 @@ class _Step(enum.Enum):
     NEIGHBORS = messages.SHOW_NEIGHBORS
     LEARN = messages.SHOW_ADJ_RIB_IN
     VERIFY = messages.SHOW_ADJ_RIB_OUT
+    PING = messages.PING
     CHANGE = "change"
 
 
@@ -98,6 +103,9 @@ class Reconciler:
         self._observe_at = now
         self.error: str | None = None
         """Why the desired routes are not all in place, or None."""
+        self.silent = False
+        """Whether ExaBGP does not answer: nothing is known of the sessions meanwhile."""
+        self._heard_at = now
         self._todo = [_Step.HANDSHAKE, _Step.NEIGHBORS, _Step.LEARN, _Step.VERIFY]
         self._not_before = now
         self._pending: _PendingCommand | None = None
@@ -140,7 +148,7 @@ class Reconciler:
     def receive(self, line: str, now: float) -> None:
         """Process one line from ExaBGP; call `tick` after a batch of them."""
         message = messages.parse(line)
-        pending = self._pending
+        pending, self._heard_at = self._pending, now
         match message:
             case messages.Answer():
                 self._finish_command(message.done, now)
@@ -154,7 +162,7 @@ class Reconciler:
             case messages.ListedRoute() if pending and pending.step is _Step.VERIFY:
                 pending.listed.setdefault(message.peer, {})[message.route.prefix] = message.route
             case messages.SessionChange():
-                if self._adj_rib_in.change_session(message.peer, message.up, now):
+                if self._adj_rib_in.change_session(message.peer, message.up, now, message.reason, message.retry_s):
                     # A neighbor that was removed from the configuration is still listed for a moment.
                     self._list_again_at = now if message.up else now + RETRY_S
             case messages.Update():
@@ -179,9 +187,9 @@ class Reconciler:
             self._todo += [_Step.NEIGHBORS, _Step.VERIFY]
         self._adj_rib_in.tick(now)
         self._advance(now)
-        error = self._find_error(now)
-        if error != self.error:
-            self.error = error
+        silent, error = self._is_silent(now), self._find_error(now)
+        if (silent, error) != (self.silent, self.error):
+            self.silent, self.error = silent, error
             self._own_revision += 1
 
     def snapshot(self) -> Snapshot:
@@ -197,10 +205,24 @@ class Reconciler:
                 self._bfd.get(n.address),
                 n.negotiated if n.up else n.families,
                 n.local_address,
+                n.why,
+                n.retry_s,
             )
             for n in self._adj_rib_in.neighbors
         )
-        return Snapshot(peers, self.error, self.deadman, self.held)
+        return Snapshot(peers, self.error, self.deadman, self.held, self.silent)
+
+    def sessions(self) -> dict[str, str]:
+        """Return the state of each session for the log, with the reason if it is down."""
+        return {
+            n.address: "session up" if n.up else f"session down: {n.why or 'not connected yet'}"
+            for n in self._adj_rib_in.neighbors
+        }
+
+    def _is_silent(self, now: float) -> bool:
+        # After a time in which this process did not run, the command that it sends next gets its time all the same.
+        heard_at = self._heard_at if self._pending is None else max(self._heard_at, self._pending.at - PING_S)
+        return self._pending is not None and now - heard_at > SILENT_S
 
     def _list_due(self, now: float) -> bool:
         return now - self._verified_at > REVERIFY_S or (self._list_again_at is not None and now >= self._list_again_at)
@@ -219,6 +241,8 @@ class Reconciler:
                 self._outbox.append(messages.DROP_QUEUE)
             elif step is _Step.LEARN:
                 self._adj_rib_in.begin_listing()
+        elif now - self._heard_at >= PING_S:
+            self._pending = _PendingCommand(_Step.PING, _Step.PING.value, now)
         else:
             return
         self._outbox.append(self._pending.text)
@@ -245,7 +269,7 @@ class Reconciler:
         self._pending = None
         if pending.change is not None:
             self._finish_change(pending.change, done, now)
-        elif not done:
+        elif not done and pending.step is not _Step.PING:
             self._todo.insert(0, pending.step)
             self._not_before = now + RETRY_S
         elif pending.step is _Step.LEARN:
@@ -287,7 +311,7 @@ class Reconciler:
 
     def _find_error(self, now: float) -> str | None:
         errors = [text for _retry_at, text in self._faults.values()]
-        if self._pending and now - self._pending.at > UNANSWERED_S:
+        if self._pending and self._is_silent(now):
             errors.append(f"ExaBGP does not answer {self._pending.text!r}")
         elif now < self._not_before:
             errors.append(f"ExaBGP refused {self._todo[0].value!r}")

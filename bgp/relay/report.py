@@ -17,12 +17,16 @@ from typing import Any
 
 from bgp.bfd.status import BfdStatus
 from bgp.errors import BgpError
+from bgp.printable import printable
 from bgp.relay.protocol import Goodbye, Peer, Snapshot, decode_object, encode_message
 from bgp.relay.rib import MAX_BYTES, MAX_ROUTES, Rib
 from bgp.route import Route
 
 MAX_PEERS = 256
 """With the limits of a neighbor, a bound on the memory of an agent whose relay is faulty or compromised."""
+
+MAX_ERROR = 1000
+"""Characters of an error or a reason."""
 
 _STATES = {True: "up", False: "down"}
 
@@ -38,7 +42,9 @@ def encode_changes(before: Snapshot, after: Snapshot) -> Iterator[bytes]:
         yield from _rib_changes(peer.address, "out", old.adj_rib_out if old else (), peer.adj_rib_out)
     for address in known:
         yield encode_message({"type": "removed", "peer": address})
-    yield encode_message({"type": "end", "error": after.error, "deadman": after.deadman, "held": after.held})
+    yield encode_message(
+        {"type": "end", "error": after.error, "deadman": after.deadman, "held": after.held, "silent": after.silent}
+    )
 
 
 def encode_goodbye(reason: str) -> bytes:
@@ -70,6 +76,8 @@ def _peer_to_json(peer: Peer) -> dict[str, Any]:
         "peer": peer.address,
         "state": _STATES[peer.up],
         "since": peer.since,
+        "why": peer.why,
+        "retry_s": peer.retry_s,
         "eor": peer.eor,
         "families": sorted(peer.families),
         "local_address": peer.local_address,
@@ -122,7 +130,7 @@ class ReportReader:
                 case "end":
                     return self._finish(message)
                 case "goodbye":
-                    return Goodbye(str(message["reason"]))
+                    return Goodbye(printable(str(message["reason"])))
                 case other:
                     raise ValueError(other)
         except (KeyError, TypeError, ValueError, OverflowError, BgpError) as problem:
@@ -153,16 +161,24 @@ class ReportReader:
     def _finish(self, message: Mapping[str, Any]) -> Snapshot:
         peers = tuple(self._peers[address].finish() for address in sorted(self._peers))
         error = message["error"]
-        return Snapshot(peers, None if error is None else str(error), bool(message["deadman"]), bool(message["held"]))
+        return Snapshot(
+            peers,
+            None if error is None else printable(str(error), MAX_ERROR),
+            bool(message["deadman"]),
+            bool(message["held"]),
+            bool(message["silent"]),
+        )
 
 
 def _peer(message: Mapping[str, Any]) -> Peer:
-    address, since, bfd = message["peer"], float(message["since"]), message["bfd"]
+    address, since, bfd, retry_s = message["peer"], float(message["since"]), message["bfd"], message["retry_s"]
     local_address = str(message["local_address"])
     if local_address:  # empty while it is unknown
         ip_address(local_address)
     if not isinstance(address, str) or message["state"] not in _STATES.values() or not math.isfinite(since):
         raise ValueError("peer, state or since")
+    if not address.isprintable() or (retry_s is not None and not (type(retry_s) is int and 0 <= retry_s < 1 << 32)):
+        raise ValueError("peer or retry_s")
     return Peer(
         address=address,
         up=message["state"] == _STATES[True],
@@ -171,4 +187,6 @@ def _peer(message: Mapping[str, Any]) -> Peer:
         bfd=None if bfd is None else BfdStatus.from_json(bfd),
         families=frozenset(map(str, message["families"])),
         local_address=local_address,
+        why=printable(str(message["why"]), MAX_ERROR),
+        retry_s=retry_s,
     )

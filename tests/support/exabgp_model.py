@@ -71,6 +71,8 @@ class ExaBGPModel:
                     if verb == "announce":
                         self.adj_rib_out[peer][prefix] = self.route(prefix, next_hop, rest)
                 return ["done"]
+            case ["#", "ping"]:
+                return ["done"]
         raise AssertionError(command)
 
     @staticmethod
@@ -117,8 +119,8 @@ def listed_route(peer, route):
     )
 
 
-def session_event(peer, value):
-    neighbor = {"address": {"peer": peer}, "state": value}
+def session_event(peer, value, reason=None):
+    neighbor = {"address": {"peer": peer}, "state": value} | ({} if reason is None else {"reason": reason})
     return json.dumps({"exabgp": "5.0.0", "type": "state", "neighbor": neighbor})
 
 

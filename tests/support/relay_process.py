@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bgp.exabgp.helper_archive import relay_archive
+from bgp.exabgp.messages import PING
 from bgp.relay.protocol import Goodbye, Snapshot
 from bgp.relay.report import ReportReader
 from bgp.route import Route
@@ -69,7 +70,12 @@ class RelayProcess:
         self.process.stdin.write("".join(f"{line}\n" for line in lines).encode())
 
     def command(self) -> str:
-        """Return the next command from the relay."""
+        """Return the next command from the relay, after answering those that only ask for an answer."""
+        while (line := self._line()) == PING:
+            self.send("done")
+        return line
+
+    def _line(self) -> str:
         assert self.process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)

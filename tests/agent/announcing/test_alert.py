@@ -90,6 +90,13 @@ def test_alerts_of_relay_and_start() -> None:
     assert [alert.severity for alert in worst] == [CRITICAL, WARNING], "critical first"
 
 
+def test_alert_when_no_session_is_up_names_the_reasons() -> None:
+    down = ["10.0.0.1 down for 7 s: connection refused (next try within 1 s)"]
+    (alert,) = alerts({FOUR: HEALTHY}, [replace(ROW, session="down")], None, None, down)
+    assert alert.severity == CRITICAL
+    assert down[0] in alert.text
+
+
 def test_alert_when_no_peer_carries_the_family() -> None:
     (alert,) = alerts({IPv6Address("fd99::1"): Announcement(True, "")}, [], None, None)
     assert alert.severity == CRITICAL

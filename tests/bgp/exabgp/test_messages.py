@@ -42,7 +42,10 @@ def event(kind: str, content: str) -> str:
         ("error", Answer(False)),
         ("exabgp 5.0.15", VersionAnswer("5.0.15")),
         (event("state", '"state": "up"'), SessionChange(PEER, True)),
-        (event("state", '"state": "down", "reason": "notification received (6,4)"'), SessionChange(PEER, False)),
+        (
+            event("state", '"state": "down", "reason": "notification received (6,4)"'),
+            SessionChange(PEER, False, "reset at the router; NOTIFICATION 6/4 received (Cease, Administrative Reset)"),
+        ),
         (event("state", '"state": "connected"'), None),
         (
             event(

@@ -43,6 +43,30 @@ def test_session_down_drops_the_routes_of_that_neighbor_only():
     assert (peer.up, peer.since, peer.eor, len(peer.routes)) == (True, 5.0, False, 1)
 
 
+def test_reason_of_the_end_stays_and_that_of_the_last_attempt_follows_it():
+    reconciler = started(ExaBGPModel(up=()))
+
+    def after(state, reason, now):
+        reconciler.receive(session_event(PEER, state, reason), now)
+        peer = reconciler.snapshot().peers[0]
+        return peer.why, peer.retry_s, peer.since
+
+    assert after("down", "closing connection: refused; next try within 1 s", 1.0) == ("refused", 1, 0.0)
+    assert after("up", None, 2.0) == ("", None, 2.0)
+    assert after("down", "it ended; next try within 1 s", 3.0) == ("it ended", 1, 3.0)
+    assert after("down", "closing connection: refused; next try within 1 s", 4.0) == ("it ended; now: refused", 1, 3.0)
+    revision = reconciler.revision
+    assert after("down", "closing connection: refused; next try within 1 s", 5.0) == ("it ended; now: refused", 1, 3.0)
+    assert reconciler.revision == revision, "the same reason again is no news"
+    rejected = "notification received (2,2); next try within 1 s"
+    why = after("down", rejected, 5.5)
+    assert "wrong AS" in why[0]
+    assert after("down", "closing connection: closed by the remote end; next try within 1 s", 5.6) == why, (
+        "less is known"
+    )
+    assert after("down", "it ended; next try within 2 s", 6.0) == ("it ended", 2, 3.0)
+
+
 def test_end_of_rib_is_received_or_inferred_from_silence_or_time():
     reconciler = started(ExaBGPModel(up=()))
     reconciler.receive(session_event(PEER, "up"), 1.0)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.exabgp_model import session_event
-from support.relay_process import PEER, VIP, RelayProcess, update
+from support.relay_process import NEIGHBORS, PEER, VIP, RelayProcess, update
 from support.waiting import wait_for
 
 from bgp.bfd.status import STATUS_NAME, BfdStatus, encode_statuses
@@ -63,6 +63,33 @@ def test_malformed_message_is_refused_with_a_reason_and_changes_nothing(relay: R
     another = relay.connect()
     another.socket.sendall(DesiredRoutes((VIP,), ()).encode())
     assert relay.command() == VIP.announce_command(PEER)
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "1" + "0" * 400, "-1", '"1"', "[" * 2000 + "]" * 2000])
+def test_numbers_out_of_range_from_exabgp_do_not_end_the_relay(relay: RelayProcess, number: str):
+    relay.send(
+        NEIGHBORS.replace('"duration": 5', f'"duration": {number}'),
+        NEIGHBORS.replace('"as": 65000', f'"as": {number}'),
+        f'{{"exabgp": "5.0.0", "type": "state", "neighbor": {{"address": {{"peer": {number}}}, "state": "down"}}}}',
+        update(VIP).replace(
+            '"attribute": {', f'"attribute": {{"med": {number}, "as-path": {{"0": {{"value": [{number}]}}}},'
+        ),
+    )
+    (peer,) = relay.connect().receive_until(lambda _: True).peers
+    assert (peer.address, peer.up, peer.routes) == (PEER, True, ())
+
+
+def test_text_of_a_router_reaches_agent_and_log_escaped(relay: RelayProcess):
+    relay.send(session_event(PEER, "down", "\x1b[2J; next try within 1 s"))
+    (peer,) = relay.connect().receive_until(lambda snapshot: not snapshot.peers[0].up).peers
+    assert (peer.why, peer.retry_s) == (r"\x1b[2J", 1)
+
+
+def test_exabgp_that_stops_answering_is_silent_and_then_not(relay: RelayProcess):
+    agent = relay.connect()
+    agent.receive_until(lambda snapshot: snapshot.silent)
+    relay.send("done")
+    assert agent.receive_until(lambda snapshot: not snapshot.silent).error is None
 
 
 def test_line_in_pieces_is_one_line(relay: RelayProcess):

@@ -24,8 +24,9 @@ from support.exabgp_model import (
     started,
 )
 
+from bgp.exabgp.messages import PING
 from bgp.relay.protocol import DesiredRoutes
-from bgp.relay.reconciler import DEADMAN_S, HUNG_S, Reconciler
+from bgp.relay.reconciler import DEADMAN_S, HUNG_S, PING_S, SILENT_S, Reconciler
 from bgp.route import Route
 
 V, I = {VIP.prefix: VIP}, {IDENTITY.prefix: IDENTITY}  # noqa: E741
@@ -204,6 +205,38 @@ def test_command_without_an_answer_is_an_error_then_the_relay_exits():
     assert reconciler.snapshot().error == "ExaBGP does not answer 'version'"
     assert not reconciler.hung(HUNG_S)
     assert reconciler.hung(HUNG_S + 1)
+
+
+def test_exabgp_is_asked_each_second_and_silent_after_two_without_an_answer():
+    reconciler = started(ExaBGPModel())
+    reconciler.tick(PING_S - 0.1)
+    assert reconciler.commands() == []
+    reconciler.tick(PING_S)
+    assert reconciler.commands() == [PING]
+    reconciler.tick(SILENT_S)
+    assert not reconciler.snapshot().silent
+    revision = reconciler.revision
+    reconciler.tick(SILENT_S + 0.1)
+    snapshot = reconciler.snapshot()
+    assert (snapshot.silent, snapshot.error) == (True, "ExaBGP does not answer '# ping'")
+    assert reconciler.revision > revision
+    assert [peer.up for peer in snapshot.peers] == [True], "what was learned stays in use"
+    reconciler.receive("done", 9.0)
+    assert (reconciler.snapshot().silent, reconciler.snapshot().error) == (False, None)
+
+
+def test_any_line_of_exabgp_is_a_sign_of_life():
+    reconciler = started(ExaBGPModel())
+    reconciler.receive(session_event(OTHER, "down"), PING_S)
+    reconciler.tick(2 * PING_S - 0.1)
+    assert reconciler.commands() == []
+
+
+def test_time_in_which_the_relay_did_not_run_is_not_silence():
+    reconciler = started(ExaBGPModel())
+    reconciler.tick(100.0)
+    assert reconciler.commands() != []
+    assert not reconciler.snapshot().silent
 
 
 def test_adj_rib_out_is_verified_every_half_minute_and_repaired():

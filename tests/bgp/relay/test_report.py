@@ -192,7 +192,8 @@ def test_largest_route_of_a_bgp_message_fits_into_a_line() -> None:
 def line(**changed: Any) -> bytes:
     """A valid line that adds a peer, with some values replaced."""
     message = {"type": "peer", "peer": "10.0.0.9", "state": "up", "since": 1.0, "eor": True, "families": ["ipv4"]}
-    return json.dumps(message | {"local_address": "10.0.0.11", "bfd": None} | changed).encode()
+    message |= {"local_address": "10.0.0.11", "bfd": None, "why": "", "retry_s": None}
+    return json.dumps(message | changed).encode()
 
 
 MALFORMED = [
@@ -211,6 +212,12 @@ MALFORMED = [
     line(since=10**400),
     line(families=7),
     line(local_address="here"),
+    line(retry_s=10**400),
+    line(retry_s=1e999),
+    line(retry_s=True),
+    line(peer="10.0.0.9\x1b[2J"),
+    line(bfd={"state": "up", "since": 10**400, "diagnostic": "", "interval_ms": 1, "detection_ms": 1, "error": None}),
+    line(bfd={"state": "up", "since": 1e999, "diagnostic": "", "interval_ms": 1, "detection_ms": 1, "error": None}),
     line(bfd=[]),
     line(type="route"),
     line(type="route", peer=ONE, rib="in"),

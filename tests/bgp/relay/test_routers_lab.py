@@ -50,6 +50,14 @@ START = {
     ],
 }
 CLEAR = {"bird": ["birdc", "restart", "b1"], "frr": ["vtysh", "-c", "clear bgp 10.0.0.11"]}
+_FRR = ["vtysh", "-c", "configure", "-c", "router bgp 65000", "-c"]
+SHUTDOWN = {
+    "bird": (["birdc", "disable", "b1", '"power work"'], ["birdc", "enable", "b1"]),
+    "frr": (
+        [*_FRR, "neighbor 10.0.0.11 shutdown message power work"],
+        [*_FRR, "no neighbor 10.0.0.11 shutdown message"],
+    ),
+}
 LAB = """
 name: bgp-{router}
 topology:
@@ -262,6 +270,15 @@ def test_session_cleared_at_the_router_is_up_again_at_once(router_lab: RouterLab
     times = router_lab.times(mark) or [0.0]
     report(f"{router_lab.router}: session cleared, first to last change in the router", times[-1] - times[0])
     assert times[-1] - times[0] < 3.0
+
+
+def test_shutdown_at_the_router_is_the_reason_with_its_text(router_lab: RouterLab):
+    down, up = SHUTDOWN[router_lab.router]
+    router_lab.lab.exec("router", down)
+    wait_for(lambda: not router_lab.b1.snapshot.peers[0].up, "the session is down")
+    assert re.search(r'NOTIFICATION 6/2 .*"power work"', router_lab.b1.snapshot.peers[0].why)
+    router_lab.lab.exec("router", up)
+    wait_for(lambda: router_lab.converged, "the session is back")
 
 
 def test_routes_of_a_killed_exabgp_go_and_return_with_its_restart(router_lab: RouterLab):
