@@ -7,6 +7,8 @@ from bpf.layout.counter import Counter
 from bpf.maps.pinned_map import PinnedMap
 from bpf.maps.service_map import ServiceMap
 
+_NAMES = tuple(counter.name.lower() for counter in sorted(Counter))
+
 
 class CounterMap:
     """The counters of all services, and in slot 0 those of packets that belong to none."""
@@ -22,4 +24,4 @@ class CounterMap:
 
     def _of_slot(self, slot: int) -> dict[str, int]:
         per_cpu = np.frombuffer(self._stats.entry(slot), np.uint64).reshape(-1, len(Counter))
-        return {counter.name.lower(): int(per_cpu[:, counter].sum()) for counter in Counter}
+        return dict(zip(_NAMES, per_cpu.sum(axis=0).tolist(), strict=True))
