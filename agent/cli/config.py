@@ -27,7 +27,7 @@ def config() -> None:
 @config.command()
 @config_option
 @click.option(
-    "--offline", is_flag=True, help="The file is for another machine: look at no interface, key or password file."
+    "--offline", is_flag=True, help="The file is for another machine: look at no interface, user or other file."
 )
 @output_option
 def check(path: Path, offline: bool, output: str) -> None:
@@ -74,6 +74,7 @@ def _check_on_node(config: Config, passwords: Mapping[str, bytes]) -> tuple[Sett
 
     from agent.announcing.local_address import LocalAddresses
     from agent.announcing.speaker_config import speaker_config
+    from agent.health.prerequisite import missing_prerequisites
     from agent.node.own_interface import Interface, local_addresses, own_interface
     from bgp.exabgp.speaker import prepare
 
@@ -85,4 +86,4 @@ def _check_on_node(config: Config, passwords: Mapping[str, bytes]) -> tuple[Sett
     speaker = speaker_config(config, local, passwords)
     if os.geteuid() == 0:
         prepare(speaker)
-    return own.warnings
+    return (*own.warnings, *missing_prerequisites(config.services))

@@ -33,7 +33,7 @@ class Command:
         """Run the program to its end. Raises ProbeFailed, OSError; kills the process group if it is canceled."""
         if self._running is not None:  # killed, but in a system call that cannot be interrupted
             raise ProbeFailed(f"process {self._running.pid} of an earlier check cannot be killed")
-        user = await asyncio.to_thread(_user, self._check.user)  # which may ask a directory over the network
+        user = await asyncio.to_thread(user_of, self._check.user)  # which may ask a directory over the network
         ended: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
         process = self._start(user, ended)
         try:
@@ -99,11 +99,12 @@ def _read(process: subprocess.Popen[bytes]) -> bytes:
             return b""
 
 
-def _user(name: str) -> pwd.struct_passwd:
+def user_of(name: str) -> pwd.struct_passwd:
+    """Return the user of a check. Raises ProbeFailed if there is none."""
     try:
         return pwd.getpwnam(name)
     except KeyError:
-        raise ProbeFailed(f"there is no user {name} here; create it or name another in health.user") from None
+        raise ProbeFailed(f"there is no user {name} here; create it or name another") from None
 
 
 def _ending(code: int) -> str:

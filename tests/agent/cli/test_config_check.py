@@ -126,3 +126,17 @@ def test_vip_in_the_subnet_of_the_node(path: Path) -> None:
         "and no node answers; choose one outside the subnet"
     )
     assert second == f"{path}: valid (web 10.0.0.100:443/tcp)"
+
+
+def test_what_a_health_check_lacks_here(check: Check, path: Path) -> None:
+    health = "health: {type: exec, command: [/nowhere/check], user: no-such}"
+    path.write_text(LO.replace("port: 443", f"port: 443, {health}"))
+    assert check(path).splitlines()[:-1] == [
+        f"warning: {path}:4:114: services[0].health.user: there is no user no-such here; create it or name another",
+        f"warning: {path}:4:91: services[0].health.command[0]: /nowhere/check is not a program that can be started",
+    ]
+    health = "health: {type: https, host: a.example, ca_file: /nowhere/ca.pem}"
+    path.write_text(LO.replace("port: 443", f"port: 443, {health}"))
+    assert (
+        check(path).splitlines()[0].endswith("services[0].health.ca_file: /nowhere/ca.pem: No such file or directory")
+    )

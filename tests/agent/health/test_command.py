@@ -90,7 +90,7 @@ def test_user_groups_and_environment() -> None:
             "exit status 127: setpriv: failed to execute /nowhere/check: No such file or directory",
         ),
         ("/etc/passwd", "nobody", "exit status 126: setpriv: failed to execute /etc/passwd: Permission denied"),
-        ("/bin/true", "noone", "there is no user noone here; create it or name another in health.user"),
+        ("/bin/true", "noone", "there is no user noone here; create it or name another"),
     ],
 )
 def test_what_cannot_run(command: str, user: str, why: str) -> None:
