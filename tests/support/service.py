@@ -41,8 +41,8 @@ def probe_server(handler: Handler, tls: ssl.SSLContext | None = None, **settings
 
 
 async def probe_once(port: int, **settings: object) -> tuple[bool, str]:
-    """The same, in a running loop."""
-    return await probe_of((LOCAL, port), check(**settings))()
+    """The same, in a running loop. Without a timeout of its own it is too long for any machine to reach."""
+    return await probe_of((LOCAL, port), check(**{"interval_s": 60, "timeout_s": 60, **settings}))()
 
 
 def sends(data: bytes) -> Handler:

@@ -3,6 +3,9 @@
 
 import asyncio
 import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from agent.health.probe import probe_of
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can change the user")
 
 
-def run(*command: str, user: str = "nobody", timeout_s: float = 5.0) -> tuple[bool, str]:
+def run(*command: str, user: str = "nobody", timeout_s: float = 60.0) -> tuple[bool, str]:
     """One probe, which leaves no zombie."""
     settings = check(type="exec", command=list(command), user=user, interval_s=60, timeout_s=timeout_s)
     before = children()
@@ -30,7 +33,7 @@ def run(*command: str, user: str = "nobody", timeout_s: float = 5.0) -> tuple[bo
     return asyncio.run(main())
 
 
-def shell(script: str, timeout_s: float = 5.0) -> tuple[bool, str]:
+def shell(script: str, timeout_s: float = 60.0) -> tuple[bool, str]:
     return run("/bin/sh", "-c", script, timeout_s=timeout_s)
 
 
@@ -137,17 +140,37 @@ def test_a_canceled_check_leaves_no_process() -> None:
     assert children() == before
 
 
-def test_no_second_process_while_one_cannot_be_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> tuple[bool, str]:
-        settings = check(type="exec", command=["/bin/sleep", "2"], user="nobody", timeout_s=0.1)
-        probe = probe_of(None, settings)
-        await probe()
-        answer = await probe()
-        monkeypatch.undo()
-        return answer
+AGENT = """
+import asyncio
+from support.service import check
+from agent.health.probe import probe_of
+settings = check(type="exec", command=["/bin/sleep", "987.5"], user="nobody", interval_s=60, timeout_s=60)
+asyncio.run(probe_of(None, settings)())
+"""
 
-    monkeypatch.setattr("agent.health.command.os.killpg", lambda *_: None)
-    good, why = asyncio.run(main())
-    assert not good
-    assert why.startswith("process ")
-    assert why.endswith(" of an earlier check cannot be killed")
+
+def test_an_agent_that_is_killed_leaves_no_process() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", AGENT], env=environment) as agent:
+        wait_for(lambda: processes("987.5"), "the program")
+        agent.kill()
+    wait_for(lambda: not processes("987.5"), "its end")
+
+
+def test_no_second_process_while_one_cannot_be_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = children()
+
+    async def main() -> str:
+        probe = probe_of(None, check(type="exec", command=["/bin/sleep", "987.4"], user="nobody", timeout_s=0.1))
+        monkeypatch.setattr("agent.health.command.os.killpg", lambda *_: None)
+        await probe()
+        _, why = await probe()
+        monkeypatch.undo()
+        os.killpg(int(why.split()[1]), signal.SIGKILL)
+        async with asyncio.timeout(60):
+            while children() != before:
+                await asyncio.sleep(0.01)
+        assert not (await probe())[1].startswith("process")  # it is started again
+        return why
+
+    assert asyncio.run(main()).endswith(" of an earlier check cannot be killed")

@@ -77,7 +77,7 @@ def test_tcp_send_and_expect() -> None:
     ],
 )
 def test_tcp_wrong_answers(handler: object, why: str) -> None:
-    good, reason = probe_server(handler, send="PING\r\n", expect="+PONG\r\n", timeout_s=1.0)
+    good, reason = probe_server(handler, send="PING\r\n", expect="+PONG\r\n", timeout_s=0.2 if handler is hangs else 60)
     assert (good, reason[: len(why)]) == (False, why)
 
 
