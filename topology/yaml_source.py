@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import yaml
 
@@ -78,23 +79,28 @@ class SourceNode:
         """Return the values of a mapping by key; None if this is not a mapping."""
         if not isinstance(self.node, yaml.MappingNode):
             return None
-        return {
-            str(key.value): SourceNode(value, f"{self.path}.{key.value}" if self.path else str(key.value), key)
-            for key, value in self.node.value
-        }
+        return {str(key.value): self._entry(key, value) for key, value in self.node.value}
 
     def items(self) -> list[SourceNode] | None:
         """Return the values of a sequence; None if this is not a sequence."""
         if not isinstance(self.node, yaml.SequenceNode):
             return None
-        return [SourceNode(value, f"{self.path}[{i}]") for i, value in enumerate(self.node.value)]
+        return [self._item(i, value) for i, value in enumerate(self.node.value)]
 
     def child(self, part: str | int) -> SourceNode | None:
         """Return the value below a key or an index; None if there is none."""
-        if isinstance(part, str):
-            return (self.entries() or {}).get(part)
-        items = self.items() or []
-        return items[part] if 0 <= part < len(items) else None
+        if isinstance(part, str) and isinstance(self.node, yaml.MappingNode):
+            found = next(((key, value) for key, value in self.node.value if key.value == part), None)
+            return None if found is None else self._entry(*found)
+        if isinstance(part, int) and isinstance(self.node, yaml.SequenceNode) and 0 <= part < len(self.node.value):
+            return self._item(part, self.node.value[part])
+        return None
+
+    def _entry(self, key: yaml.Node, value: yaml.Node) -> SourceNode:
+        return SourceNode(value, f"{self.path}.{key.value}" if self.path else str(key.value), key)
+
+    def _item(self, index: int, value: yaml.Node) -> SourceNode:
+        return SourceNode(value, f"{self.path}[{index}]")
 
 
 def compose(text: str) -> SourceNode | None:
@@ -148,16 +154,28 @@ def _why_ambiguous(text: str) -> str:
 
 def construct(root: SourceNode) -> object:
     """Return the document as plain Python values. Raises DocumentError, also for unknown tags and impossible dates."""
-    loader = yaml.SafeLoader("")
+    loader = _Loader("")
     try:
         value: object = loader.construct_document(root.node)
         return value
     except yaml.YAMLError as error:
         raise _syntax_error(error) from None
-    except ValueError as error:  # 2024-13-45
-        raise DocumentError(Position(), "", str(error)) from None
     finally:
         loader.dispose()
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's constructor, which fails in many ways where a text is not of the type that its tag names."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Return the value of a node. Raises YAMLError at the node's position."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
+            kind = node.tag.rpartition(":")[2]
+            shown = f"'{node.value[:30]}'" if isinstance(node, yaml.ScalarNode) else "this"
+            problem = f"{shown} is not a valid {kind}; put a text in quotes"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
 
 def _syntax_error(error: yaml.YAMLError) -> YamlSyntaxError:

@@ -23,6 +23,7 @@ _ONE_VALUE = {
     "ip_v4_network", "ip_v6_address",
 }  # fmt: skip
 """Pydantic's errors of fields that take one text or number."""
+MAX_ERRORS = 50
 _MAX_LINE = 400
 
 
@@ -30,7 +31,9 @@ def describe(root: SourceNode, name: str, details: Sequence[ErrorDetails]) -> li
     """Return one line for each error that pydantic found in the document below `root`, read from the file `name`."""
     # A list with a faulty entry is also "too short" to pydantic, which does not count the entry.
     real = [d for d in details if d["type"] != "too_short" or not any(_is_inside(other, d) for other in details)]
-    return list(dict.fromkeys(_line(root, name, detail) for detail in real))
+    lines = list(dict.fromkeys(_line(root, name, detail) for detail in real[:MAX_ERRORS]))
+    more = len(real) - MAX_ERRORS
+    return [*lines, f"{name}: {more} more errors"] if more > 0 else lines
 
 
 def place(root: SourceNode, name: str, *path: str | int) -> str:

@@ -8,12 +8,13 @@ files. The schema is schema.py's, the errors' positions and texts are diagnosis.
 from __future__ import annotations
 
 import json
+from itertools import islice
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from agent import private_file
-from agent.config.diagnosis import at, describe, parts, place
+from agent.config.diagnosis import MAX_ERRORS, at, describe, parts, place
 from agent.config.epoch import supported_epochs
 from agent.config.schema import Config
 from agent.config.secret import read_password, read_secret
@@ -93,7 +94,7 @@ def _read(text: str, name: str) -> tuple[SourceNode, Config]:
         root = compose(text)
         if root is None:
             raise ConfigError(f"{name}:1:1: is empty; write it as README.md shows")
-        if ambiguous := list(ambiguous_numbers(root)):
+        if ambiguous := list(islice(ambiguous_numbers(root), MAX_ERRORS)):
             raise ConfigError("\n".join(_line(name, error) for error in ambiguous))
         data = construct(root)
     except DocumentError as error:

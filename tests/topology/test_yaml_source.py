@@ -104,3 +104,14 @@ def test_numbers_that_all_read_alike() -> None:
     root = compose("a: [0, 443, -5, +5, 0x1F, 1.5, .5, 1.0e+5, '0443', '22:22', 10.0.0.1, 0o17, 2024-01-02]")
     assert root is not None
     assert not list(ambiguous_numbers(root))
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [("2024-13-45", "timestamp"), ("!!timestamp x", "timestamp"), ("!!bool x", "bool"), ("!!float x", "float")],
+)
+def test_texts_that_are_not_of_their_type(value: str, kind: str) -> None:
+    root = compose(f"a: [{value}]")
+    assert root is not None
+    with pytest.raises(YamlSyntaxError, match=rf"^1:5: '.*' is not a valid {kind}; put a text in quotes$"):
+        construct(root)

@@ -108,6 +108,14 @@ def test_long_values_are_cut() -> None:
     assert len(str(caught.value)) < 500
 
 
+def test_many_errors_are_cut() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(f"{GOOD}deny: [{'x, ' * 5000}]", "lb.yml")
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "lb.yml:16:8: deny[0]: 'x' is not an IP network"
+    assert lines[50:] == ["lb.yml: 4950 more errors"]
+
+
 @pytest.mark.parametrize("hop", ["10.0.0.9", "169.254.0.1"])
 def test_unicast_next_hop(hop: str) -> None:
     config = parse(GOOD.replace("port: 443", f"port: 443\n    announce: {{next_hop: {hop}}}"), "lb.yml")
