@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Iterator
 
@@ -93,7 +94,7 @@ def test_router_that_vanishes_and_comes_back(wire: WireLab):
     wait_up(wire)
     wire.lab.exec("r1", ["ip", "link", "set", "br0", "down"])
     wait_down(wire, r"the hold timer expired.*NOTIFICATION 4/0 sent")
-    wait_down(wire, r"the hold timer expired.*; now: unreachable")
+    wait_down(wire, r"the hold timer expired.*; now: (timed out|unreachable)")
     assert peer(wire).routes == ()
     wire.lab.exec("r1", ["ip", "link", "set", "br0", "up"])
     wait_up(wire)
@@ -104,9 +105,10 @@ def test_exabgp_that_does_not_answer_is_unknown_at_once_and_back_when_it_answers
     wire.b1.configure(TO_R1)
     wire.b1.start_speaker()
     assert wire.b1.speaker is not None
+    server = wire.lab.spawn("b1", [sys.executable, "-m", "http.server", "--bind", "::", "80"])
     agent = wire.lab.spawn("b1", [LBCTL, "agent", "run", "--xdp", "off"], log=wire.folder / "agent.log")
     try:
-        wait_for(lambda: lbctl(wire, "announce", "check").startswith("OK: "), "a session and the VIP")
+        wait_for(lambda: lbctl(wire, "announce", "check").startswith("OK: "), "a session and the VIP", 25)
         os.kill(wire.b1.speaker.pid, signal.SIGSTOP)
         began = time.monotonic()
         wait_for(lambda: "ExaBGP does not answer" in lbctl(wire, "announce", "check"), "critical")
@@ -123,5 +125,6 @@ def test_exabgp_that_does_not_answer_is_unknown_at_once_and_back_when_it_answers
             wait_for(lambda c=command: re.search(reason, " ".join(lbctl(wire, *c).split())), "the reason")
     finally:
         os.kill(wire.b1.speaker.pid, signal.SIGCONT)
-        agent.terminate()
-        agent.wait()
+        for process in (agent, server):
+            process.terminate()
+            process.wait()

@@ -55,7 +55,7 @@ SHUTDOWN = {
     "bird": (["birdc", "disable", "b1", '"power work"'], ["birdc", "enable", "b1"]),
     "frr": (
         [*_FRR, "neighbor 10.0.0.11 shutdown message power work"],
-        [*_FRR, "no neighbor 10.0.0.11 shutdown message"],
+        [*_FRR, "no neighbor 10.0.0.11 shutdown"],
     ),
 }
 LAB = """
