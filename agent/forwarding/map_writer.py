@@ -192,6 +192,10 @@ class MapWriter:
         inputs = id(candidates), id(ends), dict(up), epoch_switch
         if inputs == self._inputs:
             return
+        if self._inputs is None:  # a write that failed may have changed some of the services
+            self._written = {
+                key: one for key, one in self._datapath.maps.services.read().items() if key in self._written
+            }
         self._inputs = None
         self._kept_inputs = candidates, ends  # so that no other object gets their ids
         indexes = self._write_nodes(candidates, ends)
@@ -205,7 +209,8 @@ class MapWriter:
         self._write_services(up)
         for address, index in dropped.items():
             self._datapath.maps.nodes.write(index, None)
-            del self._nodes[index], self._indexes[address]
+            self._nodes.pop(index, None)
+            del self._indexes[address]
         self._inputs = inputs
 
     def _write_nodes(
@@ -221,10 +226,10 @@ class MapWriter:
             raise AgentError(f"{len(wanted)} nodes: more than the {NODES - 1} that the node table holds")
         self._given_ends = None  # until all is written
         self._ends = {**ends, self._own: self._ends[self._own]}
+        self._indexes = self._indexes | indexes  # before the entries: one that is written is removed later in any case
+        self._by_target = self._index_targets()
         for address in sorted(wanted):
             self._write_node(indexes[address], address)
-        self._indexes = self._indexes | indexes
-        self._by_target = self._index_targets()
         self._given_ends = ends
         self.revision += 1
         return indexes

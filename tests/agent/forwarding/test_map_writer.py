@@ -4,7 +4,7 @@
 import asyncio
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
@@ -22,8 +22,9 @@ from agent.model import Candidate, State
 from agent.node.forwarder import unlisted_interfaces
 from agent.table.epoch import EpochSwitch, EpochUse
 from bpf.attach.datapath import DataPath
+from bpf.errors import BpfError
 from bpf.layout.node import NodeEntry
-from bpf.layout.service import Affinity, Forward, ServiceEntry
+from bpf.layout.service import Affinity, Forward, ServiceEntry, ServiceKey
 from bpf.maps.maps import Maps
 
 pytestmark = pytest.mark.lab
@@ -170,3 +171,42 @@ def test_only_changed_rows_are_in_grace_and_a_removed_node_is_cleared(datapath: 
     assert C not in {entry.address for entry in datapath.maps.nodes.read().values()}, "its next hop does not restore it"
     made.deny([IPv6Network("2001:db8:bad::/48")])
     assert datapath.maps.deny_list.read() == {IPv6Network("2001:db8:bad::/48")}
+
+
+def test_services_follow_after_a_write_that_failed_half_way(
+    datapath: FakeDataPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, services = map_writer(datapath), datapath.maps.services
+    apply(made, ALL)
+    write_all = services.write_all
+
+    def fail_late(entries: Mapping[ServiceKey, ServiceEntry]) -> None:
+        write_all(entries)
+        raise BpfError("no")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(services, "write_all", fail_late)
+        with pytest.raises(BpfError):
+            apply(made, ALL, up=False)
+    apply(made, ALL)
+    assert services.read()[key_of(CONFIG.services[0])].up
+
+
+def test_no_node_entry_is_left_behind_by_a_write_that_failed(
+    datapath: FakeDataPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, nodes = map_writer(datapath), datapath.maps.nodes
+    apply(made, ALL[:1])
+    write = nodes.write
+
+    def fail_at_the_second(index: int, entry: NodeEntry | None) -> None:
+        if index > 2:
+            raise BpfError("no")
+        write(index, entry)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(nodes, "write", fail_at_the_second)
+        with pytest.raises(BpfError):
+            apply(made, ALL)
+    apply(made, ALL[:1])
+    assert [entry.address for entry in nodes.read().values()] == [A]
