@@ -243,7 +243,7 @@ def test_project_in_a_directory_that_only_root_can_enter(run_dir: Path, tmp_path
     with started(run_dir, tmp_path / "log", env) as process:
         deadline = time.monotonic() + 10
         # It tries to connect, is refused, logs that, and continues, all after dropping root.
-        while "connection to 127.0.0.2 closed" not in (log := (tmp_path / "log").read_text()):
+        while "neighbor 127.0.0.2: session down: connection refused" not in (log := (tmp_path / "log").read_text()):
             assert process.poll() is None, log
             assert time.monotonic() < deadline, log
             time.sleep(0.05)
