@@ -21,7 +21,7 @@ def is_daemon(daemon: str, argv: Sequence[str]) -> bool:
         case "agent":
             return any(bare[i : i + 3] == ["lbctl", "agent", "run"] for i in range(len(bare)))
         case "speaker":
-            return "server" in bare and any(word.startswith("exabgp") for word in bare[: bare.index("server")])
+            return "bgp.exabgp.connect" in bare
         case "relay":
             return any(word.startswith("relay.pyz") for word in bare)
         case "server":
