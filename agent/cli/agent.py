@@ -30,8 +30,8 @@ def run(path: Path, xdp: str | None) -> None:
     from agent.config import file
     from agent.config.schema import XdpConfig
     from agent.daemon.start import start
+    from agent.log_format import LogFormatter
     from agent.paths import Paths
-    from agent.printable import LogFormatter
 
     to_stderr = logging.StreamHandler(sys.stderr)
     to_stderr.setFormatter(LogFormatter("%(asctime)s %(name)s: %(message)s"))

@@ -11,7 +11,7 @@ import click
 
 from agent.cli.options import config_option, output_option, show
 from agent.errors import ConfigError, SettingError
-from agent.printable import printable
+from bgp.printable import escaped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,7 +59,7 @@ def check(path: Path, offline: bool, output: str) -> None:
 
     def print_text(_: object) -> None:
         for line in lines:
-            click.echo(printable(f"warning: {line}"))
+            click.echo(escaped(f"warning: {line}"))
         click.echo(f"{path}: valid ({', '.join(services)})")
         if not_checked:
             click.echo(f"not checked: {', '.join(not_checked)}")

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from agent.announcing.order import format_time
-from agent.printable import printable
+from bgp.printable import escaped
 
 Response = dict[str, Any]
 
@@ -22,7 +22,7 @@ _COLORS = {"up": "green", "draining": "yellow", "lost": "red", "left": "dim", "d
 def _escaped(value: Any) -> Any:
     """Return the value with its texts escaped: rich prints `[fd00::1]` literally, and no text steers the terminal."""
     if isinstance(value, str):
-        return escape(printable(value))
+        return escape(escaped(value))
     if isinstance(value, list):
         return [_escaped(item) for item in value]
     return {_escaped(key): _escaped(item) for key, item in value.items()} if isinstance(value, dict) else value

@@ -26,8 +26,8 @@ from agent.cli.deny import deny
 from agent.cli.lab import lab
 from agent.cli.node import drain, explain, leave, status, undrain
 from agent.errors import AgentError, NotRunningError
-from agent.printable import printable
 from bgp.errors import BgpError
+from bgp.printable import escaped
 from bpf.errors import BpfError
 from topology.errors import LabError
 
@@ -77,7 +77,7 @@ class _Main(click.Group):
 
 def _fail(error: Exception, code: int) -> None:
     for line in str(error).splitlines():
-        click.echo(f"lbctl: {printable(line)}", err=True)
+        click.echo(f"lbctl: {escaped(line)}", err=True)
     sys.exit(code)
 
 

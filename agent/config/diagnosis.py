@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 
 from agent.config.fields import Section, not_one_value
 from agent.config.schema import Config
-from agent.printable import printable
+from bgp.printable import escaped
 from topology.yaml_source import Position, SourceNode
 
 _ONE_VALUE = {
@@ -83,7 +83,7 @@ def _line(root: SourceNode, name: str, detail: ErrorDetails) -> str:
     reason = _reason(detail)
     if limits.get("other"):
         reason += f"; see line {_nearest(root, [*detail['loc'], *parts(limits['other'])]).position.line}"
-    line = printable(f"{at(name, position)}: {path.lstrip('.') or 'file'}: {reason}")
+    line = escaped(f"{at(name, position)}: {path.lstrip('.') or 'file'}: {reason}")
     return line if len(line) <= _MAX_LINE else f"{line[:_MAX_LINE]}..."
 
 

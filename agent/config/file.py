@@ -19,7 +19,7 @@ from agent.config.epoch import supported_epochs
 from agent.config.schema import Config
 from agent.config.secret import read_password, read_secret
 from agent.errors import ConfigError, SettingError
-from agent.printable import printable
+from bgp.printable import escaped
 from topology.yaml_source import DocumentError, SourceNode, ambiguous_numbers, compose, construct
 
 MAX_BYTES = 1 << 20
@@ -113,4 +113,4 @@ def _read(text: str, name: str) -> tuple[SourceNode, Config]:
 
 def _line(name: str, error: DocumentError) -> str:
     field = f"{error.path}: " if error.path else ""
-    return printable(f"{at(name, error.position)}: {field}{error.problem}")
+    return escaped(f"{at(name, error.position)}: {field}{error.problem}")

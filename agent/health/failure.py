@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from agent.printable import printable
+from bgp.printable import escaped
 
 SHOWN = 100
 """The most characters of what a service sent that a reason quotes."""
@@ -16,5 +16,5 @@ class ProbeFailed(Exception):
 def shown(sent: bytes | str) -> str:
     """Return the start of what a service sent: no character that a terminal would act upon."""
     text = sent.decode("utf-8", "backslashreplace") if isinstance(sent, bytes) else sent
-    start = printable(text[: SHOWN + 1])
+    start = escaped(text[: SHOWN + 1])
     return start if len(start) <= SHOWN else start[:SHOWN] + "…"

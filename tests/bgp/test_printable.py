@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgp.printable import printable
+from bgp.printable import escaped, printable
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,18 @@ def test_always_printable_and_bounded(text: str, limit: int):
     shown = printable(text, limit)
     assert shown.isprintable()
     assert len(shown) <= limit
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("eth1: ü € 日本", "eth1: ü € 日本"),
+        ("\x1b[31mred", "\\x1b[31mred"),
+        ("a\nb\r", "a\\nb\\r"),
+        ("\x9b31m \x7f", "\\x9b31m \\x7f"),
+        ("\u202egnp.exe", "\\u202egnp.exe"),
+        ("\ud83d", "\\ud83d"),
+    ],
+)
+def test_escaped(text: str, shown: str) -> None:
+    assert escaped(text) == shown

@@ -4,24 +4,7 @@
 import logging
 import sys
 
-import pytest
-
-from agent.printable import LogFormatter, printable
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("eth1: ü € 日本", "eth1: ü € 日本"),
-        ("\x1b[31mred", "\\x1b[31mred"),
-        ("a\nb\r", "a\\nb\\r"),
-        ("\x9b31m \x7f", "\\x9b31m \\x7f"),
-        ("\u202egnp.exe", "\\u202egnp.exe"),
-        ("\ud83d", "\\ud83d"),
-    ],
-)
-def test_printable(text: str, shown: str) -> None:
-    assert printable(text) == shown
+from agent.log_format import LogFormatter
 
 
 def test_a_log_record_is_one_line_and_a_traceback_keeps_its_lines() -> None:
