@@ -2,10 +2,10 @@
 /*
  * Times the XDP program under BPF_PROG_TEST_RUN, which gives each round the packet that the round before left.
  *
- * xdp.py appends this to lb.c's text and makes the functions of lb.c's two programs inline ones. Each round writes the next flow's
- * client into the packet, runs the measured code, checks verdict and packet, and restores the packet. The clock is read
- * every WINDOW rounds: the kernel's own figure is a whole number of nanoseconds, and an interruption must spoil one
- * window only, not the run.
+ * xdp.py appends this to lb.c's text and makes the functions of lb.c's two programs inline ones. Each round writes the
+ * next flow's client into the packet, runs the measured code, checks verdict and packet, and restores the packet. The
+ * clock is read every WINDOW rounds: the kernel's own figure is a whole number of nanoseconds, and an interruption
+ * must spoil one window only, not the run.
  *
  * Given by -D: WINDOW, WINDOWS, RESTORE (16-byte words restored at the packet's head), and lb.c's own options.
  */

@@ -192,7 +192,7 @@ def test_status_names_nodes_with_an_address_or_a_tag_of_another(cluster: Cluster
     file = cluster.lab.root("b5") / "run/foreign.conf"
     file.write_text(FOREIGN_SPEAKER.format(own=own, routes=routes))
     command = ["env", "exabgp.daemon.user=root", "exabgp", "server", "/run/foreign.conf"]
-    cluster.lab.spawn("b5", command, log=cluster.lab.root("b5") / "run/foreign.log")
+    foreign = cluster.lab.spawn("b5", command, log=cluster.lab.root("b5") / "run/foreign.log")
     try:
         address_twice = f"this node's address {b4} is announced by another node as well"
         wait_for(lambda: address_twice in " ".join(cluster.status("b4")["problems"]), "b4 to name it")
@@ -206,7 +206,8 @@ def test_status_names_nodes_with_an_address_or_a_tag_of_another(cluster: Cluster
         assert "stop one of them" in " ".join(cluster.lab.exec("b4", ["lbctl", "status"]).stdout.split())
         assert cluster.status("b4")["node"]["version"] > 2_000_000_000, "it exceeds the received version"
     finally:
-        cluster.stop("b5", "speaker")
+        foreign.terminate()
+        foreign.wait(60)
     wait_for(cluster.tables_agree, "equal tables")
     wait_for(lambda: not any(cluster.status(node)["problems"] for node in FOUR), "no problems")
 
