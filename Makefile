@@ -19,7 +19,7 @@ demo: .venv/ready  ## a real cluster, its failures, and what became of the conne
 	.venv/bin/python -m topology.demo --router $(ROUTER) --json demo.json
 
 check: .venv/ready  ## every change: pure logic and single packets, no labs; T=tests/agent/table for a part
-	$(PYTEST) -q -n 3 -m "not lab and not slow" --generated 4000 --hypothesis-profile check $(T) $(PYTEST_ARGS)
+	$(PYTEST) -q -n 3 -m "not lab and not slow" --hypothesis-profile check $(T) $(PYTEST_ARGS)
 
 lint: .venv/ready  ## format, lints, types, import contracts
 	@.venv/bin/python tests/lint.py

@@ -32,12 +32,10 @@ ALTERNATING: dict[int, bool] = {1: True, 3: False}
 
 @pytest.mark.parametrize(
     ("stage", "seed"),
-    [
-        pytest.param({"ipv6": kind.get("ipv6", True)}, seed, marks=[pytest.mark.slow] * (seed > 0))
-        for seed, kind in enumerate(WORLDS)
-    ],
+    [({"ipv6": kind.get("ipv6", True)}, seed) for seed, kind in enumerate(WORLDS)],
     indirect=["stage"],
 )
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_program_equals_oracle(seed: int, stage: Stage, sockets: Sockets, request: pytest.FixtureRequest) -> None:
     packets = request.config.getoption("--generated") // len(WORLDS)

@@ -145,6 +145,7 @@ def test_invalid_user_is_refused(run_dir: Path):
     assert not run_dir.exists()
 
 
+@pytest.mark.slow
 def test_runs_unprivileged_in_its_own_directory_and_only_once(run_dir: Path, tmp_path: Path):
     with started(run_dir, tmp_path / "log") as process:
         relay = relay_of(process)
