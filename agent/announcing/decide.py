@@ -25,7 +25,7 @@ class Decisions:
     def after(
         self, allowed: Mapping[Address, Announcement], orders: Collection[Order], now: float, wall: float
     ) -> Decisions:
-        """Return the decisions for these VIPs. `allowed`: what the node's condition alone says of each."""
+        """Return the decisions for these VIPs. `allowed`: what the node's condition alone allows for each."""
         remaining = in_force(orders, wall)
         announcements, flaps = {}, {vip: flap for vip, flap in self.flaps.items() if vip in allowed}
         for vip, before in allowed.items():

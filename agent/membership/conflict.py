@@ -21,7 +21,7 @@ from agent.model import Member
 MIN_DURATION_S = 30.0
 
 Key = tuple[str, str]
-"""The kind of a contradiction, and whom it concerns."""
+"""The kind of a contradiction, and the node or tag that it concerns."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ The rules:
  7. A neighbor that is down gets new routes when it is up again, but withdrawals at once: ExaBGP itself advertises its
     Adj-RIB-Out again on reconnecting.
  8. What ExaBGP last reported holds as long as it answers: each second without a line from it, it is asked for an
-    answer. After 2 s without one the agent is told that nothing is known (`silent`), until the next line.
+    answer. After 2 s without one the report is that nothing is known (`silent`), until the next line.
  9. Neighbors appear, disappear and change when ExaBGP reloads its configuration, and the Adj-RIB-Out of a new one is
     empty. So neighbors and advertised routes are listed again after each change of a session.
 """

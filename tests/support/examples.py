@@ -4,7 +4,7 @@
 from hypothesis import settings
 
 USUAL = 100
-"""What hypothesis tries where nothing is said; `make check` runs with a smaller profile."""
+"""What hypothesis tries by default; `make check` runs with a smaller profile."""
 
 
 def examples(count: int) -> settings:

@@ -44,7 +44,7 @@ def member(
 
 @dataclass
 class Node:
-    """An operator's node, what it knows, and the changes that it was told to act on."""
+    """An operator's node, what it knows, and the changes that it must act on."""
 
     operator: Operator
     known: Known = field(default_factory=Known)
@@ -92,6 +92,8 @@ def test_what_withdraws_nothing_is_never_refused(node: Node) -> None:
     node.operator.add_orders([Order(VIP, OrderKind.DRAIN, Method.PREPEND, "", 0.0)])
     node.known = Known((), {VIP: Announcement(False, "unhealthy")})
     node.operator.set_admin_state(State.DRAINING)
+    assert node.operator.state.admin_state is State.DRAINING
+    assert len(node.changes) == 3
 
 
 def test_removing_an_order_ends_the_hold_down(node: Node) -> None:
