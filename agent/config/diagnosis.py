@@ -23,6 +23,8 @@ _ONE_VALUE = {
     "ip_v4_network", "ip_v6_address",
 }  # fmt: skip
 """Pydantic's errors of fields that take one text or number."""
+_RENAMED: dict[tuple[str | int, ...], str] = {("members", "probe_port"): "port"}
+"""Keys of earlier releases that resemble their new name too little to be recognized."""
 MAX_ERRORS = 50
 _MAX_LINE = 400
 
@@ -89,6 +91,8 @@ def _line(root: SourceNode, name: str, detail: ErrorDetails) -> str:
 
 def _suggestion(location: Sequence[str | int]) -> str:
     """Return the known key that an unknown one resembles, as text to append."""
+    if renamed := _RENAMED.get(tuple(location)):
+        return f"; its name is {renamed} now"
     known: list[type[Section]] = [Config]
     for part in location[:-1]:
         fields = {key: field for model in known for key, field in _fields(model).items()}

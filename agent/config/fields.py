@@ -133,6 +133,7 @@ Asn = Annotated[int, Field(strict=True), within(1, 4_294_967_294)]
 Seconds = Annotated[float, Field(strict=True), within(0, 3600), Field(gt=0)]
 # IPv4Address(10) would be 0.0.0.10.
 V4Address = Annotated[IPv4Address, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)]
+NodeAddress = Annotated[V4Address, AfterValidator(_unicast)]
 AnyAddress = Annotated[Address, BeforeValidator(_address)]
 UnicastAddress = Annotated[AnyAddress, AfterValidator(_unicast)]
 AnyNetwork = Annotated[Network, BeforeValidator(_network)]

@@ -17,7 +17,7 @@ from agent import private_file
 from agent.config.diagnosis import MAX_ERRORS, at, describe, parts, place
 from agent.config.epoch import supported_epochs
 from agent.config.schema import Config
-from agent.config.secret import read_password, read_secret
+from agent.config.secret import read_channel_keys, read_password, read_secret
 from agent.errors import ConfigError, SettingError
 from bgp.printable import escaped
 from topology.yaml_source import DocumentError, SourceNode, ambiguous_numbers, compose, construct
@@ -36,7 +36,13 @@ def load(path: Path) -> Config:
     if table.previous is not None and table.previous.key_file is not None:
         where = place(root, str(path), "table", "previous", "key_file")
         previous = read_secret(path.parent / table.previous.key_file, where)
-    config = config.with_secrets(secret, previous)
+    members: tuple[bytes, ...] = ()
+    if config.members.key_file is not None:
+        where = place(root, str(path), "members", "key_file")
+        members = read_channel_keys(path.parent / config.members.key_file, where)
+        if not {secret, previous}.isdisjoint(members):
+            raise ConfigError(f"{where}: has the key of the flow hash, which a rotation must not change; make another")
+    config = config.with_secrets(secret, previous, members)
     if table.previous is None:
         return config
     numbers = [one.number for one in supported_epochs(config)]

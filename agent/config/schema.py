@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The schema of lb.yml, and the rules between its sections. Pure; reading the file is file.py's.
 
-`services:` is service.py's and `bgp:` is bgp.py's, each with the rules within it.
+`services:` is service.py's, `bgp:` is bgp.py's and `members:` is members.py's, each with the rules within it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, field_
 
 from agent.address import Address, Network
 from agent.config.bgp import AnnounceConfig, BgpConfig
-from agent.config.fields import AnyNetwork, InterfaceName, Port, Section, Switch, V4Address, fault, within
+from agent.config.fields import AnyNetwork, InterfaceName, Section, Switch, V4Address, fault, within
+from agent.config.members import MembersConfig
 from agent.config.service import ServiceConfig
 from agent.table.epoch import TABLE_VERSIONS
 from bgp.community import service_id
@@ -62,18 +63,6 @@ class NodeConfig(Section):
     def names(self) -> tuple[str, ...]:
         """The interfaces, however they are given."""
         return (self.interface,) if self.interface else self.interfaces
-
-
-class MembersConfig(Section):
-    """The prefixes of nodes' addresses: identities and tunnels from other addresses are ignored.
-
-    `outer` is the family of tunnels' outer headers. `probe_port` is the UDP port, the same on all nodes, on which they
-    probe each other when a router withdraws many of them at once.
-    """
-
-    allow: Annotated[tuple[AnyNetwork, ...], Field(min_length=1)]
-    outer: Literal["ipv4", "ipv6"] = "ipv4"
-    probe_port: Port = 4742
 
 
 class XdpConfig(Section):
@@ -146,6 +135,7 @@ class Config(Section):
 
     _secret: bytes | None = PrivateAttr(default=None)
     _previous_secret: bytes | None = PrivateAttr(default=None)
+    _member_keys: tuple[bytes, ...] = PrivateAttr(default=())
 
     @field_validator("cluster")
     @classmethod
@@ -179,6 +169,7 @@ class Config(Section):
                 raise fault(f"services[{i}].vip", f"{service.vip} is in no prefix of bgp.allow")
             self._check_announce(i, service)
         self._check_tags()
+        self._check_static()
         if self.node.address6 and not any(self.node.address6 in allowed for allowed in self.members.allow):
             raise fault("node.address6", f"{self.node.address6} is in no prefix of members.allow")
         return self
@@ -215,6 +206,16 @@ class Config(Section):
                     raise fault(where, same, other=other)
             taken.append((tags, network, where))
 
+    def _check_static(self) -> None:
+        for i, address in enumerate(self.members.static):
+            where = f"members.static[{i}]"
+            if address in self.vips:
+                raise fault(where, f"{address} is a VIP; list the nodes' own addresses")
+            if any(address == peer.address for peer in self.bgp.peers):
+                raise fault(where, f"{address} is a BGP peer's address; list the nodes' own addresses")
+            if not any(address in allowed for allowed in self.members.allow):
+                raise fault(where, f"{address} is in no prefix of members.allow")
+
     @property
     def vips(self) -> tuple[Address, ...]:
         """Every VIP once, in the file's order."""
@@ -230,11 +231,21 @@ class Config(Section):
         found = (service.announce for service in self.services if service.vip == vip and service.announce)
         return next(found, AnnounceConfig())
 
-    def with_secrets(self, now: bytes | None, previous: bytes | None) -> Self:
-        """Return a copy with the contents of its key files, 16 bytes each."""
+    def with_secrets(self, now: bytes | None, previous: bytes | None, members: tuple[bytes, ...]) -> Self:
+        """Return a copy with the contents of its key files, 16 bytes a key: the two tables' and the members'."""
         config = self.model_copy()
-        config._secret, config._previous_secret = now, previous
+        config._secret, config._previous_secret, config._member_keys = now, previous, members
         return config
+
+    @property
+    def channel_keys(self) -> tuple[bytes, ...]:
+        """The keys of what nodes send each other: the first signs, all are accepted. Empty: no other node is accepted.
+
+        With `key: none` it is one that anybody can compute from the cluster's number.
+        """
+        if self.members.key:
+            return (hashlib.sha256(b"anylb public channel key %d" % self.cluster).digest()[:16],)
+        return self._member_keys
 
     @property
     def hash_key(self) -> bytes:

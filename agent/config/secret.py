@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Secrets from their files: the cluster's key of the flow hash, and the passwords of BGP sessions. I/O only.
+"""Secrets from their files: the keys of the flow hash and of the members' channel, and the passwords of BGP sessions.
 
-A file must belong to root, or to the user that runs this, and no other user may have access. No message quotes its
-contents.
+I/O only. A file must belong to root, or to the user that runs this, and no other user may have access. No message
+quotes its contents.
 """
 
 from __future__ import annotations
 
 import errno
+import re
 import shlex
 from pathlib import Path
 
@@ -29,6 +30,26 @@ def read_secret(path: Path, where: str) -> bytes:
     if len(secret) != 16:
         raise ConfigError(f"{where}: {path}: does not contain 32 hex digits; make one with `openssl rand -hex 16`")
     return secret
+
+
+def read_channel_keys(path: Path, where: str) -> tuple[bytes, ...]:
+    """Read one or two keys of the members' channel, one a line, of which the first signs.
+
+    Raises ConfigError with a text that starts with `where`.
+    """
+    new = f"`lbctl key new {shlex.quote(str(path))}`"
+    content = _read(path, where, f"make one with {new}, or copy that of another node")
+    advice = f"copy that of another node, or remove it and run {new}"
+    lines = [line.strip() for line in content.splitlines()]
+    for number, line in enumerate(lines, 1):
+        if not re.fullmatch(rb"[0-9A-Fa-f]{32}", line):
+            raise ConfigError(f"{where}: {path}: line {number} is not a key of 32 hex digits; {advice}")
+    if len(lines) not in (1, 2):
+        raise ConfigError(f"{where}: {path}: contains {len(lines)} keys, not one or two; {advice}")
+    keys = tuple(bytes.fromhex(line.decode("ascii")) for line in lines)
+    if len(set(keys)) < len(keys):
+        raise ConfigError(f"{where}: {path}: contains the same key twice; remove one line")
+    return keys
 
 
 def read_password(path: Path, where: str) -> bytes:

@@ -31,7 +31,7 @@ class Prober(asyncio.DatagramProtocol):
         on_reply: Callable[[IPv4Address, int], None],
     ) -> None:
         self.error: str | None = None
-        self._own, self._port, self._cluster = own, config.members.probe_port, config.cluster
+        self._own, self._port, self._cluster = own, config.members.port, config.cluster
         self._allowed = config.members.allow
         secrets = (config.hash_key, config.previous_key)
         self._keys = [probe_key(secret) for secret in secrets if secret is not None]
@@ -52,7 +52,7 @@ class Prober(asyncio.DatagramProtocol):
             except OSError as error:
                 self.error = (
                     f"UDP {self._own}:{self._port}: {error.strerror}: other nodes cannot probe this one directly; free "
-                    "the port, or set members.probe_port on all nodes"
+                    "the port, or set members.port on all nodes"
                 )
                 await asyncio.sleep(RETRY_S)
             finally:

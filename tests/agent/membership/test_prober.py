@@ -24,7 +24,7 @@ node: {{interface: eth0}}
 services:
   - {{name: web, vip: 192.0.2.10, protocol: tcp, port: 443, forward: l2}}
 bgp: {{local_as: 65001, identity_prefix: 10.254.0.0/16, peers: [{{address: 10.0.0.1, as: 65000}}]}}
-members: {{allow: [{allow}], probe_port: {port}}}
+members: {{allow: [{allow}], port: {port}}}
 """,
         "lb.yml",
     )
@@ -110,7 +110,7 @@ def test_taken_port_is_reported_and_retried(port: int) -> None:
             await asyncio.sleep(0.1)
             assert blocked.error is not None
             assert f"UDP 127.0.0.11:{port + 1}" in blocked.error
-            assert "members.probe_port" in blocked.error
+            assert "members.port" in blocked.error
         for _ in range(int((RETRY_S + WAIT_S) / 0.1)):
             await asyncio.sleep(0.1)
             if blocked.error is None:
