@@ -44,6 +44,7 @@ class ConfFlag(IntFlag):
     SAMPLE = 2
     OUTER_4 = 4
     OUTER_6 = 8
+    SILENT = 16
 
 
 _NODE_FLAGS: Final = ConfFlag.OUTER_4 | ConfFlag.OUTER_6

@@ -19,34 +19,36 @@ class Counter(IntEnum):
     RX_TUNNEL = 2
     RX_ICMP_ERROR = 3
     SKIP_NO_MAC = 4
-    PASS_OTHER_MAC = 5
-    PASS_NO_SERVICE = 6
-    PASS_FOREIGN_TUNNEL = 7
-    DELIVER_OWNER = 8
-    DELIVER_FORWARDED_SYN = 9
-    DELIVER_UDP = 10
-    DELIVER_FRAGMENT = 11
-    DELIVER_SOCKET = 12
-    DELIVER_TIME_WAIT = 13
-    DELIVER_SYN_COOKIE = 14
-    DELIVER_ONLY_NODE = 15
-    DELIVER_CHAIN_END = 16
-    PASS_NO_MEMBER = 17
-    FORWARD_FIRST = 18
-    FORWARD_AGAIN = 19
-    REPLY_TOO_BIG = 20
-    DROP_GRACE = 21
-    DROP_HOP_LIMIT = 22
-    DROP_RATE_LIMIT = 23
-    DROP_FRAGMENT = 24
-    DROP_MALFORMED = 25
-    DROP_IPV6_HEADERS = 26
-    DROP_LAND = 27
-    DROP_MARTIAN = 28
-    DROP_DENIED = 29
-    DROP_NO_MEMBER = 30
-    DROP_TOO_BIG = 31
-    DROP_NO_HEADROOM = 32
+    SKIP_SILENT = 5
+    PASS_OTHER_MAC = 6
+    PASS_NO_SERVICE = 7
+    PASS_FOREIGN_TUNNEL = 8
+    DELIVER_OWNER = 9
+    DELIVER_FORWARDED_SYN = 10
+    DELIVER_UDP = 11
+    DELIVER_FRAGMENT = 12
+    DELIVER_SOCKET = 13
+    DELIVER_TIME_WAIT = 14
+    DELIVER_SYN_COOKIE = 15
+    DELIVER_ONLY_NODE = 16
+    DELIVER_CHAIN_END = 17
+    PASS_NO_MEMBER = 18
+    FORWARD_FIRST = 19
+    FORWARD_AGAIN = 20
+    REPLY_TOO_BIG = 21
+    DROP_GRACE = 22
+    DROP_SILENT = 23
+    DROP_HOP_LIMIT = 24
+    DROP_RATE_LIMIT = 25
+    DROP_FRAGMENT = 26
+    DROP_MALFORMED = 27
+    DROP_IPV6_HEADERS = 28
+    DROP_LAND = 29
+    DROP_MARTIAN = 30
+    DROP_DENIED = 31
+    DROP_NO_MEMBER = 32
+    DROP_TOO_BIG = 33
+    DROP_NO_HEADROOM = 34
 
 
 STATS_STRUCT: Final = CStruct("stats", (("count", f"{len(Counter)}Q"),))
@@ -81,6 +83,11 @@ DESCRIPTIONS: Final[dict[Counter, Description]] = {
         "A node of the chain is skipped because no MAC address on the route to it was ever known.",
         "Check that the node is up and answers ARP or neighbor discovery: `ip neigh`, `ip route get ADDRESS`,"
         " `lbctl status`.",
+    ),
+    Counter.SKIP_SILENT: Description(
+        "A node of the chain is skipped because its data path does not answer this node.",
+        "`lbctl status` names the silent node. Check whether it runs, whether XDP is attached there, and the network "
+        "between the two.",
     ),
     Counter.PASS_OTHER_MAC: Description(
         "The frame is addressed to another MAC: a switch floods it. It passes to the kernel, which drops it.",
@@ -154,6 +161,11 @@ DESCRIPTIONS: Final[dict[Counter, Description]] = {
     Counter.DROP_GRACE: Description(
         "No node has the connection, but the row changed a moment ago. TCP sends the packet again.",
         "None for 30 s after a change. If it goes on, members flap: see `lbctl status` and the log.",
+    ),
+    Counter.DROP_SILENT: Description(
+        "No node that answers has the connection, but a node of the chain fell silent a short time ago and may still "
+        "hold it. TCP sends the packet again.",
+        "Bring the silent node back, or wait: after that time clients get a reset. `lbctl status` names the node.",
     ),
     Counter.DROP_HOP_LIMIT: Description(
         "The packet was forwarded more than 8 times: nodes disagree on the chain.",

@@ -44,6 +44,7 @@ enum counter {
 	RX_TUNNEL,     /* A packet of the service came in a tunnel, whose headers were valid. */
 	RX_ICMP_ERROR, /* An ICMP error about a flow of the service came. */
 	SKIP_NO_MAC,   /* A node of the chain was skipped: no MAC for it is known, or `forward` cannot reach it. */
+	SKIP_SILENT,   /* A node of the chain was skipped: its data path does not answer. */
 
 	PASS_OTHER_MAC,        /* The frame is for another MAC than this interface's (a switch that floods). */
 	PASS_NO_SERVICE,       /* The packet is not for any service. */
@@ -64,6 +65,7 @@ enum counter {
 	REPLY_TOO_BIG, /* The packet does not fit into the tunnel, and an ICMP error was sent to the client. */
 
 	DROP_GRACE,        /* No node of the chain is left to try, but the row has just changed: TCP sends again. */
+	DROP_SILENT,       /* No node of the chain is left to try, but a silent one may come back with the flow. */
 	DROP_HOP_LIMIT,    /* The packet was forwarded more than CHAIN times: tables disagree. */
 	DROP_RATE_LIMIT,   /* This CPU has used up its rate of forwards with hop 2 or more. */
 	DROP_FRAGMENT,     /* A fragment came for a service whose flows need ports. */
@@ -107,6 +109,7 @@ enum {
 	CONF_SAMPLE = 2,  /* packets are sampled */
 	CONF_OUTER_4 = 4, /* `address` is set */
 	CONF_OUTER_6 = 8, /* `address6` is set */
+	CONF_SILENT = 16, /* a node in `nodes` is silent */
 };
 
 /* What is rate-limited, on each CPU separately; see ratelimit.h. */
@@ -172,12 +175,14 @@ struct node {
 	u16 mtu;      /* the largest IP packet that gets there */
 	u16 pad;
 	__be32 address6[4];
+	u64 drop_until; /* of a silent node: packets that may be its are dropped until then (CLOCK_MONOTONIC, ns) */
 };
 
 enum {
 	NODE_HAS_MAC = 1, /* `mac` is, or once was, the right one */
 	NODE_ON_LINK = 2, /* `mac` is the node's own: no router is in between */
 	NODE_OUTER_6 = 4, /* tunnels to it are IPv6 */
+	NODE_SILENT = 8,  /* its data path does not answer: it is passed over in every row */
 };
 
 /* A row's chain: indexes into nodes, owner first, 0 after the last. */

@@ -7,7 +7,9 @@
 #define SET_OF(counter) (1ULL << (counter))
 
 /* No verdict: how a packet came, and what happened to it on the path to its verdict. */
-#define NO_VERDICT (SET_OF(RX) | SET_OF(RX_FORWARDED) | SET_OF(RX_TUNNEL) | SET_OF(RX_ICMP_ERROR) | SET_OF(SKIP_NO_MAC))
+#define NO_VERDICT                                                                                                     \
+	(SET_OF(RX) | SET_OF(RX_FORWARDED) | SET_OF(RX_TUNNEL) | SET_OF(RX_ICMP_ERROR) | SET_OF(SKIP_NO_MAC) |         \
+	 SET_OF(SKIP_SILENT))
 
 /* To the kernel, because no member's row decides. */
 #define PASSES (SET_OF(PASS_OTHER_MAC) | SET_OF(PASS_NO_SERVICE) | SET_OF(PASS_FOREIGN_TUNNEL) | SET_OF(PASS_NO_MEMBER))
@@ -25,9 +27,10 @@
 #define REPLIES SET_OF(REPLY_TOO_BIG)
 
 #define DROPS                                                                                                          \
-	(SET_OF(DROP_GRACE) | SET_OF(DROP_HOP_LIMIT) | SET_OF(DROP_RATE_LIMIT) | SET_OF(DROP_FRAGMENT) |               \
-	 SET_OF(DROP_MALFORMED) | SET_OF(DROP_IPV6_HEADERS) | SET_OF(DROP_LAND) | SET_OF(DROP_MARTIAN) |               \
-	 SET_OF(DROP_DENIED) | SET_OF(DROP_NO_MEMBER) | SET_OF(DROP_TOO_BIG) | SET_OF(DROP_NO_HEADROOM))
+	(SET_OF(DROP_GRACE) | SET_OF(DROP_SILENT) | SET_OF(DROP_HOP_LIMIT) | SET_OF(DROP_RATE_LIMIT) |                 \
+	 SET_OF(DROP_FRAGMENT) | SET_OF(DROP_MALFORMED) | SET_OF(DROP_IPV6_HEADERS) | SET_OF(DROP_LAND) |              \
+	 SET_OF(DROP_MARTIAN) | SET_OF(DROP_DENIED) | SET_OF(DROP_NO_MEMBER) | SET_OF(DROP_TOO_BIG) |                  \
+	 SET_OF(DROP_NO_HEADROOM))
 
 /* Sets that share nothing have a sum without a carry: the sum is all bits only if each bit is in one set. */
 _Static_assert((NO_VERDICT | PASSES | DELIVERIES | FORWARDS | REPLIES | DROPS) == SET_OF(COUNTERS) - 1,

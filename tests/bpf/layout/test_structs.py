@@ -17,13 +17,13 @@ from bpf.layout.uplink import UplinkEntry
 
 def test_node() -> None:
     known = NodeEntry(IPv4Address("10.0.0.11"), 0x0B, bytes.fromhex("020000000001"))
-    rest = "00000000 000000000000 0000 dc05 0000" + "00" * 16
+    rest = "00000000 000000000000 0000 dc05 0000" + "00" * 24
     assert known.pack() == bytes.fromhex("020000000001 0b00 0a00000b 03000000" + rest)
     assert NodeEntry.unpack(known.pack()) == known
     unknown = NodeEntry(IPv4Address("10.0.0.12"), 0x0C, None, on_link=False)
     assert unknown.pack() == bytes.fromhex("000000000000 0c00 0a00000c 00000000" + rest)
     assert NodeEntry.unpack(unknown.pack()) == unknown
-    assert NodeEntry.unpack(bytes(48)) is None
+    assert NodeEntry.unpack(bytes(56)) is None
 
 
 def test_node_behind_a_router() -> None:
@@ -34,8 +34,14 @@ def test_node_behind_a_router() -> None:
     )  # fmt: skip
     assert far.pack() == bytes.fromhex(
         "020000000002 0c00 0a00000c 05000000 07000000 020000000003 6400 2823 0000 20010db800000000000000000000000c"
+        + "00" * 8
     )
     assert NodeEntry.unpack(far.pack()) == far
+    silent = replace(far, silent=True, drop_until_ns=2**40)
+    assert silent.pack() == far.pack()[:12] + bytes([13]) + far.pack()[13:48] + (2**40).to_bytes(8, "little")
+    assert NodeEntry.unpack(silent.pack()) == silent
+    with pytest.raises(ValueError, match="drop_until_ns wants silent"):
+        replace(silent, silent=False).pack()
 
 
 def test_service() -> None:
