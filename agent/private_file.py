@@ -70,16 +70,26 @@ def read_own(path: Path, max_bytes: int) -> bytes:
     return content
 
 
+def create(path: Path, content: str, *, sync: bool = False) -> None:
+    """Write a new file, for this user alone. Raises FileExistsError if it is there. `sync`: it survives a crash."""
+    descriptor = open_file(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(content)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError:
+        path.unlink()
+        raise
+
+
 def write(path: Path, content: str, *, sync: bool = False) -> None:
     """Replace a file as a whole, for this user alone: no reader ever sees half of it. `sync`: it survives a crash."""
-    aside = path.with_suffix(".new")
+    aside = path.with_name(f"{path.name}.new")
     with contextlib.suppress(FileNotFoundError):
         aside.unlink()
-    with os.fdopen(open_file(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w", encoding="utf-8") as file:
-        file.write(content)
-        if sync:
-            file.flush()
-            os.fsync(file.fileno())
+    create(aside, content, sync=sync)
     os.replace(aside, path)
 
 

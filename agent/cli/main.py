@@ -23,6 +23,7 @@ from agent.cli.backend import backend
 from agent.cli.bgp import bgp
 from agent.cli.config import config
 from agent.cli.deny import deny
+from agent.cli.key import key
 from agent.cli.lab import lab
 from agent.cli.node import drain, explain, leave, status, undrain
 from agent.errors import AgentError, NotRunningError
@@ -45,6 +46,7 @@ COMMANDS = (
     deny,  # list | add | del
     # the services and their configuration
     config,  # check
+    key,  # new | rotate | promote | forget [FILE]
     agent,  # run | reload | detach
     bgp,  # run | reload
     # a cluster on one machine

@@ -88,7 +88,7 @@ def test_texts_that_are_not_a_state(tmp_path: Path, text: str) -> None:
 
 def test_only_this_user_has_access(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
-    (tmp_path / "state.new").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "state.json.new").symlink_to(tmp_path / "elsewhere")
     StateFile(path, SavedState()).save(SAVED)
     assert path.stat().st_mode & 0o777 == 0o600
     assert [one.name for one in tmp_path.iterdir()] == ["state.json"], "a planted link is replaced, not followed"
