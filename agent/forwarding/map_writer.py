@@ -203,7 +203,10 @@ class MapWriter:
         self._write_up(up)
         own6 = self._ends[self._own]
         # EpochBanks fills in the key and all that depends on the epoch.
-        conf = NodeConf(indexes[self._own], tag_of(self._own), b"", address=self._own, address6=own6)
+        conf = NodeConf(
+            indexes[self._own], tag_of(self._own), b"", address=self._own, address6=own6,
+            cluster=self._config.cluster, echo_port=self._config.members.port,
+        )  # fmt: skip
         hashes = {service.name: service.hash for service in self._config.services}
         await self._epoch_banks.apply(epoch_switch, candidates, hashes, indexes, conf, now)
         self._write_services(up)

@@ -4,6 +4,7 @@
 from bpf.layout import limits
 from bpf.layout.conf import ConfFlag
 from bpf.layout.counter import Counter
+from bpf.layout.echo import ECHO_STRUCT, EchoFlag, EchoKind, Way
 from bpf.layout.map_spec import STRUCTS
 from bpf.layout.node import NodeFlag
 from bpf.layout.service import Affinity, Forward, ServiceFlag
@@ -19,14 +20,18 @@ _ENUMS = {
     "NODE_": NodeFlag,
     "AFFINITY_": Affinity,
     "FORWARD_BY_": Forward,
+    "ECHO_": EchoKind,
+    "ECHO_FLAG_": EchoFlag,
+    "WAY_": Way,
 }
 """By the prefix that the names have in C."""
 
 
 def assertions() -> str:
     """Return the assertions: sizes and offsets of all structs, all numbers and limits."""
-    checks = [f"sizeof(struct {struct.name}) == {struct.size}" for struct in STRUCTS]
-    for struct in STRUCTS:
+    structs = (*STRUCTS, ECHO_STRUCT)
+    checks = [f"sizeof(struct {struct.name}) == {struct.size}" for struct in structs]
+    for struct in structs:
         offsets = struct.offsets().items()
         checks += [f"__builtin_offsetof(struct {struct.name}, {field}) == {at}" for field, at in offsets]
     for prefix, enum in _ENUMS.items():

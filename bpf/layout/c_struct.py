@@ -9,16 +9,18 @@ from struct import Struct
 class CStruct:
     """A C struct: its name and its fields with their `struct` formats, padding included.
 
-    Big-endian fields are bytes here ("16s", "2s"): addresses and ports are in network order.
+    Big-endian fields are bytes here ("16s", "2s"): addresses and ports are in network order. Where all fields are
+    numbers in network order, `order` is "!".
     """
 
     name: str
     fields: tuple[tuple[str, str], ...]
+    order: str = "="
 
     @property
     def codec(self) -> Struct:
         """All fields in order."""
-        return Struct("=" + "".join(form for _, form in self.fields))
+        return Struct(self.order + "".join(form for _, form in self.fields))
 
     @property
     def size(self) -> int:

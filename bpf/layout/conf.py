@@ -32,6 +32,9 @@ CONF_STRUCT: Final = CStruct(
         ("unmetered", "B"),
         ("address", "4s"),
         ("address6", "16s"),
+        ("cluster", "I"),
+        ("echo_port", "2s"),
+        ("pad", "2x"),
         ("zero", "4x"),
     ),
 )
@@ -89,7 +92,8 @@ class NodeConf:
     is the agent's number of it. `other` is a second epoch that is used too. Forwards with hop >= 2 (where two epochs
     alternate: 3) are limited to `again_per_s` a second on each CPU, `again_burst` of them at once; the clock moves in
     ticks of up to 10 ms, so a burst below 10 ms' worth lowers the rate. `address` and `address6` are this node's own
-    ends of tunnels; with None it neither accepts nor sends tunnels of that family.
+    ends of tunnels; with None it neither accepts nor sends tunnels of that family. There it answers the echo questions
+    (echo.py) of `cluster` that come to UDP port `echo_port`.
     """
 
     self_index: int
@@ -102,6 +106,8 @@ class NodeConf:
     bank: int = 0
     epoch: int = 0
     other: OtherEpoch | None = None
+    cluster: int = 0
+    echo_port: int = 0
 
     def pack(self, vip_filter: int, flags: int) -> bytes:
         """Encode as `struct conf`; `vip_filter` and `flags` follow from the contents of other maps."""
@@ -118,6 +124,7 @@ class NodeConf:
         return CONF_STRUCT.codec.pack(
             vip_filter, *words, *more, epoch, other, cost_ns, burst_ns, self.self_index, self.self_tag, self.bank,
             bool(self.other), flags, order, unmetered, pack_address(self.address)[:4], pack_address(self.address6),
+            self.cluster, self.echo_port.to_bytes(2, "big"),
         )  # fmt: skip
 
     @classmethod
@@ -125,7 +132,8 @@ class NodeConf:
         """Decode `struct conf`; None if it was never written."""
         fields = CONF_STRUCT.codec.unpack(data)
         at = 1 + BANKS * KEY_WORDS + BANKS
-        cost_ns, burst_ns, index, tag, bank, two_banks, _flags, _order, unmetered, address, address6 = fields[at:]
+        cost_ns, burst_ns, index, tag, bank, two_banks, _flags, _order, unmetered, *rest = fields[at:]
+        address, address6, cluster, echo_port = rest
         if not index:
             return None
         keys = [Struct("<2Q").pack(*fields[1 + bank * KEY_WORDS :][:2]) for bank in range(BANKS)]
@@ -134,7 +142,7 @@ class NodeConf:
         return cls(
             index, tag, keys[bank], 1_000_000_000 // cost_ns, burst_ns // cost_ns,
             IPv4Address(address) if any(address) else None, IPv6Address(address6) if any(address6) else None,
-            bank, epochs[bank], other,
+            bank, epochs[bank], other, cluster, int.from_bytes(echo_port, "big"),
         )  # fmt: skip
 
 

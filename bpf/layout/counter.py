@@ -36,19 +36,20 @@ class Counter(IntEnum):
     FORWARD_FIRST = 19
     FORWARD_AGAIN = 20
     REPLY_TOO_BIG = 21
-    DROP_GRACE = 22
-    DROP_SILENT = 23
-    DROP_HOP_LIMIT = 24
-    DROP_RATE_LIMIT = 25
-    DROP_FRAGMENT = 26
-    DROP_MALFORMED = 27
-    DROP_IPV6_HEADERS = 28
-    DROP_LAND = 29
-    DROP_MARTIAN = 30
-    DROP_DENIED = 31
-    DROP_NO_MEMBER = 32
-    DROP_TOO_BIG = 33
-    DROP_NO_HEADROOM = 34
+    REPLY_ECHO = 22
+    DROP_GRACE = 23
+    DROP_SILENT = 24
+    DROP_HOP_LIMIT = 25
+    DROP_RATE_LIMIT = 26
+    DROP_FRAGMENT = 27
+    DROP_MALFORMED = 28
+    DROP_IPV6_HEADERS = 29
+    DROP_LAND = 30
+    DROP_MARTIAN = 31
+    DROP_DENIED = 32
+    DROP_NO_MEMBER = 33
+    DROP_TOO_BIG = 34
+    DROP_NO_HEADROOM = 35
 
 
 STATS_STRUCT: Final = CStruct("stats", (("count", f"{len(Counter)}Q"),))
@@ -158,6 +159,11 @@ DESCRIPTIONS: Final[dict[Counter, Description]] = {
         'The packet does not fit into the tunnel. Its client gets ICMP "too big".',
         "Raise the MTU between the nodes. TCP should not meet this: check that the MSS clamp works (`lbctl status`).",
     ),
+    Counter.REPLY_ECHO: Description(
+        "Another node asked whether the data path of this node is alive, and the program answered.",
+        "None: 20 a second from each node. If it stays 0 beside other nodes, check that UDP to `members.port` gets"
+        " here.",
+    ),
     Counter.DROP_GRACE: Description(
         "No node has the connection, but the row changed a moment ago. TCP sends the packet again.",
         "None for 30 s after a change. If it goes on, members flap: see `lbctl status` and the log.",
@@ -219,7 +225,7 @@ _PREFIXES: Final = {
     "pass": "Passed to the kernel unmodified.",
     "deliver": "Delivered to this node's server, by the kernel.",
     "forward": "Sent to another node.",
-    "reply": "Answered to the client by the program.",
+    "reply": "Answered by the program, to the sender.",
     "drop": "Dropped.",
 }
 _COMMAND: Final = "python -m bpf.layout.counter > docs/counters.md"

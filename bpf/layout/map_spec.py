@@ -13,6 +13,7 @@ from bpf.layout import limits
 from bpf.layout.c_struct import CStruct
 from bpf.layout.conf import CONF_STRUCT
 from bpf.layout.counter import STATS_STRUCT, Counter
+from bpf.layout.echo import ECHO_STATE_STRUCT
 from bpf.layout.node import NODE_STRUCT
 from bpf.layout.prefix import PREFIX_STRUCT
 from bpf.layout.row import ROW_STRUCT
@@ -23,7 +24,7 @@ from bpf.layout.uplink import UPLINK_STRUCT
 
 STRUCTS: Final[tuple[CStruct, ...]] = (
     CONF_STRUCT, UPLINK_STRUCT, SERVICE_KEY_STRUCT, SERVICE_STRUCT, SERVICE_CACHE_STRUCT, NODE_STRUCT, ROW_STRUCT,
-    STATS_STRUCT, PREFIX_STRUCT, SAMPLING_STRUCT, SAMPLE_STRUCT,
+    STATS_STRUCT, PREFIX_STRUCT, SAMPLING_STRUCT, SAMPLE_STRUCT, ECHO_STATE_STRUCT,
 )  # fmt: skip
 """All structs of lb.h that are in the maps."""
 
@@ -92,6 +93,7 @@ def map_specs(rows: int) -> tuple[MapSpec, ...]:
         MapSpec("spent", MapType.PERCPU_ARRAY, 4, 8, limits.RATE_LIMITS),
         MapSpec("node_prefixes", MapType.LPM_TRIE, PREFIX_STRUCT.size, 4, limits.PREFIXES, NO_PREALLOC),
         MapSpec("node_prefix4", MapType.ARRAY, 4, 8, 1),
+        MapSpec("echo_state", MapType.ARRAY, 4, ECHO_STATE_STRUCT.size, 1),
         MapSpec("sampling", MapType.ARRAY, 4, SAMPLING_STRUCT.size, 1),
         MapSpec("samples", MapType.RINGBUF, 0, 0, _SAMPLES_SIZE),
         MapSpec("mss", MapType.HASH, SERVICE_KEY_STRUCT.size, 4, limits.SERVICES),

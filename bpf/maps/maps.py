@@ -12,6 +12,7 @@ from bpf.layout.map_spec import map_specs
 from bpf.layout.service import ServiceKey
 from bpf.maps.conf_map import ConfMap
 from bpf.maps.counter_map import CounterMap
+from bpf.maps.echo_map import EchoMap
 from bpf.maps.mss_map import MssMap
 from bpf.maps.node_map import NodeMap
 from bpf.maps.pinned_map import PinnedMap
@@ -38,6 +39,7 @@ class Maps:
         self.node_prefixes = NodePrefixes(pinned["node_prefixes"], pinned["node_prefix4"])
         self.deny_list = DenyList(pinned["denied"], self.conf)
         self.mss = MssMap(pinned["mss"])
+        self.echo_state = EchoMap(pinned["echo_state"])
         self.sampling = SamplingMap(pinned["sampling"], pinned["samples"], self.conf)
 
     @classmethod

@@ -63,6 +63,7 @@ enum counter {
 	FORWARD_FIRST, /* The packet was sent to another node with hop 1. */
 	FORWARD_AGAIN, /* The packet was sent to another node with hop 2 or more, in search of an older owner. */
 	REPLY_TOO_BIG, /* The packet does not fit into the tunnel, and an ICMP error was sent to the client. */
+	REPLY_ECHO,    /* An echo question was answered. */
 
 	DROP_GRACE,        /* No node of the chain is left to try, but the row has just changed: TCP sends again. */
 	DROP_SILENT,       /* No node of the chain is left to try, but a silent one may come back with the flow. */
@@ -101,6 +102,9 @@ struct conf {
 	u8 unmetered;            /* so many forwards of a packet are not rate-limited: 1 or 2 */
 	__be32 address;          /* where tunnels to this node end, and the source of those from it; 0: none */
 	__be32 address6[4];      /* the same for IPv6 */
+	u32 cluster;             /* whose echo questions are answered ... */
+	__be16 echo_port;        /* ... and the UDP port that they come to */
+	u16 pad;                 /* always 0 */
 	u32 zero;                /* always 0; see verifier.h */
 };
 
@@ -196,6 +200,42 @@ struct prefix {
 	u32 family;
 	__be32 address[4];
 };
+
+/* What the agent adds to the answers to echo questions. */
+struct echo_state {
+	u64 heartbeat_ns; /* CLOCK_MONOTONIC; 0: none yet */
+	u64 boot;
+	u32 view_digest;
+	u32 tables_digest;
+	u32 ready;
+	u32 pad;
+};
+
+/* An echo question or its answer, the payload of a UDP datagram; see bpf/layout/echo.py. */
+struct echo {
+	__be32 magic;
+	u8 kind;
+	u8 flags;
+	__be16 version;
+	__be32 cluster;
+	__be32 heartbeat_age_ms;
+	__be64 nonce;
+	__be64 boot;
+	__be32 epoch[BANKS];
+	__be32 view_digest;
+	__be32 tables_digest;
+	u8 back[6]; /* by way of a marker, the asker's MAC, which is in no header then */
+	u8 way;
+	u8 zero[9];
+};
+
+#define ECHO_MAGIC 0x4c424543 /* "LBEC" */
+#define ECHO_VERSION 1
+#define ECHO_NEVER 0xffffffff /* heartbeat_age_ms without a heartbeat */
+
+enum { ECHO_QUESTION = 1, ECHO_ANSWER = 2 };
+enum { ECHO_FLAG_READY = 1, ECHO_FLAG_DATA_PATH = 2 };
+enum { WAY_PLAIN, WAY_TUNNEL, WAY_MARKER };
 
 #define ANY_SAMPLE 0xffffffff
 #define SAMPLE_BYTES 128

@@ -33,6 +33,8 @@ BPF_TABLE_PINNED("lpm_trie", struct prefix, u32, denied, PREFIXES, PINS "/denied
 /* One IPv4 prefix of node addresses: address in the lower half, mask in the upper, as in a packet; 0: none. */
 BPF_TABLE_PINNED("array", u32, u64, node_prefix4, 1, PINS "/node_prefix4");
 
+BPF_TABLE_PINNED("array", u32, struct echo_state, echo_state, 1, PINS "/echo_state");
+
 BPF_TABLE_PINNED("array", u32, struct sampling, sampling, 1, PINS "/sampling");
 
 /* Sampled packets, until they are read. BCC has a macro for ring buffers, but not for pinned ones. */

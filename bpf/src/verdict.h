@@ -23,8 +23,8 @@
 /* To another node. */
 #define FORWARDS (SET_OF(FORWARD_FIRST) | SET_OF(FORWARD_AGAIN))
 
-/* Back to the client. */
-#define REPLIES SET_OF(REPLY_TOO_BIG)
+/* Back to the sender. */
+#define REPLIES (SET_OF(REPLY_TOO_BIG) | SET_OF(REPLY_ECHO))
 
 #define DROPS                                                                                                          \
 	(SET_OF(DROP_GRACE) | SET_OF(DROP_SILENT) | SET_OF(DROP_HOP_LIMIT) | SET_OF(DROP_RATE_LIMIT) |                 \

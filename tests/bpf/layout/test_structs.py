@@ -90,18 +90,19 @@ def test_uplink() -> None:
 @pytest.mark.parametrize("per_s", [1, 1_000, 200_000, 3_000_000, 2_000_000_000])
 def test_conf(per_s: int) -> None:
     outer = (IPv4Address("10.0.0.11"), IPv6Address("2001:db8::b"))
-    conf = NodeConf(5, 0x0B, bytes(range(16)), per_s, 4, *outer)
+    conf = NodeConf(5, 0x0B, bytes(range(16)), per_s, 4, *outer, cluster=4242, echo_port=4742)
     data = conf.pack(2**63, ConfFlag.SAMPLE)
-    assert len(data) == 224
+    assert len(data) == 232
     back = NodeConf.unpack(data)
     assert back is not None
     assert (back.self_index, back.self_tag, back.hash_key) == (5, 0x0B, bytes(range(16)))
     assert (back.address, back.address6) == outer
+    assert (back.cluster, back.echo_port) == (4242, 4742)
     assert back.again_per_s == pytest.approx(min(per_s, 1_000_000_000), rel=0.01)
     ends = ConfFlag.OUTER_4 | ConfFlag.OUTER_6
     assert derived_fields(data) == (2**63, ConfFlag.SAMPLE | ends)
     assert with_derived_fields(data, 1, ConfFlag.DENY | ends) == conf.pack(1, ConfFlag.DENY)
-    assert NodeConf.unpack(bytes(224)) is None
+    assert NodeConf.unpack(bytes(232)) is None
 
 
 def test_conf_of_two_epochs() -> None:

@@ -17,6 +17,7 @@ from bpf.errors import BpfError
 from bpf.kernel import bpf_map
 from bpf.kernel.pin import open_pin, pin_object
 from bpf.layout.conf import ConfFlag, NodeConf
+from bpf.layout.echo import EchoState
 from bpf.layout.limits import CHAIN, NODES, SERVICE_CACHE, SLOTS
 from bpf.layout.map_spec import MapSpec, MapType
 from bpf.layout.node import NodeEntry
@@ -68,12 +69,14 @@ def test_next_process_reads_everything_back(folder: Path) -> None:
     first.nodes.write(NODES - 1, NODE)
     first.tables.swap(1, rows, grace)
     first.services.write(ECHO, ServiceEntry(1, up=True))
+    first.echo_state.write(EchoState(1, 2, 3, 4, ready=True))
     first.close()
 
     second = Maps.open(folder, ROWS)
     assert second.conf.read() == CONF
     assert second.nodes.read() == {3: NODE, NODES - 1: NODE}
     assert second.services.read() == {ECHO: ServiceEntry(1, up=True)}
+    assert second.echo_state.read() == EchoState(1, 2, 3, 4, ready=True)
     read, deadlines = second.tables.rows(1), second.tables.grace(1)
     assert read is not None
     assert deadlines is not None
