@@ -55,6 +55,8 @@ def check(path: Path, offline: bool, output: str) -> None:
         if os.geteuid() != 0:
             not_checked = ["ExaBGP's own check, which needs root"]
     services = [f"{s.name} {endpoint(s.vip, s.port)}/{s.protocol}" for s in config.services]
+    if config.members.key_warning:
+        warnings += (config.members.key_warning,)
     lines = [f"{file.locate(path, warning)}" for warning in warnings]
 
     def print_text(_: object) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from agent.config.fields import AnyNetwork, NodeAddress, Port, Section, fault
+from agent.errors import SettingError
 
 _GUE_PORT = 6080  # bpf/src/decap.h: what comes there is a tunnel
 
@@ -52,3 +53,19 @@ class MembersConfig(Section):
             if address in self.static[:i]:
                 raise fault(f"static[{i}]", f"{address} is listed twice", other=f"static[{self.static.index(address)}]")
         return self
+
+    @property
+    def key_warning(self) -> SettingError | None:
+        """What a missing or public key leaves open; None if there is a key file."""
+        if self.key:
+            return SettingError(
+                "members.key",
+                f"is none: whoever can send to UDP port {self.port} can speak for a node; unless the nodes' network is "
+                "closed, make a key with `lbctl key new`",
+            )
+        if self.key_file is None:
+            missing = (
+                "is missing: this node accepts no other; make a key with `lbctl key new`, and copy it to all nodes"
+            )
+            return SettingError("members.key_file", missing)
+        return None

@@ -30,7 +30,7 @@ node: {interface: lo}
 services:
   - {name: web, vip: 192.0.2.10, protocol: tcp, port: 443}
 bgp: {local_as: 65001, identity_prefix: 10.254.0.0/16, peers: [{address: 10.0.0.1, as: 65000}]}
-members: {allow: [10.0.0.0/16]}
+members: {allow: [10.0.0.0/16], key: none}
 """
 
 

@@ -128,7 +128,7 @@ def configuration(size: Size) -> Config:
     return parse(
         f"cluster: 7\nnode: {{interface: node0}}\nservices:\n{services}\n"
         f"bgp: {{local_as: 65001, identity_prefix: 10.254.0.0/16, peers: [{peers}]}}\n"
-        "members: {allow: [10.0.0.0/16]}\n",
+        "members: {allow: [10.0.0.0/16], key: none}\n",
         "lb.yml",
     )
 

@@ -27,7 +27,7 @@ bgp:
   local_as: 65001
   identity_prefix: 10.254.0.0/16
   peers: [{address: 10.0.0.1, as: 65000, hold_time_s: 90, bfd: {interval_ms: 200, multiplier: 4}}]
-members: {allow: [10.0.0.0/24]}
+members: {allow: [10.0.0.0/24], key: none}
 xdp: {mode: "off"}
 """
 LAB = """

@@ -91,7 +91,7 @@ bgp:
   peers:
     - {{address: 10.0.0.1, as: 65000, hold_time_s: 3{options}}}
     - {{address: "fd00::1", as: 65000, hold_time_s: 3{options}}}
-members: {{allow: [10.0.0.0/24, "fd00::/64"]}}
+members: {{allow: [10.0.0.0/24, "fd00::/64"], key: none}}
 xdp: {{mode: "off"}}
 """
 

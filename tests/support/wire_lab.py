@@ -111,7 +111,7 @@ bgp:
   {allow}
   peers:
 {peers}
-members: {{allow: [10.0.0.0/24, "2001:db8::/64"]}}
+members: {{allow: [10.0.0.0/24, "2001:db8::/64"], key: none}}
 """
 
 

@@ -25,9 +25,13 @@ bgp:
   identity_prefix: 10.254.0.0/16
   peers:
     - {address: 10.0.0.1, as: 65000}
-members: {allow: [127.0.0.0/24]}
+members: {allow: [127.0.0.0/24], key_file: cluster.key}
 """
 OFFLINE = ["the node's interfaces and addresses", "key and password files", "ExaBGP's own check"]
+KEY_NONE = (
+    "members.key: is none: whoever can send to UDP port 4742 can speak for a node; unless the nodes' network is "
+    "closed, make a key with `lbctl key new`"
+)
 NOT_CHECKED = [] if os.geteuid() == 0 else ["ExaBGP's own check, which needs root"]
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="starts a network namespace, or ExaBGP's check")
 
@@ -50,19 +54,38 @@ def check(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     (tmp_path / "lb.yml").write_text(LO)
+    key = tmp_path / "cluster.key"
+    key.write_text("00112233445566778899aabbccddeeff\n")
+    key.chmod(0o600)
     return tmp_path / "lb.yml"
 
 
 def test_file_of_another_machine(check: Check) -> None:
     service = "echo 10.99.0.1:7000/tcp"
-    assert check(LAB_CONFIG, "--offline") == f"{LAB_CONFIG}: valid ({service})\nnot checked: {', '.join(OFFLINE)}\n"
+    warning = f"{LAB_CONFIG}:30:8: {KEY_NONE}"
+    assert check(LAB_CONFIG, "--offline").splitlines() == [
+        f"warning: {warning}", f"{LAB_CONFIG}: valid ({service})", f"not checked: {', '.join(OFFLINE)}",
+    ]  # fmt: skip
     assert json.loads(check(LAB_CONFIG, "--offline", "-o", "json")) == {
-        "ok": True, "file": str(LAB_CONFIG), "services": [service], "warnings": [], "not_checked": OFFLINE,
+        "ok": True, "file": str(LAB_CONFIG), "services": [service], "warnings": [warning], "not_checked": OFFLINE,
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("options", [[], ["--offline"]])
+def test_key_that_is_missing_or_public(check: Check, path: Path, options: list[str]) -> None:
+    path.write_text(LO.replace(", key_file: cluster.key", ""))
+    assert check(path, *options).splitlines()[0] == (
+        f"warning: {path}:10:10: members.key_file: is missing: this node accepts no other; make a key with "
+        "`lbctl key new`, and copy it to all nodes"
+    )
+    path.write_text(LO.replace("key_file: cluster.key", "key: none"))
+    assert check(path, *options).splitlines()[0] == f"warning: {path}:10:39: {KEY_NONE}"
+    path.write_text(LO)
+    assert "warning" not in check(path, *options)
+
+
 def test_offline_needs_no_secret_of_the_machine(check: Check, path: Path) -> None:
-    path.write_text(LO + "table: {key_file: absent, previous: {key_file: gone}}\n")
+    path.write_text(LO.replace("cluster.key", "nowhere") + "table: {key_file: absent, previous: {key_file: gone}}\n")
     assert "valid" in check(path, "--offline")
     assert "table.key_file" in check(path, code=1)
 
