@@ -5,6 +5,7 @@ ROUTER ?= bird
 T ?= tests
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+LOCK_ARGS ?=
 # Most of a lab's time is waiting: more workers than a small machine has CPUs.
 WORKERS ?= 4
 PYTEST = .venv/bin/python -m pytest
@@ -13,7 +14,7 @@ PYTEST = .venv/bin/python -m pytest
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX = $(CURDIR)/.venv/pycache
 
-.PHONY: demo check lint test proof bench bench-xdp routers clean
+.PHONY: demo check lint test proof bench bench-xdp routers lock clean
 
 demo: .venv/ready  ## a real cluster, its failures, and what became of the connections
 	.venv/bin/python -m topology.demo --router $(ROUTER) --json demo.json
@@ -41,10 +42,17 @@ routers: .venv/ready  ## write the labs' router configurations again, each by th
 	@for file in topology/routers/*.conf tests/bench/lab/bird.conf tests/cluster/uplinks/bird.conf; do \
 		.venv/bin/$$(sed -n 's/^[#!] Made by: //p' $$file) >$$file.new && mv $$file.new $$file || exit 1; done
 
-.venv/ready: setup.sh pyproject.toml constraints.txt
+# For the oldest Python that is supported; the hashes are of a release's files for all. A pinned version stays as it is,
+# unless LOCK_ARGS="--upgrade" or "--upgrade-package NAME" says otherwise.
+lock: export UV_CUSTOM_COMPILE_COMMAND = make lock
+lock:  ## resolve pyproject.toml again, into what setup.sh installs
+	pipx run uv pip compile --quiet --python-version 3.11 --python-platform linux --generate-hashes --no-annotate \
+		--extra test --group setup $(LOCK_ARGS) --output-file requirements/test.txt pyproject.toml
+
+.venv/ready: setup.sh pyproject.toml requirements/test.txt
 	./setup.sh
 
-.venv/bench-ready: setup.sh pyproject.toml constraints.txt
+.venv/bench-ready: setup.sh pyproject.toml requirements/test.txt
 	./setup.sh bench
 
 clean:

@@ -72,7 +72,10 @@ echo "anylb: preparing .venv"
     rm -rf .venv
     /usr/bin/python3 -m venv --system-site-packages .venv
 }
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]' ||
-    fail "pip could not install the Python packages that pyproject.toml names: see above"
+pip() { .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@"; }
+pip --require-hashes --no-deps --only-binary :all: --requirement requirements/test.txt ||
+    fail "pip could not install the Python packages of requirements/test.txt: see above"
+# The tree itself has no hash: by what was just installed, and nothing else.
+pip --no-build-isolation --no-deps --no-index --editable . || fail "pip could not install this tree: see above"
 touch .venv/ready
 [ "${1:-}" != bench ] || touch .venv/bench-ready
