@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 
 from agent.address import Address
 from agent.announcing.local_address import LocalAddresses
 from agent.config.bgp import PeerConfig
 from agent.config.schema import Config
 from agent.errors import AgentError
+from agent.membership.identity import identity_address
 from bgp.bfd.config import BfdTimers
 from bgp.router.facts import Neighbor, Router, SessionSettings
 
@@ -24,18 +25,26 @@ from bgp.router.facts import Neighbor, Router, SessionSettings
 class NodeAddress:
     """An address from which a node speaks BGP, and the node's AS if it differs from the configuration.
 
-    A link-local address has the zone of the router's interface: fe80::11%eth1.
+    A link-local address has the zone of the router's interface: fe80::11%eth1. `node`: the node's own address, from
+    which its identity follows; None if it is not known.
     """
 
     name: str
     address: Address
     asn: int | None = None
+    node: IPv4Address | None = None
 
     @staticmethod
-    def of(name: str | None, address: Address, asn: int | None = None) -> NodeAddress:
-        """Return it with a name that every router accepts; a node's IPv6 session has its own."""
+    def of(name: str | None, address: Address, asn: int | None = None, node: IPv4Address | None = None) -> NodeAddress:
+        """Return it with a name that every router accepts; a node's IPv6 session has its own.
+
+        An IPv4 address is taken for the node's own unless `node` is given.
+        """
         unique = name and (f"{name}_v6" if address.version == 6 else name)
-        return NodeAddress(unique or "node_" + re.sub(r"[^0-9a-z]+", "_", str(address)).strip("_"), address, asn)
+        if node is None and isinstance(address, IPv4Address):
+            node = address
+        unique = unique or "node_" + re.sub(r"[^0-9a-z]+", "_", str(address)).strip("_")
+        return NodeAddress(unique, address, asn, node)
 
 
 def routers_of(peers: Sequence[PeerConfig]) -> list[list[PeerConfig]]:
@@ -65,7 +74,7 @@ def own_addresses(peers: Sequence[PeerConfig], local: LocalAddresses) -> list[No
             raise AgentError(f"bgp.peers: {peer.address}: which interface of the router is it? Give it with {option}")
         if address is not None:
             found[address] = None
-    return [NodeAddress.of(None, address) for address in found]
+    return [NodeAddress.of(None, address, node=local.address) for address in found]
 
 
 def router_config(
@@ -95,7 +104,7 @@ def router_config(
         if not known:
             raise AgentError(f"bgp.peers: {peers[0].address}: the router has no IPv4 address here; give --router-id")
         router_id = known[0]
-    # Twice the routes of a node, so that a new VIP does not exceed the limit.
+    # Twice the routes of a node (its VIPs and its identity), so that new VIPs do not exceed the limit.
     limit = max(16, 2 * (len(config.vips) + 1))
     return Router(
         asn, router_id, tuple(neighbors), config.allowed, config.bgp.identity_prefix, limit, log=log, made_by=made_by
@@ -120,6 +129,12 @@ def _neighbor(config: Config, peer: PeerConfig, node: NodeAddress) -> Neighbor:
         password_file=str(peer.password_file) if peer.password_file else None,
         bfd=BfdTimers(peer.bfd.interval_ms, peer.bfd.multiplier) if peer.bfd else None,
     )
+    identity = None
+    if "ipv4" in session.families:
+        if node.node is None:
+            option = f"--node {node.name.removesuffix('_v6')}={node.address},NODE-ADDRESS"
+            raise AgentError(f"{node.address}: which node's is it? The router accepts its identity alone: {option}")
+        identity = IPv4Network(identity_address(config, node.node))
     interface = node.address.scope_id if isinstance(node.address, IPv6Address) else None
     bare = ip_address(str(node.address).partition("%")[0])
-    return Neighbor(node.name, bare, asn, session, interface)
+    return Neighbor(node.name, bare, asn, session, identity, interface)

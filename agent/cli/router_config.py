@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _NODE = re.compile(
     r"(?:(?P<name>[A-Za-z][A-Za-z0-9_]{0,30})=)?(?P<address>[0-9a-fA-F.:]+(?:%[A-Za-z0-9_.-]{1,15})?)(?:@(?P<asn>[0-9]{1,10}))?"
+    r"(?:,(?P<node>[0-9.]+))?"
 )
 
 
@@ -44,28 +45,35 @@ def _router_id(_: click.Context, __: click.Parameter, value: str | None) -> IPv4
 def _nodes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[NodeAddress, ...]:
     from agent.announcing.router_config import NodeAddress
 
-    found = []
+    found: list[tuple[str | None, Address, int | None, IPv4Address | None]] = []
+    named: dict[str | None, IPv4Address] = {}
     for value in values:
         match = _NODE.fullmatch(value)
         if match is None:
-            raise click.BadParameter(f"{value} is not [NAME=]ADDRESS[@AS], such as b1=10.0.0.11 or 10.0.0.12@65002")
+            raise click.BadParameter(
+                f"{value} is not [NAME=]ADDRESS[@AS][,NODE], such as b1=10.0.0.11 or 10.0.0.12@65002"
+            )
         try:
             address = ip_address(match["address"])
+            node = IPv4Address(match["node"]) if match["node"] else None
         except ValueError as error:
             raise click.BadParameter(str(error)) from None
         asn = int(match["asn"]) if match["asn"] else None
         if asn is not None and not 0 < asn < (1 << 32) - 1:
             raise click.BadParameter(f"{value}: {asn} is not in 1-4294967294")
-        found.append(NodeAddress.of(match["name"], address, asn))
-    return tuple(found)
+        if match["name"] and (node or isinstance(address, IPv4Address)):
+            named.setdefault(match["name"], node or IPv4Address(str(address)))
+        found.append((match["name"], address, asn, node))
+    return tuple(NodeAddress.of(name, address, asn, node or named.get(name)) for name, address, asn, node in found)
 
 
 @click.command("config")
 @config_option
 @click.option("--router", "kind", type=click.Choice(sorted(KINDS)), required=True, help="What the router runs.")
 @click.option(
-    "--node", "nodes", multiple=True, callback=_nodes, metavar="[NAME=]ADDRESS[@AS]",
-    help="A node, instead of this one; once for each address of its BGP sessions.",
+    "--node", "nodes", multiple=True, callback=_nodes, metavar="[NAME=]ADDRESS[@AS][,NODE]",
+    help="A node, instead of this one; once for each address of its BGP sessions, with the node's own address if that "
+    "is another one and NAME has none yet: only that node's identity is accepted.",
 )  # fmt: skip
 @click.option(
     "--peer", "peers", multiple=True, callback=_address, metavar="ADDRESS",

@@ -17,7 +17,8 @@ def render(router: Router) -> str:
         + [f"  {family};" for family in router.families]
         + ["}"],
         *(_kernel(family) for family in router.families),
-        *(_accepted(router, family) for family in router.families),
+        *(_vips(router, family) for family in router.families),
+        _identities(router),
         *_bfd(router),
         *(_group(router, group) for group in router.peer_groups),
         [_neighbor(group, neighbor) for group in router.peer_groups for neighbor in group.neighbors],
@@ -37,9 +38,15 @@ def _kernel(family: Family) -> list[str]:
     ]
 
 
-def _accepted(router: Router, family: Family) -> list[str]:
-    prefixes = [_host_routes(prefix) for prefix in router.accepted(family)] or ["::/128"]  # a set must not be empty
-    return ["# Routes accepted from nodes: VIPs and identities.", f"define {_set(family)} = [ {', '.join(prefixes)} ];"]
+def _vips(router: Router, family: Family) -> list[str]:
+    none = "0.0.0.0/32" if family == "ipv4" else "::/128"  # a set must not be empty
+    prefixes = [_host_routes(prefix) for prefix in router.vips_of(family)] or [none]
+    return ["# Any node may announce these.", f"define {_set(family)} = [ {', '.join(prefixes)} ];"]
+
+
+def _identities(router: Router) -> list[str]:
+    text = "# A node announces one of these, its own, and receives those of all nodes."
+    return [text, f"define identities = [ {_host_routes(router.identities)} ];"]
 
 
 def _host_routes(prefix: Network) -> str:
@@ -48,7 +55,7 @@ def _host_routes(prefix: Network) -> str:
 
 
 def _set(family: Family) -> str:
-    return f"from_nodes_{family}"
+    return f"vips_{family}"
 
 
 def _bfd(router: Router) -> list[list[str]]:
@@ -80,12 +87,15 @@ def _group(router: Router, group: PeerGroup) -> list[str]:
         lines += [
             f"  {family} {{",
             f"    import where net ~ {_set(family)};",
-            f"    receive limit {router.max_prefixes} action block;",
-            "    export where source = RTS_BGP; # nodes learn of each other",
+            f"    receive limit {router.max_prefixes} action block; # ignores further routes, keeps session and others",
+            f"    export {'where net ~ identities; # nodes learn of each other' if family == 'ipv4' else 'none;'}",
             "  };",
         ]
     return [*lines, "}"]
 
 
 def _neighbor(group: PeerGroup, neighbor: Neighbor) -> str:
-    return f"protocol bgp {neighbor.name} from {group.name} {{ neighbor {neighbor.with_zone} as {neighbor.asn}; }}"
+    """Return the protocol of a neighbor; its own filter replaces the template's."""
+    own = f" ipv4 {{ import where net = {neighbor.identity} || net ~ {_set('ipv4')}; }};" if neighbor.identity else ""
+    remote = f"neighbor {neighbor.with_zone} as {neighbor.asn};"
+    return f"protocol bgp {neighbor.name} from {group.name} {{ {remote}{own} }}"

@@ -58,13 +58,15 @@ class SessionSettings:
 class Neighbor:
     """One session of a node. A node with sessions over IPv4 and IPv6 is two neighbors.
 
-    `interface`: the router's interface towards a link-local address.
+    `identity`: the /32 that the node announces as its identity, and no other node may; None if the session carries no
+    IPv4. `interface`: the router's interface towards a link-local address.
     """
 
     name: str
     address: Address
     asn: int
     session: SessionSettings
+    identity: IPv4Network | None = None
     interface: str | None = None
 
     @property
@@ -86,8 +88,8 @@ class PeerGroup:
 class Router:
     """Everything that a router's configuration contains.
 
-    Nodes may announce the host routes inside `vips` and `identities`. `log`: the file of the router's log; None:
-    syslog. `made_by`: the command that made the configuration.
+    A node may announce the host routes inside `vips` and its own identity; it receives the host routes inside
+    `identities`. `log`: the file of the router's log; None: syslog. `made_by`: the command that made the configuration.
     """
 
     asn: int
@@ -108,6 +110,8 @@ class Router:
                 if one.name == other.name or one.with_zone == other.with_zone:
                     both = f"{other.name} {other.address} and {one.name} {one.address}"
                     raise BgpError(f"router: {both} share a name or an address: give each node's address once")
+            if (one.identity is not None) != ("ipv4" in one.session.families):
+                raise BgpError(f"router: {one.name}: a session has an identity if it carries IPv4, and only then")
             if one.session.internal != (one.asn == self.asn):
                 raise BgpError(f"router: {one.name} in AS {one.asn}: a session is internal in the router's AS only")
 
@@ -135,9 +139,9 @@ class Router:
         numbers = [n.asn for n in self.neighbors if n.asn != self.asn]
         return len(numbers) > len(set(numbers)) or len(self.neighbors) == 1
 
-    def accepted(self, family: Family) -> list[Network]:
-        """Return the prefixes inside which nodes may announce host routes: VIPs and identities."""
-        return [prefix for prefix in (*self.vips, self.identities) if f"ipv{prefix.version}" == family]
+    def vips_of(self, family: Family) -> list[Network]:
+        """Return the prefixes inside which nodes may announce VIPs."""
+        return [prefix for prefix in self.vips if f"ipv{prefix.version}" == family]
 
 
 def commented(mark: str, lines: Iterable[str]) -> list[str]:
@@ -150,8 +154,9 @@ def heading(router: Router, kind: str, mark: str) -> list[str]:
     return commented(
         mark,
         [
-            f"The router's configuration for anylb, for {kind}: nodes announce VIPs and their identities; the router",
-            "routes each VIP over all nodes that announce it, at equal cost, and advertises every route to every node.",
+            f"The router's configuration for anylb, for {kind}: a node announces VIPs and its own identity; the router",
+            "routes each VIP over all nodes that announce it, at equal cost, and advertises identities to every node.",
+            f"All else is refused both ways. A node may announce {router.max_prefixes} routes per address family.",
             *([f"Made by: {router.made_by}"] if router.made_by else []),
         ],
     )

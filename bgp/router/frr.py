@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from bgp.bfd.config import BfdTimers
-from bgp.router.facts import MAX_PATHS, Family, Network, PeerGroup, Router, heading
+from bgp.router.facts import MAX_PATHS, Family, Neighbor, Network, PeerGroup, Router, heading
 
 
 def render(router: Router) -> str:
@@ -12,9 +12,11 @@ def render(router: Router) -> str:
     lines = heading(router, "FRR", "!")
     lines += ["!", "frr defaults traditional", f"log {f'file {router.log}' if router.log else 'syslog'}", "!"]
     lines += ["! Without it 8.4 keeps a stale next-hop group for 180 s after a link flap."]
-    lines += ["zebra nexthop-group keep 1", "!", "! Routes accepted from nodes: VIPs and identities."]
+    lines += ["zebra nexthop-group keep 1", "!"]
     for family in router.families:
-        lines += _accepted(router, family)
+        lines += _prefix_lists(router, family)
+    for neighbor in router.neighbors:
+        lines += _from_node(neighbor)
     lines += ["!", f"router bgp {router.asn}", f" bgp router-id {router.router_id}", " bgp log-neighbor-changes"]
     lines += [" ! By default FRR exchanges no routes over eBGP without a policy (RFC 8212)."]
     lines += [" no bgp ebgp-requires-policy", " no bgp default ipv4-unicast"]
@@ -39,10 +41,29 @@ def render(router: Router) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _accepted(router: Router, family: Family) -> list[str]:
+def _prefix_lists(router: Router, family: Family) -> list[str]:
     keyword = "ip" if family == "ipv4" else "ipv6"
-    rules = [f"permit {_host_routes(prefix)}" for prefix in router.accepted(family)] or ["deny any"]
-    return [f"{keyword} prefix-list from-nodes-{family} {rule}" for rule in rules]
+    vips = [f"permit {_host_routes(prefix)}" for prefix in router.vips_of(family)] or ["deny any"]
+    to_nodes = f"permit {_host_routes(router.identities)}" if family == "ipv4" else "deny any"
+    lines = ["! Any node may announce these."]
+    lines += [f"{keyword} prefix-list vips-{family} {rule}" for rule in vips]
+    return [*lines, "! Nodes learn of each other.", f"{keyword} prefix-list to-nodes-{family} {to_nodes}"]
+
+
+def _from_node(neighbor: Neighbor) -> list[str]:
+    """Return the filter for IPv4 routes from this node: VIPs, and its own identity."""
+    if neighbor.identity is None:
+        return []
+    name = neighbor.name
+    return [
+        f"ip prefix-list identity-{name} permit {neighbor.identity}",
+        f"route-map from-{name} permit 1",
+        f" match ip address prefix-list identity-{name}",
+        "exit",
+        f"route-map from-{name} permit 2",
+        " match ip address prefix-list vips-ipv4",
+        "exit",
+    ]
 
 
 def _host_routes(prefix: Network) -> str:
@@ -84,7 +105,12 @@ def _family(router: Router, family: Family) -> list[str]:
         if family not in group.session.families:
             continue
         name = group.name
-        lines += [f"  neighbor {name} activate", f"  neighbor {name} prefix-list from-nodes-{family} in"]
+        lines += [f"  neighbor {name} activate", f"  neighbor {name} prefix-list to-nodes-{family} out"]
+        if family == "ipv4":
+            lines += [f"  neighbor {n.address} route-map from-{n.name} in" for n in group.neighbors]
+        else:
+            lines += [f"  neighbor {name} prefix-list vips-{family} in"]
+        lines += ["  ! One accepted route more ends the session, for a minute."]
         lines += [f"  neighbor {name} maximum-prefix {router.max_prefixes} restart 1"]
         if group.session.internal:
             lines += ["  ! Nodes must learn of each other.", f"  neighbor {name} route-reflector-client"]

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
-from bgp.router.facts import MAX_PATHS, Neighbor, Router, commented, heading
+from collections.abc import Sequence
+
+from bgp.router.facts import MAX_PATHS, Family, Neighbor, Network, Router, commented, heading
 
 _TRAPS = [
     "",
-    "GoBGP refuses a neighbor for 5 s after it lost the session, whatever the settings below.",
+    "GoBGP refuses a neighbor for 5 s after it lost the session, whatever the settings below. It ends the session of a",
+    "node that sends more routes than max-prefixes, until `gobgp neighbor ADDRESS enable`. Refused routes count too.",
     "",
     "GoBGP installs no routes in the kernel; FRR's zebra can do it, with these lines:",
     "  [zebra.config]",
@@ -30,41 +33,79 @@ def render(router: Router) -> str:
         lines += [f"[global.use-multiple-paths.{kind}.config]", f"  maximum-paths = {MAX_PATHS}"]
     lines += [
         "[global.apply-policy.config]",
-        '  import-policy-list = ["nodes"]',
+        '  import-policy-list = ["from-nodes"]',
         '  default-import-policy = "accept-route"',
+        '  export-policy-list = ["to-nodes"]',
+        '  default-export-policy = "accept-route"',
+        "",
+        *_sets(router),
+        "",
+        *_policies(router),
     ]
-    lines += ['  default-export-policy = "accept-route"', ""]
-    lines += _policy(router)
     for neighbor in router.neighbors:
         lines += ["", *_neighbor(router, neighbor)]
     return "\n".join(lines) + "\n"
 
 
-def _policy(router: Router) -> list[str]:
+def _sets(router: Router) -> list[str]:
+    """Return the sets of neighbors and prefixes; a set of prefixes is of one family."""
     addresses = ", ".join(f'"{neighbor.with_zone}"' for neighbor in router.neighbors)
-    lines = ["# Routes accepted from nodes: VIPs and identities. A set of prefixes is of one family."]
-    lines += [
+    lines = _neighbor_set("nodes", addresses)
+    for family in _vip_families(router):
+        lines += ["# Any node may announce these.", *_prefix_set(f"vips-{family}", router.vips_of(family))]
+    lines += ["# Nodes learn of each other.", *_prefix_set("identities", [router.identities])]
+    for neighbor in router.neighbors:
+        if neighbor.identity is not None:
+            lines += _neighbor_set(neighbor.name, f'"{neighbor.with_zone}"')
+            lines += _prefix_set(f"identity-{neighbor.name}", [neighbor.identity])
+    return lines
+
+
+def _vip_families(router: Router) -> list[Family]:
+    return [family for family in router.families if router.vips_of(family)]
+
+
+def _neighbor_set(name: str, addresses: str) -> list[str]:
+    return [
         "[[defined-sets.neighbor-sets]]",
-        '  neighbor-set-name = "nodes"',
+        f'  neighbor-set-name = "{name}"',
         f"  neighbor-info-list = [{addresses}]",
     ]
-    families = [family for family in router.families if router.accepted(family)]
-    for family in families:
-        lines += ["[[defined-sets.prefix-sets]]", f'  prefix-set-name = "from-nodes-{family}"']
-        for prefix in router.accepted(family):
-            length = prefix.max_prefixlen
-            lines += ["  [[defined-sets.prefix-sets.prefix-list]]"]
-            lines += [f'    ip-prefix = "{prefix}"', f'    masklength-range = "{length}..{length}"']
-    lines += ["", "[[policy-definitions]]", '  name = "nodes"']
-    for family in families:
-        lines += ["  [[policy-definitions.statements]]", f'    name = "{family}"']
-        lines += ["    [policy-definitions.statements.conditions.match-neighbor-set]", '      neighbor-set = "nodes"']
-        lines += ["    [policy-definitions.statements.conditions.match-prefix-set]"]
-        lines += [f'      prefix-set = "from-nodes-{family}"', "    [policy-definitions.statements.actions]"]
-        lines += ['      route-disposition = "accept-route"']
-    lines += ["  [[policy-definitions.statements]]", '    name = "nothing-else"']
-    lines += ["    [policy-definitions.statements.conditions.match-neighbor-set]", '      neighbor-set = "nodes"']
-    return [*lines, "    [policy-definitions.statements.actions]", '      route-disposition = "reject-route"']
+
+
+def _prefix_set(name: str, prefixes: Sequence[Network]) -> list[str]:
+    lines = ["[[defined-sets.prefix-sets]]", f'  prefix-set-name = "{name}"']
+    for prefix in prefixes:
+        length = prefix.max_prefixlen
+        lines += ["  [[defined-sets.prefix-sets.prefix-list]]"]
+        lines += [f'    ip-prefix = "{prefix}"', f'    masklength-range = "{length}..{length}"']
+    return lines
+
+
+def _policies(router: Router) -> list[str]:
+    lines = ["[[policy-definitions]]", '  name = "from-nodes"']
+    for neighbor in router.neighbors:
+        if neighbor.identity is not None:
+            lines += _statement(f"from-{neighbor.name}", neighbor.name, f"identity-{neighbor.name}")
+    for family in _vip_families(router):
+        lines += _statement(f"vips-{family}", "nodes", f"vips-{family}")
+    lines += _statement("nothing-else-from-nodes", "nodes", None)
+    lines += ["[[policy-definitions]]", '  name = "to-nodes"']
+    lines += _statement("identities-to-nodes", "nodes", "identities")
+    return lines + _statement("nothing-else-to-nodes", "nodes", None)
+
+
+def _statement(name: str, neighbors: str, prefixes: str | None) -> list[str]:
+    """Return a statement that accepts these prefixes, or rejects all."""
+    lines = ["  [[policy-definitions.statements]]", f'    name = "{name}"']
+    lines += [
+        "    [policy-definitions.statements.conditions.match-neighbor-set]",
+        f'      neighbor-set = "{neighbors}"',
+    ]
+    if prefixes is not None:
+        lines += ["    [policy-definitions.statements.conditions.match-prefix-set]", f'      prefix-set = "{prefixes}"']
+    disposition = "reject-route" if prefixes is None else "accept-route"
+    return [*lines, "    [policy-definitions.statements.actions]", f'      route-disposition = "{disposition}"']
 
 
 def _neighbor(router: Router, neighbor: Neighbor) -> list[str]:

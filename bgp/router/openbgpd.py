@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
-from bgp.router.facts import PeerGroup, Router, commented, heading
+from collections.abc import Sequence
+
+from bgp.router.facts import Network, PeerGroup, Router, commented, heading
 
 _TRAPS = [
     "",
     "On OpenBSD `fib-update yes`, the default, installs only the best path in the kernel. On Linux OpenBGPD installs",
     "nothing: it advertises routes to nodes, and the host forwards no client traffic.",
+    "",
+    "A node that sends more routes than max-prefix loses its session for a minute. Refused routes count too.",
 ]
 
 
@@ -18,18 +22,21 @@ def render(router: Router) -> str:
     if any(group.session.bfd for group in router.peer_groups):
         lines += ["# OpenBGPD has no BFD: only the hold time detects a node that dies silently.", ""]
     lines += [f"AS {router.asn}", f"router-id {router.router_id}", "holdtime min 3", ""]
-    lines += ["# Routes accepted from nodes: VIPs and identities.", "prefix-set from-nodes {"]
-    for family in router.families:
-        lines += [f"  {prefix} prefixlen = {prefix.max_prefixlen}" for prefix in router.accepted(family)]
-    lines += ["}"]
+    vips = [prefix for family in router.families for prefix in router.vips_of(family)]
+    lines += ["# Any node may announce these.", *_prefix_set("vips", vips)] if vips else []
+    lines += ["# Nodes learn of each other.", *_prefix_set("identities", [router.identities])]
     for group in router.peer_groups:
         lines += ["", *_group(router, group)]
     lines += ["", "# Without a rule that allows it, no route is accepted or advertised (RFC 8212)."]
     for group in router.peer_groups:
-        lines += [f'allow from group "{group.name}" prefix-set from-nodes']
-    lines += ["# Nodes learn of each other."]
-    lines += [f'allow to group "{group.name}"' for group in router.peer_groups]
+        lines += [f'allow from group "{group.name}" prefix-set vips'] if vips else []
+        lines += [f'allow to group "{group.name}" prefix-set identities']
+    lines += [f"allow from {n.with_zone} prefix {n.identity}" for n in router.neighbors if n.identity is not None]
     return "\n".join(lines) + "\n"
+
+
+def _prefix_set(name: str, prefixes: Sequence[Network]) -> list[str]:
+    return [f"prefix-set {name} {{", *(f"  {prefix} prefixlen = {prefix.max_prefixlen}" for prefix in prefixes), "}"]
 
 
 def _group(router: Router, group: PeerGroup) -> list[str]:

@@ -125,8 +125,8 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     router = request.param
     folder = copy_topology(tmp_path_factory.mktemp("announce"))
     edit(folder / "lb.yml", ("bgp:\n", "bgp:\n  allow: [10.99.0.0/24]\n"))
-    edit(folder / "routers/bird.conf", (f"{VIP}/32,", f"{VIP}/32, {SECOND}/32,"))
-    permit = "ip prefix-list from-nodes-ipv4 permit"
+    edit(folder / "routers/bird.conf", (f"[ {VIP}/32 ]", f"[ {VIP}/32, {SECOND}/32 ]"))
+    permit = "ip prefix-list vips-ipv4 permit"
     edit(folder / "routers/frr.conf", (f"{permit} {VIP}/32\n", f"{permit} {VIP}/32\n{permit} {SECOND}/32\n"))
     with (
         cluster_lab(f"announce-{router}", folder / FILES[router], router=router) as cluster,

@@ -30,7 +30,8 @@ bgp:
     - {address: 10.0.0.2, as: 65001}
 members: {allow: [10.0.0.0/24]}
 """
-B1, B2 = NodeAddress("b1", IPv4Address("10.0.0.11")), NodeAddress("b2", IPv4Address("10.0.0.12"), 65002)
+B1 = NodeAddress.of("b1", IPv4Address("10.0.0.11"))
+B2 = NodeAddress.of("b2", IPv4Address("10.0.0.12"), 65002)
 
 
 @pytest.fixture
@@ -45,6 +46,7 @@ def test_nodes_are_the_routers_neighbors(config: Config) -> None:
         ("b1", "10.0.0.11", 65001),
         ("b2", "10.0.0.12", 65002),
     ]
+    assert [str(n.identity) for n in router.neighbors] == ["10.254.0.11/32", "10.254.0.12/32"]
     session = router.neighbors[0].session
     assert (str(session.local), session.hold_time_s, session.internal, session.passive) == ("10.0.0.1", 3, False, True)
     assert [str(vip) for vip in router.vips] == ["192.0.2.10/32"], "two services of a VIP are one prefix"
@@ -108,6 +110,17 @@ def test_each_option_of_a_peer_has_its_counterpart(options: Config) -> None:
     assert [(n.with_zone, str(n.session.local)) for n in router.neighbors] == [("fe80::11%eth3", "fe80::1")]
 
 
+def test_a_sessions_identity_is_that_of_the_node_not_of_the_address(options: Config) -> None:
+    v6 = options.bgp.peers[3].model_copy(update={"families": ("ipv4", "ipv6")})
+    node = NodeAddress.of("b1", ip_address("fd00::99"), node=IPv4Address("10.0.0.11"))
+    (neighbor,) = router_config(options, [v6], [node], IPv4Address("10.0.0.1")).neighbors
+    assert str(neighbor.identity) == "10.254.0.11/32"
+    with pytest.raises(AgentError, match=r"fd00::99: which node's .* --node b1=fd00::99,NODE-ADDRESS"):
+        router_config(options, [v6], [replace(node, node=None)], IPv4Address("10.0.0.1"))
+    local = LocalAddresses(IPv4Address("10.0.0.11"), IPv6Address("fd00::11"))
+    assert [n.node for n in own_addresses([v6], local)] == [IPv4Address("10.0.0.11")]
+
+
 def test_equal_numbers_of_ipv4_and_ipv6_addresses_are_paired(options: Config) -> None:
     a, b, c, v6, link = options.bgp.peers
     assert routers_of([a, v6]) == [[a, v6]]
@@ -145,12 +158,27 @@ def test_each_router_of_the_configuration_is_printed(tmp_path: Path, kind: str) 
 
 
 @pytest.mark.parametrize(
+    ("nodes", "identity"),
+    [
+        (["b1=10.1.0.11,10.0.0.99"], "10.254.0.99"),
+        (["b1=10.0.0.99", "b1=fd00::1"], "10.254.0.99"),
+        (["b1=10.0.0.99@65002"], "10.254.0.99"),
+    ],
+)
+def test_node_is_named_by_its_own_address(tmp_path: Path, nodes: list[str], identity: str) -> None:
+    options = [word for node in nodes for word in ("--node", node)]
+    done = run(tmp_path, "--router", "bird", "--peer", "10.0.0.1", *options)
+    assert f"import where net = {identity}/32 ||" in done.output
+
+
+@pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (["--router", "cisco"], 2, "is not one of"),
         (["--node", "10.0.0.300"], 2, "'10.0.0.300' does not appear to be an IPv4 or IPv6 address"),
-        (["--node", "b-1=10.0.0.11"], 2, "is not [NAME=]ADDRESS[@AS]"),
+        (["--node", "b-1=10.0.0.11"], 2, "is not [NAME=]ADDRESS[@AS][,NODE]"),
         (["--node", "10.0.0.11@0"], 2, "0 is not in 1-4294967294"),
+        (["--node", "10.0.0.11,10.0.0.300"], 2, "Octet 300"),
         (["--peer", "10.0.0.9"], 2, "10.0.0.9 is not in bgp.peers of"),
         (["--router-id", "x"], 2, "x is not an IPv4 address"),
         (["--node", "10.0.0.11", "--node", "10.0.0.11"], 1, "give each node's address once"),

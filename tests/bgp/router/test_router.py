@@ -23,13 +23,14 @@ CHECKS = {
     "openbgpd": ["bgpd", "-n", "-f"],
 }
 V4 = SessionSettings(ip_address("10.0.0.1"), ("ipv4",), hold_time_s=3)
+IDENTITY = ip_network("10.254.0.11/32"), ip_network("10.254.0.12/32"), ip_network("10.254.0.13/32")
 V6 = SessionSettings(ip_address("fd00::1"), ("ipv6",), hold_time_s=3)
 PLAIN = Router(
     65000,
     ip_address("10.0.0.1"),
     (
-        Neighbor("b1", ip_address("10.0.0.11"), 65001, V4),
-        Neighbor("b2", ip_address("10.0.0.12"), 65002, V4),
+        Neighbor("b1", ip_address("10.0.0.11"), 65001, V4, IDENTITY[0]),
+        Neighbor("b2", ip_address("10.0.0.12"), 65002, V4, IDENTITY[1]),
     ),
     (ip_network("192.0.2.10/32"),),
     ip_network("10.254.0.0/16"),
@@ -51,10 +52,16 @@ CASES = {
     "internal": replace(PLAIN, neighbors=INTERNAL),
     "both families": replace(PLAIN, neighbors=DUAL, vips=VIPS),
     "both families, no IPv6 VIP": replace(PLAIN, neighbors=DUAL),
+    "an IPv6 session that carries IPv4": replace(
+        PLAIN, neighbors=(replace(DUAL[2], session=replace(V6, families=("ipv4", "ipv6")), identity=IDENTITY[0]),)
+    ),
+    "no IPv4 VIP": replace(PLAIN, vips=VIPS[1:2]),
     "IPv6 alone": replace(PLAIN, neighbors=DUAL[2:], vips=VIPS[1:2]),
     "IPv4 and IPv6 in one session": replace(PLAIN, neighbors=neighbors_with(families=("ipv4", "ipv6")), vips=VIPS),
     "link-local": replace(
-        PLAIN, neighbors=(*PLAIN.neighbors, Neighbor("b1_v6", ip_address("fe80::11"), 65001, LINK, "lo")), vips=VIPS
+        PLAIN,
+        neighbors=(*PLAIN.neighbors, Neighbor("b1_v6", ip_address("fe80::11"), 65001, LINK, None, "lo")),
+        vips=VIPS,
     ),
     "active": replace(PLAIN, neighbors=neighbors_with(passive=False)),
     "GTSM": replace(PLAIN, neighbors=neighbors_with(ttl_security=True)),
@@ -66,8 +73,8 @@ CASES = {
         PLAIN,
         neighbors=(
             *PLAIN.neighbors,
-            Neighbor("b3", ip_address("10.0.0.13"), 65001, V4),
-            Neighbor("b4", ip_address("10.0.0.14"), 65000, replace(V4, internal=True)),
+            Neighbor("b3", ip_address("10.0.0.13"), 65001, V4, IDENTITY[2]),
+            Neighbor("b4", ip_address("10.0.0.14"), 65000, replace(V4, internal=True), ip_network("10.254.0.14/32")),
         ),
     ),
 }
@@ -104,10 +111,20 @@ def test_password_is_a_placeholder(kind: str) -> None:
     assert "REPLACE-BY-CONTENT-OF-/etc/anylb/md5" in KINDS[kind](CASES["password"])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_identity_is_accepted_from_its_own_node_alone(kind: str) -> None:
+    text = KINDS[kind](PLAIN)
+    for identity in IDENTITY[:2]:
+        assert text.count(str(identity)) == 1, "one filter names it"
+    assert "10.254.0.0/16" in text, "what nodes receive"
+
+
 def test_contradictory_facts_are_refused() -> None:
     with pytest.raises(BgpError, match="no node is given"):
         replace(PLAIN, neighbors=())
     with pytest.raises(BgpError, match=r"b1 10.0.0.11 and b1 10.0.0.12 share a name"):
         replace(PLAIN, neighbors=(PLAIN.neighbors[0], replace(PLAIN.neighbors[1], name="b1")))
+    with pytest.raises(BgpError, match="b1: a session has an identity if it carries IPv4, and only then"):
+        replace(PLAIN, neighbors=(replace(PLAIN.neighbors[0], identity=None),))
     with pytest.raises(BgpError, match="internal in the router"):
         replace(PLAIN, neighbors=neighbors_with(internal=True))
