@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The channel of one node: takes datagrams and the time, returns datagrams and events. Pure; no socket, no clock.
+
+    channel = Channel(own, cluster, keys, random.SystemRandom())
+    channel.follow(addresses, now); channel.publish(state, now)
+    events = channel.receive(datagram, source, now), for each datagram
+    send what channel.step(now) returns: after the inputs above, and at channel.next_at
+
+`now` is CLOCK_MONOTONIC seconds. Nothing is accepted, and nothing answered, that is not signed with the cluster's key,
+by the node from whose address it came, for this one. An answer is never longer than what it answers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from random import Random
+from types import MappingProxyType
+
+from agent.channel.counter import Count
+from agent.channel.message import FIRST_NOTICE, LAST_NOTICE, MAX_PAYLOAD, Authenticator, Kind, Message, split
+from agent.channel.peer import Peer
+from agent.channel.problem import Cause
+from agent.channel.session import Freshness
+from agent.channel.state import NodeState, decode, encode
+from agent.channel.transmitter import HELLO_S, Transmitter
+from agent.channel.verifier import Drop, Verifier
+from bgp.printable import printable
+
+MAX_PENDING = 4096
+"""Answers and notices between two calls of `step`; more are dropped, as the network might."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionBegun:
+    """A session began: the peer is there, for the first time or again."""
+
+    address: IPv4Address
+
+
+@dataclass(frozen=True, slots=True)
+class StateReceived:
+    """A peer has another state than before."""
+
+    address: IPv4Address
+    state: NodeState
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A peer sent a notice. `kind` may be of a later release."""
+
+    address: IPv4Address
+    kind: int
+    payload: bytes
+
+
+Event = SessionBegun | StateReceived | Notice
+
+
+class Channel:
+    """The sessions of this node with all others.
+
+    `keys`: the cluster's secrets, the first one signs; without any, no other node is accepted. `rng` must be
+    unpredictable (`random.SystemRandom`) but in tests: nonces are made of it.
+    """
+
+    def __init__(self, own: IPv4Address, cluster: int, keys: Sequence[bytes], rng: Random) -> None:
+        self._own, self._cluster, self._rng = int(own), cluster, rng
+        self._verifier = Verifier(self._own, cluster, keys)
+        self._transmitter = Transmitter(rng)
+        self._followed: Collection[IPv4Address] = ()
+        self._peers: dict[int, Peer] = {}
+        self._content = b""
+        self._parts: tuple[bytes, ...] = ()
+        self._states: dict[IPv4Address, NodeState] = {}
+        self._states_shown: Mapping[IPv4Address, NodeState] | None = None
+        self._pending: list[tuple[IPv4Address, bytes]] = []
+
+    # Inputs
+
+    def set_keys(self, keys: Sequence[bytes]) -> None:
+        """Use other keys; the sessions stay."""
+        self._verifier.authenticator = Authenticator(keys)
+
+    def follow(self, addresses: Collection[IPv4Address], now: float) -> None:
+        """Have sessions with these nodes and no others; what is known of any other is forgotten."""
+        if addresses == self._followed:
+            return
+        self._followed = frozenset(addresses)
+        wanted = {int(address): address for address in self._followed}
+        wanted.pop(self._own, None)
+        for number in self._peers.keys() - wanted.keys():
+            peer = self._peers.pop(number)
+            self._transmitter.remove(peer)
+            if self._states.pop(peer.address, None) is not None:
+                self._states_shown = None
+        new = [Peer.create(wanted[number], self._nonce) for number in sorted(wanted.keys() - self._peers.keys())]
+        self._peers |= {peer.number: peer for peer in new}
+        self._transmitter.add(new)
+
+    def wake(self, address: IPv4Address, now: float) -> None:
+        """Ask a silent node at once: there is a sign that it is back."""
+        peer = self._peers.get(int(address))
+        if peer is not None:
+            self._transmitter.wake(peer, now)
+
+    def publish(self, state: NodeState, now: float) -> None:
+        """Send this node's state to all, if it is another one than before. Raises ValueError as `encode` does."""
+        content = encode(state)
+        if content != self._content:
+            self._parts, self._content = split(content), content
+            self._transmitter.publish(len(self._parts), self._peers.values())
+
+    def tell(self, kind: int, payload: bytes, now: float) -> None:
+        """Send a notice, once, to every node that has a session. It may be lost.
+
+        Raises ValueError if the kind is no notice's, or the payload is longer than `MAX_PAYLOAD`.
+        """
+        if not FIRST_NOTICE <= kind <= LAST_NOTICE or len(payload) > MAX_PAYLOAD:
+            raise ValueError(f"notice of kind {kind} with {len(payload)} bytes")
+        for peer in self._peers.values():
+            if peer.handshake.established:
+                peer.notices_sent += 1
+                self._send(peer, kind, sequence=peer.notices_sent, payload=payload)
+
+    def receive(self, data: bytes, source: IPv4Address, now: float) -> list[Event]:
+        """Take a datagram and return what follows from it."""
+        message = self._verifier.accept(data, int(source), self._peers, now)
+        if message is None:
+            return []
+        peer = self._peers[message.sender]
+        if message.kind == Kind.HELLO:
+            self._send(peer, Kind.HELLO_ACK, (peer.handshake.answer(message), message.sender_nonce))
+            self._transmitter.defer_hello(peer, now)
+            return []
+        freshness = peer.handshake.receive(message)
+        if freshness is Freshness.STALE:
+            self.counters[Count.STALE_SESSION] += 1
+            self._show_session(peer, message, now)
+            return []
+        if freshness is Freshness.CURRENT:
+            self._transmitter.wake(peer, now)  # a silent peer that sends is not dead
+            return self._receive_in_session(peer, message, now)
+        peer.begin_session()
+        self._transmitter.answered(peer)
+        self._transmitter.push(peer)
+        if message.kind == Kind.HELLO_ACK and not self._parts:
+            self._send(peer, Kind.ACK)  # a state would show the peer that its answer has arrived
+        return [SessionBegun(peer.address), *self._receive_in_session(peer, message, now)]
+
+    # Outputs
+
+    @property
+    def next_at(self) -> float:
+        """When `step` is due: CLOCK_MONOTONIC seconds, 0 for at once, infinity for never."""
+        if not self._verifier.authenticator:
+            return float("inf")
+        return 0.0 if self._pending else self._transmitter.next_at
+
+    def step(self, now: float) -> list[tuple[IPv4Address, bytes]]:
+        """Return the datagrams to send now, each with its destination."""
+        if not self._verifier.authenticator:
+            return []
+        datagrams, self._pending = self._pending, []
+        for peer, kind, sequence, part in self._transmitter.step(now):
+            if kind is Kind.HELLO:
+                datagram = self._sealed(peer, kind, (peer.handshake.spare, 0))
+            else:
+                datagram = self._sealed(peer, kind, None, sequence, part, len(self._parts), self._parts[part])
+            datagrams.append((peer.address, datagram))
+        self.counters[Count.SENT] += len(datagrams)
+        return datagrams
+
+    @property
+    def states(self) -> Mapping[IPv4Address, NodeState]:
+        """The last state of each node that is followed; the same object while nothing changes."""
+        if self._states_shown is None:
+            self._states_shown = MappingProxyType(dict(self._states))
+        return self._states_shown
+
+    @property
+    def counters(self) -> Counter[Count]:
+        """What became of datagrams."""
+        return self._verifier.counters
+
+    def problems(self, now: float) -> tuple[str, ...]:
+        """Return why other nodes are not understood, with the next step, in a bounded number of lines."""
+        if not self._verifier.authenticator and self._peers:
+            return ("this node has no members.key_file, so it accepts no other node: make one with `lbctl key new`",)
+        return self._verifier.problems.lines(now)
+
+    # Within a session
+
+    def _receive_in_session(self, peer: Peer, message: Message, now: float) -> list[Event]:
+        if message.kind == Kind.STATE:
+            return self._receive_state(peer, message, now)
+        if message.kind == Kind.ACK:
+            self._transmitter.acknowledge(peer, message.sequence, message.part)
+        elif message.kind >= FIRST_NOTICE:
+            if message.sequence > peer.notices_received:
+                peer.notices_received = message.sequence
+                return [Notice(peer.address, message.kind, message.payload)]
+            self.counters[Count.REPEATED] += 1
+        elif message.kind != Kind.HELLO_ACK:
+            self.counters[Count.UNKNOWN_KIND] += 1
+        return []
+
+    def _receive_state(self, peer: Peer, message: Message, now: float) -> list[Event]:
+        if peer.reassembly.is_superseded(message):
+            self.counters[Count.REPEATED] += 1
+            return []
+        self._send(peer, Kind.ACK, None, message.sequence, message.part, message.parts)
+        content = peer.reassembly.add(message)
+        if content is None or content == peer.content:
+            return []
+        try:
+            state = decode(content)
+        except ValueError as error:
+            self._verifier.drop(Drop(Count.BAD_STATE, Cause.STATE, peer.number, printable(str(error))), now)
+            return []
+        self._verifier.problems.clear(peer.number, Cause.STATE)
+        peer.content = content
+        self._states[peer.address] = state
+        self._states_shown = None
+        return [StateReceived(peer.address, state)]
+
+    def _show_session(self, peer: Peer, message: Message, now: float) -> None:
+        """Help a peer that uses another session: ask if there is none here, else show the present one.
+
+        Not after an answer: two nodes must not answer each other for ever.
+        """
+        if not peer.handshake.established:
+            self._transmitter.wake(peer, now)
+        elif message.kind not in (Kind.ACK, Kind.HELLO_ACK) and now - peer.shown_at >= HELLO_S:
+            peer.shown_at = now
+            self._send(peer, Kind.ACK)
+
+    # Sending
+
+    def _send(
+        self,
+        peer: Peer,
+        kind: int,
+        nonces: tuple[int, int] | None = None,
+        sequence: int = 0,
+        part: int = 0,
+        parts: int = 0,
+        payload: bytes = b"",
+    ) -> None:
+        """Send a datagram with the next step, whether or not the window is open."""
+        if len(self._pending) < MAX_PENDING and self._verifier.authenticator:
+            self._pending.append((peer.address, self._sealed(peer, kind, nonces, sequence, part, parts, payload)))
+        else:
+            self.counters[Count.NOT_SENT] += 1
+
+    def _sealed(
+        self,
+        peer: Peer,
+        kind: int,
+        nonces: tuple[int, int] | None,
+        sequence: int = 0,
+        part: int = 0,
+        parts: int = 0,
+        payload: bytes = b"",
+    ) -> bytes:
+        """Return a datagram. `nonces`: this node's and the peer's, by default those of the session."""
+        own, remote = nonces or (peer.handshake.own, peer.handshake.remote)
+        message = Message(kind, self._cluster, self._own, peer.number, own, remote, sequence, part, parts, payload)
+        return self._verifier.authenticator.seal(message)
+
+    def _nonce(self) -> int:
+        return self._rng.getrandbits(64) or 1

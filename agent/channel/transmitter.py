@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is sent to which peer when: HELLOs to silent peers, this node's state to the others. Pure.
+
+1. A state goes to all peers at once, and to each peer whose session begins. Each part is repeated until it is
+   acknowledged, first after `REPEAT_S`, then after twice as long each time, at most `MAX_REPEAT_S`. A newer state
+   replaces an older one that is not acknowledged yet.
+2. After `MAX_ATTEMPTS` a peer is silent. A silent peer gets a HELLO after `HELLO_S`, then after twice as long each
+   time, at most `MAX_HELLO_S`.
+3. All intervals vary by a quarter, so that nodes that started at once do not stay in step.
+4. At most `WINDOW` datagrams are in flight. What is sent for the first time goes before what is repeated, so that dead
+   peers delay no live one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterable
+from random import Random
+
+from agent.channel.message import Kind
+from agent.channel.pacing import Timers, Window
+from agent.channel.peer import Peer
+
+REPEAT_S = 0.05
+MAX_REPEAT_S = 1.0
+MAX_ATTEMPTS = 10
+"""Six and a half seconds."""
+HELLO_S = 1.0
+MAX_HELLO_S = 30.0
+WINDOW = 64
+IN_FLIGHT_S = 0.1
+"""Longer than the first interval between repeats, and than a round trip between two busy agents."""
+_JITTER = 0.25
+
+Transmission = tuple[Peer, Kind, int, int]
+"""A datagram to send: to whom, its kind, and for a STATE its sequence and part."""
+
+
+class Transmitter:
+    """The state of this node and its way to the peers. `rng` gives jitter and order."""
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+        self._sequence = 0
+        self._parts = 0
+        self._window = Window(WINDOW, IN_FLIGHT_S)
+        self._timers: Timers[Peer] = Timers()
+        self._first: deque[Peer] = deque()
+        self._repeated: deque[Peer] = deque()
+
+    @property
+    def next_at(self) -> float:
+        """When `step` is due; 0 for at once, infinity for never."""
+        if not self._first and not self._repeated:
+            return self._timers.next_at
+        return 0.0 if self._window.is_open else min(self._window.opens_at, self._timers.next_at)
+
+    def add(self, peers: Iterable[Peer]) -> None:
+        """Send HELLOs to new peers."""
+        for peer in self._shuffled(peers):
+            self._enqueue(peer, self._first)
+
+    def remove(self, peer: Peer) -> None:
+        """Send a peer nothing more."""
+        peer.queue = None
+        self._timers.cancel(peer)
+
+    def publish(self, parts: int, peers: Iterable[Peer]) -> None:
+        """Send a new state of so many parts to all peers that are not silent."""
+        self._sequence += 1
+        self._parts = parts
+        for peer in self._shuffled(peers):
+            if not peer.silent:
+                self.push(peer)
+
+    def push(self, peer: Peer) -> None:
+        """Send the whole state to a peer that may not have it."""
+        peer.missing = set(range(self._parts))
+        peer.attempt = 0
+        self._enqueue(peer, self._first)
+
+    def acknowledge(self, peer: Peer, sequence: int, part: int) -> None:
+        """Send this part no more."""
+        self._window.release((peer.number, sequence, part))
+        if sequence == self._sequence:
+            peer.missing.discard(part)
+            if not peer.missing:
+                self.remove(peer)
+
+    def answered(self, peer: Peer) -> None:
+        """Note that a peer's HELLO needs no answer any more."""
+        self._window.release((peer.number, 0, 0))
+
+    def wake(self, peer: Peer, now: float) -> None:
+        """Send a silent peer a HELLO at once, or `HELLO_S` after the last one."""
+        if not peer.silent:
+            return
+        peer.hellos = 0
+        if now - peer.hello_at >= HELLO_S:
+            self._enqueue(peer, self._first)
+        elif peer.queue is None:
+            self._timers.set(peer, peer.hello_at + HELLO_S)
+
+    def defer_hello(self, peer: Peer, now: float) -> None:
+        """Put off the first HELLO: the peer has sent one, and goes on from our answer.
+
+        Only the first one, since the peer's may be a copy that somebody sends again and again.
+        """
+        if peer.silent and peer.hellos == 0 and peer.queue is not None:
+            self.remove(peer)
+            self._schedule_hello(peer, now)
+
+    def step(self, now: float) -> list[Transmission]:
+        """Return what is to be sent now."""
+        self._window.expire(now)
+        for peer in self._timers.pop_due(now):
+            self._time_out(peer)
+        sent: list[Transmission] = []
+        while self._window.is_open:
+            waiting = self._first or self._repeated
+            if not waiting:
+                break
+            peer = waiting.popleft()
+            if peer.queue is waiting:
+                peer.queue = None
+                self._send(peer, waiting, now, sent)
+        return sent
+
+    def _time_out(self, peer: Peer) -> None:
+        if not peer.silent:
+            peer.attempt += 1
+            peer.silent = peer.attempt >= MAX_ATTEMPTS
+        self._enqueue(peer, self._repeated)
+
+    def _enqueue(self, peer: Peer, queue: deque[Peer]) -> None:
+        peer.unsent = sorted(peer.missing, reverse=True)
+        self._timers.cancel(peer)
+        if peer.queue is not queue:
+            peer.queue = queue
+            queue.append(peer)
+
+    def _send(self, peer: Peer, queue: deque[Peer], now: float, sent: list[Transmission]) -> None:
+        if peer.silent:
+            sent.append((peer, Kind.HELLO, 0, 0))
+            self._window.add((peer.number, 0, 0), now)
+            peer.hello_at = now
+            self._schedule_hello(peer, now)
+            return
+        while peer.unsent and self._window.is_open:
+            part = peer.unsent.pop()
+            if part in peer.missing:
+                sent.append((peer, Kind.STATE, self._sequence, part))
+                self._window.add((peer.number, self._sequence, part), now)
+        if peer.unsent:
+            peer.queue = queue
+            queue.appendleft(peer)
+        elif peer.missing:
+            self._timers.set(peer, now + self._jittered(min(MAX_REPEAT_S, REPEAT_S * 2**peer.attempt)))
+
+    def _schedule_hello(self, peer: Peer, now: float) -> None:
+        self._timers.set(peer, now + self._jittered(min(MAX_HELLO_S, HELLO_S * 2 ** min(peer.hellos, 10))))
+        peer.hellos += 1
+
+    def _jittered(self, interval_s: float) -> float:
+        return interval_s * self._rng.uniform(1 - _JITTER, 1 + _JITTER)
+
+    def _shuffled(self, peers: Iterable[Peer]) -> Collection[Peer]:
+        """In another order on each node: nodes that start at once do not all begin with the same peer."""
+        order = list(peers)
+        self._rng.shuffle(order)
+        return order
