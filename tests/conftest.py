@@ -35,6 +35,9 @@ LONGEST_FIRST = (
 """A run ends soon after its last test begins: these begin first."""
 LAB_OF_ITS_OWN = re.compile(r"(cluster/|_lab\.py|test_demo\.py).*\[(?:.*-)?(bird|frr|gobgp|openbgpd|ipv4|ipv6)\b")
 
+SHARED_PROGRAM = re.compile(r"tests/bpf/(maps|program|reference)/")
+"""The verifier takes as long for the program as these files' tests: one worker loads it for all of them."""
+
 settings.register_profile("check", max_examples=20)
 """`make check`: a fifth of the examples of `make test`, where a test does not say how many."""
 
@@ -74,6 +77,8 @@ def group(nodeid: str) -> str:
 
     Where a file has a lab for each router or address family, each of them is a group.
     """
+    if SHARED_PROGRAM.match(nodeid):
+        return "tests/bpf"
     file = nodeid.split("::")[0]
     lab = LAB_OF_ITS_OWN.search(nodeid)
     return f"{file} {lab[2]}" if lab else file

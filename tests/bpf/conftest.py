@@ -28,10 +28,12 @@ from bpf.kernel.pin import open_pin
 from bpf.layout.conf import NodeConf
 from bpf.layout.counter import Counter
 from bpf.layout.limits import CHAIN, SLOTS
+from bpf.layout.map_spec import MapType
 from bpf.layout.node import NodeEntry
 from bpf.layout.service import Protocol, ServiceEntry, ServiceKey
 from bpf.layout.uplink import UplinkEntry
 from bpf.maps.maps import Maps
+from bpf.maps.pinned_map import pack_index
 
 CLONE_NEWNET = 0x40000000
 MOUNTS = Path("/tmp")  # noqa: S108 - the name has our pid, and we mount what it names
@@ -192,27 +194,53 @@ def module_netns() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def program(bpffs: Path, module_netns: None) -> Iterator[Program]:
-    """This node is number 1 of 8, with both ends of tunnels; nothing is served yet."""
+@pytest.fixture(scope="session")
+def data_path(bpffs: Path) -> Iterator[DataPath]:
+    """The program is loaded once: the verifier takes longer than most modules' tests."""
     folder = bpffs / "packets"
     path = DataPath.open(folder, "lo", rows=ROWS, cache_dir=PROGRAMS)
-    path.maps.uplinks.write(0, UplinkEntry(packets.HERE, 1))
+    try:
+        yield path
+    finally:
+        path.close()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def program(bpffs: Path, data_path: DataPath, module_netns: None) -> Iterator[Program]:
+    """This node is number 1 of 8, with both ends of tunnels; nothing is served yet."""
+    maps = data_path.maps
+    clear(maps)
+    maps.uplinks.write(0, UplinkEntry(packets.HERE, 1))
     ends = (IPv4Address("10.0.0.11"), IPv6Address("2001:db8::b"))
-    path.maps.conf.write(NodeConf(1, 11, KEY, 1_000_000_000, 4_000_000_000, *ends))
-    path.maps.node_prefixes.write([ip_network("10.0.0.0/24"), ip_network("2001:db8::/64")])
-    pin = next(folder.glob("program0_*"))
+    maps.conf.write(NodeConf(1, 11, KEY, 1_000_000_000, 4_000_000_000, *ends))
+    maps.node_prefixes.write([ip_network("10.0.0.0/24"), ip_network("2001:db8::/64")])
+    pin = next((bpffs / "packets").glob("program0_*"))
     fd = open_pin(pin)
     assert fd is not None
-    real = Program(fd, pin, path.maps)
+    real = Program(fd, pin, maps)
     for index in range(1, 9):
         real.know_node(index)
     try:
         yield real
     finally:
         os.close(fd)
-        path.close()
-        shutil.rmtree(folder)
+
+
+def clear(maps: Maps) -> None:
+    """Empty all maps but the ring buffer, which its reader empties."""
+    for one in maps.pinned.values():
+        match one.spec.type:
+            case MapType.HASH | MapType.LPM_TRIE:
+                for key in one.read_keys():
+                    one.delete(key)
+            case MapType.ARRAY | MapType.PERCPU_ARRAY:
+                for index in range(one.spec.entries):
+                    one.clear_entry(index)
+            case MapType.ARRAY_OF_MAPS:
+                for index in range(one.spec.entries):
+                    if one.lookup(pack_index(index)):
+                        one.delete(pack_index(index))
 
 
 @pytest.fixture(scope="session")

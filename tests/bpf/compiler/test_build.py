@@ -203,27 +203,19 @@ def info(path: Path) -> ProgramInfo:
         os.close(fd)
 
 
-@pytest.mark.parametrize(
-    "spoilt",
-    [
-        "cut",
-        *(
-            pytest.param(way, marks=pytest.mark.slow)
-            for way in ("changed", "another's", "writable", "a link", "refused by the kernel")
-        ),
-    ],
-)
+@pytest.mark.parametrize("spoilt", ["cut", "changed", "another's", "writable", "a link", "refused by the kernel"])
 def test_cached_program_that_is_damaged_or_not_private_is_compiled_again(
     maps: Path, tmp_path: Path, spoilt: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name, cache_dir = program_name(LbOptions(4096)), tmp_path / "cache"
-    build_program(maps, maps / "intact", LbOptions(4096), cache_dir=PROGRAMS)
+    options, cache_dir = MssClampOptions(), tmp_path / "cache"  # the one that is soon compiled and loaded
+    name = program_name(options)
+    build_program(maps, maps / "intact", options, cache_dir=PROGRAMS)
     intact, calls = ProgramCache(PROGRAMS).get(name), []
     monkeypatch.setattr(compiler, "compile_programs", lambda *arguments: calls.append(arguments) or [intact])
     cache = ProgramCache(cache_dir)
     # A program that returns 0, and one that the verifier refuses: it returns what it never set.
     code = EXIT if spoilt == "refused by the kernel" else bytes.fromhex("b700000000000000") + EXIT
-    cache.put(Program("XDP", name, code, {}))
+    cache.put(Program("tc", name, code, {}))
     (file,) = cache_dir.iterdir()
     match spoilt:
         case "cut":
@@ -238,9 +230,9 @@ def test_cached_program_that_is_damaged_or_not_private_is_compiled_again(
             file.rename(tmp_path / "elsewhere")
             file.symlink_to(tmp_path / "elsewhere")
     assert (cache.get(name) is None) == (spoilt != "refused by the kernel")
-    build_program(maps, maps / "program", LbOptions(4096), cache_dir=cache_dir)
+    build_program(maps, maps / "program", options, cache_dir=cache_dir)
     assert len(calls) == 1
-    assert info(maps / "program").verified_insns > 1000
+    assert info(maps / "program").verified_insns == info(maps / "intact").verified_insns > 100
 
 
 def test_without_bcc(maps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

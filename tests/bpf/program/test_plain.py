@@ -4,6 +4,8 @@
 That both programs do the same with a plain packet is proven in tests/proof.
 """
 
+import os
+from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any
@@ -14,11 +16,13 @@ from support.packets import ACK, HERE, ROUTER, SYN
 
 from bpf.compiler.build import tail_calls_pin
 from bpf.kernel import bpf_map
+from bpf.kernel.libbpf import check, library
 from bpf.kernel.pin import open_pin
 from bpf.layout.conf import OtherEpoch
 from bpf.layout.counter import Counter
 from bpf.layout.sampling import SampleFilter
 from bpf.layout.service import Forward, Protocol
+from bpf.maps.pinned_map import pack_index
 
 VIP, VIP6, CLIENT, CLIENT6 = "10.99.0.1", "2001:db8:99::1", "10.1.0.2", "2001:db8:1::2"
 OUTSIDE, OWNER, TUNNEL = 7000, 7001, 7002
@@ -26,7 +30,7 @@ OUTSIDE, OWNER, TUNNEL = 7000, 7001, 7002
 
 
 @pytest.fixture(scope="module")
-def world(program: Any) -> Any:
+def world(program: Any) -> Iterator[Any]:
     """The program without its tail calls."""
     chains = {OUTSIDE: (2, 3), OWNER: (1, 2), TUNNEL: (2, 3)}
     for number, (port, chain) in enumerate(chains.items(), 1):
@@ -38,8 +42,14 @@ def world(program: Any) -> Any:
     program.serve(7, Protocol.UDP, 53)
     calls = open_pin(tail_calls_pin(program.pin))
     assert calls is not None
+    general = bpf_map.lookup(calls, bytes(4), 4)
+    assert general is not None
+    fd = check(library().bpf_prog_get_fd_by_id(int.from_bytes(general, "little")), "cannot open the general program")
     bpf_map.delete(calls, bytes(4))
-    return program
+    yield program
+    bpf_map.update(calls, bytes(4), pack_index(fd))
+    os.close(fd)
+    os.close(calls)
 
 
 def segment(port: int = OUTSIDE, flags: int = SYN, size: int = 20, **ip: Any) -> bytes:
