@@ -45,9 +45,11 @@ routers: .venv/ready  ## write the labs' router configurations again, each by th
 # For the oldest Python that is supported; the hashes are of a release's files for all. A pinned version stays as it is,
 # unless LOCK_ARGS="--upgrade" or "--upgrade-package NAME" says otherwise.
 lock: export UV_CUSTOM_COMPILE_COMMAND = make lock
+lock: LOCK = pipx run uv pip compile --quiet --python-version 3.11 --python-platform linux --generate-hashes \
+	--no-annotate --group setup $(LOCK_ARGS) pyproject.toml
 lock:  ## resolve pyproject.toml again, into what setup.sh installs
-	pipx run uv pip compile --quiet --python-version 3.11 --python-platform linux --generate-hashes --no-annotate \
-		--extra test --group setup $(LOCK_ARGS) --output-file requirements/test.txt pyproject.toml
+	$(LOCK) --output-file requirements/agent.txt
+	$(LOCK) --extra test --constraint requirements/agent.txt --output-file requirements/test.txt
 
 .venv/ready: setup.sh pyproject.toml requirements/test.txt
 	./setup.sh

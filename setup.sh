@@ -1,7 +1,10 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Everything that the demo and the tests need on Debian: packages and a virtual environment. Safe to run again.
-# `./setup.sh bench` installs what only the measurements need as well.
+# What anylb needs on Debian: packages and a virtual environment. Safe to run again.
+#   ./setup.sh agent      a server: the agent and its BGP speaker, no routers and no tests
+#   ./setup.sh            the demo and the tests as well
+#   ./setup.sh bench      what only the measurements need, too
+# With --dry-run it lists what it would see to, and changes nothing.
 set -eu
 cd "$(dirname "$0")"
 
@@ -10,21 +13,43 @@ fail() {
     exit 1
 }
 
-[ "$(id -u)" = 0 ] || fail "needs root for namespaces and BPF: run it as root (su -, or sudo make ...)"
-command -v apt-get >/dev/null || fail "needs a Debian (12 or newer): there is no apt-get here"
-
 # python3-bpfcc  BCC belongs to the system's python3; PyPI's bcc is another project
 # python3-venv   the environment of everything else
+packages="python3 python3-venv python3-bpfcc ca-certificates"
 # bird2 frr      the lab's routers
 # gobgpd openbgpd  two more, for the interop matrix alone
 # ethtool        switches checksum offload off in the lab
 # tcpdump        captures a BGP session, for the test of what is announced
 # git            names the files that the linters look at
 # iproute2 procps util-linux  ip, sysctl, nsenter, which the labs' exec lines use
-packages="python3 python3-venv python3-bpfcc bird2 frr gobgpd openbgpd ethtool tcpdump git iproute2 procps util-linux ca-certificates"
+test_packages="bird2 frr gobgpd openbgpd ethtool tcpdump git iproute2 procps util-linux"
 # nginx and its stream module, haproxy, wrk  the servers, the competitors and the load of `make bench`
 bench_packages="nginx libnginx-mod-stream haproxy wrk"
-[ "${1:-}" != bench ] || packages="$packages $bench_packages"
+
+mode=test
+dry_run=no
+for argument in "$@"; do
+    case "$argument" in
+        agent | test | bench) mode=$argument ;;
+        --dry-run) dry_run=yes ;;
+        *) fail "$argument is neither agent, test, bench nor --dry-run" ;;
+    esac
+done
+requirements=requirements/test.txt
+case "$mode" in
+    agent) requirements=requirements/agent.txt ;;
+    test) packages="$packages $test_packages" ;;
+    bench) packages="$packages $test_packages $bench_packages" ;;
+esac
+if [ "$dry_run" = yes ]; then
+    echo "packages: $packages"
+    echo "Python packages: $requirements: $(sed -n 's/==.*//p' "$requirements" | tr '\n' ' ')"
+    exit
+fi
+
+[ "$(id -u)" = 0 ] || fail "needs root to install packages, and for namespaces and BPF: run it as root (su -, or sudo)"
+command -v apt-get >/dev/null || fail "needs a Debian (12 or newer): there is no apt-get here"
+
 policy=/usr/sbin/policy-rc.d
 mark="# made by anylb's setup.sh, which removes it when it ends"
 if [ -e "$policy" ] && grep -qF "$mark" "$policy"; then
@@ -73,9 +98,9 @@ echo "anylb: preparing .venv"
     /usr/bin/python3 -m venv --system-site-packages .venv
 }
 pip() { .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@"; }
-pip --require-hashes --no-deps --only-binary :all: --requirement requirements/test.txt ||
-    fail "pip could not install the Python packages of requirements/test.txt: see above"
+pip --require-hashes --no-deps --only-binary :all: --requirement "$requirements" ||
+    fail "pip could not install the Python packages of $requirements: see above"
 # The tree itself has no hash: by what was just installed, and nothing else.
 pip --no-build-isolation --no-deps --no-index --editable . || fail "pip could not install this tree: see above"
-touch .venv/ready
-[ "${1:-}" != bench ] || touch .venv/bench-ready
+[ "$mode" = agent ] || touch .venv/ready
+[ "$mode" != bench ] || touch .venv/bench-ready

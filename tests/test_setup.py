@@ -2,6 +2,7 @@
 """setup.sh installs the versions of requirements/, with the hashes of their files; all are within pyproject.toml."""
 
 import re
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ def locked(name: str) -> Iterator[tuple[str, str, str]]:
         yield package, version, " ".join(hashes)
 
 
-@pytest.mark.parametrize(("name", "wanted"), [("test.txt", RUN + SETUP + TEST)])
+@pytest.mark.parametrize(("name", "wanted"), [("agent.txt", RUN + SETUP), ("test.txt", RUN + SETUP + TEST)])
 def test_lock_file_is_within_pyproject(name: str, wanted: list[str]) -> None:
     versions = {package: version for package, version, _ in locked(name)}
     for requirement in map(Requirement, wanted):
@@ -36,7 +37,38 @@ def test_lock_file_is_within_pyproject(name: str, wanted: list[str]) -> None:
         assert requirement.specifier.contains(versions[package]), f"{package}: run make lock"
 
 
-@pytest.mark.parametrize("name", ["test.txt"])
+@pytest.mark.parametrize("name", ["agent.txt", "test.txt"])
 def test_every_package_has_the_hashes_of_its_files(name: str) -> None:
     for package, _, hashes in locked(name):
         assert re.fullmatch(r"(--hash=sha256:[0-9a-f]{64} ?)+", hashes), package
+
+
+def test_a_server_gets_the_versions_that_are_tested_and_no_more() -> None:
+    agent, test = set(locked("agent.txt")), set(locked("test.txt"))
+    assert agent < test
+
+
+def listing(*arguments: str, code: int = 0) -> str:
+    done = subprocess.run([ROOT / "setup.sh", *arguments], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == code, done.stderr
+    return done.stderr if code else done.stdout
+
+
+def test_a_server_gets_no_routers_and_no_tests() -> None:
+    packages, python = listing("agent", "--dry-run").splitlines()
+    assert packages == "packages: python3 python3-venv python3-bpfcc ca-certificates"
+    assert python.split()[:3] == ["Python", "packages:", "requirements/agent.txt:"]
+    assert set(python.split()[3:]) == {package for package, *_ in locked("agent.txt")}
+    assert {"exabgp", "pydantic", "numpy"} < set(python.split())
+    assert not {"pytest", "mypy", "ruff", "scapy", "hypothesis"} & set(python.split())
+
+
+def test_each_set_holds_the_one_before() -> None:
+    agent, test, bench = (set(listing(*mode, "--dry-run").split()) for mode in (["agent"], [], ["bench"]))
+    assert agent - {"requirements/agent.txt:"} < test < bench
+    assert {"bird2", "frr", "pytest"} < test
+    assert "haproxy" in bench - test
+
+
+def test_unknown_set_is_refused() -> None:
+    assert listing("agnt", code=1) == "anylb: agnt is neither agent, test, bench nor --dry-run\n"
