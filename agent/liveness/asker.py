@@ -1,0 +1,341 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The asker: asks every node's data path whether it answers, and judges who is silent.
+
+Pure: takes answers with the time (`now`, CLOCK_MONOTONIC seconds), returns questions; echo_socket.py has the sockets,
+prober.py the clock. burst.py, isolation.py and rounds.py have parts of the rules:
+
+ 1. Rounds: 20 questions a second, to each node in turn. Every node asks so; each is asked 20 times a second in all.
+ 2. A question that is unanswered for 50 ms, or a hint (a BGP withdrawal, a failed neighbor, another node's message),
+    leads to a burst of 8 questions in 240 ms. Any answer ends it. An answer counts however late it comes.
+ 3. With the first questions of a burst unanswered, the node is suspect: `take_suspects` returns it for the channel,
+    and the others ask for themselves. Of those who ask because they were told, about three tell again, in case the
+    first message was lost.
+ 4. All unanswered: the node is silent, unless nobody else answers either (isolation.py). A burst in which this node
+    was late by LATE_S is repeated. A question that could not be sent says nothing of the node.
+ 5. Silent nodes have rounds of their own. One that answers is asked in a burst; several answers over 100 ms: it is
+    back.
+ 6. At first contact, and in rounds of their own, the encapsulations that packets use are asked by too. An answer counts
+    like any other; a loss is counted, asked again after a second, and never makes a node silent.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from ipaddress import IPv4Address
+from types import MappingProxyType
+
+from agent.address import Address
+from agent.liveness.burst import Burst, Due
+from agent.liveness.bursts import Bursts
+from agent.liveness.isolation import SAMPLE, Isolation
+from agent.liveness.open_questions import OpenQuestions
+from agent.liveness.path_rounds import PathRounds
+from agent.liveness.question import Liveness, PathStats, Question, Target, Via
+from agent.liveness.rounds import Rounds
+from agent.liveness.schedule import Tick
+from bpf.layout.echo import EchoMessage
+
+ROUND_S = 0.05
+"""The interval of questions in rounds."""
+LATE_S = 0.025
+SILENT_S = 0.25
+"""The shortest interval of questions to one silent node."""
+UNREACHABLE_S = 3.0
+"""So long a node that never answered may have no next hop before it counts as silent."""
+TELL_AGAIN = 3
+"""How many of those that were told tell again."""
+
+
+class Asker:
+    """Asks other nodes and judges who answers. `rng` also makes the nonces: a `random.SystemRandom` in production.
+
+    Before `step`, all answers that have arrived must have been received: an answer in a queue is no silence.
+    """
+
+    def __init__(self, own: IPv4Address, rng: random.Random) -> None:
+        self._own, self._rng = own, rng
+        self._now = -math.inf
+        self._targets: dict[IPv4Address, Target] = {}
+        self._controls: tuple[Address, ...] = ()
+        self._open = OpenQuestions(rng)
+        self._rounds, self._silent = Rounds[Target](rng), Rounds[Target](rng)
+        self._round_tick, self._silent_tick = Tick(), Tick()
+        self._paths = PathRounds(rng)
+        self._bursts = Bursts()
+        self._isolation = Isolation()
+        self._suspects: dict[IPv4Address, None] = {}
+        self._liveness: Mapping[IPv4Address, Liveness] = MappingProxyType({})
+        self._changed = False
+
+    def follow(
+        self, addresses: Iterable[IPv4Address], now: float, controls: Iterable[Address] = (), vias: Collection[Via] = ()
+    ) -> None:
+        """Ask these nodes and no others.
+
+        `controls` are the routers, which are asked by `Via.PING` to find out whether this node is cut off; `vias` the
+        encapsulations that packets to other nodes use.
+        """
+        now, wanted = self._advance(now), set(addresses) - {self._own}
+        self._controls, vias = tuple(dict.fromkeys(controls)), tuple(dict.fromkeys(vias))
+        for address in self._targets.keys() - wanted:
+            self._forget(self._targets.pop(address))
+        if vias != self._paths.vias:
+            self._paths.vias = vias
+            for target in self._targets.values():
+                self._contact(target, now)
+        for address in sorted(wanted - self._targets.keys()):
+            target = self._targets[address] = Target(address, Liveness(None, now), {})
+            self._rounds.add(target)
+            self._paths.add(target, now)
+            self._bursts.hint(target, now)
+            self._changed = True
+        self._set_ticks(now)
+
+    def hint(self, address: IPv4Address, now: float) -> None:
+        """Ask a node soon: something says that it may be gone, or back."""
+        target = self._targets.get(address)
+        if target is not None:
+            self._bursts.hint(target, self._advance(now))
+
+    def receive(self, address: IPv4Address, answer: EchoMessage, now: float) -> None:
+        """Take an answer. It counts once, if it is for an open question to that address."""
+        now, found = self._advance(now), self._open.get(answer.nonce)
+        if found is None or found.address != address or found.target is None or answer.way is not found.via.way:
+            return
+        self._open.close(answer.nonce)
+        target = found.target
+        if self._targets.get(address) is not target:
+            return
+        target.paths[found.via].answered(now - found.sent)
+        self._heard(found.sent, now)
+        if found.sent >= target.answered_sent:
+            target.answered_sent = found.sent
+            self._update(target, answer)
+        self._answered(target, found.sent, now)
+
+    def receive_ping(self, address: Address, nonce: int, now: float) -> None:
+        """Take a router's answer."""
+        now, found = self._advance(now), self._open.get(nonce)
+        if found is not None and found.target is None and found.address == address:
+            self._open.close(nonce)
+            self._heard(found.sent, now)
+
+    def not_sent(self, question: Question, now: float) -> None:
+        """Take back a question that could not be sent."""
+        now, found = self._advance(now), self._open.get(question.nonce)
+        self._open.close(question.nonce)
+        if found is None or found.target is None:
+            return
+        target = found.target
+        target.paths[question.via].asked -= 1
+        if question.via is not Via.PLAIN or self._targets.get(target.address) is not target:
+            return
+        if target.unsent_since is None:
+            target.unsent_since = now
+        burst = self._bursts.get(target)
+        never = target.liveness.answers is None
+        if never and now - target.unsent_since >= UNREACHABLE_S:
+            self._set_silent(target, now)
+        elif burst is not None and burst.unsent() and not never:
+            self._bursts.end(target)
+
+    def late(self, now: float) -> None:
+        """Repeat the bursts of now: this node was late, and answers may have been lost meanwhile."""
+        self._bursts.void(now)
+
+    def step(self, now: float) -> list[Question]:
+        """Return the questions to send now, and judge. Call it at `next_at`, and after anything else was called."""
+        now = self._advance(now)
+        if now - self.next_at >= LATE_S:
+            self.late(now)
+        questions: list[Question] = []
+        if self._isolation.expire(now):
+            for target in self._targets.values():
+                if target.liveness.answers is not False:
+                    self._bursts.hint(target, now)
+            self._bursts.release(now)
+        for target in self._open.unanswered(now):
+            self._doubt(target, now)
+        self._count_lost(now)
+        for target in self._bursts.hinted(now):
+            if self._targets.get(target.address) is target:
+                self._start_burst(target, now, prompted=True)
+        self._step_bursts(now, questions)
+        self._sample(now, questions)
+        self._ask_rounds(now, questions)
+        return questions
+
+    @property
+    def next_at(self) -> float:
+        """When `step` is due; inf if there is nobody to ask."""
+        return min(
+            self._round_tick.at, self._silent_tick.at, self._paths.next_at, self._open.next_at,
+            self._bursts.next_at, self._isolation.sample_at, self._isolation.ends_at,
+        )  # fmt: skip
+
+    @property
+    def liveness(self) -> Mapping[IPv4Address, Liveness]:
+        """Who answers; the same object while nothing changes."""
+        if self._changed:
+            self._changed = False
+            self._liveness = MappingProxyType({address: one.liveness for address, one in self._targets.items()})
+        return self._liveness
+
+    @property
+    def isolated(self) -> bool:
+        """Whether nobody at all answers, so that nobody is judged."""
+        return self._isolation.since is not None
+
+    def take_suspects(self) -> list[IPv4Address]:
+        """Return whom the others should ask too, since the last call."""
+        suspects, self._suspects = list(self._suspects), {}
+        return suspects
+
+    def stats(self, address: IPv4Address) -> Mapping[Via, PathStats]:
+        """Return the counts of a node's questions by each encapsulation; empty if it is not followed."""
+        target = self._targets.get(address)
+        return {} if target is None else target.paths
+
+    # What answers mean
+
+    def _heard(self, sent: float, now: float) -> None:
+        if self._isolation.answered(sent):
+            self._bursts.release(now)
+
+    def _update(self, target: Target, answer: EchoMessage) -> None:
+        """Store the content of an answer. A heartbeat that has just become too old concerns all."""
+        before = target.liveness
+        after = Liveness.of(answer, before.answers, before.since)
+        if after != before:
+            target.liveness, self._changed = after, True
+            if before.answers and before.agent_lives and not after.agent_lives:
+                self._tell(target, self._bursts.get(target))
+
+    def _answered(self, target: Target, sent: float, now: float) -> None:
+        target.unsent_since = None
+        if target.liveness.answers is not False:
+            self._bursts.end(target)
+            if target.liveness.answers is None:
+                self._judge(target, True, now)
+            return
+        burst = self._bursts.get(target) or self._start_burst(target, now, prompted=False)
+        burst.answered(sent)
+        if burst.is_back:
+            self._bursts.end(target)
+            self._silent.discard(target)
+            self._rounds.add(target)
+            self._judge(target, True, now)
+
+    def _set_silent(self, target: Target, now: float) -> None:
+        self._bursts.end(target)
+        self._rounds.discard(target)
+        self._silent.add(target)
+        self._judge(target, False, now)
+
+    def _judge(self, target: Target, answers: bool, now: float) -> None:
+        target.liveness, self._changed = replace(target.liveness, answers=answers, since=now), True
+        self._contact(target, now)
+        self._set_ticks(now)
+
+    def _tell(self, target: Target, burst: Burst | None) -> None:
+        if burst is None or not burst.prompted or self._rng.random() * len(self._targets) < TELL_AGAIN:
+            self._suspects[target.address] = None
+
+    # Rounds
+
+    def _ask_rounds(self, now: float, questions: list[Question]) -> None:
+        if self._round_tick.take(now, ROUND_S) and (target := self._rounds.next()) and target not in self._bursts:
+            questions.append(self._ask(target, now, watched=True))
+        if self._silent_tick.take(now, self._silent_interval()) and (target := self._silent.next()):
+            questions.append(self._ask(target, now))
+        if (asked := self._paths.take(now)) and asked[0].liveness.answers:
+            questions.append(self._ask(asked[0], now, asked[1]))
+
+    def _silent_interval(self) -> float:
+        return max(ROUND_S, SILENT_S / max(1, len(self._silent)))
+
+    def _set_ticks(self, now: float) -> None:
+        """Begin rounds that have somebody to ask, and end those that have nobody."""
+        self._round_tick.enable(bool(self._rounds), now, ROUND_S * self._rng.random())
+        self._silent_tick.enable(bool(self._silent), now, self._silent_interval())
+
+    def _contact(self, target: Target, now: float) -> None:
+        if target.liveness.answers:
+            self._paths.contact(target, now)
+
+    def _ask(self, target: Target, now: float, via: Via = Via.PLAIN, watched: bool = False) -> Question:
+        target.paths.setdefault(via, PathStats()).asked += 1
+        return self._open.add(target, target.address, via, now, watched)
+
+    def _count_lost(self, now: float) -> None:
+        for lost in self._open.expired(now):
+            if lost.target and lost.target.liveness.answers:
+                stats = lost.target.paths[lost.via]
+                stats.lost()
+                if lost.via is not Via.PLAIN:
+                    self._paths.lost(lost.target, lost.via, stats, now)
+
+    # Bursts
+
+    def _doubt(self, target: Target, now: float) -> None:
+        """A question of a round is unanswered."""
+        if target.liveness.answers is False or self._targets.get(target.address) is not target:
+            return
+        if self.isolated:
+            self._bursts.hint(target, now)
+        elif target not in self._bursts:
+            self._start_burst(target, now, prompted=False)
+
+    def _start_burst(self, target: Target, now: float, prompted: bool) -> Burst:
+        burst = self._bursts.start(target, now, prompted)
+        if target.liveness.answers is not False:
+            self._isolation.judging(now)
+        return burst
+
+    def _step_bursts(self, now: float, questions: list[Question]) -> None:
+        for target, burst in self._bursts.due(now):
+            if burst.due() is Due.VERDICT:
+                self._conclude(target, burst, now)
+                continue
+            if burst.is_suspect and not burst.told and target.liveness.answers:
+                burst.told = self._isolation.hears(burst.start, now)
+                if burst.told:
+                    self._tell(target, burst)
+            questions.append(self._ask(target, now))
+            burst.ask(now)
+            self._bursts.schedule(target, burst)
+
+    def _conclude(self, target: Target, burst: Burst, now: float) -> None:
+        """All questions of a burst are asked, and no answer has ended it."""
+        if target.liveness.answers is False:
+            self._bursts.end(target)
+        elif self._isolation.believes(burst.start, burst.last_asked, now):
+            self._set_silent(target, now)
+        else:
+            self._bursts.hold()
+
+    def _sample(self, now: float, questions: list[Question]) -> None:
+        """While anybody is judged, ask some others and the routers, to know whether this node is cut off."""
+        if now < self._isolation.sample_at:
+            return
+        judging = any(target.liveness.answers is not False for target in self._bursts)
+        if judging or self.isolated:
+            others = (target for target in self._rounds.sample(SAMPLE) if target not in self._bursts)
+            questions += [self._ask(target, now, watched=True) for target in others]
+            questions += [self._open.add(None, address, Via.PING, now) for address in self._controls]
+        self._isolation.sampled(now, judging)
+
+    def _forget(self, target: Target) -> None:
+        self._rounds.discard(target)
+        self._silent.discard(target)
+        self._paths.discard(target)
+        self._bursts.end(target)
+        self._changed = True
+
+    def _advance(self, now: float) -> float:
+        """Return the time, which never goes back."""
+        self._now = max(self._now, now)
+        return self._now

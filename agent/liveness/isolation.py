@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is it this node that is cut off? Pure.
+
+A node that hears nobody must not take the others for silent. So while it judges anyone it also asks a sample of others
+and every router, and believes a silence only if somebody, anybody, answers a question from the same time. If nobody
+does, the node is isolated: it judges nobody until somebody answers, or until ISOLATION_S have passed: then it may be
+the only one left, and has to serve.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+ISOLATION_S = 5.0
+SAMPLE = 8
+"""How many random others are asked in a sample; with them every router."""
+SAMPLE_AFTER_S = 0.06
+"""Most bursts are over by then: the first or the second question is answered."""
+SAMPLE_INTERVAL_S = 0.1
+"""So one sample falls between PROOF_AFTER_S and the last question of each burst, 0.21 s after the first."""
+PROOF_AFTER_S = 0.09
+"""An answer counts only from the later part of a burst: the link may have failed after its first question."""
+_HEARD_STEP_S = 0.005
+_HEARD_S = 1.0
+
+
+class Isolation:
+    """Whether this node is cut off, by the answers it gets."""
+
+    def __init__(self) -> None:
+        self.since: float | None = None
+        """When this node was found isolated; None if it is not."""
+        self.over = False
+        """Whether nobody has answered for ISOLATION_S: silence is believed again."""
+        self.sample_at = math.inf
+        """When the next sample is due."""
+        self._heard: deque[float] = deque()
+        """When answered questions were sent, one of each few milliseconds of the last second."""
+
+    def answered(self, sent: float) -> bool:
+        """Note an answer to a question that was sent then; return whether it ends the isolation."""
+        if not self._heard or sent >= self._heard[-1] + _HEARD_STEP_S:
+            self._heard.append(sent)
+            while self._heard[0] < sent - _HEARD_S:
+                self._heard.popleft()
+        ended = self.since is not None
+        self.since, self.over = None, False
+        return ended
+
+    def hears(self, start: float, end: float) -> bool:
+        """Return whether somebody has answered a question of the later part of a burst, which lasts from start to end.
+
+        After the end a link may be back that was down during the whole burst.
+        """
+        return any(start + PROOF_AFTER_S <= sent <= end for sent in self._heard)
+
+    def believes(self, start: float, end: float, now: float) -> bool:
+        """Return whether a silence from start to end is the other's. If not, this node is isolated from now on."""
+        if self.over or self.hears(start, end):
+            return True
+        if self.since is None:
+            self.since = now
+        return False
+
+    @property
+    def ends_at(self) -> float:
+        """When the isolation ends by itself."""
+        return math.inf if self.since is None else self.since + ISOLATION_S
+
+    def expire(self, now: float) -> bool:
+        """End an isolation that has lasted ISOLATION_S; return whether it did."""
+        if now < self.ends_at:
+            return False
+        self.since, self.over = None, True
+        return True
+
+    def sampled(self, now: float, judging: bool) -> None:
+        """Schedule the next sample, if anybody is still being judged."""
+        self.sample_at = now + SAMPLE_INTERVAL_S if judging or self.since is not None else math.inf
+
+    def judging(self, now: float) -> None:
+        """Schedule the first sample of a judgment that begins now."""
+        self.sample_at = min(self.sample_at, now + SAMPLE_AFTER_S)
