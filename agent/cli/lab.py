@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from agent.cli.options import output_option
+from bgp.printable import escaped
 
 file_argument = click.argument("file", type=click.Path(path_type=Path))
 name_option = click.option("--name", metavar="NAME", help="The lab's name, if not the file's.")
@@ -29,10 +30,14 @@ def lab() -> None:
 def up(file: Path, name: str | None, reconfigure: bool, keep_failed: bool) -> None:
     """Bring the lab of FILE up.
 
-    First nodes, then links, then each node's exec lines.
+    First nodes, then links, then each node's exec lines. These and the nodes' commands run as root, and see this
+    machine's files: bring up only files that you trust.
     """
+    from topology.lab import clab
     from topology.lab.lab import Lab
 
+    for warning in clab.load(file, os.environ).warnings:
+        click.echo(escaped(f"warning: {warning}"), err=True)
     made = Lab.up(file, name, reconfigure=reconfigure, keep_failed=keep_failed)
     click.echo(f"{made.name}: {', '.join(made.nodes)} are up; `lbctl lab exec {file} NODE COMMAND` runs in one")
 

@@ -11,11 +11,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from topology.errors import LabError
-from topology.lab.layers import Layers, place_of
+from topology.lab.layers import Layers
 from topology.lab.source import Value, parse
 from topology.lab.spec import NAME, End, Link, Node, Topology
 
 DEFAULT_MTU = 9500  # containerlab's
+# Names of containers, the management network, and variables of templates: a lab has none of these.
+IGNORED_KEYS, IGNORED_LINK_KEYS, IGNORED_END_KEYS = (
+    ("prefix", "mgmt", "settings", "debug"),
+    ("vars", "labels"),
+    ("vars",),
+)
 _MAC = re.compile(r"(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}")
 
 
@@ -33,7 +39,7 @@ def load(path: Path, variables: Mapping[str, str]) -> Topology:
 def read(original: str, path: Path, variables: Mapping[str, str]) -> Topology:
     """Read the text of a lab file at `path`, which need not exist. Raises LabError with file, line and column."""
     top = parse(os.fspath(path), original, variables)
-    entries = top.known(("name", "topology"))
+    entries = top.known(("name", "topology"), IGNORED_KEYS)
     for key in ("name", "topology"):
         if key not in entries:
             top.fail(f"{key} is missing")
@@ -46,7 +52,7 @@ def read(original: str, path: Path, variables: Mapping[str, str]) -> Topology:
         topology["nodes"].fail("has no node")
     modes = {name: layers.network_mode(value) for name, value in topology["nodes"].entries().items()}
     links = _links(topology["links"], nodes, modes) if "links" in topology else ()
-    return Topology(lab_name(entries["name"]), path.absolute(), nodes, links)
+    return Topology(lab_name(entries["name"]), path.absolute(), nodes, links, top.text.warnings)
 
 
 def lab_name(value: Value) -> str:
@@ -61,7 +67,7 @@ def _links(section: Value, nodes: Mapping[str, Node], modes: Mapping[str, str]) 
     links: list[Link] = []
     used: dict[tuple[str, str], Value] = {}
     for value in section.items():
-        entries = value.known(("type", "endpoints", "mtu"))
+        entries = value.known(("type", "endpoints", "mtu"), IGNORED_LINK_KEYS)
         extended = "type" in entries
         if extended and entries["type"].string() != "veth":
             entries["type"].fail(f"{entries['type'].string()!r} is not supported; supported: veth")
@@ -78,14 +84,14 @@ def _links(section: Value, nodes: Mapping[str, Node], modes: Mapping[str, str]) 
                 point.fail(f"{end.node}:{end.interface} is already in {used[end.node, end.interface].path}")
             used[end.node, end.interface] = point
         mtu = entries["mtu"].integer(68, 65535) if "mtu" in entries else DEFAULT_MTU
-        links.append(Link((ends[0], ends[1]), mtu, place_of(value)))
+        links.append(Link((ends[0], ends[1]), mtu, value.place))
     return tuple(links)
 
 
 def _end(point: Value, extended: bool) -> End:
     mac: str | None = None
     if extended:
-        entries = point.known(("node", "interface", "mac"))
+        entries = point.known(("node", "interface", "mac"), IGNORED_END_KEYS)
         for key in ("node", "interface"):
             if key not in entries:
                 point.fail(f"{key} is missing")

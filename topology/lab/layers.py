@@ -15,19 +15,20 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from topology.errors import LabError
 from topology.lab.source import Value
 from topology.lab.spec import NAME, Bind, Exec, Node
 
 NODE_KEYS = ("kind", "group", "image", "network-mode", "binds", "exec", "env", "sysctls", "labels", "cmd")
+# What shapes a container, its limits or its management network: a node has none of these, all capabilities and /dev.
+IGNORED_NODE_KEYS = (
+    "auto-remove", "cap-add", "cgroup-parent", "cgroupns-mode", "cpu", "cpu-set", "devices", "healthcheck",
+    "image-pull-policy", "link-apply-mode", "memory", "mgmt-ipv4", "mgmt-ipv6", "ports", "privileged", "restart-policy",
+    "runtime", "security-opts", "shm-size",
+)  # fmt: skip
 
 
-def place_of(value: Value) -> str:
-    """Return the place of a value, `file:line:column: path`."""
-    try:
-        value.fail_at_key("")
-    except LabError as error:
-        return str(error).removesuffix(": ")
+def _settings(value: Value) -> dict[str, Value]:
+    return value.known(NODE_KEYS, IGNORED_NODE_KEYS)
 
 
 class Layers:
@@ -35,7 +36,7 @@ class Layers:
 
     def __init__(self, topology: Mapping[str, Value], base: Path) -> None:
         self.base = base
-        self.defaults = topology["defaults"].known(NODE_KEYS) if "defaults" in topology else {}
+        self.defaults = _settings(topology["defaults"]) if "defaults" in topology else {}
         self.kinds = self._section(topology, "kinds")
         self.groups = self._section(topology, "groups")
         for kind, value in (topology["kinds"].entries() if "kinds" in topology else {}).items():
@@ -45,7 +46,7 @@ class Layers:
     @staticmethod
     def _section(topology: Mapping[str, Value], key: str) -> dict[str, dict[str, Value]]:
         entries = topology[key].entries() if key in topology else {}
-        return {name: value.known(NODE_KEYS) for name, value in entries.items()}
+        return {name: _settings(value) for name, value in entries.items()}
 
     def _of(self, own: Mapping[str, Value]) -> list[Mapping[str, Value]]:
         """Return the layers of a node from least to most specific."""
@@ -63,14 +64,14 @@ class Layers:
 
     def network_mode(self, value: Value) -> str:
         """Return a node's network-mode, `none` or empty: without a management network there is no other."""
-        mode = self._last(self._of(value.known(NODE_KEYS)), "network-mode")
+        mode = self._last(self._of(_settings(value)), "network-mode")
         if mode is not None and mode.string() != "none":
             mode.fail(f"{mode.string()!r} is not supported; supported: none")
         return "none" if mode is not None else ""
 
     def node(self, name: str, value: Value) -> Node:
         """Merge the settings of one node. Raises LabError."""
-        own = value.known(NODE_KEYS)
+        own = _settings(value)
         if not NAME.fullmatch(name):
             value.fail_at_key("a node's name must be letters, digits, '-', '_' and '.', at most 63")
         layers = self._of(own)
@@ -85,16 +86,13 @@ class Layers:
         image, cmd, group = (self._last(layers, key) for key in ("image", "cmd", "group"))
         return Node(
             name=name,
-            place=place_of(value),
+            place=value.place,
             group=group.string() if group else "",
             image=image.string() if image else "",
             cmd=_split(cmd) if cmd else (),
             binds=self._binds(layers),
             exec=tuple(
-                Exec(_split(line), place_of(line))
-                for layer in layers
-                if "exec" in layer
-                for line in layer["exec"].items()
+                Exec(_split(line), line.place) for layer in layers if "exec" in layer for line in layer["exec"].items()
             ),
             env=_strings(layers, "env"),
             sysctls=_sysctls(layers),
@@ -113,7 +111,7 @@ class Layers:
                     value.fail(f"{source!r}: write the source absolute or relative to this file")
                 target = os.path.normpath(target)
                 found[target] = Bind(
-                    Path(os.path.normpath(self.base / source)), target, read_only=mode == "ro", place=place_of(value)
+                    Path(os.path.normpath(self.base / source)), target, read_only=mode == "ro", place=value.place
                 )
         return tuple(found.values())
 

@@ -29,6 +29,7 @@ class Text:
     """A text after expansion that maps its positions back to the original."""
 
     def __init__(self, file: str, original: str, variables: Mapping[str, str]) -> None:
+        self._warnings: dict[int, str] = {}
         self.file = file
         self.original = original
         self._outs: list[int] = [0]  # segment starts in the expanded text ...
@@ -37,15 +38,31 @@ class Text:
 
     def fail(self, index: int, message: str) -> NoReturn:
         """Raise LabError at `index` of the original."""
-        line = self.original.count("\n", 0, index) + 1
-        column = index - (self.original.rfind("\n", 0, index) + 1) + 1
-        raise LabError(f"{self.file}:{line}:{column}: {message}")
+        raise LabError(f"{self._at(index)}: {message}")
 
     def fail_expanded(self, index: int, message: str) -> NoReturn:
         """Raise LabError at `index` of the expanded text."""
+        raise LabError(f"{self.at_expanded(index)}: {message}")
+
+    def warn_expanded(self, index: int, message: str) -> None:
+        """Keep a warning about `index` of the expanded text; a second one there replaces it."""
+        self._warnings[index] = f"{self.at_expanded(index)}: {message}"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """All warnings, in the order of the text."""
+        return tuple(text for _, text in sorted(self._warnings.items()))
+
+    def at_expanded(self, index: int) -> str:
+        """Return `file:line:column` of `index` of the expanded text."""
         segment = bisect_right(self._outs, index) - 1
         start, end = self._ins[segment], [*self._ins, len(self.original)][segment + 1]
-        self.fail(min(start + index - self._outs[segment], max(start, end - 1)), message)
+        return self._at(min(start + index - self._outs[segment], max(start, end - 1)))
+
+    def _at(self, index: int) -> str:
+        line = self.original.count("\n", 0, index) + 1
+        column = index - (self.original.rfind("\n", 0, index) + 1) + 1
+        return f"{self.file}:{line}:{column}"
 
     def _expand(self, variables: Mapping[str, str]) -> str:
         template = self.original.find("{{")
@@ -116,13 +133,22 @@ class Value:
             self.fail("must be a mapping (key: value)")
         return {key: Value(self.text, source) for key, source in entries.items()}
 
-    def known(self, keys: Sequence[str]) -> dict[str, "Value"]:
-        """Return the entries of a mapping that may only have `keys`."""
-        entries = self.entries()
-        for key, value in entries.items():
-            if key not in keys:
+    @property
+    def place(self) -> str:
+        """The place of the value's key: `file:line:column: path`."""
+        return f"{self.text.at_expanded(self.source.key_position.index)}: {self.path}"
+
+    def known(self, keys: Sequence[str], ignored: Sequence[str] = ()) -> dict[str, "Value"]:
+        """Return the entries of a mapping that may only have `keys`, and `ignored` ones, which become warnings."""
+        found = {}
+        for key, value in self.entries().items():
+            if key in ignored:
+                self.text.warn_expanded(value.source.key_position.index, f"{value.path}: has no effect here")
+            elif key in keys:
+                found[key] = value
+            else:
                 value.fail_at_key(f"unsupported key; supported here: {', '.join(keys)}")
-        return entries
+        return found
 
     def items(self) -> list["Value"]:
         """Return the items of a sequence (empty if the value is)."""

@@ -63,9 +63,10 @@ class Link:
 
 @dataclass(frozen=True)
 class Topology:
-    """All that a lab file describes."""
+    """All that a lab file describes. `warnings`: keys of it that have no effect, each with its place."""
 
     name: str
     file: Path
     nodes: Mapping[str, Node]
     links: tuple[Link, ...]
+    warnings: tuple[str, ...] = ()

@@ -124,6 +124,23 @@ def test_help_lists_the_exit_codes(run: Run, command: list[str], codes: list[str
         assert code in text
 
 
+def test_keys_of_a_lab_that_have_no_effect_are_warnings(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "x.clab.yml"
+    path.write_text(
+        "name: x\nmgmt: {network: m}\ntopology:\n  nodes:\n    a: {kind: linux, cpu: 2, binds: ['./gone:/etc/x']}\n"
+    )
+    out, err = run("lab", "up", str(path), code=1)
+    assert out == ""
+    first, second, last = err.splitlines()
+    assert first == f"warning: {path}:2:1: mgmt: has no effect here"
+    assert second == f"warning: {path}:5:22: topology.nodes.a.cpu: has no effect here"
+    assert last.startswith("lbctl: "), "it is not there, or the user is not root"
+
+
+def test_help_of_lab_up_says_who_runs_its_commands(run: Run) -> None:
+    assert "run as root" in run("lab", "up", "--help")[0]
+
+
 def test_help_lists_every_command(run: Run) -> None:
     out, _ = run("--help")
     for command in COMMANDS:

@@ -10,6 +10,7 @@ from jsonschema import Draft7Validator
 
 from topology.errors import LabError
 from topology.lab import clab, spec
+from topology.lab.layers import IGNORED_NODE_KEYS, NODE_KEYS
 from topology.lab.source import Text
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -117,7 +118,7 @@ FAULTS = [
     ("name: x\ntopology: {}\n", "2:11: topology: nodes is missing"),
     ("name: x\ntopology: {nodes: }\n", "2:18: topology.nodes: has no node"),
     ("name: a/b\n" + NODE[8:], "1:7: name: 'a/b': must be letters"),
-    ("name: x\nprefix: y\n" + NODE[8:], "2:1: prefix: unsupported key; supported here: name, topology"),
+    ("name: x\nprefixes: y\n" + NODE[8:], "2:1: prefixes: unsupported key; supported here: name, topology"),
     ("name: [\n", "not YAML: "),
     ("name: x\n\ttopology: y\n", "x.clab.yml:2:1: not YAML: "),
     (NODE + "      startup-config: x\n", "6:7: topology.nodes.a.startup-config: unsupported key"),
@@ -166,7 +167,7 @@ FAULTS = [
     (LINKED + "    - {endpoints: [a:lo, b:x]}\n", "topology.links[0].endpoints[0]: 'lo': an interface name"),
     (LINKED + "    - {endpoints: [a:e1, b:e1], mtu: 67}\n", "6:38: topology.links[0].mtu: 67 is not in 68–65535"),  # noqa: RUF001
     (LINKED + "    - {endpoints: [a:e1, b:e1], mtu: '1500'}\n", "6:38: topology.links[0].mtu: must be a whole number"),
-    (LINKED + "    - {endpoints: [a:e1, b:e1], vars: {}}\n", "6:33: topology.links[0].vars: unsupported key"),
+    (LINKED + "    - {endpoints: [a:e1, b:e1], ipv4: []}\n", "6:33: topology.links[0].ipv4: unsupported key"),
     (LINKED + "    - {type: host, endpoints: []}\n", "6:14: topology.links[0].type: 'host' is not supported"),
     (
         LINKED
@@ -184,6 +185,56 @@ FAULTS = [
 def test_a_fault_names_its_place(text: str, message: str) -> None:
     assert message in fault(text)
     assert fault(text).startswith("/labs/x.clab.yml:")
+
+
+OF_CONTAINERS = """\
+name: x
+prefix: ""
+topology:
+  defaults: {kind: linux, cpu: 2, memory: 1GB}
+  kinds: {linux: {restart-policy: no}}
+  nodes:
+    a: {mgmt-ipv4: 172.20.20.2, ports: ["80:80"], env: {A: b}}
+    b: {cpu-set: 0-1, cap-add: [NET_ADMIN]}
+  links:
+    - {endpoints: [a:e1, b:e1], vars: {x: 1}, labels: {x: y}}
+    - {type: veth, endpoints: [{node: a, interface: e2, vars: {}}, {node: b, interface: e2}]}
+mgmt: {network: lab}
+"""
+
+
+def test_what_only_containers_have_is_a_warning_and_all_are_told_at_once() -> None:
+    found = read(OF_CONTAINERS)
+    assert found.nodes["a"].env == {"A": "b"}
+    assert [end.interface for link in found.links for end in link.ends] == ["e1", "e1", "e2", "e2"]
+    assert found.warnings == tuple(
+        f"/labs/x.clab.yml:{place}: has no effect here"
+        for place in (
+            "2:1: prefix",
+            "4:27: topology.defaults.cpu",
+            "4:35: topology.defaults.memory",
+            "5:19: topology.kinds.linux.restart-policy",
+            "7:9: topology.nodes.a.mgmt-ipv4",
+            "7:33: topology.nodes.a.ports",
+            "8:9: topology.nodes.b.cpu-set",
+            "8:23: topology.nodes.b.cap-add",
+            "10:33: topology.links[0].vars",
+            "10:47: topology.links[0].labels",
+            "11:57: topology.links[1].endpoints[0].vars",
+            "12:1: mgmt",
+        )
+    )
+
+
+def test_ignored_keys_are_containerlabs() -> None:
+    schema = ROOT.parent / "shared" / "clab.schema.json"
+    if not schema.exists():
+        pytest.skip(f"containerlab's schema is not available ({schema})")
+    document = json.loads(schema.read_text())
+    node = document["definitions"]["node-config"]["properties"]
+    assert set(IGNORED_NODE_KEYS) < set(node)
+    assert not set(IGNORED_NODE_KEYS) & set(NODE_KEYS)
+    assert set(clab.IGNORED_KEYS) < set(document["properties"])
 
 
 @pytest.mark.parametrize(
@@ -226,6 +277,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", OURS, ids=lambda path: path.name)
 def test_our_labs_are_read(path: Path) -> None:
     topology = clab.load(path, {})
+    assert topology.warnings == ()
     servers = ["b1", "b2", "b3", "b4"]
     more = {"routed.clab.yml": servers, "dual.clab.yml": ["segment", *servers]}.get(
         path.name, ["segment", *servers, "b5"]
