@@ -10,6 +10,7 @@ import ctypes as ct
 import os
 import shutil
 import subprocess
+from collections import Counter as Tally
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support import packets
+from support.counted import counted
 from support.programs import PROGRAMS
 from support.testrun import Runner
 
@@ -103,7 +105,7 @@ class Outcome:
 
     verdict: str
     packet: bytes
-    events: dict[tuple[int, Counter], int]
+    events: Tally[tuple[int, Counter]]
 
 
 class Program:
@@ -127,18 +129,13 @@ class Program:
     def duration_ns(self) -> int:
         return self._runner.duration_ns
 
-    def counted(self) -> dict[tuple[int, Counter], int]:
-        return {
-            (slot, Counter[name.upper()]): value
-            for slot, counters in self.maps.counters.read().items()
-            for name, value in counters.items()
-        }
+    def counted(self) -> Tally[tuple[int, Counter]]:
+        return counted(self.maps)
 
     def observe(self, packet: bytes) -> Outcome:
         before = self.counted()
         verdict, after = self.send(packet)
-        events = {event: value - before[event] for event, value in self.counted().items() if value != before[event]}
-        return Outcome(verdict, after, events)
+        return Outcome(verdict, after, self.counted() - before)
 
     def know_node(self, index: int, has_mac: bool = True, **more: Any) -> None:
         """Nodes are 10.0.0.(10 + index) and 2001:db8::(10 + index), with the tag 10 + index and the MAC

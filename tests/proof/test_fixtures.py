@@ -26,11 +26,12 @@ def test_fixture(entry: Entry, stage: Stage, sockets: Sockets) -> None:
     fixture = entry.build()
     world = replace(fixture.world, sockets=sockets.flows)
     stage.install(world)
+    before = stage.counted()
     for build in stage.BUILDS:
         stage.refill()
-        before = stage.counted()
         verdict, frame = stage.send(fixture.frame, build)
-        counted = {key: value - before[key] for key, value in stage.counted().items() if value != before[key]}
+        after = stage.counted()
+        counted, before = after - before, after
 
         assert verdict == fixture.verdict
         assert verdict == "drop" or frame == fixture.out

@@ -10,7 +10,7 @@ class Options(ct.Structure):
 
     _fields_ = [
         ("sz", ct.c_size_t),
-        ("data_in", ct.c_void_p),
+        ("data_in", ct.c_char_p),
         ("data_out", ct.c_void_p),
         ("data_size_in", ct.c_uint32),
         ("data_size_out", ct.c_uint32),
@@ -32,20 +32,21 @@ class Runner:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self._lib = ct.CDLL("libbpf.so.1")
+        self._test_run = ct.CDLL("libbpf.so.1").bpf_prog_test_run_opts
         self._out = ct.create_string_buffer(4096)
         self._options = Options(sz=ct.sizeof(Options), data_out=ct.addressof(self._out))
+        self._arguments = fd, ct.byref(self._options)
 
     def run(self, packet: bytes, repeat: int = 1) -> tuple[int, bytes]:
         """Return the program's return value and the packet after it."""
         options = self._options
-        options.data_in = ct.cast(packet, ct.c_void_p)
+        options.data_in = packet
         options.data_size_in = len(packet)
         options.data_size_out = len(self._out)
         options.repeat = repeat
-        error = self._lib.bpf_prog_test_run_opts(self.fd, ct.byref(options))
+        error = self._test_run(*self._arguments)
         assert error == 0, os.strerror(-error)
-        return options.retval, self._out.raw[: options.data_size_out]
+        return options.retval, ct.string_at(self._out, options.data_size_out)
 
     @property
     def duration_ns(self) -> int:

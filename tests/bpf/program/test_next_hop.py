@@ -37,7 +37,7 @@ ROWS, KEY = 4096, bytes(range(16))
 ECHO, DNS = 1, 2
 FOREVER = 2**63
 UNKNOWN_NODE = 9  # not in the node table
-SIZES = [*range(4), *(pytest.param(size, marks=pytest.mark.slow) for size in (4, 5))]
+SIZES = [*range(3), *(pytest.param(size, marks=pytest.mark.slow) for size in (3, 4, 5))]
 KINDS = ["none", "established", "time-wait", "syn-recv", "cookie", "bad cookie", "udp", "udp connected"]
 
 

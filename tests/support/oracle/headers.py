@@ -8,6 +8,7 @@ the RFCs define it, not as a lenient dissector guesses it: RFC 791, 792, 768, 82
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TypeVar
 
@@ -86,8 +87,14 @@ def header(layer: type[Layer], data: bytes, size: int) -> Layer | None:
     """
     if len(data) < size:
         return None
+    return _dissect(layer, data[:size] + bytes(16) if layer is ICMP else data[:size])
+
+
+@lru_cache(1024)
+def _dissect(layer: type[Layer], data: bytes) -> Layer:
+    """Scapy takes longest of all, and most variants of a frame have the same headers: what is returned is shared."""
     found = layer()
-    found.do_dissect(data[:size] + bytes(16) if layer is ICMP else data[:size])
+    found.do_dissect(data)
     return found
 
 

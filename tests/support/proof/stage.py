@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import time
+from collections import Counter as Tally
 from contextlib import ExitStack
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -20,6 +21,7 @@ from typing import Any, Self
 import numpy as np
 from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
+from support.counted import counted
 from support.oracle.headers import Flow
 from support.oracle.next_hop import CONNECTION, TIME_WAIT
 from support.oracle.packets import Judgement, Node, OtherEpoch, Row, Service, World, judge
@@ -101,9 +103,8 @@ class Stage:
                 return False
         return True
 
-    def counted(self) -> dict[tuple[int, str], int]:
-        counters = self.path.maps.counters.read()
-        return {(slot, name): value for slot, named in counters.items() for name, value in named.items()}
+    def counted(self) -> Tally[tuple[int, str]]:
+        return Tally({(slot, counter.name.lower()): n for (slot, counter), n in counted(self.path.maps).items()})
 
     def install(self, world: World) -> None:
         """Write a world into the maps; entries that are the same in the last world are not written."""
