@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a program counted, straight from its map: a fifth of the time of `CounterMap.read`, for tests that always ask."""
+"""What a program counted, straight from its map: `CounterMap.read` takes five times as long, and tests always ask."""
 
 from collections import Counter as Tally
 
