@@ -65,6 +65,8 @@ class Asker:
         self._round_tick, self._silent_tick = Tick(), Tick()
         self._paths = PathRounds(rng)
         self._bursts = Bursts()
+        self.bursts_begun = 0
+        """Bursts to nodes that were not silent."""
         self._isolation = Isolation()
         self._suspects: dict[IPv4Address, None] = {}
         self._liveness: Mapping[IPv4Address, Liveness] = MappingProxyType({})
@@ -292,6 +294,7 @@ class Asker:
     def _start_burst(self, target: Target, now: float, prompted: bool) -> Burst:
         burst = self._bursts.start(target, now, prompted)
         if target.liveness.answers is not False:
+            self.bursts_begun += 1
             self._isolation.judging(now)
         return burst
 

@@ -69,6 +69,10 @@ class EchoNet:
         self.askers[own].hint(address, self.now)
         self._schedule(own)
 
+    def tell(self, own: IPv4Address, address: IPv4Address, delay_s: float) -> None:
+        """Have an observer hear of a suspect after a while."""
+        self._push(self.now + delay_s, own, address)
+
     def silent_since(self, address: IPv4Address) -> list[float]:
         """Return when each observer that is up found a node silent; inf if it has not."""
         found = []
