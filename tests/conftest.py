@@ -64,6 +64,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="S",
         help="seconds for which BFD is watched for false alarms under full load (600 for a figure to quote)",
     )
+    parser.addoption(
+        "--channel-histories",
+        type=int,
+        default=100,
+        metavar="N",
+        help="number of generated histories after which the nodes' channels must agree",
+    )
 
 
 @pytest.hookimpl(trylast=True)

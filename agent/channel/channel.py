@@ -214,7 +214,7 @@ class Channel:
             return []
         self._send(peer, Kind.ACK, None, message.sequence, message.part, message.parts)
         content = peer.reassembly.add(message)
-        if content is None or content == peer.content:
+        if content is None:
             return []
         try:
             state = decode(content)
@@ -222,7 +222,8 @@ class Channel:
             self._verifier.drop(Drop(Count.BAD_STATE, Cause.STATE, peer.number, printable(str(error))), now)
             return []
         self._verifier.problems.clear(peer.number, Cause.STATE)
-        peer.content = content
+        if state == self._states.get(peer.address):
+            return []
         self._states[peer.address] = state
         self._states_shown = None
         return [StateReceived(peer.address, state)]

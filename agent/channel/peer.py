@@ -19,8 +19,6 @@ class Peer:
     number: int
     handshake: Handshake
     reassembly: Reassembly = field(default_factory=Reassembly)
-    content: bytes = b""
-    """Its last state as received, kept over sessions."""
     notices_received: int = 0
     """The sequence of the last notice in this session."""
     notices_sent: int = 0
@@ -47,7 +45,7 @@ class Peer:
         return cls(address, int(address), Handshake(nonce))
 
     def begin_session(self) -> None:
-        """Forget how far the last session had come; its last state stays."""
+        """Forget how far the last session had come."""
         self.reassembly = Reassembly()
         self.notices_received = self.notices_sent = 0
         self.silent = False

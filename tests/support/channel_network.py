@@ -51,6 +51,7 @@ class Network:
     sent: list[Datagram] = field(default_factory=list)
     keep_sent: bool = True
     """Off for large networks: `sent` stays empty."""
+    channel_class: type[Channel] = Channel
     count: Counter[IPv4Address] = field(default_factory=Counter)
     """Datagrams sent by each node."""
 
@@ -63,7 +64,7 @@ class Network:
     def start(self, number: int, keys: Sequence[bytes] = (KEY,), cluster: int = CLUSTER) -> Channel:
         """Start a node, or restart it with other nonces and no memory."""
         seed = f"{number} {next(self._order)}"
-        channel = Channel(address(number), cluster, keys, random.Random(seed))
+        channel = self.channel_class(address(number), cluster, keys, random.Random(seed))
         self.channels[address(number)] = channel
         return channel
 
@@ -74,12 +75,14 @@ class Network:
         """Let a datagram arrive, whoever made it."""
         self._push(self.now + delay_s, datagram.destination, datagram)
 
-    def run(self, seconds: float) -> None:
-        """Let time pass, and carry out what happens meanwhile."""
+    def run(self, seconds: float, done: Callable[[], bool] = lambda: False) -> None:
+        """Let time pass, and carry out what happens meanwhile. Return earlier once `done`."""
         until = self.now + seconds
         for node in self.channels:
             self.step(node)
         while self._heap and self._heap[0][0] <= until:
+            if done():
+                return
             self.now, _, node, datagram = heapq.heappop(self._heap)
             channel = self.channels.get(node)
             if channel is None:
