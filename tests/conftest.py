@@ -71,6 +71,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="number of generated histories after which the nodes' channels must agree",
     )
+    parser.addoption(
+        "--echo-scale",
+        type=int,
+        default=1,
+        metavar="N",
+        help="factor of the deaths and the time in simulations of the echo (20 for figures to quote)",
+    )
 
 
 @pytest.hookimpl(trylast=True)

@@ -31,18 +31,13 @@ from agent.address import Address
 from agent.liveness.burst import Burst, Due
 from agent.liveness.bursts import Bursts
 from agent.liveness.isolation import SAMPLE, Isolation
+from agent.liveness.node_rounds import NodeRounds
 from agent.liveness.open_questions import OpenQuestions
 from agent.liveness.path_rounds import PathRounds
 from agent.liveness.question import Liveness, PathStats, Question, Target, Via
-from agent.liveness.rounds import Rounds
-from agent.liveness.schedule import Tick
 from bpf.layout.echo import EchoMessage
 
-ROUND_S = 0.05
-"""The interval of questions in rounds."""
 LATE_S = 0.025
-SILENT_S = 0.25
-"""The shortest interval of questions to one silent node."""
 UNREACHABLE_S = 3.0
 """So long a node that never answered may have no next hop before it counts as silent."""
 TELL_AGAIN = 3
@@ -61,8 +56,7 @@ class Asker:
         self._targets: dict[IPv4Address, Target] = {}
         self._controls: tuple[Address, ...] = ()
         self._open = OpenQuestions(rng)
-        self._rounds, self._silent = Rounds[Target](rng), Rounds[Target](rng)
-        self._round_tick, self._silent_tick = Tick(), Tick()
+        self._rounds = NodeRounds(rng)
         self._paths = PathRounds(rng)
         self._bursts = Bursts()
         self.bursts_begun = 0
@@ -83,18 +77,17 @@ class Asker:
         now, wanted = self._advance(now), set(addresses) - {self._own}
         self._controls, vias = tuple(dict.fromkeys(controls)), tuple(dict.fromkeys(vias))
         for address in self._targets.keys() - wanted:
-            self._forget(self._targets.pop(address))
+            self._forget(self._targets.pop(address), now)
         if vias != self._paths.vias:
             self._paths.vias = vias
             for target in self._targets.values():
                 self._contact(target, now)
         for address in sorted(wanted - self._targets.keys()):
             target = self._targets[address] = Target(address, Liveness(None, now), {})
-            self._rounds.add(target)
+            self._rounds.add(target, now)
             self._paths.add(target, now)
             self._bursts.hint(target, now)
             self._changed = True
-        self._set_ticks(now)
 
     def hint(self, address: IPv4Address, now: float) -> None:
         """Ask a node soon: something says that it may be gone, or back."""
@@ -174,8 +167,8 @@ class Asker:
     def next_at(self) -> float:
         """When `step` is due; inf if there is nobody to ask."""
         return min(
-            self._round_tick.at, self._silent_tick.at, self._paths.next_at, self._open.next_at,
-            self._bursts.next_at, self._isolation.sample_at, self._isolation.ends_at,
+            self._rounds.next_at, self._paths.next_at, self._open.next_at, self._bursts.next_at,
+            self._isolation.sample_at, self._isolation.ends_at,
         )  # fmt: skip
 
     @property
@@ -227,20 +220,17 @@ class Asker:
         burst.answered(sent)
         if burst.is_back:
             self._bursts.end(target)
-            self._silent.discard(target)
-            self._rounds.add(target)
+            self._rounds.add(target, now)
             self._judge(target, True, now)
 
     def _set_silent(self, target: Target, now: float) -> None:
         self._bursts.end(target)
-        self._rounds.discard(target)
-        self._silent.add(target)
+        self._rounds.set_silent(target, now)
         self._judge(target, False, now)
 
     def _judge(self, target: Target, answers: bool, now: float) -> None:
         target.liveness, self._changed = replace(target.liveness, answers=answers, since=now), True
         self._contact(target, now)
-        self._set_ticks(now)
 
     def _tell(self, target: Target, burst: Burst | None) -> None:
         if burst is None or not burst.prompted or self._rng.random() * len(self._targets) < TELL_AGAIN:
@@ -249,20 +239,10 @@ class Asker:
     # Rounds
 
     def _ask_rounds(self, now: float, questions: list[Question]) -> None:
-        if self._round_tick.take(now, ROUND_S) and (target := self._rounds.next()) and target not in self._bursts:
-            questions.append(self._ask(target, now, watched=True))
-        if self._silent_tick.take(now, self._silent_interval()) and (target := self._silent.next()):
-            questions.append(self._ask(target, now))
+        due = [target for target in self._rounds.due(now) if target not in self._bursts]
+        questions += [self._ask(target, now, watched=True) for target in due]
         if (asked := self._paths.take(now)) and asked[0].liveness.answers:
             questions.append(self._ask(asked[0], now, asked[1]))
-
-    def _silent_interval(self) -> float:
-        return max(ROUND_S, SILENT_S / max(1, len(self._silent)))
-
-    def _set_ticks(self, now: float) -> None:
-        """Begin rounds that have somebody to ask, and end those that have nobody."""
-        self._round_tick.enable(bool(self._rounds), now, ROUND_S * self._rng.random())
-        self._silent_tick.enable(bool(self._silent), now, self._silent_interval())
 
     def _contact(self, target: Target, now: float) -> None:
         if target.liveness.answers:
@@ -331,9 +311,8 @@ class Asker:
             questions += [self._open.add(None, address, Via.PING, now) for address in self._controls]
         self._isolation.sampled(now, judging)
 
-    def _forget(self, target: Target) -> None:
-        self._rounds.discard(target)
-        self._silent.discard(target)
+    def _forget(self, target: Target, now: float) -> None:
+        self._rounds.discard(target, now)
         self._paths.discard(target)
         self._bursts.end(target)
         self._changed = True
