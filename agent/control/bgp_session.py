@@ -26,6 +26,7 @@ def sessions(relay: RelayClient, now: float) -> list[dict[str, Any]]:
             "since_s": round(max(0.0, now - peer.since), 1) if known and peer.since else None,
             "why": peer.why if known and not peer.up else "",
             "retry_s": peer.retry_s if known and not peer.up else None,
+            "foreign_routes": peer.foreign,
             "bfd": _bfd(peer.bfd, now) if peer.bfd and relay.connected else None,
         }
         for peer in snapshot.peers

@@ -28,7 +28,7 @@ from agent.errors import AgentError
 from agent.forwarding.deny_list import DenyList
 from agent.health.check import checks
 from agent.health.rise_fall import initial_health
-from agent.membership import identity, identity_version
+from agent.membership import foreign_routes, identity, identity_version
 from agent.membership.prober import Prober
 from agent.membership.received import IdentityReader, Received
 from agent.membership.view import View
@@ -182,7 +182,8 @@ class Agent:
 
     def _inputs(self) -> Inputs:
         received, forwarder = self._received, self.forwarder
-        faults = [*received.unreadable, self._prober.error, *(forwarder.problems() if forwarder else ())]
+        leaks = foreign_routes.problems(self.relay.snapshot)
+        faults = [*received.unreadable, *leaks, self._prober.error, *(forwarder.problems() if forwarder else ())]
         return Inputs(
             members=self._view.members,
             seen=received.seen,

@@ -127,7 +127,9 @@ statistics = false
 
 def render_allowlist(config: SpeakerConfig) -> str:
     """Return the relay's allowlist (allowlist.py), one prefix per line."""
-    return "".join(f"{network}\n" for network in sorted(config.allow, key=str))
+    advertised = [str(network) for network in sorted(config.allow, key=str)]
+    learned = [f"learn {network}" for network in sorted(config.learn, key=str)]
+    return "".join(f"{line}\n" for line in [*advertised, *learned])
 
 
 def secrets(config: SpeakerConfig) -> list[str]:

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Adj-RIBs-In: each neighbor's session and the routes learned from it, within limits for each neighbor (rib.py).
 
+Only host routes inside the allowlist are learned: identities and VIPs (allowlist.py). What else a router sends is
+counted and dropped here, so that a leak of any size crowds nothing out.
+
 Pure, as is reconciler.py, which passes ExaBGP's messages on. Standard library only: the relay archive carries this
 file.
 
@@ -15,6 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from bgp.exabgp import down_reason, messages
+from bgp.relay.allowlist import ANY, Network, passes
 from bgp.relay.rib import MAX_BYTES, MAX_ROUTES, Rib
 from bgp.route import Route
 
@@ -29,8 +33,9 @@ class NeighborRib:
     `ended`: why the last session ended. `failing`: why the last attempt since then, or the only one so far, failed.
     `retry_s`: within how many seconds ExaBGP tries again; None if it waits for the router.
 
-    `updated_at`: the time of the last update. `local_as`: our AS towards it, 0 until ExaBGP has described it.
-    `families`: those configured for it; `negotiated`: those of this session.
+    `foreign`: the routes that it has sent in this session, and not withdrawn, that are not learned; a route that is
+    sent twice counts twice. `updated_at`: the time of the last update. `local_as`: our AS towards it, 0 until ExaBGP
+    has described it. `families`: those configured for it; `negotiated`: those of this session.
     """
 
     address: str
@@ -42,6 +47,7 @@ class NeighborRib:
     eor: bool = False
     updated_at: float = 0.0
     rib: Rib = field(default_factory=Rib)
+    foreign: int = 0
     local_as: int = 0
     peer_as: int = 0
     local_address: str = ""
@@ -77,8 +83,11 @@ class AdjRibIn:
     `revision` grows with each change, `descriptions` with each of what ExaBGP's own list says about neighbors.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, learned: Iterable[Network] = ANY) -> None:
+        """`learned`: the prefixes inside which host routes are learned."""
         self.revision = self.descriptions = 0
+        self._learned = tuple(learned)
+        self._learned_changed = False
         self._neighbors: dict[str, NeighborRib] = {}
         self._listing: _Listing | None = None
 
@@ -106,8 +115,14 @@ class AdjRibIn:
 
     @property
     def wants_relearning(self) -> bool:
-        """Whether routes were ignored for which there is room again."""
-        return any(n.rib.overflow and n.rib.has_room for n in self._neighbors.values())
+        """Whether routes were ignored for which there is room again, or that are learned now."""
+        return self._learned_changed or any(n.rib.overflow and n.rib.has_room for n in self._neighbors.values())
+
+    def set_learned(self, networks: Iterable[Network]) -> None:
+        """Replace the prefixes inside which host routes are learned: the routes are listed again."""
+        learned = tuple(networks)
+        self._learned_changed |= learned != self._learned
+        self._learned = learned
 
     def set_neighbors(self, statuses: Iterable[messages.NeighborStatus], now: float) -> None:
         """Replace the neighbors by ExaBGP's own list; a neighbor that is missing in it was removed."""
@@ -148,7 +163,7 @@ class AdjRibIn:
                 self.revision += 1
             return False
         # Until ExaBGP has described the session, we assume that it carries all configured families.
-        new = replace(old, up=up, since=now, eor=False, updated_at=now, rib=Rib(), negotiated=old.families)
+        new = replace(old, up=up, since=now, eor=False, updated_at=now, rib=Rib(), foreign=0, negotiated=old.families)
         new.ended, new.failing = (reason, "") if old.up else ("", reason)
         new.retry_s = retry_s
         self._neighbors[address] = new
@@ -159,12 +174,21 @@ class AdjRibIn:
         """Apply an UPDATE of a neighbor."""
         neighbor = self._neighbors.setdefault(address, NeighborRib(address))
         neighbor.updated_at = now
+        foreign = neighbor.foreign
         for prefix in withdrawn:
-            self.revision += neighbor.rib.drop(prefix)
-            self._mark_updated(address, prefix)
+            if passes(prefix, self._learned):
+                self.revision += neighbor.rib.drop(prefix)
+                self._mark_updated(address, prefix)
+            else:
+                foreign = max(0, foreign - 1)
         for route in advertised:
-            self.revision += neighbor.rib.put(route)
-            self._mark_updated(address, route.prefix)
+            if passes(route.prefix, self._learned):
+                self.revision += neighbor.rib.put(route)
+                self._mark_updated(address, route.prefix)
+            else:
+                foreign += 1
+        self.revision += foreign != neighbor.foreign
+        neighbor.foreign = foreign
 
     def end_of_rib(self, address: str, family: str) -> None:
         """Record an End-of-RIB. The one that matters is that of IPv4, which carries the identities."""
@@ -185,13 +209,18 @@ class AdjRibIn:
         """Start to apply ExaBGP's list of learned routes."""
         # ExaBGP still lists the routes of a neighbor that is down.
         self._listing = _Listing({n.address: set(n.rib.by_prefix) for n in self._neighbors.values() if n.up})
+        self._learned_changed = False
         for neighbor in self._neighbors.values():
-            neighbor.rib.overflow = False
+            neighbor.rib.overflow, neighbor.foreign = False, 0
 
     def add_listed(self, address: str, route: Route) -> None:
         """Apply one route of that list, unless the session has changed or the prefix was updated meanwhile."""
         listing = self._listing
         if listing is None or address not in listing.unlisted or (address, route.prefix) in listing.updated:
+            return
+        if not passes(route.prefix, self._learned):
+            self._neighbors[address].foreign += 1
+            self.revision += 1
             return
         listing.unlisted[address].discard(route.prefix)
         self.revision += self._neighbors[address].rib.put(route)

@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The allowlist: the relay advertises nothing outside it, even for an agent that is faulty or compromised.
+"""The allowlist: the relay advertises nothing outside it, even for an agent that is faulty or compromised, and learns
+nothing outside it, whatever a router sends.
 
-Owns the list of prefixes, a file that root writes, one prefix per line. A reload of the speaker replaces the file, and
-the relay reads it again without a restart. Only host routes pass: a VIP and an identity are one address each, and a
-shorter prefix would attract other traffic. Standard library only: the relay archive carries this file.
+Owns the list of prefixes, a file that root writes, one prefix per line:
+
+    10.99.0.1/32              advertise host routes inside it, and learn them
+    learn 10.254.0.0/16       learn them only
+
+A reload of the speaker replaces the file, and the relay reads it again without a restart. Only host routes pass: a VIP
+and an identity are one address each, and a shorter prefix would attract other traffic. Standard library only: the relay
+archive carries this file.
 """
 
 from __future__ import annotations
@@ -17,24 +23,35 @@ from bgp.errors import BgpError
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
+_LEARN = "learn "
+ANY: tuple[Network, ...] = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
+
+
+def passes(prefix: str, networks: Iterable[Network]) -> bool:
+    """Return whether `prefix` is a host route inside one of these networks."""
+    network = ipaddress.ip_network(prefix)
+    return network.num_addresses == 1 and any(network.network_address in one for one in networks)
+
+
 def refused(prefixes: Iterable[str], allowed: Iterable[Network]) -> list[str]:
     """Return those of `prefixes` that are not host routes inside `allowed`."""
     networks = tuple(allowed)
-    return [prefix for prefix in prefixes if not _passes(ipaddress.ip_network(prefix), networks)]
-
-
-def _passes(prefix: Network, allowed: tuple[Network, ...]) -> bool:
-    return prefix.num_addresses == 1 and any(prefix.network_address in network for network in allowed)
+    return [prefix for prefix in prefixes if not passes(prefix, networks)]
 
 
 class Allowlist:
-    """The content of the file at its last `reload`."""
+    """The content of the file at its last `reload`.
+
+    `advertised`: the prefixes inside which host routes may be advertised. `learned`: those inside which they are
+    learned, which include these.
+    """
 
     def __init__(self, path: Path) -> None:
         """Read the file. BgpError if that fails: a relay must not run without its allowlist."""
         self._path = path
         self._stamp: tuple[int, int] | None = None
-        self.networks: tuple[Network, ...] = ()
+        self.advertised: tuple[Network, ...] = ()
+        self.learned: tuple[Network, ...] = ()
         self.reload()
 
     def reload(self) -> bool:
@@ -47,9 +64,10 @@ class Allowlist:
             stamp = status.st_ino, status.st_mtime_ns
             if stamp == self._stamp:
                 return False
-            lines = self._path.read_text(encoding="ascii").split()
-            networks = tuple(ipaddress.ip_network(line) for line in lines)
+            lines = self._path.read_text(encoding="ascii").splitlines()
+            learned = tuple(ipaddress.ip_network(line.removeprefix(_LEARN)) for line in lines)
         except (OSError, ValueError) as error:
             raise BgpError(f"{self._path}: {getattr(error, 'strerror', None) or error}") from None
-        self._stamp, self.networks = stamp, networks
+        advertised = (network for line, network in zip(lines, learned, strict=True) if not line.startswith(_LEARN))
+        self._stamp, self.advertised, self.learned = stamp, tuple(advertised), learned
         return True

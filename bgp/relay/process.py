@@ -48,7 +48,7 @@ class Relay:
         self._bfd = WatchedFile(bfd_status)
         self._uids = {0, agent_uid}
         self._allowlist = allowlist
-        self._reconciler = Reconciler(time.monotonic(), allowlist.networks)
+        self._reconciler = Reconciler(time.monotonic(), allowlist.advertised, allowlist.learned)
         self._agent: AgentConnection | None = None
         self._selector = selectors.DefaultSelector()
         self._from_exabgp = bytearray()
@@ -86,7 +86,7 @@ class Relay:
             self._reconciler.set_bfd(decode_statuses(statuses))
         with contextlib.suppress(BgpError):  # the previous list stays in force
             if self._allowlist.reload():
-                self._reconciler.set_allowed(self._allowlist.networks, time.monotonic())
+                self._reconciler.set_allowed(self._allowlist.advertised, self._allowlist.learned, time.monotonic())
 
     def _log_changes(self) -> None:
         """Log the changes that an operator needs to find in the journal later."""

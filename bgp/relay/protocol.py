@@ -9,8 +9,8 @@ Owns the values and the agent's message; report.py has the relay's. One JSON obj
     relay to agent, in batches: on connecting all that follows from an empty state, then what has changed since the last
     batch. The agent applies a batch as a whole, when its end has arrived
       {"type": "peer", "peer": address, "state": "up"|"down", "since": seconds, "eor": bool,
-       "why": text, "retry_s": seconds or null, "families": ["ipv4"|"ipv6", ...], "local_address": address,
-       "bfd": {...} or null}
+       "why": text, "retry_s": seconds or null, "foreign": number, "families": ["ipv4"|"ipv6", ...],
+       "local_address": address, "bfd": {...} or null}
                                                     a neighbor that is new, or has one of these changed
       {"type": "removed", "peer": address}          a neighbor that is no longer configured, and its routes
       {"type": "route", "peer": address, "rib": "in"|"out", "route": route}
@@ -61,7 +61,8 @@ class Peer:
     neighbor has sent its whole table (End-of-RIB, RFC 4724 section 2). `routes`: the learned routes, in no particular
     order; none while it is down. `adj_rib_out`: the routes in ExaBGP's Adj-RIB-Out for it. They are on the wire
     (`advertised`) only while the session is up, and only those of `families`: the negotiated ones, or the configured
-    ones without a session. `local_address`: ours of the session. `bfd`: its BFD session; None without BFD.
+    ones without a session. `local_address`: ours of the session. `foreign`: about how many routes it sends that are
+    neither identities nor VIPs, which are dropped. `bfd`: its BFD session; None without BFD.
     """
 
     address: str
@@ -75,6 +76,7 @@ class Peer:
     local_address: str = ""
     why: str = ""
     retry_s: int | None = None
+    foreign: int = 0
 
     @property
     def announced(self) -> frozenset[str]:

@@ -15,7 +15,8 @@ The rules:
  4. The agent's desired routes apply while it sends them. After 10 s of silence its fallback applies, and a new relay
     without an agent withdraws everything after 10 s; until then it changes nothing. If too few other nodes remain that
     announce the VIPs, they stay, next to the fallback (quorum.py).
- 5. Nothing outside the allowlist is advertised, whatever the agent desires (allowlist.py).
+ 5. Nothing outside the allowlist is advertised, whatever the agent desires, or learned, whatever a router sends
+    (allowlist.py).
  6. ExaBGP reports the end of a session without withdrawals: its routes are dropped here.
  7. A neighbor that is down gets new routes when it is up again, but withdrawals at once: ExaBGP itself advertises its
     Adj-RIB-Out again on reconnecting.
@@ -34,7 +35,7 @@ from dataclasses import dataclass, field
 from bgp.bfd.status import BfdStatus
 from bgp.exabgp import messages
 from bgp.relay.adj_rib_in import AdjRibIn
-from bgp.relay.allowlist import Network
+from bgp.relay.allowlist import ANY, Network
 from bgp.relay.diff import RouteChange, diff
 from bgp.relay.export import ExportPolicy
 from bgp.relay.protocol import DesiredRoutes, Peer, Snapshot
@@ -79,11 +80,12 @@ class Reconciler:
     """One conversation with ExaBGP: pass it lines and time, then take `commands()`, and `snapshot()` if `revision`
     grew."""
 
-    def __init__(self, now: float, allowed: Iterable[Network] = ()) -> None:
-        """`allowed`: the prefixes inside which host routes may be advertised (allowlist.py)."""
+    def __init__(self, now: float, allowed: Iterable[Network] = (), learned: Iterable[Network] = ANY) -> None:
+        """`allowed`: the prefixes inside which host routes may be advertised; `learned`: inside which they are learned
+        (allowlist.py)."""
         self.ready = False
         """Whether the state is learned: an earlier snapshot would report to the agent that everything is gone."""
-        self._adj_rib_in = AdjRibIn()
+        self._adj_rib_in = AdjRibIn(learned)
         self._verified: dict[str, tuple[Route, ...]] = {}
         self._assumed: dict[str, dict[str, Route]] = {}
         self._export = ExportPolicy()
@@ -129,9 +131,10 @@ class Reconciler:
         lines, self._outbox = self._outbox, []
         return lines
 
-    def set_allowed(self, allowed: Iterable[Network], now: float) -> None:
-        """Replace the allowlist; routes outside it are withdrawn."""
+    def set_allowed(self, allowed: Iterable[Network], learned: Iterable[Network], now: float) -> None:
+        """Replace the allowlist; advertised routes outside it are withdrawn, learned ones are forgotten."""
         self._allowed = tuple(allowed)
+        self._adj_rib_in.set_learned(learned)
         self.tick(now)
 
     def set_desired(self, desired: DesiredRoutes, now: float) -> None:
@@ -207,6 +210,7 @@ class Reconciler:
                 n.local_address,
                 n.why,
                 n.retry_s,
+                n.foreign,
             )
             for n in self._adj_rib_in.neighbors
         )

@@ -79,6 +79,7 @@ def _peer_to_json(peer: Peer) -> dict[str, Any]:
         "why": peer.why,
         "retry_s": peer.retry_s,
         "eor": peer.eor,
+        "foreign": peer.foreign,
         "families": sorted(peer.families),
         "local_address": peer.local_address,
         "bfd": peer.bfd.to_json() if peer.bfd else None,
@@ -189,4 +190,5 @@ def _peer(message: Mapping[str, Any]) -> Peer:
         local_address=local_address,
         why=printable(str(message["why"]), MAX_ERROR),
         retry_s=retry_s,
+        foreign=int(message["foreign"]),
     )

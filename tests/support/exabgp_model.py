@@ -7,6 +7,7 @@ Also the routes that those tests use: one VIP of each family, this node's identi
 import json
 from ipaddress import ip_network
 
+from bgp.relay.allowlist import ANY
 from bgp.relay.reconciler import Reconciler
 from bgp.route import Route
 
@@ -125,9 +126,12 @@ def session_event(peer, value, reason=None):
 
 
 def update(peer, advertised=(), withdrawn=()):
+    by_next_hop = {}
+    for route in advertised:
+        by_next_hop.setdefault(route.next_hop, []).append({"nlri": route.prefix})
     content = {
         "attribute": {"large-community": [list(c) for route in advertised for c in route.large_communities]},
-        "announce": {"ipv4 unicast": {r.next_hop: [{"nlri": r.prefix}] for r in advertised}},
+        "announce": {"ipv4 unicast": by_next_hop},
         "withdraw": {"ipv4 unicast": [{"nlri": prefix} for prefix in withdrawn]},
     }
     neighbor = {"address": {"peer": peer}, "message": {"update": content}}
@@ -154,9 +158,9 @@ def converse(reconciler, exabgp, now):
     raise AssertionError("the conversation does not end")
 
 
-def started(exabgp, now=0.0):
-    """Return a reconciler that has learned the state of `exabgp`."""
-    reconciler = Reconciler(now, ALLOWED)
+def started(exabgp, now=0.0, learned=ANY):
+    """Return a reconciler that has learned the state of `exabgp`, and learns host routes inside `learned`."""
+    reconciler = Reconciler(now, ALLOWED, learned)
     converse(reconciler, exabgp, now)
     assert reconciler.ready
     return reconciler

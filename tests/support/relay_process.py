@@ -59,7 +59,7 @@ class RelayProcess:
             str(agent_uid),
         ]
         allowlist = directory / "allow"
-        allowlist.write_text("10.99.0.0/24\n10.254.0.11/32\n")
+        allowlist.write_text("10.99.0.0/24\n10.254.0.11/32\nlearn 10.254.0.0/16\n")
         argv += ["--allow", str(allowlist)]
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
         self._buffer = b""

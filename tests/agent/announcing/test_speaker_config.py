@@ -56,7 +56,9 @@ def test_every_option_is_passed_on() -> None:
 
 def test_allowed_prefixes_are_the_own_identity_and_bgp_allow_or_the_vips() -> None:
     own = ip_network("10.254.0.11/32")
-    assert speaker_config(CONFIG, LOCAL, {}).allow == (own, ip_network("192.0.2.10"), ip_network("2001:db8:99::1"))
+    speaker = speaker_config(CONFIG, LOCAL, {})
+    assert speaker.allow == (own, ip_network("192.0.2.10"), ip_network("2001:db8:99::1"))
+    assert speaker.learn == (CONFIG.bgp.identity_prefix,), "the others' identities are not ours to advertise"
     allowed = CONFIG.bgp.model_copy(update={"allow": (ip_network("192.0.2.0/24"), ip_network("2001:db8:99::/48"))})
     config = CONFIG.model_copy(update={"bgp": allowed})
     assert speaker_config(config, LOCAL, {}).allow == (own, *allowed.allow)

@@ -3,7 +3,7 @@
 
 import re
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_network
 
 import pytest
 from support.exabgp_model import (
@@ -162,6 +162,52 @@ def test_limit_costs_only_the_routes_of_the_neighbor_that_exceeds_it(monkeypatch
     assert set(learned(reconciler)) == set(routes[10:]), "listed again when there is room"
     assert set(learned(reconciler, OTHER)) == set(routes[10:])
     assert reconciler.error is None
+
+
+IDENTITIES = ip_network("10.254.0.0/16")
+
+
+def test_leak_of_20000_routes_crowds_no_identity_out():
+    identities = [Route.of(f"10.254.0.{i}/32", "10.0.0.12") for i in range(20, 30)]
+    leak = [Route.of(f"100.{i >> 8}.{i & 255}.0/24", "10.0.0.12") for i in range(20_000)]
+    exabgp = ExaBGPModel(learned=identities[:5])
+    reconciler = started(exabgp, learned=[IDENTITIES])
+    for first in range(0, len(leak), 500):
+        reconciler.receive(update(PEER, leak[first : first + 500]), 1.0)
+    reconciler.receive(update(PEER, identities[5:]), 2.0)
+    reconciler.tick(2.0)
+    (peer,) = reconciler.snapshot().peers
+    assert set(peer.routes) == set(identities)
+    assert peer.foreign == 20_000
+    assert reconciler.error is None, "nothing is missing"
+    reconciler.receive(update(PEER, [], [route.prefix for route in leak]), 3.0)
+    assert reconciler.snapshot().peers[0].foreign == 0, "the router is repaired"
+
+
+def test_foreign_routes_are_counted_in_the_list_and_anew_in_each_session():
+    foreign = [Route.of(prefix, "10.0.0.12") for prefix in ("0.0.0.0/0", "10.254.0.0/24", "192.0.2.1/32")]
+    exabgp = ExaBGPModel(learned=[*foreign, LEARNED])
+    reconciler = started(exabgp, learned=[IDENTITIES])
+    assert learned(reconciler) == (LEARNED,)
+    assert reconciler.snapshot().peers[0].foreign == 3
+    reconciler.receive(session_event(PEER, "down"), 1.0)
+    reconciler.receive(session_event(PEER, "up"), 2.0)
+    reconciler.receive(update(PEER, foreign[:1]), 2.1)
+    assert reconciler.snapshot().peers[0].foreign == 1
+
+
+def test_another_allowlist_makes_the_relay_list_again():
+    vip = Route.of("192.0.2.1/32", "10.0.0.12")
+    exabgp = ExaBGPModel(learned=[LEARNED, vip])
+    reconciler = started(exabgp, learned=[IDENTITIES])
+    revision = reconciler.revision
+    reconciler.set_allowed((), [IDENTITIES], 1.0)
+    converse(reconciler, exabgp, 1.0)
+    assert reconciler.revision == revision, "the same list is no news"
+    reconciler.set_allowed((), [ip_network("192.0.2.0/24")], 2.0)
+    converse(reconciler, exabgp, 2.0)
+    assert learned(reconciler) == (vip,)
+    assert reconciler.snapshot().peers[0].foreign == 1
 
 
 def test_list_that_repeats_what_is_known_changes_no_object():

@@ -46,18 +46,19 @@ def replace(path: Path, text: str) -> None:
 
 def test_file_is_read_again_only_when_it_is_replaced(tmp_path: Path):
     path = tmp_path / "allow"
-    path.write_text("192.0.2.0/29\n2001:db8::/64\n")
+    path.write_text("192.0.2.0/29\nlearn 10.254.0.11/32\n2001:db8::/64\n")
     allowlist = Allowlist(path)
-    assert allowlist.networks == (ALLOWED[0], ALLOWED[2])
+    assert allowlist.advertised == (ALLOWED[0], ALLOWED[2])
+    assert allowlist.learned == tuple(ALLOWED)
     assert not allowlist.reload()
     replace(path, "10.254.0.11/32\n")
     assert allowlist.reload()
-    assert allowlist.networks == (ALLOWED[1],)
-    for broken in ("10.254.0.11/16\n", "nonsense\n", "ü\n"):
+    assert allowlist.advertised == allowlist.learned == (ALLOWED[1],)
+    for broken in ("10.254.0.11/16\n", "nonsense\n", "ü\n", "learn\n", "learn learn 10.254.0.0/16\n"):
         replace(path, broken)
         with pytest.raises(BgpError, match=str(path)):
             allowlist.reload()
-        assert allowlist.networks == (ALLOWED[1],), "the previous list stays in force"
+        assert allowlist.advertised == allowlist.learned == (ALLOWED[1],), "the previous list stays in force"
     path.unlink()
     with pytest.raises(BgpError, match="No such file"):
         allowlist.reload()

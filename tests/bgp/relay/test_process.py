@@ -65,6 +65,25 @@ def test_malformed_message_is_refused_with_a_reason_and_changes_nothing(relay: R
     assert relay.command() == VIP.announce_command(PEER)
 
 
+def resident_kb(relay: RelayProcess) -> int:
+    """Return the memory of the relay's process."""
+    status = Path(f"/proc/{relay.process.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0])
+
+
+def test_leak_of_20000_routes_costs_the_relay_no_memory(relay: RelayProcess):
+    identity = Route.of("10.254.0.12/32", "10.0.0.12", [[65001, 1, 3]])
+    agent = relay.connect()
+    before = resident_kb(relay)
+    for number in range(20_000):
+        relay.send(update(Route.of(f"100.{number >> 8}.{number & 255}.0/24", "10.0.0.12", [[65000, 1, 1]])))
+    relay.send(update(identity))
+    (peer,) = agent.receive_until(lambda snapshot: snapshot.peers[0].routes).peers
+    assert [route.prefix for route in peer.routes] == [identity.prefix]
+    assert peer.foreign == 20_000
+    assert resident_kb(relay) - before < 2_000, "with the routes it is 5 MB"
+
+
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "1" + "0" * 400, "-1", '"1"', "[" * 2000 + "]" * 2000])
 def test_numbers_out_of_range_from_exabgp_do_not_end_the_relay(relay: RelayProcess, number: str):
     relay.send(

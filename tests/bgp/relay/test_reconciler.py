@@ -265,7 +265,7 @@ def test_nothing_outside_the_allowlist_is_announced_whatever_the_agent_desires()
     reconciler.set_desired(DesiredRoutes((VIP, IDENTITY), ()), 13.0)
     converse(reconciler, exabgp, 13.0)
     assert reconciler.snapshot().error is None
-    reconciler.set_allowed(ALLOWED[1:], 14.0)
+    reconciler.set_allowed(ALLOWED[1:], ALLOWED, 14.0)
     converse(reconciler, exabgp, 14.0)
     assert exabgp.announced == I, "a VIP that is no longer allowed is withdrawn"
     assert Reconciler(0.0).snapshot().error is None

@@ -192,7 +192,7 @@ def test_largest_route_of_a_bgp_message_fits_into_a_line() -> None:
 def line(**changed: Any) -> bytes:
     """A valid line that adds a peer, with some values replaced."""
     message = {"type": "peer", "peer": "10.0.0.9", "state": "up", "since": 1.0, "eor": True, "families": ["ipv4"]}
-    message |= {"local_address": "10.0.0.11", "bfd": None, "why": "", "retry_s": None}
+    message |= {"local_address": "10.0.0.11", "bfd": None, "why": "", "retry_s": None, "foreign": 0}
     return json.dumps(message | changed).encode()
 
 

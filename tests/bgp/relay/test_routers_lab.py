@@ -86,7 +86,7 @@ from bgp.exabgp.speaker import run
 me = IPv4Address(sys.argv[1])
 peer = NeighborConfig(IPv4Address("10.0.0.1"), 65000, me, hold_time_s=3)
 own = IPv4Network(f"10.254{sys.argv[1][4:]}")
-run(SpeakerConfig(65001, me, (peer,), allow=(IPv4Network("10.99.0.0/24"), own)))
+run(SpeakerConfig(65001, me, (peer,), allow=(IPv4Network("10.99.0.0/24"), own), learn=(IPv4Network("10.254.0.0/16"),)))
 """
 
 
