@@ -6,7 +6,6 @@ the current network namespace are real.
 """
 
 import contextlib
-import ctypes as ct
 import os
 import shutil
 import subprocess
@@ -20,7 +19,9 @@ from typing import Any
 import numpy as np
 import pytest
 from support import packets
+from support.bpffs import new_bpffs
 from support.counted import counted
+from support.netns import new_netns
 from support.programs import PROGRAMS
 from support.testrun import Runner
 
@@ -37,9 +38,6 @@ from bpf.layout.uplink import UplinkEntry
 from bpf.maps.maps import Maps
 from bpf.maps.pinned_map import pack_index
 
-CLONE_NEWNET = 0x40000000
-MOUNTS = Path("/tmp")  # noqa: S108 - the name has our pid, and we mount what it names
-
 VIP = "10.99.0.1"
 ROWS = 4096
 KEY = bytes(range(16))
@@ -49,52 +47,14 @@ def run(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True, text=True)
 
 
-def require_root() -> None:
-    if os.geteuid():
-        pytest.fail("BPF tests need root")
-
-
-@contextlib.contextmanager
-def new_netns() -> Iterator[None]:
-    """Run the calling thread in a network namespace that ends with the context, with all that was made in it."""
-    libc = ct.CDLL(None, use_errno=True)
-    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    if libc.unshare(CLONE_NEWNET):
-        raise OSError(ct.get_errno(), "unshare")
-    try:
-        run("ip", "link", "set", "lo", "up")
-        yield
-    finally:
-        if libc.setns(before, CLONE_NEWNET):
-            raise OSError(ct.get_errno(), "setns")
-        os.close(before)
-
-
-def _unmount(mount: Path) -> None:
-    run("umount", "--lazy", str(mount))
-    mount.rmdir()
-
-
 @pytest.fixture(scope="session")
 def bpffs() -> Iterator[Path]:
-    """A BPF file system of our own; file systems of killed runs are removed."""
-    require_root()
-    for stale in MOUNTS.glob("anylb-bpffs-*"):
-        if not Path("/proc", stale.name.rsplit("-", 1)[1]).exists():
-            if stale.is_mount():
-                _unmount(stale)
-            else:
-                stale.rmdir()
-    mount = MOUNTS / f"anylb-bpffs-{os.getpid()}"
-    mount.mkdir(mode=0o700)
-    run("mount", "-t", "bpf", "bpf", str(mount))
-    yield mount
-    _unmount(mount)
+    with new_bpffs("bpffs") as mount:
+        yield mount
 
 
 @pytest.fixture
 def netns() -> Iterator[None]:
-    require_root()
     with new_netns():
         yield
 
@@ -186,7 +146,6 @@ class Program:
 
 @pytest.fixture(scope="module")
 def module_netns() -> Iterator[None]:
-    require_root()
     with new_netns():
         yield
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """lbctl as a process: one clear line and an exit code for every failure, never a traceback."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -25,20 +24,6 @@ def lbctl(*arguments: str, code: int = 0) -> tuple[str, str]:
     assert result.returncode == code, result.stdout + result.stderr
     assert "Traceback" not in result.stderr
     return result.stdout, result.stderr
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run the same in this process: main() with these arguments, its output and its exit code."""
-
-    def in_process(*arguments: str, code: int = 0) -> tuple[str, str]:
-        monkeypatch.setattr(sys, "argv", ["lbctl", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        assert (ended.value.code or 0) == code
-        return capfd.readouterr()
-
-    return in_process
 
 
 @pytest.mark.parametrize(
@@ -87,20 +72,28 @@ def test_no_configuration(run: Run, command: list[str], tmp_path: Path) -> None:
     assert err == f"lbctl: {tmp_path}/none.yml: No such file or directory; write it as README.md shows\n"
 
 
-@pytest.mark.parametrize("command", ["agent", "bgp"])
-def test_no_such_interface(command: str, tmp_path: Path) -> None:
+@pytest.fixture
+def of_no_interface(tmp_path: Path) -> str:
     path = tmp_path / "lb.yml"
     path.write_text(Path(LAB_CONFIG).read_text().replace("eth1", "nosuch0"))
-    environment = {key: value for key, value in os.environ.items() if key != "ANYLB_XDP"}
-    result = subprocess.run(
-        [LBCTL, command, "run", "-c", path], capture_output=True, text=True, env=environment, check=False, timeout=60
-    )
-    assert result.returncode == 1
-    assert result.stderr == "lbctl: node.interface: there is no interface nosuch0 here; see `ip link`\n"
+    return str(path)
+
+
+NO_SUCH_INTERFACE = "lbctl: node.interface: there is no interface nosuch0 here; see `ip link`\n"
+
+
+def test_speaker_of_no_such_interface(run: Run, of_no_interface: str) -> None:
+    assert run("bgp", "run", "-c", of_no_interface, code=1)[1] == NO_SUCH_INTERFACE
+
+
+def test_agent_of_no_such_interface(of_no_interface: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a process: the agent's start sets up the garbage collector of its own."""
+    monkeypatch.delenv("ANYLB_XDP", raising=False)
+    assert lbctl("agent", "run", "-c", of_no_interface, code=1)[1] == NO_SUCH_INTERFACE
 
 
 def test_wrong_usage_is_exit_code_2(run: Run) -> None:
-    assert "No such command" in lbctl("drian", code=2)[1]
+    assert "No such command" in run("drian", code=2)[1]
     assert "10.99 is not an IP address" in run("announce", "down", "--vip", "10.99", code=2)[1]
     assert "'1x' is not a duration; write 90s, 10m, 1h30m or 2d" in run("announce", "down", "--for", "1x", code=2)[1]
     assert "'0s' is zero; give at least 1s" in run("announce", "up", "--timeout", "0s", code=2)[1]

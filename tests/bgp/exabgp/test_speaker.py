@@ -180,6 +180,7 @@ def test_runs_unprivileged_in_its_own_directory_and_only_once(run_dir: Path, tmp
     assert "environment file missing" not in (tmp_path / "log").read_text()
 
 
+@pytest.mark.slow
 def test_a_lock_that_the_bgp_user_planted_and_holds_is_replaced(run_dir: Path, tmp_path: Path):
     run_dir.mkdir()
     lock = run_dir / "lock"
