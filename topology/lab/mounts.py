@@ -5,6 +5,7 @@ Owns: which folders are private, bind mounts, the node's name resolution. Standa
 """
 
 import os
+import stat
 from pathlib import Path
 
 from topology.lab import netns
@@ -20,11 +21,13 @@ PRIVATE = (*OVERLAID, "/run", "/var/log", "/var/tmp")  # noqa: S108
 def mount_private(setup: NodeSetup) -> None:
     """Give this mount namespace its own /proc, /sys, bpffs, /run, folders below /var, temporary folders, binds.
 
-    Raises SetupError or OSError.
+    All else is the host's, and read-only: a command that runs in the wrong place breaks nothing there. Raises
+    SetupError or OSError.
     """
     netns.mount("none", "/", flags=netns.MS_REC | netns.MS_PRIVATE)
     # Opened first: a bind source may lie below a directory that is covered next.
     opened = _open_sources(setup)
+    netns.make_read_only("/")
     netns.mount("tmpfs", STAGE, "tmpfs", data="mode=755")
     for path in OVERLAID:
         upper, work = f"{STAGE}/{path}.upper", f"{STAGE}/{path}.work"
@@ -50,17 +53,17 @@ def _open_sources(setup: NodeSetup) -> list[tuple[int, BindMount]]:
     opened = []
     for bind in shared + setup["binds"]:
         try:
-            opened.append((os.open(bind["source"], os.O_PATH | os.O_CLOEXEC), bind))
+            opened.append((netns.clone_mounts(bind["source"]), bind))
         except OSError as error:
-            raise SetupError(f"bind source {bind['source']}: {error.strerror}") from None
+            raise SetupError(f"bind source {error.strerror}") from None
     return opened
 
 
 def _bind(fd: int, bind: BindMount) -> None:
-    _create_target(bind["target"], directory=os.path.isdir(f"/proc/self/fd/{fd}"))
-    netns.mount(f"/proc/self/fd/{fd}", bind["target"], flags=netns.MS_BIND | netns.MS_REC)
+    _create_target(bind["target"], directory=stat.S_ISDIR(os.fstat(fd).st_mode))
+    netns.attach_mounts(fd, bind["target"])
     if bind["read_only"]:
-        netns.mount("none", bind["target"], flags=netns.MS_REMOUNT | netns.MS_BIND | netns.MS_RDONLY)
+        netns.make_read_only(bind["target"])
     os.close(fd)
 
 

@@ -18,13 +18,15 @@ CLONE_NEWIPC = 0x0800_0000
 CLONE_NEWPID = 0x2000_0000
 CLONE_NEWNET = 0x4000_0000
 
-MS_RDONLY = 1
 MS_NOSUID = 2
 MS_NODEV = 4
-MS_REMOUNT = 32
-MS_BIND = 4096
 MS_REC = 16384
 MS_PRIVATE = 1 << 18
+
+# System calls that glibc 2.35 and older have no function for; their numbers are the same on all machines.
+_SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_MOUNT_SETATTR = 428, 429, 442
+_AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
+_OPEN_TREE_CLONE, _MOVE_MOUNT_F_EMPTY_PATH, _MOUNT_ATTR_RDONLY = 1, 4, 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -49,6 +51,30 @@ def mount(source: str, target: str, kind: str | None = None, flags: int = 0, dat
     """Call mount(2). Raises OSError that names the target."""
     encoded = [None if text is None else os.fsencode(text) for text in (source, target, kind, data)]
     _check(_libc.mount(*encoded[:3], ctypes.c_ulong(flags), encoded[3]), f"mount {target}")
+
+
+def clone_mounts(path: str) -> int:
+    """Return a descriptor of a copy of what is mounted at and below a path, not attached anywhere.
+
+    Raises OSError that names the path.
+    """
+    flags = _OPEN_TREE_CLONE | _AT_RECURSIVE | os.O_CLOEXEC
+    fd: int = _libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags)
+    _check(fd, path)
+    return fd
+
+
+def attach_mounts(fd: int, target: str) -> None:
+    """Attach what `clone_mounts` returned. Raises OSError that names the target."""
+    arguments = (fd, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH)
+    _check(_libc.syscall(_SYS_MOVE_MOUNT, *arguments), f"mount {target}")
+
+
+def make_read_only(path: str) -> None:
+    """Let nothing be written to what is mounted at and below a path, in this namespace. Raises OSError."""
+    attributes = (ctypes.c_uint64 * 4)(_MOUNT_ATTR_RDONLY)  # struct mount_attr: set, clear, propagation, user namespace
+    arguments = (_AT_FDCWD, os.fsencode(path), _AT_RECURSIVE, attributes, ctypes.c_size_t(ctypes.sizeof(attributes)))
+    _check(_libc.syscall(_SYS_MOUNT_SETATTR, *arguments), f"make {path} read-only")
 
 
 @contextmanager

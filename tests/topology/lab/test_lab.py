@@ -149,6 +149,10 @@ def test_nodes_are_private(name: str, write: Callable[[str], Path], tmp_path: Pa
             assert not Path(place, mark).exists()
             assert lab.exec("b", ["test", "-e", f"{place}/{mark}"], check=False).returncode == 1
             assert (lab.root("a") / place[1:] / mark).is_dir()
+        for place in ("/", "/usr", "/root", "/home", "/opt"):
+            written = lab.exec("a", ["touch", f"{place}/{mark}"], check=False)
+            assert "Read-only file system" in written.stderr
+            assert not Path(place, mark).exists()
         assert lab.exec("a", ["cat", str(tmp_path / "seen")]).stdout == "host"
         assert lab.exec("a", ["test", "-e", "/etc/passwd"]).returncode == 0
         processes = lab.exec("a", ["sh", "-c", "ls /proc | grep -c '^[0-9]'"]).stdout
