@@ -44,7 +44,8 @@ class NodeState(Generic[Node]):
     """What a node knows when the packet comes.
 
     `up`: it takes new connections of the service. `grace`: the row has just changed. `reachable`: nodes whose MAC is or
-    was known, None for all. `within_limit`: the CPU may still forward a packet more than `unmetered` times.
+    was known, None for all. `silent` nodes do not answer; `awaited`: those of them whose connections may come back.
+    `within_limit`: the CPU may still forward a packet more than `unmetered` times.
     """
 
     me: Node
@@ -53,6 +54,8 @@ class NodeState(Generic[Node]):
     up: bool = True
     grace: bool = False
     reachable: Collection[Node] | None = None
+    silent: Collection[Node] = ()
+    awaited: Collection[Node] = ()
     within_limit: bool = True
     unmetered: int = 1
 
@@ -73,7 +76,7 @@ class Decision(Generic[Node]):
 
 WHY: Final = {
     Counter.PASS_NO_MEMBER: "the row is empty: no member",
-    Counter.DELIVER_OWNER: "a new connection, and this node owns the row",
+    Counter.DELIVER_OWNER: "a new connection, and this node owns the row or those before it are silent",
     Counter.DELIVER_FORWARDED_SYN: "a new connection that was forwarded to this node",
     Counter.DELIVER_UDP: "a datagram, and this node owns the row or it was forwarded here",
     Counter.DELIVER_SOCKET: "its connection is here",
@@ -84,6 +87,7 @@ WHY: Final = {
     Counter.FORWARD_FIRST: "the next node of the chain is tried",
     Counter.FORWARD_AGAIN: "not here: the next node of the chain is tried",
     Counter.DROP_GRACE: "no node is left to try, but the row has just changed: TCP sends again",
+    Counter.DROP_SILENT: "no node is left to try, but a silent one may have it: TCP sends again",
     Counter.DROP_HOP_LIMIT: "forwarded too often: tables disagree",
     Counter.DROP_RATE_LIMIT: "this CPU has used up its rate of second forwards",
 }
@@ -106,27 +110,36 @@ def pick(here: NodeState[Node], packet: Arrival[Node]) -> Decision[Node]:
     """Decide as the program does."""
     chain, hop = here.chain, packet.hop
     place = chain.index(here.me) if here.me in chain else None
+    live_place = _place_among_live(here, place)
     alone = not chain or (place == 0 and len(chain) == 1)
-    if packet.opens and (place == 0 or hop >= 2 or (hop == 1 and here.up)):
+    if packet.opens and (place == 0 or hop >= 2 or (here.up and (live_place == 0 or hop == 1))):
         if packet.udp:
             return Decision(Counter.DELIVER_UDP)
-        return Decision(Counter.DELIVER_OWNER if place == 0 else Counter.DELIVER_FORWARDED_SYN)
+        return Decision(Counter.DELIVER_OWNER if live_place == 0 else Counter.DELIVER_FORWARDED_SYN)
     if alone and (packet.opens or not here.grace):
         return Decision(Counter.DELIVER_ONLY_NODE if chain else Counter.PASS_NO_MEMBER)
-    if alone or place is not None or hop:
-        found = _deliver_to_socket(here.socket, place, packet)
+    if alone or live_place is not None or hop:
+        found = _deliver_to_socket(here.socket, live_place, packet)
         if found is not None:
             return Decision(found)
     if hop > CHAIN:
         return Decision(Counter.DROP_HOP_LIMIT)
-    to = _next_node(here, place, packet)
+    to = _next_node(here, place, live_place, packet)
     if to is None:
+        if any(node in here.awaited for node in chain):
+            return Decision(Counter.DELIVER_CHAIN_END if packet.opens else Counter.DROP_SILENT)
         return Decision(Counter.DROP_GRACE if here.grace else Counter.DELIVER_CHAIN_END)
     if hop == 0:
         return Decision(Counter.FORWARD_FIRST, to, 1)
     if hop < here.unmetered or here.within_limit:
         return Decision(Counter.FORWARD_AGAIN, to, hop + 1)
     return Decision(Counter.DROP_RATE_LIMIT)
+
+
+def _place_among_live(here: NodeState[Node], place: int | None) -> int | None:
+    """Return this node's place in the chain without the silent nodes: 0 if all are silent, None if it has none."""
+    live = sum(node not in here.silent for node in here.chain[:place])
+    return None if place is None and (live or not here.chain) else live
 
 
 def _deliver_to_socket(socket: Socket, place: int | None, packet: Arrival[Node]) -> Counter | None:
@@ -139,12 +152,13 @@ def _deliver_to_socket(socket: Socket, place: int | None, packet: Arrival[Node])
     return None
 
 
-def _next_node(here: NodeState[Node], place: int | None, packet: Arrival[Node]) -> Node | None:
+def _next_node(here: NodeState[Node], place: int | None, live_place: int | None, packet: Arrival[Node]) -> Node | None:
     hop = packet.hop
-    as_explained = place is not None and (place == 0 or (place < hop and packet.prev in here.chain[:place]))
-    start = place + 1 if place is not None and as_explained else 0
+    start = 0
+    if place is not None and live_place and live_place < hop and packet.prev in here.chain[:place]:
+        start = place + 1
     for node in here.chain[start:]:
-        if node == here.me or (hop and node == packet.prev):
+        if node == here.me or node in here.silent or (hop and node == packet.prev):
             continue
         if here.reachable is None or node in here.reachable:
             return node

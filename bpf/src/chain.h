@@ -47,29 +47,6 @@ static __always_inline u32 other_row(const struct conf *conf, const struct servi
 	return flow_hash(conf->hash_key[active_bank(conf) ^ 1], service, pkt) & (ROWS - 1);
 }
 
-/* How many places of each of two rows are in the joined chain. */
-#define PLACES_OF_FIRST 4
-#define PLACES_OF_OTHER 3
-
-/* What the other bank's row names: this node, others. */
-enum { NAMES_SELF = 1, NAMES_OTHERS = 2 };
-
-static __always_inline u32 names_in_other_row(const struct conf *conf, u32 table, u32 r)
-{
-	struct row *row = find_row(other_table(table), r);
-	u32 named = 0, k;
-
-	if (!row)
-		return 0;
-#pragma unroll
-	for (k = 0; k < PLACES_OF_OTHER; k++) {
-		if (row->node[k])
-			named |= row->node[k] == conf->self ? NAMES_SELF : NAMES_OTHERS;
-		FORGET(conf, named);
-	}
-	return named;
-}
-
 static __always_inline bool contains(const struct row *row, u32 places, u16 node)
 {
 	u32 k;
@@ -90,7 +67,7 @@ static __always_inline const struct row *join_rows(const struct conf *conf, cons
 	u16 node;
 	u8 from;
 
-	if (!all || !other)
+	if (!all)
 		return row;
 	__builtin_memset(all, 0, sizeof(*all));
 #pragma unroll

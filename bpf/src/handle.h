@@ -83,7 +83,8 @@ static __always_inline int handle_service(struct xdp_md *ctx, const struct conf 
 					  const struct service *service, struct packet *pkt, struct stats *s)
 {
 	u32 hash = flow_hash(conf->hash_key[active_bank(conf)], service, pkt), r = hash & (ROWS - 1);
-	u32 table = service->slot + active_bank(conf) * SLOTS, skipped = 0;
+	u32 table = service->slot + active_bank(conf) * SLOTS;
+	struct skipped skipped = {};
 	struct row *row = find_row(table, r);
 	struct node *next = NULL;
 	enum counter event;
@@ -100,12 +101,15 @@ static __always_inline int handle_service(struct xdp_md *ctx, const struct conf 
 		event = service->flags & SERVICE_DROP_NO_MEMBER ? DROP_NO_MEMBER : PASS_NO_MEMBER;
 	}
 	FORGET(conf, event);
-	FORGET(conf, skipped);
+	FORGET(conf, skipped.no_mac);
+	FORGET(conf, skipped.silent);
 	if (pkt->plain && next && is_too_big(service, next, pkt))
 		return NOT_PLAIN;
 	count_arrival(s, pkt);
-	if (skipped)
-		s->count[SKIP_NO_MAC] += skipped;
+	if (skipped.no_mac)
+		s->count[SKIP_NO_MAC] += skipped.no_mac;
+	if (skipped.silent)
+		s->count[SKIP_SILENT] += skipped.silent;
 	verdict = act(ctx, conf, uplink, service, next, pkt, hash, &event);
 	count_any(s, event);
 	sample_packet(ctx, conf, pkt, service->slot, event);

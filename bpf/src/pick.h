@@ -5,18 +5,21 @@
  *
  * A row's chain names the nodes to try: its owner, then those that owned it or would own it. Nodes may disagree about
  * chains while a change spreads, so a packet carries the number of its forwards (hop), and each node that it reaches
- * first looks for a socket of its own. The rule, with p = this node's place in the chain:
+ * first looks for a socket of its own. Nodes whose data path does not answer this one are silent: they stay in the
+ * chain, and every packet passes over them. The rule, with p = the number of nodes before this one in the chain that
+ * are not silent (a node outside the chain has a p only if all of the chain are silent: 0):
  *
- *  1. A packet that opens a flow is delivered by the owner (p == 0), by a node that it was forwarded to once and that
- *     is up, and by any node that it was forwarded to twice or more.
- *  2. A packet that has a socket here is delivered. Only nodes of the chain look for one, and nodes that the packet was
- *     forwarded to.
+ *  1. A packet that opens a flow is delivered by the owner, by a node that is up and has p == 0 or that the packet was
+ *     forwarded to once, and by any node that it was forwarded to twice or more.
+ *  2. A packet that has a socket here is delivered. Only nodes that have a p look for one, and nodes that the packet
+ *     was forwarded to.
  *  3. Straight from the router, it goes to the owner.
- *  4. Otherwise it goes on down the chain. It goes to place p + 1 only if this chain explains how it came: this node
- *     is the owner, or hop and sender show that the places before are tried. Otherwise the sender has another table,
- *     and no place is known to be tried: it goes to place 0. It never goes back to the sender, nor to this node itself.
- *  5. No node is left to try: the kernel answers, unless the row has just changed; then the packet is dropped and TCP
- *     sends it again, when the tables agree.
+ *  4. Otherwise it goes on down the chain. It goes to the place after this node's only if this chain explains how it
+ *     came: hop and sender show that the places before are tried. Otherwise the sender has another table, and no place
+ *     is known to be tried: it goes to place 0. It never goes back to the sender, nor to this node itself.
+ *  5. No node is left to try: the kernel answers. But if the row has just changed, the packet is dropped, and TCP sends
+ *     it again when the tables agree. If a node of the chain fell silent a short time ago, it may come back with the
+ *     connection: a packet that opens a flow goes to the kernel, any other is dropped.
  *  6. Forwarded more than CHAIN times, it went in a circle between tables that disagree, so it is dropped.
  *
  * If 4 trusted the hop alone and 6 let the kernel answer, a node that joins while another drains would reset
@@ -55,12 +58,51 @@ static __always_inline bool is_sender_before(const struct row *row, u32 place, c
 	return false;
 }
 
-/* Return the first place of the chain to try. */
-static __always_inline u32 next_place(const struct row *row, u32 place, const struct packet *pkt)
+/*
+ * Return this node's place in the chain without the silent nodes. If all of the chain are silent, a node outside it acts
+ * as the owner.
+ */
+static __always_inline u32 place_among_live(const struct conf *conf, const struct row *row, u32 place)
 {
-	if (place == 0)
-		return 1;
-	if (place != ABSENT && place < pkt->hop && is_sender_before(row, place, pkt))
+	u32 live = 0, k, index;
+	struct node *node;
+
+	if (!(conf->flags & CONF_SILENT) || !row->node[0])
+		return place;
+#pragma unroll
+	for (k = 0; k < CHAIN; k++) {
+		index = row->node[k];
+		node = k < place && index ? nodes.lookup(&index) : NULL;
+		if (node && !(node->flags & NODE_SILENT))
+			live++;
+	}
+	return place == ABSENT && live ? ABSENT : live;
+}
+
+/* Whether a node of the chain fell silent so recently that what may be its connection is dropped, not reset. */
+static __always_inline bool is_silent_node_awaited(const struct conf *conf, const struct row *row)
+{
+	struct node *node;
+	u32 k, index;
+	u64 now;
+
+	if (!(conf->flags & CONF_SILENT))
+		return false;
+	now = bpf_ktime_get_coarse_ns();
+#pragma unroll
+	for (k = 0; k < CHAIN; k++) {
+		index = row->node[k];
+		node = nodes.lookup(&index);
+		if (node && node->drop_until > now)
+			return true;
+	}
+	return false;
+}
+
+/* Return the first place of the chain to try. At the owner it may be 0, which is the owner itself. */
+static __always_inline u32 next_place(const struct row *row, u32 place, u32 live_place, const struct packet *pkt)
+{
+	if (place != ABSENT && live_place && live_place < pkt->hop && is_sender_before(row, place, pkt))
 		return place + 1;
 	return 0;
 }
@@ -69,16 +111,22 @@ static __always_inline u32 next_place(const struct row *row, u32 place, const st
 static __always_inline bool is_reachable(const struct conf *conf, const struct service *service,
 					 const struct node *node)
 {
-	if (!(node->flags & NODE_HAS_MAC))
+	if ((node->flags & (NODE_HAS_MAC | NODE_SILENT)) != NODE_HAS_MAC)
 		return false;
 	if (service->forward == FORWARD_BY_L2)
 		return node->flags & NODE_ON_LINK;
 	return conf->flags & (node->flags & NODE_OUTER_6 ? CONF_OUTER_6 : CONF_OUTER_4);
 }
 
+/* How many nodes of the chain were skipped, by the reason. */
+struct skipped {
+	u32 no_mac, silent;
+};
+
 /* Return the first node from that place on that is not this one, did not send the packet, and is reachable. */
 static __always_inline struct node *next_node(const struct conf *conf, const struct service *service,
-					      const struct row *row, u32 place, const struct packet *pkt, u32 *skipped)
+					      const struct row *row, u32 place, const struct packet *pkt,
+					      struct skipped *skipped)
 {
 	struct node *node;
 	u32 index, k;
@@ -99,7 +147,10 @@ static __always_inline struct node *next_node(const struct conf *conf, const str
 			continue;
 		if (is_reachable(conf, service, node))
 			return node;
-		(*skipped)++;
+		if (node->flags & NODE_SILENT)
+			skipped->silent++;
+		else
+			skipped->no_mac++;
 	}
 	return NULL;
 }
@@ -120,55 +171,59 @@ static __always_inline struct node *owner_for_outsider(const struct conf *conf, 
 	return owner && is_reachable(conf, service, owner) ? owner : NULL;
 }
 
-static __always_inline bool opens_here(const struct service *service, u32 place, const struct packet *pkt)
+/* Whether a node that does not own the row takes what opens a flow. */
+static __always_inline bool opens_here(const struct service *service, u32 live_place, const struct packet *pkt)
 {
-	return pkt->opens && (place == 0 || pkt->hop >= 2 || (pkt->hop == 1 && service->up));
+	return pkt->opens && (pkt->hop >= 2 || (service->up && (live_place == 0 || pkt->hop == 1)));
 }
 
-static __always_inline enum counter deliver_new_flow(u32 place, const struct packet *pkt)
+static __always_inline enum counter deliver_new_flow(u32 live_place, const struct packet *pkt)
 {
 	if (pkt->fragment)
 		return DELIVER_FRAGMENT;
 	if (pkt->protocol == IPPROTO_UDP)
 		return DELIVER_UDP;
-	return place == 0 ? DELIVER_OWNER : DELIVER_FORWARDED_SYN;
+	return live_place == 0 ? DELIVER_OWNER : DELIVER_FORWARDED_SYN;
 }
 
 /*
  * Return what happens to a packet whose row is `row`, number `r` of `table`; to forward it, set `next`. Nothing is
- * counted or charged yet; `skipped` is how many nodes of the chain cannot be reached.
+ * counted or charged yet.
  */
 static __always_inline enum counter pick(struct xdp_md *ctx, const struct conf *conf, const struct service *service,
 					 u32 table, u32 r, const struct row *row, const struct packet *pkt,
-					 struct node **next, u32 *skipped)
+					 struct node **next, struct skipped *skipped)
 {
-	u32 place = place_of(row, conf->self), named = 0, other_r = 0;
-	bool empty = !row->node[0], alone;
+	u32 empty = !row->node[0], alone, place, live_place, other_r = 0;
+	const struct row *other = NULL;
 	enum counter found;
 
-	FORGET(conf, place);
+	/* Before the socket, which could not change the answer: a flood of SYNs costs no lookups at the owner. */
+	if (pkt->opens && row->node[0] == conf->self)
+		return deliver_new_flow(0, pkt);
+
 	if (uses_two_banks(conf, pkt)) {
 		other_r = other_row(conf, service, pkt);
-		if (!empty)
-			named = names_in_other_row(conf, table, other_r);
-		if (place >= PLACES_OF_FIRST) /* then only whether it is in the chain matters, not where */
-			place = named & NAMES_SELF ? PLACES_OF_FIRST : ABSENT;
-		FORGET(conf, place);
+		other = find_row(other_table(table), other_r);
 	}
-	FORGET(conf, named);
 	FORGET(conf, other_r);
-	alone = empty || (place == 0 && !row->node[1] && !(named & NAMES_OTHERS));
 
-	if (place == ABSENT && !pkt->plain) { /* a plain packet has had its chance */
-		*next = owner_for_outsider(conf, service, row, pkt);
+	if (!pkt->plain && !is_in_row(row, conf->self) && !(other && is_in_row(other, conf->self))) {
+		*next = owner_for_outsider(conf, service, row, pkt); /* a plain packet has had its chance */
 		if (*next)
 			return FORWARD_FIRST;
 	}
+	if (other && !empty)
+		row = join_rows(conf, row, other);
+	place = place_of(row, conf->self);
 	FORGET(conf, place);
+	live_place = place_among_live(conf, row, place);
+	FORGET(conf, live_place);
+	alone = empty || (place == 0 && !row->node[1]);
+	FORGET(conf, alone);
 
-	/* Before the socket, which could not change the answer: a flood of SYNs costs no lookups at the owner. */
-	if (opens_here(service, place, pkt))
-		return deliver_new_flow(place, pkt);
+	if (opens_here(service, live_place, pkt))
+		return deliver_new_flow(live_place, pkt);
 
 	if (empty && service->flags & SERVICE_DROP_NO_MEMBER)
 		return DROP_NO_MEMBER;
@@ -177,21 +232,18 @@ static __always_inline enum counter pick(struct xdp_md *ctx, const struct conf *
 	if (alone && (pkt->opens || !is_in_grace(conf, pkt, table, r, other_r)))
 		return empty ? PASS_NO_MEMBER : DELIVER_ONLY_NODE;
 
-	if (!pkt->fragment && (alone || place != ABSENT || pkt->hop)) {
-		found = find_socket(ctx, place, pkt);
+	if (!pkt->fragment && (alone || live_place != ABSENT || pkt->hop)) {
+		found = find_socket(ctx, live_place, pkt);
 		if (found != NO_SOCKET)
 			return found;
 	}
 
 	if (pkt->hop > CHAIN)
 		return DROP_HOP_LIMIT;
-	if (uses_two_banks(conf, pkt) && !empty) {
-		row = join_rows(conf, row, find_row(other_table(table), other_r));
-		place = place_of(row, conf->self);
-		FORGET(conf, place);
-	}
-	*next = next_node(conf, service, row, next_place(row, place, pkt), pkt, skipped);
-	if (!*next)
-		return is_in_grace(conf, pkt, table, r, other_r) ? DROP_GRACE : DELIVER_CHAIN_END;
-	return pkt->hop ? FORWARD_AGAIN : FORWARD_FIRST;
+	*next = next_node(conf, service, row, next_place(row, place, live_place, pkt), pkt, skipped);
+	if (*next)
+		return pkt->hop ? FORWARD_AGAIN : FORWARD_FIRST;
+	if (is_silent_node_awaited(conf, row))
+		return pkt->opens ? DELIVER_CHAIN_END : DROP_SILENT;
+	return is_in_grace(conf, pkt, table, r, other_r) ? DROP_GRACE : DELIVER_CHAIN_END;
 }

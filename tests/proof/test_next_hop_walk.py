@@ -21,6 +21,7 @@ the places seem to come too early.
 """
 
 import itertools
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from random import Random
@@ -177,12 +178,17 @@ def test_in_grace_no_kernel_without_the_connection_sees_it(nodes: int) -> None:
 SOCKETS = {Socket.NONE: None, Socket.CONNECTION: CONNECTION, Socket.TIME_WAIT: TIME_WAIT, Socket.COOKIE: COOKIE}
 
 
-def compare(chain: tuple[int, ...], socket: Socket, up: bool, grace: bool, lost: set[int], arrival: Any) -> None:
-    reachable = set(range(1, 9)) - lost
-    theirs = pick(NodeState(1, chain, socket, up, grace, reachable), arrival)
+def compare(here: NodeState[int], arrival: Any) -> None:
+    theirs = pick(here, arrival)
     packet = Packet(arrival.opens, arrival.hop, arrival.prev, arrival.udp)
-    ours = decide(Belief(1, chain, SOCKETS[socket], up, grace, lost), packet)
-    assert (ours.event, ours.to) == (theirs.event.name.lower(), theirs.to), (chain, socket, up, grace, lost, arrival)
+    lost = set() if here.reachable is None else set(range(1, 9)) - set(here.reachable)
+    belief = Belief(here.me, here.chain, SOCKETS[here.socket], here.up, here.grace, lost, here.silent, here.awaited)
+    ours = decide(belief, packet)
+    assert (ours.event, ours.to) == (theirs.event.name.lower(), theirs.to), (here, arrival)
+
+
+def some_of(choose: Random, nodes: Collection[int], at_most: int) -> set[int]:
+    return set(choose.sample(sorted(nodes), min(len(nodes), choose.randrange(at_most + 1))))
 
 
 @pytest.mark.parametrize("some", [5_000, pytest.param(50_000, marks=pytest.mark.slow)])
@@ -196,12 +202,13 @@ def test_oracle_and_reference_implementation_agree(some: int) -> None:
     ]
     for chain, socket, up, grace in itertools.product(chains(4), SOCKETS, (True, False), (True, False)):
         for arrival in arrivals:
-            compare(chain, socket, up, grace, set(), arrival)
+            compare(NodeState(1, chain, socket, up, grace), arrival)
     choose = Random(11)
     for _ in range(some):
         chain = tuple(choose.sample(range(1, 9), choose.randrange(9)))
-        lost = set(choose.sample(range(2, 9), choose.randrange(4)))
+        lost, silent = some_of(choose, range(2, 9), 3), some_of(choose, range(2, 9), 5)
         hop = choose.randrange(K + 3)
         arrival = Arrival(choose.random() < 0.3, hop, choose.randrange(2, 10) if hop else None, choose.random() < 0.1)
-        grace = choose.random() < 0.5
-        compare(chain, choose.choice(list(SOCKETS)), choose.random() < 0.5, grace, lost, arrival)
+        up, grace, socket = choose.random() < 0.5, choose.random() < 0.5, choose.choice(list(SOCKETS))
+        reachable, awaited = set(range(1, 9)) - lost, some_of(choose, silent, 2)
+        compare(NodeState(1, chain, socket, up, grace, reachable, silent, awaited), arrival)

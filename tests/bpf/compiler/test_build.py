@@ -110,7 +110,7 @@ def verified(pin: Path) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("file", "old", "new", "reason"),
     [
-        ("src/pick.h", "u32 place = place_of(", "u32 place = lace_of(", "lace_of"),
+        ("src/pick.h", "place = place_of(", "place = lace_of(", "lace_of"),
         slow("src/transport.h", "pkt->opens = true;", "pkt->open = true;", "no member named 'open'"),
         slow(
             "src/lb.c",

@@ -26,7 +26,10 @@ class Packet:
 
 @dataclass(frozen=True)
 class Belief:
-    """What a node believes when a packet comes: `chain` of the packet's row, a local `socket`, its own state."""
+    """What a node believes when a packet comes: `chain` of the packet's row, a local `socket`, its own state.
+
+    `silent` nodes do not answer; those of them that are `awaited` may come back with their connections.
+    """
 
     me: int
     chain: Sequence[int]
@@ -34,15 +37,18 @@ class Belief:
     up: bool = True
     grace: bool = False
     unreachable: Collection[int] = ()
+    silent: Collection[int] = ()
+    awaited: Collection[int] = ()
 
 
 @dataclass(frozen=True)
 class Decision:
-    """`event` is the counter's name; `skipped` counts the nodes that were unreachable."""
+    """`event` is the counter's name; `skipped` and `silent` count the nodes that were unreachable, or silent."""
 
     event: str
     to: int | None = None
     skipped: int = 0
+    silent: int = 0
 
 
 def join_rows(first: Sequence[int], other: Sequence[int], alternating: bool) -> list[int]:
@@ -65,37 +71,45 @@ def decide(here: Belief, packet: Packet) -> Decision:
     """Apply the six steps of the rule in their order."""
     owner = list(here.chain[:1]) == [here.me]
     others = [node for node in here.chain if node != here.me]
+    live = [node for node in here.chain if node == here.me or node not in here.silent]
+    first = bool(here.chain) and live[:1] in ([here.me], [])
 
-    takes_new = owner or packet.hop > 1 or (packet.hop == 1 and here.up)
+    takes_new = owner or packet.hop > 1 or (here.up and (first or packet.hop == 1))
     if packet.opens and takes_new:
-        return Decision("deliver_udp" if packet.udp else "deliver_owner" if owner else "deliver_forwarded_syn")
+        return Decision("deliver_udp" if packet.udp else "deliver_owner" if first else "deliver_forwarded_syn")
 
     if not others and (packet.opens or not here.grace):
         return Decision("deliver_only_node" if owner else "pass_no_member")
 
-    may_be_here = here.me in here.chain or packet.hop > 0 or not others
-    if may_be_here and (event := _socket(here, owner, packet)):
+    may_be_here = here.me in here.chain or packet.hop > 0 or not others or first
+    if may_be_here and (event := _socket(here, first, packet)):
         return Decision(event)
 
     if packet.hop > K:
         return Decision("drop_hop_limit")
 
     candidates = [node for node in _candidates(here, packet) if not (packet.hop and node == packet.prev)]
-    for skipped, node in enumerate(candidates):
-        if node not in here.unreachable:
-            return Decision("forward_again" if packet.hop else "forward_first", node, skipped)
-    return Decision("drop_grace" if here.grace else "deliver_chain_end", None, len(candidates))
+    usable = [node for node in candidates if node not in here.silent and node not in here.unreachable]
+    passed = candidates[: candidates.index(usable[0])] if usable else candidates
+    silent = sum(node in here.silent for node in passed)
+    if usable:
+        event = "forward_again" if packet.hop else "forward_first"
+    elif set(here.chain) & set(here.awaited):
+        event = "deliver_chain_end" if packet.opens else "drop_silent"
+    else:
+        event = "drop_grace" if here.grace else "deliver_chain_end"
+    return Decision(event, usable[0] if usable else None, len(passed) - silent, silent)
 
 
-def _socket(here: Belief, owner: bool, packet: Packet) -> str | None:
-    """Return the event that the local socket causes, if any."""
+def _socket(here: Belief, first: bool, packet: Packet) -> str | None:
+    """Return the event that the local socket causes, if any. `first`: all nodes before this one are silent."""
     if here.socket == CONNECTION:
         return "deliver_socket"
     if packet.opens:
         return None
-    if here.socket == TIME_WAIT and (owner or packet.hop):
+    if here.socket == TIME_WAIT and (first or packet.hop):
         return "deliver_time_wait"
-    if here.socket == COOKIE and here.me in here.chain:
+    if here.socket == COOKIE and (first or here.me in here.chain):
         return "deliver_syn_cookie"
     return None
 
@@ -106,5 +120,6 @@ def _candidates(here: Belief, packet: Packet) -> list[int]:
         return list(here.chain)
     place = list(here.chain).index(here.me)
     tried, later = here.chain[:place], here.chain[place + 1 :]
-    came_as_explained = place == 0 or (packet.hop > place and packet.prev in tried)
+    live = [node for node in tried if node not in here.silent]
+    came_as_explained = live and packet.hop > len(live) and packet.prev in tried
     return list(later if came_as_explained else [*tried, *later])

@@ -35,7 +35,10 @@ QUOTE = 504
 
 @dataclass(frozen=True)
 class Node:
-    """A next hop; `mac` None: never known. `ifindex` 0: by the interface that the packet came by."""
+    """A next hop; `mac` None: never known. `ifindex` 0: by the interface that the packet came by.
+
+    `silent`: it does not answer; `awaited`: so recently that it may come back with its connections.
+    """
 
     tag: int
     mac: str | None
@@ -47,6 +50,8 @@ class Node:
     source: str | None = None
     vlan: int = 0
     mtu: int = 1500
+    silent: bool = False
+    awaited: bool = False
 
 
 @dataclass(frozen=True)
@@ -204,6 +209,8 @@ def _served(world: World, service: Service, arrival: Arrival, reading: Reading) 
         up=service.up,
         grace=row.grace,
         unreachable=[number for number in world.nodes if not _reachable(world, service, number)],
+        silent=[number for number, node in world.nodes.items() if node.silent],
+        awaited=[number for number, node in world.nodes.items() if node.awaited],
     )
     packet = oracle_next_hop.Packet(reading.opens, arrival.hop, _sender(world, arrival), flow.protocol == 17)
     decision = oracle_next_hop.decide(here, packet)
@@ -212,7 +219,7 @@ def _served(world: World, service: Service, arrival: Arrival, reading: Reading) 
         event = "deliver_fragment"
     if event == "pass_no_member" or (not row.chain and service.drop_no_member and event.startswith("drop")):
         return _no_member(service, arrival, noted)
-    noted += ["skip_no_mac"] * decision.skipped
+    noted += ["skip_no_mac"] * decision.skipped + ["skip_silent"] * decision.silent
     if decision.to is None:
         verdict = "drop" if event.startswith("drop") else "pass"
         return _judged(verdict, arrival.frame, service.slot, [*noted, event])

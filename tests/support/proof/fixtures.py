@@ -59,7 +59,7 @@ NAMES = {
     "CONNECTED": Sockets.CONNECTED,
 }  # fmt: skip
 KEYS = {"what", "in", "cut", "maps", "service", "verdict", "out", "counted", "never"}
-MAPS = {"chain", "grace", "up", "no_mac", "nodes", "deny", "drop_no_member"}
+MAPS = {"chain", "grace", "up", "no_mac", "silent", "awaited", "nodes", "deny", "drop_no_member"}
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,10 @@ def _with_maps(world: World, slot: int, maps: dict[str, Any]) -> World:
     nodes = dict(world.nodes)
     for number in maps.get("no_mac", ()):
         nodes[number] = replace(nodes[number], mac=None)
+    for number in maps.get("silent", ()):
+        nodes[number] = replace(nodes[number], silent=True)
+    for number in maps.get("awaited", ()):
+        nodes[number] = replace(nodes[number], silent=True, awaited=True)
     for number, changes in maps.get("nodes", {}).items():
         nodes[number] = replace(nodes[number], **changes)
     changed = {name: maps[name] for name in ("up", "drop_no_member") if name in maps}

@@ -34,7 +34,7 @@ from bpf.compiler.source import LbOptions
 from bpf.kernel import bpf_map
 from bpf.kernel.pin import open_pin
 from bpf.layout import conf as layout_conf
-from bpf.layout.conf import NodeConf
+from bpf.layout.conf import ConfFlag, NodeConf
 from bpf.layout.counter import Counter
 from bpf.layout.limits import CHAIN
 from bpf.layout.node import NodeEntry
@@ -126,6 +126,9 @@ class Stage:
                 maps.nodes.write(index, _node_entry(node))
         for index in known_nodes.keys() - world.nodes.keys():
             maps.nodes.write(index, None)
+        any_silent = any(node.silent for node in world.nodes.values())
+        if any_silent != (ConfFlag.SILENT in maps.conf.flags()):
+            maps.conf.set_flag(ConfFlag.SILENT, any_silent)
         for slot, rows in world.tables.items():
             if before is None or before.tables.get(slot) is not rows:
                 maps.tables.swap(slot, *_encoded(rows), bank=1 if world.other else 0)
@@ -174,6 +177,8 @@ def _node_entry(node: Node) -> NodeEntry:
         source=_mac(node.source) if node.source else None,
         vlan=node.vlan,
         mtu=node.mtu,
+        silent=node.silent,
+        drop_until_ns=FOREVER_NS if node.awaited else 0,
     )
 
 

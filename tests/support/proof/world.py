@@ -54,13 +54,18 @@ DENIED = ("10.66.0.0/16", "2001:db8:66::/48", f"{CLIENT + 77}/32")
 
 
 def world(
-    seed: int, ipv6: bool = True, tunnels: bool = True, denied: bool = True, alternating: bool | None = None
+    seed: int,
+    ipv6: bool = True,
+    tunnels: bool = True,
+    denied: bool = True,
+    silent: bool = False,
+    alternating: bool | None = None,
 ) -> World:
     """A world whose rows all have chains of their own, of any length, with and without this node.
 
     Without `ipv6` nothing in it wants that, as a program wants that was made without; without `tunnels` neither service
-    nor node has any use for them; without `denied` there is no deny list. `alternating`: there are two epochs, and how
-    their rows are put together; None: there is one.
+    nor node has any use for them; without `denied` there is no deny list. `silent`: two nodes are, one of them since a
+    moment ago. `alternating`: there are two epochs, and how their rows are put together; None: there is one.
     """
     choose = Random(seed)
     services = {
@@ -71,6 +76,8 @@ def world(
     nodes = {index: node if ipv6 else replace(node, address6=None, outer6=False) for index, node in NODES.items()}
     if not tunnels:
         nodes[1] = replace(nodes[1], address=None, address6=None)
+    if silent:
+        nodes[2], nodes[6] = replace(nodes[2], silent=True), replace(nodes[6], silent=True, awaited=True)
     tables = _tables(choose, services.values())
     prefixes = tuple(ip_network(prefix) for prefix in ("10.0.0.0/16", "2001:db8::/48"))
     deny_list = tuple(ip_network(prefix) for prefix in DENIED if denied)
