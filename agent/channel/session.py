@@ -61,8 +61,8 @@ class Handshake:
             self.own, self.remote = self.spare, message.sender_nonce
             self.spare = self._nonce()
             return Freshness.NEW
-        current = (message.receiver_nonce, message.sender_nonce) == (self.own, self.remote)
-        return Freshness.CURRENT if current else Freshness.STALE
+        matches = (message.receiver_nonce, message.sender_nonce) == (self.own, self.remote)
+        return Freshness.CURRENT if matches and self.established else Freshness.STALE
 
     def answer(self, hello: Message) -> int:
         """Return our nonce in the answer to a HELLO (rules 4 and 5)."""
