@@ -93,8 +93,8 @@ def router_config(router: str) -> str:
     plain = SessionSettings(IPv4Address("10.0.0.1"), ("ipv4",), hold_time_s=HOLD_TIME_S)
     monitored = replace(plain, bfd=BfdTimers(INTERVAL_MS, MULTIPLIER))
     neighbors = (
-        Neighbor("b1", IPv4Address("10.0.0.11"), 65001, monitored),
-        Neighbor("b2", IPv4Address("10.0.0.12"), 65001, plain),
+        Neighbor("b1", IPv4Address("10.0.0.11"), 65001, monitored, IPv4Network("10.254.0.11/32")),
+        Neighbor("b2", IPv4Address("10.0.0.12"), 65001, plain, IPv4Network("10.254.0.12/32")),
     )
     facts = Router(
         asn=65000,

@@ -71,7 +71,8 @@ def router_config(router: str) -> str:
         interface = "eth1" if node.is_link_local else None
         families = ("ipv4" if node.version == 4 else "ipv6",)
         session = SessionSettings(own, families, hold_time_s=90, multihop=hops, bfd=BfdTimers(300, 3))  # type: ignore[arg-type]
-        return Neighbor(name, node, 65001, session, interface)
+        identity = IPv4Network("10.254.0.11/32") if node.version == 4 else None
+        return Neighbor(name, node, 65001, session, identity, interface)
 
     neighbors = (
         neighbor("far", "10.0.0.1", "10.0.0.11", 2),
