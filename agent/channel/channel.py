@@ -122,9 +122,9 @@ class Channel:
         if not FIRST_NOTICE <= kind <= LAST_NOTICE or len(payload) > MAX_PAYLOAD:
             raise ValueError(f"notice of kind {kind} with {len(payload)} bytes")
         for peer in self._peers.values():
-            if peer.handshake.established:
+            if peer.handshake.established and self._verifier.authenticator:
                 peer.notices_sent += 1
-                self._send(peer, kind, sequence=peer.notices_sent, payload=payload)
+                self._send(peer, self._sealed(peer, kind, sequence=peer.notices_sent, payload=payload))
 
     def receive(self, data: bytes, source: IPv4Address, now: float) -> list[Event]:
         """Take a datagram and return what follows from it."""
@@ -133,7 +133,8 @@ class Channel:
             return []
         peer = self._peers[message.sender]
         if message.kind == Kind.HELLO:
-            self._send(peer, Kind.HELLO_ACK, (peer.handshake.answer(message), message.sender_nonce))
+            nonces = (peer.handshake.answer(message), message.sender_nonce)
+            self._send(peer, self._sealed(peer, Kind.HELLO_ACK, nonces))
             self._transmitter.defer_hello(peer, now)
             return []
         freshness = peer.handshake.receive(message)
@@ -148,7 +149,7 @@ class Channel:
         self._transmitter.answered(peer)
         self._transmitter.push(peer)
         if message.kind == Kind.HELLO_ACK and not self._parts:
-            self._send(peer, Kind.ACK)  # a state would show the peer that its answer has arrived
+            self._send(peer, self._sealed(peer, Kind.ACK))  # a state would show the peer that its answer has arrived
         return [SessionBegun(peer.address), *self._receive_in_session(peer, message, now)]
 
     # Outputs
@@ -212,7 +213,7 @@ class Channel:
         if peer.reassembly.is_superseded(message):
             self.counters[Count.REPEATED] += 1
             return []
-        self._send(peer, Kind.ACK, None, message.sequence, message.part, message.parts)
+        self._send(peer, self._sealed(peer, Kind.ACK, None, message.sequence, message.part, message.parts))
         content = peer.reassembly.add(message)
         if content is None:
             return []
@@ -237,23 +238,14 @@ class Channel:
             self._transmitter.wake(peer, now)
         elif message.kind not in (Kind.ACK, Kind.HELLO_ACK) and now - peer.shown_at >= HELLO_S:
             peer.shown_at = now
-            self._send(peer, Kind.ACK)
+            self._send(peer, self._sealed(peer, Kind.ACK))
 
     # Sending
 
-    def _send(
-        self,
-        peer: Peer,
-        kind: int,
-        nonces: tuple[int, int] | None = None,
-        sequence: int = 0,
-        part: int = 0,
-        parts: int = 0,
-        payload: bytes = b"",
-    ) -> None:
+    def _send(self, peer: Peer, datagram: bytes) -> None:
         """Send a datagram with the next step, whether or not the window is open."""
-        if len(self._pending) < MAX_PENDING and self._verifier.authenticator:
-            self._pending.append((peer.address, self._sealed(peer, kind, nonces, sequence, part, parts, payload)))
+        if len(self._pending) < MAX_PENDING:
+            self._pending.append((peer.address, datagram))
         else:
             self.counters[Count.NOT_SENT] += 1
 
@@ -261,7 +253,7 @@ class Channel:
         self,
         peer: Peer,
         kind: int,
-        nonces: tuple[int, int] | None,
+        nonces: tuple[int, int] | None = None,
         sequence: int = 0,
         part: int = 0,
         parts: int = 0,
