@@ -2,7 +2,7 @@
 """A burst of questions to one node: is it silent, or is it back? Pure.
 
     questions  0  30  60  90 120 150 180 210 ms    verdict: 240 ms
-                              │ none answered: suspect, the others are told
+                          │ none answered: suspect, the others are told
     any answer: it is not silent, the burst ends
 
 A node that was silent is back once BACK_ANSWERS of the questions, over BACK_S, are answered.
@@ -15,8 +15,8 @@ from enum import Enum, auto
 
 QUESTIONS = 8
 INTERVAL_S = 0.03
-SUSPECT_QUESTIONS = 4
-"""With these unanswered, the first three of them for 50 ms and longer, the node is suspect."""
+SUSPECT_QUESTIONS = 3
+"""With these unanswered when the next one is due, the node is suspect."""
 BACK_ANSWERS = 4
 BACK_S = 0.1
 VOIDS = 8

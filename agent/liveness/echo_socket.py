@@ -5,7 +5,7 @@ A question is a frame with the next hop of the node table, because a packet that
 kernel's own way to the node says nothing about a wrong MAC in the table, and it queues packets for a second while a
 neighbor's ARP answer is late. The kernel does not know of these frames, so a stateful packet filter would drop the
 answers as unsolicited: an empty datagram to the node, from the same port, precedes the first question and then one
-each FILTER_S, within the 30 s for which Linux remembers a datagram without an answer.
+each FILTER_S, within the 30 s for which Linux remembers a datagram without an answer. The other end's socket drops it.
 
 The agents' channel shares the port: what is no echo goes to `on_datagram`.
 """
@@ -13,9 +13,12 @@ The agents' channel shares the port: what is no echo goes to `on_datagram`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import errno
 import math
 import socket
+import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -27,6 +30,7 @@ from agent.address import Address, Network, endpoint, tag_of
 from agent.liveness.frame import Endpoints, Hop, LinkHeader, question_frame
 from agent.liveness.frame_sender import FrameSender
 from agent.liveness.question import Question, Via
+from agent.liveness.socket_filter import socket_filter
 from bpf.layout.echo import EchoFlag, EchoKind, EchoMessage, Way
 
 RETRY_S = 2.0
@@ -34,6 +38,7 @@ FILTER_S = 20.0
 _DRAIN = 1024
 """How many datagrams are received at once: others have to have a turn too, even in a flood."""
 _RECEIVE_BUFFER = 1 << 20
+_SO_ATTACH_FILTER, _SO_RCVBUFFORCE = 26, 33
 
 
 class EchoSocket:
@@ -43,8 +48,9 @@ class EchoSocket:
     whose next hop names none. `on_answer(address, message)` gets the answers of the own cluster, `on_foreign(address,
     cluster)` the sources of echoes of others, `on_datagram(data, address)` what is no echo.
 
-    With `own6` the nodes are asked over IPv6, if `address6_of` knows the node's address. With `answer_as_agent`, for a
-    node without XDP, questions from `allow` are answered here: it returns the content of an answer.
+    `allow` are the node prefixes, from which alone anything is received. With `own6` the nodes are asked over IPv6, if
+    `address6_of` knows the node's address. With `answer_as_agent`, for a node without XDP, questions are answered here:
+    it returns the content of an answer.
     """
 
     def __init__(
@@ -107,7 +113,7 @@ class EchoSocket:
                     family = socket.AF_INET if own.version == 4 else socket.AF_INET6
                     opened = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
                     self._sockets[own.version] = opened
-                    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+                    _set_up(opened, socket_filter(own.version, self._allow))
                     opened.bind((str(own), self._port))
         except OSError:
             self.close()
@@ -193,8 +199,6 @@ class EchoSocket:
         return False
 
     def _receive(self, data: bytes, source: Any) -> None:
-        if not data:
-            return  # another node's packet filter
         sender = ip_address(source[0].partition("%")[0])
         address = sender if isinstance(sender, IPv4Address) else self._by_address6.get(sender)
         message = EchoMessage.unpack(data)
@@ -212,14 +216,23 @@ class EchoSocket:
         """Answer for a node without XDP. Otherwise a question gets here only if the program does not work."""
         if self._answer_as_agent is None or question.way is not Way.PLAIN:
             return
-        if not any(sender in network for network in self._allow) or source[1] != self._port:
-            return
+        if source[1] != self._port:
+            return  # no node's, and perhaps another program's that answers too
         content = self._answer_as_agent()
         message = replace(
             content, kind=EchoKind.ANSWER, cluster=self._cluster, nonce=question.nonce, way=Way.PLAIN,
             flags=content.flags & ~EchoFlag.DATA_PATH,
         )  # fmt: skip
         self._send(sender, message.pack())
+
+
+def _set_up(opened: socket.socket, program: bytes) -> None:
+    """Set a socket's filter and its buffer, before it is bound: nothing is queued unfiltered."""
+    buffer = ctypes.create_string_buffer(program)
+    header = struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer))
+    opened.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, header)
+    with contextlib.suppress(PermissionError):
+        opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
 
 
 def _name(error: OSError) -> str:

@@ -49,15 +49,16 @@ class Isolation:
         return ended
 
     def hears(self, start: float, end: float) -> bool:
-        """Return whether somebody has answered a question of the later part of a burst, which lasts from start to end.
-
-        After the end a link may be back that was down during the whole burst.
-        """
-        return any(start + PROOF_AFTER_S <= sent <= end for sent in self._heard)
+        """Return whether somebody has answered a question that was sent between start and end."""
+        return any(start <= sent <= end for sent in self._heard)
 
     def believes(self, start: float, end: float, now: float) -> bool:
-        """Return whether a silence from start to end is the other's. If not, this node is isolated from now on."""
-        if self.over or self.hears(start, end):
+        """Return whether silence in a burst, from its first question to the last, is the other's.
+
+        If not, this node is isolated from now on. An answer to a question after the burst proves nothing: a link may be
+        back that was down before.
+        """
+        if self.over or self.hears(start + PROOF_AFTER_S, end):
             return True
         if self.since is None:
             self.since = now

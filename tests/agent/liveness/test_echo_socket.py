@@ -196,6 +196,7 @@ def test_a_stranger_is_not_answered(router: int) -> None:
         question = EchoMessage(EchoKind.QUESTION, CLUSTER, 1).pack()
         for port in (0, PORT):
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+                # From a port that is not the echo's; then from outside the node prefixes.
                 stranger.bind(("10.0.1.11" if port else "10.0.0.11", port))
                 stranger.sendto(question, (str(B), PORT))
         a.socket.send_datagram(B, b"LBCH last")
@@ -249,6 +250,20 @@ def test_a_taken_port_is_a_problem_until_it_is_free(router: int) -> None:
                     await until(lambda: a.socket.error is None)
 
     asyncio.run(run())
+
+
+def test_an_error_of_a_callback_ends_the_loop(router: int) -> None:
+    def fail() -> None:
+        raise RuntimeError("from a callback")
+
+    async def run() -> None:
+        a = Node(A)
+        a.follow(B)
+        async with asyncio.timeout(WAIT_S):
+            await ProbeLoop(a.asker, a.socket, fail).run()
+
+    with pytest.raises(RuntimeError, match="from a callback"):
+        asyncio.run(run())
 
 
 @pytest.mark.parametrize("address", [ROUTER, B6], ids=["IPv4", "IPv6"])
