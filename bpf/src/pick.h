@@ -59,8 +59,8 @@ static __always_inline bool is_sender_before(const struct row *row, u32 place, c
 }
 
 /*
- * Return this node's place in the chain without the silent nodes. If all of the chain are silent, a node outside it acts
- * as the owner.
+ * Return this node's place in the chain without the silent nodes. If all nodes of the chain are silent, a node outside
+ * it acts as the owner.
  */
 static __always_inline u32 place_among_live(const struct conf *conf, const struct row *row, u32 place)
 {

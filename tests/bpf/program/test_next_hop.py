@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The next-hop rule: the real program, with real sockets, against bpf/reference/pick.py; then that alone.
+"""The next-hop rule: the real program, with real sockets, against bpf/reference/pick.py.
 
 Sockets are in a namespace of the test's own:
 
@@ -13,7 +13,7 @@ import random
 import socket
 import time
 from collections import Counter as Tally
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
@@ -25,7 +25,7 @@ from support import packets
 from support.packets import ACK, HERE, ROUTER, SYN
 
 from bpf.kernel import bpf_map
-from bpf.layout.conf import NodeConf, OtherEpoch
+from bpf.layout.conf import ConfFlag, NodeConf, OtherEpoch
 from bpf.layout.counter import Counter
 from bpf.layout.limits import CHAIN
 from bpf.layout.service import Protocol
@@ -232,34 +232,105 @@ def two_epochs(flows: dict[str, Flow], program: Any) -> Iterator[OtherEpoch]:
     program.maps.conf.write(before)
 
 
-@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, 6))])
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "bad cookie"])
+@pytest.fixture
+def silence(program: Any) -> Iterator[Callable[[set[int], set[int]], None]]:
+    """Make nodes silent, and these alone; the second set is awaited."""
+
+    def write(silent: set[int], awaited: set[int]) -> None:
+        program.maps.conf.set_flag(ConfFlag.SILENT, bool(silent))
+        for index in range(2, 9):
+            until_ns = FOREVER if index in awaited else 0
+            program.know_node(index, silent=index in silent, drop_until_ns=until_ns)
+
+    yield write
+    write(set(), set())
+
+
+SOME = [kind for kind in KINDS if kind != "bad cookie"]
+PARTS = [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, 6))]
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("kind", SOME)
 def test_program_equals_reference_with_two_epochs(
-    kind: str, part: int, two_epochs: OtherEpoch, flows: dict[str, Flow], program: Any
+    kind: str, part: int, two_epochs: OtherEpoch, silence: Any, flows: dict[str, Flow], program: Any
 ) -> None:
     """Any two chains of up to 8 nodes: which of their places are used, and in which order."""
     flow, choose = flows[kind], random.Random(f"{kind} {part}")
     other_row = flow.row_under(two_epochs.hash_key)
-    predicted: Tally[Counter] = Tally()
-    before = program.counted()
+    states = []
     for number in range(200):
         if number % 50 == 0:
             alternating, up = choose.random() < 0.5, choose.random() < 0.5
-            conf = program.maps.conf.read()
-            program.maps.conf.write(replace(conf, other=replace(two_epochs, alternating=alternating)))
-            program.serve(flow.slot, Protocol.UDP if flow.udp else Protocol.TCP, 53 if flow.udp else 7000, up=up)
+            silent, awaited = some_silent(choose) if number % 100 else (set(), set())
         first, other = (choose.sample(range(1, 9), choose.choice((0, 1, 1, 2, 3, 4, 7, 8))) for _ in range(2))
         graces = choose.random() < 0.2, choose.random() < 0.2
+        chain = join_rows(first, other, alternating)
+        here = NodeState(1, chain, flow.socket, up, any(graces), silent=silent, awaited=awaited)
+        states.append((here, (first, other, alternating, graces)))
+
+    def install(here: NodeState[int], rows: Any) -> None:
+        first, other, alternating, graces = rows
+        conf = program.maps.conf.read()
+        if conf.other.alternating != alternating:
+            program.maps.conf.write(replace(conf, other=replace(two_epochs, alternating=alternating)))
         program.set_row(flow.slot, flow.row, first, FOREVER if graces[0] else 0, bank=1)
         program.set_row(flow.slot, other_row, other, FOREVER if graces[1] else 0, bank=0)
-        here = NodeState(1, join_rows(first, other, alternating), flow.socket, up, any(graces))
+
+    compare(flow, states, install, silence, choose, program)
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("kind", SOME)
+def test_program_equals_reference_with_silent_nodes(
+    kind: str, part: int, silence: Any, flows: dict[str, Flow], program: Any
+) -> None:
+    """Any chain of up to 8 nodes, any of them silent, for long or since a short time ago."""
+    flow, choose = flows[kind], random.Random(f"silent {kind} {part}")
+    states = []
+    for number in range(300):
+        if number % 20 == 0:
+            (silent, awaited), up = some_silent(choose), choose.random() < 0.5
+        chain, grace = choose.sample(range(1, 9), choose.choice((0, 1, 1, 2, 2, 3, 4, 7, 8))), choose.random() < 0.2
+        here = NodeState(1, tuple(chain), flow.socket, up, grace, silent=silent, awaited=awaited)
+        states.append((here, None))
+
+    def install(here: NodeState[int], _: None) -> None:
+        program.set_row(flow.slot, flow.row, here.chain, FOREVER if here.grace else 0)
+
+    compare(flow, states, install, silence, choose, program)
+
+
+def some_silent(choose: random.Random) -> tuple[set[int], set[int]]:
+    silent = set(choose.sample(range(2, 9), choose.randrange(1, 7)))
+    return silent, set(choose.sample(sorted(silent), choose.randrange(min(3, len(silent)) + 1)))
+
+
+def compare(
+    flow: Flow,
+    states: list[tuple[NodeState[int], Any]],
+    install: Any,
+    silence: Any,
+    choose: random.Random,
+    program: Any,
+) -> None:
+    """Send 20 packets of any kind to a node in each of these states, which `install` writes; compare all results."""
+    predicted: Tally[Counter] = Tally()
+    before, last = program.counted(), None
+    for here, rows in states:
+        if last is None or (here.silent, here.awaited) != (last.silent, last.awaited):
+            silence(here.silent, here.awaited)
+        if last is None or here.up != last.up:
+            program.serve(flow.slot, Protocol.UDP if flow.udp else Protocol.TCP, 53 if flow.udp else 7000, up=here.up)
+        install(here, rows)
+        last = here
         for _ in range(20):
             hop = choose.randrange(CHAIN + 2)
             prev = choose.randrange(2, 10) if hop else UNKNOWN_NODE
             arrival = Arrival(flow.udp or choose.random() < 0.3, hop, prev, flow.udp)
             frame, decision = flow.frame(arrival.opens, hop, prev), pick(here, arrival)
             predicted[decision.event] += 1
-            assert program.send(frame) == expected(decision, frame), (first, other, here, arrival, decision)
+            assert program.send(frame) == expected(decision, frame), (here, rows, arrival, decision)
     after = program.counted()
     counted = {event: after[flow.slot, event] - before[flow.slot, event] for event in WHY}
     assert counted == {event: predicted[event] for event in WHY}
@@ -315,85 +386,3 @@ def test_second_forwards_are_limited_per_cpu(flows: dict[str, Flow], program: An
     finally:
         os.sched_setaffinity(0, cpus)
         program.maps.conf.write(conf)
-
-
-def walk(
-    chains: dict[int, tuple[int, ...]], holder: int | None, opens: bool, ingress: int, in_grace: Collection[int] = ()
-) -> list[tuple[int, Decision[int]]]:
-    """Follow a packet through nodes that each believe their own chain; (node, decision) at each."""
-    at, packet, path = ingress, Arrival[int](opens), []
-    while True:
-        socket_here = Socket.CONNECTION if at == holder else Socket.NONE
-        decision = pick(NodeState(at, chains[at], socket_here, grace=at in in_grace), packet)
-        path.append((at, decision))
-        if decision.to is None:
-            return path
-        packet = replace(packet, hop=decision.hop, prev=at)
-        at = decision.to
-
-
-def tables_of(nodes: int) -> list[tuple[int, ...]]:
-    return [chain for size in range(nodes + 1) for chain in itertools.permutations(range(1, nodes + 1), size)]
-
-
-def believed(nodes: int, samples: int) -> Iterator[dict[int, tuple[int, ...]]]:
-    """Yield all disagreements of that many nodes, or so many samples of them."""
-    tables = tables_of(nodes)
-    if samples:
-        choose = random.Random(nodes)
-        yield from (dict(enumerate(choose.choices(tables, k=nodes), 1)) for _ in range(samples))
-    else:
-        yield from (dict(enumerate(chains, 1)) for chains in itertools.product(tables, repeat=nodes))
-
-
-ALL = 0
-
-
-@pytest.mark.parametrize(
-    ("nodes", "samples"),
-    [(4, 200), (5, 200), *(pytest.param(*more, marks=pytest.mark.slow) for more in ((3, ALL), (4, 4000), (5, 4000)))],
-)
-def test_forwards_are_bounded_however_tables_disagree(nodes: int, samples: int) -> None:
-    for chains in believed(nodes, samples):
-        for ingress, holder, opens in itertools.product(chains, [None, *chains], (True, False)):
-            forwards = len(walk(chains, holder, opens, ingress)) - 1
-            assert forwards <= CHAIN + 1, (chains, ingress, holder, opens)
-
-
-def chain_of(states: tuple[str, ...]) -> tuple[int, ...]:
-    """Return the chain of a row that ranks nodes 1, 2, ...: first the best that is up, then all others in order."""
-    present = [node for node, state in enumerate(states, 1) if state != "absent"]
-    best = next((node for node in present if states[node - 1] == "up"), None)
-    return (best, *(node for node in present if node != best))[:4] if best else ()
-
-
-def single_changes(nodes: int) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """A node joins, drains or returns; it never goes without having drained."""
-    for old in itertools.product(("absent", "up", "draining"), repeat=nodes):
-        for node, state in itertools.product(range(nodes), ("up", "draining")):
-            if old[node] != state:
-                yield old, (*old[:node], state, *old[node + 1 :])
-
-
-@pytest.mark.parametrize("nodes", [3, 4, pytest.param(5, marks=pytest.mark.slow)])
-def test_single_change_resets_no_connection(nodes: int) -> None:
-    """While it spreads, each node believes the old chain or the new, in any mixture.
-
-    A packet reaches the old owner, which has its connection, or, in a few mixtures, is dropped and sent again; no other
-    node's kernel ever answers it.
-    """
-    ends: Tally[Counter] = Tally()
-    for old, new in single_changes(nodes):
-        before, after = chain_of(old), chain_of(new)
-        if before == after or not before or before[0] not in after:
-            continue
-        present = [node for node in range(1, nodes + 1) if (old[node - 1], new[node - 1]) != ("absent", "absent")]
-        for beliefs in itertools.product((before, after), repeat=len(present)):
-            changed = {node for node, belief in zip(present, beliefs, strict=True) if belief is after}
-            for ingress in present:
-                path = walk(dict(zip(present, beliefs, strict=True)), before[0], False, ingress, changed)
-                node, decision = path[-1]
-                ends[decision.event] += 1
-                assert node == before[0] or decision.event.name.startswith("DROP_"), (beliefs, path)
-    dropped = sum(count for event, count in ends.items() if event.name.startswith("DROP_"))
-    assert dropped < ends.total() / 1000
