@@ -389,6 +389,7 @@ def test_whatever_happens_questions_are_bounded_and_the_clock_goes_on(data: st.D
         if kind == "step":
             now = max(now, min(asker.next_at, now + 1))
             asked = asker.step(now) + asked[:50]
+            assert asker.next_at > now
         elif kind == "answer" and asked:
             one = data.draw(st.sampled_from(asked))
             if one.via is Via.PING:
