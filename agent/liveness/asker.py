@@ -8,10 +8,10 @@ prober.py the clock. burst.py, isolation.py and rounds.py have parts of the rule
  2. A question that is unanswered for 50 ms, or a hint (a BGP withdrawal, a failed neighbor, another node's message),
     leads to a burst of 8 questions in 240 ms. Any answer ends it. An answer counts however late it comes.
  3. With the first questions of a burst unanswered, the node is suspect: `take_suspects` returns it for the channel,
-    and the others ask for themselves. Of those who ask because they were told, about three tell again, in case the
+    and the others ask for themselves. Of those that ask because of a report, about three report again, in case the
     first message was lost.
- 4. All unanswered: the node is silent, unless nobody else answers either (isolation.py). A burst in which this node
-    was late by LATE_S is repeated. A question that could not be sent says nothing of the node.
+ 4. All unanswered: the node is silent, unless no other answers either (isolation.py). A burst in which this node
+    was late by LATE_S is repeated. A question that could not be sent proves nothing.
  5. Silent nodes have rounds of their own. One that answers is asked in a burst; several answers over 100 ms: it is
     back.
  6. At first contact, and in rounds of their own, the encapsulations that packets use are asked by too. An answer counts
@@ -40,8 +40,8 @@ from bpf.layout.echo import EchoMessage
 LATE_S = 0.025
 UNREACHABLE_S = 3.0
 """So long a node that never answered may have no next hop before it counts as silent."""
-TELL_AGAIN = 3
-"""How many of those that were told tell again."""
+REPORT_AGAIN = 3
+"""How many nodes that asked because of a report report again."""
 
 
 class Asker:
@@ -90,7 +90,7 @@ class Asker:
             self._changed = True
 
     def hint(self, address: IPv4Address, now: float) -> None:
-        """Ask a node soon: something says that it may be gone, or back."""
+        """Ask a node soon: it may be gone, or back."""
         target = self._targets.get(address)
         if target is not None:
             self._bursts.hint(target, self._advance(now))
@@ -105,7 +105,7 @@ class Asker:
         if self._targets.get(address) is not target:
             return
         target.paths[found.via].answered(now - found.sent)
-        self._heard(found.sent, now)
+        self._note_answer(found.sent, now)
         if found.sent >= target.answered_sent:
             target.answered_sent = found.sent
             self._update(target, answer)
@@ -116,7 +116,7 @@ class Asker:
         now, found = self._advance(now), self._open.get(nonce)
         if found is not None and found.target is None and found.address == address:
             self._open.close(nonce)
-            self._heard(found.sent, now)
+            self._note_answer(found.sent, now)
 
     def not_sent(self, question: Question, now: float) -> None:
         """Take back a question that could not be sent."""
@@ -165,7 +165,7 @@ class Asker:
 
     @property
     def next_at(self) -> float:
-        """When `step` is due; inf if there is nobody to ask."""
+        """When `step` is due; inf if no node is followed."""
         return min(
             self._rounds.next_at, self._paths.next_at, self._open.next_at, self._bursts.next_at,
             self._isolation.sample_at, self._isolation.ends_at,
@@ -181,11 +181,11 @@ class Asker:
 
     @property
     def isolated(self) -> bool:
-        """Whether nobody at all answers, so that nobody is judged."""
+        """Whether no node or router answers, so that no node is judged."""
         return self._isolation.since is not None
 
     def take_suspects(self) -> list[IPv4Address]:
-        """Return whom the others should ask too, since the last call."""
+        """Return the nodes that the others should ask too, since the last call."""
         suspects, self._suspects = list(self._suspects), {}
         return suspects
 
@@ -196,18 +196,18 @@ class Asker:
 
     # What answers mean
 
-    def _heard(self, sent: float, now: float) -> None:
+    def _note_answer(self, sent: float, now: float) -> None:
         if self._isolation.answered(sent):
             self._bursts.release(now)
 
     def _update(self, target: Target, answer: EchoMessage) -> None:
-        """Store the content of an answer. A heartbeat that has just become too old concerns all."""
+        """Store the content of an answer. A heartbeat that has just become too old is reported."""
         before = target.liveness
         after = Liveness.of(answer, before.answers, before.since)
         if after != before:
             target.liveness, self._changed = after, True
             if before.answers and before.agent_lives and not after.agent_lives:
-                self._tell(target, self._bursts.get(target))
+                self._report(target, self._bursts.get(target))
 
     def _answered(self, target: Target, sent: float, now: float) -> None:
         target.unsent_since = None
@@ -232,8 +232,8 @@ class Asker:
         target.liveness, self._changed = replace(target.liveness, answers=answers, since=now), True
         self._contact(target, now)
 
-    def _tell(self, target: Target, burst: Burst | None) -> None:
-        if burst is None or not burst.prompted or self._rng.random() * len(self._targets) < TELL_AGAIN:
+    def _report(self, target: Target, burst: Burst | None) -> None:
+        if burst is None or not burst.prompted or self._rng.random() * len(self._targets) < REPORT_AGAIN:
             self._suspects[target.address] = None
 
     # Rounds
@@ -283,10 +283,10 @@ class Asker:
             if burst.due() is Due.VERDICT:
                 self._conclude(target, burst, now)
                 continue
-            if burst.is_suspect and not burst.told and target.liveness.answers:
-                burst.told = self._isolation.hears(burst.start, now)
-                if burst.told:
-                    self._tell(target, burst)
+            if burst.is_suspect and not burst.reported and target.liveness.answers:
+                burst.reported = self._isolation.has_answer(burst.start, now)
+                if burst.reported:
+                    self._report(target, burst)
             questions.append(self._ask(target, now))
             burst.ask(now)
             self._bursts.schedule(target, burst)
@@ -301,7 +301,7 @@ class Asker:
             self._bursts.hold()
 
     def _sample(self, now: float, questions: list[Question]) -> None:
-        """While anybody is judged, ask some others and the routers, to know whether this node is cut off."""
+        """While any node is judged, ask some others and the routers, to know whether this node is cut off."""
         if now < self._isolation.sample_at:
             return
         judging = any(target.liveness.answers is not False for target in self._bursts)

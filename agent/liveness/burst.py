@@ -2,7 +2,7 @@
 """A burst of questions to one node: is it silent, or is it back? Pure.
 
     questions  0  30  60  90 120 150 180 210 ms    verdict: 240 ms
-                          │ none answered: suspect, the others are told
+                          │ none answered: suspect, reported to the others
     any answer: it is not silent, the burst ends
 
 A node that was silent is back once BACK_ANSWERS of the questions, over BACK_S, are answered.
@@ -36,8 +36,8 @@ class Burst:
     def __init__(self, now: float, prompted: bool) -> None:
         self.prompted = prompted
         self.start = self.last_asked = self.next_at = now
-        self.told = False
-        """Whether the others have been told."""
+        self.reported = False
+        """Whether it has been reported to the others."""
         self._asked = self._unsent = self._voids = self._answers = 0
         self._first, self._last = math.inf, -math.inf
         """When the first and the last of the answered questions were sent."""
@@ -64,7 +64,7 @@ class Burst:
 
     @property
     def is_suspect(self) -> bool:
-        """Whether enough questions are unanswered to tell the others; meaningful before a question is asked."""
+        """Whether enough questions are unanswered to report the node; meaningful before a question is asked."""
         return self._asked >= SUSPECT_QUESTIONS
 
     @property

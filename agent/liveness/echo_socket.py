@@ -2,7 +2,7 @@
 """The sockets of the echo: questions leave as frames, answers arrive by UDP. I/O only; asker.py decides.
 
 A question is a frame with the next hop of the node table, because a packet that is forwarded leaves like that: the
-kernel's own way to the node says nothing about a wrong MAC in the table, and it queues packets for a second while a
+kernel's own path to the node proves nothing about the MAC in the table, and it queues packets for a second while a
 neighbor's ARP answer is late. The kernel does not know of these frames, so a stateful packet filter would drop the
 answers as unsolicited: an empty datagram to the node, from the same port, precedes the first question and then one
 each FILTER_S, within the 30 s for which Linux remembers a datagram without an answer. The other end's socket drops it.

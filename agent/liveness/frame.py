@@ -6,8 +6,8 @@
     gue     Ethernet [VLAN] | outer IP with hop 1 | UDP, port 6080 | IP | UDP | echo
     marker  the plain one, from MAC 02:4c:42:01:TT:TT (TT:TT: this node's tag)
 
-Inner and outer addresses are the same. bpf/src/decap.h says where an outer header has its hop, ethernet.h what a marker
-is. UDP over IPv4 has no checksum, as between two programs.
+Inner and outer addresses are the same. bpf/src/decap.h defines the hop of an outer header, ethernet.h the marker.
+ UDP over IPv4 has no checksum, as between two programs.
 """
 
 from __future__ import annotations

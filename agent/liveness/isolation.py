@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Is it this node that is cut off? Pure.
 
-A node that hears nobody must not take the others for silent. So while it judges anyone it also asks a sample of others
-and every router, and believes a silence only if somebody, anybody, answers a question from the same time. If nobody
-does, the node is isolated: it judges nobody until somebody answers, or until ISOLATION_S have passed: then it may be
-the only one left, and has to serve.
+A node that receives no answer at all must not take the others for silent. So while it judges any of them it also asks
+a sample of the others and every router, and believes a silence only if one of these answers a question from the same
+time. Otherwise the node is isolated: it judges none until an answer arrives, or until ISOLATION_S have passed: then it
+may be the only one left, and has to serve.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ SAMPLE_INTERVAL_S = 0.1
 """So one sample falls between PROOF_AFTER_S and the last question of each burst, 0.21 s after the first."""
 PROOF_AFTER_S = 0.09
 """An answer counts only from the later part of a burst: the link may have failed after its first question."""
-_HEARD_STEP_S = 0.005
-_HEARD_S = 1.0
+_STEP_S = 0.005
+_KEPT_S = 1.0
 
 
 class Isolation:
@@ -32,25 +32,25 @@ class Isolation:
         self.since: float | None = None
         """When this node was found isolated; None if it is not."""
         self.over = False
-        """Whether nobody has answered for ISOLATION_S: silence is believed again."""
+        """Whether there was no answer for ISOLATION_S: silence is believed again."""
         self.sample_at = math.inf
         """When the next sample is due."""
-        self._heard: deque[float] = deque()
+        self._answered: deque[float] = deque()
         """When answered questions were sent, one of each few milliseconds of the last second."""
 
     def answered(self, sent: float) -> bool:
         """Note an answer to a question that was sent then; return whether it ends the isolation."""
-        if not self._heard or sent >= self._heard[-1] + _HEARD_STEP_S:
-            self._heard.append(sent)
-            while self._heard[0] < sent - _HEARD_S:
-                self._heard.popleft()
+        if not self._answered or sent >= self._answered[-1] + _STEP_S:
+            self._answered.append(sent)
+            while self._answered[0] < sent - _KEPT_S:
+                self._answered.popleft()
         ended = self.since is not None
         self.since, self.over = None, False
         return ended
 
-    def hears(self, start: float, end: float) -> bool:
-        """Return whether somebody has answered a question that was sent between start and end."""
-        return any(start <= sent <= end for sent in self._heard)
+    def has_answer(self, start: float, end: float) -> bool:
+        """Return whether a question that was sent between start and end has been answered."""
+        return any(start <= sent <= end for sent in self._answered)
 
     def believes(self, start: float, end: float, now: float) -> bool:
         """Return whether silence in a burst, from its first question to the last, is the other's.
@@ -58,7 +58,7 @@ class Isolation:
         If not, this node is isolated from now on. An answer to a question after the burst proves nothing: a link may be
         back that was down before.
         """
-        if self.over or self.hears(start + PROOF_AFTER_S, end):
+        if self.over or self.has_answer(start + PROOF_AFTER_S, end):
             return True
         if self.since is None:
             self.since = now
@@ -77,7 +77,7 @@ class Isolation:
         return True
 
     def sampled(self, now: float, judging: bool) -> None:
-        """Schedule the next sample, if anybody is still being judged."""
+        """Schedule the next sample, if a node is still being judged."""
         self.sample_at = now + SAMPLE_INTERVAL_S if judging or self.since is not None else math.inf
 
     def judging(self, now: float) -> None:

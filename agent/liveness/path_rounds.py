@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whom to ask by the encapsulations that packets use, and when. Pure.
+"""Which node to ask by the encapsulations that packets use, and when. Pure.
 
 A fabric may pass plain frames and drop UDP port 6080, or frames with a marker as their source MAC. So each node is
 asked by each encapsulation at first contact, and again every VIA_S, with many nodes every N/5 s. An unanswered question

@@ -25,7 +25,7 @@ class Via(StrEnum):
 
     @property
     def way(self) -> Way:
-        """The `way` that the message itself says."""
+        """The `way` field of the message."""
         return _WAYS.get(self, Way.PLAIN)
 
 
@@ -42,7 +42,7 @@ class Question:
 
     @property
     def way(self) -> Way:
-        """The `way` that the message says."""
+        """The `way` field of the message."""
         return self.via.way
 
 
@@ -111,7 +111,7 @@ class Target:
     liveness: Liveness
     paths: dict[Via, PathStats]
     answered_sent: float = float("-inf")
-    """When the latest of the answered questions was sent: an older answer that arrives later says nothing new."""
+    """When the latest of the answered questions was sent: an older answer that arrives later is outdated."""
     unsent_since: float | None = None
     """Since when no question to it could be sent."""
     queued: bool = False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whom to ask next: everybody in turn, in a random order that stays. Pure.
+"""What comes next: all in turn, in a random order that stays. Pure.
 
 The order stays so that no node waits longer than one round; it is random so that the nodes' rounds differ.
 """

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 
 from support.echo_net import EchoNet, addresses
 
-from agent.liveness.asker import TELL_AGAIN
+from agent.liveness.asker import REPORT_AGAIN
 from agent.liveness.burst import INTERVAL_S, QUESTIONS, SUSPECT_QUESTIONS
 from agent.liveness.node_rounds import ROUND_S
 from agent.liveness.open_questions import UNANSWERED_S
@@ -53,7 +53,7 @@ def detection(nodes: int, trials: int, real: int | None = None, loss: float = 0.
                 if own != victim:
                     net.hint(own, victim)
         elif real is not None:
-            _tell_by_the_others(net, victim, nodes - 1 - real, nodes)
+            _report_by_the_others(net, victim, nodes - 1 - real, nodes)
         net.run(1.5)
         (hinted if trial % 2 else alone).append(max(net.silent_since(victim)) - died)
         net.down.discard(victim)
@@ -61,12 +61,12 @@ def detection(nodes: int, trials: int, real: int | None = None, loss: float = 0.
     return Detection(nodes, hinted, alone)
 
 
-def _tell_by_the_others(net: EchoNet, victim: IPv4Address, others: int, nodes: int) -> None:
-    """Model the observers that are not real: the first of them that asks tells all, after its burst's first part."""
+def _report_by_the_others(net: EchoNet, victim: IPv4Address, others: int, nodes: int) -> None:
+    """Model the observers that are not real: the first that asks reports to all, after its burst's first part."""
     first_asked = net.rng.expovariate(others / (nodes - 1) / ROUND_S)
-    told = first_asked + UNANSWERED_S + SUSPECT_QUESTIONS * INTERVAL_S + 5 * net.jitter_s
+    reported = first_asked + UNANSWERED_S + SUSPECT_QUESTIONS * INTERVAL_S + 5 * net.jitter_s
     for own in net.askers:
-        net.tell(own, victim, told)
+        net.report(own, victim, reported)
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class WrongSilence:
 
 
 def wrong_silence(nodes: int, loss: float, seconds: float, seed: int) -> WrongSilence:
-    """Simulate a cluster in which nobody dies."""
+    """Simulate a cluster in which no node dies."""
     net = EchoNet(addresses(nodes), addresses(nodes), seed, loss=loss)
     net.run(3)
     before = sum(asker.bursts_begun for asker in net.askers.values())
@@ -114,8 +114,8 @@ def bursts_per_s(nodes: int, loss: float) -> float:
     lost = _lost(loss)
     own = nodes / ROUND_S * lost
     suspects = lost**SUSPECT_QUESTIONS
-    told = own * suspects * (nodes - 2) * (1 - loss)
-    return own + told / (1 - suspects * min(nodes - 2, TELL_AGAIN) * (1 - loss))
+    prompted = own * suspects * (nodes - 2) * (1 - loss)
+    return own + prompted / (1 - suspects * min(nodes - 2, REPORT_AGAIN) * (1 - loss))
 
 
 def wrong_per_day(nodes: int, loss: float) -> float:

@@ -41,7 +41,7 @@ class EchoNet:
         self.behind: dict[IPv4Address, float] = {}
         """Nodes whose event loop stands still until then."""
         self.broken: set[Via] = set()
-        self.asked = self.told = 0
+        self.asked = self.reports = 0
         self.verdicts: list[tuple[float, IPv4Address, IPv4Address, bool]] = []
         """Time, observer, node, whether it answers; first contacts are left out."""
         self._events: list[tuple[float, int, IPv4Address, object]] = []
@@ -69,8 +69,8 @@ class EchoNet:
         self.askers[own].hint(address, self.now)
         self._schedule(own)
 
-    def tell(self, own: IPv4Address, address: IPv4Address, delay_s: float) -> None:
-        """Have an observer hear of a suspect after a while."""
+    def report(self, own: IPv4Address, address: IPv4Address, delay_s: float) -> None:
+        """Have a report of a suspect reach an observer after a while."""
         self._push(self.now + delay_s, own, address)
 
     def silent_since(self, address: IPv4Address) -> list[float]:
@@ -107,7 +107,7 @@ class EchoNet:
         for suspect in asker.take_suspects():
             for other in self.askers:
                 if other not in (own, suspect) and not {own, other} & self.down:
-                    self.told += 1
+                    self.reports += 1
                     if not self.loss or self.rng.random() >= self.loss:
                         self._push(self.now + self.delay_s, other, suspect)
         self._record(own, asker.liveness)

@@ -88,12 +88,12 @@ def test_a_slow_answer_counts() -> None:
     assert made.verdicts == []
 
 
-def test_a_suspect_is_told_before_the_verdict() -> None:
+def test_a_suspect_is_reported_before_the_verdict() -> None:
     made = net()
     asker = made.askers[A]
     made.down.add(B)
-    told: list[IPv4Address] = []
-    asker.take_suspects = lambda: told  # type: ignore[method-assign]
+    reported: list[IPv4Address] = []
+    asker.take_suspects = lambda: reported  # type: ignore[method-assign]
     made.run(0.5)
     assert state(made) is SILENT
     del asker.take_suspects  # type: ignore[method-assign]
@@ -123,7 +123,7 @@ def test_one_answer_does_not_bring_a_silent_node_back() -> None:
     assert asker.liveness[B].answers is SILENT
 
 
-def test_a_node_is_told_from_a_cut_off_observer() -> None:
+def test_a_cut_off_observer_judges_no_node() -> None:
     made = net()
     made.down |= {B, C, D, ROUTER}
     made.run(1)
@@ -168,7 +168,7 @@ def test_a_short_cut_changes_nothing(seconds: float) -> None:
     assert not made.askers[A].isolated
 
 
-def test_a_stalled_loop_judges_nobody() -> None:
+def test_a_stalled_loop_judges_no_node() -> None:
     """The observer stands still for a while, again and again, and what arrives meanwhile is lost."""
     made = net()
     for _ in range(60):
@@ -301,19 +301,19 @@ def test_another_boot_is_seen_with_the_next_answer() -> None:
     assert (asker.liveness[B].boot, asker.liveness[B].answers, asker.liveness[B].since) == (2, True, since)
 
 
-def test_all_are_told_of_a_heartbeat_that_has_become_too_old() -> None:
+def test_a_heartbeat_that_has_become_too_old_is_reported() -> None:
     asker, question, now = ask_b()
     asker.receive(B, answer(question), now)
-    for age_ms, told in ((9_999, []), (10_000, [B]), (20_000, []), (0, [])):
+    for age_ms, reported in ((9_999, []), (10_000, [B]), (20_000, []), (0, [])):
         asked = step_until(asker, now, now + 0.06)
         now += 0.06
         asker.receive(B, answer(asked[-1], heartbeat_age_ms=age_ms), now)
-        assert asker.take_suspects() == told, age_ms
+        assert asker.take_suspects() == reported, age_ms
         assert asker.liveness[B].agent_lives == (age_ms < 10_000)
 
 
 class TestPaths:
-    """The encapsulations that packets use are asked by too, and silence nobody."""
+    """The encapsulations that packets use are asked by too, and silence no node."""
 
     def test_each_is_asked_at_first_contact_and_then_each_half_minute(self) -> None:
         made = net(vias=(Via.GUE, Via.MARKER))
@@ -324,7 +324,7 @@ class TestPaths:
         assert stats[Via.GUE].unanswered == 0
         assert stats[Via.GUE].rtt_s == pytest.approx(0.0002, rel=0.5)
 
-    def test_a_fabric_that_drops_one_is_seen_and_silences_nobody(self) -> None:
+    def test_a_fabric_that_drops_one_is_seen_and_silences_no_node(self) -> None:
         made = net(vias=(Via.GUE, Via.MARKER))
         made.broken.add(Via.GUE)
         made.run(60)
@@ -351,7 +351,7 @@ class TestPaths:
         assert all(Via.GUE in made.askers[A].stats(address) for address in addresses(1000)[1:])
 
 
-def test_many_hints_are_spread_and_nobody_is_forgotten() -> None:
+def test_many_hints_are_spread_and_none_is_forgotten() -> None:
     made = net(1000)
     made.run(2)
     dead = addresses(1000)[600:]
@@ -423,7 +423,7 @@ def test_whatever_happens_questions_are_bounded_and_the_clock_goes_on(data: st.D
         now = asker.next_at
 
 
-def test_nobody_to_ask() -> None:
+def test_no_node_to_ask() -> None:
     asker = Asker(A, random.Random(1))
     asker.follow([A], 1.0)
     assert asker.step(1.0) == []

@@ -38,7 +38,7 @@ def test_a_hundred_nodes(scale: int) -> None:
 
 @pytest.mark.slow
 def test_a_thousand_nodes(scale: int) -> None:
-    """A few of them are real; the rest asks the dead node at random times, and tells."""
+    """A few of them are real; the rest asks the dead node at random times, and reports it."""
     check(detection(1000, trials=20 * scale, real=8))
 
 
