@@ -7,7 +7,6 @@ A eth0 10.0.0.11, 2001:db8::11 ──── r0 10.0.0.1, 2001:db8::1 B
 
 import asyncio
 import contextlib
-import os
 import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -24,7 +23,7 @@ from agent.liveness.ping_socket import PingSocket
 from agent.liveness.probe_loop import ProbeLoop
 from agent.liveness.question import Question, Via
 from bpf.layout.echo import EchoFlag, EchoKind, EchoMessage
-from topology.lab.netns import CLONE_NEWNET, setns
+from topology.lab.netns import inside_net
 
 A, B, ROUTER = IPv4Address("10.0.0.11"), IPv4Address("10.0.0.1"), IPv4Address("10.0.1.1")
 A6, B6 = IPv6Address("2001:db8::11"), IPv6Address("2001:db8::1")
@@ -81,20 +80,13 @@ def answering(**options: object) -> Node:
 @contextlib.asynccontextmanager
 async def running(*nodes: Node, inside: int | None = None) -> AsyncIterator[None]:
     """Run the nodes' loops, with sockets in the namespace of a process."""
-    here = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    tasks = []
+    tasks = [asyncio.create_task(node.loop.run()) for node in nodes]
     try:
-        if inside is not None:
-            there = os.open(f"/proc/{inside}/ns/net", os.O_RDONLY)
-            setns(there, CLONE_NEWNET)
-            os.close(there)
-        tasks = [asyncio.create_task(node.loop.run()) for node in nodes]
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)  # the task group starts its tasks, and these open their sockets
-        setns(here, CLONE_NEWNET)
+        with inside_net(inside) if inside else contextlib.nullcontext():
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # a loop starts its socket's task, and that opens the socket
         yield
     finally:
-        os.close(here)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
