@@ -3,7 +3,8 @@
 
 Owns the order. At the start: tables and XDP, then the others' identities, then health, then the announcement. At each
 change: observe, plan (plan.py), save, announce; the tables follow in a task of their own (forwarder.py), because what
-is announced must not wait for this node's own swaps. At the end: withdraw, and leave the data path in place.
+is announced must not wait for this node's own swaps. At the end: leave the routes to the relay, and the data path in
+place.
 """
 
 from __future__ import annotations
@@ -145,8 +146,8 @@ class Agent:
         return Known(self._view.members, self.announcements())
 
     def _withdrawn(self, vips: Collection[Address]) -> bool:
-        """Return whether the relay confirms that these VIPs, which are not desired, are in no peer's adj-rib-out."""
-        if self.plan is None or not self.relay.connected or self.relay.snapshot is None:
+        """Return whether the relay confirms that these VIPs are in no peer's adj-rib-out."""
+        if not self.relay.connected or self.relay.snapshot is None:
             return False
         prefixes = {routes.vip_prefix(vip) for vip in vips}
         return not any(prefixes & peer.announced for peer in self.relay.snapshot.peers)
@@ -158,7 +159,7 @@ class Agent:
         self._memory = replace(self._memory, decisions=self._memory.decisions.without_hold_down(ended_hold_downs))
         self._planned_from = None
         self._save()
-        if self._membership_known or self._stopping:
+        if self._membership_known:
             self._make_plan(time.monotonic(), requested=True)
 
     def _on_snapshot(self, snapshot: Snapshot) -> None:
@@ -194,7 +195,6 @@ class Agent:
             forwarding=self.ready,
             fallbacks=self._fallbacks,
             faults=tuple(filter(None, faults)),
-            stopping=self._stopping,
         )
 
     # The loop
@@ -219,7 +219,7 @@ class Agent:
     def _make_plan(self, now: float, requested: bool = False) -> None:
         """Make the next plan and carry it out, if an input has changed or the plan's time is over."""
         inputs, before = self._inputs(), self.plan
-        if self.forwarder is not None and not (self.forwarder.tried or self._stopping):
+        if self.forwarder is not None and not self.forwarder.tried:
             # At the start tables and XDP come first. Nothing is announced until it is known whether this node forwards:
             # else an agent that starts again would withdraw the VIPs that the one before announced.
             self.forwarder.want(plan(self.node, inputs, self._memory, now, time.time()).tables)
@@ -241,7 +241,7 @@ class Agent:
 
     def _send_desired(self) -> None:
         """Send the relay all desired routes. This is a heartbeat too."""
-        if self.plan is not None:
+        if self.plan is not None and not self._stopping:
             desired = self.plan.desired
             self.relay.send_desired(desired.desired, desired.fallback, desired.announcers)
 
@@ -285,7 +285,7 @@ class Agent:
             raise
 
     async def run(self, ending: asyncio.Future[bool]) -> None:
-        """Run until `ending` is done. Then withdraw if its result is True, which means that no other agent follows."""
+        """Run until `ending` is done. Then leave the routes to the relay if its result is True: none follows."""
         forever = [
             self.relay.run(),
             self._prober.run(),
@@ -300,7 +300,7 @@ class Agent:
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(one) for one in forever]
             if await ending:
-                await self._withdraw()
+                await self._leave_routes()
             for task in running:
                 task.cancel()
         self._member_file.flush()
@@ -326,20 +326,26 @@ class Agent:
     async def _retire_vips(self) -> None:
         vips = self._retiring
         retire = self.forwarder.retire_services if self.forwarder else lambda: None
-        await loopback.retire_vips(self._netlink, vips, lambda: self._withdrawn(vips), retire)
+        await loopback.retire_vips(self._netlink, vips, lambda: self.plan is not None and self._withdrawn(vips), retire)
         self._retiring = frozenset()
 
-    async def _withdraw(self) -> None:
-        """Withdraw the VIPs and wait until the relay confirms it, STOP_S at most.
+    async def _leave_routes(self) -> None:
+        """Leave the routes to the relay, and wait until it has withdrawn or kept the VIPs, STOP_S at most.
 
-        The data path and the VIPs on lo stay, because routers need time to converge.
+        It withdraws them, unless most of the others stop as well (bgp/relay/quorum.py). The data path and the VIPs on
+        lo stay, because routers need time to converge.
         """
         self._stopping = True
-        self._replan()
+        self.relay.send_stop()
         deadline = time.monotonic() + STOP_S
         # A relay that connects or restarts right now receives it within this time too.
-        while time.monotonic() < deadline and not self._withdrawn(self.config.vips):
+        while time.monotonic() < deadline and not self._left():
             await asyncio.sleep(0.02)
+
+    def _left(self) -> bool:
+        """Return whether the relay has decided about the VIPs, and withdrawn those that it does not keep."""
+        snapshot = self.relay.snapshot
+        return snapshot is not None and snapshot.deadman and (snapshot.held or self._withdrawn(self.config.vips))
 
 
 def log_changes(before: Plan | None, after: Plan) -> None:

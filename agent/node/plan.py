@@ -79,8 +79,6 @@ class Inputs:
     """How often the relay announced the fallback, because this agent was silent."""
     faults: tuple[str, ...] = ()
     """The problems that other modules found."""
-    stopping: bool = False
-    """This agent ends, and no other follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,11 +201,9 @@ def plan(node: ThisNode, inputs: Inputs, before: Memory, now: float, wall: float
     candidates = before.candidates.after(inputs.members, own_member(node, shares))
     allowed = {vip: announcement(config, vip, condition, candidates.unserved) for vip in config.vips}
     decisions = before.decisions.after(allowed, inputs.orders, now, wall)
-    wanted = {vip: a.method for vip, a in decisions.announcements.items() if a.wanted and not inputs.stopping}
+    wanted = {vip: a.method for vip, a in decisions.announcements.items() if a.wanted}
     announced = {ids[s.name] for s in config.services if s.vip in wanted}
     shares = {number: replace(share, announced=number in announced) for number, share in shares.items()}
-    if inputs.stopping:
-        shares = identity.fallback_shares(shares)
     cluster = before.cluster.after(node, inputs.members, own_member(node, shares))
     wanted_epochs = epoch.choose(node.epochs, cluster.members)
     epoch_switch = (before.epoch_switch or EpochSwitch(wanted_epochs)).after(wanted_epochs, now)

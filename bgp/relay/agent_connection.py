@@ -14,7 +14,7 @@ import contextlib
 import socket
 from collections.abc import Iterator
 
-from bgp.relay.protocol import MAX_DESIRED_BYTES, DesiredRoutes, Snapshot, decode_desired
+from bgp.relay.protocol import MAX_DESIRED_BYTES, AgentStop, DesiredRoutes, Snapshot, decode_from_agent
 from bgp.relay.report import encode_changes, encode_goodbye
 
 _CHUNK = 1 << 16
@@ -38,14 +38,14 @@ class AgentConnection:
         self._batch: Iterator[bytes] | None = None
         self._unsent = b""
         self._line: bytes | None = None
-        self._desired = DesiredRoutes()
+        self._message: DesiredRoutes | AgentStop = DesiredRoutes()
 
     @property
     def busy(self) -> bool:
         """Whether a part of the last batch is still unsent."""
         return bool(self._unsent) or self._batch is not None
 
-    def read(self) -> list[DesiredRoutes]:
+    def read(self) -> list[DesiredRoutes | AgentStop]:
         """Return the messages received. Hangup at end of file or if a line is too long, BgpError if it is malformed."""
         with contextlib.suppress(BlockingIOError):
             data = self.connection.recv(_CHUNK)
@@ -58,12 +58,12 @@ class AgentConnection:
         self._received = rest
         return [self._decode(bytes(line)) for line in lines]
 
-    def _decode(self, line: bytes) -> DesiredRoutes:
+    def _decode(self, line: bytes) -> DesiredRoutes | AgentStop:
         """Decode a line, which most often is the same as the last one."""
         if line != self._line:
-            self._desired = decode_desired(line)
+            self._message = decode_from_agent(line)
             self._line = line
-        return self._desired
+        return self._message
 
     def report(self, snapshot: Snapshot) -> None:
         """Begin a batch: what has changed since the last one."""

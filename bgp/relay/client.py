@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bgp.errors import BgpError
 from bgp.peercred import peer_uid
-from bgp.relay.protocol import MAX_REPORT_BYTES, REPLACED, DesiredRoutes, Goodbye, Snapshot
+from bgp.relay.protocol import MAX_REPORT_BYTES, REPLACED, AgentStop, DesiredRoutes, Goodbye, Snapshot
 from bgp.relay.report import ReportReader
 from bgp.route import Route
 
@@ -48,6 +48,7 @@ class RelayClient:
         self._desired = DesiredRoutes()
         self._encoded = b""
         self._desired_at = 0.0
+        self._stopping = False
 
     @property
     def connected(self) -> bool:
@@ -66,6 +67,15 @@ class RelayClient:
             self._desired, self._encoded = routes, routes.encode()
         self._desired_at = asyncio.get_running_loop().time()
         self._send()
+
+    def send_stop(self) -> None:
+        """Send that this agent ends and no other follows: no desired routes after it.
+
+        Without a connection it is sent on connecting, after desired routes that are fresh.
+        """
+        self._stopping = True
+        if self._writer is not None:
+            self._writer.write(AgentStop().encode())
 
     async def run(self) -> None:
         """Connect, receive and reconnect until canceled."""
@@ -91,6 +101,8 @@ class RelayClient:
             self._writer, self.error = writer, None
             if asyncio.get_running_loop().time() - self._desired_at < FRESH_S:
                 self._send()
+            if self._stopping:
+                self.send_stop()
             yield reader
         finally:
             self._writer = None

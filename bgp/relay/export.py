@@ -28,17 +28,20 @@ class ExportPolicy:
     def update(
         self,
         desired: DesiredRoutes | None,
-        deadman: bool,
-        held: bool,
+        fallback: bool,
+        keep_vips: bool,
         allowed: tuple[Network, ...],
         adj_rib_in: AdjRibIn,
     ) -> bool:
-        """Determine the routes again if what they depend on has changed; return whether it has. Cheap if not."""
-        depends_on = desired, deadman, held, allowed, adj_rib_in.descriptions
+        """Determine the routes again if what they depend on has changed; return whether it has. Cheap if not.
+
+        `fallback`: announce the agent's fallback; `keep_vips`: next to its VIPs.
+        """
+        depends_on = desired, fallback, keep_vips, allowed, adj_rib_in.descriptions
         if depends_on == self._depends_on:
             return False
         self._depends_on, self.routes = depends_on, {}
-        routes = _select(desired, deadman, held)
+        routes = _select(desired, fallback, keep_vips)
         if routes is not None:
             self.refused = refused((route.prefix for route in routes), allowed)
             accepted = [route for route in routes if route.prefix not in self.refused]
@@ -46,17 +49,17 @@ class ExportPolicy:
         return True
 
 
-def _select(desired: DesiredRoutes | None, deadman: bool, held: bool) -> tuple[Route, ...] | None:
+def _select(desired: DesiredRoutes | None, fallback: bool, keep_vips: bool) -> tuple[Route, ...] | None:
     """Return the routes to advertise; None as long as there has been no agent, and the dead-man has not acted.
 
-    The fallback replaces the routes of a silent agent. If its VIPs are held, what the fallback does not replace stays.
+    The fallback replaces the routes of a silent agent. If its VIPs are kept, what the fallback does not replace stays.
     """
     if desired is None:
-        return () if deadman else None
-    if not deadman:
+        return () if fallback else None
+    if not fallback:
         return desired.desired
     replaced = {route.prefix for route in desired.fallback}
-    kept = (route for route in desired.desired if held and route.prefix not in replaced)
+    kept = (route for route in desired.desired if keep_vips and route.prefix not in replaced)
     return (*desired.fallback, *kept)
 
 

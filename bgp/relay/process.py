@@ -31,7 +31,7 @@ from bgp.helper_log import log
 from bgp.peercred import peer_uid
 from bgp.relay.agent_connection import AgentConnection, Hangup
 from bgp.relay.allowlist import Allowlist
-from bgp.relay.protocol import REPLACED
+from bgp.relay.protocol import REPLACED, AgentStop
 from bgp.relay.reconciler import Reconciler
 
 COALESCE_S = 0.02
@@ -93,11 +93,11 @@ class Relay:
         if self._reconciler.revision == self._logged_revision:
             return
         self._logged_revision = self._reconciler.revision
-        state = (self._reconciler.deadman, self._reconciler.held, self._reconciler.error)
+        state = self._reconciler.agent_state
         if state != self._logged:
             deadman, held, error = self._logged = state
             text = error or (
-                "the agent is silent: announcing its fallback" if deadman else "all desired routes are in place"
+                "there is no agent: announcing its fallback" if deadman else "all desired routes are in place"
             )
             if held and not error:
                 text += ", and its VIPs: fewer than half of the announcers remain"
@@ -151,8 +151,12 @@ class Relay:
             return
         try:
             agent.send()
-            for desired in agent.read():
-                self._reconciler.set_desired(desired, time.monotonic())
+            for message in agent.read():
+                if isinstance(message, AgentStop):
+                    log("relay", "the agent stops")
+                    self._reconciler.stop_agent(time.monotonic())
+                else:
+                    self._reconciler.set_desired(message, time.monotonic())
         except (Hangup, BgpError) as end:
             self._hang_up(str(end))
         except OSError:

@@ -5,6 +5,8 @@ Owns the values and the agent's message; report.py has the relay's. One JSON obj
 
     agent to relay, at least once a second (it is the heartbeat too): all desired routes, never a difference
       {"desired": [route, ...], "fallback": [route, ...], "announcers": [prefix, ...]}
+    and when it ends and no other agent follows: the relay need not wait until the agent counts as silent
+      {"stop": true}
 
     relay to agent, in batches: on connecting all that follows from an empty state, then what has changed since the last
     batch. The agent applies a batch as a whole, when its end has arrived
@@ -95,8 +97,8 @@ class Peer:
 class Snapshot:
     """The whole state of the relay.
 
-    `error`: why the desired routes are not all in place, or None. `deadman`: the agent was silent for too long, so the
-    fallback is announced. `held`: the VIPs too, because too few other nodes announce them (quorum.py).
+    `error`: why the desired routes are not all in place, or None. `deadman`: the agent was silent for too long or has
+    stopped, so the fallback is announced. `held`: the VIPs too, because too few other nodes announce them (quorum.py).
     `silent`: ExaBGP does not answer, so the sessions and the Adj-RIBs-Out are those of before, and may be gone.
     """
 
@@ -117,6 +119,15 @@ class Goodbye:
     """The relay is about to close the connection, for this reason."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStop:
+    """The agent ends, and no other follows."""
+
+    def encode(self) -> bytes:
+        """Return the line, with its newline."""
+        return encode_message({"stop": True})
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +158,11 @@ def encode_message(message: Mapping[str, Any]) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"
 
 
-def decode_desired(text: bytes) -> DesiredRoutes:
+def decode_from_agent(text: bytes) -> DesiredRoutes | AgentStop:
     """Decode the agent's line; BgpError names the fault."""
     message = decode_object(text)
+    if message == {"stop": True}:
+        return AgentStop()
     announcers = message.pop("announcers", [])
     if message.keys() != {"desired", "fallback"}:
         raise BgpError("message: expected the keys desired, fallback and announcers, and no others")

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The quorum of announcers, without which the dead-man withdraws no VIP.
+"""The quorum of announcers, without which neither the dead-man nor an agent that stops withdraws a VIP.
 
-An agent that is silent alone is a dead node, and its VIPs are withdrawn. When most agents fall silent (a release that
-crashes, a configuration that none can read), withdrawals by every relay would end the whole service, although the data
-paths still run in the kernels and could serve. So the VIPs stay announced while fewer than half of the announcers
-remain that the agent listed last. A node that announces alone keeps its VIPs too: no other could take over.
+An agent that is silent or stops alone is one node less, and its VIPs are withdrawn. When most agents are gone (a
+release that crashes, a configuration that none can read, a restart of all at once), withdrawals by every relay would
+end the whole service, although the data paths still run in the kernels and could serve. So the VIPs stay announced
+while fewer than half of the announcers remain that the agent listed last. A node that announces alone keeps its VIPs
+too: no other could take over.
 
 A node remains if its identity is learned and marks a VIP as announced. The fallback of a silent agent marks none,
 whether its VIPs stay or not. So the decision of one relay does not change what the others observe, and no two
 relays can alternate. In a cluster whose agents fall silent one after the other, the first half withdraws, and announces
 again when the rest is silent too.
 
-Pure, as is reconciler.py, which owns the instance. Standard library only: the relay archive carries this file.
+Pure, as is deadman.py, which owns the instance. Standard library only: the relay archive carries this file.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ The rules:
     second. Commands are per neighbor: neighbors differ in address families and in the AS that is prepended.
  4. The agent's desired routes apply while it sends them. After 10 s of silence its fallback applies, and a new relay
     without an agent withdraws everything after 10 s; until then it changes nothing. If too few other nodes remain that
-    announce the VIPs, they stay, next to the fallback (quorum.py).
+    announce the VIPs, they stay, next to the fallback (quorum.py). A stop is the same without the 10 s (deadman.py).
  5. Nothing outside the allowlist is advertised, whatever the agent desires, or learned, whatever a router sends
     (allowlist.py).
  6. ExaBGP reports the end of a session without withdrawals: its routes are dropped here.
@@ -36,17 +36,14 @@ from bgp.bfd.status import BfdStatus
 from bgp.exabgp import messages
 from bgp.relay.adj_rib_in import AdjRibIn
 from bgp.relay.allowlist import ANY, Network
+from bgp.relay.deadman import DeadMan
 from bgp.relay.diff import RouteChange, diff
 from bgp.relay.export import ExportPolicy
 from bgp.relay.protocol import DesiredRoutes, Peer, Snapshot
-from bgp.relay.quorum import Quorum
 from bgp.route import Route
 
-DEADMAN_S = 10.0
 RETRY_S = 1.0
 REVERIFY_S = 30.0
-OBSERVE_S = 1.0
-"""How often the remaining announcers are counted, which reads all their routes, while the agent is silent."""
 PING_S = 1.0
 """After this time without a line from ExaBGP the relay asks it for an answer."""
 SILENT_S = 2.0
@@ -95,14 +92,7 @@ class Reconciler:
         self._verified_at = now
         self._list_again_at: float | None = None
         self._allowed = tuple(allowed)
-        self._desired: DesiredRoutes | None = None
-        self._desired_at = now
-        self.deadman = False
-        """Whether the agent has been silent for too long."""
-        self.held = False
-        """Whether its VIPs stay announced nevertheless."""
-        self._quorum = Quorum()
-        self._observe_at = now
+        self._deadman = DeadMan(now)
         self.error: str | None = None
         """Why the desired routes are not all in place, or None."""
         self.silent = False
@@ -122,6 +112,11 @@ class Reconciler:
         """A number that grows whenever the snapshot changes."""
         return self._own_revision + self._adj_rib_in.revision
 
+    @property
+    def agent_state(self) -> tuple[bool, bool, str | None]:
+        """Whether the fallback is announced, whether the VIPs are kept next to it, and the error: for the log."""
+        return self._deadman.acted, self._deadman.held, self.error
+
     def hung(self, now: float) -> bool:
         """Return whether to exit, so that a successor starts a new conversation."""
         return self._pending is not None and now - self._pending.at > HUNG_S
@@ -139,8 +134,12 @@ class Reconciler:
 
     def set_desired(self, desired: DesiredRoutes, now: float) -> None:
         """Replace the desired routes; each call is a heartbeat of the agent too."""
-        self._desired, self._desired_at = desired, now
-        self._quorum.reset(desired)
+        self._deadman.receive(desired, now)
+        self.tick(now)
+
+    def stop_agent(self, now: float) -> None:
+        """Act as if the agent had been silent for 10 s."""
+        self._deadman.stop(now)
         self.tick(now)
 
     def set_bfd(self, statuses: Mapping[str, BfdStatus]) -> None:
@@ -175,14 +174,7 @@ class Reconciler:
 
     def tick(self, now: float) -> None:
         """Act on the time: the dead-man, retries, the periodic check."""
-        deadman = now - self._desired_at > DEADMAN_S
-        if deadman and now >= self._observe_at:
-            self._observe_at = now + OBSERVE_S
-            self._quorum.observe(self._adj_rib_in.neighbors, now)
-        held = deadman and self._desired is not None and self._quorum.lost
-        if (deadman, held) != (self.deadman, self.held):
-            self.deadman, self.held = deadman, held
-            self._own_revision += 1
+        self._own_revision += self._deadman.tick(self._adj_rib_in.neighbors, now)
         if not self._todo and self._adj_rib_in.wants_relearning:
             self._todo.append(_Step.LEARN)
         elif not self._todo and self._list_due(now):
@@ -214,7 +206,7 @@ class Reconciler:
             )
             for n in self._adj_rib_in.neighbors
         )
-        return Snapshot(peers, self.error, self.deadman, self.held, self.silent)
+        return Snapshot(peers, self.error, self._deadman.acted, self._deadman.held, self.silent)
 
     def sessions(self) -> dict[str, str]:
         """Return the state of each session for the log, with the reason if it is down."""
@@ -252,7 +244,8 @@ class Reconciler:
         self._outbox.append(self._pending.text)
 
     def _next_change(self, now: float) -> RouteChange | None:
-        if self._export.update(self._desired, self.deadman, self.held, self._allowed, self._adj_rib_in):
+        agent = self._deadman
+        if self._export.update(agent.desired, agent.fallback, agent.keep_vips, self._allowed, self._adj_rib_in):
             self._in_place = False
         if self._in_place:
             return None

@@ -6,6 +6,7 @@ client ── router (BIRD) ── segment ──┬── b1 … b4, each with 
                 └ closes the sessions of b2, b3 and b4 at once; the nodes themselves live
 """
 
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -14,10 +15,11 @@ from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
-from support.cluster_lab import FOUR, ClusterLab, cluster_lab, copy_topology, edit, server_of
+from support.cluster_lab import FOUR, VIP, ClusterLab, cluster_lab, copy_topology, edit, server_of
 from support.waiting import wait_for
 
 from bgp.community import Identity, ServiceState, encode
+from topology.demo.router_watch import RouterWatch
 
 pytestmark = pytest.mark.lab
 
@@ -152,6 +154,27 @@ def test_the_dead_man_withdraws_one_silent_node_but_not_a_cluster_of_them(cluste
         wait_for(lambda: cluster.tables_agree() and cluster.next_hops() == set(FOUR), "all to be back")
     # The dead-man's identities are older than those of the agents now.
     assert {m["state"] for m in cluster.status("b1")["members"]} == {"up"}
+
+
+def test_agents_that_stop_all_at_once_withdraw_no_vip_and_one_alone_does(cluster: ClusterLab) -> None:
+    with RouterWatch(cluster.lab.nodes["router"].pid, VIP) as watch:
+        try:
+            cluster.stop_agent("b3")  # the control: a stop withdraws
+            wait_for(lambda: cluster.next_hops() == {"b1", "b2", "b4"}, "b3's VIP to be withdrawn")
+            cluster.start("b3", "agent")
+            wait_for(lambda: cluster.tables_agree() and cluster.next_hops() == set(FOUR), "b3 to be back")
+            began = time.monotonic()
+            for node in FOUR:
+                cluster.kill(node, "agent", signal.SIGTERM)
+            wait_for(lambda: not any(cluster.pids(node, "agent") for node in FOUR), "all to end")
+            for number in range(20):
+                assert cluster.server_at(("10.1.1.1", 41_000 + number)) in FOUR
+        finally:
+            for node in FOUR:
+                if not cluster.pids(node, "agent"):
+                    cluster.start(node, "agent")
+            wait_for(lambda: cluster.tables_agree() and cluster.next_hops() == set(FOUR), "all to be back")
+        assert frozenset() not in watch.history.changes(began), "there was a next hop all the time"
 
 
 # Status

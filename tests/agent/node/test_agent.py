@@ -14,6 +14,7 @@ from agent.node.own_interface import Interface
 from agent.node.plan import Tables
 from agent.paths import Paths
 from bgp.relay.protocol import DesiredRoutes, Peer, Snapshot
+from bgp.route import Route
 
 ADDRESS, PEER = IPv4Address("10.0.0.11"), "10.0.0.1"
 CONFIG = parse(
@@ -36,9 +37,13 @@ class Relay:
         self.snapshot: Snapshot | None = Snapshot((Peer(PEER, True, 1.0, True),))
         self.connected = True
         self.sent: list[DesiredRoutes] = []
+        self.stopped = False
 
     def send_desired(self, *routes: tuple[object, ...]) -> None:
         self.sent.append(DesiredRoutes(*routes))  # type: ignore[arg-type]
+
+    def send_stop(self) -> None:
+        self.stopped = True
 
 
 class Forwarder:
@@ -102,16 +107,40 @@ def test_request_before_the_first_tables_is_saved(tmp_path: Path) -> None:
     run(tmp_path, scenario)
 
 
-def test_agent_that_stops_before_its_first_tables_withdraws(tmp_path: Path) -> None:
-    """The VIPs that the agent before announced would stay until the dead-man acts, or for good if it holds them."""
+def test_agent_that_stops_leaves_the_routes_to_the_relay_and_waits_for_its_decision(tmp_path: Path) -> None:
+    vip = Route.of("192.0.2.10/32", str(ADDRESS))
 
     async def scenario(agent: Agent, relay: Relay, forwarder: Forwarder) -> None:
-        relay.snapshot = None  # the members are unknown too
-        withdrawing = asyncio.create_task(agent._withdraw())
+        forwarder.tried = forwarder.ready = True
         await until(lambda: relay.sent)
-        assert [route.prefix for route in relay.sent[0].desired] == ["10.254.0.11/32"]
+        for decided in (
+            Snapshot((Peer(PEER, True, 1.0, True, (), (vip,)),), deadman=True, held=True),
+            Snapshot((Peer(PEER, True, 1.0, True),), deadman=True),
+        ):
+            relay.snapshot = Snapshot((Peer(PEER, True, 1.0, True, (), (vip,)),))
+            leaving = asyncio.create_task(agent._leave_routes())
+            await until(lambda: relay.stopped)
+            relay.sent.clear()
+            for _ in range(5):  # its loops go on
+                agent._wake.set()
+                await asyncio.sleep(0.01)
+            assert not leaving.done()
+            relay.snapshot = decided
+            await leaving
+            assert not relay.sent, "a message after the stop would be an agent that lives"
+
+    run(tmp_path, scenario)
+
+
+def test_agent_that_stops_before_its_first_plan_says_so(tmp_path: Path) -> None:
+    """The VIPs that the agent before announced would stay until the dead-man acts."""
+
+    async def scenario(agent: Agent, relay: Relay, forwarder: Forwarder) -> None:
+        relay.snapshot = Snapshot((Peer(PEER, True, 1.0, False),), deadman=True)
+        await agent._leave_routes()
+        assert relay.stopped
+        assert not relay.sent
         assert forwarder.wanted is None, "tables of unknown members would replace those in the kernel"
-        withdrawing.cancel()
 
     run(tmp_path, scenario)
 
@@ -129,7 +158,7 @@ def test_agent_whose_tables_hang_is_silent_whatever_else_changes(tmp_path: Path)
         agent._on_snapshot(Snapshot((Peer(PEER, True, 1.0, True),), deadman=True))
         await until(lambda: agent.plan is not before)
         assert not relay.sent
-        await agent._withdraw()
-        assert relay.sent, "a stop needs no data path"
+        await agent._leave_routes()
+        assert relay.stopped, "a stop needs no data path"
 
     run(tmp_path, scenario)

@@ -82,12 +82,6 @@ def test_drain_changes_the_identity_and_withdraws() -> None:
     assert drained.tables.up == {"web": False, "dns": False}
 
 
-def test_stopping_node_withdraws_under_the_identity_of_a_silent_one() -> None:
-    stopping = after(after(None, GOOD), replace(GOOD, stopping=True))
-    assert vips(stopping) == set()
-    assert {(share.state, share.announced) for share in stopping.shares.values()} == {(State.DRAINING, False)}
-
-
 def test_version_exceeds_that_of_an_announced_fallback_once() -> None:
     before = after(None, GOOD)
     silent = after(before, replace(GOOD, fallbacks=1))

@@ -16,7 +16,7 @@ import pytest
 from support.relay_process import PEER, VIP, RelayProcess
 
 from bgp.relay.client import RelayClient
-from bgp.relay.protocol import MAX_REPORT_BYTES, REPLACED, DesiredRoutes, Peer, Snapshot
+from bgp.relay.protocol import MAX_REPORT_BYTES, REPLACED, AgentStop, DesiredRoutes, Peer, Snapshot
 from bgp.relay.report import encode_changes
 from bgp.route import Route
 
@@ -146,3 +146,24 @@ def test_desired_routes_are_encoded_when_they_change(monkeypatch: pytest.MonkeyP
         assert client._encoded == DesiredRoutes().encode()
 
     asyncio.run(scenario())
+
+
+def test_stop_follows_the_desired_routes_also_to_a_relay_that_connects_later(tmp_path: Path) -> None:
+    received: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.append(await reader.readuntil(AgentStop().encode()))
+        writer.close()
+
+    async def scenario() -> None:
+        client = RelayClient(tmp_path / "relay.sock", {os.getuid()})
+        client.send_desired([VIP], [])
+        client.send_stop()
+        async with asyncio.timeout(30), await asyncio.start_unix_server(serve, tmp_path / "relay.sock"):
+            task = asyncio.create_task(client.run())
+            while len(received) < 2:
+                await asyncio.sleep(0.01)
+            task.cancel()
+
+    asyncio.run(scenario())
+    assert received[0] == DesiredRoutes((VIP,)).encode() + AgentStop().encode()

@@ -16,7 +16,7 @@ from support.waiting import wait_for
 
 from bgp.bfd.status import STATUS_NAME, BfdStatus, encode_statuses
 from bgp.file_watch import replace_file
-from bgp.relay.protocol import MAX_DESIRED_BYTES, REPLACED, DesiredRoutes, Snapshot
+from bgp.relay.protocol import MAX_DESIRED_BYTES, REPLACED, AgentStop, DesiredRoutes, Snapshot
 from bgp.route import Route
 
 NOBODY = 65534
@@ -194,6 +194,14 @@ def test_exabgp_that_does_not_read_blocks_nothing(relay: RelayProcess):
     relay.send(update(learned))
     agent.receive_until(lambda snapshot: snapshot.peers[0].routes)
     assert relay.command() == large.announce_command(PEER)
+
+
+def test_agent_that_stops_is_replaced_by_its_fallback_at_once(relay: RelayProcess):
+    agent = relay.connect()
+    fallback = Route.of("10.254.0.11/32", "10.0.0.11")
+    agent.socket.sendall(DesiredRoutes((), (fallback,)).encode() + AgentStop().encode())
+    agent.socket.close()
+    assert relay.command() == fallback.announce_command(PEER)
 
 
 def test_exits_with_0_with_exabgp_and_on_sigterm(tmp_path: Path):

@@ -2,7 +2,9 @@
 """The reconciler against a model of ExaBGP: which commands it sends, in which order, and when it sends none."""
 
 from dataclasses import replace
+from ipaddress import IPv4Address
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.exabgp_model import (
@@ -22,11 +24,14 @@ from support.exabgp_model import (
     listed_route,
     session_event,
     started,
+    update,
 )
 
+from bgp.community import Identity, ServiceState, encode
 from bgp.exabgp.messages import PING
+from bgp.relay.deadman import DEADMAN_S, SETTLE_S
 from bgp.relay.protocol import DesiredRoutes
-from bgp.relay.reconciler import DEADMAN_S, HUNG_S, PING_S, SILENT_S, Reconciler
+from bgp.relay.reconciler import HUNG_S, PING_S, SILENT_S, Reconciler
 from bgp.route import Route
 
 V, I = {VIP.prefix: VIP}, {IDENTITY.prefix: IDENTITY}  # noqa: E741
@@ -324,6 +329,60 @@ def test_vips_of_a_silent_agent_stay_next_to_its_fallback_without_a_quorum():
     converse(reconciler, exabgp, silent + 1)
     assert exabgp.announced == {VIP.prefix: VIP, IDENTITY.prefix: IDENTITY}
     assert not reconciler.snapshot().held
+
+
+def announcing(prefix: str, address: str, announced: bool = True) -> Route:
+    """Return the identity of a node of the tests' cluster."""
+    services = {5: ServiceState(100, 100, "up", announced)}
+    return Route.of(prefix, address, encode(Identity(65001, IPv4Address(address), 1, services)))
+
+
+@pytest.mark.parametrize("others_stop", [False, True])
+def test_agent_that_stops_has_its_vips_withdrawn_unless_the_others_stop_too(others_stop: bool):
+    own, b2, b3 = (f"10.254.0.{number}/32" for number in (11, 12, 13))
+    fallback = announcing(own, "10.0.0.11", announced=False)
+    desired = DesiredRoutes((announcing(own, "10.0.0.11"), VIP), (fallback,), (own, b2, b3))
+    others = [announcing(b2, "10.0.0.12"), announcing(b3, "10.0.0.13")]
+    exabgp = ExaBGPModel(learned=others)
+    reconciler = started(exabgp)
+    reconciler.set_desired(desired, 500.0)
+    converse(reconciler, exabgp, 500.0)
+    reconciler.stop_agent(500.1)
+    converse(reconciler, exabgp, 500.1)
+    assert exabgp.announced == {own: fallback, VIP.prefix: VIP}, "others learn of it before the VIP is decided about"
+    assert not reconciler.snapshot().deadman, "it is not decided yet"
+    if others_stop:
+        for route, address in zip(others, ("10.0.0.12", "10.0.0.13"), strict=True):
+            reconciler.receive(update(PEER, [announcing(route.prefix, address, announced=False)]), 500.2)
+    reconciler.tick(500.1 + SETTLE_S)
+    converse(reconciler, exabgp, 500.1 + SETTLE_S)
+    assert exabgp.announced == {own: fallback} | ({VIP.prefix: VIP} if others_stop else {})
+    assert (reconciler.snapshot().deadman, reconciler.snapshot().held) == (True, others_stop)
+    # The next agent announces as if nothing had been.
+    reconciler.set_desired(desired, 503.0)
+    converse(reconciler, exabgp, 503.0)
+    assert exabgp.announced.keys() == {own, VIP.prefix}
+    assert not reconciler.snapshot().deadman
+
+
+def test_stop_of_an_agent_that_was_silent_brings_no_vip_back():
+    exabgp = ExaBGPModel()
+    reconciler = started(exabgp)
+    reconciler.set_desired(DesiredRoutes((IDENTITY, VIP), (DRAINING,)), 1.0)
+    converse(reconciler, exabgp, 1.0)
+    for now in (2.0 + DEADMAN_S, 3.0 + DEADMAN_S):
+        reconciler.stop_agent(now) if now > 2.0 + DEADMAN_S else reconciler.tick(now)
+        converse(reconciler, exabgp, now)
+        assert exabgp.announced == {DRAINING.prefix: DRAINING}
+
+
+def test_stop_without_desired_routes_changes_nothing_before_the_dead_man():
+    exabgp = ExaBGPModel(announced=[VIP])
+    reconciler = started(exabgp)
+    reconciler.stop_agent(1.0)
+    reconciler.tick(2.0)
+    converse(reconciler, exabgp, 2.0)
+    assert exabgp.announced == V
 
 
 def test_vips_of_a_silent_agent_are_withdrawn_without_announcers():

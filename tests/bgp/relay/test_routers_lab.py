@@ -31,8 +31,8 @@ from bgp import community
 from bgp.community import Identity, ServiceState
 from bgp.relay.adj_rib_in import QUIET_S
 from bgp.relay.client import RelayClient
+from bgp.relay.deadman import DEADMAN_S
 from bgp.relay.protocol import Snapshot
-from bgp.relay.reconciler import DEADMAN_S
 from bgp.route import Route
 from topology.lab.lab import Lab
 
