@@ -173,7 +173,8 @@ def print_explanation(response: Response) -> None:
         )
     if response["denied"]:
         console.print(f"[red]dropped by every node: the client is in {response['denied']}, which is denied[/]")
-    console.print(f"tried in this order: {' → '.join(response['tried']) or 'no node'}\n")
+    tried = [f"{node} (silent)" if node in response["silent"] else node for node in response["tried"]]
+    console.print(f"tried in this order: {' → '.join(tried) or 'no node'}\n")
     table = _table("at node", "a new connection (SYN)", "a packet of a connection it holds", "of one it does not hold")
     for node in response["nodes"]:
         table.add_row(node["node"], node["syn"], node["held"], node["not_held"])

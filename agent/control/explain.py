@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING, Any
 
@@ -78,9 +78,10 @@ class Forwarding:
     denied: Collection[Network]
 
 
-def explain(node: Forwarding, text: str) -> dict[str, Any]:
+def explain(node: Forwarding, text: str, now_ns: int) -> dict[str, Any]:
     """Return a flow's row and chain, and each node's decision for a packet that the router sends to it.
 
+    Nodes that are silent for this one count as silent for all. `now_ns` is CLOCK_MONOTONIC.
     Raises AgentError if the text is not a flow, no service matches, or there is no table (yet, or with xdp.mode off).
     """
     flow = parse(text)
@@ -94,6 +95,10 @@ def explain(node: Forwarding, text: str) -> dict[str, Any]:
     number, row, chain = _look_up(node.map_writer, service, first, flow)
     others_found = [_look_up(node.map_writer, service, epoch, flow) for epoch in others]
     tried = join_rows(chain, others_found[0][2] if others_found else None, use.alternating)
+    silent = node.map_writer.nodes.silent
+    awaited = [address for address, until_ns in silent.items() if until_ns > now_ns]
+    udp = flow.protocol == "udp"
+    states = {one: NodeState(one, tried, silent=silent, awaited=awaited) for one in node.nodes}
     return {
         "flow": str(flow),
         "service": service.name,
@@ -108,7 +113,8 @@ def explain(node: Forwarding, text: str) -> dict[str, Any]:
             for epoch, (h, r, c) in zip((first, *others), ((number, row, chain), *others_found), strict=True)
         ],
         "tried": [str(address) for address in tried],
-        "nodes": [{"node": str(one), **_decisions(one, tried, flow.protocol == "udp")} for one in node.nodes],
+        "silent": [str(address) for address in tried if address in silent],
+        "nodes": [{"node": str(one), **_decisions(state, udp)} for one, state in states.items()],
     }
 
 
@@ -132,13 +138,13 @@ def _service(config: Config, flow: Flow) -> ServiceConfig:
     raise AgentError(f"no service takes {flow.protocol} {endpoint(flow.vip, flow.vip_port)}; known: {known}")
 
 
-def _decisions(node: IPv4Address, chain: Sequence[IPv4Address], udp: bool) -> dict[str, str]:
+def _decisions(state: NodeState[IPv4Address], udp: bool) -> dict[str, str]:
     """Return a node's decisions for a first packet, and for later ones whose connection it holds or does not hold."""
     opens, later = Arrival[IPv4Address](opens=True, udp=udp), Arrival[IPv4Address](opens=udp, udp=udp)
     return {
-        "syn": _text(pick(NodeState(node, chain), opens)),
-        "held": _text(pick(NodeState(node, chain, Socket.CONNECTION), later)),
-        "not_held": _text(pick(NodeState(node, chain), later)),
+        "syn": _text(pick(state, opens)),
+        "held": _text(pick(replace(state, socket=Socket.CONNECTION), later)),
+        "not_held": _text(pick(state, later)),
     }
 
 

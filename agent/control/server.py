@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -34,7 +35,7 @@ def _routes(agent: Agent, reload: Reload) -> Routes:
     return {
         ("GET", "/status"): lambda _: json_response(status(_state(agent))),
         ("GET", "/explain"): lambda request: json_response(
-            explain.explain(_forwarding(agent), request.query.get("tuple", ""))
+            explain.explain(_forwarding(agent), request.query.get("tuple", ""), time.monotonic_ns())
         ),
         ("POST", "/drain"): lambda request: _set_state(agent.operator, State.DRAINING, request),
         ("POST", "/undrain"): lambda request: _set_state(agent.operator, State.UP, request),

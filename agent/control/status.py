@@ -169,7 +169,9 @@ def _member(state: NodeState, member: Member, now: float) -> dict[str, Any]:
         "epochs": member.epochs,
         "same_epoch": not incompatible_members(state.node.epochs, [member]),
         "has_new_epoch": state.node.epochs[0] in member.supports,
-        "reachable": own or writer is None or writer.reaches([writer.target(member.address, member.address6)]),
+        "reachable": own
+        or writer is None
+        or writer.nodes.reaches([writer.nodes.target(member.address, member.address6)]),
         "version": state.version if own else member.version,
         "services": {
             name: {"state": share.state, "weight": share.weight, "effective": share.effective}

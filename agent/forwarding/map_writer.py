@@ -1,30 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """The writer of the kernel's maps: node entries, rows and services, in an order that misroutes no packet.
 
-Owns the mapping between addresses and the kernel's node indexes. Rows are epoch_bank.py's.
+Owns the services and the order. Node entries are node_table.py's, rows epoch_bank.py's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
 import numpy as np
 
-from agent.address import Address, Network, tag_of
+from agent.address import Network, tag_of
 from agent.config.schema import Config
 from agent.config.service import ServiceConfig
-from agent.errors import AgentError
 from agent.forwarding.epoch_bank import EpochBanks
-from agent.forwarding.next_hop import NextHop
-from agent.forwarding.node_index import node_indexes
+from agent.forwarding.node_table import NodeTable
 from agent.model import Candidate
 from agent.table.epoch import Epoch, EpochSwitch, EpochUse
 from bpf.attach.datapath import DataPath
 from bpf.layout.conf import NodeConf
-from bpf.layout.limits import BANKS, NODES, SLOTS, UPLINKS
-from bpf.layout.node import NodeEntry
+from bpf.layout.limits import BANKS, SLOTS, UPLINKS
 from bpf.layout.service import Affinity, Forward, Protocol, ServiceEntry, ServiceKey
 
 AFFINITIES = {"5-tuple": Affinity.FIVE_TUPLE, "3-tuple": Affinity.THREE_TUPLE, "2-tuple": Affinity.TWO_TUPLE}
@@ -48,21 +45,14 @@ class MapWriter:
         """
         self._config = config
         self._datapath = datapath
-        self._own, self._ends = own, {own: own6}
+        self._own = own
         maps = datapath.maps
-        self._nodes: dict[int, NodeEntry] = maps.nodes.read()
-        self._indexes = {entry.address: index for index, entry in self._nodes.items()}
-        self._by_target = self._index_targets()
-        self._hops = {_target(entry): _hop(entry) for entry in self._nodes.values() if entry.mac}
+        self.nodes = NodeTable(maps, own, own6, over_ipv6=config.members.outer == "ipv6")
         maps.services.restore_cache()
         self._written: dict[ServiceKey, ServiceEntry] = maps.services.read()
         self._inputs: tuple[object, ...] | None = None
         """What the maps were last written from, as far as it can be compared at once; None after a failure."""
         self._kept_inputs: tuple[object, object] | None = None
-        self._given_ends: object = None
-        """The ends that the node entries were last written from; None after a failure."""
-        self.revision = 0
-        """Grows when a node or a next hop changes."""
         self._slots: dict[str, int] = {}
         self._epoch_banks = self._adopt(epochs)
         maps.node_prefixes.write(config.members.allow)
@@ -98,7 +88,7 @@ class MapWriter:
         for entry, bank in ((entry, bank) for entry in self._retiring.values() for bank in range(BANKS)):
             rows = self._datapath.maps.tables.rows(entry.slot, bank)
             found |= set() if rows is None else set(np.unique(rows).tolist())
-        return {address for address, index in self._indexes.items() if index in found}
+        return {address for address, index in self.nodes.indexes.items() if index in found}
 
     @property
     def ready(self) -> bool:
@@ -119,48 +109,12 @@ class MapWriter:
 
         The list is empty if the service has no member, or no table yet.
         """
-        addresses = {index: address for address, index in self._indexes.items()}
+        addresses = {index: address for address, index in self.nodes.indexes.items()}
         return [addresses[index] for index in self._epoch_banks.row(service, epoch, row)]
 
     def slot(self, service: str) -> int:
         """Return the service's slot, which is the index of its rows and counters."""
         return self._slots[service]
-
-    def reaches(self, targets: Iterable[Address]) -> bool:
-        """Return whether the MAC of the next hop is known for all these addresses."""
-        return all((hop := self._hops.get(target)) is not None and hop.mac is not None for target in targets)
-
-    def target(self, address: IPv4Address, end6: IPv6Address | None) -> Address:
-        """Return which of a node's two addresses its packets are sent to."""
-        return end6 if end6 is not None and self._config.members.outer == "ipv6" else address
-
-    def known_hop(self, target: Address) -> NextHop | None:
-        """Return the next hop of an address in the maps."""
-        return self._hops.get(target)
-
-    def unlisted_egress(self, uplinks: Collection[int]) -> list[tuple[IPv4Address, int]]:
-        """Return the nodes whose packets leave by another interface than these, with the index of that interface."""
-        others = [entry for entry in self._nodes.values() if entry.mac and entry.address != self._own]
-        return sorted((one.address, one.ifindex) for one in others if one.ifindex and one.ifindex not in uplinks)
-
-    def mtus(self) -> list[int]:
-        """Return the MTUs of the known routes to the other nodes that the tables name."""
-        return [entry.mtu for entry in self._nodes.values() if entry.mac and entry.address != self._own]
-
-    def set_hop(self, target: Address, hop: NextHop) -> None:
-        """Set the next hop of a node's address. It stays until another is set."""
-        self._hops[target] = hop
-        self.revision += 1
-        for address in self._by_target.get(target, ()):
-            if address in self._indexes:
-                self._write_node(self._indexes[address], address)
-
-    def _index_targets(self) -> dict[Address, list[IPv4Address]]:
-        """Return the nodes by the address that their packets are sent to."""
-        found: dict[Address, list[IPv4Address]] = {}
-        for address in self._indexes:
-            found.setdefault(self.target(address, self._ends.get(address)), []).append(address)
-        return found
 
     def set_uplink_mac(self, ifindex: int, mac: bytes) -> None:
         """Set the MAC of an interface that the program is attached to: frames to the old one are no longer for us."""
@@ -198,56 +152,20 @@ class MapWriter:
             }
         self._inputs = None
         self._kept_inputs = candidates, ends  # so that no other object gets their ids
-        indexes = self._write_nodes(candidates, ends)
-        dropped = {address: index for address, index in self._indexes.items() if address not in indexes}
+        distinct = {id(members): members for members in candidates.values()}.values()
+        named = {self._own, *self._nodes_of_retiring(), *(c.address for members in distinct for c in members)}
+        indexes = self.nodes.write(named, ends)
         self._write_up(up)
-        own6 = self._ends[self._own]
         # EpochBanks fills in the key and all that depends on the epoch.
         conf = NodeConf(
-            indexes[self._own], tag_of(self._own), b"", address=self._own, address6=own6,
+            indexes[self._own], tag_of(self._own), b"", address=self._own, address6=self.nodes.own6,
             cluster=self._config.cluster, echo_port=self._config.members.port,
         )  # fmt: skip
         hashes = {service.name: service.hash for service in self._config.services}
         await self._epoch_banks.apply(epoch_switch, candidates, hashes, indexes, conf, now)
         self._write_services(up)
-        for address, index in dropped.items():
-            self._datapath.maps.nodes.write(index, None)
-            self._nodes.pop(index, None)
-            del self._indexes[address]
+        self.nodes.remove(self.nodes.indexes.keys() - named)
         self._inputs = inputs
-
-    def _write_nodes(
-        self, candidates: Mapping[str, tuple[Candidate, ...]], ends: Mapping[IPv4Address, IPv6Address | None]
-    ) -> dict[IPv4Address, int]:
-        """Write the entries of the nodes that the new rows name; return all of these nodes with their indexes."""
-        distinct = {id(members): members for members in candidates.values()}.values()
-        wanted = {self._own, *self._nodes_of_retiring(), *(c.address for members in distinct for c in members)}
-        if ends is self._given_ends and wanted == self._indexes.keys():
-            return self._indexes
-        indexes = node_indexes(self._indexes, wanted, NODES)
-        if indexes is None:
-            raise AgentError(f"{len(wanted)} nodes: more than the {NODES - 1} that the node table holds")
-        self._given_ends = None  # until all is written
-        self._ends = {**ends, self._own: self._ends[self._own]}
-        self._indexes = self._indexes | indexes  # before the entries: one that is written is removed later in any case
-        self._by_target = self._index_targets()
-        for address in sorted(wanted):
-            self._write_node(indexes[address], address)
-        self._given_ends = ends
-        self.revision += 1
-        return indexes
-
-    def _write_node(self, index: int, address: IPv4Address) -> None:
-        end6 = self._ends.get(address)
-        target = self.target(address, end6)
-        hop = self._hops.get(target) or NextHop(None)
-        outer6 = target == end6
-        entry = NodeEntry(
-            address, tag_of(address), hop.mac, hop.on_link, end6, outer6, hop.ifindex, hop.source, hop.vlan, hop.mtu
-        )
-        if self._nodes.get(index) != entry:
-            self._datapath.maps.nodes.write(index, entry)
-            self._nodes[index] = entry
 
     def _write_up(self, up: Mapping[str, bool]) -> None:
         """Write whether this node takes new flows, for services that have rows: a SYN may come from a node whose rows
@@ -282,11 +200,3 @@ class MapWriter:
 def key_of(service: ServiceConfig) -> ServiceKey:
     """Return the key under which the data path finds a service."""
     return ServiceKey(service.vip, Protocol[service.protocol.upper()], service.port_number)
-
-
-def _target(entry: NodeEntry) -> Address:
-    return entry.address6 if entry.outer6 and entry.address6 else entry.address
-
-
-def _hop(entry: NodeEntry) -> NextHop:
-    return NextHop(entry.mac, entry.on_link, entry.ifindex, entry.source, entry.vlan, entry.mtu)

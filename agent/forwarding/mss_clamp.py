@@ -100,7 +100,7 @@ class MssClampKeeper:
     async def _keep(self) -> list[str]:
         links = await self._netlink.links()
         names = self._config.node.names
-        mtus = [link.mtu for link in links.values() if link.name in names] + self._map_writer.mtus()
+        mtus = [link.mtu for link in links.values() if link.name in names] + self._map_writer.nodes.mtus()
         self.limits = mss_limits(self._config, min(mtus, default=_MTU))
         self._datapath.maps.mss.write(self.limits)
         egress = default_egress({key.vip for key in self.limits})

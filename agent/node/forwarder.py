@@ -58,7 +58,9 @@ class Forwarder:
         self.map_writer = MapWriter(node.config, tuple(epochs), datapath, node.address, node.address6, denied)
         self.mss_clamp = MssClampKeeper(node.config, datapath, self.map_writer, netlink)
         uplinks = [socket.if_nametoindex(name) for name in node.config.node.names]
-        self._route_monitor = RouteMonitor(netlink, uplinks, self.map_writer.set_hop, self.map_writer.set_uplink_mac)
+        self._route_monitor = RouteMonitor(
+            netlink, uplinks, self.map_writer.nodes.set_hop, self.map_writer.set_uplink_mac
+        )
         self.ready = False
         """Whether this node can forward: tables in the kernel and XDP attached. The kernel is asked each `CHECK_S`."""
         self.tried = False
@@ -96,8 +98,8 @@ class Forwarder:
 
     def problems(self) -> list[str]:
         """Return a problem for each node that XDP may be unable to send to."""
-        if self._problems[0] != self.map_writer.revision:
-            self._problems = self.map_writer.revision, unlisted_interfaces(self.map_writer, self.datapath)
+        if self._problems[0] != self.map_writer.nodes.revision:
+            self._problems = self.map_writer.nodes.revision, unlisted_interfaces(self.map_writer, self.datapath)
         return self._problems[1]
 
     async def _write_forever(self) -> None:
@@ -134,8 +136,8 @@ class Forwarder:
             writer.retire()
             self._retires = False
         if tables.ends is not self._followed:
-            targets = {writer.target(*end) for end in tables.ends.items() if end[0] != self._own}
-            self._route_monitor.follow(targets, writer.known_hop)
+            targets = {writer.nodes.target(*end) for end in tables.ends.items() if end[0] != self._own}
+            self._route_monitor.follow(targets, writer.nodes.known_hop)
             self._followed = tables.ends
         await writer.apply(tables.candidates, tables.up, tables.ends, tables.epoch_switch, time.monotonic())
         if self._attached_once and self.datapath.attached():
@@ -158,13 +160,13 @@ class Forwarder:
         deadline = time.monotonic() + MACS_TIMEOUT_S
         members = {id(one): one for one in tables.candidates.values()}.values()
         present = {c.address for one in members for c in one if c.state is not State.LOST and c.address != self._own}
-        targets = [self.map_writer.target(address, tables.ends.get(address)) for address in present]
-        while time.monotonic() < deadline and not self.map_writer.reaches(targets):
+        targets = [self.map_writer.nodes.target(address, tables.ends.get(address)) for address in present]
+        while time.monotonic() < deadline and not self.map_writer.nodes.reaches(targets):
             await asyncio.sleep(MACS_CHECK_S)
 
     def reaches(self, address: IPv4Address, tables: Tables) -> bool:
         """Return whether the MAC of a node's next hop is known."""
-        return self.map_writer.reaches([self.map_writer.target(address, tables.ends.get(address))])
+        return self.map_writer.nodes.reaches([self.map_writer.nodes.target(address, tables.ends.get(address))])
 
     def retire_services(self) -> None:
         """Remove the services whose VIPs left the configuration: routers no longer send their packets here."""
@@ -178,7 +180,7 @@ def unlisted_interfaces(map_writer: MapWriter, datapath: DataPath) -> list[str]:
     Most drivers can send for native XDP only on an interface that has a program.
     """
     found = []
-    for address, index in map_writer.unlisted_egress({one.ifindex for one in datapath.uplinks}):
+    for address, index in map_writer.nodes.unlisted_egress({one.ifindex for one in datapath.uplinks}):
         with contextlib.suppress(OSError, BpfError):  # an interface is disappearing right now
             if datapath.mode == "native":
                 name = socket.if_indextoname(index)

@@ -5,7 +5,7 @@ import asyncio
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +23,7 @@ from agent.node.forwarder import unlisted_interfaces
 from agent.table.epoch import EpochSwitch, EpochUse
 from bpf.attach.datapath import DataPath
 from bpf.errors import BpfError
+from bpf.layout.conf import ConfFlag
 from bpf.layout.node import NodeEntry
 from bpf.layout.service import Affinity, Forward, ServiceEntry, ServiceKey
 from bpf.maps.maps import Maps
@@ -107,21 +108,21 @@ def test_next_hop_of_the_address_that_tunnels_use(datapath: FakeDataPath) -> Non
     made = map_writer(datapath)
     apply(made, ALL)
     assert datapath.maps.nodes.read()[2] == NodeEntry(B, 12, None, address6=B6, outer6=True)
-    made.set_hop(B, NextHop(MAC))
+    made.nodes.set_hop(B, NextHop(MAC))
     assert datapath.maps.nodes.read()[2].mac is None, "packets are not sent to this address"
-    made.set_hop(B6, NextHop(MAC, False, 3, SOURCE, 7, 1400))
+    made.nodes.set_hop(B6, NextHop(MAC, False, 3, SOURCE, 7, 1400))
     assert datapath.maps.nodes.read()[2] == NodeEntry(B, 12, MAC, False, B6, True, 3, SOURCE, 7, 1400)
-    assert made.unlisted_egress({3}) == []
-    assert made.unlisted_egress({4}) == [(B, 3)]
+    assert made.nodes.unlisted_egress({3}) == []
+    assert made.nodes.unlisted_egress({4}) == [(B, 3)]
     path = SimpleNamespace(uplinks=[SimpleNamespace(ifindex=3)], mode="native")
-    made.set_hop(B6, NextHop(MAC, False, 1, SOURCE))
+    made.nodes.set_hop(B6, NextHop(MAC, False, 1, SOURCE))
     (problem,) = unlisted_interfaces(made, cast(DataPath, path))
     assert problem == "10.0.0.12 is reached by lo, where XDP may be unable to send; list it in node.interfaces"
     path.mode = "generic"
     assert unlisted_interfaces(made, cast(DataPath, path)) == [], "in generic mode the kernel sends by any interface"
-    made.set_hop(C, NextHop(MAC))
+    made.nodes.set_hop(C, NextHop(MAC))
     assert datapath.maps.nodes.read()[3] == NodeEntry(C, 13, MAC), "its identity has no IPv6 address"
-    assert made.reaches([B6, C])
+    assert made.nodes.reaches([B6, C])
 
 
 def test_node_takes_new_flows_before_its_own_rows_are_swapped(
@@ -146,14 +147,27 @@ def test_node_takes_new_flows_before_its_own_rows_are_swapped(
 def test_successor_takes_over_the_maps(datapath: FakeDataPath) -> None:
     first = map_writer(datapath)
     apply(first, ALL)
-    first.set_hop(B6, NextHop(MAC, False, 3, SOURCE, 7, 1400))
+    first.nodes.set_hop(B6, NextHop(MAC, False, 3, SOURCE, 7, 1400))
     second = map_writer(datapath)
-    assert second.known_hop(B6) == NextHop(MAC, False, 3, SOURCE, 7, 1400)
+    assert second.nodes.known_hop(B6) == NextHop(MAC, False, 3, SOURCE, 7, 1400)
     nodes, grace = datapath.maps.nodes.read(), datapath.maps.tables.grace(1)
     apply(second, ALL, now=500.0)
     assert datapath.maps.nodes.read() == nodes
     assert grace is not None
     assert (datapath.maps.tables.grace(1) == grace).all(), "nothing changed, so no row is in grace again"
+
+
+def test_silence_stays_when_conf_is_written(datapath: FakeDataPath) -> None:
+    made, conf = map_writer(datapath), datapath.maps.conf
+    apply(made, ALL[:2])
+    before = conf.read()
+    made.nodes.set_silent({B: 7})
+    assert conf.read() == before, "the flag changes nothing else"
+    apply(made, ALL, now=500.0)
+    assert ConfFlag.SILENT in conf.flags()
+    conf.write(replace(before, again_per_s=1))
+    assert ConfFlag.SILENT in conf.flags()
+    assert datapath.maps.nodes.read()[2].drop_until_ns == 7
 
 
 def test_only_changed_rows_are_in_grace_and_a_removed_node_is_cleared(datapath: FakeDataPath) -> None:
@@ -167,7 +181,7 @@ def test_only_changed_rows_are_in_grace_and_a_removed_node_is_cleared(datapath: 
     assert grace is not None
     assert ((rows != after).any(axis=1) <= (grace > 100 * 10**9)).all()
     assert C not in {entry.address for entry in datapath.maps.nodes.read().values()}
-    made.set_hop(C, NextHop(MAC))
+    made.nodes.set_hop(C, NextHop(MAC))
     assert C not in {entry.address for entry in datapath.maps.nodes.read().values()}, "its next hop does not restore it"
     made.deny([IPv6Network("2001:db8:bad::/48")])
     assert datapath.maps.deny_list.read() == {IPv6Network("2001:db8:bad::/48")}

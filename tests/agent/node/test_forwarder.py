@@ -41,18 +41,16 @@ class MapWriter:
     """Replaces the writer: it raises the errors that it is given, and knows no MAC."""
 
     def __init__(self, *_: object) -> None:
-        self.ready, self.revision, self.applied = False, 0, 0
+        self.ready, self.applied = False, 0
         self.errors: list[Exception] = []
-        self.set_hop = self.set_uplink_mac = None
-
-    def target(self, address: IPv4Address, _: object) -> IPv4Address:
-        return address
-
-    def known_hop(self, _: object) -> None:
-        return None
-
-    def reaches(self, _: object) -> bool:
-        return False
+        self.set_uplink_mac = None
+        self.nodes = SimpleNamespace(
+            revision=0,
+            set_hop=None,
+            known_hop=lambda _: None,
+            target=lambda address, _: address,
+            reaches=lambda _: False,
+        )
 
     async def apply(self, *_: object) -> None:
         if self.errors:
