@@ -16,6 +16,8 @@ What holds, without grace:
  2. While all know both, an owner's packets reach it within two forwards, wherever they enter.
  3. While some nodes know one epoch only, every node of that epoch's chain is reached as if all knew only that one.
  4. When all have switched, every place of the joined chain is reached.
+ 5. 1 and 2 hold too while some nodes are silent, for the owners that live. The first node that lives of a row whose
+    owner is silent delivers in its place, and is reached within three forwards.
 Whatever nodes believe, no packet is forwarded more than K + 1 times, and in grace no other node's kernel sees one
 (test_next_hop_walk.py); so this holds too, while nodes switch, for connections that neither row's owner has.
 
@@ -47,14 +49,17 @@ SIZES = [(3, 2), (3, 3), (4, 2), (4, 3), (4, 4), (5, 2), (5, 3), (5, 4)]
 
 
 @cache
-def decided(me: int, chain: Chain, holds: bool, opens: bool, hop: int, prev: int | None) -> Decision:
-    return decide(Belief(me, chain, CONNECTION if holds else None), Packet(opens, hop, prev))
+def decided(me: int, chain: Chain, holds: bool, opens: bool, hop: int, prev: int | None, silent: Chain) -> Decision:
+    here = Belief(me, chain, CONNECTION if holds else None, silent=silent, awaited=silent)
+    return decide(here, Packet(opens, hop, prev))
 
 
-def walk(beliefs: Sequence[Chain], ingress: int, holder: int | None, opens: bool = False) -> tuple[int, str, int]:
+def walk(
+    beliefs: Sequence[Chain], ingress: int, holder: int | None, opens: bool = False, silent: Chain = ()
+) -> tuple[int, str, int]:
     """Return where a packet ends, its event, and the number of forwards. Node i believes `beliefs[i - 1]`."""
     at, prev, hop = ingress, None, 0
-    while (decision := decided(at, beliefs[at - 1], at == holder, opens, hop, prev)).to:
+    while (decision := decided(at, beliefs[at - 1], at == holder, opens, hop, prev, silent)).to:
         at, prev, hop = decision.to, at, hop + 1
     return at, decision.event, hop
 
@@ -90,6 +95,25 @@ def test_owners_are_reached_within_two_forwards_while_nodes_switch(nodes: int, p
             end, _, forwards = walk(beliefs, ingress, holder)
             assert end == holder
             assert forwards <= 2
+
+
+@pytest.mark.parametrize(("nodes", "places"), [(3, 3), (4, 3), (4, 4), pytest.param(5, 3, marks=pytest.mark.slow)])
+def test_owners_are_reached_within_two_forwards_while_some_nodes_are_silent(nodes: int, places: int) -> None:
+    """All know who is silent, and nobody sends it anything. Without a living owner, the next of the two rows take
+    its place."""
+    for new, old, beliefs in mixtures(nodes, places, "turns", "switched"):
+        for silent in (dead for size in (1, 2) for dead in itertools.combinations(range(1, nodes + 1), size)):
+            living = [node for node in range(1, nodes + 1) if node not in silent]
+            owners = {next((node for node in row if node in living), 0) for row in (new, old)} - {0}
+            for ingress in living:
+                taker, event, forwards = walk(beliefs, ingress, None, opens=True, silent=silent)
+                assert event.startswith("deliver")
+                assert taker in (owners or {ingress})
+                assert forwards <= 1
+                for holder in owners:
+                    end, _, forwards = walk(beliefs, ingress, holder, silent=silent)
+                    assert end == holder
+                    assert forwards <= (2 if holder in (new[0], old[0]) else 3)
 
 
 @pytest.mark.parametrize(("nodes", "places"), SIZES)
