@@ -42,12 +42,14 @@ def test_a_thousand_nodes(scale: int) -> None:
     check(detection(1000, trials=20 * scale, real=8))
 
 
+@pytest.mark.slow
 def test_sixteen_nodes_with_loss(scale: int) -> None:
     found = detection(16, trials=10 * scale, loss=0.01)
     print("1 % loss each way:", found)
     assert found.alone_p99_s < 1
 
 
+@pytest.mark.slow
 def test_wrong_silence_is_as_rare_as_computed(scale: int) -> None:
     """At a loss that makes it frequent enough to be counted."""
     found = wrong_silence(16, loss=0.25, seconds=40 * scale, seed=1)
