@@ -49,4 +49,3 @@ class Peer:
         self.reassembly = Reassembly()
         self.notices_received = self.notices_sent = 0
         self.silent = False
-        self.hellos = 0

@@ -80,12 +80,17 @@ class Transmitter:
         self._enqueue(peer, self._first)
 
     def acknowledge(self, peer: Peer, sequence: int, part: int) -> None:
-        """Send this part no more."""
+        """Send this part no more. A silent peer is not dead, and gets the rest."""
         self._window.release((peer.number, sequence, part))
-        if sequence == self._sequence:
-            peer.missing.discard(part)
-            if not peer.missing:
-                self.remove(peer)
+        if sequence != self._sequence or part not in peer.missing:
+            return
+        peer.missing.remove(part)
+        if peer.silent:
+            peer.silent = False
+            peer.attempt = 0
+            self._enqueue(peer, self._first)
+        if not peer.missing:
+            self.remove(peer)
 
     def answered(self, peer: Peer) -> None:
         """Note that a peer's HELLO needs no answer any more."""
@@ -130,6 +135,7 @@ class Transmitter:
         if not peer.silent:
             peer.attempt += 1
             peer.silent = peer.attempt >= MAX_ATTEMPTS
+            peer.hellos = 0
         self._enqueue(peer, self._repeated)
 
     def _enqueue(self, peer: Peer, queue: deque[Peer]) -> None:

@@ -157,6 +157,31 @@ def test_a_newer_state_replaces_one_that_is_not_acknowledged() -> None:
     assert sent(network) == []
 
 
+def test_an_acknowledgment_that_comes_late_ends_a_silence() -> None:
+    slow = [False]
+
+    def fate(datagram: Datagram) -> tuple[float, ...]:
+        if not slow[0] or datagram.source == A:
+            return (0.001,)
+        message = parse(datagram.data)
+        return (8.0,) if message and message.kind == Kind.ACK else ()  # answers to hellos are lost
+
+    network = Network(fate)
+    a, b = pair(network)
+    network.run(1)
+    slow[0] = True
+    a.publish(state(3), network.now)
+    network.run(7.9)
+    assert kinds(sent(network, A))[-1] == Kind.HELLO
+    network.run(2)
+    sent(network)
+    network.run(60)
+    assert sent(network) == []
+    a.publish(state(4), network.now)
+    network.run(0.01)
+    assert b.states == {A: state(4)}
+
+
 def test_a_restarted_node_is_known_again_at_once_and_its_last_state_until_then() -> None:
     network = Network()
     a, _ = pair(network)
