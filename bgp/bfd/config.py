@@ -33,15 +33,15 @@ class BfdTimers:
 class BfdPeer:
     """One neighbor to monitor.
 
-    Addresses are text; a link-local address carries its interface: fe80::1%eth0. `multihop`: the neighbor may be behind
-    other routers (RFC 5883), so TTLs prove nothing.
+    Addresses are text; a link-local address carries its interface: fe80::1%eth0. `multihop`: how many hops away the
+    neighbor may be (RFC 5883); 0: it is on the link.
     """
 
     address: str
     local_address: str
     interval_ms: int = 300
     multiplier: int = 3
-    multihop: bool = False
+    multihop: int = 0
 
     @property
     def name(self) -> str:

@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import random
 import secrets
 import selectors
 import signal
@@ -32,8 +31,9 @@ from pathlib import Path
 
 from bgp.bfd import udp
 from bgp.bfd.config import CONFIG_NAME, BfdPeer, decode_peers
-from bgp.bfd.packet import Diagnostic, SessionState, decode
-from bgp.bfd.session import BfdSession, SessionTimers, StateChange
+from bgp.bfd.neighbor import DIAGNOSTICS, BfdNeighbor, session_timers, source_key
+from bgp.bfd.packet import SessionState, decode
+from bgp.bfd.session import StateChange
 from bgp.bfd.status import STATUS_NAME, BfdStatus, encode_statuses
 from bgp.errors import BgpError
 from bgp.file_watch import WatchedFile, replace_file
@@ -45,78 +45,11 @@ BFD_DOWN = 10
 """The subcode "BFD Down" of Cease (RFC 9384)."""
 _PACKETS_AT_ONCE = 64
 """Read from one socket before timers are handled: more than neighbors ever have queued, less than a flood."""
-_DIAGNOSTICS = {
-    Diagnostic.NONE: "",
-    Diagnostic.TIME_EXPIRED: "the neighbor was silent for too long",
-    Diagnostic.NEIGHBOR_DOWN: "the neighbor signaled session down",
-    Diagnostic.ADMIN_DOWN: "taken down here",
-}
 
 
-class BfdNeighbor:
-    """One neighbor: its session, and the socket that it sends with."""
-
-    def __init__(self, peer: BfdPeer, discriminator: int, now: float) -> None:
-        self.peer = peer
-        self.session = BfdSession(discriminator, session_timers(peer), now, random.random)
-        self.since = now
-        self.error: str | None = None
-        self.key: tuple[bytes, int] | None = None
-        """The source of its packets: address and, if link-local, interface index. None while no socket is open."""
-        self._destination: udp.Endpoint = ()
-        self._socket: socket.socket | None = None
-
-    def open(self) -> str | None:
-        """Open the sending socket; return why that failed, or None."""
-        port = udp.MULTIHOP_PORT if self.peer.multihop else udp.SINGLE_HOP_PORT
-        try:
-            _, destination = udp.endpoint(self.peer.address, port)
-            if self._socket is not None and destination == self._destination:
-                return None
-            self.close()
-            self._destination = destination
-            self._socket = udp.open_sender(self.peer.local_address)
-            self.key = source_key(destination)
-        except OSError as problem:
-            return f"{self.peer.local_address}: {problem.strerror or problem}"
-        return None
-
-    def close(self) -> None:
-        """Close the sending socket."""
-        if self._socket is not None:
-            self._socket.close()
-        self._socket = self.key = None
-
-    def send(self) -> None:
-        """Send the session's packets. A packet that cannot be sent is lost, and the neighbor detects the loss."""
-        for packet in self.session.outgoing():
-            if self._socket is not None:
-                try:
-                    self._socket.sendto(packet.encode(), self._destination)
-                except OSError:
-                    # A socket that was bound before a route existed may send from any address, so open another one. A
-                    # session that is Up is left to its detection time.
-                    if self.session.state is not SessionState.UP:
-                        self.close()
-
-    def status(self) -> BfdStatus:
-        """Return its entry of the status file."""
-        session = self.session
-        diagnostic = _DIAGNOSTICS[session.diagnostic]
-        times = session.transmit_us / 1000, session.detection_us / 1000
-        return BfdStatus(str(session.state), self.since, diagnostic, *times, error=self.error)
-
-
-def session_timers(peer: BfdPeer) -> SessionTimers:
-    """Return the timers that are configured for a neighbor."""
-    return SessionTimers(peer.interval_ms * 1000, peer.multiplier)
-
-
-def source_key(endpoint: udp.Endpoint) -> tuple[bytes, int]:
-    """Return the key of a neighbor: its address, and the interface index of a link-local one."""
-    host = str(endpoint[0])
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.inet_pton(family, host), int(endpoint[3]) if len(endpoint) > 3 else 0
+def _receiver_key(peer: BfdPeer) -> tuple[str, bool]:
+    """Return what the neighbors share that are received by one socket."""
+    return peer.local_address, peer.multihop > 0
 
 
 class BfdProcess:
@@ -128,6 +61,8 @@ class BfdProcess:
         self._selector = selectors.DefaultSelector()
         self._neighbors: dict[str, BfdNeighbor] = {}
         self._receivers: dict[tuple[str, bool], tuple[udp.Endpoint, socket.socket]] = {}
+        self._min_ttls: dict[tuple[str, bool], int] = {}
+        """What the socket filters require, by receiver."""
         self._written: dict[str, BfdStatus] | None = None
         self._to_exabgp = bytearray()
 
@@ -171,7 +106,7 @@ class BfdProcess:
         """Replace the set of neighbors; a neighbor that changes only its timers stays up."""
         for address, neighbor in list(self._neighbors.items()):
             peer, old = peers.get(address), neighbor.peer
-            if peer is None or (peer.local_address, peer.multihop) != (old.local_address, old.multihop):
+            if peer is None or _receiver_key(peer) != _receiver_key(old):
                 self._drop(address)
             elif peer != old:
                 neighbor.peer = peer
@@ -179,8 +114,7 @@ class BfdProcess:
         for address, peer in peers.items():
             if address not in self._neighbors:
                 self._neighbors[address] = BfdNeighbor(peer, self._new_discriminator(), now)
-        wanted = {(peer.local_address, peer.multihop) for peer in peers.values()}
-        for key in self._receivers.keys() - wanted:
+        for key in self._receivers.keys() - set(map(_receiver_key, peers.values())):
             self._close_receiver(key)
 
     def _new_discriminator(self) -> int:
@@ -197,7 +131,7 @@ class BfdProcess:
 
     def _open_receiver(self, peer: BfdPeer) -> str | None:
         """Open the receiving socket of a neighbor; return why that failed, or None."""
-        key = peer.local_address, peer.multihop
+        key = _receiver_key(peer)
         try:
             _, local = udp.endpoint(peer.local_address, 0)
             if key in self._receivers:
@@ -213,6 +147,7 @@ class BfdProcess:
 
     def _close_receiver(self, key: tuple[str, bool]) -> None:
         _, opened = self._receivers.pop(key)
+        self._min_ttls.pop(key, None)
         self._selector.unregister(opened)
         opened.close()
 
@@ -222,11 +157,11 @@ class BfdProcess:
             received = udp.receive(opened)
             if received is None:
                 return
-            data, source = received
+            data, source, ttl = received
             key, packet = source_key(source), decode(data)
             for neighbor in self._neighbors.values():
                 if packet is not None and neighbor.key == key:
-                    neighbor.session.receive(packet, now)
+                    neighbor.receive(packet, ttl, now)
 
     def _handle_timers(self, now: float) -> None:
         for neighbor in self._neighbors.values():
@@ -235,7 +170,16 @@ class BfdProcess:
             for change in neighbor.session.changes():
                 neighbor.since = now
                 self._report(neighbor.peer, change)
+        self._require_ttls()
         self._write_statuses()
+
+    def _require_ttls(self) -> None:
+        """Have each socket drop what is none of its neighbors'."""
+        for key, (_, opened) in self._receivers.items():
+            least = min((n.min_ttl for n in self._neighbors.values() if _receiver_key(n.peer) == key), default=0)
+            if self._min_ttls.get(key) != least:
+                udp.require_ttl(opened, least)
+                self._min_ttls[key] = least
 
     def _write_statuses(self) -> None:
         statuses = {neighbor.peer.name: neighbor.status() for neighbor in self._neighbors.values()}
@@ -247,7 +191,7 @@ class BfdProcess:
             self._written = statuses
 
     def _report(self, peer: BfdPeer, change: StateChange) -> None:
-        why = f": {_DIAGNOSTICS[change.diagnostic]}" if change.new is not SessionState.UP and change.diagnostic else ""
+        why = f": {DIAGNOSTICS[change.diagnostic]}" if change.new is not SessionState.UP and change.diagnostic else ""
         if SessionState.UP in (change.old, change.new):
             log("bfd", f"{peer.address} is {change.new}{why}")
         if change.failure:

@@ -17,7 +17,9 @@ The rules, and where ours are narrower:
  4. A neighbor that is silent for the detection time is down, and what it sent is discarded (6.8.4, 6.8.1).
  5. A neighbor in AdminDown takes the session down. That is not a failure: it shows nothing about the path (RFC 5882
     section 3.2).
- 6. We honor a neighbor's Demand mode and never request it; no echo, no authentication, no multipoint.
+ 6. While Up, a packet without our discriminator is ignored. It says that the neighbor has started again, but its source
+    address is all that it proves, which anybody may forge; if it is true, the detection time ends the session.
+ 7. We honor a neighbor's Demand mode and never request it; no echo, no authentication, no multipoint.
 
 Standard library only: the BFD archive carries this file.
 """
@@ -96,7 +98,8 @@ class BfdSession:
 
     def receive(self, packet: Packet, now: float) -> None:
         """Process a packet of this neighbor (6.8.6); ignore one with another session's discriminator."""
-        if packet.your_discriminator not in (0, self.discriminator) or self.state is SessionState.ADMIN_DOWN:
+        known = (self.discriminator,) if self.state is SessionState.UP else (0, self.discriminator)
+        if packet.your_discriminator not in known or self.state is SessionState.ADMIN_DOWN:
             return
         self._remote = packet
         self._received_at = now

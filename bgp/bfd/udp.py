@@ -3,7 +3,8 @@
 
 Owns ports, TTL and addresses; packet.py owns the content of a packet. A packet from the link has TTL (hop limit) 255,
 which no packet from further away can have (section 5, RFC 5082). A socket filter drops all others before they are
-queued: a remote flood must not push the neighbor's packets out of the socket.
+queued: a remote flood must not push the neighbor's packets out of the socket. From h hops away it is 255 - h, if the
+neighbor sends with 255 at all: RFC 5883 does not require it, and BIRD sends with 64 then.
 
 Standard library only: the BFD archive carries this file.
 """
@@ -15,6 +16,7 @@ import errno
 import random
 import socket
 import struct
+import sys
 from typing import Any
 
 SINGLE_HOP_PORT, MULTIHOP_PORT = 3784, 4784
@@ -24,6 +26,8 @@ _PRECEDENCE = 0xC0
 """DSCP CS6 (internetwork control), as routers mark BFD and BGP."""
 _MAX_BYTES = 512
 _IP_FREEBIND, _IPV6_FREEBIND, _SO_ATTACH_FILTER = 15, 78, 26
+_IP_RECVTTL, _IPV6_RECVHOPLIMIT = 12, 51
+_IPV6_HOPLIMIT = 52  # linux/in6.h
 _NETWORK_HEADER = 0xFFF00000  # SKF_NET_OFF of linux/filter.h
 _TTL_OFFSET = {socket.AF_INET: 8, socket.AF_INET6: 7}
 
@@ -45,8 +49,12 @@ def open_receiver(local_address: str, multihop: bool) -> socket.socket:
     family, local = endpoint(local_address, MULTIHOP_PORT if multihop else SINGLE_HOP_PORT)
     opened = _open(family)
     try:
+        if family == socket.AF_INET:
+            opened.setsockopt(socket.IPPROTO_IP, _IP_RECVTTL, 1)
+        else:
+            opened.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVHOPLIMIT, 1)
         if not multihop:
-            _drop_remote(opened, family)
+            require_ttl(opened, TTL)
         opened.bind(local)
     except OSError:
         opened.close()
@@ -86,13 +94,13 @@ def _open(family: socket.AddressFamily) -> socket.socket:
     return opened
 
 
-def _drop_remote(opened: socket.socket, family: socket.AddressFamily) -> None:
-    """Attach a filter that accepts a packet only with TTL 255."""
+def require_ttl(opened: socket.socket, ttl: int) -> None:
+    """Attach a filter that drops packets with a lower TTL, in place of the one before."""
     program = b"".join(
         struct.pack("=HBBI", code, if_true, if_false, value)
         for code, if_true, if_false, value in (
-            (0x30, 0, 0, _NETWORK_HEADER + _TTL_OFFSET[family]),  # BPF_LD | BPF_B | BPF_ABS
-            (0x15, 0, 1, TTL),  # BPF_JMP | BPF_JEQ | BPF_K
+            (0x30, 0, 0, _NETWORK_HEADER + _TTL_OFFSET[opened.family]),  # BPF_LD | BPF_B | BPF_ABS
+            (0x35, 0, 1, ttl),  # BPF_JMP | BPF_JGE | BPF_K
             (0x06, 0, 0, _MAX_BYTES),  # BPF_RET: accept so many bytes
             (0x06, 0, 0, 0),
         )
@@ -102,10 +110,12 @@ def _drop_remote(opened: socket.socket, family: socket.AddressFamily) -> None:
     opened.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, header)
 
 
-def receive(opened: socket.socket) -> tuple[bytes, Endpoint] | None:
-    """Return the next packet and its source; None if none is queued."""
+def receive(opened: socket.socket) -> tuple[bytes, Endpoint, int] | None:
+    """Return the next packet, its source and its TTL; None if none is queued."""
     try:
-        data, source = opened.recvfrom(_MAX_BYTES)
+        data, extra, _flags, source = opened.recvmsg(_MAX_BYTES, socket.CMSG_SPACE(4))
     except OSError:
         return None
-    return data, source
+    kinds = (socket.IPPROTO_IP, socket.IP_TTL), (socket.IPPROTO_IPV6, _IPV6_HOPLIMIT)
+    ttls = [int.from_bytes(value, sys.byteorder) for level, kind, value in extra if (level, kind) in kinds]
+    return data, source, ttls[0] if ttls else 0

@@ -123,7 +123,7 @@ class SpeakerConfig:
                 peer.with_zone(peer.local_address),
                 peer.bfd.interval_ms,
                 peer.bfd.multiplier,
-                peer.multihop is not None,
+                peer.multihop or 0,
             )
             for peer in self.peers
             if peer.bfd is not None

@@ -19,7 +19,7 @@ MODULES = {
         *("exabgp/__init__", "exabgp/messages", "exabgp/down_reason", "relay/__init__"),
         *(f"relay/{name}" for name in _RELAY),
     ),
-    "bfd": (*_COMMON, *(f"bfd/{name}" for name in ("config", "packet", "session", "udp", "process"))),
+    "bfd": (*_COMMON, *(f"bfd/{name}" for name in ("config", "packet", "session", "udp", "neighbor", "process"))),
 }
 """The modules of this package in each archive; they import each other and the standard library only, as a test
 checks."""

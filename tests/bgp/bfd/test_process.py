@@ -25,7 +25,7 @@ pytestmark = pytest.mark.lab  # needs root for the namespace
 V4 = BfdPeer("127.0.0.2", "127.0.0.1")
 V6 = BfdPeer("2001:db8::2", "2001:db8::1")
 LINK_LOCAL = BfdPeer("fe80::2%lo", "fe80::1%lo")
-FAR = BfdPeer("127.0.0.3", "127.0.0.1", multihop=True)
+FAR = BfdPeer("127.0.0.3", "127.0.0.1", multihop=2)
 TEARDOWN = "neighbor {} teardown 10"
 
 
@@ -89,6 +89,28 @@ def test_remote_flood_does_not_displace_the_neighbor_s_packets(new_process: Call
         time.sleep(0.2)
     assert process.status(V4).state == "up"  # type: ignore[union-attr]
     assert process.command(0) == ""
+
+
+def test_neighbor_behind_routers_is_no_farther_away_while_its_session_is_up(new_process: Callable[..., BfdHelper]):
+    process = new_process(FAR)
+    router = BfdNeighborModel(process, FAR)
+    router.ttl = 64  # as BIRD sends: any TTL brings a session up and down
+    router.bring_up()
+    process.wait_for(FAR, lambda status: status.state == "up")
+    number = router.received[-1].my_discriminator
+    router.send(Packet(SessionState.DOWN, 3, OURS, number, 1_000_000, 300_000))
+    assert process.command() == TEARDOWN.format(FAR.name)
+    router.ttl = 253  # two hops
+    router.bring_up()
+    process.wait_for(FAR, lambda status: status.state == "up" and status.detection_ms == 900)
+    for _ in range(4):
+        router.ttl = 252
+        router.send(Packet(SessionState.DOWN, 3, OURS, number, 1_000_000, 300_000))
+        router.ttl = 253
+        router.send(Packet(SessionState.UP, 3, OURS, number, 300_000, 300_000))
+        assert router.receive().state is SessionState.UP
+    router.send(Packet(SessionState.DOWN, 3, OURS, number, 1_000_000, 300_000))
+    assert process.command() == TEARDOWN.format(FAR.name), "the control: from two hops away it is the neighbor"
 
 
 def test_packets_of_another_source_or_session_are_ignored(new_process: Callable[..., BfdHelper]):

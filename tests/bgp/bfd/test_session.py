@@ -122,12 +122,17 @@ def test_down_of_the_neighbor_is_a_failure_and_admin_down_is_not(received: Sessi
     assert session.changes() == [StateChange(SessionState.UP, SessionState.DOWN, Diagnostic.NEIGHBOR_DOWN, failure)]
 
 
-def test_restarted_neighbor_is_a_failure():
-    """Its packets no longer contain our discriminator."""
+def test_restarted_neighbor_is_a_failure_at_the_detection_time():
+    """Its packets no longer contain our discriminator: what they say may be forged."""
     session = new_session()
-    bring_up(session)
-    session.receive(replace(FIRST, my_discriminator=8), 0.1)
-    assert [change.failure for change in session.changes()] == [True]
+    bring_up(session, 0.0)
+    for state in (SessionState.DOWN, SessionState.ADMIN_DOWN):
+        session.receive(replace(FIRST, my_discriminator=8, state=state), 0.5)
+    assert session.changes() == []
+    session.handle_timer(0.91)
+    assert [change.failure for change in session.changes()] == [True], "they did not extend the detection time"
+    session.receive(replace(FIRST, my_discriminator=8), 1.0)
+    assert session.state is SessionState.INIT
     assert session.outgoing()[-1].your_discriminator == 8
 
 
