@@ -72,24 +72,14 @@ def test_no_configuration(run: Run, command: list[str], tmp_path: Path) -> None:
     assert err == f"lbctl: {tmp_path}/none.yml: No such file or directory; write it as README.md shows\n"
 
 
-@pytest.fixture
-def of_no_interface(tmp_path: Path) -> str:
+@pytest.mark.parametrize("command", ["agent", "bgp"])
+def test_no_such_interface(run: Run, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ANYLB_XDP", raising=False)
+    monkeypatch.setattr("agent.daemon.start.tune", lambda: None)  # of the daemon's interpreter, which is this one here
     path = tmp_path / "lb.yml"
     path.write_text(Path(LAB_CONFIG).read_text().replace("eth1", "nosuch0"))
-    return str(path)
-
-
-NO_SUCH_INTERFACE = "lbctl: node.interface: there is no interface nosuch0 here; see `ip link`\n"
-
-
-def test_speaker_of_no_such_interface(run: Run, of_no_interface: str) -> None:
-    assert run("bgp", "run", "-c", of_no_interface, code=1)[1] == NO_SUCH_INTERFACE
-
-
-def test_agent_of_no_such_interface(of_no_interface: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a process: the agent's start sets up the garbage collector of its own."""
-    monkeypatch.delenv("ANYLB_XDP", raising=False)
-    assert lbctl("agent", "run", "-c", of_no_interface, code=1)[1] == NO_SUCH_INTERFACE
+    _, err = run(command, "run", "-c", str(path), code=1)
+    assert err == "lbctl: node.interface: there is no interface nosuch0 here; see `ip link`\n"
 
 
 def test_wrong_usage_is_exit_code_2(run: Run) -> None:
