@@ -180,6 +180,26 @@ def test_a_stalled_loop_judges_no_node() -> None:
     assert made.verdicts == []
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_a_burst_in_which_the_asker_was_late_is_repeated(late: bool) -> None:
+    """C answers, B does not; the step in the middle of B's burst is late by more than 25 ms, or by less."""
+    asker, now, silent_at, delay_s = Asker(A, random.Random(1)), 10.0, 0.0, 0.026 if late else 0.02
+    asker.follow([B, C], now)
+    for question in asker.step(now):
+        asker.receive(IPv4Address(question.address), answer(question), now)
+    asker.hint(B, now)
+    while now < 11 and not silent_at:
+        now = max(now, asker.next_at)
+        if now > 10.13:
+            now, delay_s = now + delay_s, 0.0
+        for question in asker.step(now):
+            if question.address == C:
+                asker.receive(C, answer(question), now)
+        if asker.liveness[B].answers is SILENT:
+            silent_at = now
+    assert (10.39 if late else 10.24) < silent_at < (10.44 if late else 10.29)
+
+
 def test_answers_that_wait_in_the_socket_are_no_silence() -> None:
     made = net()
     for _ in range(60):
