@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from support.exabgp_model import session_event
+from support.exabgp_model import update as update_of_many
 from support.relay_process import NEIGHBORS, PEER, VIP, RelayProcess, update
 from support.waiting import wait_for
 
@@ -75,8 +76,9 @@ def test_leak_of_20000_routes_costs_the_relay_no_memory(relay: RelayProcess):
     identity = Route.of("10.254.0.12/32", "10.0.0.12", [[65001, 1, 3]])
     agent = relay.connect()
     before = resident_kb(relay)
-    for number in range(20_000):
-        relay.send(update(Route.of(f"100.{number >> 8}.{number & 255}.0/24", "10.0.0.12", [[65000, 1, 1]])))
+    leak = [Route.of(f"100.{number >> 8}.{number & 255}.0/24", "10.0.0.12") for number in range(20_000)]
+    for first in range(0, len(leak), 100):
+        relay.send(update_of_many(PEER, leak[first : first + 100]))
     relay.send(update(identity))
     (peer,) = agent.receive_until(lambda snapshot: snapshot.peers[0].routes).peers
     assert [route.prefix for route in peer.routes] == [identity.prefix]
