@@ -68,14 +68,39 @@ static __always_inline __be16 inner_type(struct cursor *c, u8 protocol, u32 left
 	return 0;
 }
 
-/* Return false if it is no tunnel at all, but the node's own traffic. `left` bytes follow the outer IP header. */
-static __always_inline bool carries_tunnel(const struct cursor *c, u8 protocol, u32 left)
+/* Whether `left` bytes at the cursor are UDP to that port. */
+static __always_inline bool is_udp_to(__be16 port, const struct cursor *c, u8 protocol, u32 left)
 {
 	struct udphdr *udp = c->at;
 
-	if (protocol == IPPROTO_UDP)
-		return (void *)(udp + 1) <= c->end && left >= sizeof(*udp) && udp->dest == htons(GUE_PORT);
-	return protocol == IPPROTO_IPIP || protocol == IPPROTO_IPV6;
+	return protocol == IPPROTO_UDP && (void *)(udp + 1) <= c->end && left >= sizeof(*udp) && udp->dest == port;
+}
+
+/* Return false if it is no tunnel at all, but the node's own traffic. `left` bytes follow the outer IP header. */
+static __always_inline bool carries_tunnel(const struct cursor *c, u8 protocol, u32 left)
+{
+	return is_udp_to(htons(GUE_PORT), c, protocol, left) || protocol == IPPROTO_IPIP || protocol == IPPROTO_IPV6;
+}
+
+/*
+ * Whether the packet in a tunnel has the ends of the tunnel itself: then it is not for a service. The plain program
+ * does not ask, since it leaves all tunnels without a packet for a service to the general one.
+ */
+static __always_inline bool has_ends_of4(const struct iphdr *outer, const struct cursor *c, __be16 type,
+					 const struct packet *pkt)
+{
+	const struct iphdr *inner = c->at;
+
+	return !pkt->plain && type == htons(ETH_P_IP) && (void *)(inner + 1) <= c->end &&
+	       inner->saddr == outer->saddr && inner->daddr == outer->daddr;
+}
+
+static __always_inline bool has_ends_of6(const struct ipv6hdr *outer, const struct cursor *c, __be16 type)
+{
+	const struct ipv6hdr *inner = c->at;
+
+	return type == htons(ETH_P_IPV6) && (void *)(inner + 1) <= c->end && same_address(inner->saddr, outer->saddr) &&
+	       same_address(inner->daddr, outer->daddr);
 }
 
 static __always_inline enum packet_kind parse_tunnel4(struct xdp_md *ctx, const struct conf *conf, struct cursor *c,
@@ -90,8 +115,12 @@ static __always_inline enum packet_kind parse_tunnel4(struct xdp_md *ctx, const 
 	length = ntohs(ip->tot_len);
 	/* After options, or in a later fragment, no UDP header is here. */
 	left = ip->ihl == 5 && !(ip->frag_off & htons(IP_OFFSET)) && length > sizeof(*ip) ? length - sizeof(*ip) : 0;
-	if (!carries_tunnel(&after, ip->protocol, left))
-		return KIND_FLOW;
+	if (!carries_tunnel(&after, ip->protocol, left)) {
+		if (!is_udp_to(conf->echo_port, &after, ip->protocol, left))
+			return KIND_FLOW;
+		pkt->family = 4;
+		return KIND_ECHO;
+	}
 	hop = ntohs(ip->id);
 	if (ip->version != 4 || !left || ip->frag_off != htons(IP_DF) || !hop || hop > CHAIN + 1 ||
 	    !in_frame(ctx, &start, length, pkt) || ip->saddr == ip->daddr || !is_node_address4(ip->saddr))
@@ -101,6 +130,10 @@ static __always_inline enum packet_kind parse_tunnel4(struct xdp_md *ctx, const 
 	pkt->prev = (u16)ntohl(ip->saddr);
 	*type = inner_type(&after, ip->protocol, left, pkt);
 	*c = after;
+	if (has_ends_of4(ip, c, *type, pkt)) {
+		pkt->family = 4;
+		return KIND_ECHO;
+	}
 	return *type ? KIND_FLOW : KIND_FOREIGN_TUNNEL;
 }
 
@@ -115,8 +148,12 @@ static __always_inline enum packet_kind parse_tunnel6(struct xdp_md *ctx, const 
 	if (!ip || !same_address(ip->daddr, conf->address6) || !(conf->flags & CONF_OUTER_6))
 		return KIND_FLOW;
 	length = ntohs(ip->payload_len);
-	if (!carries_tunnel(&after, ip->nexthdr, length))
-		return KIND_FLOW;
+	if (!carries_tunnel(&after, ip->nexthdr, length)) {
+		if (!is_udp_to(conf->echo_port, &after, ip->nexthdr, length))
+			return KIND_FLOW;
+		pkt->family = 6;
+		return KIND_ECHO;
+	}
 	hop = ip->flow_lbl[2] & 0xf;
 	if (ip->version != 6 || !hop || hop > CHAIN + 1 || !length ||
 	    !in_frame(ctx, &start, sizeof(*ip) + length, pkt) || same_address(ip->saddr, ip->daddr))
@@ -130,6 +167,10 @@ static __always_inline enum packet_kind parse_tunnel6(struct xdp_md *ctx, const 
 	pkt->prev_family = 6;
 	*type = inner_type(&after, ip->nexthdr, length, pkt);
 	*c = after;
+	if (has_ends_of6(ip, c, *type)) {
+		pkt->family = 6;
+		return KIND_ECHO;
+	}
 	return *type ? KIND_FLOW : KIND_FOREIGN_TUNNEL;
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "decap.h"
+#include "echo.h"
 #include "flow.h"
 #include "forward.h"
 #include "lb.h"
@@ -26,8 +27,11 @@ static __always_inline int pass(enum counter event)
 	return XDP_PASS;
 }
 
+/* A tunnel without a packet for a service may hold an echo question. */
 static __always_inline int pass_no_service(const struct packet *pkt)
 {
+	if (pkt->plain && pkt->outer)
+		return NOT_PLAIN;
 	return pass(pkt->outer ? PASS_FOREIGN_TUNNEL : PASS_NO_SERVICE);
 }
 
@@ -139,6 +143,18 @@ static __always_inline int handle_flow(struct xdp_md *ctx, const struct conf *co
 		return pass_no_service(pkt);
 	}
 	return handle_service(ctx, conf, uplink, &service, pkt, s);
+}
+
+static __always_inline int handle_echo(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
+				       const struct packet *pkt)
+{
+	struct stats *s = stats_of(0);
+
+	if (!reply_echo(ctx, conf, uplink, pkt))
+		return pass_no_service(pkt);
+	if (s)
+		count(s, REPLY_ECHO);
+	return hairpin(ctx, uplink);
 }
 
 static __always_inline enum counter drop_reason(enum packet_kind kind)

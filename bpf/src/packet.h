@@ -8,6 +8,7 @@
 enum packet_kind {
 	KIND_NO_SERVICE,     /* surely not for a service */
 	KIND_FOREIGN_TUNNEL, /* a tunnel to this node, but not one of the cluster's */
+	KIND_ECHO,           /* to this node's own address, and perhaps an echo question: see echo.h */
 	KIND_FLOW,           /* has a flow, or is a fragment of one: look up its service */
 	KIND_MALFORMED,      /* to an address that may be a VIP, with lengths that contradict each other */
 	KIND_IPV6_HEADERS,   /* likewise, with IPv6 extension headers that are unknown, or too many */

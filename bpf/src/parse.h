@@ -13,20 +13,24 @@
 #include "packet.h"
 #include "verifier.h"
 
-static __always_inline enum packet_kind parse_any(struct xdp_md *ctx, struct cursor *c, const struct conf *conf,
-						  __be16 type, struct packet *pkt)
+/* The tags and the tunnel around a packet, whose type is then `type`. */
+static __always_inline enum packet_kind parse_outer(struct xdp_md *ctx, struct cursor *c, const struct conf *conf,
+						    __be16 *type, struct packet *pkt)
 {
-	enum packet_kind kind;
-
-	if (is_vlan(type)) {
-		type = skip_vlan_tags(c, type, pkt);
-		FORGET(conf, type);
+	if (is_vlan(*type)) {
+		*type = skip_vlan_tags(c, *type, pkt);
+		FORGET(conf, *type);
 		FORGET(conf, pkt->l2);
 		forget_offset(ctx, c);
 	}
-	kind = parse_tunnel(ctx, conf, c, &type, pkt);
-	if (kind != KIND_FLOW)
-		return kind;
+	return parse_tunnel(ctx, conf, c, type, pkt);
+}
+
+static __always_inline enum packet_kind parse_inner(struct xdp_md *ctx, struct cursor *c, const struct conf *conf,
+						    __be16 type, struct packet *pkt)
+{
+	enum packet_kind kind;
+
 	if (pkt->outer) {
 		forget_packet(conf, pkt);
 		FORGET(conf, type);

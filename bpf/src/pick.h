@@ -19,7 +19,8 @@
  *     is known to be tried: it goes to place 0. It never goes back to the sender, nor to this node itself.
  *  5. No node is left to try: the kernel answers. But if the row has just changed, the packet is dropped, and TCP sends
  *     it again when the tables agree. If a node of the chain fell silent a short time ago, it may come back with the
- *     connection: a packet that opens a flow goes to the kernel, any other is dropped.
+ *     connection: a packet that opens a flow goes to the kernel, any other is dropped. The same holds if it is silent
+ *     only for other nodes (doubted): these may have led the packet past it.
  *  6. Forwarded more than CHAIN times, it went in a circle between tables that disagree, so it is dropped.
  *
  * If 4 trusted the hop alone and 6 let the kernel answer, a node that joins while another drains would reset
@@ -79,7 +80,7 @@ static __always_inline u32 place_among_live(const struct conf *conf, const struc
 	return place == ABSENT && live ? ABSENT : live;
 }
 
-/* Whether a node of the chain fell silent so recently that what may be its connection is dropped, not reset. */
+/* Whether a node of the chain fell silent, here or elsewhere, so recently that its packets are dropped, not reset. */
 static __always_inline bool is_silent_node_awaited(const struct conf *conf, const struct row *row)
 {
 	struct node *node;

@@ -13,6 +13,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -25,10 +26,13 @@ from bench import figures, testrun
 from bench.xdp_case import (
     CASES,
     CLIENTS,
+    CLUSTER,
+    ECHO_PORT,
     MEASURED,
     OURS,
     OWNER,
     SELF,
+    SELF6,
     SERVICES,
     SOCKETS,
     SUBJECTS,
@@ -45,6 +49,7 @@ from bpf.compiler.source import KERNEL_HEADERS, source
 from bpf.kernel import bpf_map
 from bpf.layout.conf import NodeConf
 from bpf.layout.counter import Counter
+from bpf.layout.echo import EchoState
 from bpf.layout.limits import CHAIN
 from bpf.layout.node import NodeEntry
 from bpf.layout.service import Protocol, ServiceEntry, ServiceKey
@@ -75,8 +80,10 @@ def tables() -> Maps:
 
 def fill(made: Maps) -> None:
     """Fill the maps of node 1 of 16 as xdp_case.py describes it, by the agent's own table builder."""
-    made.conf.write(NodeConf(1, 11, KEY, address=IPv4Address(SELF), address6=IPv6Address("2001:db8::b")))
-    made.node_prefixes.write([ip_network("10.0.0.0/24")])
+    ends = {"address": IPv4Address(SELF), "address6": IPv6Address(SELF6)}
+    made.conf.write(NodeConf(1, 11, KEY, cluster=CLUSTER, echo_port=ECHO_PORT, **ends))
+    made.echo_state.write(EchoState(time.monotonic_ns(), boot=1, ready=True))
+    made.node_prefixes.write([ip_network("10.0.0.0/24"), ip_network("2001:db8::/64")])
     for index in range(1, NODES + 1):
         node = NodeEntry(IPv4Address(f"10.0.0.{10 + index}"), 10 + index, bytes([2, 0, 0, 0, 0, index]))
         made.nodes.write(index, node)

@@ -14,6 +14,7 @@ from support import packets
 from support.packets import ACK, HERE, ROUTER, SYN
 
 from bpf.layout.counter import Counter
+from bpf.layout.echo import EchoKind, EchoMessage
 from bpf.layout.service import Forward
 
 VIP: Final = "10.99.0.1"
@@ -25,6 +26,8 @@ CLIENTS6: Final = "2001:db8:64::a40:0"
 """The same for IPv6: the last word is that of CLIENTS."""
 SELF, PREVIOUS = "10.0.0.11", "10.0.0.12"
 """The addresses of this node and of a node that forwards to it."""
+SELF6, PREVIOUS6 = "2001:db8::b", "2001:db8::c"
+CLUSTER, ECHO_PORT = 4242, 4742
 SOCKETS: Final = 10_000
 PASS, TX = 2, 3
 MARKED: Final = packets.marker(1, 11)[:4]
@@ -67,6 +70,8 @@ MEASURED: Final = ("floor", "loads", *OURS)
 """The subjects inside the wrapper, whose cost is subtracted."""
 HEAD: Final = 3
 """16-byte words that are restored where an outer header was removed; elsewhere 1 (the MACs)."""
+WHOLE: Final = 8
+"""The same for an echo, which is rewritten to its end."""
 
 
 @dataclass(frozen=True)
@@ -137,18 +142,37 @@ def _tunnelled(service: Service, gue: bool) -> bytes:
     return _frame(packets.ipv4(inner, src=PREVIOUS, dst=SELF, protocol=protocol, ident=1))
 
 
+def _own(payload: bytes, protocol: int) -> bytes:
+    """Return a packet to the node itself, from another node."""
+    return _frame(_ip(payload, protocol, PREVIOUS, SELF))
+
+
+def _own_udp(payload: bytes, port: int) -> bytes:
+    return _own(packets.udp(payload, src=PREVIOUS, dst=SELF, sport=40000, dport=port), packets.UDP)
+
+
+def _echo6() -> bytes:
+    ends = {"src": PREVIOUS6, "dst": SELF6}
+    datagram = packets.udp(QUESTION, sport=40000, dport=ECHO_PORT, **ends)
+    return _frame(packets.ipv6(datagram, protocol=packets.UDP, **ends), ethertype=packets.IPV6)
+
+
+QUESTION: Final = EchoMessage(EchoKind.QUESTION, CLUSTER, nonce=1).pack()
+
 FORWARDS: Final = (TX, Counter.FORWARD_FIRST)
 DELIVERIES: Final = (PASS, Counter.DELIVER_SOCKET, OWNER)
 
 GUE_FORWARD: Final = "gue forward, ingress outside the chain"
 BARE: Final = "wrapper, subtracted"
 BARE_HEAD: Final = "wrapper that writes 48 bytes back"
+BARE_WHOLE: Final = "wrapper that writes 128 bytes back"
 SHIFT: Final = "wrapper with two moves of the head"
 
 CASES: Final = (
     Case(figures.EMPTY, _tcp(OUTSIDE, ACK), PASS, flows=(1,), subject="empty"),
     Case(BARE, _tcp(OUTSIDE, ACK), TX, flows=(1,), subject="bare"),
     Case(BARE_HEAD, _tcp(OUTSIDE, ACK), TX, flows=(1,), subject="bare", restore=HEAD),
+    Case(BARE_WHOLE, _tcp(OUTSIDE, ACK), TX, flows=(1,), subject="bare", restore=WHOLE),
     Case(SHIFT, _tcp(OUTSIDE, ACK), TX, flows=(1,), subject="shift", grows=20),
     Case(figures.FLOOR, _tcp(OUTSIDE, ACK), TX, subject="floor", source=MARKED),
     Case(figures.LOADS, _tcp(OUTSIDE, ACK), TX, subject="loads", source=MARKED),
@@ -175,13 +199,20 @@ CASES: Final = (
     Case(target.NOT_A_VIP, _tcp(OUTSIDE, ACK, dst=ELSEWHERE), PASS, Counter.PASS_NO_SERVICE),
     Case("pass, not a VIP, any address", _tcp(OUTSIDE, ACK), PASS, Counter.PASS_NO_SERVICE, client_at=30,
          client="172.16.0.0"),
+    Case("pass, ICMP to the node", _own(packets.icmp(bytes(56), kind=8), packets.ICMP), PASS, Counter.PASS_NO_SERVICE,
+         client=PREVIOUS, flows=(1,)),
+    Case("pass, UDP to the node", _own_udp(bytes(64), 53), PASS, Counter.PASS_NO_SERVICE, client=PREVIOUS, flows=(1,)),
+    Case("reply, echo", _own_udp(QUESTION, ECHO_PORT), TX, Counter.REPLY_ECHO, client=PREVIOUS, flows=(1,),
+         restore=WHOLE, source=HERE_),
+    Case("reply, echo over IPv6", _echo6(), TX, Counter.REPLY_ECHO, client_at=34, client="0.0.0.12", flows=(1,),
+         restore=WHOLE, source=HERE_),
 )  # fmt: skip
 
 
 def wrapper_of(case: Case) -> dict[str, float]:
     """Return the wrapper runs that a case contains, by weight: to move the head back is half of SHIFT."""
     if not case.grows:
-        return {BARE: 1.0}
+        return {BARE_WHOLE if case.restore == WHOLE else BARE: 1.0}
     return {BARE: 0.5, SHIFT: 0.5} if case.restore == 1 else {BARE: -0.5, SHIFT: 0.5, BARE_HEAD: 1.0}
 
 

@@ -46,5 +46,6 @@ enum { false, true };
 #define ntohs(x) htons(x)
 #define htonl(x) ((__be32)__builtin_bswap32(x))
 #define ntohl(x) htonl(x)
+#define cpu_to_be64(x) ((__be64)__builtin_bswap64(x))
 
 #endif
