@@ -11,6 +11,7 @@ import json
 from typing import Any, Final
 
 U32: Final = (1 << 32) - 1
+U64: Final = (1 << 64) - 1
 MONOTONIC_S: Final = 1e10
 """More than CLOCK_MONOTONIC ever shows: 300 years."""
 WALL_S: Final = 253_402_300_799.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 
-from agent.address import tag_of
+from agent.address import Address, endpoint, tag_of
 
 
 class State(StrEnum):
@@ -37,29 +37,43 @@ class Share:
     effective: int
     state: State
     announced: bool = True
-    """Whether the member announces the service's VIP to the routers, according to its own identity."""
+    """Whether the member announces the service's VIP to the routers, as it says itself."""
+
+
+def without_new_flows(share: Share) -> Share:
+    """Return a share of a node that takes no new flows, and still owns those it has."""
+    return share if share.state is State.LEFT else Share(share.weight, 0, State.DRAINING, share.announced)
+
+
+def service_key(vip: Address, protocol: str, port: int) -> str:
+    """Return the name of a service that is the same on every node: `192.0.2.10:443/tcp`; port 0 is any port."""
+    return f"{endpoint(vip, port or 'any')}/{protocol}"
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A node in this node's view. The keys of `shares` are the 28-bit service ids of its identity."""
+    """A node in this node's view: what it says of itself, and whether it answers."""
 
     address: IPv4Address
-    epoch: int
-    """The epoch that it prefers."""
-    shares: Mapping[int, Share]
+    epochs: tuple[int, ...]
+    """The epochs that it supports, the preferred one first."""
+    shares: Mapping[str, Share]
+    """By service (`service_key`)."""
     lost: bool
+    """It is silent for so long that it owns no row; its later places stay."""
     since: float
     """CLOCK_MONOTONIC seconds of the last change between present and lost."""
     why: str
     address6: IPv6Address | None = None
     """Its end of tunnels over IPv6; None if its identity has none."""
+    boot: int = 0
+    """The boot that it said this in: with another one its connections are gone."""
     version: int = 0
-    """The version of its identity: the higher is the newer."""
-    epochs: tuple[int, ...] = ()
-    """The epochs that it supports in addition to `epoch`."""
+    """The version of what it says of itself: within a boot of its agent the higher is the newer."""
+    silent_since: float | None = None
+    """CLOCK_MONOTONIC seconds since when its data path does not answer; None while it does."""
     changed: float = 0.0
-    """CLOCK_MONOTONIC seconds of the last change of its own identity since it appeared; 0 for none."""
+    """CLOCK_MONOTONIC seconds of the last change of what it says since it appeared; 0 for none."""
     change: str = ""
     """What changed then."""
 
@@ -69,9 +83,14 @@ class Member:
         return tag_of(self.address)
 
     @property
+    def epoch(self) -> int:
+        """The epoch that it prefers."""
+        return self.epochs[0]
+
+    @property
     def supports(self) -> frozenset[int]:
         """All epochs whose rows it can use."""
-        return frozenset((self.epoch, *self.epochs))
+        return frozenset(self.epochs)
 
     @property
     def state(self) -> State:
@@ -81,12 +100,39 @@ class Member:
         states = {share.state for share in self.shares.values()}
         return next((state for state in (State.UP, State.DRAINING) if state in states), State.LEFT)
 
-    def share(self, service_id: int) -> Share | None:
+    def share(self, service: str) -> Share | None:
         """Return the member's share of a service, `lost` if the member is; None if it left or never served it."""
-        share = self.shares.get(service_id)
+        share = self.shares.get(service)
         if share is None or share.state is State.LEFT:
             return None
         return Share(share.weight, 0, State.LOST, share.announced) if self.lost else share
+
+
+class LocalSocket(StrEnum):
+    """What a node's kernel has for the packets of a flow."""
+
+    NONE = "none"
+    CONNECTION = "connection"
+    """In any state from SYN-RECV on; UDP: connected to this very client."""
+    TIME_WAIT = "time-wait"
+    LISTENER = "listener"
+    """Of TCP, or a UDP socket that is not connected."""
+    UNKNOWN = "unknown"
+    """The kernel could not be asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """One flow, as its client addresses it. `protocol`: tcp or udp."""
+
+    protocol: str
+    client: Address
+    client_port: int
+    vip: Address
+    vip_port: int
+
+    def __str__(self) -> str:
+        return f"{self.protocol} {endpoint(self.client, self.client_port)} {endpoint(self.vip, self.vip_port)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="number of generated packets on which the oracle and the program are compared",
     )
     parser.addoption(
+        "--story-seeds",
+        type=int,
+        default=0,
+        metavar="N",
+        help="for how many seeds and sizes the cluster's stories are played with lost datagrams",
+    )
+    parser.addoption(
         "--bfd-rounds",
         type=int,
         default=1,

@@ -4,7 +4,7 @@ CLOCK_MONOTONIC seconds.
 
 Routers damp a flapping prefix for minutes (RFC 2439), and every change moves flows between nodes: a VIP that stays
 withdrawn for a while is better than one that flaps. Each fault in a row doubles the time. Only the next
-announcement waits; a withdrawal never does. Damping of other nodes is membership/flap_damping.py's.
+announcement waits; a withdrawal never does.
 """
 
 from __future__ import annotations

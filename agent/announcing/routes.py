@@ -6,15 +6,14 @@ Owns the VIPs' routes; the identity is membership/identity.py's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
 from agent.address import Address
 from agent.config.schema import Config
-from agent.membership.identity import fallback_shares, identity_route, own_identity
-from agent.membership.identity_version import Version
-from agent.model import Method, Share
+from agent.membership.identity import identity_route
+from agent.model import Method
 from bgp.route import MAX_PREPEND, Community, Route
 
 PREPEND = 3
@@ -29,29 +28,24 @@ GRACEFUL_SHUTDOWN: Community = (65535, 0)
 def desired_routes(
     config: Config,
     address: IPv4Address,
-    epochs: Sequence[int],
-    shares: Mapping[int, Share],
+    address6: IPv6Address | None,
+    next_hop6: IPv6Address | None,
+    start: int,
     vips: Mapping[Address, Method | None],
-    address6: IPv6Address | None = None,
-    version: Version | None = None,
-    next_hop6: IPv6Address | None = None,
 ) -> tuple[list[Route], list[Route]]:
     """Return (the routes to announce, the fallback for when this agent falls silent). `vips` has each VIP's drain
     method; `next_hop6` is the next hop of IPv6 VIPs.
 
-    The fallback is the identity alone, draining: a dead agent draws no new flows, and still owns those it has. Its
-    version lies above the live one and below that of the agent's next change.
+    The fallback is the identity alone, which says that no VIP is announced: a node without an agent stays a member,
+    since its data path answers for itself.
     """
-    live = own_identity(config, address, epochs, shares, address6)
-    silent = own_identity(config, address, epochs, fallback_shares(shares), address6)
-    if version is not None:
-        live, silent = replace(live, version=version.number), replace(silent, version=version.fallback)
     own = [
         with_drain_attributes(route, method)
         for vip, method in vips.items()
         if (route := vip_route(config, vip, address, next_hop6))
     ]
-    return [identity_route(config, live), *own], [identity_route(config, silent)]
+    identities = [identity_route(config, address, address6, start, announces) for announces in (bool(own), False)]
+    return [identities[0], *own], [identities[1]]
 
 
 def vip_route(config: Config, vip: Address, address: IPv4Address, address6: IPv6Address | None) -> Route | None:

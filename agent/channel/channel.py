@@ -119,12 +119,18 @@ class Channel:
 
         Raises ValueError if the kind is no notice's, or the payload is longer than `MAX_PAYLOAD`.
         """
-        if not FIRST_NOTICE <= kind <= LAST_NOTICE or len(payload) > MAX_PAYLOAD:
-            raise ValueError(f"notice of kind {kind} with {len(payload)} bytes")
+        _check_notice(kind, payload)
         for peer in self._peers.values():
-            if peer.handshake.established and self._verifier.authenticator:
-                peer.notices_sent += 1
-                self._send(peer, self._sealed(peer, kind, sequence=peer.notices_sent, payload=payload))
+            self._notify(peer, kind, payload)
+
+    def tell_one(self, address: IPv4Address, kind: int, payload: bytes, now: float) -> bool:
+        """Send a notice, once, to one node; it may be lost. Return whether there is a session to send it in.
+
+        Raises ValueError as `tell` does.
+        """
+        _check_notice(kind, payload)
+        peer = self._peers.get(int(address))
+        return peer is not None and self._notify(peer, kind, payload)
 
     def receive(self, data: bytes, source: IPv4Address, now: float) -> list[Event]:
         """Take a datagram and return what follows from it."""
@@ -242,6 +248,13 @@ class Channel:
 
     # Sending
 
+    def _notify(self, peer: Peer, kind: int, payload: bytes) -> bool:
+        if not peer.handshake.established or not self._verifier.authenticator:
+            return False
+        peer.notices_sent += 1
+        self._send(peer, self._sealed(peer, kind, sequence=peer.notices_sent, payload=payload))
+        return True
+
     def _send(self, peer: Peer, datagram: bytes) -> None:
         """Send a datagram with the next step, whether or not the window is open."""
         if len(self._pending) < MAX_PENDING:
@@ -266,3 +279,8 @@ class Channel:
 
     def _nonce(self) -> int:
         return self._rng.getrandbits(64) or 1
+
+
+def _check_notice(kind: int, payload: bytes) -> None:
+    if not FIRST_NOTICE <= kind <= LAST_NOTICE or len(payload) > MAX_PAYLOAD:
+        raise ValueError(f"notice of kind {kind} with {len(payload)} bytes")

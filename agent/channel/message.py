@@ -34,6 +34,7 @@
     3 STATE      which state           which part, of parts   the part's share of the state (state.py)
     4 ACK        of the acknowledged   of the acknowledged    none; with sequence 0 it only shows the nonces
     16 SUSPECTS  which notice          0, 0                   addresses of nodes that may be dead (pack_addresses)
+    17 TRACE_REQUEST, 18 TRACE_REPLY   which notice, 0, 0     one step of a packet's walk (trace.py)
 
 Kinds from 16 on are notices: small, unacknowledged. A receiver skips the kinds that it does not know.
 
@@ -68,6 +69,8 @@ class Kind(enum.IntEnum):
     STATE = 3
     ACK = 4
     SUSPECTS = 16
+    TRACE_REQUEST = 17
+    TRACE_REPLY = 18
 
 
 FIRST_NOTICE = 16

@@ -16,6 +16,8 @@ from bgp.printable import escaped
 
 Response = dict[str, Any]
 
+MAX_ADDRESSES = 5
+"""In one line: a cluster may have 1,000 nodes."""
 _COLORS = {"up": "green", "draining": "yellow", "lost": "red", "left": "dim", "down": "red", "unknown": "yellow"}
 
 
@@ -71,6 +73,7 @@ def print_status(response: Response) -> None:
     console.print(vips, "")
     console.print(_services(response["services"]), "")
     console.print(_members(response["members"]))
+    _print_agreement(console, response["membership"])
     for problem in response["problems"]:
         console.print(f"[red]{problem}[/]")
 
@@ -125,7 +128,7 @@ def _services(services: list[dict[str, Any]]) -> Table:
 
 
 def _members(members: list[dict[str, Any]]) -> Table:
-    table = _table("member", "tag", "state", "weights", "since", "epoch", "version", "last change")
+    table = _table("member", "tag", "state", "weights", "since", "epoch", "version", "echo", "last change")
     for m in members:
         address = m["address"]
         if not m["reachable"] and m["state"] != "lost":
@@ -135,8 +138,49 @@ def _members(members: list[dict[str, Any]]) -> Table:
         epoch = "same" if m["has_new_epoch"] else "[yellow]previous only[/]"
         if not m["same_epoch"]:
             epoch = f"[red]{m['epoch']:#x}: different table; its configuration or version differs[/]"
-        table.add_row(address, str(m["tag"]), _state(m["state"]), weights, since, epoch, str(m["version"]), m["why"])
+        table.add_row(
+            address, str(m["tag"]), _state(m["state"]), weights, since, epoch, str(m["version"]), _echo(m), m["why"]
+        )
     return table
+
+
+def _echo(member: dict[str, Any]) -> str:
+    """Return the round trip time by each way, what is lost, and whether the agent lives."""
+    if member["echo"] is None:
+        return "this node"
+    if member["silent_s"] is not None:
+        return f"[red]silent for {age(member['silent_s'])}[/]"
+    found = [] if member["echo"]["agent_lives"] else ["[red]its agent does not run[/]"]
+    for way, stats in member["echo"]["ways"].items():
+        lost = f", [red]{stats['unanswered']} of {stats['asked']} lost[/]" if stats["unanswered"] else ""
+        found.append(f"{way} {'-' if stats['rtt_ms'] is None else stats['rtt_ms']} ms{lost}")
+    return "; ".join(found)
+
+
+def _print_agreement(console: Console, membership: dict[str, Any]) -> None:
+    """Print whether all nodes agree, and which node some hear and others do not."""
+    since = format_time(membership["since"]) if membership["since"] else ""
+    if membership["isolated"]:
+        console.print("[red]no other node answers this one: it keeps its tables, and takes no new connections[/]")
+    if membership["agree"] and membership["nodes"] > 1:
+        console.print(f"all {membership['nodes']} nodes agree since {since}")
+    for one in membership["differing"]:
+        console.print(f"[yellow]{one['address']} differs from this node in its {one['in']} since {since}[/]")
+    for one in membership["unheard"]:
+        deaf, others = one["by"], one["heard_by"]
+        if others:  # else it is silent for all: its own row shows it
+            line = f"{_some(deaf)} {_do(deaf)} not hear {one['address']}; {_some(others)} {_do(others)}"
+            console.print(f"[yellow]{line}[/]")
+
+
+def _some(addresses: list[str]) -> str:
+    """Return the first of many addresses, and how many more there are."""
+    shown, more = addresses[:MAX_ADDRESSES], len(addresses) - MAX_ADDRESSES
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+
+
+def _do(addresses: list[str]) -> str:
+    return "does" if len(addresses) == 1 else "do"
 
 
 @_printer

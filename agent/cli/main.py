@@ -35,7 +35,7 @@ from topology.errors import LabError
 COMMANDS = (
     # what the node does and knows
     status,  # [-o json]
-    explain,  # TUPLE
+    explain,  # TUPLE [--live [--at ADDRESS]]
     # the whole node, with its connections
     drain,  # [--force]
     undrain,

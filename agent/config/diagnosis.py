@@ -144,6 +144,8 @@ def _reason(detail: ErrorDetails) -> str:
             return "unknown key"
         case "too_short":
             return "is empty; list at least one"
+        case "too_long":
+            return f"has more than {limits['max_length']} entries"
         case "anylb":
             return str(limits["message"])
         case "ip_v4_address" | "ip_v4_network":

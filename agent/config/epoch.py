@@ -5,13 +5,12 @@ from __future__ import annotations
 
 from agent.config.schema import Config
 from agent.table.epoch import Epoch, epoch_number
-from bgp.community import service_id
 
 
 def supported_epochs(config: Config) -> tuple[Epoch, ...]:
     """Return the epochs that a node with this configuration supports: the preferred one, then the previous one."""
     table, previous = config.table, config.table.previous
-    services = [(service_id(s.vip, s.protocol, s.port_number), s.affinity, s.hash) for s in config.services]
+    services = [(s.key, s.affinity, s.hash) for s in config.services]
 
     def epoch(version: int, rows: int, chain: int, key: bytes) -> Epoch:
         return Epoch(epoch_number(version, rows, chain, key, services), version, rows, chain, key)

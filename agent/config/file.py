@@ -23,7 +23,7 @@ from bgp.printable import escaped
 from topology.yaml_source import DocumentError, SourceNode, ambiguous_numbers, compose, construct
 
 MAX_BYTES = 1 << 20
-"""Of lb.yml: 150 services with a long list of denied prefixes are a tenth of it."""
+"""Of lb.yml: 250 services with a long list of denied prefixes are an eighth of it."""
 
 
 def load(path: Path) -> Config:

@@ -20,7 +20,6 @@ from agent.config.fields import AnyNetwork, InterfaceName, Section, Switch, V4Ad
 from agent.config.members import MembersConfig
 from agent.config.service import ServiceConfig
 from agent.table.epoch import TABLE_VERSIONS
-from bgp.community import service_id
 
 
 def _one_interface(value: object) -> object:
@@ -102,7 +101,7 @@ class PreviousConfig(Section):
 
 
 class TableConfig(Section):
-    """What decides a row. It must be the same on every node; the epoch in each identity shows when it is not.
+    """What decides a row. It must be the same on every node; the epochs that each node tells show when it is not.
 
     `key_file` holds the cluster's secret as 32 hex digits, so that outsiders cannot compute which flows share a server.
     A relative path starts at lb.yml's folder. Without it the key derives from the cluster's number, which others may
@@ -124,8 +123,7 @@ class Config(Section):
 
     cluster: Annotated[int, Field(strict=True), within(1, 4_294_967_295)]
     node: NodeConfig
-    # Each costs two communities of 12 bytes in an identity that announces nothing, and a BGP message has 4096.
-    services: Annotated[tuple[ServiceConfig, ...], Field(min_length=1, max_length=150)]
+    services: Annotated[tuple[ServiceConfig, ...], Field(min_length=1, max_length=250)]  # the data path has 255 slots
     bgp: BgpConfig
     members: MembersConfig
     xdp: XdpConfig = XdpConfig()
@@ -151,8 +149,7 @@ class Config(Section):
         for i, service in enumerate(self.services):
             for key, field in (
                 (service.name, "name"),
-                # Equal ids without equal services are possible in 28 bits: one in 50,000 with 100 services.
-                (service_id(service.vip, service.protocol, service.port_number), "port"),
+                (service.key, "port"),
             ):
                 if key in seen:
                     other = f"services[{seen[key]}]"

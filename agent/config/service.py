@@ -14,6 +14,7 @@ from agent.address import Address
 from agent.config.bgp import AnnounceConfig
 from agent.config.fields import AnyAddress, PortOrAny, Section, Weight, fault, is_unicast
 from agent.config.health import ExecCheckConfig, HealthConfig, TcpCheckConfig
+from agent.model import service_key
 
 
 class ServiceConfig(Section):
@@ -53,6 +54,11 @@ class ServiceConfig(Section):
     def port_number(self) -> int:
         """The port, 0 for any."""
         return 0 if self.port == "any" else self.port
+
+    @property
+    def key(self) -> str:
+        """The name of the service that is the same on every node."""
+        return service_key(self.vip, self.protocol, self.port_number)
 
     def _check_health_port(self) -> None:
         check = self.health

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING, Any
 
-from agent.address import Address, endpoint
+from agent.address import endpoint
 from agent.errors import AgentError
 from agent.forwarding.map_writer import AFFINITIES
+from agent.model import Flow
 from bpf.reference.flow_hash import flow_hash
 from bpf.reference.pick import Arrival, Decision, NodeState, Socket, join_rows, pick
 
@@ -24,20 +25,6 @@ if TYPE_CHECKING:
 
 _END = r"(?:\[(?P<{0}6>[0-9a-f:.]+)\]|(?P<{0}>[\d.]+)):(?P<{0}_port>\d+)"
 _TUPLE = re.compile(rf"(?P<protocol>tcp|udp)[\s,]+{_END.format('client')}[\s,]+{_END.format('vip')}", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class Flow:
-    """One flow, as its client addresses it."""
-
-    protocol: str
-    client: Address
-    client_port: int
-    vip: Address
-    vip_port: int
-
-    def __str__(self) -> str:
-        return f"{self.protocol} {endpoint(self.client, self.client_port)} {endpoint(self.vip, self.vip_port)}"
 
 
 def parse(text: str) -> Flow:
@@ -85,7 +72,7 @@ def explain(node: Forwarding, text: str, now_ns: int) -> dict[str, Any]:
     Raises AgentError if the text is not a flow, no service matches, or there is no table (yet, or with xdp.mode off).
     """
     flow = parse(text)
-    service = _service(node.config, flow)
+    service = service_of(node.config, flow)
     if node.map_writer is None:
         raise AgentError("the data path is off (xdp.mode): the server that the router picks keeps the flow")
     use = node.map_writer.use
@@ -96,7 +83,7 @@ def explain(node: Forwarding, text: str, now_ns: int) -> dict[str, Any]:
     others_found = [_look_up(node.map_writer, service, epoch, flow) for epoch in others]
     tried = join_rows(chain, others_found[0][2] if others_found else None, use.alternating)
     silent = node.map_writer.nodes.silent
-    awaited = [address for address, until_ns in silent.items() if until_ns > now_ns]
+    awaited = node.map_writer.nodes.awaited(now_ns)
     udp = flow.protocol == "udp"
     states = {one: NodeState(one, tried, silent=silent, awaited=awaited) for one in node.nodes}
     return {
@@ -128,7 +115,8 @@ def _look_up(
     return number, row, map_writer.chain(service.name, epoch.number, row)
 
 
-def _service(config: Config, flow: Flow) -> ServiceConfig:
+def service_of(config: Config, flow: Flow) -> ServiceConfig:
+    """Return the service that a flow belongs to. Raises AgentError, with those that are known, if there is none."""
     same = [s for s in config.services if (s.vip, s.protocol) == (flow.vip, flow.protocol)]
     for port in (flow.vip_port, "any"):
         for service in same:

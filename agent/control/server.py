@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from agent.control import announce, backend, deny, explain
+from agent.control import announce, backend, deny, explain, explain_live
 from agent.control.http_server import HttpServer, Request, Response, Routes, json_response
 from agent.control.status import NodeState, status
 from agent.errors import AgentError, LastAnnouncerError
@@ -37,6 +37,7 @@ def _routes(agent: Agent, reload: Reload) -> Routes:
         ("GET", "/explain"): lambda request: json_response(
             explain.explain(_forwarding(agent), request.query.get("tuple", ""), time.monotonic_ns())
         ),
+        ("GET", "/explain/live"): lambda request: _explain_live(agent, request),
         ("POST", "/drain"): lambda request: _set_state(agent.operator, State.DRAINING, request),
         ("POST", "/undrain"): lambda request: _set_state(agent.operator, State.UP, request),
         ("POST", "/leave"): lambda request: _set_state(agent.operator, State.LEFT, request),
@@ -51,13 +52,13 @@ def _state(agent: Agent) -> NodeState:
     return NodeState(
         node=agent.node,
         admin_state=agent.operator.state.admin_state,
-        version=agent.version,
         epoch_switch=agent.epoch_switch,
         ready=agent.ready and agent.membership_known,
         problems=agent.plan.problems if agent.plan else (),
         generation=agent.generation,
         refused=agent.refused,
         members=agent.members(),
+        membership=agent.membership,
         shares=agent.shares(),
         health=agent.health,
         announcements=agent.announcements(),
@@ -74,6 +75,13 @@ def _forwarding(agent: Agent) -> explain.Forwarding:
         [member.address for member in agent.members()],
         agent.deny_list.prefixes,
     )
+
+
+async def _explain_live(agent: Agent, request: Request) -> Response:
+    nodes = [member.address for member in agent.members()]
+    cluster = explain_live.Walking(agent.config, agent.node.address, nodes, agent.tracer.walk)
+    query = request.query
+    return json_response(await explain_live.explain_live(cluster, query.get("tuple", ""), query.get("at", "")))
 
 
 @contextlib.asynccontextmanager

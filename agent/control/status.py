@@ -13,12 +13,13 @@ from agent.announcing import routes
 from agent.config.schema import Config
 from agent.config.service import ServiceConfig
 from agent.control.bgp_session import down_text, sessions
+from agent.control.membership_status import echo_status, membership_status
 from agent.forwarding.map_writer import key_of
 from agent.health.rise_fall import Health
-from agent.membership import identity
 from agent.model import Announcement, Member, Share, State
 from agent.node.candidates import candidates, takers
 from agent.node.forwarder import Forwarder
+from agent.node.membership import Membership
 from agent.node.plan import ThisNode
 from agent.table.epoch import EpochSwitch, incompatible_members
 from bgp.relay.client import RelayClient
@@ -30,8 +31,6 @@ class NodeState:
 
     node: ThisNode
     admin_state: State
-    version: int
-    """Of this node's identity."""
     epoch_switch: EpochSwitch | None
     ready: bool
     """This node forwards, and knows the members."""
@@ -39,6 +38,7 @@ class NodeState:
     generation: int
     refused: str | None
     members: tuple[Member, ...]
+    membership: Membership
     shares: Mapping[str, Share]
     """This node's own, by service name."""
     health: Mapping[str, Health]
@@ -71,6 +71,7 @@ def status(state: NodeState) -> dict[str, Any]:
         "vips": _vips(state),
         "services": [_service(state, service, counters) for service in state.config.services],
         "members": [_member(state, member, now) for member in state.members],
+        "membership": membership_status(state.membership),
         "bgp": _bgp(state.relay, now),
     }
 
@@ -85,7 +86,7 @@ def _node(state: NodeState) -> dict[str, Any]:
         "next_epoch": switch.next.first if switch and switch.next else None,
         "cluster": state.config.cluster,
         "state": state.admin_state,
-        "version": state.version,
+        "version": state.membership.version,
     }
 
 
@@ -130,7 +131,7 @@ def _bgp(relay: RelayClient, now: float) -> dict[str, Any]:
 def _service(state: NodeState, service: ServiceConfig, counters: dict[int, dict[str, int]]) -> dict[str, Any]:
     share, health = state.shares[service.name], state.health[service.name]
     map_writer = state.forwarder.map_writer if state.forwarder else None
-    found = candidates(identity.service_id_of(service), state.members)
+    found = candidates(service.key, state.members)
     return {
         "name": service.name,
         "vip": str(service.vip),
@@ -157,7 +158,7 @@ def _service(state: NodeState, service: ServiceConfig, counters: dict[int, dict[
 
 
 def _member(state: NodeState, member: Member, now: float) -> dict[str, Any]:
-    names = {identity.service_id_of(service): service.name for service in state.config.services}
+    names = {service.key: service.name for service in state.config.services}
     own = member.address == state.node.address
     writer = state.forwarder.map_writer if state.forwarder else None
     changed, why = max((member.since, member.why), (member.changed, member.change))
@@ -172,11 +173,14 @@ def _member(state: NodeState, member: Member, now: float) -> dict[str, Any]:
         "reachable": own
         or writer is None
         or writer.nodes.reaches([writer.nodes.target(member.address, member.address6)]),
-        "version": state.version if own else member.version,
+        "version": state.membership.version if own else member.version,
+        "boot": f"{state.membership.boot if own else member.boot:016x}",
+        "silent_s": None if member.silent_since is None else round(now - member.silent_since, 1),
+        "echo": None if own else echo_status(state.membership, member.address),
         "services": {
             name: {"state": share.state, "weight": share.weight, "effective": share.effective}
-            for number, name in names.items()
-            if (share := member.share(number))
+            for key, name in names.items()
+            if (share := member.share(key))
         },
         "since_s": round(now - changed, 1) if changed else None,
         "why": why,

@@ -149,7 +149,7 @@ async def run(
             freeze_heap()
             agent.generation, agent.refused = lifecycle.generation, lifecycle.refused
             async with control.serve(agent, lifecycle.reload):
-                await agent.run(lifecycle.ending)
+                await agent.run(lifecycle.ending, lifecycle.reload)
         except* (AgentError, BpfError, BgpError) as group:
             raise _first(group) from None
         finally:

@@ -104,6 +104,10 @@ class MapWriter:
         """Return the digest of the rows that new flows of a service use; empty before the first."""
         return self._epoch_banks.digest(service)
 
+    def digests(self) -> dict[str, str]:
+        """Return the digests of all services, by `service_key`."""
+        return {service.key: self.digest(service.name) for service in self._config.services}
+
     def chain(self, service: str, epoch: int, row: int) -> list[IPv4Address]:
         """Return the nodes of one row of an epoch's table, owner first, as they are in the kernel.
 

@@ -40,6 +40,11 @@ class NodeTable:
         self._by_target = self._index_targets()
         self._hops = {_target(entry): _hop(entry) for entry in self._entries.values() if entry.mac}
         self._silent = {entry.address: entry.drop_until_ns for entry in self._entries.values() if entry.silent}
+        self._doubted = {
+            entry.address: entry.drop_until_ns
+            for entry in self._entries.values()
+            if entry.drop_until_ns and not entry.silent
+        }
         self._written_ends: object = None
         """The ends that the entries were last written from; None after a failure."""
         self.revision = 0
@@ -54,6 +59,10 @@ class NodeTable:
     def silent(self) -> Mapping[IPv4Address, int]:
         """The silent nodes, and until when (CLOCK_MONOTONIC ns, 0: no longer) their packets are dropped, not reset."""
         return self._silent
+
+    def awaited(self, now_ns: int) -> list[IPv4Address]:
+        """Return the nodes, silent or doubted, whose packets are dropped now, not reset."""
+        return [node for node, until_ns in {**self._doubted, **self._silent}.items() if until_ns > now_ns]
 
     @property
     def own6(self) -> IPv6Address | None:
@@ -90,20 +99,23 @@ class NodeTable:
         self.revision += 1
         self._rewrite(self._by_target.get(target, ()))
 
-    def set_silent(self, silent: Mapping[IPv4Address, int]) -> None:
-        """Have the program pass over these nodes and no others, from the next packet on.
+    def set_silent(self, silent: Mapping[IPv4Address, int], doubted: Mapping[IPv4Address, int]) -> None:
+        """Have the program pass over the silent nodes and no others, from the next packet on.
 
         By address: until when (CLOCK_MONOTONIC ns, 0: no longer) what may be the node's connection is dropped, not
-        reset. A node without an entry is silent as soon as it has one; this node never is.
+        reset. That holds for doubted nodes too, which others pass over. A node without an entry is silent as soon as it
+        has one; this node never is.
         """
         self._silent = {node: until for node, until in silent.items() if node != self._own}
-        before = {entry.address for entry in self._entries.values() if entry.silent}
+        self._doubted = {node: until for node, until in doubted.items() if node not in silent and node != self._own}
+        before = {entry.address for entry in self._entries.values() if entry.silent or entry.drop_until_ns}
         # The flag tells the program to look for silent nodes; without it, it would not know its place behind them.
         flag = ConfFlag.SILENT in self._maps.conf.flags()
-        if self._silent and not flag:
+        wanted = bool(self._silent or self._doubted)
+        if wanted and not flag:
             self._maps.conf.set_flag(ConfFlag.SILENT, True)
-        self._rewrite(before | self._silent.keys())
-        if flag and not self._silent:
+        self._rewrite(before | self._silent.keys() | self._doubted.keys())
+        if flag and not wanted:
             self._maps.conf.set_flag(ConfFlag.SILENT, False)
 
     def write(
@@ -156,7 +168,7 @@ class NodeTable:
         hop = self._hops.get(target) or NextHop(None)
         return NodeEntry(
             address, tag_of(address), hop.mac, hop.on_link, end6, target == end6, hop.ifindex, hop.source, hop.vlan,
-            hop.mtu, address in self._silent, self._silent.get(address, 0),
+            hop.mtu, address in self._silent, self._silent.get(address, self._doubted.get(address, 0)),
         )  # fmt: skip
 
 

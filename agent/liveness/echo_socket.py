@@ -49,8 +49,8 @@ class EchoSocket:
     cluster)` the sources of echoes of others, `on_datagram(data, address)` what is no echo.
 
     `allow` are the node prefixes, from which alone anything is received. With `own6` the nodes are asked over IPv6, if
-    `address6_of` knows the node's address. With `answer_as_agent`, for a node without XDP, questions are answered here:
-    it returns the content of an answer.
+    `address6_of` knows the node's address. With `answer_as_agent`, for a node without XDP, questions are answered here
+    (it returns the content of an answer), and asked by plain datagrams.
     """
 
     def __init__(
@@ -137,6 +137,9 @@ class EchoSocket:
         """Send a question to a node; return whether it could be sent."""
         assert isinstance(question.address, IPv4Address)
         ends = self._endpoints(question.address)
+        if self._answer_as_agent is not None:  # it forwards nothing, so the kernel's own way is as good
+            message = EchoMessage(EchoKind.QUESTION, self._cluster, question.nonce)
+            return question.via is Via.PLAIN and self._send(ends.destination, message.pack())
         hop = self._hop_of(ends.destination)
         if hop is None or hop.mac is None or not self._sockets:
             return self._failed("no next hop" if self._sockets else "port not open")

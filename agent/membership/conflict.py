@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Identities that contradict each other: two nodes with one address or one tag, prefixes that differ. Pure.
+"""What contradicts: two nodes with one address or one tag, prefixes that differ, nodes that only some name. Pure.
 
-Owns the problems that the operator reads, with what to do; which identity is believed meanwhile is peer_table.py's. A
+Owns the problems that the operator reads, with what to do; what a member is follows from none of it (view.py). A
 contradiction becomes a problem when it lasts `MIN_DURATION_S`: routers propagate updates at their own pace, some only
 after half a minute.
 """
@@ -9,12 +9,13 @@ after half a minute.
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
 from agent.address import tag_of
 from agent.config.schema import Config
+from agent.membership.obstacle import Obstacle
 from agent.membership.received import SeenIdentity
 from agent.model import Member
 
@@ -26,13 +27,14 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What is compared. `seen`: the identities in live sessions; `members`: the view's; `own` and
-    `own_versions`: this node's address, and the versions of the identities that it announces."""
+    """What is compared. `seen`: the identities in live sessions; `members`: the view's; `own` and `own_start`: this
+    node's address, and the start in the identity that it announces; `obstacles`: those of obstacle.py."""
 
     seen: Sequence[SeenIdentity]
     members: Sequence[Member]
     own: IPv4Address
-    own_versions: Sequence[int]
+    own_start: int
+    obstacles: Sequence[Obstacle] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,8 @@ class Conflicts:
         seen, own = observed.seen, observed.own
         text = _shared_tags([*(one.address for one in seen), own, *(member.address for member in observed.members)])
         text |= _foreign_prefixes(seen, config) | _outsiders(seen, own, config)
-        text |= _duplicates(seen, own, observed.own_versions)
+        text |= _duplicates(seen, own, observed.own_start)
+        text |= {(kind, about): line for kind, about, line in observed.obstacles}
         return Conflicts(text, {key: self.since.get(key, now) for key in text}, observed)
 
     def problems(self, now: float) -> tuple[str, ...]:
@@ -104,25 +107,25 @@ def _outsiders(seen: Iterable[SeenIdentity], own: IPv4Address, config: Config) -
     }
 
 
-def _duplicates(seen: Iterable[SeenIdentity], own: IPv4Address, own_versions: Collection[int]) -> dict[Key, str]:
+def _duplicates(seen: Iterable[SeenIdentity], own: IPv4Address, own_start: int) -> dict[Key, str]:
     """Two identities under one address: those of two nodes, or an old one that some router still holds."""
-    pairs = {(int(one.address), one.version) for one in seen}
+    pairs = {(int(one.address), one.start) for one in seen}
     numbers = {number for number, _ in pairs}
     if len(numbers) == len(pairs) and int(own) not in numbers:
         return {}
     found = {}
     sources: dict[int, dict[int, SeenIdentity]] = {}
     for one in seen:
-        sources.setdefault(int(one.address), {}).setdefault(one.version, one)
-    for number, by_version in sources.items():
-        if number != int(own) and len(by_version) > 1:
-            received = " and ".join(sorted(one.source for one in by_version.values()))
+        sources.setdefault(int(one.address), {}).setdefault(one.start, one)
+    for number, by_start in sources.items():
+        if number != int(own) and len(by_start) > 1:
+            received = " and ".join(sorted(one.source for one in by_start.values()))
             found["address", str(IPv4Address(number))] = (
                 f"{IPv4Address(number)} is announced by two nodes, received from {received}: "
                 "stop one of them, or give it another address (if there is only one, a router holds an old route: "
                 "clear it there)"
             )
-    foreign = [one.source for version, one in sources.get(int(own), {}).items() if version not in own_versions]
+    foreign = [one.source for start, one in sources.get(int(own), {}).items() if start != own_start]
     if foreign:
         found["address", str(own)] = (
             f"this node's address {own} is announced by another node as well, received from {foreign[0]}: "

@@ -1,28 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The identities in the routes that BGP peers advertise: accepted ones, others, and this node's own. Pure.
+"""The identities in the routes that BGP peers advertise: who may be there. Pure.
 
-Owns what is read out of a snapshot of the relay; which of several advertisements is best is peer_table.py's.
+Owns what is read out of a snapshot of the relay. An identity makes its node a candidate, which is asked (liveness/) and
+which says itself what it serves (channel/); view.py decides what it then is. So nothing that a router repeats decides
+about a member: an identity that is withdrawn is a reason to ask its node at once, no more.
 
-A cluster of 1,000 nodes with 50 services behind two routers has 2,000 identities of 50 services each, and one of them
-changes at a time. So each route is decoded once, as long as it is received: the relay's client keeps a `Route` that has
-not changed as the same object. Equal identities of several routers are one `Advertisement`.
+A cluster of 1,000 nodes behind two routers has 2,000 identities, and one of them changes at a time. So each route is
+decoded once, as long as it is received: the relay's client keeps a `Route` that has not changed as the same object.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 from agent.address import NodeAddress
 from agent.config.schema import Config
-from agent.membership.identity import content_digest, node_prefix
-from agent.membership.peer_table import Advertisement, PeerReport
-from agent.model import Share, State
-from bgp.community import Identity, decode, problem
+from agent.membership.identity import node_prefix
+from bgp.community import decode, problem
 from bgp.relay.protocol import Peer, Snapshot
-from bgp.route import LargeCommunity, Route
+from bgp.route import Route
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +30,20 @@ class SeenIdentity:
     peer: str
     prefix: str
     address: IPv4Address
-    version: int
+    start: int
     origin: int | None
     """The AS that originated the route; None when the AS path is empty."""
     own_prefix: bool = True
     """Whether the route is for the prefix of this address in bgp.identity_prefix."""
     allowed: bool = True
     """Whether the address is in members.allow."""
+    address6: IPv6Address | None = None
+    announces: bool = False
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it makes its node a candidate."""
+        return self.own_prefix and self.allowed
 
     @property
     def source(self) -> str:
@@ -47,17 +52,31 @@ class SeenIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class Named:
+    """A node that BGP, the configuration or an earlier agent names: a candidate."""
+
+    address6: IPv6Address | None = None
+    """Its end of tunnels over IPv6."""
+    start: int = 0
+    """When its agent started, as its identity says: a new value is a reason to ask it at once."""
+    by_bgp: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Received:
     """All that the routers advertise of this cluster's nodes."""
 
-    reports: Mapping[str, PeerReport] = field(default_factory=dict)
-    """By configured peer that carries IPv4, the family of identities."""
+    named: Mapping[IPv4Address, Named] = field(default_factory=dict)
+    """The other nodes whose identities are accepted; the same object as long as none changes."""
     seen: tuple[SeenIdentity, ...] = ()
     """Every identity of this cluster that routers which are up advertise, accepted or not."""
-    reflections: tuple[tuple[int, str], ...] = ()
-    """(version, content digest) of this node's own identity as received from routers that are up."""
     unreadable: tuple[str, ...] = ()
     """The identities of this cluster that cannot be decoded, as one line each."""
+    complete: bool = False
+    """Some peer that carries identities has sent its whole table."""
+    withdrawn: frozenset[IPv4Address] = frozenset()
+    """The nodes that a session which is still up named until now, and no longer does. A session that ended says nothing
+    about them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +84,8 @@ class _RouteRead:
     """What one route of one peer contains."""
 
     route: Route
-    advertisement: Advertisement | None = None
     seen: SeenIdentity | None = None
-    reflection: tuple[int, str] | None = None
     unreadable: str | None = None
-
-
-@dataclass(slots=True)
-class _PeerRead:
-    """What one peer's routes contain, and the report made of it."""
-
-    routes: tuple[Route, ...] = ()
-    by_route: dict[int, _RouteRead] = field(default_factory=dict)
-    """By the object's id; the value keeps the object, so that no other gets the same id."""
-    advertisements: dict[IPv4Address, Advertisement] = field(default_factory=dict)
-    report: PeerReport | None = None
 
 
 class IdentityReader:
@@ -88,8 +94,10 @@ class IdentityReader:
     def __init__(self, config: Config, own: IPv4Address) -> None:
         """`own` is this node's address."""
         self._config, self._own = config, own
-        self._peers: dict[str, _PeerRead] = {}
-        self._advertisements: dict[tuple[LargeCommunity, ...], Advertisement] = {}
+        self._reads: dict[tuple[str, int], _RouteRead] = {}
+        """By peer and the route object's id; the value keeps the object, so that no other gets the same id."""
+        self._sessions: dict[str, tuple[float, frozenset[IPv4Address]]] = {}
+        """Since when each peer is up, and the nodes that it named last."""
         self._addresses: dict[int, NodeAddress] = {}
         """One object for each node, whatever of it changes."""
         self._last: tuple[Snapshot | None, bool] | None = None
@@ -101,104 +109,83 @@ class IdentityReader:
         if self._last is not None and self._last[0] is snapshot and self._last[1] == connected:
             return self._received
         self._last = snapshot, connected
-        peers = {peer.address: peer for peer in snapshot.peers} if snapshot and connected else {}
-        self._peers = {address: self._read_peer(peer) for address, peer in peers.items()}
-        reads = [(peer, one) for a, peer in peers.items() for one in self._peers[a].by_route.values()]
-        up = [one for peer, one in reads if peer.up]
+        carrying = {one.name for one in self._config.bgp.peers if "ipv4" in one.carries}
+        up = {
+            peer.address: peer
+            for peer in (snapshot.peers if snapshot and connected else ())
+            if peer.up and peer.address in carrying and "ipv4" in peer.families
+        }
+        reads = {peer: [self._read(peer, route) for route in one.routes] for peer, one in up.items()}
+        self._reads = {(peer, id(one.route)): one for peer, some in reads.items() for one in some}
+        seen = tuple(one.seen for some in reads.values() for one in some if one.seen)
+        named = self._named(seen)
         self._received = Received(
-            reports=self._reports(peers),
-            seen=tuple(one.seen for one in up if one.seen),
-            reflections=tuple(one.reflection for one in up if one.reflection),
-            unreadable=tuple(one.unreadable for _, one in reads if one.unreadable),
+            self._received.named if named == self._received.named else named,
+            seen,
+            tuple(one.unreadable for some in reads.values() for one in some if one.unreadable),
+            any(peer.eor for peer in up.values()),
+            self._withdrawn(up, reads),
         )
-        self._forget_unused(len(reads))
+        self._forget_unused(seen)
         return self._received
 
-    def _reports(self, peers: Mapping[str, Peer]) -> dict[str, PeerReport]:
-        reports = {}
-        for configured in self._config.bgp.peers:
-            if "ipv4" not in configured.carries:
-                continue
-            peer = peers.get(configured.name)
-            # A peer that did not negotiate IPv4 counts as down: that it advertises no identity means nothing.
-            up = peer is not None and peer.up and "ipv4" in peer.families
-            read = self._peers.get(configured.name)
-            advertisements = read.advertisements if read and up else {}
-            report = PeerReport(up, advertisements, peer.since if peer else 0.0, bool(peer and peer.eor))
-            if read is not None:
-                before = read.report
-                if (
-                    before is not None
-                    and before.advertisements is advertisements
-                    and (before.up, before.since, before.eor) == (report.up, report.since, report.eor)
-                ):
-                    report = before
-                read.report = report
-            reports[str(configured.address)] = report
-        return reports
+    def _named(self, seen: tuple[SeenIdentity, ...]) -> dict[IPv4Address, Named]:
+        named: dict[IPv4Address, Named] = {}
+        for one in seen:
+            if one.accepted and one.address != self._own:
+                before = named.get(one.address)
+                if before is None or before.start < one.start:
+                    named[one.address] = Named(one.address6, one.start, by_bgp=True)
+        return named
 
-    def _read_peer(self, peer: Peer) -> _PeerRead:
-        before = self._peers.get(peer.address) or _PeerRead()
-        if before.routes is peer.routes:
-            return before
-        by_route = {}
-        for route in peer.routes:
-            known = before.by_route.get(id(route))
-            by_route[id(route)] = known or self._read_route(peer.address, route)
-        accepted = {one.advertisement.address: one.advertisement for one in by_route.values() if one.advertisement}
-        return _PeerRead(peer.routes, by_route, accepted, before.report)
+    def _withdrawn(self, up: Mapping[str, Peer], reads: Mapping[str, list[_RouteRead]]) -> frozenset[IPv4Address]:
+        withdrawn: set[IPv4Address] = set()
+        sessions = {}
+        for address, peer in up.items():
+            now = frozenset(one.seen.address for one in reads[address] if one.seen and one.seen.accepted)
+            since, before = self._sessions.get(address, (peer.since, frozenset[IPv4Address]()))
+            if since == peer.since:
+                withdrawn |= before - now
+            sessions[address] = peer.since, now
+        self._sessions = sessions
+        return frozenset(withdrawn - {self._own})
 
-    def _read_route(self, peer: str, route: Route) -> _RouteRead:
-        cluster = self._config.cluster
-        identity = decode(route.large_communities, cluster)
+    def _read(self, peer: str, route: Route) -> _RouteRead:
+        known = self._reads.get((peer, id(route)))
+        if known is not None:
+            return known
+        identity = decode(route.large_communities, self._config.cluster)
         if identity is None:
-            why = problem(route.large_communities, cluster)
-            return _RouteRead(route, unreadable=f"{route.prefix}: {why}" if why else None)
-        origin = route.as_path[-1] if route.as_path else None
+            return _RouteRead(route, unreadable=self._unreadable(peer, route))
+        allow = self._config.members.allow
+        # An IPv6 address outside members.allow is dropped: the data path would not decapsulate tunnels from it either.
+        address6 = identity.address6 if any(identity.address6 in one for one in allow if identity.address6) else None
         seen = SeenIdentity(
             peer,
             route.prefix,
-            self._address(identity.address),
-            identity.version,
-            origin,
+            self._addresses.setdefault(int(identity.address), NodeAddress(identity.address)),
+            identity.start,
+            route.as_path[-1] if route.as_path else None,
             own_prefix=route.prefix == node_prefix(self._config, identity.address),
-            allowed=any(identity.address in network for network in self._config.members.allow),
+            allowed=any(identity.address in network for network in allow),
+            address6=address6,
+            announces=identity.announces,
         )
-        if identity.address == self._own:
-            return _RouteRead(route, seen=seen, reflection=(identity.version, content_digest(identity)))
-        accepted = self._advertisement(route, identity) if seen.own_prefix and seen.allowed else None
-        return _RouteRead(route, accepted, seen)
+        return _RouteRead(route, seen)
 
-    def _advertisement(self, route: Route, identity: Identity) -> Advertisement:
-        known = self._advertisements.get(route.large_communities)
-        if known is not None:
-            return known
-        shares = {
-            number: _share(service.nominal, service.effective, service.state, service.announced)
-            for number, service in identity.services.items()
-        }
-        # An IPv6 address outside members.allow is dropped: the data path would not decapsulate tunnels from it either.
-        address6 = identity.address6
-        if address6 and not any(address6 in network for network in self._config.members.allow):
-            address6 = None
-        address = self._address(identity.address)
-        made = Advertisement(address, identity.epoch, shares, address6, identity.version, identity.epochs)
-        return self._advertisements.setdefault(route.large_communities, made)
+    def _unreadable(self, peer: str, route: Route) -> str | None:
+        why = problem(route.large_communities, self._config.cluster)
+        if why:
+            return f"{route.prefix}: {why}"
+        stripped = not route.large_communities and not route.ipv6
+        if stripped and IPv4Network(route.prefix).subnet_of(self._config.bgp.identity_prefix):
+            return (
+                f"{route.prefix}, received from {peer}, has no large communities: a router on its way strips them, so "
+                "its node is not known here; have the routers send large communities (RFC 8092)"
+            )
+        return None
 
-    def _address(self, address: IPv4Address) -> NodeAddress:
-        return self._addresses.setdefault(int(address), NodeAddress(address))
-
-    def _forget_unused(self, routes: int) -> None:
-        """Bound what is kept of identities that no router advertises any more."""
-        if len(self._advertisements) > 2 * routes + 64:
-            used = {one.route.large_communities for peer in self._peers.values() for one in peer.by_route.values()}
-            self._advertisements = {key: one for key, one in self._advertisements.items() if key in used}
-            seen = {int(one.address) for one in self._received.seen}
-            self._addresses = {number: one for number, one in self._addresses.items() if number in seen}
-
-
-@lru_cache(4096)
-def _share(weight: int, effective: int, state: str, announced: bool) -> Share:
-    """Return the same object for equal shares: of 1,000 members with 50 services most are equal, and the garbage
-    collector visits every object."""
-    return Share(weight, effective, State(state), announced)
+    def _forget_unused(self, seen: tuple[SeenIdentity, ...]) -> None:
+        if len(self._addresses) > 2 * len(seen) + 64:
+            used = {int(one.address) for one in seen}
+            self._addresses = {number: one for number, one in self._addresses.items() if number in used}

@@ -1,258 +1,248 @@
 # SPDX-License-Identifier: Apache-2.0
 """What this node believes of all other nodes: the view. Pure; `now` is CLOCK_MONOTONIC seconds.
 
-Owns what follows from the peers' advertisements (peer_table.py) and from their absence. The rules:
+A node is believed about itself, and about nothing else. BGP or the configuration names it (received.py), its data path
+answers (liveness/), its agent says what it serves (channel/). The rules:
 
-1. The first table waits for an End-of-RIB of any peer, for `END_OF_RIB_TIMEOUT_S` at most.
-2. A member whose identity is withdrawn is `lost`, not gone: never at place 0, but kept in the chain for `LOST_KEPT_S`,
-   because a session reset or an upgrade of ExaBGP leaves the member's connections alive.
-3. Only an explicit `left` removes a member at once.
-4. When more than a third of the nodes vanish within `MASS_LOSS_WINDOW_S` the fault is likely the router's: they keep
-   their place for `REPLY_WAIT_S` while each is probed directly, and for as long as they reply. A reply counts only
-   under the version in the view: a member whose identity has changed may no longer want new flows.
-5. A member known only from a disconnected router is probed too, once another router had `REFRESH_S` to advertise it.
-6. A member that flaps is damped (flap_damping.py): `lost` while it is present.
-7. The members that an earlier run of this agent saved stay until the peers had `REFRESH_S` to advertise them.
+1. A candidate becomes a member when its data path answers and its agent has said, in the same boot, what it serves.
+   Who never answered takes no place, whatever routers say.
+2. A member that is silent is passed over by packets from the next one on; that is a flag of its node entry, and no row
+   changes (`silent_since`).
+3. After `OWNS_S` of silence it is `lost`: it owns no row, but keeps its later places, for `FORGET_S`. It owns on while
+   a member that this node hears still hears it (`unheard`): where the fault is one path, tables stay equal.
+4. A member whose agent is silent (its heartbeat stands still), or whose data path is not ready, gets no new flows. Its
+   places stay: the data path lives on without the agent.
+5. Another boot than that of its word: its connections are gone, so it has no place until its agent speaks again.
+6. Only its own `left` removes a member at once. That an identity is withdrawn, or a BGP session ends, changes nothing.
+7. The first table waits until everybody who is named has answered or is silent, for `START_S` at most.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 
-from agent.membership.flap_damping import FlapDamping
-from agent.membership.peer_table import REFRESH_S, Advertisement, PeerReport, PeerTable
-from agent.model import Member, State
+from agent.channel.state import NodeState
+from agent.liveness.question import Liveness
+from agent.membership.received import Named
+from agent.model import Member, Share, State, without_new_flows
 
-LOST_KEPT_S = 600.0
-END_OF_RIB_TIMEOUT_S = 5.0
+OWNS_S = 3.0
+FORGET_S = 600.0
+START_S = 5.0
 """Less than the relay's dead-man, so that a restarted agent announces in time even when every router is down."""
-MASS_LOSS_WINDOW_S = 5.0
-REPLY_WAIT_S = 1.5
-PROBE_EVERY_S = 0.5
-"""While a member's place depends on its replies: three of them may be missed."""
-PROBE_LOST_EVERY_S = 5.0
-"""A member that did not reply is probed on, more rarely: it may only have been busy."""
 
-_RECEIVED = "identity received"
-_RETURNED = "identity received again"
-_STABLE = "identity is stable again"
-_WITHDRAWN = "identity withdrawn"
-_PROBED = "no router advertises it; probing it directly"
-_REPLIES = "no router advertises it, but it replies to probes"
-_CHANGED = "no router advertises it, and its identity has changed"
-_SILENT = "no router advertises it, and it does not reply to probes"
+_NEW = "answers, and says what it serves"
+_BACK = "answers again"
+_SILENT = "does not answer"
+_HEARD_ELSEWHERE = "does not answer this node, but others"
 
 
-@dataclass(slots=True)
-class _Probe:
-    """The probing of a member that no router advertises."""
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """All that is known of the other nodes now; what has not changed is the same object as before."""
 
-    until: float
-    """The member keeps its place until then; each reply extends it."""
-    sent_at: float = float("-inf")
+    named: Mapping[IPv4Address, Named] = field(default_factory=dict)
+    named_completely: bool = False
+    """Some router has sent all that it had."""
+    liveness: Mapping[IPv4Address, Liveness] = field(default_factory=dict)
+    states: Mapping[IPv4Address, NodeState] = field(default_factory=dict)
 
 
 class View:
-    """The other nodes as seen through all peers. Feed it with `observe` and `receive_reply`, read `members`."""
+    """The other nodes. Feed it with `observe`, read `members`."""
 
     def __init__(self, saved: Iterable[Member] = ()) -> None:
         """`saved` are the members that an earlier run of this agent saved."""
-        self._peer_table = PeerTable()
-        self._damping = FlapDamping()
         self._members: dict[IPv4Address, Member] = {member.address: member for member in saved}
-        self._unconfirmed = set(self._members)
-        """Saved members that no peer has advertised since."""
         self._started_at: float | None = None
-        self._end_of_rib = False
-        self._vanished: dict[IPv4Address, float] = {}
-        """When each member vanished that did so within `MASS_LOSS_WINDOW_S` and is not back."""
-        self._probes: dict[IPv4Address, _Probe] = {}
-        self._damped: set[IPv4Address] = set()
-        self._reports: Mapping[str, PeerReport] | None = None
-        self._next_at = float("-inf")
-        self._applied: dict[IPv4Address, Advertisement] = {}
-        """The advertisement of which each member was made last."""
-        self._sorted: tuple[Member, ...] | None = None
-        """The members by address; None if one may have changed since."""
-        self._before: tuple[Member, ...] = ()
-        self._advertised: set[IPv4Address] = set()
-        """The members that some peer advertised last time."""
+        self._heard = Heard()
+        self._inputs: dict[IPv4Address, tuple[object, ...]] = {}
+        """What each node was last judged by."""
+        self._shares: dict[int, tuple[object, Mapping[str, Share]]] = {}
+        """The shares of equal states, by the state's mapping: of 1,000 members most are equal."""
+        self._complete = False
+        self._doubted: Mapping[IPv4Address, float] = {}
+        self.members: tuple[Member, ...] = self._in_order()
+        """All members but this node itself, by address; the same object as long as none changes."""
+        self.next_at = float("inf")
+        """When time alone may change the view."""
 
-    def observe(self, reports: Mapping[str, PeerReport], now: float) -> None:
-        """Record the reports of all configured peers."""
+    def observe(self, heard: Heard, now: float) -> None:
+        """Bring the view to what is heard."""
         if self._started_at is None:
             self._started_at = now
-        if reports is self._reports and now < self._next_at:
+        if heard == self._heard and now < self.next_at:
             return
-        self._reports = reports
-        self._end_of_rib |= any(report.up and report.eor for report in reports.values())
-        self._peer_table.observe(reports, now)
-        self.advance(now)
-
-    def advance(self, now: float) -> None:
-        """Apply the passing of time: what stays unknown, lost or without a reply for too long expires."""
-        self._sorted = None
-        best = self._peer_table.best(now)
-        stale = self._peer_table.stale(now)
-        best = {address: advertisement for address, advertisement in best.items() if address not in stale}
-        damped = self._damping.damped(now, self._members.keys() | best.keys())
-        for address, advertisement in best.items():
+        self._heard = heard
+        for address in heard.named.keys() | self._members.keys():
+            inputs = heard.named.get(address), heard.states.get(address), heard.liveness.get(address)
             before = self._members.get(address)
-            if self._is_settled(address, advertisement, damped):
-                continue
-            member = self._advertised_member(advertisement, damped.get(address), now)
-            change = _difference(before, member) if before else ""
-            if change:
-                member = replace(member, changed=now, change=change)
-            elif before is not None:
-                member = replace(member, changed=before.changed, change=before.change)
-            self._members[address] = member
-            self._applied[address] = advertisement
-            self._vanished.pop(address, None)
-            self._probes.pop(address, None)
-        self._damped = damped.keys() & best.keys()
-        self._unconfirmed -= best.keys()
-        if self._started_at is not None and now >= self._started_at + REFRESH_S:
-            self._unconfirmed.clear()
-        gone, self._advertised = self._advertised - best.keys(), set(best)
-        for address in gone & stale:
-            self._probes.setdefault(address, _Probe(now + REPLY_WAIT_S))
-        self._update_absent(self._members.keys() - best.keys() - self._unconfirmed, gone, now)
-        self._next_at = self._next_change(now)
+            if inputs != self._inputs.get(address) or (before is not None and before.silent_since is not None):
+                self._inputs[address] = inputs
+                after = self._next(address, before, *inputs, now)
+                if after is None:
+                    self._members.pop(address, None)
+                elif after != before:
+                    self._members[address] = after
+        for address in self._inputs.keys() - heard.named.keys() - self._members.keys():
+            del self._inputs[address]
+        self._doubted = self._doubted_by_others(now)
+        members = self._in_order()
+        self.members = self.members if members == self.members else members
+        self._complete = self._complete or self._is_complete(now)
+        self.next_at = self._next_change(now)
 
-    def _next_change(self, now: float) -> float:
-        """Return when time alone may change the view next; until then only another report or a reply does."""
-        if self._damped or self._probes or self._damping.active:
-            return now
-        due = [at + MASS_LOSS_WINDOW_S for at in self._vanished.values()]
-        due += [member.since + LOST_KEPT_S for member in self._members.values() if member.lost]
-        due += self._peer_table.deadlines(now)
-        if self._unconfirmed and self._started_at is not None:
-            due.append(self._started_at + REFRESH_S)
-        return min(due, default=float("inf"))
-
-    def _is_settled(self, address: IPv4Address, advertisement: Advertisement, damped: Container[IPv4Address]) -> bool:
-        """Whether a member is up by this very advertisement, and nothing else concerns it: then it stays as it is. Of
-        1,000 members this is true of all but the few that change."""
-        member = self._members.get(address)
-        return (
-            member is not None
-            and not member.lost
-            and self._applied.get(address) is advertisement
-            and not (address in damped or address in self._damped)
-            and not (address in self._probes or address in self._vanished)
-        )
-
-    def _advertised_member(self, advertisement: Advertisement, damped_for_s: float | None, now: float) -> Member:
-        """Return the member that some peer advertises."""
-        address = advertisement.address
-        before = self._members.get(address)
-        if _has_left(advertisement):
-            damped_for_s = None
-        if damped_for_s is not None:
-            since = before.since if address in self._damped and before else now
-            why = f"identity flaps; damped for about {max(10, round(damped_for_s, -1)):.0f} s more"
-        else:
-            since, why = now, _RECEIVED
-            if before is not None and not before.lost:
-                since, why = before.since, before.why
-            if address in self._damped:
-                why = _STABLE
-            elif before is not None and (before.lost or address in self._probes):
-                why = _RETURNED
-        a = advertisement
-        lost = damped_for_s is not None
-        return Member(address, a.epoch, a.shares, lost, since, why, a.address6, a.version, a.epochs)
-
-    def _update_absent(self, absent: Collection[IPv4Address], gone: Collection[IPv4Address], now: float) -> None:
-        """Update the members that no peer advertises; those in `gone` were advertised until now."""
-        for address in absent:
-            member = self._members[address]
-            expired = member.lost and address not in gone and now - member.since >= LOST_KEPT_S
-            if expired or _has_left(member):
-                del self._members[address]
-                self._applied.pop(address, None)
-                self._probes.pop(address, None)
-        kept = sorted(self._members.keys() & absent)
-        fresh = [a for a in kept if a in gone or not (self._members[a].lost or a in self._probes)]
-        self._vanished = {a: at for a, at in self._vanished.items() if a in kept and now - at < MASS_LOSS_WINDOW_S}
-        self._vanished |= dict.fromkeys(fresh, now)
-        if fresh and self._is_mass_loss():
-            for address in self._vanished:
-                self._probes.setdefault(address, _Probe(now + REPLY_WAIT_S))
-        for address in fresh:
-            if address not in self._probes:
-                self._damping.add_penalty(address, now)
-                self._set_lost(address, _WITHDRAWN, now)
-            elif not self._members[address].lost:
-                self._members[address] = replace(self._members[address], why=_PROBED, changed=now, change=_PROBED)
-        for address, probe in self._probes.items():
-            if now >= probe.until and not self._members[address].lost:
-                self._set_lost(address, _SILENT, now)
-
-    def _set_lost(self, address: IPv4Address, why: str, now: float) -> None:
-        self._members[address] = replace(self._members[address], lost=True, since=now, why=why)
-
-    def _is_mass_loss(self) -> bool:
-        """Whether more than a third of the nodes, this one included, vanished recently; a single one is no mass."""
-        gone = len(self._vanished)
-        present = sum(
-            m.state in (State.UP, State.DRAINING) for a, m in self._members.items() if a not in self._vanished
-        )
-        return gone > 1 and 3 * gone > present + gone + 1
-
-    def take_due_probes(self, now: float) -> list[IPv4Address]:
-        """Return the members to probe now, and count them as probed: each is returned again when it is due again."""
-        due = []
-        for address, probe in self._probes.items():
-            every_s = PROBE_LOST_EVERY_S if self._members[address].lost else PROBE_EVERY_S
-            if now - probe.sent_at >= every_s:
-                probe.sent_at = now
-                due.append(address)
-        return sorted(due)
-
-    def receive_reply(self, address: IPv4Address, version: int, now: float) -> None:
-        """Record a node's reply to a direct probe; `version` is its identity's."""
-        self._next_at, self._sorted = float("-inf"), None
-        probe, member = self._probes.get(address), self._members.get(address)
-        if probe is None or member is None:
-            return
-        if version != member.version:
-            if not member.lost:
-                self._set_lost(address, _CHANGED, now)
-            return
-        probe.until = now + REPLY_WAIT_S
-        if member.lost or member.why != _REPLIES:
-            since = now if member.lost else member.since
-            self._members[address] = replace(
-                member, lost=False, since=since, why=_REPLIES, changed=now, change=_REPLIES
-            )
-
-    def is_complete(self, now: float) -> bool:
-        """Whether the view is good for a first table: some router sent all that it had, or the time is over."""
-        timed_out = self._started_at is not None and now - self._started_at >= END_OF_RIB_TIMEOUT_S
-        return self._end_of_rib or timed_out
+    def is_complete(self) -> bool:
+        """Whether the view is whole, so that a first table can be made of it."""
+        return self._complete
 
     @property
-    def members(self) -> tuple[Member, ...]:
-        """All members but this node itself, by address; the same object as long as none changes."""
-        if self._sorted is None:
-            found = tuple(self._members[address] for address in sorted(self._members, key=int))
-            self._sorted = self._before = found if found != self._before else self._before
-        return self._sorted
+    def silent(self) -> Mapping[IPv4Address, float]:
+        """The members that packets pass over, and since when."""
+        return {m.address: m.silent_since for m in self.members if m.silent_since is not None}
+
+    @property
+    def doubted(self) -> Mapping[IPv4Address, float]:
+        """The members that answer this node, but not some other, and since when: packets may be led past them."""
+        return self._doubted
+
+    @property
+    def unheard(self) -> tuple[IPv4Address, ...]:
+        """The members that do not answer this node, for its word to the others."""
+        return tuple(self.silent)
+
+    def _in_order(self) -> tuple[Member, ...]:
+        return tuple(self._members[address] for address in sorted(self._members, key=int))
+
+    def _next(
+        self,
+        address: IPv4Address,
+        member: Member | None,
+        named: Named | None,
+        state: NodeState | None,
+        liveness: Liveness | None,
+        now: float,
+    ) -> Member | None:
+        """Return what a node is now; None if it is no member."""
+        answers = liveness.answers if liveness is not None else None
+        if member is None:
+            if not answers or liveness is None or state is None or state.boot != liveness.boot or _has_left(state):
+                return None
+            return self._new(address, state, liveness, named, now)
+        if answers and liveness is not None and liveness.boot not in (member.boot, state.boot if state else 0):
+            return None
+        if state is not None and (answers or state.boot == member.boot):
+            if _has_left(state):
+                return None
+            member = self._told(member, state, liveness, now)
+        elif answers:
+            member = replace(member, shares=_effective(member.shares, liveness))
+        if named is not None and named.address6 != member.address6:
+            member = replace(member, address6=named.address6)
+        if answers and member.silent_since is not None:
+            return replace(member, silent_since=None, lost=False, since=now, why=_BACK)
+        if answers is False:
+            return self._silent(member, liveness, now)
+        return member
+
+    def _new(
+        self, address: IPv4Address, state: NodeState, liveness: Liveness, named: Named | None, now: float
+    ) -> Member:
+        shares = _effective(self._shares_of(state), liveness)
+        address6 = named.address6 if named else None
+        return Member(address, state.epochs, shares, False, now, _NEW, address6, state.boot, state.version)
+
+    def _told(self, member: Member, state: NodeState, liveness: Liveness | None, now: float) -> Member:
+        """Return a member after what it says of itself."""
+        shares = _effective(self._shares_of(state), liveness)
+        after = replace(member, epochs=state.epochs, shares=shares, boot=state.boot, version=state.version)
+        change = _difference(member, after)
+        return replace(after, changed=now, change=change) if change else after
+
+    def _shares_of(self, state: NodeState) -> Mapping[str, Share]:
+        known = self._shares.get(id(state.shares))
+        if known is None:
+            shares = {
+                str(service): Share(one.weight, one.effective, one.state, one.announced)
+                for service, one in state.shares.items()
+            }
+            if len(self._shares) >= 1024:
+                self._shares.clear()
+            self._shares[id(state.shares)] = known = state.shares, shares
+        return known[1]
+
+    def _silent(self, member: Member, liveness: Liveness | None, now: float) -> Member | None:
+        since = member.silent_since
+        if since is None:
+            since = liveness.since if liveness is not None else now
+            member = replace(member, silent_since=since, since=now, why=_SILENT)
+        if now - since >= FORGET_S:
+            return None
+        if not member.lost and now - since >= OWNS_S:
+            if not self._is_heard_elsewhere(member.address):
+                return replace(member, lost=True, since=now)
+            if member.why != _HEARD_ELSEWHERE:
+                return replace(member, since=now, why=_HEARD_ELSEWHERE)
+        return member
+
+    def _is_heard_elsewhere(self, address: IPv4Address) -> bool:
+        """Whether a member that this node hears says that it hears that one: it can keep a place, never take one."""
+        heard = self._heard
+        return any(
+            liveness.answers and liveness.agent_lives and address not in heard.states[other].unheard
+            for other, liveness in heard.liveness.items()
+            if other != address and other in self._members and other in heard.states
+        )
+
+    def _doubted_by_others(self, now: float) -> Mapping[IPv4Address, float]:
+        heard = self._heard
+        found = {
+            address: self._doubted.get(address, now)
+            for other, state in heard.states.items()
+            if state.unheard and (liveness := heard.liveness.get(other)) is not None and liveness.answers
+            for address in state.unheard
+            if (member := self._members.get(address)) is not None and member.silent_since is None
+        }
+        return found if found != self._doubted else self._doubted
+
+    def _is_complete(self, now: float) -> bool:
+        assert self._started_at is not None
+        if now - self._started_at >= START_S:
+            return True
+        return self._heard.named_completely and not any(
+            self._is_awaited(address) for address in self._heard.named.keys() | self._members.keys()
+        )
+
+    def _is_awaited(self, address: IPv4Address) -> bool:
+        """Whether a node has neither answered with all that makes it a member, nor been found silent."""
+        liveness, state = self._heard.liveness.get(address), self._heard.states.get(address)
+        if liveness is None or liveness.answers is None:
+            return True
+        return bool(liveness.answers) and (state is None or state.boot != liveness.boot)
+
+    def _next_change(self, now: float) -> float:
+        due = [] if self._complete or self._started_at is None else [self._started_at + START_S]
+        for since in self.silent.values():
+            due += [at for at in (since + OWNS_S, since + FORGET_S) if at > now][:1]
+        return min(due, default=float("inf"))
+
+
+def _effective(shares: Mapping[str, Share], liveness: Liveness | None) -> Mapping[str, Share]:
+    """Return shares that take no new flows if the node's agent is silent, or its data path is not ready."""
+    if liveness is None or not liveness.answers or (liveness.ready and liveness.agent_lives):
+        return shares
+    return {service: without_new_flows(share) for service, share in shares.items()}
 
 
 def _difference(before: Member, after: Member) -> str:
-    """Return how a member's identity has changed, in a few words; empty if it has not, or if it became lost or up."""
-    if before.lost != after.lost:
-        return ""
-    if before.state is not after.state:
+    """Return how a member has changed by its own word, in a few words; empty if it has not."""
+    if before.boot != after.boot:
+        return "it booted"
+    if before.state is not after.state and not before.lost:
         return f"its state changed to {after.state}"
-    if before.why != after.why and not after.lost:
-        return after.why
-    if before.supports != after.supports:
+    if before.epochs != after.epochs:
         return "it supports other epochs"
     for attribute, text in (
         ("weight", "nominal weight"),
@@ -265,5 +255,5 @@ def _difference(before: Member, after: Member) -> str:
     return "its shares changed" if before.shares != after.shares else ""
 
 
-def _has_left(identity: Member | Advertisement) -> bool:
-    return all(share.state is State.LEFT for share in identity.shares.values())
+def _has_left(state: NodeState) -> bool:
+    return bool(state.shares) and all(share.state is State.LEFT for share in state.shares.values())

@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 from agent.address import Address
 
 NLMSG_ERROR: Final = 2
+NLMSG_DONE: Final = 3
 RTM_NEWLINK: Final = 16
 RTM_DELLINK: Final = 17
 RTM_NEWROUTE: Final = 24
@@ -30,9 +31,12 @@ RTM_GETROUTE: Final = 26
 RTM_NEWNEIGH: Final = 28
 RTM_DELNEIGH: Final = 29
 RTM_GETNEIGH: Final = 30
+SOCK_DIAG_BY_FAMILY: Final = 20
+"""Of sock_diag, which has the same header (linux/sock_diag.h)."""
 
 NLM_F_REQUEST: Final = 0x1
 NLM_F_REPLACE: Final = 0x100
+NLM_F_DUMP: Final = 0x300
 NLM_F_CREATE: Final = 0x400
 
 FAMILY: Final[dict[int, int]] = {4: 2, 6: 10}

@@ -12,10 +12,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import pwd
+import secrets
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
-from ipaddress import IPv4Address
 
 from agent.address import Address, Network
 from agent.announcing import loopback, routes
@@ -23,17 +23,16 @@ from agent.announcing.decide import Decisions
 from agent.announcing.export_monitor import ExportMonitor
 from agent.announcing.export_status import export_statuses
 from agent.announcing.order_book import OrderBook
+from agent.channel.trace import TraceReply, TraceRequest
 from agent.config.epoch import supported_epochs
 from agent.config.schema import Config
 from agent.errors import AgentError
 from agent.forwarding.deny_list import DenyList
 from agent.health.check import checks
 from agent.health.rise_fall import initial_health
-from agent.membership import foreign_routes, identity, identity_version
-from agent.membership.prober import Prober
-from agent.membership.received import IdentityReader, Received
-from agent.membership.view import View
-from agent.model import Announcement, Member, Share, State
+from agent.membership import foreign_routes
+from agent.membership.agreement import Digests
+from agent.model import Announcement, Member, Share, without_new_flows
 from agent.netlink.connection import Netlink
 from agent.netlink.vip import put_vips
 from agent.node import member_file, saved_state
@@ -41,9 +40,11 @@ from agent.node.candidates import Candidates, in_order
 from agent.node.condition import own_share
 from agent.node.forwarder import Forwarder
 from agent.node.member_file import MemberFile
+from agent.node.membership import Membership
 from agent.node.operator import Known, Operator
 from agent.node.own_interface import Interface
-from agent.node.plan import Inputs, Memory, OperatorState, Own, Plan, ThisNode, condition_of, own_member, plan
+from agent.node.plan import Inputs, Memory, OperatorState, Plan, ThisNode, condition_of, own_member, plan
+from agent.node.tracer import Tracer, reply_of
 from agent.paths import Paths
 from agent.table.epoch import EpochSwitch, EpochUse
 from bgp.relay.client import RelayClient
@@ -57,6 +58,7 @@ TICK_S = 0.5
 COALESCE_S = 0.01
 """A burst of updates (a router sends all identities at once) makes one plan, not one for each."""
 STOP_S = 2.0
+REOPEN_S = 5.0
 
 
 class Agent:
@@ -66,57 +68,57 @@ class Agent:
         self.config, self.paths, self._interface = config, paths, interface
         self.epochs = supported_epochs(config)
         numbers = tuple(one.number for one in self.epochs)
-        self.node = ThisNode(config, interface.address, interface.address6, interface.next_hop6, numbers)
+        start = int(time.time()) & 0xFFFFFFFF
+        self.node = ThisNode(config, interface.address, interface.address6, interface.next_hop6, numbers, start)
         self._wake = asyncio.Event()
         saved = saved_state.load(paths.state)
         self._state_file = saved_state.StateFile(paths.state, saved)
         self._member_file = MemberFile(paths.members)
         self.health = initial_health((s.name for s in config.services), saved.healthy, time.monotonic())
-        self._view = View(m for m in member_file.load(paths.members) if m.address != interface.address)
-        self._reader = IdentityReader(config, interface.address)
-        self._received = Received()
-        self._membership_known = False
         operator_state = OperatorState(saved.admin_state, saved.drained, dict(saved.weights))
         orders = OrderBook(paths.orders, config.vips)
         self.operator = Operator(config, operator_state, orders, self._known, self._replan)
         self.exports = ExportMonitor(saved.export_statuses)
         self.relay = RelayClient(paths.relay, _relay_uids(config.bgp.user), self._on_snapshot)
-        self._prober = Prober(config, interface.address, self._version_to_reply, self._on_reply)
         self._netlink = Netlink()
         self.forwarder = None
         if datapath is not None:
             denied = saved.denied.union(config.deny)
             self.forwarder = Forwarder(self.node, self.epochs, datapath, self._netlink, denied, self._wake.set)
+        self.membership = Membership(
+            self.node,
+            saved.boot or secrets.randbits(64) or 1,
+            (m for m in member_file.load(paths.members) if m.address != interface.address),
+            self.forwarder,
+            self._wake.set,
+        )
         self.deny_list = DenyList(config.deny, saved.denied, self._write_denied, self._save)
+        self.tracer = Tracer(interface.address, self.membership.tell_one, self._trace_here)
+        self.membership.on_notice = self.tracer.receive
         self.plan: Plan | None = None
         """The last one; None until the membership is known."""
         self._planned_from: Inputs | None = None
         self._memory = _memory(self.node, saved, self.forwarder.use if self.forwarder else None)
-        self._deadman, self._fallbacks = False, 0
         self._exported_from: tuple[Plan | None, Snapshot | None] = None, None
         self.generation = 0
         self.refused: str | None = None
         """How often the configuration was reloaded, and why the last reload was refused; lifecycle.py sets both."""
         self._retiring = saved.vips - set(config.vips)
         """VIPs of an earlier configuration that are still on lo."""
+        self._has_vips = False
         self._stopping = False
 
     # What others read
 
     @property
     def ready(self) -> bool:
-        """Whether this node can forward. True if the data path is off by configuration."""
-        return self.forwarder is None or self.forwarder.ready
+        """Whether this node can forward (as without a data path, if that is off by configuration) and has the VIPs."""
+        return self._has_vips and (self.forwarder is None or self.forwarder.ready)
 
     @property
     def membership_known(self) -> bool:
-        """Whether some router sent all that it had, or the time for it is over: before that nothing is planned."""
-        return self._membership_known
-
-    @property
-    def version(self) -> int:
-        """The version of this node's identity."""
-        return self._memory.own.version.number
+        """Whether the view is whole, or the time for that is over: before that nothing is planned."""
+        return self.membership.view.is_complete()
 
     @property
     def epoch_switch(self) -> EpochSwitch | None:
@@ -132,18 +134,24 @@ class Agent:
         """Return all nodes, this one included, by address."""
         if self.plan is not None:
             return self.plan.members
-        shares = {
-            identity.service_id_of(s): share
-            for s, share in zip(self.config.services, self.shares().values(), strict=True)
-        }
-        return in_order(self._view.members, own_member(self.node, shares))
+        shares = {s.key: share for s, share in zip(self.config.services, self.shares().values(), strict=True)}
+        return in_order(self.membership.view.members, own_member(self.node, shares))
 
     def announcements(self) -> Mapping[Address, Announcement]:
         """Return the decision for each VIP; nothing before the first plan."""
         return self.plan.announcements if self.plan else {}
 
+    def _trace_here(self, request: TraceRequest) -> TraceReply:
+        datapath = self.forwarder.datapath if self.forwarder else None
+        return reply_of(self.node.address, datapath, self.deny_list.prefixes, request, time.monotonic_ns())
+
     def _known(self) -> Known:
-        return Known(self._view.members, self.announcements())
+        return Known(self.membership.view.members, self.announcements())
+
+    def _advertised(self) -> frozenset[str]:
+        """Return the prefixes that some router has from this node, as far as ExaBGP says."""
+        snapshot = self.relay.snapshot if self.relay.connected else None
+        return snapshot.advertised if snapshot is not None and not snapshot.silent else frozenset()
 
     def _withdrawn(self, vips: Collection[Address]) -> bool:
         """Return whether the relay confirms that these VIPs are in no peer's adj-rib-out."""
@@ -159,42 +167,30 @@ class Agent:
         self._memory = replace(self._memory, decisions=self._memory.decisions.without_hold_down(ended_hold_downs))
         self._planned_from = None
         self._save()
-        if self._membership_known:
+        if self.membership_known:
             self._make_plan(time.monotonic(), requested=True)
 
     def _on_snapshot(self, snapshot: Snapshot) -> None:
-        """Count the announcements of the fallback: the state may have passed when the next plan is made."""
-        if snapshot.deadman and not self._deadman:
-            self._fallbacks += 1
-        self._deadman = snapshot.deadman
         self._wake.set()
-
-    def _on_reply(self, address: IPv4Address, number: int) -> None:
-        self._view.receive_reply(address, number, time.monotonic())
-        self._wake.set()
-
-    def _version_to_reply(self) -> int | None:
-        """Return the version for replies to direct probes; None to send none, because the node leaves or has left."""
-        return None if self._stopping or self.operator.state.admin_state is State.LEFT else self.version
 
     def _write_denied(self, prefixes: frozenset[Network]) -> None:
         if self.forwarder is not None:
             self.forwarder.map_writer.deny(prefixes)
 
     def _inputs(self) -> Inputs:
-        received, forwarder = self._received, self.forwarder
+        forwarder, membership = self.forwarder, self.membership
         leaks = foreign_routes.problems(self.relay.snapshot)
-        faults = [*received.unreadable, *leaks, self._prober.error, *(forwarder.problems() if forwarder else ())]
+        faults = (*membership.problems(), *leaks, *(forwarder.problems() if forwarder else ()))
         return Inputs(
-            members=self._view.members,
-            seen=received.seen,
-            reflections=received.reflections,
+            members=membership.view.members,
+            seen=membership.received.seen,
+            obstacles=membership.obstacles,
             healthy=frozenset(name for name, health in self.health.items() if health.healthy),
             operator=self.operator.state,
             orders=self.operator.orders.orders,
             forwarding=self.ready,
-            fallbacks=self._fallbacks,
-            faults=tuple(filter(None, faults)),
+            faults=faults,
+            advertised=self._advertised(),
         )
 
     # The loop
@@ -205,35 +201,41 @@ class Agent:
             await asyncio.sleep(COALESCE_S)
             self._wake.clear()
             # With a thousand members each step takes milliseconds: timers and sockets have their turn in between.
-            self._received = self._reader.read(self.relay.snapshot, self.relay.connected)
+            self.membership.read(self.relay.snapshot, self.relay.connected)
             await asyncio.sleep(0)
-            now = time.monotonic()
-            self._view.observe(self._received.reports, now)
-            self._prober.probe(self._view.take_due_probes(now))
-            self._membership_known = self._membership_known or self._view.is_complete(now)
+            self.membership.observe(time.monotonic())
+            if self.forwarder is not None:
+                self.forwarder.follow(self.membership.ends)
+                self.forwarder.pass_over(self.membership.view.silent, self.membership.view.doubted)
             await asyncio.sleep(0)
             self.operator.orders.expire(time.time())
-            if self._membership_known:
+            if self.membership_known:
                 self._make_plan(time.monotonic())
 
     def _make_plan(self, now: float, requested: bool = False) -> None:
         """Make the next plan and carry it out, if an input has changed or the plan's time is over."""
         inputs, before = self._inputs(), self.plan
-        if self.forwarder is not None and not self.forwarder.tried:
-            # At the start tables and XDP come first. Nothing is announced until it is known whether this node forwards:
-            # else an agent that starts again would withdraw the VIPs that the one before announced.
-            self.forwarder.want(plan(self.node, inputs, self._memory, now, time.time()).tables)
+        if self.forwarder is not None and self._is_starting(self.forwarder):
+            # At the start tables and XDP come first, as if this node forwarded: it will by then. Nothing is announced
+            # until it is known: else an agent that starts again would withdraw what the one before announced.
+            first = plan(self.node, replace(inputs, forwarding=True), self._memory, now, time.time())
+            self.forwarder.want(first.tables)
             return
         if before is None or inputs != self._planned_from or now >= before.next_at:
             self.plan = new = plan(self.node, inputs, self._memory, now, time.time())
             self._planned_from, self._memory = inputs, new.memory
             log_changes(before, new)
-            self._save()  # before it is announced: a version must never be used again for another content
+            self._tell()
+            self._save()
             if requested or not self._hangs():
                 self._send_desired()
-            if self.forwarder is not None and self._membership_known:
+            if self.forwarder is not None and self.membership_known:
                 self.forwarder.want(new.tables)
         self._observe_exports()
+
+    def _is_starting(self, forwarder: Forwarder) -> bool:
+        """Whether it is not known yet if this node forwards: tables and XDP come first, then the VIPs."""
+        return not forwarder.tried or (forwarder.ready and not self._has_vips)
 
     def _hangs(self) -> bool:
         """Whether to be silent, so that the relay's dead-man acts. Only what is requested is announced nevertheless."""
@@ -244,6 +246,33 @@ class Agent:
         if self.plan is not None and not self._stopping:
             desired = self.plan.desired
             self.relay.send_desired(desired.desired, desired.fallback, desired.announcers)
+
+    def _tell(self) -> None:
+        """Tell the other nodes what this one serves, and have its data path answer with it. A heartbeat too."""
+        if self._stopping:
+            return
+        if self.plan is None:
+            self._tell_first()
+            return
+        ready = self.ready and not self.membership.isolated
+        self.membership.tell(self.plan.told, ready)
+        digests = Digests(self.plan.memory.cluster.digest, self.forwarder.tables_digest if self.forwarder else 0)
+        self.membership.compare(digests)
+        if self.forwarder is not None:
+            self.forwarder.answer_with(self.membership.boot, digests, ready)
+
+    def _tell_first(self) -> None:
+        """Tell the others what this node serves before it knows them: each waits for the word of all.
+
+        With tables of an earlier agent it goes on as before. Without them it takes no new flows yet.
+        """
+        forwards = self.forwarder is None or self.forwarder.took_over
+        condition = condition_of(self.node, replace(self._inputs(), forwarding=forwards), self._memory)
+        once = self._memory.announced_once
+        shares = {s.key: replace(own_share(s, condition), announced=s.vip in once) for s in self.config.services}
+        self.membership.tell(shares, forwards)
+        if self.forwarder is not None:
+            self.forwarder.answer_with(self.membership.boot, Digests(0, self.forwarder.tables_digest), forwards)
 
     def _observe_exports(self) -> None:
         snapshot = self.relay.snapshot if self.relay.connected else None
@@ -257,7 +286,7 @@ class Agent:
 
     def _save(self) -> None:
         memory, operator = self._memory, self.operator.state
-        self._member_file.save(self._view.members)
+        self._member_file.save(self.membership.view.members)
         self._state_file.save(
             saved_state.SavedState(
                 healthy=frozenset(name for name, health in self.health.items() if health.healthy),
@@ -266,7 +295,7 @@ class Agent:
                 vips=self._retiring.union(self.config.vips),
                 denied=self.deny_list.added,
                 use=memory.epoch_switch.use if memory.epoch_switch else self._state_file.saved.use,
-                version=memory.own.version,
+                boot=self.membership.boot,
                 drained=operator.drained,
                 weights=tuple(sorted(operator.weights.items())),
                 flaps=memory.decisions.flaps,
@@ -277,23 +306,32 @@ class Agent:
     # Tasks
 
     async def put_vips(self) -> None:
-        """Put the VIPs on lo, before `run`. AgentError: it failed, and the agent must not run."""
-        try:
-            await put_vips(self._netlink, self.config.vips, self.config.node.names)
-        except AgentError:
-            self._netlink.close()
-            raise
+        """Put the VIPs on lo, before `run`, unless XDP comes first. AgentError: it failed, and the agent must not run.
 
-    async def run(self, ending: asyncio.Future[bool]) -> None:
-        """Run until `ending` is done. Then leave the routes to the relay if its result is True: none follows."""
+        Without a program the kernel would answer packets for the connections of other nodes with a reset.
+        """
+        if self.forwarder is None or self.forwarder.datapath.attached():
+            try:
+                await put_vips(self._netlink, self.config.vips, self.config.node.names)
+            except AgentError:
+                self._netlink.close()
+                raise
+            self._has_vips = True
+
+    async def run(self, ending: asyncio.Future[bool], reload: Callable[[], Awaitable[object]]) -> None:
+        """Run until `ending` is done. Then leave the routes to the relay if its result is True: none follows.
+
+        `reload` begins what ends this agent and starts the next one with a data path of its own.
+        """
         forever = [
             self.relay.run(),
-            self._prober.run(),
+            *self.membership.tasks(),
             self._plan_forever(),
             self._member_file.run(),
             self._heartbeat_forever(),
             self._keep_vips(),
             self._retire_vips(),
+            self._replace_lost_data_path(reload),
             *checks(self.config.services, self.health, self._wake.set),
             *(self.forwarder.tasks() if self.forwarder else ()),
         ]
@@ -314,10 +352,28 @@ class Agent:
         while True:
             if not self._hangs():
                 self._send_desired()
+                self._tell()
             self._wake.set()
             await asyncio.sleep(TICK_S)
 
+    async def _replace_lost_data_path(self, reload: Callable[[], Awaitable[object]]) -> None:
+        if self.forwarder is None:
+            return
+        await self.forwarder.lost.wait()
+        log.error("%s", self.forwarder.fault)
+        while True:
+            try:
+                await reload()
+            except AgentError as error:
+                log.error("%s", error)
+            await asyncio.sleep(REOPEN_S)
+
     async def _keep_vips(self) -> None:
+        if not self._has_vips and self.forwarder is not None:
+            await self.forwarder.attached.wait()
+            await put_vips(self._netlink, self.config.vips, self.config.node.names)
+            self._has_vips = True
+            self._wake.set()
         indexes = {self._interface.name: self._interface.index}
         if self.forwarder is not None:
             indexes |= {one.interface: one.ifindex for one in self.forwarder.datapath.uplinks}
@@ -336,6 +392,9 @@ class Agent:
         lo stay, because routers need time to converge.
         """
         self._stopping = True
+        if self.plan is not None:
+            last = {service: without_new_flows(share) for service, share in self.plan.told.items()}
+            self.membership.tell(last, self.ready)
         self.relay.send_stop()
         deadline = time.monotonic() + STOP_S
         # A relay that connects or restarts right now receives it within this time too.
@@ -365,8 +424,7 @@ def _memory(node: ThisNode, saved: saved_state.SavedState, use: EpochUse | None)
     known = use or (saved.use if saved.use and saved.use.first in node.epochs else None)
     flaps = {vip: record for vip, record in saved.flaps.items() if vip in node.config.vips}
     return Memory(
-        own=Own(saved.version or identity_version.initial(time.time())),
-        candidates=Candidates({s.name: identity.service_id_of(s) for s in node.config.services}),
+        candidates=Candidates({s.name: s.key for s in node.config.services}),
         decisions=Decisions({}, flaps),
         epoch_switch=EpochSwitch(known) if known else None,
         announced_once=saved.announced_once,

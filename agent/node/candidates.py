@@ -16,17 +16,17 @@ from ipaddress import IPv4Address, IPv6Address
 from agent.model import Candidate, Member, State
 
 
-def candidate(service_id: int, member: Member) -> Candidate | None:
+def candidate(service: str, member: Member) -> Candidate | None:
     """Return a member as a candidate for a service; None if it does not serve it or has left."""
-    share = member.share(service_id)
+    share = member.share(service)
     if share is None:
         return None
     return Candidate(member.address, share.weight, share.effective, share.state)
 
 
-def candidates(service_id: int, members: Iterable[Member]) -> tuple[Candidate, ...]:
-    """Return the members of one service, with the effective weights that their identities announce."""
-    return tuple(found for member in members if (found := candidate(service_id, member)))
+def candidates(service: str, members: Iterable[Member]) -> tuple[Candidate, ...]:
+    """Return the members of one service, with the effective weights that they tell."""
+    return tuple(found for member in members if (found := candidate(service, member)))
 
 
 def takes_flows(candidate: Candidate) -> bool:
@@ -59,8 +59,8 @@ class _Column:
 class Candidates:
     """The candidates of all services among these members."""
 
-    service_ids: Mapping[str, int]
-    """By service name."""
+    services: Mapping[str, str]
+    """The `service_key` of each, by its name."""
     others: tuple[Member, ...] = ()
     """The members of the view, by address."""
     own: Member | None = None
@@ -83,7 +83,7 @@ class Candidates:
         unchanged = bool(self.by_service) and all(one is self.by_service[name] for name, one in by_service.items())
         ends = {member.address: member.address6 for member in members}
         return Candidates(
-            self.service_ids,
+            self.services,
             others,
             own,
             self.by_service if unchanged else by_service,
@@ -99,7 +99,7 @@ class Candidates:
         known = list({id(one): one for one in self.by_service.values()}.values())
         made: dict[tuple[int, ...], tuple[Candidate, ...]] = {}
         found = {}
-        for place, name in enumerate(self.service_ids):
+        for place, name in enumerate(self.services):
             kind = tuple(id(column.candidates[place]) for column in uneven)
             if kind not in made:
                 row = tuple(one for column in columns if (one := column.candidates[place]) is not None)
@@ -114,8 +114,8 @@ class Candidates:
             return known
         same: dict[Candidate, Candidate] = {one: one for one in known.candidates if one} if known else {}
         made: list[Candidate | None] = []
-        for number in self.service_ids.values():
-            one = candidate(number, member)
+        for service in self.services.values():
+            one = candidate(service, member)
             made.append(same.setdefault(one, one) if one else None)
         return _Column(member, tuple(made), len({id(one) for one in made}) == 1)
 

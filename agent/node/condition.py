@@ -37,12 +37,13 @@ class Condition:
 
 
 def own_share(service: ServiceConfig, condition: Condition) -> Share:
-    """Return this node's share of a service, as its identity announces it."""
+    """Return this node's share of a service, as it tells the other nodes. Without a data path it takes no new flows."""
     state = condition.admin_state
     if state is State.UP and service.name in condition.drained:
         state = State.DRAINING
+    takes_flows = condition.forwarding and service.name in condition.healthy and state is State.UP
     effective = min(service.weight, condition.weights.get(service.name, service.weight))
-    return Share(service.weight, effective if service.name in condition.healthy and state is State.UP else 0, state)
+    return Share(service.weight, effective if takes_flows else 0, state)
 
 
 def effective_weight(text: str, nominal: int) -> int:

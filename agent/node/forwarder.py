@@ -13,21 +13,25 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Callable, Coroutine, Iterable
-from ipaddress import IPv4Address
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
-from agent.address import Network
+from agent.address import Address, Network
 from agent.errors import AgentError
 from agent.forwarding.map_writer import MapWriter
 from agent.forwarding.mss_clamp import MssClampKeeper
+from agent.forwarding.next_hop import NextHop
 from agent.forwarding.route_monitor import RouteMonitor
+from agent.membership.agreement import Digests
+from agent.membership.digest import tables_digest
 from agent.model import State
 from agent.netlink.connection import Netlink
 from agent.node.plan import Tables, ThisNode
 from agent.table.epoch import Epoch, EpochUse
 from bpf.attach.datapath import DataPath
 from bpf.errors import BpfError
+from bpf.layout.echo import EchoState
 
 log = logging.getLogger("anylb")
 
@@ -35,6 +39,7 @@ CHECK_S = 0.5
 """The interval of checks whether XDP is still attached, and of new attempts after a fault."""
 MACS_TIMEOUT_S = 1.0
 MACS_CHECK_S = 0.01
+DROP_S = 120.0
 HUNG_S = 60.0
 """Tables that take longer hang: the heartbeat stops, so that the relay's dead-man can act."""
 
@@ -63,14 +68,22 @@ class Forwarder:
         )
         self.ready = False
         """Whether this node can forward: tables in the kernel and XDP attached. The kernel is asked each `CHECK_S`."""
+        self.took_over = self.map_writer.use is not None
+        """Whether an earlier agent left tables that the program uses: it forwards before this agent writes any."""
         self.tried = False
         """Whether the first tables were written, or could not be."""
+        self.lost = asyncio.Event()
+        """Set once something has removed the pins: only another data path helps."""
+        self.attached = asyncio.Event()
+        """Set once the program is on all interfaces."""
         self._own = node.address
         self._on_change = on_change
         self._tables: Tables | None = None
-        self._followed: object = None
+        self._followed: Mapping[IPv4Address, IPv6Address | None] = {}
         self._problems: tuple[int, list[str]] = -1, []
         """Of which revision of the map writer, and which."""
+        self._silent: Mapping[IPv4Address, float] | None = None
+        self._doubted: Mapping[IPv4Address, float] = {}
         self._retires = False
         """Whether services are to be removed: between two writes, since a write goes on while its thread waits."""
         self._attached_once = False
@@ -97,10 +110,10 @@ class Forwarder:
         return [self._write_forever(), self._route_monitor.run(), self.mss_clamp.run()]
 
     def problems(self) -> list[str]:
-        """Return a problem for each node that XDP may be unable to send to."""
+        """Return why the tables could not be written, and a problem for each node that XDP may be unable to send to."""
         if self._problems[0] != self.map_writer.nodes.revision:
             self._problems = self.map_writer.nodes.revision, unlisted_interfaces(self.map_writer, self.datapath)
-        return self._problems[1]
+        return [*([self.fault] if self.fault else ()), *self._problems[1]]
 
     async def _write_forever(self) -> None:
         while True:
@@ -120,6 +133,11 @@ class Forwarder:
                     log.error("%s", error)
                 self.fault = str(error)
             self._busy_since, self.ready, self.tried = None, self._forwards(), True
+            if self.ready:
+                self.attached.set()
+            if not self.datapath.pinned():
+                self.fault = "the data path's pins were removed: opening another one"
+                self.lost.set()
             if (self.tried, self.ready, self.fault) != before:
                 self._on_change()
 
@@ -135,10 +153,6 @@ class Forwarder:
         if self._retires:
             writer.retire()
             self._retires = False
-        if tables.ends is not self._followed:
-            targets = {writer.nodes.target(*end) for end in tables.ends.items() if end[0] != self._own}
-            self._route_monitor.follow(targets, writer.nodes.known_hop)
-            self._followed = tables.ends
         await writer.apply(tables.candidates, tables.up, tables.ends, tables.epoch_switch, time.monotonic())
         if self._attached_once and self.datapath.attached():
             return
@@ -168,10 +182,51 @@ class Forwarder:
         """Return whether the MAC of a node's next hop is known."""
         return self.map_writer.nodes.reaches([self.map_writer.nodes.target(address, tables.ends.get(address))])
 
+    def follow(self, ends: Mapping[IPv4Address, IPv6Address | None]) -> None:
+        """Keep the next hops of these nodes up to date, given with their IPv6 ends of tunnels: members, and those that
+        may become members, since they are asked by the way that packets take."""
+        if ends is not self._followed:
+            targets = {self.map_writer.nodes.target(*end) for end in ends.items()}
+            self._route_monitor.follow(targets, self.map_writer.nodes.known_hop)
+            self._followed = ends
+
+    def hop_of(self, target: Address) -> NextHop | None:
+        """Return how packets reach an address that is followed, as far as that is known."""
+        return self.map_writer.nodes.known_hop(target)
+
+    def egress(self) -> tuple[int, bytes] | None:
+        """Return index and MAC of the interface that packets arrive on and leave by, if no route says otherwise."""
+        entry = self.datapath.maps.uplinks.read(0)
+        return (entry.ifindex, entry.mac) if entry is not None else None
+
+    def pass_over(self, silent: Mapping[IPv4Address, float], doubted: Mapping[IPv4Address, float]) -> None:
+        """Have packets pass over the silent nodes, given since when they are (CLOCK_MONOTONIC seconds).
+
+        For `DROP_S` what only such a node could know is dropped, not answered with a reset; so is what only a doubted
+        one could know, since other nodes may have led packets past it.
+        """
+        if (silent, doubted) != (self._silent, self._doubted):
+            self.map_writer.nodes.set_silent(_drop_until(silent), _drop_until(doubted))
+            self._silent, self._doubted = silent, doubted
+
+    @property
+    def tables_digest(self) -> int:
+        """The digest of all tables."""
+        return tables_digest(self.map_writer.digests())
+
+    def answer_with(self, boot: int, digests: Digests, ready: bool) -> None:
+        """Have echoes answered with this, and with the time of this call: the heartbeat."""
+        heartbeat_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        self.datapath.maps.echo_state.write(EchoState(heartbeat_ns, boot, digests.view, digests.tables, ready))
+
     def retire_services(self) -> None:
         """Remove the services whose VIPs left the configuration: routers no longer send their packets here."""
         self._retires = True
         self._wake.set()
+
+
+def _drop_until(since: Mapping[IPv4Address, float]) -> dict[IPv4Address, int]:
+    return {address: round((at + DROP_S) * 1e9) for address, at in since.items()}
 
 
 def unlisted_interfaces(map_writer: MapWriter, datapath: DataPath) -> list[str]:

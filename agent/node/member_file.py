@@ -18,17 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from agent import json_value, private_file
-from agent.json_value import MONOTONIC_S, U32, real, whole
+from agent.json_value import MONOTONIC_S, U32, U64, real, whole
 from agent.model import Member, Share, State
-from bgp.community import SERVICE_ID_BITS
 
 log = logging.getLogger("anylb")
 
 RETRY_S = 1.0
 MAX_BYTES = 64 << 20
-MAX_SERVICE_ID = (1 << SERVICE_ID_BITS) - 1
-MAX_WEIGHT = (1 << 14) - 1
-"""That of an identity."""
+MAX_WEIGHT = 10_000
 
 
 class MemberFile:
@@ -97,30 +94,36 @@ def load(path: Path) -> tuple[Member, ...]:
 def _to_json(member: Member) -> dict[str, Any]:
     return {
         "address": str(member.address),
-        "epoch": member.epoch,
-        "shares": {str(sid): [s.weight, s.effective, s.state, s.announced] for sid, s in member.shares.items()},
+        "epochs": member.epochs,
+        "shares": {name: [s.weight, s.effective, s.state, s.announced] for name, s in member.shares.items()},
         "lost": member.lost,
         "since": member.since,
         "why": member.why,
         "address6": str(member.address6) if member.address6 else None,
+        "boot": member.boot,
         "version": member.version,
-        "epochs": member.epochs,
+        "silent_since": member.silent_since,
         "changed": member.changed,
         "change": member.change,
     }
 
 
 def _from_json(entry: dict[str, Any]) -> Member:
+    epochs = tuple(whole(epoch, U32) for epoch in entry["epochs"])
+    if not epochs:
+        raise ValueError("a member without an epoch")
+    silent_since = entry.get("silent_since")
     return Member(
         IPv4Address(str(entry["address"])),
-        whole(entry["epoch"], U32),
-        {whole(int(sid), MAX_SERVICE_ID): _share(*share) for sid, share in entry["shares"].items()},
+        epochs,
+        {str(name): _share(*share) for name, share in entry["shares"].items()},
         bool(entry["lost"]),
         real(entry["since"], MONOTONIC_S),
         str(entry["why"]),
         IPv6Address(str(entry["address6"])) if entry.get("address6") else None,
-        whole(entry.get("version", 0), U32),
-        tuple(whole(epoch, U32) for epoch in entry.get("epochs", ())),
+        whole(entry.get("boot", 0), U64),
+        whole(entry.get("version", 0), U64),
+        None if silent_since is None else real(silent_since, MONOTONIC_S),
         real(entry.get("changed", 0.0), MONOTONIC_S),
         str(entry.get("change", "")),
     )

@@ -17,7 +17,6 @@ from agent.announcing.order import Order, OrderKind
 from agent.announcing.order_book import OrderBook
 from agent.config.schema import Config
 from agent.errors import LastAnnouncerError
-from agent.membership.identity import service_id_of
 from agent.model import Announcement, Member, Method, State
 from agent.node.plan import OperatorState
 
@@ -49,7 +48,7 @@ class Operator:
 
     def other_announcers(self, vip: Address) -> tuple[IPv4Address, ...]:
         """Return the other nodes that announce a VIP, as far as this one knows."""
-        return announcing_nodes(self._known().others, [service_id_of(s) for s in self._config.services if s.vip == vip])
+        return announcing_nodes(self._known().others, [s.key for s in self._config.services if s.vip == vip])
 
     def set_admin_state(self, admin_state: State, force: bool = False) -> None:
         """Set the node's state. Raises LastAnnouncerError if no node would announce a VIP, unless forced."""
@@ -98,13 +97,13 @@ class Operator:
             )
 
 
-def announcing_nodes(members: Iterable[Member], service_ids: Collection[int]) -> tuple[IPv4Address, ...]:
-    """Return the members that announce the VIP of these services, by their own identities."""
+def announcing_nodes(members: Iterable[Member], services: Collection[str]) -> tuple[IPv4Address, ...]:
+    """Return the members that announce the VIP of these services, by their own word."""
     return tuple(
         member.address
         for member in members
         if any(
             share is not None and share.state is not State.LOST and share.announced
-            for share in map(member.share, service_ids)
+            for share in map(member.share, services)
         )
     )

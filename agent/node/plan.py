@@ -4,7 +4,7 @@
 Pure, and the one place where these decisions meet. agent.py gathers the inputs and sends the routes, forwarder.py
 writes the tables. Each decision has a module of its own: condition.py (this node's shares, and what it may announce),
 candidates.py (what tables are built from), announcing/decide.py (orders and hold-down), table/epoch.py (which epoch
-new flows use), membership/identity_version.py and conflict.py.
+new flows use) and membership/conflict.py.
 
 A plan is made from the inputs and from the plan before: `Memory` is what the next one needs. So a recorded sequence of
 inputs gives the same plans again.
@@ -23,7 +23,8 @@ from agent.announcing.order import Order
 from agent.config.schema import Config
 from agent.membership import identity
 from agent.membership.conflict import Conflicts, Observed
-from agent.membership.identity_version import Version
+from agent.membership.digest import member_digest
+from agent.membership.obstacle import Obstacle
 from agent.membership.received import SeenIdentity
 from agent.model import Announcement, Candidate, Member, Method, Share, State
 from agent.node.candidates import Candidates, in_order
@@ -45,6 +46,8 @@ class ThisNode:
     """The next hop of routes to IPv6 VIPs; None if the interface has no IPv6 address."""
     epochs: tuple[int, ...]
     """The epochs that this node supports, the preferred one first."""
+    start: int = 0
+    """When this agent started, in seconds since 1970, as its identity says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +70,18 @@ class Inputs:
     """The view: all other nodes, by address."""
     seen: tuple[SeenIdentity, ...] = ()
     """The identities that routers advertise, accepted or not."""
-    reflections: tuple[tuple[int, str], ...] = ()
-    """This node's own identity as received: (version, content digest)."""
+    obstacles: tuple[Obstacle, ...] = ()
+    """Why nodes that are named are no members."""
     healthy: frozenset[str] = frozenset()
     """The names of the services that are."""
     operator: OperatorState = field(default_factory=OperatorState)
     orders: frozenset[Order] = frozenset()
     forwarding: bool = False
     """XDP is attached and the tables are written (always true where the data path is off by configuration)."""
-    fallbacks: int = 0
-    """How often the relay announced the fallback, because this agent was silent."""
     faults: tuple[str, ...] = ()
     """The problems that other modules found."""
+    advertised: frozenset[str] = frozenset()
+    """The prefixes that are in some peer's adj-rib-out, of a session that is up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +95,12 @@ class Cluster:
     announcers: tuple[str, ...] = ()
     """The identity prefixes of those that announce a VIP (bgp/relay/quorum.py)."""
     problems: tuple[str, ...] = ()
+    digest: int = 0
+    """Of the view, in 32 bits: equal on nodes that agree."""
     _prefixes: Mapping[int, tuple[Member, str]] = field(default_factory=dict, compare=False)
     """By the member's object: a thousand prefixes are not made again because one member changed."""
+    _digests: Mapping[int, tuple[Member, int]] = field(default_factory=dict, compare=False)
+    """Likewise."""
 
     def after(self, node: ThisNode, others: tuple[Member, ...], own: Member) -> Cluster:
         """Return the cluster of these members; this one if they are the same."""
@@ -109,40 +116,36 @@ class Cluster:
             for m in members
             if identity.announces(m)
         }
-        return Cluster(others, own, members, tuple(prefix for _, prefix in prefixes.values()), problems, prefixes)
+        digests = {id(m): self._digests.get(id(m)) or (m, member_digest(m)) for m in members}
+        digest = sum(one for _, one in digests.values()) & 0xFFFFFFFF
+        announcers = tuple(prefix for _, prefix in prefixes.values())
+        return Cluster(others, own, members, announcers, problems, digest, prefixes, digests)
 
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """This node's identity and the routes that it wants announced, and what they were made of."""
+    """The routes that this node wants announced, and what they were made of."""
 
-    version: Version
-    """Of the identity."""
-    shares: Mapping[int, Share] = field(default_factory=dict)
     vips: Mapping[Address, Method | None] = field(default_factory=dict)
     """The VIPs to announce, each with its drain's method."""
     routes: DesiredRoutes = field(default_factory=DesiredRoutes)
 
-    def after(
-        self, node: ThisNode, shares: Mapping[int, Share], vips: Mapping[Address, Method | None], version: Version
-    ) -> Own:
-        """Return the identity and the routes for these shares and VIPs; `version` is the one before a new content."""
-        if (shares, vips, version) == (self.shares, self.vips, self.version):
-            return replace(self, version=version)
-        own = identity.own_identity(node.config, node.address, node.epochs, shares, node.address6)
-        version = version.with_content(identity.content_digest(own))
+    def after(self, node: ThisNode, vips: Mapping[Address, Method | None]) -> Own:
+        """Return the routes for these VIPs; those if they are the same."""
+        if vips == self.vips and self.routes.desired:
+            return self
         live, fallback = routes.desired_routes(
-            node.config, node.address, node.epochs, shares, vips, node.address6, version, node.next_hop6
+            node.config, node.address, node.address6, node.next_hop6, node.start, vips
         )
-        return Own(version, shares, vips, DesiredRoutes(tuple(live), tuple(fallback)))
+        return Own(vips, DesiredRoutes(tuple(live), tuple(fallback)))
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
     """What a plan needs of the one before it."""
 
-    own: Own
     candidates: Candidates
+    own: Own = field(default_factory=Own)
     cluster: Cluster = field(default_factory=Cluster)
     decisions: Decisions = field(default_factory=Decisions)
     epoch_switch: EpochSwitch | None = None
@@ -150,7 +153,6 @@ class Memory:
     announced_once: frozenset[Address] = frozenset()
     """The VIPs that this node has announced since their services became healthy for the first time."""
     conflicts: Conflicts = field(default_factory=Conflicts)
-    fallbacks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +173,10 @@ class Plan:
     """What this node wants, until an input changes or `next_at` has come."""
 
     tables: Tables
-    shares: Mapping[int, Share]
-    """This node's own, by service id."""
+    shares: Mapping[str, Share]
+    """This node's own, by service (`service_key`)."""
+    told: Mapping[str, Share]
+    """The same as this node tells them to the others: a VIP is announced once some router has it."""
     desired: DesiredRoutes
     """The identity and the VIPs, for the relay."""
     problems: tuple[str, ...]
@@ -194,33 +198,23 @@ class Plan:
 
 def plan(node: ThisNode, inputs: Inputs, before: Memory, now: float, wall: float) -> Plan:
     """Return the plan for these inputs. `now` is CLOCK_MONOTONIC seconds, `wall` seconds since 1970."""
-    config, ids = node.config, before.candidates.service_ids
+    config, keys = node.config, before.candidates.services
     condition = condition_of(node, inputs, before)
     by_name = {s.name: own_share(s, condition) for s in config.services}
-    shares = {ids[name]: share for name, share in by_name.items()}
+    shares = {keys[name]: share for name, share in by_name.items()}
     candidates = before.candidates.after(inputs.members, own_member(node, shares))
     allowed = {vip: announcement(config, vip, condition, candidates.unserved) for vip in config.vips}
     decisions = before.decisions.after(allowed, inputs.orders, now, wall)
     wanted = {vip: a.method for vip, a in decisions.announcements.items() if a.wanted}
-    announced = {ids[s.name] for s in config.services if s.vip in wanted}
-    shares = {number: replace(share, announced=number in announced) for number, share in shares.items()}
+    announced = {keys[s.name] for s in config.services if s.vip in wanted}
+    shares = {service: replace(share, announced=service in announced) for service, share in shares.items()}
     cluster = before.cluster.after(node, inputs.members, own_member(node, shares))
     wanted_epochs = epoch.choose(node.epochs, cluster.members)
     epoch_switch = (before.epoch_switch or EpochSwitch(wanted_epochs)).after(wanted_epochs, now)
-    version = before.own.version.after_fallback() if inputs.fallbacks > before.fallbacks else before.own.version
-    conflicts = before.conflicts.after(_observed(node, inputs, version), config, now)
-    version = version.after_reflections(inputs.reflections, now)
-    own = before.own.after(node, shares, wanted, version)
-    memory = Memory(
-        own,
-        candidates,
-        cluster,
-        decisions,
-        epoch_switch,
-        before.announced_once | wanted.keys(),
-        conflicts,
-        inputs.fallbacks,
-    )
+    conflicts = before.conflicts.after(_observed(node, inputs), config, now)
+    own = before.own.after(node, wanted)
+    announced_once = before.announced_once | wanted.keys()
+    memory = Memory(candidates, own, cluster, decisions, epoch_switch, announced_once, conflicts)
     # A switch of epochs has several steps: whether there is another, the next plan decides.
     stepped = now if epoch_switch != before.epoch_switch else float("inf")
     return Plan(
@@ -231,16 +225,11 @@ def plan(node: ThisNode, inputs: Inputs, before: Memory, now: float, wall: float
             epoch_switch,
         ),
         shares=shares,
+        told=_told(node, shares, inputs.advertised),
         desired=replace(own.routes, announcers=cluster.announcers),
         problems=tuple(sorted({*cluster.problems, *conflicts.problems(now), *inputs.faults})),
         memory=memory,
-        next_at=min(
-            decisions.next_at(inputs.orders, now, wall),
-            epoch_switch.next_at,
-            own.version.next_at(inputs.reflections),
-            conflicts.next_at(now),
-            stepped,
-        ),
+        next_at=min(decisions.next_at(inputs.orders, now, wall), epoch_switch.next_at, conflicts.next_at(now), stepped),
     )
 
 
@@ -258,11 +247,15 @@ def condition_of(node: ThisNode, inputs: Inputs, before: Memory) -> Condition:
     )
 
 
-def own_member(node: ThisNode, shares: Mapping[int, Share]) -> Member:
-    """Return this node as a member; `shares` by service id."""
-    first, *others = node.epochs
-    return Member(node.address, first, shares, False, 0.0, "this node", node.address6, epochs=tuple(others))
+def own_member(node: ThisNode, shares: Mapping[str, Share]) -> Member:
+    """Return this node as a member; `shares` by service."""
+    return Member(node.address, node.epochs, shares, False, 0.0, "this node", node.address6)
 
 
-def _observed(node: ThisNode, inputs: Inputs, version: Version) -> Observed:
-    return Observed(inputs.seen, inputs.members, node.address, (version.number, version.fallback))
+def _told(node: ThisNode, shares: Mapping[str, Share], advertised: frozenset[str]) -> dict[str, Share]:
+    announced = {s.key for s in node.config.services if routes.vip_prefix(s.vip) in advertised}
+    return {service: replace(share, announced=service in announced) for service, share in shares.items()}
+
+
+def _observed(node: ThisNode, inputs: Inputs) -> Observed:
+    return Observed(inputs.seen, inputs.members, node.address, node.start, inputs.obstacles)

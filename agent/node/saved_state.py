@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state that an agent leaves for the next one on the same boot: the health, the admin state, the version.
+"""The state that an agent leaves for the next one on the same boot: the health, the admin state, the boot.
 
 Without it a restarted agent would consider its services unhealthy, and so change weights for no reason. The file is
 below /run, so a reboot starts with none, and CLOCK_MONOTONIC stays comparable. The members are member_file.py's;
@@ -20,8 +20,7 @@ from agent import json_value, private_file
 from agent.address import Address, Network
 from agent.announcing.export_status import StatusEntry
 from agent.announcing.hold_down import MAX_HOLD_S, FlapRecord
-from agent.json_value import MONOTONIC_S, U32, WALL_S, real, whole
-from agent.membership.identity_version import HIGHEST, Version
+from agent.json_value import MONOTONIC_S, U32, U64, WALL_S, real, whole
 from agent.model import State
 from agent.table.epoch import EpochUse
 
@@ -42,8 +41,8 @@ class SavedState:
     """The VIPs that the agent put on lo: one whose service leaves the configuration must be removed later."""
     denied: frozenset[Network] = field(default_factory=frozenset)
     """The prefixes that `lbctl deny` added to the configuration's own list."""
-    version: Version | None = None
-    """The version under which this node last announced its identity."""
+    boot: int = 0
+    """The number of this boot: with another one its connections are gone. 0: none yet."""
     use: EpochUse | None = None
     """How it used its epochs; needed only when the maps in the kernel, which hold it too, have another size."""
     drained: frozenset[str] = field(default_factory=frozenset)
@@ -94,7 +93,7 @@ def _to_json(saved: SavedState) -> dict[str, Any]:
         "announced_once": sorted(map(str, saved.announced_once)),
         "vips": sorted(map(str, saved.vips)),
         "denied": sorted(map(str, saved.denied)),
-        "version": [saved.version.number, saved.version.content] if saved.version else None,
+        "boot": saved.boot,
         "use": [saved.use.first, saved.use.alternating] if saved.use else None,
         "drained": sorted(saved.drained),
         "weights": dict(saved.weights),
@@ -104,14 +103,13 @@ def _to_json(saved: SavedState) -> dict[str, Any]:
 
 
 def _from_json(data: dict[str, Any]) -> SavedState:
-    number, content = data.get("version") or (0, "")
     return SavedState(
         healthy=frozenset(map(str, data["healthy"])),
         admin_state=State(data["admin_state"]),
         announced_once=frozenset(map(_address, data["announced_once"])),
         vips=frozenset(map(_address, data["vips"])),
         denied=frozenset(ip_network(str(one)) for one in data.get("denied", ())),
-        version=Version(whole(number, HIGHEST), str(content)) if number else None,
+        boot=whole(data.get("boot", 0), U64),
         use=EpochUse(whole(use[0], U32), bool(use[1])) if (use := data.get("use")) else None,
         drained=frozenset(map(str, data.get("drained", ()))),
         weights=tuple(

@@ -40,10 +40,10 @@ class Epoch:
     """The secret of the flow hash."""
 
 
-def epoch_number(version: int, rows: int, chain: int, hash_key: bytes, services: Iterable[tuple[int, str, str]]) -> int:
+def epoch_number(version: int, rows: int, chain: int, hash_key: bytes, services: Iterable[tuple[str, str, str]]) -> int:
     """Return one 32-bit number over everything that decides a row; nodes that differ in it would disagree on owners.
 
-    `services` are (service id, affinity, hash). Those with the default affinity and hash do not count, so that nodes
+    `services` are (service, affinity, hash). Those with the default affinity and hash do not count, so that nodes
     may serve different services.
     """
     unusual = sorted(kind for kind in services if kind[1:] != ("5-tuple", "rendezvous"))

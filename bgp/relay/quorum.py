@@ -7,8 +7,8 @@ end the whole service, although the data paths still run in the kernels and coul
 while fewer than half of the announcers remain that the agent listed last. A node that announces alone keeps its VIPs
 too: no other could take over.
 
-A node remains if its identity is learned and marks a VIP as announced. The fallback of a silent agent marks none,
-whether its VIPs stay or not. So the decision of one relay does not change what the others observe, and no two
+A node remains if its identity is learned and says that it announces a VIP. The fallback of a silent agent does not say
+so, whether its VIPs stay or not. So the decision of one relay does not change what the others observe, and no two
 relays can alternate. In a cluster whose agents fall silent one after the other, the first half withdraws, and announces
 again when the rest is silent too.
 
@@ -63,4 +63,4 @@ class Quorum:
 
     def _announces(self, route: Route) -> bool:
         identities = [decode(route.large_communities, cluster) for cluster in self._clusters]
-        return any(service.announced for one in identities if one for service in one.services.values())
+        return any(one.announces for one in identities if one)

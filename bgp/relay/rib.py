@@ -13,8 +13,7 @@ from bgp.route import Route
 
 MAX_ROUTES = 16_384
 MAX_BYTES = 64 << 20
-"""Of memory, as `_memory_bytes` counts. 1,000 identities of 50 services count 10 MB, or 18 MB while none of the nodes
-announces a VIP."""
+"""Of memory, as `_memory_bytes` counts. 1,000 identities count 2 MB."""
 _ROOM = 0.8
 
 

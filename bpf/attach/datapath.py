@@ -126,6 +126,11 @@ class DataPath:
         """Return whether the kernel runs these very programs on all interfaces."""
         return None not in self.modes.values()
 
+    def pinned(self) -> bool:
+        """Return whether the pins of the maps are there: without them neither `attach` nor the next process works."""
+        folder = self._pins.maps(self.maps.row_count)
+        return all((folder / name).exists() for name in self.maps.pinned)
+
     def attach(self) -> None:
         """Let packets in: attach the programs, or replace older ones of ours without losing a packet.
 

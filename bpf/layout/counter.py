@@ -140,7 +140,7 @@ DESCRIPTIONS: Final[dict[Counter, Description]] = {
     Counter.DELIVER_CHAIN_END: Description(
         "No node of the chain has the connection. The kernel answers with a reset.",
         "None at a low rate: scans, and packets of connections that are closed. A peak after a change: "
-        "connections were lost; `lbctl explain FLOW` shows the chain.",
+        "connections were lost; `lbctl explain TUPLE --live` shows where and why.",
     ),
     Counter.PASS_NO_MEMBER: Description(
         "The row is empty: the service has no member. The packet passes to the kernel, which may answer with a reset.",

@@ -45,7 +45,8 @@ class NodeEntry:
     `outer6` to `address6`. `ifindex` is the interface to leave by and `source` that interface's MAC; 0 and None mean
     the interface that the packet came by. `vlan` (0: none) is the tag of frames that carry tunnels. `mtu` is the
     route's, in bytes of an IP packet. A `silent` node does not answer; every row passes it over. Until `drop_until_ns`
-    (CLOCK_MONOTONIC; 0: no longer) what may be its connection is dropped rather than reset.
+    (CLOCK_MONOTONIC; 0: no longer) what may be its connection is dropped rather than reset; a doubted node, which other
+    nodes pass over, has that alone.
     """
 
     address: IPv4Address
@@ -65,8 +66,6 @@ class NodeEntry:
         """Encode as `struct node`."""
         if self.outer6 and self.address6 is None:
             raise ValueError(f"node {self.address}: outer6 wants an address6")
-        if self.drop_until_ns and not self.silent:
-            raise ValueError(f"node {self.address}: drop_until_ns wants silent")
         flags = (self.mac is not None) * NodeFlag.HAS_MAC
         flags |= self.on_link * NodeFlag.ON_LINK | self.outer6 * NodeFlag.OUTER_6 | self.silent * NodeFlag.SILENT
         return NODE_STRUCT.codec.pack(

@@ -22,7 +22,11 @@ class NodeMap:
         else:
             self._nodes.set_entry(index, node.pack())
 
+    def entry(self, index: int) -> NodeEntry | None:
+        """Return a node; None if the place is free."""
+        return NodeEntry.unpack(self._nodes.entry(index))
+
     def read(self) -> dict[int, NodeEntry]:
         """Return all nodes by index."""
-        entries = {index: NodeEntry.unpack(self._nodes.entry(index)) for index in range(1, NODES)}
+        entries = {index: self.entry(index) for index in range(1, NODES)}
         return {index: entry for index, entry in entries.items() if entry}

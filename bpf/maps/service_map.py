@@ -54,6 +54,11 @@ class ServiceMap:
         """Remove a service, if it is there: its packets pass to the kernel from now on."""
         self._replace_all({other: entry for other, entry in self.read().items() if other != key})
 
+    def entry(self, key: ServiceKey) -> ServiceEntry | None:
+        """Return a service; None if there is none with this very key."""
+        value = self._services.lookup(key.pack())
+        return ServiceEntry.unpack(value) if value else None
+
     def read(self) -> dict[ServiceKey, ServiceEntry]:
         """Return all services."""
         found = {key: ServiceEntry.unpack(value) for key, value in self._encoded().items()}

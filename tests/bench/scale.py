@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Part 5: the agent in a large cluster: CPU time at rest, one change, changes all the time, memory. Prints JSON.
 
-The agent runs in a process of its own with real maps and real netlink. Only the relay's client is replaced: the bench
-hands the agent what the relay would report of its routers. `late` is how late a timer of the agent's event loop fires
-while ten changes arrive per second; `control` the same of a bare event loop in another process at the same time.
+The agent runs in a process of its own with real maps and real netlink. The relay's client is replaced: the bench hands
+the agent what the relay would report of its routers. So are the echoes and the channel, since there is no other node:
+all others answer, and the bench hands the agent what they would say of themselves. `late` is how late a timer of the
+agent's event loop fires while ten changes arrive per second; `control` the same of a bare event loop in another process
+at the same time.
 """
 
 import asyncio
@@ -13,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -22,17 +24,19 @@ from typing import Any, Final
 from bench import figures, testrun
 from bench.large import resident_mb
 
+from agent.channel.state import NodeState, ServiceEndpoint, StateShare
 from agent.config.file import parse
 from agent.config.schema import Config
 from agent.daemon.runtime import freeze_heap, tune
+from agent.liveness.question import Liveness
+from agent.membership.identity import identity_route
+from agent.model import State
 from agent.netlink.neighbor_limit import raise_neighbor_limits
 from agent.node.agent import Agent
 from agent.node.own_interface import Interface
 from agent.paths import Paths
-from bgp.community import Identity, ServiceState, encode, service_id
 from bgp.relay.protocol import Peer, Snapshot
 from bgp.relay.report import ReportReader, encode_changes
-from bgp.route import Route
 from bpf.attach.datapath import DataPath
 
 
@@ -82,40 +86,52 @@ class Relay:
         await asyncio.Event().wait()
 
 
-@dataclass
+class Others:
+    """Replaces the asker, its sockets and the channel: it holds what the others answer and say, and sends nothing."""
+
+    def __init__(self) -> None:
+        self.liveness: Mapping[IPv4Address, Liveness] = {}
+        self.states: Mapping[IPv4Address, NodeState] = {}
+        self.isolated, self.next_at = False, float("inf")
+
+    def follow(self, *_: object) -> None:
+        """Ignore whom to ask and talk to; likewise what follows."""
+
+    hint = wake = publish = follow
+
+    def step(self, _: float) -> list[tuple[IPv4Address, bytes]]:
+        """Return nothing to send."""
+        return []
+
+    def problems(self, _: float) -> tuple[str, ...]:
+        """Return no problems."""
+        return ()
+
+    async def run(self) -> None:
+        """Run forever."""
+        await asyncio.Event().wait()
+
+
 class Cluster:
-    """The identities that the routers advertise: of each member but the first, which is this node."""
+    """All members but the first, which is this node: what the routers advertise, and what each says of itself."""
 
-    config: Config
-    epoch: int
-    size: Size
-
-    def __post_init__(self) -> None:
-        ids = [service_id(s.vip, s.protocol, s.port_number) for s in self.config.services]
-        up = {number: ServiceState(100, 100, "up") for number in ids}
-        self._draining = {number: ServiceState(100, 0, "draining") for number in ids}
-        self._identities = {
-            n: Identity(self.config.cluster, IPv4Address(FIRST + n), self.epoch, up, version=2)
-            for n in range(1, self.size.members)
-        }
-        self._up = up
-        self._routes = {n: self._route(identity) for n, identity in self._identities.items()}
-
-    def _route(self, identity: Identity) -> Route:
-        prefix = f"10.254.{int(identity.address) >> 8 & 255}.{int(identity.address) & 255}/32"
-        return Route.of(prefix, str(identity.address), encode(identity))
+    def __init__(self, config: Config, epoch: int, size: Size) -> None:
+        endpoints = [ServiceEndpoint(s.vip, s.protocol, s.port_number) for s in config.services]
+        self._up = dict.fromkeys(endpoints, StateShare(100, 100, State.UP, announced=True))
+        self._draining = dict.fromkeys(endpoints, StateShare(100, 0, State.DRAINING, announced=True))
+        addresses = [IPv4Address(FIRST + n) for n in range(1, size.members)]
+        self.liveness = dict.fromkeys(addresses, Liveness(True, 0.0, boot=1, ready=True, heartbeat_age_s=0.0))
+        self.states = dict.fromkeys(addresses, NodeState(1, 1, "1", True, (epoch,), self._up))
+        routes = tuple(identity_route(config, address, None, 1, announces=True) for address in addresses)
+        peers = tuple(Peer(f"10.0.255.{r + 1}", True, 1.0, True, routes) for r in range(size.routers))
+        self.snapshot = Snapshot(peers)
 
     def toggle(self, n: int) -> None:
         """Drain a member, or end its drain."""
-        before = self._identities[n]
-        services = self._up if before.services is self._draining else self._draining
-        self._identities[n] = replace(before, services=services, version=before.version + 2)
-        self._routes[n] = self._route(self._identities[n])
-
-    def snapshot(self) -> Snapshot:
-        """What the relay would send now."""
-        routes = tuple(self._routes.values())
-        return Snapshot(tuple(Peer(f"10.0.255.{r + 1}", True, 1.0, True, routes) for r in range(self.size.routers)))
+        before = self.states[IPv4Address(FIRST + n)]
+        shares = self._up if before.shares is self._draining else self._draining
+        changed = replace(before, shares=shares, version=before.version + 1)
+        self.states = {**self.states, IPv4Address(FIRST + n): changed}
 
 
 def configuration(size: Size) -> Config:
@@ -181,15 +197,19 @@ class Running:
 
     def __init__(self, agent: Agent, size: Size) -> None:
         self.agent, self._size = agent, size
-        self._relay = Relay()
-        agent.relay = self._relay  # type: ignore[assignment]
+        relay, self._others = Relay(), Others()
+        agent.relay = relay  # type: ignore[assignment]
+        membership, others = agent.membership, self._others
+        membership._asker = membership._probes = membership._channel = others  # type: ignore[assignment]
         self._cluster = Cluster(agent.config, agent.node.epochs[0], size)
         self._names = [service.name for service in agent.config.services]
-        self.advertise()
+        relay.report(self._cluster.snapshot)
+        self._others.liveness = self._cluster.liveness
+        self.tell()
 
-    def advertise(self) -> None:
-        """Hand over what the routers advertise now."""
-        self._relay.report(self._cluster.snapshot())
+    def tell(self) -> None:
+        """Hand over what the others say now."""
+        self._others.states = self._cluster.states
         self.agent._wake.set()
 
     async def change(self) -> float:
@@ -198,7 +218,7 @@ class Running:
         writer = self.agent.forwarder.map_writer
         before = [writer.digest(name) for name in self._names]
         self._cluster.toggle(7)
-        self.advertise()
+        self.tell()
         return await until(lambda: all(map(str.__ne__, map(writer.digest, self._names), before)))
 
     async def churn(self) -> None:
@@ -207,7 +227,7 @@ class Running:
         while True:
             n = n % (self._size.members - 2) + 1
             self._cluster.toggle(n)
-            self.advertise()
+            self.tell()
             await asyncio.sleep(CHURN_EVERY_S)
 
 
@@ -220,7 +240,7 @@ async def measure(size: Size, rounds: int) -> dict[str, Any]:
         running = Running(Agent(configuration(size), paths, interface, datapath), size)
         freeze_heap()
         ending: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(running.agent.run(ending))
+        task = asyncio.create_task(running.agent.run(ending, no_reload))
         found: dict[str, Any] = {**asdict(size), "first_fill_s": round(await until(lambda: running.agent.ready), 2)}
         await asyncio.sleep(SETTLE_S)
         with cpu_share(found, "rest_cpu"):
@@ -242,6 +262,11 @@ async def measure(size: Size, rounds: int) -> dict[str, Any]:
         ending.set_result(False)
         await task
     return found
+
+
+async def no_reload() -> None:
+    """Refuse to start the agent again: its data path is not lost."""
+    raise AssertionError("the data path is lost")
 
 
 @contextlib.contextmanager

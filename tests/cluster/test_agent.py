@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.cluster_lab import FOUR, ClusterLab, cluster_lab
+from support.cluster_lab import FOUR, ClusterLab, cluster_lab, server_of
 from support.waiting import wait_for
 
 from topology.demo.cluster import VIP
@@ -52,6 +52,45 @@ def test_explain_names_the_server_that_answers(cluster: ClusterLab) -> None:
         for node in answer["nodes"]:
             forwards = node["syn"].startswith(f"forward to {answer['chain'][0]}")
             assert forwards != (node["node"] == answer["chain"][0])
+
+
+def test_explain_live_ends_where_the_connection_is(cluster: ClusterLab) -> None:
+    """From each node, a packet of the connection ends at its server, whatever lies between."""
+    with cluster.connect() as connection:
+        source, port = connection.getsockname()
+        server = cluster.addresses[server_of(connection)]
+        flow = f"tcp,{source}:{port},{VIP}:7000"
+        for ingress in FOUR:
+            walk = cluster.lbctl(ingress, "explain", flow, "--live", "-o", "json")["walks"][0]
+            assert walk["steps"][0]["node"] == cluster.addresses[ingress]
+            last = walk["steps"][-1]
+            assert (last["node"], last["event"], last["socket"]) == (server, "deliver_socket", "connection")
+            assert last["why"] == "its connection is here"
+            elsewhere = cluster.lbctl("b1", "explain", flow, "--live", "--at", cluster.addresses[ingress], "-o", "json")
+            assert elsewhere["walks"][0]["steps"] == walk["steps"]
+        assert "deliver_socket: its connection is here" in cluster.lbctl("b1", "explain", flow, "--live")
+
+
+def test_explain_live_of_a_flow_of_nobody_ends_at_the_end_of_its_chain(cluster: ClusterLab) -> None:
+    flow = f"tcp,10.1.1.1:1,{VIP}:7000"
+    chain = cluster.lbctl("b1", "explain", flow, "-o", "json")["chain"]
+    later, syn = cluster.lbctl("b1", "explain", flow, "--live", "--at", chain[0], "-o", "json")["walks"]
+    assert [step["node"] for step in later["steps"]] == chain
+    assert {step["socket"] for step in later["steps"]} == {"listener"}
+    last = later["steps"][-1]
+    assert last["event"] == ("drop_grace" if last["grace"] else "deliver_chain_end")
+    assert [(step["node"], step["event"]) for step in syn["steps"]] == [(chain[0], "deliver_owner")]
+
+
+def test_explain_live_names_a_node_whose_agent_does_not_answer(cluster: ClusterLab) -> None:
+    flow = f"tcp,10.1.1.1:1,{VIP}:7000"
+    owner, ingress, *_ = cluster.lbctl("b1", "explain", flow, "-o", "json")["chain"]
+    cluster.kill(cluster.names[owner], "agent", signal.SIGSTOP)
+    try:
+        text = cluster.lbctl(cluster.names[ingress], "explain", flow, "--live")
+    finally:
+        cluster.kill(cluster.names[owner], "agent", signal.SIGCONT)
+    assert f"  {owner} (hop 1 from {ingress}): does not answer within 1 s" in text
 
 
 @pytest.mark.parametrize(

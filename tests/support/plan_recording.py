@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sequences of a plan's inputs as files, and what to compare plans by.
 
-tests/agent/node/recorded/ has what node b1 of the demo's cluster planned from, from its start to its end, through all
-of the demo's steps. `record` wraps the planner of a running agent; to record again, call it in the agent's process (a
+tests/agent/node/recorded/ has what node b1 of the demo's cluster planned from, through all of the demo's steps: a start
+among others, one that joins, drains, leaves and comes back, a speaker that is killed, two servers that die. Recorded
+when a node's identity still carried what it serves, and converted since: where a router withdrew an identity, its
+member is `lost` here. `record` wraps the planner of a running agent; to record again, call it in the agent's process (a
 sitecustomize.py does), then write plans.jsonl with
 
     PYTHONPATH=tests python -m support.plan_recording
@@ -20,11 +22,9 @@ from typing import Any, Final
 from pydantic import TypeAdapter
 
 from agent.config.file import parse
-from agent.membership.identity import service_id_of
-from agent.membership.identity_version import Version
 from agent.node import agent as agent_module
 from agent.node.candidates import Candidates
-from agent.node.plan import Inputs, Memory, Own, Plan, ThisNode, plan
+from agent.node.plan import Inputs, Memory, Plan, ThisNode, plan
 
 FOLDER: Final = Path(__file__).parents[1] / "agent/node/recorded"
 INPUTS: Final = FOLDER / "inputs.jsonl"
@@ -47,28 +47,26 @@ class Recording:
     """The steps of one node, from its start."""
 
     node: ThisNode
-    version: int
-    """Of the identity that it began with."""
     steps: tuple[Step, ...]
 
     def plans(self) -> Iterator[Plan]:
         """Yield the plan of each step."""
-        memory = first_memory(self.node, self.version)
+        memory = first_memory(self.node)
         for step in self.steps:
             made = plan(self.node, step.inputs, memory, step.now, step.wall)
             memory = made.memory
             yield made
 
 
-def first_memory(node: ThisNode, version: int = 1_700_000_000) -> Memory:
+def first_memory(node: ThisNode) -> Memory:
     """Return the memory of a node on which no agent ran before."""
-    return Memory(Own(Version(version)), Candidates({s.name: service_id_of(s) for s in node.config.services}))
+    return Memory(Candidates({s.name: s.key for s in node.config.services}))
 
 
-def head(config: str, node: ThisNode, version: int) -> str:
+def head(config: str, node: ThisNode) -> str:
     """Return the first line of a recording."""
     addresses = [str(one) if one else None for one in (node.address, node.address6, node.next_hop6)]
-    return json.dumps({"config": config, "addresses": addresses, "epochs": node.epochs, "version": version}) + "\n"
+    return json.dumps({"config": config, "addresses": addresses, "epochs": node.epochs, "start": node.start}) + "\n"
 
 
 def line(step: Step, before: Inputs) -> str:
@@ -88,13 +86,14 @@ def load(text: str) -> Recording:
         IPv6Address(address6) if address6 else None,
         IPv6Address(next_hop6) if next_hop6 else None,
         tuple(first["epochs"]),
+        first["start"],
     )
     steps, inputs = [], Inputs()
     for one in rest:
         new = _ADAPTER.validate_python(one["inputs"])
         inputs = replace(inputs, **{name: getattr(new, name) for name in one["inputs"]})
         steps.append(Step(inputs, one["now"], one["wall"]))
-    return Recording(node, first["version"], tuple(steps))
+    return Recording(node, tuple(steps))
 
 
 def record(path: Path, config: Path) -> None:
@@ -105,7 +104,7 @@ def record(path: Path, config: Path) -> None:
         nonlocal before
         with path.open("a", encoding="utf-8") as file:
             if file.tell() == 0:
-                file.write(head(config.read_text(encoding="utf-8"), node, memory.own.version.number))
+                file.write(head(config.read_text(encoding="utf-8"), node))
             file.write(line(Step(inputs, now, wall), before))
         before = inputs
         return original(node, inputs, memory, now, wall)
@@ -124,7 +123,10 @@ def summary(made: Plan) -> str:
         "up": tables.up,
         "use": [tables.epoch_switch.use.first, tables.epoch_switch.use.alternating],
         "announcements": {str(vip): one.why for vip, one in made.announcements.items()},
-        "version": made.memory.own.version.number,
+        "shares": {
+            service: f"{s.effective}/{s.weight}:{s.state}{'' if s.announced else ' not announced'}"
+            for service, s in made.shares.items()
+        },
         "routes": [f"{r.prefix} med {r.med} prepend {r.prepend} {r.communities}" for r in made.desired.desired],
         "announcers": made.desired.announcers,
         "problems": made.problems,

@@ -25,7 +25,7 @@ from pathlib import Path
 from support.waiting import Since
 
 from bgp import community
-from bgp.community import Identity, ServiceState
+from bgp.community import Identity
 from bgp.relay.client import RelayClient
 from bgp.relay.protocol import Snapshot
 from bgp.route import Route
@@ -163,7 +163,7 @@ class WireNode:
     @property
     def identity(self) -> Route:
         """Its identity's route."""
-        identity = Identity(CLUSTER, IPv4Address(self.address), 7, {5: ServiceState(100, 100, "up")})
+        identity = Identity(CLUSTER, IPv4Address(self.address), start=7, announces=True)
         return Route.of(f"10.254{self.address[4:]}/32", self.address, community.encode(identity), next_hop_self=True)
 
     @property

@@ -2,7 +2,8 @@
 """The demo's steps, as data: the actions on the cluster, and the next hops and tables that must follow.
 
 Owns the order and the expectations; runner.py runs them. Every step leaves the cluster as the next one expects it:
-b1 to b4 until `add`, then b1 to b5, without b2 between `drain` and `return`, and without b5 after `crash`, the last.
+b1 to b4 until `add`, then b1 to b5, without b2 between `drain` and `return`, and without b5 after `crash`. The last is
+`replace`: what is done about a dead server, while its connections and those opened since are open.
 
 The node that crashes is chosen for the control: under Linux's hash-threshold the loss of the middle next hop of five
 moves the fewest flows. BIRD orders next hops by address, b5 first. FRR orders them by arrival: b1, b3 and b4 in any
@@ -119,6 +120,10 @@ def _crash_b5(cluster: Cluster, _traffic: TrafficController) -> None:
     cluster.crash("b5")
 
 
+def _start_b6(cluster: Cluster, _traffic: TrafficController) -> None:
+    cluster.start("b6", "speaker", "agent")
+
+
 def _without(node: str) -> frozenset[str]:
     return FIVE - {node}
 
@@ -173,6 +178,11 @@ STEPS = (
         (Phase(_crash_b5, FOUR, FOUR, FOUR),),
         stopped="b5",
         idle="b5",
+    ),
+    Step(
+        "replace",
+        "a new server joins in b5's stead",
+        (Phase(_start_b6, FOUR | {"b6"}, FOUR | {"b6"}, FOUR | {"b6"}),),
     ),
 )
 #: A shorter scenario for tests, with as many connections: the control's shares must be far from chance.

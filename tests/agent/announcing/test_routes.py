@@ -13,12 +13,8 @@ from agent.announcing.routes import (
     with_drain_attributes,
 )
 from agent.config.file import parse
-from agent.membership.identity import service_id_of
-from agent.membership.identity_version import Version
-from agent.membership.peer_table import Advertisement
-from agent.membership.received import IdentityReader
-from agent.model import Method, Share, State
-from bgp.relay.protocol import Peer, Snapshot
+from agent.model import Method
+from bgp.community import Identity, decode
 from bgp.route import Route
 
 TEXT = """\
@@ -30,50 +26,47 @@ bgp: {local_as: 65001, identity_prefix: 10.254.0.0/16, peers: [{address: 10.0.0.
 members: {allow: [10.0.0.0/24]}
 """
 CONFIG = parse(TEXT, "lb.yml")
-A, B = IPv4Address("10.0.0.11"), IPv4Address("10.0.0.12")
-WEB = service_id_of(CONFIG.services[0])
-SHARES = {WEB: Share(50, 50, State.UP)}
+A, A6 = IPv4Address("10.0.0.11"), IPv6Address("2001:db8::b")
 
 
-def received(*routes: Route) -> dict[IPv4Address, Advertisement]:
-    """What B accepts of these routes."""
-    peer = Peer("10.0.0.1", up=True, since=1.0, eor=True, routes=routes)
-    return dict(IdentityReader(CONFIG, B).read(Snapshot((peer,)), True).reports["10.0.0.1"].advertisements)
+def identity(route: Route) -> Identity | None:
+    return decode(route.large_communities, CONFIG.cluster)
 
 
 def test_desired_routes_and_fallback_carry_the_identity() -> None:
-    desired, fallback = desired_routes(CONFIG, A, [99], SHARES, dict.fromkeys(CONFIG.vips))
+    desired, fallback = desired_routes(CONFIG, A, A6, None, 7, dict.fromkeys(CONFIG.vips))
     assert [route.prefix for route in desired] == ["10.254.0.11/32", "192.0.2.10/32"]
     assert {route.next_hop for route in desired} == {"10.0.0.11"}
-    assert received(*desired) == {A: Advertisement(A, 99, SHARES)}
-    assert [route.prefix for route in fallback] == ["10.254.0.11/32"]
-    assert received(*fallback) == {A: Advertisement(A, 99, {WEB: Share(50, 0, State.DRAINING, announced=False)})}
+    assert identity(desired[0]) == Identity(7, A, A6, 7, announces=True)
+    # A node without an agent stays a member, but is none of those that announce (bgp/relay/quorum.py).
+    assert fallback == [replace(desired[0], large_communities=fallback[0].large_communities)]
+    assert identity(fallback[0]) == Identity(7, A, A6, 7, announces=False)
 
 
-def test_supported_epochs_are_in_the_desired_routes_and_the_fallback() -> None:
-    desired, fallback = desired_routes(CONFIG, A, [99, 98], SHARES, {})
-    for routes in (desired, fallback):
-        assert (received(*routes)[A].epoch, received(*routes)[A].epochs) == (99, (98,))
+def test_identity_of_a_node_that_announces_no_vip_is_the_fallback() -> None:
+    desired, fallback = desired_routes(CONFIG, A, None, None, 7, {})
+    assert desired == fallback
+    assert identity(desired[0]) == Identity(7, A, start=7)
+    # An IPv6 VIP that has no next hop is not announced either.
+    six = desired_routes(CONFIG, A, None, None, 7, {IPv6Address("2001:db8:99::1"): None})
+    assert six == (desired, fallback)
 
 
-def test_drain_method_is_in_the_route_and_a_withdrawn_vip_in_the_identity() -> None:
+def test_identity_does_not_depend_on_what_the_node_serves() -> None:
+    second = "  - {name: alt, vip: 192.0.2.10, protocol: tcp, port: 80, forward: l2}\nbgp:"
+    other = parse(TEXT.replace("weight: 50", "weight: 5").replace("bgp:", second), "lb.yml")
+    vips = dict.fromkeys(CONFIG.vips)
+    assert desired_routes(other, A, A6, None, 7, vips) == desired_routes(CONFIG, A, A6, None, 7, vips)
+
+
+def test_drain_method_is_in_the_route_of_the_vip_alone() -> None:
     vip = CONFIG.vips[0]
-    desired, _ = desired_routes(CONFIG, A, [99], SHARES, {vip: Method.MED})
-    assert desired[1].med == MED
-    shares = {WEB: Share(50, 50, State.UP, announced=False)}
-    desired, _ = desired_routes(CONFIG, A, [99], shares, {})
-    assert received(*desired) == {A: Advertisement(A, 99, shares)}
-
-
-def test_fallback_of_a_node_that_left_stays_left() -> None:
-    _, fallback = desired_routes(CONFIG, A, [99], {WEB: Share(50, 0, State.LEFT)}, {})
-    assert received(*fallback)[A].shares == {WEB: Share(50, 0, State.LEFT, announced=False)}
-
-
-def test_fallback_has_a_version_above_the_live_one() -> None:
-    desired, fallback = desired_routes(CONFIG, A, [99], SHARES, {}, version=Version(100))
-    assert received(*desired)[A].version == 100
-    assert received(*fallback)[A].version == 101
+    desired, fallback = desired_routes(CONFIG, A, None, None, 7, {vip: Method.MED})
+    assert [route.med for route in desired] == [None, MED]
+    assert desired_routes(CONFIG, A, None, None, 7, {vip: None}) == (
+        [desired[0], replace(desired[1], med=None)],
+        fallback,
+    )
 
 
 def test_vip_route_has_a_next_hop_of_its_family_and_the_attributes_of_lb_yml() -> None:
@@ -95,10 +88,10 @@ def test_vip_route_has_a_next_hop_of_its_family_and_the_attributes_of_lb_yml() -
 
 def test_ipv6_vip_of_a_node_without_an_ipv6_address_is_not_announced() -> None:
     vips = [*CONFIG.vips, IPv6Address("2001:db8:99::1")]
-    assert [route.prefix for route in desired_routes(CONFIG, A, [99], SHARES, dict.fromkeys(vips))[0]] == [
-        "10.254.0.11/32",
-        "192.0.2.10/32",
-    ]
+    desired, _ = desired_routes(CONFIG, A, A6, None, 7, dict.fromkeys(vips))
+    assert [route.prefix for route in desired] == ["10.254.0.11/32", "192.0.2.10/32"]
+    desired, _ = desired_routes(CONFIG, A, None, A6, 7, dict.fromkeys(vips))
+    assert [(route.prefix, route.next_hop) for route in desired[2:]] == [("2001:db8:99::1/128", "2001:db8::b")]
 
 
 def test_drain_attributes() -> None:

@@ -285,6 +285,23 @@ def test_notices_reach_all_with_a_session_once() -> None:
         a.tell(Kind.SUSPECTS, bytes(1141), network.now)
 
 
+def test_a_notice_to_one_node_reaches_no_other() -> None:
+    network = Network()
+    channels = [network.start(number) for number in range(3)]
+    for channel in channels:
+        channel.follow({A, B, C}, network.now)
+        channel.publish(state(), network.now)
+    assert not channels[0].tell_one(B, Kind.TRACE_REQUEST, b"x", network.now)  # no session yet
+    network.run(1)
+    network.events.clear()
+    assert channels[0].tell_one(B, Kind.TRACE_REQUEST, b"x", network.now)
+    assert not channels[0].tell_one(address(9), Kind.TRACE_REQUEST, b"x", network.now)
+    network.run(1)
+    assert network.events == [(B, Notice(A, Kind.TRACE_REQUEST, b"x"))]
+    with pytest.raises(ValueError, match="notice of kind 3 with 0 bytes"):
+        channels[0].tell_one(B, Kind.STATE, b"", network.now)
+
+
 def test_at_most_64_datagrams_are_in_flight() -> None:
     network = Network(lambda datagram: ())
     a = network.start(0)

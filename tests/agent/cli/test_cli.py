@@ -41,6 +41,7 @@ def lbctl(*arguments: str, code: int = 0) -> tuple[str, str]:
         ["announce", "undrain", "--vip", "2001:db8::1", "--wait", "--timeout", "5s"],
         ["announce", "down", "--vip", "10.99.0.1"],
         ["explain", "tcp,10.1.0.2:4000,10.99.0.1:7000"],
+        ["explain", "tcp,10.1.0.2:4000,10.99.0.1:7000", "--live", "--at", "10.0.0.12"],
         ["agent", "reload"],
         ["backend", "list"],
         ["backend", "drain"],
@@ -89,6 +90,7 @@ def test_wrong_usage_is_exit_code_2(run: Run) -> None:
     assert "'0s' is zero; give at least 1s" in run("announce", "up", "--timeout", "0s", code=2)[1]
     assert "is not one of" in run("announce", "drain", "--method", "magic", code=2)[1]
     assert "No such option" in run("announce", "up", "--for", "1h", code=2)[1]
+    assert "--at requires --live" in run("explain", "tcp,10.1.0.2:1,10.99.0.1:2", "--at", "10.0.0.12", code=2)[1]
     assert "192.0.2.1/24 has host bits set" in run("deny", "add", "192.0.2.1/24", code=2)[1]
     assert "is not one of" in run("status", "-o", "yaml", code=2)[1]
 

@@ -265,6 +265,36 @@ def test_services_must_differ() -> None:
         parse(GOOD.replace("    forward: l2\n", "    forward: l2\n" + second.replace("web", "www")), "lb.yml")
 
 
+def with_services(count: int) -> str:
+    more = (f"  - {{name: s{n}, vip: 192.0.2.10, protocol: tcp, port: {1000 + n}}}\n" for n in range(1, count))
+    return GOOD.replace("    forward: l2\n", "    forward: l2\n" + "".join(more))
+
+
+def test_at_most_250_services() -> None:
+    services = parse(with_services(250), "lb.yml").services
+    assert len({service.key for service in services}) == 250
+    with pytest.raises(ConfigError) as caught:
+        parse(with_services(251), "lb.yml")
+    assert str(caught.value) == "lb.yml:5:3: services: has more than 250 entries"
+
+
+@pytest.mark.parametrize(
+    ("vip", "protocol", "port", "key"),
+    [
+        ("192.0.2.10", "tcp", "443", "192.0.2.10:443/tcp"),
+        ("192.0.2.10", "udp", "any", "192.0.2.10:any/udp"),
+        ("'2001:DB8:0::99'", "tcp", "80", "[2001:db8::99]:80/tcp"),
+    ],
+)
+def test_key_of_a_service_is_the_same_however_it_is_written(vip: str, protocol: str, port: str, key: str) -> None:
+    """Nodes name services by it to each other, so it is frozen."""
+    text = GOOD.replace("    forward: l2\n", "    health: {port: 8080}\n")
+    for old, new in (("vip: 192.0.2.10", vip), ("protocol: tcp", protocol), ("port: 443", port)):
+        text = text.replace(old, f"{old.split(':')[0]}: {new}")
+    (service,) = parse(text, "lb.yml").services
+    assert service.key == key
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -58,7 +58,9 @@ def test_silent_nodes_are_passed_over() -> None:
     b1, b2, b3 = (IPv4Address(f"10.0.0.{last}") for last in (11, 12, 13))
     epochs = supported_epochs(CONFIG)
     writer = SimpleNamespace(
-        use=EpochUse(epochs[0].number), chain=lambda *_: [b1, b2], nodes=SimpleNamespace(silent={b1: 100})
+        use=EpochUse(epochs[0].number),
+        chain=lambda *_: [b1, b2],
+        nodes=SimpleNamespace(silent={b1: 100}, awaited=lambda now_ns: [b1] if now_ns < 100 else []),
     )
     node = Forwarding(CONFIG, epochs, cast(MapWriter, writer), [b2, b3], [])
     found = explain(node, "tcp,192.0.2.7:41000,10.99.0.1:443", now_ns=50)

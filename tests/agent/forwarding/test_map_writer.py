@@ -161,7 +161,7 @@ def test_silence_stays_when_conf_is_written(datapath: FakeDataPath) -> None:
     made, conf = map_writer(datapath), datapath.maps.conf
     apply(made, ALL[:2])
     before = conf.read()
-    made.nodes.set_silent({B: 7})
+    made.nodes.set_silent({B: 7}, {})
     assert conf.read() == before, "the flag changes nothing else"
     apply(made, ALL, now=500.0)
     assert ConfFlag.SILENT in conf.flags()

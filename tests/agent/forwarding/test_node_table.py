@@ -54,22 +54,37 @@ def test_silence_is_written_at_once_and_stays_through_other_writes(maps: Maps) -
     nodes.write({A, B, C}, ENDS)
     nodes.set_hop(B6, NextHop(MAC))
     assert (silent(maps), flag(maps)) == ({}, False)
-    nodes.set_silent({B: 700, C: 0})
+    nodes.set_silent({B: 700, C: 0}, {})
     assert (silent(maps), flag(maps)) == ({B: 700, C: 0}, True)
     entry = maps.nodes.read()[2]
     assert (entry.address, entry.mac, entry.address6, entry.outer6) == (B, MAC, B6, True)
     nodes.set_hop(B6, NextHop(MAC, False, 3))
     nodes.write({A, B, C}, dict(ENDS))
     assert silent(maps) == {B: 700, C: 0}
-    nodes.set_silent({B: 0})
+    nodes.set_silent({B: 0}, {})
     assert (silent(maps), flag(maps)) == ({B: 0}, True)
-    nodes.set_silent({})
+    nodes.set_silent({}, {})
     assert (silent(maps), flag(maps)) == ({}, False)
+
+
+def test_doubted_node_is_not_passed_over_but_may_be_awaited(maps: Maps) -> None:
+    def awaited() -> dict[IPv4Address, int]:
+        entries = maps.nodes.read().values()
+        return {one.address: one.drop_until_ns for one in entries if one.drop_until_ns and not one.silent}
+
+    nodes = table(maps)
+    nodes.write({A, B, C}, ENDS)
+    nodes.set_silent({B: 700}, {B: 800, C: 900})
+    assert (silent(maps), awaited(), flag(maps)) == ({B: 700}, {C: 900}, True)
+    nodes.set_silent({}, {C: 900})
+    assert (silent(maps), awaited(), flag(maps)) == ({}, {C: 900}, True)
+    nodes.set_silent({}, {})
+    assert (silent(maps), awaited(), flag(maps)) == ({}, {}, False)
 
 
 def test_node_is_silent_as_soon_as_it_has_an_entry_and_this_node_never_is(maps: Maps) -> None:
     nodes = table(maps)
-    nodes.set_silent({A: 5, B: 5, D: 9})
+    nodes.set_silent({A: 5, B: 5, D: 9}, {})
     assert (silent(maps), flag(maps)) == ({}, True)
     maps.conf.write(NodeConf(1, 11, bytes(16)))
     assert flag(maps), "the first conf does not take it away"
@@ -93,8 +108,8 @@ def test_program_looks_for_silent_nodes_before_there_are_any_and_until_there_are
         flags.append(flag(maps))
 
     monkeypatch.setattr(maps.nodes, "write", write)
-    nodes.set_silent({B: 1})
-    nodes.set_silent({})
+    nodes.set_silent({B: 1}, {})
+    nodes.set_silent({}, {})
     assert flags == [True] * 4
 
 
@@ -102,14 +117,20 @@ def test_successor_keeps_silence_until_it_is_told_otherwise(maps: Maps) -> None:
     first = table(maps)
     first.write({A, B, C}, ENDS)
     first.set_hop(B6, NextHop(MAC))
-    first.set_silent({B: 700})
+    first.set_silent({B: 700}, {})
     second = table(maps)
     assert second.silent == {B: 700}
     second.set_hop(B6, NextHop(MAC, False, 3))
     second.write({A, B, C}, dict(ENDS))
     assert (silent(maps), flag(maps)) == ({B: 700}, True)
     third = table(maps)
-    third.set_silent({C: 1})
+    third.set_silent({C: 1}, {})
     assert silent(maps) == {C: 1}
     entry = maps.nodes.read()[2]
     assert (entry.mac, entry.address6, entry.outer6) == (MAC, B6, True), "the rest of the entry stays as it was"
+
+
+def test_silent_and_doubted_nodes_are_awaited_until_their_time(maps: Maps) -> None:
+    nodes = table(maps)
+    nodes.set_silent({B: 700, C: 0}, {D: 900})
+    assert (nodes.awaited(699), nodes.awaited(700), nodes.awaited(900)) == ([D, B], [D], [])

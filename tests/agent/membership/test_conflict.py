@@ -23,19 +23,19 @@ members: {allow: [10.0.0.0/24]}
     "lb.yml",
 )
 OWN = "10.0.0.11"
-OWN_VERSIONS = (100, 101)
-MEMBERS = tuple(Member(IPv4Address(f"10.0.0.{n}"), 1, {}, False, 0.0, "") for n in (11, 12, 14))
+OWN_START = 100
+MEMBERS = tuple(Member(IPv4Address(f"10.0.0.{n}"), (1,), {}, False, 0.0, "") for n in (11, 12, 14))
 
 
-def seen(address: str, peer: str = "10.0.0.1", version: int = 1, prefix: str = "", origin: int = 65001) -> SeenIdentity:
+def seen(address: str, peer: str = "10.0.0.1", start: int = 1, prefix: str = "", origin: int = 65001) -> SeenIdentity:
     node = IPv4Address(address)
     own_prefix = f"10.254.{node.packed[2]}.{node.packed[3]}/32"
     allowed = any(node in network for network in CONFIG.members.allow)
-    return SeenIdentity(peer, prefix or own_prefix, node, version, origin, prefix in ("", own_prefix), allowed)
+    return SeenIdentity(peer, prefix or own_prefix, node, start, origin, prefix in ("", own_prefix), allowed)
 
 
 def after(before: Conflicts, identities: Sequence[SeenIdentity], now: float) -> Conflicts:
-    return before.after(Observed(tuple(identities), MEMBERS, IPv4Address(OWN), OWN_VERSIONS), CONFIG, now)
+    return before.after(Observed(tuple(identities), MEMBERS, IPv4Address(OWN), OWN_START), CONFIG, now)
 
 
 def problems(*identities: SeenIdentity) -> tuple[str, ...]:
@@ -50,8 +50,8 @@ def problems(*identities: SeenIdentity) -> tuple[str, ...]:
 
 def test_sound_cluster_has_no_problem() -> None:
     routers = ("10.0.0.1", "10.0.0.2")
-    assert problems(*(seen(f"10.0.0.{n}", peer, version=n) for n in range(12, 16) for peer in routers)) == ()
-    assert problems(seen(OWN, version=100), seen(OWN, "10.0.0.2", version=101)) == (), "own reflections"
+    assert problems(*(seen(f"10.0.0.{n}", peer, start=n) for n in range(12, 16) for peer in routers)) == ()
+    assert problems(seen(OWN, start=100), seen(OWN, "10.0.0.2", start=100)) == (), "own reflections"
 
 
 @pytest.mark.parametrize(
@@ -67,8 +67,8 @@ def test_sound_cluster_has_no_problem() -> None:
             [seen("10.0.0.12", "10.0.0.1", 5, origin=65002), seen("10.0.0.12", "10.0.0.2", 6, origin=65003)],
             ("10.0.0.12", "two nodes", "10.0.0.1 (from AS 65002)", "10.0.0.2 (from AS 65003)", "stop one of them"),
         ),
-        ([seen("10.0.0.12", version=5), seen("10.0.0.12", version=5, prefix="10.253.0.12/32")], ("10.253.0.12/32",)),
-        ([seen(OWN, version=7, origin=65009)], ("this node's address 10.0.0.11", "(from AS 65009)", "stop one")),
+        ([seen("10.0.0.12", start=5), seen("10.0.0.12", start=5, prefix="10.253.0.12/32")], ("10.253.0.12/32",)),
+        ([seen(OWN, start=7, origin=65009)], ("this node's address 10.0.0.11", "(from AS 65009)", "stop one")),
     ],
     ids=[
         "own tag",
@@ -94,15 +94,15 @@ def test_short_contradiction_is_no_problem() -> None:
     """One router propagates each update before the other."""
     conflicts = Conflicts()
     for second in range(100):
-        versions = (second, second - second % 2)
-        conflicts = after(conflicts, [seen("10.0.0.12", str(peer), v) for peer, v in enumerate(versions)], second)
+        starts = (second, second - second % 2)
+        conflicts = after(conflicts, [seen("10.0.0.12", str(peer), v) for peer, v in enumerate(starts)], second)
         assert conflicts.problems(second) == ()
 
 
 def test_solved_problem_disappears() -> None:
     conflicts = Conflicts()
     for second in (0, MIN_DURATION_S):
-        conflicts = after(conflicts, [seen(OWN, version=5 + int(second))], second)
-    assert len(conflicts.problems(MIN_DURATION_S)) == 1, "although the other's version grows"
+        conflicts = after(conflicts, [seen(OWN, start=5 + int(second))], second)
+    assert len(conflicts.problems(MIN_DURATION_S)) == 1, "although the other has started again"
     conflicts = after(conflicts, [], MIN_DURATION_S + 1)
     assert conflicts.problems(MIN_DURATION_S + 1) == ()

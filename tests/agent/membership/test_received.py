@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Received identities: what a node announces, and what another reads out of the routes that routers send it."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
-from agent.config.bgp import PeerConfig
+import pytest
+
 from agent.config.file import parse
 from agent.config.schema import Config
-from agent.membership import identity
-from agent.membership.peer_table import Advertisement, PeerReport
-from agent.membership.received import IdentityReader, Received
-from agent.model import Share, State
+from agent.membership.identity import identity_route
+from agent.membership.received import IdentityReader, Named, Received, SeenIdentity
 from bgp.relay.protocol import Peer, Snapshot
 from bgp.relay.report import ReportReader, encode_changes
 from bgp.route import Route
@@ -20,171 +20,252 @@ cluster: 7
 node: {interface: eth0}
 services:
   - {name: web, vip: 192.0.2.10, protocol: tcp, port: 443, forward: l2, weight: 50}
-bgp: {local_as: 65001, identity_prefix: 10.254.0.0/16, peers: [{address: 10.0.0.1, as: 65000}]}
-members: {allow: [10.0.0.0/24]}
+bgp:
+  local_as: 65001
+  identity_prefix: 10.254.0.0/16
+  peers: [{address: 10.0.0.1, as: 65000}, {address: 10.0.0.2, as: 65000}]
+members: {allow: [10.0.0.0/24, '2001:db8::/64']}
 """
 CONFIG = parse(TEXT, "lb.yml")
-A, B = IPv4Address("10.0.0.11"), IPv4Address("10.0.0.12")
-WEB = identity.service_id_of(CONFIG.services[0])
-SHARES = {WEB: Share(50, 50, State.UP)}
+A, B, C = (IPv4Address(f"10.0.0.{number}") for number in (11, 12, 13))
+R1, R2 = "10.0.0.1", "10.0.0.2"
 
 
 def announced(
-    config: Config = CONFIG,
     address: IPv4Address = A,
-    shares: dict[int, Share] = SHARES,
+    start: int = 5,
+    announces: bool = True,
     address6: IPv6Address | None = None,
-    version: int = 0,
+    config: Config = CONFIG,
+    as_path: Sequence[int] = (65001,),
 ) -> Route:
-    """The route by which a node announces its identity."""
-    own = identity.own_identity(config, address, [99], shares, address6)
-    return identity.identity_route(config, replace(own, version=version))
+    """The route by which a node announces its identity, as another one learns it."""
+    route = identity_route(config, address, address6, start, announces)
+    return replace(route, as_path=tuple(as_path), next_hop_self=False)
 
 
-def read(snapshot: Snapshot | None, config: Config = CONFIG, own: IPv4Address = B, connected: bool = True) -> Received:
+def peer(*routes: Route, name: str = R1, up: bool = True, since: float = 1.0, eor: bool = True) -> Peer:
+    return Peer(name, up, since, eor, routes if up else ())
+
+
+def read(*peers: Peer, config: Config = CONFIG, own: IPv4Address = B, connected: bool = True) -> Received:
     """What a node reads out of one snapshot."""
-    return IdentityReader(config, own).read(snapshot, connected)
+    return IdentityReader(config, own).read(Snapshot(peers), connected)
 
 
-def reports(snapshot: Snapshot | None, config: Config = CONFIG) -> dict[str, PeerReport]:
-    return dict(read(snapshot, config).reports)
+def by_bgp(start: int = 5, address6: IPv6Address | None = None) -> Named:
+    return Named(address6, start, by_bgp=True)
 
 
-def received(
-    *routes: Route, up: bool = True, own: IPv4Address = B, connected: bool = True
-) -> dict[IPv4Address, Advertisement]:
-    """What a node accepts of these routes."""
-    peer = Peer("10.0.0.1", up=up, since=1.0, eor=True, routes=routes)
-    found = read(Snapshot((peer,)), own=own, connected=connected).reports
-    assert found["10.0.0.1"].up is (up and connected)
-    return dict(found["10.0.0.1"].advertisements)
+def test_announced_identity_names_its_node() -> None:
+    found = read(peer(announced()))
+    assert found.named == {A: by_bgp()}
+    assert found.seen == (SeenIdentity(R1, "10.254.0.11/32", A, 5, 65001, announces=True),)
+    assert found.seen[0].source == "10.0.0.1 (from AS 65001)"
+    (internal,) = read(peer(announced(announces=False, as_path=()))).seen
+    assert (internal.announces, internal.source) == (False, "10.0.0.1")
 
 
-def test_announced_identity_is_received_unchanged() -> None:
-    assert received(announced()) == {A: Advertisement(A, 99, SHARES)}
+def test_own_reflection_is_seen_and_names_nobody() -> None:
+    found = read(peer(announced()), own=A)
+    assert found.named == {}
+    assert [(one.address, one.start) for one in found.seen] == [(A, 5)]
 
 
-def test_own_reflection_is_ignored() -> None:
-    assert received(announced(), own=A) == {}
+def test_routers_that_name_the_same_node_name_it_once_with_the_newest_start() -> None:
+    """A router that has not yet propagated the restart of an agent must not hide it."""
+    old, new = announced(start=5), announced(start=6, address6=IPv6Address("2001:db8::b"))
+    for first, second in ((old, new), (new, old)):
+        found = read(peer(first), peer(second, announced(C, start=3), name=R2))
+        assert found.named == {A: by_bgp(6, IPv6Address("2001:db8::b")), C: by_bgp(3)}
+        assert [(one.peer, one.address) for one in found.seen] == [(R1, A), (R2, A), (R2, C)]
 
 
 def test_nothing_is_received_from_a_peer_that_is_down_or_without_the_relay() -> None:
-    assert received(announced(), up=False) == {}
-    assert received(announced(), connected=False) == {}
-    assert reports(None)["10.0.0.1"].up is False
+    reader = IdentityReader(CONFIG, B)
+    assert reader.read(None, True) == Received()
+    assert read(peer(up=False)) == Received()
+    assert read(peer(announced()), connected=False) == Received()
+    # Routes of a session that is down are stale.
+    assert read(Peer(R1, up=False, since=1.0, eor=True, routes=(announced(),))) == Received()
+    assert read(peer(announced(), name="10.0.0.9")) == Received(), "a peer that the configuration does not have"
+
+
+def test_it_is_complete_with_the_first_end_of_rib() -> None:
+    assert not read(peer(announced(), eor=False)).complete
+    assert read(peer(announced(), eor=False), peer(name=R2)).complete
+    assert not read(peer(up=False), peer(announced(), name=R2, eor=False)).complete
 
 
 def test_peer_that_did_not_negotiate_ipv4_counts_as_down() -> None:
-    """It advertises no identities; that must not make members lost."""
-    both = parse(TEXT.replace("as: 65000}", "as: 65000}, {address: '2001:db8::1', as: 65000}"), "lb.yml")
-    peer = Peer("10.0.0.1", up=True, since=1.0, eor=True)
-    assert reports(Snapshot((peer,)), both).keys() == {"10.0.0.1"}
-    assert reports(Snapshot((peer,)), both)["10.0.0.1"].up
-    six_only = replace(peer, families=frozenset({"ipv6"}))
-    assert not reports(Snapshot((six_only,)), both)["10.0.0.1"].up
-
-
-def test_own_reflections_are_compared_by_content_not_by_version() -> None:
-    live = identity.own_identity(CONFIG, A, [99], SHARES, None)
-    silent = identity.own_identity(CONFIG, A, [99], identity.fallback_shares(SHARES), None)
-    assert identity.content_digest(live) == identity.content_digest(replace(live, version=5))
-    assert identity.content_digest(live) != identity.content_digest(silent)
-    live_route = identity.identity_route(CONFIG, replace(live, version=100))
-    silent_route = identity.identity_route(CONFIG, replace(silent, version=101))
-    peers = tuple(
-        Peer(name, up, since=1.0, eor=True, routes=(route,))
-        for name, up, route in (
-            ("10.0.0.1", True, live_route),
-            ("10.0.0.2", True, silent_route),
-            ("10.0.0.3", False, live_route),
-        )
-    )
-    found = read(Snapshot(peers), own=A).reflections
-    assert found == ((100, identity.content_digest(live)), (101, identity.content_digest(silent)))
-    assert read(Snapshot(peers), own=B).reflections == ()
-    assert read(None, own=A).reflections == ()
+    """It advertises no identities, so its End-of-RIB does not complete them."""
+    six_only = replace(peer(), families=frozenset({"ipv6"}))
+    assert not read(six_only).complete
+    configured = parse(TEXT.replace("10.0.0.2, as: 65000}", "10.0.0.2, as: 65000, families: [ipv6]}"), "lb.yml")
+    assert not read(peer(name=R2), config=configured).complete
 
 
 def test_two_clusters_on_one_fabric_never_mix() -> None:
     """The same addresses and prefixes, advertised by the same router: only the cluster's number differs."""
     other = CONFIG.model_copy(update={"cluster": 8})
-    ours = announced(version=100)
-    theirs = announced(other, shares={WEB: Share(1, 1, State.UP)}, version=500)
-    routes = {"10.0.0.1": ours, "10.0.0.2": theirs}
-    snapshot = Snapshot(tuple(Peer(name, True, 1.0, True, (route,)) for name, route in routes.items()))
-    both = CONFIG.bgp.model_copy(update={"peers": (*CONFIG.bgp.peers, PeerConfig(address="10.0.0.2", asn=65000))})
-    for cluster, number in ((CONFIG, 100), (other, 500)):
-        config = cluster.model_copy(update={"bgp": both})
-        found = read(snapshot, config)
-        assert [a.version for report in found.reports.values() for a in report.advertisements.values()] == [number]
-        assert [version for version, _ in read(snapshot, config, A).reflections] == [number]
+    ours, theirs = announced(start=100), announced(start=500, config=other)
+    for config, start in ((CONFIG, 100), (other, 500)):
+        found = read(peer(ours), peer(theirs, name=R2), config=config)
+        assert found.named == {A: by_bgp(start)}
+        assert [one.start for one in found.seen] == [start]
         assert found.unreadable == ()
 
 
-def test_rejected_identities() -> None:
-    other_cluster = CONFIG.model_copy(update={"cluster": 8})
-    assert received(announced(address=IPv4Address("10.9.0.11"))) == {}, "outside members.allow"
-    assert received(announced(other_cluster)) == {}
+def test_rejected_identities_are_seen_and_name_nobody() -> None:
+    outside = read(peer(announced(IPv4Address("10.9.0.11"))))
+    assert outside.named == {}
+    assert [(one.allowed, one.own_prefix) for one in outside.seen] == [(False, True)]
     # An identity under another node's prefix: the prefix is what a router's filter can check, so it must match.
-    assert received(replace(announced(), prefix="10.254.0.12/32")) == {}
-    assert received(Route.of("192.0.2.0/24", "10.0.0.1")) == {}
+    moved = read(peer(replace(announced(), prefix="10.254.0.12/32")))
+    assert moved.named == {}
+    assert [(one.allowed, one.own_prefix, one.prefix) for one in moved.seen] == [(True, False, "10.254.0.12/32")]
 
 
-def test_ipv6_address_is_accepted_only_within_members_allow() -> None:
-    both = parse(TEXT.replace("[10.0.0.0/24]", "[10.0.0.0/24, 2001:db8::/64]"), "lb.yml")
-    inside, outside = IPv6Address("2001:db8::11"), IPv6Address("2001:db8:1::11")
-
-    def accepted(address6: IPv6Address) -> IPv6Address | None:
-        peer = Peer("10.0.0.1", up=True, since=1.0, eor=True, routes=(announced(both, address6=address6),))
-        return reports(Snapshot((peer,)), both)["10.0.0.1"].advertisements[A].address6
-
-    assert accepted(inside) == inside
-    assert accepted(outside) is None
+def test_other_routes_are_neither_seen_nor_unreadable() -> None:
+    assert read(
+        peer(Route.of("192.0.2.0/24", "10.0.0.1"), announced(config=CONFIG.model_copy(update={"cluster": 8})))
+    ) == (Received(complete=True))
 
 
-def test_each_route_is_decoded_once_and_equal_identities_are_one() -> None:
+def test_identity_that_cannot_be_decoded_is_named_with_its_prefix() -> None:
+    whole = announced()
+    cut = replace(whole, large_communities=whole.large_communities[1:])
+    found = read(peer(cut, announced(C)))
+    assert found.unreadable == ("10.254.0.11/32: identity: cluster 7 without an address",)
+    assert found.named.keys() == {C}
+
+
+def test_identity_whose_communities_were_stripped_is_named_with_the_router() -> None:
+    """A node whose routers strip them would otherwise just be alone."""
+    bare = replace(announced(), large_communities=())
+    found = read(peer(bare, announced(C), name=R2))
+    (line,) = found.unreadable
+    assert line.startswith("10.254.0.11/32, received from 10.0.0.2, has no large communities: ")
+    assert found.named.keys() == {C}
+    # Another cluster's identity has some, and other prefixes need none.
+    foreign = announced(config=CONFIG.model_copy(update={"cluster": 8}))
+    others = Route.of("10.253.0.11/32", "10.0.0.11"), Route.of("2001:db8:99::1/128", "2001:db8::b")
+    assert read(peer(foreign, *others)).unreadable == ()
+
+
+@pytest.mark.parametrize(("address6", "accepted"), [("2001:db8::11", True), ("2001:db8:1::11", False)])
+def test_ipv6_address_is_accepted_only_within_members_allow(address6: str, accepted: bool) -> None:
+    """The node itself is a candidate either way."""
+    found = read(peer(announced(address6=IPv6Address(address6))))
+    assert found.named == {A: by_bgp(5, IPv6Address(address6) if accepted else None)}
+
+
+# Withdrawals
+
+
+def withdrawals(*steps: Sequence[Peer], own: IPv4Address = B) -> list[frozenset[IPv4Address]]:
+    """Who is reported as withdrawn in each of these snapshots."""
+    reader = IdentityReader(CONFIG, own)
+    return [reader.read(Snapshot(tuple(peers)), True).withdrawn for peers in steps]
+
+
+NONE: frozenset[IPv4Address] = frozenset()
+
+
+def test_withdrawn_identity_is_reported_once() -> None:
+    both, one = peer(announced(), announced(C)), peer(announced(C))
+    assert withdrawals([both], [one], [replace(one)], [both], [one]) == [NONE, {A}, NONE, NONE, {A}]
+
+
+def test_withdrawal_by_one_router_is_reported_although_another_still_names_the_node() -> None:
+    """It is a reason to ask the node, not to drop it."""
+    second = peer(announced(), name=R2)
+    reader = IdentityReader(CONFIG, B)
+    reader.read(Snapshot((peer(announced()), second)), True)
+    found = reader.read(Snapshot((peer(), second)), True)
+    assert (found.withdrawn, found.named) == ({A}, {A: by_bgp()})
+
+
+def test_changed_identity_is_not_withdrawn() -> None:
+    assert withdrawals([peer(announced())], [peer(announced(start=6, announces=False))]) == [NONE, NONE]
+
+
+@pytest.mark.parametrize(
+    ("what", "after"),
+    [
+        ("the session is down", [peer(up=False, since=2.0)]),
+        ("a new session has sent nothing yet", [peer(since=2.0, eor=False)]),
+        ("the peer is not reported any more", []),
+    ],
+)
+def test_end_of_a_session_withdraws_nobody(what: str, after: list[Peer]) -> None:
+    assert withdrawals([peer(announced(), announced(C))], after) == [NONE, NONE], what
+
+
+def test_identity_that_a_new_session_does_not_name_is_no_withdrawal() -> None:
+    """Whom the session before had named says nothing about this one."""
+    later = peer(announced(C), since=2.0)
+    assert withdrawals([peer(announced(), announced(C))], [peer(up=False)], [later]) == [NONE, NONE, NONE]
+    assert withdrawals([peer(announced())], [later], [peer(since=2.0)]) == [NONE, NONE, {C}]
+
+
+def test_while_the_relay_is_away_nobody_is_withdrawn() -> None:
+    reader = IdentityReader(CONFIG, B)
+    full, empty = Snapshot((peer(announced()),)), Snapshot((peer(),))
+    reader.read(full, True)
+    assert reader.read(full, False).withdrawn == NONE
+    assert reader.read(empty, True).withdrawn == NONE
+
+
+def test_rejected_and_own_identities_are_never_withdrawn() -> None:
+    rejected = replace(announced(), prefix="10.254.0.99/32"), announced(IPv4Address("10.9.0.11")), announced(B)
+    assert withdrawals([peer(*rejected)], [peer()]) == [NONE, NONE]
+
+
+# What does not change
+
+
+def test_each_route_is_read_once_and_what_is_equal_stays_one_object() -> None:
     """A route that has not changed is the same object in the next snapshot; so is everything that is read out of it."""
-    peers = (*CONFIG.bgp.peers, PeerConfig(address="10.0.0.2", asn=65000))
-    config = CONFIG.model_copy(update={"bgp": CONFIG.bgp.model_copy(update={"peers": peers})})
-    a, b = announced(), announced(address=IPv4Address("10.0.0.13"), version=4)
-    first = Peer("10.0.0.1", True, 1.0, True, (a, b))
-    second = Peer("10.0.0.2", True, 1.0, True, (replace(a), b))
-    reader = IdentityReader(config, B)
-    before = reader.read(Snapshot((first, second)), True)
-    of_first, of_second = (report.advertisements for report in before.reports.values())
-    assert of_first[A] is of_second[A], "the two routers' copies of one identity are one object"
-    assert reader.read(Snapshot((first, second)), True).reports["10.0.0.1"] is before.reports["10.0.0.1"]
+    a, c = announced(), announced(C, start=4)
+    first, second = peer(a, c), peer(replace(a), c, name=R2)
+    reader = IdentityReader(CONFIG, B)
+    snapshot = Snapshot((first, second))
+    before = reader.read(snapshot, True)
+    assert reader.read(snapshot, True) is before
+    assert before.seen[0].address is before.seen[2].address, "the two routers' copies name one object"
 
-    changed = replace(second, routes=(announced(version=6), b))
+    changed = replace(second, routes=(announced(announces=False), c))
     after = reader.read(Snapshot((first, changed)), True)
-    assert after.reports["10.0.0.1"] is before.reports["10.0.0.1"]
-    assert after.reports["10.0.0.2"].advertisements[A].version == 6
-    assert after.reports["10.0.0.2"].advertisements[b_address(b)] is of_second[b_address(b)]
-    assert not reader.read(Snapshot((replace(first, up=False, routes=()), changed)), True).reports["10.0.0.1"].up
+    assert after.named is before.named, "what a node announces makes no other candidates"
+    assert after.seen[0] is before.seen[0]
+    assert after.seen[1] is before.seen[1]
+    assert after.seen[2].announces is False
+    assert after.seen[3] is before.seen[3]
+    again = reader.read(Snapshot((first, replace(second, routes=(announced(start=6), c)))), True)
+    assert again.named == {A: by_bgp(6), C: by_bgp(4)}
 
 
 def test_what_the_relay_does_not_report_as_changed_is_not_read_again() -> None:
     """The contract between the relay's reports and this reader: the objects stay."""
-    peers = (*CONFIG.bgp.peers, PeerConfig(address="10.0.0.2", asn=65000))
-    config = CONFIG.model_copy(update={"bgp": CONFIG.bgp.model_copy(update={"peers": peers})})
-    a, b = announced(), announced(address=IPv4Address("10.0.0.13"), version=4)
-    states = [
-        Snapshot(
-            tuple(Peer(name, True, 1.0, True, (a, route)) for name, route in (("10.0.0.1", b), ("10.0.0.2", last)))
-        )
-        for last in (b, announced(address=IPv4Address("10.0.0.13"), version=6))
-    ]
-    relay, reader, before, found = ReportReader(), IdentityReader(config, B), Snapshot(), []
+    a, c = announced(), announced(C, start=4)
+    states = [Snapshot((peer(a, c), peer(a, last, name=R2))) for last in (c, announced(C, start=6))]
+    relay, reader, before, found = ReportReader(), IdentityReader(CONFIG, B), Snapshot(), []
     for state in states:
         *_, snapshot = map(relay.receive, encode_changes(before, state))
         assert isinstance(snapshot, Snapshot)
-        found.append(reader.read(snapshot, True).reports)
+        found.append(reader.read(snapshot, True).seen)
         before = state
     first, second = found
-    assert second["10.0.0.1"] is first["10.0.0.1"]
-    assert second["10.0.0.2"].advertisements[A] is first["10.0.0.2"].advertisements[A]
-    assert second["10.0.0.2"].advertisements[b_address(b)].version == 6
+    assert [one.start for one in second] == [5, 4, 5, 6]
+    assert all(one is other for one, other in zip(first[:3], second[:3], strict=True))
 
 
-def b_address(route: Route) -> IPv4Address:
-    return IPv4Address(route.next_hop)
+def test_memory_of_nodes_that_are_gone_is_bounded() -> None:
+    """Identities come from whoever may announce below the prefix."""
+    reader = IdentityReader(CONFIG, B)
+    for number in range(1000):
+        address = IPv4Address("10.9.0.0") + number
+        reader.read(Snapshot((peer(announced(address)),)), True)
+    assert len(reader._addresses) <= 2 + 64
+    assert len(reader._reads) == 1

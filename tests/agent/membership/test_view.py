@@ -2,249 +2,241 @@
 """The rules of the view, one by one. Time is an argument; nothing sleeps."""
 
 from dataclasses import replace
-from ipaddress import IPv4Address
 
-from support.reports import DOWN, FIVE, A, B, identity, states, up
+import pytest
+from support.heard import ALL_UP, FIVE, NAMED, WEB, A, B, C, Surroundings, answers, silent, word
 
-from agent.membership.peer_table import REFRESH_S
-from agent.membership.view import END_OF_RIB_TIMEOUT_S, LOST_KEPT_S, View
-from agent.model import Share, State
+from agent.membership.view import FORGET_S, OWNS_S, START_S, View
+from agent.model import Member, Share, State
 
-
-def test_withdrawn_member_is_lost_and_forgotten_after_ten_minutes() -> None:
-    view = View()
-    view.observe({"r": up(identity(A), identity(B))}, 0)
-    view.observe({"r": up(identity(A))}, 50)
-    assert states(view) == {A: State.UP, B: State.LOST}
-    view.advance(50 + LOST_KEPT_S - 1)
-    assert states(view) == {A: State.UP, B: State.LOST}
-    view.advance(50 + LOST_KEPT_S)
-    assert states(view) == {A: State.UP}
+OTHERS = [address for address in FIVE if address != A]
 
 
-def test_lost_member_takes_no_new_flows_but_keeps_its_nominal_weight() -> None:
-    view = View()
-    view.observe({"r": up(identity(A))}, 0)
-    view.observe({"r": up()}, 1)
-    assert view.members[0].share(5) == Share(100, 0, State.LOST)
+def member(around: Surroundings, address: object = A) -> Member:
+    """The member of that address in the view."""
+    return next(one for one in around.view.members if one.address == address)
 
 
-def test_lost_member_that_returns_is_up() -> None:
-    view = View()
-    view.observe({"r": up(identity(A))}, 0)
-    view.observe({"r": up()}, 1)
-    view.observe({"r": up(identity(A))}, 2)
-    assert states(view) == {A: State.UP}
-    assert view.members[0].since == 2
+def found_silent(around: Surroundings, since: float, by: list = OTHERS) -> dict:
+    """What is heard when A does not answer this node, nor those in `by`."""
+    return {"liveness": {A: silent(since)}, "states": {other: word(unheard=(A,)) for other in by}}
 
 
-def test_member_that_leaves_is_removed_at_once_and_forgotten_with_its_identity() -> None:
-    view = View()
-    view.observe({"r": up(identity(A), identity(B))}, 0)
-    view.observe({"r": up(identity(A, State.LEFT), identity(B))}, 1)
-    assert states(view) == {A: State.LEFT, B: State.UP}
-    assert view.members[0].share(5) is None
-    view.observe({"r": up(identity(B))}, 2)
-    assert states(view) == {B: State.UP}
+# Who becomes a member
 
 
-def test_peer_that_goes_down_removes_no_member() -> None:
-    view = View()
-    view.observe({"r": up(identity(A), identity(B))}, 0)
-    for now in (1, 1000, 100_000):
-        view.observe({"r": DOWN}, now)
-        assert states(view) == {A: State.UP, B: State.UP}
+def test_who_answers_and_says_what_it_serves_is_a_member() -> None:
+    around = Surroundings()
+    assert around.see(1) == ALL_UP
+    assert member(around).shares == {WEB: Share(100, 100, State.UP)}
+    assert member(around).why == "answers, and says what it serves"
 
 
-def test_after_a_peer_returns_an_absent_member_is_unknown_for_a_time_then_lost() -> None:
-    view = View()
-    view.observe({"r": up(identity(A), identity(B))}, 0)
-    view.observe({"r": DOWN}, 500)
-    view.observe({"r": up(identity(A))}, 1000)
-    assert states(view) == {A: State.UP, B: State.UP}
-    view.advance(1000 + REFRESH_S)
-    assert states(view) == {A: State.UP, B: State.LOST}
+@pytest.mark.parametrize(
+    "missing",
+    [{"liveness": {A: None}}, {"liveness": {A: silent(0)}}, {"states": {A: None}}, {"states": {A: word(State.LEFT)}}],
+    ids=["never answered", "silent", "no word", "left"],
+)
+def test_who_is_named_alone_takes_no_place(missing: dict) -> None:
+    around = Surroundings()
+    assert A not in around.see(1, **missing)
+    assert A not in around.see(1000, named_completely=True)
 
 
-def test_unnoticed_session_reset_makes_an_absent_member_unknown_too() -> None:
-    view = View()
-    view.observe({"r": up(identity(A), identity(B), since=1)}, 10)
-    view.observe({"r": up(since=500)}, 500)
-    assert states(view) == {A: State.UP, B: State.UP}
-    view.observe({"r": up(identity(A), since=500)}, 501)
-    view.advance(500 + REFRESH_S)
-    assert states(view) == {A: State.UP, B: State.LOST}
+def test_who_is_not_named_is_no_member_although_it_answers() -> None:
+    around = Surroundings()
+    assert A not in around.see(1, named={A: None})
 
 
-def test_member_withdrawn_in_the_session_that_advertised_it_is_lost_at_once() -> None:
-    view = View()
-    view.observe({"r": up(identity(A))}, 0)
-    view.observe({"r": DOWN}, 1)
-    view.observe({"r": up(identity(A))}, 2)
-    view.observe({"r": up()}, 3)
-    assert states(view) == {A: State.LOST}
+def test_word_of_another_boot_makes_no_member() -> None:
+    around = Surroundings()
+    assert A not in around.see(1, states={A: word(boot=2)})
+    assert around.see(2, liveness={A: answers(boot=2)}) == ALL_UP
 
 
-def test_member_is_up_if_any_peer_advertises_it() -> None:
-    view = View()
-    view.observe({"r": up(identity(A)), "s": up(identity(A))}, 0)
-    view.observe({"r": up(), "s": up(identity(A))}, 1)
-    assert states(view) == {A: State.UP}
-    view.observe({"r": up(), "s": up()}, 2)
-    assert states(view) == {A: State.LOST}
+# Silence
 
 
-def test_stale_advertisement_of_a_disconnected_router_does_not_keep_a_dead_server_up() -> None:
-    view = View()
-    view.observe({"r": up(identity(A)), "s": up(identity(A))}, 0)
-    view.observe({"r": DOWN, "s": up(identity(A))}, 1)
-    view.observe({"r": DOWN, "s": up()}, 2)
-    assert states(view) == {A: State.LOST}
-    # Nor does a reset of the session that withdrew it make the stale advertisement valid again.
-    view.observe({"r": DOWN, "s": up(since=3)}, 3)
-    assert states(view) == {A: State.LOST}
-    view.observe({"r": up(identity(A), since=4), "s": up(since=3)}, 4)
-    assert states(view) == {A: State.UP}
+def test_silent_member_is_passed_over_at_once_and_owns_no_row_after_three_seconds() -> None:
+    around = Surroundings()
+    around.see(1)
+    assert around.see(10, **found_silent(around, 9.8)) == ALL_UP
+    assert around.view.silent == {A: 9.8}
+    assert around.view.unheard == (A,)
+    assert around.view.next_at == 9.8 + OWNS_S
+    assert around.see(9.8 + OWNS_S - 0.1) == ALL_UP
+    assert around.see(9.8 + OWNS_S) == {**ALL_UP, A: State.LOST}
+    assert member(around).share(WEB) == Share(100, 0, State.LOST)  # later places, by the nominal weight
 
 
-def test_stale_advertisement_does_not_keep_a_server_up_that_died_during_a_session_reset() -> None:
-    view = View()
-    view.observe({"r": up(identity(A), identity(B)), "s": up(identity(A), identity(B))}, 0)
-    view.observe({"r": DOWN, "s": DOWN}, 1)
-    view.observe({"r": DOWN, "s": up(identity(B), since=2)}, 2)
-    view.advance(2 + REFRESH_S)
-    assert states(view) == {A: State.LOST, B: State.UP}
+def test_lost_member_is_forgotten_after_ten_minutes() -> None:
+    around = Surroundings()
+    around.see(1)
+    around.see(10, **found_silent(around, 10.0))
+    around.see(20)
+    assert around.view.next_at == 10 + FORGET_S
+    assert around.see(10 + FORGET_S - 0.1)[A] is State.LOST
+    assert A not in around.see(10 + FORGET_S)
+    assert A not in around.see(2000)
+    assert A in around.see(2001, liveness={A: answers(2000)})
 
 
-def test_member_known_only_from_a_disconnected_router_stays_while_it_replies() -> None:
-    view = View()
-    view.observe({"r": up(identity(A, version=8)), "s": up(identity(B))}, 0)
-    view.observe({"r": DOWN, "s": up(identity(B))}, 1)
-    view.advance(REFRESH_S - 1)
-    assert view.take_due_probes(REFRESH_S - 1) == []
-    for second in range(int(REFRESH_S), int(REFRESH_S) + 900):
-        view.advance(second)
-        assert states(view) == {A: State.UP, B: State.UP}
-        for address in view.take_due_probes(second):
-            view.receive_reply(address, 8, second)
-    view.advance(2000)
-    assert states(view) == {A: State.LOST, B: State.UP}
-    view.advance(2000 + LOST_KEPT_S)
-    view.advance(9000)
-    assert states(view) == {B: State.UP}, "forgotten, whatever the disconnected router had advertised"
-    view.observe({"r": up(identity(A, version=8), since=9000), "s": up(identity(B))}, 9000)
-    assert states(view) == {A: State.UP, B: State.UP}
+@pytest.mark.parametrize("after_s", [0.5, 15.0, 60.0])
+def test_member_that_answers_again_is_back_undamped(after_s: float) -> None:
+    around = Surroundings()
+    around.see(1)
+    around.see(10, **found_silent(around, 10.0))
+    around.see(10 + after_s)
+    assert around.see(10.1 + after_s, liveness={A: answers(10.1 + after_s)}) == ALL_UP
+    assert (around.view.silent, member(around).why) == ({}, "answers again")
+    assert around.view.next_at == float("inf")
 
 
-def test_no_member_is_probed_while_every_router_is_down() -> None:
-    view = View()
-    view.observe({"r": up(identity(A)), "s": up(identity(B))}, 0)
-    view.observe({"r": DOWN, "s": DOWN}, 1)
-    view.advance(10_000)
-    assert states(view) == {A: State.UP, B: State.UP}
-    assert view.take_due_probes(10_000) == []
+def test_member_that_one_node_does_not_hear_keeps_its_rows_while_others_do() -> None:
+    around = Surroundings()
+    around.see(1)
+    assert around.see(10, **found_silent(around, 10.0, by=[B])) == ALL_UP
+    assert around.see(100) == ALL_UP
+    assert member(around).why == "does not answer this node, but others"
+    assert around.view.silent == {A: 10.0}
+    assert around.see(101, states={other: word(unheard=(A,)) for other in OTHERS})[A] is State.LOST
 
 
-def test_live_advertisement_replaces_a_stale_one() -> None:
-    view = View()
-    view.observe({"r": up(identity(A)), "s": up(identity(A))}, 0)
-    view.observe({"r": up(identity(A, State.DRAINING)), "s": DOWN}, 1)
-    assert states(view) == {A: State.DRAINING}
-    view.observe({"r": DOWN, "s": up(identity(A))}, 2)
-    assert states(view) == {A: State.UP}
+def test_member_that_answers_this_node_but_not_another_is_doubted_while_that_lasts() -> None:
+    around = Surroundings()
+    around.see(1)
+    around.see(10, states={B: word(unheard=(A,))})
+    around.see(20, states={C: word(unheard=(A,))})
+    assert (around.view.doubted, around.view.silent) == ({A: 10}, {})
+    around.see(30, liveness={A: silent(29)})
+    assert around.view.doubted == {}
+    around.see(40, liveness={A: answers(40)}, states={B: word(), C: word()})
+    assert around.view.doubted == {}
 
 
-def test_weight_change_does_not_change_since() -> None:
-    view = View()
-    view.observe({"r": up(identity(A))}, 0)
-    view.observe({"r": up(identity(A, weight=0))}, 5)
-    assert view.members[0].shares[5].effective == 0
-    assert view.members[0].since == 0
+def test_others_keep_a_place_but_give_none() -> None:
+    around = Surroundings()
+    assert A not in around.see(1, liveness={A: silent(0)})
+    assert A not in around.see(2, states={other: word(unheard=()) for other in OTHERS})
 
 
-def test_saved_members_stay_until_the_peers_had_time_to_advertise_them() -> None:
-    before = View()
-    before.observe({"r": up(identity(A), identity(B))}, 0)
-    view = View(before.members)
-    view.observe({"r": DOWN}, 100)
-    assert states(view) == {A: State.UP, B: State.UP}
-    view.observe({"r": up(identity(A))}, 101)
-    assert states(view) == {A: State.UP, B: State.UP}
-    view.advance(100 + REFRESH_S)
-    assert states(view) == {A: State.UP, B: State.LOST}
+@pytest.mark.parametrize("voice", [silent(10), answers(agent_silent=True)], ids=["silent", "agent silent"])
+def test_who_is_silent_itself_vouches_for_nobody(voice: object) -> None:
+    around = Surroundings()
+    around.see(1)
+    around.see(10, **found_silent(around, 10.0, by=[other for other in OTHERS if other != B]))
+    assert around.see(20) == ALL_UP
+    assert around.see(21, liveness={B: voice})[A] is State.LOST  # type: ignore[dict-item]
 
 
-def test_saved_member_that_is_advertised_and_withdrawn_is_lost_at_once() -> None:
-    before = View()
-    before.observe({"r": up(identity(A))}, 0)
-    view = View(before.members)
-    view.observe({"r": up(identity(A))}, 100)
-    view.observe({"r": up()}, 101)
-    assert states(view) == {A: State.LOST}
+# What it says
 
 
-def test_saved_lost_member_stays_lost_and_is_forgotten_in_time() -> None:
-    before = View()
-    before.observe({"r": up(identity(A))}, 0)
-    before.observe({"r": up()}, 10)
-    view = View(before.members)
-    view.observe({"r": up()}, 20)
-    assert states(view) == {A: State.LOST}
-    view.advance(10 + LOST_KEPT_S)
-    assert states(view) == {}
+def test_member_that_drains_or_changes_weight_says_so_itself() -> None:
+    around = Surroundings()
+    around.see(1)
+    assert around.see(2, states={A: word(State.DRAINING, version=2)})[A] is State.DRAINING
+    assert (member(around).change, member(around).changed) == ("its state changed to draining", 2)
+    around.see(3, states={A: word(weight=50, version=3)})
+    around.see(4, states={A: word(weight=60, version=4)})
+    assert member(around).change == "its effective weight increased"
+    assert member(around).version == 4
 
 
-def test_peer_that_is_no_longer_configured_is_forgotten() -> None:
-    view = View()
-    view.observe({"r": up(identity(A)), "s": up(identity(B))}, 0)
-    view.observe({"r": up(identity(A))}, 1)
-    assert states(view) == {A: State.UP, B: State.LOST}
+def test_member_that_leaves_is_removed_at_once() -> None:
+    around = Surroundings()
+    around.see(1)
+    assert A not in around.see(2, states={A: word(State.LEFT, version=2)})
+    assert around.see(3, states={A: word(version=3)}) == ALL_UP
 
 
-# The first table
+def test_withdrawn_identity_changes_nothing() -> None:
+    around = Surroundings()
+    around.see(1)
+    members = around.view.members
+    around.see(2, named=dict.fromkeys(FIVE), named_completely=False)
+    assert around.view.members is members
 
 
-def test_first_table_waits_for_an_end_of_rib() -> None:
-    view = View()
-    assert not view.is_complete(0)
-    view.observe({"r": DOWN, "s": up()}, 10)
-    assert not view.is_complete(10)
-    view.observe({"r": DOWN, "s": replace(up(identity(A)), eor=True)}, 11)
-    assert view.is_complete(11)
-    view.observe({"r": DOWN, "s": DOWN}, 12)
-    assert view.is_complete(12), "once complete, it stays complete"
+@pytest.mark.parametrize("liveness", [answers(ready=False), answers(agent_silent=True)], ids=["not ready", "no agent"])
+def test_node_without_agent_or_tables_gets_no_new_flows_and_keeps_its_places(liveness: object) -> None:
+    around = Surroundings()
+    around.see(1)
+    assert around.see(2, liveness={A: liveness})[A] is State.DRAINING  # type: ignore[dict-item]
+    assert member(around).share(WEB) == Share(100, 0, State.DRAINING)
+    assert around.see(3, liveness={A: answers()}) == ALL_UP
+    assert member(around).share(WEB) == Share(100, 100, State.UP)
 
 
-def test_first_table_waits_for_an_end_of_rib_no_longer_than_its_timeout() -> None:
-    view = View()
-    view.observe({"r": DOWN}, 10)
-    assert not view.is_complete(10 + END_OF_RIB_TIMEOUT_S - 0.1)
-    assert view.is_complete(10 + END_OF_RIB_TIMEOUT_S)
+def test_member_that_booted_has_no_place_until_it_says_what_it_serves() -> None:
+    around = Surroundings()
+    around.see(1)
+    assert A not in around.see(2, liveness={A: answers(boot=2)})
+    assert A not in around.see(3)
+    assert around.see(4, states={A: word(boot=2)}) == ALL_UP
 
 
-# The last change
+def test_member_whose_word_of_the_next_boot_comes_first_stays() -> None:
+    around = Surroundings()
+    around.see(1)
+    assert around.see(2, states={A: word(boot=2)}) == ALL_UP
+    assert around.see(3, liveness={A: answers(boot=2)}) == ALL_UP
+    assert member(around).change == "it booted"
 
 
-def last_change(view: View, address: IPv4Address = A) -> tuple[float, str]:
-    member = next(member for member in view.members if member.address == address)
-    return max((member.since, member.why), (member.changed, member.change))
+# The start
 
 
-def test_last_change_has_its_time_and_reason() -> None:
-    view = View()
-    view.observe({"r": up(*FIVE)}, 10)
-    assert last_change(view) == (10, "identity received")
-    view.observe({"r": up(identity(A, weight=0, version=10), *FIVE[1:])}, 20)
-    assert last_change(view) == (20, "its effective weight decreased")
-    view.observe({"r": up(identity(A, State.DRAINING, version=12), *FIVE[1:])}, 30)
-    assert last_change(view) == (30, "its state changed to draining")
-    view.observe({"r": up()}, 40)
-    assert last_change(view) == (40, "no router advertises it; probing it directly")
-    view.receive_reply(A, 12, 41)
-    assert last_change(view) == (41, "no router advertises it, but it replies to probes")
-    view.receive_reply(A, 12, 42)
-    assert last_change(view)[0] == 41
-    view.observe({"r": up(identity(A, State.DRAINING, version=12), *FIVE[1:])}, 43)
-    assert last_change(view) == (43, "identity received again")
-    view.observe({"r": up(*FIVE[1:])}, 50)
-    assert last_change(view) == (50, "identity withdrawn")
+def test_view_is_complete_when_everybody_named_has_answered_or_is_silent() -> None:
+    around = Surroundings()
+    around.see(0, liveness={A: None}, named_completely=False)
+    assert not around.view.is_complete()
+    around.see(0.1, named_completely=True)
+    assert not around.view.is_complete()
+    around.see(0.2, liveness={A: answers()}, states={A: None})
+    assert not around.view.is_complete()
+    around.see(0.3, liveness={A: silent(0.3)})
+    assert around.view.is_complete()
+
+
+def test_view_is_complete_after_five_seconds_at_most() -> None:
+    around = Surroundings()
+    around.see(100, liveness={A: None}, named_completely=False)
+    assert around.view.next_at == 100 + START_S
+    around.see(100 + START_S - 0.1)
+    assert not around.view.is_complete()
+    around.see(100 + START_S)
+    assert around.view.is_complete()
+
+
+def saved(around: Surroundings) -> View:
+    return View(around.view.members)
+
+
+def test_saved_members_stay_until_something_is_heard_of_them() -> None:
+    before = Surroundings()
+    before.see(1)
+    before.see(10, **found_silent(before, 10.0))
+    before.see(20)
+    after = Surroundings(saved(before), replace(before.heard, liveness={}, states={}))
+    assert after.see(21) == {**ALL_UP, A: State.LOST}
+    assert after.view.silent == {A: 10.0}
+    assert not after.view.is_complete()
+    assert after.see(22, liveness={C: answers()})[C] is State.UP
+    assert C not in after.see(23, liveness={C: answers(boot=2)})
+
+
+def test_saved_member_whose_agent_is_silent_is_known_by_what_was_saved() -> None:
+    before = Surroundings()
+    before.see(1)
+    after = Surroundings(saved(before), replace(before.heard, states={other: word() for other in OTHERS}))
+    assert after.see(2, liveness={A: answers(agent_silent=True)}) == {**ALL_UP, A: State.DRAINING}
+
+
+def test_nothing_changes_by_itself() -> None:
+    around = Surroundings()
+    around.see(1)
+    members = around.view.members
+    assert around.view.next_at == float("inf")
+    around.see(10_000, named={A: NAMED})
+    assert around.view.members is members

@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Address
 from pathlib import Path
 
+import pytest
+
 from agent.config.file import parse
 from agent.model import State
 from agent.node import saved_state
@@ -50,8 +52,11 @@ class Forwarder:
     """Replaces the data path: it writes nothing, and is `ready`, `tried` and hanging when the test says so."""
 
     def __init__(self) -> None:
-        self.tried = self.ready = self.hanging = False
+        self.tried = self.ready = self.hanging = self.took_over = False
         self.wanted: Tables | None = None
+        self.tables_digest = 0
+        self.answers: list[bool] = []
+        """Whether each answer that the echoes get said that the node is ready."""
 
     def hangs(self, now: float) -> bool:
         del now
@@ -63,6 +68,15 @@ class Forwarder:
     def problems(self) -> list[str]:
         return []
 
+    def follow(self, ends: object) -> None:
+        pass
+
+    def pass_over(self, silent: object, doubted: object) -> None:
+        pass
+
+    def answer_with(self, boot: int, digests: object, ready: bool) -> None:
+        self.answers.append(ready)
+
 
 def run(folder: Path, scenario: Callable[[Agent, Relay, Forwarder], Awaitable[None]]) -> None:
     """Run a scenario beside the loops of an agent whose relay and data path are replaced."""
@@ -71,14 +85,17 @@ def run(folder: Path, scenario: Callable[[Agent, Relay, Forwarder], Awaitable[No
         agent = Agent(CONFIG, Paths(run=folder, kept=folder), Interface("eth0", 1, bytes(6), ADDRESS), None)
         relay, forwarder = Relay(), Forwarder()
         agent.relay, agent.forwarder = relay, forwarder  # type: ignore[assignment]
+        agent._has_vips = True
         loops = [asyncio.create_task(one) for one in (agent._plan_forever(), agent._heartbeat_forever())]
         try:
             async with asyncio.timeout(10):
                 await scenario(agent, relay, forwarder)
         finally:
-            for loop in loops:
-                loop.cancel()
             agent._netlink.close()
+            for loop in loops:
+                if loop.done():
+                    loop.result()  # nothing but an error ends it
+                loop.cancel()
 
     asyncio.run(running())
 
@@ -94,6 +111,36 @@ def test_nothing_is_announced_before_the_first_tables(tmp_path: Path) -> None:
         assert not relay.sent
         forwarder.tried = forwarder.ready = True
         await until(lambda: relay.sent)
+
+    run(tmp_path, scenario)
+
+
+def test_nothing_is_announced_before_the_vips_are_on_lo(tmp_path: Path) -> None:
+    """The kernel would answer the routers' packets with resets."""
+
+    async def scenario(agent: Agent, relay: Relay, forwarder: Forwarder) -> None:
+        forwarder.tried = forwarder.ready = True
+        agent._has_vips = False
+        await until(lambda: forwarder.wanted)
+        forwarder.answers.clear()
+        await until(lambda: len(forwarder.answers) > 1)
+        assert not relay.sent
+        agent._has_vips = True
+        await until(lambda: relay.sent)
+
+    run(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("took_over", [False, True])
+def test_node_whose_members_are_unknown_is_ready_only_with_the_tables_of_an_earlier_agent(
+    tmp_path: Path, took_over: bool
+) -> None:
+    async def scenario(agent: Agent, relay: Relay, forwarder: Forwarder) -> None:
+        forwarder.took_over, relay.snapshot = took_over, None
+        forwarder.answers.clear()
+        await until(lambda: len(forwarder.answers) > 1)
+        assert set(forwarder.answers) == {took_over}
+        assert agent.plan is None
 
     run(tmp_path, scenario)
 

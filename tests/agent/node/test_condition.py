@@ -37,6 +37,7 @@ HEALTHY = Condition(forwarding=True, healthy=frozenset({"web", "alt"}))
     [
         (HEALTHY, Share(50, 50, State.UP)),
         (replace(HEALTHY, healthy=frozenset({"alt"})), Share(50, 0, State.UP)),
+        (replace(HEALTHY, forwarding=False), Share(50, 0, State.UP)),  # what routers still send would be lost
         (replace(HEALTHY, admin_state=State.DRAINING), Share(50, 0, State.DRAINING)),
         (replace(HEALTHY, admin_state=State.LEFT), Share(50, 0, State.LEFT)),
         (replace(HEALTHY, weights={"web": 20}), Share(50, 20, State.UP)),

@@ -3,7 +3,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from ipaddress import IPv4Address
 from types import SimpleNamespace
 from typing import cast
@@ -40,16 +40,21 @@ TABLES = Tables({"web": MEMBERS}, {"web": True}, {A: None, B: None}, EpochSwitch
 class MapWriter:
     """Replaces the writer: it raises the errors that it is given, and knows no MAC."""
 
+    use: EpochUse | None = None
+
     def __init__(self, *_: object) -> None:
         self.ready, self.applied = False, 0
         self.errors: list[Exception] = []
+        self.silent: list[tuple[Mapping[IPv4Address, int], ...]] = []
         self.set_uplink_mac = None
         self.nodes = SimpleNamespace(
             revision=0,
             set_hop=None,
+            set_silent=lambda *both: self.silent.append(both),
             known_hop=lambda _: None,
             target=lambda address, _: address,
             reaches=lambda _: False,
+            unlisted_egress=lambda _: [],
         )
 
     async def apply(self, *_: object) -> None:
@@ -63,6 +68,11 @@ class FakeDataPath:
 
     def __init__(self) -> None:
         self.is_attached, self.modes, self.fallback_reason = False, {"lo": "native"}, None
+        self.mode, self.uplinks = "native", ()
+        self.is_pinned = True
+
+    def pinned(self) -> bool:
+        return self.is_pinned
 
     def attached(self) -> bool:
         return self.is_attached
@@ -116,9 +126,12 @@ def test_fault_is_reported_and_the_next_attempt_follows(run, error: Exception) -
         writer.errors.append(error)
         made.want(TABLES)
         await until(lambda: made.tried)
-        assert (made.fault, made.ready) == ("no", False)
+        assert (made.fault, made.ready, made.attached.is_set()) == ("no", False, False)
+        assert made.problems() == ["no"]
         await until(lambda: made.ready)
         assert made.fault is None
+        assert made.problems() == []
+        assert made.attached.is_set()
 
     run(scenario)
 
@@ -133,5 +146,44 @@ def test_program_that_is_detached_is_back_without_a_wait_for_macs(run) -> None:
         began = asyncio.get_running_loop().time()
         await until(lambda: datapath.is_attached)
         assert asyncio.get_running_loop().time() - began < forwarder.MACS_TIMEOUT_S / 2
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("use", [None, EpochUse(1)])
+def test_tables_that_the_program_uses_are_taken_over(
+    run, monkeypatch: pytest.MonkeyPatch, use: EpochUse | None
+) -> None:
+    """Not yet `ready`: the agent has written none of them."""
+    monkeypatch.setattr(MapWriter, "use", use)
+
+    async def scenario(made: Forwarder, _: MapWriter, __: FakeDataPath) -> None:
+        assert (made.took_over, made.ready) == (use is not None, False)
+
+    run(scenario)
+
+
+def test_removed_pins_are_reported_once_and_the_node_forwards_on(run) -> None:
+    """The program goes on with its maps; but no other process can open them again."""
+
+    async def scenario(made: Forwarder, _: MapWriter, datapath: FakeDataPath) -> None:
+        made.want(TABLES)
+        await until(lambda: made.ready)
+        assert not made.lost.is_set()
+        datapath.is_pinned = False
+        await until(lambda: made.lost.is_set())
+        assert made.ready
+        assert made.problems() == ["the data path's pins were removed: opening another one"]
+
+    run(scenario)
+
+
+def test_silent_nodes_are_written_when_they_differ_with_the_end_of_their_grace(run) -> None:
+    async def scenario(made: Forwarder, writer: MapWriter, _: FakeDataPath) -> None:
+        for silent in ({}, {}, {B: 2.5}, {B: 2.5}, {}):
+            made.pass_over(silent, {})
+        made.pass_over({}, {B: 4.0})
+        # The first is written in any case: an earlier agent may have left flags.
+        assert writer.silent == [({}, {}), ({B: 122_500_000_000}, {}), ({}, {}), ({}, {B: 124_000_000_000})]
 
     run(scenario)

@@ -17,16 +17,22 @@ from agent.node.member_file import MemberFile, load
 MEMBERS = (
     Member(
         IPv4Address("10.0.0.11"),
-        9,
-        {5: Share(100, 50, State.UP), 6: Share(1, 0, State.DRAINING, announced=False)},
+        (9, 8),
+        {
+            "192.0.2.10:443/tcp": Share(100, 50, State.UP),
+            "[2001:db8:99::1]:any/udp": Share(1, 0, State.DRAINING, announced=False),
+        },
         True,
         12.5,
-        "withdrawn",
+        "does not answer",
         IPv6Address("2001:db8::1"),
+        (1 << 64) - 1,
         77,
-        (8, 7),
+        0.0,
+        10.25,
+        "its state changed to draining",
     ),
-    Member(IPv4Address("10.0.0.12"), 9, {}, False, 0.0, "identity received"),
+    Member(IPv4Address("10.0.0.12"), (9,), {}, False, 0.0, "answers, and says what it serves"),
 )
 
 
@@ -109,15 +115,22 @@ def test_broken_file_is_the_same_as_none(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("number", ["1e400", "1" + "0" * 400, "NaN", "-1", '"7"', "4294967296e9"])
-@pytest.mark.parametrize("key", ["epoch", "since", "version", "epochs", "changed", "shares"])
+@pytest.mark.parametrize("key", ["since", "boot", "version", "epochs", "silent_since", "changed", "shares"])
 def test_numbers_out_of_range_are_the_same_as_none(tmp_path: Path, key: str, number: str) -> None:
     path = tmp_path / "members.json"
     save(path, MEMBERS[:1])
     entry = json.loads(path.read_text())[0]
-    wrapped = {"epochs": f"[{number}]", "shares": f'{{"5": [{number}, 0, "up", true]}}'}.get(key, number)
+    wrapped = {"epochs": f"[{number}]", "shares": f'{{"192.0.2.10:443/tcp": [{number}, 0, "up", true]}}'}.get(
+        key, number
+    )
     rest = json.dumps({name: value for name, value in entry.items() if name != key})
     path.write_text(f'[{rest[:-1]}, "{key}": {wrapped}}}]')
     assert load(path) == ()
+
+
+def test_member_without_an_epoch_is_the_same_as_none(tmp_path: Path) -> None:
+    save(tmp_path / "members.json", (replace(MEMBERS[0], epochs=()),))
+    assert load(tmp_path / "members.json") == ()
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '[{"shares":' * 100_000])

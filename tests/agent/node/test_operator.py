@@ -13,7 +13,6 @@ from agent.announcing.order import Order, OrderKind
 from agent.announcing.order_book import OrderBook
 from agent.config.file import parse
 from agent.errors import LastAnnouncerError
-from agent.membership.identity import service_id_of
 from agent.model import Announcement, Member, Method, Share, State
 from agent.node.operator import Known, Operator, announcing_nodes
 from agent.node.plan import OperatorState
@@ -32,14 +31,14 @@ members: {allow: [10.0.0.0/24]}
 """,
     "lb.yml",
 )
-WEB = service_id_of(CONFIG.services[0])
+WEB, OTHER = CONFIG.services[0].key, "192.0.2.11:53/udp"
 DOWN = Order(VIP, OrderKind.DOWN, Method.WITHDRAW, "", 0.0)
 
 
 def member(
-    address: IPv4Address, state: State = State.UP, announced: bool = True, lost: bool = False, service: int = 5
+    address: IPv4Address, state: State = State.UP, announced: bool = True, lost: bool = False, service: str = WEB
 ) -> Member:
-    return Member(address, 1, {service: Share(100, 100, state, announced)}, lost, 0.0, "")
+    return Member(address, (1,), {service: Share(100, 100, state, announced)}, lost, 0.0, "")
 
 
 @dataclass
@@ -60,11 +59,11 @@ def node(tmp_path: Path) -> Node:
 
 
 def test_nodes_that_announce_a_vip() -> None:
-    assert announcing_nodes([member(A), member(B, announced=False), member(C)], [5, 6]) == (A, C)
-    assert announcing_nodes([member(A, lost=True), member(B, State.LEFT)], [5, 6]) == ()
+    assert announcing_nodes([member(A), member(B, announced=False), member(C)], [WEB, OTHER]) == (A, C)
+    assert announcing_nodes([member(A, lost=True), member(B, State.LEFT)], [WEB, OTHER]) == ()
     # A draining node keeps the VIP for its connections, and the routers still send it packets.
-    assert announcing_nodes([member(A, State.DRAINING)], [5, 6]) == (A,)
-    assert announcing_nodes([member(A)], [6]) == ()
+    assert announcing_nodes([member(A, State.DRAINING)], [WEB, OTHER]) == (A,)
+    assert announcing_nodes([member(A)], [OTHER]) == ()
 
 
 def test_last_announcer_refuses_to_withdraw(node: Node) -> None:
@@ -81,7 +80,7 @@ def test_last_announcer_refuses_to_withdraw(node: Node) -> None:
 
 
 def test_with_another_announcer_nothing_is_refused(node: Node) -> None:
-    node.known = Known((member(B, service=WEB),), node.known.announcements)
+    node.known = Known((member(B),), node.known.announcements)
     assert node.operator.other_announcers(VIP) == (B,)
     node.operator.set_admin_state(State.LEFT)
     node.operator.add_orders([DOWN])

@@ -17,6 +17,7 @@ from agent.membership.received import SeenIdentity
 from agent.model import Member, Method, Share, State
 from agent.node.plan import Inputs, OperatorState, Plan, ThisNode, plan
 from agent.table.epoch import ARM_S, EpochUse
+from bgp.community import decode
 
 VIP = IPv4Address("192.0.2.10")
 WALL = 1_700_000_000.0
@@ -31,13 +32,13 @@ services:
 bgp: {local_as: 65001, identity_prefix: 10.254.0.0/16, peers: [{address: 10.0.0.1, as: 65000}]}
 members: {allow: [10.0.0.0/24]}
 """
-NODE = ThisNode(parse(CONFIG, "lb.yml"), IPv4Address("10.0.0.11"), None, None, (FIRST,))
-SERVICES = tuple(first_memory(NODE).candidates.service_ids.values())
+NODE = ThisNode(parse(CONFIG, "lb.yml"), IPv4Address("10.0.0.11"), None, None, (FIRST,), start=5)
+WEB, DNS = SERVICES = ("192.0.2.10:443/tcp", "192.0.2.11:53/tcp")
 
 
-def member(n: int, state: State = State.UP, lost: bool = False, epoch: int = FIRST, **more: object) -> Member:
-    shares = {number: Share(50, 50 if state is State.UP else 0, state) for number in SERVICES}
-    return replace(Member(IPv4Address(f"10.0.0.{n}"), epoch, shares, lost, 0.0, ""), **more)  # type: ignore[arg-type]
+def member(n: int, state: State = State.UP, lost: bool = False, epochs: tuple[int, ...] = (FIRST,)) -> Member:
+    shares = {service: Share(50, 50 if state is State.UP else 0, state) for service in SERVICES}
+    return Member(IPv4Address(f"10.0.0.{n}"), epochs, shares, lost, 0.0, "")
 
 
 GOOD = Inputs(members=(member(12), member(13)), healthy=frozenset({"web", "dns"}), forwarding=True)
@@ -52,18 +53,26 @@ def vips(one: Plan) -> set[str]:
     return {route.prefix for route in one.desired.desired} - {route.prefix for route in one.desired.fallback}
 
 
+def announces(one: Plan) -> bool:
+    """Whether the node's identity says that it announces a VIP. The fallback never does."""
+    identities = [decode(routes[0].large_communities, 7) for routes in (one.desired.desired, one.desired.fallback)]
+    live, fallback = (identity for identity in identities if identity)
+    assert fallback == replace(live, announces=False)
+    assert live.start == NODE.start
+    return live.announces
+
+
 def test_first_plan_has_tables_and_announces_once_the_node_forwards() -> None:
     starting = after(None, replace(GOOD, forwarding=False))
     assert [c.address.packed[3] for c in starting.tables.candidates["web"]] == [11, 12, 13]
-    assert starting.tables.up == {"web": True, "dns": True}
-    assert vips(starting) == set()
+    assert starting.tables.up == {"web": False, "dns": False}, "and nobody sends it new flows"
+    assert starting.shares == dict.fromkeys(SERVICES, Share(50, 0, State.UP, announced=False))
+    assert (vips(starting), announces(starting)) == (set(), False)
     assert starting.announcements[VIP].why == "the data path is not ready"
     ready = after(starting, GOOD)
-    assert vips(ready) == {"192.0.2.10/32", "192.0.2.11/32"}
-    assert all(share.announced for share in ready.shares.values())
-    assert ready.memory.own.version.number > starting.memory.own.version.number, (
-        "the identity says so, under a new version"
-    )
+    assert (vips(ready), announces(ready)) == ({"192.0.2.10/32", "192.0.2.11/32"}, True)
+    assert ready.tables.up == {"web": True, "dns": True}
+    assert ready.shares == dict.fromkeys(SERVICES, Share(50, 50, State.UP))
 
 
 def test_equal_inputs_give_an_equal_plan_of_the_same_objects() -> None:
@@ -75,18 +84,77 @@ def test_equal_inputs_give_an_equal_plan_of_the_same_objects() -> None:
     assert again.members is first.members
 
 
-def test_drain_changes_the_identity_and_withdraws() -> None:
+def test_what_the_node_serves_changes_no_route() -> None:
+    """BGP says who may be there and what routers are to send; the rest the node tells the others itself."""
+    before = after(None, GOOD)
+    sick = after(before, replace(GOOD, healthy=frozenset({"dns"}), operator=OperatorState(weights={"dns": 5})))
+    assert sick.shares == {WEB: Share(50, 0, State.UP), DNS: Share(50, 5, State.UP)}
+    assert sick.memory.own is before.memory.own
+    assert sick.desired == before.desired
+
+
+def test_drain_withdraws_and_says_so() -> None:
     drained = after(after(None, GOOD), replace(GOOD, operator=OperatorState(State.DRAINING)))
-    assert vips(drained) == set()
-    assert {share.state for share in drained.shares.values()} == {State.DRAINING}
+    assert (vips(drained), announces(drained)) == (set(), False)
+    assert drained.shares == dict.fromkeys(SERVICES, Share(50, 0, State.DRAINING, announced=False))
     assert drained.tables.up == {"web": False, "dns": False}
 
 
-def test_version_exceeds_that_of_an_announced_fallback_once() -> None:
+def test_others_are_told_that_a_vip_is_announced_once_a_router_has_it() -> None:
+    wanted = after(None, GOOD)
+    assert {share.announced for share in wanted.shares.values()} == {True}
+    assert {share.announced for share in wanted.told.values()} == {False}
+    advertised = after(wanted, replace(GOOD, advertised=frozenset({f"{VIP}/32"})))
+    assert [share.announced for share in advertised.told.values()] == [True, False]
+
+
+def test_announcers_are_the_members_that_say_so_themselves() -> None:
+    silent = replace(member(13), lost=True)
+    only = replace(member(14), shares={WEB: Share(50, 50, State.UP, announced=False)})
+    one = after(None, replace(GOOD, members=(member(12), silent, only)))
+    assert one.desired.announcers == ("10.254.0.11/32", "10.254.0.12/32")
+
+
+def test_nodes_that_believe_the_same_have_the_same_digest() -> None:
+    """What each says of itself and hears of the others; since when, and why, is no part of it."""
+
+    def seen_from(own: int, *others: Member) -> int:
+        node = replace(NODE, address=IPv4Address(f"10.0.0.{own}"))
+        inputs = replace(GOOD, members=others)
+        return plan(node, inputs, first_memory(node), 0.0, WALL).memory.cluster.digest
+
+    here, there = member(12), replace(member(12), since=9.0, why="answers again", changed=4.0, change="it booted")
+    digest = seen_from(11, here, member(13))
+    assert digest == seen_from(13, member(11), there)
+    assert digest == seen_from(12, member(11), member(13))
+    weights = replace(member(13), shares={**member(13).shares, DNS: Share(50, 4, State.UP)})
+    for other in (weights, replace(member(13), lost=True), replace(member(13), epochs=(FIRST, OTHER_EPOCH))):
+        assert seen_from(11, here, other) != digest
+    assert seen_from(11, here) != digest
+
+
+def test_digest_follows_each_change_of_the_members() -> None:
+    views = [
+        (member(12),),
+        (member(12), member(13)),
+        (member(12, State.DRAINING), member(13)),
+        (member(12), member(13)),
+    ]
     before = after(None, GOOD)
-    silent = after(before, replace(GOOD, fallbacks=1))
-    assert silent.memory.own.version.number > before.memory.own.version.fallback
-    assert after(silent, replace(GOOD, fallbacks=1)).memory.own.version == silent.memory.own.version
+    for members in views:
+        before = after(before, replace(GOOD, members=members))
+        assert before.memory.cluster.digest == after(None, replace(GOOD, members=members)).memory.cluster.digest
+
+
+def test_member_that_falls_silent_changes_no_row_and_no_route() -> None:
+    before = after(None, GOOD)
+    silent = after(before, replace(GOOD, members=(replace(member(12), silent_since=1.0), member(13))), 1.0)
+    assert silent.tables.candidates is before.tables.candidates
+    assert (silent.desired, silent.memory.cluster.digest) == (before.desired, before.memory.cluster.digest)
+    lost = after(silent, replace(GOOD, members=(replace(member(12), silent_since=1.0, lost=True), member(13))), 4.0)
+    assert [(c.address.packed[3], c.effective, c.state) for c in lost.tables.candidates["web"]] == [
+        (11, 50, State.UP), (12, 0, State.LOST), (13, 50, State.UP),
+    ]  # fmt: skip
 
 
 def test_hold_down_ends_by_time_alone() -> None:
@@ -115,8 +183,16 @@ def test_contradiction_becomes_a_problem_by_time_alone() -> None:
     assert line.startswith("10.9.0.14 announces itself")
 
 
+def test_obstacle_becomes_a_problem_by_time_alone() -> None:
+    obstacle = ("silent", "10.0.0.14", "10.0.0.14 is named, but its data path does not answer")
+    seen = after(after(None, GOOD), replace(GOOD, obstacles=(obstacle,)), 1.0)
+    assert (seen.problems, seen.next_at) == ((), 1.0 + MIN_DURATION_S)
+    assert after(seen, replace(GOOD, obstacles=(obstacle,)), seen.next_at).problems == (obstacle[2],)
+    assert after(seen, GOOD, seen.next_at).problems == ()
+
+
 def test_faults_of_other_modules_and_foreign_epochs_are_problems() -> None:
-    inputs = replace(GOOD, members=(member(12, epoch=OTHER_EPOCH),), faults=("the prober's port is taken",))
+    inputs = replace(GOOD, members=(member(12, epochs=(OTHER_EPOCH,)),), faults=("the echo's port is taken",))
     found = after(None, inputs)
     assert len(found.problems) == 2
     assert found.problems[0].startswith("10.0.0.12 has epoch 0x63")
@@ -125,9 +201,9 @@ def test_faults_of_other_modules_and_foreign_epochs_are_problems() -> None:
 def test_switch_of_epochs_goes_on_without_another_input() -> None:
     """All steps from the old epoch to the preferred one come from `next_at` alone."""
     node = replace(NODE, epochs=(FIRST, OTHER_EPOCH))
-    both = replace(GOOD, members=(member(12, epochs=(OTHER_EPOCH,)), member(13, epochs=(OTHER_EPOCH,))))
-    old = replace(both, members=(member(12, epoch=OTHER_EPOCH), member(13, epoch=OTHER_EPOCH)))
-    current = plan(node, old, first_memory(NODE), 0.0, WALL)
+    both = replace(GOOD, members=tuple(member(n, epochs=(FIRST, OTHER_EPOCH)) for n in (12, 13)))
+    old = replace(GOOD, members=tuple(member(n, epochs=(OTHER_EPOCH,)) for n in (12, 13)))
+    current = plan(node, old, first_memory(node), 0.0, WALL)
     assert current.tables.epoch_switch.use == EpochUse(OTHER_EPOCH)
     now, uses, inputs = 10.0, [], both
     for _ in range(20):
@@ -157,7 +233,8 @@ CHOICES: list[Inputs] = [
     replace(GOOD, orders=frozenset({Order(VIP, OrderKind.DOWN, Method.WITHDRAW, "", WALL, WALL + 20)})),
     replace(GOOD, orders=frozenset({Order(VIP, OrderKind.DRAIN, Method.PREPEND, "", WALL)})),
     replace(GOOD, seen=(SeenIdentity("r1", "10.254.0.12/32", IPv4Address("10.9.0.12"), 5, 65001),)),
-    replace(GOOD, reflections=((1 << 31, "another content"),)),
+    replace(GOOD, obstacles=(("silent", "10.0.0.14", "10.0.0.14 is named, and does not answer"),)),
+    replace(GOOD, members=(replace(member(12), silent_since=3.0), member(13))),
 ]
 
 

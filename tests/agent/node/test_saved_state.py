@@ -10,7 +10,6 @@ import pytest
 
 from agent.announcing.export_status import ExportStatus, StatusEntry
 from agent.announcing.hold_down import FlapRecord
-from agent.membership.identity_version import Version
 from agent.model import State
 from agent.node.saved_state import SavedState, StateFile, load
 from agent.table.epoch import EpochUse
@@ -26,7 +25,7 @@ SAVED = SavedState(
     announced_once=frozenset({IPv4Address("192.0.2.2")}),
     vips=frozenset({IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")}),
     denied=frozenset({IPv4Network("198.51.100.0/24"), IPv6Network("2001:db8:bad::/48")}),
-    version=Version(1_800_000_000, "0123456789abcdef"),
+    boot=(1 << 64) - 1,
     use=EpochUse(0x1234, alternating=True),
     drained=frozenset({"web"}),
     weights=(("alt", 5),),
@@ -45,7 +44,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "key",
-    ["healthy", "admin_state", "flaps", "export_statuses", "announced_once", "vips", "denied", "version"],
+    ["healthy", "admin_state", "flaps", "export_statuses", "announced_once", "vips", "denied", "boot"],
 )
 @pytest.mark.parametrize("value", [None, 3, "x", [None], [[1]], {"a": 1}, {"192.0.2.1": [1]}])
 def test_broken_file_is_the_same_as_none(tmp_path: Path, key: str, value: object) -> None:
@@ -60,7 +59,7 @@ def test_broken_file_is_the_same_as_none(tmp_path: Path, key: str, value: object
 
 HUGE = ["1e400", "-1e400", "1" + "0" * 400, "1" * 5000, "NaN", "Infinity", "-1", '"7"', "true", "1.5e300"]
 NUMBERS = {
-    "version": '[{}, "x"]',
+    "boot": "{}",
     "use": "[{}, true]",
     "weights": '{{"web": {}}}',
     "flaps": '{{"192.0.2.1": [{}, 2.0, 1]}}',

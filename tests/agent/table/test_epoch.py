@@ -16,9 +16,8 @@ USES = [EpochUse(epoch, alternating) for epoch in (OLD, NEW) for alternating in 
 
 
 def member(*supports: int, state: State = State.UP, lost: bool = False) -> Member:
-    first, *others = supports
-    shares = {5: Share(100, 100 if state is State.UP else 0, state)}
-    return Member(IPv4Address("10.0.0.11"), first, shares, lost, 0.0, "", epochs=tuple(others))
+    shares = {"192.0.2.10:443/tcp": Share(100, 100 if state is State.UP else 0, state)}
+    return Member(IPv4Address("10.0.0.11"), supports, shares, lost, 0.0, "")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from bgp.community import Identity, ServiceState, encode
+from bgp.community import Identity, encode
 from bgp.relay.adj_rib_in import NeighborRib
 from bgp.relay.protocol import DesiredRoutes
 from bgp.relay.quorum import REFRESH_S, Quorum
@@ -19,10 +19,9 @@ def prefix(number: int) -> str:
     return f"10.254.0.{number}/32"
 
 
-def identity(number: int, announced: bool = True, cluster: int = CLUSTER) -> Route:
+def identity(number: int, announces: bool = True, cluster: int = CLUSTER) -> Route:
     address = IPv4Address(f"10.0.0.{number}")
-    services = {5: ServiceState(100, 100, "up" if announced else "draining", announced)}
-    return Route.of(prefix(number), str(address), encode(Identity(cluster, address, 1, services)))
+    return Route.of(prefix(number), str(address), encode(Identity(cluster, address, announces=announces)))
 
 
 def router(*routes: Route, up: bool = True, since: float = LONG_AGO, address: str = "10.0.0.1") -> NeighborRib:
@@ -35,7 +34,7 @@ def router(*routes: Route, up: bool = True, since: float = LONG_AGO, address: st
 def quorum_of(*announcers: int, own: int = 1) -> Quorum:
     quorum = Quorum()
     vip = Route.of("10.99.0.1/32", f"10.0.0.{own}")
-    quorum.reset(DesiredRoutes((identity(own), vip), (identity(own, announced=False),), tuple(map(prefix, announcers))))
+    quorum.reset(DesiredRoutes((identity(own), vip), (identity(own, announces=False),), tuple(map(prefix, announcers))))
     return quorum
 
 
@@ -71,7 +70,7 @@ def test_own_reflected_identity_does_not_count() -> None:
 
 def test_node_with_a_silent_agent_does_not_remain_though_its_identity_is_learned() -> None:
     quorum = quorum_of(1, 2, 3, 4)
-    quorum.observe([router(identity(2), identity(3, announced=False), identity(4, announced=False))], NOW)
+    quorum.observe([router(identity(2), identity(3, announces=False), identity(4, announces=False))], NOW)
     assert quorum.lost
 
 
@@ -98,7 +97,7 @@ def test_missing_identity_proves_nothing_while_a_session_is_down_or_new() -> Non
     assert quorum.lost
     # But the fallback of a silent agent counts at once.
     quorum = quorum_of(1, 2, 3)
-    quorum.observe([router(identity(2, announced=False), identity(3, announced=False), since=NOW)], NOW + 1)
+    quorum.observe([router(identity(2, announces=False), identity(3, announces=False), since=NOW)], NOW + 1)
     assert quorum.lost
 
 
@@ -118,7 +117,7 @@ def test_relays_whose_agents_fall_silent_in_turn_converge_to_all_vips(order: tup
     held = []
     for number in order:
         silent.append(number)
-        learned = router(*(identity(n, announced=n not in silent) for n in order))
+        learned = router(*(identity(n, announces=n not in silent) for n in order))
         for one in silent:
             quorums[one].observe([learned], NOW)
         held.append([quorums[one].lost for one in silent])

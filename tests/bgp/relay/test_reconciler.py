@@ -27,7 +27,7 @@ from support.exabgp_model import (
     update,
 )
 
-from bgp.community import Identity, ServiceState, encode
+from bgp.community import Identity, encode
 from bgp.exabgp.messages import PING
 from bgp.relay.deadman import DEADMAN_S, SETTLE_S
 from bgp.relay.protocol import DesiredRoutes
@@ -333,8 +333,7 @@ def test_vips_of_a_silent_agent_stay_next_to_its_fallback_without_a_quorum():
 
 def announcing(prefix: str, address: str, announced: bool = True) -> Route:
     """Return the identity of a node of the tests' cluster."""
-    services = {5: ServiceState(100, 100, "up", announced)}
-    return Route.of(prefix, address, encode(Identity(65001, IPv4Address(address), 1, services)))
+    return Route.of(prefix, address, encode(Identity(65001, IPv4Address(address), announces=announced)))
 
 
 @pytest.mark.parametrize("others_stop", [False, True])

@@ -28,7 +28,7 @@ import pytest
 from support.waiting import wait_for
 
 from bgp import community
-from bgp.community import Identity, ServiceState
+from bgp.community import Identity
 from bgp.relay.adj_rib_in import QUIET_S
 from bgp.relay.client import RelayClient
 from bgp.relay.deadman import DEADMAN_S
@@ -103,8 +103,8 @@ class SpeakerNode:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._agent()))
 
-    def identity(self, state: str = "up") -> Route:
-        identity = Identity(CLUSTER, IPv4Address(self.address), 7, {5: ServiceState(100, 100 * (state == "up"), state)})
+    def identity(self, announces: bool) -> Route:
+        identity = Identity(CLUSTER, IPv4Address(self.address), start=7, announces=announces)
         return Route.of(f"10.254{self.address[4:]}/32", self.address, community.encode(identity))
 
     def start_speaker(self) -> None:
@@ -129,13 +129,13 @@ class SpeakerNode:
         children = Path(f"/proc/{self.speaker.pid}/task/{self.speaker.pid}/children").read_text().split()
         return int(children[0]) if children else None
 
-    def states(self) -> dict[str, str]:
-        """Return the states of the other nodes, as learned here, by address."""
+    def learned(self) -> dict[str, bool]:
+        """Return whether each of the other nodes announces a VIP, by address, as its identity says that is learned."""
         found = {}
         for peer in self.snapshot.peers:
             for route in peer.routes:
                 if identity := community.decode(route.large_communities, CLUSTER):
-                    found[str(identity.address)] = identity.services[5].state
+                    found[str(identity.address)] = identity.announces
         return found
 
     async def _agent(self) -> None:
@@ -145,8 +145,8 @@ class SpeakerNode:
         vip = Route.of(VIP, self.address)
         while not self._stop.is_set():
             if self.agent_active.is_set():
-                desired = [self.identity(), vip] if self.vip else [self.identity()]
-                client.send_desired(desired, [self.identity("draining")])
+                desired = [self.identity(self.vip), *([vip] if self.vip else [])]
+                client.send_desired(desired, [self.identity(announces=False)])
             await asyncio.sleep(0.05)
         task.cancel()
 
@@ -184,8 +184,8 @@ class RouterLab:
         """Whether the state is the one after the start."""
         return (
             self.next_hops() == {"10.0.0.11", "10.0.0.12"}
-            and self.b1.states().get("10.0.0.12") == "up"
-            and self.b2.states().get("10.0.0.11") == "up"
+            and self.b1.learned().get("10.0.0.12") is True
+            and self.b2.learned().get("10.0.0.11") is True
             and all(node.snapshot.advertised >= {VIP} and not node.snapshot.error for node in self.nodes)
         )
 
@@ -225,7 +225,7 @@ def test_withdrawn_vip_leaves_the_router_and_returns(router_lab: RouterLab):
     router_lab.b2.vip = False
     wait_for(lambda: router_lab.next_hops() == {"10.0.0.11"}, "one next hop")
     report(f"{router_lab.router}: withdraw", router_lab.changed_at(mark, router_lab.b2.address) - began)
-    assert router_lab.b1.states()["10.0.0.12"] == "up", "the identity stays"
+    wait_for(lambda: router_lab.b1.learned().get("10.0.0.12") is False, "its identity, which stays, to say so")
     router_lab.b2.vip = True
     wait_for(lambda: router_lab.next_hops() == {"10.0.0.11", "10.0.0.12"}, "both next hops")
 
@@ -234,7 +234,7 @@ def test_killed_relay_does_not_flap_a_route(router_lab: RouterLab):
     since = router_lab.b1.snapshot.peers[0].since
     wait_for(lambda: time.monotonic() > since + QUIET_S + 1, "a session older than QUIET_S")
     wait_for(lambda: all(node.snapshot.peers[0].eor for node in router_lab.nodes), "End-of-RIB inferred")
-    mark, seen, known = len(router_lab.events()), len(router_lab.b2.snapshots), router_lab.b1.states()
+    mark, seen, known = len(router_lab.events()), len(router_lab.b2.snapshots), router_lab.b1.learned()
     before, old = len(router_lab.b1.snapshots), router_lab.b1.relay_pid()
     assert old is not None
     os.kill(old, signal.SIGKILL)
@@ -244,7 +244,7 @@ def test_killed_relay_does_not_flap_a_route(router_lab: RouterLab):
     assert router_lab.b1.relay_pid() != old
     snapshot = router_lab.b1.snapshots[before]
     assert snapshot.peers[0].routes, "the first snapshot of a new relay is complete"
-    assert router_lab.b1.states() == known
+    assert router_lab.b1.learned() == known
     assert snapshot.peers[0].since == pytest.approx(since, abs=1.5)
     assert snapshot.peers[0].eor
     wait_for(lambda: time.monotonic() > began + 3.0, "longer than the hold time")
@@ -288,7 +288,7 @@ def test_routes_of_a_killed_exabgp_go_and_return_with_its_restart(router_lab: Ro
     speaker.kill()
     wait_for(lambda: router_lab.next_hops() == {"10.0.0.12"}, "one next hop")
     report(f"{router_lab.router}: kill -9 of ExaBGP", router_lab.changed_at(mark, router_lab.b1.address) - began)
-    wait_for(lambda: "10.0.0.11" not in router_lab.b2.states(), "its identity is withdrawn")
+    wait_for(lambda: "10.0.0.11" not in router_lab.b2.learned(), "its identity is withdrawn")
     assert speaker.wait() == -signal.SIGKILL
     restarted = time.time()
     router_lab.b1.start_speaker()
@@ -305,7 +305,7 @@ def test_silent_agent_loses_the_vip_and_not_the_identity(router_lab: RouterLab):
     took = router_lab.changed_at(mark, router_lab.b1.address) - began
     report(f"{router_lab.router}: dead-man", took)
     assert DEADMAN_S - 0.1 < took < DEADMAN_S + 1.5
-    wait_for(lambda: router_lab.b2.states().get("10.0.0.11") == "draining", "its identity is draining")
+    wait_for(lambda: router_lab.b2.learned().get("10.0.0.11") is False, "its identity announces nothing")
     identity_gone = [line for line in router_lab.events()[mark:] if "10.254.0.11" in line and "Deleted" in line]
     assert identity_gone == []
     router_lab.b1.agent_active.set()

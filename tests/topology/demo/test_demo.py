@@ -47,14 +47,14 @@ def test_anylb_keeps_every_connection_where_plain_ecmp_does_not(router: str, tmp
     data = json.loads(output.read_text())
     assert data["router"] == router
     rows = {(row["step"], row["lab"]): row for row in data["steps"]}
-    steps = ["spread", "add", "drain", "return", "session_loss", "service_down", "crash"]
+    steps = ["spread", "add", "drain", "return", "session_loss", "service_down", "crash", "replace"]
     assert list(rows) == [(step, lab) for step in steps for lab in ("anylb", "ecmp")]
     for step in steps:
         ours, plain = rows[step, "anylb"], rows[step, "ecmp"]
         assert ours["connections"] == plain["connections"] == 400
         assert ours["broken"] == 0, output_text
         assert plain["agree_ms"] is None
-        if step in ("add", "drain", "return", "crash"):
+        if step in ("add", "drain", "return", "crash", "replace"):
             assert plain["broken"] >= 0.1 * (400 - plain["on_stopped"]), output_text
         if step in ("service_down", "crash"):
             assert ours["on_stopped"] > 0

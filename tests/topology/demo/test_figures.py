@@ -267,5 +267,6 @@ def test_the_scenario_has_the_steps_that_the_verdict_needs() -> None:
         "agent_restart",
         "service_down",
         "crash",
+        "replace",
     ]
-    assert {"spread", "add", "drain", "return", "crash"} <= {step.name for step in SMALL}
+    assert {"spread", "add", "drain", "return", "crash", "replace"} <= {step.name for step in SMALL}

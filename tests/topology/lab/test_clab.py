@@ -280,7 +280,7 @@ def test_our_labs_are_read(path: Path) -> None:
     assert topology.warnings == ()
     servers = ["b1", "b2", "b3", "b4"]
     more = {"routed.clab.yml": servers, "dual.clab.yml": ["segment", *servers]}.get(
-        path.name, ["segment", *servers, "b5"]
+        path.name, ["segment", *servers, "b5", "b6"]
     )
     routers = ["router1", "router2"] if path.name == "dual.clab.yml" else ["router"]
     assert list(topology.nodes) == ["client", *routers, *more]

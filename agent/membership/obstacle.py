@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why a node that is named is no member, and members that no router names: what an operator must know. Pure.
+
+BGP, the echo and the channel speak of the same nodes; where one of them is missing for long, something between filters,
+strips or is set up differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from ipaddress import IPv4Address
+
+from agent.membership.view import Heard
+
+Obstacle = tuple[str, str, str]
+"""The kind, what it concerns, and the problem as one line."""
+
+
+def obstacles(heard: Heard, members: Collection[IPv4Address], port: int) -> tuple[Obstacle, ...]:
+    """Return what keeps nodes from being members, or names them by one voice alone. `port`: of echo and channel."""
+    return (*_candidates(heard, members, port), *_unnamed(heard, members))
+
+
+def _candidates(heard: Heard, members: Collection[IPv4Address], port: int) -> Iterator[Obstacle]:
+    for address in sorted(heard.named.keys() - set(members), key=int):
+        liveness, state = heard.liveness.get(address), heard.states.get(address)
+        if liveness is None or liveness.answers is None:
+            continue
+        if not liveness.answers:
+            text = f"{address} is named, but its data path does not answer on UDP {port}: see whether it runs, and "
+            yield "silent", str(address), text + "whether anything on the way filters that port"
+        elif state is None or state.boot != liveness.boot:
+            text = f"{address} answers, but its agent does not say what it serves: see whether it runs, with the same "
+            yield "no word", str(address), text + f"members.key_file, and whether UDP {port} reaches it from here"
+
+
+def _unnamed(heard: Heard, members: Collection[IPv4Address]) -> Iterator[Obstacle]:
+    for address in sorted(set(members) - heard.named.keys(), key=int):
+        liveness = heard.liveness.get(address)
+        if liveness is not None and liveness.answers:
+            text = f"{address} answers, but no router passes its identity on: see its BGP session, and whether the "
+            yield "unnamed", str(address), text + "routers export identities with their large communities to this node"

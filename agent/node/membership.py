@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The other nodes: asks them, tells them what this one serves, and keeps the view. I/O only.
+
+Who is named is membership/received.py's, who answers liveness/'s, what they serve channel/'s, and what follows from all
+of it membership/view.py's. This file brings them together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import math
+import random
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+from agent.address import Address
+from agent.channel.channel import Channel, Notice
+from agent.channel.difference import differences
+from agent.channel.message import FIRST_NOTICE
+from agent.channel.state import MAX_UNHEARD, NodeState, ServiceEndpoint, StateShare, pack_addresses, unpack_addresses
+from agent.liveness.asker import Asker
+from agent.liveness.echo_socket import EchoSocket
+from agent.liveness.probe_loop import ProbeLoop
+from agent.liveness.question import Liveness, PathStats, Via
+from agent.membership.agreement import Agreement, Digests
+from agent.membership.obstacle import Obstacle, obstacles
+from agent.membership.received import IdentityReader, Named, Received
+from agent.membership.view import Heard, View
+from agent.model import Member, Share
+from agent.node.forwarder import Forwarder
+from agent.node.plan import ThisNode
+from bgp.relay.protocol import Snapshot
+from bpf.layout.echo import EchoFlag, EchoKind, EchoMessage
+
+RELEASE = importlib.metadata.version("anylb")
+SUSPECTS = FIRST_NOTICE
+"""The notice that lists nodes which may be silent: whoever receives it asks them itself."""
+
+
+_VIAS = {"l2": Via.MARKER, "ipip": Via.IPIP, "gue": Via.GUE}
+
+
+class Membership:
+    """What this node knows of the others, and what it tells them."""
+
+    def __init__(
+        self,
+        node: ThisNode,
+        boot: int,
+        saved: Iterable[Member],
+        forwarder: Forwarder | None,
+        on_change: Callable[[], None],
+    ) -> None:
+        """`boot` is the number of this boot; `saved` are the members that an earlier agent left; `forwarder` knows how
+        packets reach a node, None without a data path. `on_change` is called when something new is heard."""
+        config = node.config
+        self.boot = boot
+        self.view = View(saved)
+        self.received = Received()
+        self.ends: Mapping[IPv4Address, IPv6Address | None] = {}
+        """The nodes that are named or members, with their IPv6 ends of tunnels; the same object until that changes."""
+        self.obstacles: tuple[Obstacle, ...] = ()
+        self.agreement = Agreement()
+        self._node, self._on_change = node, on_change
+        self._reader = IdentityReader(config, node.address)
+        self._static = {address: Named() for address in config.members.static if address != node.address}
+        self._named: Mapping[IPv4Address, Named] = {}
+        self._endpoints = {s.key: ServiceEndpoint(s.vip, s.protocol, s.port_number) for s in config.services}
+        self._state: NodeState | None = None
+        """What this node says of itself."""
+        self._shown_liveness: Mapping[IPv4Address, Liveness] = {}
+        self._foreign: dict[Address, int] = {}
+        """The clusters of those that ask as if this node were theirs."""
+        self._asker = Asker(node.address, random.SystemRandom())
+        self._vias = {_VIAS[s.forward] for s in config.services} if forwarder is not None else set()
+        self._controls = [p.address for p in config.bgp.peers if not p.address.is_link_local]
+        self._sockets = EchoSocket(
+            node.address,
+            config.members.port,
+            config.cluster,
+            forwarder.hop_of if forwarder is not None else lambda _: None,
+            self._receive_answer,
+            self._foreign.__setitem__,
+            self._receive,
+            egress=forwarder.egress if forwarder is not None else lambda: None,
+            own6=node.address6 if config.members.outer == "ipv6" else None,
+            address6_of=lambda address: self.ends.get(address),
+            answer_as_agent=self._answer_as_agent if forwarder is None else None,
+            allow=config.members.allow,
+        )
+        self._probes = ProbeLoop(self._asker, self._sockets, self._on_asked)
+        self._channel = Channel(node.address, config.cluster, config.channel_keys, random.SystemRandom())
+        self.on_notice: Callable[[Notice, float], None] = lambda notice, now: None
+        """Gets the channel's notices that are none of membership, and the time."""
+        self._talk = asyncio.Event()
+
+    # What is heard
+
+    def read(self, snapshot: Snapshot | None, connected: bool) -> None:
+        """Take what the routers advertise."""
+        before = self.received
+        self.received = received = self._reader.read(snapshot, connected)
+        if received is before:
+            return
+        now = time.monotonic()
+        named = {**self._static, **received.named}
+        for address, one in named.items():
+            if one.start != self._named.get(address, one).start:
+                self._channel.wake(address, now)
+        self._named = self._named if named == self._named else named
+        self._hint(received.withdrawn)
+
+    def observe(self, now: float) -> None:
+        """Bring the view to all that is heard."""
+        ends = {address: one.address6 for address, one in self._named.items()}
+        ends |= {member.address: member.address6 for member in self.view.members}
+        if ends != self.ends:
+            self.ends = ends
+            self._asker.follow(ends, now, self._controls, self._vias)
+            self._probes.wake()
+            self._channel.follow(ends.keys(), now)
+        heard = Heard(self._named, self.received.complete, self._asker.liveness, self._channel.states)
+        self.view.observe(heard, now)
+        members = {member.address for member in self.view.members}
+        lines = differences(self._endpoints.values(), {a: one for a, one in heard.states.items() if a in members})
+        self.obstacles = (
+            *obstacles(heard, members, self._node.config.members.port),
+            *(("services", line, line) for line in lines),
+        )
+        self._talk.set()
+
+    @property
+    def own(self) -> IPv4Address:
+        """This node's address."""
+        return self._node.address
+
+    @property
+    def liveness(self) -> Mapping[IPv4Address, Liveness]:
+        """Who answers."""
+        return self._asker.liveness
+
+    def heard_states(self) -> dict[IPv4Address, NodeState]:
+        """Return what the nodes that answer say of themselves."""
+        liveness = self.liveness
+        return {
+            address: state
+            for address, state in self._channel.states.items()
+            if (one := liveness.get(address)) is not None and one.answers
+        }
+
+    def echo_stats(self, address: IPv4Address) -> Mapping[Via, PathStats]:
+        """Return the round trip times and losses of a node's echoes, by the way that they take."""
+        return self._asker.stats(address)
+
+    def compare(self, digests: Digests) -> None:
+        """Compare this node's view and tables with those of the others."""
+        self.agreement = self.agreement.after(digests, self.liveness, time.time())
+
+    @property
+    def isolated(self) -> bool:
+        """Whether nobody answers this node, so that it does not know whether others can reach it."""
+        return self._asker.isolated
+
+    def problems(self) -> tuple[str, ...]:
+        """Return what keeps this node from hearing others, one line each, with the next step."""
+        own = [self._sockets.error] if self._sockets.error else []
+        cluster = self._node.config.cluster
+        foreign = [
+            f"{address} speaks for cluster {other}, this node for {cluster}: give all nodes of a cluster one number, "
+            "and each cluster addresses of its own"
+            for address, other in sorted(self._foreign.items(), key=str)
+        ]
+        return (*self.received.unreadable, *own, *foreign, *self._channel.problems(time.monotonic()))
+
+    # What is told
+
+    def tell(self, shares: Mapping[str, Share], ready: bool) -> None:
+        """Tell all others this node's shares, by service, and whether its tables are made of a whole view."""
+        before = self._state
+        said = {
+            self._endpoints[service]: StateShare(s.weight, s.effective, s.state, s.announced)
+            for service, s in shares.items()
+        }
+        unheard = self.view.unheard[:MAX_UNHEARD]
+        state = NodeState(self.boot, 1, RELEASE, ready, self._node.epochs, said, unheard)
+        if before is not None:
+            state = replace(state, version=before.version)
+            if state == before:
+                return
+            state = replace(state, version=before.version + 1)
+        self._state = state
+        self._channel.publish(state, time.monotonic())
+        self._talk.set()
+
+    @property
+    def version(self) -> int:
+        """The version of what this node says of itself; 0 before it has said anything."""
+        return self._state.version if self._state else 0
+
+    def _on_asked(self) -> None:
+        """Tell the others whom they should ask too, and have the view follow what has changed."""
+        if suspects := self._asker.take_suspects():
+            self._channel.tell(SUSPECTS, pack_addresses(suspects[:MAX_UNHEARD]), time.monotonic())
+            self._talk.set()
+        if self._asker.liveness is not self._shown_liveness:
+            self._shown_liveness = self._asker.liveness
+            self._on_change()
+
+    def _receive_answer(self, address: IPv4Address, answer: EchoMessage) -> None:
+        self._asker.receive(address, answer, time.monotonic())
+
+    def _answer_as_agent(self) -> EchoMessage:
+        """Return what an echo is answered with, where there is no data path."""
+        state = self._state
+        flags = EchoFlag.READY if state and state.ready else EchoFlag(0)
+        return EchoMessage(EchoKind.ANSWER, 0, 0, flags, 0, self.boot, self._node.epochs[:2])
+
+    def tell_one(self, address: IPv4Address, kind: int, payload: bytes) -> None:
+        """Send a notice to one node; it may be lost."""
+        self._channel.tell_one(address, kind, payload, time.monotonic())
+        self._talk.set()
+
+    def _receive(self, datagram: bytes, source: IPv4Address) -> None:
+        """Take a datagram of the channel."""
+        now = time.monotonic()
+        for event in self._channel.receive(datagram, source, now):
+            if not isinstance(event, Notice):
+                self._on_change()
+            elif event.kind == SUSPECTS:
+                with contextlib.suppress(ValueError):
+                    self._hint(unpack_addresses(event.payload))
+            else:
+                self.on_notice(event, now)
+        self._talk.set()
+
+    def _hint(self, addresses: Iterable[IPv4Address]) -> None:
+        for address in addresses:
+            self._asker.hint(address, time.monotonic())
+        self._probes.wake()
+
+    # Tasks
+
+    def tasks(self) -> list[Coroutine[Any, Any, None]]:
+        """Return what must run for as long as the agent does."""
+        return [self._probes.run(), self._talk_forever()]
+
+    async def _talk_forever(self) -> None:
+        """Send the channel's datagrams when they are due."""
+        while True:
+            for address, datagram in self._channel.step(time.monotonic()):
+                self._sockets.send_datagram(address, datagram)
+            due = self._channel.next_at
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if math.isinf(due) else max(0.0, due - time.monotonic())):
+                    await self._talk.wait()
+            self._talk.clear()

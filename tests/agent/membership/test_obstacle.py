@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nodes that are named by one voice alone: each with what the operator should look at."""
+
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+import pytest
+from support.heard import ALL_UP, FIVE, NAMED, A, B, Surroundings, answers, silent, word
+
+from agent.liveness.question import Liveness
+from agent.membership.obstacle import obstacles
+from agent.membership.view import Heard
+
+F = IPv4Address("10.0.0.16")
+PORT = 4742
+
+
+def lines(heard: Heard, members: tuple[IPv4Address, ...] = FIVE) -> list[tuple[str, IPv4Address]]:
+    """The kind and the node of each obstacle; each line begins with the node's address."""
+    found = obstacles(heard, members, PORT)
+    assert all(text.startswith(f"{node} ") for _, node, text in found)
+    return [(kind, IPv4Address(node)) for kind, node, _ in found]
+
+
+def test_sound_cluster_has_none() -> None:
+    surroundings = Surroundings()
+    assert surroundings.see(0.0) == ALL_UP
+    assert lines(surroundings.heard) == []
+
+
+@pytest.mark.parametrize(
+    ("liveness", "says", "kind"),
+    [
+        (silent(1.0), None, "silent"),
+        (silent(1.0), word(), "silent"),
+        (answers(), None, "no word"),
+        (answers(boot=2), word(boot=1), "no word"),
+        (None, None, None),
+        (Liveness(None, 0.0), None, None),
+    ],
+    ids=["nothing", "its agent alone", "no agent", "the word of an earlier boot", "just named", "still being asked"],
+)
+def test_candidate_that_becomes_no_member(liveness: Liveness | None, says: object, kind: str | None) -> None:
+    surroundings = Surroundings()
+    seen = surroundings.see(0.0, named={F: NAMED}, liveness={F: liveness}, states={F: says})  # type: ignore[dict-item]
+    assert F not in seen
+    assert lines(surroundings.heard) == ([(kind, F)] if kind else [])
+
+
+def test_line_of_a_silent_candidate_names_the_port() -> None:
+    heard = replace(Surroundings().heard, liveness={A: silent(0.0)}, named={A: NAMED})
+    ((_, _, text),) = obstacles(heard, (), 4750)
+    assert "does not answer on UDP 4750" in text
+
+
+def test_silent_member_is_no_obstacle() -> None:
+    """The view has that: it is passed over, then lost."""
+    surroundings = Surroundings()
+    surroundings.see(0.0)
+    surroundings.see(1.0, liveness={A: silent(1.0)})
+    assert lines(surroundings.heard) == []
+
+
+def test_member_that_no_router_names() -> None:
+    surroundings = Surroundings()
+    surroundings.see(0.0)
+    assert surroundings.see(1.0, named={A: None, B: None}, liveness={B: silent(1.0)})[A] == ALL_UP[A]
+    assert lines(surroundings.heard) == [("unnamed", A)], "the other one is gone: that is no fault of the routers"
+
+
+def test_obstacles_are_in_the_order_of_addresses() -> None:
+    heard = Heard(named=dict.fromkeys((F, B, A), NAMED), liveness=dict.fromkeys((F, B, A), silent(0.0)))
+    assert [address for _, address in lines(heard, ())] == [A, B, F]
