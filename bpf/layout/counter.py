@@ -161,8 +161,7 @@ DESCRIPTIONS: Final[dict[Counter, Description]] = {
     ),
     Counter.REPLY_ECHO: Description(
         "Another node asked whether the data path of this node is alive, and the program answered.",
-        "None: 20 a second from each node. If it stays 0 beside other nodes, check that UDP to `members.port` gets"
-        " here.",
+        "None: about 20 a second from all nodes together. If it stays 0, check that UDP to `members.port` gets here.",
     ),
     Counter.DROP_GRACE: Description(
         "No node has the connection, but the row changed a moment ago. TCP sends the packet again.",

@@ -90,14 +90,10 @@ static __always_inline u32 heartbeat_age_ms(u64 heartbeat_ns)
 	return age_ms < ECHO_NEVER ? age_ms : ECHO_NEVER - 1;
 }
 
-static __always_inline void write_echo(const struct conf *conf, struct echo *echo)
+static __always_inline void write_echo(const struct conf *conf, const struct echo_state *state, struct echo *echo)
 {
-	u32 zero = 0, bank = active_bank(conf), flags;
-	struct echo_state *state = echo_state.lookup(&zero);
+	u32 bank = active_bank(conf), flags = ECHO_FLAG_DATA_PATH | (state->ready ? ECHO_FLAG_READY : 0);
 
-	if (!state) /* never: it is an array */
-		return;
-	flags = ECHO_FLAG_DATA_PATH | (state->ready ? ECHO_FLAG_READY : 0);
 	*(__be32 *)&echo->kind = htonl(ECHO_ANSWER << 24 | flags << 16 | ECHO_VERSION);
 	echo->heartbeat_age_ms = htonl(heartbeat_age_ms(state->heartbeat_ns));
 	echo->boot = cpu_to_be64(state->boot);
@@ -108,8 +104,9 @@ static __always_inline void write_echo(const struct conf *conf, struct echo *ech
 }
 
 /* Turn MACs and ports round; `udp` is followed by the question. In words, as the checksum reads them again. */
-static __always_inline void write_answer(const struct conf *conf, const struct uplink *uplink, struct ethhdr *eth,
-					 struct udphdr *udp, const struct packet *pkt)
+static __always_inline void write_answer(const struct conf *conf, const struct uplink *uplink,
+					 const struct echo_state *state, struct ethhdr *eth, struct udphdr *udp,
+					 const struct packet *pkt)
 {
 	struct echo *echo = (void *)(udp + 1);
 	__be32 *words = (__be32 *)udp;
@@ -118,12 +115,12 @@ static __always_inline void write_answer(const struct conf *conf, const struct u
 	copy_mac(eth->h_source, uplink->mac);
 	words[0] = words[0] << 16 | words[0] >> 16;
 	words[1] = htonl(ECHO_DATAGRAM << 16);
-	write_echo(conf, echo);
+	write_echo(conf, state, echo);
 }
 
 /* Over IPv4, UDP may be without a checksum (RFC 768). */
 static __always_inline bool write_answer4(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
-					  const struct packet *pkt)
+					  const struct echo_state *state, const struct packet *pkt)
 {
 	struct ethhdr *eth = frame_start(ctx);
 	struct iphdr *ip = (void *)eth + (pkt->l2 & 0x1f);
@@ -138,7 +135,7 @@ static __always_inline bool write_answer4(struct xdp_md *ctx, const struct conf 
 	ip->ttl = 64;
 	ip->check = 0;
 	ip->check = header_checksum(ip);
-	write_answer(conf, uplink, eth, udp, pkt);
+	write_answer(conf, uplink, state, eth, udp, pkt);
 	return true;
 }
 
@@ -156,7 +153,7 @@ static __always_inline __sum16 checksum_of(const __be32 *words, u32 count, u64 s
 
 /* Over IPv6, UDP needs its checksum (RFC 8200 section 8.1), in which 0 is written as 0xffff. */
 static __always_inline bool write_answer6(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
-					  const struct packet *pkt)
+					  const struct echo_state *state, const struct packet *pkt)
 {
 	struct ethhdr *eth = frame_start(ctx);
 	struct ipv6hdr *ip = (void *)eth + (pkt->l2 & 0x1f);
@@ -171,7 +168,7 @@ static __always_inline bool write_answer6(struct xdp_md *ctx, const struct conf 
 	__builtin_memcpy(ip->saddr, ip->daddr, sizeof(asker));
 	__builtin_memcpy(ip->daddr, asker, sizeof(asker));
 	ip->hop_limit = 64;
-	write_answer(conf, uplink, eth, udp, pkt);
+	write_answer(conf, uplink, state, eth, udp, pkt);
 	check = checksum_of(pseudo, 8 + ECHO_DATAGRAM / 4, htonl(ECHO_DATAGRAM) + htonl(IPPROTO_UDP));
 	udp->check = check ?: 0xffff;
 	return true;
@@ -182,10 +179,14 @@ static __always_inline bool reply_echo(struct xdp_md *ctx, const struct conf *co
 				       const struct packet *pkt)
 {
 	bool six = IPV6 && pkt->family == 6;
+	u32 zero = 0;
+	struct echo_state *state = echo_state.lookup(&zero);
 
+	if (!state) /* never: it is an array */
+		return false;
 	if (!(six ? is_question6(ctx, conf, pkt) : is_question4(ctx, conf, pkt)))
 		return false;
 	if (pkt->outer && !decapsulate(ctx, pkt))
 		return false; /* never: headers are only removed */
-	return six ? write_answer6(ctx, conf, uplink, pkt) : write_answer4(ctx, conf, uplink, pkt);
+	return six ? write_answer6(ctx, conf, uplink, state, pkt) : write_answer4(ctx, conf, uplink, state, pkt);
 }

@@ -20,6 +20,7 @@ from bpf.kernel.libbpf import check, library
 from bpf.kernel.pin import open_pin
 from bpf.layout.conf import OtherEpoch
 from bpf.layout.counter import Counter
+from bpf.layout.echo import EchoKind, EchoMessage
 from bpf.layout.sampling import SampleFilter
 from bpf.layout.service import Forward, Protocol
 from bpf.maps.pinned_map import pack_index
@@ -46,6 +47,7 @@ def world(program: Any) -> Iterator[Any]:
     assert general is not None
     fd = check(library().bpf_prog_get_fd_by_id(int.from_bytes(general, "little")), "cannot open the general program")
     bpf_map.delete(calls, bytes(4))
+    program.maps.conf.write(replace(program.maps.conf.read(), cluster=4242, echo_port=4742))
     yield program
     bpf_map.update(calls, bytes(4), pack_index(fd))
     os.close(fd)
@@ -70,6 +72,13 @@ def segment6(port: int = OUTSIDE, following: int | None = None) -> bytes:
 def datagram() -> bytes:
     ends = {"src": CLIENT, "dst": VIP}
     return packets.ipv4(packets.udp(b"a longer question", sport=40000, dport=53, **ends), protocol=packets.UDP, **ends)
+
+
+def own(port: int) -> bytes:
+    """A datagram from another node to this one's own address, an echo question to port 4742."""
+    ends = {"src": "10.0.0.12", "dst": "10.0.0.11"}
+    question = EchoMessage(EchoKind.QUESTION, cluster=4242, nonce=1).pack()
+    return packets.ipv4(packets.udp(question, sport=40000, dport=port, **ends), protocol=packets.UDP, **ends)
 
 
 def tunnel(inner: bytes, gue: bool = False) -> bytes:
@@ -107,6 +116,8 @@ GENERAL = {
     "an IPv6 extension header": frame(segment6(following=0)),
     "a packet too large for the tunnel": frame(segment(TUNNEL, size=1450)),
     "IPv6 in IPv4": frame(tunnel(segment6(OWNER))),
+    "an echo question": frame(own(4742)),
+    "an echo question in a tunnel": frame(tunnel(own(4742), gue=True)),
     "a packet that is cut": frame(segment(OWNER))[:60],
 }
 
@@ -117,6 +128,22 @@ def test_plain_packet(world: Any, what: str) -> None:
     outcome = world.observe(packet)
     assert outcome.verdict == verdict
     assert any(slot for slot, _ in outcome.events), "it is counted for its service"
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        own(53),
+        packets.ipv4(packets.icmp(bytes(56), kind=8), src=CLIENT, dst="10.0.0.11", protocol=packets.ICMP),
+        packets.ipv4(
+            packets.tcp(src=CLIENT, dst="10.0.0.11", sport=1, dport=22), src=CLIENT, dst="10.0.0.11", protocol=6
+        ),
+    ],
+    ids=["UDP", "ICMP", "TCP"],
+)
+def test_traffic_of_the_node_itself_is_plain(world: Any, packet: bytes) -> None:
+    outcome = world.observe(frame(packet))
+    assert (outcome.verdict, outcome.events) == ("pass", {(0, Counter.PASS_NO_SERVICE): 1})
 
 
 @pytest.mark.parametrize("what", GENERAL)
