@@ -11,9 +11,9 @@ from bgp.printable import escaped
 
 _SOCKETS = {
     "none": "no socket",
-    "connection": "its connection",
+    "connection": "the connection",
     "time-wait": "a TIME-WAIT socket",
-    "listener": "a listener, but no connection",
+    "listener": "a listener, but not the connection",
     "unknown": "sockets unknown: its kernel could not be asked (see its log)",
 }
 

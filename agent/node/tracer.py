@@ -42,7 +42,7 @@ MAX_STEPS: Final = CHAIN + 2
 ATTEMPTS: Final = 3
 ATTEMPT_S: Final = 1 / 3
 ANSWERS_PER_S: Final = 20
-"""To all nodes together, and as many at once: an answer takes some milliseconds."""
+"""To all nodes together, and as many at once: an answer takes up to a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)

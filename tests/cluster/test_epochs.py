@@ -168,7 +168,8 @@ def test_an_epoch_switch_breaks_no_connection(name: str, change: Change, tmp_pat
 
 
 def check_explain(lab: Stage, new: int, old: int) -> None:
-    """`lbctl explain` shows both rows; the owner under the old one of them holds the connections from before."""
+    """`lbctl explain` shows both rows; the owner under the old one of them holds the connections from before, and a
+    walk of their packets ends there."""
     held = lab.traffic.report()[0]
     moved = owned = 0
     for one in held[:40]:
@@ -184,6 +185,10 @@ def check_explain(lab: Stage, new: int, old: int) -> None:
         moved += first["chain"][0] != other["chain"][0]
     assert owned >= 38
     assert moved > 10
+    for one in held[:5]:
+        walks = lab.cluster.request("b1", "GET", f"/explain/live?tuple=tcp,{one.source},{VIP}:7000")["walks"]
+        last = walks[0]["steps"][-1]
+        assert (lab.cluster.names[last["node"]], last["event"]) == (one.owner, "deliver_socket")
 
 
 def test_a_node_with_the_old_configuration_switches_all_back(tmp_path: Path) -> None:

@@ -128,6 +128,9 @@ def test_explain_names_the_server_that_answers(cluster: ClusterLab, service: str
             answer: Any = json.loads(cluster.lab.exec("b3", ["lbctl", "explain", flow, "-o", "json"]).stdout)
             assert answer["forward"] == {"echo": "gue", "echo-ipip": "ipip"}[service]
             assert server_or_none(one) == cluster.names[answer["chain"][0]]
+            live: Any = json.loads(cluster.lab.exec("b3", ["lbctl", "explain", flow, "--live", "-o", "json"]).stdout)
+            last = live["walks"][0]["steps"][-1]
+            assert (last["node"], last["event"]) == (answer["chain"][0], "deliver_socket")
 
 
 def test_a_drain_breaks_no_connection(cluster: ClusterLab) -> None:

@@ -103,10 +103,10 @@ def test_the_text_names_each_node_and_why(capsys: pytest.CaptureFixture[str]) ->
         "  10.0.0.11 (from the router): forward_first to 10.0.0.12: the next node of the chain is tried",
         "    has no socket; takes new connections; chain 10.0.0.12 → 10.0.0.11 → 10.0.0.13 (silent, awaited)",
         "  10.0.0.12 (hop 1 from 10.0.0.11): deliver_socket: its connection is here",
-        "    has its connection; takes no new connections; the row has just changed (grace); "
+        "    has the connection; takes no new connections; the row has just changed (grace); "
         "chain 10.0.0.12 → 10.0.0.11 (unreachable) → 10.0.0.13",
         "  10.0.0.13 (hop 2 from 10.0.0.12): no_data_path: its data path is off (xdp.mode): its kernel answers",
-        "    has a listener, but no connection",
+        "    has a listener, but not the connection",
         "  10.0.0.13 (hop 3 from 10.0.0.12): does not answer within 1 s; see `lbctl status` here and there",
         "",
     ]
