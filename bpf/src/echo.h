@@ -37,7 +37,7 @@ static __always_inline const u8 *asker_mac(const struct ethhdr *eth, const struc
 	return way_of(pkt) == WAY_MARKER ? echo->back : eth->h_source;
 }
 
-/* Whether a datagram of ECHO_DATAGRAM bytes is a question that came as it says. A group's MAC would get many answers. */
+/* Whether a datagram of ECHO_DATAGRAM bytes is a question, and came as it says. A group's MAC: many answers. */
 static __always_inline bool is_question(const struct conf *conf, const struct ethhdr *eth, const struct udphdr *udp,
 					const struct packet *pkt)
 {
