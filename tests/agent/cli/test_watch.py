@@ -44,7 +44,9 @@ def test_watch_prints_changes_at_once_and_ends_by_a_signal(tmp_path: Path, numbe
     asyncio.run(main())
 
 
-def test_watch_ends_with_its_agent(tmp_path: Path) -> None:
+def test_watch_ends_with_its_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.control.http_server.STOP_TIMEOUT_S", 0)
+
     async def main() -> None:
         server = HttpServer(respond)
         await server.start(tmp_path / "socket")

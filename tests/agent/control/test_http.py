@@ -21,6 +21,7 @@ class EchoServer:
 
     def __init__(self) -> None:
         self.ended = asyncio.Event()
+        self.asked_slow = asyncio.Event()
 
     async def respond(self, request: Request) -> Response:
         match request.path:
@@ -33,6 +34,7 @@ class EchoServer:
             case "/text":
                 return Response(200, b"text")
             case "/slow":
+                self.asked_slow.set()
                 await asyncio.sleep(0.2)
         return json_response({"method": request.method, "path": request.path, "query": dict(request.query)})
 
@@ -179,6 +181,7 @@ def test_lines_come_until_the_client_leaves(tmp_path: Path) -> None:
 
 def test_watching_waits_longer_than_a_response_may_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.cli.client.TIMEOUT_S", 0.2)
+    monkeypatch.setattr("agent.control.http_server.STOP_TIMEOUT_S", 0)
 
     async def use(path: Path, _: object, server: HttpServer) -> Any:
         lines = asyncio.create_task(asyncio.to_thread(list, follow(path, "/watch")))
@@ -207,7 +210,7 @@ def test_a_server_that_stops_ends_watches_and_completes_responses(tmp_path: Path
         lines = follow(path, "/watch")
         await asyncio.to_thread(next, lines)
         slow = asyncio.create_task(ask(path, "GET", "/slow"))
-        await asyncio.sleep(0.1)
+        await echo.asked_slow.wait()
         await server.stop()
         assert echo.ended.is_set()
         with pytest.raises(NotRunningError, match="has ended"):
@@ -238,7 +241,8 @@ def test_no_request_is_handled_after_the_stop(tmp_path: Path, passes: int) -> No
                 await asyncio.sleep(0)
             await server.stop()
             stopped = True
-            await asyncio.sleep(0.1)
+            for _ in range(100):
+                await asyncio.sleep(0)
         assert late == []
 
     asyncio.run(main())
