@@ -8,8 +8,8 @@
  *	                | IPv6 (flow label ends in hop)  |
  *
  * A tunnel is accepted only if all of its header is as a node of the cluster writes it, from an address of a node, to
- * this node, and around a packet for a service or an echo question (echo.h). A sender that forges such a source can send
- * to the VIP anyway, but it chooses the node: the edge must filter node addresses.
+ * this node, and around a packet for a service or an echo question (echo.h). A sender that forges such a source can
+ * send to the VIP anyway, but it chooses the node: the edge must filter node addresses.
  */
 #pragma once
 
