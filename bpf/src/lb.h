@@ -179,7 +179,7 @@ struct node {
 	u16 mtu;      /* the largest IP packet that gets there */
 	u16 pad;
 	__be32 address6[4];
-	u64 drop_until; /* silent here or elsewhere: packets that may be its are dropped until then (CLOCK_MONOTONIC, ns) */
+	u64 drop_until; /* silent here or elsewhere: what may be its is dropped until then (CLOCK_MONOTONIC, ns) */
 };
 
 enum {
