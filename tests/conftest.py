@@ -52,6 +52,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="number of generated packets on which the oracle and the program are compared",
     )
     parser.addoption(
+        "--echo-load-s",
+        type=int,
+        default=10,
+        metavar="S",
+        help="seconds for which the echo is watched for false alarms under full load (600 for a figure to quote)",
+    )
+    parser.addoption(
         "--story-seeds",
         type=int,
         default=0,

@@ -16,7 +16,6 @@ import json
 import re
 import socket
 import struct
-import subprocess
 import sys
 import threading
 from dataclasses import replace
@@ -261,19 +260,3 @@ class Sniffer:
         """Return the seconds between packets of one sender, sorted."""
         times = self.times.get(address, [])
         return sorted(b - a for a, b in itertools.pairwise(times))
-
-
-class Load:
-    """Busy processes, `per_core` of them for each core."""
-
-    def __init__(self, per_core: int, cores: int) -> None:
-        argv = [sys.executable, "-S", "-c", "while True: pass"]
-        self._processes = [subprocess.Popen(argv) for _ in range(per_core * cores)]
-
-    def __enter__(self) -> Load:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in self._processes:
-            process.kill()
-            process.wait()

@@ -13,7 +13,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from support.bfd_lab import INTERVAL_MS, MULTIPLIER, BfdLab, Load, Sniffer
+from support.bfd_lab import INTERVAL_MS, MULTIPLIER, BfdLab, Sniffer
+from support.busy import Load
 from support.waiting import wait_for
 
 from topology.lab.lab import Lab
