@@ -123,6 +123,12 @@ def target(family: int, packet: bytes) -> Address | None:
     return None if ip is None else ip_address(ip.dst)
 
 
+def ends(family: int, packet: bytes) -> tuple[Address, Address] | None:
+    """Return source and destination of an IP packet; None if they are cut off."""
+    ip = header(IP, packet, 20) if family == 4 else header(IPv6, packet, 40)
+    return None if ip is None else (ip_address(ip.src), ip_address(ip.dst))
+
+
 def read(family: int, packet: bytes, vips: Collection[Address]) -> Reading | None:
     """Read an IP packet, which padding may follow; None if it is not known to be to a VIP."""
     if target(family, packet) not in vips:

@@ -15,9 +15,23 @@ from scapy.layers.inet import ICMP, IP
 from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
+from support.oracle import echo as oracle_echo
 from support.oracle import next_hop as oracle_next_hop
-from support.oracle.headers import UNKNOWN_PROTOCOL, Address, Flow, Kind, Link, Reading, link, marker, read, target
-from support.oracle.tunnel import Outer, is_tunnel, open_tunnel, outer_header
+from support.oracle.echo import NO_ECHO, Echo
+from support.oracle.headers import (
+    UNKNOWN_PROTOCOL,
+    Address,
+    Flow,
+    Kind,
+    Link,
+    Reading,
+    ends,
+    link,
+    marker,
+    read,
+    target,
+)
+from support.oracle.tunnel import Opened, Outer, is_tunnel, open_tunnel, outer_header
 
 Network = IPv4Network | IPv6Network
 ETHERTYPE = {4: b"\x08\0", 6: b"\x86\xdd"}
@@ -84,7 +98,8 @@ class OtherEpoch:
 class World:
     """All that a node knows. `tables` holds each slot's rows; `services` are keyed by VIP, protocol and port (0: any).
 
-    `sockets` holds what the kernel has for a flow; tunnels are opened from `prefixes`; `denied` are sources.
+    `sockets` holds what the kernel has for a flow; tunnels are opened from `prefixes`, and echo questions answered;
+    `denied` are sources.
     """
 
     mac: str
@@ -97,6 +112,7 @@ class World:
     prefixes: tuple[Network, ...] = ()
     denied: tuple[Network, ...] = ()
     other: OtherEpoch | None = None
+    echo: Echo = NO_ECHO
 
     @property
     def vips(self) -> set[Address]:
@@ -143,9 +159,15 @@ def judge(world: World, frame: bytes) -> Judgement:
     me = world.nodes[world.me]
     if target(family, packet) in {me.address, me.address6} - {None}:
         event = "pass_no_service"
-        if is_tunnel(family, packet):
+        if not is_tunnel(family, packet):
+            way = oracle_echo.MARKER if marker(outside.src)[0] else oracle_echo.PLAIN
+            if judged := _answered(world, outside, packet, packet, way):
+                return judged
+        else:
             event = "pass_foreign_tunnel"
             if opened := open_tunnel(family, packet, world.prefixes):
+                if judged := _answered_in_tunnel(world, outside, opened):
+                    return judged
                 six = opened.sender if isinstance(opened.sender, IPv6Address) else None
                 tag = int(opened.sender) & 0xFFFF
                 arrival = Arrival(outside, opened.family, opened.behind, opened.hop, tag, tunnelled=True, sender6=six)
@@ -156,6 +178,32 @@ def judge(world: World, frame: bytes) -> Judgement:
     reading = read(family, packet, world.vips)
     judged = reading and _to_vip(world, Arrival(outside, family, packet, *marker(outside.src)), reading)
     return judged or Judgement("pass", frame, ((0, "pass_no_service"),))
+
+
+def _answered_in_tunnel(world: World, outside: Link, opened: Opened) -> Judgement | None:
+    """Judge a tunnel's packet as a question, which has the tunnel's ends; None if it is none."""
+    me, inner = world.nodes[world.me], opened.inner
+    own = me.address if opened.sender.version == 4 else me.address6
+    if opened.family != opened.sender.version or ends(opened.family, inner) != (opened.sender, own):
+        return None
+    return _answered(world, outside, inner, opened.behind, oracle_echo.TUNNEL, exact=True)
+
+
+def _answered(
+    world: World, outside: Link, packet: bytes, behind: bytes, way: int, exact: bool = False
+) -> Judgement | None:
+    """Judge a packet to this node as a question; None if it is none. `behind`: with all that follows it in the frame.
+
+    `exact`: the packet has no padding.
+    """
+    family = outside.family
+    assert family
+    reply = oracle_echo.answer(world.echo, family, packet, outside.macs[6:], way, world.prefixes)
+    if reply is None or (exact and len(packet) != len(reply[1])):
+        return None
+    to, answer = reply
+    frame = to + outside.macs[:6] + outside.tags + ETHERTYPE[family] + answer + behind[len(answer) :]
+    return Judgement("tx", frame, ((0, "reply_echo"),))
 
 
 def _to_vip(world: World, arrival: Arrival, reading: Reading) -> Judgement | None:

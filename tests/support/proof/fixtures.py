@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from scapy.fields import ByteField, IntField, LongField, MACField, ShortField, XIntField
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption
 from scapy.layers.inet6 import (
     ICMPv6DestUnreach,
@@ -40,19 +41,34 @@ from scapy.layers.inet6 import (
 )
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
+from support.oracle.echo import Echo
 from support.oracle.packets import Node, Row, Service, World
 from support.proof.stage import ROWS, Sockets
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times faster
 FOLDER = Path(__file__).parents[2] / "fixtures"
 PROTOCOLS = {"tcp": 6, "udp": 17}
+
+
+class EchoLayer(Packet):  # type: ignore[misc]
+    """bpf/layout/echo.py has the diagram."""
+
+    name = "echo"
+    fields_desc = (
+        XIntField("magic", 0x4C424543), ByteField("kind", 1), ByteField("flags", 0), ShortField("version", 1),
+        IntField("cluster", 0), XIntField("heartbeat_age", 0), LongField("nonce", 0), LongField("boot", 0),
+        IntField("epoch", 0), IntField("other_epoch", 0), XIntField("view", 0), XIntField("tables", 0),
+        MACField("back", "00:00:00:00:00:00"), ByteField("way", 0), ByteField("zero", 0), LongField("reserved", 0),
+    )  # fmt: skip
+
+
 LAYERS: dict[str, type[Packet]] = {
     "eth": Ether, "vlan": Dot1Q, "arp": ARP, "ip": IP, "ip6": IPv6, "tcp": TCP, "udp": UDP, "icmp": ICMP,
     "outer": IP, "outer6": IPv6, "gue": UDP, "unreachable6": ICMPv6DestUnreach, "too_big6": ICMPv6PacketTooBig,
     "time6": ICMPv6TimeExceeded, "parameter6": ICMPv6ParamProblem, "echo6": ICMPv6EchoRequest,
     "neighbor6": ICMPv6ND_NS,
     "hop_by_hop": IPv6ExtHdrHopByHop, "destination": IPv6ExtHdrDestOpt, "routing": IPv6ExtHdrRouting,
-    "fragment6": IPv6ExtHdrFragment,
+    "fragment6": IPv6ExtHdrFragment, "echo": EchoLayer,
 }  # fmt: skip
 NAMES = {
     "ESTABLISHED": Sockets.ESTABLISHED, "TIME_WAIT": Sockets.TIME_WAIT, "SYN_RECV": Sockets.SYN_RECV,
@@ -97,7 +113,8 @@ def base_world() -> World:
     nodes = {number: _node(entry) for number, entry in data["nodes"].items()}
     prefixes = tuple(ip_network(prefix) for prefix in data["prefixes"])
     secret = bytes.fromhex(data["secret"])
-    return World(data["mac"], data["me"], nodes, secret, services, tables, prefixes=prefixes)
+    echo = Echo(**{**data["echo"], "epochs": tuple(data["echo"]["epochs"])})
+    return World(data["mac"], data["me"], nodes, secret, services, tables, prefixes=prefixes, echo=echo)
 
 
 def _node(entry: dict[str, Any]) -> Node:

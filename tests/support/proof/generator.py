@@ -11,13 +11,14 @@ from typing import TypeVar
 
 from support.oracle.headers import Address
 from support.proof.stage import CLIENT, FAR_CLIENT, VIP, Sockets
-from support.proof.world import CLIENT6, ME, ME6, NO_VIP, NO_VIP6, PEERS, PEERS6, SECOND_VIP, SECOND_VIP6, VIP6
+from support.proof.world import CLIENT6, ECHO, ME, ME6, NO_VIP, NO_VIP6, PEERS, PEERS6, SECOND_VIP, SECOND_VIP6, VIP6
 
 T = TypeVar("T")
 
 SIZE = 64
 """Bytes that a frame is made of."""
 MAC = bytes.fromhex("020000000001")
+MARKER = b"\2LB"
 ETHERTYPE = {4: b"\x08\0", 6: b"\x86\xdd"}
 PORTS = {6: (7000, 443, 80, 9000), 17: (53, 7000)}
 MAX_DEPTH = 3
@@ -56,8 +57,11 @@ def frame(data: bytes) -> bytes:
         return macs + c.of(b"\x08\0", b"\x86\xdd", b"\x81\0", c.bytes(2)) + c.bytes(SIZE)
     tags = c.rarely(b"", b"\x81\0\0\5", b"\x88\xa8\0\5\x81\0\0\6", b"\x81\0\0\0" * 2, b"\x81\0\0\5" * 3)
     family = c.of(4, 4, 4, 6, 6)
-    tunnelled = c.byte() >= 170
-    packet = _outer(c, family) if tunnelled else _packet(c, family, depth=0)
+    content = c.byte()
+    if content >= 220:
+        packet = _echo(c, family, by_marker=macs[6:9] == MARKER and macs[9] > 0)
+    else:
+        packet = _outer(c, family) if content >= 150 else _packet(c, family, depth=0)
     whole = macs + tags + ETHERTYPE[c.rarely(family, 10 - family)] + packet
     if shape >= 220:
         return whole[: 14 + c.word() % max(1, len(whole) - 14)]
@@ -88,13 +92,23 @@ def _packet(c: Choices, family: int, depth: int) -> bytes:
     return _ip(c, family, source, target, protocol, payload)
 
 
-def _outer(c: Choices, family: int) -> bytes:
-    """Make a tunnel to this node, in most cases a valid one, around a packet or another tunnel."""
+def _between_nodes(c: Choices, family: int) -> tuple[Address, Address]:
+    """Choose the ends of a packet from another node to this one, in most cases."""
     peers: tuple[Address, ...] = PEERS if family == 4 else PEERS6
     source = c.rarely(peers[c.byte() % len(peers)], CLIENT if family == 4 else CLIENT6, ME if family == 4 else ME6)
     target: Address = (c.rarely(ME, VIP, PEERS[0])) if family == 4 else c.rarely(ME6, VIP6, PEERS6[0])
+    return source, target
+
+
+def _outer(c: Choices, family: int) -> bytes:
+    """Make a tunnel to this node, in most cases a valid one, around a packet or another tunnel."""
+    source, target = _between_nodes(c, family)
     inner_family = c.of(4, 6)
     inner = c.rarely(_packet, _outer_of_outer)(c, inner_family, 1)
+    return _tunnel(c, family, source, target, inner_family, inner)
+
+
+def _tunnel(c: Choices, family: int, source: Address, target: Address, inner_family: int, inner: bytes) -> bytes:
     protocol = c.rarely(4 if inner_family == 4 else 41, 41, 4)
     if c.byte() >= 128:
         protocol = 17
@@ -102,6 +116,29 @@ def _outer(c: Choices, family: int) -> bytes:
         length = c.rarely(length, length - 1, length + 1, 8, 0, c.word())
         inner = struct.pack("!HHHH", 50000, c.rarely(6080, 6081), length, c.rarely(0, 1)) + inner
     return _ip(c, family, source, target, protocol, inner, hop=c.of(1, 2, 3, 1, 4, 8, 9, c.rarely(1, 0, 10, c.word())))
+
+
+def _echo(c: Choices, family: int, by_marker: bool) -> bytes:
+    """Make an echo question, plain or in a tunnel, in most cases one that is answered."""
+    source, target = _between_nodes(c, family)
+    tunnelled = c.byte() >= 128
+    way = 1 if tunnelled else 2 if by_marker else 0
+    magic, kind = c.rarely(b"LBEC", b"LBCH"), c.rarely(1, 2, 0)
+    version, cluster = c.rarely(1, 0, 256), c.rarely(ECHO.cluster, 7)
+    nonce = c.bytes(2) + bytes(6)
+    back = c.rarely(bytes.fromhex("02000000000c"), b"\xff" * 6, c.bytes(6))
+    said = c.rarely(way, 0, 1, 2, 3)
+    message = struct.pack("!4sBxHI4x8s24x6sB9x", magic, kind, version, cluster, nonce, back, said)
+    message += c.rarely(b"", b"\0")
+    length = 8 + len(message)
+    ports = c.of(ECHO.port, 50000, c.word()), c.rarely(ECHO.port, 53, 0)
+    datagram = struct.pack("!HHHH", *ports, c.rarely(length, length - 1, length + 1, 0), c.of(0, 0xABCD)) + message
+    if not tunnelled:
+        return _ip(c, family, source, target, 17, datagram)
+    inner_family = c.rarely(family, 10 - family)
+    ends = (source, target) if inner_family == family else _between_nodes(c, inner_family)
+    inner = _ip(c, inner_family, *ends, 17, datagram) + c.rarely(b"", b"\0")
+    return _tunnel(c, family, *c.rarely((source, target), _between_nodes(c, family)), inner_family, inner)
 
 
 def _outer_of_outer(c: Choices, family: int, depth: int) -> bytes:

@@ -22,6 +22,7 @@ import numpy as np
 from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 from support.counted import counted
+from support.oracle.echo import Echo
 from support.oracle.headers import Flow
 from support.oracle.next_hop import CONNECTION, TIME_WAIT
 from support.oracle.packets import Judgement, Node, OtherEpoch, Row, Service, World, judge
@@ -36,6 +37,7 @@ from bpf.kernel.pin import open_pin
 from bpf.layout import conf as layout_conf
 from bpf.layout.conf import ConfFlag, NodeConf
 from bpf.layout.counter import Counter
+from bpf.layout.echo import EchoState
 from bpf.layout.limits import CHAIN
 from bpf.layout.node import NodeEntry
 from bpf.layout.service import Affinity, Forward, Protocol, ServiceEntry, ServiceKey
@@ -110,12 +112,13 @@ class Stage:
         """Write a world into the maps; entries that are the same in the last world are not written."""
         maps, before = self.path.maps, self._now
         me = world.nodes[world.me]
-        if before is None or (world.secret, me) != (before.secret, before.nodes[before.me]):
+        if before is None or (world.secret, me, world.echo) != (before.secret, before.nodes[before.me], before.echo):
             maps.uplinks.write(0, UplinkEntry(_mac(world.mac), 1))
             conf = NodeConf(world.me, me.tag, world.secret, again_per_s=10**9, again_burst=4 * 10**9)
-            maps.conf.write(replace(conf, address=me.address, address6=me.address6))
+            maps.conf.write(replace(conf, address=me.address, address6=me.address6, **_echo_conf(world.echo)))
+            maps.echo_state.write(_echo_state(world.echo))
         if world.other and (before is None or before.other is not world.other):
-            self._install_other(world.other)
+            self._install_other(world.other, world.echo.epochs[1])
         if before is None or world.prefixes != before.prefixes:
             maps.node_prefixes.write(world.prefixes)
         if before is None or world.denied != before.denied:
@@ -140,14 +143,14 @@ class Stage:
             maps.services.remove(_service_key(key))
         self._now = world
 
-    def _install_other(self, other: OtherEpoch) -> None:
+    def _install_other(self, other: OtherEpoch, epoch: int) -> None:
         """Put the other epoch into the first bank, so that new flows use another bank than in a world of one epoch."""
         maps = self.path.maps
         for slot, rows in other.tables.items():
             maps.tables.swap(slot, *_encoded(rows), bank=0)
         conf = maps.conf.read()
         assert conf is not None
-        maps.conf.write(replace(conf, bank=1, other=layout_conf.OtherEpoch(other.secret, 0, other.alternating)))
+        maps.conf.write(replace(conf, bank=1, other=layout_conf.OtherEpoch(other.secret, epoch, other.alternating)))
 
 
 def difference(world: World, stage: Stage, frame: bytes, of: str = "generated") -> str:
@@ -163,6 +166,14 @@ def difference(world: World, stage: Stage, frame: bytes, of: str = "generated") 
 
 def _mac(text: str) -> bytes:
     return bytes.fromhex(text.replace(":", ""))
+
+
+def _echo_conf(echo: Echo) -> dict[str, int]:
+    return {"epoch": echo.epochs[0], "cluster": echo.cluster, "echo_port": echo.port}
+
+
+def _echo_state(echo: Echo) -> EchoState:
+    return EchoState(FOREVER_NS if echo.fresh else 0, echo.boot, echo.view, echo.tables, echo.ready)
 
 
 def _node_entry(node: Node) -> NodeEntry:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from random import Random
 
+from support.oracle.echo import Echo
 from support.oracle.packets import Node, OtherEpoch, Row, Service, World
 from support.proof.stage import CLIENT, ROWS, VIP
 
@@ -50,6 +51,7 @@ SERVICES = {
     (SECOND_VIP6, 6, 443): Service(13, up=False, affinity=3),
 }
 NO_TABLE = 3
+ECHO = Echo(4242, 4742, boot=0x1122334455667788, view=0xDEADBEEF, tables=0x12345678)
 DENIED = ("10.66.0.0/16", "2001:db8:66::/48", f"{CLIENT + 77}/32")
 
 
@@ -81,7 +83,9 @@ def world(
     tables = _tables(choose, services.values())
     prefixes = tuple(ip_network(prefix) for prefix in ("10.0.0.0/16", "2001:db8::/48"))
     deny_list = tuple(ip_network(prefix) for prefix in DENIED if denied)
-    world = World("02:00:00:00:00:01", 1, nodes, choose.randbytes(16), services, tables, {}, prefixes, deny_list)
+    echo = replace(ECHO, fresh=silent, ready=denied, epochs=(7, 0 if alternating is None else 8))
+    secret = choose.randbytes(16)
+    world = World("02:00:00:00:00:01", 1, nodes, secret, services, tables, {}, prefixes, deny_list, echo=echo)
     if alternating is None:
         return world
     return replace(world, other=OtherEpoch(choose.randbytes(16), _tables(choose, services.values()), alternating))
