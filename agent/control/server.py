@@ -31,7 +31,9 @@ Reload = Callable[[], Awaitable[int]]
 
 def _routes(agent: Agent, reload: Reload) -> Routes:
     """Return all handlers. Each noun gets what it needs of the agent, and no more."""
-    announcing = announce.Announcing(agent.config.vips, agent.operator, agent.exports, agent.relay, agent.announcements)
+    announcing = announce.Announcing(
+        agent.config.vips, agent.operator, agent.announcer.exports, agent.announcer.relay, agent.announcements
+    )
     return {
         ("GET", "/status"): lambda _: json_response(status(_state(agent))),
         ("GET", "/explain"): lambda request: json_response(
@@ -63,7 +65,7 @@ def _state(agent: Agent) -> NodeState:
         health=agent.health,
         announcements=agent.announcements(),
         forwarder=agent.forwarder,
-        relay=agent.relay,
+        relay=agent.announcer.relay,
     )
 
 

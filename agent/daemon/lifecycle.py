@@ -138,7 +138,7 @@ async def run(
                 if opening is not None:
                     datapath, opening = await asyncio.wrap_future(opening), None
                 agent = Agent(config, paths, interface, datapath)
-                await agent.put_vips()
+                await agent.vips.put_first()
             except (AgentError, BpfError) as error:
                 if previous is None:
                     raise

@@ -11,17 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import pwd
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 
 from agent.address import Address, Network
-from agent.announcing import loopback, routes
 from agent.announcing.decide import Decisions
-from agent.announcing.export_monitor import ExportMonitor
-from agent.announcing.export_status import export_statuses
 from agent.announcing.order_book import OrderBook
 from agent.channel.trace import TraceReply, TraceRequest
 from agent.config.epoch import supported_epochs
@@ -34,8 +30,8 @@ from agent.membership import foreign_routes
 from agent.membership.agreement import Digests
 from agent.model import Announcement, Member, Share, without_new_flows
 from agent.netlink.connection import Netlink
-from agent.netlink.vip import put_vips
 from agent.node import member_file, saved_state
+from agent.node.announcer import Announcer
 from agent.node.candidates import Candidates, in_order
 from agent.node.condition import own_share
 from agent.node.forwarder import Forwarder
@@ -43,12 +39,11 @@ from agent.node.member_file import MemberFile
 from agent.node.membership import Membership
 from agent.node.operator import Known, Operator
 from agent.node.own_interface import Interface
+from agent.node.own_vips import OwnVips
 from agent.node.plan import Inputs, Memory, OperatorState, Plan, ThisNode, condition_of, own_member, plan
 from agent.node.tracer import Tracer, reply_of
 from agent.paths import Paths
 from agent.table.epoch import EpochSwitch, EpochUse
-from bgp.relay.client import RelayClient
-from bgp.relay.protocol import Snapshot
 from bpf.attach.datapath import DataPath
 
 log = logging.getLogger("anylb")
@@ -57,7 +52,6 @@ TICK_S = 0.5
 """The interval of heartbeats to the relay, which needs at least one per second."""
 COALESCE_S = 0.01
 """A burst of updates (a router sends all identities at once) makes one plan, not one for each."""
-STOP_S = 2.0
 REOPEN_S = 5.0
 
 
@@ -65,7 +59,7 @@ class Agent:
     """The inputs, the plan and the tasks of one node. daemon/lifecycle.py creates it."""
 
     def __init__(self, config: Config, paths: Paths, interface: Interface, datapath: DataPath | None) -> None:
-        self.config, self.paths, self._interface = config, paths, interface
+        self.config, self.paths = config, paths
         self.epochs = supported_epochs(config)
         numbers = tuple(one.number for one in self.epochs)
         start = int(time.time()) & 0xFFFFFFFF
@@ -78,8 +72,7 @@ class Agent:
         operator_state = OperatorState(saved.admin_state, saved.drained, dict(saved.weights))
         orders = OrderBook(paths.orders, config.vips)
         self.operator = Operator(config, operator_state, orders, self._known, self._replan)
-        self.exports = ExportMonitor(saved.export_statuses)
-        self.relay = RelayClient(paths.relay, _relay_uids(config.bgp.user), self._on_snapshot)
+        self.announcer = Announcer(config, paths.relay, saved.export_statuses, self._wake.set)
         self._netlink = Netlink()
         self.forwarder = None
         if datapath is not None:
@@ -99,13 +92,10 @@ class Agent:
         """The last one; None until the membership is known."""
         self._planned_from: Inputs | None = None
         self._memory = _memory(self.node, saved, self.forwarder.use if self.forwarder else None)
-        self._exported_from: tuple[Plan | None, Snapshot | None] = None, None
         self.generation = 0
         self.refused: str | None = None
         """How often the configuration was reloaded, and why the last reload was refused; lifecycle.py sets both."""
-        self._retiring = saved.vips - set(config.vips)
-        """VIPs of an earlier configuration that are still on lo."""
-        self._has_vips = False
+        self.vips = OwnVips(self._netlink, config, interface, self.forwarder, saved.vips)
         self._stopping = False
 
     # What others read
@@ -113,7 +103,7 @@ class Agent:
     @property
     def ready(self) -> bool:
         """Whether this node can forward (as without a data path, if that is off by configuration) and has the VIPs."""
-        return self._has_vips and (self.forwarder is None or self.forwarder.ready)
+        return self.vips.are_put and (self.forwarder is None or self.forwarder.ready)
 
     @property
     def membership_known(self) -> bool:
@@ -148,18 +138,6 @@ class Agent:
     def _known(self) -> Known:
         return Known(self.membership.view.members, self.announcements())
 
-    def _advertised(self) -> frozenset[str]:
-        """Return the prefixes that some router has from this node, as far as ExaBGP says."""
-        snapshot = self.relay.snapshot if self.relay.connected else None
-        return snapshot.advertised if snapshot is not None and not snapshot.silent else frozenset()
-
-    def _withdrawn(self, vips: Collection[Address]) -> bool:
-        """Return whether the relay confirms that these VIPs are in no peer's adj-rib-out."""
-        if not self.relay.connected or self.relay.snapshot is None:
-            return False
-        prefixes = {routes.vip_prefix(vip) for vip in vips}
-        return not any(prefixes & peer.announced for peer in self.relay.snapshot.peers)
-
     # Inputs that change
 
     def _replan(self, ended_hold_downs: Collection[Address] = ()) -> None:
@@ -170,16 +148,13 @@ class Agent:
         if self.membership_known:
             self._make_plan(time.monotonic(), requested=True)
 
-    def _on_snapshot(self, snapshot: Snapshot) -> None:
-        self._wake.set()
-
     def _write_denied(self, prefixes: frozenset[Network]) -> None:
         if self.forwarder is not None:
             self.forwarder.map_writer.deny(prefixes)
 
     def _inputs(self) -> Inputs:
         forwarder, membership = self.forwarder, self.membership
-        leaks = foreign_routes.problems(self.relay.snapshot)
+        leaks = foreign_routes.problems(self.announcer.relay.snapshot)
         faults = (*membership.problems(), *leaks, *(forwarder.problems() if forwarder else ()))
         return Inputs(
             members=membership.view.members,
@@ -190,7 +165,7 @@ class Agent:
             orders=self.operator.orders.orders,
             forwarding=self.ready,
             faults=faults,
-            advertised=self._advertised(),
+            advertised=self.announcer.advertised,
         )
 
     # The loop
@@ -201,7 +176,8 @@ class Agent:
             await asyncio.sleep(COALESCE_S)
             self._wake.clear()
             # With a thousand members each step takes milliseconds: timers and sockets have their turn in between.
-            self.membership.read(self.relay.snapshot, self.relay.connected)
+            relay = self.announcer.relay
+            self.membership.read(relay.snapshot, relay.connected)
             await asyncio.sleep(0)
             self.membership.observe(time.monotonic())
             if self.forwarder is not None:
@@ -227,25 +203,21 @@ class Agent:
             log_changes(before, new)
             self._tell()
             self._save()
+            self.announcer.want(new)
             if requested or not self._hangs():
-                self._send_desired()
+                self.announcer.send()
             if self.forwarder is not None and self.membership_known:
                 self.forwarder.want(new.tables)
-        self._observe_exports()
+        if self.announcer.observe_exports():
+            self._save()
 
     def _is_starting(self, forwarder: Forwarder) -> bool:
         """Whether it is not known yet if this node forwards: tables and XDP come first, then the VIPs."""
-        return not forwarder.tried or (forwarder.ready and not self._has_vips)
+        return not forwarder.tried or (forwarder.ready and not self.vips.are_put)
 
     def _hangs(self) -> bool:
         """Whether to be silent, so that the relay's dead-man acts. Only what is requested is announced nevertheless."""
         return self.forwarder is not None and self.forwarder.hangs(time.monotonic())
-
-    def _send_desired(self) -> None:
-        """Send the relay all desired routes. This is a heartbeat too."""
-        if self.plan is not None and not self._stopping:
-            desired = self.plan.desired
-            self.relay.send_desired(desired.desired, desired.fallback, desired.announcers)
 
     def _tell(self) -> None:
         """Tell the other nodes what this one serves, and have its data path answer with it. A heartbeat too."""
@@ -274,16 +246,6 @@ class Agent:
         if self.forwarder is not None:
             self.forwarder.answer_with(self.membership.boot, Digests(0, self.forwarder.tables_digest), forwards)
 
-    def _observe_exports(self) -> None:
-        snapshot = self.relay.snapshot if self.relay.connected else None
-        if self.plan is None or (self._exported_from[0] is self.plan and self._exported_from[1] is snapshot):
-            return
-        self._exported_from = self.plan, snapshot
-        by_prefix = {route.prefix: route for route in self.plan.desired.desired}
-        statuses = export_statuses(self.config, self.plan.announcements, by_prefix, snapshot)
-        self.exports.observe(statuses, time.time())
-        self._save()
-
     def _save(self) -> None:
         memory, operator = self._memory, self.operator.state
         self._member_file.save(self.membership.view.members)
@@ -292,31 +254,18 @@ class Agent:
                 healthy=frozenset(name for name, health in self.health.items() if health.healthy),
                 admin_state=operator.admin_state,
                 announced_once=memory.announced_once,
-                vips=self._retiring.union(self.config.vips),
+                vips=self.vips.retiring.union(self.config.vips),
                 denied=self.deny_list.added,
                 use=memory.epoch_switch.use if memory.epoch_switch else self._state_file.saved.use,
                 boot=self.membership.boot,
                 drained=operator.drained,
                 weights=tuple(sorted(operator.weights.items())),
                 flaps=memory.decisions.flaps,
-                export_statuses=self.exports.entries,
+                export_statuses=self.announcer.exports.entries,
             )
         )
 
     # Tasks
-
-    async def put_vips(self) -> None:
-        """Put the VIPs on lo, before `run`, unless XDP comes first. AgentError: it failed, and the agent must not run.
-
-        Without a program the kernel would answer packets for the connections of other nodes with a reset.
-        """
-        if self.forwarder is None or self.forwarder.datapath.attached():
-            try:
-                await put_vips(self._netlink, self.config.vips, self.config.node.names)
-            except AgentError:
-                self._netlink.close()
-                raise
-            self._has_vips = True
 
     async def run(self, ending: asyncio.Future[bool], reload: Callable[[], Awaitable[object]]) -> None:
         """Run until `ending` is done. Then leave the routes to the relay if its result is True: none follows.
@@ -324,13 +273,13 @@ class Agent:
         `reload` begins what ends this agent and starts the next one with a data path of its own.
         """
         forever = [
-            self.relay.run(),
+            self.announcer.relay.run(),
             *self.membership.tasks(),
             self._plan_forever(),
             self._member_file.run(),
             self._heartbeat_forever(),
-            self._keep_vips(),
-            self._retire_vips(),
+            self.vips.keep(self._wake.set),
+            self.vips.retire(lambda vips: self.plan is not None and self.announcer.withdrawn(vips)),
             self._replace_lost_data_path(reload),
             *checks(self.config.services, self.health, self._wake.set),
             *(self.forwarder.tasks() if self.forwarder else ()),
@@ -338,7 +287,7 @@ class Agent:
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(one) for one in forever]
             if await ending:
-                await self._leave_routes()
+                await self.leave()
             for task in running:
                 task.cancel()
         self._member_file.flush()
@@ -351,7 +300,7 @@ class Agent:
         """
         while True:
             if not self._hangs():
-                self._send_desired()
+                self.announcer.send()
                 self._tell()
             self._wake.set()
             await asyncio.sleep(TICK_S)
@@ -368,43 +317,13 @@ class Agent:
                 log.error("%s", error)
             await asyncio.sleep(REOPEN_S)
 
-    async def _keep_vips(self) -> None:
-        if not self._has_vips and self.forwarder is not None:
-            await self.forwarder.attached.wait()
-            await put_vips(self._netlink, self.config.vips, self.config.node.names)
-            self._has_vips = True
-            self._wake.set()
-        indexes = {self._interface.name: self._interface.index}
-        if self.forwarder is not None:
-            indexes |= {one.interface: one.ifindex for one in self.forwarder.datapath.uplinks}
-        await loopback.keep_vips(self._netlink, self.config.vips, self.config.node.names, indexes)
-
-    async def _retire_vips(self) -> None:
-        vips = self._retiring
-        retire = self.forwarder.retire_services if self.forwarder else lambda: None
-        await loopback.retire_vips(self._netlink, vips, lambda: self.plan is not None and self._withdrawn(vips), retire)
-        self._retiring = frozenset()
-
-    async def _leave_routes(self) -> None:
-        """Leave the routes to the relay, and wait until it has withdrawn or kept the VIPs, STOP_S at most.
-
-        It withdraws them, unless most of the others stop as well (bgp/relay/quorum.py). The data path and the VIPs on
-        lo stay, because routers need time to converge.
-        """
+    async def leave(self) -> None:
+        """Tell the others that this node takes no new flows, and leave its routes to the relay."""
         self._stopping = True
         if self.plan is not None:
             last = {service: without_new_flows(share) for service, share in self.plan.told.items()}
             self.membership.tell(last, self.ready)
-        self.relay.send_stop()
-        deadline = time.monotonic() + STOP_S
-        # A relay that connects or restarts right now receives it within this time too.
-        while time.monotonic() < deadline and not self._left():
-            await asyncio.sleep(0.02)
-
-    def _left(self) -> bool:
-        """Return whether the relay has decided about the VIPs, and withdrawn those that it does not keep."""
-        snapshot = self.relay.snapshot
-        return snapshot is not None and snapshot.deadman and (snapshot.held or self._withdrawn(self.config.vips))
+        await self.announcer.leave()
 
 
 def log_changes(before: Plan | None, after: Plan) -> None:
@@ -429,11 +348,3 @@ def _memory(node: ThisNode, saved: saved_state.SavedState, use: EpochUse | None)
         epoch_switch=EpochSwitch(known) if known else None,
         announced_once=saved.announced_once,
     )
-
-
-def _relay_uids(user: str) -> set[int]:
-    """Return who may serve the relay's socket: the BGP user, and root. Raises AgentError if there is no such user."""
-    try:
-        return {0, pwd.getpwnam(user).pw_uid}
-    except KeyError:
-        raise AgentError(f"bgp.user: there is no user {user} here; create it or name another") from None

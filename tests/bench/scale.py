@@ -198,7 +198,7 @@ class Running:
     def __init__(self, agent: Agent, size: Size) -> None:
         self.agent, self._size = agent, size
         relay, self._others = Relay(), Others()
-        agent.relay = relay  # type: ignore[assignment]
+        agent.announcer.relay = relay  # type: ignore[assignment]
         membership, others = agent.membership, self._others
         membership._asker = membership._probes = membership._channel = others  # type: ignore[assignment]
         self._cluster = Cluster(agent.config, agent.node.epochs[0], size)

@@ -84,8 +84,8 @@ def run(folder: Path, scenario: Callable[[Agent, Relay, Forwarder], Awaitable[No
     async def running() -> None:
         agent = Agent(CONFIG, Paths(run=folder, kept=folder), Interface("eth0", 1, bytes(6), ADDRESS), None)
         relay, forwarder = Relay(), Forwarder()
-        agent.relay, agent.forwarder = relay, forwarder  # type: ignore[assignment]
-        agent._has_vips = True
+        agent.announcer.relay, agent.forwarder = relay, forwarder  # type: ignore[assignment]
+        agent.vips.are_put = True
         loops = [asyncio.create_task(one) for one in (agent._plan_forever(), agent._heartbeat_forever())]
         try:
             async with asyncio.timeout(10):
@@ -120,12 +120,12 @@ def test_nothing_is_announced_before_the_vips_are_on_lo(tmp_path: Path) -> None:
 
     async def scenario(agent: Agent, relay: Relay, forwarder: Forwarder) -> None:
         forwarder.tried = forwarder.ready = True
-        agent._has_vips = False
+        agent.vips.are_put = False
         await until(lambda: forwarder.wanted)
         forwarder.answers.clear()
         await until(lambda: len(forwarder.answers) > 1)
         assert not relay.sent
-        agent._has_vips = True
+        agent.vips.are_put = True
         await until(lambda: relay.sent)
 
     run(tmp_path, scenario)
@@ -165,7 +165,7 @@ def test_agent_that_stops_leaves_the_routes_to_the_relay_and_waits_for_its_decis
             Snapshot((Peer(PEER, True, 1.0, True),), deadman=True),
         ):
             relay.snapshot = Snapshot((Peer(PEER, True, 1.0, True, (), (vip,)),))
-            leaving = asyncio.create_task(agent._leave_routes())
+            leaving = asyncio.create_task(agent.leave())
             await until(lambda: relay.stopped)
             relay.sent.clear()
             for _ in range(5):  # its loops go on
@@ -184,7 +184,7 @@ def test_agent_that_stops_before_its_first_plan_says_so(tmp_path: Path) -> None:
 
     async def scenario(agent: Agent, relay: Relay, forwarder: Forwarder) -> None:
         relay.snapshot = Snapshot((Peer(PEER, True, 1.0, False),), deadman=True)
-        await agent._leave_routes()
+        await agent.leave()
         assert relay.stopped
         assert not relay.sent
         assert forwarder.wanted is None, "tables of unknown members would replace those in the kernel"
@@ -202,10 +202,10 @@ def test_agent_whose_tables_hang_is_silent_whatever_else_changes(tmp_path: Path)
         await asyncio.sleep(0)
         relay.sent.clear()
         before = agent.plan
-        agent._on_snapshot(Snapshot((Peer(PEER, True, 1.0, True),), deadman=True))
+        relay.snapshot = Snapshot((Peer(PEER, True, 1.0, True),), deadman=True)
         await until(lambda: agent.plan is not before)
         assert not relay.sent
-        await agent._leave_routes()
+        await agent.leave()
         assert relay.stopped, "a stop needs no data path"
 
     run(tmp_path, scenario)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""This node's VIPs on lo: put there after XDP, kept there, removed once routers no longer send their packets here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from agent.address import Address
+from agent.announcing import loopback
+from agent.config.schema import Config
+from agent.errors import AgentError
+from agent.netlink.connection import Netlink
+from agent.netlink.vip import put_vips
+from agent.node.forwarder import Forwarder
+from agent.node.own_interface import Interface
+
+
+class OwnVips:
+    """The VIPs of the configuration, and those of an earlier one that are still on lo (`retiring`)."""
+
+    def __init__(
+        self,
+        netlink: Netlink,
+        config: Config,
+        interface: Interface,
+        forwarder: Forwarder | None,
+        before: frozenset[Address],
+    ) -> None:
+        """`before` are the VIPs that an earlier agent put on lo."""
+        self.are_put = False
+        """Whether the VIPs are on lo, so that this node can announce them."""
+        self.retiring = before - set(config.vips)
+        self._netlink, self._config, self._interface, self._forwarder = netlink, config, interface, forwarder
+
+    async def put_first(self) -> None:
+        """Put the VIPs on lo, unless XDP comes first. Raises AgentError, and then the agent must not run.
+
+        Without a program the kernel would answer packets for the connections of other nodes with a reset.
+        """
+        if self._forwarder is None or self._forwarder.datapath.attached():
+            await self._put()
+
+    async def keep(self, on_put: Callable[[], None]) -> None:
+        """Put the VIPs on lo once XDP is attached, call `on_put`, and put back, forever, what something removes.
+
+        Raises AgentError if the VIPs cannot be put, or an interface was created again.
+        """
+        if not self.are_put and self._forwarder is not None:
+            await self._forwarder.attached.wait()
+            await self._put()
+            on_put()
+        indexes = {self._interface.name: self._interface.index}
+        if self._forwarder is not None:
+            indexes |= {one.interface: one.ifindex for one in self._forwarder.datapath.uplinks}
+        await loopback.keep_vips(self._netlink, self._config.vips, self._config.node.names, indexes)
+
+    async def retire(self, withdrawn: Callable[[Collection[Address]], bool]) -> None:
+        """Remove the VIPs of the earlier configuration once `withdrawn` says that no router has them."""
+        vips = self.retiring
+        retire_services = self._forwarder.retire_services if self._forwarder else lambda: None
+        await loopback.retire_vips(self._netlink, vips, lambda: withdrawn(vips), retire_services)
+        self.retiring = frozenset()
+
+    async def _put(self) -> None:
+        try:
+            await put_vips(self._netlink, self._config.vips, self._config.node.names)
+        except AgentError:
+            self._netlink.close()
+            raise
+        self.are_put = True
