@@ -94,8 +94,8 @@ def _print_node(console: Console, response: Response) -> None:
         console.print(f"[red]{response['fault']}[/]")
     if xdp["fallback_reason"]:
         console.print(f"[yellow]{xdp['fallback_reason']}[/]")
-    for error in response["clamp"]["errors"]:
-        console.print(f"[yellow]MSS not clamped: {error}[/]")
+    for error in response["egress"]["errors"]:
+        console.print(f"[yellow]no egress filter: {error}[/]")
 
 
 def _print_peers(console: Console, bgp: dict[str, Any]) -> None:

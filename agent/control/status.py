@@ -64,9 +64,9 @@ def status(state: NodeState) -> dict[str, Any]:
         "config": {"generation": state.generation, "refused": state.refused},
         "ready": state.ready,
         "xdp": _xdp(state, counters.get(0, {})),
-        "clamp": {
-            "interfaces": forwarder.mss_clamp.interfaces if forwarder else [],
-            "errors": forwarder.mss_clamp.errors if forwarder else [],
+        "egress": {
+            "interfaces": forwarder.egress.interfaces if forwarder else [],
+            "errors": forwarder.egress.errors if forwarder else [],
         },
         "vips": _vips(state),
         "services": [_service(state, service, counters) for service in state.config.services],
@@ -147,7 +147,7 @@ def _service(state: NodeState, service: ServiceConfig, counters: dict[int, dict[
         "weight": share.weight,
         "effective": share.effective,
         "digest": map_writer.digest(service.name) if map_writer else "",
-        "mss": state.forwarder.mss_clamp.limits.get(key_of(service)) if state.forwarder else None,
+        "mss": state.forwarder.egress.limits.get(key_of(service)) if state.forwarder else None,
         "counters": counters.get(map_writer.slot(service.name), {}) if map_writer else {},
         "when_unhealthy": service.when_unhealthy,
         "taken": bool(takers(found)),

@@ -6,6 +6,8 @@ from __future__ import annotations
 import contextlib
 import socket
 
+_SOL_PACKET, _PACKET_QDISC_BYPASS = 263, 20  # linux/socket.h, linux/if_packet.h
+
 
 class FrameSender:
     """Packet sockets that send and never receive."""
@@ -36,6 +38,8 @@ class FrameSender:
             # Protocol 0: it receives nothing.
             opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0)
             on_error.callback(opened.close)
+            # Past tc: the egress program drops tunnels and markers that do not come from XDP (bpf/src/egress.c).
+            opened.setsockopt(_SOL_PACKET, _PACKET_QDISC_BYPASS, 1)
             opened.bind((name, 0))
             on_error.pop_all()
         self._sockets[ifindex] = opened

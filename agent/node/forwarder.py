@@ -19,8 +19,8 @@ from typing import Any
 
 from agent.address import Address, Network
 from agent.errors import AgentError
+from agent.forwarding.egress import EgressKeeper
 from agent.forwarding.map_writer import MapWriter
-from agent.forwarding.mss_clamp import MssClampKeeper
 from agent.forwarding.next_hop import NextHop
 from agent.forwarding.route_monitor import RouteMonitor
 from agent.membership.agreement import Digests
@@ -61,7 +61,7 @@ class Forwarder:
         self.fault: str | None = None
         """Why the tables could not be written; None if they could."""
         self.map_writer = MapWriter(node.config, tuple(epochs), datapath, node.address, node.address6, denied)
-        self.mss_clamp = MssClampKeeper(node.config, datapath, self.map_writer, netlink)
+        self.egress = EgressKeeper(node.config, datapath, self.map_writer, netlink)
         uplinks = [socket.if_nametoindex(name) for name in node.config.node.names]
         self._route_monitor = RouteMonitor(
             netlink, uplinks, self.map_writer.nodes.set_hop, self.map_writer.set_uplink_mac
@@ -107,7 +107,7 @@ class Forwarder:
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """Return what must run for as long as the agent does."""
-        return [self._write_forever(), self._route_monitor.run(), self.mss_clamp.run()]
+        return [self._write_forever(), self._route_monitor.run(), self.egress.run()]
 
     def problems(self) -> list[str]:
         """Return why the tables could not be written, and a problem for each node that XDP may be unable to send to."""
@@ -158,7 +158,7 @@ class Forwarder:
             return
         if not self._attached_once:  # a program that something detached comes back at once
             await self._wait_for_macs(tables)
-            await self.mss_clamp.keep()
+            await self.egress.keep()
         self.datapath.attach()  # also replaces the program of an older build, and changes the mode
         self._attached_once = True
         self._problems = -1, []  # they depend on the mode

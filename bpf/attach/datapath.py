@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from bpf.attach import mss_clamp, uplink
-from bpf.attach.mss_clamp import MssClampFilter
+from bpf.attach import egress, uplink
+from bpf.attach.egress import EgressFilter
 from bpf.attach.pin_dir import PinDir
 from bpf.attach.uplink import Mode, Uplink
 from bpf.compiler.build import build_programs, tail_calls_pin
-from bpf.compiler.source import LbOptions, MssClampOptions, Options
+from bpf.compiler.source import EgressOptions, LbOptions, Options
 from bpf.errors import BpfError
 from bpf.kernel.bpf_map import lookup, map_id, wait_for_running_programs
 from bpf.kernel.link import detach, link_info
@@ -34,14 +34,14 @@ class DataPath:
         pins: PinDir,
         maps: Maps,
         uplinks: Sequence[Uplink],
-        clamp_filter: MssClampFilter,
+        egress_filter: EgressFilter,
         programs: Iterable[Path],
         moved: Mapping[int, UplinkEntry],
     ) -> None:
         self.maps = maps
         self.uplinks = tuple(uplinks)
-        self.mss_clamp = clamp_filter
-        """Lowers the MSS of SYN-ACKs. It is attached by itself, and an error of it stops nothing else."""
+        self.egress = egress_filter
+        """Handles packets that leave. It is attached by itself, and an error of it stops nothing else."""
         self._pins = pins
         self._programs = {name for path in programs for name in (path.name, tail_calls_pin(path).name)}
         self._moved = dict(moved)
@@ -75,8 +75,8 @@ class DataPath:
         maps = Maps.open(folder, rows)
         builds = [LbOptions(rows, place, ipv6) for place in range(len(names))]
         programs = [pins.program(build) for build in builds]
-        clamp = pins.clamp()
-        wanted: dict[Path, Options] = {**dict(zip(programs, builds, strict=True)), clamp: MssClampOptions()}
+        egress_pin = pins.egress()
+        wanted: dict[Path, Options] = {**dict(zip(programs, builds, strict=True)), egress_pin: EgressOptions()}
         fds: dict[Path, int] = {}
         try:
             moved = _write_uplinks(maps, pins, entries)
@@ -93,8 +93,8 @@ class DataPath:
             Uplink(name, entry.ifindex, mode, fds[path], pins.link(place))
             for place, (name, entry, path) in enumerate(zip(names, entries, programs, strict=True))
         ]
-        clamp_filter = MssClampFilter(pins, fds.get(clamp), errors.get(clamp))
-        return cls(pins, maps, uplinks, clamp_filter, wanted, moved)
+        egress_filter = EgressFilter(pins, fds.get(egress_pin), errors.get(egress_pin))
+        return cls(pins, maps, uplinks, egress_filter, wanted, moved)
 
     @property
     def interface(self) -> str:
@@ -156,7 +156,7 @@ class DataPath:
 
     def detach(self) -> None:
         """Detach the programs and remove all pins. The open maps stay readable until `close`."""
-        mss_clamp.remove_filters(self._pins)
+        egress.remove_filters(self._pins)
         for path in self._pins.links():
             uplink.detach_link(path)
         self._pins.remove_programs_and_maps(keep=set())
@@ -165,7 +165,7 @@ class DataPath:
     def close(self) -> None:
         """Close all descriptors; packets are still handled."""
         self.maps.close()
-        self.mss_clamp.close()
+        self.egress.close()
         for one in self.uplinks:
             one.close()
 
@@ -176,7 +176,7 @@ def detach_all(pin_dir: Path) -> bool:
     Packets then meet the kernel alone. Raises BpfError without the rights to do it.
     """
     pins = PinDir(pin_dir)
-    filters = mss_clamp.remove_filters(pins)
+    filters = egress.remove_filters(pins)
     if not pin_dir.is_dir():
         return filters
     try:

@@ -5,7 +5,7 @@
     programN_BUILD              the program of uplink N, for one build (source and options)
     programs_programN_BUILD     the map of its tail calls, with what they lead to
     linkN                       the attachment of uplink N: packets are handled as long as it exists
-    clamp_BUILD                 the tc egress program; mss_clamp.py owns its filters
+    egress_BUILD                the tc egress program; egress.py owns its filters
     clsact_IFINDEX              an interface's clsact qdisc was added for our filter
 
 Names carry digests, so a restarted daemon finds under a name that it computes exactly what it would make. A new layout
@@ -18,7 +18,7 @@ import os
 import shutil
 from pathlib import Path
 
-from bpf.compiler.source import LbOptions, MssClampOptions, source_digest
+from bpf.compiler.source import EgressOptions, LbOptions, source_digest
 from bpf.errors import BpfError
 from bpf.layout import map_spec
 
@@ -37,9 +37,9 @@ class PinDir:
         """Return the pin of an uplink's program."""
         return self.folder / f"program{options.uplink}_{source_digest(options)}"
 
-    def clamp(self) -> Path:
+    def egress(self) -> Path:
         """Return the pin of the tc egress program."""
-        return self.folder / f"clamp_{source_digest(MssClampOptions())}"
+        return self.folder / f"egress_{source_digest(EgressOptions())}"
 
     def link(self, place: int) -> Path:
         """Return the pin of an uplink's attachment."""
@@ -69,7 +69,7 @@ class PinDir:
                 continue
             if entry.name.startswith("maps_"):
                 shutil.rmtree(entry)
-            elif entry.name.startswith(("program", "clamp_")):
+            elif entry.name.startswith(("program", "egress_")):
                 entry.unlink()
 
     def remove_if_empty(self) -> None:

@@ -39,12 +39,12 @@ class LbOptions:
 
 
 @dataclass(frozen=True)
-class MssClampOptions:
+class EgressOptions:
     """The tc egress program has no options."""
 
-    main: ClassVar[str] = "mss_clamp.c"
+    main: ClassVar[str] = "egress.c"
     kind: ClassVar[str] = "tc"
-    prefix: ClassVar[str] = "clamp"
+    prefix: ClassVar[str] = "egress"
     tail: ClassVar[str | None] = None
 
     def defines(self) -> list[str]:
@@ -52,11 +52,11 @@ class MssClampOptions:
         return []
 
 
-Options = LbOptions | MssClampOptions
+Options = LbOptions | EgressOptions
 
 
 def source(main: str = "lb.c") -> str:
-    """Return lb.c, or mss_clamp.c, with our own headers in place of their #include lines, and the C assertions.
+    """Return lb.c, or egress.c, with our own headers in place of their #include lines, and the C assertions.
 
     BCC rewrites map lookups only in the main text: with a lookup in a header, the compiled program would not load.
     `#line` keeps the file and line of compile errors right.
@@ -88,5 +88,5 @@ def source_digest(options: Options) -> str:
 
 
 def program_name(options: Options) -> str:
-    """Return the name that the kernel shows: `lb_` or `clamp_` and the digest, cut to 15 characters."""
+    """Return the name that the kernel shows: `lb_` or `egress_` and the digest, cut to 15 characters."""
     return f"{options.prefix}_{source_digest(options)}"[:15]

@@ -50,6 +50,7 @@ class Counter(IntEnum):
     DROP_NO_MEMBER = 33
     DROP_TOO_BIG = 34
     DROP_NO_HEADROOM = 35
+    DROP_FORGED = 36
 
 
 STATS_STRUCT: Final = CStruct("stats", (("count", f"{len(Counter)}Q"),))
@@ -157,7 +158,7 @@ DESCRIPTIONS: Final[dict[Counter, Description]] = {
     ),
     Counter.REPLY_TOO_BIG: Description(
         'The packet does not fit into the tunnel. Its client gets ICMP "too big".',
-        "Raise the MTU between the nodes. TCP should not meet this: check that the MSS clamp works (`lbctl status`).",
+        "Raise the MTU between the nodes. TCP should not meet this: see the egress filter in `lbctl status`.",
     ),
     Counter.REPLY_ECHO: Description(
         "Another node asked whether the data path of this node is alive, and the program answered.",
@@ -215,6 +216,12 @@ DESCRIPTIONS: Final[dict[Counter, Description]] = {
     Counter.DROP_NO_HEADROOM: Description(
         "The interface's driver leaves no room in front of the frame for the tunnel's header.",
         "Set `xdp.mode: generic` on this node, or use `forward: l2`.",
+    ),
+    Counter.DROP_FORGED: Description(
+        "A process of this node sent another node what only the program may send: a tunnel to UDP port 6080, IP in IP "
+        "around a packet for a VIP, or a frame from a marker MAC.",
+        "Find the process: it can open connections from any client's address. `tcpdump -ni any udp port 6080` shows "
+        "its packets before they are dropped.",
     ),
 }
 

@@ -20,8 +20,6 @@
 #include "maps.h"
 #include "packet.h"
 
-#define GUE_PORT 6080
-
 struct inner_version {
 	u8 rest : 4, version : 4;
 };

@@ -21,18 +21,13 @@ static __always_inline void copy_mac(void *to, const void *from)
 	*(u16 *)(to + 4) = *(const u16 *)(from + 4);
 }
 
-#define MARKER 0x424c02
-
-/*
- * The marker of forward l2 is the source MAC 02:4c:42:HH:TT:TT (locally administered, then "LB"): hop and tag of the
- * sender. Anything else, hop 0 included, came straight from the router.
- */
+/* The marker of forward l2: see MARKER. Anything else, hop 0 included, came straight from the router. */
 static __always_inline void parse_marker(const struct ethhdr *eth, struct packet *pkt)
 {
 	const void *source = eth->h_source;
 	u32 head = *(const u32 *)source;
 
-	if ((head & 0xffffff) == MARKER) {
+	if ((head & MARKER_MASK) == MARKER) {
 		pkt->hop = head >> 24;
 		pkt->prev = ntohs(*(const __be16 *)(source + 4));
 	}

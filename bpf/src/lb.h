@@ -34,6 +34,12 @@ enum { GENERAL, TAIL_CALLS }; /* places in `programs` */
 #define PREFIXES 65536 /* entries of the deny list, and of the list of node prefixes */
 #define KEY_WORDS 10   /* of the flow hash; see flow.h */
 
+/* The marker of forward l2: the source MAC 02:4c:42:HH:TT:TT (locally administered, then "LB"), hop and sender's tag. */
+#define MARKER 0x424c02
+#define MARKER_MASK 0xffffff
+
+#define GUE_PORT 6080
+
 /*
  * What happens to packets, counted per CPU and service. Names begin with the packet's verdict, and verdict.h has the
  * verdict of each; RX and SKIP are none. pick() returns one of them.
@@ -78,6 +84,7 @@ enum counter {
 	DROP_NO_MEMBER,    /* The row is empty, and the service wants such packets dropped. */
 	DROP_TOO_BIG, /* The packet does not fit into the tunnel, and an ICMP error was impossible or above its rate. */
 	DROP_NO_HEADROOM, /* The driver left no room for the tunnel's headers. */
+	DROP_FORGED,      /* A process of this node sent another node a marker or a tunnel: only this program may. */
 	COUNTERS,
 };
 

@@ -30,8 +30,8 @@ from topology.errors import LabError
 NODE: Final = "b4"
 ROWS: Final = 65_536
 READY_S: Final = 30.0
-PINNED: Final = ("sys/fs/bpf/anylb/program*", "sys/fs/bpf/anylb/clamp_*")
-KEPT: Final = ("var/cache/anylb/lb_*", "var/cache/anylb/clamp_*")
+PINNED: Final = ("sys/fs/bpf/anylb/program*", "sys/fs/bpf/anylb/egress_*")
+KEPT: Final = ("var/cache/anylb/lb_*", "var/cache/anylb/egress_*")
 STARTS: Final = {"compiled": (), "kept on disk": PINNED, "not compiled": PINNED + KEPT}
 """The files to remove before each kind of start."""
 

@@ -179,7 +179,7 @@ def no_icmp(cluster: ClusterLab) -> Iterator[None]:
 def test_a_client_without_icmp_uploads(cluster: ClusterLab, service: str) -> None:
     """The owner's SYN-ACK has the MSS that fits into the tunnel. Some uploads go directly to the owner: hence eight."""
     status = cluster.request("b1", "GET", "/status")
-    assert status["clamp"] == {"interfaces": ["eth1"], "errors": []}
+    assert status["egress"] == {"interfaces": ["eth1"], "errors": []}
     assert {s["name"]: s["mss"] for s in status["services"]} == CLAMPED_MSS
     before = cluster.service_counters(service)
     with BulkServers(cluster.lab.nodes[node].pid for node in FOUR) as port:

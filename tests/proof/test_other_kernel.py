@@ -21,7 +21,7 @@ import pytest
 
 from bpf.compiler.build import compile_programs
 from bpf.compiler.program import Program
-from bpf.compiler.source import LbOptions, MssClampOptions
+from bpf.compiler.source import EgressOptions, LbOptions
 from bpf.maps.maps import Maps
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ NO_ENTROPY = "PYTHONHASHSEED=0"  # the kernel has no entropy yet, and passes thi
 CHOICES = {
     "ipv4": LbOptions(ROWS, ipv6=False),
     "ipv6": LbOptions(ROWS),
-    "clamp": MssClampOptions(),
+    "egress": EgressOptions(),
 }
 
 INIT = """#!/usr/bin/python3.11 -Ss
@@ -114,7 +114,7 @@ def pack_guest(folder: Path, program: Path) -> Path:
 
 @pytest.mark.vm
 @pytest.mark.skipif(needs() is not None, reason=f"missing: {needs()}")
-@pytest.mark.parametrize("which", ["ipv4", "ipv6", "clamp"])
+@pytest.mark.parametrize("which", ["ipv4", "ipv6", "egress"])
 def test_programs_load_on_debian_12_kernel(proof_bpffs: Path, tmp_path: Path, which: str) -> None:
     maps = proof_bpffs / "vm"
     maps.mkdir()
@@ -137,5 +137,5 @@ def test_programs_load_on_debian_12_kernel(proof_bpffs: Path, tmp_path: Path, wh
     print(output)
     steps = re.findall(r"LOADED \S+ on 6\.1\.\S+ after (\d+) steps", output)
     assert "DONE" in output, output[-3000:]
-    assert len(steps) == (1 if which == "clamp" else 2)
+    assert len(steps) == (1 if which == "egress" else 2)
     assert max(map(int, steps)) <= STEPS_MAX

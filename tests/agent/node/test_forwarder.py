@@ -82,7 +82,7 @@ class FakeDataPath:
 
 
 async def nothing() -> None:
-    """Replaces the keeper of the MSS clamp."""
+    """Replaces the keeper of the egress filter."""
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def run(
 ) -> Callable[[Callable[[Forwarder, MapWriter, FakeDataPath], Awaitable[None]]], None]:
     """Run a scenario beside the task that writes."""
     monkeypatch.setattr(forwarder, "MapWriter", MapWriter)
-    monkeypatch.setattr(forwarder, "MssClampKeeper", lambda *_: SimpleNamespace(keep=nothing))
+    monkeypatch.setattr(forwarder, "EgressKeeper", lambda *_: SimpleNamespace(keep=nothing))
     monkeypatch.setattr(forwarder, "RouteMonitor", lambda *_: SimpleNamespace(follow=lambda *_: None))
     monkeypatch.setattr(forwarder, "CHECK_S", 0.02)
     monkeypatch.setattr(forwarder, "MACS_TIMEOUT_S", 0.4)

@@ -362,7 +362,7 @@ def test_pins_of_a_version_without_tail_calls_are_replaced(pins: Path) -> None:
         sender.stop()
         wait_for(lambda: seen(path) == sender.sent)
     kinds = sorted(pin.name.split("_")[0] for pin in pins.iterdir())
-    assert kinds == ["clamp", "link0", "maps", "program0", "programs"]
+    assert kinds == ["egress", "link0", "maps", "program0", "programs"]
 
 
 def test_maps_of_another_layout_replace_the_old_ones_under_traffic(pins: Path) -> None:
@@ -380,7 +380,7 @@ def test_maps_of_another_layout_replace_the_old_ones_under_traffic(pins: Path) -
             sender.stop()
             wait_for(lambda: seen(old) + seen(new) == sender.sent > seen(old))
         assert sorted(pin.name.split("_")[0] for pin in pins.iterdir()) == [
-            "clamp",
+            "egress",
             "link0",
             "maps",
             "program0",

@@ -16,7 +16,7 @@ from bpf.compiler import build as compiler
 from bpf.compiler.build import build_program, tail_calls_pin
 from bpf.compiler.program import Program
 from bpf.compiler.program_cache import ProgramCache
-from bpf.compiler.source import LbOptions, MssClampOptions, Options, program_name
+from bpf.compiler.source import EgressOptions, LbOptions, Options, program_name
 from bpf.errors import BpfError
 from bpf.kernel import bpf_map
 from bpf.kernel.libbpf import library
@@ -83,8 +83,8 @@ def test_our_program_builds(copy: Path, maps: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
-    [LbOptions(4096, ipv6=False), LbOptions(4096), LbOptions(4096, plain=False), MssClampOptions()],
-    ids=["lb without IPv6", "lb", "lb, general alone", "mss_clamp"],
+    [LbOptions(4096, ipv6=False), LbOptions(4096), LbOptions(4096, plain=False), EgressOptions()],
+    ids=["lb without IPv6", "lb", "lb, general alone", "egress"],
 )
 def test_every_combination_of_switches_loads(maps: Path, options: Options) -> None:
     """Print the verifier's steps: they grow with the code that is compiled in."""
@@ -130,17 +130,17 @@ def test_error_names_file_and_line(copy: Path, maps: Path, file: str, old: str, 
 
 @pytest.mark.slow
 def test_error_in_one_program_does_not_stop_the_others(copy: Path, maps: Path) -> None:
-    line = spoil(copy / "bpf/src/mss_clamp.c", "key.port = tcp->source;", "key.port = tcp->sauce;")
+    line = spoil(copy / "bpf/src/egress.c", "key.port = tcp->source;", "key.port = tcp->sauce;")
     code = (
         "import sys; from pathlib import Path; from bpf.compiler.build import build_programs\n"
-        "from bpf.compiler.source import LbOptions, MssClampOptions\n"
-        "maps = Path(sys.argv[1]); wanted = {maps / 'clamp': MssClampOptions(), maps / 'lb': LbOptions(4096)}\n"
+        "from bpf.compiler.source import LbOptions, EgressOptions\n"
+        "maps = Path(sys.argv[1]); wanted = {maps / 'clamp': EgressOptions(), maps / 'lb': LbOptions(4096)}\n"
         "print({path.name: str(error) for path, error in build_programs(maps, wanted).items()})"
     )
     command = [sys.executable, "-c", code, str(maps)]
     output = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=True).stdout
     assert re.fullmatch(
-        rf"{{'clamp': .the tc program does not compile: mss_clamp\.c:{line}:\d+: error: no member.*}}\n", output
+        rf"{{'clamp': .the tc program does not compile: egress\.c:{line}:\d+: error: no member.*}}\n", output
     )
     assert (maps / "lb").exists()
 
@@ -207,7 +207,7 @@ def info(path: Path) -> ProgramInfo:
 def test_cached_program_that_is_damaged_or_not_private_is_compiled_again(
     maps: Path, tmp_path: Path, spoilt: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options, cache_dir = MssClampOptions(), tmp_path / "cache"  # the one that is soon compiled and loaded
+    options, cache_dir = EgressOptions(), tmp_path / "cache"  # the one that is soon compiled and loaded
     name = program_name(options)
     build_program(maps, maps / "intact", options, cache_dir=PROGRAMS)
     intact, calls = ProgramCache(PROGRAMS).get(name), []

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The MSS clamp: the largest MSS in this node's SYN-ACKs, and the interfaces whose filter enforces it.
+"""The egress filter: the interfaces that have it, and the largest MSS in this node's SYN-ACKs.
 
-Owns the decision and its upkeep. A client's packet reaches its owner in a tunnel from some other node; what fits into
-the owner's own tunnels fits into those to it, unless the two paths differ (then ICMP informs the client).
+Owns the decision and its upkeep. The uplinks have the filter on every node: it drops forged tunnels and markers there
+(bpf/src/egress.c). Answers of services with tunnels may leave by other interfaces as well.
+
+A client's packet reaches its owner in a tunnel from some other node; what fits into the owner's own tunnels fits into
+those to it, unless the two paths differ (then ICMP informs the client).
 """
 
 from __future__ import annotations
@@ -30,8 +33,8 @@ log = logging.getLogger("anylb")
 KEEP_S: Final = 5.0
 _MTU: Final = 1500
 _CONSEQUENCE: Final = (
-    "the MSS of SYN-ACKs is not lowered there, and uploads of clients that receive no ICMP may hang: "
-    "load sch_clsact and cls_bpf, or set advmss on the route to clients"
+    "there processes of this node can send tunnels to other nodes, and the MSS of SYN-ACKs is not lowered, so that "
+    "uploads of clients that receive no ICMP may hang: load sch_clsact and cls_bpf"
 )
 _IP_HEADER: Final = {4: 20, 6: 40}
 _TCP_HEADER: Final = 20
@@ -65,7 +68,7 @@ def interfaces(links: Mapping[int, Link], uplinks: Iterable[str], egress: Iterab
     return [*names, *sorted(others - names.keys())]
 
 
-class MssClampKeeper:
+class EgressKeeper:
     """The keeper of limits and filters. An error is reported and stops nothing else."""
 
     def __init__(self, config: Config, datapath: DataPath, map_writer: MapWriter, netlink: Netlink) -> None:
@@ -90,7 +93,7 @@ class MssClampKeeper:
                 self.errors = await self._keep()
             except (NetlinkError, OSError, BpfError, AgentError) as error:
                 self.errors = [str(error)]
-            if (self.limits, self.interfaces) != before[1:] and self.interfaces:
+            if (self.limits, self.interfaces) != before[1:] and self.interfaces and self.limits:
                 limits_text = ", ".join(f"{key.vip} {most}" for key, most in self.limits.items())
                 log.info("SYN-ACKs' MSS is lowered on %s: %s", ", ".join(self.interfaces), limits_text)
             for line in self.errors:
@@ -103,10 +106,9 @@ class MssClampKeeper:
         mtus = [link.mtu for link in links.values() if link.name in names] + self._map_writer.nodes.mtus()
         self.limits = mss_limits(self._config, min(mtus, default=_MTU))
         self._datapath.maps.mss.write(self.limits)
-        egress = default_egress({key.vip for key in self.limits})
-        wanted = interfaces(links, names, egress) if self.limits else []
-        clamp = self._datapath.mss_clamp
-        failed = await asyncio.to_thread(clamp.attach, wanted)
+        wanted = interfaces(links, names, default_egress({key.vip for key in self.limits}))
+        program = self._datapath.egress
+        failed = await asyncio.to_thread(program.attach, wanted)
         self.interfaces = [name for name, error in failed.items() if error is None]
         errors = [error for error in failed.values() if error]
-        return [str(clamp.error), *errors] if clamp.error and wanted else errors
+        return [str(program.error), *errors] if program.error else errors

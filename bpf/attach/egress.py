@@ -25,7 +25,7 @@ from bpf.kernel.program import program_info
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
 
-_NAME: Final = "anylb clamp"
+_NAME: Final = "anylb egress"
 _HANDLE: Final = 0x616C
 """The filter's handle among those of one preference: an arbitrary number ("al")."""
 _EGRESS: Final = 0xFFFFFFF3
@@ -34,7 +34,7 @@ _ALL: Final = socket.htons(3)
 """ETH_P_ALL, as a filter's `info` has it."""
 
 
-class MssClampFilter:
+class EgressFilter:
     """The program, and the filters that run it. Without a program, `error` has the reason."""
 
     def __init__(self, pins: PinDir, prog_fd: int | None, error: BpfError | None = None) -> None:
@@ -113,7 +113,7 @@ def remove_filters(pins: PinDir) -> bool:
         with IPRoute() as netlink:
             return _remove(netlink, pins, ())
     except NetlinkError as error:
-        raise BpfError(f"cannot remove the MSS clamp's filters: {os.strerror(error.code)}; run it as root") from None
+        raise BpfError(f"cannot remove the egress filters: {os.strerror(error.code)}; run it as root") from None
 
 
 def _remove(netlink: IPRoute, pins: PinDir, keep: Iterable[str]) -> bool:

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 import pytest
 
 from agent.config.schema import Config
-from agent.forwarding.mss_clamp import interfaces, mss_limits
+from agent.forwarding.egress import interfaces, mss_limits
 from agent.netlink.link import Link
 from bpf.layout.service import Protocol, ServiceKey
 

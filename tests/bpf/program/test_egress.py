@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tc egress program on frames in memory: which MSS it lowers, the checksum, and which frames it leaves unmodified.
+"""The tc egress program on frames in memory: which MSS it lowers, the checksum, which frames it leaves unmodified, and
+which it drops.
 
 packets.py builds the expected frame from the start with the lower MSS, checksum included.
 """
@@ -9,7 +10,7 @@ import shutil
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -22,12 +23,13 @@ from support.programs import PROGRAMS
 from support.testrun import Runner
 
 from bpf.compiler.build import build_program
-from bpf.compiler.source import MssClampOptions
+from bpf.compiler.source import EgressOptions
 from bpf.kernel.pin import open_pin
-from bpf.layout.service import Protocol, ServiceKey
+from bpf.layout.counter import Counter
+from bpf.layout.service import Protocol, ServiceEntry, ServiceKey
 from bpf.maps.maps import Maps
 
-TC_ACT_UNSPEC = 0xFFFFFFFF
+TC_ACT_UNSPEC, TC_ACT_SHOT = 0xFFFFFFFF, 2
 LIMIT = 1432
 VIP, VIP6, CLIENT, CLIENT6 = "10.99.0.1", "2001:db8:99::1", "10.1.0.2", "2001:db8:1::2"
 PORT = 443
@@ -55,10 +57,14 @@ def clamp(bpffs: Path) -> Iterator[Clamp]:
     folder = bpffs / "clamp"
     folder.mkdir()
     maps = Maps.open(folder, 4096)
-    build_program(folder, folder / "program", MssClampOptions(), cache_dir=PROGRAMS)
+    build_program(folder, folder / "program", EgressOptions(), cache_dir=PROGRAMS)
     fd = open_pin(folder / "program")
     assert fd is not None
     maps.mss.write({ServiceKey(ip_address(vip), Protocol.TCP, PORT): LIMIT for vip in (VIP, VIP6)})
+    for vip in (VIP, VIP6):
+        maps.services.write(ServiceKey(ip_address(vip), Protocol.TCP, PORT), ServiceEntry(1, True))
+    maps.services.write(ServiceKey(ip_address(VIP), Protocol.UDP, 0), ServiceEntry(2, True))
+    maps.node_prefixes.write([ip_network("10.0.0.0/24"), ip_network("2001:db8:0:1::/64")])
     yield Clamp(Runner(fd), maps)
     os.close(fd)
     maps.close()
@@ -246,3 +252,78 @@ def test_any_options(clamp: Clamp, options: list[bytes], six: bool) -> None:
 @given(st.binary(min_size=54, max_size=200))
 def test_random_frame_is_unmodified(clamp: Clamp, noise: bytes) -> None:
     assert clamp.after(noise) == noise
+
+
+# What only the XDP program may send
+
+NODE, NODE6, OTHER, OTHER6 = "10.0.0.12", "2001:db8:0:1::12", "10.7.0.12", "2001:db8:7::12"
+HERE, HERE6 = "10.0.0.11", "2001:db8:0:1::11"
+
+
+def client_packet(vip: str = VIP, port: int = PORT, protocol: int = packets.TCP) -> bytes:
+    six = ":" in vip
+    ends = {"src": CLIENT6 if six else CLIENT, "dst": vip}
+    make = packets.tcp if protocol == packets.TCP else packets.udp
+    return (packets.ipv6 if six else packets.ipv4)(
+        make(**ends, sport=40_000, dport=port),
+        **ends,
+        protocol=protocol,  # type: ignore[operator,arg-type]
+    )
+
+
+def outer(payload: bytes, protocol: int, to: str = NODE, tags: tuple[int, ...] = (), **more: object) -> bytes:
+    """Return the frame of a packet from this node."""
+    six = ":" in to
+    packet = (packets.ipv6 if six else packets.ipv4)(
+        payload,
+        src=HERE6 if six else HERE,
+        dst=to,
+        protocol=protocol,
+        **more,  # type: ignore[operator,arg-type]
+    )
+    kind = packets.IPV6 if six else packets.IPV4
+    for tag in reversed(tags):
+        packet, kind = packets.vlan(packet, 7, kind), tag
+    return packets.ethernet(packet, dst=packets.ROUTER, src=packets.HERE, ethertype=kind)
+
+
+IPIP, SIX = 4, 41
+FORGED = {
+    "gue": outer(packets.gue(client_packet()), packets.UDP),
+    "gue over IPv6": outer(packets.gue(client_packet()), packets.UDP, NODE6),
+    "gue with a tag": outer(packets.gue(client_packet()), packets.UDP, tags=(packets.VLAN,)),
+    "gue after options": outer(packets.gue(client_packet()), packets.UDP, options=NOP * 8),
+    "gue, for a service of another node": outer(packets.gue(client_packet("10.99.0.77")), packets.UDP),
+    "ipip": outer(client_packet(), IPIP),
+    "ipip, any port or protocol": outer(client_packet(port=7, protocol=packets.UDP), IPIP),
+    "6in4": outer(client_packet(VIP6), SIX),
+    "4in6": outer(client_packet(), IPIP, NODE6),
+    "6in6": outer(client_packet(VIP6), SIX, NODE6),
+    "a marker": packets.ethernet(client_packet(), dst=packets.ROUTER, src=packets.marker(1, 11)),
+}
+OWN = {
+    "TCP to a node": outer(packets.tcp(src=HERE, dst=NODE, sport=40_000, dport=6080), packets.TCP),
+    "UDP to a node": outer(packets.udp(b"x" * 64, src=HERE, dst=NODE, sport=6080, dport=4742), packets.UDP),
+    "gue to another network": outer(packets.gue(client_packet()), packets.UDP, OTHER),
+    "gue to another network over IPv6": outer(packets.gue(client_packet()), packets.UDP, OTHER6),
+    "ipip to another network": outer(client_packet(), IPIP, OTHER),
+    "an overlay's ipip": outer(client_packet("172.16.1.2", 80), IPIP),
+    "an overlay's 6in4": outer(client_packet("fd00:7::1", 80), SIX),
+    "an overlay's ipip, cut": outer(client_packet()[:19], IPIP),
+    "another locally administered MAC": packets.ethernet(
+        client_packet(), dst=packets.ROUTER, src=packets.mac("02:4c:43:01:00:0b")
+    ),
+    "no IP": packets.ethernet(bytes(46), dst=packets.ROUTER, src=packets.HERE, ethertype=0x0806),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_what_only_the_xdp_program_may_send_is_dropped_and_counted(clamp: Clamp, name: str) -> None:
+    before = clamp.maps.counters.read()[0][Counter.DROP_FORGED.name.lower()]
+    assert clamp.runner.run(FORGED[name])[0] == TC_ACT_SHOT
+    assert clamp.maps.counters.read()[0][Counter.DROP_FORGED.name.lower()] == before + 1
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_nodes_own_packets_leave(clamp: Clamp, name: str) -> None:
+    assert clamp.after(OWN[name]) == OWN[name]
