@@ -61,7 +61,7 @@ class Forwarder:
         self.fault: str | None = None
         """Why the tables could not be written; None if they could."""
         self.map_writer = MapWriter(node.config, tuple(epochs), datapath, node.address, node.address6, denied)
-        self.egress = EgressKeeper(node.config, datapath, self.map_writer, netlink)
+        self.egress_filter = EgressKeeper(node.config, datapath, self.map_writer, netlink)
         uplinks = [socket.if_nametoindex(name) for name in node.config.node.names]
         self._route_monitor = RouteMonitor(
             netlink, uplinks, self.map_writer.nodes.set_hop, self.map_writer.set_uplink_mac
@@ -107,7 +107,7 @@ class Forwarder:
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """Return what must run for as long as the agent does."""
-        return [self._write_forever(), self._route_monitor.run(), self.egress.run()]
+        return [self._write_forever(), self._route_monitor.run(), self.egress_filter.run()]
 
     def problems(self) -> list[str]:
         """Return why the tables could not be written, and a problem for each node that XDP may be unable to send to."""
@@ -158,7 +158,7 @@ class Forwarder:
             return
         if not self._attached_once:  # a program that something detached comes back at once
             await self._wait_for_macs(tables)
-            await self.egress.keep()
+            await self.egress_filter.keep()
         self.datapath.attach()  # also replaces the program of an older build, and changes the mode
         self._attached_once = True
         self._problems = -1, []  # they depend on the mode

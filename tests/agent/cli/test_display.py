@@ -46,7 +46,7 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 
     def printed(*members: dict[str, Any], **changed: Any) -> list[str]:
         membership = AGREED | changed
-        lists: dict[str, Any] = {"vips": [], "services": [], "problems": [], "clamp": {"errors": []}}
+        lists: dict[str, Any] = {"vips": [], "services": [], "problems": [], "egress": {"errors": []}}
         own = member("10.0.0.11", echo=None)
         print_status(
             lists
