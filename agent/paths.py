@@ -39,6 +39,11 @@ class Paths:
         return self.run / "members.json"
 
     @property
+    def known_nodes(self) -> Path:
+        """The addresses of the members that this node knew; they outlive a reboot."""
+        return self.kept / "nodes.json"
+
+    @property
     def orders(self) -> Path:
         """The operator's orders for VIPs; they outlive a reboot."""
         return self.kept / "orders.json"

@@ -35,6 +35,7 @@ from agent.node.announcer import Announcer
 from agent.node.candidates import Candidates, in_order
 from agent.node.condition import own_share
 from agent.node.forwarder import Forwarder
+from agent.node.known_nodes import KnownNodes
 from agent.node.member_file import MemberFile
 from agent.node.membership import Membership
 from agent.node.operator import Known, Operator
@@ -68,6 +69,7 @@ class Agent:
         saved = saved_state.load(paths.state)
         self._state_file = saved_state.StateFile(paths.state, saved)
         self._member_file = MemberFile(paths.members)
+        self._known_nodes = KnownNodes(paths.known_nodes)
         self.health = initial_health((s.name for s in config.services), saved.healthy, time.monotonic())
         operator_state = OperatorState(saved.admin_state, saved.drained, dict(saved.weights))
         orders = OrderBook(paths.orders, config.vips)
@@ -82,6 +84,7 @@ class Agent:
             self.node,
             saved.boot or secrets.randbits(64) or 1,
             (m for m in member_file.load(paths.members) if m.address != interface.address),
+            self._known_nodes.addresses,
             self.forwarder,
             self._wake.set,
         )
@@ -249,6 +252,8 @@ class Agent:
     def _save(self) -> None:
         memory, operator = self._memory, self.operator.state
         self._member_file.save(self.membership.view.members)
+        if self.membership_known:
+            self._known_nodes.save(self.membership.view.members)
         self._state_file.save(
             saved_state.SavedState(
                 healthy=frozenset(name for name, health in self.health.items() if health.healthy),

@@ -53,11 +53,13 @@ class Membership:
         node: ThisNode,
         boot: int,
         saved: Iterable[Member],
+        known: Iterable[IPv4Address],
         forwarder: Forwarder | None,
         on_change: Callable[[], None],
     ) -> None:
-        """`boot` is the number of this boot; `saved` are the members that an earlier agent left; `forwarder` knows how
-        packets reach a node, None without a data path. `on_change` is called when something new is heard."""
+        """`boot` is the number of this boot; `saved` are the members that an earlier agent left, `known` the nodes that
+        it knew; `forwarder` knows how packets reach a node, None without a data path. `on_change` is called when
+        something new is heard."""
         config = node.config
         self.boot = boot
         self.view = View(saved)
@@ -69,6 +71,7 @@ class Membership:
         self._node, self._on_change = node, on_change
         self._reader = IdentityReader(config, node.address)
         self._static = {address: Named() for address in config.members.static if address != node.address}
+        self._known_before = {address: Named() for address in known if address != node.address}
         self._named: Mapping[IPv4Address, Named] = {}
         self._endpoints = {s.key: ServiceEndpoint(s.vip, s.protocol, s.port_number) for s in config.services}
         self._state: NodeState | None = None
@@ -117,14 +120,15 @@ class Membership:
 
     def observe(self, now: float) -> None:
         """Bring the view to all that is heard."""
-        ends = {address: one.address6 for address, one in self._named.items()}
+        named = self._named if self.view.is_complete() else {**self._known_before, **self._named}
+        ends = {address: one.address6 for address, one in named.items()}
         ends |= {member.address: member.address6 for member in self.view.members}
         if ends != self.ends:
             self.ends = ends
             self._asker.follow(ends, now, self._controls, self._vias)
             self._probes.wake()
             self._channel.follow(ends.keys(), now)
-        heard = Heard(self._named, self.received.complete, self._asker.liveness, self._channel.states)
+        heard = Heard(named, self.received.complete, self._asker.liveness, self._channel.states)
         self.view.observe(heard, now)
         members = {member.address for member in self.view.members}
         lines = differences(self._endpoints.values(), {a: one for a, one in heard.states.items() if a in members})
