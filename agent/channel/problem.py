@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 
 QUIET_S = 60.0
 MIN_DURATION_S = 30.0
@@ -62,7 +62,7 @@ class ProblemLog:
     def lines(self, now: float) -> tuple[str, ...]:
         """Return a line for each present problem, sorted, and one for those beyond `MAX_LINES`."""
         lines = sorted(
-            cause.value.format(node=IPv4Address(node), detail=problem.detail)
+            cause.value.format(node=ip_address(node), detail=problem.detail)
             for (cause, node), problem in self._problems.items()
             if now - problem.last < QUIET_S
             and (cause is not Cause.UNKNOWN or problem.last - problem.first >= MIN_DURATION_S)

@@ -42,8 +42,8 @@ def echo_status(membership: Membership, address: IPv4Address) -> dict[str, Any]:
 def _unheard(membership: Membership) -> list[dict[str, Any]]:
     """Return the nodes that some do not hear, with those that do not and those that do."""
     by: dict[IPv4Address, set[IPv4Address]] = {}
-    voices = {membership.own: membership.view.unheard}
-    voices |= {address: state.unheard for address, state in membership.heard_states().items()}
+    own, view = membership.own, membership.view
+    voices = {own: view.unheard, **{address: state.unheard for address, state in membership.heard_states().items()}}
     for voice, unheard in voices.items():
         for address in unheard:
             by.setdefault(address, set()).add(voice)
@@ -51,7 +51,17 @@ def _unheard(membership: Membership) -> list[dict[str, Any]]:
         {
             "address": str(address),
             "by": [str(one) for one in sorted(deaf)],
-            "heard_by": [str(one) for one in sorted(voices.keys() - deaf - {address})],
+            "heard_by": [
+                str(one) for one in sorted(voices.keys() - deaf - {address}) if _hears(membership, one, address)
+            ],
         }
         for address, deaf in sorted(by.items())
     ]
+
+
+def _hears(membership: Membership, voice: IPv4Address, address: IPv4Address) -> bool:
+    """Whether a node hears another one; one that does not know it says nothing of it."""
+    if voice != membership.own:
+        return membership.view.hears(voice, address)
+    liveness = membership.liveness.get(address)
+    return liveness is not None and bool(liveness.answers)

@@ -63,6 +63,7 @@ class Asker:
         """Bursts to nodes that were not silent."""
         self._isolation = Isolation()
         self._suspects: dict[IPv4Address, None] = {}
+        self._returned: dict[IPv4Address, None] = {}
         self._liveness: Mapping[IPv4Address, Liveness] = MappingProxyType({})
         self._changed = False
 
@@ -189,6 +190,11 @@ class Asker:
         suspects, self._suspects = list(self._suspects), {}
         return suspects
 
+    def take_returned(self) -> list[IPv4Address]:
+        """Return the nodes that answer, or whose agents live, since the last call: what they said may be outdated."""
+        returned, self._returned = list(self._returned), {}
+        return returned
+
     def stats(self, address: IPv4Address) -> Mapping[Via, PathStats]:
         """Return the counts of a node's questions by each encapsulation; empty if it is not followed."""
         target = self._targets.get(address)
@@ -208,6 +214,8 @@ class Asker:
             target.liveness, self._changed = after, True
             if before.answers and before.agent_lives and not after.agent_lives:
                 self._report(target, self._bursts.get(target))
+            if after.agent_lives and not before.agent_lives:
+                self._returned[target.address] = None
 
     def _answered(self, target: Target, sent: float, now: float) -> None:
         target.unsent_since = None
@@ -230,6 +238,8 @@ class Asker:
 
     def _judge(self, target: Target, answers: bool, now: float) -> None:
         target.liveness, self._changed = replace(target.liveness, answers=answers, since=now), True
+        if answers:
+            self._returned[target.address] = None
         self._contact(target, now)
 
     def _report(self, target: Target, burst: Burst | None) -> None:

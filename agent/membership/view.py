@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 
-from agent.channel.state import NodeState
+from agent.channel.state import MAX_UNHEARD, NodeState
 from agent.liveness.question import Liveness
 from agent.membership.received import Named
 from agent.model import Member, Share, State, without_new_flows
@@ -73,6 +73,7 @@ class View:
         """Bring the view to what is heard."""
         if self._started_at is None:
             self._started_at = now
+            self._members = {address: _until(now, member) for address, member in self._members.items()}
         if heard == self._heard and now < self.next_at:
             return
         self._heard = heard
@@ -141,7 +142,7 @@ class View:
             member = replace(member, shares=_effective(member.shares, liveness))
         if named is not None and named.address6 != member.address6:
             member = replace(member, address6=named.address6)
-        if answers and member.silent_since is not None:
+        if answers and (member.lost or member.silent_since is not None):
             return replace(member, silent_since=None, lost=False, since=now, why=_BACK)
         if answers is False:
             return self._silent(member, liveness, now)
@@ -189,12 +190,24 @@ class View:
 
     def _is_heard_elsewhere(self, address: IPv4Address) -> bool:
         """Whether a member that this node hears says that it hears that one: it can keep a place, never take one."""
-        heard = self._heard
         return any(
-            liveness.answers and liveness.agent_lives and address not in heard.states[other].unheard
-            for other, liveness in heard.liveness.items()
-            if other != address and other in self._members and other in heard.states
+            liveness.answers and liveness.agent_lives and other != address and self.hears(other, address)
+            for other, liveness in self._heard.liveness.items()
         )
+
+    def hears(self, other: IPv4Address, address: IPv4Address) -> bool:
+        """Whether a member says that it hears another one.
+
+        It lists whom it does not hear, of the members that it knows, and MAX_UNHEARD at most. So a full list says
+        nothing of others, nor does a member that is new since the other one is silent: it may never have known it.
+        """
+        member, state = self._members.get(other), self._heard.states.get(other)
+        if member is None or state is None or address in state.unheard or len(state.unheard) >= MAX_UNHEARD:
+            return False
+        named = self._members.get(address)
+        since = named.silent_since if named is not None else None
+        since = self._doubted.get(address) if since is None else since
+        return since is None or member.why != _NEW or member.since <= since - OWNS_S
 
     def _doubted_by_others(self, now: float) -> Mapping[IPv4Address, float]:
         heard = self._heard
@@ -227,6 +240,12 @@ class View:
         for since in self.silent.values():
             due += [at for at in (since + OWNS_S, since + FORGET_S) if at > now][:1]
         return min(due, default=float("inf"))
+
+
+def _until(now: float, member: Member) -> Member:
+    """Return a member that an earlier agent saved, with no silence that begins later: its file may be damaged."""
+    since = member.silent_since
+    return member if since is None or since <= now else replace(member, silent_since=now)
 
 
 def _effective(shares: Mapping[str, Share], liveness: Liveness | None) -> Mapping[str, Share]:

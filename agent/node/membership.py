@@ -22,6 +22,7 @@ from agent.address import Address
 from agent.channel.channel import Channel, Notice
 from agent.channel.difference import differences
 from agent.channel.message import FIRST_NOTICE
+from agent.channel.problem import Cause, ProblemLog
 from agent.channel.state import MAX_UNHEARD, NodeState, ServiceEndpoint, StateShare, pack_addresses, unpack_addresses
 from agent.liveness.asker import Asker
 from agent.liveness.echo_socket import EchoSocket
@@ -77,8 +78,8 @@ class Membership:
         self._state: NodeState | None = None
         """What this node says of itself."""
         self._shown_liveness: Mapping[IPv4Address, Liveness] = {}
-        self._foreign: dict[Address, int] = {}
-        """The clusters of those that ask as if this node were theirs."""
+        self._foreign = ProblemLog()
+        """Those that ask as if this node were of their cluster."""
         self._asker = Asker(node.address, random.SystemRandom())
         self._vias = {_VIAS[s.forward] for s in config.services} if forwarder is not None else set()
         self._controls = [p.address for p in config.bgp.peers if not p.address.is_link_local]
@@ -88,7 +89,7 @@ class Membership:
             config.cluster,
             forwarder.hop_of if forwarder is not None else lambda _: None,
             self._receive_answer,
-            self._foreign.__setitem__,
+            self._note_foreign,
             self._receive,
             egress=forwarder.egress if forwarder is not None else lambda: None,
             own6=node.address6 if config.members.outer == "ipv6" else None,
@@ -173,13 +174,8 @@ class Membership:
     def problems(self) -> tuple[str, ...]:
         """Return what keeps this node from hearing others, one line each, with the next step."""
         own = [self._sockets.error] if self._sockets.error else []
-        cluster = self._node.config.cluster
-        foreign = [
-            f"{address} speaks for cluster {other}, this node for {cluster}: give all nodes of a cluster one number, "
-            "and each cluster addresses of its own"
-            for address, other in sorted(self._foreign.items(), key=str)
-        ]
-        return (*self.received.unreadable, *own, *foreign, *self._channel.problems(time.monotonic()))
+        now = time.monotonic()
+        return (*self.received.unreadable, *own, *self._foreign.lines(now), *self._channel.problems(now))
 
     # What is told
 
@@ -207,7 +203,10 @@ class Membership:
         return self._state.version if self._state else 0
 
     def _on_asked(self) -> None:
-        """Tell the others whom they should ask too, and have the view follow what has changed."""
+        """Tell the others whom they should ask too, greet who is back, and have the view follow what changed."""
+        for address in self._asker.take_returned():
+            self._channel.wake(address, time.monotonic())
+            self._talk.set()
         if suspects := self._asker.take_suspects():
             self._channel.tell(SUSPECTS, pack_addresses(suspects[:MAX_UNHEARD]), time.monotonic())
             self._talk.set()
@@ -217,6 +216,10 @@ class Membership:
 
     def _receive_answer(self, address: IPv4Address, answer: EchoMessage) -> None:
         self._asker.receive(address, answer, time.monotonic())
+
+    def _note_foreign(self, address: Address, cluster: int) -> None:
+        detail = f"cluster {cluster}, this node for cluster {self._node.config.cluster}"
+        self._foreign.add(Cause.CLUSTER, int(address), time.monotonic(), detail)
 
     def _answer_as_agent(self) -> EchoMessage:
         """Return what an echo is answered with, where there is no data path."""

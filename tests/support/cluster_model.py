@@ -277,6 +277,8 @@ class ClusterModel:
         if node.agent:
             before = node.asker.liveness
             node.asker.receive(address, said, self.now)
+            for returned in node.asker.take_returned():
+                node.channel.wake(returned, self.now)
             if node.asker.liveness is not before:
                 self._observe(node)
             self._send(node)

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address
 from types import SimpleNamespace
 from typing import cast
 
-from support.heard import A, B, C, D, answers, word
+from support.heard import A, B, C, D, E, answers, word
 
 from agent.channel.state import NodeState
 from agent.control.membership_status import echo_status, membership_status
@@ -22,6 +22,7 @@ def membership(
     unheard: tuple[IPv4Address, ...] = (),
     states: Mapping[IPv4Address, NodeState] | None = None,
     isolated: bool = False,
+    ignorant: tuple[tuple[IPv4Address, IPv4Address], ...] = (),
 ) -> Membership:
     """What the status reads, without sockets."""
     stats = {Via.PLAIN: PathStats(asked=40, unanswered=1, rtt_s=0.000_25), Via.GUE: PathStats(asked=3, unanswered=3)}
@@ -29,8 +30,8 @@ def membership(
         own=OWN,
         agreement=agreement or Agreement(4, {}, 100.0),
         isolated=isolated,
-        view=SimpleNamespace(unheard=unheard),
-        liveness={A: answers(), B: answers(agent_silent=True)},
+        view=SimpleNamespace(unheard=unheard, hears=lambda other, address: (other, address) not in ignorant),
+        liveness={A: answers(), B: answers(agent_silent=True), D: answers()},
         echo_stats=lambda address: stats if address in (A, B) else {},
         heard_states=lambda: states or {},
     )
@@ -52,6 +53,14 @@ def test_node_that_only_some_hear() -> None:
     assert membership_status(membership(unheard=(C,), states=states))["unheard"] == [
         {"address": str(C), "by": [str(OWN), str(B)], "heard_by": [str(A), str(D)]},
         {"address": str(D), "by": [str(B)], "heard_by": [str(OWN), str(A), str(C)]},
+    ]
+
+
+def test_who_does_not_know_a_node_is_not_said_to_hear_it() -> None:
+    """D is new, and this node does not know E either."""
+    states = {A: word(unheard=(E,)), B: word(unheard=(E,)), D: word()}
+    assert membership_status(membership(states=states, ignorant=((D, E),)))["unheard"] == [
+        {"address": str(E), "by": [str(A), str(B)], "heard_by": []}
     ]
 
 

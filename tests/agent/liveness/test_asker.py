@@ -332,6 +332,26 @@ def test_a_heartbeat_that_has_become_too_old_is_reported() -> None:
         assert asker.liveness[B].agent_lives == (age_ms < 10_000)
 
 
+def test_a_node_is_back_once_it_answers_or_its_agent_lives() -> None:
+    """What such a node said before may be outdated: it is greeted at once."""
+    asker, question, now = ask_b()
+    assert asker.take_returned() == []
+    asker.receive(B, answer(question, heartbeat_age_ms=10_000), now)
+    for age_ms, returned in ((10_000, [B]), (0, []), (0, [B]), (0, [])):
+        assert asker.take_returned() == returned
+        asked = step_until(asker, now, now + 0.06)
+        now += 0.06
+        asker.receive(B, answer(asked[-1], heartbeat_age_ms=age_ms), now)
+    made = net()
+    made.askers[A].take_returned()
+    made.down.add(B)
+    made.run(1)
+    assert (state(made), made.askers[A].take_returned()) == (SILENT, [])
+    made.down.clear()
+    made.run(1)
+    assert (state(made), made.askers[A].take_returned()) == (UP, [B])
+
+
 class TestPaths:
     """The encapsulations that packets use are asked by too, and silence no node."""
 

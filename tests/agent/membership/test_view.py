@@ -2,10 +2,12 @@
 """The rules of the view, one by one. Time is an argument; nothing sleeps."""
 
 from dataclasses import replace
+from ipaddress import IPv4Address
 
 import pytest
-from support.heard import ALL_UP, FIVE, NAMED, WEB, A, B, C, Surroundings, answers, silent, word
+from support.heard import ALL_UP, FIVE, NAMED, WEB, A, B, C, D, E, Surroundings, answers, silent, word
 
+from agent.channel.state import MAX_UNHEARD
 from agent.membership.view import FORGET_S, OWNS_S, START_S, View
 from agent.model import Member, Share, State
 
@@ -129,6 +131,22 @@ def test_who_is_silent_itself_vouches_for_nobody(voice: object) -> None:
     assert around.see(21, liveness={B: voice})[A] is State.LOST  # type: ignore[dict-item]
 
 
+def test_who_appeared_after_the_silence_or_lists_as_many_as_it_can_vouches_for_nobody() -> None:
+    """The one may never have known the node, the other may have had no room for it."""
+    around = Surroundings()
+    around.see(1, liveness={E: None}, states={E: None})
+    around.see(10, **found_silent(around, 10.0, by=[B, C, D]))
+    around.see(11, liveness={E: answers(11)}, states={E: word()})
+    assert not around.view.hears(E, A)
+    assert around.see(13)[A] is State.LOST
+    many = tuple(IPv4Address(f"10.0.1.{number}") for number in range(MAX_UNHEARD))
+    around = Surroundings()
+    around.see(1)
+    around.see(10, **found_silent(around, 10.0, by=[B, C, D]))
+    assert around.view.hears(E, A)
+    assert around.see(13, states={E: word(unheard=many)})[A] is State.LOST
+
+
 # What it says
 
 
@@ -231,6 +249,18 @@ def test_saved_member_whose_agent_is_silent_is_known_by_what_was_saved() -> None
     before.see(1)
     after = Surroundings(saved(before), replace(before.heard, states={other: word() for other in OTHERS}))
     assert after.see(2, liveness={A: answers(agent_silent=True)}) == {**ALL_UP, A: State.DRAINING}
+
+
+def test_saved_silence_that_cannot_be_is_mended() -> None:
+    """A damaged file: lost without a silence, or silent from a time to come on."""
+    around = Surroundings()
+    around.see(1)
+    saved = (replace(member(around), lost=True), replace(member(around, B), silent_since=1e9))
+    around = Surroundings(View(saved))
+    around.see(100, liveness={B: silent(100)}, states={other: word(unheard=(B,)) for other in (A, C, D, E)})
+    assert member(around).state is State.UP
+    assert around.view.silent == {B: 100}
+    assert around.see(103)[B] is State.LOST
 
 
 def test_nothing_changes_by_itself() -> None:
