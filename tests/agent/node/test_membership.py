@@ -26,7 +26,7 @@ members: {allow: [10.0.0.0/24], static: [10.0.0.12], key: none}
 
 
 def membership() -> Membership:
-    return Membership(ThisNode(CONFIG, OWN, None, None, (1,)), 1, (), None, lambda: None)
+    return Membership(ThisNode(CONFIG, OWN, None, None, (1,)), 1, (), (), None, lambda: None)
 
 
 def test_nodes_of_other_clusters_are_named_in_a_bounded_number_of_lines() -> None:
