@@ -74,7 +74,7 @@ class Agent:
         operator_state = OperatorState(saved.admin_state, saved.drained, dict(saved.weights))
         orders = OrderBook(paths.orders, config.vips)
         self.operator = Operator(config, operator_state, orders, self._known, self._replan)
-        self.announcer = Announcer(config, paths.relay, saved.export_statuses, self._wake.set)
+        self.announcer = Announcer(self.node, paths.relay, saved.export_statuses, self._wake.set)
         self._netlink = Netlink()
         self.forwarder = None
         if datapath is not None:

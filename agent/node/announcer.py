@@ -13,11 +13,10 @@ from agent.address import Address
 from agent.announcing import routes
 from agent.announcing.export_monitor import ExportMonitor
 from agent.announcing.export_status import StatusEntry, export_statuses
-from agent.config.schema import Config
 from agent.errors import AgentError
-from agent.node.plan import Plan
+from agent.node.plan import Plan, ThisNode
 from bgp.relay.client import RelayClient
-from bgp.relay.protocol import Snapshot
+from bgp.relay.protocol import DesiredRoutes, Snapshot
 
 STOP_S = 2.0
 
@@ -26,16 +25,19 @@ class Announcer:
     """The routes of one node: wanted by its plans, carried out by the relay."""
 
     def __init__(
-        self, config: Config, socket: Path, exports: Iterable[StatusEntry], on_change: Callable[[], None]
+        self, node: ThisNode, socket: Path, exports: Iterable[StatusEntry], on_change: Callable[[], None]
     ) -> None:
         """`exports` are the export statuses that an earlier agent left; `on_change` is called for each report.
 
         Raises AgentError if there is no user bgp.user.
         """
+        config = node.config
         self.relay = RelayClient(socket, _relay_uids(config.bgp.user), lambda _: on_change())
         self.exports = ExportMonitor(tuple(exports))
         self._config = config
         self._plan: Plan | None = None
+        live, fallback = routes.desired_routes(config, node.address, node.address6, node.next_hop6, node.start, {})
+        self._identity = DesiredRoutes(tuple(live), tuple(fallback))
         self._stopping = False
         self._observed: tuple[Plan | None, Snapshot | None] = None, None
 
@@ -57,10 +59,15 @@ class Announcer:
         self._plan = plan
 
     def send(self) -> None:
-        """Send the relay all desired routes. This is a heartbeat too."""
-        if self._plan is not None and not self._stopping:
-            desired = self._plan.desired
-            self.relay.send_desired(desired.desired, desired.fallback, desired.announcers)
+        """Send the relay all desired routes. This is a heartbeat too.
+
+        Until there is a plan that is the identity alone, since the others must know a node before they speak to it; but
+        nothing while routers have VIPs that an earlier agent announced.
+        """
+        if self._stopping or (self._plan is None and not self.withdrawn(self._config.vips)):
+            return
+        desired = self._plan.desired if self._plan else self._identity
+        self.relay.send_desired(desired.desired, desired.fallback, desired.announcers)
 
     def observe_exports(self) -> bool:
         """Compare what is wanted with what the routers have; return whether anything may have changed."""

@@ -37,7 +37,7 @@ class OwnVips:
 
         Without a program the kernel would answer packets for the connections of other nodes with a reset.
         """
-        if self._forwarder is None or self._forwarder.datapath.attached():
+        if self._forwarder is None or self._forwarder.took_over:
             await self._put()
 
     async def keep(self, on_put: Callable[[], None]) -> None:

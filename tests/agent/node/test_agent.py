@@ -41,6 +41,11 @@ class Relay:
         self.sent: list[DesiredRoutes] = []
         self.stopped = False
 
+    @property
+    def announced(self) -> bool:
+        """Whether the VIP was among what was sent."""
+        return any(route.prefix == "192.0.2.10/32" for sent in self.sent for route in sent.desired)
+
     def send_desired(self, *routes: tuple[object, ...]) -> None:
         self.sent.append(DesiredRoutes(*routes))  # type: ignore[arg-type]
 
@@ -108,9 +113,9 @@ async def until(reached: Callable[[], object]) -> None:
 def test_nothing_is_announced_before_the_first_tables(tmp_path: Path) -> None:
     async def scenario(agent: Agent, relay: Relay, forwarder: Forwarder) -> None:
         await until(lambda: forwarder.wanted)
-        assert not relay.sent
+        assert not relay.announced
         forwarder.tried = forwarder.ready = True
-        await until(lambda: relay.sent)
+        await until(lambda: relay.announced)
 
     run(tmp_path, scenario)
 
@@ -124,9 +129,9 @@ def test_nothing_is_announced_before_the_vips_are_on_lo(tmp_path: Path) -> None:
         await until(lambda: forwarder.wanted)
         forwarder.answers.clear()
         await until(lambda: len(forwarder.answers) > 1)
-        assert not relay.sent
+        assert not relay.announced
         agent.vips.are_put = True
-        await until(lambda: relay.sent)
+        await until(lambda: relay.announced)
 
     run(tmp_path, scenario)
 
@@ -150,6 +155,25 @@ def test_request_before_the_first_tables_is_saved(tmp_path: Path) -> None:
         await until(lambda: forwarder.wanted)
         agent.operator.set_admin_state(State.DRAINING)
         assert saved_state.load(agent.paths.state).admin_state is State.DRAINING
+
+    run(tmp_path, scenario)
+
+
+def test_identity_is_announced_before_the_first_plan_unless_routers_have_a_vip(tmp_path: Path) -> None:
+    """Others must know the node before they speak to it; an agent that starts again must withdraw nothing."""
+    vip = Route.of("192.0.2.10/32", str(ADDRESS))
+
+    async def scenario(agent: Agent, relay: Relay, forwarder: Forwarder) -> None:
+        relay.snapshot = Snapshot((Peer(PEER, True, 1.0, True, (), (vip,)),))
+        await until(lambda: forwarder.wanted)
+        await until(lambda: len(forwarder.answers) > 1)
+        assert not relay.sent
+        relay.snapshot = Snapshot((Peer(PEER, True, 1.0, True),))
+        await until(lambda: relay.sent)
+        assert [[route.prefix for route in sent.desired] for sent in relay.sent] == [["10.254.0.11/32"]] * len(
+            relay.sent
+        )
+        assert agent.plan is None
 
     run(tmp_path, scenario)
 
