@@ -169,8 +169,9 @@ class View:
                 str(service): Share(one.weight, one.effective, one.state, one.announced)
                 for service, one in state.shares.items()
             }
-            if len(self._shares) >= 1024:
-                self._shares.clear()
+            if len(self._shares) >= 2 * len(self._heard.states) + 16:
+                present = {id(one.shares) for one in self._heard.states.values()}
+                self._shares = {number: one for number, one in self._shares.items() if number in present}
             self._shares[id(state.shares)] = known = state.shares, shares
         return known[1]
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rules of the view, one by one. Time is an argument; nothing sleeps."""
 
+import weakref
+from collections import UserDict
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -261,6 +263,19 @@ def test_saved_silence_that_cannot_be_is_mended() -> None:
     assert member(around).state is State.UP
     assert around.view.silent == {B: 100}
     assert around.see(103)[B] is State.LOST
+
+
+def test_states_that_are_gone_take_no_memory() -> None:
+    """A state of 1,000 services is a third of a megabyte, and may change many times a second."""
+    around = Surroundings()
+    around.see(1)
+    old = []
+    for version in range(2, 102):
+        state = replace(word(version=version), shares=UserDict(word().shares))
+        old.append(weakref.ref(state.shares))
+        around.see(version, states={A: state})
+    del state
+    assert sum(one() is not None for one in old) <= 2 * len(FIVE) + 16
 
 
 def test_nothing_changes_by_itself() -> None:
