@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 
+from agent.address import NodeAddress
 from agent.channel.channel import Channel, Notice
 from agent.channel.message import FIRST_NOTICE
 from agent.channel.state import NodeState as Word
@@ -38,7 +39,7 @@ from bpf.layout.echo import EchoFlag, EchoKind, EchoMessage
 from bpf.layout.limits import CHAIN
 from bpf.reference.pick import Arrival, NodeState, Socket, pick
 
-ROUTER = IPv4Address("10.0.0.1")
+ROUTER = NodeAddress(IPv4Address("10.0.0.1"))
 SERVICE = ServiceEndpoint(IPv4Address("192.0.2.10"), "tcp", 443)
 CLUSTER, KEY = 7, bytes(16)
 ROWS, PLACES = 256, 4
@@ -95,7 +96,7 @@ class ClusterModel:
     def __init__(self, size: int, seed: int, rules: Rules = Rules(), loss: float = 0.0) -> None:
         self.random, self.rules, self.loss = random.Random(seed), rules, loss
         self.now = 1000.0
-        self.named = {IPv4Address(f"10.0.0.{11 + i}") for i in range(size)}
+        self.named = {NodeAddress(IPv4Address(f"10.0.0.{11 + i}")) for i in range(size)}
         """Whom BGP names."""
         self.nodes = {address: Node(address) for address in sorted(self.named)}
         self.cut: set[frozenset[IPv4Address]] = set()
@@ -333,7 +334,8 @@ class ClusterModel:
             return
         if found not in self._tables:
             table = build(found, ROWS, PLACES)
-            chains = tuple(tuple(table.members[i] for i in row if i >= 0) for row in table.places.tolist())
+            members = [NodeAddress(member) for member in table.members]
+            chains = tuple(tuple(members[i] for i in row if i >= 0) for row in table.places.tolist())
             self._tables[found] = table, chains
         chains, first = self._tables[found][1], not node.candidates
         if not first:

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address
 
 from support.cluster_model import ROUTER, ClusterModel
 
+from agent.address import NodeAddress
 from agent.model import State
 
 Story = Callable[[ClusterModel, int], None]
@@ -18,7 +19,7 @@ GRACE_OVER_S = 35.0
 
 def address(n: int) -> IPv4Address:
     """Return b1's address, b2's, ..."""
-    return IPv4Address(f"10.0.0.{10 + n}")
+    return NodeAddress(IPv4Address(f"10.0.0.{10 + n}"))
 
 
 B1, B2, B3, B6 = map(address, (1, 2, 3, 6))

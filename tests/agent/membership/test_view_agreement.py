@@ -7,8 +7,7 @@ from support.cluster_stories import SETTLE_S
 
 from agent.model import State
 
-SEEDS = [seed if seed < 1 else pytest.param(seed, marks=pytest.mark.slow) for seed in range(8)]
-EVENTS = 30
+HISTORIES = [(0, 8), *(pytest.param(seed, 30, marks=pytest.mark.slow) for seed in range(8))]
 
 
 def happen(model: ClusterModel) -> None:
@@ -36,11 +35,11 @@ def happen(model: ClusterModel) -> None:
         model.name(chosen, chosen not in model.named)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_views_and_tables_are_equal_once_changes_stop(seed: int) -> None:
+@pytest.mark.parametrize(("seed", "events"), HISTORIES)
+def test_views_and_tables_are_equal_once_changes_stop(seed: int, events: int) -> None:
     model = ClusterModel(5, seed, loss=0.02)
     model.run(SETTLE_S)
-    for _ in range(EVENTS):
+    for _ in range(events):
         happen(model)
         model.run(model.random.expovariate(0.5))
     model.heal()
