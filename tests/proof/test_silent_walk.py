@@ -127,7 +127,7 @@ def test_no_node_answers_while_a_silent_one_is_awaited(nodes: int) -> None:
     assert answered, "a test that could not fail would prove nothing"
 
 
-@pytest.mark.parametrize("nodes", [3, 4, 5])
+@pytest.mark.parametrize("nodes", [3, pytest.param(4, marks=pytest.mark.slow), FIVE])
 def test_forwards_are_bounded_whatever_nodes_believe_of_silence(nodes: int) -> None:
     """Nodes believe any chains, and any others silent; all live and get what they are sent."""
     choose, longest = Random(nodes), 0

@@ -57,7 +57,7 @@ def test_wrong_silence_is_as_rare_as_computed(scale: int) -> None:
     assert 0.5 * found.expected < found.wrong < 1.5 * found.expected
 
 
-@pytest.mark.parametrize("loss", [0.01, 0.05])
+@pytest.mark.parametrize("loss", [0.05, pytest.param(0.01, marks=pytest.mark.slow)])
 def test_no_node_is_taken_for_silent_at_a_small_loss(loss: float, scale: int) -> None:
     found = wrong_silence(32, loss, seconds=30 * scale, seed=2)
     print(found)
