@@ -56,7 +56,7 @@ def _state(agent: Agent) -> NodeState:
         admin_state=agent.operator.state.admin_state,
         epoch_switch=agent.epoch_switch,
         ready=agent.ready and agent.membership_known,
-        problems=agent.plan.problems if agent.plan else (),
+        problems=agent.problems(),
         generation=agent.generation,
         refused=agent.refused,
         members=agent.members(),

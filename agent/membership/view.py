@@ -14,7 +14,9 @@ answers (liveness/), its agent says what it serves (channel/). The rules:
    places stay: the data path lives on without the agent.
 5. Another boot than that of its word: its connections are gone, so it has no place until its agent speaks again.
 6. Only its own `left` removes a member at once. That an identity is withdrawn, or a BGP session ends, changes nothing.
-7. The first table waits until everybody who is named has answered or is silent, for `START_S` at most.
+7. The first table waits until everybody who is named has answered or is silent, for `START_S` at most. A node that
+   would be alone beside nodes that forward, and whose agents live but do not speak to it, waits on: it is set up in
+   another way, and would reset their connections.
 """
 
 from __future__ import annotations
@@ -224,10 +226,15 @@ class View:
     def _is_complete(self, now: float) -> bool:
         assert self._started_at is not None
         if now - self._started_at >= START_S:
-            return True
+            return bool(self._members) or not any(map(self._is_refused_by, self._heard.liveness))
         return self._heard.named_completely and not any(
             self._is_awaited(address) for address in self._heard.named.keys() | self._members.keys()
         )
+
+    def _is_refused_by(self, address: IPv4Address) -> bool:
+        """Whether a node forwards and has a living agent, and does not say what it serves."""
+        liveness = self._heard.liveness[address]
+        return liveness.ready and liveness.agent_lives and bool(liveness.answers) and self._is_awaited(address)
 
     def _is_awaited(self, address: IPv4Address) -> bool:
         """Whether a node has neither answered with all that makes it a member, nor been found silent."""
@@ -240,7 +247,7 @@ class View:
         due = [] if self._complete or self._started_at is None else [self._started_at + START_S]
         for since in self.silent.values():
             due += [at for at in (since + OWNS_S, since + FORGET_S) if at > now][:1]
-        return min(due, default=float("inf"))
+        return min((at for at in due if at > now), default=float("inf"))
 
 
 def _until(now: float, member: Member) -> Member:

@@ -134,6 +134,12 @@ class Agent:
         """Return the decision for each VIP; nothing before the first plan."""
         return self.plan.announcements if self.plan else {}
 
+    def problems(self) -> tuple[str, ...]:
+        """Return what the operator must know, one line each; before the first plan, why there is none."""
+        if self.plan is not None:
+            return self.plan.problems
+        return (*self.membership.problems(), *(line for _, _, line in self.membership.obstacles))
+
     def _trace_here(self, request: TraceRequest) -> TraceReply:
         datapath = self.forwarder.datapath if self.forwarder else None
         return reply_of(self.node.address, datapath, self.deny_list.prefixes, request, time.monotonic_ns())

@@ -229,6 +229,37 @@ def test_view_is_complete_after_five_seconds_at_most() -> None:
     assert around.view.is_complete()
 
 
+@pytest.mark.parametrize(
+    ("change", "complete"),
+    [
+        ({}, False),
+        ({"states": {A: word()}}, True),
+        ({"liveness": dict.fromkeys(FIVE, answers(agent_silent=True))}, True),
+        ({"liveness": dict.fromkeys(FIVE, answers(ready=False))}, True),
+        ({"liveness": dict.fromkeys(FIVE, silent(5))}, True),
+    ],
+    ids=["no word", "one speaks", "no agent lives", "none has tables", "all silent"],
+)
+def test_view_of_a_node_to_which_none_speaks_is_not_complete_while_others_forward(change: dict, complete: bool) -> None:
+    """Another key, or a filter: with a table of itself alone it would reset whatever the router sends it."""
+    around = Surroundings()
+    around.see(0, states=dict.fromkeys(FIVE))
+    around.see(START_S)
+    assert (around.view.is_complete(), around.view.next_at) == (False, float("inf"))
+    around.see(100, **change)
+    assert around.view.is_complete() == complete
+
+
+def test_saved_members_are_no_reason_to_wait() -> None:
+    """Tables in the kernel name others: they go on, whatever has become of the keys."""
+    before = Surroundings()
+    before.see(1)
+    around = Surroundings(saved(before))
+    around.see(10, states=dict.fromkeys(FIVE))
+    around.see(10 + START_S)
+    assert around.view.is_complete()
+
+
 def saved(around: Surroundings) -> View:
     return View(around.view.members)
 
