@@ -126,6 +126,7 @@ class Forwarder:
             before = self.tried, self.ready, self.fault
             self._busy_since = time.monotonic()
             try:
+                self.datapath.keep_attached()
                 await self._write(self._tables)
                 self.fault = None
             except (BpfError, AgentError, OSError) as error:  # the kernel keeps what it has, and may forward by it

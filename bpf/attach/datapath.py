@@ -131,6 +131,11 @@ class DataPath:
         folder = self._pins.maps(self.maps.row_count)
         return all((folder / name).exists() for name in self.maps.pinned)
 
+    def keep_attached(self) -> None:
+        """Pin the attachments again whose pins were removed; without pins the kernel would detach them one day."""
+        for one in self.uplinks:
+            one.keep_pinned()
+
     def attach(self) -> None:
         """Let packets in: attach the programs, or replace older ones of ours without losing a packet.
 

@@ -50,6 +50,8 @@ class Uplink:
         self._wanted = wanted
         self._prog_fd = prog_fd
         self._link_pin = link_pin
+        self._link_fd = -1
+        """Held open: when somebody removes the pins, the program stays attached for as long as this process lives."""
 
     @property
     def mode(self) -> str | None:
@@ -73,19 +75,31 @@ class Uplink:
         """Attach the program, or replace an older one of ours without losing a packet; after `detach_stale_link`."""
         link = open_pin(self._link_pin)
         if link is None:
-            self._attach_new()
-            return
-        try:
-            if link_info(link).prog_id != self.program.id:
-                replace_program(link, self._prog_fd)
-        finally:
-            os.close(link)
+            link = self._attach_new()
+        self._hold(link)
+        if link_info(link).prog_id != self.program.id:
+            replace_program(link, self._prog_fd)
+
+    def keep_pinned(self) -> None:
+        """Pin the attachment again if its pin was removed: it must outlive this process, and the next must find it."""
+        if self._link_fd >= 0 and not self._link_pin.exists():
+            try:
+                self._link_pin.parent.mkdir(mode=0o700, exist_ok=True)
+            except OSError as error:
+                raise BpfError(f"cannot make {self._link_pin.parent}: {error.strerror}", error.errno) from None
+            pin_object(self._link_fd, self._link_pin)
 
     def close(self) -> None:
-        """Close the program's descriptor; packets are still handled."""
+        """Close all descriptors; packets are still handled."""
+        self._hold(-1)
         if self._prog_fd >= 0:
             os.close(self._prog_fd)
             self._prog_fd = -1
+
+    def _hold(self, link: int) -> None:
+        if self._link_fd >= 0:
+            os.close(self._link_fd)
+        self._link_fd = link
 
     def _is_usable(self, link: int) -> bool:
         """Return whether a link is on this interface, and in the wanted mode."""
@@ -93,7 +107,7 @@ class Uplink:
         on_this = (info.ifindex, info.prog_id) == (self.ifindex, state.prog_id)
         return on_this and self._wanted in ("auto", state.mode)
 
-    def _attach_new(self) -> None:
+    def _attach_new(self) -> int:
         native_error = None
         modes = ("native", "generic") if self._wanted == "auto" else (self._wanted,)
         for mode in modes:
@@ -106,9 +120,11 @@ class Uplink:
                 native_error = error
         try:
             pin_object(link, self._link_pin)
-        finally:
+        except BpfError:
             os.close(link)
+            raise
         self.fallback_reason = self._message("native", native_error) if native_error else None
+        return link
 
     def _message(self, mode: str, error: BpfError) -> str:
         message = f"{self.interface}: cannot attach XDP in {mode} mode: {os.strerror(error.errno or 0)}"

@@ -110,9 +110,9 @@ class Cluster:
 
     # --- the client --------------------------------------------------------------------------------------------------
 
-    def start_traffic(self) -> TrafficController:
+    def start_traffic(self, *options: str) -> TrafficController:
         """Start the traffic program on the client node; it ends when its controller, the result, quits."""
-        argv = ["python", "-m", "topology.traffic", "--vip", VIP, "--control", f"/{TRAFFIC_SOCKET}"]
+        argv = ["python", "-m", "topology.traffic", "--vip", VIP, "--control", f"/{TRAFFIC_SOCKET}", *options]
         self.lab.spawn("client", argv, self.lab.root("client") / "var/log/traffic.log")
         return TrafficController.connect(self.lab.root("client") / TRAFFIC_SOCKET)
 

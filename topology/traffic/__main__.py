@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from topology.traffic.connection import ConnectionState
+from topology.traffic.connection import SILENCE_S, ConnectionState
 from topology.traffic.server import PORT
 from topology.traffic.sockets import TICK_S, ClientSockets, sources
 
@@ -131,6 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--vip", default="10.99.0.1")
     parser.add_argument("--port", type=int, default=PORT)
     parser.add_argument("--source", default="10.1.1", help="first three octets of the source addresses")
+    parser.add_argument("--silence", type=float, default=SILENCE_S, help="seconds until a silent connection is broken")
     options = parser.parse_args(argv)
     with socket.socket(socket.AF_UNIX) as listener:
         options.control.unlink(missing_ok=True)
@@ -142,7 +143,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             control.setblocking(True)
             offset = int(time.monotonic() * 10) % 10_000
             epoll = select.epoll()
-            sockets = ClientSockets((options.vip, options.port), sources(options.source, offset), epoll)
+            target = (options.vip, options.port)
+            sockets = ClientSockets(target, sources(options.source, offset), epoll, options.silence)
             TrafficLoop(sockets, epoll, control).run()
     return 0
 

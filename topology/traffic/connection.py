@@ -102,9 +102,9 @@ class HeldConnection:
             self._record_silence(now)
             self.state, self.ended_at = ConnectionState.CLOSED, now
 
-    def check(self, now: float) -> None:
+    def check(self, now: float, silence_s: float = SILENCE_S) -> None:
         """Detect silence, and an opening that takes longer than a new connection may."""
-        if self.state is ConnectionState.OPEN and now - self._answered_at >= SILENCE_S:
+        if self.state is ConnectionState.OPEN and now - self._answered_at >= silence_s:
             self.fail("silence", now)
         elif self.state is ConnectionState.OPENING and now - self.started_at >= ATTEMPT_S:
             self.fail("timeout", now)

@@ -12,7 +12,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 
-from topology.traffic.connection import INTERVAL_S, ConnectionAttempt, ConnectionState, HeldConnection
+from topology.traffic.connection import INTERVAL_S, SILENCE_S, ConnectionAttempt, ConnectionState, HeldConnection
 
 #: The loop's step. Held connections are spread over the steps of one interval, so that they do not send in bursts.
 TICK_S = 0.01
@@ -45,7 +45,14 @@ def sources(prefix: str, offset: int = 0) -> Iterator[tuple[str, int]]:
 class ClientSockets:
     """All connections of a client, held and new, over one epoll set."""
 
-    def __init__(self, target: tuple[str, int], source: Iterator[tuple[str, int]], epoll: select.epoll) -> None:
+    def __init__(
+        self,
+        target: tuple[str, int],
+        source: Iterator[tuple[str, int]],
+        epoll: select.epoll,
+        silence_s: float = SILENCE_S,
+    ) -> None:
+        """A held connection without an answer for `silence_s` is broken."""
         self.held: list[HeldConnection] = []
         self.attempts: list[ConnectionAttempt] = []
         #: The number of held connections that are not opened yet.
@@ -55,6 +62,7 @@ class ClientSockets:
         self._target = target
         self._source = source
         self._epoll = epoll
+        self._silence_s = silence_s
         self._sockets: dict[int, socket.socket] = {}
         self._connections: dict[int, HeldConnection | ConnectionAttempt] = {}
         self._connecting: set[int] = set()
@@ -84,7 +92,7 @@ class ClientSockets:
         """Do the work of one step of the loop: send, open, check deadlines."""
         group = self._groups[self._tick % GROUPS]
         for descriptor, held in list(group.items()):
-            held.check(now)
+            held.check(now, self._silence_s)
             if held.state is ConnectionState.OPEN:
                 self._send(descriptor, held.message(now), now)
             elif not held.live:

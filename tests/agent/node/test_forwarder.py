@@ -70,9 +70,13 @@ class FakeDataPath:
         self.is_attached, self.modes, self.fallback_reason = False, {"lo": "native"}, None
         self.mode, self.uplinks = "native", ()
         self.is_pinned = True
+        self.kept = 0
 
     def pinned(self) -> bool:
         return self.is_pinned
+
+    def keep_attached(self) -> None:
+        self.kept += 1
 
     def attached(self) -> bool:
         return self.is_attached
@@ -173,6 +177,7 @@ def test_removed_pins_are_reported_once_and_the_node_forwards_on(run) -> None:
         datapath.is_pinned = False
         await until(lambda: made.lost.is_set())
         assert made.ready
+        assert datapath.kept > 0
         assert made.problems() == ["the data path's pins were removed: opening another one"]
 
     run(scenario)

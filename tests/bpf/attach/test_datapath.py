@@ -307,6 +307,29 @@ def test_replaced_under_traffic_without_loss(pins: Path, kind: str) -> None:
     path.close()
 
 
+def test_removed_pins_are_replaced_under_traffic_without_loss(pins: Path) -> None:
+    """The process that attached the program holds it, pins it again, and another data path takes its place."""
+    with closing(opened(pins)) as path:
+        path.attach()
+        with Sender() as sender:
+            shutil.rmtree(pins)
+            assert not path.pinned()
+            sent = sender.sent
+            wait_for(lambda: sender.sent > sent + 100)
+            assert path.attached()
+            path.keep_attached()
+            with closing(opened(pins)) as successor:
+                assert not successor.attached()
+                successor.attach()
+                assert successor.attached()
+                sent = sender.sent
+                wait_for(lambda: sender.sent > sent + 100)
+                sender.stop()
+                wait_for(lambda: seen(path) + seen(successor) == sender.sent)
+                assert min(seen(path), seen(successor)) > 0
+    assert xdp_state(socket.if_nametoindex("node")).prog_id, "it is pinned"
+
+
 def test_another_build_replaces_the_old_one_and_its_tail_calls_under_traffic(pins: Path) -> None:
     path = opened(pins)
     path.attach()

@@ -74,6 +74,14 @@ def test_silence_breaks_it_at_15_s_and_not_before() -> None:
     assert held.longest_silence_s == pytest.approx(SILENCE_S)
 
 
+def test_a_patient_client_waits_longer() -> None:
+    held = opened(100.0)
+    held.check(100.0 + SILENCE_S, silence_s=60.0)
+    assert held.state is ConnectionState.OPEN
+    held.check(160.0, silence_s=60.0)
+    assert held.state is ConnectionState.BROKEN
+
+
 def test_the_longest_silence_is_kept_after_it_ended() -> None:
     held = opened(100.0)
     for at in (100.1, 103.2, 103.3):
