@@ -39,6 +39,7 @@ class KnownNodes:
         if wanted == self.addresses:
             return
         try:
+            private_file.make_folder(self._path.parent)
             private_file.write(self._path, json.dumps(sorted(map(str, wanted))))
         except OSError as error:
             if self._error != error.strerror:

@@ -36,10 +36,19 @@ def test_damaged_file_is_none(tmp_path: Path, text: str) -> None:
 
 
 def test_failure_to_write_is_logged_once_and_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    known = KnownNodes(tmp_path / "absent" / "nodes.json")
+    folder = tmp_path / "folder"
+    folder.write_text("a file is in the way")
+    known = KnownNodes(folder / "nodes.json")
     known.save(members(A))
     known.save(members(A))
     assert len(caplog.records) == 1
-    (tmp_path / "absent").mkdir()
+    folder.unlink()
     known.save(members(A))
-    assert load(tmp_path / "absent" / "nodes.json") == {A}
+    assert load(folder / "nodes.json") == {A}
+
+
+def test_the_folder_is_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """systemd makes it; an agent that is started by hand, or in a lab, does."""
+    KnownNodes(tmp_path / "lib" / "anylb" / "nodes.json").save(members(A))
+    assert load(tmp_path / "lib" / "anylb" / "nodes.json") == {A}
+    assert caplog.records == []
