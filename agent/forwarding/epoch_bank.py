@@ -106,7 +106,7 @@ class EpochBanks:
         return self.use is not None and all(rows.members is not None for rows in self._first().values())
 
     def digest(self, service: str) -> str:
-        """Return the digest of the table that new flows of a service use; empty before the first."""
+        """Return the digest of the owners of the rows that new flows of a service use; empty before the first."""
         return self._first()[service].digest
 
     def row(self, service: str, epoch: int, row: int) -> list[int]:
@@ -241,7 +241,7 @@ class EpochBanks:
         else:
             assert current.rows is not None
             rows = current.rows
-        return _Rows(rows, grace, members, table.digest, table if table.ranking is not None else None)
+        return _Rows(rows, grace, members, table.owners_digest, table if table.ranking is not None else None)
 
     @staticmethod
     def _kind(epoch: Epoch, kind: str, members: Members) -> TableKey:

@@ -101,7 +101,7 @@ class MapWriter:
         return self._epoch_banks.use
 
     def digest(self, service: str) -> str:
-        """Return the digest of the rows that new flows of a service use; empty before the first."""
+        """Return the digest of the owners of the rows that new flows of a service use; empty before the first."""
         return self._epoch_banks.digest(service)
 
     def digests(self) -> dict[str, str]:

@@ -10,9 +10,9 @@ from agent.model import Member
 
 
 def member_digest(member: Member) -> int:
-    """Return the digest of what decides a member's places: the same on every node that believes the same of it."""
+    """Return the digest of what decides a member's rows: the same on every node that believes the same of it."""
     shares = sorted((name, s.weight, s.effective, str(s.state)) for name, s in member.shares.items())
-    return zlib.crc32(repr((int(member.address), member.lost, member.epochs, shares)).encode())
+    return zlib.crc32(repr((int(member.address), member.epochs, shares)).encode())
 
 
 def tables_digest(digests: Mapping[str, str]) -> int:

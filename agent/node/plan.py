@@ -96,7 +96,8 @@ class Cluster:
     """The identity prefixes of those that announce a VIP (bgp/relay/quorum.py)."""
     problems: tuple[str, ...] = ()
     digest: int = 0
-    """Of the view, in 32 bits: equal on nodes that agree."""
+    """Of the view without lost members, in 32 bits: equal on nodes that agree. A node that joined later has never known
+    those that are lost."""
     _prefixes: Mapping[int, tuple[Member, str]] = field(default_factory=dict, compare=False)
     """By the member's object: a thousand prefixes are not made again because one member changed."""
     _digests: Mapping[int, tuple[Member, int]] = field(default_factory=dict, compare=False)
@@ -116,7 +117,7 @@ class Cluster:
             for m in members
             if identity.announces(m)
         }
-        digests = {id(m): self._digests.get(id(m)) or (m, member_digest(m)) for m in members}
+        digests = {id(m): self._digests.get(id(m)) or (m, member_digest(m)) for m in members if not m.lost}
         digest = sum(one for _, one in digests.values()) & 0xFFFFFFFF
         announcers = tuple(prefix for _, prefix in prefixes.values())
         return Cluster(others, own, members, announcers, problems, digest, prefixes, digests)

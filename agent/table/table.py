@@ -41,6 +41,19 @@ class Table:
         hashed.update(self.places.astype("<i2").tobytes())
         return hashed.hexdigest()[:16]
 
+    @property
+    def owners_digest(self) -> str:
+        """16 hex digits over the owner of each row: equal on two nodes that would give every new flow to the same node.
+
+        Later places also name nodes that are lost, which a node that joined since has never known.
+        """
+        return hashlib.sha256(_addresses(self.members)[self.places[:, 0]].tobytes()).hexdigest()[:16]
+
+
+def _addresses(members: Sequence[IPv4Address]) -> NDArray[np.uint32]:
+    """Return the addresses as numbers; the last one, for place -1, is 0."""
+    return np.array([*map(int, members), 0], ">u4")
+
 
 def nominal(candidates: Iterable[Candidate]) -> dict[bytes, int]:
     """Return each member's nominal weight, by packed address."""
