@@ -25,16 +25,12 @@ PEER = NeighborConfig(IPv4Address("127.0.0.2"), 65000, IPv4Address("127.0.0.1"),
 CONFIG = SpeakerConfig(65001, IPv4Address("10.0.0.11"), (PEER,))
 
 
-def test_exabgp_accepts_the_rendered_configuration():
-    other = replace(PEER, address=IPv4Address("127.0.0.3"), hold_time_s=90, bfd=BfdTimers())
-    two = replace(CONFIG, peers=(PEER, other))
-    validate(render(two), render_env(two))
-
-
 def test_exabgp_accepts_every_option_of_a_neighbor():
     here, there = IPv6Address("2001:db8::b"), IPv6Address("2001:db8::1")
     local = replace(PEER, address=IPv6Address("fe80::1"), local_address=IPv6Address("fe80::b"), interface="lo")
     peers = (
+        replace(PEER, address=IPv4Address("127.0.0.3")),
+        replace(PEER, address=IPv4Address("127.0.0.4"), hold_time_s=90, bfd=BfdTimers()),
         replace(PEER, local_as=65009, password=bytes(range(1, 81)), multihop=3, graceful_restart_s=60),
         replace(PEER, address=there, local_address=here, ttl_security=True, passive=True, families=("ipv6", "ipv4")),
         local,
@@ -43,7 +39,7 @@ def test_exabgp_accepts_every_option_of_a_neighbor():
     text = render(config)
     validate(text, render_env(config))
     assert "api relay-fe80--1 " in text
-    assert text.count("outgoing-ttl 1;") == 1, "only the neighbor on the link without GTSM"
+    assert text.count("outgoing-ttl 1;") == 3, "only the neighbors on the link without GTSM"
 
 
 def test_listen_addresses_are_found_in_a_rendered_configuration():

@@ -66,7 +66,7 @@ def hashes(client: int, vip: int, ports: int, key: np.ndarray) -> np.ndarray:
     return word ^ word >> np.uint64(16)
 
 
-@pytest.mark.parametrize("word", ["client", "vip", "ports"])
+@pytest.mark.parametrize("word", ["client", pytest.param("vip", marks=pytest.mark.slow), "ports"])
 def test_no_difference_of_two_flows_collides_for_more_keys_than_the_minimum(word: str) -> None:
     """All differences of one or two bits, signs both ways: in 256 rows, over random keys, 1 in 256 collides.
 
