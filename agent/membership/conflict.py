@@ -15,7 +15,7 @@ from ipaddress import IPv4Address
 
 from agent.address import tag_of
 from agent.config.schema import Config
-from agent.membership.obstacle import Obstacle
+from agent.membership.obstacle import Obstacle, bounded
 from agent.membership.received import SeenIdentity
 from agent.model import Member
 
@@ -62,8 +62,12 @@ class Conflicts:
         return Conflicts(text, {key: self.since.get(key, now) for key in text}, observed)
 
     def problems(self, now: float) -> tuple[str, ...]:
-        """Return those that last long enough."""
-        return tuple(line for key, line in sorted(self.text.items()) if now - self.since[key] >= MIN_DURATION_S)
+        """Return those that last long enough, of each kind the first ones."""
+        by_kind: dict[str, list[str]] = {}
+        for key, line in sorted(self.text.items()):
+            if now - self.since[key] >= MIN_DURATION_S:
+                by_kind.setdefault(key[0], []).append(line)
+        return tuple(line for lines in by_kind.values() for line in bounded(lines))
 
     def next_at(self, now: float) -> float:
         """Return when the next one becomes a problem; infinity if none does."""

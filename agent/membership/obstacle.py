@@ -7,10 +7,12 @@ strips or is set up differently.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from ipaddress import IPv4Address
 
 from agent.membership.view import Heard
+
+MAX_LINES = 16
 
 Obstacle = tuple[str, str, str]
 """The kind, what it concerns, and the problem as one line."""
@@ -19,6 +21,12 @@ Obstacle = tuple[str, str, str]
 def obstacles(heard: Heard, members: Collection[IPv4Address], port: int) -> tuple[Obstacle, ...]:
     """Return what keeps nodes from being members, or names them by one voice alone. `port`: of echo and channel."""
     return (*_candidates(heard, members, port), *_unnamed(heard, members))
+
+
+def bounded(lines: Sequence[str]) -> tuple[str, ...]:
+    """Return the first of many lines of one kind, and one for the others: a wrong key is a problem with each node."""
+    more = len(lines) - MAX_LINES
+    return (*lines[:MAX_LINES], f"{more} more like this: {lines[MAX_LINES]}") if more > 0 else tuple(lines)
 
 
 def _candidates(heard: Heard, members: Collection[IPv4Address], port: int) -> Iterator[Obstacle]:

@@ -28,6 +28,7 @@ from agent.health.check import checks
 from agent.health.rise_fall import initial_health
 from agent.membership import foreign_routes
 from agent.membership.agreement import Digests
+from agent.membership.obstacle import bounded
 from agent.model import Announcement, Member, Share, without_new_flows
 from agent.netlink.connection import Netlink
 from agent.node import member_file, saved_state
@@ -138,7 +139,7 @@ class Agent:
         """Return what the operator must know, one line each; before the first plan, why there is none."""
         if self.plan is not None:
             return self.plan.problems
-        return (*self.membership.problems(), *(line for _, _, line in self.membership.obstacles))
+        return (*self.membership.problems(), *bounded([line for _, _, line in self.membership.obstacles]))
 
     def _trace_here(self, request: TraceRequest) -> TraceReply:
         datapath = self.forwarder.datapath if self.forwarder else None

@@ -29,7 +29,7 @@ from agent.liveness.echo_socket import EchoSocket
 from agent.liveness.probe_loop import ProbeLoop
 from agent.liveness.question import Liveness, PathStats, Via
 from agent.membership.agreement import Agreement, Digests
-from agent.membership.obstacle import Obstacle, obstacles
+from agent.membership.obstacle import Obstacle, bounded, obstacles
 from agent.membership.received import IdentityReader, Named, Received
 from agent.membership.view import Heard, View
 from agent.model import Member, Share
@@ -175,7 +175,7 @@ class Membership:
         """Return what keeps this node from hearing others, one line each, with the next step."""
         own = [self._sockets.error] if self._sockets.error else []
         now = time.monotonic()
-        return (*self.received.unreadable, *own, *self._foreign.lines(now), *self._channel.problems(now))
+        return (*bounded(self.received.unreadable), *own, *self._foreign.lines(now), *self._channel.problems(now))
 
     # What is told
 

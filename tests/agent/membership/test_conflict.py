@@ -8,6 +8,7 @@ import pytest
 
 from agent.config.file import parse
 from agent.membership.conflict import MIN_DURATION_S, Conflicts, Observed
+from agent.membership.obstacle import MAX_LINES
 from agent.membership.received import SeenIdentity
 from agent.model import Member
 
@@ -88,6 +89,13 @@ def test_contradiction_becomes_a_problem_with_what_to_do(
     lines = problems(*identities)
     assert lines
     assert any(all(part in line for part in expected) for line in lines), lines
+
+
+def test_many_of_a_kind_are_a_few_lines() -> None:
+    """With another identity_prefix, or the wrong key, a thousand nodes have the same problem."""
+    lines = problems(*(seen(f"10.0.0.{n}", prefix=f"10.9.0.{n}/32") for n in range(20, 70)))
+    assert len(lines) == MAX_LINES + 1
+    assert lines[-1].startswith(f"{50 - MAX_LINES} more like this: 10.0.0.")
 
 
 def test_short_contradiction_is_no_problem() -> None:
