@@ -17,7 +17,8 @@ REPLY_TIMEOUT_S = 5.0
 class ServiceStatus:
     """One node's status of the service. Nodes by name.
 
-    `digest` is that of its tables, `takers` take new connections, `listed` may be in chains.
+    `digest` is that of the owners of its rows, `takers` take new connections, `listed` are in chains. Lost nodes are left
+    out: a node that joined since has never known them.
     """
 
     digest: str
@@ -33,13 +34,13 @@ def read_service_status(status: dict[str, Any], names: Mapping[str, str]) -> Ser
             return ServiceStatus(
                 digest=service["digest"],
                 takers=frozenset(name for name, m in members if m["state"] == "up" and m["effective"] > 0),
-                listed=frozenset(name for name, m in members if m["state"] != "left"),
+                listed=frozenset(name for name, m in members if m["state"] not in ("left", "lost")),
             )
     return None
 
 
 def tables_agree(statuses: Iterable[ServiceStatus | None], takers: frozenset[str], gone: frozenset[str]) -> bool:
-    """Return whether all statuses are present, equal down to the rows, and as expected."""
+    """Return whether all statuses are present, equal down to the rows' owners, and as expected."""
     distinct = set(statuses)
     if len(distinct) != 1:
         return False
