@@ -113,7 +113,7 @@ class EchoSocket:
                     family = socket.AF_INET if own.version == 4 else socket.AF_INET6
                     opened = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
                     self._sockets[own.version] = opened
-                    _set_up(opened, socket_filter(own.version, self._allow))
+                    _set_up(opened, socket_filter(own.version, self._allow, own))
                     opened.bind((str(own), self._port))
         except OSError:
             self.close()

@@ -2,16 +2,18 @@
 """The filter of the echo's UDP socket: what the kernel may queue at all. Pure: builds a classic BPF program.
 
 Whoever can send to the port could fill the socket's buffer, so that answers are lost and living nodes look silent. So
-only datagrams from node prefixes that begin as an echo or a message of the channel are queued. Forged sources remain:
-the edge must drop packets from outside that claim a node's address.
+only datagrams from node prefixes that begin as an echo or a message of the channel are queued, and none from the node's
+own address, which is the only one that its local users have. Forged sources remain: the edge must drop packets from
+outside that claim a node's address.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from ipaddress import ip_network
 
-from agent.address import Network
+from agent.address import Address, Network
 
 MAGICS = (0x4C424543, 0x4C424348)
 """The first words of an echo ("LBEC") and of a message of the channel ("LBCH")."""
@@ -23,13 +25,16 @@ _SOURCE = {4: 12, 6: 8}
 _ALL, _NONE = 0xFFFF, 0
 
 
-def socket_filter(version: int, prefixes: Iterable[Network]) -> bytes:
-    """Return the program for a socket of an IP version; without a prefix of that version it accepts any source.
+def socket_filter(version: int, prefixes: Iterable[Network], own: Address | None = None) -> bytes:
+    """Return the program for a socket of an IP version; without a prefix of that version it accepts any source but
+    `own`, this node's address.
 
     Prefixes that no longer fit into the program are left out.
     """
     program = [_op(_LOAD_WORD, _PAYLOAD), _op(_JUMP_EQUAL, MAGICS[0], 2, 0), _op(_JUMP_EQUAL, MAGICS[1], 1, 0)]
     program.append(_op(_RETURN, _NONE))
+    if own is not None:
+        program += _check(ip_network(own), _NONE)
     checks = [_check(prefix) for prefix in prefixes if prefix.version == version]
     for check in checks:
         if len(program) + len(check) < MAX_INSTRUCTIONS:
@@ -38,8 +43,8 @@ def socket_filter(version: int, prefixes: Iterable[Network]) -> bytes:
     return b"".join(program)
 
 
-def _check(prefix: Network) -> list[bytes]:
-    """Return the instructions that accept a source in a prefix, and go on with what follows them otherwise."""
+def _check(prefix: Network, verdict: int = _ALL) -> list[bytes]:
+    """Return the instructions that end with the verdict for a source in a prefix, and go on after them otherwise."""
     address, mask = prefix.network_address.packed, prefix.netmask.packed
     words = [
         (at, int.from_bytes(address[at : at + 4]), int.from_bytes(mask[at : at + 4]))
@@ -52,7 +57,7 @@ def _check(prefix: Network) -> list[bytes]:
         check.append(_op(_LOAD_WORD, _NETWORK_HEADER + _SOURCE[prefix.version] + at))
         check.append(_op(_AND, bits))
         check.append(_op(_JUMP_EQUAL, value, 0, left))
-    return [*check, _op(_RETURN, _ALL)]
+    return [*check, _op(_RETURN, verdict)]
 
 
 def _op(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:

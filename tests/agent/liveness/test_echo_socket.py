@@ -276,3 +276,18 @@ async def until_pinged(pings: PingSocket, address: Address, nonce: int, replies:
             pings.ping(address, nonce)
             await asyncio.sleep(0.05)
             pings.drain()
+
+
+def test_a_full_socket_is_no_silence(router: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More has arrived than is received at once, so the kernel may have dropped answers: bursts are repeated."""
+
+    async def run() -> None:
+        a = Node(A)
+        lates: list[float] = []
+        monkeypatch.setattr(a.asker, "late", lates.append)
+        for whole, expected in ((True, 0), (False, 1)):
+            monkeypatch.setattr(a.socket, "drain", lambda whole=whole: whole)
+            a.loop._receive()
+            assert len(lates) == expected
+
+    asyncio.run(run())

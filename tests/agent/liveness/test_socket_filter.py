@@ -6,20 +6,20 @@ import ctypes
 import socket
 import struct
 from collections.abc import Iterator
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
 
-from agent.address import Network
+from agent.address import Address, Network
 from agent.liveness.socket_filter import MAX_INSTRUCTIONS, socket_filter
 
 ECHO, CHANNEL, OTHER, SHORT = b"LBEC....", b"LBCH....", b"LBXX....", b"LB"
 
 
 @contextlib.contextmanager
-def filtered(own: str, prefixes: list[Network]) -> Iterator[socket.socket]:
+def filtered(own: str, prefixes: list[Network], not_from: Address | None) -> Iterator[socket.socket]:
     version = 6 if ":" in own else 4
-    program = socket_filter(version, prefixes)
+    program = socket_filter(version, prefixes, not_from)
     buffer = ctypes.create_string_buffer(program)
     with socket.socket(socket.AF_INET6 if version == 6 else socket.AF_INET, socket.SOCK_DGRAM) as opened:
         header = struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer))
@@ -28,8 +28,10 @@ def filtered(own: str, prefixes: list[Network]) -> Iterator[socket.socket]:
         yield opened
 
 
-def accepted(own: str, prefixes: list[Network], source: str, *datagrams: bytes) -> list[bytes]:
-    with filtered(own, prefixes) as opened, socket.socket(opened.family, socket.SOCK_DGRAM) as sender:
+def accepted(
+    own: str, prefixes: list[Network], source: str, *datagrams: bytes, not_from: Address | None = None
+) -> list[bytes]:
+    with filtered(own, prefixes, not_from) as opened, socket.socket(opened.family, socket.SOCK_DGRAM) as sender:
         sender.bind((source, 0))
         for datagram in datagrams:
             sender.sendto(datagram, opened.getsockname())
@@ -60,6 +62,16 @@ def test_only_from_node_prefixes(source: str, inside: bool) -> None:
 )
 def test_ipv6(prefix: str, inside: bool) -> None:
     assert accepted("::1", [ip_network("10.0.0.0/8"), ip_network(prefix)], "::1", ECHO, OTHER) == [ECHO] * inside
+
+
+@pytest.mark.parametrize(
+    ("own", "other"), [("127.1.2.3", "127.1.2.4"), ("127.1.2.3", "127.1.0.3"), ("::1", "::2"), ("::1", "1::1")]
+)
+@pytest.mark.parametrize("prefixes", [[], [ip_network("127.1.0.0/16"), ip_network("::/0")]], ids=["any", "inside"])
+def test_local_users_of_this_node_cannot_fill_the_queue(own: str, other: str, prefixes: list[Network]) -> None:
+    """They have no other source address than the node's own."""
+    assert accepted(own, prefixes, own, ECHO, CHANNEL, not_from=ip_address(own)) == []
+    assert accepted(own, prefixes, own, ECHO, not_from=ip_address(other)) == [ECHO]
 
 
 def test_more_prefixes_than_fit_into_a_program() -> None:
