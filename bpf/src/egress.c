@@ -6,9 +6,9 @@
  * It drops what only the XDP program may send to other nodes: markers, and tunnels. A node opens a tunnel because its
  * source is the address of a node, which any process of that node has: it could open connections with forged clients.
  *
- * It lowers the MSS in the SYN-ACKs of services whose packets are forwarded in tunnels. A client's full-size packet does
- * not fit into a tunnel. An ICMP error reports that, but not every client receives ICMP; with a smaller MSS (RFC 9293
- * section 3.7.1) the client never sends such a packet. The owner's kernel writes the SYN-ACKs.
+ * It lowers the MSS in the SYN-ACKs of services whose packets are forwarded in tunnels. A client's full-size packet
+ * does not fit into a tunnel. An ICMP error reports that, but not every client receives ICMP; with a smaller MSS (RFC
+ * 9293 section 3.7.1) the client never sends such a packet. The owner's kernel writes the SYN-ACKs.
  *
  * Every packet that leaves passes here, so what is neither goes on after a few loads, without a lookup. The MSS option
  * is never added: a SYN-ACK without it means 536 bytes (1220 with IPv6), which always fit.
