@@ -96,7 +96,7 @@ static __always_inline bool is_vlan(__be16 type)
 	return type == htons(ETH_P_8021Q) || type == htons(ETH_P_8021AD);
 }
 
-/* Where a packet's IP header is in the frame, and what follows it. The addresses are read for the few that need them. */
+/* Where a packet's IP header is in the frame, and what follows it. Addresses are read for the few that need them. */
 struct ip_header {
 	u32 at, next;
 	u8 family, protocol;

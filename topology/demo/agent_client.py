@@ -17,8 +17,8 @@ REPLY_TIMEOUT_S = 5.0
 class ServiceStatus:
     """One node's status of the service. Nodes by name.
 
-    `digest` is that of the owners of its rows, `takers` take new connections, `listed` are in chains. Lost nodes are left
-    out: a node that joined since has never known them.
+    `digest` is that of the owners of its rows, `takers` take new connections, `listed` are in chains. Lost nodes are
+    left out: a node that joined since has never known them.
     """
 
     digest: str
