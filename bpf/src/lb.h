@@ -34,7 +34,7 @@ enum { GENERAL, TAIL_CALLS }; /* places in `programs` */
 #define PREFIXES 65536 /* entries of the deny list, and of the list of node prefixes */
 #define KEY_WORDS 10   /* of the flow hash; see flow.h */
 
-/* The marker of forward l2: the source MAC 02:4c:42:HH:TT:TT (locally administered, then "LB"), hop and sender's tag. */
+/* The marker of forward l2: the source MAC 02:4c:42:HH:TT:TT (locally administered, then "LB"), hop, sender's tag. */
 #define MARKER 0x424c02
 #define MARKER_MASK 0xffffff
 
