@@ -151,7 +151,7 @@ def decode(data: bytes) -> NodeState:
         ready=bool(flags & _READY),
         epochs=_distinct("epoch", (number for (number,) in _records("EPOCHS", epochs, _NUMBER, MAX_EPOCHS))),
         shares=_services(values.get(_Type.SERVICES_4, b""), values.get(_Type.SERVICES_6, b"")),
-        unheard=unpack_addresses(values.get(_Type.UNHEARD, b"")),
+        unheard=_unheard(values.get(_Type.UNHEARD, b"")),
     )
 
 
@@ -218,6 +218,10 @@ def _pack(form: struct.Struct, key: ServiceEndpoint, share: StateShare) -> bytes
     _check_weights(key, share.weight, share.effective)
     state = _STATES[share.state] | (_ANNOUNCED if share.announced else 0)
     return form.pack(key.vip.packed, key.port, _PROTOCOLS[key.protocol], state, share.weight, share.effective)
+
+
+# If many nodes are gone, most of the others list the same, and share one tuple.
+_unheard = functools.lru_cache(maxsize=64)(unpack_addresses)
 
 
 # Most nodes serve the same with the same weights, and share one mapping.

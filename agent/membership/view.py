@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
+from math import inf
 
 from agent.channel.state import MAX_UNHEARD, NodeState
 from agent.liveness.question import Liveness
@@ -52,6 +53,27 @@ class Heard:
     states: Mapping[IPv4Address, NodeState] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Voice:
+    """What a member says of others.
+
+    It lists whom it does not hear, of the members that it knows, and MAX_UNHEARD at most. So a full list says nothing
+    of others, nor does a member that is new since the other one is silent: it may never have known it.
+    """
+
+    known_since: float
+    unheard: frozenset[int]
+
+    @classmethod
+    def of(cls, member: Member, state: NodeState) -> _Voice:
+        known_since = member.since if member.why == _NEW else -inf
+        return cls(known_since, frozenset(map(int, state.unheard)))
+
+    def hears(self, number: int, silent_since: float) -> bool:
+        """Whether it says that it hears the node with this number as its address."""
+        return number not in self.unheard and self.known_since <= silent_since - OWNS_S
+
+
 class View:
     """The other nodes. Feed it with `observe`, read `members`."""
 
@@ -64,11 +86,12 @@ class View:
         """What each node was last judged by."""
         self._shares: dict[int, tuple[object, Mapping[str, Share]]] = {}
         """The shares of equal states, by the state's mapping: of 1,000 members most are equal."""
+        self._voices_known: Mapping[IPv4Address, _Voice] | None = None
         self._complete = False
         self._doubted: Mapping[IPv4Address, float] = {}
         self.members: tuple[Member, ...] = self._in_order()
         """All members but this node itself, by address; the same object as long as none changes."""
-        self.next_at = float("inf")
+        self.next_at = inf
         """When time alone may change the view."""
 
     def observe(self, heard: Heard, now: float) -> None:
@@ -78,7 +101,7 @@ class View:
             self._members = {address: _until(now, member) for address, member in self._members.items()}
         if heard == self._heard and now < self.next_at:
             return
-        self._heard = heard
+        self._heard, self._voices_known = heard, None
         for address in heard.named.keys() | self._members.keys():
             inputs = heard.named.get(address), heard.states.get(address), heard.liveness.get(address)
             before = self._members.get(address)
@@ -91,6 +114,7 @@ class View:
                     self._members[address] = after
         for address in self._inputs.keys() - heard.named.keys() - self._members.keys():
             del self._inputs[address]
+        self._voices_known = None
         self._doubted = self._doubted_by_others(now)
         members = self._in_order()
         self.members = self.members if members == self.members else members
@@ -193,32 +217,43 @@ class View:
 
     def _is_heard_elsewhere(self, address: IPv4Address) -> bool:
         """Whether a member that this node hears says that it hears that one: it can keep a place, never take one."""
-        return any(
-            liveness.answers and liveness.agent_lives and other != address and self.hears(other, address)
-            for other, liveness in self._heard.liveness.items()
-        )
+        since = self._silence_of(address)
+        return any(voice.hears(int(address), since) for voice in self._voices().values())
 
     def hears(self, other: IPv4Address, address: IPv4Address) -> bool:
-        """Whether a member says that it hears another one.
+        """Whether a member that this node hears says that it hears another one."""
+        voice = self._voices().get(other)
+        return voice is not None and voice.hears(int(address), self._silence_of(address))
 
-        It lists whom it does not hear, of the members that it knows, and MAX_UNHEARD at most. So a full list says
-        nothing of others, nor does a member that is new since the other one is silent: it may never have known it.
-        """
-        member, state = self._members.get(other), self._heard.states.get(other)
-        if member is None or state is None or address in state.unheard or len(state.unheard) >= MAX_UNHEARD:
-            return False
-        named = self._members.get(address)
-        since = named.silent_since if named is not None else None
-        since = self._doubted.get(address) if since is None else since
-        return since is None or member.why != _NEW or member.since <= since - OWNS_S
+    def _silence_of(self, address: IPv4Address) -> float:
+        """Return since when a node does not answer this node, or some other; infinity if it answers all."""
+        member = self._members.get(address)
+        silent_since = member.silent_since if member is not None else None
+        return self._doubted.get(address, inf) if silent_since is None else silent_since
+
+    def _voices(self) -> Mapping[IPv4Address, _Voice]:
+        """Return the members that this node hears. Made once for all: a thousand may list dozens each."""
+        if self._voices_known is None:
+            heard = self._heard
+            self._voices_known = {
+                address: _Voice.of(member, state)
+                for address, member in self._members.items()
+                if (one := heard.liveness.get(address)) is not None and one.answers and one.agent_lives
+                if (state := heard.states.get(address)) is not None and len(state.unheard) < MAX_UNHEARD
+            }
+        return self._voices_known
 
     def _doubted_by_others(self, now: float) -> Mapping[IPv4Address, float]:
-        heard = self._heard
+        # Most members list the same ones, and states share equal lists (channel/state.py): each list is read once.
+        lists = {
+            id(state.unheard): state.unheard
+            for other, state in self._heard.states.items()
+            if state.unheard and (one := self._heard.liveness.get(other)) is not None and one.answers
+        }
         found = {
             address: self._doubted.get(address, now)
-            for other, state in heard.states.items()
-            if state.unheard and (liveness := heard.liveness.get(other)) is not None and liveness.answers
-            for address in state.unheard
+            for unheard in lists.values()
+            for address in unheard
             if (member := self._members.get(address)) is not None and member.silent_since is None
         }
         return found if found != self._doubted else self._doubted
@@ -247,7 +282,7 @@ class View:
         due = [] if self._complete or self._started_at is None else [self._started_at + START_S]
         for since in self.silent.values():
             due += [at for at in (since + OWNS_S, since + FORGET_S) if at > now][:1]
-        return min((at for at in due if at > now), default=float("inf"))
+        return min((at for at in due if at > now), default=inf)
 
 
 def _until(now: float, member: Member) -> Member:
