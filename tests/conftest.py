@@ -16,6 +16,8 @@ LONGEST_FIRST = (
     "tests/topology/demo/test_demo.py",
     "tests/cluster/test_announce.py",
     "tests/cluster/test_members.py",
+    "tests/cluster/test_faults_named.py",
+    "tests/cluster/test_silence.py",
     "tests/cluster/test_epochs.py",
     "tests/cluster/test_interop.py",
     "tests/bgp/exabgp/test_session_options_lab.py",

@@ -117,7 +117,11 @@ class Asker:
         now, found = self._advance(now), self._open.get(nonce)
         if found is not None and found.target is None and found.address == address:
             self._open.close(nonce)
-            self._note_answer(found.sent, now)
+            self._note_answer(found.sent, now, by_router=True)
+
+    def questioned(self, at: float) -> None:
+        """Note that a node has asked this one, at that time or later: it lives, whether its answers arrive or not."""
+        self._isolation.questioned(at)
 
     def not_sent(self, question: Question, now: float) -> None:
         """Take back a question that could not be sent."""
@@ -202,8 +206,8 @@ class Asker:
 
     # What answers mean
 
-    def _note_answer(self, sent: float, now: float) -> None:
-        if self._isolation.answered(sent):
+    def _note_answer(self, sent: float, now: float, by_router: bool = False) -> None:
+        if self._isolation.answered(sent, by_router):
             self._bursts.release(now)
 
     def _update(self, target: Target, answer: EchoMessage) -> None:

@@ -5,6 +5,9 @@ A node that receives no answer at all must not take the others for silent. So wh
 a sample of the others and every router, and believes a silence only if one of these answers a question from the same
 time. Otherwise the node is isolated: it judges none until an answer arrives, or until ISOLATION_S have passed: then it
 may be the only one left, and has to serve.
+
+A router's answer proves nothing while other nodes ask this one: they live, and something here drops their answers, as a
+packet filter that closes the port does. Then the node stays isolated until a node answers, or none asks any more.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ SAMPLE_INTERVAL_S = 0.1
 """So one sample falls between PROOF_AFTER_S and the last question of each burst, 0.21 s after the first."""
 PROOF_AFTER_S = 0.09
 """An answer counts only from the later part of a burst: the link may have failed after its first question."""
+QUIET_S = 1.0
+"""No node asks any more: each is asked 20 times a second by all."""
 _STEP_S = 0.005
 _KEPT_S = 1.0
 
@@ -35,22 +40,33 @@ class Isolation:
         """Whether there was no answer for ISOLATION_S: silence is believed again."""
         self.sample_at = math.inf
         """When the next sample is due."""
-        self._answered: deque[float] = deque()
-        """When answered questions were sent, one of each few milliseconds of the last second."""
+        self._by_nodes: deque[float] = deque()
+        """When questions were sent that nodes answered, one of each few milliseconds of the last second."""
+        self._by_routers: deque[float] = deque()
+        self._questioned_at = -math.inf
 
-    def answered(self, sent: float) -> bool:
+    def questioned(self, at: float) -> None:
+        """Note that a node has asked this one, at that time or later."""
+        self._questioned_at = at
+
+    def answered(self, sent: float, by_router: bool = False) -> bool:
         """Note an answer to a question that was sent then; return whether it ends the isolation."""
-        if not self._answered or sent >= self._answered[-1] + _STEP_S:
-            self._answered.append(sent)
-            while self._answered[0] < sent - _KEPT_S:
-                self._answered.popleft()
+        answered = self._by_routers if by_router else self._by_nodes
+        if not answered or sent >= answered[-1] + _STEP_S:
+            answered.append(sent)
+            while answered[0] < sent - _KEPT_S:
+                answered.popleft()
+        if by_router and sent < self._questioned_at + QUIET_S:
+            return False
         ended = self.since is not None
         self.since, self.over = None, False
         return ended
 
-    def has_answer(self, start: float, end: float) -> bool:
-        """Return whether a question that was sent between start and end has been answered."""
-        return any(start <= sent <= end for sent in self._answered)
+    def has_answer(self, start: float, end: float, after_s: float = 0.0) -> bool:
+        """Return whether an answer shows that this node hears others: to a question that was sent from `after_s` after
+        the start until the end. A router's counts if no node has asked since the start."""
+        proofs = self._by_nodes if self._questioned_at >= start else (*self._by_nodes, *self._by_routers)
+        return any(start + after_s <= sent <= end for sent in proofs)
 
     def believes(self, start: float, end: float, now: float) -> bool:
         """Return whether silence in a burst, from its first question to the last, is the other's.
@@ -58,7 +74,7 @@ class Isolation:
         If not, this node is isolated from now on. An answer to a question after the burst proves nothing: a link may be
         back that was down before.
         """
-        if self.over or self.has_answer(start + PROOF_AFTER_S, end):
+        if self.over or self.has_answer(start, end, PROOF_AFTER_S):
             return True
         if self.since is None:
             self.since = now
@@ -67,10 +83,10 @@ class Isolation:
     @property
     def ends_at(self) -> float:
         """When the isolation ends by itself."""
-        return math.inf if self.since is None else self.since + ISOLATION_S
+        return math.inf if self.since is None else max(self.since + ISOLATION_S, self._questioned_at + QUIET_S)
 
     def expire(self, now: float) -> bool:
-        """End an isolation that has lasted ISOLATION_S; return whether it did."""
+        """End an isolation that has lasted ISOLATION_S, if no node asks; return whether it did."""
         if now < self.ends_at:
             return False
         self.since, self.over = None, True

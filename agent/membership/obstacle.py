@@ -7,9 +7,11 @@ strips or is set up differently.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
 
+from agent.liveness.path_rounds import ATTEMPTS
+from agent.liveness.question import PathStats, Via
 from agent.membership.view import Heard
 
 MAX_LINES = 16
@@ -18,9 +20,7 @@ Obstacle = tuple[str, str, str]
 """The kind, what it concerns, and the problem as one line."""
 
 
-def obstacles(heard: Heard, members: Collection[IPv4Address], port: int) -> tuple[Obstacle, ...]:
-    """Return what keeps nodes from being members, or names them by one voice alone. `port`: of echo and channel."""
-    return (*_candidates(heard, members, port), *_unnamed(heard, members))
+_WIRE = {Via.GUE: "UDP 6080", Via.IPIP: "IP protocol 4", Via.MARKER: "frames whose source MAC is a marker"}
 
 
 def bounded(lines: Sequence[str]) -> tuple[str, ...]:
@@ -29,17 +29,52 @@ def bounded(lines: Sequence[str]) -> tuple[str, ...]:
     return (*lines[:MAX_LINES], f"{more} more like this: {lines[MAX_LINES]}") if more > 0 else tuple(lines)
 
 
-def _candidates(heard: Heard, members: Collection[IPv4Address], port: int) -> Iterator[Obstacle]:
-    for address in sorted(heard.named.keys() - set(members), key=int):
+def obstacles(heard: Heard, own: IPv4Address, members: Collection[IPv4Address], port: int) -> tuple[Obstacle, ...]:
+    """Return what keeps nodes from being members, or names them by one voice alone. `own`: this node's address;
+    `port`: of echo and channel."""
+    return (*_named(heard, members, port), *_deaf(heard, own, port), *_unnamed(heard, members))
+
+
+def blocked(
+    heard: Heard, vias: Collection[Via], stats: Callable[[IPv4Address], Mapping[Via, PathStats]]
+) -> Iterator[Obstacle]:
+    """Yield the nodes that answer, but not by an encapsulation that packets use. `stats`: the counts of a node."""
+    for address, liveness in heard.liveness.items():
+        counts = stats(address) if liveness.answers else {}
+        for via in vias:
+            if via in counts and counts[via].in_a_row >= ATTEMPTS:
+                text = f"{address} answers, but not by {via}, so what is forwarded to it is lost: see whether anything "
+                yield "way", f"{address} {via}", text + f"on the way drops {_WIRE[via]}"
+
+
+def _named(heard: Heard, members: Collection[IPv4Address], port: int) -> Iterator[Obstacle]:
+    for address in sorted(heard.named, key=int):
         liveness, state = heard.liveness.get(address), heard.states.get(address)
         if liveness is None or liveness.answers is None:
             continue
         if not liveness.answers:
-            text = f"{address} is named, but its data path does not answer on UDP {port}: see whether it runs, and "
-            yield "silent", str(address), text + "whether anything on the way filters that port"
-        elif state is None or state.boot != liveness.boot:
+            text = (
+                f"{address} is named, but its data path does not answer on UDP {port}: see whether it runs, with the "
+            )
+            text += "same cluster and members.port, and whether a packet filter, here or on the way, drops that port"
+            yield "silent", str(address), text
+        elif address in members and not liveness.ready:
+            text = (
+                f"{address} answers, but says that it is not ready, so it takes no new connections: see the problems "
+            )
+            yield "not ready", str(address), text + "that `lbctl status` shows there"
+        elif address not in members and (state is None or state.boot != liveness.boot):
             text = f"{address} answers, but its agent does not say what it serves: see whether it runs, with the same "
             yield "no word", str(address), text + f"members.key_file, and whether UDP {port} reaches it from here"
+
+
+def _deaf(heard: Heard, own: IPv4Address, port: int) -> Iterator[Obstacle]:
+    """The nodes that answer this one, but do not hear it."""
+    for address, state in heard.states.items():
+        liveness = heard.liveness.get(address)
+        if own in state.unheard and liveness is not None and liveness.answers:
+            text = f"{address} answers this node, but says that this one does not answer: see whether its packet "
+            yield "deaf", str(address), text + f"filter, or anything on the way back, drops UDP {port}"
 
 
 def _unnamed(heard: Heard, members: Collection[IPv4Address]) -> Iterator[Obstacle]:

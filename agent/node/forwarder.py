@@ -215,6 +215,10 @@ class Forwarder:
         """The digest of all tables."""
         return tables_digest(self.map_writer.digests())
 
+    def count_echoes(self) -> int:
+        """Return how many questions of other nodes the data path has answered."""
+        return self.datapath.maps.counters.of_slot(0)["reply_echo"]
+
     def answer_with(self, boot: int, digests: Digests, ready: bool) -> None:
         """Have echoes answered with this, and with the time of this call: the heartbeat."""
         heartbeat_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)

@@ -29,7 +29,7 @@ from agent.liveness.echo_socket import EchoSocket
 from agent.liveness.probe_loop import ProbeLoop
 from agent.liveness.question import Liveness, PathStats, Via
 from agent.membership.agreement import Agreement, Digests
-from agent.membership.obstacle import Obstacle, bounded, obstacles
+from agent.membership.obstacle import Obstacle, blocked, bounded, obstacles
 from agent.membership.received import IdentityReader, Named, Received
 from agent.membership.view import Heard, View
 from agent.model import Member, Share
@@ -81,6 +81,9 @@ class Membership:
         self._foreign = ProblemLog()
         """Those that ask as if this node were of their cluster."""
         self._asker = Asker(node.address, random.SystemRandom())
+        self._count_echoes = forwarder.count_echoes if forwarder is not None else lambda: 0
+        self._echoes = 0, 0.0
+        """How many questions of others were answered here, and when they were counted."""
         self._vias = {_VIAS[s.forward] for s in config.services} if forwarder is not None else set()
         self._controls = [p.address for p in config.bgp.peers if not p.address.is_link_local]
         self._sockets = EchoSocket(
@@ -134,7 +137,8 @@ class Membership:
         members = {member.address for member in self.view.members}
         lines = differences(self._endpoints.values(), {a: one for a, one in heard.states.items() if a in members})
         self.obstacles = (
-            *obstacles(heard, members, self._node.config.members.port),
+            *obstacles(heard, self._node.address, members, self._node.config.members.port),
+            *blocked(heard, self._vias, self._asker.stats),
             *(("services", line, line) for line in lines),
         )
         self._talk.set()
@@ -174,6 +178,11 @@ class Membership:
     def problems(self) -> tuple[str, ...]:
         """Return what keeps this node from hearing others, one line each, with the next step."""
         own = [self._sockets.error] if self._sockets.error else []
+        if self.isolated:
+            own.append(
+                f"no other node answers this one on UDP {self._node.config.members.port}: it keeps its tables, and "
+                "takes no new connections; see its link, and whether a packet filter here or on the way drops that port"
+            )
         now = time.monotonic()
         return (*bounded(self.received.unreadable), *own, *self._foreign.lines(now), *self._channel.problems(now))
 
@@ -204,6 +213,9 @@ class Membership:
 
     def _on_asked(self) -> None:
         """Tell the others whom they should ask too, greet who is back, and have the view follow what changed."""
+        (before, at), self._echoes = self._echoes, (self._count_echoes(), time.monotonic())
+        if self._echoes[0] > before:
+            self._asker.questioned(at)
         for address in self._asker.take_returned():
             self._channel.wake(address, time.monotonic())
             self._talk.set()

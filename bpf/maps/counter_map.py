@@ -20,8 +20,9 @@ class CounterMap:
     def read(self) -> dict[int, dict[str, int]]:
         """Return the sums over all CPUs: slot -> name in lower case -> packets."""
         slots = {0} | {entry.slot for entry in self._services.read().values()}
-        return {slot: self._of_slot(slot) for slot in sorted(slots)}
+        return {slot: self.of_slot(slot) for slot in sorted(slots)}
 
-    def _of_slot(self, slot: int) -> dict[str, int]:
+    def of_slot(self, slot: int) -> dict[str, int]:
+        """Return the sums of one slot over all CPUs: name in lower case -> packets."""
         per_cpu = np.frombuffer(self._stats.entry(slot), np.uint64).reshape(-1, len(Counter))
         return dict(zip(_NAMES, per_cpu.sum(axis=0).tolist(), strict=True))

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 from support.cluster_lab import FOUR, ClusterLab, cluster_lab
 from support.segment_faults import PORTS, cut_off, dropped, isolated, joined, to_mac, without_power
-from support.sequence import Outcome, Sequence
+from support.sequence import Outcome, Sequence, patient_traffic
 from support.waiting import wait_for
 
 from agent.membership.view import OWNS_S, START_S
@@ -26,10 +26,6 @@ from topology.traffic.controller import TrafficController
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(280)]
 HELD = 150
 """Connections that are opened before a fault, and as many after it."""
-NEVER_S = "3600"
-"""A connection whose owner is away for a minute is silent, not broken: the client waits."""
-RETRANSMISSIONS = "net.ipv4.tcp_rto_max_ms=1000", "net.ipv4.tcp_retries2=200"
-"""Each second, for minutes (Linux 6.15; before, TCP's back-off makes the client slower to notice that all is well)."""
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +37,7 @@ def cluster() -> Iterator[ClusterLab]:
 
 @pytest.fixture(scope="module")
 def traffic(cluster: ClusterLab) -> Iterator[TrafficController]:
-    for node in ("client", *cluster.addresses):
-        cluster.lab.exec(node, ["sysctl", "-w", *RETRANSMISSIONS], check=False)
-    made = cluster.start_traffic("--silence", NEVER_S)
+    made = patient_traffic(cluster)
     yield made
     made.quit()
 
@@ -124,7 +118,7 @@ def test_death_then_another_node_joins_without_the_data_path() -> None:
     """The control: plain ECMP moves connections when b3 goes, and again when b6 comes."""
     with cluster_lab("silence-control", env={"XDP": "off"}) as control:
         wait_for(lambda: control.next_hops() == set(FOUR), "four next hops")
-        made = control.start_traffic("--silence", NEVER_S)
+        made = patient_traffic(control)
         sequence = Sequence(control, made, "control: plain ECMP")
         sequence.open(HELD)
         sequence.fault()

@@ -14,6 +14,17 @@ from topology.traffic.controller import TrafficController
 
 FRESH_PER_S = 30.0
 SETTLE_S = 20.0
+NEVER_S = "3600"
+"""A connection whose owner is away for a minute is silent, not broken: the client waits."""
+RETRANSMISSIONS = "net.ipv4.tcp_rto_max_ms=1000", "net.ipv4.tcp_retries2=200"
+"""Each second, for minutes (Linux 6.15; before, TCP's back-off makes the client slower to notice that all is well)."""
+
+
+def patient_traffic(cluster: ClusterLab) -> TrafficController:
+    """Start a client that calls no connection broken for its silence."""
+    for node in ("client", *cluster.addresses):
+        cluster.lab.exec(node, ["sysctl", "-w", *RETRANSMISSIONS], check=False)
+    return cluster.start_traffic("--silence", NEVER_S)
 
 
 @dataclass(frozen=True)

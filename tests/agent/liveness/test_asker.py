@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.echo_net import ROUTER, EchoNet, addresses, answer
 
 from agent.liveness.asker import UNREACHABLE_S, Asker
-from agent.liveness.isolation import ISOLATION_S
+from agent.liveness.isolation import ISOLATION_S, QUIET_S
 from agent.liveness.question import Liveness, Question, Via
 from bpf.layout.echo import EchoFlag, EchoMessage, Way
 
@@ -142,6 +142,38 @@ def test_the_router_proves_that_the_observer_is_not_cut_off() -> None:
     made.run(0.5)
     assert state(made) is SILENT
     assert not made.askers[A].isolated
+
+
+def test_a_router_proves_nothing_while_nodes_ask() -> None:
+    """They live, and something here drops their answers: a packet filter that closes the port."""
+    made = net()
+    asker = made.askers[A]
+    made.down |= {B, C, D}
+    for _ in range(200):
+        asker.questioned(made.now)
+        made.run(0.05)
+    assert asker.isolated, "longer than a silent isolation lasts"
+    assert [state(made, address) for address in (B, C, D)] == [UP, UP, UP]
+    made.run(QUIET_S + 0.5)
+    assert not asker.isolated, "they ask no more"
+    assert [state(made, address) for address in (B, C, D)] == [SILENT, SILENT, SILENT]
+
+
+def test_a_node_that_answers_proves_it_while_nodes_ask() -> None:
+    made = net()
+    made.down |= {B, C}
+    for _ in range(20):
+        made.askers[A].questioned(made.now)
+        made.run(0.05)
+    assert [state(made, address) for address in (B, C, D)] == [SILENT, SILENT, UP]
+
+
+def test_the_last_question_of_a_dead_node_delays_nothing() -> None:
+    made = net(2)
+    made.askers[A].questioned(made.now)
+    made.down.add(B)
+    made.run(0.5)
+    assert state(made) is SILENT
 
 
 def test_an_isolated_node_serves_alone_after_five_seconds() -> None:

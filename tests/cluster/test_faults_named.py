@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nodes and networks that are set up wrongly, and neighbors that lie: nothing breaks, and each is named.
+
+client ── router (BIRD) ── segment ──┬── b1 … b4, each with ExaBGP, relay and agent, forward gue
+                             │       └── b5, b6: speakers and agents with another configuration
+                             └ filters UDP ports
+
+The control of the lies is the router without the printed import filters: there they arrive, and are named.
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+from support.cluster_lab import FOUR, ClusterLab, cluster_lab, copy_topology, edit
+from support.segment_faults import PORTS, dropped, end, udp_to
+from support.sequence import Sequence, patient_traffic
+from support.waiting import wait_for
+
+from bgp.community import Identity, encode
+from topology.traffic.controller import TrafficController
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(280)]
+HELD = 100
+ECHO_PORT, GUE_PORT = 4742, 6080
+NAMED_S = 120.0
+"""A contradiction is named after half a minute; the machine may be busy."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = copy_topology(tmp_path_factory.mktemp("named"))
+    edit(made / "lb.yml", ("forward: l2", "forward: gue"))
+    return made
+
+
+@pytest.fixture(scope="module")
+def cluster(folder: Path) -> Iterator[ClusterLab]:
+    with cluster_lab("faults-named", folder / "segment.clab.yml") as made:
+        wait_for(lambda: settled(made), "equal tables")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def traffic(cluster: ClusterLab) -> Iterator[TrafficController]:
+    made = patient_traffic(cluster)
+    yield made
+    made.quit()
+
+
+@pytest.fixture
+def sequence(cluster: ClusterLab, traffic: TrafficController, request: pytest.FixtureRequest) -> Iterator[Sequence]:
+    """A sequence that begins with held connections in a cluster at rest; after it, nothing is wrong any more."""
+    wait_for(lambda: settled(cluster), "all to be back")
+    made = Sequence(cluster, traffic, request.node.name.removeprefix("test_"))
+    made.open(HELD)
+    yield made
+    wait_for(lambda: settled(cluster) and not any(problems(cluster, node) for node in FOUR), "no problems")
+
+
+def settled(cluster: ClusterLab) -> bool:
+    return cluster.next_hops() == set(FOUR) and cluster.tables_agree()
+
+
+def problems(cluster: ClusterLab, node: str) -> str:
+    return "\n".join(cluster.status(node)["problems"])
+
+
+def silent(cluster: ClusterLab) -> set[tuple[str, str]]:
+    """Return who does not hear whom."""
+    return {
+        (node, cluster.names[one["address"]])
+        for node in FOUR
+        for one in cluster.status(node)["members"]
+        if one["silent_s"] is not None
+    }
+
+
+def wait_until_named(cluster: ClusterLab, node: str, *texts: str) -> None:
+    for text in texts:
+        wait_for(lambda text=text: text in problems(cluster, node), f"{node} to say: {text}", NAMED_S)
+
+
+# The network
+
+
+def test_tunnels_filtered_by_the_fabric(cluster: ClusterLab, sequence: Sequence) -> None:
+    """Nobody is silent; each node's losses are named. An agent that starts asks by all ways at once."""
+    addresses = cluster.addresses
+    sequence.fault()
+    with dropped(cluster, {port: [udp_to(GUE_PORT)] for port in PORTS.values()}):
+        cluster.stop_agent("b1", signal.SIGKILL)
+        cluster.start_agent("b1")
+        wait_for(lambda: all(way["gue"]["unanswered"] >= 4 for way in ways(cluster)), "the losses to be counted")
+        assert all(way["plain"]["rtt_ms"] is not None and way["gue"]["rtt_ms"] is None for way in ways(cluster))
+        wait_until_named(cluster, "b1", *(f"{addresses[node]} answers, but not by gue" for node in FOUR[1:]))
+        assert not silent(cluster)
+    assert sequence.outcome().broken == 0
+
+
+def ways(cluster: ClusterLab) -> list[dict[str, dict[str, float]]]:
+    return [one["echo"]["ways"] for one in cluster.status("b1")["members"] if one["echo"] is not None]
+
+
+def test_port_closed_on_one_node(cluster: ClusterLab, sequence: Sequence) -> None:
+    """b4's kernel drops the port of echo and channel, answers included; its data path answers before that.
+
+    So it is asked, and hears no answer: the fault is its own, and it takes nobody for silent.
+    """
+    sequence.fault()
+    with dropped(cluster, {"eth1": [udp_to(ECHO_PORT)]}, node="b4"):
+        wait_until_named(cluster, "b4", f"no other node answers this one on UDP {ECHO_PORT}")
+        wait_until_named(cluster, "b1", f"{cluster.addresses['b4']} answers, but says that it is not ready")
+        assert not silent(cluster)
+    outcome = sequence.outcome()
+    assert outcome.broken == 0
+    assert outcome.silence_s < 10, "nothing was dropped for as long as the port was closed"
+
+
+FLOOD = """
+import socket, sys, time
+from bpf.layout.echo import EchoKind, EchoMessage
+question = EchoMessage(EchoKind.QUESTION, 4242, 7).pack()
+sender, end, sent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), time.monotonic() + 5, 0
+sender.connect((sys.argv[1], int(sys.argv[2])))
+while time.monotonic() < end:
+    for _ in range(100):
+        sent += sender.send(question) > 0
+print(sent)
+"""
+
+
+def test_flood_of_questions_by_a_local_user(cluster: ClusterLab, sequence: Sequence) -> None:
+    argv = ["setpriv", "--reuid=65534", "--clear-groups", sys.executable, "-c", FLOOD]
+    log = cluster.lab.root("b1") / "run/flood.log"
+    sequence.fault()
+    flood = cluster.lab.spawn("b1", [*argv, cluster.addresses["b3"], str(ECHO_PORT)], log)
+    heard: set[tuple[str, str]] = set()
+    while flood.poll() is None:
+        heard |= silent(cluster)
+        time.sleep(0.05)
+    assert flood.returncode == 0, log.read_text()
+    assert int(log.read_text()) > 10_000
+    assert not heard
+    assert sequence.outcome().broken == 0
+
+
+# Configurations that differ
+
+
+@contextmanager
+def other_configuration(cluster: ClusterLab, node: str, text: str) -> Iterator[None]:
+    """Run speaker and agent of b5 or b6 with a configuration of its own."""
+    folder = cluster.lab.root(node) / "run/other"
+    folder.mkdir()
+    (folder / "lb.yml").write_text(text)
+    (folder / "cluster.key").write_text("0123456789abcdef0123456789abcdef\n")
+    (folder / "cluster.key").chmod(0o600)
+    logs = cluster.lab.root(node) / "var/log/anylb"
+    for daemon in ("bgp", "agent"):
+        argv = ["lbctl", daemon, "run", "--config", "/run/other/lb.yml"]
+        cluster.lab.spawn(node, argv, logs / f"{daemon}.log")
+    try:
+        wait_for(lambda: cluster.agent_answers(node), f"{node}'s agent")
+        yield
+    finally:
+        end(cluster, node)
+        cluster.start(node, "server")
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
+
+
+def test_configurations_that_differ(cluster: ClusterLab, folder: Path, sequence: Sequence) -> None:
+    """b5 has another key, b6 another cluster number, b2 one more service: each is named on both ends.
+
+    b6 is alone in its cluster and announces this one's VIP: what the router sends there is reset, so none is counted.
+    """
+    text, addresses = (folder / "lb.yml").read_text(), cluster.addresses
+    further = (
+        "\n  - {name: more, vip: 10.99.0.1, protocol: tcp, port: 7001, forward: gue, health: {port: 7000}}\n\nbgp:"
+    )
+    other_key = text.replace("key: none", "key_file: cluster.key")
+    # No router tells a node of another cluster's nodes.
+    other_cluster = text.replace("cluster: 4242", "cluster: 4243") + f"  static: [{addresses['b1']}]\n"
+    with (
+        other_configuration(cluster, "b5", other_key),
+        other_configuration(cluster, "b6", other_cluster),
+    ):
+        (folder / "lb.yml").write_text(text.replace("\nbgp:", further))
+        try:
+            cluster.lbctl("b2", "agent", "reload")
+            wait_until_named(
+                cluster,
+                "b1",
+                f"{addresses['b5']} signs with another key: give all nodes the same members.key_file",
+                f"{addresses['b6']} speaks for cluster 4243, this node for cluster 4242: give both nodes the",
+                f"{addresses['b2']} serves 10.99.0.1:7001/tcp, this node :7000",
+            )
+            wait_until_named(cluster, "b5", f"{addresses['b1']} signs with another key")
+            wait_until_named(cluster, "b6", f"{addresses['b1']} is named, but its data path does not answer")
+            wait_until_named(cluster, "b2", "this node serves 10.99.0.1:7001/tcp")
+            assert {cluster.names[m["address"]] for m in cluster.status("b1")["members"]} == set(FOUR)
+        finally:
+            (folder / "lb.yml").write_text(text)
+            cluster.lbctl("b2", "agent", "reload")
+
+
+# Neighbors that lie
+
+LIAR = """\
+neighbor 10.0.0.1 {{
+  router-id {own}; local-address {own}; local-as 65001; peer-as 65000;
+  family {{ ipv4 unicast; }}
+  static {{ {routes} }}
+}}
+"""
+PHANTOMS = [f"10.0.0.{last}" for last in range(50, 250)]
+ROUTER = "10.0.0.1"
+
+
+def identity_route(address: str, own: str) -> str:
+    """The route by which `own` announces an address as a node, in ExaBGP's configuration language."""
+    identity = Identity(4242, IPv4Address(address), start=5)
+    communities = " ".join(":".join(map(str, one)) for one in encode(identity))
+    prefix = f"10.254.0.{address.split('.')[-1]}/32"
+    return f"route {prefix} next-hop {own} large-community [ {communities} ];"
+
+
+@contextmanager
+def liar(cluster: ClusterLab, *lies: str) -> Iterator[None]:
+    """Have b5's speaker announce these addresses as nodes."""
+    own, root = cluster.addresses["b5"], cluster.lab.root("b5")
+    (root / "run/liar.conf").write_text(
+        LIAR.format(own=own, routes=" ".join(identity_route(address, own) for address in lies))
+    )
+    command = ["env", "exabgp.daemon.user=root", "exabgp", "server", "/run/liar.conf"]
+    speaker = cluster.lab.spawn("b5", command, root / "run/liar.log")
+    try:
+        yield
+    finally:
+        speaker.terminate()
+        speaker.wait(60)
+
+
+def routes_of_b5(cluster: ClusterLab) -> int:
+    """Return how many routes the router has from b5."""
+    output = cluster.lab.exec("router", ["birdc", "show", "route", "protocol", "b5", "count"], check=False).stdout
+    return int(output.splitlines()[1].split()[0])
+
+
+def session_of_b5(cluster: ClusterLab) -> bool:
+    return "Established" in cluster.lab.exec("router", ["birdc", "show", "protocols", "b5"], check=False).stdout
+
+
+@pytest.mark.parametrize("filters", ["printed", "none"])
+def test_speaker_that_lies(cluster: ClusterLab, folder: Path, sequence: Sequence, filters: str) -> None:
+    """b5 repeats an old identity of b3, and announces others' identities, the router as a node, and 200 phantoms."""
+    lies = (cluster.addresses["b3"], cluster.addresses["b4"], ROUTER, *PHANTOMS)
+    before, router = cluster.service_status("b1"), folder / "routers/bird.conf"
+    printed = router.read_text()
+    if filters == "none":
+        edit(
+            router,
+            ("import where net = 10.254.0.10/32 ||", "import where net ~ identities ||"),
+            ("receive limit 16", "receive limit 1000"),
+        )
+        cluster.lab.exec("router", ["birdc", "configure"])
+    try:
+        with liar(cluster, *lies):
+            wait_for(lambda: session_of_b5(cluster), "b5's session")
+            if filters == "none":
+                wait_for(lambda: routes_of_b5(cluster) == len(lies), "all lies to arrive")
+                wait_until_named(cluster, "b1", f"{ROUTER} is named, but its data path does not answer")
+                wait_until_named(cluster, "b1", f"{PHANTOMS[-1]} is named, but its data path does not answer")
+                wait_until_named(cluster, "b3", "is announced by another node as well")
+            else:
+                assert routes_of_b5(cluster) == 0
+                assert not problems(cluster, "b1")
+            assert {cluster.service_status(node) for node in FOUR} == {before}
+            assert not silent(cluster)
+            outcome = sequence.outcome()
+    finally:
+        router.write_text(printed)
+        cluster.lab.exec("router", ["birdc", "configure"])
+    assert (outcome.broken, outcome.failed) == (0, 0)
