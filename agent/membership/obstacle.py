@@ -19,7 +19,6 @@ MAX_LINES = 16
 Obstacle = tuple[str, str, str]
 """The kind, what it concerns, and the problem as one line."""
 
-
 _WIRE = {Via.GUE: "UDP 6080", Via.IPIP: "IP protocol 4", Via.MARKER: "frames whose source MAC is a marker"}
 
 
@@ -53,10 +52,10 @@ def _named(heard: Heard, members: Collection[IPv4Address], port: int) -> Iterato
         if liveness is None or liveness.answers is None:
             continue
         if not liveness.answers:
-            text = (
-                f"{address} is named, but its data path does not answer on UDP {port}: see whether it runs, with the "
+            text = f"{address} is named, but its data path does not answer on UDP {port}: see whether it runs, with "
+            text += (
+                "the same cluster and members.port, and whether a packet filter, here or on the way, drops that port"
             )
-            text += "same cluster and members.port, and whether a packet filter, here or on the way, drops that port"
             yield "silent", str(address), text
         elif address in members and not liveness.ready:
             text = (
