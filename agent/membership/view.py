@@ -26,17 +26,16 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from math import inf
 
-from agent.channel.state import MAX_UNHEARD, NodeState
+from agent.channel.state import NodeState
 from agent.liveness.question import Liveness
 from agent.membership.received import Named
+from agent.membership.voice import NEW, OWNS_S, Voice, voices
 from agent.model import Member, Share, State, without_new_flows
 
-OWNS_S = 3.0
 FORGET_S = 600.0
 START_S = 5.0
 """Less than the relay's dead-man, so that a restarted agent announces in time even when every router is down."""
 
-_NEW = "answers, and says what it serves"
 _BACK = "answers again"
 _SILENT = "does not answer"
 _HEARD_ELSEWHERE = "does not answer this node, but others"
@@ -53,27 +52,6 @@ class Heard:
     states: Mapping[IPv4Address, NodeState] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class _Voice:
-    """What a member says of others.
-
-    It lists whom it does not hear, of the members that it knows, and MAX_UNHEARD at most. So a full list says nothing
-    of others, nor does a member that is new since the other one is silent: it may never have known it.
-    """
-
-    known_since: float
-    unheard: frozenset[int]
-
-    @classmethod
-    def of(cls, member: Member, state: NodeState) -> _Voice:
-        known_since = member.since if member.why == _NEW else -inf
-        return cls(known_since, frozenset(map(int, state.unheard)))
-
-    def hears(self, number: int, silent_since: float) -> bool:
-        """Whether it says that it hears the node with this number as its address."""
-        return number not in self.unheard and self.known_since <= silent_since - OWNS_S
-
-
 class View:
     """The other nodes. Feed it with `observe`, read `members`."""
 
@@ -86,7 +64,7 @@ class View:
         """What each node was last judged by."""
         self._shares: dict[int, tuple[object, Mapping[str, Share]]] = {}
         """The shares of equal states, by the state's mapping: of 1,000 members most are equal."""
-        self._voices_known: Mapping[IPv4Address, _Voice] | None = None
+        self._voices_known: Mapping[IPv4Address, Voice] | None = None
         self._complete = False
         self._doubted: Mapping[IPv4Address, float] = {}
         self.members: tuple[Member, ...] = self._in_order()
@@ -103,18 +81,14 @@ class View:
             return
         self._heard, self._voices_known = heard, None
         for address in heard.named.keys() | self._members.keys():
-            inputs = heard.named.get(address), heard.states.get(address), heard.liveness.get(address)
-            before = self._members.get(address)
-            if inputs != self._inputs.get(address) or (before is not None and before.silent_since is not None):
-                self._inputs[address] = inputs
-                after = self._next(address, before, *inputs, now)
-                if after is None:
-                    self._members.pop(address, None)
-                elif after != before:
-                    self._members[address] = after
+            if self._inputs_of(address) != self._inputs.get(address):
+                self._judge(address, now)
+        # Whom the others hear counts as they are now: the last one that heard a silent member may just have left.
+        self._voices_known = None
+        for address in [one.address for one in self._members.values() if one.silent_since is not None]:
+            self._judge(address, now)
         for address in self._inputs.keys() - heard.named.keys() - self._members.keys():
             del self._inputs[address]
-        self._voices_known = None
         self._doubted = self._doubted_by_others(now)
         members = self._in_order()
         self.members = self.members if members == self.members else members
@@ -139,6 +113,20 @@ class View:
     def unheard(self) -> tuple[IPv4Address, ...]:
         """The members that do not answer this node, for its word to the others."""
         return tuple(self.silent)
+
+    def _inputs_of(self, address: IPv4Address) -> tuple[Named | None, NodeState | None, Liveness | None]:
+        heard = self._heard
+        return heard.named.get(address), heard.states.get(address), heard.liveness.get(address)
+
+    def _judge(self, address: IPv4Address, now: float) -> None:
+        """Bring one node to what is heard."""
+        before, inputs = self._members.get(address), self._inputs_of(address)
+        self._inputs[address] = inputs
+        after = self._next(address, before, *inputs, now)
+        if after is None:
+            self._members.pop(address, None)
+        elif after != before:
+            self._members[address] = after
 
     def _in_order(self) -> tuple[Member, ...]:
         return tuple(self._members[address] for address in sorted(self._members, key=int))
@@ -179,7 +167,7 @@ class View:
     ) -> Member:
         shares = _effective(self._shares_of(state), liveness)
         address6 = named.address6 if named else None
-        return Member(address, state.epochs, shares, False, now, _NEW, address6, state.boot, state.version)
+        return Member(address, state.epochs, shares, False, now, NEW, address6, state.boot, state.version)
 
     def _told(self, member: Member, state: NodeState, liveness: Liveness | None, now: float) -> Member:
         """Return a member after what it says of itself."""
@@ -231,16 +219,9 @@ class View:
         silent_since = member.silent_since if member is not None else None
         return self._doubted.get(address, inf) if silent_since is None else silent_since
 
-    def _voices(self) -> Mapping[IPv4Address, _Voice]:
-        """Return the members that this node hears. Made once for all: a thousand may list dozens each."""
+    def _voices(self) -> Mapping[IPv4Address, Voice]:
         if self._voices_known is None:
-            heard = self._heard
-            self._voices_known = {
-                address: _Voice.of(member, state)
-                for address, member in self._members.items()
-                if (one := heard.liveness.get(address)) is not None and one.answers and one.agent_lives
-                if (state := heard.states.get(address)) is not None and len(state.unheard) < MAX_UNHEARD
-            }
+            self._voices_known = voices(self._members, self._heard.liveness, self._heard.states)
         return self._voices_known
 
     def _doubted_by_others(self, now: float) -> Mapping[IPv4Address, float]:

@@ -20,7 +20,8 @@ from support.segment_faults import PORTS, cut_off, dropped, isolated, joined, to
 from support.sequence import Outcome, Sequence, patient_traffic
 from support.waiting import wait_for
 
-from agent.membership.view import OWNS_S, START_S
+from agent.membership.view import START_S
+from agent.membership.voice import OWNS_S
 from topology.traffic.controller import TrafficController
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(280)]

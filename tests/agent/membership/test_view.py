@@ -10,7 +10,8 @@ import pytest
 from support.heard import ALL_UP, FIVE, NAMED, WEB, A, B, C, D, E, Surroundings, answers, silent, word
 
 from agent.channel.state import MAX_UNHEARD
-from agent.membership.view import FORGET_S, OWNS_S, START_S, View
+from agent.membership.view import FORGET_S, START_S, View
+from agent.membership.voice import OWNS_S
 from agent.model import Member, Share, State
 
 OTHERS = [address for address in FIVE if address != A]
@@ -147,6 +148,16 @@ def test_who_appeared_after_the_silence_or_lists_as_many_as_it_can_vouches_for_n
     around.see(10, **found_silent(around, 10.0, by=[B, C, D]))
     assert around.view.hears(E, A)
     assert around.see(13, states={E: word(unheard=many)})[A] is State.LOST
+
+
+@pytest.mark.parametrize("voice", OTHERS)
+def test_the_last_one_that_heard_a_member_leaves(voice: IPv4Address) -> None:
+    """Nothing else changes, and nothing may for long."""
+    around = Surroundings()
+    around.see(1)
+    around.see(10, **found_silent(around, 10.0, by=[other for other in OTHERS if other != voice]))
+    assert around.see(20)[A] is State.UP
+    assert around.see(21, states={voice: word(State.LEFT)})[A] is State.LOST
 
 
 # What it says
