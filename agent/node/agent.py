@@ -83,7 +83,7 @@ class Agent:
             self.forwarder = Forwarder(self.node, self.epochs, datapath, self._netlink, denied, self._wake.set)
         self.membership = Membership(
             self.node,
-            saved.boot or secrets.randbits(64) or 1,
+            boot_number(saved.boot, self.forwarder),
             (m for m in member_file.load(paths.members) if m.address != interface.address),
             self._known_nodes.addresses,
             self.forwarder,
@@ -336,6 +336,14 @@ class Agent:
             last = {service: without_new_flows(share) for service, share in self.plan.told.items()}
             self.membership.tell(last, self.ready)
         await self.announcer.leave()
+
+
+def boot_number(saved: int, forwarder: Forwarder | None) -> int:
+    """Return the number of this boot: what an earlier agent saved, or had the program answer with, or a new one.
+
+    Another one would tell the others that this node's connections are gone.
+    """
+    return saved or (forwarder.boot if forwarder is not None else 0) or secrets.randbits(64) or 1
 
 
 def log_changes(before: Plan | None, after: Plan) -> None:

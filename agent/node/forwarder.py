@@ -95,6 +95,11 @@ class Forwarder:
         """How the program uses the epochs; None if it uses none of this node's."""
         return self.map_writer.use
 
+    @property
+    def boot(self) -> int:
+        """The number of this boot that echoes are answered with, also that of an earlier agent; 0: none yet."""
+        return self.datapath.maps.echo_state.read().boot
+
     def hangs(self, now: float) -> bool:
         """Whether writing takes so long that it will not end. `now` is CLOCK_MONOTONIC seconds."""
         return self._busy_since is not None and now - self._busy_since >= HUNG_S

@@ -15,11 +15,13 @@ from agent.errors import AgentError
 from agent.model import Candidate, State
 from agent.netlink.connection import Netlink
 from agent.node import forwarder
+from agent.node.agent import boot_number
 from agent.node.forwarder import Forwarder
 from agent.node.plan import Tables, ThisNode
 from agent.table.epoch import EpochSwitch, EpochUse
 from bpf.attach.datapath import DataPath
 from bpf.errors import BpfError
+from bpf.layout.echo import EchoState
 
 A, B = IPv4Address("10.0.0.11"), IPv4Address("10.0.0.12")
 CONFIG = parse(
@@ -71,6 +73,8 @@ class FakeDataPath:
         self.mode, self.uplinks = "native", ()
         self.is_pinned = True
         self.kept = 0
+        self.maps = SimpleNamespace(echo_state=SimpleNamespace(read=lambda: EchoState(boot=self.boot)))
+        self.boot = 0
 
     def pinned(self) -> bool:
         return self.is_pinned
@@ -163,6 +167,17 @@ def test_tables_that_the_program_uses_are_taken_over(
 
     async def scenario(made: Forwarder, _: MapWriter, __: FakeDataPath) -> None:
         assert (made.took_over, made.ready) == (use is not None, False)
+
+    run(scenario)
+
+
+def test_boot_is_known_as_long_as_the_program_answers_with_it(run) -> None:
+    """The state file may be damaged: with another number this node's connections would count as gone."""
+
+    async def scenario(made: Forwarder, writer: MapWriter, datapath: FakeDataPath) -> None:
+        assert boot_number(0, made) not in (0, boot_number(0, made))
+        datapath.boot = 7
+        assert (boot_number(0, made), boot_number(5, made), boot_number(5, None)) == (7, 5, 5)
 
     run(scenario)
 
