@@ -69,8 +69,8 @@ class View:
         self._doubted: Mapping[IPv4Address, float] = {}
         self.members: tuple[Member, ...] = self._in_order()
         """All members but this node itself, by address; the same object as long as none changes."""
-        self.next_at = inf
-        """When time alone may change the view."""
+        self.next_at = -inf
+        """When time alone may change the view; at once before the first `observe`."""
 
     def observe(self, heard: Heard, now: float) -> None:
         """Bring the view to what is heard."""

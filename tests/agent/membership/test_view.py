@@ -10,7 +10,7 @@ import pytest
 from support.heard import ALL_UP, FIVE, NAMED, WEB, A, B, C, D, E, Surroundings, answers, silent, word
 
 from agent.channel.state import MAX_UNHEARD
-from agent.membership.view import FORGET_S, START_S, View
+from agent.membership.view import FORGET_S, START_S, Heard, View
 from agent.membership.voice import OWNS_S
 from agent.model import Member, Share, State
 
@@ -238,6 +238,15 @@ def test_view_is_complete_after_five_seconds_at_most() -> None:
     assert not around.view.is_complete()
     around.see(100 + START_S)
     assert around.view.is_complete()
+
+
+def test_view_of_a_node_that_hears_of_nobody_is_complete_after_five_seconds() -> None:
+    """The first one, or the only one, whose routers are down."""
+    view = View()
+    view.observe(Heard(), 100)
+    assert (view.is_complete(), view.next_at) == (False, 100 + START_S)
+    view.observe(Heard(), 100 + START_S)
+    assert view.is_complete()
 
 
 @pytest.mark.parametrize(
