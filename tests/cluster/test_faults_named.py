@@ -55,13 +55,12 @@ def traffic(cluster: ClusterLab) -> Iterator[TrafficController]:
 
 
 @pytest.fixture
-def sequence(cluster: ClusterLab, traffic: TrafficController, request: pytest.FixtureRequest) -> Iterator[Sequence]:
-    """A sequence that begins with held connections in a cluster at rest; after it, nothing is wrong any more."""
-    wait_for(lambda: settled(cluster), "all to be back")
+def sequence(cluster: ClusterLab, traffic: TrafficController, request: pytest.FixtureRequest) -> Sequence:
+    """A sequence that begins with held connections in a cluster at rest."""
+    wait_for(lambda: settled(cluster), "equal tables")
     made = Sequence(cluster, traffic, request.node.name.removeprefix("test_"))
     made.open(HELD)
-    yield made
-    wait_for(lambda: settled(cluster) and not any(problems(cluster, node) for node in FOUR), "no problems")
+    return made
 
 
 def settled(cluster: ClusterLab) -> bool:
@@ -87,9 +86,90 @@ def wait_until_named(cluster: ClusterLab, node: str, *texts: str) -> None:
         wait_for(lambda text=text: text in problems(cluster, node), f"{node} to say: {text}", NAMED_S)
 
 
+# Neighbors that lie
+
+LIAR = """\
+neighbor 10.0.0.1 {{
+  router-id {own}; local-address {own}; local-as 65001; peer-as 65000;
+  family {{ ipv4 unicast; }}
+  static {{ {routes} }}
+}}
+"""
+PHANTOMS = [f"10.0.0.{last}" for last in range(50, 250)]
+ROUTER = "10.0.0.1"
+
+
+def identity_route(address: str, own: str) -> str:
+    """The route by which `own` announces an address as a node, in ExaBGP's configuration language."""
+    identity = Identity(4242, IPv4Address(address), start=5)
+    communities = " ".join(":".join(map(str, one)) for one in encode(identity))
+    prefix = f"10.254.0.{address.split('.')[-1]}/32"
+    return f"route {prefix} next-hop {own} large-community [ {communities} ];"
+
+
+@contextmanager
+def liar(cluster: ClusterLab, *lies: str) -> Iterator[None]:
+    """Have b5's speaker announce these addresses as nodes."""
+    own, root = cluster.addresses["b5"], cluster.lab.root("b5")
+    (root / "run/liar.conf").write_text(
+        LIAR.format(own=own, routes=" ".join(identity_route(address, own) for address in lies))
+    )
+    command = ["env", "exabgp.daemon.user=root", "exabgp", "server", "/run/liar.conf"]
+    speaker = cluster.lab.spawn("b5", command, root / "run/liar.log")
+    try:
+        yield
+    finally:
+        speaker.terminate()
+        speaker.wait(60)
+
+
+def routes_of_b5(cluster: ClusterLab) -> int:
+    """Return how many routes the router has from b5."""
+    output = cluster.lab.exec("router", ["birdc", "show", "route", "protocol", "b5", "count"], check=False).stdout
+    return int(output.splitlines()[1].split()[0])
+
+
+def session_of_b5(cluster: ClusterLab) -> bool:
+    return "Established" in cluster.lab.exec("router", ["birdc", "show", "protocols", "b5"], check=False).stdout
+
+
+@pytest.mark.parametrize("filters", ["printed", pytest.param("none", marks=pytest.mark.slow)])
+def test_speaker_that_lies(cluster: ClusterLab, folder: Path, sequence: Sequence, filters: str) -> None:
+    """b5 repeats an old identity of b3, and announces others' identities, the router as a node, and 200 phantoms."""
+    lies = (cluster.addresses["b3"], cluster.addresses["b4"], ROUTER, *PHANTOMS)
+    before, router = cluster.service_status("b1"), folder / "routers/bird.conf"
+    printed = router.read_text()
+    if filters == "none":
+        edit(
+            router,
+            ("import where net = 10.254.0.10/32 ||", "import where net ~ identities ||"),
+            ("receive limit 16", "receive limit 1000"),
+        )
+        cluster.lab.exec("router", ["birdc", "configure"])
+    try:
+        with liar(cluster, *lies):
+            wait_for(lambda: session_of_b5(cluster), "b5's session")
+            if filters == "none":
+                wait_for(lambda: routes_of_b5(cluster) == len(lies), "all lies to arrive")
+                wait_until_named(cluster, "b1", f"{ROUTER} is named, but its data path does not answer")
+                wait_until_named(cluster, "b1", f"{len(PHANTOMS) + 1 - MAX_LINES} more like this: ")
+                wait_until_named(cluster, "b3", "is announced by another node as well")
+            else:
+                assert routes_of_b5(cluster) == 0
+                assert not problems(cluster, "b1")
+            assert {cluster.service_status(node) for node in FOUR} == {before}
+            assert not silent(cluster)
+            outcome = sequence.outcome()
+    finally:
+        router.write_text(printed)
+        cluster.lab.exec("router", ["birdc", "configure"])
+    assert (outcome.broken, outcome.failed) == (0, 0)
+
+
 # The network
 
 
+@pytest.mark.slow
 def test_tunnels_filtered_by_the_fabric(cluster: ClusterLab, sequence: Sequence) -> None:
     """Nobody is silent; each node's losses are named. An agent that starts asks by all ways at once."""
     addresses = cluster.addresses
@@ -177,7 +257,7 @@ def other_configuration(cluster: ClusterLab, node: str, text: str) -> Iterator[N
         folder.rmdir()
 
 
-def test_configurations_that_differ(cluster: ClusterLab, folder: Path, sequence: Sequence) -> None:
+def test_configurations_that_differ(cluster: ClusterLab, folder: Path) -> None:
     """b5 has another key, b6 another cluster number, b2 one more service: each is named on both ends.
 
     b6 is alone in its cluster and announces this one's VIP: what the router sends there is reset, so none is counted.
@@ -210,83 +290,3 @@ def test_configurations_that_differ(cluster: ClusterLab, folder: Path, sequence:
         finally:
             (folder / "lb.yml").write_text(text)
             cluster.lbctl("b2", "agent", "reload")
-
-
-# Neighbors that lie
-
-LIAR = """\
-neighbor 10.0.0.1 {{
-  router-id {own}; local-address {own}; local-as 65001; peer-as 65000;
-  family {{ ipv4 unicast; }}
-  static {{ {routes} }}
-}}
-"""
-PHANTOMS = [f"10.0.0.{last}" for last in range(50, 250)]
-ROUTER = "10.0.0.1"
-
-
-def identity_route(address: str, own: str) -> str:
-    """The route by which `own` announces an address as a node, in ExaBGP's configuration language."""
-    identity = Identity(4242, IPv4Address(address), start=5)
-    communities = " ".join(":".join(map(str, one)) for one in encode(identity))
-    prefix = f"10.254.0.{address.split('.')[-1]}/32"
-    return f"route {prefix} next-hop {own} large-community [ {communities} ];"
-
-
-@contextmanager
-def liar(cluster: ClusterLab, *lies: str) -> Iterator[None]:
-    """Have b5's speaker announce these addresses as nodes."""
-    own, root = cluster.addresses["b5"], cluster.lab.root("b5")
-    (root / "run/liar.conf").write_text(
-        LIAR.format(own=own, routes=" ".join(identity_route(address, own) for address in lies))
-    )
-    command = ["env", "exabgp.daemon.user=root", "exabgp", "server", "/run/liar.conf"]
-    speaker = cluster.lab.spawn("b5", command, root / "run/liar.log")
-    try:
-        yield
-    finally:
-        speaker.terminate()
-        speaker.wait(60)
-
-
-def routes_of_b5(cluster: ClusterLab) -> int:
-    """Return how many routes the router has from b5."""
-    output = cluster.lab.exec("router", ["birdc", "show", "route", "protocol", "b5", "count"], check=False).stdout
-    return int(output.splitlines()[1].split()[0])
-
-
-def session_of_b5(cluster: ClusterLab) -> bool:
-    return "Established" in cluster.lab.exec("router", ["birdc", "show", "protocols", "b5"], check=False).stdout
-
-
-@pytest.mark.parametrize("filters", ["printed", "none"])
-def test_speaker_that_lies(cluster: ClusterLab, folder: Path, sequence: Sequence, filters: str) -> None:
-    """b5 repeats an old identity of b3, and announces others' identities, the router as a node, and 200 phantoms."""
-    lies = (cluster.addresses["b3"], cluster.addresses["b4"], ROUTER, *PHANTOMS)
-    before, router = cluster.service_status("b1"), folder / "routers/bird.conf"
-    printed = router.read_text()
-    if filters == "none":
-        edit(
-            router,
-            ("import where net = 10.254.0.10/32 ||", "import where net ~ identities ||"),
-            ("receive limit 16", "receive limit 1000"),
-        )
-        cluster.lab.exec("router", ["birdc", "configure"])
-    try:
-        with liar(cluster, *lies):
-            wait_for(lambda: session_of_b5(cluster), "b5's session")
-            if filters == "none":
-                wait_for(lambda: routes_of_b5(cluster) == len(lies), "all lies to arrive")
-                wait_until_named(cluster, "b1", f"{ROUTER} is named, but its data path does not answer")
-                wait_until_named(cluster, "b1", f"{len(PHANTOMS) + 1 - MAX_LINES} more like this: ")
-                wait_until_named(cluster, "b3", "is announced by another node as well")
-            else:
-                assert routes_of_b5(cluster) == 0
-                assert not problems(cluster, "b1")
-            assert {cluster.service_status(node) for node in FOUR} == {before}
-            assert not silent(cluster)
-            outcome = sequence.outcome()
-    finally:
-        router.write_text(printed)
-        cluster.lab.exec("router", ["birdc", "configure"])
-    assert (outcome.broken, outcome.failed) == (0, 0)
