@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import stat
 from pathlib import Path
 from typing import Final
@@ -47,7 +48,8 @@ class ProgramCache:
         with contextlib.suppress(OSError):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             path, text = self._path(program.name), json.dumps(program.to_json())
-            aside = path.with_suffix(f".{os.getpid()}")
+            # A lab's nodes share the folder, and have the same process ids.
+            aside = path.with_suffix(f".{secrets.token_hex(4)}")
             with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
                 file.write(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
             aside.rename(path)

@@ -220,7 +220,7 @@ def test_a_changed_mac_of_the_interface_is_followed(cluster: ClusterLab) -> None
 
     wait_for(lambda: "b3" in cluster.next_hops(), "b3 to be back")
     cluster.lab.exec("router", ["ip", "neigh", "flush", "dev", "eth2"])
-    assert forwards()
+    wait_for(forwards, "b3 to forward")
 
 
 def test_a_full_disk_does_not_stop_the_agent(cluster: ClusterLab) -> None:

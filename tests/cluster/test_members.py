@@ -163,6 +163,8 @@ def test_node_without_an_agent_keeps_its_connections_and_gets_no_new_ones(cluste
             assert (one["state"], one["silent_s"], one["echo"]["agent_lives"]) == ("draining", None, False)
             assert server_of(connection) == "b3"
             wait_for(lambda: cluster.tables_agree(("b1", "b2", "b4"), {"b1", "b2", "b4"}), "equal tables")
+            # Its own data path still takes what the router sends to it, until its relay has withdrawn the VIP.
+            wait_for(lambda: "b3" not in cluster.next_hops(), "b3 to be withdrawn")
             assert "b3" not in {cluster.server_at(("10.1.1.4", 40_000 + number)) for number in range(60)}
         finally:
             cluster.start("b3", "agent")

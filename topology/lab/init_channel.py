@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from topology.errors import LabError
-from topology.lab.node_setup import NodeSetup
+from topology.lab.node_setup import BindMount, NodeSetup
 from topology.lab.process import INIT_MODULE, LAB_VARIABLE, ProcessRef
 from topology.lab.program import SYSTEM_PATH, environment
 from topology.lab.spec import Node
 
 PROJECT = Path(__file__).resolve().parents[2]
 READY_TIMEOUT_S = 20.0
+PROGRAMS = "/var/cache/anylb"
+"""Where agents keep compiled programs (agent/paths.py). All nodes of all labs share them: else each would compile."""
 
 
 class InitChannels:
@@ -50,7 +52,10 @@ class InitChannels:
         self._outers[node.name] = outer
         setup = NodeSetup(
             hostname=node.name,
-            binds=[{"source": os.fspath(b.source), "target": b.target, "read_only": b.read_only} for b in node.binds],
+            binds=[
+                *_programs(),
+                *({"source": os.fspath(b.source), "target": b.target, "read_only": b.read_only} for b in node.binds),
+            ],
             shared=sorted({os.fspath(PROJECT), sys.prefix}),
             sysctls=dict(node.sysctls),
             cmd=list(node.cmd),
@@ -108,3 +113,12 @@ class InitChannels:
             return {}
         message: dict[str, Any] = json.loads(line)
         return message
+
+
+def _programs() -> list[BindMount]:
+    """Return the bind of the compiled programs: they are kept in the virtual environment, if there is one."""
+    if sys.prefix == sys.base_prefix:
+        return []
+    kept = Path(sys.prefix, "lab-programs")
+    kept.mkdir(mode=0o700, exist_ok=True)
+    return [BindMount(source=os.fspath(kept), target=PROGRAMS, read_only=False)]
