@@ -54,7 +54,7 @@ class InitChannels:
             hostname=node.name,
             binds=[
                 *_programs(),
-                *({"source": os.fspath(b.source), "target": b.target, "read_only": b.read_only} for b in node.binds),
+                *(BindMount(source=os.fspath(b.source), target=b.target, read_only=b.read_only) for b in node.binds),
             ],
             shared=sorted({os.fspath(PROJECT), sys.prefix}),
             sysctls=dict(node.sysctls),
