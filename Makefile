@@ -6,8 +6,9 @@ T ?= tests
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 LOCK_ARGS ?=
-# Most of a lab's time is waiting: more workers than a small machine has CPUs.
-WORKERS ?= 4
+# Much of a lab's time is waiting: more workers than a small machine has CPUs. With four, labs of six nodes got in each
+# other's way.
+WORKERS ?= 3
 PYTEST = .venv/bin/python -m pytest
 
 # Without its bytecode cache pytest rewrites every assert again, 4 s of each run. Nothing is written next to the sources.
