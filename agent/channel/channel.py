@@ -114,7 +114,7 @@ class Channel:
             self._parts, self._content = split(content), content
             self._transmitter.publish(len(self._parts), self._peers.values())
 
-    def tell(self, kind: int, payload: bytes, now: float) -> None:
+    def notify(self, kind: int, payload: bytes, now: float) -> None:
         """Send a notice, once, to every node that has a session. It may be lost.
 
         Raises ValueError if the kind is no notice's, or the payload is longer than `MAX_PAYLOAD`.
@@ -123,7 +123,7 @@ class Channel:
         for peer in self._peers.values():
             self._notify(peer, kind, payload)
 
-    def tell_one(self, address: IPv4Address, kind: int, payload: bytes, now: float) -> bool:
+    def notify_one(self, address: IPv4Address, kind: int, payload: bytes, now: float) -> bool:
         """Send a notice, once, to one node; it may be lost. Return whether there is a session to send it in.
 
         Raises ValueError as `tell` does.

@@ -14,7 +14,7 @@ A sequence of type-length-value fields, in network order:
     3 EPOCHS       the supported epochs (32 bits each), the preferred one first, 1 to 8; once
     4 SERVICES_4   services with an IPv4 VIP, 12 bytes each; at most once
     5 SERVICES_6   services with an IPv6 VIP, 24 bytes each; at most once
-    6 UNHEARD      the addresses of nodes that do not answer this one (32 bits each), at most 64; at most once
+    6 UNREACHABLE      the addresses of nodes that do not answer this one (32 bits each), at most 64; at most once
 
      0               1               2               3
     +---------------------------------------------------------------+
@@ -47,7 +47,7 @@ MAX_WEIGHT = 10_000
 MAX_SERVICES = 1024
 """Of one family."""
 MAX_EPOCHS = 8
-MAX_UNHEARD = 64
+MAX_UNREACHABLE = 64
 MAX_RELEASE_BYTES = 64
 _MAX_PORT = 0xFFFF
 
@@ -71,7 +71,7 @@ class _Type(enum.IntEnum):
     EPOCHS = 3
     SERVICES_4 = 4
     SERVICES_6 = 5
-    UNHEARD = 6
+    UNREACHABLE = 6
 
 
 class ServiceEndpoint(NamedTuple):
@@ -101,7 +101,7 @@ class NodeState:
     """What a node says of itself.
 
     `boot`: a number of its kernel's boot; `version` grows with each change; `ready`: its tables come from a whole view;
-    `epochs`: those that it supports, the preferred one first; `unheard`: the nodes that do not answer it.
+    `epochs`: those that it supports, the preferred one first; `unreachable`: the nodes that do not answer it.
     """
 
     boot: int
@@ -110,7 +110,7 @@ class NodeState:
     ready: bool
     epochs: tuple[int, ...]
     shares: Mapping[ServiceEndpoint, StateShare] = field(default_factory=dict)
-    unheard: tuple[IPv4Address, ...] = ()
+    unreachable: tuple[IPv4Address, ...] = ()
 
 
 def encode(state: NodeState) -> bytes:
@@ -128,7 +128,7 @@ def encode(state: NodeState) -> bytes:
         (_Type.EPOCHS, b"".join(map(_NUMBER.pack, state.epochs))),
         (_Type.SERVICES_4, b"".join(_pack(_SERVICE_4, key, share) for key, share in shares if key.vip.version == 4)),
         (_Type.SERVICES_6, b"".join(_pack(_SERVICE_6, key, share) for key, share in shares if key.vip.version == 6)),
-        (_Type.UNHEARD, pack_addresses(state.unheard)),
+        (_Type.UNREACHABLE, pack_addresses(state.unreachable)),
     ]
     data = b"".join(_FIELD.pack(kind, len(value)) + value for kind, value in fields if value)
     decode(data)  # the rest of the bounds
@@ -151,7 +151,7 @@ def decode(data: bytes) -> NodeState:
         ready=bool(flags & _READY),
         epochs=_distinct("epoch", (number for (number,) in _records("EPOCHS", epochs, _NUMBER, MAX_EPOCHS))),
         shares=_services(values.get(_Type.SERVICES_4, b""), values.get(_Type.SERVICES_6, b"")),
-        unheard=_unheard(values.get(_Type.UNHEARD, b"")),
+        unreachable=_unreachable(values.get(_Type.UNREACHABLE, b"")),
     )
 
 
@@ -162,7 +162,7 @@ def pack_addresses(addresses: Iterable[IPv4Address]) -> bytes:
 
 def unpack_addresses(data: bytes) -> tuple[IPv4Address, ...]:
     """Return the addresses of such a list. Raises ValueError if it is cut, too long, or has one twice."""
-    numbers = (number for (number,) in _records("the list of addresses", data, _NUMBER, MAX_UNHEARD))
+    numbers = (number for (number,) in _records("the list of addresses", data, _NUMBER, MAX_UNREACHABLE))
     return _distinct("address", map(IPv4Address, numbers))
 
 
@@ -221,7 +221,7 @@ def _pack(form: struct.Struct, key: ServiceEndpoint, share: StateShare) -> bytes
 
 
 # If many nodes are gone, most of the others list the same, and share one tuple.
-_unheard = functools.lru_cache(maxsize=64)(unpack_addresses)
+_unreachable = functools.lru_cache(maxsize=64)(unpack_addresses)
 
 
 # Most nodes serve the same with the same weights, and share one mapping.

@@ -166,8 +166,8 @@ def _print_agreement(console: Console, membership: dict[str, Any]) -> None:
         console.print(f"all {membership['nodes']} nodes agree since {since}")
     for one in membership["differing"]:
         console.print(f"[yellow]{one['address']} differs from this node in its {one['in']} since {since}[/]")
-    for one in membership["unheard"]:
-        deaf, others = one["by"], one["heard_by"]
+    for one in membership["unreachable"]:
+        deaf, others = one["by"], one["reached_by"]
         if others:  # else it is silent for all: its own row shows it
             line = f"{_some(deaf)} {_do(deaf)} not hear {one['address']}; {_some(others)} {_do(others)}"
             console.print(f"[yellow]{line}[/]")

@@ -18,7 +18,7 @@ def membership_status(membership: Membership) -> dict[str, Any]:
         "since": agreement.since,
         "differing": [{"address": str(address), "in": what} for address, what in sorted(agreement.differing.items())],
         "isolated": membership.isolated,
-        "unheard": _unheard(membership),
+        "unreachable": _unreachable(membership),
     }
 
 
@@ -39,29 +39,32 @@ def echo_status(membership: Membership, address: IPv4Address) -> dict[str, Any]:
     }
 
 
-def _unheard(membership: Membership) -> list[dict[str, Any]]:
-    """Return the nodes that some do not hear, with those that do not and those that do."""
+def _unreachable(membership: Membership) -> list[dict[str, Any]]:
+    """Return the nodes that some do not reach, with those that do not and those that do."""
     by: dict[IPv4Address, set[IPv4Address]] = {}
     own, view = membership.own, membership.view
-    voices = {own: view.unheard, **{address: state.unheard for address, state in membership.heard_states().items()}}
-    for voice, unheard in voices.items():
-        for address in unheard:
-            by.setdefault(address, set()).add(voice)
+    lists = {
+        own: view.unreachable,
+        **{address: state.unreachable for address, state in membership.present_states().items()},
+    }
+    for observer, unreachable in lists.items():
+        for address in unreachable:
+            by.setdefault(address, set()).add(observer)
     return [
         {
             "address": str(address),
-            "by": [str(one) for one in sorted(deaf)],
-            "heard_by": [
-                str(one) for one in sorted(voices.keys() - deaf - {address}) if _hears(membership, one, address)
+            "by": [str(one) for one in sorted(observers)],
+            "reached_by": [
+                str(one) for one in sorted(lists.keys() - observers - {address}) if _reaches(membership, one, address)
             ],
         }
-        for address, deaf in sorted(by.items())
+        for address, observers in sorted(by.items())
     ]
 
 
-def _hears(membership: Membership, voice: IPv4Address, address: IPv4Address) -> bool:
+def _reaches(membership: Membership, observer: IPv4Address, address: IPv4Address) -> bool:
     """Whether a node hears another one; one that does not know it says nothing of it."""
-    if voice != membership.own:
-        return membership.view.hears(voice, address)
+    if observer != membership.own:
+        return membership.view.reaches(observer, address)
     liveness = membership.liveness.get(address)
     return liveness is not None and bool(liveness.answers)

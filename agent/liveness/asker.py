@@ -2,7 +2,7 @@
 """The asker: asks every node's data path whether it answers, and judges who is silent.
 
 Pure: takes answers with the time (`now`, CLOCK_MONOTONIC seconds), returns questions; echo_socket.py has the sockets,
-prober.py the clock. burst.py, isolation.py and rounds.py have parts of the rules:
+probe_loop.py the clock. burst.py, isolation.py and rounds.py have parts of the rules:
 
  1. Rounds: 20 questions a second, to each node in turn. Every node asks so; each is asked 20 times a second in all.
  2. A question that is unanswered for 50 ms, or a hint (a BGP withdrawal, a failed neighbor, another node's message),

@@ -12,7 +12,7 @@ from ipaddress import IPv4Address
 
 from agent.liveness.path_rounds import ATTEMPTS
 from agent.liveness.question import PathStats, Via
-from agent.membership.view import Heard
+from agent.membership.view import Observations
 
 MAX_LINES = 16
 
@@ -28,17 +28,19 @@ def bounded(lines: Sequence[str]) -> tuple[str, ...]:
     return (*lines[:MAX_LINES], f"{more} more like this: {lines[MAX_LINES]}") if more > 0 else tuple(lines)
 
 
-def obstacles(heard: Heard, own: IPv4Address, members: Collection[IPv4Address], port: int) -> tuple[Obstacle, ...]:
-    """Return what keeps nodes from being members, or names them by one voice alone. `own`: this node's address;
+def obstacles(
+    observed: Observations, own: IPv4Address, members: Collection[IPv4Address], port: int
+) -> tuple[Obstacle, ...]:
+    """Return what keeps nodes from being members, or that only one source names. `own`: this node's address;
     `port`: of echo and channel."""
-    return (*_named(heard, members, port), *_deaf(heard, own, port), *_unnamed(heard, members))
+    return (*_named(observed, members, port), *_deaf(observed, own, port), *_unnamed(observed, members))
 
 
 def blocked(
-    heard: Heard, vias: Collection[Via], stats: Callable[[IPv4Address], Mapping[Via, PathStats]]
+    observed: Observations, vias: Collection[Via], stats: Callable[[IPv4Address], Mapping[Via, PathStats]]
 ) -> Iterator[Obstacle]:
     """Yield the nodes that answer, but not by an encapsulation that packets use. `stats`: the counts of a node."""
-    for address, liveness in heard.liveness.items():
+    for address, liveness in observed.liveness.items():
         counts = stats(address) if liveness.answers else {}
         for via in vias:
             if via in counts and counts[via].in_a_row >= ATTEMPTS:
@@ -46,9 +48,9 @@ def blocked(
                 yield "way", f"{address} {via}", text + f"on the way drops {_WIRE[via]}"
 
 
-def _named(heard: Heard, members: Collection[IPv4Address], port: int) -> Iterator[Obstacle]:
-    for address in sorted(heard.named, key=int):
-        liveness, state = heard.liveness.get(address), heard.states.get(address)
+def _named(observed: Observations, members: Collection[IPv4Address], port: int) -> Iterator[Obstacle]:
+    for address in sorted(observed.named, key=int):
+        liveness, state = observed.liveness.get(address), observed.states.get(address)
         if liveness is None or liveness.answers is None:
             continue
         if not liveness.answers:
@@ -67,18 +69,18 @@ def _named(heard: Heard, members: Collection[IPv4Address], port: int) -> Iterato
             yield "no word", str(address), text + f"members.key_file, and whether UDP {port} reaches it from here"
 
 
-def _deaf(heard: Heard, own: IPv4Address, port: int) -> Iterator[Obstacle]:
+def _deaf(observed: Observations, own: IPv4Address, port: int) -> Iterator[Obstacle]:
     """The nodes that answer this one, but do not hear it."""
-    for address, state in heard.states.items():
-        liveness = heard.liveness.get(address)
-        if own in state.unheard and liveness is not None and liveness.answers:
+    for address, state in observed.states.items():
+        liveness = observed.liveness.get(address)
+        if own in state.unreachable and liveness is not None and liveness.answers:
             text = f"{address} answers this node, but says that this one does not answer: see whether its packet "
             yield "deaf", str(address), text + f"filter, or anything on the way back, drops UDP {port}"
 
 
-def _unnamed(heard: Heard, members: Collection[IPv4Address]) -> Iterator[Obstacle]:
-    for address in sorted(set(members) - heard.named.keys(), key=int):
-        liveness = heard.liveness.get(address)
+def _unnamed(observed: Observations, members: Collection[IPv4Address]) -> Iterator[Obstacle]:
+    for address in sorted(set(members) - observed.named.keys(), key=int):
+        liveness = observed.liveness.get(address)
         if liveness is not None and liveness.answers:
             text = f"{address} answers, but no router passes its identity on: see its BGP session, and whether the "
             yield "unnamed", str(address), text + "routers export identities with their large communities to this node"

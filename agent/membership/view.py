@@ -9,7 +9,7 @@ answers (liveness/), its agent says what it serves (channel/). The rules:
 2. A member that is silent is passed over by packets from the next one on; that is a flag of its node entry, and no row
    changes (`silent_since`).
 3. After `OWNS_S` of silence it is `lost`: it owns no row, but keeps its later places, for `FORGET_S`. It owns on while
-   a member that this node hears still hears it (`unheard`): where the fault is one path, tables stay equal.
+   a member that this node hears still hears it (`unreachable`): where the fault is one path, tables stay equal.
 4. A member whose agent is silent (its heartbeat stands still), or whose data path is not ready, gets no new flows. Its
    places stay: the data path lives on without the agent.
 5. Another boot than that of its word: its connections are gone, so it has no place until its agent speaks again.
@@ -28,8 +28,8 @@ from math import inf
 
 from agent.channel.state import NodeState
 from agent.liveness.question import Liveness
+from agent.membership.reachability import NEW, OWNS_S, Reachability, reachability_of
 from agent.membership.received import Named
-from agent.membership.voice import NEW, OWNS_S, Voice, voices
 from agent.model import Member, Share, State, without_new_flows
 
 FORGET_S = 600.0
@@ -38,11 +38,11 @@ START_S = 5.0
 
 _BACK = "answers again"
 _SILENT = "does not answer"
-_HEARD_ELSEWHERE = "does not answer this node, but others"
+_REACHED_ELSEWHERE = "does not answer this node, but others"
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class Observations:
     """All that is known of the other nodes now; what has not changed is the same object as before."""
 
     named: Mapping[IPv4Address, Named] = field(default_factory=dict)
@@ -59,12 +59,12 @@ class View:
         """`saved` are the members that an earlier run of this agent saved."""
         self._members: dict[IPv4Address, Member] = {member.address: member for member in saved}
         self._started_at: float | None = None
-        self._heard = Heard()
+        self._observed = Observations()
         self._inputs: dict[IPv4Address, tuple[object, ...]] = {}
         """What each node was last judged by."""
         self._shares: dict[int, tuple[object, Mapping[str, Share]]] = {}
         """The shares of equal states, by the state's mapping: of 1,000 members most are equal."""
-        self._voices_known: Mapping[IPv4Address, Voice] | None = None
+        self._reachability_known: Mapping[IPv4Address, Reachability] | None = None
         self._complete = False
         self._doubted: Mapping[IPv4Address, float] = {}
         self.members: tuple[Member, ...] = self._in_order()
@@ -72,22 +72,22 @@ class View:
         self.next_at = -inf
         """When time alone may change the view; at once before the first `observe`."""
 
-    def observe(self, heard: Heard, now: float) -> None:
-        """Bring the view to what is heard."""
+    def observe(self, observed: Observations, now: float) -> None:
+        """Bring the view to what is observed."""
         if self._started_at is None:
             self._started_at = now
             self._members = {address: _until(now, member) for address, member in self._members.items()}
-        if heard == self._heard and now < self.next_at:
+        if observed == self._observed and now < self.next_at:
             return
-        self._heard, self._voices_known = heard, None
-        for address in heard.named.keys() | self._members.keys():
+        self._observed, self._reachability_known = observed, None
+        for address in observed.named.keys() | self._members.keys():
             if self._inputs_of(address) != self._inputs.get(address):
                 self._judge(address, now)
         # Whom the others hear counts as they are now: the last one that heard a silent member may just have left.
-        self._voices_known = None
+        self._reachability_known = None
         for address in [one.address for one in self._members.values() if one.silent_since is not None]:
             self._judge(address, now)
-        for address in self._inputs.keys() - heard.named.keys() - self._members.keys():
+        for address in self._inputs.keys() - observed.named.keys() - self._members.keys():
             del self._inputs[address]
         self._doubted = self._doubted_by_others(now)
         members = self._in_order()
@@ -110,16 +110,16 @@ class View:
         return self._doubted
 
     @property
-    def unheard(self) -> tuple[IPv4Address, ...]:
+    def unreachable(self) -> tuple[IPv4Address, ...]:
         """The members that do not answer this node, for its word to the others."""
         return tuple(self.silent)
 
     def _inputs_of(self, address: IPv4Address) -> tuple[Named | None, NodeState | None, Liveness | None]:
-        heard = self._heard
-        return heard.named.get(address), heard.states.get(address), heard.liveness.get(address)
+        observed = self._observed
+        return observed.named.get(address), observed.states.get(address), observed.liveness.get(address)
 
     def _judge(self, address: IPv4Address, now: float) -> None:
-        """Bring one node to what is heard."""
+        """Bring one node to what is observed."""
         before, inputs = self._members.get(address), self._inputs_of(address)
         self._inputs[address] = inputs
         after = self._next(address, before, *inputs, now)
@@ -151,7 +151,7 @@ class View:
         if state is not None and (answers or state.boot == member.boot):
             if _has_left(state):
                 return None
-            member = self._told(member, state, liveness, now)
+            member = self._updated(member, state, liveness, now)
         elif answers:
             member = replace(member, shares=_effective(member.shares, liveness))
         if named is not None and named.address6 != member.address6:
@@ -169,7 +169,7 @@ class View:
         address6 = named.address6 if named else None
         return Member(address, state.epochs, shares, False, now, NEW, address6, state.boot, state.version)
 
-    def _told(self, member: Member, state: NodeState, liveness: Liveness | None, now: float) -> Member:
+    def _updated(self, member: Member, state: NodeState, liveness: Liveness | None, now: float) -> Member:
         """Return a member after what it says of itself."""
         shares = _effective(self._shares_of(state), liveness)
         after = replace(member, epochs=state.epochs, shares=shares, boot=state.boot, version=state.version)
@@ -183,8 +183,8 @@ class View:
                 str(service): Share(one.weight, one.effective, one.state, one.announced)
                 for service, one in state.shares.items()
             }
-            if len(self._shares) >= 2 * len(self._heard.states) + 16:
-                present = {id(one.shares) for one in self._heard.states.values()}
+            if len(self._shares) >= 2 * len(self._observed.states) + 16:
+                present = {id(one.shares) for one in self._observed.states.values()}
                 self._shares = {number: one for number, one in self._shares.items() if number in present}
             self._shares[id(state.shares)] = known = state.shares, shares
         return known[1]
@@ -197,21 +197,21 @@ class View:
         if now - since >= FORGET_S:
             return None
         if not member.lost and now - since >= OWNS_S:
-            if not self._is_heard_elsewhere(member.address):
+            if not self._is_reached_elsewhere(member.address):
                 return replace(member, lost=True, since=now)
-            if member.why != _HEARD_ELSEWHERE:
-                return replace(member, since=now, why=_HEARD_ELSEWHERE)
+            if member.why != _REACHED_ELSEWHERE:
+                return replace(member, since=now, why=_REACHED_ELSEWHERE)
         return member
 
-    def _is_heard_elsewhere(self, address: IPv4Address) -> bool:
+    def _is_reached_elsewhere(self, address: IPv4Address) -> bool:
         """Whether a member that this node hears says that it hears that one: it can keep a place, never take one."""
         since = self._silence_of(address)
-        return any(voice.hears(int(address), since) for voice in self._voices().values())
+        return any(voice.reaches(int(address), since) for voice in self._reachability().values())
 
-    def hears(self, other: IPv4Address, address: IPv4Address) -> bool:
+    def reaches(self, other: IPv4Address, address: IPv4Address) -> bool:
         """Whether a member that this node hears says that it hears another one."""
-        voice = self._voices().get(other)
-        return voice is not None and voice.hears(int(address), self._silence_of(address))
+        voice = self._reachability().get(other)
+        return voice is not None and voice.reaches(int(address), self._silence_of(address))
 
     def _silence_of(self, address: IPv4Address) -> float:
         """Return since when a node does not answer this node, or some other; infinity if it answers all."""
@@ -219,22 +219,22 @@ class View:
         silent_since = member.silent_since if member is not None else None
         return self._doubted.get(address, inf) if silent_since is None else silent_since
 
-    def _voices(self) -> Mapping[IPv4Address, Voice]:
-        if self._voices_known is None:
-            self._voices_known = voices(self._members, self._heard.liveness, self._heard.states)
-        return self._voices_known
+    def _reachability(self) -> Mapping[IPv4Address, Reachability]:
+        if self._reachability_known is None:
+            self._reachability_known = reachability_of(self._members, self._observed.liveness, self._observed.states)
+        return self._reachability_known
 
     def _doubted_by_others(self, now: float) -> Mapping[IPv4Address, float]:
         # Most members list the same ones, and states share equal lists (channel/state.py): each list is read once.
         lists = {
-            id(state.unheard): state.unheard
-            for other, state in self._heard.states.items()
-            if state.unheard and (one := self._heard.liveness.get(other)) is not None and one.answers
+            id(state.unreachable): state.unreachable
+            for other, state in self._observed.states.items()
+            if state.unreachable and (one := self._observed.liveness.get(other)) is not None and one.answers
         }
         found = {
             address: self._doubted.get(address, now)
-            for unheard in lists.values()
-            for address in unheard
+            for unreachable in lists.values()
+            for address in unreachable
             if (member := self._members.get(address)) is not None and member.silent_since is None
         }
         return found if found != self._doubted else self._doubted
@@ -242,19 +242,19 @@ class View:
     def _is_complete(self, now: float) -> bool:
         assert self._started_at is not None
         if now - self._started_at >= START_S:
-            return bool(self._members) or not any(map(self._is_refused_by, self._heard.liveness))
-        return self._heard.named_completely and not any(
-            self._is_awaited(address) for address in self._heard.named.keys() | self._members.keys()
+            return bool(self._members) or not any(map(self._is_refused_by, self._observed.liveness))
+        return self._observed.named_completely and not any(
+            self._is_awaited(address) for address in self._observed.named.keys() | self._members.keys()
         )
 
     def _is_refused_by(self, address: IPv4Address) -> bool:
         """Whether a node forwards and has a living agent, and does not say what it serves."""
-        liveness = self._heard.liveness[address]
+        liveness = self._observed.liveness[address]
         return liveness.ready and liveness.agent_lives and bool(liveness.answers) and self._is_awaited(address)
 
     def _is_awaited(self, address: IPv4Address) -> bool:
         """Whether a node has neither answered with all that makes it a member, nor been found silent."""
-        liveness, state = self._heard.liveness.get(address), self._heard.states.get(address)
+        liveness, state = self._observed.liveness.get(address), self._observed.states.get(address)
         if liveness is None or liveness.answers is None:
             return True
         return bool(liveness.answers) and (state is None or state.boot != liveness.boot)

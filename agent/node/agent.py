@@ -90,7 +90,7 @@ class Agent:
             self._wake.set,
         )
         self.deny_list = DenyList(config.deny, saved.denied, self._write_denied, self._save)
-        self.tracer = Tracer(interface.address, self.membership.tell_one, self._trace_here)
+        self.tracer = Tracer(interface.address, self.membership.notify_one, self._trace_here)
         self.membership.on_notice = self.tracer.receive
         self.plan: Plan | None = None
         """The last one; None until the membership is known."""
@@ -211,7 +211,7 @@ class Agent:
             self.plan = new = plan(self.node, inputs, self._memory, now, time.time())
             self._planned_from, self._memory = inputs, new.memory
             log_changes(before, new)
-            self._tell()
+            self._publish()
             self._save()
             self.announcer.want(new)
             if requested or not self._hangs():
@@ -229,21 +229,21 @@ class Agent:
         """Whether to be silent, so that the relay's dead-man acts. Only what is requested is announced nevertheless."""
         return self.forwarder is not None and self.forwarder.hangs(time.monotonic())
 
-    def _tell(self) -> None:
+    def _publish(self) -> None:
         """Tell the other nodes what this one serves, and have its data path answer with it. A heartbeat too."""
         if self._stopping:
             return
         if self.plan is None:
-            self._tell_first()
+            self._publish_first()
             return
         ready = self.ready and not self.membership.isolated
-        self.membership.tell(self.plan.told, ready)
+        self.membership.publish(self.plan.published, ready)
         digests = Digests(self.plan.memory.cluster.digest, self.forwarder.tables_digest if self.forwarder else 0)
         self.membership.compare(digests)
         if self.forwarder is not None:
             self.forwarder.answer_with(self.membership.boot, digests, ready)
 
-    def _tell_first(self) -> None:
+    def _publish_first(self) -> None:
         """Tell the others what this node serves before it knows them: each waits for the word of all.
 
         With tables of an earlier agent it goes on as before. Without them it takes no new flows yet.
@@ -252,7 +252,7 @@ class Agent:
         condition = condition_of(self.node, replace(self._inputs(), forwarding=forwards), self._memory)
         once = self._memory.announced_once
         shares = {s.key: replace(own_share(s, condition), announced=s.vip in once) for s in self.config.services}
-        self.membership.tell(shares, forwards)
+        self.membership.publish(shares, forwards)
         if self.forwarder is not None:
             self.forwarder.answer_with(self.membership.boot, Digests(0, self.forwarder.tables_digest), forwards)
 
@@ -313,7 +313,7 @@ class Agent:
         while True:
             if not self._hangs():
                 self.announcer.send()
-                self._tell()
+                self._publish()
             self._wake.set()
             await asyncio.sleep(TICK_S)
 
@@ -333,8 +333,8 @@ class Agent:
         """Tell the others that this node takes no new flows, and leave its routes to the relay."""
         self._stopping = True
         if self.plan is not None:
-            last = {service: without_new_flows(share) for service, share in self.plan.told.items()}
-            self.membership.tell(last, self.ready)
+            last = {service: without_new_flows(share) for service, share in self.plan.published.items()}
+            self.membership.publish(last, self.ready)
         await self.announcer.leave()
 
 

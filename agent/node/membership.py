@@ -23,7 +23,14 @@ from agent.channel.channel import Channel, Notice
 from agent.channel.difference import differences
 from agent.channel.message import FIRST_NOTICE
 from agent.channel.problem import Cause, ProblemLog
-from agent.channel.state import MAX_UNHEARD, NodeState, ServiceEndpoint, StateShare, pack_addresses, unpack_addresses
+from agent.channel.state import (
+    MAX_UNREACHABLE,
+    NodeState,
+    ServiceEndpoint,
+    StateShare,
+    pack_addresses,
+    unpack_addresses,
+)
 from agent.liveness.asker import Asker
 from agent.liveness.echo_socket import EchoSocket
 from agent.liveness.probe_loop import ProbeLoop
@@ -31,7 +38,7 @@ from agent.liveness.question import Liveness, PathStats, Via
 from agent.membership.agreement import Agreement, Digests
 from agent.membership.obstacle import Obstacle, blocked, bounded, obstacles
 from agent.membership.received import IdentityReader, Named, Received
-from agent.membership.view import Heard, View
+from agent.membership.view import Observations, View
 from agent.model import Member, Share
 from agent.node.forwarder import Forwarder
 from agent.node.plan import ThisNode
@@ -60,7 +67,7 @@ class Membership:
     ) -> None:
         """`boot` is the number of this boot; `saved` are the members that an earlier agent left, `known` the nodes that
         it knew; `forwarder` knows how packets reach a node, None without a data path. `on_change` is called when
-        something new is heard."""
+        something new is observed."""
         config = node.config
         self.boot = boot
         self.view = View(saved)
@@ -123,7 +130,7 @@ class Membership:
         self._hint(received.withdrawn)
 
     def observe(self, now: float) -> None:
-        """Bring the view to all that is heard."""
+        """Bring the view to all that is observed."""
         named = self._named if self.view.is_complete() else {**self._known_before, **self._named}
         ends = {address: one.address6 for address, one in named.items()}
         ends |= {member.address: member.address6 for member in self.view.members}
@@ -132,13 +139,13 @@ class Membership:
             self._asker.follow(ends, now, self._controls, self._vias)
             self._probes.wake()
             self._channel.follow(ends.keys(), now)
-        heard = Heard(named, self.received.complete, self._asker.liveness, self._channel.states)
-        self.view.observe(heard, now)
+        observed = Observations(named, self.received.complete, self._asker.liveness, self._channel.states)
+        self.view.observe(observed, now)
         members = {member.address for member in self.view.members}
-        lines = differences(self._endpoints.values(), {a: one for a, one in heard.states.items() if a in members})
+        lines = differences(self._endpoints.values(), {a: one for a, one in observed.states.items() if a in members})
         self.obstacles = (
-            *obstacles(heard, self._node.address, members, self._node.config.members.port),
-            *blocked(heard, self._vias, self._asker.stats),
+            *obstacles(observed, self._node.address, members, self._node.config.members.port),
+            *blocked(observed, self._vias, self._asker.stats),
             *(("services", line, line) for line in lines),
         )
         self._talk.set()
@@ -153,7 +160,7 @@ class Membership:
         """Who answers."""
         return self._asker.liveness
 
-    def heard_states(self) -> dict[IPv4Address, NodeState]:
+    def present_states(self) -> dict[IPv4Address, NodeState]:
         """Return what the nodes that answer say of themselves."""
         liveness = self.liveness
         return {
@@ -188,15 +195,15 @@ class Membership:
 
     # What is told
 
-    def tell(self, shares: Mapping[str, Share], ready: bool) -> None:
+    def publish(self, shares: Mapping[str, Share], ready: bool) -> None:
         """Tell all others this node's shares, by service, and whether its tables are made of a whole view."""
         before = self._state
         said = {
             self._endpoints[service]: StateShare(s.weight, s.effective, s.state, s.announced)
             for service, s in shares.items()
         }
-        unheard = self.view.unheard[:MAX_UNHEARD]
-        state = NodeState(self.boot, 1, RELEASE, ready, self._node.epochs, said, unheard)
+        unreachable = self.view.unreachable[:MAX_UNREACHABLE]
+        state = NodeState(self.boot, 1, RELEASE, ready, self._node.epochs, said, unreachable)
         if before is not None:
             state = replace(state, version=before.version)
             if state == before:
@@ -220,7 +227,7 @@ class Membership:
             self._channel.wake(address, time.monotonic())
             self._talk.set()
         if suspects := self._asker.take_suspects():
-            self._channel.tell(SUSPECTS, pack_addresses(suspects[:MAX_UNHEARD]), time.monotonic())
+            self._channel.notify(SUSPECTS, pack_addresses(suspects[:MAX_UNREACHABLE]), time.monotonic())
             self._talk.set()
         if self._asker.liveness is not self._shown_liveness:
             self._shown_liveness = self._asker.liveness
@@ -239,9 +246,9 @@ class Membership:
         flags = EchoFlag.READY if state and state.ready else EchoFlag(0)
         return EchoMessage(EchoKind.ANSWER, 0, 0, flags, 0, self.boot, self._node.epochs[:2])
 
-    def tell_one(self, address: IPv4Address, kind: int, payload: bytes) -> None:
+    def notify_one(self, address: IPv4Address, kind: int, payload: bytes) -> None:
         """Send a notice to one node; it may be lost."""
-        self._channel.tell_one(address, kind, payload, time.monotonic())
+        self._channel.notify_one(address, kind, payload, time.monotonic())
         self._talk.set()
 
     def _receive(self, datagram: bytes, source: IPv4Address) -> None:

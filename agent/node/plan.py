@@ -176,7 +176,7 @@ class Plan:
     tables: Tables
     shares: Mapping[str, Share]
     """This node's own, by service (`service_key`)."""
-    told: Mapping[str, Share]
+    published: Mapping[str, Share]
     """The same as this node tells them to the others: a VIP is announced once some router has it."""
     desired: DesiredRoutes
     """The identity and the VIPs, for the relay."""
@@ -226,7 +226,7 @@ def plan(node: ThisNode, inputs: Inputs, before: Memory, now: float, wall: float
             epoch_switch,
         ),
         shares=shares,
-        told=_told(node, shares, inputs.advertised),
+        published=_published(node, shares, inputs.advertised),
         desired=replace(own.routes, announcers=cluster.announcers),
         problems=tuple(sorted({*cluster.problems, *conflicts.problems(now), *inputs.faults})),
         memory=memory,
@@ -253,7 +253,7 @@ def own_member(node: ThisNode, shares: Mapping[str, Share]) -> Member:
     return Member(node.address, node.epochs, shares, False, 0.0, "this node", node.address6)
 
 
-def _told(node: ThisNode, shares: Mapping[str, Share], advertised: frozenset[str]) -> dict[str, Share]:
+def _published(node: ThisNode, shares: Mapping[str, Share], advertised: frozenset[str]) -> dict[str, Share]:
     announced = {s.key for s in node.config.services if routes.vip_prefix(s.vip) in advertised}
     return {service: replace(share, announced=service in announced) for service, share in shares.items()}
 

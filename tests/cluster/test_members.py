@@ -19,7 +19,7 @@ import pytest
 from support.cluster_lab import FOUR, VIP, ClusterLab, cluster_lab, copy_topology, edit, server_of
 from support.waiting import wait_for
 
-from agent.membership.voice import OWNS_S
+from agent.membership.reachability import OWNS_S
 from bgp.community import Identity, encode
 from topology.demo.router_watch import RouterWatch
 

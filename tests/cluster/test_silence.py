@@ -20,8 +20,8 @@ from support.segment_faults import PORTS, cut_off, dropped, isolated, joined, to
 from support.sequence import Outcome, Sequence, patient_traffic
 from support.waiting import wait_for
 
+from agent.membership.reachability import OWNS_S
 from agent.membership.view import START_S
-from agent.membership.voice import OWNS_S
 from topology.traffic.controller import TrafficController
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(280)]
@@ -273,8 +273,8 @@ def test_node_heard_by_some_only(cluster: ClusterLab, sequence: Sequence) -> Non
             time.sleep(0.2)
         assert not silent(cluster, "b2") | silent(cluster, "b4")
         addresses = cluster.addresses
-        unheard = {one["address"]: one for one in cluster.status("b2")["membership"]["unheard"]}
-        assert unheard[addresses["b3"]]["by"] == [addresses["b1"]]
-        assert unheard[addresses["b3"]]["heard_by"] == [addresses["b2"], addresses["b4"]]
+        unreachable = {one["address"]: one for one in cluster.status("b2")["membership"]["unreachable"]}
+        assert unreachable[addresses["b3"]]["by"] == [addresses["b1"]]
+        assert unreachable[addresses["b3"]]["reached_by"] == [addresses["b2"], addresses["b4"]]
     wait_for(lambda: not silent(cluster, "b1") | silent(cluster, "b3"), "both to hear each other")
     assert_none_broke(sequence.outcome(), failed=0.4)

@@ -29,7 +29,7 @@ from agent.forwarding.grace import GRACE_S
 from agent.liveness.asker import Asker
 from agent.liveness.question import Question
 from agent.membership.received import Named
-from agent.membership.view import Heard, View
+from agent.membership.view import Observations, View
 from agent.model import Candidate, Member, Share, State, without_new_flows
 from agent.node.candidates import candidates
 from agent.table.rendezvous import build
@@ -239,7 +239,7 @@ class ClusterModel:
         for question in node.asker.step(self.now):
             self._ask(node, question)
         if suspects := node.asker.take_suspects():
-            node.channel.tell(SUSPECTS, pack_addresses(suspects[:64]), self.now)
+            node.channel.notify(SUSPECTS, pack_addresses(suspects[:64]), self.now)
         self._observe(node)
         self._send(node)
 
@@ -301,7 +301,7 @@ class ClusterModel:
         node.asker.follow(known, self.now)
         node.channel.follow(known, self.now)
         liveness = node.asker.liveness
-        node.view.observe(Heard(node.named, True, liveness, node.channel.states), self.now)
+        node.view.observe(Observations(node.named, True, liveness, node.channel.states), self.now)
         node.due = min(node.due, self.now)
         share = Share(100, 100 if node.state is State.UP else 0, node.state)
         self._tell(node, share if node.ready else without_new_flows(share))
@@ -326,7 +326,7 @@ class ClusterModel:
 
     def _tell(self, node: Node, share: Share) -> None:
         said = StateShare(share.weight, share.effective, share.state, announced=True)
-        word = Word(node.boot, node.version, "1", node.ready, (1,), {SERVICE: said}, node.view.unheard)
+        word = Word(node.boot, node.version, "1", node.ready, (1,), {SERVICE: said}, node.view.unreachable)
         node.channel.publish(word, self.now)
 
     def _apply(self, node: Node, found: tuple[Candidate, ...]) -> None:

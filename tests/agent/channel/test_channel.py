@@ -275,14 +275,14 @@ def test_notices_reach_all_with_a_session_once() -> None:
     network.run(1)
     network.events.clear()
     payload = pack_addresses([C])
-    a.tell(Kind.SUSPECTS, payload, network.now)
-    a.tell(200, b"of a later release", network.now)
+    a.notify(Kind.SUSPECTS, payload, network.now)
+    a.notify(200, b"of a later release", network.now)
     network.run(1)
     assert network.events == [(B, Notice(A, Kind.SUSPECTS, payload)), (B, Notice(A, 200, b"of a later release"))]
     with pytest.raises(ValueError, match="notice of kind 3 with 0 bytes"):
-        a.tell(Kind.STATE, b"", network.now)
+        a.notify(Kind.STATE, b"", network.now)
     with pytest.raises(ValueError, match="notice of kind 16 with 1141 bytes"):
-        a.tell(Kind.SUSPECTS, bytes(1141), network.now)
+        a.notify(Kind.SUSPECTS, bytes(1141), network.now)
 
 
 def test_a_notice_to_one_node_reaches_no_other() -> None:
@@ -291,15 +291,15 @@ def test_a_notice_to_one_node_reaches_no_other() -> None:
     for channel in channels:
         channel.follow({A, B, C}, network.now)
         channel.publish(state(), network.now)
-    assert not channels[0].tell_one(B, Kind.TRACE_REQUEST, b"x", network.now)  # no session yet
+    assert not channels[0].notify_one(B, Kind.TRACE_REQUEST, b"x", network.now)  # no session yet
     network.run(1)
     network.events.clear()
-    assert channels[0].tell_one(B, Kind.TRACE_REQUEST, b"x", network.now)
-    assert not channels[0].tell_one(address(9), Kind.TRACE_REQUEST, b"x", network.now)
+    assert channels[0].notify_one(B, Kind.TRACE_REQUEST, b"x", network.now)
+    assert not channels[0].notify_one(address(9), Kind.TRACE_REQUEST, b"x", network.now)
     network.run(1)
     assert network.events == [(B, Notice(A, Kind.TRACE_REQUEST, b"x"))]
     with pytest.raises(ValueError, match="notice of kind 3 with 0 bytes"):
-        channels[0].tell_one(B, Kind.STATE, b"", network.now)
+        channels[0].notify_one(B, Kind.STATE, b"", network.now)
 
 
 def test_at_most_64_datagrams_are_in_flight() -> None:
@@ -373,7 +373,7 @@ def test_without_a_key_there_is_no_channel() -> None:
     a.publish(state(1), network.now)
     assert a.problems(network.now) == ()
     a.follow({B}, network.now)
-    a.tell(Kind.SUSPECTS, b"", network.now)
+    a.notify(Kind.SUSPECTS, b"", network.now)
     assert a.next_at == float("inf")
     assert a.step(network.now) == []
     b = network.start(1)

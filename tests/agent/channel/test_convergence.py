@@ -106,7 +106,7 @@ class World:
 
     def notify(self, number: int) -> None:
         self.notices += 1
-        self.network.channels[address(number)].tell(200, self.notices.to_bytes(4, "big"), self.network.now)
+        self.network.channels[address(number)].notify(200, self.notices.to_bytes(4, "big"), self.network.now)
 
     def wake(self, number: int) -> None:
         for other in sorted(self.all):

@@ -13,7 +13,7 @@ from agent.channel.message import MAX_PAYLOAD
 from agent.channel.state import (
     MAX_EPOCHS,
     MAX_SERVICES,
-    MAX_UNHEARD,
+    MAX_UNREACHABLE,
     MAX_WEIGHT,
     NodeState,
     ServiceEndpoint,
@@ -33,7 +33,7 @@ STATE = NodeState(
     ready=True,
     epochs=(0xAABBCCDD, 2),
     shares={HTTPS: UP, DNS: StateShare(10_000, 0, State.DRAINING, False)},
-    unheard=(IPv4Address("10.0.0.12"),),
+    unreachable=(IPv4Address("10.0.0.12"),),
 )
 
 weights = st.integers(0, MAX_WEIGHT).flatmap(lambda weight: st.tuples(st.just(weight), st.integers(0, weight)))
@@ -53,7 +53,7 @@ states = st.builds(
     ready=st.booleans(),
     epochs=epochs,
     shares=st.dictionaries(endpoints, shares, max_size=20),
-    unheard=st.lists(st.ip_addresses(v=4), max_size=MAX_UNHEARD, unique=True).map(tuple),
+    unreachable=st.lists(st.ip_addresses(v=4), max_size=MAX_UNREACHABLE, unique=True).map(tuple),
 )
 
 
@@ -102,8 +102,8 @@ def test_unknown_fields_are_skipped() -> None:
         ({"epochs": (1, 1)}, "an epoch is there twice"),
         ({"epochs": (2**32,)}, "epoch 4294967296 is not"),
         ({"epochs": tuple(range(9))}, "EPOCHS: 9 entries, more than 8"),
-        ({"unheard": (IPv4Address(1), IPv4Address(1))}, "an address is there twice"),
-        ({"unheard": tuple(map(IPv4Address, range(65)))}, "the list of addresses: 65 entries, more than 64"),
+        ({"unreachable": (IPv4Address(1), IPv4Address(1))}, "an address is there twice"),
+        ({"unreachable": tuple(map(IPv4Address, range(65)))}, "the list of addresses: 65 entries, more than 64"),
         ({"shares": {HTTPS: StateShare(10_001, 0, State.UP, True)}}, "192.0.2.10:443/tcp: weight 10001 is not in 0"),
         ({"shares": {HTTPS: StateShare(-1, 0, State.UP, True)}}, "192.0.2.10:443/tcp: weight -1 is not in 0"),
         ({"shares": {HTTPS: StateShare(9, 10, State.UP, True)}}, "192.0.2.10:443/tcp: effective weight 10 is not in"),
@@ -133,14 +133,14 @@ SERVICE_AT = encode(replace(STATE, shares={HTTPS: UP})).index(HTTPS.vip.packed)
     ],
 )
 def test_a_value_out_of_its_bounds_is_not_decoded(offset: int, value: bytes, text: str) -> None:
-    data = bytearray(encode(replace(STATE, shares={HTTPS: UP}, unheard=())))
+    data = bytearray(encode(replace(STATE, shares={HTTPS: UP}, unreachable=())))
     data[SERVICE_AT + offset : SERVICE_AT + offset + len(value)] = value
     with pytest.raises(ValueError, match=text):
         decode(bytes(data))
 
 
 def test_a_service_or_field_that_is_there_twice_is_not_decoded() -> None:
-    data = encode(replace(STATE, shares={HTTPS: UP}, unheard=()))
+    data = encode(replace(STATE, shares={HTTPS: UP}, unreachable=()))
     service = data[-12:]
     with pytest.raises(ValueError, match=r"192\.0\.2\.10:443/tcp is there twice"):
         decode(data[:-15] + b"\x04" + struct.pack("!H", 24) + service * 2)
@@ -160,9 +160,9 @@ def test_a_cut_state_lacks_a_whole_field_or_is_an_error() -> None:
             continue
         whole += 1
         assert cut in (
-            replace(STATE, shares={}, unheard=()),
-            replace(STATE, unheard=()),
-            replace(STATE, unheard=(), shares={HTTPS: UP}),
+            replace(STATE, shares={}, unreachable=()),
+            replace(STATE, unreachable=()),
+            replace(STATE, unreachable=(), shares={HTTPS: UP}),
         )
     assert whole == 3
 

@@ -23,7 +23,7 @@ def test_no_text_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None
 NODE = {"address": "10.0.0.11", "state": "up", "cluster": 7, "epochs": [1], "epoch": 1, "next_epoch": None}
 XDP = {"mode": "native", "interface": "eth0", "attached": True, "fallback_reason": None}
 BGP = {"relay": "connected", "error": None, "peers": [], "down": []}
-AGREED = {"nodes": 3, "agree": True, "since": 1_700_000_000.0, "differing": [], "isolated": False, "unheard": []}
+AGREED = {"nodes": 3, "agree": True, "since": 1_700_000_000.0, "differing": [], "isolated": False, "unreachable": []}
 
 
 def member(address: str, **changed: Any) -> dict[str, Any]:
@@ -80,8 +80,8 @@ def test_status_shows_whether_all_agree(printed: Any) -> None:
 
 
 def test_status_shows_whom_only_some_hear(printed: Any) -> None:
-    def last(by: list[str], heard_by: list[str]) -> str:
-        return str(printed(unheard=[{"address": "10.0.0.12", "by": by, "heard_by": heard_by}])[-1])
+    def last(by: list[str], reached_by: list[str]) -> str:
+        return str(printed(unreachable=[{"address": "10.0.0.12", "by": by, "reached_by": reached_by}])[-1])
 
     many = [f"10.0.0.{n}" for n in range(13, 13 + MAX_ADDRESSES + 3)]
     assert last(["10.0.0.11"], many[:2]) == "10.0.0.11 does not hear 10.0.0.12; 10.0.0.13, 10.0.0.14 do"

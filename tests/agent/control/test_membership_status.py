@@ -6,7 +6,7 @@ from ipaddress import IPv4Address
 from types import SimpleNamespace
 from typing import cast
 
-from support.heard import A, B, C, D, E, answers, word
+from support.observations import A, B, C, D, E, answers, node_state
 
 from agent.channel.state import NodeState
 from agent.control.membership_status import echo_status, membership_status
@@ -19,7 +19,7 @@ OWN = IPv4Address("10.0.0.10")
 
 def membership(
     agreement: Agreement | None = None,
-    unheard: tuple[IPv4Address, ...] = (),
+    unreachable: tuple[IPv4Address, ...] = (),
     states: Mapping[IPv4Address, NodeState] | None = None,
     isolated: bool = False,
     ignorant: tuple[tuple[IPv4Address, IPv4Address], ...] = (),
@@ -30,17 +30,17 @@ def membership(
         own=OWN,
         agreement=agreement or Agreement(4, {}, 100.0),
         isolated=isolated,
-        view=SimpleNamespace(unheard=unheard, hears=lambda other, address: (other, address) not in ignorant),
+        view=SimpleNamespace(unreachable=unreachable, reaches=lambda other, address: (other, address) not in ignorant),
         liveness={A: answers(), B: answers(agent_silent=True), D: answers()},
         echo_stats=lambda address: stats if address in (A, B) else {},
-        heard_states=lambda: states or {},
+        present_states=lambda: states or {},
     )
     return cast(Membership, made)
 
 
 def test_agreement_and_isolation() -> None:
     assert membership_status(membership()) == {
-        "nodes": 4, "agree": True, "since": 100.0, "differing": [], "isolated": False, "unheard": [],
+        "nodes": 4, "agree": True, "since": 100.0, "differing": [], "isolated": False, "unreachable": [],
     }  # fmt: skip
     differing = membership_status(membership(Agreement(4, {B: "tables", A: "view"}, 5.0), isolated=True))
     assert (differing["agree"], differing["isolated"]) == (False, True)
@@ -49,18 +49,18 @@ def test_agreement_and_isolation() -> None:
 
 def test_node_that_only_some_hear() -> None:
     """Each voice counts about others, not about itself."""
-    states = {A: word(), B: word(unheard=(D, C)), C: word(), D: word()}
-    assert membership_status(membership(unheard=(C,), states=states))["unheard"] == [
-        {"address": str(C), "by": [str(OWN), str(B)], "heard_by": [str(A), str(D)]},
-        {"address": str(D), "by": [str(B)], "heard_by": [str(OWN), str(A), str(C)]},
+    states = {A: node_state(), B: node_state(unreachable=(D, C)), C: node_state(), D: node_state()}
+    assert membership_status(membership(unreachable=(C,), states=states))["unreachable"] == [
+        {"address": str(C), "by": [str(OWN), str(B)], "reached_by": [str(A), str(D)]},
+        {"address": str(D), "by": [str(B)], "reached_by": [str(OWN), str(A), str(C)]},
     ]
 
 
 def test_who_does_not_know_a_node_is_not_said_to_hear_it() -> None:
     """D is new, and this node does not know E either."""
-    states = {A: word(unheard=(E,)), B: word(unheard=(E,)), D: word()}
-    assert membership_status(membership(states=states, ignorant=((D, E),)))["unheard"] == [
-        {"address": str(E), "by": [str(A), str(B)], "heard_by": []}
+    states = {A: node_state(unreachable=(E,)), B: node_state(unreachable=(E,)), D: node_state()}
+    assert membership_status(membership(states=states, ignorant=((D, E),)))["unreachable"] == [
+        {"address": str(E), "by": [str(A), str(B)], "reached_by": []}
     ]
 
 

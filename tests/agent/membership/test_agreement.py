@@ -3,7 +3,7 @@
 
 from dataclasses import replace
 
-from support.heard import A, B, C, answers, silent
+from support.observations import A, B, C, answers, silent
 
 from agent.membership.agreement import Agreement, Digests
 from agent.membership.digest import tables_digest

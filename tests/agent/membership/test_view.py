@@ -7,11 +7,11 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
-from support.heard import ALL_UP, FIVE, NAMED, WEB, A, B, C, D, E, Surroundings, answers, silent, word
+from support.observations import ALL_UP, FIVE, NAMED, WEB, A, B, C, D, E, Surroundings, answers, node_state, silent
 
-from agent.channel.state import MAX_UNHEARD
-from agent.membership.view import FORGET_S, START_S, Heard, View
-from agent.membership.voice import OWNS_S
+from agent.channel.state import MAX_UNREACHABLE
+from agent.membership.reachability import OWNS_S
+from agent.membership.view import FORGET_S, START_S, Observations, View
 from agent.model import Member, Share, State
 
 OTHERS = [address for address in FIVE if address != A]
@@ -24,7 +24,7 @@ def member(around: Surroundings, address: object = A) -> Member:
 
 def found_silent(around: Surroundings, since: float, by: list = OTHERS) -> dict:
     """What is heard when A does not answer this node, nor those in `by`."""
-    return {"liveness": {A: silent(since)}, "states": {other: word(unheard=(A,)) for other in by}}
+    return {"liveness": {A: silent(since)}, "states": {other: node_state(unreachable=(A,)) for other in by}}
 
 
 # Who becomes a member
@@ -39,7 +39,12 @@ def test_who_answers_and_says_what_it_serves_is_a_member() -> None:
 
 @pytest.mark.parametrize(
     "missing",
-    [{"liveness": {A: None}}, {"liveness": {A: silent(0)}}, {"states": {A: None}}, {"states": {A: word(State.LEFT)}}],
+    [
+        {"liveness": {A: None}},
+        {"liveness": {A: silent(0)}},
+        {"states": {A: None}},
+        {"states": {A: node_state(State.LEFT)}},
+    ],
     ids=["never answered", "silent", "no word", "left"],
 )
 def test_who_is_named_alone_takes_no_place(missing: dict) -> None:
@@ -55,7 +60,7 @@ def test_who_is_not_named_is_no_member_although_it_answers() -> None:
 
 def test_word_of_another_boot_makes_no_member() -> None:
     around = Surroundings()
-    assert A not in around.see(1, states={A: word(boot=2)})
+    assert A not in around.see(1, states={A: node_state(boot=2)})
     assert around.see(2, liveness={A: answers(boot=2)}) == ALL_UP
 
 
@@ -67,7 +72,7 @@ def test_silent_member_is_passed_over_at_once_and_owns_no_row_after_three_second
     around.see(1)
     assert around.see(10, **found_silent(around, 9.8)) == ALL_UP
     assert around.view.silent == {A: 9.8}
-    assert around.view.unheard == (A,)
+    assert around.view.unreachable == (A,)
     assert around.view.next_at == 9.8 + OWNS_S
     assert around.see(9.8 + OWNS_S - 0.1) == ALL_UP
     assert around.see(9.8 + OWNS_S) == {**ALL_UP, A: State.LOST}
@@ -104,25 +109,25 @@ def test_member_that_one_node_does_not_hear_keeps_its_rows_while_others_do() -> 
     assert around.see(100) == ALL_UP
     assert member(around).why == "does not answer this node, but others"
     assert around.view.silent == {A: 10.0}
-    assert around.see(101, states={other: word(unheard=(A,)) for other in OTHERS})[A] is State.LOST
+    assert around.see(101, states={other: node_state(unreachable=(A,)) for other in OTHERS})[A] is State.LOST
 
 
 def test_member_that_answers_this_node_but_not_another_is_doubted_while_that_lasts() -> None:
     around = Surroundings()
     around.see(1)
-    around.see(10, states={B: word(unheard=(A,))})
-    around.see(20, states={C: word(unheard=(A,))})
+    around.see(10, states={B: node_state(unreachable=(A,))})
+    around.see(20, states={C: node_state(unreachable=(A,))})
     assert (around.view.doubted, around.view.silent) == ({A: 10}, {})
     around.see(30, liveness={A: silent(29)})
     assert around.view.doubted == {}
-    around.see(40, liveness={A: answers(40)}, states={B: word(), C: word()})
+    around.see(40, liveness={A: answers(40)}, states={B: node_state(), C: node_state()})
     assert around.view.doubted == {}
 
 
 def test_others_keep_a_place_but_give_none() -> None:
     around = Surroundings()
     assert A not in around.see(1, liveness={A: silent(0)})
-    assert A not in around.see(2, states={other: word(unheard=()) for other in OTHERS})
+    assert A not in around.see(2, states={other: node_state(unreachable=()) for other in OTHERS})
 
 
 @pytest.mark.parametrize("voice", [silent(10), answers(agent_silent=True)], ids=["silent", "agent silent"])
@@ -139,15 +144,15 @@ def test_who_appeared_after_the_silence_or_lists_as_many_as_it_can_vouches_for_n
     around = Surroundings()
     around.see(1, liveness={E: None}, states={E: None})
     around.see(10, **found_silent(around, 10.0, by=[B, C, D]))
-    around.see(11, liveness={E: answers(11)}, states={E: word()})
-    assert not around.view.hears(E, A)
+    around.see(11, liveness={E: answers(11)}, states={E: node_state()})
+    assert not around.view.reaches(E, A)
     assert around.see(13)[A] is State.LOST
-    many = tuple(IPv4Address(f"10.0.1.{number}") for number in range(MAX_UNHEARD))
+    many = tuple(IPv4Address(f"10.0.1.{number}") for number in range(MAX_UNREACHABLE))
     around = Surroundings()
     around.see(1)
     around.see(10, **found_silent(around, 10.0, by=[B, C, D]))
-    assert around.view.hears(E, A)
-    assert around.see(13, states={E: word(unheard=many)})[A] is State.LOST
+    assert around.view.reaches(E, A)
+    assert around.see(13, states={E: node_state(unreachable=many)})[A] is State.LOST
 
 
 @pytest.mark.parametrize("voice", OTHERS)
@@ -157,7 +162,7 @@ def test_the_last_one_that_heard_a_member_leaves(voice: IPv4Address) -> None:
     around.see(1)
     around.see(10, **found_silent(around, 10.0, by=[other for other in OTHERS if other != voice]))
     assert around.see(20)[A] is State.UP
-    assert around.see(21, states={voice: word(State.LEFT)})[A] is State.LOST
+    assert around.see(21, states={voice: node_state(State.LEFT)})[A] is State.LOST
 
 
 # What it says
@@ -166,10 +171,10 @@ def test_the_last_one_that_heard_a_member_leaves(voice: IPv4Address) -> None:
 def test_member_that_drains_or_changes_weight_says_so_itself() -> None:
     around = Surroundings()
     around.see(1)
-    assert around.see(2, states={A: word(State.DRAINING, version=2)})[A] is State.DRAINING
+    assert around.see(2, states={A: node_state(State.DRAINING, version=2)})[A] is State.DRAINING
     assert (member(around).change, member(around).changed) == ("its state changed to draining", 2)
-    around.see(3, states={A: word(weight=50, version=3)})
-    around.see(4, states={A: word(weight=60, version=4)})
+    around.see(3, states={A: node_state(weight=50, version=3)})
+    around.see(4, states={A: node_state(weight=60, version=4)})
     assert member(around).change == "its effective weight increased"
     assert member(around).version == 4
 
@@ -177,8 +182,8 @@ def test_member_that_drains_or_changes_weight_says_so_itself() -> None:
 def test_member_that_leaves_is_removed_at_once() -> None:
     around = Surroundings()
     around.see(1)
-    assert A not in around.see(2, states={A: word(State.LEFT, version=2)})
-    assert around.see(3, states={A: word(version=3)}) == ALL_UP
+    assert A not in around.see(2, states={A: node_state(State.LEFT, version=2)})
+    assert around.see(3, states={A: node_state(version=3)}) == ALL_UP
 
 
 def test_withdrawn_identity_changes_nothing() -> None:
@@ -204,13 +209,13 @@ def test_member_that_booted_has_no_place_until_it_says_what_it_serves() -> None:
     around.see(1)
     assert A not in around.see(2, liveness={A: answers(boot=2)})
     assert A not in around.see(3)
-    assert around.see(4, states={A: word(boot=2)}) == ALL_UP
+    assert around.see(4, states={A: node_state(boot=2)}) == ALL_UP
 
 
 def test_member_whose_word_of_the_next_boot_comes_first_stays() -> None:
     around = Surroundings()
     around.see(1)
-    assert around.see(2, states={A: word(boot=2)}) == ALL_UP
+    assert around.see(2, states={A: node_state(boot=2)}) == ALL_UP
     assert around.see(3, liveness={A: answers(boot=2)}) == ALL_UP
     assert member(around).change == "it booted"
 
@@ -243,9 +248,9 @@ def test_view_is_complete_after_five_seconds_at_most() -> None:
 def test_view_of_a_node_that_hears_of_nobody_is_complete_after_five_seconds() -> None:
     """The first one, or the only one, whose routers are down."""
     view = View()
-    view.observe(Heard(), 100)
+    view.observe(Observations(), 100)
     assert (view.is_complete(), view.next_at) == (False, 100 + START_S)
-    view.observe(Heard(), 100 + START_S)
+    view.observe(Observations(), 100 + START_S)
     assert view.is_complete()
 
 
@@ -253,7 +258,7 @@ def test_view_of_a_node_that_hears_of_nobody_is_complete_after_five_seconds() ->
     ("change", "complete"),
     [
         ({}, False),
-        ({"states": {A: word()}}, True),
+        ({"states": {A: node_state()}}, True),
         ({"liveness": dict.fromkeys(FIVE, answers(agent_silent=True))}, True),
         ({"liveness": dict.fromkeys(FIVE, answers(ready=False))}, True),
         ({"liveness": dict.fromkeys(FIVE, silent(5))}, True),
@@ -289,7 +294,7 @@ def test_saved_members_stay_until_something_is_heard_of_them() -> None:
     before.see(1)
     before.see(10, **found_silent(before, 10.0))
     before.see(20)
-    after = Surroundings(saved(before), replace(before.heard, liveness={}, states={}))
+    after = Surroundings(saved(before), replace(before.observed, liveness={}, states={}))
     assert after.see(21) == {**ALL_UP, A: State.LOST}
     assert after.view.silent == {A: 10.0}
     assert not after.view.is_complete()
@@ -300,7 +305,7 @@ def test_saved_members_stay_until_something_is_heard_of_them() -> None:
 def test_saved_member_whose_agent_is_silent_is_known_by_what_was_saved() -> None:
     before = Surroundings()
     before.see(1)
-    after = Surroundings(saved(before), replace(before.heard, states={other: word() for other in OTHERS}))
+    after = Surroundings(saved(before), replace(before.observed, states={other: node_state() for other in OTHERS}))
     assert after.see(2, liveness={A: answers(agent_silent=True)}) == {**ALL_UP, A: State.DRAINING}
 
 
@@ -310,7 +315,7 @@ def test_saved_silence_that_cannot_be_is_mended() -> None:
     around.see(1)
     saved = (replace(member(around), lost=True), replace(member(around, B), silent_since=1e9))
     around = Surroundings(View(saved))
-    around.see(100, liveness={B: silent(100)}, states={other: word(unheard=(B,)) for other in (A, C, D, E)})
+    around.see(100, liveness={B: silent(100)}, states={other: node_state(unreachable=(B,)) for other in (A, C, D, E)})
     assert member(around).state is State.UP
     assert around.view.silent == {B: 100}
     assert around.see(103)[B] is State.LOST
@@ -322,7 +327,7 @@ def test_states_that_are_gone_take_no_memory() -> None:
     around.see(1)
     old = []
     for version in range(2, 102):
-        state = replace(word(version=version), shares=UserDict(word().shares))
+        state = replace(node_state(version=version), shares=UserDict(node_state().shares))
         old.append(weakref.ref(state.shares))
         around.see(version, states={A: state})
     del state

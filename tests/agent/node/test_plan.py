@@ -103,9 +103,9 @@ def test_drain_withdraws_and_says_so() -> None:
 def test_others_are_told_that_a_vip_is_announced_once_a_router_has_it() -> None:
     wanted = after(None, GOOD)
     assert {share.announced for share in wanted.shares.values()} == {True}
-    assert {share.announced for share in wanted.told.values()} == {False}
+    assert {share.announced for share in wanted.published.values()} == {False}
     advertised = after(wanted, replace(GOOD, advertised=frozenset({f"{VIP}/32"})))
-    assert [share.announced for share in advertised.told.values()] == [True, False]
+    assert [share.announced for share in advertised.published.values()] == [True, False]
 
 
 def test_announcers_are_the_members_that_say_so_themselves() -> None:

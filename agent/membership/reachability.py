@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the members say of others: who still hears a node that does not answer this one. Pure."""
+"""What the members report of others: who still reaches a node that does not answer this one. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from math import inf
 
-from agent.channel.state import MAX_UNHEARD, NodeState
+from agent.channel.state import MAX_UNREACHABLE, NodeState
 from agent.liveness.question import Liveness
 from agent.model import Member
 
@@ -19,33 +19,33 @@ NEW = "answers, and says what it serves"
 
 
 @dataclass(frozen=True, slots=True)
-class Voice:
-    """What a member says of others.
+class Reachability:
+    """What a member reports of others.
 
-    It lists whom it does not hear, of the members that it knows, and MAX_UNHEARD at most. So a full list says nothing
-    of others, nor does a member that is new since the other one is silent: it may never have known it.
+    It lists the members that do not answer it, of those that it knows, and MAX_UNREACHABLE at most. So a full list
+    proves nothing of others, nor does a member that is new since the other one is silent: it may never have known it.
     """
 
     known_since: float
-    unheard: frozenset[int]
+    unreachable: frozenset[int]
 
-    def hears(self, number: int, silent_since: float) -> bool:
+    def reaches(self, number: int, silent_since: float) -> bool:
         """Whether it says that it hears the node with this number as its address."""
-        return number not in self.unheard and self.known_since <= silent_since - OWNS_S
+        return number not in self.unreachable and self.known_since <= silent_since - OWNS_S
 
 
-def voices(
+def reachability_of(
     members: Mapping[IPv4Address, Member],
     liveness: Mapping[IPv4Address, Liveness],
     states: Mapping[IPv4Address, NodeState],
-) -> dict[IPv4Address, Voice]:
+) -> dict[IPv4Address, Reachability]:
     """Return the members that this node hears, as far as they say anything of others.
 
     Made once for all questions: a thousand members may list dozens each.
     """
     return {
-        address: Voice(member.since if member.why == NEW else -inf, frozenset(map(int, state.unheard)))
+        address: Reachability(member.since if member.why == NEW else -inf, frozenset(map(int, state.unreachable)))
         for address, member in members.items()
         if (one := liveness.get(address)) is not None and one.answers and one.agent_lives
-        if (state := states.get(address)) is not None and len(state.unheard) < MAX_UNHEARD
+        if (state := states.get(address)) is not None and len(state.unreachable) < MAX_UNREACHABLE
     }

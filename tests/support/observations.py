@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 from agent.channel.state import NodeState, ServiceEndpoint, StateShare
 from agent.liveness.question import Liveness
 from agent.membership.received import Named
-from agent.membership.view import Heard, View
+from agent.membership.view import Observations, View
 from agent.model import State
 
 A, B, C, D, E = (IPv4Address(f"10.0.0.{number}") for number in range(11, 16))
@@ -21,12 +21,16 @@ NAMED = Named(by_bgp=True)
 ALL_UP = dict.fromkeys(FIVE, State.UP)
 
 
-def word(
-    state: State = State.UP, weight: int = 100, boot: int = 1, version: int = 1, unheard: tuple[IPv4Address, ...] = ()
+def node_state(
+    state: State = State.UP,
+    weight: int = 100,
+    boot: int = 1,
+    version: int = 1,
+    unreachable: tuple[IPv4Address, ...] = (),
 ) -> NodeState:
     """Return what a node says of itself: one service."""
     share = StateShare(100, weight if state is State.UP else 0, state, announced=True)
-    return NodeState(boot, version, "1", True, (1,), {SERVICE: share}, unheard)
+    return NodeState(boot, version, "1", True, (1,), {SERVICE: share}, unreachable)
 
 
 def answers(since: float = 0.0, boot: int = 1, ready: bool = True, agent_silent: bool = False) -> Liveness:
@@ -41,12 +45,12 @@ def silent(since: float, boot: int = 1) -> Liveness:
 
 @dataclass
 class Surroundings:
-    """What is heard, changed step by step; `see` brings a view to it."""
+    """What is observed, changed step by step; `see` brings a view to it."""
 
     view: View = field(default_factory=View)
-    heard: Heard = field(
-        default_factory=lambda: Heard(
-            dict.fromkeys(FIVE, NAMED), True, dict.fromkeys(FIVE, answers()), dict.fromkeys(FIVE, word())
+    observed: Observations = field(
+        default_factory=lambda: Observations(
+            dict.fromkeys(FIVE, NAMED), True, dict.fromkeys(FIVE, answers()), dict.fromkeys(FIVE, node_state())
         )
     )
 
@@ -60,13 +64,13 @@ class Surroundings:
         named_completely: bool | None = None,
     ) -> dict[IPv4Address, State]:
         """Change some of it (None: it is no longer there); return the state of each member then."""
-        heard = self.heard
-        self.heard = replace(
-            heard,
-            named={a: one for a, one in {**heard.named, **named}.items() if one is not None},
-            liveness={a: one for a, one in {**heard.liveness, **liveness}.items() if one is not None},
-            states={a: one for a, one in {**heard.states, **states}.items() if one is not None},
-            named_completely=heard.named_completely if named_completely is None else named_completely,
+        observed = self.observed
+        self.observed = replace(
+            observed,
+            named={a: one for a, one in {**observed.named, **named}.items() if one is not None},
+            liveness={a: one for a, one in {**observed.liveness, **liveness}.items() if one is not None},
+            states={a: one for a, one in {**observed.states, **states}.items() if one is not None},
+            named_completely=observed.named_completely if named_completely is None else named_completely,
         )
-        self.view.observe(self.heard, now)
+        self.view.observe(self.observed, now)
         return {member.address: member.state for member in self.view.members}
