@@ -206,12 +206,12 @@ class View:
     def _is_reached_elsewhere(self, address: IPv4Address) -> bool:
         """Whether a member that this node hears says that it hears that one: it can keep a place, never take one."""
         since = self._silence_of(address)
-        return any(voice.reaches(int(address), since) for voice in self._reachability().values())
+        return any(one.reaches(int(address), since) for one in self._reachability().values())
 
     def reaches(self, other: IPv4Address, address: IPv4Address) -> bool:
         """Whether a member that this node hears says that it hears another one."""
-        voice = self._reachability().get(other)
-        return voice is not None and voice.reaches(int(address), self._silence_of(address))
+        reachability = self._reachability().get(other)
+        return reachability is not None and reachability.reaches(int(address), self._silence_of(address))
 
     def _silence_of(self, address: IPv4Address) -> float:
         """Return since when a node does not answer this node, or some other; infinity if it answers all."""
