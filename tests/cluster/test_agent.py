@@ -9,6 +9,7 @@ The demo covers the failures (tests/topology/demo); this covers the commands of 
 
 import signal
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -212,10 +213,13 @@ def test_a_changed_mac_of_the_interface_is_followed(cluster: ClusterLab) -> None
     cluster.lab.exec("b3", ["ip", "link", "set", "eth1", "address", "02:00:00:00:aa:03"])
     cluster.lab.exec("b3", ["ip", "route", "replace", "default", "via", "10.0.0.1"])
 
+    ports = count(32_000)
+
     def forwards() -> bool:
+        """Each try by new ports: those of the one before are in TIME-WAIT."""
         before = cluster.status("b3")["services"][0]["counters"]["forward_first"]
         for number in range(1, 40):
-            cluster.server_at((f"10.1.1.{number}", 32_000 + number))
+            cluster.server_at((f"10.1.1.{number}", next(ports)))
         return cluster.status("b3")["services"][0]["counters"]["forward_first"] > before
 
     wait_for(lambda: "b3" in cluster.next_hops(), "b3 to be back")
