@@ -17,8 +17,8 @@ from support.proof.stage import Sockets, Stage, difference
 ENTRIES = list(entries())
 MUTATIONS = 40
 """Of each fixture, in addition to its truncations."""
-PARTS = 7
-"""Every seventh fixture is a part, which holds some of all files; the first has the one that is redirected."""
+PARTS = 14
+"""Every 14th fixture is a part, which holds some of all files; the first has the one that is redirected."""
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=[entry.name for entry in ENTRIES])
