@@ -15,6 +15,9 @@ from agent.config.bgp import AnnounceConfig
 from agent.config.fields import AnyAddress, PortOrAny, Section, Weight, fault, is_unicast
 from agent.config.health import ExecCheckConfig, HealthConfig, TcpCheckConfig
 from agent.model import service_key
+from bpf.layout.service import Affinity
+
+AFFINITIES = {"5-tuple": Affinity.FIVE_TUPLE, "3-tuple": Affinity.THREE_TUPLE, "2-tuple": Affinity.TWO_TUPLE}
 
 
 class ServiceConfig(Section):

@@ -10,8 +10,8 @@ from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING, Any
 
 from agent.address import endpoint
+from agent.config.service import AFFINITIES
 from agent.errors import AgentError
-from agent.forwarding.map_writer import AFFINITIES
 from agent.model import Flow
 from bpf.reference.flow_hash import flow_hash
 from bpf.reference.pick import Arrival, Decision, NodeState, Socket, join_rows, pick

@@ -14,7 +14,7 @@ import numpy as np
 
 from agent.address import Network, tag_of
 from agent.config.schema import Config
-from agent.config.service import ServiceConfig
+from agent.config.service import AFFINITIES, ServiceConfig
 from agent.forwarding.epoch_bank import EpochBanks
 from agent.forwarding.node_table import NodeTable
 from agent.model import Candidate
@@ -22,9 +22,7 @@ from agent.table.epoch import Epoch, EpochSwitch, EpochUse
 from bpf.attach.datapath import DataPath
 from bpf.layout.conf import NodeConf
 from bpf.layout.limits import BANKS, SLOTS, UPLINKS
-from bpf.layout.service import Affinity, Forward, Protocol, ServiceEntry, ServiceKey
-
-AFFINITIES = {"5-tuple": Affinity.FIVE_TUPLE, "3-tuple": Affinity.THREE_TUPLE, "2-tuple": Affinity.TWO_TUPLE}
+from bpf.layout.service import Forward, Protocol, ServiceEntry, ServiceKey
 
 
 class MapWriter:
