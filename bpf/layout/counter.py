@@ -182,7 +182,8 @@ DESCRIPTIONS: Final[dict[Counter, Description]] = {
         "Look for a flood of packets without connections, and block its sources: `lbctl deny add PREFIX`.",
     ),
     Counter.DROP_FRAGMENT: Description(
-        "A fragment to a service that cannot serve it: the fragment has no ports.",
+        "A fragment to a service that cannot serve it: the fragment has no ports. Or the first fragment of an ICMP "
+        "error.",
         "If clients must send fragments, set `affinity: 2-tuple`, with no other service of the same VIP and protocol.",
     ),
     Counter.DROP_MALFORMED: Description(
@@ -198,7 +199,8 @@ DESCRIPTIONS: Final[dict[Counter, Description]] = {
         "Filter spoofed sources at the network edge.",
     ),
     Counter.DROP_MARTIAN: Description(
-        "The source is an address that no client can have: loopback, link-local, multicast, reserved.",
+        "The source is an address that no client can have: loopback, link-local, multicast, reserved. ICMP errors "
+        "about a flow of the service are not judged by it: they come from routers.",
         "Filter spoofed sources at the network edge.",
     ),
     Counter.DROP_DENIED: Description(

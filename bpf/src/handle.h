@@ -168,6 +168,8 @@ static __always_inline enum counter drop_reason(enum packet_kind kind)
 		return DROP_LAND;
 	case KIND_MARTIAN:
 		return DROP_MARTIAN;
+	case KIND_ICMP_FRAGMENT:
+		return DROP_FRAGMENT;
 	default:
 		return DROP_DENIED;
 	}

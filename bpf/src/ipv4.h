@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * IPv4 (RFC 791) to a VIP, and ICMP (RFC 792). An ICMP error goes to the same node as the flow that it quotes: path-MTU
- * discovery must reach the server that holds the connection. The ingress itself answers echo requests.
+ * discovery must reach the server that holds the connection. Any router on the path may send it, and from any address
+ * that its interfaces have, so the ranges of sources that no client has do not count. The ingress itself answers echo
+ * requests.
  */
 #pragma once
 
@@ -10,6 +12,7 @@
 #include "packet.h"
 #include "service.h"
 #include "transport.h"
+#include "verifier.h"
 
 #define IP_DF 0x4000
 #define IP_MF 0x2000
@@ -27,6 +30,30 @@ static __always_inline bool is_martian4(__be32 source)
 	return first == 0 || first == 127 || first >= 224 || (first == 169 && second == 254);
 }
 
+static __always_inline bool is_icmp_error(const struct icmphdr *icmp)
+{
+	return icmp->type == ICMP_DEST_UNREACH || icmp->type == ICMP_TIME_EXCEEDED || icmp->type == ICMP_PARAMETERPROB;
+}
+
+/*
+ * A fragment, `length` bytes behind its IP header. Nobody needs ICMP errors in fragments: their quote is small. And a
+ * kernel that has not sent what they quote must not get them.
+ */
+static __always_inline enum packet_kind parse_fragment4(struct cursor *c, const struct iphdr *ip, u32 length,
+							struct packet *pkt)
+{
+	__be16 offset = ip->frag_off & htons(IP_OFFSET);
+	struct icmphdr *icmp = c->at;
+
+	if (ip->protocol == IPPROTO_ICMP) {
+		if (is_martian4(ip->saddr))
+			return KIND_MARTIAN;
+		if (!offset && length >= sizeof(*icmp) && (void *)(icmp + 1) <= c->end && is_icmp_error(icmp))
+			return KIND_ICMP_FRAGMENT;
+	}
+	return parse_fragment(pkt, offset);
+}
+
 /* `length` bytes of ICMP; the frame's padding behind them is not part of the quote. */
 static __always_inline enum packet_kind parse_icmp(struct cursor *c, u32 length, struct packet *pkt)
 {
@@ -36,10 +63,8 @@ static __always_inline enum packet_kind parse_icmp(struct cursor *c, u32 length,
 
 	if (!icmp || !quoted || length < sizeof(*icmp) + quoted->ihl * 4 + sizeof(*ports))
 		return KIND_NO_SERVICE;
-	if (icmp->type != ICMP_DEST_UNREACH && icmp->type != ICMP_TIME_EXCEEDED && icmp->type != ICMP_PARAMETERPROB)
-		return KIND_NO_SERVICE;
-	if (quoted->version != 4 || quoted->ihl * 4 < sizeof(*quoted) || quoted->saddr != pkt->vip[0] ||
-	    (quoted->frag_off & htons(IP_OFFSET)))
+	if (!is_icmp_error(icmp) || quoted->version != 4 || quoted->ihl * 4 < sizeof(*quoted) ||
+	    quoted->saddr != pkt->vip[0] || (quoted->frag_off & htons(IP_OFFSET)))
 		return KIND_NO_SERVICE;
 	c->at = (void *)quoted + quoted->ihl * 4;
 	ports = take(c, sizeof(*ports));
@@ -54,6 +79,26 @@ static __always_inline enum packet_kind parse_icmp(struct cursor *c, u32 length,
 	pkt->opens = quoted->protocol == IPPROTO_UDP;
 	pkt->icmp_error = true;
 	return KIND_FLOW;
+}
+
+/* `length` bytes follow the IP header. */
+static __always_inline enum packet_kind parse_payload4(struct xdp_md *ctx, struct cursor *c, const struct iphdr *ip,
+						       u32 length, struct packet *pkt)
+{
+	if (ip->frag_off & htons(IP_MF | IP_OFFSET))
+		return parse_fragment4(c, ip, length, pkt);
+	switch (ip->protocol) {
+	case IPPROTO_TCP:
+		return parse_tcp(ctx, c, length, pkt);
+	case IPPROTO_UDP:
+		return parse_udp(c, length, pkt);
+	case IPPROTO_ICMP:
+		if (parse_icmp(c, length, pkt) == KIND_FLOW)
+			return KIND_FLOW;
+		return is_martian4(ip->saddr) ? KIND_MARTIAN : KIND_NO_SERVICE;
+	default:
+		return KIND_NO_SERVICE;
+	}
 }
 
 static __always_inline enum packet_kind parse_ipv4(struct xdp_md *ctx, struct cursor *c, const struct conf *conf,
@@ -80,21 +125,8 @@ static __always_inline enum packet_kind parse_ipv4(struct xdp_md *ctx, struct cu
 		return KIND_DENIED;
 	if (ip->saddr == ip->daddr)
 		return KIND_LAND;
-	if (is_martian4(ip->saddr))
-		return KIND_MARTIAN;
-	if (ip->frag_off & htons(IP_MF | IP_OFFSET))
-		return parse_fragment(pkt, ip->frag_off & htons(IP_OFFSET));
 	c->at = (void *)ip + header;
-	length -= header;
-
-	switch (ip->protocol) {
-	case IPPROTO_TCP:
-		return parse_tcp(ctx, c, length, pkt);
-	case IPPROTO_UDP:
-		return parse_udp(c, length, pkt);
-	case IPPROTO_ICMP:
-		return parse_icmp(c, length, pkt);
-	default:
-		return KIND_NO_SERVICE;
-	}
+	if (ip->protocol != IPPROTO_ICMP && is_martian4(ip->saddr))
+		return KIND_MARTIAN;
+	return parse_payload4(ctx, c, ip, length - header, pkt);
 }

@@ -99,6 +99,24 @@ static __always_inline enum packet_kind skip_headers(struct xdp_md *ctx, const s
 	return KIND_IPV6_HEADERS;
 }
 
+static __always_inline bool is_icmp6_error(const struct icmphdr *icmp)
+{
+	return icmp->type >= ICMP6_UNREACHABLE && icmp->type <= ICMP6_PARAMETER;
+}
+
+/* As ipv4.h's parse_fragment4(); `left` bytes with the fragment's header, which the cursor is behind. */
+static __always_inline enum packet_kind parse_fragment6(struct cursor *c, u8 next, u32 left, __be16 fragment,
+							struct packet *pkt)
+{
+	__be16 offset = fragment & htons(IP6_OFFSET);
+	struct icmphdr *icmp = take(c, sizeof(*icmp));
+
+	if (next == IPPROTO_ICMPV6 && !offset && icmp && is_icmp6_error(icmp) &&
+	    left >= sizeof(struct fragment_header) + sizeof(*icmp))
+		return KIND_ICMP_FRAGMENT;
+	return parse_fragment(pkt, offset);
+}
+
 /* `left` bytes of ICMPv6, as in ipv4.h's parse_icmp(). */
 static __always_inline enum packet_kind parse_icmp6(struct xdp_md *ctx, const struct conf *conf, struct cursor *c,
 						    u32 left, struct packet *pkt)
@@ -112,8 +130,7 @@ static __always_inline enum packet_kind parse_icmp6(struct xdp_md *ctx, const st
 	if (!icmp || !quoted || left < sizeof(*icmp) + sizeof(*quoted))
 		return KIND_NO_SERVICE;
 	left -= sizeof(*icmp) + sizeof(*quoted);
-	if (icmp->type < ICMP6_UNREACHABLE || icmp->type > ICMP6_PARAMETER || quoted->version != 6 ||
-	    !same_address(quoted->saddr, pkt->vip))
+	if (!is_icmp6_error(icmp) || quoted->version != 6 || !same_address(quoted->saddr, pkt->vip))
 		return KIND_NO_SERVICE;
 	next = quoted->nexthdr;
 	if (skip_headers(ctx, conf, c, &next, &left, QUOTED_HEADERS_MAX, &fragment) != KIND_FLOW || fragment)
@@ -130,15 +147,33 @@ static __always_inline enum packet_kind parse_icmp6(struct xdp_md *ctx, const st
 	return KIND_FLOW;
 }
 
+/* `left` bytes follow the IPv6 header. */
+static __always_inline enum packet_kind parse_payload6(struct xdp_md *ctx, const struct conf *conf, struct cursor *c,
+						       u8 next, u32 left, struct packet *pkt)
+{
+	__be16 fragment = 0;
+	enum packet_kind kind = skip_headers(ctx, conf, c, &next, &left, HEADERS_MAX, &fragment);
+
+	pkt->protocol = kind == KIND_FLOW ? next : 0;
+	if (kind != KIND_FLOW)
+		return kind;
+	if (fragment)
+		return parse_fragment6(c, next, left, fragment, pkt);
+	if (next == IPPROTO_TCP)
+		return parse_tcp(ctx, c, left, pkt);
+	if (next == IPPROTO_UDP)
+		return parse_udp(c, left, pkt);
+	if (parse_icmp6(ctx, conf, c, left, pkt) == KIND_FLOW)
+		return KIND_FLOW;
+	return is_martian6(pkt->client) ? KIND_MARTIAN : KIND_NO_SERVICE;
+}
+
 static __always_inline enum packet_kind parse_ipv6(struct xdp_md *ctx, struct cursor *c, const struct conf *conf,
 						   struct packet *pkt)
 {
 	struct cursor start = *c;
 	struct ipv6hdr *ip = take(c, sizeof(*ip));
-	__be16 fragment = 0;
-	enum packet_kind kind;
 	u32 left;
-	u8 next;
 
 	if (!ip || !may_be_vip(conf, fold_address(ip->daddr, 6)))
 		return KIND_NO_SERVICE;
@@ -156,19 +191,8 @@ static __always_inline enum packet_kind parse_ipv6(struct xdp_md *ctx, struct cu
 		return KIND_DENIED;
 	if (same_address(ip->saddr, ip->daddr))
 		return KIND_LAND;
-	if (is_martian6(ip->saddr))
+	/* Routers put no extension headers before an error, so behind them none is looked for. */
+	if (ip->nexthdr != IPPROTO_ICMPV6 && is_martian6(ip->saddr))
 		return KIND_MARTIAN;
-
-	next = ip->nexthdr;
-	kind = skip_headers(ctx, conf, c, &next, &left, HEADERS_MAX, &fragment);
-	pkt->protocol = kind == KIND_FLOW ? next : 0;
-	if (kind != KIND_FLOW)
-		return kind;
-	if (fragment)
-		return parse_fragment(pkt, fragment & htons(IP6_OFFSET));
-	if (next == IPPROTO_TCP)
-		return parse_tcp(ctx, c, left, pkt);
-	if (next == IPPROTO_UDP)
-		return parse_udp(c, left, pkt);
-	return parse_icmp6(ctx, conf, c, left, pkt);
+	return parse_payload6(ctx, conf, c, ip->nexthdr, left, pkt);
 }

@@ -75,7 +75,7 @@ enum counter {
 	DROP_SILENT,       /* No node of the chain is left to try, but a silent one may come back with the flow. */
 	DROP_HOP_LIMIT,    /* The packet was forwarded more than CHAIN times: tables disagree. */
 	DROP_RATE_LIMIT,   /* This CPU has used up its rate of forwards with hop 2 or more. */
-	DROP_FRAGMENT,     /* A fragment came for a service whose flows need ports. */
+	DROP_FRAGMENT,     /* A fragment came for a service whose flows need ports, or of an ICMP error. */
 	DROP_MALFORMED,    /* Lengths in the packet contradict each other. */
 	DROP_IPV6_HEADERS, /* The packet has IPv6 extension headers that are unknown, or too many. */
 	DROP_LAND,         /* The packet is from the VIP to itself. */

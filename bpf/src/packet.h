@@ -15,6 +15,7 @@ enum packet_kind {
 	KIND_LAND,           /* likewise, from the VIP to itself */
 	KIND_MARTIAN,        /* likewise, from an address that no client can have */
 	KIND_DENIED,         /* likewise, from a prefix of the deny list */
+	KIND_ICMP_FRAGMENT,  /* likewise, the first fragment of an ICMP error */
 };
 
 enum fragment { NO_FRAGMENT, FIRST_FRAGMENT, LATER_FRAGMENT };

@@ -14,7 +14,7 @@ from support.oracle.packets import judge
 from support.proof.fixtures import Entry, Fixture, entries
 from support.proof.stage import Sockets, Stage, difference
 
-ENTRIES = list(entries())
+ENTRIES = sorted(entries(), key=lambda entry: entry.fields["verdict"] != "redirect")
 MUTATIONS = 40
 """Of each fixture, in addition to its truncations."""
 PARTS = 14

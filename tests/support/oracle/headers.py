@@ -6,7 +6,7 @@ the RFCs define it, not as a lenient dissector guesses it: RFC 791, 792, 768, 82
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -38,6 +38,7 @@ class Kind(Enum):
     FRAGMENT = "without ports"
     MALFORMED_HEADER = "an IP header that contradicts itself"
     MALFORMED = "contradicts itself after the IP header"
+    ICMP_FRAGMENT = "the first fragment of an ICMP error"
     IPV6_HEADERS = "extension headers that no client should send"
 
 
@@ -66,8 +67,8 @@ class Flow:
 class Reading:
     """An IP packet to `flow.vip` of `length` bytes; the flow's ports are 0 where there are none to read.
 
-    `source` sent it (an ICMP error is not from the client); `later`: a fragment, but not the first; `traffic_class` is
-    unmodified.
+    `source` sent it (an ICMP error is not from the client). `any_source`: no range of sources is wrong for it; `later`:
+    a fragment, but not the first; `traffic_class` is unmodified.
     """
 
     kind: Kind
@@ -78,6 +79,7 @@ class Reading:
     opens: bool = False
     error: bool = False
     later: bool = False
+    any_source: bool = False
 
 
 def header(layer: type[Layer], data: bytes, size: int) -> Layer | None:
@@ -145,9 +147,12 @@ def _ipv4(packet: bytes) -> Reading:
     if ip.version != 4 or start < 20 or not start <= ip.len <= len(packet):
         return _of(as_is, Kind.MALFORMED_HEADER)
     if ip.frag or ip.flags.MF:
+        if ip.proto == 1 and not ip.frag and _starts_error(4, packet[start : ip.len]):
+            return _of(as_is, Kind.ICMP_FRAGMENT)
         return _of(as_is, Kind.FRAGMENT, opens=True, later=ip.frag > 0)
     if ip.proto == 1:
-        return _icmp(as_is, 4, packet[start : ip.len])
+        reading = _icmp(as_is, 4, packet[start : ip.len])
+        return replace(reading, any_source=reading.error)
     return _transport(as_is, packet[start : ip.len]) if ip.proto in (6, 17) else as_is
 
 
@@ -165,12 +170,15 @@ def _ipv6(packet: bytes) -> Reading:
         assert fragment
         if fragment.nh not in SERVED:
             return _of(as_is, Kind.IPV6_HEADERS)
+        if fragment.nh == 58 and not fragment.offset and _starts_error(6, payload[8:]):
+            return _of(as_is, Kind.ICMP_FRAGMENT)
         return _of(as_is, kind, protocol=fragment.nh, opens=True, later=fragment.offset > 0)
     if kind is not Kind.NO_FLOW:
         return _of(as_is, kind)
     as_is = _of(as_is, Kind.NO_FLOW, protocol=protocol)
     if protocol == 58:
-        return _icmp(as_is, 6, payload)
+        reading = _icmp(as_is, 6, payload)
+        return replace(reading, any_source=reading.error and ip.nh == 58)
     return _transport(as_is, payload)
 
 
@@ -220,6 +228,11 @@ def _transport(packet: Reading, payload: bytes) -> Reading:
     if udp is None or not 8 <= udp.len <= len(payload):
         return _of(packet, Kind.MALFORMED)
     return _of(packet, Kind.FLOW, ports=(udp.sport, udp.dport), opens=True)
+
+
+def _starts_error(family: int, message: bytes) -> bool:
+    icmp = header(ICMP, message, 8)
+    return icmp is not None and icmp.type in ICMP_ERRORS[family]
 
 
 def _icmp(packet: Reading, family: int, message: bytes) -> Reading:

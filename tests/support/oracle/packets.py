@@ -42,7 +42,7 @@ MARTIANS = [
         "ff00::/8",
     )
 ]  # fmt: skip
-"""Sources that no client can have (RFC 6890, RFC 4291)."""
+"""Sources that no client can have (RFC 6890, RFC 4291). A router that sends an ICMP error can."""
 QUOTE = 504
 """Bytes that a "too big" error quotes; smaller packets fit everywhere."""
 
@@ -222,7 +222,8 @@ def _to_vip(world: World, arrival: Arrival, reading: Reading) -> Judgement | Non
     for event, holds in (
         ("drop_denied", any(reading.source in prefix for prefix in world.denied)),
         ("drop_land", reading.source == reading.flow.vip),
-        ("drop_martian", any(reading.source in prefix for prefix in MARTIANS)),
+        ("drop_martian", not reading.any_source and any(reading.source in prefix for prefix in MARTIANS)),
+        ("drop_fragment", reading.kind is Kind.ICMP_FRAGMENT),
         ("drop_ipv6_headers", reading.kind is Kind.IPV6_HEADERS),
     ):
         if holds:

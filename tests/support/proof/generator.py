@@ -22,6 +22,9 @@ MARKER = b"\2LB"
 ETHERTYPE = {4: b"\x08\0", 6: b"\x86\xdd"}
 PORTS = {6: (7000, 443, 80, 9000), 17: (53, 7000)}
 MAX_DEPTH = 3
+ROUTERS = tuple(IPv4Address(address) for address in ("169.254.10.1", "240.0.0.5", "100.64.0.1"))
+ROUTERS6 = IPv6Address("fe80::1"), IPv6Address("2001:db8:7::7")
+"""Where ICMP errors come from; most are addresses that no client can have."""
 
 
 class Choices:
@@ -88,6 +91,8 @@ def _packet(c: Choices, family: int, depth: int) -> bytes:
         target = c.of(VIP6, VIP6, VIP6, SECOND_VIP6)
         target = c.rarely(target, NO_VIP6, ME6, CLIENT6)
     protocol = c.of(6, 6, 6, 17, 17, 1 if family == 4 else 58, c.rarely(6, 4, 41, 47, 0, 58, 1, c.byte()))
+    if protocol in (1, 58):
+        source = c.of(source, source, c.of(*(ROUTERS if family == 4 else ROUTERS6)))
     payload = _payload(c, family, protocol, source, target, depth)
     return _ip(c, family, source, target, protocol, payload)
 
