@@ -13,7 +13,8 @@ Owns the wire format only: the agent decides which identities count. What a node
     | cluster              | 4 << 28 ... 7 << 28    | IPv6 address of the node, 32 bits each, or   |
     |                      |                        | none of the four                             |
     | cluster              | 8 << 28                | start: when its agent started                |
-    | cluster              | 11 << 28               | 1: it announces a VIP; absent if it does not |
+    | cluster              | 11 << 28               | a digest of a VIP that it announces; absent  |
+    |                      |                        | if it announces none                         |
     +----------------------+------------------------+----------------------------------------------+
 
 A reader skips unknown types, so that a later release can add some.
@@ -51,14 +52,15 @@ class Identity:
     """The identity of one node.
 
     `start`: seconds since 1970 at which its agent started, modulo 2^32. A new one tells the others to ask it again, no
-    more: nothing is decided by it. `announces`: it announces a VIP to the routers (the relay's quorum counts these).
+    more: nothing is decided by it. `announces`: the digest of one of the VIPs that it announces to the routers, 0 if it
+    announces none. The relay's quorum counts those that do; whoever has that VIP in another cluster is named.
     """
 
     cluster: int
     address: ipaddress.IPv4Address
     address6: ipaddress.IPv6Address | None = None
     start: int = 0
-    announces: bool = False
+    announces: int = 0
 
 
 def encode(identity: Identity) -> tuple[LargeCommunity, ...]:
@@ -68,9 +70,11 @@ def encode(identity: Identity) -> tuple[LargeCommunity, ...]:
         raise BgpError(f"identity: cluster {cluster} is not in 1-4294967294, or is 65535, which RFC 8092 reserves")
     if not 0 <= identity.start < 1 << 32:
         raise BgpError(f"identity: start {identity.start} is not a number of 32 bits")
+    if not 0 <= identity.announces < 1 << 32:
+        raise BgpError(f"identity: the digest {identity.announces} is not a number of 32 bits")
     values = {_Type.ADDRESS: int(identity.address), _Type.START: identity.start}
     if identity.announces:
-        values[_Type.ANNOUNCES] = 1
+        values[_Type.ANNOUNCES] = identity.announces
     communities = [(cluster, kind << _TYPE_BITS, value) for kind, value in values.items()]
     if identity.address6 is not None:
         communities += [
@@ -84,6 +88,13 @@ def decode(communities: Iterable[LargeCommunity], cluster: int) -> Identity | No
     """Return the identity that a route's communities carry for this cluster; None if none, or a malformed one."""
     found = _parse(tuple(communities), cluster)
     return found if isinstance(found, Identity) else None
+
+
+def decode_other(communities: Iterable[LargeCommunity], cluster: int) -> Identity | None:
+    """Return the identity that a route's communities carry for another cluster than this one; None if none."""
+    communities = tuple(communities)
+    others = {one for one, key, _ in communities if key == _Type.ADDRESS << _TYPE_BITS and one != cluster}
+    return next((one for one in (decode(communities, other) for other in sorted(others)) if one), None)
 
 
 def problem(communities: Iterable[LargeCommunity], cluster: int) -> str | None:
@@ -110,5 +121,5 @@ def _parse(communities: tuple[LargeCommunity, ...], cluster: int) -> Identity | 
     if len(parts) not in (0, 4):
         return f"identity: cluster {cluster} with {len(parts)} of the 4 parts of an IPv6 address"
     address6 = ipaddress.IPv6Address(struct.pack("!4I", *parts)) if parts else None
-    announces = values.get(_Type.ANNOUNCES) == 1
-    return Identity(cluster, ipaddress.IPv4Address(address), address6, values.get(_Type.START, 0), announces)
+    start, announces = values.get(_Type.START, 0), values.get(_Type.ANNOUNCES, 0)
+    return Identity(cluster, ipaddress.IPv4Address(address), address6, start, announces)

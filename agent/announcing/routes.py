@@ -39,13 +39,13 @@ def desired_routes(
     The fallback is the identity alone, which says that no VIP is announced: a node without an agent stays a member,
     since its data path answers for itself.
     """
-    own = [
-        with_drain_attributes(route, method)
+    own = {
+        vip: with_drain_attributes(route, method)
         for vip, method in vips.items()
         if (route := vip_route(config, vip, address, next_hop6))
-    ]
-    identities = [identity_route(config, address, address6, start, announces) for announces in (bool(own), False)]
-    return [identities[0], *own], [identities[1]]
+    }
+    live, fallback = (identity_route(config, address, address6, start, announced) for announced in (own, ()))
+    return [live, *own.values()], [fallback]
 
 
 def vip_route(config: Config, vip: Address, address: IPv4Address, address6: IPv6Address | None) -> Route | None:

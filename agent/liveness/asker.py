@@ -123,6 +123,10 @@ class Asker:
         """Note that a node has asked this one, at that time or later: it lives, whether its answers arrive or not."""
         self._isolation.questioned(at)
 
+    def is_asked(self, now: float) -> bool:
+        """Whether other nodes ask this one."""
+        return self._isolation.is_asked(now)
+
     def not_sent(self, question: Question, now: float) -> None:
         """Take back a question that could not be sent."""
         now, found = self._advance(now), self._open.get(question.nonce)

@@ -49,6 +49,10 @@ class Isolation:
         """Note that a node has asked this one, at that time or later."""
         self._questioned_at = at
 
+    def is_asked(self, at: float) -> bool:
+        """Whether a node asks this one at that time."""
+        return at < self._questioned_at + QUIET_S
+
     def answered(self, sent: float, by_router: bool = False) -> bool:
         """Note an answer to a question that was sent then; return whether it ends the isolation."""
         answered = self._by_routers if by_router else self._by_nodes
@@ -56,7 +60,7 @@ class Isolation:
             answered.append(sent)
             while answered[0] < sent - _KEPT_S:
                 answered.popleft()
-        if by_router and sent < self._questioned_at + QUIET_S:
+        if by_router and self.is_asked(sent):
             return False
         ended = self.since is not None
         self.since, self.over = None, False

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""32-bit digests of a view and of tables, which nodes tell each other to show whether they agree. Pure."""
+"""32-bit digests of a view, of tables and of VIPs, which nodes exchange to show where they differ. Pure."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
 
+from agent.address import Address
 from agent.model import Member
 
 
@@ -18,3 +19,8 @@ def member_digest(member: Member) -> int:
 def tables_digest(digests: Mapping[str, str]) -> int:
     """Return one digest of the tables of all services; `digests` by `service_key`."""
     return zlib.crc32(repr(sorted(digests.items())).encode())
+
+
+def vip_digest(vip: Address) -> int:
+    """Return the digest of a VIP, never 0. IPv4 VIPs differ in it, but for one pair: a CRC permutes 32 bits."""
+    return zlib.crc32(vip.packed) or 1

@@ -6,10 +6,12 @@ Received identities are received.py's, the wire format is bgp/community.py's.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
 
-from agent.address import tag_of
+from agent.address import Address, tag_of
 from agent.config.schema import Config
+from agent.membership.digest import vip_digest
 from agent.model import Member
 from bgp.community import Identity, encode
 from bgp.route import Route
@@ -26,9 +28,10 @@ def node_prefix(config: Config, address: IPv4Address) -> str:
 
 
 def identity_route(
-    config: Config, address: IPv4Address, address6: IPv6Address | None, start: int, announces: bool
+    config: Config, address: IPv4Address, address6: IPv6Address | None, start: int, vips: Iterable[Address] = ()
 ) -> Route:
-    """Return the route that carries this node's identity; `start` as in `Identity`."""
+    """Return the route that carries this node's identity; `start` as in `Identity`, `vips`: those that it announces."""
+    announces = min(map(vip_digest, vips), default=0)
     identity = Identity(config.cluster, address, address6, start, announces)
     return Route.of(node_prefix(config, address), str(address), encode(identity), next_hop_self=True)
 

@@ -7,12 +7,14 @@ strips or is set up differently.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
 
 from agent.liveness.path_rounds import ATTEMPTS
 from agent.liveness.question import PathStats, Via
-from agent.membership.view import Observations
+from agent.membership.observations import Observations
+from agent.membership.received import OtherCluster
+from agent.membership.start import ALONE_S
 
 MAX_LINES = 16
 
@@ -46,6 +48,33 @@ def blocked(
             if via in counts and counts[via].in_a_row >= ATTEMPTS:
                 text = f"{address} answers, but not by {via}, so what is forwarded to it is lost: see whether anything "
                 yield "way", f"{address} {via}", text + f"on the way drops {_WIRE[via]}"
+
+
+def other_clusters(found: Iterable[OtherCluster], cluster: int) -> Iterator[Obstacle]:
+    """Yield the nodes that announce a VIP of this cluster's, whose number is `cluster`, for another one."""
+    for address, other, vip in found:
+        text = f"{address} announces {vip} for cluster {other}, this node for cluster {cluster}: "
+        text += "give both nodes the same cluster, or each cluster VIPs of its own"
+        yield "cluster", f"{address} {other}", text
+
+
+def cut_off(port: int, is_asked: bool) -> str:
+    """Return the problem of a node that no other answers. `is_asked`: the others' questions arrive here."""
+    effect = "it keeps its tables, and takes no new connections; see "
+    if is_asked:
+        text = f"other nodes ask this one on UDP {port}, but none answers it: {effect}"
+        return text + "whether a packet filter here drops that port, and whether what this node sends arrives"
+    text = f"no other node answers this one on UDP {port}: {effect}"
+    return text + "its link, and whether a packet filter here or on the way drops that port"
+
+
+def cut_off_at_start(port: int) -> str:
+    """Return the problem of a node that waits alone (start.py)."""
+    return (
+        f"routers send packets to other nodes, but none of these answers this one on UDP {port}: alone it would reset "
+        f"their connections, so it waits until one answers or the routers withdraw them, {ALONE_S / 60:.0f} minutes at "
+        "most; see its link, and whether a packet filter here or on the way drops that port"
+    )
 
 
 def _named(observed: Observations, members: Collection[IPv4Address], port: int) -> Iterator[Obstacle]:

@@ -14,11 +14,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from typing import NamedTuple
 
-from agent.address import NodeAddress
+from agent.address import Address, NodeAddress
 from agent.config.schema import Config
+from agent.membership.digest import vip_digest
 from agent.membership.identity import node_prefix
-from bgp.community import decode, problem
+from bgp.community import decode, decode_other, problem
 from bgp.relay.protocol import Peer, Snapshot
 from bgp.route import Route
 
@@ -51,6 +53,14 @@ class SeenIdentity:
         return f"{self.peer} (from AS {self.origin})" if self.origin is not None else self.peer
 
 
+class OtherCluster(NamedTuple):
+    """A node of this network that announces a VIP of this cluster's for another cluster."""
+
+    address: IPv4Address
+    cluster: int
+    vip: Address
+
+
 @dataclass(frozen=True, slots=True)
 class Named:
     """A node that BGP, the configuration or an earlier agent names: a candidate."""
@@ -60,6 +70,8 @@ class Named:
     start: int = 0
     """When its agent started, as its identity says: a new value is a reason to ask it at once."""
     by_bgp: bool = False
+    announces: bool = False
+    """Whether routers send packets to it, as its identity says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +84,7 @@ class Received:
     """Every identity of this cluster that routers which are up advertise, accepted or not."""
     unreadable: tuple[str, ...] = ()
     """The identities of this cluster that cannot be decoded, as one line each."""
+    other_clusters: frozenset[OtherCluster] = frozenset()
     complete: bool = False
     """Some peer that carries identities has sent its whole table."""
     withdrawn: frozenset[IPv4Address] = frozenset()
@@ -86,6 +99,7 @@ class _RouteRead:
     route: Route
     seen: SeenIdentity | None = None
     unreadable: str | None = None
+    other_cluster: OtherCluster | None = None
 
 
 class IdentityReader:
@@ -100,6 +114,7 @@ class IdentityReader:
         """Since when each peer is up, and the nodes that it named last."""
         self._addresses: dict[int, NodeAddress] = {}
         """One object for each node, whatever of it changes."""
+        self._vips = {vip_digest(vip): vip for vip in config.vips}
         self._last: tuple[Snapshot | None, bool] | None = None
         self._received = Received()
 
@@ -123,6 +138,7 @@ class IdentityReader:
             self._received.named if named == self._received.named else named,
             seen,
             tuple(one.unreadable for some in reads.values() for one in some if one.unreadable),
+            frozenset(one.other_cluster for some in reads.values() for one in some if one.other_cluster),
             any(peer.eor for peer in up.values()),
             self._withdrawn(up, reads),
         )
@@ -135,7 +151,7 @@ class IdentityReader:
             if one.accepted and one.address != self._own:
                 before = named.get(one.address)
                 if before is None or before.start < one.start:
-                    named[one.address] = Named(one.address6, one.start, by_bgp=True)
+                    named[one.address] = Named(one.address6, one.start, True, one.announces)
         return named
 
     def _withdrawn(self, up: Mapping[str, Peer], reads: Mapping[str, list[_RouteRead]]) -> frozenset[IPv4Address]:
@@ -155,9 +171,9 @@ class IdentityReader:
         if known is not None:
             return known
         identity = decode(route.large_communities, self._config.cluster)
-        if identity is None:
-            return _RouteRead(route, unreadable=self._unreadable(peer, route))
         allow = self._config.members.allow
+        if identity is None:
+            return _RouteRead(route, None, self._unreadable(peer, route), self._other_cluster(route))
         # An IPv6 address outside members.allow is dropped: the data path would not decapsulate tunnels from it either.
         address6 = identity.address6 if any(identity.address6 in one for one in allow if identity.address6) else None
         seen = SeenIdentity(
@@ -169,9 +185,18 @@ class IdentityReader:
             own_prefix=route.prefix == node_prefix(self._config, identity.address),
             allowed=any(identity.address in network for network in allow),
             address6=address6,
-            announces=identity.announces,
+            announces=bool(identity.announces),
         )
         return _RouteRead(route, seen)
+
+    def _other_cluster(self, route: Route) -> OtherCluster | None:
+        """Return who breaks connections of this cluster's clients, as another cluster that has other VIPs does not."""
+        other = decode_other(route.large_communities, self._config.cluster)
+        if other is None or other.announces not in self._vips or other.address == self._own:
+            return None
+        if not any(other.address in network for network in self._config.members.allow):
+            return None
+        return OtherCluster(other.address, other.cluster, self._vips[other.announces])
 
     def _unreadable(self, peer: str, route: Route) -> str | None:
         why = problem(route.large_communities, self._config.cluster)

@@ -14,42 +14,29 @@ answers (liveness/), its agent says what it serves (channel/). The rules:
    places stay: the data path lives on without the agent.
 5. Another boot than that of its word: its connections are gone, so it has no place until its agent speaks again.
 6. Only its own `left` removes a member at once. That an identity is withdrawn, or a BGP session ends, changes nothing.
-7. The first table waits until everybody who is named has answered or is silent, for `START_S` at most. A node that
-   would be alone beside nodes that forward, and whose agents live but do not speak to it, waits on: it is set up in
-   another way, and would reset their connections.
+7. The first table waits (start.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from ipaddress import IPv4Address
 from math import inf
 
 from agent.channel.state import NodeState
 from agent.liveness.question import Liveness
+from agent.membership.observations import Observations
 from agent.membership.reachability import NEW, OWNS_S, Reachability, reachability_of
 from agent.membership.received import Named
+from agent.membership.start import ALONE_S, START_S, is_complete, waits_alone
 from agent.model import Member, Share, State, without_new_flows
 
 FORGET_S = 600.0
-START_S = 5.0
-"""Less than the relay's dead-man, so that a restarted agent announces in time even when every router is down."""
 
 _BACK = "answers again"
 _SILENT = "does not answer"
 _REACHED_ELSEWHERE = "does not answer this node, but others"
-
-
-@dataclass(frozen=True, slots=True)
-class Observations:
-    """All that is known of the other nodes now; what has not changed is the same object as before."""
-
-    named: Mapping[IPv4Address, Named] = field(default_factory=dict)
-    named_completely: bool = False
-    """Some router has sent all that it had."""
-    liveness: Mapping[IPv4Address, Liveness] = field(default_factory=dict)
-    states: Mapping[IPv4Address, NodeState] = field(default_factory=dict)
 
 
 class View:
@@ -92,12 +79,19 @@ class View:
         self._doubted = self._doubted_by_others(now)
         members = self._in_order()
         self.members = self.members if members == self.members else members
-        self._complete = self._complete or self._is_complete(now)
+        self._complete = self._complete or is_complete(observed, self._members, now - self._started_at)
         self.next_at = self._next_change(now)
 
     def is_complete(self) -> bool:
         """Whether the view is whole, so that a first table can be made of it."""
         return self._complete
+
+    def waits_alone(self, now: float) -> bool:
+        """Whether a first table waits because routers name nodes that do not answer, and no other is there."""
+        if self._complete or self._started_at is None or self._members:
+            return False
+        waited_s = now - self._started_at
+        return waited_s >= START_S and waits_alone(self._observed, waited_s)
 
     @property
     def silent(self) -> Mapping[IPv4Address, float]:
@@ -239,28 +233,10 @@ class View:
         }
         return found if found != self._doubted else self._doubted
 
-    def _is_complete(self, now: float) -> bool:
-        assert self._started_at is not None
-        if now - self._started_at >= START_S:
-            return bool(self._members) or not any(map(self._is_refused_by, self._observed.liveness))
-        return self._observed.named_completely and not any(
-            self._is_awaited(address) for address in self._observed.named.keys() | self._members.keys()
-        )
-
-    def _is_refused_by(self, address: IPv4Address) -> bool:
-        """Whether a node forwards and has a living agent, and does not say what it serves."""
-        liveness = self._observed.liveness[address]
-        return liveness.ready and liveness.agent_lives and bool(liveness.answers) and self._is_awaited(address)
-
-    def _is_awaited(self, address: IPv4Address) -> bool:
-        """Whether a node has neither answered with all that makes it a member, nor been found silent."""
-        liveness, state = self._observed.liveness.get(address), self._observed.states.get(address)
-        if liveness is None or liveness.answers is None:
-            return True
-        return bool(liveness.answers) and (state is None or state.boot != liveness.boot)
-
     def _next_change(self, now: float) -> float:
-        due = [] if self._complete or self._started_at is None else [self._started_at + START_S]
+        due: list[float] = []
+        if not self._complete and self._started_at is not None:
+            due = [self._started_at + START_S, self._started_at + ALONE_S]
         for since in self.silent.values():
             due += [at for at in (since + OWNS_S, since + FORGET_S) if at > now][:1]
         return min((at for at in due if at > now), default=inf)

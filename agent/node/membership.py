@@ -36,9 +36,18 @@ from agent.liveness.echo_socket import EchoSocket
 from agent.liveness.probe_loop import ProbeLoop
 from agent.liveness.question import Liveness, PathStats, Via
 from agent.membership.agreement import Agreement, Digests
-from agent.membership.obstacle import Obstacle, blocked, bounded, obstacles
+from agent.membership.observations import Observations
+from agent.membership.obstacle import (
+    Obstacle,
+    blocked,
+    bounded,
+    cut_off,
+    cut_off_at_start,
+    obstacles,
+    other_clusters,
+)
 from agent.membership.received import IdentityReader, Named, Received
-from agent.membership.view import Observations, View
+from agent.membership.view import View
 from agent.model import Member, Share
 from agent.node.forwarder import Forwarder
 from agent.node.plan import ThisNode
@@ -146,6 +155,7 @@ class Membership:
         self.obstacles = (
             *obstacles(observed, self._node.address, members, self._node.config.members.port),
             *blocked(observed, self._vias, self._asker.stats),
+            *other_clusters(self.received.other_clusters, self._node.config.cluster),
             *(("services", line, line) for line in lines),
         )
         self._talk.set()
@@ -184,13 +194,12 @@ class Membership:
 
     def problems(self) -> tuple[str, ...]:
         """Return what keeps this node from hearing others, one line each, with the next step."""
+        now, port = time.monotonic(), self._node.config.members.port
         own = [self._sockets.error] if self._sockets.error else []
-        if self.isolated:
-            own.append(
-                f"no other node answers this one on UDP {self._node.config.members.port}: it keeps its tables, and "
-                "takes no new connections; see its link, and whether a packet filter here or on the way drops that port"
-            )
-        now = time.monotonic()
+        if self.view.waits_alone(now):
+            own.append(cut_off_at_start(port))
+        elif self.isolated:
+            own.append(cut_off(port, self._asker.is_asked(now)))
         return (*bounded(self.received.unreadable), *own, *self._foreign.lines(now), *self._channel.problems(now))
 
     # What is told

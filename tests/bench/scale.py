@@ -122,7 +122,7 @@ class Cluster:
         addresses = [IPv4Address(FIRST + n) for n in range(1, size.members)]
         self.liveness = dict.fromkeys(addresses, Liveness(True, 0.0, boot=1, ready=True, heartbeat_age_s=0.0))
         self.states = dict.fromkeys(addresses, NodeState(1, 1, "1", True, (epoch,), self._up))
-        routes = tuple(identity_route(config, address, None, 1, announces=True) for address in addresses)
+        routes = tuple(identity_route(config, address, None, 1, config.vips) for address in addresses)
         peers = tuple(Peer(f"10.0.255.{r + 1}", True, 1.0, True, routes) for r in range(size.routers))
         self.snapshot = Snapshot(peers)
 

@@ -20,7 +20,7 @@ IDENTITIES = st.builds(
     U32.map(IPv4Address),
     st.none() | st.integers(0, (1 << 128) - 1).map(IPv6Address),
     U32,
-    st.booleans(),
+    U32,
 )
 
 
@@ -32,13 +32,11 @@ def test_the_wire_format_is_frozen():
 
 
 def test_the_wire_format_of_an_announced_vip_is_frozen():
-    identity = Identity(CLUSTER, A, start=7, announces=True)
+    identity = Identity(CLUSTER, A, start=7, announces=0x2144DF1C)
     encoded = community.encode(identity)
-    assert encoded[2:] == ((65001, 0xB0000000, 1),)
+    assert encoded[2:] == ((65001, 0xB0000000, 0x2144DF1C),)
     # A reader that does not know the type decodes the rest.
     assert community.decode(encoded[:2], CLUSTER) == Identity(CLUSTER, A, start=7)
-    # Another value than 1 is of a later release.
-    assert community.decode([*encoded[:2], (65001, 0xB0000000, 2)], CLUSTER) == Identity(CLUSTER, A, start=7)
 
 
 def test_the_wire_format_of_an_ipv6_address_is_frozen():
@@ -58,7 +56,7 @@ def test_the_wire_format_of_an_ipv6_address_is_frozen():
 
 def test_size_does_not_depend_on_what_a_node_serves():
     """A BGP message has 4,096 bytes; RFC 8092 section 3: 12 bytes each."""
-    assert len(community.encode(Identity(CLUSTER, A, IPv6Address("2001:db8::b"), 7, announces=True))) == 7
+    assert len(community.encode(Identity(CLUSTER, A, IPv6Address("2001:db8::b"), 7, announces=5))) == 7
 
 
 def test_an_identity_without_a_start_decodes_as_start_0():
@@ -79,6 +77,14 @@ def test_identity_of_another_cluster_is_ignored():
     encoded = community.encode(Identity(64999, A))
     assert community.decode(encoded, CLUSTER) is None
     assert community.problem(encoded, CLUSTER) is None
+
+
+def test_identity_of_another_cluster_is_found_beside_ones_own():
+    other, own = Identity(64999, A, start=5, announces=9), community.encode(Identity(CLUSTER, A))
+    assert community.decode_other([*own, *community.encode(other), (1, 2, 3)], CLUSTER) == other
+    assert community.decode_other([*own, (1, 2, 3)], CLUSTER) is None
+    malformed = [(64999, 1 << 28, 7), (64999, 1 << 28, 8)]
+    assert community.decode_other([*malformed, (1, 2, 3)], CLUSTER) is None
 
 
 @pytest.mark.parametrize(
@@ -113,6 +119,7 @@ def test_no_input_raises(communities):
         Identity((1 << 32) - 1, A),
         Identity(CLUSTER, A, start=1 << 32),
         Identity(CLUSTER, A, start=-1),
+        Identity(CLUSTER, A, announces=1 << 32),
     ],
 )
 def test_field_out_of_range_is_not_encoded(identity):

@@ -12,23 +12,22 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from support.cluster_lab import FOUR, ClusterLab, cluster_lab, copy_topology, edit
-from support.segment_faults import PORTS, dropped, end, udp_to
+from support.cluster_lab import FOUR, VIP, ClusterLab, cluster_lab, copy_topology, edit
+from support.lying_speaker import announced_by_b5
+from support.segment_faults import PORTS, cut_off, dropped, end, joined, other_configuration, to_mac, udp_to
 from support.sequence import Sequence, patient_traffic
 from support.waiting import wait_for
 
 from agent.membership.obstacle import MAX_LINES
-from bgp.community import Identity, encode
 from topology.traffic.controller import TrafficController
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(280)]
 HELD = 100
 ECHO_PORT, GUE_PORT = 4742, 6080
+KEY_FILE, KEY = Path("/etc/anylb/cluster.key"), "00112233445566778899aabbccddeeff"
 NAMED_S = 120.0
 """A contradiction is named after half a minute; the machine may be busy."""
 
@@ -36,7 +35,9 @@ NAMED_S = 120.0
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = copy_topology(tmp_path_factory.mktemp("named"))
-    edit(made / "lb.yml", ("forward: l2", "forward: gue"))
+    edit(made / "lb.yml", ("forward: l2", "forward: gue"), ("key: none", f"key_file: {KEY_FILE.name}"))
+    key = f'- sh -c "umask 077; echo {KEY} > {KEY_FILE}"\n        '
+    edit(made / "segment.clab.yml", ("- mkdir -p /var/log/anylb", f"{key}- mkdir -p /var/log/anylb"))
     return made
 
 
@@ -88,39 +89,8 @@ def wait_until_named(cluster: ClusterLab, node: str, *texts: str) -> None:
 
 # Neighbors that lie
 
-LIAR = """\
-neighbor 10.0.0.1 {{
-  router-id {own}; local-address {own}; local-as 65001; peer-as 65000;
-  family {{ ipv4 unicast; }}
-  static {{ {routes} }}
-}}
-"""
 PHANTOMS = [f"10.0.0.{last}" for last in range(50, 250)]
 ROUTER = "10.0.0.1"
-
-
-def identity_route(address: str, own: str) -> str:
-    """The route by which `own` announces an address as a node, in ExaBGP's configuration language."""
-    identity = Identity(4242, IPv4Address(address), start=5)
-    communities = " ".join(":".join(map(str, one)) for one in encode(identity))
-    prefix = f"10.254.0.{address.split('.')[-1]}/32"
-    return f"route {prefix} next-hop {own} large-community [ {communities} ];"
-
-
-@contextmanager
-def liar(cluster: ClusterLab, *lies: str) -> Iterator[None]:
-    """Have b5's speaker announce these addresses as nodes."""
-    own, root = cluster.addresses["b5"], cluster.lab.root("b5")
-    (root / "run/liar.conf").write_text(
-        LIAR.format(own=own, routes=" ".join(identity_route(address, own) for address in lies))
-    )
-    command = ["env", "exabgp.daemon.user=root", "exabgp", "server", "/run/liar.conf"]
-    speaker = cluster.lab.spawn("b5", command, root / "run/liar.log")
-    try:
-        yield
-    finally:
-        speaker.terminate()
-        speaker.wait(60)
 
 
 def routes_of_b5(cluster: ClusterLab) -> int:
@@ -147,7 +117,7 @@ def test_speaker_that_lies(cluster: ClusterLab, folder: Path, sequence: Sequence
         )
         cluster.lab.exec("router", ["birdc", "configure"])
     try:
-        with liar(cluster, *lies):
+        with announced_by_b5(cluster, *((address, None) for address in lies)):
             wait_for(lambda: session_of_b5(cluster), "b5's session")
             if filters == "none":
                 wait_for(lambda: routes_of_b5(cluster) == len(lies), "all lies to arrive")
@@ -195,12 +165,32 @@ def test_port_closed_on_one_node(cluster: ClusterLab, sequence: Sequence) -> Non
     """
     sequence.fault()
     with dropped(cluster, {"eth1": [udp_to(ECHO_PORT)]}, node="b4"):
-        wait_until_named(cluster, "b4", f"no other node answers this one on UDP {ECHO_PORT}")
+        wait_until_named(cluster, "b4", f"other nodes ask this one on UDP {ECHO_PORT}, but none answers it")
         wait_until_named(cluster, "b1", f"{cluster.addresses['b4']} answers, but says that it is not ready")
         assert not silent(cluster)
     outcome = sequence.outcome()
     assert outcome.broken == 0
     assert outcome.silence_s < 10, "nothing was dropped for as long as the port was closed"
+
+
+def test_loss_in_one_direction(cluster: ClusterLab, sequence: Sequence) -> None:
+    """What b3 sends reaches no other node, and nothing that others send reaches b4; the router reaches both."""
+    addresses, mac = cluster.addresses, cluster.mac
+    ways = {PORTS[node]: [to_mac(mac("b4"))] for node in ("b1", "b2")}
+    ways[PORTS["b3"]] = [to_mac(mac(node)) for node in ("b1", "b2", "b4")]
+    sequence.fault()
+    with dropped(cluster, ways):
+        wait_until_named(
+            cluster, "b3", f"other nodes ask this one on UDP {ECHO_PORT}, but none answers it: it keeps its"
+        )
+        wait_until_named(cluster, "b4", f"{addresses['b1']} is named, but its data path does not answer on UDP")
+        wait_until_named(
+            cluster,
+            "b1",
+            f"{addresses['b3']} is named, but its data path does not answer on UDP",
+            f"{addresses['b4']} is named, but its data path does not answer on UDP",
+        )
+    assert sequence.outcome().broken == 0
 
 
 FLOOD = """
@@ -231,30 +221,74 @@ def test_flood_of_questions_by_a_local_user(cluster: ClusterLab, sequence: Seque
     assert sequence.outcome().broken == 0
 
 
+# The key, members without BGP
+
+
+def test_key_rotation_under_traffic(cluster: ClusterLab, sequence: Sequence) -> None:
+    """Each step on one node, its file copied to all, and all reloaded; no key is unknown to any node meanwhile."""
+    files = {node: cluster.lab.root(node) / str(KEY_FILE)[1:] for node in cluster.addresses}
+    sequence.fault()
+    for step in ("rotate", "promote", "forget"):
+        cluster.lbctl("b1", "key", step)
+        for file in files.values():
+            file.write_text(files["b1"].read_text())
+        for node in FOUR:
+            cluster.lbctl(node, "agent", "reload")
+            wait_for(lambda node=node: cluster.service_status(node), f"{node} to be ready")
+            assert not [line for one in FOUR for line in cluster.status(one)["problems"] if "key" in line]
+        wait_for(lambda: settled(cluster), "equal tables")
+    assert KEY not in files["b4"].read_text()
+    outcome = sequence.outcome()
+    assert (outcome.broken, outcome.failed) == (0, 0)
+
+
+def test_static_member_without_bgp(cluster: ClusterLab, folder: Path, sequence: Sequence) -> None:
+    """b5 has an agent and no speaker: it serves what the others forward, and leaves again."""
+    text, five = (folder / "lb.yml").read_text(), (*FOUR, "b5")
+    sequence.fault()
+    (folder / "lb.yml").write_text(f"{text}  static: [{', '.join(cluster.addresses[node] for node in five)}]\n")
+    try:
+        for node in FOUR:
+            cluster.lbctl(node, "agent", "reload")
+        with joined(cluster, "b5", "agent"):
+            wait_for(lambda: cluster.tables_agree(five, five), "b5 to be a member")
+            assert cluster.next_hops() == set(FOUR)
+            assert "b5" in {cluster.server_at(("10.1.1.5", 40_000 + number)) for number in range(60)}
+            wait_for(lambda: cluster.tables_agree(five, five), "equal tables")
+    finally:
+        (folder / "lb.yml").write_text(text)
+        for node in FOUR:
+            cluster.lbctl(node, "agent", "reload")
+    outcome = sequence.outcome()
+    assert outcome.broken == 0
+
+
 # Configurations that differ
 
 
-@contextmanager
-def other_configuration(cluster: ClusterLab, node: str, text: str) -> Iterator[None]:
-    """Run speaker and agent of b5 or b6 with a configuration of its own."""
-    folder = cluster.lab.root(node) / "run/other"
-    folder.mkdir()
-    (folder / "lb.yml").write_text(text)
-    (folder / "cluster.key").write_text("0123456789abcdef0123456789abcdef\n")
-    (folder / "cluster.key").chmod(0o600)
-    logs = cluster.lab.root(node) / "var/log/anylb"
-    for daemon in ("bgp", "agent"):
-        argv = ["lbctl", daemon, "run", "--config", "/run/other/lb.yml"]
-        cluster.lab.spawn(node, argv, logs / f"{daemon}.log")
+def test_another_cluster_at_a_members_address(cluster: ClusterLab, folder: Path, sequence: Sequence) -> None:
+    """b4 dies and boots with another number. It announces nothing, and asks b1: its echoes show both ends the fault."""
+    addresses, living = cluster.addresses, FOUR[:3]
+    text = (folder / "lb.yml").read_text() + f"  static: [{addresses['b1']}]\n"
+    for old, new in ("cluster: 4242", "cluster: 4243"), ("interface: eth1", "interface: eth1\n  announce: false"):
+        text = text.replace(old, new)
+    sequence.fault()
+    with cut_off(cluster, "b4"):
+        end(cluster, "b4")
+        sequence.forget("b4")
+        wait_for(lambda: cluster.tables_agree(living, living), "b4 to be lost")
     try:
-        wait_for(lambda: cluster.agent_answers(node), f"{node}'s agent")
-        yield
+        with other_configuration(cluster, "b4", text):
+            wait_until_named(
+                cluster, "b1", f"{addresses['b4']} speaks for cluster 4243, this node for cluster 4242: give"
+            )
+            wait_until_named(cluster, "b4", f"{addresses['b1']} is named, but its data path does not answer on UDP")
+            assert cluster.tables_agree(living, living)
+            assert cluster.next_hops() == set(living)
+            outcome = sequence.outcome()
     finally:
-        end(cluster, node)
-        cluster.start(node, "server")
-        for file in folder.iterdir():
-            file.unlink()
-        folder.rmdir()
+        cluster.start("b4", "speaker", "agent")
+    assert outcome.broken == 0
 
 
 def test_configurations_that_differ(cluster: ClusterLab, folder: Path) -> None:
@@ -266,11 +300,9 @@ def test_configurations_that_differ(cluster: ClusterLab, folder: Path) -> None:
     further = (
         "\n  - {name: more, vip: 10.99.0.1, protocol: tcp, port: 7001, forward: gue, health: {port: 7000}}\n\nbgp:"
     )
-    other_key = text.replace("key: none", "key_file: cluster.key")
-    # No router tells a node of another cluster's nodes.
-    other_cluster = text.replace("cluster: 4242", "cluster: 4243") + f"  static: [{addresses['b1']}]\n"
+    other_cluster = text.replace("cluster: 4242", "cluster: 4243")
     with (
-        other_configuration(cluster, "b5", other_key),
+        other_configuration(cluster, "b5", text),
         other_configuration(cluster, "b6", other_cluster),
     ):
         (folder / "lb.yml").write_text(text.replace("\nbgp:", further))
@@ -280,11 +312,11 @@ def test_configurations_that_differ(cluster: ClusterLab, folder: Path) -> None:
                 cluster,
                 "b1",
                 f"{addresses['b5']} signs with another key: give all nodes the same members.key_file",
-                f"{addresses['b6']} speaks for cluster 4243, this node for cluster 4242: give both nodes the",
+                f"{addresses['b6']} announces {VIP} for cluster 4243, this node for cluster 4242: give both nodes the",
                 f"{addresses['b2']} serves 10.99.0.1:7001/tcp, this node :7000",
             )
             wait_until_named(cluster, "b5", f"{addresses['b1']} signs with another key")
-            wait_until_named(cluster, "b6", f"{addresses['b1']} is named, but its data path does not answer")
+            wait_until_named(cluster, "b6", f"{addresses['b1']} announces {VIP} for cluster 4242, this node for")
             wait_until_named(cluster, "b2", "this node serves 10.99.0.1:7001/tcp")
             assert {cluster.names[m["address"]] for m in cluster.status("b1")["members"]} == set(FOUR)
         finally:

@@ -12,15 +12,14 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
 from support.cluster_lab import FOUR, VIP, ClusterLab, cluster_lab, copy_topology, edit, server_of
+from support.lying_speaker import announced_by_b5
 from support.waiting import wait_for
 
 from agent.membership.reachability import OWNS_S
-from bgp.community import Identity, encode
 from topology.demo.router_watch import RouterWatch
 
 pytestmark = pytest.mark.lab
@@ -271,31 +270,10 @@ def test_status_shows_that_all_agree_and_how_each_answers(cluster: ClusterLab) -
 # Identities of others
 
 
-FOREIGN_SPEAKER = """\
-neighbor 10.0.0.1 {{
-  router-id {own}; local-address {own}; local-as 65001; peer-as 65000;
-  family {{ ipv4 unicast; }}
-  static {{ {routes} }}
-}}
-"""
-
-
-def identity_route(tag: int, address: str, own: str) -> str:
-    """The route by which `own` announces an identity, in ExaBGP's configuration language."""
-    communities = " ".join(":".join(map(str, one)) for one in encode(Identity(4242, IPv4Address(address), start=5)))
-    return f"route 10.254.0.{tag}/32 next-hop {own} large-community [ {communities} ];"
-
-
 def test_identities_of_others_change_nothing_and_are_named(cluster: ClusterLab) -> None:
     """b5 announces identities of b4, of 10.1.0.13 with b3's tag, and of a node that there is not."""
-    own, b4, before = cluster.addresses["b5"], cluster.addresses["b4"], digest(cluster)
-    foreign = [(14, b4), (13, "10.1.0.13"), (99, "10.0.0.99")]
-    file = cluster.lab.root("b5") / "run/foreign.conf"
-    routes = " ".join(identity_route(tag, address, own) for tag, address in foreign)
-    file.write_text(FOREIGN_SPEAKER.format(own=own, routes=routes))
-    command = ["env", "exabgp.daemon.user=root", "exabgp", "server", "/run/foreign.conf"]
-    speaker = cluster.lab.spawn("b5", command, log=cluster.lab.root("b5") / "run/foreign.log")
-    try:
+    b4, before = cluster.addresses["b4"], digest(cluster)
+    with announced_by_b5(cluster, (b4, None), ("10.1.0.13", 13), ("10.0.0.99", None)):
         expected = {
             "b4": [f"this node's address {b4} is announced by another node as well"],
             "b1": [
@@ -310,8 +288,5 @@ def test_identities_of_others_change_nothing_and_are_named(cluster: ClusterLab) 
         assert "stop one of them" in " ".join(cluster.lab.exec("b4", ["lbctl", "status"]).stdout.split())
         assert {m["address"] for m in cluster.status("b1")["members"]} == {cluster.addresses[node] for node in FOUR}
         assert digest(cluster) == before
-    finally:
-        speaker.terminate()
-        speaker.wait(60)
     wait_for(lambda: not any(cluster.status(node)["problems"] for node in FOUR), "no problems")
     assert settled(cluster)

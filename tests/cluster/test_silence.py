@@ -21,7 +21,7 @@ from support.sequence import Outcome, Sequence, patient_traffic
 from support.waiting import wait_for
 
 from agent.membership.reachability import OWNS_S
-from agent.membership.view import START_S
+from agent.membership.start import START_S
 from topology.traffic.controller import TrafficController
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(280)]
@@ -247,6 +247,32 @@ def test_node_cut_off_for_a_while(cluster: ClusterLab, sequence: Sequence, away_
         time.sleep(max(0.0, deadline - time.monotonic()))
     wait_for(lambda: settled(cluster), "b3 to be back")
     assert_none_broke(sequence.outcome(), failed=0.2)
+
+
+def test_node_boots_cut_off_from_the_others_and_is_then_the_last_one(cluster: ClusterLab, sequence: Sequence) -> None:
+    """It waits while the router sends packets to nodes that do not answer it. The control: these lose their power."""
+    living, mac = others("b4"), cluster.mac
+    ways = {PORTS[node]: [to_mac(mac("b4"))] for node in living} | {PORTS["b4"]: [to_mac(mac(node)) for node in living]}
+    sequence.fault()
+    with dropped(cluster, ways):
+        with without_power(cluster, "b4"):
+            sequence.forget("b4")
+            wait_for(lambda: settled(cluster, living), "b4 to be lost")
+        wait_for(lambda: cluster.agent_answers("b4"), "b4's agent")
+        waits = "routers send packets to other nodes, but none of these answers this one"
+        wait_for(lambda: waits in "".join(cluster.status("b4")["problems"]), "b4 to wait", 2 * START_S)
+        deadline = time.monotonic() + 2 * START_S
+        while time.monotonic() < deadline:
+            assert cluster.next_hops() == set(living)
+            time.sleep(0.2)
+        assert_none_broke(sequence.outcome(), failed=0.2)
+        with ExitStack() as power:
+            for node in living:
+                power.enter_context(without_power(cluster, node))
+            began = time.monotonic()
+            wait_for(lambda: cluster.next_hops() == {"b4"}, "the last node to serve")
+            print(f"the last node served {time.monotonic() - began:.1f} s after the others' end")
+            assert cluster.server_at(("10.1.1.1", 42_000)) == "b4"
 
 
 def test_nodes_hear_only_the_router(cluster: ClusterLab, sequence: Sequence) -> None:

@@ -28,8 +28,9 @@ from agent.channel.state import ServiceEndpoint, StateShare, pack_addresses, unp
 from agent.forwarding.grace import GRACE_S
 from agent.liveness.asker import Asker
 from agent.liveness.question import Question
+from agent.membership.observations import Observations
 from agent.membership.received import Named
-from agent.membership.view import Observations, View
+from agent.membership.view import View
 from agent.model import Candidate, Member, Share, State, without_new_flows
 from agent.node.candidates import candidates
 from agent.table.rendezvous import build

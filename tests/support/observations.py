@@ -9,8 +9,9 @@ from ipaddress import IPv4Address
 
 from agent.channel.state import NodeState, ServiceEndpoint, StateShare
 from agent.liveness.question import Liveness
+from agent.membership.observations import Observations
 from agent.membership.received import Named
-from agent.membership.view import Observations, View
+from agent.membership.view import View
 from agent.model import State
 
 A, B, C, D, E = (IPv4Address(f"10.0.0.{number}") for number in range(11, 16))

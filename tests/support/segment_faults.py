@@ -109,9 +109,10 @@ def without_power(cluster: ClusterLab, node: str) -> Iterator[None]:
 
 
 @contextmanager
-def joined(cluster: ClusterLab, node: str) -> Iterator[None]:
-    """Start speaker and agent on a node where only the server runs; at the end of the block it leaves for good."""
-    cluster.start(node, "speaker", "agent")
+def joined(cluster: ClusterLab, node: str, *daemons: str) -> Iterator[None]:
+    """Start these daemons (speaker and agent by default) on a node where only the server runs; at the end of the block
+    it leaves for good."""
+    cluster.start(node, *(daemons or ("speaker", "agent")))
     try:
         yield
     finally:
@@ -120,6 +121,29 @@ def joined(cluster: ClusterLab, node: str) -> Iterator[None]:
         wait_for(lambda: not any(lists(cluster, one, node) for one in cluster.addresses), f"{node} to have left")
         end(cluster, node)
         cluster.start(node, "server")
+
+
+@contextmanager
+def other_configuration(cluster: ClusterLab, node: str, text: str) -> Iterator[None]:
+    """Run a node's speaker and agent with a configuration and a key of its own; at the end only its server runs."""
+    folder = cluster.lab.root(node) / "run/other"
+    folder.mkdir()
+    (folder / "lb.yml").write_text(text)
+    (folder / "cluster.key").write_text("0123456789abcdef0123456789abcdef\n")
+    (folder / "cluster.key").chmod(0o600)
+    logs = cluster.lab.root(node) / "var/log/anylb"
+    for daemon in ("bgp", "agent"):
+        argv = ["lbctl", daemon, "run", "--config", "/run/other/lb.yml"]
+        cluster.lab.spawn(node, argv, logs / f"{daemon}.log")
+    try:
+        wait_for(lambda: cluster.agent_answers(node), f"{node}'s agent")
+        yield
+    finally:
+        end(cluster, node)
+        cluster.start(node, "server")
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
 
 
 def lists(cluster: ClusterLab, observer: str, node: str) -> bool:

@@ -13,6 +13,7 @@ from agent.announcing.routes import (
     with_drain_attributes,
 )
 from agent.config.file import parse
+from agent.membership.digest import vip_digest
 from agent.model import Method
 from bgp.community import Identity, decode
 from bgp.route import Route
@@ -37,10 +38,10 @@ def test_desired_routes_and_fallback_carry_the_identity() -> None:
     desired, fallback = desired_routes(CONFIG, A, A6, None, 7, dict.fromkeys(CONFIG.vips))
     assert [route.prefix for route in desired] == ["10.254.0.11/32", "192.0.2.10/32"]
     assert {route.next_hop for route in desired} == {"10.0.0.11"}
-    assert identity(desired[0]) == Identity(7, A, A6, 7, announces=True)
+    assert identity(desired[0]) == Identity(7, A, A6, 7, vip_digest(CONFIG.vips[0]))
     # A node without an agent stays a member, but is none of those that announce (bgp/relay/quorum.py).
     assert fallback == [replace(desired[0], large_communities=fallback[0].large_communities)]
-    assert identity(fallback[0]) == Identity(7, A, A6, 7, announces=False)
+    assert identity(fallback[0]) == Identity(7, A, A6, 7)
 
 
 def test_identity_of_a_node_that_announces_no_vip_is_the_fallback() -> None:

@@ -153,9 +153,10 @@ def test_a_router_proves_nothing_while_nodes_ask() -> None:
         asker.questioned(made.now)
         made.run(0.05)
     assert asker.isolated, "longer than a silent isolation lasts"
+    assert asker.is_asked(made.now)
     assert [state(made, address) for address in (B, C, D)] == [UP, UP, UP]
     made.run(QUIET_S + 0.5)
-    assert not asker.isolated, "they ask no more"
+    assert (asker.isolated, asker.is_asked(made.now)) == (False, False), "they ask no more"
     assert [state(made, address) for address in (B, C, D)] == [SILENT, SILENT, SILENT]
 
 

@@ -8,8 +8,9 @@ import pytest
 from support.observations import ALL_UP, FIVE, NAMED, A, B, C, Surroundings, answers, node_state, silent
 
 from agent.liveness.question import Liveness, PathStats, Via
-from agent.membership.obstacle import blocked, obstacles
-from agent.membership.view import Observations
+from agent.membership.observations import Observations
+from agent.membership.obstacle import blocked, cut_off, cut_off_at_start, obstacles, other_clusters
+from agent.membership.received import OtherCluster
 
 F, OWN = IPv4Address("10.0.0.16"), IPv4Address("10.0.0.99")
 PORT = 4742
@@ -103,3 +104,15 @@ def test_node_that_answers_but_not_by_tunnel() -> None:
 def test_obstacles_are_in_the_order_of_addresses() -> None:
     observed = Observations(named=dict.fromkeys((F, B, A), NAMED), liveness=dict.fromkeys((F, B, A), silent(0.0)))
     assert [address for _, address in lines(observed, ())] == [A, B, F]
+
+
+def test_node_that_announces_a_vip_for_another_cluster() -> None:
+    ((_, _, text),) = other_clusters([OtherCluster(F, 4243, IPv4Address("192.0.2.10"))], 4242)
+    assert text.startswith("10.0.0.16 announces 192.0.2.10 for cluster 4243, this node for cluster 4242: give both")
+
+
+def test_node_that_is_cut_off_knows_from_which_direction() -> None:
+    """Questions that arrive show that the way in is open."""
+    assert cut_off(PORT, is_asked=False).startswith("no other node answers this one on UDP 4742: ")
+    assert cut_off(PORT, is_asked=True).startswith("other nodes ask this one on UDP 4742, but none answers it: ")
+    assert "10 minutes at most" in cut_off_at_start(PORT)

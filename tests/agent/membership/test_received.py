@@ -10,7 +10,7 @@ import pytest
 from agent.config.file import parse
 from agent.config.schema import Config
 from agent.membership.identity import identity_route
-from agent.membership.received import IdentityReader, Named, Received, SeenIdentity
+from agent.membership.received import IdentityReader, Named, OtherCluster, Received, SeenIdentity
 from bgp.relay.protocol import Peer, Snapshot
 from bgp.relay.report import ReportReader, encode_changes
 from bgp.route import Route
@@ -40,7 +40,7 @@ def announced(
     as_path: Sequence[int] = (65001,),
 ) -> Route:
     """The route by which a node announces its identity, as another one learns it."""
-    route = identity_route(config, address, address6, start, announces)
+    route = identity_route(config, address, address6, start, config.vips if announces else ())
     return replace(route, as_path=tuple(as_path), next_hop_self=False)
 
 
@@ -53,8 +53,8 @@ def read(*peers: Peer, config: Config = CONFIG, own: IPv4Address = B, connected:
     return IdentityReader(config, own).read(Snapshot(peers), connected)
 
 
-def by_bgp(start: int = 5, address6: IPv6Address | None = None) -> Named:
-    return Named(address6, start, by_bgp=True)
+def by_bgp(start: int = 5, address6: IPv6Address | None = None, announces: bool = True) -> Named:
+    return Named(address6, start, True, announces)
 
 
 def test_announced_identity_names_its_node() -> None:
@@ -116,6 +116,48 @@ def test_two_clusters_on_one_fabric_never_mix() -> None:
         assert found.unreadable == ()
 
 
+# Other clusters
+
+
+OTHER = CONFIG.model_copy(update={"cluster": 8})
+OTHER_VIPS = parse(TEXT.replace("192.0.2.10", "192.0.2.20").replace("cluster: 7", "cluster: 8"), "lb.yml")
+VIP = CONFIG.vips[0]
+
+
+def test_node_with_another_cluster_and_the_same_vip_is_found_on_both_ends() -> None:
+    """A number that is wrong on one node: nothing else differs."""
+    routes = announced(A), announced(B, config=OTHER)
+    assert read(peer(*routes), own=A).other_clusters == {OtherCluster(B, 8, VIP)}
+    assert read(peer(*routes), peer(*routes, name=R2), own=B, config=OTHER).other_clusters == {OtherCluster(A, 7, VIP)}
+
+
+def test_two_clusters_with_vips_of_their_own_are_not_named() -> None:
+    """Both are right: one router, one network, the same prefix of identities."""
+    routes = announced(A), announced(B, config=OTHER_VIPS)
+    for config, own in ((CONFIG, A), (OTHER_VIPS, B)):
+        assert read(peer(*routes), own=own, config=config).other_clusters == frozenset()
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        announced(C, config=OTHER, announces=False),
+        announced(IPv4Address("10.9.0.11"), config=OTHER),
+        announced(B, config=OTHER),
+    ],
+    ids=["it announces nothing", "of another network, as of another site", "an old one of this node itself"],
+)
+def test_identity_of_another_cluster_that_takes_no_packets_of_this_one(route: Route) -> None:
+    assert read(peer(route)).other_clusters == frozenset()
+
+
+def test_other_cluster_is_found_by_any_of_several_vips() -> None:
+    second = "  - {name: alt, vip: 192.0.2.20, protocol: tcp, port: 443, forward: l2}\nbgp:"
+    both = parse(TEXT.replace("bgp:", second), "lb.yml")
+    for other, vip in ((OTHER, VIP), (OTHER_VIPS, OTHER_VIPS.vips[0])):
+        assert read(peer(announced(A, config=other)), config=both).other_clusters == {OtherCluster(A, 8, vip)}
+
+
 def test_rejected_identities_are_seen_and_name_nobody() -> None:
     outside = read(peer(announced(IPv4Address("10.9.0.11"))))
     assert outside.named == {}
@@ -127,9 +169,8 @@ def test_rejected_identities_are_seen_and_name_nobody() -> None:
 
 
 def test_other_routes_are_neither_seen_nor_unreadable() -> None:
-    assert read(
-        peer(Route.of("192.0.2.0/24", "10.0.0.1"), announced(config=CONFIG.model_copy(update={"cluster": 8})))
-    ) == (Received(complete=True))
+    others = Route.of("192.0.2.0/24", "10.0.0.1"), announced(config=OTHER_VIPS)
+    assert read(peer(*others)) == Received(complete=True)
 
 
 def test_identity_that_cannot_be_decoded_is_named_with_its_prefix() -> None:
@@ -237,7 +278,7 @@ def test_each_route_is_read_once_and_what_is_equal_stays_one_object() -> None:
 
     changed = replace(second, routes=(announced(announces=False), c))
     after = reader.read(Snapshot((first, changed)), True)
-    assert after.named is before.named, "what a node announces makes no other candidates"
+    assert after.named is before.named, "another router says the same of it"
     assert after.seen[0] is before.seen[0]
     assert after.seen[1] is before.seen[1]
     assert after.seen[2].announces is False

@@ -11,7 +11,7 @@ from support.observations import ALL_UP, FIVE, NAMED, WEB, A, B, C, D, E, Surrou
 
 from agent.channel.state import MAX_UNREACHABLE
 from agent.membership.reachability import OWNS_S
-from agent.membership.view import FORGET_S, START_S, Observations, View
+from agent.membership.view import FORGET_S, View
 from agent.model import Member, Share, State
 
 OTHERS = [address for address in FIVE if address != A]
@@ -220,69 +220,7 @@ def test_member_whose_word_of_the_next_boot_comes_first_stays() -> None:
     assert member(around).change == "it booted"
 
 
-# The start
-
-
-def test_view_is_complete_when_everybody_named_has_answered_or_is_silent() -> None:
-    around = Surroundings()
-    around.see(0, liveness={A: None}, named_completely=False)
-    assert not around.view.is_complete()
-    around.see(0.1, named_completely=True)
-    assert not around.view.is_complete()
-    around.see(0.2, liveness={A: answers()}, states={A: None})
-    assert not around.view.is_complete()
-    around.see(0.3, liveness={A: silent(0.3)})
-    assert around.view.is_complete()
-
-
-def test_view_is_complete_after_five_seconds_at_most() -> None:
-    around = Surroundings()
-    around.see(100, liveness={A: None}, named_completely=False)
-    assert around.view.next_at == 100 + START_S
-    around.see(100 + START_S - 0.1)
-    assert not around.view.is_complete()
-    around.see(100 + START_S)
-    assert around.view.is_complete()
-
-
-def test_view_of_a_node_that_hears_of_nobody_is_complete_after_five_seconds() -> None:
-    """The first one, or the only one, whose routers are down."""
-    view = View()
-    view.observe(Observations(), 100)
-    assert (view.is_complete(), view.next_at) == (False, 100 + START_S)
-    view.observe(Observations(), 100 + START_S)
-    assert view.is_complete()
-
-
-@pytest.mark.parametrize(
-    ("change", "complete"),
-    [
-        ({}, False),
-        ({"states": {A: node_state()}}, True),
-        ({"liveness": dict.fromkeys(FIVE, answers(agent_silent=True))}, True),
-        ({"liveness": dict.fromkeys(FIVE, answers(ready=False))}, True),
-        ({"liveness": dict.fromkeys(FIVE, silent(5))}, True),
-    ],
-    ids=["no word", "one speaks", "no agent lives", "none has tables", "all silent"],
-)
-def test_view_of_a_node_to_which_none_speaks_is_not_complete_while_others_forward(change: dict, complete: bool) -> None:
-    """Another key, or a filter: with a table of itself alone it would reset whatever the router sends it."""
-    around = Surroundings()
-    around.see(0, states=dict.fromkeys(FIVE))
-    around.see(START_S)
-    assert (around.view.is_complete(), around.view.next_at) == (False, float("inf"))
-    around.see(100, **change)
-    assert around.view.is_complete() == complete
-
-
-def test_saved_members_are_no_reason_to_wait() -> None:
-    """Tables in the kernel name others: they go on, whatever has become of the keys."""
-    before = Surroundings()
-    before.see(1)
-    around = Surroundings(saved(before))
-    around.see(10, states=dict.fromkeys(FIVE))
-    around.see(10 + START_S)
-    assert around.view.is_complete()
+# What an earlier agent saved
 
 
 def saved(around: Surroundings) -> View:
