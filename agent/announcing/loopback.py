@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import time
@@ -14,34 +15,67 @@ from pyroute2.netlink.exceptions import NetlinkError
 from agent.address import Address
 from agent.errors import AgentError
 from agent.netlink.connection import Netlink
+from agent.netlink.interface_setting import SettingWatch
+from agent.netlink.monitor import Group, NetlinkMonitor
 from agent.netlink.vip import put_vips, remove_vips
 
 log = logging.getLogger("anylb")
 
 KEEP_S = 5.0
-"""The interval between two checks of the VIPs on lo and of the interfaces."""
+"""The interval between two checks of the VIPs on lo and of the interfaces without an event."""
+CONTEST_S = 0.1
+"""The pause after a repair: something else may insist on removing the VIPs."""
 CONVERGE_S = 1.0
 """How long routers get to act on a withdrawal that no adj-rib-out holds any more."""
 CHECK_S = 0.1
 
 
-async def keep_vips(
-    netlink: Netlink, vips: Collection[Address], interfaces: Sequence[str], indexes: Mapping[str, int]
-) -> None:
-    """Put back, forever, VIPs that something removes from lo: without it their packets would be refused or sent away.
-
-    `indexes` are the interfaces that the agent uses, by name. Raises AgentError when one of them was created again.
+class VipKeeper:
+    """Puts back what something removes: VIPs on lo, without which their packets would be refused or sent away, and the
+    settings that keep them off the segment. The kernel reports each removal; the interval is for one that it dropped.
     """
-    while True:
-        await asyncio.sleep(KEEP_S)
-        try:
-            await put_vips(netlink, vips, interfaces)
-            new = [name for name, index in indexes.items() if socket.if_nametoindex(name) != index]
-        except (AgentError, NetlinkError, OSError) as error:
-            log.warning("%s", error)
-            continue
-        if new:
-            raise AgentError(f"{', '.join(new)} was created again; restart the agent to use it")
+
+    def __init__(self, netlink: Netlink, vips: Collection[Address], interfaces: Sequence[str]) -> None:
+        self.fault: str | None = None
+        """Why they could not be put back; None if they could."""
+        self._netlink, self._vips, self._interfaces = netlink, vips, interfaces
+        self._changed = asyncio.Event()
+
+    async def run(self, indexes: Mapping[str, int], on_change: Callable[[], None]) -> None:
+        """Keep forever; call `on_change` when `fault` differs.
+
+        `indexes` are the interfaces that the agent uses, by name. Raises AgentError when one of them was created again.
+        """
+        wake = self._changed.set
+        with (
+            NetlinkMonitor(lambda _: wake(), Group.LINKS | Group.ADDRESSES) as monitor,
+            SettingWatch(self._interfaces, wake) as settings,
+        ):
+            monitor.listen()
+            settings.listen()
+            wake()
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(KEEP_S):
+                        await self._changed.wait()
+                self._changed.clear()
+                try:
+                    if changed := await put_vips(self._netlink, self._vips, self._interfaces):
+                        log.warning("something changed what VIPs need; again: %s", ", ".join(changed))
+                    new = [name for name, index in indexes.items() if socket.if_nametoindex(name) != index]
+                except (AgentError, NetlinkError, OSError) as error:
+                    if str(error) != self.fault:
+                        log.warning("%s", error)
+                        self.fault = str(error)
+                        on_change()
+                    continue
+                if new:
+                    raise AgentError(f"{', '.join(new)} was created again; restart the agent to use it")
+                if self.fault is not None:
+                    self.fault = None
+                    on_change()
+                if changed:
+                    await asyncio.sleep(CONTEST_S)
 
 
 async def retire_vips(

@@ -29,7 +29,7 @@ from agent.forwarding.route_table import RouteTable
 from agent.netlink import batch
 from agent.netlink.connection import Netlink
 from agent.netlink.link import Link
-from agent.netlink.monitor import NetlinkEvent, NetlinkMonitor
+from agent.netlink.monitor import Group, NetlinkEvent, NetlinkMonitor
 from agent.netlink.neighbor import Neighbor, NeighborEntry
 from agent.netlink.neighbor_limit import raise_neighbor_limits
 
@@ -95,7 +95,7 @@ class RouteMonitor:
 
     async def run(self) -> None:
         """Monitor forever."""
-        with NetlinkMonitor(self._on_event) as monitor:
+        with NetlinkMonitor(self._on_event, Group.LINKS | Group.NEIGHBORS | Group.ROUTES) as monitor:
             monitor.listen()
             while True:
                 try:

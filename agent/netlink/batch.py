@@ -17,7 +17,8 @@ from ipaddress import ip_address
 from typing import Final
 
 from agent.address import Address
-from agent.netlink.message import NLMSG_ERROR, Message, Request, error_code, messages, pack
+from agent.netlink.interface_address import InterfaceAddress, addresses_request, interface_address_from
+from agent.netlink.message import NLMSG_DONE, NLMSG_ERROR, Message, Request, error_code, messages, pack
 from agent.netlink.neighbor import Neighbor, NeighborEntry, confirm_request, neighbor_from, neighbor_request
 from agent.netlink.route import KernelRoute, egress_of, route_from, route_request
 
@@ -62,10 +63,28 @@ def default_egress(sources: Iterable[Address]) -> set[int]:
     return set().union(*map(egress_of, answers.values()))
 
 
+def addresses() -> set[InterfaceAddress]:
+    """Return the addresses of all interfaces."""
+    found = set()
+    with _connected() as kernel:
+        kernel.send(pack(addresses_request(), 1))
+        for message in _queued(kernel):  # the kernel makes the next part of a dump while one is read
+            if message.kind == NLMSG_ERROR:
+                code = error_code(message.body)
+                raise OSError(code, f"rtnetlink: {os.strerror(code)}")
+            if message.kind != NLMSG_DONE and (one := interface_address_from(message.body)):
+                found.add(one)
+    return found
+
+
+def _connected() -> socket.socket:
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
+
+
 def _answers(requests: Sequence[Request], tolerated: Collection[int]) -> dict[int, bytes]:
     """Return the body of the answer to each request, by its index; none for an error that is tolerated."""
     found = {}
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE) as kernel:
+    with _connected() as kernel:
         for first in range(0, len(requests), DATAGRAM):
             part = enumerate(requests[first : first + DATAGRAM], first)
             kernel.send(b"".join(pack(request, i) for i, request in part))

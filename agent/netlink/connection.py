@@ -17,7 +17,8 @@ from agent.address import Address, Network
 from agent.errors import AgentError
 from agent.netlink.link import Link, link_from
 
-_LOOPBACK: Final = 1
+LOOPBACK: Final = 1
+"""The index of lo."""
 
 
 class Netlink:
@@ -70,12 +71,12 @@ class Netlink:
 
     async def raise_loopback(self) -> None:
         """Set lo up."""
-        await self._socket.link("set", index=_LOOPBACK, state="up")
+        await self._socket.link("set", index=LOOPBACK, state="up")
 
     async def add_loopback_address(self, address: Address) -> None:
         """Put a host address on lo; it is no error if it is there."""
-        await self._socket.addr("replace", index=_LOOPBACK, address=str(address), prefixlen=address.max_prefixlen)
+        await self._socket.addr("replace", index=LOOPBACK, address=str(address), prefixlen=address.max_prefixlen)
 
     async def remove_loopback_address(self, address: Address) -> None:
         """Remove a host address from lo."""
-        await self._socket.addr("del", index=_LOOPBACK, address=str(address), prefixlen=address.max_prefixlen)
+        await self._socket.addr("del", index=LOOPBACK, address=str(address), prefixlen=address.max_prefixlen)

@@ -25,12 +25,19 @@ NLMSG_ERROR: Final = 2
 NLMSG_DONE: Final = 3
 RTM_NEWLINK: Final = 16
 RTM_DELLINK: Final = 17
+RTM_NEWADDR: Final = 20
+RTM_DELADDR: Final = 21
+RTM_GETADDR: Final = 22
 RTM_NEWROUTE: Final = 24
 RTM_DELROUTE: Final = 25
 RTM_GETROUTE: Final = 26
 RTM_NEWNEIGH: Final = 28
 RTM_DELNEIGH: Final = 29
 RTM_GETNEIGH: Final = 30
+RTM_NEWRULE: Final = 32
+RTM_DELRULE: Final = 33
+RTM_NEWNETCONF: Final = 80
+RTM_DELNETCONF: Final = 81
 SOCK_DIAG_BY_FAMILY: Final = 20
 """Of sock_diag, which has the same header (linux/sock_diag.h)."""
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel's events about links, routes and neighbors, as they happen. I/O only."""
+"""The kernel's events about links, addresses, routes, neighbors and settings, as they happen. I/O only."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import IntFlag
 from typing import Final, Self
-
-from pyroute2.netlink.rtnl import RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE, RTMGRP_LINK, RTMGRP_NEIGH
 
 from agent.address import Network
 from agent.netlink.message import (
+    RTM_DELADDR,
     RTM_DELLINK,
     RTM_DELNEIGH,
+    RTM_DELNETCONF,
     RTM_DELROUTE,
+    RTM_DELRULE,
+    RTM_NEWADDR,
     RTM_NEWLINK,
     RTM_NEWNEIGH,
+    RTM_NEWNETCONF,
     RTM_NEWROUTE,
+    RTM_NEWRULE,
     Message,
     messages,
 )
@@ -32,10 +37,28 @@ PAUSE_S: Final = 0.02
 """The time between two reads: the kernel reports each state of each neighbor, for 1,000 of them 70 times a second."""
 _READ: Final = 256
 """Datagrams in one read, so that a flood of events does not occupy the event loop."""
-_GROUPS: Final = RTMGRP_LINK | RTMGRP_NEIGH | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE
+_OTHERS: Final = frozenset(
+    (
+        *(RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR, RTM_DELADDR),
+        *(RTM_NEWRULE, RTM_DELRULE, RTM_NEWNETCONF, RTM_DELNETCONF),
+    )
+)
+"""Messages that mean only that something has changed."""
 _SO_RCVBUFFORCE: Final = 33
 _BUFFER_BYTES: Final = 4 << 20
 """An event takes about 1 KB of it."""
+
+
+class Group(IntFlag):
+    """What events are about (RTNLGRP_* of linux/rtnetlink.h, as bits)."""
+
+    LINKS = 1 << 0
+    NEIGHBORS = 1 << 2
+    ADDRESSES = 1 << 4 | 1 << 8
+    ROUTES = 1 << 6 | 1 << 10
+    RULES = 1 << 7 | 1 << 18
+    SETTINGS = 1 << 23 | 1 << 24
+    """Some of each interface: of IPv4 forwarding and rp_filter, but neither arp_ignore nor arp_announce."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +72,8 @@ class NetlinkEvent:
 class NetlinkMonitor:
     """A socket that receives the kernel's events, and calls `on_event` with each from the event loop."""
 
-    def __init__(self, on_event: Callable[[NetlinkEvent], None]) -> None:
-        self._on_event = on_event
+    def __init__(self, on_event: Callable[[NetlinkEvent], None], groups: Group) -> None:
+        self._on_event, self._groups = on_event, groups
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
         self._pause: asyncio.TimerHandle | None = None
@@ -67,7 +90,7 @@ class NetlinkMonitor:
 
     def listen(self) -> None:
         """Receive events from now on."""
-        self._socket.bind((0, _GROUPS))
+        self._socket.bind((0, self._groups))
         self._resume()
 
     def _resume(self) -> None:
@@ -108,7 +131,7 @@ def _event(message: Message) -> NetlinkEvent | None:
         case kind if kind in (RTM_NEWROUTE, RTM_DELROUTE):
             destination = destination_of(message.body)
             return NetlinkEvent(destination=destination) if destination is not None else None
-        case kind if kind in (RTM_NEWLINK, RTM_DELLINK):
+        case kind if kind in _OTHERS:
             return NetlinkEvent()
         case _:
             return None

@@ -5,43 +5,36 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Final
 
 from pyroute2.netlink.exceptions import NetlinkError
 
 from agent.address import Address
 from agent.errors import AgentError
-from agent.netlink.connection import Netlink
-
-_SYSCTLS: Final = {
-    # No node may claim a VIP of lo on the segment: answer ARP only for addresses of the interface that was asked ...
-    "arp_ignore": "1",
-    # ... and never use the VIP as the sender of an ARP request.
-    "arp_announce": "2",
-}
+from agent.netlink.batch import addresses
+from agent.netlink.connection import LOOPBACK, Netlink
+from agent.netlink.interface_setting import set_for_vips
 
 
-async def put_vips(netlink: Netlink, vips: Iterable[Address], interfaces: Iterable[str]) -> None:
+async def put_vips(netlink: Netlink, vips: Iterable[Address], interfaces: Iterable[str]) -> list[str]:
     """Put VIPs on lo, each as a host address, and set the ARP sysctls of the interfaces. Raises AgentError.
 
-    Repeating it changes nothing.
+    Returns a text for each thing that it changed. What is as it must be is not touched: the kernel would report it as
+    changed.
     """
-    for name in ("all", *interfaces):
-        for key, value in _SYSCTLS.items():
-            path = Path(f"/proc/sys/net/ipv4/conf/{name}/{key}")
-            try:
-                if path.read_text().strip() != value:
-                    path.write_text(value)
-            except OSError as error:
-                raise AgentError(f"{path}: {error.strerror}; the agent needs to set it to {value}") from None
+    changed = set_for_vips(interfaces)
     try:
-        await netlink.raise_loopback()
+        if not (await netlink.link("lo")).up:
+            await netlink.raise_loopback()
+            changed.append("lo is up")
+        there = {address for index, address in addresses() if index == LOOPBACK}
         for vip in vips:
-            await netlink.add_loopback_address(vip)
+            if vip not in there:
+                await netlink.add_loopback_address(vip)
+                changed.append(f"{vip} is on lo")
     except NetlinkError as error:
         hint = "the agent needs CAP_NET_ADMIN" if error.code == errno.EPERM else "is IPv6 off here?"
         raise AgentError(f"VIPs cannot be put on lo: {error.args[1]}; {hint}") from None
+    return changed
 
 
 async def remove_vips(netlink: Netlink, vips: Iterable[Address]) -> None:

@@ -165,7 +165,7 @@ class Agent:
     def _inputs(self) -> Inputs:
         forwarder, membership = self.forwarder, self.membership
         leaks = foreign_routes.problems(self.announcer.relay.snapshot)
-        faults = (*membership.problems(), *leaks, *(forwarder.problems() if forwarder else ()))
+        faults = (*membership.problems(), *leaks, *self.vips.problems(), *(forwarder.problems() if forwarder else ()))
         return Inputs(
             members=membership.view.members,
             seen=membership.received.seen,

@@ -31,6 +31,11 @@ class OwnVips:
         """Whether the VIPs are on lo, so that this node can announce them."""
         self.retiring = before - set(config.vips)
         self._netlink, self._config, self._interface, self._forwarder = netlink, config, interface, forwarder
+        self._keeper = loopback.VipKeeper(netlink, config.vips, config.node.names)
+
+    def problems(self) -> list[str]:
+        """Return why a VIP or a setting that something removed could not be put back."""
+        return [self._keeper.fault] if self._keeper.fault else []
 
     async def put_first(self) -> None:
         """Put the VIPs on lo, unless XDP comes first. Raises AgentError, and then the agent must not run.
@@ -40,19 +45,20 @@ class OwnVips:
         if self._forwarder is None or self._forwarder.took_over:
             await self._put()
 
-    async def keep(self, on_put: Callable[[], None]) -> None:
-        """Put the VIPs on lo once XDP is attached, call `on_put`, and put back, forever, what something removes.
+    async def keep(self, on_change: Callable[[], None]) -> None:
+        """Put the VIPs on lo once XDP is attached, and put back, forever, what something removes.
 
-        Raises AgentError if the VIPs cannot be put, or an interface was created again.
+        Call `on_change` when they are there, and when `problems` differ. Raises AgentError if the VIPs cannot be put,
+        or an interface was created again.
         """
         if not self.are_put and self._forwarder is not None:
             await self._forwarder.attached.wait()
             await self._put()
-            on_put()
+            on_change()
         indexes = {self._interface.name: self._interface.index}
         if self._forwarder is not None:
             indexes |= {one.interface: one.ifindex for one in self._forwarder.datapath.uplinks}
-        await loopback.keep_vips(self._netlink, self._config.vips, self._config.node.names, indexes)
+        await self._keeper.run(indexes, on_change)
 
     async def retire(self, withdrawn: Callable[[Collection[Address]], bool]) -> None:
         """Remove the VIPs of the earlier configuration once `withdrawn` says that no router has them."""

@@ -185,9 +185,14 @@ def test_only_root_opens_the_control_socket(cluster: ClusterLab) -> None:
     assert (cluster.lab.root("b1") / "run/anylb/agent.sock").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_removed_vip_is_added_again(cluster: ClusterLab) -> None:
-    cluster.lab.exec("b3", ["ip", "address", "del", f"{VIP}/32", "dev", "lo"])
-    wait_for(lambda: VIP in cluster.lab.exec("b3", ["ip", "address", "show", "lo"]).stdout, "the VIP on lo")
+def test_a_removed_vip_and_a_changed_setting_are_restored_at_once(cluster: ClusterLab) -> None:
+    """By the kernel's notices; the agent looks only every 5 s by itself."""
+    setting = "net.ipv4.conf.eth1.arp_ignore"
+    for _ in range(3):
+        cluster.lab.exec("b3", ["ip", "address", "del", f"{VIP}/32", "dev", "lo"])
+        cluster.lab.exec("b3", ["sysctl", "-w", f"{setting}=0"])
+        wait_for(lambda: VIP in cluster.lab.exec("b3", ["ip", "address", "show", "lo"]).stdout, "the VIP on lo", 2)
+        wait_for(lambda: cluster.lab.exec("b3", ["sysctl", "-n", setting]).stdout == "1\n", "the setting", 2)
 
 
 PROBE_WITHOUT_THE_VIP = f"""

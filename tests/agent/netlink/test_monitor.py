@@ -12,11 +12,12 @@ from ipaddress import ip_address, ip_network
 import pytest
 from support.two_links import ip, two_links
 
-from agent.netlink.monitor import NetlinkEvent, NetlinkMonitor
+from agent.netlink.monitor import Group, NetlinkEvent, NetlinkMonitor
 from agent.netlink.neighbor import NeighborEntry
 
 pytestmark = pytest.mark.lab
 
+GROUPS = Group.LINKS | Group.NEIGHBORS | Group.ROUTES
 MAC, MAC_TEXT = bytes.fromhex("020000000055"), "02:00:00:00:00:55"
 
 
@@ -34,7 +35,7 @@ def test_events() -> None:
 
     async def scenario() -> None:
         index = socket.if_nametoindex("eth0")
-        with NetlinkMonitor(events.append) as monitor:
+        with NetlinkMonitor(events.append, GROUPS) as monitor:
             monitor.listen()
             for one in (here, here6):
                 ip("neigh", "add", str(one), "lladdr", MAC_TEXT, "dev", "eth0", "nud", "permanent")
@@ -59,7 +60,7 @@ def test_lost_events_have_everything_looked_up_again(caplog: pytest.LogCaptureFi
     events: list[NetlinkEvent] = []
 
     async def scenario() -> None:
-        with NetlinkMonitor(events.append) as monitor:
+        with NetlinkMonitor(events.append, GROUPS) as monitor:
             monitor._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
             monitor.listen()
             lines = [f"route add 10.5.{n}.0/24 via 10.0.0.1" for n in range(200)]

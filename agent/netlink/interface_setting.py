@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The IPv4 settings of interfaces that VIPs need, /proc/sys/net/ipv4/conf: set, and watched. I/O only.
+
+rtnetlink reports rp_filter when it changes, but not the ARP settings. inotify reports them all, as long as they are
+written through the same mount of /proc; a container's own mount is another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final, Self
+
+from agent.errors import AgentError
+
+_CONF: Final = Path("/proc/sys/net/ipv4/conf")
+_ARP: Final = {
+    # No node may claim a VIP of lo on the segment: answer ARP only for addresses of the interface that was asked ...
+    "arp_ignore": "1",
+    # ... and never use the VIP as the sender of an ARP request.
+    "arp_announce": "2",
+}
+_IN_MODIFY: Final = 0x2
+
+
+def set_for_vips(interfaces: Iterable[str]) -> list[str]:
+    """Set what the interfaces' ARP needs where it differs; return what was changed. Raises AgentError."""
+    changed = []
+    for name in ("all", *interfaces):
+        for key, value in _ARP.items():
+            path = _CONF / name / key
+            try:
+                if path.read_text().strip() != value:
+                    path.write_text(value)
+                    changed.append(f"net.ipv4.conf.{name}.{key} = {value}")
+            except OSError as error:
+                raise AgentError(f"{path}: {error.strerror}; the agent needs to set it to {value}") from None
+    return changed
+
+
+class SettingWatch:
+    """Calls `on_change` from the event loop when somebody writes one of these settings of some interfaces."""
+
+    def __init__(self, interfaces: Iterable[str], on_change: Callable[[], None]) -> None:
+        """A kernel without inotify, or an interface that does not exist, is no error: there is no notice of it."""
+        self._on_change = on_change
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._descriptor = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        for name in ("all", *interfaces):
+            for key in _ARP:
+                self._libc.inotify_add_watch(self._descriptor, bytes(_CONF / name / key), _IN_MODIFY)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._descriptor >= 0:
+            asyncio.get_running_loop().remove_reader(self._descriptor)
+            os.close(self._descriptor)
+
+    def listen(self) -> None:
+        """Report changes from now on."""
+        if self._descriptor >= 0:
+            asyncio.get_running_loop().add_reader(self._descriptor, self._read)
+
+    def _read(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._descriptor, 1 << 16)
+        self._on_change()
