@@ -63,15 +63,19 @@ def _first_of(ranking: Ranking, taking: Collection[bytes]) -> Places:
         best: Places = ranking.order(1)[0]
         return best
     takes = np.array([member in taking for member in ranking.members])
-    first = np.full(ranking.rows, -1, np.int16)
-    for listed in ranking.keys[::-1]:
-        number = (listed & MEMBER_MASK).astype(np.int16)
-        np.copyto(first, number, where=takes[number] & (listed < EMPTY))
-    missed = np.flatnonzero(first < 0)
-    if len(missed):
+    first = (ranking.keys[0] & MEMBER_MASK).astype(np.int16)
+    left = np.flatnonzero(~takes[first] | (ranking.keys[0] >= EMPTY))
+    first[left] = -1
+    for listed in ranking.keys[1:]:
+        keys = listed[left]
+        number = (keys & MEMBER_MASK).astype(np.int16)
+        found = takes[number] & (keys < EMPTY)
+        first[left[found]] = number[found]
+        left = left[~found]
+    if len(left):
         those = np.flatnonzero(takes).astype(np.int16)
         members = [ranking.members[i] for i in those]
         weights = [ranking.weights[i] for i in those]
-        found = best_of(members, weights, ranking.rows, missed)
-        first[missed] = those[found]
+        others = best_of(members, weights, ranking.rows, left)
+        first[left] = those[others]
     return first

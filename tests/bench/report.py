@@ -115,7 +115,16 @@ def table(console: Console, rows: Rows, committed: Rows) -> None:
 
 def daemon(console: Console, found: Mapping[str, Any], committed: Any) -> None:
     """Print part 4, the daemon: one figure a line."""
-    made = _table("The daemon", "", "now", "was")
+    _lines(console, "The daemon", found, committed)
+
+
+def drain(console: Console, found: Mapping[str, Any], committed: Any) -> None:
+    """Print part 6, a drain in other nodes' rows: one figure a line."""
+    _lines(console, "From a drain to the last other node's rows", found, committed)
+
+
+def _lines(console: Console, title: str, found: Mapping[str, Any], committed: Any) -> None:
+    made = _table(title, "", "now", "was")
     for (name, value), (_, old) in zip(_flat(found), _flat_like(found, committed), strict=True):
         made.add_row(name, _text(value), _text(old))
     console.print(made)
@@ -161,6 +170,7 @@ PARTS: dict[str, Callable[[Console, Any, Any], None]] = {
     "table": table,
     "daemon": daemon,
     "scale": scale,
+    "drain": drain,
 }
 
 

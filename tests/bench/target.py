@@ -41,6 +41,7 @@ def targets(found: Mapping[str, Any]) -> list[Target]:
         *_system(found.get("system", [])),
         *_agent(found),
         *_scale(found.get("scale", [])),
+        *_drain(found.get("drain", {})),
     ]
 
 
@@ -107,3 +108,7 @@ def _scale(rows: Iterable[Mapping[str, Any]]) -> list[Target]:
         late = round(row["late_ms_p999"] - row["control_late_ms_p999"], 1)
         made.append(Target(f"{size[0]} members x {size[1]} services: loop late under churn, ms (p99.9)", 20, late))
     return made
+
+
+def _drain(row: Mapping[str, Any]) -> list[Target]:
+    return [Target("a drain in all other nodes' rows, median ms", 60.0, row["median_ms"])] if row else []
