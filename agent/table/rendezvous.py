@@ -63,7 +63,7 @@ def _first_of(ranking: Ranking, taking: Collection[bytes]) -> Places:
         best: Places = ranking.order(1)[0]
         return best
     takes = np.array([member in taking for member in ranking.members])
-    first = (ranking.keys[0] & MEMBER_MASK).astype(np.int16)
+    first: Places = (ranking.keys[0] & MEMBER_MASK).astype(np.int16)
     left = np.flatnonzero(~takes[first] | (ranking.keys[0] >= EMPTY))
     first[left] = -1
     for listed in ranking.keys[1:]:
