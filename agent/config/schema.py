@@ -130,6 +130,9 @@ class Config(Section):
     table: TableConfig = TableConfig()
     deny: tuple[AnyNetwork, ...] = ()
     """Prefixes whose packets to VIPs are dropped; `lbctl deny` adds to them at run time."""
+    class_e_clients: Switch = False
+    """Whether clients may have addresses of 240.0.0.0/4, which are reserved (RFC 1112); else their packets are
+    dropped as martian."""
 
     _secret: bytes | None = PrivateAttr(default=None)
     _previous_secret: bytes | None = PrivateAttr(default=None)

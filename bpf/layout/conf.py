@@ -48,9 +48,10 @@ class ConfFlag(IntFlag):
     OUTER_4 = 4
     OUTER_6 = 8
     SILENT = 16
+    CLASS_E = 32
 
 
-_NODE_FLAGS: Final = ConfFlag.OUTER_4 | ConfFlag.OUTER_6
+_NODE_FLAGS: Final = ConfFlag.OUTER_4 | ConfFlag.OUTER_6 | ConfFlag.CLASS_E
 """The flags that follow from a NodeConf alone."""
 
 
@@ -93,7 +94,7 @@ class NodeConf:
     alternate: 3) are limited to `again_per_s` a second on each CPU, `again_burst` of them at once; the clock moves in
     ticks of up to 10 ms, so a burst below 10 ms' worth lowers the rate. `address` and `address6` are this node's own
     ends of tunnels; with None it neither accepts nor sends tunnels of that family. There it answers the echo questions
-    (echo.py) of `cluster` that come to UDP port `echo_port`.
+    (echo.py) of `cluster` that come to UDP port `echo_port`. `class_e`: clients may have addresses of 240.0.0.0/4.
     """
 
     self_index: int
@@ -108,6 +109,7 @@ class NodeConf:
     other: OtherEpoch | None = None
     cluster: int = 0
     echo_port: int = 0
+    class_e: bool = False
 
     def pack(self, vip_filter: int, flags: int) -> bytes:
         """Encode as `struct conf`; `vip_filter` and `flags` follow from the contents of other maps."""
@@ -117,6 +119,7 @@ class NodeConf:
         order, unmetered = bytes(JOINED_PLACES), 1
         flags &= ~_NODE_FLAGS
         flags |= bool(self.address) * ConfFlag.OUTER_4 | bool(self.address6) * ConfFlag.OUTER_6
+        flags |= self.class_e * ConfFlag.CLASS_E
         if self.other:
             banks[1] = key_words(self.other.hash_key), self.other.epoch
             order, unmetered = join_order(self.other.alternating), 2 if self.other.alternating else 1
@@ -132,7 +135,7 @@ class NodeConf:
         """Decode `struct conf`; None if it was never written."""
         fields = CONF_STRUCT.codec.unpack(data)
         at = 1 + BANKS * KEY_WORDS + BANKS
-        cost_ns, burst_ns, index, tag, bank, two_banks, _flags, _order, unmetered, *rest = fields[at:]
+        cost_ns, burst_ns, index, tag, bank, two_banks, flags, _order, unmetered, *rest = fields[at:]
         address, address6, cluster, echo_port = rest
         if not index:
             return None
@@ -142,7 +145,7 @@ class NodeConf:
         return cls(
             index, tag, keys[bank], 1_000_000_000 // cost_ns, burst_ns // cost_ns,
             IPv4Address(address) if any(address) else None, IPv6Address(address6) if any(address6) else None,
-            bank, epochs[bank], other, cluster, int.from_bytes(echo_port, "big"),
+            bank, epochs[bank], other, cluster, int.from_bytes(echo_port, "big"), bool(flags & ConfFlag.CLASS_E),
         )  # fmt: skip
 
 

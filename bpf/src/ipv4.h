@@ -30,6 +30,14 @@ static __always_inline bool is_martian4(__be32 source)
 	return first == 0 || first == 127 || first >= 224 || (first == 169 && second == 254);
 }
 
+/* As is_martian4(), which is enough for the plain program: it leaves these packets to the general one. */
+static __always_inline bool is_martian_here4(const struct conf *conf, __be32 source)
+{
+	bool class_e = (source & htonl(0xf0000000)) == htonl(0xf0000000) && source != 0xffffffff;
+
+	return is_martian4(source) && !(class_e && conf->flags & CONF_CLASS_E);
+}
+
 static __always_inline bool is_icmp_error(const struct icmphdr *icmp)
 {
 	return icmp->type == ICMP_DEST_UNREACH || icmp->type == ICMP_TIME_EXCEEDED || icmp->type == ICMP_PARAMETERPROB;
@@ -39,14 +47,14 @@ static __always_inline bool is_icmp_error(const struct icmphdr *icmp)
  * A fragment, `length` bytes behind its IP header. Nobody needs ICMP errors in fragments: their quote is small. And a
  * kernel that has not sent what they quote must not get them.
  */
-static __always_inline enum packet_kind parse_fragment4(struct cursor *c, const struct iphdr *ip, u32 length,
-							struct packet *pkt)
+static __always_inline enum packet_kind parse_fragment4(const struct conf *conf, struct cursor *c,
+							const struct iphdr *ip, u32 length, struct packet *pkt)
 {
 	__be16 offset = ip->frag_off & htons(IP_OFFSET);
 	struct icmphdr *icmp = c->at;
 
 	if (ip->protocol == IPPROTO_ICMP) {
-		if (is_martian4(ip->saddr))
+		if (is_martian_here4(conf, ip->saddr))
 			return KIND_MARTIAN;
 		if (!offset && length >= sizeof(*icmp) && (void *)(icmp + 1) <= c->end && is_icmp_error(icmp))
 			return KIND_ICMP_FRAGMENT;
@@ -82,11 +90,11 @@ static __always_inline enum packet_kind parse_icmp(struct cursor *c, u32 length,
 }
 
 /* `length` bytes follow the IP header. */
-static __always_inline enum packet_kind parse_payload4(struct xdp_md *ctx, struct cursor *c, const struct iphdr *ip,
-						       u32 length, struct packet *pkt)
+static __always_inline enum packet_kind parse_payload4(struct xdp_md *ctx, const struct conf *conf, struct cursor *c,
+						       const struct iphdr *ip, u32 length, struct packet *pkt)
 {
 	if (ip->frag_off & htons(IP_MF | IP_OFFSET))
-		return parse_fragment4(c, ip, length, pkt);
+		return parse_fragment4(conf, c, ip, length, pkt);
 	switch (ip->protocol) {
 	case IPPROTO_TCP:
 		return parse_tcp(ctx, c, length, pkt);
@@ -95,7 +103,7 @@ static __always_inline enum packet_kind parse_payload4(struct xdp_md *ctx, struc
 	case IPPROTO_ICMP:
 		if (parse_icmp(c, length, pkt) == KIND_FLOW)
 			return KIND_FLOW;
-		return is_martian4(ip->saddr) ? KIND_MARTIAN : KIND_NO_SERVICE;
+		return is_martian_here4(conf, ip->saddr) ? KIND_MARTIAN : KIND_NO_SERVICE;
 	default:
 		return KIND_NO_SERVICE;
 	}
@@ -126,7 +134,7 @@ static __always_inline enum packet_kind parse_ipv4(struct xdp_md *ctx, struct cu
 	if (ip->saddr == ip->daddr)
 		return KIND_LAND;
 	c->at = (void *)ip + header;
-	if (ip->protocol != IPPROTO_ICMP && is_martian4(ip->saddr))
+	if (ip->protocol != IPPROTO_ICMP && is_martian_here4(conf, ip->saddr))
 		return KIND_MARTIAN;
-	return parse_payload4(ctx, c, ip, length - header, pkt);
+	return parse_payload4(ctx, conf, c, ip, length - header, pkt);
 }

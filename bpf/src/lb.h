@@ -116,11 +116,12 @@ struct conf {
 };
 
 enum {
-	CONF_DENY = 1,    /* the deny list is not empty */
-	CONF_SAMPLE = 2,  /* packets are sampled */
-	CONF_OUTER_4 = 4, /* `address` is set */
-	CONF_OUTER_6 = 8, /* `address6` is set */
-	CONF_SILENT = 16, /* a node in `nodes` is silent */
+	CONF_DENY = 1,     /* the deny list is not empty */
+	CONF_SAMPLE = 2,   /* packets are sampled */
+	CONF_OUTER_4 = 4,  /* `address` is set */
+	CONF_OUTER_6 = 8,  /* `address6` is set */
+	CONF_SILENT = 16,  /* a node in `nodes` is silent */
+	CONF_CLASS_E = 32, /* clients may have addresses of 240.0.0.0/4 */
 };
 
 /* What is rate-limited, on each CPU separately; see ratelimit.h. */

@@ -43,6 +43,7 @@ MARTIANS = [
     )
 ]  # fmt: skip
 """Sources that no client can have (RFC 6890, RFC 4291). A router that sends an ICMP error can."""
+CLASS_E = ip_network("240.0.0.0/4")
 QUOTE = 504
 """Bytes that a "too big" error quotes; smaller packets fit everywhere."""
 
@@ -99,7 +100,7 @@ class World:
     """All that a node knows. `tables` holds each slot's rows; `services` are keyed by VIP, protocol and port (0: any).
 
     `sockets` holds what the kernel has for a flow; tunnels are opened from `prefixes`, and echo questions answered;
-    `denied` are sources.
+    `denied` are sources; `class_e`: clients may have addresses of 240.0.0.0/4.
     """
 
     mac: str
@@ -113,6 +114,7 @@ class World:
     denied: tuple[Network, ...] = ()
     other: OtherEpoch | None = None
     echo: Echo = NO_ECHO
+    class_e: bool = False
 
     @property
     def vips(self) -> set[Address]:
@@ -222,7 +224,7 @@ def _to_vip(world: World, arrival: Arrival, reading: Reading) -> Judgement | Non
     for event, holds in (
         ("drop_denied", any(reading.source in prefix for prefix in world.denied)),
         ("drop_land", reading.source == reading.flow.vip),
-        ("drop_martian", not reading.any_source and any(reading.source in prefix for prefix in MARTIANS)),
+        ("drop_martian", not reading.any_source and _is_martian(world, reading.source)),
         ("drop_fragment", reading.kind is Kind.ICMP_FRAGMENT),
         ("drop_ipv6_headers", reading.kind is Kind.IPV6_HEADERS),
     ):
@@ -236,6 +238,12 @@ def _to_vip(world: World, arrival: Arrival, reading: Reading) -> Judgement | Non
         return _dropped(arrival, slot, "drop_fragment") if cares else None
     service = by_port.get(reading.flow.vip_port) or any_port
     return _served(world, service, arrival, reading) if reading.kind is Kind.FLOW and service else None
+
+
+def _is_martian(world: World, source: Address) -> bool:
+    if world.class_e and source in CLASS_E and int(source) != 0xFFFF_FFFF:
+        return False
+    return any(source in prefix for prefix in MARTIANS)
 
 
 def _dropped(arrival: Arrival, slot: int, event: str) -> Judgement:

@@ -22,6 +22,7 @@ MARKER = b"\2LB"
 ETHERTYPE = {4: b"\x08\0", 6: b"\x86\xdd"}
 PORTS = {6: (7000, 443, 80, 9000), 17: (53, 7000)}
 MAX_DEPTH = 3
+MORE_SOURCES = tuple(IPv4Address(address) for address in ("10.66.0.1", "240.1.2.3", "255.255.255.255"))
 ROUTERS = tuple(IPv4Address(address) for address in ("169.254.10.1", "240.0.0.5", "100.64.0.1"))
 ROUTERS6 = IPv6Address("fe80::1"), IPv6Address("2001:db8:7::7")
 """Where ICMP errors come from; most are addresses that no client can have."""
@@ -82,7 +83,7 @@ def _packet(c: Choices, family: int, depth: int) -> bytes:
     """Make a packet, in most cases to a VIP."""
     if family == 4:
         source: Address = c.of(CLIENT, CLIENT, FAR_CLIENT, IPv4Address(0x0A010200 | c.byte()))
-        source = c.rarely(source, VIP, IPv4Address("127.0.0.1"), IPv4Address(c.word() << 16), IPv4Address("10.66.0.1"))
+        source = c.rarely(source, VIP, IPv4Address("127.0.0.1"), IPv4Address(c.word() << 16), *MORE_SOURCES)
         target: Address = c.of(VIP, VIP, VIP, SECOND_VIP)
         target = c.rarely(target, NO_VIP, ME, CLIENT, IPv4Address("10.99.1.0"))
     else:

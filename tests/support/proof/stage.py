@@ -115,11 +115,9 @@ class Stage:
     def install(self, world: World) -> None:
         """Write a world into the maps; entries that are the same in the last world are not written."""
         maps, before = self.path.maps, self._now
-        me = world.nodes[world.me]
-        if before is None or (world.secret, me, world.echo) != (before.secret, before.nodes[before.me], before.echo):
+        if before is None or (_node_conf(world), world.echo) != (_node_conf(before), before.echo):
             maps.uplinks.write(0, UplinkEntry(_mac(world.mac), 1))
-            conf = NodeConf(world.me, me.tag, world.secret, again_per_s=10**9, again_burst=4 * 10**9)
-            maps.conf.write(replace(conf, address=me.address, address6=me.address6, **_echo_conf(world.echo)))
+            maps.conf.write(_node_conf(world))
             maps.echo_state.write(_echo_state(world.echo))
         if world.other and (before is None or before.other is not world.other):
             self._install_other(world.other, world.echo.epochs[1])
@@ -183,8 +181,11 @@ def _mac(text: str) -> bytes:
     return bytes.fromhex(text.replace(":", ""))
 
 
-def _echo_conf(echo: Echo) -> dict[str, int]:
-    return {"epoch": echo.epochs[0], "cluster": echo.cluster, "echo_port": echo.port}
+def _node_conf(world: World) -> NodeConf:
+    me, echo = world.nodes[world.me], world.echo
+    conf = NodeConf(world.me, me.tag, world.secret, again_per_s=10**9, again_burst=4 * 10**9, class_e=world.class_e)
+    conf = replace(conf, epoch=echo.epochs[0], cluster=echo.cluster, echo_port=echo.port)
+    return replace(conf, address=me.address, address6=me.address6)
 
 
 def _echo_state(echo: Echo) -> EchoState:
