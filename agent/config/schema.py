@@ -130,6 +130,9 @@ class Config(Section):
     table: TableConfig = TableConfig()
     deny: tuple[AnyNetwork, ...] = ()
     """Prefixes whose packets to VIPs are dropped; `lbctl deny` adds to them at run time."""
+    other_protocols: Literal["pass", "drop"] = "pass"
+    """What happens to packets to VIPs that are neither TCP, UDP nor ICMP (ESP, AH, SCTP, GRE): the kernel of the node
+    that the router chose gets them, or nobody does."""
     class_e_clients: Switch = False
     """Whether clients may have addresses of 240.0.0.0/4, which are reserved (RFC 1112); else their packets are
     dropped as martian."""

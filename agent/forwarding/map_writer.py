@@ -163,6 +163,7 @@ class MapWriter:
             indexes[self._own], tag_of(self._own), b"", address=self._own, address6=self.nodes.own6,
             cluster=self._config.cluster, echo_port=self._config.members.port,
             class_e=self._config.class_e_clients,
+            drop_other_protocols=self._config.other_protocols == "drop",
         )  # fmt: skip
         hashes = {service.name: service.hash for service in self._config.services}
         await self._epoch_banks.apply(epoch_switch, candidates, hashes, indexes, conf, now)

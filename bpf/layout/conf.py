@@ -49,9 +49,10 @@ class ConfFlag(IntFlag):
     OUTER_6 = 8
     SILENT = 16
     CLASS_E = 32
+    DROP_OTHER_PROTOCOLS = 64
 
 
-_NODE_FLAGS: Final = ConfFlag.OUTER_4 | ConfFlag.OUTER_6 | ConfFlag.CLASS_E
+_NODE_FLAGS: Final = ConfFlag.OUTER_4 | ConfFlag.OUTER_6 | ConfFlag.CLASS_E | ConfFlag.DROP_OTHER_PROTOCOLS
 """The flags that follow from a NodeConf alone."""
 
 
@@ -95,6 +96,7 @@ class NodeConf:
     ticks of up to 10 ms, so a burst below 10 ms' worth lowers the rate. `address` and `address6` are this node's own
     ends of tunnels; with None it neither accepts nor sends tunnels of that family. There it answers the echo questions
     (echo.py) of `cluster` that come to UDP port `echo_port`. `class_e`: clients may have addresses of 240.0.0.0/4.
+    `drop_other_protocols`: to VIPs, what is neither TCP, UDP nor ICMP is dropped.
     """
 
     self_index: int
@@ -110,6 +112,7 @@ class NodeConf:
     cluster: int = 0
     echo_port: int = 0
     class_e: bool = False
+    drop_other_protocols: bool = False
 
     def pack(self, vip_filter: int, flags: int) -> bytes:
         """Encode as `struct conf`; `vip_filter` and `flags` follow from the contents of other maps."""
@@ -120,6 +123,7 @@ class NodeConf:
         flags &= ~_NODE_FLAGS
         flags |= bool(self.address) * ConfFlag.OUTER_4 | bool(self.address6) * ConfFlag.OUTER_6
         flags |= self.class_e * ConfFlag.CLASS_E
+        flags |= self.drop_other_protocols * ConfFlag.DROP_OTHER_PROTOCOLS
         if self.other:
             banks[1] = key_words(self.other.hash_key), self.other.epoch
             order, unmetered = join_order(self.other.alternating), 2 if self.other.alternating else 1
@@ -146,6 +150,7 @@ class NodeConf:
             index, tag, keys[bank], 1_000_000_000 // cost_ns, burst_ns // cost_ns,
             IPv4Address(address) if any(address) else None, IPv6Address(address6) if any(address6) else None,
             bank, epochs[bank], other, cluster, int.from_bytes(echo_port, "big"), bool(flags & ConfFlag.CLASS_E),
+            bool(flags & ConfFlag.DROP_OTHER_PROTOCOLS),
         )  # fmt: skip
 
 

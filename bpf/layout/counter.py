@@ -47,10 +47,11 @@ class Counter(IntEnum):
     DROP_LAND = 30
     DROP_MARTIAN = 31
     DROP_DENIED = 32
-    DROP_NO_MEMBER = 33
-    DROP_TOO_BIG = 34
-    DROP_NO_HEADROOM = 35
-    DROP_FORGED = 36
+    DROP_OTHER_PROTOCOL = 33
+    DROP_NO_MEMBER = 34
+    DROP_TOO_BIG = 35
+    DROP_NO_HEADROOM = 36
+    DROP_FORGED = 37
 
 
 STATS_STRUCT: Final = CStruct("stats", (("count", f"{len(Counter)}Q"),))
@@ -191,7 +192,7 @@ DESCRIPTIONS: Final[dict[Counter, Description]] = {
         "None: broken or hostile senders.",
     ),
     Counter.DROP_IPV6_HEADERS: Description(
-        "IPv6 extension headers that are unknown, or too many.",
+        "Too many IPv6 extension headers (more than 6, or 1,023 bytes), or a routing header that is not used up.",
         "None: rare clients, or hostile ones.",
     ),
     Counter.DROP_LAND: Description(
@@ -206,6 +207,10 @@ DESCRIPTIONS: Final[dict[Counter, Description]] = {
     Counter.DROP_DENIED: Description(
         "The source is in a prefix of the deny list.",
         "None: `lbctl deny list` shows the prefixes.",
+    ),
+    Counter.DROP_OTHER_PROTOCOL: Description(
+        "The packet to the VIP is neither TCP, UDP nor ICMP, and the configuration has `other_protocols: drop`.",
+        "None. If a program on the nodes needs them (IPsec, SCTP, GRE), set `other_protocols: pass`.",
     ),
     Counter.DROP_NO_MEMBER: Description(
         "The row is empty, and the service has `when_no_member: drop`.",

@@ -170,6 +170,8 @@ static __always_inline enum counter drop_reason(enum packet_kind kind)
 		return DROP_MARTIAN;
 	case KIND_ICMP_FRAGMENT:
 		return DROP_FRAGMENT;
+	case KIND_OTHER_PROTOCOL:
+		return DROP_OTHER_PROTOCOL;
 	default:
 		return DROP_DENIED;
 	}
@@ -184,7 +186,7 @@ static __always_inline int handle_no_flow(struct xdp_md *ctx, const struct conf 
 
 	if (kind == KIND_FOREIGN_TUNNEL)
 		return pass(PASS_FOREIGN_TUNNEL);
-	if (kind == KIND_NO_SERVICE)
+	if (kind == KIND_NO_SERVICE || (kind == KIND_OTHER_PROTOCOL && !(conf->flags & CONF_DROP_OTHER_PROTOCOLS)))
 		return pass_no_service(pkt);
 	if (kind == KIND_MALFORMED && has_no_service_key(pkt))
 		return pass_no_service(pkt);

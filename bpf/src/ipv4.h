@@ -38,6 +38,12 @@ static __always_inline bool is_martian_here4(const struct conf *conf, __be32 sou
 	return is_martian4(source) && !(class_e && conf->flags & CONF_CLASS_E);
 }
 
+/* What a packet or a fragment of a flow has, and ICMP. */
+static __always_inline bool has_flow4(u8 protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_ICMP;
+}
+
 static __always_inline bool is_icmp_error(const struct icmphdr *icmp)
 {
 	return icmp->type == ICMP_DEST_UNREACH || icmp->type == ICMP_TIME_EXCEEDED || icmp->type == ICMP_PARAMETERPROB;
@@ -53,6 +59,8 @@ static __always_inline enum packet_kind parse_fragment4(const struct conf *conf,
 	__be16 offset = ip->frag_off & htons(IP_OFFSET);
 	struct icmphdr *icmp = c->at;
 
+	if (!has_flow4(ip->protocol))
+		return KIND_OTHER_PROTOCOL;
 	if (ip->protocol == IPPROTO_ICMP) {
 		if (is_martian_here4(conf, ip->saddr))
 			return KIND_MARTIAN;
@@ -105,7 +113,7 @@ static __always_inline enum packet_kind parse_payload4(struct xdp_md *ctx, const
 			return KIND_FLOW;
 		return is_martian_here4(conf, ip->saddr) ? KIND_MARTIAN : KIND_NO_SERVICE;
 	default:
-		return KIND_NO_SERVICE;
+		return KIND_OTHER_PROTOCOL;
 	}
 }
 

@@ -46,10 +46,17 @@ static __always_inline bool is_martian6(const __be32 *source)
 	       (source[0] & htonl(0xff000000)) == htonl(0xff000000);
 }
 
-/* What may follow the extension headers of a packet for a service. No client has a reason to send others. */
+/* What may follow the extension headers of a packet for a service. */
 static __always_inline bool has_flow6(u8 next)
 {
 	return next == IPPROTO_TCP || next == IPPROTO_UDP || next == IPPROTO_ICMPV6;
+}
+
+/* The headers that are read. To the rule for other protocols, ESP and AH are protocols, as in IPv4. */
+static __always_inline bool is_extension(u8 next)
+{
+	return next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_FRAGMENT ||
+	       next == IPPROTO_DSTOPTS;
 }
 
 /*
@@ -68,8 +75,9 @@ static __always_inline enum packet_kind skip_headers(struct xdp_md *ctx, const s
 	for (i = 0; i <= most; i++) {
 		if (has_flow6(*next))
 			return KIND_FLOW;
-		if (i == most || (*next != IPPROTO_HOPOPTS && *next != IPPROTO_ROUTING && *next != IPPROTO_FRAGMENT &&
-				  *next != IPPROTO_DSTOPTS))
+		if (!is_extension(*next))
+			return KIND_OTHER_PROTOCOL;
+		if (i == most)
 			return KIND_IPV6_HEADERS;
 		header = take(c, sizeof(*header));
 		if (!header || *left < sizeof(*header))
@@ -80,7 +88,9 @@ static __always_inline enum packet_kind skip_headers(struct xdp_md *ctx, const s
 			if (offset) {
 				*next = header->next;
 				*fragment = offset;
-				return has_flow6(*next) ? KIND_FLOW : KIND_IPV6_HEADERS;
+				if (has_flow6(*next))
+					return KIND_FLOW;
+				return is_extension(*next) ? KIND_IPV6_HEADERS : KIND_OTHER_PROTOCOL;
 			}
 		} else {
 			if (*next == IPPROTO_ROUTING && header->segments_left)

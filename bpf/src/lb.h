@@ -71,17 +71,18 @@ enum counter {
 	REPLY_TOO_BIG, /* The packet does not fit into the tunnel, and an ICMP error was sent to the client. */
 	REPLY_ECHO,    /* An echo question was answered. */
 
-	DROP_GRACE,        /* No node of the chain is left to try, but the row has just changed: TCP sends again. */
-	DROP_SILENT,       /* No node of the chain is left to try, but a silent one may come back with the flow. */
-	DROP_HOP_LIMIT,    /* The packet was forwarded more than CHAIN times: tables disagree. */
-	DROP_RATE_LIMIT,   /* This CPU has used up its rate of forwards with hop 2 or more. */
-	DROP_FRAGMENT,     /* A fragment came for a service whose flows need ports, or of an ICMP error. */
-	DROP_MALFORMED,    /* Lengths in the packet contradict each other. */
-	DROP_IPV6_HEADERS, /* The packet has IPv6 extension headers that are unknown, or too many. */
-	DROP_LAND,         /* The packet is from the VIP to itself. */
-	DROP_MARTIAN,      /* The packet is from an address that no client can have. */
-	DROP_DENIED,       /* The packet is from a prefix of the deny list. */
-	DROP_NO_MEMBER,    /* The row is empty, and the service wants such packets dropped. */
+	DROP_GRACE,          /* No node of the chain is left to try, but the row has just changed: TCP sends again. */
+	DROP_SILENT,         /* No node of the chain is left to try, but a silent one may come back with the flow. */
+	DROP_HOP_LIMIT,      /* The packet was forwarded more than CHAIN times: tables disagree. */
+	DROP_RATE_LIMIT,     /* This CPU has used up its rate of forwards with hop 2 or more. */
+	DROP_FRAGMENT,       /* A fragment came for a service whose flows need ports, or of an ICMP error. */
+	DROP_MALFORMED,      /* Lengths in the packet contradict each other. */
+	DROP_IPV6_HEADERS,   /* The packet has too many IPv6 extension headers, or a routing header not used up. */
+	DROP_LAND,           /* The packet is from the VIP to itself. */
+	DROP_MARTIAN,        /* The packet is from an address that no client can have. */
+	DROP_DENIED,         /* The packet is from a prefix of the deny list. */
+	DROP_OTHER_PROTOCOL, /* The packet is neither TCP, UDP nor ICMP, and the configuration wants such dropped. */
+	DROP_NO_MEMBER,      /* The row is empty, and the service wants such packets dropped. */
 	DROP_TOO_BIG, /* The packet does not fit into the tunnel, and an ICMP error was impossible or above its rate. */
 	DROP_NO_HEADROOM, /* The driver left no room for the tunnel's headers. */
 	DROP_FORGED,      /* A process of this node sent another node a marker or a tunnel: only this program may. */
@@ -116,12 +117,13 @@ struct conf {
 };
 
 enum {
-	CONF_DENY = 1,     /* the deny list is not empty */
-	CONF_SAMPLE = 2,   /* packets are sampled */
-	CONF_OUTER_4 = 4,  /* `address` is set */
-	CONF_OUTER_6 = 8,  /* `address6` is set */
-	CONF_SILENT = 16,  /* a node in `nodes` is silent */
-	CONF_CLASS_E = 32, /* clients may have addresses of 240.0.0.0/4 */
+	CONF_DENY = 1,                  /* the deny list is not empty */
+	CONF_SAMPLE = 2,                /* packets are sampled */
+	CONF_OUTER_4 = 4,               /* `address` is set */
+	CONF_OUTER_6 = 8,               /* `address6` is set */
+	CONF_SILENT = 16,               /* a node in `nodes` is silent */
+	CONF_DROP_OTHER_PROTOCOLS = 64, /* to VIPs: what is neither TCP, UDP nor ICMP */
+	CONF_CLASS_E = 32,              /* clients may have addresses of 240.0.0.0/4 */
 };
 
 /* What is rate-limited, on each CPU separately; see ratelimit.h. */

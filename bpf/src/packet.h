@@ -11,7 +11,8 @@ enum packet_kind {
 	KIND_ECHO,           /* to this node's own address, and perhaps an echo question: see echo.h */
 	KIND_FLOW,           /* has a flow, or is a fragment of one: look up its service */
 	KIND_MALFORMED,      /* to an address that may be a VIP, with lengths that contradict each other */
-	KIND_IPV6_HEADERS,   /* likewise, with IPv6 extension headers that are unknown, or too many */
+	KIND_IPV6_HEADERS,   /* likewise, with too many IPv6 extension headers, or a routing header not used up */
+	KIND_OTHER_PROTOCOL, /* likewise, neither TCP, UDP nor ICMP */
 	KIND_LAND,           /* likewise, from the VIP to itself */
 	KIND_MARTIAN,        /* likewise, from an address that no client can have */
 	KIND_DENIED,         /* likewise, from a prefix of the deny list */

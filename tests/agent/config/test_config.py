@@ -85,6 +85,8 @@ ERRORS = [
     ("allow: [10.0.0.0/24]", "allow: [10.0.0.0/24]\n  outer: v6", "18:10: members.outer: 'v6' is not 'ipv4' or 'ipv6'"),
     ("members:", "deny: [192.0.2.0/24, 2001:db8::/129]\nmembers:",
      "16:22: deny[1]: '2001:db8::/129' is not an IP network"),
+    ("members:", "other_protocols: reject\nmembers:",
+     "16:18: other_protocols: 'reject' is not 'pass' or 'drop'"),
     ("members:", "class_e_clients: maybe\nmembers:",
      "16:18: class_e_clients: input should be a valid boolean (is 'maybe')"),
     ("protocol: tcp", "protocol: sctp", "7:15: services[0].protocol: 'sctp' is not 'tcp' or 'udp'"),

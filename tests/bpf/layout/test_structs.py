@@ -110,7 +110,7 @@ def test_conf_of_two_epochs() -> None:
     one = NodeConf(5, 0x0B, bytes(range(16)), epoch=7)
     both = replace(one, other=OtherEpoch(bytes(16), 8, alternating=True))
     turned = NodeConf(5, 0x0B, bytes(16), bank=1, epoch=8, other=OtherEpoch(bytes(range(16)), 7))
-    for conf in (one, both, turned, replace(turned, other=None, class_e=True)):
+    for conf in (one, both, turned, replace(turned, other=None, class_e=True), replace(one, drop_other_protocols=True)):
         assert NodeConf.unpack(conf.pack(0, 0)) == replace(conf, again_burst=4000)
     keys = slice(8, 8 + 2 * 80 + 8)
     assert both.pack(0, 0)[keys] == turned.pack(0, 0)[keys]

@@ -26,8 +26,9 @@ ICMP_ERRORS = {4: {3, 11, 12}, 6: {1, 2, 3, 4}}
 """Unreachable, too big, time exceeded, parameter problem: they quote the packet that caused them."""
 HOP_BY_HOP, ROUTING, FRAGMENT_HEADER, DESTINATION = 0, 43, 44, 60
 MAX_EXTENSIONS, MAX_QUOTED_EXTENSIONS = 6, 2
-SERVED = (6, 17, 58)
-"""TCP, UDP, ICMPv6: no client should send anything else after the extension headers of an IPv6 packet to a VIP."""
+SERVED = {4: (6, 17, 1), 6: (6, 17, 58)}
+"""TCP, UDP and ICMP; all else is another protocol, also behind IPv6's extension headers."""
+EXTENSIONS = (HOP_BY_HOP, ROUTING, FRAGMENT_HEADER, DESTINATION)
 UNKNOWN_PROTOCOL = -1
 """The protocol of a packet whose headers do not lead to one. (In IPv4, 0 is a number like others.)"""
 
@@ -40,6 +41,7 @@ class Kind(Enum):
     MALFORMED = "contradicts itself after the IP header"
     ICMP_FRAGMENT = "the first fragment of an ICMP error"
     IPV6_HEADERS = "extension headers that no client should send"
+    OTHER_PROTOCOL = "neither TCP, UDP nor ICMP"
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,8 @@ def _ipv4(packet: bytes) -> Reading:
     as_is = Reading(Kind.NO_FLOW, Flow(ip.proto, source, 0, vip, 0), source, ip.len, ip.tos)
     if ip.version != 4 or start < 20 or not start <= ip.len <= len(packet):
         return _of(as_is, Kind.MALFORMED_HEADER)
+    if ip.proto not in SERVED[4]:
+        return _of(as_is, Kind.OTHER_PROTOCOL)
     if ip.frag or ip.flags.MF:
         if ip.proto == 1 and not ip.frag and _starts_error(4, packet[start : ip.len]):
             return _of(as_is, Kind.ICMP_FRAGMENT)
@@ -153,7 +157,7 @@ def _ipv4(packet: bytes) -> Reading:
     if ip.proto == 1:
         reading = _icmp(as_is, 4, packet[start : ip.len])
         return replace(reading, any_source=reading.error)
-    return _transport(as_is, packet[start : ip.len]) if ip.proto in (6, 17) else as_is
+    return _transport(as_is, packet[start : ip.len])
 
 
 def _ipv6(packet: bytes) -> Reading:
@@ -168,8 +172,8 @@ def _ipv6(packet: bytes) -> Reading:
     if kind is Kind.FRAGMENT:
         fragment = header(IPv6ExtHdrFragment, payload, 8)
         assert fragment
-        if fragment.nh not in SERVED:
-            return _of(as_is, Kind.IPV6_HEADERS)
+        if fragment.nh not in SERVED[6]:
+            return _of(as_is, Kind.IPV6_HEADERS if fragment.nh in EXTENSIONS else Kind.OTHER_PROTOCOL)
         if fragment.nh == 58 and not fragment.offset and _starts_error(6, payload[8:]):
             return _of(as_is, Kind.ICMP_FRAGMENT)
         return _of(as_is, kind, protocol=fragment.nh, opens=True, later=fragment.offset > 0)
@@ -188,7 +192,7 @@ def _extensions(protocol: int, payload: bytes, most: int) -> tuple[Kind, int, by
     An atomic fragment (RFC 6946) is a whole packet; a routing header without segments left has no effect.
     """
     for _ in range(most):
-        if protocol not in (HOP_BY_HOP, ROUTING, FRAGMENT_HEADER, DESTINATION):
+        if protocol not in EXTENSIONS:
             break
         size = 8 if protocol == FRAGMENT_HEADER or len(payload) < 2 else (payload[1] + 1) * 8
         if len(payload) < 8:
@@ -203,7 +207,9 @@ def _extensions(protocol: int, payload: bytes, most: int) -> tuple[Kind, int, by
             if fragment.offset or fragment.m:
                 return Kind.FRAGMENT, protocol, payload
         protocol, payload = payload[0], payload[size:]
-    return (Kind.NO_FLOW if protocol in SERVED else Kind.IPV6_HEADERS), protocol, payload
+    if protocol in SERVED[6]:
+        return Kind.NO_FLOW, protocol, payload
+    return (Kind.IPV6_HEADERS if protocol in EXTENSIONS else Kind.OTHER_PROTOCOL), protocol, payload
 
 
 def _of(

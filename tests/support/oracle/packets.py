@@ -100,7 +100,8 @@ class World:
     """All that a node knows. `tables` holds each slot's rows; `services` are keyed by VIP, protocol and port (0: any).
 
     `sockets` holds what the kernel has for a flow; tunnels are opened from `prefixes`, and echo questions answered;
-    `denied` are sources; `class_e`: clients may have addresses of 240.0.0.0/4.
+    `denied` are sources; `class_e`: clients may have addresses of 240.0.0.0/4;
+    `drop_other`: what is neither TCP, UDP nor ICMP is dropped.
     """
 
     mac: str
@@ -115,6 +116,7 @@ class World:
     other: OtherEpoch | None = None
     echo: Echo = NO_ECHO
     class_e: bool = False
+    drop_other: bool = False
 
     @property
     def vips(self) -> set[Address]:
@@ -227,6 +229,7 @@ def _to_vip(world: World, arrival: Arrival, reading: Reading) -> Judgement | Non
         ("drop_martian", not reading.any_source and _is_martian(world, reading.source)),
         ("drop_fragment", reading.kind is Kind.ICMP_FRAGMENT),
         ("drop_ipv6_headers", reading.kind is Kind.IPV6_HEADERS),
+        ("drop_other_protocol", reading.kind is Kind.OTHER_PROTOCOL and world.drop_other),
     ):
         if holds:
             return _dropped(arrival, 0, event)

@@ -75,7 +75,19 @@ NAMES = {
     "CONNECTED": Sockets.CONNECTED,
 }  # fmt: skip
 KEYS = {"what", "in", "cut", "maps", "service", "verdict", "out", "counted", "never"}
-MAPS = {"chain", "grace", "up", "no_mac", "silent", "awaited", "nodes", "deny", "drop_no_member", "class_e"}
+MAPS = {
+    "chain",
+    "grace",
+    "up",
+    "no_mac",
+    "silent",
+    "awaited",
+    "nodes",
+    "deny",
+    "drop_no_member",
+    "class_e",
+    "drop_other",
+}
 
 
 @dataclass(frozen=True)
@@ -189,7 +201,7 @@ def _with_maps(world: World, slot: int, maps: dict[str, Any]) -> World:
         key: replace(service, **changed) if service.slot == slot else service for key, service in world.services.items()
     }
     denied = tuple(ip_network(prefix) for prefix in maps.get("deny", ()))
-    switches = {name: maps[name] for name in ("class_e",) if name in maps}
+    switches = {name: maps[name] for name in ("class_e", "drop_other") if name in maps}
     return replace(world, tables=tables, nodes=nodes, services=services, denied=denied, **switches)
 
 

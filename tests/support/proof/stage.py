@@ -184,7 +184,9 @@ def _mac(text: str) -> bytes:
 def _node_conf(world: World) -> NodeConf:
     me, echo = world.nodes[world.me], world.echo
     conf = NodeConf(world.me, me.tag, world.secret, again_per_s=10**9, again_burst=4 * 10**9, class_e=world.class_e)
-    conf = replace(conf, epoch=echo.epochs[0], cluster=echo.cluster, echo_port=echo.port)
+    conf = replace(
+        conf, drop_other_protocols=world.drop_other, epoch=echo.epochs[0], cluster=echo.cluster, echo_port=echo.port
+    )
     return replace(conf, address=me.address, address6=me.address6)
 
 

@@ -67,8 +67,8 @@ def world(
 
     Without `ipv6` nothing in it wants that, as a program wants that was made without; without `tunnels` neither service
     nor node has any use for them; without `denied` there is no deny list. `silent`: two nodes are, one of them since a
-    moment ago; there, clients may have addresses of 240.0.0.0/4. `alternating`: there are two
-    epochs, and how their rows are put together; None: there is one.
+    moment ago; there, clients may have addresses of 240.0.0.0/4, and other protocols are
+    dropped. `alternating`: there are two epochs, and how their rows are put together; None: there is one.
     """
     choose = Random(seed)
     services = {
@@ -87,7 +87,7 @@ def world(
     echo = replace(ECHO, fresh=silent, ready=denied, epochs=(7, 0 if alternating is None else 8))
     secret = choose.randbytes(16)
     world = World("02:00:00:00:00:01", 1, nodes, secret, services, tables, {}, prefixes, deny_list, echo=echo)
-    world = replace(world, class_e=silent)
+    world = replace(world, class_e=silent, drop_other=silent)
     if alternating is None:
         return world
     return replace(world, other=OtherEpoch(choose.randbytes(16), _tables(choose, services.values()), alternating))
