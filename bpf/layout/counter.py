@@ -47,11 +47,12 @@ class Counter(IntEnum):
     DROP_LAND = 30
     DROP_MARTIAN = 31
     DROP_DENIED = 32
-    DROP_OTHER_PROTOCOL = 33
-    DROP_NO_MEMBER = 34
-    DROP_TOO_BIG = 35
-    DROP_NO_HEADROOM = 36
-    DROP_FORGED = 37
+    DROP_GROUP_MAC = 33
+    DROP_OTHER_PROTOCOL = 34
+    DROP_NO_MEMBER = 35
+    DROP_TOO_BIG = 36
+    DROP_NO_HEADROOM = 37
+    DROP_FORGED = 38
 
 
 STATS_STRUCT: Final = CStruct("stats", (("count", f"{len(Counter)}Q"),))
@@ -207,6 +208,11 @@ DESCRIPTIONS: Final[dict[Counter, Description]] = {
     Counter.DROP_DENIED: Description(
         "The source is in a prefix of the deny list.",
         "None: `lbctl deny list` shows the prefixes.",
+    ),
+    Counter.DROP_GROUP_MAC: Description(
+        "A packet to a VIP in a frame to a broadcast or multicast MAC: every node of the segment gets it, and each "
+        "would answer.",
+        "Find the sender by the frame's source MAC: `tcpdump -eni INTERFACE ether multicast and host VIP`.",
     ),
     Counter.DROP_OTHER_PROTOCOL: Description(
         "The packet to the VIP is neither TCP, UDP nor ICMP, and the configuration has `other_protocols: drop`.",

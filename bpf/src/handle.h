@@ -17,6 +17,18 @@
 #include "verdict.h"
 #include "verifier.h"
 
+/* A packet without a flow to a VIP. */
+static __always_inline int drop(struct xdp_md *ctx, const struct conf *conf, u32 slot, enum counter event,
+				const struct packet *pkt)
+{
+	struct stats *s = stats_of(slot);
+
+	if (s)
+		count_any(s, event);
+	sample_packet(ctx, conf, pkt, slot, event);
+	return XDP_DROP;
+}
+
 /* Not for any service: pass to the kernel unmodified. */
 static __always_inline int pass(enum counter event)
 {
@@ -182,7 +194,6 @@ static __always_inline int handle_no_flow(struct xdp_md *ctx, const struct conf 
 					  struct packet *pkt)
 {
 	struct service *service;
-	struct stats *s;
 
 	if (kind == KIND_FOREIGN_TUNNEL)
 		return pass(PASS_FOREIGN_TUNNEL);
@@ -193,9 +204,5 @@ static __always_inline int handle_no_flow(struct xdp_md *ctx, const struct conf 
 	service = lookup_service(pkt, 0, kind == KIND_MALFORMED ? pkt->protocol : 0);
 	if (!service)
 		return pass_no_service(pkt);
-	s = stats_of(service->slot);
-	if (s)
-		count(s, drop_reason(kind));
-	sample_packet(ctx, conf, pkt, service->slot, drop_reason(kind));
-	return XDP_DROP;
+	return drop(ctx, conf, service->slot, drop_reason(kind), pkt);
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * IPv6 (RFC 8200) to a VIP, its extension headers, and ICMPv6 errors (RFC 4443) as in ipv4.h. All other ICMPv6 passes,
- * neighbor discovery too, unless no client can have its source: VIPs are on lo, where no neighbor resolves them.
+ * unless no client can have its source. That does not count for neighbor discovery (RFC 4861), whose sources are
+ * link-local: the kernel answers it, if the VIP is on that interface. Where it is on lo alone, no neighbor resolves it.
  */
 #pragma once
 
@@ -20,6 +21,8 @@
 
 #define ICMP6_UNREACHABLE 1
 #define ICMP6_PARAMETER 4
+#define ICMP6_SOLICITATION 135
+#define ICMP6_ADVERTISEMENT 136
 
 struct extension {
 	u8 next;
@@ -109,6 +112,14 @@ static __always_inline enum packet_kind skip_headers(struct xdp_md *ctx, const s
 	return KIND_IPV6_HEADERS;
 }
 
+static __always_inline bool is_neighbor_discovery(const struct cursor *c, u32 left)
+{
+	const struct icmphdr *icmp = c->at;
+
+	return left >= sizeof(*icmp) && (void *)(icmp + 1) <= c->end &&
+	       (icmp->type == ICMP6_SOLICITATION || icmp->type == ICMP6_ADVERTISEMENT);
+}
+
 static __always_inline bool is_icmp6_error(const struct icmphdr *icmp)
 {
 	return icmp->type >= ICMP6_UNREACHABLE && icmp->type <= ICMP6_PARAMETER;
@@ -173,6 +184,8 @@ static __always_inline enum packet_kind parse_payload6(struct xdp_md *ctx, const
 		return parse_tcp(ctx, c, left, pkt);
 	if (next == IPPROTO_UDP)
 		return parse_udp(c, left, pkt);
+	if (is_neighbor_discovery(c, left))
+		return KIND_NO_SERVICE;
 	if (parse_icmp6(ctx, conf, c, left, pkt) == KIND_FLOW)
 		return KIND_FLOW;
 	return is_martian6(pkt->client) ? KIND_MARTIAN : KIND_NO_SERVICE;

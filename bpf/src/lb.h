@@ -81,6 +81,7 @@ enum counter {
 	DROP_LAND,           /* The packet is from the VIP to itself. */
 	DROP_MARTIAN,        /* The packet is from an address that no client can have. */
 	DROP_DENIED,         /* The packet is from a prefix of the deny list. */
+	DROP_GROUP_MAC,      /* The packet is to a VIP, but the frame to a broadcast or multicast MAC. */
 	DROP_OTHER_PROTOCOL, /* The packet is neither TCP, UDP nor ICMP, and the configuration wants such dropped. */
 	DROP_NO_MEMBER,      /* The row is empty, and the service wants such packets dropped. */
 	DROP_TOO_BIG, /* The packet does not fit into the tunnel, and an ICMP error was impossible or above its rate. */

@@ -29,8 +29,8 @@
 #define DROPS                                                                                                          \
 	(SET_OF(DROP_GRACE) | SET_OF(DROP_SILENT) | SET_OF(DROP_HOP_LIMIT) | SET_OF(DROP_RATE_LIMIT) |                 \
 	 SET_OF(DROP_FRAGMENT) | SET_OF(DROP_MALFORMED) | SET_OF(DROP_IPV6_HEADERS) | SET_OF(DROP_LAND) |              \
-	 SET_OF(DROP_MARTIAN) | SET_OF(DROP_DENIED) | SET_OF(DROP_OTHER_PROTOCOL) | SET_OF(DROP_NO_MEMBER) |           \
-	 SET_OF(DROP_TOO_BIG) | SET_OF(DROP_NO_HEADROOM) | SET_OF(DROP_FORGED))
+	 SET_OF(DROP_MARTIAN) | SET_OF(DROP_DENIED) | SET_OF(DROP_GROUP_MAC) | SET_OF(DROP_OTHER_PROTOCOL) |           \
+	 SET_OF(DROP_NO_MEMBER) | SET_OF(DROP_TOO_BIG) | SET_OF(DROP_NO_HEADROOM) | SET_OF(DROP_FORGED))
 
 /* Sets that share nothing have a sum without a carry: the sum is all bits only if each bit is in one set. */
 _Static_assert((NO_VERDICT | PASSES | DELIVERIES | FORWARDS | REPLIES | DROPS) == SET_OF(COUNTERS) - 1,

@@ -66,8 +66,8 @@ class Case:
 C = Counter
 NO_SERVICE = [
     Case("frame for another node", frame(tcp4(), dst=ROUTER), "pass", NONE, (C.PASS_OTHER_MAC,)),
-    Case("broadcast", frame(tcp4(), dst=b"\xff" * 6), "pass", NONE, (C.PASS_OTHER_MAC,)),
-    Case("multicast", frame(tcp4(), dst=packets.mac("01:00:5e:00:00:01")), "pass", NONE, (C.PASS_OTHER_MAC,)),
+    Case("broadcast", frame(tcp4(), dst=b"\xff" * 6), "drop", NONE, (C.DROP_GROUP_MAC,)),
+    Case("multicast", frame(tcp4(), dst=packets.mac("01:00:5e:00:00:01")), "drop", NONE, (C.DROP_GROUP_MAC,)),
     Case("ARP", frame(b"\0" * 28, ethertype=0x0806), "pass", NONE, (C.PASS_NO_SERVICE,)),
     Case("IPv6", frame(b"\x60" + b"\0" * 59, ethertype=0x86DD), "pass", NONE, (C.PASS_NO_SERVICE,)),
     Case("frame that ends after Ethernet", frame(b"")[:14], "pass", NONE, (C.PASS_NO_SERVICE,)),

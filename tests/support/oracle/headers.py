@@ -24,6 +24,8 @@ ETHERTYPES = {0x0800: 4, 0x86DD: 6}
 TAGS = {0x8100, 0x88A8}
 ICMP_ERRORS = {4: {3, 11, 12}, 6: {1, 2, 3, 4}}
 """Unreachable, too big, time exceeded, parameter problem: they quote the packet that caused them."""
+NEIGHBOR_DISCOVERY = {135, 136}
+"""Neighbor solicitation and advertisement (RFC 4861)."""
 HOP_BY_HOP, ROUTING, FRAGMENT_HEADER, DESTINATION = 0, 43, 44, 60
 MAX_EXTENSIONS, MAX_QUOTED_EXTENSIONS = 6, 2
 SERVED = {4: (6, 17, 1), 6: (6, 17, 58)}
@@ -182,7 +184,8 @@ def _ipv6(packet: bytes) -> Reading:
     as_is = _of(as_is, Kind.NO_FLOW, protocol=protocol)
     if protocol == 58:
         reading = _icmp(as_is, 6, payload)
-        return replace(reading, any_source=reading.error and ip.nh == 58)
+        direct = ip.nh == 58 and len(payload) >= 8
+        return replace(reading, any_source=direct and (reading.error or payload[0] in NEIGHBOR_DISCOVERY))
     return _transport(as_is, payload)
 
 

@@ -156,9 +156,13 @@ class Arrival:
 def judge(world: World, frame: bytes) -> Judgement:
     """Return what must happen to a frame."""
     outside = link(frame)
-    if outside is None or outside.family is None or outside.dst != world.mac:
-        other_mac = outside is not None and outside.dst != world.mac
-        return Judgement("pass", frame, ((0, "pass_other_mac" if other_mac else "pass_no_service"),))
+    if outside is not None and outside.dst != world.mac:
+        to_group = int(outside.dst[:2], 16) & 1 and outside.family
+        if to_group and target(outside.family, outside.rest) in world.vips:
+            return Judgement("drop", frame, ((0, "drop_group_mac"),))
+        return Judgement("pass", frame, ((0, "pass_other_mac"),))
+    if outside is None or outside.family is None:
+        return Judgement("pass", frame, ((0, "pass_no_service"),))
     family, packet = outside.family, outside.rest
     me = world.nodes[world.me]
     if target(family, packet) in {me.address, me.address6} - {None}:
