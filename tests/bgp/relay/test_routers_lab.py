@@ -135,7 +135,7 @@ class SpeakerNode:
         for peer in self.snapshot.peers:
             for route in peer.routes:
                 if identity := community.decode(route.large_communities, CLUSTER):
-                    found[str(identity.address)] = identity.announces
+                    found[str(identity.address)] = identity.announces > 0
         return found
 
     async def _agent(self) -> None:
