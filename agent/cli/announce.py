@@ -19,26 +19,27 @@ from typing import Any
 import click
 
 from agent.address import Address
-from agent.announcing.order import parse_duration
-from agent.cli.options import force_option, output_option, request, show, socket_option, vip_option, vip_query
+from agent.cli.options import (
+    EXIT_NOT_IN_TIME,
+    force_option,
+    output_option,
+    request,
+    seconds,
+    show,
+    socket_option,
+    vip_option,
+    vip_query,
+)
 from agent.cli.router_config import router_config
 from agent.model import Method
 
-EXIT_NOT_IN_TIME = 4
 POLL_S = 0.1
 SEVERITIES = {"warning": 1, "critical": 2}
 
 
-def _seconds(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
-    try:
-        return None if value is None else parse_duration(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
 reason_option = click.option("--reason", default="", metavar="TEXT", help="The reason; stored and shown.")
 for_option = click.option(
-    "--for", "for_s", callback=_seconds, metavar="TIME",
+    "--for", "for_s", callback=seconds, metavar="TIME",
     help="End automatically after 90s, 10m, 1h30m or 2d, also if the node restarts or reboots meanwhile.",
 )  # fmt: skip
 wait_option = click.option(
@@ -49,7 +50,7 @@ wait_option = click.option(
 timeout_option = click.option(
     "--timeout",
     "timeout_s",
-    callback=_seconds,
+    callback=seconds,
     default="30s",
     show_default=True,
     metavar="TIME",

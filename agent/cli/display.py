@@ -64,6 +64,8 @@ def print_status(response: Response) -> None:
     console = Console(highlight=False)
     _print_node(console, response)
     _print_peers(console, response["bgp"])
+    if (counted := response["connections"]) is not None:
+        console.print(f"connections of clients: {counted['held']:,}, counted {age(counted['age_s'])} ago")
     console.print()
     vips = _table("VIP", "announced", "why")
     for vip in response["vips"]:

@@ -3,7 +3,7 @@
 
 Nouns group what reads and what changes a thing; each is a module. Output is for people by default, for programs with
 `-o json`. Exit codes: 0 done, 1 refused or failed (one line gives the reason and the next step), 2 wrong usage, 3 no
-agent answers, 4 not in time (`--wait`, announce.py).
+agent answers, 4 not in time (`--wait`).
 
 A command's module imports only what all its commands need; the rest (pydantic, rich, the data path) is imported inside
 the command that uses it, since every `lbctl` loads all modules of this table.
@@ -22,6 +22,7 @@ from agent.cli.announce import announce
 from agent.cli.backend import backend
 from agent.cli.bgp import bgp
 from agent.cli.config import config
+from agent.cli.connections import connections
 from agent.cli.deny import deny
 from agent.cli.key import key
 from agent.cli.lab import lab
@@ -36,8 +37,9 @@ COMMANDS = (
     # what the node does and knows
     status,  # [-o json]
     explain,  # TUPLE [--live [--at ADDRESS]]
+    connections,  # [--service NAME]
     # the whole node, with its connections
-    drain,  # [--force]
+    drain,  # [--force] [--wait [--until-below N] [--timeout TIME]]
     undrain,
     leave,  # [--force]
     # a part of it

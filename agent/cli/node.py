@@ -3,11 +3,20 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
-from agent.cli.options import force_option, output_option, request, show, socket_option
+from agent.cli.options import (
+    EXIT_NOT_IN_TIME,
+    force_option,
+    output_option,
+    request,
+    seconds,
+    show,
+    socket_option,
+)
 
 LIVE_TIMEOUT_S = 20.0
 """Each of up to ten nodes may take a second."""
@@ -49,14 +58,40 @@ def explain(flow: str, live: bool, at: str | None, socket: Path, output: str) ->
 
 @click.command()
 @force_option
+@click.option("--wait", is_flag=True, help="Return once the connections that are open here are closed.")
+@click.option(
+    "--until-below", type=click.IntRange(min=1), metavar="N",
+    help="With --wait: return once fewer than N are open, by default none.",
+)  # fmt: skip
+@click.option(
+    "--timeout", "timeout_s", callback=seconds, metavar="TIME",
+    help="With --wait: its time limit; exit code 4 if connections are left. By default there is none.",
+)  # fmt: skip
 @socket_option
 @output_option
-def drain(force: bool, socket: Path, output: str) -> None:
+def drain(
+    force: bool, wait: bool, until_below: int | None, timeout_s: float | None, socket: Path, output: str
+) -> None:  # fmt: skip
     """Take no new connections, leave the ECMP set.
 
-    Open connections stay.
+    Open connections stay; `lbctl connections` counts them. The node stays drained if the wait ends early.
     """
-    _change(socket, output, "/drain", "draining", force)
+    from agent.cli.connections import wait_until_below
+
+    for name, value in (("--until-below", until_below), ("--timeout", timeout_s)):
+        if value is not None and not wait:
+            raise click.UsageError(f"{name} requires --wait")
+    response = request(socket, "POST", "/drain", **({"force": "yes"} if force else {}))
+    if not wait:
+        show(response, output, lambda _: click.echo("draining"))
+        return
+    held, in_time = wait_until_below(socket, until_below or 1, timeout_s)
+    if not in_time:
+        click.echo(
+            f"lbctl: not within {timeout_s:g} s: {held:,} connections are open; the node stays drained", err=True
+        )
+        sys.exit(EXIT_NOT_IN_TIME)
+    show(response | {"held": held}, output, lambda _: click.echo(f"drained, {held:,} connections are open"))
 
 
 @click.command()

@@ -12,6 +12,10 @@ from typing import Any
 import click
 
 from agent.address import Address
+from agent.announcing.order import parse_duration
+
+EXIT_NOT_IN_TIME = 4
+"""Of `--wait`."""
 
 config_option = click.option(
     "-c", "--config", "path", type=click.Path(path_type=Path), default=Path("/etc/anylb/lb.yml"), show_default=True,
@@ -36,6 +40,14 @@ def _vip(_: click.Context, __: click.Parameter, value: str | None) -> Address | 
         return ip_address(value) if value is not None else None
     except ValueError:
         raise click.BadParameter(f"{value} is not an IP address") from None
+
+
+def seconds(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
+    """Return the seconds of an option that is a duration. Raises BadParameter."""
+    try:
+        return None if value is None else parse_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 force_option = click.option(

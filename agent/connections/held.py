@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,9 @@ class HeldRows:
     def total(self) -> int:
         """The connections in all of them."""
         return int(self.counts.sum())
+
+
+NO_ROWS: Final = HeldRows(np.empty(0, np.uint32), np.empty(0, np.uint32))
 
 
 def held_rows(

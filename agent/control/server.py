@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from agent.control import announce, backend, deny, explain, explain_live
+from agent.control import announce, backend, connections, deny, explain, explain_live
 from agent.control.http_server import HttpServer, Request, Response, Routes, json_response
 from agent.control.status import NodeState, status
 from agent.errors import AgentError, LastAnnouncerError
@@ -46,6 +46,12 @@ def _routes(agent: Agent, reload: Reload) -> Routes:
         ("POST", "/reload"): lambda _: _reload(reload),
         **announce.routes(announcing),
         **backend.routes(agent.config, agent.operator, agent.shares),
+        ("GET", "/connections"): lambda request: connections.connections(
+            agent.connections,
+            agent.config.services,
+            agent.forwarder.map_writer if agent.forwarder else None,
+            request.query,
+        ),
         **deny.routes(agent.deny_list),
     }
 
@@ -66,6 +72,7 @@ def _state(agent: Agent) -> NodeState:
         announcements=agent.announcements(),
         forwarder=agent.forwarder,
         relay=agent.announcer.relay,
+        held=agent.connections.held,
     )
 
 

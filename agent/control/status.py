@@ -12,7 +12,9 @@ from agent.address import Address, endpoint, tag_of
 from agent.announcing import routes
 from agent.config.schema import Config
 from agent.config.service import ServiceConfig
+from agent.connections.monitor import Held
 from agent.control.bgp_session import down_text, sessions
+from agent.control.connections import total
 from agent.control.membership_status import echo_status, membership_status
 from agent.forwarding.map_writer import key_of
 from agent.health.rise_fall import Health
@@ -46,6 +48,8 @@ class NodeState:
     forwarder: Forwarder | None
     """None where the data path is off."""
     relay: RelayClient
+    held: Held | None
+    """The last count of the connections; None before the first."""
 
     @property
     def config(self) -> Config:
@@ -69,6 +73,7 @@ def status(state: NodeState) -> dict[str, Any]:
             "errors": forwarder.egress_filter.errors if forwarder else [],
         },
         "vips": _vips(state),
+        "connections": _connections(state, now),
         "services": [_service(state, service, counters) for service in state.config.services],
         "members": [_member(state, member, now) for member in state.members],
         "membership": membership_status(state.membership),
@@ -126,6 +131,12 @@ def _bgp(relay: RelayClient, now: float) -> dict[str, Any]:
         "peers": peers,
         "down": [f"{peer['address']} {down_text(peer)}" for peer in peers if peer["state"] == "down"],
     }
+
+
+def _connections(state: NodeState, now: float) -> dict[str, Any] | None:
+    if state.held is None:
+        return None
+    return {"held": total(state.config.services, state.held), "age_s": round(now - state.held.at, 1)}
 
 
 def _service(state: NodeState, service: ServiceConfig, counters: dict[int, dict[str, int]]) -> dict[str, Any]:

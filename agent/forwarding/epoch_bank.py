@@ -109,9 +109,13 @@ class EpochBanks:
         """Return the digest of the owners of the rows that new flows of a service use; empty before the first."""
         return self._first()[service].digest
 
+    def rows(self, service: str, epoch: int) -> NDArray[np.uint16] | None:
+        """Return the rows as they are in the kernel: node indexes, shape (rows, CHAIN); None if there are none."""
+        return self._rows[self._epoch_in.index(epoch)][service].rows if epoch in self._epoch_in else None
+
     def row(self, service: str, epoch: int, row: int) -> list[int]:
         """Return the node indexes of one row as they are in the kernel, owner first; empty if there is none."""
-        rows = self._rows[self._epoch_in.index(epoch)][service].rows if epoch in self._epoch_in else None
+        rows = self.rows(service, epoch)
         return [] if rows is None else [index for index in rows[row].tolist() if index]
 
     def _first(self) -> dict[str, _Rows]:

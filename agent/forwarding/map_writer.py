@@ -11,6 +11,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agent.address import Network, tag_of
 from agent.config.schema import Config
@@ -21,7 +22,7 @@ from agent.model import Candidate
 from agent.table.epoch import Epoch, EpochSwitch, EpochUse
 from bpf.attach.datapath import DataPath
 from bpf.layout.conf import NodeConf
-from bpf.layout.limits import BANKS, SLOTS, UPLINKS
+from bpf.layout.limits import BANKS, CHAIN, SLOTS, UPLINKS
 from bpf.layout.service import Forward, Protocol, ServiceEntry, ServiceKey
 
 
@@ -113,6 +114,14 @@ class MapWriter:
         """
         addresses = {index: address for address, index in self.nodes.indexes.items()}
         return [addresses[index] for index in self._epoch_banks.row(service, epoch, row)]
+
+    def own_places(self, service: str, epoch: int, rows: NDArray[np.uint32]) -> NDArray[np.int64]:
+        """Return this node's place in each of these rows of an epoch's table, CHAIN where they do not name it."""
+        of_service = self._epoch_banks.rows(service, epoch)
+        if of_service is None:
+            return np.full(len(rows), CHAIN)
+        named = of_service[rows] == self.nodes.indexes[self._own]
+        return np.where(named.any(axis=1), named.argmax(axis=1), CHAIN)
 
     def slot(self, service: str) -> int:
         """Return the service's slot, which is the index of its rows and counters."""

@@ -22,6 +22,7 @@ from agent.announcing.order_book import OrderBook
 from agent.channel.trace import TraceReply, TraceRequest
 from agent.config.epoch import supported_epochs
 from agent.config.schema import Config
+from agent.connections.monitor import ConnectionMonitor
 from agent.errors import AgentError
 from agent.forwarding.deny_list import DenyList
 from agent.health.check import checks
@@ -90,6 +91,7 @@ class Agent:
             self._wake.set,
         )
         self.deny_list = DenyList(config.deny, saved.denied, self._write_denied, self._save)
+        self.connections = ConnectionMonitor(config.services, self.epochs, self._wake.set)
         self.tracer = Tracer(interface.address, self.membership.notify_one, self._trace_here)
         self.membership.on_notice = self.tracer.receive
         self.plan: Plan | None = None
@@ -165,7 +167,9 @@ class Agent:
     def _inputs(self) -> Inputs:
         forwarder, membership = self.forwarder, self.membership
         leaks = foreign_routes.problems(self.announcer.relay.snapshot)
-        faults = (*membership.problems(), *leaks, *self.vips.problems(), *(forwarder.problems() if forwarder else ()))
+        of_forwarder = forwarder.problems() if forwarder else ()
+        uncounted = (self.connections.fault,) if self.connections.fault else ()
+        faults = (*membership.problems(), *leaks, *self.vips.problems(), *of_forwarder, *uncounted)
         return Inputs(
             members=membership.view.members,
             seen=membership.received.seen,
@@ -289,6 +293,7 @@ class Agent:
             *self.membership.tasks(),
             self._plan_forever(),
             self._member_file.run(),
+            self.connections.run(),
             self._heartbeat_forever(),
             self.vips.keep(self._wake.set),
             self.vips.retire(lambda vips: self.plan is not None and self.announcer.withdrawn(vips)),

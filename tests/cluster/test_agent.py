@@ -7,7 +7,9 @@
 The demo covers the failures (tests/topology/demo); this covers the commands of an operator.
 """
 
+import contextlib
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -20,6 +22,7 @@ from topology.demo.cluster import VIP
 
 pytestmark = pytest.mark.lab
 MEMORY_LIMIT_KB = 90 * 1024
+CONNECTIONS = 2000
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +113,55 @@ def test_explain_refuses_a_flow_that_no_service_takes(cluster: ClusterLab, flow:
     output = cluster.lbctl("b1", "explain", flow, code=1)
     assert message in output
     assert len(output.splitlines()) == 1
+
+
+def counts(cluster: ClusterLab, field: str = "held") -> dict[str, int]:
+    """Return a number of `lbctl connections` of each node that is not 0."""
+    found = {node: cluster.request(node, "GET", "/connections")["services"][0][field] for node in FOUR}
+    return {node: number for node, number in found.items() if number}
+
+
+def test_connections_are_counted_where_they_are(cluster: ClusterLab) -> None:
+    """b2's server listens on `::`, the others on 0.0.0.0. Health checks, which run meanwhile, do not count."""
+    cluster.stop("b2", "server")
+    wait_for(lambda: cluster.tables_agree(takers={"b1", "b3", "b4"}), "b2 to be unhealthy")
+    cluster.lab.spawn("b2", ["python", "-m", "topology.traffic.server", "--address", "::"])
+    wait_for(lambda: cluster.tables_agree() and cluster.next_hops() == set(FOUR), "b2 to be healthy again")
+    wait_for(lambda: counts(cluster) == {}, "no connection of an earlier test")
+    with contextlib.ExitStack() as open_here:
+        opened = [open_here.enter_context(one) for one in cluster.connect_many(CONNECTIONS)]
+        servers = [server_of(one) for one in opened]
+        expected = dict(Counter(servers))
+        assert set(expected) == set(FOUR)
+        wait_for(lambda: counts(cluster) == expected, f"the counts {expected}")
+        assert counts(cluster, "owned") == expected
+        assert counts(cluster, "not_in_chain") == {}
+        text = cluster.lbctl("b2", "connections", "--service", "echo")
+        assert text.splitlines()[1].split()[:4] == ["echo", "tcp", f"{VIP}:7000", f"{expected['b2']:,}"]
+        assert cluster.status("b2")["connections"]["held"] == expected["b2"], "the last count"
+
+        cluster.lbctl("b2", "drain")
+        try:
+            wait_for(lambda: counts(cluster, "later") == {"b2": expected["b2"]}, "b2 to own none of its connections")
+            assert counts(cluster) == expected
+            few = cluster.lbctl("b2", "drain", "--wait", "--until-below", str(CONNECTIONS), "-o", "json")
+            assert few["held"] == expected["b2"]
+            late = cluster.lbctl("b2", "drain", "--wait", "--timeout", "1s", code=4)
+            assert f"{expected['b2']:,} connections are open; the node stays drained" in late
+            for one, server in zip(opened, servers, strict=True):
+                if server == "b2":
+                    one.close()
+            assert cluster.lbctl("b2", "drain", "--wait") == "drained, 0 connections are open\n"
+            del expected["b2"]
+            wait_for(lambda: counts(cluster) == expected, "only b2's to be gone")
+        finally:
+            cluster.lbctl("b2", "undrain")
+    wait_for(lambda: cluster.next_hops() == set(FOUR), "b2 to be back")
+
+
+def test_connections_refuses_a_service_that_is_not_here(cluster: ClusterLab) -> None:
+    output = cluster.lbctl("b1", "connections", "--service", "web", code=1)
+    assert output == "lbctl: web is not a service of this node; it has echo\n"
 
 
 def test_withdraw_leaves_the_ecmp_set_and_goes_on_serving(cluster: ClusterLab) -> None:

@@ -23,6 +23,7 @@ def test_no_text_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None
 NODE = {"address": "10.0.0.11", "state": "up", "cluster": 7, "epochs": [1], "epoch": 1, "next_epoch": None}
 XDP = {"mode": "native", "interface": "eth0", "attached": True, "fallback_reason": None}
 BGP = {"relay": "connected", "error": None, "peers": [], "down": []}
+COUNTED = {"held": 1234, "age_s": 12.3}
 AGREED = {"nodes": 3, "agree": True, "since": 1_700_000_000.0, "differing": [], "isolated": False, "unreachable": []}
 
 
@@ -50,7 +51,7 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         own = member("10.0.0.11", echo=None)
         print_status(
             lists
-            | {"node": NODE, "ready": True, "xdp": XDP, "fault": None, "bgp": BGP}
+            | {"node": NODE, "ready": True, "xdp": XDP, "fault": None, "bgp": BGP, "connections": COUNTED}
             | {"members": [own, *members], "membership": membership}
         )
         return capsys.readouterr().out.splitlines()
@@ -66,6 +67,10 @@ def test_status_shows_how_each_member_answers(printed: Any) -> None:
     assert "plain 0.25 ms; gue 0.5 ms, 3 of 4 lost" in rows["10.0.0.12"]
     assert "its agent does not run; plain - ms" in rows["10.0.0.13"]
     assert "silent for 1 m" in rows["10.0.0.14"]
+
+
+def test_status_shows_the_connections(printed: Any) -> None:
+    assert "connections of clients: 1,234, counted 12 s ago" in printed()
 
 
 def test_status_shows_whether_all_agree(printed: Any) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from agent.config.epoch import supported_epochs
@@ -24,6 +25,7 @@ from agent.table.epoch import EpochSwitch, EpochUse
 from bpf.attach.datapath import DataPath
 from bpf.errors import BpfError
 from bpf.layout.conf import ConfFlag
+from bpf.layout.limits import CHAIN
 from bpf.layout.node import NodeEntry
 from bpf.layout.service import Affinity, Forward, ServiceEntry, ServiceKey
 from bpf.maps.maps import Maps
@@ -102,6 +104,20 @@ def test_what_the_program_reads(datapath: FakeDataPath) -> None:
     assert (conf.address, conf.address6, conf.hash_key) == (A, A6, CONFIG.hash_key)
     assert made.ready
     assert made.digest("web") != made.digest("six"), "rendezvous and maglev"
+
+
+def test_own_places_are_those_of_the_kernels_rows(datapath: FakeDataPath) -> None:
+    made = map_writer(datapath)
+    epoch, rows = supported_epochs(CONFIG)[0].number, np.array([0, 7, 7, 4095], np.uint32)
+    assert made.own_places("web", epoch, rows).tolist() == [CHAIN] * 4, "no rows yet"
+    apply(made, ALL)
+    expected = [made.chain("web", epoch, row).index(A) for row in range(4096)]
+    assert set(expected) == {0, 1, 2}
+    assert made.own_places("web", epoch, np.arange(4096, dtype=np.uint32)).tolist() == expected
+    assert made.own_places("web", epoch + 1, rows).tolist() == [CHAIN] * 4, "an epoch that this node has not"
+    apply(made, ALL[1:], now=100.0)
+    assert made.own_places("web", epoch, rows).tolist() == [CHAIN] * 4
+    assert made.own_places("web", epoch, rows[:0]).tolist() == []
 
 
 def test_next_hop_of_the_address_that_tunnels_use(datapath: FakeDataPath) -> None:
