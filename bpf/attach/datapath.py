@@ -19,8 +19,10 @@ from bpf.kernel.link import detach, link_info
 from bpf.kernel.pin import open_pin
 from bpf.kernel.program import ProgramInfo, program_info
 from bpf.layout.limits import ROWS_MAX, ROWS_MIN, UPLINKS
+from bpf.layout.map_spec import TAIL_CALLS
 from bpf.layout.uplink import UplinkEntry
 from bpf.maps.maps import Maps
+from bpf.maps.pinned_map import pack_index
 
 
 class DataPath:
@@ -244,11 +246,12 @@ def _open_pinned(path: Path, maps: Maps) -> int | None:
 
 
 def _tail_calls(path: Path) -> frozenset[int]:
-    """Return the kernel's id of the map of a pinned program's tail calls; nothing if it is missing or empty."""
+    """Return the kernel's id of the map of a pinned program's tail calls; nothing if it is missing or not full."""
     fd = open_pin(tail_calls_pin(path))
     if fd is None:
         return frozenset()
     try:
-        return frozenset([map_id(fd)] if lookup(fd, bytes(4), 4) else [])
+        filled = all(lookup(fd, pack_index(place), 4) for place in range(TAIL_CALLS.entries))
+        return frozenset([map_id(fd)] if filled else [])
     finally:
         os.close(fd)

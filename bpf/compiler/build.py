@@ -99,7 +99,7 @@ def _run_child(maps: Path, options: Options, flags: list[str]) -> Program | BpfE
         "main": options.main,
         "kind": options.kind,
         "name": program_name(options),
-        "tail": options.tail,
+        "tails": options.tails,
         "flags": [f"-DPINS={json.dumps(str(maps))}", *options.defines(), *flags],
     }
     try:

@@ -36,15 +36,15 @@ def compile_job(job: dict[str, Any]) -> dict[str, Any]:
         return {"error": f"the {job['kind']} program does not compile"}
     pins = {spec.name: open_pin(Path(job["maps"]) / spec.name) for spec in map_specs(ROWS_MIN)}
     names = {bpf_map.map_id(fd): name for name, fd in pins.items() if fd is not None}
-    if job["tail"]:
+    if job["tails"]:
         names[bpf_map.map_id(module[TAIL_CALLS.name].map_fd)] = TAIL_CALLS.name
 
-    def program(name: str, tail: Program | None = None) -> Program:
+    def program(name: str, *tails: Program) -> Program:
         code = module.dump_func(name.encode())
         maps = {fd: names[bpf_map.map_id(fd)] for fd in map_fds(code).values()}
-        return Program.of(job["kind"], name, code, maps, tail)
+        return Program.of(job["kind"], name, code, maps, tails)
 
-    return program(job["name"], program(job["tail"]) if job["tail"] else None).to_json()
+    return program(job["name"], *map(program, job["tails"])).to_json()
 
 
 if __name__ == "__main__":

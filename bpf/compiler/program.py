@@ -44,22 +44,22 @@ class Loaded:
 class Program:
     """`kind` is "XDP" or "tc". The kernel loads `code` once each `maps[at]`'s descriptor is written at offset `at`.
 
-    The program's tail calls lead to `tail`, through a map of its own (TAIL_CALLS): never to another build's.
+    Its tail calls lead to `tails`, which it shares a map of its own with (TAIL_CALLS): never to another build's.
     """
 
     kind: str
     name: str
     code: bytes
     maps: Mapping[int, str]
-    tail: Self | None = None
+    tails: tuple[Self, ...] = ()
 
     @classmethod
-    def of(cls, kind: str, name: str, code: bytes, maps: Mapping[int, str], tail: Self | None = None) -> Self:
+    def of(cls, kind: str, name: str, code: bytes, maps: Mapping[int, str], tails: tuple[Self, ...] = ()) -> Self:
         """Return the program of instructions that were made for this process, whose maps have names by descriptor."""
         blank, fds = bytearray(code), map_fds(code)
         for at in fds:
             blank[at : at + 4] = bytes(4)
-        return cls(kind, name, bytes(blank), {at: maps[fd] for at, fd in fds.items()}, tail)
+        return cls(kind, name, bytes(blank), {at: maps[fd] for at, fd in fds.items()}, tails)
 
     def with_maps(self, fds: Mapping[str, int]) -> bytes:
         """Return the instructions for maps that are open under these descriptors."""
@@ -72,7 +72,7 @@ class Program:
         """Load the program with the maps pinned in a folder. Raises BpfError."""
         with contextlib.ExitStack() as stack:
             fds: dict[str, int] = {}
-            used = set(self.maps.values()) | set(self.tail.maps.values() if self.tail else ())
+            used = {name for one in (self, *self.tails) for name in one.maps.values()}
             for name in used - {TAIL_CALLS.name}:
                 fd = open_pin(maps / name)
                 if fd is None:
@@ -83,26 +83,30 @@ class Program:
 
     def load_with(self, fds: Mapping[str, int]) -> Loaded:
         """Load the program with maps that are open under these descriptors, after what its tail calls lead to."""
-        if self.tail is None:
+        if not self.tails:
             return Loaded(load_program(self.kind, self.name, self.with_maps(fds)))
-        tail, calls = self.tail.load_with(fds), create_map(TAIL_CALLS)
+        calls = create_map(TAIL_CALLS)
+        fds = {**fds, TAIL_CALLS.name: calls}
         try:
-            update(calls, bytes(4), tail.fd.to_bytes(4, "little"))
-            return Loaded(load_program(self.kind, self.name, self.with_maps({**fds, TAIL_CALLS.name: calls})), calls)
+            for place, tail in enumerate(self.tails):
+                loaded = tail.load_with(fds)
+                try:
+                    update(calls, place.to_bytes(4, "little"), loaded.fd.to_bytes(4, "little"))
+                finally:
+                    loaded.close()
+            return Loaded(load_program(self.kind, self.name, self.with_maps(fds)), calls)
         except BaseException:
             os.close(calls)
             raise
-        finally:
-            tail.close()
 
     def to_json(self) -> dict[str, Any]:
         """Return the program as JSON values."""
-        tail = self.tail.to_json() if self.tail else None
-        return {"kind": self.kind, "name": self.name, "code": self.code.hex(), "maps": self.maps, "tail": tail}
+        tails = [tail.to_json() for tail in self.tails]
+        return {"kind": self.kind, "name": self.name, "code": self.code.hex(), "maps": self.maps, "tails": tails}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """Return the program of JSON values. Raises ValueError, KeyError or TypeError."""
         maps = {int(at): name for at, name in data["maps"].items()}
-        tail = cls.from_json(data["tail"]) if data["tail"] else None
-        return cls(data["kind"], data["name"], bytes.fromhex(data["code"]), maps, tail)
+        tails = tuple(cls.from_json(tail) for tail in data["tails"])
+        return cls(data["kind"], data["name"], bytes.fromhex(data["code"]), maps, tails)

@@ -29,8 +29,8 @@ class LbOptions:
     main: ClassVar[str] = "lb.c"
     kind: ClassVar[str] = "XDP"
     prefix: ClassVar[str] = "lb"
-    tail: ClassVar[str | None] = "general"
-    """The program of the same source to which tail calls lead."""
+    tails: ClassVar[tuple[str, ...]] = ("general", "collector")
+    """The programs of the same source to which tail calls lead, in the order of lb.h."""
 
     def defines(self) -> list[str]:
         """Return the compiler's arguments."""
@@ -45,7 +45,7 @@ class EgressOptions:
     main: ClassVar[str] = "egress.c"
     kind: ClassVar[str] = "tc"
     prefix: ClassVar[str] = "egress"
-    tail: ClassVar[str | None] = None
+    tails: ClassVar[tuple[str, ...]] = ()
 
     def defines(self) -> list[str]:
         """Return the compiler's arguments."""

@@ -11,7 +11,7 @@ from bpf.layout.service import Affinity, Forward, ServiceFlag
 
 _LIMITS = (
     "CHAIN", "NODES", "SLOTS", "BANKS", "JOINED_PLACES", "SERVICES", "SERVICE_CACHE", "UPLINKS", "PREFIXES",
-    "KEY_WORDS", "RATE_LIMITS", "SAMPLE_BYTES",
+    "FIRST_FRAGMENTS", "KEY_WORDS", "RATE_LIMITS", "SAMPLE_BYTES",
 )  # fmt: skip
 _ENUMS = {
     "": Counter,

@@ -35,24 +35,26 @@ class Counter(IntEnum):
     PASS_NO_MEMBER = 18
     FORWARD_FIRST = 19
     FORWARD_AGAIN = 20
-    REPLY_TOO_BIG = 21
-    REPLY_ECHO = 22
-    DROP_GRACE = 23
-    DROP_SILENT = 24
-    DROP_HOP_LIMIT = 25
-    DROP_RATE_LIMIT = 26
-    DROP_FRAGMENT = 27
-    DROP_MALFORMED = 28
-    DROP_IPV6_HEADERS = 29
-    DROP_LAND = 30
-    DROP_MARTIAN = 31
-    DROP_DENIED = 32
-    DROP_GROUP_MAC = 33
-    DROP_OTHER_PROTOCOL = 34
-    DROP_NO_MEMBER = 35
-    DROP_TOO_BIG = 36
-    DROP_NO_HEADROOM = 37
-    DROP_FORGED = 38
+    FORWARD_FRAGMENT = 21
+    FORWARD_DELAYED = 22
+    REPLY_TOO_BIG = 23
+    REPLY_ECHO = 24
+    DROP_GRACE = 25
+    DROP_SILENT = 26
+    DROP_HOP_LIMIT = 27
+    DROP_RATE_LIMIT = 28
+    DROP_FRAGMENT = 29
+    DROP_MALFORMED = 30
+    DROP_IPV6_HEADERS = 31
+    DROP_LAND = 32
+    DROP_MARTIAN = 33
+    DROP_DENIED = 34
+    DROP_GROUP_MAC = 35
+    DROP_OTHER_PROTOCOL = 36
+    DROP_NO_MEMBER = 37
+    DROP_TOO_BIG = 38
+    DROP_NO_HEADROOM = 39
+    DROP_FORGED = 40
 
 
 STATS_STRUCT: Final = CStruct("stats", (("count", f"{len(Counter)}Q"),))
@@ -158,6 +160,15 @@ DESCRIPTIONS: Final[dict[Counter, Description]] = {
         "None after a change of members. If it goes on, nodes disagree: compare the epoch and digests in "
         "`lbctl status`.",
     ),
+    Counter.FORWARD_FRAGMENT: Description(
+        "A fragment is sent to the node that collects this client's fragments: only the first of a packet has ports.",
+        "None. Many of them cost a second forward each: clients whose datagrams are larger than the path MTU.",
+    ),
+    Counter.FORWARD_DELAYED: Description(
+        "A fragment came before the first of its packet, and goes to another node and back to wait for it.",
+        "None at a low rate. Else routers send fragments of one packet on different paths, or it is a flood of later "
+        "fragments.",
+    ),
     Counter.REPLY_TOO_BIG: Description(
         'The packet does not fit into the tunnel. Its client gets ICMP "too big".',
         "Raise the MTU between the nodes. TCP should not meet this: see the egress filter in `lbctl status`.",
@@ -184,9 +195,9 @@ DESCRIPTIONS: Final[dict[Counter, Description]] = {
         "Look for a flood of packets without connections, and block its sources: `lbctl deny add PREFIX`.",
     ),
     Counter.DROP_FRAGMENT: Description(
-        "A fragment to a service that cannot serve it: the fragment has no ports. Or the first fragment of an ICMP "
-        "error.",
-        "If clients must send fragments, set `affinity: 2-tuple`, with no other service of the same VIP and protocol.",
+        "A fragment whose flow is unknown: the first fragment of its packet did not come, or more than a second ago. "
+        "Or the first fragment of an ICMP error.",
+        "None at a low rate: losses. Else a flood of later fragments: `lbctl deny add PREFIX`.",
     ),
     Counter.DROP_MALFORMED: Description(
         "Lengths or flags in the headers contradict each other.",

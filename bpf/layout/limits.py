@@ -19,7 +19,9 @@ SERVICE_CACHE: Final = 4096
 UPLINKS: Final = 8
 PREFIXES: Final = 65_536
 """Entries of the deny list, and of the list of node prefixes."""
-RATE_LIMITS: Final = 2
+RATE_LIMITS: Final = 3
+FIRST_FRAGMENTS: Final = 4096
+"""Packets whose first fragment is remembered."""
 SAMPLE_BYTES: Final = 128
 """Bytes of a sampled frame, at most."""
 KEY_WORDS: Final = 10

@@ -14,6 +14,7 @@ from bpf.layout.c_struct import CStruct
 from bpf.layout.conf import CONF_STRUCT
 from bpf.layout.counter import STATS_STRUCT, Counter
 from bpf.layout.echo import ECHO_STATE_STRUCT
+from bpf.layout.fragment import FIRST_FRAGMENT_STRUCT, FRAGMENT_KEY_STRUCT
 from bpf.layout.node import NODE_STRUCT
 from bpf.layout.prefix import PREFIX_STRUCT
 from bpf.layout.row import ROW_STRUCT
@@ -24,7 +25,7 @@ from bpf.layout.uplink import UPLINK_STRUCT
 
 STRUCTS: Final[tuple[CStruct, ...]] = (
     CONF_STRUCT, UPLINK_STRUCT, SERVICE_KEY_STRUCT, SERVICE_STRUCT, SERVICE_CACHE_STRUCT, NODE_STRUCT, ROW_STRUCT,
-    STATS_STRUCT, PREFIX_STRUCT, SAMPLING_STRUCT, SAMPLE_STRUCT, ECHO_STATE_STRUCT,
+    STATS_STRUCT, PREFIX_STRUCT, SAMPLING_STRUCT, SAMPLE_STRUCT, ECHO_STATE_STRUCT, FRAGMENT_KEY_STRUCT, FIRST_FRAGMENT_STRUCT,
 )  # fmt: skip
 """All structs of lb.h that are in the maps."""
 
@@ -36,6 +37,7 @@ class MapType(IntEnum):
     ARRAY = 2
     PROG_ARRAY = 3
     PERCPU_ARRAY = 6
+    LRU_HASH = 9
     LPM_TRIE = 11
     ARRAY_OF_MAPS = 12
     RINGBUF = 27
@@ -64,7 +66,7 @@ class MapSpec:
     inner: "MapSpec | None" = None
 
 
-TAIL_CALLS: Final = MapSpec("programs", MapType.PROG_ARRAY, 4, 4, 1)
+TAIL_CALLS: Final = MapSpec("programs", MapType.PROG_ARRAY, 4, 4, 2)
 """Where a program's tail calls lead. Each build of a program has one of its own, so it is none of `map_specs`."""
 
 
@@ -93,6 +95,9 @@ def map_specs(rows: int) -> tuple[MapSpec, ...]:
         MapSpec("spent", MapType.PERCPU_ARRAY, 4, 8, limits.RATE_LIMITS),
         MapSpec("node_prefixes", MapType.LPM_TRIE, PREFIX_STRUCT.size, 4, limits.PREFIXES, NO_PREALLOC),
         MapSpec("node_prefix4", MapType.ARRAY, 4, 8, 1),
+        MapSpec(
+            "first_fragments", MapType.LRU_HASH, FRAGMENT_KEY_STRUCT.size, FIRST_FRAGMENT_STRUCT.size, limits.FIRST_FRAGMENTS
+        ),
         MapSpec("echo_state", MapType.ARRAY, 4, ECHO_STATE_STRUCT.size, 1),
         MapSpec("sampling", MapType.ARRAY, 4, SAMPLING_STRUCT.size, 1),
         MapSpec("samples", MapType.RINGBUF, 0, 0, _SAMPLES_SIZE),

@@ -17,7 +17,7 @@ from bpf.maps.pinned_map import PinnedMap
 from bpf.maps.service_cache import ServiceCache
 
 _NO_SERVICE: Final = ServiceEntry(slot=0, up=False).pack(ServiceFlag.PORTS_ONLY)
-"""The entry of a VIP, and of a (VIP, protocol) whose services all have ports."""
+"""The entry of a VIP."""
 
 
 class ServiceMap:
@@ -92,18 +92,19 @@ class ServiceMap:
 def _encode(services: Mapping[ServiceKey, ServiceEntry]) -> dict[ServiceKey, bytes]:
     """Return the map's entries for these services, with those of their VIPs and protocols.
 
-    Fragments carry no ports. They are served where a service needs none for its hash and is alone for its VIP and
-    protocol.
+    Fragments carry no ports. They are served as they are where a service needs none for its hash and is alone for its
+    VIP and protocol. Otherwise they are collected by the table of the service with the lowest port, the same one on all
+    nodes.
     """
     entries: dict[ServiceKey, bytes] = {}
     any_port = {key: key.any_port() for key in services}
+    lowest = {any_port[key]: entry for key, entry in sorted(services.items(), key=lambda one: -one[0].port)}
     same = Tally(any_port.values())
     for key, entry in services.items():
         fragments = same[any_port[key]] == 1 and entry.affinity is Affinity.TWO_TUPLE
         flags = ServiceFlag.FRAGMENTS if fragments else ServiceFlag(0)
         entries[key.of_vip()] = _NO_SERVICE
         if any_port[key] not in services:
-            of_protocol = entry.pack(flags | ServiceFlag.PORTS_ONLY) if fragments else _NO_SERVICE
-            entries[any_port[key]] = of_protocol
+            entries[any_port[key]] = lowest[any_port[key]].pack(flags | ServiceFlag.PORTS_ONLY)
         entries[key] = entry.pack(flags)
     return entries

@@ -80,6 +80,18 @@ static __always_inline bool carries_tunnel(const struct cursor *c, u8 protocol, 
 	return is_udp_to(htons(GUE_PORT), c, protocol, left) || protocol == IPPROTO_IPIP || protocol == IPPROTO_IPV6;
 }
 
+/* Only fragments have a hop beyond HOP_MAX, and the plain program handles none; see is_foreign_hop(). */
+static __always_inline u32 hop_limit(const struct packet *pkt)
+{
+	return pkt->plain ? HOP_MAX : COLLECT_HOP_MAX;
+}
+
+/* Whether a packet that is no fragment came in a tunnel with a hop that the cluster writes for fragments alone. */
+static __always_inline bool is_foreign_hop(const struct packet *pkt)
+{
+	return !pkt->plain && pkt->outer && pkt->hop > HOP_MAX;
+}
+
 /*
  * Whether the packet in a tunnel has the ends of the tunnel itself: then it is not for a service. The plain program
  * does not ask, since it leaves all tunnels without a packet for a service to the general one.
@@ -120,7 +132,7 @@ static __always_inline enum packet_kind parse_tunnel4(struct xdp_md *ctx, const 
 		return KIND_ECHO;
 	}
 	hop = ntohs(ip->id);
-	if (ip->version != 4 || !left || ip->frag_off != htons(IP_DF) || !hop || hop > CHAIN + 1 ||
+	if (ip->version != 4 || !left || ip->frag_off != htons(IP_DF) || !hop || hop > hop_limit(pkt) ||
 	    !in_frame(ctx, &start, length, pkt) || ip->saddr == ip->daddr || !is_node_address4(ip->saddr))
 		return KIND_FOREIGN_TUNNEL;
 	pkt->outer = sizeof(*ip);
@@ -153,7 +165,7 @@ static __always_inline enum packet_kind parse_tunnel6(struct xdp_md *ctx, const 
 		return KIND_ECHO;
 	}
 	hop = ip->flow_lbl[2] & 0xf;
-	if (ip->version != 6 || !hop || hop > CHAIN + 1 || !length ||
+	if (ip->version != 6 || !hop || hop > hop_limit(pkt) || !length ||
 	    !in_frame(ctx, &start, sizeof(*ip) + length, pkt) || same_address(ip->saddr, ip->daddr))
 		return KIND_FOREIGN_TUNNEL;
 	__builtin_memcpy(source.address, ip->saddr, sizeof(source.address));

@@ -38,7 +38,7 @@ static __always_inline void write_ipv4(struct iphdr *ip, const struct conf *conf
 	u64 sum;
 
 	words[0] = htonl(0x45000000 | pkt->dscp << 16 | length);
-	words[1] = htonl((pkt->hop + 1) << 16 | IP_DF);
+	words[1] = htonl(next_hop(pkt) << 16 | IP_DF);
 	words[2] = htonl(64 << 24 | protocol << 16);
 	sum = (u64)words[0] + words[1] + words[2] + conf->address + next->address;
 	sum = (u32)sum + (sum >> 32);
@@ -51,7 +51,7 @@ static __always_inline void write_ipv4(struct iphdr *ip, const struct conf *conf
 static __always_inline void write_ipv6(struct ipv6hdr *ip, const struct conf *conf, const struct node *next,
 				       u8 protocol, u16 length, const struct packet *pkt, u32 hash)
 {
-	*(__be32 *)ip = htonl(6 << 28 | pkt->dscp << 20 | (hash & 0xffff) << 4 | (pkt->hop + 1));
+	*(__be32 *)ip = htonl(6 << 28 | pkt->dscp << 20 | (hash & 0xffff) << 4 | next_hop(pkt));
 	ip->payload_len = htons(length - sizeof(*ip));
 	ip->nexthdr = protocol;
 	ip->hop_limit = 64;

@@ -44,7 +44,7 @@ static __always_inline bool write_marker(struct xdp_md *ctx, const struct conf *
 		return false;
 	copy_mac(eth->h_dest, next->mac);
 	source = eth->h_source;
-	*(u32 *)source = MARKER | (u32)(pkt->hop + 1) << 24;
+	*(u32 *)source = MARKER | next_hop(pkt) << 24;
 	*(__be16 *)(source + 4) = htons(conf->self_tag);
 	return true;
 }

@@ -49,7 +49,7 @@ static __always_inline int pass_no_service(const struct packet *pkt)
 
 static __always_inline void count_arrival(struct stats *s, const struct packet *pkt)
 {
-	count(s, pkt->hop ? RX_FORWARDED : RX);
+	count(s, pkt->hop || pkt->was_forwarded ? RX_FORWARDED : RX);
 	if (pkt->outer)
 		count(s, RX_TUNNEL);
 	if (pkt->icmp_error)
@@ -95,6 +95,35 @@ static __always_inline bool has_no_service_key(const struct packet *pkt)
 	return !pkt->protocol && pkt->family == 4;
 }
 
+/* Return what happens to a packet of a service by its flow's row; to forward it, set `next`. */
+static __always_inline enum counter pick_by_row(struct xdp_md *ctx, const struct conf *conf,
+						const struct service *service, u32 table, u32 r, const struct row *row,
+						const struct packet *pkt, struct node **next, struct skipped *skipped)
+{
+	if (row)
+		return pick(ctx, conf, service, table, r, row, pkt, next, skipped);
+	return service->flags & SERVICE_DROP_NO_MEMBER ? DROP_NO_MEMBER : PASS_NO_MEMBER;
+}
+
+/* Do what was decided of a packet, and count it. */
+static __always_inline int finish(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
+				  const struct service *service, const struct node *next,
+				  const struct skipped *skipped, struct packet *pkt, u32 hash, u32 slot,
+				  struct stats *s, enum counter event)
+{
+	int verdict;
+
+	count_arrival(s, pkt);
+	if (skipped->no_mac)
+		s->count[SKIP_NO_MAC] += skipped->no_mac;
+	if (skipped->silent)
+		s->count[SKIP_SILENT] += skipped->silent;
+	verdict = act(ctx, conf, uplink, service, next, pkt, hash, &event);
+	count_any(s, event);
+	sample_packet(ctx, conf, pkt, slot, event);
+	return verdict;
+}
+
 static __always_inline int handle_service(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
 					  const struct service *service, struct packet *pkt, struct stats *s)
 {
@@ -104,32 +133,19 @@ static __always_inline int handle_service(struct xdp_md *ctx, const struct conf 
 	struct row *row = find_row(table, r);
 	struct node *next = NULL;
 	enum counter event;
-	int verdict;
 
-	if (row) {
-		if (pkt->plain && !pkt->outer && !is_in_row(row, conf->self)) {
-			next = owner_for_outsider(conf, service, row, pkt);
-			if (next)
-				return forward_to_owner(ctx, conf, uplink, service, next, pkt, hash, s);
-		}
-		event = pick(ctx, conf, service, table, r, row, pkt, &next, &skipped);
-	} else {
-		event = service->flags & SERVICE_DROP_NO_MEMBER ? DROP_NO_MEMBER : PASS_NO_MEMBER;
+	if (row && pkt->plain && !pkt->outer && !is_in_row(row, conf->self)) {
+		next = owner_for_outsider(conf, service, row, pkt);
+		if (next)
+			return forward_to_owner(ctx, conf, uplink, service, next, pkt, hash, s);
 	}
+	event = pick_by_row(ctx, conf, service, table, r, row, pkt, &next, &skipped);
 	FORGET(conf, event);
 	FORGET(conf, skipped.no_mac);
 	FORGET(conf, skipped.silent);
 	if (pkt->plain && next && is_too_big(service, next, pkt))
 		return NOT_PLAIN;
-	count_arrival(s, pkt);
-	if (skipped.no_mac)
-		s->count[SKIP_NO_MAC] += skipped.no_mac;
-	if (skipped.silent)
-		s->count[SKIP_SILENT] += skipped.silent;
-	verdict = act(ctx, conf, uplink, service, next, pkt, hash, &event);
-	count_any(s, event);
-	sample_packet(ctx, conf, pkt, service->slot, event);
-	return verdict;
+	return finish(ctx, conf, uplink, service, next, &skipped, pkt, hash, service->slot, s, event);
 }
 
 static __always_inline int handle_flow(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
@@ -147,11 +163,9 @@ static __always_inline int handle_flow(struct xdp_md *ctx, const struct conf *co
 	if (pkt->fragment) {
 		if (has_no_service_key(pkt))
 			return pass_no_service(pkt);
-		if (!(service.flags & SERVICE_FRAGMENTS)) {
-			count(s, DROP_FRAGMENT);
-			return XDP_DROP;
-		}
-	} else if (service.flags & SERVICE_PORTS_ONLY) {
+		if (!(service.flags & SERVICE_FRAGMENTS))
+			return FOR_COLLECTOR;
+	} else if (service.flags & SERVICE_PORTS_ONLY || is_foreign_hop(pkt)) {
 		return pass_no_service(pkt);
 	}
 	return handle_service(ctx, conf, uplink, &service, pkt, s);
@@ -162,7 +176,7 @@ static __always_inline int handle_echo(struct xdp_md *ctx, const struct conf *co
 {
 	struct stats *s = stats_of(0);
 
-	if (!reply_echo(ctx, conf, uplink, pkt))
+	if (is_foreign_hop(pkt) || !reply_echo(ctx, conf, uplink, pkt))
 		return pass_no_service(pkt);
 	if (s)
 		count(s, REPLY_ECHO);
@@ -194,6 +208,7 @@ static __always_inline int handle_no_flow(struct xdp_md *ctx, const struct conf 
 					  struct packet *pkt)
 {
 	struct service *service;
+	u32 slot;
 
 	if (kind == KIND_FOREIGN_TUNNEL)
 		return pass(PASS_FOREIGN_TUNNEL);
@@ -204,5 +219,7 @@ static __always_inline int handle_no_flow(struct xdp_md *ctx, const struct conf 
 	service = lookup_service(pkt, 0, kind == KIND_MALFORMED ? pkt->protocol : 0);
 	if (!service)
 		return pass_no_service(pkt);
-	return drop(ctx, conf, service->slot, drop_reason(kind), pkt);
+	slot = counted_slot(service);
+	FORGET(conf, slot);
+	return drop(ctx, conf, slot, drop_reason(kind), pkt);
 }

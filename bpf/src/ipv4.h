@@ -103,6 +103,8 @@ static __always_inline enum packet_kind parse_payload4(struct xdp_md *ctx, const
 {
 	if (ip->frag_off & htons(IP_MF | IP_OFFSET))
 		return parse_fragment4(conf, c, ip, length, pkt);
+	if (pkt->collects)
+		return KIND_NO_SERVICE; /* never; the verifier has less to walk */
 	switch (ip->protocol) {
 	case IPPROTO_TCP:
 		return parse_tcp(ctx, c, length, pkt);

@@ -130,9 +130,9 @@ static __always_inline enum packet_kind parse_fragment6(struct cursor *c, u8 nex
 							struct packet *pkt)
 {
 	__be16 offset = fragment & htons(IP6_OFFSET);
-	struct icmphdr *icmp = take(c, sizeof(*icmp));
+	struct icmphdr *icmp = c->at;
 
-	if (next == IPPROTO_ICMPV6 && !offset && icmp && is_icmp6_error(icmp) &&
+	if (next == IPPROTO_ICMPV6 && !offset && (void *)(icmp + 1) <= c->end && is_icmp6_error(icmp) &&
 	    left >= sizeof(struct fragment_header) + sizeof(*icmp))
 		return KIND_ICMP_FRAGMENT;
 	return parse_fragment(pkt, offset);
@@ -180,6 +180,8 @@ static __always_inline enum packet_kind parse_payload6(struct xdp_md *ctx, const
 		return kind;
 	if (fragment)
 		return parse_fragment6(c, next, left, fragment, pkt);
+	if (pkt->collects)
+		return KIND_NO_SERVICE; /* likewise */
 	if (next == IPPROTO_TCP)
 		return parse_tcp(ctx, c, left, pkt);
 	if (next == IPPROTO_UDP)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The XDP programs: a packet's path through a node, from parse to verdict. The first, PROGRAM, handles plain packets
- * (plain.h) and leaves the others to the second, `general`.
+ * (plain.h) and leaves the others to the second, `general`. That leaves fragments whose flow needs ports to the third,
+ * `collector` (collect.h).
  *
  * No state is written per flow: a million flows, or a flood, cost what one flow costs. source.py joins the included
  * files into one text (BCC rewrites map lookups only in the main text).
@@ -15,6 +16,7 @@
 #include <uapi/linux/tcp.h>
 #include <uapi/linux/udp.h>
 
+#include "collect.h"
 #include "cursor.h"
 #include "decap.h"
 #include "denylist.h"
@@ -125,6 +127,29 @@ static __always_inline int handle_any(struct xdp_md *ctx)
 	return kind == KIND_FLOW ? handle_flow(ctx, conf, uplink, &pkt) : handle_no_flow(ctx, conf, kind, &pkt);
 }
 
+/* A fragment that the general program left: it found nothing wrong with it. */
+static __always_inline int collect_any(struct xdp_md *ctx)
+{
+	struct packet pkt = { .l2 = sizeof(struct ethhdr), .collects = true };
+	struct cursor c = { frame_start(ctx), frame_end(ctx) };
+	struct uplink *uplink;
+	struct ethhdr *eth;
+	struct conf *conf;
+	int verdict;
+	__be16 type;
+
+	eth = receive(ctx, &c, &conf, &uplink, true, &verdict);
+	if (!eth)
+		return XDP_PASS; /* never */
+	parse_marker(eth, &pkt);
+	type = eth->h_proto;
+	if (parse_outer(ctx, &c, conf, &type, &pkt) != KIND_FLOW ||
+	    parse_inner(ctx, &c, conf, type, &pkt) != KIND_FLOW)
+		return XDP_PASS; /* never */
+	forget_offset(ctx, &c);
+	return handle_fragment(ctx, conf, uplink, &c, &pkt);
+}
+
 /* The parsers found nothing wrong with the packet, so that it is denied comes first, as in the general program. */
 static __always_inline int handle_plain_flow(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
 					     struct packet *pkt)
@@ -199,17 +224,30 @@ static __always_inline int handle_plain(struct xdp_md *ctx)
 	return NOT_PLAIN;
 }
 
+int collector(struct xdp_md *ctx)
+{
+	return collect_any(ctx);
+}
+
 int general(struct xdp_md *ctx)
 {
-	return handle_any(ctx);
+	int verdict = handle_any(ctx);
+
+	if (verdict != FOR_COLLECTOR)
+		return verdict;
+	programs.call(ctx, COLLECTOR);
+	return XDP_PASS; /* never: all tail calls are in their places before a program is attached */
 }
 
 int PROGRAM(struct xdp_md *ctx)
 {
 	int verdict = PLAIN ? handle_plain(ctx) : handle_any(ctx);
 
-	if (verdict != NOT_PLAIN)
+	if (verdict >= 0)
 		return verdict;
-	programs.call(ctx, GENERAL);
-	return XDP_PASS; /* never: `general` is in its place before this program is attached */
+	if (verdict == FOR_COLLECTOR)
+		programs.call(ctx, COLLECTOR);
+	else
+		programs.call(ctx, GENERAL);
+	return XDP_PASS; /* never */
 }

@@ -20,7 +20,7 @@
 #define PLAIN 1
 #endif
 
-enum { GENERAL, TAIL_CALLS }; /* places in `programs` */
+enum { GENERAL, COLLECTOR, TAIL_CALLS }; /* places in `programs` */
 
 #define CHAIN 8                /* nodes that a row holds; also K, the hop after which no node forwards any more */
 #define NODES 1024             /* nodes that a cluster may have; index 0 means "none" */
@@ -33,6 +33,11 @@ enum { GENERAL, TAIL_CALLS }; /* places in `programs` */
 #define UPLINKS 8
 #define PREFIXES 65536 /* entries of the deny list, and of the list of node prefixes */
 #define KEY_WORDS 10   /* of the flow hash; see flow.h */
+#define FIRST_FRAGMENTS 4096
+
+#define HOP_MAX (CHAIN + 1)        /* the hop of a packet that was forwarded as often as the rule allows */
+#define COLLECT_HOP (HOP_MAX + 1)  /* of a fragment on its way to the node that collects: see collect.h ... */
+#define COLLECT_HOP_MAX (COLLECT_HOP + 4) /* ... and when it has waited twice; the flow label has 4 bits */
 
 /* The marker of forward l2: the source MAC 02:4c:42:HH:TT:TT (locally administered, then "LB"), hop, sender's tag. */
 #define MARKER 0x424c02
@@ -68,6 +73,8 @@ enum counter {
 
 	FORWARD_FIRST, /* The packet was sent to another node with hop 1. */
 	FORWARD_AGAIN, /* The packet was sent to another node with hop 2 or more, in search of an older owner. */
+	FORWARD_FRAGMENT, /* A fragment was sent to the node that collects its packet's. */
+	FORWARD_DELAYED,  /* A fragment was sent to another node or back, to wait for the first of its packet. */
 	REPLY_TOO_BIG, /* The packet does not fit into the tunnel, and an ICMP error was sent to the client. */
 	REPLY_ECHO,    /* An echo question was answered. */
 
@@ -75,7 +82,7 @@ enum counter {
 	DROP_SILENT,         /* No node of the chain is left to try, but a silent one may come back with the flow. */
 	DROP_HOP_LIMIT,      /* The packet was forwarded more than CHAIN times: tables disagree. */
 	DROP_RATE_LIMIT,     /* This CPU has used up its rate of forwards with hop 2 or more. */
-	DROP_FRAGMENT,       /* A fragment came for a service whose flows need ports, or of an ICMP error. */
+	DROP_FRAGMENT,       /* A fragment's flow is unknown: the first one did not come. Or it is of an ICMP error. */
 	DROP_MALFORMED,      /* Lengths in the packet contradict each other. */
 	DROP_IPV6_HEADERS,   /* The packet has too many IPv6 extension headers, or a routing header not used up. */
 	DROP_LAND,           /* The packet is from the VIP to itself. */
@@ -131,6 +138,7 @@ enum {
 enum rate_limit {
 	LIMIT_FORWARD_AGAIN, /* forwards with hop >= 2 */
 	LIMIT_REPLY_TOO_BIG, /* ICMP errors to clients */
+	LIMIT_DELAY,         /* fragments that are sent away to wait */
 	RATE_LIMITS,
 };
 
@@ -162,7 +170,8 @@ struct service {
 enum { AFFINITY_FIVE_TUPLE, AFFINITY_THREE_TUPLE, AFFINITY_TWO_TUPLE };
 enum { FORWARD_BY_L2, FORWARD_BY_IPIP, FORWARD_BY_GUE };
 enum {
-	SERVICE_PORTS_ONLY = 1,     /* not a service: only shows that (VIP, protocol), or the VIP, has one */
+	SERVICE_PORTS_ONLY = 1,     /* not a service: only shows that (VIP, protocol), or the VIP, has one. Of the former,
+				     * slot and forward are those of the service by which fragments are collected */
 	SERVICE_FRAGMENTS = 2,      /* fragments are served: no ports in its affinity, alone for (VIP, protocol) */
 	SERVICE_DROP_NO_MEMBER = 4, /* packets are dropped, not passed to the kernel, while there is no member */
 };
@@ -203,6 +212,23 @@ enum {
 /* A row's chain: indexes into nodes, owner first, 0 after the last. */
 struct row {
 	u16 node[CHAIN];
+};
+
+/* Which packet a fragment is of (RFC 791 section 3.2, RFC 8200 section 4.5). */
+struct fragment_key {
+	__be32 client[4], vip[4];
+	__be32 id;
+	u8 protocol;
+	u8 family;
+	u16 pad;
+};
+
+/* What the first fragment of a packet shows of its flow. */
+struct first_fragment {
+	u64 until_ns; /* CLOCK_MONOTONIC; then the client may use the packet's ID again */
+	__be16 client_port, vip_port;
+	u8 opens;
+	u8 pad[3];
 };
 
 /* Key of the prefix maps. The family comes first, and counts for 32 bits of the length: ::/0 is not 0.0.0.0/0. */

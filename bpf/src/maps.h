@@ -47,5 +47,9 @@ struct samples_ring {
 };
 __attribute__((section("maps/ringbuf:" PINS "/samples"))) struct samples_ring samples = { .max_entries = 64 };
 
+/* Of the packets that were fragmented last: the least recently used makes room. */
+BPF_TABLE_PINNED("lru_hash", struct fragment_key, struct first_fragment, first_fragments, FIRST_FRAGMENTS,
+		 PINS "/first_fragments");
+
 /* Where tail calls lead. Each build of PROGRAM has an array of its own: see program.py. */
 BPF_TABLE("prog", u32, u32, programs, TAIL_CALLS);

@@ -37,7 +37,10 @@ struct packet {
 	u8 opens;       /* needs no socket: a SYN, any UDP */
 	u8 icmp_error;
 	u8 fragment; /* NO_FRAGMENT, FIRST_FRAGMENT (has what follows the IP header) or LATER_FRAGMENT */
-	bool plain;  /* known when this is compiled: the plain program handles it; see plain.h */
+	u8 hop_offset;    /* added to the hop that it leaves with: of a fragment that is collected; see collect.h */
+	u8 was_forwarded; /* although hop is 0 again: a fragment that was collected */
+	bool collects;    /* known when this is compiled: the program that collects fragments handles it */
+	bool plain;       /* known when this is compiled: the plain program handles it; see plain.h */
 };
 
 /*
@@ -57,6 +60,12 @@ static __always_inline bool same_address(const __be32 *a, const __be32 *b)
 	return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]));
 }
 
+/* Return the hop that the packet leaves this node with. */
+static __always_inline u32 next_hop(const struct packet *pkt)
+{
+	return pkt->hop + pkt->hop_offset + 1;
+}
+
 /* `offset` is 0 for the first fragment. Without a branch, which would have the verifier walk all the rest twice. */
 static __always_inline enum packet_kind parse_fragment(struct packet *pkt, __be16 offset)
 {
@@ -68,10 +77,12 @@ static __always_inline enum packet_kind parse_fragment(struct packet *pkt, __be1
 static __always_inline void forget_flow(const struct conf *conf, struct packet *pkt)
 {
 	FORGET(conf, pkt->protocol);
-	FORGET(conf, pkt->tcp);
 	FORGET(conf, pkt->opens);
-	FORGET(conf, pkt->icmp_error);
 	FORGET(conf, pkt->fragment);
+	if (pkt->collects)
+		return; /* the rest is 0 */
+	FORGET(conf, pkt->tcp);
+	FORGET(conf, pkt->icmp_error);
 }
 
 static __always_inline void forget_packet(const struct conf *conf, struct packet *pkt)

@@ -233,7 +233,7 @@ static __always_inline enum counter pick(struct xdp_md *ctx, const struct conf *
 	if (alone && (pkt->opens || !is_in_grace(conf, pkt, table, r, other_r)))
 		return empty ? PASS_NO_MEMBER : DELIVER_ONLY_NODE;
 
-	if (!pkt->fragment && (alone || live_place != ABSENT || pkt->hop)) {
+	if ((!pkt->fragment || pkt->collects) && (alone || live_place != ABSENT || pkt->hop)) {
 		found = find_socket(ctx, live_place, pkt);
 		if (found != NO_SOCKET)
 			return found;

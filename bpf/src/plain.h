@@ -16,7 +16,8 @@
 #include "packet.h"
 #include "service.h"
 
-#define NOT_PLAIN (-1) /* in place of an XDP verdict: for the general program */
+#define NOT_PLAIN (-1)     /* in place of an XDP verdict: for the general program */
+#define FOR_COLLECTOR (-2) /* likewise: for the program that collects fragments; see collect.h */
 
 static __always_inline bool has_plain_conf(const struct conf *conf)
 {

@@ -58,6 +58,12 @@ static __always_inline struct service *find_service(const struct packet *pkt)
 	return service ?: lookup_service(pkt, 0, pkt->protocol);
 }
 
+/* Return whose counters a packet is counted in that is for none of the VIP's ports, or of unknown ones; 0: nobody's. */
+static __always_inline u32 counted_slot(const struct service *service)
+{
+	return (service->flags & (SERVICE_PORTS_ONLY | SERVICE_FRAGMENTS)) == SERVICE_PORTS_ONLY ? 0 : service->slot;
+}
+
 /* Return the bank of new flows. The verifier wants the bound. */
 static __always_inline u32 active_bank(const struct conf *conf)
 {

@@ -18,7 +18,7 @@ ENTRIES = sorted(entries(), key=lambda entry: entry.fields["verdict"] != "redire
 MUTATIONS = 40
 """Of each fixture, in addition to its truncations."""
 PARTS = 14
-"""Every 14th fixture is a part, which holds some of all files; the first has the one that is redirected."""
+"""Every 14th fixture is a part, which holds some of all files."""
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=[entry.name for entry in ENTRIES])
@@ -29,6 +29,7 @@ def test_fixture(entry: Entry, stage: Stage, sockets: Sockets) -> None:
     before = stage.counted()
     for build in stage.BUILDS:
         stage.refill()
+        stage.forget_fragments()
         verdict, frame = stage.send(fixture.frame, build)
         after = stage.counted()
         counted, before = after - before, after

@@ -47,14 +47,14 @@ try:
     from bpf.compiler.program import Program
     from bpf.kernel.bpf_map import create_map
     from bpf.kernel.program import program_info
-    from bpf.layout.map_spec import map_specs
+    from bpf.layout.map_spec import TAIL_CALLS, map_specs
 
     made = {spec.name: create_map(spec) for spec in map_specs(ROWS)}
-    program = Program.from_json(json.load(open("/program.json")))
-    while program:
+    whole = Program.from_json(json.load(open("/program.json")))
+    made["programs"] = create_map(TAIL_CALLS)
+    for program in (whole, *whole.tails):
         fd = program.load_with(made).fd
         print("LOADED", program.name, "on", os.uname().release, "after", program_info(fd).verified_insns, "steps")
-        program = program.tail
     print("DONE")
 except BaseException as error:
     print("FAILED", repr(error))

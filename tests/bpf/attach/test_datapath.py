@@ -31,8 +31,10 @@ from bpf.kernel.pin import open_pin
 from bpf.kernel.xdp import xdp_state
 from bpf.layout.conf import NodeConf
 from bpf.layout.limits import CHAIN
+from bpf.layout.map_spec import TAIL_CALLS
 from bpf.layout.node import NodeEntry
 from bpf.layout.service import Protocol, ServiceEntry, ServiceKey
+from bpf.maps.pinned_map import pack_index
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("veth")]
 
@@ -347,8 +349,9 @@ def test_another_build_replaces_the_old_one_and_its_tail_calls_under_traffic(pin
     path.close()
 
 
-def test_program_without_its_tail_calls_is_built_again(pins: Path) -> None:
-    """Their map is gone, or empty: then packets that are not plain would pass to the kernel."""
+@pytest.mark.parametrize("place", range(TAIL_CALLS.entries))
+def test_program_without_its_tail_calls_is_built_again(pins: Path, place: int) -> None:
+    """Their map is gone, or not full: then packets that are not plain would pass to the kernel."""
     with closing(opened(pins)) as path:
         path.attach()
         first = path.program.id
@@ -361,7 +364,7 @@ def test_program_without_its_tail_calls_is_built_again(pins: Path) -> None:
     (calls,) = pins.glob("programs_*")
     fd = open_pin(calls)
     assert fd is not None
-    bpf_map.delete(fd, bytes(4))
+    bpf_map.delete(fd, pack_index(place))
     os.close(fd)
     with closing(opened(pins)) as path, Sender("general") as sender:
         assert path.program.id not in (first, second)

@@ -22,6 +22,7 @@ from bpf.kernel import bpf_map
 from bpf.kernel.libbpf import library
 from bpf.kernel.pin import open_pin
 from bpf.kernel.program import ProgramInfo, program_info
+from bpf.layout.map_spec import TAIL_CALLS
 from bpf.maps.maps import Maps
 
 ROOT = Path(__file__).parents[3]
@@ -95,14 +96,15 @@ def test_every_combination_of_switches_loads(maps: Path, options: Options) -> No
 
 
 def verified(pin: Path) -> dict[str, int]:
-    """Return the verifier's steps for a pinned program, and for the one that its tail calls lead to."""
+    """Return the verifier's steps for a pinned program, and for those that its tail calls lead to."""
     infos, calls = [info(pin)], open_pin(tail_calls_pin(pin))
     if calls is not None:
-        number = bpf_map.lookup(calls, bytes(4), 4)
-        assert number
-        tail = library().bpf_prog_get_fd_by_id(int.from_bytes(number, "little"))
-        infos.append(program_info(tail))
-        os.close(tail)
+        for place in range(TAIL_CALLS.entries):
+            number = bpf_map.lookup(calls, place.to_bytes(4, "little"), 4)
+            assert number
+            tail = library().bpf_prog_get_fd_by_id(int.from_bytes(number, "little"))
+            infos.append(program_info(tail))
+            os.close(tail)
         os.close(calls)
     return {one.name: one.verified_insns for one in infos}
 

@@ -109,8 +109,6 @@ CASES = [
     Case("length that cuts TCP", six(tcp(), length=19), "drop", NONE, (C.DROP_MALFORMED,)),
     Case("version 4", six(tcp(), version=4), "drop", NONE, (C.DROP_MALFORMED,)),
     Case("UDP length beyond the packet", six(udp(length=17), packets.UDP), "drop", DNS, (C.DROP_MALFORMED,)),
-    Case("first fragment", six(fragment6(tcp(), packets.TCP, more=True), FRAGMENT), "drop", NONE, (C.DROP_FRAGMENT,)),
-    Case("later fragment", six(fragment6(b"x" * 16, packets.TCP, 90), FRAGMENT), "drop", NONE, (C.DROP_FRAGMENT,)),
     Case("later fragment of UDP", six(fragment6(b"x" * 16, packets.UDP, 90), FRAGMENT), "tx", DNS, FIRST, to=2),
     Case("fragment at the owner", six(fragment6(b"x" * 16, packets.UDP, 90), FRAGMENT), "pass", DNS,
          (C.RX, C.DELIVER_FRAGMENT), chain=(1, 2)),

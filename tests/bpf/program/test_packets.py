@@ -92,12 +92,6 @@ NO_SERVICE = [
 ]  # fmt: skip
 
 DROPPED = [
-    Case("first fragment", frame(tcp4(ip={"fragment": MORE_FRAGMENTS})), "drop", NONE, (C.DROP_FRAGMENT,)),
-    Case("later fragment", frame(tcp4(ip={"fragment": 185})), "drop", NONE, (C.DROP_FRAGMENT,)),
-    Case("UDP fragment", frame(udp4(ip={"fragment": MORE_FRAGMENTS | 7})), "drop", NONE, (C.DROP_FRAGMENT,)),
-    Case("fragment to a service on any port", frame(tcp4(dst=VIP_ANY, ip={"fragment": 9})), "drop", ANY,
-         (C.DROP_FRAGMENT,)),
-    Case("forwarded fragment", frame(tcp4(ip={"fragment": 9}), hop=2), "drop", NONE, (C.DROP_FRAGMENT,)),
     Case("header length below 20", frame(tcp4(ip={"ihl": 4})), "drop", NONE, (C.DROP_MALFORMED,)),
     Case("header length beyond the packet", frame(tcp4(ip={"ihl": 15})), "drop", NONE, (C.DROP_MALFORMED,)),
     Case("IP version 6 in an IPv4 frame", frame(tcp4(ip={"version": 6})), "drop", NONE, (C.DROP_MALFORMED,)),

@@ -81,14 +81,19 @@ def test_fragments_are_served_if_no_port_is_needed(world: Any, which: str, port:
     assert outcome.events == {(SLOT, C.RX): 1, (SLOT, C.DELIVER_FRAGMENT): 1}
 
 
-def test_fragments_are_dropped_if_two_services_share_them_or_a_port_decides(world: Any) -> None:
+def test_fragments_are_collected_if_two_services_share_them_or_a_port_decides(world: Any) -> None:
     world.set_chain(SLOT, (2, 3))
+    world.set_chain(2, (3, 2))
+    collected = {(0, C.RX): 1, (0, C.FORWARD_FRAGMENT): 1}
     world.serve(SLOT, Protocol.UDP, 53, affinity=Affinity.THREE_TUPLE)
-    assert world.observe(frame(4, fragment=100)).events == {(0, C.DROP_FRAGMENT): 1}
+    assert world.observe(frame(4, fragment=100)).events == collected
     world.serve(SLOT, Protocol.UDP, 53, affinity=Affinity.TWO_TUPLE)
-    assert world.observe(frame(4, fragment=100)).verdict == "tx"
-    world.serve(2, Protocol.UDP, 54, affinity=Affinity.TWO_TUPLE)
-    assert world.observe(frame(4, fragment=100)).events == {(0, C.DROP_FRAGMENT): 1}
+    assert world.observe(frame(4, fragment=100)).events == {(SLOT, C.RX): 1, (SLOT, C.FORWARD_FIRST): 1}
+    for port, to in ((54, 2), (52, 3)):  # by the table of the lowest port
+        world.serve(2, Protocol.UDP, port, affinity=Affinity.TWO_TUPLE)
+        outcome = world.observe(frame(4, fragment=100))
+        assert outcome.events == collected
+        assert outcome.packet[5] == to
 
 
 def test_unserved_port_of_a_service_with_fragments_passes(world: Any) -> None:

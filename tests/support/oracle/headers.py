@@ -72,7 +72,9 @@ class Reading:
     """An IP packet to `flow.vip` of `length` bytes; the flow's ports are 0 where there are none to read.
 
     `source` sent it (an ICMP error is not from the client). `any_source`: no range of sources is wrong for it; `later`:
-    a fragment, but not the first; `traffic_class` is unmodified.
+    a fragment, but not the first; `ident`: its packet's number; `first`: what the first one shows, the client's port,
+    the VIP's port, and whether it opens a flow (None: not the first, or its transport header is not whole);
+    `traffic_class` is unmodified.
     """
 
     kind: Kind
@@ -84,6 +86,8 @@ class Reading:
     error: bool = False
     later: bool = False
     any_source: bool = False
+    ident: int = 0
+    first: tuple[int, int, bool] | None = None
 
 
 def header(layer: type[Layer], data: bytes, size: int) -> Layer | None:
@@ -155,7 +159,7 @@ def _ipv4(packet: bytes) -> Reading:
     if ip.frag or ip.flags.MF:
         if ip.proto == 1 and not ip.frag and _starts_error(4, packet[start : ip.len]):
             return _of(as_is, Kind.ICMP_FRAGMENT)
-        return _of(as_is, Kind.FRAGMENT, opens=True, later=ip.frag > 0)
+        return _fragment(as_is, ip.id, ip.frag, packet[start : ip.len])
     if ip.proto == 1:
         reading = _icmp(as_is, 4, packet[start : ip.len])
         return replace(reading, any_source=reading.error)
@@ -178,7 +182,8 @@ def _ipv6(packet: bytes) -> Reading:
             return _of(as_is, Kind.IPV6_HEADERS if fragment.nh in EXTENSIONS else Kind.OTHER_PROTOCOL)
         if fragment.nh == 58 and not fragment.offset and _starts_error(6, payload[8:]):
             return _of(as_is, Kind.ICMP_FRAGMENT)
-        return _of(as_is, kind, protocol=fragment.nh, opens=True, later=fragment.offset > 0)
+        as_is = _of(as_is, kind, protocol=fragment.nh)
+        return _fragment(as_is, fragment.id, fragment.offset, payload[8:])
     if kind is not Kind.NO_FLOW:
         return _of(as_is, kind)
     as_is = _of(as_is, Kind.NO_FLOW, protocol=protocol)
@@ -217,13 +222,25 @@ def _extensions(protocol: int, payload: bytes, most: int) -> tuple[Kind, int, by
 
 def _of(
     reading: Reading, kind: Kind, *, protocol: int | None = None, ports: tuple[int, int] = (0, 0),
-    client: Address | None = None, opens: bool = False, error: bool = False, later: bool = False,
+    client: Address | None = None, opens: bool = False, error: bool = False,
 ) -> Reading:  # fmt: skip
     """Return the reading of the same packet with more fields. `ports`: the client's, the VIP's."""
     flow = reading.flow
     protocol = flow.protocol if protocol is None else protocol
     flow = Flow(protocol, client or flow.client, ports[0], flow.vip, ports[1])
-    return Reading(kind, flow, reading.source, reading.length, reading.traffic_class, opens, error, later)
+    return Reading(kind, flow, reading.source, reading.length, reading.traffic_class, opens, error)
+
+
+def _fragment(packet: Reading, ident: int, offset: int, payload: bytes) -> Reading:
+    """Read a fragment. In the first one of a packet, its transport header must be whole (RFC 1858, RFC 7112)."""
+    tcp = header(TCP, payload, 20) if packet.flow.protocol == 6 else None
+    udp = header(UDP, payload, 8) if packet.flow.protocol == 17 else None
+    first = None
+    if tcp and not offset:
+        first = (tcp.sport, tcp.dport, bool(tcp.flags.S) and not tcp.flags.A)
+    elif udp and not offset:
+        first = (udp.sport, udp.dport, True)
+    return replace(packet, kind=Kind.FRAGMENT, opens=True, later=offset > 0, ident=ident, first=first)
 
 
 def _transport(packet: Reading, payload: bytes) -> Reading:

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 K = 8
 """Places in a row: a packet that was forwarded more often went in a circle."""
 
+COLLECT_HOP, COLLECT_HOP_MAX = K + 2, K + 6
+"""Hops of fragments that are on their way to be collected, or wait for the first one of their packet."""
+
 CONNECTION, TIME_WAIT, COOKIE = "connection", "time-wait", "cookie"
 
 

@@ -8,7 +8,7 @@ tunnel.py the outer headers. Names of counters are lb.h's, in lower case.
 import hashlib
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
 
 from scapy.layers.inet import ICMP, IP
@@ -101,7 +101,8 @@ class World:
 
     `sockets` holds what the kernel has for a flow; tunnels are opened from `prefixes`, and echo questions answered;
     `denied` are sources; `class_e`: clients may have addresses of 240.0.0.0/4;
-    `drop_other`: what is neither TCP, UDP nor ICMP is dropped.
+    `drop_other`: what is neither TCP, UDP nor ICMP is dropped. `first_fragments` holds what is
+    known of fragmented packets, by client, VIP, protocol and number.
     """
 
     mac: str
@@ -117,6 +118,7 @@ class World:
     echo: Echo = NO_ECHO
     class_e: bool = False
     drop_other: bool = False
+    first_fragments: Mapping[tuple[Address, Address, int, int], tuple[int, int, bool]] = field(default_factory=dict)
 
     @property
     def vips(self) -> set[Address]:
@@ -125,18 +127,23 @@ class World:
 
 @dataclass(frozen=True)
 class Judgement:
-    """`frame` is what leaves, or what the kernel gets; `counted` holds (slot, counter) in any order."""
+    """`frame` is what leaves, or what the kernel gets; `counted` holds (slot, counter) in any order.
+
+    `learned`: the frame is a first fragment, and later ones of its packet are known now.
+    """
 
     verdict: str
     frame: bytes
     counted: tuple[tuple[int, str], ...]
+    learned: bool = False
 
 
 @dataclass(frozen=True)
 class Arrival:
     """A packet that came: `packet` with all that follows it in the frame, `hop` and `prev_tag` from its marker.
 
-    `sender6`: the sender's whole address instead, if it came in an IPv6 tunnel.
+    `sender6`: the sender's whole address instead, if it came in an IPv6 tunnel. `collected`: it was forwarded to be
+    collected, and begins here, with hop 0. `came` is the whole frame.
     """
 
     link: Link
@@ -146,6 +153,8 @@ class Arrival:
     prev_tag: int
     tunnelled: bool = False
     sender6: IPv6Address | None = None
+    collected: bool = False
+    came: bytes = b""
 
     @property
     def frame(self) -> bytes:
@@ -178,13 +187,14 @@ def judge(world: World, frame: bytes) -> Judgement:
                     return judged
                 six = opened.sender if isinstance(opened.sender, IPv6Address) else None
                 tag = int(opened.sender) & 0xFFFF
-                arrival = Arrival(outside, opened.family, opened.behind, opened.hop, tag, tunnelled=True, sender6=six)
+                way = {"tunnelled": True, "sender6": six, "came": frame}
+                arrival = Arrival(outside, opened.family, opened.behind, opened.hop, tag, **way)
                 reading = read(opened.family, opened.inner, world.vips)
                 if reading and (judged := _to_vip(world, arrival, reading)):
                     return judged
         return Judgement("pass", frame, ((0, event),))
     reading = read(family, packet, world.vips)
-    judged = reading and _to_vip(world, Arrival(outside, family, packet, *marker(outside.src)), reading)
+    judged = reading and _to_vip(world, Arrival(outside, family, packet, *marker(outside.src), came=frame), reading)
     return judged or Judgement("pass", frame, ((0, "pass_no_service"),))
 
 
@@ -192,7 +202,9 @@ def _answered_in_tunnel(world: World, outside: Link, opened: Opened) -> Judgemen
     """Judge a tunnel's packet as a question, which has the tunnel's ends; None if it is none."""
     me, inner = world.nodes[world.me], opened.inner
     own = me.address if opened.sender.version == 4 else me.address6
-    if opened.family != opened.sender.version or ends(opened.family, inner) != (opened.sender, own):
+    if opened.hop > oracle_next_hop.K + 1 or opened.family != opened.sender.version:
+        return None
+    if ends(opened.family, inner) != (opened.sender, own):
         return None
     return _answered(world, outside, inner, opened.behind, oracle_echo.TUNNEL, exact=True)
 
@@ -242,9 +254,11 @@ def _to_vip(world: World, arrival: Arrival, reading: Reading) -> Judgement | Non
     if reading.kind is Kind.FRAGMENT:
         if len(served) == 1 and served[0][1].affinity == 2:
             return _served(world, served[0][1], arrival, reading)
-        return _dropped(arrival, slot, "drop_fragment") if cares else None
+        return _collected(world, arrival, reading, by_port, slot) if served else None
     service = by_port.get(reading.flow.vip_port) or any_port
-    return _served(world, service, arrival, reading) if reading.kind is Kind.FLOW and service else None
+    if reading.kind is not Kind.FLOW or not service or (arrival.tunnelled and arrival.hop > oracle_next_hop.K + 1):
+        return None
+    return _served(world, service, arrival, reading)
 
 
 def _is_martian(world: World, source: Address) -> bool:
@@ -257,10 +271,62 @@ def _dropped(arrival: Arrival, slot: int, event: str) -> Judgement:
     return Judgement("drop", arrival.frame, ((slot, event),))
 
 
+def _came(arrival: Arrival, reading: Reading) -> list[str]:
+    noted = ["rx_forwarded" if arrival.hop or arrival.collected else "rx"]
+    return noted + ["rx_tunnel"] * arrival.tunnelled + ["rx_icmp_error"] * reading.error
+
+
+def _collected(
+    world: World, arrival: Arrival, reading: Reading, by_port: Mapping[int, Service], slot: int
+) -> Judgement | None:
+    """Judge a fragment of a VIP whose flows need ports. The service with the lowest port says who collects it."""
+    flow, hop, noted = reading.flow, arrival.hop, _came(arrival, reading)
+    service = by_port[min(by_port)]
+    shown = reading.first if not reading.later else world.first_fragments.get(
+        (flow.client, flow.vip, flow.protocol, reading.ident)
+    )  # fmt: skip
+    if shown is None and not reading.later:
+        return _judged("drop", arrival.frame, slot, [*noted, "drop_malformed"])
+    table = world.tables.get(service.slot)
+    hashed = flow_hash(world.secret, flow, 2)
+    chain = table[hashed % len(table)].chain if table else ()
+    searched = hop == 0 or hop > oracle_next_hop.K + 1
+    usable = [n for n in chain if n == world.me or (_reachable(world, service, n) and not world.nodes[n].silent)]
+    if hop == 0 and usable and usable[0] != world.me:
+        event = "forward_fragment"
+        return _sent(world, service, usable[0], arrival, reading, hashed, slot, [*noted, event], oracle_next_hop.COLLECT_HOP)
+    if shown:
+        return _of_flow(world, arrival, reading, by_port, shown)
+    if not searched or chain == (world.me,):
+        if searched and (table is None or hop >= oracle_next_hop.COLLECT_HOP_MAX):
+            return _judged("drop", arrival.frame, slot, [*noted, "drop_fragment"])
+        return _judged("pass", arrival.frame, slot, [*noted, "deliver_fragment"])
+    back = hop and (hop - oracle_next_hop.COLLECT_HOP) % 2
+    others = [n for n in usable if n != world.me and (not back or n == _sender(world, arrival))]
+    if hop >= oracle_next_hop.COLLECT_HOP_MAX or not others:
+        return _judged("drop", arrival.frame, slot, [*noted, "drop_fragment"])
+    leaves = hop + 1 if hop else oracle_next_hop.COLLECT_HOP + 1
+    return _sent(world, service, others[0], arrival, reading, hashed, slot, [*noted, "forward_delayed"], leaves)
+
+
+def _of_flow(
+    world: World, arrival: Arrival, reading: Reading, by_port: Mapping[int, Service], shown: tuple[int, int, bool]
+) -> Judgement | None:
+    """Judge a fragment whose first one has shown its flow: from here on it is a packet of it."""
+    service = by_port.get(shown[1]) or by_port.get(0)
+    if arrival.hop > oracle_next_hop.K + 1:
+        arrival = replace(arrival, hop=0, collected=True)
+    flow = replace(reading.flow, client_port=shown[0], vip_port=shown[1])
+    judged = _served(world, service, arrival, replace(reading, flow=flow, opens=shown[2])) if service else None
+    learned = not reading.later
+    if judged is None:
+        event = "pass_foreign_tunnel" if arrival.tunnelled else "pass_no_service"
+        return Judgement("pass", arrival.came, ((0, event),), learned)
+    return replace(judged, learned=learned)
+
+
 def _served(world: World, service: Service, arrival: Arrival, reading: Reading) -> Judgement:
-    flow, fragment = reading.flow, reading.kind is Kind.FRAGMENT
-    noted = ["rx_forwarded" if arrival.hop else "rx"]
-    noted += ["rx_tunnel"] * arrival.tunnelled + ["rx_icmp_error"] * reading.error
+    flow, fragment, noted = reading.flow, reading.kind is Kind.FRAGMENT, _came(arrival, reading)
     table = world.tables.get(service.slot)
     hashed = flow_hash(world.secret, flow, service.affinity)
     if table is None:
@@ -269,7 +335,7 @@ def _served(world: World, service: Service, arrival: Arrival, reading: Reading) 
     here = oracle_next_hop.Belief(
         me=world.me,
         chain=row.chain,
-        socket=None if fragment else world.sockets.get(flow),
+        socket=world.sockets.get(flow),  # a fragment without ports has none
         up=service.up,
         grace=row.grace,
         unreachable=[number for number in world.nodes if not _reachable(world, service, number)],
@@ -287,17 +353,25 @@ def _served(world: World, service: Service, arrival: Arrival, reading: Reading) 
     if decision.to is None:
         verdict = "drop" if event.startswith("drop") else "pass"
         return _judged(verdict, arrival.frame, service.slot, [*noted, event])
-    leaves = "redirect" if world.nodes[decision.to].ifindex else "tx"
+    hop = arrival.hop + 1
+    return _sent(world, service, decision.to, arrival, reading, hashed, service.slot, [*noted, event], hop)
+
+
+def _sent(
+    world: World, service: Service, to: int, arrival: Arrival, reading: Reading, hashed: int, slot: int,
+    noted: list[str], hop: int,
+) -> Judgement:  # fmt: skip
+    """Judge a packet that is sent to another node with that hop. The last of `noted` is how, if it fits."""
+    verdict = "redirect" if world.nodes[to].ifindex else "tx"
     if service.forward == "l2":
-        return _judged(leaves, _by_l2(world, decision.to, arrival), service.slot, [*noted, event])
-    outer = _outer(world, service, decision.to, arrival, reading, hashed)
-    if reading.length + outer.overhead <= world.nodes[decision.to].mtu:
-        frame = _by_tunnel(world, decision.to, arrival, reading, outer)
-        return _judged(leaves, frame, service.slot, [*noted, event])
-    if arrival.hop or reading.error or reading.later or reading.length < QUOTE:
-        return _judged("drop", arrival.frame, service.slot, [*noted, "drop_too_big"])
-    reply_too_big = _too_big(arrival, reading, world.nodes[decision.to].mtu - outer.overhead)
-    return _judged("tx", reply_too_big, service.slot, [*noted, "reply_too_big"])
+        return _judged(verdict, _by_l2(world, to, arrival, hop), slot, noted)
+    outer = _outer(world, service, to, reading, hashed, hop)
+    if reading.length + outer.overhead <= world.nodes[to].mtu:
+        return _judged(verdict, _by_tunnel(world, to, arrival, reading, outer), slot, noted)
+    if arrival.hop or arrival.collected or reading.error or reading.later or reading.length < QUOTE:
+        return _judged("drop", arrival.frame, slot, [*noted[:-1], "drop_too_big"])
+    reply_too_big = _too_big(arrival, reading, world.nodes[to].mtu - outer.overhead)
+    return _judged("tx", reply_too_big, slot, [*noted[:-1], "reply_too_big"])
 
 
 def _row(world: World, service: Service, flow: Flow, first: Row) -> Row:
@@ -337,18 +411,18 @@ def _reachable(world: World, service: Service, number: int) -> bool:
     return bool(me.address6 and node.address6) if node.outer6 else bool(me.address and node.address)
 
 
-def _by_l2(world: World, to: int, arrival: Arrival) -> bytes:
+def _by_l2(world: World, to: int, arrival: Arrival, hop: int) -> bytes:
     tag = world.nodes[world.me].tag
-    source = f"02:4c:42:{arrival.hop + 1:02x}:{tag >> 8:02x}:{tag & 0xFF:02x}"
+    source = f"02:4c:42:{hop:02x}:{tag >> 8:02x}:{tag & 0xFF:02x}"
     return bytes(Ether(dst=world.nodes[to].mac, src=source))[:12] + arrival.frame[12:]
 
 
-def _outer(world: World, service: Service, to: int, arrival: Arrival, reading: Reading, hashed: int) -> Outer:
+def _outer(world: World, service: Service, to: int, reading: Reading, hashed: int, hop: int) -> Outer:
     me, node = world.nodes[world.me], world.nodes[to]
     src, dst = (me.address6, node.address6) if node.outer6 else (me.address, node.address)
     assert src
     assert dst
-    return Outer(src, dst, service.forward == "gue", arrival.hop + 1, hashed, reading.traffic_class)
+    return Outer(src, dst, service.forward == "gue", hop, hashed, reading.traffic_class)
 
 
 def _by_tunnel(world: World, to: int, arrival: Arrival, reading: Reading, outer: Outer) -> bytes:

@@ -12,7 +12,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 from support.oracle.headers import Address, header
-from support.oracle.next_hop import K
+from support.oracle.next_hop import COLLECT_HOP_MAX
 
 GUE_PORT = 6080
 IN_IP = {4: 4, 6: 41}
@@ -76,7 +76,7 @@ def open_tunnel(family: int, packet: bytes, prefixes: Collection[IPv4Network | I
             return None
         start, end, protocol, hop = 40, 40 + ip.plen, ip.nh, ip.fl & 0xF
     source = ip_address(ip.src)
-    if not 1 <= hop <= K + 1 or ip.src == ip.dst or not any(source in prefix for prefix in prefixes):
+    if not 1 <= hop <= COLLECT_HOP_MAX or ip.src == ip.dst or not any(source in prefix for prefix in prefixes):
         return None
     if protocol == 17:
         udp = header(UDP, packet[start:end], 8)

@@ -11,6 +11,7 @@
            {opened: true}                the packet that a tunnel carried; `to` and `hop` may be added
            [layer: {field: value}, ...]  in full; `same` is the IP packet that came, `same: 504` its first bytes
       counted: [rx, forward_first]
+      unserved: [rx, forward_fragment]   likewise, counted for no service
       never: [drop, to 3, ...]           verdicts, counters and next nodes that must not be
 
 Owns reading only; the expected results in the files were decided by hand, not computed by the oracle.
@@ -74,7 +75,7 @@ NAMES = {
     "ESTABLISHED": Sockets.ESTABLISHED, "TIME_WAIT": Sockets.TIME_WAIT, "SYN_RECV": Sockets.SYN_RECV,
     "CONNECTED": Sockets.CONNECTED,
 }  # fmt: skip
-KEYS = {"what", "in", "cut", "maps", "service", "verdict", "out", "counted", "never"}
+KEYS = {"what", "in", "cut", "maps", "service", "verdict", "out", "counted", "unserved", "never"}
 MAPS = {
     "chain",
     "grace",
@@ -87,6 +88,7 @@ MAPS = {
     "drop_no_member",
     "class_e",
     "drop_other",
+    "first",
 }
 
 
@@ -174,6 +176,7 @@ def _fixture(name: str, entry: dict[str, Any]) -> Fixture:
         slot = _world_file()["services"][entry["service"]]["slot"] if "service" in entry else 0
         world = _with_maps(base_world(), slot, entry.get("maps", {}))
         counted = tuple((slot, event) for event in entry["counted"])
+        counted += tuple((0, event) for event in entry.get("unserved", ()))
         out = _out(frame, frame[12 : 8 + 4 * before_ip], came, entry.get("out"))
         return Fixture(name, frame, world, entry["verdict"], out, counted, tuple(entry["never"]))
     except Exception as error:
@@ -202,7 +205,14 @@ def _with_maps(world: World, slot: int, maps: dict[str, Any]) -> World:
     }
     denied = tuple(ip_network(prefix) for prefix in maps.get("deny", ()))
     switches = {name: maps[name] for name in ("class_e", "drop_other") if name in maps}
-    return replace(world, tables=tables, nodes=nodes, services=services, denied=denied, **switches)
+    first = {
+        (ip_address(entry["client"]), ip_address(entry["vip"]), PROTOCOLS[entry["protocol"]], entry["id"]): (
+            entry["sport"], entry["dport"], entry["opens"],
+        )
+        for entry in maps.get("first", ())
+    }  # fmt: skip
+    replaced = {"tables": tables, "nodes": nodes, "services": services, "denied": denied, "first_fragments": first}
+    return replace(world, **replaced, **switches)
 
 
 def _stack(pairs: list[tuple[str, Any]], defaults: dict[str, dict[str, Any]], same: bytes = b"") -> Packet:

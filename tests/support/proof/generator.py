@@ -75,7 +75,7 @@ def frame(data: bytes) -> bytes:
 def _source(c: Choices) -> bytes:
     if c.byte() < 128:
         return c.rarely(bytes.fromhex("0200000000fe"), bytes.fromhex("024c4301000c"))
-    hop = c.of(1, 2, 3, 1, 2, 4, 7, 8, 9, 0, 255)
+    hop = c.of(1, 2, 3, 1, 2, 4, 7, 8, 9, 0, c.of(255, 10, 11, 12, 14))
     return struct.pack("!BBBBH", 2, 0x4C, 0x42, hop, c.of(12, 13, 14, 11, 15, 16, 0x1234, 99, 0x3412))
 
 
@@ -121,7 +121,7 @@ def _tunnel(c: Choices, family: int, source: Address, target: Address, inner_fam
         length = 8 + len(inner)
         length = c.rarely(length, length - 1, length + 1, 8, 0, c.word())
         inner = struct.pack("!HHHH", 50000, c.rarely(6080, 6081), length, c.rarely(0, 1)) + inner
-    return _ip(c, family, source, target, protocol, inner, hop=c.of(1, 2, 3, 1, 4, 8, 9, c.rarely(1, 0, 10, c.word())))
+    return _ip(c, family, source, target, protocol, inner, hop=c.of(1, 2, 3, 1, 4, 8, 9, c.of(1, 1, 11, c.rarely(10, 0, 13, 14, 15, c.word()))))
 
 
 def _echo(c: Choices, family: int, by_marker: bool) -> bytes:
@@ -166,7 +166,7 @@ def _ip(
     length = 20 + len(options) + len(payload)
     shorter = max(0, length - c.byte() % 64)
     length = c.rarely(length, max(0, length - 1), length + 1, 20, 19, c.word(), shorter, shorter) & 0xFFFF
-    fragment = c.rarely(0x4000, 0, 0x2000, 0x0001, 0x8000, 0x6000, c.word())
+    fragment = c.rarely(0x4000, 0, 0x2000, 0x0001, 0x8000, 0x6000, 0x2000, 0x20B9, c.word())
     first = c.rarely(4, 6, 5, 0) << 4 | ihl
     head = struct.pack("!BBHHHBBH", first, c.rarely(0, 0xBB), length, hop, fragment, 64, protocol, 0)
     return head + source.packed[-4:] + target.packed[-4:] + options + payload

@@ -40,6 +40,7 @@ from bpf.layout import conf as layout_conf
 from bpf.layout.conf import ConfFlag, NodeConf
 from bpf.layout.counter import Counter
 from bpf.layout.echo import EchoState
+from bpf.layout.fragment import FirstFragment, FragmentKey
 from bpf.layout.limits import CHAIN, SLOTS
 from bpf.layout.node import NodeEntry
 from bpf.layout.service import Affinity, Forward, Protocol, ServiceEntry, ServiceKey
@@ -50,7 +51,7 @@ ROWS = 4096
 VIP, CLIENT, FAR_CLIENT = IPv4Address("10.99.0.1"), IPv4Address("10.1.0.2"), IPv4Address("10.1.9.9")
 FEED_MAC = "02:00:00:00:00:aa"
 FOREVER_NS = 2**63
-LIMIT_REPLY_TOO_BIG = 1  # enum rate_limit of lb.h
+LIMIT_REPLY_TOO_BIG, LIMIT_DELAY = 1, 2  # enum rate_limit of lb.h
 AFFINITIES = {5: Affinity.FIVE_TUPLE, 3: Affinity.THREE_TUPLE, 2: Affinity.TWO_TUPLE}
 VERDICTS = ("aborted", "drop", "pass", "tx", "redirect")
 
@@ -90,11 +91,10 @@ class Stage:
         return VERDICTS[verdict], left
 
     def refill(self) -> None:
-        """Reset the rate limit of "too big" replies, which is a thousand a second for each CPU."""
-        maps = self.path.maps
-        bpf_map.update(
-            maps.pinned["spent"].fd, LIMIT_REPLY_TOO_BIG.to_bytes(4, "little"), bytes(8 * bpf_map.possible_cpus())
-        )
+        """Reset the rate limits of "too big" replies and of fragments that wait: some thousand a second for each CPU."""
+        spent = self.path.maps.pinned["spent"].fd
+        for limit in (LIMIT_REPLY_TOO_BIG, LIMIT_DELAY):
+            bpf_map.update(spent, limit.to_bytes(4, "little"), bytes(8 * bpf_map.possible_cpus()))
 
     def agrees(self, judgement: Judgement, frame: bytes) -> bool:
         """Send a frame through both builds; return whether verdicts and frames are as judged.
@@ -102,12 +102,23 @@ class Stage:
         The bytes of a dropped frame do not count.
         """
         for build in self.BUILDS:
-            if judgement.counted[-1][1] == "reply_too_big":
+            if judgement.counted[-1][1] in ("reply_too_big", "forward_delayed"):
                 self.refill()
             verdict, left = self.send(frame, build)
+            if judgement.learned:
+                self.forget_fragments()
             if verdict != judgement.verdict or (verdict != "drop" and left != judgement.frame):
                 return False
         return True
+
+    def forget_fragments(self) -> None:
+        """Let the program know the first fragments of the world alone."""
+        known = self.path.maps.pinned["first_fragments"]
+        for key in known.read_keys():
+            known.delete(key)
+        assert self._now
+        for (client, vip, protocol, number), first in self._now.first_fragments.items():
+            known.update(FragmentKey(client, vip, number, protocol).pack(), FirstFragment(FOREVER_NS, *first).pack())
 
     def counted(self) -> Tally[tuple[int, str]]:
         return Tally({(slot, counter.name.lower()): n for (slot, counter), n in counted(self.path.maps).items()})
@@ -142,6 +153,8 @@ class Stage:
         for key in known.keys() - world.services.keys():
             maps.services.remove(_service_key(key))
         self._now = world
+        if before is None or world.first_fragments != before.first_fragments:
+            self.forget_fragments()
 
     def _write_tables(self, tables: Mapping[int, Any], bank: int) -> None:
         """Write into the map that is there already: no CPU reads it, and a swap would wait for readers, 15 ms."""

@@ -8,7 +8,7 @@ from random import Random
 
 from support.oracle.echo import Echo
 from support.oracle.packets import Node, OtherEpoch, Row, Service, World
-from support.proof.stage import CLIENT, ROWS, VIP
+from support.proof.stage import CLIENT, ROWS, VIP, Sockets
 
 SECOND_VIP, NO_VIP = IPv4Address("10.99.0.2"), IPv4Address("10.99.0.3")
 VIP6, SECOND_VIP6, NO_VIP6 = (IPv6Address(f"2001:db8:99::{number}") for number in (1, 2, 3))
@@ -52,6 +52,14 @@ SERVICES = {
 }
 NO_TABLE = 3
 ECHO = Echo(4242, 4742, boot=0x1122334455667788, view=0xDEADBEEF, tables=0x12345678)
+FIRST_FRAGMENTS = {
+    (CLIENT, VIP, 6, 7): (Sockets.ESTABLISHED, 7000, False),
+    (CLIENT, VIP, 17, 7): (40001, 53, True),
+    (CLIENT6, VIP6, 17, 9): (40002, 53, True),
+    (CLIENT6, VIP6, 6, 9): (40003, 80, True),
+    (CLIENT, SECOND_VIP, 6, 7): (40004, 443, False),
+}
+"""By client, VIP, protocol and number of packets that the generator makes."""
 DENIED = ("10.66.0.0/16", "2001:db8:66::/48", f"{CLIENT + 77}/32")
 
 
@@ -86,7 +94,10 @@ def world(
     deny_list = tuple(ip_network(prefix) for prefix in DENIED if denied)
     echo = replace(ECHO, fresh=silent, ready=denied, epochs=(7, 0 if alternating is None else 8))
     secret = choose.randbytes(16)
-    world = World("02:00:00:00:00:01", 1, nodes, secret, services, tables, {}, prefixes, deny_list, echo=echo)
+    first = {key: shown for key, shown in FIRST_FRAGMENTS.items() if silent and (ipv6 or key[1].version == 4)}
+    world = World(
+        "02:00:00:00:00:01", 1, nodes, secret, services, tables, {}, prefixes, deny_list, echo=echo, first_fragments=first
+    )
     world = replace(world, class_e=silent, drop_other=silent)
     if alternating is None:
         return world
