@@ -72,7 +72,7 @@ class Program:
         """Load the program with the maps pinned in a folder. Raises BpfError."""
         with contextlib.ExitStack() as stack:
             fds: dict[str, int] = {}
-            used = {name for one in (self, *self.tails) for name in one.maps.values()}
+            used = set(self.maps.values()).union(*(tail.maps.values() for tail in self.tails))
             for name in used - {TAIL_CALLS.name}:
                 fd = open_pin(maps / name)
                 if fd is None:

@@ -25,7 +25,8 @@ from bpf.layout.uplink import UPLINK_STRUCT
 
 STRUCTS: Final[tuple[CStruct, ...]] = (
     CONF_STRUCT, UPLINK_STRUCT, SERVICE_KEY_STRUCT, SERVICE_STRUCT, SERVICE_CACHE_STRUCT, NODE_STRUCT, ROW_STRUCT,
-    STATS_STRUCT, PREFIX_STRUCT, SAMPLING_STRUCT, SAMPLE_STRUCT, ECHO_STATE_STRUCT, FRAGMENT_KEY_STRUCT, FIRST_FRAGMENT_STRUCT,
+    STATS_STRUCT, PREFIX_STRUCT, SAMPLING_STRUCT, SAMPLE_STRUCT, ECHO_STATE_STRUCT, FRAGMENT_KEY_STRUCT,
+    FIRST_FRAGMENT_STRUCT,
 )  # fmt: skip
 """All structs of lb.h that are in the maps."""
 
@@ -96,7 +97,11 @@ def map_specs(rows: int) -> tuple[MapSpec, ...]:
         MapSpec("node_prefixes", MapType.LPM_TRIE, PREFIX_STRUCT.size, 4, limits.PREFIXES, NO_PREALLOC),
         MapSpec("node_prefix4", MapType.ARRAY, 4, 8, 1),
         MapSpec(
-            "first_fragments", MapType.LRU_HASH, FRAGMENT_KEY_STRUCT.size, FIRST_FRAGMENT_STRUCT.size, limits.FIRST_FRAGMENTS
+            "first_fragments",
+            MapType.LRU_HASH,
+            FRAGMENT_KEY_STRUCT.size,
+            FIRST_FRAGMENT_STRUCT.size,
+            limits.FIRST_FRAGMENTS,
         ),
         MapSpec("echo_state", MapType.ARRAY, 4, ECHO_STATE_STRUCT.size, 1),
         MapSpec("sampling", MapType.ARRAY, 4, SAMPLING_STRUCT.size, 1),

@@ -107,9 +107,8 @@ static __always_inline enum counter pick_by_row(struct xdp_md *ctx, const struct
 
 /* Do what was decided of a packet, and count it. */
 static __always_inline int finish(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
-				  const struct service *service, const struct node *next,
-				  const struct skipped *skipped, struct packet *pkt, u32 hash, u32 slot,
-				  struct stats *s, enum counter event)
+				  const struct service *service, const struct node *next, const struct skipped *skipped,
+				  struct packet *pkt, u32 hash, u32 slot, struct stats *s, enum counter event)
 {
 	int verdict;
 

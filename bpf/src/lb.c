@@ -143,8 +143,7 @@ static __always_inline int collect_any(struct xdp_md *ctx)
 		return XDP_PASS; /* never */
 	parse_marker(eth, &pkt);
 	type = eth->h_proto;
-	if (parse_outer(ctx, &c, conf, &type, &pkt) != KIND_FLOW ||
-	    parse_inner(ctx, &c, conf, type, &pkt) != KIND_FLOW)
+	if (parse_outer(ctx, &c, conf, &type, &pkt) != KIND_FLOW || parse_inner(ctx, &c, conf, type, &pkt) != KIND_FLOW)
 		return XDP_PASS; /* never */
 	forget_offset(ctx, &c);
 	return handle_fragment(ctx, conf, uplink, &c, &pkt);

@@ -35,8 +35,8 @@ enum { GENERAL, COLLECTOR, TAIL_CALLS }; /* places in `programs` */
 #define KEY_WORDS 10   /* of the flow hash; see flow.h */
 #define FIRST_FRAGMENTS 4096
 
-#define HOP_MAX (CHAIN + 1)        /* the hop of a packet that was forwarded as often as the rule allows */
-#define COLLECT_HOP (HOP_MAX + 1)  /* of a fragment on its way to the node that collects: see collect.h ... */
+#define HOP_MAX (CHAIN + 1)               /* the hop of a packet that was forwarded as often as the rule allows */
+#define COLLECT_HOP (HOP_MAX + 1)         /* of a fragment on its way to the node that collects: see collect.h ... */
 #define COLLECT_HOP_MAX (COLLECT_HOP + 4) /* ... and when it has waited twice; the flow label has 4 bits */
 
 /* The marker of forward l2: the source MAC 02:4c:42:HH:TT:TT (locally administered, then "LB"), hop, sender's tag. */
@@ -71,12 +71,12 @@ enum counter {
 	DELIVER_CHAIN_END,     /* No node of the chain is left to try: the kernel answers (RST). */
 	PASS_NO_MEMBER,        /* The row is empty: the service has no member. */
 
-	FORWARD_FIRST, /* The packet was sent to another node with hop 1. */
-	FORWARD_AGAIN, /* The packet was sent to another node with hop 2 or more, in search of an older owner. */
+	FORWARD_FIRST,    /* The packet was sent to another node with hop 1. */
+	FORWARD_AGAIN,    /* The packet was sent to another node with hop 2 or more, in search of an older owner. */
 	FORWARD_FRAGMENT, /* A fragment was sent to the node that collects its packet's. */
 	FORWARD_DELAYED,  /* A fragment was sent to another node or back, to wait for the first of its packet. */
-	REPLY_TOO_BIG, /* The packet does not fit into the tunnel, and an ICMP error was sent to the client. */
-	REPLY_ECHO,    /* An echo question was answered. */
+	REPLY_TOO_BIG,    /* The packet does not fit into the tunnel, and an ICMP error was sent to the client. */
+	REPLY_ECHO,       /* An echo question was answered. */
 
 	DROP_GRACE,          /* No node of the chain is left to try, but the row has just changed: TCP sends again. */
 	DROP_SILENT,         /* No node of the chain is left to try, but a silent one may come back with the flow. */
@@ -170,9 +170,9 @@ struct service {
 enum { AFFINITY_FIVE_TUPLE, AFFINITY_THREE_TUPLE, AFFINITY_TWO_TUPLE };
 enum { FORWARD_BY_L2, FORWARD_BY_IPIP, FORWARD_BY_GUE };
 enum {
-	SERVICE_PORTS_ONLY = 1,     /* not a service: only shows that (VIP, protocol), or the VIP, has one. Of the former,
+	SERVICE_PORTS_ONLY = 1, /* not a service: only shows that (VIP, protocol), or the VIP, has one. Of the former,
 				     * slot and forward are those of the service by which fragments are collected */
-	SERVICE_FRAGMENTS = 2,      /* fragments are served: no ports in its affinity, alone for (VIP, protocol) */
+	SERVICE_FRAGMENTS = 2,  /* fragments are served: no ports in its affinity, alone for (VIP, protocol) */
 	SERVICE_DROP_NO_MEMBER = 4, /* packets are dropped, not passed to the kernel, while there is no member */
 };
 

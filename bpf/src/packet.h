@@ -36,7 +36,7 @@ struct packet {
 	u8 hop;         /* 0: straight from the router */
 	u8 opens;       /* needs no socket: a SYN, any UDP */
 	u8 icmp_error;
-	u8 fragment; /* NO_FRAGMENT, FIRST_FRAGMENT (has what follows the IP header) or LATER_FRAGMENT */
+	u8 fragment;      /* NO_FRAGMENT, FIRST_FRAGMENT (has what follows the IP header) or LATER_FRAGMENT */
 	u8 hop_offset;    /* added to the hop that it leaves with: of a fragment that is collected; see collect.h */
 	u8 was_forwarded; /* although hop is 0 again: a fragment that was collected */
 	bool collects;    /* known when this is compiled: the program that collects fragments handles it */

@@ -21,8 +21,7 @@
 	 SET_OF(DELIVER_CHAIN_END))
 
 /* To another node. */
-#define FORWARDS                                                                                                       \
-	(SET_OF(FORWARD_FIRST) | SET_OF(FORWARD_AGAIN) | SET_OF(FORWARD_FRAGMENT) | SET_OF(FORWARD_DELAYED))
+#define FORWARDS (SET_OF(FORWARD_FIRST) | SET_OF(FORWARD_AGAIN) | SET_OF(FORWARD_FRAGMENT) | SET_OF(FORWARD_DELAYED))
 
 /* Back to the sender. */
 #define REPLIES (SET_OF(REPLY_TOO_BIG) | SET_OF(REPLY_ECHO))

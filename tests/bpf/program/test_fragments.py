@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fragments that are collected, one after the other: order, age, floods. tests/fixtures/fragments.yml has each alone."""
+"""Fragments that are collected, one after the other: order, age, floods. fixtures/fragments.yml has single ones."""
 
 from collections.abc import Iterator
 from typing import Any

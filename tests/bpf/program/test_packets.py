@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from support import packets
-from support.packets import ACK, FIN, HERE, MORE_FRAGMENTS, ROUTER, RST, SYN
+from support.packets import ACK, FIN, HERE, ROUTER, RST, SYN
 
 from bpf.layout.counter import Counter
 from bpf.layout.service import Protocol

@@ -294,7 +294,9 @@ def _collected(
     usable = [n for n in chain if n == world.me or (_reachable(world, service, n) and not world.nodes[n].silent)]
     if hop == 0 and usable and usable[0] != world.me:
         event = "forward_fragment"
-        return _sent(world, service, usable[0], arrival, reading, hashed, slot, [*noted, event], oracle_next_hop.COLLECT_HOP)
+        return _sent(
+            world, service, usable[0], arrival, reading, hashed, slot, [*noted, event], oracle_next_hop.COLLECT_HOP
+        )
     if shown:
         return _of_flow(world, arrival, reading, by_port, shown)
     if not searched or chain == (world.me,):

@@ -121,7 +121,15 @@ def _tunnel(c: Choices, family: int, source: Address, target: Address, inner_fam
         length = 8 + len(inner)
         length = c.rarely(length, length - 1, length + 1, 8, 0, c.word())
         inner = struct.pack("!HHHH", 50000, c.rarely(6080, 6081), length, c.rarely(0, 1)) + inner
-    return _ip(c, family, source, target, protocol, inner, hop=c.of(1, 2, 3, 1, 4, 8, 9, c.of(1, 1, 11, c.rarely(10, 0, 13, 14, 15, c.word()))))
+    return _ip(
+        c,
+        family,
+        source,
+        target,
+        protocol,
+        inner,
+        hop=c.of(1, 2, 3, 1, 4, 8, 9, c.of(1, 1, 11, c.rarely(10, 0, 13, 14, 15, c.word()))),
+    )
 
 
 def _echo(c: Choices, family: int, by_marker: bool) -> bytes:

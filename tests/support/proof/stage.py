@@ -91,7 +91,7 @@ class Stage:
         return VERDICTS[verdict], left
 
     def refill(self) -> None:
-        """Reset the rate limits of "too big" replies and of fragments that wait: some thousand a second for each CPU."""
+        """Reset the rate limits of "too big" replies and of fragments that wait: some thousand a second per CPU."""
         spent = self.path.maps.pinned["spent"].fd
         for limit in (LIMIT_REPLY_TOO_BIG, LIMIT_DELAY):
             bpf_map.update(spent, limit.to_bytes(4, "little"), bytes(8 * bpf_map.possible_cpus()))

@@ -96,7 +96,17 @@ def world(
     secret = choose.randbytes(16)
     first = {key: shown for key, shown in FIRST_FRAGMENTS.items() if silent and (ipv6 or key[1].version == 4)}
     world = World(
-        "02:00:00:00:00:01", 1, nodes, secret, services, tables, {}, prefixes, deny_list, echo=echo, first_fragments=first
+        "02:00:00:00:00:01",
+        1,
+        nodes,
+        secret,
+        services,
+        tables,
+        {},
+        prefixes,
+        deny_list,
+        echo=echo,
+        first_fragments=first,
     )
     world = replace(world, class_e=silent, drop_other=silent)
     if alternating is None:
