@@ -141,7 +141,8 @@ def walk(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[t
         context = click.Context(command)
         for name in command.list_commands(context):
             child = command.get_command(context, name)
-            assert child is not None and child.name == name
+            assert child is not None
+            assert child.name == name
             yield from walk(child, (*path, name))
 
 
