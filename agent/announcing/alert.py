@@ -28,12 +28,13 @@ def alerts(
     relay: str | None,
     error: str | None,
     down: Sequence[str] = (),
+    problems: Sequence[str] = (),
 ) -> list[Alert]:
     """Return the problems, critical ones first; none when every wanted VIP is announced at each peer with a session.
 
     `relay` is why there is no snapshot of the relay that holds (None: there is one), `error` what the relay fails at,
-    `down` why sessions are down, a text for each. A peer that
-    is down is no problem while another is up; nor is a VIP that the operator withdrew.
+    `down` why sessions are down, a text for each; `problems` what keeps packets of VIPs from clients, though all is
+    announced. A peer that is down is no problem while another is up; nor is a VIP that the operator withdrew.
     """
     if relay is not None:
         return [Alert(CRITICAL, f"{relay}; what the routers receive is not known; see the log of lb-bgp")]
@@ -54,8 +55,7 @@ def alerts(
         for s in up:
             if not s.as_desired:
                 result.append(Alert(CRITICAL if nowhere else WARNING, f"{s.vip} at {s.peer}: {mismatch(s)}"))
-    if error is not None:
-        result.append(Alert(WARNING, error))
+    result += [Alert(WARNING, text) for text in (*problems, *([error] if error is not None else []))]
     return sorted(result, key=lambda alert: alert.severity != CRITICAL)
 
 

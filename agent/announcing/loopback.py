@@ -35,11 +35,19 @@ class VipKeeper:
     settings that keep them off the segment. The kernel reports each removal; the interval is for one that it dropped.
     """
 
-    def __init__(self, netlink: Netlink, vips: Collection[Address], interfaces: Sequence[str]) -> None:
+    def __init__(
+        self, netlink: Netlink, vips: Collection[Address], interfaces: Sequence[str], loose: bool = True
+    ) -> None:
+        """`loose`: also make strict reverse path filters of the interfaces loose."""
         self.fault: str | None = None
         """Why they could not be put back; None if they could."""
-        self._netlink, self._vips, self._interfaces = netlink, vips, interfaces
+        self._netlink, self._vips, self._interfaces, self._loose = netlink, vips, interfaces, loose
         self._changed = asyncio.Event()
+
+    async def put(self) -> list[str]:
+        """Put there what is missing; return a text for each thing that was changed. Raises AgentError, NetlinkError,
+        OSError."""
+        return await put_vips(self._netlink, self._vips, self._interfaces, self._loose)
 
     async def run(self, indexes: Mapping[str, int], on_change: Callable[[], None]) -> None:
         """Keep forever; call `on_change` when `fault` differs.
@@ -60,7 +68,7 @@ class VipKeeper:
                         await self._changed.wait()
                 self._changed.clear()
                 try:
-                    if changed := await put_vips(self._netlink, self._vips, self._interfaces):
+                    if changed := await self.put():
                         log.warning("something changed what VIPs need; again: %s", ", ".join(changed))
                     new = [name for name, index in indexes.items() if socket.if_nametoindex(name) != index]
                 except (AgentError, NetlinkError, OSError) as error:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable
-from ipaddress import IPv4Network, IPv6Address, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
@@ -20,6 +20,9 @@ from agent.config.fields import AnyNetwork, InterfaceName, Section, Switch, V4Ad
 from agent.config.members import MembersConfig
 from agent.config.service import ServiceConfig
 from agent.table.epoch import TABLE_VERSIONS
+
+EVERYWHERE: Final = IPv4Network("0.0.0.0/0")
+EVERYWHERE6: Final = IPv6Network("::/0")
 
 
 def _one_interface(value: object) -> object:
@@ -34,6 +37,9 @@ class NodeConfig(Section):
     `interface`, or several `interfaces` (two uplinks, VLAN devices, a bond's slaves); the node's addresses are on the
     first one. `address` and `address6`, which only tunnels over IPv6 need, default to its first addresses. With
     `announce: false` the node is a member only: it owns flows and forwards, and the other nodes announce the VIPs.
+
+    `clients` are the prefixes to which this node must have routes, by default everywhere. `rp_filter`: whether strict
+    reverse path filters of the interfaces are made loose, or refused where they drop what clients send.
     """
 
     interface: Annotated[InterfaceName | None, BeforeValidator(_one_interface)] = None
@@ -41,9 +47,14 @@ class NodeConfig(Section):
     address: V4Address | None = None
     address6: IPv6Address | None = None
     announce: Switch = True
+    clients: Annotated[tuple[AnyNetwork, ...], Field(max_length=16)] = (EVERYWHERE, EVERYWHERE6)
+    rp_filter: Literal["loose", "refuse"] = "loose"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        for i, prefix in enumerate(self.clients):
+            if prefix.is_multicast or prefix.is_loopback or prefix.is_link_local:
+                raise fault(f"clients[{i}]", f"{prefix} has no clients that are reached by a route")
         if self.interface and self.interfaces:
             raise fault("interfaces", "contradicts interface; give one of them")
         if not self.names:
@@ -62,6 +73,10 @@ class NodeConfig(Section):
     def names(self) -> tuple[str, ...]:
         """The interfaces, however they are given."""
         return (self.interface,) if self.interface else self.interfaces
+
+    def client_prefixes(self, version: int) -> tuple[Network, ...]:
+        """Return the prefixes of clients of an IP version."""
+        return tuple(one for one in self.clients if one.version == version)
 
 
 class XdpConfig(Section):

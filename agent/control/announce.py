@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -45,6 +45,8 @@ class Announcing:
     relay: RelayClient
     announcements: Callable[[], Mapping[Address, Announcement]]
     """The decision for each VIP; none before the first plan."""
+    path_problems: Callable[[], Sequence[str]] = tuple
+    """What keeps packets of VIPs from clients, one line each."""
 
 
 def routes(node: Announcing) -> Routes:
@@ -69,6 +71,7 @@ def report(node: Announcing, wall: float) -> dict[str, Any]:
     down = [f"{peer['address']} {down_text(peer)}" for peer in peers if peer["state"] == "down"]
     error = snapshot.error if snapshot else None
     statuses = [entry.status for entry in node.exports.entries]
+    faults = alerts(announcements, statuses, disconnected, error, down, node.path_problems())
     return {
         "relay": disconnected or "connected",
         "vips": [
@@ -89,7 +92,7 @@ def report(node: Announcing, wall: float) -> dict[str, Any]:
         "sessions": peers,
         "down": down,
         "save_error": orders.save_error,
-        "faults": [asdict(fault) for fault in alerts(announcements, statuses, disconnected, error, down)],
+        "faults": [asdict(fault) for fault in faults],
     }
 
 

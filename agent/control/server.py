@@ -32,7 +32,12 @@ Reload = Callable[[], Awaitable[int]]
 def _routes(agent: Agent, reload: Reload) -> Routes:
     """Return all handlers. Each noun gets what it needs of the agent, and no more."""
     announcing = announce.Announcing(
-        agent.config.vips, agent.operator, agent.announcer.exports, agent.announcer.relay, agent.announcements
+        agent.config.vips,
+        agent.operator,
+        agent.announcer.exports,
+        agent.announcer.relay,
+        agent.announcements,
+        agent.path_problems,
     )
     return {
         ("GET", "/status"): lambda _: json_response(status(_state(agent))),

@@ -10,51 +10,75 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine, Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, MutableMapping, Sequence
 
 from agent.config.health import HealthConfig
 from agent.config.service import ServiceConfig
-from agent.health.probe import Target, probe_of
+from agent.health.failure import NodeReason
+from agent.health.local_socket import missing_listener
+from agent.health.probe import Probe, Target, probe_of
 from agent.health.rise_fall import Health, disable_by_file, judge, pause_s
 
 log = logging.getLogger("anylb")
 
 
 def checks(
-    services: Iterable[ServiceConfig], health: MutableMapping[str, Health], changed: Callable[[], None]
+    services: Collection[ServiceConfig],
+    health: MutableMapping[str, Health],
+    changed: Callable[[], None],
+    uplinks: Sequence[str] | None = None,
 ) -> list[Coroutine[None, None, None]]:
     """Return the loops that keep `health[service.name]` up to date.
 
-    They call `changed` when a service becomes healthy or unhealthy.
+    They call `changed` when a service becomes healthy or unhealthy. `uplinks`: the interfaces of a data path, which
+    looks for the services' sockets in this network namespace; None if there is none.
     """
-    shared: dict[tuple[Target | None, HealthConfig], list[str]] = {}
+    shared: dict[tuple[Target | None, HealthConfig], list[ServiceConfig]] = {}
     for service in services:
-        shared.setdefault((service.health_target, service.health), []).append(service.name)
-    return [_check_forever(target, check, names, health, changed) for (target, check), names in shared.items()]
+        shared.setdefault((service.health_target, service.health), []).append(service)
+    served = {(one.vip, one.port_number) for one in services if one.protocol == "tcp"} if uplinks is not None else set()
+    loops = []
+    for (target, check), some in shared.items():
+        local = target is not None and bool({target, (target[0], 0)} & served)
+        loops.append(_check_forever(probe_of(target, check, local), check, some, health, changed, uplinks))
+    return loops
+
+
+def node_problems(health: Mapping[str, Health]) -> list[str]:
+    """Return a problem for each service, by name, that is unhealthy because of where its sockets are."""
+    return [f"service {name}: {one.why}" for name, one in health.items() if isinstance(one.why, NodeReason)]
 
 
 async def _check_forever(
-    target: Target | None,
+    probe: Probe,
     check: HealthConfig,
-    names: Sequence[str],
+    services: Sequence[ServiceConfig],
     health: MutableMapping[str, Health],
     changed: Callable[[], None],
+    uplinks: Sequence[str] | None,
 ) -> None:
-    probe = probe_of(target, check)
     while True:
         started = time.monotonic()
         disabled = check.disable_file is not None and await asyncio.to_thread(os.path.exists, check.disable_file)
         good, why = (False, "") if disabled else await probe()
         now, pauses = time.monotonic(), []
-        for name in names:
-            before = health[name]
+        for service in services:
+            before = health[service.name]
             if disabled:
                 after = disable_by_file(before, str(check.disable_file), now)
             else:
-                after = judge(before, good, why, check.rise, check.fall, now)
-            health[name] = after
+                missing = _missing_listener(service, uplinks) if good and uplinks is not None else None
+                after = judge(before, good and missing is None, missing or why, check.rise, check.fall, now)
+            health[service.name] = after
             pauses.append(pause_s(after, check.interval_s, check.fast_interval_s))
-            if after.healthy != before.healthy:
-                log.info("%s: %s, %s", name, "healthy" if after.healthy else "unhealthy", after.why)
+            if after.healthy != before.healthy or (after.why != before.why and isinstance(after.why, NodeReason)):
+                log.info("%s: %s, %s", service.name, "healthy" if after.healthy else "unhealthy", after.why)
                 changed()
         await asyncio.sleep(max(0.0, started + min(pauses) - time.monotonic()))
+
+
+def _missing_listener(service: ServiceConfig, uplinks: Sequence[str]) -> NodeReason | None:
+    if not service.port_number:
+        return None
+    why = missing_listener(service.vip, service.protocol, service.port_number, uplinks)
+    return NodeReason(why) if why else None

@@ -19,7 +19,8 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 from agent.address import Address
-from agent.health.failure import ProbeFailed
+from agent.health.failure import ProbeFailed, SocketElsewhere
+from agent.health.local_socket import remote_end
 
 READ_SIZE = 4096
 RECEIVE_LIMIT = 64 * 1024
@@ -62,9 +63,12 @@ class Connection:
 
 @asynccontextmanager
 async def connect(
-    address: Address, port: int, kind: socket.SocketKind = socket.SOCK_STREAM
+    address: Address, port: int, kind: socket.SocketKind = socket.SOCK_STREAM, *, local: bool = False
 ) -> AsyncIterator[Connection]:
-    """Connect to this node's own address, from it; close when left. Raises OSError."""
+    """Connect to this node's own address, from it; close when left. Raises OSError.
+
+    `local`: the other end must be in this network namespace; raises SocketElsewhere.
+    """
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     with socket.socket(family, kind | socket.SOCK_NONBLOCK) as one:
         one.bind((str(address), 0))
@@ -72,4 +76,6 @@ async def connect(
         if one.getsockname()[1] == port:
             # Nobody listens, and the kernel chose the same port for this end: the socket is connected to itself.
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+        if local and (why := remote_end(one)):
+            raise SocketElsewhere(why)
         yield Connection(one)

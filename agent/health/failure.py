@@ -13,6 +13,14 @@ class ProbeFailed(Exception):
     """The service, or the program that checks it, did not answer as configured."""
 
 
+class SocketElsewhere(ProbeFailed):
+    """The service answers, but its sockets are not where the data path looks for them."""
+
+
+class NodeReason(str):
+    """A reason that is a problem of the node, whatever the service answers."""
+
+
 def shown(sent: bytes | str) -> str:
     """Return the start of what a service sent: no character that a terminal would act upon."""
     text = sent.decode("utf-8", "backslashreplace") if isinstance(sent, bytes) else sent

@@ -11,12 +11,12 @@ from agent.health.connection import connect
 from agent.health.failure import ProbeFailed, shown
 
 
-async def probe_tcp(address: Address, port: int, check: TcpCheckConfig) -> str:
-    """Connect, and look for the expected text if there is one. Raises ProbeFailed, OSError.
+async def probe_tcp(address: Address, port: int, check: TcpCheckConfig, local: bool) -> str:
+    """Connect, and look for the expected text if there is one. Raises ProbeFailed, OSError; `local` as in `connect`.
 
     Without it, the kernel alone may have answered: it accepts connections for a stopped process too.
     """
-    async with connect(address, port) as connection:
+    async with connect(address, port, local=local) as connection:
         if check.expect is None:
             return "accepts connections"
         if check.send is not None:

@@ -13,7 +13,7 @@ from agent.address import Address, endpoint
 from agent.config.health import ExecCheckConfig, HealthConfig, TcpCheckConfig, UdpCheckConfig
 from agent.health import tls
 from agent.health.command import Command
-from agent.health.failure import ProbeFailed, shown
+from agent.health.failure import NodeReason, ProbeFailed, SocketElsewhere, shown
 from agent.health.http_get import probe_http
 from agent.health.payload import probe_tcp, probe_udp
 
@@ -22,8 +22,11 @@ Probe = Callable[[], Awaitable[tuple[bool, str]]]
 """Returns whether the answer was good, and what it was. Nothing that a service does raises an error."""
 
 
-def probe_of(target: Target | None, check: HealthConfig) -> Probe:
-    """Return the probe of a check. `target`: the address and port to ask, None for a program."""
+def probe_of(target: Target | None, check: HealthConfig, local: bool = False) -> Probe:
+    """Return the probe of a check. `target`: the address and port to ask, None for a program.
+
+    `local`: a TCP connection's other end must be in this network namespace.
+    """
     ask: Callable[[], Awaitable[str]]
     if isinstance(check, ExecCheckConfig):
         where, silence = check.command[0], f"{check.command[0]} did not end"
@@ -33,11 +36,11 @@ def probe_of(target: Target | None, check: HealthConfig) -> Probe:
         where = endpoint(*target)
         silence = f"no answer on {where}"
         if isinstance(check, TcpCheckConfig):
-            ask = partial(probe_tcp, *target, check)
+            ask = partial(probe_tcp, *target, check, local)
         elif isinstance(check, UdpCheckConfig):
             ask = partial(probe_udp, *target, check)
         else:
-            ask = partial(probe_http, *target, check)
+            ask = partial(probe_http, *target, check, local)
 
     async def probe() -> tuple[bool, str]:
         try:
@@ -45,6 +48,8 @@ def probe_of(target: Target | None, check: HealthConfig) -> Probe:
                 return True, await ask()
         except TimeoutError:
             return False, f"{silence} in {check.timeout_s:g} s"
+        except SocketElsewhere as failure:
+            return False, NodeReason(failure)
         except ProbeFailed as failure:
             return False, str(failure)
         except ssl.SSLError as error:

@@ -20,16 +20,18 @@ from agent.address import Address
 from agent.netlink.interface_address import InterfaceAddress, addresses_request, interface_address_from
 from agent.netlink.message import NLMSG_DONE, NLMSG_ERROR, Message, Request, error_code, messages, pack
 from agent.netlink.neighbor import Neighbor, NeighborEntry, confirm_request, neighbor_from, neighbor_request
-from agent.netlink.route import KernelRoute, egress_of, route_from, route_request
+from agent.netlink.route import KernelRoute, Leg, legs_of, route_from, route_request
 
 DATAGRAM: Final = 64
 """Requests in a datagram. Each answer takes about 1 KB of the socket's receive buffer, of 208 KB by default."""
 _DATAGRAM_BYTES: Final = 1 << 16
 _NO_ROUTE: Final = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL, errno.EACCES)
 """The kernel's answers for no route, and for unreachable, blackhole and prohibit routes."""
+Packet = tuple[Address, Address]
+"""Source and destination."""
 _GONE: Final = (errno.ENODEV, errno.ENETDOWN, errno.EINVAL, errno.EAFNOSUPPORT)
 """The interface disappeared or went down after its index was read."""
-_WORLD: Final = {4: ip_address("203.0.113.1"), 6: ip_address("3fff::1")}
+WORLD: Final = {4: ip_address("203.0.113.1"), 6: ip_address("3fff::1")}
 """Documentation addresses (RFC 5737, RFC 9637), by IP version: only the default route leads to them."""
 
 
@@ -54,13 +56,20 @@ def routes(wanted: Iterable[Address]) -> dict[Address, KernelRoute | None]:
     return {one: route_from(one, answers[i]) if i in answers else None for i, one in enumerate(asked)}
 
 
-def default_egress(sources: Iterable[Address]) -> set[int]:
-    """Return the interfaces, by index, of the default routes for packets from these addresses, all their next hops.
+def legs(packets: Iterable[Packet]) -> dict[Packet, tuple[Leg, ...]]:
+    """Return all next hops of the routes of packets, given as (source, destination); none if there is no route.
 
-    Rules for packets from them count. A source without such a route adds none.
+    Rules for packets from the source count. An IPv4 source that is not an address of this node has no route.
     """
-    answers = _answers([route_request(_WORLD[source.version], source) for source in sources], _NO_ROUTE)
-    return set().union(*map(egress_of, answers.values()))
+    asked = list(packets)
+    answers = _answers([route_request(to, source) for source, to in asked], _NO_ROUTE)
+    return {one: legs_of(answers[i]) if i in answers else () for i, one in enumerate(asked)}
+
+
+def default_egress(sources: Iterable[Address]) -> set[int]:
+    """Return the interfaces, by index, of the default routes for packets from these addresses, all their next hops."""
+    found = legs((source, WORLD[source.version]) for source in sources)
+    return {interface for some in found.values() for interface, _ in some if interface}
 
 
 def addresses() -> set[InterfaceAddress]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,18 @@ class Link:
     lower: int = 0
     vlan: int = 0
     master: int = 0
+
+
+def receivers(links: Iterable[Link], name: str) -> frozenset[str]:
+    """Return the interfaces by which the kernel receives what arrives on an interface, by name.
+
+    Itself, or the bond or bridge above it, and the VLAN devices on that; none if it does not exist.
+    """
+    by_index = {link.index: link for link in links}
+    found = {link.index for link in by_index.values() if link.name == name}
+    found = {by_index[index].master or index for index in found}
+    found |= {link.index for link in by_index.values() if link.vlan and link.lower in found}
+    return frozenset(by_index[index].name for index in found if index in by_index)
 
 
 def link_from(message: Any) -> Link:

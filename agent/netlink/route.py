@@ -26,13 +26,20 @@ _RTA_GATEWAY: Final = 5
 _RTA_METRICS: Final = 8
 _RTA_MULTIPATH: Final = 9
 _RTA_VIA: Final = 18
+_RTA_NH_ID: Final = 30
 _RTAX_MTU: Final = 2
 _UNICAST: Final = 1
 """rtm_type: a route out of a link."""
+_DEAD: Final = 1
+"""RTNH_F_DEAD: a next hop whose interface is down."""
 _FIB_MATCH: Final = 0x2000
 """RTM_F_FIB_MATCH: answer with the route itself, all its next hops, not with the one chosen."""
 _EVERYTHING: Final[dict[int, bytes]] = {FAMILY[4]: bytes(4), FAMILY[6]: bytes(16)}
 """The destination of a default route, which its message leaves out, by family."""
+
+
+Leg = tuple[int, Address | None]
+"""A next hop of a route: its interface, by index, and its gateway; None if it is on the link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +71,29 @@ def route_from(to: Address, body: bytes) -> KernelRoute | None:
     interface = number(found.get(_RTA_OIF))
     if not interface:
         return None
-    # RTA_VIA, a family and an address: an IPv4 route over an IPv6 next hop (RFC 5549).
-    gateway = address(found.get(_RTA_GATEWAY)) or address(found.get(_RTA_VIA, b"")[2:])
     metrics = attributes(found.get(_RTA_METRICS, b""))
-    return KernelRoute(to, interface, gateway, number(metrics.get(_RTAX_MTU)))
+    return KernelRoute(to, interface, _gateway(found), number(metrics.get(_RTAX_MTU)))
 
 
-def egress_of(body: bytes) -> set[int]:
-    """Return the interfaces of all next hops in the answer to RTM_GETROUTE, by index; empty as with `route_from`."""
+def legs_of(body: bytes) -> tuple[Leg, ...]:
+    """Return all next hops in the answer to RTM_GETROUTE that the kernel uses; none as with `route_from`.
+
+    One of interface 0 means a route whose next hops the kernel does not list.
+    """
     found = _unicast(body)
-    legs, offset, interfaces = found.get(_RTA_MULTIPATH, b""), 0, {number(found.get(_RTA_OIF))}
-    while offset + _NEXT_HOP.size <= len(legs):
-        length, _, _, interface = _NEXT_HOP.unpack_from(legs, offset)
-        interfaces.add(interface)
-        offset += max(_NEXT_HOP.size, length + -length % 4)
-    return interfaces - {0}
+    hops, offset = found.get(_RTA_MULTIPATH, b""), 0
+    if interface := number(found.get(_RTA_OIF)):
+        return ((interface, _gateway(found)),)
+    if not hops and _RTA_NH_ID in found:  # net.ipv4.nexthop_compat_mode is 0: it names the group alone
+        return ((0, None),)
+    legs = []
+    while offset + _NEXT_HOP.size <= len(hops):
+        length, flags, _, interface = _NEXT_HOP.unpack_from(hops, offset)
+        end = offset + max(_NEXT_HOP.size, length)
+        if not flags & _DEAD:
+            legs.append((interface, _gateway(attributes(hops[:end], offset + _NEXT_HOP.size))))
+        offset = end + -end % 4
+    return tuple(legs)
 
 
 def destination_of(body: bytes) -> Network | None:
@@ -90,6 +105,11 @@ def destination_of(body: bytes) -> Network | None:
     if len(value) != len(everything) or bits > 8 * len(value):
         return None
     return ip_network((value, bits), strict=False)
+
+
+def _gateway(found: dict[int, bytes]) -> Address | None:
+    # RTA_VIA, a family and an address: an IPv4 route over an IPv6 next hop (RFC 5549).
+    return address(found.get(_RTA_GATEWAY)) or address(found.get(_RTA_VIA, b"")[2:])
 
 
 def _unicast(body: bytes) -> dict[int, bytes]:

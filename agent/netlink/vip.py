@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VIPs as addresses of lo, and the ARP sysctls that keep them off the segment. I/O only."""
+"""VIPs as addresses of lo, and the settings that they need of interfaces. I/O only."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from pyroute2.netlink.exceptions import NetlinkError
 
@@ -13,17 +13,22 @@ from agent.errors import AgentError
 from agent.netlink.batch import addresses
 from agent.netlink.connection import LOOPBACK, Netlink
 from agent.netlink.interface_setting import set_for_vips
+from agent.netlink.link import receivers
 
 
-async def put_vips(netlink: Netlink, vips: Iterable[Address], interfaces: Iterable[str]) -> list[str]:
-    """Put VIPs on lo, each as a host address, and set the ARP sysctls of the interfaces. Raises AgentError.
+async def put_vips(
+    netlink: Netlink, vips: Iterable[Address], interfaces: Collection[str], loose: bool = True
+) -> list[str]:
+    """Put VIPs on lo, each as a host address, and set what they need of the interfaces. Raises AgentError.
 
-    Returns a text for each thing that it changed. What is as it must be is not touched: the kernel would report it as
-    changed.
+    `loose`: make their strict reverse path filters loose, since answers may leave by other interfaces. Returns a text
+    for each thing that it changed. What is as it must be is not touched: the kernel would report it as changed.
     """
-    changed = set_for_vips(interfaces)
     try:
-        if not (await netlink.link("lo")).up:
+        links = await netlink.links()
+        loosen = {one for name in interfaces for one in receivers(links.values(), name)} if loose else set()
+        changed = set_for_vips(interfaces, loosen)
+        if not links[LOOPBACK].up:
             await netlink.raise_loopback()
             changed.append("lo is up")
         there = {address for index, address in addresses() if index == LOOPBACK}

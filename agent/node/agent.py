@@ -24,8 +24,9 @@ from agent.config.epoch import supported_epochs
 from agent.config.schema import Config
 from agent.connections.monitor import ConnectionMonitor
 from agent.errors import AgentError
+from agent.forwarding.answer_monitor import AnswerMonitor
 from agent.forwarding.deny_list import DenyList
-from agent.health.check import checks
+from agent.health.check import checks, node_problems
 from agent.health.rise_fall import initial_health
 from agent.membership import foreign_routes
 from agent.membership.agreement import Digests
@@ -101,7 +102,8 @@ class Agent:
         self.generation = 0
         self.refused: str | None = None
         """How often the configuration was reloaded, and why the last reload was refused; lifecycle.py sets both."""
-        self.vips = OwnVips(self._netlink, config, interface, self.forwarder, saved.vips)
+        self.answers = AnswerMonitor(config, interface.address, self._netlink, self._wake.set)
+        self.vips = OwnVips(self._netlink, config, interface, self.forwarder, saved.vips, self.answers.start)
         self._stopping = False
 
     # What others read
@@ -137,6 +139,10 @@ class Agent:
         """Return the decision for each VIP; nothing before the first plan."""
         return self.plan.announcements if self.plan else {}
 
+    def path_problems(self) -> tuple[str, ...]:
+        """Return what keeps packets of VIPs from clients, one line each; they are among the problems."""
+        return (*(fault.line for fault in self.answers.faults), *node_problems(self.health))
+
     def problems(self) -> tuple[str, ...]:
         """Return what the operator must know, one line each; before the first plan, why there is none."""
         if self.plan is not None:
@@ -169,7 +175,7 @@ class Agent:
         leaks = foreign_routes.problems(self.announcer.relay.snapshot)
         of_forwarder = forwarder.problems() if forwarder else ()
         uncounted = (self.connections.fault,) if self.connections.fault else ()
-        faults = (*membership.problems(), *leaks, *self.vips.problems(), *of_forwarder, *uncounted)
+        own = (*self.vips.problems(), *node_problems(self.health), *of_forwarder, *uncounted)
         return Inputs(
             members=membership.view.members,
             seen=membership.received.seen,
@@ -178,7 +184,8 @@ class Agent:
             operator=self.operator.state,
             orders=self.operator.orders.orders,
             forwarding=self.ready,
-            faults=faults,
+            faults=(*membership.problems(), *leaks, *own),
+            path_faults=self.answers.faults,
             advertised=self.announcer.advertised,
         )
 
@@ -288,6 +295,7 @@ class Agent:
 
         `reload` begins what ends this agent and starts the next one with a data path of its own.
         """
+        uplinks = self.config.node.names if self.forwarder else None
         forever = [
             self.announcer.relay.run(),
             *self.membership.tasks(),
@@ -296,9 +304,10 @@ class Agent:
             self.connections.run(),
             self._heartbeat_forever(),
             self.vips.keep(self._wake.set),
+            self.answers.run(),
             self.vips.retire(lambda vips: self.plan is not None and self.announcer.withdrawn(vips)),
             self._replace_lost_data_path(reload),
-            *checks(self.config.services, self.health, self._wake.set),
+            *checks(self.config.services, self.health, self._wake.set, uplinks),
             *(self.forwarder.tasks() if self.forwarder else ()),
         ]
         async with asyncio.TaskGroup() as tasks:

@@ -34,14 +34,18 @@ class Condition:
     """The operator's effective weights where they are lower than the nominal ones, by service name."""
     has_ipv6: bool = True
     """Whether the node has an IPv6 address that can be the next hop of IPv6 VIPs."""
+    blocked: Mapping[Address, str] = field(default_factory=dict)
+    """The VIPs whose packets would be lost here on the path to or from clients, each with the cause."""
 
 
 def own_share(service: ServiceConfig, condition: Condition) -> Share:
-    """Return this node's share of a service, as it tells the other nodes. Without a data path it takes no new flows."""
+    """Return this node's share of a service, as it tells the other nodes. Without a data path, or a path to clients, it
+    takes no new flows."""
     state = condition.admin_state
     if state is State.UP and service.name in condition.drained:
         state = State.DRAINING
     takes_flows = condition.forwarding and service.name in condition.healthy and state is State.UP
+    takes_flows = takes_flows and service.vip not in condition.blocked
     effective = min(service.weight, condition.weights.get(service.name, service.weight))
     return Share(service.weight, effective if takes_flows else 0, state)
 
@@ -63,16 +67,24 @@ def effective_weight(text: str, nominal: int) -> int:
 
 
 def announcement(
-    config: Config, vip: Address, condition: Condition, unserved: Collection[str] = frozenset()
+    config: Config,
+    vip: Address,
+    condition: Condition,
+    unserved: Collection[str] = frozenset(),
+    elsewhere: Collection[Address] = frozenset(),
 ) -> Announcement:
     """Return whether the node's condition allows a VIP to be announced; orders and hold-down come later (decide.py).
 
-    `unserved`: the names of the services for which no member at all takes new connections.
+    `unserved`: the names of the services for which no member at all takes new connections. `elsewhere`: the VIPs that
+    another node announces, and takes new connections for.
 
     With the data path, a VIP that was announced once stays announced while the node can forward, even when its own
     service is unhealthy: only the weight becomes 0, and the router's ECMP set does not change. Without the data path
     (`xdp.mode: off`) the node cannot forward for an unhealthy service, so its VIP is withdrawn. When no member takes
     new connections any more, `when_unhealthy` decides, the same on every node.
+
+    Where this node's path to clients is lost, only packets of other owners' flows are of use here: the VIP is withdrawn
+    if some other node serves it.
     """
     if not config.node.announce:
         return Announcement(False, "node.announce is false: a member only")
@@ -84,6 +96,8 @@ def announcement(
         return Announcement(False, f"no BGP peer carries IPv{vip.version}; add it to a peer's families")
     if vip.version == 6 and not (condition.has_ipv6 or config.announce_of(vip).next_hop):
         return Announcement(False, "the node's interface has no IPv6 address to be the next hop")
+    if vip in condition.blocked and vip in elsewhere:
+        return Announcement(False, condition.blocked[vip], fault=True)
     services = [service for service in config.services if service.vip == vip]
     sick = [s.name for s in services if s.name not in condition.healthy or s.name in condition.drained]
     failing = not all(s.name in condition.healthy for s in services)

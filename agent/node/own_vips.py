@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 
 from agent.address import Address
 from agent.announcing import loopback
 from agent.config.schema import Config
 from agent.errors import AgentError
 from agent.netlink.connection import Netlink
-from agent.netlink.vip import put_vips
 from agent.node.forwarder import Forwarder
 from agent.node.own_interface import Interface
 
@@ -25,13 +24,17 @@ class OwnVips:
         interface: Interface,
         forwarder: Forwarder | None,
         before: frozenset[Address],
+        on_put: Callable[[], Awaitable[None]],
     ) -> None:
-        """`before` are the VIPs that an earlier agent put on lo."""
+        """`before`: the VIPs that an earlier agent put on lo. `on_put` is called once they are there, and before they
+        may be announced."""
         self.are_put = False
         """Whether the VIPs are on lo, so that this node can announce them."""
         self.retiring = before - set(config.vips)
         self._netlink, self._config, self._interface, self._forwarder = netlink, config, interface, forwarder
-        self._keeper = loopback.VipKeeper(netlink, config.vips, config.node.names)
+        self._on_put = on_put
+        loose = config.node.rp_filter == "loose"
+        self._keeper = loopback.VipKeeper(netlink, config.vips, config.node.names, loose)
 
     def problems(self) -> list[str]:
         """Return why a VIP or a setting that something removed could not be put back."""
@@ -69,8 +72,9 @@ class OwnVips:
 
     async def _put(self) -> None:
         try:
-            await put_vips(self._netlink, self._config.vips, self._config.node.names)
+            await self._keeper.put()
         except AgentError:
             self._netlink.close()
             raise
+        await self._on_put()
         self.are_put = True

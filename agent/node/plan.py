@@ -12,7 +12,7 @@ inputs gives the same plans again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
 
@@ -21,6 +21,7 @@ from agent.announcing import routes
 from agent.announcing.decide import Decisions
 from agent.announcing.order import Order
 from agent.config.schema import Config
+from agent.forwarding.answer_path import PathFault
 from agent.membership import identity
 from agent.membership.conflict import Conflicts, Observed
 from agent.membership.digest import member_digest
@@ -80,6 +81,8 @@ class Inputs:
     """XDP is attached and the tables are written (always true where the data path is off by configuration)."""
     faults: tuple[str, ...] = ()
     """The problems that other modules found."""
+    path_faults: tuple[PathFault, ...] = ()
+    """What is wrong with this node's path to and from clients."""
     advertised: frozenset[str] = frozenset()
     """The prefixes that are in some peer's adj-rib-out, of a session that is up."""
 
@@ -204,7 +207,8 @@ def plan(node: ThisNode, inputs: Inputs, before: Memory, now: float, wall: float
     by_name = {s.name: own_share(s, condition) for s in config.services}
     shares = {keys[name]: share for name, share in by_name.items()}
     candidates = before.candidates.after(inputs.members, own_member(node, shares))
-    allowed = {vip: announcement(config, vip, condition, candidates.unserved) for vip in config.vips}
+    elsewhere = {vip for vip in condition.blocked if _served_elsewhere(config, vip, inputs.members)}
+    allowed = {vip: announcement(config, vip, condition, candidates.unserved, elsewhere) for vip in config.vips}
     decisions = before.decisions.after(allowed, inputs.orders, now, wall)
     wanted = {vip: a.method for vip, a in decisions.announcements.items() if a.wanted}
     announced = {keys[s.name] for s in config.services if s.vip in wanted}
@@ -216,6 +220,7 @@ def plan(node: ThisNode, inputs: Inputs, before: Memory, now: float, wall: float
     own = before.own.after(node, wanted)
     announced_once = before.announced_once | wanted.keys()
     memory = Memory(candidates, own, cluster, decisions, epoch_switch, announced_once, conflicts)
+    path_problems = [fault.line for fault in inputs.path_faults]
     # A switch of epochs has several steps: whether there is another, the next plan decides.
     stepped = now if epoch_switch != before.epoch_switch else float("inf")
     return Plan(
@@ -228,7 +233,7 @@ def plan(node: ThisNode, inputs: Inputs, before: Memory, now: float, wall: float
         shares=shares,
         published=_published(node, shares, inputs.advertised),
         desired=replace(own.routes, announcers=cluster.announcers),
-        problems=tuple(sorted({*cluster.problems, *conflicts.problems(now), *inputs.faults})),
+        problems=tuple(sorted({*cluster.problems, *conflicts.problems(now), *inputs.faults, *path_problems})),
         memory=memory,
         next_at=min(decisions.next_at(inputs.orders, now, wall), epoch_switch.next_at, conflicts.next_at(now), stepped),
     )
@@ -245,12 +250,21 @@ def condition_of(node: ThisNode, inputs: Inputs, before: Memory) -> Condition:
         operator.drained,
         operator.weights,
         node.next_hop6 is not None,
+        {vip: fault.cause for fault in inputs.path_faults if fault.blocks for vip in fault.vips},
     )
 
 
 def own_member(node: ThisNode, shares: Mapping[str, Share]) -> Member:
     """Return this node as a member; `shares` by service."""
     return Member(node.address, node.epochs, shares, False, 0.0, "this node", node.address6)
+
+
+def _served_elsewhere(config: Config, vip: Address, others: Iterable[Member]) -> bool:
+    """Return whether some node that answers this one announces a VIP and takes new flows for it. One whose own path is
+    lost takes none, so where all have lost it, all announce."""
+    keys = [service.key for service in config.services if service.vip == vip]
+    shares = (one.share(key) for one in others if not one.lost and one.silent_since is None for key in keys)
+    return any(share is not None and share.announced and share.effective > 0 for share in shares)
 
 
 def _published(node: ThisNode, shares: Mapping[str, Share], advertised: frozenset[str]) -> dict[str, Share]:

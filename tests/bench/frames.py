@@ -171,6 +171,7 @@ def _discarding(cluster: Cluster) -> Iterator[Callable[[], int]]:
             with inside_net(pid):
                 receiver = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            receiver.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # lab/discard.py has the port, too
             receiver.bind((VIP, DISCARD))
 
         def arrived() -> int:

@@ -239,12 +239,12 @@ def test_only_root_opens_the_control_socket(cluster: ClusterLab) -> None:
 
 def test_a_removed_vip_and_a_changed_setting_are_restored_at_once(cluster: ClusterLab) -> None:
     """By the kernel's notices; the agent looks only every 5 s by itself."""
-    setting = "net.ipv4.conf.eth1.arp_ignore"
+    settings = ["net.ipv4.conf.eth1.arp_ignore", "net.ipv4.conf.eth1.rp_filter"]
     for _ in range(3):
         cluster.lab.exec("b3", ["ip", "address", "del", f"{VIP}/32", "dev", "lo"])
-        cluster.lab.exec("b3", ["sysctl", "-w", f"{setting}=0"])
+        cluster.lab.exec("b3", ["sysctl", "-w", f"{settings[0]}=0", f"{settings[1]}=1"])
         wait_for(lambda: VIP in cluster.lab.exec("b3", ["ip", "address", "show", "lo"]).stdout, "the VIP on lo", 2)
-        wait_for(lambda: cluster.lab.exec("b3", ["sysctl", "-n", setting]).stdout == "1\n", "the setting", 2)
+        wait_for(lambda: cluster.lab.exec("b3", ["sysctl", "-n", *settings]).stdout == "1\n2\n", "the settings", 2)
 
 
 PROBE_WITHOUT_THE_VIP = f"""
@@ -303,6 +303,83 @@ def test_a_full_disk_does_not_stop_the_agent(cluster: ClusterLab) -> None:
         filler.unlink()
         cluster.lbctl("b3", "undrain")
     wait_for(lambda: "b3" in cluster.next_hops(), "b3 to be back")
+
+
+NOTICED_S = 10.0
+"""It takes 3 s at most on a machine at rest."""
+ROUTE = ["ip", "route", "replace", "default", "via", "10.0.0.1"]
+LOST_PATHS = {
+    "route": (["ip", "route", "del", "default"], "there is no route to clients in 0.0.0.0/0"),
+    "next hop": (
+        [*ROUTE[:-1], "10.0.0.99"],
+        "10.0.0.99 on eth1, the next hop to clients in 0.0.0.0/0, does not answer",
+    ),
+    "address": (
+        ["sh", "-c", "ip address del 10.0.0.13/24 dev eth1 && ip address add 10.0.0.33/24 dev eth1"],
+        "this node's address 10.0.0.13 is gone (eth1 has 10.0.0.33)",
+    ),
+}
+MEND = [
+    "sh",
+    "-c",
+    f"ip address del 10.0.0.33/24 dev eth1; ip address replace 10.0.0.13/24 dev eth1; {' '.join(ROUTE)}",
+]
+
+
+def path_problem(cluster: ClusterLab, node: str) -> str:
+    return "\n".join(line for line in cluster.status(node)["problems"] if "packets of 10.99.0.1 are lost" in line)
+
+
+def failing(cluster: ClusterLab, count: int) -> int:
+    """Return how many of so many new connections fail."""
+    failed = 0
+    for _ in range(count):
+        try:
+            cluster.connect(timeout_s=0.5).close()
+        except OSError:
+            failed += 1
+    return failed
+
+
+@pytest.mark.parametrize("lost", LOST_PATHS)
+def test_node_whose_path_to_clients_is_lost_takes_no_connections(cluster: ClusterLab, lost: str) -> None:
+    command, cause = LOST_PATHS[lost]
+    wait_for(lambda: cluster.next_hops() == set(FOUR) and cluster.tables_agree(), "b3 to be back")
+    cluster.lab.exec("b3", command)
+    try:
+        wait_for(lambda: cause in path_problem(cluster, "b3"), "the problem", NOTICED_S)
+        assert f"WARNING: {cause}" in cluster.lbctl("b3", "announce", "check", code=1)
+        wait_for(lambda: "b3" not in cluster.next_hops(), "b3 to leave the next hops", NOTICED_S)
+        wait_for(lambda: cluster.tables_agree(set(FOUR) - {"b3"}, set(FOUR) - {"b3"}), "b3 to take no connections")
+        assert failing(cluster, 40) == 0
+    finally:
+        cluster.lab.exec("b3", MEND)
+    wait_for(lambda: not path_problem(cluster, "b3"), "the problem's end", NOTICED_S)
+    wait_for(lambda: cluster.next_hops() == set(FOUR) and cluster.tables_agree(), "b3 to be back")
+
+
+def test_control_a_lost_route_that_no_agent_notices_loses_connections(cluster: ClusterLab) -> None:
+    cluster.kill("b3", "agent", signal.SIGSTOP)
+    try:
+        cluster.lab.exec("b3", LOST_PATHS["route"][0])
+        assert failing(cluster, 12) > 0
+    finally:
+        cluster.lab.exec("b3", ROUTE)
+        cluster.kill("b3", "agent", signal.SIGCONT)
+
+
+def test_vip_stays_announced_where_all_have_lost_their_path(cluster: ClusterLab) -> None:
+    for node in FOUR:
+        cluster.lab.exec(node, LOST_PATHS["route"][0])
+    try:
+        for node in FOUR:
+            wait_for(lambda node=node: path_problem(cluster, node), f"{node}'s problem", NOTICED_S)
+        wait_for(lambda: all(vip["wanted"] for node in FOUR for vip in cluster.status(node)["vips"]), "all to announce")
+        assert cluster.status("b3")["vips"][0]["why"] == "no member is healthy: failing open"
+    finally:
+        for node in FOUR:
+            cluster.lab.exec(node, ROUTE)
+    wait_for(lambda: cluster.next_hops() == set(FOUR) and cluster.tables_agree(), "all to be back")
 
 
 def test_detach_is_refused_while_the_agent_runs_and_off_removes_the_program(cluster: ClusterLab) -> None:

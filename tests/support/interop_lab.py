@@ -50,6 +50,7 @@ topology:
       exec:
         - sh -c "ip address add 10.0.0.$$NUMBER/24 dev eth1"
         - sh -c "ip -6 address add fd00::$$NUMBER/64 dev eth1 nodad"
+        - sh -c "ip route add default via 10.0.0.1 && ip -6 route add default via fd00::1"
         - mkdir -p /var/log/anylb
         - sh -c "python -m topology.traffic.server > /var/log/anylb/server.log 2>&1 &"
         - sh -c "python -m http.server --bind ::0 7001 > /var/log/anylb/server6.log 2>&1 &"

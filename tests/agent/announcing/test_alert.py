@@ -90,6 +90,11 @@ def test_alerts_of_relay_and_start() -> None:
     assert [alert.severity for alert in worst] == [CRITICAL, WARNING], "critical first"
 
 
+def test_problem_of_the_path_is_a_warning_though_all_is_announced() -> None:
+    text = "there is no route to clients"
+    assert alerts({FOUR: HEALTHY}, [ROW], None, None, (), (text,)) == [Alert(WARNING, text)]
+
+
 def test_alert_when_no_session_is_up_names_the_reasons() -> None:
     down = ["10.0.0.1 down for 7 s: connection refused (next try within 1 s)"]
     (alert,) = alerts({FOUR: HEALTHY}, [replace(ROW, session="down")], None, None, down)

@@ -2,6 +2,7 @@
 """The loop of a check: services with equal checks share one probe; each keeps its own health."""
 
 import asyncio
+import socket
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from support.service import check
 
 from agent.config.service import ServiceConfig
-from agent.health.check import checks
+from agent.health.check import checks, node_problems
 from agent.health.rise_fall import Health, initial_health
 
 
@@ -41,11 +42,13 @@ def test_equal_checks_of_one_target_are_one(services: list[ServiceConfig], loops
     assert len(made) == loops
 
 
-async def settle(services: list[ServiceConfig], healthy: list[str], expected: bool) -> tuple[dict[str, Health], int]:
+async def settle(
+    services: list[ServiceConfig], healthy: list[str], expected: bool, uplinks: list[str] | None = None
+) -> tuple[dict[str, Health], int]:
     """The services' health once all are as expected, and how many changes were reported on the way."""
     changes: list[None] = []
     health = initial_health([one.name for one in services], healthy, 0.0)
-    tasks = [asyncio.create_task(one) for one in checks(services, health, lambda: changes.append(None))]
+    tasks = [asyncio.create_task(one) for one in checks(services, health, lambda: changes.append(None), uplinks)]
     async with asyncio.timeout(60):
         while any(one.healthy is not expected for one in health.values()):
             await asyncio.sleep(0.01)
@@ -88,3 +91,35 @@ def test_the_disable_file_disables_all_that_share_it(tmp_path: Path) -> None:
     services = [service(name, disable_file=file) for name in "ab"]
     health, _ = asyncio.run(settle(services, ["a", "b"], expected=False))
     assert {one.why for one in health.values()} == {f"disabled: {file} exists"}
+
+
+@pytest.mark.parametrize(("bound", "good"), [("127.0.0.1", True), ("0.0.0.0", True), ("127.0.0.2", False)])  # noqa: S104
+def test_service_needs_a_listener_of_its_own_where_there_is_a_data_path(bound: str, good: bool) -> None:
+    """The check asks another port, so it succeeds."""
+    with socket.create_server(("127.0.0.1", 0)) as checked, socket.create_server((bound, 0)) as served:
+        port = served.getsockname()[1]
+        one = service("a", port=checked.getsockname()[1]).model_copy(update={"port": port})
+        health, _ = asyncio.run(settle([one], [] if good else ["a"], good, ["lo"]))
+        if not good:
+            assert health["a"].why == (
+                f"nothing in this network namespace listens on TCP 127.0.0.1:{port}: start the service; a container "
+                "needs the host's network (--network host), since a published port does not suffice"
+            )
+            assert node_problems(health) == [f"service a: {health['a'].why}"]
+            asyncio.run(settle([one], [], True))  # without a data path none is looked for
+        assert good != bool(node_problems(health))
+
+
+def test_any_port_needs_no_listener() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as checked:
+        one = service("a", port=checked.getsockname()[1]).model_copy(update={"port": "any"})
+        asyncio.run(settle([one], [], True, ["lo"]))
+
+
+def test_failure_of_the_service_itself_is_no_problem_of_the_node() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        one = service("a", port=bound.getsockname()[1])
+        health, _ = asyncio.run(settle([one], ["a"], False, ["lo"]))
+    assert "Connection refused" in health["a"].why
+    assert node_problems(health) == []

@@ -121,3 +121,30 @@ def test_default_egress(kernel: IPRoute) -> None:
     assert batch.default_egress([own6]) == {eth0}
     assert batch.default_egress([other, own6]) == {eth0, eth1}
     assert batch.default_egress([]) == set()
+
+
+def test_legs_name_the_gateways(kernel: IPRoute) -> None:
+    eth0, eth1 = if_nametoindex("eth0"), if_nametoindex("eth1")
+    own, world = ip_address("10.0.0.11"), ip_address("203.0.113.1")
+    one, other = ip_address("10.0.0.1"), ip_address("10.0.1.1")
+    assert batch.legs([(own, world), (own, one)]) == {(own, world): (), (own, one): ((eth0, None),)}
+    ip("route", "add", "default", "nexthop", "via", "10.0.0.1", "nexthop", "via", "10.0.1.1")
+    assert batch.legs([(own, world)]) == {(own, world): ((eth0, one), (eth1, other))}
+    assert batch.legs([(ip_address("10.9.9.9"), world)]) == {(ip_address("10.9.9.9"), world): ()}, "not an address here"
+    ip("link", "set", "eth1", "down")
+    assert batch.legs([(own, world)]) == {(own, world): ((eth0, one),)}
+    ip("route", "del", "default")
+    ip("-4", "route", "add", "default", "via", "inet6", "2001:db8::1", "dev", "eth0")
+    assert batch.legs([(own, world)]) == {(own, world): ((eth0, ip_address("2001:db8::1")),)}
+
+
+def test_addresses_are_those_that_pyroute2_reads(kernel: IPRoute) -> None:
+    many = [f"addr add 10.8.{n // 250}.{n % 250}/32 dev lo" for n in range(600)]
+    many += [f"addr add 2001:db8:8::{n:x}/128 dev lo" for n in range(1, 300)]
+    ip("link", "add", "tun9", "type", "veth", "peer", "name", "tun8")
+    many.append("addr add 10.7.0.1 peer 10.7.0.2 dev tun9")
+    subprocess.run(["ip", "-batch", "-"], input="\n".join(many), text=True, check=True)
+    found = batch.addresses()
+    dump = kernel.get_addr()
+    assert found == {(m["index"], ip_address(m.get("local") or m.get("address"))) for m in dump}
+    assert len(found) > 900, "more than one part of a dump"

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-from agent.netlink.link import Link, link_from
+from agent.netlink.interface_address import interface_address_from
+from agent.netlink.link import Link, link_from, receivers
 from agent.netlink.message import (
     RTM_GETROUTE,
     Message,
@@ -24,7 +25,7 @@ from agent.netlink.message import (
     pack_attribute,
 )
 from agent.netlink.neighbor import NeighborEntry, confirm_request, neighbor_from
-from agent.netlink.route import KernelRoute, destination_of, egress_of, route_from, route_request
+from agent.netlink.route import KernelRoute, destination_of, legs_of, route_from, route_request
 
 AF_INET, AF_INET6, AF_BRIDGE = 2, 10, 7
 UNICAST, LOCAL = 1, 2
@@ -61,6 +62,21 @@ def route_body(attrs: dict[str, Any], kind: int = UNICAST, family: int = AF_INET
 )
 def test_link(message: dict[str, Any], expected: Link) -> None:
     assert link_from(message) == expected
+
+
+def test_receivers_of_what_arrives_on_an_interface() -> None:
+    links = [
+        Link(1, "lo", b"", 65536),
+        Link(2, "eth1", MAC, 1500),
+        Link(3, "eth2", MAC, 1500, master=5),
+        Link(4, "eth1.7", MAC, 1500, lower=2, vlan=7),
+        Link(5, "bond0", MAC, 1500),
+        Link(6, "bond0.8", MAC, 1500, lower=5, vlan=8),
+        Link(7, "macvlan0", MAC, 1500, lower=2),
+    ]
+    assert receivers(links, "eth1") == {"eth1", "eth1.7"}
+    assert receivers(links, "eth2") == {"bond0", "bond0.8"}
+    assert receivers(links, "eth9") == set()
 
 
 @pytest.mark.parametrize(
@@ -102,14 +118,21 @@ def test_route(attrs: dict[str, Any], expected: KernelRoute | None) -> None:
 
 def test_a_local_route_leads_nowhere() -> None:
     assert route_from(NODE, route_body({"RTA_OIF": 1}, LOCAL)) is None
-    assert egress_of(route_body({"RTA_OIF": 1}, LOCAL)) == set()
+    assert legs_of(route_body({"RTA_OIF": 1}, LOCAL)) == ()
 
 
-def test_egress_is_that_of_all_next_hops() -> None:
-    legs = [{"oif": 2, "hops": 0, "attrs": [["RTA_GATEWAY", "10.0.0.1"]]}, {"oif": 3, "hops": 9}]
-    assert egress_of(route_body({"RTA_OIF": 2})) == {2}
-    assert egress_of(route_body({"RTA_MULTIPATH": legs})) == {2, 3}
-    assert egress_of(route_body({})) == set()
+def test_legs_are_all_next_hops_that_are_used() -> None:
+    hops = [
+        {"oif": 2, "hops": 0, "attrs": [["RTA_GATEWAY", "10.0.0.1"]]},
+        {"oif": 3, "hops": 9},
+        {"oif": 4, "flags": 1, "hops": 0, "attrs": [["RTA_GATEWAY", "10.0.0.1"]]},  # its interface is down
+        {"oif": 5, "hops": 0, "attrs": [["RTA_VIA", {"family": AF_INET6, "addr": "fe80::1"}]]},
+    ]
+    assert legs_of(route_body({"RTA_OIF": 2})) == ((2, None),)
+    assert legs_of(route_body({"RTA_OIF": 2, "RTA_GATEWAY": "10.0.0.1"})) == ((2, ROUTER),)
+    assert legs_of(route_body({"RTA_MULTIPATH": hops})) == ((2, ROUTER), (3, None), (5, ROUTER6))
+    assert legs_of(route_body({})) == ()
+    assert legs_of(route_body({}) + pack_attribute(30, bytes((7, 0, 0, 0)))) == ((0, None),), "RTA_NH_ID alone"
 
 
 def test_destination_of_a_route() -> None:
@@ -169,7 +192,7 @@ def test_no_bytes_raise(data: bytes) -> None:
         *(bytes((family, bits, 0, 0, 0, 0, 0, UNICAST)) + data for family in (2, 10) for bits in (0, 24, 255)),
     ]
     for one in bodies:
-        for parse in (neighbor_from, egress_of, destination_of, error_code, attributes):
+        for parse in (neighbor_from, legs_of, interface_address_from, destination_of, error_code, attributes):
             parse(one)
         route_from(NODE, one)
         list(messages(one))

@@ -9,7 +9,7 @@ import pytest
 from agent.config.file import parse
 from agent.config.schema import Config
 from agent.errors import AgentError
-from agent.model import Share, State
+from agent.model import Announcement, Share, State
 from agent.node.condition import Condition, announcement, effective_weight, own_share
 
 TEXT = """\
@@ -46,6 +46,8 @@ HEALTHY = Condition(forwarding=True, healthy=frozenset({"web", "alt"}))
         (replace(HEALTHY, drained=frozenset({"web"})), Share(50, 0, State.DRAINING)),
         (replace(HEALTHY, drained=frozenset({"alt"})), Share(50, 50, State.UP)),
         (replace(HEALTHY, drained=frozenset({"web"}), admin_state=State.LEFT), Share(50, 0, State.LEFT)),
+        (replace(HEALTHY, blocked={VIP: "no route"}), Share(50, 0, State.UP)),  # its answers would be lost
+        (replace(HEALTHY, blocked={IPv4Address("192.0.2.99"): "no route"}), Share(50, 50, State.UP)),
     ],
 )
 def test_own_share(condition: Condition, share: Share) -> None:
@@ -64,6 +66,15 @@ def test_ipv6_vip_needs_a_peer_that_carries_it_and_a_next_hop() -> None:
     assert why == "the node's interface has no IPv6 address to be the next hop"
     elsewhere = carried.replace("weight: 50", "announce: {next_hop: '2001:db8::c'}")
     assert announcement(parse(elsewhere, "lb.yml"), vip6, bare).wanted
+
+
+def test_vip_whose_path_is_lost_is_withdrawn_only_while_another_node_serves_it() -> None:
+    lost = replace(HEALTHY, blocked={VIP: "no route"}, announced_once=frozenset({VIP}))
+    assert announcement(config(), VIP, lost, elsewhere={VIP}) == Announcement(False, "no route", fault=True)
+    assert announcement(config(), VIP, lost).wanted, "the last announcer stays"
+    assert announcement(config(), VIP, HEALTHY, elsewhere={VIP}).wanted
+    drained = replace(lost, admin_state=State.DRAINING)
+    assert announcement(config(), VIP, drained, elsewhere={VIP}).why == "the node is draining"
 
 
 DRAINED = replace(HEALTHY, drained=frozenset({"web"}))

@@ -12,6 +12,7 @@ from support.plan_recording import INPUTS, PLANS, first_memory, load, summaries,
 
 from agent.announcing.order import Order, OrderKind
 from agent.config.file import parse
+from agent.forwarding.answer_path import PathFault
 from agent.membership.conflict import MIN_DURATION_S
 from agent.membership.received import SeenIdentity
 from agent.model import Member, Method, Share, State
@@ -98,6 +99,44 @@ def test_drain_withdraws_and_says_so() -> None:
     assert (vips(drained), announces(drained)) == (set(), False)
     assert drained.shares == dict.fromkeys(SERVICES, Share(50, 0, State.DRAINING, announced=False))
     assert drained.tables.up == {"web": False, "dns": False}
+
+
+def serving(n: int, effective: int = 50, announced: bool = True) -> Member:
+    return replace(member(n), shares=dict.fromkeys(SERVICES, Share(50, effective, State.UP, announced)))
+
+
+LOST = (PathFault("no route", "add it", (VIP,)),)
+
+
+@pytest.mark.parametrize(
+    ("other", "withdraws"),
+    [
+        (serving(12), True),
+        (serving(12, announced=False), False),
+        (serving(12, effective=0), False),  # where all have lost their path, all announce
+        (replace(serving(12), lost=True), False),
+        (replace(serving(12), silent_since=1.0), False),
+    ],
+)
+def test_vip_without_a_path_to_clients_is_left_to_a_node_that_serves_it(other: Member, withdraws: bool) -> None:
+    before = after(None, replace(GOOD, members=(other,)))
+    assert vips(before) == {"192.0.2.10/32", "192.0.2.11/32"}
+    lost = after(before, replace(GOOD, members=(other,), path_faults=LOST), 1.0)
+    assert vips(lost) == ({"192.0.2.11/32"} if withdraws else vips(before))
+    assert lost.problems == ("no route, so packets of 192.0.2.10 are lost: add it",)
+    assert (lost.shares[WEB].effective, lost.shares[DNS].effective) == (0, 50)
+    assert lost.tables.up == {"web": False, "dns": True}
+    assert lost.announcements[VIP].fault == withdraws
+    back = after(lost, replace(GOOD, members=(other,)), 2.0)
+    assert (VIP in [vip for vip, one in back.announcements.items() if one.wanted]) != withdraws, "held down"
+    assert vips(after(back, replace(GOOD, members=(other,)), 10.0)) == vips(before)
+
+
+def test_path_that_loses_some_packets_is_a_problem_and_withdraws_nothing() -> None:
+    some = (replace(LOST[0], blocks=False),)
+    made = after(None, replace(GOOD, members=(serving(12),), path_faults=some))
+    assert vips(made) == {"192.0.2.10/32", "192.0.2.11/32"}
+    assert made.problems == ("no route, so some packets of 192.0.2.10 are lost: add it",)
 
 
 def test_others_are_told_that_a_vip_is_announced_once_a_router_has_it() -> None:
