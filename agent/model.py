@@ -136,6 +136,29 @@ class Flow:
 
 
 @dataclass(frozen=True, slots=True)
+class Listener:
+    """A TCP socket of this node that listens."""
+
+    address: Address
+    port: int
+    ifindex: int
+    """The interface that it is bound to; 0: any."""
+    cookie: int
+    """The kernel's number for the socket (SO_COOKIE), which no other socket gets on this boot."""
+    inode: int
+    """As in /proc/PID/fd."""
+    only6: bool = False
+    """Whether it takes no IPv4 (IPV6_V6ONLY)."""
+
+    def takes(self, vip: Address) -> bool:
+        """Return whether connections to a VIP may be its."""
+        if self.address == vip:
+            return True
+        same = self.address.version == vip.version
+        return self.address.is_unspecified and (same or (self.address.version == 6 and not self.only6))
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A member of one service as the table builder needs it."""
 

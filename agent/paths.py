@@ -34,6 +34,16 @@ class Paths:
         return self.run / "state.json"
 
     @property
+    def instances(self) -> Path:
+        """What an agent leaves for the next one about the instances of services (instances/record.py)."""
+        return self.run / "instances.json"
+
+    @property
+    def instance_pins(self) -> Path:
+        """The pins of the choice among instances. It is no part of the data path: it stays when that is detached."""
+        return self.pins.with_name(f"{self.pins.name}_instances")
+
+    @property
     def members(self) -> Path:
         """The members that an agent knew (member_file.py)."""
         return self.run / "members.json"

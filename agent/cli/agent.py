@@ -64,7 +64,7 @@ def reload(socket: Path, output: str) -> None:
 def detach() -> None:
     """Remove XDP program and tables from this node.
 
-    The agent must be stopped. Connections that this node forwards break.
+    The agent must be stopped. Connections that this node forwards break. The kernel chooses among instances again.
     """
     from agent.daemon.start import detach as detach_node
     from agent.paths import Paths

@@ -74,6 +74,7 @@ def print_status(response: Response) -> None:
         vips.add_row(vip["vip"], shown, vip["why"])
     console.print(vips, "")
     console.print(_services(response["services"]), "")
+    _print_instances(console, response["services"])
     console.print(_members(response["members"]))
     _print_agreement(console, response["membership"])
     for problem in response["problems"]:
@@ -127,6 +128,40 @@ def _services(services: list[dict[str, Any]]) -> Table:
             service["digest"],
         )
     return table
+
+
+def _print_instances(console: Console, services: list[dict[str, Any]]) -> None:
+    """Print a line for each service that has instances."""
+    lines = [
+        f"{service['name']}: {service['instances']['policy']}: "
+        + (", ".join(f"{i['name']} {_instance_state(i)}" for i in service["instances"]["instances"]) or "no instance")
+        for service in services
+        if service["instances"]
+    ]
+    console.print(*lines, *([""] if lines else []), sep="\n", end="")
+
+
+def _instance_state(one: dict[str, Any]) -> str:
+    colors = {"active": "green", "draining": "yellow", "not listening": "red"}
+    color = colors.get(one["state"])
+    return f"[{color}]{one['state']}[/]" if color else str(one["state"])
+
+
+@_printer
+def print_instances(response: Response) -> None:
+    """Print the instances of some services."""
+    table = _table("service", "policy", "instance", "state", "weight", "listeners", "pid", "")
+    for service in response["services"]:
+        for one in service["instances"]:
+            notes = ["added by hand"] if one["added"] else []
+            notes += ["preferred"] if one["name"] == service["preferred"] else []
+            table.add_row(
+                service["name"], service["policy"], one["name"], _instance_state(one), str(one["weight"]),
+                str(one["listeners"]), str(one["pid"]), ", ".join(notes),
+            )  # fmt: skip
+        if not service["instances"]:
+            table.add_row(service["name"], service["policy"], "[yellow]none found[/]")
+    Console(highlight=False).print(table)
 
 
 def _members(members: list[dict[str, Any]]) -> Table:

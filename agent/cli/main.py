@@ -38,6 +38,7 @@ COMMANDS = {
     "backend": "backend",  # list | drain | undrain | weight
     "announce": "announce",  # status | watch | check | up | down | drain | undrain | config
     "deny": "deny",  # list | add | del
+    "instance": "instance",  # list | switch | drain | undrain | weight | add | remove
     # the services and their configuration
     "config": "config",  # check
     "key": "key",  # new | rotate | promote | forget [FILE]

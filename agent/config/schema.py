@@ -186,6 +186,7 @@ class Config(Section):
             if self.bgp.allow and not any(service.vip in allowed for allowed in self.bgp.allow):
                 raise fault(f"services[{i}].vip", f"{service.vip} is in no prefix of bgp.allow")
             self._check_announce(i, service)
+            self._check_instances(i, service)
         self._check_tags()
         self._check_static()
         if self.node.address6 and not any(self.node.address6 in allowed for allowed in self.members.allow):
@@ -204,6 +205,15 @@ class Config(Section):
             if community[0] == self.cluster:
                 where = f"services[{i}].announce.large_communities[{k}]"
                 raise fault(where, "starts with the cluster's number, reserved for identities")
+
+    def _check_instances(self, i: int, service: ServiceConfig) -> None:
+        """Check that a port has one setting: a server that listens on all addresses serves all VIPs."""
+        if service.instances is None:
+            return
+        for j, other in enumerate(self.services[:i]):
+            if other.port == service.port and other.instances not in (None, service.instances):
+                differs = f"differs from that of services[{j}], which has the same port"
+                raise fault(f"services[{i}].instances", differs, other=f"services[{j}].instances")
 
     def _check_tags(self) -> None:
         """Check that no two nodes can have the same tag: identities and markers name a node by it."""

@@ -14,6 +14,7 @@ from agent.address import Address
 from agent.config.bgp import AnnounceConfig
 from agent.config.fields import AnyAddress, PortOrAny, Section, Weight, fault, is_unicast
 from agent.config.health import ExecCheckConfig, HealthConfig, TcpCheckConfig
+from agent.config.instances import InstancesConfig
 from agent.model import service_key
 from bpf.layout.service import Affinity
 
@@ -27,7 +28,8 @@ class ServiceConfig(Section):
     addresses (2-tuple). `forward`: how a packet reaches its owner. `hash`: how owners are chosen. `when_no_member`:
     whether packets are passed to this node's kernel or dropped while no member takes them. `when_unhealthy`: when no
     member is healthy, either all that are up take new connections as if they were healthy (fail_open), or every node
-    withdraws the VIP so that another site can take over (withdraw).
+    withdraws the VIP so that another site can take over (withdraw). `instances`: how connections are divided among
+    several server processes of this node; without it the kernel divides them.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -42,12 +44,15 @@ class ServiceConfig(Section):
     when_unhealthy: Literal["fail_open", "withdraw"] = "fail_open"
     health: HealthConfig = TcpCheckConfig()
     announce: AnnounceConfig | None = None
+    instances: InstancesConfig | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.vip.is_link_local or not is_unicast(self.vip):
             raise fault("vip", f"{self.vip} cannot be a virtual IP; give a unicast address")
         self._check_health_port()
+        if self.instances and (self.protocol != "tcp" or self.port == "any"):
+            raise fault("instances", "is for services of protocol tcp with one port")
         hop = self.announce.next_hop if self.announce else None
         if hop is not None and (hop.version != self.vip.version or hop == self.vip):
             raise fault("announce.next_hop", f"{hop} cannot be the next hop of {self.vip}")

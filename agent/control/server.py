@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from agent.control import announce, backend, connections, deny, explain, explain_live
+from agent.control import announce, backend, connections, deny, explain, explain_live, instance
 from agent.control.http_server import HttpServer, Request, Response, Routes, json_response
 from agent.control.status import NodeState, status
 from agent.errors import AgentError, LastAnnouncerError
@@ -58,6 +58,7 @@ def _routes(agent: Agent, reload: Reload) -> Routes:
             request.query,
         ),
         **deny.routes(agent.deny_list),
+        **instance.routes(agent.instances),
     }
 
 
@@ -78,6 +79,7 @@ def _state(agent: Agent) -> NodeState:
         forwarder=agent.forwarder,
         relay=agent.announcer.relay,
         held=agent.connections.held,
+        instances=agent.instances,
     )
 
 

@@ -18,6 +18,7 @@ from agent.control.connections import total
 from agent.control.membership_status import echo_status, membership_status
 from agent.forwarding.map_writer import key_of
 from agent.health.rise_fall import Health
+from agent.instances.keeper import InstanceKeeper
 from agent.model import Announcement, Member, Share, State
 from agent.node.candidates import candidates, takers
 from agent.node.forwarder import Forwarder
@@ -50,6 +51,7 @@ class NodeState:
     relay: RelayClient
     held: Held | None
     """The last count of the connections; None before the first."""
+    instances: InstanceKeeper
 
     @property
     def config(self) -> Config:
@@ -161,6 +163,7 @@ def _service(state: NodeState, service: ServiceConfig, counters: dict[int, dict[
         "mss": state.forwarder.egress_filter.limits.get(key_of(service)) if state.forwarder else None,
         "counters": counters.get(map_writer.slot(service.name), {}) if map_writer else {},
         "when_unhealthy": service.when_unhealthy,
+        "instances": state.instances.status(service.name),
         "taken": bool(takers(found)),
         "members": [
             {"address": str(c.address), "state": c.state, "weight": c.weight, "effective": c.effective} for c in found

@@ -51,8 +51,11 @@ def start(load: Callable[[], Config], paths: Paths) -> None:
 
 def detach(paths: Paths) -> bool:
     """Remove programs, maps and attachments from this node; True if there were any. AgentError while an agent runs."""
+    from agent.instances.group import release_groups
+
     with only_agent(paths.lock):
-        return _remove_datapath(paths)
+        released = release_groups(paths.instance_pins)
+        return _remove_datapath(paths) or released
 
 
 def _remove_datapath(paths: Paths) -> bool:

@@ -28,6 +28,7 @@ from agent.forwarding.answer_monitor import AnswerMonitor
 from agent.forwarding.deny_list import DenyList
 from agent.health.check import checks, node_problems
 from agent.health.rise_fall import initial_health
+from agent.instances.keeper import InstanceKeeper, InstancePaths
 from agent.membership import foreign_routes
 from agent.membership.agreement import Digests
 from agent.membership.obstacle import bounded
@@ -95,6 +96,8 @@ class Agent:
         self.connections = ConnectionMonitor(config.services, self.epochs, self._wake.set)
         self.tracer = Tracer(interface.address, self.membership.notify_one, self._trace_here)
         self.membership.on_notice = self.tracer.receive
+        instance_paths = InstancePaths(paths.instance_pins, paths.instances, paths.programs)
+        self.instances = InstanceKeeper(config, instance_paths, self._wake.set)
         self.plan: Plan | None = None
         """The last one; None until the membership is known."""
         self._planned_from: Inputs | None = None
@@ -175,7 +178,7 @@ class Agent:
         leaks = foreign_routes.problems(self.announcer.relay.snapshot)
         of_forwarder = forwarder.problems() if forwarder else ()
         uncounted = (self.connections.fault,) if self.connections.fault else ()
-        own = (*self.vips.problems(), *node_problems(self.health), *of_forwarder, *uncounted)
+        own = (*self.vips.problems(), *node_problems(self.health), *of_forwarder, *uncounted, *self.instances.problems)
         return Inputs(
             members=membership.view.members,
             seen=membership.received.seen,
@@ -308,6 +311,7 @@ class Agent:
             self.vips.retire(lambda vips: self.plan is not None and self.announcer.withdrawn(vips)),
             self._replace_lost_data_path(reload),
             *checks(self.config.services, self.health, self._wake.set, uplinks),
+            self.instances.run(),
             *(self.forwarder.tasks() if self.forwarder else ()),
         ]
         async with asyncio.TaskGroup() as tasks:

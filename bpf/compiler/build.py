@@ -13,7 +13,7 @@ from typing import Final
 
 from bpf.compiler.program import Program
 from bpf.compiler.program_cache import ProgramCache
-from bpf.compiler.source import SOURCES, Options, program_name
+from bpf.compiler.source import SOURCES, Options, build_name, program_name
 from bpf.errors import BpfError
 from bpf.kernel.pin import pin_object
 
@@ -42,7 +42,7 @@ def build_programs(
     missing: dict[Path, Options] = {}
     cache = ProgramCache(cache_dir) if cache_dir else None
     for path, options in wanted.items():
-        cached = cache.get(program_name(options)) if cache else None
+        cached = cache.get(build_name(options)) if cache else None
         try:
             if cached is None:
                 missing[path] = options
@@ -60,7 +60,7 @@ def build_programs(
             errors[path] = error
         else:
             if cache:
-                cache.put(program)
+                cache.put(build_name(wanted[path]), program)
     return errors
 
 
@@ -100,6 +100,8 @@ def _run_child(maps: Path, options: Options, flags: list[str]) -> Program | BpfE
         "kind": options.kind,
         "name": program_name(options),
         "tails": options.tails,
+        "pins": options.pins,
+        "by_fd": options.by_fd,
         "flags": [f"-DPINS={json.dumps(str(maps))}", *options.defines(), *flags],
     }
     try:

@@ -15,8 +15,7 @@ from bpf.compiler.program import Program, map_fds
 from bpf.compiler.source import KERNEL_HEADERS, source
 from bpf.kernel import bpf_map
 from bpf.kernel.pin import open_pin
-from bpf.layout.limits import ROWS_MIN
-from bpf.layout.map_spec import TAIL_CALLS, map_specs
+from bpf.layout.map_spec import TAIL_CALLS
 
 
 def compile_job(job: dict[str, Any]) -> dict[str, Any]:
@@ -29,12 +28,13 @@ def compile_job(job: dict[str, Any]) -> dict[str, Any]:
             "error": f"BCC is missing ({error}): apt install python3-bpfcc, and make the virtual environment with "
             "/usr/bin/python3 -m venv --system-site-packages"
         }
+    pins = {name: open_pin(Path(job["maps"]) / name) for name in job["pins"]}
+    by_fd = [f"-D{name.upper()}={pins[name]}" for name in job["by_fd"]]
     # BPF() raises a bare Exception for every failure; the reason is on stderr.
     try:
-        module = BPF(text=source(job["main"]), cflags=[f"-DPROGRAM={job['name']}", *job["flags"]])
+        module = BPF(text=source(job["main"]), cflags=[f"-DPROGRAM={job['name']}", *by_fd, *job["flags"]])
     except Exception:
         return {"error": f"the {job['kind']} program does not compile"}
-    pins = {spec.name: open_pin(Path(job["maps"]) / spec.name) for spec in map_specs(ROWS_MIN)}
     names = {bpf_map.map_id(fd): name for name, fd in pins.items() if fd is not None}
     if job["tails"]:
         names[bpf_map.map_id(module[TAIL_CALLS.name].map_fd)] = TAIL_CALLS.name

@@ -42,7 +42,9 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Program:
-    """`kind` is "XDP" or "tc". The kernel loads `code` once each `maps[at]`'s descriptor is written at offset `at`.
+    """The kernel loads `code` once each `maps[at]`'s descriptor is written at offset `at`.
+
+    `kind` is "XDP", "tc" or "sk_reuseport".
 
     Its tail calls lead to `tails`, which it shares a map of its own with (TAIL_CALLS): never to another build's.
     """

@@ -28,26 +28,26 @@ class ProgramCache:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def get(self, name: str) -> Program | None:
-        """Return the program of that name; None if it is missing."""
+    def get(self, build: str) -> Program | None:
+        """Return the program of a build, by its name (source.py); None if it is missing."""
         try:
-            descriptor = os.open(self._path(name), os.O_RDONLY | os.O_NOFOLLOW)
+            descriptor = os.open(self._path(build), os.O_RDONLY | os.O_NOFOLLOW)
             with open(descriptor, encoding="ascii") as file:
                 if not _is_private(self._folder.stat()) or not _is_private(os.fstat(descriptor)):
                     return None
                 checksum, text = file.read().split("\n", 1)
             if hashlib.sha256(text.encode()).hexdigest() != checksum:
                 return None
-            program = Program.from_json(json.loads(text))
+            content = json.loads(text)
+            return Program.from_json(content["program"]) if content["build"] == build else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return program if program.name == name else None
 
-    def put(self, program: Program) -> None:
-        """Store a program, and remove the oldest ones beyond the capacity. Failing costs time only, so it is silent."""
+    def put(self, build: str, program: Program) -> None:
+        """Store a build's program, and remove the oldest beyond the capacity. A failure costs time only."""
         with contextlib.suppress(OSError):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path, text = self._path(program.name), json.dumps(program.to_json())
+            path, text = self._path(build), json.dumps({"build": build, "program": program.to_json()})
             # A lab's nodes share the folder, and have the same process ids.
             aside = path.with_suffix(f".{secrets.token_hex(4)}")
             with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
@@ -57,8 +57,8 @@ class ProgramCache:
             for old in files[:-_CAPACITY]:
                 old.unlink()
 
-    def _path(self, name: str) -> Path:
-        return self._folder / f"{name}_{os.uname().release}.json"
+    def _path(self, build: str) -> Path:
+        return self._folder / f"{build}_{os.uname().release}.json"
 
 
 def _is_private(file: os.stat_result) -> bool:

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
 
+from bpf.layout import instance
 from bpf.layout.c_assertion import assertions
+from bpf.layout.limits import ROWS_MIN
+from bpf.layout.map_spec import map_specs
 
 SOURCES: Final = Path(__file__).resolve().parents[1] / "src"
 KERNEL_HEADERS: Final = SOURCES / "kheaders"
+_PACKET_MAPS: Final = tuple(spec.name for spec in map_specs(ROWS_MIN))
 _INCLUDE: Final = re.compile(r'^#include "(\w+\.h)"$', re.MULTILINE)
 
 
@@ -31,6 +35,10 @@ class LbOptions:
     prefix: ClassVar[str] = "lb"
     tails: ClassVar[tuple[str, ...]] = ("general", "collector")
     """The programs of the same source to which tail calls lead, in the order of lb.h."""
+    pins: ClassVar[tuple[str, ...]] = _PACKET_MAPS
+    """The pins of the maps that it may use."""
+    by_fd: ClassVar[tuple[str, ...]] = ()
+    """Those of them of a kind that BCC has no declaration for: the source gets their descriptors, as NAME."""
 
     def defines(self) -> list[str]:
         """Return the compiler's arguments."""
@@ -46,17 +54,35 @@ class EgressOptions:
     kind: ClassVar[str] = "tc"
     prefix: ClassVar[str] = "egress"
     tails: ClassVar[tuple[str, ...]] = ()
+    pins: ClassVar[tuple[str, ...]] = _PACKET_MAPS
+    by_fd: ClassVar[tuple[str, ...]] = ()
 
     def defines(self) -> list[str]:
         """Return the compiler's arguments."""
         return []
 
 
-Options = LbOptions | EgressOptions
+@dataclass(frozen=True)
+class InstanceOptions:
+    """The program that chooses among a service's instances has no options; each group of listeners has its maps."""
+
+    main: ClassVar[str] = "instance.c"
+    kind: ClassVar[str] = "sk_reuseport"
+    prefix: ClassVar[str] = "hot_standby"
+    tails: ClassVar[tuple[str, ...]] = ()
+    pins: ClassVar[tuple[str, ...]] = (instance.LISTENERS.name, instance.CHOICES.name)
+    by_fd: ClassVar[tuple[str, ...]] = (instance.LISTENERS.name,)
+
+    def defines(self) -> list[str]:
+        """Return the compiler's arguments."""
+        return [f"-DCELLS={instance.CELLS}", f"-DPLACES={instance.PLACES}"]
+
+
+Options = LbOptions | EgressOptions | InstanceOptions
 
 
 def source(main: str = "lb.c") -> str:
-    """Return lb.c, or egress.c, with our own headers in place of their #include lines, and the C assertions.
+    """Return a program's main file with our own headers in place of their #include lines, and the C assertions on them.
 
     BCC rewrites map lookups only in the main text: with a lookup in a header, the compiled program would not load.
     `#line` keeps the file and line of compile errors right.
@@ -76,7 +102,8 @@ def source(main: str = "lb.c") -> str:
 
         return f'#line 1 "{name}"\n' + _INCLUDE.sub(header, text)
 
-    return join(main) + "\n" + assertions()
+    text = join(main)
+    return text + "\n" + (assertions() if "lb.h" in included else "")
 
 
 def source_digest(options: Options) -> str:
@@ -87,6 +114,11 @@ def source_digest(options: Options) -> str:
     return content.hexdigest()[:12]
 
 
+def build_name(options: Options) -> str:
+    """Return the name of a build on disk: the program's and the digest."""
+    return f"{options.prefix}_{source_digest(options)}"
+
+
 def program_name(options: Options) -> str:
-    """Return the name that the kernel shows: `lb_` or `egress_` and the digest, cut to 15 characters."""
-    return f"{options.prefix}_{source_digest(options)}"[:15]
+    """Return the name that the kernel shows: `hot_standby`; `lb_` or `egress_` and the digest, cut to 15 characters."""
+    return options.prefix if isinstance(options, InstanceOptions) else build_name(options)[:15]

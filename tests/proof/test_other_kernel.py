@@ -21,7 +21,8 @@ import pytest
 
 from bpf.compiler.build import compile_programs
 from bpf.compiler.program import Program
-from bpf.compiler.source import EgressOptions, LbOptions
+from bpf.compiler.source import EgressOptions, InstanceOptions, LbOptions
+from bpf.maps.instance_maps import InstanceMaps
 from bpf.maps.maps import Maps
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +36,7 @@ CHOICES = {
     "ipv4": LbOptions(ROWS, ipv6=False),
     "ipv6": LbOptions(ROWS),
     "egress": EgressOptions(),
+    "instance": InstanceOptions(),
 }
 
 INIT = """#!/usr/bin/python3.11 -Ss
@@ -47,9 +49,10 @@ try:
     from bpf.compiler.program import Program
     from bpf.kernel.bpf_map import create_map
     from bpf.kernel.program import program_info
+    from bpf.layout.instance import CHOICES, LISTENERS
     from bpf.layout.map_spec import TAIL_CALLS, map_specs
 
-    made = {spec.name: create_map(spec) for spec in map_specs(ROWS)}
+    made = {spec.name: create_map(spec) for spec in (*map_specs(ROWS), CHOICES, LISTENERS)}
     whole = Program.from_json(json.load(open("/program.json")))
     made["programs"] = create_map(TAIL_CALLS)
     for program in (whole, *whole.tails):
@@ -79,7 +82,7 @@ def libraries(*binaries: Path) -> set[Path]:
 def modules() -> set[Path]:
     """Return the files of the standard library that the guest needs, from Debian's Python."""
     code = (
-        "import bpf.compiler.program, bpf.kernel.bpf_map, bpf.kernel.program, bpf.layout.map_spec\n"
+        "import bpf.compiler.program, bpf.kernel.bpf_map, bpf.kernel.program, bpf.layout.instance\n"
         "import ctypes, encodings.utf_8, encodings.latin_1, json, os, sys\n"
         "print(*(m.__file__ for m in sys.modules.values() if getattr(m, '__file__', None)), sep='\\n')"
     )
@@ -114,12 +117,13 @@ def pack_guest(folder: Path, program: Path) -> Path:
 
 @pytest.mark.vm
 @pytest.mark.skipif(needs() is not None, reason=f"missing: {needs()}")
-@pytest.mark.parametrize("which", ["ipv4", "ipv6", "egress"])
+@pytest.mark.parametrize("which", list(CHOICES))
 def test_programs_load_on_debian_12_kernel(proof_bpffs: Path, tmp_path: Path, which: str) -> None:
     maps = proof_bpffs / "vm"
     maps.mkdir()
     try:
         Maps.open(maps, ROWS).close()
+        InstanceMaps.open(maps).close()
         (program,) = compile_programs(maps, [CHOICES[which]])
         assert isinstance(program, Program), program
         (tmp_path / "program.json").write_text(json.dumps(program.to_json()))
@@ -137,5 +141,5 @@ def test_programs_load_on_debian_12_kernel(proof_bpffs: Path, tmp_path: Path, wh
     print(output)
     steps = re.findall(r"LOADED \S+ on 6\.1\.\S+ after (\d+) steps", output)
     assert "DONE" in output, output[-3000:]
-    assert len(steps) == (1 if which == "egress" else 2)
+    assert len(steps) == (3 if which.startswith("ipv") else 1), "with what tail calls lead to"
     assert max(map(int, steps)) <= STEPS_MAX

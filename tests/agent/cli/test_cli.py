@@ -53,6 +53,13 @@ def lbctl(*arguments: str, code: int = 0) -> tuple[str, str]:
         ["deny", "list"],
         ["deny", "add", "192.0.2.0/24"],
         ["deny", "del", "2001:db8::/32"],
+        ["instance", "list"],
+        ["instance", "switch", "web@1.service"],
+        ["instance", "drain", "blue", "--service", "web"],
+        ["instance", "undrain", "blue"],
+        ["instance", "weight", "blue", "50"],
+        ["instance", "add", "--pid", "7", "--name", "blue"],
+        ["instance", "remove", "blue"],
     ],
 )
 @pytest.mark.parametrize("output", ["text", "json"])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent.cli.display import MAX_ADDRESSES, print_denied, print_status
+from agent.cli.display import MAX_ADDRESSES, print_denied, print_instances, print_status
 
 
 @pytest.mark.parametrize("text", ["see [/var/log]", "[/42]", "swap [disk]", "[fd00::1]:443", "[red]no[/]"])
@@ -93,3 +93,14 @@ def test_status_shows_whom_only_some_hear(printed: Any) -> None:
     assert last(many[:2], ["10.0.0.11"]) == "10.0.0.13, 10.0.0.14 do not hear 10.0.0.12; 10.0.0.11 does"
     assert last(["10.0.0.11"], many).endswith(f"; {', '.join(many[:MAX_ADDRESSES])} and 3 more do")
     assert "agree" in last(many, []), "nobody hears it: its own row shows that it is silent"
+
+
+def test_instances(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    one = {"name": "web@1", "state": "standby", "weight": 0, "listeners": 2, "pid": 7, "processes": 1, "added": True}
+    web = {"name": "web", "policy": "standby", "preferred": "web@1", "instances": [one]}
+    print_instances({"services": [web, {"name": "db", "policy": "spread", "preferred": None, "instances": []}]})
+    header, *rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert header == ["service", "policy", "instance", "state", "weight", "listeners", "pid"]
+    assert rows[0] == ["web", "standby", "web@1", "standby", "0", "2", "7", "added", "by", "hand,", "preferred"]
+    assert rows[1] == ["db", "spread", "none", "found"]

@@ -16,7 +16,7 @@ from bpf.compiler import build as compiler
 from bpf.compiler.build import build_program, tail_calls_pin
 from bpf.compiler.program import Program
 from bpf.compiler.program_cache import ProgramCache
-from bpf.compiler.source import EgressOptions, LbOptions, Options, program_name
+from bpf.compiler.source import EgressOptions, LbOptions, Options, build_name, program_name
 from bpf.errors import BpfError
 from bpf.kernel import bpf_map
 from bpf.kernel.libbpf import library
@@ -210,15 +210,15 @@ def test_cached_program_that_is_damaged_or_not_private_is_compiled_again(
     maps: Path, tmp_path: Path, spoilt: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options, cache_dir = EgressOptions(), tmp_path / "cache"  # the one that is soon compiled and loaded
-    name, calls = program_name(options), []
-    if (intact := ProgramCache(PROGRAMS).get(name)) is None:
+    build, calls = build_name(options), []
+    if (intact := ProgramCache(PROGRAMS).get(build)) is None:
         build_program(maps, maps / "intact", options, cache_dir=PROGRAMS)
-        intact = ProgramCache(PROGRAMS).get(name)
+        intact = ProgramCache(PROGRAMS).get(build)
     monkeypatch.setattr(compiler, "compile_programs", lambda *arguments: calls.append(arguments) or [intact])
     cache = ProgramCache(cache_dir)
     # A program that returns 0, and one that the verifier refuses: it returns what it never set.
     code = EXIT if spoilt == "refused by the kernel" else bytes.fromhex("b700000000000000") + EXIT
-    cache.put(Program("tc", name, code, {}))
+    cache.put(build, Program("tc", program_name(options), code, {}))
     (file,) = cache_dir.iterdir()
     match spoilt:
         case "cut":
@@ -232,7 +232,7 @@ def test_cached_program_that_is_damaged_or_not_private_is_compiled_again(
         case "a link":
             file.rename(tmp_path / "elsewhere")
             file.symlink_to(tmp_path / "elsewhere")
-    assert (cache.get(name) is None) == (spoilt != "refused by the kernel")
+    assert (cache.get(build) is None) == (spoilt != "refused by the kernel")
     build_program(maps, maps / "program", options, cache_dir=cache_dir)
     assert len(calls) == 1
     assert info(maps / "program").verified_insns > 100

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests about the instances of a service on this node.
+
+GET    /instances          of all services that have the setting
+POST   /instances/switch   ?name=
+POST   /instances/drain    ?name=    /instances/undrain likewise
+POST   /instances/weight   ?name=&weight=
+POST   /instances/add      ?pid=&name=
+POST   /instances/remove   ?name=
+
+All but the first: &service=NAME, which only a node with several such services requires.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from agent.control.http_server import Request, Response, Routes, json_response
+from agent.errors import AgentError
+from agent.instances.keeper import InstanceKeeper
+
+_Change = Callable[[InstanceKeeper, str | None, Mapping[str, str]], Awaitable[str]]
+
+_CHANGES: dict[str, _Change] = {
+    "switch": lambda keeper, service, query: keeper.switch(service, _name(query)),
+    "drain": lambda keeper, service, query: keeper.drain(service, _name(query), True),
+    "undrain": lambda keeper, service, query: keeper.drain(service, _name(query), False),
+    "weight": lambda keeper, service, query: keeper.weight(service, _name(query), _number(query, "weight")),
+    "add": lambda keeper, service, query: keeper.add(service, _number(query, "pid"), query.get("name")),
+    "remove": lambda keeper, service, query: keeper.remove(service, _name(query)),
+}
+"""Each returns the name of the service."""
+
+
+def routes(keeper: InstanceKeeper) -> Routes:
+    """Return the handlers by method and path."""
+
+    def handler(change: _Change) -> Callable[[Request], Awaitable[Response]]:
+        async def handle(request: Request) -> Response:
+            service = await change(keeper, request.query.get("service"), request.query)
+            return json_response({"ok": True, "services": [_service(keeper, service)]})
+
+        return handle
+
+    return {
+        ("GET", "/instances"): lambda _: json_response(
+            {"services": [_service(keeper, service) for service in keeper.services]}
+        ),
+        **{("POST", f"/instances/{name}"): handler(change) for name, change in _CHANGES.items()},
+    }
+
+
+def _service(keeper: InstanceKeeper, name: str) -> dict[str, Any]:
+    return {"name": name, **(keeper.status(name) or {})}
+
+
+def _name(query: Mapping[str, str]) -> str:
+    if not query.get("name"):
+        raise AgentError("name: is missing; give the name of an instance")
+    return query["name"]
+
+
+def _number(query: Mapping[str, str], field: str) -> int:
+    text = query.get(field, "")
+    if not (text.isascii() and text.isdigit()):
+        raise AgentError(f"{field}: '{text}' is not a number")
+    return int(text)

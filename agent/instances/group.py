@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The listeners of one address and port: taken up into the program's map, and removed from it. I/O only.
+
+A listener is copied from its process, and the copy is closed again before anything else happens: an open copy would
+keep a dead server's port open. The kernel removes a closed listener from the map by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Collection, Sequence
+from ipaddress import ip_address
+from pathlib import Path
+from typing import NamedTuple
+
+from agent.address import Address, endpoint
+from agent.errors import AgentError
+from agent.instances.processes import PROC, copy_socket, sockets
+from agent.model import Listener
+from agent.netlink.listener import listeners
+from bpf.attach.instance_group import InstanceGroup, detach
+from bpf.errors import BpfError
+from bpf.layout.instance import CELLS, SLOTS
+
+
+class GroupKey(NamedTuple):
+    """What the listeners of a group have in common. `ifindex`: the interface that they are bound to, or 0."""
+
+    port: int
+    address: Address
+    ifindex: int
+
+    @classmethod
+    def of(cls, listener: Listener) -> GroupKey:
+        """Return the key of a listener's group."""
+        return cls(listener.port, listener.address, listener.ifindex)
+
+    @property
+    def folder(self) -> str:
+        """The name of its pins' folder; bpffs has no dots in names."""
+        return f"{self.port}_{self.address.packed.hex()}_{self.ifindex}"
+
+    @classmethod
+    def of_folder(cls, name: str) -> GroupKey:
+        """Return the key of a pins' folder. Raises ValueError if it is none."""
+        port, address, ifindex = name.split("_")
+        return cls(int(port), ip_address(bytes.fromhex(address)), int(ifindex))
+
+
+class NotTaken(AgentError):
+    """A listener that cannot be taken up: its text says why, and has the next step."""
+
+
+class Group:
+    """An open group, with the slot of each of its listeners by cookie."""
+
+    def __init__(self, key: GroupKey, pins: Path, cache_dir: Path | None) -> None:
+        """Open what an earlier agent left, or make it. Raises BpfError."""
+        self.key = key
+        self._kernel = InstanceGroup.open(pins / key.folder, cache_dir)
+        self.slots = self._slots_in_kernel()
+        self._written: list[tuple[int, ...]] = self._kernel.maps.cells()
+        self._attached: set[int] = set()
+        """The listeners that had the program attached by this agent: it may have a newer one than the last agent."""
+
+    def _slots_in_kernel(self) -> dict[int, int]:
+        return {cookie: slot for slot, cookie in self._kernel.maps.cookies().items()}
+
+    def lacks(self, cookie: int) -> bool:
+        """Return whether a listener must be taken up."""
+        return cookie not in self.slots or cookie not in self._attached
+
+    def forget_closed(self, cookies: Collection[int]) -> None:
+        """Forget all but these listeners, which are open: the kernel has emptied the slots of the others."""
+        self.slots = {cookie: slot for cookie, slot in self.slots.items() if cookie in cookies}
+        self._attached.intersection_update(cookies)
+
+    def take_up(self, listener: Listener, pid: int, fd: int) -> None:
+        """Attach the program through a listener and give it a slot. It gets no connections before `choose`.
+
+        Raises NotTaken, or BpfError. Nothing happens if it was closed meanwhile.
+        """
+        try:
+            copy = copy_socket(pid, fd, listener.cookie)
+        except OSError as error:
+            raise NotTaken(_no_right(pid, error)) from None
+        if copy is None:
+            return
+        with copy:
+            where = endpoint(listener.address, listener.port)
+            if not copy.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+                raise NotTaken(
+                    f"process {pid} listens on {where} without SO_REUSEPORT, so no other can beside it; set it in the "
+                    "server (nginx: `listen ... reuseport`) and start it again"
+                )
+            try:
+                self._kernel.attach(copy)
+                self._attached.add(listener.cookie)
+                if listener.cookie not in self.slots:
+                    self._put(copy, listener.cookie)
+            except OSError as error:
+                raise NotTaken(f"the listener of process {pid} on {where}: {error.strerror}") from None
+
+    def _put(self, copy: socket.socket, cookie: int) -> None:
+        slot = self._free_slot()
+        try:
+            self._kernel.maps.put(slot, copy.fileno())
+        except BpfError as error:
+            self.slots = self._slots_in_kernel()
+            if cookie in self.slots:  # an agent that has just ended put it there
+                return
+            if error.errno == errno.EBUSY:
+                raise NotTaken("a listener is in another program's map; end the program that chooses for it") from None
+            raise
+        self.slots[cookie] = slot
+
+    def _free_slot(self) -> int:
+        """Return a slot that no cell names: its listener would get connections by a choice made for another."""
+        used = {slot for cell in self._written for slot in cell} | set(self.slots.values())
+        slot = next((one for one in range(SLOTS) if one not in used), None)
+        if slot is None:
+            raise NotTaken(f"{endpoint(self.key.address, self.key.port)} has more than {SLOTS} listeners; use fewer")
+        return slot
+
+    def remove(self, cookie: int) -> None:
+        """Take a listener out that is no instance's any more; it stays open. Raises BpfError."""
+        self._kernel.maps.remove(self.slots.pop(cookie))
+
+    def choose(self, cells: list[tuple[int, ...]]) -> None:
+        """Write in which order the slots are tried, if it differs. Raises BpfError."""
+        if cells != self._written:
+            self._kernel.maps.choose(cells)
+            self._written = cells
+
+    def close(self) -> None:
+        """Close the descriptors; the choice stays in force."""
+        self._kernel.close()
+
+    def release(self) -> None:
+        """Leave the choice to the kernel again, and remove the pins. Raises BpfError."""
+        self._kernel.maps.choose([()] * CELLS)
+        inodes = {one.inode: one.cookie for one in listeners(self.key.port) if GroupKey.of(one) == self.key}
+        copy = _any_copy(inodes)
+        if copy is not None:
+            with copy:
+                detach(copy)
+        for cookie in list(self.slots):
+            self.remove(cookie)
+        self._kernel.unpin()
+
+
+def _no_right(pid: int, error: OSError) -> str:
+    return (
+        f"the listener of process {pid} cannot be taken: {error.strerror}; the agent needs CAP_SYS_PTRACE: install "
+        "agent/systemd/instances.conf (docs/instances.md)"
+    )
+
+
+def _any_copy(cookies: dict[int, int]) -> socket.socket | None:
+    """Return a copy of one of these sockets, given by inode, from whichever process has it; None without the right."""
+    for name in os.listdir(PROC) if cookies else ():
+        if name.isdigit():
+            try:
+                for inode, fd in sockets(int(name), cookies.keys()).items():
+                    if (copy := copy_socket(int(name), fd, cookies[inode])) is not None:
+                        return copy
+            except OSError:
+                continue
+    return None
+
+
+def release_groups(pins: Path, keep: Collection[int] = ()) -> bool:
+    """Release every group that is pinned in a folder, except for ports to keep; return whether there was any.
+
+    Raises BpfError.
+    """
+    released = False
+    for folder in _group_folders(pins):
+        key = GroupKey.of_folder(folder)
+        if key.port not in keep:
+            group = Group(key, pins, None)
+            try:
+                group.release()
+            finally:
+                group.close()
+            released = True
+    with contextlib.suppress(OSError):  # there is none, or a group is kept
+        pins.rmdir()
+    return released
+
+
+def _group_folders(pins: Path) -> Sequence[str]:
+    return sorted(path.name for path in pins.iterdir()) if pins.is_dir() else ()

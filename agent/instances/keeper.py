@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The instances of all services of a node: the loop that looks for them, and the operator's requests.
+
+It costs nothing where no service has `instances`: then only what an earlier configuration left is removed, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from agent import json_value, private_file
+from agent.config.schema import Config
+from agent.errors import AgentError
+from agent.instances import processes as proc
+from agent.instances.choice import Active, Instance
+from agent.instances.group import release_groups
+from agent.instances.match import Added, ProcessId
+from agent.instances.pool import Pool
+from agent.instances.record import Record
+from agent.netlink.listener import listeners
+from bpf.errors import BpfError
+
+log = logging.getLogger("anylb")
+
+LOOK_S = 0.1
+"""How long a new listener waits for its first connection at most. A closed one waits for nobody: the program knows."""
+_MAX_BYTES = 1 << 20
+MAX_WEIGHT = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class InstancePaths:
+    """Where pins, the record for the next agent, and compiled programs are."""
+
+    pins: Path
+    record: Path
+    programs: Path
+
+
+class InstanceKeeper:
+    """The pools of a configuration, one for each port."""
+
+    def __init__(self, config: Config, paths: InstancePaths, on_change: Callable[[], None]) -> None:
+        """`on_change` is called when the problems differ."""
+        self._paths, self._on_change = paths, on_change
+        self._lock = asyncio.Lock()
+        """A look goes on in a thread, and nothing else touches its pool meanwhile."""
+        ports: dict[int, list[Any]] = {}
+        for service in config.services:
+            if service.instances is not None:
+                ports.setdefault(service.port_number, []).append(service)
+        records = _load(paths.record) if ports else {}
+        self._pools = {
+            port: Pool(services, records.get(port, Record()), paths.pins, paths.programs)
+            for port, services in ports.items()
+        }
+        self._saved = {port: pool.record for port, pool in self._pools.items()}
+        self._fault: str | None = None
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What the operator must know, one line each."""
+        found = [line for pool in self._pools.values() for line in pool.problems]
+        return (*found, self._fault) if self._fault else tuple(found)
+
+    async def run(self) -> None:
+        """Look for instances, forever."""
+        await asyncio.to_thread(self._release_others)
+        try:
+            while self._pools:
+                async with self._lock:
+                    await self._look()
+                await asyncio.sleep(LOOK_S)
+        finally:
+            for pool in self._pools.values():
+                pool.close()
+
+    async def _look(self) -> None:
+        before, now = self.problems, time.monotonic()
+        self._fault = None
+        for pool in self._pools.values():
+            try:
+                found = listeners(pool.port)
+            except OSError as error:
+                self._fault = f"{pool.services[0]}: instances are not looked for: {error.strerror or error}"
+                continue
+            if pool.needs_look(found, now):
+                await asyncio.to_thread(pool.look, found, now)
+        self._save()
+        if self.problems != before:
+            self._on_change()
+
+    def _release_others(self) -> None:
+        try:
+            if release_groups(self._paths.pins, self._pools.keys()):
+                log.info("removed the choice among instances that are no longer configured")
+        except (BpfError, OSError, ValueError) as error:
+            log.error("what an earlier configuration left in %s cannot be removed: %s", self._paths.pins, error)
+
+    def _save(self) -> None:
+        records = {port: pool.record for port, pool in self._pools.items()}
+        if records == self._saved:
+            return
+        try:
+            content = {str(port): record.to_json() for port, record in records.items()}
+            private_file.write(self._paths.record, json.dumps(content))
+        except OSError as error:
+            self._fault = f"{self._paths.record}: {error.strerror}; a restarted agent will not know the order"
+        else:
+            self._saved = records
+
+    # --- the operator ----------------------------------------------------------------------------------------------
+
+    def status(self, service: str) -> dict[str, Any] | None:
+        """Return the instances of a service; None if it has no such setting."""
+        pool = next((pool for pool in self._pools.values() if service in pool.services), None)
+        if pool is None:
+            return None
+        return {
+            "policy": pool.config.policy,
+            "preferred": pool.record.operator.preferred,
+            "instances": [_instance(pool, one) for one in pool.instances],
+        }
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """The names of the services with instances."""
+        return tuple(name for pool in self._pools.values() for name in pool.services)
+
+    async def switch(self, service: str | None, name: str) -> str:
+        """Have new connections go to an instance while it listens; return the service. Raises AgentError."""
+        pool = self._pool(service)
+        if pool.config.policy != "standby":
+            raise AgentError(f"the policy of {pool.services[0]} is {pool.config.policy}; use weight or drain there")
+        one = _known(pool, name)
+        if not one.cookies:
+            raise AgentError(f"{name} does not listen; start it first")
+        operator = pool.record.operator
+        if name in operator.drained:
+            raise AgentError(f"{name} is drained; undrain it first")
+        first = pool.config.failback and next((i for i in pool.instances if i.cookies), one).name == name
+        async with self._lock:
+            pool.record = replace(pool.record, active=Active(name, one.cookies))
+        return await self._change(pool, preferred=None if first else name)
+
+    async def drain(self, service: str | None, name: str, drained: bool) -> str:
+        """Have an instance get no new connections, or again. Raises AgentError."""
+        pool = self._pool(service)
+        _known(pool, name)
+        before = pool.record.operator
+        names = before.drained | {name} if drained else before.drained - {name}
+        preferred = None if drained and before.preferred == name else before.preferred
+        return await self._change(pool, drained=names, preferred=preferred)
+
+    async def weight(self, service: str | None, name: str, weight: int) -> str:
+        """Set an instance's weight, for the policy weighted. Raises AgentError."""
+        pool = self._pool(service)
+        if pool.config.policy != "weighted":
+            raise AgentError(f"the policy of {pool.services[0]} is {pool.config.policy}, which has no weights")
+        if not 0 <= weight <= MAX_WEIGHT:
+            raise AgentError(f"{weight} is not a weight in 0-{MAX_WEIGHT}")
+        _known(pool, name)
+        return await self._change(pool, weights={**pool.record.operator.weights, name: weight})
+
+    async def add(self, service: str | None, pid: int, name: str | None) -> str:
+        """Make a process with its children an instance, after all others. Raises AgentError."""
+        pool = self._pool(service)
+        process = proc.process(pid)
+        name = name or f"pid-{pid}"
+        if process is None:
+            raise AgentError(f"there is no process {pid}")
+        if any(one.name == name for one in pool.instances):
+            raise AgentError(f"there is an instance {name} already; choose another --name, or remove it first")
+        if owner := next((one.name for one in pool.instances if pid in one.pids), None):
+            raise AgentError(f"process {pid} belongs to instance {owner} already")
+        added = (*pool.record.added, Added(name, ProcessId(pid, process.start)))
+        async with self._lock:
+            pool.record = replace(pool.record, added=added)
+            await self._look_at(pool)
+        return pool.services[0]
+
+    async def remove(self, service: str | None, name: str) -> str:
+        """Forget an instance that was added by hand. Raises AgentError."""
+        pool = self._pool(service)
+        if not any(one.name == name for one in pool.record.added):
+            _known(pool, name)
+            raise AgentError(f"{name} was found by instances.match; change that in the configuration, or drain it")
+        async with self._lock:
+            kept = tuple(one for one in pool.record.added if one.name != name)
+            pool.record = replace(pool.record, added=kept)
+            await self._look_at(pool)
+        return pool.services[0]
+
+    def _pool(self, service: str | None) -> Pool:
+        if not self._pools:
+            raise AgentError("no service of this node has instances; set services[].instances in the configuration")
+        pools = [pool for pool in self._pools.values() if service in (None, *pool.services)]
+        if not pools:
+            raise AgentError(f"{service} is no service with instances; there are {', '.join(self.services)}")
+        if len(pools) > 1:
+            raise AgentError(f"several services have instances; name one by --service: {', '.join(self.services)}")
+        return pools[0]
+
+    async def _change(self, pool: Pool, **changes: Any) -> str:
+        async with self._lock:
+            pool.record = replace(pool.record, operator=replace(pool.record.operator, **changes))
+            try:
+                pool.choose()
+            except BpfError as error:
+                raise AgentError(str(error)) from None
+            self._save()
+        return pool.services[0]
+
+    async def _look_at(self, pool: Pool) -> None:
+        await asyncio.to_thread(pool.look, listeners(pool.port), time.monotonic())
+        self._save()
+        self._on_change()
+
+
+def _known(pool: Pool, name: str) -> Instance:
+    for one in pool.instances:
+        if one.name == name:
+            return one
+    known = ", ".join(one.name for one in pool.instances)
+    raise AgentError(f"{name} is no instance of {pool.services[0]}; it has {known or 'none'}")
+
+
+def _instance(pool: Pool, one: Instance) -> dict[str, Any]:
+    weight = pool.decision.weight(one.name)
+    drained = one.name in pool.record.operator.drained
+    state = "active" if weight else "standby"
+    return {
+        "name": one.name,
+        "state": "not listening" if not one.cookies else "draining" if drained else state,
+        "weight": weight,
+        "listeners": len(one.cookies),
+        "pid": one.pids[0],
+        "processes": len(one.pids),
+        "added": any(added.name == one.name for added in pool.record.added),
+    }
+
+
+def _load(path: Path) -> dict[int, Record]:
+    """Return the records that an earlier agent left; none if there is no file or it cannot be read."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+        content = json_value.decode(private_file.read_own(path, _MAX_BYTES))
+        return {int(port): Record.from_json(record) for port, record in content.items()}
+    return {}

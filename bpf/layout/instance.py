@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the agent and instance.c share: the listeners of one reuseport group, and in which order they are tried.
+
+A connection's hash leads to a cell, whose places name listeners by their slot, the first choice first. A cell is one
+64-bit number, so it is written as a whole: each place is a byte, slot + 1, and 0 ends the list.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from bpf.layout.map_spec import MapSpec, MapType
+
+SLOTS: Final = 255
+"""Listeners of one group: what a byte can name beside 0."""
+CELLS: Final = 256
+PLACES: Final = 8
+
+LISTENERS: Final = MapSpec("listeners", MapType.REUSEPORT_SOCKARRAY, 4, 8, SLOTS)
+"""The kernel removes a listener that is closed."""
+CHOICES: Final = MapSpec("choices", MapType.ARRAY, 4, 8, CELLS)
+
+
+def pack_cell(slots: Sequence[int]) -> bytes:
+    """Encode a cell; slots beyond its places are left out."""
+    return bytes(slot + 1 for slot in slots[:PLACES]).ljust(PLACES, b"\0")
+
+
+def unpack_cell(data: bytes) -> tuple[int, ...]:
+    """Decode a cell."""
+    return tuple(place - 1 for place in data.split(b"\0", 1)[0])

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The maps of one group of listeners: which listener has which slot, and in which order a connection tries them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from bpf.layout.instance import CELLS, CHOICES, LISTENERS, SLOTS, pack_cell, unpack_cell
+from bpf.maps.pinned_map import PinnedMap, pack_index
+
+
+class InstanceMaps:
+    """Both maps, open. The kernel empties the slot of a listener that is closed."""
+
+    def __init__(self, listeners: PinnedMap, choices: PinnedMap) -> None:
+        self._listeners, self._choices = listeners, choices
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open the maps pinned in a folder; make and pin those that are missing. Raises BpfError."""
+        listeners = PinnedMap.open(folder, LISTENERS)
+        try:
+            return cls(listeners, PinnedMap.open(folder, CHOICES))
+        except BaseException:
+            listeners.close()
+            raise
+
+    def cookies(self) -> dict[int, int]:
+        """Return the socket cookie (SO_COOKIE) of each listener, by slot."""
+        found = {slot: self._listeners.lookup(pack_index(slot)) for slot in range(SLOTS)}
+        return {slot: int.from_bytes(cookie, "little") for slot, cookie in found.items() if cookie}
+
+    def put(self, slot: int, fd: int) -> None:
+        """Give a slot to a listener, of which `fd` is a descriptor. Raises BpfError: with EBUSY it is in a map already,
+        with EINVAL it has no SO_REUSEPORT."""
+        self._listeners.update(pack_index(slot), fd.to_bytes(8, "little"))
+
+    def remove(self, slot: int) -> None:
+        """Take a listener out; it stays open."""
+        self._listeners.delete(pack_index(slot))
+
+    def choose(self, cells: Sequence[Sequence[int]]) -> None:
+        """Write in which order each cell tries the slots: all at once, each cell as a whole."""
+        self._choices.update_batch([pack_index(cell) for cell in range(CELLS)], [pack_cell(slots) for slots in cells])
+
+    def cells(self) -> list[tuple[int, ...]]:
+        """Return what `choose` wrote."""
+        return [unpack_cell(self._choices.entry(cell)) for cell in range(CELLS)]
+
+    def map_ids(self) -> frozenset[int]:
+        """Return the kernel's ids of the maps."""
+        return frozenset((self._listeners.id(), self._choices.id()))
+
+    def close(self) -> None:
+        """Close the descriptors; the pins live on."""
+        self._listeners.close()
+        self._choices.close()

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every error in `services[].instances` is reported with its place."""
+
+from pathlib import Path
+
+import pytest
+
+from agent.config.file import parse
+from agent.errors import ConfigError
+
+FILE = """\
+cluster: 7
+node: {interface: eth0}
+services:
+  - name: web
+    vip: 192.0.2.10
+    protocol: tcp
+    port: 443
+    instances: {match: {unit: web.service}}
+  - {name: web6, vip: "2001:db8::1", protocol: tcp, port: 443}
+bgp: {local_as: 65001, identity_prefix: 10.254.0.0/16, peers: [{address: 10.0.0.1, as: 65000}]}
+members: {allow: [10.0.0.0/24], key: none}
+"""
+OLD = "{match: {unit: web.service}}"
+
+
+def read(instances: str, *more: tuple[str, str]) -> str:
+    text = FILE.replace(OLD, instances)
+    for old, new in more:
+        assert old in text
+        text = text.replace(old, new)
+    return text
+
+
+@pytest.mark.parametrize(
+    ("instances", "message"),
+    [
+        ("{policy: first}", "services[0].instances.policy: 'first' is not 'standby', 'weighted' or 'spread'"),
+        ("{polcy: standby}", "services[0].instances.polcy: unknown key; did you mean policy?"),
+        ("{failback: 1}", "services[0].instances.failback: input should be a valid boolean (is '1')"),
+        (
+            "{policy: spread, failback: true}",
+            "services[0].instances.failback: is for policy standby, not spread",
+        ),
+        ("{match: {}}", "services[0].instances.match.unit: is missing; give one of unit, cgroup, pidfile, executable"),
+        (
+            "{match: {unit: a.service, pidfile: /run/a.pid}}",
+            "services[0].instances.match.pidfile: contradicts unit; give one of them",
+        ),
+        (
+            "{match: {unit: web}}",
+            "services[0].instances.match.unit: 'web' is not a unit with its type, as web.service or web@*.service",
+        ),
+        (
+            "{match: {cgroup: web.slice}}",
+            "services[0].instances.match.cgroup: 'web.slice' is not a control group below the root, "
+            "as /system.slice/web.service",
+        ),
+        ("{match: {pidfile: a.pid}}", "services[0].instances.match.pidfile: 'a.pid' does not start with /"),
+        ("{match: {executable: nginx}}", "services[0].instances.match.executable: 'nginx' does not start with /"),
+        (
+            "{match: {unit: a.service, weight: 5}}",
+            "services[0].instances.match.weight: is for policy weighted, not standby",
+        ),
+        (
+            "{policy: weighted, match: {unit: a.service, weight: -1}}",
+            "services[0].instances.match.weight: -1 is not in 0-10000",
+        ),
+        (
+            "{match: [{unit: a.service}, {unit: a.service}]}",
+            "services[0].instances.match[1]: is listed twice; see line 8",
+        ),
+        (
+            "{match: [{pidfile: /run/a.pid}, {pidfile: /run/b/a.pid}]}",
+            "services[0].instances.match[1].pidfile: /run/b/a.pid names its instance as /run/a.pid does: a; see line 8",
+        ),
+    ],
+)
+def test_errors(instances: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse(read(instances), Path("lb.yml"))
+    assert message in str(error.value)
+
+
+def test_only_tcp_with_a_port() -> None:
+    for change in (("protocol: tcp\n", "protocol: udp\n"), ("port: 443\n", "port: any\n")):
+        text = read(OLD, change, ("    instances", "    health: {type: tcp, port: 80}\n    instances"))
+        with pytest.raises(ConfigError, match=r"instances: is for services of protocol tcp with one port"):
+            parse(text, Path("lb.yml"))
+
+
+def test_services_of_one_port_have_one_setting() -> None:
+    another = ("port: 443}", "port: 443, instances: {policy: spread}}")
+    with pytest.raises(ConfigError, match=r"9:\d+: services\[1\]\.instances: differs from that of services\[0\]"):
+        parse(read(OLD, another), Path("lb.yml"))
+    same = ("port: 443}", f"port: 443, instances: {OLD}}}")
+    config = parse(read(OLD, same), Path("lb.yml"))
+    assert config.services[0].instances == config.services[1].instances
+
+
+def test_a_list_and_a_single_match() -> None:
+    config = parse(read("{policy: weighted, match: [{unit: a.service, weight: 5}, {unit: 'b@*.service'}]}"), Path("f"))
+    assert config.services[0].instances is not None
+    assert [(one.unit, one.weight) for one in config.services[0].instances.match] == [
+        ("a.service", 5),
+        ("b@*.service", None),
+    ]
+    assert parse(FILE, Path("f")).services[1].instances is None

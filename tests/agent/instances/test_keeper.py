@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Instances of real servers: found, taken up, chosen among by the real program; and what cannot be is named.
+
+The servers know nothing of it: two processes of one program share 127.0.0.1:18080 in a network namespace.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from support.instances import PORT, Running, Servers, answers, by_pidfile, config, descriptors, running
+from support.waiting import wait_for
+
+from agent.errors import AgentError
+from agent.instances.group import release_groups
+from bpf.kernel import bpf_map
+from bpf.kernel.pin import open_pin
+from bpf.kernel.program import program_info
+from bpf.layout.instance import LISTENERS
+
+
+def test_the_primary_answers_then_the_standby_then_the_primary(servers: Servers, bpffs: Path, tmp_path: Path) -> None:
+    blue = servers.start("blue")
+    servers.start("green")
+    with running(by_pidfile(tmp_path), bpffs, tmp_path) as keeper:
+        wait_for(lambda: keeper.states() == {"blue": "active", "green": "standby"})
+        assert answers() == {"blue": 40}
+        blue.kill()
+        assert answers() == {"green": 40}, "the program knows at once"
+        wait_for(lambda: keeper.states() == {"green": "active"})
+        servers.start("blue")
+        wait_for(lambda: keeper.states() == {"blue": "active", "green": "standby"})
+        assert answers() == {"blue": 40}
+        assert keeper.keeper.problems == ()
+
+
+def test_instances_of_one_executable_are_numbered_and_a_place_is_filled_again(
+    servers: Servers, bpffs: Path, tmp_path: Path
+) -> None:
+    first, executable = servers.start("first"), Path("/proc/self/exe")
+    servers.start("second")
+    label = executable.resolve().name
+    with running(config({"match": {"executable": str(executable.resolve())}}), bpffs, tmp_path) as keeper:
+        wait_for(lambda: keeper.states() == {f"{label}-1": "active", f"{label}-2": "standby"})
+        assert answers() == {"first": 40}
+        first.kill()
+        assert answers() == {"second": 40}
+        wait_for(lambda: keeper.states() == {f"{label}-2": "active"})
+        servers.start("third")
+        wait_for(lambda: keeper.states() == {f"{label}-1": "active", f"{label}-2": "standby"})
+        assert answers() == {"third": 40}
+
+
+def test_without_failback_the_standby_keeps_what_it_took_over(servers: Servers, bpffs: Path, tmp_path: Path) -> None:
+    blue = servers.start("blue")
+    servers.start("green")
+    with running(by_pidfile(tmp_path, failback=False), bpffs, tmp_path) as keeper:
+        wait_for(lambda: keeper.states() == {"blue": "active", "green": "standby"})
+        blue.kill()
+        servers.start("blue")  # before anyone has looked
+        wait_for(lambda: keeper.states() == {"blue": "standby", "green": "active"})
+        assert answers() == {"green": 40}
+        keeper.call(keeper.keeper.switch("web", "blue"))
+        assert answers() == {"blue": 40}
+
+
+def test_the_operator_switches_drains_and_sets_weights(servers: Servers, bpffs: Path, tmp_path: Path) -> None:
+    servers.start("blue")
+    servers.start("green")
+    with running(by_pidfile(tmp_path), bpffs, tmp_path) as keeper:
+        wait_for(lambda: keeper.states() == {"blue": "active", "green": "standby"})
+        keeper.call(keeper.keeper.switch(None, "green"))
+        assert answers() == {"green": 40}
+        keeper.call(keeper.keeper.switch(None, "blue"))
+        assert answers() == {"blue": 40}
+        keeper.call(keeper.keeper.drain(None, "blue", True))
+        assert keeper.states() == {"blue": "draining", "green": "active"}
+        assert answers() == {"green": 40}
+        keeper.call(keeper.keeper.drain(None, "blue", False))
+        with pytest.raises(AgentError, match="red is no instance of web; it has blue, green"):
+            keeper.call(keeper.keeper.switch(None, "red"))
+        with pytest.raises(AgentError, match="the policy of web is standby, which has no weights"):
+            keeper.call(keeper.keeper.weight(None, "blue", 1))
+    with running(by_pidfile(tmp_path, policy="weighted"), bpffs, tmp_path) as keeper:
+        wait_for(lambda: keeper.states() == {"blue": "active", "green": "active"})
+        assert set(answers(80)) == {"blue", "green"}
+        keeper.call(keeper.keeper.weight(None, "blue", 0))
+        assert answers() == {"green": 40}
+    with running(by_pidfile(tmp_path, policy="spread"), bpffs, tmp_path) as keeper:
+        wait_for(lambda: keeper.states() == {"blue": "active", "green": "active"})
+        wait_for(lambda: set(answers(80)) == {"blue", "green"}, "weights are of no other policy")
+
+
+def test_the_choice_outlives_the_agent_and_the_next_one_takes_it_over(
+    servers: Servers, bpffs: Path, tmp_path: Path
+) -> None:
+    servers.start("blue")
+    green = servers.start("green")
+    with running(by_pidfile(tmp_path), bpffs, tmp_path) as keeper:
+        wait_for(lambda: keeper.states() == {"blue": "active", "green": "standby"})
+        keeper.call(keeper.keeper.switch(None, "green"))
+    assert answers() == {"green": 40}
+    with running(by_pidfile(tmp_path), bpffs, tmp_path) as keeper:
+        wait_for(lambda: keeper.states() == {"blue": "standby", "green": "active"})
+        assert answers() == {"green": 40}
+    green.kill()
+    assert answers() == {"blue": 40}, "without an agent too"
+
+
+def test_the_kernel_shows_the_program_and_its_map_by_their_names(servers: Servers, bpffs: Path, tmp_path: Path) -> None:
+    servers.start("blue")
+    servers.start("green")
+    with running(by_pidfile(tmp_path), bpffs, tmp_path) as keeper:
+        wait_for(lambda: len(keeper.states()) == 2)
+        (pin,) = (bpffs / "instances").glob("*/hot_standby_*")
+        program = open_pin(pin)
+        assert program is not None
+        info = program_info(program)
+        assert info.name == "hot_standby"
+        maps = [bpf_map.open_map(number) for number in info.map_ids]
+        assert [bpf_map.map_matches(fd, LISTENERS) for fd in maps].count(True) == 1
+        for fd in (program, *maps):
+            os.close(fd)
+
+
+def test_what_is_no_longer_configured_is_removed(servers: Servers, bpffs: Path, tmp_path: Path) -> None:
+    servers.start("blue")
+    servers.start("green")
+    with running(by_pidfile(tmp_path), bpffs, tmp_path) as keeper:
+        wait_for(lambda: keeper.states() == {"blue": "active", "green": "standby"})
+    assert release_groups(bpffs / "instances")
+    assert not (bpffs / "instances").exists()
+    assert set(answers(100)) == {"blue", "green"}, "the kernel chooses again"
+    assert not release_groups(bpffs / "instances")
+
+
+def test_an_instance_added_by_hand_until_it_is_removed(servers: Servers, bpffs: Path, tmp_path: Path) -> None:
+    blue = servers.start("blue")
+    red = servers.start("red")
+    settings = config({"match": {"pidfile": str(blue.pidfile)}})
+    with running(settings, bpffs, tmp_path) as keeper:
+        wait_for(lambda: keeper.states() == {"blue": "active"})
+        with pytest.raises(AgentError, match=f"process {blue.pid} belongs to instance blue already"):
+            keeper.call(keeper.keeper.add(None, blue.pid, None))
+        keeper.call(keeper.keeper.add(None, red.pid, "by-hand"))
+        assert keeper.states() == {"blue": "active", "by-hand": "standby"}
+        with pytest.raises(AgentError, match=r"blue was found by instances\.match"):
+            keeper.call(keeper.keeper.remove(None, "blue"))
+    with running(settings, bpffs, tmp_path) as keeper:
+        wait_for(lambda: keeper.states() == {"blue": "active", "by-hand": "standby"}, "the next agent knows it")
+        keeper.call(keeper.keeper.switch(None, "by-hand"))
+        assert answers() == {"red": 40}
+        keeper.call(keeper.keeper.remove(None, "by-hand"))
+        assert keeper.states() == {"blue": "active"}
+        assert answers() == {"blue": 40}
+
+
+def problem(keeper: Running, part: str) -> bool:
+    return any(part in line for line in keeper.keeper.problems)
+
+
+def test_a_server_without_reuseport_is_named(servers: Servers, bpffs: Path, tmp_path: Path) -> None:
+    blue = servers.start("blue", reuse=False)
+    with running(by_pidfile(tmp_path), bpffs, tmp_path) as keeper:
+        line = f"web: blue: process {blue.pid} listens on 0.0.0.0:{PORT} without SO_REUSEPORT"
+        wait_for(lambda: problem(keeper, line))
+        assert answers() == {"blue": 40}, "it serves as before"
+
+
+def test_a_process_in_another_network_namespace_is_named(servers: Servers, bpffs: Path, tmp_path: Path) -> None:
+    away = subprocess.Popen(["unshare", "-n", "sleep", "1000"])
+    try:
+        (tmp_path / "blue.pid").write_text(str(away.pid))
+        with running(by_pidfile(tmp_path), bpffs, tmp_path) as keeper:
+            wait_for(lambda: problem(keeper, f"process {away.pid} (blue) is in another network namespace"))
+    finally:
+        away.kill()
+        away.wait()
+
+
+def test_a_listener_that_is_no_instance_is_named(servers: Servers, bpffs: Path, tmp_path: Path) -> None:
+    servers.start("blue")
+    servers.start("red")
+    with running(by_pidfile(tmp_path), bpffs, tmp_path) as keeper:
+        wait_for(lambda: problem(keeper, f"a process that is no instance listens on 0.0.0.0:{PORT} too"))
+        assert answers() == {"blue": 40}
+
+
+def test_a_pidfile_without_a_number_is_named(servers: Servers, bpffs: Path, tmp_path: Path) -> None:
+    (tmp_path / "blue.pid").write_text("blue\n")
+    with running(by_pidfile(tmp_path), bpffs, tmp_path) as keeper:
+        wait_for(lambda: problem(keeper, f"{tmp_path}/blue.pid: has no process number in its first line"))
+
+
+def test_without_the_right_it_is_named(
+    servers: Servers, bpffs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    blue = servers.start("blue")
+    monkeypatch.setattr("agent.instances.group.copy_socket", refuse)
+    with running(by_pidfile(tmp_path), bpffs, tmp_path) as keeper:
+        line = (
+            f"web: blue: the listener of process {blue.pid} cannot be taken: Operation not permitted; the agent needs"
+        )
+        wait_for(lambda: problem(keeper, line))
+
+
+def test_instances_that_come_and_go_leak_nothing(servers: Servers, bpffs: Path, tmp_path: Path) -> None:
+    servers.start("green")
+    with running(by_pidfile(tmp_path), bpffs, tmp_path) as keeper:
+        wait_for(lambda: keeper.states() == {"green": "active"})
+        before = descriptors(), len(os.listdir(bpffs / "instances"))
+        for _ in range(10):
+            blue = servers.start("blue")
+            wait_for(lambda: keeper.states() == {"blue": "active", "green": "standby"})
+            blue.kill()
+            wait_for(lambda: keeper.states() == {"green": "active"})
+        assert (descriptors(), len(os.listdir(bpffs / "instances"))) == before
+        assert len(keeper.keeper._pools[PORT]._groups) == 1
+        (group,) = keeper.keeper._pools[PORT]._groups.values()
+        assert len(group._kernel.maps.cookies()) == 1

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What clients notice of switches, ends and returns of servers: nothing, but for the connections of a killed process.
+
+The control is the kernel's own choice, which resets what waits in the queue of a listener that is closed.
+"""
+
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from support.instances import PORT, VIP, Load, Servers, by_pidfile, running
+from support.waiting import wait_for
+
+WAITING = 40
+SWITCHES = 20
+
+
+def answered(connections: Sequence[socket.socket]) -> int:
+    count = 0
+    for one in connections:
+        with one:
+            try:
+                count += bool(one.recv(100))
+            except OSError:
+                continue
+    return count
+
+
+def waiting() -> list[socket.socket]:
+    return [socket.create_connection((VIP, PORT), timeout=30) for _ in range(WAITING)]
+
+
+def test_what_waits_in_the_queue_of_a_killed_server_moves_to_the_next(
+    servers: Servers, bpffs: Path, tmp_path: Path
+) -> None:
+    blue = servers.start("blue", pause_s=1000.0)  # it has accepted one, and never answers
+    servers.start("green")
+    with running(by_pidfile(tmp_path), bpffs, tmp_path) as keeper:
+        wait_for(lambda: keeper.states() == {"blue": "active", "green": "standby"})
+        connections = waiting()
+        blue.kill()
+        assert answered(connections) >= WAITING - 1
+
+
+def test_without_a_program_they_are_reset(servers: Servers) -> None:
+    """Half of them wait at blue: that all but three are elsewhere has a probability of 1e-8."""
+    blue = servers.start("blue", pause_s=1000.0)
+    servers.start("green")
+    connections = waiting()
+    blue.kill()
+    assert answered(connections) < WAITING - 2
+
+
+@pytest.mark.slow
+def test_switches_and_restarts_under_load_fail_no_connection(servers: Servers, bpffs: Path, tmp_path: Path) -> None:
+    blue = servers.start("blue")
+    servers.start("green")
+    with running(by_pidfile(tmp_path), bpffs, tmp_path) as keeper:
+        wait_for(lambda: keeper.states() == {"blue": "active", "green": "standby"})
+        with Load(VIP) as switched:
+            for number in range(SWITCHES):
+                name = ("green", "blue")[number % 2]
+                keeper.call(keeper.keeper.switch(None, name))
+                assert keeper.states()[name] == "active"
+                switched.wait_for_more(50)
+        with Load(VIP) as killed:
+            for _ in range(5):
+                blue.kill()
+                killed.wait_for_more(50)
+                blue = servers.start("blue")
+                wait_for(lambda: keeper.states() == {"blue": "active", "green": "standby"})
+                killed.wait_for_more(50)
+    print(f"switches: {switched}; kill -9 and back: {killed}")
+    assert (switched.refused, switched.broken) == (0, 0)
+    assert killed.refused == 0
+    assert killed.broken <= 5, "one at most was accepted by a process that was killed"

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Server processes that share a port, and the keeper of their instances in a thread, as the agent runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from support.programs import PROGRAMS
+
+from agent.config.schema import Config
+from agent.instances.keeper import InstanceKeeper, InstancePaths
+
+VIP = "192.0.2.10"
+ANY = "0.0.0.0"  # noqa: S104 - in a namespace without a network
+PORT = 18080
+
+SERVER = """
+import signal, socket, sys, time
+name, address, reuse, pause_s = sys.argv[1], sys.argv[2], sys.argv[3] == "reuse", float(sys.argv[4])
+family = socket.AF_INET6 if ":" in address else socket.AF_INET
+listener = socket.socket(family)
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+if reuse:
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+listener.bind((address, int(sys.argv[5])))
+listener.listen(1024)
+print("listens", flush=True)
+while True:
+    connection, _ = listener.accept()
+    time.sleep(pause_s)
+    connection.sendall(name.encode())
+    connection.close()
+"""
+"""Answers each connection with its name, and closes it. Its executable is the interpreter."""
+
+
+class Server:
+    """A running server process. It leaves its number in a pidfile of its name."""
+
+    def __init__(self, folder: Path, name: str, address: str = ANY, reuse: bool = True, pause_s: float = 0.0) -> None:
+        self.name, self.pidfile = name, folder / f"{name}.pid"
+        argv = [sys.executable, "-S", "-c", SERVER, name, address, "reuse" if reuse else "alone", str(pause_s)]
+        self._process = subprocess.Popen([*argv, str(PORT)], stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "listens\n"
+        self.pid = self._process.pid
+        self.pidfile.write_text(f"{self.pid}\n")
+
+    def kill(self) -> None:
+        """End it at once (SIGKILL)."""
+        self._process.kill()
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+
+class Servers(contextlib.ExitStack):
+    """Servers that end with the context."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def start(self, name: str, **options: Any) -> Server:
+        """Start a server and wait until it listens."""
+        server = Server(self.folder, name, **options)
+        self.callback(server.kill)
+        return server
+
+
+def config(instances: Mapping[str, object]) -> Config:
+    """Return a configuration with one service, on PORT."""
+    return Config.model_validate(
+        {
+            "cluster": 1,
+            "node": {"interface": "lo"},
+            "services": [
+                {"name": "web", "vip": VIP, "protocol": "tcp", "port": PORT, "instances": dict(instances)},
+            ],
+            "bgp": {
+                "local_as": 1,
+                "identity_prefix": "10.254.0.0/16",
+                "peers": [{"address": "10.0.0.1", "as": 2}],
+            },
+            "members": {"allow": ["10.0.0.0/24"], "key": "none"},
+        }
+    )
+
+
+def by_pidfile(folder: Path, **settings: object) -> Config:
+    """Return the configuration of two instances, blue the primary, and more settings of them."""
+    match = [{"pidfile": str(folder / f"{name}.pid")} for name in ("blue", "green")]
+    return config({"match": match, **settings})
+
+
+class Running:
+    """A keeper whose loop runs in a thread of this network namespace."""
+
+    def __init__(self, make: Callable[[], InstanceKeeper]) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self.keeper = asyncio.run_coroutine_threadsafe(_call(make), self._loop).result()
+        self._task = asyncio.run_coroutine_threadsafe(self.keeper.run(), self._loop)
+
+    def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Return the result of an operator's request."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
+
+    def states(self) -> dict[str, str]:
+        """Return the state of each instance."""
+        status = self.keeper.status("web")
+        return {one["name"]: one["state"] for one in status["instances"]} if status else {}
+
+    def end(self) -> None:
+        """End it, as at the end of an agent: the choice stays."""
+        self._task.cancel()
+        with contextlib.suppress(BaseException):
+            self._task.result(30)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+
+
+async def _call(make: Callable[[], InstanceKeeper]) -> InstanceKeeper:
+    return make()
+
+
+@contextlib.contextmanager
+def running(settings: Config, bpffs: Path, run: Path) -> Iterator[Running]:
+    """Run a keeper that has its pins in a folder of `bpffs` and its record in `run`."""
+    paths = InstancePaths(bpffs / "instances", run / "instances.json", PROGRAMS)
+    one = Running(lambda: InstanceKeeper(settings, paths, lambda: None))
+    try:
+        yield one
+    finally:
+        one.end()
+
+
+def answers(count: int = 40) -> dict[str, int]:
+    """Return how many of so many new connections each server answered, by name."""
+    found: dict[str, int] = {}
+    for _ in range(count):
+        with socket.create_connection((VIP, PORT), timeout=10) as connection:
+            name = connection.recv(100).decode()
+        found[name] = found.get(name, 0) + 1
+    return found
+
+
+def descriptors(pid: int | None = None) -> int:
+    """Return how many descriptors a process has open, by default this one."""
+    return len(os.listdir(f"/proc/{pid or os.getpid()}/fd"))
+
+
+LOAD = """
+import os, socket, sys, threading, time
+address, port = sys.argv[1], int(sys.argv[2])
+total = refused = broken = 0
+gap, last = 0.0, time.monotonic()
+def connect():
+    global total, refused, broken, gap, last
+    total += 1
+    try:
+        connection = socket.create_connection((address, port), timeout=10)
+    except OSError:
+        refused += 1
+        return
+    with connection:
+        try:
+            broken += not connection.recv(100)
+        except OSError:
+            broken += 1
+    now = time.monotonic()
+    gap, last = max(gap, now - last), now
+def answer_requests():
+    for _ in sys.stdin:
+        print(total, refused, broken, gap, time.monotonic() - start, flush=True)
+    os._exit(0)
+start = time.monotonic()
+threading.Thread(target=answer_requests).start()
+while True:
+    connect()
+"""
+"""Reports what it counted, a line for each line that it reads."""
+
+
+class Load:
+    """A client that opens one connection after the other, for as long as the context lasts."""
+
+    total = refused = broken = 0
+    gap_s = 0.0
+    """The longest time between two answers."""
+    seconds = 0.0
+
+    def __init__(self, address: str) -> None:
+        argv = [sys.executable, "-S", "-c", LOAD, address, str(PORT)]
+        self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def read(self) -> None:
+        """Read what has been counted so far."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        total, refused, broken, gap, seconds = self._process.stdout.readline().split()
+        self.total, self.refused, self.broken = int(total), int(refused), int(broken)
+        self.gap_s, self.seconds = float(gap), float(seconds)
+
+    def wait_for_more(self, count: int) -> None:
+        """Wait until so many more connections were opened."""
+        self.read()
+        target = self.total + count
+        while self.total < target:
+            self.read()
+            time.sleep(0.005)
+
+    def __enter__(self) -> Load:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.read()
+        self._process.communicate()
+
+    def __str__(self) -> str:
+        return (
+            f"{self.total} connections, {self.total / self.seconds:.0f} a second, {self.refused} refused, "
+            f"{self.broken} broken, longest gap {1000 * self.gap_s:.0f} ms"
+        )
