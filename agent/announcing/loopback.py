@@ -56,7 +56,7 @@ class VipKeeper:
         """
         wake = self._changed.set
         with (
-            NetlinkMonitor(lambda _: wake(), Group.LINKS | Group.ADDRESSES) as monitor,
+            NetlinkMonitor(lambda _: wake(), Group.LINKS | Group.ADDRESSES | Group.SETTINGS) as monitor,
             SettingWatch(self._interfaces, wake) as settings,
         ):
             monitor.listen()

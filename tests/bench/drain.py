@@ -74,11 +74,15 @@ def main() -> None:
         topology = copy_topology(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="anylb-drain-"))))
         topology.parent.chmod(0o755)
         config = topology / "lb.yml"
-        more = "".join(SERVICE.format(n=n, port=7000 + n) for n in range(1, SERVICES)).replace("\n\n", "\n")
+        further = {n: 7000 + n for n in range(1, SERVICES)}
+        more = "".join(SERVICE.format(n=n, port=port) for n, port in further.items()).replace("\n\n", "\n")
         config.write_text(config.read_text().replace("\nbgp:", f"{more}\nbgp:"))
         cluster = stack.enter_context(cluster_lab("bench-drain", topology / "segment.clab.yml"))
         for node in ("b5", "b6"):
             cluster.start(node, "speaker", "agent")
+        for node in NODES:
+            for port in further.values():  # a service needs a socket
+                cluster.lab.spawn(node, ["python", "-m", "topology.traffic.server", "--port", str(port)])
         wait_for(lambda: cluster.tables_agree(NODES, NODES), "six nodes with equal tables")
         time.sleep(SETTLE_S)
         maps = RowMaps(cluster, stack)

@@ -38,10 +38,18 @@ ONE_PACKET = 1472
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[ClusterLab]:
     with cluster_lab("fragments-test", FILE) as made:
-        wait_for(lambda: all(knows_all(made, node) for node in NODES), "the nodes to know each other")
+        wait_for(lambda: all(is_ready(made, node) for node in NODES), "the VIPs to be on lo")
         pids = {node: made.lab.nodes[node].pid for node in NODES}
-        with DatagramServers(pids, VIPS.values()):
+        with DatagramServers(pids, VIPS.values()):  # without a socket a service is not healthy
+            wait_for(lambda: all(knows_all(made, node) for node in NODES), "the nodes to know each other")
             yield made
+
+
+def is_ready(cluster: ClusterLab, node: str) -> bool:
+    try:
+        return bool(cluster.status(node)["ready"])
+    except LabError:
+        return False
 
 
 def knows_all(cluster: ClusterLab, node: str) -> bool:

@@ -17,12 +17,14 @@ from agent.netlink.connection import Netlink
 from agent.netlink.vip import put_vips
 
 pytestmark = pytest.mark.lab
-OWN, VIP = ip_address("10.0.0.11"), ip_address("192.0.2.10")
+OWN, VIP, VIP6 = ip_address("10.0.0.11"), ip_address("192.0.2.10"), ip_address("2001:db8:99::1")
 NOTICED_S = 5.0
 CONFIG = """\
 cluster: 7
 node: {interface: eth0NODE}
-services: [{name: web, vip: 192.0.2.10, protocol: tcp, port: 443}]
+services:
+  - {name: web, vip: 192.0.2.10, protocol: tcp, port: 443}
+  - {name: web6, vip: "2001:db8:99::1", protocol: tcp, port: 443}
 bgp: {local_as: 65001, identity_prefix: 10.254.0.0/16, peers: [{address: 10.0.0.1, as: 65000}]}
 members: {allow: [10.0.0.0/24]}
 """
@@ -44,7 +46,7 @@ def watch(scenario: Scenario, node: str = "", route: str = "default via 10.0.0.1
 
     async def running() -> None:
         netlink = Netlink()
-        await put_vips(netlink, [VIP], ["eth0"], config.node.rp_filter == "loose")
+        await put_vips(netlink, [VIP, VIP6], ["eth0"], config.node.rp_filter == "loose")
         monitor = AnswerMonitor(config, OWN, netlink, lambda: None)
         task = asyncio.create_task(monitor.run())
         try:
@@ -59,6 +61,7 @@ def watch(scenario: Scenario, node: str = "", route: str = "default via 10.0.0.1
     with two_links():
         for name in ("all", "eth0"):
             (CONF / name / "rp_filter").write_text("0")
+        ip("route", "add", "default", "via", "2001:db8::1")
         if route:
             ip("route", "add", *route.split())
         asyncio.run(running())
@@ -79,8 +82,10 @@ def test_route_that_is_lost_with_a_link_flap_is_noticed_until_it_is_back() -> No
         assert not monitor.faults
         ip("link", "set", "eth0", "down")
         ip("link", "set", "eth0", "up")
-        await until(lambda: cause(monitor) == "there is no route to clients in 0.0.0.0/0")
+        await until(lambda: "there is no route to clients in 0.0.0.0/0" in cause(monitor))
         ip("route", "add", "default", "via", "10.0.0.1")
+        ip("addr", "replace", "2001:db8::11/64", "dev", "eth0", "nodad")  # the flap has taken it along
+        ip("route", "replace", "default", "via", "2001:db8::1")
         await until(lambda: not monitor.faults)
 
     watch(scenario)
@@ -99,7 +104,7 @@ def test_no_route_is_needed_to_where_no_clients_are() -> None:
         ip("route", "del", "10.5.0.0/16")
         await until(lambda: cause(monitor) == "there is no route to clients in 10.5.0.0/16")
 
-    watch(scenario, ", clients: [10.0.1.0/24, 10.5.0.0/16]", "10.5.0.0/16 via 10.0.1.1")
+    watch(scenario, ", clients: [10.0.1.0/24, 10.5.0.0/16, '::/0']", "10.5.0.0/16 via 10.0.1.1")
 
 
 @pytest.mark.usefixtures("by_events_alone")
@@ -137,6 +142,21 @@ def test_strict_filter_is_made_loose(name: str) -> None:
         netlink.close()
         assert changed == ["net.ipv4.conf.eth0.rp_filter = 2"], "which is the higher of both values"
         assert (CONF / "eth1/rp_filter").read_text() != "2\n", "another interface's"
+
+    watch(scenario)
+
+
+@pytest.mark.usefixtures("by_events_alone")
+def test_ipv6_has_a_path_of_its_own() -> None:
+    async def scenario(monitor: AnswerMonitor) -> None:
+        assert not monitor.faults
+        ip("-6", "route", "del", "default")
+        await until(lambda: cause(monitor) == "there is no route to clients in ::/0")
+        assert [fault.vips for fault in monitor.faults] == [(VIP6,)]
+        ip("-6", "route", "add", "default", "via", "2001:db8::99")
+        await until(lambda: cause(monitor).startswith("2001:db8::99 on eth0, the next hop to clients in ::/0, does"))
+        ip("-6", "route", "replace", "default", "via", "2001:db8::1")
+        await until(lambda: not monitor.faults)
 
     watch(scenario)
 

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections import Counter
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 
 import pytest
 from support.two_links import ip, two_links
@@ -53,6 +54,33 @@ def test_events() -> None:
             await until_received(events, [NetlinkEvent()])
 
     with two_links():
+        asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("group", "command"),
+    [
+        (Group.LINKS, "ip link set eth1 mtu 1400"),
+        (Group.ADDRESSES, "ip addr add 10.0.1.99/32 dev lo"),
+        (Group.ADDRESSES, "ip addr add 2001:db8::99/128 dev lo"),
+        (Group.RULES, "ip rule add from 10.0.1.11 table 77"),
+        (Group.RULES, "ip -6 rule add from 2001:db8::11 table 77"),
+        (Group.SETTINGS, "sysctl -w net.ipv4.conf.eth1.rp_filter=2"),
+        (Group.SETTINGS, "sysctl -w net.ipv6.conf.eth1.forwarding=1"),
+    ],
+)
+def test_event_of_each_group_means_that_anything_may_have_changed(group: Group, command: str) -> None:
+    events: list[NetlinkEvent] = []
+
+    async def scenario() -> None:
+        with NetlinkMonitor(events.append, group) as monitor:
+            monitor.listen()
+            subprocess.run(command.split(), check=True, capture_output=True)
+            await until_received(events, [NetlinkEvent()])
+
+    with two_links():
+        for name in ("all", "eth1"):
+            Path(f"/proc/sys/net/ipv4/conf/{name}/rp_filter").write_text("0")
         asyncio.run(scenario())
 
 
