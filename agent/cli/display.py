@@ -142,7 +142,7 @@ def _print_instances(console: Console, services: list[dict[str, Any]]) -> None:
 
 
 def _instance_state(one: dict[str, Any]) -> str:
-    colors = {"active": "green", "draining": "yellow", "not listening": "red"}
+    colors = {"active": "green", "draining": "yellow", "not listening": "red", "unhealthy": "red"}
     color = colors.get(one["state"])
     return f"[{color}]{one['state']}[/]" if color else str(one["state"])
 
@@ -155,6 +155,7 @@ def print_instances(response: Response) -> None:
         for one in service["instances"]:
             notes = ["added by hand"] if one["added"] else []
             notes += ["preferred"] if one["name"] == service["preferred"] else []
+            notes += [one["why"]] if one["state"] == "unhealthy" else []
             table.add_row(
                 service["name"], service["policy"], one["name"], _instance_state(one), str(one["weight"]),
                 str(one["listeners"]), str(one["pid"]), ", ".join(notes),

@@ -14,8 +14,8 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Protocol
 
 from agent.address import Address
@@ -27,6 +27,15 @@ RECEIVE_LIMIT = 64 * 1024
 """The most bytes that one probe reads, TLS included."""
 PACE_S = 0.001
 """The least time between two reads: bytes that arrive meanwhile cost one."""
+
+
+Reach = Callable[[int], AbstractContextManager[object]]
+"""Has a connection from that source port reach one of several servers of a port, for as long as the context lasts."""
+
+
+def any_server(_: int) -> AbstractContextManager[object]:
+    """Have a connection reach whichever server is chosen."""
+    return nullcontext()
 
 
 class Channel(Protocol):
@@ -63,16 +72,22 @@ class Connection:
 
 @asynccontextmanager
 async def connect(
-    address: Address, port: int, kind: socket.SocketKind = socket.SOCK_STREAM, *, local: bool = False
+    address: Address,
+    port: int,
+    kind: socket.SocketKind = socket.SOCK_STREAM,
+    *,
+    local: bool = False,
+    reach: Reach = any_server,
 ) -> AsyncIterator[Connection]:
     """Connect to this node's own address, from it; close when left. Raises OSError.
 
-    `local`: the other end must be in this network namespace; raises SocketElsewhere.
+    `local`: the other end must be in this network namespace; raises SocketElsewhere. `reach`: which server it asks.
     """
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     with socket.socket(family, kind | socket.SOCK_NONBLOCK) as one:
         one.bind((str(address), 0))
-        await asyncio.get_running_loop().sock_connect(one, (str(address), port))
+        with reach(one.getsockname()[1]):
+            await asyncio.get_running_loop().sock_connect(one, (str(address), port))
         if one.getsockname()[1] == port:
             # Nobody listens, and the kernel chose the same port for this end: the socket is connected to itself.
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))

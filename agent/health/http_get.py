@@ -9,7 +9,7 @@ import h11
 
 from agent.address import Address, endpoint
 from agent.config.health import HttpCheckConfig, HttpsCheckConfig
-from agent.health.connection import Channel, connect
+from agent.health.connection import Channel, Reach, any_server, connect
 from agent.health.failure import ProbeFailed, shown
 from agent.health.tls import TlsConnection, context_of
 
@@ -19,13 +19,15 @@ INTERIM_LIMIT = 16
 """The most interim responses (RFC 9110 section 15.2), which a service may otherwise send without end."""
 
 
-async def probe_http(address: Address, port: int, check: HttpCheckConfig, local: bool) -> str:
+async def probe_http(
+    address: Address, port: int, check: HttpCheckConfig, local: bool, reach: Reach = any_server
+) -> str:
     """Return the status of a response that is as expected. Raises ProbeFailed, OSError; `local` as in `connect`.
 
     A redirect is not followed: it is the service itself that answered.
     """
     name = check.name if isinstance(check, HttpsCheckConfig) else None
-    async with connect(address, port, local=local) as connection:
+    async with connect(address, port, local=local, reach=reach) as connection:
         channel: Channel = connection
         if isinstance(check, HttpsCheckConfig):
             channel = tls = TlsConnection(connection, context_of(check.verify, check.ca_file), name)

@@ -7,16 +7,16 @@ import socket
 
 from agent.address import Address
 from agent.config.health import TcpCheckConfig, UdpCheckConfig
-from agent.health.connection import connect
+from agent.health.connection import Reach, any_server, connect
 from agent.health.failure import ProbeFailed, shown
 
 
-async def probe_tcp(address: Address, port: int, check: TcpCheckConfig, local: bool) -> str:
+async def probe_tcp(address: Address, port: int, check: TcpCheckConfig, local: bool, reach: Reach = any_server) -> str:
     """Connect, and look for the expected text if there is one. Raises ProbeFailed, OSError; `local` as in `connect`.
 
     Without it, the kernel alone may have answered: it accepts connections for a stopped process too.
     """
-    async with connect(address, port, local=local) as connection:
+    async with connect(address, port, local=local, reach=reach) as connection:
         if check.expect is None:
             return "accepts connections"
         if check.send is not None:

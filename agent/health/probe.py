@@ -13,6 +13,7 @@ from agent.address import Address, endpoint
 from agent.config.health import ExecCheckConfig, HealthConfig, TcpCheckConfig, UdpCheckConfig
 from agent.health import tls
 from agent.health.command import Command
+from agent.health.connection import Reach, any_server
 from agent.health.failure import NodeReason, ProbeFailed, SocketElsewhere, shown
 from agent.health.http_get import probe_http
 from agent.health.payload import probe_tcp, probe_udp
@@ -22,10 +23,11 @@ Probe = Callable[[], Awaitable[tuple[bool, str]]]
 """Returns whether the answer was good, and what it was. Nothing that a service does raises an error."""
 
 
-def probe_of(target: Target | None, check: HealthConfig, local: bool = False) -> Probe:
+def probe_of(target: Target | None, check: HealthConfig, local: bool = False, reach: Reach = any_server) -> Probe:
     """Return the probe of a check. `target`: the address and port to ask, None for a program.
 
-    `local`: a TCP connection's other end must be in this network namespace.
+    `local`: a TCP connection's other end must be in this network namespace. `reach`: which of several servers of the
+    port it asks.
     """
     ask: Callable[[], Awaitable[str]]
     if isinstance(check, ExecCheckConfig):
@@ -36,11 +38,11 @@ def probe_of(target: Target | None, check: HealthConfig, local: bool = False) ->
         where = endpoint(*target)
         silence = f"no answer on {where}"
         if isinstance(check, TcpCheckConfig):
-            ask = partial(probe_tcp, *target, check, local)
+            ask = partial(probe_tcp, *target, check, local, reach)
         elif isinstance(check, UdpCheckConfig):
             ask = partial(probe_udp, *target, check)
         else:
-            ask = partial(probe_http, *target, check, local)
+            ask = partial(probe_http, *target, check, local, reach)
 
     async def probe() -> tuple[bool, str]:
         try:

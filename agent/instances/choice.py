@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from agent.config.instances import InstancesConfig
 from bpf.layout.instance import CELLS, PLACES
@@ -25,6 +26,8 @@ class Instance:
     weight: int = 100
     cookies: frozenset[int] = frozenset()
     """Its listeners that have a slot."""
+    healthy: bool | None = None
+    """Whether it answered its last check; None if it was not asked yet, or is never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +70,30 @@ def decide(
 ) -> Decision:
     """Return the order and weights of these instances, given the primary first; `before` is who was active.
 
-    Drained instances are in no list. If all are drained the list is empty, and the kernel chooses.
+    Drained instances are in no list. If all are drained the list is empty, and the kernel chooses. Those that fail
+    their check come last, as do those that were not asked yet beside healthy ones; all count alike if none is better.
     """
-    takers = [one for one in instances if one.cookies and one.name not in operator.drained]
-    if not takers:
+    present = [one for one in instances if one.cookies and one.name not in operator.drained]
+    if not present:
         return Decision()
+    best = max(_RANK[one.healthy] for one in present)
+    takers = [one for one in present if _RANK[one.healthy] == best]
+    rest = [(one, 0) for one in present if _RANK[one.healthy] < best]
     if config.policy == "standby":
         first = _first(takers, operator.preferred, config.failback, before)
-        order = [first, *(one for one in takers if one is not first)]
-        return Decision(tuple((one, int(one is first)) for one in order), Active(first.name, first.cookies))
+        others = [(one, 0) for one in takers if one is not first]
+        return Decision(((first, 1), *others, *rest), Active(first.name, first.cookies))
     if config.policy == "spread":
-        return Decision(tuple((one, 1) for one in takers))
+        return Decision((*((one, 1) for one in takers), *rest))
     weighted = [(one, operator.weights.get(one.name, one.weight)) for one in takers]
     weighted.sort(key=lambda share: -share[1])
     if not weighted[0][1]:  # rather than to the kernel's choice, which counts drained ones
         weighted = [(one, 1) for one, _ in weighted]
-    return Decision(tuple(weighted))
+    return Decision((*weighted, *rest))
+
+
+_RANK: Final[Mapping[bool | None, int]] = {True: 2, None: 1, False: 0}
+"""How good an instance is, by its health."""
 
 
 def _first(takers: Sequence[Instance], preferred: str | None, failback: bool, before: Active | None) -> Instance:

@@ -125,6 +125,10 @@ class Group:
             raise NotTaken(f"{endpoint(self.key.address, self.key.port)} has more than {SLOTS} listeners; use fewer")
         return slot
 
+    def probe(self, port: int, slot: int | None) -> None:
+        """Have a health check from a source port reach a slot; None: it is over. Raises BpfError."""
+        self._kernel.maps.probe(port, slot)
+
     def remove(self, cookie: int) -> None:
         """Take a listener out that is no instance's any more; it stays open. Raises BpfError."""
         self._kernel.maps.remove(self.slots.pop(cookie))

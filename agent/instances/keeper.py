@@ -20,6 +20,7 @@ from agent import json_value, private_file
 from agent.config.schema import Config
 from agent.errors import AgentError
 from agent.instances import processes as proc
+from agent.instances.check import InstanceChecks, can_check
 from agent.instances.choice import Active, Instance
 from agent.instances.group import release_groups
 from agent.instances.match import Added, ProcessId
@@ -62,6 +63,11 @@ class InstanceKeeper:
             port: Pool(services, records.get(port, Record()), paths.pins, paths.programs)
             for port, services in ports.items()
         }
+        self._checks = {
+            port: InstanceChecks(services[0], self._pools[port].reach)
+            for port, services in ports.items()
+            if can_check(services[0])
+        }
         self._saved = {port: pool.record for port, pool in self._pools.items()}
         self._fault: str | None = None
 
@@ -75,10 +81,13 @@ class InstanceKeeper:
         """Look for instances, forever."""
         await asyncio.to_thread(self._release_others)
         try:
-            while self._pools:
-                async with self._lock:
-                    await self._look()
-                await asyncio.sleep(LOOK_S)
+            async with asyncio.TaskGroup() as tasks:
+                for port, checks in self._checks.items():
+                    tasks.create_task(self._check_forever(self._pools[port], checks))
+                while self._pools:
+                    async with self._lock:
+                        await self._look()
+                    await asyncio.sleep(LOOK_S)
         finally:
             for pool in self._pools.values():
                 pool.close()
@@ -93,10 +102,30 @@ class InstanceKeeper:
                 self._fault = f"{pool.services[0]}: instances are not looked for: {error.strerror or error}"
                 continue
             if pool.needs_look(found, now):
+                instances = pool.instances
                 await asyncio.to_thread(pool.look, found, now)
+                if pool.port in self._checks and pool.instances != instances:
+                    self._checks[pool.port].wake.set()
         self._save()
         if self.problems != before:
             self._on_change()
+
+    async def _check_forever(self, pool: Pool, checks: InstanceChecks) -> None:
+        while True:
+            checks.wake.clear()
+            await checks.ask(pool.instances)
+            async with self._lock:
+                healthy = checks.healthy(pool.instances)
+                for one in pool.instances:
+                    if one.name in healthy and healthy[one.name] != one.healthy:
+                        state = "healthy" if healthy[one.name] else "unhealthy"
+                        log.info("%s: instance %s is %s: %s", pool.services[0], one.name, state, checks.why(one.name))
+                with contextlib.suppress(BpfError):  # the next look reports it
+                    pool.judge(healthy)
+                self._save()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(checks.interval_s):
+                    await checks.wake.wait()
 
     def _release_others(self) -> None:
         try:
@@ -127,8 +156,11 @@ class InstanceKeeper:
         return {
             "policy": pool.config.policy,
             "preferred": pool.record.operator.preferred,
-            "instances": [_instance(pool, one) for one in pool.instances],
+            "instances": [_instance(pool, one, self._why(pool, one)) for one in pool.instances],
         }
+
+    def _why(self, pool: Pool, one: Instance) -> str:
+        return self._checks[pool.port].why(one.name) if pool.port in self._checks and one.cookies else ""
 
     @property
     def services(self) -> tuple[str, ...]:
@@ -146,6 +178,8 @@ class InstanceKeeper:
         operator = pool.record.operator
         if name in operator.drained:
             raise AgentError(f"{name} is drained; undrain it first")
+        if one.healthy is False and any(other.healthy for other in pool.instances):
+            raise AgentError(f"{name} fails its check; another instance is healthy")
         first = pool.config.failback and next((i for i in pool.instances if i.cookies), one).name == name
         async with self._lock:
             pool.record = replace(pool.record, active=Active(name, one.cookies))
@@ -233,19 +267,27 @@ def _known(pool: Pool, name: str) -> Instance:
     raise AgentError(f"{name} is no instance of {pool.services[0]}; it has {known or 'none'}")
 
 
-def _instance(pool: Pool, one: Instance) -> dict[str, Any]:
+def _instance(pool: Pool, one: Instance, why: str) -> dict[str, Any]:
     weight = pool.decision.weight(one.name)
     drained = one.name in pool.record.operator.drained
-    state = "active" if weight else "standby"
     return {
         "name": one.name,
-        "state": "not listening" if not one.cookies else "draining" if drained else state,
+        "state": _state(one, drained, weight > 0),
+        "why": why,
         "weight": weight,
         "listeners": len(one.cookies),
         "pid": one.pids[0],
         "processes": len(one.pids),
         "added": any(added.name == one.name for added in pool.record.added),
     }
+
+
+def _state(one: Instance, drained: bool, takes: bool) -> str:
+    if not one.cookies:
+        return "not listening"
+    if drained:
+        return "draining"
+    return "unhealthy" if one.healthy is False else "active" if takes else "standby"
 
 
 def _load(path: Path) -> dict[int, Record]:

@@ -57,6 +57,11 @@ class Found:
     executable: str = ""
 
     @property
+    def pids(self) -> tuple[int, ...]:
+        """The numbers of its processes."""
+        return tuple(process.pid for process in self.processes)
+
+    @property
     def id(self) -> ProcessId:
         """The process that it was found by."""
         return ProcessId(self.processes[0].pid, self.processes[0].start)

@@ -6,9 +6,11 @@ Services of one port share a pool, since a server may listen on all addresses. `
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -98,6 +100,26 @@ class Pool:
         if self.config.policy == "standby" and active and (before is None or active.name != before.name):
             log.info("%s: new connections go to instance %s", self.services[0], active.name)
         self.record = replace(self.record, operator=operator, active=active)
+
+    @contextlib.contextmanager
+    def reach(self, instance: Instance, port: int) -> Iterator[None]:
+        """Have a connection of this node to itself from a source port reach an instance. Raises OSError."""
+        slots = {group: slots[0] for group in list(self._groups.values()) if (slots := _slots(group, instance))}
+        try:
+            for group, slot in slots.items():
+                group.probe(port, slot)
+            yield
+        except BpfError as error:
+            raise OSError(error.errno or errno.EIO, str(error)) from None
+        finally:
+            for group in slots:
+                with contextlib.suppress(BpfError):
+                    group.probe(port, None)
+
+    def judge(self, healthy: Mapping[str, bool]) -> None:
+        """Choose again with the health of instances, by name. Raises BpfError."""
+        self.instances = tuple(replace(one, healthy=healthy.get(one.name)) for one in self.instances)
+        self.choose()
 
     def close(self) -> None:
         """Close the descriptors; the choice stays in force."""
@@ -198,7 +220,7 @@ class Pool:
         instances.sort(key=lambda entry: entry[:2])
         before = {one.name for one in self.instances if one.cookies}
         self.instances = tuple(
-            Instance(name, tuple(process.pid for process in one.processes), one.weight, listening)
+            Instance(name, one.pids, one.weight, listening, self._health(name, listening))
             for _, name, one, listening in instances
         )
         after = {one.name for one in self.instances if one.cookies}
@@ -206,6 +228,11 @@ class Pool:
             log.info("%s: instance %s listens", self.services[0], name)
         for name in sorted(before - after):
             log.info("%s: instance %s no longer listens", self.services[0], name)
+
+    def _health(self, name: str, cookies: frozenset[int]) -> bool | None:
+        """Return the health of an instance that has these listeners: a restarted one was not asked yet."""
+        known = next((one for one in self.instances if one.name == name and one.cookies & cookies), None)
+        return known.healthy if known is not None else None
 
     def _unowned(self, own: Mapping[int, Listener], now: float) -> list[str]:
         """Return a problem for the listeners that are no instance's, once they have been that for a while."""

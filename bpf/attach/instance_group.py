@@ -4,8 +4,8 @@
 The program is attached to the group through any of its listeners, and stays until the group's last one is closed; then
 the next group with the address needs it again. Pins, one folder for each group:
 
-    listeners, choices     the maps (bpf/layout/instance.py)
-    hot_standby_BUILD      the program
+    listeners, choices, probes     the maps (bpf/layout/instance.py)
+    hot_standby_BUILD              the program
 """
 
 import contextlib

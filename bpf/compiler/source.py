@@ -70,12 +70,12 @@ class InstanceOptions:
     kind: ClassVar[str] = "sk_reuseport"
     prefix: ClassVar[str] = "hot_standby"
     tails: ClassVar[tuple[str, ...]] = ()
-    pins: ClassVar[tuple[str, ...]] = (instance.LISTENERS.name, instance.CHOICES.name)
+    pins: ClassVar[tuple[str, ...]] = (instance.LISTENERS.name, instance.CHOICES.name, instance.PROBES.name)
     by_fd: ClassVar[tuple[str, ...]] = (instance.LISTENERS.name,)
 
     def defines(self) -> list[str]:
         """Return the compiler's arguments."""
-        return [f"-DCELLS={instance.CELLS}", f"-DPLACES={instance.PLACES}"]
+        return [f"-DCELLS={instance.CELLS}", f"-DPLACES={instance.PLACES}", f"-DPROBES={instance.PROBES.entries}"]
 
 
 Options = LbOptions | EgressOptions | InstanceOptions

@@ -18,6 +18,8 @@ PLACES: Final = 8
 LISTENERS: Final = MapSpec("listeners", MapType.REUSEPORT_SOCKARRAY, 4, 8, SLOTS)
 """The kernel removes a listener that is closed."""
 CHOICES: Final = MapSpec("choices", MapType.ARRAY, 4, 8, CELLS)
+PROBES: Final = MapSpec("probes", MapType.HASH, 4, 4, 1024)
+"""Health checks under way: the slot that each is for, by its source port."""
 
 
 def pack_cell(slots: Sequence[int]) -> bytes:

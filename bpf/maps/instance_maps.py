@@ -1,29 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The maps of one group of listeners: which listener has which slot, and in which order a connection tries them."""
+"""The maps of one group of listeners: which listener has which slot, in which order a connection tries them, and which
+connections are health checks."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from bpf.layout.instance import CELLS, CHOICES, LISTENERS, SLOTS, pack_cell, unpack_cell
+from bpf.layout.instance import CELLS, CHOICES, LISTENERS, PROBES, SLOTS, pack_cell, unpack_cell
 from bpf.maps.pinned_map import PinnedMap, pack_index
 
 
 class InstanceMaps:
-    """Both maps, open. The kernel empties the slot of a listener that is closed."""
+    """All three maps, open. The kernel empties the slot of a listener that is closed."""
 
-    def __init__(self, listeners: PinnedMap, choices: PinnedMap) -> None:
-        self._listeners, self._choices = listeners, choices
+    def __init__(self, listeners: PinnedMap, choices: PinnedMap, probes: PinnedMap) -> None:
+        self._listeners, self._choices, self._probes = listeners, choices, probes
 
     @classmethod
     def open(cls, folder: Path) -> Self:
         """Open the maps pinned in a folder; make and pin those that are missing. Raises BpfError."""
-        listeners = PinnedMap.open(folder, LISTENERS)
-        try:
-            return cls(listeners, PinnedMap.open(folder, CHOICES))
-        except BaseException:
-            listeners.close()
-            raise
+        with contextlib.ExitStack() as stack:
+            opened = []
+            for spec in (LISTENERS, CHOICES, PROBES):
+                opened.append(PinnedMap.open(folder, spec))
+                stack.callback(opened[-1].close)
+            stack.pop_all()
+        return cls(*opened)
 
     def cookies(self) -> dict[int, int]:
         """Return the socket cookie (SO_COOKIE) of each listener, by slot."""
@@ -47,11 +50,19 @@ class InstanceMaps:
         """Return what `choose` wrote."""
         return [unpack_cell(self._choices.entry(cell)) for cell in range(CELLS)]
 
+    def probe(self, port: int, slot: int | None) -> None:
+        """Have connections of this node to itself from a source port go to a slot; None: to whom they may."""
+        if slot is None:
+            self._probes.delete(pack_index(port))
+        else:
+            self._probes.update(pack_index(port), pack_index(slot))
+
     def map_ids(self) -> frozenset[int]:
         """Return the kernel's ids of the maps."""
-        return frozenset((self._listeners.id(), self._choices.id()))
+        return frozenset((self._listeners.id(), self._choices.id(), self._probes.id()))
 
     def close(self) -> None:
         """Close the descriptors; the pins live on."""
         self._listeners.close()
         self._choices.close()
+        self._probes.close()

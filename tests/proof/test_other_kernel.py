@@ -49,10 +49,10 @@ try:
     from bpf.compiler.program import Program
     from bpf.kernel.bpf_map import create_map
     from bpf.kernel.program import program_info
-    from bpf.layout.instance import CHOICES, LISTENERS
+    from bpf.layout.instance import CHOICES, LISTENERS, PROBES
     from bpf.layout.map_spec import TAIL_CALLS, map_specs
 
-    made = {spec.name: create_map(spec) for spec in (*map_specs(ROWS), CHOICES, LISTENERS)}
+    made = {spec.name: create_map(spec) for spec in (*map_specs(ROWS), CHOICES, LISTENERS, PROBES)}
     whole = Program.from_json(json.load(open("/program.json")))
     made["programs"] = create_map(TAIL_CALLS)
     for program in (whole, *whole.tails):

@@ -78,14 +78,15 @@ class Servers(contextlib.ExitStack):
         return server
 
 
-def config(instances: Mapping[str, object]) -> Config:
+def config(instances: Mapping[str, object], health: Mapping[str, object] | None = None) -> Config:
     """Return a configuration with one service, on PORT."""
     return Config.model_validate(
         {
             "cluster": 1,
             "node": {"interface": "lo"},
             "services": [
-                {"name": "web", "vip": VIP, "protocol": "tcp", "port": PORT, "instances": dict(instances)},
+                {"name": "web", "vip": VIP, "protocol": "tcp", "port": PORT, "instances": instances}
+                | ({"health": health} if health else {}),
             ],
             "bgp": {
                 "local_as": 1,
@@ -97,10 +98,10 @@ def config(instances: Mapping[str, object]) -> Config:
     )
 
 
-def by_pidfile(folder: Path, **settings: object) -> Config:
+def by_pidfile(folder: Path, health: Mapping[str, object] | None = None, **settings: object) -> Config:
     """Return the configuration of two instances, blue the primary, and more settings of them."""
     match = [{"pidfile": str(folder / f"{name}.pid")} for name in ("blue", "green")]
-    return config({"match": match, **settings})
+    return config({"match": match, **settings}, health)
 
 
 class Running:

@@ -97,10 +97,13 @@ def test_status_shows_whom_only_some_hear(printed: Any) -> None:
 
 def test_instances(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-    one = {"name": "web@1", "state": "standby", "weight": 0, "listeners": 2, "pid": 7, "processes": 1, "added": True}
-    web = {"name": "web", "policy": "standby", "preferred": "web@1", "instances": [one]}
+    one = {"name": "web@1", "state": "standby", "weight": 0, "listeners": 2, "pid": 7, "added": True}
+    one |= {"why": "", "processes": 1}
+    sick = one | {"name": "web@2", "state": "unhealthy", "added": False, "why": "no answer"}
+    web = {"name": "web", "policy": "standby", "preferred": "web@1", "instances": [one, sick]}
     print_instances({"services": [web, {"name": "db", "policy": "spread", "preferred": None, "instances": []}]})
     header, *rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert header == ["service", "policy", "instance", "state", "weight", "listeners", "pid"]
     assert rows[0] == ["web", "standby", "web@1", "standby", "0", "2", "7", "added", "by", "hand,", "preferred"]
-    assert rows[1] == ["db", "spread", "none", "found"]
+    assert rows[1] == ["web", "standby", "web@2", "unhealthy", "0", "2", "7", "no", "answer"]
+    assert rows[2] == ["db", "spread", "none", "found"]

@@ -73,6 +73,23 @@ def test_after_a_switch_it_stays_until_it_no_longer_listens() -> None:
     assert order((BLUE, GREEN, restarted), switched, operator=red)[0] == "blue 1"
 
 
+def test_health_comes_before_the_order() -> None:
+    """True: healthy; False: it fails its check; None: it was not asked yet."""
+
+    def with_health(*healthy: bool | None) -> tuple[Instance, ...]:
+        return tuple(replace(one, healthy=health) for one, health in zip(ALL, healthy, strict=True))
+
+    assert order(with_health(False, None, True)) == ["red 1", "blue 0", "green 0"]
+    assert order(with_health(None, True, True)) == ["green 1", "red 0", "blue 0"]
+    assert order(with_health(False, None, False)) == ["green 1", "blue 0", "red 0"]
+    assert order(with_health(False, False, False)) == ["blue 1", "green 0", "red 0"], "all fail: as if none did"
+    assert order(with_health(True, False, True), policy="weighted") == ["blue 100", "red 100", "green 0"]
+    assert order(with_health(True, False, True), policy="spread") == ["blue 1", "red 1", "green 0"]
+    failing = with_health(True, True, False)
+    assert order(failing, Active("red", RED.cookies), failback=False)[0] == "blue 1"
+    assert order(failing, Active("red", RED.cookies), operator=OperatorChoice(preferred="red"))[0] == "blue 1"
+
+
 def test_weights_and_spread() -> None:
     heavy = (replace(BLUE, weight=10), replace(GREEN, weight=90), RED)
     assert order(heavy, policy="weighted") == ["red 100", "green 90", "blue 10"]

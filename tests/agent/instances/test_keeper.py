@@ -7,6 +7,7 @@ The servers know nothing of it: two processes of one program share 127.0.0.1:180
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -92,6 +93,26 @@ def test_the_operator_switches_drains_and_sets_weights(servers: Servers, bpffs: 
     with running(by_pidfile(tmp_path, policy="spread"), bpffs, tmp_path) as keeper:
         wait_for(lambda: keeper.states() == {"blue": "active", "green": "active"})
         wait_for(lambda: set(answers(80)) == {"blue", "green"}, "weights are of no other policy")
+
+
+def test_an_instance_that_fails_its_check_is_passed_over_until_it_answers_again(
+    servers: Servers, bpffs: Path, tmp_path: Path
+) -> None:
+    """A stopped process still listens, and the kernel accepts connections for it: only its silence shows."""
+    blue = servers.start("blue")
+    green = servers.start("green")
+    health = {"type": "tcp", "expect": "e", "interval_s": 1, "timeout_s": 1, "rise": 1}
+    with running(by_pidfile(tmp_path, health), bpffs, tmp_path) as keeper:
+        wait_for(lambda: keeper.states() == {"blue": "active", "green": "standby"})
+        os.kill(blue.pid, signal.SIGSTOP)
+        wait_for(lambda: keeper.states() == {"blue": "unhealthy", "green": "active"})
+        assert answers() == {"green": 40}, "blue would not answer at all"
+        os.kill(blue.pid, signal.SIGCONT)
+        wait_for(lambda: keeper.states() == {"blue": "active", "green": "standby"})
+        os.kill(green.pid, signal.SIGSTOP)
+        wait_for(lambda: keeper.states() == {"blue": "active", "green": "unhealthy"})
+        with pytest.raises(AgentError, match="green fails its check"):
+            keeper.call(keeper.keeper.switch(None, "green"))
 
 
 def test_the_choice_outlives_the_agent_and_the_next_one_takes_it_over(

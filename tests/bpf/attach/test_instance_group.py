@@ -112,6 +112,32 @@ def test_without_a_choice_the_kernel_chooses(group: InstanceGroup, listeners: li
     detach(listeners[4])
 
 
+def test_a_check_reaches_one_listener_and_only_from_the_same_address(
+    group: InstanceGroup, listeners: list[socket.socket]
+) -> None:
+    filled(group, listeners)
+    group.maps.choose([(0,)] * CELLS)
+    assert taker(group, listeners, "127.0.0.1", 4) == 4
+    assert taker(group, listeners, "127.0.0.2", 4) == 0, "not this address: it might come from outside"
+    listeners[4].close()
+    assert taker(group, listeners, "127.0.0.1", 4) == 0
+    assert taker(group, listeners, "127.0.0.1", None) == 0
+
+
+def taker(group: InstanceGroup, listeners: list[socket.socket], source: str, slot: int | None) -> int:
+    """Return the listener that gets a connection which is a check of this slot."""
+    with socket.socket() as client:
+        client.bind((source, 0))
+        group.maps.probe(client.getsockname()[1], slot)
+        client.connect(("127.0.0.1", listeners[0].getsockname()[1]))
+        group.maps.probe(client.getsockname()[1], None)
+        for number, one in enumerate(listeners):
+            with contextlib.suppress(OSError):
+                one.accept()[0].close()
+                return number
+    raise AssertionError("nobody got it")
+
+
 def test_what_the_kernel_refuses(group: InstanceGroup, listeners: list[socket.socket]) -> None:
     group.maps.put(0, listeners[0].fileno())
     with pytest.raises(BpfError) as busy:
