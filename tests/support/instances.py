@@ -166,7 +166,7 @@ def descriptors(pid: int | None = None) -> int:
 
 LOAD = """
 import os, socket, sys, threading, time
-address, port = sys.argv[1], int(sys.argv[2])
+address, port, request = sys.argv[1], int(sys.argv[2]), sys.argv[3].encode()
 total = refused = broken = 0
 gap, last = 0.0, time.monotonic()
 def connect():
@@ -179,6 +179,7 @@ def connect():
         return
     with connection:
         try:
+            connection.sendall(request)
             broken += not connection.recv(100)
         except OSError:
             broken += 1
@@ -204,8 +205,8 @@ class Load:
     """The longest time between two answers."""
     seconds = 0.0
 
-    def __init__(self, address: str) -> None:
-        argv = [sys.executable, "-S", "-c", LOAD, address, str(PORT)]
+    def __init__(self, address: str, request: str = "") -> None:
+        argv = [sys.executable, "-S", "-c", LOAD, address, str(PORT), request]
         self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def read(self) -> None:
