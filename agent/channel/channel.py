@@ -19,6 +19,7 @@ from ipaddress import IPv4Address
 from random import Random
 from types import MappingProxyType
 
+from agent.channel.claim_log import ClaimLog, NodeClaims
 from agent.channel.counter import Count
 from agent.channel.message import FIRST_NOTICE, LAST_NOTICE, MAX_PAYLOAD, Authenticator, Kind, Message, split
 from agent.channel.peer import Peer
@@ -49,6 +50,13 @@ class StateReceived:
 
 
 @dataclass(frozen=True, slots=True)
+class ClaimsReceived:
+    """A peer has other claims than before."""
+
+    address: IPv4Address
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """A peer sent a notice. `kind` may be of a later release."""
 
@@ -57,7 +65,7 @@ class Notice:
     payload: bytes
 
 
-Event = SessionBegun | StateReceived | Notice
+Event = SessionBegun | StateReceived | ClaimsReceived | Notice
 
 
 class Channel:
@@ -75,6 +83,9 @@ class Channel:
         self._peers: dict[int, Peer] = {}
         self._content = b""
         self._parts: tuple[bytes, ...] = ()
+        self._log = ClaimLog()
+        self.claims: dict[IPv4Address, NodeClaims] = {}
+        """The last claims of each node that is followed, if it has sent them."""
         self._states: dict[IPv4Address, NodeState] = {}
         self._states_shown: Mapping[IPv4Address, NodeState] | None = None
         self._pending: list[tuple[IPv4Address, bytes]] = []
@@ -95,6 +106,7 @@ class Channel:
         for number in self._peers.keys() - wanted.keys():
             peer = self._peers.pop(number)
             self._transmitter.remove(peer)
+            self.claims.pop(peer.address, None)
             if self._states.pop(peer.address, None) is not None:
                 self._states_shown = None
         new = [Peer.create(wanted[number], self._nonce) for number in sorted(wanted.keys() - self._peers.keys())]
@@ -112,7 +124,17 @@ class Channel:
         content = encode(state)
         if content != self._content:
             self._parts, self._content = split(content), content
-            self._transmitter.publish(len(self._parts), self._peers.values())
+            self._transmitter.publish(Kind.STATE, len(self._parts), self._peers.values())
+
+    def publish_claims(self, claims: NodeClaims) -> None:
+        """Send this node's claims to all that read them, if they are others than before.
+
+        Raises ValueError if they are too many.
+        """
+        anew = self._log.write(claims)
+        if anew is not None:
+            send = self._transmitter.publish if anew else self._transmitter.extend
+            send(Kind.CLAIMS, len(self._log.parts), self._peers.values())
 
     def notify(self, kind: int, payload: bytes, now: float) -> None:
         """Send a notice, once, to every node that has a session. It may be lost.
@@ -153,7 +175,7 @@ class Channel:
             return self._receive_in_session(peer, message, now)
         peer.begin_session()
         self._transmitter.answered(peer)
-        self._transmitter.push(peer)
+        self._transmitter.push(peer, Kind.STATE)
         if message.kind == Kind.HELLO_ACK and not self._parts:
             self._send(peer, self._sealed(peer, Kind.ACK))  # a state would show the peer that its answer has arrived
         return [SessionBegun(peer.address), *self._receive_in_session(peer, message, now)]
@@ -175,6 +197,8 @@ class Channel:
         for peer, kind, sequence, part in self._transmitter.step(now):
             if kind is Kind.HELLO:
                 datagram = self._sealed(peer, kind, (peer.handshake.spare, 0))
+            elif kind is Kind.CLAIMS:
+                datagram = self._sealed(peer, kind, None, sequence, part, 0, self._log.parts[part])
             else:
                 datagram = self._sealed(peer, kind, None, sequence, part, len(self._parts), self._parts[part])
             datagrams.append((peer.address, datagram))
@@ -204,6 +228,8 @@ class Channel:
     def _receive_in_session(self, peer: Peer, message: Message, now: float) -> list[Event]:
         if message.kind == Kind.STATE:
             return self._receive_state(peer, message, now)
+        if message.kind == Kind.CLAIMS:
+            return self._receive_claims(peer, message, now)
         if message.kind == Kind.ACK:
             self._transmitter.acknowledge(peer, message.sequence, message.part)
         elif message.kind >= FIRST_NOTICE:
@@ -229,11 +255,31 @@ class Channel:
             self._verifier.drop(Drop(Count.BAD_STATE, Cause.STATE, peer.number, printable(str(error))), now)
             return []
         self._verifier.problems.clear(peer.number, Cause.STATE)
+        if state.reads_claims and not peer.reads_claims:
+            peer.reads_claims = True
+            self._transmitter.push(peer, Kind.CLAIMS)
         if state == self._states.get(peer.address):
             return []
         self._states[peer.address] = state
         self._states_shown = None
         return [StateReceived(peer.address, state)]
+
+    def _receive_claims(self, peer: Peer, message: Message, now: float) -> list[Event]:
+        if peer.claims.is_superseded(message):
+            self.counters[Count.REPEATED] += 1
+            return []
+        self._send(peer, self._sealed(peer, Kind.ACK, None, message.sequence, message.part))
+        try:
+            claims = peer.claims.add(message)
+        except ValueError as error:
+            self._verifier.drop(
+                Drop(Count.BAD_STATE, Cause.STATE, peer.number, f"claims: {printable(str(error))}"), now
+            )
+            return []
+        if claims is None or claims.equals(self.claims.get(peer.address)):
+            return []
+        self.claims[peer.address] = claims
+        return [ClaimsReceived(peer.address)]
 
     def _show_session(self, peer: Peer, message: Message, now: float) -> None:
         """Help a peer that uses another session: ask if there is none here, else show the present one.

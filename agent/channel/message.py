@@ -33,6 +33,7 @@
     2 HELLO_ACK  0                     0, 0                   none
     3 STATE      which state           which part, of parts   the part's share of the state (state.py)
     4 ACK        of the acknowledged   of the acknowledged    none; with sequence 0 it only shows the nonces
+    5 CLAIMS     which log             which part, 0          the part's share of the log (claim_log.py)
     16 SUSPECTS  which notice          0, 0                   addresses of nodes that may be dead (pack_addresses)
     17 TRACE_REQUEST, 18 TRACE_REPLY   which notice, 0, 0     one step of a packet's walk (trace.py)
 
@@ -68,6 +69,7 @@ class Kind(enum.IntEnum):
     HELLO_ACK = 2
     STATE = 3
     ACK = 4
+    CLAIMS = 5
     SUSPECTS = 16
     TRACE_REQUEST = 17
     TRACE_REPLY = 18
@@ -159,6 +161,8 @@ def is_consistent(message: Message) -> bool:
         return False
     if m.kind == Kind.STATE:
         return m.sequence > 0 and m.part < m.parts <= MAX_PARTS and bool(m.payload)
+    if m.kind == Kind.CLAIMS:
+        return m.sequence > 0 and bool(m.payload)
     return m.kind >= FIRST_NOTICE or not m.payload
 
 

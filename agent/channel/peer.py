@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
+from agent.channel.claim_log import ClaimReader
+from agent.channel.message import Kind
 from agent.channel.session import Handshake, Reassembly
 
 
@@ -19,6 +21,9 @@ class Peer:
     number: int
     handshake: Handshake
     reassembly: Reassembly = field(default_factory=Reassembly)
+    claims: ClaimReader = field(default_factory=ClaimReader)
+    reads_claims: bool = False
+    """Whether the peer's state says so: another release would not acknowledge them."""
     notices_received: int = 0
     """The sequence of the last notice in this session."""
     notices_sent: int = 0
@@ -31,9 +36,9 @@ class Peer:
     """HELLOs since it is silent."""
     hello_at: float = float("-inf")
     """When the last HELLO was sent."""
-    missing: set[int] = field(default_factory=set)
-    """The parts of this node's state that the peer has not acknowledged."""
-    unsent: list[int] = field(default_factory=list)
+    missing: set[tuple[Kind, int]] = field(default_factory=set)
+    """The parts of this node's state and claims that the peer has not acknowledged."""
+    unsent: list[tuple[Kind, int]] = field(default_factory=list)
     """Those that the present attempt has yet to send, the last one first."""
     attempt: int = 0
     queue: deque[Peer] | None = None
@@ -46,6 +51,7 @@ class Peer:
 
     def begin_session(self) -> None:
         """Forget how far the last session had come."""
-        self.reassembly = Reassembly()
+        self.reassembly, self.claims, self.reads_claims = Reassembly(), ClaimReader(), False
+        self.missing = set()
         self.notices_received = self.notices_sent = 0
         self.silent = False

@@ -53,7 +53,7 @@ _MAX_PORT = 0xFFFF
 
 _FIELD = struct.Struct("!BH")
 _NODE = struct.Struct("!QQB")
-_READY = 1
+_READY, _READS_CLAIMS = 1, 2
 _SERVICE_4 = struct.Struct("!4sHBBHH")
 _SERVICE_6 = struct.Struct("!16sHBBHH")
 _NUMBER = struct.Struct("!I")
@@ -101,7 +101,8 @@ class NodeState:
     """What a node says of itself.
 
     `boot`: a number of its kernel's boot; `version` grows with each change; `ready`: its tables come from a whole view;
-    `epochs`: those that it supports, the preferred one first; `unreachable`: the nodes that do not answer it.
+    `epochs`: those that it supports, the preferred one first; `unreachable`: the nodes that do not answer it;
+    `reads_claims`: it puts the claims of others into its rows.
     """
 
     boot: int
@@ -111,6 +112,7 @@ class NodeState:
     epochs: tuple[int, ...]
     shares: Mapping[ServiceEndpoint, StateShare] = field(default_factory=dict)
     unreachable: tuple[IPv4Address, ...] = ()
+    reads_claims: bool = False
 
 
 def encode(state: NodeState) -> bytes:
@@ -123,7 +125,7 @@ def encode(state: NodeState) -> bytes:
             raise ValueError(f"epoch {epoch} is not a number of 32 bits")
     shares = sorted(state.shares.items(), key=lambda item: (item[0].vip.packed, item[0].protocol, item[0].port))
     fields = [
-        (_Type.NODE, _NODE.pack(state.boot, state.version, _READY if state.ready else 0)),
+        (_Type.NODE, _NODE.pack(state.boot, state.version, _flags(state))),
         (_Type.RELEASE, state.release.encode()),
         (_Type.EPOCHS, b"".join(map(_NUMBER.pack, state.epochs))),
         (_Type.SERVICES_4, b"".join(_pack(_SERVICE_4, key, share) for key, share in shares if key.vip.version == 4)),
@@ -152,7 +154,12 @@ def decode(data: bytes) -> NodeState:
         epochs=_distinct("epoch", (number for (number,) in _records("EPOCHS", epochs, _NUMBER, MAX_EPOCHS))),
         shares=_services(values.get(_Type.SERVICES_4, b""), values.get(_Type.SERVICES_6, b"")),
         unreachable=_unreachable(values.get(_Type.UNREACHABLE, b"")),
+        reads_claims=bool(flags & _READS_CLAIMS),
     )
+
+
+def _flags(state: NodeState) -> int:
+    return (_READY if state.ready else 0) | (_READS_CLAIMS if state.reads_claims else 0)
 
 
 def pack_addresses(addresses: Iterable[IPv4Address]) -> bytes:

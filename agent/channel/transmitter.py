@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is sent to which peer when: HELLOs to silent peers, this node's state to the others. Pure.
+"""What is sent to which peer when: HELLOs to silent peers, this node's state and claims to the others. Pure.
 
 1. A state goes to all peers at once, and to each peer whose session begins. Each part is repeated until it is
    acknowledged, first after `REPEAT_S`, then after twice as long each time, at most `MAX_REPEAT_S`. A newer state
-   replaces an older one that is not acknowledged yet.
+   replaces an older one that is not acknowledged yet. The log of claims goes after it, to peers that read claims.
 2. After `MAX_ATTEMPTS` a peer is silent. A silent peer gets a HELLO after `HELLO_S`, then after twice as long each
    time, at most `MAX_HELLO_S`.
 3. All intervals vary by a quarter, so that nodes that started at once do not stay in step.
@@ -33,16 +33,18 @@ IN_FLIGHT_S = 0.1
 _JITTER = 0.25
 
 Transmission = tuple[Peer, Kind, int, int]
-"""A datagram to send: to whom, its kind, and for a STATE its sequence and part."""
+"""A datagram to send: to whom, its kind, and for a STATE or CLAIMS its sequence and part."""
 
 
 class Transmitter:
-    """The state of this node and its way to the peers. `rng` gives jitter and order."""
+    """The state and the claims of this node, and their paths to the peers. `rng` gives jitter and order."""
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
         self._sequence = 0
-        self._parts = 0
+        """The last one: no two states or logs have the same."""
+        self._published: dict[Kind, tuple[int, int]] = {}
+        """The sequence and the number of parts of the state and of the log of claims."""
         self._window = Window(WINDOW, IN_FLIGHT_S)
         self._timers: Timers[Peer] = Timers()
         self._first: deque[Peer] = deque()
@@ -65,26 +67,41 @@ class Transmitter:
         peer.queue = None
         self._timers.cancel(peer)
 
-    def publish(self, parts: int, peers: Iterable[Peer]) -> None:
-        """Send a new state of so many parts to all peers that are not silent."""
+    def publish(self, kind: Kind, parts: int, peers: Iterable[Peer]) -> None:
+        """Send a new state or log of so many parts to all peers that are not silent."""
         self._sequence += 1
-        self._parts = parts
+        self._published[kind] = self._sequence, parts
         for peer in self._shuffled(peers):
             if not peer.silent:
-                self.push(peer)
+                self.push(peer, kind)
 
-    def push(self, peer: Peer) -> None:
-        """Send the whole state to a peer that may not have it."""
-        peer.missing = set(range(self._parts))
+    def push(self, peer: Peer, kind: Kind) -> None:
+        """Send the whole state or log to a peer that may not have it."""
+        if kind is Kind.CLAIMS and not peer.reads_claims:
+            return
+        others = {slot for slot in peer.missing if slot[0] is not kind}
+        peer.missing = others.union((kind, part) for part in range(self._published.get(kind, (0, 0))[1]))
         peer.attempt = 0
         self._enqueue(peer, self._first)
+
+    def extend(self, kind: Kind, parts: int, peers: Iterable[Peer]) -> None:
+        """Send the new parts of a log that has so many now to all that read it."""
+        sequence, before = self._published[kind]
+        self._published[kind] = sequence, parts
+        for peer in self._shuffled(peers):
+            if not peer.silent and peer.reads_claims:
+                if not peer.missing:
+                    peer.attempt = 0
+                peer.missing.update((kind, part) for part in range(before, parts))
+                self._enqueue(peer, self._first)
 
     def acknowledge(self, peer: Peer, sequence: int, part: int) -> None:
         """Send this part no more. A silent peer is not dead, and gets the rest."""
         self._window.release((peer.number, sequence, part))
-        if sequence != self._sequence or part not in peer.missing:
+        kind = next((one for one, (current, _) in self._published.items() if current == sequence), None)
+        if kind is None or (kind, part) not in peer.missing:
             return
-        peer.missing.remove(part)
+        peer.missing.remove((kind, part))
         if peer.silent:
             peer.silent = False
             peer.attempt = 0
@@ -153,13 +170,15 @@ class Transmitter:
             self._schedule_hello(peer, now)
             return
         while peer.unsent and self._window.is_open:
-            part = peer.unsent.pop()
-            if part in peer.missing:
-                sent.append((peer, Kind.STATE, self._sequence, part))
-                self._window.add((peer.number, self._sequence, part), now)
+            kind, part = peer.unsent.pop()
+            if (kind, part) in peer.missing:
+                sequence = self._published[kind][0]
+                sent.append((peer, kind, sequence, part))
+                self._window.add((peer.number, sequence, part), now)
         if peer.unsent:
             peer.queue = queue
-            queue.appendleft(peer)
+            # A long log makes room for the states of others.
+            (queue.append if peer.unsent[-1][0] is Kind.CLAIMS else queue.appendleft)(peer)
         elif peer.missing:
             self._timers.set(peer, now + self._jittered(min(MAX_REPEAT_S, REPEAT_S * 2**peer.attempt)))
 

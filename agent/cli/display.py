@@ -77,6 +77,7 @@ def print_status(response: Response) -> None:
     _print_instances(console, response["services"])
     console.print(_members(response["members"]))
     _print_agreement(console, response["membership"])
+    _print_claims(console, response["claims"])
     for problem in response["problems"]:
         console.print(f"[red]{problem}[/]")
 
@@ -209,6 +210,13 @@ def _print_agreement(console: Console, membership: dict[str, Any]) -> None:
         if others:  # else it is silent for all: its own row shows it
             line = f"{_some(deaf)} {_do(deaf)} not hear {one['address']}; {_some(others)} {_do(others)}"
             console.print(f"[yellow]{line}[/]")
+
+
+def _print_claims(console: Console, claims: dict[str, Any] | None) -> None:
+    """Print which rows have places for nodes that hold connections there, if any."""
+    if claims is not None and (claims["given"] or claims["taken"]):
+        taken = claims["taken"].values()
+        console.print(f"claims: {claims['given']} rows by this node, {sum(taken)} by {len(taken)} others")
 
 
 def _some(addresses: list[str]) -> str:

@@ -80,6 +80,7 @@ def _state(agent: Agent) -> NodeState:
         relay=agent.announcer.relay,
         held=agent.connections.held,
         instances=agent.instances,
+        claims=agent.claims,
     )
 
 

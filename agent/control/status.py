@@ -21,6 +21,7 @@ from agent.health.rise_fall import Health
 from agent.instances.keeper import InstanceKeeper
 from agent.model import Announcement, Member, Share, State
 from agent.node.candidates import candidates, takers
+from agent.node.claim_keeper import ClaimKeeper
 from agent.node.forwarder import Forwarder
 from agent.node.membership import Membership
 from agent.node.plan import ThisNode
@@ -52,6 +53,8 @@ class NodeState:
     held: Held | None
     """The last count of the connections; None before the first."""
     instances: InstanceKeeper
+    claims: ClaimKeeper | None
+    """None without a data path, and where `table.claims` is off."""
 
     @property
     def config(self) -> Config:
@@ -79,7 +82,17 @@ def status(state: NodeState) -> dict[str, Any]:
         "services": [_service(state, service, counters) for service in state.config.services],
         "members": [_member(state, member, now) for member in state.members],
         "membership": membership_status(state.membership),
+        "claims": _claims(state.claims) if state.claims else None,
         "bgp": _bgp(state.relay, now),
+    }
+
+
+def _claims(claims: ClaimKeeper) -> dict[str, Any]:
+    """Return how many rows this node and the others claim, and which services have rows without place for more."""
+    return {
+        "given": claims.given,
+        "taken": {str(address): rows for address, rows in sorted(claims.taken().items())},
+        "full": claims.full_rows,
     }
 
 

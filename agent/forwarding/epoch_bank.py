@@ -15,22 +15,26 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
+from types import MappingProxyType
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agent.forwarding.grace import Grace
+from agent.forwarding.row_array import RowArray, claims_in, differing, rows_of
 from agent.model import Candidate
 from agent.table import algorithm
+from agent.table.claims import Claims, RowNumbers, claimants
 from agent.table.epoch import Epoch, EpochSwitch, EpochUse
 from agent.table.table import Table
 from bpf.layout.conf import NodeConf, OtherEpoch
-from bpf.layout.limits import BANKS, CHAIN, SLOTS
+from bpf.layout.limits import BANKS, SLOTS
 from bpf.maps.maps import Maps
 from bpf.maps.table_map import Swap
 
 RANKINGS_KEPT = 16
 """The rankings that are kept, so that the next table is built faster: 4.5 MB each (65,536 rows)."""
+
+NO_CLAIMS: Mapping[str, Mapping[int, Claims]] = MappingProxyType({})
 
 Members = tuple[Candidate, ...]
 TableKey = tuple[int, int, int, str, Members]
@@ -42,9 +46,12 @@ class _Rows:
     """The rows of services in one bank, as they are in the kernel. Services whose rows were equal from the start have
     the same object here: what is computed and written for one of them serves all."""
 
-    rows: NDArray[np.uint16] | None
+    rows: RowArray | None
     grace: Grace
     members: Members | None = None
+    claims: Claims | None = None
+    full: int = 0
+    """The rows that have no place for another claimant."""
     digest: str = ""
     table: Table | None = None
     """A table from which the next one is built faster."""
@@ -75,6 +82,8 @@ class EpochBanks:
             if self._epoch_in[bank] is not None:
                 self._rows[bank] |= self._read(kept, bank)
         self._shared: dict[TableKey, Table] = {}
+        self.revision = 0
+        """Grows with each change of rows."""
 
     def _empty(self) -> _Rows:
         return _Rows(None, Grace.of(np.zeros(self._maps.row_count, np.uint64)))
@@ -109,7 +118,7 @@ class EpochBanks:
         """Return the digest of the owners of the rows that new flows of a service use; empty before the first."""
         return self._first()[service].digest
 
-    def rows(self, service: str, epoch: int) -> NDArray[np.uint16] | None:
+    def rows(self, service: str, epoch: int) -> RowArray | None:
         """Return the rows as they are in the kernel: node indexes, shape (rows, CHAIN); None if there are none."""
         return self._rows[self._epoch_in.index(epoch)][service].rows if epoch in self._epoch_in else None
 
@@ -117,6 +126,25 @@ class EpochBanks:
         """Return the node indexes of one row as they are in the kernel, owner first; empty if there is none."""
         rows = self.rows(service, epoch)
         return [] if rows is None else [index for index in rows[row].tolist() if index]
+
+    def claims(self, service: str) -> dict[int, dict[int, RowNumbers]]:
+        """Return the claims that the kernel's rows of a service contain, by epoch and node index."""
+        found = {}
+        for bank, number in enumerate(self._epoch_in):
+            rows = self._rows[bank][service].rows
+            if number is not None and rows is not None:
+                epoch = self._epochs[number]
+                found[number] = claims_in(rows, epoch.chain, epoch.rows)
+        return found
+
+    def chains(self, service: str, epoch: int) -> RowArray | None:
+        """Return the chains of a service's rows in an epoch, without claimants; None if there are none."""
+        rows = self.rows(service, epoch)
+        return None if rows is None else rows[: self._epochs[epoch].rows, : self._epochs[epoch].chain]
+
+    def full_rows(self, service: str) -> int:
+        """Return how many rows that new flows of a service use have no place for another claimant."""
+        return self._first()[service].full
 
     def _first(self) -> dict[str, _Rows]:
         return self._rows[self._epoch_in.index(self.use.first) if self.use and self.use.first in self._epoch_in else 0]
@@ -129,10 +157,12 @@ class EpochBanks:
         indexes: Mapping[IPv4Address, int],
         conf: NodeConf,
         now: float,
+        claims: Mapping[str, Mapping[int, Claims]] = NO_CLAIMS,
     ) -> None:
         """Write the tables of these candidates and `hashes` (both by service name), then switch the program's epochs.
 
-        `conf` is the rest of the program's configuration; this method fills in the epochs.
+        `conf` is the rest of the program's configuration; this method fills in the epochs. `claims` are by service
+        name and epoch: an object that is the same as the last time has not changed.
         """
         use = epoch_switch.use
         used = {id(members) for members in candidates.values()}
@@ -146,7 +176,8 @@ class EpochBanks:
             if number not in self._epoch_in:
                 self._assign_bank(number, conf)
             bank = self._epoch_in.index(number)
-            await self._apply_rows(bank, candidates, hashes, indexes, now, switching)
+            claimed = {name: claims.get(name, {}).get(number) for name in self._slots}
+            await self._apply_rows(bank, candidates, claimed, hashes, indexes, now, switching)
         others = [epoch for number, epoch in self._epochs.items() if number != use.first]
         other = OtherEpoch(others[0].key, others[0].number, use.alternating) if others else None
         self._write_conf(conf, use.first, other)
@@ -187,6 +218,7 @@ class EpochBanks:
         self,
         bank: int,
         candidates: Mapping[str, Members],
+        claims: Mapping[str, Claims | None],
         hashes: Mapping[str, str],
         indexes: Mapping[IPv4Address, int],
         now: float,
@@ -194,15 +226,16 @@ class EpochBanks:
     ) -> None:
         """Bring all tables of a bank to these candidates, with one swap for all services."""
         rows = self._rows[bank]
-        groups: dict[tuple[int, int, str], list[str]] = {}
+        groups: dict[tuple[int, int, int, str], list[str]] = {}
         for name, current in rows.items():
-            if switching or candidates[name] != current.members:
-                groups.setdefault((id(current), id(candidates[name]), hashes[name]), []).append(name)
-        computed: dict[tuple[int, str], list[tuple[list[str], _Rows, _Rows]]] = {}
-        for (_, _, kind), names in groups.items():
-            members, current = candidates[names[0]], rows[names[0]]
-            new = await asyncio.to_thread(self._next, bank, current, members, kind, indexes, now, switching)
-            computed.setdefault((id(members), kind), []).append((names, current, new))
+            if switching or candidates[name] != current.members or claims[name] is not current.claims:
+                alike = id(current), id(candidates[name]), id(claims[name]), hashes[name]
+                groups.setdefault(alike, []).append(name)
+        computed: dict[tuple[int, int, str], list[tuple[list[str], _Rows, _Rows]]] = {}
+        for (_, of_members, of_claims, kind), names in groups.items():
+            current, inputs = rows[names[0]], (candidates[names[0]], claims[names[0]], kind)
+            new = await asyncio.to_thread(self._next, bank, current, inputs, indexes, now, switching)
+            computed.setdefault((of_members, of_claims, kind), []).append((names, current, new))
         swaps: list[Swap] = []
         changed: dict[str, _Rows] = {}
         for same in computed.values():
@@ -215,6 +248,8 @@ class EpochBanks:
                 only_grace = len(same) == 1 and new.rows is current.rows
                 swaps.append(Swap(slots, new.grace.until, None if only_grace else new.rows, bank))
             changed |= dict.fromkeys(names, new)
+        if any(swap.rows is not None for swap in swaps):
+            self.revision += 1
         if swaps:
             await asyncio.to_thread(self._maps.tables.swap_all, swaps)
         self._rows[bank] = rows | changed
@@ -223,29 +258,32 @@ class EpochBanks:
         self,
         bank: int,
         current: _Rows,
-        members: Members,
-        kind: str,
+        inputs: tuple[Members, Claims | None, str],
         indexes: Mapping[IPv4Address, int],
         now: float,
         switching: bool,
     ) -> _Rows:
-        """Return the rows for these members; the same rows and grace objects if nothing is to be written."""
+        """Return the rows for these members, claims and hash; the same rows and grace objects if nothing is to be
+        written."""
+        members, claims, kind = inputs
         everywhere = np.ones(self._maps.row_count, np.bool_)
-        if members == current.members:
+        if members == current.members and claims is current.claims:
             return replace(current, grace=current.grace.after(everywhere, now)) if switching else current
         key = self._kind(self._epochs[self._epoch_in[bank] or 0], kind, members)
         table = self._shared.get(key)
         if table is None:
             table = self._shared[key] = _with_few_rankings(self._build(key, current.table), self._shared.values())
-        rows = _rows(table, [indexes[address] for address in table.members], self._maps.row_count)
-        changed = everywhere if current.rows is None or switching else _differing(rows, current.rows)
+        claimed = claimants(table, members, claims) if claims else None
+        rows = rows_of(table, claimed, [indexes[address] for address in table.members], self._maps.row_count)
+        changed = everywhere if current.rows is None or switching else differing(rows, current.rows)
         grace = current.grace
         if changed.any():
             grace = grace.after(changed, now)
         else:
             assert current.rows is not None
             rows = current.rows
-        return _Rows(rows, grace, members, table.owners_digest, table if table.ranking is not None else None)
+        kept, full = table if table.ranking is not None else None, claimed.full if claimed else 0
+        return _Rows(rows, grace, members, claims, full, table.owners_digest, kept)
 
     @staticmethod
     def _kind(epoch: Epoch, kind: str, members: Members) -> TableKey:
@@ -264,23 +302,3 @@ def _with_few_rankings(table: Table, others: Iterable[Table]) -> Table:
     """Return a table without its rankings, if with those of the others they are more than `RANKINGS_KEPT`."""
     rankings = {id(one) for table in (table, *others) for one in (table.ranking, table.effective) if one is not None}
     return table if len(rankings) <= RANKINGS_KEPT else replace(table, ranking=None, effective=None)
-
-
-def _differing(rows: NDArray[np.uint16], before: NDArray[np.uint16]) -> NDArray[np.bool_]:
-    """Return which rows differ. Four places are compared as one number, in a twentieth of the time."""
-    now, then = np.ascontiguousarray(rows).view(np.uint64), np.ascontiguousarray(before).view(np.uint64)
-    differing: NDArray[np.bool_] = now[:, 0] != then[:, 0]
-    for column in range(1, now.shape[1]):
-        differing |= now[:, column] != then[:, column]
-    return differing
-
-
-def _rows(table: Table, indexes: Iterable[int], count: int) -> NDArray[np.uint16]:
-    """Return the kernel's rows: node indexes, 0 after the end of the chain, shape (count, CHAIN).
-
-    A table with fewer rows is repeated: the low bits of a flow's hash are its row in both.
-    """
-    of_place = np.array([*indexes, 0], np.uint16)  # place -1 is the last entry: no node
-    rows = np.zeros((len(table.places), CHAIN), np.uint16)
-    rows[:, : table.places.shape[1]] = of_place[table.places]
-    return np.tile(rows, (count // len(rows), 1)) if len(rows) < count else rows

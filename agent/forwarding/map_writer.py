@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from agent.address import Network, tag_of
 from agent.config.schema import Config
 from agent.config.service import AFFINITIES, ServiceConfig
-from agent.forwarding.epoch_bank import EpochBanks
+from agent.forwarding.epoch_bank import NO_CLAIMS, EpochBanks
 from agent.forwarding.node_table import NodeTable
 from agent.model import Candidate
+from agent.table.claims import Claims, RowNumbers, claims_of
 from agent.table.epoch import Epoch, EpochSwitch, EpochUse
 from bpf.attach.datapath import DataPath
 from bpf.layout.conf import NodeConf
@@ -51,7 +52,7 @@ class MapWriter:
         self._written: dict[ServiceKey, ServiceEntry] = maps.services.read()
         self._inputs: tuple[object, ...] | None = None
         """What the maps were last written from, as far as it can be compared at once; None after a failure."""
-        self._kept_inputs: tuple[object, object] | None = None
+        self._kept_inputs: tuple[object, ...] = ()
         self._slots: dict[str, int] = {}
         self._epoch_banks = self._adopt(epochs)
         maps.node_prefixes.write(config.members.allow)
@@ -123,6 +124,31 @@ class MapWriter:
         named = of_service[rows] == self.nodes.indexes[self._own]
         return np.where(named.any(axis=1), named.argmax(axis=1), CHAIN)
 
+    @property
+    def rows_revision(self) -> int:
+        """A number that grows with each change of rows."""
+        return self._epoch_banks.revision
+
+    def claims_in_rows(self) -> dict[str, dict[int, Claims]]:
+        """Return the claims that the kernel's rows contain, by service name and epoch."""
+        addresses = {index: address for address, index in self.nodes.indexes.items()}
+        return {
+            service: {
+                epoch: {addresses[index]: rows for index, rows in found.items() if index in addresses}
+                for epoch, found in self._epoch_banks.claims(service).items()
+            }
+            for service in self._slots
+        }
+
+    def claims_of(self, service: str, epoch: int, held: RowNumbers) -> RowNumbers | None:
+        """Return those of the rows with connections that this node claims; None as long as there is no table."""
+        chains, own = self._epoch_banks.chains(service, epoch), self.nodes.indexes.get(self._own)
+        return None if chains is None or own is None else claims_of(held, chains, own)
+
+    def full_rows(self) -> dict[str, int]:
+        """Return how many rows of each service have no place for another claimant; services without one are absent."""
+        return {name: full for name in self._slots if (full := self._epoch_banks.full_rows(name))}
+
     def slot(self, service: str) -> int:
         """Return the service's slot, which is the index of its rows and counters."""
         return self._slots[service]
@@ -145,16 +171,17 @@ class MapWriter:
         ends: Mapping[IPv4Address, IPv6Address | None],
         epoch_switch: EpochSwitch,
         now: float,
+        claims: Mapping[str, Mapping[int, Claims]] = NO_CLAIMS,
     ) -> None:
         """Write this view into the maps, and switch the program's use of the epochs.
 
         `candidates` and `up` (whether this node takes new flows) are by service name; `ends` is each node's IPv6 end
         of tunnels. Order: whether this node takes new flows (by then it is announced), the node entries that new rows
         will name, the rows, the use of the epochs, the services, and last the removal of entries that no row names any
-        more. Raises AgentError if the nodes are too many. Nothing is done if `candidates` and `ends` are the same
-        objects as the last time, and the rest is equal.
+        more. Raises AgentError if the nodes are too many. `claims` are by service name and epoch. Nothing is done if
+        `candidates`, `ends` and `claims` are the same objects as the last time, and the rest is equal.
         """
-        inputs = id(candidates), id(ends), dict(up), epoch_switch
+        inputs = id(candidates), id(ends), id(claims), dict(up), epoch_switch
         if inputs == self._inputs:
             return
         if self._inputs is None:  # a write that failed may have changed some of the services
@@ -162,7 +189,7 @@ class MapWriter:
                 key: one for key, one in self._datapath.maps.services.read().items() if key in self._written
             }
         self._inputs = None
-        self._kept_inputs = candidates, ends  # so that no other object gets their ids
+        self._kept_inputs = candidates, ends, claims  # so that no other object gets their ids
         distinct = {id(members): members for members in candidates.values()}.values()
         named = {self._own, *self._nodes_of_retiring(), *(c.address for members in distinct for c in members)}
         indexes = self.nodes.write(named, ends)
@@ -175,7 +202,7 @@ class MapWriter:
             drop_other_protocols=self._config.other_protocols == "drop",
         )  # fmt: skip
         hashes = {service.name: service.hash for service in self._config.services}
-        await self._epoch_banks.apply(epoch_switch, candidates, hashes, indexes, conf, now)
+        await self._epoch_banks.apply(epoch_switch, candidates, hashes, indexes, conf, now, claims)
         self._write_services(up)
         self.nodes.remove(self.nodes.indexes.keys() - named)
         self._inputs = inputs

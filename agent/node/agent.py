@@ -37,6 +37,7 @@ from agent.netlink.connection import Netlink
 from agent.node import member_file, saved_state
 from agent.node.announcer import Announcer
 from agent.node.candidates import Candidates, in_order
+from agent.node.claim_keeper import ClaimKeeper
 from agent.node.condition import own_share
 from agent.node.forwarder import Forwarder
 from agent.node.known_nodes import KnownNodes
@@ -94,6 +95,9 @@ class Agent:
         )
         self.deny_list = DenyList(config.deny, saved.denied, self._write_denied, self._save)
         self.connections = ConnectionMonitor(config.services, self.epochs, self._wake.set)
+        self.claims = None
+        if self.forwarder is not None and config.table.claims:
+            self.claims = ClaimKeeper(config, self.epochs, self.connections, self.forwarder, self.membership)
         self.tracer = Tracer(interface.address, self.membership.notify_one, self._trace_here)
         self.membership.on_notice = self.tracer.receive
         instance_paths = InstancePaths(paths.instance_pins, paths.instances, paths.programs)
@@ -176,9 +180,10 @@ class Agent:
     def _inputs(self) -> Inputs:
         forwarder, membership = self.forwarder, self.membership
         leaks = foreign_routes.problems(self.announcer.relay.snapshot)
+        claims = self.claims.problems() if self.claims else ()
         of_forwarder = forwarder.problems() if forwarder else ()
         uncounted = (self.connections.fault,) if self.connections.fault else ()
-        own = (*self.vips.problems(), *node_problems(self.health), *of_forwarder, *uncounted, *self.instances.problems)
+        own = (*claims, *self.vips.problems(), *node_problems(self.health), *of_forwarder, *uncounted, *self.instances.problems)
         return Inputs(
             members=membership.view.members,
             seen=membership.received.seen,
@@ -313,6 +318,7 @@ class Agent:
             *checks(self.config.services, self.health, self._wake.set, uplinks),
             self.instances.run(),
             *(self.forwarder.tasks() if self.forwarder else ()),
+            *(self.claims.tasks() if self.claims else ()),
         ]
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(one) for one in forever]

@@ -20,6 +20,7 @@ from typing import Any
 from agent.address import Address, Network
 from agent.errors import AgentError
 from agent.forwarding.egress import EgressKeeper
+from agent.forwarding.epoch_bank import NO_CLAIMS
 from agent.forwarding.map_writer import MapWriter
 from agent.forwarding.next_hop import NextHop
 from agent.forwarding.route_monitor import RouteMonitor
@@ -28,6 +29,7 @@ from agent.membership.digest import tables_digest
 from agent.model import State
 from agent.netlink.connection import Netlink
 from agent.node.plan import Tables, ThisNode
+from agent.table.claims import Claims
 from agent.table.epoch import Epoch, EpochUse
 from bpf.attach.datapath import DataPath
 from bpf.errors import BpfError
@@ -79,6 +81,7 @@ class Forwarder:
         self._own = node.address
         self._on_change = on_change
         self._tables: Tables | None = None
+        self._claims = NO_CLAIMS
         self._followed: Mapping[IPv4Address, IPv6Address | None] = {}
         self._problems: tuple[int, list[str]] = -1, []
         """Of which revision of the map writer, and which."""
@@ -109,6 +112,11 @@ class Forwarder:
         if tables != self._tables:
             self._tables = tables
             self._wake.set()
+
+    def want_claims(self, claims: Mapping[str, Mapping[int, Claims]]) -> None:
+        """Have these claims, by service name and epoch, written into rows."""
+        self._claims = claims
+        self._wake.set()
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """Return what must run for as long as the agent does."""
@@ -159,7 +167,9 @@ class Forwarder:
         if self._retires:
             writer.retire()
             self._retires = False
-        await writer.apply(tables.candidates, tables.up, tables.ends, tables.epoch_switch, time.monotonic())
+        await writer.apply(
+            tables.candidates, tables.up, tables.ends, tables.epoch_switch, time.monotonic(), self._claims
+        )
         if self._attached_once and self.datapath.attached():
             return
         if not self._attached_once:  # a program that something detached comes back at once

@@ -19,7 +19,8 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from agent.address import Address
-from agent.channel.channel import Channel, Notice
+from agent.channel.channel import Channel, ClaimsReceived, Notice
+from agent.channel.claim_log import NodeClaims
 from agent.channel.difference import differences
 from agent.channel.message import FIRST_NOTICE
 from agent.channel.problem import Cause, ProblemLog
@@ -90,6 +91,7 @@ class Membership:
         self._static = {address: Named() for address in config.members.static if address != node.address}
         self._known_before = {address: Named() for address in known if address != node.address}
         self._named: Mapping[IPv4Address, Named] = {}
+        self._reads_claims = config.table.claims and forwarder is not None
         self._endpoints = {s.key: ServiceEndpoint(s.vip, s.protocol, s.port_number) for s in config.services}
         self._state: NodeState | None = None
         """What this node says of itself."""
@@ -212,7 +214,9 @@ class Membership:
             for service, s in shares.items()
         }
         unreachable = self.view.unreachable[:MAX_UNREACHABLE]
-        state = NodeState(self.boot, 1, RELEASE, ready, self._node.epochs, said, unreachable)
+        state = NodeState(
+            self.boot, 1, RELEASE, ready, self._node.epochs, said, unreachable, reads_claims=self._reads_claims
+        )
         if before is not None:
             state = replace(state, version=before.version)
             if state == before:
@@ -220,6 +224,16 @@ class Membership:
             state = replace(state, version=before.version + 1)
         self._state = state
         self._channel.publish(state, time.monotonic())
+        self._talk.set()
+
+    @property
+    def claims(self) -> Mapping[IPv4Address, NodeClaims]:
+        """What the others claim, of each that has said so."""
+        return self._channel.claims
+
+    def publish_claims(self, claims: NodeClaims) -> None:
+        """Tell all others what this node claims. Raises ValueError if it is too much."""
+        self._channel.publish_claims(claims)
         self._talk.set()
 
     @property
@@ -264,6 +278,8 @@ class Membership:
         """Take a datagram of the channel."""
         now = time.monotonic()
         for event in self._channel.receive(datagram, source, now):
+            if isinstance(event, ClaimsReceived):
+                continue
             if not isinstance(event, Notice):
                 self._on_change()
             elif event.kind == SUSPECTS:

@@ -45,18 +45,25 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     """Return what `lbctl status` prints of these members and this agreement, line by line."""
     monkeypatch.setenv("COLUMNS", "250")
 
-    def printed(*members: dict[str, Any], **changed: Any) -> list[str]:
+    def printed(*members: dict[str, Any], claims: dict[str, Any] | None = None, **changed: Any) -> list[str]:
         membership = AGREED | changed
         lists: dict[str, Any] = {"vips": [], "services": [], "problems": [], "egress": {"errors": []}}
         own = member("10.0.0.11", echo=None)
         print_status(
             lists
             | {"node": NODE, "ready": True, "xdp": XDP, "fault": None, "bgp": BGP, "connections": COUNTED}
-            | {"members": [own, *members], "membership": membership}
+            | {"members": [own, *members], "membership": membership, "claims": claims}
         )
         return capsys.readouterr().out.splitlines()
 
     return printed
+
+
+def test_status_shows_claims_if_there_are_some(printed: Any) -> None:
+    none: dict[str, Any] = {"given": 0, "taken": {}, "full": {}}
+    assert printed(claims=none) == printed(claims=None)
+    taken = {"10.0.0.12": 5, "10.0.0.13": 40}
+    assert printed(claims=none | {"given": 7, "taken": taken})[-1] == "claims: 7 rows by this node, 45 by 2 others"
 
 
 def test_status_shows_how_each_member_answers(printed: Any) -> None:

@@ -16,6 +16,7 @@ from agent.forwarding import epoch_bank
 from agent.forwarding.epoch_bank import EpochBanks
 from agent.model import Candidate, State
 from agent.table import algorithm
+from agent.table.claims import Claims
 from agent.table.epoch import Epoch, EpochSwitch, EpochUse
 from bpf.kernel import bpf_map
 from bpf.layout.conf import NodeConf, OtherEpoch
@@ -33,6 +34,7 @@ BASE = NodeConf(1, 11, b"", address=ADDRESSES[0])
 OLD = Epoch(0x0E, 1, ROWS, 4, bytes(16))
 NEW = Epoch(0x1E, 1, ROWS, 4, bytes(range(16)))
 SMALL = Epoch(0x2E, 1, ROWS // 2, 3, bytes(range(16)))
+PAIRS = Epoch(0x4E, 1, ROWS, 2, bytes(16))
 THIRD = Epoch(0x3E, 1, ROWS, 4, bytes(range(1, 17)))
 
 
@@ -234,6 +236,44 @@ def test_services_with_equal_candidates_share_one_table(maps: Maps) -> None:
     assert shared(maps)
     bring(successor, ALL, ALL, 300.0)
     assert shared(maps), "a restart does not end it"
+
+
+def claim(to: EpochBanks, claims: Mapping[str, Mapping[int, Claims]], now: float, epoch: Epoch = PAIRS) -> None:
+    found, hashes = dict.fromkeys(SLOTS, ALL), dict.fromkeys(SLOTS, "rendezvous")
+    asyncio.run(to.apply(EpochSwitch(EpochUse(epoch.number)), found, hashes, INDEXES, BASE, now, claims))
+
+
+def test_claimants_have_places_after_the_chain(maps: Maps) -> None:
+    """Only their rows change, and are in grace; a successor keeps them, and without claims rows are as before."""
+    made = banks(maps, PAIRS)
+    claim(made, {}, 1.0)
+    before, revision = maps.tables.rows(SLOTS["web"]), made.revision
+    assert before is not None
+    absent = np.flatnonzero(~(before == INDEXES[ADDRESSES[2]]).any(axis=1)).astype(np.uint32)
+    claims = {"web": {PAIRS.number: {ADDRESSES[2]: absent[:9]}}}
+    claim(made, claims, 100.0)
+    assert made.revision > revision
+    assert not shared(maps)
+    rows = maps.tables.rows(SLOTS["web"])
+    assert rows is not None
+    assert (rows[absent[:9], 2] == INDEXES[ADDRESSES[2]]).all()
+    assert np.flatnonzero((rows != before).any(axis=1)).tolist() == absent[:9].tolist()
+    in_grace = maps.tables.grace(SLOTS["web"]) > 100 * 10**9  # type: ignore[operator]
+    assert np.flatnonzero(in_grace).tolist() == absent[:9].tolist()
+    assert (maps.tables.rows(SLOTS["dns"]) == before).all()  # type: ignore[union-attr]
+    chains = made.chains("web", PAIRS.number)
+    assert chains is not None
+    assert chains.shape == (ROWS, 2)
+
+    successor = banks(maps, PAIRS)
+    left = successor.claims("web")[PAIRS.number]
+    assert {index: numbers.tolist() for index, numbers in left.items()} == {INDEXES[ADDRESSES[2]]: absent[:9].tolist()}
+    assert successor.claims("dns") == {PAIRS.number: {}}
+    revision = successor.revision
+    claim(successor, {"web": {PAIRS.number: {ADDRESSES[2]: left[INDEXES[ADDRESSES[2]]]}}}, 200.0)
+    assert successor.revision == revision, "nothing has changed"
+    claim(successor, {}, 300.0)
+    assert (maps.tables.rows(SLOTS["web"]) == before).all()  # type: ignore[union-attr]
 
 
 def test_rankings_are_kept_for_few_sets_of_members(maps: Maps, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A node's claims as bytes: the rows that it claims, by service and epoch. Pure; claim_log.py sends them.
+
+A record for each service and epoch with claims, one after the other; all in network order.
+
+     0 IP version: 4, 6     1 protocol as in IP: 6, 17     2 port, 0 for any
+     4 epoch                8 form                         9 bytes of rows that follow the VIP
+    13 VIP (4 or 16 bytes), then the rows
+
+    form 0  the rows' numbers, ascending, 2 bytes each
+    form 1  the same with 4 bytes each
+    form 2  a bitmap: row 0 is the highest bit of its first byte
+
+The shortest form is used. A difference between two sets is a set as well: the rows that are in one of both.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, Final
+
+import numpy as np
+
+from agent.channel.state import ServiceEndpoint
+from agent.table.claims import RowNumbers
+
+ROWS_MAX: Final = 262_144
+RECORDS_MAX: Final = 4096
+
+ClaimKey = tuple[ServiceEndpoint, int]
+"""A service and the number of an epoch."""
+ClaimSet = Mapping[ClaimKey, RowNumbers]
+"""The rows of each, ascending; none is empty."""
+
+_RECORD = struct.Struct("!BBHIBI")
+_PROTOCOLS = {"tcp": 6, "udp": 17}
+_PROTOCOL_NAMES = {number: name for name, number in _PROTOCOLS.items()}
+_SHORT, _LONG, _BITMAP = range(3)
+_NUMBERS: Final[dict[int, np.dtype[Any]]] = {_SHORT: np.dtype(">u2"), _LONG: np.dtype(">u4")}
+
+
+def encode(claims: ClaimSet) -> bytes:
+    """Return the bytes of a set, equal for equal sets."""
+    return b"".join(
+        _record(*key, claims[key]) for key in sorted(claims, key=lambda key: (key[0].vip.packed, *key[0][1:], key[1]))
+    )
+
+
+def decode(data: bytes) -> dict[ClaimKey, RowNumbers]:
+    """Return the set in these bytes. Raises ValueError with what is wrong."""
+    found: dict[ClaimKey, RowNumbers] = {}
+    for key, rows in _records(data):
+        if key in found or len(found) == RECORDS_MAX:
+            raise ValueError(f"{key[0]} is there twice, or there are more than {RECORDS_MAX} records")
+        found[key] = rows
+    return found
+
+
+def difference(one: ClaimSet, other: ClaimSet) -> dict[ClaimKey, RowNumbers]:
+    """Return the rows that are in one of both sets; a set and the difference to another one give the other one."""
+    found: dict[ClaimKey, RowNumbers] = {}
+    for key in one.keys() | other.keys():
+        rows, others = one.get(key), other.get(key)
+        if rows is None or others is None:
+            found[key] = other[key] if rows is None else rows
+        elif rows is not others and len(changed := np.setxor1d(rows, others, assume_unique=True)):
+            found[key] = changed
+    return found
+
+
+def _record(service: ServiceEndpoint, epoch: int, rows: RowNumbers) -> bytes:
+    last = int(rows[-1])
+    form = _SHORT if last < 1 << 16 else _LONG
+    if last // 8 + 1 < len(rows) * _NUMBERS[form].itemsize:
+        form, bits = _BITMAP, np.zeros(last + 1, np.bool_)
+        bits[rows] = True
+        data = np.packbits(bits).tobytes()
+    else:
+        data = rows.astype(_NUMBERS[form]).tobytes()
+    vip = service.vip
+    head = _RECORD.pack(vip.version, _PROTOCOLS[service.protocol], service.port, epoch, form, len(data))
+    return head + vip.packed + data
+
+
+def _records(data: bytes) -> Iterator[tuple[ClaimKey, RowNumbers]]:
+    at = 0
+    while at < len(data):
+        if len(data) - at < _RECORD.size:
+            raise ValueError(f"the record at byte {at} is cut")
+        version, protocol, port, epoch, form, length = _RECORD.unpack_from(data, at)
+        at += _RECORD.size
+        size = {4: 4, 6: 16}.get(version, 0)
+        if not size or protocol not in _PROTOCOL_NAMES:
+            raise ValueError(f"IP version {version}, protocol {protocol}")
+        if len(data) - at < size + length:
+            raise ValueError(f"the record is cut: {len(data) - at} of {size + length} bytes")
+        vip = IPv4Address(data[at : at + 4]) if size == 4 else IPv6Address(data[at : at + 16])
+        at += size
+        yield (ServiceEndpoint(vip, _PROTOCOL_NAMES[protocol], port), epoch), _rows(form, data[at : at + length])
+        at += length
+
+
+def _rows(form: int, data: bytes) -> RowNumbers:
+    if form == _BITMAP and len(data) <= ROWS_MAX // 8:
+        rows = np.flatnonzero(np.unpackbits(np.frombuffer(data, np.uint8))).astype(np.uint32)
+    elif form in _NUMBERS and len(data) % _NUMBERS[form].itemsize == 0:
+        rows = np.frombuffer(data, _NUMBERS[form]).astype(np.uint32)
+    else:
+        raise ValueError(f"rows of form {form} in {len(data)} bytes")
+    if not len(rows) or rows[-1] >= ROWS_MAX or (rows[1:] <= rows[:-1]).any():
+        raise ValueError("a record has no rows, too high ones, or not in order")
+    return rows

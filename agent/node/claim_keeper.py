@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The claims of all nodes: publishes this node's, and merges them with those of the others into rows. I/O.
+
+table/claims.py has the rules, channel/claim_log.py the transport, connections/monitor.py counts what this node holds.
+
+A claim counts until its holder publishes other claims, has another boot, leaves or is forgotten, however long its agent
+is silent. An agent that starts finds the claims of the agent before it in the kernel's rows: these count for each node,
+this one included, until that node's own claims are known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine, Sequence
+from ipaddress import IPv4Address
+from typing import Any
+
+from agent.channel.claim_log import NodeClaims
+from agent.channel.claim_set import ClaimKey
+from agent.channel.state import ServiceEndpoint
+from agent.config.schema import Config
+from agent.connections.monitor import ConnectionMonitor, Held
+from agent.node.forwarder import Forwarder
+from agent.node.membership import Membership
+from agent.table.claims import PLACES, Claims, RowNumbers
+from agent.table.epoch import Epoch
+
+log = logging.getLogger("anylb")
+
+CHECK_S = 0.25
+"""The interval of checks whether rows have changed."""
+MERGE_S = 1.0
+"""The least interval at which claims of others are put into rows: each time the tables of all services are written."""
+SETTLED_S = 5.0
+"""After this time connections are counted once more: others led some here until they had the new rows."""
+
+
+class ClaimKeeper:
+    """What this node and the others claim."""
+
+    def __init__(
+        self,
+        config: Config,
+        epochs: Sequence[Epoch],
+        connections: ConnectionMonitor,
+        forwarder: Forwarder,
+        membership: Membership,
+    ) -> None:
+        """Take over the claims that are in the kernel's rows."""
+        self._services = {service.name: service for service in config.services if service.protocol == "tcp"}
+        self._keys = {s.name: ServiceEndpoint(s.vip, s.protocol, s.port_number) for s in self._services.values()}
+        self._epochs, self._connections, self._membership = epochs, connections, membership
+        self._forwarder, self._map_writer = forwarder, forwarder.map_writer
+        self._revision, self._settled_at = -1, float("inf")
+        """Of the rows that connections were counted for last, and when that is to be repeated."""
+        self._counted: Held | None = None
+        """The last count that was looked at."""
+        self._kept = self._map_writer.claims_in_rows()
+        self._boots = {member.address: member.boot for member in membership.view.members}
+        """The boots of the members that an earlier agent knew."""
+        self._own: dict[ClaimKey, RowNumbers] | None = None
+        """What this node claims; None before its first count."""
+        self._merged: dict[tuple[str, int], dict[IPv4Address, RowNumbers]] | None = None
+        self._merged_at = float("-inf")
+        self._problem = ""
+        self._merge()
+
+    @property
+    def given(self) -> int:
+        """How many rows this node claims."""
+        return sum(map(len, self._own.values())) if self._own else 0
+
+    def taken(self) -> dict[IPv4Address, int]:
+        """Return how many rows each other node claims."""
+        found: dict[IPv4Address, int] = {}
+        for claims in (self._merged or {}).values():
+            for address, rows in claims.items():
+                if address != self._membership.own:
+                    found[address] = found.get(address, 0) + len(rows)
+        return found
+
+    @property
+    def full_rows(self) -> dict[str, int]:
+        """How many rows of each service have no place for another claimant; services without one are absent."""
+        return self._map_writer.full_rows()
+
+    def problems(self) -> tuple[str, ...]:
+        """Return why connections may be lost, one line each, with the next step."""
+        full = tuple(
+            f"{count} rows of {name} have {PLACES} nodes with connections and no place for another: let connections "
+            "end before more nodes join, or some are reset"
+            for name, count in self.full_rows.items()
+        )
+        return (*full, *([self._problem] if self._problem else ()))
+
+    def tasks(self) -> list[Coroutine[Any, Any, None]]:
+        """Return what must run for as long as the agent does."""
+        return [self._run()]
+
+    async def _run(self) -> None:
+        while True:
+            self._step(time.monotonic())
+            await asyncio.sleep(CHECK_S)
+
+    def _step(self, now: float) -> None:
+        revision = self._map_writer.rows_revision
+        if revision != self._revision:
+            self._revision, self._settled_at = revision, now + SETTLED_S
+            self._connections.request()
+        elif now >= self._settled_at:
+            self._settled_at = float("inf")
+            self._connections.request()
+        counted = self._connections.held
+        if counted is not None and counted is not self._counted:
+            self._counted = counted
+            self._claim(counted)
+        elif now - self._merged_at >= MERGE_S:
+            self._merge()
+
+    def _claim(self, held: Held) -> None:
+        """Claim the rows in which this node holds connections and has no place: in its own rows, then to the others."""
+        before, self._own = self._own, self._claimed(held)
+        self._merge()
+        try:
+            self._membership.publish_claims(NodeClaims(self._membership.boot, self._own))
+        except ValueError as error:
+            self._note(f"this node cannot send its claims, so its connections may be reset: {error}")
+        else:
+            self._note("")
+        if self._own.keys() != (before or {}).keys():
+            log.info("this node claims %d rows, in which it holds connections and has no place", self.given)
+
+    def _claimed(self, counted: Held) -> dict[ClaimKey, RowNumbers]:
+        found: dict[ClaimKey, RowNumbers] = {}
+        for name, service in self._services.items():
+            for epoch, held in counted.rows.get(service.key, {}).items():
+                rows = self._map_writer.claims_of(name, epoch, held.rows)
+                if rows is not None and len(rows):
+                    before = (self._own or {}).get((self._keys[name], epoch))
+                    same = before is not None and len(before) == len(rows) and bool((before == rows).all())
+                    found[self._keys[name], epoch] = before if same and before is not None else rows
+        return found
+
+    def _note(self, problem: str) -> None:
+        if problem and problem != self._problem:
+            log.error("%s", problem)
+        self._problem = problem
+
+    def _merge(self) -> None:
+        """Bring the claims of all nodes together: of each, what it says, else what an earlier agent left."""
+        self._merged_at, known = time.monotonic(), self._merged
+        boots = {member.address: member.boot for member in self._membership.view.members}
+        told = {
+            address: claims.rows
+            for address, claims in self._membership.claims.items()
+            if claims.boot == boots.get(address)
+        }
+        if self._own is not None:
+            told[self._membership.own] = self._own
+        kept = {address for address, boot in boots.items() if boot == self._boots.get(address)}
+        kept = (kept | {self._membership.own}) - told.keys()
+        merged: dict[tuple[str, int], dict[IPv4Address, RowNumbers]] = {}
+        for name, key in self._keys.items():
+            for epoch in self._epochs:
+                claims = {a: rows for a, sets in told.items() if (rows := sets.get((key, epoch.number))) is not None}
+                left = self._kept[name].get(epoch.number, {})
+                claims |= {address: rows for address, rows in left.items() if address in kept}
+                before = (known or {}).get((name, epoch.number), {})
+                same = before.keys() == claims.keys() and all(before[one] is rows for one, rows in claims.items())
+                merged[name, epoch.number] = before if same and known is not None else claims
+        if known is None or any(claims is not known[one] for one, claims in merged.items()):
+            by_service: dict[str, dict[int, Claims]] = {}
+            for (name, epoch_number), claims in merged.items():
+                if claims:
+                    by_service.setdefault(name, {})[epoch_number] = claims
+            self._forwarder.want_claims(by_service)
+        self._merged = merged

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Claims: the nodes that hold connections of a row whose chain does not name them, and their places after it. Pure.
+
+A chain of 4 forgets owners while a cluster grows. So a node that holds connections in such a row claims the row, each
+node knows the claims of all, and appends a row's claimants to its chain.
+
+1. The order is that of nominal rank, as in the chain, not of arrival: nodes that learn of claims one after the other
+   never disagree about which of two nodes comes first. Both hashes use rendezvous' costs.
+2. A row has room for `PLACES` nodes. The best claimants have it: among those that joins have pushed out of the chain
+   they are the last ones, whose connections are the youngest. Rows that have more claimants are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.model import Candidate
+from agent.table.cost import hashes, mix, rank_keys, row_factors, seed
+from agent.table.table import Places, Table
+
+PLACES: Final = 7
+"""Of a row with its claimants: the walk may not reach the last of 8."""
+
+RowNumbers = NDArray[np.uint32]
+"""The numbers of rows, ascending."""
+Claims = Mapping[IPv4Address, RowNumbers]
+"""The rows of a service that each node claims, in one epoch."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Claimants:
+    """The claimants of the rows that have some."""
+
+    rows: RowNumbers
+    places: Places
+    """By row, `places[i]` are indexes into the table's members, in their order, -1 after the last."""
+    full: int
+    """The number of rows that have no place for another claimant; none if there are no more members than places."""
+    overfull: int
+    """The number of those that have more claimants than places."""
+
+
+def claims_of(held: RowNumbers, chains: NDArray[np.integer[Any]], own: int) -> RowNumbers:
+    """Return the rows that a node claims: those in which it holds connections, and whose chain does not name it.
+
+    `chains` are those of all rows, without claimants; `own` is the number by which they name the node.
+    """
+    claimed: RowNumbers = held[~(chains[held] == own).any(axis=1)]
+    return claimed
+
+
+def claimants(table: Table, candidates: Sequence[Candidate], claims: Claims, places: int = PLACES) -> Claimants:
+    """Return the claimants of a table's rows, for a chain of at most so many places with them.
+
+    `candidates` are those that the table was built from; claims of other nodes do not count.
+    """
+    rows, width = table.places.shape
+    room = max(0, places - min(width, len(table.members)))
+    weights = {c.address: c.weight for c in candidates}
+    numbers = [i for i, member in enumerate(table.members) if len(claims.get(member, ()))]
+    lists = [claims[table.members[i]] for i in numbers]
+    row = np.concatenate([*lists, np.zeros(0, np.uint32)]).astype(np.uint32)
+    member = np.repeat(np.array(numbers, np.int16), [len(one) for one in lists])
+    counts = row < rows  # a damaged or foreign list
+    counts[counts] = ~(table.places[row[counts]] == member[counts, None]).any(axis=1)
+    row, member = row[counts], member[counts]
+    seeds = np.array([seed(one.packed) for one in table.members], np.uint64)
+    nominal = np.array([weights[one] for one in table.members], np.uint64)
+    hashed = hashes(mix(row_factors(rows)[row] ^ seeds[member]))
+    order = np.lexsort((rank_keys(hashed, nominal[member], member.astype(np.uint64)), row))
+    row, member = row[order], member[order]
+    distinct, start, many = np.unique(row, return_index=True, return_counts=True)
+    nth = np.arange(len(row)) - np.repeat(start, many)
+    found = np.full((len(distinct), room), -1, np.int16)
+    fits = nth < room
+    found[np.repeat(np.arange(len(distinct)), many)[fits], nth[fits]] = member[fits]
+    full = int((many >= room).sum()) if len(table.members) > places else 0
+    return Claimants(distinct, found, full, int((many > room).sum()))

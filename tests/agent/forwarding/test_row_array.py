@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel's rows of a table, with claimants and without."""
+
+from ipaddress import IPv4Address
+
+import numpy as np
+
+from agent.forwarding.row_array import claims_in, differing, rows_of
+from agent.model import Candidate, State
+from agent.table.claims import claimants
+from agent.table.rendezvous import build
+
+ROWS = 4096
+ADDRESSES = [IPv4Address("10.0.0.11") + i for i in range(9)]
+CANDIDATES = [Candidate(address, 100, 100, State.UP) for address in ADDRESSES]
+INDEXES = [3, 1, 9, 7, 5, 4, 8, 2, 6]
+TABLE = build(CANDIDATES, ROWS, 4)
+
+
+def test_rows_without_claims_are_the_same_bit_for_bit() -> None:
+    rows = rows_of(TABLE, None, INDEXES, ROWS)
+    assert (rows[:, 4:] == 0).all()
+    assert (rows[:, :4] == np.array(INDEXES, np.uint16)[TABLE.places]).all()
+    some = rows_of(TABLE, claimants(TABLE, CANDIDATES, {ADDRESSES[2]: np.array([5], np.uint32)}), INDEXES, ROWS)
+    changed = differing(some, rows)
+    assert changed.sum() == (0 if 2 in TABLE.places[5].tolist() else 1)
+    assert (rows_of(TABLE, claimants(TABLE, CANDIDATES, {}), INDEXES, ROWS) == rows).all()
+
+
+def test_claims_are_found_again_in_the_rows() -> None:
+    rng = np.random.default_rng(1)
+    claims = {a: np.sort(rng.choice(ROWS, 50, replace=False)).astype(np.uint32) for a in ADDRESSES}
+    rows = rows_of(TABLE, claimants(TABLE, CANDIDATES, claims), INDEXES, 2 * ROWS)
+    assert (rows[:ROWS] == rows[ROWS:]).all(), "a table with fewer rows is repeated"
+    assert (rows[:, 7] == 0).all()
+    found = claims_in(rows, 4, ROWS)
+    for number, (address, index) in enumerate(zip(ADDRESSES, INDEXES, strict=True)):
+        named = (TABLE.places[claims[address]] == number).any(axis=1)
+        assert found[index].tolist() == claims[address][~named].tolist()
+    again = {a: found[index] for a, index in zip(ADDRESSES, INDEXES, strict=True)}
+    assert (rows_of(TABLE, claimants(TABLE, CANDIDATES, again), INDEXES, 2 * ROWS) == rows).all()
+
+
+def test_fewer_members_than_places() -> None:
+    table = build(CANDIDATES[:2], ROWS, 4)
+    everywhere = np.arange(ROWS, dtype=np.uint32)
+    rows = rows_of(table, claimants(table, CANDIDATES[:2], {ADDRESSES[0]: everywhere}), INDEXES[:2], ROWS)
+    assert (rows[:, 2:] == 0).all()
+    assert claims_in(rows, 4, ROWS) == {}

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Claims: which rows a node claims, and the places of those that do."""
+
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from support.examples import examples
+
+from agent.model import Candidate, State
+from agent.table import algorithm
+from agent.table.claims import PLACES, Claimants, claimants, claims_of
+from agent.table.table import Table
+
+ROWS = 4096
+ADDRESSES = [IPv4Address("10.0.0.11") + i for i in range(12)]
+EVERY_ROW = np.arange(ROWS, dtype=np.uint32)
+
+
+def members(count: int = 12) -> list[Candidate]:
+    return [Candidate(address, 100 + i % 3 * 50, 100, State.UP) for i, address in enumerate(ADDRESSES[:count])]
+
+
+def table(candidates: list[Candidate], chain: int = 4, hash_name: str = "rendezvous") -> Table:
+    return algorithm.build(1, hash_name, candidates, ROWS, chain)
+
+
+def joined(made: Table, found: Claimants) -> NDArray[np.int16]:
+    """Return whole chains: -1 after the end."""
+    places = np.full((ROWS, PLACES), -1, np.int16)
+    places[:, : made.places.shape[1]] = made.places
+    width = min(made.places.shape[1], len(made.members))
+    places[found.rows, width : width + found.places.shape[1]] = found.places
+    return places
+
+
+def test_a_node_claims_where_it_holds_connections_and_has_no_place() -> None:
+    chains = np.array([[1, 2], [2, 3], [3, 4], [4, 1], [0, 0]], np.uint16)
+    held = np.array([0, 1, 2, 4], np.uint32)
+    assert claims_of(held, chains, 1).tolist() == [1, 2, 4]
+    assert claims_of(held, chains, 9).tolist() == [0, 1, 2, 4]
+    assert claims_of(held[:0], chains, 1).tolist() == []
+
+
+@examples(20)
+@given(st.integers(1, 12), st.integers(1, 7))
+def test_claimants_are_in_the_order_of_longer_chains(count: int, chain: int) -> None:
+    """If all nodes claim all rows, rows are those of longer chains: a join or a longer chain reorders nothing."""
+    candidates = members(count)
+    made = table(candidates, chain)
+    found = claimants(made, candidates, {c.address: EVERY_ROW for c in candidates})
+    assert joined(made, found).tolist() == table(candidates, PLACES).places.tolist()
+
+
+@pytest.mark.parametrize("hash_name", ["rendezvous", "maglev"])
+def test_only_claimants_that_have_no_place_are_added(hash_name: str) -> None:
+    candidates = members()
+    made = table(candidates, 4, hash_name)
+    claims = {ADDRESSES[3]: EVERY_ROW[::2], ADDRESSES[7]: EVERY_ROW[::3], IPv4Address("10.9.9.9"): EVERY_ROW}
+    chains = joined(made, claimants(made, candidates, claims))
+    assert (chains[:, :4] == made.places).all(), "the rows themselves stay"
+    for number, step in ((3, 2), (7, 3)):
+        named = (chains == number).any(axis=1)
+        assert named[::step].all()
+        pure = (made.places == number).any(axis=1)
+        assert (named[np.arange(ROWS) % step > 0] == pure[np.arange(ROWS) % step > 0]).all()
+    both = {row.index(3) < row.index(7) for row in chains[::6].tolist() if 3 in row[4:] and 7 in row[4:]}
+    assert both == {True, False}, "each row has an order of its own"
+
+
+def test_claims_of_a_node_that_drains_or_is_lost_stand() -> None:
+    candidates = members()
+    candidates[3] = replace(candidates[3], effective=0, state=State.LOST)
+    made = table(candidates)
+    chains = joined(made, claimants(made, candidates, {ADDRESSES[3]: EVERY_ROW}))
+    assert (chains == 3).any(axis=1).all()
+
+
+def test_rows_that_are_full() -> None:
+    candidates = members()
+    made = table(candidates)
+    rows = EVERY_ROW[:10]
+    assert claimants(made, candidates, {c.address: rows for c in candidates}).overfull == 10
+    absent = [a for a in ADDRESSES if ADDRESSES.index(a) not in made.places[0].tolist()]
+    first = np.zeros(1, np.uint32)
+    counts = []
+    for number in range(5):
+        found = claimants(made, candidates, dict.fromkeys(absent[:number], first))
+        counts.append((found.full, found.overfull, np.count_nonzero(found.places >= 0)))
+    assert counts == [(0, 0, 0), (0, 0, 1), (0, 0, 2), (1, 0, 3), (1, 1, 3)]
+    few = members(7)
+    all_claim = claimants(table(few), few, {c.address: EVERY_ROW for c in few})
+    assert (all_claim.full, all_claim.overfull) == (0, 0), "there is no node that has no place"
+
+
+def test_rows_that_do_not_exist_count_for_nothing() -> None:
+    candidates = members()
+    made = table(candidates)
+    found = claimants(made, candidates, {ADDRESSES[1]: np.array([ROWS, 200_000], np.uint32)})
+    assert (len(found.rows), found.full, found.overfull) == (0, 0, 0)
+    empty = Table((), np.full((ROWS, 4), -1, np.int16))
+    assert len(claimants(empty, [], {ADDRESSES[1]: EVERY_ROW}).rows) == 0
