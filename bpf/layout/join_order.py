@@ -4,7 +4,12 @@
 `struct conf` carries it to the program, so the program follows whatever is stated here; chain.h gives the reasons.
 """
 
-from bpf.layout.limits import CHAIN
+from typing import Final
+
+from bpf.layout.limits import CHAIN, JOINED_PLACES
+
+CLAIMS: Final = 4
+"""The place from which on the rest of a row comes last."""
 
 
 def join_order(alternating: bool) -> bytes:
@@ -17,3 +22,8 @@ def join_order(alternating: bool) -> bytes:
         return bytes((*first, *other))
     turns = [place for both in zip(first, (*other, None), strict=True) for place in both if place is not None]
     return bytes(turns)
+
+
+def last_places() -> bytes:
+    """Return the places that follow, as far as the joined chain has room: in turn of both rows, from CLAIMS on."""
+    return bytes(CLAIMS + k // 2 + (CHAIN if k % 2 else 0) for k in range(2 * (JOINED_PLACES - CLAIMS)))

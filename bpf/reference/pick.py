@@ -11,8 +11,8 @@ from enum import Enum
 from typing import Final, Generic, TypeVar
 
 from bpf.layout.counter import Counter
-from bpf.layout.join_order import join_order
-from bpf.layout.limits import CHAIN
+from bpf.layout.join_order import join_order, last_places
+from bpf.layout.limits import CHAIN, JOINED_PLACES
 
 Node = TypeVar("Node", bound=Hashable)
 
@@ -97,13 +97,14 @@ def join_rows(first: Sequence[Node], other: Sequence[Node] | None, alternating: 
     """Return the chain of a node that uses the rows of two epochs; `first` is that of new flows.
 
     Alternating, the owners of both epochs come first: right where all nodes use both rows. Otherwise the other's places
-    come last, so that the places before have the same numbers as at nodes that know only the first row.
+    come last, so that the places before have the same numbers as at nodes that know only the first row. What is in
+    places beyond comes after both, as far as there is room: nodes that claim the row.
     """
     if other is None or not first:
         return tuple(first)
-    order = join_order(alternating)
+    order = join_order(alternating) + last_places()
     two = dict(enumerate(first)) | {CHAIN + place: node for place, node in enumerate(other)}
-    return tuple(dict.fromkeys(two[place] for place in order if place in two))
+    return tuple(dict.fromkeys(two[place] for place in order if place in two))[:JOINED_PLACES]
 
 
 def pick(here: NodeState[Node], packet: Arrival[Node]) -> Decision[Node]:

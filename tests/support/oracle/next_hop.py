@@ -55,7 +55,8 @@ class Decision:
 
 
 def join_rows(first: Sequence[int], other: Sequence[int], alternating: bool) -> list[int]:
-    """Return the chain of a node that uses the rows of two epochs: four places of the first, three of the other.
+    """Return the chain of a node that uses the rows of two epochs: four places of the first, three of the other, and
+    what comes after the fourth of both in turn; seven in all.
 
     Alternating, place i of the first row is tried before place i of the other, and that before place i + 1.
     """
@@ -67,7 +68,11 @@ def join_rows(first: Sequence[int], other: Sequence[int], alternating: bool) -> 
     for *_, node in sorted(tried):
         if node not in chain:
             chain.append(node)
-    return chain
+    claimed = sorted((place, row, node) for row, all_ in ((0, first), (1, other)) for place, node in enumerate(all_))
+    for place, _, node in claimed:
+        if place in (4, 5, 6) and node not in chain:
+            chain.append(node)
+    return chain[:7]
 
 
 def decide(here: Belief, packet: Packet) -> Decision:
