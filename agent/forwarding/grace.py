@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 GRACE_S = 10.0
-GRACE_IN_ALL_S = 30.0
+GRACE_IN_ALL_S = 120.0
 _NS = 1_000_000_000
 
 

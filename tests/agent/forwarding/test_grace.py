@@ -34,7 +34,7 @@ def test_grace_of_an_earlier_agent_is_kept() -> None:
 def test_grace_never_shrinks() -> None:
     changed, grace = np.array([True]), Grace.of(np.zeros(1, np.uint64))
     last = 0
-    for now in (100.0, 109.0, 118.0, 124.0, 129.9):
+    for now in (*range(100, 100 + int(GRACE_IN_ALL_S), 9), 99.9 + GRACE_IN_ALL_S):
         grace = grace.after(changed, now)
         assert int(grace.until[0]) >= last
         last = int(grace.until[0])
