@@ -31,8 +31,12 @@ log = logging.getLogger("anylb")
 
 CHECK_S = 0.25
 """The interval of checks whether rows have changed."""
-MERGE_S = 1.0
-"""The least interval at which claims of others are put into rows: each time the tables of all services are written."""
+MIN_PAUSE_S, MAX_PAUSE_S = 1.0, 8.0
+"""Between two merges of all claims into rows, and between two sets of this node's: less than grace lasts."""
+MAX_LOAD = 0.05
+"""The share of a core that claims may take, here and at each other node, unless `MAX_PAUSE_S` says otherwise."""
+_MERGE_S, _TABLE_S, _RECORD_S = 0.3e-6, 2e-3, 15e-6
+"""CPU seconds for a row that a node claims, for a service's table, and for a service in what a node receives."""
 SETTLED_S = 5.0
 """After this time connections are counted once more: others led some here until they had the new rows."""
 
@@ -63,7 +67,9 @@ class ClaimKeeper:
         self._own: dict[ClaimKey, RowNumbers] | None = None
         """What this node claims; None before its first count."""
         self._merged: dict[tuple[str, int], dict[IPv4Address, RowNumbers]] | None = None
-        self._merged_at = float("-inf")
+        self._merged_at = self._claimed_at = float("-inf")
+        self._merge_cost_s = 0.0
+        """CPU seconds that the last merge and its tables took, about."""
         self._problem = ""
         self._merge()
 
@@ -113,10 +119,14 @@ class ClaimKeeper:
             self._settled_at = float("inf")
             self._connections.request()
         counted = self._connections.held
-        if counted is not None and counted is not self._counted:
-            self._counted = counted
-            self._claim(counted)
-        elif now - self._merged_at >= MERGE_S:
+        others = len(self._membership.view.members)
+        if counted is not self._counted and now - self._claimed_at >= pause_s(
+            others * len(self._own or ()) * _RECORD_S
+        ):
+            self._counted, self._claimed_at = counted, now
+            if counted is not None:
+                self._claim(counted)
+        elif now - self._merged_at >= pause_s(self._merge_cost_s):
             self._merge()
 
     def _claim(self, held: Held) -> None:
@@ -177,3 +187,11 @@ class ClaimKeeper:
                     by_service.setdefault(name, {})[epoch_number] = claims
             self._forwarder.want_claims(by_service)
         self._merged = merged
+        self._merge_cost_s = sum(
+            _TABLE_S + _MERGE_S * sum(map(len, claims.values())) for claims in merged.values() if claims
+        )
+
+
+def pause_s(cost_s: float) -> float:
+    """Return how long to wait before something that costs so many CPU seconds is done again."""
+    return min(MAX_PAUSE_S, max(MIN_PAUSE_S, cost_s / MAX_LOAD))

@@ -54,7 +54,7 @@ class Change:
 BEFORE = "table: {chain: 2}"
 NEW_KEY = Change("table: {chain: 2, key_file: new.key, previous: {key_file: null}}")
 NEW_RELEASE = Change("table: {chain: 2, version: 2, previous: {version: 1}}", {"PYTHONPATH": "/run/later"})
-WITHOUT_PREVIOUS = Change("table: {chain: 2, key_file: new.key}")
+WITHOUT_PREVIOUS = Change("table: {chain: 2, key_file: new.key, claims: false}")
 
 
 class Stage:

@@ -12,8 +12,8 @@ from support.claim_model import ClaimModel, Rules
 from support.claim_stories import STORIES
 
 FLOWS = 1_000_000
-GROWTH = "doubles one by one"
-EXACT = (GROWTH, "drains and leaves down to half", "doubles, then halves", "servers restart in turn")
+GROWTH = ("doubles one by one", "quadruples one by one", "agents restart while it doubles")
+EXACT = (GROWTH[0], "drains and leaves down to half", "doubles, then halves", "servers restart in turn")
 """Without crashes, and at a rate at which rows leave grace between changes."""
 
 
@@ -25,7 +25,7 @@ def play(name: str, size: int, seed: int, rows: int, **rules: Any) -> ClaimModel
     return model
 
 
-@pytest.mark.parametrize("name", [GROWTH, *(pytest.param(n, marks=pytest.mark.slow) for n in EXACT[1:])])
+@pytest.mark.parametrize("name", [GROWTH[0], *(pytest.param(n, marks=pytest.mark.slow) for n in EXACT[1:])])
 def test_no_connection_is_lost(name: str) -> None:
     model = play(name, 6, seed=1, rows=64)
     assert (model.broken, model.breaks) == (0, [])
@@ -33,7 +33,7 @@ def test_no_connection_is_lost(name: str) -> None:
 
 
 def test_chains_of_four_alone_forget() -> None:
-    assert play(GROWTH, 6, seed=1, rows=64, claims=False).broken > FLOWS / 1000
+    assert play(GROWTH[0], 6, seed=1, rows=64, claims=False).broken > FLOWS / 1000
 
 
 @pytest.mark.slow
@@ -49,6 +49,7 @@ def test_table_of_all_stories(request: pytest.FixtureRequest) -> None:
                     f"{size:3} nodes, {kind:10}, {name:34} {model.opened} opened, {model.broken} lost, "
                     f"{control.broken} without claims; {model.full} rows too full, {model.walks} walks"
                 )
-                assert model.broken < control.broken or not control.broken
+                if name in GROWTH:
+                    assert model.broken < control.broken
                 if name in EXACT and kind == "rendezvous":
                     assert (name, size, model.breaks) == (name, size, [])

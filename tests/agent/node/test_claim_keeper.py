@@ -7,12 +7,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import pytest
 
 from agent.channel.claim_log import NodeClaims
 from agent.channel.state import ServiceEndpoint
 from agent.connections.held import HeldRows
 from agent.connections.monitor import Held
-from agent.node.claim_keeper import ClaimKeeper
+from agent.node.claim_keeper import ClaimKeeper, pause_s
 from agent.table.claims import Claims, RowNumbers
 from agent.table.epoch import Epoch
 
@@ -49,6 +50,7 @@ class Node:
         config = SimpleNamespace(services=(web, dns))
         self.connections = SimpleNamespace(held=None, request=self._request)
         self.requests = 0
+        self.now = 0.0
         forwarder = SimpleNamespace(map_writer=self.writer, want_claims=self._want)
         parts = cast(Any, (self.connections, forwarder, membership))
         self.keeper = ClaimKeeper(cast(Any, config), (EPOCH,), *parts)
@@ -79,7 +81,8 @@ class Node:
         """Have connections counted in these rows."""
         rows_held = {7: HeldRows(rows(*numbers), rows(*numbers))}
         self.connections.held = Held({str(WEB): rows_held, "dns": rows_held} if numbers else {}, 1.0, 0.0)
-        self.keeper._step(0.0)
+        self.now += 2.0
+        self.keeper._step(self.now)
 
 
 def test_the_kernel_s_rows_count_until_a_node_has_spoken() -> None:
@@ -128,6 +131,10 @@ def test_connections_are_counted_when_rows_change_and_once_more() -> None:
         node.keeper._step(float(second))
         times.setdefault(node.requests, second)
     assert times == {1: 0, 2: 5, 3: 10, 4: 15}
+
+
+def test_what_is_costly_is_done_more_rarely() -> None:
+    assert [pause_s(cost) for cost in (0.0, 0.01, 0.1, 0.3, 60.0)] == pytest.approx([1.0, 1.0, 2.0, 6.0, 8.0])
 
 
 def test_rows_that_are_full_and_claims_that_are_too_many_are_named() -> None:
