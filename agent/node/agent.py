@@ -183,7 +183,14 @@ class Agent:
         claims = self.claims.problems() if self.claims else ()
         of_forwarder = forwarder.problems() if forwarder else ()
         uncounted = (self.connections.fault,) if self.connections.fault else ()
-        own = (*claims, *self.vips.problems(), *node_problems(self.health), *of_forwarder, *uncounted, *self.instances.problems)
+        own = (
+            *claims,
+            *self.vips.problems(),
+            *node_problems(self.health),
+            *of_forwarder,
+            *uncounted,
+            *self.instances.problems,
+        )
         return Inputs(
             members=membership.view.members,
             seen=membership.received.seen,
