@@ -21,6 +21,7 @@ from agent.config.schema import Config
 from agent.config.service import ServiceConfig
 from agent.errors import AgentError
 from agent.forwarding.map_writer import MapWriter, key_of
+from agent.forwarding.narrow_path import IPV6_MTU
 from agent.netlink.batch import default_egress
 from agent.netlink.connection import Netlink
 from agent.netlink.link import Link
@@ -39,8 +40,8 @@ _CONSEQUENCE: Final = (
 _IP_HEADER: Final = {4: 20, 6: 40}
 _TCP_HEADER: Final = 20
 _UDP_HEADER: Final = 8
-_MSS_MIN: Final = 48
-"""Linux never uses a smaller MSS (tcp_min_snd_mss)."""
+_MSS_MIN: Final = {4: 48, 6: IPV6_MTU - 40 - 20}
+"""Linux never uses a smaller MSS over IPv4 (tcp_min_snd_mss); IPv6 needs no smaller one, see narrow_path.py."""
 
 
 def mss_limit(service: ServiceConfig, outer: int, mtu: int) -> int | None:
@@ -48,7 +49,8 @@ def mss_limit(service: ServiceConfig, outer: int, mtu: int) -> int | None:
     if service.protocol != "tcp" or service.forward == "l2":
         return None
     tunnel = _IP_HEADER[outer] + (_UDP_HEADER if service.forward == "gue" else 0)
-    return max(_MSS_MIN, mtu - tunnel - _IP_HEADER[service.vip.version] - _TCP_HEADER)
+    version = service.vip.version
+    return max(_MSS_MIN[version], mtu - tunnel - _IP_HEADER[version] - _TCP_HEADER)
 
 
 def mss_limits(config: Config, mtu: int) -> dict[ServiceKey, int]:

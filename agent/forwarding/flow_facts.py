@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from agent.forwarding.narrow_path import IPV6_MTU, tunnel_room
 from agent.forwarding.trace_step import FlowFacts
 from agent.model import Flow
 from bpf.layout.conf import ConfFlag, NodeConf
@@ -30,6 +31,7 @@ def read_facts(maps: Maps, flow: Flow, now_ns: int) -> FlowFacts | None:
     entries = {index: entry for index in indexes if (entry := maps.nodes.entry(index)) is not None}
     flags = maps.conf.flags()
     looked_for = entries.values() if flags & ConfFlag.SILENT else ()
+    any_narrow = bool(flags & ConfFlag.NARROW) and flow.vip.version == 6
     return FlowFacts(
         epoch=conf.epoch,
         chain=tuple(entry.address for entry in entries.values()),
@@ -40,6 +42,8 @@ def read_facts(maps: Maps, flow: Flow, now_ns: int) -> FlowFacts | None:
         awaited=frozenset(one.address for one in looked_for if one.drop_until_ns > now_ns),
         unmetered=2 if conf.other and conf.other.alternating else 1,
         drop_no_member=service.drop_no_member,
+        narrow=frozenset(one.address for one in entries.values() if any_narrow and _is_narrow(one, service.forward)),
+        any_narrow=any_narrow,
     )
 
 
@@ -56,6 +60,11 @@ def _row(maps: Maps, slot: int, bank: int, row: int) -> list[int]:
 def _is_in_grace(maps: Maps, slot: int, bank: int, row: int, now_ns: int) -> bool:
     until = maps.tables.grace(slot, bank)
     return until is not None and now_ns < int(until[row])
+
+
+def _is_narrow(node: NodeEntry, forward: Forward) -> bool:
+    """Return whether the program moves no new IPv6 flow to a node, as is_too_narrow() in pick.h."""
+    return forward is not Forward.L2 and tunnel_room(node, forward.name.lower()) < IPV6_MTU
 
 
 def _is_reachable(node: NodeEntry, forward: Forward, conf: NodeConf) -> bool:

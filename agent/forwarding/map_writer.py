@@ -17,6 +17,7 @@ from agent.address import Network, tag_of
 from agent.config.schema import Config
 from agent.config.service import AFFINITIES, ServiceConfig
 from agent.forwarding.epoch_bank import NO_CLAIMS, EpochBanks
+from agent.forwarding.narrow_path import least_mtus
 from agent.forwarding.node_table import NodeTable
 from agent.model import Candidate
 from agent.table.claims import Claims, RowNumbers, claims_of
@@ -47,7 +48,8 @@ class MapWriter:
         self._datapath = datapath
         self._own = own
         maps = datapath.maps
-        self.nodes = NodeTable(maps, own, own6, over_ipv6=config.members.outer == "ipv6")
+        self.least_mtus = least_mtus(config.services)
+        self.nodes = NodeTable(maps, own, own6, config.members.outer == "ipv6", self.least_mtus)
         maps.services.restore_cache()
         self._written: dict[ServiceKey, ServiceEntry] = maps.services.read()
         self._inputs: tuple[object, ...] | None = None

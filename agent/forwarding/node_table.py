@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv4Address, IPv6Address
+from types import MappingProxyType
 
 from agent.address import Address, tag_of
 from agent.errors import AgentError
@@ -24,13 +25,21 @@ from bpf.maps.maps import Maps
 class NodeTable:
     """The nodes that the data path knows."""
 
-    def __init__(self, maps: Maps, own: IPv4Address, own6: IPv6Address | None, over_ipv6: bool) -> None:
+    def __init__(
+        self,
+        maps: Maps,
+        own: IPv4Address,
+        own6: IPv6Address | None,
+        over_ipv6: bool,
+        least_mtus: Mapping[bool, int] = MappingProxyType({False: 0, True: 0}),
+    ) -> None:
         """Take over the entries that an earlier agent left: indexes, next hops and silence.
 
-        `own` and `own6` are this node's addresses; `over_ipv6`: tunnels use IPv6 if both ends have it.
+        `own` and `own6` are this node's addresses; `over_ipv6`: tunnels use IPv6 if both ends have it;
+        `least_mtus`: what the tunnels of IPv6 services need of a path, by whether the tunnel is IPv6.
         """
         self._maps = maps
-        self._own, self._over_ipv6 = own, over_ipv6
+        self._own, self._over_ipv6, self._least_mtus = own, over_ipv6, least_mtus
         self._entries: dict[int, NodeEntry] = maps.nodes.read()
         self._ends: Mapping[IPv4Address, IPv6Address | None] = {
             **{entry.address: entry.address6 for entry in self._entries.values()},
@@ -49,6 +58,7 @@ class NodeTable:
         """The ends that the entries were last written from; None after a failure."""
         self.revision = 0
         """Grows when a node or a next hop changes."""
+        self._mark_narrow()
 
     @property
     def indexes(self) -> Mapping[IPv4Address, int]:
@@ -89,6 +99,16 @@ class NodeTable:
     def mtus(self) -> list[int]:
         """Return the MTUs of the known routes to the other nodes that the tables name."""
         return [entry.mtu for entry in self._others()]
+
+    def narrow(self) -> list[NodeEntry]:
+        """Return the other nodes to which the path is too narrow for the tunnels of an IPv6 service."""
+        return [entry for entry in self._others() if entry.mtu < self._least_mtus[entry.outer6]]
+
+    def _mark_narrow(self) -> None:
+        """Tell the program whether there are such nodes: only then it compares."""
+        narrow = bool(self.narrow())
+        if narrow != (ConfFlag.NARROW in self._maps.conf.flags()):
+            self._maps.conf.set_flag(ConfFlag.NARROW, narrow)
 
     def _others(self) -> list[NodeEntry]:
         return [entry for entry in self._entries.values() if entry.mac and entry.address != self._own]
@@ -146,6 +166,7 @@ class NodeTable:
             self._maps.nodes.write(index, None)
             self._entries.pop(index, None)
             del self._indexes[address]
+        self._mark_narrow()
 
     def _index_targets(self) -> dict[Address, list[IPv4Address]]:
         """Return the nodes by the address that their packets are sent to."""
@@ -161,6 +182,7 @@ class NodeTable:
             if index is not None and (entry := self._entry(address)) != self._entries.get(index):
                 self._maps.nodes.write(index, entry)
                 self._entries[index] = entry
+        self._mark_narrow()
 
     def _entry(self, address: IPv4Address) -> NodeEntry:
         end6 = self._ends.get(address)

@@ -45,6 +45,10 @@ class FlowFacts:
     awaited: frozenset[IPv4Address]
     unmetered: int
     drop_no_member: bool
+    narrow: frozenset[IPv4Address] = frozenset()
+    """The nodes whose tunnel takes no new IPv6 flow."""
+    any_narrow: bool = False
+    """Whether the flow may be here because of such a tunnel to any node."""
 
 
 def reason(event: str) -> str:
@@ -75,6 +79,8 @@ def next_step(
         facts.silent,
         facts.awaited,
         unmetered=facts.unmetered,
+        narrow=facts.narrow if request.opens else (),
+        any_narrow=facts.any_narrow,
     )
     decision = pick(state, Arrival(request.opens, request.hop, request.prev, request.flow.protocol == "udp"))
     event, to, hop = decision.event, decision.to, decision.hop

@@ -19,6 +19,7 @@ from typing import Any
 
 from agent.address import Address, Network
 from agent.errors import AgentError
+from agent.forwarding import narrow_path
 from agent.forwarding.egress import EgressKeeper
 from agent.forwarding.epoch_bank import NO_CLAIMS
 from agent.forwarding.map_writer import MapWriter
@@ -26,6 +27,7 @@ from agent.forwarding.next_hop import NextHop
 from agent.forwarding.route_monitor import RouteMonitor
 from agent.membership.agreement import Digests
 from agent.membership.digest import tables_digest
+from agent.membership.obstacle import bounded
 from agent.model import State
 from agent.netlink.connection import Netlink
 from agent.node.plan import Tables, ThisNode
@@ -79,6 +81,7 @@ class Forwarder:
         self.attached = asyncio.Event()
         """Set once the program is on all interfaces."""
         self._own = node.address
+        self._services = node.config.services
         self._on_change = on_change
         self._tables: Tables | None = None
         self._claims = NO_CLAIMS
@@ -123,9 +126,12 @@ class Forwarder:
         return [self._write_forever(), self._route_monitor.run(), self.egress_filter.run()]
 
     def problems(self) -> list[str]:
-        """Return why the tables could not be written, and a problem for each node that XDP may be unable to send to."""
+        """Return why the tables could not be written, and a problem for each node that packets may not get to."""
         if self._problems[0] != self.map_writer.nodes.revision:
-            self._problems = self.map_writer.nodes.revision, unlisted_interfaces(self.map_writer, self.datapath)
+            writer = self.map_writer
+            narrow = narrow_path.problems(writer.nodes.narrow(), writer.least_mtus, self._services)
+            found = [*unlisted_interfaces(writer, self.datapath), *bounded(narrow)]
+            self._problems = writer.nodes.revision, found
         return [*([self.fault] if self.fault else ()), *self._problems[1]]
 
     async def _write_forever(self) -> None:

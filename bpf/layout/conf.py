@@ -50,6 +50,7 @@ class ConfFlag(IntFlag):
     SILENT = 16
     CLASS_E = 32
     DROP_OTHER_PROTOCOLS = 64
+    NARROW = 128
 
 
 _NODE_FLAGS: Final = ConfFlag.OUTER_4 | ConfFlag.OUTER_6 | ConfFlag.CLASS_E | ConfFlag.DROP_OTHER_PROTOCOLS

@@ -20,41 +20,43 @@ class Counter(IntEnum):
     RX_ICMP_ERROR = 3
     SKIP_NO_MAC = 4
     SKIP_SILENT = 5
-    PASS_OTHER_MAC = 6
-    PASS_NO_SERVICE = 7
-    PASS_FOREIGN_TUNNEL = 8
-    DELIVER_OWNER = 9
-    DELIVER_FORWARDED_SYN = 10
-    DELIVER_UDP = 11
-    DELIVER_FRAGMENT = 12
-    DELIVER_SOCKET = 13
-    DELIVER_TIME_WAIT = 14
-    DELIVER_SYN_COOKIE = 15
-    DELIVER_ONLY_NODE = 16
-    DELIVER_CHAIN_END = 17
-    PASS_NO_MEMBER = 18
-    FORWARD_FIRST = 19
-    FORWARD_AGAIN = 20
-    FORWARD_FRAGMENT = 21
-    FORWARD_DELAYED = 22
-    REPLY_TOO_BIG = 23
-    REPLY_ECHO = 24
-    DROP_GRACE = 25
-    DROP_SILENT = 26
-    DROP_HOP_LIMIT = 27
-    DROP_RATE_LIMIT = 28
-    DROP_FRAGMENT = 29
-    DROP_MALFORMED = 30
-    DROP_IPV6_HEADERS = 31
-    DROP_LAND = 32
-    DROP_MARTIAN = 33
-    DROP_DENIED = 34
-    DROP_GROUP_MAC = 35
-    DROP_OTHER_PROTOCOL = 36
-    DROP_NO_MEMBER = 37
-    DROP_TOO_BIG = 38
-    DROP_NO_HEADROOM = 39
-    DROP_FORGED = 40
+    SKIP_NARROW = 6
+    PASS_OTHER_MAC = 7
+    PASS_NO_SERVICE = 8
+    PASS_FOREIGN_TUNNEL = 9
+    DELIVER_OWNER = 10
+    DELIVER_FORWARDED_SYN = 11
+    DELIVER_UDP = 12
+    DELIVER_FRAGMENT = 13
+    DELIVER_SOCKET = 14
+    DELIVER_TIME_WAIT = 15
+    DELIVER_SYN_COOKIE = 16
+    DELIVER_ONLY_NODE = 17
+    DELIVER_CHAIN_END = 18
+    DELIVER_NARROW = 19
+    PASS_NO_MEMBER = 20
+    FORWARD_FIRST = 21
+    FORWARD_AGAIN = 22
+    FORWARD_FRAGMENT = 23
+    FORWARD_DELAYED = 24
+    REPLY_TOO_BIG = 25
+    REPLY_ECHO = 26
+    DROP_GRACE = 27
+    DROP_SILENT = 28
+    DROP_HOP_LIMIT = 29
+    DROP_RATE_LIMIT = 30
+    DROP_FRAGMENT = 31
+    DROP_MALFORMED = 32
+    DROP_IPV6_HEADERS = 33
+    DROP_LAND = 34
+    DROP_MARTIAN = 35
+    DROP_DENIED = 36
+    DROP_GROUP_MAC = 37
+    DROP_OTHER_PROTOCOL = 38
+    DROP_NO_MEMBER = 39
+    DROP_TOO_BIG = 40
+    DROP_NO_HEADROOM = 41
+    DROP_FORGED = 42
 
 
 STATS_STRUCT: Final = CStruct("stats", (("count", f"{len(Counter)}Q"),))
@@ -94,6 +96,10 @@ DESCRIPTIONS: Final[dict[Counter, Description]] = {
         "A node of the chain is skipped because its data path does not answer this node.",
         "`lbctl status` names the silent node. Check whether it runs, whether XDP is attached there, and the network "
         "between the two.",
+    ),
+    Counter.SKIP_NARROW: Description(
+        "A node of the chain is skipped for an IPv6 packet: the tunnel to it carries less than 1,280 bytes.",
+        "Raise the MTU on the path to the node that `lbctl status` names.",
     ),
     Counter.PASS_OTHER_MAC: Description(
         "The frame is addressed to another MAC: a switch floods it. It passes to the kernel, which drops it.",
@@ -146,6 +152,11 @@ DESCRIPTIONS: Final[dict[Counter, Description]] = {
         "No node of the chain has the connection. The kernel answers with a reset.",
         "None at a low rate: scans, and packets of connections that are closed. A peak after a change: "
         "connections were lost; `lbctl explain TUPLE --live` shows where and why.",
+    ),
+    Counter.DELIVER_NARROW: Description(
+        "A new IPv6 flow is taken here: the tunnels to the nodes that are left to try carry less than 1,280 bytes.",
+        "Raise the MTU on the path to the nodes that `lbctl status` names: until then a change of routes breaks such "
+        "connections.",
     ),
     Counter.PASS_NO_MEMBER: Description(
         "The row is empty: the service has no member. The packet passes to the kernel, which may answer with a reset.",

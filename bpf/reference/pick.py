@@ -45,7 +45,9 @@ class NodeState(Generic[Node]):
 
     `up`: it takes new connections of the service. `grace`: the row has just changed. `reachable`: nodes whose MAC is or
     was known, None for all. `silent` nodes do not answer; `awaited`: those of them whose connections may come back.
-    `within_limit`: the CPU may still forward a packet more than `unmetered` times.
+    `within_limit`: the CPU may still forward a packet more than `unmetered` times. `narrow`: nodes whose tunnel is too
+    narrow for this IPv6 packet; `any_narrow`: a tunnel of this node is for some IPv6 packets, so that it may have taken
+    the flow.
     """
 
     me: Node
@@ -58,6 +60,8 @@ class NodeState(Generic[Node]):
     awaited: Collection[Node] = ()
     within_limit: bool = True
     unmetered: int = 1
+    narrow: Collection[Node] = ()
+    any_narrow: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,8 @@ WHY: Final = {
     Counter.DELIVER_SYN_COOKIE: "it answers a SYN cookie of this node",
     Counter.DELIVER_ONLY_NODE: "this node is the row's only member",
     Counter.DELIVER_CHAIN_END: "no node is left to try: the kernel answers (RST)",
+    Counter.DELIVER_NARROW: "a new IPv6 flow, and the tunnels to the nodes that are left are too narrow",
+    Counter.DROP_TOO_BIG: "too large for the tunnels to the nodes that are left, and IPv6 has no smaller path MTU",
     Counter.FORWARD_FIRST: "the next node of the chain is tried",
     Counter.FORWARD_AGAIN: "not here: the next node of the chain is tried",
     Counter.DROP_GRACE: "no node is left to try, but the row has just changed: TCP sends again",
@@ -119,13 +125,16 @@ def pick(here: NodeState[Node], packet: Arrival[Node]) -> Decision[Node]:
         return Decision(Counter.DELIVER_OWNER if live_place == 0 else Counter.DELIVER_FORWARDED_SYN)
     if alone and (packet.opens or not here.grace):
         return Decision(Counter.DELIVER_ONLY_NODE if chain else Counter.PASS_NO_MEMBER)
-    if alone or live_place is not None or hop:
+    if alone or live_place is not None or hop or here.any_narrow:
         found = _deliver_to_socket(here.socket, live_place, packet)
         if found is not None:
             return Decision(found)
     if hop > CHAIN:
         return Decision(Counter.DROP_HOP_LIMIT)
-    to = _next_node(here, place, live_place, packet)
+    candidates = _candidates(here, place, live_place, packet)
+    to = next((node for node in candidates if node not in here.narrow), None)
+    if to is None and candidates:
+        return Decision(Counter.DELIVER_NARROW if packet.opens else Counter.DROP_TOO_BIG)
     if to is None:
         if any(node in here.awaited for node in chain):
             return Decision(Counter.DELIVER_CHAIN_END if packet.opens else Counter.DROP_SILENT)
@@ -153,14 +162,15 @@ def _deliver_to_socket(socket: Socket, place: int | None, packet: Arrival[Node])
     return None
 
 
-def _next_node(here: NodeState[Node], place: int | None, live_place: int | None, packet: Arrival[Node]) -> Node | None:
+def _candidates(here: NodeState[Node], place: int | None, live_place: int | None, packet: Arrival[Node]) -> list[Node]:
+    """Return the nodes that the packet may go to, in the order in which they are tried."""
     hop = packet.hop
     start = 0
     if place is not None and live_place and live_place < hop and packet.prev in here.chain[:place]:
         start = place + 1
-    for node in here.chain[start:]:
-        if node == here.me or node in here.silent or (hop and node == packet.prev):
-            continue
-        if here.reachable is None or node in here.reachable:
-            return node
-    return None
+    found = [node for node in here.chain[start:] if node != here.me and node not in here.silent]
+    return [
+        node
+        for node in found
+        if not (hop and node == packet.prev) and (here.reachable is None or node in here.reachable)
+    ]

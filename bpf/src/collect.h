@@ -101,18 +101,19 @@ static __always_inline bool is_uncollected(const struct packet *pkt)
 
 /* Return the node that collects; NULL: this one, or no other can be reached. */
 static __always_inline struct node *collecting_node(const struct conf *conf, const struct service *service,
-						    const struct row *row)
+						    const struct row *row, const struct packet *pkt)
 {
+	u32 need = room_needed(conf, service, pkt), index, k;
 	struct node *node;
-	u32 index, k;
 
+	FORGET(conf, need);
 #pragma clang loop unroll(disable)
 	for (k = 0; k < CHAIN; k++) {
 		index = row->node[k];
 		node = index && index != conf->self ? nodes.lookup(&index) : NULL;
 		if (!node)
 			return NULL;
-		if (is_reachable(conf, service, node))
+		if (is_reachable(conf, service, node) && !is_too_narrow(node, need))
 			return node;
 	}
 	return NULL;
@@ -153,7 +154,7 @@ static __always_inline enum counter collect(const struct conf *conf, const struc
 	if (!is_uncollected(pkt))
 		return known ? RX : DELIVER_FRAGMENT;
 	if (!pkt->hop && row) {
-		*next = collecting_node(conf, service, row);
+		*next = collecting_node(conf, service, row, pkt);
 		pkt->hop_offset = COLLECT_HOP - 1;
 		if (*next)
 			return FORWARD_FRAGMENT;
@@ -256,6 +257,7 @@ static __always_inline int handle_fragment(struct xdp_md *ctx, const struct conf
 		FORGET(conf, event);
 		FORGET(conf, skipped.no_mac);
 		FORGET(conf, skipped.silent);
+		FORGET(conf, skipped.narrow);
 	}
 	s = stats_of(slot);
 	return s ? finish(ctx, conf, uplink, &service, next, &skipped, pkt, hash, slot, s, event) : XDP_PASS;

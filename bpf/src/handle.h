@@ -117,6 +117,8 @@ static __always_inline int finish(struct xdp_md *ctx, const struct conf *conf, c
 		s->count[SKIP_NO_MAC] += skipped->no_mac;
 	if (skipped->silent)
 		s->count[SKIP_SILENT] += skipped->silent;
+	if (skipped->narrow)
+		s->count[SKIP_NARROW] += skipped->narrow;
 	verdict = act(ctx, conf, uplink, service, next, pkt, hash, &event);
 	count_any(s, event);
 	sample_packet(ctx, conf, pkt, slot, event);
@@ -142,6 +144,7 @@ static __always_inline int handle_service(struct xdp_md *ctx, const struct conf 
 	FORGET(conf, event);
 	FORGET(conf, skipped.no_mac);
 	FORGET(conf, skipped.silent);
+	FORGET(conf, skipped.narrow);
 	if (pkt->plain && next && is_too_big(service, next, pkt))
 		return NOT_PLAIN;
 	return finish(ctx, conf, uplink, service, next, &skipped, pkt, hash, service->slot, s, event);

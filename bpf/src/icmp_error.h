@@ -94,7 +94,8 @@ static __always_inline bool reply_too_big(struct xdp_md *ctx, const struct packe
 	void *ip;
 
 	if (pkt->hop || pkt->was_forwarded || pkt->icmp_error || pkt->fragment == LATER_FRAGMENT ||
-	    pkt->length < QUOTED || !is_within_limit(LIMIT_REPLY_TOO_BIG, REPLY_COST_NS, REPLY_BURST_NS))
+	    pkt->length < QUOTED || (pkt->family == 6 && mtu < IPV6_MTU_MIN) ||
+	    !is_within_limit(LIMIT_REPLY_TOO_BIG, REPLY_COST_NS, REPLY_BURST_NS))
 		return false;
 	if (!save_link(ctx, &link))
 		return false;

@@ -44,6 +44,7 @@ enum { GENERAL, COLLECTOR, TAIL_CALLS }; /* places in `programs` */
 #define MARKER_MASK 0xffffff
 
 #define GUE_PORT 6080
+#define IPV6_MTU_MIN 1280
 
 /*
  * What happens to packets, counted per CPU and service. Names begin with the packet's verdict, and verdict.h has the
@@ -56,6 +57,7 @@ enum counter {
 	RX_ICMP_ERROR, /* An ICMP error about a flow of the service came. */
 	SKIP_NO_MAC,   /* A node of the chain was skipped: no MAC for it is known, or `forward` cannot reach it. */
 	SKIP_SILENT,   /* A node of the chain was skipped: its data path does not answer. */
+	SKIP_NARROW,   /* A node of the chain was skipped: the tunnel to it is too narrow for IPv6. */
 
 	PASS_OTHER_MAC,        /* The frame is for another MAC than this interface's (a switch that floods). */
 	PASS_NO_SERVICE,       /* The packet is not for any service. */
@@ -69,7 +71,8 @@ enum counter {
 	DELIVER_SYN_COOKIE,    /* The packet answers one of this node's SYN cookies. */
 	DELIVER_ONLY_NODE,     /* This node is the whole chain of the row. */
 	DELIVER_CHAIN_END,     /* No node of the chain is left to try: the kernel answers (RST). */
-	PASS_NO_MEMBER,        /* The row is empty: the service has no member. */
+	DELIVER_NARROW, /* What opens an IPv6 flow is taken here: the tunnels to the nodes left are too narrow. */
+	PASS_NO_MEMBER, /* The row is empty: the service has no member. */
 
 	FORWARD_FIRST,    /* The packet was sent to another node with hop 1. */
 	FORWARD_AGAIN,    /* The packet was sent to another node with hop 2 or more, in search of an older owner. */
@@ -132,6 +135,7 @@ enum {
 	CONF_SILENT = 16,               /* a node in `nodes` is silent */
 	CONF_DROP_OTHER_PROTOCOLS = 64, /* to VIPs: what is neither TCP, UDP nor ICMP */
 	CONF_CLASS_E = 32,              /* clients may have addresses of 240.0.0.0/4 */
+	CONF_NARROW = 128,              /* a tunnel to a node in `nodes` cannot carry 1,280 bytes of a service's IPv6 */
 };
 
 /* What is rate-limited, on each CPU separately; see ratelimit.h. */

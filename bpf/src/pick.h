@@ -21,9 +21,13 @@
  *     it again when the tables agree. If a node of the chain fell silent a short time ago, it may come back with the
  *     connection: a packet that opens a flow goes to the kernel, any other is dropped. The same holds if it is silent
  *     only for other nodes (doubted): these may have led the packet past it.
- *  6. Forwarded more than CHAIN times, it went in a circle between tables that disagree, so it is dropped.
+ *  6. A tunnel that cannot carry 1,280 bytes of IPv6 takes nothing that opens an IPv6 flow, and no packet that is too
+ *     large for it: the node is skipped. If no other is left, this node takes what opens a flow; so at such a node any
+ *     IPv6 packet may have a socket, even if the node is not in the chain. What is too large for all is dropped: no
+ *     error may name less than 1,280.
+ *  7. Forwarded more than CHAIN times, it went in a circle between tables that disagree, so it is dropped.
  *
- * If 4 trusted the hop alone and 6 let the kernel answer, a node that joins while another drains would reset
+ * If 4 trusted the hop alone and 7 let the kernel answer, a node that joins while another drains would reset
  * connections: walked over all single changes of 6 nodes, each with the old table or the new, 948 of 370,320 packets
  * for an old owner met a RST; with this rule 30 do. It does not cost more forwards.
  */
@@ -119,9 +123,35 @@ static __always_inline bool is_reachable(const struct conf *conf, const struct s
 	return conf->flags & (node->flags & NODE_OUTER_6 ? CONF_OUTER_6 : CONF_OUTER_4);
 }
 
+/*
+ * Return the room, without the outer IP header, that a tunnel needs for the packet; 0: any will do. Over IPv6 every
+ * path carries 1,280 bytes (RFC 8200 section 5), and senders do not go below that (RFC 8201 section 4). What opens a
+ * flow needs as much, so that the flow's later packets fit; other packets may be smaller.
+ */
+static __always_inline u32 room_needed(const struct conf *conf, const struct service *service, const struct packet *pkt)
+{
+	u32 need;
+
+	if (!IPV6 || !(conf->flags & CONF_NARROW) || pkt->family != 6 || service->forward == FORWARD_BY_L2)
+		return 0;
+	need = pkt->opens || pkt->length > IPV6_MTU_MIN ? IPV6_MTU_MIN : pkt->length;
+	return service->forward == FORWARD_BY_GUE ? need + sizeof(struct udphdr) : need;
+}
+
+static __always_inline bool is_too_narrow(const struct node *node, u32 need)
+{
+	return IPV6 && node->mtu < need + (node->flags & NODE_OUTER_6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+}
+
+/* Whether this node may have taken the flow because tunnels are too narrow. */
+static __always_inline bool may_have_narrow_flow(const struct conf *conf, const struct packet *pkt)
+{
+	return IPV6 && conf->flags & CONF_NARROW && pkt->family == 6;
+}
+
 /* How many nodes of the chain were skipped, by the reason. */
 struct skipped {
-	u32 no_mac, silent;
+	u32 no_mac, silent, narrow;
 };
 
 /* Return the first node from that place on that is not this one, did not send the packet, and is reachable. */
@@ -129,9 +159,10 @@ static __always_inline struct node *next_node(const struct conf *conf, const str
 					      const struct row *row, u32 place, const struct packet *pkt,
 					      struct skipped *skipped)
 {
+	u32 need = room_needed(conf, service, pkt), index, k;
 	struct node *node;
-	u32 index, k;
 
+	FORGET(conf, need);
 #pragma unroll
 	for (k = 0; k < CHAIN; k++) {
 		if (k < place)
@@ -146,8 +177,12 @@ static __always_inline struct node *next_node(const struct conf *conf, const str
 			break;
 		if (pkt->hop && is_sender(node, pkt))
 			continue;
-		if (is_reachable(conf, service, node))
-			return node;
+		if (is_reachable(conf, service, node)) {
+			if (!is_too_narrow(node, need))
+				return node;
+			skipped->narrow++;
+			continue;
+		}
 		if (node->flags & NODE_SILENT)
 			skipped->silent++;
 		else
@@ -169,7 +204,9 @@ static __always_inline struct node *owner_for_outsider(const struct conf *conf, 
 	if (pkt->hop || !first)
 		return NULL;
 	owner = nodes.lookup(&first);
-	return owner && is_reachable(conf, service, owner) ? owner : NULL;
+	return owner && is_reachable(conf, service, owner) && !is_too_narrow(owner, room_needed(conf, service, pkt))
+		       ? owner
+		       : NULL;
 }
 
 /* Whether a node that does not own the row takes what opens a flow. */
@@ -233,7 +270,8 @@ static __always_inline enum counter pick(struct xdp_md *ctx, const struct conf *
 	if (alone && (pkt->opens || !is_in_grace(conf, pkt, table, r, other_r)))
 		return empty ? PASS_NO_MEMBER : DELIVER_ONLY_NODE;
 
-	if ((!pkt->fragment || pkt->collects) && (alone || live_place != ABSENT || pkt->hop)) {
+	if ((!pkt->fragment || pkt->collects) &&
+	    (alone || live_place != ABSENT || pkt->hop || may_have_narrow_flow(conf, pkt))) {
 		found = find_socket(ctx, live_place, pkt);
 		if (found != NO_SOCKET)
 			return found;
@@ -244,6 +282,8 @@ static __always_inline enum counter pick(struct xdp_md *ctx, const struct conf *
 	*next = next_node(conf, service, row, next_place(row, place, live_place, pkt), pkt, skipped);
 	if (*next)
 		return pkt->hop ? FORWARD_AGAIN : FORWARD_FIRST;
+	if (skipped->narrow)
+		return pkt->opens ? DELIVER_NARROW : DROP_TOO_BIG;
 	if (is_silent_node_awaited(conf, row))
 		return pkt->opens ? DELIVER_CHAIN_END : DROP_SILENT;
 	return is_in_grace(conf, pkt, table, r, other_r) ? DROP_GRACE : DELIVER_CHAIN_END;

@@ -9,7 +9,7 @@
 /* No verdict: how a packet came, and what happened to it on the path to its verdict. */
 #define NO_VERDICT                                                                                                     \
 	(SET_OF(RX) | SET_OF(RX_FORWARDED) | SET_OF(RX_TUNNEL) | SET_OF(RX_ICMP_ERROR) | SET_OF(SKIP_NO_MAC) |         \
-	 SET_OF(SKIP_SILENT))
+	 SET_OF(SKIP_SILENT) | SET_OF(SKIP_NARROW))
 
 /* To the kernel, because no member's row decides. */
 #define PASSES (SET_OF(PASS_OTHER_MAC) | SET_OF(PASS_NO_SERVICE) | SET_OF(PASS_FOREIGN_TUNNEL) | SET_OF(PASS_NO_MEMBER))
@@ -18,7 +18,7 @@
 #define DELIVERIES                                                                                                     \
 	(SET_OF(DELIVER_OWNER) | SET_OF(DELIVER_FORWARDED_SYN) | SET_OF(DELIVER_UDP) | SET_OF(DELIVER_FRAGMENT) |      \
 	 SET_OF(DELIVER_SOCKET) | SET_OF(DELIVER_TIME_WAIT) | SET_OF(DELIVER_SYN_COOKIE) | SET_OF(DELIVER_ONLY_NODE) | \
-	 SET_OF(DELIVER_CHAIN_END))
+	 SET_OF(DELIVER_CHAIN_END) | SET_OF(DELIVER_NARROW))
 
 /* To another node. */
 #define FORWARDS (SET_OF(FORWARD_FIRST) | SET_OF(FORWARD_AGAIN) | SET_OF(FORWARD_FRAGMENT) | SET_OF(FORWARD_DELAYED))

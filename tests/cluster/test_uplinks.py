@@ -168,6 +168,44 @@ def test_a_smaller_path_mtu_to_the_client_is_discovered(uplinks: Uplinks, servic
     assert uplinks.counted(service, "rx_icmp_error") - before >= 4
 
 
+@pytest.fixture
+def narrow(uplinks: Uplinks) -> Iterator[None]:
+    """Routes to the other nodes whose tunnels carry less than 1,280 bytes."""
+
+    def route(*mtu: str) -> None:
+        for node in NODES:
+            number = node[1]
+            uplinks.run(node, "ip", "route", "replace", "10.0.0.0/21", "via", f"10.2.{number}.1", *mtu)
+            uplinks.run(node, "ip", "route", "replace", "fd00::/48", "via", f"fd02:0:0:{number}::1", *mtu)
+
+    def problems() -> list[bool]:
+        status = [uplinks.cluster.status(node) for node in NODES]
+        return [any("too small for IPv6" in line for line in one["problems"]) for one in status]
+
+    route("mtu", "1299")
+    try:
+        wait_for(lambda: all(problems()), "status to name the narrow paths")
+        yield
+    finally:
+        route()
+        wait_for(lambda: not any(problems()), "the paths to be wide again")
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("service", ["six-gue", "six-ipip"])
+def test_a_path_too_narrow_for_ipv6_moves_no_new_flow(uplinks: Uplinks, service: str) -> None:
+    """Every node keeps the connections that it gets, and a full-size packet of theirs never meets a tunnel."""
+    before = {name: uplinks.counted(service, name) for name in ("deliver_narrow", "reply_too_big", "drop_too_big")}
+    with BulkServers(uplinks.cluster.lab.nodes[node].pid for node in NODES) as port:
+        for _ in range(8):
+            uplinks.forget_path_mtu()
+            with uplinks.connect(service, port) as one:
+                assert upload(one, SIZE) < STALL_S
+    assert uplinks.counted(service, "deliver_narrow") > before["deliver_narrow"]
+    for name in ("reply_too_big", "drop_too_big"):
+        assert uplinks.counted(service, name) == before[name]
+
+
 def test_an_ipv6_vip_answers_echo(uplinks: Uplinks) -> None:
     with inside_net(uplinks.cluster.lab.nodes["client"].pid):
         icmp = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)

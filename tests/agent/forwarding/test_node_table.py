@@ -134,3 +134,22 @@ def test_silent_and_doubted_nodes_are_awaited_until_their_time(maps: Maps) -> No
     nodes = table(maps)
     nodes.set_silent({B: 700, C: 0}, {D: 900})
     assert (nodes.awaited(699), nodes.awaited(700), nodes.awaited(900)) == ([D, B], [D], [])
+
+
+def test_the_program_compares_widths_while_a_path_is_too_narrow(maps: Maps) -> None:
+    def flagged() -> bool:
+        return ConfFlag.NARROW in maps.conf.flags()
+
+    nodes = NodeTable(maps, A, None, over_ipv6=True, least_mtus={False: 1308, True: 1328})
+    nodes.write({A, B, C}, ENDS)
+    for target in (A, B6, C):  # this node's own path does not matter
+        nodes.set_hop(target, NextHop(MAC, mtu=1280 if target == A else 1328))
+    assert (nodes.narrow(), flagged()) == ([], False)
+    nodes.set_hop(B6, NextHop(MAC, mtu=1327))
+    assert ([one.address for one in nodes.narrow()], flagged()) == ([B], True)
+    nodes.set_hop(C, NextHop(MAC, mtu=1307))
+    nodes.set_hop(B6, NextHop(MAC, mtu=1328))
+    assert ([one.address for one in nodes.narrow()], flagged()) == ([C], True)
+    assert ConfFlag.NARROW in maps.conf.flags()
+    nodes.remove([C])
+    assert not flagged()

@@ -31,7 +31,8 @@ class Packet:
 class Belief:
     """What a node believes when a packet comes: `chain` of the packet's row, a local `socket`, its own state.
 
-    `silent` nodes do not answer; those of them that are `awaited` may come back with their connections.
+    `silent` nodes do not answer; those of them that are `awaited` may come back with their connections. `narrow` nodes
+    have tunnels too narrow for this packet; `any_narrow`: this node may have taken an IPv6 flow because of such.
     """
 
     me: int
@@ -42,16 +43,19 @@ class Belief:
     unreachable: Collection[int] = ()
     silent: Collection[int] = ()
     awaited: Collection[int] = ()
+    narrow: Collection[int] = ()
+    any_narrow: bool = False
 
 
 @dataclass(frozen=True)
 class Decision:
-    """`event` is the counter's name; `skipped` and `silent` count the nodes that were unreachable, or silent."""
+    """`event` is the counter's name; `skipped`, `silent` and `narrow` count the nodes passed over, by reason."""
 
     event: str
     to: int | None = None
     skipped: int = 0
     silent: int = 0
+    narrow: int = 0
 
 
 def join_rows(first: Sequence[int], other: Sequence[int], alternating: bool) -> list[int]:
@@ -76,7 +80,7 @@ def join_rows(first: Sequence[int], other: Sequence[int], alternating: bool) -> 
 
 
 def decide(here: Belief, packet: Packet) -> Decision:
-    """Apply the six steps of the rule in their order."""
+    """Apply the steps of the rule in their order."""
     owner = list(here.chain[:1]) == [here.me]
     others = [node for node in here.chain if node != here.me]
     live = [node for node in here.chain if node == here.me or node not in here.silent]
@@ -89,7 +93,7 @@ def decide(here: Belief, packet: Packet) -> Decision:
     if not others and (packet.opens or not here.grace):
         return Decision("deliver_only_node" if owner else "pass_no_member")
 
-    may_be_here = here.me in here.chain or packet.hop > 0 or not others or first
+    may_be_here = here.me in here.chain or packet.hop > 0 or not others or first or here.any_narrow
     if may_be_here and (event := _socket(here, first, packet)):
         return Decision(event)
 
@@ -97,16 +101,20 @@ def decide(here: Belief, packet: Packet) -> Decision:
         return Decision("drop_hop_limit")
 
     candidates = [node for node in _candidates(here, packet) if not (packet.hop and node == packet.prev)]
-    usable = [node for node in candidates if node not in here.silent and node not in here.unreachable]
+    reachable = [node for node in candidates if node not in here.silent and node not in here.unreachable]
+    usable = [node for node in reachable if node not in here.narrow]
     passed = candidates[: candidates.index(usable[0])] if usable else candidates
     silent = sum(node in here.silent for node in passed)
+    narrow = sum(node in reachable for node in passed)
     if usable:
         event = "forward_again" if packet.hop else "forward_first"
+    elif narrow:
+        event = "deliver_narrow" if packet.opens else "drop_too_big"
     elif set(here.chain) & set(here.awaited):
         event = "deliver_chain_end" if packet.opens else "drop_silent"
     else:
         event = "drop_grace" if here.grace else "deliver_chain_end"
-    return Decision(event, usable[0] if usable else None, len(passed) - silent, silent)
+    return Decision(event, usable[0] if usable else None, len(passed) - silent - narrow, silent, narrow)
 
 
 def _socket(here: Belief, first: bool, packet: Packet) -> str | None:

@@ -44,6 +44,7 @@ MARTIANS = [
 ]  # fmt: skip
 """Sources that no client can have (RFC 6890, RFC 4291). A router that sends an ICMP error can."""
 CLASS_E = ip_network("240.0.0.0/4")
+IPV6_MTU = 1280
 QUOTE = 504
 """Bytes that a "too big" error quotes; smaller packets fit everywhere."""
 
@@ -119,6 +120,13 @@ class World:
     class_e: bool = False
     drop_other: bool = False
     first_fragments: Mapping[tuple[Address, Address, int, int], tuple[int, int, bool]] = field(default_factory=dict)
+
+    @property
+    def any_narrow(self) -> bool:
+        """Whether a tunnel to another node cannot carry 1,280 bytes of some IPv6 service."""
+        services = [service for key, service in self.services.items() if key[0].version == 6]
+        others = [node for number, node in self.nodes.items() if number != self.me]
+        return any(room(service, node) < IPV6_MTU for service in services for node in others)
 
     @property
     def vips(self) -> set[Address]:
@@ -292,10 +300,11 @@ def _collected(
     chain = table[hashed % len(table)].chain if table else ()
     searched = hop == 0 or hop > oracle_next_hop.K + 1
     usable = [n for n in chain if n == world.me or (_reachable(world, service, n) and not world.nodes[n].silent)]
-    if hop == 0 and usable and usable[0] != world.me:
+    wide = [n for n in usable if n == world.me or not _too_narrow(world, service, n, reading)]
+    if hop == 0 and wide and wide[0] != world.me:
         event = "forward_fragment"
         return _sent(
-            world, service, usable[0], arrival, reading, hashed, slot, [*noted, event], oracle_next_hop.COLLECT_HOP
+            world, service, wide[0], arrival, reading, hashed, slot, [*noted, event], oracle_next_hop.COLLECT_HOP
         )
     if shown:
         return _of_flow(world, arrival, reading, by_port, shown)
@@ -343,6 +352,8 @@ def _served(world: World, service: Service, arrival: Arrival, reading: Reading) 
         unreachable=[number for number in world.nodes if not _reachable(world, service, number)],
         silent=[number for number, node in world.nodes.items() if node.silent],
         awaited=[number for number, node in world.nodes.items() if node.awaited],
+        narrow=[number for number in world.nodes if _too_narrow(world, service, number, reading)],
+        any_narrow=flow.vip.version == 6 and world.any_narrow,
     )
     packet = oracle_next_hop.Packet(reading.opens, arrival.hop, _sender(world, arrival), flow.protocol == 17)
     decision = oracle_next_hop.decide(here, packet)
@@ -352,6 +363,7 @@ def _served(world: World, service: Service, arrival: Arrival, reading: Reading) 
     if event == "pass_no_member" or (not row.chain and service.drop_no_member and event.startswith("drop")):
         return _no_member(service, arrival, noted)
     noted += ["skip_no_mac"] * decision.skipped + ["skip_silent"] * decision.silent
+    noted += ["skip_narrow"] * decision.narrow
     if decision.to is None:
         verdict = "drop" if event.startswith("drop") else "pass"
         return _judged(verdict, arrival.frame, service.slot, [*noted, event])
@@ -370,9 +382,11 @@ def _sent(
     outer = _outer(world, service, to, reading, hashed, hop)
     if reading.length + outer.overhead <= world.nodes[to].mtu:
         return _judged(verdict, _by_tunnel(world, to, arrival, reading, outer), slot, noted)
-    if arrival.hop or arrival.collected or reading.error or reading.later or reading.length < QUOTE:
+    mtu = world.nodes[to].mtu - outer.overhead
+    silent = arrival.hop or arrival.collected or reading.error or reading.later or reading.length < QUOTE
+    if silent or (arrival.family == 6 and mtu < IPV6_MTU):
         return _judged("drop", arrival.frame, slot, [*noted[:-1], "drop_too_big"])
-    reply_too_big = _too_big(arrival, reading, world.nodes[to].mtu - outer.overhead)
+    reply_too_big = _too_big(arrival, reading, mtu)
     return _judged("tx", reply_too_big, slot, [*noted[:-1], "reply_too_big"])
 
 
@@ -411,6 +425,19 @@ def _reachable(world: World, service: Service, number: int) -> bool:
     if service.forward == "l2":
         return node.on_link
     return bool(me.address6 and node.address6) if node.outer6 else bool(me.address and node.address)
+
+
+def room(service: Service, node: Node) -> int:
+    """Return the largest packet that a tunnel to a node carries; without a tunnel, any."""
+    if service.forward == "l2":
+        return 65_535
+    return node.mtu - (40 if node.outer6 else 20) - 8 * (service.forward == "gue")
+
+
+def _too_narrow(world: World, service: Service, number: int, reading: Reading) -> bool:
+    """Whether an IPv6 packet must not go to a node (RFC 8200, section 5; RFC 8201, section 4)."""
+    fits = room(service, world.nodes[number])
+    return reading.flow.vip.version == 6 and fits < IPV6_MTU and (reading.opens or fits < reading.length)
 
 
 def _by_l2(world: World, to: int, arrival: Arrival, hop: int) -> bytes:

@@ -145,6 +145,8 @@ class Stage:
         any_silent = any(node.silent for node in world.nodes.values())
         if any_silent != (ConfFlag.SILENT in maps.conf.flags()):
             maps.conf.set_flag(ConfFlag.SILENT, any_silent)
+        if world.any_narrow != (ConfFlag.NARROW in maps.conf.flags()):
+            maps.conf.set_flag(ConfFlag.NARROW, world.any_narrow)
         self._write_tables(world.tables, bank=1 if world.other else 0)
         known: dict[Any, Service] = dict(before.services) if before else {}
         for key, service in world.services.items():
