@@ -48,8 +48,7 @@ class MapWriter:
         self._datapath = datapath
         self._own = own
         maps = datapath.maps
-        self.least_mtus = least_mtus(config.services)
-        self.nodes = NodeTable(maps, own, own6, config.members.outer == "ipv6", self.least_mtus)
+        self.nodes = NodeTable(maps, own, own6, config.members.outer == "ipv6", least_mtus(config.services))
         maps.services.restore_cache()
         self._written: dict[ServiceKey, ServiceEntry] = maps.services.read()
         self._inputs: tuple[object, ...] | None = None

@@ -7,7 +7,7 @@ section 4). The program moves no new IPv6 flow by a tunnel that carries less (bp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from agent.config.service import ServiceConfig
@@ -30,8 +30,9 @@ def least_mtus(services: Iterable[ServiceConfig]) -> dict[bool, int]:
     return {outer6: IPV6_MTU + header + udp for outer6, header in _IP_HEADER.items()}
 
 
-def problems(narrow: Iterable[NodeEntry], least: Mapping[bool, int], services: Iterable[ServiceConfig]) -> list[str]:
+def problems(narrow: Iterable[NodeEntry], services: Collection[ServiceConfig]) -> list[str]:
     """Return a problem for each node behind a path that is too narrow, with the next step."""
+    least = least_mtus(services)
     tunnels = {s.name: s.forward for s in services if s.vip.version == 6 and s.forward != "l2"}
     found = []
     for node in sorted(narrow, key=lambda entry: entry.address):

@@ -129,7 +129,7 @@ class Forwarder:
         """Return why the tables could not be written, and a problem for each node that packets may not get to."""
         if self._problems[0] != self.map_writer.nodes.revision:
             writer = self.map_writer
-            narrow = narrow_path.problems(writer.nodes.narrow(), writer.least_mtus, self._services)
+            narrow = narrow_path.problems(writer.nodes.narrow(), self._services)
             found = [*unlisted_interfaces(writer, self.datapath), *bounded(narrow)]
             self._problems = writer.nodes.revision, found
         return [*([self.fault] if self.fault else ()), *self._problems[1]]

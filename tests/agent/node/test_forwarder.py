@@ -57,6 +57,7 @@ class MapWriter:
             target=lambda address, _: address,
             reaches=lambda _: False,
             unlisted_egress=lambda _: [],
+            narrow=list,
         )
 
     async def apply(self, *_: object) -> None:
