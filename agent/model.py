@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
 
 from agent.address import Address, endpoint, tag_of
 
@@ -135,12 +136,19 @@ class Flow:
         return f"{self.protocol} {endpoint(self.client, self.client_port)} {endpoint(self.vip, self.vip_port)}"
 
 
+class Port(NamedTuple):
+    """A port of a protocol, tcp or udp."""
+
+    protocol: str
+    number: int
+
+
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A TCP socket of this node that listens."""
+    """A socket of this node to which clients come: of TCP, one that listens; of UDP, one that is not connected."""
 
     address: Address
-    port: int
+    port: Port
     ifindex: int
     """The interface that it is bound to; 0: any."""
     cookie: int

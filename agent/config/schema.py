@@ -215,7 +215,8 @@ class Config(Section):
         if service.instances is None:
             return
         for j, other in enumerate(self.services[:i]):
-            if other.port == service.port and other.instances not in (None, service.instances):
+            same = (other.protocol, other.port) == (service.protocol, service.port)
+            if same and other.instances not in (None, service.instances):
                 differs = f"differs from that of services[{j}], which has the same port"
                 raise fault(f"services[{i}].instances", differs, other=f"services[{j}].instances")
 

@@ -51,8 +51,8 @@ class ServiceConfig(Section):
         if self.vip.is_link_local or not is_unicast(self.vip):
             raise fault("vip", f"{self.vip} cannot be a virtual IP; give a unicast address")
         self._check_health_port()
-        if self.instances and (self.protocol != "tcp" or self.port == "any"):
-            raise fault("instances", "is for services of protocol tcp with one port")
+        if self.instances and self.port == "any":
+            raise fault("instances", "is for services with one port, not with any")
         hop = self.announce.next_hop if self.announce else None
         if hop is not None and (hop.version != self.vip.version or hop == self.vip):
             raise fault("announce.next_hop", f"{hop} cannot be the next hop of {self.vip}")

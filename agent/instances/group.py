@@ -19,7 +19,7 @@ from typing import NamedTuple
 from agent.address import Address, endpoint
 from agent.errors import AgentError
 from agent.instances.processes import PROC, copy_socket, sockets
-from agent.model import Listener
+from agent.model import Listener, Port
 from agent.netlink.listener import listeners
 from bpf.attach.instance_group import InstanceGroup, detach
 from bpf.errors import BpfError
@@ -29,7 +29,7 @@ from bpf.layout.instance import CELLS, SLOTS
 class GroupKey(NamedTuple):
     """What the listeners of a group have in common. `ifindex`: the interface that they are bound to, or 0."""
 
-    port: int
+    port: Port
     address: Address
     ifindex: int
 
@@ -41,13 +41,13 @@ class GroupKey(NamedTuple):
     @property
     def folder(self) -> str:
         """The name of its pins' folder; bpffs has no dots in names."""
-        return f"{self.port}_{self.address.packed.hex()}_{self.ifindex}"
+        return f"{self.port.protocol}_{self.port.number}_{self.address.packed.hex()}_{self.ifindex}"
 
     @classmethod
     def of_folder(cls, name: str) -> GroupKey:
         """Return the key of a pins' folder. Raises ValueError if it is none."""
-        port, address, ifindex = name.split("_")
-        return cls(int(port), ip_address(bytes.fromhex(address)), int(ifindex))
+        protocol, number, address, ifindex = name.split("_")
+        return cls(Port(protocol, int(number)), ip_address(bytes.fromhex(address)), int(ifindex))
 
 
 class NotTaken(AgentError):
@@ -60,7 +60,7 @@ class Group:
     def __init__(self, key: GroupKey, pins: Path, cache_dir: Path | None) -> None:
         """Open what an earlier agent left, or make it. Raises BpfError."""
         self.key = key
-        self._kernel = InstanceGroup.open(pins / key.folder, cache_dir)
+        self._kernel = InstanceGroup.open(pins / key.folder, cache_dir, key.port.protocol == "udp")
         self.slots = self._slots_in_kernel()
         self._written: list[tuple[int, ...]] = self._kernel.maps.cells()
         self._attached: set[int] = set()
@@ -90,7 +90,7 @@ class Group:
         if copy is None:
             return
         with copy:
-            where = endpoint(listener.address, listener.port)
+            where = endpoint(listener.address, listener.port.number)
             if not copy.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
                 raise NotTaken(
                     f"process {pid} listens on {where} without SO_REUSEPORT, so no other can beside it; set it in the "
@@ -122,7 +122,9 @@ class Group:
         used = {slot for cell in self._written for slot in cell} | set(self.slots.values())
         slot = next((one for one in range(SLOTS) if one not in used), None)
         if slot is None:
-            raise NotTaken(f"{endpoint(self.key.address, self.key.port)} has more than {SLOTS} listeners; use fewer")
+            raise NotTaken(
+                f"{endpoint(self.key.address, self.key.port.number)} has more than {SLOTS} listeners; use fewer"
+            )
         return slot
 
     def probe(self, port: int, slot: int | None) -> None:
@@ -176,7 +178,7 @@ def _any_copy(cookies: dict[int, int]) -> socket.socket | None:
     return None
 
 
-def release_groups(pins: Path, keep: Collection[int] = ()) -> bool:
+def release_groups(pins: Path, keep: Collection[Port] = ()) -> bool:
     """Release every group that is pinned in a folder, except for ports to keep; return whether there was any.
 
     Raises BpfError.

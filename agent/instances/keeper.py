@@ -18,6 +18,7 @@ from typing import Any
 
 from agent import json_value, private_file
 from agent.config.schema import Config
+from agent.config.service import ServiceConfig
 from agent.errors import AgentError
 from agent.instances import processes as proc
 from agent.instances.check import InstanceChecks, can_check
@@ -26,6 +27,7 @@ from agent.instances.group import release_groups
 from agent.instances.match import Added, ProcessId
 from agent.instances.pool import Pool
 from agent.instances.record import Record
+from agent.model import Port
 from agent.netlink.listener import listeners
 from bpf.errors import BpfError
 
@@ -54,10 +56,10 @@ class InstanceKeeper:
         self._paths, self._on_change = paths, on_change
         self._lock = asyncio.Lock()
         """A look goes on in a thread, and nothing else touches its pool meanwhile."""
-        ports: dict[int, list[Any]] = {}
+        ports: dict[Port, list[ServiceConfig]] = {}
         for service in config.services:
             if service.instances is not None:
-                ports.setdefault(service.port_number, []).append(service)
+                ports.setdefault(Port(service.protocol, service.port_number), []).append(service)
         records = _load(paths.record) if ports else {}
         self._pools = {
             port: Pool(services, records.get(port, Record()), paths.pins, paths.programs)
@@ -139,7 +141,7 @@ class InstanceKeeper:
         if records == self._saved:
             return
         try:
-            content = {str(port): record.to_json() for port, record in records.items()}
+            content = {"/".join(map(str, port)): record.to_json() for port, record in records.items()}
             private_file.write(self._paths.record, json.dumps(content))
         except OSError as error:
             self._fault = f"{self._paths.record}: {error.strerror}; a restarted agent will not know the order"
@@ -290,9 +292,14 @@ def _state(one: Instance, drained: bool, takes: bool) -> str:
     return "unhealthy" if one.healthy is False else "active" if takes else "standby"
 
 
-def _load(path: Path) -> dict[int, Record]:
+def _load(path: Path) -> dict[Port, Record]:
     """Return the records that an earlier agent left; none if there is no file or it cannot be read."""
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
         content = json_value.decode(private_file.read_own(path, _MAX_BYTES))
-        return {int(port): Record.from_json(record) for port, record in content.items()}
+        return {_port(name): Record.from_json(record) for name, record in content.items()}
     return {}
+
+
+def _port(name: str) -> Port:
+    protocol, number = name.split("/")
+    return Port(protocol, int(number))

@@ -23,7 +23,7 @@ from agent.instances.choice import Decision, Instance, cells, decide
 from agent.instances.group import Group, GroupKey, NotTaken
 from agent.instances.match import Found, ProcessId, find, name_numbered
 from agent.instances.record import Record
-from agent.model import Listener
+from agent.model import Listener, Port
 from bpf.errors import BpfError
 
 log = logging.getLogger("anylb")
@@ -51,7 +51,7 @@ class Pool:
     def __init__(self, services: Sequence[ServiceConfig], record: Record, pins: Path, cache_dir: Path | None) -> None:
         assert services[0].instances is not None
         self.config: InstancesConfig = services[0].instances
-        self.port = services[0].port_number
+        self.port = Port(services[0].protocol, services[0].port_number)
         self.services = tuple(service.name for service in services)
         self.record = record
         self.instances: tuple[Instance, ...] = ()
@@ -240,13 +240,14 @@ class Pool:
         unowned = {one.cookie: one for one in own.values() if one.cookie not in taken}
         self._unowned_since = {cookie: self._unowned_since.get(cookie, now) for cookie in unowned}
         where = {
-            endpoint(one.address, one.port)
+            endpoint(one.address, one.port.number)
             for cookie, one in unowned.items()
             if now - self._unowned_since[cookie] >= PATIENCE_S
         }
         return [
             f"a process that is no instance listens on {one} too, and gets connections only if no instance does; "
-            f"`ss -ltnp sport = :{self.port}` shows it: add it to instances.match, or end it"
+            f"`ss -lnp --{self.port.protocol} sport = :{self.port.number}` shows it: add it to instances.match, "
+            "or end it"
             for one in sorted(where)
         ]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The TCP listeners of a port, by sock_diag (linux/inet_diag.h). I/O only.
+"""The listeners of a port, by sock_diag (linux/inet_diag.h). I/O only.
 
 A dump with a source port and one state is filtered by the kernel, which walks its listeners only: 50 us for a few.
 
@@ -16,7 +16,7 @@ import struct
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
-from agent.model import Listener
+from agent.model import Listener, Port
 from agent.netlink.message import (
     FAMILY,
     NLM_F_DUMP,
@@ -31,7 +31,8 @@ from agent.netlink.message import (
 )
 
 _NETLINK_SOCK_DIAG: Final = 4
-_LISTEN: Final = 10
+_PROTOCOLS: Final = {"tcp": (socket.IPPROTO_TCP, 1 << 10), "udp": (socket.IPPROTO_UDP, 1 << 7)}
+"""With the state of their listeners, as a mask: LISTEN; an unconnected UDP socket is in CLOSE."""
 _REQUEST: Final = struct.Struct("=BBxxI")
 _PORTS: Final = struct.Struct("!HH")
 _SOCKET_ID_SIZE: Final = 48
@@ -41,19 +42,20 @@ _SKV6ONLY: Final = 11
 _BYTES: Final = 1 << 16
 
 
-def listeners(port: int) -> frozenset[Listener]:
-    """Return the listeners of a TCP port in this network namespace, IPv4 and IPv6. Raises OSError."""
+def listeners(port: Port) -> frozenset[Listener]:
+    """Return the listeners of a port in this network namespace, IPv4 and IPv6. Raises OSError."""
     found: set[Listener] = set()
+    protocol, states = _PROTOCOLS[port.protocol]
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_SOCK_DIAG) as kernel:
         for family in FAMILY.values():
-            head = _REQUEST.pack(family, socket.IPPROTO_TCP, 1 << _LISTEN)
-            ends = _PORTS.pack(port, 0).ljust(_SOCKET_ID_SIZE, b"\0")
+            head = _REQUEST.pack(family, protocol, states)
+            ends = _PORTS.pack(port.number, 0).ljust(_SOCKET_ID_SIZE, b"\0")
             kernel.send(pack(Request(SOCK_DIAG_BY_FAMILY, head + ends, NLM_F_DUMP), 1))
-            found |= _read_dump(kernel)
+            found |= _read_dump(kernel, port)
     return frozenset(found)
 
 
-def _read_dump(kernel: socket.socket) -> set[Listener]:
+def _read_dump(kernel: socket.socket, port: Port) -> set[Listener]:
     """Return what a dump has; its datagrams are made as they are read, so none has to be waited for."""
     found: set[Listener] = set()
     while True:
@@ -63,11 +65,11 @@ def _read_dump(kernel: socket.socket) -> set[Listener]:
             if message.kind == NLMSG_ERROR:
                 code = error_code(message.body)
                 raise OSError(code, f"sock_diag: {os.strerror(code)}")
-            found.add(_listener(message.body))
+            found.add(_listener(message.body, port))
 
 
-def _listener(body: bytes) -> Listener:
-    family, _, _, _, port, _, address, _, ifindex, cookie, *_, inode = _MESSAGE.unpack_from(body)
+def _listener(body: bytes, port: Port) -> Listener:
+    family, _, _, _, _, _, address, _, ifindex, cookie, *_, inode = _MESSAGE.unpack_from(body)
     only6 = attributes(body, _MESSAGE.size).get(_SKV6ONLY, b"\0") != b"\0"
     bound = IPv4Address(address[:4]) if family == FAMILY[4] else IPv6Address(address)
-    return Listener(bound, socket.ntohs(port), ifindex, cookie, inode, only6)
+    return Listener(bound, port, ifindex, cookie, inode, only6)

@@ -4,7 +4,7 @@
 The program is attached to the group through any of its listeners, and stays until the group's last one is closed; then
 the next group with the address needs it again. Pins, one folder for each group:
 
-    listeners, choices, probes     the maps (bpf/layout/instance.py)
+    listeners, choices, ...        the maps (bpf/layout/instance.py)
     hot_standby_BUILD              the program
 """
 
@@ -35,8 +35,8 @@ class InstanceGroup:
         self._folder, self._prog_fd = folder, prog_fd
 
     @classmethod
-    def open(cls, folder: Path, cache_dir: Path | None = None) -> Self:
-        """Open the group that is pinned in a folder, or make it. `cache_dir` is a folder for compiled programs.
+    def open(cls, folder: Path, cache_dir: Path | None = None, udp: bool = False) -> Self:
+        """Open the group that is pinned in a folder, or make it, of TCP or UDP. `cache_dir` has compiled programs.
 
         Nothing changes for connections before `attach`. Raises BpfError: no bpffs there, no rights, no BCC.
         """
@@ -45,9 +45,9 @@ class InstanceGroup:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise BpfError(f"cannot make {folder}: {error.strerror}; BPF needs root", error.errno) from None
-        maps = InstanceMaps.open(folder)
+        maps = InstanceMaps.open(folder, udp)
         try:
-            return cls(folder, maps, _open_program(folder, maps, cache_dir))
+            return cls(folder, maps, _open_program(folder, maps, InstanceOptions(udp), cache_dir))
         except BaseException:
             maps.close()
             raise
@@ -76,8 +76,7 @@ def detach(listener: socket.socket) -> None:
         listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_REUSEPORT_BPF, 0)
 
 
-def _open_program(folder: Path, maps: InstanceMaps, cache_dir: Path | None) -> int:
-    options = InstanceOptions()
+def _open_program(folder: Path, maps: InstanceMaps, options: InstanceOptions, cache_dir: Path | None) -> int:
     path = folder / build_name(options)
     fd = open_pin(path)
     if fd is not None and program_info(fd).map_ids <= maps.map_ids():

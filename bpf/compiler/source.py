@@ -64,18 +64,34 @@ class EgressOptions:
 
 @dataclass(frozen=True)
 class InstanceOptions:
-    """The program that chooses among a service's instances has no options; each group of listeners has its maps."""
+    """The program that chooses among a service's instances; each group of listeners has maps of its own.
+
+    With `udp` flows stay with their listener: TCP has no need for it.
+    """
+
+    udp: bool = False
 
     main: ClassVar[str] = "instance.c"
     kind: ClassVar[str] = "sk_reuseport"
     prefix: ClassVar[str] = "hot_standby"
     tails: ClassVar[tuple[str, ...]] = ()
-    pins: ClassVar[tuple[str, ...]] = (instance.LISTENERS.name, instance.CHOICES.name, instance.PROBES.name)
     by_fd: ClassVar[tuple[str, ...]] = (instance.LISTENERS.name,)
 
     def defines(self) -> list[str]:
         """Return the compiler's arguments."""
-        return [f"-DCELLS={instance.CELLS}", f"-DPLACES={instance.PLACES}", f"-DPROBES={instance.PROBES.entries}"]
+        values = {
+            "CELLS": instance.CELLS,
+            "PLACES": instance.PLACES,
+            "PROBES": instance.PROBES.entries,
+            "FLOWS": instance.FLOWS.entries,
+            "UDP": int(self.udp),
+        }
+        return [f"-D{name}={value}" for name, value in values.items()]
+
+    @property
+    def pins(self) -> tuple[str, ...]:
+        """The pins of the maps that it may use."""
+        return tuple(spec.name for spec in instance.map_specs(self.udp))
 
 
 Options = LbOptions | EgressOptions | InstanceOptions

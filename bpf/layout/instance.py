@@ -20,6 +20,13 @@ LISTENERS: Final = MapSpec("listeners", MapType.REUSEPORT_SOCKARRAY, 4, 8, SLOTS
 CHOICES: Final = MapSpec("choices", MapType.ARRAY, 4, 8, CELLS)
 PROBES: Final = MapSpec("probes", MapType.HASH, 4, 4, 1024)
 """Health checks under way: the slot that each is for, by its source port."""
+FLOWS: Final = MapSpec("flows", MapType.LRU_HASH, 4, 8, 65_536)
+"""Of UDP: the slot that a flow had last, and when, by its hash."""
+
+
+def map_specs(udp: bool) -> tuple[MapSpec, ...]:
+    """Return the specs of a group's maps."""
+    return (LISTENERS, CHOICES, PROBES, *((FLOWS,) if udp else ()))
 
 
 def pack_cell(slots: Sequence[int]) -> bytes:

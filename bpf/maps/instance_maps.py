@@ -3,30 +3,31 @@
 connections are health checks."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from bpf.layout.instance import CELLS, CHOICES, LISTENERS, PROBES, SLOTS, pack_cell, unpack_cell
+from bpf.layout.instance import CELLS, CHOICES, LISTENERS, PROBES, SLOTS, map_specs, pack_cell, unpack_cell
 from bpf.maps.pinned_map import PinnedMap, pack_index
 
 
 class InstanceMaps:
-    """All three maps, open. The kernel empties the slot of a listener that is closed."""
+    """All maps, open. The kernel empties the slot of a listener that is closed."""
 
-    def __init__(self, listeners: PinnedMap, choices: PinnedMap, probes: PinnedMap) -> None:
-        self._listeners, self._choices, self._probes = listeners, choices, probes
+    def __init__(self, pinned: Mapping[str, PinnedMap]) -> None:
+        self._pinned = pinned
+        self._listeners, self._choices, self._probes = (pinned[spec.name] for spec in (LISTENERS, CHOICES, PROBES))
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
+    def open(cls, folder: Path, udp: bool = False) -> Self:
         """Open the maps pinned in a folder; make and pin those that are missing. Raises BpfError."""
         with contextlib.ExitStack() as stack:
-            opened = []
-            for spec in (LISTENERS, CHOICES, PROBES):
-                opened.append(PinnedMap.open(folder, spec))
-                stack.callback(opened[-1].close)
+            pinned = {}
+            for spec in map_specs(udp):
+                pinned[spec.name] = PinnedMap.open(folder, spec)
+                stack.callback(pinned[spec.name].close)
             stack.pop_all()
-        return cls(*opened)
+        return cls(pinned)
 
     def cookies(self) -> dict[int, int]:
         """Return the socket cookie (SO_COOKIE) of each listener, by slot."""
@@ -59,10 +60,9 @@ class InstanceMaps:
 
     def map_ids(self) -> frozenset[int]:
         """Return the kernel's ids of the maps."""
-        return frozenset((self._listeners.id(), self._choices.id(), self._probes.id()))
+        return frozenset(one.id() for one in self._pinned.values())
 
     def close(self) -> None:
         """Close the descriptors; the pins live on."""
-        self._listeners.close()
-        self._choices.close()
-        self._probes.close()
+        for one in self._pinned.values():
+            one.close()

@@ -7,6 +7,9 @@
  * The agent decides: it writes the order in which listeners are tried. A listener that is closed has left the map, so
  * the next one is found without the agent. If none is found, the kernel chooses by its own hash, as without a program.
  *
+ * UDP has no connections: each datagram comes here. A flow stays with the listener that it had, while that is open, until
+ * it is idle for a minute; so a switch is for new flows only.
+ *
  * A health check reaches one listener by its source port. Only a connection of this node to itself can be one: a packet
  * from outside with the node's own address as its source cannot become a connection, since the answer stays here.
  */
@@ -18,6 +21,16 @@
 
 BPF_TABLE_PINNED("array", u32, u64, choices, CELLS, PINS "/choices");
 BPF_TABLE_PINNED("hash", u32, u32, probes, PROBES, PINS "/probes");
+
+#if UDP
+/* Which listener a flow had, and in which second (of 2^30 ns). */
+struct flow {
+	u32 slot, last;
+};
+BPF_TABLE_PINNED("lru_hash", u32, struct flow, flows, FLOWS, PINS "/flows");
+
+#define IDLE 60
+#endif
 
 #define PASS 1       /* SK_PASS: with what was selected, else with the kernel's choice */
 #define MAP_BY_FD 1  /* BPF_PSEUDO_MAP_FD */
@@ -58,21 +71,57 @@ static __always_inline u32 *probed_slot(struct sk_reuseport_md *ctx)
 	return slot && is_to_itself(ctx) ? slot : NULL;
 }
 
+#if UDP
+static __always_inline u32 second(void)
+{
+	return bpf_ktime_get_coarse_ns() >> 30;
+}
+
+/* Give a flow the listener that it had before. */
+static __always_inline bool try_last(struct sk_reuseport_md *ctx, u32 hash)
+{
+	struct flow *flow = flows.lookup(&hash);
+	u32 now = second();
+
+	if (!flow || now - flow->last > IDLE || !try_listener(ctx, flow->slot))
+		return false;
+	if (flow->last != now)
+		flow->last = now;
+	return true;
+}
+
+static __always_inline void remember(u32 hash, u32 slot)
+{
+	struct flow flow = { .slot = slot, .last = second() };
+
+	flows.update(&hash, &flow);
+}
+#endif
+
 int PROGRAM(struct sk_reuseport_md *ctx)
 {
 	/* The kernel's own hash of addresses and ports: the same when a client sends its SYN again. */
-	u32 cell = ctx->hash % CELLS, *probed = probed_slot(ctx);
+	u32 cell = ctx->hash % CELLS, slot, *probed = probed_slot(ctx);
 	u64 *choice, places;
 
 	if (probed && try_listener(ctx, *probed))
 		return PASS;
+#if UDP
+	if (try_last(ctx, ctx->hash))
+		return PASS;
+#endif
 	choice = choices.lookup(&cell);
 	if (!choice)
 		return PASS;
 	places = *choice;
 	for (int i = 0; i < PLACES && places; i++, places >>= PLACE_BITS) {
-		if (try_listener(ctx, (places & ((1 << PLACE_BITS) - 1)) - 1))
-			break;
+		slot = (places & ((1 << PLACE_BITS) - 1)) - 1;
+		if (!try_listener(ctx, slot))
+			continue;
+#if UDP
+		remember(ctx->hash, slot);
+#endif
+		break;
 	}
 	return PASS;
 }

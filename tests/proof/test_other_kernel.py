@@ -37,6 +37,7 @@ CHOICES = {
     "ipv6": LbOptions(ROWS),
     "egress": EgressOptions(),
     "instance": InstanceOptions(),
+    "instance, udp": InstanceOptions(udp=True),
 }
 
 INIT = """#!/usr/bin/python3.11 -Ss
@@ -49,10 +50,10 @@ try:
     from bpf.compiler.program import Program
     from bpf.kernel.bpf_map import create_map
     from bpf.kernel.program import program_info
-    from bpf.layout.instance import CHOICES, LISTENERS, PROBES
+    from bpf.layout.instance import map_specs as instance_specs
     from bpf.layout.map_spec import TAIL_CALLS, map_specs
 
-    made = {spec.name: create_map(spec) for spec in (*map_specs(ROWS), CHOICES, LISTENERS, PROBES)}
+    made = {spec.name: create_map(spec) for spec in (*map_specs(ROWS), *instance_specs(True))}
     whole = Program.from_json(json.load(open("/program.json")))
     made["programs"] = create_map(TAIL_CALLS)
     for program in (whole, *whole.tails):
@@ -123,7 +124,7 @@ def test_programs_load_on_debian_12_kernel(proof_bpffs: Path, tmp_path: Path, wh
     maps.mkdir()
     try:
         Maps.open(maps, ROWS).close()
-        InstanceMaps.open(maps).close()
+        InstanceMaps.open(maps, udp=True).close()
         (program,) = compile_programs(maps, [CHOICES[which]])
         assert isinstance(program, Program), program
         (tmp_path / "program.json").write_text(json.dumps(program.to_json()))

@@ -44,12 +44,35 @@ while True:
 """Answers each connection with its name, and closes it. Its executable is the interpreter."""
 
 
+UDP_SERVER = """
+import socket, sys
+name, address = sys.argv[1], sys.argv[2]
+one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+one.bind((address, int(sys.argv[5])))
+print("listens", flush=True)
+while True:
+    _, client = one.recvfrom(100)
+    one.sendto(name.encode(), client)
+"""
+"""Answers each datagram with its name."""
+
+
 class Server:
     """A running server process. It leaves its number in a pidfile of its name."""
 
-    def __init__(self, folder: Path, name: str, address: str = ANY, reuse: bool = True, pause_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        address: str = ANY,
+        reuse: bool = True,
+        pause_s: float = 0.0,
+        udp: bool = False,
+    ) -> None:
         self.name, self.pidfile = name, folder / f"{name}.pid"
-        argv = [sys.executable, "-S", "-c", SERVER, name, address, "reuse" if reuse else "alone", str(pause_s)]
+        program = UDP_SERVER if udp else SERVER
+        argv = [sys.executable, "-S", "-c", program, name, address, "reuse" if reuse else "alone", str(pause_s)]
         self._process = subprocess.Popen([*argv, str(PORT)], stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "listens\n"
@@ -78,14 +101,16 @@ class Servers(contextlib.ExitStack):
         return server
 
 
-def config(instances: Mapping[str, object], health: Mapping[str, object] | None = None) -> Config:
+def config(
+    instances: Mapping[str, object], health: Mapping[str, object] | None = None, protocol: str = "tcp"
+) -> Config:
     """Return a configuration with one service, on PORT."""
     return Config.model_validate(
         {
             "cluster": 1,
             "node": {"interface": "lo"},
             "services": [
-                {"name": "web", "vip": VIP, "protocol": "tcp", "port": PORT, "instances": instances}
+                {"name": "web", "vip": VIP, "protocol": protocol, "port": PORT, "instances": instances}
                 | ({"health": health} if health else {}),
             ],
             "bgp": {
@@ -98,10 +123,12 @@ def config(instances: Mapping[str, object], health: Mapping[str, object] | None 
     )
 
 
-def by_pidfile(folder: Path, health: Mapping[str, object] | None = None, **settings: object) -> Config:
+def by_pidfile(
+    folder: Path, health: Mapping[str, object] | None = None, protocol: str = "tcp", **settings: object
+) -> Config:
     """Return the configuration of two instances, blue the primary, and more settings of them."""
     match = [{"pidfile": str(folder / f"{name}.pid")} for name in ("blue", "green")]
-    return config({"match": match, **settings}, health)
+    return config({"match": match, **settings}, health, protocol)
 
 
 class Running:

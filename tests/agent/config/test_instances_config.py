@@ -82,17 +82,20 @@ def test_errors(instances: str, message: str) -> None:
     assert message in str(error.value)
 
 
-def test_only_tcp_with_a_port() -> None:
-    for change in (("protocol: tcp\n", "protocol: udp\n"), ("port: 443\n", "port: any\n")):
-        text = read(OLD, change, ("    instances", "    health: {type: tcp, port: 80}\n    instances"))
-        with pytest.raises(ConfigError, match=r"instances: is for services of protocol tcp with one port"):
-            parse(text, Path("lb.yml"))
+def test_only_with_one_port() -> None:
+    text = read(
+        OLD, ("port: 443\n", "port: any\n"), ("    instances", "    health: {type: tcp, port: 80}\n    instances")
+    )
+    with pytest.raises(ConfigError, match=r"instances: is for services with one port, not with any"):
+        parse(text, Path("lb.yml"))
 
 
 def test_services_of_one_port_have_one_setting() -> None:
     another = ("port: 443}", "port: 443, instances: {policy: spread}}")
     with pytest.raises(ConfigError, match=r"9:\d+: services\[1\]\.instances: differs from that of services\[0\]"):
         parse(read(OLD, another), Path("lb.yml"))
+    udp = (another[0], another[1].replace("}}", "}, health: {type: tcp, port: 1}}"))
+    parse(read(OLD, udp, ("protocol: tcp, port", "protocol: udp, port")), Path("lb.yml"))
     same = ("port: 443}", f"port: 443, instances: {OLD}}}")
     config = parse(read(OLD, same), Path("lb.yml"))
     assert config.services[0].instances == config.services[1].instances

@@ -17,6 +17,7 @@ from support.waiting import wait_for
 
 from agent.errors import AgentError
 from agent.instances.group import release_groups
+from agent.model import Port
 from bpf.kernel import bpf_map
 from bpf.kernel.pin import open_pin
 from bpf.kernel.program import program_info
@@ -242,6 +243,6 @@ def test_instances_that_come_and_go_leak_nothing(servers: Servers, bpffs: Path, 
             blue.kill()
             wait_for(lambda: keeper.states() == {"green": "active"})
         assert (descriptors(), len(os.listdir(bpffs / "instances"))) == before
-        assert len(keeper.keeper._pools[PORT]._groups) == 1
-        (group,) = keeper.keeper._pools[PORT]._groups.values()
+        assert len(keeper.keeper._pools[Port("tcp", PORT)]._groups) == 1
+        (group,) = keeper.keeper._pools[Port("tcp", PORT)]._groups.values()
         assert len(group._kernel.maps.cookies()) == 1

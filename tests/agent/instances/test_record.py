@@ -11,6 +11,7 @@ from agent.instances import keeper
 from agent.instances.choice import Active, OperatorChoice
 from agent.instances.match import Added, ProcessId
 from agent.instances.record import Record
+from agent.model import Port
 
 RECORD = Record(
     OperatorChoice("green", frozenset({"red"}), {"blue": 7}),
@@ -37,11 +38,11 @@ def test_it_is_read_as_it_was_written(record: Record) -> None:
 )
 def test_a_damaged_file_is_none(tmp_path: Path, spoilt: dict[str, Any]) -> None:
     path = tmp_path / "instances.json"
-    path.write_text(json.dumps({"80": {**RECORD.to_json(), **spoilt}}))
+    path.write_text(json.dumps({"tcp/80": {**RECORD.to_json(), **spoilt}}))
     path.chmod(0o600)
     assert keeper._load(path) == {}
     path.write_text("{")
     assert keeper._load(path) == {}
     assert keeper._load(tmp_path / "none") == {}
-    path.write_text(json.dumps({"80": RECORD.to_json()}))
-    assert keeper._load(path) == {80: RECORD}
+    path.write_text(json.dumps({"tcp/80": RECORD.to_json()}))
+    assert keeper._load(path) == {Port("tcp", 80): RECORD}

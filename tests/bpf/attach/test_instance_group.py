@@ -3,6 +3,8 @@
 
 import contextlib
 import errno
+import os
+import shutil
 import socket
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from bpf.errors import BpfError
 from bpf.kernel.pin import open_pin
 from bpf.kernel.program import program_info
 from bpf.layout.instance import CELLS
+from bpf.maps.instance_maps import InstanceMaps
 
 SO_COOKIE = 57
 LISTENERS = 10
@@ -162,12 +165,17 @@ def test_the_next_process_finds_the_same(group: InstanceGroup, listeners: list[s
     again.close()
 
 
-def test_the_program_compiles_without_warnings(group: InstanceGroup, bpffs: Path) -> None:
-    pin = bpffs / "group/hot_standby_again"
-    build_program(bpffs / "group", pin, InstanceOptions(), warnings_are_errors=True)
-    program = open_pin(pin)
+@pytest.mark.parametrize("udp", [False, True])
+def test_the_program_compiles_without_warnings(bpffs: Path, udp: bool) -> None:
+    folder = bpffs / "group"
+    folder.mkdir()
+    InstanceMaps.open(folder, udp).close()
+    build_program(folder, folder / "program", InstanceOptions(udp), warnings_are_errors=True)
+    program = open_pin(folder / "program")
     assert program is not None
     assert program_info(program).name == "hot_standby"
+    os.close(program)
+    shutil.rmtree(folder)
 
 
 def test_a_folder_that_is_on_no_bpffs(tmp_path: Path) -> None:
