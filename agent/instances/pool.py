@@ -10,6 +10,7 @@ import contextlib
 import errno
 import logging
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -65,6 +66,9 @@ class Pool:
         self._seen: frozenset[Listener] | None = None
         self._unowned_since: dict[int, float] = {}
         self._next_look = 0.0
+        self._open = threading.Lock()
+        """Held by a look: its thread goes on when the task that waits for it is canceled."""
+        self._closed = False
 
     def needs_look(self, listeners: frozenset[Listener], now: float) -> bool:
         """Return whether a listener has come or gone, or processes must be looked at again."""
@@ -72,6 +76,11 @@ class Pool:
 
     def look(self, listeners: frozenset[Listener], now: float) -> None:
         """Find the instances of these listeners of the port, take up new ones, and choose. Raises nothing."""
+        with self._open:
+            if not self._closed:
+                self._look(listeners, now)
+
+    def _look(self, listeners: frozenset[Listener], now: float) -> None:
         self._seen = listeners
         own = {one.inode: one for one in listeners if any(one.takes(vip) for vip in self._vips)}
         problems: list[str] = []
@@ -122,9 +131,11 @@ class Pool:
         self.choose()
 
     def close(self) -> None:
-        """Close the descriptors; the choice stays in force."""
-        for group in self._groups.values():
-            group.close()
+        """Close the descriptors, after a look that is under way; the choice stays in force."""
+        with self._open:
+            self._closed = True
+            for group in self._groups.values():
+                group.close()
 
     # --- finding ---------------------------------------------------------------------------------------------------
 
@@ -132,6 +143,11 @@ class Pool:
         processes = proc.processes(
             any(match.executable for match in self._matches), any(match.unit or match.cgroup for match in self._matches)
         )
+        if any(match.executable for match in self._matches) and not proc.may_read_executables():
+            problems.append(
+                "the files that processes run cannot be seen; the agent needs CAP_SYS_PTRACE: install "
+                "agent/systemd/instances.conf (docs/instances.md)"
+            )
         pidfiles = _read_pidfiles((match.pidfile for match in self._matches if match.pidfile), problems)
         found = find(self._matches, pidfiles, self.record.added, processes)
         here = [one for one in found if proc.is_here(one.id.pid)]
@@ -253,7 +269,8 @@ class Pool:
 
 
 def _slots(group: Group, instance: Instance) -> list[int]:
-    return sorted(group.slots[cookie] for cookie in instance.cookies if cookie in group.slots)
+    # A look in its thread may change the slots meanwhile.
+    return sorted(slot for cookie in instance.cookies if (slot := group.slots.get(cookie)) is not None)
 
 
 def _resolved(match: MatchConfig) -> MatchConfig:

@@ -72,6 +72,17 @@ def _cgroups(text: str) -> Iterable[str]:
             yield path
 
 
+def may_read_executables() -> bool:
+    """Return whether this process has the right to see what others run; init runs as root, with all rights."""
+    try:
+        os.readlink(f"{PROC}/1/exe")
+    except PermissionError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
 def is_here(pid: int) -> bool:
     """Return whether a process is in this network namespace, as far as it may be known."""
     return _net(pid) in (_net(os.getpid()), "")

@@ -7,8 +7,8 @@
  * The agent decides: it writes the order in which listeners are tried. A listener that is closed has left the map, so
  * the next one is found without the agent. If none is found, the kernel chooses by its own hash, as without a program.
  *
- * UDP has no connections: each datagram comes here. A flow stays with the listener that it had, while that is open, until
- * it is idle for a minute; so a switch is for new flows only.
+ * UDP has no connections: each datagram comes here. A flow stays with the listener that it had, while that is open,
+ * until it is idle for a minute; so a switch is for new flows only.
  *
  * A health check reaches one listener by its source port. Only a connection of this node to itself can be one: a packet
  * from outside with the node's own address as its source cannot become a connection, since the answer stays here.
