@@ -31,7 +31,8 @@ def connections(service: str | None, socket: Path, output: str) -> None:
 
     TCP in any state but LISTEN and TIME-WAIT, and UDP sockets that are connected to a client. By this node's place in
     the chains of their rows: `owned` has place 0, which new flows of the row take too; `later` is any other place;
-    `not in chain` are those that the other nodes do not find.
+    `not in chain` are those that the other nodes do not find. The kernel does not record how old a connection is: it
+    is at least as old as the agent's first count that found it.
     """
     query = {} if service is None else {"service": service}
     show(request(socket, "GET", "/connections", **query), output, print_connections)
@@ -39,10 +40,13 @@ def connections(service: str | None, socket: Path, output: str) -> None:
 
 def print_connections(response: dict[str, Any]) -> None:
     """Print a line for each service, and the sum."""
-    lines = [["service", "VIP", *_COLUMNS.values()]]
+    from agent.cli.display import age
+
+    lines = [["service", "VIP", *_COLUMNS.values(), "oldest, at least"]]
     for one in response["services"]:
         numbers = ["-" if one[name] is None else f"{one[name]:,}" for name in _COLUMNS]
-        lines.append([f"{one['name']} {one['protocol']}", one["endpoint"], *numbers])
+        oldest = "-" if one["oldest_s"] is None else age(one["oldest_s"])
+        lines.append([f"{one['name']} {one['protocol']}", one["endpoint"], *numbers, oldest])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for name, endpoint, *numbers in lines:
         cells = [name.ljust(widths[0]), endpoint.ljust(widths[1])]

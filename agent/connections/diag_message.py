@@ -10,7 +10,7 @@ loop over the lengths finds the places.
     message    nlmsghdr: 16 | inet_diag_msg: 72 | attributes, which are not read
     nlmsghdr   length: 4 | kind: 2 | flags: 2 | sequence: 4 | port: 4
     inet_diag_msg   family: 1 | state: 1 | timer: 1 | retransmissions: 1 | sockid: 48 | 20
-    sockid     local port: 2 | remote port: 2 | local address: 16 | remote address: 16 | 12
+    sockid     local port: 2 | remote port: 2 | local address: 16 | remote address: 16 | interface: 4 | cookie: 8
     bytecode   condition | jump to the end | condition | jump to the end | ... | condition
     condition  code: 1 | go on by, if it holds: 1 | else: 2 | family: 1 | prefix length: 1 | 0: 2 | port: 4 | address
 """
@@ -39,11 +39,19 @@ from agent.netlink.message import (
 )
 
 SOCKET: Final = np.dtype(
-    [("local", "<u4", 4), ("remote", "<u4", 4), ("local_port", "<u2"), ("remote_port", "<u2"), ("state", "u1")],
+    [
+        ("local", "<u4", 4),
+        ("remote", "<u4", 4),
+        ("cookie", "<u8"),
+        ("local_port", "<u2"),
+        ("remote_port", "<u2"),
+        ("state", "u1"),
+    ],
     align=True,
 )
 """One socket. Addresses and ports are words as the little-endian program loads them from a packet. An IPv4 address is
-`::ffff:a.b.c.d`, whatever the family of its socket. The state is one of linux/tcp_states.h."""
+`::ffff:a.b.c.d`, whatever the family of its socket. The cookie is the kernel's number of the socket, which no other
+ever gets; the state is one of linux/tcp_states.h."""
 Sockets = NDArray[np.void]
 """Of the dtype SOCKET, shape (sockets,)."""
 
@@ -107,6 +115,7 @@ def read_sockets(data: memoryview) -> tuple[Sockets, int | None]:
             found[name][:, word] = words[at + (first + word)]
     kind, ports = words[at + 4], words[at + 5]
     found["local_port"], found["remote_port"] = ports & 0xFFFF, ports >> 16
+    found["cookie"] = words[at + 15] | words[at + 16].astype(np.uint64) << np.uint64(32)
     in_time_wait = (kind >> 16 & 0xFF) == _TIMER_OF_TIME_WAIT
     found["state"] = np.where(in_time_wait, TIME_WAIT, kind >> 8 & 0xFF)
     _map_addresses(found, (kind & 0xFF) == FAMILY[4])

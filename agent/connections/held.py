@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.config.service import ServiceConfig
+from agent.connections.age import Ages
 from agent.connections.diag_message import MAPPED_WORD, Sockets
 from agent.connections.rows import flow_hashes
 from agent.connections.service_index import NO_SERVICE, ServiceIndex
@@ -36,29 +37,55 @@ class HeldRows:
 NO_ROWS: Final = HeldRows(np.empty(0, np.uint32), np.empty(0, np.uint32))
 
 
-def held_rows(
-    dump: Iterable[Sockets], services: Sequence[ServiceConfig], epochs: Sequence[Epoch]
-) -> dict[str, dict[int, HeldRows]]:
-    """Return the rows with connections by service (`service_key`) and epoch number; services without one are absent.
+class HeldCounter:
+    """Counts the connections of services of one protocol. It keeps four bytes of each and epoch, and ten more."""
 
-    `services` are those of the dump's protocol. It keeps four bytes of each connection and epoch, not the dump.
-    """
-    index = ServiceIndex(services)
-    places: dict[int, list[NDArray[np.uint32]]] = {epoch.number: [] for epoch in epochs}
-    for sockets in dump:
-        found = index.find(sockets)
+    def __init__(self, services: Sequence[ServiceConfig], epochs: Sequence[Epoch]) -> None:
+        self._services, self._epochs = services, epochs
+        self._index = ServiceIndex(services)
+        self._places: dict[int, list[NDArray[np.uint32]]] = {epoch.number: [] for epoch in epochs}
+        self._sockets: list[tuple[NDArray[np.uint16], NDArray[np.uint64]]] = []
+
+    def add(self, sockets: Sockets) -> None:
+        """Count these sockets."""
+        found = self._index.find(sockets)
         for chosen, words in _by_family(sockets, found):
             flows, of_flow = sockets[chosen], found[chosen]
             ports = flows["remote_port"] | flows["local_port"].astype(np.uint32) << np.uint32(16)
-            ends = flows["remote"][:, words], flows["local"][:, words], ports & index.port_masks[of_flow]
-            for epoch in epochs:
+            ends = flows["remote"][:, words], flows["local"][:, words], ports & self._index.port_masks[of_flow]
+            for epoch in self._epochs:
                 rows = flow_hashes(epoch.key, *ends) & np.uint32(epoch.rows - 1)
-                places[epoch.number].append(of_flow.astype(np.uint32) * np.uint32(epoch.rows) + rows)
-    held: dict[str, dict[int, HeldRows]] = {}
-    for epoch in epochs:
-        for service, of_service in _split(places[epoch.number], epoch.rows).items():
-            held.setdefault(services[service].key, {})[epoch.number] = of_service
-    return held
+                self._places[epoch.number].append(of_flow.astype(np.uint32) * np.uint32(epoch.rows) + rows)
+            self._sockets.append((of_flow.astype(np.uint16), flows["cookie"].copy()))  # no view: that keeps all
+
+    def rows(self) -> dict[str, dict[int, HeldRows]]:
+        """Return the rows with connections by service (`service_key`) and epoch number, services without one absent."""
+        held: dict[str, dict[int, HeldRows]] = {}
+        for epoch in self._epochs:
+            for service, of_service in _split(self._places[epoch.number], epoch.rows).items():
+                held.setdefault(self._services[service].key, {})[epoch.number] = of_service
+        return held
+
+    def oldest(self, ages: Ages, now: int) -> dict[str, int]:
+        """Return since when the oldest connection of each service is known (seconds, as `now`), by `service_key`."""
+        services = np.concatenate([np.empty(0, np.uint16), *(services for services, _ in self._sockets)])
+        cookies = np.concatenate([np.empty(0, np.uint64), *(cookies for _, cookies in self._sockets)])
+        self._sockets.clear()
+        order = np.argsort(cookies)
+        cookies, services = cookies[order], services[order]
+        del order
+        since = ages.update(cookies, now)
+        return {self._services[one].key: int(since[services == one].min()) for one in np.unique(services).tolist()}
+
+
+def held_rows(
+    dump: Iterable[Sockets], services: Sequence[ServiceConfig], epochs: Sequence[Epoch]
+) -> dict[str, dict[int, HeldRows]]:
+    """Return the rows of the connections in a dump, whose protocol is that of the services; see HeldCounter.rows."""
+    counter = HeldCounter(services, epochs)
+    for sockets in dump:
+        counter.add(sockets)
+    return counter.rows()
 
 
 def _by_family(sockets: Sockets, services: NDArray[np.int64]) -> list[tuple[NDArray[np.bool_], slice]]:

@@ -16,8 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.config.service import ServiceConfig
+from agent.connections.age import Ages
 from agent.connections.dump import dump
-from agent.connections.held import HeldRows, held_rows
+from agent.connections.held import HeldCounter, HeldRows
 from agent.errors import AgentError
 from agent.table.epoch import Epoch
 
@@ -36,6 +37,8 @@ class Held:
 
     rows: Mapping[str, Mapping[int, HeldRows]]
     """By service (`service_key`) and epoch number; a service without connections is absent."""
+    oldest: Mapping[str, int]
+    """Since when the oldest connection of a service is known, in CLOCK_MONOTONIC seconds, by `service_key`."""
     at: float
     """CLOCK_MONOTONIC seconds of the end of the dump."""
     cpu_s: float
@@ -63,6 +66,7 @@ class ConnectionMonitor:
         self._on_change = on_change
         self._wanted = asyncio.Event()
         self._busy = asyncio.Lock()
+        self._ages: Mapping[str, Ages] = {service.protocol: Ages() for service in services}
         self._counted_at = float("-inf")
 
     def request(self) -> None:
@@ -94,7 +98,7 @@ class ConnectionMonitor:
     async def _count(self) -> None:
         before = self.fault
         try:
-            self.held = await asyncio.to_thread(count, self._services, self._epochs)
+            self.held = await asyncio.to_thread(count, self._services, self._epochs, self._ages)
             self.fault = None
         except OSError as error:
             self.fault = f"connections cannot be counted: {error.strerror}{_next_step(error)}"
@@ -103,14 +107,22 @@ class ConnectionMonitor:
             self._on_change()
 
 
-def count(services: Sequence[ServiceConfig], epochs: Sequence[Epoch]) -> Held:
-    """Count the connections of these services now. Raises OSError if the kernel cannot be asked."""
+def count(services: Sequence[ServiceConfig], epochs: Sequence[Epoch], ages: Mapping[str, Ages]) -> Held:
+    """Count the connections of these services now. Raises OSError if the kernel cannot be asked.
+
+    `ages` has what is known of the connections of each protocol, and learns the new ones.
+    """
     began = time.thread_time()
     rows: dict[str, Mapping[int, HeldRows]] = {}
-    for protocol in sorted({service.protocol for service in services}):
+    oldest: dict[str, int] = {}
+    for protocol, known in ages.items():
         own = [service for service in services if service.protocol == protocol]
-        rows |= held_rows(dump(protocol, {service.vip for service in own}), own, epochs)
-    return Held(rows, time.monotonic(), time.thread_time() - began)
+        counter = HeldCounter(own, epochs)
+        for sockets in dump(protocol, {service.vip for service in own}):
+            counter.add(sockets)
+        rows |= counter.rows()
+        oldest |= counter.oldest(known, int(time.monotonic()))
+    return Held(rows, oldest, time.monotonic(), time.thread_time() - began)
 
 
 def _next_step(error: OSError) -> str:

@@ -59,5 +59,6 @@ def _service(service: ServiceConfig, held: Held, map_writer: MapWriter | None) -
         "held": count,
         "owned": owned,
         "later": later,
+        "oldest_s": round(held.at - held.oldest[service.key]) if service.key in held.oldest else None,
         "not_in_chain": None if owned is None or later is None else count - owned - later,
     }

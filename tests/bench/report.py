@@ -151,6 +151,23 @@ def scale(console: Console, rows: Rows, committed: Rows) -> None:
     console.print(made)
 
 
+def connections(console: Console, rows: Rows, committed: Rows) -> None:
+    """Print part 7."""
+    made = _table(
+        "Counting the connections that a node holds (late: p99.9 of the loop meanwhile, control: beside a thread that "
+        "sleeps)",
+        "sockets", "number", "services", "CPU ms", "median", "was", "us each", "late ms", "control", "peak MB",
+    )  # fmt: skip
+    for row in rows:
+        old = committed_figure(committed, ("kind", "sockets"), row, "cpu_ms", "median")
+        cpu_ms = row["cpu_ms"]
+        each_us = round(cpu_ms["median"] / row["sockets"] * 1e3, 2)
+        cells = row["sockets"], row["services"], cpu_ms["min"], cpu_ms["median"], old, each_us
+        late = row["late_ms_p999"], row["control_late_ms_p999"], row["peak_mb"]
+        made.add_row(row["kind"], *map(_text, (*cells, *late)))
+    console.print(made)
+
+
 def _flat(found: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
     lines = []
     for name, value in found.items():
@@ -171,6 +188,7 @@ PARTS: dict[str, Callable[[Console, Any, Any], None]] = {
     "daemon": daemon,
     "scale": scale,
     "drain": drain,
+    "connections": connections,
 }
 
 

@@ -42,6 +42,7 @@ def targets(found: Mapping[str, Any]) -> list[Target]:
         *_agent(found),
         *_scale(found.get("scale", [])),
         *_drain(found.get("drain", {})),
+        *_connections(found.get("connections", [])),
     ]
 
 
@@ -112,3 +113,8 @@ def _scale(rows: Iterable[Mapping[str, Any]]) -> list[Target]:
 
 def _drain(row: Mapping[str, Any]) -> list[Target]:
     return [Target("a drain in all other nodes' rows, median ms", 60.0, row["median_ms"])] if row else []
+
+
+def _connections(rows: Iterable[Mapping[str, Any]]) -> list[Target]:
+    found = [row["cpu_ms"]["median"] for row in rows if row["sockets"] == 100_000]
+    return [Target("a count of 100,000 connections, CPU ms", 300.0, cpu_ms) for cpu_ms in found]

@@ -136,6 +136,8 @@ def test_connections_are_counted_where_they_are(cluster: ClusterLab) -> None:
         wait_for(lambda: counts(cluster) == expected, f"the counts {expected}")
         assert counts(cluster, "owned") == expected
         assert counts(cluster, "not_in_chain") == {}
+        before = cluster.request("b2", "GET", "/connections")["services"][0]["oldest_s"]
+        wait_for(lambda: cluster.request("b2", "GET", "/connections")["services"][0]["oldest_s"] > before, "an age")
         text = cluster.lbctl("b2", "connections", "--service", "echo")
         assert text.splitlines()[1].split()[:4] == ["echo", "tcp", f"{VIP}:7000", f"{expected['b2']:,}"]
         assert cluster.status("b2")["connections"]["held"] == expected["b2"], "the last count"

@@ -17,7 +17,7 @@ End = tuple[str, int]
 
 def sockets_of(ends: Iterable[tuple[End, End]], state: int = ESTABLISHED) -> Sockets:
     """Return sockets with these local and remote ends."""
-    rows = [(_words(local), _words(remote), _port(local), _port(remote), state) for local, remote in ends]
+    rows = [(_words(local), _words(remote), 0, _port(local), _port(remote), state) for local, remote in ends]
     return np.array(rows, SOCKET)
 
 

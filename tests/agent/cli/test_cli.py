@@ -111,6 +111,7 @@ def test_wrong_usage_is_exit_code_2(run: Run) -> None:
         (["announce"], ["4 not in time", "2 critical"]),
         (["announce", "check"], ["0 when every VIP", "1 (warning)", "2 (critical)", "3 when no agent answers"]),
         (["announce", "down"], ["exit code 4"]),
+        (["drain"], ["exit code 4"]),
     ],
 )
 def test_help_lists_the_exit_codes(run: Run, command: list[str], codes: list[str]) -> None:

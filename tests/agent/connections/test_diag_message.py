@@ -42,6 +42,10 @@ def test_messages_of_one_size_and_of_several_are_read() -> None:
     # As long as one message more, and as two: not to be taken for them.
     longer = message("10.99.0.1", 7, attributes=16 + len(same[0]))
     assert ports(same[0], longer, same[1]) == [1, 7, 2]
+    # What stands there may even have the kind of one.
+    size = len(same[0])
+    kind = longer[: size + 4] + HEADER.pack(0, 20, 0, 0, 0)[4:6] + longer[size + 6 :]
+    assert ports(same[0], kind, same[1]) == [1, 7, 2]
 
 
 def test_the_end_of_a_dump_is_seen() -> None:

@@ -23,6 +23,7 @@ SERVICES = [
     service_of("2001:db8::1", 443),
     service_of("2001:db8::1", "any", affinity="3-tuple"),
     service_of("2001:db8:0:1::", 443),  # the same words as 2001:db8::1 in another order
+    service_of("2001:db8::ffff:a63:1", 443),  # ends as ::ffff:10.99.0.1
 ]
 TIME_WAIT = 6
 
@@ -45,7 +46,15 @@ def counters(held: dict[str, dict[int, HeldRows]], epoch: int) -> dict[str, dict
 
 def some_ends(choose: random.Random, count: int) -> list[tuple[End, End]]:
     """Return ends of which some have no service, some both ends on this node, and some share a row."""
-    vips = ["10.99.0.1", "10.99.0.2", "10.99.0.3", "2001:db8::1", "2001:db8:0:1::", "2001:db8::2"]
+    vips = [
+        "10.99.0.1",
+        "10.99.0.2",
+        "10.99.0.3",
+        "2001:db8::1",
+        "2001:db8:0:1::",
+        "2001:db8::ffff:a63:1",
+        "2001:db8::2",
+    ]
     found: list[tuple[End, End]] = []
     for _ in range(count):
         vip, port = choose.choice(vips), choose.choice([443, 80, 8443])

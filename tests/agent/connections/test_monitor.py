@@ -15,6 +15,7 @@ import pytest
 from support.sockets import service_of
 
 from agent.connections import monitor as monitor_module
+from agent.connections.age import Ages
 from agent.connections.held import HeldRows
 from agent.connections.monitor import ConnectionMonitor, Held, count
 from agent.errors import AgentError
@@ -44,7 +45,7 @@ def test_connections_of_both_protocols_are_counted() -> None:
     with connected(socket.SOCK_STREAM) as tcp, connected(socket.SOCK_DGRAM) as udp:
         services = [service(HERE, port, kind) for (port, _), kind in ((tcp, "tcp"), (udp, "udp"))]
         services.append(service(HERE, "any", "tcp"))
-        held = count(services, EPOCHS)
+        held = count(services, EPOCHS, {"tcp": Ages(), "udp": Ages()})
         for one, (port, client_port) in zip(services, (tcp, udp), strict=False):
             assert held.count(one.key) == 1
             for epoch in EPOCHS:
@@ -71,14 +72,14 @@ class Counts:
         result = self._results.pop(0) if len(self._results) > 1 else self._results[0]
         if isinstance(result, OSError):
             raise result
-        return Held(result.rows, time.monotonic(), result.cpu_s)
+        return Held(result.rows, {}, time.monotonic(), result.cpu_s)
 
 
 def held(connections: int, cpu_s: float = 0.0) -> Held:
     rows: Mapping[str, Mapping[int, HeldRows]] = {
         "web": {1: HeldRows(np.array([7], np.uint32), np.array([connections], np.uint32))}
     }
-    return Held(rows, 0.0, cpu_s)
+    return Held(rows, {}, 0.0, cpu_s)
 
 
 def run(

@@ -24,7 +24,7 @@ from bpf.layout.limits import CHAIN
 WEB, DNS = service_of("10.99.0.1", 443), service_of("2001:db8::1", "any", "udp")
 OLD = HeldRows(np.array([4, 5], np.uint32), np.array([2000, 15], np.uint32))
 NEW = HeldRows(np.array([7, 8, 9, 10], np.uint32), np.array([1000, 200, 800, 15], np.uint32))
-HELD = Held({WEB.key: {1: OLD, 2: NEW}}, 0.0, 0.00321)
+HELD = Held({WEB.key: {1: OLD, 2: NEW}}, {WEB.key: 500}, 4100.4, 0.00321)
 
 
 class Rows:
@@ -52,6 +52,7 @@ def test_connections_are_counted_by_this_nodes_place_in_the_epoch_of_new_flows()
     web, dns = response["services"]
     assert (web["name"], web["endpoint"], web["protocol"]) == (WEB.name, "10.99.0.1:443", "tcp")
     assert (web["held"], web["owned"], web["later"], web["not_in_chain"]) == (2015, 1015, 200, 800)
+    assert (web["oldest_s"], dns["oldest_s"]) == (3600, None)
     assert (dns["held"], dns["owned"], dns["later"], dns["not_in_chain"]) == (0, 0, 0, 0)
 
 
@@ -83,10 +84,10 @@ def test_a_kernel_that_cannot_be_asked_is_an_error() -> None:
 def test_the_text_is_a_line_for_each_service_and_the_sum(capsys: pytest.CaptureFixture[str]) -> None:
     print_connections(asked(Rows())[1])
     head, web, dns, total = capsys.readouterr().out.splitlines()
-    assert head.split() == ["service", "VIP", "held", "owned", "later", "not", "in", "chain"]
-    assert web.split() == [WEB.name, "tcp", "10.99.0.1:443", "2,015", "1,015", "200", "800"]
-    assert dns.split() == [DNS.name, "udp", "[2001:db8::1]:any", "0", "0", "0", "0"]
+    assert head.split() == ["service", "VIP", "held", "owned", "later", "not", "in", "chain", "oldest,", "at", "least"]
+    assert web.split() == [WEB.name, "tcp", "10.99.0.1:443", "2,015", "1,015", "200", "800", "1", "h"]
+    assert dns.split() == [DNS.name, "udp", "[2001:db8::1]:any", "0", "0", "0", "0", "-"]
     assert len(head) == len(web) == len(dns)
     assert total == "2,015 in all"
     print_connections(asked(None, service=WEB.name)[1])
-    assert capsys.readouterr().out.splitlines()[-1].split()[-3:] == ["-", "-", "-"]
+    assert capsys.readouterr().out.splitlines()[-1].split()[-5:] == ["-", "-", "-", "1", "h"]
