@@ -20,7 +20,7 @@ from support.programs import PROGRAMS
 from agent.config.schema import Config
 from agent.instances.keeper import InstanceKeeper, InstancePaths
 
-VIP = "192.0.2.10"
+VIP, VIP6 = "192.0.2.10", "2001:db8::10"
 ANY = "0.0.0.0"  # noqa: S104 - in a namespace without a network
 PORT = 18080
 
@@ -104,14 +104,15 @@ class Servers(contextlib.ExitStack):
 def config(
     instances: Mapping[str, object], health: Mapping[str, object] | None = None, protocol: str = "tcp"
 ) -> Config:
-    """Return a configuration with one service, on PORT."""
+    """Return a configuration with a service of both families, on PORT."""
     return Config.model_validate(
         {
             "cluster": 1,
             "node": {"interface": "lo"},
             "services": [
-                {"name": "web", "vip": VIP, "protocol": protocol, "port": PORT, "instances": instances}
-                | ({"health": health} if health else {}),
+                {"name": name, "vip": vip, "protocol": protocol, "port": PORT, "instances": instances}
+                | ({"health": health} if health else {})
+                for name, vip in (("web", VIP), ("web6", VIP6))
             ],
             "bgp": {
                 "local_as": 1,
@@ -176,11 +177,11 @@ def running(settings: Config, bpffs: Path, run: Path) -> Iterator[Running]:
         one.end()
 
 
-def answers(count: int = 40) -> dict[str, int]:
+def answers(count: int = 40, vip: str = VIP) -> dict[str, int]:
     """Return how many of so many new connections each server answered, by name."""
     found: dict[str, int] = {}
     for _ in range(count):
-        with socket.create_connection((VIP, PORT), timeout=10) as connection:
+        with socket.create_connection((vip, PORT), timeout=10) as connection:
             name = connection.recv(100).decode()
         found[name] = found.get(name, 0) + 1
     return found

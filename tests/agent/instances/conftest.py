@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.bpffs import new_bpffs
-from support.instances import VIP, Servers
+from support.instances import VIP, VIP6, Servers
 from support.netns import ip, new_netns
 
 
@@ -14,6 +14,7 @@ from support.netns import ip, new_netns
 def servers(tmp_path: Path) -> Iterator[Servers]:
     with new_netns():
         ip("address", "add", f"{VIP}/32", "dev", "lo")
+        ip("address", "add", f"{VIP6}/128", "dev", "lo", "nodad")
         with Servers(tmp_path) as started:
             yield started
 

@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.instances import PORT, Running, Servers, answers, by_pidfile, config, descriptors, running
+from support.instances import PORT, VIP, VIP6, Running, Servers, answers, by_pidfile, config, descriptors, running
 from support.waiting import wait_for
 
 from agent.errors import AgentError
@@ -67,6 +67,27 @@ def test_without_failback_the_standby_keeps_what_it_took_over(servers: Servers, 
         assert answers() == {"green": 40}
         keeper.call(keeper.keeper.switch("web", "blue"))
         assert answers() == {"blue": 40}
+
+
+def test_both_families_and_listeners_on_the_vip_itself(servers: Servers, bpffs: Path, tmp_path: Path) -> None:
+    """blue and green on all addresses of both families, and a third server on the IPv4 VIP alone, which comes first
+    there: the kernel prefers the exact address, and the agent chooses among those that have it."""
+    blue = servers.start("blue", address="::")
+    servers.start("green", address="::")
+    health = {"type": "tcp", "expect": "e", "interval_s": 2, "timeout_s": 2}
+    with running(by_pidfile(tmp_path, health), bpffs, tmp_path) as keeper:
+        wait_for(lambda: keeper.states() == {"blue": "active", "green": "standby"})
+        assert answers() == answers(vip=VIP6) == {"blue": 40}
+        keeper.call(keeper.keeper.switch("web6", "green"))
+        assert answers() == answers(vip=VIP6) == {"green": 40}
+        keeper.call(keeper.keeper.switch("web", "blue"))
+        exact = servers.start("exact", address=VIP)
+        keeper.call(keeper.keeper.add("web", exact.pid, "exact"))
+        wait_for(lambda: keeper.states() == {"blue": "active", "green": "standby", "exact": "standby"})
+        assert answers() == {"exact": 40}, "it alone has this address"
+        assert answers(vip=VIP6) == {"blue": 40}
+        blue.kill()
+        assert answers(vip=VIP6) == {"green": 40}
 
 
 def test_the_operator_switches_drains_and_sets_weights(servers: Servers, bpffs: Path, tmp_path: Path) -> None:
