@@ -77,6 +77,7 @@ def _check_on_node(config: Config, passwords: Mapping[str, bytes]) -> tuple[Sett
     from agent.announcing.local_address import LocalAddresses
     from agent.announcing.speaker_config import speaker_config
     from agent.health.prerequisite import missing_prerequisites
+    from agent.instances.prerequisite import missing_for_instances
     from agent.node.own_interface import Interface, local_addresses, own_interface
     from bgp.exabgp.speaker import prepare
 
@@ -88,4 +89,4 @@ def _check_on_node(config: Config, passwords: Mapping[str, bytes]) -> tuple[Sett
     speaker = speaker_config(config, local, passwords)
     if os.geteuid() == 0:
         prepare(speaker)
-    return (*own.warnings, *missing_prerequisites(config.services))
+    return (*own.warnings, *missing_prerequisites(config.services), *missing_for_instances(config.services))
