@@ -13,12 +13,12 @@ def test_warnings_name_the_match() -> None:
         {"executable": "/usr/sbin/no-such-server"},
         {"executable": sys.executable},
         {"pidfile": "/run/not-yet.pid"},
-        {"pidfile": "/home/web.pid"},
+        {"pidfile": "/var/tmp/web.pid"},  # noqa: S108 - nothing is written there
         {"unit": "web.service"},
     ]
     found = [str(warning) for warning in missing_for_instances(config({"match": match}).services[:1])]
     assert found == [
         "services[0].instances.match[0].executable: /usr/sbin/no-such-server is no file on this machine",
-        "services[0].instances.match[3].pidfile: /home/web.pid is where lb-agent.service sees nothing of others; "
+        "services[0].instances.match[3].pidfile: /var/tmp/web.pid is where lb-agent.service sees nothing of others; "
         "have the server write it below /run",
     ]
