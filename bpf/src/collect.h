@@ -172,9 +172,15 @@ static __always_inline enum counter collect(const struct conf *conf, const struc
 	return *next ? FORWARD_DELAYED : DROP_FRAGMENT;
 }
 
-/* From now on the fragment is a packet of the flow that its first fragment showed. */
-static __always_inline void become_flow(const struct first_fragment *first, struct packet *pkt)
+/*
+ * From now on the fragment is a packet of the flow that its first fragment showed. Fill in the flow's service; return
+ * false if none has the port.
+ */
+static __always_inline bool become_flow(const struct conf *conf, const struct first_fragment *first, struct packet *pkt,
+					struct service *service)
 {
+	struct service *found;
+
 	if (is_uncollected(pkt)) {
 		pkt->was_forwarded = pkt->hop;
 		pkt->hop = 0;
@@ -183,6 +189,14 @@ static __always_inline void become_flow(const struct first_fragment *first, stru
 	pkt->client_port = first->client_port;
 	pkt->vip_port = first->vip_port;
 	pkt->opens = first->opens;
+	FORGET(conf, pkt->was_forwarded);
+	FORGET(conf, pkt->hop);
+	forget_packet(conf, pkt);
+	found = find_service(pkt);
+	if (!found || found->flags & SERVICE_PORTS_ONLY)
+		return false;
+	*service = *found;
+	return true;
 }
 
 /* Learn the fragment's ports: from itself, or from the first one. Return RX, or why it is dropped. */
@@ -239,15 +253,9 @@ static __always_inline int handle_fragment(struct xdp_md *ctx, const struct conf
 	if (event == RX) {
 		if (pkt->fragment == FIRST_FRAGMENT)
 			first_fragments.update(&key, &first);
-		become_flow(&first, pkt);
-		FORGET(conf, pkt->was_forwarded);
-		FORGET(conf, pkt->hop);
-		forget_packet(conf, pkt);
-		next = NULL;
-		found = find_service(pkt);
-		if (!found || found->flags & SERVICE_PORTS_ONLY)
+		if (!become_flow(conf, &first, pkt, &service))
 			return pass_no_service(pkt);
-		service = *found;
+		next = NULL; /* as it is; the verifier does not know */
 		slot = service.slot;
 		hash = flow_hash(hash_key, &service, pkt);
 		r = hash & (ROWS - 1);
