@@ -140,6 +140,9 @@ def test_a_changed_weight_and_a_second_service_are_applied(operator: Operator) -
     operator.reload("b2")
     wait_for(lambda: operator.share("b2", "b1") == ("up", 70, 70), "the weight at b1")
     assert [s["name"] for s in operator.status("b2")["services"]] == ["echo", "more"]
+    named = "service more: nothing in this network namespace listens on TCP 10.99.0.1:7001: start the service"
+    wait_for(lambda: any(line.startswith(named) for line in operator.status("b2")["problems"]), "the missing socket")
+    assert named in operator.lbctl("b2", "announce", "check", code=1)
     assert operator.share("b1", "b1") == ("up", 100, 100)  # b1 was not reloaded
     operator.configure()
     operator.reload("b2")
