@@ -179,8 +179,10 @@ class MapWriter:
         `candidates` and `up` (whether this node takes new flows) are by service name; `ends` is each node's IPv6 end
         of tunnels. Order: whether this node takes new flows (by then it is announced), the node entries that new rows
         will name, the rows, the use of the epochs, the services, and last the removal of entries that no row names any
-        more. Raises AgentError if the nodes are too many. `claims` are by service name and epoch. Nothing is done if
-        `candidates`, `ends` and `claims` are the same objects as the last time, and the rest is equal.
+        more. Nodes for which the table has no room yet are left out; the next call with the same arguments adds them
+        (capacity.py bounds their number). Raises AgentError if there is room for none. `claims` are by service name and
+        epoch. Nothing is done if `candidates`, `ends` and `claims` are the same objects as the last time, and the rest
+        is equal.
         """
         inputs = id(candidates), id(ends), id(claims), dict(up), epoch_switch
         if inputs == self._inputs:
@@ -193,6 +195,11 @@ class MapWriter:
         self._kept_inputs = candidates, ends, claims  # so that no other object gets their ids
         distinct = {id(members): members for members in candidates.values()}.values()
         named = {self._own, *self._nodes_of_retiring(), *(c.address for members in distinct for c in members)}
+        if held := self.nodes.without_room(named):
+            # The entries of those that leave are free once no row names them: the others follow in the next pass.
+            named -= held
+            kept = {id(members): tuple(c for c in members if c.address not in held) for members in distinct}
+            candidates = {name: kept[id(members)] for name, members in candidates.items()}
         indexes = self.nodes.write(named, ends)
         self._write_up(up)
         # EpochBanks fills in the key and all that depends on the epoch.
@@ -206,7 +213,7 @@ class MapWriter:
         await self._epoch_banks.apply(epoch_switch, candidates, hashes, indexes, conf, now, claims)
         self._write_services(up)
         self.nodes.remove(self.nodes.indexes.keys() - named)
-        self._inputs = inputs
+        self._inputs = None if held else inputs
 
     def _write_up(self, up: Mapping[str, bool]) -> None:
         """Write whether this node takes new flows, for services that have rows: a SYN may come from a node whose rows

@@ -138,6 +138,12 @@ class NodeTable:
         if flag and not wanted:
             self._maps.conf.set_flag(ConfFlag.SILENT, False)
 
+    def without_room(self, wanted: Collection[IPv4Address]) -> set[IPv4Address]:
+        """Return which of these nodes can have no index before others give theirs up; never this node."""
+        new = sorted(set(wanted) - self._indexes.keys() - {self._own})
+        own = 0 if self._own in self._indexes else 1
+        return set(new[max(0, NODES - 1 - own - len(self._indexes)) :])
+
     def write(
         self, wanted: set[IPv4Address], ends: Mapping[IPv4Address, IPv6Address | None]
     ) -> Mapping[IPv4Address, int]:

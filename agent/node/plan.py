@@ -3,8 +3,8 @@
 
 Pure, and the one place where these decisions meet. agent.py gathers the inputs and sends the routes, forwarder.py
 writes the tables. Each decision has a module of its own: condition.py (this node's shares, and what it may announce),
-candidates.py (what tables are built from), announcing/decide.py (orders and hold-down), table/epoch.py (which epoch
-new flows use) and membership/conflict.py.
+capacity.py (which members fit), candidates.py (what tables are built from), announcing/decide.py (orders and
+hold-down), table/epoch.py (which epoch new flows use) and membership/conflict.py.
 
 A plan is made from the inputs and from the plan before: `Memory` is what the next one needs. So a recorded sequence of
 inputs gives the same plans again.
@@ -28,6 +28,7 @@ from agent.membership.digest import member_digest
 from agent.membership.obstacle import Obstacle
 from agent.membership.received import SeenIdentity
 from agent.model import Announcement, Candidate, Member, Method, Share, State
+from agent.node import capacity
 from agent.node.candidates import Candidates, in_order
 from agent.node.condition import Condition, announcement, own_share
 from agent.table import epoch
@@ -206,7 +207,8 @@ def plan(node: ThisNode, inputs: Inputs, before: Memory, now: float, wall: float
     condition = condition_of(node, inputs, before)
     by_name = {s.name: own_share(s, condition) for s in config.services}
     shares = {keys[name]: share for name, share in by_name.items()}
-    candidates = before.candidates.after(inputs.members, own_member(node, shares))
+    fitting, excess = capacity.fitting(inputs.members, node.address)
+    candidates = before.candidates.after(fitting, own_member(node, {} if node.address in excess else shares))
     elsewhere = {vip for vip in condition.blocked if _served_elsewhere(config, vip, inputs.members)}
     allowed = {vip: announcement(config, vip, condition, candidates.unserved, elsewhere) for vip in config.vips}
     decisions = before.decisions.after(allowed, inputs.orders, now, wall)
@@ -220,7 +222,8 @@ def plan(node: ThisNode, inputs: Inputs, before: Memory, now: float, wall: float
     own = before.own.after(node, wanted)
     announced_once = before.announced_once | wanted.keys()
     memory = Memory(candidates, own, cluster, decisions, epoch_switch, announced_once, conflicts)
-    path_problems = [fault.line for fault in inputs.path_faults]
+    problems = {*cluster.problems, *conflicts.problems(now), *inputs.faults, *capacity.problem(excess)}
+    problems |= {fault.line for fault in inputs.path_faults}
     # A switch of epochs has several steps: whether there is another, the next plan decides.
     stepped = now if epoch_switch != before.epoch_switch else float("inf")
     return Plan(
@@ -233,7 +236,7 @@ def plan(node: ThisNode, inputs: Inputs, before: Memory, now: float, wall: float
         shares=shares,
         published=_published(node, shares, inputs.advertised),
         desired=replace(own.routes, announcers=cluster.announcers),
-        problems=tuple(sorted({*cluster.problems, *conflicts.problems(now), *inputs.faults, *path_problems})),
+        problems=tuple(sorted(problems)),
         memory=memory,
         next_at=min(decisions.next_at(inputs.orders, now, wall), epoch_switch.next_at, conflicts.next_at(now), stepped),
     )

@@ -120,6 +120,30 @@ def test_own_places_are_those_of_the_kernels_rows(datapath: FakeDataPath) -> Non
     assert made.own_places("web", epoch, rows[:0]).tolist() == []
 
 
+def test_full_node_table_takes_new_nodes_once_others_have_left(
+    datapath: FakeDataPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows may name the entries of those that leave until they are written again: two passes, and no frozen table."""
+    monkeypatch.setattr("agent.forwarding.node_table.NODES", 4)
+    made = map_writer(datapath)
+    apply(made, ALL)
+    d, e, f = (Candidate(A + i, 100, 100, State.UP) for i in (3, 4, 5))
+    view = dict.fromkeys(("web", "six"), (ALL[0], d, e))
+    ends = dict.fromkeys((A, d.address, e.address), None)
+    epoch_switch = EpochSwitch(EpochUse(supported_epochs(CONFIG)[0].number))
+
+    def owners(now: float) -> set[IPv4Address]:
+        asyncio.run(made.apply(view, {"web": True, "six": False}, ends, epoch_switch, now))
+        row = range(0, 4096, 16)
+        return {made.chain("web", supported_epochs(CONFIG)[0].number, number)[0] for number in row}
+
+    assert owners(2.0) == {A}, "no room yet for the others"
+    assert owners(3.0) == {A, d.address, e.address}
+    assert owners(4.0) == {A, d.address, e.address}
+    view = dict.fromkeys(view, (ALL[0], d, e, f))
+    assert owners(5.0) == {A, d.address, e.address}, "one too many: the others are served"
+
+
 def test_next_hop_of_the_address_that_tunnels_use(datapath: FakeDataPath) -> None:
     made = map_writer(datapath)
     apply(made, ALL)

@@ -303,3 +303,17 @@ def test_recorded_inputs_give_the_recorded_plans() -> None:
     recording = load(INPUTS.read_text())
     assert len(recording.steps) > 20
     assert summaries(recording.plans()) == PLANS.read_text()
+
+
+def test_members_that_do_not_fit_own_nothing_and_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.node.capacity.fitting.__defaults__", (2,))
+    monkeypatch.setattr("agent.node.capacity.problem.__defaults__", (2,))
+    full = after(None, GOOD)
+    assert [one.address for one in full.tables.candidates["web"]] == [NODE.address, member(12).address]
+    (line,) = full.problems
+    assert line.startswith("3 members are 1 more than a node's table holds: 10.0.0.13 own no connections")
+    lower = after(full, replace(GOOD, members=(member(9), member(10), *GOOD.members)))
+    assert [one.address for one in lower.tables.candidates["web"]] == [member(9).address, member(10).address]
+    assert NODE.address in lower.tables.ends, "this node forwards to them"
+    assert vips(lower) == vips(full), "and announces"
+    assert after(lower, replace(GOOD, members=GOOD.members[:1])).problems == ()
