@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# What anylb needs on Debian: packages and a virtual environment. Safe to run again.
+# What anylb needs on Debian: packages, a user and a virtual environment. Safe to run again.
 #   ./setup.sh agent      a server: the agent and its BGP speaker, no routers and no tests
 #   ./setup.sh            the demo and the tests as well
 #   ./setup.sh bench      what only the measurements need, too
@@ -15,16 +15,21 @@ fail() {
 
 # python3-bpfcc  BCC belongs to the system's python3; PyPI's bcc is another project
 # python3-venv   the environment of everything else
-packages="python3 python3-venv python3-bpfcc ca-certificates"
+# adduser        creates the user of the BGP speaker
+packages="python3 python3-venv python3-bpfcc ca-certificates adduser"
 # bird2 frr      the lab's routers
 # gobgpd openbgpd  two more, for the interop matrix alone
 # ethtool        switches checksum offload off in the lab
 # tcpdump        captures a BGP session, for the test of what is announced
 # git            names the files that the linters look at
+# systemd-container  boots a systemd in a lab's node, for the test of the units
 # iproute2 procps util-linux  ip, sysctl, nsenter, which the labs' exec lines use
-test_packages="bird2 frr gobgpd openbgpd ethtool tcpdump git iproute2 procps util-linux"
+test_packages="bird2 frr gobgpd openbgpd ethtool tcpdump git systemd-container iproute2 procps util-linux"
 # nginx and its stream module, haproxy, wrk  the servers, the competitors and the load of `make bench`
 bench_packages="nginx libnginx-mod-stream haproxy wrk"
+
+# Runs ExaBGP and nothing else. What a process of the user "nobody" may do, anybody's daemon may; bgp.user names another.
+user=anylb-bgp
 
 mode=test
 dry_run=no
@@ -43,6 +48,7 @@ case "$mode" in
 esac
 if [ "$dry_run" = yes ]; then
     echo "packages: $packages"
+    echo "user: $user"
     echo "Python packages: $requirements: $(sed -n 's/==.*//p' "$requirements" | tr '\n' ' ')"
     exit
 fi
@@ -90,6 +96,10 @@ fi
 /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     fail "needs Python 3.11 or newer as /usr/bin/python3; this one is $(/usr/bin/python3 -V). Debian 12 has it"
 /usr/bin/python3 -c 'import bcc' 2>/dev/null || fail "/usr/bin/python3 cannot import bcc: apt-get install --reinstall python3-bpfcc"
+
+getent passwd "$user" >/dev/null ||
+    adduser --system --group --quiet --no-create-home --home /nonexistent "$user" ||
+    fail "adduser could not create the user $user"
 
 echo "anylb: preparing .venv"
 # Debian's python3, not another one on PATH, with its packages in sight: BCC lives there.

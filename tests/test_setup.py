@@ -11,6 +11,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from bgp.exabgp.config import USER
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 RUN = PROJECT["project"]["dependencies"]
@@ -55,8 +57,9 @@ def listing(*arguments: str, code: int = 0) -> str:
 
 
 def test_a_server_gets_no_routers_and_no_tests() -> None:
-    packages, python = listing("agent", "--dry-run").splitlines()
-    assert packages == "packages: python3 python3-venv python3-bpfcc ca-certificates"
+    packages, user, python = listing("agent", "--dry-run").splitlines()
+    assert packages == "packages: python3 python3-venv python3-bpfcc ca-certificates adduser"
+    assert user == f"user: {USER}"
     assert python.split()[:3] == ["Python", "packages:", "requirements/agent.txt:"]
     assert set(python.split()[3:]) == {package for package, *_ in locked("agent.txt")}
     assert {"exabgp", "pydantic", "numpy"} < set(python.split())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.options import config_option, output_option, show, socket_option, xdp_option
+from agent.paths import Paths
 
 if TYPE_CHECKING:
     from agent.config.schema import Config
@@ -22,7 +23,14 @@ def agent() -> None:
 @agent.command()
 @config_option
 @xdp_option
-def run(path: Path, xdp: str | None) -> None:
+@click.option(
+    "--pins",
+    type=click.Path(path_type=Path),
+    default=Paths().pins,
+    show_default=True,
+    help="The folder of the data path's pins, on a BPF file system.",
+)
+def run(path: Path, xdp: str | None, pins: Path) -> None:
     """Run the agent in the foreground (lb-agent.service)."""
     import logging
     import sys
@@ -31,7 +39,6 @@ def run(path: Path, xdp: str | None) -> None:
     from agent.config.schema import XdpConfig
     from agent.daemon.start import start
     from agent.log_format import LogFormatter
-    from agent.paths import Paths
 
     to_stderr = logging.StreamHandler(sys.stderr)
     to_stderr.setFormatter(LogFormatter("%(asctime)s %(name)s: %(message)s"))
@@ -43,7 +50,7 @@ def run(path: Path, xdp: str | None) -> None:
             return config
         return config.model_copy(update={"xdp": XdpConfig.model_validate({"mode": xdp})})
 
-    start(load, Paths())
+    start(load, Paths(pins=pins))
 
 
 @agent.command()
@@ -67,6 +74,5 @@ def detach() -> None:
     The agent must be stopped. Connections that this node forwards break. The kernel chooses among instances again.
     """
     from agent.daemon.start import detach as detach_node
-    from agent.paths import Paths
 
     click.echo("detached" if detach_node(Paths()) else "nothing was attached")

@@ -28,6 +28,7 @@ from agent.config.fields import (
     within,
 )
 from bgp.bfd.config import MAX_INTERVAL_MS, MAX_MULTIPLIER, MIN_INTERVAL_MS, MIN_MULTIPLIER
+from bgp.exabgp.config import USER
 from bgp.route import MAX_PREPEND
 
 Family = Literal["ipv4", "ipv6"]
@@ -118,14 +119,14 @@ class PeerConfig(Section):
 class BgpConfig(Section):
     """The BGP speaker. `identity_prefix` is a /16: node 10.0.0.11 announces its low 16 bits there as a /32.
 
-    `allow`: the prefixes of VIPs, which the relay enforces; by default exactly the configured VIPs.
+    `allow`: the prefixes of VIPs, which the relay enforces; by default exactly the configured VIPs. `user` runs ExaBGP.
     """
 
     local_as: Asn
     router_id: V4Address | None = None
     identity_prefix: IPv4Network
     peers: Annotated[tuple[PeerConfig, ...], Field(min_length=1)]
-    user: str = "nobody"
+    user: str = USER
     allow: Annotated[tuple[AnyNetwork, ...], Field(min_length=1)] | None = None
 
     @field_validator("identity_prefix")

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Callable, Collection, Coroutine, Mapping, MutableMapping, Sequence
+from functools import lru_cache
+from pathlib import Path
 
 from agent.config.health import HealthConfig
 from agent.config.service import ServiceConfig
@@ -59,7 +60,7 @@ async def _check_forever(
 ) -> None:
     while True:
         started = time.monotonic()
-        disabled = check.disable_file is not None and await asyncio.to_thread(os.path.exists, check.disable_file)
+        disabled = check.disable_file is not None and await asyncio.to_thread(_is_there, check.disable_file)
         good, why = (False, "") if disabled else await probe()
         now, pauses = time.monotonic(), []
         for service in services:
@@ -82,3 +83,19 @@ def _missing_listener(service: ServiceConfig, uplinks: Sequence[str]) -> NodeRea
         return None
     why = missing_listener(service.vip, service.protocol, service.port_number, uplinks)
     return NodeReason(why) if why else None
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.stat()
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError):
+            _warn_unseen(path, error.strerror or str(error))
+        return False
+    return True
+
+
+@lru_cache(256)
+def _warn_unseen(path: Path, why: str) -> None:
+    """Log, once, that a file would disable nothing: the agent's unit may not pass every permission."""
+    log.warning("health.disable_file: %s: %s: it is taken as absent; put it where the agent can see it", path, why)

@@ -15,6 +15,7 @@ from agent.announcing.export_monitor import ExportMonitor
 from agent.announcing.export_status import StatusEntry, export_statuses
 from agent.errors import AgentError
 from agent.node.plan import Plan, ThisNode
+from bgp.exabgp.config import USER
 from bgp.relay.client import RelayClient
 from bgp.relay.protocol import DesiredRoutes, Snapshot
 
@@ -103,4 +104,5 @@ def _relay_uids(user: str) -> set[int]:
     try:
         return {0, pwd.getpwnam(user).pw_uid}
     except KeyError:
-        raise AgentError(f"bgp.user: there is no user {user} here; create it or name another") from None
+        step = f"`./setup.sh agent` creates {USER}, or name another"
+        raise AgentError(f"bgp.user: there is no user {user} here; {step}") from None

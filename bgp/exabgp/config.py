@@ -9,9 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
+from typing import Final
 
 from bgp.bfd.config import BfdPeer, BfdTimers
 from bgp.errors import BgpError
+
+USER: Final = "anylb-bgp"
+"""The user that setup.sh creates for ExaBGP."""
 
 SOCKET_NAME = "relay.sock"
 MAX_PASSWORD_BYTES = 80
@@ -84,7 +88,7 @@ class SpeakerConfig:
     local_as: int
     router_id: IPv4Address
     peers: tuple[NeighborConfig, ...]
-    user: str = "nobody"
+    user: str = USER
     run_dir: Path = Path("/run/anylb-bgp")
     agent_uid: int = 0
     allow: tuple[Network, ...] = ()

@@ -4,7 +4,8 @@
 Owns the run directory and the start. renderer.py owns the content of the configuration, reload.py replaces it at run
 time, and the relay (reconciler.py) sends the commands.
 
-    RUN_DIR                root, mode 1775, group of the BGP user: it may add its socket, and cannot change root's files
+    RUN_DIR                root, mode 1770, group of the BGP user: it may add its socket, and cannot change root's files
+                           (1775 for an agent that is not root, which has to reach the socket)
       lock                 locked (flock) while this ExaBGP runs; contains its process id
       exabgp.conf          neighbors, with their passwords, and the helpers; for root and the BGP user's group only
       allow                the prefixes that the relay may advertise (allowlist.py)
@@ -33,7 +34,7 @@ from typing import NoReturn
 from bgp.bfd.config import CONFIG_NAME, encode_peers
 from bgp.bfd.status import STATUS_NAME
 from bgp.errors import BgpError
-from bgp.exabgp.config import SpeakerConfig
+from bgp.exabgp.config import USER, SpeakerConfig
 from bgp.exabgp.helper_archive import bfd_archive, relay_archive
 from bgp.exabgp.renderer import ALLOW_NAME, render, render_allowlist, render_env, secrets
 
@@ -73,7 +74,7 @@ def run(config: SpeakerConfig) -> NoReturn:
     """
     text, env, gid = prepare(config)
     try:
-        _make_run_dir(config.run_dir, gid)
+        _make_run_dir(config, gid)
         _lock(config.run_dir)
         write_file(config.run_dir / "relay.pyz", relay_archive(), gid)
         write_file(config.run_dir / "exabgp.conf", text.encode(), gid)
@@ -131,7 +132,9 @@ def _user_group(user: str) -> int:
     try:
         account = pwd.getpwnam(user)
     except KeyError:
-        raise BgpError(f"bgp: user {user!r} does not exist: create it, or name another") from None
+        raise BgpError(
+            f"bgp: user {user!r} does not exist: `./setup.sh agent` creates {USER}, or name another"
+        ) from None
     if account.pw_uid == 0 or account.pw_gid == 0:
         raise BgpError(f"bgp: user {user!r} is root or in its group: ExaBGP must run without privileges: name another")
     if os.getuid() not in (0, account.pw_uid):
@@ -146,12 +149,13 @@ def _helper_python() -> str:
     return str(ours) if usable else "/usr/bin/python3"
 
 
-def _make_run_dir(run_dir: Path, gid: int) -> None:
-    run_dir.mkdir(parents=True, exist_ok=True)
-    if run_dir.is_symlink() or run_dir.stat().st_uid not in (0, os.getuid()):
-        raise BgpError(f"{run_dir}: belongs to another user, or is a symbolic link: remove it")
-    os.chown(run_dir, -1, gid)
-    run_dir.chmod(0o1775)
+def _make_run_dir(config: SpeakerConfig, gid: int) -> None:
+    path = config.run_dir
+    path.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink() or path.stat().st_uid not in (0, os.getuid()):
+        raise BgpError(f"{path}: belongs to another user, or is a symbolic link: remove it")
+    os.chown(path, -1, gid)
+    path.chmod(0o1770 if config.agent_uid == 0 else 0o1775)
 
 
 def _lock(run_dir: Path) -> None:

@@ -195,7 +195,7 @@ class Relay:
             self._selector.unregister(descriptor)
 
 
-def listen(path: Path, agent_uid: int) -> socket.socket:
+def listen(path: Path) -> socket.socket:
     """Open the socket at `path`, renamed into place, so that it exists at all times when one relay follows another."""
     aside = path.with_name(f"{path.name}.{os.getpid()}")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -203,8 +203,9 @@ def listen(path: Path, agent_uid: int) -> socket.socket:
     with contextlib.suppress(FileNotFoundError):
         aside.unlink()
     listener.bind(str(aside))
-    # An agent of another user needs write permission to connect; SO_PEERCRED still admits only that user.
-    aside.chmod(0o600 if agent_uid == 0 else 0o666)
+    # The agent needs write permission to connect; its unit lacks CAP_DAC_OVERRIDE, so root is a user among others. The
+    # folder keeps others out where the agent is root, and SO_PEERCRED admits only the agent's user anywhere.
+    aside.chmod(0o666)
     listener.listen(4)
     aside.rename(path)
     return listener
@@ -220,7 +221,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     try:
         allowlist = Allowlist(arguments.allow)
-        listener = listen(arguments.socket, arguments.agent_uid)
+        listener = listen(arguments.socket)
     except OSError as error:
         log("relay", f"{arguments.socket}: {error.strerror}")
         return 1

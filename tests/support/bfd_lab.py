@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import pwd
 import re
 import socket
 import struct
@@ -28,6 +29,7 @@ from support.waiting import Since, wait_for
 from bgp.bfd.config import BfdTimers
 from bgp.bfd.packet import SessionState, decode
 from bgp.bfd.status import BfdStatus
+from bgp.exabgp.config import USER
 from bgp.relay.client import RelayClient
 from bgp.relay.protocol import Peer, Snapshot
 from bgp.route import Route
@@ -37,7 +39,7 @@ from topology.lab.lab import Lab
 from topology.lab.netns import inside_net
 
 ETH_P_ALL, ETH_P_IP = 3, 0x0800
-VIP, NOBODY = "10.99.0.1/32", 65534
+VIP = "10.99.0.1/32"
 INTERVAL_MS, MULTIPLIER, HOLD_TIME_S = 300, 3, 90
 ROUTERS = {"bird": bird.render, "frr": frr.render}
 START = {
@@ -153,7 +155,9 @@ class Server:
         return None
 
     async def _agent(self) -> None:
-        client = RelayClient(self.lab.root(self.name) / "run/anylb-bgp/relay.sock", {NOBODY}, self.snapshots.append)
+        client = RelayClient(
+            self.lab.root(self.name) / "run/anylb-bgp/relay.sock", {pwd.getpwnam(USER).pw_uid}, self.snapshots.append
+        )
         task = asyncio.create_task(client.run())
         while not self._stop.is_set():
             client.send_desired([Route.of(VIP, self.address)], [])

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import pwd
 import re
 import subprocess
 import sys
@@ -26,12 +27,13 @@ from support.waiting import Since
 
 from bgp import community
 from bgp.community import Identity
+from bgp.exabgp.config import USER
 from bgp.relay.client import RelayClient
 from bgp.relay.protocol import Snapshot
 from bgp.route import Route
 from topology.lab.lab import Lab
 
-CLUSTER, NOBODY = 4242, 65534
+CLUSTER = 4242
 VIP, VIP6 = "10.99.0.1/32", "2001:db8:99::1/128"
 LBCTL = str(Path(sys.executable).parent / "lbctl")
 LAB = """
@@ -236,7 +238,7 @@ class WireNode:
 
     async def _agent(self) -> None:
         path = self.lab.root(self.name) / "run/anylb-bgp/relay.sock"
-        client = RelayClient(path, {NOBODY}, self.snapshots.append)
+        client = RelayClient(path, {pwd.getpwnam(USER).pw_uid}, self.snapshots.append)
         task = asyncio.create_task(client.run())
         while not self._stop.is_set():
             if self.agent_active:

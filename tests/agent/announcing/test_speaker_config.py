@@ -11,7 +11,7 @@ from agent.announcing.speaker_config import speaker_config
 from agent.config.file import parse
 from agent.errors import AgentError
 from bgp.bfd.config import BfdTimers
-from bgp.exabgp.config import NeighborConfig
+from bgp.exabgp.config import USER, NeighborConfig
 
 TEXT = """\
 cluster: 7
@@ -35,7 +35,7 @@ LOCAL = LocalAddresses(IPv4Address("10.0.0.11"), IPv6Address("2001:db8::b"), {"e
 
 def test_every_option_is_passed_on() -> None:
     speaker = speaker_config(CONFIG, LOCAL, {"fe80::1": b"horse"})
-    assert (speaker.local_as, speaker.router_id, speaker.user) == (65001, LOCAL.address, "nobody")
+    assert (speaker.local_as, speaker.router_id, speaker.user) == (65001, LOCAL.address, USER)
     assert speaker.peers == (
         NeighborConfig(IPv4Address("10.0.0.1"), 65000, LOCAL.address, families=("ipv4",)),
         NeighborConfig(

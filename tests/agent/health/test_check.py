@@ -85,6 +85,17 @@ def test_a_shared_failure_changes_those_that_were_healthy() -> None:
     assert health["a"].why == health["c"].why == "127.0.0.1:1: Connection refused"
 
 
+def test_a_disable_file_that_cannot_be_seen_is_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "off"
+    file.symlink_to(file)  # as a folder that the agent may not enter, which keeps out no root
+    services = [service(name, type="udp", send="x", port=1, disable_file=file) for name in "ab"]
+    health, _ = asyncio.run(settle(services, ["a", "b"], expected=False))
+    assert health["a"].why == "127.0.0.1:1: Connection refused"
+    named = [line for one in caplog.records if "disable_file" in (line := one.getMessage())]
+    assert len(named) == 1
+    assert named[0].startswith(f"health.disable_file: {file}: Too many levels of symbolic links: it is taken as absent")
+
+
 def test_the_disable_file_disables_all_that_share_it(tmp_path: Path) -> None:
     file = tmp_path / "off"
     file.touch()

@@ -164,9 +164,9 @@ def test_runs_unprivileged_in_its_own_directory_and_only_once(run_dir: Path, tmp
             "bfd.pyz": (0, "-rw-r-----"),
             "bfd.json": (0, "-rw-r-----"),
             "allow": (0, "-rw-r-----"),
-            "relay.sock": (NOBODY, "srw-------"),
+            "relay.sock": (NOBODY, "srw-rw-rw-"),
         }
-        assert (run_dir.stat().st_uid, stat.filemode(run_dir.stat().st_mode)) == (0, "drwxrwxr-t")
+        assert (run_dir.stat().st_uid, stat.filemode(run_dir.stat().st_mode)) == (0, "drwxrwx--T")
         assert f"already runs here (pid {process.pid})" in refused(run_dir)
         assert process.poll() is None, "the second attempt did not disturb the first"
         os.kill(relay, signal.SIGKILL)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pwd
 import re
 import signal
 import subprocess
@@ -29,6 +30,7 @@ from support.waiting import wait_for
 
 from bgp import community
 from bgp.community import Identity
+from bgp.exabgp.config import USER
 from bgp.relay.adj_rib_in import QUIET_S
 from bgp.relay.client import RelayClient
 from bgp.relay.deadman import DEADMAN_S
@@ -38,7 +40,7 @@ from topology.lab.lab import Lab
 
 pytestmark = pytest.mark.lab
 
-CLUSTER, VIP, NOBODY = 65001, "10.99.0.1/32", 65534
+CLUSTER, VIP = 65001, "10.99.0.1/32"
 ROUTERS = Path(__file__).parents[3] / "topology" / "routers"
 START = {
     "bird": ["mkdir -p /run/bird", "bird -c /etc/bird/bird.conf"],
@@ -140,7 +142,7 @@ class SpeakerNode:
 
     async def _agent(self) -> None:
         path = self.lab.root(self.name) / "run/anylb-bgp/relay.sock"
-        client = RelayClient(path, {NOBODY}, self.snapshots.append)
+        client = RelayClient(path, {pwd.getpwnam(USER).pw_uid}, self.snapshots.append)
         task = asyncio.create_task(client.run())
         vip = Route.of(VIP, self.address)
         while not self._stop.is_set():

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real systemd as process 1 beside a lab's node: in the node's network namespace, with our units enabled.
+
+    host's root, read-only ── overlay ── systemd-nspawn ── systemd ──┬── lb-bgp.service
+    this tree, read-only, at /opt/anylb                              └── lb-agent.service
+
+A machine of its own, because a node's init is another process 1. Its mounts are private to it, and it ends with this
+process, even after `kill -9`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from support.waiting import wait_for
+
+ROOT = Path(__file__).parents[2]
+UNITS = ROOT / "agent" / "systemd"
+LBCTL = f"""\
+#!/bin/sh
+export PYTHONPATH=/opt/anylb PYTHONDONTWRITEBYTECODE=1
+exec /opt/anylb/{Path(sys.executable).relative_to(ROOT)} /opt/anylb/.venv/bin/lbctl "$@"
+"""
+TARGET = """\
+[Unit]
+Requires=basic.target
+After=basic.target
+Wants=systemd-journald.service lb-bgp.service lb-agent.service
+"""
+BOOT = """\
+set -e
+mount -t tmpfs tmpfs "$1"
+mkdir "$1/upper" "$1/work" "$1/root" "$1/bpf"
+mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root"
+mount -t bpf bpf "$1/bpf"
+rm -rf "$1/root/etc/systemd/system"
+cp -a "$2/." "$1/root/"
+exec systemd-nspawn --quiet --directory="$1/root" --boot --register=no --keep-unit --link-journal=no --capability=all \
+  --system-call-filter=bpf --network-namespace-path="/proc/$3/ns/net" --bind="$1/bpf:/sys/fs/bpf" \
+  --bind-ro="$4:/opt/anylb" -- --unit=anylb.target
+"""
+
+
+class SystemdMachine:
+    """A machine that has booted; `pid` is its systemd's on the host."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def run(self, *command: str, code: int | None = 0) -> str:
+        """Run a command in the machine, outside the units, and check its exit code (None: any); return its output."""
+        argv = ["nsenter", f"--target={self.pid}", "--all", *command]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+        assert code in (None, done.returncode), done.stdout + done.stderr
+        return done.stdout
+
+    def journal(self) -> str:
+        """Return what the units have logged."""
+        return self.run("journalctl", "--no-pager", "--unit=lb-agent", "--unit=lb-bgp")
+
+
+@contextlib.contextmanager
+def systemd_machine(net_pid: int, files: Mapping[str, str]) -> Iterator[SystemdMachine]:
+    """Boot a machine in the network namespace of a process. `files`: what else is in its file system, by path."""
+    with tempfile.TemporaryDirectory(prefix="anylb-machine-") as made, contextlib.ExitStack() as ending:
+        root, added = Path(made, "root"), Path(made, "added")
+        root.mkdir()
+        system = "etc/systemd/system"
+        ours = {f"{system}/{unit.name}": unit.read_text() for unit in UNITS.glob("*.service")}
+        ours |= {f"{system}/anylb.target": TARGET, "usr/local/bin/lbctl": LBCTL}
+        for name, content in (ours | dict(files)).items():
+            path = added / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+            path.chmod(0o755 if path.name == "lbctl" else 0o644)
+        # The mount namespace, and with it all mounts, ends with nspawn, and nspawn with this thread.
+        argv = ["setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--propagation=private", "sh", "-c", BOOT, "sh"]
+        argv += [str(root), str(added), str(net_pid), str(ROOT)]
+        log = ending.enter_context(Path(made, "console").open("wb"))
+        nspawn = ending.enter_context(subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+        ending.callback(nspawn.terminate)  # it shuts the machine down
+        yield SystemdMachine(_booted(nspawn, Path(made, "console")))
+
+
+def _booted(nspawn: subprocess.Popen[bytes], console: Path) -> int:
+    children = Path(f"/proc/{nspawn.pid}/task/{nspawn.pid}/children")
+    found: list[int] = []
+
+    def booted() -> bool:
+        assert nspawn.poll() is None, console.read_text(errors="replace")
+        with contextlib.suppress(OSError):  # a process that has just ended
+            for pid in map(int, children.read_text().split()):
+                if Path(f"/proc/{pid}/comm").read_text() == "systemd\n":
+                    check = ["nsenter", f"--target={pid}", "--all", "systemctl", "is-system-running"]
+                    state = subprocess.run(check, capture_output=True, text=True, check=False).stdout.strip()
+                    if state in ("running", "starting", "degraded"):
+                        found.append(pid)
+        return bool(found)
+
+    wait_for(booted, "systemd to boot")
+    return found[0]
