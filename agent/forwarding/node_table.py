@@ -113,6 +113,10 @@ class NodeTable:
     def _others(self) -> list[NodeEntry]:
         return [entry for entry in self._entries.values() if entry.mac and entry.address != self._own]
 
+    def keep_hops(self, targets: Collection[Address]) -> None:
+        """Forget the next hops of all other addresses, unless a node of the table has them."""
+        self._hops = {one: hop for one, hop in self._hops.items() if one in targets or one in self._by_target}
+
     def set_hop(self, target: Address, hop: NextHop) -> None:
         """Set the next hop of a node's address. It stays until another is set."""
         self._hops[target] = hop

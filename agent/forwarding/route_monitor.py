@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The monitor of the kernel's routes to the other nodes: it resolves their next hops and reports changes. I/O only.
 
-next_hop.py decides the next hop; route_table.py has the routes; netlink/ has the messages.
+next_hop.py decides the next hop; route_table.py has the routes; backoff.py the neighbors that do not answer; netlink/
+the messages.
 
 1. An event marks what it concerns: addresses whose route is outdated, or whose next hop is undecided.
 2. A pass looks these up, asks the kernel for the neighbors that are new, has those without a MAC resolved, and decides.
-3. Without an event, a pass is due after RESOLVE_S while a neighbor has no MAC, and after CONFIRM_S and REFRESH_S.
+3. Without an event, a pass is due when a neighbor without a MAC is (backoff.py), and after CONFIRM_S and REFRESH_S.
 
 No step occupies the event loop for longer than one portion takes.
 """
@@ -17,6 +18,7 @@ import contextlib
 import logging
 import math
 import time
+from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator, Set
 from typing import Final, TypeVar
 
@@ -24,6 +26,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from agent.address import Address
 from agent.errors import AgentError
+from agent.forwarding.backoff import Backoff
 from agent.forwarding.next_hop import NextHop, next_hop
 from agent.forwarding.route_table import RouteTable
 from agent.netlink import batch
@@ -37,10 +40,9 @@ log = logging.getLogger("anylb")
 
 COALESCE_S: Final = 0.01
 """A routing daemon changes many routes at once; they are looked up once."""
-RESOLVE_S: Final = 1.0
-"""The interval of attempts to resolve a neighbor that does not answer: that of the kernel's own three."""
 CONFIRM_S: Final = 5.0
-"""The interval at which every neighbor is confirmed, since XDP's traffic does not: the kernel trusts one for 30 s."""
+"""The interval at which every neighbor that answers is confirmed, since XDP's traffic does not confirm it: the kernel
+trusts one for 30 s."""
 REFRESH_S: Final = 30.0
 """The interval at which everything is looked up without an event, in case the kernel dropped one."""
 RETRY_S: Final = 0.2
@@ -74,8 +76,10 @@ class RouteMonitor:
         self._links_changed = True
         self._outdated: set[Address] = set()
         self._undecided: set[Address] = set()
-        self._unresolved: set[Neighbor] = set()
-        self._resolve_at = self._confirm_at = self._refresh_at = -math.inf
+        self._error = ""
+        self._absent = Backoff()
+        self._confirm_at = self._refresh_at = -math.inf
+        self._without_room: set[Neighbor] = set()
         self._wake = asyncio.Event()
         self._limit_errors: set[str] = set()
 
@@ -100,11 +104,14 @@ class RouteMonitor:
             while True:
                 try:
                     await self._pass(time.monotonic())
+                    self._error = ""
                 except (NetlinkError, OSError) as error:
                     # An interface appears or disappears right now. The known state stays; all is looked up again.
-                    log.warning("looking up routes: %s", error)
-                    self._resolve_at = self._confirm_at = self._refresh_at = time.monotonic() + RETRY_S
-                due = min(self._confirm_at, self._refresh_at, self._resolve_at if self._unresolved else math.inf)
+                    if str(error) != self._error:
+                        log.warning("looking up routes: %s", error)
+                    self._error = str(error)
+                    self._confirm_at = self._refresh_at = time.monotonic() + RETRY_S
+                due = min(self._confirm_at, self._refresh_at, self._absent.next_at)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(due - time.monotonic()):
                         await self._wake.wait()
@@ -132,13 +139,17 @@ class RouteMonitor:
             self._maintained.add(key)
         else:
             self._maintained.discard(key)
-        if entry.mac is not None and entry.mac != self._macs.get(key):
+        if entry.mac is None:
+            if key in self._routes.neighbors:
+                self._absent.failed(key, time.monotonic())
+            return
+        self._absent.answered(key)
+        if entry.mac != self._macs.get(key):
             self._macs[key] = entry.mac
-            self._unresolved.discard(key)
             self._undecided.update(self._routes.users(key))
 
     async def _pass(self, now: float) -> None:
-        refresh, resolve, confirm = now >= self._refresh_at, now >= self._resolve_at, now >= self._confirm_at
+        refresh, confirm = now >= self._refresh_at, now >= self._confirm_at
         if refresh:
             self._refresh_at = now + REFRESH_S
             self._links_changed = True
@@ -150,17 +161,18 @@ class RouteMonitor:
             self._macs = {key: mac for key, mac in self._macs.items() if key in routed}
             self._maintained &= routed
             new |= routed - self._macs.keys()
-        self._unresolved = (self._unresolved | new) & routed
+        self._absent.keep(routed)
+        self._absent.add(new, now)
         if refresh or new:
             self._make_room()
-        if resolve:
-            self._resolve_at = now + RESOLVE_S
-            new |= self._unresolved
-        await self._read_neighbors(routed if refresh else new)
+        asked = self._absent.take(now)
+        await self._read_neighbors(routed if refresh else new | asked)
         await self._decide()
+        asked &= self._absent.neighbors
         if confirm:
             self._confirm_at = now + CONFIRM_S
-        await self._confirm((routed if confirm else new & self._unresolved) - self._maintained)
+            asked |= routed - self._absent.neighbors
+        await self._confirm(asked - self._maintained)
 
     async def _read_links(self) -> None:
         if not self._links_changed:
@@ -173,6 +185,7 @@ class RouteMonitor:
                 self._on_mac(index, links[index].mac)
         if links != self._links:
             self._links = links
+            self._absent.reset(time.monotonic())
             self._undecided |= self._routes.addresses
 
     async def _read_routes(self) -> set[Neighbor]:
@@ -204,9 +217,20 @@ class RouteMonitor:
             await asyncio.sleep(0)
 
     async def _confirm(self, wanted: Set[Neighbor]) -> None:
+        without_room: set[Neighbor] = set()
         for some in _portions(set(wanted)):
-            batch.confirm(some)
+            without_room |= batch.confirm(some)
             await asyncio.sleep(0)
+        self._without_room = (self._without_room - wanted | without_room) & self._routes.neighbors
+
+    def problems(self) -> list[str]:
+        """Return that the kernel has no room for neighbors, one line for each IP version."""
+        counts = Tally(address.version for _, address in self._without_room)
+        return [
+            f"the kernel has no room for {count} neighbors, to which nothing can be sent: raise "
+            f"net.ipv{version}.neigh.default.gc_thresh3, in the machine's own network namespace"
+            for version, count in sorted(counts.items())
+        ]
 
     def _make_room(self) -> None:
         """Make room for the neighbors in the kernel. Without it some are resolved again and again, or never."""

@@ -21,7 +21,7 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
@@ -104,6 +104,11 @@ class EchoSocket:
                 for one in opened:
                     loop.remove_reader(one)
                 self.close()
+
+    def follow(self, ends: Mapping[IPv4Address, IPv6Address | None]) -> None:
+        """Forget all nodes but these, given with their IPv6 ends."""
+        self._by_address6 = {end: node for end, node in self._by_address6.items() if ends.get(node) == end}
+        self._filter_at = {end: at for end, at in self._filter_at.items() if end in ends or end in self._by_address6}
 
     def open(self) -> None:
         """Open the port; OSError if it is taken or an address is missing."""

@@ -35,24 +35,27 @@ WORLD: Final = {4: ip_address("203.0.113.1"), 6: ip_address("3fff::1")}
 """Documentation addresses (RFC 5737, RFC 9637), by IP version: only the default route leads to them."""
 
 
-def confirm(neighbors: Iterable[Neighbor]) -> None:
+def confirm(neighbors: Iterable[Neighbor]) -> set[Neighbor]:
     """Make the kernel resolve these neighbors, or confirm what it knows: XDP's own traffic would not.
 
-    A neighbor for which the kernel has no room (ENOBUFS, of which it writes to its own log) does not stop the others.
+    Return those for which it has no room (ENOBUFS, of which it writes to its own log). What it refuses for one neighbor
+    stops no other.
     """
-    _answers([confirm_request(one) for one in neighbors], (*_GONE, errno.ENOBUFS))
+    asked = list(neighbors)
+    _, errors = _answers([confirm_request(one) for one in asked], None)
+    return {asked[i] for i, code in errors.items() if code == errno.ENOBUFS}
 
 
 def neighbors(wanted: Iterable[Neighbor]) -> list[NeighborEntry]:
     """Return the kernel's entries of these neighbors; none of one that it does not have."""
-    answers = _answers([neighbor_request(one) for one in wanted], (*_GONE, errno.ENOENT))
+    answers, _ = _answers([neighbor_request(one) for one in wanted], (*_GONE, errno.ENOENT))
     return [entry for body in answers.values() if (entry := neighbor_from(body))]
 
 
 def routes(wanted: Iterable[Address]) -> dict[Address, KernelRoute | None]:
     """Return the routes of packets to these addresses; None if there is none, or it leads to this node itself."""
     asked = list(wanted)
-    answers = _answers([route_request(one) for one in asked], _NO_ROUTE)
+    answers, _ = _answers([route_request(one) for one in asked], _NO_ROUTE)
     return {one: route_from(one, answers[i]) if i in answers else None for i, one in enumerate(asked)}
 
 
@@ -62,7 +65,7 @@ def legs(packets: Iterable[Packet]) -> dict[Packet, tuple[Leg, ...]]:
     Rules for packets from the source count. An IPv4 source that is not an address of this node has no route.
     """
     asked = list(packets)
-    answers = _answers([route_request(to, source) for source, to in asked], _NO_ROUTE)
+    answers, _ = _answers([route_request(to, source) for source, to in asked], _NO_ROUTE)
     return {one: legs_of(answers[i]) if i in answers else () for i, one in enumerate(asked)}
 
 
@@ -90,9 +93,13 @@ def _connected() -> socket.socket:
     return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
 
 
-def _answers(requests: Sequence[Request], tolerated: Collection[int]) -> dict[int, bytes]:
-    """Return the body of the answer to each request, by its index; none for an error that is tolerated."""
-    found = {}
+def _answers(requests: Sequence[Request], tolerated: Collection[int] | None) -> tuple[dict[int, bytes], dict[int, int]]:
+    """Return the body of the answer to each request, by its index, and the error of those that have a tolerated one.
+
+    Any other error is raised once all requests are handled. With None there is no other.
+    """
+    found: dict[int, bytes] = {}
+    errors: dict[int, int] = {}
     with _connected() as kernel:
         for first in range(0, len(requests), DATAGRAM):
             part = enumerate(requests[first : first + DATAGRAM], first)
@@ -100,9 +107,12 @@ def _answers(requests: Sequence[Request], tolerated: Collection[int]) -> dict[in
             for message in _queued(kernel):
                 if message.kind != NLMSG_ERROR:
                     found[message.sequence] = message.body
-                elif (code := error_code(message.body)) and code not in tolerated:
-                    raise OSError(code, f"rtnetlink: {os.strerror(code)}")
-    return found
+                elif code := error_code(message.body):
+                    errors[message.sequence] = code
+    for code in errors.values():
+        if tolerated is not None and code not in tolerated:
+            raise OSError(code, f"rtnetlink: {os.strerror(code)}")
+    return found, errors
 
 
 def _queued(kernel: socket.socket) -> Iterator[Message]:

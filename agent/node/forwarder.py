@@ -132,7 +132,7 @@ class Forwarder:
             narrow = narrow_path.problems(writer.nodes.narrow(), self._services)
             found = [*unlisted_interfaces(writer, self.datapath), *bounded(narrow)]
             self._problems = writer.nodes.revision, found
-        return [*([self.fault] if self.fault else ()), *self._problems[1]]
+        return [*([self.fault] if self.fault else ()), *self._problems[1], *self._route_monitor.problems()]
 
     async def _write_forever(self) -> None:
         while True:
@@ -210,6 +210,7 @@ class Forwarder:
         if ends is not self._followed:
             targets = {self.map_writer.nodes.target(*end) for end in ends.items()}
             self._route_monitor.follow(targets, self.map_writer.nodes.known_hop)
+            self.map_writer.nodes.keep_hops(targets)
             self._followed = ends
 
     def hop_of(self, target: Address) -> NextHop | None:

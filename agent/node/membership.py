@@ -148,6 +148,7 @@ class Membership:
         if ends != self.ends:
             self.ends = ends
             self._asker.follow(ends, now, self._controls, self._vias)
+            self._sockets.follow(ends)
             self._probes.wake()
             self._channel.follow(ends.keys(), now)
         observed = Observations(named, self.received.complete, self._asker.liveness, self._channel.states)

@@ -58,6 +58,6 @@ def test_units_do_under_systemd_what_the_daemons_do_without(cluster: ClusterLab,
     machine.run("lbctl", "deny", "add", "192.0.2.0/24")
     machine.run("systemctl", "restart", "lb-agent")
     wait_for(lambda: "192.0.2.0/24" in machine.run("lbctl", "deny", "list", code=None), "the agent to be back")
-    assert "b6" in cluster.next_hops()
+    wait_for(lambda: "b6" in cluster.next_hops(), "the agent to announce again")
     problems = json.loads(machine.run("lbctl", "status", "-o", "json"))["problems"]
     assert not [line for line in problems if "permitted" in line or "denied" in line or "read-only" in line.lower()]

@@ -153,3 +153,13 @@ def test_the_program_compares_widths_while_a_path_is_too_narrow(maps: Maps) -> N
     assert ConfFlag.NARROW in maps.conf.flags()
     nodes.remove([C])
     assert not flagged()
+
+
+def test_next_hops_of_addresses_that_are_not_followed_are_forgotten(maps: Maps) -> None:
+    """Nodes come and go for years; the hop of a node that rows may still name stays."""
+    nodes = table(maps)
+    nodes.write({A, B}, ENDS)
+    for one in (B6, C, D):
+        nodes.set_hop(one, NextHop(MAC))
+    nodes.keep_hops({C})
+    assert [nodes.known_hop(one) is not None for one in (B6, C, D)] == [True, True, False]

@@ -121,8 +121,9 @@ def test_all_neighbors_are_confirmed_in_one_round(monkeypatch: pytest.MonkeyPatc
     def neighbors(wanted: Iterable[Neighbor]) -> list[NeighborEntry]:
         return [NeighborEntry(address, ifindex, mac, address == permanent) for ifindex, address in wanted]
 
-    def confirm(wanted: Iterable[Neighbor]) -> None:
+    def confirm(wanted: Iterable[Neighbor]) -> set[Neighbor]:
         confirmed.update(address for _, address in wanted)
+        return set()
 
     async def scenario() -> None:
         async with following(many, hops):
@@ -131,6 +132,49 @@ def test_all_neighbors_are_confirmed_in_one_round(monkeypatch: pytest.MonkeyPatc
         assert {address for address, hop in hops.items() if hop.mac == mac} == set(many)
 
     monkeypatch.setattr(batch, "routes", routes)
+    monkeypatch.setattr(batch, "neighbors", neighbors)
+    monkeypatch.setattr(batch, "confirm", confirm)
+    with two_links():
+        asyncio.run(scenario())
+
+
+def test_neighbors_without_room_or_answer_cost_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel has no room for every tenth; of the others every second answers. These are confirmed in each round."""
+    many = [ip_address("10.0.8.1") + n for n in range(300)]
+    refused, silent = set(many[::10]), set(many[1::2])
+    asked: Counter[Address] = Counter()
+    known: set[Address] = set()
+    hops: dict[Address, NextHop] = {}
+    mac = bytes.fromhex("020000000001")
+
+    def neighbors(wanted: Iterable[Neighbor]) -> list[NeighborEntry]:
+        return [NeighborEntry(address, index, mac if address in known else None) for index, address in wanted]
+
+    def confirm(wanted: Iterable[Neighbor]) -> set[Neighbor]:
+        wanted = set(wanted)
+        asked.update(address for _, address in wanted)
+        known.update({address for _, address in wanted} - refused - silent)
+        return {one for one in wanted if one[1] in refused}
+
+    async def scenario() -> None:
+        async with following(many, hops) as monitor:
+            await until(
+                lambda: {one for one in hops if hops[one].mac} == set(many) - refused - silent, "all that answer"
+            )
+            (line,) = monitor.problems()
+            assert line.startswith(
+                "the kernel has no room for 30 neighbors, to which nothing can be sent: raise net.ipv4"
+            )
+            refused.clear()
+            await until(lambda: monitor.problems() == [], "there is room for them")
+            asked.clear()
+            await until(lambda: min(asked[one] for one in set(many) - silent) >= 10, "rounds")
+            assert max(asked[one] for one in silent) < 8
+
+    monkeypatch.setattr("agent.forwarding.route_monitor.CONFIRM_S", 0.2)
+    monkeypatch.setattr(
+        batch, "routes", lambda wanted: {one: KernelRoute(one, if_nametoindex("eth0")) for one in wanted}
+    )
     monkeypatch.setattr(batch, "neighbors", neighbors)
     monkeypatch.setattr(batch, "confirm", confirm)
     with two_links():

@@ -101,7 +101,7 @@ def run(
     """Run a scenario beside the task that writes."""
     monkeypatch.setattr(forwarder, "MapWriter", MapWriter)
     monkeypatch.setattr(forwarder, "EgressKeeper", lambda *_: SimpleNamespace(keep=nothing))
-    monkeypatch.setattr(forwarder, "RouteMonitor", lambda *_: SimpleNamespace(follow=lambda *_: None))
+    monkeypatch.setattr(forwarder, "RouteMonitor", lambda *_: SimpleNamespace(follow=lambda *_: None, problems=list))
     monkeypatch.setattr(forwarder, "CHECK_S", 0.02)
     monkeypatch.setattr(forwarder, "MACS_TIMEOUT_S", 0.4)
 
