@@ -35,12 +35,12 @@ Wants=systemd-journald.service lb-bgp.service lb-agent.service
 BOOT = """\
 set -e
 mount -t tmpfs tmpfs "$1"
-mkdir "$1/upper" "$1/work" "$1/root" "$1/bpf"
-mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root"
+mkdir "$1/upper" "$1/work" "$1/tree" "$1/bpf"
+mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/tree"
 mount -t bpf bpf "$1/bpf"
-rm -rf "$1/root/etc/systemd/system"
-cp -a "$2/." "$1/root/"
-exec systemd-nspawn --quiet --directory="$1/root" --boot --register=no --keep-unit --link-journal=no --capability=all \
+rm -rf "$1/tree/etc/systemd/system"
+cp -a "$2/." "$1/tree/"
+exec systemd-nspawn --quiet --directory="$1/tree" --boot --register=no --keep-unit --link-journal=no --capability=all \
   --system-call-filter=bpf --network-namespace-path="/proc/$3/ns/net" --bind="$1/bpf:/sys/fs/bpf" \
   --bind-ro="$4:/opt/anylb" -- --unit=anylb.target
 """
