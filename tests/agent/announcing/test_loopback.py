@@ -82,8 +82,10 @@ def test_removed_vips_are_put_back(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize("name", ["all", "eth0"])
 def test_changed_settings_are_set_again(name: str) -> None:
+    """More often than events of other kinds come, such as those of IPv6's duplicate address detection."""
+
     async def scenario(keeper: VipKeeper, reports: list[bool]) -> None:
-        for key, value in (("arp_ignore", "1"), ("arp_announce", "2")):
+        for key, value in [("arp_ignore", "1"), ("arp_announce", "2")] * 5:
             path = CONF / name / key
             assert path.read_text().strip() == value
             path.write_text("0")
