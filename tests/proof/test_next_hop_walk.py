@@ -182,7 +182,8 @@ def compare(here: NodeState[int], arrival: Any) -> None:
     theirs = pick(here, arrival)
     packet = Packet(arrival.opens, arrival.hop, arrival.prev, arrival.udp)
     lost = set() if here.reachable is None else set(range(1, 9)) - set(here.reachable)
-    belief = Belief(here.me, here.chain, SOCKETS[here.socket], here.up, here.grace, lost, here.silent, here.awaited)
+    known = here.silent, here.awaited, here.narrow, here.any_narrow
+    belief = Belief(here.me, here.chain, SOCKETS[here.socket], here.up, here.grace, lost, *known)
     ours = decide(belief, packet)
     assert (ours.event, ours.to) == (theirs.event.name.lower(), theirs.to), (here, arrival)
 
@@ -211,4 +212,6 @@ def test_oracle_and_reference_implementation_agree(some: int) -> None:
         arrival = Arrival(choose.random() < 0.3, hop, choose.randrange(2, 10) if hop else None, choose.random() < 0.1)
         up, grace, socket = choose.random() < 0.5, choose.random() < 0.5, choose.choice(list(SOCKETS))
         reachable, awaited = set(range(1, 9)) - lost, some_of(choose, silent, 2)
-        compare(NodeState(1, chain, socket, up, grace, reachable, silent, awaited), arrival)
+        narrow = some_of(choose, range(2, 9), 7) if choose.random() < 0.3 else set()
+        width = {"narrow": narrow, "any_narrow": bool(narrow) or choose.random() < 0.1}
+        compare(NodeState(1, chain, socket, up, grace, reachable, silent, awaited, **width), arrival)
