@@ -11,7 +11,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from support.oracle.packets import World, judge
+from support.oracle.packets import judge
+from support.oracle.world import World
 from support.proof.generator import SIZE, frame
 from support.proof.stage import Sockets, Stage, difference
 from support.proof.world import world

@@ -23,8 +23,8 @@ import numpy as np
 import pytest
 from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
+from support.oracle.flow_hash import flow_hash
 from support.oracle.headers import Flow
-from support.oracle.packets import flow_hash
 from support.programs import PROGRAMS
 
 from bpf.attach.datapath import DataPath

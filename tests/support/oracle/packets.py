@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The packet oracle: what must happen to a frame, given what a node knows. Shares no code with bpf/reference.
 
-Owns the path from a frame to verdict, frame out and counters; headers.py reads, next_hop.py has the next-hop rule,
-tunnel.py the outer headers. Names of counters are lb.h's, in lower case.
+Owns the path from a frame to verdict, frame out and counters; world.py is what a node knows, headers.py reads,
+next_hop.py has the next-hop rule, tunnel.py the outer headers. Names of counters are lb.h's, in lower case.
 """
 
-import hashlib
 import struct
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from ipaddress import IPv6Address, ip_network
 
 from scapy.layers.inet import ICMP, IP
 from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
@@ -17,7 +16,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 from support.oracle import echo as oracle_echo
 from support.oracle import next_hop as oracle_next_hop
-from support.oracle.echo import NO_ECHO, Echo
+from support.oracle.flow_hash import flow_hash
 from support.oracle.headers import (
     UNKNOWN_PROTOCOL,
     Address,
@@ -32,8 +31,8 @@ from support.oracle.headers import (
     target,
 )
 from support.oracle.tunnel import Opened, Outer, is_tunnel, open_tunnel, outer_header
+from support.oracle.world import IPV6_MTU, Row, Service, World, room
 
-Network = IPv4Network | IPv6Network
 ETHERTYPE = {4: b"\x08\0", 6: b"\x86\xdd"}
 MARTIANS = [
     ip_network(prefix)
@@ -44,93 +43,8 @@ MARTIANS = [
 ]  # fmt: skip
 """Sources that no client can have (RFC 6890, RFC 4291). A router that sends an ICMP error can."""
 CLASS_E = ip_network("240.0.0.0/4")
-IPV6_MTU = 1280
 QUOTE = 504
 """Bytes that a "too big" error quotes; smaller packets fit everywhere."""
-
-
-@dataclass(frozen=True)
-class Node:
-    """A next hop; `mac` None: never known. `ifindex` 0: by the interface that the packet came by.
-
-    `silent`: it does not answer; `awaited`: so recently that it may come back with its connections.
-    """
-
-    tag: int
-    mac: str | None
-    address: Address | None = None
-    address6: Address | None = None
-    on_link: bool = True
-    outer6: bool = False
-    ifindex: int = 0
-    source: str | None = None
-    vlan: int = 0
-    mtu: int = 1500
-    silent: bool = False
-    awaited: bool = False
-
-
-@dataclass(frozen=True)
-class Service:
-    """`slot` numbers its counters; `up`: this node takes new connections of it; `affinity`: 5-, 3- or 2-tuple."""
-
-    slot: int
-    up: bool = True
-    affinity: int = 5
-    forward: str = "l2"
-    drop_no_member: bool = False
-
-
-@dataclass(frozen=True)
-class Row:
-    chain: tuple[int, ...] = ()
-    grace: bool = False
-
-
-@dataclass(frozen=True)
-class OtherEpoch:
-    """A second epoch that a node uses: another secret's rows, which alternate with the first's or come last."""
-
-    secret: bytes
-    tables: Mapping[int, Sequence[Row]]
-    alternating: bool
-
-
-@dataclass(frozen=True)
-class World:
-    """All that a node knows. `tables` holds each slot's rows; `services` are keyed by VIP, protocol and port (0: any).
-
-    `sockets` holds what the kernel has for a flow; tunnels are opened from `prefixes`, and echo questions answered;
-    `denied` are sources; `class_e`: clients may have addresses of 240.0.0.0/4;
-    `drop_other`: what is neither TCP, UDP nor ICMP is dropped. `first_fragments` holds what is
-    known of fragmented packets, by client, VIP, protocol and number.
-    """
-
-    mac: str
-    me: int
-    nodes: Mapping[int, Node]
-    secret: bytes
-    services: Mapping[tuple[Address, int, int], Service]
-    tables: Mapping[int, Sequence[Row]]
-    sockets: Mapping[Flow, str] = field(default_factory=dict)
-    prefixes: tuple[Network, ...] = ()
-    denied: tuple[Network, ...] = ()
-    other: OtherEpoch | None = None
-    echo: Echo = NO_ECHO
-    class_e: bool = False
-    drop_other: bool = False
-    first_fragments: Mapping[tuple[Address, Address, int, int], tuple[int, int, bool]] = field(default_factory=dict)
-
-    @property
-    def any_narrow(self) -> bool:
-        """Whether a tunnel to another node cannot carry 1,280 bytes of some IPv6 service."""
-        services = [service for key, service in self.services.items() if key[0].version == 6]
-        others = [node for number, node in self.nodes.items() if number != self.me]
-        return any(room(service, node) < IPV6_MTU for service in services for node in others)
-
-    @property
-    def vips(self) -> set[Address]:
-        return {vip for vip, _, _ in self.services}
 
 
 @dataclass(frozen=True)
@@ -427,13 +341,6 @@ def _reachable(world: World, service: Service, number: int) -> bool:
     return bool(me.address6 and node.address6) if node.outer6 else bool(me.address and node.address)
 
 
-def room(service: Service, node: Node) -> int:
-    """Return the largest packet that a tunnel to a node carries; without a tunnel, any."""
-    if service.forward == "l2":
-        return 65_535
-    return node.mtu - (40 if node.outer6 else 20) - 8 * (service.forward == "gue")
-
-
 def _too_narrow(world: World, service: Service, number: int, reading: Reading) -> bool:
     """Whether an IPv6 packet must not go to a node (RFC 8200, section 5; RFC 8201, section 4)."""
     fits = room(service, world.nodes[number])
@@ -473,26 +380,3 @@ def _too_big(arrival: Arrival, reading: Reading, mtu: int) -> bytes:
         answer = IPv6(hlim=64, **ends) / ICMPv6PacketTooBig(mtu=mtu) / quote
     macs = arrival.link.macs
     return macs[6:] + macs[:6] + arrival.link.tags + ETHERTYPE[arrival.family] + bytes(answer)
-
-
-def flow_hash(secret: bytes, flow: Flow, affinity: int = 5) -> int:
-    """Multilinear hashing (Lemire and Kaser 2014, "Strongly universal string hashing is fast"), then lowbias32.
-
-    The key's words are the secret and its SHAKE-256 output, little-endian; so are the flow's words.
-    """
-    stream = secret + hashlib.shake_256(b"anylb flow hash" + secret).digest(64)
-    key = [int.from_bytes(stream[at : at + 8], "little") for at in range(0, 80, 8)]
-    client, vip = _words(flow.client.packed), _words(flow.vip.packed)
-    total = key[0]
-    for i, (c, v) in enumerate(zip(client, vip, strict=True)):
-        total += (c + key[1 + 2 * i]) * (v + key[2 + 2 * i])
-    ports = {5: (flow.client_port, flow.vip_port), 3: (0, flow.vip_port), 2: (0, 0)}[affinity]
-    total += _words(struct.pack("!HH", *ports))[0] * key[9]
-    value = total % 2**64 >> 32
-    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
-        value = (value ^ value >> shift) * factor % 2**32
-    return value
-
-
-def _words(data: bytes) -> list[int]:
-    return [int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data), 4)]

@@ -43,7 +43,7 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 from support.oracle.echo import Echo
-from support.oracle.packets import Node, Row, Service, World
+from support.oracle.world import Node, Row, Service, World
 from support.proof.stage import ROWS, Sockets
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times faster

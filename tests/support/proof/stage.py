@@ -27,7 +27,8 @@ from support.counted import counted
 from support.oracle.echo import Echo
 from support.oracle.headers import Flow
 from support.oracle.next_hop import CONNECTION, TIME_WAIT
-from support.oracle.packets import Judgement, Node, OtherEpoch, Row, Service, World, judge
+from support.oracle.packets import Judgement, judge
+from support.oracle.world import Node, OtherEpoch, Row, Service, World
 from support.programs import PROGRAMS
 from support.testrun import Runner
 

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 from random import Random
 
 from support.oracle.echo import Echo
-from support.oracle.packets import Node, OtherEpoch, Row, Service, World
+from support.oracle.world import Node, OtherEpoch, Row, Service, World
 from support.proof.stage import CLIENT, ROWS, VIP, Sockets
 
 SECOND_VIP, NO_VIP = IPv4Address("10.99.0.2"), IPv4Address("10.99.0.3")
