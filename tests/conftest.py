@@ -27,6 +27,7 @@ LONGEST_FIRST = (
     "tests/cluster/test_two_routers.py",
     "tests/cluster/test_agent.py",
     "tests/cluster/test_operator.py",
+    "tests/cluster/test_units.py",
     "tests/cluster/test_uplinks.py",
     "tests/bpf/attach/test_datapath.py",
     "tests/bgp/bfd/test_process.py",

@@ -10,7 +10,7 @@ A sequence of type-length-value fields, in network order:
 
     type           value
     1 NODE         boot (64 bits), version (64 bits), flags (8 bits: 1 ready); once
-    2 RELEASE      the release as UTF-8, at most 64 bytes; at most once
+    2 RELEASE      the release as printable UTF-8, at most 64 bytes; at most once
     3 EPOCHS       the supported epochs (32 bits each), the preferred one first, 1 to 8; once
     4 SERVICES_4   services with an IPv4 VIP, 12 bytes each; at most once
     5 SERVICES_6   services with an IPv6 VIP, 24 bytes each; at most once
@@ -210,9 +210,12 @@ def _release(data: bytes) -> str:
     if len(data) > MAX_RELEASE_BYTES:
         raise ValueError(f"the release has {len(data)} bytes, more than {MAX_RELEASE_BYTES}")
     try:
-        return data.decode()
+        text = data.decode()
     except UnicodeDecodeError:
         raise ValueError("the release is not UTF-8") from None
+    if not text.isprintable():
+        raise ValueError("the release is not printable")
+    return text
 
 
 def _pack(form: struct.Struct, key: ServiceEndpoint, share: StateShare) -> bytes:

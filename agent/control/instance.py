@@ -14,12 +14,14 @@ All but the first: &service=NAME, which only a node with several such services r
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from agent.control.http_server import Request, Response, Routes, json_response
 from agent.errors import AgentError
 from agent.instances.keeper import InstanceKeeper
 
+MAX_DIGITS: Final = 10
+"""Of a number in a query: Python refuses those of more than 4,300."""
 _Change = Callable[[InstanceKeeper, str | None, Mapping[str, str]], Awaitable[str]]
 
 _CHANGES: dict[str, _Change] = {
@@ -63,6 +65,6 @@ def _name(query: Mapping[str, str]) -> str:
 
 def _number(query: Mapping[str, str], field: str) -> int:
     text = query.get(field, "")
-    if not (text.isascii() and text.isdigit()):
-        raise AgentError(f"{field}: '{text}' is not a number")
+    if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS):
+        raise AgentError(f"{field}: '{text[:MAX_DIGITS]}' is not a number of at most {MAX_DIGITS} digits")
     return int(text)

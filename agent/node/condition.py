@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from agent.address import Address
 from agent.config.schema import Config
@@ -50,14 +51,18 @@ def own_share(service: ServiceConfig, condition: Condition) -> Share:
     return Share(service.weight, effective if takes_flows else 0, state)
 
 
+MAX_DIGITS: Final = 10
+"""Of a weight: Python refuses numbers of more than 4,300."""
+
+
 def effective_weight(text: str, nominal: int) -> int:
     """Return the weight that an operator's `50`, `50%` or `nominal` means. AgentError: it is none of these, or more."""
     percent = text.endswith("%")
     number = text.removesuffix("%")
     if text == "nominal":
         return nominal
-    if not (number.isascii() and number.isdigit()):
-        raise AgentError(f"'{text}' is not a weight: give a number, a percentage such as 50%, or nominal")
+    if not (number.isascii() and number.isdigit() and len(number) <= MAX_DIGITS):
+        raise AgentError(f"'{text[:20]}' is not a weight: give a number, a percentage such as 50%, or nominal")
     weight = -(-nominal * int(number) // 100) if percent else int(number)
     if weight > nominal:
         raise AgentError(

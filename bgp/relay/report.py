@@ -186,7 +186,7 @@ def _peer(message: Mapping[str, Any]) -> Peer:
         since=since,
         eor=bool(message["eor"]),
         bfd=None if bfd is None else BfdStatus.from_json(bfd),
-        families=frozenset(map(str, message["families"])),
+        families=frozenset(printable(str(one)) for one in message["families"]),
         local_address=local_address,
         why=printable(str(message["why"]), MAX_ERROR),
         retry_s=retry_s,

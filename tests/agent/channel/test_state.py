@@ -49,7 +49,7 @@ states = st.builds(
     NodeState,
     boot=st.integers(0, 2**64 - 1),
     version=st.integers(0, 2**64 - 1),
-    release=st.text(max_size=16),
+    release=st.text(st.characters(categories=["L", "N", "P"]), max_size=16),
     ready=st.booleans(),
     epochs=epochs,
     shares=st.dictionaries(endpoints, shares, max_size=20),
@@ -97,6 +97,7 @@ def test_unknown_fields_are_skipped() -> None:
     [
         ({"boot": 2**64}, "boot 18446744073709551616 is not a number of 64 bits"),
         ({"version": -1}, "version -1 is not"),
+        ({"release": "1.0\x1b[2J"}, "the release is not printable"),
         ({"release": "x" * 65}, "the release has 65 bytes, more than 64"),
         ({"epochs": ()}, "EPOCHS is empty or missing"),
         ({"epochs": (1, 1)}, "an epoch is there twice"),

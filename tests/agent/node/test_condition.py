@@ -156,7 +156,7 @@ def test_effective_weight(text: str, weight: int) -> None:
     assert effective_weight(text, 50) == weight
 
 
-@pytest.mark.parametrize("text", ["51", "101%", "-1", "", "%", "half", "5.5", "²"])
+@pytest.mark.parametrize("text", ["51", "101%", "-1", "", "%", "half", "5.5", "²", "9" * 5000, "9" * 5000 + "%"])
 def test_invalid_effective_weight(text: str) -> None:
     with pytest.raises(AgentError, match=r"is not a weight|is more than the nominal weight, 50"):
         effective_weight(text, 50)

@@ -17,7 +17,7 @@ from bgp.bfd.status import BfdStatus
 from bgp.errors import BgpError
 from bgp.relay import report
 from bgp.relay.agent_connection import AgentConnection
-from bgp.relay.protocol import MAX_REPORT_BYTES, Goodbye, Peer, Snapshot
+from bgp.relay.protocol import MAX_REPORT_BYTES, Goodbye, Peer, Snapshot, encode_message
 from bgp.relay.report import ReportReader, encode_changes, encode_goodbye
 from bgp.route import Route
 
@@ -262,3 +262,12 @@ def test_memory_is_bounded_whatever_the_relay_sends(monkeypatch: pytest.MonkeyPa
 
 def test_goodbye() -> None:
     assert ReportReader().receive(encode_goodbye("why")) == Goodbye("why")
+
+
+def test_control_characters_are_escaped_wherever_text_is_expected() -> None:
+    reader = ReportReader()
+    reader.receive(line(families=["\x1b[2J"], why="\x1b[2J"))
+    snapshot = reader.receive(encode_message({"type": "end", "error": "\r", "deadman": 0, "held": 0, "silent": 0}))
+    assert isinstance(snapshot, Snapshot)
+    (peer,) = snapshot.peers
+    assert (peer.families, peer.why, snapshot.error) == ({"\\x1b[2J"}, "\\x1b[2J", "\\r")
