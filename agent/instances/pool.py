@@ -100,12 +100,13 @@ class Pool:
     def choose(self) -> None:
         """Choose among the instances as they were found last, and write it. Raises BpfError."""
         operator, before = self.record.operator, self.record.active
-        self.decision = decide(self.config, self.instances, operator, before)
-        active = self.decision.active or before
+        decision = decide(self.config, self.instances, operator, before)
+        active = decision.active or before
         if active is None or active.name != operator.preferred:
             operator = replace(operator, preferred=None)  # it is gone: the order decides again
         for group in self._groups.values():
-            group.choose(cells([(weight, _slots(group, one)) for one, weight in self.decision.shares]))
+            group.choose(cells([(weight, _slots(group, one)) for one, weight in decision.shares]))
+        self.decision = decision  # what `lbctl instance list` shows is in force
         if self.config.policy == "standby" and active and (before is None or active.name != before.name):
             log.info("%s: new connections go to instance %s", self.services[0], active.name)
         self.record = replace(self.record, operator=operator, active=active)

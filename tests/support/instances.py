@@ -102,7 +102,7 @@ class Servers(contextlib.ExitStack):
 
 
 def config(
-    instances: Mapping[str, object], health: Mapping[str, object] | None = None, protocol: str = "tcp"
+    instances: Mapping[str, object] | None, health: Mapping[str, object] | None = None, protocol: str = "tcp"
 ) -> Config:
     """Return a configuration with a service of both families, on PORT."""
     return Config.model_validate(

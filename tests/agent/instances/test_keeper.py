@@ -178,6 +178,14 @@ def test_what_is_no_longer_configured_is_removed(servers: Servers, bpffs: Path, 
     assert not (bpffs / "instances").exists()
     assert set(answers(100)) == {"blue", "green"}, "the kernel chooses again"
     assert not release_groups(bpffs / "instances")
+    with running(by_pidfile(tmp_path), bpffs, tmp_path) as keeper:
+        wait_for(lambda: keeper.states() == {"blue": "active", "green": "standby"})
+        wait_for(lambda: answers() == {"blue": 40})
+    with running(config(None), bpffs, tmp_path) as keeper:  # a reload without the setting
+        wait_for(lambda: not (bpffs / "instances").exists())
+        assert set(answers(100)) == {"blue", "green"}
+        with pytest.raises(AgentError, match="no service of this node has instances"):
+            keeper.call(keeper.keeper.switch(None, "green"))
 
 
 def test_an_instance_added_by_hand_until_it_is_removed(servers: Servers, bpffs: Path, tmp_path: Path) -> None:
