@@ -5,7 +5,7 @@
    acknowledged, first after `REPEAT_S`, then after twice as long each time, at most `MAX_REPEAT_S`. A newer state
    replaces an older one that is not acknowledged yet. The log of claims goes after it, to peers that read claims.
 2. After `MAX_ATTEMPTS` a peer is silent. A silent peer gets a HELLO after `HELLO_S`, then after twice as long each
-   time, at most `MAX_HELLO_S`.
+   time, at most `MAX_HELLO_S`. What changes meanwhile it gets when it acknowledges something, or in the next session.
 3. All intervals vary by a quarter, so that nodes that started at once do not stay in step.
 4. At most `WINDOW` datagrams are in flight. What is sent for the first time goes before what is repeated, so that dead
    peers delay no live one.
@@ -68,12 +68,11 @@ class Transmitter:
         self._timers.cancel(peer)
 
     def publish(self, kind: Kind, parts: int, peers: Iterable[Peer]) -> None:
-        """Send a new state or log of so many parts to all peers that are not silent."""
+        """Send a new state or log of so many parts to all peers; to silent ones when they acknowledge something."""
         self._sequence += 1
         self._published[kind] = self._sequence, parts
         for peer in self._shuffled(peers):
-            if not peer.silent:
-                self.push(peer, kind)
+            self.push(peer, kind)
 
     def push(self, peer: Peer, kind: Kind) -> None:
         """Send the whole state or log to a peer that may not have it."""
@@ -81,18 +80,21 @@ class Transmitter:
             return
         others = {slot for slot in peer.missing if slot[0] is not kind}
         peer.missing = others.union((kind, part) for part in range(self._published.get(kind, (0, 0))[1]))
-        peer.attempt = 0
-        self._enqueue(peer, self._first)
+        if not peer.silent:
+            peer.attempt = 0
+            self._enqueue(peer, self._first)
 
     def extend(self, kind: Kind, parts: int, peers: Iterable[Peer]) -> None:
-        """Send the new parts of a log that has so many now to all that read it."""
+        """Send the new parts of a log that has so many now to all that read it, as `publish` does."""
         sequence, before = self._published[kind]
         self._published[kind] = sequence, parts
         for peer in self._shuffled(peers):
-            if not peer.silent and peer.reads_claims:
-                if not peer.missing:
-                    peer.attempt = 0
-                peer.missing.update((kind, part) for part in range(before, parts))
+            if not peer.reads_claims:
+                continue
+            if not peer.missing:
+                peer.attempt = 0
+            peer.missing.update((kind, part) for part in range(before, parts))
+            if not peer.silent:
                 self._enqueue(peer, self._first)
 
     def acknowledge(self, peer: Peer, sequence: int, part: int) -> None:

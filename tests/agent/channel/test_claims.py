@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.channel_network import Datagram, Network, address, state
 
-from agent.channel.channel import Channel, ClaimsReceived
+from agent.channel.channel import Channel, ClaimsReceived, SessionBegun
 from agent.channel.claim_log import GROWTH_PARTS, ClaimLog, ClaimReader, NodeClaims
 from agent.channel.counter import Count
 from agent.channel.message import FIRST_NOTICE, Kind, Message, parse
@@ -93,6 +93,29 @@ def test_a_restarted_peer_reads_all_and_a_restarted_holder_is_believed_until_it_
     assert a.claims[B].equals(claims())
     a.follow((), network.now)
     assert not a.claims
+
+
+def test_what_changes_while_a_peer_is_silent_is_sent_once_it_goes_on_in_its_session() -> None:
+    network = Network()
+    a, b = readers(network)
+    a.publish_claims(claims(1))
+    network.run(1)
+    # The peer is suspended for 8 s: it answers the parts, but so late that it counts as silent.
+    network.fate = lambda one: [8.0] if one.source == B else [] if is_hello(one) else [0.001]
+    a.publish_claims(claims(1, 2))
+    network.run(7.5)
+    assert a._peers[int(B)].silent
+    a.publish_claims(claims(1, 2, 3))
+    a.publish(replace(state(2), reads_claims=True), network.now)
+    network.run(1.5)
+    assert b.claims[A].equals(claims(1, 2, 3))
+    assert b.states[A].version == 2
+    assert network.events.count((B, SessionBegun(A))) == 1, "the test shows nothing if there is another session"
+
+
+def is_hello(one: Datagram) -> bool:
+    message = parse(one.data)
+    return message is not None and message.kind == Kind.HELLO
 
 
 def test_a_set_that_cannot_be_read_is_named_and_the_one_before_counts() -> None:
