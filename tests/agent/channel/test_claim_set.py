@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Claims as they travel: what is encoded is decoded, a difference gives the next set, damaged ones are refused."""
+
 import contextlib
 import struct
 from ipaddress import IPv4Address, IPv6Address

@@ -1,4 +1,4 @@
-# SPDX-License-Identifier: Apache-2
+# SPDX-License-Identifier: Apache-2.0
 """Since when connections are known, against a dictionary; and with the cookies of the real kernel."""
 
 import contextlib
