@@ -70,8 +70,5 @@ def _foreign_holder(status: os.stat_result) -> int | None:
             fields = line.split()  # 1: FLOCK ADVISORY WRITE 1234 08:01:5678 0 EOF
             if fields[1] == "FLOCK" and fields[5] == place:
                 pid = int(fields[4])
-                try:
-                    return pid if private_file.is_foreign(Path(f"/proc/{pid}").stat()) else None
-                except FileNotFoundError:  # ProtectProc= hides the processes of others, and of others only
-                    return pid
+                return pid if private_file.is_foreign(Path(f"/proc/{pid}").stat()) else None
     return None
