@@ -13,8 +13,8 @@ from support.claim_stories import STORIES
 
 FLOWS = 1_000_000
 GROWTH = ("doubles one by one", "quadruples one by one", "agents restart while it doubles")
-EXACT = (GROWTH[0], "drains and leaves down to half", "doubles, then halves", "servers restart in turn")
-"""Without crashes, and at a rate at which rows leave grace between changes."""
+EXACT = (GROWTH[0], GROWTH[2], "drains and leaves down to half", "doubles, then halves", "servers restart in turn")
+"""Without crashes, drains that end, and quadrupling."""
 
 
 def play(name: str, size: int, seed: int, rows: int, **rules: Any) -> ClaimModel:
@@ -29,7 +29,7 @@ def play(name: str, size: int, seed: int, rows: int, **rules: Any) -> ClaimModel
 def test_no_connection_is_lost(name: str) -> None:
     model = play(name, 6, seed=1, rows=64)
     assert (model.broken, model.breaks) == (0, [])
-    assert model.claimed > 0
+    assert bool(model.claimed) == ("doubles" in name)
 
 
 def test_chains_of_four_alone_forget() -> None:

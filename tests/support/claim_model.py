@@ -38,6 +38,8 @@ REFRESH_S = 30.0
 """The time between dumps while claims stand."""
 SILENT_S = 0.5
 LOST_S = 3.0
+JOIN_S = 1.0
+"""How long a node that joins is a member before it takes new flows: it has no tables yet."""
 AWAITED_S = 120.0
 CHAIN = 4
 RESETS = {Counter.DELIVER_CHAIN_END, Counter.DELIVER_ONLY_NODE, Counter.PASS_NO_MEMBER}
@@ -65,6 +67,8 @@ class Node:
     alive: bool = True
     agent: bool = True
     known: dict[IPv4Address, Candidate] = field(default_factory=dict)
+    versions: dict[IPv4Address, int] = field(default_factory=dict)
+    """Of what it knows of each node."""
     claims: dict[IPv4Address, tuple[int, RowNumbers]] = field(default_factory=dict)
     """Of each node, this one included, with the number of the set."""
     claimed: RowNumbers = field(default_factory=lambda: NONE)
@@ -135,25 +139,31 @@ class ClaimModel:
         """Have a node come, with no connections: it knows the others, and asks them for their claims."""
         node = self._create(node_address, boot)
         others = [n for n in self.nodes.values() if n is not node and n.alive]
-        node.known = dict(self.present)
+        # Those that are dead by then have never answered it.
+        node.known = {a: one for a, one in self.present.items() if self.nodes[a].alive}
         node.alive = False  # until its first tables
 
         def start() -> None:
             node.alive = True
-            self.change(Candidate(node_address, 100, 100, State.UP))
+            self.change(Candidate(node_address, 100, 0, State.UP))
+            self.later(JOIN_S, lambda: self._takes(node))
 
         self.later(0.5, start)
         for other in others:
             self._send(other, node)
 
+    def _takes(self, node: Node) -> None:
+        if self.nodes.get(node.address) is node and node.alive and self.present[node.address].state is State.UP:
+            self.change(Candidate(node.address, 100, 100, State.UP))
+
     def change(self, candidate: Candidate) -> None:
         """Have a node say another state; `left` removes it."""
-        self.present[candidate.address] = candidate
+        self.present[candidate.address], version = candidate, next(self._sets)
         if candidate.state is State.LEFT:
             del self.present[candidate.address]
         for node in self.nodes.values():
             delay = 0.0 if node.address == candidate.address else self.random.uniform(0, SKEW_S)
-            self.later(delay, lambda n=node: self._learn(n, candidate))
+            self.later(delay, lambda n=node: self._learn(n, candidate, version))
 
     def drain(self, node_address: IPv4Address) -> None:
         """Have a node take no new flows."""
@@ -206,11 +216,14 @@ class ClaimModel:
     def _no_grace(self) -> Grace:
         return Grace.of(np.zeros(self.rows, np.uint64))
 
-    def _learn(self, node: Node, candidate: Candidate) -> None:
-        if not node.alive:
+    def _learn(self, node: Node, candidate: Candidate, version: int) -> None:
+        if not node.alive or version < node.versions.get(candidate.address, 0):
             return
         if not node.agent:
-            self.later(0.5, lambda: self._learn(node, candidate))
+            self.later(0.5, lambda: self._learn(node, candidate, version))
+            return
+        node.versions[candidate.address] = version
+        if candidate.state is State.LOST and candidate.address not in node.known:
             return
         if candidate.state is State.LEFT:
             node.known.pop(candidate.address, None)
