@@ -82,8 +82,8 @@ class EpochBanks:
             if self._epoch_in[bank] is not None:
                 self._rows[bank] |= self._read(kept, bank)
         self._shared: dict[TableKey, Table] = {}
-        self.revision = 0
-        """Grows with each change of rows."""
+        self.chains_revision = 0
+        """Grows when rows change, but not if only their claimants do."""
 
     def _empty(self) -> _Rows:
         return _Rows(None, Grace.of(np.zeros(self._maps.row_count, np.uint64)))
@@ -248,11 +248,11 @@ class EpochBanks:
                 only_grace = len(same) == 1 and new.rows is current.rows
                 swaps.append(Swap(slots, new.grace.until, None if only_grace else new.rows, bank))
             changed |= dict.fromkeys(names, new)
-        if any(swap.rows is not None for swap in swaps):
-            self.revision += 1
         if swaps:
             await asyncio.to_thread(self._maps.tables.swap_all, swaps)
         self._rows[bank] = rows | changed
+        pairs = [(rows[name], new) for name, new in changed.items()]
+        self.chains_revision += any(old.rows is not new.rows and old.members != new.members for old, new in pairs)
 
     def _next(
         self,

@@ -126,9 +126,9 @@ class MapWriter:
         return np.where(named.any(axis=1), named.argmax(axis=1), CHAIN)
 
     @property
-    def rows_revision(self) -> int:
-        """A number that grows with each change of rows."""
-        return self._epoch_banks.revision
+    def chains_revision(self) -> int:
+        """A number that grows when rows change, but not if only their claimants do."""
+        return self._epoch_banks.chains_revision
 
     def claims_in_rows(self) -> dict[str, dict[int, Claims]]:
         """Return the claims that the kernel's rows contain, by service name and epoch."""

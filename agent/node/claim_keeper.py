@@ -30,7 +30,7 @@ from agent.table.epoch import Epoch
 log = logging.getLogger("anylb")
 
 CHECK_S = 0.25
-"""The interval of checks whether rows have changed."""
+"""The interval of checks whether chains have changed."""
 MIN_PAUSE_S, MAX_PAUSE_S = 1.0, 8.0
 """Between two merges of all claims into rows, and between two sets of this node's: less than grace lasts."""
 MAX_LOAD = 0.05
@@ -58,7 +58,7 @@ class ClaimKeeper:
         self._epochs, self._connections, self._membership = epochs, connections, membership
         self._forwarder, self._map_writer = forwarder, forwarder.map_writer
         self._revision, self._settled_at = -1, float("inf")
-        """Of the rows that connections were counted for last, and when that is to be repeated."""
+        """Of the chains that connections were counted for last, and when that is to be repeated."""
         self._counted: Held | None = None
         """The last count that was looked at."""
         self._kept = self._map_writer.claims_in_rows()
@@ -111,7 +111,7 @@ class ClaimKeeper:
             await asyncio.sleep(CHECK_S)
 
     def _step(self, now: float) -> None:
-        revision = self._map_writer.rows_revision
+        revision = self._map_writer.chains_revision
         if revision != self._revision:
             self._revision, self._settled_at = revision, now + SETTLED_S
             self._connections.request()

@@ -238,8 +238,14 @@ def test_services_with_equal_candidates_share_one_table(maps: Maps) -> None:
     assert shared(maps), "a restart does not end it"
 
 
-def claim(to: EpochBanks, claims: Mapping[str, Mapping[int, Claims]], now: float, epoch: Epoch = PAIRS) -> None:
-    found, hashes = dict.fromkeys(SLOTS, ALL), dict.fromkeys(SLOTS, "rendezvous")
+def claim(
+    to: EpochBanks,
+    claims: Mapping[str, Mapping[int, Claims]],
+    now: float,
+    epoch: Epoch = PAIRS,
+    members: tuple[Candidate, ...] = ALL,
+) -> None:
+    found, hashes = dict.fromkeys(SLOTS, members), dict.fromkeys(SLOTS, "rendezvous")
     asyncio.run(to.apply(EpochSwitch(EpochUse(epoch.number)), found, hashes, INDEXES, BASE, now, claims))
 
 
@@ -247,12 +253,12 @@ def test_claimants_have_places_after_the_chain(maps: Maps) -> None:
     """Only their rows change, and are in grace; a successor keeps them, and without claims rows are as before."""
     made = banks(maps, PAIRS)
     claim(made, {}, 1.0)
-    before, revision = maps.tables.rows(SLOTS["web"]), made.revision
+    before, revision = maps.tables.rows(SLOTS["web"]), made.chains_revision
     assert before is not None
     absent = np.flatnonzero(~(before == INDEXES[ADDRESSES[2]]).any(axis=1)).astype(np.uint32)
     claims = {"web": {PAIRS.number: {ADDRESSES[2]: absent[:9]}}}
     claim(made, claims, 100.0)
-    assert made.revision > revision
+    assert made.chains_revision == revision, "no node's own claims depend on those of others"
     assert not shared(maps)
     rows = maps.tables.rows(SLOTS["web"])
     assert rows is not None
@@ -269,11 +275,14 @@ def test_claimants_have_places_after_the_chain(maps: Maps) -> None:
     left = successor.claims("web")[PAIRS.number]
     assert {index: numbers.tolist() for index, numbers in left.items()} == {INDEXES[ADDRESSES[2]]: absent[:9].tolist()}
     assert successor.claims("dns") == {PAIRS.number: {}}
-    revision = successor.revision
+    revision = successor.chains_revision
     claim(successor, {"web": {PAIRS.number: {ADDRESSES[2]: left[INDEXES[ADDRESSES[2]]]}}}, 200.0)
-    assert successor.revision == revision, "nothing has changed"
+    assert successor.chains_revision == revision, "nothing has changed"
     claim(successor, {}, 300.0)
+    assert successor.chains_revision == revision
     assert (maps.tables.rows(SLOTS["web"]) == before).all()  # type: ignore[union-attr]
+    claim(successor, {}, 400.0, members=(replace(ALL[0], effective=0, state=State.DRAINING), *ALL[1:]))
+    assert successor.chains_revision > revision
 
 
 def test_rankings_are_kept_for_few_sets_of_members(maps: Maps, monkeypatch: pytest.MonkeyPatch) -> None:

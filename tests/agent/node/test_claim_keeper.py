@@ -43,7 +43,7 @@ class Node:
             claims_in_rows=lambda: {"web": {7: kept or {}}, "dns": {}},
             claims_of=lambda service, epoch, held: held,
             full_rows=lambda: {"web": 3} if self.full else {},
-            rows_revision=0,
+            chains_revision=0,
         )
         self.full = False
         membership = SimpleNamespace(own=OWN, boot=9, view=self.view, claims=self.claims, publish_claims=self._publish)
@@ -80,7 +80,7 @@ class Node:
     def hold(self, *numbers: int) -> None:
         """Have connections counted in these rows."""
         rows_held = {7: HeldRows(rows(*numbers), rows(*numbers))}
-        self.connections.held = Held({str(WEB): rows_held, "dns": rows_held} if numbers else {}, 1.0, 0.0)
+        self.connections.held = Held({str(WEB): rows_held, "dns": rows_held} if numbers else {}, {}, 1.0, 0.0)
         self.now += 2.0
         self.keeper._step(self.now)
 
@@ -123,11 +123,11 @@ def test_what_a_node_holds_it_claims_in_its_own_rows_and_to_the_others() -> None
     assert node.keeper.taken() == {B: 1}, "epochs that this node does not know have no rows"
 
 
-def test_connections_are_counted_when_rows_change_and_once_more() -> None:
+def test_connections_are_counted_when_chains_change_and_once_more() -> None:
     node = Node()
     times = {}
     for second in range(40):
-        node.writer.rows_revision = 1 if second < 10 else 2
+        node.writer.chains_revision = 1 if second < 10 else 2
         node.keeper._step(float(second))
         times.setdefault(node.requests, second)
     assert times == {1: 0, 2: 5, 3: 10, 4: 15}
