@@ -30,7 +30,7 @@ def test_the_oldest_of_each_service() -> None:
     ends = [((vip, 443), ("2001:db8::9" if ":" in vip else "192.0.2.1", port)) for vip in ("10.99.0.1", "2001:db8::1")
             for port in (1, 2)]  # fmt: skip
     sockets = sockets_of(ends)
-    sockets["cookie"] = 7, 8, 9, 10
+    sockets["cookie"] = 10, 8, 9, 7
 
     def oldest(chosen: list[int], now: int) -> dict[str, int]:
         counter = HeldCounter(services, [Epoch(1, 1, 4096, 4, bytes(16))])
@@ -42,8 +42,9 @@ def test_the_oldest_of_each_service() -> None:
     assert oldest([], 1) == {}
     assert oldest([0, 3], 2) == {four: 2, six: 2}
     assert oldest([1, 3, 0, 2], 3) == {four: 2, six: 2}
-    assert oldest([1, 2], 4) == {four: 3, six: 3}
-    assert oldest([0, 3], 5) == {four: 5, six: 5}, "what was gone is new again"
+    assert oldest([1, 3], 4) == {four: 3, six: 2}
+    assert oldest([0, 3], 5) == {four: 5, six: 2}, "what was gone is new again"
+    assert oldest([0, 2], 6) == {four: 5, six: 6}
 
 
 def test_the_kernel_gives_each_socket_a_number_of_its_own_that_stays() -> None:

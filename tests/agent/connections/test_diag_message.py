@@ -67,6 +67,12 @@ def test_a_time_wait_socket_is_one_in_whatever_state_it_began() -> None:
     assert found["state"].tolist() == [5, 6]
 
 
+def test_the_cookie_has_64_bits() -> None:
+    one = bytearray(message("10.99.0.1", 1))
+    one[60:68] = bytes(range(1, 9))
+    assert read_sockets(memoryview(one))[0]["cookie"].tolist() == [0x0807060504030201]
+
+
 @pytest.mark.parametrize("kind", [2, 3])
 def test_the_error_at_the_end_of_a_dump_is_returned(kind: int) -> None:
     assert read_sockets(buffer(message("10.99.0.1", 1), end(-errno.ENOENT, kind)))[1] == errno.ENOENT
