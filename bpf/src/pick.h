@@ -204,9 +204,9 @@ static __always_inline struct node *owner_for_outsider(const struct conf *conf, 
 	if (pkt->hop || !first)
 		return NULL;
 	owner = nodes.lookup(&first);
-	return owner && is_reachable(conf, service, owner) && !is_too_narrow(owner, room_needed(conf, service, pkt))
-		       ? owner
-		       : NULL;
+	if (!owner || !is_reachable(conf, service, owner))
+		return NULL;
+	return may_have_narrow_flow(conf, pkt) && is_too_narrow(owner, room_needed(conf, service, pkt)) ? NULL : owner;
 }
 
 /* Whether a node that does not own the row takes what opens a flow. */
