@@ -31,12 +31,16 @@ def _one_interface(value: object) -> object:
     return value
 
 
+Vlan = Annotated[int, Field(strict=True), within(1, 4094)]
+
+
 class NodeConfig(Section):
     """This node: the interfaces that XDP attaches to, and the node's addresses.
 
     `interface`, or several `interfaces` (two uplinks, VLAN devices, a bond's slaves); the node's addresses are on the
     first one. `address` and `address6`, which only tunnels over IPv6 need, default to its first addresses. With
     `announce: false` the node is a member only: it owns flows and forwards, and the other nodes announce the VIPs.
+    Frames with a VLAN tag are the program's only in the VLANs that `vlans` names; of two tags, both must be named.
 
     `clients` are the prefixes to which this node must have routes, by default everywhere. `rp_filter`: whether strict
     reverse path filters of the interfaces are made loose, or refused where they drop what clients send.
@@ -46,6 +50,7 @@ class NodeConfig(Section):
     interfaces: Annotated[tuple[InterfaceName, ...], Field(max_length=8)] = ()
     address: V4Address | None = None
     address6: IPv6Address | None = None
+    vlans: Annotated[tuple[Vlan, ...], Field(max_length=4094)] = ()
     announce: Switch = True
     clients: Annotated[tuple[AnyNetwork, ...], Field(max_length=16)] = (EVERYWHERE, EVERYWHERE6)
     rp_filter: Literal["loose", "refuse"] = "loose"
@@ -63,6 +68,9 @@ class NodeConfig(Section):
             if name in self.interfaces[:i]:
                 other = f"interfaces[{self.interfaces.index(name)}]"
                 raise fault(f"interfaces[{i}]", f"{name} is listed twice", other=other)
+        for i, vlan in enumerate(self.vlans):
+            if vlan in self.vlans[:i]:
+                raise fault(f"vlans[{i}]", f"{vlan} is listed twice", other=f"vlans[{self.vlans.index(vlan)}]")
         if self.address6 and (self.address6.is_multicast or self.address6.is_link_local or self.address6.is_loopback):
             raise fault(
                 "address6", f"{self.address6} cannot be the end of a tunnel; give a global or local unicast one"

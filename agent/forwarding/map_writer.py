@@ -56,6 +56,7 @@ class MapWriter:
         self._kept_inputs: tuple[object, ...] = ()
         self._slots: dict[str, int] = {}
         self._epoch_banks = self._adopt(epochs)
+        maps.vlans.write(config.node.vlans)
         maps.node_prefixes.write(config.members.allow)
         self.deny(denied)
 

@@ -100,6 +100,10 @@ class NodeTable:
         """Return the MTUs of the known routes to the other nodes that the tables name."""
         return [entry.mtu for entry in self._others()]
 
+    def vlans(self) -> list[tuple[IPv4Address, int]]:
+        """Return the nodes with the VLANs of the known routes to them, 0 for none."""
+        return [(entry.address, entry.vlan) for entry in self._others()]
+
     def narrow(self) -> list[NodeEntry]:
         """Return the other nodes to which the path is too narrow for the tunnels of an IPv6 service."""
         return [entry for entry in self._others() if entry.mtu < self._least_mtus[entry.outer6]]

@@ -19,7 +19,7 @@ import logging
 import math
 import time
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Final, TypeVar
 
 from pyroute2.netlink.exceptions import NetlinkError
@@ -62,10 +62,12 @@ class RouteMonitor:
         uplinks: Iterable[int],
         on_hop: Callable[[Address, NextHop], None],
         on_mac: Callable[[int, bytes], None],
+        on_links: Callable[[Mapping[int, Link]], None],
     ) -> None:
-        """Call `on_hop` when an address has another next hop, `on_mac` when an uplink (by index) has another MAC."""
+        """Call `on_hop` when an address has another next hop, `on_mac` when an uplink (by index) has another MAC, and
+        `on_links` when interfaces may have changed."""
         self._netlink, self._uplinks = netlink, frozenset(uplinks)
-        self._on_hop, self._on_mac = on_hop, on_mac
+        self._on_hop, self._on_mac, self._on_links = on_hop, on_mac, on_links
         self._routes = RouteTable()
         self._links: dict[int, Link] = {}
         self._macs: dict[Neighbor, bytes] = {}
@@ -187,6 +189,7 @@ class RouteMonitor:
             self._links = links
             self._absent.reset(time.monotonic())
             self._undecided |= self._routes.addresses
+        self._on_links(links)  # also what no message has may have changed: offloads
 
     async def _read_routes(self) -> set[Neighbor]:
         """Look up the outdated routes; return the neighbors of those that changed whose MACs are unknown."""

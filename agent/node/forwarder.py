@@ -19,7 +19,7 @@ from typing import Any
 
 from agent.address import Address, Network
 from agent.errors import AgentError
-from agent.forwarding import narrow_path
+from agent.forwarding import narrow_path, vlan
 from agent.forwarding.egress import EgressKeeper
 from agent.forwarding.epoch_bank import NO_CLAIMS
 from agent.forwarding.map_writer import MapWriter
@@ -30,6 +30,8 @@ from agent.membership.digest import tables_digest
 from agent.membership.obstacle import bounded
 from agent.model import State
 from agent.netlink.connection import Netlink
+from agent.netlink.ethtool import strips_vlan_tags
+from agent.netlink.link import Link
 from agent.node.plan import Tables, ThisNode
 from agent.table.claims import Claims
 from agent.table.epoch import Epoch, EpochUse
@@ -68,7 +70,7 @@ class Forwarder:
         self.egress_filter = EgressKeeper(node.config, datapath, self.map_writer, netlink)
         uplinks = [socket.if_nametoindex(name) for name in node.config.node.names]
         self._route_monitor = RouteMonitor(
-            netlink, uplinks, self.map_writer.nodes.set_hop, self.map_writer.set_uplink_mac
+            netlink, uplinks, self.map_writer.nodes.set_hop, self.map_writer.set_uplink_mac, self._on_links
         )
         self.ready = False
         """Whether this node can forward: tables in the kernel and XDP attached. The kernel is asked each `CHECK_S`."""
@@ -80,7 +82,7 @@ class Forwarder:
         """Set once something has removed the pins: only another data path helps."""
         self.attached = asyncio.Event()
         """Set once the program is on all interfaces."""
-        self._own = node.address
+        self._own, self._node = node.address, node.config.node
         self._services = node.config.services
         self._on_change = on_change
         self._tables: Tables | None = None
@@ -88,6 +90,8 @@ class Forwarder:
         self._followed: Mapping[IPv4Address, IPv6Address | None] = {}
         self._problems: tuple[int, list[str]] = -1, []
         """Of which revision of the map writer, and which."""
+        self._stripped: list[str] = []
+        """What is wrong with the uplinks' offloads."""
         self._silent: Mapping[IPv4Address, float] | None = None
         self._doubted: Mapping[IPv4Address, float] = {}
         self._retires = False
@@ -126,13 +130,26 @@ class Forwarder:
         return [self._write_forever(), self._route_monitor.run(), self.egress_filter.run()]
 
     def problems(self) -> list[str]:
-        """Return why the tables could not be written, and a problem for each node that packets may not get to."""
+        """Return why the tables could not be written, and problems for nodes that packets may not get to, and for VLANs
+        that the program does not handle."""
         if self._problems[0] != self.map_writer.nodes.revision:
             writer = self.map_writer
             narrow = narrow_path.problems(writer.nodes.narrow(), self._services)
-            found = [*unlisted_interfaces(writer, self.datapath), *bounded(narrow)]
+            unnamed = vlan.unnamed_by_nodes(writer.nodes.vlans(), frozenset(self._node.vlans))
+            found = [*unlisted_interfaces(writer, self.datapath), *bounded(narrow), *unnamed]
             self._problems = writer.nodes.revision, found
-        return [*([self.fault] if self.fault else ()), *self._problems[1], *self._route_monitor.problems()]
+        return [
+            *([self.fault] if self.fault else ()),
+            *self._problems[1],
+            *self._stripped,
+            *self._route_monitor.problems(),
+        ]
+
+    def _on_links(self, links: Mapping[int, Link]) -> None:
+        stripped = vlan.stripped(links, self._node.names, self._node.vlans, strips_vlan_tags)
+        if stripped != self._stripped:
+            self._stripped = stripped
+            self._on_change()
 
     async def _write_forever(self) -> None:
         while True:

@@ -5,7 +5,7 @@ netlink's; the check of them is pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 
@@ -15,7 +15,9 @@ from agent.address import Address, Network
 from agent.announcing.local_address import LocalAddresses
 from agent.config.schema import Config
 from agent.errors import AgentError, SettingError
+from agent.forwarding import vlan
 from agent.netlink.connection import Netlink
+from agent.netlink.ethtool import strips_vlan_tags
 from agent.netlink.link import Link
 
 
@@ -52,13 +54,18 @@ async def own_interface(config: Config) -> Interface:
             links.append(await netlink.link(name))
         addresses = await netlink.addresses(links[0])
         subnets = await netlink.subnets(config.node.names)
+        all_links = await netlink.links()
+        devices = [device.name for device in vlan.vlan_devices(all_links, config.node.names)]
+        device_subnets = await netlink.subnets(devices)
     except AgentError as error:
         raise SettingError(field, str(error)) from None
     except (NetlinkError, OSError) as error:
         raise SettingError(field, f"the kernel does not describe it: {error}; start the agent again") from None
     finally:
         netlink.close()
-    return replace(check_interface(config, links[0], addresses), warnings=vips_on_segment(config, subnets))
+    own = check_interface(config, links[0], addresses)
+    vlans = vlan_warnings(config, own.address, all_links, device_subnets)
+    return replace(own, warnings=(*vips_on_segment(config, subnets), *vlans))
 
 
 async def local_addresses(config: Config, own: Interface) -> LocalAddresses:
@@ -89,6 +96,17 @@ def vips_on_segment(config: Config, subnets: Iterable[tuple[str, Network]]) -> t
             why = f"{vip} is in {subnet} of {name}: hosts there ask for it by {ask}, and no node answers"
             warnings.append(SettingError(f"services[{services[vip]}].vip", f"{why}; choose one outside the subnet"))
     return tuple(warnings)
+
+
+def vlan_warnings(
+    config: Config, own: Address, links: Mapping[int, Link], device_subnets: Iterable[tuple[str, Network]]
+) -> tuple[SettingError, ...]:
+    """Return warnings about the VLANs of this node's interfaces. `device_subnets`: of the VLAN devices, with names."""
+    node = config.node
+    lines = vlan.stripped(links, node.names, node.vlans, strips_vlan_tags)
+    if unnamed := vlan.unnamed_by_address(own, links, node.names, device_subnets, node.vlans):
+        lines.append(unnamed)
+    return tuple(SettingError("node.vlans", line) for line in lines)
 
 
 def check_interface(config: Config, link: Link, addresses: Iterable[Address]) -> Interface:

@@ -22,41 +22,42 @@ class Counter(IntEnum):
     SKIP_SILENT = 5
     SKIP_NARROW = 6
     PASS_OTHER_MAC = 7
-    PASS_NO_SERVICE = 8
-    PASS_FOREIGN_TUNNEL = 9
-    DELIVER_OWNER = 10
-    DELIVER_FORWARDED_SYN = 11
-    DELIVER_UDP = 12
-    DELIVER_FRAGMENT = 13
-    DELIVER_SOCKET = 14
-    DELIVER_TIME_WAIT = 15
-    DELIVER_SYN_COOKIE = 16
-    DELIVER_ONLY_NODE = 17
-    DELIVER_CHAIN_END = 18
-    DELIVER_NARROW = 19
-    PASS_NO_MEMBER = 20
-    FORWARD_FIRST = 21
-    FORWARD_AGAIN = 22
-    FORWARD_FRAGMENT = 23
-    FORWARD_DELAYED = 24
-    REPLY_TOO_BIG = 25
-    REPLY_ECHO = 26
-    DROP_GRACE = 27
-    DROP_SILENT = 28
-    DROP_HOP_LIMIT = 29
-    DROP_RATE_LIMIT = 30
-    DROP_FRAGMENT = 31
-    DROP_MALFORMED = 32
-    DROP_IPV6_HEADERS = 33
-    DROP_LAND = 34
-    DROP_MARTIAN = 35
-    DROP_DENIED = 36
-    DROP_GROUP_MAC = 37
-    DROP_OTHER_PROTOCOL = 38
-    DROP_NO_MEMBER = 39
-    DROP_TOO_BIG = 40
-    DROP_NO_HEADROOM = 41
-    DROP_FORGED = 42
+    PASS_OTHER_VLAN = 8
+    PASS_NO_SERVICE = 9
+    PASS_FOREIGN_TUNNEL = 10
+    DELIVER_OWNER = 11
+    DELIVER_FORWARDED_SYN = 12
+    DELIVER_UDP = 13
+    DELIVER_FRAGMENT = 14
+    DELIVER_SOCKET = 15
+    DELIVER_TIME_WAIT = 16
+    DELIVER_SYN_COOKIE = 17
+    DELIVER_ONLY_NODE = 18
+    DELIVER_CHAIN_END = 19
+    DELIVER_NARROW = 20
+    PASS_NO_MEMBER = 21
+    FORWARD_FIRST = 22
+    FORWARD_AGAIN = 23
+    FORWARD_FRAGMENT = 24
+    FORWARD_DELAYED = 25
+    REPLY_TOO_BIG = 26
+    REPLY_ECHO = 27
+    DROP_GRACE = 28
+    DROP_SILENT = 29
+    DROP_HOP_LIMIT = 30
+    DROP_RATE_LIMIT = 31
+    DROP_FRAGMENT = 32
+    DROP_MALFORMED = 33
+    DROP_IPV6_HEADERS = 34
+    DROP_LAND = 35
+    DROP_MARTIAN = 36
+    DROP_DENIED = 37
+    DROP_GROUP_MAC = 38
+    DROP_OTHER_PROTOCOL = 39
+    DROP_NO_MEMBER = 40
+    DROP_TOO_BIG = 41
+    DROP_NO_HEADROOM = 42
+    DROP_FORGED = 43
 
 
 STATS_STRUCT: Final = CStruct("stats", (("count", f"{len(Counter)}Q"),))
@@ -104,6 +105,10 @@ DESCRIPTIONS: Final[dict[Counter, Description]] = {
     Counter.PASS_OTHER_MAC: Description(
         "The frame is addressed to another MAC: a switch floods it. It passes to the kernel, which drops it.",
         "None at a low rate. A steady high rate: a switch does not learn a MAC; check its table and aging time.",
+    ),
+    Counter.PASS_OTHER_VLAN: Description(
+        "The frame has the tag of a VLAN that `node.vlans` does not name.",
+        "None. If clients or other nodes are behind that VLAN, add it to `node.vlans`.",
     ),
     Counter.PASS_NO_SERVICE: Description(
         "The packet is for no service: the node's own traffic, such as SSH and BGP.",

@@ -22,11 +22,12 @@ from bpf.layout.sampling import SAMPLE_STRUCT, SAMPLING_STRUCT
 from bpf.layout.service import SERVICE_KEY_STRUCT, SERVICE_STRUCT
 from bpf.layout.service_cache import SERVICE_CACHE_STRUCT
 from bpf.layout.uplink import UPLINK_STRUCT
+from bpf.layout.vlan import VLAN_SET_STRUCT
 
 STRUCTS: Final[tuple[CStruct, ...]] = (
     CONF_STRUCT, UPLINK_STRUCT, SERVICE_KEY_STRUCT, SERVICE_STRUCT, SERVICE_CACHE_STRUCT, NODE_STRUCT, ROW_STRUCT,
     STATS_STRUCT, PREFIX_STRUCT, SAMPLING_STRUCT, SAMPLE_STRUCT, ECHO_STATE_STRUCT, FRAGMENT_KEY_STRUCT,
-    FIRST_FRAGMENT_STRUCT,
+    FIRST_FRAGMENT_STRUCT, VLAN_SET_STRUCT,
 )  # fmt: skip
 """All structs of lb.h that are in the maps."""
 
@@ -87,6 +88,7 @@ def map_specs(rows: int) -> tuple[MapSpec, ...]:
     return (
         MapSpec("confs", MapType.ARRAY, 4, CONF_STRUCT.size, 1),
         MapSpec("uplinks", MapType.ARRAY, 4, UPLINK_STRUCT.size, limits.UPLINKS),
+        MapSpec("vlans", MapType.ARRAY, 4, VLAN_SET_STRUCT.size, 1),
         MapSpec("services", MapType.HASH, SERVICE_KEY_STRUCT.size, SERVICE_STRUCT.size, limits.SERVICES),
         MapSpec("service_cache", MapType.ARRAY, 4, SERVICE_CACHE_STRUCT.size, limits.SERVICE_CACHE, MMAPABLE),
         MapSpec("nodes", MapType.ARRAY, 4, NODE_STRUCT.size, limits.NODES),

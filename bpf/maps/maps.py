@@ -21,6 +21,7 @@ from bpf.maps.sampling_map import SamplingMap
 from bpf.maps.service_map import ServiceMap
 from bpf.maps.table_map import TableMap
 from bpf.maps.uplink_map import UplinkMap
+from bpf.maps.vlan_map import VlanMap
 
 
 class Maps:
@@ -32,6 +33,7 @@ class Maps:
         """By name, the maps without their meaning."""
         self.conf = ConfMap(pinned["confs"], pinned["services"], pinned["denied"])
         self.uplinks = UplinkMap(pinned["uplinks"])
+        self.vlans = VlanMap(pinned["vlans"])
         self.nodes = NodeMap(pinned["nodes"])
         self.services = ServiceMap(pinned["services"], pinned["service_cache"], pinned["stats"], self.conf)
         self.tables = TableMap(pinned["rows"], pinned["grace"], row_count)

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cursor.h"
+#include "maps.h"
 #include "packet.h"
 
 struct vlan_tag {
@@ -62,23 +63,38 @@ static __always_inline bool is_vlan(__be16 type)
 	return type == htons(ETH_P_8021Q) || type == htons(ETH_P_8021AD);
 }
 
-/* Move the cursor past up to two tags (802.1Q, 802.1ad) and return the type of what follows. */
-static __always_inline __be16 skip_vlan_tags(struct cursor *c, __be16 type, struct packet *pkt)
+static __always_inline bool is_named_vlan(__be16 tag)
+{
+	u32 zero = 0, vlan = ntohs(tag) & 0xfff;
+	struct vlan_set *named = vlans.lookup(&zero);
+
+	return named && named->bits[vlan >> 6] >> (vlan & 63) & 1;
+}
+
+/*
+ * Move the cursor past up to two tags (802.1Q, 802.1ad), behind which `type` follows. Return false if one of them is of
+ * a VLAN that the configuration does not name.
+ */
+static __always_inline bool skip_vlan_tags(struct cursor *c, __be16 *type, struct packet *pkt)
 {
 	struct vlan_tag *tag;
 	int i;
 
 #pragma unroll
 	for (i = 0; i < 2; i++) {
-		if (!is_vlan(type))
+		if (!is_vlan(*type))
 			break;
 		tag = take(c, sizeof(*tag));
-		if (!tag)
-			return 0;
-		type = tag->next;
+		if (!tag) {
+			*type = 0;
+			break;
+		}
+		if (!is_named_vlan(tag->tag))
+			return false;
+		*type = tag->next;
 		pkt->l2 += sizeof(*tag);
 	}
-	return type;
+	return true;
 }
 
 /* The MACs of a frame and up to two tags, kept while its head moves. */

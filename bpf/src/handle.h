@@ -212,6 +212,8 @@ static __always_inline int handle_no_flow(struct xdp_md *ctx, const struct conf 
 	struct service *service;
 	u32 slot;
 
+	if (kind == KIND_OTHER_VLAN)
+		return pass(PASS_OTHER_VLAN);
 	if (kind == KIND_FOREIGN_TUNNEL)
 		return pass(PASS_FOREIGN_TUNNEL);
 	if (kind == KIND_NO_SERVICE || (kind == KIND_OTHER_PROTOCOL && !(conf->flags & CONF_DROP_OTHER_PROTOCOLS)))

@@ -65,9 +65,7 @@ static __always_inline int handle_other_mac(struct xdp_md *ctx, const struct con
 	if (plain)
 		return NOT_PLAIN;
 	c->at = eth + 1;
-	if (is_vlan(type))
-		type = skip_vlan_tags(c, type, &pkt);
-	if (!parse_ends(c, conf, type, &pkt))
+	if (!skip_vlan_tags(c, &type, &pkt) || !parse_ends(c, conf, type, &pkt))
 		return pass(PASS_OTHER_MAC);
 	service = lookup_service(&pkt, 0, 0);
 	if (!service)

@@ -60,6 +60,7 @@ enum counter {
 	SKIP_NARROW,   /* A node of the chain was skipped: the tunnel to it is too narrow for IPv6. */
 
 	PASS_OTHER_MAC,        /* The frame is for another MAC than this interface's (a switch that floods). */
+	PASS_OTHER_VLAN,       /* The frame is in a VLAN that the configuration does not name. */
 	PASS_NO_SERVICE,       /* The packet is not for any service. */
 	PASS_FOREIGN_TUNNEL,   /* A tunnel to this node is not from a node of the cluster, or not for a service. */
 	DELIVER_OWNER,         /* A SYN reached its row's owner: a new connection. */
@@ -150,6 +151,11 @@ struct uplink {
 	u8 mac[6];
 	u16 redirect; /* send by bpf_redirect(), not by XDP_TX; see forward.h */
 	u32 ifindex;
+};
+
+/* The VLANs whose frames are the program's, a bit for each; that of 0, a tag with a priority alone, is set too. */
+struct vlan_set {
+	u64 bits[64];
 };
 
 /*

@@ -9,6 +9,7 @@
 
 BPF_TABLE_PINNED("array", u32, struct conf, confs, 1, PINS "/confs");
 BPF_TABLE_PINNED("array", u32, struct uplink, uplinks, UPLINKS, PINS "/uplinks");
+BPF_TABLE_PINNED("array", u32, struct vlan_set, vlans, 1, PINS "/vlans");
 BPF_TABLE_PINNED("hash", struct service_key, struct service, services, SERVICES, PINS "/services");
 BPF_TABLE_PINNED("array", u32, struct cached_service, service_cache, SERVICE_CACHE, PINS "/service_cache");
 BPF_TABLE_PINNED("array", u32, struct node, nodes, NODES, PINS "/nodes");

@@ -7,6 +7,7 @@
 
 enum packet_kind {
 	KIND_NO_SERVICE,     /* surely not for a service */
+	KIND_OTHER_VLAN,     /* in a VLAN that the configuration does not name */
 	KIND_FOREIGN_TUNNEL, /* a tunnel to this node, but not one of the cluster's */
 	KIND_ECHO,           /* to this node's own address, and perhaps an echo question: see echo.h */
 	KIND_FLOW,           /* has a flow, or is a fragment of one: look up its service */

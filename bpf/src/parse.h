@@ -18,7 +18,8 @@ static __always_inline enum packet_kind parse_outer(struct xdp_md *ctx, struct c
 						    __be16 *type, struct packet *pkt)
 {
 	if (is_vlan(*type)) {
-		*type = skip_vlan_tags(c, *type, pkt);
+		if (!skip_vlan_tags(c, type, pkt))
+			return KIND_OTHER_VLAN;
 		FORGET(conf, *type);
 		FORGET(conf, pkt->l2);
 		forget_offset(ctx, c);

@@ -12,7 +12,9 @@
 	 SET_OF(SKIP_SILENT) | SET_OF(SKIP_NARROW))
 
 /* To the kernel, because no member's row decides. */
-#define PASSES (SET_OF(PASS_OTHER_MAC) | SET_OF(PASS_NO_SERVICE) | SET_OF(PASS_FOREIGN_TUNNEL) | SET_OF(PASS_NO_MEMBER))
+#define PASSES                                                                                                         \
+	(SET_OF(PASS_OTHER_MAC) | SET_OF(PASS_OTHER_VLAN) | SET_OF(PASS_NO_SERVICE) | SET_OF(PASS_FOREIGN_TUNNEL) |    \
+	 SET_OF(PASS_NO_MEMBER))
 
 /* To the kernel, which has the flow or answers for it; without the tunnel's headers. */
 #define DELIVERIES                                                                                                     \

@@ -41,6 +41,8 @@ from bpf.maps.pinned_map import pack_index
 VIP = "10.99.0.1"
 ROWS = 4096
 KEY = bytes(range(16))
+VLANS = (5, 6, 100, 101)
+"""Those of the tests' tags."""
 
 
 def run(*command: str) -> None:
@@ -170,6 +172,7 @@ def program(bpffs: Path, data_path: DataPath, module_netns: None) -> Iterator[Pr
     maps.uplinks.write(0, UplinkEntry(packets.HERE, 1))
     ends = (IPv4Address("10.0.0.11"), IPv6Address("2001:db8::b"))
     maps.conf.write(NodeConf(1, 11, KEY, 1_000_000_000, 4_000_000_000, *ends))
+    maps.vlans.write(VLANS)
     maps.node_prefixes.write([ip_network("10.0.0.0/24"), ip_network("2001:db8::/64")])
     pin = next((bpffs / "packets").glob("program0_*"))
     fd = open_pin(pin)

@@ -165,6 +165,26 @@ def test_a_member_only_serves_without_announcing(operator: Operator) -> None:
         connection.close()
 
 
+def test_stripped_vlan_tags_are_named_until_they_are_not(operator: Operator) -> None:
+    """A veth strips them, as network cards do."""
+    line, node = "eth1 strips VLAN tags before the program sees them (rx-vlan-offload)", operator.cluster.lab
+    assert not operator.status("b1")["problems"], "where no VLAN is used, it does not matter"
+    operator.configure(("interface: eth1", "interface: eth1\n  vlans: [5]"))
+    operator.reload("b1")
+    assert f"node.vlans: {line}" in operator.lbctl("b1", "config", "check")
+
+    def named() -> bool:
+        return any(problem.startswith(line) for problem in operator.status("b1")["problems"])
+
+    wait_for(named, "the problem in the status")
+    try:
+        node.exec("b1", ["ethtool", "-K", "eth1", "rxvlan", "off"])
+        wait_for(lambda: not named(), "the problem to end")
+        assert line not in operator.lbctl("b1", "config", "check")
+    finally:
+        node.exec("b1", ["ethtool", "-K", "eth1", "rxvlan", "on"])
+
+
 def test_backend_drain_moves_new_connections_and_keeps_the_route(operator: Operator) -> None:
     connections, began = operator.cluster.connect_many(60), time.monotonic()
     assert operator.lbctl("b2", "backend", "drain") == "echo: draining, weight 0 of 100\n"

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.lab
 
 TEXT = """\
 cluster: 7
-node: {interface: eth0}
+node: {interface: eth0, vlans: [5, 4094]}
 services:
   - {name: web, vip: 192.0.2.10, protocol: tcp, port: 443, affinity: 2-tuple, when_no_member: drop}
   - {name: six, vip: "2001:db8:99::1", protocol: udp, port: 53, forward: l2, hash: maglev, health: {port: 53}}
@@ -97,6 +97,7 @@ def test_what_the_program_reads(datapath: FakeDataPath) -> None:
         key_of(web): ServiceEntry(1, True, Affinity.TWO_TUPLE, Forward.GUE, drop_no_member=True),
         key_of(six): ServiceEntry(2, False, Affinity.FIVE_TUPLE, Forward.L2),
     }
+    assert datapath.maps.vlans.read() == {5, 4094}
     assert datapath.maps.node_prefixes.read() == {IPv4Network("10.0.0.0/24"), IPv6Network("2001:db8::/64")}
     assert datapath.maps.deny_list.read() == {IPv4Network("198.51.100.0/24")}
     conf = datapath.maps.conf.read()

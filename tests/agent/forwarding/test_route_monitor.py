@@ -9,7 +9,7 @@ import os
 import subprocess
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
@@ -24,6 +24,7 @@ from agent.forwarding.next_hop import NextHop
 from agent.forwarding.route_monitor import RouteMonitor
 from agent.netlink import batch
 from agent.netlink.connection import Netlink
+from agent.netlink.link import Link
 from agent.netlink.neighbor import Neighbor, NeighborEntry
 from agent.netlink.route import KernelRoute
 
@@ -42,7 +43,7 @@ async def following(addresses: Iterable[Address], hops: dict[Address, NextHop]) 
     """Run a monitor of these addresses; eth0 and eth1 are its uplinks."""
     netlink = Netlink()
     uplinks = [if_nametoindex("eth0"), if_nametoindex("eth1")]
-    monitor = RouteMonitor(netlink, uplinks, hops.__setitem__, lambda *_: None)
+    monitor = RouteMonitor(netlink, uplinks, hops.__setitem__, lambda *_: None, lambda _: None)
     monitor.follow(addresses, lambda _: None)
     running = asyncio.create_task(monitor.run())
     yield monitor
@@ -62,12 +63,13 @@ def test_next_hops_follow_the_kernel() -> None:
     far, near, near6 = IPv4Address("10.5.0.9"), IPv4Address("10.0.0.1"), ip_address("2001:db8::1")
     hops: dict[Address, NextHop] = {}
     macs: dict[int, bytes] = {}
+    seen: list[Mapping[int, Link]] = []
 
     async def scenario(router: int) -> None:
         netlink = Netlink()
         index = {link.name: link.index for link in (await netlink.links()).values()}
         own = {link.index: link.mac for link in (await netlink.links()).values()}
-        routes = RouteMonitor(netlink, [index["eth0"], index["eth1"]], hops.__setitem__, macs.__setitem__)
+        routes = RouteMonitor(netlink, [index["eth0"], index["eth1"]], hops.__setitem__, macs.__setitem__, seen.append)
         routes.follow({far, near, near6}, lambda _: None)
         following = asyncio.create_task(routes.run())
 
@@ -77,6 +79,7 @@ def test_next_hops_follow_the_kernel() -> None:
 
         await until(lambda: hops.get(near) == hop(0, on_link=True), "a neighbor is resolved")
         await until(lambda: hops.get(near6) == hop(0, on_link=True), "in IPv6 too")
+        assert {link.name for link in seen[-1].values()} >= {"eth0", "eth1"}
         assert far not in hops, "no route leads to it"
         ip("route", "add", "10.5.0.0/16", "via", "10.0.0.1")
         await until(lambda: hops.get(far) == hop(0), "a route appears")

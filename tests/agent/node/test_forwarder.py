@@ -14,6 +14,7 @@ from agent.config.file import parse
 from agent.errors import AgentError
 from agent.model import Candidate, State
 from agent.netlink.connection import Netlink
+from agent.netlink.link import Link
 from agent.node import forwarder
 from agent.node.agent import boot_number
 from agent.node.forwarder import Forwarder
@@ -58,6 +59,7 @@ class MapWriter:
             reaches=lambda _: False,
             unlisted_egress=lambda _: [],
             narrow=list,
+            vlans=list,
         )
 
     async def apply(self, *_: object) -> None:
@@ -141,6 +143,25 @@ def test_fault_is_reported_and_the_next_attempt_follows(run, error: Exception) -
         assert made.fault is None
         assert made.problems() == []
         assert made.attached.is_set()
+
+    run(scenario)
+
+
+def test_vlans_that_are_not_handled_are_problems(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    stripping = {"lo"}
+    monkeypatch.setattr(forwarder, "strips_vlan_tags", stripping.__contains__)
+    links = {2: Link(2, "lo", b"", 1500), 3: Link(3, "lo.5", b"", 1500, lower=2, vlan=5)}
+
+    async def scenario(made: Forwarder, writer: MapWriter, _: FakeDataPath) -> None:
+        made._on_links(links)
+        (problem,) = made.problems()
+        assert problem.startswith("lo strips VLAN tags")
+        stripping.clear()
+        made._on_links(links)
+        assert made.problems() == []
+        writer.nodes.vlans, writer.nodes.revision = lambda: [(A, 0), (A + 1, 5)], 1
+        (problem,) = made.problems()
+        assert problem.startswith(f"{A + 1} is reached by VLAN 5, which node.vlans does not name")
 
     run(scenario)
 

@@ -48,7 +48,10 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Link:
-    """A frame up to its IP packet: `macs` and `tags` unmodified, `family` None for what is not IP."""
+    """A frame up to its IP packet: `macs` and `tags` unmodified, `family` None for what is not IP.
+
+    `vlans`: the identifiers in its tags.
+    """
 
     dst: str
     src: str
@@ -56,6 +59,7 @@ class Link:
     tags: bytes
     family: int | None
     rest: bytes
+    vlans: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,10 +117,12 @@ def link(frame: bytes) -> Link | None:
     ethernet = header(Ether, frame, 14)
     if ethernet is None:
         return None
-    kind, at = ethernet.type, 14
+    kind, at, vlans = ethernet.type, 14, []
     while kind in TAGS and at < 22 and (tag := header(Dot1Q, frame[at:], 4)):
         kind, at = tag.type, at + 4
-    return Link(ethernet.dst, ethernet.src, frame[:12], frame[12 : at - 2], ETHERTYPES.get(kind), frame[at:])
+        vlans.append(tag.vlan)
+    family = ETHERTYPES.get(kind)
+    return Link(ethernet.dst, ethernet.src, frame[:12], frame[12 : at - 2], family, frame[at:], tuple(vlans))
 
 
 def marker(source: str) -> tuple[int, int]:

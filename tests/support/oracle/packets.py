@@ -89,9 +89,12 @@ def judge(world: World, frame: bytes) -> Judgement:
     outside = link(frame)
     if outside is not None and outside.dst != world.mac:
         to_group = int(outside.dst[:2], 16) & 1 and outside.family
-        if to_group and target(outside.family, outside.rest) in world.vips:
+        named = set(outside.vlans) <= world.vlans
+        if to_group and named and target(outside.family, outside.rest) in world.vips:
             return Judgement("drop", frame, ((0, "drop_group_mac"),))
         return Judgement("pass", frame, ((0, "pass_other_mac"),))
+    if outside is not None and not set(outside.vlans) <= world.vlans:
+        return Judgement("pass", frame, ((0, "pass_other_vlan"),))
     if outside is None or outside.family is None:
         return Judgement("pass", frame, ((0, "pass_no_service"),))
     family, packet = outside.family, outside.rest

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """All that a node knows, for the packet oracle."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 
@@ -64,9 +64,9 @@ class World:
     """All that a node knows. `tables` holds each slot's rows; `services` are keyed by VIP, protocol and port (0: any).
 
     `sockets` holds what the kernel has for a flow; tunnels are opened from `prefixes`, and echo questions answered;
-    `denied` are sources; `class_e`: clients may have addresses of 240.0.0.0/4;
-    `drop_other`: what is neither TCP, UDP nor ICMP is dropped. `first_fragments` holds what is
-    known of fragmented packets, by client, VIP, protocol and number.
+    `denied` are sources; `class_e`: clients may have addresses of 240.0.0.0/4; `drop_other`: what is neither TCP, UDP
+    nor ICMP is dropped; `vlans`: whose frames are handled, 0 for priority tags. `first_fragments` holds what is known
+    of fragmented packets, by client, VIP, protocol and number.
     """
 
     mac: str
@@ -82,6 +82,7 @@ class World:
     echo: Echo = NO_ECHO
     class_e: bool = False
     drop_other: bool = False
+    vlans: Set[int] = frozenset({0})
     first_fragments: Mapping[tuple[Address, Address, int, int], tuple[int, int, bool]] = field(default_factory=dict)
 
     @property

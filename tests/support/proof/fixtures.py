@@ -89,6 +89,7 @@ MAPS = {
     "class_e",
     "drop_other",
     "first",
+    "vlans",
 }
 
 
@@ -128,7 +129,8 @@ def base_world() -> World:
     prefixes = tuple(ip_network(prefix) for prefix in data["prefixes"])
     secret = bytes.fromhex(data["secret"])
     echo = Echo(**{**data["echo"], "epochs": tuple(data["echo"]["epochs"])})
-    return World(data["mac"], data["me"], nodes, secret, services, tables, prefixes=prefixes, echo=echo)
+    known = {"prefixes": prefixes, "echo": echo, "vlans": {0, *data["vlans"]}}
+    return World(data["mac"], data["me"], nodes, secret, services, tables, **known)
 
 
 def _node(entry: dict[str, Any]) -> Node:
@@ -212,6 +214,7 @@ def _with_maps(world: World, slot: int, maps: dict[str, Any]) -> World:
         for entry in maps.get("first", ())
     }  # fmt: skip
     replaced = {"tables": tables, "nodes": nodes, "services": services, "denied": denied, "first_fragments": first}
+    replaced["vlans"] = {0, *maps["vlans"]} if "vlans" in maps else world.vlans
     return replace(world, **replaced, **switches)
 
 

@@ -59,7 +59,15 @@ def frame(data: bytes) -> bytes:
     shape = c.byte()
     if shape >= 250:
         return macs + c.of(b"\x08\0", b"\x86\xdd", b"\x81\0", c.bytes(2)) + c.bytes(SIZE)
-    tags = c.rarely(b"", b"\x81\0\0\5", b"\x88\xa8\0\5\x81\0\0\6", b"\x81\0\0\0" * 2, b"\x81\0\0\5" * 3)
+    tags = c.rarely(
+        b"",
+        b"\x81\0\0\5",
+        b"\x88\xa8\0\5\x81\0\0\6",
+        b"\x81\0\3\xe7",
+        b"\x81\0\xe0\5",
+        b"\x81\0\0\0" * 2,
+        b"\x81\0\0\5" * 3,
+    )
     family = c.of(4, 4, 4, 6, 6)
     content = c.byte()
     if content >= 220:

@@ -133,6 +133,8 @@ class Stage:
             maps.echo_state.write(_echo_state(world.echo))
         if world.other and (before is None or before.other is not world.other):
             self._install_other(world.other, world.echo.epochs[1])
+        if before is None or world.vlans != before.vlans:
+            maps.vlans.write(world.vlans)
         if before is None or world.prefixes != before.prefixes:
             maps.node_prefixes.write(world.prefixes)
         if before is None or world.denied != before.denied:

@@ -108,7 +108,7 @@ def world(
         echo=echo,
         first_fragments=first,
     )
-    world = replace(world, class_e=silent, drop_other=silent)
+    world = replace(world, class_e=silent, drop_other=silent, vlans={0, 5} if silent else {0, 5, 6})
     if alternating is None:
         return world
     return replace(world, other=OtherEpoch(choose.randbytes(16), _tables(choose, services.values()), alternating))
