@@ -73,7 +73,11 @@ def print_status(response: Response) -> None:
         shown = "[yellow]unknown[/]" if vip["announced"] is None else announced[vip["wanted"], vip["announced"]]
         vips.add_row(vip["vip"], shown, vip["why"])
     console.print(vips, "")
-    console.print(_services(response["services"]), "")
+    console.print(_services(response["services"]))
+    for service in response["services"]:
+        if service["local_clients"]:
+            console.print(f"[yellow]{service['name']}: {service['local_clients']}[/]")
+    console.print()
     _print_instances(console, response["services"])
     console.print(_members(response["members"]))
     _print_agreement(console, response["membership"])

@@ -178,10 +178,23 @@ def _service(state: NodeState, service: ServiceConfig, counters: dict[int, dict[
         "when_unhealthy": service.when_unhealthy,
         "instances": state.instances.status(service.name),
         "taken": bool(takers(found)),
+        "local_clients": local_clients(service, share, health),
         "members": [
             {"address": str(c.address), "state": c.state, "weight": c.weight, "effective": c.effective} for c in found
         ],
     }
+
+
+def local_clients(service: ServiceConfig, share: Share, health: Health) -> str | None:
+    """Return what clients on this node itself miss; None while its own server takes new connections.
+
+    The VIP is on lo, so the kernel connects them to this node's server, whatever the tables say.
+    """
+    if health.healthy and share.state is State.UP:
+        return None
+    condition = share.state if health.healthy else "unhealthy"
+    only = f"clients on this node itself reach {service.vip} at its own server only"
+    return f"{only}, which is {condition}: the VIP is on lo"
 
 
 def _member(state: NodeState, member: Member, now: float) -> dict[str, Any]:

@@ -10,12 +10,13 @@ All nodes read the same copy of lb.yml, which the tests change; a node without a
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.cluster_lab import FOUR, ClusterLab, cluster_lab, copy_topology, edit, server_of
+from support.cluster_lab import FOUR, PORT, ClusterLab, cluster_lab, copy_topology, edit, server_of
 from support.waiting import wait_for
 
 from topology.demo.cluster import VIP
@@ -227,6 +228,37 @@ def test_the_disable_file_takes_the_weight_and_not_the_route(operator: Operator)
     file.unlink()
     wait_for(lambda: operator.share("b1", "b2") == ("up", 100, 100), "the weight to be back")
     assert operator.history.changes(began) == []
+
+
+def test_clients_on_a_node_reach_its_own_server_alone(operator: Operator) -> None:
+    """Which the status says while that server is down or draining; all other clients are served."""
+    code = f"import socket; s = socket.create_connection(('{VIP}', {PORT})); s.sendall(b'1\\n'); print(s.recv(9))"
+    line = f"clients on this node itself reach {VIP} at its own server only, which is {{}}: the VIP is on lo"
+
+    def at_b1() -> str:
+        done = operator.cluster.lab.exec("b1", [sys.executable, "-c", code], check=False)
+        return (done.stdout or done.stderr).splitlines()[-1]
+
+    def shown() -> str | None:
+        return operator.status("b1")["services"][0]["local_clients"]
+
+    assert at_b1() == r"b'b1 1\n'"
+    assert shown() is None
+    operator.lbctl("b1", "backend", "drain")
+    wait_for(lambda: shown() == line.format("draining"), "the line for a drain")
+    assert at_b1() == r"b'b1 1\n'", "its server takes what its own kernel gives it"
+    operator.lbctl("b1", "backend", "undrain")
+    operator.cluster.stop("b1", "server")
+    wait_for(lambda: shown() == line.format("unhealthy"), "the line for a server that is down")
+    assert at_b1() == "ConnectionRefusedError: [Errno 111] Connection refused"
+    assert f"echo: {line.format('unhealthy')}" in " ".join(operator.lbctl("b1", "status").split())
+    wait_for(lambda: operator.share("b1", "b2") == ("up", 100, 0), "b2 to know")
+    others = operator.cluster.connect_many(20)
+    assert {server_of(connection) for connection in others} <= {"b2", "b3", "b4"}
+    operator.cluster.start("b1", "server")
+    wait_for(lambda: shown() is None, "the line to end")
+    for connection in others:
+        connection.close()
 
 
 @pytest.mark.parametrize("policy", ["withdraw", "fail_open"])
