@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from support.cluster_lab import ClusterLab, cluster_lab, copy_topology, edit
+from support.cluster_lab import FOUR, ClusterLab, cluster_lab, copy_topology, edit
 from support.instances import ANY, SERVER
 from support.waiting import wait_for
 
@@ -40,8 +40,19 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterLab]:
         start(running, "blue")
         start(running, "green")
         wait_for(lambda: states(running) == {"blue": "active", "green": "standby"}, "both to be found")
-        wait_for(lambda: answer(running) == "blue", "b1 to own the flows")
+        wait_for(lambda: all(takers(running, node) == {"b1"} for node in FOUR), "b1 to own the flows")
+        wait_for(lambda: answers(running) == {"blue"}, "the tables to be in use")
         yield running
+
+
+def takers(cluster: ClusterLab, node: str) -> set[str]:
+    """Return the nodes that take new connections for the service, in a node's view."""
+    try:
+        services = cluster.status(node)["services"]
+    except LabError:  # its agent has not started
+        return set()
+    members = next(service["members"] for service in services if service["name"] == "web")
+    return {cluster.names[member["address"]] for member in members if member["effective"]}
 
 
 def start(cluster: ClusterLab, name: str) -> None:
