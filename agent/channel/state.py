@@ -102,7 +102,7 @@ class NodeState:
 
     `boot`: a number of its kernel's boot; `version` grows with each change; `ready`: its tables come from a whole view;
     `epochs`: those that it supports, the preferred one first; `unreachable`: the nodes that do not answer it;
-    `reads_claims`: it puts the claims of others into its rows.
+    `reads_claims`: it puts the claims of others into its rows, if it has rows.
     """
 
     boot: int

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
 
+from agent.channel.state import NodeState
 from agent.liveness.path_rounds import ATTEMPTS
 from agent.liveness.question import PathStats, Via
 from agent.membership.observations import Observations
@@ -56,6 +57,15 @@ def other_clusters(found: Iterable[OtherCluster], cluster: int) -> Iterator[Obst
         text = f"{address} announces {vip} for cluster {other}, this node for cluster {cluster}: "
         text += "give both nodes the same cluster, or each cluster VIPs of its own"
         yield "cluster", f"{address} {other}", text
+
+
+def other_claims(states: Mapping[IPv4Address, NodeState], own: bool) -> Iterator[Obstacle]:
+    """Yield the nodes that put claims into their rows where this one does not, or the reverse. `own`: what it does."""
+    for address, state in states.items():
+        if state.reads_claims != own:
+            text = "has no claims in its rows, this node has" if own else "has claims in its rows, this node has none"
+            text += ", so they differ: set table.claims alike on all nodes, and install the same release"
+            yield "claims", str(address), f"{address} {text}"
 
 
 def cut_off(port: int, is_asked: bool) -> str:

@@ -45,6 +45,7 @@ from agent.membership.obstacle import (
     cut_off,
     cut_off_at_start,
     obstacles,
+    other_claims,
     other_clusters,
 )
 from agent.membership.received import IdentityReader, Named, Received
@@ -91,7 +92,7 @@ class Membership:
         self._static = {address: Named() for address in config.members.static if address != node.address}
         self._known_before = {address: Named() for address in known if address != node.address}
         self._named: Mapping[IPv4Address, Named] = {}
-        self._reads_claims = config.table.claims and forwarder is not None
+        self._reads_claims = config.table.claims
         self._endpoints = {s.key: ServiceEndpoint(s.vip, s.protocol, s.port_number) for s in config.services}
         self._state: NodeState | None = None
         """What this node says of itself."""
@@ -154,10 +155,12 @@ class Membership:
         observed = Observations(named, self.received.complete, self._asker.liveness, self._channel.states)
         self.view.observe(observed, now)
         members = {member.address for member in self.view.members}
-        lines = differences(self._endpoints.values(), {a: one for a, one in observed.states.items() if a in members})
+        states = {address: state for address, state in observed.states.items() if address in members}
+        lines = differences(self._endpoints.values(), states)
         self.obstacles = (
             *obstacles(observed, self._node.address, members, self._node.config.members.port),
             *blocked(observed, self._vias, self._asker.stats),
+            *other_claims(states, self._reads_claims),
             *other_clusters(self.received.other_clusters, self._node.config.cluster),
             *(("services", line, line) for line in lines),
         )

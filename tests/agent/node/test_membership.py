@@ -2,12 +2,15 @@
 """What brings the asker, the channel and the view together, without sockets."""
 
 import time
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
+from support.channel_network import state
 from support.echo_net import answer
 
 from agent.config.file import parse
+from agent.model import Member
 from agent.node.membership import Membership
 from agent.node.plan import ThisNode
 
@@ -57,3 +60,27 @@ def test_a_node_that_answers_again_is_greeted_at_once(monkeypatch: pytest.Monkey
     made._receive_answer(OTHER, answer(question))
     made._on_asked()
     assert greeted == [OTHER]
+
+
+@pytest.mark.parametrize(("own", "other"), [(True, True), (True, False), (False, True), (False, False)])
+def test_a_node_whose_rows_differ_because_of_claims_is_named(own: bool, other: bool) -> None:
+    """Also where one of both has no data path: it has no rows that could differ."""
+    table = CONFIG.table.model_copy(update={"claims": own})
+    config = CONFIG.model_copy(update={"table": table})
+    made = Membership(
+        ThisNode(config, OWN, None, None, (1,)),
+        1,
+        [Member(OTHER, (1,), {}, False, 0.0, "", boot=7)],
+        (),
+        None,
+        lambda: None,
+    )
+    made.publish({}, True)
+    assert made._state is not None
+    assert made._state.reads_claims == own
+    made._channel._states[OTHER] = replace(state(), reads_claims=other)
+    made.read(None, connected=False)
+    made.observe(time.monotonic())
+    lines = [line for kind, _, line in made.obstacles if kind == "claims"]
+    assert len(lines) == (own != other)
+    assert all("10.0.0.12 has " in line and "set table.claims alike on all nodes" in line for line in lines)
