@@ -23,10 +23,11 @@ packages="python3 python3-venv python3-bpfcc ca-certificates adduser"
 # tcpdump        captures a BGP session, for the test of what is announced
 # git            names the files that the linters look at
 # systemd-container  boots a systemd in a lab's node, for the test of the units
+# nginx haproxy  servers that are instances of a service; `make bench` measures them too
 # iproute2 procps util-linux  ip, sysctl, nsenter, which the labs' exec lines use
-test_packages="bird2 frr gobgpd openbgpd ethtool tcpdump git systemd-container iproute2 procps util-linux"
-# nginx and its stream module, haproxy, wrk  the servers, the competitors and the load of `make bench`
-bench_packages="nginx libnginx-mod-stream haproxy wrk"
+test_packages="bird2 frr gobgpd openbgpd ethtool tcpdump git systemd-container nginx haproxy iproute2 procps util-linux"
+# libnginx-mod-stream wrk  a competitor and the load of `make bench`
+bench_packages="libnginx-mod-stream wrk"
 
 # Runs ExaBGP and nothing else. What a process of the user "nobody" may do, anybody's daemon may; bgp.user names another.
 user=anylb-bgp

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import urllib.request
@@ -19,10 +18,7 @@ import pytest
 from support.instances import PORT, VIP, Load, Running, Servers, by_pidfile, running
 from support.waiting import wait_for
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not (shutil.which("nginx") and shutil.which("haproxy")), reason="needs nginx and haproxy"),
-]
+pytestmark = pytest.mark.slow
 
 REQUEST = "GET / HTTP/1.0\r\n\r\n"
 NGINX = """
