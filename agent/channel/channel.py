@@ -221,6 +221,9 @@ class Channel:
         """Return why other nodes are not understood, with the next step, in a bounded number of lines."""
         if not self._verifier.authenticator and self._peers:
             return ("this node has no members.key_file, so it accepts no other node: make one with `lbctl key new`",)
+        for peer in self._peers.values():
+            if peer.claims.fault:  # it sends nothing more of this log
+                self._verifier.problems.add(Cause.CLAIMS, peer.number, now, printable(peer.claims.fault))
         return self._verifier.problems.lines(now)
 
     # Within a session
@@ -272,10 +275,10 @@ class Channel:
         try:
             claims = peer.claims.add(message)
         except ValueError as error:
-            self._verifier.drop(
-                Drop(Count.BAD_STATE, Cause.STATE, peer.number, f"claims: {printable(str(error))}"), now
-            )
+            self._verifier.drop(Drop(Count.BAD_STATE, Cause.CLAIMS, peer.number, printable(str(error))), now)
             return []
+        if claims is not None:
+            self._verifier.problems.clear(peer.number, Cause.CLAIMS)
         if claims is None or claims.equals(self.claims.get(peer.address)):
             return []
         self.claims[peer.address] = claims

@@ -71,9 +71,11 @@ class ClaimLog:
 class ClaimReader:
     """A reader of a peer's log, within one session."""
 
-    __slots__ = ("_claims", "_entry", "_next", "_parts", "_sequence", "_unreadable")
+    __slots__ = ("_claims", "_entry", "_next", "_parts", "_sequence", "fault")
 
     def __init__(self) -> None:
+        self.fault = ""
+        """Why the log cannot be read any further; empty if it can."""
         self._sequence = -1
         self._restart(-1)
 
@@ -83,7 +85,7 @@ class ClaimReader:
         """Those that arrived before an earlier one."""
         self._entry: list[bytes] = []
         self._claims: NodeClaims | None = None
-        self._unreadable = False
+        self.fault = ""
 
     def is_superseded(self, message: Message) -> bool:
         """Return whether a newer log is known, or no log has such a part: it is not acknowledged."""
@@ -94,7 +96,7 @@ class ClaimReader:
         it cannot be read: what was read before counts on."""
         if message.sequence > self._sequence:
             self._restart(message.sequence)
-        if self._unreadable or message.part < self._next:
+        if self.fault or message.part < self._next:
             return None
         self._parts[message.part] = message.payload
         before = self._claims
@@ -105,8 +107,8 @@ class ClaimReader:
                 entry, self._entry = b"".join(self._entry), []
                 try:
                     self._claims = self._read(entry)
-                except ValueError:
-                    self._unreadable, self._parts = True, {}
+                except ValueError as error:
+                    self.fault, self._parts = str(error), {}
                     raise
         return self._claims if self._claims is not before else None
 

@@ -25,6 +25,10 @@ class Cause(enum.Enum):
     VERSION = "{node} speaks {detail}: install the same release on all nodes"
     SOURCE = "datagrams of {node} arrive from {detail}: exempt UDP between nodes from NAT on the path"
     STATE = "the state of {node} cannot be read ({detail}): install the same release on all nodes"
+    CLAIMS = (
+        "the claims of {node} cannot be read ({detail}), so connections that it holds may be reset: install the same "
+        "release on all nodes"
+    )
     UNKNOWN = (
         "{node} has this cluster's key and sends to this node, but no router advertises it here: check its BGP "
         "sessions and this node's, or add it to members.static"

@@ -128,7 +128,14 @@ def test_a_set_that_cannot_be_read_is_named_and_the_one_before_counts() -> None:
     network.run(1)
     assert b.claims[A].equals(claims(5))
     assert b.counters[Count.BAD_STATE] == 1
-    assert [line for line in b.problems(network.now) if "claims: " in line]
+    a.publish(replace(state(2), reads_claims=True), network.now)
+    for _ in range(3):
+        (line,) = b.problems(network.now)
+        assert "the claims of 10.0.0.11 cannot be read (the set has no boot)" in line, "also after another state"
+        network.run(50)
+    a.publish_claims(claims(5, boot=8))
+    network.run(1)
+    assert b.problems(network.now) == ()
 
 
 @pytest.mark.parametrize("seed", range(4))
