@@ -13,12 +13,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from ipaddress import IPv4Address
 from typing import Any
 
 from agent.channel.claim_log import NodeClaims
-from agent.channel.claim_set import ClaimKey
+from agent.channel.claim_set import ClaimKey, ClaimSet
 from agent.channel.state import ServiceEndpoint
 from agent.config.schema import Config
 from agent.connections.monitor import ConnectionMonitor, Held
@@ -67,6 +67,8 @@ class ClaimKeeper:
         self._own: dict[ClaimKey, RowNumbers] | None = None
         """What this node claims; None before its first count."""
         self._merged: dict[tuple[str, int], dict[IPv4Address, RowNumbers]] | None = None
+        self._merged_from: tuple[dict[IPv4Address, ClaimSet], set[IPv4Address]] = {}, set()
+        """What the nodes said then, and of which the kernel's rows counted."""
         self._merged_at = self._claimed_at = float("-inf")
         self._merge_cost_s = 0.0
         """CPU seconds that the last merge and its tables took, about."""
@@ -162,7 +164,7 @@ class ClaimKeeper:
         """Bring the claims of all nodes together: of each, what it says, else what an earlier agent left."""
         self._merged_at, known = time.monotonic(), self._merged
         boots = {member.address: member.boot for member in self._membership.view.members}
-        told = {
+        told: dict[IPv4Address, ClaimSet] = {
             address: claims.rows
             for address, claims in self._membership.claims.items()
             if claims.boot == boots.get(address)
@@ -171,6 +173,10 @@ class ClaimKeeper:
             told[self._membership.own] = self._own
         kept = {address for address, boot in boots.items() if boot == self._boots.get(address)}
         kept = (kept | {self._membership.own}) - told.keys()
+        before_told, before_kept = self._merged_from
+        if known is not None and kept == before_kept and _same(told, before_told):
+            return
+        self._merged_from = told, kept
         merged: dict[tuple[str, int], dict[IPv4Address, RowNumbers]] = {}
         for name, key in self._keys.items():
             for epoch in self._epochs:
@@ -178,8 +184,7 @@ class ClaimKeeper:
                 left = self._kept[name].get(epoch.number, {})
                 claims |= {address: rows for address, rows in left.items() if address in kept}
                 before = (known or {}).get((name, epoch.number), {})
-                same = before.keys() == claims.keys() and all(before[one] is rows for one, rows in claims.items())
-                merged[name, epoch.number] = before if same and known is not None else claims
+                merged[name, epoch.number] = before if known is not None and _same(claims, before) else claims
         if known is None or any(claims is not known[one] for one, claims in merged.items()):
             by_service: dict[str, dict[int, Claims]] = {}
             for (name, epoch_number), claims in merged.items():
@@ -190,6 +195,11 @@ class ClaimKeeper:
         self._merge_cost_s = sum(
             _TABLE_S + _MERGE_S * sum(map(len, claims.values())) for claims in merged.values() if claims
         )
+
+
+def _same(one: Mapping[IPv4Address, object], other: Mapping[IPv4Address, object]) -> bool:
+    """Return whether both have the same objects for the same nodes."""
+    return one.keys() == other.keys() and all(value is other[key] for key, value in one.items())
 
 
 def pause_s(cost_s: float) -> float:
