@@ -8,6 +8,7 @@ node knows the claims of all, and appends a row's claimants to its chain.
    never disagree about which of two nodes comes first. Both hashes use rendezvous' costs.
 2. A row has room for `PLACES` nodes. The best claimants have it: among those that joins have pushed out of the chain
    they are the last ones, whose connections are the youngest. Rows that have more claimants are counted.
+3. What is ranked is bounded (`RANKED_PER_ROW`), by a rule of the claims alone: equal claims give equal rows.
 """
 
 from __future__ import annotations
@@ -26,6 +27,11 @@ from agent.table.table import Places, Table
 
 PLACES: Final = 7
 """Of a row with its claimants: the walk may not reach the last of 8."""
+
+RANKED_PER_ROW: Final = 16
+"""Claims that are ranked, on average of all rows. Of more than that (each node claims the rows of all its connections
+after the key of the flow hash has changed) those with low hashes, which would hardly have a place, are left out: with
+1,000 nodes that claim 10,000 rows each, ranking all takes seconds for each service."""
 
 RowNumbers = NDArray[np.uint32]
 """The numbers of rows, ascending."""
@@ -65,6 +71,11 @@ def claimants(table: Table, candidates: Sequence[Candidate], claims: Claims, pla
     weights = {c.address: c.weight for c in candidates}
     numbers = [i for i, member in enumerate(table.members) if len(claims.get(member, ()))]
     lists = [claims[table.members[i]] for i in numbers]
+    halvings = (sum(map(len, lists)) // (RANKED_PER_ROW * rows)).bit_length()
+    if halvings:
+        lists = [
+            _with_high_hashes(one, table.members[i], rows, halvings) for i, one in zip(numbers, lists, strict=True)
+        ]
     row = np.concatenate([*lists, np.zeros(0, np.uint32)]).astype(np.uint32)
     member = np.repeat(np.array(numbers, np.int16), [len(one) for one in lists])
     counts = row < rows  # a damaged or foreign list
@@ -82,3 +93,11 @@ def claimants(table: Table, candidates: Sequence[Candidate], claims: Claims, pla
     found[np.repeat(np.arange(len(distinct)), many)[fits], nth[fits]] = member[fits]
     full = int((many >= room).sum()) if len(table.members) > places else 0
     return Claimants(distinct, found, full, int((many > room).sum()))
+
+
+def _with_high_hashes(claimed: RowNumbers, member: IPv4Address, rows: int, halvings: int) -> RowNumbers:
+    """Return the rows in which a member's hash is high: of each `2 ** halvings` about one."""
+    claimed = claimed[claimed < rows]
+    hashed = hashes(mix(row_factors(rows)[claimed] ^ np.uint64(seed(member.packed))))
+    kept: RowNumbers = claimed[hashed >= np.uint64((1 << 32) - (1 << 32 >> halvings))]
+    return kept

@@ -13,7 +13,9 @@ from support.examples import examples
 
 from agent.model import Candidate, State
 from agent.table import algorithm
-from agent.table.claims import PLACES, Claimants, claimants, claims_of
+from agent.table import claims as claims_module
+from agent.table.claims import PLACES, RANKED_PER_ROW, Claimants, claimants, claims_of
+from agent.table.cost import rank_keys
 from agent.table.table import Table
 
 ROWS = 4096
@@ -95,6 +97,22 @@ def test_rows_that_are_full() -> None:
     few = members(7)
     all_claim = claimants(table(few), few, {c.address: EVERY_ROW for c in few})
     assert (all_claim.full, all_claim.overfull) == (0, 0), "there is no node that has no place"
+
+
+def test_of_very_many_claims_the_best_are_ranked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a change of the key, when each node holds connections in rows all over the table."""
+    candidates = [Candidate(IPv4Address("10.0.1.0") + i, 100, 100, State.UP) for i in range(100)]
+    made = table(candidates)
+    everywhere = {c.address: claims_of(EVERY_ROW, made.places, i) for i, c in enumerate(candidates)}
+    ranked: list[int] = []
+    monkeypatch.setattr(claims_module, "rank_keys", lambda *of: ranked.append(len(of[0])) or rank_keys(*of))
+    found = claimants(made, candidates, everywhere)
+    monkeypatch.setattr(claims_module, "RANKED_PER_ROW", 1000)
+    exact = joined(made, claimants(made, candidates, everywhere))
+    assert ranked[0] <= RANKED_PER_ROW * ROWS < ranked[1]
+    equal = joined(made, found) == exact
+    assert (equal | (joined(made, found) == -1)).all(), "none has the place of a better one"
+    assert equal.all(axis=1).mean() > 0.95
 
 
 def test_rows_that_do_not_exist_count_for_nothing() -> None:
