@@ -63,38 +63,36 @@ static __always_inline bool is_vlan(__be16 type)
 	return type == htons(ETH_P_8021Q) || type == htons(ETH_P_8021AD);
 }
 
-static __always_inline bool is_named_vlan(__be16 tag)
+/* Whether the configuration names both of two VLANs, 12 bits each. Without a branch for each: see verifier.h. */
+static __always_inline bool are_named_vlans(u32 two)
 {
-	u32 zero = 0, vlan = ntohs(tag) & 0xfff;
+	u32 zero = 0, outer = two >> 12 & 0xfff, inner = two & 0xfff;
 	struct vlan_set *named = vlans.lookup(&zero);
 
-	return named && named->bits[vlan >> 6] >> (vlan & 63) & 1;
+	return named && named->bits[outer >> 6] >> (outer & 63) & named->bits[inner >> 6] >> (inner & 63) & 1;
 }
 
 /*
- * Move the cursor past up to two tags (802.1Q, 802.1ad), behind which `type` follows. Return false if one of them is of
- * a VLAN that the configuration does not name.
+ * Move the cursor past up to two tags (802.1Q, 802.1ad), and return the type of what follows. Their VLANs are shifted
+ * into `two`, in which 0 is no VLAN.
  */
-static __always_inline bool skip_vlan_tags(struct cursor *c, __be16 *type, struct packet *pkt)
+static __always_inline __be16 skip_vlan_tags(struct cursor *c, __be16 type, struct packet *pkt, u32 *two)
 {
 	struct vlan_tag *tag;
 	int i;
 
 #pragma unroll
 	for (i = 0; i < 2; i++) {
-		if (!is_vlan(*type))
+		if (!is_vlan(type))
 			break;
 		tag = take(c, sizeof(*tag));
-		if (!tag) {
-			*type = 0;
-			break;
-		}
-		if (!is_named_vlan(tag->tag))
-			return false;
-		*type = tag->next;
+		if (!tag)
+			return 0;
+		type = tag->next;
+		*two = *two << 12 | (ntohs(tag->tag) & 0xfff);
 		pkt->l2 += sizeof(*tag);
 	}
-	return true;
+	return type;
 }
 
 /* The MACs of a frame and up to two tags, kept while its head moves. */

@@ -59,13 +59,15 @@ static __always_inline int handle_other_mac(struct xdp_md *ctx, const struct con
 	struct ethhdr *eth = c->at;
 	struct service *service;
 	__be16 type = eth->h_proto;
+	u32 two = 0;
 
 	if (!(eth->h_dest[0] & 1))
 		return pass(PASS_OTHER_MAC);
 	if (plain)
 		return NOT_PLAIN;
 	c->at = eth + 1;
-	if (!skip_vlan_tags(c, &type, &pkt) || !parse_ends(c, conf, type, &pkt))
+	type = skip_vlan_tags(c, type, &pkt, &two);
+	if (!are_named_vlans(two) || !parse_ends(c, conf, type, &pkt))
 		return pass(PASS_OTHER_MAC);
 	service = lookup_service(&pkt, 0, 0);
 	if (!service)

@@ -17,8 +17,12 @@
 static __always_inline enum packet_kind parse_outer(struct xdp_md *ctx, struct cursor *c, const struct conf *conf,
 						    __be16 *type, struct packet *pkt)
 {
+	u32 two = 0;
+
 	if (is_vlan(*type)) {
-		if (!skip_vlan_tags(c, type, pkt))
+		*type = skip_vlan_tags(c, *type, pkt, &two);
+		FORGET(conf, two); /* the others come after the test: before it, they do not help Linux 6.1 */
+		if (!are_named_vlans(two))
 			return KIND_OTHER_VLAN;
 		FORGET(conf, *type);
 		FORGET(conf, pkt->l2);
