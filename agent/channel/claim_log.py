@@ -15,7 +15,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import Final
 
-from agent.channel.claim_set import ClaimSet, decode, difference, encode
+from agent.channel.claim_set import RECORDS_MAX, ClaimSet, decode, difference, encode
 from agent.channel.message import MAX_PAYLOAD, Message
 
 MAX_LOG_PARTS: Final = 1024
@@ -114,7 +114,10 @@ class ClaimReader:
 
     def _read(self, entry: bytes) -> NodeClaims:
         if self._claims is not None:
-            return NodeClaims(self._claims.boot, difference(self._claims.rows, decode(entry)))
+            rows = difference(self._claims.rows, decode(entry))
+            if len(rows) > RECORDS_MAX:
+                raise ValueError(f"the differences make more than {RECORDS_MAX} records")
+            return NodeClaims(self._claims.boot, rows)
         if len(entry) < _BOOT.size:
             raise ValueError("the set has no boot")
         return NodeClaims(_BOOT.unpack_from(entry)[0], decode(entry[_BOOT.size :]))

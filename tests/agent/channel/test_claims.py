@@ -15,6 +15,7 @@ from support.channel_network import Datagram, Network, address, state
 
 from agent.channel.channel import Channel, ClaimsReceived, SessionBegun
 from agent.channel.claim_log import GROWTH_PARTS, ClaimLog, ClaimReader, NodeClaims
+from agent.channel.claim_set import RECORDS_MAX, encode
 from agent.channel.counter import Count
 from agent.channel.message import FIRST_NOTICE, Kind, Message, parse
 from agent.channel.state import ServiceEndpoint
@@ -199,6 +200,21 @@ def test_any_parts_give_claims_or_a_value_error(parts: list[tuple[int, int, byte
     for sequence, part, payload in parts:
         with contextlib.suppress(ValueError):
             reader.add(message(part, payload, sequence))
+
+
+def test_differences_add_up_to_no_more_records_than_a_set_may_have() -> None:
+    """Each entry costs time for all records that are known: unbounded, one log would stop the event loop for long."""
+    one, reader = np.zeros(1, np.uint32), ClaimReader()
+    reader.add(message(0, b"\1" + bytes(8)))
+    per_entry = RECORDS_MAX // 64
+    for entry in range(65):
+        numbers = range(entry * per_entry, (entry + 1) * per_entry)
+        payload = b"\1" + encode({(KEY[0], number): one for number in numbers})
+        if entry < 64:
+            assert reader.add(message(1 + entry, payload)) is not None
+    with pytest.raises(ValueError, match="records"):
+        reader.add(message(65, payload))
+    assert reader.add(message(66, payload)) is None
 
 
 def test_kinds_of_notices_stay_apart() -> None:
