@@ -5,8 +5,8 @@ Expected (the demo fails otherwise):
 
 - anylb: no connection breaks in any step, and no new connection fails, except after a server was stopped or crashed
   without notice: then new ones may fail until the other nodes have noticed.
-- plain ECMP, the negative control: in each of add, drain, return, crash and replace a tenth of the connections breaks,
-  not counting those on a crashed server. If fewer break, the traffic proves nothing.
+- plain ECMP, the negative control: in each of add, drain, return, double, crash and replace a tenth of the connections
+  breaks, not counting those on a crashed server. If fewer break, the traffic proves nothing.
 """
 
 import json
@@ -23,7 +23,7 @@ ANYLB = "anylb"
 ECMP = "ecmp"
 NOT_IN_JSON = ("failed_late", "taken_late", "lag_ms")
 #: The steps in which plain ECMP must break connections, and the share of them.
-CONTROL_STEPS = ("add", "drain", "return", "crash", "replace")
+CONTROL_STEPS = ("add", "drain", "return", "double", "crash", "replace")
 CONTROL_SHARE = 0.1
 #: An attempt under way when its server stopped began at most this long before. Usual ones take 2 ms.
 UNDER_WAY_S = 0.5

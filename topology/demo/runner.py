@@ -49,6 +49,8 @@ class ScenarioRunner:
 
     def run_step(self, step: Step, connections: int) -> StepResult:
         """Run one step; raise LabError if the cluster does not reach the expected state."""
+        for phase in step.prepare:
+            self._run_phase(phase)
         self._open(connections)
         convergence = Convergence(time.monotonic(), None, None)
         if step is SPREAD:
@@ -64,8 +66,8 @@ class ScenarioRunner:
         held, attempts = self._traffic.report()
         self._traffic.close_held()
         self._traffic.begin()  # connections still under way count for the next step
-        if step.restore:
-            self._run_phase(step.restore)
+        for phase in step.restore:
+            self._run_phase(phase)
         return step_result(step.name, self.variant, held, attempts, convergence, step.stopped, step.idle, lag_ms)
 
     def _open(self, connections: int) -> None:

@@ -2,29 +2,33 @@
 """The demo's steps, as data: the actions on the cluster, and the next hops and tables that must follow.
 
 Owns the order and the expectations; runner.py runs them. Every step leaves the cluster as the next one expects it:
-b1 to b4 until `add`, then b1 to b5, without b2 between `drain` and `return`, and without b5 after `crash`. The last is
-`replace`: what is done about a dead server, while its connections and those opened since are open.
+b1 to b4 until `add`, then b1 to b5, without b2 between `drain` and `return`, and without b5 after `crash`. For `double`
+b4 and b5 leave before it, so that three nodes become six. The last is `replace`: what is done about a dead server,
+while its connections and those opened since are open.
 
 The node that crashes is chosen for the control: under Linux's hash-threshold the loss of the middle next hop of five
-moves the fewest flows. BIRD orders next hops by address, b5 first. FRR orders them by arrival: b1, b3 and b4 in any
-order, then b5, then b2, which came back. So b2 loses its session: a next hop that is away for a second or more becomes
-the last again.
+moves the fewest flows. BIRD orders next hops by address, b5 first. FRR orders them by arrival: b5 is the last that
+came, in `double`.
 """
 
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from topology.demo.cluster import Cluster
 from topology.traffic.controller import TrafficController
 
-Action = Callable[[Cluster, TrafficController], None]
+Action = Callable[[Cluster, TrafficController], object]
 
 FOUR = frozenset({"b1", "b2", "b3", "b4"})
 FIVE = FOUR | {"b5"}
+SIX = FIVE | {"b6"}
 #: How long the client keeps a draining server's connections before it closes them.
 LINGER_S = 3.0
+#: The pause between servers that join one after the other.
+JOIN_S = 2.0
 #: How long a killed agent stays away, as under a supervisor: well inside the dead-man's 10 s.
 AWAY_S = 1.0
 
@@ -61,32 +65,44 @@ class Step:
     idle: str | None = None
     #: The next hops must not change at all.
     next_hops_fixed: bool = False
-    #: Restores the cluster; not part of the step's figures.
-    restore: Phase | None = None
+    #: Before the step's connections are opened, and after they are counted. What new ones meanwhile fail counts for the
+    #: step that follows.
+    prepare: tuple[Phase, ...] = ()
+    restore: tuple[Phase, ...] = ()
 
 
 def _start_b5(cluster: Cluster, _traffic: TrafficController) -> None:
     cluster.start("b5", "speaker", "agent")
 
 
-def _drain_b2(cluster: Cluster, _traffic: TrafficController) -> None:
-    cluster.request("b2", "POST", "/drain")
+def _drain(node: str) -> Action:
+    return lambda cluster, _traffic: cluster.request(node, "POST", "/drain")
 
 
-def _leave_b2(cluster: Cluster, traffic: TrafficController) -> None:
-    time.sleep(LINGER_S)
-    traffic.close_held("b2")
-    cluster.request("b2", "POST", "/leave")
+def _leave(node: str, linger_s: float) -> Action:
+    def act(cluster: Cluster, traffic: TrafficController) -> None:
+        time.sleep(linger_s)
+        traffic.close_held(node)
+        cluster.request(node, "POST", "/leave")
+
+    return act
 
 
-def _stop_b2(cluster: Cluster, _traffic: TrafficController) -> None:
-    cluster.stop("b2", "agent", "speaker")
+def _stop(node: str) -> Action:
+    return lambda cluster, _traffic: cluster.stop(node, "agent", "speaker")
 
 
-def _return_b2(cluster: Cluster, _traffic: TrafficController) -> None:
-    cluster.start("b2", "speaker", "agent")
-    cluster.wait("b2's agent to answer", lambda: cluster.agent_answers("b2"))
-    cluster.request("b2", "POST", "/undrain")
+def _return(*nodes: str) -> Action:
+    """Start nodes, one each `JOIN_S`. One that has left says so until it is told otherwise."""
+
+    def act(cluster: Cluster, _traffic: TrafficController) -> None:
+        for number, node in enumerate(nodes):
+            time.sleep(JOIN_S if number else 0)
+            cluster.start(node, "speaker", "agent")
+            cluster.wait(f"{node}'s agent to answer", partial(cluster.agent_answers, node))
+            cluster.request(node, "POST", "/undrain")
+
+    return act
 
 
 def _kill_speaker_b2(cluster: Cluster, _traffic: TrafficController) -> None:
@@ -120,12 +136,18 @@ def _crash_b5(cluster: Cluster, _traffic: TrafficController) -> None:
     cluster.crash("b5")
 
 
-def _start_b6(cluster: Cluster, _traffic: TrafficController) -> None:
-    cluster.start("b6", "speaker", "agent")
-
-
 def _without(node: str) -> frozenset[str]:
     return FIVE - {node}
+
+
+def _leaving(node: str, before: frozenset[str], linger_s: float = 0.0) -> tuple[Phase, ...]:
+    """Return the phases in which a node of these drains, leaves once its clients have gone, and stops."""
+    after, gone = before - {node}, frozenset({node})
+    return (
+        Phase(_drain(node), after, after, before),
+        Phase(_leave(node, linger_s), after, after, before, gone=gone),
+        Phase(_stop(node), after, after, after, gone=gone),
+    )
 
 
 SPREAD = Step("spread", "nothing happens: where connections enter and end", phases=())
@@ -136,14 +158,10 @@ STEPS = (
     Step(
         "drain",
         "b2 drains, its connections close after some seconds, it leaves",
-        (
-            Phase(_drain_b2, _without("b2"), _without("b2"), FIVE),
-            Phase(_leave_b2, _without("b2"), _without("b2"), FIVE, gone=frozenset({"b2"})),
-            Phase(_stop_b2, _without("b2"), _without("b2"), _without("b2"), gone=frozenset({"b2"})),
-        ),
+        _leaving("b2", FIVE, LINGER_S),
         idle="b2",
     ),
-    Step("return", "b2 comes back", (Phase(_return_b2, FIVE, FIVE, FIVE),)),
+    Step("return", "b2 comes back", (Phase(_return("b2"), FIVE, FIVE, FIVE),)),
     Step(
         "session_loss",
         "kill -9 of ExaBGP on b2, then start again",
@@ -170,7 +188,14 @@ STEPS = (
         (Phase(_stop_server_b4, FIVE, _without("b4"), FIVE, ecmp_next_hops=_without("b4")),),
         stopped="b4",
         idle="b4",
-        restore=Phase(_start_server_b4, FIVE, FIVE, FIVE),
+        restore=(Phase(_start_server_b4, FIVE, FIVE, FIVE),),
+    ),
+    Step(
+        "double",
+        "three servers become six, one each 2 s",
+        (Phase(_return("b4", "b5", "b6"), SIX, SIX, SIX),),
+        prepare=(*_leaving("b4", FIVE), *_leaving("b5", _without("b4"))),
+        restore=_leaving("b6", SIX),
     ),
     Step(
         "crash",
@@ -182,7 +207,7 @@ STEPS = (
     Step(
         "replace",
         "a new server joins in b5's stead",
-        (Phase(_start_b6, FOUR | {"b6"}, FOUR | {"b6"}, FOUR | {"b6"}),),
+        (Phase(_return("b6"), SIX - {"b5"}, SIX - {"b5"}, SIX - {"b5"}),),
     ),
 )
 #: A shorter scenario for tests, with as many connections: the control's shares must be far from chance.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The small demo, for both routers, its negative control asserted too; and that it cleans up, however it ends.
 
-client ── router ── segment ── b1 b2 b3 b4 b5        twice: with anylb, and as plain ECMP anycast
+client ── router ── segment ── b1 b2 b3 b4 b5 b6     twice: with anylb, and as plain ECMP anycast
 """
 
 import json
@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from support.waiting import wait_for
 
+from topology.demo.report import CONTROL_STEPS
 from topology.lab import record
 from topology.lab.process import find_inits
 
@@ -47,14 +48,14 @@ def test_anylb_keeps_every_connection_where_plain_ecmp_does_not(router: str, tmp
     data = json.loads(output.read_text())
     assert data["router"] == router
     rows = {(row["step"], row["lab"]): row for row in data["steps"]}
-    steps = ["spread", "add", "drain", "return", "session_loss", "service_down", "crash", "replace"]
+    steps = ["spread", "add", "drain", "return", "session_loss", "service_down", "double", "crash", "replace"]
     assert list(rows) == [(step, lab) for step in steps for lab in ("anylb", "ecmp")]
     for step in steps:
         ours, plain = rows[step, "anylb"], rows[step, "ecmp"]
         assert ours["connections"] == plain["connections"] == 400
         assert ours["broken"] == 0, output_text
         assert plain["agree_ms"] is None
-        if step in ("add", "drain", "return", "crash", "replace"):
+        if step in CONTROL_STEPS:
             assert plain["broken"] >= 0.1 * (400 - plain["on_stopped"]), output_text
         if step in ("service_down", "crash"):
             assert ours["on_stopped"] > 0

@@ -15,6 +15,7 @@ from topology.demo.cluster import established_local_end
 from topology.demo.daemon import is_daemon
 from topology.demo.frame_capture import FrameCounts
 from topology.demo.report import (
+    CONTROL_STEPS,
     Convergence,
     Spread,
     StepResult,
@@ -266,7 +267,8 @@ def test_the_scenario_has_the_steps_that_the_verdict_needs() -> None:
         "session_clear",
         "agent_restart",
         "service_down",
+        "double",
         "crash",
         "replace",
     ]
-    assert {"spread", "add", "drain", "return", "crash", "replace"} <= {step.name for step in SMALL}
+    assert {"spread", *CONTROL_STEPS} <= {step.name for step in SMALL}
