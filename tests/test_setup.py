@@ -70,7 +70,7 @@ def test_each_set_holds_the_one_before() -> None:
     agent, test, bench = (set(listing(*mode, "--dry-run").split()) for mode in (["agent"], [], ["bench"]))
     assert agent - {"requirements/agent.txt:"} < test < bench
     assert {"bird2", "frr", "pytest"} < test
-    assert "haproxy" in bench - test
+    assert "wrk" in bench - test
 
 
 def test_unknown_set_is_refused() -> None:

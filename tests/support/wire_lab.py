@@ -73,6 +73,7 @@ topology:
         - ip -6 address flush dev eth1 scope link
         - ip -6 address add fe80::11/64 dev eth1 nodad
         - ip route add default via 10.0.0.1
+        - ip -6 route add default via 2001:db8::1
     b2:
       exec: [ip address add 10.0.0.12/24 dev eth1, ip -6 address add 2001:db8::12/64 dev eth1 nodad]
   links:
