@@ -72,7 +72,8 @@ def test_endings(script: str, answer: tuple[bool, str]) -> None:
 def test_no_shell_reads_the_arguments(tmp_path: Path) -> None:
     good, why = run("/bin/ls", "/nowhere; touch x", "$(id)")
     assert not good
-    assert why.startswith("exit status 2: /bin/ls: cannot access '/nowhere; touch x': No such file")
+    # coreutils 9.7 names itself without its folder
+    assert why.replace("/bin/ls", "ls").startswith("exit status 2: ls: cannot access '/nowhere; touch x': No such file")
 
 
 def test_user_groups_and_environment() -> None:
