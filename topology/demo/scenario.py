@@ -7,8 +7,8 @@ b4 and b5 leave before it, so that three nodes become six. The last is `replace`
 while its connections and those opened since are open.
 
 The node that crashes is chosen for the control: under Linux's hash-threshold the loss of the middle next hop of five
-moves the fewest flows. BIRD orders next hops by address, b5 first. FRR orders them by arrival: b5 is the last that
-came, in `double`.
+moves the fewest flows. BIRD orders next hops by address, b5 first. FRR orders them by arrival: b5, which comes in
+`double`, is one of the last two.
 """
 
 import signal

@@ -36,6 +36,8 @@ def wire(lab: WireLab) -> Iterator[WireLab]:
     lab.stop_nodes()
     lab.configure("r1", "")
     lab.lab.exec("r1", ["ip", "link", "set", "br0", "up"])
+    # The kernel removes IPv6 addresses with the link; without this one b1 has no next hop to IPv6 clients.
+    lab.lab.exec("r1", ["ip", "-6", "address", "replace", "2001:db8::1/64", "dev", "br0", "nodad"])
 
 
 def peer(wire: WireLab) -> Peer:
