@@ -33,7 +33,7 @@ IN_FLIGHT_S = 0.1
 _JITTER = 0.25
 
 Transmission = tuple[Peer, Kind, int, int]
-"""A datagram to send: to whom, its kind, and for a STATE or CLAIMS its sequence and part."""
+"""A datagram to send: its receiver, its kind, and for a STATE or CLAIMS its sequence and part."""
 
 
 class Transmitter:

@@ -34,7 +34,7 @@ from bpf.errors import BpfError
 log = logging.getLogger("anylb")
 
 LOOK_S = 0.1
-"""How long a new listener waits for its first connection at most. A closed one waits for nobody: the program knows."""
+"""How long a new listener waits for its first connection at most. A closed one costs no wait: the program knows."""
 _MAX_BYTES = 1 << 20
 MAX_WEIGHT = 10_000
 

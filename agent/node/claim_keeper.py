@@ -164,23 +164,25 @@ class ClaimKeeper:
         """Bring the claims of all nodes together: of each, what it says, else what an earlier agent left."""
         self._merged_at, known = time.monotonic(), self._merged
         boots = {member.address: member.boot for member in self._membership.view.members}
-        told: dict[IPv4Address, ClaimSet] = {
+        published: dict[IPv4Address, ClaimSet] = {
             address: claims.rows
             for address, claims in self._membership.claims.items()
             if claims.boot == boots.get(address)
         }
         if self._own is not None:
-            told[self._membership.own] = self._own
+            published[self._membership.own] = self._own
         kept = {address for address, boot in boots.items() if boot == self._boots.get(address)}
-        kept = (kept | {self._membership.own}) - told.keys()
-        before_told, before_kept = self._merged_from
-        if known is not None and kept == before_kept and _same(told, before_told):
+        kept = (kept | {self._membership.own}) - published.keys()
+        before_published, before_kept = self._merged_from
+        if known is not None and kept == before_kept and _same(published, before_published):
             return
-        self._merged_from = told, kept
+        self._merged_from = published, kept
         merged: dict[tuple[str, int], dict[IPv4Address, RowNumbers]] = {}
         for name, key in self._keys.items():
             for epoch in self._epochs:
-                claims = {a: rows for a, sets in told.items() if (rows := sets.get((key, epoch.number))) is not None}
+                claims = {
+                    a: rows for a, sets in published.items() if (rows := sets.get((key, epoch.number))) is not None
+                }
                 left = self._kept[name].get(epoch.number, {})
                 claims |= {address: rows for address, rows in left.items() if address in kept}
                 before = (known or {}).get((name, epoch.number), {})

@@ -162,7 +162,7 @@ static __always_inline struct node *next_node(const struct conf *conf, const str
 	u32 need = room_needed(conf, service, pkt), index, k;
 	struct node *node;
 
-	/* Numbers that it knew, the verifier would tell apart: 165 combinations of three counts. */
+	/* The verifier distinguishes numbers that it knows: 165 combinations of three counts. */
 	FORGET(conf, skipped->no_mac);
 	FORGET(conf, skipped->silent);
 	FORGET(conf, skipped->narrow);

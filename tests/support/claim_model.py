@@ -192,7 +192,7 @@ class ClaimModel:
         self._dirty |= set(range(self.rows))
 
     def restart_agent(self, node_address: IPv4Address, down_s: float) -> None:
-        """Kill a node's agent and start it later: the kernel's rows stay, claims included; sets are told again."""
+        """Kill a node's agent and start it later: the kernel's rows stay, claims included; sets are sent again."""
         node = self.nodes[node_address]
         node.agent = False
 

@@ -93,7 +93,7 @@ def _stop(node: str) -> Action:
 
 
 def _return(*nodes: str) -> Action:
-    """Start nodes, one each `JOIN_S`. One that has left says so until it is told otherwise."""
+    """Start nodes, one each `JOIN_S`. One that has left stays out until `undrain`."""
 
     def act(cluster: Cluster, _traffic: TrafficController) -> None:
         for number, node in enumerate(nodes):

@@ -58,7 +58,8 @@ def test_the_shortest_form() -> None:
 @given(st.binary(max_size=200))
 def test_any_bytes_give_a_set_or_a_value_error(data: bytes) -> None:
     with contextlib.suppress(ValueError):
-        decode(data)
+        found = decode(data)
+        assert equal(decode(encode(found)), found)
 
 
 @pytest.mark.parametrize(

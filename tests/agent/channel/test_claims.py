@@ -15,7 +15,7 @@ from support.channel_network import Datagram, Network, address, state
 
 from agent.channel.channel import Channel, ClaimsReceived, SessionBegun
 from agent.channel.claim_log import GROWTH_PARTS, ClaimLog, ClaimReader, NodeClaims
-from agent.channel.claim_set import RECORDS_MAX, encode
+from agent.channel.claim_set import RECORDS_MAX, decode, encode
 from agent.channel.counter import Count
 from agent.channel.message import FIRST_NOTICE, Kind, Message, parse
 from agent.channel.state import ServiceEndpoint
@@ -199,7 +199,8 @@ def test_any_parts_give_claims_or_a_value_error(parts: list[tuple[int, int, byte
     reader = ClaimReader()
     for sequence, part, payload in parts:
         with contextlib.suppress(ValueError):
-            reader.add(message(part, payload, sequence))
+            found = reader.add(message(part, payload, sequence))
+            assert found is None or found.equals(NodeClaims(found.boot, decode(encode(found.rows))))
 
 
 def test_differences_add_up_to_no_more_records_than_a_set_may_have() -> None:
