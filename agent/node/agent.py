@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 
 from agent.address import Address, Network
-from agent.announcing.decide import Decisions
 from agent.announcing.order_book import OrderBook
 from agent.channel.trace import TraceReply, TraceRequest
 from agent.config.epoch import supported_epochs
@@ -30,26 +28,27 @@ from agent.health.check import checks, node_problems
 from agent.health.rise_fall import initial_health
 from agent.instances.keeper import InstanceKeeper, InstancePaths
 from agent.membership import foreign_routes
-from agent.membership.agreement import Digests
 from agent.membership.obstacle import bounded
-from agent.model import Announcement, Member, Share, without_new_flows
+from agent.model import Announcement, Member, Share
 from agent.netlink.connection import Netlink
-from agent.node import member_file, saved_state
+from agent.node import start
 from agent.node.announcer import Announcer
-from agent.node.candidates import Candidates, in_order
+from agent.node.candidates import in_order
 from agent.node.claim_keeper import ClaimKeeper
 from agent.node.condition import own_share
 from agent.node.forwarder import Forwarder
-from agent.node.known_nodes import KnownNodes
-from agent.node.member_file import MemberFile
+from agent.node.kept_files import KeptFiles
 from agent.node.membership import Membership
 from agent.node.operator import Known, Operator
 from agent.node.own_interface import Interface
 from agent.node.own_vips import OwnVips
-from agent.node.plan import Inputs, Memory, OperatorState, Plan, ThisNode, condition_of, own_member, plan
+from agent.node.plan import Inputs, Plan, ThisNode, condition_of, own_member, plan
+from agent.node.plan_log import log_changes
+from agent.node.publisher import Publisher
+from agent.node.saved_state import SavedState
 from agent.node.tracer import Tracer, reply_of
 from agent.paths import Paths
-from agent.table.epoch import EpochSwitch, EpochUse
+from agent.table.epoch import EpochSwitch
 from bpf.attach.datapath import DataPath
 
 log = logging.getLogger("anylb")
@@ -68,17 +67,14 @@ class Agent:
         self.config, self.paths = config, paths
         self.epochs = supported_epochs(config)
         numbers = tuple(one.number for one in self.epochs)
-        start = int(time.time()) & 0xFFFFFFFF
-        self.node = ThisNode(config, interface.address, interface.address6, interface.next_hop6, numbers, start)
+        started = int(time.time()) & 0xFFFFFFFF
+        self.node = ThisNode(config, interface.address, interface.address6, interface.next_hop6, numbers, started)
         self._wake = asyncio.Event()
-        saved = saved_state.load(paths.state)
-        self._state_file = saved_state.StateFile(paths.state, saved)
-        self._member_file = MemberFile(paths.members)
-        self._known_nodes = KnownNodes(paths.known_nodes)
+        self._files = KeptFiles(paths)
+        saved = self._files.state
         self.health = initial_health((s.name for s in config.services), saved.healthy, time.monotonic())
-        operator_state = OperatorState(saved.admin_state, saved.drained, dict(saved.weights))
         orders = OrderBook(paths.orders, config.vips)
-        self.operator = Operator(config, operator_state, orders, self._known, self._replan)
+        self.operator = Operator(config, start.operator_state(saved), orders, self._known, self._replan)
         self.announcer = Announcer(self.node, paths.relay, saved.export_statuses, self._wake.set)
         self._netlink = Netlink()
         self.forwarder = None
@@ -87,12 +83,13 @@ class Agent:
             self.forwarder = Forwarder(self.node, self.epochs, datapath, self._netlink, denied, self._wake.set)
         self.membership = Membership(
             self.node,
-            boot_number(saved.boot, self.forwarder),
-            (m for m in member_file.load(paths.members) if m.address != interface.address),
-            self._known_nodes.addresses,
+            start.boot_number(saved.boot, self.forwarder),
+            self._files.members(interface.address),
+            self._files.known_nodes,
             self.forwarder,
             self._wake.set,
         )
+        self._publisher = Publisher(self.membership)
         self.deny_list = DenyList(config.deny, saved.denied, self._write_denied, self._save)
         self.connections = ConnectionMonitor(config.services, self.epochs, self._wake.set)
         self.claims = None
@@ -105,13 +102,12 @@ class Agent:
         self.plan: Plan | None = None
         """The last one; None until the membership is known."""
         self._planned_from: Inputs | None = None
-        self._memory = _memory(self.node, saved, self.forwarder.use if self.forwarder else None)
+        self._memory = start.first_memory(self.node, saved, self.forwarder.use if self.forwarder else None)
         self.generation = 0
         self.refused: str | None = None
         """How often the configuration was reloaded, and why the last reload was refused; lifecycle.py sets both."""
         self.answers = AnswerMonitor(config, interface.address, self._netlink, self._wake.set)
         self.vips = OwnVips(self._netlink, config, interface, self.forwarder, saved.vips, self.answers.start)
-        self._stopping = False
 
     # What others read
 
@@ -256,52 +252,35 @@ class Agent:
         return self.forwarder is not None and self.forwarder.hangs(time.monotonic())
 
     def _publish(self) -> None:
-        """Tell the other nodes what this one serves, and have its data path answer with it. A heartbeat too."""
-        if self._stopping:
-            return
-        if self.plan is None:
-            self._publish_first()
-            return
-        ready = self.ready and not self.membership.isolated
-        self.membership.publish(self.plan.published, ready)
-        digests = Digests(self.plan.memory.cluster.digest, self.forwarder.tables_digest if self.forwarder else 0)
-        self.membership.compare(digests)
-        if self.forwarder is not None:
-            self.forwarder.answer_with(self.membership.boot, digests, ready)
-
-    def _publish_first(self) -> None:
-        """Tell the others what this node serves before it knows them: each waits for the word of all.
+        """Publish what this node serves: what the plan says, or before the first plan what its condition allows.
 
         With tables of an earlier agent it goes on as before. Without them it takes no new flows yet.
         """
+        if self.plan is not None:
+            self._publisher.publish(self.plan, self.ready, self.forwarder)
+            return
         forwards = self.forwarder is None or self.forwarder.took_over
         condition = condition_of(self.node, replace(self._inputs(), forwarding=forwards), self._memory)
         once = self._memory.announced_once
         shares = {s.key: replace(own_share(s, condition), announced=s.vip in once) for s in self.config.services}
-        self.membership.publish(shares, forwards)
-        if self.forwarder is not None:
-            self.forwarder.answer_with(self.membership.boot, Digests(0, self.forwarder.tables_digest), forwards)
+        self._publisher.publish_first(shares, forwards, self.forwarder)
 
     def _save(self) -> None:
         memory, operator = self._memory, self.operator.state
-        self._member_file.save(self.membership.view.members)
-        if self.membership_known:
-            self._known_nodes.save(self.membership.view.members)
-        self._state_file.save(
-            saved_state.SavedState(
-                healthy=frozenset(name for name, health in self.health.items() if health.healthy),
-                admin_state=operator.admin_state,
-                announced_once=memory.announced_once,
-                vips=self.vips.retiring.union(self.config.vips),
-                denied=self.deny_list.added,
-                use=memory.epoch_switch.use if memory.epoch_switch else self._state_file.saved.use,
-                boot=self.membership.boot,
-                drained=operator.drained,
-                weights=tuple(sorted(operator.weights.items())),
-                flaps=memory.decisions.flaps,
-                export_statuses=self.announcer.exports.entries,
-            )
+        state = SavedState(
+            healthy=frozenset(name for name, health in self.health.items() if health.healthy),
+            admin_state=operator.admin_state,
+            announced_once=memory.announced_once,
+            vips=self.vips.retiring.union(self.config.vips),
+            denied=self.deny_list.added,
+            use=memory.epoch_switch.use if memory.epoch_switch else None,
+            boot=self.membership.boot,
+            drained=operator.drained,
+            weights=tuple(sorted(operator.weights.items())),
+            flaps=memory.decisions.flaps,
+            export_statuses=self.announcer.exports.entries,
         )
+        self._files.save(state, self.membership.view.members, self.membership_known)
 
     # Tasks
 
@@ -315,7 +294,7 @@ class Agent:
             self.announcer.relay.run(),
             *self.membership.tasks(),
             self._plan_forever(),
-            self._member_file.run(),
+            *self._files.tasks(),
             self.connections.run(),
             self._heartbeat_forever(),
             self.vips.keep(self._wake.set),
@@ -333,7 +312,7 @@ class Agent:
                 await self.leave()
             for task in running:
                 task.cancel()
-        self._member_file.flush()
+        self._files.flush()
         self._netlink.close()
 
     async def _heartbeat_forever(self) -> None:
@@ -362,40 +341,5 @@ class Agent:
 
     async def leave(self) -> None:
         """Tell the others that this node takes no new flows, and leave its routes to the relay."""
-        self._stopping = True
-        if self.plan is not None:
-            last = {service: without_new_flows(share) for service, share in self.plan.published.items()}
-            self.membership.publish(last, self.ready)
+        self._publisher.leave(self.plan, self.ready)
         await self.announcer.leave()
-
-
-def boot_number(saved: int, forwarder: Forwarder | None) -> int:
-    """Return the number of this boot: what an earlier agent saved, or had the program answer with, or a new one.
-
-    Another one would tell the others that this node's connections are gone.
-    """
-    return saved or (forwarder.boot if forwarder is not None else 0) or secrets.randbits(64) or 1
-
-
-def log_changes(before: Plan | None, after: Plan) -> None:
-    """Log what an operator needs to find in the journal later: announcements, epochs, new problems."""
-    for vip, new in after.announcements.items():
-        if before is None or new != before.announcements.get(vip):
-            log.info("%s: %s, %s", vip, "announcing" if new.wanted else "not announcing", new.why)
-    first = after.tables.epoch_switch.use.first
-    if before is None or first != before.tables.epoch_switch.use.first:
-        log.info("new flows use epoch %#x", first)
-    for line in sorted(set(after.problems) - set(before.problems if before else ())):
-        log.warning("%s", line)
-
-
-def _memory(node: ThisNode, saved: saved_state.SavedState, use: EpochUse | None) -> Memory:
-    """Return what the first plan needs: from the state file, and how the kernel's program uses the epochs."""
-    known = use or (saved.use if saved.use and saved.use.first in node.epochs else None)
-    flaps = {vip: record for vip, record in saved.flaps.items() if vip in node.config.vips}
-    return Memory(
-        candidates=Candidates({s.name: s.key for s in node.config.services}),
-        decisions=Decisions({}, flaps),
-        epoch_switch=EpochSwitch(known) if known else None,
-        announced_once=saved.announced_once,
-    )

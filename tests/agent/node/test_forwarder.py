@@ -16,9 +16,9 @@ from agent.model import Candidate, State
 from agent.netlink.connection import Netlink
 from agent.netlink.link import Link
 from agent.node import forwarder
-from agent.node.agent import boot_number
 from agent.node.forwarder import Forwarder
 from agent.node.plan import Tables, ThisNode
+from agent.node.start import boot_number
 from agent.table.epoch import EpochSwitch, EpochUse
 from bpf.attach.datapath import DataPath
 from bpf.errors import BpfError

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the journal says of a plan: how it differs from the one before."""
+
+from __future__ import annotations
+
+import logging
+
+from agent.node.plan import Plan
+
+log = logging.getLogger("anylb")
+
+
+def log_changes(before: Plan | None, after: Plan) -> None:
+    """Log what an operator needs to find in the journal later: announcements, epochs, new problems."""
+    for vip, new in after.announcements.items():
+        if before is None or new != before.announcements.get(vip):
+            log.info("%s: %s, %s", vip, "announcing" if new.wanted else "not announcing", new.why)
+    first = after.tables.epoch_switch.use.first
+    if before is None or first != before.tables.epoch_switch.use.first:
+        log.info("new flows use epoch %#x", first)
+    for line in sorted(set(after.problems) - set(before.problems if before else ())):
+        log.warning("%s", line)
