@@ -10,9 +10,9 @@ from support import packets
 from support.packets import HERE, ROUTER
 
 from bpf.layout.counter import Counter
-from bpf.layout.sampling import SampleFilter
+from bpf.layout.sampling import Sample, SampleFilter
 from bpf.layout.service import Protocol
-from bpf.maps.sampling_map import SampleReader
+from bpf.maps.ring_reader import RingReader
 
 VIP, VIP6 = "10.99.0.1", "2001:db8:99::1"
 C = Counter
@@ -29,7 +29,7 @@ def frame(client: str = "10.1.0.2", dport: int = 7000, size: int = 20, hop: int 
 
 
 @pytest.fixture(scope="module")
-def reader(program: Any) -> Iterator[SampleReader]:
+def reader(program: Any) -> Iterator[RingReader[Sample]]:
     for slot, port in ((1, 7000), (2, 7001)):
         program.set_chain(slot, (2, 3))
         program.serve(slot, Protocol.TCP, port)
@@ -41,20 +41,20 @@ def reader(program: Any) -> Iterator[SampleReader]:
 
 
 @pytest.fixture
-def world(program: Any, reader: SampleReader) -> Iterator[Any]:
+def world(program: Any, reader: RingReader[Sample]) -> Iterator[Any]:
     reader.read()
     yield program
     program.maps.sampling.write(None)
 
 
-def test_no_sample_while_sampling_is_off(world: Any, reader: SampleReader) -> None:
+def test_no_sample_while_sampling_is_off(world: Any, reader: RingReader[Sample]) -> None:
     world.maps.sampling.write(SampleFilter())
     world.maps.sampling.write(None)
     world.send(frame())
     assert reader.read() == []
 
 
-def test_contents_of_samples(world: Any, reader: SampleReader) -> None:
+def test_contents_of_samples(world: Any, reader: RingReader[Sample]) -> None:
     world.maps.sampling.write(SampleFilter())
     sent = [frame(), frame(size=1000, hop=1), frame("2001:db8:1::2"), frame("127.0.0.1")]
     after = [world.send(packet)[1] for packet in sent]
@@ -82,14 +82,14 @@ def test_contents_of_samples(world: Any, reader: SampleReader) -> None:
         (SampleFilter(slot=1, client=ip_network("10.1.0.2/32")), {0}),
     ],
 )
-def test_filter_selects(world: Any, reader: SampleReader, wanted: SampleFilter, expected: set[int]) -> None:
+def test_filter_selects(world: Any, reader: RingReader[Sample], wanted: SampleFilter, expected: set[int]) -> None:
     world.maps.sampling.write(wanted)
     sent = [frame(), frame(dport=7001), frame("2001:db8:1::2"), frame("10.1.1.3"), frame("127.0.0.9")]
     after = [world.send(packet)[1] for packet in sent]
     assert [s.head for s in reader.read()] == [after[i][:128] for i in sorted(expected)]
 
 
-def test_one_in_many(world: Any, reader: SampleReader) -> None:
+def test_one_in_many(world: Any, reader: RingReader[Sample]) -> None:
     world.maps.sampling.write(SampleFilter(every=10))
     found = 0
     for _ in range(20):
@@ -99,7 +99,7 @@ def test_one_in_many(world: Any, reader: SampleReader) -> None:
     assert 280 < found < 520
 
 
-def test_full_buffer_loses_no_packet(world: Any, reader: SampleReader) -> None:
+def test_full_buffer_loses_no_packet(world: Any, reader: RingReader[Sample]) -> None:
     world.maps.sampling.write(SampleFilter())
     assert {world.send(frame())[0] for _ in range(4000)} == {"tx"}
     assert 1000 < len(reader.read()) < 4000
