@@ -53,6 +53,13 @@ def _one_value(value: object) -> object:
     return value
 
 
+def given(value: object) -> object:
+    """Return the value of an optional section. Raises the error of a key without one."""
+    if value is None:
+        raise fault("", "is empty; give its keys and values, or remove it")
+    return value
+
+
 def is_unicast(address: Address) -> bool:
     """Return whether packets can be sent to the address from another machine."""
     if address.is_multicast or address.is_loopback or address.is_unspecified:
@@ -116,7 +123,8 @@ def _community(value: object, parts: int, bits: int, example: str) -> tuple[int,
     return tuple(map(int, numbers))
 
 
-def _network(value: object) -> object:
+def as_network(value: object) -> Network:
+    """Return a network from its text. Raises the error of any other value."""
     _one_value(value)
     try:
         return ip_network(str(value))
@@ -136,7 +144,7 @@ V4Address = Annotated[IPv4Address, BeforeValidator(lambda value: str(value) if i
 NodeAddress = Annotated[V4Address, AfterValidator(_unicast)]
 AnyAddress = Annotated[Address, BeforeValidator(_address)]
 UnicastAddress = Annotated[AnyAddress, AfterValidator(_unicast)]
-AnyNetwork = Annotated[Network, BeforeValidator(_network)]
+AnyNetwork = Annotated[Network, BeforeValidator(as_network)]
 PeerAddress = Annotated[Address, BeforeValidator(_peer_address)]
 """With its interface if it is link-local: fe80::1%eth1."""
 CommunityText = Annotated[tuple[int, int], BeforeValidator(lambda value: _community(value, 2, 16, "65000:100"))]

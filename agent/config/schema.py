@@ -1,90 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """The schema of lb.yml, and the rules between its sections. Pure; reading the file is file.py's.
 
-`services:` is service.py's, `bgp:` is bgp.py's and `members:` is members.py's, each with the rules within it.
+`node:`, `services:`, `bgp:`, `members:`, `nat:` and `table:` have a module each, with the rules within it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
-from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from collections.abc import Hashable, Iterator
+from ipaddress import IPv4Network, ip_network
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
 from agent.address import Address, Network
 from agent.config.bgp import AnnounceConfig, BgpConfig
-from agent.config.fields import AnyNetwork, InterfaceName, Section, Switch, V4Address, fault, within
+from agent.config.fields import AnyNetwork, Section, Switch, fault, given, within
 from agent.config.members import MembersConfig
+from agent.config.nat import MAX_BACKENDS, NatConfig, Taken, check_pools
+from agent.config.node import NodeConfig
 from agent.config.service import ServiceConfig
-from agent.table.epoch import TABLE_VERSIONS
-
-EVERYWHERE: Final = IPv4Network("0.0.0.0/0")
-EVERYWHERE6: Final = IPv6Network("::/0")
-
-
-def _one_interface(value: object) -> object:
-    if isinstance(value, list):
-        raise fault("", "is a list; give one name, or write interfaces for several")
-    return value
-
-
-Vlan = Annotated[int, Field(strict=True), within(1, 4094)]
-
-
-class NodeConfig(Section):
-    """This node: the interfaces that XDP attaches to, and the node's addresses.
-
-    `interface`, or several `interfaces` (two uplinks, VLAN devices, a bond's slaves); the node's addresses are on the
-    first one. `address` and `address6`, which only tunnels over IPv6 need, default to its first addresses. With
-    `announce: false` the node is a member only: it owns flows and forwards, and the other nodes announce the VIPs.
-    Frames with a VLAN tag are the program's only in the VLANs that `vlans` names; of two tags, both must be named.
-
-    `clients` are the prefixes to which this node must have routes, by default everywhere. `rp_filter`: whether strict
-    reverse path filters of the interfaces are made loose, or refused where they drop what clients send.
-    """
-
-    interface: Annotated[InterfaceName | None, BeforeValidator(_one_interface)] = None
-    interfaces: Annotated[tuple[InterfaceName, ...], Field(max_length=8)] = ()
-    address: V4Address | None = None
-    address6: IPv6Address | None = None
-    vlans: Annotated[tuple[Vlan, ...], Field(max_length=4094)] = ()
-    announce: Switch = True
-    clients: Annotated[tuple[AnyNetwork, ...], Field(max_length=16)] = (EVERYWHERE, EVERYWHERE6)
-    rp_filter: Literal["loose", "refuse"] = "loose"
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        for i, prefix in enumerate(self.clients):
-            if prefix.is_multicast or prefix.is_loopback or prefix.is_link_local:
-                raise fault(f"clients[{i}]", f"{prefix} has no clients that are reached by a route")
-        if self.interface and self.interfaces:
-            raise fault("interfaces", "contradicts interface; give one of them")
-        if not self.names:
-            raise fault("interface", "is missing")
-        for i, name in enumerate(self.interfaces):
-            if name in self.interfaces[:i]:
-                other = f"interfaces[{self.interfaces.index(name)}]"
-                raise fault(f"interfaces[{i}]", f"{name} is listed twice", other=other)
-        for i, vlan in enumerate(self.vlans):
-            if vlan in self.vlans[:i]:
-                raise fault(f"vlans[{i}]", f"{vlan} is listed twice", other=f"vlans[{self.vlans.index(vlan)}]")
-        if self.address6 and (self.address6.is_multicast or self.address6.is_link_local or self.address6.is_loopback):
-            raise fault(
-                "address6", f"{self.address6} cannot be the end of a tunnel; give a global or local unicast one"
-            )
-        return self
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The interfaces, however they are given."""
-        return (self.interface,) if self.interface else self.interfaces
-
-    def client_prefixes(self, version: int) -> tuple[Network, ...]:
-        """Return the prefixes of clients of an IP version."""
-        return tuple(one for one in self.clients if one.version == version)
+from agent.config.table import TableConfig
 
 
 class XdpConfig(Section):
@@ -94,55 +30,6 @@ class XdpConfig(Section):
     mode: Annotated[
         Literal["auto", "native", "generic", "off"], BeforeValidator(lambda value: "off" if value is False else value)
     ] = "auto"
-
-
-def _known(version: int) -> int:
-    if version not in TABLE_VERSIONS:
-        raise fault("", f"{version} is unknown to this release, which supports {', '.join(map(str, TABLE_VERSIONS))}")
-    return version
-
-
-def _power_of_two(rows: int) -> int:
-    if rows & (rows - 1):
-        raise fault("", f"{rows} is not a power of two")
-    return rows
-
-
-Rows = Annotated[int, Field(strict=True), within(4096, 262_144), AfterValidator(_power_of_two)]
-# A row has room for 8, but the walk through a chain of 8 may run out of hops (tests/proof/test_next_hop_walk.py).
-Chain = Annotated[int, Field(strict=True), within(1, 7)]
-TableVersion = Annotated[int, Field(strict=True), AfterValidator(_known)]
-
-
-class PreviousConfig(Section):
-    """The cluster's previous table; what is absent did not change. `key_file: null`: there was no file."""
-
-    rows: Rows | None = None
-    chain: Chain | None = None
-    version: TableVersion | None = None
-    key_file: Path | None = None
-
-
-class TableConfig(Section):
-    """What decides a row. It must be the same on every node; the epochs that each node tells show when it is not.
-
-    `key_file` holds the cluster's secret as 32 hex digits, so that outsiders cannot compute which flows share a server.
-    A relative path starts at lb.yml's folder. Without it the key derives from the cluster's number, which others may
-    guess. `version` is that of the algorithm from members to rows, by default the newest that this release supports.
-
-    While `previous` is set, nodes look flows up in both tables, and new flows use the previous one until every live
-    member has the new one.
-
-    With `claims` nodes that hold connections which a row's chain does not name have a place after it; without, growth
-    of a cluster to twice its size breaks 4 to 6 % of its connections. All nodes must have the same.
-    """
-
-    rows: Rows = 65_536
-    chain: Chain = 4
-    version: TableVersion = TABLE_VERSIONS[-1]
-    key_file: Path | None = None
-    previous: PreviousConfig | None = None
-    claims: Annotated[bool, Field(strict=True)] = True
 
 
 class Config(Section):
@@ -155,6 +42,7 @@ class Config(Section):
     members: MembersConfig
     xdp: XdpConfig = XdpConfig()
     table: TableConfig = TableConfig()
+    nat: Annotated[NatConfig | None, BeforeValidator(given)] = None
     deny: tuple[AnyNetwork, ...] = ()
     """Prefixes whose packets to VIPs are dropped; `lbctl deny` adds to them at run time."""
     other_protocols: Literal["pass", "drop"] = "pass"
@@ -201,6 +89,9 @@ class Config(Section):
             self._check_instances(i, service)
         self._check_tags()
         self._check_static()
+        self._check_nat()
+        if self.nat:
+            check_pools(self.nat, self._taken())
         if self.node.address6 and not any(self.node.address6 in allowed for allowed in self.members.allow):
             raise fault("node.address6", f"{self.node.address6} is in no prefix of members.allow")
         return self
@@ -256,6 +147,61 @@ class Config(Section):
                 raise fault(where, f"{address} is a BGP peer's address; list the nodes' own addresses")
             if not any(address in allowed for allowed in self.members.allow):
                 raise fault(where, f"{address} is in no prefix of members.allow")
+
+    def _check_nat(self) -> None:
+        count = 0
+        for i, service in self.nat_services:
+            where = f"services[{i}]"
+            if self.nat is None:
+                raise fault(f"{where}.mode", "nat needs a section nat: with a pool, as {pool: 10.255.0.0/27}")
+            if self.nat.pool_of(service.vip.version) is None:
+                pool = "pool" if service.vip.version == 4 else "pool6"
+                missing = f"has no {pool}, which {where}.vip {service.vip} needs; add it"
+                raise fault("nat", missing, other=f"{where}.vip")
+            if self.xdp.mode == "off":
+                raise fault("xdp.mode", f"is off, and {where} needs the data path for NAT; remove one", other=where)
+            for j, backend in enumerate(service.backends):
+                self._check_backend(f"{where}.backends[{j}].address", backend.address)
+            count += len(service.backends)
+            if count > MAX_BACKENDS:
+                many = f"makes {count} of all services, more than {MAX_BACKENDS}; remove some"
+                raise fault(f"{where}.backends", many)
+
+    def _check_backend(self, where: str, address: Address) -> None:
+        own = "give the server's own address"
+        if address in self.vips:
+            raise fault(where, f"{address} is a VIP; {own}")
+        if address in self.bgp.identity_prefix:
+            raise fault(where, f"{address} is in bgp.identity_prefix, which is for identities; {own}")
+        if any(address == peer.address for peer in self.bgp.peers):
+            raise fault(where, f"{address} is a BGP peer's address; {own}")
+
+    def _taken(self) -> Iterator[Taken]:
+        """Yield all prefixes with a use that the pool must not have."""
+        for i, service in enumerate(self.services):
+            yield Taken(f"services[{i}].vip", ip_network(service.vip), "a VIP")
+            hop = service.announce.next_hop if service.announce else None
+            if hop is not None:
+                yield Taken(f"services[{i}].announce.next_hop", ip_network(hop), "a next hop")
+            for j, backend in enumerate(service.backends):
+                yield Taken(f"services[{i}].backends[{j}].address", ip_network(backend.address), "a backend")
+        for i, network in enumerate(self.members.allow):
+            yield Taken(f"members.allow[{i}]", network, "where the nodes are")
+        for name in ("address", "address6"):
+            if (address := getattr(self.node, name)) is not None:
+                yield Taken(f"node.{name}", ip_network(address), "this node's address")
+        yield Taken("bgp.identity_prefix", self.bgp.identity_prefix, "which is for identities")
+        for i, peer in enumerate(self.bgp.peers):
+            yield Taken(f"bgp.peers[{i}].address", ip_network(peer.name), "a BGP peer")
+            if peer.source is not None:
+                yield Taken(f"bgp.peers[{i}].source", ip_network(peer.source), "this node's end of a session")
+        for i, network in enumerate(self.deny):
+            yield Taken(f"deny[{i}]", network, "whose packets are dropped")
+
+    @property
+    def nat_services(self) -> tuple[tuple[int, ServiceConfig], ...]:
+        """The services of mode nat, each with its index in `services`."""
+        return tuple((i, service) for i, service in enumerate(self.services) if service.mode == "nat")
 
     @property
     def vips(self) -> tuple[Address, ...]:

@@ -10,15 +10,20 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from agent.address import Address
+from agent.address import Address, endpoint
+from agent.config import nat
 from agent.config.bgp import AnnounceConfig
 from agent.config.fields import AnyAddress, PortOrAny, Section, Weight, fault, is_unicast
 from agent.config.health import ExecCheckConfig, HealthConfig, TcpCheckConfig
 from agent.config.instances import InstancesConfig
+from agent.config.nat import BackendConfig, Balance, OnDown
 from agent.model import service_key
 from bpf.layout.service import Affinity
 
 AFFINITIES = {"5-tuple": Affinity.FIVE_TUPLE, "3-tuple": Affinity.THREE_TUPLE, "2-tuple": Affinity.TWO_TUPLE}
+_ONLY_NAT = ("balance", "on_down", "backends")
+_ONLY_DSR = {"weight": "nat.weight", "forward": "nat.forward", "hash": "", "when_no_member": "", "instances": ""}
+"""The keys without a meaning for NAT, and the key to set instead."""
 
 
 class ServiceConfig(Section):
@@ -30,6 +35,11 @@ class ServiceConfig(Section):
     member is healthy, either all that are up take new connections as if they were healthy (fail_open), or every node
     withdraws the VIP so that another site can take over (withdraw). `instances`: how connections are divided among
     several server processes of this node; without it the kernel divides them.
+
+    With `mode: nat` the servers are `backends` without an agent, and every node of `nat:` balances for them. `balance`:
+    how a new session's backend is chosen: by the fields of `affinity` (hash), in turn (round_robin), the one with the
+    fewest sessions (least_connections), or at random by weight (weighted). `on_down`: whether sessions of a backend
+    that went down are reset or kept. `health` is asked of each backend.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -45,11 +55,16 @@ class ServiceConfig(Section):
     health: HealthConfig = TcpCheckConfig()
     announce: AnnounceConfig | None = None
     instances: InstancesConfig | None = None
+    mode: Literal["dsr", "nat"] = "dsr"
+    balance: Balance = "hash"
+    on_down: OnDown = "reset"
+    backends: Annotated[tuple[BackendConfig, ...], Field(max_length=nat.MAX_BACKENDS_OF_SERVICE)] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.vip.is_link_local or not is_unicast(self.vip):
             raise fault("vip", f"{self.vip} cannot be a virtual IP; give a unicast address")
+        self._check_mode()
         self._check_health_port()
         if self.instances and self.port == "any":
             raise fault("instances", "is for services with one port, not with any")
@@ -67,6 +82,43 @@ class ServiceConfig(Section):
     def key(self) -> str:
         """The name of the service that is the same on every node."""
         return service_key(self.vip, self.protocol, self.port_number)
+
+    def _check_mode(self) -> None:
+        if self.mode == "dsr":
+            for name in _ONLY_NAT:
+                if name in self.model_fields_set:
+                    raise fault(name, "is for mode nat; remove it, or set mode: nat")
+            return
+        if not nat.NAT_READY:
+            raise fault("mode", f"{nat.NOT_READY}; remove it")
+        for name, instead in _ONLY_DSR.items():
+            if name in self.model_fields_set:
+                step = f"set {instead} for all NAT services" if instead else "remove it"
+                raise fault(name, f"is for mode dsr, not nat; {step}")
+        if self.port == "any":
+            raise fault("port", "is any, but a NAT service has one port; give it, or use mode dsr")
+        if isinstance(self.health, ExecCheckConfig):
+            raise fault("health.type", "exec cannot check a backend from here; use tcp, udp, http or https")
+        for name in ("address", "disable_file"):
+            if getattr(self.health, name) is not None:
+                raise fault(f"health.{name}", "is for mode dsr: each backend is asked at its own address; remove it")
+        self._check_backends()
+
+    def _check_backends(self) -> None:
+        if not self.backends:
+            raise fault("backends", "is missing; list the servers, as {address: 10.9.0.11, port: 8443}")
+        seen: dict[tuple[Address, int], int] = {}
+        for i, backend in enumerate(self.backends):
+            where = f"backends[{i}]"
+            if backend.address.version != self.vip.version:
+                differs = f"{backend.address} is of a different family than the VIP, {self.vip}"
+                raise fault(f"{where}.address", f"{differs}; give its IPv{self.vip.version} address")
+            first = seen.setdefault((backend.address, backend.port), i)
+            if first != i:
+                named = endpoint(backend.address, backend.port)
+                raise fault(where, f"{named} is listed twice; remove one", other=f"backends[{first}]")
+            if backend.address.is_link_local:
+                raise fault(f"{where}.address", f"{backend.address} is link-local; give an address that is routed")
 
     def _check_health_port(self) -> None:
         check = self.health

@@ -40,14 +40,17 @@ class Epoch:
     """The secret of the flow hash."""
 
 
-def epoch_number(version: int, rows: int, chain: int, hash_key: bytes, services: Iterable[tuple[str, str, str]]) -> int:
+def epoch_number(
+    version: int, rows: int, chain: int, hash_key: bytes, services: Iterable[tuple[str, str, str]], sessions: str = ""
+) -> int:
     """Return one 32-bit number over everything that decides a row; nodes that differ in it would disagree on owners.
 
     `services` are (service, affinity, hash). Those with the default affinity and hash do not count, so that nodes
-    may serve different services.
+    may serve different services. `sessions` is what decides the sessions of NAT, as text; "" without NAT.
     """
     unusual = sorted(kind for kind in services if kind[1:] != ("5-tuple", "rendezvous"))
     text = f"table {version} rows {rows} chain {chain} key {hash_key.hex()} services {unusual}"
+    text += f" {sessions}" if sessions else ""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
 
 

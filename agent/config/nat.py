@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""lb.yml's `nat:` and `services[].backends`. Owns the schema, the rules within it, and those between the pool and all
+other addresses; which keys a NAT service takes is service.py's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network
+from typing import Annotated, Final, Literal, NamedTuple, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from agent.address import Network
+from agent.config.fields import Port, Section, UnicastAddress, Weight, as_network, fault, within
+
+NAT_READY: bool = False
+"""Whether this release does NAT. The schema is complete before the rest is: until then the sections are refused."""
+NOT_READY: Final = "mode nat is not in this release"
+MAX_BACKENDS: Final = 4096
+"""Of all services together: the entries of the data path's map."""
+MAX_BACKENDS_OF_SERVICE: Final = 256
+"""The entries of a service's choice table."""
+PORTS: Final = 1 << 15
+"""The sessions of one pool address: ports 0x8000 to 0xffff. Lower ports are never used."""
+DEFAULT_SESSIONS: Final = 1 << 20
+
+Balance = Literal["hash", "round_robin", "least_connections", "weighted"]
+OnDown = Literal["reset", "keep"]
+
+_NOT_UNICAST: tuple[Network, ...] = (
+    *map(IPv4Network, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")),
+    *map(IPv6Network, ("::/127", "::ffff:0:0/96", "fe80::/10", "ff00::/8")),
+)
+
+
+def _pool(value: object, version: int) -> Network:
+    network = as_network(value)
+    if network.version != version:
+        raise fault("", f"{network} is not an IPv{version} network")
+    if wrong := next((one for one in _NOT_UNICAST if one.version == version and network.overlaps(one)), None):
+        raise fault("", f"{network} overlaps {wrong}, whose addresses are not unicast; give a private prefix")
+    return network
+
+
+def _power_of_two(sessions: int) -> int:
+    if sessions & (sessions - 1):
+        raise fault("", f"{sessions} is not a power of two; give {1 << sessions.bit_length()}")
+    return sessions
+
+
+Sessions = Annotated[int, Field(strict=True), within(1 << 16, 1 << 24), AfterValidator(_power_of_two)]
+Pool = Annotated[IPv4Network, BeforeValidator(lambda value: _pool(value, 4))]
+Pool6 = Annotated[IPv6Network, BeforeValidator(lambda value: _pool(value, 6))]
+
+
+class BackendConfig(Section):
+    """A server of a NAT service, which runs no agent and has no VIP. `weight`: its share of new sessions; 0: none."""
+
+    address: UnicastAddress
+    port: Port
+    weight: Weight = 100
+
+
+class PoolConfig(Section):
+    """The addresses that backends see as clients, a prefix for each family, and how many sessions they are for.
+
+    A session has one address and port of the pool, so that an answer names its session.
+    """
+
+    pool: Pool | None = None
+    pool6: Pool6 | None = None
+    sessions: Sessions = DEFAULT_SESSIONS
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ready(cls, value: object) -> object:
+        if not NAT_READY:
+            raise fault("", f"{NOT_READY}; remove this section")
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.pools:
+            raise fault("pool", "is missing; give a private prefix, as 10.255.0.0/27, or pool6 for IPv6 alone")
+        needed = self.sessions // PORTS
+        for name, pool in self.named_pools:
+            if pool.num_addresses < needed:
+                longest = pool.max_prefixlen - needed.bit_length() + 1
+                few = f"{pool} has {pool.num_addresses} {'address' if pool.num_addresses == 1 else 'addresses'}"
+                fewer = pool.num_addresses * PORTS
+                lower = f", or lower sessions to {fewer}" if fewer >= 1 << 16 else ""
+                raise fault(name, f"{few}, and {self.sessions} sessions need {needed}; give a /{longest}{lower}")
+        return self
+
+    @property
+    def named_pools(self) -> tuple[tuple[str, Network], ...]:
+        """The given pools, each with its key."""
+        both = (("pool", self.pool), ("pool6", self.pool6))
+        return tuple((name, pool) for name, pool in both if pool is not None)
+
+    @property
+    def pools(self) -> tuple[Network, ...]:
+        """The prefixes to announce, at most one for each family."""
+        return tuple(pool for _, pool in self.named_pools)
+
+    def pool_of(self, version: int) -> Network | None:
+        """Return the pool of an IP version."""
+        return self.pool if version == 4 else self.pool6
+
+
+class NatConfig(PoolConfig):
+    """NAT on this node. `weight`: its share of all sessions; 0: it does no NAT. `forward`: how packets of sessions, and
+    of answers to them, reach their owner."""
+
+    weight: Weight = 100
+    forward: Literal["l2", "ipip", "gue"] = "gue"
+
+
+class Taken(NamedTuple):
+    """A prefix that the pool must not overlap: its place in the file, and what is there ("a VIP")."""
+
+    place: str
+    network: Network
+    what: str
+
+
+def check_pools(nat: NatConfig, taken: Iterable[Taken]) -> None:
+    """Raise the error of the first pool that overlaps a prefix of other use: a packet to it has one meaning."""
+    for place, network, what in taken:
+        for name, pool in nat.named_pools:
+            if pool.version == network.version and pool.overlaps(network):
+                named = network if network.num_addresses > 1 else network.network_address
+                why = f"{pool} overlaps {named}, {what}; give a prefix that has no other use"
+                raise fault(f"nat.{name}", why, other=place)
