@@ -7,9 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from agent.address import Address, endpoint, tag_of
+
+NAT_TABLE: Final = "(nat)"
+"""The name of the table of all sessions, beside those of services: no service may be called so."""
+NAT_KEY: Final = "nat"
+"""Its name in shares, beside the services' own (`service_key`)."""
 
 
 class State(StrEnum):

@@ -15,6 +15,7 @@ A sequence of type-length-value fields, in network order:
     4 SERVICES_4   services with an IPv4 VIP, 12 bytes each; at most once
     5 SERVICES_6   services with an IPv6 VIP, 24 bytes each; at most once
     6 UNREACHABLE      the addresses of nodes that do not answer this one (32 bits each), at most 64; at most once
+    7, 8, 9        NAT, backends: nat_state.py
 
      0               1               2               3
     +---------------------------------------------------------------+
@@ -38,12 +39,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 from agent.address import Address, endpoint
+from agent.channel import nat_state
+from agent.channel.field import STATE_OF, STATES, check_weights, distinct, records
+from agent.channel.nat_state import NatState
 from agent.model import State
 
-MAX_WEIGHT = 10_000
 MAX_SERVICES = 1024
 """Of one family."""
 MAX_EPOCHS = 8
@@ -60,9 +63,6 @@ _NUMBER = struct.Struct("!I")
 _ANNOUNCED = 0x80
 _PROTOCOLS = {"tcp": 6, "udp": 17}
 _PROTOCOL_NAMES = {number: name for name, number in _PROTOCOLS.items()}
-_STATES = {State.UP: 1, State.DRAINING: 2, State.LEFT: 3}
-_STATE_OF = {number: state for state, number in _STATES.items()}
-_T = TypeVar("_T")
 
 
 class _Type(enum.IntEnum):
@@ -72,6 +72,9 @@ class _Type(enum.IntEnum):
     SERVICES_4 = 4
     SERVICES_6 = 5
     UNREACHABLE = 6
+    NAT = nat_state.NAT
+    BACKENDS = nat_state.BACKENDS
+    DRAINS = nat_state.DRAINS
 
 
 class ServiceEndpoint(NamedTuple):
@@ -102,7 +105,7 @@ class NodeState:
 
     `boot`: a number of its kernel's boot; `version` grows with each change; `ready`: its tables come from a whole view;
     `epochs`: those that it supports, the preferred one first; `unreachable`: the nodes that do not answer it;
-    `reads_claims`: it puts the claims of others into its rows, if it has rows.
+    `reads_claims`: it puts the claims of others into its rows, if it has rows; `nat`: None on a node without NAT.
     """
 
     boot: int
@@ -113,6 +116,7 @@ class NodeState:
     shares: Mapping[ServiceEndpoint, StateShare] = field(default_factory=dict)
     unreachable: tuple[IPv4Address, ...] = ()
     reads_claims: bool = False
+    nat: NatState | None = None
 
 
 def encode(state: NodeState) -> bytes:
@@ -124,13 +128,14 @@ def encode(state: NodeState) -> bytes:
         if not 0 <= epoch < 1 << 32:
             raise ValueError(f"epoch {epoch} is not a number of 32 bits")
     shares = sorted(state.shares.items(), key=lambda item: (item[0].vip.packed, item[0].protocol, item[0].port))
-    fields = [
+    fields: list[tuple[int, bytes]] = [
         (_Type.NODE, _NODE.pack(state.boot, state.version, _flags(state))),
         (_Type.RELEASE, state.release.encode()),
         (_Type.EPOCHS, b"".join(map(_NUMBER.pack, state.epochs))),
         (_Type.SERVICES_4, b"".join(_pack(_SERVICE_4, key, share) for key, share in shares if key.vip.version == 4)),
         (_Type.SERVICES_6, b"".join(_pack(_SERVICE_6, key, share) for key, share in shares if key.vip.version == 6)),
         (_Type.UNREACHABLE, pack_addresses(state.unreachable)),
+        *nat_state.pack(state.nat),
     ]
     data = b"".join(_FIELD.pack(kind, len(value)) + value for kind, value in fields if value)
     decode(data)  # the rest of the bounds
@@ -151,10 +156,11 @@ def decode(data: bytes) -> NodeState:
         version=version,
         release=_release(values.get(_Type.RELEASE, b"")),
         ready=bool(flags & _READY),
-        epochs=_distinct("epoch", (number for (number,) in _records("EPOCHS", epochs, _NUMBER, MAX_EPOCHS))),
+        epochs=distinct("epoch", (number for (number,) in records("EPOCHS", epochs, _NUMBER, MAX_EPOCHS))),
         shares=_services(values.get(_Type.SERVICES_4, b""), values.get(_Type.SERVICES_6, b"")),
         unreachable=_unreachable(values.get(_Type.UNREACHABLE, b"")),
         reads_claims=bool(flags & _READS_CLAIMS),
+        nat=nat_state.unpack(values.get(_Type.NAT), values.get(_Type.BACKENDS, b""), values.get(_Type.DRAINS, b"")),
     )
 
 
@@ -169,8 +175,8 @@ def pack_addresses(addresses: Iterable[IPv4Address]) -> bytes:
 
 def unpack_addresses(data: bytes) -> tuple[IPv4Address, ...]:
     """Return the addresses of such a list. Raises ValueError if it is cut, too long, or has one twice."""
-    numbers = (number for (number,) in _records("the list of addresses", data, _NUMBER, MAX_UNREACHABLE))
-    return _distinct("address", map(IPv4Address, numbers))
+    numbers = (number for (number,) in records("the list of addresses", data, _NUMBER, MAX_UNREACHABLE))
+    return distinct("address", map(IPv4Address, numbers))
 
 
 def _fields(data: bytes) -> Iterator[tuple[_Type, bytes]]:
@@ -191,21 +197,6 @@ def _fields(data: bytes) -> Iterator[tuple[_Type, bytes]]:
         at += length
 
 
-def _records(name: str, data: bytes, form: struct.Struct, most: int) -> Iterator[tuple[Any, ...]]:
-    if len(data) % form.size:
-        raise ValueError(f"{name}: {len(data)} bytes are no multiple of {form.size}")
-    if len(data) > most * form.size:
-        raise ValueError(f"{name}: {len(data) // form.size} entries, more than {most}")
-    return form.iter_unpack(data)
-
-
-def _distinct(name: str, values: Iterable[_T]) -> tuple[_T, ...]:
-    found = tuple(values)
-    if len(set(found)) != len(found):
-        raise ValueError(f"an {name} is there twice")
-    return found
-
-
 def _release(data: bytes) -> str:
     if len(data) > MAX_RELEASE_BYTES:
         raise ValueError(f"the release has {len(data)} bytes, more than {MAX_RELEASE_BYTES}")
@@ -223,10 +214,10 @@ def _pack(form: struct.Struct, key: ServiceEndpoint, share: StateShare) -> bytes
         raise ValueError(f"{key}: protocol {key.protocol} is not tcp or udp")
     if not 0 <= key.port <= _MAX_PORT:
         raise ValueError(f"{key}: the port is not in 0-{_MAX_PORT}")
-    if share.state not in _STATES:
+    if share.state not in STATES:
         raise ValueError(f"{key}: no node is {share.state} by its own account")
-    _check_weights(key, share.weight, share.effective)
-    state = _STATES[share.state] | (_ANNOUNCED if share.announced else 0)
+    check_weights(key, share.weight, share.effective)
+    state = STATES[share.state] | (_ANNOUNCED if share.announced else 0)
     return form.pack(key.vip.packed, key.port, _PROTOCOLS[key.protocol], state, share.weight, share.effective)
 
 
@@ -250,20 +241,13 @@ def _unpack(
     form: struct.Struct,
     address: Callable[[bytes], Address],
 ) -> None:
-    for vip, port, protocol, state, weight, effective in _records(kind.name, data, form, MAX_SERVICES):
+    for vip, port, protocol, state, weight, effective in records(kind.name, data, form, MAX_SERVICES):
         if protocol not in _PROTOCOL_NAMES:
             raise ValueError(f"{endpoint(address(vip), port)}: protocol {protocol} is not 6 or 17")
         key = ServiceEndpoint(address(vip), _PROTOCOL_NAMES[protocol], port)
         if key in found:
             raise ValueError(f"{key} is there twice")
-        if state & ~_ANNOUNCED not in _STATE_OF:
-            raise ValueError(f"{key}: state {state & ~_ANNOUNCED} is not in 1-{len(_STATE_OF)}")
-        _check_weights(key, weight, effective)
-        found[key] = StateShare(weight, effective, _STATE_OF[state & ~_ANNOUNCED], bool(state & _ANNOUNCED))
-
-
-def _check_weights(key: ServiceEndpoint, weight: int, effective: int) -> None:
-    if not 0 <= weight <= MAX_WEIGHT:
-        raise ValueError(f"{key}: weight {weight} is not in 0-{MAX_WEIGHT}")
-    if not 0 <= effective <= weight:
-        raise ValueError(f"{key}: effective weight {effective} is not in 0-{weight}")
+        if state & ~_ANNOUNCED not in STATE_OF:
+            raise ValueError(f"{key}: state {state & ~_ANNOUNCED} is not in 1-{len(STATE_OF)}")
+        check_weights(key, weight, effective)
+        found[key] = StateShare(weight, effective, STATE_OF[state & ~_ANNOUNCED], bool(state & _ANNOUNCED))

@@ -30,9 +30,11 @@ from agent.membership.observations import Observations
 from agent.membership.reachability import NEW, OWNS_S, Reachability, reachability_of
 from agent.membership.received import Named
 from agent.membership.start import ALONE_S, START_S, is_complete, waits_alone
-from agent.model import Member, Share, State, without_new_flows
+from agent.model import NAT_KEY, Member, Share, State, without_new_flows
 
 FORGET_S = 600.0
+
+_Kind = tuple[int, tuple[int, int, State] | None]
 
 _BACK = "answers again"
 _SILENT = "does not answer"
@@ -49,8 +51,8 @@ class View:
         self._observed = Observations()
         self._inputs: dict[IPv4Address, tuple[object, ...]] = {}
         """What each node was last judged by."""
-        self._shares: dict[int, tuple[object, Mapping[str, Share]]] = {}
-        """The shares of equal states, by the state's mapping: of 1,000 members most are equal."""
+        self._shares: dict[_Kind, tuple[object, Mapping[str, Share]]] = {}
+        """The shares of equal states, each with the object that its kind names: of 1,000 members most are equal."""
         self._reachability_known: Mapping[IPv4Address, Reachability] | None = None
         self._complete = False
         self._doubted: Mapping[IPv4Address, float] = {}
@@ -171,16 +173,19 @@ class View:
         return replace(after, changed=now, change=change) if change else after
 
     def _shares_of(self, state: NodeState) -> Mapping[str, Share]:
-        known = self._shares.get(id(state.shares))
+        key = _kind(state)
+        known = self._shares.get(key)
         if known is None:
             shares = {
                 str(service): Share(one.weight, one.effective, one.state, one.announced)
                 for service, one in state.shares.items()
             }
+            if state.nat is not None:
+                shares[NAT_KEY] = Share(state.nat.weight, state.nat.effective, state.nat.state, announced=False)
             if len(self._shares) >= 2 * len(self._observed.states) + 16:
-                present = {id(one.shares) for one in self._observed.states.values()}
-                self._shares = {number: one for number, one in self._shares.items() if number in present}
-            self._shares[id(state.shares)] = known = state.shares, shares
+                present = {_kind(one) for one in self._observed.states.values()}
+                self._shares = {kind: one for kind, one in self._shares.items() if kind in present}
+            self._shares[key] = known = state.shares, shares
         return known[1]
 
     def _silent(self, member: Member, liveness: Liveness | None, now: float) -> Member | None:
@@ -272,6 +277,12 @@ def _difference(before: Member, after: Member) -> str:
         if was != now:
             return f"its {text} {'increased' if now > was else 'decreased'}"
     return "its shares changed" if before.shares != after.shares else ""
+
+
+def _kind(state: NodeState) -> _Kind:
+    """Return what is equal for equal shares: `decode` gives equal services the same object."""
+    nat = state.nat
+    return id(state.shares), (nat.weight, nat.effective, nat.state) if nat else None
 
 
 def _has_left(state: NodeState) -> bool:

@@ -35,7 +35,7 @@ from agent.node import start
 from agent.node.announcer import Announcer
 from agent.node.candidates import in_order
 from agent.node.claim_keeper import ClaimKeeper
-from agent.node.condition import own_share
+from agent.node.condition import own_shares
 from agent.node.forwarder import Forwarder
 from agent.node.kept_files import KeptFiles
 from agent.node.membership import Membership
@@ -127,16 +127,14 @@ class Agent:
         return self._memory.epoch_switch
 
     def shares(self) -> dict[str, Share]:
-        """Return this node's share of each service, by name."""
-        condition = condition_of(self.node, self._inputs(), self._memory)
-        return {s.name: own_share(s, condition) for s in self.config.services}
+        """Return this node's share of each service, by name, and of the sessions."""
+        return own_shares(self.config, condition_of(self.node, self._inputs(), self._memory))
 
     def members(self) -> tuple[Member, ...]:
         """Return all nodes, this one included, by address."""
         if self.plan is not None:
             return self.plan.members
-        shares = {s.key: share for s, share in zip(self.config.services, self.shares().values(), strict=True)}
-        return in_order(self.membership.view.members, own_member(self.node, shares))
+        return in_order(self.membership.view.members, own_member(self.node, self._by_key(self.shares())))
 
     def announcements(self) -> Mapping[Address, Announcement]:
         """Return the decision for each VIP; nothing before the first plan."""
@@ -261,9 +259,13 @@ class Agent:
             return
         forwards = self.forwarder is None or self.forwarder.took_over
         condition = condition_of(self.node, replace(self._inputs(), forwarding=forwards), self._memory)
-        once = self._memory.announced_once
-        shares = {s.key: replace(own_share(s, condition), announced=s.vip in once) for s in self.config.services}
+        announced = {s.key for s in self.config.services if s.vip in self._memory.announced_once}
+        shares = self._by_key(own_shares(self.config, condition))
+        shares = {key: replace(share, announced=key in announced) for key, share in shares.items()}
         self._publisher.publish_first(shares, forwards, self.forwarder)
+
+    def _by_key(self, shares: Mapping[str, Share]) -> dict[str, Share]:
+        return {self._memory.candidates.services[name]: share for name, share in shares.items()}
 
     def _save(self) -> None:
         memory, operator = self._memory, self.operator.state

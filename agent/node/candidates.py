@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
-from agent.model import Candidate, Member, State
+from agent.config.schema import Config
+from agent.model import NAT_KEY, NAT_TABLE, Candidate, Member, State
 
 
 def candidate(service: str, member: Member) -> Candidate | None:
@@ -45,6 +46,12 @@ def in_order(others: tuple[Member, ...], own: Member) -> tuple[Member, ...]:
     return (*others[:place], own, *others[place:])
 
 
+def table_keys(config: Config) -> dict[str, str]:
+    """Return the key of each service by its name, and that of the table of sessions if there is one."""
+    keys = {service.name: service.key for service in config.services}
+    return keys if config.nat is None else {**keys, NAT_TABLE: NAT_KEY}
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Column:
     """One member's candidates, for each service (None: not a member of it)."""
@@ -60,7 +67,7 @@ class Candidates:
     """The candidates of all services among these members."""
 
     services: Mapping[str, str]
-    """The `service_key` of each, by its name."""
+    """The key of each, by its name (`table_keys`)."""
     others: tuple[Member, ...] = ()
     """The members of the view, by address."""
     own: Member | None = None

@@ -14,7 +14,7 @@ from agent.address import Address
 from agent.config.schema import Config
 from agent.config.service import ServiceConfig
 from agent.errors import AgentError
-from agent.model import Announcement, Share, State
+from agent.model import NAT_TABLE, Announcement, Share, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,24 @@ def own_share(service: ServiceConfig, condition: Condition) -> Share:
     takes_flows = takes_flows and service.vip not in condition.blocked
     effective = min(service.weight, condition.weights.get(service.name, service.weight))
     return Share(service.weight, effective if takes_flows else 0, state)
+
+
+def own_nat_share(config: Config, condition: Condition) -> Share | None:
+    """Return this node's share of all sessions; None if it does no NAT. The health of backends is no part of it: the
+    table only says where sessions are."""
+    if config.nat is None or not config.nat.weight:
+        return None
+    weight, state = config.nat.weight, condition.admin_state
+    takes_flows = condition.forwarding and state is State.UP
+    takes_flows = takes_flows and any(one.vip not in condition.blocked for _, one in config.nat_services)
+    return Share(weight, weight if takes_flows else 0, state, announced=False)
+
+
+def own_shares(config: Config, condition: Condition) -> dict[str, Share]:
+    """Return this node's share of each service, and of the sessions if it does NAT, by name."""
+    shares = {service.name: own_share(service, condition) for service in config.services}
+    nat = own_nat_share(config, condition)
+    return shares if nat is None else {**shares, NAT_TABLE: nat}
 
 
 MAX_DIGITS: Final = 10

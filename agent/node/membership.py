@@ -23,6 +23,7 @@ from agent.channel.channel import Channel, ClaimsReceived, Notice
 from agent.channel.claim_log import NodeClaims
 from agent.channel.difference import differences
 from agent.channel.message import FIRST_NOTICE
+from agent.channel.nat_state import BackendOrder, NatState
 from agent.channel.problem import Cause, ProblemLog
 from agent.channel.state import (
     MAX_UNREACHABLE,
@@ -50,7 +51,7 @@ from agent.membership.obstacle import (
 )
 from agent.membership.received import IdentityReader, Named, Received
 from agent.membership.view import View
-from agent.model import Member, Share
+from agent.model import NAT_KEY, Member, Share
 from agent.node.forwarder import Forwarder
 from agent.node.plan import ThisNode
 from bgp.relay.protocol import Snapshot
@@ -96,6 +97,7 @@ class Membership:
         self._endpoints = {s.key: ServiceEndpoint(s.vip, s.protocol, s.port_number) for s in config.services}
         self._state: NodeState | None = None
         """What this node says of itself."""
+        self._backends: tuple[Mapping[int, bool], Mapping[int, BackendOrder]] = {}, {}
         self._shown_liveness: Mapping[IPv4Address, Liveness] = {}
         self._foreign = ProblemLog()
         """Those that ask as if this node were of their cluster."""
@@ -211,21 +213,34 @@ class Membership:
     # What is told
 
     def publish(self, shares: Mapping[str, Share], ready: bool) -> None:
-        """Tell all others this node's shares, by service, and whether its tables are made of a whole view."""
-        before = self._state
+        """Tell all others this node's shares, by service and of the sessions, and whether its tables are made of a
+        whole view."""
         said = {
-            self._endpoints[service]: StateShare(s.weight, s.effective, s.state, s.announced)
+            endpoint: StateShare(s.weight, s.effective, s.state, s.announced)
             for service, s in shares.items()
+            if (endpoint := self._endpoints.get(service))
         }
+        nat = shares.get(NAT_KEY)
+        of_nat = NatState(nat.weight, nat.effective, nat.state, *self._backends) if nat else None
         unreachable = self.view.unreachable[:MAX_UNREACHABLE]
-        state = NodeState(
-            self.boot, 1, RELEASE, ready, self._node.epochs, said, unreachable, reads_claims=self._reads_claims
+        self._say(
+            NodeState(self.boot, 1, RELEASE, ready, self._node.epochs, said, unreachable, self._reads_claims, of_nat)
         )
-        if before is not None:
-            state = replace(state, version=before.version)
-            if state == before:
+
+    def publish_backends(self, results: Mapping[int, bool], orders: Mapping[int, BackendOrder]) -> None:
+        """Tell all others the results of this node's checks of backends, and the orders for backends that it knows,
+        both by the backend's number. A node without a share of the sessions tells neither."""
+        self._backends = results, orders
+        if self._state is not None and self._state.nat is not None:
+            self._say(replace(self._state, nat=replace(self._state.nat, results=results, orders=orders)))
+
+    def _say(self, state: NodeState) -> None:
+        """Tell all others this, with a higher version if it differs from what they know."""
+        if self._state is not None:
+            state = replace(state, version=self._state.version)
+            if state == self._state:
                 return
-            state = replace(state, version=before.version + 1)
+            state = replace(state, version=state.version + 1)
         self._state = state
         self._channel.publish(state, time.monotonic())
         self._talk.set()

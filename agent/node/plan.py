@@ -30,7 +30,7 @@ from agent.membership.received import SeenIdentity
 from agent.model import Announcement, Candidate, Member, Method, Share, State
 from agent.node import capacity
 from agent.node.candidates import Candidates, in_order
-from agent.node.condition import Condition, announcement, own_share
+from agent.node.condition import Condition, announcement, own_shares
 from agent.table import epoch
 from agent.table.epoch import EpochSwitch, incompatible_members
 from bgp.relay.protocol import DesiredRoutes
@@ -165,7 +165,7 @@ class Tables:
     """What the kernel must forward by. forwarder.py writes it."""
 
     candidates: Mapping[str, tuple[Candidate, ...]]
-    """By service name; equal ones are one object."""
+    """By service name, and those of the table of sessions; equal ones are one object."""
     up: Mapping[str, bool]
     """Whether this node takes new flows, by service name."""
     ends: Mapping[IPv4Address, IPv6Address | None]
@@ -179,7 +179,7 @@ class Plan:
 
     tables: Tables
     shares: Mapping[str, Share]
-    """This node's own, by service (`service_key`)."""
+    """This node's own, by service (`service_key`), and of the sessions."""
     published: Mapping[str, Share]
     """The same as this node tells them to the others: a VIP is announced once some router has it."""
     desired: DesiredRoutes
@@ -205,7 +205,7 @@ def plan(node: ThisNode, inputs: Inputs, before: Memory, now: float, wall: float
     """Return the plan for these inputs. `now` is CLOCK_MONOTONIC seconds, `wall` seconds since 1970."""
     config, keys = node.config, before.candidates.services
     condition = condition_of(node, inputs, before)
-    by_name = {s.name: own_share(s, condition) for s in config.services}
+    by_name = own_shares(config, condition)
     shares = {keys[name]: share for name, share in by_name.items()}
     fitting, excess = capacity.fitting(inputs.members, node.address)
     candidates = before.candidates.after(fitting, own_member(node, {} if node.address in excess else shares))
@@ -229,7 +229,7 @@ def plan(node: ThisNode, inputs: Inputs, before: Memory, now: float, wall: float
     return Plan(
         tables=Tables(
             candidates.by_service,
-            {name: share.effective > 0 for name, share in by_name.items()},
+            {name: name in by_name and by_name[name].effective > 0 for name in keys},
             candidates.ends,
             epoch_switch,
         ),

@@ -6,7 +6,7 @@ from __future__ import annotations
 import secrets
 
 from agent.announcing.decide import Decisions
-from agent.node.candidates import Candidates
+from agent.node.candidates import Candidates, table_keys
 from agent.node.forwarder import Forwarder
 from agent.node.plan import Memory, OperatorState, ThisNode
 from agent.node.saved_state import SavedState
@@ -31,7 +31,7 @@ def first_memory(node: ThisNode, saved: SavedState, use: EpochUse | None) -> Mem
     known = use or (saved.use if saved.use and saved.use.first in node.epochs else None)
     flaps = {vip: record for vip, record in saved.flaps.items() if vip in node.config.vips}
     return Memory(
-        candidates=Candidates({s.name: s.key for s in node.config.services}),
+        candidates=Candidates(table_keys(node.config)),
         decisions=Decisions({}, flaps),
         epoch_switch=EpochSwitch(known) if known else None,
         announced_once=saved.announced_once,

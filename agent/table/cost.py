@@ -44,7 +44,7 @@ def seed(address: bytes) -> int:
     return int.from_bytes(hashlib.sha256(b"anylb member " + address).digest()[:8])
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=4)
 def row_factors(rows: int) -> Keys:
     """Return each row's contribution to the hash, as a read-only array."""
     factors = np.arange(rows, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)

@@ -23,7 +23,7 @@ from pydantic import TypeAdapter
 
 from agent.config.file import parse
 from agent.node import agent as agent_module
-from agent.node.candidates import Candidates
+from agent.node.candidates import Candidates, table_keys
 from agent.node.plan import Inputs, Memory, Plan, ThisNode, plan
 
 FOLDER: Final = Path(__file__).parents[1] / "agent/node/recorded"
@@ -60,7 +60,7 @@ class Recording:
 
 def first_memory(node: ThisNode) -> Memory:
     """Return the memory of a node on which no agent ran before."""
-    return Memory(Candidates({s.name: s.key for s in node.config.services}))
+    return Memory(Candidates(table_keys(node.config)))
 
 
 def head(config: str, node: ThisNode) -> str:

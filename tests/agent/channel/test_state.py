@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.channel.message import MAX_PAYLOAD
+from agent.channel.field import MAX_WEIGHT
+from agent.channel.message import MAX_PARTS, MAX_PAYLOAD
+from agent.channel.nat_state import MAX_BACKENDS, MAX_DRAINS, BackendOrder, NatState
 from agent.channel.state import (
     MAX_EPOCHS,
     MAX_SERVICES,
     MAX_UNREACHABLE,
-    MAX_WEIGHT,
     NodeState,
     ServiceEndpoint,
     StateShare,
@@ -26,6 +27,7 @@ from agent.model import State
 HTTPS = ServiceEndpoint(IPv4Address("192.0.2.10"), "tcp", 443)
 DNS = ServiceEndpoint(IPv6Address("2001:db8::53"), "udp", 0)
 UP = StateShare(100, 50, State.UP, True)
+ORDER = BackendOrder(1, True)
 STATE = NodeState(
     boot=7,
     version=1,
@@ -44,6 +46,15 @@ shares = st.builds(
     st.booleans(),
 )
 endpoints = st.builds(ServiceEndpoint, st.ip_addresses(), st.sampled_from(["tcp", "udp"]), st.integers(0, 65_535))
+backends = st.integers(0, 2**31 - 1)
+orders = st.builds(BackendOrder, st.integers(0, 2**32 - 1), st.booleans(), st.integers(0, 2**32 - 1))
+nats = st.builds(
+    lambda pair, *rest: NatState(*pair, *rest),
+    weights,
+    st.sampled_from([State.UP, State.DRAINING, State.LEFT]),
+    st.dictionaries(backends, st.booleans(), max_size=9),
+    st.dictionaries(backends, orders, max_size=9),
+)
 epochs = st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=MAX_EPOCHS, unique=True).map(tuple)
 states = st.builds(
     NodeState,
@@ -54,6 +65,7 @@ states = st.builds(
     epochs=epochs,
     shares=st.dictionaries(endpoints, shares, max_size=20),
     unreachable=st.lists(st.ip_addresses(v=4), max_size=MAX_UNREACHABLE, unique=True).map(tuple),
+    nat=st.none() | nats,
 )
 
 
@@ -71,6 +83,50 @@ def test_the_bytes_are_those_of_the_description() -> None:
         " 04 00 0c c0 00 02 0a 01 bb 06 81 00 64 00 32"
         " 06 00 04 0a 00 00 0c"
     )
+
+
+def test_the_bytes_of_nat_are_those_of_the_description() -> None:
+    nat = NatState(100, 50, State.UP, {5: True, 4: False}, {5: BackendOrder(3, True, 9)})
+    assert encode(replace(STATE, nat=nat)).removeprefix(encode(STATE)).hex(" ", 1) == (
+        "07 00 05 01 00 64 00 32 08 00 08 00 00 00 04 80 00 00 05 09 00 0c 80 00 00 05 00 00 00 03 00 00 00 09"
+    )
+
+
+def test_what_nat_publishes_fits_into_the_parts_of_a_state() -> None:
+    full = NatState(1, 1, State.UP, dict.fromkeys(range(MAX_BACKENDS), True), dict.fromkeys(range(MAX_DRAINS), ORDER))
+    services = {HTTPS._replace(port=port): UP for port in range(1, 251)}
+    assert len(encode(replace(STATE, shares=services, nat=full))) <= MAX_PARTS * MAX_PAYLOAD
+
+
+@pytest.mark.parametrize(
+    ("nat", "text"),
+    [
+        (NatState(1, 2, State.UP), "NAT: effective weight 2 is not in 0-1"),
+        (NatState(10_001, 0, State.UP), "NAT: weight 10001 is not in 0-10000"),
+        (NatState(1, 1, State.LOST), "NAT: no node is lost by its own account"),
+        (NatState(1, 1, State.UP, {2**31: True}), "backend 2147483648 is not a number of 31 bits"),
+        (NatState(1, 1, State.UP, {}, {-1: BackendOrder(1, True)}), "backend -1 is not a number of 31 bits"),
+        (NatState(1, 1, State.UP, dict.fromkeys(range(4097), True)), "BACKENDS: 4097 entries, more than 4096"),
+        (NatState(1, 1, State.UP, {}, dict.fromkeys(range(513), BackendOrder(1, True))), "DRAINS: 513 entries"),
+    ],
+)
+def test_nat_out_of_its_bounds_is_not_encoded(nat: NatState, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        encode(replace(STATE, nat=nat))
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("07 0004 01000100", "NAT has 4 bytes, not 5"),
+        ("07 0005 0400010001", "NAT: state 4 is not in 1-3"),
+        ("07 0005 0100010001 08 0003 000001", "BACKENDS: 3 bytes are no multiple of 4"),
+        ("07 0005 0100010001 08 0008 00000001 80000001", "a backend is there twice"),
+    ],
+)
+def test_nat_that_is_no_nat_is_refused(field: str, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        decode(encode(STATE) + bytes.fromhex(field))
 
 
 def test_the_order_of_services_does_not_matter() -> None:

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NAT: the backends of services without an agent, and the sessions with them."""
