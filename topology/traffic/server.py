@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lab's service: a TCP echo server that names itself in every answer.
+"""The lab's service: an echo server, TCP and if wanted UDP, that names itself in every answer.
 
 Owns the server's end of the protocol and nothing else. One line in, one line out:
 
@@ -7,7 +7,8 @@ Owns the server's end of the protocol and nothing else. One line in, one line ou
     server → client   b3 17\\n
 
 so the client of a connection knows which server serves it. `GET /health` on the same port answers HTTP 200, for
-health checks by HTTP. It listens on every address: the VIP is added to `lo` later than the server starts.
+health checks by HTTP. It listens on every address: the VIP is added to `lo` later than the server starts. With
+`--datagrams` it answers datagrams to the same port too, each as one line.
 
 One epoll loop without a framework: in the demo ten of these share two cores with ten BGP speakers, ten agents and two
 routers, and an asyncio stream costs three times as much per message.
@@ -54,7 +55,13 @@ def http_answer(name: str, request: bytes) -> bytes:
 class EchoServer:
     """The listening socket and its connections."""
 
-    def __init__(self, name: str, address: str = "0.0.0.0", port: int = PORT) -> None:  # noqa: S104 — see above
+    def __init__(  # every address: see above
+        self,
+        name: str,
+        address: str = "0.0.0.0",  # noqa: S104
+        port: int = PORT,
+        datagrams: bool = False,
+    ) -> None:
         self.name = name
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -72,6 +79,11 @@ class EchoServer:
         self._partial: dict[int, bytes] = {}
         self._epoll = select.epoll()
         self._epoll.register(self._listener.fileno(), select.EPOLLIN)
+        self._datagrams: socket.socket | None = None
+        if datagrams:
+            self._datagrams = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            self._datagrams.bind((address, self.port))
+            self._epoll.register(self._datagrams.fileno(), select.EPOLLIN)
 
     @property
     def port(self) -> int:
@@ -86,8 +98,15 @@ class EchoServer:
             for descriptor, _events in self._epoll.poll():
                 if descriptor == listener:
                     self._accept()
+                elif self._datagrams is not None and descriptor == self._datagrams.fileno():
+                    self._answer_datagram(self._datagrams)
                 else:
                     self._read(descriptor)
+
+    def _answer_datagram(self, datagrams: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # it had a wrong checksum, or the answer has no route
+            data, client = datagrams.recvfrom(LINE_MAX)
+            datagrams.sendto(answer(self.name, data.rstrip(b"\n") + b"\n"), client)
 
     def _accept(self) -> None:
         for _ in range(ACCEPT_BATCH):
@@ -141,9 +160,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", default=socket.gethostname(), help="its name in every answer (default: host name)")
     parser.add_argument("--port", type=int, default=PORT)
     parser.add_argument("--address", default="0.0.0.0", help="the address to listen on; :: for IPv6 and IPv4")  # noqa: S104
+    parser.add_argument("--datagrams", action="store_true", help="answer UDP too")
     options = parser.parse_args(argv)
     try:
-        server = EchoServer(options.name, options.address, options.port)
+        server = EchoServer(options.name, options.address, options.port, options.datagrams)
     except OSError as error:
         print(
             f"echo server: port {options.port}: {error.strerror}; stop the program that listens there", file=sys.stderr

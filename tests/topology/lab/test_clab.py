@@ -279,9 +279,11 @@ def test_our_labs_are_read(path: Path) -> None:
     topology = clab.load(path, {})
     assert topology.warnings == ()
     servers = ["b1", "b2", "b3", "b4"]
-    more = {"routed.clab.yml": servers, "dual.clab.yml": ["segment", *servers]}.get(
-        path.name, ["segment", *servers, "b5", "b6"]
-    )
+    more = {
+        "routed.clab.yml": servers,
+        "dual.clab.yml": ["segment", *servers],
+        "nat.clab.yml": ["segment", "farm", *servers, "b5", "b6", "s1", "s2", "s3"],
+    }.get(path.name, ["segment", *servers, "b5", "b6"])
     routers = ["router1", "router2"] if path.name == "dual.clab.yml" else ["router"]
     assert list(topology.nodes) == ["client", *routers, *more]
     assert {link.mtu for link in topology.links} == {1500}

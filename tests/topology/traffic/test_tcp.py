@@ -171,6 +171,26 @@ def test_http_health_and_lines_in_pieces(start: Start, server: Callable[[str], o
     start(sys.executable, str(script), wait=True)
 
 
+def test_datagrams_are_answered_only_if_wanted(start: Start, tmp_path: Path) -> None:
+    for port, options in (("7000", ["--datagrams"]), ("7001", [])):
+        start(sys.executable, "-m", "topology.traffic.server", "--name", "s1", "--port", port, *options)
+    script = tmp_path / "ask.py"
+    script.write_text(
+        "import socket, time\n"
+        "def ask(port):\n"
+        "    s = socket.socket(type=socket.SOCK_DGRAM); s.connect(('10.99.0.1', port)); s.settimeout(5)\n"
+        "    s.send(b'17\\n'); return s.recv(100)\n"
+        "for port in (7000, 7001):\n"
+        "    for _ in range(100):\n"
+        "        try: socket.create_connection(('10.99.0.1', port)).close(); break\n"
+        "        except ConnectionRefusedError: time.sleep(0.05)\n"
+        "assert ask(7000) == b's1 17\\n'\n"
+        "try: ask(7001); raise AssertionError\n"
+        "except ConnectionRefusedError: pass\n"
+    )
+    start(sys.executable, str(script), wait=True)
+
+
 def test_a_port_in_use_is_one_clear_line() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
