@@ -19,7 +19,7 @@ from bpf.kernel.link import detach, link_info
 from bpf.kernel.pin import open_pin
 from bpf.kernel.program import ProgramInfo, program_info
 from bpf.layout.limits import ROWS_MAX, ROWS_MIN, UPLINKS
-from bpf.layout.map_spec import TAIL_CALLS
+from bpf.layout.map_spec import NatShape
 from bpf.layout.uplink import UplinkEntry
 from bpf.maps.maps import Maps
 from bpf.maps.pinned_map import pack_index
@@ -58,13 +58,14 @@ class DataPath:
         rows: int = 65_536,
         ipv6: bool = True,
         cache_dir: Path | None = None,
+        nat: NatShape | None = None,
     ) -> Self:
         """Open the data path of one or more interfaces; make the programs and maps that are not pinned yet.
 
         Nothing changes for packets before `attach`: fill the maps first. `rows` (of each service) is a power of two.
         Without `ipv6` the program does not handle IPv6; it is smaller then. `cache_dir` is a folder for compiled
-        programs. Raises BpfError: no such interface, another's XDP program on it, no bpffs at `pin_dir`, no rights, no
-        BCC.
+        programs. `nat`: there are services of mode nat. Raises BpfError: no such interface, another's XDP program on
+        it, no bpffs at `pin_dir`, no rights, no BCC.
         """
         names = [interfaces] if isinstance(interfaces, str) else list(interfaces)
         _check_arguments(rows, names)
@@ -73,9 +74,10 @@ class DataPath:
         pins.require_bpffs()
         for name, entry in zip(names, entries, strict=True):
             uplink.require_no_foreign_program(name, entry.ifindex, pins.links())
-        folder = pins.make_maps(rows)
-        maps = Maps.open(folder, rows)
-        builds = [LbOptions(rows, place, ipv6) for place in range(len(names))]
+        folder = pins.make_maps(rows, nat)
+        maps = Maps.open(folder, rows, nat)
+        nat6 = nat is not None and nat.ipv6
+        builds = [LbOptions(rows, place, ipv6, nat=nat is not None, nat6=nat6) for place in range(len(names))]
         programs = [pins.program(build) for build in builds]
         egress_pin = pins.egress()
         wanted: dict[Path, Options] = {**dict(zip(programs, builds, strict=True)), egress_pin: EgressOptions()}
@@ -130,7 +132,7 @@ class DataPath:
 
     def pinned(self) -> bool:
         """Return whether the pins of the maps are there: without them neither `attach` nor the next process works."""
-        folder = self._pins.maps(self.maps.row_count)
+        folder = self._pins.maps(self.maps.row_count, self.maps.nat_shape)
         return all((folder / name).exists() for name in self.maps.pinned)
 
     def keep_attached(self) -> None:
@@ -159,7 +161,9 @@ class DataPath:
         for one in self.uplinks:
             one.attach()
         wait_for_running_programs()  # of packets that a replaced program handles, and whose tail calls are removed now
-        self._pins.remove_programs_and_maps(keep={self._pins.maps(self.maps.row_count).name} | self._programs)
+        self._pins.remove_programs_and_maps(
+            keep={self._pins.maps(self.maps.row_count, self.maps.nat_shape).name} | self._programs
+        )
 
     def detach(self) -> None:
         """Detach the programs and remove all pins. The open maps stay readable until `close`."""
@@ -224,7 +228,7 @@ def _open_programs(
     folder: Path, wanted: Mapping[Path, Options], maps: Maps, cache_dir: Path | None
 ) -> tuple[dict[Path, int], dict[Path, BpfError]]:
     """Open the pinned programs of these builds, and build the missing ones; return descriptors and errors by path."""
-    fds = {path: fd for path in wanted if (fd := _open_pinned(path, maps)) is not None}
+    fds = {path: fd for path, options in wanted.items() if (fd := _open_pinned(path, options, maps)) is not None}
     missing = {path: options for path, options in wanted.items() if path not in fds}
     errors = build_programs(folder, missing, cache_dir=cache_dir) if missing else {}
     for path in missing.keys() - errors.keys():
@@ -235,23 +239,23 @@ def _open_programs(
     return fds, errors
 
 
-def _open_pinned(path: Path, maps: Maps) -> int | None:
+def _open_pinned(path: Path, options: Options, maps: Maps) -> int | None:
     """Open a pinned program; None if there is none for these maps, with its tail calls."""
     fd = open_pin(path)
-    if fd is None or program_info(fd).map_ids <= maps.map_ids() | _tail_calls(path):
+    if fd is None or program_info(fd).map_ids <= maps.map_ids() | _tail_calls(path, len(options.tails)):
         return fd
     os.close(fd)  # its maps were removed
     path.unlink()
     return None
 
 
-def _tail_calls(path: Path) -> frozenset[int]:
+def _tail_calls(path: Path, count: int) -> frozenset[int]:
     """Return the kernel's id of the map of a pinned program's tail calls; nothing if it is missing or not full."""
     fd = open_pin(tail_calls_pin(path))
     if fd is None:
         return frozenset()
     try:
-        filled = all(lookup(fd, pack_index(place), 4) for place in range(TAIL_CALLS.entries))
+        filled = all(lookup(fd, pack_index(place), 4) for place in range(count))
         return frozenset([map_id(fd)] if filled else [])
     finally:
         os.close(fd)

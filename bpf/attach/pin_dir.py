@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pin folder on bpffs: what each pin is named. N is the interface's place in the configured list.
 
-    maps_LAYOUT/NAME            the maps, for one layout (rows, structs, counters)
+    maps_LAYOUT/NAME            the maps, for one layout (rows, structs, counters, NAT)
     programN_BUILD              the program of uplink N, for one build (source and options)
     programs_programN_BUILD     the map of its tail calls, with what they lead to
     linkN                       the attachment of uplink N: packets are handled as long as it exists
@@ -29,9 +29,9 @@ class PinDir:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def maps(self, rows: int) -> Path:
-        """Return the folder of the maps for tables of that many rows."""
-        return self.folder / f"maps_{map_spec.digest(rows)}"
+    def maps(self, rows: int, nat: map_spec.NatShape | None = None) -> Path:
+        """Return the folder of the maps for tables of that many rows, and of NAT."""
+        return self.folder / f"maps_{map_spec.digest(rows, nat)}"
 
     def program(self, options: LbOptions) -> Path:
         """Return the pin of an uplink's program."""
@@ -53,9 +53,9 @@ class PinDir:
         """Return the mark that a clsact qdisc is ours: a folder, since bpffs has no plain files."""
         return self.folder / f"clsact_{ifindex}"
 
-    def make_maps(self, rows: int) -> Path:
+    def make_maps(self, rows: int, nat: map_spec.NatShape | None = None) -> Path:
         """Make the folder of the maps, and return it."""
-        folder = self.maps(rows)
+        folder = self.maps(rows, nat)
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:

@@ -12,7 +12,7 @@ from bpf.errors import BpfError
 from bpf.kernel.bpf_map import create_map, update
 from bpf.kernel.pin import open_pin
 from bpf.kernel.program import load_program
-from bpf.layout.map_spec import TAIL_CALLS
+from bpf.layout.map_spec import TAIL_CALLS, tail_calls
 
 _LOAD_64: Final = 0x18
 """The opcode that loads a 64-bit value."""
@@ -87,7 +87,7 @@ class Program:
         """Load the program with maps that are open under these descriptors, after what its tail calls lead to."""
         if not self.tails:
             return Loaded(load_program(self.kind, self.name, self.with_maps(fds)))
-        calls = create_map(TAIL_CALLS)
+        calls = create_map(tail_calls(len(self.tails)))
         fds = {**fds, TAIL_CALLS.name: calls}
         try:
             for place, tail in enumerate(self.tails):

@@ -10,17 +10,20 @@ from typing import ClassVar, Final
 from bpf.layout import instance
 from bpf.layout.c_assertion import assertions
 from bpf.layout.limits import ROWS_MIN
-from bpf.layout.map_spec import map_specs
+from bpf.layout.map_spec import NatShape, map_specs
+from bpf.layout.nat import SESSIONS_MIN
 
 SOURCES: Final = Path(__file__).resolve().parents[1] / "src"
 KERNEL_HEADERS: Final = SOURCES / "kheaders"
 _PACKET_MAPS: Final = tuple(spec.name for spec in map_specs(ROWS_MIN))
+_NAT_MAPS: Final = tuple(spec.name for spec in map_specs(ROWS_MIN, NatShape(SESSIONS_MIN)))[len(_PACKET_MAPS) :]
 _INCLUDE: Final = re.compile(r'^#include "(\w+\.h)"$', re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class LbOptions:
-    """What the XDP program is compiled for: rows of each service, its place among the uplinks, IPv6 or not.
+    """What the XDP program is compiled for: rows of each service, its place among the uplinks, IPv6 or not; NAT or not,
+    and whether of IPv6 too.
 
     Without `plain` the general program handles all packets (plain.h): only tests want that.
     """
@@ -29,20 +32,31 @@ class LbOptions:
     uplink: int = 0
     ipv6: bool = True
     plain: bool = True
+    nat: bool = False
+    nat6: bool = False
 
     main: ClassVar[str] = "lb.c"
     kind: ClassVar[str] = "XDP"
     prefix: ClassVar[str] = "lb"
-    tails: ClassVar[tuple[str, ...]] = ("general", "collector")
-    """The programs of the same source to which tail calls lead, in the order of lb.h."""
-    pins: ClassVar[tuple[str, ...]] = _PACKET_MAPS
-    """The pins of the maps that it may use."""
     by_fd: ClassVar[tuple[str, ...]] = ()
-    """Those of them of a kind that BCC has no declaration for: the source gets their descriptors, as NAME."""
+    """Those of `pins` of a kind that BCC has no declaration for: the source gets their descriptors, as NAME."""
+
+    @property
+    def tails(self) -> tuple[str, ...]:
+        """The programs of the same source to which tail calls lead, in the order of lb.h."""
+        return ("general", "collector", *(("nat", "nat_general") if self.nat else ()))
+
+    @property
+    def pins(self) -> tuple[str, ...]:
+        """The pins of the maps that it may use."""
+        nat_maps = [name for name in _NAT_MAPS if self.nat6 or name != "sessions6"]
+        return (*_PACKET_MAPS, *(nat_maps if self.nat else ()))
 
     def defines(self) -> list[str]:
         """Return the compiler's arguments."""
         values = {"ROWS": self.rows, "UPLINK": self.uplink, "IPV6": int(self.ipv6), "PLAIN": int(self.plain)}
+        if self.nat:
+            values |= {"NAT": 1, "NAT6": int(self.nat6)}
         return [f"-D{name}={value}" for name, value in values.items()]
 
 

@@ -18,46 +18,57 @@ class Counter(IntEnum):
     RX_FORWARDED = 1
     RX_TUNNEL = 2
     RX_ICMP_ERROR = 3
-    SKIP_NO_MAC = 4
-    SKIP_SILENT = 5
-    SKIP_NARROW = 6
-    PASS_OTHER_MAC = 7
-    PASS_OTHER_VLAN = 8
-    PASS_NO_SERVICE = 9
-    PASS_FOREIGN_TUNNEL = 10
-    DELIVER_OWNER = 11
-    DELIVER_FORWARDED_SYN = 12
-    DELIVER_UDP = 13
-    DELIVER_FRAGMENT = 14
-    DELIVER_SOCKET = 15
-    DELIVER_TIME_WAIT = 16
-    DELIVER_SYN_COOKIE = 17
-    DELIVER_ONLY_NODE = 18
-    DELIVER_CHAIN_END = 19
-    DELIVER_NARROW = 20
-    PASS_NO_MEMBER = 21
-    FORWARD_FIRST = 22
-    FORWARD_AGAIN = 23
-    FORWARD_FRAGMENT = 24
-    FORWARD_DELAYED = 25
-    REPLY_TOO_BIG = 26
-    REPLY_ECHO = 27
-    DROP_GRACE = 28
-    DROP_SILENT = 29
-    DROP_HOP_LIMIT = 30
-    DROP_RATE_LIMIT = 31
-    DROP_FRAGMENT = 32
-    DROP_MALFORMED = 33
-    DROP_IPV6_HEADERS = 34
-    DROP_LAND = 35
-    DROP_MARTIAN = 36
-    DROP_DENIED = 37
-    DROP_GROUP_MAC = 38
-    DROP_OTHER_PROTOCOL = 39
-    DROP_NO_MEMBER = 40
-    DROP_TOO_BIG = 41
-    DROP_NO_HEADROOM = 42
-    DROP_FORGED = 43
+    RX_FAR_RESET = 4
+    SKIP_NO_MAC = 5
+    SKIP_SILENT = 6
+    SKIP_NARROW = 7
+    PASS_OTHER_MAC = 8
+    PASS_OTHER_VLAN = 9
+    PASS_NO_SERVICE = 10
+    PASS_FOREIGN_TUNNEL = 11
+    DELIVER_OWNER = 12
+    DELIVER_FORWARDED_SYN = 13
+    DELIVER_UDP = 14
+    DELIVER_FRAGMENT = 15
+    DELIVER_SOCKET = 16
+    DELIVER_TIME_WAIT = 17
+    DELIVER_SYN_COOKIE = 18
+    DELIVER_ONLY_NODE = 19
+    DELIVER_CHAIN_END = 20
+    DELIVER_NARROW = 21
+    PASS_NO_MEMBER = 22
+    FORWARD_FIRST = 23
+    FORWARD_AGAIN = 24
+    FORWARD_FRAGMENT = 25
+    FORWARD_DELAYED = 26
+    FORWARD_BACKEND = 27
+    FORWARD_CLIENT = 28
+    REPLY_TOO_BIG = 29
+    REPLY_ECHO = 30
+    REPLY_RESET = 31
+    DROP_GRACE = 32
+    DROP_SILENT = 33
+    DROP_HOP_LIMIT = 34
+    DROP_RATE_LIMIT = 35
+    DROP_FRAGMENT = 36
+    DROP_MALFORMED = 37
+    DROP_IPV6_HEADERS = 38
+    DROP_LAND = 39
+    DROP_MARTIAN = 40
+    DROP_DENIED = 41
+    DROP_GROUP_MAC = 42
+    DROP_OTHER_PROTOCOL = 43
+    DROP_NO_MEMBER = 44
+    DROP_TOO_BIG = 45
+    DROP_NO_HEADROOM = 46
+    DROP_FORGED = 47
+    DROP_NAT_FULL = 48
+    DROP_NAT_FOREIGN = 49
+    DROP_NAT_NO_SESSION = 50
+    DROP_NAT_FRAGMENT = 51
+    DROP_NAT_NO_BACKEND = 52
+    DROP_NAT_NO_MAC = 53
+    DROP_NAT_TTL = 54
 
 
 STATS_STRUCT: Final = CStruct("stats", (("count", f"{len(Counter)}Q"),))
@@ -87,6 +98,11 @@ DESCRIPTIONS: Final[dict[Counter, Description]] = {
     Counter.RX_ICMP_ERROR: Description(
         'An ICMP error about a flow of the service, for example "too big". Counted besides `rx`.',
         "None at a low rate. A steady high rate: a link on the path to the clients has a small MTU.",
+    ),
+    Counter.RX_FAR_RESET: Description(
+        "A RST of a NAT session whose sequence number is far from those of the session. It is sent on and does not"
+        " close the session. Counted besides `rx`.",
+        "None at a low rate. A steady rate: somebody who does not see the connections tries to end them.",
     ),
     Counter.SKIP_NO_MAC: Description(
         "A node of the chain is skipped because no MAC address on the route to it was ever known.",
@@ -185,6 +201,14 @@ DESCRIPTIONS: Final[dict[Counter, Description]] = {
         "None at a low rate. Else routers send fragments of one packet on different paths, or it is a flood of later "
         "fragments.",
     ),
+    Counter.FORWARD_BACKEND: Description(
+        "A client's packet of a service of mode nat, sent to its session's backend.",
+        "None.",
+    ),
+    Counter.FORWARD_CLIENT: Description(
+        "A backend's packet of a service of mode nat, sent to its session's client.",
+        "None.",
+    ),
     Counter.REPLY_TOO_BIG: Description(
         'The packet does not fit into the tunnel. Its client gets ICMP "too big".',
         "Raise the MTU between the nodes. TCP should not meet this: see the egress filter in `lbctl status`.",
@@ -192,6 +216,10 @@ DESCRIPTIONS: Final[dict[Counter, Description]] = {
     Counter.REPLY_ECHO: Description(
         "Another node asked whether the data path of this node is alive, and the program answered.",
         "None: about 20 a second from all nodes together. If it stays 0, check that UDP to `members.port` gets here.",
+    ),
+    Counter.REPLY_RESET: Description(
+        "A segment to a service of mode nat whose session no node has. It is answered with a RST.",
+        "None at a low rate: scans, and packets of sessions that ended. A peak after a change: sessions were lost.",
     ),
     Counter.DROP_GRACE: Description(
         "No node has the connection, but the row changed a moment ago. TCP sends the packet again.",
@@ -263,6 +291,36 @@ DESCRIPTIONS: Final[dict[Counter, Description]] = {
         "Find the process: it can open connections from any client's address. `tcpdump -ni any udp port 6080` shows "
         "its packets before they are dropped.",
     ),
+    Counter.DROP_NAT_FULL: Description(
+        "A new session finds no room in its two buckets, or only half-open ones.",
+        "Look for a flood of SYNs: `lbctl deny add PREFIX`. Without one, raise `nat.sessions`, which takes a "
+        "larger pool.",
+    ),
+    Counter.DROP_NAT_FOREIGN: Description(
+        "A packet to a NAT address that belongs to no session, and no node is left to try.",
+        "None at a low rate: late packets of backends, and scans of the pool. After a change of members: sessions "
+        "were lost.",
+    ),
+    Counter.DROP_NAT_NO_SESSION: Description(
+        "A client's packet to a service of mode nat without a session, and it cannot be answered with a RST.",
+        "None at a low rate.",
+    ),
+    Counter.DROP_NAT_FRAGMENT: Description(
+        "A fragment to a service of mode nat, or to a NAT address: fragments are not translated.",
+        "Lower the MTU or the datagrams of the senders; with TCP, check the MSS.",
+    ),
+    Counter.DROP_NAT_NO_BACKEND: Description(
+        "A new session, but no backend of the service takes new ones.",
+        "Check the backends' health: `lbctl status`.",
+    ),
+    Counter.DROP_NAT_NO_MAC: Description(
+        "The next hop to the backend, or to the client, has no MAC address that is known.",
+        "Check the route and the neighbor: `ip route get ADDRESS`, `ip neigh`.",
+    ),
+    Counter.DROP_NAT_TTL: Description(
+        "The packet's TTL or hop limit would be 0 after this node.",
+        "None at a low rate: traceroute. Else look for a routing loop between the nodes and the backends.",
+    ),
 }
 
 _PREFIXES: Final = {
@@ -270,7 +328,7 @@ _PREFIXES: Final = {
     "skip": "What it met on its route; counted besides its verdict.",
     "pass": "Passed to the kernel unmodified.",
     "deliver": "Delivered to this node's server, by the kernel.",
-    "forward": "Sent to another node.",
+    "forward": "Sent to another node, or by NAT to the other end of the session.",
     "reply": "Answered by the program, to the sender.",
     "drop": "Dropped.",
 }

@@ -5,7 +5,7 @@ What the maps hold is defined by the other modules of this folder.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, Final
 
@@ -15,12 +15,31 @@ from bpf.layout.conf import CONF_STRUCT
 from bpf.layout.counter import STATS_STRUCT, Counter
 from bpf.layout.echo import ECHO_STATE_STRUCT
 from bpf.layout.fragment import FIRST_FRAGMENT_STRUCT, FRAGMENT_KEY_STRUCT
+from bpf.layout.nat import (
+    BACKEND_LOAD_STRUCT,
+    BACKEND_STRUCT,
+    BACKENDS,
+    NAT_CHOICES_STRUCT,
+    NAT_CONF_STRUCT,
+    NAT_HOP_STRUCT,
+    NAT_HOPS,
+    NAT_ROWS,
+    NAT_SERVICE_STRUCT,
+)
 from bpf.layout.node import NODE_STRUCT
 from bpf.layout.prefix import PREFIX_STRUCT
 from bpf.layout.row import ROW_STRUCT
 from bpf.layout.sampling import SAMPLE_STRUCT, SAMPLING_STRUCT
 from bpf.layout.service import SERVICE_KEY_STRUCT, SERVICE_STRUCT
 from bpf.layout.service_cache import SERVICE_CACHE_STRUCT
+from bpf.layout.session import (
+    BUCKET_STRUCT,
+    EVENT_STRUCT,
+    SESSION4_STRUCT,
+    SESSION6_STRUCT,
+    SESSION_STRUCT,
+    WAYS,
+)
 from bpf.layout.uplink import UPLINK_STRUCT
 from bpf.layout.vlan import VLAN_SET_STRUCT
 
@@ -30,6 +49,11 @@ STRUCTS: Final[tuple[CStruct, ...]] = (
     FIRST_FRAGMENT_STRUCT, VLAN_SET_STRUCT,
 )  # fmt: skip
 """All structs of lb.h that are in the maps."""
+NAT_STRUCTS: Final[tuple[CStruct, ...]] = (
+    NAT_CONF_STRUCT, NAT_SERVICE_STRUCT, NAT_CHOICES_STRUCT, BACKEND_STRUCT, BACKEND_LOAD_STRUCT, NAT_HOP_STRUCT,
+    BUCKET_STRUCT, SESSION_STRUCT, SESSION4_STRUCT, SESSION6_STRUCT, EVENT_STRUCT,
+)  # fmt: skip
+"""Those of nat_layout.h."""
 
 
 class MapType(IntEnum):
@@ -54,6 +78,8 @@ NO_PREALLOC: Final = 1
 
 _SAMPLES_SIZE: Final = 1 << 18
 """Bytes of the ring buffer: 1,500 samples."""
+_EVENTS_SIZE: Final = 1 << 20
+"""Bytes of the ring buffer of NAT: 32,768 changes of tags."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +95,21 @@ class MapSpec:
     inner: "MapSpec | None" = None
 
 
+@dataclass(frozen=True)
+class NatShape:
+    """The sizes of the maps of NAT: how many `sessions` (a power of two), and whether of IPv6 too."""
+
+    sessions: int
+    ipv6: bool = True
+
+
 TAIL_CALLS: Final = MapSpec("programs", MapType.PROG_ARRAY, 4, 4, 2)
 """Where a program's tail calls lead. Each build of a program has one of its own, so it is none of `map_specs`."""
+
+
+def tail_calls(count: int) -> MapSpec:
+    """Return the spec of the map of so many tail calls."""
+    return replace(TAIL_CALLS, entries=count)
 
 
 def row_table(rows: int) -> MapSpec:
@@ -83,8 +122,29 @@ def grace_table(rows: int) -> MapSpec:
     return MapSpec("grace_table", MapType.ARRAY, 4, 8, rows, MMAPABLE)
 
 
-def map_specs(rows: int) -> tuple[MapSpec, ...]:
-    """Return the specs of all maps of maps.h, for tables of that many rows."""
+def map_specs(rows: int, nat: NatShape | None = None) -> tuple[MapSpec, ...]:
+    """Return the specs of all maps of maps.h, for tables of that many rows; with `nat`, those of nat_layout.h too."""
+    return _packet_maps(rows) + (_nat_maps(nat) if nat else ())
+
+
+def _nat_maps(nat: NatShape) -> tuple[MapSpec, ...]:
+    sessions6 = MapSpec("sessions6", MapType.ARRAY, 4, SESSION6_STRUCT.size, nat.sessions, MMAPABLE)
+    return (
+        MapSpec("nat_confs", MapType.ARRAY, 4, NAT_CONF_STRUCT.size, 1),
+        MapSpec("nat_services", MapType.ARRAY, 4, NAT_SERVICE_STRUCT.size, limits.SLOTS),
+        MapSpec("nat_choices", MapType.ARRAY, 4, NAT_CHOICES_STRUCT.size, limits.SLOTS),
+        MapSpec("backends", MapType.ARRAY, 4, BACKEND_STRUCT.size, BACKENDS),
+        MapSpec("backend_loads", MapType.ARRAY, 4, BACKEND_LOAD_STRUCT.size, BACKENDS, MMAPABLE),
+        MapSpec("nat_hops", MapType.ARRAY, 4, NAT_HOP_STRUCT.size, NAT_HOPS),
+        MapSpec("nat_pulls", MapType.ARRAY, 4, 8, NAT_ROWS, MMAPABLE),
+        MapSpec("session_tags", MapType.ARRAY, 4, BUCKET_STRUCT.size, nat.sessions // WAYS, MMAPABLE),
+        MapSpec("sessions4", MapType.ARRAY, 4, SESSION4_STRUCT.size, nat.sessions, MMAPABLE),
+        *((sessions6,) if nat.ipv6 else ()),
+        MapSpec("session_events", MapType.RINGBUF, 0, 0, _EVENTS_SIZE),
+    )
+
+
+def _packet_maps(rows: int) -> tuple[MapSpec, ...]:
     return (
         MapSpec("confs", MapType.ARRAY, 4, CONF_STRUCT.size, 1),
         MapSpec("uplinks", MapType.ARRAY, 4, UPLINK_STRUCT.size, limits.UPLINKS),
@@ -114,7 +174,8 @@ def map_specs(rows: int) -> tuple[MapSpec, ...]:
     )
 
 
-def digest(rows: int) -> str:
+def digest(rows: int, nat: NatShape | None = None) -> str:
     """Return a short name of this layout of the maps; it differs if any size, field or counter does."""
-    described: tuple[Any, ...] = (map_specs(rows), STRUCTS, [counter.name for counter in Counter])
+    structs = STRUCTS + (NAT_STRUCTS if nat else ())
+    described: tuple[Any, ...] = (map_specs(rows, nat), structs, [counter.name for counter in Counter])
     return hashlib.sha256(repr(described).encode()).hexdigest()[:12]

@@ -44,6 +44,7 @@ class ServiceFlag(IntFlag):
     PORTS_ONLY = 1
     FRAGMENTS = 2
     DROP_NO_MEMBER = 4
+    NAT = 8
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class ServiceEntry:
     """Where a service's table and counters are (`slot`, 1 to SLOTS - 1) and how this node serves it.
 
     `up`: this node takes new connections that are forwarded to it. `drop_no_member`: packets of an empty row are
-    dropped (`when_no_member: drop`), not passed to the kernel.
+    dropped (`when_no_member: drop`), not passed to the kernel. `nat`: of mode nat, whose rows are those of NAT.
     """
 
     slot: int
@@ -87,11 +88,14 @@ class ServiceEntry:
     affinity: Affinity = Affinity.FIVE_TUPLE
     forward: Forward = Forward.L2
     drop_no_member: bool = False
+    nat: bool = False
 
     def pack(self, flags: int = 0) -> bytes:
         """Encode as `struct service`; `flags` are those that follow from other services."""
         if self.drop_no_member:
             flags |= ServiceFlag.DROP_NO_MEMBER
+        if self.nat:
+            flags |= ServiceFlag.NAT
         return SERVICE_STRUCT.codec.pack(self.slot, self.up, self.affinity, self.forward, flags)
 
     @classmethod
@@ -101,4 +105,4 @@ class ServiceEntry:
         if flags & ServiceFlag.PORTS_ONLY:
             return None
         drop = bool(flags & ServiceFlag.DROP_NO_MEMBER)
-        return cls(slot, bool(up), Affinity(affinity), Forward(forward), drop)
+        return cls(slot, bool(up), Affinity(affinity), Forward(forward), drop, bool(flags & ServiceFlag.NAT))

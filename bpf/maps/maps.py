@@ -8,27 +8,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from bpf.layout.map_spec import map_specs
+from bpf.layout.map_spec import NatShape, map_specs
 from bpf.layout.service import ServiceKey
 from bpf.maps.conf_map import ConfMap
 from bpf.maps.counter_map import CounterMap
 from bpf.maps.echo_map import EchoMap
 from bpf.maps.mss_map import MssMap
+from bpf.maps.nat_maps import NatMaps
 from bpf.maps.node_map import NodeMap
 from bpf.maps.pinned_map import PinnedMap
 from bpf.maps.prefix_map import DenyList, NodePrefixes
 from bpf.maps.sampling_map import SamplingMap
 from bpf.maps.service_map import ServiceMap
+from bpf.maps.session_map import SessionMap
 from bpf.maps.table_map import TableMap
 from bpf.maps.uplink_map import UplinkMap
 from bpf.maps.vlan_map import VlanMap
 
 
 class Maps:
-    """Open maps, for tables of `row_count` rows."""
+    """Open maps, for tables of `row_count` rows; `nat` and `sessions` are None without NAT."""
 
-    def __init__(self, row_count: int, pinned: Mapping[str, PinnedMap]) -> None:
+    def __init__(self, row_count: int, pinned: Mapping[str, PinnedMap], nat_shape: NatShape | None = None) -> None:
         self.row_count = row_count
+        self.nat_shape = nat_shape
         self.pinned = pinned
         """By name, the maps without their meaning."""
         self.conf = ConfMap(pinned["confs"], pinned["services"], pinned["denied"])
@@ -43,26 +46,32 @@ class Maps:
         self.mss = MssMap(pinned["mss"])
         self.echo_state = EchoMap(pinned["echo_state"])
         self.sampling = SamplingMap(pinned["sampling"], pinned["samples"], self.conf)
+        self.nat = NatMaps(pinned) if nat_shape else None
+        self.sessions = SessionMap.open(pinned, nat_shape) if nat_shape else None
 
     @classmethod
-    def open(cls, folder: Path, row_count: int) -> Self:
+    def open(cls, folder: Path, row_count: int, nat: NatShape | None = None) -> Self:
         """Open the maps pinned in a folder; make and pin those that are missing.
 
         Raises BpfError if a pin there has another shape.
         """
         pinned: dict[str, PinnedMap] = {}
         try:
-            for spec in map_specs(row_count):
+            for spec in map_specs(row_count, nat):
                 pinned[spec.name] = PinnedMap.open(folder, spec)
         except BaseException:
             for one in pinned.values():
                 one.close()
             raise
-        return cls(row_count, pinned)
+        return cls(row_count, pinned, nat)
 
     def close(self) -> None:
         """Close the descriptors; the pins live on."""
         self.services.close()
+        if self.nat:
+            self.nat.close()
+        if self.sessions:
+            self.sessions.close()
         for one in self.pinned.values():
             one.close()
 

@@ -24,6 +24,7 @@
 #include "handle.h"
 #include "lb.h"
 #include "maps.h"
+#include "nat_layout.h"
 #include "packet.h"
 #include "parse.h"
 #include "plain.h"
@@ -250,3 +251,15 @@ int PROGRAM(struct xdp_md *ctx)
 		programs.call(ctx, GENERAL);
 	return XDP_PASS; /* never */
 }
+
+#if NAT
+int nat_general(struct xdp_md *ctx)
+{
+	return XDP_DROP;
+}
+
+int nat(struct xdp_md *ctx)
+{
+	return XDP_DROP;
+}
+#endif

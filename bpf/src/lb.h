@@ -8,6 +8,7 @@
  * Given by -D at each compile: ROWS (rows per service, a power of two), UPLINK (this program's index in `uplinks`),
  * PINS (folder of the maps in bpffs), PROGRAM (the function's name, which the kernel shows), IPV6: whether services or
  * nodes have IPv6 addresses, and PLAIN: whether plain packets are handled apart (plain.h), which only tests turn off.
+ * NAT: whether there are services of mode nat (nat_layout.h), and NAT6: whether of IPv6 too.
  *
  * Addresses are four words: an IPv4 address is the first, and the others are 0.
  */
@@ -19,8 +20,23 @@
 #ifndef PLAIN
 #define PLAIN 1
 #endif
+#ifndef NAT
+#define NAT 0
+#endif
+#ifndef NAT6
+#define NAT6 0
+#endif
 
-enum { GENERAL, COLLECTOR, TAIL_CALLS }; /* places in `programs` */
+/* Places in `programs`. */
+enum {
+	GENERAL,
+	COLLECTOR,
+#if NAT
+	NAT_PLAIN,
+	NAT_GENERAL,
+#endif
+	TAIL_CALLS,
+};
 
 #define CHAIN 8                /* nodes that a row holds; also K, the hop after which no node forwards any more */
 #define NODES 1024             /* nodes that a cluster may have; index 0 means "none" */
@@ -55,6 +71,7 @@ enum counter {
 	RX_FORWARDED,  /* A packet of the service came from another node. */
 	RX_TUNNEL,     /* A packet of the service came in a tunnel, whose headers were valid. */
 	RX_ICMP_ERROR, /* An ICMP error about a flow of the service came. */
+	RX_FAR_RESET,  /* A RST came whose sequence number is far from its session's: it does not close it. */
 	SKIP_NO_MAC,   /* A node of the chain was skipped: no MAC for it is known, or `forward` cannot reach it. */
 	SKIP_SILENT,   /* A node of the chain was skipped: its data path does not answer. */
 	SKIP_NARROW,   /* A node of the chain was skipped: the tunnel to it is too narrow for IPv6. */
@@ -79,8 +96,11 @@ enum counter {
 	FORWARD_AGAIN,    /* The packet was sent to another node with hop 2 or more, in search of an older owner. */
 	FORWARD_FRAGMENT, /* A fragment was sent to the node that collects its packet's. */
 	FORWARD_DELAYED,  /* A fragment was sent to another node or back, to wait for the first of its packet. */
+	FORWARD_BACKEND,  /* A client's packet of a NAT service was sent to its backend. */
+	FORWARD_CLIENT,   /* A backend's packet of a NAT service was sent to its client. */
 	REPLY_TOO_BIG,    /* The packet does not fit into the tunnel, and an ICMP error was sent to the client. */
 	REPLY_ECHO,       /* An echo question was answered. */
+	REPLY_RESET,      /* A segment without a session was answered with a RST. */
 
 	DROP_GRACE,          /* No node of the chain is left to try, but the row has just changed: TCP sends again. */
 	DROP_SILENT,         /* No node of the chain is left to try, but a silent one may come back with the flow. */
@@ -96,8 +116,15 @@ enum counter {
 	DROP_OTHER_PROTOCOL, /* The packet is neither TCP, UDP nor ICMP, and the configuration wants such dropped. */
 	DROP_NO_MEMBER,      /* The row is empty, and the service wants such packets dropped. */
 	DROP_TOO_BIG, /* The packet does not fit into the tunnel, and an ICMP error was impossible or above its rate. */
-	DROP_NO_HEADROOM, /* The driver left no room for the tunnel's headers. */
-	DROP_FORGED,      /* A process of this node sent another node a marker or a tunnel: only this program may. */
+	DROP_NO_HEADROOM,    /* The driver left no room for the tunnel's headers. */
+	DROP_FORGED,         /* A process of this node sent another node a marker or a tunnel: only this program may. */
+	DROP_NAT_FULL,       /* The session's two buckets have no room: a SYN or a datagram is dropped. */
+	DROP_NAT_FOREIGN,    /* A packet to a NAT address is no session's, and no node is left to try. */
+	DROP_NAT_NO_SESSION, /* A client's packet without a session, which cannot be answered with a RST. */
+	DROP_NAT_FRAGMENT,   /* A fragment to a NAT service or a NAT address. */
+	DROP_NAT_NO_BACKEND, /* A new session, but no backend of the service takes any. */
+	DROP_NAT_NO_MAC,     /* The next hop to the backend or to the client is unknown. */
+	DROP_NAT_TTL,        /* The packet's TTL, or hop limit, ends here. */
 	COUNTERS,
 };
 
@@ -184,6 +211,7 @@ enum {
 				     * slot and forward are those of the service by which fragments are collected */
 	SERVICE_FRAGMENTS = 2,  /* fragments are served: no ports in its affinity, alone for (VIP, protocol) */
 	SERVICE_DROP_NO_MEMBER = 4, /* packets are dropped, not passed to the kernel, while there is no member */
+	SERVICE_NAT = 8,            /* of mode nat: see nat.h; of PORTS_ONLY: all services of (VIP, protocol) are */
 };
 
 /*

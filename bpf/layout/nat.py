@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the NAT program knows: its pool, services, backends and next hops. session.py has the sessions.
+
+nat_layout.h describes the structs. A slot number is a NAT endpoint: `endpoint` and `slot_of` translate.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum, IntFlag
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Final
+
+from bpf.layout.address import Address, Network, pack_address, unpack_address
+from bpf.layout.c_struct import CStruct
+from bpf.layout.service import Affinity, Forward
+from bpf.layout.session import TICK_SHIFT, WAYS
+
+NAT_ROWS: Final = 4096
+"""Rows of NAT: the first of its table's."""
+BACKENDS: Final = 4096
+"""Entries of the backends' map; index 0 means none."""
+CHOICES: Final = 256
+"""Entries of a service's table of choices."""
+NAT_HOPS: Final = BACKENDS + 2
+"""Entries of the next hops' map; index 0 means none."""
+PORT_BITS: Final = 15
+FIRST_PORT: Final = 0x8000
+"""NAT ports are 32,768 to 65,535."""
+SESSIONS_MIN: Final = 1 << 16
+SESSIONS_MAX: Final = 1 << 24
+
+
+class NatFlag(IntFlag):
+    """The flags of `struct nat_conf`; nat_layout.h defines each."""
+
+    WATCHED = 1
+
+
+class Balance(IntEnum):
+    """How a new session's backend is chosen."""
+
+    HASH = 0
+    ROUND_ROBIN = 1
+    LEAST_CONNECTIONS = 2
+    WEIGHTED = 3
+
+
+class Timeout(IntEnum):
+    """After what time without a packet a session is free; nat_layout.h defines each."""
+
+    SYN = 0
+    SYN_FULL = 1
+    EST = 2
+    FIN = 3
+    CLOSED = 4
+    CLOSED_BY_BACKEND = 5
+    UDP = 6
+    UDP_BOTH = 7
+
+
+TIMEOUTS_S: Final = {
+    Timeout.SYN: 30,
+    Timeout.SYN_FULL: 5,
+    Timeout.EST: 3600,
+    Timeout.FIN: 60,
+    Timeout.CLOSED: 2,
+    Timeout.CLOSED_BY_BACKEND: 60,
+    Timeout.UDP: 30,
+    Timeout.UDP_BOTH: 180,
+}
+"""Seconds. RFC 4787 wants two minutes or more for UDP that goes both ways; TIME-WAIT lasts a minute in Linux."""
+
+NAT_CONF_STRUCT: Final = CStruct(
+    "nat_conf",
+    (
+        ("last4", "4s"),
+        ("hosts4", "4s"),
+        ("last6", "16s"),
+        ("hosts6", "4s"),
+        ("bucket_bits", "I"),
+        ("table", "H"),
+        ("flags", "H"),
+        ("hops", "2H"),
+        ("mss", "2H"),
+        ("up", "B"),
+        ("forward", "B"),
+        ("pad", "2x"),
+        ("timeout", f"{len(Timeout)}H"),
+    ),
+)
+NAT_SERVICE_STRUCT: Final = CStruct(
+    "nat_service", (("balance", "B"), ("affinity", "B"), ("choices", "H"), ("pad", "4x"), ("turn", "Q"))
+)
+NAT_CHOICES_STRUCT: Final = CStruct("nat_choices", (("choice", f"{2 * CHOICES}H"),))
+BACKEND_STRUCT: Final = CStruct(
+    "backend",
+    (
+        ("address", "16s"),
+        ("port", "2s"),
+        ("family", "B"),
+        ("flags", "B"),
+        ("hop", "H"),
+        ("pad", "2x"),
+        ("weight", "I"),
+    ),
+)
+BACKEND_LOAD_STRUCT: Final = CStruct("backend_load", (("active", "Q"), ("chosen", "Q")))
+NAT_HOP_STRUCT: Final = CStruct(
+    "nat_hop", (("mac", "6s"), ("vlan", "H"), ("ifindex", "I"), ("source", "6s"), ("mtu", "H"), ("known", "I"))
+)
+
+
+def ticks(seconds: float) -> int:
+    """Return a time in ticks, rounded up."""
+    return -(-int(seconds * 1_000_000_000) >> TICK_SHIFT)
+
+
+def pool_addresses(sessions: int) -> int:
+    """Return how many addresses of a pool so many sessions use: the first ones."""
+    return sessions >> PORT_BITS
+
+
+def endpoint(pool: Network, slot: int) -> tuple[Address, int]:
+    """Return a slot's NAT address and port."""
+    return pool[slot >> PORT_BITS], FIRST_PORT | slot & (1 << PORT_BITS) - 1
+
+
+def slot_of(pool: Network, address: Address, port: int) -> int:
+    """Return the slot of a NAT address and port."""
+    return int(address) - int(pool[0]) << PORT_BITS | port & (1 << PORT_BITS) - 1
+
+
+def row_of_slot(sessions: int, slot: int) -> int:
+    """Return the row that a slot is in, of so many sessions."""
+    return slot // (sessions // NAT_ROWS)
+
+
+@dataclass(frozen=True)
+class NatConf:
+    """What the NAT program knows of its own node.
+
+    `sessions` (a power of two, SESSIONS_MIN to SESSIONS_MAX) and the pools are the cluster's. `table` is the slot of
+    the table of rows. `hop4` and `hop6` are the next hops to clients, 0 for none; `mss4` and `mss6` the largest MSS, 0
+    for any. `up`: this node takes new sessions. `watched`: changes of tags go to the ring buffer. `timeouts_s` is in
+    seconds.
+    """
+
+    sessions: int
+    table: int
+    pool: IPv4Network | None = None
+    pool6: IPv6Network | None = None
+    forward: Forward = Forward.GUE
+    up: bool = True
+    hop4: int = 0
+    hop6: int = 0
+    mss4: int = 0
+    mss6: int = 0
+    watched: bool = False
+    timeouts_s: dict[Timeout, int] = field(default_factory=lambda: dict(TIMEOUTS_S))
+
+    def pack(self) -> bytes:
+        """Encode as `struct nat_conf`."""
+        _check_sessions(self.sessions)
+        ends = []
+        for pool in (self.pool, self.pool6):
+            hosts = pool_addresses(self.sessions) - 1
+            if pool and pool.num_addresses <= hosts:
+                raise ValueError(f"pool {pool}: {hosts + 1} addresses are wanted for {self.sessions} sessions")
+            size = 4 if pool is self.pool else 16
+            ends += [pool[hosts].packed if pool else bytes(size), (hosts if pool else 0).to_bytes(4, "big")]
+        return NAT_CONF_STRUCT.codec.pack(
+            *ends, _bucket_bits(self.sessions), self.table, self.watched * NatFlag.WATCHED, self.hop4, self.hop6,
+            self.mss4, self.mss6, self.up, self.forward, *(ticks(self.timeouts_s[timeout]) for timeout in Timeout),
+        )  # fmt: skip
+
+
+def _check_sessions(sessions: int) -> None:
+    if sessions & (sessions - 1) or not SESSIONS_MIN <= sessions <= SESSIONS_MAX:
+        raise ValueError(f"sessions: {sessions} is not a power of two in {SESSIONS_MIN}-{SESSIONS_MAX}")
+
+
+def _bucket_bits(sessions: int) -> int:
+    """Return the bits of a bucket's number in its row."""
+    return (sessions // NAT_ROWS // WAYS).bit_length() - 1
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A backend, by its index, that new sessions may get."""
+
+    backend: int
+    weight: int = 1
+
+
+@dataclass(frozen=True)
+class NatServiceEntry:
+    """How a service's new sessions are balanced; `affinity`: what of the client decides with Balance.HASH.
+
+    `choices` are the backends that take new sessions, CHOICES at most: with HASH one is taken by the hash, with
+    LEAST_CONNECTIONS the least loaded by its weight, else the next in turn. So a backend may be in it several times.
+    """
+
+    balance: Balance = Balance.HASH
+    affinity: Affinity = Affinity.FIVE_TUPLE
+    choices: Sequence[Choice] = ()
+
+    def pack(self, turn: int = 0) -> bytes:
+        """Encode as `struct nat_service`."""
+        return NAT_SERVICE_STRUCT.codec.pack(self.balance, self.affinity, len(self.choices), turn)
+
+    def pack_choices(self) -> bytes:
+        """Encode as `struct nat_choices`."""
+        if len(self.choices) > CHOICES:
+            raise ValueError(f"{len(self.choices)} choices given, {CHOICES} are the most")
+        words = [word for choice in self.choices for word in (choice.backend, choice.weight)]
+        return NAT_CHOICES_STRUCT.codec.pack(*words, *bytes(2 * CHOICES - len(words)))
+
+    @classmethod
+    def unpack(cls, service: bytes, choices: bytes) -> "NatServiceEntry":
+        """Decode both structs."""
+        balance, affinity, count, _turn = NAT_SERVICE_STRUCT.codec.unpack(service)
+        words = NAT_CHOICES_STRUCT.codec.unpack(choices)[: 2 * count]
+        pairs = zip(words[::2], words[1::2], strict=True)
+        return cls(Balance(balance), Affinity(affinity), tuple(Choice(*pair) for pair in pairs))
+
+
+@dataclass(frozen=True)
+class BackendEntry:
+    """A backend: where it is, and by which next hop (index) it is reached."""
+
+    address: Address
+    port: int
+    hop: int
+    weight: int = 100
+
+    def pack(self) -> bytes:
+        """Encode as `struct backend`."""
+        return BACKEND_STRUCT.codec.pack(
+            pack_address(self.address), self.port.to_bytes(2, "big"), self.address.version, 0, self.hop, self.weight
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes) -> "BackendEntry | None":
+        """Decode `struct backend`; None if the place is free."""
+        address, port, family, _flags, hop, weight = BACKEND_STRUCT.codec.unpack(data)
+        return cls(unpack_address(family, address), int.from_bytes(port, "big"), hop, weight) if family else None
+
+
+@dataclass(frozen=True)
+class BackendLoad:
+    """A backend's sessions on this node: those that are open, and all that were made."""
+
+    active: int = 0
+    chosen: int = 0
+
+    @classmethod
+    def unpack(cls, data: bytes) -> "BackendLoad":
+        """Decode `struct backend_load`."""
+        return cls(*BACKEND_LOAD_STRUCT.codec.unpack(data))
+
+
+@dataclass(frozen=True)
+class NatHop:
+    """A next hop. `mac` is None until one was known; `ifindex` 0 and `source` None: the interface of arrival.
+
+    `vlan` (0: none) is the tag of frames; `mtu` is the route's, in bytes of an IP packet.
+    """
+
+    mac: bytes | None
+    ifindex: int = 0
+    source: bytes | None = None
+    vlan: int = 0
+    mtu: int = 1500
+
+    def pack(self) -> bytes:
+        """Encode as `struct nat_hop`."""
+        return NAT_HOP_STRUCT.codec.pack(
+            self.mac or bytes(6), self.vlan, self.ifindex, self.source or bytes(6), min(self.mtu, 0xFFFF),
+            self.mac is not None,
+        )  # fmt: skip
+
+    @classmethod
+    def unpack(cls, data: bytes) -> "NatHop | None":
+        """Decode `struct nat_hop`; None if the place is free."""
+        mac, vlan, ifindex, source, mtu, known = NAT_HOP_STRUCT.codec.unpack(data)
+        return cls(mac if known else None, ifindex, source if any(source) else None, vlan, mtu) if mtu else None
+
+
+def unpack_conf(data: bytes) -> "NatConf | None":
+    """Decode `struct nat_conf`; None if it was never written. The pools are the addresses that sessions use."""
+    fields = NAT_CONF_STRUCT.codec.unpack(data)
+    last4, hosts4, last6, hosts6, bits, table, flags, hop4, hop6, mss4, mss6, up, forward, *timeouts = fields
+    if not any(timeouts):
+        return None
+    return NatConf(
+        NAT_ROWS * WAYS << bits, table, _pool4(last4, hosts4), _pool6(last6, hosts6), Forward(forward), bool(up),
+        hop4, hop6, mss4, mss6, bool(flags & NatFlag.WATCHED),
+        {timeout: (timeouts[timeout] << TICK_SHIFT) // 1_000_000_000 for timeout in Timeout},
+    )  # fmt: skip
+
+
+def _pool4(last: bytes, hosts: bytes) -> IPv4Network | None:
+    size = int.from_bytes(hosts, "big").bit_length()
+    return IPv4Network((int(IPv4Address(last)) >> size << size, 32 - size)) if any(last) else None
+
+
+def _pool6(last: bytes, hosts: bytes) -> IPv6Network | None:
+    size = int.from_bytes(hosts, "big").bit_length()
+    return IPv6Network((int(IPv6Address(last)) >> size << size, 128 - size)) if any(last) else None
