@@ -13,7 +13,7 @@ by the node from whose address it came, for this one. An answer is never longer 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from random import Random
@@ -26,6 +26,7 @@ from agent.channel.peer import Peer
 from agent.channel.problem import Cause
 from agent.channel.session import Freshness
 from agent.channel.state import NodeState, decode, encode
+from agent.channel.streams import Streams
 from agent.channel.transmitter import HELLO_S, Transmitter
 from agent.channel.verifier import Drop, Verifier
 from bgp.printable import printable
@@ -65,7 +66,15 @@ class Notice:
     payload: bytes
 
 
-Event = SessionBegun | StateReceived | ClaimsReceived | Notice
+@dataclass(frozen=True, slots=True)
+class ItemReceived:
+    """The next item of a peer's stream has arrived. A peer may send items again after a `SessionBegun`."""
+
+    address: IPv4Address
+    payload: bytes
+
+
+Event = SessionBegun | StateReceived | ClaimsReceived | Notice | ItemReceived
 
 
 class Channel:
@@ -79,6 +88,7 @@ class Channel:
         self._own, self._cluster, self._rng = int(own), cluster, rng
         self._verifier = Verifier(self._own, cluster, keys)
         self._transmitter = Transmitter(rng)
+        self._streams = Streams()
         self._followed: Collection[IPv4Address] = ()
         self._peers: dict[int, Peer] = {}
         self._content = b""
@@ -106,6 +116,7 @@ class Channel:
         for number in self._peers.keys() - wanted.keys():
             peer = self._peers.pop(number)
             self._transmitter.remove(peer)
+            self._streams.remove(peer)
             self.claims.pop(peer.address, None)
             if self._states.pop(peer.address, None) is not None:
                 self._states_shown = None
@@ -154,6 +165,16 @@ class Channel:
         peer = self._peers.get(int(address))
         return peer is not None and self._notify(peer, kind, payload)
 
+    def stream(self, address: IPv4Address, items: Iterable[bytes]) -> bool:
+        """Send items to one node, each once and in order, as fast as it takes them; return whether it is followed.
+
+        An item is taken from `items` when it is sent; each has 1 to `MAX_PAYLOAD` bytes.
+        """
+        peer = self._peers.get(int(address))
+        if peer is not None:
+            self._streams.append(peer, items)
+        return peer is not None
+
     def receive(self, data: bytes, source: IPv4Address, now: float) -> list[Event]:
         """Take a datagram and return what follows from it."""
         message = self._verifier.accept(data, int(source), self._peers, now)
@@ -187,7 +208,7 @@ class Channel:
         """When `step` is due: CLOCK_MONOTONIC seconds, 0 for at once, infinity for never."""
         if not self._verifier.authenticator:
             return float("inf")
-        return 0.0 if self._pending else self._transmitter.next_at
+        return 0.0 if self._pending else min(self._transmitter.next_at, self._streams.next_at)
 
     def step(self, now: float) -> list[tuple[IPv4Address, bytes]]:
         """Return the datagrams to send now, each with its destination."""
@@ -202,6 +223,8 @@ class Channel:
             else:
                 datagram = self._sealed(peer, kind, None, sequence, part, len(self._parts), self._parts[part])
             datagrams.append((peer.address, datagram))
+        for peer, kind, sequence, payload in self._streams.step(now):
+            datagrams.append((peer.address, self._sealed(peer, kind, None, sequence, payload=payload)))
         self.counters[Count.SENT] += len(datagrams)
         return datagrams
 
@@ -233,8 +256,13 @@ class Channel:
             return self._receive_state(peer, message, now)
         if message.kind == Kind.CLAIMS:
             return self._receive_claims(peer, message, now)
+        if message.kind == Kind.STREAM:
+            items = self._streams.receive(peer, message.sequence, message.payload, now)
+            return [ItemReceived(peer.address, item) for item in items]
         if message.kind == Kind.ACK:
             self._transmitter.acknowledge(peer, message.sequence, message.part)
+        elif message.kind == Kind.STREAM_ACK:
+            peer.outgoing.acknowledge(message.payload)
         elif message.kind >= FIRST_NOTICE:
             if message.sequence > peer.notices_received:
                 peer.notices_received = message.sequence

@@ -34,6 +34,8 @@
     3 STATE      which state           which part, of parts   the part's share of the state (state.py)
     4 ACK        of the acknowledged   of the acknowledged    none; with sequence 0 it only shows the nonces
     5 CLAIMS     which log             which part, 0          the part's share of the log (claim_log.py)
+    6 STREAM     which item            0, 0                   the item (stream.py)
+    7 STREAM_ACK 0                     0, 0                   which items have arrived (stream.py)
     16 SUSPECTS  which notice          0, 0                   addresses of nodes that may be dead (pack_addresses)
     17 TRACE_REQUEST, 18 TRACE_REPLY   which notice, 0, 0     one step of a packet's walk (trace.py)
 
@@ -60,6 +62,7 @@ _HEADER = struct.Struct("!4sBBHIIIQQIHH")
 _MAC_BYTES = 16
 MIN_BYTES = _HEADER.size + _MAC_BYTES
 MAX_PAYLOAD = MAX_BYTES - MIN_BYTES
+STREAM_ACK_BYTES = 38
 
 
 class Kind(enum.IntEnum):
@@ -70,6 +73,8 @@ class Kind(enum.IntEnum):
     STATE = 3
     ACK = 4
     CLAIMS = 5
+    STREAM = 6
+    STREAM_ACK = 7
     SUSPECTS = 16
     TRACE_REQUEST = 17
     TRACE_REPLY = 18
@@ -161,8 +166,10 @@ def is_consistent(message: Message) -> bool:
         return False
     if m.kind == Kind.STATE:
         return m.sequence > 0 and m.part < m.parts <= MAX_PARTS and bool(m.payload)
-    if m.kind == Kind.CLAIMS:
+    if m.kind in (Kind.CLAIMS, Kind.STREAM):
         return m.sequence > 0 and bool(m.payload)
+    if m.kind == Kind.STREAM_ACK:
+        return len(m.payload) == STREAM_ACK_BYTES
     return m.kind >= FIRST_NOTICE or not m.payload
 
 

@@ -11,6 +11,7 @@ from ipaddress import IPv4Address
 from agent.channel.claim_log import ClaimReader
 from agent.channel.message import Kind
 from agent.channel.session import Handshake, Reassembly
+from agent.channel.stream import Receiver, Sender
 
 
 @dataclass(slots=True, eq=False)
@@ -22,6 +23,9 @@ class Peer:
     handshake: Handshake
     reassembly: Reassembly = field(default_factory=Reassembly)
     claims: ClaimReader = field(default_factory=ClaimReader)
+    outgoing: Sender = field(default_factory=Sender)
+    incoming: Receiver = field(default_factory=Receiver)
+    """The streams of items to and from this peer."""
     reads_claims: bool = False
     """Whether the peer's state says so: another release would not acknowledge them."""
     notices_received: int = 0
@@ -52,6 +56,8 @@ class Peer:
     def begin_session(self) -> None:
         """Forget how far the last session had come."""
         self.reassembly, self.claims, self.reads_claims = Reassembly(), ClaimReader(), False
+        self.incoming = Receiver()
+        self.outgoing.restart()
         self.missing = set()
         self.notices_received = self.notices_sent = 0
         self.silent = False

@@ -219,4 +219,4 @@ def test_differences_add_up_to_no_more_records_than_a_set_may_have() -> None:
 
 
 def test_kinds_of_notices_stay_apart() -> None:
-    assert max(kind for kind in Kind if kind < FIRST_NOTICE) == Kind.CLAIMS
+    assert max(kind for kind in Kind if kind < FIRST_NOTICE) == Kind.STREAM_ACK
