@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The streams to and from all peers: what is sent now, and what is acknowledged. Pure; stream.py has one stream's rules.
+"""The streams to and from all peers: what is sent now, and what is acknowledged. Pure; stream.py has the rules of one.
 
 Streams are what waits: a step returns at most `STEP` items of all of them, in turn, after the states and the claims, so
 that neither these nor the loop that sends them wait for a long stream.

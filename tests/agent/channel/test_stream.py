@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Streams of items: each arrives once and in order, whatever is lost; states do not wait for them; hostile datagrams."""
+"""Streams of items: each arrives once and in order despite losses; states do not wait for them; hostile datagrams."""
 
 import random
 import struct

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hand-over of rows, as one node sees it: whom it asks, whom it sends what, until when it waits. Pure.
+
+    hand_over = HandOver(own)
+    orders = hand_over.change(chains, answering, now, tick), before these chains are written
+    orders = hand_over.receive(node, item, tick), for each Pull and End
+    while hand_over.pulling(now): this node creates sessions only where no owner does
+
+1. A node pulls the rows that move to it from all nodes of their old and new chains that answer. It waits for all
+   answers, at most `PULL_S`. A node without old chains (it booted, or others did not reach it) pulls all its rows.
+2. A holder sends what is asked for at once. It ends its answer when its own chains no longer name it as the owner of
+   one of the rows: until then it may create sessions there. Then it sends once more what has changed since.
+3. At a change of its own chains a holder pushes the rows that move to others, also without being asked: it may hold
+   sessions of rows in whose chains it is no more.
+4. What was sent within `RESEND_TICKS` is sent again only if it had packets since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.handover.item import End, Pull
+from agent.handover.row_move import Chains, Rows, asked_nodes, owned, pulled_rows, pushed_rows
+
+PULL_S: Final = 0.5
+RESEND_TICKS: Final = 10
+NEVER: Final = -1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SendPull:
+    """Ask a node for its records."""
+
+    node: int
+    pull: Pull
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SendRecords:
+    """Send a node the records of these rows: those with packets since the row's tick, or all if that is NEVER."""
+
+    node: int
+    rows: Rows
+    since: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class SendEnd:
+    """End the answer to a node's pull, after all records that were ordered before."""
+
+    node: int
+    number: int
+
+
+Order = SendPull | SendRecords | SendEnd
+
+
+@dataclass(slots=True, eq=False)
+class _OwnPull:
+    """A pull of this node: who has not answered it yet, and until when it waits."""
+
+    asked: set[int]
+    until: float
+
+
+@dataclass(slots=True)
+class HandOver:
+    """The hand-overs to and from one node. `own` is the number of its address."""
+
+    own: int
+    chains: Chains | None = None
+    """The chains of the rows; None before the first."""
+    unanswered: int = 0
+    """Pulls that were not answered by all in time."""
+    _number: int = 0
+    _pulls: dict[int, _OwnPull] = field(default_factory=dict)
+    _asked: dict[int, Pull] = field(default_factory=dict)
+    """The pulls of others that are not ended, by node."""
+    _sent: dict[int, NDArray[np.int64]] = field(default_factory=dict)
+    """When each row was sent to each node, in ticks."""
+
+    def change(self, chains: Chains, answering: Collection[int], now: float, tick: int) -> list[Order]:
+        """Take the chains that will be used from now on; `answering` are the nodes that can be asked."""
+        old, self.chains = self.chains, chains
+        orders = self._pull(old, answering, now)
+        moved = pushed_rows(old, chains, self.own) if old is not None and len(old) == len(chains) else {}
+        still_owned = owned(chains, self.own)
+        ended = {node: pull for node, pull in self._asked.items() if not (pull.rows & still_owned).any()}
+        for node in sorted(moved.keys() | ended.keys()):
+            rows = moved.get(node, np.zeros(len(chains), np.bool_))
+            if node in ended:
+                rows = rows | ended[node].rows
+            orders.append(self._send(node, rows, tick))
+            if node in ended:
+                del self._asked[node]
+                orders.append(SendEnd(node, ended[node].number))
+        return orders
+
+    def pull_all(self, answering: Collection[int], now: float) -> list[Order]:
+        """Pull all rows of this node: others did not reach it for a while, and served its rows."""
+        return self._pull(None, answering, now) if self.chains is not None else []
+
+    def receive(self, node: int, item: Pull | End, tick: int) -> list[Order]:
+        """Take a pull of another node, or the end of its answer."""
+        if isinstance(item, End):
+            if (pull := self._pulls.get(item.number)) is not None:
+                pull.asked.discard(node)
+                if not pull.asked:
+                    del self._pulls[item.number]
+            return []
+        orders: list[Order] = [self._send(node, item.rows, tick)]
+        if self.chains is not None and (item.rows & owned(self.chains, self.own)).any():
+            self._asked[node] = item
+            return orders
+        self._asked.pop(node, None)
+        return [*orders, SendEnd(node, item.number)]
+
+    def forget(self, node: int) -> None:
+        """Forget what a node was sent, and what it asked for: it has another session, or is followed no more."""
+        self._sent.pop(node, None)
+        self._asked.pop(node, None)
+
+    def pulling(self, now: float) -> bool:
+        """Return whether this node waits for answers, so that it must not create sessions where owners do."""
+        for number in [number for number, pull in self._pulls.items() if now >= pull.until]:
+            del self._pulls[number]
+            self.unanswered += 1
+        return bool(self._pulls)
+
+    @property
+    def next_at(self) -> float:
+        """When the first pull is no more waited for; infinity if there is none."""
+        return min((pull.until for pull in self._pulls.values()), default=float("inf"))
+
+    def _pull(self, old: Chains | None, answering: Collection[int], now: float) -> list[Order]:
+        assert self.chains is not None
+        if old is not None and len(old) != len(self.chains):
+            old = None
+        rows = pulled_rows(old, self.chains, self.own)
+        asked = asked_nodes(old, self.chains, rows, self.own) & set(answering)
+        if not asked:
+            return []
+        self._number += 1
+        self._pulls[self._number] = _OwnPull(asked, now + PULL_S)
+        return [SendPull(node, Pull(self._number, rows)) for node in sorted(asked)]
+
+    def _send(self, node: int, rows: Rows, tick: int) -> SendRecords:
+        sent = self._sent.setdefault(node, np.full(len(rows), NEVER, np.int64))
+        since = np.where((sent >= 0) & (tick - sent <= RESEND_TICKS), sent - 1, NEVER)
+        sent[rows] = tick
+        return SendRecords(node, rows, since)
+
+
+def sent_since(stamps: NDArray[Any], since: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which sessions are to be sent, by the ticks of their last packets and of their rows."""
+    found: NDArray[np.bool_] = (since == NEVER) | (stamps.astype(np.int64) >= since)
+    return found

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Items of a hand-over: what is encoded is decoded; what is hostile or of another pool is refused."""
+
+import contextlib
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.session_records import record
+
+from agent.channel.message import MAX_PAYLOAD
+from agent.handover.item import Codec, End, Pool, Pull, Sessions
+from agent.handover.record import FORM_4, FORM_6
+
+POOL = Pool(b"10.255.0.0/31", 1 << 16, 4096)
+CODEC = Codec(POOL)
+
+
+def test_a_pull_and_its_end() -> None:
+    rows = np.random.default_rng(1).random(4096) < 0.3
+    item = CODEC.pull(7, rows)
+    assert len(item) <= MAX_PAYLOAD
+    found = CODEC.decode(item)
+    assert isinstance(found, Pull)
+    assert (found.number, found.rows.tolist()) == (7, rows.tolist())
+    assert CODEC.decode(CODEC.end(8)) == End(8)
+
+
+@pytest.mark.parametrize(("version", "each"), [(4, 21), (6, 12)])
+def test_records_in_full_datagrams(version: int, each: int) -> None:
+    many = np.concatenate([record(slot, 1 + slot % 99, version, flags=slot % 7) for slot in range(50)])
+    items = list(CODEC.sessions(many))
+    assert len(items) == -(-50 // each)
+    assert max(map(len, items)) <= MAX_PAYLOAD
+    found = [CODEC.decode(one) for one in items]
+    assert all(isinstance(one, Sessions) and not one.refused for one in found)
+    assert np.concatenate([one.records for one in found if isinstance(one, Sessions)]).tobytes() == many.tobytes()
+    refused = CODEC.decode(next(CODEC.sessions(many, refused=True)))
+    assert isinstance(refused, Sessions)
+    assert refused.refused
+
+
+def test_the_size_of_a_record() -> None:
+    assert (FORM_4.itemsize, FORM_6.itemsize) == (52, 88)
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"slot": 1 << 16}, "a slot is too high"),
+        ({"state": 0}, "a state is unknown"),
+        ({"state": 5}, "a state is unknown"),
+        ({"fingerprint": 0}, "a fingerprint is 0"),
+        ({"created_age": 1 << 31}, "an age is too high"),
+        ({"stamp_age": 12}, "younger than its last packet"),
+        ({"protocol": 1}, "neither TCP nor UDP"),
+        ({"vip_port": 0}, "a port is 0"),
+        ({"backend_port": 0}, "a port is 0"),
+    ],
+)
+def test_records_that_no_node_sends_are_refused(values: dict[str, int], problem: str) -> None:
+    item = next(CODEC.sessions(np.concatenate([record(), record(**values)])))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=problem):
+        CODEC.decode(item)
+
+
+def test_items_of_another_pool_are_refused() -> None:
+    for other in (Pool(b"10.254.0.0/31", 1 << 16, 4096), Pool(b"10.255.0.0/31", 1 << 17, 4096)):
+        with pytest.raises(ValueError, match="the pool is another one"):
+            CODEC.decode(Codec(other).end(1))
+
+
+@given(st.binary(max_size=200), st.integers(0, 6), st.integers(0, 7), st.integers(0, 20))
+def test_any_bytes_are_an_item_or_a_value_error(data: bytes, kind: int, version: int, count: int) -> None:
+    for item in (data, struct.pack("!BBHI", kind, version, count, POOL.number) + data):
+        with contextlib.suppress(ValueError):
+            CODEC.decode(item)
+
+
+@given(st.data())
+def test_cut_items_are_refused(data: st.DataObject) -> None:
+    whole = data.draw(
+        st.sampled_from([next(CODEC.sessions(record())), CODEC.end(1), CODEC.pull(1, np.ones(4096, bool))])
+    )
+    with pytest.raises(ValueError):  # noqa: PT011 -- which error, depends on where it is cut
+        CODEC.decode(whole[: data.draw(st.integers(0, len(whole) - 1))])
