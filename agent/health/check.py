@@ -29,13 +29,13 @@ def checks(
     changed: Callable[[], None],
     uplinks: Sequence[str] | None = None,
 ) -> list[Coroutine[None, None, None]]:
-    """Return the loops that keep `health[service.name]` up to date.
+    """Return the loops that keep `health[service.name]` up to date; for NAT services agent/nat/ does.
 
     They call `changed` when a service becomes healthy or unhealthy. `uplinks`: the interfaces of a data path, which
     looks for the services' sockets in this network namespace; None if there is none.
     """
     shared: dict[tuple[Target | None, HealthConfig], list[ServiceConfig]] = {}
-    for service in services:
+    for service in (one for one in services if one.mode == "dsr"):
         shared.setdefault((service.health_target, service.health), []).append(service)
     served = {(one.vip, one.port_number) for one in services if one.protocol == "tcp"} if uplinks is not None else set()
     loops = []

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A socket to the local service for one probe. Bounds how much of an answer is read, and how often.
+"""A socket to a server for one probe. Bounds how much of an answer is read, and how often.
 
-The target is the source too: without the VIP on lo the probe would otherwise leave for another server, and that
-server's answer would count for this one.
+For the local service the target is the source too: without the VIP on lo the probe would otherwise leave for another
+server, and that server's answer would count for this one.
 
 These are bare sockets rather than asyncio's streams: a stream reads on by itself, so a service that sends single bytes
 without end would cost as much CPU as it likes.
@@ -15,7 +15,7 @@ import errno
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Protocol
 
 from agent.address import Address
@@ -36,6 +36,10 @@ Reach = Callable[[int], AbstractContextManager[object]]
 def any_server(_: int) -> AbstractContextManager[object]:
     """Have a connection reach whichever server is chosen."""
     return nullcontext()
+
+
+Connect = Callable[[], AbstractAsyncContextManager["Connection"]]
+"""Opens the connection of one probe."""
 
 
 class Channel(Protocol):
@@ -78,17 +82,19 @@ async def connect(
     *,
     local: bool = False,
     reach: Reach = any_server,
+    source: Address | None = None,
 ) -> AsyncIterator[Connection]:
-    """Connect to this node's own address, from it; close when left. Raises OSError.
+    """Connect, and close when left. Raises OSError.
 
-    `local`: the other end must be in this network namespace; raises SocketElsewhere. `reach`: which server it asks.
+    `source`: from where; None: the target is this node's own address, and the source too. `local`: the other end must
+    be in this network namespace; raises SocketElsewhere. `reach`: which server it asks.
     """
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     with socket.socket(family, kind | socket.SOCK_NONBLOCK) as one:
-        one.bind((str(address), 0))
+        one.bind((str(source or address), 0))
         with reach(one.getsockname()[1]):
             await asyncio.get_running_loop().sock_connect(one, (str(address), port))
-        if one.getsockname()[1] == port:
+        if one.getsockname() == one.getpeername():
             # Nobody listens, and the kernel chose the same port for this end: the socket is connected to itself.
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
         if local and (why := remote_end(one)):

@@ -7,9 +7,8 @@ from urllib.parse import quote
 
 import h11
 
-from agent.address import Address, endpoint
 from agent.config.health import HttpCheckConfig, HttpsCheckConfig
-from agent.health.connection import Channel, Reach, any_server, connect
+from agent.health.connection import Channel, Connect
 from agent.health.failure import ProbeFailed, shown
 from agent.health.tls import TlsConnection, context_of
 
@@ -19,21 +18,19 @@ INTERIM_LIMIT = 16
 """The most interim responses (RFC 9110 section 15.2), which a service may otherwise send without end."""
 
 
-async def probe_http(
-    address: Address, port: int, check: HttpCheckConfig, local: bool, reach: Reach = any_server
-) -> str:
-    """Return the status of a response that is as expected. Raises ProbeFailed, OSError; `local` as in `connect`.
+async def probe_http(connect: Connect, host: str, check: HttpCheckConfig) -> str:
+    """Return the status of a response that is as expected. Raises ProbeFailed, OSError.
 
-    A redirect is not followed: it is the service itself that answered.
+    `host`: the Host header if the check names none. A redirect is not followed: it is the service itself that answered.
     """
     name = check.name if isinstance(check, HttpsCheckConfig) else None
-    async with connect(address, port, local=local, reach=reach) as connection:
+    async with connect() as connection:
         channel: Channel = connection
         if isinstance(check, HttpsCheckConfig):
             channel = tls = TlsConnection(connection, context_of(check.verify, check.ca_file), name)
             await tls.handshake()
         response = Response(channel)
-        status = await response.status(check.path, check.host or name or endpoint(address, port))
+        status = await response.status(check.path, check.host or name or host)
         if not any(low <= status <= high for low, high in check.expect.status):
             raise ProbeFailed(f"HTTP {status}, expected {_text(check.expect.status)}")
         if check.expect.body is not None and not await response.contains(check.expect.body.encode()):

@@ -3,20 +3,17 @@
 
 from __future__ import annotations
 
-import socket
-
-from agent.address import Address
 from agent.config.health import TcpCheckConfig, UdpCheckConfig
-from agent.health.connection import Reach, any_server, connect
+from agent.health.connection import Connect
 from agent.health.failure import ProbeFailed, shown
 
 
-async def probe_tcp(address: Address, port: int, check: TcpCheckConfig, local: bool, reach: Reach = any_server) -> str:
-    """Connect, and look for the expected text if there is one. Raises ProbeFailed, OSError; `local` as in `connect`.
+async def probe_tcp(connect: Connect, check: TcpCheckConfig) -> str:
+    """Connect, and look for the expected text if there is one. Raises ProbeFailed, OSError.
 
     Without it, the kernel alone may have answered: it accepts connections for a stopped process too.
     """
-    async with connect(address, port, local=local, reach=reach) as connection:
+    async with connect() as connection:
         if check.expect is None:
             return "accepts connections"
         if check.send is not None:
@@ -30,9 +27,9 @@ async def probe_tcp(address: Address, port: int, check: TcpCheckConfig, local: b
     return "answers as expected"
 
 
-async def probe_udp(address: Address, port: int, check: UdpCheckConfig) -> str:
+async def probe_udp(connect: Connect, check: UdpCheckConfig) -> str:
     """Send a datagram and judge the first one that comes back. Raises ProbeFailed, OSError."""
-    async with connect(address, port, socket.SOCK_DGRAM) as connection:
+    async with connect() as connection:
         await connection.send(check.send)
         answer = await connection.receive()
     if check.expect is not None and check.expect not in answer:

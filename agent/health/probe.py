@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One probe of the local service by the type of its check: bounds its time, and makes every failure a reason."""
+"""One probe of a server by the type of its check: bounds its time, and makes every failure a reason."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -13,7 +14,7 @@ from agent.address import Address, endpoint
 from agent.config.health import ExecCheckConfig, HealthConfig, TcpCheckConfig, UdpCheckConfig
 from agent.health import tls
 from agent.health.command import Command
-from agent.health.connection import Reach, any_server
+from agent.health.connection import Reach, any_server, connect
 from agent.health.failure import NodeReason, ProbeFailed, SocketElsewhere, shown
 from agent.health.http_get import probe_http
 from agent.health.payload import probe_tcp, probe_udp
@@ -23,11 +24,17 @@ Probe = Callable[[], Awaitable[tuple[bool, str]]]
 """Returns whether the answer was good, and what it was. Nothing that a service does raises an error."""
 
 
-def probe_of(target: Target | None, check: HealthConfig, local: bool = False, reach: Reach = any_server) -> Probe:
+def probe_of(
+    target: Target | None,
+    check: HealthConfig,
+    local: bool = False,
+    reach: Reach = any_server,
+    source: Address | None = None,
+) -> Probe:
     """Return the probe of a check. `target`: the address and port to ask, None for a program.
 
     `local`: a TCP connection's other end must be in this network namespace. `reach`: which of several servers of the
-    port it asks.
+    port it asks. `source`: from which address; None: the target is this node itself.
     """
     ask: Callable[[], Awaitable[str]]
     if isinstance(check, ExecCheckConfig):
@@ -37,12 +44,13 @@ def probe_of(target: Target | None, check: HealthConfig, local: bool = False, re
         assert target is not None
         where = endpoint(*target)
         silence = f"no answer on {where}"
+        opened = partial(connect, *target, local=local, reach=reach, source=source)
         if isinstance(check, TcpCheckConfig):
-            ask = partial(probe_tcp, *target, check, local, reach)
+            ask = partial(probe_tcp, opened, check)
         elif isinstance(check, UdpCheckConfig):
-            ask = partial(probe_udp, *target, check)
+            ask = partial(probe_udp, partial(connect, *target, socket.SOCK_DGRAM, source=source), check)
         else:
-            ask = partial(probe_http, *target, check, local, reach)
+            ask = partial(probe_http, opened, where, check)
 
     async def probe() -> tuple[bool, str]:
         try:
