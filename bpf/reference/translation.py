@@ -139,12 +139,11 @@ def _write_addresses(data: bytearray, ip: int, ends: Ends, checks: list[int]) ->
 
 
 def _clamp(data: bytearray, at: int, mss: int) -> None:
-    """Lower the MSS option of the TCP header at an offset (RFC 9293 section 3.7.1), which may be at an odd place."""
+    """Lower the MSS options of the TCP header at an offset (RFC 9293 section 3.7.1); they may be at odd places."""
     for option in _options(data, at):
-        if data[option] == _MSS_OPTION and data[option + 1] == 4:
-            if int.from_bytes(data[option + 2 : option + 4], "big") > mss:
-                _write(data, option + 2, mss.to_bytes(2, "big"), [at + 16])
-            return
+        value = int.from_bytes(data[option + 2 : option + 4], "big")
+        if data[option] == _MSS_OPTION and data[option + 1] == 4 and value > mss:
+            _write(data, option + 2, mss.to_bytes(2, "big"), [at + 16])
 
 
 def _options(data: bytearray, at: int) -> Iterator[int]:
