@@ -66,7 +66,7 @@ class Member:
     shares: Mapping[str, Share]
     """By service (`service_key`)."""
     lost: bool
-    """It is silent for so long that it owns no row; its later places stay."""
+    """It is silent for so long that it owns no row; it comes after the chains of its rows."""
     since: float
     """CLOCK_MONOTONIC seconds of the last change between present and lost."""
     why: str

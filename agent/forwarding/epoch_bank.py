@@ -273,7 +273,7 @@ class EpochBanks:
         table = self._shared.get(key)
         if table is None:
             table = self._shared[key] = _with_few_rankings(self._build(key, current.table), self._shared.values())
-        claimed = claimants(table, members, claims) if claims else None
+        claimed = claimants(table, members, claims or {}) if claims or table.lost else None
         rows = rows_of(table, claimed, [indexes[address] for address in table.members], self._maps.row_count)
         changed = everywhere if current.rows is None or switching else differing(rows, current.rows)
         grace = current.grace

@@ -8,8 +8,9 @@ answers (liveness/), its agent says what it serves (channel/). The rules:
    Who never answered takes no place, whatever routers say.
 2. A member that is silent is passed over by packets from the next one on; that is a flag of its node entry, and no row
    changes (`silent_since`).
-3. After `OWNS_S` of silence it is `lost`: it owns no row, but keeps its later places, for `FORGET_S`. It owns on while
-   a member that this node hears still hears it (`unreachable`): where the fault is one path, tables stay equal.
+3. After `OWNS_S` of silence it is `lost`: it owns no row, but comes after the chains of its rows, for `FORGET_S`. It
+   owns on while a member that this node hears still hears it (`unreachable`): where the fault is one path, tables stay
+   equal.
 4. A member whose agent is silent (its heartbeat stands still), or whose data path is not ready, gets no new flows. Its
    places stay: the data path lives on without the agent.
 5. Another boot than that of its word: its connections are gone, so it has no place until its agent speaks again.

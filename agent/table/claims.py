@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from agent.model import Candidate
 from agent.table.cost import hashes, mix, rank_keys, row_factors, seed
-from agent.table.table import Places, Table
+from agent.table.table import Places, RowNumbers, Table
 
 PLACES: Final = 7
 """Of a row with its claimants: the walk may not reach the last of 8."""
@@ -33,8 +33,6 @@ RANKED_PER_ROW: Final = 16
 after the key of the flow hash has changed) those with low hashes, which would hardly have a place, are left out: with
 1,000 nodes that claim 10,000 rows each, ranking all takes seconds for each service."""
 
-RowNumbers = NDArray[np.uint32]
-"""The numbers of rows, ascending."""
 Claims = Mapping[IPv4Address, RowNumbers]
 """The rows of a service that each node claims, in one epoch."""
 
@@ -64,8 +62,10 @@ def claims_of(held: RowNumbers, chains: NDArray[np.integer[Any]], own: int) -> R
 def claimants(table: Table, candidates: Sequence[Candidate], claims: Claims, places: int = PLACES) -> Claimants:
     """Return the claimants of a table's rows, for a chain of at most so many places with them.
 
-    `candidates` are those that the table was built from; claims of other nodes do not count.
+    `candidates` are those that the table was built from; claims of other nodes do not count. Lost members claim the
+    rows in which they would have a place.
     """
+    claims = {one: _union(claims.get(one), table.lost.get(one)) for one in {*claims, *table.lost}}
     rows, width = table.places.shape
     room = max(0, places - min(width, len(table.members)))
     weights = {c.address: c.weight for c in candidates}
@@ -93,6 +93,11 @@ def claimants(table: Table, candidates: Sequence[Candidate], claims: Claims, pla
     found[np.repeat(np.arange(len(distinct)), many)[fits], nth[fits]] = member[fits]
     full = int((many >= room).sum()) if len(table.members) > places else 0
     return Claimants(distinct, found, full, int((many > room).sum()))
+
+
+def _union(one: RowNumbers | None, other: RowNumbers | None) -> RowNumbers:
+    given = [rows for rows in (one, other) if rows is not None]
+    return given[0] if len(given) == 1 else np.union1d(*given)
 
 
 def _with_high_hashes(claimed: RowNumbers, member: IPv4Address, rows: int, halvings: int) -> RowNumbers:

@@ -7,7 +7,7 @@ Owns its shape, its digest, and what both hashes share: who may own rows, and ho
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
@@ -18,6 +18,8 @@ from agent.model import Candidate, State
 from agent.table.ranking import Ranking
 
 Places = NDArray[np.int16]
+RowNumbers = NDArray[np.uint32]
+"""The numbers of rows, ascending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,9 @@ class Table:
     places: Places
     ranking: Ranking | None = field(default=None, repr=False, compare=False)
     effective: Ranking | None = field(default=None, repr=False, compare=False)
+    lost: Mapping[IPv4Address, RowNumbers] = field(default_factory=dict, repr=False, compare=False)
+    """The rows in which each lost member would have a place. It may return with the connections that it has there: it
+    comes after the chain, like a node that claims them."""
 
     @property
     def digest(self) -> str:
@@ -43,10 +48,8 @@ class Table:
 
     @property
     def owners_digest(self) -> str:
-        """16 hex digits over the owner of each row: equal on two nodes that would give every new flow to the same node.
-
-        Later places also name nodes that are lost, which a node that joined since has never known.
-        """
+        """16 hex digits over the owner of each row: equal on two nodes that would give every new flow to the same
+        node."""
         return hashlib.sha256(_addresses(self.members)[self.places[:, 0]].tobytes()).hexdigest()[:16]
 
 

@@ -288,7 +288,7 @@ class ClaimModel:
         chains = np.zeros((self.rows, 8), np.int64)
         numbers = np.array([*map(int, table.members), 0], np.int64)
         chains[:, :CHAIN] = numbers[table.places]
-        if node.claims:
+        if node.claims or table.lost:
             claims = {one: rows for one, (_, rows) in node.claims.items()}
             found = claimants(table, known, claims)
             chains[found.rows, CHAIN : CHAIN + found.places.shape[1]] = numbers[found.places]
