@@ -61,7 +61,8 @@ class SessionMap:
     def write(self, slot: int, session: Session) -> None:
         """Write a record. The slot's tag must be BUSY, by the caller."""
         records = self._records(session.client.version == 6)
-        records[slot : slot + 1] = np.frombuffer(session.pack(), records.dtype)
+        # As bytes: numpy copies structured values by their fields, and leaves out what these do not cover.
+        records.view(np.uint8).reshape(len(records), -1)[slot] = np.frombuffer(session.pack(), np.uint8)
 
     def close(self) -> None:
         """Unmap them. Views that the caller still has keep the memory mapped until they are gone."""

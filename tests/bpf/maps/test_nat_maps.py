@@ -80,6 +80,7 @@ def test_next_process_reads_everything_back(folder: Path) -> None:
     assert np.flatnonzero(sessions.tags).tolist() == [SESSIONS - 1]
     assert (sessions.read(SESSIONS - 1), sessions.read(SESSIONS - 2, ipv6=True)) == (one, six)
     assert sessions.sessions4["client"][SESSIONS - 1] == int(IPv4Address("10.1.0.2"))
+    assert (sessions.sessions4[-1].tobytes(), sessions.sessions6[-2].tobytes()) == (one.pack(), six.pack())
     nat.write_backend(4095, None)
     nat.write_hop(4097, None)
     assert (nat.backends(), nat.hop(4097)) == ({}, None)
