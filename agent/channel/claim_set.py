@@ -24,7 +24,7 @@ from typing import Any, Final
 import numpy as np
 
 from agent.channel.state import ServiceEndpoint
-from agent.table.claims import RowNumbers
+from agent.table.table import RowNumbers
 
 ROWS_MAX: Final = 262_144
 RECORDS_MAX: Final = 4096

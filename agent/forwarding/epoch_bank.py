@@ -23,9 +23,9 @@ from agent.forwarding.grace import Grace
 from agent.forwarding.row_array import RowArray, claims_in, differing, rows_of
 from agent.model import Candidate
 from agent.table import algorithm
-from agent.table.claims import Claims, RowNumbers, claimants
+from agent.table.claims import Claims, claimants
 from agent.table.epoch import Epoch, EpochSwitch, EpochUse
-from agent.table.table import Table
+from agent.table.table import RowNumbers, Table
 from bpf.layout.conf import NodeConf, OtherEpoch
 from bpf.layout.limits import BANKS, SLOTS
 from bpf.maps.maps import Maps

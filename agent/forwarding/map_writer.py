@@ -20,8 +20,9 @@ from agent.forwarding.epoch_bank import NO_CLAIMS, EpochBanks
 from agent.forwarding.narrow_path import least_mtus
 from agent.forwarding.node_table import NodeTable
 from agent.model import Candidate
-from agent.table.claims import Claims, RowNumbers, claims_of
+from agent.table.claims import Claims, claims_of
 from agent.table.epoch import Epoch, EpochSwitch, EpochUse
+from agent.table.table import RowNumbers
 from bpf.attach.datapath import DataPath
 from bpf.layout.conf import NodeConf
 from bpf.layout.limits import BANKS, CHAIN, SLOTS, UPLINKS

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.table.claims import PLACES, Claimants, RowNumbers
-from agent.table.table import Table
+from agent.table.claims import PLACES, Claimants
+from agent.table.table import RowNumbers, Table
 from bpf.layout.limits import CHAIN
 
 RowArray = NDArray[np.uint16]

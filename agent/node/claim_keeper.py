@@ -24,8 +24,9 @@ from agent.config.schema import Config
 from agent.connections.monitor import ConnectionMonitor, Held
 from agent.node.forwarder import Forwarder
 from agent.node.membership import Membership
-from agent.table.claims import PLACES, Claims, RowNumbers
+from agent.table.claims import PLACES, Claims
 from agent.table.epoch import Epoch
+from agent.table.table import RowNumbers
 
 log = logging.getLogger("anylb")
 

@@ -25,8 +25,8 @@ from agent.channel.transmitter import MAX_REPEAT_S, REPEAT_S
 from agent.forwarding.grace import Grace
 from agent.model import Candidate, State
 from agent.table import algorithm
-from agent.table.claims import RowNumbers, claimants, claims_of
-from agent.table.table import Table
+from agent.table.claims import claimants, claims_of
+from agent.table.table import RowNumbers, Table
 from bpf.layout.counter import Counter
 from bpf.reference.pick import Arrival, NodeState, Socket, pick
 

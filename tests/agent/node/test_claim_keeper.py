@@ -14,8 +14,9 @@ from agent.channel.state import ServiceEndpoint
 from agent.connections.held import HeldRows
 from agent.connections.monitor import Held
 from agent.node.claim_keeper import ClaimKeeper, pause_s
-from agent.table.claims import Claims, RowNumbers
+from agent.table.claims import Claims
 from agent.table.epoch import Epoch
+from agent.table.table import RowNumbers
 
 OWN, A, B = (IPv4Address(f"10.0.0.{n}") for n in (11, 12, 13))
 WEB = ServiceEndpoint(IPv4Address("192.0.2.10"), "tcp", 443)
