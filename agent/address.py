@@ -7,6 +7,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
+Announced = Address | Network
+"""What a node announces to routers: a VIP, or a pool of NAT."""
 
 
 class NodeAddress(IPv4Address):

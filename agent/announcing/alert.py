@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from agent.address import Address
+from agent.address import Announced
 from agent.announcing.export_status import ANNOUNCED, NO, NOT_NEGOTIATED, WITHDRAWN, ExportStatus
 from agent.model import Announcement
 
@@ -23,14 +23,15 @@ class Alert:
 
 
 def alerts(
-    announcements: Mapping[Address, Announcement],
+    announcements: Mapping[Announced, Announcement],
     statuses: Collection[ExportStatus],
     relay: str | None,
     error: str | None,
     down: Sequence[str] = (),
     problems: Sequence[str] = (),
 ) -> list[Alert]:
-    """Return the problems, critical ones first; none when every wanted VIP is announced at each peer with a session.
+    """Return the problems, critical ones first; none when every wanted VIP and pool is announced at each peer with a
+    session.
 
     `relay` is why there is no snapshot of the relay that holds (None: there is one), `error` what the relay fails at,
     `down` why sessions are down, a text for each; `problems` what keeps packets of VIPs from clients, though all is

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The export status of each VIP at each peer: what is desired, what the adj-rib-out holds, since when. Pure.
+"""The export status of each VIP and pool at each peer: what is desired, what the adj-rib-out holds, since when. Pure.
 
 `wall` is seconds since 1970: it is for people, and outlives an agent. What is wrong with a status is alert.py's.
 """
@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agent.address import Address
-from agent.announcing.routes import vip_prefix
+from agent.address import Announced
+from agent.announcing.routes import prefix_of
 from agent.config.schema import Config
 from agent.model import Announcement
 from bgp.relay.protocol import Peer, Snapshot
@@ -25,7 +25,10 @@ negotiated`: a route that is not sent, for the session's two ends did not both o
 
 @dataclass(frozen=True, slots=True)
 class ExportStatus:
-    """One VIP at one peer. `desired` is `announced`, `withdrawn`, or the method of a drain: prepend, med, gshut."""
+    """One VIP, or pool, at one peer.
+
+    `desired` is `announced`, `withdrawn`, or the method of a drain: prepend, med, gshut.
+    """
 
     vip: str
     peer: str
@@ -99,11 +102,11 @@ class ExportHistory:
 
 def export_statuses(
     config: Config,
-    announcements: Mapping[Address, Announcement],
+    announcements: Mapping[Announced, Announcement],
     desired: Mapping[str, Route],
     snapshot: Snapshot | None,
 ) -> list[ExportStatus]:
-    """Return the export status of each VIP at each configured peer that carries its address family.
+    """Return the export status of each VIP and pool at each configured peer that carries its address family.
 
     `desired` are the routes that the relay has been given, by prefix; `snapshot` is None while the relay is away.
     While ExaBGP does not answer, nothing in it is known to hold.
@@ -114,7 +117,7 @@ def export_statuses(
     sent = {address: _Sent.to(peer) for address, peer in known.items()}
     found = []
     for vip, announcement in announcements.items():
-        prefix = vip_prefix(vip)
+        prefix = prefix_of(vip)
         route = desired.get(prefix) if announcement.wanted else None
         goal = WITHDRAWN if route is None else announcement.method or ANNOUNCED
         for configured in config.bgp.peers:

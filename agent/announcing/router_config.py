@@ -104,10 +104,18 @@ def router_config(
         if not known:
             raise AgentError(f"bgp.peers: {peers[0].address}: the router has no IPv4 address here; give --router-id")
         router_id = known[0]
-    # Twice the routes of a node (its VIPs and its identity), so that new VIPs do not exceed the limit.
-    limit = max(16, 2 * (len(config.vips) + 1))
+    # Twice the routes of a node (its VIPs, the pool and its identity), so that new VIPs do not exceed the limit.
+    limit = max(16, 2 * (len(config.vips) + len(config.pools) + 1))
     return Router(
-        asn, router_id, tuple(neighbors), config.allowed, config.bgp.identity_prefix, limit, log=log, made_by=made_by
+        asn,
+        router_id,
+        tuple(neighbors),
+        config.allowed,
+        config.bgp.identity_prefix,
+        limit,
+        log=log,
+        made_by=made_by,
+        pools=config.pools,
     )
 
 

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The routes that a node desires its relay to announce: its identity, and its VIPs with what a drain adds. Pure.
+"""The routes that a node desires its relay to announce: its identity, its VIPs with what a drain adds, and the pools of
+NAT. Pure.
 
-Owns the VIPs' routes; the identity is membership/identity.py's.
+Owns the routes of VIPs and pools; the identity is membership/identity.py's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from agent.address import Address
+from agent.address import Address, Announced, Network
 from agent.config.schema import Config
 from agent.membership.identity import identity_route
 from agent.model import Method
@@ -32,33 +33,36 @@ def desired_routes(
     next_hop6: IPv6Address | None,
     start: int,
     vips: Mapping[Address, Method | None],
+    pools: Collection[Network] = (),
 ) -> tuple[list[Route], list[Route]]:
     """Return (the routes to announce, the fallback for when this agent falls silent). `vips` has each VIP's drain
-    method; `next_hop6` is the next hop of IPv6 VIPs.
+    method; `next_hop6` is the next hop of IPv6 VIPs and pools.
 
     The fallback is the identity alone, which says that no VIP is announced: a node without an agent stays a member,
-    since its data path answers for itself.
+    since its data path answers for itself. Other nodes forward to it what routers send them for its sessions.
     """
     own = {
         vip: with_drain_attributes(route, method)
         for vip, method in vips.items()
-        if (route := vip_route(config, vip, address, next_hop6))
+        if (route := route_of(config, vip, address, next_hop6))
     }
+    of_pools = [route for pool in pools if (route := route_of(config, pool, address, next_hop6))]
     live, fallback = (identity_route(config, address, address6, start, announced) for announced in (own, ()))
-    return [live, *own.values()], [fallback]
+    return [live, *own.values(), *of_pools], [fallback]
 
 
-def vip_route(config: Config, vip: Address, address: IPv4Address, address6: IPv6Address | None) -> Route | None:
-    """Return a VIP's route with its attributes from lb.yml; None for an IPv6 VIP of a node without an IPv6 address.
+def route_of(config: Config, one: Announced, address: IPv4Address, address6: IPv6Address | None) -> Route | None:
+    """Return the route of a VIP or a pool, with its attributes from lb.yml; None for IPv6 on a node without an IPv6
+    address.
 
-    The next hop is explicit, in the VIP's own family: ExaBGP's "self" is wrong where the session's family differs.
+    The next hop is explicit, in the route's own family: ExaBGP's "self" is wrong where the session's family differs.
     """
-    configured = config.announce_of(vip)
-    next_hop = configured.next_hop or (address if vip.version == 4 else address6)
+    configured = config.announce_of(one)
+    next_hop = configured.next_hop or (address if one.version == 4 else address6)
     if next_hop is None:
         return None
     return Route.of(
-        vip_prefix(vip),
+        prefix_of(one),
         str(next_hop),
         configured.large_communities,
         communities=configured.communities,
@@ -68,9 +72,9 @@ def vip_route(config: Config, vip: Address, address: IPv4Address, address6: IPv6
     )
 
 
-def vip_prefix(vip: Address) -> str:
-    """Return a VIP as the prefix of its route: /32 or /128."""
-    return f"{vip}/{vip.max_prefixlen}"
+def prefix_of(one: Announced) -> str:
+    """Return the prefix of a route: a VIP's is /32 or /128."""
+    return str(one) if isinstance(one, IPv4Network | IPv6Network) else f"{one}/{one.max_prefixlen}"
 
 
 def with_drain_attributes(route: Route, method: Method | None) -> Route:

@@ -25,6 +25,7 @@ def speaker_config(config: Config, local: LocalAddresses, passwords: Mapping[str
         tuple(_session(i, peer, local, passwords) for i, peer in enumerate(config.bgp.peers)),
         config.bgp.user,
         allow=(own, *config.allowed),
+        exactly=config.pools,
         learn=(config.bgp.identity_prefix,),
     )
 

@@ -68,10 +68,10 @@ def print_status(response: Response) -> None:
         console.print(f"connections of clients: {counted['held']:,}, counted {age(counted['age_s'])} ago")
     console.print()
     vips = _table("VIP", "announced", "why")
-    for vip in response["vips"]:
+    for one in (*response["vips"], *response["pools"]):
         announced = {(True, True): "yes", (True, False): "not yet", (False, True): "still", (False, False): "no"}
-        shown = "[yellow]unknown[/]" if vip["announced"] is None else announced[vip["wanted"], vip["announced"]]
-        vips.add_row(vip["vip"], shown, vip["why"])
+        shown = "[yellow]unknown[/]" if one["announced"] is None else announced[one["wanted"], one["announced"]]
+        vips.add_row(one.get("vip") or f"{one['pool']} (pool of NAT)", shown, one["why"])
     console.print(vips, "")
     console.print(_services(response["services"]))
     for service in response["services"]:
@@ -302,7 +302,7 @@ def print_lab(response: Response) -> None:
 
 @_printer
 def print_announcements(response: Response) -> None:
-    """Print each VIP's state at each peer, then its other announcers, then the faults."""
+    """Print each VIP's and pool's state at each peer, then its other announcers, then the faults."""
     console = Console(highlight=False)
     table = _table("VIP", "peer", "desired", "in adj-rib-out", "session", "since", "why")
     for row in response["peers"]:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
-from agent.address import Address, Network
+from agent.address import Address, Announced, Network
 from agent.config.bgp import AnnounceConfig, BgpConfig
 from agent.config.fields import AnyNetwork, Section, Switch, fault, given, within
 from agent.config.members import MembersConfig
@@ -209,13 +209,23 @@ class Config(Section):
         return tuple(dict.fromkeys(service.vip for service in self.services))
 
     @property
+    def pools(self) -> tuple[Network, ...]:
+        """The prefixes of NAT, at most one for each family."""
+        return self.nat.pools if self.nat else ()
+
+    @property
     def allowed(self) -> tuple[Network, ...]:
         """The prefixes that the routes of VIPs must be in."""
         return self.bgp.allow or tuple(ip_network(vip) for vip in self.vips)
 
-    def announce_of(self, vip: Address) -> AnnounceConfig:
-        """Return the attributes of a VIP's routes."""
-        found = (service.announce for service in self.services if service.vip == vip and service.announce)
+    @property
+    def announced(self) -> tuple[Announced, ...]:
+        """Everything that a node with this configuration may announce besides its identity."""
+        return (*self.vips, *self.pools)
+
+    def announce_of(self, one: Announced) -> AnnounceConfig:
+        """Return the attributes of the routes of a VIP or a pool."""
+        found = (service.announce for service in self.services if service.vip == one and service.announce)
         return next(found, AnnounceConfig())
 
     def with_secrets(self, now: bytes | None, previous: bytes | None, members: tuple[bytes, ...]) -> Self:

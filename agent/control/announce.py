@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Requests about announcements: their state, orders for them, and their changes as they happen.
 
-    GET  /announce            each VIP's state at each peer, and faults
+    GET  /announce            each VIP's and pool's state at each peer, and faults
     GET  /announce/watch      each state on a line, then every change, without end
     POST /announce            remove the order `down`   ?vip=
     POST /withdraw            order `down`              ?vip= &reason= &for_s= &force=yes
@@ -20,7 +20,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from agent.address import Address
+from agent.address import Address, Announced, Network
 from agent.announcing.alert import alerts
 from agent.announcing.export_monitor import ExportMonitor
 from agent.announcing.order import Order, OrderKind
@@ -45,6 +45,8 @@ class Announcing:
     relay: RelayClient
     announcements: Callable[[], Mapping[Address, Announcement]]
     """The decision for each VIP; none before the first plan."""
+    pools: Callable[[], Mapping[Network, Announcement]] = dict
+    """Likewise for each pool of NAT, which takes no orders."""
     path_problems: Callable[[], Sequence[str]] = tuple
     """What keeps packets of VIPs from clients, one line each."""
 
@@ -63,7 +65,8 @@ def routes(node: Announcing) -> Routes:
 
 def report(node: Announcing, wall: float) -> dict[str, Any]:
     """Return the state of this node's announcements; `wall` is the wall clock in seconds."""
-    relay, orders, announcements = node.relay, node.operator.orders, node.announcements()
+    relay, orders, announcements, pools = node.relay, node.operator.orders, node.announcements(), node.pools()
+    every = dict[Announced, Announcement]([*announcements.items(), *pools.items()])
     snapshot, peers = relay.snapshot, sessions(relay, time.monotonic())
     disconnected = None if relay.connected and snapshot else relay.error or "the relay has sent no snapshot yet"
     if disconnected is None and snapshot and snapshot.silent:
@@ -71,7 +74,7 @@ def report(node: Announcing, wall: float) -> dict[str, Any]:
     down = [f"{peer['address']} {down_text(peer)}" for peer in peers if peer["state"] == "down"]
     error = snapshot.error if snapshot else None
     statuses = [entry.status for entry in node.exports.entries]
-    faults = alerts(announcements, statuses, disconnected, error, down, node.path_problems())
+    faults = alerts(every, statuses, disconnected, error, down, node.path_problems())
     return {
         "relay": disconnected or "connected",
         "vips": [
@@ -86,6 +89,7 @@ def report(node: Announcing, wall: float) -> dict[str, Any]:
             }
             for vip, announcement in announcements.items()
         ],
+        "pools": [{"pool": str(pool), "wanted": one.wanted, "why": one.why} for pool, one in pools.items()],
         "peers": [
             entry.to_json() | {"since_s": max(0.0, round(wall - entry.since, 1))} for entry in node.exports.entries
         ],

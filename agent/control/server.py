@@ -37,6 +37,7 @@ def _routes(agent: Agent, reload: Reload) -> Routes:
         agent.announcer.exports,
         agent.announcer.relay,
         agent.announcements,
+        agent.pools,
         agent.path_problems,
     )
     return {
@@ -76,6 +77,7 @@ def _state(agent: Agent) -> NodeState:
         shares=agent.shares(),
         health=agent.health,
         announcements=agent.announcements(),
+        pools=agent.pools(),
         forwarder=agent.forwarder,
         relay=agent.announcer.relay,
         held=agent.connections.held,

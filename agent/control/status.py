@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agent.address import Address, endpoint, tag_of
+from agent.address import Address, Network, endpoint, tag_of
 from agent.announcing import routes
 from agent.config.schema import Config
 from agent.config.service import ServiceConfig
@@ -47,6 +47,7 @@ class NodeState:
     """This node's own, by service name."""
     health: Mapping[str, Health]
     announcements: Mapping[Address, Announcement]
+    pools: Mapping[Network, Announcement]
     forwarder: Forwarder | None
     """None where the data path is off."""
     relay: RelayClient
@@ -77,7 +78,8 @@ def status(state: NodeState) -> dict[str, Any]:
             "interfaces": forwarder.egress_filter.interfaces if forwarder else [],
             "errors": forwarder.egress_filter.errors if forwarder else [],
         },
-        "vips": _vips(state),
+        "vips": _announced(state, "vip", state.announcements),
+        "pools": _announced(state, "pool", state.pools),
         "connections": _connections(state, now),
         "services": [_service(state, service, counters) for service in state.config.services],
         "members": [_member(state, member, now) for member in state.members],
@@ -121,18 +123,19 @@ def _xdp(state: NodeState, counters: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def _vips(state: NodeState) -> list[dict[str, Any]]:
+def _announced(state: NodeState, kind: str, ones: Mapping[Any, Announcement]) -> list[dict[str, Any]]:
+    """Return for each VIP, or pool, whether it is wanted at routers, and whether some router has it."""
     snapshot = state.relay.snapshot
     known = snapshot if state.relay.connected and snapshot and not snapshot.silent else None
     advertised = known.advertised if known else frozenset()
     return [
         {
-            "vip": str(vip),
+            kind: str(one),
             "wanted": a.wanted,
-            "announced": routes.vip_prefix(vip) in advertised if known else None,
+            "announced": routes.prefix_of(one) in advertised if known else None,
             "why": a.why,
         }
-        for vip, a in state.announcements.items()
+        for one, a in ones.items()
     ]
 
 

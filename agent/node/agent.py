@@ -140,6 +140,10 @@ class Agent:
         """Return the decision for each VIP; nothing before the first plan."""
         return self.plan.announcements if self.plan else {}
 
+    def pools(self) -> Mapping[Network, Announcement]:
+        """Return the decision for each pool of NAT; none before the first plan."""
+        return self.plan.pools if self.plan else {}
+
     def path_problems(self) -> tuple[str, ...]:
         """Return what keeps packets of VIPs from clients, one line each; they are among the problems."""
         return (*(fault.line for fault in self.answers.faults), *node_problems(self.health))

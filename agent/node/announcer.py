@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
-from agent.address import Address
+from agent.address import Announced
 from agent.announcing import routes
 from agent.announcing.export_monitor import ExportMonitor
 from agent.announcing.export_status import StatusEntry, export_statuses
@@ -48,11 +48,11 @@ class Announcer:
         snapshot = self.relay.snapshot if self.relay.connected else None
         return snapshot.advertised if snapshot is not None and not snapshot.silent else frozenset()
 
-    def withdrawn(self, vips: Collection[Address]) -> bool:
-        """Return whether the relay confirms that these VIPs are in no peer's adj-rib-out."""
+    def withdrawn(self, ones: Collection[Announced]) -> bool:
+        """Return whether the relay confirms that these VIPs and pools are in no peer's adj-rib-out."""
         if not self.relay.connected or self.relay.snapshot is None:
             return False
-        prefixes = {routes.vip_prefix(vip) for vip in vips}
+        prefixes = {routes.prefix_of(one) for one in ones}
         return not any(prefixes & peer.announced for peer in self.relay.snapshot.peers)
 
     def want(self, plan: Plan) -> None:
@@ -63,9 +63,9 @@ class Announcer:
         """Send the relay all desired routes. This is a heartbeat too.
 
         Until there is a plan that is the identity alone, since the others must know a node before they speak to it; but
-        nothing while routers have VIPs that an earlier agent announced.
+        nothing while routers have what an earlier agent announced.
         """
-        if self._stopping or (self._plan is None and not self.withdrawn(self._config.vips)):
+        if self._stopping or (self._plan is None and not self.withdrawn(self._config.announced)):
             return
         desired = self._plan.desired if self._plan else self._identity
         self.relay.send_desired(desired.desired, desired.fallback, desired.announcers)
@@ -77,7 +77,7 @@ class Announcer:
             return False
         self._observed = plan, snapshot
         by_prefix = {route.prefix: route for route in plan.desired.desired}
-        self.exports.observe(export_statuses(self._config, plan.announcements, by_prefix, snapshot), time.time())
+        self.exports.observe(export_statuses(self._config, plan.announced, by_prefix, snapshot), time.time())
         return True
 
     async def leave(self) -> None:
@@ -94,9 +94,9 @@ class Announcer:
             await asyncio.sleep(0.02)
 
     def _left(self) -> bool:
-        """Return whether the relay has decided about the VIPs, and withdrawn those that it does not keep."""
+        """Return whether the relay has decided about VIPs and pools, and withdrawn those that it does not keep."""
         snapshot = self.relay.snapshot
-        return snapshot is not None and snapshot.deadman and (snapshot.held or self.withdrawn(self._config.vips))
+        return snapshot is not None and snapshot.deadman and (snapshot.held or self.withdrawn(self._config.announced))
 
 
 def _relay_uids(user: str) -> set[int]:

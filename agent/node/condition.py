@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""This node's condition, and what follows from it alone: its share of each service, and whether a VIP may be announced.
+"""This node's condition, and what follows from it alone: its share of each service, and whether a VIP or a pool of NAT
+may be announced.
 
 Pure. What orders, hold-down and the view add to it is plan.py's.
 """
@@ -10,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from agent.address import Address
+from agent.address import Address, Announced, Network
 from agent.config.schema import Config
 from agent.config.service import ServiceConfig
 from agent.errors import AgentError
@@ -109,16 +110,8 @@ def announcement(
     Where this node's path to clients is lost, only packets of other owners' flows are of use here: the VIP is withdrawn
     if some other node serves it.
     """
-    if not config.node.announce:
-        return Announcement(False, "node.announce is false: a member only")
-    if condition.admin_state is not State.UP:
-        return Announcement(False, f"the node is {condition.admin_state}")
-    if not condition.forwarding:
-        return Announcement(False, "the data path is not ready", fault=True)
-    if f"ipv{vip.version}" not in config.bgp.carries:
-        return Announcement(False, f"no BGP peer carries IPv{vip.version}; add it to a peer's families")
-    if vip.version == 6 and not (condition.has_ipv6 or config.announce_of(vip).next_hop):
-        return Announcement(False, "the node's interface has no IPv6 address to be the next hop")
+    if (obstacle := _obstacle(config, vip, condition)) is not None:
+        return obstacle
     if vip in condition.blocked and vip in elsewhere:
         return Announcement(False, condition.blocked[vip], fault=True)
     services = [service for service in config.services if service.vip == vip]
@@ -134,3 +127,38 @@ def announcement(
     if sick and config.xdp.mode == "off":
         return Announcement(False, f"unhealthy: {', '.join(sick)}", fault=failing)
     return Announcement(True, f"forwarding for {', '.join(sick)}" if sick else "healthy")
+
+
+def pool_announcement(
+    config: Config, pool: Network, condition: Condition, elsewhere: Collection[Address] = frozenset()
+) -> Announcement:
+    """Return whether a pool of NAT is announced. `elsewhere` as for `announcement`.
+
+    The health of services and backends does not count: by the pool come the answers for sessions that exist, and this
+    node forwards them to their owners. Where its path to clients is lost and other nodes serve, they get them instead.
+    """
+    if config.nat is None or config.nat.weight == 0:
+        return Announcement(False, "nat.weight is 0: this node does no NAT")
+    if config.xdp.mode == "off":
+        return Announcement(False, "xdp.mode is off: this node does no NAT")
+    if (obstacle := _obstacle(config, pool, condition)) is not None:
+        return obstacle
+    vips = [service.vip for _, service in config.nat_services if service.vip.version == pool.version]
+    if vips and all(vip in condition.blocked and vip in elsewhere for vip in vips):
+        return Announcement(False, condition.blocked[vips[0]], fault=True)
+    return Announcement(True, "forwarding")
+
+
+def _obstacle(config: Config, one: Announced, condition: Condition) -> Announcement | None:
+    """Return why this node can announce nothing of this kind; None if it can."""
+    if not config.node.announce:
+        return Announcement(False, "node.announce is false: a member only")
+    if condition.admin_state is not State.UP:
+        return Announcement(False, f"the node is {condition.admin_state}")
+    if not condition.forwarding:
+        return Announcement(False, "the data path is not ready", fault=True)
+    if f"ipv{one.version}" not in config.bgp.carries:
+        return Announcement(False, f"no BGP peer carries IPv{one.version}; add it to a peer's families")
+    if one.version == 6 and not (condition.has_ipv6 or config.announce_of(one).next_hop):
+        return Announcement(False, "the node's interface has no IPv6 address to be the next hop")
+    return None

@@ -12,11 +12,11 @@ inputs gives the same plans again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
 
-from agent.address import Address
+from agent.address import Address, Announced, Network
 from agent.announcing import routes
 from agent.announcing.decide import Decisions
 from agent.announcing.order import Order
@@ -30,7 +30,7 @@ from agent.membership.received import SeenIdentity
 from agent.model import Announcement, Candidate, Member, Method, Share, State
 from agent.node import capacity
 from agent.node.candidates import Candidates, in_order
-from agent.node.condition import Condition, announcement, own_shares
+from agent.node.condition import Condition, announcement, own_shares, pool_announcement
 from agent.table import epoch
 from agent.table.epoch import EpochSwitch, incompatible_members
 from bgp.relay.protocol import DesiredRoutes
@@ -133,16 +133,18 @@ class Own:
 
     vips: Mapping[Address, Method | None] = field(default_factory=dict)
     """The VIPs to announce, each with its drain's method."""
+    pools: frozenset[Network] = frozenset()
+    """The pools of NAT to announce."""
     routes: DesiredRoutes = field(default_factory=DesiredRoutes)
 
-    def after(self, node: ThisNode, vips: Mapping[Address, Method | None]) -> Own:
-        """Return the routes for these VIPs; those if they are the same."""
-        if vips == self.vips and self.routes.desired:
+    def after(self, node: ThisNode, vips: Mapping[Address, Method | None], pools: Collection[Network]) -> Own:
+        """Return the routes for these VIPs and pools; those if they are the same."""
+        if vips == self.vips and frozenset(pools) == self.pools and self.routes.desired:
             return self
         live, fallback = routes.desired_routes(
-            node.config, node.address, node.address6, node.next_hop6, node.start, vips
+            node.config, node.address, node.address6, node.next_hop6, node.start, vips, pools
         )
-        return Own(vips, DesiredRoutes(tuple(live), tuple(fallback)))
+        return Own(vips, frozenset(pools), DesiredRoutes(tuple(live), tuple(fallback)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +185,9 @@ class Plan:
     published: Mapping[str, Share]
     """The same as this node tells them to the others: a VIP is announced once some router has it."""
     desired: DesiredRoutes
-    """The identity and the VIPs, for the relay."""
+    """The identity, the VIPs and the pools, for the relay."""
+    pools: Mapping[Network, Announcement]
+    """The decision for each pool of NAT."""
     problems: tuple[str, ...]
     """One line each, with the next step."""
     memory: Memory
@@ -199,6 +203,11 @@ class Plan:
     def announcements(self) -> Mapping[Address, Announcement]:
         """The decision for each VIP."""
         return self.memory.decisions.announcements
+
+    @property
+    def announced(self) -> Mapping[Announced, Announcement]:
+        """The decisions for VIPs and pools."""
+        return dict[Announced, Announcement]([*self.announcements.items(), *self.pools.items()])
 
 
 def plan(node: ThisNode, inputs: Inputs, before: Memory, now: float, wall: float) -> Plan:
@@ -219,7 +228,8 @@ def plan(node: ThisNode, inputs: Inputs, before: Memory, now: float, wall: float
     wanted_epochs = epoch.choose(node.epochs, cluster.members)
     epoch_switch = (before.epoch_switch or EpochSwitch(wanted_epochs)).after(wanted_epochs, now)
     conflicts = before.conflicts.after(_observed(node, inputs), config, now)
-    own = before.own.after(node, wanted)
+    pools = {pool: pool_announcement(config, pool, condition, elsewhere) for pool in config.pools}
+    own = before.own.after(node, wanted, [pool for pool, one in pools.items() if one.wanted])
     announced_once = before.announced_once | wanted.keys()
     memory = Memory(candidates, own, cluster, decisions, epoch_switch, announced_once, conflicts)
     problems = {*cluster.problems, *conflicts.problems(now), *inputs.faults, *capacity.problem(excess)}
@@ -236,6 +246,7 @@ def plan(node: ThisNode, inputs: Inputs, before: Memory, now: float, wall: float
         shares=shares,
         published=_published(node, shares, inputs.advertised),
         desired=replace(own.routes, announcers=cluster.announcers),
+        pools=pools,
         problems=tuple(sorted(problems)),
         memory=memory,
         next_at=min(decisions.next_at(inputs.orders, now, wall), epoch_switch.next_at, conflicts.next_at(now), stepped),
@@ -271,7 +282,7 @@ def _served_elsewhere(config: Config, vip: Address, others: Iterable[Member]) ->
 
 
 def _published(node: ThisNode, shares: Mapping[str, Share], advertised: frozenset[str]) -> dict[str, Share]:
-    announced = {s.key for s in node.config.services if routes.vip_prefix(s.vip) in advertised}
+    announced = {s.key for s in node.config.services if routes.prefix_of(s.vip) in advertised}
     return {service: replace(share, announced=service in announced) for service, share in shares.items()}
 
 

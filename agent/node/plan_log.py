@@ -12,9 +12,10 @@ log = logging.getLogger("anylb")
 
 def log_changes(before: Plan | None, after: Plan) -> None:
     """Log what an operator needs to find in the journal later: announcements, epochs, new problems."""
-    for vip, new in after.announcements.items():
-        if before is None or new != before.announcements.get(vip):
-            log.info("%s: %s, %s", vip, "announcing" if new.wanted else "not announcing", new.why)
+    known = before.announced if before else {}
+    for one, new in after.announced.items():
+        if new != known.get(one):
+            log.info("%s: %s, %s", one, "announcing" if new.wanted else "not announcing", new.why)
     first = after.tables.epoch_switch.use.first
     if before is None or first != before.tables.epoch_switch.use.first:
         log.info("new flows use epoch %#x", first)

@@ -81,8 +81,8 @@ class SpeakerConfig:
     """Everything that ExaBGP needs.
 
     `user` runs ExaBGP and its helpers. `agent_uid` may connect to the relay, besides root. `allow`: an agent may
-    advertise host routes inside these prefixes only; none without any. `learn`: the relay learns host routes inside
-    these as well; whatever else a router sends is dropped.
+    advertise host routes inside these prefixes only; none without any. `exactly`: and these prefixes themselves.
+    `learn`: the relay learns host routes inside these as well; whatever else a router sends is dropped.
     """
 
     local_as: int
@@ -92,6 +92,7 @@ class SpeakerConfig:
     run_dir: Path = Path("/run/anylb-bgp")
     agent_uid: int = 0
     allow: tuple[Network, ...] = ()
+    exactly: tuple[Network, ...] = ()
     learn: tuple[Network, ...] = ()
 
     def __post_init__(self) -> None:

@@ -128,8 +128,9 @@ statistics = false
 def render_allowlist(config: SpeakerConfig) -> str:
     """Return the relay's allowlist (allowlist.py), one prefix per line."""
     advertised = [str(network) for network in sorted(config.allow, key=str)]
+    exactly = [f"exactly {network}" for network in sorted(config.exactly, key=str)]
     learned = [f"learn {network}" for network in sorted(config.learn, key=str)]
-    return "".join(f"{line}\n" for line in [*advertised, *learned])
+    return "".join(f"{line}\n" for line in [*advertised, *exactly, *learned])
 
 
 def secrets(config: SpeakerConfig) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from bgp.relay.adj_rib_in import AdjRibIn, NeighborRib
-from bgp.relay.allowlist import Network, refused
+from bgp.relay.allowlist import Exactly, Network, refused
 from bgp.relay.protocol import DesiredRoutes
 from bgp.route import Route
 
@@ -30,7 +30,7 @@ class ExportPolicy:
         desired: DesiredRoutes | None,
         fallback: bool,
         keep_vips: bool,
-        allowed: tuple[Network, ...],
+        allowed: tuple[Network | Exactly, ...],
         adj_rib_in: AdjRibIn,
     ) -> bool:
         """Determine the routes again if what they depend on has changed; return whether it has. Cheap if not.

@@ -35,7 +35,7 @@ from dataclasses import dataclass, field
 from bgp.bfd.status import BfdStatus
 from bgp.exabgp import messages
 from bgp.relay.adj_rib_in import AdjRibIn
-from bgp.relay.allowlist import ANY, Network
+from bgp.relay.allowlist import ANY, Exactly, Network
 from bgp.relay.deadman import DeadMan
 from bgp.relay.diff import RouteChange, diff
 from bgp.relay.export import ExportPolicy
@@ -77,8 +77,8 @@ class Reconciler:
     """One conversation with ExaBGP: pass it lines and time, then take `commands()`, and `snapshot()` if `revision`
     grew."""
 
-    def __init__(self, now: float, allowed: Iterable[Network] = (), learned: Iterable[Network] = ANY) -> None:
-        """`allowed`: the prefixes inside which host routes may be advertised; `learned`: inside which they are learned
+    def __init__(self, now: float, allowed: Iterable[Network | Exactly] = (), learned: Iterable[Network] = ANY) -> None:
+        """`allowed`: what may be advertised; `learned`: the prefixes inside which host routes are learned
         (allowlist.py)."""
         self.ready = False
         """Whether the state is learned: an earlier snapshot would report to the agent that everything is gone."""
@@ -126,7 +126,7 @@ class Reconciler:
         lines, self._outbox = self._outbox, []
         return lines
 
-    def set_allowed(self, allowed: Iterable[Network], learned: Iterable[Network], now: float) -> None:
+    def set_allowed(self, allowed: Iterable[Network | Exactly], learned: Iterable[Network], now: float) -> None:
         """Replace the allowlist; advertised routes outside it are withdrawn, learned ones are forgotten."""
         self._allowed = tuple(allowed)
         self._adj_rib_in.set_learned(learned)
@@ -314,9 +314,8 @@ class Reconciler:
             errors.append(f"ExaBGP refused {self._todo[0].value!r}")
         errors += self._adj_rib_in.errors
         if self._export.refused:
-            errors.append(
-                f"refused to announce {', '.join(self._export.refused[:3])}: not a host route inside bgp.allow"
-            )
+            refused = ", ".join(self._export.refused[:3])
+            errors.append(f"refused to announce {refused}: neither a host route inside bgp.allow nor the pool of nat")
         if not errors:
             return None
         return errors[0] + (f" (and {len(errors) - 1} more)" if len(errors) > 1 else "")

@@ -40,7 +40,8 @@ def _kernel(family: Family) -> list[str]:
 
 def _vips(router: Router, family: Family) -> list[str]:
     none = "0.0.0.0/32" if family == "ipv4" else "::/128"  # a set must not be empty
-    prefixes = [_host_routes(prefix) for prefix in router.vips_of(family)] or [none]
+    prefixes = [_host_routes(prefix) for prefix in router.vips_of(family)]
+    prefixes = [*prefixes, *map(str, router.pools_of(family))] or [none]
     return ["# Any node may announce these.", f"define {_set(family)} = [ {', '.join(prefixes)} ];"]
 
 

@@ -88,8 +88,9 @@ class PeerGroup:
 class Router:
     """Everything that a router's configuration contains.
 
-    A node may announce the host routes inside `vips` and its own identity; it receives the host routes inside
-    `identities`. `log`: the file of the router's log; None: syslog. `made_by`: the command that made the configuration.
+    A node may announce the host routes inside `vips`, the prefixes `pools`, and its own identity; it receives the host
+    routes inside `identities`. `log`: the file of the router's log; None: syslog. `made_by`: the command that made the
+    configuration.
     """
 
     asn: int
@@ -101,6 +102,7 @@ class Router:
     """Per address family and node."""
     log: str | None = None
     made_by: str = ""
+    pools: tuple[Network, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.neighbors:
@@ -143,6 +145,10 @@ class Router:
         """Return the prefixes inside which nodes may announce VIPs."""
         return [prefix for prefix in self.vips if f"ipv{prefix.version}" == family]
 
+    def pools_of(self, family: Family) -> list[Network]:
+        """Return the pools of NAT, which nodes may announce as they are."""
+        return [pool for pool in self.pools if f"ipv{pool.version}" == family]
+
 
 def commented(mark: str, lines: Iterable[str]) -> list[str]:
     """Return the lines as comments."""
@@ -157,6 +163,11 @@ def heading(router: Router, kind: str, mark: str) -> list[str]:
             f"The router's configuration for anylb, for {kind}: a node announces VIPs and its own identity; the router",
             "routes each VIP over all nodes that announce it, at equal cost, and advertises identities to every node.",
             f"All else is refused both ways. A node may announce {router.max_prefixes} routes per address family.",
+            *(
+                [f"For NAT a node announces a pool as well: {', '.join(map(str, router.pools))}."]
+                if router.pools
+                else []
+            ),
             *([f"Made by: {router.made_by}"] if router.made_by else []),
         ],
     )

@@ -43,10 +43,12 @@ def render(router: Router) -> str:
 
 def _prefix_lists(router: Router, family: Family) -> list[str]:
     keyword = "ip" if family == "ipv4" else "ipv6"
-    vips = [f"permit {_host_routes(prefix)}" for prefix in router.vips_of(family)] or ["deny any"]
+    prefixes = [_host_routes(prefix) for prefix in router.vips_of(family)]
+    prefixes += map(str, router.pools_of(family))
+    rules = [f"permit {prefix}" for prefix in prefixes] or ["deny any"]
     to_nodes = f"permit {_host_routes(router.identities)}" if family == "ipv4" else "deny any"
     lines = ["! Any node may announce these."]
-    lines += [f"{keyword} prefix-list vips-{family} {rule}" for rule in vips]
+    lines += [f"{keyword} prefix-list vips-{family} {rule}" for rule in rules]
     return [*lines, "! Nodes learn of each other.", f"{keyword} prefix-list to-nodes-{family} {to_nodes}"]
 
 

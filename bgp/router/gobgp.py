@@ -52,7 +52,8 @@ def _sets(router: Router) -> list[str]:
     addresses = ", ".join(f'"{neighbor.with_zone}"' for neighbor in router.neighbors)
     lines = _neighbor_set("nodes", addresses)
     for family in _vip_families(router):
-        lines += ["# Any node may announce these.", *_prefix_set(f"vips-{family}", router.vips_of(family))]
+        lines += ["# Any node may announce these."]
+        lines += _prefix_set(f"vips-{family}", router.vips_of(family), router.pools_of(family))
     lines += ["# Nodes learn of each other.", *_prefix_set("identities", [router.identities])]
     for neighbor in router.neighbors:
         if neighbor.identity is not None:
@@ -62,7 +63,7 @@ def _sets(router: Router) -> list[str]:
 
 
 def _vip_families(router: Router) -> list[Family]:
-    return [family for family in router.families if router.vips_of(family)]
+    return [family for family in router.families if router.vips_of(family) or router.pools_of(family)]
 
 
 def _neighbor_set(name: str, addresses: str) -> list[str]:
@@ -73,10 +74,10 @@ def _neighbor_set(name: str, addresses: str) -> list[str]:
     ]
 
 
-def _prefix_set(name: str, prefixes: Sequence[Network]) -> list[str]:
+def _prefix_set(name: str, host_routes_in: Sequence[Network], exactly: Sequence[Network] = ()) -> list[str]:
     lines = ["[[defined-sets.prefix-sets]]", f'  prefix-set-name = "{name}"']
-    for prefix in prefixes:
-        length = prefix.max_prefixlen
+    lengths = [(prefix, prefix.max_prefixlen) for prefix in host_routes_in]
+    for prefix, length in [*lengths, *((prefix, prefix.prefixlen) for prefix in exactly)]:
         lines += ["  [[defined-sets.prefix-sets.prefix-list]]"]
         lines += [f'    ip-prefix = "{prefix}"', f'    masklength-range = "{length}..{length}"']
     return lines

@@ -22,9 +22,10 @@ def render(router: Router) -> str:
     if any(group.session.bfd for group in router.peer_groups):
         lines += ["# OpenBGPD has no BFD: only the hold time detects a node that dies silently.", ""]
     lines += [f"AS {router.asn}", f"router-id {router.router_id}", "holdtime min 3", ""]
-    vips = [prefix for family in router.families for prefix in router.vips_of(family)]
+    vips = [_host_routes(prefix) for family in router.families for prefix in router.vips_of(family)]
+    vips += [str(pool) for family in router.families for pool in router.pools_of(family)]
     lines += ["# Any node may announce these.", *_prefix_set("vips", vips)] if vips else []
-    lines += ["# Nodes learn of each other.", *_prefix_set("identities", [router.identities])]
+    lines += ["# Nodes learn of each other.", *_prefix_set("identities", [_host_routes(router.identities)])]
     for group in router.peer_groups:
         lines += ["", *_group(router, group)]
     lines += ["", "# Without a rule that allows it, no route is accepted or advertised (RFC 8212)."]
@@ -35,8 +36,12 @@ def render(router: Router) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _prefix_set(name: str, prefixes: Sequence[Network]) -> list[str]:
-    return [f"prefix-set {name} {{", *(f"  {prefix} prefixlen = {prefix.max_prefixlen}" for prefix in prefixes), "}"]
+def _host_routes(prefix: Network) -> str:
+    return f"{prefix} prefixlen = {prefix.max_prefixlen}"
+
+
+def _prefix_set(name: str, prefixes: Sequence[str]) -> list[str]:
+    return [f"prefix-set {name} {{", *(f"  {prefix}" for prefix in prefixes), "}"]
 
 
 def _group(router: Router, group: PeerGroup) -> list[str]:

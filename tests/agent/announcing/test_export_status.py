@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 import pytest
 
@@ -70,6 +70,17 @@ def test_each_vip_has_a_status_at_each_peer_of_its_family() -> None:
     ]
     assert {row[3:] for row in found(both, away=True)} == {("unknown", "unknown")}
     assert {row[3:] for row in found(both)} == {("no", "down")}, "ExaBGP knows no such neighbor"
+
+
+def test_pool_has_a_status_as_a_vip_has() -> None:
+    pool = IPv4Network("10.255.0.0/27")
+    desired = Route.of(str(pool), "10.0.0.11")
+    peers = Snapshot((peer("10.0.0.1", desired.for_neighbor(65001, 65000, "")), peer("10.0.0.2")))
+    rows = export_statuses(CONFIG, {pool: HEALTHY}, {str(pool): desired}, peers)
+    assert [(s.vip, s.peer, s.desired, s.out) for s in rows] == [
+        ("10.255.0.0/27", "10.0.0.1", "announced", "yes"),
+        ("10.255.0.0/27", "10.0.0.2", "announced", "no"),
+    ]
 
 
 def test_family_that_the_router_did_not_negotiate() -> None:

@@ -4,14 +4,17 @@
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
+import pytest
+
 from agent.announcing.routes import (
     GRACEFUL_SHUTDOWN,
     MED,
     PREPEND,
     desired_routes,
-    vip_route,
+    route_of,
     with_drain_attributes,
 )
+from agent.config import nat
 from agent.config.file import parse
 from agent.membership.digest import vip_digest
 from agent.model import Method
@@ -70,19 +73,19 @@ def test_drain_method_is_in_the_route_of_the_vip_alone() -> None:
     )
 
 
-def test_vip_route_has_a_next_hop_of_its_family_and_the_attributes_of_lb_yml() -> None:
+def test_route_has_a_next_hop_of_its_family_and_the_attributes_of_lb_yml() -> None:
     text = TEXT.replace("weight: 50", "weight: 50, announce: {med: 5, prepend: 2, communities: ['65000:9'], "
                         "large_communities: ['65000:1:2']}")  # fmt: skip
     text = text.replace("bgp:", "  - {name: six, vip: '2001:db8:99::1', protocol: tcp, port: 443}\nbgp:")
     config = parse(text, "lb.yml")
     vip, vip6 = config.vips
     own6 = IPv6Address("2001:db8::b")
-    assert vip_route(config, vip, A, own6) == Route(
+    assert route_of(config, vip, A, own6) == Route(
         "192.0.2.10/32", "10.0.0.11", ((65000, 1, 2),), (), ((65000, 9),), 5, 2, True
     )
-    assert vip_route(config, vip6, A, own6) == Route("2001:db8:99::1/128", "2001:db8::b", next_hop_self=True)
+    assert route_of(config, vip6, A, own6) == Route("2001:db8:99::1/128", "2001:db8::b", next_hop_self=True)
     elsewhere = parse(text.replace("med: 5", "next_hop: 10.0.0.99"), "lb.yml")
-    route = vip_route(elsewhere, vip, A, own6)
+    route = route_of(elsewhere, vip, A, own6)
     assert route is not None
     assert (route.next_hop, route.next_hop_self) == ("10.0.0.99", False)
 
@@ -93,6 +96,26 @@ def test_ipv6_vip_of_a_node_without_an_ipv6_address_is_not_announced() -> None:
     assert [route.prefix for route in desired] == ["10.254.0.11/32", "192.0.2.10/32"]
     desired, _ = desired_routes(CONFIG, A, None, A6, 7, dict.fromkeys(vips))
     assert [(route.prefix, route.next_hop) for route in desired[2:]] == [("2001:db8:99::1/128", "2001:db8::b")]
+
+
+def test_pool_is_announced_as_a_prefix_with_the_next_hop_of_vips(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nat, "NAT_READY", True)
+    pools = "nat: {pool: 10.255.0.0/27, pool6: 'fd00:ff::/123'}\n"
+    config, own6 = parse(TEXT + pools, "lb.yml"), IPv6Address("2001:db8::b")
+    vips = dict.fromkeys(config.vips)
+    without, fallback = desired_routes(config, A, None, own6, 7, vips)
+    desired, same = desired_routes(config, A, None, own6, 7, vips, config.pools)
+    assert desired == [
+        *without,
+        Route("10.255.0.0/27", "10.0.0.11", next_hop_self=True),
+        Route("fd00:ff::/123", "2001:db8::b", next_hop_self=True),
+    ]
+    assert same == fallback, "without an agent the others get what is for this node's sessions"
+    alone, _ = desired_routes(config, A, None, own6, 7, {}, config.pools)
+    assert [route.prefix for route in alone] == ["10.254.0.11/32", "10.255.0.0/27", "fd00:ff::/123"]
+    assert identity(alone[0]) == Identity(7, A, start=7), "a pool makes no announcer"
+    desired, _ = desired_routes(config, A, None, None, 7, {}, config.pools)
+    assert [route.prefix for route in desired] == ["10.254.0.11/32", "10.255.0.0/27"], "no IPv6 next hop"
 
 
 def test_drain_attributes() -> None:

@@ -45,9 +45,11 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     """Return what `lbctl status` prints of these members and this agreement, line by line."""
     monkeypatch.setenv("COLUMNS", "250")
 
-    def printed(*members: dict[str, Any], claims: dict[str, Any] | None = None, **changed: Any) -> list[str]:
+    def printed(
+        *members: dict[str, Any], claims: dict[str, Any] | None = None, pools: Any = (), **changed: Any
+    ) -> list[str]:
         membership = AGREED | changed
-        lists: dict[str, Any] = {"vips": [], "services": [], "problems": [], "egress": {"errors": []}}
+        lists: dict[str, Any] = {"vips": [], "services": [], "problems": [], "egress": {"errors": []}, "pools": pools}
         own = member("10.0.0.11", echo=None)
         print_status(
             lists
@@ -64,6 +66,12 @@ def test_status_shows_claims_if_there_are_some(printed: Any) -> None:
     assert printed(claims=none) == printed(claims=None)
     taken = {"10.0.0.12": 5, "10.0.0.13": 40}
     assert printed(claims=none | {"given": 7, "taken": taken})[-1] == "claims: 7 rows by this node, 45 by 2 others"
+
+
+def test_status_shows_a_pool_beside_the_vips(printed: Any) -> None:
+    row = {"pool": "10.255.0.0/27", "wanted": True, "announced": False, "why": "forwarding"}
+    (line,) = [line for line in printed(pools=[row]) if "10.255.0.0/27" in line]
+    assert line.split() == ["10.255.0.0/27", "(pool", "of", "NAT)", "not", "yet", "forwarding"]
 
 
 def test_status_shows_how_each_member_answers(printed: Any) -> None:

@@ -2,15 +2,16 @@
 """Shares and announcements for each condition of a node."""
 
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 
+from agent.config import nat
 from agent.config.file import parse
 from agent.config.schema import Config
 from agent.errors import AgentError
 from agent.model import Announcement, Share, State
-from agent.node.condition import Condition, announcement, effective_weight, own_share
+from agent.node.condition import Condition, announcement, effective_weight, own_share, pool_announcement
 
 TEXT = """\
 cluster: 7
@@ -160,3 +161,50 @@ def test_effective_weight(text: str, weight: int) -> None:
 def test_invalid_effective_weight(text: str) -> None:
     with pytest.raises(AgentError, match=r"is not a weight|is more than the nominal weight, 50"):
         effective_weight(text, 50)
+
+
+POOL, POOL6 = IPv4Network("10.255.0.0/27"), IPv6Network("fd00:ff::/123")
+NAT = """\
+nat: {pool: 10.255.0.0/27, pool6: 'fd00:ff::/123', weight: WEIGHT}
+services:
+  - {name: web, vip: 192.0.2.10, protocol: tcp, port: 443, mode: nat, backends: [{address: 10.9.0.11, port: 80}]}
+"""
+
+
+def with_nat(weight: int = 100, old: str = "members:", new: str = "members:") -> Config:
+    services = TEXT[TEXT.index("services:") : TEXT.index("bgp:")]
+    text = TEXT.replace(services, NAT).replace("MODE", "auto").replace("WEIGHT", str(weight))
+    assert old in text
+    return parse(text.replace(old, new), "lb.yml")
+
+
+@pytest.mark.parametrize(
+    ("condition", "wanted", "why", "fault"),
+    [
+        (HEALTHY, True, "forwarding", False),
+        (replace(HEALTHY, healthy=frozenset()), True, "forwarding", False),  # sessions that exist get answers
+        (replace(HEALTHY, drained=frozenset({"web"})), True, "forwarding", False),
+        (replace(HEALTHY, forwarding=False), False, "the data path is not ready", True),
+        (replace(HEALTHY, admin_state=State.DRAINING), False, "the node is draining", False),
+        (replace(HEALTHY, admin_state=State.LEFT), False, "the node is left", False),
+        (replace(HEALTHY, blocked={VIP: "no route"}), False, "no route", True),
+    ],
+)
+def test_pool(monkeypatch: pytest.MonkeyPatch, condition: Condition, wanted: bool, why: str, fault: bool) -> None:
+    monkeypatch.setattr(nat, "NAT_READY", True)
+    assert pool_announcement(with_nat(), POOL, condition, {VIP}) == Announcement(wanted, why, fault)
+    if condition.blocked:
+        assert pool_announcement(with_nat(), POOL, condition).wanted, "no other node serves"
+
+
+def test_node_that_does_no_nat_announces_no_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nat, "NAT_READY", True)
+    assert pool_announcement(with_nat(0), POOL, HEALTHY).why == "nat.weight is 0: this node does no NAT"
+    member = with_nat(old="interface: eth0", new="interface: eth0, announce: false")
+    assert pool_announcement(member, POOL, HEALTHY).why == "node.announce is false: a member only"
+    off = parse(TEXT.replace("MODE", "off") + NAT.partition("services:")[0].replace("WEIGHT", "1"), "lb.yml")
+    assert pool_announcement(off, POOL, HEALTHY).why == "xdp.mode is off: this node does no NAT"
+    assert "no BGP peer carries IPv6" in pool_announcement(with_nat(), POOL6, HEALTHY).why
+    both = with_nat(old="as: 65000", new="as: 65000, families: [ipv4, ipv6]")
+    assert pool_announcement(both, POOL6, HEALTHY).wanted
+    assert "no IPv6 address" in pool_announcement(both, POOL6, replace(HEALTHY, has_ipv6=False)).why

@@ -11,6 +11,7 @@ import pytest
 from support.plan_recording import INPUTS, PLANS, first_memory, load, summaries, summary
 
 from agent.announcing.order import Order, OrderKind
+from agent.config import nat
 from agent.config.file import parse
 from agent.forwarding.answer_path import PathFault
 from agent.membership.conflict import MIN_DURATION_S
@@ -92,6 +93,25 @@ def test_what_the_node_serves_changes_no_route() -> None:
     assert sick.shares == {WEB: Share(50, 0, State.UP), DNS: Share(50, 5, State.UP)}
     assert sick.memory.own is before.memory.own
     assert sick.desired == before.desired
+
+
+def test_pool_is_announced_while_the_node_forwards_whatever_is_healthy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nat, "NAT_READY", True)
+    node = replace(NODE, config=parse(CONFIG + "nat: {pool: 10.255.0.0/27}\n", "lb.yml"))
+
+    def step(before: Plan | None, inputs: Inputs) -> Plan:
+        return plan(node, inputs, before.memory if before else first_memory(node), 0.0, WALL)
+
+    starting = step(None, replace(GOOD, forwarding=False))
+    assert vips(starting) == set()
+    sick = step(starting, replace(GOOD, healthy=frozenset()))
+    assert vips(sick) == {"10.255.0.0/27"}, "no VIP yet, and the pool"
+    assert not announces(sick)
+    usual = step(sick, GOOD)
+    assert vips(usual) == {"192.0.2.10/32", "192.0.2.11/32", "10.255.0.0/27"}
+    draining = step(usual, replace(GOOD, operator=OperatorState(State.DRAINING)))
+    assert vips(draining) == set()
+    assert {str(pool): one.why for pool, one in draining.pools.items()} == {"10.255.0.0/27": "the node is draining"}
 
 
 def test_drain_withdraws_and_says_so() -> None:

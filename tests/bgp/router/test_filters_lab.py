@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The filters of printed configurations, in BIRD and FRR: a node announces VIPs and its own identity, and no more.
+"""The filters of printed configurations, in BIRD and FRR: a node announces VIPs, the pool of NAT and its own
+identity, and no more.
 
     b1 10.0.0.11 ──┐
      65001         ├── router 10.0.0.1 (the bridge is inside it), 65000: as `lbctl announce config` prints it
@@ -21,6 +22,7 @@ from click.testing import CliRunner
 from support.waiting import wait_for
 
 from agent.cli.main import main
+from agent.config import nat
 from topology.lab.lab import Lab
 
 pytestmark = pytest.mark.lab
@@ -37,6 +39,7 @@ bgp:
   peers:
     - {address: 10.0.0.1, as: 65000, hold_time_s: 3}
 members: {allow: [10.0.0.0/24]}
+nat: {pool: 10.255.0.0/27}
 """
 LAB = """
 name: filters
@@ -79,8 +82,11 @@ FILTERS = {
     "frr": [(r"(?m)^  neighbor \S+ (route-map|prefix-list) .*$", "")],
 }
 LIMIT = 16
-OWN, VIP = "10.254.0.11/32", "10.99.0.1/32"
-FOREIGN = ("10.254.0.12/32", "10.98.0.0/24", "192.0.2.1/32", "10.99.0.0/24", "0.0.0.0/0")
+OWN, VIP, POOL = "10.254.0.11/32", "10.99.0.1/32", "10.255.0.0/27"
+FOREIGN = (
+    *("10.254.0.12/32", "10.98.0.0/24", "192.0.2.1/32", "10.99.0.0/24", "0.0.0.0/0"),
+    *("10.255.0.0/28", "10.255.0.0/26", "10.255.0.1/32"),
+)
 MANY = tuple(f"10.99.0.{host}/32" for host in range(100, 140))
 
 
@@ -131,7 +137,8 @@ class FilterLab:
 
 
 @pytest.fixture
-def filter_lab(router: str, filters: bool, tmp_path: Path) -> Iterator[FilterLab]:
+def filter_lab(router: str, filters: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FilterLab]:
+    monkeypatch.setattr(nat, "NAT_READY", True)
     (tmp_path / "lb.yml").write_text(LB)
     nodes = ["--node", "b1=10.0.0.11", "--node", "b2=10.0.0.12"]
     command = ["announce", "config", "--router", router, "-c", str(tmp_path / "lb.yml"), *nodes]
@@ -151,14 +158,14 @@ def filter_lab(router: str, filters: bool, tmp_path: Path) -> Iterator[FilterLab
 
 @pytest.mark.parametrize("router", ["bird", "frr"])
 @pytest.mark.parametrize("filters", [True], ids=["filters"])
-def test_node_announces_vips_and_its_own_identity_and_receives_identities(filter_lab: FilterLab) -> None:
+def test_node_announces_vips_pool_and_its_own_identity_and_receives_identities(filter_lab: FilterLab) -> None:
     more = tuple(f"198.51.100.{host}/32" for host in range(2 * LIMIT))  # refused ones use up no limit
-    filter_lab.speak("b1", *FOREIGN, *more, OWN, VIP)
+    filter_lab.speak("b1", *FOREIGN, *more, OWN, VIP, POOL)
     filter_lab.speak("b2", "10.254.0.12/32", VIP)
-    wait_for(lambda: filter_lab.accepted("b1") >= {OWN, VIP}, "b1's own routes")
+    wait_for(lambda: filter_lab.accepted("b1") >= {OWN, VIP, POOL}, "b1's own routes")
     wait_for(lambda: filter_lab.accepted("b2") == {"10.254.0.12/32", VIP}, "b2's own routes")
     wait_for(lambda: filter_lab.sent("b2") >= {OWN}, "b2 learns of b1")
-    assert filter_lab.accepted("b1") == {OWN, VIP}
+    assert filter_lab.accepted("b1") == {OWN, VIP, POOL}
     assert filter_lab.sent("b2") - {"10.254.0.12/32"} == {OWN}, "a router may return a node's own"
 
 

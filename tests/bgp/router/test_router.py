@@ -45,6 +45,7 @@ def neighbors_with(**changes: object) -> tuple[Neighbor, ...]:
 INTERNAL = tuple(replace(one, asn=65000) for one in neighbors_with(internal=True))
 DUAL = (*PLAIN.neighbors, Neighbor("b1_v6", ip_address("fd00::11"), 65001, V6))
 VIPS = (ip_network("192.0.2.10/32"), ip_network("2001:db8::10/128"), ip_network("198.51.100.0/24"))
+POOLS = (ip_network("10.255.0.0/27"), ip_network("fd00:ff::/123"))
 LINK = replace(V6, local=ip_address("fe80::1"))
 CASES = {
     "plain": PLAIN,
@@ -63,6 +64,8 @@ CASES = {
         neighbors=(*PLAIN.neighbors, Neighbor("b1_v6", ip_address("fe80::11"), 65001, LINK, None, "lo")),
         vips=VIPS,
     ),
+    "pools of NAT": replace(PLAIN, neighbors=DUAL, vips=VIPS, pools=POOLS),
+    "pools and no VIP of their families": replace(PLAIN, neighbors=DUAL, vips=(), pools=POOLS),
     "active": replace(PLAIN, neighbors=neighbors_with(passive=False)),
     "GTSM": replace(PLAIN, neighbors=neighbors_with(ttl_security=True)),
     "multihop": replace(PLAIN, neighbors=neighbors_with(multihop=2)),
@@ -104,6 +107,20 @@ def test_host_routes_of_a_range_of_vips_are_accepted(kind: str) -> None:
     text = KINDS[kind](replace(PLAIN, vips=VIPS))
     (line,) = [line for line in text.splitlines() if "198.51.100.0/24" in line]
     assert "32" in (line if kind != "gobgp" else text.partition(line)[2].splitlines()[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pool_is_accepted_as_it_is(kind: str) -> None:
+    text = KINDS[kind](replace(PLAIN, neighbors=DUAL, pools=POOLS))
+    rules = {
+        "bird": "[ 192.0.2.10/32, 10.255.0.0/27 ]",
+        "frr": "ip prefix-list vips-ipv4 permit 10.255.0.0/27\n",
+        "gobgp": 'ip-prefix = "10.255.0.0/27"\n    masklength-range = "27..27"\n',
+        "openbgpd": "\n  10.255.0.0/27\n",
+    }
+    assert rules[kind] in text
+    assert rules[kind] not in KINDS[kind](PLAIN), "only a pool that is given"
+    assert "10.255.0.0/27, fd00:ff::/123" in text.splitlines()[3], "the heading names it"
 
 
 @pytest.mark.parametrize("kind", KINDS)
