@@ -8,10 +8,12 @@ import pytest
 
 from agent.announcing.local_address import LocalAddresses
 from agent.announcing.speaker_config import speaker_config
+from agent.config import nat
 from agent.config.file import parse
 from agent.errors import AgentError
 from bgp.bfd.config import BfdTimers
 from bgp.exabgp.config import USER, NeighborConfig
+from bgp.exabgp.renderer import render_allowlist
 
 TEXT = """\
 cluster: 7
@@ -62,6 +64,15 @@ def test_allowed_prefixes_are_the_own_identity_and_bgp_allow_or_the_vips() -> No
     allowed = CONFIG.bgp.model_copy(update={"allow": (ip_network("192.0.2.0/24"), ip_network("2001:db8:99::/48"))})
     config = CONFIG.model_copy(update={"bgp": allowed})
     assert speaker_config(config, LOCAL, {}).allow == (own, *allowed.allow)
+
+
+def test_pool_of_nat_is_allowed_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nat, "NAT_READY", True)
+    config = parse(TEXT + "nat: {pool: 10.255.0.0/27}\n", "lb.yml")
+    speaker, without = speaker_config(config, LOCAL, {}), speaker_config(CONFIG, LOCAL, {})
+    assert speaker == replace(without, exactly=(ip_network("10.255.0.0/27"),))
+    lines = [line for line in render_allowlist(speaker).splitlines() if line not in render_allowlist(without)]
+    assert lines == ["exactly 10.255.0.0/27"]
 
 
 def test_peer_without_a_local_address() -> None:

@@ -2,7 +2,7 @@
 """The reconciler against a model of ExaBGP: which commands it sends, in which order, and when it sends none."""
 
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_network
 
 import pytest
 from hypothesis import given
@@ -29,6 +29,7 @@ from support.exabgp_model import (
 
 from bgp.community import Identity, encode
 from bgp.exabgp.messages import PING
+from bgp.relay.allowlist import Exactly
 from bgp.relay.deadman import DEADMAN_S, SETTLE_S
 from bgp.relay.protocol import DesiredRoutes
 from bgp.relay.reconciler import HUNG_S, PING_S, SILENT_S, Reconciler
@@ -274,6 +275,24 @@ def test_nothing_outside_the_allowlist_is_announced_whatever_the_agent_desires()
     converse(reconciler, exabgp, 14.0)
     assert exabgp.announced == I, "a VIP that is no longer allowed is withdrawn"
     assert Reconciler(0.0).snapshot().error is None
+
+
+def test_pool_of_nat_is_announced_and_withdrawn_by_the_dead_man_as_vips_are():
+    exabgp = ExaBGPModel()
+    pool, inside = (Route.of(prefix, "10.0.0.11") for prefix in ("10.255.0.0/27", "10.255.0.0/28"))
+    reconciler = started(exabgp)
+    reconciler.set_allowed([*ALLOWED, Exactly(ip_network(pool.prefix))], ALLOWED, 1.0)
+    reconciler.set_desired(DesiredRoutes((VIP, IDENTITY, pool, inside), (DRAINING,)), 1.0)
+    converse(reconciler, exabgp, 1.0)
+    assert exabgp.announced == V | I | {pool.prefix: pool}
+    assert "refused to announce 10.255.0.0/28: neither" in reconciler.snapshot().error
+    reconciler.tick(12.0)
+    converse(reconciler, exabgp, 12.0)
+    assert exabgp.announced == {DRAINING.prefix: DRAINING}
+    reconciler.set_desired(DesiredRoutes((VIP, IDENTITY, pool), ()), 13.0)
+    reconciler.set_allowed(ALLOWED, ALLOWED, 13.0)
+    converse(reconciler, exabgp, 13.0)
+    assert exabgp.announced == V | I, "a pool that is no longer allowed is withdrawn"
 
 
 def test_family_that_the_router_does_not_negotiate_is_an_error_and_not_advertised():
