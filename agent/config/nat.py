@@ -12,6 +12,7 @@ from typing import Annotated, Final, Literal, NamedTuple, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from agent.address import Network
+from agent.config.bgp import AnnounceConfig
 from agent.config.fields import Port, Section, UnicastAddress, Weight, as_network, fault, within
 
 NAT_READY: bool = False
@@ -111,10 +112,26 @@ class PoolConfig(Section):
 
 class NatConfig(PoolConfig):
     """NAT on this node. `weight`: its share of all sessions; 0: it does no NAT. `forward`: how packets of sessions, and
-    of answers to them, reach their owner."""
+    of answers to them, reach their owner. `announce`: attributes of the pools' routes; its next hop is for one family.
+    """
 
     weight: Weight = 100
     forward: Literal["l2", "ipip", "gue"] = "gue"
+    announce: AnnounceConfig | None = None
+
+    @model_validator(mode="after")
+    def _check_next_hop(self) -> Self:
+        hop = self.announce.next_hop if self.announce else None
+        if hop is not None and self.pool_of(hop.version) is None:
+            raise fault("announce.next_hop", f"{hop} is of a family without a pool; remove it, or add the pool")
+        return self
+
+    def announce_of(self, pool: Network) -> AnnounceConfig:
+        """Return the attributes of the route to a pool."""
+        announce = self.announce or AnnounceConfig()
+        if announce.next_hop is None or announce.next_hop.version == pool.version:
+            return announce
+        return announce.model_copy(update={"next_hop": None})
 
 
 class Taken(NamedTuple):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Iterator
-from ipaddress import IPv4Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
@@ -92,6 +92,7 @@ class Config(Section):
         self._check_nat()
         if self.nat:
             check_pools(self.nat, self._taken())
+            self._check_communities("nat.announce", self.nat.announce or AnnounceConfig())
         if self.node.address6 and not any(self.node.address6 in allowed for allowed in self.members.allow):
             raise fault("node.address6", f"{self.node.address6} is in no prefix of members.allow")
         return self
@@ -104,10 +105,13 @@ class Config(Section):
             if other.vip == service.vip and other.announce not in (None, announce):
                 differs = f"differs from that of services[{j}] for the same VIP"
                 raise fault(f"services[{i}].announce", differs, other=f"services[{j}].announce")
+        self._check_communities(f"services[{i}].announce", announce)
+
+    def _check_communities(self, where: str, announce: AnnounceConfig) -> None:
         for k, community in enumerate(announce.large_communities):
             if community[0] == self.cluster:
-                where = f"services[{i}].announce.large_communities[{k}]"
-                raise fault(where, "starts with the cluster's number, reserved for identities")
+                why = "starts with the cluster's number, reserved for identities"
+                raise fault(f"{where}.large_communities[{k}]", why)
 
     def _check_instances(self, i: int, service: ServiceConfig) -> None:
         """Check that a port has one setting: a server that listens on all addresses serves all VIPs."""
@@ -185,6 +189,8 @@ class Config(Section):
                 yield Taken(f"services[{i}].announce.next_hop", ip_network(hop), "a next hop")
             for j, backend in enumerate(service.backends):
                 yield Taken(f"services[{i}].backends[{j}].address", ip_network(backend.address), "a backend")
+        if self.nat and self.nat.announce and self.nat.announce.next_hop:
+            yield Taken("nat.announce.next_hop", ip_network(self.nat.announce.next_hop), "a next hop")
         for i, network in enumerate(self.members.allow):
             yield Taken(f"members.allow[{i}]", network, "where the nodes are")
         for name in ("address", "address6"):
@@ -225,6 +231,8 @@ class Config(Section):
 
     def announce_of(self, one: Announced) -> AnnounceConfig:
         """Return the attributes of the routes of a VIP or a pool."""
+        if self.nat and isinstance(one, IPv4Network | IPv6Network):
+            return self.nat.announce_of(one)
         found = (service.announce for service in self.services if service.vip == one and service.announce)
         return next(found, AnnounceConfig())
 

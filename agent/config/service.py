@@ -36,10 +36,10 @@ class ServiceConfig(Section):
     withdraws the VIP so that another site can take over (withdraw). `instances`: how connections are divided among
     several server processes of this node; without it the kernel divides them.
 
-    With `mode: nat` the servers are `backends` without an agent, and every node of `nat:` balances for them. `balance`:
-    how a new session's backend is chosen: by the fields of `affinity` (hash), in turn (round_robin), the one with the
-    fewest sessions (least_connections), or at random by weight (weighted). `on_down`: whether sessions of a backend
-    that went down are reset or kept. `health` is asked of each backend.
+    With `mode: nat` the servers are `backends` without an agent, and every node of `nat:` balances for them.
+    `balance`: how a new session's backend is chosen: by the fields of `affinity` (hash), in turn (round_robin), the
+    one with the fewest sessions for its weight (least_connections), or in turn in proportion to weights (weighted).
+    `on_down`: whether sessions of a backend that went down are reset or kept. `health` is asked of each backend.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]

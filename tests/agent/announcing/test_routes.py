@@ -118,6 +118,18 @@ def test_pool_is_announced_as_a_prefix_with_the_next_hop_of_vips(monkeypatch: py
     assert [route.prefix for route in desired] == ["10.254.0.11/32", "10.255.0.0/27"], "no IPv6 next hop"
 
 
+def test_route_of_a_pool_has_the_attributes_of_lb_yml(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nat, "NAT_READY", True)
+    announce = "{med: 5, communities: ['65000:9'], next_hop: 10.0.0.99}"
+    pools = f"nat: {{pool: 10.255.0.0/27, pool6: 'fd00:ff::/123', announce: {announce}}}\n"
+    config = parse(TEXT + pools, "lb.yml")
+    found = [route_of(config, pool, A, A6) for pool in config.pools]
+    assert found == [
+        Route("10.255.0.0/27", "10.0.0.99", (), (), ((65000, 9),), 5),
+        Route("fd00:ff::/123", "2001:db8::b", (), (), ((65000, 9),), 5, next_hop_self=True),
+    ]
+
+
 def test_drain_attributes() -> None:
     route = Route.of("192.0.2.10/32", "10.0.0.11", communities=[(65000, 1)], med=5, prepend=1)
     assert with_drain_attributes(route, None) == route

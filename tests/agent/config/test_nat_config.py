@@ -71,6 +71,13 @@ ERRORS = [
     (NAT, "nat: {pool: 10.255.0.0/27, sessions: 32768}", "10:38: nat.sessions: 32768 is not in 65536-16777216"),
     (NAT, "nat: {pool: 10.255.0.0/27, sessions: many}", "10:38: nat.sessions: 'many' is not a whole number"),
     (NAT, "nat: {pool: 10.255.0.0/27, weight: -1}", "10:36: nat.weight: -1 is not in 0-10000"),
+    (NAT, "nat: {pool: 10.255.0.0/27, announce: {next_hop: '2001:db8::1'}}",
+     "10:49: nat.announce.next_hop: 2001:db8::1 is of a family without a pool; remove it, or add the pool"),
+    (NAT, "nat: {pool: 10.255.0.0/27, announce: {next_hop: 10.255.0.1}}",
+     "10:13: nat.pool: 10.255.0.0/27 overlaps 10.255.0.1, a next hop; give a prefix that has no other use; see "
+     "line 10"),
+    (NAT, "nat: {pool: 10.255.0.0/27, announce: {large_communities: ['7:1:2']}}",
+     "10:59: nat.announce.large_communities[0]: starts with the cluster's number, reserved for identities"),
     (NAT, "nat: {pool: 10.255.0.0/27, forward: l3}", "10:37: nat.forward: 'l3' is not 'l2', 'ipip' or 'gue'"),
     # The pool and other addresses
     (NAT, "nat: {pool: 192.0.2.0/24}",
