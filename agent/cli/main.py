@@ -30,6 +30,7 @@ COMMANDS = {
     "status": "node",  # [-o json]
     "explain": "node",  # TUPLE [--live [--at ADDRESS]]
     "connections": "connections",  # [--service NAME]
+    "session": "session",  # list | show | kill | watch
     # the whole node, with its connections
     "drain": "node",  # [--force] [--wait [--until-below N] [--timeout TIME]]
     "undrain": "node",

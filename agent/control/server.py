@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from agent.control import announce, backend, connections, deny, explain, explain_live, instance
+from agent.control import announce, backend, connections, deny, explain, explain_live, instance, session
 from agent.control.http_server import HttpServer, Request, Response, Routes, json_response
 from agent.control.status import NodeState, status
 from agent.errors import AgentError, LastAnnouncerError
@@ -60,6 +60,7 @@ def _routes(agent: Agent, reload: Reload) -> Routes:
         ),
         **deny.routes(agent.deny_list),
         **instance.routes(agent.instances),
+        **session.routes(session.Sessions(agent.sessions, agent.config.nat, agent.epochs)),
     }
 
 

@@ -95,6 +95,7 @@ class Agent:
         self.claims = None
         if self.forwarder is not None and config.table.claims:
             self.claims = ClaimKeeper(config, self.epochs, self.connections, self.forwarder, self.membership)
+        self.sessions = start.session_keeper(config, self.forwarder, self._wake.set)
         self.tracer = Tracer(interface.address, self.membership.notify_one, self._trace_here)
         self.membership.on_notice = self.tracer.receive
         instance_paths = InstancePaths(paths.instance_pins, paths.instances, paths.programs)
@@ -188,6 +189,7 @@ class Agent:
             *of_forwarder,
             *uncounted,
             *self.instances.problems,
+            *(self.sessions.problems() if self.sessions else ()),
         )
         return Inputs(
             members=membership.view.members,
@@ -311,6 +313,7 @@ class Agent:
             self.instances.run(),
             *(self.forwarder.tasks() if self.forwarder else ()),
             *(self.claims.tasks() if self.claims else ()),
+            *((self.sessions.run(),) if self.sessions else ()),
         ]
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(one) for one in forever]

@@ -21,8 +21,11 @@ _SIZE: Final = 8
 
 
 @functools.cache
-def _library() -> Any:
-    """Load libatomic, once. PyDLL keeps Python's lock: taking it again would cost more than the operation."""
+def library() -> Any:
+    """Load libatomic, once. Raises BpfError if it is missing.
+
+    PyDLL keeps Python's lock: taking it again would cost more than the operation.
+    """
     try:
         lib = ct.PyDLL("libatomic.so.1")
     except OSError as error:
@@ -40,7 +43,7 @@ def compare_exchange(memory: Words, indexes: npt.NDArray[np.int64], old: Words, 
     is outside of the memory.
     """
     _check(memory, indexes)
-    exchange = _library().__atomic_compare_exchange_8
+    exchange = library().__atomic_compare_exchange_8
     expected = old.astype(np.uint64)  # a copy: the operation writes there what it found
     places = (memory.ctypes.data + _SIZE * indexes).tolist()
     olds = range(expected.ctypes.data, expected.ctypes.data + _SIZE * len(expected), _SIZE)
@@ -52,7 +55,7 @@ def add(memory: Words, index: int, difference: int) -> int:
     """Add to one word, modulo 2^64, and return what it was. Raises as `compare_exchange` does."""
     _check(memory, np.array([index]))
     word = memory.ctypes.data + _SIZE * index
-    return int(_library().__atomic_fetch_add_8(word, difference % (1 << 64), _SEQ_CST))
+    return int(library().__atomic_fetch_add_8(word, difference % (1 << 64), _SEQ_CST))
 
 
 def _check(memory: Words, indexes: npt.NDArray[np.int64]) -> None:

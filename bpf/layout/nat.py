@@ -88,6 +88,7 @@ NAT_CONF_STRUCT: Final = CStruct(
         ("timeout", f"{len(Timeout)}H"),
     ),
 )
+_FLAGS_AT: Final = NAT_CONF_STRUCT.offsets()["flags"]
 NAT_SERVICE_STRUCT: Final = CStruct(
     "nat_service", (("balance", "B"), ("affinity", "B"), ("choices", "H"), ("pad", "4x"), ("turn", "Q"))
 )
@@ -297,6 +298,21 @@ def unpack_conf(data: bytes) -> "NatConf | None":
         hop4, hop6, mss4, mss6, bool(flags & NatFlag.WATCHED),
         {timeout: (timeouts[timeout] << TICK_SHIFT) // 1_000_000_000 for timeout in Timeout},
     )  # fmt: skip
+
+
+def is_watched(conf: bytes) -> bool:
+    """Return whether the program writes events, by a packed conf."""
+    return bool(_flags(conf) & NatFlag.WATCHED)
+
+
+def with_watched(conf: bytes, on: bool) -> bytes:
+    """Return a packed conf with which the program writes events, or none."""
+    flags = _flags(conf) & ~NatFlag.WATCHED | (NatFlag.WATCHED if on else 0)
+    return conf[:_FLAGS_AT] + flags.to_bytes(2, "little") + conf[_FLAGS_AT + 2 :]
+
+
+def _flags(conf: bytes) -> int:
+    return int.from_bytes(conf[_FLAGS_AT : _FLAGS_AT + 2], "little")
 
 
 def _pool4(last: bytes, hosts: bytes) -> IPv4Network | None:

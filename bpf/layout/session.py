@@ -45,6 +45,7 @@ SESSION6_STRUCT: Final = CStruct(
     "session6", (*((end, "16s") for end in _ENDS), ("rest", f"{SESSION_STRUCT.size}s"), ("spare", "16x"))
 )
 BUCKET_STRUCT: Final = CStruct("session_bucket", (("tag", f"{WAYS}Q"),))
+EVENT_DTYPE: Final = np.dtype([("slot", "<u4"), ("pad", "<u4"), ("before", "<u8"), ("after", "<u8")])
 EVENT_STRUCT: Final = CStruct("session_event", (("slot", "I"), ("pad", "4x"), ("before", "Q"), ("after", "Q")))
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the NAT program is given: its conf, how services balance, the backends, the next hops, and rows being pulled."""
 
+import contextlib
 import mmap
 from collections.abc import Mapping
 
@@ -19,9 +20,13 @@ from bpf.layout.nat import (
     NatConf,
     NatHop,
     NatServiceEntry,
+    is_watched,
     unpack_conf,
+    with_watched,
 )
+from bpf.layout.session import EVENT_STRUCT
 from bpf.maps.pinned_map import PinnedMap
+from bpf.maps.ring_reader import RingReader
 
 _LOAD_WORDS = 2
 
@@ -37,6 +42,7 @@ class NatMaps:
     def __init__(self, pinned: Mapping[str, PinnedMap]) -> None:
         names = ("nat_confs", "nat_services", "nat_choices", "backends", "nat_hops")
         self._confs, self._services, self._choices, self._backends, self._hops = (pinned[name] for name in names)
+        self._events = pinned["session_events"]
         self._memory = [
             mmap.mmap(pinned["backend_loads"].fd, BACKENDS * _LOAD_WORDS * 8),
             mmap.mmap(pinned["nat_pulls"].fd, NAT_ROWS * 8),
@@ -46,14 +52,23 @@ class NatMaps:
         self.pulls: npt.NDArray[np.uint64] = pulls
 
     def close(self) -> None:
-        """Unmap what is mapped."""
+        """Unmap them. Views that the caller still has keep the memory mapped until they are gone."""
         self.loads = self.pulls = np.empty(0, np.uint64)
         for one in self._memory:
-            one.close()
+            with contextlib.suppress(BufferError):
+                one.close()
 
     def write_conf(self, conf: NatConf) -> None:
-        """Write the conf."""
-        self._confs.set_entry(0, conf.pack())
+        """Write the conf. Whether sessions are watched stays as it is."""
+        self._confs.set_entry(0, with_watched(conf.pack(), is_watched(self._confs.entry(0))))
+
+    def set_watched(self, on: bool) -> None:
+        """Have the program write the changes of sessions to the ring buffer, or no more."""
+        self._confs.set_entry(0, with_watched(self._confs.entry(0), on))
+
+    def open_events(self) -> RingReader[bytes]:
+        """Open the reading end of the ring buffer of changes, `EVENT_DTYPE` each; one reader at a time."""
+        return RingReader(self._events.fd, "changes of sessions", EVENT_STRUCT.size, bytes)
 
     def conf(self) -> NatConf | None:
         """Return what `write_conf` wrote, with the pools' addresses that are used; None before that."""

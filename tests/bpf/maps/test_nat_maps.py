@@ -127,3 +127,19 @@ def test_tick_is_that_of_the_coarse_clock() -> None:
     """Which is behind CLOCK_MONOTONIC by 10 ms at most."""
     before = time.monotonic_ns() - 10_000_000
     assert before >> 30 <= now_tick() <= time.monotonic_ns() >> 30
+
+
+def test_sessions_stay_watched_when_the_conf_is_written(folder: Path) -> None:
+    maps, nat, _ = opened(folder)
+    conf = NatConf(SESSIONS, 9, IPv4Network("10.255.0.0/31"), mss4=1400)
+    nat.set_watched(True)  # before there is a conf
+    nat.write_conf(conf)
+    assert nat.conf() == replace(nat.conf(), watched=True, mss4=1400)
+    nat.write_conf(replace(conf, mss4=1300))
+    assert nat.conf() == replace(nat.conf(), watched=True, mss4=1300)
+    nat.set_watched(False)
+    assert nat.conf() == replace(nat.conf(), watched=False, mss4=1300)
+    reader = nat.open_events()
+    assert reader.read() == []
+    reader.close()
+    maps.close()

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""lbctl session: the sessions of NAT services on this node."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent.cli.options import output_option, request, show, socket_option
+from bgp.printable import escaped
+
+STATES = ("half-open", "established", "closing", "closed")
+
+
+def _selecting(states: tuple[str, ...]) -> Callable[..., Any]:
+    options = (
+        click.option("--service", metavar="NAME", help="Of one service."),
+        click.option("--client", metavar="PREFIX", help="Of clients in 192.0.2.0/24, or of 192.0.2.7."),
+        click.option("--backend", metavar="ADDRESS[:PORT]", help="With one backend."),
+        click.option("--state", type=click.Choice(states), help="In one state."),
+    )
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed((*options, socket_option, output_option)):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _query(**given: str | None) -> dict[str, str]:
+    return {name: value for name, value in given.items() if value is not None}
+
+
+@click.group()
+def session() -> None:
+    """The sessions of NAT services on this node.
+
+    A session is half-open until its backend has answered, and for TCP the client acknowledged that; closing after a
+    FIN; closed after both or a RST, for as long as its NAT endpoint is not given again.
+    """
+
+
+@session.command("list")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="N sessions at most.")
+@_selecting(STATES)
+def session_list(
+    limit: int | None, service: str | None, client: str | None, backend: str | None, state: str | None, socket: Path,
+    output: str,
+) -> None:  # fmt: skip
+    """List sessions: all, or those that match every option.
+
+    A million sessions are listed while packets flow; each is shown as it was at one moment.
+    """
+    query = _query(service=service, client=client, backend=backend, state=state, limit=str(limit) if limit else None)
+    if output == "json":
+        separator = '{"sessions": ['
+        for one in _sessions(socket, "/sessions", query):
+            click.echo(f"{separator}\n{json.dumps(one)}", nl=False)
+            separator = ","
+        click.echo(f"{separator if separator != ',' else ''}\n]}}")
+        return
+    count = 0
+    for count, one in enumerate(_sessions(socket, "/sessions", query), 1):  # noqa: B007  # the last one is the sum
+        click.echo(escaped(line_of(one)))
+    click.echo(f"{count:,} sessions", err=True)
+
+
+@session.command("show")
+@click.argument("session", metavar="SESSION")
+@socket_option
+@output_option
+def session_show(session: str, socket: Path, output: str) -> None:
+    """Show one session.
+
+    SESSION is what its backend sees as the client (10.255.0.3:40000), its slot's number, or
+    tcp,192.0.2.7:41000,10.99.0.1:443.
+    """
+    show(request(socket, "GET", "/sessions/one", of=session), output, _print_one)
+
+
+@session.command("kill")
+@click.option("--all", "every", is_flag=True, help="Close all sessions, if nothing else selects some.")
+@_selecting(STATES[:-1])
+def session_kill(
+    every: bool, service: str | None, client: str | None, backend: str | None, state: str | None, socket: Path,
+    output: str,
+) -> None:  # fmt: skip
+    """Close the sessions that match every option."""
+    query = _query(service=service, client=client, backend=backend, state=state, all="yes" if every else None)
+    response = request(socket, "POST", "/sessions/kill", **query)
+    show(response, output, lambda found: click.echo(f"{found['closed']:,} sessions closed"))
+
+
+@session.command("watch")
+@_selecting((*STATES, "free"))
+def session_watch(
+    service: str | None, client: str | None, backend: str | None, state: str | None, socket: Path, output: str
+) -> None:  # fmt: skip
+    """Print each change of a session's state as it happens.
+
+    Ends by Ctrl-C (exit code 0). With -o json, one object a line. While nothing is watched, nothing is spent on it.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell may have SIGINT ignored in the background
+        signal.signal(number, signal.default_int_handler)
+    query = _query(service=service, client=client, backend=backend, state=state)
+    with contextlib.suppress(KeyboardInterrupt):
+        for one in _sessions(socket, "/sessions/watch", query):
+            click.echo(json.dumps(one) if output == "json" else escaped(line_of(one)))
+
+
+def _sessions(socket: Path, resource: str, query: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """Yield the sessions of the agent's pages; of missed events, how many."""
+    from agent.cli.client import follow
+    from agent.sessions.page import Names, decode
+
+    lines = follow(socket, resource, **query)
+    head = next(lines)
+    names = Names(head["slots"], {int(slot): name for slot, name in head["services"].items()})
+    for page in lines:
+        if page.get("end"):
+            return
+        if page.get("missed"):
+            click.echo(f"lbctl: {page['missed']:,} changes are missing here: they came too fast", err=True)
+        yield from decode(page, names)
+
+
+def line_of(one: dict[str, Any]) -> str:
+    """Return a session's line."""
+    state = f"{one['before']} > {one['state']}" if "before" in one else one["state"]
+    if "client" not in one:
+        return f"{state:<25} slot {one['slot']}, which has another session by now"
+    ends = f"{one['client']:<21} > {one['vip']:<21} {one['nat']:<21} > {one['backend']:<21}"
+    width = 25 if "before" in one else 11
+    idle = f"idle {one['idle_s']} s, age {one['age_s']} s"
+    return " ".join([f"{state:<{width}} {one['protocol']} {one['service']:<12} {ends} {idle}", *one["flags"]])
+
+
+def _print_one(one: dict[str, Any]) -> None:
+    for name, value in one.items():
+        text = " ".join(value) if isinstance(value, list) else f"{value} s" if name.endswith("_s") else str(value)
+        click.echo(escaped(f"{name.removesuffix('_s'):<9} {text}"))

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests about the sessions of NAT services on this node.
+
+    GET  /sessions          all that are selected, as pages (agent/sessions/page.py)    and &limit=
+    GET  /sessions/one      the session of a slot, of a NAT endpoint or of a flow       ?of=
+    GET  /sessions/watch    changes of those that are selected, as pages, without end
+    POST /sessions/kill     close those that are selected    with &all=yes also if nothing selects any
+
+?service= &client=PREFIX &backend=ADDRESS[:PORT] &state= select, each alone or together; without any, all are.
+A list begins with a line that has the names of the services, and ends with one that has the number of sessions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+from agent.address import Address, endpoint
+from agent.config.nat import NatConfig
+from agent.control.explain import parse
+from agent.control.http_server import Response, Routes, json_response
+from agent.errors import AgentError
+from agent.model import Flow
+from agent.sessions.keeper import SessionKeeper
+from agent.sessions.listing import PART, Found, find, find_one, read_pages, rows_slots
+from agent.sessions.page import STATE_NAMES, Names
+from agent.sessions.selection import USED, Selection
+from agent.sessions.tag_array import LIVE
+from agent.table.epoch import Epoch
+from bpf.layout.nat import NAT_ROWS, PORT_BITS, slot_of
+from bpf.layout.session import SessionState
+from bpf.maps.session_map import now_tick
+from bpf.reference.flow_hash import row_of
+
+_ENDPOINT = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<v4>[0-9.]+))(?::(?P<port>[0-9]{1,5}))?", re.IGNORECASE)
+_NUMBER = re.compile(r"[0-9]{1,10}")
+
+
+@dataclass(frozen=True, slots=True)
+class Sessions:
+    """What these requests read and change."""
+
+    keeper: SessionKeeper | None
+    """None if the node has no NAT service, or no data path."""
+    nat: NatConfig | None
+    epochs: Sequence[Epoch]
+
+    def open(self) -> tuple[SessionKeeper, NatConfig]:
+        """Return keeper and configuration. Raises AgentError without NAT."""
+        if self.keeper is None or self.nat is None:
+            raise AgentError("this node has no sessions: no service has mode: nat, or the data path is off (xdp.mode)")
+        return self.keeper, self.nat
+
+    def names(self) -> Names:
+        """Return what numbers of records mean."""
+        keeper, _ = self.open()
+        return Names(len(keeper.table.tags), keeper.service_names)
+
+    def selection(self, query: Mapping[str, str], every: Iterable[SessionState] = USED) -> Selection:
+        """Read what selects sessions; without a state, those in a state of `every` are. Raises AgentError."""
+        return selection(query, self.names().services, tuple(every))
+
+
+def routes(node: Sessions) -> Routes:
+    """Return the handlers by method and path."""
+    return {
+        ("GET", "/sessions"): lambda request: _list(node, request.query),
+        ("GET", "/sessions/one"): lambda request: json_response(one(node, request.query.get("of", ""))),
+        ("GET", "/sessions/watch"): lambda request: _watch(node, request.query),
+        ("POST", "/sessions/kill"): lambda request: _kill(node, request.query),
+    }
+
+
+def selection(query: Mapping[str, str], services: Mapping[int, str], states: tuple[SessionState, ...]) -> Selection:
+    """Read a request's selection. Raises AgentError, with what is possible instead."""
+    chosen = Selection(states)
+    if name := query.get("service"):
+        slots = frozenset(slot for slot, one in services.items() if one == name)
+        if not slots:
+            known = ", ".join(sorted(services.values())) or "none"
+            raise AgentError(f"{name} is not a NAT service of this node; it has {known}")
+        chosen = replace(chosen, services=slots)
+    if text := query.get("client"):
+        try:
+            chosen = replace(chosen, client=ip_network(text))
+        except ValueError as error:
+            raise AgentError(f"client: {error}") from None
+    if text := query.get("backend"):
+        address, port = parse_end(text)
+        chosen = replace(chosen, backend=address, backend_port=port)
+    if text := query.get("state"):
+        if text not in STATE_NAMES:
+            raise AgentError(f"{text} is not a state; a session is {', '.join(STATE_NAMES)}")
+        chosen = replace(chosen, states=(STATE_NAMES[text],))
+    return chosen
+
+
+def parse_end(text: str) -> tuple[Address, int | None]:
+    """Read ADDRESS or ADDRESS:PORT, an IPv6 address with a port in brackets. Raises AgentError."""
+    found = _ENDPOINT.fullmatch(text.strip())
+    try:
+        if found is None:
+            return ip_address(text.strip()), None
+        address, port = ip_address(found["v4"] or found["v6"]), found["port"]
+    except ValueError:
+        raise AgentError(f"'{text}' is not an address or an endpoint; write 10.9.0.11 or 10.9.0.11:8443") from None
+    if port is not None and not 1 <= int(port) <= 65_535:
+        raise AgentError(f"'{text}': port {port} is not in 1-65535")
+    return address, int(port) if port else None
+
+
+def slot_at(nat: NatConfig, text: str) -> int | None:
+    """Return the slot that a number or a NAT endpoint names; None if the text is neither. Raises AgentError."""
+    if _NUMBER.fullmatch(text):
+        slot = int(text)
+        if slot >= nat.sessions:
+            raise AgentError(f"slot {slot} is not in 0-{nat.sessions - 1}")
+        return slot
+    if not _ENDPOINT.fullmatch(text):
+        return None
+    address, port = parse_end(text)
+    pool = nat.pool_of(address.version)
+    used = nat.sessions >> PORT_BITS
+    if pool is None or not 0 <= int(address) - int(pool[0]) < used:
+        ends = [f"{one[0]} to {one[used - 1]}" for one in nat.pools]
+        raise AgentError(f"{address} is no NAT address; sessions have {', and '.join(ends)}")
+    if port is None or port < 1 << PORT_BITS:
+        raise AgentError(f"{text}: sessions have the ports {1 << PORT_BITS} to 65535; write {endpoint(address, 40000)}")
+    return slot_of(pool, address, port)
+
+
+def one(node: Sessions, text: str) -> dict[str, Any]:
+    """Return the session of a slot, an endpoint or a flow. Raises AgentError if there is none on this node."""
+    found = session_of(node, text.strip())
+    if found is None:
+        raise AgentError(f"there is no session of {text} on this node; `lbctl explain` shows which node owns it")
+    return found.describe(now_tick(), node.names())
+
+
+def session_of(node: Sessions, text: str) -> Found | None:
+    """Return the session of a slot, an endpoint or a flow, if it is on this node. Raises AgentError."""
+    keeper, nat = node.open()
+    slot = slot_at(nat, text)
+    if slot is not None:
+        return find_one(keeper.table, Selection(), [range(slot, slot + 1)])
+    flow = parse(text)
+    rows = [nat_row(epoch, flow) for epoch in node.epochs]
+    return find_one(keeper.table, Selection(flow=flow), rows_slots(keeper.table, rows))
+
+
+def nat_row(epoch: Epoch, flow: Flow) -> int:
+    """Return the row of a flow's session in an epoch."""
+    return row_of(epoch.key, NAT_ROWS, flow.client, flow.client_port, flow.vip, flow.vip_port)
+
+
+def _list(node: Sessions, query: Mapping[str, str]) -> Response:
+    text = query.get("limit")
+    if text is not None and not (_NUMBER.fullmatch(text) and int(text)):
+        raise AgentError(f"limit: '{text[:20]}' is not a number from 1 on")
+    return Response(200, lines=_pages(node, node.selection(query), int(text) if text else None))
+
+
+async def _pages(node: Sessions, chosen: Selection, limit: int | None) -> AsyncGenerator[bytes, None]:
+    table, sent = node.open()[0].table, 0
+    yield _line(_head(node))
+    for start in range(0, len(table.tags), PART):
+        left = None if limit is None else limit - sent
+        pages, count = await asyncio.to_thread(read_pages, table, chosen, start, left, now_tick())
+        for page in pages:
+            yield page
+        sent += count
+        if sent == limit:
+            break
+    yield _line({"end": True, "sessions": sent})
+
+
+def _watch(node: Sessions, query: Mapping[str, str]) -> Response:
+    keeper, _ = node.open()
+    chosen = node.selection(query, (*USED, SessionState.FREE))
+
+    async def lines() -> AsyncGenerator[bytes, None]:
+        yield _line(_head(node))
+        async for page in keeper.watch.pages(chosen):
+            yield page
+
+    return Response(200, lines=lines())
+
+
+async def _kill(node: Sessions, query: Mapping[str, str]) -> Response:
+    keeper, _ = node.open()
+    chosen = node.selection(query, LIVE)
+    if chosen == Selection(LIVE) and "all" not in query:
+        raise AgentError("nothing selects the sessions to close; name a service, clients, a backend or a state, or all")
+    if not set(chosen.states) <= set(LIVE):
+        raise AgentError("sessions of this state are closed already")
+
+    def close() -> int:
+        table = keeper.table
+        starts = range(0, len(table.tags), PART)
+        parts = (found for start in starts for found in find(table, chosen, start))
+        return sum(table.close(found.slots, found.tags, now_tick()) for found in parts)
+
+    return json_response({"ok": True, "closed": await asyncio.to_thread(close)})
+
+
+def _head(node: Sessions) -> dict[str, Any]:
+    names = node.names()
+    return {"slots": names.sessions, "services": {str(slot): name for slot, name in names.services.items()}}
+
+
+def _line(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value).encode() + b"\n"

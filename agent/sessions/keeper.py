@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop over the sessions of a node: once a second it frees what has expired, and finds what the operator must know.
+
+The work is a thread's. With a million sessions at rest a scan takes 8 ms; where it takes longer, there are fewer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from agent.sessions.scan import Scan, limits, scan
+from agent.sessions.session_table import SessionTable
+from agent.sessions.watch import SessionWatch
+from bpf.layout.nat import NAT_ROWS
+from bpf.layout.session import SessionState
+from bpf.maps.session_map import now_tick
+
+PERIOD_S: Final = 1.0
+MAX_LOAD: Final = 0.03
+"""The share of a core that scans may take."""
+RECOUNT_S: Final = 60.0
+PRESSURE: Final = 0.5
+"""The share of used slots from which half-open sessions end sooner."""
+CROWDED: Final = 0.7
+"""The share of used slots from which the operator is informed: from 0.8 on some new sessions find no slot."""
+REFUSED_S: Final = 60.0
+"""How long a refusal is among the problems."""
+
+
+class SessionKeeper:
+    """Frees sessions, and knows how many there are."""
+
+    def __init__(
+        self,
+        table: SessionTable,
+        watch: SessionWatch,
+        refused: Callable[[], int],
+        service_names: Mapping[int, str],
+        on_change: Callable[[], None],
+    ) -> None:
+        """`refused` counts the new sessions that found no slot, `service_names` are by slot. `on_change` is called when
+        the problems differ."""
+        self.table, self.watch = table, watch
+        self.service_names = service_names
+        self.scan: Scan | None = None
+        """The last one; None before the first."""
+        self._count_refused, self._on_change = refused, on_change
+        self._refused = refused()
+        self._refused_at = self._recounted_at = float("-inf")
+
+    async def run(self) -> None:
+        """Scan forever, and serve those who watch."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.watch.run())
+            reported: tuple[str, ...] = ()
+            while True:
+                cpu_s = await asyncio.to_thread(self._round)
+                if reported != (reported := self.problems()):
+                    self._on_change()
+                await asyncio.sleep(max(PERIOD_S, cpu_s / MAX_LOAD))
+
+    def problems(self) -> tuple[str, ...]:
+        """Return what the operator must know, one line each."""
+        lines = []
+        if self.scan is not None and self.scan.load >= CROWDED:
+            slots, states = sum(self.scan.states.values()), self.scan.states
+            flood = states[SessionState.SYN] > slots * CROWDED / 2
+            lines.append(
+                f"nat: more than {CROWDED:.0%} of the {slots:,} session slots are used"
+                + (", most of them by half-open sessions, which may be a flood of SYNs" if flood else "")
+                + "; from 80 % on new connections are refused: raise nat.sessions on all nodes"
+            )
+        if time.monotonic() - self._refused_at < REFUSED_S:
+            lines.append(
+                "nat: new connections are refused, because no slot of their buckets is free (drop_nat_full): see "
+                "`lbctl status`, and raise nat.sessions on all nodes"
+            )
+        return tuple(lines)
+
+    def rows_held(self) -> npt.NDArray[np.int64]:
+        """Return how many sessions there were in each NAT row at the last scan, shape (NAT_ROWS,)."""
+        return self.scan.rows if self.scan is not None else np.zeros(NAT_ROWS, np.int64)
+
+    def _round(self) -> float:
+        """Scan, free and count once; return the CPU seconds that this took."""
+        began, now = time.thread_time(), time.monotonic()
+        pressure = self.scan is not None and self.scan.load >= PRESSURE
+        found = scan(self.table.tags, now_tick(), limits(pressure))
+        self.table.free(found.expired, found.tags)
+        self.scan = found
+        refused = self._count_refused()
+        if refused > self._refused:
+            self._refused_at = now
+        self._refused = refused
+        if now - self._recounted_at >= RECOUNT_S:
+            self.table.recount()
+            self._recounted_at = now
+        return time.thread_time() - began

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which sessions a request is about. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from ipaddress import ip_network
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from agent.address import Address, Network
+from agent.model import Flow
+from agent.sessions.tag_array import Mask
+from bpf.layout.service import Protocol
+from bpf.layout.session import SessionState
+
+Records = npt.NDArray[Any]
+"""Structured, of one IP version: SESSION4_DTYPE or SESSION6_DTYPE (bpf/layout/session.py)."""
+
+USED: Final = (SessionState.SYN, SessionState.EST, SessionState.FIN, SessionState.CLOSED)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The sessions that match all fields; None matches any."""
+
+    states: tuple[SessionState, ...] = USED
+    services: frozenset[int] | None = None
+    """Slots of services."""
+    client: Network | None = None
+    backend: Address | None = None
+    backend_port: int | None = None
+    flow: Flow | None = None
+    """From a client to a VIP: one session at most."""
+
+    @property
+    def is_of_any_record(self) -> bool:
+        """Return whether only states matter."""
+        return replace(self, states=USED) == Selection()
+
+    def matches(self, records: Records, version: int) -> Mask:
+        """Return which of these records of an IP version are meant, whatever their states."""
+        mask = np.ones(len(records), np.bool_)
+        if self.services is not None:
+            mask &= np.isin(records["service_slot"], list(self.services))
+        if self.client is not None:
+            mask &= _in_network(records["client"], self.client, version)
+        if self.backend is not None:
+            mask &= _equal(records["backend"], self.backend, version)
+        if self.backend_port is not None:
+            mask &= records["backend_port"] == self.backend_port
+        if self.flow is not None:
+            mask &= _equal(records["client"], self.flow.client, version) & _equal(
+                records["vip"], self.flow.vip, version
+            )
+            mask &= records["client_port"] == self.flow.client_port
+            mask &= records["vip_port"] == self.flow.vip_port
+            mask &= records["protocol"] == Protocol[self.flow.protocol.upper()]
+        return mask
+
+
+def _in_network(addresses: Records, network: Network, version: int) -> Mask:
+    if network.version != version:
+        return np.zeros(len(addresses), np.bool_)
+    wanted, mask = (np.frombuffer(one.packed, ">u4") for one in (network.network_address, network.netmask))
+    words = np.ascontiguousarray(addresses).view(">u4").reshape(-1, len(mask))
+    equal: Mask = np.equal(words & mask, wanted).all(axis=1)
+    return equal
+
+
+def _equal(addresses: Records, address: Address, version: int) -> Mask:
+    return _in_network(addresses, ip_network(address), version)

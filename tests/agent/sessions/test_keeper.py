@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop over sessions: what it frees, what it reports, and what those get who watch."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from support.session_slots import SLOTS, Slots
+
+from agent.sessions import keeper as keeper_module
+from agent.sessions import watch as watch_module
+from agent.sessions.keeper import CROWDED, PRESSURE, REFUSED_S, SessionKeeper
+from agent.sessions.page import Names, decode
+from agent.sessions.selection import USED, Selection
+from agent.sessions.watch import SessionWatch, pages_of
+from bpf.layout.nat import ticks
+from bpf.layout.session import EVENT_DTYPE, SessionState, TagFlag
+from bpf.maps.ring_reader import RingReader
+from bpf.maps.session_map import now_tick
+
+EVERY = Selection((*USED, SessionState.FREE))
+NAMES = Names(SLOTS, {3: "web"})
+
+
+class Ring:
+    """The program's end and the agent's of a ring buffer, and the flag that the program writes into it."""
+
+    def __init__(self) -> None:
+        self.watched: bool | None = None
+        self.events: list[bytes] = []
+        self.is_open = False
+
+    def write(self, slot: int, before: int, after: int) -> None:
+        if self.watched:
+            self.events.append(np.array([(slot, 0, before, after)], EVENT_DTYPE).tobytes())
+
+    def open(self) -> RingReader[bytes]:
+        assert not self.is_open
+        self.is_open = True
+        return cast(RingReader[bytes], self)
+
+    def read(self) -> list[bytes]:
+        found, self.events = self.events, []
+        return found
+
+    def close(self) -> None:
+        self.is_open = False
+
+    def set_watched(self, on: bool) -> None:
+        self.watched = on
+
+
+class World:
+    """A keeper, and what is around it."""
+
+    def __init__(self) -> None:
+        self.slots, self.ring = Slots(), Ring()
+        self.refused = self.changes = 0
+        self.watch = SessionWatch(self.slots.table, self.ring.open, self.ring.set_watched)
+        self.keeper = SessionKeeper(self.slots.table, self.watch, lambda: self.refused, {3: "web"}, self.change)
+
+    def change(self) -> None:
+        self.changes += 1
+
+    def fill(self, share: float, state: SessionState = SessionState.EST) -> None:
+        self.slots.map.tags[: round(SLOTS * share)] = state << 40 | 1 << 48 | now_tick()
+
+    async def scanned(self) -> None:
+        """Wait for the end of a scan that begins from now on."""
+        for _ in range(2):
+            before = self.keeper.scan
+            await until(lambda before=before: self.keeper.scan is not before)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@contextlib.asynccontextmanager
+async def running(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    monkeypatch.setattr(keeper_module, "PERIOD_S", 0.01)
+    monkeypatch.setattr(keeper_module, "MAX_LOAD", 100.0)
+    monkeypatch.setattr(watch_module, "PERIOD_S", 0.01)
+    world = World()
+    task = asyncio.create_task(world.keeper.run())
+    try:
+        yield world
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert not world.ring.watched
+        assert not world.ring.is_open
+
+
+def test_expired_sessions_are_freed_and_counts_of_backends_repaired(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play() -> None:
+        async with running(monkeypatch) as world:
+            world.slots.put(5, idle=ticks(3601), now=now_tick())
+            world.slots.put(6, idle=ticks(3000), now=now_tick())
+            await until(lambda: not world.slots.map.tags[5])
+            await world.scanned()
+            assert world.slots.map.tags[6]
+            assert world.slots.loads[1].tolist() == [1, 2]
+            assert world.keeper.rows_held().nonzero()[0].tolist() == [0]
+            assert world.keeper.rows_held()[0] == 1
+            world.slots.loads[1, 0] = 7
+            monkeypatch.setattr(keeper_module, "RECOUNT_S", 0)
+            await until(lambda: world.slots.loads[1, 0] == 1)
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(("share", "kept"), [(PRESSURE - 0.02, True), (PRESSURE + 0.02, False)])
+def test_half_open_sessions_end_sooner_when_half_of_the_slots_are_used(
+    monkeypatch: pytest.MonkeyPatch, share: float, kept: bool
+) -> None:
+    async def play() -> None:
+        async with running(monkeypatch) as world:
+            world.slots.put(SLOTS - 1, SessionState.SYN, idle=ticks(10), now=now_tick())
+            await world.scanned()
+            world.fill(share)
+            await world.scanned()
+            await world.scanned()
+            assert bool(world.slots.map.tags[SLOTS - 1]) == kept
+
+    asyncio.run(play())
+
+
+def test_a_crowded_table_and_refusals_are_problems_for_as_long_as_they_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play() -> None:
+        async with running(monkeypatch) as world:
+            world.fill(CROWDED - 0.01)
+            await world.scanned()
+            assert (world.keeper.problems(), world.changes) == ((), 0)
+            world.fill(CROWDED + 0.01)
+            await until(lambda: world.changes == 1)
+            (line,) = world.keeper.problems()
+            assert line.startswith("nat: more than 70% of the 65,536 session slots are used; from 80 % on")
+            world.fill(CROWDED + 0.01, SessionState.SYN)
+            await until(lambda: world.changes == 2)
+            assert "half-open sessions, which may be a flood of SYNs;" in world.keeper.problems()[0]
+            world.slots.map.tags[:] = 0
+            await until(lambda: world.changes == 3)
+            assert world.keeper.problems() == ()
+            world.refused = 1
+            await until(lambda: world.changes == 4)
+            (line,) = world.keeper.problems()
+            assert "new connections are refused" in line
+            await world.scanned()
+            assert world.changes == 4
+            monkeypatch.setattr(keeper_module, "REFUSED_S", 0)
+            await until(lambda: world.changes == 5)
+            assert world.keeper.problems() == ()
+
+    assert REFUSED_S > 1
+    asyncio.run(play())
+
+
+def test_refusals_before_the_agent_began_are_no_problem() -> None:
+    world = World()
+    world.refused = 9
+    keeper = SessionKeeper(world.slots.table, world.watch, lambda: 9, {}, world.change)
+    keeper._round()
+    assert keeper.problems() == ()
+
+
+async def changes(world: World, selection: Selection, count: int) -> list[dict[str, Any]]:
+    """Watch until there are so many changes."""
+    seen: list[dict[str, Any]] = []
+    async with asyncio.timeout(60), contextlib.aclosing(world.watch.pages(selection)) as pages:
+        async for page in pages:
+            seen += decode(json.loads(page), NAMES)
+            if len(seen) >= count:
+                break
+    return seen
+
+
+def test_watchers_get_changes_of_the_program_and_of_the_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play() -> None:
+        async with running(monkeypatch) as world:
+            await world.scanned()
+            assert world.ring.watched is False
+            world.ring.watched = True  # as one who was killed leaves it
+            world.slots.put(7, SessionState.SYN, now=now_tick())
+            world.ring.write(7, 0, 1)
+            watchers = [asyncio.create_task(changes(world, EVERY, 3)) for _ in range(2)]
+            only_free = asyncio.create_task(changes(world, Selection((SessionState.FREE,)), 1))
+            await until(lambda: world.ring.is_open and not world.ring.events)
+            syn = world.slots.put(7, SessionState.SYN, now=now_tick())
+            world.ring.write(7, 0, syn)
+            est = world.slots.put(7, SessionState.EST, 4000, TagFlag.SYNACK_SEEN, now=now_tick())
+            world.ring.write(7, syn, est)  # the scan frees it next
+            for seen in [await one for one in watchers]:
+                assert sorted((one["before"], one["state"]) for one in seen) == [
+                    ("established", "free"),
+                    ("free", "half-open"),
+                    ("half-open", "established"),
+                ]
+                assert {one["client"] for one in seen} == {"192.0.2.7:41000"}
+            (freed,) = await only_free
+            assert (freed["slot"], freed["state"]) == (7, "free")
+            await until(lambda: not world.ring.is_open)
+            assert world.ring.watched is False
+            assert world.slots.table.on_change is None
+
+    asyncio.run(play())
+
+
+def test_a_slow_watcher_is_informed_of_what_it_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play() -> None:
+        monkeypatch.setattr(watch_module, "QUEUE", 2)
+        async with running(monkeypatch) as world:
+            pages = world.watch.pages(EVERY)
+            first = asyncio.create_task(anext(pages))
+            await until(lambda: world.ring.is_open)
+            tag = world.slots.put(3, now=now_tick())
+            for _ in range(6):
+                world.ring.write(3, 0, tag)
+                await until(lambda: not world.ring.events)
+            await first
+            await until(lambda: world.watch._watchers[0].missed)
+            missed = world.watch._watchers[0].missed
+            got = [json.loads(await anext(pages))["missed"] for _ in range(2)]
+            world.ring.write(3, 0, tag)
+            assert (got, json.loads(await anext(pages))["missed"]) == ([0, 0], missed)
+            await pages.aclose()
+
+    asyncio.run(play())
+
+
+def lines(slots: Slots, selection: Selection, changed: Iterable[tuple[int, int, int]]) -> list[dict[str, Any]]:
+    numbers, before, after = (np.array(column) for column in zip(*changed, strict=True))
+    change = numbers, before.astype(np.uint64), after.astype(np.uint64)
+    return [one for page in pages_of(slots.table, selection, change, 5, 0) for one in decode(json.loads(page), NAMES)]
+
+
+def test_the_record_of_a_later_session_is_not_shown_for_an_earlier_one() -> None:
+    slots = Slots()
+    earlier = slots.put(8)
+    slots.map.tags[8] = slots.map.tags[8] ^ np.uint64(2 << 48)
+    assert [sorted(one) for one in lines(slots, EVERY, [(8, earlier, 0)])] == [
+        ["before", "flags", "idle_s", "row", "slot", "state"]
+    ]
+    assert lines(slots, Selection(EVERY.states, services=frozenset({3})), [(8, earlier, 0)]) == []
