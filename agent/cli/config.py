@@ -76,17 +76,18 @@ def _check_on_node(config: Config, passwords: Mapping[str, bytes]) -> tuple[Sett
 
     from agent.announcing.local_address import LocalAddresses
     from agent.announcing.speaker_config import speaker_config
+    from agent.forwarding.path_check import path_warnings
     from agent.health.prerequisite import missing_prerequisites
     from agent.instances.prerequisite import missing_for_instances
     from agent.node.own_interface import Interface, local_addresses, own_interface
     from bgp.exabgp.speaker import prepare
 
-    async def read() -> tuple[Interface, LocalAddresses]:
+    async def read() -> tuple[Interface, LocalAddresses, tuple[SettingError, ...]]:
         own = await own_interface(config)
-        return own, await local_addresses(config, own)
+        return own, await local_addresses(config, own), await path_warnings(config, own.address)
 
-    own, local = asyncio.run(read())
+    own, local, paths = asyncio.run(read())
     speaker = speaker_config(config, local, passwords)
     if os.geteuid() == 0:
         prepare(speaker)
-    return (*own.warnings, *missing_prerequisites(config.services), *missing_for_instances(config.services))
+    return (*own.warnings, *paths, *missing_prerequisites(config.services), *missing_for_instances(config.services))

@@ -47,7 +47,7 @@ class AnswerMonitor:
         self.faults: tuple[PathFault, ...] = ()
         self._config, self._own, self._netlink, self._on_change = config, own, netlink, on_change
         self._targets = {
-            (vip, clients): _first(clients)
+            (vip, clients): batch.sample(clients)
             for vip in config.vips
             for clients in config.node.client_prefixes(vip.version)
         }
@@ -144,10 +144,3 @@ class AnswerMonitor:
 
     def _name(self, index: int) -> str:
         return self._links[index].name if index in self._links else ""
-
-
-def _first(clients: Network) -> Address:
-    """Return an address of a prefix, to look up the route of answers to it."""
-    if clients.prefixlen == 0:
-        return batch.WORLD[clients.version]
-    return clients[min(1, clients.num_addresses - 1)]

@@ -8,7 +8,7 @@ silent, or that the kernel drops what clients send between XDP and the socket. T
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from typing import Final
 
@@ -58,6 +58,8 @@ class PathFault:
     """All packets are lost, not only those of some clients."""
     known_at_once: bool = True
     """It is no transient state of a node that starts."""
+    setting: str = ""
+    """The field of lb.yml that is about it; "" if none is."""
 
     @property
     def line(self) -> str:
@@ -103,7 +105,7 @@ def path_faults(config: Config, own: Address, facts: PathFacts) -> tuple[PathFau
 
 
 def _with_vips(fault: PathFault, vips: tuple[Address, ...]) -> PathFault:
-    return PathFault(fault.cause, fault.step, fault.vips + vips, fault.blocks, fault.known_at_once)
+    return replace(fault, vips=fault.vips + vips)
 
 
 def _of_vip(config: Config, own: Address, vip: Address, facts: PathFacts) -> Iterator[PathFault]:
@@ -122,7 +124,7 @@ def _of_vip(config: Config, own: Address, vip: Address, facts: PathFacts) -> Ite
         if not legs:
             cause = f"there is no route to clients in {clients}"
             step = "add it again (an interface that goes down takes it along), or list where clients are, node.clients"
-            yield PathFault(cause, step, (vip,))
+            yield PathFault(cause, step, (vip,), setting="node.clients")
             continue
         yield from _unresolved(vip, clients, legs)
         if isinstance(vip, IPv4Address):
@@ -145,4 +147,4 @@ def _filtered(vip: Address, clients: Network, legs: tuple[PathLeg, ...], facts: 
             cause = f"rp_filter is 1 on {', '.join(strict)}, but answers to clients in {clients} leave by "
             cause += ", ".join(sorted(egress))
             step = f"set net.ipv4.conf.{strict[0]}.rp_filter to 2, or node.rp_filter to loose"
-            yield PathFault(cause, step, (vip,))
+            yield PathFault(cause, step, (vip,), setting="node.rp_filter")

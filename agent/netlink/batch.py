@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from ipaddress import ip_address
 from typing import Final
 
-from agent.address import Address
+from agent.address import Address, Network
 from agent.netlink.interface_address import InterfaceAddress, addresses_request, interface_address_from
 from agent.netlink.message import NLMSG_DONE, NLMSG_ERROR, Message, Request, error_code, messages, pack
 from agent.netlink.neighbor import Neighbor, NeighborEntry, confirm_request, neighbor_from, neighbor_request
@@ -33,6 +33,11 @@ _GONE: Final = (errno.ENODEV, errno.ENETDOWN, errno.EINVAL, errno.EAFNOSUPPORT)
 """The interface disappeared or went down after its index was read."""
 WORLD: Final = {4: ip_address("203.0.113.1"), 6: ip_address("3fff::1")}
 """Documentation addresses (RFC 5737, RFC 9637), by IP version: only the default route leads to them."""
+
+
+def sample(prefix: Network) -> Address:
+    """Return an address of a prefix, to look up the route to it."""
+    return WORLD[prefix.version] if prefix.prefixlen == 0 else prefix[min(1, prefix.num_addresses - 1)]
 
 
 def confirm(neighbors: Iterable[Neighbor]) -> set[Neighbor]:

@@ -50,6 +50,16 @@ def without_exabgp(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def without_routes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out warnings about routes, which depend on the machine."""
+
+    async def none(*_: object) -> tuple[()]:
+        return ()
+
+    monkeypatch.setattr("agent.forwarding.path_check.path_warnings", none)
+
+
+@pytest.fixture
 def path(tmp_path: Path) -> Path:
     (tmp_path / "lb.yml").write_text(LO)
     key = tmp_path / "cluster.key"
@@ -69,7 +79,7 @@ def test_file_of_another_machine(check: Check) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.usefixtures("without_exabgp")
+@pytest.mark.usefixtures("without_exabgp", "without_routes")
 @pytest.mark.parametrize("options", [[], ["--offline"]])
 def test_key_that_is_missing_or_public(check: Check, path: Path, options: list[str]) -> None:
     path.write_text(LO.replace(", key_file: cluster.key", ""))
@@ -98,6 +108,7 @@ def test_every_error_of_the_file(check: Check, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.usefixtures("without_routes")
 def test_file_of_this_machine(check: Check, path: Path) -> None:
     assert json.loads(check(path, "-o", "json")) == {
         "ok": True, "file": str(path), "services": ["web 192.0.2.10:443/tcp"], "warnings": [],
@@ -135,7 +146,7 @@ def test_what_exabgp_would_refuse(check: Check, path: Path) -> None:
 
 
 @root_only
-@pytest.mark.usefixtures("without_exabgp")
+@pytest.mark.usefixtures("without_exabgp", "without_routes")
 def test_vip_in_the_subnet_of_the_node(check: Check, path: Path) -> None:
     path.write_text(
         LO.replace("lo}", "eth1}").replace("192.0.2.10", "10.0.0.100").replace("127.0.0.0/24", "10.0.0.11/32")
@@ -151,7 +162,25 @@ def test_vip_in_the_subnet_of_the_node(check: Check, path: Path) -> None:
     assert second == f"{path}: valid (web 10.0.0.100:443/tcp)"
 
 
+@root_only
 @pytest.mark.usefixtures("without_exabgp")
+def test_path_to_clients(check: Check, path: Path) -> None:
+    path.write_text(LO.replace("lo}", "eth1}").replace("127.0.0.0/24", "10.0.0.11/32"))
+    with new_netns():
+        ip("link", "add", "eth1", "type", "veth", "peer", "name", "eth2")
+        ip("link", "set", "eth1", "up")
+        ip("address", "add", "10.0.0.11/24", "dev", "eth1")
+        first, second = check(path).splitlines()
+        ip("link", "set", "eth2", "up")
+        ip("route", "add", "default", "via", "10.0.0.1")
+        assert check(path).splitlines() == [second]
+    assert first == (
+        f"warning: {path}:2:7: node.clients: there is no route to clients in 0.0.0.0/0, so packets of 192.0.2.10 are "
+        "lost: add it again (an interface that goes down takes it along), or list where clients are, node.clients"
+    )
+
+
+@pytest.mark.usefixtures("without_exabgp", "without_routes")
 def test_what_a_health_check_lacks_here(check: Check, path: Path) -> None:
     health = "health: {type: exec, command: [/nowhere/check], user: no-such}"
     path.write_text(LO.replace("port: 443", f"port: 443, {health}"))
