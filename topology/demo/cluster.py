@@ -6,9 +6,11 @@ Owns the actions on nodes and router; decides neither what happens (scenario.py)
 
 import os
 import signal
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from topology.demo.daemon import COMMANDS, LOGS, find_pids
 from topology.errors import LabError
 from topology.lab.lab import Lab
 from topology.traffic.controller import TrafficController
+from topology.traffic.server import PORT
 
 VIP = "10.99.0.1"
 ADDRESS_VARIABLE = "ADDRESS"  # of a server, in segment.clab.yml: its address on the segment
@@ -37,12 +40,24 @@ def established_local_end(port: int, table: str) -> str | None:
     return None
 
 
-class Cluster:
-    """A lab that is up, and the daemons in its nodes."""
+def established_from(port: int, table: str) -> frozenset[str]:
+    """Return the other ends, `address:port`, of the established connections to a local port in /proc/net/tcp."""
+    found = set()
+    for line in table.splitlines()[1:]:
+        _, local, remote, state, *_ = line.split()
+        if state == "01" and local.endswith(f":{port:04X}"):
+            address, source_port = remote.split(":")
+            found.add(f"{IPv4Address(int(address, 16).to_bytes(4, sys.byteorder))}:{int(source_port, 16)}")
+    return frozenset(found)
 
-    def __init__(self, lab: Lab, router: str) -> None:
+
+class Cluster:
+    """A lab that is up, and the daemons in its nodes. With `nat` nodes hold sessions of backends, not sockets."""
+
+    def __init__(self, lab: Lab, router: str, nat: bool = False) -> None:
         self.lab = lab
         self.router = router
+        self._nat = nat
         environments = {name: node.env for name, node in lab.nodes.items()}
         #: The servers' addresses by name, and their names by address.
         self.addresses = {n: env[ADDRESS_VARIABLE] for n, env in environments.items() if ADDRESS_VARIABLE in env}
@@ -107,6 +122,18 @@ class Cluster:
         services = self.request(node, "GET", "/status")["services"]
         counters: dict[str, int] = next(s["counters"] for s in services if s["name"] == SERVICE)
         return counters
+
+    def client_ends(self, node: str) -> frozenset[str]:
+        """Return the clients' ends, `address:port`, of the connections to the service that a node holds."""
+        if self._nat:
+            sessions = self.request(node, "GET", "/sessions")["sessions"]
+            return frozenset(one["client"] for one in sessions)
+        return established_from(PORT, Path(f"/proc/{self.lab.nodes[node].pid}/net/tcp").read_text())
+
+    def wait_for_backend(self, backend: str, nodes: Iterable[str], up: bool) -> None:
+        """Wait until all these nodes have a backend up, or down; no node has backends without NAT."""
+        if self._nat:
+            self.wait(f"{backend} to be {'up' if up else 'down'}", lambda: {self._is_up(n, backend) for n in nodes} == {up})
 
     # --- the client --------------------------------------------------------------------------------------------------
 

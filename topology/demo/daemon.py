@@ -10,8 +10,9 @@ COMMANDS = {
     "agent": ("lbctl", "agent", "run"),
     "speaker": ("lbctl", "bgp", "run"),
     "server": ("python", "-m", "topology.traffic.server"),
+    "backend": ("python", "-m", "topology.traffic.server", "--address", "::", "--datagrams"),  # as in nat.clab.yml
 }
-LOGS = {"agent": "agent.log", "speaker": "bgp.log", "server": "server.log"}
+LOGS = {"agent": "agent.log", "speaker": "bgp.log", "server": "server.log", "backend": "server.log"}
 
 
 def is_daemon(daemon: str, argv: Sequence[str]) -> bool:

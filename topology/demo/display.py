@@ -2,7 +2,7 @@
 """The demo's result as tables for people, by rich. Owns no figures."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -15,7 +15,6 @@ from topology.demo.scenario import FOUR, Step
 NONE = "-"
 #: A client that was later than this gets a caption: silences up to its lag are its own.
 LAG_MS = 250
-LAB_TITLES = {"anylb": "anylb", "ecmp": "ECMP"}
 #: The data path's counters that show how nodes share the work; `lbctl status` has the others.
 COUNTERS = {
     "rx": "from the router",
@@ -48,8 +47,10 @@ def _add_figure_columns(table: Table, names: Iterable[str]) -> None:
         table.add_column(name, justify="right", min_width=longest, max_width=longest + 2)
 
 
-def result_table(router: str, steps: Sequence[Step], results: Sequence[StepResult]) -> Table:
-    """Return the results, one line per step and lab."""
+def result_table(
+    router: str, steps: Sequence[Step], results: Sequence[StepResult], titles: Mapping[str, str]
+) -> Table:
+    """Return the results, one line per step and lab; `titles` are the labs' in the table."""
     caption = "silence: between answers, 100 ms at best; router, tables: until converged"
     table = _table(f"Open connections in each step (router: {router})", caption)
     table.add_column("step", no_wrap=True)
@@ -64,7 +65,7 @@ def result_table(router: str, steps: Sequence[Step], results: Sequence[StepResul
         for number, result in enumerate(of_step):
             table.add_row(
                 step.name if number == 0 else "",
-                LAB_TITLES[result.lab],
+                titles[result.lab],
                 _figure(result.connections),
                 _count(result.broken, result.broken == 0),
                 _figure(result.on_stopped) if step.stopped else NONE,
@@ -76,12 +77,12 @@ def result_table(router: str, steps: Sequence[Step], results: Sequence[StepResul
     return table
 
 
-def spread_table(variant: str, spread: Spread) -> Table:
+def spread_table(title: str, spread: Spread) -> Table:
     """Return where the connections are, and what each node's data path counted meanwhile."""
     caption = f"{spread.direct:,} answers came directly from the server that they name, {spread.indirect:,} did not"
     if spread.missed:
         caption += f" ({spread.missed:,} frames missed)"
-    table = _table(f"Spread in the lab {LAB_TITLES[variant]}: connections, packets in {SPREAD_S:g} s", caption)
+    table = _table(f"Spread in the lab {title}: connections, packets in {SPREAD_S:g} s", caption)
     table.add_column("node")
     _add_figure_columns(table, ("enter here", "served here", *(COUNTERS.values() if spread.counters else ())))
     for node in sorted(FOUR | set(spread.ingress) | set(spread.owner)):
@@ -91,10 +92,10 @@ def spread_table(variant: str, spread: Spread) -> Table:
     return table
 
 
-def step_line(results: Sequence[StepResult]) -> str:
+def step_line(results: Sequence[StepResult], titles: Mapping[str, str]) -> str:
     """Return one line for a finished step, in both labs."""
     parts = [
-        f"{LAB_TITLES[result.lab]} broke {result.broken} of {result.connections - result.on_stopped}"
+        f"{titles[result.lab]} broke {result.broken} of {result.connections - result.on_stopped}"
         for result in results
     ]
     return f"{results[0].step}: " + ", ".join(parts)

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 #: Programs and the Debian packages that have them.
@@ -21,16 +21,19 @@ SYSTEM_PYTHON = "/usr/bin/python3"
 BPF_MAP_TYPE_ARRAY = 2
 
 
-def missing(router: str, output: Path) -> list[str]:
-    """Return a line for each requirement that is not met by a demo with this router that writes `output`."""
+def missing(router: str, output: Path, programs: Mapping[str, str]) -> list[str]:
+    """Return a line for each requirement that is not met by a demo with this router that writes `output`.
+
+    `programs`: what its labs need besides, and the Debian packages that have it.
+    """
     if os.geteuid() != 0:
         return ["not root: network namespaces and BPF need it; run it with sudo"]
-    return [*_missing_programs(router), *_missing_python(), *_missing_rights(), *_unwritable(output)]
+    return [*_missing_programs({**COMMON, **ROUTERS[router], **programs}), *_missing_python(), *_missing_rights(), *_unwritable(output)]
 
 
-def _missing_programs(router: str) -> Iterator[str]:
+def _missing_programs(required: Mapping[str, str]) -> Iterator[str]:
     packages: dict[str, list[str]] = {}
-    for program, package in {**COMMON, **ROUTERS[router]}.items():
+    for program, package in required.items():
         if not shutil.which(program):
             packages.setdefault(package, []).append(program)
     for package, programs in packages.items():

@@ -5,8 +5,9 @@ Expected (the demo fails otherwise):
 
 - anylb: no connection breaks in any step, and no new connection fails, except after a server was stopped or crashed
   without notice: then new ones may fail until the other nodes have noticed.
-- plain ECMP, the negative control: in each of add, drain, return, double, crash and replace a tenth of the connections
-  breaks, not counting those on a crashed server. If fewer break, the traffic proves nothing.
+- plain ECMP, the negative control (for NAT, HAProxy on each node behind it): in each of add, drain, return, double,
+  crash and replace a tenth of the connections breaks, not counting those on a crashed server. If fewer break, the
+  traffic proves nothing.
 """
 
 import json
@@ -127,8 +128,8 @@ def step_result(
     )
 
 
-def deviations(results: Sequence[StepResult]) -> list[str]:
-    """Compare the results with the expectations; return one line for each deviation."""
+def deviations(results: Sequence[StepResult], control: str = "plain ECMP") -> list[str]:
+    """Compare the results with the expectations; return one line for each deviation. `control` names that lab."""
     found = []
     for one in results:
         if one.lab == ANYLB and one.broken:
@@ -140,7 +141,7 @@ def deviations(results: Sequence[StepResult]) -> list[str]:
         elsewhere = one.connections - one.on_stopped
         if one.lab == ECMP and one.step in CONTROL_STEPS and one.broken < CONTROL_SHARE * elsewhere:
             found.append(
-                f"{one.step}: plain ECMP broke only {one.broken} of {elsewhere} connections, "
+                f"{one.step}: {control} broke only {one.broken} of {elsewhere} connections, "
                 f"expected {CONTROL_SHARE:.0%} at least: the traffic proves nothing"
             )
     return found

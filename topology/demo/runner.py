@@ -6,6 +6,7 @@ Owns the timing of a step. The actions and expectations are scenario.py's, the m
 
 import time
 from collections import Counter
+from dataclasses import replace
 
 from topology.demo.agent_client import tables_agree
 from topology.demo.cluster import SEGMENT_INTERFACE, VIP, Cluster
@@ -55,6 +56,7 @@ class ScenarioRunner:
         convergence = Convergence(time.monotonic(), None, None)
         if step is SPREAD:
             self.spread = self._measure_spread()
+        on_stopped = self._cluster.client_ends(step.stopped) if step.stopped else frozenset()
         for number, phase in enumerate(step.phases):
             measured = self._run_phase(phase)
             if number == 0:
@@ -64,6 +66,8 @@ class ScenarioRunner:
             raise LabError(f"lab {self._cluster.lab.name}: {step.name}: the router's next hops changed, but must not")
         lag_ms = round(1000 * self._traffic.progress().lag_s)
         held, attempts = self._traffic.report()
+        # Answers name the server. If a node is stopped in front of it, what the node held is lost as well.
+        held = [replace(one, owner=step.stopped) if one.source in on_stopped else one for one in held]
         self._traffic.close_held()
         self._traffic.begin()  # connections still under way count for the next step
         for phase in step.restore:

@@ -6,6 +6,9 @@ b1 to b4 until `add`, then b1 to b5, without b2 between `drain` and `return`, an
 b4 and b5 leave before it, so that three nodes become six. The last is `replace`: what is done about a dead server,
 while its connections and those opened since are open.
 
+`NAT_STEPS` are the same for nodes in front of backends (nat.clab.yml). A node that leaves hands its sessions over, so
+none has to end before; and the server that stops is a backend.
+
 The node that crashes is chosen for the control: under Linux's hash-threshold the loss of the middle next hop of five
 moves the fewest flows. BIRD orders next hops by address, b5 first. FRR orders them by arrival: b5, which comes in
 `double`, is one of the last two.
@@ -31,6 +34,8 @@ LINGER_S = 3.0
 JOIN_S = 2.0
 #: How long a killed agent stays away, as under a supervisor: well inside the dead-man's 10 s.
 AWAY_S = 1.0
+#: The backend that stops.
+BACKEND = "s3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,8 @@ class Step:
     name: str
     title: str
     phases: tuple[Phase, ...]
-    #: The server that is stopped or crashed: its connections are lost with it and counted apart.
+    #: The server, or node in front of backends, that is stopped or crashed: its connections are lost with it and counted
+    #: apart.
     stopped: str | None = None
     #: The server that must take no new connections after convergence.
     idle: str | None = None
@@ -130,6 +136,16 @@ def _stop_server_b4(cluster: Cluster, _traffic: TrafficController) -> None:
 
 def _start_server_b4(cluster: Cluster, _traffic: TrafficController) -> None:
     cluster.start("b4", "server")
+
+
+def _stop_backend(cluster: Cluster, _traffic: TrafficController) -> None:
+    cluster.kill(BACKEND, "server", signal.SIGTERM)
+    cluster.wait_for_backend(BACKEND, FIVE, up=False)
+
+
+def _start_backend(cluster: Cluster, _traffic: TrafficController) -> None:
+    cluster.start(BACKEND, "backend")
+    cluster.wait_for_backend(BACKEND, FIVE, up=True)
 
 
 def _crash_b5(cluster: Cluster, _traffic: TrafficController) -> None:
@@ -210,5 +226,22 @@ STEPS = (
         (Phase(_return("b6"), SIX - {"b5"}, SIX - {"b5"}, SIX - {"b5"}),),
     ),
 )
+_SAME = {step.name: step for step in STEPS}
+NAT_STEPS = (
+    Step("rest", "nothing happens", phases=()),
+    _SAME["add"],
+    Step("drain", "b2 drains and leaves; its sessions move to the others", _leaving("b2", FIVE)),
+    *(_SAME[name] for name in ("return", "session_loss", "session_clear", "agent_restart")),
+    Step(
+        "backend_down",
+        "the server of a backend stops",
+        (Phase(_stop_backend, FIVE, FIVE, FIVE),),
+        stopped=BACKEND,
+        idle=BACKEND,
+        restore=(Phase(_start_backend, FIVE, FIVE, FIVE),),
+    ),
+    *(_SAME[name] for name in ("double", "crash", "replace")),
+)
 #: A shorter scenario for tests, with as many connections: the control's shares must be far from chance.
 SMALL = tuple(step for step in STEPS if step.name not in ("session_clear", "agent_restart"))
+NAT_SMALL = tuple(step for step in NAT_STEPS if step.name not in ("session_loss", "session_clear", "return", "double"))

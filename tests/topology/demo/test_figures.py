@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from topology.demo.agent_client import ServiceStatus, read_service_status, tables_agree
-from topology.demo.cluster import established_local_end
+from topology.demo.cluster import established_from, established_local_end
 from topology.demo.daemon import is_daemon
 from topology.demo.frame_capture import FrameCounts
 from topology.demo.report import (
@@ -27,7 +27,7 @@ from topology.demo.report import (
     write_json,
 )
 from topology.demo.router_watch import NextHopHistory, next_hops_in
-from topology.demo.scenario import FIVE, FOUR, SMALL, STEPS
+from topology.demo.scenario import FIVE, FOUR, NAT_SMALL, NAT_STEPS, SMALL, STEPS
 from topology.traffic.controller import ConnectionAttemptReport, HeldConnectionReport
 
 OPEN = HeldConnectionReport("10.1.1.7:15000", "b1", "open", silence_s=0.1)
@@ -256,6 +256,18 @@ def test_a_bgp_session_has_a_local_end() -> None:
     assert established_local_end(7000, table) is None
 
 
+def test_connections_to_a_port_are_named_by_their_clients() -> None:
+    table = (
+        "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt\n"
+        "   0: 00000000:1B58 00000000:0000 0A 00000000:00000000 00:00000000 00000000\n"
+        "   1: 0100630A:1B58 0701010A:3A98 01 00000000:00000000 00:00000000 00000000\n"
+        "   2: 0100630A:1B58 0801010A:3A98 06 00000000:00000000 00:00000000 00000000\n"
+        "   3: 0B00000A:A2C2 0100000A:00B3 01 00000000:00000000 00:00000000 00000000\n"
+    )
+    assert established_from(7000, table) == {"10.1.1.7:15000"}
+    assert established_from(80, table) == frozenset()
+
+
 def test_the_scenario_has_the_steps_that_the_verdict_needs() -> None:
     names = [step.name for step in STEPS]
     assert names == [
@@ -272,3 +284,6 @@ def test_the_scenario_has_the_steps_that_the_verdict_needs() -> None:
         "replace",
     ]
     assert {"spread", *CONTROL_STEPS} <= {step.name for step in SMALL}
+    replaced = {"spread": "rest", "service_down": "backend_down"}
+    assert [step.name for step in NAT_STEPS] == [replaced.get(name, name) for name in names]
+    assert {"add", "drain", "backend_down", "crash", "replace"} <= {step.name for step in NAT_SMALL}
