@@ -37,7 +37,7 @@ LONGEST_FIRST = (
     "tests/bpf/program/test_next_hop.py",
 )
 """A run ends soon after its last test begins: these begin first."""
-LAB_OF_ITS_OWN = re.compile(r"(cluster/|_lab\.py|test_demo\.py).*\[(?:.*-)?(bird|frr|nat|gobgp|openbgpd|ipv4|ipv6)\b")
+LAB_OF_ITS_OWN = re.compile(r"(cluster/|_lab\.py|test_demo\.py).*\[(?:.*-)?(bird|frr|gobgp|openbgpd|ipv4|ipv6)\b")
 
 SHARED_PROGRAM = re.compile(r"tests/bpf/(maps|program|reference)/")
 """The verifier takes as long for the program as these files' tests: one worker loads it for all of them."""

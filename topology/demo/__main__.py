@@ -113,9 +113,7 @@ class Demo:
                     shutil.copytree(node.root / "var/log", directory / variant / name, dirs_exist_ok=True)
 
 
-def run(
-    stage: Stage, router: str, steps: Sequence[Step], output: Path, logs: Path | None, console: Console
-) -> int:
+def run(stage: Stage, router: str, steps: Sequence[Step], output: Path, logs: Path | None, console: Console) -> int:
     """Run the scenario, show and write the result. Return 0 if it is as expected, else 1. Raises LabError."""
     began = time.monotonic()
     results: list[StepResult] = []

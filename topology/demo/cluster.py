@@ -4,6 +4,7 @@
 Owns the actions on nodes and router; decides neither what happens (scenario.py) nor what the result means (report.py).
 """
 
+import json
 import os
 import signal
 import sys
@@ -126,14 +127,24 @@ class Cluster:
     def client_ends(self, node: str) -> frozenset[str]:
         """Return the clients' ends, `address:port`, of the connections to the service that a node holds."""
         if self._nat:
-            sessions = self.request(node, "GET", "/sessions")["sessions"]
-            return frozenset(one["client"] for one in sessions)
+            listed = json.loads(self.lab.exec(node, ["lbctl", "session", "list", "-o", "json"]).stdout)
+            return frozenset(one["client"] for one in listed["sessions"] if one.get("service") == SERVICE)
         return established_from(PORT, Path(f"/proc/{self.lab.nodes[node].pid}/net/tcp").read_text())
 
-    def wait_for_backend(self, backend: str, nodes: Iterable[str], up: bool) -> None:
-        """Wait until all these nodes have a backend up, or down; no node has backends without NAT."""
+    def backends_up(self, node: str) -> frozenset[str]:
+        """Return the backends of the service, by their addresses, that a node believes to be up."""
+        services = self.request(node, "GET", "/status")["services"]
+        backends = next(one.get("backends", ()) for one in services if one["name"] == SERVICE)
+        return frozenset(one["address"] for one in backends if one["up"])
+
+    def wait_for_backend(self, address: str, nodes: Iterable[str], up: bool) -> None:
+        """Wait until all these nodes believe that a backend is up, or down; without NAT no node has backends."""
         if self._nat:
-            self.wait(f"{backend} to be {'up' if up else 'down'}", lambda: {self._is_up(n, backend) for n in nodes} == {up})
+            state = "up" if up else "down"
+            self.wait(
+                f"{address} to be {state}",
+                lambda: {address in self.backends_up(node) for node in nodes} == {up},
+            )
 
     # --- the client --------------------------------------------------------------------------------------------------
 

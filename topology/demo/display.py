@@ -47,9 +47,7 @@ def _add_figure_columns(table: Table, names: Iterable[str]) -> None:
         table.add_column(name, justify="right", min_width=longest, max_width=longest + 2)
 
 
-def result_table(
-    router: str, steps: Sequence[Step], results: Sequence[StepResult], titles: Mapping[str, str]
-) -> Table:
+def result_table(router: str, steps: Sequence[Step], results: Sequence[StepResult], titles: Mapping[str, str]) -> Table:
     """Return the results, one line per step and lab; `titles` are the labs' in the table."""
     caption = "silence: between answers, 100 ms at best; router, tables: until converged"
     table = _table(f"Open connections in each step (router: {router})", caption)
@@ -95,7 +93,6 @@ def spread_table(title: str, spread: Spread) -> Table:
 def step_line(results: Sequence[StepResult], titles: Mapping[str, str]) -> str:
     """Return one line for a finished step, in both labs."""
     parts = [
-        f"{titles[result.lab]} broke {result.broken} of {result.connections - result.on_stopped}"
-        for result in results
+        f"{titles[result.lab]} broke {result.broken} of {result.connections - result.on_stopped}" for result in results
     ]
     return f"{results[0].step}: " + ", ".join(parts)

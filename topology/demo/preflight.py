@@ -28,7 +28,12 @@ def missing(router: str, output: Path, programs: Mapping[str, str]) -> list[str]
     """
     if os.geteuid() != 0:
         return ["not root: network namespaces and BPF need it; run it with sudo"]
-    return [*_missing_programs({**COMMON, **ROUTERS[router], **programs}), *_missing_python(), *_missing_rights(), *_unwritable(output)]
+    return [
+        *_missing_programs({**COMMON, **ROUTERS[router], **programs}),
+        *_missing_python(),
+        *_missing_rights(),
+        *_unwritable(output),
+    ]
 
 
 def _missing_programs(required: Mapping[str, str]) -> Iterator[str]:

@@ -67,7 +67,7 @@ class ScenarioRunner:
         lag_ms = round(1000 * self._traffic.progress().lag_s)
         held, attempts = self._traffic.report()
         # Answers name the server. If a node is stopped in front of it, what the node held is lost as well.
-        held = [replace(one, owner=step.stopped) if one.source in on_stopped else one for one in held]
+        held = [replace(one, owner=step.stopped or "") if one.source in on_stopped else one for one in held]
         self._traffic.close_held()
         self._traffic.begin()  # connections still under way count for the next step
         for phase in step.restore:

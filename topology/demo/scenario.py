@@ -34,8 +34,8 @@ LINGER_S = 3.0
 JOIN_S = 2.0
 #: How long a killed agent stays away, as under a supervisor: well inside the dead-man's 10 s.
 AWAY_S = 1.0
-#: The backend that stops.
-BACKEND = "s3"
+#: The backend that stops, and its address.
+BACKEND, BACKEND_ADDRESS = "s3", "10.9.0.13"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,8 @@ class Step:
     name: str
     title: str
     phases: tuple[Phase, ...]
-    #: The server, or node in front of backends, that is stopped or crashed: its connections are lost with it and counted
-    #: apart.
+    #: The server, or node in front of backends, that is stopped or crashed: its connections are lost with it and
+    #: counted apart.
     stopped: str | None = None
     #: The server that must take no new connections after convergence.
     idle: str | None = None
@@ -140,12 +140,12 @@ def _start_server_b4(cluster: Cluster, _traffic: TrafficController) -> None:
 
 def _stop_backend(cluster: Cluster, _traffic: TrafficController) -> None:
     cluster.kill(BACKEND, "server", signal.SIGTERM)
-    cluster.wait_for_backend(BACKEND, FIVE, up=False)
+    cluster.wait_for_backend(BACKEND_ADDRESS, FIVE, up=False)
 
 
 def _start_backend(cluster: Cluster, _traffic: TrafficController) -> None:
     cluster.start(BACKEND, "backend")
-    cluster.wait_for_backend(BACKEND, FIVE, up=True)
+    cluster.wait_for_backend(BACKEND_ADDRESS, FIVE, up=True)
 
 
 def _crash_b5(cluster: Cluster, _traffic: TrafficController) -> None:
