@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from agent.announcing.order import format_time
+from agent.cli.session_line import line_of
 from bgp.printable import escaped
 
 Response = dict[str, Any]
@@ -258,20 +259,30 @@ def print_own_backends(response: Response) -> None:
 def print_explanation(response: Response) -> None:
     """Print the flow's row and chain in each epoch, then each node's decision."""
     console = Console(highlight=False)
-    console.print(f"{response['flow']}: service {response['service']} ({response['affinity']}, {response['forward']})")
+    how = ", ".join(str(response[name]) for name in ("affinity", "forward") if response.get(name))
+    console.print(f"{response['flow']}: service {response['service'] or 'unknown here'} ({how})")
     for epoch in response["epochs"]:
         use = "for new flows" if epoch["in_use"] else "tried too"
+        number = f"hash {epoch['hash']:#010x}, " if "hash" in epoch else ""
         console.print(
-            f"epoch {epoch['epoch']:#010x} ({use}): hash {epoch['hash']:#010x}, row {epoch['row']}, "
+            f"epoch {epoch['epoch']:#010x} ({use}): {number}row {epoch['row']}, "
             f"chain {' → '.join(epoch['chain']) or 'empty (no member)'}"
+        )
+    if "session" in response:
+        found = response["session"]
+        console.print(
+            f"session in slot {found['slot']}: {line_of(found)}" if found else "no session of it on this node"
         )
     if response["denied"]:
         console.print(f"[red]dropped by every node: the client is in {response['denied']}, which is denied[/]")
     tried = [f"{node} (silent)" if node in response["silent"] else node for node in response["tried"]]
     console.print(f"tried in this order: {' → '.join(tried) or 'no node'}\n")
-    table = _table("at node", "a new connection (SYN)", "a packet of a connection it holds", "of one it does not hold")
+    columns = {"node": "at node", "syn": "a new connection (SYN)", "held": "a packet of a connection it holds"}
+    columns |= {"not_held": "of one it does not hold"}
+    shown = [name for name in columns if name in response["nodes"][0]]
+    table = _table(*(columns[name] for name in shown))
     for node in response["nodes"]:
-        table.add_row(node["node"], node["syn"], node["held"], node["not_held"])
+        table.add_row(*(node[name] for name in shown))
     console.print(table)
 
 

@@ -41,7 +41,8 @@ def status(socket: Path, output: str) -> None:
 def explain(flow: str, live: bool, at: str | None, socket: Path, output: str) -> None:
     """Show a flow's row and chain, and each node's decision.
 
-    TUPLE is `tcp CLIENT:PORT VIP:PORT`, as one argument or joined by commas: tcp,192.0.2.7:41000,10.99.0.1:443
+    TUPLE is `tcp CLIENT:PORT VIP:PORT`, as one argument or joined by commas: tcp,192.0.2.7:41000,10.99.0.1:443. With
+    NAT also what a backend sees as the client, 10.255.0.3:40000.
     """
     from agent.cli.client import call_within
     from agent.cli.display import print_explanation

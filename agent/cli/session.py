@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from agent.cli.options import output_option, request, show, socket_option
+from agent.cli.session_line import line_of
 from bgp.printable import escaped
 
 STATES = ("half-open", "established", "closing", "closed")
@@ -129,17 +130,6 @@ def _sessions(socket: Path, resource: str, query: dict[str, str]) -> Iterator[di
         if page.get("missed"):
             click.echo(f"lbctl: {page['missed']:,} changes are missing here: they came too fast", err=True)
         yield from decode(page, names)
-
-
-def line_of(one: dict[str, Any]) -> str:
-    """Return a session's line."""
-    state = f"{one['before']} > {one['state']}" if "before" in one else one["state"]
-    if "client" not in one:
-        return f"{state:<25} slot {one['slot']}, which has another session by now"
-    ends = f"{one['client']:<21} > {one['vip']:<21} {one['nat']:<21} > {one['backend']:<21}"
-    width = 25 if "before" in one else 11
-    idle = f"idle {one['idle_s']} s, age {one['age_s']} s"
-    return " ".join([f"{state:<{width}} {one['protocol']} {one['service']:<12} {ends} {idle}", *one["flags"]])
 
 
 def _print_one(one: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING, Any
@@ -65,6 +65,27 @@ class Forwarding:
     denied: Collection[Network]
 
 
+@dataclass(frozen=True, slots=True)
+class Chains:
+    """A row's chain in each epoch, that of new flows first, and what follows from them."""
+
+    epochs: tuple[tuple[Epoch, int, list[IPv4Address]], ...]
+    """Epoch, row and chain."""
+    tried: tuple[IPv4Address, ...]
+    states: Mapping[IPv4Address, NodeState[IPv4Address]]
+    """What each node knows."""
+
+    def report(self) -> dict[str, Any]:
+        """Return the part of a response that is about rows and chains."""
+        silent = next(iter(self.states.values())).silent
+        return {
+            "row": self.epochs[0][1],
+            "chain": [str(address) for address in self.epochs[0][2]],
+            "tried": [str(address) for address in self.tried],
+            "silent": [str(address) for address in self.tried if address in silent],
+        }
+
+
 def explain(node: Forwarding, text: str, now_ns: int) -> dict[str, Any]:
     """Return a flow's row and chain, and each node's decision for a packet that the router sends to it.
 
@@ -73,46 +94,51 @@ def explain(node: Forwarding, text: str, now_ns: int) -> dict[str, Any]:
     """
     flow = parse(text)
     service = service_of(node.config, flow)
-    if node.map_writer is None:
-        raise AgentError("the data path is off (xdp.mode): the server that the router picks keeps the flow")
-    use = node.map_writer.use
-    if use is None:
-        raise AgentError("there is no table yet: no router has announced the members")
-    first, *others = sorted(node.epochs, key=lambda epoch: epoch.number != use.first)
-    number, row, chain = _look_up(node.map_writer, service, first, flow)
-    others_found = [_look_up(node.map_writer, service, epoch, flow) for epoch in others]
-    tried = join_rows(chain, others_found[0][2] if others_found else None, use.alternating)
-    silent = node.map_writer.nodes.silent
-    awaited = node.map_writer.nodes.awaited(now_ns)
+    hashes = {epoch: _hash(epoch, service, flow) for epoch in node.epochs}
+    chains = chains_of(
+        node, service.name, {epoch: number & (epoch.rows - 1) for epoch, number in hashes.items()}, now_ns
+    )
     udp = flow.protocol == "udp"
-    states = {one: NodeState(one, tried, silent=silent, awaited=awaited) for one in node.nodes}
     return {
         "flow": str(flow),
         "service": service.name,
         "affinity": service.affinity,
         "forward": service.forward,
-        "denied": next((str(denied) for denied in node.denied if flow.client in denied), None),
-        "hash": number,
-        "row": row,
-        "chain": [str(address) for address in chain],
+        "denied": denied_by(node, flow),
+        "hash": hashes[chains.epochs[0][0]],
+        **chains.report(),
         "epochs": [
-            {"epoch": epoch.number, "in_use": epoch is first, "hash": h, "row": r, "chain": [str(a) for a in c]}
-            for epoch, (h, r, c) in zip((first, *others), ((number, row, chain), *others_found), strict=True)
+            {"epoch": e.number, "in_use": i == 0, "hash": hashes[e], "row": row, "chain": [str(a) for a in chain]}
+            for i, (e, row, chain) in enumerate(chains.epochs)
         ],
-        "tried": [str(address) for address in tried],
-        "silent": [str(address) for address in tried if address in silent],
-        "nodes": [{"node": str(one), **_decisions(state, udp)} for one, state in states.items()],
+        "nodes": [{"node": str(one), **_decisions(state, udp)} for one, state in chains.states.items()],
     }
 
 
-def _look_up(
-    map_writer: MapWriter, service: ServiceConfig, epoch: Epoch, flow: Flow
-) -> tuple[int, int, list[IPv4Address]]:
-    """Return the flow's hash, row and chain in an epoch."""
+def chains_of(node: Forwarding, table: str, rows: Mapping[Epoch, int], now_ns: int) -> Chains:
+    """Return the chains of a table (a service's name) for one row in each epoch. Raises AgentError without a table."""
+    if node.map_writer is None:
+        raise AgentError("the data path is off (xdp.mode): the server that the router picks keeps the flow")
+    use = node.map_writer.use
+    if use is None:
+        raise AgentError("there is no table yet: no router has announced the members")
+    ordered = sorted(rows, key=lambda epoch: epoch.number != use.first)
+    epochs = tuple((e, rows[e], node.map_writer.chain(table, e.number, rows[e])) for e in ordered)
+    chains = [chain for _, _, chain in epochs]
+    tried = join_rows(chains[0], chains[1] if len(chains) > 1 else None, use.alternating)
+    silent, awaited = node.map_writer.nodes.silent, node.map_writer.nodes.awaited(now_ns)
+    states = {one: NodeState(one, tried, silent=silent, awaited=awaited) for one in node.nodes}
+    return Chains(epochs, tried, states)
+
+
+def denied_by(node: Forwarding, flow: Flow) -> str | None:
+    """Return the denied prefix that a flow's client is in; None if there is none."""
+    return next((str(denied) for denied in node.denied if flow.client in denied), None)
+
+
+def _hash(epoch: Epoch, service: ServiceConfig, flow: Flow) -> int:
     affinity = AFFINITIES[service.affinity]
-    number = flow_hash(epoch.key, flow.client, flow.client_port, flow.vip, flow.vip_port, affinity)
-    row = number & (epoch.rows - 1)
-    return number, row, map_writer.chain(service.name, epoch.number, row)
+    return flow_hash(epoch.key, flow.client, flow.client_port, flow.vip, flow.vip_port, affinity)
 
 
 def service_of(config: Config, flow: Flow) -> ServiceConfig:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from agent.control import announce, backend, connections, deny, explain, explain_live, instance, session
+from agent.control import announce, backend, connections, deny, explain, explain_live, explain_nat, instance, session
 from agent.control.http_server import HttpServer, Request, Response, Routes, json_response
 from agent.control.status import NodeState, status
 from agent.errors import AgentError, LastAnnouncerError
@@ -43,7 +43,9 @@ def _routes(agent: Agent, reload: Reload) -> Routes:
     return {
         ("GET", "/status"): lambda _: json_response(status(_state(agent))),
         ("GET", "/explain"): lambda request: json_response(
-            explain.explain(_forwarding(agent), request.query.get("tuple", ""), time.monotonic_ns())
+            explain_nat.explain(
+                _forwarding(agent), _sessions(agent), request.query.get("tuple", ""), time.monotonic_ns()
+            )
         ),
         ("GET", "/explain/live"): lambda request: _explain_live(agent, request),
         ("POST", "/drain"): lambda request: _set_state(agent.operator, State.DRAINING, request),
@@ -60,7 +62,7 @@ def _routes(agent: Agent, reload: Reload) -> Routes:
         ),
         **deny.routes(agent.deny_list),
         **instance.routes(agent.instances),
-        **session.routes(session.Sessions(agent.sessions, agent.config.nat, agent.epochs)),
+        **session.routes(_sessions(agent)),
     }
 
 
@@ -95,6 +97,10 @@ def _forwarding(agent: Agent) -> explain.Forwarding:
         [member.address for member in agent.members()],
         agent.deny_list.prefixes,
     )
+
+
+def _sessions(agent: Agent) -> session.Sessions:
+    return session.Sessions(agent.sessions, agent.config.nat, agent.epochs)
 
 
 async def _explain_live(agent: Agent, request: Request) -> Response:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent.cli.display import MAX_ADDRESSES, print_denied, print_instances, print_status
+from agent.cli.display import MAX_ADDRESSES, print_denied, print_explanation, print_instances, print_status
 
 
 @pytest.mark.parametrize("text", ["see [/var/log]", "[/42]", "swap [disk]", "[fd00::1]:443", "[red]no[/]"])
@@ -122,3 +122,20 @@ def test_instances(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monke
     assert rows[0] == ["web", "standby", "web@1", "standby", "0", "2", "7", "added", "by", "hand,", "preferred"]
     assert rows[1] == ["web", "standby", "web@2", "unhealthy", "0", "2", "7", "no", "answer"]
     assert rows[2] == ["db", "spread", "none", "found"]
+
+
+def test_explanation_of_a_session(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its service is known only where the session is; a backend opens none."""
+    response = {
+        "flow": "[fd00:ff::]:40000", "service": None, "forward": "gue", "denied": None, "tried": ["10.0.0.11"],
+        "silent": [], "epochs": [{"epoch": 5, "in_use": True, "row": 452, "chain": ["10.0.0.11"]}], "slot": 7232,
+        "session": None, "nodes": [{"node": "10.0.0.11", "held": "here", "not_held": "dropped"}],
+    }  # fmt: skip
+    print_explanation(response)
+    text = capsys.readouterr().out
+    assert text.startswith(
+        "[fd00:ff::]:40000: service unknown here (gue)\n"
+        "epoch 0x00000005 (for new flows): row 452, chain 10.0.0.11\n"
+        "no session of it on this node\n"
+    )
+    assert "SYN" not in text

@@ -15,7 +15,7 @@ from support.session_slots import CLIENT, POOLS, SLOTS, VIP, Slots
 from support.waiting import wait_for
 
 from agent.cli.client import follow
-from agent.cli.session import line_of
+from agent.cli.session_line import line_of
 from agent.config.nat import NatConfig
 from agent.control.http_server import HttpServer
 from agent.control.server import _respond
