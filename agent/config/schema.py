@@ -210,6 +210,17 @@ class Config(Section):
         return tuple((i, service) for i, service in enumerate(self.services) if service.mode == "nat")
 
     @property
+    def local_vips(self) -> tuple[Address, ...]:
+        """The VIPs that are on lo, where sockets of this node serve them: not those of NAT services alone."""
+        return tuple(dict.fromkeys(service.vip for service in self.services if service.mode == "dsr"))
+
+    @property
+    def forwards(self) -> frozenset[str]:
+        """How packets get from node to node: l2, ipip, gue."""
+        dsr = {service.forward for service in self.services if service.mode == "dsr"}
+        return frozenset(dsr | ({self.nat.forward} if self.nat else set()))
+
+    @property
     def vips(self) -> tuple[Address, ...]:
         """Every VIP once, in the file's order."""
         return tuple(dict.fromkeys(service.vip for service in self.services))

@@ -67,6 +67,7 @@ def _remove_datapath(paths: Paths) -> bool:
 def _open(config: Config, paths: Paths, mode: Literal["auto", "native", "generic"]) -> DataPath:
     from agent.node import saved_state
     from bpf.attach.datapath import DataPath
+    from bpf.layout.map_spec import NatShape
 
     # The program leaves out what nothing here needs. A VIP that has left the file is still needed for a while, and
     # other nodes may send to any address inside members.allow, whatever this node's own configuration is.
@@ -79,4 +80,5 @@ def _open(config: Config, paths: Paths, mode: Literal["auto", "native", "generic
         max(one.rows for one in supported_epochs(config)),
         ipv6=ipv6,
         cache_dir=paths.programs,
+        nat=NatShape(config.nat.sessions, config.nat.pool6 is not None) if config.nat else None,
     )

@@ -46,8 +46,8 @@ class AnswerMonitor:
         """`own`: this node's address. `on_change` is called when `faults` differs."""
         self.faults: tuple[PathFault, ...] = ()
         self._config, self._own, self._netlink, self._on_change = config, own, netlink, on_change
-        self._targets = {
-            (vip, clients): batch.sample(clients)
+        self._packets = {
+            (vip, clients): (_source(config, own, vip), batch.sample(clients))
             for vip in config.vips
             for clients in config.node.client_prefixes(vip.version)
         }
@@ -83,7 +83,7 @@ class AnswerMonitor:
 
     def _on_event(self, event: NetlinkEvent) -> None:
         to = event.destination
-        if to is None or any(target in to for target in self._targets.values()):
+        if to is None or any(target in to for _, target in self._packets.values()):
             self._changed.set()
 
     async def _look(self, now: float) -> None:
@@ -107,9 +107,8 @@ class AnswerMonitor:
     async def _read(self, now: float) -> None:
         self._links = await self._netlink.links()
         self._addresses = batch.addresses()
-        packets = {key: (key[0], target) for key, target in self._targets.items()}
-        legs = batch.legs(packets.values())
-        self._legs = {key: legs[packet] for key, packet in packets.items()}
+        legs = batch.legs(self._packets.values())
+        self._legs = {key: legs[packet] for key, packet in self._packets.items()}
         self._strict = strict_filters({one for some in self._receivers().values() for one in some})
         self._read_at = now
 
@@ -144,3 +143,9 @@ class AnswerMonitor:
 
     def _name(self, index: int) -> str:
         return self._links[index].name if index in self._links else ""
+
+
+def _source(config: Config, own: Address, vip: Address) -> Address:
+    """Return the source of answers for a route's lookup. The VIP of a NAT service is no address of this node, and the
+    kernel has no IPv4 route from such."""
+    return own if vip not in config.local_vips and vip.version == own.version else vip

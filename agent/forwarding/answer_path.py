@@ -115,7 +115,7 @@ def _of_vip(config: Config, own: Address, vip: Address, facts: PathFacts) -> Ite
         step = "give it back, or restart lb-bgp and then lb-agent to use another"
         yield PathFault(cause, step, (vip,))
         return
-    if vip not in facts.addresses:
+    if vip in config.local_vips and vip not in facts.addresses:
         step = "the agent puts it back; if it does not, see the other problems and the agent's log"
         yield PathFault(f"{vip} is not on lo", step, (vip,), known_at_once=False)
         return
@@ -127,7 +127,7 @@ def _of_vip(config: Config, own: Address, vip: Address, facts: PathFacts) -> Ite
             yield PathFault(cause, step, (vip,), setting="node.clients")
             continue
         yield from _unresolved(vip, clients, legs)
-        if isinstance(vip, IPv4Address):
+        if isinstance(vip, IPv4Address) and vip in config.local_vips:
             yield from _filtered(vip, clients, legs, facts)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from pyroute2.netlink.exceptions import NetlinkError
@@ -46,10 +46,16 @@ _MSS_MIN: Final = {4: 48, 6: IPV6_MTU - 40 - 20}
 
 def mss_limit(service: ServiceConfig, outer: int, mtu: int) -> int | None:
     """Return the MSS whose packets fit into the service's tunnels (`outer`: 4 or 6) over that MTU; None without any."""
-    if service.protocol != "tcp" or service.forward == "l2":
+    if service.protocol != "tcp" or service.mode == "nat":
         return None
-    tunnel = _IP_HEADER[outer] + (_UDP_HEADER if service.forward == "gue" else 0)
-    version = service.vip.version
+    return mss_limit_of(service.vip.version, service.forward, outer, mtu)
+
+
+def mss_limit_of(version: int, forward: str, outer: int, mtu: int) -> int | None:
+    """Return the MSS of an IP version whose packets fit into a kind of tunnel; None for l2, which has none."""
+    if forward == "l2":
+        return None
+    tunnel = _IP_HEADER[outer] + (_UDP_HEADER if forward == "gue" else 0)
     return max(_MSS_MIN[version], mtu - tunnel - _IP_HEADER[version] - _TCP_HEADER)
 
 
@@ -73,12 +79,21 @@ def interfaces(links: Mapping[int, Link], uplinks: Iterable[str], egress: Iterab
 class EgressKeeper:
     """The keeper of limits and filters. An error is reported and stops nothing else."""
 
-    def __init__(self, config: Config, datapath: DataPath, map_writer: MapWriter, netlink: Netlink) -> None:
+    def __init__(
+        self,
+        config: Config,
+        datapath: DataPath,
+        map_writer: MapWriter,
+        netlink: Netlink,
+        on_mtu: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """`on_mtu` gets the least MTU of the paths to other nodes, each time it is read."""
         self.limits: dict[ServiceKey, int] = {}
         self.interfaces: list[str] = []
         """Those that have the filter."""
         self.errors: list[str] = []
         self._config, self._datapath, self._map_writer, self._netlink = config, datapath, map_writer, netlink
+        self._on_mtu = on_mtu
         self._lock = asyncio.Lock()
 
     async def run(self) -> None:
@@ -106,7 +121,9 @@ class EgressKeeper:
         links = await self._netlink.links()
         names = self._config.node.names
         mtus = [link.mtu for link in links.values() if link.name in names] + self._map_writer.nodes.mtus()
-        self.limits = mss_limits(self._config, min(mtus, default=_MTU))
+        mtu = min(mtus, default=_MTU)
+        self._on_mtu(mtu)
+        self.limits = mss_limits(self._config, mtu)
         self._datapath.maps.mss.write(self.limits)
         wanted = interfaces(links, names, default_egress({key.vip for key in self.limits}))
         program = self._datapath.egress

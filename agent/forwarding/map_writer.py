@@ -19,7 +19,7 @@ from agent.config.service import AFFINITIES, ServiceConfig
 from agent.forwarding.epoch_bank import NO_CLAIMS, EpochBanks
 from agent.forwarding.narrow_path import least_mtus
 from agent.forwarding.node_table import NodeTable
-from agent.model import Candidate
+from agent.model import NAT_TABLE, Candidate
 from agent.table.claims import Claims, claims_of
 from agent.table.epoch import Epoch, EpochSwitch, EpochUse
 from agent.table.table import RowNumbers
@@ -56,6 +56,9 @@ class MapWriter:
         """What the maps were last written from, as far as it can be compared at once; None after a failure."""
         self._kept_inputs: tuple[object, ...] = ()
         self._slots: dict[str, int] = {}
+        """By the name of a service, and of the table of sessions."""
+        self._tables: dict[str, str] = {}
+        """By the name of a service, that of its table: all NAT services share that of the sessions."""
         self._epoch_banks = self._adopt(epochs)
         maps.vlans.write(config.node.vlans)
         maps.node_prefixes.write(config.members.allow)
@@ -73,10 +76,22 @@ class MapWriter:
             maps.services.remove(key)
         slots = {key: entry.slot for key, entry in self._written.items()}
         used = {*slots.values(), *(entry.slot for entry in self._retiring.values())}
+        nat_before = maps.nat.conf() if maps.nat is not None else None
+        if nat_before is not None:
+            used.add(nat_before.table)
         free = (slot for slot in range(1, SLOTS) if slot not in used)
         kept = [service.name for service in self._config.services if key_of(service) in slots]
         self._slots = {s.name: slots.get(key_of(s)) or next(free) for s in self._config.services}
-        return EpochBanks(epochs, maps, self._slots, kept)
+        if nat_before is not None:
+            self._slots[NAT_TABLE] = nat_before.table
+            kept.append(NAT_TABLE)
+        elif maps.nat is not None:
+            self._slots[NAT_TABLE] = next(free)
+        self._tables = {s.name: NAT_TABLE if s.mode == "nat" else s.name for s in self._config.services}
+        if NAT_TABLE in self._slots:
+            self._tables[NAT_TABLE] = NAT_TABLE
+        tables = {name: self._slots[name] for name in self._tables.values()}
+        return EpochBanks(epochs, maps, tables, [name for name in kept if name in tables])
 
     def retire(self) -> None:
         """Remove the services whose VIPs left the configuration: routers no longer send their packets here."""
@@ -105,7 +120,7 @@ class MapWriter:
 
     def digest(self, service: str) -> str:
         """Return the digest of the owners of the rows that new flows of a service use; empty before the first."""
-        return self._epoch_banks.digest(service)
+        return self._epoch_banks.digest(self._tables[service])
 
     def digests(self) -> dict[str, str]:
         """Return the digests of all services, by `service_key`."""
@@ -117,11 +132,11 @@ class MapWriter:
         The list is empty if the service has no member, or no table yet.
         """
         addresses = {index: address for address, index in self.nodes.indexes.items()}
-        return [addresses[index] for index in self._epoch_banks.row(service, epoch, row)]
+        return [addresses[index] for index in self._epoch_banks.row(self._tables[service], epoch, row)]
 
     def own_places(self, service: str, epoch: int, rows: NDArray[np.uint32]) -> NDArray[np.int64]:
         """Return this node's place in each of these rows of an epoch's table, CHAIN where they do not name it."""
-        of_service = self._epoch_banks.rows(service, epoch)
+        of_service = self._epoch_banks.rows(self._tables[service], epoch)
         if of_service is None:
             return np.full(len(rows), CHAIN)
         named = of_service[rows] == self.nodes.indexes[self._own]
@@ -140,7 +155,7 @@ class MapWriter:
                 epoch: {addresses[index]: rows for index, rows in found.items() if index in addresses}
                 for epoch, found in self._epoch_banks.claims(service).items()
             }
-            for service in self._slots
+            for service in self._tables.values()
         }
 
     def claims_of(self, service: str, epoch: int, held: RowNumbers) -> RowNumbers | None:
@@ -150,10 +165,10 @@ class MapWriter:
 
     def full_rows(self) -> dict[str, int]:
         """Return how many rows of each service have no place for another claimant; services without one are absent."""
-        return {name: full for name in self._slots if (full := self._epoch_banks.full_rows(name))}
+        return {name: full for name in self._tables.values() if (full := self._epoch_banks.full_rows(name))}
 
     def slot(self, service: str) -> int:
-        """Return the service's slot, which is the index of its rows and counters."""
+        """Return the slot of a service, or of the table of sessions: the index of its rows and counters."""
         return self._slots[service]
 
     def set_uplink_mac(self, ifindex: int, mac: bytes) -> None:
@@ -211,7 +226,7 @@ class MapWriter:
             class_e=self._config.class_e_clients,
             drop_other_protocols=self._config.other_protocols == "drop",
         )  # fmt: skip
-        hashes = {service.name: service.hash for service in self._config.services}
+        hashes = {NAT_TABLE: "rendezvous", **{service.name: service.hash for service in self._config.services}}
         await self._epoch_banks.apply(epoch_switch, candidates, hashes, indexes, conf, now, claims)
         self._write_services(up)
         self.nodes.remove(self.nodes.indexes.keys() - named)
@@ -236,6 +251,7 @@ class MapWriter:
                 AFFINITIES[service.affinity],
                 Forward[service.forward.upper()],
                 service.when_no_member == "drop",
+                service.mode == "nat",
             )
             for service in self._config.services
         }

@@ -54,7 +54,8 @@ class ClaimKeeper:
         membership: Membership,
     ) -> None:
         """Take over the claims that are in the kernel's rows."""
-        self._services = {service.name: service for service in config.services if service.protocol == "tcp"}
+        services = (service for service in config.services if service.mode == "dsr")
+        self._services = {service.name: service for service in services if service.protocol == "tcp"}
         self._keys = {s.name: ServiceEndpoint(s.vip, s.protocol, s.port_number) for s in self._services.values()}
         self._epochs, self._connections, self._membership = epochs, connections, membership
         self._forwarder, self._map_writer = forwarder, forwarder.map_writer

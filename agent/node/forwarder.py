@@ -18,17 +18,20 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from agent.address import Address, Network
+from agent.config.schema import Config
 from agent.errors import AgentError
 from agent.forwarding import narrow_path, vlan
 from agent.forwarding.egress import EgressKeeper
 from agent.forwarding.epoch_bank import NO_CLAIMS
+from agent.forwarding.hop_keeper import HopKeeper
 from agent.forwarding.map_writer import MapWriter
 from agent.forwarding.next_hop import NextHop
-from agent.forwarding.route_monitor import RouteMonitor
+from agent.forwarding.unlisted_interface import unlisted_interfaces
 from agent.membership.agreement import Digests
 from agent.membership.digest import tables_digest
 from agent.membership.obstacle import bounded
-from agent.model import State
+from agent.model import NAT_TABLE, State
+from agent.nat.writer import NatWriter, Usable
 from agent.netlink.connection import Netlink
 from agent.netlink.ethtool import strips_vlan_tags
 from agent.netlink.link import Link
@@ -67,11 +70,13 @@ class Forwarder:
         self.fault: str | None = None
         """Why the tables could not be written; None if they could."""
         self.map_writer = MapWriter(node.config, tuple(epochs), datapath, node.address, node.address6, denied)
-        self.egress_filter = EgressKeeper(node.config, datapath, self.map_writer, netlink)
+        self.nat = nat_writer(node.config, datapath, self.map_writer)
+        """Writes what NAT needs; None without it."""
+        on_mtu = self.nat.set_mtu if self.nat else lambda _: None
+        self.egress_filter = EgressKeeper(node.config, datapath, self.map_writer, netlink, on_mtu)
         uplinks = [socket.if_nametoindex(name) for name in node.config.node.names]
-        self._route_monitor = RouteMonitor(
-            netlink, uplinks, self.map_writer.nodes.set_hop, self.map_writer.set_uplink_mac, self._on_links
-        )
+        self._hops = HopKeeper(netlink, uplinks, self.map_writer.set_uplink_mac, self._on_links)
+        self._usable: Usable = self.nat.usable if self.nat else {}
         self.ready = False
         """Whether this node can forward: tables in the kernel and XDP attached. The kernel is asked each `CHECK_S`."""
         self.took_over = self.map_writer.use is not None
@@ -125,9 +130,15 @@ class Forwarder:
         self._claims = claims
         self._wake.set()
 
+    def want_backends(self, usable: Usable) -> None:
+        """Have new sessions choose among these backends, by service name."""
+        if usable != self._usable:
+            self._usable = usable
+            self._wake.set()
+
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """Return what must run for as long as the agent does."""
-        return [self._write_forever(), self._route_monitor.run(), self.egress_filter.run()]
+        return [self._write_forever(), self._hops.run(), self.egress_filter.run()]
 
     def problems(self) -> list[str]:
         """Return why the tables could not be written, and problems for nodes that packets may not get to, and for VLANs
@@ -142,7 +153,8 @@ class Forwarder:
             *([self.fault] if self.fault else ()),
             *self._problems[1],
             *self._stripped,
-            *self._route_monitor.problems(),
+            *self._hops.problems(),
+            *(bounded(self.nat.problems({one.ifindex for one in self.datapath.uplinks})) if self.nat else ()),
         ]
 
     def _on_links(self, links: Mapping[int, Link]) -> None:
@@ -190,6 +202,10 @@ class Forwarder:
         if self._retires:
             writer.retire()
             self._retires = False
+        if self.nat is not None:
+            self.nat.apply(tables.up[NAT_TABLE], self._usable)
+            self.nat.retire(time.monotonic())
+            self._hops.follow(self.nat, self.nat.targets)
         await writer.apply(
             tables.candidates, tables.up, tables.ends, tables.epoch_switch, time.monotonic(), self._claims
         )
@@ -226,7 +242,7 @@ class Forwarder:
         may become members, since they are asked by the way that packets take."""
         if ends is not self._followed:
             targets = {self.map_writer.nodes.target(*end) for end in ends.items()}
-            self._route_monitor.follow(targets, self.map_writer.nodes.known_hop)
+            self._hops.follow(self.map_writer.nodes, targets)
             self.map_writer.nodes.keep_hops(targets)
             self._followed = ends
 
@@ -273,17 +289,9 @@ def _drop_until(since: Mapping[IPv4Address, float]) -> dict[IPv4Address, int]:
     return {address: round((at + DROP_S) * 1e9) for address, at in since.items()}
 
 
-def unlisted_interfaces(map_writer: MapWriter, datapath: DataPath) -> list[str]:
-    """Return a problem for each node that is reached by an interface without our program.
-
-    Most drivers can send for native XDP only on an interface that has a program.
-    """
-    found = []
-    for address, index in map_writer.nodes.unlisted_egress({one.ifindex for one in datapath.uplinks}):
-        with contextlib.suppress(OSError, BpfError):  # an interface is disappearing right now
-            if datapath.mode == "native":
-                name = socket.if_indextoname(index)
-                found.append(
-                    f"{address} is reached by {name}, where XDP may be unable to send; list it in node.interfaces"
-                )
-    return found
+def nat_writer(config: Config, datapath: DataPath, map_writer: MapWriter) -> NatWriter | None:
+    """Return the writer of what NAT needs; None without it."""
+    if datapath.maps.nat is None:
+        return None
+    slots = {service.name: map_writer.slot(service.name) for _, service in config.nat_services}
+    return NatWriter(config, datapath.maps.nat, slots, map_writer.slot(NAT_TABLE))

@@ -105,7 +105,7 @@ class Membership:
         self._count_echoes = forwarder.count_echoes if forwarder is not None else lambda: 0
         self._echoes = 0, 0.0
         """How many questions of others were answered here, and when they were counted."""
-        self._vias = {_VIAS[s.forward] for s in config.services} if forwarder is not None else set()
+        self._vias = {_VIAS[forward] for forward in config.forwards} if forwarder is not None else set()
         self._controls = [p.address for p in config.bgp.peers if not p.address.is_link_local]
         self._sockets = EchoSocket(
             node.address,

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""This node's VIPs on lo: put there after XDP, kept there, removed once routers no longer send their packets here."""
+"""This node's VIPs on lo: put there after XDP, kept there, removed once routers no longer send their packets here.
+
+VIPs of NAT services alone are not on lo: no socket of this node serves them.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,13 @@ from agent.announcing import loopback
 from agent.config.schema import Config
 from agent.errors import AgentError
 from agent.netlink.connection import Netlink
+from agent.netlink.vip import remove_vips
 from agent.node.forwarder import Forwarder
 from agent.node.own_interface import Interface
 
 
 class OwnVips:
-    """The VIPs of the configuration, and those of an earlier one that are still on lo (`retiring`)."""
+    """The VIPs of the configuration, and those of an earlier one that are still in use (`retiring`)."""
 
     def __init__(
         self,
@@ -26,15 +30,17 @@ class OwnVips:
         before: frozenset[Address],
         on_put: Callable[[], Awaitable[None]],
     ) -> None:
-        """`before`: the VIPs that an earlier agent put on lo. `on_put` is called once they are there, and before they
+        """`before`: the VIPs that an earlier agent served. `on_put` is called once they are there, and before they
         may be announced."""
         self.are_put = False
         """Whether the VIPs are on lo, so that this node can announce them."""
         self.retiring = before - set(config.vips)
+        self._moved = before & set(config.vips) - set(config.local_vips)
+        """Those whose services are of mode nat now: they belong on lo no longer."""
         self._netlink, self._config, self._interface, self._forwarder = netlink, config, interface, forwarder
         self._on_put = on_put
         loose = config.node.rp_filter == "loose"
-        self._keeper = loopback.VipKeeper(netlink, config.vips, config.node.names, loose)
+        self._keeper = loopback.VipKeeper(netlink, config.local_vips, config.node.names, loose)
 
     def problems(self) -> list[str]:
         """Return why a VIP or a setting that something removed could not be put back."""
@@ -65,6 +71,9 @@ class OwnVips:
 
     async def retire(self, withdrawn: Callable[[Collection[Address]], bool]) -> None:
         """Remove the VIPs of the earlier configuration once `withdrawn` says that no router has them."""
+        if self._moved and self._forwarder is not None:
+            await self._forwarder.attached.wait()
+            await remove_vips(self._netlink, self._moved)
         vips = self.retiring
         retire_services = self._forwarder.retire_services if self._forwarder else lambda: None
         await loopback.retire_vips(self._netlink, vips, lambda: withdrawn(vips), retire_services)

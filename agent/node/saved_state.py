@@ -38,7 +38,7 @@ class SavedState:
     admin_state: State = State.UP
     announced_once: frozenset[Address] = field(default_factory=frozenset)
     vips: frozenset[Address] = field(default_factory=frozenset)
-    """The VIPs that the agent put on lo: one whose service leaves the configuration must be removed later."""
+    """The VIPs that the agent served, most of them on lo: one that leaves the configuration is removed later."""
     denied: frozenset[Network] = field(default_factory=frozenset)
     """The prefixes that `lbctl deny` added to the configuration's own list."""
     boot: int = 0

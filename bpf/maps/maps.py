@@ -89,9 +89,17 @@ class Maps:
             absent.append(f"the node's own entry (index {conf.self_index})")
         first = conf.bank if conf else 0
         banks = (first, 1 - first) if conf and conf.other else (first,)
-        for key, entry in self.services.read().items():
-            lacking = {name for bank in banks for name in self.tables.missing(entry.slot, bank)}
-            absent += [f"{name} of {_description(key)}" for name in ("rows", "grace") if name in lacking]
+        services = self.services.read()
+        tables = {entry.slot: _description(key) for key, entry in services.items() if not entry.nat}
+        if any(entry.nat for entry in services.values()):
+            nat = self.nat.conf() if self.nat else None
+            if nat is None:
+                absent.append("the conf of NAT")
+            else:
+                tables[nat.table] = "NAT"
+        for slot, name in tables.items():
+            lacking = {kind for bank in banks for kind in self.tables.missing(slot, bank)}
+            absent += [f"{kind} of {name}" for kind in ("rows", "grace") if kind in lacking]
         return absent
 
 

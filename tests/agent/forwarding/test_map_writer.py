@@ -19,8 +19,8 @@ from agent.config.file import parse
 from agent.config.schema import Config
 from agent.forwarding.map_writer import MapWriter, key_of
 from agent.forwarding.next_hop import NextHop
+from agent.forwarding.unlisted_interface import unlisted_interfaces
 from agent.model import Candidate, State
-from agent.node.forwarder import unlisted_interfaces
 from agent.table.epoch import EpochSwitch, EpochUse
 from bpf.attach.datapath import DataPath
 from bpf.errors import BpfError

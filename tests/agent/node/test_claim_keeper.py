@@ -38,8 +38,8 @@ class Node:
         self.claims: dict[IPv4Address, NodeClaims] = {}
         self.view = SimpleNamespace(members=())
         self.boot(boots)
-        web = SimpleNamespace(name="web", protocol="tcp", vip=WEB.vip, port_number=443, key=str(WEB))
-        dns = SimpleNamespace(name="dns", protocol="udp", vip=WEB.vip, port_number=53, key="dns")
+        web = SimpleNamespace(name="web", mode="dsr", protocol="tcp", vip=WEB.vip, port_number=443, key=str(WEB))
+        dns = SimpleNamespace(name="dns", mode="dsr", protocol="udp", vip=WEB.vip, port_number=53, key="dns")
         self.writer = SimpleNamespace(
             claims_in_rows=lambda: {"web": {7: kept or {}}, "dns": {}},
             claims_of=lambda service, epoch, held: held,

@@ -76,7 +76,8 @@ class FakeDataPath:
         self.mode, self.uplinks = "native", ()
         self.is_pinned = True
         self.kept = 0
-        self.maps = SimpleNamespace(echo_state=SimpleNamespace(read=lambda: EchoState(boot=self.boot)))
+        echo_state = SimpleNamespace(read=lambda: EchoState(boot=self.boot))
+        self.maps = SimpleNamespace(echo_state=echo_state, nat=None)
         self.boot = 0
 
     def pinned(self) -> bool:
@@ -103,7 +104,7 @@ def run(
     """Run a scenario beside the task that writes."""
     monkeypatch.setattr(forwarder, "MapWriter", MapWriter)
     monkeypatch.setattr(forwarder, "EgressKeeper", lambda *_: SimpleNamespace(keep=nothing))
-    monkeypatch.setattr(forwarder, "RouteMonitor", lambda *_: SimpleNamespace(follow=lambda *_: None, problems=list))
+    monkeypatch.setattr(forwarder, "HopKeeper", lambda *_: SimpleNamespace(follow=lambda *_: None, problems=list))
     monkeypatch.setattr(forwarder, "CHECK_S", 0.02)
     monkeypatch.setattr(forwarder, "MACS_TIMEOUT_S", 0.4)
 
