@@ -67,6 +67,10 @@ def print_status(response: Response) -> None:
     _print_peers(console, response["bgp"])
     if (counted := response["connections"]) is not None:
         console.print(f"connections of clients: {counted['held']:,}, counted {age(counted['age_s'])} ago")
+    if counted := response["sessions"]:
+        used = 1 - counted["free"] / counted["slots"]
+        states = ", ".join(f"{counted[name]:,} {name}" for name in ("established", "half-open", "closing", "closed"))
+        console.print(f"sessions of NAT: {states}; {used:.0%} of {counted['slots']:,} slots used")
     console.print()
     vips = _table("VIP", "announced", "why")
     for one in (*response["vips"], *response["pools"]):

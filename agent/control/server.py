@@ -86,6 +86,7 @@ def _state(agent: Agent) -> NodeState:
         held=agent.connections.held,
         instances=agent.instances,
         claims=agent.claims,
+        sessions=agent.sessions,
     )
 
 

@@ -25,6 +25,7 @@ from agent.node.claim_keeper import ClaimKeeper
 from agent.node.forwarder import Forwarder
 from agent.node.membership import Membership
 from agent.node.plan import ThisNode
+from agent.sessions.keeper import SessionKeeper
 from agent.table.epoch import EpochSwitch, incompatible_members
 from bgp.relay.client import RelayClient
 
@@ -56,6 +57,8 @@ class NodeState:
     instances: InstanceKeeper
     claims: ClaimKeeper | None
     """None without a data path, and where `table.claims` is off."""
+    sessions: SessionKeeper | None
+    """None without NAT."""
 
     @property
     def config(self) -> Config:
@@ -81,6 +84,7 @@ def status(state: NodeState) -> dict[str, Any]:
         "vips": _announced(state, "vip", state.announcements),
         "pools": _announced(state, "pool", state.pools),
         "connections": _connections(state, now),
+        "sessions": state.sessions.summary() if state.sessions else None,
         "services": [_service(state, service, counters) for service in state.config.services],
         "members": [_member(state, member, now) for member in state.members],
         "membership": membership_status(state.membership),

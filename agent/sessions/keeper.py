@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from agent.sessions.page import STATE_NAMES
 from agent.sessions.scan import Scan, limits, scan
 from agent.sessions.session_table import SessionTable
 from agent.sessions.watch import SessionWatch
@@ -86,6 +87,13 @@ class SessionKeeper:
     def rows_held(self) -> npt.NDArray[np.int64]:
         """Return how many sessions there were in each NAT row at the last scan, shape (NAT_ROWS,)."""
         return self.scan.rows if self.scan is not None else np.zeros(NAT_ROWS, np.int64)
+
+    def summary(self) -> dict[str, int]:
+        """Return the number of slots, and of sessions by the name of their state, at the last scan; empty before it."""
+        if self.scan is None:
+            return {}
+        states = {name: self.scan.states[state] for name, state in STATE_NAMES.items()}
+        return {"slots": sum(self.scan.states.values()), **states}
 
     def _round(self) -> float:
         """Scan, free and count once; return the CPU seconds that this took."""

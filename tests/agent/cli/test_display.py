@@ -46,15 +46,27 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("COLUMNS", "250")
 
     def printed(
-        *members: dict[str, Any], claims: dict[str, Any] | None = None, pools: Any = (), **changed: Any
+        *members: dict[str, Any],
+        claims: dict[str, Any] | None = None,
+        pools: Any = (),
+        sessions: Any = None,
+        **changed: Any,
     ) -> list[str]:
         membership = AGREED | changed
         lists: dict[str, Any] = {"vips": [], "services": [], "problems": [], "egress": {"errors": []}, "pools": pools}
         own = member("10.0.0.11", echo=None)
         print_status(
             lists
-            | {"node": NODE, "ready": True, "xdp": XDP, "fault": None, "bgp": BGP, "connections": COUNTED}
-            | {"members": [own, *members], "membership": membership, "claims": claims}
+            | {
+                "node": NODE,
+                "ready": True,
+                "xdp": XDP,
+                "fault": None,
+                "bgp": BGP,
+                "connections": COUNTED,
+                "sessions": None,
+            }
+            | {"members": [own, *members], "membership": membership, "claims": claims, "sessions": sessions}
         )
         return capsys.readouterr().out.splitlines()
 
@@ -139,3 +151,10 @@ def test_explanation_of_a_session(capsys: pytest.CaptureFixture[str]) -> None:
         "no session of it on this node\n"
     )
     assert "SYN" not in text
+
+
+def test_sessions_of_nat_by_state(printed: Any) -> None:
+    states = {"established": 700, "half-open": 50, "closing": 1, "closed": 17, "free": 256}
+    line = "sessions of NAT: 700 established, 50 half-open, 1 closing, 17 closed; 75% of 1,024 slots used"
+    assert line in printed(claims=None, sessions={"slots": 1024, **states})
+    assert not any("NAT" in one for one in printed(claims=None, sessions={}))

@@ -109,6 +109,8 @@ def test_expired_sessions_are_freed_and_counts_of_backends_repaired(monkeypatch:
             assert world.slots.loads[1].tolist() == [1, 2]
             assert world.keeper.rows_held().nonzero()[0].tolist() == [0]
             assert world.keeper.rows_held()[0] == 1
+            summary = world.keeper.summary()
+            assert (summary["slots"], summary["established"], summary["free"]) == (SLOTS, 1, SLOTS - 1)
             world.slots.loads[1, 0] = 7
             monkeypatch.setattr(keeper_module, "RECOUNT_S", 0)
             await until(lambda: world.slots.loads[1, 0] == 1)
