@@ -5,7 +5,7 @@ The asker says which packet arrives there, and how. The other node answers what 
 why: by its chain, its sockets, and the nodes that it cannot reach. All in network order.
 
     request
-     0 which request                    4 protocol as in IP: 6, 17     5 flags: 1 opens a flow
+     0 which request                    4 protocol as in IP: 6, 17     5 flags: 1 opens a flow, 2 in grace
      6 IP version: 4, 6                 7 hop
      8 address of the node that forwarded the packet; 0 with hop 0
     12 client's port                   14 port of the VIP
@@ -40,7 +40,7 @@ SOCKETS: Final = tuple(LocalSocket)
 
 _REQUEST = struct.Struct("!IBBBBIHH16s16s")
 _REPLY = struct.Struct("!IBBBBIIBBBB")
-_OPENS, _UP, _GRACE = 1, 1, 2
+_OPENS, _IN_GRACE, _UP, _GRACE = 1, 2, 1, 2
 _PROTOCOLS = {"tcp": 6, "udp": 17}
 _PROTOCOL_NAMES = {number: name for name, number in _PROTOCOLS.items()}
 
@@ -49,7 +49,8 @@ _PROTOCOL_NAMES = {number: name for name, number in _PROTOCOLS.items()}
 class TraceRequest:
     """A packet that arrives at a node: straight from the router (hop 0, no `prev`), or forwarded by `prev`.
 
-    `number` tells requests apart; `opens`: the packet needs no socket (a SYN, any UDP).
+    `number` tells requests apart; `opens`: the packet needs no socket (a SYN, any UDP);
+    `in_grace`: a row that led it there is in grace.
     """
 
     number: int
@@ -57,6 +58,7 @@ class TraceRequest:
     opens: bool
     hop: int = 0
     prev: IPv4Address | None = None
+    in_grace: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,8 @@ def encode_request(request: TraceRequest) -> bytes:
     """Return the bytes of a request."""
     flow = request.flow
     return _REQUEST.pack(
-        request.number, _PROTOCOLS[flow.protocol], _OPENS if request.opens else 0, flow.vip.version, request.hop,
+        request.number, _PROTOCOLS[flow.protocol], _OPENS * request.opens | _IN_GRACE * request.in_grace,
+        flow.vip.version, request.hop,
         int(request.prev or 0), flow.client_port, flow.vip_port, flow.client.packed, flow.vip.packed,
     )  # fmt: skip
 
@@ -101,7 +104,8 @@ def decode_request(data: bytes) -> TraceRequest:
     if (prev == 0) != (hop == 0):
         raise ValueError(f"hop {hop}, forwarded by {IPv4Address(prev)}")
     flow = Flow(_PROTOCOL_NAMES[protocol], _address(version, client), client_port, _address(version, vip), vip_port)
-    return TraceRequest(number, flow, bool(flags & _OPENS), hop, IPv4Address(prev) if prev else None)
+    came_by = IPv4Address(prev) if prev else None
+    return TraceRequest(number, flow, bool(flags & _OPENS), hop, came_by, bool(flags & _IN_GRACE))
 
 
 def encode_reply(reply: TraceReply) -> bytes:

@@ -82,7 +82,8 @@ def next_step(
         narrow=facts.narrow if request.opens else (),
         any_narrow=facts.any_narrow,
     )
-    decision = pick(state, Arrival(request.opens, request.hop, request.prev, request.flow.protocol == "udp"))
+    udp = request.flow.protocol == "udp"
+    decision = pick(state, Arrival(request.opens, request.hop, request.prev, udp, request.in_grace))
     event, to, hop = decision.event, decision.to, decision.hop
     if any(request.flow.client in network for network in denied):
         event, to, hop = Counter.DROP_DENIED, None, 0

@@ -83,7 +83,8 @@ class Tracer:
             steps.append(Step(node, request.hop, request.prev, reply))
             if reply is None or reply.to is None:
                 break
-            node, request = reply.to, replace(request, hop=reply.hop, prev=node)
+            in_grace = request.in_grace or (reply.grace and request.hop > 0 and not opens)
+            node, request = reply.to, replace(request, hop=reply.hop, prev=node, in_grace=in_grace)
         return steps
 
     async def _ask(self, node: IPv4Address, request: TraceRequest) -> TraceReply | None:

@@ -30,13 +30,15 @@ class Socket(Enum):
 class Arrival(Generic[Node]):
     """A packet at a node.
 
-    `opens`: it needs no socket: a SYN, any UDP. `hop`: the number of forwards so far, the last by `prev`.
+    `opens`: it needs no socket: a SYN, any UDP. `hop`: the number of forwards so far, the last by `prev`. `in_grace`: a
+    row that led it here is in grace.
     """
 
     opens: bool
     hop: int = 0
     prev: Node | None = None
     udp: bool = False
+    in_grace: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,12 @@ class NodeState(Generic[Node]):
 
 @dataclass(frozen=True)
 class Decision(Generic[Node]):
-    """`event` is what happens; a packet that is forwarded goes to the node `to` with `hop`."""
+    """`event` is what happens; a packet that is forwarded goes to the node `to` with `hop`, `in_grace` or not."""
 
     event: Counter
     to: Node | None = None
     hop: int = 0
+    in_grace: bool = False
 
     @property
     def why(self) -> str:
@@ -119,11 +122,12 @@ def pick(here: NodeState[Node], packet: Arrival[Node]) -> Decision[Node]:
     place = chain.index(here.me) if here.me in chain else None
     live_place = _place_among_live(here, place)
     alone = not chain or (place == 0 and len(chain) == 1)
+    in_grace = here.grace or packet.in_grace
     if packet.opens and (place == 0 or hop >= 2 or (here.up and (live_place == 0 or hop == 1))):
         if packet.udp:
             return Decision(Counter.DELIVER_UDP)
         return Decision(Counter.DELIVER_OWNER if live_place == 0 else Counter.DELIVER_FORWARDED_SYN)
-    if alone and (packet.opens or not here.grace):
+    if alone and (packet.opens or not in_grace):
         return Decision(Counter.DELIVER_ONLY_NODE if chain else Counter.PASS_NO_MEMBER)
     if alone or live_place is not None or hop or here.any_narrow:
         found = _deliver_to_socket(here.socket, live_place, packet)
@@ -138,11 +142,11 @@ def pick(here: NodeState[Node], packet: Arrival[Node]) -> Decision[Node]:
     if to is None:
         if any(node in here.awaited for node in chain):
             return Decision(Counter.DELIVER_CHAIN_END if packet.opens else Counter.DROP_SILENT)
-        return Decision(Counter.DROP_GRACE if here.grace else Counter.DELIVER_CHAIN_END)
+        return Decision(Counter.DROP_GRACE if in_grace else Counter.DELIVER_CHAIN_END)
     if hop == 0:
-        return Decision(Counter.FORWARD_FIRST, to, 1)
+        return Decision(Counter.FORWARD_FIRST, to, 1, packet.in_grace)
     if hop < here.unmetered or here.within_limit:
-        return Decision(Counter.FORWARD_AGAIN, to, hop + 1)
+        return Decision(Counter.FORWARD_AGAIN, to, hop + 1, packet.in_grace if packet.opens else in_grace)
     return Decision(Counter.DROP_RATE_LIMIT)
 
 

@@ -4,8 +4,8 @@
  * 4: the IP packet follows UDP directly, and its version distinguishes it from variant 0). This file reads their
  * headers and removes them; encap.h writes them.
  *
- *	Ethernet [VLAN] | IPv4 (ID = hop, DF)            | [UDP, port 6080] | the client's packet
- *	                | IPv6 (flow label ends in hop)  |
+ *	Ethernet [VLAN] | IPv4 (ID = hop, DF)                      | [UDP, port 6080] | the client's packet
+ *	                | IPv6 (flow label ends in 5 bits of hop)  |
  *
  * A tunnel is accepted only if all of its header is as a node of the cluster writes it, from an address of a node, to
  * this node, and around a packet for a service or an echo question (echo.h). A sender that forges such a source can
@@ -118,7 +118,7 @@ static __always_inline enum packet_kind parse_tunnel4(struct xdp_md *ctx, const 
 {
 	struct cursor start = *c, after = *c;
 	struct iphdr *ip = take(&after, sizeof(*ip));
-	u32 length, left, hop;
+	u32 length, left, hop, came;
 
 	if (!ip || ip->daddr != conf->address || !(conf->flags & CONF_OUTER_4))
 		return KIND_FLOW;
@@ -131,12 +131,13 @@ static __always_inline enum packet_kind parse_tunnel4(struct xdp_md *ctx, const 
 		pkt->family = 4;
 		return KIND_ECHO;
 	}
-	hop = ntohs(ip->id);
+	came = ntohs(ip->id);
+	hop = came & ~HOP_IN_GRACE;
 	if (ip->version != 4 || !left || ip->frag_off != htons(IP_DF) || !hop || hop > hop_limit(pkt) ||
 	    !in_frame(ctx, &start, length, pkt) || ip->saddr == ip->daddr || !is_node_address4(ip->saddr))
 		return KIND_FOREIGN_TUNNEL;
 	pkt->outer = sizeof(*ip);
-	pkt->hop = hop;
+	set_hop(pkt, came);
 	pkt->prev = (u16)ntohl(ip->saddr);
 	*type = inner_type(&after, ip->protocol, left, pkt);
 	*c = after;
@@ -153,7 +154,7 @@ static __always_inline enum packet_kind parse_tunnel6(struct xdp_md *ctx, const 
 	struct cursor start = *c, after = *c;
 	struct ipv6hdr *ip = take(&after, sizeof(*ip));
 	struct prefix source = { .length = 32 + 128, .family = 6 };
-	u32 length, hop;
+	u32 length, hop, came;
 
 	if (!ip || !same_address(ip->daddr, conf->address6) || !(conf->flags & CONF_OUTER_6))
 		return KIND_FLOW;
@@ -164,7 +165,8 @@ static __always_inline enum packet_kind parse_tunnel6(struct xdp_md *ctx, const 
 		pkt->family = 6;
 		return KIND_ECHO;
 	}
-	hop = ip->flow_lbl[2] & 0xf;
+	came = ip->flow_lbl[2] & 0x1f;
+	hop = came & ~HOP_IN_GRACE;
 	if (ip->version != 6 || !hop || hop > hop_limit(pkt) || !length ||
 	    !in_frame(ctx, &start, sizeof(*ip) + length, pkt) || same_address(ip->saddr, ip->daddr))
 		return KIND_FOREIGN_TUNNEL;
@@ -172,7 +174,7 @@ static __always_inline enum packet_kind parse_tunnel6(struct xdp_md *ctx, const 
 	if (!is_node_address(&source))
 		return KIND_FOREIGN_TUNNEL;
 	pkt->outer = sizeof(*ip);
-	pkt->hop = hop;
+	set_hop(pkt, came);
 	pkt->prev = node_id6(ip->saddr);
 	pkt->prev_family = 6;
 	*type = inner_type(&after, ip->nexthdr, length, pkt);

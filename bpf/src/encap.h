@@ -51,7 +51,7 @@ static __always_inline void write_ipv4(struct iphdr *ip, const struct conf *conf
 static __always_inline void write_ipv6(struct ipv6hdr *ip, const struct conf *conf, const struct node *next,
 				       u8 protocol, u16 length, const struct packet *pkt, u32 hash)
 {
-	*(__be32 *)ip = htonl(6 << 28 | pkt->dscp << 20 | (hash & 0xffff) << 4 | next_hop(pkt));
+	*(__be32 *)ip = htonl(6 << 28 | pkt->dscp << 20 | (hash & 0x7fff) << 5 | next_hop(pkt));
 	ip->payload_len = htons(length - sizeof(*ip));
 	ip->nexthdr = protocol;
 	ip->hop_limit = 64;

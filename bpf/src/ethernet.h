@@ -29,7 +29,7 @@ static __always_inline void parse_marker(const struct ethhdr *eth, struct packet
 	u32 head = *(const u32 *)source;
 
 	if ((head & MARKER_MASK) == MARKER) {
-		pkt->hop = head >> 24;
+		set_hop(pkt, head >> 24);
 		pkt->prev = ntohs(*(const __be16 *)(source + 4));
 	}
 }

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The grace of a row that has just changed: a packet that finds no node to try is dropped, not answered. */
+/*
+ * The grace of a row that has just changed: a packet that finds no node to try is dropped, not answered. A packet takes
+ * along that a row which led it on is in grace: where it ends, the change may not be known yet.
+ */
 #pragma once
 
 #include "lb.h"
@@ -17,5 +20,6 @@ static __always_inline bool is_row_in_grace(u32 table, u32 r)
 static __always_inline bool is_in_grace(const struct conf *conf, const struct packet *pkt, u32 table, u32 r,
 					u32 other_r)
 {
-	return is_row_in_grace(table, r) || (uses_two_banks(conf, pkt) && is_row_in_grace(other_table(table), other_r));
+	return pkt->in_grace || is_row_in_grace(table, r) ||
+	       (uses_two_banks(conf, pkt) && is_row_in_grace(other_table(table), other_r));
 }

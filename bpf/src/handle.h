@@ -98,7 +98,7 @@ static __always_inline bool has_no_service_key(const struct packet *pkt)
 /* Return what happens to a packet of a service by its flow's row; to forward it, set `next`. */
 static __always_inline enum counter pick_by_row(struct xdp_md *ctx, const struct conf *conf,
 						const struct service *service, u32 table, u32 r, const struct row *row,
-						const struct packet *pkt, struct node **next, struct skipped *skipped)
+						struct packet *pkt, struct node **next, struct skipped *skipped)
 {
 	if (row)
 		return pick(ctx, conf, service, table, r, row, pkt, next, skipped);
@@ -142,6 +142,7 @@ static __always_inline int handle_service(struct xdp_md *ctx, const struct conf 
 	}
 	event = pick_by_row(ctx, conf, service, table, r, row, pkt, &next, &skipped);
 	FORGET(conf, event);
+	FORGET(conf, pkt->in_grace);
 	FORGET(conf, skipped.no_mac);
 	FORGET(conf, skipped.silent);
 	FORGET(conf, skipped.narrow);

@@ -54,6 +54,7 @@ enum {
 #define HOP_MAX (CHAIN + 1)               /* the hop of a packet that was forwarded as often as the rule allows */
 #define COLLECT_HOP (HOP_MAX + 1)         /* of a fragment on its way to the node that collects: see collect.h ... */
 #define COLLECT_HOP_MAX (COLLECT_HOP + 4) /* ... and when it has waited twice; the flow label has 4 bits */
+#define HOP_IN_GRACE 0x10                 /* added to the hop: a row on the packet's path is in grace; see pick.h */
 
 /* The marker of forward l2: the source MAC 02:4c:42:HH:TT:TT (locally administered, then "LB"), hop, sender's tag. */
 #define MARKER 0x424c02

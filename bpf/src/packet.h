@@ -39,6 +39,7 @@ struct packet {
 	u8 icmp_error;
 	u8 fragment;      /* NO_FRAGMENT, FIRST_FRAGMENT (has what follows the IP header) or LATER_FRAGMENT */
 	u8 hop_offset;    /* added to the hop that it leaves with: of a fragment that is collected; see collect.h */
+	u8 in_grace;      /* HOP_IN_GRACE if a row that led the packet here is in grace, else 0 */
 	u8 was_forwarded; /* although hop is 0 again: a fragment that was collected */
 	bool collects;    /* known when this is compiled: the program that collects fragments handles it */
 	bool plain;       /* known when this is compiled: the plain program handles it; see plain.h */
@@ -61,10 +62,17 @@ static __always_inline bool same_address(const __be32 *a, const __be32 *b)
 	return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]));
 }
 
+/* Note the hop that a packet came with. */
+static __always_inline void set_hop(struct packet *pkt, u32 hop)
+{
+	pkt->hop = hop & ~HOP_IN_GRACE;
+	pkt->in_grace = hop & HOP_IN_GRACE;
+}
+
 /* Return the hop that the packet leaves this node with. */
 static __always_inline u32 next_hop(const struct packet *pkt)
 {
-	return pkt->hop + pkt->hop_offset + 1;
+	return (pkt->hop + pkt->hop_offset + 1) | pkt->in_grace;
 }
 
 /* `offset` is 0 for the first fragment. Without a branch, which would have the verifier walk all the rest twice. */

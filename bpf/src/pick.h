@@ -20,7 +20,9 @@
  *  5. No node is left to try: the kernel answers. But if the row has just changed, the packet is dropped, and TCP sends
  *     it again when the tables agree. If a node of the chain fell silent a short time ago, it may come back with the
  *     connection: a packet that opens a flow goes to the kernel, any other is dropped. The same holds if it is silent
- *     only for other nodes (doubted): these may have led the packet past it.
+ *     only for other nodes (doubted): these may have led the packet past it. A change may also be known to the nodes
+ *     that led the packet here, and not here yet: so a packet that is forwarded again takes along whether one of their
+ *     rows has just changed, and is dropped too.
  *  6. A tunnel that cannot carry 1,280 bytes of IPv6 takes nothing that opens an IPv6 flow, and no packet that is too
  *     large for it: the node is skipped. If no other is left, this node takes what opens a flow; so at such a node any
  *     IPv6 packet may have a socket, even if the node is not in the chain. What is too large for all is dropped: no
@@ -233,7 +235,7 @@ static __always_inline enum counter deliver_new_flow(u32 live_place, const struc
  * counted or charged yet.
  */
 static __always_inline enum counter pick(struct xdp_md *ctx, const struct conf *conf, const struct service *service,
-					 u32 table, u32 r, const struct row *row, const struct packet *pkt,
+					 u32 table, u32 r, const struct row *row, struct packet *pkt,
 					 struct node **next, struct skipped *skipped)
 {
 	u32 empty = !row->node[0], alone, place, live_place, other_r = 0;
@@ -284,8 +286,13 @@ static __always_inline enum counter pick(struct xdp_md *ctx, const struct conf *
 	if (pkt->hop > CHAIN)
 		return DROP_HOP_LIMIT;
 	*next = next_node(conf, service, row, next_place(row, place, live_place, pkt), pkt, skipped);
-	if (*next)
-		return pkt->hop ? FORWARD_AGAIN : FORWARD_FIRST;
+	if (*next) {
+		if (!pkt->hop)
+			return FORWARD_FIRST;
+		if (!pkt->opens && is_in_grace(conf, pkt, table, r, other_r))
+			pkt->in_grace = HOP_IN_GRACE;
+		return FORWARD_AGAIN;
+	}
 	if (skipped->narrow)
 		return pkt->opens ? DELIVER_NARROW : DROP_TOO_BIG;
 	if (is_silent_node_awaited(conf, row))

@@ -180,12 +180,13 @@ SOCKETS = {Socket.NONE: None, Socket.CONNECTION: CONNECTION, Socket.TIME_WAIT: T
 
 def compare(here: NodeState[int], arrival: Any) -> None:
     theirs = pick(here, arrival)
-    packet = Packet(arrival.opens, arrival.hop, arrival.prev, arrival.udp)
+    packet = Packet(arrival.opens, arrival.hop, arrival.prev, arrival.udp, arrival.in_grace)
     lost = set() if here.reachable is None else set(range(1, 9)) - set(here.reachable)
     known = here.silent, here.awaited, here.narrow, here.any_narrow
     belief = Belief(here.me, here.chain, SOCKETS[here.socket], here.up, here.grace, lost, *known)
     ours = decide(belief, packet)
     assert (ours.event, ours.to) == (theirs.event.name.lower(), theirs.to), (here, arrival)
+    assert theirs.to is None or ours.graced == theirs.in_grace, (here, arrival)
 
 
 def some_of(choose: Random, nodes: Collection[int], at_most: int) -> set[int]:
@@ -196,10 +197,11 @@ def some_of(choose: Random, nodes: Collection[int], at_most: int) -> set[int]:
 def test_oracle_and_reference_implementation_agree(some: int) -> None:
     """All chains of up to 4 nodes, some of up to 8. test_next_hop.py compares the reference with the program."""
     arrivals = [
-        Arrival(opens, hop, prev)
+        Arrival(opens, hop, prev, in_grace=in_grace)
         for opens in (True, False)
         for hop in range(K + 3)
         for prev in ((2, 3, 4, 9) if hop else (None,))
+        for in_grace in (False, True)
     ]
     for chain, socket, up, grace in itertools.product(chains(4), SOCKETS, (True, False), (True, False)):
         for arrival in arrivals:
@@ -209,7 +211,8 @@ def test_oracle_and_reference_implementation_agree(some: int) -> None:
         chain = tuple(choose.sample(range(1, 9), choose.randrange(9)))
         lost, silent = some_of(choose, range(2, 9), 3), some_of(choose, range(2, 9), 5)
         hop = choose.randrange(K + 3)
-        arrival = Arrival(choose.random() < 0.3, hop, choose.randrange(2, 10) if hop else None, choose.random() < 0.1)
+        prev, udp = choose.randrange(2, 10) if hop else None, choose.random() < 0.1
+        arrival = Arrival(choose.random() < 0.3, hop, prev, udp, in_grace=choose.random() < 0.3)
         up, grace, socket = choose.random() < 0.5, choose.random() < 0.5, choose.choice(list(SOCKETS))
         reachable, awaited = set(range(1, 9)) - lost, some_of(choose, silent, 2)
         narrow = some_of(choose, range(2, 9), 7) if choose.random() < 0.3 else set()

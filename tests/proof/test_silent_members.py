@@ -56,7 +56,7 @@ class Cluster:
             decision = pick(here, packet)
             if decision.to is None:
                 return at, decision.event.name.lower()
-            at, packet = decision.to, Arrival(opens, decision.hop, at)
+            at, packet = decision.to, Arrival(opens, decision.hop, at, in_grace=decision.in_grace)
         return at, SWALLOWED
 
 

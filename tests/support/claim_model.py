@@ -341,7 +341,7 @@ class ClaimModel:
             following = self.nodes.get(address_of(decision.to))
             if following is None or not following.alive:
                 return None, None
-            node, arrival = following, Arrival(opens, decision.hop, int(node.address))
+            node, arrival = following, Arrival(opens, decision.hop, int(node.address), in_grace=decision.in_grace)
 
     def _tick(self) -> None:
         changed, self._dirty = self._dirty, set()

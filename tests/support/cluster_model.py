@@ -379,7 +379,7 @@ class ClusterModel:
             if following is None or not following.alive or not self._reaches(node.address, decision.to):
                 return None, None
             assert decision.hop <= CHAIN + 1
-            node, arrival = following, Arrival(opens, decision.hop, node.address)
+            node, arrival = following, Arrival(opens, decision.hop, node.address, in_grace=decision.in_grace)
 
     def check(self) -> None:
         """Send a packet of every connection by every node that the router reaches; count what is reset."""

@@ -28,7 +28,7 @@ from bpf.layout.limits import CHAIN
 A, B, C = (IPv4Address("10.0.0.11") + i for i in range(3))
 FLOW = Flow("tcp", IPv4Address("192.0.2.7"), 41_000, IPv4Address("10.99.0.1"), 443)
 FLOW6 = Flow("udp", IPv6Address("2001:db8::7"), 41_000, IPv6Address("2001:db8:99::1"), 53)
-REQUEST = TraceRequest(7, FLOW, opens=True, hop=2, prev=A)
+REQUEST = TraceRequest(7, FLOW, opens=True, hop=2, prev=A, in_grace=True)
 REPLY = TraceReply(
     number=7,
     event="forward_again",
@@ -55,7 +55,7 @@ def requests(draw: st.DrawFn) -> TraceRequest:
     version = draw(st.sampled_from([4, 6]))
     address = st.ip_addresses(v=version)
     flow = Flow(draw(st.sampled_from(["tcp", "udp"])), draw(address), draw(u16), draw(address), draw(u16))
-    return TraceRequest(draw(u32), flow, draw(st.booleans()), *draw(arrivals))
+    return TraceRequest(draw(u32), flow, draw(st.booleans()), *draw(arrivals), draw(st.booleans()))
 
 
 @st.composite
@@ -85,7 +85,7 @@ def test_a_reply_comes_back_as_it_was(reply: TraceReply) -> None:
 
 def test_the_bytes_are_those_of_the_description() -> None:
     assert encode_request(REQUEST).hex(" ", -4) == (
-        "00000007 06010402 0a00000b a02801bb c0000207 00000000 00000000 00000000 0a630001 00000000 00000000 00000000"
+        "00000007 06030402 0a00000b a02801bb c0000207 00000000 00000000 00000000 0a630001 00000000 00000000 00000000"
     )
     assert encode_reply(replace(REPLY, event="ok")).hex(" ", -2) == (
         "0000 0007 0303 0303 0a00 000d aabb ccdd 0205 0102 0a00 000b 0a00 000c 0a00 000d 6f6b"

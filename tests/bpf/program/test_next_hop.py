@@ -186,10 +186,15 @@ def flows(sockets: Sockets) -> dict[str, Flow]:
 VERDICTS = {event: "drop" if event.name.startswith("DROP_") else "pass" for event in WHY}
 
 
+def carried(of: Arrival[int] | Decision[int]) -> int:
+    """Return the hop as a marker has it."""
+    return of.hop | (0x10 if of.in_grace else 0)
+
+
 def expected(decision: Decision[int], frame: bytes) -> tuple[str, bytes]:
     if decision.to is None:
         return VERDICTS[decision.event], frame
-    return "tx", packets.mac(f"02:00:00:00:00:{decision.to:02x}") + packets.marker(decision.hop, 11) + frame[12:]
+    return "tx", packets.mac(f"02:00:00:00:00:{decision.to:02x}") + packets.marker(carried(decision), 11) + frame[12:]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -198,12 +203,13 @@ def test_program_equals_reference(kind: str, size: int, flows: dict[str, Flow], 
     """Every chain of up to 5 nodes, every hop, every previous node, SYN and ACK, up or not, in grace or not."""
     flow = flows[kind]
     arrivals = [
-        Arrival(opens, hop, prev, flow.udp)
+        Arrival(opens, hop, prev, flow.udp, in_grace)
         for opens in ((True,) if flow.udp else (True, False))
         for hop in range(CHAIN + 3)
         for prev in ((2, 3, 4, 5, UNKNOWN_NODE) if hop else (UNKNOWN_NODE,))
+        for in_grace in ((False, True) if prev == 2 else (False,))
     ]
-    frames = [(arrival, flow.frame(arrival.opens, arrival.hop, arrival.prev)) for arrival in arrivals]
+    frames = [(arrival, flow.frame(arrival.opens, carried(arrival), arrival.prev)) for arrival in arrivals]
     predicted: Tally[Counter] = Tally()
     before = program.counted()
     for up in (True, False):
@@ -327,8 +333,9 @@ def compare(
         for _ in range(20):
             hop = choose.randrange(CHAIN + 2)
             prev = choose.randrange(2, 10) if hop else UNKNOWN_NODE
-            arrival = Arrival(flow.udp or choose.random() < 0.3, hop, prev, flow.udp)
-            frame, decision = flow.frame(arrival.opens, hop, prev), pick(here, arrival)
+            in_grace = hop > 0 and choose.random() < 0.3
+            arrival = Arrival(flow.udp or choose.random() < 0.3, hop, prev, flow.udp, in_grace)
+            frame, decision = flow.frame(arrival.opens, carried(arrival), prev), pick(here, arrival)
             predicted[decision.event] += 1
             assert program.send(frame) == expected(decision, frame), (here, rows, arrival, decision)
     after = program.counted()

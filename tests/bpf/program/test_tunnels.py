@@ -76,7 +76,7 @@ def outer(
         protocol, inner = UDP, packets.gue(inner, source=49152 + (hashed & 0x3FFF))
     if outer6:
         ends = {"src": f"2001:db8::{10 + source:x}", "dst": f"2001:db8::{10 + to:x}"}
-        label = (hashed & 0xFFFF) << 4 | hop
+        label = (hashed & 0x7FFF) << 5 | hop
         return packets.ipv6(inner, protocol=protocol, traffic_class=tos, label=label, **(ends | more))
     ends = {"src": f"10.0.0.{10 + source}", "dst": f"10.0.0.{10 + to}"}
     head = packets.ipv4(inner, protocol=protocol, ident=hop, **(ends | more))

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 K = 8
 """Places in a row: a packet that was forwarded more often went in a circle."""
 
+GRACED = 0x10
+"""Added to the hop that a packet carries, if a row on its path has just changed."""
+
 COLLECT_HOP, COLLECT_HOP_MAX = K + 2, K + 6
 """Hops of fragments that are on their way to be collected, or wait for the first one of their packet."""
 
@@ -19,12 +22,16 @@ CONNECTION, TIME_WAIT, COOKIE = "connection", "time-wait", "cookie"
 
 @dataclass(frozen=True)
 class Packet:
-    """`opens`: a SYN, or any datagram. `hop` is the number of its forwards so far, the last by `prev`."""
+    """`opens`: a SYN, or any datagram. `hop` is the number of its forwards so far, the last by `prev`.
+
+    `graced`: it takes along that a row on its path has just changed.
+    """
 
     opens: bool
     hop: int = 0
     prev: int | None = None
     udp: bool = False
+    graced: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,7 @@ class Decision:
     skipped: int = 0
     silent: int = 0
     narrow: int = 0
+    graced: bool = False
 
 
 def join_rows(first: Sequence[int], other: Sequence[int], alternating: bool) -> list[int]:
@@ -90,7 +98,8 @@ def decide(here: Belief, packet: Packet) -> Decision:
     if packet.opens and takes_new:
         return Decision("deliver_udp" if packet.udp else "deliver_owner" if first else "deliver_forwarded_syn")
 
-    if not others and (packet.opens or not here.grace):
+    graced = here.grace or packet.graced
+    if not others and (packet.opens or not graced):
         return Decision("deliver_only_node" if owner else "pass_no_member")
 
     may_be_here = here.me in here.chain or packet.hop > 0 or not others or first or here.any_narrow
@@ -113,8 +122,9 @@ def decide(here: Belief, packet: Packet) -> Decision:
     elif set(here.chain) & set(here.awaited):
         event = "deliver_chain_end" if packet.opens else "drop_silent"
     else:
-        event = "drop_grace" if here.grace else "deliver_chain_end"
-    return Decision(event, usable[0] if usable else None, len(passed) - silent - narrow, silent, narrow)
+        event = "drop_grace" if graced else "deliver_chain_end"
+    takes_along = packet.graced or (graced and packet.hop > 0 and not packet.opens)
+    return Decision(event, usable[0] if usable else None, len(passed) - silent - narrow, silent, narrow, takes_along)
 
 
 def _socket(here: Belief, first: bool, packet: Packet) -> str | None:

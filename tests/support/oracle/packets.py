@@ -62,7 +62,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Arrival:
-    """A packet that came: `packet` with all that follows it in the frame, `hop` and `prev_tag` from its marker.
+    """A packet that came: `packet` with all that follows it in the frame, `carried_hop` and `prev_tag` from its marker.
 
     `sender6`: the sender's whole address instead, if it came in an IPv6 tunnel. `collected`: it was forwarded to be
     collected, and begins here, with hop 0. `came` is the whole frame.
@@ -71,12 +71,22 @@ class Arrival:
     link: Link
     family: int
     packet: bytes
-    hop: int
+    carried_hop: int
     prev_tag: int
     tunnelled: bool = False
     sender6: IPv6Address | None = None
     collected: bool = False
     came: bytes = b""
+
+    @property
+    def hop(self) -> int:
+        """The number of its forwards."""
+        return self.carried_hop & ~oracle_next_hop.GRACED
+
+    @property
+    def graced(self) -> int:
+        """GRACED if it takes along that a row has just changed, else 0."""
+        return self.carried_hop & oracle_next_hop.GRACED
 
     @property
     def frame(self) -> bytes:
@@ -127,7 +137,7 @@ def _answered_in_tunnel(world: World, outside: Link, opened: Opened) -> Judgemen
     """Judge a tunnel's packet as a question, which has the tunnel's ends; None if it is none."""
     me, inner = world.nodes[world.me], opened.inner
     own = me.address if opened.sender.version == 4 else me.address6
-    if opened.hop > oracle_next_hop.K + 1 or opened.family != opened.sender.version:
+    if opened.hop & ~oracle_next_hop.GRACED > oracle_next_hop.K + 1 or opened.family != opened.sender.version:
         return None
     if ends(opened.family, inner) != (opened.sender, own):
         return None
@@ -243,7 +253,7 @@ def _of_flow(
     """Judge a fragment whose first one has shown its flow: from here on it is a packet of it."""
     service = by_port.get(shown[1]) or by_port.get(0)
     if arrival.hop > oracle_next_hop.K + 1:
-        arrival = replace(arrival, hop=0, collected=True)
+        arrival = replace(arrival, carried_hop=arrival.graced, collected=True)
     flow = replace(reading.flow, client_port=shown[0], vip_port=shown[1])
     judged = _served(world, service, arrival, replace(reading, flow=flow, opens=shown[2])) if service else None
     learned = not reading.later
@@ -272,7 +282,8 @@ def _served(world: World, service: Service, arrival: Arrival, reading: Reading) 
         narrow=[number for number in world.nodes if _too_narrow(world, service, number, reading)],
         any_narrow=flow.vip.version == 6 and world.any_narrow,
     )
-    packet = oracle_next_hop.Packet(reading.opens, arrival.hop, _sender(world, arrival), flow.protocol == 17)
+    came_by, graced = _sender(world, arrival), bool(arrival.graced)
+    packet = oracle_next_hop.Packet(reading.opens, arrival.hop, came_by, flow.protocol == 17, graced)
     decision = oracle_next_hop.decide(here, packet)
     event = decision.event
     if fragment and event in ("deliver_owner", "deliver_forwarded_syn", "deliver_udp"):
@@ -284,7 +295,7 @@ def _served(world: World, service: Service, arrival: Arrival, reading: Reading) 
     if decision.to is None:
         verdict = "drop" if event.startswith("drop") else "pass"
         return _judged(verdict, arrival.frame, service.slot, [*noted, event])
-    hop = arrival.hop + 1
+    hop = arrival.hop + 1 | oracle_next_hop.GRACED * decision.graced
     return _sent(world, service, decision.to, arrival, reading, hashed, service.slot, [*noted, event], hop)
 
 
@@ -293,6 +304,7 @@ def _sent(
     noted: list[str], hop: int,
 ) -> Judgement:  # fmt: skip
     """Judge a packet that is sent to another node with that hop. The last of `noted` is how, if it fits."""
+    hop |= arrival.graced
     verdict = "redirect" if world.nodes[to].ifindex else "tx"
     if service.forward == "l2":
         return _judged(verdict, _by_l2(world, to, arrival, hop), slot, noted)

@@ -12,7 +12,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 from support.oracle.headers import Address, header
-from support.oracle.next_hop import COLLECT_HOP_MAX
+from support.oracle.next_hop import COLLECT_HOP_MAX, GRACED
 
 GUE_PORT = 6080
 IN_IP = {4: 4, 6: 41}
@@ -27,6 +27,7 @@ class Opened:
     inner: bytes
     behind: bytes
     hop: int
+    """With GRACED."""
     sender: Address
 
 
@@ -74,9 +75,13 @@ def open_tunnel(family: int, packet: bytes, prefixes: Collection[IPv4Network | I
         ip = header(IPv6, packet, 40)
         if ip is None or ip.version != 6 or 40 + ip.plen > len(packet):
             return None
-        start, end, protocol, hop = 40, 40 + ip.plen, ip.nh, ip.fl & 0xF
+        start, end, protocol, hop = 40, 40 + ip.plen, ip.nh, ip.fl & 0x1F
     source = ip_address(ip.src)
-    if not 1 <= hop <= COLLECT_HOP_MAX or ip.src == ip.dst or not any(source in prefix for prefix in prefixes):
+    if (
+        not 1 <= hop & ~GRACED <= COLLECT_HOP_MAX
+        or ip.src == ip.dst
+        or not any(source in prefix for prefix in prefixes)
+    ):
         return None
     if protocol == 17:
         udp = header(UDP, packet[start:end], 8)
@@ -102,6 +107,6 @@ def outer_header(outer: Outer, family: int, length: int) -> bytes:
     if outer.src.version == 4:
         ip = IP(tos=dscp, len=20 + length, id=outer.hop, flags="DF", ttl=64, proto=protocol, **ends)
     else:
-        label = (outer.flow_hash & 0xFFFF) << 4 | outer.hop
+        label = (outer.flow_hash & 0x7FFF) << 5 | outer.hop
         ip = IPv6(tc=dscp, fl=label, plen=length, nh=protocol, hlim=64, **ends)
     return bytes(ip) + udp

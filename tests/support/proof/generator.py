@@ -83,7 +83,7 @@ def frame(data: bytes) -> bytes:
 def _source(c: Choices) -> bytes:
     if c.byte() < 128:
         return c.rarely(bytes.fromhex("0200000000fe"), bytes.fromhex("024c4301000c"))
-    hop = c.of(1, 2, 3, 1, 2, 4, 7, 8, 9, 0, c.of(255, 10, 11, 12, 14))
+    hop = c.of(1, 2, 3, 1, 2, 4, 7, 8, 9, 0, c.of(255, 10, 11, 12, 14), c.of(16, 17, 18, 19, 24, 27))
     return struct.pack("!BBBBH", 2, 0x4C, 0x42, hop, c.of(12, 13, 14, 11, 15, 16, 0x1234, 99, 0x3412))
 
 
@@ -136,7 +136,7 @@ def _tunnel(c: Choices, family: int, source: Address, target: Address, inner_fam
         target,
         protocol,
         inner,
-        hop=c.of(1, 2, 3, 1, 4, 8, 9, c.of(1, 1, 11, c.rarely(10, 0, 13, 14, 15, c.word()))),
+        hop=c.of(1, 2, 3, 1, 4, 8, 9, c.of(1, 1, 11, c.rarely(10, 0, 13, 14, 15, 16, 17, 18, 27, c.word()))),
     )
 
 
@@ -174,7 +174,7 @@ def _ip(
         protocol, payload = _extended(c, protocol, payload)
         length = len(payload)
         length = c.rarely(length, max(0, length - 1), length + 1, 0, c.word(), max(0, length - c.byte() % 64))
-        first = c.rarely(6, 4) << 28 | c.rarely(0, 0xBB) << 20 | 0x12340 | hop & 0xF
+        first = c.rarely(6, 4) << 28 | c.rarely(0, 0xBB) << 20 | 0x12340 | hop & 0x1F
         head = struct.pack("!IHBB", first, length, protocol, 64)
         return head + source.packed.rjust(16, b"\0") + target.packed.rjust(16, b"\0") + payload
     options = c.rarely(b"", b"\1" * 4, b"\x94\4\0\0" * 2, b"\1" * 40)
