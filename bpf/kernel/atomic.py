@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Atomic operations on the 64-bit words of an mmapped array that a program changes at the same time.
 
-numpy has none; libatomic's are the processor's. A call takes 0.6 us, so 20,000 a second cost 1.2 % of a core.
+numpy has none; libatomic's are the processor's. A call takes 0.55 us, so 20,000 a second cost 1.1 % of a core. A BPF
+program of type SYSCALL that takes a list is faster, 0.03 us each, and would be one more program to compile and keep.
 """
 
 import ctypes as ct

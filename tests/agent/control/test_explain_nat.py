@@ -6,9 +6,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from support.nat_config import nat_config
 from support.session_slots import CLIENT, Slots
 
-from agent.config import file, nat
 from agent.config.epoch import supported_epochs
 from agent.control.explain import Forwarding, parse
 from agent.control.explain_nat import explain
@@ -41,10 +41,9 @@ B1, B2, B3 = (IPv4Address(f"10.0.0.{last}") for last in (11, 12, 13))
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> Any:
+def world() -> Any:
     """b1, b2 and b3; each row's chain is b1, b2, and sessions are those of b2."""
-    monkeypatch.setattr(nat, "NAT_READY", True)
-    config = file.parse(TEXT, "lb.yml")
+    config = nat_config(TEXT)
     slots, asked, chain = Slots(), [], [B1, B2]
     keeper = cast(SessionKeeper, SimpleNamespace(table=slots.table, service_names={3: "web"}))
     epochs = supported_epochs(config)
