@@ -175,6 +175,11 @@ class Channel:
             self._streams.append(peer, items)
         return peer is not None
 
+    def is_idle(self, address: IPv4Address) -> bool:
+        """Return whether a node has acknowledged all items of its stream, if it is followed."""
+        peer = self._peers.get(int(address))
+        return peer is not None and peer.handshake.established and peer.outgoing.idle
+
     def receive(self, data: bytes, source: IPv4Address, now: float) -> list[Event]:
         """Take a datagram and return what follows from it."""
         message = self._verifier.accept(data, int(source), self._peers, now)

@@ -2,14 +2,15 @@
 """The hand-over of rows, as one node sees it: whom it asks, whom it sends what, until when it waits. Pure.
 
     hand_over = HandOver(own)
-    orders = hand_over.change(chains, answering, now, tick), before these chains are written
+    orders = hand_over.begin(chains, answering, now), before these chains are written
+    orders = hand_over.finish(tick), once they are
     orders = hand_over.receive(node, item, tick), for each Pull and End
-    while hand_over.pulling(now): this node creates sessions only where no owner does
+    hand_over.awaited(now): until when this node creates sessions of a row only where no owner does
 
 1. A node pulls the rows that move to it from all nodes of their old and new chains that answer. It waits for all
    answers, at most `PULL_S`. A node without old chains (it booted, or others did not reach it) pulls all its rows.
 2. A holder sends what is asked for at once. It ends its answer when its own chains no longer name it as the owner of
-   one of the rows: until then it may create sessions there. Then it sends once more what has changed since.
+   one of the rows: before that it may create sessions there. Then it sends once more what has changed since.
 3. At a change of its own chains a holder pushes the rows that move to others, also without being asked: it may hold
    sessions of rows in whose chains it is no more.
 4. What was sent within `RESEND_TICKS` is sent again only if it had packets since.
@@ -64,6 +65,7 @@ Order = SendPull | SendRecords | SendEnd
 class _OwnPull:
     """A pull of this node: who has not answered it yet, and until when it waits."""
 
+    rows: Rows
     asked: set[int]
     until: float
 
@@ -74,7 +76,9 @@ class HandOver:
 
     own: int
     chains: Chains | None = None
-    """The chains of the rows; None before the first."""
+    """The chains that are written; None before the first."""
+    _next: Chains | None = None
+    """Those that are being written."""
     unanswered: int = 0
     """Pulls that were not answered by all in time."""
     _number: int = 0
@@ -84,11 +88,19 @@ class HandOver:
     _sent: dict[int, NDArray[np.int64]] = field(default_factory=dict)
     """When each row was sent to each node, in ticks."""
 
-    def change(self, chains: Chains, answering: Collection[int], now: float, tick: int) -> list[Order]:
-        """Take the chains that will be used from now on; `answering` are the nodes that can be asked."""
-        old, self.chains = self.chains, chains
-        orders = self._pull(old, answering, now)
-        moved = pushed_rows(old, chains, self.own) if old is not None and len(old) == len(chains) else {}
+    def begin(self, chains: Chains, answering: Collection[int], now: float) -> list[Order]:
+        """Take the chains that are written next; `answering` are the nodes that can be asked."""
+        self._next = chains
+        return self._pull(self.chains, chains, answering, now)
+
+    def finish(self, tick: int) -> list[Order]:
+        """Note that they are written."""
+        if self._next is None:
+            return []
+        old, chains = self.chains, self._next
+        self.chains, self._next = chains, None
+        orders: list[Order] = []
+        moved = pushed_rows(old, chains, self.own) if old is not None else {}
         still_owned = owned(chains, self.own)
         ended = {node: pull for node, pull in self._asked.items() if not (pull.rows & still_owned).any()}
         for node in sorted(moved.keys() | ended.keys()):
@@ -103,7 +115,7 @@ class HandOver:
 
     def pull_all(self, answering: Collection[int], now: float) -> list[Order]:
         """Pull all rows of this node: others did not reach it for a while, and served its rows."""
-        return self._pull(None, answering, now) if self.chains is not None else []
+        return self._pull(None, self.chains, answering, now) if self.chains is not None else []
 
     def receive(self, node: int, item: Pull | End, tick: int) -> list[Order]:
         """Take a pull of another node, or the end of its answer."""
@@ -125,28 +137,23 @@ class HandOver:
         self._sent.pop(node, None)
         self._asked.pop(node, None)
 
-    def pulling(self, now: float) -> bool:
-        """Return whether this node waits for answers, so that it must not create sessions where owners do."""
+    def awaited(self, now: float, rows: int) -> NDArray[np.float64]:
+        """Return until when each row's records may still arrive; 0 where none is awaited."""
         for number in [number for number, pull in self._pulls.items() if now >= pull.until]:
             del self._pulls[number]
             self.unanswered += 1
-        return bool(self._pulls)
+        until = np.zeros(rows)
+        for pull in self._pulls.values():
+            until[pull.rows] = np.maximum(until[pull.rows], pull.until)
+        return until
 
-    @property
-    def next_at(self) -> float:
-        """When the first pull is no more waited for; infinity if there is none."""
-        return min((pull.until for pull in self._pulls.values()), default=float("inf"))
-
-    def _pull(self, old: Chains | None, answering: Collection[int], now: float) -> list[Order]:
-        assert self.chains is not None
-        if old is not None and len(old) != len(self.chains):
-            old = None
-        rows = pulled_rows(old, self.chains, self.own)
-        asked = asked_nodes(old, self.chains, rows, self.own) & set(answering)
+    def _pull(self, old: Chains | None, chains: Chains, answering: Collection[int], now: float) -> list[Order]:
+        rows = pulled_rows(old, chains, self.own)
+        asked = asked_nodes(old, chains, rows, self.own) & set(answering)
         if not asked:
             return []
         self._number += 1
-        self._pulls[self._number] = _OwnPull(asked, now + PULL_S)
+        self._pulls[self._number] = _OwnPull(rows, asked, now + PULL_S)
         return [SendPull(node, Pull(self._number, rows)) for node in sorted(asked)]
 
     def _send(self, node: int, rows: Rows, tick: int) -> SendRecords:
@@ -156,7 +163,7 @@ class HandOver:
         return SendRecords(node, rows, since)
 
 
-def sent_since(stamps: NDArray[Any], since: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return which sessions are to be sent, by the ticks of their last packets and of their rows."""
-    found: NDArray[np.bool_] = (since == NEVER) | (stamps.astype(np.int64) >= since)
+def wanted(ages: NDArray[Any], since: NDArray[np.int64], tick: int) -> NDArray[np.bool_]:
+    """Return which sessions are to be sent, by their ticks since the last packet and the ticks of their rows."""
+    found: NDArray[np.bool_] = (since == NEVER) | (ages <= tick - since)
     return found

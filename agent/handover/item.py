@@ -8,7 +8,8 @@
     1 PULL       number of the pull (4 bytes), then a bitmap of the rows: row 0 is the highest bit of its first byte
     2 END        number of the pull that is answered: everything before it was the answer
     3 SESSIONS   records (record.py)
-    4 REFUSED    records that came from the receiver: an older session has their slot
+    4 REFUSED    records that came from the receiver: older sessions have their slots, so it is to reset these
+    5 DECLINED   records that came from the receiver: the sender does not know their backends, so it is to keep these
 
 Nodes whose pools differ number their slots differently, so they take no records from each other.
 """
@@ -38,6 +39,7 @@ class Kind(enum.IntEnum):
     END = 2
     SESSIONS = 3
     REFUSED = 4
+    DECLINED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +75,10 @@ class End:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sessions:
-    """Records; `refused`: of the receiver's own sessions, whose slots older sessions have."""
+    """Records: sent, refused or declined."""
 
     records: Records
-    refused: bool = False
+    kind: Kind = Kind.SESSIONS
 
 
 Item = Pull | End | Sessions
@@ -96,13 +98,13 @@ class Codec:
         """Return the item that ends an answer."""
         return self._head(Kind.END) + _NUMBER.pack(number)
 
-    def sessions(self, records: Records, refused: bool = False) -> Iterator[bytes]:
+    def sessions(self, records: Records, kind: Kind = Kind.SESSIONS) -> Iterator[bytes]:
         """Return the items for so many records, one after the other."""
         version = version_of(records)
         each = (MAX_PAYLOAD - _HEAD.size) // records.dtype.itemsize
         for at in range(0, len(records), each):
             some = records[at : at + each]
-            yield self._head(Kind.REFUSED if refused else Kind.SESSIONS, version, len(some)) + to_wire(some)
+            yield self._head(kind, version, len(some)) + to_wire(some)
 
     def decode(self, data: bytes) -> Item:
         """Return what an item says. Raises ValueError with what is wrong."""
@@ -114,8 +116,8 @@ class Codec:
             raise ValueError(
                 "the pool is another one: nat.pool, nat.pool6 and nat.sessions must be the same everywhere"
             )
-        if kind in (Kind.SESSIONS, Kind.REFUSED):
-            return Sessions(self._records(version, count, content), kind == Kind.REFUSED)
+        if kind in (Kind.SESSIONS, Kind.REFUSED, Kind.DECLINED):
+            return Sessions(self._records(version, count, content), Kind(kind))
         if kind == Kind.END and len(content) == _NUMBER.size:
             return End(*_NUMBER.unpack(content))
         if kind == Kind.PULL and len(content) == _NUMBER.size + (self._pool.rows + 7) // 8:

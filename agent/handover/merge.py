@@ -13,16 +13,12 @@
 from __future__ import annotations
 
 import enum
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.handover.record import Records, identities
-
-CLOSED: Final = 4
-BUSY: Final = 5
-"""A node's own slot that is being written: whoever merges waits for it."""
+from bpf.layout.session import SessionState
 
 
 class Outcome(enum.IntEnum):
@@ -39,6 +35,7 @@ class Outcome(enum.IntEnum):
     REFUSE = 4
     """This node's session stays, and the other one is to be reset by who sent it."""
     WAIT = 5
+    """The slot is just being written."""
 
 
 Outcomes = NDArray[np.uint8]
@@ -51,13 +48,13 @@ def outcomes(own: Records, other: Records) -> Outcomes:
     # Greater ages are earlier times. Rounding makes a copy older or younger by one tick.
     own_over = own["stamp_age"] > other["created_age"] + np.uint32(1)
     other_over = other["stamp_age"] > own["created_age"] + np.uint32(1)
-    own_closed, other_closed = own["state"] == CLOSED, other["state"] == CLOSED
+    own_closed, other_closed = own["state"] == SessionState.CLOSED, other["state"] == SessionState.CLOSED
     older = (other["created_age"] > own["created_age"]) | (
         (other["created_age"] == own["created_age"]) & _less(ids_other, ids_own)
     )
     choices = [
-        (own["state"] == BUSY, Outcome.WAIT),
-        (own["state"] == 0, Outcome.TAKE),
+        (own["state"] == SessionState.BUSY, Outcome.WAIT),
+        (own["state"] == SessionState.FREE, Outcome.TAKE),
         (own_over, Outcome.TAKE),
         (other_over, Outcome.DROP),
         (same, Outcome.MERGE),

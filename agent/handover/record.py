@@ -7,7 +7,7 @@ Numbers are in network order on the wire, in the machine's here.
     12 last acknowledgment of the client                    16 that of the backend
     20 four checksum differences                            28 fingerprint
     30 state                31 flags
-    32 client and its port; VIP and backend, their ports, the protocol and a zero. Addresses have 4 or 16 bytes
+    32 the addresses of client, backend and VIP (4 or 16 bytes), each with its port; then the protocol and a zero
 
 Ages travel instead of times, since each node's clock begins with its boot; the backend's address and port instead of
 its index, since each node has its own; not the NAT endpoint, since the slot names it.
@@ -21,15 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.address import Address
+from bpf.layout.session import SessionState, TagFlag
 
 Records = NDArray[Any]
 """Records of one family: dtype `FORM_4` or `FORM_6`."""
 
 MAX_AGE: Final = 1 << 31
 _IDENTITY_FROM: Final = 32
-_STATES = (1, 4)
-"""From SYN to CLOSED: a slot that is free or being written has no record."""
-_PROTOCOLS = (6, 17)
+_STATES: Final = (SessionState.SYN, SessionState.CLOSED)
+"""The first and the last: a slot that is free or being written has no record."""
+_TCP, _UDP = 6, 17
+_FORM_FLAGS: Final = TagFlag.IPV6 | TagFlag.UDP
 
 
 def _form(address_bytes: int) -> np.dtype[Any]:
@@ -47,10 +49,10 @@ def _form(address_bytes: int) -> np.dtype[Any]:
             ("flags", "u1"),
             ("client", *address),
             ("client_port", "u2"),
-            ("vip", *address),
             ("backend", *address),
-            ("vip_port", "u2"),
             ("backend_port", "u2"),
+            ("vip", *address),
+            ("vip_port", "u2"),
             ("protocol", "u1"),
             ("zero", "u1"),
         ]
@@ -84,18 +86,43 @@ def identities(records: Records) -> NDArray[np.uint8]:
     return flat[:, _IDENTITY_FROM:]
 
 
-def destinations(records: Records) -> NDArray[np.uint8]:
-    """Return which service and backend each session is of, as bytes."""
-    return identities(records)[:, records.dtype["client"].itemsize + 2 :]
+def backend_keys(records: Records) -> list[bytes]:
+    """Return the backend of each session: address and port."""
+    return _slices(records, "backend", "vip")
 
 
-def destination(vip: Address, backend: Address, vip_port: int, backend_port: int, protocol: int) -> bytes:
-    """Return the same bytes for one backend of a service."""
+def service_keys(records: Records) -> list[bytes]:
+    """Return the service of each session: VIP, port and protocol."""
+    return _slices(records, "vip", "zero")
+
+
+def backend_key(address: Address, port: int) -> bytes:
+    """Return a backend as `backend_keys` does."""
+    one = np.zeros(1, FORMS[address.version])
+    one["backend"], one["backend_port"] = np.frombuffer(address.packed, np.uint8), port
+    return backend_keys(one)[0]
+
+
+def service_key(vip: Address, port: int, protocol: int) -> bytes:
+    """Return a service as `service_keys` does."""
     one = np.zeros(1, FORMS[vip.version])
-    for name, address in (("vip", vip), ("backend", backend)):
-        one[name] = np.frombuffer(address.packed, np.uint8)
-    one["vip_port"], one["backend_port"], one["protocol"] = vip_port, backend_port, protocol
-    return destinations(one).tobytes()
+    one["vip"], one["vip_port"], one["protocol"] = np.frombuffer(vip.packed, np.uint8), port, protocol
+    return service_keys(one)[0]
+
+
+def _slices(records: Records, first: str, end: str) -> list[bytes]:
+    """Return the bytes from one field to another of each record."""
+    fields, flat = records.dtype.fields, np.ascontiguousarray(records).tobytes()
+    assert fields is not None
+    start, stop = fields[first][1], fields[end][1]
+    return [flat[at + start : at + stop] for at in range(0, len(flat), records.dtype.itemsize)]
+
+
+def _form_flags(records: Records) -> NDArray[np.uint8]:
+    """Return the flags that follow from the rest of the record."""
+    ipv6 = TagFlag.IPV6 if version_of(records) == 6 else 0
+    found: NDArray[np.uint8] = np.where(records["protocol"] == _UDP, TagFlag.UDP | ipv6, ipv6).astype(np.uint8)
+    return found
 
 
 def fault(records: Records, slots: int) -> str:
@@ -103,10 +130,11 @@ def fault(records: Records, slots: int) -> str:
     checks = {
         "a slot is too high": records["slot"] >= slots,
         "a state is unknown": (records["state"] < _STATES[0]) | (records["state"] > _STATES[1]),
-        "a fingerprint is 0": records["fingerprint"] == 0,
+        "a fingerprint is even": records["fingerprint"] & 1 == 0,
         "an age is too high": (records["created_age"] >= MAX_AGE) | (records["stamp_age"] >= MAX_AGE),
         "a session is younger than its last packet": records["stamp_age"] > records["created_age"] + np.uint32(1),
-        "a protocol is neither TCP nor UDP": ~np.isin(records["protocol"], _PROTOCOLS),
+        "a protocol is neither TCP nor UDP": ~np.isin(records["protocol"], (_TCP, _UDP)),
+        "a flag contradicts the record": (records["flags"] & _FORM_FLAGS) != _form_flags(records),
         "a port is 0": (records["vip_port"] == 0) | (records["backend_port"] == 0),
     }
     return next((name for name, wrong in checks.items() if wrong.any()), "")

@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which NAT rows move between which nodes when chains change. Pure; numpy over all rows.
 
-A row moves to a node that becomes its owner, and to one that is new in its first two places: the second node is the one
-that flows reach while the owner is silent. That node pulls the row; whoever holds sessions of the row pushes it.
+A row moves to the node that becomes its owner. That node pulls the row; whoever holds sessions of the row pushes it.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +14,16 @@ Chains = NDArray[np.uint32]
 Rows = NDArray[np.bool_]
 """Whether a row is meant, for each row."""
 
-_FIRST_PLACES = 2
+
+def owned(chains: Chains, own: int) -> Rows:
+    """Return the rows that a node owns."""
+    found: Rows = chains[:, 0] == own
+    return found
 
 
 def pulled_rows(old: Chains | None, new: Chains, own: int) -> Rows:
-    """Return the rows that this node must pull; without old chains those in whose first two places it is."""
-    if old is None:
-        return _named(_first(new), own)
-    return _named(_receivers(old, new), own)
+    """Return the rows that this node must pull: without old chains all that it owns."""
+    return owned(new, own) if old is None else owned(new, own) & ~owned(old, own)
 
 
 def asked_nodes(old: Chains | None, new: Chains, rows: Rows, own: int) -> set[int]:
@@ -38,37 +36,5 @@ def asked_nodes(old: Chains | None, new: Chains, rows: Rows, own: int) -> set[in
 
 def pushed_rows(old: Chains, new: Chains, own: int) -> dict[int, Rows]:
     """Return the rows that move to each other node."""
-    receivers = _receivers(old, new)
-    return {node: _named(receivers, node) for node in _distinct(receivers) if node != own}
-
-
-def owned(chains: Chains, own: int) -> Rows:
-    """Return the rows that a node owns."""
-    found: Rows = chains[:, 0] == own
-    return found
-
-
-def _named(nodes: Chains, node: int) -> Rows:
-    """Return the rows that name a node."""
-    found: Rows = (nodes == node).any(axis=1)
-    return found
-
-
-def _receivers(old: Chains, new: Chains) -> Chains:
-    """Return the nodes to which each row moves, 0 for none; shape (rows, 2)."""
-    before, after = _first(old), _first(new)
-    moves = after != before
-    moves[:, 1] &= after[:, 1] != before[:, 0]
-    found: Chains = np.where(moves, after, 0)
-    return found
-
-
-def _first(chains: Chains) -> Chains:
-    """Return the first two places, also of chains of one place."""
-    missing = _FIRST_PLACES - chains.shape[1]
-    return np.pad(chains, ((0, 0), (0, missing))) if missing > 0 else chains[:, :_FIRST_PLACES]
-
-
-def _distinct(nodes: NDArray[Any]) -> Iterable[int]:
-    found: list[int] = np.unique(nodes).tolist()
-    return (node for node in found if node)
+    receivers = np.where(new[:, 0] != old[:, 0], new[:, 0], 0)
+    return {node: receivers == node for node in np.unique(receivers).tolist() if node not in (0, own)}

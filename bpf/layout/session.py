@@ -50,7 +50,8 @@ EVENT_STRUCT: Final = CStruct("session_event", (("slot", "I"), ("pad", "4x"), ("
 
 
 def _dtype(address_bytes: int, size: int) -> "np.dtype[Any]":
-    """Return the type of a record as numpy sees it: addresses and ports in network order, IPv6 addresses as bytes."""
+    """Return the type of a record as numpy sees it: addresses and ports in network order, IPv6 addresses and checksum
+    differences as bytes."""
     at = 4 * address_bytes
     address = ">u4" if address_bytes == 4 else f"V{address_bytes}"
     fields = {end: (address, i * address_bytes) for i, end in enumerate(_ENDS)}
@@ -59,6 +60,7 @@ def _dtype(address_bytes: int, size: int) -> "np.dtype[Any]":
         fields[name] = (">u2", at + offsets[name])
     for name, form in (("protocol", "u1"), ("family", "u1"), ("backend_index", "<u2"), ("service_slot", "<u2")):
         fields[name] = (form, at + offsets[name])
+    fields["sums"] = ("V8", at + offsets["sums"])
     for name in ("created", "client_ack", "backend_ack"):
         fields[name] = ("<u4", at + offsets[name])
     names = list(fields)

@@ -7,15 +7,14 @@ from typing import Any
 import numpy as np
 
 from agent.handover.record import FORM_4, FORMS, Records
-
-FREE, SYN, EST, FIN, CLOSED, BUSY = range(6)
+from bpf.layout.session import SessionState
 
 
 def record(slot: int = 5, client: int = 1, version: int = 4, **values: Any) -> Records:
     """Return an array of one record: client number `client` at port 40000 + `client` of a TCP service."""
     one = np.zeros(1, FORMS[version])
     prefix = "10.1.0." if version == 4 else "fd01::"
-    one["slot"], one["fingerprint"], one["state"] = slot, 1 + client, EST
+    one["slot"], one["fingerprint"], one["state"] = slot, 1 + 2 * client, SessionState.EST
     one["created_age"], one["stamp_age"] = 10, 2
     for name, address in (("client", f"{prefix}{client}"), ("vip", f"{prefix}200"), ("backend", f"{prefix}100")):
         one[name] = np.frombuffer(ip_address(address).packed, np.uint8)

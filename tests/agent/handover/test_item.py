@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.session_records import record
 
 from agent.channel.message import MAX_PAYLOAD
-from agent.handover.item import Codec, End, Pool, Pull, Sessions
+from agent.handover.item import Codec, End, Kind, Pool, Pull, Sessions
 from agent.handover.record import FORM_4, FORM_6
 
 POOL = Pool(b"10.255.0.0/31", 1 << 16, 4096)
@@ -30,16 +30,18 @@ def test_a_pull_and_its_end() -> None:
 
 @pytest.mark.parametrize(("version", "each"), [(4, 21), (6, 12)])
 def test_records_in_full_datagrams(version: int, each: int) -> None:
-    many = np.concatenate([record(slot, 1 + slot % 99, version, flags=slot % 7) for slot in range(50)])
+    ipv6 = 64 if version == 6 else 0
+    many = np.concatenate([record(slot, 1 + slot % 99, version, flags=ipv6 + slot % 7) for slot in range(50)])
     items = list(CODEC.sessions(many))
     assert len(items) == -(-50 // each)
     assert max(map(len, items)) <= MAX_PAYLOAD
     found = [CODEC.decode(one) for one in items]
-    assert all(isinstance(one, Sessions) and not one.refused for one in found)
+    assert all(isinstance(one, Sessions) and one.kind is Kind.SESSIONS for one in found)
     assert np.concatenate([one.records for one in found if isinstance(one, Sessions)]).tobytes() == many.tobytes()
-    refused = CODEC.decode(next(CODEC.sessions(many, refused=True)))
-    assert isinstance(refused, Sessions)
-    assert refused.refused
+    for kind in (Kind.REFUSED, Kind.DECLINED):
+        one = CODEC.decode(next(CODEC.sessions(many, kind)))
+        assert isinstance(one, Sessions)
+        assert one.kind is kind
 
 
 def test_the_size_of_a_record() -> None:
@@ -52,16 +54,18 @@ def test_the_size_of_a_record() -> None:
         ({"slot": 1 << 16}, "a slot is too high"),
         ({"state": 0}, "a state is unknown"),
         ({"state": 5}, "a state is unknown"),
-        ({"fingerprint": 0}, "a fingerprint is 0"),
+        ({"fingerprint": 2}, "a fingerprint is even"),
         ({"created_age": 1 << 31}, "an age is too high"),
         ({"stamp_age": 12}, "younger than its last packet"),
         ({"protocol": 1}, "neither TCP nor UDP"),
+        ({"protocol": 17}, "a flag contradicts"),
+        ({"flags": 64}, "a flag contradicts"),
         ({"vip_port": 0}, "a port is 0"),
         ({"backend_port": 0}, "a port is 0"),
     ],
 )
 def test_records_that_no_node_sends_are_refused(values: dict[str, int], problem: str) -> None:
-    item = next(CODEC.sessions(np.concatenate([record(), record(**values)])))  # type: ignore[arg-type]
+    item = next(CODEC.sessions(np.concatenate([record(), record(**values)])))
     with pytest.raises(ValueError, match=problem):
         CODEC.decode(item)
 

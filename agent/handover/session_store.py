@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sessions of this node as records that travel, and back: between the mmapped maps and record.py's arrays. I/O.
+
+The program and the timers change tags at the same time: a tag changes by compare-and-exchange, and a record is written
+while its tag is BUSY. merge.py decides what becomes of two records of a slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.address import Network
+from agent.handover.merge import Outcome, merged, outcomes
+from agent.handover.record import FORMS, Records, backend_keys, identities, service_keys, version_of
+from agent.handover.row_move import Rows
+from bpf.kernel import atomic
+from bpf.layout.nat import FIRST_PORT, NAT_ROWS, PORT_BITS
+from bpf.layout.session import SESSION4_DTYPE, SESSION6_DTYPE, SessionState, TagFlag
+from bpf.maps.session_map import SessionMap
+
+Slots = NDArray[np.int64]
+
+_ATTEMPTS: Final = 5
+"""Of a write: the program changes a tag at most once a tick, but for changes of its state."""
+_ENDS: Final = ("client", "vip", "backend")
+_COPIED: Final = ("client_port", "vip_port", "backend_port", "protocol", "client_ack", "backend_ack")
+_LIVE: Final = (SessionState.SYN, SessionState.EST, SessionState.FIN)
+_COUNTED_TAKES: Final = (Outcome.TAKE, Outcome.TAKE_AND_RESET)
+
+
+@dataclass(slots=True)
+class Written:
+    """What became of records from another node. `refused` and `declined` go back to it: an older session has the slot;
+    this node does not know the backend."""
+
+    taken: int = 0
+    merged: int = 0
+    dropped: int = 0
+    reset: int = 0
+    """This node's own sessions that gave way to older ones."""
+    busy: int = 0
+    """Slots that others changed all the time."""
+    refused: list[Records] = field(default_factory=list)
+    declined: list[Records] = field(default_factory=list)
+
+
+class SessionStore:
+    """The sessions of one node. `pools` are the NAT addresses by IP version; `loads` counts the sessions of backends
+    (`NatMaps.loads`)."""
+
+    def __init__(self, sessions: SessionMap, pools: Mapping[int, Network], loads: NDArray[np.uint64]) -> None:
+        self._sessions, self._loads = sessions, loads
+        self._bases = {version: np.frombuffer(pool[0].packed, np.uint8) for version, pool in pools.items()}
+        self.services: Mapping[bytes, int] = {}
+        self.backends: Mapping[bytes, int] = {}
+        """The slots of the services and the indexes of the backends that this node knows (keys: record.py)."""
+
+    @property
+    def row_slots(self) -> int:
+        """The number of slots of a row."""
+        return len(self._sessions) // NAT_ROWS
+
+    def used(self, rows: Rows) -> Slots:
+        """Return the slots of these rows that have a session."""
+        numbers = np.flatnonzero(rows)
+        tags = self._sessions.tags.reshape(NAT_ROWS, -1)[numbers]
+        row, at = np.nonzero(tags)
+        found: Slots = numbers[row] * self.row_slots + at
+        return found
+
+    def tags(self, slots: Slots) -> NDArray[np.uint64]:
+        """Return the tags of slots."""
+        return self._sessions.tags[slots]
+
+    def read(self, slots: Slots, tick: int) -> list[Records]:
+        """Return the records of these slots that have one, by family. `tick` is the present one."""
+        tags = self._sessions.tags[slots]
+        ipv6 = _is_ipv6(tags)
+        found = []
+        for version, chosen in ((4, ~ipv6), (6, ipv6)):
+            some = slots[chosen]
+            if len(some):
+                stored = self._stored(version)[some]
+                after = self._sessions.tags[some]
+                same = after >> np.uint64(48) == tags[chosen] >> np.uint64(48)
+                records = self._records(version, some, after, stored, tick)
+                has_record = (records["state"] >= SessionState.SYN) & (records["state"] <= SessionState.CLOSED)
+                found.append(records[same & has_record])
+        return found
+
+    def write(self, records: Records, tick: int) -> Written:
+        """Take records of another node."""
+        done = Written()
+        places = self._places(records)
+        known = places.all(axis=1)
+        if not known.all():
+            done.declined.append(records[~known])
+            records, places = records[known], places[known]
+        for _ in range(_ATTEMPTS):
+            if len(records):
+                again = self._attempt(records, places, tick, done)
+                records, places = records[again], places[again]
+        done.busy = len(records)
+        return done
+
+    def free(self, slots: Slots, tags: NDArray[np.uint64]) -> int:
+        """Free slots whose tags are still these; return how many."""
+        backends = self._backends(slots, tags)
+        freed = atomic.compare_exchange(self._sessions.tags, slots, tags, np.zeros(len(slots), np.uint64))
+        self._count(backends[freed], _states(tags[freed]), -1)
+        return int(freed.sum())
+
+    def reset(self, records: Records, tick: int) -> int:
+        """Free the slots of these sessions, if they have them; return how many."""
+        slots = records["slot"].astype(np.int64)
+        tags = self._sessions.tags[slots]
+        own = self._own(version_of(records), slots, tags, tick)
+        same = (identities(own) == identities(records)).all(axis=1) & np.isin(own["state"], _LIVE)
+        return self.free(slots[same], tags[same])
+
+    def _attempt(self, records: Records, places: NDArray[np.int64], tick: int, done: Written) -> NDArray[np.bool_]:
+        """Try to write; return which records are to be tried again."""
+        version, slots = version_of(records), records["slot"].astype(np.int64)
+        tags = self._sessions.tags[slots]
+        own = self._own(version, slots, tags, tick)
+        choice = outcomes(own, records)
+        again: NDArray[np.bool_] = choice == Outcome.WAIT
+        take, merge, refuse = np.isin(choice, _COUNTED_TAKES), choice == Outcome.MERGE, choice == Outcome.REFUSE
+        if take.any():
+            taken = np.flatnonzero(take)[self._take(records[take], places[take], tags[take], own[take], tick)]
+            done.taken += len(taken)
+            done.reset += int((choice[taken] == Outcome.TAKE_AND_RESET).sum())
+            take[taken] = False
+            again |= take
+        if merge.any():
+            written = np.flatnonzero(merge)[self._merge(records[merge], tags[merge], own[merge], tick)]
+            done.merged += len(written)
+            merge[written] = False
+            again |= merge
+        if refuse.any():
+            done.refused.append(records[refuse])
+        done.dropped += int((choice == Outcome.DROP).sum())
+        return again
+
+    def _take(
+        self, records: Records, places: NDArray[np.int64], tags: NDArray[np.uint64], own: Records, tick: int
+    ) -> NDArray[np.bool_]:
+        """Write records into slots that have these tags; return which were written."""
+        slots = records["slot"].astype(np.int64)
+        busy = records.copy()
+        busy["state"], busy["stamp_age"] = SessionState.BUSY, 0
+        claimed = atomic.compare_exchange(self._sessions.tags, slots, tags, _tags(busy, tick))
+        some = slots[claimed]
+        self._count(self._backends(some, tags[claimed]), own["state"][claimed], -1)
+        self._stored(version_of(records))[some] = self._to_store(records[claimed], places[claimed], tick)
+        atomic.compare_exchange(self._sessions.tags, some, _tags(busy[claimed], tick), _tags(records[claimed], tick))
+        self._count(places[claimed, 1], records["state"][claimed], 1)
+        return claimed
+
+    def _merge(self, records: Records, tags: NDArray[np.uint64], own: Records, tick: int) -> NDArray[np.bool_]:
+        """Merge records with those of the same sessions here; return which were."""
+        slots, both = records["slot"].astype(np.int64), merged(own, records)
+        new = _tags(both, tick)
+        differs = new != tags
+        done: NDArray[np.bool_] = ~differs
+        done[differs] = atomic.compare_exchange(self._sessions.tags, slots[differs], tags[differs], new[differs])
+        stored = self._stored(version_of(records))
+        for name in ("client_ack", "backend_ack"):
+            changed = done & (both[name] != own[name])
+            stored[name][slots[changed]] = both[name][changed]
+        over = done & (both["state"] == SessionState.CLOSED)
+        self._count(stored["backend_index"][slots[over]], own["state"][over], -1)
+        return done
+
+    def _count(self, backends: NDArray[Any], states: NDArray[Any], difference: int) -> None:
+        """Count live sessions of backends, once more or once less each."""
+        indexes, counts = np.unique(backends[np.isin(states, _LIVE)], return_counts=True)
+        for index, count in zip(indexes.tolist(), counts.tolist(), strict=True):
+            atomic.add(self._loads.reshape(-1), index * self._loads.shape[1], difference * count)
+
+    def _backends(self, slots: Slots, tags: NDArray[np.uint64]) -> NDArray[np.uint16]:
+        """Return the indexes of the backends of sessions, whose families are in their tags."""
+        found = self._sessions.sessions4["backend_index"][slots]
+        ipv6 = _is_ipv6(tags)
+        if ipv6.any():
+            found[ipv6] = self._stored(6)["backend_index"][slots[ipv6]]
+        return found
+
+    def _stored(self, version: int) -> NDArray[Any]:
+        if version == 4:
+            return self._sessions.sessions4
+        assert self._sessions.sessions6 is not None
+        return self._sessions.sessions6
+
+    def _own(self, version: int, slots: Slots, tags: NDArray[np.uint64], tick: int) -> Records:
+        """Return this node's records of slots, in the form of a family; one of the other family has no identity."""
+        own = self._records(version, slots, tags, self._stored(version)[slots], tick)
+        other = _is_ipv6(tags) != (version == 6)
+        if other.any():
+            created = self._stored(10 - version)["created"][slots[other]]
+            own["created_age"][other] = np.maximum(_age(tick, created), own["stamp_age"][other])
+            identities(own)[other] = 0
+        return own
+
+    def _records(
+        self, version: int, slots: Slots, tags: NDArray[np.uint64], stored: NDArray[Any], tick: int
+    ) -> Records:
+        """Return records from tags and what is stored."""
+        records = np.zeros(len(slots), FORMS[version])
+        records["slot"] = slots
+        records["fingerprint"] = tags >> np.uint64(48)
+        records["state"] = _states(tags)
+        records["flags"] = tags >> np.uint64(32) & np.uint64(0xFF & ~TagFlag.COPIED)
+        records["stamp_age"] = ages_of(tags, tick)
+        records["created_age"] = np.maximum(_age(tick, stored["created"]), records["stamp_age"])
+        for name in _ENDS:
+            records[name] = _bytes(stored[name])
+        records["sums"] = _bytes(stored["sums"])
+        for name in _COPIED:
+            records[name] = stored[name]
+        return records
+
+    def _to_store(self, records: Records, places: NDArray[np.int64], tick: int) -> NDArray[Any]:
+        """Return records as they are stored here. `places` are slots of services and indexes of backends."""
+        version = version_of(records)
+        stored = np.zeros(len(records), SESSION4_DTYPE if version == 4 else SESSION6_DTYPE)
+        for name in (*_ENDS, "sums"):
+            stored[name] = np.ascontiguousarray(records[name]).view(stored.dtype[name])[:, 0]
+        for name in _COPIED:
+            stored[name] = records[name]
+        base = self._bases[version]
+        nat = np.tile(base, (len(records), 1))
+        low = nat[:, -4:].copy().view(">u4")[:, 0] + (records["slot"] >> np.uint32(PORT_BITS))
+        nat[:, -4:] = low.astype(">u4").view(np.uint8).reshape(-1, 4)
+        stored["nat"] = nat.view(stored.dtype["nat"])[:, 0]
+        stored["nat_port"] = FIRST_PORT | records["slot"] & np.uint32((1 << PORT_BITS) - 1)
+        stored["family"] = version
+        stored["service_slot"], stored["backend_index"] = places[:, 0], places[:, 1]
+        stored["created"] = np.uint32(tick) - records["created_age"]
+        return stored
+
+    def _places(self, records: Records) -> NDArray[np.int64]:
+        """Return the slot of the service and the index of the backend of each record; 0 for what is not known."""
+        if version_of(records) == 6 and self._sessions.sessions6 is None:
+            return np.zeros((len(records), 2), np.int64)
+        services, backends = self.services, self.backends
+        found = [
+            (services.get(service, 0), backends.get(backend, 0))
+            for service, backend in zip(service_keys(records), backend_keys(records), strict=True)
+        ]
+        return np.array(found, np.int64).reshape(-1, 2)
+
+
+def _states(tags: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    return tags >> np.uint64(40) & np.uint64(0xFF)
+
+
+def _is_ipv6(tags: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = (tags >> np.uint64(32) & np.uint64(TagFlag.IPV6)) != 0
+    return found
+
+
+def ages_of(tags: NDArray[np.uint64], tick: int) -> NDArray[np.uint32]:
+    """Return how many ticks ago sessions had their last packets."""
+    return _age(tick, tags.astype(np.uint32))
+
+
+def _age(tick: int, stamps: NDArray[Any]) -> NDArray[np.uint32]:
+    """Return how many ticks ago stamps were; 0 for one that is just ahead of `tick`."""
+    ages = np.uint32(tick) - stamps.astype(np.uint32)
+    return np.where(ages >> np.uint32(31), np.uint32(0), ages).astype(np.uint32)
+
+
+def _tags(records: Records, tick: int) -> NDArray[np.uint64]:
+    stamps = np.uint32(tick) - records["stamp_age"].astype(np.uint32)
+    high = records["fingerprint"].astype(np.uint64) << np.uint64(48)
+    state = records["state"].astype(np.uint64) << np.uint64(40)
+    flags = records["flags"].astype(np.uint64) << np.uint64(32)
+    found: NDArray[np.uint64] = high | state | flags | stamps.astype(np.uint64)
+    return found
+
+
+def _bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return values as rows of bytes."""
+    return np.ascontiguousarray(values).view(np.uint8).reshape(len(values), values.dtype.itemsize)

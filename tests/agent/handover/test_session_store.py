@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sessions between maps and records: what one node reads another one writes; who keeps a slot; what races."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from support.session_arrays import BACKEND, POOLS, SERVICE, Arrays
+from support.session_records import record
+
+from agent.handover.record import Records
+from bpf.kernel import atomic
+from bpf.layout.nat import endpoint
+from bpf.layout.session import SessionState, Tag, TagFlag
+
+TICK = 1000
+
+
+def written(*records: Records, tick: int = TICK, backend: int = BACKEND) -> Arrays:
+    node = Arrays(backend)
+    for one in records:
+        node.store.write(one, tick)
+    return node
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_record_is_the_session_that_the_program_would_have_written(version: int) -> None:
+    flags = TagFlag.SYNACK_SEEN | (TagFlag.IPV6 if version == 6 else 0)
+    one = record(40_001, 7, version, flags=flags, client_ack=11, backend_ack=12)
+    node = written(one)
+    session = node.map.read(40_001, version == 6)
+    assert (session.client_port, session.vip_port, session.backend_port) == (40_007, 443, 8443)
+    assert (session.nat, session.nat_port) == endpoint(POOLS[version], 40_001)
+    assert (session.service_slot, session.backend_index) == (SERVICE, BACKEND)
+    assert (session.created, session.client_ack, session.backend_ack) == (TICK - 10, 11, 12)
+    assert Tag.unpack(int(node.tags[40_001])) == Tag(15, SessionState.EST, flags, TICK - 2)
+    assert node.active == {BACKEND: 1}
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_one_node_reads_another_one_whose_clock_has_just_begun_reads_again(version: int) -> None:
+    ipv6 = TagFlag.IPV6 if version == 6 else 0
+    many = np.concatenate([record(slot, slot, version, flags=ipv6, sums=slot) for slot in range(1, 50)])
+    first, second = written(many), Arrays(5)
+    everything = np.ones(4096, np.bool_)
+    (read,) = first.store.read(first.store.used(everything), TICK + 3)
+    assert read["stamp_age"].tolist() == [5] * 49
+    second.store.write(read, 2)
+    (again,) = second.store.read(second.store.used(everything), 2)
+    assert again.tobytes() == read.tobytes()
+    assert second.active == {5: 49}
+
+
+def test_both_families_and_free_slots() -> None:
+    node = written(record(1), record(2, version=6, flags=TagFlag.IPV6))
+    node.tags[3] = Tag(5, SessionState.BUSY, TagFlag(0), TICK).pack()
+    four, six = node.store.read(np.arange(5), TICK)
+    assert (four["slot"].tolist(), six["slot"].tolist()) == ([1], [2])
+    assert node.store.used(np.arange(4096) == 0).tolist() == [1, 2, 3]
+    assert node.store.used(np.arange(4096) == 1).tolist() == []
+
+
+def test_a_session_of_an_unknown_backend_is_declined() -> None:
+    node = Arrays()
+    done = node.store.write(np.concatenate([record(1), record(2, backend_port=9), record(3, vip_port=9)]), TICK)
+    assert (done.taken, [one["slot"].tolist() for one in done.declined]) == (1, [[2, 3]])
+    assert node.state(2) == SessionState.FREE
+
+
+def test_the_same_session_is_merged_and_no_longer_counted_once_it_is_closed() -> None:
+    node = written(record(1, state=SessionState.EST, flags=TagFlag.CLIENT_FIN))
+    done = node.store.write(
+        record(1, state=SessionState.CLOSED, flags=TagFlag.BACKEND_FIN, stamp_age=0, client_ack=5), TICK
+    )
+    assert (done.taken, done.merged) == (0, 1)
+    both = TagFlag.CLIENT_FIN | TagFlag.BACKEND_FIN
+    assert Tag.unpack(int(node.tags[1])) == Tag(3, SessionState.CLOSED, both, TICK)
+    assert node.map.read(1).client_ack == 5
+    assert node.active == {}
+    again = node.store.write(record(1, state=SessionState.CLOSED), TICK)
+    assert (again.merged, node.active) == (1, {})
+
+
+def test_the_older_of_two_sessions_keeps_the_slot_and_the_younger_one_is_reset() -> None:
+    old, young = {"created_age": 100, "stamp_age": 3}, {"created_age": 20, "stamp_age": 3}
+    node = written(record(1, client=1, **old))
+    done = node.store.write(record(1, client=2, **young), TICK)
+    assert [one["fingerprint"].tolist() for one in done.refused] == [[5]]
+    assert str(node.client(1)) == "10.1.0.1"
+    other = written(record(1, client=2, **young))
+    done = other.store.write(record(1, client=1, **old), TICK)
+    assert (done.taken, done.reset) == (1, 1)
+    assert str(other.client(1)) == "10.1.0.1"
+    assert other.active == {BACKEND: 1}
+
+
+def test_a_refused_session_is_freed_unless_another_one_has_its_slot() -> None:
+    node = written(record(1, client=1), record(2, client=2))
+    assert node.store.reset(np.concatenate([record(1, client=1), record(2, client=3)]), TICK) == 1
+    assert (node.state(1), node.state(2)) == (SessionState.FREE, SessionState.EST)
+    assert node.active == {BACKEND: 1}
+
+
+def test_a_session_of_the_other_family_is_another_session() -> None:
+    node = written(record(1, created_age=100, stamp_age=0))
+    done = node.store.write(record(1, version=6, flags=TagFlag.IPV6), TICK)
+    assert len(done.refused) == 1
+    done = node.store.write(record(1, version=6, flags=TagFlag.IPV6, created_age=200), TICK)
+    assert (done.taken, done.reset) == (1, 1)
+    assert str(node.client(1, 6)) == "fd01::1"
+    assert node.active == {BACKEND: 1}
+
+
+def test_a_tag_that_changes_meanwhile_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program takes the slot, or gives it a stamp, between the look and the write."""
+    node, exchange = Arrays(), atomic.compare_exchange
+    changes = [Tag(9, SessionState.BUSY, TagFlag(0), TICK).pack(), 0]
+
+    def racing(memory: Any, slots: Any, old: Any, new: Any) -> Any:
+        if changes:
+            memory[1] = changes.pop(0)
+        return exchange(memory, slots, old, new)
+
+    monkeypatch.setattr(atomic, "compare_exchange", racing)
+    done = node.store.write(np.concatenate([record(1), record(2)]), TICK)
+    assert (done.taken, done.busy) == (2, 0)
+    assert (node.state(1), node.state(2)) == (SessionState.EST, SessionState.EST)
+
+
+def test_a_slot_that_stays_busy_is_given_up() -> None:
+    node = Arrays()
+    node.tags[1] = Tag(9, SessionState.BUSY, TagFlag(0), TICK).pack()
+    done = node.store.write(np.concatenate([record(1), record(2)]), TICK)
+    assert (done.taken, done.busy) == (1, 1)
+    assert node.state(1) == SessionState.BUSY
+
+
+def test_two_records_of_one_slot_in_one_batch() -> None:
+    node = Arrays()
+    done = node.store.write(np.concatenate([record(1, 1, created_age=50), record(1, 2, created_age=60)]), TICK)
+    assert (done.taken, done.reset) == (2, 1)
+    assert str(node.client(1)) == "10.1.0.2"
+
+
+def test_free_only_while_the_tag_is_the_same() -> None:
+    node = written(record(1), record(2))
+    slots = np.array([1, 2])
+    tags = node.store.tags(slots)
+    node.tags[2] += np.uint64(1)
+    assert node.store.free(slots, tags) == 1
+    assert (node.state(1), node.state(2)) == (SessionState.FREE, SessionState.EST)
+    assert node.active == {BACKEND: 1}

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The maps of NAT sessions as plain arrays, and the store over them, for tests without a kernel."""
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Final
+
+import numpy as np
+
+from agent.handover.record import backend_key, service_key
+from agent.handover.session_store import SessionStore
+from bpf.layout.nat import BACKENDS
+from bpf.layout.session import SESSION4_DTYPE, SESSION6_DTYPE, SessionState
+from bpf.maps.session_map import SessionMap
+
+SESSIONS: Final = 1 << 16
+POOLS: Final = {4: IPv4Network("10.255.0.0/31"), 6: IPv6Network("fd00:ff::/127")}
+SERVICE, BACKEND = 3, 9
+"""The slot and the index that the records of session_records.py get here."""
+
+
+class Arrays:
+    """The sessions of one node; `backend` is the index of the only backend that it knows."""
+
+    def __init__(self, backend: int = BACKEND, sessions: int = SESSIONS) -> None:
+        self.tags = np.zeros(sessions, np.uint64)
+        self.map = SessionMap(self.tags, np.zeros(sessions, SESSION4_DTYPE), np.zeros(sessions, SESSION6_DTYPE), [])
+        self.loads = np.zeros((BACKENDS, 2), np.uint64)
+        self.store = SessionStore(self.map, POOLS, self.loads)
+        nets = ("10.1.0.", "fd01::")
+        self.store.backends = {backend_key(ip_address(f"{net}100"), 8443): backend for net in nets}
+        self.store.services = {service_key(ip_address(f"{net}200"), 443, 6): SERVICE for net in nets}
+
+    def state(self, slot: int) -> SessionState:
+        return SessionState(int(self.tags[slot]) >> 40 & 0xFF)
+
+    def client(self, slot: int, version: int = 4) -> IPv4Address | IPv6Address:
+        return self.map.read(slot, version == 6).client
+
+    @property
+    def active(self) -> dict[int, int]:
+        """The live sessions by backend, without zeros."""
+        return {int(index): int(self.loads[index, 0]) for index in np.flatnonzero(self.loads[:, 0])}
