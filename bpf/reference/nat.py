@@ -38,6 +38,7 @@ class Packet(Generic[Node]):
     """A whole IP packet that came: `data`, without what follows it in the frame.
 
     `from_client`: it is to a VIP, else to the pool. `error`: an ICMP error, whose session is that of its quote.
+    `hop`, `prev` and `in_grace` are as in pick.py.
     """
 
     data: bytes
@@ -47,6 +48,7 @@ class Packet(Generic[Node]):
     fragment: bool = False
     hop: int = 0
     prev: Node | None = None
+    in_grace: bool = False
 
     @property
     def opens(self) -> bool:
@@ -59,14 +61,15 @@ class Packet(Generic[Node]):
 class Outcome(Generic[Node]):
     """What happens: `event`, and `data`, the IP packet that leaves.
 
-    It goes to the node `to` with `hop`, or to the session's other end, or back to the client (REPLY_RESET). `progress`
-    is the session's afterwards; None: there is none, or it is as before.
+    It goes to the node `to` with `hop`, `in_grace` or not, or to the session's other end, or back to the client
+    (REPLY_RESET). `progress` is the session's afterwards; None: there is none, or it is as before.
     """
 
     event: Counter
     data: bytes = b""
     to: Node | None = None
     hop: int = 0
+    in_grace: bool = False
     progress: Progress | None = None
 
 
@@ -87,9 +90,10 @@ def handle(
     if found and packet.opens and _is_over(found[1]):
         found = None  # the client uses its port again
     here = replace(here, socket=Socket.CONNECTION if found else Socket.NONE)
-    decision = pick(here, Arrival(packet.opens, packet.hop, packet.prev, packet.segment.udp and packet.from_client))
+    udp = packet.segment.udp and packet.from_client
+    decision = pick(here, Arrival(packet.opens, packet.hop, packet.prev, udp, packet.in_grace))
     if decision.to is not None:
-        return Outcome(decision.event, packet.data, decision.to, decision.hop)
+        return Outcome(decision.event, packet.data, decision.to, decision.hop, decision.in_grace)
     if found and decision.event in (*_OPENS, Counter.DELIVER_SOCKET):
         return _translated(found, packet, mss)
     if decision.event in _OPENS:
