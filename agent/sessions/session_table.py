@@ -27,6 +27,7 @@ SLICE: Final = 1024
 PAUSE_S: Final = 0.001
 _KEPT: Final = np.uint64(0xFFFF_00FF_0000_0000)
 """Fingerprint and flags of a tag."""
+_STAMP: Final = np.uint64(0xFFFF_FFFF)
 
 PART: Final = 1 << 15
 """Slots that are counted in one go."""
@@ -46,6 +47,8 @@ class SessionTable:
         self._sessions, self._nat = sessions, nat
         self._lock = threading.Lock()
         """Held while tags are changed, until the backends' counts are."""
+        self._drift = np.zeros(len(nat.loads), np.int64)
+        """By how much the counts of backends seemed wrong at the last look."""
         self.on_change: OnChange | None = None
         """Called in the thread that makes a change; None while it interests no one."""
 
@@ -61,8 +64,11 @@ class SessionTable:
         return {4: four} if six is None else {4: four, 6: six}
 
     def free(self, slots: Slots, tags: Tags) -> int:
-        """Free the slots whose tags are still these; return how many were."""
-        return self._exchange(slots, tags, np.zeros_like(tags))
+        """Free the slots whose tags are still these; return how many were.
+
+        The stamps stay: of free slots the program takes the one that was left first.
+        """
+        return self._exchange(slots, tags, tags & _STAMP)
 
     def close(self, slots: Slots, tags: Tags, now: int) -> int:
         """Close the sessions whose tags are still these; return how many were. `now` is a tick."""
@@ -84,17 +90,20 @@ class SessionTable:
     def recount(self) -> int:
         """Count the sessions of each backend and correct what is wrong; return by how much in all.
 
-        It is wrong after a process or a program was ended between a change of a tag and that of the count.
+        It is wrong after a process was ended between a change of a tag and that of the count. Where another is just in
+        between, it only seems so: what is corrected was wrong at the call before, too.
         """
         with self._lock:
             before = self._nat.loads.copy()
-            counted = np.zeros(len(self._nat.loads), np.int64)
+            counted = np.zeros(len(before), np.int64)
             for start in range(0, len(self.tags), PART):
                 tags = self.tags[start : start + PART].copy()
                 live = np.flatnonzero(are_live(tags))
                 counted += np.bincount(self.backends_of(start + live, tags[live]), minlength=len(counted))
-            wrong = drift(counted, before, self._nat.loads.copy())
+            found = drift(counted, before, self._nat.loads.copy())
+            wrong = common(self._drift, found)
             self._add(wrong)
+            self._drift = found - wrong
         return int(np.abs(wrong).sum())
 
     def _add(self, differences: npt.NDArray[np.int64]) -> None:
@@ -116,6 +125,12 @@ class SessionTable:
                 self.on_change(places[done], old[done], new[done])
             changed += int(np.count_nonzero(done))
         return changed
+
+
+def common(first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return what two differences have in common: the one nearer to 0, or 0 if their signs differ. Pure."""
+    same: npt.NDArray[np.int64] = np.sign(first) * np.minimum(np.abs(first), np.abs(second))
+    return np.where(np.sign(first) == np.sign(second), same, 0)
 
 
 def drift(counted: npt.NDArray[np.int64], before: Loads, after: Loads) -> npt.NDArray[np.int64]:

@@ -19,7 +19,7 @@ from agent.sessions.page import encode, rows_of
 from agent.sessions.selection import Selection
 from agent.sessions.session_table import SessionTable
 from agent.sessions.tag_array import Slots, Tags, are_ipv6, same_session, states_of
-from bpf.layout.session import EVENT_DTYPE
+from bpf.layout.session import EVENT_DTYPE, SessionState
 from bpf.maps.ring_reader import RingReader
 from bpf.maps.session_map import now_tick
 
@@ -114,8 +114,9 @@ def pages_of(table: SessionTable, selection: Selection, change: Change, now: int
     not known: such a change matches only if the record does not matter.
     """
     slots, before, after = change
-    last = np.where(after == 0, before, after)
-    known = (table.tags[slots] == 0) | same_session(last, table.tags[slots])
+    now_there = table.tags[slots]
+    last = np.where(states_of(after) == SessionState.FREE, before, after)
+    known = (states_of(now_there) == SessionState.FREE) | same_session(last, now_there)
     pages = []
     for version, records in table.records.items():
         places = np.flatnonzero((are_ipv6(last) == (version == 6)) & np.isin(states_of(after), selection.states))

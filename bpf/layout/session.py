@@ -98,7 +98,7 @@ class TagFlag(IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """A slot's tag. `stamp` is the tick of the last packet; a free slot's is 0 altogether."""
+    """A slot's tag. `stamp` is the tick of the last packet. A free slot's has a stamp alone: when it was left, or 0."""
 
     fingerprint: int
     state: SessionState

@@ -112,7 +112,7 @@ struct nat_hop {
 };
 
 /*
- * The tags of a bucket. A tag changes by compare-and-exchange alone; 0 is free:
+ * The tags of a bucket. A tag changes by compare-and-exchange alone; a free one is 0 but for its stamp:
  *
  *	fingerprint (16 bits, odd) | state (8) | flags (8) | stamp (32): the tick of the last packet
  */

@@ -18,7 +18,7 @@ from agent.sessions.page import Names, decode
 from agent.sessions.selection import USED, Selection
 from agent.sessions.watch import SessionWatch, pages_of
 from bpf.layout.nat import ticks
-from bpf.layout.session import EVENT_DTYPE, SessionState, TagFlag
+from bpf.layout.session import EVENT_DTYPE, SessionState, Tag, TagFlag
 from bpf.maps.ring_reader import RingReader
 from bpf.maps.session_map import now_tick
 
@@ -103,7 +103,7 @@ def test_expired_sessions_are_freed_and_counts_of_backends_repaired(monkeypatch:
         async with running(monkeypatch) as world:
             world.slots.put(5, idle=ticks(3601), now=now_tick())
             world.slots.put(6, idle=ticks(3000), now=now_tick())
-            await until(lambda: not world.slots.map.tags[5])
+            await until(lambda: Tag.unpack(int(world.slots.map.tags[5])).state is SessionState.FREE)
             await world.scanned()
             assert world.slots.map.tags[6]
             assert world.slots.loads[1].tolist() == [1, 2]
@@ -129,7 +129,8 @@ def test_half_open_sessions_end_sooner_when_half_of_the_slots_are_used(
             world.fill(share)
             await world.scanned()
             await world.scanned()
-            assert bool(world.slots.map.tags[SLOTS - 1]) == kept
+            state = Tag.unpack(int(world.slots.map.tags[SLOTS - 1])).state
+            assert (state is SessionState.SYN) == kept
 
     asyncio.run(play())
 
