@@ -69,7 +69,7 @@ class SessionStore:
         """Return the slots of these rows that have a session."""
         numbers = np.flatnonzero(rows)
         tags = self._sessions.tags.reshape(NAT_ROWS, -1)[numbers]
-        row, at = np.nonzero(tags)
+        row, at = np.nonzero(tags >> np.uint64(32))  # a free slot has a stamp alone
         found: Slots = numbers[row] * self.row_slots + at
         return found
 

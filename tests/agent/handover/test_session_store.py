@@ -54,6 +54,7 @@ def test_what_one_node_reads_another_one_whose_clock_has_just_begun_reads_again(
 def test_both_families_and_free_slots() -> None:
     node = written(record(1), record(2, version=6, flags=TagFlag.IPV6))
     node.tags[3] = Tag(5, SessionState.BUSY, TagFlag(0), TICK).pack()
+    node.tags[4] = Tag(0, SessionState.FREE, TagFlag(0), TICK).pack()
     four, six = node.store.read(np.arange(5), TICK)
     assert (four["slot"].tolist(), six["slot"].tolist()) == ([1], [2])
     assert node.store.used(np.arange(4096) == 0).tolist() == [1, 2, 3]
