@@ -93,7 +93,10 @@ def session_kill(
     every: bool, service: str | None, client: str | None, backend: str | None, state: str | None, socket: Path,
     output: str,
 ) -> None:  # fmt: skip
-    """Close the sessions that match every option."""
+    """Close the sessions that match every option.
+
+    The next segment of their clients is answered with a RST.
+    """
     query = _query(service=service, client=client, backend=backend, state=state, all="yes" if every else None)
     response = request(socket, "POST", "/sessions/kill", **query)
     show(response, output, lambda found: click.echo(f"{found['closed']:,} sessions closed"))
