@@ -23,7 +23,8 @@ import numpy.typing as npt
 from agent.address import Address, endpoint
 from agent.sessions.tag_array import Slots, Tags
 from bpf.layout.nat import row_of_slot
-from bpf.layout.session import SESSION4_DTYPE, SESSION6_DTYPE, TICK_SHIFT, SessionState, TagFlag
+from bpf.layout.session import TICK_SHIFT, SessionState, TagFlag
+from bpf.maps.session_dtype import SESSION4_DTYPE, SESSION6_DTYPE
 
 Rows = npt.NDArray[Any]
 

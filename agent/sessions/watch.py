@@ -19,8 +19,9 @@ from agent.sessions.page import encode, rows_of
 from agent.sessions.selection import Selection
 from agent.sessions.session_table import SessionTable
 from agent.sessions.tag_array import Slots, Tags, are_ipv6, same_session, states_of
-from bpf.layout.session import EVENT_DTYPE, SessionState
+from bpf.layout.session import SessionState
 from bpf.maps.ring_reader import RingReader
+from bpf.maps.session_dtype import EVENT_DTYPE
 from bpf.maps.session_map import now_tick
 
 PERIOD_S: Final = 0.1

@@ -6,9 +6,8 @@ nat_layout.h describes both. Stamps are ticks of CLOCK_MONOTONIC_COARSE, which m
 
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
-from typing import Any, Final
-
-import numpy as np
+from struct import Struct
+from typing import Final
 
 from bpf.layout.address import Address, unpack_address
 from bpf.layout.c_struct import CStruct
@@ -39,37 +38,15 @@ SESSION_STRUCT: Final = CStruct(
         ("spare", "12x"),
     ),
 )
-_ENDS: Final = ("client", "vip", "backend", "nat")
-SESSION4_STRUCT: Final = CStruct("session4", (*((end, "4s") for end in _ENDS), ("rest", f"{SESSION_STRUCT.size}s")))
+SESSION_ENDS: Final = ("client", "vip", "backend", "nat")
+SESSION4_STRUCT: Final = CStruct(
+    "session4", (*((end, "4s") for end in SESSION_ENDS), ("rest", f"{SESSION_STRUCT.size}s"))
+)
 SESSION6_STRUCT: Final = CStruct(
-    "session6", (*((end, "16s") for end in _ENDS), ("rest", f"{SESSION_STRUCT.size}s"), ("spare", "16x"))
+    "session6", (*((end, "16s") for end in SESSION_ENDS), ("rest", f"{SESSION_STRUCT.size}s"), ("spare", "16x"))
 )
 BUCKET_STRUCT: Final = CStruct("session_bucket", (("tag", f"{WAYS}Q"),))
-EVENT_DTYPE: Final = np.dtype([("slot", "<u4"), ("pad", "<u4"), ("before", "<u8"), ("after", "<u8")])
 EVENT_STRUCT: Final = CStruct("session_event", (("slot", "I"), ("pad", "4x"), ("before", "Q"), ("after", "Q")))
-
-
-def _dtype(address_bytes: int, size: int) -> "np.dtype[Any]":
-    """Return the type of a record as numpy sees it: addresses and ports in network order, IPv6 addresses and checksum
-    differences as bytes."""
-    at = 4 * address_bytes
-    address = ">u4" if address_bytes == 4 else f"V{address_bytes}"
-    fields = {end: (address, i * address_bytes) for i, end in enumerate(_ENDS)}
-    offsets = SESSION_STRUCT.offsets()
-    for name in ("client_port", "vip_port", "backend_port", "nat_port"):
-        fields[name] = (">u2", at + offsets[name])
-    for name, form in (("protocol", "u1"), ("family", "u1"), ("backend_index", "<u2"), ("service_slot", "<u2")):
-        fields[name] = (form, at + offsets[name])
-    fields["sums"] = ("V8", at + offsets["sums"])
-    for name in ("created", "client_ack", "backend_ack"):
-        fields[name] = ("<u4", at + offsets[name])
-    names = list(fields)
-    forms, places = [fields[name][0] for name in names], [fields[name][1] for name in names]
-    return np.dtype({"names": names, "formats": forms, "offsets": places, "itemsize": size})
-
-
-SESSION4_DTYPE: Final = _dtype(4, SESSION4_STRUCT.size)
-SESSION6_DTYPE: Final = _dtype(16, SESSION6_STRUCT.size)
 
 
 class SessionState(IntEnum):
@@ -192,8 +169,10 @@ def _ports(source: int, destination: int) -> bytes:
 
 def _difference(before: bytes, after: bytes) -> int:
     """Return the sum of the words of `after` and of the complements of those of `before`, little-endian."""
-    old, new = np.frombuffer(before, "<u2"), np.frombuffer(after, "<u2")
-    return int((0xFFFF - old.astype(np.int64)).sum() + new.astype(np.int64).sum())
+    words = Struct(f"<{len(before) // 2}H")
+    old: tuple[int, ...] = words.unpack(before)
+    new: tuple[int, ...] = words.unpack(after)
+    return sum(0xFFFF - word for word in old) + sum(new)
 
 
 def _fold(total: int) -> int:

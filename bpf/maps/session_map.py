@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bpf.layout.map_spec import NatShape
-from bpf.layout.session import SESSION4_DTYPE, SESSION6_DTYPE, TICK_SHIFT, Session
+from bpf.layout.session import TICK_SHIFT, Session
 from bpf.maps.pinned_map import PinnedMap
+from bpf.maps.session_dtype import SESSION4_DTYPE, SESSION6_DTYPE
 
 Tags = npt.NDArray[np.uint64]
 """By slot, the tags; see nat_layout.h."""

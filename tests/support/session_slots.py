@@ -11,8 +11,9 @@ import numpy as np
 from agent.address import Address
 from agent.sessions.session_table import SessionTable
 from bpf.layout.nat import BACKENDS, endpoint
-from bpf.layout.session import SESSION4_DTYPE, SESSION6_DTYPE, Session, SessionState, Tag, TagFlag
+from bpf.layout.session import Session, SessionState, Tag, TagFlag
 from bpf.maps.nat_maps import NatMaps
+from bpf.maps.session_dtype import SESSION4_DTYPE, SESSION6_DTYPE
 from bpf.maps.session_map import SessionMap
 
 SLOTS = 1 << 16

@@ -18,8 +18,9 @@ from agent.sessions.page import Names, decode
 from agent.sessions.selection import USED, Selection
 from agent.sessions.watch import SessionWatch, pages_of
 from bpf.layout.nat import ticks
-from bpf.layout.session import EVENT_DTYPE, SessionState, Tag, TagFlag
+from bpf.layout.session import SessionState, Tag, TagFlag
 from bpf.maps.ring_reader import RingReader
+from bpf.maps.session_dtype import EVENT_DTYPE
 from bpf.maps.session_map import now_tick
 
 EVERY = Selection((*USED, SessionState.FREE))

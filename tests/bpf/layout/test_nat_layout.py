@@ -28,16 +28,8 @@ from bpf.layout.nat import (
     unpack_conf,
 )
 from bpf.layout.service import Affinity, Forward
-from bpf.layout.session import (
-    SESSION4_DTYPE,
-    SESSION4_STRUCT,
-    SESSION6_DTYPE,
-    SESSION6_STRUCT,
-    Session,
-    SessionState,
-    Tag,
-    TagFlag,
-)
+from bpf.layout.session import SESSION4_STRUCT, SESSION6_STRUCT, Session, SessionState, Tag, TagFlag
+from bpf.maps.session_dtype import SESSION4_DTYPE, SESSION6_DTYPE
 
 POOL, POOL6 = IPv4Network("10.255.0.0/27"), IPv6Network("fd00:ff::/123")
 SESSION = Session(
