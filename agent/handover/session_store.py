@@ -20,7 +20,8 @@ from agent.handover.record import FORMS, Records, backend_keys, identities, serv
 from agent.handover.row_move import Rows
 from bpf.kernel import atomic
 from bpf.layout.nat import FIRST_PORT, NAT_ROWS, PORT_BITS
-from bpf.layout.session import SESSION4_DTYPE, SESSION6_DTYPE, SessionState, TagFlag
+from bpf.layout.session import SessionState, TagFlag
+from bpf.maps.session_dtype import SESSION4_DTYPE, SESSION6_DTYPE
 from bpf.maps.session_map import SessionMap
 
 Slots = NDArray[np.int64]
