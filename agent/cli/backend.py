@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""lbctl backend: the members of each service, and this node as one of them."""
+"""lbctl backend: the members of each service, this node as one of them, and the backends of NAT services."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ service_option = click.option("--service", metavar="NAME", help="One service; wi
 
 @click.group()
 def backend() -> None:
-    """This node as a member of its services. Announcements do not change (see `lbctl announce`)."""
+    """This node as a member of its services; NAT's backends.
+
+    Announcements do not change (see `lbctl announce`).
+    """
 
 
 @backend.command("list")
@@ -23,9 +26,9 @@ def backend() -> None:
 def backend_list(socket: Path, output: str) -> None:
     """Show each service's members, states and weights.
 
-    In this node's view.
+    In this node's view. Services of mode nat have backends beside them.
     """
-    from agent.cli.display import print_backends
+    from agent.cli.backend_display import print_backends
 
     status = request(socket, "GET", "/status")
     own = status["node"]["address"]
@@ -34,36 +37,60 @@ def backend_list(socket: Path, output: str) -> None:
         for service in status["services"]
         for member in service["members"]
     ]
-    show({"backends": backends}, output, print_backends)
+    servers = [
+        {"service": service["name"], **one} for service in status["services"] for one in service["backends"] or ()
+    ]
+    show({"backends": backends, "nat_backends": servers}, output, print_backends)
+
+
+def _drain(socket: Path, output: str, service: str | None, of_nat: tuple[str, ...], drained: str) -> None:
+    from agent.cli.backend_display import print_drained
+
+    if not of_nat:
+        _set(socket, output, service, drained=drained)
+        return
+    if len(of_nat) != 2 or service is not None:
+        raise click.UsageError("name the service and one backend of it, as web 10.9.0.11:8443, or none")
+    query = {"service": of_nat[0], "backend": of_nat[1], "drained": drained}
+    show(request(socket, "POST", "/backend", **query), output, print_drained)
 
 
 def _set(socket: Path, output: str, service: str | None, **query: str) -> None:
-    from agent.cli.display import print_own_backends
+    from agent.cli.backend_display import print_own_backends
 
     if service is not None:
         query["service"] = service
     show(request(socket, "POST", "/backend", **query), output, print_own_backends)
 
 
+_of_nat = click.argument("of_nat", nargs=-1, metavar="[NAT_SERVICE ADDRESS:PORT]")
+
+
 @backend.command("drain")
+@_of_nat
 @service_option
 @socket_option
 @output_option
-def backend_drain(service: str | None, socket: Path, output: str) -> None:
+def backend_drain(of_nat: tuple[str, ...], service: str | None, socket: Path, output: str) -> None:
     """Take no new connections, keep the open ones.
 
-    This node still forwards and announces for the other members.
+    Without arguments this node: it still forwards and announces for the other members. With a service of mode nat and
+    one of its backends that backend, on all nodes. `lbctl backend list` shows how many sessions it still has.
     """
-    _set(socket, output, service, drained="yes")
+    _drain(socket, output, service, of_nat, "yes")
 
 
 @backend.command("undrain")
+@_of_nat
 @service_option
 @socket_option
 @output_option
-def backend_undrain(service: str | None, socket: Path, output: str) -> None:
-    """Take new connections again."""
-    _set(socket, output, service, drained="no")
+def backend_undrain(of_nat: tuple[str, ...], service: str | None, socket: Path, output: str) -> None:
+    """Take new connections again.
+
+    A backend of a service of mode nat may have been drained on another node.
+    """
+    _drain(socket, output, service, of_nat, "no")
 
 
 @backend.command("weight")

@@ -3,42 +3,17 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from agent.announcing.order import format_time
 from agent.cli.session_line import line_of
-from bgp.printable import escaped
-
-Response = dict[str, Any]
+from agent.cli.table import Response, printer, state_text, table_of
 
 MAX_ADDRESSES = 5
 """In one line: a cluster may have 1,000 nodes."""
-_COLORS = {"up": "green", "draining": "yellow", "lost": "red", "left": "dim", "down": "red", "unknown": "yellow"}
-
-
-def _escaped(value: Any) -> Any:
-    """Return the value with its texts escaped: rich prints `[fd00::1]` literally, and no text steers the terminal."""
-    if isinstance(value, str):
-        return escape(escaped(value))
-    if isinstance(value, list):
-        return [_escaped(item) for item in value]
-    return {_escaped(key): _escaped(item) for key, item in value.items()} if isinstance(value, dict) else value
-
-
-def _printer(show: Callable[[Response], None]) -> Callable[[Response], None]:
-    """Decorate a function that prints a response, so that it gets one without markup."""
-    return functools.wraps(show)(lambda response: show(_escaped(response)))
-
-
-def _state(value: str) -> str:
-    color = _COLORS.get(value)
-    return f"[{color}]{value}[/]" if color else value
 
 
 def _bfd(bfd: dict[str, Any] | None) -> str:
@@ -48,18 +23,11 @@ def _bfd(bfd: dict[str, Any] | None) -> str:
     if bfd["error"]:
         return f" ([red]BFD: {bfd['error']}[/])"
     if bfd["state"] == "up":
-        return f" (BFD {_state('up')}, detection time {bfd['detection_ms']:g} ms)"
-    return f" (BFD {_state(bfd['state'])}{': ' if bfd['diagnostic'] else ''}{bfd['diagnostic']})"
+        return f" (BFD {state_text('up')}, detection time {bfd['detection_ms']:g} ms)"
+    return f" (BFD {state_text(bfd['state'])}{': ' if bfd['diagnostic'] else ''}{bfd['diagnostic']})"
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-@_printer
+@printer
 def print_status(response: Response) -> None:
     """Print the node in a line, then its VIPs, services and members, then problems."""
     console = Console(highlight=False)
@@ -72,7 +40,7 @@ def print_status(response: Response) -> None:
         states = ", ".join(f"{counted[name]:,} {name}" for name in ("established", "half-open", "closing", "closed"))
         console.print(f"sessions of NAT: {states}; {used:.0%} of {counted['slots']:,} slots used")
     console.print()
-    vips = _table("VIP", "announced", "why")
+    vips = table_of("VIP", "announced", "why")
     for one in (*response["vips"], *response["pools"]):
         announced = {(True, True): "yes", (True, False): "not yet", (False, True): "still", (False, False): "no"}
         shown = "[yellow]unknown[/]" if one["announced"] is None else announced[one["wanted"], one["announced"]]
@@ -96,7 +64,7 @@ def _print_node(console: Console, response: Response) -> None:
     ready = "[green]ready[/]" if response["ready"] else "[red]not ready[/]"
     attached = f"XDP {xdp['mode']} on {xdp['interface']}" if xdp["attached"] else "[red]XDP not attached[/]"
     console.print(
-        f"node {node['address']} ({_state(node['state'])}), cluster {node['cluster']}, {ready}, "
+        f"node {node['address']} ({state_text(node['state'])}), cluster {node['cluster']}, {ready}, "
         f"{'XDP off' if xdp['mode'] == 'off' else attached}"
     )
     if len(node["epochs"]) > 1:
@@ -112,7 +80,7 @@ def _print_node(console: Console, response: Response) -> None:
 
 
 def _print_peers(console: Console, bgp: dict[str, Any]) -> None:
-    peers = ", ".join(f"{peer['address']} {_state(peer['state'])}{_bfd(peer['bfd'])}" for peer in bgp["peers"])
+    peers = ", ".join(f"{peer['address']} {state_text(peer['state'])}{_bfd(peer['bfd'])}" for peer in bgp["peers"])
     console.print(
         f"BGP peers: {peers or 'none'}"
         + ("" if bgp["relay"] == "connected" else f"; [red]{bgp['relay']}[/]")
@@ -123,10 +91,10 @@ def _print_peers(console: Console, bgp: dict[str, Any]) -> None:
 
 
 def _services(services: list[dict[str, Any]]) -> Table:
-    table = _table("service", "VIP", "health", "weight", "members (effective)", "table")
+    table = table_of("service", "VIP", "health", "weight", "members (effective)", "table")
     for service in services:
         members = ", ".join(
-            f"{m['address']} {m['effective']}" + ("" if m["state"] == "up" else f" {_state(m['state'])}")
+            f"{m['address']} {m['effective']}" + ("" if m["state"] == "up" else f" {state_text(m['state'])}")
             for m in service["members"]
         )
         table.add_row(
@@ -157,10 +125,10 @@ def _instance_state(one: dict[str, Any]) -> str:
     return f"[{color}]{one['state']}[/]" if color else str(one["state"])
 
 
-@_printer
+@printer
 def print_instances(response: Response) -> None:
     """Print the instances of some services."""
-    table = _table("service", "policy", "instance", "state", "weight", "listeners", "pid", "")
+    table = table_of("service", "policy", "instance", "state", "weight", "listeners", "pid", "")
     for service in response["services"]:
         for one in service["instances"]:
             notes = ["added by hand"] if one["added"] else []
@@ -176,7 +144,7 @@ def print_instances(response: Response) -> None:
 
 
 def _members(members: list[dict[str, Any]]) -> Table:
-    table = _table("member", "tag", "state", "weights", "since", "epoch", "version", "echo", "last change")
+    table = table_of("member", "tag", "state", "weights", "since", "epoch", "version", "echo", "last change")
     for m in members:
         address = m["address"]
         if not m["reachable"] and m["state"] != "lost":
@@ -187,7 +155,7 @@ def _members(members: list[dict[str, Any]]) -> Table:
         if not m["same_epoch"]:
             epoch = f"[red]{m['epoch']:#x}: different table; its configuration or version differs[/]"
         table.add_row(
-            address, str(m["tag"]), _state(m["state"]), weights, since, epoch, str(m["version"]), _echo(m), m["why"]
+            address, str(m["tag"]), state_text(m["state"]), weights, since, epoch, str(m["version"]), _echo(m), m["why"]
         )
     return table
 
@@ -238,28 +206,7 @@ def _do(addresses: list[str]) -> str:
     return "does" if len(addresses) == 1 else "do"
 
 
-@_printer
-def print_backends(response: Response) -> None:
-    """Print the members of every service."""
-    table = _table("service", "member", "state", "weight", "effective", "")
-    for entry in response["backends"]:
-        here = "this node" if entry["this_node"] else ""
-        table.add_row(
-            entry["service"], entry["address"], _state(entry["state"]), str(entry["weight"]), str(entry["effective"]),
-            here,
-        )  # fmt: skip
-    Console(highlight=False).print(table)
-
-
-@_printer
-def print_own_backends(response: Response) -> None:
-    """Print this node's state and weight in the changed services."""
-    for entry in response["services"]:
-        weight = f"{entry['effective']} of {entry['weight']}"
-        Console(highlight=False).print(f"{entry['name']}: {_state(entry['state'])}, weight {weight}")
-
-
-@_printer
+@printer
 def print_explanation(response: Response) -> None:
     """Print the flow's row and chain in each epoch, then each node's decision."""
     console = Console(highlight=False)
@@ -284,42 +231,42 @@ def print_explanation(response: Response) -> None:
     columns = {"node": "at node", "syn": "a new connection (SYN)", "held": "a packet of a connection it holds"}
     columns |= {"not_held": "of one it does not hold"}
     shown = [name for name in columns if name in response["nodes"][0]]
-    table = _table(*(columns[name] for name in shown))
+    table = table_of(*(columns[name] for name in shown))
     for node in response["nodes"]:
         table.add_row(*(node[name] for name in shown))
     console.print(table)
 
 
-@_printer
+@printer
 def print_denied(response: Response) -> None:
     """Print the deny list, and the source of each prefix."""
     console = Console(highlight=False)
     if not response["denied"]:
         console.print("no prefix is denied")
         return
-    table = _table("prefix", "from")
+    table = table_of("prefix", "from")
     for entry in response["denied"]:
         table.add_row(entry["prefix"], "the configuration" if entry["configured"] else "lbctl deny add")
     console.print(table)
 
 
-@_printer
+@printer
 def print_lab(response: Response) -> None:
     """Print the lab's nodes and their interfaces."""
     console = Console(highlight=False)
     console.print(f"lab {response['name']} ({response['file']})\n")
-    table = _table("node", "pid", "interfaces")
+    table = table_of("node", "pid", "interfaces")
     for node in response["nodes"]:
         interfaces = [f"{i['name']} {' '.join(i['addresses'])}".strip() for i in node["interfaces"]]
         table.add_row(node["name"], str(node["pid"]) if node["alive"] else "[red]dead[/]", ", ".join(interfaces))
     console.print(table)
 
 
-@_printer
+@printer
 def print_announcements(response: Response) -> None:
     """Print each VIP's and pool's state at each peer, then its other announcers, then the faults."""
     console = Console(highlight=False)
-    table = _table("VIP", "peer", "desired", "in adj-rib-out", "session", "since", "why")
+    table = table_of("VIP", "peer", "desired", "in adj-rib-out", "session", "since", "why")
     for row in response["peers"]:
         as_desired = row["out"] == ("no" if row["desired"] == "withdrawn" else "yes")
         out = row["out"] if as_desired else f"[red]{row['out']}[/]"
@@ -328,7 +275,7 @@ def print_announcements(response: Response) -> None:
             row["peer"],
             row["desired"],
             out,
-            _state(row["session"]),
+            state_text(row["session"]),
             age(row["since_s"]),
             row["why"],
         )

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests about this node as a member of its services.
+"""Requests about this node as a member of its services, and about the backends of NAT services.
 
 POST /backend       ?service=NAME (without it, all) &drained=yes|no &weight=NUMBER|PERCENT%|nominal
+                    ?service=NAME &backend=ADDRESS:PORT &drained=yes|no: a backend, on all nodes
 """
 
 from __future__ import annotations
@@ -9,15 +10,40 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from agent.config.schema import Config
-from agent.control.http_server import Response, Routes, json_response
+from agent.control.http_server import Request, Response, Routes, json_response
+from agent.errors import AgentError
 from agent.model import Share
+from agent.node.backend_keeper import BackendKeeper
 from agent.node.condition import effective_weight
 from agent.node.operator import Operator
 
 
-def routes(config: Config, operator: Operator, shares: Callable[[], Mapping[str, Share]]) -> Routes:
-    """Return the handlers by method and path. `shares` returns this node's share of each service, by name."""
-    return {("POST", "/backend"): lambda request: _set_backend(config, operator, shares, request.query)}
+def routes(
+    config: Config,
+    operator: Operator,
+    shares: Callable[[], Mapping[str, Share]],
+    backends: BackendKeeper | None,
+) -> Routes:
+    """Return the handlers by method and path. `shares` returns this node's share of each service, by name; `backends`
+    is None without NAT."""
+
+    def handle(request: Request) -> Response:
+        if "backend" in request.query:
+            return _drain_backend(backends, request.query)
+        return _set_backend(config, operator, shares, request.query)
+
+    return {("POST", "/backend"): handle}
+
+
+def _drain_backend(backends: BackendKeeper | None, query: Mapping[str, str]) -> Response:
+    if backends is None:
+        raise AgentError("this node has no service of mode nat, whose backends could be drained")
+    if query.get("drained") not in ("yes", "no"):
+        raise AgentError("drained is not yes or no")
+    service, backend = query.get("service", ""), query["backend"]
+    backends.set_drained(service, backend, query["drained"] == "yes")
+    found = next(one for one in backends.status(service) if one["address"] == backend)
+    return json_response({"ok": True, "backend": {"service": service, **found}})
 
 
 def _set_backend(

@@ -53,7 +53,7 @@ def _routes(agent: Agent, reload: Reload) -> Routes:
         ("POST", "/leave"): lambda request: _set_state(agent.operator, State.LEFT, request),
         ("POST", "/reload"): lambda _: _reload(reload),
         **announce.routes(announcing),
-        **backend.routes(agent.config, agent.operator, agent.shares),
+        **backend.routes(agent.config, agent.operator, agent.shares, agent.backends),
         ("GET", "/connections"): lambda request: connections.connections(
             agent.connections,
             agent.config.services,
@@ -87,6 +87,7 @@ def _state(agent: Agent) -> NodeState:
         instances=agent.instances,
         claims=agent.claims,
         sessions=agent.sessions,
+        backends=agent.backends,
     )
 
 

@@ -27,7 +27,7 @@ from agent.control.http_server import Response, Routes, json_response
 from agent.errors import AgentError
 from agent.model import Flow
 from agent.sessions.keeper import SessionKeeper
-from agent.sessions.listing import PART, Found, find, find_one, read_pages, rows_slots
+from agent.sessions.listing import PART, Found, close_selected, find_one, read_pages, rows_slots
 from agent.sessions.page import STATE_NAMES, Names
 from agent.sessions.selection import USED, Selection
 from agent.sessions.tag_array import LIVE
@@ -199,13 +199,8 @@ async def _kill(node: Sessions, query: Mapping[str, str]) -> Response:
     if not set(chosen.states) <= set(LIVE):
         raise AgentError("sessions of this state are closed already")
 
-    def close() -> int:
-        table = keeper.table
-        starts = range(0, len(table.tags), PART)
-        parts = (found for start in starts for found in find(table, chosen, start))
-        return sum(table.close(found.slots, found.tags, now_tick()) for found in parts)
-
-    return json_response({"ok": True, "closed": await asyncio.to_thread(close)})
+    closed = await asyncio.to_thread(close_selected, keeper.table, chosen)
+    return json_response({"ok": True, "closed": closed})
 
 
 def _head(node: Sessions) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from agent.control.membership_status import echo_status, membership_status
 from agent.forwarding.map_writer import key_of
 from agent.health.rise_fall import Health
 from agent.instances.keeper import InstanceKeeper
-from agent.model import Announcement, Member, Share, State
+from agent.model import NAT_KEY, Announcement, Member, Share, State
+from agent.node.backend_keeper import BackendKeeper
 from agent.node.candidates import candidates, takers
 from agent.node.claim_keeper import ClaimKeeper
 from agent.node.forwarder import Forwarder
@@ -58,7 +59,8 @@ class NodeState:
     claims: ClaimKeeper | None
     """None without a data path, and where `table.claims` is off."""
     sessions: SessionKeeper | None
-    """None without NAT."""
+    backends: BackendKeeper | None
+    """Both None without NAT."""
 
     @property
     def config(self) -> Config:
@@ -165,6 +167,7 @@ def _service(state: NodeState, service: ServiceConfig, counters: dict[int, dict[
     share, health = state.shares[service.name], state.health[service.name]
     map_writer = state.forwarder.map_writer if state.forwarder else None
     found = candidates(service.key, state.members)
+    owners = candidates(NAT_KEY, state.members) if service.mode == "nat" else found
     return {
         "name": service.name,
         "vip": str(service.vip),
@@ -184,10 +187,11 @@ def _service(state: NodeState, service: ServiceConfig, counters: dict[int, dict[
         "counters": counters.get(map_writer.slot(service.name), {}) if map_writer else {},
         "when_unhealthy": service.when_unhealthy,
         "instances": state.instances.status(service.name),
+        "backends": state.backends.status(service.name) if state.backends and service.mode == "nat" else None,
         "taken": bool(takers(found)),
         "local_clients": local_clients(service, share, health),
         "members": [
-            {"address": str(c.address), "state": c.state, "weight": c.weight, "effective": c.effective} for c in found
+            {"address": str(c.address), "state": c.state, "weight": c.weight, "effective": c.effective} for c in owners
         ],
     }
 
@@ -197,7 +201,7 @@ def local_clients(service: ServiceConfig, share: Share, health: Health) -> str |
 
     The VIP is on lo, so the kernel connects them to this node's server, whatever the tables say.
     """
-    if health.healthy and share.state is State.UP:
+    if service.mode == "nat" or (health.healthy and share.state is State.UP):
         return None
     condition = share.state if health.healthy else "unhealthy"
     only = f"clients on this node itself reach {service.vip} at its own server only"

@@ -140,6 +140,11 @@ class NatWriter:
             self._maps.write_conf(conf)
             self._conf = conf
 
+    def reaches(self, key: BackendKey) -> bool:
+        """Whether packets get to a backend from here: never to one on this node itself."""
+        hop = self._hops.get(self.indexes[key.address, key.port])
+        return hop is not None and hop.mac is not None
+
     def active(self, key: BackendKey) -> int:
         """Return how many sessions this node has with a backend, of all services."""
         return self._maps.load(self.indexes[key.address, key.port]).active

@@ -96,6 +96,9 @@ class Agent:
         if self.forwarder is not None and config.table.claims:
             self.claims = ClaimKeeper(config, self.epochs, self.connections, self.forwarder, self.membership)
         self.sessions = start.session_keeper(config, self.forwarder, self._wake.set)
+        self.backends = start.backend_keeper(
+            self.node, saved, self.forwarder, self.membership, self.sessions, self.health, self._wake.set
+        )
         self.tracer = Tracer(interface.address, self.membership.notify_one, self._trace_here)
         self.membership.on_notice = self.tracer.receive
         instance_paths = InstancePaths(paths.instance_pins, paths.instances, paths.programs)
@@ -190,6 +193,7 @@ class Agent:
             *uncounted,
             *self.instances.problems,
             *(self.sessions.problems() if self.sessions else ()),
+            *(self.backends.problems() if self.backends else ()),
         )
         return Inputs(
             members=membership.view.members,
@@ -219,6 +223,8 @@ class Agent:
             if self.forwarder is not None:
                 self.forwarder.follow(self.membership.ends)
                 self.forwarder.pass_over(self.membership.view.silent, self.membership.view.doubted)
+            if self.backends is not None:
+                self.backends.observe(time.monotonic())
             await asyncio.sleep(0)
             self.operator.orders.expire(time.time())
             if self.membership_known:
@@ -286,6 +292,7 @@ class Agent:
             drained=operator.drained,
             weights=tuple(sorted(operator.weights.items())),
             flaps=memory.decisions.flaps,
+            backend_orders=self.backends.orders if self.backends else self._files.state.backend_orders,
             export_statuses=self.announcer.exports.entries,
         )
         self._files.save(state, self.membership.view.members, self.membership_known)
@@ -314,6 +321,7 @@ class Agent:
             *(self.forwarder.tasks() if self.forwarder else ()),
             *(self.claims.tasks() if self.claims else ()),
             *((self.sessions.run(),) if self.sessions else ()),
+            *(self.backends.tasks() if self.backends else ()),
         ]
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(one) for one in forever]

@@ -227,6 +227,11 @@ class Membership:
             NodeState(self.boot, 1, RELEASE, ready, self._node.epochs, said, unreachable, self._reads_claims, of_nat)
         )
 
+    @property
+    def own_nat(self) -> NatState | None:
+        """What this node says of NAT; None if it has no share of the sessions."""
+        return self._state.nat if self._state is not None else None
+
     def publish_backends(self, results: Mapping[int, bool], orders: Mapping[int, BackendOrder]) -> None:
         """Tell all others the results of this node's checks of backends, and the orders for backends that it knows,
         both by the backend's number. A node without a share of the sessions tells neither."""

@@ -20,6 +20,7 @@ from agent import json_value, private_file
 from agent.address import Address, Network
 from agent.announcing.export_status import StatusEntry
 from agent.announcing.hold_down import MAX_HOLD_S, FlapRecord
+from agent.channel.nat_state import BackendOrder
 from agent.json_value import MONOTONIC_S, U32, U64, WALL_S, real, whole
 from agent.model import State
 from agent.table.epoch import EpochUse
@@ -51,6 +52,8 @@ class SavedState:
     """Effective weights that `lbctl backend weight` set, by service."""
     flaps: Mapping[Address, FlapRecord] = field(default_factory=dict)
     """The recent faults of each VIP: a restart does not end their hold-down."""
+    backend_orders: Mapping[int, BackendOrder] = field(default_factory=dict)
+    """The last order for each backend that had one, by number."""
     export_statuses: tuple[StatusEntry, ...] = ()
     """The export status of each VIP at each peer, with its time."""
 
@@ -98,6 +101,7 @@ def _to_json(saved: SavedState) -> dict[str, Any]:
         "drained": sorted(saved.drained),
         "weights": dict(saved.weights),
         "flaps": {str(vip): [flap.at, flap.hold_s, flap.count] for vip, flap in saved.flaps.items()},
+        "backend_orders": [[number, one.version, one.drained] for number, one in sorted(saved.backend_orders.items())],
         "export_statuses": [entry.to_json() for entry in saved.export_statuses],
     }
 
@@ -118,6 +122,10 @@ def _from_json(data: dict[str, Any]) -> SavedState:
         flaps={
             _address(vip): FlapRecord(real(f[0], MONOTONIC_S), real(f[1], MAX_HOLD_S), whole(f[2], U32))
             for vip, f in data.get("flaps", {}).items()
+        },
+        backend_orders={
+            whole(number, U32): BackendOrder(whole(version, U32), bool(drained))
+            for number, version, drained in data.get("backend_orders", ())
         },
         export_statuses=tuple(map(_status_entry, data.get("export_statuses", ()))),
     )

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 
 from agent.announcing.decide import Decisions
 from agent.config.schema import Config
+from agent.health.rise_fall import Health
+from agent.node.backend_keeper import BackendKeeper
 from agent.node.candidates import Candidates, table_keys
 from agent.node.forwarder import Forwarder
+from agent.node.membership import Membership
 from agent.node.plan import Memory, OperatorState, ThisNode
 from agent.node.saved_state import SavedState
 from agent.sessions.keeper import SessionKeeper
@@ -41,6 +44,21 @@ def session_keeper(config: Config, forwarder: Forwarder | None, on_change: Calla
     table = SessionTable(maps.sessions, maps.nat)
     watch = SessionWatch(table, maps.nat.open_events, maps.nat.set_watched)
     return SessionKeeper(table, watch, refused, names, on_change)
+
+
+def backend_keeper(
+    node: ThisNode,
+    saved: SavedState,
+    forwarder: Forwarder | None,
+    membership: Membership,
+    sessions: SessionKeeper | None,
+    health: MutableMapping[str, Health],
+    on_change: Callable[[], None],
+) -> BackendKeeper | None:
+    """Return the keeper of the backends; None without NAT."""
+    if forwarder is None or forwarder.nat is None:
+        return None
+    return BackendKeeper(node, forwarder.nat, forwarder, membership, sessions, saved.backend_orders, health, on_change)
 
 
 def operator_state(saved: SavedState) -> OperatorState:

@@ -14,6 +14,7 @@ from agent.sessions.selection import Records, Selection
 from agent.sessions.session_table import SessionTable
 from agent.sessions.tag_array import Slots, Tags, are_ipv6, same_session, states_of
 from bpf.layout.nat import NAT_ROWS
+from bpf.maps.session_map import now_tick
 
 PART: Final = 1 << 12
 """Slots that are read in one go: half a millisecond."""
@@ -71,6 +72,12 @@ def read_pages(
             pages.append(part.page(now))
             count += len(part)
     return pages, count
+
+
+def close_selected(table: SessionTable, selection: Selection) -> int:
+    """Close the selected sessions; return how many they were. For a thread: it reads all slots."""
+    parts = (found for start in range(0, len(table.tags), PART) for found in find(table, selection, start))
+    return sum(table.close(found.slots, found.tags, now_tick()) for found in parts)
 
 
 def find_one(table: SessionTable, selection: Selection, ranges: Iterable[range]) -> Found | None:

@@ -50,6 +50,7 @@ def lbctl(*arguments: str, code: int = 0) -> tuple[str, str]:
         ["backend", "drain"],
         ["backend", "undrain", "--service", "web"],
         ["backend", "weight", "50%"],
+        ["backend", "drain", "web", "10.9.0.11:8443"],
         ["deny", "list"],
         ["deny", "add", "192.0.2.0/24"],
         ["deny", "del", "2001:db8::/32"],
