@@ -60,17 +60,18 @@ def session_list(
     A million sessions are listed while packets flow; each is shown as it was at one moment.
     """
     query = _query(service=service, client=client, backend=backend, state=state, limit=str(limit) if limit else None)
-    if output == "json":
-        separator = '{"sessions": ['
-        for one in _sessions(socket, "/sessions", query):
-            click.echo(f"{separator}\n{json.dumps(one)}", nl=False)
-            separator = ","
-        click.echo(f"{separator if separator != ',' else ''}\n]}}")
-        return
     count = 0
-    for count, one in enumerate(_sessions(socket, "/sessions", query), 1):  # noqa: B007  # the last one is the sum
-        click.echo(escaped(line_of(one)))
-    click.echo(f"{count:,} sessions", err=True)
+    for page in _pages(socket, "/sessions", query):
+        if output == "json":
+            start = "," if count else '{"sessions": ['
+            click.echo(start + ",".join(f"\n{json.dumps(one)}" for one in page), nl=False)
+        else:
+            click.echo("\n".join(escaped(line_of(one)) for one in page))
+        count += len(page)
+    if output == "json":
+        click.echo("\n]}" if count else '{"sessions": []}')
+    else:
+        click.echo(f"{count:,} sessions", err=True)
 
 
 @session.command("show")
@@ -115,12 +116,12 @@ def session_watch(
         signal.signal(number, signal.default_int_handler)
     query = _query(service=service, client=client, backend=backend, state=state)
     with contextlib.suppress(KeyboardInterrupt):
-        for one in _sessions(socket, "/sessions/watch", query):
-            click.echo(json.dumps(one) if output == "json" else escaped(line_of(one)))
+        for page in _pages(socket, "/sessions/watch", query):
+            click.echo("\n".join(json.dumps(one) if output == "json" else escaped(line_of(one)) for one in page))
 
 
-def _sessions(socket: Path, resource: str, query: dict[str, str]) -> Iterator[dict[str, Any]]:
-    """Yield the sessions of the agent's pages; of missed events, how many."""
+def _pages(socket: Path, resource: str, query: dict[str, str]) -> Iterator[list[dict[str, Any]]]:
+    """Yield the sessions of each of the agent's pages; show how many events are missing."""
     from agent.cli.client import follow
     from agent.sessions.page import Names, decode
 
@@ -132,7 +133,8 @@ def _sessions(socket: Path, resource: str, query: dict[str, str]) -> Iterator[di
             return
         if page.get("missed"):
             click.echo(f"lbctl: {page['missed']:,} changes are missing here: they came too fast", err=True)
-        yield from decode(page, names)
+        if found := list(decode(page, names)):
+            yield found
 
 
 def _print_one(one: dict[str, Any]) -> None:

@@ -12,7 +12,8 @@ how many events before it did not reach the watcher.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator, Mapping
+import functools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
@@ -20,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from agent.address import Address, endpoint
+from agent.address import endpoint
 from agent.sessions.tag_array import Slots, Tags
 from bpf.layout.nat import row_of_slot
 from bpf.layout.session import TICK_SHIFT, SessionState, TagFlag
@@ -46,7 +47,6 @@ _NAMES: Final[Mapping[int, str]] = {
     **{state: name for name, state in STATE_NAMES.items()},
 }
 _PORTS: Final = {end: f"{end}_port" for end in ("client", "vip", "nat", "backend")}
-_ADDRESS: Final[Mapping[int, Callable[[bytes], Address]]] = {4: IPv4Address, 6: IPv6Address}
 _PLAIN: Final = TagFlag.UDP | TagFlag.IPV6  # what a session's protocol and addresses show
 _PROTOCOLS: Final = {6: "tcp", 17: "udp"}
 
@@ -92,8 +92,7 @@ def sessions(version: int, now: int, rows: Rows, names: Names, events: bool = Fa
             session["before"] = state_name(before)
         if known:
             for end, port in _PORTS.items():
-                address = addresses[end][i * size : (i + 1) * size]
-                session[end] = endpoint(_ADDRESS[version](address), column[port][i])
+                session[end] = _endpoint(addresses[end][i * size : (i + 1) * size], column[port][i])
             number = column["service_slot"][i]
             session["service"] = names.services.get(number, f"slot {number}")
             session["protocol"] = _PROTOCOLS.get(column["protocol"][i], "?")
@@ -107,13 +106,20 @@ def state_name(tag: int) -> str:
 
 
 def _tag(tag: int, now: int) -> dict[str, Any]:
-    flags = TagFlag(tag >> 32 & 0xFF)
     idle = (now - tag & 0xFFFF_FFFF ^ 1 << 31) - (1 << 31)
-    return {
-        "state": state_name(tag),
-        "idle_s": _seconds(idle),
-        "flags": [str(flag.name).lower() for flag in TagFlag if flag in flags and flag not in _PLAIN],
-    }
+    return {"state": state_name(tag), "idle_s": _seconds(idle), "flags": list(_flags(tag >> 32 & 0xFF))}
+
+
+@functools.lru_cache(256)
+def _flags(number: int) -> tuple[str, ...]:
+    flags = TagFlag(number) & ~_PLAIN
+    return tuple(str(flag.name).lower() for flag in TagFlag if flag in flags)
+
+
+@functools.lru_cache(1 << 16)
+def _endpoint(data: bytes, port: int) -> str:
+    """Return an endpoint as text. Of a list's, those of VIPs and backends come again and again."""
+    return endpoint(IPv4Address(data) if len(data) == 4 else IPv6Address(data), port)
 
 
 def _seconds(count: int) -> int:
