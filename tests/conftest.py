@@ -13,20 +13,24 @@ from hypothesis import settings
 from support.interop_table import write_interop
 
 LONGEST_FIRST = (
-    "tests/topology/demo/test_demo.py",
-    "tests/cluster/test_announce.py",
-    "tests/cluster/test_members.py",
-    "tests/cluster/test_faults_named.py",
     "tests/cluster/test_silence.py",
+    "tests/cluster/test_members.py",
+    "tests/topology/demo/test_demo.py",
+    "tests/cluster/test_faults_named.py",
     "tests/cluster/test_epochs.py",
+    "tests/cluster/test_announce.py",
+    "tests/bpf/compiler/test_build.py",
+    "tests/cluster/test_claims.py",
+    "tests/cluster/test_fragments.py",
     "tests/cluster/test_interop.py",
-    "tests/bgp/exabgp/test_session_options_lab.py",
     "tests/cluster/test_routed.py",
+    "tests/cluster/test_agent.py",
+    "tests/cluster/test_operator.py",
+    "tests/cluster/test_instances.py",
+    "tests/bgp/exabgp/test_session_options_lab.py",
     "tests/bgp/bfd/test_bfd_lab.py",
     "tests/bgp/relay/test_routers_lab.py",
     "tests/cluster/test_two_routers.py",
-    "tests/cluster/test_agent.py",
-    "tests/cluster/test_operator.py",
     "tests/cluster/test_units.py",
     "tests/cluster/test_uplinks.py",
     "tests/bpf/attach/test_datapath.py",
@@ -53,6 +57,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=20_000,
         metavar="N",
         help="number of generated packets on which the oracle and the program are compared",
+    )
+    parser.addoption(
+        "--demo-router",
+        choices=("bird", "frr"),
+        default="bird",
+        help="router of the small demo",
     )
     parser.addoption(
         "--echo-load-s",

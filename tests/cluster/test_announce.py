@@ -54,8 +54,12 @@ class Announcing:
     def announce(self, node: str, *arguments: str, code: int = 0) -> Any:
         return self.cluster.lbctl(node, "announce", *arguments, code=code)
 
+    def status(self, node: str) -> Any:
+        """Return what `lbctl announce status -o json` prints."""
+        return self.cluster.request(node, "GET", "/announce")
+
     def row(self, node: str) -> dict[str, Any]:
-        (row,) = self.announce(node, "status", "-o", "json")["peers"]
+        (row,) = self.status(node)["peers"]
         return dict(row)
 
     def next_hops(self) -> set[str]:
@@ -86,6 +90,11 @@ class Announcing:
             for file in STATE:
                 (self.cluster.lab.root(node) / file).unlink()
         self.cluster.start_agent(node)
+        wait_for(lambda: self.status(node)["peers"], f"{node} to know its sessions")
+
+
+BY_BIRD = pytest.mark.parametrize("running", ["bird"], indirect=True)
+"""What the router's kind does not change: tests of the agent's orders and of lbctl."""
 
 
 def bird_paths(cluster: ClusterLab) -> dict[str, BgpPath]:
@@ -141,15 +150,14 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def lab(running: Announcing) -> Iterator[Announcing]:
     yield running
     for node in FOUR:
-        for verb in ("up", "undrain"):
-            running.announce(node, verb)
+        for path in ("/announce", "/announce/undrain"):
+            running.cluster.request(node, "POST", path)
     wait_for(lambda: running.next_hops() == set(FOUR), "four next hops")
 
 
+@BY_BIRD
 def test_status_names_each_vip_and_peer(lab: Announcing) -> None:
-    wait_for(
-        lambda: len(lab.announce("b1", "status", "-o", "json")["vips"][0]["others"]) == 3, "the others to be known"
-    )
+    wait_for(lambda: len(lab.status("b1")["vips"][0]["others"]) == 3, "the others to be known")
     output = lab.announce("b1", "status", "-o", "json")
     (vip,), (row,) = output["vips"], output["peers"]
     assert {key: row[key] for key in ("vip", "peer", "desired", "out", "session", "why")} == {
@@ -169,9 +177,7 @@ def test_down_is_gone_when_wait_returns(lab: Announcing) -> None:
     assert (row["desired"], row["out"], row["why"]) == ("withdrawn", "no", "withdrawn by the operator: new [kernel]")
     assert "new [kernel]" in " ".join(lab.announce("b2", "status").split())
     wait_for(lambda: "b2" not in lab.paths() and lab.next_hops() == {"b1", "b3", "b4"}, "b2 to leave the router")
-    wait_for(
-        lambda: "10.0.0.12" not in str(lab.announce("b1", "status", "-o", "json")["vips"]), "the others to learn it"
-    )
+    wait_for(lambda: "10.0.0.12" not in str(lab.status("b1")["vips"]), "the others to learn it")
     view = lab.cluster.service_status("b1")
     assert view is not None
     assert "b2" in view.takers, "it is still a member"
@@ -195,7 +201,7 @@ def test_each_drain_method_reaches_the_router(lab: Announcing, method: str) -> N
         assert (path.med == MED) is (method == "med")
         assert (GRACEFUL_SHUTDOWN in path.communities) is (method == "gshut")
         assert lab.row("b2")["desired"] == method
-        assert "10.0.0.12" in str(lab.announce("b1", "status", "-o", "json")["vips"]), "it still announces"
+        assert "10.0.0.12" in str(lab.status("b1")["vips"]), "it still announces"
     # BIRD ignores the community without a filter for it; every other method removes the next hop.
     stays = method == "gshut" and lab.cluster.router == "bird"
     if not stays:
@@ -209,6 +215,7 @@ def test_each_drain_method_reaches_the_router(lab: Announcing, method: str) -> N
     wait_for(lambda: lab.paths() == plain, "the earlier path")
 
 
+@BY_BIRD
 def test_an_end_time_survives_a_restart_and_a_reboot(lab: Announcing) -> None:
     """A reboot loses /run: the order is not in it."""
     lab.announce("b3", "down", "--for", "10m", "--reason", "repair", "--wait")
@@ -231,9 +238,10 @@ def test_an_end_time_survives_a_restart_and_a_reboot(lab: Announcing) -> None:
     assert lab.row("b3")["why"] == "withdrawn by the operator"
 
 
+@BY_BIRD
 def test_the_last_announcer_is_refused_without_force(lab: Announcing) -> None:
     def others() -> Any:
-        return lab.announce("b1", "status", "-o", "json")["vips"][0]["others"]
+        return lab.status("b1")["vips"][0]["others"]
 
     wait_for(lambda: len(others()) == 3, "the others to be known")
     lab.announce("b2", "down", "--wait")
@@ -265,6 +273,7 @@ def test_the_last_announcer_is_refused_without_force(lab: Announcing) -> None:
     lab.cluster.lbctl("b1", "undrain")
 
 
+@BY_BIRD
 def test_wait_waits_for_the_adj_rib_out(lab: Announcing) -> None:
     """The control: while the relay is stopped the adj-RIB-out is unknown, and the command does not succeed."""
     with lab.relay_stopped("b2"):
@@ -279,6 +288,7 @@ def test_wait_waits_for_the_adj_rib_out(lab: Announcing) -> None:
     assert lab.row("b2")["out"] == "no"
 
 
+@BY_BIRD
 def test_up_waits_and_names_the_order_that_withdraws(lab: Announcing) -> None:
     lab.announce("b2", "drain", "--reason", "still", "--wait")
     lab.announce("b2", "down", "--wait")
@@ -286,6 +296,7 @@ def test_up_waits_and_names_the_order_that_withdraws(lab: Announcing) -> None:
     assert f"not within 1 s: {VIP}: drained by the operator (withdraw): still" in output
 
 
+@BY_BIRD
 def test_check_reports_to_a_monitoring_system(lab: Announcing) -> None:
     assert lab.announce("b2", "check") == "OK: 1 of 1 VIPs announced, 1 of 1 sessions up\n"
     lab.announce("b2", "down", "--wait")
@@ -293,9 +304,7 @@ def test_check_reports_to_a_monitoring_system(lab: Announcing) -> None:
     lab.announce("b2", "up", "--wait")
     lab.cluster.stop("b2", "speaker")
     try:
-        wait_for(
-            lambda: lab.announce("b2", "status", "-o", "json")["relay"] != "connected", "the agent to miss the relay"
-        )
+        wait_for(lambda: lab.status("b2")["relay"] != "connected", "the agent to miss the relay")
         output = lab.announce("b2", "check", code=2)
         assert output.startswith("CRITICAL: ")
         assert "what the routers receive is not known" in output
@@ -303,12 +312,13 @@ def test_check_reports_to_a_monitoring_system(lab: Announcing) -> None:
     finally:
         lab.cluster.start("b2", "speaker")
     wait_for(lambda: "b2" in lab.next_hops(), "b2 to be back")
-    wait_for(lambda: lab.announce("b2", "status", "-o", "json")["faults"] == [], "no faults")
+    wait_for(lambda: lab.status("b2")["faults"] == [], "no faults")
     lab.cluster.stop_agent("b2")
     assert "no agent answers" in lab.announce("b2", "check", code=3)
     lab.cluster.start_agent("b2")
 
 
+@BY_BIRD
 def test_watch_prints_changes_as_they_happen(lab: Announcing, tmp_path: Path) -> None:
     lines, text = tmp_path / "lines", tmp_path / "text"
     watching = [
@@ -336,6 +346,7 @@ def test_watch_prints_changes_as_they_happen(lab: Announcing, tmp_path: Path) ->
     )
 
 
+@BY_BIRD
 def test_watch_ends_with_the_agent(lab: Announcing, tmp_path: Path) -> None:
     watching = lab.cluster.lab.spawn("b2", ["lbctl", "announce", "watch"], log=tmp_path / "text")
     wait_for(lambda: (tmp_path / "text").read_text(), "the current state")
@@ -359,6 +370,7 @@ def plain_anycast(lab: Announcing) -> Iterator[str]:
     lab.cluster.start_agent("b2")
 
 
+@BY_BIRD
 def test_flapping_vip_is_held_down(lab: Announcing, plain_anycast: str) -> None:
     """The server dies and comes back three times: the route goes at once each time, and comes back ever later."""
     node = plain_anycast

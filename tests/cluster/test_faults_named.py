@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.cluster_lab import FOUR, VIP, ClusterLab, cluster_lab, copy_topology, edit
+from support.cluster_lab import FOUR, VIP, ClusterLab, cluster_lab, copy_topology, edit, name_soon
 from support.lying_speaker import announced_by_b5
 from support.segment_faults import PORTS, cut_off, dropped, end, joined, other_configuration, to_mac, udp_to
 from support.sequence import Sequence, patient_traffic
@@ -29,13 +29,14 @@ HELD = 100
 ECHO_PORT, GUE_PORT = 4742, 6080
 KEY_FILE, KEY = Path("/etc/anylb/cluster.key"), "00112233445566778899aabbccddeeff"
 NAMED_S = 120.0
-"""A contradiction is named after half a minute; the machine may be busy."""
+"""A contradiction is named after 5 s here; the machine may be busy."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = copy_topology(tmp_path_factory.mktemp("named"))
     edit(made / "lb.yml", ("forward: l2", "forward: gue"), ("key: none", f"key_file: {KEY_FILE.name}"))
+    name_soon(made)
     key = f'- sh -c "umask 077; echo {KEY} > {KEY_FILE}"\n        '
     edit(made / "segment.clab.yml", ("- mkdir -p /var/log/anylb", f"{key}- mkdir -p /var/log/anylb"))
     return made

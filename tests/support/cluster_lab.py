@@ -26,6 +26,7 @@ from topology.lab.lab import Lab
 from topology.lab.netns import inside_net
 
 TOPOLOGY = Path(__file__).parents[2] / "topology"
+NAMED_SOON = Path(__file__).parents[1] / "cluster/soon"
 FOUR = ("b1", "b2", "b3", "b4")
 PORT = 7000
 FIRST_SOURCE_PORT = 20_000
@@ -140,6 +141,11 @@ def edit(file: Path, *replacements: tuple[str, str]) -> None:
         assert old in text
         text = text.replace(old, new)
     file.write_text(text)
+
+
+def name_soon(topology: Path) -> None:
+    """Have the agents of a copied segment.clab.yml name contradictions after 5 s, not after half a minute."""
+    edit(topology / "segment.clab.yml", ("ANYLB_XDP:", f"PYTHONPATH: {NAMED_SOON}\n        ANYLB_XDP:"))
 
 
 @contextlib.contextmanager

@@ -53,7 +53,7 @@ topology:
         - sh -c "ip route add default via 10.0.0.1 && ip -6 route add default via fd00::1"
         - mkdir -p /var/log/anylb
         - sh -c "python -m topology.traffic.server > /var/log/anylb/server.log 2>&1 &"
-        - sh -c "python -m http.server --bind ::0 7001 > /var/log/anylb/server6.log 2>&1 &"
+        - sh -c "python -m topology.traffic.server --address ::0 --port 7001 > /var/log/anylb/server6.log 2>&1 &"
   nodes:
     router:
       binds: [".:/etc/interop:ro"]

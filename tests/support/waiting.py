@@ -11,11 +11,15 @@ def wait_for(condition: Callable[[], object], what: str = "the state", timeout_s
     """Poll until the condition holds. Raises AssertionError after the timeout.
 
     It is no bound on the time that users wait: on a machine where ten processes want each CPU, 30 s did not suffice.
+    The pauses are as long as the polls: what is waited for needs the CPU too.
     """
-    deadline = time.monotonic() + timeout_s
+    began = time.monotonic()
+    deadline = began + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
-        time.sleep(0.02)
+        now = time.monotonic()
+        assert now < deadline, f"not within {timeout_s:g} s: {what}"
+        time.sleep(min(max(0.02, now - began), 0.5))
+        began = time.monotonic()
 
 
 @dataclass(frozen=True, eq=False)

@@ -165,6 +165,10 @@ class Cluster:
         """Return the local TCP end of a node's BGP session, which differs for each session; None without one."""
         return established_local_end(BGP_PORT, Path(f"/proc/{self.lab.nodes[node].pid}/net/tcp").read_text())
 
+    def has_bgp_session(self, node: str) -> bool:
+        """Return whether a node's BGP session is established."""
+        return self.bgp_session(node) is not None
+
     def clear_session(self, node: str) -> None:
         """Make the router reset its BGP session with a node."""
         if self.router == "frr":

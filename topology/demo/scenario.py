@@ -10,8 +10,8 @@ while its connections and those opened since are open.
 none has to end before; and the server that stops is a backend.
 
 The node that crashes is chosen for the control: under Linux's hash-threshold the loss of the middle next hop of five
-moves the fewest flows. BIRD orders next hops by address, b5 first. FRR orders them by arrival: b5, which comes in
-`double`, is one of the last two.
+moves the fewest flows. BIRD orders next hops by address, b5 first. FRR orders them by arrival: b5, which comes back in
+`double` once b4 has its session, is the last.
 """
 
 import signal
@@ -99,7 +99,8 @@ def _stop(node: str) -> Action:
 
 
 def _return(*nodes: str) -> Action:
-    """Start nodes, one each `JOIN_S`. One that has left stays out until `undrain`."""
+    """Start nodes, one each `JOIN_S`, in the order in which the router meets them. One that has left stays out until
+    `undrain`."""
 
     def act(cluster: Cluster, _traffic: TrafficController) -> None:
         for number, node in enumerate(nodes):
@@ -107,6 +108,7 @@ def _return(*nodes: str) -> Action:
             cluster.start(node, "speaker", "agent")
             cluster.wait(f"{node}'s agent to answer", partial(cluster.agent_answers, node))
             cluster.request(node, "POST", "/undrain")
+            cluster.wait(f"{node}'s BGP session", partial(cluster.has_bgp_session, node))
 
     return act
 

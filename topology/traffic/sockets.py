@@ -68,6 +68,8 @@ class ClientSockets:
         self._connecting: set[int] = set()
         self._groups: list[dict[int, HeldConnection]] = [{} for _ in range(GROUPS)]
         self._pending: deque[tuple[int, ConnectionAttempt]] = deque()  # by start, so by deadline too
+        #: What a socket would not take: its buffer is full while a server gives no answer for long.
+        self._unsent: dict[int, bytes] = {}
         self._due = 0.0  # how many new connections are due, with the fraction
         self._tick = 0
 
@@ -176,10 +178,17 @@ class ClientSockets:
             self._end(descriptor)
 
     def _send(self, descriptor: int, data: bytes, now: float) -> None:
+        """Send data after what is unsent. The rest waits for the connection's next message."""
+        data = self._unsent.pop(descriptor, b"") + data
         try:
-            self._sockets[descriptor].send(data)
+            rest = data[self._sockets[descriptor].send(data) :]
+        except BlockingIOError:
+            rest = data
         except OSError as error:
             self._fail(descriptor, reason(error.errno), now)
+            return
+        if rest:
+            self._unsent[descriptor] = rest
 
     def _fail(self, descriptor: int, failure: str, now: float) -> None:
         connection = self._connections[descriptor]
@@ -194,6 +203,7 @@ class ClientSockets:
         connection = self._connections.pop(descriptor)
         sock = self._sockets.pop(descriptor)
         self._connecting.discard(descriptor)
+        self._unsent.pop(descriptor, None)
         if isinstance(connection, HeldConnection):
             for group in self._groups:
                 group.pop(descriptor, None)

@@ -52,21 +52,22 @@ def test_silent_failure_removes_the_route_and_without_bfd_it_stays(bfd_lab: BfdL
         time.sleep(INTERVAL_MS / 1000 * len(times) / 7 % 0.3)  # at another time between two packets
         mark, sniffer = len(bfd_lab.events()), Sniffer(bfd_lab.b1.speaker.pid, "eth1")
         began, _ = bfd_lab.block(1), bfd_lab.block(2)
-        wait_for(lambda: bfd_lab.next_hops() == B1_GONE, "b1's route is gone")
-        times.append(bfd_lab.alone_at(mark, "10.0.0.12") - began)
-        wait_for(lambda: bfd_lab.b1.peer and not bfd_lab.b1.peer.up, "b1 has closed its session too")
-        assert bfd_lab.b1.bfd is not None
-        assert (bfd_lab.b1.bfd.state, bfd_lab.b1.bfd.diagnostic) == ("down", "the neighbor was silent for too long")
-        assert bfd_lab.b1.peer is not None
-        assert bfd_lab.b1.peer.routes == ()
-        sniffer.take()
-        assert sniffer.bfd_down, "it sent Cease, BFD Down, though no one received it"
-        time.sleep(2 * DETECTION_S)
-        assert bfd_lab.next_hops() == B1_GONE, "the control: b2's silence is not detected"
-        assert bfd_lab.b2.peer is not None
-        assert bfd_lab.b2.peer.up, "nor the router's silence at b2"
-        for port in (1, 2):
-            bfd_lab.block(port, False)
+        try:
+            wait_for(lambda: bfd_lab.next_hops() == B1_GONE, "b1's route is gone")
+            times.append(bfd_lab.alone_at(mark, "10.0.0.12") - began)
+            wait_for(lambda: bfd_lab.b1.peer and not bfd_lab.b1.peer.up, "b1 has closed its session too")
+            assert bfd_lab.b1.bfd is not None
+            assert (bfd_lab.b1.bfd.state, bfd_lab.b1.bfd.diagnostic) == ("down", "the neighbor was silent for too long")
+            assert bfd_lab.b1.peer is not None
+            assert bfd_lab.b1.peer.routes == ()
+            wait_for(sniffer.has_bfd_down, "Cease, BFD Down, which it sends though no one receives it")
+            time.sleep(2 * DETECTION_S)
+            assert bfd_lab.next_hops() == B1_GONE, "the control: b2's silence is not detected"
+            assert bfd_lab.b2.peer is not None
+            assert bfd_lab.b2.peer.up, "nor the router's silence at b2"
+        finally:
+            for port in (1, 2):
+                bfd_lab.block(port, False)
     milliseconds = sorted(round(1000 * seconds) for seconds in times)
     print(f"\n{bfd_lab.router}: silence to withdrawn in ms, {len(times)} times: {milliseconds}")
     assert max(times) < 5, "long before the hold time"

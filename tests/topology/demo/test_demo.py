@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The small demo, for both routers, its negative control asserted too; and that it cleans up, however it ends.
+"""The small demo, its negative control asserted too; and that it cleans up, however it ends.
+
+The router is BIRD; `make proof` runs it with FRR (`--demo-router frr`).
 
 client ── router ── segment ── b1 b2 b3 b4 b5 b6     twice: with anylb, and as plain ECMP anycast
 """
@@ -28,9 +30,8 @@ def labs_of(pid: int) -> set[str]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("router", ["bird", "frr"])
-def test_anylb_keeps_every_connection_where_plain_ecmp_does_not(router: str, tmp_path: Path) -> None:
-    output = tmp_path / "demo.json"
+def test_anylb_keeps_every_connection_where_plain_ecmp_does_not(pytestconfig: pytest.Config, tmp_path: Path) -> None:
+    router, output = pytestconfig.getoption("demo_router"), tmp_path / "demo.json"
     process = subprocess.Popen(
         [*DEMO, "--small", "--router", router, "--json", str(output), "--logs", str(tmp_path / "logs")],
         stdout=subprocess.PIPE,
