@@ -19,7 +19,7 @@ SERVICE_CACHE: Final = 4096
 UPLINKS: Final = 8
 PREFIXES: Final = 65_536
 """Entries of the deny list, and of the list of node prefixes."""
-RATE_LIMITS: Final = 3
+RATE_LIMITS: Final = 4
 FIRST_FRAGMENTS: Final = 4096
 """Packets whose first fragment is remembered."""
 SAMPLE_BYTES: Final = 128

@@ -172,6 +172,7 @@ enum rate_limit {
 	LIMIT_FORWARD_AGAIN, /* forwards with hop >= 2 */
 	LIMIT_REPLY_TOO_BIG, /* ICMP errors to clients */
 	LIMIT_DELAY,         /* fragments that are sent away to wait */
+	LIMIT_REPLY_RESET,   /* RSTs for segments without a session */
 	RATE_LIMITS,
 };
 
