@@ -87,6 +87,7 @@ def _state(agent: Agent) -> NodeState:
         instances=agent.instances,
         claims=agent.claims,
         sessions=agent.sessions,
+        hand_overs=agent.hand_overs,
         backends=agent.backends,
     )
 

@@ -24,6 +24,7 @@ from agent.node.backend_keeper import BackendKeeper
 from agent.node.candidates import candidates, takers
 from agent.node.claim_keeper import ClaimKeeper
 from agent.node.forwarder import Forwarder
+from agent.node.hand_over_keeper import HandOverKeeper
 from agent.node.membership import Membership
 from agent.node.plan import ThisNode
 from agent.sessions.keeper import SessionKeeper
@@ -60,7 +61,8 @@ class NodeState:
     """None without a data path, and where `table.claims` is off."""
     sessions: SessionKeeper | None
     backends: BackendKeeper | None
-    """Both None without NAT."""
+    hand_overs: HandOverKeeper | None
+    """All three None without NAT."""
 
     @property
     def config(self) -> Config:
@@ -87,6 +89,7 @@ def status(state: NodeState) -> dict[str, Any]:
         "pools": _announced(state, "pool", state.pools),
         "connections": _connections(state, now),
         "sessions": state.sessions.summary() if state.sessions else None,
+        "hand_over": state.hand_overs.counters if state.hand_overs else None,
         "services": [_service(state, service, counters) for service in state.config.services],
         "members": [_member(state, member, now) for member in state.members],
         "membership": membership_status(state.membership),

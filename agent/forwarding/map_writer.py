@@ -6,7 +6,7 @@ Owns the services and the order. Node entries are node_table.py's, rows epoch_ba
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
@@ -19,6 +19,7 @@ from agent.config.service import AFFINITIES, ServiceConfig
 from agent.forwarding.epoch_bank import NO_CLAIMS, EpochBanks
 from agent.forwarding.narrow_path import least_mtus
 from agent.forwarding.node_table import NodeTable
+from agent.forwarding.row_array import RowArray
 from agent.model import NAT_TABLE, Candidate
 from agent.table.claims import Claims, claims_of
 from agent.table.epoch import Epoch, EpochSwitch, EpochUse
@@ -26,6 +27,7 @@ from agent.table.table import RowNumbers
 from bpf.attach.datapath import DataPath
 from bpf.layout.conf import NodeConf
 from bpf.layout.limits import BANKS, CHAIN, SLOTS, UPLINKS
+from bpf.layout.nat import NAT_ROWS
 from bpf.layout.service import Forward, Protocol, ServiceEntry, ServiceKey
 
 
@@ -60,6 +62,10 @@ class MapWriter:
         self._tables: dict[str, str] = {}
         """By the name of a service, that of its table: all NAT services share that of the sessions."""
         self._epoch_banks = self._adopt(epochs)
+        self._epoch_banks.before_swap = self._before_swap
+        self.before_nat_rows: Callable[[NDArray[np.uint32]], None] = lambda chains: None
+        """Gets the chains of the table of sessions that is written next: by row, the numbers of the nodes' addresses,
+        owner first, 0 after the last."""
         maps.vlans.write(config.node.vlans)
         maps.node_prefixes.write(config.members.allow)
         self.deny(denied)
@@ -162,6 +168,15 @@ class MapWriter:
         """Return those of the rows with connections that this node claims; None as long as there is no table."""
         chains, own = self._epoch_banks.chains(service, epoch), self.nodes.indexes.get(self._own)
         return None if chains is None or own is None else claims_of(held, chains, own)
+
+    def _before_swap(self, table: str, epoch: int, chains: RowArray) -> None:
+        use = self._epoch_banks.use
+        if table == NAT_TABLE and (use is None or epoch == use.first):
+            numbers = np.zeros(int(chains.max()) + 1, np.uint32)
+            for address, index in self.nodes.indexes.items():
+                if index < len(numbers):
+                    numbers[index] = int(address)
+            self.before_nat_rows(numbers[chains[:NAT_ROWS]])
 
     def full_rows(self) -> dict[str, int]:
         """Return how many rows of each service have no place for another claimant; services without one are absent."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from agent.handover.hand_over import HandOver, Order, SendPull, SendRecords, wanted
 from agent.handover.item import Codec, End, Kind, Pull, Sessions
-from agent.handover.record import Records, version_of
+from agent.handover.record import Records
 from agent.handover.row_move import Chains
 from agent.handover.sent_log import SentLog
 from agent.handover.session_store import SessionStore, Slots, ages_of
@@ -28,7 +28,7 @@ BATCH = 21 * 16
 
 
 class Count(enum.StrEnum):
-    """What is counted: sessions, but for `malformed` (items) and `unanswered` (pulls)."""
+    """What is counted: sessions, but for `malformed` (items, too) and `unanswered` (pulls)."""
 
     SENT = "sent"
     TAKEN = "taken"
@@ -73,10 +73,6 @@ class Exchange:
         """The chains that are written."""
         return self._hand_over.chains
 
-    def adopt(self, chains: Chains) -> None:
-        """Take the chains that an earlier agent left."""
-        self._hand_over.chains = chains
-
     def begin(self, chains: Chains, answering: Collection[int], now: float) -> None:
         """Pull the rows that these chains give to this node: they are written next."""
         self._carry_out(self._hand_over.begin(chains, answering, now))
@@ -90,6 +86,10 @@ class Exchange:
         if before is not None and chains is not None:
             self._log.forget(before[:, 0] != chains[:, 0])
         self._carry_out(orders)
+
+    def leave(self) -> None:
+        """Answer pulls from now on as if this node owned nothing: it is about to end."""
+        self._carry_out(self._hand_over.leave(self._tick()))
 
     def pull_all(self, answering: Collection[int], now: float) -> None:
         """Pull all rows of this node: others did not reach it for a while."""
@@ -108,26 +108,33 @@ class Exchange:
 
     def receive(self, node: int, payloads: Sequence[bytes], now: float) -> None:
         """Take the next items of a node, in order."""
-        records: dict[tuple[Kind, int], list[Records]] = {}
+        contents: dict[tuple[Kind, int], list[bytes]] = {}
         requests: list[Pull | End] = []
+        fault = ""
         for payload in payloads:
             try:
                 item = self._codec.decode(payload)
             except ValueError as error:
                 self.counters[Count.MALFORMED] += 1
-                self.faults[node] = str(error)
+                fault = str(error)
                 continue
-            self.faults.pop(node, None)
             if isinstance(item, Sessions):
-                records.setdefault((item.kind, version_of(item.records)), []).append(item.records)
+                contents.setdefault((item.kind, item.version), []).append(item.content)
             else:
                 requests.append(item)
-        for (kind, _), some in records.items():
-            self._take(node, kind, np.concatenate(some))
+        for (kind, version), some in contents.items():
+            records, wrong, why = self._codec.records(version, b"".join(some))
+            self.counters[Count.MALFORMED] += wrong
+            fault = fault or why
+            self._take(node, kind, records)
         for request in requests:
             self._carry_out(self._hand_over.receive(node, request, self._tick()))
         if requests:
             self.await_answers(now)
+        if fault:
+            self.faults[node] = fault
+        else:
+            self.faults.pop(node, None)
 
     def sweep(self, idle: Collection[int]) -> None:
         """Send sessions of rows that others own to these, and free those that they have. Call it each second.

@@ -79,6 +79,7 @@ class HandOver:
     """The chains that are written; None before the first."""
     _next: Chains | None = None
     """Those that are being written."""
+    _leaves: bool = False
     unanswered: int = 0
     """Pulls that were not answered by all in time."""
     _number: int = 0
@@ -113,6 +114,15 @@ class HandOver:
                 orders.append(SendEnd(node, ended[node].number))
         return orders
 
+    def leave(self, tick: int) -> list[Order]:
+        """End the answers to all pulls from now on, though this node's chains name it: it is about to end."""
+        self._leaves = True
+        orders: list[Order] = []
+        for node, pull in self._asked.items():
+            orders += [self._send(node, pull.rows, tick), SendEnd(node, pull.number)]
+        self._asked = {}
+        return orders
+
     def pull_all(self, answering: Collection[int], now: float) -> list[Order]:
         """Pull all rows of this node: others did not reach it for a while, and served its rows."""
         return self._pull(None, self.chains, answering, now) if self.chains is not None else []
@@ -126,7 +136,7 @@ class HandOver:
                     del self._pulls[item.number]
             return []
         orders: list[Order] = [self._send(node, item.rows, tick)]
-        if self.chains is not None and (item.rows & owned(self.chains, self.own)).any():
+        if self.chains is not None and not self._leaves and (item.rows & owned(self.chains, self.own)).any():
             self._asked[node] = item
             return orders
         self._asked.pop(node, None)

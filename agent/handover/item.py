@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from agent.channel.message import MAX_PAYLOAD
-from agent.handover.record import FORMS, Records, fault, from_wire, to_wire, version_of
+from agent.handover.record import FORMS, Records, faults, from_wire, to_wire, version_of
 from agent.handover.row_move import Rows
 
 _HEAD = struct.Struct("!BBHI")
@@ -75,10 +75,11 @@ class End:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sessions:
-    """Records: sent, refused or declined."""
+    """Records of an IP version, as on the wire: sent, refused or declined."""
 
-    records: Records
-    kind: Kind = Kind.SESSIONS
+    kind: Kind
+    version: int
+    content: bytes
 
 
 Item = Pull | End | Sessions
@@ -117,7 +118,10 @@ class Codec:
                 "the pool is another one: nat.pool, nat.pool6 and nat.sessions must be the same everywhere"
             )
         if kind in (Kind.SESSIONS, Kind.REFUSED, Kind.DECLINED):
-            return Sessions(self._records(version, count, content), Kind(kind))
+            form = FORMS.get(version)
+            if form is None or not count or len(content) != count * form.itemsize:
+                raise ValueError(f"{count} records of IP version {version} in {len(content)} bytes")
+            return Sessions(Kind(kind), version, content)
         if kind == Kind.END and len(content) == _NUMBER.size:
             return End(*_NUMBER.unpack(content))
         if kind == Kind.PULL and len(content) == _NUMBER.size + (self._pool.rows + 7) // 8:
@@ -125,15 +129,11 @@ class Codec:
             return Pull(_NUMBER.unpack_from(content)[0], bits.astype(np.bool_))
         raise ValueError(f"an item of kind {kind} has {len(content)} bytes")
 
-    def _records(self, version: int, count: int, content: bytes) -> Records:
-        form = FORMS.get(version)
-        if form is None or not count or len(content) != count * form.itemsize:
-            raise ValueError(f"{count} records of IP version {version} in {len(content)} bytes")
+    def records(self, version: int, content: bytes) -> tuple[Records, int, str]:
+        """Return the records of some items, but for those that no node sends; how many these are, and why one is."""
         records = from_wire(content, version)
-        wrong = fault(records, self._pool.slots)
-        if wrong:
-            raise ValueError(wrong)
-        return records
+        wrong, why = faults(records, self._pool.slots)
+        return (records[~wrong], int(wrong.sum()), why) if why else (records, 0, "")
 
     def _head(self, kind: Kind, version: int = 0, count: int = 0) -> bytes:
         return _HEAD.pack(kind, version, count, self._number)

@@ -73,6 +73,8 @@ def merged(own: Records, other: Records) -> Records:
     for name in ("client_ack", "backend_ack"):
         found[name] = np.where(later, other[name], own[name])
     found["stamp_age"] = np.minimum(own["stamp_age"], other["stamp_age"])
+    ends = (own["state"] != SessionState.CLOSED) & (other["state"] == SessionState.CLOSED)
+    found["fingerprint"] = np.where(ends, other["fingerprint"], own["fingerprint"])  # one that was killed is hidden
     found["state"] = np.maximum(own["state"], other["state"])
     found["flags"] = own["flags"] | other["flags"]
     return found

@@ -125,16 +125,20 @@ def _form_flags(records: Records) -> NDArray[np.uint8]:
     return found
 
 
-def fault(records: Records, slots: int) -> str:
-    """Return what is wrong with records from another node, empty if nothing is; `slots` is the number of slots."""
+def faults(records: Records, slots: int) -> tuple[NDArray[np.bool_], str]:
+    """Return which records from another node no node would send, and why one of them: empty if there is none.
+
+    `slots` is the number of slots.
+    """
     checks = {
         "a slot is too high": records["slot"] >= slots,
         "a state is unknown": (records["state"] < _STATES[0]) | (records["state"] > _STATES[1]),
         "a fingerprint is even": records["fingerprint"] & 1 == 0,
         "an age is too high": (records["created_age"] >= MAX_AGE) | (records["stamp_age"] >= MAX_AGE),
         "a session is younger than its last packet": records["stamp_age"] > records["created_age"] + np.uint32(1),
-        "a protocol is neither TCP nor UDP": ~np.isin(records["protocol"], (_TCP, _UDP)),
+        "a protocol is neither TCP nor UDP": (records["protocol"] != _TCP) & (records["protocol"] != _UDP),
         "a flag contradicts the record": (records["flags"] & _FORM_FLAGS) != _form_flags(records),
         "a port is 0": (records["vip_port"] == 0) | (records["backend_port"] == 0),
     }
-    return next((name for name, wrong in checks.items() if wrong.any()), "")
+    found: NDArray[np.bool_] = np.logical_or.reduce(list(checks.values()))
+    return found, next((name for name, wrong in checks.items() if wrong.any()), "") if found.any() else ""

@@ -30,6 +30,8 @@ _ATTEMPTS: Final = 5
 """Of a write: the program changes a tag at most once a tick, but for changes of its state."""
 _ENDS: Final = ("client", "vip", "backend")
 _COPIED: Final = ("client_port", "vip_port", "backend_port", "protocol", "client_ack", "backend_ack")
+_STAMP: Final = np.uint64(0xFFFF_FFFF)
+"""Of a tag; a free one has nothing else."""
 _LIVE: Final = (SessionState.SYN, SessionState.EST, SessionState.FIN)
 _COUNTED_TAKES: Final = (Outcome.TAKE, Outcome.TAKE_AND_RESET)
 
@@ -70,7 +72,7 @@ class SessionStore:
         """Return the slots of these rows that have a session."""
         numbers = np.flatnonzero(rows)
         tags = self._sessions.tags.reshape(NAT_ROWS, -1)[numbers]
-        row, at = np.nonzero(tags >> np.uint64(32))  # a free slot has a stamp alone
+        row, at = np.nonzero(tags > _STAMP)
         found: Slots = numbers[row] * self.row_slots + at
         return found
 
@@ -110,9 +112,9 @@ class SessionStore:
         return done
 
     def free(self, slots: Slots, tags: NDArray[np.uint64]) -> int:
-        """Free slots whose tags are still these; return how many."""
+        """Free slots whose tags are still these; return how many. A free slot keeps its stamp."""
         backends = self._backends(slots, tags)
-        freed = atomic.compare_exchange(self._sessions.tags, slots, tags, np.zeros(len(slots), np.uint64))
+        freed = atomic.compare_exchange(self._sessions.tags, slots, tags, tags & _STAMP)
         self._count(backends[freed], _states(tags[freed]), -1)
         return int(freed.sum())
 

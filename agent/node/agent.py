@@ -37,6 +37,7 @@ from agent.node.candidates import in_order
 from agent.node.claim_keeper import ClaimKeeper
 from agent.node.condition import own_shares
 from agent.node.forwarder import Forwarder
+from agent.node.hand_over_keeper import hand_over_keeper
 from agent.node.kept_files import KeptFiles
 from agent.node.membership import Membership
 from agent.node.operator import Known, Operator
@@ -99,6 +100,7 @@ class Agent:
         self.backends = start.backend_keeper(
             self.node, saved, self.forwarder, self.membership, self.sessions, self.health, self._wake.set
         )
+        self.hand_overs = hand_over_keeper(config, self.forwarder, self.membership)
         self.tracer = Tracer(interface.address, self.membership.notify_one, self._trace_here)
         self.membership.on_notice = self.tracer.receive
         instance_paths = InstancePaths(paths.instance_pins, paths.instances, paths.programs)
@@ -194,6 +196,7 @@ class Agent:
             *self.instances.problems,
             *(self.sessions.problems() if self.sessions else ()),
             *(self.backends.problems() if self.backends else ()),
+            *(self.hand_overs.problems() if self.hand_overs else ()),
         )
         return Inputs(
             members=membership.view.members,
@@ -322,6 +325,7 @@ class Agent:
             *(self.claims.tasks() if self.claims else ()),
             *((self.sessions.run(),) if self.sessions else ()),
             *(self.backends.tasks() if self.backends else ()),
+            *(self.hand_overs.tasks() if self.hand_overs else ()),
         ]
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(one) for one in forever]
@@ -360,3 +364,5 @@ class Agent:
         """Tell the others that this node takes no new flows, and leave its routes to the relay."""
         self._publisher.leave(self.plan, self.ready)
         await self.announcer.leave()
+        if self.hand_overs is not None:
+            await self.hand_overs.leave()

@@ -81,6 +81,8 @@ class Forwarder:
         """Whether this node can forward: tables in the kernel and XDP attached. The kernel is asked each `CHECK_S`."""
         self.took_over = self.map_writer.use is not None
         """Whether an earlier agent left tables that the program uses: it forwards before this agent writes any."""
+        self.after_tables: Callable[[], None] = lambda: None
+        """Is called when tables were written."""
         self.tried = False
         """Whether the first tables were written, or could not be."""
         self.lost = asyncio.Event()
@@ -209,6 +211,7 @@ class Forwarder:
         await writer.apply(
             tables.candidates, tables.up, tables.ends, tables.epoch_switch, time.monotonic(), self._claims
         )
+        self.after_tables()
         if self._attached_once and self.datapath.attached():
             return
         if not self._attached_once:  # a program that something detached comes back at once

@@ -19,7 +19,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from agent.address import Address
-from agent.channel.channel import Channel, ClaimsReceived, Notice
+from agent.channel.channel import Channel, ClaimsReceived, ItemReceived, Notice, SessionBegun
 from agent.channel.claim_log import NodeClaims
 from agent.channel.difference import differences
 from agent.channel.message import FIRST_NOTICE
@@ -125,6 +125,10 @@ class Membership:
         self._channel = Channel(node.address, config.cluster, config.channel_keys, random.SystemRandom())
         self.on_notice: Callable[[Notice, float], None] = lambda notice, now: None
         """Gets the channel's notices that are none of membership, and the time."""
+        self.on_item: Callable[[IPv4Address, bytes], None] = lambda address, item: None
+        """Gets the items of the streams of others."""
+        self.on_session: Callable[[IPv4Address], None] = lambda address: None
+        """Is called when a session with another agent begins: it may be another process, without the last items."""
         self._talk = asyncio.Event()
 
     # What is heard
@@ -298,13 +302,26 @@ class Membership:
         self._channel.notify_one(address, kind, payload, time.monotonic())
         self._talk.set()
 
+    def stream(self, address: IPv4Address, items: Iterable[bytes]) -> None:
+        """Send items to one node, in order; those for a node that is followed no more are lost."""
+        self._channel.stream(address, items)
+        self._talk.set()
+
+    def is_idle(self, address: IPv4Address) -> bool:
+        """Return whether a node has acknowledged all items."""
+        return self._channel.is_idle(address)
+
     def _receive(self, datagram: bytes, source: IPv4Address) -> None:
         """Take a datagram of the channel."""
         now = time.monotonic()
         for event in self._channel.receive(datagram, source, now):
             if isinstance(event, ClaimsReceived):
                 continue
-            if not isinstance(event, Notice):
+            if isinstance(event, ItemReceived):
+                self.on_item(event.address, event.payload)
+            elif not isinstance(event, Notice):
+                if isinstance(event, SessionBegun):
+                    self.on_session(event.address)
                 self._on_change()
             elif event.kind == SUSPECTS:
                 with contextlib.suppress(ValueError):

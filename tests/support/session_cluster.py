@@ -199,7 +199,7 @@ class Cluster:
 
     def copies(self) -> int:
         """Return how many sessions all nodes have together."""
-        return sum(int((node.arrays.tags != 0).sum()) for node in self.nodes.values())
+        return sum(int((node.arrays.tags >> np.uint64(32) != 0).sum()) for node in self.nodes.values())
 
     def _walk(self, client: int, flow_hash: int, *, syn: bool) -> int | None:
         row, node, hop = flow_hash & (NAT_ROWS - 1), self._ingress(), 0
@@ -238,7 +238,12 @@ class Cluster:
         ways = range(OWNER_WAYS) if is_owner and not pulls else range(OWNER_WAYS, WAYS)
         if not is_owner and not pulls:  # not the way that the next owner takes first
             ways = ways[::-1]
-        free = [b * WAYS + way for way in ways for b in place.buckets if not node.arrays.tags[b * WAYS + way]]
+        free = [
+            b * WAYS + way
+            for way in ways
+            for b in place.buckets
+            if not node.arrays.tags[b * WAYS + way] >> np.uint64(32)
+        ]
         if not free:
             return None
         one = record(free[0], created_age=0, stamp_age=0, fingerprint=place.fingerprint)

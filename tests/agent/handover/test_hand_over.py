@@ -118,6 +118,13 @@ def test_a_leaving_node_pushes_everything_to_who_is_new() -> None:
     assert plain(change(leaver, BEFORE, {A, B})) == [("records", A, {0: NEVER})]
 
 
+def test_a_node_that_is_about_to_end_ends_its_answers_though_its_chains_stay() -> None:
+    leaver = HandOver(A, BEFORE)
+    assert plain(leaver.receive(B, Pull(4, rows(0)), TICK)) == [("records", B, {0: NEVER})]
+    assert plain(leaver.leave(TICK + 1)) == [("records", B, {0: TICK - 1}), ("end", B, 4)]
+    assert plain(leaver.receive(C, Pull(7, rows(2)), TICK)) == [("records", C, {2: NEVER}), ("end", C, 7)]
+
+
 def test_sessions_that_had_packets_since() -> None:
     since = np.array([NEVER, 49, 49, 49])
     assert wanted(np.array([49, 2, 1, 0], np.uint32), since, 50).tolist() == [True, False, True, True]

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a hand-over of NAT sessions takes: `PYTHONPATH=tests python -m bench.hand_over [SESSIONS ...]`. Prints lines.
+
+Two processes with the agent's socket, channel and exchange, on loopback addresses. One holds the sessions; the rows of
+all of them move to the other, which asks for them. Time is from the question until the answer is whole and written;
+CPU is of both processes, for all that they do meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Address
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Final
+
+import numpy as np
+from support.channel_network import CLUSTER, KEY, state
+from support.session_arrays import Arrays
+from support.session_records import record
+
+from agent.channel.channel import Channel, ItemReceived
+from agent.handover.exchange import Count, Exchange
+from agent.handover.item import Codec, Pool
+from agent.liveness.echo_socket import EchoSocket
+from bpf.layout.nat import NAT_ROWS
+
+SLOTS: Final = 1 << 20
+HOLDER, NEW = IPv4Address("127.0.0.2"), IPv4Address("127.0.0.3")
+PORT: Final = 14742
+DEADLINE_S: Final = 20.0
+
+
+class Node:
+    """One end: what membership.py and hand_over_keeper.py do with a socket, a channel and an exchange."""
+
+    def __init__(self, own: IPv4Address, other: IPv4Address) -> None:
+        self.arrays, self.pulls = Arrays(9 + int(own) % 2, SLOTS), np.zeros(NAT_ROWS, np.uint64)
+        self.channel = Channel(own, CLUSTER, [KEY], random.SystemRandom())
+        codec = Codec(Pool(b"10.255.0.0", SLOTS, NAT_ROWS))
+        for memory in (self.arrays.tags, self.arrays.map.sessions4):
+            memory.view(np.uint8)[:] = 0  # a map's memory is there from the start
+        self.exchange = Exchange(int(own), self.arrays.store, codec, self.pulls, self._stream)
+        self.socket = EchoSocket(own, PORT, CLUSTER, lambda _: None, lambda *_: None, lambda *_: None, self._receive)
+        self.other, self._talk = other, asyncio.Event()
+        self._arrived: list[bytes] = []
+        self.channel.follow([other], time.monotonic())
+        self.channel.publish(state(), time.monotonic())
+
+    async def run(self) -> None:
+        """Send and receive forever."""
+        await asyncio.gather(self.socket.run(lambda: self.socket.drain() and None), self._talk_forever())
+
+    async def _talk_forever(self) -> None:
+        while True:
+            for address, datagram in self.channel.step(time.monotonic()):
+                self.socket.send_datagram(address, datagram)
+            try:
+                async with asyncio.timeout(max(0.0, min(1.0, self.channel.next_at - time.monotonic()))):
+                    await self._talk.wait()
+            except TimeoutError:
+                pass
+            self._talk.clear()
+
+    def _stream(self, node: int, items: Iterable[bytes]) -> None:
+        self.channel.stream(IPv4Address(node), items)
+        self._talk.set()
+
+    def _receive(self, data: bytes, source: IPv4Address) -> None:
+        for event in self.channel.receive(data, source, time.monotonic()):
+            if isinstance(event, ItemReceived):
+                if not self._arrived:
+                    asyncio.get_running_loop().call_soon(self._take)
+                self._arrived.append(event.payload)
+        self._talk.set()
+
+    def _take(self) -> None:
+        items, self._arrived = self._arrived, []
+        self.exchange.receive(int(self.other), items, time.monotonic())
+
+
+def chains(owner: IPv4Address, second: IPv4Address) -> np.ndarray:
+    """Return chains in which one node owns all rows."""
+    return np.tile(np.array([int(owner), int(second)], np.uint32), (NAT_ROWS, 1))
+
+
+async def until(done: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not done():
+            await asyncio.sleep(0.001)
+
+
+async def _hold(sessions: int, pipe: Connection) -> None:
+    node = Node(HOLDER, NEW)
+    slots = np.random.default_rng(1).permutation(SLOTS)[:sessions]
+    many = np.repeat(record(0), sessions)
+    many["slot"], many["client"] = slots, np.arange(sessions, dtype=">u4").view(np.uint8).reshape(-1, 4)
+    node.arrays.store.write(many, 1000)
+    node.exchange.begin(chains(HOLDER, NEW), (), 0)
+    node.exchange.finish()
+    running = asyncio.create_task(node.run())
+    await until(lambda: node.channel.states != {})
+    pipe.send("ready")
+    await until(lambda: pipe.poll() is True)
+    cpu = time.process_time()
+    node.exchange.begin(chains(NEW, HOLDER), (), 0)
+    await asyncio.sleep(0.05)  # a table is built and written meanwhile
+    node.exchange.finish()
+    await until(lambda: node.channel.is_idle(NEW))
+    pipe.send((time.process_time() - cpu, node.exchange.counters[Count.SENT]))
+    running.cancel()
+
+
+async def _get(pipe: Connection) -> tuple[float, float, int]:
+    node = Node(NEW, HOLDER)
+    running = asyncio.create_task(node.run())
+    await until(lambda: pipe.poll() is True and node.channel.states != {})
+    cpu, start = time.process_time(), time.monotonic()
+    pipe.send("begin")
+    node.exchange.begin(chains(NEW, HOLDER), [int(HOLDER)], start)
+    await until(lambda: not node.pulls.any())
+    end = time.monotonic()
+    found = end - start, time.process_time() - cpu, int((node.arrays.tags != 0).sum())
+    running.cancel()
+    return found
+
+
+def measure(sessions: int) -> str:
+    """Hand so many sessions over; return a line."""
+    here, there = get_context("fork").Pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            asyncio.run(_hold(sessions, there))
+        finally:
+            os._exit(0)
+    took_s, cpu_s, arrived = asyncio.run(_get(here))
+    assert here.recv() == "ready"
+    holder_s, sent = here.recv()
+    os.waitpid(pid, 0)
+    return (
+        f"{sessions:>8,} sessions: {took_s * 1e3:6.0f} ms, CPU {holder_s * 1e3:5.0f} ms at the holder, "
+        f"{cpu_s * 1e3:5.0f} ms at the new owner; {arrived:,} arrived, {sent:,} records sent"
+    )
+
+
+if __name__ == "__main__":
+    for number in map(int, sys.argv[1:] or ("1000", "62500")):
+        print(measure(number), flush=True)
