@@ -10,13 +10,15 @@ from typing import Any
 from agent.control import explain as dsr
 from agent.control.explain import Forwarding, chains_of, denied_by, parse, service_of
 from agent.control.session import Sessions, nat_row, session_of, slot_at
+from agent.forwarding.trace_step import nat_event
 from agent.model import NAT_TABLE
 from bpf.layout.counter import Counter
 from bpf.layout.nat import row_of_slot
 from bpf.maps.session_map import now_tick
 from bpf.reference.pick import WHY, Arrival, Decision, NodeState, Socket, pick
 
-_NOWHERE = (Counter.DELIVER_ONLY_NODE, Counter.DELIVER_CHAIN_END, Counter.PASS_NO_MEMBER)
+_OF_BACKEND = {Counter.FORWARD_BACKEND: Counter.FORWARD_CLIENT, Counter.REPLY_RESET: Counter.DROP_NAT_FOREIGN}
+"""What is counted for a backend's packet instead of a client's."""
 
 
 def explain(node: Forwarding, sessions: Sessions, text: str, now_ns: int) -> dict[str, Any]:
@@ -75,9 +77,9 @@ def _text(decision: Decision[IPv4Address], from_client: bool, holds: bool = Fals
     event, why = decision.event, WHY[decision.event]
     if decision.to is not None:
         return f"forward to {decision.to} (hop {decision.hop})"
-    if event in _NOWHERE and not holds:
-        event, why = Counter.REPLY_RESET if from_client else Counter.DROP_NAT_FOREIGN, "no node is left to try"
-    elif event.name.startswith("DELIVER_"):
-        event = Counter.FORWARD_BACKEND if from_client else Counter.FORWARD_CLIENT
-        why = "its session is here" if holds else "a new session is made here"
-    return f"{event.name.lower()}: {why}"
+    after = nat_event(event, holds)
+    if after is not event:
+        why = "no node is left to try" if after is Counter.REPLY_RESET else "a new session is made here"
+        why = "its session is here" if holds else why
+    counted = after if from_client else _OF_BACKEND.get(after, after)
+    return f"{counted.name.lower()}: {why}"

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from agent.forwarding.narrow_path import IPV6_MTU, tunnel_room
 from agent.forwarding.trace_step import FlowFacts
 from agent.model import Flow
 from bpf.layout.conf import ConfFlag, NodeConf
+from bpf.layout.nat import NAT_ROWS
 from bpf.layout.node import NodeEntry
-from bpf.layout.service import Forward, Protocol, ServiceEntry, ServiceKey
+from bpf.layout.service import Affinity, Forward, Protocol, ServiceEntry, ServiceKey
 from bpf.maps.maps import Maps
 from bpf.reference.flow_hash import row_of
 from bpf.reference.pick import join_rows
@@ -21,12 +24,13 @@ def read_facts(maps: Maps, flow: Flow, now_ns: int) -> FlowFacts | None:
     """
     conf = maps.conf.read()
     service = _service(maps, flow)
-    if conf is None or service is None:
+    table = _table(maps, service) if service is not None else None
+    if conf is None or service is None or table is None:
         return None
     keys = {conf.bank: conf.hash_key} | ({1 - conf.bank: conf.other.hash_key} if conf.other else {})
-    ends = flow.client, flow.client_port, flow.vip, flow.vip_port, service.affinity
-    places = {bank: row_of(key, maps.row_count, *ends) for bank, key in keys.items()}
-    rows = {bank: _row(maps, service.slot, bank, row) for bank, row in places.items()}
+    ends = flow.client, flow.client_port, flow.vip, flow.vip_port, table.affinity
+    places = {bank: row_of(key, table.rows, *ends) for bank, key in keys.items()}
+    rows = {bank: _row(maps, table.slot, bank, row) for bank, row in places.items()}
     indexes = join_rows(rows[conf.bank], rows.get(1 - conf.bank), bool(conf.other and conf.other.alternating))
     entries = {index: entry for index in indexes if (entry := maps.nodes.entry(index)) is not None}
     flags = maps.conf.flags()
@@ -35,16 +39,35 @@ def read_facts(maps: Maps, flow: Flow, now_ns: int) -> FlowFacts | None:
     return FlowFacts(
         epoch=conf.epoch,
         chain=tuple(entry.address for entry in entries.values()),
-        up=service.up,
-        grace=any(_is_in_grace(maps, service.slot, bank, row, now_ns) for bank, row in places.items()),
-        reachable=frozenset(one.address for one in entries.values() if _is_reachable(one, service.forward, conf)),
+        up=table.up,
+        grace=any(_is_in_grace(maps, table.slot, bank, row, now_ns) for bank, row in places.items()),
+        reachable=frozenset(one.address for one in entries.values() if _is_reachable(one, table.forward, conf)),
         silent=frozenset(one.address for one in looked_for if one.silent),
         awaited=frozenset(one.address for one in looked_for if one.drop_until_ns > now_ns),
         unmetered=2 if conf.other and conf.other.alternating else 1,
         drop_no_member=service.drop_no_member,
-        narrow=frozenset(one.address for one in entries.values() if any_narrow and _is_narrow(one, service.forward)),
+        narrow=frozenset(one.address for one in entries.values() if any_narrow and _is_narrow(one, table.forward)),
         any_narrow=any_narrow,
+        nat_rows=tuple(places.values()) if service.nat else (),
     )
+
+
+class _Table(NamedTuple):
+    """Where a service's rows are, and what goes for it."""
+
+    slot: int
+    rows: int
+    affinity: Affinity
+    forward: Forward
+    up: bool
+
+
+def _table(maps: Maps, service: ServiceEntry) -> _Table | None:
+    """Return a service's table: one for all services of mode nat. None if the NAT program has no conf yet."""
+    if not service.nat:
+        return _Table(service.slot, maps.row_count, service.affinity, service.forward, service.up)
+    conf = maps.nat.conf() if maps.nat is not None else None
+    return _Table(conf.table, NAT_ROWS, Affinity.FIVE_TUPLE, conf.forward, conf.up) if conf is not None else None
 
 
 def _service(maps: Maps, flow: Flow) -> ServiceEntry | None:

@@ -162,7 +162,8 @@ class Agent:
 
     def _trace_here(self, request: TraceRequest) -> TraceReply:
         datapath = self.forwarder.datapath if self.forwarder else None
-        return reply_of(self.node.address, datapath, self.deny_list.prefixes, request, time.monotonic_ns())
+        sessions = self.sessions.table if self.sessions else None
+        return reply_of(self.node.address, datapath, self.deny_list.prefixes, request, time.monotonic_ns(), sessions)
 
     def _known(self) -> Known:
         return Known(self.membership.view.members, self.announcements())

@@ -31,6 +31,9 @@ from agent.forwarding.flow_facts import read_facts
 from agent.forwarding.trace_step import NO_DATA_PATH, NOT_ATTACHED, UNREADABLE, next_step
 from agent.model import Flow, LocalSocket
 from agent.netlink.sock_diag import find_socket
+from agent.sessions.listing import find_one, rows_slots
+from agent.sessions.selection import Selection
+from agent.sessions.session_table import SessionTable
 from bpf.attach.datapath import DataPath
 from bpf.errors import BpfError
 from bpf.layout.limits import CHAIN
@@ -122,11 +125,16 @@ class Tracer:
 
 
 def reply_of(
-    own: IPv4Address, datapath: DataPath | None, denied: Iterable[Network], request: TraceRequest, now_ns: int
+    own: IPv4Address,
+    datapath: DataPath | None,
+    denied: Iterable[Network],
+    request: TraceRequest,
+    now_ns: int,
+    sessions: SessionTable | None = None,
 ) -> TraceReply:
     """Return what this node does with a packet, by its maps and the sockets of its kernel. `now_ns`: CLOCK_MONOTONIC.
 
-    `datapath` is None with xdp.mode off.
+    `datapath` is None with xdp.mode off, `sessions` without NAT.
     """
     try:
         socket = find_socket(request.flow, datapath.uplinks[0].ifindex if datapath else 0)
@@ -138,7 +146,17 @@ def reply_of(
     try:
         if not datapath.attached():
             return TraceReply(request.number, NOT_ATTACHED, socket=socket)
-        return next_step(own, request, read_facts(datapath.maps, request.flow, now_ns), socket, denied)
+        facts = read_facts(datapath.maps, request.flow, now_ns)
+        if facts is not None and facts.nat_rows:
+            socket = _session(sessions, request.flow, facts.nat_rows)
+        return next_step(own, request, facts, socket, denied)
     except (BpfError, OSError) as error:
         log.warning("%s", error)
         return TraceReply(request.number, UNREADABLE, socket=socket)
+
+
+def _session(sessions: SessionTable | None, flow: Flow, rows: Iterable[int]) -> LocalSocket:
+    """Return CONNECTION if the flow's session is here: it takes the place of a socket."""
+    if sessions is None or find_one(sessions, Selection(flow=flow), rows_slots(sessions, rows)) is None:
+        return LocalSocket.NONE
+    return LocalSocket.CONNECTION

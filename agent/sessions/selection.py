@@ -17,7 +17,7 @@ from bpf.layout.service import Protocol
 from bpf.layout.session import SessionState
 
 Records = npt.NDArray[Any]
-"""Structured, of one IP version: SESSION4_DTYPE or SESSION6_DTYPE (bpf/layout/session.py)."""
+"""Structured, of one IP version: SESSION4_DTYPE or SESSION6_DTYPE (bpf/maps/session_dtype.py)."""
 
 USED: Final = (SessionState.SYN, SessionState.EST, SessionState.FIN, SessionState.CLOSED)
 

@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,10 @@ from agent.forwarding.trace_step import FlowFacts
 from agent.model import Flow
 from bpf.layout.conf import ConfFlag, NodeConf, OtherEpoch
 from bpf.layout.limits import CHAIN
+from bpf.layout.map_spec import NatShape
+from bpf.layout.nat import NAT_ROWS, NatConf
 from bpf.layout.node import NodeEntry
-from bpf.layout.service import Forward, Protocol, ServiceEntry, ServiceKey
+from bpf.layout.service import Affinity, Forward, Protocol, ServiceEntry, ServiceKey
 from bpf.maps.maps import Maps
 from bpf.reference.flow_hash import row_of
 
@@ -33,12 +35,12 @@ WEB, ANY6 = ServiceKey(VIP, Protocol.TCP, 443), ServiceKey(FLOW6.vip, Protocol.U
 
 
 @pytest.fixture
-def maps() -> Iterator[Maps]:
+def maps(request: pytest.FixtureRequest) -> Iterator[Maps]:
     """Nodes A to D at 1 to 4, all on the link; the flow's row in bank 1 is B, A, C, that of FLOW6 C."""
     with new_bpffs("flow-facts") as mount:
         folder = mount / "maps"
         folder.mkdir()
-        maps = Maps.open(Path(folder), ROWS)
+        maps = Maps.open(Path(folder), ROWS, getattr(request, "param", None))
         maps.conf.write(CONF)
         for index, address in enumerate((A, B, C, D), 1):
             maps.nodes.write(index, NodeEntry(address, 10 + index, None if address == A else MAC))
@@ -147,3 +149,21 @@ def test_a_node_is_reachable_if_this_one_can_forward_so(
     maps.nodes.write(2, replace(NodeEntry(B, 12, MAC), **node))  # type: ignore[arg-type]
     maps.services.write(WEB, ServiceEntry(1, up=True, forward=forward))
     assert (B in facts_of(maps).reachable) is reachable
+
+
+@pytest.mark.parametrize("maps", [NatShape(1 << 16, ipv6=False)], indirect=True)
+def test_services_of_mode_nat_share_a_table(maps: Maps) -> None:
+    """It has rows by the 5-tuple, its own `forward`, and whether the node takes sessions."""
+    assert maps.nat is not None
+    key = replace(WEB, port=8443)
+    maps.services.write(key, ServiceEntry(7, up=True, affinity=Affinity.TWO_TUPLE, nat=True))
+    flow = replace(FLOW, vip_port=8443)
+    assert read_facts(maps, flow, NOW) is None, "the program has no conf of NAT"
+    maps.nat.write_conf(NatConf(1 << 16, 9, IPv4Network("10.255.0.0/31"), forward=Forward.L2, up=False))
+    at = row_of(KEY, NAT_ROWS, flow.client, flow.client_port, flow.vip, flow.vip_port)
+    write_row(maps, slot=9, bank=1, row=at, nodes=(3, 2))
+    maps.nodes.write(3, NodeEntry(C, 13, MAC, on_link=False))
+    facts = facts_of(maps, flow)
+    assert (facts.chain, facts.up, facts.nat_rows) == ((C, B), False, (at,))
+    assert facts.reachable == {B}
+    assert facts_of(maps).nat_rows == ()

@@ -58,6 +58,12 @@ def told(
         (told(A, LATER, chain=(), drop_no_member=True), "drop_no_member", None, 0),
         (told(A, replace(SYN, hop=2, prev=B), chain=(), drop_no_member=True), "deliver_forwarded_syn", None, 0),
         (told(A, replace(SYN, flow=replace(FLOW, protocol="udp"))), "deliver_udp", None, 0),
+        (told(A, SYN, nat_rows=(5,)), "forward_backend", None, 0),
+        (told(B, LATER, LocalSocket.CONNECTION, nat_rows=(5,)), "forward_backend", None, 0),
+        (told(A, LATER, LocalSocket.CONNECTION, chain=(A,), nat_rows=(5,)), "forward_backend", None, 0),
+        (told(D, SYN, nat_rows=(5,)), "forward_first", A, 1),
+        (told(C, replace(LATER, hop=3, prev=B), nat_rows=(5,)), "reply_reset", None, 0),
+        (told(C, replace(LATER, hop=3, prev=B), grace=True, nat_rows=(5,)), "drop_grace", None, 0),
     ],
 )  # fmt: skip
 def test_the_rule_gets_what_the_program_knows(reply: TraceReply, event: str, to: IPv4Address | None, hop: int) -> None:

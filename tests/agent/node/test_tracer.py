@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from support.session_slots import CLIENT, VIP, Slots
 
 from agent.channel.channel import Notice
 from agent.channel.message import Kind
@@ -211,3 +212,25 @@ def test_a_kernel_that_cannot_be_asked_for_sockets_is_no_kernel_without_one(monk
 
     monkeypatch.setattr(tracer, "find_socket", fail)
     assert reply_of(A, None, (), TraceRequest(3, FLOW, opens=True), 0).socket is LocalSocket.UNKNOWN
+
+
+def test_a_session_takes_the_place_of_a_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's socket for the flow, of whatever else has the VIP, does not count."""
+    monkeypatch.setattr(tracer, "find_socket", lambda flow, ifindex: LocalSocket.CONNECTION)
+    none = frozenset[IPv4Address]()
+    facts = [FlowFacts(5, (A, B), True, False, none, none, none, 1, False, nat_rows=(7, 9))]
+    monkeypatch.setattr(tracer, "read_facts", lambda *_: facts[-1])
+    datapath = cast(DataPath, SimpleNamespace(uplinks=[SimpleNamespace(ifindex=1)], attached=lambda: True, maps=None))
+    slots, request = Slots(), TraceRequest(3, replace(FLOW, vip=VIP, client=CLIENT), opens=False)
+
+    def reply() -> tuple[str, LocalSocket]:
+        found = reply_of(A, datapath, (), request, 0, slots.table)
+        return found.event, found.socket
+
+    assert reply() == ("reply_reset", LocalSocket.NONE)
+    flow = request.flow
+    slots.put(9 * 16 + 3, client_port=flow.client_port, vip_port=flow.vip_port)
+    assert reply() == ("forward_backend", LocalSocket.CONNECTION)
+    facts.append(replace(facts[0], nat_rows=()))
+    assert reply() == ("deliver_socket", LocalSocket.CONNECTION)
+    assert reply_of(A, datapath, (), request, 0).socket is LocalSocket.CONNECTION
