@@ -83,7 +83,7 @@ class EpochBanks:
                 self._rows[bank] |= self._read(kept, bank)
         self._shared: dict[TableKey, Table] = {}
         self.before_swap: Callable[[str, int, RowArray], None] = lambda name, epoch, rows: None
-        """Gets the name, the epoch and the chains of a table that is written next."""
+        """Gets the name, the epoch and the rows of a table that is written next."""
         self.chains_revision = 0
         """Grows when rows change, but not if only their claimants do."""
 
@@ -250,10 +250,9 @@ class EpochBanks:
                 only_grace = len(same) == 1 and new.rows is current.rows
                 swaps.append(Swap(slots, new.grace.until, None if only_grace else new.rows, bank))
             changed |= dict.fromkeys(names, new)
-        epoch = self._epochs[self._epoch_in[bank] or 0]
         for name, new in changed.items():
             if new.rows is not None and new.rows is not rows[name].rows:
-                self.before_swap(name, epoch.number, new.rows[: epoch.rows, : epoch.chain])
+                self.before_swap(name, self._epoch_in[bank] or 0, new.rows)
         if swaps:
             await asyncio.to_thread(self._maps.tables.swap_all, swaps)
         self._rows[bank] = rows | changed

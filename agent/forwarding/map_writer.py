@@ -64,8 +64,11 @@ class MapWriter:
         self._epoch_banks = self._adopt(epochs)
         self._epoch_banks.before_swap = self._before_swap
         self.before_nat_rows: Callable[[NDArray[np.uint32]], None] = lambda chains: None
-        """Gets the chains of the table of sessions that is written next: by row, the numbers of the nodes' addresses,
-        owner first, 0 after the last."""
+        """Gets the chains of the table of sessions that is written next, at the first time those that an earlier agent
+        wrote if they stay: by row, the numbers of the nodes' addresses, owner first, 0 after the last."""
+        self._nat_rows: RowArray | None = None
+        """Those that it got last."""
+        self._epochs = {epoch.number: epoch for epoch in epochs}
         maps.vlans.write(config.node.vlans)
         maps.node_prefixes.write(config.members.allow)
         self.deny(denied)
@@ -169,14 +172,21 @@ class MapWriter:
         chains, own = self._epoch_banks.chains(service, epoch), self.nodes.indexes.get(self._own)
         return None if chains is None or own is None else claims_of(held, chains, own)
 
-    def _before_swap(self, table: str, epoch: int, chains: RowArray) -> None:
+    def _before_swap(self, table: str, epoch: int, rows: RowArray) -> None:
         use = self._epoch_banks.use
         if table == NAT_TABLE and (use is None or epoch == use.first):
-            numbers = np.zeros(int(chains.max()) + 1, np.uint32)
-            for address, index in self.nodes.indexes.items():
-                if index < len(numbers):
-                    numbers[index] = int(address)
-            self.before_nat_rows(numbers[chains[:NAT_ROWS]])
+            self._show_nat_rows(self._epochs[epoch], rows)
+
+    def _show_nat_rows(self, epoch: Epoch, rows: RowArray) -> None:
+        """Call `before_nat_rows`, unless it has got these rows."""
+        if rows is self._nat_rows:
+            return
+        self._nat_rows = rows
+        numbers = np.zeros(int(rows.max()) + 1, np.uint32)
+        for address, index in self.nodes.indexes.items():
+            if index < len(numbers):
+                numbers[index] = int(address)
+        self.before_nat_rows(numbers[rows[:NAT_ROWS, : epoch.chain]])
 
     def full_rows(self) -> dict[str, int]:
         """Return how many rows of each service have no place for another claimant; services without one are absent."""
@@ -243,6 +253,9 @@ class MapWriter:
         )  # fmt: skip
         hashes = {NAT_TABLE: "rendezvous", **{service.name: service.hash for service in self._config.services}}
         await self._epoch_banks.apply(epoch_switch, candidates, hashes, indexes, conf, now, claims)
+        nat_rows = self._epoch_banks.rows(NAT_TABLE, epoch_switch.use.first) if NAT_TABLE in self._slots else None
+        if nat_rows is not None:
+            self._show_nat_rows(self._epochs[epoch_switch.use.first], nat_rows)
         self._write_services(up)
         self.nodes.remove(self.nodes.indexes.keys() - named)
         self._inputs = None if held else inputs

@@ -7,7 +7,9 @@ from ipaddress import IPv4Address
 from types import SimpleNamespace
 from typing import cast
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from support.bpffs import new_bpffs
 from support.nat_config import TEXT, nat_config
 
@@ -62,6 +64,29 @@ def test_all_nat_services_share_the_table_of_sessions(maps: Maps) -> None:
     assert made.chain("web", epoch, 5) == made.chain("dns", epoch, 5) == [A]
     assert set(made.chain("dsr", epoch, 5)) == {A, B}
     assert made.digest("web") == made.digest("dns") != made.digest("dsr")
+
+
+def test_chains_of_sessions_are_shown_before_they_are_written_and_once(maps: Maps) -> None:
+    made = map_writer(maps)
+    shown: list[tuple[list[list[int]], bool]] = []
+
+    def before(chains: NDArray[np.uint32]) -> None:
+        written = maps.tables.rows(made.slot(NAT_TABLE), 0)
+        shown.append((np.unique(chains, axis=0).tolist(), written is not None and bool(written.any())))
+
+    made.before_nat_rows = before
+    apply(made, BOTH[:1])
+    apply(made, BOTH[:1], now=2.0)
+    assert shown == [([[int(A), 0, 0, 0]], False)]
+    apply(made, BOTH, now=3.0)
+    assert shown[1] == ([[int(A), int(B), 0, 0], [int(B), int(A), 0, 0]], True)
+    assert maps.nat
+    maps.nat.write_conf(NatConf(1 << 16, made.slot(NAT_TABLE)))
+    successor = map_writer(maps)
+    successor.before_nat_rows = before
+    apply(successor, BOTH, now=4.0)
+    assert len(shown) == 3, "the next agent learns the rows that it found"
+    assert shown[2] == shown[1]
 
 
 def test_program_is_attached_only_with_the_table_of_sessions_and_its_conf(maps: Maps) -> None:
