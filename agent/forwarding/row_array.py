@@ -24,8 +24,7 @@ def rows_of(table: Table, claimants: Claimants | None, indexes: Sequence[int], c
     rows = np.zeros((len(table.places), CHAIN), np.uint16)
     rows[:, : table.places.shape[1]] = of_place[table.places]
     if claimants is not None and len(claimants.rows):
-        width = min(table.places.shape[1], len(table.members))
-        rows[claimants.rows, width : width + claimants.places.shape[1]] = of_place[claimants.places]
+        rows[claimants.rows, table.width : table.width + claimants.places.shape[1]] = of_place[claimants.places]
     return np.tile(rows, (count // len(rows), 1)) if len(rows) < count else rows
 
 

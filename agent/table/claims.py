@@ -66,8 +66,7 @@ def claimants(table: Table, candidates: Sequence[Candidate], claims: Claims, pla
     rows in which they would have a place.
     """
     claims = {one: _union(claims.get(one), table.lost.get(one)) for one in {*claims, *table.lost}}
-    rows, width = table.places.shape
-    room = max(0, places - min(width, len(table.members)))
+    rows, room = len(table.places), max(0, places - table.width)
     weights = {c.address: c.weight for c in candidates}
     numbers = [i for i, member in enumerate(table.members) if len(claims.get(member, ()))]
     lists = [claims[table.members[i]] for i in numbers]

@@ -40,6 +40,11 @@ class Table:
     comes after the chain, like a node that claims them."""
 
     @property
+    def width(self) -> int:
+        """How many places of each row have a member: what comes after the chain comes at once."""
+        return min(self.places.shape[1], len(self.members) - len(self.lost))
+
+    @property
     def digest(self) -> str:
         """16 hex digits over the table in terms of addresses: equal on two nodes if and only if their tables are."""
         hashed = hashlib.sha256(b"".join(address.packed for address in self.members))

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernel's rows of a table, with claimants and without."""
 
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 import numpy as np
 
 from agent.forwarding.row_array import claims_in, differing, rows_of
 from agent.model import Candidate, State
+from agent.table.algorithm import build as build_with_lost
 from agent.table.claims import claimants
 from agent.table.rendezvous import build
 
@@ -47,3 +49,14 @@ def test_fewer_members_than_places() -> None:
     rows = rows_of(table, claimants(table, CANDIDATES[:2], {ADDRESSES[0]: everywhere}), INDEXES[:2], ROWS)
     assert (rows[:, 2:] == 0).all()
     assert claims_in(rows, 4, ROWS) == {}
+
+
+def test_lost_members_come_at_once_after_a_chain_that_is_shorter_than_its_places() -> None:
+    """A walk ends at the first place without a node."""
+    for living in (1, 2, 3):
+        members = [replace(c, state=State.LOST) if i >= living else c for i, c in enumerate(CANDIDATES[:4])]
+        table = build_with_lost(1, "rendezvous", members, ROWS, 4)
+        rows = rows_of(table, claimants(table, members, {}), INDEXES[:4], ROWS)
+        assert (np.sort(rows[:, :living]) == sorted(INDEXES[:living])).all()
+        assert (np.sort(rows[:, living:4]) == sorted(INDEXES[living:4])).all()
+        assert (rows[:, 4:] == 0).all()
