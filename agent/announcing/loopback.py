@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from pyroute2.netlink.exceptions import NetlinkError
 
-from agent.address import Address
+from agent.address import Address, Network
 from agent.errors import AgentError
 from agent.netlink.connection import Netlink
 from agent.netlink.interface_setting import SettingWatch
@@ -36,18 +36,28 @@ class VipKeeper:
     """
 
     def __init__(
-        self, netlink: Netlink, vips: Collection[Address], interfaces: Sequence[str], loose: bool = True
+        self,
+        netlink: Netlink,
+        vips: Collection[Address],
+        interfaces: Sequence[str],
+        loose: bool = True,
+        dropped: Collection[Network] = (),
     ) -> None:
-        """`loose`: also make strict reverse path filters of the interfaces loose."""
+        """`loose`: also make strict reverse path filters of the interfaces loose. `dropped`: the prefixes for which
+        nothing that arrives is the kernel's."""
         self.fault: str | None = None
         """Why they could not be put back; None if they could."""
         self._netlink, self._vips, self._interfaces, self._loose = netlink, vips, interfaces, loose
+        self._dropped: Collection[Network] | None = dropped
+        """None once there is nothing to drop, and no rule of an earlier agent is left."""
         self._changed = asyncio.Event()
 
     async def put(self) -> list[str]:
         """Put there what is missing; return a text for each thing that was changed. Raises AgentError, NetlinkError,
         OSError."""
-        return await put_vips(self._netlink, self._vips, self._interfaces, self._loose)
+        changed = await put_vips(self._netlink, self._vips, self._interfaces, self._loose, self._dropped)
+        self._dropped = self._dropped or None
+        return changed
 
     async def run(self, indexes: Mapping[str, int], on_change: Callable[[], None]) -> None:
         """Keep forever; call `on_change` when `fault` differs.

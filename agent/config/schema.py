@@ -215,6 +215,12 @@ class Config(Section):
         return tuple(dict.fromkeys(service.vip for service in self.services if service.mode == "dsr"))
 
     @property
+    def foreign(self) -> tuple[Network, ...]:
+        """The prefixes that are announced, but no address of any node: the pools, and VIPs of NAT services alone."""
+        vips = (ip_network(vip) for vip in self.vips if vip not in self.local_vips)
+        return (*(self.nat.pools if self.nat else ()), *vips)
+
+    @property
     def forwards(self) -> frozenset[str]:
         """How packets get from node to node: l2, ipip, gue."""
         dsr = {service.forward for service in self.services if service.mode == "dsr"}

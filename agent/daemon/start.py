@@ -52,8 +52,10 @@ def start(load: Callable[[], Config], paths: Paths) -> None:
 def detach(paths: Paths) -> bool:
     """Remove programs, maps and attachments from this node; True if there were any. AgentError while an agent runs."""
     from agent.instances.group import release_groups
+    from agent.netlink.drop_rule import set_rules
 
     with only_agent(paths.lock):
+        asyncio.run(set_rules(()))
         released = release_groups(paths.instance_pins)
         return _remove_datapath(paths) or released
 

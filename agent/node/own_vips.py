@@ -40,7 +40,7 @@ class OwnVips:
         self._netlink, self._config, self._interface, self._forwarder = netlink, config, interface, forwarder
         self._on_put = on_put
         loose = config.node.rp_filter == "loose"
-        self._keeper = loopback.VipKeeper(netlink, config.local_vips, config.node.names, loose)
+        self._keeper = loopback.VipKeeper(netlink, config.local_vips, config.node.names, loose, config.foreign)
 
     def problems(self) -> list[str]:
         """Return why a VIP or a setting that something removed could not be put back."""
