@@ -168,6 +168,22 @@ def connections(console: Console, rows: Rows, committed: Rows) -> None:
     console.print(made)
 
 
+def sessions(console: Console, found: Mapping[str, Any], committed: Any) -> None:
+    """Print part 8."""
+    was = committed or {"work": []}
+    made = _table(
+        f"NAT sessions in the agent, which takes {found['rest_cpu']:.1%} of a core at rest (late: as above)",
+        "work", "sessions", "CPU ms", "median", "was", "us each", "late ms", "control",
+    )  # fmt: skip
+    for row in found["work"]:
+        cpu_ms = row["cpu_ms"]
+        old = committed_figure(was["work"], ("work", "sessions"), row, "cpu_ms", "median")
+        each_us = round(cpu_ms["median"] / row["sessions"] * 1e3, 3)
+        late = row["late_ms_p999"], row["control_late_ms_p999"]
+        made.add_row(row["work"], *map(_text, (row["sessions"], cpu_ms["min"], cpu_ms["median"], old, each_us, *late)))
+    console.print(made)
+
+
 def _flat(found: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
     lines = []
     for name, value in found.items():
@@ -189,6 +205,7 @@ PARTS: dict[str, Callable[[Console, Any, Any], None]] = {
     "scale": scale,
     "drain": drain,
     "connections": connections,
+    "sessions": sessions,
 }
 
 

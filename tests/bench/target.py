@@ -43,6 +43,7 @@ def targets(found: Mapping[str, Any]) -> list[Target]:
         *_scale(found.get("scale", [])),
         *_drain(found.get("drain", {})),
         *_connections(found.get("connections", [])),
+        *_sessions(found.get("sessions", {})),
     ]
 
 
@@ -118,3 +119,7 @@ def _drain(row: Mapping[str, Any]) -> list[Target]:
 def _connections(rows: Iterable[Mapping[str, Any]]) -> list[Target]:
     found = [row["cpu_ms"]["median"] for row in rows if row["sockets"] == 100_000]
     return [Target("a count of 100,000 connections, CPU ms", 300.0, cpu_ms) for cpu_ms in found]
+
+
+def _sessions(found: Mapping[str, Any]) -> list[Target]:
+    return [Target("a million NAT sessions at rest: CPU", 0.05, found["rest_cpu"])] if found else []
