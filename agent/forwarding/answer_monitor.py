@@ -2,8 +2,8 @@
 """The monitor of this node's path to and from clients: it reads the kernel's state and reports faults. I/O only.
 
 answer_path.py decides what is a fault. An event of links, addresses, rules, settings, or of routes to clients, has all
-read again; so has an interval, in case the kernel dropped one. The next hops' MACs are looked at each second: their
-events would be those of all neighbors.
+read again; so has an interval, in case the kernel dropped one. The next hops' MACs are looked at each second, since
+their events would be those of all neighbors, and solicited: XDP's traffic does not show the kernel that one is gone.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ log = logging.getLogger("anylb")
 
 NEIGHBORS_S: Final = 1.0
 READ_S: Final = 5.0
-"""The interval at which everything is read, and every next hop confirmed, without an event."""
+"""The interval at which everything is read without an event."""
 COALESCE_S: Final = 0.05
 
 Legs = dict[tuple[Address, Network], tuple[Leg, ...]]
@@ -88,10 +88,10 @@ class AnswerMonitor:
 
     async def _look(self, now: float) -> None:
         try:
-            if read := self._changed.is_set() or now >= self._read_at + READ_S:
+            if self._changed.is_set() or now >= self._read_at + READ_S:
                 self._changed.clear()
                 await self._read(now)
-            found = path_faults(self._config, self._own, self._facts(confirm=read))
+            found = path_faults(self._config, self._own, self._facts())
         except (NetlinkError, OSError) as error:
             # An interface appears or disappears right now. What is known stays until the next look.
             log.warning("looking at the path of answers: %s", error)
@@ -112,15 +112,19 @@ class AnswerMonitor:
         self._strict = strict_filters({one for some in self._receivers().values() for one in some})
         self._read_at = now
 
-    def _facts(self, confirm: bool) -> PathFacts:
-        """Return the facts, and have the kernel resolve what has no MAC. `confirm`: also confirm what has one."""
+    def _facts(self) -> PathFacts:
+        """Return the facts, and have the kernel resolve the next hops that have no MAC, and solicit the others."""
         gateways = self._gateways()
         entries = batch.neighbors(gateways)
         resolved = {one.key for one in entries if one.mac or one.maintained}
-        maintained = {one.key for one in entries if one.maintained}
-        batch.confirm(gateways - (maintained if confirm else resolved))
+        failed = {one.key for one in entries if one.failed}
+        batch.confirm(gateways - resolved)
+        batch.probe(one.key for one in entries if one.idle and not one.maintained)
         legs = {
-            key: tuple(self._path_leg(leg, leg not in gateways or leg in resolved) for leg in some)
+            key: tuple(
+                PathLeg(self._name(leg[0]), leg[1], leg not in gateways or leg in resolved, leg in failed)
+                for leg in some
+            )
             for key, some in self._legs.items()
         }
         name = self._config.node.names[0]
@@ -137,9 +141,6 @@ class AnswerMonitor:
 
     def _receivers(self) -> dict[str, frozenset[str]]:
         return {name: receivers(self._links.values(), name) for name in self._config.node.names}
-
-    def _path_leg(self, leg: Leg, resolved: bool) -> PathLeg:
-        return PathLeg(self._name(leg[0]), leg[1], resolved)
 
     def _name(self, index: int) -> str:
         return self._links[index].name if index in self._links else ""

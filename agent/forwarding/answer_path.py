@@ -29,6 +29,8 @@ class PathLeg:
     gateway: Address | None
     resolved: bool
     """Its MAC is known, or it needs none."""
+    failed: bool = False
+    """The kernel has asked it for seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ class PathFault:
     """All packets are lost, not only those of some clients."""
     known_at_once: bool = True
     """It is no transient state of a node that starts."""
+    settled: bool = False
+    """It has lasted when it is first seen."""
     setting: str = ""
     """The field of lb.yml that is about it; "" if none is."""
 
@@ -78,7 +82,8 @@ class Settling:
 
     def after(self, found: tuple[PathFault, ...], now: float) -> Settling:
         """Return the state after one more look."""
-        return Settling(found, {one.cause: self.since.get(one.cause, now) for one in found})
+        since = {one.cause: self.since.get(one.cause, now) for one in found}
+        return Settling(found, since | {one.cause: now - SETTLE_S for one in found if one.settled})
 
     @staticmethod
     def first(found: tuple[PathFault, ...], now: float) -> Settling:
@@ -136,7 +141,8 @@ def _unresolved(vip: Address, clients: Network, legs: tuple[PathLeg, ...]) -> It
     for leg in silent:
         cause = f"{leg.gateway} on {leg.interface}, the next hop to clients in {clients}, does not answer"
         step = "see whether that router is up, and whether the route is right"
-        yield PathFault(cause, step, (vip,), blocks=len(silent) == len(legs), known_at_once=False)
+        blocks = len(silent) == len(legs)
+        yield PathFault(cause, step, (vip,), blocks, known_at_once=False, settled=leg.failed)
 
 
 def _filtered(vip: Address, clients: Network, legs: tuple[PathLeg, ...], facts: PathFacts) -> Iterator[PathFault]:

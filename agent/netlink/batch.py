@@ -19,7 +19,14 @@ from typing import Final
 from agent.address import Address, Network
 from agent.netlink.interface_address import InterfaceAddress, addresses_request, interface_address_from
 from agent.netlink.message import NLMSG_DONE, NLMSG_ERROR, Message, Request, error_code, messages, pack
-from agent.netlink.neighbor import Neighbor, NeighborEntry, confirm_request, neighbor_from, neighbor_request
+from agent.netlink.neighbor import (
+    Neighbor,
+    NeighborEntry,
+    confirm_request,
+    neighbor_from,
+    neighbor_request,
+    probe_request,
+)
 from agent.netlink.route import KernelRoute, Leg, legs_of, route_from, route_request
 
 DATAGRAM: Final = 64
@@ -49,6 +56,11 @@ def confirm(neighbors: Iterable[Neighbor]) -> set[Neighbor]:
     asked = list(neighbors)
     _, errors = _answers([confirm_request(one) for one in asked], None)
     return {asked[i] for i, code in errors.items() if code == errno.ENOBUFS}
+
+
+def probe(neighbors: Iterable[Neighbor]) -> None:
+    """Make the kernel solicit these neighbors at once, whose MACs are known. What it refuses is left out."""
+    _answers([probe_request(one) for one in neighbors], None)
 
 
 def neighbors(wanted: Iterable[Neighbor]) -> list[NeighborEntry]:

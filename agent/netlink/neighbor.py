@@ -33,8 +33,12 @@ _NTF_USE: Final = 0x01
 """Resolve the neighbor as if a packet had been sent to it."""
 _NTF_EXT_LEARNED: Final = 0x10
 _NTF_EXT_MANAGED: Final = 0x1
+_NUD_PROBE: Final = 0x10
+_NUD_FAILED: Final = 0x20
 _NUD_NOARP: Final = 0x40
 _NUD_PERMANENT: Final = 0x80
+_NUD_IDLE: Final = 0x02 | 0x04 | 0x08
+"""Reachable, stale or delay: a MAC is known, and the kernel sends no solicitation now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,10 @@ class NeighborEntry:
     mac: bytes | None
     maintained: bool = False
     """Someone maintains it: it is permanent, noarp, extern_learn or managed. The kernel ends this at NTF_USE."""
+    idle: bool = False
+    """Its MAC is known, and the kernel sends no solicitation to it now."""
+    failed: bool = False
+    """It has not answered the kernel's solicitations."""
 
     @property
     def key(self) -> Neighbor:
@@ -58,6 +66,17 @@ def confirm_request(neighbor: Neighbor) -> Request:
     ifindex, to = neighbor
     body = _NDMSG.pack(FAMILY[to.version], ifindex, 0, _NTF_USE, 0) + pack_attribute(_NDA_DST, to.packed)
     return Request(RTM_NEWNEIGH, body, NLM_F_CREATE | NLM_F_REPLACE)
+
+
+def probe_request(neighbor: Neighbor) -> Request:
+    """Return the request to solicit a neighbor at once, whose MAC stays in use meanwhile. It has no answer.
+
+    If nothing comes back, the kernel has it failed after `ucast_solicit` (3) solicitations in `retrans_time_ms` (1,000)
+    each. Left alone it asks only what has not been confirmed for 15 to 45 s, and 5 s later.
+    """
+    ifindex, of = neighbor
+    body = _NDMSG.pack(FAMILY[of.version], ifindex, _NUD_PROBE, 0, 0) + pack_attribute(_NDA_DST, of.packed)
+    return Request(RTM_NEWNEIGH, body, NLM_F_REPLACE)
 
 
 def neighbor_request(neighbor: Neighbor) -> Request:
@@ -79,4 +98,6 @@ def neighbor_from(body: bytes) -> NeighborEntry | None:
     mac = found.get(_NDA_LLADDR, b"")
     maintained = state & (_NUD_PERMANENT | _NUD_NOARP) or flags & _NTF_EXT_LEARNED
     maintained = maintained or number(found.get(_NDA_FLAGS_EXT)) & _NTF_EXT_MANAGED
-    return NeighborEntry(destination, ifindex, mac if len(mac) == 6 and any(mac) else None, bool(maintained))
+    known = mac if len(mac) == 6 and any(mac) else None
+    idle, failed = bool(known and state & _NUD_IDLE), bool(state & _NUD_FAILED)
+    return NeighborEntry(destination, ifindex, known, bool(maintained), idle, failed)

@@ -57,7 +57,7 @@ def test_neighbors_are_those_that_pyroute2_reads(kernel: IPRoute) -> None:
     add_neighbors(MANY, "stale")
     add_neighbors(MANY[3:5], "permanent")
     found = batch.neighbors((eth0, one) for one in MANY)
-    assert found == [NeighborEntry(one, eth0, MAC, 3 <= i < 5) for i, one in enumerate(MANY)]
+    assert found == [NeighborEntry(one, eth0, MAC, 3 <= i < 5, not 3 <= i < 5) for i, one in enumerate(MANY)]
     dump = {(m["ifindex"], m.get("dst"), m.get("lladdr")) for m in kernel.get_neighbours(ifindex=eth0)}
     assert {(e.ifindex, str(e.address), e.mac.hex(":")) for e in found if e.mac} <= dump
     assert batch.neighbors([(eth0, IPv4Address("10.0.0.250")), (9999, MANY[0]), (eth0, MANY[1])]) == found[1:2]
@@ -71,6 +71,18 @@ def test_all_are_confirmed_at_once(kernel: IPRoute) -> None:
     batch.confirm([(9999, MANY[0]), *((eth0, one) for one in MANY)])
     after = states(kernel)
     assert {after[str(one)] for one in MANY} <= {DELAY, PROBE}, "an interface that is gone stops no other"
+
+
+def test_all_are_solicited_at_once(kernel: IPRoute) -> None:
+    eth0, absent = if_nametoindex("eth0"), ip_address("10.0.0.251")
+    add_neighbors(MANY, "reachable")
+    assert all(one.idle for one in batch.neighbors((eth0, one) for one in MANY))
+    batch.probe([(9999, MANY[0]), *((eth0, one) for one in MANY), (eth0, absent)])
+    after = states(kernel)
+    assert {after[str(one)] for one in MANY} == {PROBE}, "an interface that is gone stops no other"
+    assert not any(one.idle for one in batch.neighbors((eth0, one) for one in MANY)), "their MACs stay in use"
+    assert all(one.mac for one in batch.neighbors((eth0, one) for one in MANY))
+    assert batch.neighbors([(eth0, absent)]) == [], "none is made"
 
 
 def test_a_neighbor_is_resolved(kernel: IPRoute) -> None:
