@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a hand-over of NAT sessions takes: `PYTHONPATH=tests python -m bench.hand_over [SESSIONS ...]`. Prints lines.
+"""`make bench`, part 9: what a hand-over of NAT sessions takes. Run as `python -m bench.hand_over ROUNDS`; prints JSON.
 
 Two processes with the agent's socket, channel and exchange, on loopback addresses. One holds the sessions; the rows of
 all of them move to the other, which asks for them. Time is from the question until the answer is whole and written;
@@ -9,28 +9,31 @@ CPU is of both processes, for all that they do meanwhile.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Address
-from multiprocessing import get_context
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from bench import figures
 from support.channel_network import CLUSTER, KEY, state
 from support.session_arrays import Arrays
 from support.session_records import record
 
 from agent.channel.channel import Channel, ItemReceived
-from agent.handover.exchange import Count, Exchange
+from agent.handover.exchange import Exchange
 from agent.handover.item import Codec, Pool
 from agent.liveness.echo_socket import EchoSocket
 from bpf.layout.nat import NAT_ROWS
 
 SLOTS: Final = 1 << 20
+SESSIONS: Final = 62_500
 HOLDER, NEW = IPv4Address("127.0.0.2"), IPv4Address("127.0.0.3")
 PORT: Final = 14742
 DEADLINE_S: Final = 20.0
@@ -54,7 +57,10 @@ class Node:
 
     async def run(self) -> None:
         """Send and receive forever."""
-        await asyncio.gather(self.socket.run(lambda: self.socket.drain() and None), self._talk_forever())
+        await asyncio.gather(self.socket.run(self._drain), self._talk_forever())
+
+    def _drain(self) -> None:
+        self.socket.drain()
 
     async def _talk_forever(self) -> None:
         while True:
@@ -113,7 +119,7 @@ async def _hold(sessions: int, pipe: Connection) -> None:
     await asyncio.sleep(0.05)  # a table is built and written meanwhile
     node.exchange.finish()
     await until(lambda: node.channel.is_idle(NEW))
-    pipe.send((time.process_time() - cpu, node.exchange.counters[Count.SENT]))
+    pipe.send(time.process_time() - cpu)
     running.cancel()
 
 
@@ -131,25 +137,34 @@ async def _get(pipe: Connection) -> tuple[float, float, int]:
     return found
 
 
-def measure(sessions: int) -> str:
-    """Hand so many sessions over; return a line."""
-    here, there = get_context("fork").Pipe()
+def hand_over(sessions: int) -> dict[str, float]:
+    """Hand so many sessions over, once. Raises RuntimeError if some did not arrive."""
+    here, there = Pipe()
     pid = os.fork()
     if pid == 0:
         try:
             asyncio.run(_hold(sessions, there))
         finally:
             os._exit(0)
-    took_s, cpu_s, arrived = asyncio.run(_get(here))
+    took_s, owner_s, arrived = asyncio.run(_get(here))
     assert here.recv() == "ready"
-    holder_s, sent = here.recv()
+    holder_s = here.recv()
     os.waitpid(pid, 0)
-    return (
-        f"{sessions:>8,} sessions: {took_s * 1e3:6.0f} ms, CPU {holder_s * 1e3:5.0f} ms at the holder, "
-        f"{cpu_s * 1e3:5.0f} ms at the new owner; {arrived:,} arrived, {sent:,} records sent"
-    )
+    if arrived != sessions:
+        raise RuntimeError(f"{arrived} of {sessions} sessions arrived")
+    return {"ms": took_s * 1e3, "holder_cpu_ms": holder_s * 1e3, "owner_cpu_ms": owner_s * 1e3}
+
+
+def measure(rounds: int) -> dict[str, Any]:
+    """Return bench.json's `hand_over`."""
+    found = [hand_over(SESSIONS) for _ in range(rounds)]
+    return {"sessions": SESSIONS, **{name: figures.min_median([one[name] for one in found], 0) for name in found[0]}}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the figures of so many rounds."""
+    print(json.dumps(measure(int(arguments[0]))))
 
 
 if __name__ == "__main__":
-    for number in map(int, sys.argv[1:] or ("1000", "62500")):
-        print(measure(number), flush=True)
+    main(sys.argv[1:])

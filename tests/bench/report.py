@@ -123,6 +123,11 @@ def drain(console: Console, found: Mapping[str, Any], committed: Any) -> None:
     _lines(console, "From a drain to the last other node's rows", found, committed)
 
 
+def hand_over(console: Console, found: Mapping[str, Any], committed: Any) -> None:
+    """Print part 9, a hand-over of NAT sessions: one figure a line."""
+    _lines(console, "Handing NAT sessions over, from the question to the last record written", found, committed)
+
+
 def _lines(console: Console, title: str, found: Mapping[str, Any], committed: Any) -> None:
     made = _table(title, "", "now", "was")
     for (name, value), (_, old) in zip(_flat(found), _flat_like(found, committed), strict=True):
@@ -206,6 +211,7 @@ PARTS: dict[str, Callable[[Console, Any, Any], None]] = {
     "drain": drain,
     "connections": connections,
     "sessions": sessions,
+    "hand_over": hand_over,
 }
 
 

@@ -44,6 +44,7 @@ def targets(found: Mapping[str, Any]) -> list[Target]:
         *_drain(found.get("drain", {})),
         *_connections(found.get("connections", [])),
         *_sessions(found.get("sessions", {})),
+        *_hand_over(found.get("hand_over", {})),
     ]
 
 
@@ -123,3 +124,7 @@ def _connections(rows: Iterable[Mapping[str, Any]]) -> list[Target]:
 
 def _sessions(found: Mapping[str, Any]) -> list[Target]:
     return [Target("a million NAT sessions at rest: CPU", 0.05, found["rest_cpu"])] if found else []
+
+
+def _hand_over(row: Mapping[str, Any]) -> list[Target]:
+    return [Target("62,500 NAT sessions handed over, median ms", 500.0, row["ms"]["median"])] if row else []
