@@ -53,7 +53,7 @@ def _routes(agent: Agent, reload: Reload) -> Routes:
         ("POST", "/leave"): lambda request: _set_state(agent.operator, State.LEFT, request),
         ("POST", "/reload"): lambda _: _reload(reload),
         **announce.routes(announcing),
-        **backend.routes(agent.config, agent.operator, agent.shares, agent.backends),
+        **backend.routes(agent.config, agent.operator, agent.shares, agent.nat.backends),
         ("GET", "/connections"): lambda request: connections.connections(
             agent.connections,
             agent.config.services,
@@ -86,9 +86,9 @@ def _state(agent: Agent) -> NodeState:
         held=agent.connections.held,
         instances=agent.instances,
         claims=agent.claims,
-        sessions=agent.sessions,
-        hand_overs=agent.hand_overs,
-        backends=agent.backends,
+        sessions=agent.nat.sessions,
+        hand_overs=agent.nat.hand_overs,
+        backends=agent.nat.backends,
     )
 
 
@@ -103,7 +103,7 @@ def _forwarding(agent: Agent) -> explain.Forwarding:
 
 
 def _sessions(agent: Agent) -> session.Sessions:
-    return session.Sessions(agent.sessions, agent.config.nat, agent.epochs)
+    return session.Sessions(agent.nat.sessions, agent.config.nat, agent.epochs)
 
 
 async def _explain_live(agent: Agent, request: Request) -> Response:

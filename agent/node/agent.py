@@ -37,9 +37,9 @@ from agent.node.candidates import in_order
 from agent.node.claim_keeper import ClaimKeeper
 from agent.node.condition import own_shares
 from agent.node.forwarder import Forwarder
-from agent.node.hand_over_keeper import hand_over_keeper
 from agent.node.kept_files import KeptFiles
 from agent.node.membership import Membership
+from agent.node.nat import Nat
 from agent.node.operator import Known, Operator
 from agent.node.own_interface import Interface
 from agent.node.own_vips import OwnVips
@@ -96,11 +96,7 @@ class Agent:
         self.claims = None
         if self.forwarder is not None and config.table.claims:
             self.claims = ClaimKeeper(config, self.epochs, self.connections, self.forwarder, self.membership)
-        self.sessions = start.session_keeper(config, self.forwarder, self._wake.set)
-        self.backends = start.backend_keeper(
-            self.node, saved, self.forwarder, self.membership, self.sessions, self.health, self._wake.set
-        )
-        self.hand_overs = hand_over_keeper(config, self.forwarder, self.membership)
+        self.nat = Nat(self.node, self.forwarder, self.membership, saved.backend_orders, self.health, self._wake.set)
         self.tracer = Tracer(interface.address, self.membership.notify_one, self._trace_here)
         self.membership.on_notice = self.tracer.receive
         instance_paths = InstancePaths(paths.instance_pins, paths.instances, paths.programs)
@@ -162,7 +158,7 @@ class Agent:
 
     def _trace_here(self, request: TraceRequest) -> TraceReply:
         datapath = self.forwarder.datapath if self.forwarder else None
-        sessions = self.sessions.table if self.sessions else None
+        sessions = self.nat.sessions.table if self.nat.sessions else None
         return reply_of(self.node.address, datapath, self.deny_list.prefixes, request, time.monotonic_ns(), sessions)
 
     def _known(self) -> Known:
@@ -195,9 +191,7 @@ class Agent:
             *of_forwarder,
             *uncounted,
             *self.instances.problems,
-            *(self.sessions.problems() if self.sessions else ()),
-            *(self.backends.problems() if self.backends else ()),
-            *(self.hand_overs.problems() if self.hand_overs else ()),
+            *self.nat.problems(),
         )
         return Inputs(
             members=membership.view.members,
@@ -227,8 +221,7 @@ class Agent:
             if self.forwarder is not None:
                 self.forwarder.follow(self.membership.ends)
                 self.forwarder.pass_over(self.membership.view.silent, self.membership.view.doubted)
-            if self.backends is not None:
-                self.backends.observe(time.monotonic())
+            self.nat.observe(time.monotonic())
             await asyncio.sleep(0)
             self.operator.orders.expire(time.time())
             if self.membership_known:
@@ -296,7 +289,7 @@ class Agent:
             drained=operator.drained,
             weights=tuple(sorted(operator.weights.items())),
             flaps=memory.decisions.flaps,
-            backend_orders=self.backends.orders if self.backends else self._files.state.backend_orders,
+            backend_orders=self.nat.orders,
             export_statuses=self.announcer.exports.entries,
         )
         self._files.save(state, self.membership.view.members, self.membership_known)
@@ -324,9 +317,7 @@ class Agent:
             self.instances.run(),
             *(self.forwarder.tasks() if self.forwarder else ()),
             *(self.claims.tasks() if self.claims else ()),
-            *((self.sessions.run(),) if self.sessions else ()),
-            *(self.backends.tasks() if self.backends else ()),
-            *(self.hand_overs.tasks() if self.hand_overs else ()),
+            *self.nat.tasks(),
         ]
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(one) for one in forever]
@@ -365,5 +356,4 @@ class Agent:
         """Tell the others that this node takes no new flows, and leave its routes to the relay."""
         self._publisher.leave(self.plan, self.ready)
         await self.announcer.leave()
-        if self.hand_overs is not None:
-            await self.hand_overs.leave()
+        await self.nat.leave()

@@ -4,22 +4,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, MutableMapping
 
 from agent.announcing.decide import Decisions
-from agent.config.schema import Config
-from agent.health.rise_fall import Health
-from agent.node.backend_keeper import BackendKeeper
 from agent.node.candidates import Candidates, table_keys
 from agent.node.forwarder import Forwarder
-from agent.node.membership import Membership
 from agent.node.plan import Memory, OperatorState, ThisNode
 from agent.node.saved_state import SavedState
-from agent.sessions.keeper import SessionKeeper
-from agent.sessions.session_table import SessionTable
-from agent.sessions.watch import SessionWatch
 from agent.table.epoch import EpochSwitch, EpochUse
-from bpf.layout.counter import Counter
 
 
 def boot_number(saved: int, forwarder: Forwarder | None) -> int:
@@ -28,37 +19,6 @@ def boot_number(saved: int, forwarder: Forwarder | None) -> int:
     Another one would tell the others that this node's connections are gone.
     """
     return saved or (forwarder.boot if forwarder is not None else 0) or secrets.randbits(64) or 1
-
-
-def session_keeper(config: Config, forwarder: Forwarder | None, on_change: Callable[[], None]) -> SessionKeeper | None:
-    """Return the keeper of this node's sessions; None if it has none. Raises BpfError without atomic operations."""
-    maps = forwarder.datapath.maps if forwarder is not None else None
-    if forwarder is None or maps is None or maps.sessions is None or maps.nat is None:
-        return None
-    names = {forwarder.map_writer.slot(service.name): service.name for _, service in config.nat_services}
-    counters = maps.counters
-
-    def refused() -> int:
-        return sum(counters.of_slot(slot)[Counter.DROP_NAT_FULL.name.lower()] for slot in names)
-
-    table = SessionTable(maps.sessions, maps.nat)
-    watch = SessionWatch(table, maps.nat.open_events, maps.nat.set_watched)
-    return SessionKeeper(table, watch, refused, names, on_change)
-
-
-def backend_keeper(
-    node: ThisNode,
-    saved: SavedState,
-    forwarder: Forwarder | None,
-    membership: Membership,
-    sessions: SessionKeeper | None,
-    health: MutableMapping[str, Health],
-    on_change: Callable[[], None],
-) -> BackendKeeper | None:
-    """Return the keeper of the backends; None without NAT."""
-    if forwarder is None or forwarder.nat is None:
-        return None
-    return BackendKeeper(node, forwarder.nat, forwarder, membership, sessions, saved.backend_orders, health, on_change)
 
 
 def operator_state(saved: SavedState) -> OperatorState:

@@ -42,7 +42,7 @@ class Table:
     @property
     def width(self) -> int:
         """How many places of each row have a member: what comes after the chain comes at once."""
-        return min(self.places.shape[1], len(self.members) - len(self.lost))
+        return min(int(self.places.shape[1]), len(self.members) - len(self.lost))
 
     @property
     def digest(self) -> str:

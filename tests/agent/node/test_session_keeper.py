@@ -11,8 +11,8 @@ import pytest
 from support.bpffs import new_bpffs
 from support.nat_config import nat_config
 
-from agent.node import start
 from agent.node.forwarder import Forwarder
+from agent.node.nat import session_keeper
 from bpf.layout.counter import Counter
 from bpf.layout.map_spec import NatShape
 from bpf.layout.nat import NatConf
@@ -61,13 +61,13 @@ def plain() -> Iterator[Node]:
 
 
 def test_without_nat_there_is_none(plain: Node) -> None:
-    assert start.session_keeper(CONFIG, None, lambda: None) is None
-    assert start.session_keeper(CONFIG, plain.forwarder, lambda: None) is None
+    assert session_keeper(CONFIG, None, lambda: None) is None
+    assert session_keeper(CONFIG, plain.forwarder, lambda: None) is None
 
 
 def test_it_knows_the_services_and_their_refusals(node: Node) -> None:
     node.count(1, Counter.DROP_NAT_FULL, 7)
-    keeper = start.session_keeper(CONFIG, node.forwarder, lambda: None)
+    keeper = session_keeper(CONFIG, node.forwarder, lambda: None)
     assert keeper
     assert keeper.service_names == {1: "web", 2: "dns"}
     keeper._round()
@@ -82,7 +82,7 @@ def test_it_knows_the_services_and_their_refusals(node: Node) -> None:
 
 
 def test_it_changes_the_memory_of_the_program(node: Node) -> None:
-    keeper = start.session_keeper(CONFIG, node.forwarder, lambda: None)
+    keeper = session_keeper(CONFIG, node.forwarder, lambda: None)
     assert keeper
     assert node.maps.nat
     ends = [CONFIG.services[0].vip] * 4
