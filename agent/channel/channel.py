@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 from random import Random
 from types import MappingProxyType
 
 from agent.channel.claim_log import ClaimLog, NodeClaims
 from agent.channel.counter import Count
+from agent.channel.event import ClaimsReceived, Event, ItemReceived, Notice, SessionBegun, StateReceived
 from agent.channel.message import FIRST_NOTICE, LAST_NOTICE, MAX_PAYLOAD, Authenticator, Kind, Message, split
 from agent.channel.peer import Peer
 from agent.channel.problem import Cause
@@ -33,48 +33,6 @@ from bgp.printable import printable
 
 MAX_PENDING = 4096
 """Answers and notices between two calls of `step`; more are dropped, as the network might."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionBegun:
-    """A session began: the peer is there, for the first time or again."""
-
-    address: IPv4Address
-
-
-@dataclass(frozen=True, slots=True)
-class StateReceived:
-    """A peer has another state than before."""
-
-    address: IPv4Address
-    state: NodeState
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimsReceived:
-    """A peer has other claims than before."""
-
-    address: IPv4Address
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """A peer sent a notice. `kind` may be of a later release."""
-
-    address: IPv4Address
-    kind: int
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class ItemReceived:
-    """The next item of a peer's stream has arrived. A peer may send items again after a `SessionBegun`."""
-
-    address: IPv4Address
-    payload: bytes
-
-
-Event = SessionBegun | StateReceived | ClaimsReceived | Notice | ItemReceived
 
 
 class Channel:

@@ -19,9 +19,10 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from agent.address import Address
-from agent.channel.channel import Channel, ClaimsReceived, ItemReceived, Notice, SessionBegun
+from agent.channel.channel import Channel
 from agent.channel.claim_log import NodeClaims
 from agent.channel.difference import differences
+from agent.channel.event import ClaimsReceived, ItemReceived, Notice, SessionBegun
 from agent.channel.message import FIRST_NOTICE
 from agent.channel.nat_state import BackendOrder, NatState
 from agent.channel.problem import Cause, ProblemLog

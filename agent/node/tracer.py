@@ -17,7 +17,7 @@ from ipaddress import IPv4Address
 from typing import Final
 
 from agent.address import Network
-from agent.channel.channel import Notice
+from agent.channel.event import Notice
 from agent.channel.message import Kind
 from agent.channel.trace import (
     TraceReply,

@@ -16,8 +16,9 @@ from ipaddress import IPv4Address
 
 from support.channel_network import Datagram, Network, address, state
 
-from agent.channel.channel import Channel, Event
+from agent.channel.channel import Channel
 from agent.channel.counter import Count
+from agent.channel.event import Event
 
 WIRE_S = 0.0002
 HANDLING_S = 0.0001

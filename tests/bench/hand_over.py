@@ -26,7 +26,8 @@ from support.channel_network import CLUSTER, KEY, state
 from support.session_arrays import Arrays
 from support.session_records import record
 
-from agent.channel.channel import Channel, ItemReceived
+from agent.channel.channel import Channel
+from agent.channel.event import ItemReceived
 from agent.handover.exchange import Exchange
 from agent.handover.item import Codec, Pool
 from agent.liveness.echo_socket import EchoSocket

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
 from agent.address import NodeAddress
-from agent.channel.channel import Channel, Event
+from agent.channel.channel import Channel
+from agent.channel.event import Event
 from agent.channel.state import NodeState, ServiceEndpoint, StateShare
 from agent.model import State
 

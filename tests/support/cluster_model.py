@@ -21,7 +21,8 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 
 from agent.address import NodeAddress
-from agent.channel.channel import Channel, Notice
+from agent.channel.channel import Channel
+from agent.channel.event import Notice
 from agent.channel.message import FIRST_NOTICE
 from agent.channel.state import NodeState as Word
 from agent.channel.state import ServiceEndpoint, StateShare, pack_addresses, unpack_addresses

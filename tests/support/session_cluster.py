@@ -20,7 +20,7 @@ from support.channel_network import Datagram, Network, address, state
 from support.session_arrays import POOLS, SESSIONS, Arrays
 from support.session_records import record
 
-from agent.channel.channel import ItemReceived, SessionBegun
+from agent.channel.event import ItemReceived, SessionBegun
 from agent.handover.exchange import Exchange
 from agent.handover.item import Codec, Pool
 from agent.handover.row_move import Chains

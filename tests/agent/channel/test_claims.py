@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.channel_network import Datagram, Network, address, state
 
-from agent.channel.channel import Channel, ClaimsReceived, SessionBegun
+from agent.channel.channel import Channel
 from agent.channel.claim_log import GROWTH_PARTS, ClaimLog, ClaimReader, NodeClaims
 from agent.channel.claim_set import RECORDS_MAX, decode, encode
 from agent.channel.counter import Count
+from agent.channel.event import ClaimsReceived, SessionBegun
 from agent.channel.message import FIRST_NOTICE, Kind, Message, parse
 from agent.channel.state import ServiceEndpoint
 

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from support.channel_network import KEY, Datagram, Network, address, state
 from support.examples import examples
 
-from agent.channel.channel import Channel, Notice, StateReceived
+from agent.channel.channel import Channel
+from agent.channel.event import Notice, StateReceived
 from agent.channel.message import Authenticator, Kind, parse
 from agent.channel.state import NodeState, encode
 from agent.channel.transmitter import MAX_HELLO_S

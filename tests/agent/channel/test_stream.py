@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.channel_network import START, Datagram, Network, address, state
 
-from agent.channel.channel import Channel, ItemReceived, SessionBegun, StateReceived
+from agent.channel.channel import Channel
+from agent.channel.event import ItemReceived, SessionBegun, StateReceived
 from agent.channel.message import STREAM_ACK_BYTES, Kind, parse
 from agent.channel.stream import FIRST_WINDOW, MAX_WINDOW, SPAN, Receiver, Sender
 

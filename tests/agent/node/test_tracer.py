@@ -12,7 +12,7 @@ from typing import cast
 import pytest
 from support.session_slots import CLIENT, VIP, Slots
 
-from agent.channel.channel import Notice
+from agent.channel.event import Notice
 from agent.channel.message import Kind
 from agent.channel.trace import TraceReply, TraceRequest, encode_reply, encode_request
 from agent.forwarding.trace_step import FlowFacts, next_step
