@@ -32,7 +32,9 @@ from agent.node.plan import ThisNode
 from agent.sessions.keeper import SessionKeeper
 from agent.sessions.listing import close_selected
 from agent.sessions.selection import Selection
+from agent.sessions.session_table import SessionTable
 from agent.sessions.tag_array import LIVE
+from bpf.layout.session import TICK_SHIFT
 
 log = logging.getLogger("anylb")
 
@@ -216,20 +218,26 @@ class BackendKeeper:
         return [self.backends.run(), *([self._reset_forever(self._sessions)] if self._sessions is not None else [])]
 
     async def _reset_forever(self, sessions: SessionKeeper) -> None:
-        """Close the sessions with backends that are down: their clients are reset at their next packet."""
+        """Close the sessions that a backend had when it went down: their clients are reset at their next packet.
+
+        Those that began later are of nodes that reach it, or of a service that fails open.
+        """
         while True:
             await asyncio.sleep(RESET_S)
-            for name, service in self._services.items():
-                slots = frozenset([self._forwarder.map_writer.slot(name)])
-                for key in self._down(name) if service.on_down == "reset" else ():
-                    chosen = Selection(LIVE, slots, backend=key.address, backend_port=key.port)
-                    if closed := await asyncio.to_thread(close_selected, sessions.table, chosen):
-                        log.info("%s: reset %d sessions with %s, which is down", name, closed, key)
+            await self._reset(sessions.table)
+
+    async def _reset(self, table: SessionTable) -> None:
+        for name, service in self._services.items():
+            slots = frozenset([self._forwarder.map_writer.slot(name)])
+            for key in self._down(name) if service.on_down == "reset" else ():
+                began = int(self.backends.health[key].since * 1e9) >> TICK_SHIFT
+                chosen = Selection(LIVE, slots, backend=key.address, backend_port=key.port, created_by=began)
+                if closed := await asyncio.to_thread(close_selected, table, chosen):
+                    log.info("%s: reset %d sessions with %s, which is down", name, closed, key)
 
     def _down(self, name: str) -> list[BackendKey]:
-        """Return the backends that are down, get no new sessions, and have some."""
-        taking = self.taking(name)
-        keys = (key for key in self._keys[name] if key not in taking and self.backends.is_known(key))
+        """Return the backends that are down and have sessions."""
+        keys = (key for key in self._keys[name] if self.backends.is_known(key))
         return [key for key in keys if not self.backends.health[key].healthy and self._writer.active(key)]
 
 

@@ -34,6 +34,8 @@ class Selection:
     backend_port: int | None = None
     flow: Flow | None = None
     """From a client to a VIP: one session at most."""
+    created_by: int | None = None
+    """A tick: those that began until then."""
 
     @property
     def is_of_any_record(self) -> bool:
@@ -51,6 +53,8 @@ class Selection:
             mask &= _equal(records["backend"], self.backend, version)
         if self.backend_port is not None:
             mask &= records["backend_port"] == self.backend_port
+        if self.created_by is not None:
+            mask &= records["created"] <= self.created_by
         if self.flow is not None:
             mask &= _equal(records["client"], self.flow.client, version) & _equal(
                 records["vip"], self.flow.vip, version

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The backends on one node: what other nodes publish, what new sessions get, and orders of operators."""
 
+import asyncio
 from collections.abc import Mapping
 from ipaddress import IPv4Address
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.nat_config import TEXT, nat_config
+from support.session_slots import Slots
 
 from agent.channel.nat_state import BackendOrder, NatState
 from agent.config.schema import Config
@@ -17,6 +19,7 @@ from agent.model import NAT_KEY, Member, Share, State
 from agent.nat.backend import BackendKey, backends_of
 from agent.node.backend_keeper import COUNT_S, BackendKeeper
 from agent.node.plan import ThisNode
+from bpf.layout.session import TICK_SHIFT, SessionState, Tag, TagFlag
 
 OWN, B, C = (IPv4Address(f"10.0.0.{n}") for n in (11, 12, 13))
 CONFIG = nat_config()
@@ -44,7 +47,9 @@ class Node:
         writer = SimpleNamespace(
             usable={}, active=lambda key: self.active.get(key, 0), reaches=lambda key: key not in self.unreached
         )
-        forwarder = SimpleNamespace(want_backends=self._want)
+        self.slots = {"web": 1, "dns": 2}
+        map_writer = SimpleNamespace(slot=self.slots.__getitem__)
+        forwarder = SimpleNamespace(want_backends=self._want, map_writer=map_writer)
         self.changes = 0
         made: Any = (ThisNode(config, OWN, None, None, (1,)), writer, forwarder, self)
         self.keeper = BackendKeeper(*made, None, orders or {}, self.health, self._count)
@@ -181,3 +186,36 @@ def test_node_without_nat_gives_no_orders(node: Node) -> None:
     node.own = None
     with pytest.raises(AgentError, match="this node does no NAT"):
         node.keeper.set_drained("web", str(ONE), drained=True)
+
+
+DOWN_AT = 100.0
+BEFORE, AFTER = (int(at * 1e9) >> TICK_SHIFT for at in (DOWN_AT - 2, DOWN_AT + 2))
+
+
+@pytest.mark.parametrize(
+    ("config", "down", "left"),
+    [
+        (TEXT, (ONE,), {20, 30, 40, 50}),
+        (TEXT, (), {10, 20, 30, 40, 50}),
+        (TEXT, (ONE, TWO), {30, 40, 50}),
+        (TEXT.replace("mode: nat\n", "mode: nat\n    on_down: keep\n", 1), (ONE,), {10, 20, 30, 40, 50}),
+    ],
+)
+def test_sessions_that_a_backend_had_when_it_went_down_are_reset(config: str, down: Any, left: set[int]) -> None:
+    node, slots = Node(nat_config(config)), Slots()
+    one, two = ({"backend": key.address, "backend_port": key.port} for key in (ONE, TWO))
+    slots.put(10, service_slot=1, created=BEFORE, **one)
+    slots.put(20, service_slot=1, created=BEFORE, **two)
+    slots.put(30, service_slot=2, created=BEFORE, **one)
+    slots.put(40, SessionState.CLOSED, service_slot=1, created=BEFORE, **one)
+    slots.put(50, service_slot=1, created=AFTER, **one)  # the service fails open, or its node reaches the backend
+    node.active = {ONE: 2, TWO: 1}
+    node.hear(B, all_but())
+    node.see(1.0)
+    node.hear(B, all_but(*down))
+    node.see(DOWN_AT)
+    asyncio.run(node.keeper._reset(slots.table))
+    tags = {slot: Tag.unpack(int(slots.table.tags[slot])) for slot in (10, 20, 30, 40, 50)}
+    reset = {slot for slot, tag in tags.items() if tag.flags & TagFlag.RESET}
+    assert tags.keys() - reset == left
+    assert all(tags[slot].state is SessionState.CLOSED for slot in reset)
