@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 
+from support.packet_walks import DROP_S, PacketWalks
+
 from agent.address import NodeAddress
 from agent.channel.channel import Channel
 from agent.channel.event import Notice
@@ -27,6 +29,7 @@ from agent.channel.message import FIRST_NOTICE
 from agent.channel.state import NodeState as Word
 from agent.channel.state import ServiceEndpoint, StateShare, pack_addresses, unpack_addresses
 from agent.forwarding.grace import GRACE_S
+from agent.forwarding.row_array import rows_of
 from agent.liveness.asker import Asker
 from agent.liveness.question import Question
 from agent.membership.observations import Observations
@@ -34,18 +37,15 @@ from agent.membership.received import Named
 from agent.membership.view import View
 from agent.model import Candidate, Member, Share, State, without_new_flows
 from agent.node.candidates import candidates
-from agent.table.rendezvous import build
-from agent.table.table import Table
+from agent.table.algorithm import build
+from agent.table.claims import claimants
 from bpf.layout.counter import Counter
 from bpf.layout.echo import EchoFlag, EchoKind, EchoMessage
-from bpf.layout.limits import CHAIN
-from bpf.reference.pick import Arrival, NodeState, Socket, pick
 
 ROUTER = NodeAddress(IPv4Address("10.0.0.1"))
 SERVICE = ServiceEndpoint(IPv4Address("192.0.2.10"), "tcp", 443)
 CLUSTER, KEY = 7, bytes(16)
 ROWS, PLACES = 256, 4
-DROP_S = 120.0
 SUSPECTS = FIRST_NOTICE
 RESETS = {Counter.DELIVER_CHAIN_END, Counter.DELIVER_ONLY_NODE, Counter.PASS_NO_MEMBER}
 Chain = tuple[IPv4Address, ...]
@@ -59,6 +59,15 @@ class Rules:
     """Without it nodes are believed for as long as BGP names them, and are gone when it does not."""
     passed_over: bool = True
     """Without it silence removes a node from the tables at once, places and all."""
+
+
+def chains_of(found: tuple[Candidate, ...]) -> tuple[Chain, ...]:
+    """Return the nodes of each row in the kernel, lost ones after the chain, as a walk meets them."""
+    table = build(1, "rendezvous", found, ROWS, PLACES)
+    claimed = claimants(table, found, {}) if table.lost else None
+    members = [NodeAddress(member) for member in table.members]
+    rows = rows_of(table, claimed, range(1, len(members) + 1), ROWS).tolist()
+    return tuple(tuple(members[i - 1] for i in itertools.takewhile(bool, row)) for row in rows)
 
 
 @dataclass(eq=False)
@@ -111,7 +120,8 @@ class ClusterModel:
         self._serial = itertools.count()
         self._deadlines: list[float] = []
         self._changed = False
-        self._tables: dict[tuple[Candidate, ...], tuple[Table, tuple[Chain, ...]]] = {}
+        self._tables: dict[tuple[Candidate, ...], tuple[Chain, ...]] = {}
+        self._walks = PacketWalks(self.nodes, self._reaches)
         for node in self.nodes.values():
             self._start_agent(node, ())
             self._observe(node)
@@ -145,9 +155,10 @@ class ClusterModel:
     def open(self, flows: int) -> None:
         """Open this many connections, spread over rows and nodes that the router reaches."""
         entries = self._entries()
+        self._walks.begin(self.now)
         each = max(1, flows // (ROWS * len(entries)))
         for row, entry in itertools.product(range(ROWS), entries):
-            event, owner = self._walk(entry, row, None, opens=True)
+            event, owner = self._walks.walk(entry, row, None, opens=True)
             if owner is not None and event not in RESETS:
                 key = row, owner.address, owner.boot
                 self.connections[key] = self.connections.get(key, 0) + each
@@ -335,11 +346,8 @@ class ClusterModel:
         if found == node.candidates:
             return
         if found not in self._tables:
-            table = build(found, ROWS, PLACES)
-            members = [NodeAddress(member) for member in table.members]
-            chains = tuple(tuple(members[i] for i in row if i >= 0) for row in table.places.tolist())
-            self._tables[found] = table, chains
-        chains, first = self._tables[found][1], not node.candidates
+            self._tables[found] = chains_of(found)
+        chains, first = self._tables[found], not node.candidates
         if not first:
             changed = [row for row in range(ROWS) if chains[row] != node.chains[row]]
             node.grace |= dict.fromkeys(changed, self.now + GRACE_S)
@@ -349,42 +357,16 @@ class ClusterModel:
     # Packets
 
     def _reaches(self, one: IPv4Address, other: IPv4Address) -> bool:
-        return frozenset((one, other)) not in self.cut
+        return not self.cut or frozenset((one, other)) not in self.cut
 
     def _entries(self) -> list[Node]:
         """Return the nodes that the router sends packets to."""
         return [n for n in self.nodes.values() if n.alive and n.ready and self._reaches(ROUTER, n.address)]
 
-    def _walk(
-        self, entry: Node, row: int, owner: tuple[IPv4Address, int] | None, opens: bool = False
-    ) -> tuple[Counter | None, Node | None]:
-        """Walk a packet from the router; return what ended it (None: it was lost on its way), and where."""
-        node, arrival = entry, Arrival[IPv4Address](opens)
-        while True:
-            holds = owner == (node.address, node.boot)
-            doubts = (*node.silent.items(), *node.doubted.items())
-            awaited = {address for address, since in doubts if self.now < since + DROP_S}
-            here = NodeState(
-                node.address,
-                node.chains[row],
-                Socket.CONNECTION if holds else Socket.NONE,
-                up=node.state is State.UP,
-                grace=self.now < node.grace.get(row, 0.0),
-                silent=node.silent.keys(),
-                awaited=awaited,
-            )
-            decision = pick(here, arrival)
-            if decision.to is None:
-                return decision.event, node
-            following = self.nodes.get(decision.to)
-            if following is None or not following.alive or not self._reaches(node.address, decision.to):
-                return None, None
-            assert decision.hop <= CHAIN + 1
-            node, arrival = following, Arrival(opens, decision.hop, node.address, in_grace=decision.in_grace)
-
     def check(self) -> None:
         """Send a packet of every connection by every node that the router reaches; count what is reset."""
         entries = self._entries()
+        self._walks.begin(self.now)
         known = {row: {a for n in self.nodes.values() if n.alive for a in n.chains[row]} for row in range(ROWS)}
         for (row, address, boot), flows in list(self.connections.items()):
             if address not in known[row]:
@@ -392,7 +374,7 @@ class ClusterModel:
                 del self.connections[row, address, boot]
                 continue
             for entry in entries:
-                event, end = self._walk(entry, row, (address, boot))
+                event, end = self._walks.walk(entry, row, (address, boot))
                 if event in RESETS and end is not None:
                     self.broken += flows
                     self.resets[f"{event.name.lower()} at {end.address}, entered at {entry.address}"] += 1
