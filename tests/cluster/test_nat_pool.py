@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pool of NAT at a real router (nat.clab.yml): which nodes it is routed to, whatever is healthy."""
 
+import json
 import re
+import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from support.cluster_lab import FOUR, TOPOLOGY, ClusterLab, cluster_lab
@@ -47,6 +50,48 @@ def test_pool_is_routed_to_the_nodes_that_forward(cluster: ClusterLab) -> None:
     wait_for_hops(cluster, REST, "b1's agent stopped")
     cluster.start_agent("b1")
     wait_for_hops(cluster, set(FOUR), "b1's agent back")
+
+
+def backends(cluster: ClusterLab, node: str, service: str = "echo") -> dict[str, dict[str, Any]]:
+    """Return what a node says of the backends of a service, by address."""
+    services = {one["name"]: one for one in cluster.status(node)["services"]}
+    return {one["address"]: one for one in services[service]["backends"]}
+
+
+def test_drain_of_a_backend_holds_on_all_nodes_and_outlives_agents(cluster: ClusterLab) -> None:
+    s1 = "10.9.0.11:7000"
+    wait_for(lambda: all(backends(cluster, node)[s1]["healthy"] for node in FOUR), "s1 is up")
+    cluster.lbctl("b1", "backend", "drain", "echo", s1)
+    wait_for(lambda: all(backends(cluster, node)[s1]["drained"] for node in FOUR), "drained on all nodes")
+    for node in ("b1", "b2"):
+        cluster.stop_agent(node, signal.SIGKILL)
+    for node in ("b1", "b2"):
+        cluster.start_agent(node)
+        assert backends(cluster, node)[s1]["drained"]
+    cluster.lbctl("b3", "backend", "undrain", "echo", s1)
+    wait_for(lambda: not any(backends(cluster, node)[s1]["drained"] for node in FOUR), "undrained on all nodes")
+    assert not backends(cluster, "b1", "web")["10.9.0.11:8080"]["drained"], "another service"
+
+
+def test_agent_that_follows_finds_backends_healthy_before_it_has_asked_them(cluster: ClusterLab) -> None:
+    wait_for(lambda: all(one["healthy"] for one in backends(cluster, "b4").values()), "all are up")
+    before = cluster.lab.exec("b4", ["lbctl", "announce", "status", "-o", "json"]).stdout
+    cluster.stop_agent("b4", signal.SIGKILL)
+    cluster.start_agent("b4")
+    why = {one["why"] for one in backends(cluster, "b4").values()}
+    assert "not checked yet" not in why
+    assert all(one["healthy"] for one in backends(cluster, "b4").values())
+    since = {row["vip"]: row["since"] for row in json.loads(before)["peers"]}
+    after = json.loads(cluster.lab.exec("b4", ["lbctl", "announce", "status", "-o", "json"]).stdout)["peers"]
+    assert {row["vip"]: row["since"] for row in after} == since, "no route changed"
+
+
+def test_vip_of_a_nat_service_is_not_on_lo_and_the_kernel_drops_what_it_gets(cluster: ClusterLab) -> None:
+    addresses = cluster.lab.exec("b1", ["ip", "address", "show", "lo"]).stdout
+    assert "10.99.0.1" not in addresses
+    rules = cluster.lab.exec("b1", ["ip", "rule"]).stdout
+    for prefix in ("10.99.0.1", POOLS[0]):
+        assert f"to {prefix} iif eth1 blackhole" in rules
 
 
 def test_pool_stays_when_no_backend_is_healthy(cluster: ClusterLab) -> None:
