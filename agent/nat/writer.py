@@ -52,7 +52,8 @@ class NatWriter:
             if (prefixes := config.node.client_prefixes(version))
         }
         """An address of clients by IP version, to look up the route to them."""
-        self._hops = {index: hop for index in self._hop_indexes().values() for hop in [maps.hop(index)] if hop}
+        used = (*self.indexes.values(), *_CLIENTS.values())
+        self._hops = {index: hop for index in used if (hop := maps.hop(index)) is not None}
         self._written = dict(written)
         self._entries: dict[str, NatServiceEntry] = {}
         self._conf = self._first_conf(table)

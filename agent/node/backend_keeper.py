@@ -142,7 +142,7 @@ class BackendKeeper:
         count = len(self._answering(name))
         if keys and not any(self.backends.is_known(key) for key in keys):
             return before
-        why = f"{count} of {len(keys)} backends answer" if keys else "all backends are drained"
+        why = f"{count} of {len(keys)} backends answer" if keys else "no backend may take new sessions"
         if before.healthy == bool(count):
             return before if before.why == why else replace(before, streak=0, why=why)
         log.info("%s: %s, %s", name, "healthy" if count else "unhealthy", why)
@@ -156,9 +156,9 @@ class BackendKeeper:
             down = [key for key in self._open(name) if self.backends.is_known(key)]
             down = [key for key in down if not self.backends.health[key].healthy]
             if down:
-                more = f" and {len(down) - 1} more" if len(down) > 1 else ""
-                health = self.backends.health[down[0]]
-                lines.append(f"service {name}: backend {down[0]}{more} is down: {health.why}")
+                what = f"backend {down[0]} is down"
+                what = what if len(down) == 1 else f"{len(down)} backends are down, the first is {down[0]}"
+                lines.append(f"service {name}: {what}: {self.backends.health[down[0]].why}")
         return lines
 
     # Orders

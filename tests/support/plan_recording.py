@@ -2,10 +2,11 @@
 """Sequences of a plan's inputs as files, and what to compare plans by.
 
 tests/agent/node/recorded/ has what node b1 of the demo's cluster planned from, through all of the demo's steps: a start
-among others, one that joins, drains, leaves and comes back, a speaker that is killed, two servers that die. Recorded
-when a node's identity still carried what it serves, and converted since: where a router withdrew an identity, its
-member is `lost` here. `record` wraps the planner of a running agent; to record again, call it in the agent's process (a
-sitecustomize.py does), then write plans.jsonl with
+among others, one that joins, drains, leaves and comes back, a speaker that is killed, two servers that die. That of NAT
+is of the lab with backends: another node drains, leaves and comes back, then this one drains, all backends go down and
+come back, a node dies. The first was recorded when a node's identity still carried what it serves, and converted since:
+where a router withdrew an identity, its member is `lost` here. `record` wraps the planner of a running agent; to record
+again, call it in the agent's process (a sitecustomize.py does), then write the plans with
 
     PYTHONPATH=tests python -m support.plan_recording
 
@@ -20,15 +21,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from pydantic import TypeAdapter
+from support.nat_config import nat_config
 
-from agent.config.file import parse
 from agent.node import agent as agent_module
 from agent.node.candidates import Candidates, table_keys
 from agent.node.plan import Inputs, Memory, Plan, ThisNode, plan
 
 FOLDER: Final = Path(__file__).parents[1] / "agent/node/recorded"
-INPUTS: Final = FOLDER / "inputs.jsonl"
-PLANS: Final = FOLDER / "plans.jsonl"
+RECORDINGS: Final = {
+    FOLDER / "inputs.jsonl": FOLDER / "plans.jsonl",
+    FOLDER / "nat_inputs.jsonl": FOLDER / "nat_plans.jsonl",
+}
+"""The plans of each file of inputs."""
 _FIELDS: Final = {field.name: field for field in fields(Inputs)}
 _ADAPTER: Final = TypeAdapter(Inputs)
 
@@ -81,7 +85,7 @@ def load(text: str) -> Recording:
     first, *rest = map(json.loads, text.splitlines())
     address, address6, next_hop6 = first["addresses"]
     node = ThisNode(
-        parse(first["config"], "lb.yml"),
+        nat_config(first["config"]),
         IPv4Address(address),
         IPv6Address(address6) if address6 else None,
         IPv6Address(next_hop6) if next_hop6 else None,
@@ -140,4 +144,5 @@ def summaries(plans: Iterable[Plan]) -> str:
 
 
 if __name__ == "__main__":
-    PLANS.write_text(summaries(load(INPUTS.read_text(encoding="utf-8")).plans()), encoding="utf-8")
+    for inputs, plans in RECORDINGS.items():
+        plans.write_text(summaries(load(inputs.read_text(encoding="utf-8")).plans()), encoding="utf-8")

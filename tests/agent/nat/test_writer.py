@@ -96,6 +96,9 @@ def test_next_agent_takes_over_indexes_hops_choices_and_flags(maps: NatMaps) -> 
     successor = writer(maps, reordered)
     assert {place: successor.indexes[place] for place in made.indexes} == made.indexes
     assert successor.known_hop(A) == HOP
+    assert {key for key in backends_of(CONFIG) if successor.reaches(key)} == {
+        key for key in backends_of(CONFIG) if key.address == A
+    }, "all that share the address"
     assert set(successor.usable["web"]) == {ALL["web"][1]}
     successor.apply(True, successor.usable)
     assert maps.conf() == before

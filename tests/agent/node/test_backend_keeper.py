@@ -106,10 +106,17 @@ def test_new_sessions_get_the_backends_that_answer(node: Node) -> None:
     assert node.health["web"] == Health(True, 0, 1.0, "1 of 2 backends answer")
     assert node.keeper.problems() == [f"service web: backend {ONE} is down: does not answer 1 of 1 nodes"]
     assert node.changes
+    node.hear(B, all_but(ONE, TWO))
+    node.see(1.5)
+    assert node.keeper.problems() == [
+        f"service web: 2 backends are down, the first is {ONE}: does not answer 1 of 1 nodes"
+    ]
+    node.hear(B, all_but(ONE))
+    node.see(1.6)
     node.hear(B, all_but())
     node.see(2.0)
     assert node.wanted["web"] == {ONE, TWO}
-    assert node.health["web"] == Health(True, 0, 1.0, "2 of 2 backends answer")
+    assert node.health["web"] == Health(True, 0, 1.6, "2 of 2 backends answer")
     assert node.keeper.problems() == []
     assert [len(node.wanted[name]) for name in ("web", "dns")] == [2, 1], "one of dns has no weight"
 
@@ -163,7 +170,7 @@ def test_order_of_another_node_holds_here_and_can_be_taken_back_here(node: Node)
     node.hear(B, all_but(), one=BackendOrder(4, True), two=BackendOrder(1, True))
     node.see(1.0)
     assert node.wanted["web"] == set()
-    assert node.health["web"].why == "all backends are drained"
+    assert node.health["web"].why == "no backend may take new sessions"
     node.keeper.set_drained("web", str(ONE), drained=False)
     assert node.wanted["web"] == {ONE}
     assert node.published[-1][1] == {ONE.number: BackendOrder(5, False), TWO.number: BackendOrder(1, True)}

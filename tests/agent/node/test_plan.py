@@ -6,9 +6,10 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
-from support.plan_recording import INPUTS, PLANS, first_memory, load, summaries, summary
+from support.plan_recording import RECORDINGS, first_memory, load, summaries, summary
 
 from agent.announcing.order import Order, OrderKind
 from agent.config import nat
@@ -319,10 +320,11 @@ def test_plan_of_each_tick_equals_the_plan_made_only_when_due(seed: int) -> None
     assert made < 200, "it is made when something changes, not each time"
 
 
-def test_recorded_inputs_give_the_recorded_plans() -> None:
-    recording = load(INPUTS.read_text())
+@pytest.mark.parametrize(("inputs", "plans"), RECORDINGS.items(), ids=lambda path: path.stem)
+def test_recorded_inputs_give_the_recorded_plans(inputs: Path, plans: Path) -> None:
+    recording = load(inputs.read_text())
     assert len(recording.steps) > 20
-    assert summaries(recording.plans()) == PLANS.read_text()
+    assert summaries(recording.plans()) == plans.read_text()
 
 
 def test_members_that_do_not_fit_own_nothing_and_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
