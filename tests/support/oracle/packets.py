@@ -2,21 +2,18 @@
 """The packet oracle: what must happen to a frame, given what a node knows. Shares no code with bpf/reference.
 
 Owns the path from a frame to verdict, frame out and counters; world.py is what a node knows, headers.py reads,
-next_hop.py has the next-hop rule, tunnel.py the outer headers. Names of counters are lb.h's, in lower case.
+next_hop.py has the next-hop rule, frames.py the frames that leave, tunnel.py the outer headers. Names of counters are
+lb.h's, in lower case.
 """
 
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv6Address, ip_network
 
-from scapy.layers.inet import ICMP, IP
-from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
-from scapy.layers.l2 import Ether
-from scapy.packet import Raw
 from support.oracle import echo as oracle_echo
 from support.oracle import next_hop as oracle_next_hop
 from support.oracle.flow_hash import flow_hash
+from support.oracle.frames import ETHERTYPE, QUOTE, Arrival, by_l2, by_tunnel, outer_of, reachable, too_big, too_narrow
 from support.oracle.headers import (
     UNKNOWN_PROTOCOL,
     Address,
@@ -30,10 +27,9 @@ from support.oracle.headers import (
     read,
     target,
 )
-from support.oracle.tunnel import Opened, Outer, is_tunnel, open_tunnel, outer_header
-from support.oracle.world import IPV6_MTU, Row, Service, World, room
+from support.oracle.tunnel import Opened, is_tunnel, open_tunnel
+from support.oracle.world import IPV6_MTU, Row, Service, World
 
-ETHERTYPE = {4: b"\x08\0", 6: b"\x86\xdd"}
 MARTIANS = [
     ip_network(prefix)
     for prefix in (
@@ -43,8 +39,6 @@ MARTIANS = [
 ]  # fmt: skip
 """Sources that no client can have (RFC 6890, RFC 4291). A router that sends an ICMP error can."""
 CLASS_E = ip_network("240.0.0.0/4")
-QUOTE = 504
-"""Bytes that a "too big" error quotes; smaller packets fit everywhere."""
 
 
 @dataclass(frozen=True)
@@ -58,40 +52,6 @@ class Judgement:
     frame: bytes
     counted: tuple[tuple[int, str], ...]
     learned: bool = False
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """A packet that came: `packet` with all that follows it in the frame, `carried_hop` and `prev_tag` from its marker.
-
-    `sender6`: the sender's whole address instead, if it came in an IPv6 tunnel. `collected`: it was forwarded to be
-    collected, and begins here, with hop 0. `came` is the whole frame.
-    """
-
-    link: Link
-    family: int
-    packet: bytes
-    carried_hop: int
-    prev_tag: int
-    tunnelled: bool = False
-    sender6: IPv6Address | None = None
-    collected: bool = False
-    came: bytes = b""
-
-    @property
-    def hop(self) -> int:
-        """The number of its forwards."""
-        return self.carried_hop & ~oracle_next_hop.GRACED
-
-    @property
-    def graced(self) -> int:
-        """GRACED if it takes along that a row has just changed, else 0."""
-        return self.carried_hop & oracle_next_hop.GRACED
-
-    @property
-    def frame(self) -> bytes:
-        """The frame without the tunnel's header."""
-        return self.link.macs + self.link.tags + ETHERTYPE[self.family] + self.packet
 
 
 def judge(world: World, frame: bytes) -> Judgement:
@@ -226,8 +186,8 @@ def _collected(
     hashed = flow_hash(world.secret, flow, 2)
     chain = table[hashed % len(table)].chain if table else ()
     searched = hop == 0 or hop > oracle_next_hop.K + 1
-    usable = [n for n in chain if n == world.me or (_reachable(world, service, n) and not world.nodes[n].silent)]
-    wide = [n for n in usable if n == world.me or not _too_narrow(world, service, n, reading)]
+    usable = [n for n in chain if n == world.me or (reachable(world, service, n) and not world.nodes[n].silent)]
+    wide = [n for n in usable if n == world.me or not too_narrow(world, service, n, reading)]
     if hop == 0 and wide and wide[0] != world.me:
         event = "forward_fragment"
         return _sent(
@@ -276,10 +236,10 @@ def _served(world: World, service: Service, arrival: Arrival, reading: Reading) 
         socket=world.sockets.get(flow),  # a fragment without ports has none
         up=service.up,
         grace=row.grace,
-        unreachable=[number for number in world.nodes if not _reachable(world, service, number)],
+        unreachable=[number for number in world.nodes if not reachable(world, service, number)],
         silent=[number for number, node in world.nodes.items() if node.silent],
         awaited=[number for number, node in world.nodes.items() if node.awaited],
-        narrow=[number for number in world.nodes if _too_narrow(world, service, number, reading)],
+        narrow=[number for number in world.nodes if too_narrow(world, service, number, reading)],
         any_narrow=flow.vip.version == 6 and world.any_narrow,
     )
     came_by, graced = _sender(world, arrival), bool(arrival.graced)
@@ -307,15 +267,15 @@ def _sent(
     hop |= arrival.graced
     verdict = "redirect" if world.nodes[to].ifindex else "tx"
     if service.forward == "l2":
-        return _judged(verdict, _by_l2(world, to, arrival, hop), slot, noted)
-    outer = _outer(world, service, to, reading, hashed, hop)
+        return _judged(verdict, by_l2(world, to, arrival, hop), slot, noted)
+    outer = outer_of(world, service, to, reading, hashed, hop)
     if reading.length + outer.overhead <= world.nodes[to].mtu:
-        return _judged(verdict, _by_tunnel(world, to, arrival, reading, outer), slot, noted)
+        return _judged(verdict, by_tunnel(world, to, arrival, reading, outer), slot, noted)
     mtu = world.nodes[to].mtu - outer.overhead
     silent = arrival.hop or arrival.collected or reading.error or reading.later or reading.length < QUOTE
     if silent or (arrival.family == 6 and mtu < IPV6_MTU):
         return _judged("drop", arrival.frame, slot, [*noted[:-1], "drop_too_big"])
-    reply_too_big = _too_big(arrival, reading, mtu)
+    reply_too_big = too_big(arrival, reading, mtu)
     return _judged("tx", reply_too_big, slot, [*noted[:-1], "reply_too_big"])
 
 
@@ -345,53 +305,3 @@ def _no_member(service: Service, arrival: Arrival, noted: list[str]) -> Judgemen
 
 def _judged(verdict: str, frame: bytes, slot: int, noted: list[str]) -> Judgement:
     return Judgement(verdict, frame, tuple((slot, name) for name in noted))
-
-
-def _reachable(world: World, service: Service, number: int) -> bool:
-    me, node = world.nodes[world.me], world.nodes[number]
-    if node.mac is None:
-        return False
-    if service.forward == "l2":
-        return node.on_link
-    return bool(me.address6 and node.address6) if node.outer6 else bool(me.address and node.address)
-
-
-def _too_narrow(world: World, service: Service, number: int, reading: Reading) -> bool:
-    """Whether an IPv6 packet must not go to a node (RFC 8200, section 5; RFC 8201, section 4)."""
-    fits = room(service, world.nodes[number])
-    return reading.flow.vip.version == 6 and fits < IPV6_MTU and (reading.opens or fits < reading.length)
-
-
-def _by_l2(world: World, to: int, arrival: Arrival, hop: int) -> bytes:
-    tag = world.nodes[world.me].tag
-    source = f"02:4c:42:{hop:02x}:{tag >> 8:02x}:{tag & 0xFF:02x}"
-    return bytes(Ether(dst=world.nodes[to].mac, src=source))[:12] + arrival.frame[12:]
-
-
-def _outer(world: World, service: Service, to: int, reading: Reading, hashed: int, hop: int) -> Outer:
-    me, node = world.nodes[world.me], world.nodes[to]
-    src, dst = (me.address6, node.address6) if node.outer6 else (me.address, node.address)
-    assert src
-    assert dst
-    return Outer(src, dst, service.forward == "gue", hop, hashed, reading.traffic_class)
-
-
-def _by_tunnel(world: World, to: int, arrival: Arrival, reading: Reading, outer: Outer) -> bytes:
-    node = world.nodes[to]
-    source = node.source if node.ifindex and node.source else world.mac
-    macs = bytes(Ether(dst=node.mac, src=source))[:12]
-    tag = struct.pack("!HH", 0x8100, node.vlan) if node.vlan else b""
-    around = outer_header(outer, arrival.family, reading.length)
-    return macs + tag + ETHERTYPE[outer.src.version] + around + arrival.packet
-
-
-def _too_big(arrival: Arrival, reading: Reading, mtu: int) -> bytes:
-    """Return the ICMP error to the sender, by the interface that the packet came by (RFC 1191, RFC 4443)."""
-    quote = Raw(arrival.packet[: min(reading.length, QUOTE)])
-    ends = {"src": str(reading.flow.vip), "dst": str(reading.source)}
-    if arrival.family == 4:
-        answer = IP(id=0, flags="DF", ttl=64, **ends) / ICMP(type=3, code=4, nexthopmtu=mtu) / quote
-    else:
-        answer = IPv6(hlim=64, **ends) / ICMPv6PacketTooBig(mtu=mtu) / quote
-    macs = arrival.link.macs
-    return macs[6:] + macs[:6] + arrival.link.tags + ETHERTYPE[arrival.family] + bytes(answer)
