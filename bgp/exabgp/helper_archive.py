@@ -11,7 +11,7 @@ from pathlib import Path
 _COMMON = ("__init__", "errors", "file_watch", "helper_log", "printable", "bfd/__init__", "bfd/status")
 _RELAY = (
     *("process", "agent_connection", "report", "protocol"),
-    *("reconciler", "export", "allowlist", "deadman", "quorum", "diff", "adj_rib_in", "rib"),
+    *("reconciler", "export", "allowlist", "deadman", "quorum", "diff", "adj_rib_in", "adj_rib_out", "rib"),
 )
 MODULES = {
     "relay": (

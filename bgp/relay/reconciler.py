@@ -35,14 +35,14 @@ from dataclasses import dataclass, field
 from bgp.bfd.status import BfdStatus
 from bgp.exabgp import messages
 from bgp.relay.adj_rib_in import AdjRibIn
+from bgp.relay.adj_rib_out import RETRY_S, AdjRibOut
 from bgp.relay.allowlist import ANY, Exactly, Network
 from bgp.relay.deadman import DeadMan
-from bgp.relay.diff import RouteChange, diff
+from bgp.relay.diff import RouteChange
 from bgp.relay.export import ExportPolicy
 from bgp.relay.protocol import DesiredRoutes, Peer, Snapshot
 from bgp.route import Route
 
-RETRY_S = 1.0
 REVERIFY_S = 30.0
 PING_S = 1.0
 """After this time without a line from ExaBGP the relay asks it for an answer."""
@@ -83,12 +83,8 @@ class Reconciler:
         self.ready = False
         """Whether the state is learned: an earlier snapshot would report to the agent that everything is gone."""
         self._adj_rib_in = AdjRibIn(learned)
-        self._verified: dict[str, tuple[Route, ...]] = {}
-        self._assumed: dict[str, dict[str, Route]] = {}
+        self._adj_rib_out = AdjRibOut()
         self._export = ExportPolicy()
-        self._in_place = False
-        """Whether `_assumed` is what the export policy wants: nothing to compare while neither changes."""
-        self._unverified: dict[tuple[str, str], Route | None] = {}
         self._verified_at = now
         self._list_again_at: float | None = None
         self._allowed = tuple(allowed)
@@ -102,7 +98,6 @@ class Reconciler:
         self._not_before = now
         self._pending: _PendingCommand | None = None
         self._outbox: list[str] = []
-        self._faults: dict[tuple[str, str], tuple[float, str]] = {}
         self._bfd: Mapping[str, BfdStatus] = {}
         self._own_revision = 0
         self._advance(now)
@@ -196,7 +191,7 @@ class Reconciler:
                 n.since,
                 n.eor,
                 n.rib.routes,
-                self._verified.get(n.address, ()),
+                self._adj_rib_out.verified.get(n.address, ()),
                 self._bfd.get(n.address),
                 n.negotiated if n.up else n.families,
                 n.local_address,
@@ -230,7 +225,7 @@ class Reconciler:
         change = None if self._todo else self._next_change(now)
         if change is not None:
             self._pending = _PendingCommand(_Step.CHANGE, change.command, now, change)
-        elif self._todo or self._unverified:
+        elif self._todo or self._adj_rib_out.unverified:
             step = self._todo.pop(0) if self._todo else _Step.VERIFY
             self._pending = _PendingCommand(step, step.value, now)
             if step is _Step.HANDSHAKE:
@@ -246,18 +241,8 @@ class Reconciler:
     def _next_change(self, now: float) -> RouteChange | None:
         agent = self._deadman
         if self._export.update(agent.desired, agent.fallback, agent.keep_vips, self._allowed, self._adj_rib_in):
-            self._in_place = False
-        if self._in_place:
-            return None
-        changes = diff(self._assumed, self._export.routes)
-        self._in_place = not changes
-        # A neighbor that is down gets no new routes: a route that waits to be sent keeps ExaBGP from reloading its
-        # configuration. Withdrawals do not wait, or ExaBGP would advertise the withdrawn routes on reconnecting.
-        up = {n.address for n in self._adj_rib_in.neighbors if n.up}
-        changes = [c for c in changes if c.neighbor in up or not c.advertise]
-        open_faults = self._faults.keys() & {change.key for change in changes}
-        self._faults = {key: self._faults[key] for key in sorted(open_faults)}
-        return next((c for c in changes if self._faults.get(c.key, (now, ""))[0] <= now), None)
+            self._adj_rib_out.set_desired(self._export.routes)
+        return self._adj_rib_out.next_change({n.address for n in self._adj_rib_in.neighbors if n.up}, now)
 
     def _finish_command(self, done: bool, now: float) -> None:
         pending = self._pending
@@ -265,7 +250,8 @@ class Reconciler:
             return  # the answer to a command of the predecessor
         self._pending = None
         if pending.change is not None:
-            self._finish_change(pending.change, done, now)
+            if not self._adj_rib_out.finish(pending.change, done, now):
+                self._list_again_at = now  # the neighbor may no longer exist
         elif not done and pending.step is not _Step.PING:
             self._todo.insert(0, pending.step)
             self._not_before = now + RETRY_S
@@ -274,40 +260,17 @@ class Reconciler:
         elif pending.step is _Step.VERIFY:
             self._verify(pending.listed, now)
 
-    def _finish_change(self, change: RouteChange, done: bool, now: float) -> None:
-        if not done:
-            self._faults[change.key] = (now + RETRY_S, f"ExaBGP refused {change.command!r}")
-            self._list_again_at = now  # the neighbor may no longer exist
-            return
-        self._unverified[change.key] = change.route if change.advertise else None
-        assumed = self._assumed.setdefault(change.neighbor, {})
-        if change.advertise:
-            assumed[change.route.prefix] = change.route
-        else:
-            assumed.pop(change.route.prefix, None)
-
     def _verify(self, listed: dict[str, dict[str, Route]], now: float) -> None:
-        """Replace the assumed Adj-RIBs-Out by ExaBGP's own list, and record the commands that had no effect."""
-        actual = {n.address: listed.get(n.address, {}) for n in self._adj_rib_in.neighbors}
-        for key, expected in self._unverified.items():
-            neighbor, prefix = key
-            if neighbor not in actual or actual[neighbor].get(prefix) == expected:
-                self._faults.pop(key, None)
-            else:
-                command = f"withdraw {prefix} from" if expected is None else f"announce {prefix} to"
-                text = f"ExaBGP confirmed to {command} {neighbor}, but its adj-rib-out differs"
-                self._faults[key] = (now + RETRY_S, text)
-        self._unverified = {}
+        """Take ExaBGP's own list of the Adj-RIBs-Out."""
+        changed = self._adj_rib_out.verify(
+            {n.address: listed.get(n.address, {}) for n in self._adj_rib_in.neighbors}, now
+        )
         self._verified_at = now
-        verified = {address: tuple(routes[prefix] for prefix in sorted(routes)) for address, routes in actual.items()}
-        if verified != self._verified or not self.ready:
-            self._verified = verified
-            self._own_revision += 1
-        self._assumed, self._in_place = {address: dict(routes) for address, routes in actual.items()}, False
+        self._own_revision += changed or not self.ready
         self.ready = True
 
     def _find_error(self, now: float) -> str | None:
-        errors = [text for _retry_at, text in self._faults.values()]
+        errors = self._adj_rib_out.errors
         if self._pending and self._is_silent(now):
             errors.append(f"ExaBGP does not answer {self._pending.text!r}")
         elif now < self._not_before:
