@@ -44,7 +44,7 @@ class LbOptions:
     @property
     def tails(self) -> tuple[str, ...]:
         """The programs of the same source to which tail calls lead, in the order of lb.h."""
-        return ("general", "collector", *(("nat", "nat_general") if self.nat else ()))
+        return ("general", "collector", *(("nat", "nat_general", "nat_parsed") if self.nat else ()))
 
     @property
     def pins(self) -> tuple[str, ...]:

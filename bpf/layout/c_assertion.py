@@ -11,7 +11,7 @@ from bpf.layout.conf import ConfFlag
 from bpf.layout.counter import Counter
 from bpf.layout.echo import ECHO_STRUCT, EchoFlag, EchoKind, Way
 from bpf.layout.map_spec import NAT_STRUCTS, STRUCTS
-from bpf.layout.nat import Balance, NatFlag, Timeout
+from bpf.layout.nat import Balance, NatFlag
 from bpf.layout.node import NodeFlag
 from bpf.layout.service import Affinity, Forward, ServiceFlag
 from bpf.layout.session import SessionState, TagFlag
@@ -35,7 +35,6 @@ _ENUMS: Final[dict[str, type[IntEnum] | type[IntFlag]]] = {
 _NAT_ENUMS: Final[dict[str, type[IntEnum] | type[IntFlag]]] = {
     "SESSION_": SessionState,
     "TAG_": TagFlag,
-    "TIMEOUT_": Timeout,
     "NAT_": NatFlag,
     "BALANCE_": Balance,
 }
@@ -47,8 +46,7 @@ def assertions() -> str:
     checks.append(f"COUNTERS == {len(Counter)}")
     checks += [f"{name} == {getattr(limits, name)}" for name in _LIMITS]
     nat_checks = _struct_checks(NAT_STRUCTS) + _enum_checks(_NAT_ENUMS)
-    nat_checks.append(f"TIMEOUTS == {len(Timeout)}")
-    nat_names = ("NAT_ROWS", "BACKENDS", "CHOICES", "NAT_HOPS", "PORT_BITS", "FIRST_PORT")
+    nat_names = ("NAT_ROWS", "BACKENDS", "CHOICES", "NAT_HOPS", "NAT_PARSED_SIZE", "PORT_BITS", "FIRST_PORT")
     nat_checks += [f"{name} == {getattr(nat, name)}" for name in nat_names]
     nat_checks += [f"{name} == {getattr(session, name)}" for name in ("WAYS", "OWNER_WAYS", "TICK_SHIFT")]
     return f"{_render(checks)}#if NAT\n{_render(nat_checks)}#endif\n"

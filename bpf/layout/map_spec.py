@@ -23,6 +23,7 @@ from bpf.layout.nat import (
     NAT_CONF_STRUCT,
     NAT_HOP_STRUCT,
     NAT_HOPS,
+    NAT_PARSED_SIZE,
     NAT_ROWS,
     NAT_SERVICE_STRUCT,
 )
@@ -137,6 +138,7 @@ def _nat_maps(nat: NatShape) -> tuple[MapSpec, ...]:
         MapSpec("backend_loads", MapType.ARRAY, 4, BACKEND_LOAD_STRUCT.size, BACKENDS, MMAPABLE),
         MapSpec("nat_hops", MapType.ARRAY, 4, NAT_HOP_STRUCT.size, NAT_HOPS),
         MapSpec("nat_pulls", MapType.ARRAY, 4, 8, NAT_ROWS, MMAPABLE),
+        MapSpec("nat_parsed_packets", MapType.PERCPU_ARRAY, 4, NAT_PARSED_SIZE, 1),
         MapSpec("session_tags", MapType.ARRAY, 4, BUCKET_STRUCT.size, nat.sessions // WAYS, MMAPABLE),
         MapSpec("sessions4", MapType.ARRAY, 4, SESSION4_STRUCT.size, nat.sessions, MMAPABLE),
         *((sessions6,) if nat.ipv6 else ()),

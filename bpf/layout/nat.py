@@ -5,7 +5,7 @@ nat_layout.h describes the structs. A slot number is a NAT endpoint: `endpoint` 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final
@@ -13,7 +13,7 @@ from typing import Final
 from bpf.layout.address import Address, Network, pack_address, unpack_address
 from bpf.layout.c_struct import CStruct
 from bpf.layout.service import Affinity, Forward
-from bpf.layout.session import TICK_SHIFT, WAYS
+from bpf.layout.session import TICK_SHIFT, WAYS, SessionState
 
 NAT_ROWS: Final = 4096
 """Rows of NAT: the first of its table's."""
@@ -23,6 +23,8 @@ CHOICES: Final = 256
 """Entries of a service's table of choices."""
 NAT_HOPS: Final = BACKENDS + 2
 """Entries of the next hops' map; index 0 means none."""
+NAT_PARSED_SIZE: Final = 128
+"""Bytes for a packet that one of NAT's programs leaves to the next."""
 PORT_BITS: Final = 15
 FIRST_PORT: Final = 0x8000
 """NAT ports are 32,768 to 65,535."""
@@ -46,7 +48,11 @@ class Balance(IntEnum):
 
 
 class Timeout(IntEnum):
-    """After what time without a packet a session is free; nat_layout.h defines each."""
+    """After what time without a packet a session is free.
+
+    SYN_FULL: a half-open one, while its bucket has no other room. CLOSED, or CLOSED_BY_BACKEND if the backend closed
+    first, count from then. UDP is without a reply yet, UDP_BOTH with one.
+    """
 
     SYN = 0
     SYN_FULL = 1
@@ -70,6 +76,9 @@ TIMEOUTS_S: Final = {
 }
 """Seconds. RFC 4787 wants two minutes or more for UDP that goes both ways; TIME-WAIT lasts a minute in Linux."""
 
+_REST_STATES: Final = 16
+_NEVER: Final = 1 << 40
+
 NAT_CONF_STRUCT: Final = CStruct(
     "nat_conf",
     (
@@ -85,7 +94,7 @@ NAT_CONF_STRUCT: Final = CStruct(
         ("up", "B"),
         ("forward", "B"),
         ("pad", "2x"),
-        ("timeout", f"{len(Timeout)}H"),
+        ("rest", f"{_REST_STATES}q"),
     ),
 )
 _FLAGS_AT: Final = NAT_CONF_STRUCT.offsets()["flags"]
@@ -142,8 +151,7 @@ class NatConf:
 
     `sessions` (a power of two, SESSIONS_MIN to SESSIONS_MAX) and the pools are the cluster's. `table` is the slot of
     the table of rows. `hop4` and `hop6` are the next hops to clients, 0 for none; `mss4` and `mss6` the largest MSS, 0
-    for any. `up`: this node takes new sessions. `watched`: changes of tags go to the ring buffer. `timeouts_s` is in
-    seconds.
+    for any. `up`: this node takes new sessions. `watched`: changes of tags go to the ring buffer.
     """
 
     sessions: int
@@ -157,7 +165,6 @@ class NatConf:
     mss4: int = 0
     mss6: int = 0
     watched: bool = False
-    timeouts_s: dict[Timeout, int] = field(default_factory=lambda: dict(TIMEOUTS_S))
 
     def pack(self) -> bytes:
         """Encode as `struct nat_conf`."""
@@ -171,8 +178,23 @@ class NatConf:
             ends += [pool[hosts].packed if pool else bytes(size), (hosts if pool else 0).to_bytes(4, "big")]
         return NAT_CONF_STRUCT.codec.pack(
             *ends, _bucket_bits(self.sessions), self.table, self.watched * NatFlag.WATCHED, self.hop4, self.hop6,
-            self.mss4, self.mss6, self.up, self.forward, *(ticks(self.timeouts_s[timeout]) for timeout in Timeout),
+            self.mss4, self.mss6, self.up, self.forward, *_rests(),
         )  # fmt: skip
+
+
+def _rests() -> list[int]:
+    """Return the ticks after which a new session may take a slot, by twice the state, and 1 for CLOSED_BY_BACKEND.
+
+    The agent frees what is established or closing.
+    """
+    rests = [0, 0, *[_NEVER] * (_REST_STATES - 2)]  # FREE is 0
+    for state, timeouts in {
+        SessionState.SYN: (Timeout.SYN_FULL, Timeout.SYN_FULL),
+        SessionState.BUSY: (Timeout.SYN_FULL, Timeout.SYN_FULL),
+        SessionState.CLOSED: (Timeout.CLOSED, Timeout.CLOSED_BY_BACKEND),
+    }.items():
+        rests[2 * state : 2 * state + 2] = [ticks(TIMEOUTS_S[one]) for one in timeouts]
+    return rests
 
 
 def _check_sessions(sessions: int) -> None:
@@ -290,13 +312,12 @@ class NatHop:
 def unpack_conf(data: bytes) -> "NatConf | None":
     """Decode `struct nat_conf`; None if it was never written. The pools are the addresses that sessions use."""
     fields = NAT_CONF_STRUCT.codec.unpack(data)
-    last4, hosts4, last6, hosts6, bits, table, flags, hop4, hop6, mss4, mss6, up, forward, *timeouts = fields
-    if not any(timeouts):
+    last4, hosts4, last6, hosts6, bits, table, flags, hop4, hop6, mss4, mss6, up, forward, *rests = fields
+    if not any(rests):
         return None
     return NatConf(
         NAT_ROWS * WAYS << bits, table, _pool4(last4, hosts4), _pool6(last6, hosts6), Forward(forward), bool(up),
         hop4, hop6, mss4, mss6, bool(flags & NatFlag.WATCHED),
-        {timeout: (timeouts[timeout] << TICK_SHIFT) // 1_000_000_000 for timeout in Timeout},
     )  # fmt: skip
 
 

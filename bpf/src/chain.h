@@ -15,6 +15,7 @@
 #include "flow.h"
 #include "lb.h"
 #include "maps.h"
+#include "nat_pool.h"
 #include "packet.h"
 #include "service.h"
 #include "verifier.h"
@@ -43,10 +44,16 @@ static __always_inline bool is_in_row(const struct row *row, u64 node)
 	return (((a - ones) & ~a) | ((b - ones) & ~b)) & highs;
 }
 
-/* Return the packet's row in the other bank's table. */
-static __always_inline u32 other_row(const struct conf *conf, const struct service *service, const struct packet *pkt)
+/*
+ * Return the row in the other bank's table of a packet whose row is `r`. A packet to the NAT pool has the same one: its
+ * address and port name the row.
+ */
+static __always_inline u32 other_row(const struct conf *conf, const struct service *service, u32 r,
+				     const struct packet *pkt)
 {
-	return flow_hash(conf->hash_key[active_bank(conf) ^ 1], service, pkt) & (ROWS - 1);
+	if (pkt->nat && is_in_pool(pkt))
+		return r;
+	return flow_hash(conf->hash_key[active_bank(conf) ^ 1], service, pkt) & ((pkt->nat ? NAT_ROWS : ROWS) - 1);
 }
 
 static __always_inline bool contains(const struct row *row, u32 places, u16 node)

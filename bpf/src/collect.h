@@ -193,7 +193,7 @@ static __always_inline bool become_flow(const struct conf *conf, const struct fi
 	FORGET(conf, pkt->hop);
 	forget_packet(conf, pkt);
 	found = find_service(pkt);
-	if (!found || found->flags & SERVICE_PORTS_ONLY)
+	if (!found || found->flags & (SERVICE_PORTS_ONLY | (NAT ? SERVICE_NAT : 0)))
 		return false;
 	*service = *found;
 	return true;

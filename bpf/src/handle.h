@@ -6,6 +6,7 @@
 #include "echo.h"
 #include "flow.h"
 #include "forward.h"
+#include "nat_pool.h"
 #include "lb.h"
 #include "packet.h"
 #include "pick.h"
@@ -39,9 +40,22 @@ static __always_inline int pass(enum counter event)
 	return XDP_PASS;
 }
 
-/* A tunnel without a packet for a service may hold an echo question. */
+/* No session has such a packet. */
+static __always_inline int drop_to_pool(void)
+{
+	const struct nat_conf *nat = find_nat_conf();
+	struct stats *s = nat ? stats_of(nat->table) : NULL;
+
+	if (s)
+		count(s, DROP_NAT_FOREIGN);
+	return XDP_DROP;
+}
+
+/* A tunnel without a packet for a service may hold an echo question. What is to the NAT pool never gets to the kernel. */
 static __always_inline int pass_no_service(const struct packet *pkt)
 {
+	if (NAT && is_in_pool(pkt))
+		return pkt->nat ? drop_to_pool() : FOR_NAT;
 	if (pkt->plain && pkt->outer)
 		return NOT_PLAIN;
 	return pass(pkt->outer ? PASS_FOREIGN_TUNNEL : PASS_NO_SERVICE);
@@ -166,11 +180,15 @@ static __always_inline int handle_flow(struct xdp_md *ctx, const struct conf *co
 	if (pkt->fragment) {
 		if (has_no_service_key(pkt))
 			return pass_no_service(pkt);
+		if (NAT && service.flags & SERVICE_NAT)
+			return FOR_NAT;
 		if (!(service.flags & SERVICE_FRAGMENTS))
 			return FOR_COLLECTOR;
 	} else if (service.flags & SERVICE_PORTS_ONLY || is_foreign_hop(pkt)) {
 		return pass_no_service(pkt);
 	}
+	if (NAT && service.flags & SERVICE_NAT)
+		return FOR_NAT;
 	return handle_service(ctx, conf, uplink, &service, pkt, s);
 }
 
@@ -215,6 +233,8 @@ static __always_inline int handle_no_flow(struct xdp_md *ctx, const struct conf 
 
 	if (kind == KIND_OTHER_VLAN)
 		return pass(PASS_OTHER_VLAN);
+	if (NAT && kind == KIND_POOL)
+		return FOR_NAT;
 	if (kind == KIND_FOREIGN_TUNNEL)
 		return pass(PASS_FOREIGN_TUNNEL);
 	if (kind == KIND_NO_SERVICE || (kind == KIND_OTHER_PROTOCOL && !(conf->flags & CONF_DROP_OTHER_PROTOCOLS)))

@@ -9,6 +9,7 @@
 
 #include "cursor.h"
 #include "denylist.h"
+#include "nat_pool.h"
 #include "packet.h"
 #include "service.h"
 #include "transport.h"
@@ -126,8 +127,10 @@ static __always_inline enum packet_kind parse_ipv4(struct xdp_md *ctx, struct cu
 	struct iphdr *ip = take(c, sizeof(*ip));
 	u32 header, length;
 
-	if (!ip || !may_be_vip(conf, ip->daddr))
+	if (!ip)
 		return KIND_NO_SERVICE;
+	if (!may_be_vip(conf, ip->daddr) && !(pkt->nat && is_in_pool4(ip->daddr)))
+		return NAT && is_in_pool4(ip->daddr) ? KIND_POOL : KIND_NO_SERVICE;
 	pkt->family = 4;
 	pkt->client[0] = ip->saddr;
 	pkt->vip[0] = ip->daddr;

@@ -8,6 +8,7 @@
 
 #include "cursor.h"
 #include "denylist.h"
+#include "nat_pool.h"
 #include "packet.h"
 #include "service.h"
 #include "transport.h"
@@ -200,8 +201,10 @@ static __always_inline enum packet_kind parse_ipv6(struct xdp_md *ctx, struct cu
 	struct ipv6hdr *ip = take(c, sizeof(*ip));
 	u32 left;
 
-	if (!ip || !may_be_vip(conf, fold_address(ip->daddr, 6)))
+	if (!ip)
 		return KIND_NO_SERVICE;
+	if (!may_be_vip(conf, fold_address(ip->daddr, 6)) && !(pkt->nat && is_in_pool6(ip->daddr)))
+		return NAT && is_in_pool6(ip->daddr) ? KIND_POOL : KIND_NO_SERVICE;
 	pkt->family = 6;
 	__builtin_memcpy(pkt->client, ip->saddr, sizeof(pkt->client));
 	__builtin_memcpy(pkt->vip, ip->daddr, sizeof(pkt->vip));

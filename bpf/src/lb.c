@@ -2,9 +2,10 @@
 /*
  * The XDP programs: a packet's path through a node, from parse to verdict. The first, PROGRAM, handles plain packets
  * (plain.h) and leaves the others to the second, `general`. That leaves fragments whose flow needs ports to the third,
- * `collector` (collect.h).
+ * `collector` (collect.h). Packets of NAT (nat.h) have programs of their own: `nat` for plain ones, and for the others
+ * `nat_general`, which parses, and `nat_parsed`.
  *
- * No state is written per flow: a million flows, or a flood, cost what one flow costs. source.py joins the included
+ * But for NAT no state is written per flow: a million flows, or a flood, cost what one flow costs. source.py joins the included
  * files into one text (BCC rewrites map lookups only in the main text).
  */
 #include <uapi/linux/bpf.h>
@@ -24,7 +25,9 @@
 #include "handle.h"
 #include "lb.h"
 #include "maps.h"
+#include "nat.h"
 #include "nat_layout.h"
+#include "nat_pool.h"
 #include "packet.h"
 #include "parse.h"
 #include "plain.h"
@@ -103,10 +106,26 @@ static __always_inline struct ethhdr *receive(struct xdp_md *ctx, struct cursor 
 	return eth;
 }
 
-static __always_inline int handle_any(struct xdp_md *ctx)
+/* A parsed packet with a flow. At the cursor is what follows its TCP or UDP header, `size` bytes of it. */
+static __always_inline int handle_parsed(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
+					 const struct cursor *c, struct packet *pkt)
+{
+#if NAT
+	u64 next = c->at - frame_start(ctx);
+
+	if (pkt->nat) {
+		FORGET(conf, next); /* else clang subtracts from the pointer */
+		next -= pkt->protocol == IPPROTO_TCP ? sizeof(struct tcphdr) : sizeof(struct udphdr);
+		return leave_parsed(pkt, next);
+	}
+#endif
+	return handle_flow(ctx, conf, uplink, pkt);
+}
+
+static __always_inline int handle_any(struct xdp_md *ctx, bool nat)
 {
 	struct cursor c = { frame_start(ctx), frame_end(ctx) };
-	struct packet pkt = { .l2 = sizeof(struct ethhdr) };
+	struct packet pkt = { .l2 = sizeof(struct ethhdr), .nat = nat };
 	enum packet_kind kind;
 	struct uplink *uplink;
 	struct ethhdr *eth;
@@ -125,7 +144,7 @@ static __always_inline int handle_any(struct xdp_md *ctx)
 		return handle_echo(ctx, conf, uplink, &pkt);
 	if (kind == KIND_FLOW)
 		kind = parse_inner(ctx, &c, conf, type, &pkt);
-	return kind == KIND_FLOW ? handle_flow(ctx, conf, uplink, &pkt) : handle_no_flow(ctx, conf, kind, &pkt);
+	return kind == KIND_FLOW ? handle_parsed(ctx, conf, uplink, &c, &pkt) : handle_no_flow(ctx, conf, kind, &pkt);
 }
 
 /* A fragment that the general program left: it found nothing wrong with it. */
@@ -156,6 +175,16 @@ static __always_inline int handle_plain_flow(struct xdp_md *ctx, const struct co
 {
 	if (is_denied(conf, pkt))
 		return handle_no_flow(ctx, conf, KIND_DENIED, pkt);
+#if NAT
+	u32 header = pkt->family == 4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
+
+	if (pkt->nat) {
+		FORGET(conf, pkt->outer);
+		FORGET(conf, pkt->protocol);
+		FORGET(conf, pkt->opens);
+		return handle_nat(ctx, conf, uplink, pkt->l2 + pkt->outer + header, pkt);
+	}
+#endif
 	return handle_flow(ctx, conf, uplink, pkt);
 }
 
@@ -183,8 +212,8 @@ static __always_inline int handle_plain4(struct xdp_md *ctx, const struct conf *
 		if (pkt->outer)
 			return handle_plain_tunnel4(ctx, conf, uplink, c, type, pkt);
 	}
-	if (!may_be_vip(conf, ip->daddr))
-		return pass(PASS_NO_SERVICE);
+	if (!pkt->nat && !may_be_vip(conf, ip->daddr))
+		return NAT && is_in_pool4(ip->daddr) ? FOR_NAT : pass(PASS_NO_SERVICE);
 	return parse_plain4(ctx, c, pkt->l2, pkt) ? handle_plain_flow(ctx, conf, uplink, pkt) : NOT_PLAIN;
 }
 
@@ -195,14 +224,14 @@ static __always_inline int handle_plain6(struct xdp_md *ctx, const struct conf *
 
 	if ((void *)(ip + 1) > c->end || (ip->daddr[3] == conf->address6[3] && ip->nexthdr != IPPROTO_TCP))
 		return NOT_PLAIN;
-	if (!may_be_vip(conf, fold_address(ip->daddr, 6)))
-		return pass(PASS_NO_SERVICE);
+	if (!pkt->nat && !may_be_vip(conf, fold_address(ip->daddr, 6)))
+		return NAT && is_in_pool6(ip->daddr) ? FOR_NAT : pass(PASS_NO_SERVICE);
 	return parse_plain6(ctx, c, pkt->l2, pkt) ? handle_plain_flow(ctx, conf, uplink, pkt) : NOT_PLAIN;
 }
 
-static __always_inline int handle_plain(struct xdp_md *ctx)
+static __always_inline int handle_plain(struct xdp_md *ctx, bool nat)
 {
-	struct packet pkt = { .l2 = sizeof(struct ethhdr), .plain = true };
+	struct packet pkt = { .l2 = sizeof(struct ethhdr), .plain = true, .nat = nat };
 	struct cursor c = { frame_start(ctx), frame_end(ctx) };
 	struct uplink *uplink;
 	struct ethhdr *eth;
@@ -229,37 +258,76 @@ int collector(struct xdp_md *ctx)
 	return collect_any(ctx);
 }
 
+#if NAT
+static __always_inline int handle_nat_parsed(struct xdp_md *ctx)
+{
+	u32 this_uplink = UPLINK, zero = 0;
+	struct nat_parsed *parsed = nat_parsed_packets.lookup(&zero);
+	struct uplink *uplink = uplinks.lookup(&this_uplink);
+	struct conf *conf = confs.lookup(&zero);
+	struct packet pkt;
+
+	if (!parsed || !conf || !uplink)
+		return XDP_DROP; /* never */
+	pkt = parsed->pkt;
+	pkt.plain = pkt.collects = false;
+	pkt.nat = true;
+	return handle_nat(ctx, conf, uplink, parsed->transport, &pkt);
+}
+
+int nat_parsed(struct xdp_md *ctx)
+{
+	return handle_nat_parsed(ctx);
+}
+
+int nat_general(struct xdp_md *ctx)
+{
+	int verdict = handle_any(ctx, true);
+
+	if (verdict != FOR_NAT)
+		return verdict;
+	programs.call(ctx, NAT_PARSED);
+	return XDP_PASS; /* never */
+}
+
+int nat(struct xdp_md *ctx)
+{
+	int verdict = handle_plain(ctx, true);
+
+	if (verdict >= 0)
+		return verdict;
+	programs.call(ctx, NAT_GENERAL);
+	return XDP_PASS; /* never: all tail calls are in their places before a program is attached */
+}
+#endif
+
 int general(struct xdp_md *ctx)
 {
-	int verdict = handle_any(ctx);
+	int verdict = handle_any(ctx, false);
 
-	if (verdict != FOR_COLLECTOR)
+	if (verdict >= 0)
 		return verdict;
+#if NAT
+	if (verdict == FOR_NAT)
+		programs.call(ctx, NAT_GENERAL);
+#endif
 	programs.call(ctx, COLLECTOR);
-	return XDP_PASS; /* never: all tail calls are in their places before a program is attached */
+	return XDP_PASS; /* never */
 }
 
 int PROGRAM(struct xdp_md *ctx)
 {
-	int verdict = PLAIN ? handle_plain(ctx) : handle_any(ctx);
+	int verdict = PLAIN ? handle_plain(ctx, false) : handle_any(ctx, false);
 
 	if (verdict >= 0)
 		return verdict;
+#if NAT
+	if (verdict == FOR_NAT)
+		programs.call(ctx, PLAIN ? NAT_PLAIN : NAT_GENERAL);
+#endif
 	if (verdict == FOR_COLLECTOR)
 		programs.call(ctx, COLLECTOR);
 	else
 		programs.call(ctx, GENERAL);
 	return XDP_PASS; /* never */
 }
-
-#if NAT
-int nat_general(struct xdp_md *ctx)
-{
-	return XDP_DROP;
-}
-
-int nat(struct xdp_md *ctx)
-{
-	return XDP_DROP;
-}
-#endif

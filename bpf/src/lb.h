@@ -34,6 +34,7 @@ enum {
 #if NAT
 	NAT_PLAIN,
 	NAT_GENERAL,
+	NAT_PARSED,
 #endif
 	TAIL_CALLS,
 };

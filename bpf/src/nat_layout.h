@@ -10,6 +10,7 @@
 #pragma once
 
 #include "lb.h"
+#include "packet.h"
 
 #define NAT_ROWS 4096           /* of the table of NAT: the first of its ROWS */
 #define WAYS 8                  /* slots of a bucket, whose tags share a cache line */
@@ -19,6 +20,8 @@
 #define NAT_HOPS (BACKENDS + 2) /* next hops: of each backend, and of clients by family; index 0 means "none" */
 #define PORT_BITS 15            /* of a slot: the port, which begins at FIRST_PORT */
 #define FIRST_PORT 0x8000
+#define NAT_PARSED_SIZE 128
+#define REST_STATES 16
 #define TICK_SHIFT 30 /* a tick is 2^30 ns of CLOCK_MONOTONIC_COARSE, 1.07 s */
 
 /* Of a session: SYN is half-open, and UDP that has no reply yet. BUSY: claimed, the record is not yet written. */
@@ -35,19 +38,6 @@ enum {
 	TAG_UDP = 128,
 };
 
-/* Indexes of nat_conf.timeout: after so many ticks without a packet a session is free. CLOSED: counted from then. */
-enum {
-	TIMEOUT_SYN,
-	TIMEOUT_SYN_FULL, /* while the bucket has no other room */
-	TIMEOUT_EST,
-	TIMEOUT_FIN,
-	TIMEOUT_CLOSED,
-	TIMEOUT_CLOSED_BY_BACKEND,
-	TIMEOUT_UDP,      /* without a reply */
-	TIMEOUT_UDP_BOTH, /* with replies */
-	TIMEOUTS,
-};
-
 struct nat_conf {
 	__be32 last4,
 		hosts4; /* of the pool: the last address, and the bits in which its addresses differ; 0: no pool */
@@ -61,7 +51,7 @@ struct nat_conf {
 	u8 up;       /* this node takes new sessions */
 	u8 forward;  /* FORWARD_BY_*: how a packet reaches the next node */
 	u16 pad;
-	u16 timeout[TIMEOUTS];
+	s64 rest[REST_STATES]; /* by 2 * state + CLOSED_BY_BACKEND: ticks after which a new session may take the slot */
 };
 
 enum { NAT_WATCHED = 1 /* changes of tags go to session_events */ };
@@ -162,6 +152,14 @@ BPF_TABLE_PINNED("array", u32, struct nat_hop, nat_hops, NAT_HOPS, PINS "/nat_ho
 
 /* By row: until when (CLOCK_MONOTONIC, ns) other nodes may still hand over its sessions; 0: no longer. */
 BPF_TABLE_PINNED("array", u32, u64, nat_pulls, NAT_ROWS, PINS "/nat_pulls");
+
+/* A packet between the two general NAT programs. No program interrupts another on a CPU. */
+struct nat_parsed {
+	struct packet pkt;
+	u32 transport; /* offset of the TCP or UDP header in the frame */
+};
+_Static_assert(sizeof(struct nat_parsed) <= NAT_PARSED_SIZE, "a parsed packet does not fit into its map");
+BPF_TABLE_PINNED("percpu_array", u32, struct nat_parsed, nat_parsed_packets, 1, PINS "/nat_parsed_packets");
 
 /* By slot / WAYS, and by slot. The sizes are those of the pins. */
 BPF_TABLE_PINNED("array", u32, struct session_bucket, session_tags, 1, PINS "/session_tags");

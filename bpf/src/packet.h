@@ -7,6 +7,7 @@
 
 enum packet_kind {
 	KIND_NO_SERVICE,     /* surely not for a service */
+	KIND_POOL,           /* to an address of the NAT pool */
 	KIND_OTHER_VLAN,     /* in a VLAN that the configuration does not name */
 	KIND_FOREIGN_TUNNEL, /* a tunnel to this node, but not one of the cluster's */
 	KIND_ECHO,           /* to this node's own address, and perhaps an echo question: see echo.h */
@@ -43,6 +44,7 @@ struct packet {
 	u8 was_forwarded; /* although hop is 0 again: a fragment that was collected */
 	bool collects;    /* known when this is compiled: the program that collects fragments handles it */
 	bool plain;       /* known when this is compiled: the plain program handles it; see plain.h */
+	bool nat;         /* known when this is compiled: a NAT program handles it; see nat.h */
 };
 
 /*

@@ -29,6 +29,8 @@
  *     error may name less than 1,280.
  *  7. Forwarded more than CHAIN times, it went in a circle between tables that disagree, so it is dropped.
  *
+ * A packet of NAT (nat.h) that comes here has no session here, which is to it what a socket is to others.
+ *
  * If 4 trusted the hop alone and 7 let the kernel answer, a node that joins while another drains would reset
  * connections: walked over all single changes of 6 nodes, each with the old table or the new, 948 of 370,320 packets
  * for an old owner met a RST; with this rule 30 do. It does not cost more forwards.
@@ -247,13 +249,13 @@ static __always_inline enum counter pick(struct xdp_md *ctx, const struct conf *
 		return deliver_new_flow(0, pkt);
 
 	if (uses_two_banks(conf, pkt)) {
-		other_r = other_row(conf, service, pkt);
+		other_r = other_row(conf, service, r, pkt);
 		other = find_row(other_table(table), other_r);
 	}
 	FORGET(conf, other_r);
 
-	if (!pkt->plain && !is_in_row(row, conf->self) && !(other && is_in_row(other, conf->self))) {
-		*next = owner_for_outsider(conf, service, row, pkt); /* a plain packet has had its chance */
+	if (!pkt->plain && !pkt->nat && !is_in_row(row, conf->self) && !(other && is_in_row(other, conf->self))) {
+		*next = owner_for_outsider(conf, service, row, pkt); /* plain and NAT packets have had their chance */
 		if (*next)
 			return FORWARD_FIRST;
 	}
@@ -276,7 +278,7 @@ static __always_inline enum counter pick(struct xdp_md *ctx, const struct conf *
 	if (alone && (pkt->opens || !is_in_grace(conf, pkt, table, r, other_r)))
 		return empty ? PASS_NO_MEMBER : DELIVER_ONLY_NODE;
 
-	if ((!pkt->fragment || pkt->collects) &&
+	if (!pkt->nat && (!pkt->fragment || pkt->collects) &&
 	    (alone || live_place != ABSENT || pkt->hop || may_have_narrow_flow(conf, pkt))) {
 		found = find_socket(ctx, live_place, pkt);
 		if (found != NO_SOCKET)

@@ -203,5 +203,11 @@ def clear(maps: Maps) -> None:
 
 
 @pytest.fixture(scope="session")
+def make_program() -> type[Program]:
+    """For programs other than that of `program`."""
+    return Program
+
+
+@pytest.fixture(scope="session")
 def runner() -> Callable[..., None]:
     return run

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Whether a packet is to an address of the NAT pool; without NAT, no packet is. */
+#pragma once
+
+#include "lb.h"
+#include "nat_layout.h"
+#include "packet.h"
+
+#define FOR_NAT (-3) /* in place of an XDP verdict: for the NAT programs; see nat.h */
+
+static __always_inline const struct nat_conf *find_nat_conf(void)
+{
+#if NAT
+	u32 zero = 0;
+
+	return nat_confs.lookup(&zero);
+#else
+	return NULL;
+#endif
+}
+
+static __always_inline bool is_in_pool4(__be32 address)
+{
+	const struct nat_conf *nat = find_nat_conf();
+
+	return nat && (address | nat->hosts4) == nat->last4;
+}
+
+static __always_inline bool is_in_pool6(const __be32 *address)
+{
+	const struct nat_conf *nat = NAT6 ? find_nat_conf() : NULL;
+
+	return nat && (address[3] | nat->hosts6) == nat->last6[3] && address[0] == nat->last6[0] &&
+	       address[1] == nat->last6[1] && address[2] == nat->last6[2];
+}
+
+static __always_inline bool is_in_pool(const struct packet *pkt)
+{
+	return pkt->family == 4 ? is_in_pool4(pkt->vip[0]) : pkt->family == 6 && is_in_pool6(pkt->vip);
+}

@@ -1,0 +1,370 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Sessions: finding one by a packet, and following a connection's state by its packets. nat_layout.h has the form.
+ *
+ * A flow's hash names two buckets of its row; its session is in one of them. No bucket has two sessions of one
+ * fingerprint, so at most one record of each is read.
+ *
+ *	SYN -> EST: UDP by a reply; TCP by an acknowledgment of the SYN-ACK that was seen. Without that test, a forged
+ *	            SYN and a forged ACK would hold a slot for an hour.
+ *	EST -> FIN by the first FIN; FIN -> CLOSED by a segment with ACK once both ends have sent FIN.
+ *	Any -> CLOSED by a RST whose sequence number is within RESET_WINDOW of what the other end has acknowledged:
+ *	       one that is forged off the path must not end a session.
+ */
+#pragma once
+
+#include "cursor.h"
+#include "flow.h"
+#include "lb.h"
+#include "nat_layout.h"
+#include "packet.h"
+#include "verifier.h"
+
+#if NAT
+#define NO_SLOT 0xffffffff
+#define RESET_WINDOW (1 << 20)
+#define ACK_STEP (1 << 18) /* bytes by which a stored acknowledgment number may be behind */
+
+#define TCP_FIN 1
+#define TCP_SYN 2
+#define TCP_RST 4
+#define TCP_ACK 16
+
+#define TAG_FINS (TAG_CLIENT_FIN | TAG_BACKEND_FIN)
+#define TAG_KEY (0xffffULL << 48 | (u64)(TAG_IPV6 | TAG_UDP) << 32) /* what a flow's tag has from its flow alone */
+
+static __always_inline u32 tag_state(u64 tag)
+{
+	return tag >> 40 & 0xff;
+}
+
+static __always_inline u32 tag_flags(u64 tag)
+{
+	return tag >> 32 & 0xff;
+}
+
+static __always_inline u64 make_tag(u64 fingerprint, u64 state, u64 flags, u32 stamp)
+{
+	return fingerprint << 48 | state << 40 | flags << 32 | stamp;
+}
+
+static __always_inline u32 now_tick(void)
+{
+	return bpf_ktime_get_coarse_ns() >> TICK_SHIFT;
+}
+
+/* Where a flow's session may be, and the part of its tag that is the flow's. */
+struct session_place {
+	u64 key;
+	u32 bucket[2];
+};
+
+/* Mask a way. clang drops a mask that it knows to be superfluous; the verifier needs it. */
+static __always_inline u64 way_of_slot(u64 slot)
+{
+	asm volatile("%0 &= 7" : "+r"(slot));
+	return slot;
+}
+
+static __always_inline u64 *find_tag(u32 slot)
+{
+	u32 index = slot / WAYS;
+	struct session_bucket *bucket = session_tags.lookup(&index);
+
+	if (!bucket)
+		return NULL;
+	return &bucket->tag[way_of_slot(slot)];
+}
+
+static __always_inline u32 family_flags(const struct packet *pkt)
+{
+	return (pkt->family == 6 ? TAG_IPV6 : 0) | (pkt->protocol == IPPROTO_UDP ? TAG_UDP : 0);
+}
+
+static __always_inline void find_place(const struct nat_conf *nat, u32 hash, const struct packet *pkt,
+				       struct session_place *place)
+{
+	u32 other = mix(hash ^ 0x51ed270b), mask = (1 << (nat->bucket_bits & 15)) - 1;
+	u32 first = (hash & (NAT_ROWS - 1)) << (nat->bucket_bits & 15);
+
+	place->key = make_tag(other >> 16 | 1, 0, family_flags(pkt), 0);
+	place->bucket[0] = first | (other & mask);
+	place->bucket[1] = first | (other >> 7 & mask);
+	place->bucket[1] ^= place->bucket[0] == place->bucket[1];
+}
+
+/* The logarithms of 1, 2, 4 to 256: each in the nibble to which multiplying by 19 leads. */
+#define LOG2_NIBBLES 0x6003705024108ULL
+
+/* Return the first way whose tag has that key; WAYS: none. Without a branch for each: see verifier.h. */
+static __always_inline u32 find_way(const struct session_bucket *bucket, u64 key)
+{
+	u64 others = 0, differs, first, i;
+
+#pragma unroll
+	for (i = 0; i < WAYS; i++) {
+		differs = (bucket->tag[i] ^ key) & TAG_KEY;
+		others |= (differs | -differs) >> 63 << i;
+	}
+	first = (others + 1) & ~others; /* the lowest bit that is 0, of 0 to WAYS */
+	return LOG2_NIBBLES >> ((first * 19 >> 4 & 15) * 4) & 15;
+}
+
+static __always_inline struct session *find_rest4(u32 slot)
+{
+	struct session4 *record = sessions4.lookup(&slot);
+
+	if (!record)
+		return NULL;
+	asm volatile("" : "+r"(record)); /* clang must not add the offset before the test */
+	return &record->rest;
+}
+
+static __always_inline struct session *find_rest6(u32 slot)
+{
+#if NAT6
+	struct session6 *record = sessions6.lookup(&slot);
+
+	if (!record)
+		return NULL;
+	asm volatile("" : "+r"(record)); /* likewise */
+	return &record->rest;
+#else
+	return NULL;
+#endif
+}
+
+/* Return the bits in which the ports and the protocol differ; `ports` are two of the record's. One value, no branches. */
+static __always_inline u32 flow_difference(const void *ports, const struct session *session, const struct packet *pkt)
+{
+	u32 wanted = pkt->client_port | (u32)pkt->vip_port << 16;
+
+	return (*(const u32 *)ports ^ wanted) | (session->protocol ^ pkt->protocol);
+}
+
+#if NAT6
+static __always_inline u32 address_difference(const __be32 *a, const __be32 *b)
+{
+	return (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]);
+}
+#endif
+
+/* Whether the slot's record is that of a packet from a client to the VIP. */
+static __always_inline bool is_client_of(u32 slot, const struct packet *pkt)
+{
+	struct session4 *four;
+
+#if NAT6
+	struct session6 *six;
+
+	if (pkt->family == 6) {
+		six = sessions6.lookup(&slot);
+		return six && !(address_difference(six->client, pkt->client) | address_difference(six->vip, pkt->vip) |
+				flow_difference(&six->rest.client_port, &six->rest, pkt));
+	}
+#endif
+	four = sessions4.lookup(&slot);
+	return four && !((four->client ^ pkt->client[0]) | (four->vip ^ pkt->vip[0]) |
+			 flow_difference(&four->rest.client_port, &four->rest, pkt));
+}
+
+/* Whether the slot's record is that of a packet from a backend to a NAT address, whose endpoint is the slot. */
+static __always_inline bool is_backend_of(u32 slot, const struct packet *pkt)
+{
+	struct session4 *four;
+
+#if NAT6
+	struct session6 *six;
+
+	if (pkt->family == 6) {
+		six = sessions6.lookup(&slot);
+		return six && !(address_difference(six->backend, pkt->client) |
+				flow_difference(&six->rest.backend_port, &six->rest, pkt));
+	}
+#endif
+	four = sessions4.lookup(&slot);
+	return four &&
+	       !((four->backend ^ pkt->client[0]) | flow_difference(&four->rest.backend_port, &four->rest, pkt));
+}
+
+/* Return the slot of a client's packet in one of its two buckets; NO_SLOT: it has no session here. */
+static __always_inline u32 find_by_client(const struct nat_conf *nat, u32 hash, const struct packet *pkt)
+{
+	struct session_bucket *bucket;
+	struct session_place place;
+	u32 i, way, slot, index;
+
+	find_place(nat, hash, pkt, &place);
+#pragma unroll
+	for (i = 0; i < 2; i++) {
+		index = place.bucket[i];
+		bucket = session_tags.lookup(&index);
+		way = bucket ? find_way(bucket, place.key) : WAYS;
+		slot = index * WAYS + way;
+		if (way < WAYS && tag_state(bucket->tag[way_of_slot(way)]) != SESSION_BUSY && is_client_of(slot, pkt))
+			return slot;
+	}
+	return NO_SLOT;
+}
+
+/* Return the slot that a packet's NAT address and port name. */
+static __always_inline u32 slot_of_endpoint(const struct nat_conf *nat, const struct packet *pkt)
+{
+	u32 address = pkt->family == 4 ? pkt->vip[0] & nat->hosts4 : pkt->vip[3] & nat->hosts6;
+
+	return ntohl(address) << PORT_BITS | (ntohs(pkt->vip_port) & ((1 << PORT_BITS) - 1));
+}
+
+/* Return the slot if the packet, from a backend to that endpoint, is of its session; else NO_SLOT. */
+static __always_inline u32 find_by_endpoint(u32 slot, const struct packet *pkt)
+{
+	u64 *tag = find_tag(slot), value = tag ? *tag : 0;
+	u32 state = tag_state(value);
+
+	if (state == SESSION_FREE || state == SESSION_BUSY ||
+	    (tag_flags(value) ^ family_flags(pkt)) & (TAG_IPV6 | TAG_UDP) || !is_backend_of(slot, pkt))
+		return NO_SLOT;
+	return slot;
+}
+
+/* What a TCP header has beside the ports. */
+struct segment {
+	u32 seq, ack;
+	u8 flags; /* TCP_* */
+};
+
+/* Read it at that offset in the frame; return false if it is not there. */
+static __always_inline bool read_segment(struct xdp_md *ctx, u32 transport, struct segment *segment)
+{
+	const struct tcphdr *tcp = frame_start(ctx) + (transport & HEADERS_END);
+
+	if ((void *)(tcp + 1) > frame_end(ctx))
+		return false;
+	segment->seq = ntohl(tcp->seq);
+	segment->ack = ntohl(tcp->ack_seq);
+	segment->flags = ((const u8 *)tcp)[13];
+	return true;
+}
+
+static __always_inline bool is_near(u32 a, u32 b, u32 window)
+{
+	return a - b + window <= 2 * window;
+}
+
+/* Whether a RST is to be believed. Before the SYN-ACK, the backend's must acknowledge the SYN. */
+static __always_inline bool is_reset_valid(const struct session *session, u32 state, u32 flags,
+					   const struct segment *segment, bool reply)
+{
+	if (!reply)
+		return is_near(segment->seq, session->backend_ack, RESET_WINDOW);
+	if (state == SESSION_SYN && !(flags & TAG_SYNACK_SEEN))
+		return segment->flags & TCP_ACK && segment->ack == session->backend_ack;
+	return is_near(segment->seq, session->client_ack, RESET_WINDOW);
+}
+
+/*
+ * Store the acknowledgment numbers, rarely: a record that is written is slower to read on other CPUs. SYN and SYN-ACK
+ * show the least that the other end will acknowledge; until that is done, nothing else is believed.
+ */
+static __always_inline void store_acks(struct session *session, u32 state, const struct segment *segment, bool reply)
+{
+	u32 *ack = reply ? &session->backend_ack : &session->client_ack;
+	u32 both = segment->flags & (TCP_SYN | TCP_ACK);
+
+	if (state == SESSION_SYN) {
+		if (both == TCP_SYN && !reply)
+			session->backend_ack = segment->seq + 1;
+		if (both == (TCP_SYN | TCP_ACK) && reply)
+			session->client_ack = segment->seq + 1;
+	} else if (both == TCP_ACK && !(segment->flags & TCP_RST) && !is_near(segment->ack, *ack, ACK_STEP)) {
+		*ack = segment->ack;
+	}
+}
+
+/* Return the tag after a segment; its stamp is not changed. `far`: it is a RST that is not believed. */
+static __always_inline u64 tag_after_segment(const struct session *session, u64 tag, const struct segment *segment,
+					     bool reply, bool *far)
+{
+	u32 state = tag_state(tag), flags = tag_flags(tag), tcp = segment->flags;
+
+	if (state == SESSION_CLOSED)
+		return tag;
+	if (tcp & TCP_RST) {
+		*far = !is_reset_valid(session, state, flags, segment, reply);
+		return *far ? tag : make_tag(tag >> 48, SESSION_CLOSED, flags | TAG_RESET, tag);
+	}
+	if (tcp & TCP_FIN) {
+		if (reply && !(flags & TAG_FINS))
+			flags |= TAG_CLOSED_BY_BACKEND;
+		flags |= reply ? TAG_BACKEND_FIN : TAG_CLIENT_FIN;
+	}
+	if (reply && (tcp & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK))
+		flags |= TAG_SYNACK_SEEN;
+	if (state == SESSION_SYN && !reply && (tcp & (TCP_SYN | TCP_ACK)) == TCP_ACK && flags & TAG_SYNACK_SEEN &&
+	    is_near(segment->ack, session->client_ack, RESET_WINDOW))
+		state = SESSION_EST;
+	if (state == SESSION_EST && flags & TAG_FINS)
+		state = SESSION_FIN;
+	if (state == SESSION_FIN && (flags & TAG_FINS) == TAG_FINS && (tcp & (TCP_ACK | TCP_FIN)) == TCP_ACK)
+		state = SESSION_CLOSED;
+	return make_tag(tag >> 48, state, flags, tag);
+}
+
+static __always_inline u64 tag_after_datagram(u64 tag, bool reply)
+{
+	u32 state = tag_state(tag);
+
+	return make_tag(tag >> 48, reply && state == SESSION_SYN ? SESSION_EST : state, tag_flags(tag), tag);
+}
+
+/* Report a tag's change to the agent, which asks for it only while someone watches. */
+static __always_inline void report_change(const struct nat_conf *nat, u32 slot, u64 before, u64 after)
+{
+	struct session_event event = { .slot = slot, .before = before, .after = after };
+
+	if (nat->flags & NAT_WATCHED)
+		session_events.ringbuf_output(&event, sizeof(event), 0);
+}
+
+static __always_inline void add_active(u32 backend, s64 difference)
+{
+	struct backend_load *load = backend_loads.lookup(&backend);
+
+	if (load)
+		__sync_fetch_and_add(&load->active, difference);
+}
+
+/*
+ * Follow a packet of the session. A tag that another CPU changes at the same time is left alone, unless the state
+ * depends on this packet: then it is tried once more. Returns whether it is a RST that is not believed.
+ */
+static __always_inline bool track(const struct nat_conf *nat, u32 slot, struct session *session,
+				  const struct segment *segment, const struct packet *pkt, bool reply)
+{
+	u32 now = now_tick(), i;
+	u64 *tag = find_tag(slot), before, after;
+	bool far = false;
+
+	if (!tag)
+		return false;
+	if (pkt->protocol == IPPROTO_TCP)
+		store_acks(session, tag_state(*tag), segment, reply);
+#pragma clang loop unroll(disable)
+	for (i = 0; i < 2; i++) {
+		before = *(volatile u64 *)tag;
+		after = pkt->protocol == IPPROTO_TCP ? tag_after_segment(session, before, segment, reply, &far)
+						     : tag_after_datagram(before, reply);
+		if (after == before && (tag_state(after) == SESSION_CLOSED || (u32)after == now || far))
+			return far;
+		if (__sync_val_compare_and_swap(tag, before, (after & ~0xffffffffULL) | now) == before)
+			break;
+		if (after == before)
+			return far;
+	}
+	if (i < 2 && tag_state(before) != SESSION_CLOSED && tag_state(after) == SESSION_CLOSED)
+		add_active(session->backend_index, -1);
+	if (after != before)
+		report_change(nat, slot, before, after);
+	return far;
+}
+#endif
