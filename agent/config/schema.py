@@ -95,7 +95,15 @@ class Config(Section):
             self._check_communities("nat.announce", self.nat.announce or AnnounceConfig())
         if self.node.address6 and not any(self.node.address6 in allowed for allowed in self.members.allow):
             raise fault("node.address6", f"{self.node.address6} is in no prefix of members.allow")
-        return self
+        return self._with_forward_of_nat()
+
+    def _with_forward_of_nat(self) -> Self:
+        """Return a copy in which NAT services have the `forward` of all of them, so that who reads it need not ask."""
+        if self.nat is None:
+            return self
+        change = {"forward": self.nat.forward}
+        services = tuple(one.model_copy(update=change) if one.mode == "nat" else one for one in self.services)
+        return self.model_copy(update={"services": services})
 
     def _check_announce(self, i: int, service: ServiceConfig) -> None:
         announce = service.announce
@@ -223,8 +231,7 @@ class Config(Section):
     @property
     def forwards(self) -> frozenset[str]:
         """How packets get from node to node: l2, ipip, gue."""
-        dsr = {service.forward for service in self.services if service.mode == "dsr"}
-        return frozenset(dsr | ({self.nat.forward} if self.nat else set()))
+        return frozenset(service.forward for service in self.services)
 
     @property
     def vips(self) -> tuple[Address, ...]:

@@ -272,3 +272,9 @@ class TestEpoch:
             numbers("{nat: {pool: 10.255.0.0/27}}")
         with pytest.raises(ConfigError, match=r"table\.previous\.nat\.pool: is missing"):
             numbers("{nat: {sessions: 65536}}")
+
+
+def test_nat_services_have_the_forward_of_nat(ready: None) -> None:
+    config = parse(edited("nat: {", "nat: {forward: ipip, "), "lb.yml")
+    assert [service.forward for service in config.services] == ["ipip"]
+    assert config.forwards == {"ipip"}
