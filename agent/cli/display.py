@@ -194,6 +194,11 @@ def _print_claims(console: Console, claims: dict[str, Any] | None) -> None:
     if claims is not None and (claims["given"] or claims["taken"]):
         taken = claims["taken"].values()
         console.print(f"claims: {claims['given']} rows by this node, {sum(taken)} by {len(taken)} others")
+    for service, rows in (claims or {}).get("nearly_full", {}).items():
+        console.print(
+            f"[yellow]{rows} rows of {service} have one place left for nodes that hold connections there: before more "
+            "than one node joins, wait until older connections have ended (lbctl connections)[/]"
+        )
 
 
 def _some(addresses: list[str]) -> str:

@@ -99,11 +99,12 @@ def status(state: NodeState) -> dict[str, Any]:
 
 
 def _claims(claims: ClaimKeeper) -> dict[str, Any]:
-    """Return how many rows this node and the others claim, and which services have rows without place for more."""
+    """Return how many rows this node and the others claim, and which services have rows with no place for another node, or one."""
     return {
         "given": claims.given,
         "taken": {str(address): rows for address, rows in sorted(claims.taken().items())},
         "full": claims.full_rows,
+        "nearly_full": claims.nearly_full_rows,
     }
 
 

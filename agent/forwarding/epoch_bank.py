@@ -52,6 +52,8 @@ class _Rows:
     claims: Claims | None = None
     full: int = 0
     """The rows that have no place for another claimant."""
+    nearly_full: int = 0
+    """Those that have one."""
     digest: str = ""
     table: Table | None = None
     """A table from which the next one is built faster."""
@@ -147,6 +149,10 @@ class EpochBanks:
     def full_rows(self, service: str) -> int:
         """Return how many rows that new flows of a service use have no place for another claimant."""
         return self._first()[service].full
+
+    def nearly_full_rows(self, service: str) -> int:
+        """Return how many rows that new flows of a service use have one place for another claimant."""
+        return self._first()[service].nearly_full
 
     def _first(self) -> dict[str, _Rows]:
         return self._rows[self._epoch_in.index(self.use.first) if self.use and self.use.first in self._epoch_in else 0]
@@ -287,8 +293,9 @@ class EpochBanks:
         else:
             assert current.rows is not None
             rows = current.rows
-        kept, full = table if table.ranking is not None else None, claimed.full if claimed else 0
-        return _Rows(rows, grace, members, claims, full, table.owners_digest, kept)
+        kept = table if table.ranking is not None else None
+        full, nearly_full = (claimed.full, claimed.nearly_full) if claimed else (0, 0)
+        return _Rows(rows, grace, members, claims, full, nearly_full, table.owners_digest, kept)
 
     @staticmethod
     def _kind(epoch: Epoch, kind: str, members: Members) -> TableKey:

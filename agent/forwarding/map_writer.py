@@ -192,6 +192,10 @@ class MapWriter:
         """Return how many rows of each service have no place for another claimant; services without one are absent."""
         return {name: full for name in self._tables.values() if (full := self._epoch_banks.full_rows(name))}
 
+    def nearly_full_rows(self) -> dict[str, int]:
+        """Return how many rows of each service have one place for another claimant; services without one are absent."""
+        return {name: rows for name in self._tables.values() if (rows := self._epoch_banks.nearly_full_rows(name))}
+
     def slot(self, service: str) -> int:
         """Return the slot of a service, or of the table of sessions: the index of its rows and counters."""
         return self._slots[service]

@@ -11,11 +11,14 @@ this one included, until that node's own claims are known.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from ipaddress import IPv4Address
 from typing import Any
+
+import numpy as np
 
 from agent.channel.claim_log import NodeClaims
 from agent.channel.claim_set import ClaimKey, ClaimSet
@@ -30,6 +33,8 @@ from agent.table.table import RowNumbers
 
 log = logging.getLogger("anylb")
 
+NO_ROWS = np.zeros(0, np.uint32)
+
 CHECK_S = 0.25
 """The interval of checks whether chains have changed."""
 MIN_PAUSE_S, MAX_PAUSE_S = 1.0, 8.0
@@ -38,6 +43,8 @@ MAX_LOAD = 0.05
 """The share of a core that claims may take, here and at each other node, unless `MAX_PAUSE_S` says otherwise."""
 _MERGE_S, _TABLE_S, _RECORD_S = 0.3e-6, 2e-3, 15e-6
 """CPU seconds for a row that a node claims, for a service's table, and for a service in what a node receives."""
+FEW_ROWS = 16
+"""Of a service: so many rows with a single place left are not worth a warning."""
 SETTLED_S = 5.0
 """After this time connections are counted once more: others led some here until they had the new rows."""
 
@@ -64,6 +71,14 @@ class ClaimKeeper:
         self._counted: Held | None = None
         """The last count that was looked at."""
         self._kept = self._map_writer.claims_in_rows()
+        self._claimed_before = {
+            (self._keys[name], epoch): rows
+            for name, by_epoch in self._kept.items()
+            if name in self._keys
+            for epoch, claims in by_epoch.items()
+            if (rows := claims.get(membership.own)) is not None
+        }
+        """The claims that the last count gave reason for; at first those of an earlier agent."""
         self._boots = {member.address: member.boot for member in membership.view.members}
         """The boots of the members that an earlier agent knew."""
         self._own: dict[ClaimKey, RowNumbers] | None = None
@@ -96,11 +111,17 @@ class ClaimKeeper:
         """How many rows of each service have no place for another claimant; services without one are absent."""
         return self._map_writer.full_rows()
 
+    @property
+    def nearly_full_rows(self) -> dict[str, int]:
+        """The same of rows that have one place, if they are more than a few: the next nodes that join may fill them."""
+        return {name: rows for name, rows in self._map_writer.nearly_full_rows().items() if rows > FEW_ROWS}
+
     def problems(self) -> tuple[str, ...]:
         """Return why connections may be lost, one line each, with the next step."""
         full = tuple(
-            f"{count} rows of {name} have {PLACES} nodes with connections and no place for another: let connections "
-            "end before more nodes join, or some are reset"
+            f"{count} rows of {name} name {PLACES} nodes that may have connections there, and have no place for "
+            "another: if nodes join now, some connections are reset; wait until older ones have ended and these rows "
+            "are fewer (`lbctl connections` shows how many a node holds, and since when)"
             for name, count in self.full_rows.items()
         )
         return (*full, *([self._problem] if self._problem else ()))
@@ -147,14 +168,25 @@ class ClaimKeeper:
             log.info("this node claims %d rows, in which it holds connections and has no place", self.given)
 
     def _claimed(self, counted: Held) -> dict[ClaimKey, RowNumbers]:
+        """Return the rows that this node claims by this count, and by the one before.
+
+        The kernel goes through its sockets while others come and go, and may miss one: a row without connections is
+        given up only when two counts have found none.
+        """
         found: dict[ClaimKey, RowNumbers] = {}
-        for name, service in self._services.items():
-            for epoch, held in counted.rows.get(service.key, {}).items():
-                rows = self._map_writer.claims_of(name, epoch, held.rows)
-                if rows is not None and len(rows):
-                    before = (self._own or {}).get((self._keys[name], epoch))
-                    same = before is not None and len(before) == len(rows) and bool((before == rows).all())
-                    found[self._keys[name], epoch] = before if same and before is not None else rows
+        before, self._claimed_before = self._claimed_before, {}
+        for (name, service), epoch in itertools.product(self._services.items(), self._epochs):
+            key = self._keys[name], epoch.number
+            held = counted.rows.get(service.key, {}).get(epoch.number)
+            reasons = (held.rows if held is not None else NO_ROWS, before.get(key, NO_ROWS))
+            by_count, kept = (self._map_writer.claims_of(name, epoch.number, rows) for rows in reasons)
+            if by_count is None or kept is None:
+                continue
+            if len(by_count):
+                self._claimed_before[key] = by_count
+            rows, last = np.union1d(by_count, kept), (self._own or {}).get(key)
+            if len(rows):
+                found[key] = last if last is not None and np.array_equal(last, rows) else rows
         return found
 
     def _note(self, problem: str) -> None:

@@ -46,8 +46,10 @@ class Claimants:
     """By row, `places[i]` are indexes into the table's members, in their order, -1 after the last."""
     full: int
     """The number of rows that have no place for another claimant; none if there are no more members than places."""
+    nearly_full: int
+    """The number of those that have one."""
     overfull: int
-    """The number of those that have more claimants than places."""
+    """The number of rows that have more claimants than places."""
 
 
 def claims_of(held: RowNumbers, chains: NDArray[np.integer[Any]], own: int) -> RowNumbers:
@@ -90,8 +92,10 @@ def claimants(table: Table, candidates: Sequence[Candidate], claims: Claims, pla
     found = np.full((len(distinct), room), -1, np.int16)
     fits = nth < room
     found[np.repeat(np.arange(len(distinct)), many)[fits], nth[fits]] = member[fits]
-    full = int((many >= room).sum()) if len(table.members) > places else 0
-    return Claimants(distinct, found, full, int((many > room).sum()))
+    full = nearly_full = 0
+    if len(table.members) > places:
+        full, nearly_full = int((many >= room).sum()), int((many == room - 1).sum())
+    return Claimants(distinct, found, full, nearly_full, int((many > room).sum()))
 
 
 def _union(one: RowNumbers | None, other: RowNumbers | None) -> RowNumbers:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Part 5: the agent in a large cluster: CPU time at rest, one change, changes all the time, memory. Prints JSON.
+"""Part 5: the agent in a large cluster: CPU time at rest, one change, changes all the time, claims, memory. Prints JSON.
 
 The agent runs in a process of its own with real maps and real netlink. The relay's client is replaced: the bench hands
 the agent what the relay would report of its routers. So are the echoes and the channel, since there is no other node:
@@ -10,6 +10,7 @@ at the same time.
 
 import asyncio
 import contextlib
+import itertools
 import json
 import subprocess
 import sys
@@ -22,13 +23,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench import figures, testrun
+from bench.claims import ClaimingPeers
 from bench.large import resident_mb
 
+from agent.channel.claim_log import NodeClaims
 from agent.channel.state import NodeState, ServiceEndpoint, StateShare
 from agent.config.file import parse
 from agent.config.schema import Config
 from agent.daemon.runtime import freeze_heap, tune
-from agent.liveness.question import Liveness
+from agent.liveness.question import Liveness, PathStats, Via
 from agent.membership.identity import identity_route
 from agent.model import State
 from agent.netlink.neighbor_limit import raise_neighbor_limits
@@ -92,12 +95,17 @@ class Others:
     def __init__(self) -> None:
         self.liveness: Mapping[IPv4Address, Liveness] = {}
         self.states: Mapping[IPv4Address, NodeState] = {}
+        self.claims: Mapping[IPv4Address, NodeClaims] = {}
         self.isolated, self.next_at = False, float("inf")
 
     def follow(self, *_: object) -> None:
         """Ignore whom to ask and talk to; likewise what follows."""
 
-    hint = wake = publish = follow
+    hint = wake = publish = publish_claims = follow
+
+    def stats(self, _: IPv4Address) -> Mapping[Via, PathStats]:
+        """Return no questions that were counted."""
+        return {}
 
     def step(self, _: float) -> list[tuple[IPv4Address, bytes]]:
         """Return nothing to send."""
@@ -116,10 +124,10 @@ class Cluster:
     """All members but the first, which is this node: what the routers advertise, and what each says of itself."""
 
     def __init__(self, config: Config, epoch: int, size: Size) -> None:
-        endpoints = [ServiceEndpoint(s.vip, s.protocol, s.port_number) for s in config.services]
-        self._up = dict.fromkeys(endpoints, StateShare(100, 100, State.UP, announced=True))
-        self._draining = dict.fromkeys(endpoints, StateShare(100, 0, State.DRAINING, announced=True))
-        addresses = [IPv4Address(FIRST + n) for n in range(1, size.members)]
+        self.endpoints = [ServiceEndpoint(s.vip, s.protocol, s.port_number) for s in config.services]
+        self._up = dict.fromkeys(self.endpoints, StateShare(100, 100, State.UP, announced=True))
+        self._draining = dict.fromkeys(self.endpoints, StateShare(100, 0, State.DRAINING, announced=True))
+        self.addresses = addresses = [IPv4Address(FIRST + n) for n in range(1, size.members)]
         self.liveness = dict.fromkeys(addresses, Liveness(True, 0.0, boot=1, ready=True, heartbeat_age_s=0.0))
         self.states = dict.fromkeys(addresses, NodeState(1, 1, "1", True, (epoch,), self._up))
         routes = tuple(identity_route(config, address, None, 1, config.vips) for address in addresses)
@@ -230,6 +238,21 @@ class Running:
             self.tell()
             await asyncio.sleep(CHURN_EVERY_S)
 
+    async def claim(self) -> ClaimingPeers:
+        """Have all other members claim rows, and wait until these rows have a place for them."""
+        claiming = ClaimingPeers(self._cluster.addresses, self._cluster.endpoints, self.agent.node.epochs[0], ROWS)
+        self._others.claims = claiming.claims
+        keeper = self.agent.claims
+        assert keeper is not None
+        await until(lambda: len(keeper.taken()) == self._size.members - 1)
+        return claiming
+
+    async def change_claims(self, claiming: ClaimingPeers) -> None:
+        """Change the claims of a member each tenth of a second."""
+        for address in itertools.cycle(self._cluster.addresses):
+            claiming.change(address)
+            await asyncio.sleep(CHURN_EVERY_S)
+
 
 async def measure(size: Size, rounds: int) -> dict[str, Any]:
     """Return the figures of one size."""
@@ -258,6 +281,12 @@ async def measure(size: Size, rounds: int) -> dict[str, Any]:
             found["late_ms_p999"] = await late_ms(CHURN_S)
         churn.cancel()
         found["control_late_ms_p999"] = float((await control.communicate())[0])
+        claiming = await running.claim()
+        await asyncio.sleep(SETTLE_S)
+        changes = asyncio.create_task(running.change_claims(claiming))
+        with cpu_share(found, "claims_cpu"):
+            found["claims_late_ms_p999"] = await late_ms(CHURN_S)
+        changes.cancel()
         found["resident_mb"] = resident_mb()
         ending.set_result(False)
         await task

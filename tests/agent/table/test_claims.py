@@ -92,11 +92,11 @@ def test_rows_that_are_full() -> None:
     counts = []
     for number in range(5):
         found = claimants(made, candidates, dict.fromkeys(absent[:number], first))
-        counts.append((found.full, found.overfull, np.count_nonzero(found.places >= 0)))
-    assert counts == [(0, 0, 0), (0, 0, 1), (0, 0, 2), (1, 0, 3), (1, 1, 3)]
+        counts.append((found.nearly_full, found.full, found.overfull, np.count_nonzero(found.places >= 0)))
+    assert counts == [(0, 0, 0, 0), (0, 0, 0, 1), (1, 0, 0, 2), (0, 1, 0, 3), (0, 1, 1, 3)]
     few = members(7)
     all_claim = claimants(table(few), few, {c.address: EVERY_ROW for c in few})
-    assert (all_claim.full, all_claim.overfull) == (0, 0), "there is no node that has no place"
+    assert (all_claim.nearly_full, all_claim.full, all_claim.overfull) == (0, 0, 0), "there is no node that has no place"
 
 
 def test_of_very_many_claims_the_best_are_ranked(monkeypatch: pytest.MonkeyPatch) -> None:
