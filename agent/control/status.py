@@ -99,7 +99,7 @@ def status(state: NodeState) -> dict[str, Any]:
 
 
 def _claims(claims: ClaimKeeper) -> dict[str, Any]:
-    """Return how many rows this node and the others claim, and which services have rows with no place for another node, or one."""
+    """Return how many rows this node and the others claim, and which services have rows with few places left."""
     return {
         "given": claims.given,
         "taken": {str(address): rows for address, rows in sorted(claims.taken().items())},

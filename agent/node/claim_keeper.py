@@ -11,14 +11,12 @@ this one included, until that node's own claims are known.
 from __future__ import annotations
 
 import asyncio
-import itertools
+import functools
 import logging
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from ipaddress import IPv4Address
 from typing import Any
-
-import numpy as np
 
 from agent.channel.claim_log import NodeClaims
 from agent.channel.claim_set import ClaimKey, ClaimSet
@@ -27,13 +25,11 @@ from agent.config.schema import Config
 from agent.connections.monitor import ConnectionMonitor, Held
 from agent.node.forwarder import Forwarder
 from agent.node.membership import Membership
-from agent.table.claims import PLACES, Claims
+from agent.table.claims import NO_ROWS, PLACES, Claims, OwnClaims
 from agent.table.epoch import Epoch
 from agent.table.table import RowNumbers
 
 log = logging.getLogger("anylb")
-
-NO_ROWS = np.zeros(0, np.uint32)
 
 CHECK_S = 0.25
 """The interval of checks whether chains have changed."""
@@ -71,14 +67,11 @@ class ClaimKeeper:
         self._counted: Held | None = None
         """The last count that was looked at."""
         self._kept = self._map_writer.claims_in_rows()
-        self._claimed_before = {
-            (self._keys[name], epoch): rows
-            for name, by_epoch in self._kept.items()
-            if name in self._keys
-            for epoch, claims in by_epoch.items()
-            if (rows := claims.get(membership.own)) is not None
+        self._own_claims = {
+            (name, epoch.number): OwnClaims(self._kept[name].get(epoch.number, {}).get(membership.own, NO_ROWS))
+            for name in self._services
+            for epoch in epochs
         }
-        """The claims that the last count gave reason for; at first those of an earlier agent."""
         self._boots = {member.address: member.boot for member in membership.view.members}
         """The boots of the members that an earlier agent knew."""
         self._own: dict[ClaimKey, RowNumbers] | None = None
@@ -168,25 +161,13 @@ class ClaimKeeper:
             log.info("this node claims %d rows, in which it holds connections and has no place", self.given)
 
     def _claimed(self, counted: Held) -> dict[ClaimKey, RowNumbers]:
-        """Return the rows that this node claims by this count, and by the one before.
-
-        The kernel goes through its sockets while others come and go, and may miss one: a row without connections is
-        given up only when two counts have found none.
-        """
         found: dict[ClaimKey, RowNumbers] = {}
-        before, self._claimed_before = self._claimed_before, {}
-        for (name, service), epoch in itertools.product(self._services.items(), self._epochs):
-            key = self._keys[name], epoch.number
-            held = counted.rows.get(service.key, {}).get(epoch.number)
-            reasons = (held.rows if held is not None else NO_ROWS, before.get(key, NO_ROWS))
-            by_count, kept = (self._map_writer.claims_of(name, epoch.number, rows) for rows in reasons)
-            if by_count is None or kept is None:
-                continue
-            if len(by_count):
-                self._claimed_before[key] = by_count
-            rows, last = np.union1d(by_count, kept), (self._own or {}).get(key)
-            if len(rows):
-                found[key] = last if last is not None and np.array_equal(last, rows) else rows
+        for (name, epoch), claims in self._own_claims.items():
+            held = counted.rows.get(self._services[name].key, {}).get(epoch)
+            unnamed = functools.partial(self._map_writer.claims_of, name, epoch)
+            claims.count(held.rows if held is not None else NO_ROWS, unnamed, counted.at)
+            if len(claims.rows):
+                found[self._keys[name], epoch] = claims.rows
         return found
 
     def _note(self, problem: str) -> None:

@@ -13,7 +13,7 @@ node knows the claims of all, and appends a row's claimants to its chain.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any, Final
@@ -33,6 +33,10 @@ RANKED_PER_ROW: Final = 16
 after the key of the flow hash has changed) those with low hashes, which would hardly have a place, are left out: with
 1,000 nodes that claim 10,000 rows each, ranking all takes seconds for each service."""
 
+NAMED_S: Final = 300.0
+"""To twice that: a node that crashed is back by then, or its place is another's."""
+NO_ROWS: Final[RowNumbers] = np.zeros(0, np.uint32)
+
 Claims = Mapping[IPv4Address, RowNumbers]
 """The rows of a service that each node claims, in one epoch."""
 
@@ -50,6 +54,39 @@ class Claimants:
     """The number of those that have one."""
     overfull: int
     """The number of rows that have more claimants than places."""
+
+
+class OwnClaims:
+    """What this node claims of a service in one epoch, from count to count of its connections.
+
+    1. It claims each row in which it holds connections, and whose chain does not name it.
+    2. The kernel goes through its sockets while others come and go, and may miss one: a row counts as empty only when
+       two counts in a row have found no connection.
+    3. A claim stands for `NAMED_S` after the chain names the node again, without effect. So when a node is away for a
+       minute, other nodes' claims are there when it comes back and displaces them, even if agents die just then.
+    """
+
+    def __init__(self, adopted: RowNumbers = NO_ROWS) -> None:
+        """Start with the claims that an earlier agent left in the kernel's rows."""
+        self.rows = adopted
+        """What it claims: the same object until it claims something else."""
+        self._seen = self._recent = adopted
+        self._older, self._turned_at = NO_ROWS, float("-inf")
+
+    def count(self, held: RowNumbers, unnamed: Callable[[RowNumbers], RowNumbers | None], now: float) -> None:
+        """Take a count. `held`: the rows in which it found connections; `unnamed`: see `claims_of`, None without a
+        table; `now` in seconds."""
+        holding = np.union1d(held, self._seen)
+        needed = unnamed(holding)
+        if needed is None:
+            return
+        if now >= self._turned_at + NAMED_S:
+            self._older, self._recent, self._turned_at = self._recent, NO_ROWS, now
+        self._recent = np.union1d(self._recent, needed)
+        rows = np.intersect1d(np.union1d(self._recent, self._older), holding, assume_unique=True)
+        self._seen = np.intersect1d(rows, held, assume_unique=True)
+        if not np.array_equal(rows, self.rows):
+            self.rows = rows
 
 
 def claims_of(held: RowNumbers, chains: NDArray[np.integer[Any]], own: int) -> RowNumbers:

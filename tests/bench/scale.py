@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Part 5: the agent in a large cluster: CPU time at rest, one change, changes all the time, claims, memory. Prints JSON.
+"""Part 5: the agent in a large cluster: CPU at rest, one change, changes all the time, claims, memory. Prints JSON.
 
 The agent runs in a process of its own with real maps and real netlink. The relay's client is replaced: the bench hands
 the agent what the relay would report of its routers. So are the echoes and the channel, since there is no other node:
@@ -129,7 +129,7 @@ class Cluster:
         self._draining = dict.fromkeys(self.endpoints, StateShare(100, 0, State.DRAINING, announced=True))
         self.addresses = addresses = [IPv4Address(FIRST + n) for n in range(1, size.members)]
         self.liveness = dict.fromkeys(addresses, Liveness(True, 0.0, boot=1, ready=True, heartbeat_age_s=0.0))
-        self.states = dict.fromkeys(addresses, NodeState(1, 1, "1", True, (epoch,), self._up))
+        self.states = dict.fromkeys(addresses, NodeState(1, 1, "1", True, (epoch,), self._up, reads_claims=True))
         routes = tuple(identity_route(config, address, None, 1, config.vips) for address in addresses)
         peers = tuple(Peer(f"10.0.255.{r + 1}", True, 1.0, True, routes) for r in range(size.routers))
         self.snapshot = Snapshot(peers)

@@ -14,7 +14,7 @@ from support.examples import examples
 from agent.model import Candidate, State
 from agent.table import algorithm
 from agent.table import claims as claims_module
-from agent.table.claims import PLACES, RANKED_PER_ROW, Claimants, claimants, claims_of
+from agent.table.claims import NAMED_S, PLACES, RANKED_PER_ROW, Claimants, OwnClaims, claimants, claims_of
 from agent.table.cost import rank_keys
 from agent.table.table import Table
 
@@ -46,6 +46,30 @@ def test_a_node_claims_where_it_holds_connections_and_has_no_place() -> None:
     assert claims_of(held, chains, 1).tolist() == [1, 2, 4]
     assert claims_of(held, chains, 9).tolist() == [0, 1, 2, 4]
     assert claims_of(held[:0], chains, 1).tolist() == []
+
+
+def test_a_row_is_given_up_when_two_counts_have_found_no_connection_there() -> None:
+    claims, found = OwnClaims(), []
+    for held in ([2, 3], [3], [2], [], []):
+        claims.count(np.array(held, np.uint32), lambda rows: rows, 0.0)
+        found.append(claims.rows.tolist())
+    assert found == [[2, 3], [2, 3], [2, 3], [2], []]
+
+
+def test_a_claim_stands_for_some_minutes_after_the_chain_names_its_holder() -> None:
+    """Only while the node holds connections there: it must not take another's place for nothing."""
+    claims, held = OwnClaims(np.array([2, 3], np.uint32)), np.array([2, 3, 4], np.uint32)
+    claims.count(held, lambda rows: rows[:2], 1000.0)
+    before = claims.rows
+    claims.count(held, lambda rows: None, 1001.0)
+    claims.count(held, lambda rows: rows[:0], 1001.0 + NAMED_S)
+    assert claims.rows is before
+    assert claims.rows.tolist() == [2, 3]
+    for _ in range(2):
+        claims.count(held[1:], lambda rows: rows[:0], 1002.0 + NAMED_S)
+    assert claims.rows.tolist() == [3]
+    claims.count(held, lambda rows: rows[:0], 1002.0 + 2 * NAMED_S)
+    assert claims.rows.tolist() == []
 
 
 @examples(20)
@@ -96,7 +120,7 @@ def test_rows_that_are_full() -> None:
     assert counts == [(0, 0, 0, 0), (0, 0, 0, 1), (1, 0, 0, 2), (0, 1, 0, 3), (0, 1, 1, 3)]
     few = members(7)
     all_claim = claimants(table(few), few, {c.address: EVERY_ROW for c in few})
-    assert (all_claim.nearly_full, all_claim.full, all_claim.overfull) == (0, 0, 0), "there is no node that has no place"
+    assert (all_claim.nearly_full, all_claim.full, all_claim.overfull) == (0, 0, 0), "each node has a place"
 
 
 def test_of_very_many_claims_the_best_are_ranked(monkeypatch: pytest.MonkeyPatch) -> None:
