@@ -132,7 +132,7 @@ def _pages(socket: Path, resource: str, query: dict[str, str]) -> Iterator[list[
         if page.get("end"):
             return
         if page.get("missed"):
-            click.echo(f"lbctl: {page['missed']:,} changes are missing here: they came too fast", err=True)
+            click.echo(f"lbctl: at least {page['missed']:,} changes are missing here: too fast", err=True)
         if found := list(decode(page, names)):
             yield found
 

@@ -25,6 +25,8 @@ from bpf.maps.session_dtype import EVENT_DTYPE
 from bpf.maps.session_map import now_tick
 
 PERIOD_S: Final = 0.1
+FULL: Final = 32_000
+"""Events that nearly fill the ring buffer: of so many in one period some were lost."""
 QUEUE: Final = 64
 """Pages that a watcher may be behind: then it misses some, and is informed how many events."""
 
@@ -80,7 +82,11 @@ class SessionWatch:
     def _collect(self, reader: RingReader[bytes]) -> list[Change]:
         """Return what has changed since the last call: in the program, then in the agent."""
         own = [self._own.popleft() for _ in range(len(self._own))]
-        events = np.frombuffer(b"".join(reader.read()), EVENT_DTYPE)
+        read = reader.read()
+        if len(read) >= FULL:
+            for watcher in self._watchers:
+                watcher.missed += 1
+        events = np.frombuffer(b"".join(read), EVENT_DTYPE)
         return [(events["slot"].astype(np.int64), events["before"].copy(), events["after"].copy()), *own]
 
     async def _bring(self, watcher: _Watcher, changes: Iterable[Change]) -> None:

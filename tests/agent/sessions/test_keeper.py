@@ -238,6 +238,24 @@ def test_a_slow_watcher_is_informed_of_what_it_missed(monkeypatch: pytest.Monkey
     asyncio.run(play())
 
 
+def test_a_full_ring_buffer_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play() -> None:
+        monkeypatch.setattr(watch_module, "FULL", 3)
+        async with running(monkeypatch) as world:
+            pages = world.watch.pages(EVERY)
+            first = asyncio.create_task(anext(pages))
+            await until(lambda: world.ring.is_open)
+            tag = world.slots.put(3, now=now_tick())
+            for _ in range(3):  # in one period: nothing else runs meanwhile
+                world.ring.write(3, 0, tag)
+            assert json.loads(await first)["missed"] == 1
+            world.ring.write(3, 0, tag)
+            assert json.loads(await anext(pages))["missed"] == 0
+            await pages.aclose()
+
+    asyncio.run(play())
+
+
 def lines(slots: Slots, selection: Selection, changed: Iterable[tuple[int, int, int]]) -> list[dict[str, Any]]:
     numbers, before, after = (np.array(column) for column in zip(*changed, strict=True))
     change = numbers, before.astype(np.uint64), after.astype(np.uint64)
