@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +24,12 @@ from agent.handover.session_store import SessionStore, Slots, ages_of
 from bpf.layout.nat import NAT_ROWS
 from bpf.maps.session_map import now_tick
 
-BATCH = 21 * 16
+BATCH: Final = 21 * 16
 """Records that are read at once."""
+
+
+SKEW_TICKS: Final = 2
+"""For so long a row whose sessions another node has sent here may belong to this node by the other's table alone."""
 
 
 class Count(enum.StrEnum):
@@ -67,6 +72,8 @@ class Exchange:
         self._stream, self._tick = stream, tick
         self._hand_over = HandOver(own)
         self._log = SentLog(NAT_ROWS, store.row_slots)
+        self._received_at = np.full(NAT_ROWS, -SKEW_TICKS - 1, np.int64)
+        """By row, the tick of the last sessions from other nodes."""
 
     @property
     def chains(self) -> Chains | None:
@@ -101,6 +108,10 @@ class Exchange:
         until = self._hand_over.awaited(now, NAT_ROWS)
         self._pulls[:] = (until * 1e9).astype(np.uint64)
         self.counters[Count.UNANSWERED] = self._hand_over.unanswered
+
+    def overdue(self, now: float) -> set[int]:
+        """Return the nodes that have not answered for long."""
+        return self._hand_over.overdue(now)
 
     def forget(self, node: int) -> None:
         """Forget what a node was sent: it has another session."""
@@ -144,7 +155,7 @@ class Exchange:
         chains, tick = self._hand_over.chains, self._tick()
         if chains is None:
             return
-        rows = np.isin(chains[:, 0], list(idle))
+        rows = np.isin(chains[:, 0], list(idle)) & (tick - self._received_at > SKEW_TICKS)
         slots = self._store.used(rows)
         self._log.forget(rows, but=slots)
         if not len(slots):
@@ -164,7 +175,9 @@ class Exchange:
         if kind is Kind.DECLINED:
             self._log.keep(records["slot"].astype(np.int64))
             return
-        done = self._store.write(records, self._tick())
+        tick = self._tick()
+        self._received_at[records["slot"].astype(np.int64) // self._store.row_slots] = tick
+        done = self._store.write(records, tick)
         numbers = (done.taken, done.merged, done.dropped, done.reset, done.busy)
         for count, number in zip(_WRITTEN, numbers, strict=True):
             self.counters[count] += number

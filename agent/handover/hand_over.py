@@ -8,7 +8,8 @@
     hand_over.awaited(now): until when this node creates sessions of a row only where no owner does
 
 1. A node pulls the rows that move to it from all nodes of their old and new chains that answer. It waits for all
-   answers, at most `PULL_S`. A node without old chains (it booted, or others did not reach it) pulls all its rows.
+   answers, at most `PULL_S`; later ones count as well. A node without old chains (it booted, or others did not reach
+   it) pulls all its rows.
 2. A holder sends what is asked for at once. It ends its answer when its own chains no longer name it as the owner of
    one of the rows: before that it may create sessions there. Then it sends once more what has changed since.
 3. At a change of its own chains a holder pushes the rows that move to others, also without being asked: it may hold
@@ -29,6 +30,9 @@ from agent.handover.item import End, Pull
 from agent.handover.row_move import Chains, Rows, asked_nodes, owned, pulled_rows, pushed_rows
 
 PULL_S: Final = 0.5
+OVERDUE_S: Final = 10.0
+"""After this time a node that has not answered is a problem: its table names itself as an owner, or its agent hangs."""
+FORGOTTEN_S: Final = 60.0
 RESEND_TICKS: Final = 10
 NEVER: Final = -1
 
@@ -68,6 +72,7 @@ class _OwnPull:
     rows: Rows
     asked: set[int]
     until: float
+    late: bool = False
 
 
 @dataclass(slots=True)
@@ -149,13 +154,20 @@ class HandOver:
 
     def awaited(self, now: float, rows: int) -> NDArray[np.float64]:
         """Return until when each row's records may still arrive; 0 where none is awaited."""
-        for number in [number for number, pull in self._pulls.items() if now >= pull.until]:
-            del self._pulls[number]
-            self.unanswered += 1
         until = np.zeros(rows)
         for pull in self._pulls.values():
-            until[pull.rows] = np.maximum(until[pull.rows], pull.until)
+            if now < pull.until:
+                until[pull.rows] = np.maximum(until[pull.rows], pull.until)
+            elif not pull.late:
+                pull.late = True
+                self.unanswered += 1
+        self._pulls = {number: pull for number, pull in self._pulls.items() if now < pull.until + FORGOTTEN_S}
         return until
+
+    def overdue(self, now: float) -> set[int]:
+        """Return the nodes that have not answered for `OVERDUE_S`."""
+        old = (pull.asked for pull in self._pulls.values() if now >= pull.until - PULL_S + OVERDUE_S)
+        return set().union(*old)
 
     def _pull(self, old: Chains | None, chains: Chains, answering: Collection[int], now: float) -> list[Order]:
         rows = pulled_rows(old, chains, self.own)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Coroutine, Iterable
+from collections.abc import Coroutine, Iterable
 from ipaddress import IPv4Address
 from typing import Any, Final
 
@@ -67,7 +67,7 @@ class HandOverKeeper:
         self._arrived: dict[int, list[bytes]] = {}
         self._isolated = False
         self._active_at = self._changed_at = float("-inf")
-        self._declined = self._unanswered = 0
+        self._declined = 0
         self._problems: dict[str, float] = {}
         """Each with the time until which it is shown."""
         forwarder.map_writer.before_nat_rows = self._begin
@@ -85,7 +85,11 @@ class HandOverKeeper:
             f"sessions of {IPv4Address(node)} are not taken: {fault}"
             for node, fault in sorted(self.exchange.faults.items())
         )
-        return (*faults, *self._problems)
+        late = (
+            f"{IPv4Address(node)} has not handed its sessions over: see whether its tables agree with the others'"
+            for node in sorted(self.exchange.overdue(time.monotonic()) & self._answering())
+        )
+        return (*faults, *late, *self._problems)
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """Return what must run for as long as the agent does."""
@@ -119,7 +123,7 @@ class HandOverKeeper:
         self._changed_at = now
         self.exchange.begin(chains, self._answering(), now)
 
-    def _answering(self) -> Collection[int]:
+    def _answering(self) -> set[int]:
         """Return the nodes that answer and do NAT."""
         return {int(node) for node, one in self._membership.present_states().items() if one.nat is not None}
 
@@ -149,8 +153,5 @@ class HandOverKeeper:
         if counters[Count.DECLINED] > self._declined:
             line = "sessions of other nodes are with backends that this node does not know, so they stay there"
             self._problems[f"{line}: give all nodes the same services and backends"] = now + SHOWN_S
-        if counters[Count.UNANSWERED] > self._unanswered:
-            line = "a node did not hand its sessions over within half a second: see whether all agents run"
-            self._problems[line] = now + SHOWN_S
-        self._declined, self._unanswered = counters[Count.DECLINED], counters[Count.UNANSWERED]
+        self._declined = counters[Count.DECLINED]
         self._problems = {line: until for line, until in self._problems.items() if now < until}

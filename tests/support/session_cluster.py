@@ -17,7 +17,7 @@ from ipaddress import IPv4Address
 
 import numpy as np
 from support.channel_network import Datagram, Network, address, state
-from support.session_arrays import POOLS, SESSIONS, Arrays
+from support.session_arrays import POOLS, Arrays
 from support.session_records import record
 
 from agent.channel.event import ItemReceived, SessionBegun
@@ -34,6 +34,7 @@ CHAIN = 4
 MAX_HOPS = 8
 SLICE_S = 0.004
 SWEEP_S = 0.25
+SESSIONS = 1 << 19
 BUCKET_BITS = (SESSIONS // NAT_ROWS // WAYS).bit_length() - 1
 CODEC = Codec(Pool(str(POOLS[4]).encode(), SESSIONS, NAT_ROWS))
 
@@ -88,7 +89,7 @@ class Cluster:
 
     def start(self, number: int) -> None:
         """Start a node, after a boot: it has no sessions and no chains."""
-        arrays, pulls, own = Arrays(backend=9 + number), np.zeros(NAT_ROWS, np.uint64), address(number)
+        arrays, pulls, own = Arrays(9 + number, SESSIONS), np.zeros(NAT_ROWS, np.uint64), address(number)
         channel = self.network.start(number)
 
         def stream(node: int, items: Iterable[bytes]) -> None:

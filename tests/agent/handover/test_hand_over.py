@@ -68,7 +68,10 @@ def test_it_waits_half_a_second_for_a_node_that_does_not_answer_and_not_at_all_f
     assert awaited(new, NOW + PULL_S - 0.01) == [0]
     assert awaited(new, NOW + PULL_S) == []
     assert new.unanswered == 1
+    assert new.overdue(NOW + 9) == set()
+    assert new.overdue(NOW + 11) == {A}
     assert new.receive(A, End(1), TICK) == []
+    assert new.overdue(NOW + 11) == set()
     alone = HandOver(C)
     assert change(alone, AFTER, set()) == []
     assert awaited(alone) == []

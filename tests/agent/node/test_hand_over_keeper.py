@@ -120,14 +120,17 @@ def test_items_that_cannot_be_read_are_a_problem_that_names_the_node() -> None:
     assert node.keeper.problems() == ()
 
 
-def test_a_pull_that_is_not_answered_in_time_is_a_problem_for_a_while() -> None:
+def test_a_node_that_does_not_answer_for_long_is_a_problem_until_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
     node = Node()
     node.write(A, B)
-    now = time.monotonic() + 1
-    node.keeper.exchange.await_answers(now)
-    node.keeper._note_losses(now)
-    assert "within half a second" in node.keeper.problems()[0]
-    node.keeper._note_losses(now + module.SHOWN_S + 1)
+    assert node.keeper.problems() == ()
+    later = time.monotonic() + 11
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    node.keeper.exchange.await_answers(later)
+    assert node.keeper.counters["unanswered"] == 1
+    (line,) = node.keeper.problems()
+    assert line.startswith("10.0.0.12 has not handed its sessions over")
+    node.keeper.exchange.receive(int(B), [CODEC.end(1)], later)
     assert node.keeper.problems() == ()
 
 
