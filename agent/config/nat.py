@@ -15,8 +15,8 @@ from agent.address import Network
 from agent.config.bgp import AnnounceConfig
 from agent.config.fields import Port, Section, UnicastAddress, Weight, as_network, fault, within
 
-NAT_READY: bool = False
-"""Whether this release does NAT. The schema is complete before the rest is: until then the sections are refused."""
+NAT_READY: bool = True
+"""Whether this release does NAT; False refuses its sections."""
 NOT_READY: Final = "mode nat is not in this release"
 MAX_BACKENDS: Final = 4096
 """Of all services together: the entries of the data path's map."""

@@ -19,7 +19,7 @@ from agent.control.membership_status import echo_status, membership_status
 from agent.forwarding.map_writer import key_of
 from agent.health.rise_fall import Health
 from agent.instances.keeper import InstanceKeeper
-from agent.model import NAT_KEY, Announcement, Member, Share, State
+from agent.model import NAT_KEY, NAT_TABLE, Announcement, Member, Share, State
 from agent.node.backend_keeper import BackendKeeper
 from agent.node.candidates import candidates, takers
 from agent.node.claim_keeper import ClaimKeeper
@@ -89,6 +89,7 @@ def status(state: NodeState) -> dict[str, Any]:
         "pools": _announced(state, "pool", state.pools),
         "connections": _connections(state, now),
         "sessions": state.sessions.summary() if state.sessions else None,
+        "nat": _nat(state),
         "hand_over": state.hand_overs.counters if state.hand_overs else None,
         "services": [_service(state, service, counters) for service in state.config.services],
         "members": [_member(state, member, now) for member in state.members],
@@ -131,6 +132,14 @@ def _xdp(state: NodeState, counters: dict[str, int]) -> dict[str, Any]:
         "interface": ", ".join(state.config.node.names),
         "counters": counters,
     }
+
+
+def _nat(state: NodeState) -> dict[str, Any] | None:
+    """Return the counters of packets to the pool whose session is not on this node: they are of no known service."""
+    forwarder = state.forwarder
+    if state.config.nat is None or forwarder is None:
+        return None
+    return {"counters": forwarder.datapath.maps.counters.of_slot(forwarder.map_writer.slot(NAT_TABLE))}
 
 
 def _announced(state: NodeState, kind: str, ones: Mapping[Any, Announcement]) -> list[dict[str, Any]]:

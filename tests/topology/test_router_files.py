@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from agent.cli.main import main
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("bird.conf", "frr.conf", "bird-routed.conf", "bird-dual.conf", "frr-dual.conf")
+NAMES = ("bird.conf", "frr.conf", "bird-routed.conf", "bird-dual.conf", "frr-dual.conf", "bird-nat.conf")
 FILES = [
     *(ROOT / "topology/routers" / name for name in NAMES),
     ROOT / "tests/bench/lab/bird.conf",

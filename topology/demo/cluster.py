@@ -125,20 +125,23 @@ class Cluster:
         return counters
 
     def client_ends(self, node: str) -> frozenset[str]:
-        """Return the clients' ends, `address:port`, of the connections to the service that a node holds."""
-        if self._nat:
+        """Return the clients' ends, `address:port`, of the connections to the service that a node or backend holds.
+
+        A backend's are those of the pool, or of a proxy.
+        """
+        if self._nat and node in self.addresses:
             listed = json.loads(self.lab.exec(node, ["lbctl", "session", "list", "-o", "json"]).stdout)
             return frozenset(one["client"] for one in listed["sessions"] if one.get("service") == SERVICE)
         return established_from(PORT, Path(f"/proc/{self.lab.nodes[node].pid}/net/tcp").read_text())
 
     def backends_up(self, node: str) -> frozenset[str]:
-        """Return the backends of the service, by their addresses, that a node believes to be up."""
+        """Return the backends of the service, by their addresses, that a node takes for healthy."""
         services = self.request(node, "GET", "/status")["services"]
-        backends = next(one.get("backends", ()) for one in services if one["name"] == SERVICE)
-        return frozenset(one["address"] for one in backends if one["up"])
+        backends = next(one["backends"] for one in services if one["name"] == SERVICE)
+        return frozenset(one["address"].rpartition(":")[0] for one in backends if one["healthy"])
 
     def wait_for_backend(self, address: str, nodes: Iterable[str], up: bool) -> None:
-        """Wait until all these nodes believe that a backend is up, or down; without NAT no node has backends."""
+        """Wait until all these nodes take a backend for healthy, or not; without NAT no node has backends."""
         if self._nat:
             state = "up" if up else "down"
             self.wait(

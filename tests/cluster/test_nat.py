@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NAT, live: topology/nat.clab.yml with BIRD, ExaBGP, agents and XDP, and backends that know nothing of anylb.
+
+    client ── router ──┬── segment ── b1 b2 b3 b4, later b5
+                       └── farm ───── s1 s2 s3: their answers to the pool arrive at any node
+
+What must live on: connections and UDP flows whose node and backend live. The control of each change of nodes is HAProxy
+on the same nodes with the same backends, behind plain ECMP: the same change must break some of its connections.
+"""
+
+import re
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+
+import pytest
+from support.cluster_lab import FOUR
+from support.nat_lab import (
+    BACKENDS,
+    CONTROL_SOURCE,
+    CONTROL_VIP,
+    ECHO_PORT,
+    POOL,
+    POOL6,
+    UDP_PORT,
+    VIP,
+    VIP6,
+    WEB_PORT,
+    NatLab,
+    Sessions,
+    nat_lab,
+)
+from support.packets import ACK, RST, SYN, TCP, ipv4, tcp
+from support.segment_faults import without_power
+from support.waiting import wait_for
+
+from topology.traffic.controller import TrafficController
+from topology.traffic.sockets import ABORT
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(240)]
+FIVE = (*FOUR, "b5")
+HELD, HELD_BY_CONTROL, OTHERS = 400, 200, 40
+NOBODY = "10.1.77.1"
+"""An address of the clients' network that nothing has: what is sent to it is lost."""
+STREAM, DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
+KINDS = [(STREAM, VIP, ECHO_PORT), (STREAM, VIP6, ECHO_PORT), (DATAGRAM, VIP, UDP_PORT), (DATAGRAM, VIP6, UDP_PORT)]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatLab]:
+    with nat_lab("nat-test", tmp_path_factory.mktemp("nat")) as made:
+        wait_for(lambda: made.serves(FOUR), "four nodes that do NAT")
+        yield made
+
+
+@dataclass
+class Clients:
+    """Those that hold connections all the time, to NAT and to its control, and those that ask when a test does."""
+
+    lab: NatLab
+    nat: TrafficController
+    control: TrafficController
+    others: Sessions
+
+    def open(self) -> None:
+        """Hold HELD connections through NAT, others of each kind, and some through the control."""
+        for traffic, count in ((self.nat, HELD), (self.control, HELD_BY_CONTROL)):
+            traffic.close_held()
+            traffic.begin()
+            traffic.open(count)
+        self.others.close()
+        for kind, vip, port in KINDS[1:]:
+            self.others.open(kind, vip, port, OTHERS)
+        for traffic, count in ((self.nat, HELD), (self.control, HELD_BY_CONTROL)):
+            wait_for(lambda t=traffic, n=count: t.progress().open >= n, "connections to be open")  # type: ignore[misc]
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until each connection has answered what was sent from now on, or is broken."""
+        now = time.monotonic()
+        for traffic in (self.nat, self.control):
+            wait_for(lambda t=traffic: not t.progress(now).unsettled, "all to answer or to break")  # type: ignore[misc]
+
+    def broken(self, lost: frozenset[str] = frozenset(), backend: str = "") -> list[str]:
+        """Return what broke through NAT, but for clients' ends in `lost` and connections of `backend`."""
+        self.settle()
+        held = [one for one in self.nat.report()[0] if one.state == "broken"]
+        found = [f"{one.source} at {one.owner}: {one.reason}" for one in held if one.owner != backend]
+        for one in self.others.broken():
+            if one.backend != backend:
+                found.append(f"{one.end} at {one.backend}: no answer")
+        return [text for text in found if text.split(" ")[0] not in lost]
+
+    def broken_by_control(self) -> int:
+        """Return how many of the control's connections broke."""
+        self.settle()
+        return sum(one.state == "broken" for one in self.control.report()[0])
+
+
+@pytest.fixture(scope="module")
+def clients(lab: NatLab) -> Iterator[Clients]:
+    nat = lab.traffic("nat", VIP, "10.1.1")
+    control = lab.traffic("control", CONTROL_VIP, CONTROL_SOURCE)
+    try:
+        yield Clients(lab, nat, control, lab.sessions())
+    finally:
+        nat.quit()
+        control.quit()
+
+
+# Requests and answers
+
+
+@pytest.mark.parametrize(("kind", "vip", "port"), KINDS, ids=["tcp-4", "tcp-6", "udp-4", "udp-6"])
+def test_requests_reach_all_backends_and_answers_come_from_the_vip(
+    lab: NatLab, kind: socket.SocketKind, vip: str, port: int
+) -> None:
+    """A connected socket takes answers of the VIP's address and port alone."""
+    sessions = lab.sessions()
+    sessions.open(kind, vip, port, 60)
+    assert set(sessions.backends()) == set(BACKENDS)
+    assert sessions.broken() == []
+    if kind == STREAM:
+        pools = [ip_network(pool) for pool in (POOL, POOL6)]
+        peers = {ip_address(peer) for backend in BACKENDS for peer in lab.peers(backend)}
+        assert all(any(peer in pool for pool in pools) for peer in peers), peers
+    sessions.close()
+
+
+def test_the_port_of_a_backend_may_be_another(lab: NatLab) -> None:
+    bodies = set()
+    for _ in range(20):
+        with lab.connect(VIP, WEB_PORT) as one:
+            one.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            answer = b"".join(iter(lambda: one.recv(4096), b""))
+        bodies.add(answer.splitlines()[-1].decode())
+    assert bodies == set(BACKENDS)
+
+
+def test_answers_arrive_at_other_nodes_than_the_owner(lab: NatLab) -> None:
+    before, sent_on = lab.nat_counters(), lab.answers_sent_on()
+    sessions = lab.sessions()
+    sessions.open(STREAM, VIP, ECHO_PORT, 60)
+    sessions.close()
+    now = lab.nat_counters()
+    for counter in ("forward_backend", "forward_client", "forward_first"):
+        assert all(now[node][counter] > before[node][counter] for node in FOUR), counter
+    assert lab.answers_sent_on() - sent_on > 60, "of at least two answers to each client, three of four"
+
+
+# Nodes come and go
+
+
+def test_nodes_join_drain_and_leave_and_no_session_breaks(lab: NatLab, clients: Clients) -> None:
+    clients.open()
+    lab.start("b5", "speaker", "agent")
+    wait_for(lambda: lab.serves(FIVE), "b5 to have joined")
+    lab.route_control(FIVE)
+    assert clients.broken() == []
+    assert clients.broken_by_control() > HELD_BY_CONTROL / 10
+
+    clients.open()
+    handed_over = set(lab.states(["b5"]))
+    assert len(handed_over) > HELD / 10
+    lab.request("b5", "POST", "/drain")
+    wait_for(lambda: lab.serves(FOUR), "b5 to own nothing")
+    lab.route_control(FOUR)
+    wait_for(lambda: handed_over <= set(lab.states(FOUR)), "the others to have its sessions")
+    lab.request("b5", "POST", "/leave")
+    lab.stop("b5", "agent", "speaker")
+    assert clients.broken() == []
+    assert clients.broken_by_control() > HELD_BY_CONTROL / 10
+
+
+def test_the_sessions_of_a_node_without_power_are_lost_and_no_others(lab: NatLab, clients: Clients) -> None:
+    clients.open()
+    lost = frozenset(lab.states(["b4"]))
+    assert HELD / 10 < len(lost & {one.source for one in clients.nat.report()[0]}) < HELD
+    with without_power(lab, "b4"):
+        wait_for(lambda: lab.serves(FOUR[:3]), "three nodes")
+        lab.route_control(FOUR[:3])
+        assert clients.broken(lost=lost) == []
+        assert clients.broken_by_control() > HELD_BY_CONTROL / 10
+    wait_for(lambda: lab.serves(FOUR), "b4 to be back")
+    assert clients.broken(lost=lost) == [], "b4 booted without sessions, and took none that it did not know"
+
+
+@pytest.mark.parametrize("forward", ["gue", "ipip"])
+def test_a_change_of_forward_restarts_agents_and_replaces_programs_and_breaks_nothing(
+    lab: NatLab, clients: Clients, forward: str
+) -> None:
+    """Under open connections: for a time two nodes send by one method, two by another."""
+    clients.open()
+    config = lab.folder / "lb-nat.yml"
+    config.write_text(re.sub(r"  forward: \w+", f"  forward: {forward}", config.read_text()))
+    before = lab.nat_counters()
+    for pair in (FOUR[:2], FOUR[2:]):
+        for node in pair:
+            lab.kill(node, "agent", signal.SIGKILL)
+            lab.start(node, "agent")
+        wait_for(lambda: lab.serves(FOUR), "four nodes")
+        assert clients.broken() == []
+    now = lab.nat_counters()
+    assert all(now[node]["rx_tunnel"] > before[node]["rx_tunnel"] for node in FOUR)
+
+
+# Forged packets
+
+
+def forged(source: tuple[str, int], flags: int, seq: int = 1, ack: int = 0) -> bytes:
+    """Return a packet to the echo service, as if a client at `source` had sent it."""
+    segment = tcp(src=source[0], dst=VIP, sport=source[1], dport=ECHO_PORT, flags=flags, seq=seq, ack=ack)
+    return ipv4(segment, src=source[0], dst=VIP, protocol=TCP)
+
+
+def test_a_forged_rst_closes_nothing_and_a_real_one_does(lab: NatLab) -> None:
+    sessions = lab.sessions()
+    sessions.open(STREAM, VIP, ECHO_PORT, 20)
+    ends = {one.end for one in sessions.held}
+    lab.forge(
+        forged((end.rpartition(":")[0], int(end.rpartition(":")[2])), RST, seq=number << 24)
+        for end in ends
+        for number in range(0, 256, 64)
+    )
+    assert sessions.broken() == []
+    assert {state for end, state in lab.states().items() if end in ends} == {"established"}
+    for one in sessions.held:
+        one.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)
+    sessions.close()
+    wait_for(lambda: not ends & set(lab.states()), "the control: sessions that their clients reset to be gone")
+
+
+def test_a_forged_syn_and_ack_is_no_established_session(lab: NatLab) -> None:
+    sessions = lab.sessions()
+    sessions.open(STREAM, VIP, ECHO_PORT, 1)  # the control
+    (real,) = (one.end for one in sessions.held)
+    ends = [(NOBODY, port) for port in range(2000, 2020)]
+    lab.forge(forged(end, SYN, seq=7) for end in ends)
+    wait_for(lambda: sum(end.startswith(f"{NOBODY}:") for end in lab.states()) >= len(ends), "half-open sessions")
+    lab.forge(forged(end, ACK, seq=8, ack=number << 24) for end in ends for number in (1, 99))
+    assert sessions.broken() == []
+    states = lab.states()  # the backend resets some of them
+    assert {states.get(f"{address}:{port}", "closed") for address, port in ends} <= {"half-open", "closed"}
+    assert states[real] == "established"
+    sessions.close()
+
+
+def test_a_flood_of_syns_touches_no_session_and_is_refused_at_the_limit(lab: NatLab, clients: Clients) -> None:
+    """Of each bucket at most half may be half-open; the scan frees these soon when there are many."""
+    clients.open()
+    before = lab.nat_counters()
+    refused = lambda: sum(lab.nat_counters()[node]["drop_nat_full"] - before[node]["drop_nat_full"] for node in FOUR)  # noqa: E731
+    first = forged((NOBODY, 1024), SYN)
+    # With the first one's checksum: no backend answers them. They fill slots all the same.
+    lab.forge(first[:20] + port.to_bytes(2, "big") + first[22:] for port in range(1024, 65_536))
+    wait_for(lambda: refused() > 1000, "SYNs to be refused")
+    assert clients.broken() == []
+    sessions = lab.sessions()
+    sessions.open(STREAM, VIP, ECHO_PORT, 20)  # each is repeated until there is room
+    assert sessions.broken() == []
+    sessions.close()
+    assert clients.broken() == []

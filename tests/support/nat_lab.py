@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lab of NAT: nodes before backends that know nothing of anylb (topology/nat.clab.yml), and its control.
+
+The control is a VIP that the router spreads over the same nodes by plain ECMP, to a HAProxy on each, with the same
+backends: what happens to its connections at a change of nodes shows that the change would break some.
+
+Owns what the tests of NAT share: the lab, clients by TCP and UDP, frames forged on the client's link, backends that
+stop and start. Does not own any judgment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import json
+import os
+import re
+import select
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from support.cluster_lab import FOUR, ClusterLab, copy_topology
+from support.packets import ethernet, mac
+
+from topology.demo.cluster import VIP
+from topology.lab.lab import Lab
+from topology.lab.netns import inside_net
+from topology.traffic.controller import TrafficController
+
+VIP6 = "fd99::1"
+POOL, POOL6 = "10.255.0.0/31", "fd00:ff::/127"
+CONTROL_VIP = "10.99.0.2"
+BACKENDS = {"s1": "10.9.0.11", "s2": "10.9.0.12", "s3": "10.9.0.13"}
+ECHO_PORT, UDP_PORT, WEB_PORT = 7000, 7001, 80
+#: Source addresses of the control's traffic and of `Sessions`, so that nothing collides with the first client's ports.
+CONTROL_SOURCE, SESSION_SOURCE, SESSION_SOURCE6 = "10.1.2", "10.1.3", "fd01:0:0:1::3"
+REPEAT_S = 0.5
+FORGER = mac("02:00:00:00:00:99")
+
+
+class NatLab(ClusterLab):
+    """The lab of NAT that is up."""
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        super().__init__(lab, "bird")
+        self._nat = True
+        self.folder = folder
+        self._numbers = itertools.count(1)  # no source port is used twice
+
+    def prepare_control(self) -> None:
+        """Start HAProxy on each node, at an address that the router spreads over the nodes by ECMP alone."""
+        for net in (CONTROL_SOURCE, SESSION_SOURCE):
+            self.lab.exec("client", ["ip", "route", "add", "local", f"{net}.0/24", "dev", "lo"])
+        for node in self.addresses:
+            self.lab.exec(node, ["ip", "address", "add", f"{CONTROL_VIP}/32", "dev", "lo"])
+            self.lab.exec(node, ["haproxy", "-D", "-f", "/etc/haproxy-lab.cfg"])
+        self.route_control(FOUR)
+
+    def hops(self, prefix: str) -> set[str]:
+        """Return the nodes that the router's kernel routes a prefix of either family to."""
+        family = "-6" if ":" in prefix else "-4"
+        routes = json.loads(self.lab.exec("router", ["ip", family, "-j", "route", "show", prefix]).stdout or "[]")
+        legs = [leg for route in routes for leg in route.get("nexthops", [route])]
+        hosts = {address.rpartition(".")[2]: node for node, address in self.addresses.items()}
+        return {hosts[re.split(r"[.:]", leg["gateway"])[-1]] for leg in legs if "gateway" in leg}
+
+    def serves(self, nodes: Iterable[str]) -> bool:
+        """Return whether just these nodes have all routes, agree on the table of sessions, and have all backends up."""
+        expected = set(nodes)
+        return (
+            all(self.hops(prefix) == expected for prefix in (VIP, VIP6, POOL, POOL6))
+            and self.tables_agree(expected, expected)
+            and all(self.backends_up(node) == set(BACKENDS.values()) for node in expected)
+        )
+
+    def states(self, nodes: Iterable[str] = FOUR) -> dict[str, str]:
+        """Return the state of each session on these nodes, but of those that are closed, by the client's end."""
+        found = {}
+        for node in nodes:
+            listed = json.loads(self.lab.exec(node, ["lbctl", "session", "list", "-o", "json"]).stdout)
+            found |= {one["client"]: one["state"] for one in listed["sessions"] if one["state"] != "closed"}
+        return found
+
+    def nat_counters(self) -> dict[str, dict[str, int]]:
+        """Return what each node's data path counted, by node; what it did with answers is `nat`'s until it has their
+        session."""
+        found = {}
+        for node in FOUR:
+            status = self.status(node)
+            parts = [part["counters"] for part in (status["nat"], *status["services"])]
+            found[node] = {name: sum(part[name] for part in parts) for name in parts[0]}
+        return found
+
+    def answers_sent_on(self) -> int:
+        """Return how many answers reached a node without their session, which sent them to another one."""
+        return sum(self.status(node)["nat"]["counters"]["forward_first"] for node in FOUR)
+
+    def peers(self, backend: str) -> set[str]:
+        """Return the addresses that have a connection to a backend's echo server."""
+        shown = self.lab.exec(backend, ["ss", "-Htn", "state", "established", f"sport = :{ECHO_PORT}"]).stdout
+        ends = [line.split()[3].rpartition(":")[0].strip("[]") for line in shown.splitlines()]
+        return {end.removeprefix("::ffff:") for end in ends}
+
+    def route_control(self, nodes: Iterable[str]) -> None:
+        """Spread the control's address over these nodes."""
+        # In BIRD's order, by address: with the order the flows that move change too.
+        hops = sorted(tuple(map(int, self.addresses[node].split("."))) for node in nodes)
+        words = [word for hop in hops for word in ("nexthop", "via", ".".join(map(str, hop)))]
+        self.lab.exec("router", ["ip", "route", "replace", f"{CONTROL_VIP}/32", *words])
+
+    def traffic(self, name: str, vip: str, source: str) -> TrafficController:
+        """Start a client program that holds TCP connections to the echo service at a VIP."""
+        control = f"run/traffic-{name}.sock"
+        argv = ["python", "-m", "topology.traffic", "--vip", vip, "--source", source, "--control", f"/{control}"]
+        self.lab.spawn("client", argv, self.lab.root("client") / f"var/log/traffic-{name}.log")
+        return TrafficController.connect(self.lab.root("client") / control)
+
+    @contextlib.contextmanager
+    def backend_cut_off(self, backend: str) -> Iterator[None]:
+        """Have the farm deliver nothing to a backend and nothing of it, as without power; it changes no link."""
+        port = f"eth{backend[1]}"
+        self.lab.exec("farm", ["ip", "link", "set", port, "nomaster"])
+        try:
+            yield
+        finally:
+            self.lab.exec("farm", ["ip", "link", "set", port, "master", "br0"])
+
+    def forge(self, packets: Iterable[bytes]) -> int:
+        """Send IPv4 packets from the client's link as they are, whoever they claim to be from; return how many."""
+        router = self.lab.root("router") / "sys/class/net/eth1/address"
+        target = bytes.fromhex(router.read_text().strip().replace(":", ""))
+        with inside_net(self.lab.nodes["client"].pid):
+            link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        sent = 0
+        with link:
+            link.bind(("eth1", 0))
+            for packet in packets:
+                while not _sent_now(link, ethernet(packet, dst=target, src=FORGER)):
+                    time.sleep(0.001)
+                sent += 1
+        return sent
+
+    def sessions(self) -> Sessions:
+        """Return an empty set of sessions of the client's."""
+        return Sessions(self.lab.nodes["client"].pid, self._numbers)
+
+
+@dataclass
+class Session:
+    """A socket of the client's that is connected to a VIP."""
+
+    sock: socket.socket
+    backend: str = ""
+    answer: str = ""
+    sent: int = 0
+
+    @property
+    def end(self) -> str:
+        """The client's end, `address:port`."""
+        address, port, *_ = self.sock.getsockname()
+        return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+@dataclass
+class Sessions:
+    """TCP connections and UDP flows of both families; each has one line in flight at most."""
+
+    pid: int
+    numbers: Iterator[int]
+    held: list[Session] = field(default_factory=list)
+
+    def open(self, kind: socket.SocketKind, vip: str, port: int, count: int) -> None:
+        """Open so many more; each is answered once."""
+        six = ":" in vip
+        new = []
+        for number in itertools.islice(self.numbers, count):
+            source = f"{SESSION_SOURCE6}:{number:x}" if six else f"{SESSION_SOURCE}.{number % 250 + 1}"
+            with inside_net(self.pid):
+                sock = socket.socket(socket.AF_INET6 if six else socket.AF_INET, kind)
+            sock.settimeout(10)
+            sock.bind((source, 20_000 + number))
+            sock.connect((vip, port))
+            sock.setblocking(False)
+            new.append(Session(sock))
+        self.held += new
+        self._ask(new, 10.0)
+        silent = [one.end for one in new if not one.answer]
+        assert not silent, f"{len(silent)} of {count} got no answer: {silent[:3]}"
+        for one in new:
+            one.backend = one.answer
+
+    def backends(self) -> Counter[str]:
+        """Return how many sessions each backend has."""
+        return Counter(one.backend for one in self.held)
+
+    def broken(self, timeout_s: float = 6.0) -> list[Session]:
+        """Return those that do not answer, or by another backend than before."""
+        self._ask(self.held, timeout_s)
+        return [one for one in self.held if one.answer != one.backend]
+
+    def close(self) -> None:
+        """Close all of them."""
+        for one in self.held:
+            one.sock.close()
+        self.held.clear()
+
+    def _ask(self, sessions: list[Session], timeout_s: float) -> None:
+        """Send a line on each and wait for the answers; datagrams are repeated."""
+        poller = select.poll()
+        by_descriptor = {one.sock.fileno(): one for one in sessions}
+        for one in sessions:
+            one.answer = ""
+            one.sent += 1
+            poller.register(one.sock.fileno(), select.POLLIN)
+            _send(one)
+        pending = set(by_descriptor)
+        deadline = time.monotonic() + timeout_s
+        repeat = time.monotonic() + REPEAT_S
+        while pending and time.monotonic() < deadline:
+            for descriptor, _ in poller.poll(50):
+                if _receive(by_descriptor[descriptor]) and descriptor in pending:
+                    poller.unregister(descriptor)
+                    pending.discard(descriptor)
+            if time.monotonic() >= repeat:
+                repeat += REPEAT_S
+                for descriptor in pending:
+                    if by_descriptor[descriptor].sock.type == socket.SOCK_DGRAM:
+                        _send(by_descriptor[descriptor])
+
+
+def _sent_now(link: socket.socket, frame: bytes) -> bool:
+    """Send a frame; return whether the link had room for it."""
+    try:
+        link.send(frame)
+    except OSError as error:
+        if error.errno != errno.ENOBUFS:
+            raise
+        return False
+    return True
+
+
+def _send(one: Session) -> None:
+    with contextlib.suppress(OSError):
+        one.sock.send(b"%d\n" % one.sent)
+
+
+def _receive(one: Session) -> bool:
+    """Take what has arrived; return whether no more is to be expected: the answer is here, or the end."""
+    try:
+        data = one.sock.recv(4096)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    for line in data.decode().splitlines():
+        name, _, number = line.partition(" ")
+        if number == str(one.sent):
+            one.answer = name
+    return bool(one.answer) or not data
+
+
+@contextlib.contextmanager
+def nat_lab(name: str, folder: Path, **env: str) -> Iterator[NatLab]:
+    """Bring the lab up from a copy of its files in a new folder, with the control; it ends with this process."""
+    copy = copy_topology(folder)
+    with Lab.up(copy / "nat.clab.yml", f"{name}-{os.getpid()}", env, keep=False) as lab:
+        made = NatLab(lab, copy)
+        made.prepare_control()
+        yield made
+
+
+__all__ = ["BACKENDS", "CONTROL_VIP", "ECHO_PORT", "UDP_PORT", "VIP", "VIP6", "WEB_PORT", "NatLab", "nat_lab"]
