@@ -51,7 +51,9 @@ static __always_inline int drop_to_pool(void)
 	return XDP_DROP;
 }
 
-/* A tunnel without a packet for a service may hold an echo question. What is to the NAT pool never gets to the kernel. */
+/*
+ * A tunnel without a packet for a service may hold an echo question. What is to the NAT pool never gets to the kernel.
+ */
 static __always_inline int pass_no_service(const struct packet *pkt)
 {
 	if (NAT && is_in_pool(pkt))
