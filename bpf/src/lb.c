@@ -5,8 +5,8 @@
  * `collector` (collect.h). Packets of NAT (nat.h) have programs of their own: `nat` for plain ones, and for the others
  * `nat_general`, which parses, and `nat_parsed`.
  *
- * But for NAT no state is written per flow: a million flows, or a flood, cost what one flow costs. source.py joins the included
- * files into one text (BCC rewrites map lookups only in the main text).
+ * But for NAT no state is written per flow: a million flows, or a flood, cost what one flow costs. source.py joins the
+ * included files into one text (BCC rewrites map lookups only in the main text).
  */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/if_ether.h>

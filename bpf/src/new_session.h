@@ -3,8 +3,8 @@
  * Makes a session: in the emptier of the flow's two buckets, and there in the way that was left the longest ago, so
  * that a NAT endpoint rests before it is used again.
  *
- * A way is taken by compare-and-exchange to BUSY; then the record is written, then the tag. A row's owner uses the first
- * OWNER_WAYS ways and any other node the rest: while nodes disagree about the owner, two of them do not use one
+ * A way is taken by compare-and-exchange to BUSY; then the record is written, then the tag. A row's owner uses the
+ * first OWNER_WAYS ways and any other node the rest: while nodes disagree about the owner, two of them do not use one
  * endpoint. Half a bucket may be half-open: the rest is for connections, whatever floods. A half-open session makes
  * room after a few seconds if there is no other. Established ones never do.
  */
@@ -192,8 +192,8 @@ static __always_inline bool take_way(const struct nat_conf *nat, u64 *tag, u64 b
 }
 
 /*
- * Make a session for the packet. Returns its slot, or NO_SLOT with why in `event`. `owns`: this node is the row's owner,
- * and no other one may still hand over its sessions.
+ * Make a session for the packet. Returns its slot, or NO_SLOT with why in `event`. `owns`: this node is the row's
+ * owner, and no other one may still hand over its sessions.
  */
 static __always_inline u32 make_session(const struct conf *conf, const struct nat_conf *nat, u32 hash, u32 service_slot,
 					bool owns, const struct packet *pkt, enum counter *event)

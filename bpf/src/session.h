@@ -134,7 +134,9 @@ static __always_inline struct session *find_rest6(u32 slot)
 #endif
 }
 
-/* Return the bits in which the ports and the protocol differ; `ports` are two of the record's. One value, no branches. */
+/*
+ * Return the bits in which the ports and the protocol differ; `ports` are two of the record's. One value, no branches.
+ */
 static __always_inline u32 flow_difference(const void *ports, const struct session *session, const struct packet *pkt)
 {
 	u32 wanted = pkt->client_port | (u32)pkt->vip_port << 16;

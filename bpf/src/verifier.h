@@ -21,8 +21,8 @@
 
 #if NAT
 /*
- * Return all bits if the number is negative, else 0; `zero` is conf->zero. In assembly: of a shift clang makes a branch.
- * And Linux 6.18 would walk the rest once for each of two values that it knows.
+ * Return all bits if the number is negative, else 0; `zero` is conf->zero. In assembly: of a shift clang makes a
+ * branch. And Linux 6.18 would walk the rest once for each of two values that it knows.
  */
 static __always_inline u64 sign_of(u64 number, u32 zero)
 {
