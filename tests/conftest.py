@@ -23,6 +23,7 @@ LONGEST_FIRST = (
     "tests/proof/test_cluster_stories.py",
     "tests/bpf/compiler/test_build.py",
     "tests/cluster/test_fragments.py",
+    "tests/cluster/test_nat_pool.py",
     "tests/cluster/test_interop.py",
     "tests/cluster/test_routed.py",
     "tests/cluster/test_agent.py",
