@@ -94,11 +94,13 @@ def _encode(services: Mapping[ServiceKey, ServiceEntry]) -> dict[ServiceKey, byt
 
     Fragments carry no ports. They are served as they are where a service needs none for its hash and is alone for its
     VIP and protocol. Otherwise they are collected by the table of the service with the lowest port, the same one on all
-    nodes.
+    nodes. Services of mode nat have no tables, and drop fragments: others come first.
     """
     entries: dict[ServiceKey, bytes] = {}
     any_port = {key: key.any_port() for key in services}
-    lowest = {any_port[key]: entry for key, entry in sorted(services.items(), key=lambda one: -one[0].port)}
+    lowest = {
+        any_port[key]: entry for key, entry in sorted(services.items(), key=lambda one: (not one[1].nat, -one[0].port))
+    }
     same = Tally(any_port.values())
     for key, entry in services.items():
         fragments = same[any_port[key]] == 1 and entry.affinity is Affinity.TWO_TUPLE

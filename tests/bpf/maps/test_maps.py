@@ -204,6 +204,16 @@ def test_fragments_are_served_for_a_single_service_without_ports_in_its_affinity
     assert raw_services(maps)[ANY.pack()] == ServiceEntry(1, up=True, affinity=Affinity.THREE_TUPLE).pack()
 
 
+def test_fragments_are_not_collected_by_a_service_of_mode_nat(maps: Maps) -> None:
+    """It has no table. Where all of a VIP's services are NAT's, the entry shows that fragments are dropped."""
+    web, echo = ServiceEntry(2, up=True, nat=True), ServiceEntry(1, up=True)
+    maps.services.write(WEB, web)
+    assert raw_services(maps)[ANY.pack()] == collected_by(web)
+    assert maps.services.read() == {WEB: web}
+    maps.services.write(ECHO, echo)
+    assert raw_services(maps)[ANY.pack()] == collected_by(echo), "although its port is higher"
+
+
 def cache(maps: Maps) -> dict[int, tuple[bytes, bytes, int]]:
     """The entries of the service cache: place -> service, key, crowded."""
     fd = maps.pinned["service_cache"].fd
