@@ -21,6 +21,9 @@ from topology.lab.netns import inside_net
 FOLDER: Final = Path(__file__).parent / "lab"
 SERVERS: Final = ("b1", "b2", "b3", "b4")
 PROXY_VIP: Final = "10.99.0.2"
+NAT_NODES: Final = ("n1", "n2")
+NAT_VIP: Final = "10.99.0.6"
+NAT_POOL: Final = "10.255.0.0/27"
 TUNNEL_VIPS: Final = {"ipip": "10.99.0.4", "gue": "10.99.0.5"}
 """The VIPs by name of the service."""
 START_S: Final = 60.0
@@ -45,7 +48,7 @@ def anylb_lab(name: str) -> Iterator[Cluster]:
 
 @contextlib.contextmanager
 def plain_lab(name: str) -> Iterator[Cluster]:
-    """Bring up the lab without XDP: the VIP by static ECMP routes, and the proxies."""
+    """Bring up the lab with servers without XDP: the VIP by static ECMP routes, the proxies, and nodes that do NAT."""
     with Lab.up(FOLDER / "bench.clab.yml", name, keep=False) as lab:
         cluster = Cluster(lab, "bird")
         for node in SERVERS:
@@ -53,10 +56,15 @@ def plain_lab(name: str) -> Iterator[Cluster]:
         hops = [word for node in SERVERS for word in ("nexthop", "via", cluster.addresses[node])]
         lab.exec("router", ["ip", "route", "add", f"{VIP}/32", *hops])
         lab.exec("router", ["ip", "route", "add", f"{PROXY_VIP}/32", "via", "10.0.0.20"])
+        for node in NAT_NODES:
+            cluster.start(node, "agent")
+        hops = [word for node in NAT_NODES for word in ("nexthop", "via", cluster.addresses[node])]
+        for prefix in (f"{NAT_VIP}/32", NAT_POOL):
+            lab.exec("router", ["ip", "route", "add", prefix, *hops])
         log = lab.root("proxy") / "var/log/anylb/proxy.log"
         lab.spawn("proxy", ["haproxy", "-f", "/etc/haproxy-bench.cfg", "-db"], log=log)
         lab.exec("proxy", ["nginx", "-c", "/etc/nginx-bench.conf", "-e", "/run/nginx/error.log"])
-        for address, port in ((VIP, 80), (PROXY_VIP, 80), (PROXY_VIP, 8080)):
+        for address, port in ((VIP, 80), (PROXY_VIP, 80), (PROXY_VIP, 8080), (NAT_VIP, 80)):
             cluster.wait(f"{address}:{port}", partial(answers, lab, (address, port)), START_S)
         yield cluster
 

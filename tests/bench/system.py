@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench import figures
-from bench.cluster import FOLDER, PROXY_VIP, SERVERS, TUNNEL_VIPS, anylb_lab, plain_lab
+from bench.cluster import FOLDER, NAT_VIP, PROXY_VIP, SERVERS, TUNNEL_VIPS, anylb_lab, plain_lab
 from bench.figures import Cpu, Load, ProcessCpu, Round
 
 from topology.demo.agent_client import SERVICE
@@ -135,6 +135,7 @@ def load_paths(plain: Cluster, anylb: Cluster) -> list[LoadPath]:
         LoadPath("xdp only", anylb, f"http://{OTHER_VIP}/"),
         LoadPath("anylb l2", anylb, f"http://{VIP}/", service=SERVICE),
         *(LoadPath(f"anylb {name}", anylb, f"http://{vip}/", service=name) for name, vip in TUNNEL_VIPS.items()),
+        LoadPath("anylb nat", plain, f"http://{NAT_VIP}/"),
         LoadPath("haproxy tcp", plain, f"http://{PROXY_VIP}/"),
         LoadPath("nginx stream", plain, f"http://{PROXY_VIP}:8080/"),
     ]

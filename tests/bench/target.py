@@ -15,6 +15,7 @@ FROM_GUE: Final = "deliver from gue, socket"
 NOT_A_VIP: Final = "pass, not a VIP"
 MANY: Final = 1_000_000
 OURS: Final = "anylb l2"
+NAT: Final = "anylb nat"
 PROXY: Final = "haproxy tcp"
 LARGEST: Final = 1024
 
@@ -72,7 +73,8 @@ def _xdp(rows: Iterable[Mapping[str, Any]]) -> list[Target]:
 
 
 def _system(rows: Iterable[Mapping[str, Any]]) -> list[Target]:
-    ours = next((row for row in rows if row["path"] == OURS), None)
+    by_path = {row["path"]: row for row in rows}
+    ours = by_path.get(OURS)
     if ours is None:
         return []
     limits = (("connections", 0.80, 1.5), ("requests", 0.88, 1.6))
@@ -81,6 +83,10 @@ def _system(rows: Iterable[Mapping[str, Any]]) -> list[Target]:
         ratios = ours[f"{kind}_per_cpu_s_ratio"]
         made.append(Target(f"{kind} per CPU second, of direct", of_direct, ratios[figures.DIRECT], at_most=False))
         made.append(Target(f"{kind} per CPU second, of HAProxy", of_proxy, ratios[PROXY], at_most=False))
+    if nat := by_path.get(NAT):
+        for kind, limit in (("connections", 1.1), ("requests", 1.3)):
+            value = nat[f"{kind}_per_cpu_s_ratio"][PROXY]
+            made.append(Target(f"{kind} per CPU second by NAT, of HAProxy", limit, value, at_most=False))
     return made
 
 
