@@ -7,20 +7,18 @@ packet is translated here, makes a session here, goes to another node, or belong
 """
 
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from bpf.layout.counter import Counter
 from bpf.layout.session import Session, SessionState
-from bpf.reference.pick import Arrival, NodeState, Socket, pick
+from bpf.reference.pick import Arrival, NodeState, pick
 from bpf.reference.session import Progress, Segment, followed
 from bpf.reference.translation import Ends, reset_for, translate, translate_error
 
 Node = TypeVar("Node", bound=Hashable)
 
 _NO_SEGMENT: Final = Segment()
-_OPENS: Final = (Counter.DELIVER_OWNER, Counter.DELIVER_FORWARDED_SYN, Counter.DELIVER_UDP, Counter.DELIVER_NARROW)
-_NOWHERE: Final = (Counter.DELIVER_ONLY_NODE, Counter.DELIVER_CHAIN_END, Counter.PASS_NO_MEMBER)
 
 
 def to_backend(session: Session) -> Ends:
@@ -87,18 +85,27 @@ def handle(
     """
     if packet.fragment:
         return Outcome(Counter.DROP_NAT_FRAGMENT)
+    if not here.chain:
+        return Outcome(Counter.DROP_NO_MEMBER)
+    # Straight from the router only an owner looks for a session: it is followed in one place.
+    looks = packet.hop or here.me == here.chain[0] or not _is_reachable(here, here.chain[0])
     if found and packet.opens and _is_over(found[1]):
         found = None  # the client uses its port again
-    here = replace(here, socket=Socket.CONNECTION if found else Socket.NONE)
+    if found and looks:
+        return _translated(found, packet, mss)
     udp = packet.segment.udp and packet.from_client
     decision = pick(here, Arrival(packet.opens, packet.hop, packet.prev, udp, packet.in_grace))
     if decision.to is not None:
         return Outcome(decision.event, packet.data, decision.to, decision.hop, decision.in_grace)
-    if found and decision.event in (*_OPENS, Counter.DELIVER_SOCKET):
-        return _translated(found, packet, mss)
-    if decision.event in _OPENS:
+    if decision.event.name.startswith("DROP_"):
+        return Outcome(decision.event)
+    if packet.opens:
         return Outcome(new) if isinstance(new, Counter) else _translated(new, packet, mss)
-    return _unknown(packet) if decision.event in _NOWHERE else Outcome(decision.event)
+    return _unknown(packet)
+
+
+def _is_reachable(here: NodeState[Node], node: Node) -> bool:
+    return node not in here.silent and (here.reachable is None or node in here.reachable)
 
 
 def _is_over(progress: Progress) -> bool:

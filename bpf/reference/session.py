@@ -24,9 +24,9 @@ from bpf.reference.flow_hash import mix
 NO_FLAGS: Final = TagFlag(0)
 _WORD: Final = 0xFFFF_FFFF
 RESET_WINDOW: Final = 1 << 20
-"""How far an RST may be from what its receiver acknowledged last, in bytes: that is noted once a tick."""
-OPENING_WINDOW: Final = 1 << 16
-"""How much beyond the SYN-ACK the first acknowledgment seen may be: the one before may be lost, data came since."""
+"""How far an RST may be from what its receiver acknowledged, in bytes; and the first ACK from the SYN-ACK."""
+ACK_STEP: Final = 1 << 18
+"""By how many bytes a noted acknowledgment may be behind: a record that is written is slower to read on other CPUs."""
 HALF_OPEN_MAX: Final = WAYS // 2
 """Sessions in SYN that a bucket takes: a flood of SYNs leaves the rest to those that are answered."""
 
@@ -82,11 +82,14 @@ def followed(now: Progress, segment: Segment, from_client: bool) -> Progress:
     """Return the progress after a packet of the session, from the client or from the backend."""
     if segment.udp:
         return now if from_client or now.state is not SessionState.SYN else replace(now, state=SessionState.EST)
+    now = _noted(now, segment, from_client)
+    if now.state is SessionState.CLOSED:
+        return now
     if segment.rst:
         if not is_credible_reset(now, segment, from_client):
             return now
         return replace(now, state=SessionState.CLOSED, flags=now.flags | TagFlag.RESET)
-    return _moved(_noted(now, segment, from_client), segment, from_client)
+    return _moved(now, segment, from_client)
 
 
 def is_credible_reset(now: Progress, segment: Segment, from_client: bool) -> bool:
@@ -98,36 +101,41 @@ def is_credible_reset(now: Progress, segment: Segment, from_client: bool) -> boo
     return _is_near(segment.sequence, now.client_ack)
 
 
-def _is_near(number: int, acknowledged: int) -> bool:
-    return (number - acknowledged + RESET_WINDOW & _WORD) <= 2 * RESET_WINDOW
+def _is_near(number: int, acknowledged: int, window: int = RESET_WINDOW) -> bool:
+    return (number - acknowledged + window & _WORD) <= 2 * window
 
 
 def _noted(now: Progress, segment: Segment, from_client: bool) -> Progress:
-    """Note FINs and the numbers; the SYN-ACK's is what the client is going to acknowledge."""
-    flags = now.flags
+    """Note what an end acknowledges; before that, by SYN and SYN-ACK, what the other end is going to acknowledge."""
+    if now.state is SessionState.SYN:
+        if segment.syn and from_client and not segment.ack:
+            return replace(now, backend_ack=segment.sequence + 1 & _WORD)
+        if segment.syn and segment.ack and not from_client:
+            return replace(now, client_ack=segment.sequence + 1 & _WORD)
+        return now
+    if not segment.ack or segment.syn or segment.rst:
+        return now
+    before = now.client_ack if from_client else now.backend_ack
+    after = before if _is_near(segment.acknowledgment, before, ACK_STEP) else segment.acknowledgment
+    return replace(now, client_ack=after) if from_client else replace(now, backend_ack=after)
+
+
+def _moved(now: Progress, segment: Segment, from_client: bool) -> Progress:
+    """Note FINs and the SYN-ACK, and change the state, more than once if the packet is of more than one kind."""
+    flags, both = now.flags, TagFlag.CLIENT_FIN | TagFlag.BACKEND_FIN
     if segment.fin:
-        if not from_client and TagFlag.CLIENT_FIN not in flags:
+        if not from_client and not flags & both:
             flags |= TagFlag.CLOSED_BY_BACKEND
         flags |= TagFlag.CLIENT_FIN if from_client else TagFlag.BACKEND_FIN
     if not from_client and segment.syn and segment.ack:
         flags |= TagFlag.SYNACK_SEEN
-        return replace(now, flags=flags, client_ack=segment.sequence + 1 & _WORD, backend_ack=segment.acknowledgment)
-    if not segment.ack or now.state is SessionState.SYN:
-        return replace(now, flags=flags)
-    if from_client:
-        return replace(now, flags=flags, client_ack=segment.acknowledgment)
-    return replace(now, flags=flags, backend_ack=segment.acknowledgment)
-
-
-def _moved(now: Progress, segment: Segment, from_client: bool) -> Progress:
-    """Change the state, more than once if the packet is of more than one kind."""
-    both = TagFlag.CLIENT_FIN | TagFlag.BACKEND_FIN
-    opens = from_client and segment.ack and not segment.syn and TagFlag.SYNACK_SEEN in now.flags
-    if now.state is SessionState.SYN and opens and (segment.acknowledgment - now.client_ack & _WORD) < OPENING_WINDOW:
-        now = replace(now, state=SessionState.EST, client_ack=segment.acknowledgment)
-    if now.state is SessionState.EST and now.flags & both:
+    now = replace(now, flags=flags)
+    opens = from_client and segment.ack and not segment.syn and TagFlag.SYNACK_SEEN in flags
+    if now.state is SessionState.SYN and opens and _is_near(segment.acknowledgment, now.client_ack):
+        now = replace(now, state=SessionState.EST)
+    if now.state is SessionState.EST and flags & both:
         now = replace(now, state=SessionState.FIN)
-    if now.state is SessionState.FIN and now.flags & both == both and segment.ack and not segment.fin:
+    if now.state is SessionState.FIN and flags & both == both and segment.ack and not segment.fin:
         now = replace(now, state=SessionState.CLOSED)
     return now
 

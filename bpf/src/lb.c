@@ -106,7 +106,7 @@ static __always_inline struct ethhdr *receive(struct xdp_md *ctx, struct cursor 
 	return eth;
 }
 
-/* A parsed packet with a flow. At the cursor is what follows its TCP or UDP header, `size` bytes of it. */
+/* A parsed packet with a flow. At the cursor is what follows its TCP or UDP header, or the ports an error quotes. */
 static __always_inline int handle_parsed(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
 					 const struct cursor *c, struct packet *pkt)
 {
@@ -115,7 +115,10 @@ static __always_inline int handle_parsed(struct xdp_md *ctx, const struct conf *
 
 	if (pkt->nat) {
 		FORGET(conf, next); /* else clang subtracts from the pointer */
-		next -= pkt->protocol == IPPROTO_TCP ? sizeof(struct tcphdr) : sizeof(struct udphdr);
+		if (pkt->icmp_error)
+			next -= sizeof(struct ports);
+		else
+			next -= pkt->protocol == IPPROTO_TCP ? sizeof(struct tcphdr) : sizeof(struct udphdr);
 		return leave_parsed(pkt, next);
 	}
 #endif

@@ -17,8 +17,11 @@
 
 #include "handle.h"
 #include "lb.h"
+#include "nat_icmp.h"
 #include "nat_layout.h"
+#include "nat_mss.h"
 #include "nat_pool.h"
+#include "nat_reset.h"
 #include "new_session.h"
 #include "packet.h"
 #include "pick.h"
@@ -151,6 +154,11 @@ static __always_inline bool is_undeliverable(struct xdp_md *ctx, const struct na
 	return true;
 }
 
+static __always_inline bool is_error(const struct packet *pkt)
+{
+	return !pkt->plain && pkt->icmp_error;
+}
+
 /* Follow the packet's session, and send the packet to its other end. As handle_nat() sets `event` and `counted`. */
 static __always_inline int pass_on(struct xdp_md *ctx, const struct uplink *uplink, const struct nat_conf *nat,
 				   struct nat_flow *flow, u32 transport, struct packet *pkt, enum counter *event)
@@ -159,13 +167,17 @@ static __always_inline int pass_on(struct xdp_md *ctx, const struct uplink *upli
 	struct segment segment = {};
 	const struct nat_hop *hop;
 	struct stats *s;
+	bool clamps;
 
-	if (!session || (pkt->protocol == IPPROTO_TCP && !read_segment(ctx, transport, &segment)))
+	if (!session)
+		return XDP_DROP; /* never */
+	if (pkt->protocol == IPPROTO_TCP && !is_error(pkt) && !read_segment(ctx, transport, &segment))
 		return XDP_DROP; /* never */
 	flow->counted = session->service_slot;
 	*event = flow->reply ? FORWARD_CLIENT : FORWARD_BACKEND;
 	hop = find_hop(nat, session, flow->reply);
-	if (pkt->plain && hop && (pkt->length > hop->mtu || hop->vlan))
+	clamps = segment.flags & TCP_SYN && nat->mss[pkt->family == 6];
+	if (pkt->plain && hop && (pkt->length > hop->mtu || hop->vlan || clamps))
 		return NOT_PLAIN;
 	if (is_undeliverable(ctx, hop, pkt, event))
 		return XDP_DROP;
@@ -176,11 +188,15 @@ static __always_inline int pass_on(struct xdp_md *ctx, const struct uplink *upli
 		*event = REPLY_TOO_BIG;
 		return hairpin(ctx, uplink);
 	}
+	if (is_error(pkt))
+		return pass_error_on(ctx, uplink, hop, flow->slot, flow->reply, transport, pkt, event);
 	if (track(nat, flow->slot, session, &segment, pkt, flow->reply)) {
 		s = stats_of(flow->counted);
 		if (s)
 			count(s, RX_FAR_RESET);
 	}
+	if (!pkt->plain && clamps)
+		lower_mss(ctx, transport, nat->mss[pkt->family == 6]);
 	return translate(ctx, uplink, hop, flow->slot, flow->reply, transport, pkt, event);
 }
 
@@ -225,8 +241,8 @@ static __always_inline int leave_parsed(const struct packet *pkt, u32 transport)
 }
 
 /*
- * A packet to the pool or to a VIP; `transport` is the offset of its TCP or UDP header in the frame. Returns the XDP
- * verdict, or NOT_PLAIN.
+ * A packet to the pool or to a VIP; `transport` is the offset of its TCP or UDP header in the frame, of an ICMP error
+ * that of the ports that it quotes. Returns the XDP verdict, or NOT_PLAIN.
  */
 static __always_inline int handle_nat(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
 				      u32 transport, struct packet *pkt)
@@ -300,10 +316,10 @@ static __always_inline int handle_nat(struct xdp_md *ctx, const struct conf *con
 						 row->node[0] == conf->self && !is_pulled(flow.r), pkt, &event);
 	}
 	forget_all(conf, pkt, &flow);
-	if (pkt->icmp_error)
-		event = reject(&flow);
-	else if (flow.slot != NO_SLOT)
+	if (flow.slot != NO_SLOT)
 		verdict = pass_on(ctx, uplink, nat, &flow, transport, pkt, &event);
+	else if (event == DROP_NAT_NO_SESSION && pkt->protocol == IPPROTO_TCP && !is_error(pkt))
+		verdict = pkt->plain ? NOT_PLAIN : reply_reset(ctx, uplink, nat, transport, pkt, &event);
 	if (pkt->plain && verdict == NOT_PLAIN)
 		return verdict;
 	FORGET(conf, flow.counted);

@@ -8,20 +8,15 @@
 
 #include "cursor.h"
 #include "lb.h"
+#include "new_session.h"
+#include "translate.h"
+
+#if NAT
 
 enum tcp_option { TCP_END_OF_LIST = 0, TCP_NO_OPERATION = 1, TCP_MSS = 2 };
 
 #define TCP_OPTIONS_MAX 40 /* bytes, and so options, of a TCP header */
 #define TCP_MSS_LENGTH 4
-
-/* Return the checksum of data of which a word changed (RFC 1624). */
-static __always_inline __sum16 replace_word(__sum16 check, u16 before, u16 after)
-{
-	u32 sum = (u16)~check + (u16)~before + after;
-
-	sum = (sum & 0xffff) + (sum >> 16);
-	return ~(sum + (sum >> 16));
-}
 
 /* Lower the value at `at`, `place` bytes into the options. A value across two words counts with its bytes swapped. */
 static __always_inline void lower_value(struct tcphdr *tcp, __be16 *at, u32 place, u16 limit)
@@ -35,7 +30,7 @@ static __always_inline void lower_value(struct tcphdr *tcp, __be16 *at, u32 plac
 		before = __builtin_bswap16(before);
 		after = __builtin_bswap16(after);
 	}
-	tcp->check = replace_word(tcp->check, before, after);
+	tcp->check = changed_checksum(tcp->check, fold_sum((u64)(u16)~before + after));
 }
 
 /* Lower every MSS option of the SYN whose TCP header is `offset` bytes into the frame: receivers differ in which of two
@@ -57,6 +52,7 @@ static __always_inline void lower_mss(struct xdp_md *ctx, u32 offset, u16 limit)
 		/* It is less anyway; with the bound, the verifier walks the rest once for all paths up to here. */
 		asm volatile("%0 &= 63" : "+r"(at));
 		option = (u8 *)(tcp + 1) + at;
+		asm volatile("" : "+r"(option)); /* clang must not add it up again */
 		if (at + 2 > size || (void *)(option + 2) > end || option[0] == TCP_END_OF_LIST)
 			return;
 		length = option[0] == TCP_NO_OPERATION ? 1 : option[1];
@@ -67,3 +63,4 @@ static __always_inline void lower_mss(struct xdp_md *ctx, u32 offset, u16 limit)
 		at += length;
 	}
 }
+#endif

@@ -12,7 +12,10 @@
 #include "encap.h"
 #include "packet.h"
 #include "ratelimit.h"
+#include "session.h"
+#include "translate.h"
 
+#if NAT
 /* On each CPU, so that a flood of segments of no session is not answered by one of RSTs: 10,000 a second. */
 #define RESET_COST_NS 100000
 #define RESET_BURST_NS 50000000
@@ -25,10 +28,10 @@ struct reset {
 	bool acknowledges;
 };
 
-/* Return false for an RST. */
-static __always_inline bool read_segment(struct xdp_md *ctx, const struct packet *pkt, struct reset *reset)
+/* Return false for an RST, which gets none. `transport` is the offset of the TCP header in the frame. */
+static __always_inline bool plan_reset(struct xdp_md *ctx, u32 transport, const struct packet *pkt, struct reset *reset)
 {
-	const struct tcphdr *tcp = frame_start(ctx) + (pkt->tcp & HEADERS_END);
+	const struct tcphdr *tcp = frame_start(ctx) + (transport & HEADERS_END);
 	u32 size;
 
 	if ((void *)(tcp + 1) > frame_end(ctx) || tcp->rst)
@@ -39,7 +42,7 @@ static __always_inline bool read_segment(struct xdp_md *ctx, const struct packet
 		reset->acknowledged = 0;
 		return true;
 	}
-	size = pkt->length - (pkt->tcp - pkt->l2 - pkt->outer) - tcp->doff * 4 + tcp->syn + tcp->fin;
+	size = pkt->length - (transport - pkt->l2 - pkt->outer) - tcp->doff * 4 + tcp->syn + tcp->fin;
 	reset->sequence = 0;
 	reset->acknowledged = htonl(ntohl(tcp->seq) + size);
 	return true;
@@ -97,21 +100,37 @@ static __always_inline bool write_reset6(struct ipv6hdr *ip, void *end, const st
 
 /*
  * Turn the packet, a TCP segment from `client` to `vip`, into the RST; what is before it in the frame stays. Return
- * false, with nothing changed that matters, if it gets none: then it must be dropped.
+ * false if it gets none, or the rate is used up: then it must be dropped.
  */
-static __always_inline bool write_reset(struct xdp_md *ctx, struct packet *pkt)
+static __always_inline bool write_reset(struct xdp_md *ctx, u32 transport, struct packet *pkt)
 {
-	bool six = IPV6 && pkt->family == 6;
+	bool six = NAT6 && pkt->family == 6;
 	u32 before = (pkt->l2 + pkt->outer) & 0x7f;
 	u32 length = (six ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) + sizeof(struct tcphdr);
 	struct reset reset;
 	void *ip;
 
-	if (!pkt->tcp || !read_segment(ctx, pkt, &reset) ||
+	if (!plan_reset(ctx, transport, pkt, &reset) ||
 	    !is_within_limit(LIMIT_REPLY_RESET, RESET_COST_NS, RESET_BURST_NS) ||
 	    bpf_xdp_adjust_tail(ctx, (int)(before + length) - (int)bpf_xdp_get_buff_len(ctx)))
 		return false;
 	ip = frame_start(ctx) + before;
+	asm volatile("" : "+r"(ip)); /* clang must not add the offset again: the verifier would not know the sum */
 	pkt->length = length;
 	return six ? write_reset6(ip, frame_end(ctx), pkt, &reset) : write_reset4(ip, frame_end(ctx), pkt, &reset);
 }
+
+/* Answer a client's segment by the next hop to clients. Returns the XDP verdict; `event` becomes another. */
+static __always_inline int reply_reset(struct xdp_md *ctx, const struct uplink *uplink, const struct nat_conf *nat,
+				       u32 transport, struct packet *pkt, enum counter *event)
+{
+	u32 index = nat->hops[pkt->family == 6];
+	const struct nat_hop *hop = nat_hops.lookup(&index);
+
+	if (!hop || !hop->known || !write_reset(ctx, transport, pkt) ||
+	    !rewrite_link(ctx, uplink, hop, link_size(hop, pkt), pkt))
+		return XDP_DROP;
+	*event = REPLY_RESET;
+	return leave_by(ctx, uplink, hop);
+}
+#endif

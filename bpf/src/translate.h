@@ -85,6 +85,20 @@ static __always_inline bool rewrite6(void *header, const void *end, const struct
 }
 #endif
 
+/* Return the bytes of Ethernet and of the tag that the next hop's frames have. Plain packets leave untagged. */
+static __always_inline u32 link_size(const struct nat_hop *hop, const struct packet *pkt)
+{
+	return sizeof(struct ethhdr) + (!pkt->plain && hop->vlan ? sizeof(struct vlan_tag) : 0);
+}
+
+/* Send the frame to the next hop. */
+static __always_inline int leave_by(const struct xdp_md *ctx, const struct uplink *uplink, const struct nat_hop *hop)
+{
+	if (hop->ifindex && hop->ifindex != ctx->ingress_ifindex)
+		return bpf_redirect(hop->ifindex, 0);
+	return hairpin(ctx, uplink);
+}
+
 /* Make room for the next hop's Ethernet header in place of the packet's and a tunnel's, and write it. */
 static __always_inline bool rewrite_link(struct xdp_md *ctx, const struct uplink *uplink, const struct nat_hop *hop,
 					 u32 l2, const struct packet *pkt)
@@ -130,7 +144,7 @@ static __always_inline bool is_last_hop(struct xdp_md *ctx, const struct packet 
 static __always_inline int translate(struct xdp_md *ctx, const struct uplink *uplink, const struct nat_hop *hop,
 				     u32 slot, bool reply, u32 transport, const struct packet *pkt, enum counter *event)
 {
-	u32 l2 = sizeof(struct ethhdr) + (!pkt->plain && hop->vlan ? sizeof(struct vlan_tag) : 0);
+	u32 l2 = link_size(hop, pkt);
 	const struct session *session;
 	struct session4 *four;
 	void *data, *end;
@@ -167,8 +181,6 @@ static __always_inline int translate(struct xdp_md *ctx, const struct uplink *up
 		*event = DROP_MALFORMED; /* never: the parsers have read all of it */
 		return XDP_DROP;
 	}
-	if (hop->ifindex && hop->ifindex != ctx->ingress_ifindex)
-		return bpf_redirect(hop->ifindex, 0);
-	return hairpin(ctx, uplink);
+	return leave_by(ctx, uplink, hop);
 }
 #endif

@@ -337,16 +337,17 @@ def test_datagram_without_a_checksum_stays_so(here: Here) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flow", "flags", "event"),
+    ("flow", "flags", "verdict", "event"),
     [
-        (Flow(), ACK, Counter.DROP_NAT_NO_SESSION),
-        (Flow(six=True), ACK, Counter.DROP_NAT_NO_SESSION),
+        (Flow(), ACK, "tx", Counter.REPLY_RESET),
+        (Flow(six=True), ACK, "tx", Counter.REPLY_RESET),
+        (Flow(), packets.RST, "drop", Counter.DROP_NAT_NO_SESSION),
     ],
-    ids=["IPv4", "IPv6"],
+    ids=["IPv4", "IPv6", "RST"],
 )
-def test_segment_without_a_session(here: Here, flow: Flow, flags: int, event: Counter) -> None:
+def test_segment_without_a_session(here: Here, flow: Flow, flags: int, verdict: str, event: Counter) -> None:
     outcome = here.program.observe(frame(flow.request(flags)))
-    assert outcome.verdict == "drop"
+    assert outcome.verdict == verdict
     assert outcome.events == {(WEB + flow.six, Counter.RX): 1, (WEB + flow.six, event): 1}
     assert here.used() == []
 

@@ -46,13 +46,17 @@ def decide(here: NodeState[int], what: Packet[int], found: Any = None, new: Any 
     return handle(here, what, found, new, **more)
 
 
-@pytest.mark.parametrize("here", [OWNER, SECOND])
-def test_packet_of_a_session_here_goes_to_its_other_end(here: NodeState[int]) -> None:
-    """At any hop: the second node may have the session of an earlier table."""
-    there, back = decide(here, packet(), KNOWN), decide(here, packet(reply=True), KNOWN)
+@pytest.mark.parametrize(("here", "came"), [(OWNER, {}), (SECOND, {"hop": 1, "prev": 2}), (OUTSIDER, {"hop": 2})])
+def test_packet_of_a_session_here_goes_to_its_other_end(here: NodeState[int], came: dict[str, int]) -> None:
+    there, back = decide(here, packet(**came), KNOWN), decide(here, packet(reply=True, **came), KNOWN)
     assert (there.event, there.data) == (Counter.FORWARD_BACKEND, built(to_backend(SESSION), TCP(flags="A"), 63))
     assert (back.event, back.data) == (Counter.FORWARD_CLIENT, built(to_client(SESSION), TCP(flags="A"), 63))
     assert there.to is back.to is None
+
+
+def test_only_the_owner_looks_for_a_session_straight_from_the_router() -> None:
+    assert decide(SECOND, packet(), KNOWN).to == 2
+    assert decide(replace(SECOND, silent=(2,)), packet(), KNOWN).event == Counter.FORWARD_BACKEND
 
 
 @pytest.mark.parametrize("what", [packet("S"), packet(), packet(reply=True), datagram(), datagram(reply=True)])

@@ -52,17 +52,17 @@ STORIES: dict[str, Story] = {
     "SYN again": [(CLIENT, SYN, HALF), *OPENING],
     "forged ACK without a SYN-ACK": [(CLIENT, ACK, HALF)],
     "forged ACK of a SYN-ACK that its sender did not see": [
-        (BACKEND, SYN_ACK, HALF), (CLIENT, Segment(ack=True, acknowledgment=5000 + (1 << 16)), HALF),
-        (CLIENT, Segment(ack=True, acknowledgment=4999), HALF), (CLIENT, ACK, EST),
+        (BACKEND, SYN_ACK, HALF), (CLIENT, Segment(ack=True, acknowledgment=5001 + RESET_WINDOW), HALF),
+        (CLIENT, Segment(ack=True, acknowledgment=1 << 31), HALF), (CLIENT, ACK, EST),
     ],
     "RST of the client": [*OPENING, (CLIENT, Segment(rst=True, sequence=1100), CLOSED)],
     "RST of the client before it sent more": [*OPENING[:1], (CLIENT, Segment(rst=True, sequence=1000), CLOSED)],
     "RST of the backend": [*OPENING, (BACKEND, Segment(rst=True, sequence=5000), CLOSED)],
     "RSTs at the window's edges": [
-        *OPENING, (CLIENT, Segment(rst=True, sequence=1100 + RESET_WINDOW + 1), EST),
-        (CLIENT, Segment(rst=True, sequence=1100 - RESET_WINDOW - 1 & 0xFFFFFFFF), EST),
+        *OPENING, (CLIENT, Segment(rst=True, sequence=1000 + RESET_WINDOW + 1), EST),
+        (CLIENT, Segment(rst=True, sequence=1000 - RESET_WINDOW - 1 & 0xFFFFFFFF), EST),
         (BACKEND, Segment(rst=True, sequence=5000 + RESET_WINDOW + 1), EST),
-        (CLIENT, Segment(rst=True, sequence=1100 + RESET_WINDOW), CLOSED),
+        (CLIENT, Segment(rst=True, sequence=1000 + RESET_WINDOW), CLOSED),
     ],
     "RST after both FINs": [
         *OPENING, (CLIENT, CLIENT_FIN, FIN), (CLIENT, Segment(rst=True, sequence=1101), CLOSED),
