@@ -23,7 +23,7 @@ from agent.forwarding.grace import Grace
 from agent.forwarding.row_array import RowArray, claims_in, differing, rows_of
 from agent.model import Candidate
 from agent.table import algorithm
-from agent.table.claims import Claims, claimants
+from agent.table.claims import Claimants, Claims, claimants
 from agent.table.epoch import Epoch, EpochSwitch, EpochUse
 from agent.table.table import RowNumbers, Table
 from bpf.layout.conf import NodeConf, OtherEpoch
@@ -50,6 +50,8 @@ class _Rows:
     grace: Grace
     members: Members | None = None
     claims: Claims | None = None
+    claimants: Claimants | None = None
+    """What these claims have become, from which the next ones are made faster."""
     full: int = 0
     """The rows that have no place for another claimant."""
     nearly_full: int = 0
@@ -284,7 +286,7 @@ class EpochBanks:
         table = self._shared.get(key)
         if table is None:
             table = self._shared[key] = _with_few_rankings(self._build(key, current.table), self._shared.values())
-        claimed = claimants(table, members, claims or {}) if claims or table.lost else None
+        claimed = claimants(table, members, claims or {}, before=current.claimants) if claims or table.lost else None
         rows = rows_of(table, claimed, [indexes[address] for address in table.members], self._maps.row_count)
         changed = everywhere if current.rows is None or switching else differing(rows, current.rows)
         grace = current.grace
@@ -295,7 +297,7 @@ class EpochBanks:
             rows = current.rows
         kept = table if table.ranking is not None else None
         full, nearly_full = (claimed.full, claimed.nearly_full) if claimed else (0, 0)
-        return _Rows(rows, grace, members, claims, full, nearly_full, table.owners_digest, kept)
+        return _Rows(rows, grace, members, claims, claimed, full, nearly_full, table.owners_digest, kept)
 
     @staticmethod
     def _kind(epoch: Epoch, kind: str, members: Members) -> TableKey:

@@ -14,7 +14,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -192,16 +192,15 @@ class ClaimKeeper:
         if known is not None and kept == before_kept and _same(published, before_published):
             return
         self._merged_from = published, kept
-        merged: dict[tuple[str, int], dict[IPv4Address, RowNumbers]] = {}
-        for name, key in self._keys.items():
-            for epoch in self._epochs:
-                claims = {
-                    a: rows for a, sets in published.items() if (rows := sets.get((key, epoch.number))) is not None
-                }
-                left = self._kept[name].get(epoch.number, {})
-                claims |= {address: rows for address, rows in left.items() if address in kept}
-                before = (known or {}).get((name, epoch.number), {})
-                merged[name, epoch.number] = before if known is not None and _same(claims, before) else claims
+        addresses = published.keys() | before_published.keys()
+        changed = {one for one in addresses if published.get(one) is not before_published.get(one)} | kept ^ before_kept
+        merged = {
+            (name, epoch.number): self._merge_one(
+                name, epoch.number, changed, (known or {}).get((name, epoch.number), {})
+            )
+            for name in self._keys
+            for epoch in self._epochs
+        }
         if known is None or any(claims is not known[one] for one, claims in merged.items()):
             by_service: dict[str, dict[int, Claims]] = {}
             for (name, epoch_number), claims in merged.items():
@@ -212,6 +211,20 @@ class ClaimKeeper:
         self._merge_cost_s = sum(
             _TABLE_S + _MERGE_S * sum(map(len, claims.values())) for claims in merged.values() if claims
         )
+
+    def _merge_one(
+        self, name: str, epoch: int, changed: Iterable[IPv4Address], before: dict[IPv4Address, RowNumbers]
+    ) -> dict[IPv4Address, RowNumbers]:
+        """Return who claims which rows of a service; `before` itself if that has not changed with these nodes."""
+        published, kept = self._merged_from
+        claims, key, left = dict(before), (self._keys[name], epoch), self._kept[name].get(epoch, {})
+        for address in changed:
+            rows = left.get(address) if address in kept else published.get(address, {}).get(key)
+            if rows is not None:
+                claims[address] = rows
+            else:
+                claims.pop(address, None)
+        return before if _same(claims, before) else claims
 
 
 def _same(one: Mapping[IPv4Address, object], other: Mapping[IPv4Address, object]) -> bool:

@@ -46,14 +46,32 @@ class Claimants:
     """The claimants of the rows that have some."""
 
     rows: RowNumbers
+    """Each once, in no order."""
     places: Places
     """By row, `places[i]` are indexes into the table's members, in their order, -1 after the last."""
+    counts: NDArray[np.int64]
+    """By row, how many nodes claim it."""
     full: int
     """The number of rows that have no place for another claimant; none if there are no more members than places."""
     nearly_full: int
     """The number of those that have one."""
     overfull: int
     """The number of rows that have more claimants than places."""
+    source: tuple[Table, Claims, int] | None = None
+    """The table, the claims and the places that they were made from; None if not all claims were ranked."""
+
+    def changed(self, table: Table, claims: Claims, places: int) -> NDArray[np.bool_] | None:
+        """Return which rows may have other claimants with these claims, of which equal objects are the same; None if
+        any row may."""
+        if self.source is None or self.source[0] is not table or self.source[2] != places:
+            return None
+        before, found = self.source[1], np.zeros(len(table.places), np.bool_)
+        for address in claims.keys() | before.keys():
+            one, other = claims.get(address, NO_ROWS), before.get(address, NO_ROWS)
+            if one is not other:
+                for rows in (one, other):
+                    found[rows[rows < len(found)]] = True
+        return found
 
 
 class OwnClaims:
@@ -98,27 +116,28 @@ def claims_of(held: RowNumbers, chains: NDArray[np.integer[Any]], own: int) -> R
     return claimed
 
 
-def claimants(table: Table, candidates: Sequence[Candidate], claims: Claims, places: int = PLACES) -> Claimants:
+def claimants(
+    table: Table,
+    candidates: Sequence[Candidate],
+    claims: Claims,
+    places: int = PLACES,
+    before: Claimants | None = None,
+) -> Claimants:
     """Return the claimants of a table's rows, for a chain of at most so many places with them.
 
     `candidates` are those that the table was built from; claims of other nodes do not count. Lost members claim the
-    rows in which they would have a place.
+    rows in which they would have a place. If the claimants `before` are of the same table, only rows whose claims have
+    changed since are ranked.
     """
-    claims = {one: _union(claims.get(one), table.lost.get(one)) for one in {*claims, *table.lost}}
     rows, room = len(table.places), max(0, places - table.width)
-    weights = {c.address: c.weight for c in candidates}
-    numbers = [i for i, member in enumerate(table.members) if len(claims.get(member, ()))]
-    lists = [claims[table.members[i]] for i in numbers]
-    halvings = (sum(map(len, lists)) // (RANKED_PER_ROW * rows)).bit_length()
-    if halvings:
-        lists = [
-            _with_high_hashes(one, table.members[i], rows, halvings) for i, one in zip(numbers, lists, strict=True)
-        ]
-    row = np.concatenate([*lists, np.zeros(0, np.uint32)]).astype(np.uint32)
-    member = np.repeat(np.array(numbers, np.int16), [len(one) for one in lists])
-    counts = row < rows  # a damaged or foreign list
-    counts[counts] = ~(table.places[row[counts]] == member[counts, None]).any(axis=1)
+    row, member, all_are_ranked = _claimed(table, claims)
+    changed = before.changed(table, claims, places) if before is not None and all_are_ranked else None
+    if changed is not None:
+        chosen = changed[row]
+        row, member = row[chosen], member[chosen]
+    counts = ~(table.places[row] == member[:, None]).any(axis=1)
     row, member = row[counts], member[counts]
+    weights = {c.address: c.weight for c in candidates}
     seeds = np.array([seed(one.packed) for one in table.members], np.uint64)
     nominal = np.array([weights[one] for one in table.members], np.uint64)
     hashed = hashes(mix(row_factors(rows)[row] ^ seeds[member]))
@@ -129,10 +148,34 @@ def claimants(table: Table, candidates: Sequence[Candidate], claims: Claims, pla
     found = np.full((len(distinct), room), -1, np.int16)
     fits = nth < room
     found[np.repeat(np.arange(len(distinct)), many)[fits], nth[fits]] = member[fits]
+    if changed is not None and before is not None:
+        same = ~changed[before.rows]
+        distinct = np.concatenate([before.rows[same], distinct])
+        found = np.concatenate([before.places[same], found])
+        many = np.concatenate([before.counts[same], many])
     full = nearly_full = 0
     if len(table.members) > places:
         full, nearly_full = int((many >= room).sum()), int((many == room - 1).sum())
-    return Claimants(distinct, found, full, nearly_full, int((many > room).sum()))
+    source = (table, claims, places) if all_are_ranked else None
+    return Claimants(distinct, found, many, full, nearly_full, int((many > room).sum()), source)
+
+
+def _claimed(table: Table, claims: Claims) -> tuple[RowNumbers, NDArray[np.int16], bool]:
+    """Return rows and the members that claim them (indexes into the table's), and whether these are all claims."""
+    if table.lost:
+        claims = {one: _union(claims.get(one), table.lost.get(one)) for one in {*claims, *table.lost}}
+    rows = len(table.places)
+    numbers = [i for i, member in enumerate(table.members) if len(claims.get(member, ()))]
+    lists = [claims[table.members[i]] for i in numbers]
+    halvings = (sum(map(len, lists)) // (RANKED_PER_ROW * rows)).bit_length()
+    if halvings:
+        lists = [
+            _with_high_hashes(one, table.members[i], rows, halvings) for i, one in zip(numbers, lists, strict=True)
+        ]
+    row = np.concatenate([*lists, NO_ROWS]).astype(np.uint32)
+    member = np.repeat(np.array(numbers, np.int16), [len(one) for one in lists])
+    exist = row < rows  # a damaged or foreign list
+    return row[exist], member[exist], not halvings
 
 
 def _union(one: RowNumbers | None, other: RowNumbers | None) -> RowNumbers:

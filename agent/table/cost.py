@@ -39,6 +39,7 @@ _BIAS = np.uint64(1023)
 
 
 @functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=4096)
 def seed(address: bytes) -> int:
     """Return the 64 bits that represent a member in all its hashes."""
     return int.from_bytes(hashlib.sha256(b"anylb member " + address).digest()[:8])

@@ -20,6 +20,7 @@ from agent.table.table import Table
 
 ROWS = 4096
 ADDRESSES = [IPv4Address("10.0.0.11") + i for i in range(12)]
+FIRST = ADDRESSES[0]
 EVERY_ROW = np.arange(ROWS, dtype=np.uint32)
 
 
@@ -137,6 +138,37 @@ def test_of_very_many_claims_the_best_are_ranked(monkeypatch: pytest.MonkeyPatch
     equal = joined(made, found) == exact
     assert (equal | (joined(made, found) == -1)).all(), "none has the place of a better one"
     assert equal.all(axis=1).mean() > 0.95
+
+
+@examples(20)
+@given(st.lists(st.tuples(st.integers(0, 13), st.sets(st.integers(0, 40)) | st.none()), max_size=12), st.booleans())
+def test_claimants_made_from_those_before_are_equal(changes: list[tuple[int, set[int] | None]], loses: bool) -> None:
+    """A claim may come, change or end, be of a node that is no member, and of rows that do not exist."""
+    candidates = members()
+    if loses:
+        candidates[3] = replace(candidates[3], effective=0, state=State.LOST)
+    made, claims = table(candidates), dict[IPv4Address, NDArray[np.uint32]]()
+    before = claimants(made, candidates, {})
+    for number, rows in changes:
+        claims = {a: r for a, r in claims.items() if a != FIRST + number}
+        if rows is not None:
+            claims[FIRST + number] = np.array(sorted(row if row < 40 else ROWS for row in rows), np.uint32)
+        before, new = claimants(made, candidates, claims, before=before), claimants(made, candidates, claims)
+        assert (joined(made, before) == joined(made, new)).all()
+        assert sorted(before.rows) == new.rows.tolist()
+        assert (before.full, before.nearly_full, before.overfull) == (new.full, new.nearly_full, new.overfull)
+
+
+def test_claimants_of_another_table_are_no_basis(monkeypatch: pytest.MonkeyPatch) -> None:
+    claims, ranked = {ADDRESSES[0]: EVERY_ROW}, []
+    monkeypatch.setattr(claims_module, "rank_keys", lambda *of: ranked.append(len(of[0])) or rank_keys(*of))
+    first = table(members())
+    before = claimants(first, members(), claims)
+    assert not len(before.changed(first, claims, PLACES).nonzero()[0])
+    claimants(first, members(), claims, before=before)
+    again = claimants(table(members(11)), members(11), claims, before=before)
+    assert (joined(first, again) == joined(first, claimants(table(members(11)), members(11), claims))).all()
+    assert ranked[1] == 0
 
 
 def test_rows_that_do_not_exist_count_for_nothing() -> None:
