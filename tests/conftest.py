@@ -113,6 +113,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="factor of the deaths and the time in simulations of the echo (20 for figures to quote)",
     )
 
+    parser.addoption(
+        "--churn-seeds",
+        type=int,
+        default=0,
+        metavar="N",
+        help="for how many seeds a cluster in a lab has a minute of churn, with claims and without",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "churn_seed" in metafunc.fixturenames:
+        metafunc.parametrize("churn_seed", range(1, 1 + metafunc.config.getoption("--churn-seeds")))
+
 
 def pytest_collection() -> None:
     gc.disable()
