@@ -65,6 +65,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="number of generated packets on which the oracle and the program are compared",
     )
     parser.addoption(
+        "--raced-sessions",
+        type=int,
+        default=50_000,
+        metavar="N",
+        help="number of SYNs for which two CPUs make NAT sessions while the agent's code ends them",
+    )
+    parser.addoption(
         "--demo-router",
         choices=("bird", "frr"),
         default="bird",

@@ -78,6 +78,14 @@ static __always_inline struct room find_room(const struct conf *conf, const stru
 	return room;
 }
 
+/* Whether a new session may take a way with that tag. */
+static __always_inline bool has_rested(const struct nat_conf *nat, u64 tag, u32 now)
+{
+	s64 age = (s32)(now - (u32)tag);
+
+	return (age > 0 ? age : 0) >= nat->rest[(tag >> 39 & 14) | (tag >> 36 & 1)];
+}
+
 static __always_inline u16 fold_sum(u64 sum)
 {
 	sum = (u32)sum + (sum >> 32);
@@ -204,7 +212,7 @@ static __always_inline u32 make_session(const struct conf *conf, const struct na
 	struct session_bucket *bucket;
 	struct session_place place;
 	struct backend_load *load;
-	u64 *tag;
+	u64 *tag, before;
 
 	*event = DROP_NAT_FULL;
 	find_place(nat, hash, pkt, &place);
@@ -235,8 +243,12 @@ static __always_inline u32 make_session(const struct conf *conf, const struct na
 		return NO_SLOT;
 	}
 	tag = find_tag(slot);
-	if (!tag || !take_way(nat, tag, *(volatile u64 *)tag, place.key, slot, pkt, backend, service_slot, now))
-		return NO_SLOT;
+	if (!tag)
+		return NO_SLOT; /* never */
+	before = *(volatile u64 *)tag;
+	if (!has_rested(nat, before, now) ||
+	    !take_way(nat, tag, before, place.key, slot, pkt, backend, service_slot, now))
+		return NO_SLOT; /* another CPU was faster */
 	load = backend_loads.lookup(&backend);
 	if (load) {
 		__sync_fetch_and_add(&load->active, 1);
