@@ -2,6 +2,7 @@
 # The commands of README.md and CONTRIBUTING.md. The work is done by setup.sh, pytest, topology.demo and tests/bench.
 
 ROUTER ?= bird
+NAT ?=
 T ?= tests
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
@@ -17,8 +18,8 @@ export PYTHONPYCACHEPREFIX = $(CURDIR)/.venv/pycache
 
 .PHONY: demo check lint test proof bench bench-xdp routers lock clean
 
-demo: .venv/ready  ## a real cluster, its failures, and what became of the connections
-	.venv/bin/python -m topology.demo --router $(ROUTER) --json demo.json
+demo: .venv/ready  ## a real cluster, its failures, and what became of the connections; NAT=1: of backends' sessions
+	.venv/bin/python -m topology.demo --router $(ROUTER) $(if $(NAT),--nat) --json demo.json
 
 check: .venv/ready  ## every change: pure logic and single packets, no labs; T=tests/agent/table for a part
 	$(PYTEST) -q -n 3 -m "not lab and not slow" --hypothesis-profile check $(T) $(PYTEST_ARGS)

@@ -24,8 +24,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from support.cluster_lab import FOUR, ClusterLab, copy_topology
+from support.cluster_lab import FOUR, ClusterLab, copy_topology, edit
 from support.packets import ethernet, mac
+from support.programs import PROGRAMS
+from support.waiting import wait_for
 
 from topology.demo.cluster import VIP
 from topology.lab.lab import Lab
@@ -266,11 +268,21 @@ def _receive(one: Session) -> bool:
 
 @contextlib.contextmanager
 def nat_lab(name: str, folder: Path, **env: str) -> Iterator[NatLab]:
-    """Bring the lab up from a copy of its files in a new folder, with the control; it ends with this process."""
+    """Bring the lab up from a copy of its files in a new folder, with the control; it ends with this process.
+
+    The nodes share the tests' compiled programs: six nodes that compile those of NAT take a small machine a minute.
+    """
     copy = copy_topology(folder)
+    PROGRAMS.mkdir(exist_ok=True)
+    bind = "        - haproxy.cfg:/etc/haproxy-lab.cfg:ro\n"
+    daemons = "      exec: *daemons\n"
+    edit(copy / "nat.clab.yml", (bind, f"{bind}        - {PROGRAMS}:/var/cache/anylb\n"), (daemons, ""))
     with Lab.up(copy / "nat.clab.yml", f"{name}-{os.getpid()}", env, keep=False) as lab:
         made = NatLab(lab, copy)
         made.prepare_control()
+        wait_for(lambda: made.agent_answers("b1"), "b1, which compiles for all if nobody has yet")
+        for node in FOUR[1:]:
+            made.start(node, "speaker", "agent")
         yield made
 
 
