@@ -78,6 +78,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="router of the small demo",
     )
     parser.addoption(
+        "--nat-sessions",
+        type=int,
+        default=10_000,
+        metavar="N",
+        help="number of NAT sessions that two CPUs make in the same buckets",
+    )
+    parser.addoption(
         "--echo-load-s",
         type=int,
         default=10,
