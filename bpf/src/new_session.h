@@ -38,6 +38,15 @@ static __always_inline u64 max_of(u64 a, u64 b, u32 zero)
 	return a ^ ((a ^ b) & sign_of(a - b, zero));
 }
 
+/* Return the ticks after its stamp from which on a new session may take the slot of that tag. */
+static __always_inline s64 rest_of(const struct nat_conf *nat, u64 tag)
+{
+	u64 place = (tag >> 39 & 14) | (tag >> 36 & 1);
+
+	asm("%0 &= 15" : "+r"(place)); /* Linux 6.1 does not know that an OR of two bounded numbers is bounded */
+	return nat->rest[place];
+}
+
 /*
  * Look for room in those ways of a bucket (bits). Of two that are free the one with the older stamp is better; a
  * half-open one is worse than any. No two sessions of a bucket may have one fingerprint: see session.h.
@@ -62,7 +71,7 @@ static __always_inline struct room find_room(const struct conf *conf, const stru
 		age = (s32)(now - (u32)tag);       /* of a way that was never used, the most */
 		age &= ~sign_of(age, conf->zero);  /* another CPU may be a tick ahead */
 		score = ((u64)age << 3 | i | 1ULL << 40) * (ways >> i & 1);
-		score &= sign_of(nat->rest[(tag >> 39 & 14) | (tag >> 36 & 1)] - age - 1, conf->zero);
+		score &= sign_of(rest_of(nat, tag) - age - 1, conf->zero);
 		best_half = max_of(best_half, score * half, conf->zero);
 		best_free = max_of(best_free, score * (1 - half), conf->zero);
 	}
@@ -83,7 +92,7 @@ static __always_inline bool has_rested(const struct nat_conf *nat, u64 tag, u32 
 {
 	s64 age = (s32)(now - (u32)tag);
 
-	return (age > 0 ? age : 0) >= nat->rest[(tag >> 39 & 14) | (tag >> 36 & 1)];
+	return (age > 0 ? age : 0) >= rest_of(nat, tag);
 }
 
 static __always_inline u16 fold_sum(u64 sum)

@@ -22,6 +22,8 @@ import pytest
 from bpf.compiler.build import compile_programs
 from bpf.compiler.program import Program
 from bpf.compiler.source import EgressOptions, InstanceOptions, LbOptions
+from bpf.layout.map_spec import NatShape
+from bpf.layout.nat import SESSIONS_MIN
 from bpf.maps.instance_maps import InstanceMaps
 from bpf.maps.maps import Maps
 
@@ -35,6 +37,8 @@ NO_ENTROPY = "PYTHONHASHSEED=0"  # the kernel has no entropy yet, and passes thi
 CHOICES = {
     "ipv4": LbOptions(ROWS, ipv6=False),
     "ipv6": LbOptions(ROWS),
+    "nat, ipv4": LbOptions(ROWS, ipv6=False, nat=True),
+    "nat, ipv6": LbOptions(ROWS, nat=True, nat6=True),
     "egress": EgressOptions(),
     "instance": InstanceOptions(),
     "instance, udp": InstanceOptions(udp=True),
@@ -51,11 +55,11 @@ try:
     from bpf.kernel.bpf_map import create_map
     from bpf.kernel.program import program_info
     from bpf.layout.instance import map_specs as instance_specs
-    from bpf.layout.map_spec import TAIL_CALLS, map_specs
+    from bpf.layout.map_spec import NatShape, map_specs, tail_calls
 
-    made = {spec.name: create_map(spec) for spec in (*map_specs(ROWS), *instance_specs(True))}
+    made = {spec.name: create_map(spec) for spec in (*map_specs(ROWS, NatShape(65536)), *instance_specs(True))}
     whole = Program.from_json(json.load(open("/program.json")))
-    made["programs"] = create_map(TAIL_CALLS)
+    made["programs"] = create_map(tail_calls(max(1, len(whole.tails))))
     for program in (whole, *whole.tails):
         fd = program.load_with(made).fd
         print("LOADED", program.name, "on", os.uname().release, "after", program_info(fd).verified_insns, "steps")
@@ -123,7 +127,7 @@ def test_programs_load_on_debian_12_kernel(proof_bpffs: Path, tmp_path: Path, wh
     maps = proof_bpffs / "vm"
     maps.mkdir()
     try:
-        Maps.open(maps, ROWS).close()
+        Maps.open(maps, ROWS, NatShape(SESSIONS_MIN)).close()
         InstanceMaps.open(maps, udp=True).close()
         (program,) = compile_programs(maps, [CHOICES[which]])
         assert isinstance(program, Program), program
@@ -142,5 +146,5 @@ def test_programs_load_on_debian_12_kernel(proof_bpffs: Path, tmp_path: Path, wh
     print(output)
     steps = re.findall(r"LOADED \S+ on 6\.1\.\S+ after (\d+) steps", output)
     assert "DONE" in output, output[-3000:]
-    assert len(steps) == (3 if which.startswith("ipv") else 1), "with what tail calls lead to"
+    assert len(steps) == 1 + len(CHOICES[which].tails), "with what tail calls lead to"
     assert max(map(int, steps)) <= STEPS_MAX
