@@ -15,9 +15,6 @@ from agent.address import Network
 from agent.config.bgp import AnnounceConfig
 from agent.config.fields import Port, Section, UnicastAddress, Weight, as_network, fault, within
 
-NAT_READY: bool = True
-"""Whether this release does NAT; False refuses its sections."""
-NOT_READY: Final = "mode nat is not in this release"
 MAX_BACKENDS: Final = 4096
 """Of all services together: the entries of the data path's map."""
 MAX_BACKENDS_OF_SERVICE: Final = 256
@@ -72,13 +69,6 @@ class PoolConfig(Section):
     pool: Pool | None = None
     pool6: Pool6 | None = None
     sessions: Sessions = DEFAULT_SESSIONS
-
-    @model_validator(mode="before")
-    @classmethod
-    def _ready(cls, value: object) -> object:
-        if not NAT_READY:
-            raise fault("", f"{NOT_READY}; remove this section")
-        return value
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -89,8 +89,6 @@ class ServiceConfig(Section):
                 if name in self.model_fields_set:
                     raise fault(name, "is for mode nat; remove it, or set mode: nat")
             return
-        if not nat.NAT_READY:
-            raise fault("mode", f"{nat.NOT_READY}; remove it")
         for name, instead in _ONLY_DSR.items():
             if name in self.model_fields_set:
                 step = f"set {instead} for all NAT services" if instead else "remove it"

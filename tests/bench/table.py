@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 from bench import figures, testrun
 
-from agent.forwarding import epoch_bank
+from agent.forwarding import row_array
 from agent.model import Candidate, State
 from agent.table import maglev, rendezvous
 from agent.table.table import Table
@@ -61,7 +61,7 @@ def subjects(count: int, maps: Maps) -> Subjects:
     """Return the functions to time for so many members."""
     members = candidates(count)
     before = rendezvous.build(members, ROWS, FILLED)
-    old_rows = epoch_bank._rows(before, range(1, count + 1), ROWS)
+    old_rows = row_array.rows_of(before, None, range(1, count + 1), ROWS)
     grace = np.zeros(ROWS, np.uint64)
     made: Subjects = {"rendezvous, from nothing": lambda: rendezvous.build(members, ROWS, FILLED)}
     for what, changed in changes(members).items():
@@ -84,8 +84,8 @@ def subjects(count: int, maps: Maps) -> Subjects:
 
 def write(table: Table, count: int, old_rows: Any, maps: Maps, grace: Any) -> str:
     """Do with a new table what epoch_bank.py does."""
-    rows = epoch_bank._rows(table, range(1, count + 1), ROWS)
-    assert epoch_bank._differing(rows, old_rows).any()
+    rows = row_array.rows_of(table, None, range(1, count + 1), ROWS)
+    assert row_array.differing(rows, old_rows).any()
     maps.tables.swap(1, rows, grace)
     return table.digest
 

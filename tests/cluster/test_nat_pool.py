@@ -11,12 +11,7 @@ import pytest
 from support.cluster_lab import FOUR, TOPOLOGY, ClusterLab, cluster_lab
 from support.waiting import wait_for
 
-from agent.config import nat
-
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.skipif(not nat.NAT_READY, reason="the agents refuse nat: until this release does NAT"),
-]
+pytestmark = pytest.mark.lab
 POOLS = ("10.255.0.0/31", "fd00:ff::/127")
 REST = {"b2", "b3", "b4"}
 

@@ -11,7 +11,6 @@ from click.testing import CliRunner, Result
 from agent.announcing.local_address import LocalAddresses
 from agent.announcing.router_config import NodeAddress, own_addresses, router_config, routers_of
 from agent.cli.main import main
-from agent.config import nat
 from agent.config.file import parse
 from agent.config.schema import Config
 from agent.errors import AgentError
@@ -53,8 +52,7 @@ def test_nodes_are_the_routers_neighbors(config: Config) -> None:
     assert [str(vip) for vip in router.vips] == ["192.0.2.10/32"], "two services of a VIP are one prefix"
 
 
-def test_pools_of_nat_are_the_routers_too(monkeypatch: pytest.MonkeyPatch, config: Config) -> None:
-    monkeypatch.setattr(nat, "NAT_READY", True)
+def test_pools_of_nat_are_the_routers_too(config: Config) -> None:
     with_pool = parse(f"{TEXT}nat: {{pool: 10.255.0.0/27}}\n", "lb.yml")
     router = router_config(with_pool, config.bgp.peers[:1], [B1])
     assert [str(pool) for pool in router.pools] == ["10.255.0.0/27"]

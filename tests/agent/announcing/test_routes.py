@@ -4,8 +4,6 @@
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
-import pytest
-
 from agent.announcing.routes import (
     GRACEFUL_SHUTDOWN,
     MED,
@@ -14,7 +12,6 @@ from agent.announcing.routes import (
     route_of,
     with_drain_attributes,
 )
-from agent.config import nat
 from agent.config.file import parse
 from agent.membership.digest import vip_digest
 from agent.model import Method
@@ -98,8 +95,7 @@ def test_ipv6_vip_of_a_node_without_an_ipv6_address_is_not_announced() -> None:
     assert [(route.prefix, route.next_hop) for route in desired[2:]] == [("2001:db8:99::1/128", "2001:db8::b")]
 
 
-def test_pool_is_announced_as_a_prefix_with_the_next_hop_of_vips(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nat, "NAT_READY", True)
+def test_pool_is_announced_as_a_prefix_with_the_next_hop_of_vips() -> None:
     pools = "nat: {pool: 10.255.0.0/27, pool6: 'fd00:ff::/123'}\n"
     config, own6 = parse(TEXT + pools, "lb.yml"), IPv6Address("2001:db8::b")
     vips = dict.fromkeys(config.vips)
@@ -118,8 +114,7 @@ def test_pool_is_announced_as_a_prefix_with_the_next_hop_of_vips(monkeypatch: py
     assert [route.prefix for route in desired] == ["10.254.0.11/32", "10.255.0.0/27"], "no IPv6 next hop"
 
 
-def test_route_of_a_pool_has_the_attributes_of_lb_yml(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nat, "NAT_READY", True)
+def test_route_of_a_pool_has_the_attributes_of_lb_yml() -> None:
     announce = "{med: 5, communities: ['65000:9'], next_hop: 10.0.0.99}"
     pools = f"nat: {{pool: 10.255.0.0/27, pool6: 'fd00:ff::/123', announce: {announce}}}\n"
     config = parse(TEXT + pools, "lb.yml")

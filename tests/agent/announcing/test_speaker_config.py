@@ -8,7 +8,6 @@ import pytest
 
 from agent.announcing.local_address import LocalAddresses
 from agent.announcing.speaker_config import speaker_config
-from agent.config import nat
 from agent.config.file import parse
 from agent.errors import AgentError
 from bgp.bfd.config import BfdTimers
@@ -66,8 +65,7 @@ def test_allowed_prefixes_are_the_own_identity_and_bgp_allow_or_the_vips() -> No
     assert speaker_config(config, LOCAL, {}).allow == (own, *allowed.allow)
 
 
-def test_pool_of_nat_is_allowed_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nat, "NAT_READY", True)
+def test_pool_of_nat_is_allowed_exactly() -> None:
     config = parse(TEXT + "nat: {pool: 10.255.0.0/27}\n", "lb.yml")
     speaker, without = speaker_config(config, LOCAL, {}), speaker_config(CONFIG, LOCAL, {})
     assert speaker == replace(without, exactly=(ip_network("10.255.0.0/27"),))

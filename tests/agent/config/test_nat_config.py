@@ -2,13 +2,10 @@
 """`nat:` and services of `mode: nat`: every error has its place and the next step, and the epoch covers the pool."""
 
 from ipaddress import IPv4Network, IPv6Network
-from pathlib import Path
 
 import pytest
 
-from agent.config import nat
-from agent.config.epoch import supported_epochs
-from agent.config.file import load, parse
+from agent.config.file import parse
 from agent.errors import ConfigError
 
 TEXT = """\
@@ -30,11 +27,6 @@ NAT = "nat: {pool: 10.255.0.0/27}"
 SERVICE6 = """\
   - {name: web6, vip: '2001:db8::a', protocol: tcp, port: 443, mode: nat, backends: [{address: 'fd09::1', port: 80}]}
 nat:"""
-
-
-@pytest.fixture
-def ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nat, "NAT_READY", True)
 
 
 def edited(old: str, new: str) -> str:
@@ -163,7 +155,6 @@ ERRORS = [
 ]  # fmt: skip
 
 
-@pytest.mark.usefixtures("ready")
 @pytest.mark.parametrize(("old", "new", "message"), ERRORS)
 def test_errors(old: str, new: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -171,7 +162,6 @@ def test_errors(old: str, new: str, message: str) -> None:
     assert str(caught.value) == f"lb.yml:{message}"
 
 
-@pytest.mark.usefixtures("ready")
 def test_limits_of_backends() -> None:
     def listed(count: int, start: int = 0) -> str:
         return "".join(f"{{address: 10.9.{i >> 8}.{i & 255}, port: 1}}, " for i in range(start, start + count))
@@ -184,7 +174,6 @@ def test_limits_of_backends() -> None:
         parse(edited("nat: {", f"{services}nat: {{"), "lb.yml")
 
 
-@pytest.mark.usefixtures("ready")
 def test_valid_file() -> None:
     config = parse(edited("nat: {", "  - {name: dns, vip: 192.0.2.10, protocol: tcp, port: 53}\nnat: {"), "lb.yml")
     assert config.nat is not None
@@ -197,7 +186,6 @@ def test_valid_file() -> None:
     ]
 
 
-@pytest.mark.usefixtures("ready")
 def test_smallest_pools_of_each_number_of_sessions() -> None:
     for bits in range(16, 25):
         pools = f"pool: 10.255.0.0/{47 - bits}, pool6: 'fd00:ff::/{143 - bits}'"
@@ -208,73 +196,18 @@ def test_smallest_pools_of_each_number_of_sessions() -> None:
             parse(edited(NAT, f"nat: {{pool6: 'fd00:ff::/{144 - bits}', sessions: {1 << bits}}}"), "lb.yml")
 
 
-@pytest.mark.usefixtures("ready")
 def test_ipv6() -> None:
     config = parse(edited(NAT, SERVICE6.replace("nat:", "nat: {pool: 10.255.0.0/27, pool6: 'fd00:ff::/123'}")), "f")
     assert config.nat is not None
     assert config.nat.pools == (IPv4Network("10.255.0.0/27"), IPv6Network("fd00:ff::/123"))
 
 
-@pytest.mark.usefixtures("ready")
 def test_section_without_a_nat_service() -> None:
     dsr = edited("    mode: nat\n", "").replace(f"    backends: {BACKENDS}\n", "")
     assert parse(dsr, "lb.yml").nat_services == ()
 
 
-def test_not_in_this_release(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nat, "NAT_READY", False)
-    with pytest.raises(ConfigError) as caught:
-        parse(TEXT, "lb.yml")
-    assert str(caught.value).splitlines() == [
-        "lb.yml:8:11: services[0].mode: mode nat is not in this release; remove it",
-        "lb.yml:10:6: nat: mode nat is not in this release; remove this section",
-    ]
-
-
-@pytest.mark.usefixtures("ready")
-class TestEpoch:
-    """The epoch's number covers what decides a session's slot; a cluster without NAT keeps its number."""
-
-    DSR = TEXT.replace("    mode: nat\n", "").replace(f"    backends: {BACKENDS}\n", "").replace(f"{NAT}\n", "")
-
-    @staticmethod
-    def number(text: str) -> int:
-        return supported_epochs(parse(text, "lb.yml"))[0].number
-
-    def test_without_nat_it_is_that_of_earlier_releases(self) -> None:
-        assert self.number(self.DSR) == 0x0874B3DF
-
-    def test_covers_pools_and_sessions(self) -> None:
-        usual = self.number(TEXT)
-        assert self.number(edited(NAT, "nat: {pool: 10.255.0.0/27, weight: 0, forward: l2}")) == usual
-        assert self.number(edited("mode: nat", "mode: nat\n    affinity: 2-tuple")) == usual, "it decides the backend"
-        others = [
-            self.number(self.DSR),
-            self.number(edited(NAT, "nat: {pool: 10.255.1.0/27}")),
-            self.number(edited(NAT, "nat: {pool: 10.255.0.0/26}")),
-            self.number(edited(NAT, "nat: {pool: 10.255.0.0/27, sessions: 524288}")),
-            self.number(edited(NAT, "nat: {pool: 10.255.0.0/27, pool6: 'fd00:ff::/123'}")),
-        ]
-        assert len({usual, *others}) == 6
-
-    def test_previous(self, tmp_path: Path) -> None:
-        """A node that gets NAT, or another pool, supports the epoch of the nodes that have not."""
-        path = tmp_path / "lb.yml"
-
-        def numbers(previous: str) -> list[int]:
-            path.write_text(f"{TEXT}table: {{previous: {previous}}}\n")
-            return [epoch.number for epoch in supported_epochs(load(path))]
-
-        assert numbers("{nat: null}") == [self.number(TEXT), self.number(self.DSR)]
-        old = edited(NAT, "nat: {pool: 10.255.1.0/28, sessions: 524288}")
-        assert numbers("{nat: {pool: 10.255.1.0/28, sessions: 524288}}") == [self.number(TEXT), self.number(old)]
-        with pytest.raises(ConfigError, match=r"table\.previous: is the same as the current table"):
-            numbers("{nat: {pool: 10.255.0.0/27}}")
-        with pytest.raises(ConfigError, match=r"table\.previous\.nat\.pool: is missing"):
-            numbers("{nat: {sessions: 65536}}")
-
-
-def test_nat_services_have_the_forward_of_nat(ready: None) -> None:
+def test_nat_services_have_the_forward_of_nat() -> None:
     config = parse(edited("nat: {", "nat: {forward: ipip, "), "lb.yml")
     assert [service.forward for service in config.services] == ["ipip"]
     assert config.forwards == {"ipip"}

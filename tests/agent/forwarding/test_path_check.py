@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from support.two_links import ip, two_links
 
-from agent.config import nat
 from agent.config.file import parse
 from agent.forwarding.path_check import path_warnings, unreachable_backends
 from agent.netlink.route import KernelRoute
@@ -29,11 +28,6 @@ bgp: {local_as: 65001, identity_prefix: 10.254.0.0/16, peers: [{address: 10.0.0.
 members: {allow: [10.0.0.0/24], key: none}
 nat: {pool: 10.255.0.0/27}
 """
-
-
-@pytest.fixture(autouse=True)
-def ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nat, "NAT_READY", True)
 
 
 def warnings(node: str = "") -> dict[str, str]:

@@ -6,7 +6,6 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 
-from agent.config import nat
 from agent.config.file import parse
 from agent.config.schema import Config
 from agent.errors import AgentError
@@ -190,15 +189,13 @@ def with_nat(weight: int = 100, old: str = "members:", new: str = "members:") ->
         (replace(HEALTHY, blocked={VIP: "no route"}), False, "no route", True),
     ],
 )
-def test_pool(monkeypatch: pytest.MonkeyPatch, condition: Condition, wanted: bool, why: str, fault: bool) -> None:
-    monkeypatch.setattr(nat, "NAT_READY", True)
+def test_pool(condition: Condition, wanted: bool, why: str, fault: bool) -> None:
     assert pool_announcement(with_nat(), POOL, condition, {VIP}) == Announcement(wanted, why, fault)
     if condition.blocked:
         assert pool_announcement(with_nat(), POOL, condition).wanted, "no other node serves"
 
 
-def test_node_that_does_no_nat_announces_no_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nat, "NAT_READY", True)
+def test_node_that_does_no_nat_announces_no_pool() -> None:
     assert pool_announcement(with_nat(0), POOL, HEALTHY).why == "nat.weight is 0: this node does no NAT"
     member = with_nat(old="interface: eth0", new="interface: eth0, announce: false")
     assert pool_announcement(member, POOL, HEALTHY).why == "node.announce is false: a member only"

@@ -9,7 +9,6 @@ from support.observations import A, B, Surroundings, node_state
 from support.plan_recording import first_memory
 
 from agent.channel.nat_state import NatState
-from agent.config import nat
 from agent.config.file import parse
 from agent.forwarding.answer_path import PathFault
 from agent.model import NAT_KEY, NAT_TABLE, Member, Share, State
@@ -27,11 +26,6 @@ bgp: {local_as: 65001, identity_prefix: 10.254.0.0/16, peers: [{address: 10.0.0.
 members: {allow: [10.0.0.0/24], key: none}
 """
 WEB, DNS = "192.0.2.10:443/tcp", "192.0.2.11:53/tcp"
-
-
-@pytest.fixture(autouse=True)
-def ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nat, "NAT_READY", True)
 
 
 def node(config: str = CONFIG) -> ThisNode:

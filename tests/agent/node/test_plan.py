@@ -12,7 +12,6 @@ import pytest
 from support.plan_recording import RECORDINGS, first_memory, load, summaries, summary
 
 from agent.announcing.order import Order, OrderKind
-from agent.config import nat
 from agent.config.file import parse
 from agent.forwarding.answer_path import PathFault
 from agent.membership.conflict import MIN_DURATION_S
@@ -96,8 +95,7 @@ def test_what_the_node_serves_changes_no_route() -> None:
     assert sick.desired == before.desired
 
 
-def test_pool_is_announced_while_the_node_forwards_whatever_is_healthy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nat, "NAT_READY", True)
+def test_pool_is_announced_while_the_node_forwards_whatever_is_healthy() -> None:
     node = replace(NODE, config=parse(CONFIG + "nat: {pool: 10.255.0.0/27}\n", "lb.yml"))
 
     def step(before: Plan | None, inputs: Inputs) -> Plan:

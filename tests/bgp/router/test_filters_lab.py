@@ -22,7 +22,6 @@ from click.testing import CliRunner
 from support.waiting import wait_for
 
 from agent.cli.main import main
-from agent.config import nat
 from topology.lab.lab import Lab
 
 pytestmark = pytest.mark.lab
@@ -137,8 +136,7 @@ class FilterLab:
 
 
 @pytest.fixture
-def filter_lab(router: str, filters: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FilterLab]:
-    monkeypatch.setattr(nat, "NAT_READY", True)
+def filter_lab(router: str, filters: bool, tmp_path: Path) -> Iterator[FilterLab]:
     (tmp_path / "lb.yml").write_text(LB)
     nodes = ["--node", "b1=10.0.0.11", "--node", "b2=10.0.0.12"]
     command = ["announce", "config", "--router", router, "-c", str(tmp_path / "lb.yml"), *nodes]
