@@ -126,7 +126,7 @@ def _event(message: Message) -> NetlinkEvent | None:
         case kind if kind in (RTM_NEWNEIGH, RTM_DELNEIGH):
             found = neighbor_from(message.body)
             if found and kind == RTM_DELNEIGH:
-                found = replace(found, mac=None, maintained=False)
+                found = replace(found, mac=None, maintained=False, idle=False)
             return NetlinkEvent(neighbor=found) if found else None
         case kind if kind in (RTM_NEWROUTE, RTM_DELROUTE):
             destination = destination_of(message.body)

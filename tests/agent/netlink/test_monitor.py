@@ -47,7 +47,7 @@ def test_events() -> None:
             found = [NeighborEntry(one, index, MAC, maintained=True) for one in (here, here6)]
             routes = [ip_network("10.5.0.0/16"), ip_network("10.5.0.0/16"), ip_network("::/0")]
             wanted = [NetlinkEvent(neighbor=one) for one in found]
-            wanted += [NetlinkEvent(neighbor=NeighborEntry(here, index, None))] * 2  # it failed, and was removed
+            wanted += [NetlinkEvent(neighbor=NeighborEntry(here, index, None, failed=True))] * 2  # then it is removed
             await until_received(events, wanted + [NetlinkEvent(destination=one) for one in routes])
             events.clear()
             ip("link", "set", "eth1", "mtu", "1400")
