@@ -126,6 +126,7 @@ def test_requests_reach_all_backends_and_answers_come_from_the_vip(
     if kind == STREAM:
         pools = [ip_network(pool) for pool in (POOL, POOL6)]
         peers = {ip_address(peer) for backend in BACKENDS for peer in lab.peers(backend)}
+        assert peers
         assert all(any(peer in pool for pool in pools) for peer in peers), peers
     sessions.close()
 

@@ -22,6 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from support.cluster_lab import FOUR, ClusterLab, copy_topology, edit
@@ -36,6 +37,8 @@ from topology.traffic.controller import TrafficController
 
 VIP6 = "fd99::1"
 POOL, POOL6 = "10.255.0.0/31", "fd00:ff::/127"
+#: Where the nodes' own addresses are, from which backends are checked.
+NODES = ip_network("10.0.0.0/24"), ip_network("fd00::/64")
 CONTROL_VIP = "10.99.0.2"
 BACKENDS = {"s1": "10.9.0.11", "s2": "10.9.0.12", "s3": "10.9.0.13"}
 ECHO_PORT, UDP_PORT, WEB_PORT = 7000, 7001, 80
@@ -103,10 +106,11 @@ class NatLab(ClusterLab):
         return sum(self.status(node)["nat"]["counters"]["forward_first"] for node in FOUR)
 
     def peers(self, backend: str) -> set[str]:
-        """Return the addresses that have a connection to a backend's echo server."""
+        """Return the addresses that have a connection to a backend's echo server, other than nodes that check it."""
         shown = self.lab.exec(backend, ["ss", "-Htn", "state", "established", f"sport = :{ECHO_PORT}"]).stdout
         ends = [line.split()[3].rpartition(":")[0].strip("[]") for line in shown.splitlines()]
-        return {end.removeprefix("::ffff:") for end in ends}
+        peers = {end.removeprefix("::ffff:") for end in ends}
+        return {peer for peer in peers if not any(ip_address(peer) in network for network in NODES)}
 
     def route_control(self, nodes: Iterable[str]) -> None:
         """Spread the control's address over these nodes."""
