@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hand-over of rows, as one node sees it: whom it asks, whom it sends what, until when it waits. Pure.
+"""The hand-over of rows, as one node sees it: which nodes it asks, what it sends to which, how long it waits. Pure.
 
     hand_over = HandOver(own)
     orders = hand_over.begin(chains, answering, now), before these chains are written

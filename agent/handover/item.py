@@ -108,7 +108,7 @@ class Codec:
             yield self._head(kind, version, len(some)) + to_wire(some)
 
     def decode(self, data: bytes) -> Item:
-        """Return what an item says. Raises ValueError with what is wrong."""
+        """Return the content of an item. Raises ValueError with what is wrong."""
         if len(data) < _HEAD.size:
             raise ValueError(f"an item has {len(data)} bytes")
         kind, version, count, pool = _HEAD.unpack_from(data)

@@ -259,7 +259,7 @@ class Agent:
         return self.forwarder is not None and self.forwarder.hangs(time.monotonic())
 
     def _publish(self) -> None:
-        """Publish what this node serves: what the plan says, or before the first plan what its condition allows.
+        """Publish what this node serves: by the plan, or before the first plan as its condition allows.
 
         With tables of an earlier agent it goes on as before. Without them it takes no new flows yet.
         """

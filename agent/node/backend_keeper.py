@@ -73,7 +73,7 @@ class BackendKeeper:
         self._weights = {
             BackendKey(s.key, one.address, one.port): one.weight for s in self._services.values() for one in s.backends
         }
-        self._heard: tuple[object, ...] | None = None
+        self._seen: tuple[object, ...] | None = None
         """What the others published when their results were last counted."""
         self._counts: Mapping[int, int] = {}
         self._counted_at = float("-inf")
@@ -82,10 +82,10 @@ class BackendKeeper:
 
     def observe(self, now: float) -> None:
         """Take over what the others publish, and carry out what follows. `now` is CLOCK_MONOTONIC seconds."""
-        heard = self._states()
-        if heard != self._heard:
-            self._heard = heard
-            self._follow(heard, now)
+        states = self._states()
+        if states != self._seen:
+            self._seen = states
+            self._follow(states, now)
         if now - self._counted_at >= COUNT_S:
             self._counts, self._counted_at = self._drained_counts(), now
         self._forwarder.want_backends({name: self.taking(name) for name in self._services})
@@ -106,15 +106,15 @@ class BackendKeeper:
         found = [(address, nat) for address, nat in states if address in up]
         return (*found, *([(self._node.address, replace(own, results={}))] if own is not None else ()))
 
-    def _follow(self, heard: Sequence[tuple[IPv4Address, NatState]], now: float) -> None:
+    def _follow(self, states: Sequence[tuple[IPv4Address, NatState]], now: float) -> None:
         votes: dict[int, list[bool]] = {}
-        for address, nat in heard:
+        for address, nat in states:
             for number, good in nat.results.items() if address != self._node.address else ():
                 votes.setdefault(number, []).append(good)
-        checkers = {address for address, nat in heard if nat.state is State.UP}
+        checkers = {address for address, nat in states if nat.state is State.UP}
         mine = assigned(self._node.address, checkers, list(self.backends.numbers.values()))
         self.backends.follow(mine, votes, now)
-        self.orders = merged(self.orders, [nat.orders for _, nat in heard])
+        self.orders = merged(self.orders, [nat.orders for _, nat in states])
 
     def is_drained(self, key: BackendKey) -> bool:
         """Whether an operator drained a backend, on any node."""

@@ -234,12 +234,12 @@ class Membership:
 
     @property
     def own_nat(self) -> NatState | None:
-        """What this node says of NAT; None if it has no share of the sessions."""
+        """What this node publishes about NAT; None if it has no share of the sessions."""
         return self._state.nat if self._state is not None else None
 
     def publish_backends(self, results: Mapping[int, bool], orders: Mapping[int, BackendOrder]) -> None:
         """Tell all others the results of this node's checks of backends, and the orders for backends that it knows,
-        both by the backend's number. A node without a share of the sessions tells neither."""
+        both by the backend's number. A node without a share of the sessions publishes neither."""
         self._backends = results, orders
         if self._state is not None and self._state.nat is not None:
             self._say(replace(self._state, nat=replace(self._state.nat, results=results, orders=orders)))

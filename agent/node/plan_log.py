@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the journal says of a plan: how it differs from the one before."""
+"""The journal's lines about a plan: how it differs from the one before."""
 
 from __future__ import annotations
 

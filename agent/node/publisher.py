@@ -20,7 +20,7 @@ class Publisher:
         self._stopping = False
 
     def publish(self, plan: Plan, ready: bool, forwarder: Forwarder | None) -> None:
-        """Publish what the plan says; a heartbeat too. `ready`: whether this node forwards."""
+        """Publish the plan's shares; a heartbeat too. `ready`: whether this node forwards."""
         if self._stopping:
             return
         ready = ready and not self._membership.isolated

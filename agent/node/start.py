@@ -16,7 +16,7 @@ from agent.table.epoch import EpochSwitch, EpochUse
 def boot_number(saved: int, forwarder: Forwarder | None) -> int:
     """Return the number of this boot: what an earlier agent saved, or had the program answer with, or a new one.
 
-    Another one would tell the others that this node's connections are gone.
+    With another one the others would believe that this node's connections are gone.
     """
     return saved or (forwarder.boot if forwarder is not None else 0) or secrets.randbits(64) or 1
 

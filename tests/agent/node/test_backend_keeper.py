@@ -67,7 +67,7 @@ class Node:
     def _count(self) -> None:
         self.changes += 1
 
-    def hear(
+    def receive(
         self, node: IPv4Address, results: Mapping[BackendKey, bool], share: Share = FULL, **orders: BackendOrder
     ) -> None:
         """Have a node publish results, and orders by `one` and `two`."""
@@ -100,20 +100,20 @@ def all_but(*down: BackendKey) -> dict[BackendKey, bool]:
 
 def test_new_sessions_get_the_backends_that_answer(node: Node) -> None:
     assert not node.health["web"].healthy
-    node.hear(B, all_but(ONE))
+    node.receive(B, all_but(ONE))
     node.see(1.0)
     assert node.wanted["web"] == {TWO}
     assert node.health["web"] == Health(True, 0, 1.0, "1 of 2 backends answer")
     assert node.keeper.problems() == [f"service web: backend {ONE} is down: does not answer 1 of 1 nodes"]
     assert node.changes
-    node.hear(B, all_but(ONE, TWO))
+    node.receive(B, all_but(ONE, TWO))
     node.see(1.5)
     assert node.keeper.problems() == [
         f"service web: 2 backends are down, the first is {ONE}: does not answer 1 of 1 nodes"
     ]
-    node.hear(B, all_but(ONE))
+    node.receive(B, all_but(ONE))
     node.see(1.6)
-    node.hear(B, all_but())
+    node.receive(B, all_but())
     node.see(2.0)
     assert node.wanted["web"] == {ONE, TWO}
     assert node.health["web"] == Health(True, 0, 1.6, "2 of 2 backends answer")
@@ -124,7 +124,7 @@ def test_new_sessions_get_the_backends_that_answer(node: Node) -> None:
 def test_without_any_that_answers_the_service_fails_open_or_not() -> None:
     for when, expected in (("fail_open", {ONE, TWO}), ("withdraw", set())):
         node = Node(nat_config(TEXT.replace("mode: nat\n", f"mode: nat\n    when_unhealthy: {when}\n", 1)))
-        node.hear(B, all_but(ONE, TWO))
+        node.receive(B, all_but(ONE, TWO))
         node.see(1.0)
         assert node.wanted["web"] == expected
         assert not node.health["web"].healthy
@@ -133,30 +133,30 @@ def test_without_any_that_answers_the_service_fails_open_or_not() -> None:
 
 def test_backend_without_a_next_hop_here_is_for_other_nodes(node: Node) -> None:
     """As one on this node itself is: its check succeeds, and the program cannot send to it."""
-    node.hear(B, all_but())
+    node.receive(B, all_but())
     node.unreached.add(ONE)
     node.see(1.0)
     assert node.wanted["web"] == {TWO}
 
 
 def test_results_of_a_node_whose_agent_is_silent_do_not_count(node: Node) -> None:
-    node.hear(B, all_but(ONE))
+    node.receive(B, all_but(ONE))
     node.see(1.0)
-    node.hear(B, all_but(), DRAINING)
-    node.hear(C, all_but(TWO))
+    node.receive(B, all_but(), DRAINING)
+    node.receive(C, all_but(TWO))
     node.see(2.0)
     assert node.wanted["web"] == {ONE}
 
 
 def test_drained_backend_gets_no_new_sessions_and_is_published_with_its_count(node: Node) -> None:
-    node.hear(B, all_but())
+    node.receive(B, all_but())
     node.active[ONE] = 7
     node.see(1.0)
     node.keeper.set_drained("web", str(ONE), drained=True)
     assert node.wanted["web"] == {TWO}
     assert node.published[-1][1] == {ONE.number: BackendOrder(1, True, 7)}
-    node.hear(B, all_but(), one=BackendOrder(1, True, 3))
-    node.hear(C, all_but(), one=BackendOrder(1, True, 2))
+    node.receive(B, all_but(), one=BackendOrder(1, True, 3))
+    node.receive(C, all_but(), one=BackendOrder(1, True, 2))
     node.active[ONE] = 6
     node.see(node.keeper._counted_at + COUNT_S)
     assert node.published[-1][1] == {ONE.number: BackendOrder(1, True, 6)}
@@ -167,7 +167,7 @@ def test_drained_backend_gets_no_new_sessions_and_is_published_with_its_count(no
 
 
 def test_order_of_another_node_holds_here_and_can_be_taken_back_here(node: Node) -> None:
-    node.hear(B, all_but(), one=BackendOrder(4, True), two=BackendOrder(1, True))
+    node.receive(B, all_but(), one=BackendOrder(4, True), two=BackendOrder(1, True))
     node.see(1.0)
     assert node.wanted["web"] == set()
     assert node.health["web"].why == "no backend may take new sessions"
@@ -217,9 +217,9 @@ def test_sessions_that_a_backend_had_when_it_went_down_are_reset(config: str, do
     slots.put(40, SessionState.CLOSED, service_slot=1, created=BEFORE, **one)
     slots.put(50, service_slot=1, created=AFTER, **one)  # the service fails open, or its node reaches the backend
     node.active = {ONE: 2, TWO: 1}
-    node.hear(B, all_but())
+    node.receive(B, all_but())
     node.see(1.0)
-    node.hear(B, all_but(*down))
+    node.receive(B, all_but(*down))
     node.see(DOWN_AT)
     asyncio.run(node.keeper._reset(slots.table))
     tags = {slot: Tag.unpack(int(slots.table.tags[slot])) for slot in (10, 20, 30, 40, 50)}

@@ -463,8 +463,7 @@ def test_bucket_full_of_half_open_sessions(here: Here) -> None:
     """Half of a bucket, and no more; after a few seconds they make room for each other."""
     row, flows = Flow().row(), []
     flows = [flow for flow in map(Flow, range(1024, 65535)) if flow.row() == row][:12]
-    if len(flows) < 9:  # a row has 16 of 65,536 ports on average
-        pytest.skip("too few ports of one row")
+    assert len(flows) >= 9, "a row has 16 of 65,536 ports on average, and the key of the hash is fixed"
     outcomes = [here.program.observe(frame(flow.request())) for flow in flows]
     assert len(here.used()) == 8, "both buckets of the row are half full"
     assert outcomes[-1].events[WEB, Counter.DROP_NAT_FULL] == 1
