@@ -7,17 +7,13 @@ their times are wall-clock time (`wall`, seconds since 1970). order_file.py keep
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 
 from agent.address import Address
 from agent.model import Method
-
-_UNITS_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
-_DURATION = re.compile("".join(rf"(?:([0-9]{{1,6}}){unit})?" for unit in _UNITS_S))
+from agent.time_text import format_time
 
 
 class OrderKind(StrEnum):
@@ -47,22 +43,6 @@ class Order:
         }[self.kind]
         end = f" until {format_time(self.until)}" if self.until else ""
         return what + end + (f": {self.reason}" if self.reason else "")
-
-
-def format_time(wall: float) -> str:
-    """Return a wall-clock time as text, in UTC."""
-    return f"{datetime.fromtimestamp(wall, UTC):%Y-%m-%d %H:%M:%S}Z"
-
-
-def parse_duration(text: str) -> float:
-    """Return the seconds of `90s`, `10m`, `1h30m` or `2d`. Raises ValueError for any other text."""
-    match = _DURATION.fullmatch(text)
-    if not text or match is None:
-        raise ValueError(f"{text!r} is not a duration; write 90s, 10m, 1h30m or 2d")
-    seconds = sum(int(count or 0) * unit for count, unit in zip(match.groups(), _UNITS_S.values(), strict=True))
-    if seconds == 0:
-        raise ValueError(f"{text!r} is zero; give at least 1s")
-    return float(seconds)
 
 
 def with_orders(orders: Collection[Order], new: Iterable[Order]) -> frozenset[Order]:

@@ -5,32 +5,30 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
-
-from agent.cli.table import Response, printer, state_text, table_of
+from agent.cli.table import Response, Table, paint, print_line, printer, state_text
 
 
 @printer
 def print_backends(response: Response) -> None:
     """Print the members of every service, then the servers of those of mode nat."""
-    console = Console(highlight=False)
-    table = table_of("service", "member", "state", "weight", "effective", "")
+    table = Table("service", "member", "state", "weight", "effective", "")
     for entry in response["backends"]:
         here = "this node" if entry["this_node"] else ""
         state, weights = state_text(entry["state"]), (str(entry["weight"]), str(entry["effective"]))
         table.add_row(entry["service"], entry["address"], state, *weights, here)
-    console.print(table)
+    table.print()
     if response["nat_backends"]:
-        servers = table_of("service", "backend", "health", "weight", "sessions", "")
+        servers = Table("service", "backend", "health", "weight", "sessions", "")
         for entry in response["nat_backends"]:
             servers.add_row(
                 entry["service"], entry["address"], _health(entry), str(entry["weight"]), _sessions(entry), _note(entry)
             )
-        console.print("", servers)
+        print_line()
+        servers.print()
 
 
 def _health(entry: dict[str, Any]) -> str:
-    return "[green]up[/]" if entry["healthy"] else f"[red]down[/] {entry['why']}"
+    return paint("green", "up") if entry["healthy"] else f"{paint('red', 'down')} {entry['why']}"
 
 
 def _sessions(entry: dict[str, Any]) -> str:
@@ -40,7 +38,7 @@ def _sessions(entry: dict[str, Any]) -> str:
 
 def _note(entry: dict[str, Any]) -> str:
     checked = "" if entry["checked_here"] else "checked by other nodes"
-    return "[yellow]drained[/]" + (f", {checked}" if checked else "") if entry["drained"] else checked
+    return paint("yellow", "drained") + (f", {checked}" if checked else "") if entry["drained"] else checked
 
 
 @printer
@@ -48,7 +46,7 @@ def print_drained(response: Response) -> None:
     """Print what became of one backend of a service of mode nat."""
     entry = response["backend"]
     state = "takes no new sessions on any node" if entry["drained"] else "takes new sessions again"
-    Console(highlight=False).print(f"{entry['service']}: {entry['address']} {state}; sessions: {_sessions(entry)}")
+    print_line(f"{entry['service']}: {entry['address']} {state}; sessions: {_sessions(entry)}")
 
 
 @printer
@@ -56,4 +54,4 @@ def print_own_backends(response: Response) -> None:
     """Print this node's state and weight in the changed services."""
     for entry in response["services"]:
         weight = f"{entry['effective']} of {entry['weight']}"
-        Console(highlight=False).print(f"{entry['name']}: {state_text(entry['state'])}, weight {weight}")
+        print_line(f"{entry['name']}: {state_text(entry['state'])}, weight {weight}")

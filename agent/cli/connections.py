@@ -13,6 +13,7 @@ import click
 from agent.cli.backend import service_option
 from agent.cli.options import output_option, request, show, socket_option
 from agent.errors import NotRunningError
+from agent.time_text import age
 from bgp.printable import escaped
 
 POLL_S = 2.0
@@ -40,8 +41,6 @@ def connections(service: str | None, socket: Path, output: str) -> None:
 
 def print_connections(response: dict[str, Any]) -> None:
     """Print a line for each service, and the sum."""
-    from agent.cli.display import age
-
     lines = [["service", "VIP", *_COLUMNS.values(), "oldest, at least"]]
     for one in response["services"]:
         numbers = ["-" if one[name] is None else f"{one[name]:,}" for name in _COLUMNS]

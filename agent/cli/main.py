@@ -6,8 +6,8 @@ Nouns group what reads and what changes a thing; each is a module. Output is for
 agent answers, 4 not in time (`--wait`).
 
 A command's module is imported when the command is used, and imports only what all its commands need; the rest
-(pydantic, rich, the data path) is imported inside the command that uses it. Half of the time of a short command is
-Python's imports.
+(pydantic, the data path) is imported inside the command that uses it. Most of the time of a short command is Python's
+imports.
 """
 
 from __future__ import annotations

@@ -23,13 +23,17 @@ LIVE_TIMEOUT_S = 20.0
 
 
 @click.command()
+@click.option("--brief", is_flag=True, help="What fails, and how many VIPs, services, members and sessions are well.")
 @socket_option
 @output_option
-def status(socket: Path, output: str) -> None:
-    """Show this node, its services and all members."""
-    from agent.cli.display import print_status
+def status(brief: bool, socket: Path, output: str) -> None:
+    """Show this node, its services and all members.
 
-    show(request(socket, "GET", "/status"), output, print_status)
+    What fails comes first. In a pipe, each thing has one line, without color.
+    """
+    from agent.cli.status_display import print_brief, print_status
+
+    show(request(socket, "GET", "/status"), output, print_brief if brief else print_status)
 
 
 @click.command()

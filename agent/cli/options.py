@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.address import Address
-from agent.announcing.order import parse_duration
+from agent.time_text import parse_duration
+
+if TYPE_CHECKING:
+    from agent.address import Address
 
 EXIT_NOT_IN_TIME = 4
 """Of `--wait`."""
@@ -36,6 +37,8 @@ xdp_option = click.option(
 
 
 def _vip(_: click.Context, __: click.Parameter, value: str | None) -> Address | None:
+    from ipaddress import ip_address
+
     try:
         return ip_address(value) if value is not None else None
     except ValueError:

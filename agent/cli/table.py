@@ -1,45 +1,142 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all printers of responses share: safe texts, colors of states, tables."""
+"""What all printers of responses share: safe texts, colors of states, and tables that fit the terminal.
+
+At a terminal, lines break between words to fit its width, and never within one: an address stays whole. In a pipe there
+is neither color nor a line break, so that grep finds a row by its line; COLUMNS sets a width there too.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
+import click
 
 from bgp.printable import escaped
 
 Response = dict[str, Any]
 
-_COLORS = {"up": "green", "draining": "yellow", "lost": "red", "left": "dim", "down": "red", "unknown": "yellow"}
+STATE_COLORS = {"up": "green", "draining": "yellow", "lost": "red", "left": "dim", "down": "red", "unknown": "yellow"}
+_CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
+_CODE = re.compile("\x1b\\[[0-9]+m")
+_GAP = "  "
+_UNLIMITED = 1_000_000
 
 
 def _escaped(value: Any) -> Any:
-    """Return the value with its texts escaped: rich prints `[fd00::1]` literally, and no text steers the terminal."""
+    """Return the value with its texts escaped: no text steers the terminal."""
     if isinstance(value, str):
-        return escape(escaped(value))
+        return escaped(value)
     if isinstance(value, list):
         return [_escaped(item) for item in value]
     return {_escaped(key): _escaped(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def printer(show: Callable[[Response], None]) -> Callable[[Response], None]:
-    """Decorate a function that prints a response, so that it gets one without markup."""
+    """Decorate a function that prints a response, so that it gets one whose texts are safe to print."""
     return functools.wraps(show)(lambda response: show(_escaped(response)))
+
+
+def paint(color: str | None, text: object) -> str:
+    """Return the text in a color, word by word, so that a line may break in it; unchanged if nobody sees colors."""
+    if color is None or not sys.stdout.isatty() or "NO_COLOR" in os.environ:
+        return str(text)
+    return " ".join(f"\x1b[{_CODES[color]}m{part}\x1b[0m" if part else part for part in str(text).split(" "))
 
 
 def state_text(value: str) -> str:
     """Return a state in its color."""
-    color = _COLORS.get(value)
-    return f"[{color}]{value}[/]" if color else value
+    return paint(STATE_COLORS.get(value), value)
 
 
-def table_of(*columns: str) -> Table:
-    """Return an empty table with these columns."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
+def width() -> int:
+    """Return how many columns a line may have."""
+    if os.environ.get("COLUMNS", "").isdigit():
+        return int(os.environ["COLUMNS"]) or _UNLIMITED
+    if not sys.stdout.isatty():
+        return _UNLIMITED
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or _UNLIMITED
+    except OSError:
+        return 80
+
+
+def print_line(text: str = "") -> None:
+    """Print a text; lines after its first are indented."""
+    click.echo("\n".join(wrapped(text, width(), "  ")))
+
+
+def wrapped(text: str, columns: int, indent: str = "") -> list[str]:
+    """Return the text's lines, broken between words to have so many columns; a longer word has a line of its own."""
+    if len(_shown(text)) <= columns:
+        return [text]
+    lines: list[str] = []
+    for part in text.split(" "):
+        joined = f"{lines[-1]} {part}" if lines else part
+        if lines and len(_shown(joined)) <= columns:
+            lines[-1] = joined
+        else:
+            lines.append(indent + part if lines else part)
+    return lines
+
+
+class Table:
+    """Rows of texts, under headings. Empty columns are left out."""
+
+    def __init__(self, *headings: str) -> None:
+        self._headings = headings
+        self._rows: list[tuple[str, ...]] = []
+
+    def add_row(self, *cells: str) -> None:
+        """Append a row; missing cells at its end are empty."""
+        self._rows.append((*cells, *[""] * (len(self._headings) - len(cells))))
+
+    def lines(self, columns: int) -> list[str]:
+        """Return the table in lines of at most so many columns, if its longest words allow that."""
+        used = [n for n in range(len(self._headings)) if any(row[n] for row in self._rows) or not self._rows]
+        headings = [paint("bold", self._headings[n]) for n in used]
+        rows = [headings, *([row[n] for n in used] for row in self._rows)]
+        widths = _widths(rows, columns)
+        return [line for row in rows for line in _lines(row, widths)]
+
+    def print(self) -> None:
+        """Print the table."""
+        click.echo("\n".join(self.lines(width())))
+
+
+def _shown(text: str) -> str:
+    """Return what a terminal shows of a text."""
+    return _CODE.sub("", text)
+
+
+def _longest(texts: Iterable[str]) -> int:
+    return max((len(_shown(text)) for text in texts), default=0)
+
+
+def _widths(rows: list[list[str]], columns: int) -> list[int]:
+    """Return the columns' widths: the widest that can still break gives way first."""
+    cells = list(zip(*rows, strict=True))
+    widths = [_longest(column) for column in cells]
+    least = [_longest(part for cell in column for part in cell.split(" ")) for column in cells]
+    excess = sum(widths) + len(_GAP) * (len(widths) - 1) - columns
+    while excess > 0:
+        room = [n for n in range(len(widths)) if widths[n] > least[n]]
+        if not room:
+            break
+        widths[max(room, key=lambda n: widths[n])] -= 1
+        excess -= 1
+    return widths
+
+
+def _lines(row: list[str], widths: list[int]) -> list[str]:
+    parts = [wrapped(cell, columns) for cell, columns in zip(row, widths, strict=True)]
+    lines = []
+    for number in range(max(map(len, parts))):
+        cells = [part[number] if number < len(part) else "" for part in parts]
+        padded = [cell + " " * (size - len(_shown(cell))) for cell, size in zip(cells, widths, strict=True)]
+        lines.append(_GAP.join(padded).rstrip())
+    return lines

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Orders: durations, precedence, expiry, and the file that keeps them."""
+"""Orders: precedence, expiry, and the file that keeps them."""
 
 import json
 from dataclasses import replace
@@ -14,7 +14,6 @@ from agent.announcing.order import (
     OrderKind,
     in_force,
     order_for,
-    parse_duration,
     with_orders,
     without_orders,
 )
@@ -26,22 +25,6 @@ WALL = 1_700_000_000.0  # 2023-11-14 22:13:20Z
 
 def order(kind: OrderKind = OrderKind.DOWN, method: Method = Method.WITHDRAW, until: float | None = None) -> Order:
     return Order(VIP, kind, method, "new kernel", WALL, until)
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("90s", 90), ("10m", 600), ("1h30m", 5400), ("1h", 3600), ("2d", 172_800), ("1d1h1m1s", 90_061)],
-)
-def test_duration(text: str, seconds: float) -> None:
-    assert parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize(
-    "text", ["", "90", "h", "1.5h", "-1h", "30m1h", "1h 30m", "1H", "0s", "0h0m", "9999999s", "\u0661s"]
-)
-def test_invalid_duration(text: str) -> None:
-    with pytest.raises(ValueError, match=r"duration|is zero"):
-        parse_duration(text)
 
 
 def test_new_order_replaces_only_the_order_of_its_vip_and_kind() -> None:

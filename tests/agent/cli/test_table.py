@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables: they fit the terminal by breaking between words, and are plain in a pipe."""
+
+import pytest
+
+from agent.cli.table import Table, paint, print_line, wrapped
+
+IPV6 = "[2001:db8:1234:5678:9abc:def0:1234:5678]:65535"
+
+
+def table() -> Table:
+    made = Table("service", "VIP", "why", "never")
+    made.add_row("web tcp", "192.0.2.10:443", "the server does not answer: connection refused, for 3 minutes now")
+    made.add_row("dns udp", IPV6, "healthy")
+    return made
+
+
+@pytest.mark.parametrize("columns", [70, 80, 100, 200])
+def test_a_table_fits_and_no_address_is_broken(columns: int) -> None:
+    lines = table().lines(columns)
+    assert max(map(len, lines)) <= columns
+    assert sum(IPV6 in line for line in lines) == 1
+    words = " ".join(" ".join(lines).split())
+    for text in ("192.0.2.10:443", "connection refused,", "healthy"):
+        assert text in words
+
+
+def test_a_table_that_cannot_fit_breaks_no_word() -> None:
+    lines = table().lines(20)
+    assert any(IPV6 in line for line in lines)
+
+
+def test_empty_columns_are_left_out() -> None:
+    assert table().lines(200)[0].split() == ["service", "VIP", "why"]
+    assert Table("a", "b").lines(80) == ["a  b"]
+
+
+def test_in_a_pipe_a_row_is_one_plain_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    table().print()
+    print_line(paint("red", "long " * 60))
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) == 4
+    assert "\x1b" not in out
+
+
+def test_colors_do_not_count_and_end_with_their_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert wrapped(paint("red", "one two"), 7) == ["\x1b[31mone\x1b[0m \x1b[31mtwo\x1b[0m"]
+    assert wrapped(paint("red", "one two"), 6) == ["\x1b[31mone\x1b[0m", "\x1b[31mtwo\x1b[0m"]
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert paint("red", "one two") == "one two"
+
+
+def test_later_lines_are_indented() -> None:
+    assert wrapped("aa bb cc dd", 5, "  ") == ["aa bb", "  cc", "  dd"]
