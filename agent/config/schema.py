@@ -187,6 +187,10 @@ class Config(Section):
             raise fault(where, f"{address} is in bgp.identity_prefix, which is for identities; {own}")
         if any(address == peer.address for peer in self.bgp.peers):
             raise fault(where, f"{address} is a BGP peer's address; {own}")
+        for i, denied in enumerate(self.deny):
+            if address in denied:
+                why = f"{address} is in {denied}, whose packets are dropped, and so are its answers; remove one"
+                raise fault(where, why, other=f"deny[{i}]")
 
     def _taken(self) -> Iterator[Taken]:
         """Yield all prefixes with a use that the pool must not have."""

@@ -8,6 +8,7 @@ DELETE /deny        remove a prefix         ?prefix=
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import ip_network
 from typing import Any
 
@@ -40,7 +41,7 @@ def _prefix(request: Request) -> Network:
 
 
 def _add(deny_list: DenyList, prefix: Network) -> Response:
-    return _set(deny_list, deny_list.added | {prefix})
+    return _changed(deny_list, lambda: deny_list.add(prefix))
 
 
 def _remove(deny_list: DenyList, prefix: Network) -> Response:
@@ -48,12 +49,12 @@ def _remove(deny_list: DenyList, prefix: Network) -> Response:
         return json_response({"error": f"{prefix} is in the configuration's deny list; remove it there"}, 409)
     if prefix not in deny_list.added:
         return json_response({"error": f"{prefix} is not denied; see `lbctl deny list`"}, 404)
-    return _set(deny_list, deny_list.added - {prefix})
+    return _changed(deny_list, lambda: deny_list.replace(deny_list.added - {prefix}))
 
 
-def _set(deny_list: DenyList, prefixes: frozenset[Network]) -> Response:
+def _changed(deny_list: DenyList, change: Callable[[], None]) -> Response:
     try:
-        deny_list.replace(prefixes)
+        change()
     except BpfError as error:
         return json_response({"error": str(error)}, 507)
     return json_response({"ok": True, **_denied(deny_list)})

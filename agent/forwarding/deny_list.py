@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from ipaddress import ip_network
 
-from agent.address import Network
+from agent.address import Address, Network
+from agent.errors import AgentError
 
 
 class DenyList:
@@ -17,15 +19,37 @@ class DenyList:
         added: frozenset[Network],
         write: Callable[[frozenset[Network]], None],
         on_change: Callable[[], None],
+        backends: Iterable[Address] = (),
     ) -> None:
-        """`added`: those that the operator added; `write` puts a whole list into the kernel, or raises BpfError."""
+        """`added`: those that the operator added; `write` puts a whole list into the kernel, or raises BpfError.
+        `backends`: those of NAT services, whose answers would be dropped."""
         self.configured, self.added = frozenset(configured), added
         self._write, self._on_change = write, on_change
+        self._backends = tuple(map(ip_network, sorted(set(backends), key=lambda one: (one.version, int(one)))))
 
     @property
     def prefixes(self) -> frozenset[Network]:
         """All of them."""
         return self.configured | self.added
+
+    def add(self, prefix: Network) -> None:
+        """Add the operator's prefix. AgentError: a backend is in it; BpfError: the map is full. Nothing has changed."""
+        if hit := self._hit(prefix):
+            raise AgentError(f"{hit} is a backend, whose answers would be dropped; deny smaller prefixes")
+        self.replace(self.added | {prefix})
+
+    def problems(self) -> list[str]:
+        """Return which denied prefixes have backends, one line each: the configuration of these came later."""
+        found = ((prefix, self._hit(prefix)) for prefix in sorted(self.added, key=lambda one: (one.version, one)))
+        return [
+            f"{hit} is a backend, but {prefix} is denied, so its answers are dropped: `lbctl deny del {prefix}`"
+            for prefix, hit in found
+            if hit
+        ]
+
+    def _hit(self, prefix: Network) -> Address | None:
+        """Return the first backend in a prefix."""
+        return next((one.network_address for one in self._backends if one.overlaps(prefix)), None)
 
     def replace(self, added: frozenset[Network]) -> None:
         """Replace the operator's prefixes, at once. BpfError: the map is full, and nothing has changed."""

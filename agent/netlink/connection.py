@@ -7,9 +7,10 @@ kernel's events have a socket of their own (monitor.py).
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from ipaddress import IPv6Address, ip_address, ip_network
-from typing import Final
+from typing import Any, Final
 
 from pyroute2 import AsyncIPRoute
 
@@ -26,6 +27,8 @@ class Netlink:
 
     def __init__(self) -> None:
         self._socket = AsyncIPRoute()
+        self._dumping = asyncio.Lock()
+        """The kernel refuses a dump (EBUSY) while the socket has another one that is not read to its end."""
 
     def close(self) -> None:
         """Close the socket."""
@@ -33,7 +36,8 @@ class Netlink:
 
     async def links(self) -> dict[int, Link]:
         """Return every interface, by index."""
-        return {link["index"]: link_from(link) async for link in await self._socket.link("dump")}
+        async with self._dumping:
+            return {link["index"]: link_from(link) async for link in await self._socket.link("dump")}
 
     async def link(self, name: str) -> Link:
         """Return the interface of that name. Raises AgentError if there is none."""
@@ -47,7 +51,7 @@ class Netlink:
         links = await self.links()
         above = {other.index for other in links.values() if other.vlan and other.lower == link.index}
         above |= {link.index, link.master}
-        dump = [entry async for entry in await self._socket.addr("dump") if entry["index"] in above]
+        dump = [entry for entry in await self._addresses() if entry["index"] in above]
         dump.sort(key=lambda entry: entry["index"] != link.index)
         return [ip_address(entry.get("local") or entry.get("address")) for entry in dump]
 
@@ -55,7 +59,7 @@ class Netlink:
         """Return the subnets of interfaces, each with its interface's name. Link-local ones, which all have, are left
         out."""
         wanted = {index: link.name for index, link in (await self.links()).items() if link.name in names}
-        dump = [entry async for entry in await self._socket.addr("dump") if entry["index"] in wanted]
+        dump = [entry for entry in await self._addresses() if entry["index"] in wanted]
         found = [
             (wanted[one["index"]], ip_network((one.get("local") or one.get("address"), one["prefixlen"]), strict=False))
             for one in dump
@@ -65,9 +69,13 @@ class Netlink:
     async def link_local(self, name: str) -> IPv6Address | None:
         """Return an interface's own link-local IPv6 address. Raises AgentError if there is no such interface."""
         link = await self.link(name)
-        dump = [entry async for entry in await self._socket.addr("dump", index=link.index)]
-        found = [ip_address(entry.get("address")) for entry in dump]
+        found = [ip_address(entry.get("address")) for entry in await self._addresses(index=link.index)]
         return next((one for one in found if isinstance(one, IPv6Address) and one.is_link_local), None)
+
+    async def _addresses(self, **of: int) -> list[Any]:
+        """Return the messages about the addresses of all interfaces, or of the one with that index."""
+        async with self._dumping:
+            return [entry async for entry in await self._socket.addr("dump", **of)]
 
     async def raise_loopback(self) -> None:
         """Set lo up."""

@@ -91,7 +91,8 @@ class Agent:
             self._wake.set,
         )
         self._publisher = Publisher(self.membership)
-        self.deny_list = DenyList(config.deny, saved.denied, self._write_denied, self._save)
+        backends = (backend.address for service in config.services for backend in service.backends)
+        self.deny_list = DenyList(config.deny, saved.denied, self._write_denied, self._save, backends)
         self.connections = ConnectionMonitor(config.services, self.epochs, self._wake.set)
         self.claims = None
         if self.forwarder is not None and config.table.claims:
@@ -192,6 +193,7 @@ class Agent:
             *uncounted,
             *self.instances.problems,
             *self.nat.problems(),
+            *self.deny_list.problems(),
         )
         return Inputs(
             members=membership.view.members,

@@ -27,8 +27,8 @@ SLICE: Final = 1024
 PAUSE_S: Final = 0.001
 _KEPT: Final = np.uint64(0xFFFF_00FF_0000_0000)
 """Fingerprint and flags of a tag."""
-_OTHER: Final = np.uint64(1 << 63)
-"""What makes a fingerprint another one, and keeps it odd."""
+_ODD: Final = np.uint64(1 << 48)
+"""Set in the fingerprint of each flow: without it, no flow has the session."""
 _STAMP: Final = np.uint64(0xFFFF_FFFF)
 
 PART: Final = 1 << 15
@@ -75,11 +75,11 @@ class SessionTable:
     def close(self, slots: Slots, tags: Tags, now: int) -> int:
         """Close the sessions whose tags are still these; return how many were. `now` is a tick.
 
-        Another fingerprint hides them from their clients: the program answers the next segment with a RST. Their NAT
+        An even fingerprint hides them from their clients: the program answers the next segment with a RST. Their NAT
         endpoints rest as those of any closed session.
         """
         changed = SessionState.CLOSED << 40 | TagFlag.RESET << 32 | now & 0xFFFF_FFFF
-        return self._exchange(slots, tags, (tags ^ _OTHER) & _KEPT | np.uint64(changed))
+        return self._exchange(slots, tags, tags & ~_ODD & _KEPT | np.uint64(changed))
 
     def backends_of(self, slots: Slots, tags: Tags) -> npt.NDArray[np.int64]:
         """Return the index of the backend of each session."""

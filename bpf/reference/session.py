@@ -123,7 +123,7 @@ def _noted(now: Progress, segment: Segment, from_client: bool) -> Progress:
 def _moved(now: Progress, segment: Segment, from_client: bool) -> Progress:
     """Note FINs and the SYN-ACK, and change the state, more than once if the packet is of more than one kind."""
     flags, both = now.flags, TagFlag.CLIENT_FIN | TagFlag.BACKEND_FIN
-    if segment.fin:
+    if segment.fin and _is_near(segment.sequence, now.backend_ack if from_client else now.client_ack):
         if not from_client and not flags & both:
             flags |= TagFlag.CLOSED_BY_BACKEND
         flags |= TagFlag.CLIENT_FIN if from_client else TagFlag.BACKEND_FIN

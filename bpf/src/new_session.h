@@ -269,7 +269,7 @@ static __always_inline u32 make_session(const struct conf *conf, const struct na
 
 /*
  * Close a session whose client opens a new one with the same ports, while the old one's ends have closed it. No packet
- * of the client finds it any more, and its endpoint rests as after any other.
+ * of a client finds an even fingerprint, and the endpoint rests as after any other session.
  */
 static __always_inline void retire(const struct nat_conf *nat, u32 slot)
 {
@@ -279,7 +279,7 @@ static __always_inline void retire(const struct nat_conf *nat, u32 slot)
 	if (!tag)
 		return;
 	before = *(volatile u64 *)tag;
-	after = make_tag((before >> 48) ^ 0x8000, SESSION_CLOSED, tag_flags(before), now_tick());
+	after = make_tag(before >> 48 & ~1ULL, SESSION_CLOSED, tag_flags(before), now_tick());
 	session = tag_flags(before) & TAG_IPV6 ? find_rest6(slot) : find_rest4(slot);
 	if (__sync_val_compare_and_swap(tag, before, after) != before)
 		return;

@@ -8,8 +8,10 @@
  *	SYN -> EST: UDP by a reply; TCP by an acknowledgment of the SYN-ACK that was seen. Without that test, a forged
  *	            SYN and a forged ACK would hold a slot for an hour.
  *	EST -> FIN by the first FIN; FIN -> CLOSED by a segment with ACK once both ends have sent FIN.
- *	Any -> CLOSED by a RST whose sequence number is within RESET_WINDOW of what the other end has acknowledged:
- *	       one that is forged off the path must not end a session.
+ *	Any -> CLOSED by a RST.
+ *
+ * A FIN or RST counts if its sequence number is within RESET_WINDOW of what the other end has acknowledged: one that is
+ * forged off the path must not end a session. After a FIN a forged SYN would, as the client's next connection.
  */
 #pragma once
 
@@ -295,7 +297,7 @@ static __always_inline u64 tag_after_segment(const struct session *session, u64 
 		*far = !is_reset_valid(session, state, flags, segment, reply);
 		return *far ? tag : make_tag(tag >> 48, SESSION_CLOSED, flags | TAG_RESET, tag);
 	}
-	if (tcp & TCP_FIN) {
+	if (tcp & TCP_FIN && is_near(segment->seq, reply ? session->client_ack : session->backend_ack, RESET_WINDOW)) {
 		if (reply && !(flags & TAG_FINS))
 			flags |= TAG_CLOSED_BY_BACKEND;
 		flags |= reply ? TAG_BACKEND_FIN : TAG_CLIENT_FIN;

@@ -121,6 +121,9 @@ ERRORS = [
      "server's own address"),
     ("address: 10.9.0.12", "address: 10.0.0.1",
      "9:60: services[0].backends[1].address: 10.0.0.1 is a BGP peer's address; give the server's own address"),
+    (NAT, f"{NAT}\ndeny: [10.8.0.0/16, 10.9.0.12/32]",
+     "9:60: services[0].backends[1].address: 10.9.0.12 is in 10.9.0.12/32, whose packets are dropped, and so are its "
+     "answers; remove one; see line 11"),
     # Other keys of the service
     ("mode: nat", "mode: snat", "8:11: services[0].mode: 'snat' is not 'dsr' or 'nat'"),
     ("mode: nat", "mode: dsr", "9:15: services[0].backends: is for mode nat; remove it, or set mode: nat"),

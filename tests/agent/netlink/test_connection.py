@@ -35,3 +35,23 @@ def test_an_address_may_be_on_the_device_above_the_interface() -> None:
 def test_an_interface_that_does_not_exist() -> None:
     with two_links(), pytest.raises(AgentError, match="there is no interface eth9 here"):
         asyncio.run(addresses("eth9"))
+
+
+def test_many_may_read_at_once() -> None:
+    """The parts of the agent share one socket, on which the kernel makes one dump at a time."""
+
+    async def read() -> list[int]:
+        netlink = Netlink()
+        try:
+            link = await netlink.link("eth1")
+            reads = [read() for _ in range(8) for read in (netlink.links, lambda: netlink.addresses(link))]
+            return [len(one) for one in await asyncio.gather(*reads)]
+        finally:
+            netlink.close()
+
+    with two_links():
+        for number in range(60):  # more than fit into one part of a dump
+            ip("link", "add", f"br{number}", "type", "bridge")
+        found = asyncio.run(read())
+    assert min(found[::2]) > 60
+    assert len(set(found)) == 2

@@ -288,6 +288,7 @@ def test_new_connection_of_the_same_ports_gets_another_endpoint(here: Here) -> N
     (fresh,) = set(here.used()) - {slot}
     assert after == to_backend(here.sessions.read(fresh), syn)
     assert here.tag(slot).state is SessionState.CLOSED
+    assert not here.tag(slot).fingerprint & 1, "that of no flow, so that it hides no other session of its bucket"
     assert here.nat.load(1) == BackendLoad(1, 2)
     late = reply(session, ACK, seq=5001, ack=103)
     assert here.program.send(frame(late))[1] == to_client(session, late), "the old one's last packets still pass"
@@ -306,6 +307,19 @@ def test_reset(here: Here, far: int, from_client: bool) -> None:
     assert outcome.events[WEB, Counter.RX_FAR_RESET] == bool(far)
     assert here.tag(slot).state is (SessionState.EST if far else SessionState.CLOSED)
     assert here.nat.load(1).active == bool(far)
+
+
+def test_forged_fin_and_syn(here: Here) -> None:
+    """A FIN that counted would let the SYN begin a new connection in place of this one."""
+    flow = Flow()
+    slot, session = establish(here, flow)
+    for far in (2**21, 2**31, 2**32 - 2**21):
+        here.program.send(frame(flow.request(ACK | FIN, b"", seq=101 + far & 0xFFFF_FFFF, ack=5001)))
+        here.program.send(frame(flow.request(SYN, b"", seq=far)))
+        assert here.tag(slot).state is SessionState.EST
+        assert here.used() == [slot]
+    data = flow.request(ACK, seq=101, ack=5001)
+    assert here.program.send(frame(data))[1] == to_backend(session, data)
 
 
 def test_backend_that_refuses(here: Here) -> None:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sessions as stories: each line is a packet, and what the session is after it."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,6 +47,10 @@ STORIES: dict[str, Story] = {
         (BACKEND, LAST_ACK, CLOSED),
     ],
     "half closed, then data": [*OPENING, (CLIENT, CLIENT_FIN, FIN), (BACKEND, ANSWER, FIN)],
+    "a forged FIN of either end": [
+        *OPENING, (CLIENT, replace(CLIENT_FIN, sequence=1 << 22), EST),
+        (BACKEND, replace(BACKEND_FIN, sequence=1 << 22), EST), (CLIENT, CLIENT_FIN, FIN),
+    ],
     "the first ACK was lost": [(BACKEND, SYN_ACK, HALF), (CLIENT, CLIENT_FIN, FIN)],
     "refused": [(BACKEND, Segment(rst=True, ack=True, acknowledgment=1000), CLOSED)],
     "refused by who does not know the SYN": [(BACKEND, Segment(rst=True, ack=True, acknowledgment=1001), HALF)],
