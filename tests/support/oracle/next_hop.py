@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The next-hop rule a second time, for the proofs: what a node does with a packet, and its next node.
 
-Owns the rule only. It is written from docs/architecture and from the comment at the top of bpf/src/pick.h, not from code:
-it works with sets and lists of nodes, where the program counts places.
+Owns the rule only. It is written from docs/architecture and from the comment at the top of bpf/src/pick.h, not from
+code: it works with sets and lists of nodes, where the program counts places.
 """
 
 from collections.abc import Collection, Sequence
