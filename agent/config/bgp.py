@@ -35,50 +35,64 @@ Family = Literal["ipv4", "ipv6"]
 
 
 class AnnounceConfig(Section):
-    """Attributes of a VIP's routes, for routers that are configured to act upon them.
-
-    `next_hop` defaults to this node's end of the session. `prepend` counts additional repetitions of the own AS.
-    """
+    """Attributes of routes, for routers that are configured to act upon them."""
 
     communities: tuple[CommunityText, ...] = ()
+    """Communities (RFC 1997), as `AS:NUMBER` or a well-known name. Example: `["65000:100"]`."""
     large_communities: tuple[LargeCommunityText, ...] = ()
+    """Large communities (RFC 8092). Example: `["65000:1:2"]`."""
     med: Annotated[int, Field(strict=True), within(0, 4_294_967_295)] | None = None
+    """The multi-exit discriminator: routers of one AS prefer the lowest. Example: `50`."""
     prepend: Annotated[int, Field(strict=True), within(0, MAX_PREPEND)] = 0
+    """How often the own AS is repeated in the path, beyond once. Example: `2`."""
     next_hop: UnicastAddress | None = None
+    """The next hop, by default this node's end of the session. Example: `10.0.0.99`."""
 
 
 class BfdConfig(Section):
-    """Bidirectional forwarding detection (RFC 5880): a path is down after `multiplier` times `interval_ms` of silence.
-
-    The slower end decides the interval.
-    """
+    """Bidirectional forwarding detection (RFC 5880): a path is down after some intervals of silence."""
 
     interval_ms: Annotated[int, Field(strict=True), within(MIN_INTERVAL_MS, MAX_INTERVAL_MS)] = 300
+    """How often both ends send, in milliseconds. The slower end decides. Example: `300`."""
     multiplier: Annotated[int, Field(strict=True), within(MIN_MULTIPLIER, MAX_MULTIPLIER)] = 3
+    """After how many intervals of silence the path is down. Example: `3`."""
 
 
 class PeerConfig(Section):
-    """A BGP router. `hold_time_s` bounds how long a silent death of this node blackholes its share of new flows.
-
-    `families`: the session's address families, by default that of `address`. `password_file`: TCP MD5 (RFC 2385).
-    `ttl_security`: the router is directly connected; packets from further away are dropped (RFC 5082). `multihop`: its
-    greatest distance in hops; without it a router of another AS is directly connected. `passive`: it connects to us.
-    `source`: our end of the session, also the next hop that we announce to it; by default the node's own address.
-    `graceful_restart_s`: how long it keeps the routes of a dead speaker, whose traffic is lost meanwhile.
-    """
+    """A BGP router."""
 
     address: PeerAddress
+    """The router's address; a link-local one with its interface. Example: `10.0.0.1`."""
     asn: Annotated[Asn, Field(alias="as")]
+    """The router's AS number. Example: `65000`."""
     local_as: Asn | None = None
+    """This node's AS number in the session, instead of `bgp.local_as`. Example: `65001`."""
     hold_time_s: Annotated[int, Field(strict=True), within(3, 65_535)] = 9
+    """The hold time (RFC 4271), in seconds: how long a silent death of this node keeps its routes in the router.
+    Example: `3`."""
     password_file: Path | None = None
+    """A file with the password of TCP MD5 (RFC 2385). It belongs to root, with mode 600. Example:
+    `router1.password`."""
     ttl_security: Switch = False
+    """Whether the router is directly connected, and packets from farther away are dropped (RFC 5082). Example:
+    `true`."""
     multihop: Annotated[int, Field(strict=True), within(2, 255)] | None = None
+    """The router's greatest distance, in hops. Without it a router of another AS is directly connected. Example:
+    `3`."""
     passive: Switch = False
+    """Whether the router connects to this node, and not the other way round. Example: `true`."""
     source: AnyAddress | None = None
+    """This node's end of the session, and the next hop that the router receives. By default the node's own address.
+    Example: `10.0.0.11`."""
     families: Annotated[tuple[Family, ...], Field(min_length=1)] | None = None
+    """The address families of the session, by default that of `address`. One peer at least carries ipv4, for the
+    identities. Example: `[ipv4, ipv6]`."""
     graceful_restart_s: Annotated[int, Field(strict=True), within(0, 4095)] = 0
+    """How long the router keeps the routes of a dead speaker, in seconds (RFC 4724). Traffic is lost meanwhile if the
+    node is dead too. Example: `120`."""
     bfd: BfdConfig | None = None
+    """Bidirectional forwarding detection (RFC 5880): the loss of the router, or of this node, in less than a second.
+    Example: `{interval_ms: 300, multiplier: 3}`."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -117,17 +131,22 @@ class PeerConfig(Section):
 
 
 class BgpConfig(Section):
-    """The BGP speaker. `identity_prefix` is a /16: node 10.0.0.11 announces its low 16 bits there as a /32.
-
-    `allow`: the prefixes of VIPs, which the relay enforces; by default exactly the configured VIPs. `user` runs ExaBGP.
-    """
+    """The BGP sessions of this node."""
 
     local_as: Asn
+    """This node's AS number. Example: `65001`."""
     router_id: V4Address | None = None
+    """The BGP identifier, by default the node's address. Example: `10.0.0.11`."""
     identity_prefix: IPv4Network
+    """A /16 without other use: node 10.0.0.11 announces the low 16 bits of its address there, as a /32. Example:
+    `10.254.0.0/16`."""
     peers: Annotated[tuple[PeerConfig, ...], Field(min_length=1)]
+    """The routers. Example: `[{address: 10.0.0.1, as: 65000}]`."""
     user: str = USER
+    """The system user that ExaBGP runs as. Example: `anylb-bgp`."""
     allow: Annotated[tuple[AnyNetwork, ...], Field(min_length=1)] | None = None
+    """The prefixes that announced VIPs must be in, by default exactly the configured VIPs and pools. Example:
+    `[192.0.2.0/24]`."""
 
     @field_validator("identity_prefix")
     @classmethod

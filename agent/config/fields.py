@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Annotated, Literal
 
@@ -27,15 +28,23 @@ def fault(field: str, message: str, *, other: str = "") -> PydanticCustomError:
     return PydanticCustomError("anylb", "{message}", {"message": message, "field": field, "other": other})
 
 
-def within(low: int, high: int) -> AfterValidator:
-    """Return a validator for a range, both ends included."""
+@dataclass(frozen=True)
+class Within:
+    """Check that a number is in a range, both ends included."""
 
-    def check(value: float) -> float:
-        if not low <= value <= high:
-            raise fault("", f"{value} is not in {low}-{high}")
+    low: float
+    high: float
+
+    def __call__(self, value: float) -> float:
+        """Return the value. Raises the error of one outside."""
+        if not self.low <= value <= self.high:
+            raise fault("", f"{value} is not in {self.low}-{self.high}")
         return value
 
-    return AfterValidator(check)
+
+def within(low: float, high: float) -> AfterValidator:
+    """Return a validator for a range, both ends included."""
+    return AfterValidator(Within(low, high))
 
 
 def not_one_value(value: object) -> str | None:

@@ -81,20 +81,22 @@ ServerName = Annotated[str, BeforeValidator(_server_name)]
 
 
 class CheckConfig(Section):
-    """What every type of check has.
-
-    `rise` successes in a row make the service healthy, `fall` failures unhealthy. `fast_interval_s` is the interval
-    while the last results contradict the current state, so that a change is certain sooner. `timeout_s` defaults to
-    `interval_s`, 1 s at most. While `disable_file` exists the service takes no new connections here, whatever the
-    checks return.
-    """
+    """What every type of check has."""
 
     interval_s: Seconds = 1.0
+    """The time between checks, in seconds. Example: `0.5`."""
     timeout_s: Seconds = 1.0
+    """How long a check may take, in seconds; by default `interval_s`, 1 at most. Example: `0.5`."""
     fast_interval_s: Seconds | None = None
+    """The interval while the last results contradict the current state, so that a change is certain sooner, in seconds.
+    Example: `0.2`."""
     disable_file: Path | None = None
+    """While this file exists the service takes no new connections here, whatever the checks return. Example:
+    `/etc/web/maintenance`."""
     rise: Count = 2
+    """How many successes in a row make the service healthy. Example: `1`."""
     fall: Count = 3
+    """How many failures in a row make it unhealthy. Example: `2`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -117,13 +119,13 @@ class CheckConfig(Section):
 
 
 class NetworkCheckConfig(CheckConfig):
-    """A check over the network stack: through the VIP on lo, or through a loopback address that several VIPs share.
-
-    `port` defaults to the service's own.
-    """
+    """A check over the network stack: through the VIP on lo, or through a loopback address that several VIPs share."""
 
     address: AnyAddress | None = None
+    """The address that is asked: the VIP on lo by default, or a loopback address that several VIPs share. Example:
+    `127.0.0.1`."""
     port: Port | None = None
+    """The port that is asked, by default the service's own. Example: `8080`."""
 
     @model_validator(mode="after")
     def _loopback(self) -> Self:
@@ -134,11 +136,14 @@ class NetworkCheckConfig(CheckConfig):
 
 
 class TcpCheckConfig(NetworkCheckConfig):
-    """A connection; with `expect`, this text in what the service sends, after `send` if that is given."""
+    """A connection is accepted, or the service sends what is expected."""
 
     type: Literal["tcp"] = "tcp"
+    """A connection is accepted; with `expect`, the service sends this text. Example: `tcp`."""
     send: Payload | None = None
+    r"""What is sent first: a text, or `{hex: "00 1f"}`. Example: `"PING\r\n"`."""
     expect: Payload | None = None
+    """What the answer must contain. Example: `"PONG"`."""
 
     @model_validator(mode="after")
     def _answer(self) -> Self:
@@ -148,27 +153,36 @@ class TcpCheckConfig(NetworkCheckConfig):
 
 
 class UdpCheckConfig(NetworkCheckConfig):
-    """A datagram, and an answer to it, which contains `expect` if that is given."""
+    """A datagram is answered."""
 
     type: Literal["udp"]
+    """A datagram is answered. Example: `udp`."""
     send: Payload
+    """What is sent: a text, or `{hex: "00 1f"}`. Example: `"ping"`."""
     expect: Payload | None = None
+    """What the answer must contain; any answer by default. Example: `"pong"`."""
 
 
 class HttpExpectConfig(Section):
     """What a response must have: one of these statuses, and this text in its body."""
 
     status: Statuses = ((200, 399),)
+    """The statuses that count: numbers and ranges. Example: `[200, 204]`."""
     body: Annotated[str, Field(min_length=1, max_length=MAX_PAYLOAD)] | None = None
+    """A text that the body must contain, within its first 64 KiB. Example: `ready`."""
 
 
 class HttpCheckConfig(NetworkCheckConfig):
-    """A GET of `path`. `host` is the Host header, by default address and port. Redirects are not followed."""
+    """A GET is answered as expected. Redirects are not followed."""
 
     type: Literal["http", "https"]
+    """A GET over HTTP. Redirects are not followed. Example: `http`."""
     path: str = "/"
+    """The path that is asked for. Example: `/up`."""
     host: Host | None = None
+    """The Host header, by default address and port. Example: `www.example.com`."""
     expect: HttpExpectConfig = HttpExpectConfig()
+    """What the response must have. Example: `{status: 200, body: ready}`."""
 
     @model_validator(mode="after")
     def _path(self) -> Self:
@@ -178,15 +192,16 @@ class HttpCheckConfig(NetworkCheckConfig):
 
 
 class HttpsCheckConfig(HttpCheckConfig):
-    """The same over TLS. `server_name`: the name in SNI and in the certificate, by default that of `host`.
-
-    `ca_file`: the certificates to trust, in PEM, by default the system's.
-    """
+    """The same over TLS."""
 
     type: Literal["https"]
+    """The same over TLS. Example: `https`."""
     server_name: ServerName | None = None
+    """The name in SNI and in the certificate, by default that of `host`. Example: `www.example.com`."""
     verify: Switch = True
+    """Whether the certificate must be valid. Example: `false`."""
     ca_file: Path | None = None
+    """The certificates to trust, in PEM, by default the system's. Example: `/etc/ssl/web-ca.pem`."""
 
     @model_validator(mode="after")
     def _certificate(self) -> Self:
@@ -213,8 +228,11 @@ class ExecCheckConfig(CheckConfig):
     """A program, started without a shell as `user`: its exit status 0 is a success."""
 
     type: Literal["exec"]
+    """A program's exit status is 0. Example: `exec`."""
     command: Annotated[tuple[str, ...], BeforeValidator(_command)]
+    """The program and its arguments. No shell is involved. Example: `[/usr/bin/check-web, --fast]`."""
     user: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$")]
+    """The system user that it runs as. Example: `nagios`."""
 
 
 _KINDS: dict[str, type[CheckConfig]] = {

@@ -40,19 +40,19 @@ AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 
 class MatchConfig(Section):
-    """Where one or more instances are found: in exactly one of these.
-
-    `unit`: each systemd unit of that name, which may have `*`, is an instance; `cgroup`: each control group, likewise.
-    `pidfile`: the process whose number the file has, with its children. `executable`: each process that runs the file
-    and listens for the service; a listener that several have inherited is the oldest's. `weight` is for the policy
-    `weighted`, 100 by default.
-    """
+    """Where one or more instances are found: in exactly one of these."""
 
     unit: Annotated[str, AfterValidator(_unit)] | None = None
+    """Each systemd unit of this name, which may have `*`, is an instance. Example: `web@*.service`."""
     cgroup: Annotated[str, AfterValidator(_cgroup)] | None = None
+    """Each control group of this path, which may have `*`, is an instance. Example: `/system.slice/web.service`."""
     pidfile: AbsolutePath | None = None
+    """The process whose number the file has, with its children. Example: `/run/web.pid`."""
     executable: AbsolutePath | None = None
+    """Each process that runs this file and listens for the service. A listener that several inherited is the oldest's.
+    Example: `/usr/sbin/nginx`."""
     weight: Weight | None = None
+    """The share of new connections with `policy: weighted`, 100 by default. Example: `50`."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -65,16 +65,16 @@ class MatchConfig(Section):
 
 
 class InstancesConfig(Section):
-    """How new connections are divided among a service's instances. Established ones never move.
-
-    `standby`: all go to the first instance in the order of `match` that listens. With `failback: false` they stay with
-    the instance that took over when an earlier one returns. `weighted`: in proportion to weights; `spread`: evenly.
-    """
+    """How new connections are divided among a service's instances. Established ones never move."""
 
     policy: Literal["standby", "weighted", "spread"] = "standby"
+    """`standby`: all to the first in the order of `match` that listens and is healthy; `weighted`: in proportion to
+    weights; `spread`: evenly. Example: `weighted`."""
     match: Annotated[tuple[MatchConfig, ...], BeforeValidator(_one_or_several), Field(max_length=32)] = ()
-    """The primary first. More instances are added with `lbctl instance add`."""
+    """Where instances are found, the primary first. More are added with `lbctl instance add`. Example: `[{unit:
+    web@a.service}, {unit: web@b.service}]`."""
     failback: Switch = True
+    """Whether connections go back to an earlier instance that returns, with `policy: standby`. Example: `false`."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

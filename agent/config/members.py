@@ -29,21 +29,25 @@ def _free_port(value: int) -> int:
 
 
 class MembersConfig(Section):
-    """The prefixes of nodes' addresses: identities and tunnels from other addresses are ignored.
-
-    `outer` is the family of tunnels' outer headers. `port` is the UDP port, the same on all nodes, on which nodes ask
-    each other and exchange what they serve. Datagrams carry a code made with the cluster's key: `key_file` has one or
-    two lines of 32 hex digits, of which the first signs and both are accepted. `key: none` signs with a public number
-    instead, for a network on which nobody else can send. With neither, no other node is accepted. `static` lists
-    addresses of nodes that may be members before a router names them; this node's own among them is ignored.
-    """
+    """Who may be a node of the cluster, and how the nodes ask each other."""
 
     allow: Annotated[tuple[AnyNetwork, ...], Field(min_length=1)]
+    """The prefixes of the nodes' addresses. Identities and tunnels from others are ignored. Example:
+    `[10.0.0.0/24]`."""
     outer: Literal["ipv4", "ipv6"] = "ipv4"
+    """The family of the tunnels' outer headers. Example: `ipv6`."""
     port: Annotated[Port, AfterValidator(_free_port)] = 4742
+    """The UDP port on which nodes ask each other, the same on all nodes. Allow it between them. Example: `4742`."""
     key_file: Path | None = None
+    """A file with the cluster's key, one or two lines of 32 hex digits: the first signs, both are accepted. `lbctl key
+    new` makes it. A relative path starts at lb.yml's folder. Without a key no other node is accepted. Example:
+    `cluster.key`."""
     key: Annotated[Literal["none"] | None, BeforeValidator(_none)] = None
+    """`none` signs with a number that anybody can compute, in place of a key file: only for a network on which none but
+    the nodes can send. Example: `none`."""
     static: tuple[NodeAddress, ...] = ()
+    """Addresses of nodes that may be members before a router names them. This node's own among them is ignored.
+    Example: `[10.0.0.11, 10.0.0.12]`."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

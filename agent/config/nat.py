@@ -53,11 +53,14 @@ Pool6 = Annotated[IPv6Network, BeforeValidator(lambda value: _pool(value, 6))]
 
 
 class BackendConfig(Section):
-    """A server of a NAT service, which runs no agent and has no VIP. `weight`: its share of new sessions; 0: none."""
+    """A server of a NAT service, which runs no agent and has no VIP."""
 
     address: UnicastAddress
+    """The server's own address, of the VIP's family. Example: `10.9.0.11`."""
     port: Port
+    """The server's port. Example: `8443`."""
     weight: Weight = 100
+    """Its share of new sessions, relative to other backends' weights; 0: none. Example: `50`."""
 
 
 class PoolConfig(Section):
@@ -67,8 +70,13 @@ class PoolConfig(Section):
     """
 
     pool: Pool | None = None
+    """The IPv4 addresses that backends see as clients. They are announced, and have no other use. Example:
+    `10.255.0.0/27`."""
     pool6: Pool6 | None = None
+    """The same for IPv6. Example: `fd00:255::/123`."""
     sessions: Sessions = DEFAULT_SESSIONS
+    """How many sessions the whole cluster has room for: a power of two. Each takes one address and port of the pool, 72
+    bytes on each node. Example: `65536`."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -101,13 +109,14 @@ class PoolConfig(Section):
 
 
 class NatConfig(PoolConfig):
-    """NAT on this node. `weight`: its share of all sessions; 0: it does no NAT. `forward`: how packets of sessions, and
-    of answers to them, reach their owner. `announce`: attributes of the pools' routes; its next hop is for one family.
-    """
+    """NAT on this node, for the sessions of services of `mode: nat`."""
 
     weight: Weight = 100
+    """This node's share of all sessions; 0: it does no NAT. Example: `50`."""
     forward: Literal["l2", "ipip", "gue"] = "gue"
+    """How packets of sessions, and answers to them, reach the node that has the session. Example: `ipip`."""
     announce: AnnounceConfig | None = None
+    """Attributes of the pools' routes; a next hop is for one family. Example: `{med: 50}`."""
 
     @model_validator(mode="after")
     def _check_next_hop(self) -> Self:

@@ -25,25 +25,31 @@ Vlan = Annotated[int, Field(strict=True), within(1, 4094)]
 
 
 class NodeConfig(Section):
-    """This node: the interfaces that XDP attaches to, and the node's addresses.
-
-    `interface`, or several `interfaces` (two uplinks, VLAN devices, a bond's slaves); the node's addresses are on the
-    first one. `address` and `address6`, which only tunnels over IPv6 need, default to its first addresses. With
-    `announce: false` the node is a member only: it owns flows and forwards, and the other nodes announce the VIPs.
-    Frames with a VLAN tag are the program's only in the VLANs that `vlans` names; of two tags, both must be named.
-
-    `clients` are the prefixes to which this node must have routes, by default everywhere. `rp_filter`: whether strict
-    reverse path filters of the interfaces are made loose, or refused where they drop what clients send.
-    """
+    """This node: the interfaces that XDP attaches to, and the node's addresses."""
 
     interface: Annotated[InterfaceName | None, BeforeValidator(_one_interface)] = None
+    """The interface on which clients' packets arrive and through which other nodes are reached. Example: `eth1`."""
     interfaces: Annotated[tuple[InterfaceName, ...], Field(max_length=8)] = ()
+    """The same for several (two uplinks, VLAN devices, a bond's slaves), instead of `interface`. The node's addresses
+    are on the first. Example: `[eth1, eth2]`."""
     address: V4Address | None = None
+    """The node's IPv4 address, by which other nodes and the routers know it. By default the interface's first. Example:
+    `10.0.0.11`."""
     address6: IPv6Address | None = None
+    """The node's IPv6 address, which only tunnels over IPv6 need. By default the interface's first global one. Example:
+    `2001:db8::11`."""
     vlans: Annotated[tuple[Vlan, ...], Field(max_length=4094)] = ()
+    """The VLANs whose tagged frames belong to the program; of two tags, both must be named. Frames of other VLANs pass
+    to the kernel. Example: `[5, 9]`."""
     announce: Switch = True
+    """Whether this node announces VIPs. With `false` it is a member only: it owns flows and forwards, and other nodes
+    announce. Example: `false`."""
     clients: Annotated[tuple[AnyNetwork, ...], Field(max_length=16)] = (EVERYWHERE, EVERYWHERE6)
+    """The prefixes to which this node must have routes. While one is missing its VIPs are left to other nodes. Example:
+    `[192.0.2.0/24]`."""
     rp_filter: Literal["loose", "refuse"] = "loose"
+    """Whether strict reverse path filters of the interfaces are made `loose`, or stay, and the node refuses to serve
+    where they drop requests (`refuse`). Example: `refuse`."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -24,33 +24,46 @@ from agent.config.table import TableConfig
 
 
 class XdpConfig(Section):
-    """How the data path attaches. With `off` the node is plain anycast: it announces, and forwards nothing."""
+    """How the data path attaches."""
 
     # An unquoted off is a boolean in YAML 1.1.
     mode: Annotated[
         Literal["auto", "native", "generic", "off"], BeforeValidator(lambda value: "off" if value is False else value)
     ] = "auto"
+    """How the program attaches: `native` in the driver, `generic` in the network stack (slower, any interface), `auto`
+    the first that works. With `off` the node is plain anycast: it announces, and forwards nothing. Example:
+    `native`."""
 
 
 class Config(Section):
     """The whole of lb.yml."""
 
     cluster: Annotated[int, Field(strict=True), within(1, 4_294_967_295)]
+    """The cluster's number, the same on all its nodes. Identities carry it, so two clusters on one fabric never mix.
+    Example: `4242`."""
     node: NodeConfig
+    """This node's interfaces and addresses. Example: `{interface: eth1}`."""
     services: Annotated[tuple[ServiceConfig, ...], Field(min_length=1, max_length=250)]  # the data path has 255 slots
+    """What is balanced: one entry for each VIP, protocol and port."""
     bgp: BgpConfig
+    """The BGP sessions of this node."""
     members: MembersConfig
+    """Who may be a node, and how nodes ask each other."""
     xdp: XdpConfig = XdpConfig()
+    """How the data path attaches. Example: `{mode: native}`."""
     table: TableConfig = TableConfig()
+    """What decides which node owns a row: the same on every node."""
     nat: Annotated[NatConfig | None, BeforeValidator(given)] = None
+    """NAT for services of `mode: nat`. Without it there is none. Example: `{pool: 10.255.0.0/27}`."""
     deny: tuple[AnyNetwork, ...] = ()
-    """Prefixes whose packets to VIPs are dropped; `lbctl deny` adds to them at run time."""
+    """Prefixes whose packets to VIPs are dropped; `lbctl deny` adds to them at run time. Example:
+    `[203.0.113.0/24]`."""
     other_protocols: Literal["pass", "drop"] = "pass"
     """What happens to packets to VIPs that are neither TCP, UDP nor ICMP (ESP, AH, SCTP, GRE): the kernel of the node
-    that the router chose gets them, or nobody does."""
+    that the router chose gets them, or none does. Example: `drop`."""
     class_e_clients: Switch = False
-    """Whether clients may have addresses of 240.0.0.0/4, which are reserved (RFC 1112); else their packets are
-    dropped as martian."""
+    """Whether clients may have addresses of 240.0.0.0/4, which are reserved (RFC 1112). Otherwise their packets are
+    dropped as martian. Example: `true`."""
 
     _secret: bytes | None = PrivateAttr(default=None)
     _previous_secret: bytes | None = PrivateAttr(default=None)

@@ -27,38 +27,52 @@ _ONLY_DSR = {"weight": "nat.weight", "forward": "nat.forward", "hash": "", "when
 
 
 class ServiceConfig(Section):
-    """One VIP, protocol and port (or any port), and its health check on this node.
-
-    `affinity`: the fields that decide a packet's owner: all (5-tuple), all but the client's port (3-tuple), or the two
-    addresses (2-tuple). `forward`: how a packet reaches its owner. `hash`: how owners are chosen. `when_no_member`:
-    whether packets are passed to this node's kernel or dropped while no member takes them. `when_unhealthy`: when no
-    member is healthy, either all that are up take new connections as if they were healthy (fail_open), or every node
-    withdraws the VIP so that another site can take over (withdraw). `instances`: how connections are divided among
-    several server processes of this node; without it the kernel divides them.
-
-    With `mode: nat` the servers are `backends` without an agent, and every node of `nat:` balances for them.
-    `balance`: how a new session's backend is chosen: by the fields of `affinity` (hash), in turn (round_robin), the
-    one with the fewest sessions for its weight (least_connections), or in turn in proportion to weights (weighted).
-    `on_down`: whether sessions of a backend that went down are reset or kept. `health` is asked of each backend.
-    """
+    """One VIP, protocol and port (or any port), its servers and their health check."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+    """The name in `lbctl` and in metrics: lower-case letters, digits, `-` and `_`. Example: `web`."""
     vip: AnyAddress
+    """The virtual IP, which clients connect to. Example: `192.0.2.10`."""
     protocol: Literal["tcp", "udp"]
+    """The protocol. One VIP may have services of both. Example: `tcp`."""
     port: PortOrAny
+    """The port that clients connect to, or all ports of the VIP and protocol that no other service has. Example:
+    `443`."""
     weight: Weight = 100
+    """This node's share of new connections, relative to other nodes' weights; 0: none. Example: `50`."""
     affinity: Literal["5-tuple", "3-tuple", "2-tuple"] = "5-tuple"
+    """The fields that decide a packet's owner: all (`5-tuple`), all but the client's port (`3-tuple`), or the two
+    addresses (`2-tuple`). Example: `3-tuple`."""
     forward: Literal["l2", "ipip", "gue"] = "gue"
+    """How a packet reaches its owner: `l2` by MAC address, if all nodes share a segment; `ipip` or `gue` (UDP) in a
+    tunnel, across routers too. Example: `l2`."""
     hash: Literal["rendezvous", "maglev"] = "rendezvous"
+    """How owners are chosen. `rendezvous` moves the fewest connections; `maglev` has the evenest shares. Example:
+    `maglev`."""
     when_no_member: Literal["pass", "drop"] = "pass"
+    """Whether packets pass to this node's kernel or are dropped while no member takes them. Example: `drop`."""
     when_unhealthy: Literal["fail_open", "withdraw"] = "fail_open"
+    """When no member is healthy, all that are up take new connections as if they were healthy (`fail_open`), or every
+    node withdraws the VIP, so that another site can take over (`withdraw`). Example: `withdraw`."""
     health: HealthConfig = TcpCheckConfig()
+    """How this node checks its own server. See [health checks](health.md). Example: `{type: http, port: 8080, path:
+    /up}`."""
     announce: AnnounceConfig | None = None
+    """Attributes of the VIP's routes. Example: `{med: 50}`."""
     instances: InstancesConfig | None = None
+    """How connections are divided among several server processes of this node. See [instances](instances.md). Example:
+    `{policy: standby, match: {unit: "web@*.service"}}`."""
     mode: Literal["dsr", "nat"] = "dsr"
+    """Whether the nodes serve it themselves and answer directly (`dsr`), or backends without an agent do (`nat`). See
+    [NAT](nat.md). Example: `nat`."""
     balance: Balance = "hash"
+    """How a new session's backend is chosen: by the fields of `affinity` (`hash`), in turn (`round_robin`), the one
+    with the fewest sessions for its weight (`least_connections`), or in turn in proportion to weights (`weighted`).
+    Example: `least_connections`."""
     on_down: OnDown = "reset"
+    """Whether sessions of a backend that went down are reset or kept. Example: `keep`."""
     backends: Annotated[tuple[BackendConfig, ...], Field(max_length=nat.MAX_BACKENDS_OF_SERVICE)] = ()
+    """The servers of `mode: nat`. Example: `[{address: 10.9.0.11, port: 8443}]`."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -32,33 +32,38 @@ TableVersion = Annotated[int, Field(strict=True), AfterValidator(_known)]
 
 
 class PreviousConfig(Section):
-    """The cluster's previous table; what is absent did not change. `key_file: null`: there was no file. `nat`: what the
-    pool and the sessions of `nat:` were; `nat: null`: there was no NAT."""
+    """The cluster's previous table; what is absent did not change."""
 
     rows: Rows | None = None
+    """What `table.rows` was. Example: `65536`."""
     chain: Chain | None = None
+    """What `table.chain` was. Example: `4`."""
     version: TableVersion | None = None
+    """What the algorithm's version was."""
     key_file: Path | None = None
+    """What `table.key_file` was; `null`: there was none. Example: `old.key`."""
     nat: PoolConfig | None = None
+    """What the pool and the sessions of `nat:` were; `null`: there was no NAT. Example: `{pool: 10.255.0.0/27}`."""
 
 
 class TableConfig(Section):
-    """What decides a row. It must be the same on every node; the epochs that each node tells show when it is not.
-
-    `key_file` holds the cluster's secret as 32 hex digits, so that outsiders cannot compute which flows share a server.
-    A relative path starts at lb.yml's folder. Without it the key derives from the cluster's number, which others may
-    guess. `version` is that of the algorithm from members to rows, by default the newest that this release supports.
-
-    While `previous` is set, nodes look flows up in both tables, and new flows use the previous one until every live
-    member has the new one.
-
-    With `claims` nodes that hold connections which a row's chain does not name have a place after it; without, growth
-    of a cluster to twice its size breaks 4 to 6 % of its connections. All nodes must have the same.
-    """
+    """What decides a row. It must be the same on every node; the epochs that nodes publish show when it is not."""
 
     rows: Rows = 65_536
+    """The rows of a table, a power of two: the more, the finer the shares. Example: `262144`."""
     chain: Chain = 4
+    """The nodes in a row's chain: how many changes of members in a row an old connection survives without claims.
+    Example: `5`."""
     version: TableVersion = TABLE_VERSIONS[-1]
+    """The version of the algorithm from members to rows, by default the newest that this release supports."""
     key_file: Path | None = None
+    """A file with the flow hash's secret, 32 hex digits, so that outsiders cannot compute which flows share a server. A
+    relative path starts at lb.yml's folder. Without it the key derives from the cluster's number, which others may
+    guess. Example: `table.key`."""
     previous: PreviousConfig | None = None
+    """What the table was before a change. While it is set, nodes look flows up in both tables, and new flows use the
+    previous one until every live member has the new one. Example: `{key_file: old.key}`."""
     claims: Annotated[bool, Field(strict=True)] = True
+    """Whether nodes that hold connections in a row whose chain does not name them keep a place there. Without, the
+    growth of a cluster to twice its size breaks 4 to 6 % of its connections. The same on all nodes. Example:
+    `false`."""

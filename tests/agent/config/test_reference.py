@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reference of lb.yml: every key is described, its example is valid, and docs/settings.md is up to date."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import TypeAdapter
+
+from agent.config.reference import Key, page, sections
+
+DOCUMENT = Path(__file__).parents[3] / "docs/settings.md"
+KEYS = [
+    pytest.param(key, id=f"{section.path}.{section.variant}.{key.name}")
+    for section in sections()
+    for key in section.keys
+]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_key_has_a_meaning_and_a_valid_example(key: Key) -> None:
+    assert key.meaning.endswith("."), "the text below the key in its section's class says what it means"
+    if key.example:
+        annotation = key.info.rebuild_annotation()
+        TypeAdapter(annotation).validate_python(yaml.safe_load(key.example))
+
+
+def test_the_reference_reaches_every_corner() -> None:
+    found = {f"{section.path}.{key.name}" for section in sections() for key in section.keys}
+    assert len(found) > 90
+    assert {
+        ".cluster",
+        "services[].health.send",
+        "services[].health.expect.status",
+        "services[].instances.match[].pidfile",
+        "bgp.peers[].as",
+        "bgp.peers[].bfd.multiplier",
+        "table.previous.nat.pool6",
+        "nat.sessions",
+    } < found
+
+
+def test_the_types_of_a_check_have_all_their_keys() -> None:
+    checks = {one.variant: [key.name for key in one.keys] for one in sections() if one.path == "services[].health"}
+    assert checks["udp"] == ["type", "send", "expect"]
+    assert checks["https"] == ["type", "server_name", "verify", "ca_file"]
+    assert {"interval_s", "port", "send"} < set(checks["tcp"])
+
+
+def test_the_page_is_up_to_date() -> None:
+    command = "python -m agent.config.reference > docs/settings.md"
+    assert DOCUMENT.read_text(encoding="utf-8") == page(), f"run: {command}"
