@@ -22,5 +22,9 @@ class NotRunningError(AgentError):
     """No agent answers on the control socket. The CLI exits with 3, so scripts can distinguish it from a refusal."""
 
 
+class NotPermittedError(AgentError):
+    """This user may not open the control socket, so nothing is known of the agent."""
+
+
 class LastAnnouncerError(AgentError):
     """The request would leave a VIP without any node that announces it."""

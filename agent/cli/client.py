@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from agent.errors import AgentError, NotRunningError
+from agent.errors import AgentError, NotPermittedError, NotRunningError
 
 TIMEOUT_S = 10.0
 """For each step: connecting, and every read of the response."""
@@ -107,7 +107,8 @@ def _errors(path: Path) -> Iterator[None]:
     try:
         yield
     except PermissionError:
-        raise AgentError(f"{path}: permission denied; run lbctl as root") from None
+        step = "run lbctl as root, or to read as a member of the group anylb (`adduser USER anylb`)"
+        raise NotPermittedError(f"{path}: permission denied; {step}") from None
     except (FileNotFoundError, ConnectionRefusedError):
         raise NotRunningError(f"{path}: no agent answers; start it with `lbctl agent run` (lb-agent.service)") from None
     except ValueError:

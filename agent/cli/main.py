@@ -27,7 +27,8 @@ from topology.errors import LabError
 
 COMMANDS = {
     # what the node does and knows
-    "status": "node",  # [-o json]
+    "status": "node",  # [--brief] [--wait [CONDITION]] [--timeout TIME]
+    "check": "check",
     "explain": "node",  # TUPLE [--live [--at ADDRESS]]
     "connections": "connections",  # [--service NAME]
     "session": "session",  # list | show | kill | watch

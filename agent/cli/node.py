@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from agent.cli.check import CONDITIONS, wait_for
 from agent.cli.options import (
     EXIT_NOT_IN_TIME,
     force_option,
@@ -24,15 +25,27 @@ LIVE_TIMEOUT_S = 20.0
 
 @click.command()
 @click.option("--brief", is_flag=True, help="What fails, and how many VIPs, services, members and sessions are well.")
+@click.option(
+    "--wait", is_flag=False, flag_value="healthy", type=click.Choice(CONDITIONS),
+    help="First wait until the node forwards (ready), some router has each VIP (announced), or `lbctl check` is OK "
+    "(healthy, the default).",
+)  # fmt: skip
+@click.option(
+    "--timeout", "timeout_s", callback=seconds, default="60s", show_default=True, metavar="TIME",
+    help="With --wait: its time limit; exit code 4 if it is not in time.",
+)  # fmt: skip
 @socket_option
 @output_option
-def status(brief: bool, socket: Path, output: str) -> None:
+def status(brief: bool, wait: str | None, timeout_s: float, socket: Path, output: str) -> None:
     """Show this node, its services and all members.
 
     What fails comes first. In a pipe, each thing has one line, without color.
     """
     from agent.cli.status_display import print_brief, print_status
 
+    if wait is not None and (missing := wait_for(socket, wait, timeout_s)) is not None:
+        click.echo(f"lbctl: not {wait} within {timeout_s:g} s: {missing}", err=True)
+        sys.exit(EXIT_NOT_IN_TIME)
     show(request(socket, "GET", "/status"), output, print_brief if brief else print_status)
 
 

@@ -18,6 +18,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import h11
 
+from bgp.peercred import peer_uid
+
 HEAD_LIMIT = 16 * 1024
 """The most bytes of a request's line and header fields."""
 HEAD_TIMEOUT_S = 10.0
@@ -34,6 +36,8 @@ class Request:
     method: str
     path: str
     query: Mapping[str, str] = field(default_factory=dict)
+    uid: int = 0
+    """The user that asks, as the kernel attests it (SO_PEERCRED)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,7 @@ class HttpServer:
         async with _closing(writer):
             try:
                 async with asyncio.timeout(HEAD_TIMEOUT_S):
-                    request = await _receive(connection, reader)
+                    request = await _receive(connection, reader, peer_uid(writer.get_extra_info("socket")))
             except h11.RemoteProtocolError as error:
                 with contextlib.suppress(OSError):
                     await _send(connection, writer, json_response({"error": f"not a request: {error}"}, 400))
@@ -133,7 +137,7 @@ async def _closing(writer: asyncio.StreamWriter) -> AsyncIterator[None]:
         writer.transport.abort()
 
 
-async def _receive(connection: h11.Connection, reader: asyncio.StreamReader) -> Request | None:
+async def _receive(connection: h11.Connection, reader: asyncio.StreamReader, uid: int) -> Request | None:
     """Return the request, None if the client sends none. Raises h11.RemoteProtocolError, OSError."""
     while (event := connection.next_event()) is h11.NEED_DATA:
         connection.receive_data(await reader.read(HEAD_LIMIT))
@@ -146,7 +150,7 @@ async def _receive(connection: h11.Connection, reader: asyncio.StreamReader) -> 
     if not target.path.startswith("/"):
         raise h11.RemoteProtocolError("the target is not a path")
     query = dict(parse_qsl(target.query, keep_blank_values=True))
-    return Request(event.method.decode("ascii"), unquote(target.path), query)
+    return Request(event.method.decode("ascii"), unquote(target.path), query, uid)
 
 
 async def _send(

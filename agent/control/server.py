@@ -1,23 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The control socket: HTTP over a unix socket that only root may open. lbctl is its client (agent/cli/client.py).
+"""The control socket: HTTP over a unix socket. lbctl is its client (agent/cli/client.py).
 
-Owns the table of what it serves, and the status codes of errors. Each noun's requests are in a module of its own.
+Owns the table of what it serves, who may ask for what, and the status codes of errors. Each noun's requests are in a
+module of its own. Root may ask for everything; the group `anylb`, if there is one, may read.
 """
 
 from __future__ import annotations
 
 import contextlib
+import grp
 import logging
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.control import announce, backend, connections, deny, explain, explain_live, explain_nat, instance, session
+from agent.control.check import checked
 from agent.control.http_server import HttpServer, Request, Response, Routes, json_response
 from agent.control.status import NodeState, status
 from agent.errors import AgentError, LastAnnouncerError
+from agent.file_acl import admit_group
 from agent.model import State
 from agent.node.operator import Operator
 
@@ -25,6 +30,9 @@ if TYPE_CHECKING:
     from agent.node.agent import Agent
 
 log = logging.getLogger("anylb")
+READING = ("GET", "HEAD")
+GROUP = "anylb"
+"""Its members may read: `lbctl status`, `lbctl check`, and what else changes nothing."""
 Reload = Callable[[], Awaitable[int]]
 """Starts a reload and returns the number of the new configuration. Raises AgentError if it is refused."""
 
@@ -42,6 +50,9 @@ def _routes(agent: Agent, reload: Reload) -> Routes:
     )
     return {
         ("GET", "/status"): lambda _: json_response(status(_state(agent))),
+        ("GET", "/check"): lambda _: json_response(
+            checked(status(_state(agent)), announce.report(announcing, time.time()), time.time()).to_json()
+        ),
         ("GET", "/explain"): lambda request: json_response(
             explain_nat.explain(
                 _forwarding(agent), _sessions(agent), request.query.get("tuple", ""), time.monotonic_ns()
@@ -124,6 +135,7 @@ async def serve(agent: Agent, reload: Reload) -> AsyncIterator[None]:
     try:
         path.unlink(missing_ok=True)
         await server.start(path)
+        _admit_readers(path)
     except OSError as error:
         raise AgentError(f"{path}: cannot listen there: {error.strerror}; remove what occupies the path") from None
     finally:
@@ -135,6 +147,19 @@ async def serve(agent: Agent, reload: Reload) -> AsyncIterator[None]:
         path.unlink(missing_ok=True)
 
 
+def _admit_readers(path: Path) -> None:
+    """Let the group `anylb` connect, if it exists; what it may ask for is decided for each request."""
+    try:
+        gid = grp.getgrnam(GROUP).gr_gid
+    except KeyError:
+        return
+    try:
+        admit_group(path.parent, gid, 0o1)
+        admit_group(path, gid, 0o6)
+    except OSError as error:
+        log.warning("%s: cannot be opened to the group %s, so only root uses it: %s", path, GROUP, error.strerror)
+
+
 async def _respond(routes: Routes, request: Request) -> Response:
     """Return a handler's response. A bug in one is reported as status 500, not as an agent that does not answer."""
     handler = routes.get((request.method, request.path))
@@ -142,6 +167,8 @@ async def _respond(routes: Routes, request: Request) -> Response:
         known = any(path == request.path for _, path in routes)
         code = HTTPStatus.METHOD_NOT_ALLOWED if known else HTTPStatus.NOT_FOUND
         return json_response({"error": f"{request.method} {request.path}: {code.phrase}"}, code)
+    if request.method not in READING and request.uid not in (0, os.geteuid()):
+        return json_response({"error": f"{request.path}: only root may change this node; run lbctl as root"}, 403)
     try:
         response = handler(request)
         return response if isinstance(response, Response) else await response

@@ -9,6 +9,7 @@ The demo covers the failures (tests/topology/demo); this covers the commands of 
 
 import contextlib
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
 from itertools import count
@@ -237,6 +238,30 @@ def test_only_root_opens_the_control_socket(cluster: ClusterLab) -> None:
     )
     assert "Permission denied" in output.stderr
     assert (cluster.lab.root("b1") / "run/anylb/agent.sock").stat().st_mode & 0o777 == 0o600
+
+
+def test_check_is_ok_and_names_a_hung_agent_within_two_seconds(cluster: ClusterLab) -> None:
+    cluster.lbctl("b1", "status", "--wait", "healthy", "--timeout", "60s")
+    assert cluster.lbctl("b1", "check").startswith("OK: node 10.0.0.11 is up; 1 of 1 services healthy, 4 of 4 members")
+    cluster.kill("b1", "agent", signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        out = cluster.lbctl("b1", "check", code=2)
+        assert time.monotonic() - began < 2
+        assert "does not answer" in out
+    finally:
+        cluster.kill("b1", "agent", signal.SIGCONT)
+    cluster.lbctl("b1", "status", "--wait", "ready", "--timeout", "60s")
+
+
+def test_check_names_a_server_that_is_down_and_warns(cluster: ClusterLab) -> None:
+    cluster.stop("b2", "server")
+    try:
+        wait_for(lambda: cluster.lab.exec("b2", ["lbctl", "check"], check=False).returncode == 1, "a warning")
+        assert "echo is unhealthy here" in cluster.lbctl("b2", "check", code=1)
+    finally:
+        cluster.start("b2", "server")
+    cluster.lbctl("b2", "status", "--wait", "--timeout", "60s")
 
 
 def test_a_removed_vip_and_a_changed_setting_are_restored_at_once(cluster: ClusterLab) -> None:

@@ -4,6 +4,7 @@
 import asyncio
 import http.client
 import json
+import os
 import socket
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -263,3 +264,20 @@ def test_what_is_not_a_request_gets_400(tmp_path: Path, sent: bytes) -> None:
         return response
 
     assert with_server(tmp_path / "socket", use).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+
+
+def test_a_request_has_the_user_that_asks(tmp_path: Path) -> None:
+    uids = []
+
+    async def main() -> None:
+        async def respond(request: Request) -> Response:
+            uids.append(request.uid)
+            return json_response({})
+
+        server = HttpServer(respond)
+        await server.start(tmp_path / "socket")
+        await ask(tmp_path / "socket", "GET", "/")
+        await server.stop()
+
+    asyncio.run(main())
+    assert uids == [os.getuid()]
