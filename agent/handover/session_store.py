@@ -18,6 +18,7 @@ from agent.address import Network
 from agent.handover.merge import Outcome, merged, outcomes
 from agent.handover.record import FORMS, Records, backend_keys, identities, service_keys, version_of
 from agent.handover.row_move import Rows
+from agent.sessions.cause import Cause, OnChange
 from bpf.kernel import atomic
 from bpf.layout.nat import FIRST_PORT, NAT_ROWS, PORT_BITS
 from bpf.layout.session import SessionState, TagFlag
@@ -62,6 +63,8 @@ class SessionStore:
         self.services: Mapping[bytes, int] = {}
         self.backends: Mapping[bytes, int] = {}
         """The slots of the services and the indexes of the backends that this node knows (keys: record.py)."""
+        self.on_change: OnChange | None = None
+        """Called with each change of a session's state here."""
 
     @property
     def row_slots(self) -> int:
@@ -111,11 +114,12 @@ class SessionStore:
         done.busy = len(records)
         return done
 
-    def free(self, slots: Slots, tags: NDArray[np.uint64]) -> int:
+    def free(self, slots: Slots, tags: NDArray[np.uint64], cause: Cause = Cause.HANDED_OVER) -> int:
         """Free slots whose tags are still these; return how many. A free slot keeps its stamp."""
         backends = self._backends(slots, tags)
         freed = atomic.compare_exchange(self._sessions.tags, slots, tags, tags & _STAMP)
         self._count(backends[freed], _states(tags[freed]), -1)
+        self._report(slots[freed], tags[freed], tags[freed] & _STAMP, cause)
         return int(freed.sum())
 
     def reset(self, records: Records, tick: int) -> int:
@@ -124,7 +128,7 @@ class SessionStore:
         tags = self._sessions.tags[slots]
         own = self._own(version_of(records), slots, tags, tick)
         same = (identities(own) == identities(records)).all(axis=1) & np.isin(own["state"], _LIVE)
-        return self.free(slots[same], tags[same])
+        return self.free(slots[same], tags[same], Cause.DISPLACED)
 
     def _attempt(self, records: Records, places: NDArray[np.int64], tick: int, done: Written) -> NDArray[np.bool_]:
         """Try to write; return which records are to be tried again."""
@@ -163,6 +167,10 @@ class SessionStore:
         self._stored(version_of(records))[some] = self._to_store(records[claimed], places[claimed], tick)
         atomic.compare_exchange(self._sessions.tags, some, _tags(busy[claimed], tick), _tags(records[claimed], tick))
         self._count(places[claimed, 1], records["state"][claimed], 1)
+        before, after = tags[claimed], _tags(records[claimed], tick)
+        used = before > _STAMP
+        self._report(some[used], before[used], before[used] & _STAMP, Cause.DISPLACED)
+        self._report(some, before & _STAMP, after, Cause.RECEIVED)
         return claimed
 
     def _merge(self, records: Records, tags: NDArray[np.uint64], own: Records, tick: int) -> NDArray[np.bool_]:
@@ -178,7 +186,13 @@ class SessionStore:
             stored[name][slots[changed]] = both[name][changed]
         over = done & (both["state"] == SessionState.CLOSED)
         self._count(stored["backend_index"][slots[over]], own["state"][over], -1)
+        moved = done & (both["state"] != own["state"])
+        self._report(slots[moved], tags[moved], new[moved], Cause.RECEIVED)
         return done
+
+    def _report(self, slots: Slots, before: NDArray[np.uint64], after: NDArray[np.uint64], cause: Cause) -> None:
+        if self.on_change is not None and len(slots):
+            self.on_change(slots, before, after, cause)
 
     def _count(self, backends: NDArray[Any], states: NDArray[Any], difference: int) -> None:
         """Count live sessions of backends, once more or once less each."""

@@ -22,6 +22,7 @@ from agent.handover.row_move import Chains
 from agent.handover.session_store import SessionStore
 from agent.node.forwarder import Forwarder
 from agent.node.membership import Membership
+from agent.sessions.cause import OnChange
 from bpf.layout.nat import NAT_ROWS
 from bpf.layout.service import Protocol
 from bpf.maps.maps import Maps
@@ -38,24 +39,29 @@ SHOWN_S: Final = 60.0
 """How long sessions that could not be handed over are among the problems."""
 
 
-def hand_over_keeper(config: Config, forwarder: Forwarder | None, membership: Membership) -> HandOverKeeper | None:
-    """Return the keeper of hand-overs; None without NAT."""
+def hand_over_keeper(
+    config: Config, forwarder: Forwarder | None, membership: Membership, on_change: OnChange | None
+) -> HandOverKeeper | None:
+    """Return the keeper of hand-overs, which reports what it changes; None without NAT."""
     maps = forwarder.datapath.maps if forwarder is not None else None
     if forwarder is None or maps is None or maps.sessions is None or maps.nat is None or config.nat is None:
         return None
-    return HandOverKeeper(config, forwarder, membership, maps)
+    return HandOverKeeper(config, forwarder, membership, maps, on_change)
 
 
 class HandOverKeeper:
     """The hand-overs of this node."""
 
-    def __init__(self, config: Config, forwarder: Forwarder, membership: Membership, maps: Maps) -> None:
+    def __init__(
+        self, config: Config, forwarder: Forwarder, membership: Membership, maps: Maps, on_change: OnChange | None
+    ) -> None:
         assert config.nat is not None
         assert maps.nat is not None
         assert maps.sessions is not None
         self._config, self._forwarder, self._membership = config, forwarder, membership
         pools: dict[int, Network] = {pool.version: pool for pool in config.nat.pools}
         self._store = SessionStore(maps.sessions, pools, maps.nat.loads)
+        self._store.on_change = on_change
         name = " ".join(str(pool[0]) for pool in config.nat.pools).encode()
         codec = Codec(Pool(name, config.nat.sessions, NAT_ROWS))
         self.exchange = Exchange(int(membership.own), self._store, codec, maps.nat.pulls, self._stream)

@@ -40,7 +40,8 @@ class Nat:
         if forwarder is not None and forwarder.nat is not None:
             made = node, forwarder.nat, forwarder, membership, self.sessions
             self.backends = BackendKeeper(*made, orders, health, on_change)
-        self.hand_overs = hand_over_keeper(node.config, forwarder, membership)
+        report = self.sessions.table.report if self.sessions else None
+        self.hand_overs = hand_over_keeper(node.config, forwarder, membership, report)
 
     @property
     def orders(self) -> Orders:

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.address import endpoint
+from agent.sessions.cause import Cause
 from agent.sessions.tag_array import Slots, Tags
 from bpf.layout.nat import row_of_slot
 from bpf.layout.session import TICK_SHIFT, SessionState, TagFlag
@@ -30,10 +31,13 @@ from bpf.maps.session_dtype import SESSION4_DTYPE, SESSION6_DTYPE
 Rows = npt.NDArray[Any]
 
 PAGE_ROW: Final = {
-    version: np.dtype([("slot", "<u4"), ("known", "<u4"), ("before", "<u8"), ("tag", "<u8"), ("record", record)])
+    version: np.dtype(
+        [("slot", "<u4"), ("known", "<u2"), ("cause", "<u2"), ("before", "<u8"), ("tag", "<u8"), ("record", record)]
+    )
     for version, record in ((4, SESSION4_DTYPE), (6, SESSION6_DTYPE))
 }
-"""A session, by IP version. `before` is its tag before the change, of an event. `known` 0: the record is another's."""
+"""A session, by IP version. Of an event, `before` is its tag before the change and `cause` a Cause. `known` 0: the
+record is another's."""
 STATE_NAMES: Final[Mapping[str, SessionState]] = {
     "half-open": SessionState.SYN,
     "established": SessionState.EST,
@@ -46,6 +50,7 @@ _NAMES: Final[Mapping[int, str]] = {
     SessionState.BUSY: "claimed",
     **{state: name for name, state in STATE_NAMES.items()},
 }
+_CAUSES: Final = {cause.value: cause.name.lower() for cause in Cause}
 _PORTS: Final = {end: f"{end}_port" for end in ("client", "vip", "nat", "backend")}
 _PLAIN: Final = TagFlag.UDP | TagFlag.IPV6  # what a session's protocol and addresses show
 _PROTOCOLS: Final = {6: "tcp", 17: "udp"}
@@ -86,10 +91,10 @@ def sessions(version: int, now: int, rows: Rows, names: Names, events: bool = Fa
     record, size = rows["record"], 4 if version == 4 else 16
     addresses = {end: record[end].tobytes() for end in _PORTS}
     column = {name: record[name].tolist() for name in ("protocol", "service_slot", "created", *_PORTS.values())}
-    for i, (slot, known, before, tag) in enumerate(rows[["slot", "known", "before", "tag"]].tolist()):
+    for i, (slot, known, cause, before, tag) in enumerate(rows[["slot", "known", "cause", "before", "tag"]].tolist()):
         session = {"slot": slot, "row": row_of_slot(names.sessions, slot), **_tag(tag, now)}
         if events:
-            session["before"] = state_name(before)
+            session["before"], session["cause"] = state_name(before), _CAUSES[cause]
         if known:
             for end, port in _PORTS.items():
                 session[end] = _endpoint(addresses[end][i * size : (i + 1) * size], column[port][i])

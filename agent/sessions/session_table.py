@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from agent.sessions.cause import Cause, OnChange
 from agent.sessions.tag_array import Slots, Tags, are_ipv6, are_live
 from bpf.kernel import atomic
 from bpf.layout.session import SessionState, TagFlag
@@ -36,8 +37,6 @@ PART: Final = 1 << 15
 
 Loads = npt.NDArray[np.uint64]
 """`struct backend_load` by backend, shape (BACKENDS, 2): active, chosen."""
-OnChange = Callable[[Slots, Tags, Tags], None]
-"""Gets the slots that were changed, and their tags before and after."""
 
 
 class SessionTable:
@@ -70,7 +69,7 @@ class SessionTable:
 
         The stamps stay: of free slots the program takes the one that was left first.
         """
-        return self._exchange(slots, tags, tags & _STAMP)
+        return self._exchange(slots, tags, tags & _STAMP, Cause.EXPIRED)
 
     def close(self, slots: Slots, tags: Tags, now: int) -> int:
         """Close the sessions whose tags are still these; return how many were. `now` is a tick.
@@ -79,7 +78,12 @@ class SessionTable:
         endpoints rest as those of any closed session.
         """
         changed = SessionState.CLOSED << 40 | TagFlag.RESET << 32 | now & 0xFFFF_FFFF
-        return self._exchange(slots, tags, tags & ~_ODD & _KEPT | np.uint64(changed))
+        return self._exchange(slots, tags, tags & ~_ODD & _KEPT | np.uint64(changed), Cause.CLOSED)
+
+    def report(self, slots: Slots, before: Tags, after: Tags, cause: Cause) -> None:
+        """Report changes to those who watch, also what others than this table made."""
+        if self.on_change is not None and len(slots):
+            self.on_change(slots, before, after, cause)
 
     def backends_of(self, slots: Slots, tags: Tags) -> npt.NDArray[np.int64]:
         """Return the index of the backend of each session."""
@@ -116,7 +120,7 @@ class SessionTable:
         for backend in np.flatnonzero(differences).tolist():
             atomic.add(self._nat.loads.reshape(-1), 2 * backend, int(differences[backend]))
 
-    def _exchange(self, slots: Slots, before: Tags, after: Tags) -> int:
+    def _exchange(self, slots: Slots, before: Tags, after: Tags, cause: Cause) -> int:
         changed = 0
         for start in range(0, len(slots), SLICE):
             if start:
@@ -127,8 +131,7 @@ class SessionTable:
                 backends = self.backends_of(places, old)  # read first: afterwards the slot may be another session's
                 done = atomic.compare_exchange(self.tags, places, old, new)
                 self.add_active(backends[done & are_live(old)], -1)
-            if self.on_change is not None:
-                self.on_change(places[done], old[done], new[done])
+            self.report(places[done], old[done], new[done], cause)
             changed += int(np.count_nonzero(done))
         return changed
 

@@ -15,6 +15,7 @@ from typing import Final
 
 import numpy as np
 
+from agent.sessions.cause import Cause
 from agent.sessions.page import encode, rows_of
 from agent.sessions.selection import Selection
 from agent.sessions.session_table import SessionTable
@@ -31,8 +32,8 @@ QUEUE: Final = 64
 """Pages that a watcher may be behind: then it misses some, and is informed how many events."""
 
 
-Change = tuple[Slots, Tags, Tags]
-"""Slots, and their tags before and after."""
+Change = tuple[Slots, Tags, Tags, Cause]
+"""Slots, their tags before and after, and why they changed."""
 
 
 @dataclass(slots=True, eq=False)
@@ -87,7 +88,8 @@ class SessionWatch:
             for watcher in self._watchers:
                 watcher.missed += 1
         events = np.frombuffer(b"".join(read), EVENT_DTYPE)
-        return [(events["slot"].astype(np.int64), events["before"].copy(), events["after"].copy()), *own]
+        slots = events["slot"].astype(np.int64)
+        return [(slots, events["before"].copy(), events["after"].copy(), Cause.PACKET), *own]
 
     async def _bring(self, watcher: _Watcher, changes: Iterable[Change]) -> None:
         for change in changes:
@@ -110,8 +112,8 @@ class SessionWatch:
             self._table.on_change = None
             self._own.clear()
 
-    def _on_change(self, slots: Slots, before: Tags, after: Tags) -> None:
-        self._own.append((slots, before, after))
+    def _on_change(self, slots: Slots, before: Tags, after: Tags, cause: Cause) -> None:
+        self._own.append((slots, before, after, cause))
 
 
 def pages_of(table: SessionTable, selection: Selection, change: Change, now: int, missed: int) -> list[bytes]:
@@ -120,7 +122,7 @@ def pages_of(table: SessionTable, selection: Selection, change: Change, now: int
     `missed` is how many changes the watcher did not get before. The record of a slot that has another session by now is
     not known: such a change matches only if the record does not matter.
     """
-    slots, before, after = change
+    slots, before, after, cause = change
     now_there = table.tags[slots]
     last = np.where(states_of(after) == SessionState.FREE, before, after)
     known = (states_of(now_there) == SessionState.FREE) | same_session(last, now_there)
@@ -132,7 +134,7 @@ def pages_of(table: SessionTable, selection: Selection, change: Change, now: int
         chosen = places[matching]
         if len(chosen) or missed:
             rows = rows_of(version, slots[chosen], after[chosen], found[matching], before[chosen])
-            rows["known"] = known[chosen]
+            rows["known"], rows["cause"] = known[chosen], cause
             pages.append(encode(version, now, rows, missed))
             missed = 0
     return pages

@@ -140,6 +140,7 @@ def test_watch(node: Node, run: Run) -> None:
     run("session", "kill", "--all")
     (change,) = decode(next(lines), Names(SLOTS, {3: "web"}))
     assert (change["slot"], change["before"], change["state"]) == (9, "established", "closed")
+    assert change["cause"] == "closed"
     lines.close()
     wait_for(lambda: not node.slots.table.on_change, "the end of the watch")
 
@@ -147,6 +148,7 @@ def test_watch(node: Node, run: Run) -> None:
 def test_changes_are_printed_with_the_state_before() -> None:
     one = {"slot": 5, "row": 0, "before": "free", "state": "half-open", "flags": [], "idle_s": 0}
     assert line_of(one) == "free > half-open          slot 5, which has another session by now"
+    assert line_of(one | {"cause": "handed_over"}).endswith("another session by now handed over")
     ends = {end: f"10.0.0.{i}:1" for i, end in enumerate(("client", "vip", "nat", "backend"))}
     assert line_of(one | ends | {"service": "web", "protocol": "tcp", "age_s": 1}).startswith(
         "free > half-open          tcp web          10.0.0.0:1            > 10.0.0.1:1 "

@@ -9,6 +9,7 @@ from support.session_arrays import BACKEND, POOLS, SERVICE, Arrays
 from support.session_records import record
 
 from agent.handover.record import Records
+from agent.sessions.cause import Cause
 from bpf.kernel import atomic
 from bpf.layout.nat import endpoint
 from bpf.layout.session import SessionState, Tag, TagFlag
@@ -151,3 +152,30 @@ def test_free_only_while_the_tag_is_the_same() -> None:
     assert node.store.free(slots, tags) == 1
     assert (node.state(1), node.state(2)) == (SessionState.FREE, SessionState.EST)
     assert node.active == {BACKEND: 1}
+
+
+def test_each_change_of_a_state_is_reported_with_its_cause() -> None:
+    node, seen = Arrays(), []
+
+    def note(slots: Any, before: Any, after: Any, cause: Cause) -> None:
+        states = [SessionState(int(tag) >> 40 & 0xFF).name for tag in (before[0], after[0])]
+        seen.append((slots.tolist(), *states, cause))
+
+    node.store.on_change = note
+    node.store.write(record(1, client=1), TICK)
+    node.store.write(record(1, client=1, stamp_age=0), TICK)
+    assert seen == [([1], "FREE", "EST", Cause.RECEIVED)], "a later stamp is no change"
+    node.store.write(record(1, client=1, state=SessionState.FIN), TICK)
+    node.store.write(record(1, client=2, created_age=1000), TICK)
+    node.store.reset(record(1, client=2, created_age=1000), TICK)
+    node.store.write(record(1, client=3), TICK)
+    slots = np.array([1])
+    node.store.free(slots, node.store.tags(slots))
+    assert seen[1:] == [
+        ([1], "EST", "FIN", Cause.RECEIVED),
+        ([1], "FIN", "FREE", Cause.DISPLACED),
+        ([1], "FREE", "EST", Cause.RECEIVED),
+        ([1], "EST", "FREE", Cause.DISPLACED),
+        ([1], "FREE", "EST", Cause.RECEIVED),
+        ([1], "EST", "FREE", Cause.HANDED_OVER),
+    ]

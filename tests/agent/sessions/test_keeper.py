@@ -13,6 +13,7 @@ from support.session_slots import SLOTS, Slots
 
 from agent.sessions import keeper as keeper_module
 from agent.sessions import watch as watch_module
+from agent.sessions.cause import Cause
 from agent.sessions.keeper import CROWDED, PRESSURE, REFUSED_S, SessionKeeper
 from agent.sessions.page import Names, decode
 from agent.sessions.selection import USED, Selection
@@ -201,10 +202,10 @@ def test_watchers_get_changes_of_the_program_and_of_the_agent(monkeypatch: pytes
             est = world.slots.put(7, SessionState.EST, 4000, TagFlag.SYNACK_SEEN, now=now_tick())
             world.ring.write(7, syn, est)  # the scan frees it next
             for seen in [await one for one in watchers]:
-                assert sorted((one["before"], one["state"]) for one in seen) == [
-                    ("established", "free"),
-                    ("free", "half-open"),
-                    ("half-open", "established"),
+                assert sorted((one["before"], one["state"], one["cause"]) for one in seen) == [
+                    ("established", "free", "expired"),
+                    ("free", "half-open", "packet"),
+                    ("half-open", "established", "packet"),
                 ]
                 assert {one["client"] for one in seen} == {"192.0.2.7:41000"}
             (freed,) = await only_free
@@ -258,7 +259,7 @@ def test_a_full_ring_buffer_is_reported(monkeypatch: pytest.MonkeyPatch) -> None
 
 def lines(slots: Slots, selection: Selection, changed: Iterable[tuple[int, int, int]]) -> list[dict[str, Any]]:
     numbers, before, after = (np.array(column) for column in zip(*changed, strict=True))
-    change = numbers, before.astype(np.uint64), after.astype(np.uint64)
+    change = numbers, before.astype(np.uint64), after.astype(np.uint64), Cause.PACKET
     return [one for page in pages_of(slots.table, selection, change, 5, 0) for one in decode(json.loads(page), NAMES)]
 
 
@@ -267,6 +268,6 @@ def test_the_record_of_a_later_session_is_not_shown_for_an_earlier_one() -> None
     earlier = slots.put(8)
     slots.map.tags[8] = slots.map.tags[8] ^ np.uint64(2 << 48)
     assert [sorted(one) for one in lines(slots, EVERY, [(8, earlier, 0)])] == [
-        ["before", "flags", "idle_s", "row", "slot", "state"]
+        ["before", "cause", "flags", "idle_s", "row", "slot", "state"]
     ]
     assert lines(slots, Selection(EVERY.states, services=frozenset({3})), [(8, earlier, 0)]) == []

@@ -9,6 +9,7 @@ import pytest
 from support.session_slots import CLIENT, NOW, Slots
 
 from agent.sessions import session_table
+from agent.sessions.cause import Cause
 from agent.sessions.session_table import common, drift
 from agent.sessions.tag_array import states_of
 from bpf.layout.session import SessionState, Tag, TagFlag
@@ -60,10 +61,10 @@ def test_closing_keeps_the_rest_of_the_tag() -> None:
 def test_changes_are_reported_while_somebody_watches() -> None:
     slots, seen = Slots(), []
     tags = np.array([slots.put(1), slots.put(2)], np.uint64)
-    slots.table.on_change = lambda *change: seen.append([one.tolist() for one in change])
+    slots.table.on_change = lambda *change: seen.append([one.tolist() for one in change[:3]] + [change[3]])
     slots.put(2, idle=1)
     slots.table.free(np.array([1, 2]), tags)
-    assert seen == [[[1], [tags[0]], [NOW]]]
+    assert seen == [[[1], [tags[0]], [NOW], Cause.EXPIRED]]
 
 
 def test_two_threads_free_each_session_once(monkeypatch: pytest.MonkeyPatch) -> None:
