@@ -54,17 +54,18 @@ def run(path: Path, xdp: str | None, pins: Path) -> None:
 
 
 @agent.command()
+@click.option("--force", is_flag=True, help="Also if the change ends sessions of NAT services.")
 @socket_option
 @output_option
-def reload(socket: Path, output: str) -> None:
+def reload(force: bool, socket: Path, output: str) -> None:
     """Have the agent read its configuration again.
 
-    Routes and connections are not touched. A configuration with a fault is refused, and nothing changes. The `bgp`
-    section also needs `lbctl bgp reload`.
+    Routes and connections are not touched. A configuration with a fault is refused, and nothing changes; so is one that
+    ends sessions of NAT services, such as another pool. The `bgp` section also needs `lbctl bgp reload`.
     """
     from agent.cli.reload import reload as reload_agent
 
-    show(reload_agent(socket), output, lambda _: click.echo("reloaded"))
+    show(reload_agent(socket, force), output, lambda _: click.echo("reloaded"))
 
 
 @agent.command()

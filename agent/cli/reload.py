@@ -18,14 +18,14 @@ TIMEOUT_S = 30.0
 POLL_S = 0.05
 
 
-def reload(socket: Path) -> dict[str, Any]:
+def reload(socket: Path, force: bool = False) -> dict[str, Any]:
     """Return once the agent is ready with the new configuration. Raises AgentError if it is not in time, or refuses.
 
     The kernel may refuse what the file alone does not show. Then the agent is ready again with its previous one.
     """
     from agent.cli.client import call_within
 
-    generation = call_within(socket, "POST", "/reload", OPEN_S)["generation"]
+    generation = call_within(socket, "POST", "/reload", OPEN_S, {"force": "yes"} if force else {})["generation"]
     deadline = time.monotonic() + TIMEOUT_S
     refused = ""
     while time.monotonic() < deadline:

@@ -33,7 +33,7 @@ log = logging.getLogger("anylb")
 READING = ("GET", "HEAD")
 GROUP = "anylb"
 """Its members may read: `lbctl status`, `lbctl check`, and what else changes nothing."""
-Reload = Callable[[], Awaitable[int]]
+Reload = Callable[[bool], Awaitable[int]]
 """Starts a reload and returns the number of the new configuration. Raises AgentError if it is refused."""
 
 
@@ -62,7 +62,7 @@ def _routes(agent: Agent, reload: Reload) -> Routes:
         ("POST", "/drain"): lambda request: _set_state(agent.operator, State.DRAINING, request),
         ("POST", "/undrain"): lambda request: _set_state(agent.operator, State.UP, request),
         ("POST", "/leave"): lambda request: _set_state(agent.operator, State.LEFT, request),
-        ("POST", "/reload"): lambda _: _reload(reload),
+        ("POST", "/reload"): lambda request: _reload(reload, "force" in request.query),
         **announce.routes(announcing),
         **backend.routes(agent.config, agent.operator, agent.shares, agent.nat.backends),
         ("GET", "/connections"): lambda request: connections.connections(
@@ -186,8 +186,8 @@ def _set_state(operator: Operator, state: State, request: Request) -> Response:
     return json_response({"ok": True, "state": state})
 
 
-async def _reload(reload: Reload) -> Response:
+async def _reload(reload: Reload, force: bool) -> Response:
     try:
-        return json_response({"ok": True, "generation": await reload()})
+        return json_response({"ok": True, "generation": await reload(force)})
     except AgentError as error:
         return json_response({"error": f"{error}\nnothing was changed"}, 400)

@@ -51,6 +51,8 @@ class Lifecycle:
         """Why the last reload was refused; None if it was not."""
         self.stopping = False
         self.next: Next | None = None
+        self.refusal: Callable[[Config], str | None] = lambda _: None
+        """Why the current agent would lose too much if another configuration replaced its own."""
         self._load, self._open_datapath = load, open_datapath
         self._reloading = asyncio.Lock()
         self.ending: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -62,11 +64,16 @@ class Lifecycle:
         if not self.ending.done():
             self.ending.set_result(True)
 
-    async def reload(self) -> int:
-        """Read the configuration again; return its generation. AgentError: it is refused, nothing changes."""
+    async def reload(self, force: bool = False) -> int:
+        """Read the configuration again; return its generation. AgentError: it is refused, nothing changes.
+
+        With `force` it is not refused for what is lost.
+        """
         async with self._reloading:
             try:
                 config = await asyncio.to_thread(self._load)
+                if not force and (why := self.refusal(config)):
+                    raise AgentError(why)
                 await own_interface(config)  # the file alone does not show whether the interfaces exist
                 datapath = await self._open_beside(config)
             except (AgentError, BpfError) as error:
@@ -148,8 +155,9 @@ async def run(
                 continue
             freeze_heap()
             agent.generation, agent.refused = lifecycle.generation, lifecycle.refused
+            lifecycle.refusal = agent.nat.refusal
             async with control.serve(agent, lifecycle.reload):
-                await agent.run(lifecycle.ending, lifecycle.reload)
+                await agent.run(lifecycle.ending, lambda: lifecycle.reload(force=True))  # what is lost is lost already
         except* (AgentError, BpfError, BgpError) as group:
             raise _first(group) from None
         finally:

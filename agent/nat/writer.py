@@ -56,7 +56,7 @@ class NatWriter:
         self._hops = {index: hop for index in used if (hop := maps.hop(index)) is not None}
         self._written = dict(written)
         self._entries: dict[str, NatServiceEntry] = {}
-        self._conf = self._first_conf(table)
+        self._conf, self._is_written = self._first_conf(table), False
         self._idle_since: dict[Place, float] = {}
 
     def _first_conf(self, table: int) -> NatConf:
@@ -64,7 +64,7 @@ class NatWriter:
         assert nat is not None
         hops = {version: _CLIENTS[version] for version in self._clients}
         conf = NatConf(
-            nat.sessions, table, nat.pool, nat.pool6, Forward[nat.forward.upper()], up=False,
+            nat.sessions, table, nat.pool, nat.pool6, Forward[nat.forward.upper()], up=before is not None and before.up,
             hop4=hops.get(4, 0), hop6=hops.get(6, 0),
         )  # fmt: skip
         return conf if before is None else replace(conf, mss4=before.mss4, mss6=before.mss6)
@@ -137,9 +137,9 @@ class NatWriter:
         self._write_conf(replace(self._conf, mss4=mss4, mss6=mss6))
 
     def _write_conf(self, conf: NatConf) -> None:
-        if conf != self._conf or self._maps.conf() is None:
+        if conf != self._conf or not self._is_written:
             self._maps.write_conf(conf)
-            self._conf = conf
+            self._conf, self._is_written = conf, True
 
     def reaches(self, key: BackendKey) -> bool:
         """Whether packets get to a backend from here: never to one on this node itself."""

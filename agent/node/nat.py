@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Coroutine, MutableMapping
-from typing import Any
+from ipaddress import IPv4Network, IPv6Network
+from typing import Any, Final
 
+from agent.address import Network
 from agent.config.schema import Config
 from agent.health.rise_fall import Health
+from agent.nat.change import ending_change, moved_families
 from agent.nat.orders import Orders
 from agent.node.backend_keeper import BackendKeeper
 from agent.node.forwarder import Forwarder
@@ -15,9 +19,16 @@ from agent.node.hand_over_keeper import hand_over_keeper
 from agent.node.membership import Membership
 from agent.node.plan import ThisNode
 from agent.sessions.keeper import SessionKeeper
+from agent.sessions.listing import close_selected, count_live
+from agent.sessions.selection import Selection
 from agent.sessions.session_table import SessionTable
+from agent.sessions.tag_array import LIVE
 from agent.sessions.watch import SessionWatch
 from bpf.layout.counter import Counter
+
+log = logging.getLogger("anylb")
+
+EVERY: Final[dict[int, Network]] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
 
 
 class Nat:
@@ -34,6 +45,7 @@ class Nat:
     ) -> None:
         """`orders`: those for backends that an earlier agent knew. `health`, by service name, is kept up to date for
         NAT services. `on_change` is called when there is something new to observe."""
+        self._config = node.config
         self.sessions = session_keeper(node.config, forwarder, on_change)
         self.backends: BackendKeeper | None = None
         self._orders = orders
@@ -57,6 +69,17 @@ class Nat:
         """Return what the operator must know, one line each."""
         parts = (self.sessions, self.backends, self.hand_overs)
         return tuple(line for part in parts if part is not None for line in part.problems())
+
+    def refusal(self, config: Config) -> str | None:
+        """Return why another configuration must not replace this one now: it would end sessions. None if it may."""
+        if self.sessions is None or not (key := ending_change(self._config, config)):
+            return None
+        if not (count := count_live(self.sessions.table)):
+            return None
+        return (
+            f"{key}: its change ends the {count:,} sessions of this node, whose clients get a RST; `lbctl drain` hands "
+            "them to other nodes first, `lbctl agent reload --force` ends them"
+        )
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """Return what must run for as long as the agent does."""
@@ -84,5 +107,8 @@ def session_keeper(config: Config, forwarder: Forwarder | None, on_change: Calla
         return sum(counters.of_slot(slot)[Counter.DROP_NAT_FULL.name.lower()] for slot in names)
 
     table = SessionTable(maps.sessions, maps.nat)
+    for version in moved_families(maps.nat.conf(), config):
+        if ended := close_selected(table, Selection(LIVE, client=EVERY[version])):
+            log.warning("the IPv%d pool of NAT is another one: its %d sessions are closed", version, ended)
     watch = SessionWatch(table, maps.nat.open_events, maps.nat.set_watched)
     return SessionKeeper(table, watch, refused, names, on_change)

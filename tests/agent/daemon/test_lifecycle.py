@@ -102,6 +102,21 @@ def test_data_path_that_does_not_open_refuses_the_reload() -> None:
     run(scenario)
 
 
+def test_reload_that_loses_too_much_is_refused_unless_forced() -> None:
+    async def scenario() -> None:
+        daemon = Daemon()
+        daemon.lifecycle.refusal = lambda config: f"cluster {config.cluster} has sessions"
+        with pytest.raises(AgentError, match="cluster 7 has sessions"):
+            await daemon.lifecycle.reload()
+        assert daemon.opening == []
+        assert daemon.lifecycle.refused == "cluster 7 has sessions"
+        reload = asyncio.create_task(daemon.lifecycle.reload(force=True))
+        (await daemon.opens(1)).set_result(cast(DataPath, Opened()))
+        assert await reload == 1
+
+    run(scenario)
+
+
 def test_of_two_reloads_the_last_one_counts_and_nothing_stays_open() -> None:
     async def scenario() -> None:
         daemon, first, second = Daemon(), Opened(), Opened()

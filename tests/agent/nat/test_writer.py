@@ -15,6 +15,7 @@ from agent.nat.writer import RETIRE_S, NatWriter
 from agent.netlink.batch import WORLD
 from bpf.layout.map_spec import NatShape
 from bpf.layout.nat import BACKENDS, BackendEntry, Choice, NatConf, NatHop
+from bpf.layout.service import Forward
 from bpf.maps.maps import Maps
 from bpf.maps.nat_maps import NatMaps
 
@@ -54,6 +55,11 @@ def test_what_the_program_reads(maps: NatMaps) -> None:
     assert conf
     assert not conf.up
     assert maps.service(1).choices == ()
+    following = writer(maps, nat_config(TEXT.replace("nat: {", "nat: {forward: ipip, ")))
+    following.apply(False, {})
+    conf = maps.conf()
+    assert conf
+    assert conf.forward is Forward.IPIP
 
 
 def test_hops_are_written_at_once_for_all_that_share_an_address(maps: NatMaps) -> None:

@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from types import SimpleNamespace
 from typing import cast
 
@@ -99,3 +100,21 @@ def test_it_changes_the_memory_of_the_program(node: Node) -> None:
     conf = node.maps.nat.conf()
     assert conf
     assert conf.watched
+
+
+def test_sessions_of_another_pool_are_closed(node: Node) -> None:
+    """Their backends would answer to addresses that are no longer of the pool, and their clients would wait."""
+    assert CONFIG.nat
+    assert node.maps.nat
+    ends = [CONFIG.services[0].vip] * 4
+    session = Session(6, ends[0], 1, ends[1], 443, ends[2], 8443, ends[3], 40_000, backend_index=9, service_slot=1)
+    node.sessions.write(500, session)
+    node.sessions.tags[500] = Tag(3, SessionState.EST, TagFlag(0), now_tick()).pack()
+    node.maps.nat.loads[9] = (1, 1)
+    states = []
+    for text in ("10.255.0.0/31", "10.254.0.0/31"):
+        node.maps.nat.write_conf(NatConf(CONFIG.nat.sessions, 9, IPv4Network(text)))
+        assert session_keeper(CONFIG, node.forwarder, lambda: None)
+        states.append(Tag.unpack(int(node.sessions.tags[500])).state)
+    assert states == [SessionState.EST, SessionState.CLOSED], "the first is the start of the configuration's"
+    assert node.maps.nat.load(9).active == 0
