@@ -46,7 +46,7 @@ bench: .venv/bench-ready  ## speed and memory, compared with the last committed 
 	PYTHONPATH=tests .venv/bin/python -m bench $(BENCH_ARGS)
 
 bench-xdp: .venv/ready  ## ns per packet alone, in under a minute
-	PYTHONPATH=tests .venv/bin/python -m bench --only xdp $(BENCH_ARGS)
+	PYTHONPATH=tests .venv/bin/python -m bench --only xdp --only nat $(BENCH_ARGS)
 
 routers: .venv/ready  ## write the labs' router configurations again, each by the command that it names
 	@for file in topology/routers/*.conf tests/bench/lab/bird.conf tests/cluster/uplinks/bird.conf; do \

@@ -4,8 +4,8 @@
  * that a NAT endpoint rests before it is used again.
  *
  * A way is taken by compare-and-exchange to BUSY; then the record is written, then the tag. A row's owner uses the
- * first OWNER_WAYS ways and any other node the rest: while nodes disagree about the owner, two of them do not use one
- * endpoint. Half a bucket may be half-open: the rest is for connections, whatever floods. A half-open session makes
+ * first OWNER_WAYS ways, and any other node the rest: while nodes disagree about the owner, two of them do not use one
+ * endpoint. Rather than refuse a session, the owner takes a way of the rest too. Half a bucket may be half-open: the rest is for connections, whatever floods. A half-open session makes
  * room after a few seconds if there is no other. Established ones never do.
  */
 #pragma once
@@ -48,14 +48,16 @@ static __always_inline s64 rest_of(const struct nat_conf *nat, u64 tag)
 }
 
 /*
- * Look for room in those ways of a bucket (bits). Of two that are free the one with the older stamp is better; a
- * half-open one is worse than any. No two sessions of a bucket may have one fingerprint: see session.h.
+ * Look for room in a bucket, for a row's owner or for another node. Of two free ways the one with the older stamp is
+ * better, and those that are the others' are worse; a half-open one is worse than any. No two sessions of a bucket may have one fingerprint: see session.h.
  *
  * Without branches: the verifier would walk them 2^8 times.
  */
 static __always_inline struct room find_room(const struct conf *conf, const struct nat_conf *nat,
-					     const struct session_bucket *bucket, u64 key, u32 now, u64 ways)
+					     const struct session_bucket *bucket, u64 key, u32 now, u64 owns)
 {
+	const u64 others = (1 << WAYS) - (1 << OWNER_WAYS);
+	u64 first = others ^ owns * ((1 << WAYS) - 1), ways = others | owns * first; /* bits */
 	u64 best_free = 0, best_half = 0, used = 0, half_open = 0, same = 0, differs, score, half, tag, i;
 	struct room room = {};
 	s64 age;
@@ -70,7 +72,7 @@ static __always_inline struct room find_room(const struct conf *conf, const stru
 		used += (tag_state(tag) + 7) >> 3; /* FREE is 0 */
 		age = (s32)(now - (u32)tag);       /* of a way that was never used, the most */
 		age &= ~sign_of(age, conf->zero);  /* another CPU may be a tick ahead */
-		score = ((u64)age << 3 | i | 1ULL << 40) * (ways >> i & 1);
+		score = ((u64)age << 3 | i | 1ULL << 40 | (first >> i & 1) << 41) * (ways >> i & 1);
 		score &= sign_of(rest_of(nat, tag) - age - 1, conf->zero);
 		best_half = max_of(best_half, score * half, conf->zero);
 		best_free = max_of(best_free, score * (1 - half), conf->zero);
@@ -215,7 +217,7 @@ static __always_inline bool take_way(const struct nat_conf *nat, u64 *tag, u64 b
 static __always_inline u32 make_session(const struct conf *conf, const struct nat_conf *nat, u32 hash, u32 service_slot,
 					bool owns, const struct packet *pkt, enum counter *event)
 {
-	u64 ways = owns ? (1 << OWNER_WAYS) - 1 : (1 << WAYS) - (1 << OWNER_WAYS);
+	u64 role = owns;
 	u32 now = now_tick(), backend, slot = 0, index, i;
 	struct room room = {}, other;
 	struct session_bucket *bucket;
@@ -231,8 +233,8 @@ static __always_inline u32 make_session(const struct conf *conf, const struct na
 		bucket = session_tags.lookup(&index);
 		if (!bucket)
 			return NO_SLOT; /* never */
-		FORGET(conf, ways);
-		other = find_room(conf, nat, bucket, place.key, now, ways);
+		FORGET(conf, role);
+		other = find_room(conf, nat, bucket, place.key, now, role);
 		if (other.rank > room.rank) {
 			room = other;
 			slot = index * WAYS;

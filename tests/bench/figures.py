@@ -203,6 +203,21 @@ def xdp_rows(windows: Windows, wrappers: Mapping[str, Mapping[str, float]]) -> l
     return rows
 
 
+def nat_rows(windows: Windows, wrappers: Mapping[tuple[str, int], str]) -> list[dict[str, Any]]:
+    """Turn the measured windows of NAT into rows, as xdp_rows does. `wrappers` names the wrapper of a (case, flows)."""
+    loop = windows[EMPTY, 1]
+    rows = []
+    for (case, flows), measured in windows.items():
+        if case in (EMPTY, *wrappers.values()):
+            rows.append(_ns_row(case, flows, min(measured), median(measured)))
+            continue
+        bare = windows[wrappers[case, flows], flows]
+        least, middle = min(measured) - min(bare), median(measured) - median(bare)
+        row = _ns_row(case, flows, least + min(loop), middle + median(loop))
+        rows.append({**row, "ns_net": round(least, 1), "ns_net_median": round(middle, 1)})
+    return rows
+
+
 def _ns_row(case: str, flows: int, least: float, middle: float) -> dict[str, Any]:
     return {"case": case, "flows": flows, "ns_min": round(least, 1), "ns_median": round(middle, 1)}
 

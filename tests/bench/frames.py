@@ -29,6 +29,7 @@ from bench.xdp_case import CLIENTS, OUTSIDE, VIP
 from support import packets
 
 from bpf.attach.datapath import DataPath
+from bpf.compiler.source import KERNEL_HEADERS
 from bpf.kernel import bpf_map
 from bpf.kernel.link import XDP_FLAGS_DRV_MODE, attach_xdp
 from topology.demo.cluster import Cluster
@@ -45,7 +46,7 @@ class Generator:
     """The compiled generator programs; one stream at a time."""
 
     def __init__(self) -> None:
-        os.environ["BCC_KERNEL_SOURCE"] = str(xdp.HEADERS)
+        os.environ["BCC_KERNEL_SOURCE"] = str(KERNEL_HEADERS)
         from bcc import BPF
 
         self._module = BPF(text=(Path(__file__).parent / "generator.c").read_text())

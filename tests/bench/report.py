@@ -56,6 +56,19 @@ def xdp(console: Console, rows: Rows, committed: Rows) -> None:
     console.print(table)
 
 
+def nat(console: Console, rows: Rows, committed: Rows) -> None:
+    """Print part 1, NAT."""
+    table = _table(
+        "XDP, NAT: ns per packet (TEST_RUN; net: without its loop)",
+        "case", "flows", "gross", "median", "net", "was", "median",
+    )  # fmt: skip
+    for row in rows:
+        old = committed_figure(committed, ("case", "flows"), row, "ns_net")
+        fields = (row["flows"], row["ns_min"], row["ns_median"], row.get("ns_net"), old, row.get("ns_net_median"))
+        table.add_row(row["case"], *map(_text, fields))
+    console.print(table)
+
+
 def system(console: Console, rows: Rows, committed: Rows) -> None:
     """Print part 3, a table for each kind of load."""
     for kind in ("requests", "connections"):
@@ -203,6 +216,7 @@ def _flat_like(found: Mapping[str, Any], other: Any) -> list[tuple[str, Any]]:
 
 PARTS: dict[str, Callable[[Console, Any, Any], None]] = {
     "xdp": xdp,
+    "nat": nat,
     "frames": frames,
     "system": system,
     "table": table,

@@ -13,6 +13,9 @@ L2_IPV6: Final = "IPv6, l2 forward"
 FROM_IPIP: Final = "deliver from ipip, socket"
 FROM_GUE: Final = "deliver from gue, socket"
 NOT_A_VIP: Final = "pass, not a VIP"
+TO_BACKEND: Final = "NAT, to the backend"
+TO_CLIENT: Final = "NAT, to the client"
+NEW_SESSION: Final = "NAT, a new session"
 MANY: Final = 1_000_000
 OURS: Final = "anylb l2"
 NAT: Final = "anylb nat"
@@ -39,6 +42,7 @@ def targets(found: Mapping[str, Any]) -> list[Target]:
     """Return the targets of the measured parts, with their values."""
     return [
         *_xdp(found.get("xdp", [])),
+        *_nat(found.get("nat", [])),
         *_system(found.get("system", [])),
         *_agent(found),
         *_scale(found.get("scale", [])),
@@ -70,6 +74,19 @@ def _xdp(rows: Iterable[Mapping[str, Any]]) -> list[Target]:
     if many:
         made.append(Target("1,000,000 flows, of one flow (the worst case)", 1.35, max(many)))
     return made
+
+
+def _nat(rows: Iterable[Mapping[str, Any]]) -> list[Target]:
+    net = {(row["case"], row["flows"]): row["ns_net"] for row in rows if "ns_net" in row}
+    limits = {
+        (TO_BACKEND, 1): 40.0, (TO_BACKEND, MANY): 260.0, (TO_CLIENT, 1): 22.0, (TO_CLIENT, MANY): 200.0,
+        (NEW_SESSION, 1): 70.0,
+    }  # fmt: skip
+    return [
+        Target(f"{case[0]}, {case[1]:,} flows, ns net", limit, net[case])
+        for case, limit in limits.items()
+        if case in net
+    ]
 
 
 def _system(rows: Iterable[Mapping[str, Any]]) -> list[Target]:

@@ -214,3 +214,11 @@ def test_a_committed_figure_is_found_by_its_keys_and_may_be_missing() -> None:
     assert report.committed_figure(old, ("case", "flows"), {"case": "a", "flows": 9}, "ratio", "direct") == 3.0
     assert report.committed_figure(old, ("case", "flows"), {"case": "a", "flows": 9}, "ratio", "haproxy") is None
     assert report.committed_figure(old, ("case", "flows"), {"case": "b", "flows": 9}, "ratio", "direct") is None
+
+
+def test_nat_rows_are_net_of_the_wrapper_of_as_many_flows() -> None:
+    windows = {(figures.EMPTY, 1): [20.0, 22.0], ("wrapper", 1): [30.0, 31.0], ("wrapper", 9): [35.0, 37.0]}
+    windows |= {("case", 1): [70.0, 72.0], ("case", 9): [200.0, 210.0]}
+    rows = figures.nat_rows(windows, {("case", 1): "wrapper", ("case", 9): "wrapper"})
+    assert [row.get("ns_net") for row in rows] == [None, None, None, 40.0, 165.0]
+    assert [(row["ns_min"], row.get("ns_net_median")) for row in rows[3:]] == [(60.0, 40.5), (185.0, 169.0)]

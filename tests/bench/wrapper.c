@@ -18,7 +18,7 @@ struct bench_case {
 	u32 client;    /* that word of the first flow, host order */
 	int grows;     /* by so many bytes in the program */
 	u32 source;    /* the first four bytes of the expected source MAC */
-	u32 pad;
+	u32 mode;      /* of wrapper_nat.c */
 	u64 head[2 * RESTORE];
 };
 

@@ -17,6 +17,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +30,6 @@ from bench.xdp_case import (
     CLUSTER,
     ECHO_PORT,
     MEASURED,
-    OURS,
     OWNER,
     SELF,
     SELF6,
@@ -51,6 +51,7 @@ from bpf.layout.conf import NodeConf
 from bpf.layout.counter import Counter
 from bpf.layout.echo import EchoState
 from bpf.layout.limits import CHAIN
+from bpf.layout.map_spec import NatShape
 from bpf.layout.node import NodeEntry
 from bpf.layout.service import Protocol, ServiceEntry, ServiceKey
 from bpf.layout.uplink import UplinkEntry
@@ -64,15 +65,15 @@ WINDOW: Final = 2048
 WINDOWS: Final = 64
 WARM_UP: Final = 32
 """Windows that are discarded: caches must first reach their steady state."""
+ROUNDS: Final = WINDOW * (WINDOWS + WARM_UP) + 1
 KEY: Final = bytes(range(16))
-"""The headers that BCC uses as the kernel's."""
-_MAPS: Final = Path("/sys/fs/bpf/bench")
+MAPS: Final = Path("/sys/fs/bpf/bench")
 
 
-def tables() -> Maps:
+def tables(nat: NatShape | None = None) -> Maps:
     """Make and fill the maps of a node."""
-    _MAPS.mkdir()
-    made = Maps.open(_MAPS, ROWS)
+    MAPS.mkdir()
+    made = Maps.open(MAPS, ROWS, nat)
     made.uplinks.write(0, UplinkEntry(HERE, 1))
     fill(made)
     return made
@@ -142,46 +143,55 @@ def connect(count: int) -> None:
 
 
 class Wrapped:
-    """The program inside the wrapper, compiled for one size of the restored bytes, and lean or not (see Case)."""
+    """The program inside the wrapper, compiled for one size of the restored bytes.
 
-    def __init__(self, restore: int, lean: bool) -> None:
+    `options` are the program's own. `subjects` are what may be run, and `tails` what tail calls lead to, by its place:
+    functions of the text. `more` is the name of a file that comes after wrapper.c.
+    """
+
+    def __init__(
+        self,
+        restore: int,
+        options: Mapping[str, int] | None = None,
+        subjects: Sequence[str] = SUBJECTS,
+        tails: Mapping[int, str] | None = None,
+        more: str = "",
+    ) -> None:
         os.environ["BCC_KERNEL_SOURCE"] = str(KERNEL_HEADERS)
         from bcc import BPF
 
-        text = source()
-        for entry in ("int PROGRAM(", "int general("):
-            assert text.count(entry) == 1, f"wrapper.c wants one `{entry}` in lb.c"
-            text = text.replace(entry, f"static __always_inline {entry}")
-        text += "\n" + (Path(__file__).parent / "wrapper.c").read_text()
-        options = {"ROWS": ROWS, "UPLINK": 0, "PINS": json.dumps(str(_MAPS)), "PROGRAM": "lb_inlined"}
-        options |= {"WINDOW": f"{WINDOW}ULL", "WINDOWS": WINDOWS + WARM_UP, "RESTORE": restore}
-        if lean:
-            options |= {"IPV6": 0}
-        self._module = BPF(text=text, cflags=[f"-D{name}={value}" for name, value in options.items()])
-        self._fds = {subject: self._module.load_func(f"bench_{subject}", BPF.XDP).fd for subject in SUBJECTS}
-        tail = self._module.load_func("bench_tail", BPF.XDP).fd
-        bpf_map.update(self._module["programs"].map_fd, bytes(4), tail.to_bytes(4, "little"))
+        here = Path(__file__).parent
+        text = _inlined(source()) + "\n" + (here / "wrapper.c").read_text()
+        if more:
+            text += "\n" + (here / more).read_text()
+        defines = {"ROWS": ROWS, "UPLINK": 0, "PINS": json.dumps(str(MAPS)), "PROGRAM": "lb_inlined"}
+        defines |= {"WINDOW": f"{WINDOW}ULL", "WINDOWS": WINDOWS + WARM_UP, "RESTORE": restore, **(options or {})}
+        self._module = BPF(text=text, cflags=[f"-D{name}={value}" for name, value in defines.items()])
+        self._fds = {subject: self._module.load_func(f"bench_{subject}", BPF.XDP).fd for subject in subjects}
+        for place, name in (tails or {0: "tail"}).items():
+            tail = self._module.load_func(f"bench_{name}", BPF.XDP).fd
+            bpf_map.update(self._module["programs"].map_fd, place.to_bytes(4, "little"), tail.to_bytes(4, "little"))
         self._case_fd = self._module["bench_cases"].map_fd
         self._state_fd = self._module["bench_states"].map_fd
         self._restore = restore
 
-    def run(self, case: Case, flows: int, counted: Any) -> list[float]:
+    def run(self, case: Case, flows: int, counted: Any, rounds: int = ROUNDS) -> list[float]:
         """Time a case: ns per packet of each window. Raises AssertionError if any round had a wrong result."""
         packet = case.packet.ljust(16 * self._restore, b"\0")
         source = case.source or packet[6:10]
         words = (len(packet), case.verdict, flows, case.client_at, int(IPv4Address(case.client)), case.grows)
         zero = bytes(4)
-        bpf_map.update(self._case_fd, zero, struct.pack("=5Ii4s4x", *words, source) + packet[: 16 * self._restore])
+        head = struct.pack("=5Ii4sI", *words, source, case.mode)
+        bpf_map.update(self._case_fd, zero, head + packet[: 16 * self._restore])
         size = 8 * (4 + WINDOWS + WARM_UP)
         bpf_map.update(self._state_fd, zero, bytes(size))
-        rounds = WINDOW * (WINDOWS + WARM_UP) + 1
         before = counted()
         verdict, _ = testrun.repeat(self._fds[case.subject], packet, rounds)
         state = bpf_map.lookup(self._state_fd, zero, size)
         assert state
         _random, done, wrong, _since, *window_ns = struct.unpack(f"={size // 8}Q", state)
         assert (done, wrong, verdict) == (rounds, 0, case.verdict), f"{case.name}: {wrong} of {done} rounds went wrong"
-        if case.subject in OURS:
+        if case.counter is not None:
             rose = {event: value - before[event] for event, value in counted().items() if value != before[event]}
             assert rose.get((case.service.slot if case.service else 0, case.counter)) == rounds, (
                 f"{case.name}: counted {rose}"
@@ -189,15 +199,26 @@ class Wrapped:
         return [ns / WINDOW for ns in window_ns[WARM_UP:]]
 
 
+def _inlined(text: str) -> str:
+    """Return lb.c's text with its programs as functions that the wrapper inlines."""
+    for entry in ("PROGRAM", "general", "nat", "nat_general", "nat_parsed"):
+        assert text.count(f"int {entry}(struct") == 1, f"wrapper.c wants one `int {entry}(` in lb.c"
+        text = text.replace(f"int {entry}(struct", f"static __always_inline int {entry}(struct")
+    return text
+
+
+def read_counters(made: Maps) -> dict[tuple[int, Counter], int]:
+    """Return all counters, by slot."""
+    return {(s, Counter[n.upper()]): v for s, counters in made.counters.read().items() for n, v in counters.items()}
+
+
 def measure(rounds: int) -> list[dict[str, Any]]:
     """Run all cases in turn, `rounds` times, and return the rows of bench.json's `xdp`."""
     testrun.isolate()
     made = tables()
-
-    def counted() -> Mapping[tuple[int, Counter], int]:
-        return {(s, Counter[n.upper()]): v for s, counters in made.counters.read().items() for n, v in counters.items()}
-
-    wrapped = {kind: Wrapped(*kind) for kind in {(case.restore, case.lean) for case in CASES}}
+    counted = partial(read_counters, made)
+    kinds = {(case.restore, case.lean) for case in CASES}
+    wrapped = {(restore, lean): Wrapped(restore, {"IPV6": 0} if lean else {}) for restore, lean in kinds}
     windows: dict[tuple[str, int], list[float]] = defaultdict(list)
     with sockets():
         for _ in range(rounds):

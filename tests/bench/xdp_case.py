@@ -80,7 +80,7 @@ class Case:
 
     Each round `counter` rises once, and the packet comes out `grows` bytes longer, its source MAC beginning with
     `source` (empty: unmodified). `client_at` is the offset of the client address's last word. `lean`: the program is
-    compiled without IPv6, as for a cluster that has none.
+    compiled without IPv6, as for a cluster that has none. `mode` is for wrapper_nat.c.
     """
 
     name: str
@@ -96,6 +96,7 @@ class Case:
     grows: int = 0
     source: bytes = b""
     lean: bool = False
+    mode: int = 0
 
 
 def _segment(service: Service, flags: int) -> bytes:

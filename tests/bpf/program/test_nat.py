@@ -513,6 +513,17 @@ def test_established_session_never_makes_room(here: Here) -> None:
         here.sessions.tags[row * size : (row + 1) * size] = tag.pack()
 
 
+def test_owner_takes_a_way_of_the_others_before_it_refuses(here: Here) -> None:
+    row, size = Flow().row(), SESSIONS // 4096
+    used = Tag(0x7FFF, SessionState.EST, TagFlag(0), 1).pack()
+    for way in range(OWNER_WAYS):
+        here.sessions.tags[row * size + way : (row + 1) * size : WAYS] = used
+    assert here.program.send(frame(Flow().request()))[0] == "tx"
+    (slot,) = (slot for slot in here.used() if here.tag(slot).state is SessionState.SYN)
+    assert slot // size == row
+    assert slot % WAYS >= OWNER_WAYS
+
+
 def chain(here: Here, *nodes: int, **more: Any) -> None:
     here.program.set_chain(TABLE, nodes, **more)
 
