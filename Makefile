@@ -16,7 +16,7 @@ PYTEST = .venv/bin/python -m pytest
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX = $(CURDIR)/.venv/pycache
 
-.PHONY: demo check lint test proof bench bench-xdp routers lock clean
+.PHONY: demo check lint test proof bench bench-xdp routers figures lock clean
 
 demo: .venv/ready  ## a real cluster, its failures, and what became of the connections; NAT=1: of backends' sessions
 	.venv/bin/python -m topology.demo --router $(ROUTER) $(if $(NAT),--nat) --json demo.json
@@ -51,6 +51,9 @@ bench-xdp: .venv/ready  ## ns per packet alone, in under a minute
 routers: .venv/ready  ## write the labs' router configurations again, each by the command that it names
 	@for file in topology/routers/*.conf tests/bench/lab/bird.conf tests/cluster/uplinks/bird.conf; do \
 		.venv/bin/$$(sed -n 's/^[#!] Made by: //p' $$file) >$$file.new && mv $$file.new $$file || exit 1; done
+
+figures: .venv/ready  ## draw docs/figures again from their .dot files; needs Debian's graphviz
+	.venv/bin/python docs/figures/draw.py
 
 # For the oldest Python that is supported; the hashes are of a release's files for all. A pinned version stays as it is,
 # unless LOCK_ARGS="--upgrade" or "--upgrade-package NAME" says otherwise.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The documents: their links lead somewhere, and every page can be reached from README."""
+"""The documents: their links lead somewhere, every page can be reached from README, figures are those of their text."""
 
+import hashlib
 import re
 import subprocess
 from pathlib import Path
@@ -52,3 +53,15 @@ def test_every_page_can_be_reached_from_readme() -> None:
         targets = ((page.parent / link.partition("#")[0]).resolve() for page in new for link in links(page))
         new = {target for target in targets if target.suffix == ".md"} - reached
     assert set(PAGES) - reached == set()
+
+
+def test_figures_are_up_to_date() -> None:
+    sources = sorted((ROOT / "docs/figures").glob("*.dot"))
+    assert sources
+    used = {(page.parent / target).resolve() for page in PAGES for target in links(page)}
+    for source in sources:
+        figure = source.with_suffix(".svg")
+        digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+        assert f"<!-- {source.name} {digest} -->" in figure.read_text(encoding="utf-8"), f"{figure}: run `make figures`"
+        assert "prefers-color-scheme: dark" in figure.read_text(encoding="utf-8")
+        assert figure in used, f"{figure} is on no page"
