@@ -21,6 +21,8 @@ import pytest
 from support import packets
 from support.bpffs import new_bpffs
 from support.counted import counted
+from support.nat_node import Here
+from support.nat_stage import NatStage, open_nat
 from support.netns import new_netns
 from support.programs import PROGRAMS
 from support.testrun import Runner
@@ -164,6 +166,49 @@ def data_path(bpffs: Path) -> Iterator[DataPath]:
         shutil.rmtree(folder)
 
 
+@pytest.fixture(scope="session")
+def nat_data_path(bpffs: Path) -> Iterator[DataPath]:
+    """That of nodes that do NAT, likewise."""
+    path = open_nat(bpffs / "nat")
+    try:
+        yield path
+    finally:
+        path.close()
+        shutil.rmtree(bpffs / "nat")
+
+
+@pytest.fixture(scope="module")
+def nat_program(bpffs: Path, nat_data_path: DataPath, module_netns: None) -> Iterator[Program]:
+    """It knows nothing yet."""
+    clear(nat_data_path.maps)
+    pin = next((bpffs / "nat").glob("program0_*"))
+    fd = open_pin(pin)
+    assert fd is not None
+    try:
+        yield Program(fd, pin, nat_data_path.maps)
+    finally:
+        os.close(fd)
+
+
+@pytest.fixture(scope="module")
+def node_of_nat(nat_program: Program) -> Here:
+    """Node 1 of the tests of NAT by hand."""
+    return Here(nat_program)
+
+
+@pytest.fixture
+def here(node_of_nat: Here) -> Here:
+    """The same, as at the start."""
+    node_of_nat.reset()
+    return node_of_nat
+
+
+@pytest.fixture(scope="module")
+def nat_stage(nat_program: Program) -> NatStage:
+    """Node 1 of the tests of NAT against references."""
+    return NatStage(nat_program.maps, nat_program.fd)
+
+
 @pytest.fixture(scope="module")
 def program(bpffs: Path, data_path: DataPath, module_netns: None) -> Iterator[Program]:
     """This node is number 1 of 8, with both ends of tunnels; nothing is served yet."""
@@ -187,8 +232,12 @@ def program(bpffs: Path, data_path: DataPath, module_netns: None) -> Iterator[Pr
 
 
 def clear(maps: Maps) -> None:
-    """Empty all maps but the ring buffer, which its reader empties."""
-    for one in maps.pinned.values():
+    """Empty all maps but the ring buffer, which its reader empties, and the records of sessions."""
+    if maps.sessions:
+        maps.sessions.tags[:] = 0
+    for name, one in maps.pinned.items():
+        if name in ("session_tags", "sessions4", "sessions6"):
+            continue
         match one.spec.type:
             case MapType.HASH | MapType.LPM_TRIE:
                 for key in one.read_keys():

@@ -40,9 +40,8 @@ SLOTS_OF_ROW = WAYS << BUCKET_BITS
 @pytest.fixture(scope="module")
 def nat(proof_bpffs: Path) -> Iterator[NatStage]:
     with new_netns():
-        made = NatStage(proof_bpffs / "nat")
-        yield made
-        made.close()
+        with NatStage.opened(proof_bpffs / "nat") as made:
+            yield made
         shutil.rmtree(proof_bpffs / "nat")
 
 

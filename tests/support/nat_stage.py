@@ -6,13 +6,14 @@
 The same with IPv6. Every row has the chain that `set_chain` gives.
 """
 
+import contextlib
 import os
 from collections import Counter as Tally
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 from support import packets
@@ -44,6 +45,7 @@ from bpf.layout.node import NodeEntry
 from bpf.layout.service import Affinity, Forward, Protocol, ServiceEntry, ServiceKey
 from bpf.layout.session import Session, Tag
 from bpf.layout.uplink import UplinkEntry
+from bpf.maps.maps import Maps
 from bpf.maps.nat_maps import NatMaps
 from bpf.maps.session_map import SessionMap
 from bpf.reference.flow_hash import flow_hash
@@ -109,6 +111,11 @@ class Flow:
         )  # fmt: skip
 
 
+def open_nat(folder: Path) -> DataPath:
+    """Open the data path of nodes that do NAT; verifying it takes longer than most tests."""
+    return DataPath.open(folder, "lo", rows=NAT_ROWS, cache_dir=PROGRAMS, nat=NatShape(SESSIONS))
+
+
 def backend_index(family: int, number: int) -> int:
     """Return a backend's index in the maps, by its number in BACKENDS."""
     return (1 if family == 4 else 3) + number
@@ -117,23 +124,29 @@ def backend_index(family: int, number: int) -> int:
 class NatStage:
     """The program, not attached to any interface, with the world in its maps."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = DataPath.open(folder, "lo", rows=NAT_ROWS, cache_dir=PROGRAMS, nat=NatShape(SESSIONS))
-        self.maps = self.path.maps
-        assert self.maps.nat
-        assert self.maps.sessions
-        self.nat: NatMaps = self.maps.nat
-        self.sessions: SessionMap = self.maps.sessions
-        fd = open_pin(next(folder.glob("program0_*")))
-        assert fd is not None
-        self.fd = fd
+    def __init__(self, maps: Maps, fd: int) -> None:
+        """`fd` is the program's, which has these maps."""
+        self.maps, self.fd = maps, fd
+        assert maps.nat
+        assert maps.sessions
+        self.nat: NatMaps = maps.nat
+        self.sessions: SessionMap = maps.sessions
         self._runner = Runner(fd)
         self._write_node()
         self._write_services()
 
-    def close(self) -> None:
-        os.close(self.fd)
-        self.path.close()
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls, folder: Path) -> Iterator[Self]:
+        """Make a program and maps of its own, with pins in a new folder."""
+        path = open_nat(folder)
+        fd = open_pin(next(folder.glob("program0_*")))
+        assert fd is not None
+        try:
+            yield cls(path.maps, fd)
+        finally:
+            os.close(fd)
+            path.close()
 
     def _write_node(self) -> None:
         self.maps.uplinks.write(0, UplinkEntry(packets.HERE, 1))

@@ -1,216 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NAT: the real program, its sessions in real maps. The bytes are those of bpf/reference/translation.py.
-
-client 10.1.0.2 ── router ── node 1, VIP 10.99.0.1 ── gateway ── backends 10.9.0.11 and .12, pool 10.255.0.0/31
-"""
+"""NAT on one node: the real program, its sessions in real maps. test_nat_chains.py has several nodes."""
 
 import contextlib
-import os
-import shutil
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from ipaddress import IPv4Address, ip_address
 
-import numpy as np
 import pytest
 from support import packets
-from support.packets import ACK, FIN, HERE, ROUTER, RST, SYN
-from support.programs import PROGRAMS
-
-from bpf.attach.datapath import DataPath
-from bpf.kernel.pin import open_pin
-from bpf.layout.conf import NodeConf, OtherEpoch
-from bpf.layout.counter import Counter
-from bpf.layout.map_spec import NatShape
-from bpf.layout.nat import (
-    BackendEntry,
-    BackendLoad,
-    Balance,
-    Choice,
-    NatConf,
-    NatHop,
-    NatServiceEntry,
-    endpoint,
-    row_of_slot,
-    slot_of,
+from support.nat_node import (
+    BACKENDS,
+    BACKENDS6,
+    FLOWS,
+    GATEWAY,
+    IDS,
+    POOL,
+    POOL6,
+    TABLE,
+    VIP,
+    WEB,
+    Flow,
+    Here,
+    establish,
+    frame,
+    ip_packet,
+    reply,
+    to_backend,
+    to_client,
 )
-from bpf.layout.node import NodeEntry
-from bpf.layout.service import Affinity, Forward, Protocol, ServiceEntry, ServiceKey
-from bpf.layout.session import OWNER_WAYS, WAYS, Session, SessionState, Tag, TagFlag
-from bpf.layout.uplink import UplinkEntry
-from bpf.maps.nat_maps import NatMaps
-from bpf.maps.session_map import SessionMap, now_tick
-from bpf.reference.flow_hash import flow_hash
-from bpf.reference.translation import Ends, translate
+from support.nat_stage import SESSIONS
+from support.packets import ACK, FIN, HERE, ROUTER, RST, SYN
 
-ROWS, KEY, OTHER_KEY = 4096, bytes(range(16)), bytes(range(1, 17))
-SESSIONS = 1 << 16
-POOL, POOL6 = IPv4Network("10.255.0.0/31"), IPv6Network("fd00:ff::/127")
-VIP, VIP6 = "10.99.0.1", "2001:db8:99::1"
-CLIENT, CLIENT6 = "10.1.0.2", "2001:db8:64::2"
-WEB, TABLE = 3, 9
-GATEWAY, CLIENT_GATEWAY = packets.mac("02:00:00:00:00:f1"), packets.mac("02:00:00:00:00:f2")
-BACKENDS = ("10.9.0.11", "10.9.0.12")
-BACKENDS6 = ("2001:db8:9::11", "2001:db8:9::12")
-FOREVER = 2**63
-
-
-class Here:
-    """The program and its maps: node 1, which owns every row of NAT unless a test changes that."""
-
-    def __init__(self, program: Any) -> None:
-        self.program = program
-        assert program.maps.nat
-        assert program.maps.sessions
-        self.nat: NatMaps = program.maps.nat
-        self.sessions: SessionMap = program.maps.sessions
-        self.conf = NatConf(SESSIONS, TABLE, POOL, POOL6, Forward.L2, hop4=1, hop6=1)
-        self.node = NodeConf(1, 11, KEY, 1_000_000_000, 4_000_000_000, IPv4Address("10.0.0.11"))
-
-    def reset(self) -> None:
-        """Everything as at the start, without sessions."""
-        self.sessions.tags[:] = 0
-        self.nat.loads[:] = 0
-        self.nat.pulls[:] = 0
-        self.program.maps.conf.write(self.node)
-        self.nat.write_conf(self.conf)
-        self.nat.write_hop(1, NatHop(CLIENT_GATEWAY))
-        self.nat.write_hop(2, NatHop(GATEWAY))
-        for index, address in enumerate((*BACKENDS, *BACKENDS6), 1):
-            self.nat.write_backend(index, BackendEntry(ip_address(address), 8443, 2))
-        self.balance(1)
-        self.program.set_chain(TABLE, [1])
-
-    def balance(self, *backends: int, by: Balance = Balance.ROUND_ROBIN, slot: int = WEB, **more: Any) -> None:
-        self.nat.write_service(slot, NatServiceEntry(by, choices=[Choice(index) for index in backends], **more))
-        self.nat.write_service(slot + 1, NatServiceEntry(by, choices=[Choice(index + 2) for index in backends], **more))
-
-    def used(self) -> list[int]:
-        return [int(slot) for slot in np.flatnonzero(self.sessions.tags)]
-
-    def tag(self, slot: int) -> Tag:
-        return Tag.unpack(int(self.sessions.tags[slot]))
-
-    def only(self) -> tuple[int, Tag, Session]:
-        """Return the only session."""
-        (slot,) = self.used()
-        tag = self.tag(slot)
-        return slot, tag, self.sessions.read(slot, TagFlag.IPV6 in tag.flags)
-
-
-@dataclass(frozen=True)
-class Flow:
-    """A client's flow to the service."""
-
-    port: int = 40000
-    protocol: int = packets.TCP
-    six: bool = False
-
-    @property
-    def ends(self) -> dict[str, Any]:
-        client, vip = (CLIENT6, VIP6) if self.six else (CLIENT, VIP)
-        return {"src": client, "dst": vip}
-
-    def row(self, key: bytes = KEY) -> int:
-        client, vip = ip_address(self.ends["src"]), ip_address(self.ends["dst"])
-        return flow_hash(key, client, self.port, vip, 443) & 4095
-
-    def request(self, flags: int = SYN, payload: bytes = b"?", **more: Any) -> bytes:
-        """Return the IP packet."""
-        return ip_packet(self.protocol, {**self.ends, "sport": self.port, "dport": 443}, flags, payload, **more)
-
-
-def ip_packet(protocol: int, ends: dict[str, Any], flags: int, payload: bytes, ip: Any = None, **more: Any) -> bytes:
-    addresses = {"src": ends["src"], "dst": ends["dst"]}
-    if protocol == packets.TCP:
-        inner = packets.tcp(payload, flags=flags, **ends, **more)
-    else:
-        inner = packets.udp(payload, **ends)
-    if ":" in ends["dst"]:
-        return packets.ipv6(inner, protocol=protocol, **addresses, **(ip or {}))
-    return packets.ipv4(inner, protocol=protocol, **addresses, **(ip or {}))
-
-
-def reply(session: Session, flags: int, payload: bytes = b"!", **more: Any) -> bytes:
-    """Return an IP packet of the backend to the session's NAT endpoint."""
-    ends = {"src": str(session.backend), "dst": str(session.nat)}
-    ports = {"sport": session.backend_port, "dport": session.nat_port}
-    return ip_packet(session.protocol, {**ends, **ports}, flags, payload, **more)
-
-
-def frame(packet: bytes, source: bytes = ROUTER) -> bytes:
-    kind = packets.IPV4 if packet[0] >> 4 == 4 else packets.IPV6
-    return packets.ethernet(packet, dst=HERE, src=source, ethertype=kind)
-
-
-def sent(packet: bytes, to: bytes) -> bytes:
-    kind = packets.IPV4 if packet[0] >> 4 == 4 else packets.IPV6
-    return packets.ethernet(packet, dst=to, src=HERE, ethertype=kind)
-
-
-def to_backend(session: Session, packet: bytes) -> bytes:
-    ends = Ends(session.nat, session.nat_port, session.backend, session.backend_port)
-    return sent(translate(packet, ends), GATEWAY)
-
-
-def to_client(session: Session, packet: bytes) -> bytes:
-    ends = Ends(session.vip, session.vip_port, session.client, session.client_port)
-    return sent(translate(packet, ends), CLIENT_GATEWAY)
-
-
-@pytest.fixture(scope="module")
-def opened(bpffs: Path, module_netns: None, make_program: Callable[..., Any]) -> Iterator[Here]:
-    folder = bpffs / "nat"
-    path = DataPath.open(folder, "lo", rows=ROWS, cache_dir=PROGRAMS, nat=NatShape(SESSIONS))
-    pin = next(folder.glob("program0_*"))
-    fd = open_pin(pin)
-    assert fd is not None
-    maps = path.maps
-    program = make_program(fd, pin, maps)
-    maps.uplinks.write(0, UplinkEntry(HERE, 1))
-    maps.vlans.write((5,))
-    maps.node_prefixes.write([ip_network("10.0.0.0/24")])
-    here = Here(program)
-    maps.conf.write(here.node)
-    for index in range(1, 5):
-        maps.nodes.write(
-            index,
-            NodeEntry(IPv4Address(f"10.0.0.{10 + index}"), 10 + index, packets.mac(f"02:00:00:00:00:{index:02x}")),
-        )
-    for protocol in Protocol:
-        maps.services.write(ServiceKey(IPv4Address(VIP), protocol, 443), ServiceEntry(WEB, True, nat=True))
-        maps.services.write(ServiceKey(IPv6Address(VIP6), protocol, 443), ServiceEntry(WEB + 1, True, nat=True))
-    try:
-        yield here
-    finally:
-        os.close(fd)
-        path.close()
-        shutil.rmtree(folder)
-
-
-@pytest.fixture
-def here(opened: Here) -> Here:
-    opened.reset()
-    return opened
-
-
-FLOWS = [Flow(), Flow(protocol=packets.UDP), Flow(six=True), Flow(protocol=packets.UDP, six=True)]
-IDS = ["TCP", "UDP", "TCP over IPv6", "UDP over IPv6"]
-
-
-def establish(here: Here, flow: Flow, hop: bytes = ROUTER) -> tuple[int, Session]:
-    """Make a session and bring it to EST; return its slot and record."""
-    before = set(here.used())
-    here.program.send(frame(flow.request(seq=100), hop))
-    (slot,) = set(here.used()) - before
-    session = here.sessions.read(slot, flow.six)
-    here.program.send(frame(reply(session, SYN | ACK, b"", seq=5000, ack=101)))
-    here.program.send(frame(flow.request(ACK, seq=101, ack=5001), hop))
-    assert here.tag(slot).state is SessionState.EST
-    return slot, session
+from bpf.layout.counter import Counter
+from bpf.layout.nat import BackendLoad, Balance, Choice, NatHop, NatServiceEntry, endpoint, row_of_slot, slot_of
+from bpf.layout.service import Affinity
+from bpf.layout.session import OWNER_WAYS, WAYS, SessionState, Tag, TagFlag
+from bpf.maps.session_map import now_tick
 
 
 @pytest.mark.parametrize("flow", FLOWS, ids=IDS)
@@ -522,112 +346,6 @@ def test_owner_takes_a_way_of_the_others_before_it_refuses(here: Here) -> None:
     (slot,) = (slot for slot in here.used() if here.tag(slot).state is SessionState.SYN)
     assert slot // size == row
     assert slot % WAYS >= OWNER_WAYS
-
-
-def chain(here: Here, *nodes: int, **more: Any) -> None:
-    here.program.set_chain(TABLE, nodes, **more)
-
-
-def marked(packet: bytes, hop: int, node: int) -> bytes:
-    return frame(packet, packets.marker(hop, 10 + node))
-
-
-@pytest.mark.parametrize("flow", FLOWS, ids=IDS)
-def test_another_node_owns_the_row(here: Here, flow: Flow) -> None:
-    """Straight from the router everything goes to the owner, although this node has a copy."""
-    slot, session = establish(here, flow)
-    chain(here, 2, 1)
-    for packet, counted in ((flow.request(ACK), WEB + flow.six), (reply(session, ACK), TABLE)):
-        outcome = here.program.observe(frame(packet))
-        assert outcome.verdict == "tx"
-        assert outcome.events == {(counted, Counter.RX): 1, (counted, Counter.FORWARD_FIRST): 1}
-        assert outcome.packet[:12] == packets.mac("02:00:00:00:00:02") + packets.marker(1, 11)
-        assert outcome.packet[14 : 14 + len(packet)] == packet
-    assert here.used() == [slot]
-
-
-@pytest.mark.parametrize("flow", FLOWS, ids=IDS)
-def test_forwarded_here_by_the_owner(here: Here, flow: Flow) -> None:
-    """What the owner does not have may be here; else it goes on down the chain."""
-    _, session = establish(here, flow)
-    chain(here, 2, 1, 3)
-    request, answer = flow.request(ACK), reply(session, ACK)
-    assert here.program.send(marked(request, 1, 2))[1] == to_backend(session, request)
-    assert here.program.send(marked(answer, 1, 2))[1] == to_client(session, answer)
-    here.sessions.tags[:] = 0
-    for packet in (request, answer) if flow.protocol == packets.TCP else (answer,):
-        outcome = here.program.observe(marked(packet, 1, 2))
-        assert Counter.FORWARD_AGAIN in {event for _, event in outcome.events}
-        assert outcome.packet[:6] == packets.mac("02:00:00:00:00:03")
-
-
-def test_new_session_that_another_node_forwarded(here: Here) -> None:
-    chain(here, 2, 1)
-    here.program.send(marked(Flow().request(), 1, 2))
-    assert here.only()[0] % WAYS >= OWNER_WAYS, "the owner does not use these ways"
-
-
-def test_owner_while_sessions_may_still_be_handed_over(here: Here) -> None:
-    """It makes sessions where no earlier owner did. A datagram's may be elsewhere, so it is looked for there."""
-    chain(here, 1, 2)
-    here.nat.pulls[:] = FOREVER
-    here.program.send(frame(Flow().request()))
-    assert here.only()[0] % WAYS >= OWNER_WAYS
-    here.sessions.tags[:] = 0
-    outcome = here.program.observe(frame(Flow(protocol=packets.UDP).request()))
-    assert outcome.events[WEB, Counter.FORWARD_FIRST] == 1
-    chain(here, 1)
-    assert here.program.send(frame(Flow(protocol=packets.UDP).request()))[0] == "tx", "there is no other node"
-
-
-def test_row_in_grace(here: Here) -> None:
-    chain(here, 1, grace_until_ns=time.monotonic_ns() + 10**11)
-    outcome = here.program.observe(frame(Flow().request(ACK)))
-    assert outcome.events[WEB, Counter.DROP_GRACE] == 1
-
-
-def test_no_member(here: Here) -> None:
-    chain(here)
-    for packet in (Flow().request(), Flow().request(ACK)):
-        assert here.program.observe(frame(packet)).events[WEB, Counter.DROP_NO_MEMBER] == 1
-    assert here.used() == []
-
-
-def test_by_tunnel(here: Here) -> None:
-    here.nat.write_conf(replace(here.conf, forward=Forward.GUE))
-    flow = Flow()
-    chain(here, 2, 1)
-    outcome = here.program.observe(frame(flow.request()))
-    assert outcome.events[WEB, Counter.FORWARD_FIRST] == 1
-    outer = packets.ipv4(
-        packets.gue(flow.request(ACK)), src="10.0.0.12", dst="10.0.0.11", protocol=packets.UDP, ident=1
-    )
-    chain(here, 1, 2)
-    slot, session = establish(here, flow)
-    expected = to_backend(session, flow.request(ACK))
-    assert here.program.send(frame(outer))[1].rstrip(b"\0") == expected.rstrip(b"\0")
-    inner = reply(session, ACK)
-    outer = packets.ipv4(packets.gue(inner), src="10.0.0.12", dst="10.0.0.11", protocol=packets.UDP, ident=1)
-    assert here.program.send(frame(outer))[1].rstrip(b"\0") == to_client(session, inner).rstrip(b"\0")
-    assert here.used() == [slot]
-
-
-def test_session_of_the_other_epoch(here: Here) -> None:
-    """Its slot is in the row of the key that it was made with, and both are looked in."""
-    flow = Flow()
-    slot, session = establish(here, flow)
-    here.program.set_chain(TABLE, [1], bank=1)
-    here.program.maps.conf.write(replace(here.node, hash_key=OTHER_KEY, bank=1, other=OtherEpoch(KEY)))
-    assert row_of_slot(SESSIONS, slot) == flow.row(KEY) != flow.row(OTHER_KEY)
-    for packet, expected in (
-        (flow.request(ACK, seq=101, ack=5001), to_backend),
-        (reply(session, ACK, seq=5001, ack=101), to_client),
-    ):
-        assert here.program.send(frame(packet))[1] == expected(session, packet)
-    fresh = Flow(41000)
-    here.program.send(frame(fresh.request()))
-    (made,) = set(here.used()) - {slot}
-    assert row_of_slot(SESSIONS, made) == fresh.row(OTHER_KEY)
 
 
 def test_backend_that_is_a_client(here: Here) -> None:

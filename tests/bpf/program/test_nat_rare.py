@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is rare in NAT mode, against what scapy builds: ICMP errors, MSS, RSTs, fragments, UDP without a checksum."""
 
-import shutil
-from collections.abc import Iterator
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +10,6 @@ from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6, IPv6ExtHdrFragment
 from scapy.packet import Raw
 from support import packets
 from support.nat_stage import BACKENDS_MAC, CLIENTS, CLIENTS_MAC, Flow, NatStage
-from support.netns import new_netns
 
 from bpf.layout.counter import Counter
 from bpf.layout.service import Forward, Protocol
@@ -27,23 +23,14 @@ END = {"vip": "client", "client": "vip", "nat": "backend", "backend": "nat"}
 """Of a packet from each of these, the destination."""
 
 
-@pytest.fixture(scope="module")
-def module_nat(bpffs: Path) -> Iterator[NatStage]:
-    with new_netns():
-        made = NatStage(bpffs / "nat")
-        yield made
-        made.close()
-        shutil.rmtree(bpffs / "nat")
-
-
 @pytest.fixture
-def nat(module_nat: NatStage) -> NatStage:
+def nat(nat_stage: NatStage) -> NatStage:
     """No sessions; this node is the only one."""
-    module_nat.clear()
-    module_nat.set_chain([1])
-    module_nat.write_conf()
-    module_nat.refill()
-    return module_nat
+    nat_stage.clear()
+    nat_stage.set_chain([1])
+    nat_stage.write_conf()
+    nat_stage.refill()
+    return nat_stage
 
 
 def known(

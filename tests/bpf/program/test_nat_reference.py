@@ -4,15 +4,11 @@
 What leaves is compared to the byte, then tags and records of all slots that the reference knows.
 """
 
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given, note
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -21,7 +17,6 @@ from scapy.packet import Raw
 from support import packets
 from support.examples import examples
 from support.nat_stage import BACKENDS, BACKENDS_MAC, CLIENTS, CLIENTS_MAC, Flow, NatStage, row_in, slot_in
-from support.netns import new_netns
 
 from bpf.layout.counter import Counter
 from bpf.layout.service import Protocol
@@ -41,15 +36,6 @@ FLOWS = [
 ]
 CHAINS = [(1,), (1, 2, 3), (2, 1, 3), (2, 1), (2, 3)]
 NO_ROOM = Counter.DROP_NAT_FULL
-
-
-@pytest.fixture(scope="module")
-def nat(bpffs: Path) -> Iterator[NatStage]:
-    with new_netns():
-        made = NatStage(bpffs / "nat")
-        yield made
-        made.close()
-        shutil.rmtree(bpffs / "nat")
 
 
 @dataclass(frozen=True)
@@ -199,11 +185,11 @@ class Reference:
 @examples(300)
 @given(story=st.lists(steps(), max_size=25), chain=st.sampled_from(CHAINS), grace=st.booleans(), up=st.booleans())
 def test_program_equals_reference(
-    story: list[Step], chain: tuple[int, ...], grace: bool, up: bool, nat: NatStage
+    story: list[Step], chain: tuple[int, ...], grace: bool, up: bool, nat_stage: NatStage
 ) -> None:
-    nat.clear()
-    nat.set_chain(chain, grace)
-    nat.write_conf(up=up)
-    reference = Reference(nat, NodeState(1, chain, up=up, grace=grace))
+    nat_stage.clear()
+    nat_stage.set_chain(chain, grace)
+    nat_stage.write_conf(up=up)
+    reference = Reference(nat_stage, NodeState(1, chain, up=up, grace=grace))
     for step in story:
         reference.take(step)
