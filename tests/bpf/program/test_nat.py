@@ -31,8 +31,7 @@ from support.nat_stage import SESSIONS
 from support.packets import ACK, FIN, HERE, ROUTER, RST, SYN
 
 from bpf.layout.counter import Counter
-from bpf.layout.nat import BackendLoad, Balance, Choice, NatHop, NatServiceEntry, endpoint, row_of_slot, slot_of
-from bpf.layout.service import Affinity
+from bpf.layout.nat import BackendLoad, NatHop, endpoint, row_of_slot, slot_of
 from bpf.layout.session import OWNER_WAYS, WAYS, SessionState, Tag, TagFlag
 from bpf.maps.session_map import now_tick
 
@@ -221,39 +220,6 @@ def test_fragment_of_a_service(here: Here) -> None:
     outcome = here.program.observe(frame(packet))
     assert outcome.verdict == "drop"
     assert outcome.events[WEB, Counter.DROP_NAT_FRAGMENT] == 1
-
-
-def test_balance_in_turn(here: Here) -> None:
-    here.balance(1, 2, 2)
-    for port in range(6):
-        here.program.send(frame(Flow(41000 + port).request()))
-    assert [here.nat.load(index).chosen for index in (1, 2)] == [2, 4]
-
-
-def test_balance_by_the_least_connections(here: Here) -> None:
-    here.nat.write_service(WEB, NatServiceEntry(Balance.LEAST_CONNECTIONS, choices=(Choice(1, 1), Choice(2, 3))))
-    for port in range(8):
-        here.program.send(frame(Flow(41000 + port).request()))
-    assert [here.nat.load(index).active for index in (1, 2)] == [2, 6]
-
-
-def test_balance_by_the_clients_address(here: Here) -> None:
-    here.balance(1, 2, by=Balance.HASH, affinity=Affinity.TWO_TUPLE)
-    for port in range(8):
-        here.program.send(frame(Flow(41000 + port).request()))
-    assert sorted(here.nat.load(index).active for index in (1, 2)) == [0, 8], "one client, one backend"
-    here.reset()
-    here.balance(1, 2, by=Balance.HASH)
-    for port in range(64):
-        here.program.send(frame(Flow(41000 + port).request()))
-    assert min(here.nat.load(index).active for index in (1, 2)) > 16
-
-
-def test_no_backend(here: Here) -> None:
-    here.balance()
-    outcome = here.program.observe(frame(Flow().request()))
-    assert (outcome.verdict, outcome.events[WEB, Counter.DROP_NAT_NO_BACKEND]) == ("drop", 1)
-    assert here.used() == []
 
 
 def test_next_hop_without_a_mac(here: Here) -> None:
