@@ -15,6 +15,7 @@ LINTERS = {
     "ruff check": ["ruff", "check"],
     "ruff format": ["ruff", "format", "--check"],
     "clang-format": ["clang-format", "--dry-run", "--Werror"],
+    "codespell": ["codespell", "-D", "-", "-D", "tests/plain_words.txt"],  # spelling, and plain words
 }
 FIX = {
     "ruff check": "maybe: .venv/bin/ruff check --fix",

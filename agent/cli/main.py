@@ -48,6 +48,8 @@ COMMANDS = {
     "bgp": "bgp",  # run | reload
     # a cluster on one machine
     "lab": "lab",  # up | down | exec | inspect
+    # the release
+    "version": "version",
 }
 """The module of each command in this folder, whose function has the command's name. It is imported when the command is
 used, or when --help lists all."""

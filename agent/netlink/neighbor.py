@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A neighbor, which is an address on a link with its MAC, and the requests about it (linux/neighbour.h). Pure."""
+"""A neighbor, which is an address on a link with its MAC, and the requests about it (linux/neighbor.h). Pure."""
 
 from __future__ import annotations
 
