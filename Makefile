@@ -33,7 +33,7 @@ test: .venv/ready lint  ## all but the long proofs: what must be green before a 
 proof: .venv/ready  ## the long proofs: before a release, and after a change to what it proves
 	$(PYTEST) tests/proof/test_generated.py --generated 1000000 $(PYTEST_ARGS)
 	$(PYTEST) tests/bpf/program/test_session_races.py --raced-sessions 1000000 $(PYTEST_ARGS)
-	$(PYTEST) tests/topology/demo/test_demo.py --demo-router frr -k plain_ecmp $(PYTEST_ARGS)
+	$(PYTEST) tests/topology/demo/test_demo.py --demo-router frr --whole-demo -k plain_ecmp $(PYTEST_ARGS)
 	$(PYTEST) tests/proof/test_nat_claims.py -s --nat-sessions 1000000 --timeout 3600 $(PYTEST_ARGS)
 	$(PYTEST) tests/agent/channel/test_convergence.py --channel-histories 5000 --timeout 3600 $(PYTEST_ARGS)
 	$(PYTEST) tests/agent/liveness/test_simulation.py -s --echo-scale 20 --timeout 3600 $(PYTEST_ARGS)

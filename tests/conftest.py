@@ -75,8 +75,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--demo-router",
         choices=("bird", "frr"),
         default="bird",
-        help="router of the small demo",
+        help="router of the demo",
     )
+    parser.addoption("--whole-demo", action="store_true", help="run all steps of the demo, not those of `make test`")
     parser.addoption(
         "--nat-sessions",
         type=int,

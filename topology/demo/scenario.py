@@ -244,6 +244,7 @@ NAT_STEPS = (
     ),
     *(_SAME[name] for name in ("double", "crash", "replace")),
 )
+_ONLY_WHOLE = frozenset({"session_loss", "session_clear", "agent_restart", "double"})
 #: A shorter scenario for tests, with as many connections: the control's shares must be far from chance.
-SMALL = tuple(step for step in STEPS if step.name not in ("session_clear", "agent_restart"))
-NAT_SMALL = tuple(step for step in NAT_STEPS if step.name not in ("session_loss", "session_clear", "return", "double"))
+SMALL = tuple(step for step in STEPS if step.name not in _ONLY_WHOLE)
+NAT_SMALL = tuple(step for step in NAT_STEPS if step.name not in _ONLY_WHOLE)

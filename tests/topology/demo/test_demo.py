@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The small demo, its negative control asserted too; and that it cleans up, however it ends.
+"""The demo, its negative control asserted too; and that it cleans up, however it ends.
 
-The router is BIRD; `make proof` runs it with FRR (`--demo-router frr`).
+`make test` runs fewer steps, with BIRD. `make proof` runs all of them with FRR (`--demo-router frr --whole-demo`).
 
 client ── router ── segment ── b1 b2 b3 b4 b5 b6     twice: with anylb, and as plain ECMP anycast
 """
@@ -17,6 +17,7 @@ import pytest
 from support.waiting import wait_for
 
 from topology.demo.report import CONTROL_STEPS
+from topology.demo.scenario import SMALL, STEPS
 from topology.lab import record
 from topology.lab.process import find_inits
 
@@ -32,8 +33,10 @@ def labs_of(pid: int) -> set[str]:
 @pytest.mark.timeout(600)
 def test_anylb_keeps_every_connection_where_plain_ecmp_does_not(pytestconfig: pytest.Config, tmp_path: Path) -> None:
     router, output = pytestconfig.getoption("demo_router"), tmp_path / "demo.json"
+    whole = pytestconfig.getoption("whole_demo")
+    extent = [] if whole else ["--small"]
     process = subprocess.Popen(
-        [*DEMO, "--small", "--router", router, "--json", str(output), "--logs", str(tmp_path / "logs")],
+        [*DEMO, *extent, "--router", router, "--json", str(output), "--logs", str(tmp_path / "logs")],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -49,7 +52,7 @@ def test_anylb_keeps_every_connection_where_plain_ecmp_does_not(pytestconfig: py
     data = json.loads(output.read_text())
     assert data["router"] == router
     rows = {(row["step"], row["lab"]): row for row in data["steps"]}
-    steps = ["spread", "add", "drain", "return", "session_loss", "service_down", "double", "crash", "replace"]
+    steps = [step.name for step in (STEPS if whole else SMALL)]
     assert list(rows) == [(step, lab) for step in steps for lab in ("anylb", "ecmp")]
     for step in steps:
         ours, plain = rows[step, "anylb"], rows[step, "ecmp"]
