@@ -44,6 +44,11 @@ class Paths:
         return self.pins.with_name(f"{self.pins.name}_instances")
 
     @property
+    def steering_pins(self) -> Path:
+        """The pins of what gives services' connections to servers elsewhere."""
+        return self.pins.with_name(f"{self.pins.name}_steering")
+
+    @property
     def members(self) -> Path:
         """The members that an agent knew (member_file.py)."""
         return self.run / "members.json"

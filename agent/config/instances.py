@@ -4,12 +4,15 @@ rules within it."""
 
 from __future__ import annotations
 
+import re
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from agent.config.fields import Section, Switch, Weight, fault
+from agent.address import Address, endpoint
+from agent.config.fields import Section, Switch, Weight, fault, not_one_value
 
 KINDS = ("unit", "cgroup", "pidfile", "executable")
 
@@ -32,10 +35,42 @@ def _unit(text: str) -> str:
     return text
 
 
+class Target(NamedTuple):
+    """Where servers listen that get another address's connections."""
+
+    address: Address
+    port: int
+
+    def __str__(self) -> str:
+        return endpoint(self.address, self.port)
+
+
+_TARGET: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)):(\d{1,5})", re.ASCII)
+
+
+def _target(value: object) -> object:
+    if value == "auto" or isinstance(value, Target):
+        return value
+    if why := not_one_value(value):
+        raise fault("", why)
+    parts = _TARGET.fullmatch(str(value))
+    try:
+        if parts is None or not 1 <= int(parts[3]) <= 65_535:
+            raise ValueError
+        address = ip_address(parts[1] or parts[2])
+    except ValueError:
+        wrong = f"'{value}' is neither auto nor an address and port, as '127.0.0.1:8080' or '[::1]:8080'"
+        raise fault("", wrong) from None
+    if address.is_multicast:
+        raise fault("", f"{address} is multicast; give the address that the servers listen on")
+    return Target(address, int(parts[3]))
+
+
 def _one_or_several(value: object) -> object:
     return [value] if isinstance(value, dict) else value
 
 
+Steer = Annotated[Target | Literal["auto"] | None, BeforeValidator(_target)]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 
@@ -75,11 +110,16 @@ class InstancesConfig(Section):
     web@a.service}, {unit: web@b.service}]`."""
     failback: Switch = True
     """Whether connections go back to an earlier instance that returns, with `policy: standby`. Example: `false`."""
+    steer: Steer = None
+    """The address and port that the servers listen on instead of the service's; with `auto` it is found. Example:
+    `"127.0.0.1:8080"`."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if "failback" in self.model_fields_set and self.policy != "standby":
             raise fault("failback", f"is for policy standby, not {self.policy}")
+        if self.steer == "auto" and not self.match:
+            raise fault("steer", "is auto, which finds where the servers of match listen; list them there")
         for i, match in enumerate(self.match):
             if match.weight is not None and self.policy != "weighted":
                 raise fault(f"match[{i}].weight", f"is for policy weighted, not {self.policy}")
@@ -94,3 +134,8 @@ class InstancesConfig(Section):
 
 def _place(match: MatchConfig) -> tuple[object, ...]:
     return tuple(getattr(match, kind) for kind in KINDS)
+
+
+def shares_a_match(one: InstancesConfig, other: InstancesConfig) -> bool:
+    """Return whether some match of both is the same."""
+    return not {_place(match) for match in one.match}.isdisjoint(map(_place, other.match))

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model
 from agent.address import Address, Announced, Network
 from agent.config.bgp import AnnounceConfig, BgpConfig
 from agent.config.fields import AnyNetwork, Section, Switch, fault, given, within
+from agent.config.instances import shares_a_match
 from agent.config.members import MembersConfig
 from agent.config.nat import MAX_BACKENDS, NatConfig, Taken, check_pools
 from agent.config.node import NodeConfig
@@ -135,14 +136,19 @@ class Config(Section):
                 raise fault(f"{where}.large_communities[{k}]", why)
 
     def _check_instances(self, i: int, service: ServiceConfig) -> None:
-        """Check that a port has one setting: a server that listens on all addresses serves all VIPs."""
-        if service.instances is None:
-            return
+        """Check that a pool has one setting: a server that listens on all addresses serves all VIPs."""
+        own = service.instances
         for j, other in enumerate(self.services[:i]):
-            same = (other.protocol, other.port) == (service.protocol, service.port)
-            if same and other.instances not in (None, service.instances):
-                differs = f"differs from that of services[{j}], which has the same port"
-                raise fault(f"services[{i}].instances", differs, other=f"services[{j}].instances")
+            if own is None or other.instances is None:
+                continue
+            why = None
+            if other.pool == service.pool:
+                if other.instances.model_copy(update={"steer": own.steer}) != own:
+                    why = f"differs from that of services[{j}], whose servers have the same port"
+            elif "auto" in (service.steer, other.steer) and shares_a_match(own, other.instances):
+                why = f"has servers of services[{j}] too, so auto is not certain; set steer of both to ADDRESS:PORT"
+            if why:
+                raise fault(f"services[{i}].instances", why, other=f"services[{j}].instances")
 
     def _check_tags(self) -> None:
         """Check that no two nodes can have the same tag: identities and markers name a node by it."""

@@ -15,7 +15,7 @@ from agent.config import nat
 from agent.config.bgp import AnnounceConfig
 from agent.config.fields import AnyAddress, PortOrAny, Section, Weight, fault, is_unicast
 from agent.config.health import ExecCheckConfig, HealthConfig, TcpCheckConfig
-from agent.config.instances import InstancesConfig
+from agent.config.instances import InstancesConfig, Target
 from agent.config.nat import BackendConfig, Balance, OnDown
 from agent.model import service_key
 from bpf.layout.service import Affinity
@@ -80,8 +80,8 @@ class ServiceConfig(Section):
             raise fault("vip", f"{self.vip} cannot be a virtual IP; give a unicast address")
         self._check_mode()
         self._check_health_port()
-        if self.instances and self.port == "any":
-            raise fault("instances", "is for services with one port, not with any")
+        if self.instances:
+            self._check_steer(self.instances)
         hop = self.announce.next_hop if self.announce else None
         if hop is not None and (hop.version != self.vip.version or hop == self.vip):
             raise fault("announce.next_hop", f"{hop} cannot be the next hop of {self.vip}")
@@ -96,6 +96,34 @@ class ServiceConfig(Section):
     def key(self) -> str:
         """The name of the service that is the same on every node."""
         return service_key(self.vip, self.protocol, self.port_number)
+
+    @property
+    def steer(self) -> Target | Literal["auto"] | None:
+        """Where its servers listen instead; None: on its own port."""
+        return self.instances.steer if self.instances else None
+
+    @property
+    def pool(self) -> str:
+        """The name of the port that its instances share, as `tcp/443`: services of one name have the same servers."""
+        if self.steer == "auto":
+            return f"{self.protocol}/{self.port_number}/auto"
+        return f"{self.protocol}/{self.steer.port if self.steer else self.port_number}"
+
+    def _check_steer(self, instances: InstancesConfig) -> None:
+        steer = instances.steer
+        if steer is None:
+            if self.port == "any":
+                raise fault("instances", "is for services with one port; for any, set instances.steer to the servers'")
+            return
+        if self.protocol == "udp":
+            raise fault("instances.steer", "is for protocol tcp: a UDP server elsewhere would not answer from the VIP")
+        if steer == "auto":
+            return
+        if steer.address.version != self.vip.version:
+            instead = f"give the IPv{self.vip.version} address and port of the servers"
+            raise fault("instances.steer", f"{steer} gets no connections to {self.vip}; {instead}")
+        if steer == (self.vip, self.port):
+            raise fault("instances.steer", f"{steer} is the service itself; remove it")
 
     def _check_mode(self) -> None:
         if self.mode == "dsr":

@@ -53,10 +53,11 @@ def detach(paths: Paths) -> bool:
     """Remove programs, maps and attachments from this node; True if there were any. AgentError while an agent runs."""
     from agent.instances.group import release_groups
     from agent.netlink.drop_rule import set_rules
+    from bpf.attach.steering import remove_steering
 
     with only_agent(paths.lock):
         asyncio.run(set_rules(()))
-        released = release_groups(paths.instance_pins)
+        released = release_groups(paths.instance_pins) | remove_steering(paths.steering_pins)
         return _remove_datapath(paths) or released
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from functools import partial
 
+from agent.config.instances import Target
 from agent.config.service import ServiceConfig
 from agent.health.connection import Reach
 from agent.health.probe import probe_of
@@ -23,7 +24,10 @@ from agent.instances.choice import Instance
 def can_check(service: ServiceConfig) -> bool:
     """Return whether the service's check asks the port that its instances share."""
     target = service.health_target
-    return target is not None and target[1] == service.port_number and service.health.type in ("tcp", "http", "https")
+    if target is None or service.health.type not in ("tcp", "http", "https"):
+        return False
+    ports = {service.port_number, service.steer.port if isinstance(service.steer, Target) else service.port_number}
+    return service.port == "any" or target[1] in ports
 
 
 class InstanceChecks:

@@ -27,27 +27,33 @@ from bpf.layout.instance import CELLS, SLOTS
 
 
 class GroupKey(NamedTuple):
-    """What the listeners of a group have in common. `ifindex`: the interface that they are bound to, or 0."""
+    """What the listeners of a group have in common. `ifindex`: the interface that they are bound to, or 0.
+
+    `steered`: whether connections to other addresses or ports are given to them, which needs maps of another type.
+    """
 
     port: Port
     address: Address
     ifindex: int
+    steered: bool
 
     @classmethod
-    def of(cls, listener: Listener) -> GroupKey:
+    def of(cls, listener: Listener, steered: bool) -> GroupKey:
         """Return the key of a listener's group."""
-        return cls(listener.port, listener.address, listener.ifindex)
+        return cls(listener.port, listener.address, listener.ifindex, steered)
 
     @property
     def folder(self) -> str:
         """The name of its pins' folder; bpffs has no dots in names."""
-        return f"{self.port.protocol}_{self.port.number}_{self.address.packed.hex()}_{self.ifindex}"
+        where = f"{self.port.protocol}_{self.port.number}_{self.address.packed.hex()}_{self.ifindex}"
+        return f"{where}_steered" if self.steered else where
 
     @classmethod
     def of_folder(cls, name: str) -> GroupKey:
         """Return the key of a pins' folder. Raises ValueError if it is none."""
-        protocol, number, address, ifindex = name.split("_")
-        return cls(Port(protocol, int(number)), ip_address(bytes.fromhex(address)), int(ifindex))
+        plain = name.removesuffix("_steered")
+        protocol, number, address, ifindex = plain.split("_")
+        return cls(Port(protocol, int(number)), ip_address(bytes.fromhex(address)), int(ifindex), name != plain)
 
 
 class NotTaken(AgentError):
@@ -60,7 +66,7 @@ class Group:
     def __init__(self, key: GroupKey, pins: Path, cache_dir: Path | None) -> None:
         """Open what an earlier agent left, or make it. Raises BpfError."""
         self.key = key
-        self._kernel = InstanceGroup.open(pins / key.folder, cache_dir, key.port.protocol == "udp")
+        self._kernel = InstanceGroup.open(pins / key.folder, cache_dir, key.port.protocol == "udp", key.steered)
         self.slots = self._slots_in_kernel()
         self._written: list[tuple[int, ...]] = self._kernel.maps.cells()
         self._attached: set[int] = set()
@@ -78,31 +84,27 @@ class Group:
         self.slots = {cookie: slot for cookie, slot in self.slots.items() if cookie in cookies}
         self._attached.intersection_update(cookies)
 
-    def take_up(self, listener: Listener, pid: int, fd: int) -> None:
-        """Attach the program through a listener and give it a slot. It gets no connections before `choose`.
+    def take_up(self, listener: Listener, copy: socket.socket, pid: int) -> None:
+        """Attach the program through a copy of a process's listener, and give it a slot: `choose` counts it then.
 
-        Raises NotTaken, or BpfError. Nothing happens if it was closed meanwhile.
+        One that connections are steered to may be the only one of its port, without a choice. Raises NotTaken, or
+        BpfError.
         """
+        where = endpoint(listener.address, listener.port.number)
+        if not copy.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+            if self.key.steered:
+                return
+            raise NotTaken(
+                f"process {pid} listens on {where} without SO_REUSEPORT, so no other can beside it; set it in the "
+                "server (nginx: `listen ... reuseport`) and start it again"
+            )
         try:
-            copy = copy_socket(pid, fd, listener.cookie)
+            self._kernel.attach(copy)
+            self._attached.add(listener.cookie)
+            if listener.cookie not in self.slots:
+                self._put(copy, listener.cookie)
         except OSError as error:
-            raise NotTaken(_no_right(pid, error)) from None
-        if copy is None:
-            return
-        with copy:
-            where = endpoint(listener.address, listener.port.number)
-            if not copy.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
-                raise NotTaken(
-                    f"process {pid} listens on {where} without SO_REUSEPORT, so no other can beside it; set it in the "
-                    "server (nginx: `listen ... reuseport`) and start it again"
-                )
-            try:
-                self._kernel.attach(copy)
-                self._attached.add(listener.cookie)
-                if listener.cookie not in self.slots:
-                    self._put(copy, listener.cookie)
-            except OSError as error:
-                raise NotTaken(f"the listener of process {pid} on {where}: {error.strerror}") from None
+            raise NotTaken(f"the listener of process {pid} on {where}: {error.strerror}") from None
 
     def _put(self, copy: socket.socket, cookie: int) -> None:
         slot = self._free_slot()
@@ -148,7 +150,8 @@ class Group:
     def release(self) -> None:
         """Leave the choice to the kernel again, and remove the pins. Raises BpfError."""
         self._kernel.maps.choose([()] * CELLS)
-        inodes = {one.inode: one.cookie for one in listeners(self.key.port) if GroupKey.of(one) == self.key}
+        own = [one for one in listeners(self.key.port) if GroupKey.of(one, self.key.steered) == self.key]
+        inodes = {one.inode: one.cookie for one in own}
         copy = _any_copy(inodes)
         if copy is not None:
             with copy:
@@ -158,11 +161,18 @@ class Group:
         self._kernel.unpin()
 
 
-def _no_right(pid: int, error: OSError) -> str:
-    return (
-        f"the listener of process {pid} cannot be taken: {error.strerror}; the agent needs CAP_SYS_PTRACE: install "
-        "agent/systemd/instances.conf (docs/instances.md)"
-    )
+def copy_listener(listener: Listener, pid: int, fd: int) -> socket.socket | None:
+    """Return a copy of a process's listener; None if it was closed meanwhile. Raises NotTaken.
+
+    The copy must be closed at once: open, it keeps a dead server's port open.
+    """
+    try:
+        return copy_socket(pid, fd, listener.cookie)
+    except OSError as error:
+        raise NotTaken(
+            f"the listener of process {pid} cannot be taken: {error.strerror}; the agent needs CAP_SYS_PTRACE: install "
+            "agent/systemd/instances.conf (docs/instances.md)"
+        ) from None
 
 
 def _any_copy(cookies: dict[int, int]) -> socket.socket | None:
@@ -178,15 +188,17 @@ def _any_copy(cookies: dict[int, int]) -> socket.socket | None:
     return None
 
 
-def release_groups(pins: Path, keep: Collection[Port] = ()) -> bool:
-    """Release every group that is pinned in a folder, except for ports to keep; return whether there was any.
+def release_groups(pins: Path, keep: Collection[tuple[Port, bool]] = ()) -> bool:
+    """Release every group that is pinned in a folder; return whether there was any.
+
+    `keep`: the ports of those to keep, and whether they are steered.
 
     Raises BpfError.
     """
     released = False
     for folder in _group_folders(pins):
         key = GroupKey.of_folder(folder)
-        if key.port not in keep:
+        if (key.port, key.steered) not in keep:
             group = Group(key, pins, None)
             try:
                 group.release()

@@ -27,7 +27,7 @@ from agent.instances.group import release_groups
 from agent.instances.match import Added, ProcessId
 from agent.instances.pool import Pool
 from agent.instances.record import Record
-from agent.model import Port
+from agent.instances.steering import ServiceSteering
 from agent.netlink.listener import listeners
 from bpf.errors import BpfError
 
@@ -41,9 +41,10 @@ MAX_WEIGHT = 10_000
 
 @dataclass(frozen=True, slots=True)
 class InstancePaths:
-    """Where pins, the record for the next agent, and compiled programs are."""
+    """Where the pins of choice and steering, the record for the next agent, and compiled programs are."""
 
     pins: Path
+    steering: Path
     record: Path
     programs: Path
 
@@ -56,21 +57,22 @@ class InstanceKeeper:
         self._paths, self._on_change = paths, on_change
         self._lock = asyncio.Lock()
         """A look goes on in a thread, and nothing else touches its pool meanwhile."""
-        ports: dict[Port, list[ServiceConfig]] = {}
+        shared: dict[str, list[ServiceConfig]] = {}
         for service in config.services:
             if service.instances is not None:
-                ports.setdefault(Port(service.protocol, service.port_number), []).append(service)
-        records = _load(paths.record) if ports else {}
+                shared.setdefault(service.pool, []).append(service)
+        records = _load(paths.record) if shared else {}
+        self._steering = ServiceSteering(config.services, paths.steering, paths.programs)
         self._pools = {
-            port: Pool(services, records.get(port, Record()), paths.pins, paths.programs)
-            for port, services in ports.items()
+            name: Pool(services, records.get(name, Record()), self._steering, paths.pins, paths.programs)
+            for name, services in shared.items()
         }
         self._checks = {
-            port: InstanceChecks(services[0], self._pools[port].reach)
-            for port, services in ports.items()
+            name: InstanceChecks(services[0], self._pools[name].reach)
+            for name, services in shared.items()
             if can_check(services[0])
         }
-        self._saved = {port: pool.record for port, pool in self._pools.items()}
+        self._saved = {name: pool.record for name, pool in self._pools.items()}
         self._fault: str | None = None
 
     @property
@@ -84,8 +86,8 @@ class InstanceKeeper:
         await asyncio.to_thread(self._release_others)
         try:
             async with asyncio.TaskGroup() as tasks:
-                for port, checks in self._checks.items():
-                    tasks.create_task(self._check_forever(self._pools[port], checks))
+                for name, checks in self._checks.items():
+                    tasks.create_task(self._check_forever(self._pools[name], checks))
                 while self._pools:
                     async with self._lock:
                         await self._look()
@@ -93,11 +95,12 @@ class InstanceKeeper:
         finally:
             for pool in self._pools.values():
                 pool.close()
+            self._steering.close()
 
     async def _look(self) -> None:
         before, now = self.problems, time.monotonic()
         self._fault = None
-        for pool in self._pools.values():
+        for name, pool in self._pools.items():
             try:
                 found = listeners(pool.port)
             except OSError as error:
@@ -106,8 +109,8 @@ class InstanceKeeper:
             if pool.needs_look(found, now):
                 instances = pool.instances
                 await asyncio.to_thread(pool.look, found, now)
-                if pool.port in self._checks and pool.instances != instances:
-                    self._checks[pool.port].wake.set()
+                if name in self._checks and pool.instances != instances:
+                    self._checks[name].wake.set()
         self._save()
         if self.problems != before:
             self._on_change()
@@ -130,18 +133,21 @@ class InstanceKeeper:
                     await checks.wake.wait()
 
     def _release_others(self) -> None:
+        kept = [pool.groups for pool in self._pools.values()]
         try:
-            if release_groups(self._paths.pins, self._pools.keys()):
+            if release_groups(self._paths.pins, kept):
                 log.info("removed the choice among instances that are no longer configured")
+            if self._steering.release():
+                log.info("removed the steering to servers elsewhere, which is no longer configured")
         except (BpfError, OSError, ValueError) as error:
             log.error("what an earlier configuration left in %s cannot be removed: %s", self._paths.pins, error)
 
     def _save(self) -> None:
-        records = {port: pool.record for port, pool in self._pools.items()}
+        records = {name: pool.record for name, pool in self._pools.items()}
         if records == self._saved:
             return
         try:
-            content = {"/".join(map(str, port)): record.to_json() for port, record in records.items()}
+            content = {name: record.to_json() for name, record in records.items()}
             private_file.write(self._paths.record, json.dumps(content))
         except OSError as error:
             self._fault = f"{self._paths.record}: {error.strerror}; a restarted agent will not know the order"
@@ -162,7 +168,8 @@ class InstanceKeeper:
         }
 
     def _why(self, pool: Pool, one: Instance) -> str:
-        return self._checks[pool.port].why(one.name) if pool.port in self._checks and one.cookies else ""
+        checks = self._checks.get(pool.name)
+        return checks.why(one.name) if checks and one.cookies else ""
 
     @property
     def services(self) -> tuple[str, ...]:
@@ -292,14 +299,9 @@ def _state(one: Instance, drained: bool, takes: bool) -> str:
     return "unhealthy" if one.healthy is False else "active" if takes else "standby"
 
 
-def _load(path: Path) -> dict[Port, Record]:
-    """Return the records that an earlier agent left; none if there is no file or it cannot be read."""
+def _load(path: Path) -> dict[str, Record]:
+    """Return the records that an earlier agent left, by pool; none if there is no file or it cannot be read."""
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
         content = json_value.decode(private_file.read_own(path, _MAX_BYTES))
-        return {_port(name): Record.from_json(record) for name, record in content.items()}
+        return {str(name): Record.from_json(record) for name, record in content.items()}
     return {}
-
-
-def _port(name: str) -> Port:
-    protocol, number = name.split("/")
-    return Port(protocol, int(number))

@@ -9,21 +9,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
+import socket
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from agent.address import endpoint
-from agent.config.instances import InstancesConfig, MatchConfig
+from agent.config.instances import InstancesConfig, Target
 from agent.config.service import ServiceConfig
-from agent.instances import processes as proc
 from agent.instances.choice import Decision, Instance, cells, decide
-from agent.instances.group import Group, GroupKey, NotTaken
-from agent.instances.match import Found, ProcessId, find, name_numbered
+from agent.instances.finder import Place, find_instances, in_this_namespace, places_of, resolved
+from agent.instances.group import Group, GroupKey, NotTaken, copy_listener
+from agent.instances.match import Found, ProcessId, name_numbered
 from agent.instances.record import Record
+from agent.instances.steering import ServiceSteering, serves
 from agent.model import Listener, Port
 from bpf.errors import BpfError
 
@@ -38,29 +38,39 @@ PATIENCE_S = 2.0
 listens."""
 
 
-class _Place(NamedTuple):
-    """Where a listener is."""
-
-    found: Found
-    pid: int
-    fd: int
-
-
 class Pool:
     """What is known of a port's instances. `record` is what the next agent must know."""
 
-    def __init__(self, services: Sequence[ServiceConfig], record: Record, pins: Path, cache_dir: Path | None) -> None:
+    def __init__(
+        self,
+        services: Sequence[ServiceConfig],
+        record: Record,
+        steering: ServiceSteering,
+        pins: Path,
+        cache_dir: Path | None,
+    ) -> None:
         assert services[0].instances is not None
         self.config: InstancesConfig = services[0].instances
-        self.port = Port(services[0].protocol, services[0].port_number)
+        steer = services[0].steer
+        self.automatic = steer == "auto"
+        """Whether it must be found where the instances listen."""
+        number = steer.port if isinstance(steer, Target) else 0 if self.automatic else services[0].port_number
+        self.port = Port(services[0].protocol, number)
+        """Where its listeners are; number 0: on any."""
+        self.name = services[0].pool
         self.services = tuple(service.name for service in services)
         self.record = record
         self.instances: tuple[Instance, ...] = ()
         """In order, the primary first."""
         self.decision = Decision()
         self.problems: tuple[str, ...] = ()
-        self._vips = tuple(service.vip for service in services)
-        self._matches = [_resolved(match) for match in self.config.match]
+        self.handed: dict[int, socket.socket] = {}
+        """Copies of listeners that are being handed over, by cookie: who set them closes them after the look."""
+        self._services, self._steering = services, steering
+        self._steered = tuple(service.name for service in services if service.steer)
+        self._taken: frozenset[int] = frozenset()
+        """The listeners that have a slot, or a place of a steered service, by cookie."""
+        self._matches = [resolved(match) for match in self.config.match]
         self._pins, self._cache_dir = pins, cache_dir
         self._groups: dict[GroupKey, Group] = {}
         self._seen: frozenset[Listener] | None = None
@@ -69,6 +79,12 @@ class Pool:
         self._open = threading.Lock()
         """Held by a look: its thread goes on when the task that waits for it is canceled."""
         self._closed = False
+
+    @property
+    def groups(self) -> tuple[Port, bool]:
+        """The port of its listeners, as far as that is known, and whether they are steered (group.release_groups)."""
+        port = Port(self.port.protocol, self.record.port or 0) if self.automatic else self.port
+        return port, bool(self._steered)
 
     def needs_look(self, listeners: frozenset[Listener], now: float) -> bool:
         """Return whether a listener has come or gone, or processes must be looked at again."""
@@ -82,18 +98,23 @@ class Pool:
 
     def _look(self, listeners: frozenset[Listener], now: float) -> None:
         self._seen = listeners
-        own = {one.inode: one for one in listeners if any(one.takes(vip) for vip in self._vips)}
+        own = {one.inode: one for one in listeners if any(serves(each, one) for each in self._services)}
         problems: list[str] = []
         try:
+            self._steering.open_existing()
             found = self._find(problems)
-            places = self._places(found, own, problems)
+            places = places_of(found, own, self.record.handed, problems)
+            if self.automatic:
+                own = self._on_one_port(own, places, problems)
+                places = {inode: place for inode, place in places.items() if inode in own}
             names = self._names(found, places)
             self._take_up(own, places, names, problems)
             self._set_instances(found, own, places, names)
             self.choose()
         except (BpfError, OSError) as error:
             problems.append(str(error))
-        problems += self._unowned(own, now)
+        if not self.automatic:
+            problems += self._unowned(own, now)
         self._next_look = now + (SOON_S if problems or self._unowned_since else RESCAN_S)
         self.problems = tuple(f"{self.services[0]}: {line}" for line in dict.fromkeys(problems))
 
@@ -141,49 +162,27 @@ class Pool:
     # --- finding ---------------------------------------------------------------------------------------------------
 
     def _find(self, problems: list[str]) -> list[Found]:
-        processes = proc.processes(
-            any(match.executable for match in self._matches), any(match.unit or match.cgroup for match in self._matches)
-        )
-        if any(match.executable for match in self._matches) and not proc.may_read_executables():
-            problems.append(
-                "the files that processes run cannot be seen; the agent needs CAP_SYS_PTRACE: install "
-                "agent/systemd/instances.conf (docs/instances.md)"
-            )
-        pidfiles = _read_pidfiles((match.pidfile for match in self._matches if match.pidfile), problems)
-        found = find(self._matches, pidfiles, self.record.added, processes)
-        here = [one for one in found if proc.is_here(one.id.pid)]
-        places = {one.place for one in here}
-        for one in found:
-            # Of an executable some may well run in containers.
-            if one not in here and (one.name or one.place not in places):
-                problems.append(
-                    f"process {one.id.pid} ({one.name or one.executable}) is in another network namespace, where the "
-                    "VIP is not; start it in the node's"
-                )
+        found = find_instances(self._matches, self.record.added, problems)
+        here = in_this_namespace(found, problems)
         live = {one.id for one in found}
-        added = tuple(one for one in self.record.added if one.process in live)
-        self.record = replace(self.record, added=added)
+        self.record = replace(self.record, added=tuple(one for one in self.record.added if one.process in live))
         return here
 
-    def _places(self, found: Iterable[Found], own: Mapping[int, Listener], problems: list[str]) -> dict[int, _Place]:
-        """Return where each listener is, by inode."""
-        places: dict[int, _Place] = {}
-        for one in found:
-            for process in one.processes:
-                wanted = own.keys() - places.keys()
-                if not wanted:
-                    return places
-                try:
-                    for inode, fd in proc.sockets(process.pid, wanted).items():
-                        places[inode] = _Place(one, process.pid, fd)
-                except PermissionError as error:
-                    problems.append(
-                        f"the sockets of process {process.pid} cannot be seen: {error.strerror}; the agent needs "
-                        "CAP_SYS_PTRACE: install agent/systemd/instances.conf (docs/instances.md)"
-                    )
-        return places
+    def _on_one_port(
+        self, own: dict[int, Listener], places: Mapping[int, Place], problems: list[str]
+    ) -> dict[int, Listener]:
+        """Return the listeners that instances have on the one port that they have, of those on any port."""
+        ports = sorted({own[inode].port.number for inode in places})
+        if len(ports) > 1:
+            listed = ", ".join(map(str, ports))
+            problems.append(f"its instances listen on several ports, {listed}; set steer to ADDRESS:PORT")
+        if self.record.port not in ports and len(ports) != 1:
+            return {}
+        number = self.record.port if self.record.port in ports else ports[0]
+        self.record = replace(self.record, port=number)
+        return {inode: one for inode, one in own.items() if inode in places and one.port.number == number}
 
-    def _names(self, found: Iterable[Found], places: Mapping[int, _Place]) -> dict[ProcessId, str]:
+    def _names(self, found: Iterable[Found], places: Mapping[int, Place]) -> dict[ProcessId, str]:
         """Return the names of all instances, by process. An executable makes one only where it listens."""
         listening = {place.found.id for place in places.values()}
         numbered = name_numbered([one for one in found if not one.name and one.id in listening], self.record.numbered)
@@ -195,7 +194,7 @@ class Pool:
     def _take_up(
         self,
         own: Mapping[int, Listener],
-        places: Mapping[int, _Place],
+        places: Mapping[int, Place],
         names: Mapping[ProcessId, str],
         problems: list[str],
     ) -> None:
@@ -203,7 +202,7 @@ class Pool:
         for group in self._groups.values():
             group.forget_closed(open_cookies)
         for inode, listener in sorted(own.items()):
-            key, place = GroupKey.of(listener), places.get(inode)
+            key, place = GroupKey.of(listener, bool(self._steered)), places.get(inode)
             if key not in self._groups:
                 if place is None and not (self._pins / key.folder).exists():
                     continue
@@ -213,23 +212,44 @@ class Pool:
             if place is None:
                 if listener.cookie in group.slots:
                     group.remove(listener.cookie)
-            elif group.lacks(listener.cookie):
-                try:
-                    group.take_up(listener, place.pid, place.fd)
-                except NotTaken as error:
-                    problems.append(f"{names[place.found.id]}: {error}")
+                continue
+            try:
+                self._take(group, listener, place, names[place.found.id])
+            except NotTaken as error:
+                problems.append(f"{names[place.found.id]}: {error}")
+        owned = {own[inode].cookie for inode in places}
+        for service in self._steered:
+            self._steering.keep_only(service, owned)
+        slots = {cookie for group in self._groups.values() for cookie in group.slots}
+        self._taken = frozenset(slots).union(*map(self._steering.cookies, self._steered))
+
+    def _take(self, group: Group, listener: Listener, place: Place, owner: str) -> None:
+        steered = [one.name for one in self._services if one.steer and serves(one, listener)]
+        lacking = [one for one in steered if self._steering.lacks(one, listener.cookie, owner)]
+        if not lacking and not group.lacks(listener.cookie):
+            return
+        with self._copy(listener, place) as copy:
+            if copy is not None:
+                group.take_up(listener, copy, place.pid)
+                for service in lacking:
+                    self._steering.put(service, listener, copy.fileno(), owner)
+
+    def _copy(self, listener: Listener, place: Place) -> contextlib.AbstractContextManager[socket.socket | None]:
+        """Return a context with a copy of a listener, closed after it; with None if none can be had now."""
+        if (handed := self.handed.get(listener.cookie)) is not None or place.fd is None:
+            return contextlib.nullcontext(handed)
+        return copy_listener(listener, place.pid, place.fd) or contextlib.nullcontext()
 
     def _set_instances(
         self,
         found: Iterable[Found],
         own: Mapping[int, Listener],
-        places: Mapping[int, _Place],
+        places: Mapping[int, Place],
         names: Mapping[ProcessId, str],
     ) -> None:
-        taken = {cookie for group in self._groups.values() for cookie in group.slots}
         cookies: dict[ProcessId, set[int]] = {}
         for inode, place in places.items():
-            if own[inode].cookie in taken:
+            if own[inode].cookie in self._taken:
                 cookies.setdefault(place.found.id, set()).add(own[inode].cookie)
         instances = [
             (one.place, names[one.id], one, frozenset(cookies.get(one.id, ()))) for one in found if one.id in names
@@ -253,8 +273,7 @@ class Pool:
 
     def _unowned(self, own: Mapping[int, Listener], now: float) -> list[str]:
         """Return a problem for the listeners that are no instance's, once they have been that for a while."""
-        taken = {cookie for group in self._groups.values() for cookie in group.slots}
-        unowned = {one.cookie: one for one in own.values() if one.cookie not in taken}
+        unowned = {one.cookie: one for one in own.values() if one.cookie not in self._taken}
         self._unowned_since = {cookie: self._unowned_since.get(cookie, now) for cookie in unowned}
         where = {
             endpoint(one.address, one.port.number)
@@ -272,23 +291,3 @@ class Pool:
 def _slots(group: Group, instance: Instance) -> list[int]:
     # A look in its thread may change the slots meanwhile.
     return sorted(slot for cookie in instance.cookies if (slot := group.slots.get(cookie)) is not None)
-
-
-def _resolved(match: MatchConfig) -> MatchConfig:
-    """Return a match with the file that a link of its executable leads to, as /proc has it."""
-    if match.executable is None:
-        return match
-    return match.model_copy(update={"executable": Path(os.path.realpath(match.executable))})
-
-
-def _read_pidfiles(paths: Iterable[Path], problems: list[str]) -> dict[Path, int]:
-    found = {}
-    for path in paths:
-        try:
-            if (pid := proc.read_pidfile(path)) is not None:
-                found[path] = pid
-        except OSError as error:
-            problems.append(f"{path}: {error.strerror}; the agent must be able to read it")
-        except ValueError:
-            problems.append(f"{path}: has no process number in its first line; give the file that its server writes")
-    return found

@@ -25,6 +25,10 @@ class Record:
     numbered: Mapping[str, ProcessId] = field(default_factory=dict)
     """The processes of instances that are known by their executable, by the name that these were given."""
     active: Active | None = None
+    port: int | None = None
+    """With `steer: auto`: where the instances listen."""
+    handed: Mapping[int, ProcessId] = field(default_factory=dict)
+    """The process that handed a listener over, by cookie."""
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -35,12 +39,15 @@ class Record:
             "added": [[name, *process] for name, process in self.added],
             "numbered": {name: list(process) for name, process in self.numbered.items()},
             "active": [self.active.name, sorted(self.active.cookies)] if self.active else None,
+            "port": self.port,
+            "handed": [[cookie, *process] for cookie, process in self.handed.items()],
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Record:
         """Return the record of JSON values. Raises ValueError, LookupError or TypeError."""
         preferred, active = data["preferred"], data["active"]
+        port, handed = data.get("port"), data.get("handed", ())  # a record of an earlier version has neither
         return cls(
             OperatorChoice(
                 None if preferred is None else str(preferred),
@@ -50,6 +57,8 @@ class Record:
             tuple(Added(str(name), _process(pid, start)) for name, pid, start in data["added"]),
             {str(name): _process(*process) for name, process in data["numbered"].items()},
             Active(str(active[0]), frozenset(whole(one, U64) for one in active[1])) if active else None,
+            None if port is None else whole(port, 65_535),
+            {whole(cookie, U64): _process(pid, start) for cookie, pid, start in handed},
         )
 
 

@@ -43,7 +43,10 @@ _BYTES: Final = 1 << 16
 
 
 def listeners(port: Port) -> frozenset[Listener]:
-    """Return the listeners of a port in this network namespace, IPv4 and IPv6. Raises OSError."""
+    """Return the listeners of a port, or with number 0 of all, in this network namespace, IPv4 and IPv6.
+
+    Raises OSError.
+    """
     found: set[Listener] = set()
     protocol, states = _PROTOCOLS[port.protocol]
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_SOCK_DIAG) as kernel:
@@ -51,11 +54,11 @@ def listeners(port: Port) -> frozenset[Listener]:
             head = _REQUEST.pack(family, protocol, states)
             ends = _PORTS.pack(port.number, 0).ljust(_SOCKET_ID_SIZE, b"\0")
             kernel.send(pack(Request(SOCK_DIAG_BY_FAMILY, head + ends, NLM_F_DUMP), 1))
-            found |= _read_dump(kernel, port)
+            found |= _read_dump(kernel, port.protocol)
     return frozenset(found)
 
 
-def _read_dump(kernel: socket.socket, port: Port) -> set[Listener]:
+def _read_dump(kernel: socket.socket, protocol: str) -> set[Listener]:
     """Return what a dump has; its datagrams are made as they are read, so none has to be waited for."""
     found: set[Listener] = set()
     while True:
@@ -65,11 +68,11 @@ def _read_dump(kernel: socket.socket, port: Port) -> set[Listener]:
             if message.kind == NLMSG_ERROR:
                 code = error_code(message.body)
                 raise OSError(code, f"sock_diag: {os.strerror(code)}")
-            found.add(_listener(message.body, port))
+            found.add(_listener(message.body, protocol))
 
 
-def _listener(body: bytes, port: Port) -> Listener:
-    family, _, _, _, _, _, address, _, ifindex, cookie, *_, inode = _MESSAGE.unpack_from(body)
+def _listener(body: bytes, protocol: str) -> Listener:
+    family, _, _, _, number, _, address, _, ifindex, cookie, *_, inode = _MESSAGE.unpack_from(body)
     only6 = attributes(body, _MESSAGE.size).get(_SKV6ONLY, b"\0") != b"\0"
     bound = IPv4Address(address[:4]) if family == FAMILY[4] else IPv6Address(address)
-    return Listener(bound, port, ifindex, cookie, inode, only6)
+    return Listener(bound, Port(protocol, socket.ntohs(number)), ifindex, cookie, inode, only6)

@@ -15,12 +15,8 @@ import socket
 from pathlib import Path
 from typing import Final, Self
 
-from bpf.attach.pin_dir import PinDir
-from bpf.compiler.build import build_program
-from bpf.compiler.source import InstanceOptions, build_name
-from bpf.errors import BpfError
-from bpf.kernel.pin import open_pin
-from bpf.kernel.program import program_info
+from bpf.attach.pinned_program import make_folder, open_program
+from bpf.compiler.source import InstanceOptions
 from bpf.maps.instance_maps import InstanceMaps
 
 _SO_ATTACH_REUSEPORT_EBPF: Final = 52
@@ -35,19 +31,17 @@ class InstanceGroup:
         self._folder, self._prog_fd = folder, prog_fd
 
     @classmethod
-    def open(cls, folder: Path, cache_dir: Path | None = None, udp: bool = False) -> Self:
+    def open(cls, folder: Path, cache_dir: Path | None = None, udp: bool = False, steered: bool = False) -> Self:
         """Open the group that is pinned in a folder, or make it, of TCP or UDP. `cache_dir` has compiled programs.
+
+        `steered`: steer.c finds its listeners too.
 
         Nothing changes for connections before `attach`. Raises BpfError: no bpffs there, no rights, no BCC.
         """
-        PinDir(folder).require_bpffs()
+        make_folder(folder)
+        maps = InstanceMaps.open(folder, udp, steered)
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise BpfError(f"cannot make {folder}: {error.strerror}; BPF needs root", error.errno) from None
-        maps = InstanceMaps.open(folder, udp)
-        try:
-            return cls(folder, maps, _open_program(folder, maps, InstanceOptions(udp), cache_dir))
+            return cls(folder, maps, open_program(folder, maps.map_ids(), InstanceOptions(udp), cache_dir))
         except BaseException:
             maps.close()
             raise
@@ -74,19 +68,3 @@ def detach(listener: socket.socket) -> None:
     """Leave the choice among the listener's group to the kernel. No program is no error."""
     with contextlib.suppress(FileNotFoundError):
         listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_REUSEPORT_BPF, 0)
-
-
-def _open_program(folder: Path, maps: InstanceMaps, options: InstanceOptions, cache_dir: Path | None) -> int:
-    path = folder / build_name(options)
-    fd = open_pin(path)
-    if fd is not None and program_info(fd).map_ids <= maps.map_ids():
-        return fd
-    if fd is not None:  # its maps were removed
-        os.close(fd)
-    for old in folder.glob(f"{options.prefix}_*"):
-        old.unlink()
-    build_program(folder, path, options, cache_dir=cache_dir)
-    fd = open_pin(path)
-    if fd is None:
-        raise BpfError(f"{path}: the program that was just pinned here is gone")
-    return fd

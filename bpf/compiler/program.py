@@ -44,7 +44,7 @@ class Loaded:
 class Program:
     """The kernel loads `code` once each `maps[at]`'s descriptor is written at offset `at`.
 
-    `kind` is "XDP", "tc" or "sk_reuseport".
+    `kind` is "XDP", "tc", "sk_reuseport" or "sk_lookup".
 
     Its tail calls lead to `tails`, which it shares a map of its own with (TAIL_CALLS): never to another build's.
     """

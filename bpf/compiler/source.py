@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
 
-from bpf.layout import instance
+from bpf.layout import instance, steering
 from bpf.layout.c_assertion import assertions
 from bpf.layout.limits import ROWS_MIN
 from bpf.layout.map_spec import NatShape, map_specs
@@ -108,7 +108,23 @@ class InstanceOptions:
         return tuple(spec.name for spec in instance.map_specs(self.udp))
 
 
-Options = LbOptions | EgressOptions | InstanceOptions
+@dataclass(frozen=True)
+class SteerOptions:
+    """The program that gives a VIP's connections to a listener elsewhere has no options."""
+
+    main: ClassVar[str] = "steer.c"
+    kind: ClassVar[str] = "sk_lookup"
+    prefix: ClassVar[str] = "steer"
+    tails: ClassVar[tuple[str, ...]] = ()
+    pins: ClassVar[tuple[str, ...]] = tuple(spec.name for spec in steering.MAP_SPECS)
+    by_fd: ClassVar[tuple[str, ...]] = (steering.TARGETS.name,)
+
+    def defines(self) -> list[str]:
+        """Return the compiler's arguments."""
+        return [f"-DSTEERED_ENTRIES={steering.ENTRIES}", f"-DPLACES={steering.PLACES}"]
+
+
+Options = LbOptions | EgressOptions | InstanceOptions | SteerOptions
 
 
 def source(main: str = "lb.c") -> str:
@@ -150,5 +166,6 @@ def build_name(options: Options) -> str:
 
 
 def program_name(options: Options) -> str:
-    """Return the name that the kernel shows: `hot_standby`; `lb_` or `egress_` and the digest, cut to 15 characters."""
-    return options.prefix if isinstance(options, InstanceOptions) else build_name(options)[:15]
+    """Return the name that the kernel shows: `hot_standby`, `steer`; `lb_` or `egress_` and the digest, cut to 15
+    characters."""
+    return options.prefix if isinstance(options, InstanceOptions | SteerOptions) else build_name(options)[:15]

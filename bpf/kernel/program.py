@@ -10,8 +10,11 @@ from typing import Final
 from bpf.errors import BpfError
 from bpf.kernel.libbpf import check, library, read_info
 
-_PROG_TYPES: Final = {"XDP": 6, "tc": 3, "sk_reuseport": 21}  # enum bpf_prog_type; tc: BPF_PROG_TYPE_SCHED_CLS
-_SELECT_OR_MIGRATE: Final = 40  # enum bpf_attach_type: also for what waits in a listener that closes (Linux 5.14)
+_PROG_TYPES: Final = {"XDP": 6, "tc": 3, "sk_reuseport": 21, "sk_lookup": 30}
+"""Of enum bpf_prog_type; tc: BPF_PROG_TYPE_SCHED_CLS."""
+_ATTACH_TYPES: Final = {"sk_reuseport": 40, "sk_lookup": 36}
+"""Of enum bpf_attach_type. BPF_SK_REUSEPORT_SELECT_OR_MIGRATE: also for what waits in a listener that closes (Linux
+5.14)."""
 _XDP_HAS_FRAGS: Final = 1 << 5  # BPF_F_XDP_HAS_FRAGS: takes frames in several pieces (Linux 5.18)
 _LOG_SIZE: Final = 1 << 20
 
@@ -63,12 +66,12 @@ class ProgramInfo:
 
 
 def load_program(kind: str, name: str, instructions: bytes) -> int:
-    """Load a program, "XDP", "tc" or "sk_reuseport", and return its descriptor.
+    """Load a program, "XDP", "tc", "sk_reuseport" or "sk_lookup", and return its descriptor.
 
     Raises BpfError; its message ends with the verifier's last lines.
     """
     flags = _XDP_HAS_FRAGS if kind == "XDP" else 0
-    attach_type = _SELECT_OR_MIGRATE if kind == "sk_reuseport" else 0
+    attach_type = _ATTACH_TYPES.get(kind, 0)
     options = _ProgLoadOpts(sz=ct.sizeof(_ProgLoadOpts), attempts=5, prog_flags=flags, expected_attach_type=attach_type)
     count = ct.c_size_t(len(instructions) // 8)
     arguments = (_PROG_TYPES[kind], name.encode(), b"GPL", instructions, count, ct.byref(options))

@@ -6,6 +6,7 @@ A connection's hash leads to a cell, whose places name listeners by their slot, 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from bpf.layout.map_spec import MapSpec, MapType
@@ -24,9 +25,13 @@ FLOWS: Final = MapSpec("flows", MapType.LRU_HASH, 4, 8, 65_536)
 """Of UDP: the slot that a flow had last, and when, by its hash."""
 
 
-def map_specs(udp: bool) -> tuple[MapSpec, ...]:
+STEERED_LISTENERS: Final = replace(LISTENERS, type=MapType.SOCKMAP)
+"""The same where steer.c finds them too: no listener can be in maps of both types."""
+
+
+def map_specs(udp: bool, steered: bool = False) -> tuple[MapSpec, ...]:
     """Return the specs of a group's maps."""
-    return (LISTENERS, CHOICES, PROBES, *((FLOWS,) if udp else ()))
+    return (STEERED_LISTENERS if steered else LISTENERS, CHOICES, PROBES, *((FLOWS,) if udp else ()))
 
 
 def pack_cell(slots: Sequence[int]) -> bytes:

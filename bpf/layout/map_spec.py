@@ -67,6 +67,7 @@ class MapType(IntEnum):
     LRU_HASH = 9
     LPM_TRIE = 11
     ARRAY_OF_MAPS = 12
+    SOCKMAP = 15
     REUSEPORT_SOCKARRAY = 20
     RINGBUF = 27
 

@@ -19,11 +19,11 @@ class InstanceMaps:
         self._listeners, self._choices, self._probes = (pinned[spec.name] for spec in (LISTENERS, CHOICES, PROBES))
 
     @classmethod
-    def open(cls, folder: Path, udp: bool = False) -> Self:
+    def open(cls, folder: Path, udp: bool = False, steered: bool = False) -> Self:
         """Open the maps pinned in a folder; make and pin those that are missing. Raises BpfError."""
         with contextlib.ExitStack() as stack:
             pinned = {}
-            for spec in map_specs(udp):
+            for spec in map_specs(udp, steered):
                 pinned[spec.name] = PinnedMap.open(folder, spec)
                 stack.callback(pinned[spec.name].close)
             stack.pop_all()

@@ -3,16 +3,19 @@
 
 client 10.1.0.2, 10.1.1.0/24 ── router ── segment ── b1 (blue, green), b2 b3 b4     topology/segment.clab.yml
 
-Only b1 has servers for the service `web`, so it owns all its flows.
+Only b1 has servers for the service `web`, so it owns all its flows. Those of `inner` listen on 127.0.0.1:9090, which no
+packet is addressed to: 10.99.0.2:8443 is steered there.
 """
 
+import contextlib
 import shlex
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 
 import pytest
-from support.cluster_lab import FOUR, ClusterLab, cluster_lab, copy_topology, edit
+from support.cluster_lab import FOUR, ClusterLab, cluster_lab, copy_topology, edit, server_or_none
 from support.instances import ANY, SERVER
 from support.waiting import wait_for
 
@@ -29,7 +32,26 @@ SERVICE = """services:
     forward: l2
     health: {type: tcp, interval_s: 0.5, timeout_s: 0.5}
     instances: {policy: standby, match: [{pidfile: /run/blue.pid}, {pidfile: /run/green.pid}]}
+  - name: inner
+    vip: 10.99.0.2
+    protocol: tcp
+    port: 8443
+    health: {type: tcp, interval_s: 0.5, timeout_s: 0.5}
+    instances: {match: {pidfile: /run/inner.pid}, steer: "127.0.0.1:9090"}
 """
+INNER_VIP, INNER_PORT = "10.99.0.2", 8443
+INNER = """
+import socketserver, sys
+class Answer(socketserver.StreamRequestHandler):
+    def handle(self):
+        for _ in self.rfile:
+            self.wfile.write(sys.argv[1].encode() + b"\\n")
+socketserver.ThreadingTCPServer.allow_reuse_address = True
+server = socketserver.ThreadingTCPServer(("127.0.0.1", 9090), Answer)
+print("listens", flush=True)
+server.serve_forever()
+"""
+"""Answers each line with its name. It sets no SO_REUSEPORT."""
 
 
 @pytest.fixture(scope="module")
@@ -45,22 +67,26 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterLab]:
         yield running
 
 
-def takers(cluster: ClusterLab, node: str) -> set[str]:
+def takers(cluster: ClusterLab, node: str, name: str = "web") -> set[str]:
     """Return the nodes that take new connections for the service, in a node's view."""
     try:
         services = cluster.status(node)["services"]
     except LabError:  # its agent has not started
         return set()
-    members = next(service["members"] for service in services if service["name"] == "web")
+    members = next(service["members"] for service in services if service["name"] == name)
     return {cluster.names[member["address"]] for member in members if member["effective"]}
 
 
 def start(cluster: ClusterLab, name: str) -> None:
     """Start a server of that name on b1, and wait until it listens."""
-    server = shlex.join([sys.executable, "-S", "-c", SERVER, name, ANY, "reuse", "0", str(PORT)])
+    run(cluster, "b1", name, SERVER, name, ANY, "reuse", "0", str(PORT))
+
+
+def run(cluster: ClusterLab, node: str, name: str, program: str, *arguments: str) -> None:
+    server = shlex.join([sys.executable, "-S", "-c", program, *arguments])
     log, pidfile = f"/run/{name}.log", f"/run/{name}.pid"
-    cluster.lab.exec("b1", ["sh", "-c", f"{server} > {log} 2>&1 & echo $! > {pidfile}"])
-    wait_for(lambda: cluster.lab.exec("b1", ["cat", log], check=False).stdout == "listens\n", f"{name} to listen")
+    cluster.lab.exec(node, ["sh", "-c", f"{server} > {log} 2>&1 & echo $! > {pidfile}"])
+    wait_for(lambda: cluster.lab.exec(node, ["cat", log], check=False).stdout == "listens\n", f"{name} to listen")
 
 
 def kill(cluster: ClusterLab, name: str) -> None:
@@ -69,10 +95,12 @@ def kill(cluster: ClusterLab, name: str) -> None:
 
 def states(cluster: ClusterLab) -> dict[str, str]:
     try:
-        (service,) = cluster.lbctl("b1", "instance", "list", "-o", "json")["services"]
+        services = cluster.lbctl("b1", "instance", "list", "-o", "json")["services"]
     except (AssertionError, LabError):  # the agent has not started
         return {}
-    return {one["name"]: one["state"] for one in service["instances"]}
+    return {
+        one["name"]: one["state"] for service in services if service["name"] == "web" for one in service["instances"]
+    }
 
 
 def answer(cluster: ClusterLab) -> str | None:
@@ -99,10 +127,10 @@ def test_primary_standby_and_back(cluster: ClusterLab) -> None:
 
 
 def test_the_operator_switches_and_the_choice_outlives_the_agent(cluster: ClusterLab) -> None:
-    assert "preferred" in cluster.lbctl("b1", "instance", "switch", "green")
+    assert "preferred" in cluster.lbctl("b1", "instance", "switch", "green", "--service", "web")
     assert answers(cluster) == {"green"}
     assert "web: standby: blue standby, green active\n" in cluster.lbctl("b1", "status")
-    refused = cluster.lbctl("b1", "instance", "switch", "red", code=1)
+    refused = cluster.lbctl("b1", "instance", "switch", "red", "--service", "web", code=1)
     assert refused == "lbctl: red is no instance of web; it has blue, green\n"
     cluster.stop_agent("b1", signal.SIGKILL)
     assert answers(cluster) == {"green"}
@@ -112,6 +140,38 @@ def test_the_operator_switches_and_the_choice_outlives_the_agent(cluster: Cluste
     cluster.start_agent("b1")
     wait_for(lambda: states(cluster) == {"blue": "active", "green": "standby"})
     assert answers(cluster) == {"blue"}, "green had gone: the order decides again"
+
+
+def test_a_server_on_the_loopback_address_has_the_vips_connections_and_keeps_them(cluster: ClusterLab) -> None:
+    """b1's own hold although b2 takes over half of the rows: there the packets meet a listener, and no connection."""
+    hops = [part for node in FOUR for part in ("nexthop", "via", cluster.addresses[node])]
+    cluster.lab.exec("router", ["ip", "route", "add", INNER_VIP, *hops])  # any node may get any packet
+    run(cluster, "b1", "inner", INNER, "b1")
+    wait_for(lambda: all(takers(cluster, node, "inner") == {"b1"} for node in FOUR))
+    cluster.lab.exec("b1", ["sysctl", "-qw", "net.ipv4.tcp_syncookies=2"])  # always
+    held: list[socket.socket] = []
+    wait_for(lambda: inner_answers(cluster, held) == {"b1"}, "the tables to be in use")
+    run(cluster, "b2", "inner", INNER, "b2")
+    wait_for(lambda: all(takers(cluster, node, "inner") == {"b1", "b2"} for node in FOUR))
+    wait_for(lambda: inner_answers(cluster, []) == {"b1", "b2"}, "b2 to get new connections")
+    assert [server_or_none(one) for one in held] == ["b1"] * len(held)
+    found = cluster.service_counters("inner")["b1"]
+    assert min(found["deliver_socket"], found["deliver_syn_cookie"]) > 0, found
+    cluster.lab.exec("b1", ["sh", "-c", "kill -9 $(cat /run/inner.pid)"])
+    wait_for(lambda: all(takers(cluster, node, "inner") == {"b2"} for node in FOUR), "the check to fail on b1")
+    wait_for(lambda: inner_answers(cluster, []) == {"b2"})
+    for one in held:
+        one.close()
+
+
+def inner_answers(cluster: ClusterLab, held: list[socket.socket]) -> set[str | None]:
+    """Open connections, which replace those that are held; return the servers that answer."""
+    for one in held:
+        one.close()
+    with contextlib.suppress(OSError):
+        held[:] = [cluster.connect(INNER_VIP, INNER_PORT) for _ in range(20)]
+        return {server_or_none(one) for one in held}
+    return {None}
 
 
 def test_detach_leaves_nothing_and_the_next_agent_chooses_again(cluster: ClusterLab) -> None:

@@ -21,11 +21,12 @@ import pytest
 
 from bpf.compiler.build import compile_programs
 from bpf.compiler.program import Program
-from bpf.compiler.source import EgressOptions, InstanceOptions, LbOptions
+from bpf.compiler.source import EgressOptions, InstanceOptions, LbOptions, SteerOptions
 from bpf.layout.map_spec import NatShape
 from bpf.layout.nat import SESSIONS_MIN
 from bpf.maps.instance_maps import InstanceMaps
 from bpf.maps.maps import Maps
+from bpf.maps.steering_maps import SteeringMaps
 
 ROOT = Path(__file__).parents[2]
 PYTHON = Path("/usr/bin/python3.11")
@@ -42,6 +43,7 @@ CHOICES = {
     "egress": EgressOptions(),
     "instance": InstanceOptions(),
     "instance, udp": InstanceOptions(udp=True),
+    "steer": SteerOptions(),
 }
 
 INIT = """#!/usr/bin/python3.11 -Ss
@@ -56,8 +58,10 @@ try:
     from bpf.kernel.program import program_info
     from bpf.layout.instance import map_specs as instance_specs
     from bpf.layout.map_spec import NatShape, map_specs, tail_calls
+    from bpf.layout.steering import MAP_SPECS
 
-    made = {spec.name: create_map(spec) for spec in (*map_specs(ROWS, NatShape(65536)), *instance_specs(True))}
+    specs = (*map_specs(ROWS, NatShape(65536)), *instance_specs(True), *MAP_SPECS)
+    made = {spec.name: create_map(spec) for spec in specs}
     whole = Program.from_json(json.load(open("/program.json")))
     made["programs"] = create_map(tail_calls(max(1, len(whole.tails))))
     for program in (whole, *whole.tails):
@@ -88,6 +92,7 @@ def modules() -> set[Path]:
     """Return the files of the standard library that the guest needs, from Debian's Python."""
     code = (
         "import bpf.compiler.program, bpf.kernel.bpf_map, bpf.kernel.program, bpf.layout.instance\n"
+        "import bpf.layout.steering\n"
         "import ctypes, encodings.utf_8, encodings.latin_1, json, os, sys\n"
         "print(*(m.__file__ for m in sys.modules.values() if getattr(m, '__file__', None)), sep='\\n')"
     )
@@ -129,6 +134,7 @@ def test_programs_load_on_debian_12_kernel(proof_bpffs: Path, tmp_path: Path, wh
     try:
         Maps.open(maps, ROWS, NatShape(SESSIONS_MIN)).close()
         InstanceMaps.open(maps, udp=True).close()
+        SteeringMaps.open(maps).close()
         (program,) = compile_programs(maps, [CHOICES[which]])
         assert isinstance(program, Program), program
         (tmp_path / "program.json").write_text(json.dumps(program.to_json()))

@@ -69,11 +69,12 @@ class Server:
         reuse: bool = True,
         pause_s: float = 0.0,
         udp: bool = False,
+        port: int = PORT,
     ) -> None:
         self.name, self.pidfile = name, folder / f"{name}.pid"
         program = UDP_SERVER if udp else SERVER
         argv = [sys.executable, "-S", "-c", program, name, address, "reuse" if reuse else "alone", str(pause_s)]
-        self._process = subprocess.Popen([*argv, str(PORT)], stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen([*argv, str(port)], stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "listens\n"
         self.pid = self._process.pid
@@ -105,15 +106,22 @@ def config(
     instances: Mapping[str, object] | None, health: Mapping[str, object] | None = None, protocol: str = "tcp"
 ) -> Config:
     """Return a configuration with a service of both families, on PORT."""
+    return of_services(
+        *(
+            {"name": name, "vip": vip, "protocol": protocol, "port": PORT, "instances": instances}
+            | ({"health": health} if health else {})
+            for name, vip in (("web", VIP), ("web6", VIP6))
+        )
+    )
+
+
+def of_services(*services: Mapping[str, object]) -> Config:
+    """Return a configuration with these services."""
     return Config.model_validate(
         {
             "cluster": 1,
             "node": {"interface": "lo"},
-            "services": [
-                {"name": name, "vip": vip, "protocol": protocol, "port": PORT, "instances": instances}
-                | ({"health": health} if health else {})
-                for name, vip in (("web", VIP), ("web6", VIP6))
-            ],
+            "services": list(services),
             "bgp": {
                 "local_as": 1,
                 "identity_prefix": "10.254.0.0/16",
@@ -169,7 +177,7 @@ async def _call(make: Callable[[], InstanceKeeper]) -> InstanceKeeper:
 @contextlib.contextmanager
 def running(settings: Config, bpffs: Path, run: Path) -> Iterator[Running]:
     """Run a keeper that has its pins in a folder of `bpffs` and its record in `run`."""
-    paths = InstancePaths(bpffs / "instances", run / "instances.json", PROGRAMS)
+    paths = InstancePaths(bpffs / "instances", bpffs / "steering", run / "instances.json", PROGRAMS)
     one = Running(lambda: InstanceKeeper(settings, paths, lambda: None))
     try:
         yield one
@@ -177,11 +185,19 @@ def running(settings: Config, bpffs: Path, run: Path) -> Iterator[Running]:
         one.end()
 
 
-def answers(count: int = 40, vip: str = VIP) -> dict[str, int]:
+def steered(folder: Path, steer: str, port: int | str = 443, *more: Mapping[str, object], **service: object) -> Config:
+    """Return a configuration in which the IPv4 VIP's connections go to two instances elsewhere, blue the primary; and
+    with more services."""
+    match = [{"pidfile": str(folder / f"{name}.pid")} for name in ("blue", "green")]
+    one = {"name": "web", "vip": VIP, "protocol": "tcp", "port": port, "instances": {"match": match, "steer": steer}}
+    return of_services(one | service, *more)
+
+
+def answers(count: int = 40, vip: str = VIP, port: int = PORT) -> dict[str, int]:
     """Return how many of so many new connections each server answered, by name."""
     found: dict[str, int] = {}
     for _ in range(count):
-        with socket.create_connection((vip, PORT), timeout=10) as connection:
+        with socket.create_connection((vip, port), timeout=10) as connection:
             name = connection.recv(100).decode()
         found[name] = found.get(name, 0) + 1
     return found

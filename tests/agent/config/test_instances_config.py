@@ -74,6 +74,23 @@ def read(instances: str, *more: tuple[str, str]) -> str:
             "{match: [{pidfile: /run/a.pid}, {pidfile: /run/b/a.pid}]}",
             "services[0].instances.match[1].pidfile: /run/b/a.pid names its instance as /run/a.pid does: a; see line 8",
         ),
+        (
+            "{steer: 127.0.0.1}",
+            "services[0].instances.steer: '127.0.0.1' is neither auto nor an address and port, "
+            "as '127.0.0.1:8080' or '[::1]:8080'",
+        ),
+        ("{steer: '127.0.0.1:70000'}", "services[0].instances.steer: '127.0.0.1:70000' is neither auto nor"),
+        ("{steer: '127.0.0.999:80'}", "services[0].instances.steer: '127.0.0.999:80' is neither auto nor"),
+        ("{steer: [127.0.0.1, 80]}", "services[0].instances.steer: is a list; give one value"),
+        ("{steer: }", "services[0].instances.steer: is empty; give a value"),
+        ("{steer: '224.0.0.1:80'}", "services[0].instances.steer: 224.0.0.1 is multicast; give the address"),
+        (
+            "{steer: '[::1]:80'}",
+            "services[0].instances.steer: [::1]:80 gets no connections to 192.0.2.10; give the IPv4 address and port "
+            "of the servers",
+        ),
+        ("{steer: '192.0.2.10:443'}", "services[0].instances.steer: 192.0.2.10:443 is the service itself; remove it"),
+        ("{steer: auto}", "services[0].instances.steer: is auto, which finds where the servers of match listen; list"),
     ],
 )
 def test_errors(instances: str, message: str) -> None:
@@ -82,12 +99,38 @@ def test_errors(instances: str, message: str) -> None:
     assert message in str(error.value)
 
 
-def test_only_with_one_port() -> None:
-    text = read(
-        OLD, ("port: 443\n", "port: any\n"), ("    instances", "    health: {type: tcp, port: 80}\n    instances")
-    )
-    with pytest.raises(ConfigError, match=r"instances: is for services with one port, not with any"):
-        parse(text, Path("lb.yml"))
+ANY = [("port: 443\n", "port: any\n"), ("    instances", "    health: {type: tcp, port: 80}\n    instances")]
+
+
+def test_any_port_only_with_steer() -> None:
+    with pytest.raises(ConfigError, match=r"instances: is for services with one port; for any, set instances\.steer"):
+        parse(read(OLD, *ANY), Path("lb.yml"))
+    config = parse(read("{match: {unit: web.service}, steer: '127.0.0.1:8080'}", *ANY), Path("lb.yml"))
+    assert str(config.services[0].steer) == "127.0.0.1:8080"
+
+
+def test_steer_is_not_for_udp() -> None:
+    udp = ("protocol: tcp\n    port: 443", "protocol: udp\n    port: 443\n    health: {type: tcp, port: 1}")
+    with pytest.raises(ConfigError, match=r"steer: is for protocol tcp: a UDP server elsewhere would not answer"):
+        parse(read("{steer: '127.0.0.1:8080'}", udp), Path("lb.yml"))
+
+
+def test_services_with_the_same_servers_have_one_setting_but_for_the_address() -> None:
+    def second(instances: str) -> tuple[str, str]:
+        return "port: 443}", f"port: 80, instances: {instances}}}"
+
+    first = "{match: {unit: web.service}, steer: '127.0.0.1:8080'}"
+    other = "{match: {unit: b.service}, steer: '[::1]:8080'}"
+    with pytest.raises(ConfigError, match=r"services\[1\]\.instances: differs from that of services\[0\], whose serv"):
+        parse(read(first, second(other)), Path("lb.yml"))
+    parse(read(first, second(other.replace("b.service", "web.service"))), Path("lb.yml"))
+    parse(read(first, second(other.replace("8080", "8081"))), Path("lb.yml"))
+    auto = "{match: {unit: web.service}, steer: auto}"
+    with pytest.raises(
+        ConfigError, match=r"services\[1\]\.instances: has servers of services\[0\] too, so auto is not"
+    ):
+        parse(read(first, second(auto)), Path("lb.yml"))
+    parse(read(auto, ("port: 443}", f"port: 443, instances: {auto}}}")), Path("lb.yml"))
 
 
 def test_services_of_one_port_have_one_setting() -> None:

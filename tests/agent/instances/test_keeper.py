@@ -17,7 +17,6 @@ from support.waiting import wait_for
 
 from agent.errors import AgentError
 from agent.instances.group import release_groups
-from agent.model import Port
 from bpf.kernel import bpf_map
 from bpf.kernel.pin import open_pin
 from bpf.kernel.program import program_info
@@ -281,6 +280,6 @@ def test_instances_that_come_and_go_leak_nothing(servers: Servers, bpffs: Path, 
             wait_for(lambda: keeper.states() == {"green": "active"})
         wait_for(lambda: descriptors() <= before, "a health check to end")
         assert len(os.listdir(bpffs / "instances")) == 1
-        assert len(keeper.keeper._pools[Port("tcp", PORT)]._groups) == 1
-        (group,) = keeper.keeper._pools[Port("tcp", PORT)]._groups.values()
+        assert len(keeper.keeper._pools[f"tcp/{PORT}"]._groups) == 1
+        (group,) = keeper.keeper._pools[f"tcp/{PORT}"]._groups.values()
         assert len(group._kernel.maps.cookies()) == 1

@@ -11,13 +11,14 @@ from agent.instances import keeper
 from agent.instances.choice import Active, OperatorChoice
 from agent.instances.match import Added, ProcessId
 from agent.instances.record import Record
-from agent.model import Port
 
 RECORD = Record(
     OperatorChoice("green", frozenset({"red"}), {"blue": 7}),
     (Added("by-hand", ProcessId(7, 1 << 40)),),
     {"nginx-1": ProcessId(8, 5)},
     Active("green", frozenset({(1 << 63) + 1})),
+    8080,
+    {(1 << 63) + 1: ProcessId(7, 1)},
 )
 
 
@@ -34,6 +35,8 @@ def test_it_is_read_as_it_was_written(record: Record) -> None:
         {"active": [1]},
         {"drained": 7},
         {"numbered": {"nginx-1": [1, 1e400]}},
+        {"port": 70_000},
+        {"handed": [[1, 2]]},
     ],
 )
 def test_a_damaged_file_is_none(tmp_path: Path, spoilt: dict[str, Any]) -> None:
@@ -45,4 +48,4 @@ def test_a_damaged_file_is_none(tmp_path: Path, spoilt: dict[str, Any]) -> None:
     assert keeper._load(path) == {}
     assert keeper._load(tmp_path / "none") == {}
     path.write_text(json.dumps({"tcp/80": RECORD.to_json()}))
-    assert keeper._load(path) == {Port("tcp", 80): RECORD}
+    assert keeper._load(path) == {"tcp/80": RECORD}
