@@ -13,6 +13,7 @@ import os
 import pwd
 import signal
 import subprocess
+from collections.abc import Mapping
 
 from agent.config.health import ExecCheckConfig
 from agent.health.failure import ProbeFailed, shown
@@ -25,8 +26,10 @@ OUTPUT_LIMIT = 64 * 1024
 class Command:
     """One check's program. At most one process group of it exists."""
 
-    def __init__(self, check: ExecCheckConfig) -> None:
+    def __init__(self, check: ExecCheckConfig, environment: Mapping[str, str]) -> None:
+        """`environment`: what the program gets in it beside ENVIRONMENT."""
         self._check = check
+        self._environment = {**ENVIRONMENT, **environment}
         self._running: subprocess.Popen[bytes] | None = None
 
     async def probe(self) -> str:
@@ -55,7 +58,7 @@ class Command:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=ENVIRONMENT,
+            env=self._environment,
             cwd="/",
             start_new_session=True,
         )

@@ -15,7 +15,13 @@ import errno
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    ExitStack,
+    asynccontextmanager,
+    nullcontext,
+)
 from typing import Protocol
 
 from agent.address import Address
@@ -92,11 +98,14 @@ async def connect(
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     with socket.socket(family, kind | socket.SOCK_NONBLOCK) as one:
         one.bind((str(source or address), 0))
-        with reach(one.getsockname()[1]):
+        with ExitStack() as reaching:
+            reaching.enter_context(reach(one.getsockname()[1]))
             await asyncio.get_running_loop().sock_connect(one, (str(address), port))
-        if one.getsockname() == one.getpeername():
-            # Nobody listens, and the kernel chose the same port for this end: the socket is connected to itself.
-            raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
-        if local and (why := remote_end(one)):
-            raise SocketElsewhere(why)
-        yield Connection(one)
+            if kind is socket.SOCK_STREAM:
+                reaching.close()  # of UDP each datagram looks for its server
+            if one.getsockname() == one.getpeername():
+                # Nobody listens, and the kernel chose the same port for this end: the socket is connected to itself.
+                raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+            if local and (why := remote_end(one)):
+                raise SocketElsewhere(why)
+            yield Connection(one)

@@ -7,8 +7,9 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 
 from agent.address import Address, endpoint
 from agent.config.health import ExecCheckConfig, HealthConfig, TcpCheckConfig, UdpCheckConfig
@@ -24,22 +25,27 @@ Probe = Callable[[], Awaitable[tuple[bool, str]]]
 """Returns whether the answer was good, and what it was. Nothing that a service does raises an error."""
 
 
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
 def probe_of(
     target: Target | None,
     check: HealthConfig,
     local: bool = False,
     reach: Reach = any_server,
     source: Address | None = None,
+    environment: Mapping[str, str] = _NOTHING,
 ) -> Probe:
     """Return the probe of a check. `target`: the address and port to ask, None for a program.
 
     `local`: a TCP connection's other end must be in this network namespace. `reach`: which of several servers of the
-    port it asks. `source`: from which address; None: the target is this node itself.
+    port it asks. `source`: from which address; None: the target is this node itself. `environment`: what a program
+    gets in its own.
     """
     ask: Callable[[], Awaitable[str]]
     if isinstance(check, ExecCheckConfig):
         where, silence = check.command[0], f"{check.command[0]} did not end"
-        ask = Command(check).probe
+        ask = Command(check, environment).probe
     else:
         assert target is not None
         where = endpoint(*target)
@@ -48,7 +54,7 @@ def probe_of(
         if isinstance(check, TcpCheckConfig):
             ask = partial(probe_tcp, opened, check)
         elif isinstance(check, UdpCheckConfig):
-            ask = partial(probe_udp, partial(connect, *target, socket.SOCK_DGRAM, source=source), check)
+            ask = partial(probe_udp, partial(connect, *target, socket.SOCK_DGRAM, reach=reach, source=source), check)
         else:
             ask = partial(probe_http, opened, where, check)
 

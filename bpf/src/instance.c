@@ -11,7 +11,8 @@
  * until it is idle for a minute; so a switch is for new flows only.
  *
  * A health check reaches one listener by its source port. Only a connection of this node to itself can be one: a packet
- * from outside with the node's own address as its source cannot become a connection, since the answer stays here.
+ * from outside with the node's own address as its source cannot become a connection, since the answer stays here. Of
+ * UDP Linux drops such a packet for IPv4 (martian source); for IPv6 it reaches the instance that is being checked.
  */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/if_ether.h>

@@ -2,6 +2,8 @@
 """UDP has no connections: a flow stays with its instance over a switch, while that lives."""
 
 import contextlib
+import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,3 +76,18 @@ def test_flows_are_divided(servers: Servers, bpffs: Path, tmp_path: Path, policy
     with running(udp(tmp_path, policy=policy), bpffs, tmp_path) as keeper, flows(100) as some:
         wait_for(lambda: keeper.states() == {"blue": "active", "green": "active"})
         assert ask(some) == {"blue", "green"}
+
+
+def test_each_instance_is_asked_by_a_check_of_type_udp(servers: Servers, bpffs: Path, tmp_path: Path) -> None:
+    """A stopped server has its socket still; the datagrams of checks are no flows that are remembered."""
+    blue = servers.start("blue", udp=True)
+    green = servers.start("green", udp=True)
+    health = {"type": "udp", "send": "?", "expect": "e", "interval_s": 0.5, "timeout_s": 0.5, "rise": 1}
+    with running(by_pidfile(tmp_path, health, "udp"), bpffs, tmp_path) as keeper, flows(20) as new:
+        wait_for(lambda: keeper.states() == {"blue": "active", "green": "standby"})
+        os.kill(blue.pid, signal.SIGSTOP)
+        wait_for(lambda: keeper.states() == {"blue": "unhealthy", "green": "active"})
+        assert ask(new) == {"green"}
+        os.kill(blue.pid, signal.SIGCONT)
+        os.kill(green.pid, signal.SIGSTOP)
+        wait_for(lambda: keeper.states() == {"blue": "active", "green": "unhealthy"})
