@@ -16,8 +16,9 @@ fail() {
 # python3-bpfcc  BCC belongs to the system's python3; PyPI's bcc is another project
 # python3-venv   the environment of everything else
 # libatomic1     atomic changes of the memory that the agent shares with the program
+# libpcap0.8     the filters of `lbctl trace`
 # adduser        creates the user of the BGP speaker
-packages="python3 python3-venv python3-bpfcc libatomic1 ca-certificates adduser"
+packages="python3 python3-venv python3-bpfcc libatomic1 libpcap0.8 ca-certificates adduser"
 # bird2 frr      the lab's routers
 # gobgpd openbgpd  two more, for the interop matrix alone
 # ethtool        switches checksum offload off in the lab

@@ -58,7 +58,7 @@ def listing(*arguments: str, code: int = 0) -> str:
 
 def test_a_server_gets_no_routers_and_no_tests() -> None:
     packages, user, python = listing("agent", "--dry-run").splitlines()
-    assert packages == "packages: python3 python3-venv python3-bpfcc libatomic1 ca-certificates adduser"
+    assert packages == "packages: python3 python3-venv python3-bpfcc libatomic1 libpcap0.8 ca-certificates adduser"
     assert user == f"user: {USER}"
     assert python.split()[:3] == ["Python", "packages:", "requirements/agent.txt:"]
     assert set(python.split()[3:]) == {package for package, *_ in locked("agent.txt")}

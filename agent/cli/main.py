@@ -31,6 +31,7 @@ COMMANDS = {
     "check": "check",
     "explain": "node",  # TUPLE [--live [--at ADDRESS]]
     "connections": "connections",  # [--service NAME]
+    "trace": "trace",  # [FILTER] [--service NAME] [--client PREFIX] [--event COUNTER] [--count N] [-w FILE]
     "session": "session",  # list | show | kill | watch
     # the whole node, with its connections
     "drain": "node",  # [--force] [--wait [--until-below N] [--timeout TIME]]

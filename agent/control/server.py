@@ -17,12 +17,24 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.control import announce, backend, connections, deny, explain, explain_live, explain_nat, instance, session
+from agent.control import (
+    announce,
+    backend,
+    connections,
+    deny,
+    explain,
+    explain_live,
+    explain_nat,
+    instance,
+    session,
+    trace,
+)
 from agent.control.check import checked
 from agent.control.http_server import HttpServer, Request, Response, Routes, json_response
 from agent.control.status import NodeState, status
 from agent.errors import AgentError, LastAnnouncerError
 from agent.file_acl import admit_group
+from agent.forwarding.packet_sampler import PacketSampler
 from agent.model import State
 from agent.node.operator import Operator
 
@@ -74,6 +86,7 @@ def _routes(agent: Agent, reload: Reload) -> Routes:
         **deny.routes(agent.deny_list),
         **instance.routes(agent.instances),
         **session.routes(_sessions(agent)),
+        **trace.routes(_tracing(agent)),
     }
 
 
@@ -115,6 +128,14 @@ def _forwarding(agent: Agent) -> explain.Forwarding:
 
 def _sessions(agent: Agent) -> session.Sessions:
     return session.Sessions(agent.nat.sessions, agent.config.nat, agent.epochs)
+
+
+def _tracing(agent: Agent) -> trace.Tracing:
+    forwarder = agent.forwarder
+    if forwarder is None:
+        return trace.Tracing(None, {})
+    names = {forwarder.map_writer.slot(service.name): service.name for service in agent.config.services}
+    return trace.Tracing(PacketSampler(forwarder.datapath.maps.sampling), names)
 
 
 async def _explain_live(agent: Agent, request: Request) -> Response:

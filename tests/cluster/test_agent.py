@@ -116,6 +116,34 @@ def test_explain_refuses_a_flow_that_no_service_takes(cluster: ClusterLab, flow:
     assert len(output.splitlines()) == 1
 
 
+def test_trace_shows_a_connection_and_what_became_of_it(cluster: ClusterLab) -> None:
+    """The owner delivers its SYN, and only what the filter selects is shown; then sampling is off again."""
+    source, port = "10.1.1.77", 33_333
+    answer = cluster.lbctl("b1", "explain", f"tcp,{source}:{port},{VIP}:7000", "-o", "json")
+    owner = cluster.names[answer["chain"][0]]
+    log = cluster.lab.root(owner) / "tmp/trace.log"
+    command = ["lbctl", "trace", f"tcp port 7000 and src port {port}", "--client", f"{source}/32", "--count", "2"]
+    tracing = cluster.lab.spawn(owner, command, log=log)
+
+    def runs() -> bool:  # another one is refused then
+        second = cluster.lab.exec(owner, ["timeout", "1", "lbctl", "trace", "--event", "drop_land"], check=False)
+        return "another trace runs on this node" in second.stderr
+
+    try:
+        wait_for(runs, "the trace to run")
+        assert cluster.server_at(("10.1.1.78", port)) in FOUR
+        assert cluster.server_at((source, port)) == owner
+        assert tracing.wait(10) == 0
+    finally:
+        tracing.kill()
+        tracing.wait()
+    first, second, *rest = log.read_text().splitlines()
+    assert f" echo tcp {source}:{port} > {VIP}:7000 [S] (" in first.replace(" hop 1", "")
+    assert ": deliver_owner, " in first or ": deliver_forwarded_syn, " in first
+    assert ": deliver_socket, its connection is here" in second
+    assert rest == []
+
+
 def counts(cluster: ClusterLab, field: str = "held") -> dict[str, int]:
     """Return a number of `lbctl connections` of each node that is not 0."""
     found = {node: cluster.request(node, "GET", "/connections")["services"][0][field] for node in FOUR}
