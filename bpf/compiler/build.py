@@ -38,29 +38,38 @@ def build_programs(
     Programs that are not in the cache folder are compiled. Warnings are errors in the tests only: another version of
     clang may warn about BCC's own headers.
     """
-    errors: dict[Path, BpfError] = {}
-    missing: dict[Path, Options] = {}
-    cache = ProgramCache(cache_dir) if cache_dir else None
+    if cache_dir is None:
+        return _compile(maps, wanted, warnings_are_errors, None)
+    cache = ProgramCache(cache_dir)
+    absent, refused = set[Path](), set[Path]()
     for path, options in wanted.items():
-        cached = cache.get(build_name(options)) if cache else None
-        try:
-            if cached is None:
-                missing[path] = options
-            else:
-                _load(cached, maps, path)
-        except BpfError:  # it is compiled again, and that error counts
-            missing[path] = options
-    made = compile_programs(maps, missing.values(), warnings_are_errors) if missing else []
-    for path, program in zip(missing, made, strict=True):
-        try:
-            if isinstance(program, BpfError):
-                raise program
-            _load(program, maps, path)
-        except BpfError as error:
+        if (program := cache.get(build_name(options))) is None:
+            absent.add(path)
+        elif _load(program, maps, path):
+            refused.add(path)  # it is compiled again, and that error counts
+    if not absent | refused:
+        return {}
+    with cache.locked():
+        # Nodes of a lab start together: the first compiles, and the others find its programs.
+        found = {path: program for path in absent if (program := cache.get(build_name(wanted[path])))}
+        missing = {path: options for path, options in wanted.items() if path in (absent | refused) - found.keys()}
+        errors = _compile(maps, missing, warnings_are_errors, cache)
+    return errors | {path: error for path, program in found.items() if (error := _load(program, maps, path))}
+
+
+def _compile(
+    maps: Path, wanted: Mapping[Path, Options], warnings_are_errors: bool, cache: ProgramCache | None
+) -> dict[Path, BpfError]:
+    """Compile programs, load and pin each, and keep those that load; return the errors by path."""
+    errors: dict[Path, BpfError] = {}
+    made = compile_programs(maps, wanted.values(), warnings_are_errors) if wanted else []
+    for path, program in zip(wanted, made, strict=True):
+        if isinstance(program, BpfError):
+            errors[path] = program
+        elif error := _load(program, maps, path):
             errors[path] = error
-        else:
-            if cache:
-                cache.put(build_name(wanted[path]), program)
+        elif cache:
+            cache.put(build_name(wanted[path]), program)
     return errors
 
 
@@ -79,9 +88,12 @@ def tail_calls_pin(program: Path) -> Path:
     return program.with_name(f"programs_{program.name}")
 
 
-def _load(program: Program, maps: Path, path: Path) -> None:
-    """Load a program and pin it, its tail calls first: a pinned program has them."""
-    loaded = program.load(maps)
+def _load(program: Program, maps: Path, path: Path) -> BpfError | None:
+    """Load a program and pin it, its tail calls first: a pinned program has them. Return why that failed."""
+    try:
+        loaded = program.load(maps)
+    except BpfError as error:
+        return error
     try:
         if loaded.tail_calls is not None:
             calls = tail_calls_pin(path)
@@ -89,8 +101,11 @@ def _load(program: Program, maps: Path, path: Path) -> None:
                 calls.rename(calls.with_name(f"{calls.name}_replaced"))
             pin_object(loaded.tail_calls, calls)
         pin_object(loaded.fd, path)
+    except BpfError as error:
+        return error
     finally:
         loaded.close()
+    return None
 
 
 def _run_child(maps: Path, options: Options, flags: list[str]) -> Program | BpfError:

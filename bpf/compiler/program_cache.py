@@ -5,11 +5,13 @@ With it a start after a reboot, or after `lbctl agent detach`, needs no compiler
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -56,6 +58,23 @@ class ProgramCache:
             files = sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime)
             for old in files[:-_CAPACITY]:
                 old.unlink()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder while programs are compiled: another process waits here, and then finds them.
+
+        Where the folder cannot be locked, both compile.
+        """
+        folder: int | None = None
+        try:
+            with contextlib.suppress(OSError):
+                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+                fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            if folder is not None:
+                os.close(folder)
 
     def _path(self, build: str) -> Path:
         return self._folder / f"{build}_{os.uname().release}.json"

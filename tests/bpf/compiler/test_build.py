@@ -7,11 +7,14 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.programs import PROGRAMS
+from support.waiting import wait_for
 
 from bpf.compiler import build as compiler
 from bpf.compiler.build import build_program, tail_calls_pin
@@ -252,6 +255,37 @@ def test_cached_program_that_is_damaged_or_not_private_is_compiled_again(
     assert info(maps / "program").verified_insns > 100
     if spoilt != "writable":
         assert cache.get(build) == intact, "it is kept for the next start"
+
+
+def test_who_waits_for_another_to_compile_takes_its_program(
+    maps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the agents of a lab, which start together."""
+    options, lookups, compiled_for, both_looked = EgressOptions(), [], [], threading.Event()
+    intact, get = compiled(maps, options), ProgramCache.get
+
+    def look_up(cache: ProgramCache, build: str) -> Program | None:
+        found = get(cache, build)
+        lookups.append(found)
+        if len(lookups) == 3:  # the first's, again once it has the lock, and the second's
+            both_looked.set()
+        return found
+
+    def compile_late(*arguments: Any) -> list[Program]:
+        compiled_for.append(arguments)
+        assert both_looked.wait(60)
+        return [intact]
+
+    monkeypatch.setattr(ProgramCache, "get", look_up)
+    monkeypatch.setattr(compiler, "compile_programs", compile_late)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(build_program, maps, maps / "first", options, cache_dir=tmp_path / "cache")
+        wait_for(lambda: compiled_for, "the first to compile")
+        second = pool.submit(build_program, maps, maps / "second", options, cache_dir=tmp_path / "cache")
+        first.result()
+        second.result()
+    assert len(compiled_for) == 1
+    assert info(maps / "first").verified_insns == info(maps / "second").verified_insns > 100
 
 
 def test_without_bcc(maps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
