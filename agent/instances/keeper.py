@@ -23,10 +23,12 @@ from agent.errors import AgentError
 from agent.instances import processes as proc
 from agent.instances.check import InstanceChecks, can_check
 from agent.instances.choice import Active, Instance
+from agent.instances.end_watch import EndWatch
 from agent.instances.group import release_groups
 from agent.instances.match import Added, ProcessId
 from agent.instances.pool import Pool
 from agent.instances.record import Record
+from agent.instances.status import instance_status
 from agent.instances.steering import ServiceSteering
 from agent.netlink.listener import listeners
 from bpf.errors import BpfError
@@ -34,7 +36,8 @@ from bpf.errors import BpfError
 log = logging.getLogger("anylb")
 
 LOOK_S = 0.1
-"""How long a new listener waits for its first connection at most. A closed one costs no wait: the program knows."""
+"""How long a new listener waits for its first connection at most. A closed one costs no wait: the program knows. Nor
+does a process that ends: that is an event."""
 _MAX_BYTES = 1 << 20
 MAX_WEIGHT = 10_000
 
@@ -73,6 +76,7 @@ class InstanceKeeper:
             if can_check(services[0])
         }
         self._saved = {name: pool.record for name, pool in self._pools.items()}
+        self._watch = EndWatch()
         self._fault: str | None = None
 
     @property
@@ -91,14 +95,18 @@ class InstanceKeeper:
                 while self._pools:
                     async with self._lock:
                         await self._look()
-                    await asyncio.sleep(LOOK_S)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(LOOK_S):
+                            await self._watch.ended.wait()
         finally:
+            self._watch.close()
             for pool in self._pools.values():
                 pool.close()
             self._steering.close()
 
     async def _look(self) -> None:
-        before, now = self.problems, time.monotonic()
+        before, now, ended = self.problems, time.monotonic(), self._watch.ended.is_set()
+        self._watch.ended.clear()
         self._fault = None
         for name, pool in self._pools.items():
             try:
@@ -106,11 +114,12 @@ class InstanceKeeper:
             except OSError as error:
                 self._fault = f"{pool.services[0]}: instances are not looked for: {error.strerror or error}"
                 continue
-            if pool.needs_look(found, now):
+            if ended or pool.needs_look(found, now):
                 instances = pool.instances
                 await asyncio.to_thread(pool.look, found, now)
                 if name in self._checks and pool.instances != instances:
                     self._checks[name].wake.set()
+        self._watch.watch(one.pids[0] for pool in self._pools.values() for one in pool.instances)
         self._save()
         if self.problems != before:
             self._on_change()
@@ -164,7 +173,9 @@ class InstanceKeeper:
         return {
             "policy": pool.config.policy,
             "preferred": pool.record.operator.preferred,
-            "instances": [_instance(pool, one, self._why(pool, one)) for one in pool.instances],
+            "instances": [
+                instance_status(one, pool.decision, pool.record, self._why(pool, one)) for one in pool.instances
+            ],
         }
 
     def _why(self, pool: Pool, one: Instance) -> str:
@@ -274,29 +285,6 @@ def _known(pool: Pool, name: str) -> Instance:
             return one
     known = ", ".join(one.name for one in pool.instances)
     raise AgentError(f"{name} is no instance of {pool.services[0]}; it has {known or 'none'}")
-
-
-def _instance(pool: Pool, one: Instance, why: str) -> dict[str, Any]:
-    weight = pool.decision.weight(one.name)
-    drained = one.name in pool.record.operator.drained
-    return {
-        "name": one.name,
-        "state": _state(one, drained, weight > 0),
-        "why": why,
-        "weight": weight,
-        "listeners": len(one.cookies),
-        "pid": one.pids[0],
-        "processes": len(one.pids),
-        "added": any(added.name == one.name for added in pool.record.added),
-    }
-
-
-def _state(one: Instance, drained: bool, takes: bool) -> str:
-    if not one.cookies:
-        return "not listening"
-    if drained:
-        return "draining"
-    return "unhealthy" if one.healthy is False else "active" if takes else "standby"
 
 
 def _load(path: Path) -> dict[str, Record]:

@@ -230,8 +230,10 @@ def connect():
     now = time.monotonic()
     gap, last = max(gap, now - last), now
 def answer_requests():
+    global gap
     for _ in sys.stdin:
         print(total, refused, broken, gap, time.monotonic() - start, flush=True)
+        gap = 0.0
     os._exit(0)
 start = time.monotonic()
 threading.Thread(target=answer_requests).start()
@@ -246,7 +248,7 @@ class Load:
 
     total = refused = broken = 0
     gap_s = 0.0
-    """The longest time between two answers."""
+    """The longest time between two answers, since the start or `start_gap`."""
     seconds = 0.0
 
     def __init__(self, address: str, request: str = "") -> None:
@@ -261,7 +263,12 @@ class Load:
         self._process.stdin.flush()
         total, refused, broken, gap, seconds = self._process.stdout.readline().split()
         self.total, self.refused, self.broken = int(total), int(refused), int(broken)
-        self.gap_s, self.seconds = float(gap), float(seconds)
+        self.gap_s, self.seconds = max(self.gap_s, float(gap)), float(seconds)
+
+    def start_gap(self) -> None:
+        """Measure the longest gap from now on."""
+        self.read()
+        self.gap_s = 0.0
 
     def wait_for_more(self, count: int) -> None:
         """Wait until so many more connections were opened."""
