@@ -76,19 +76,24 @@ Known = tuple[Session, Progress]
 
 
 def handle(
-    here: NodeState[Node], packet: Packet[Node], found: Known | None, new: Known | Counter, mss: int = 0
+    here: NodeState[Node],
+    packet: Packet[Node],
+    found: Known | None,
+    new: Known | Counter,
+    mss: int = 0,
+    other_owner: Node | None = None,
 ) -> Outcome[Node]:
     """Decide what happens to a packet at a node, whose chain of the row is in `here` (its socket does not count).
 
     `found`: the flow's session in its buckets, or the slot's if the packet is from its backend. `new`: the session that
     the packet would make, or why it cannot: DROP_NAT_FULL, DROP_NAT_NO_BACKEND. `mss`: the largest allowed, 0 for any.
+    `other_owner`: who owns the flow's row in the other epoch, if two are used; `here` has the joined chain.
     """
     if packet.fragment:
         return Outcome(Counter.DROP_NAT_FRAGMENT)
-    if not here.chain:
-        return Outcome(Counter.DROP_NO_MEMBER)
     # Straight from the router only an owner looks for a session: it is followed in one place.
-    looks = packet.hop or here.me == here.chain[0] or not _is_reachable(here, here.chain[0])
+    owner = here.chain[0] if here.chain else None
+    looks = packet.hop or owner is None or here.me in (owner, other_owner) or not _is_reachable(here, owner)
     if found and packet.opens and _is_over(found[1]):
         found = None  # the client uses its port again
     if found and looks:
@@ -97,6 +102,8 @@ def handle(
     decision = pick(here, Arrival(packet.opens, packet.hop, packet.prev, udp, packet.in_grace))
     if decision.to is not None:
         return Outcome(decision.event, packet.data, decision.to, decision.hop, decision.in_grace)
+    if owner is None and not decision.event.name.startswith("DELIVER_"):
+        return Outcome(Counter.DROP_NO_MEMBER)
     if decision.event.name.startswith("DROP_"):
         return Outcome(decision.event)
     if packet.opens:

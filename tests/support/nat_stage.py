@@ -9,7 +9,7 @@ The same with IPv6. Every row has the chain that `set_chain` gives.
 import contextlib
 import os
 from collections import Counter as Tally
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
@@ -25,7 +25,7 @@ from bpf.attach.datapath import DataPath
 from bpf.kernel import bpf_map
 from bpf.kernel.pin import open_pin
 from bpf.layout.address import Address
-from bpf.layout.conf import NodeConf
+from bpf.layout.conf import ConfFlag, NodeConf, OtherEpoch
 from bpf.layout.counter import Counter
 from bpf.layout.limits import CHAIN
 from bpf.layout.map_spec import NatShape
@@ -53,7 +53,7 @@ from bpf.reference.session import Place, place_of
 
 SESSIONS: Final = 1 << 16
 BUCKET_BITS: Final = 1
-KEY: Final = bytes(range(16))
+KEY, OTHER_KEY = bytes(range(16)), bytes(range(1, 17))
 TABLE: Final = 15
 POOLS: Final = {4: IPv4Network("10.255.0.0/31"), 6: IPv6Network("fd00:ff::/127")}
 VIPS: Final[dict[int, Address]] = {4: IPv4Address("10.99.0.1"), 6: IPv6Address("2001:db8:99::1")}
@@ -71,6 +71,8 @@ BACKENDS_MAC, CLIENTS_MAC = packets.mac("02:00:00:00:09:01"), packets.mac("02:00
 LIMIT_REPLY_TOO_BIG, LIMIT_REPLY_RESET = 1, 3  # enum rate_limit of lb.h
 VERDICTS: Final = ("aborted", "drop", "pass", "tx", "redirect")
 FOREVER_NS: Final = 2**63
+VLAN: Final = 5
+"""The only one whose frames are the program's."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,11 @@ class Flow:
 
     @property
     def hash(self) -> int:
-        return flow_hash(KEY, self.client, self.client_port, self.vip, self.vip_port)
+        return self.hash_by(KEY)
+
+    def hash_by(self, key: bytes) -> int:
+        """Return the hash by the key of an epoch."""
+        return flow_hash(key, self.client, self.client_port, self.vip, self.vip_port)
 
     @property
     def row(self) -> int:
@@ -100,7 +106,12 @@ class Flow:
 
     @property
     def place(self) -> Place:
-        return place_of(self.hash, self.row, BUCKET_BITS)
+        return self.place_by(KEY)
+
+    def place_by(self, key: bytes) -> Place:
+        """Return where the flow's session may be by the key of an epoch."""
+        number = self.hash_by(key)
+        return place_of(number, number & (NAT_ROWS - 1), BUCKET_BITS)
 
     def session(self, slot: int, backend: int = 0) -> Session:
         """Return the session that the flow has in a slot, with the first or the second backend."""
@@ -150,15 +161,10 @@ class NatStage:
 
     def _write_node(self) -> None:
         self.maps.uplinks.write(0, UplinkEntry(packets.HERE, 1))
-        ends = IPv4Address("10.0.0.11"), IPv6Address("2001:db8::b")
-        self.maps.conf.write(NodeConf(1, 11, KEY, 1_000_000_000, 4_000_000_000, *ends))
+        self.maps.vlans.write((VLAN,))
+        self.use_epochs(None)
         self.maps.node_prefixes.write([ip_network("10.0.0.0/24"), ip_network("2001:db8::/64")])
-        for index in range(1, 9):
-            mac = packets.mac(f"02:00:00:00:00:{index:02x}")
-            address6 = IPv6Address(f"2001:db8::{10 + index:x}")
-            self.maps.nodes.write(
-                index, NodeEntry(IPv4Address(f"10.0.0.{10 + index}"), 10 + index, mac, address6=address6)
-            )
+        self.silence(())
         self.write_conf()
         self.set_chain([1])
 
@@ -183,10 +189,25 @@ class NatStage:
         conf = NatConf(SESSIONS, TABLE, POOLS[4], POOLS[6], Forward.L2, mss4=1300, mss6=1280, **hops)
         self.nat.write_conf(replace(conf, **more))  # type: ignore[arg-type]
 
-    def set_chain(self, chain: Sequence[int], grace: bool = False) -> None:
+    def silence(self, silent: Collection[int], awaited: Collection[int] = ()) -> None:
+        """Have just these nodes be silent; of some the connections may come back."""
+        for index in range(1, 9):
+            mac = packets.mac(f"02:00:00:00:00:{index:02x}")
+            address, address6 = IPv4Address(f"10.0.0.{10 + index}"), IPv6Address(f"2001:db8::{10 + index:x}")
+            until_ns = FOREVER_NS if index in awaited else 0
+            entry = NodeEntry(address, 10 + index, mac, address6=address6)
+            self.maps.nodes.write(index, replace(entry, silent=index in silent, drop_until_ns=until_ns))
+        self.maps.conf.set_flag(ConfFlag.SILENT, bool(silent))
+
+    def use_epochs(self, other: OtherEpoch | None) -> None:
+        """Use the epoch of KEY, whose chains are in bank 0, and another one in bank 1, or none."""
+        ends = IPv4Address("10.0.0.11"), IPv6Address("2001:db8::b")
+        self.maps.conf.write(NodeConf(1, 11, KEY, 1_000_000_000, 4_000_000_000, *ends, other=other))
+
+    def set_chain(self, chain: Sequence[int], grace: bool = False, bank: int = 0) -> None:
         rows = np.zeros((NAT_ROWS, CHAIN), np.uint16)
         rows[:, : len(chain)] = chain
-        self.maps.tables.swap(TABLE, rows, np.full(NAT_ROWS, FOREVER_NS if grace else 0, np.uint64))
+        self.maps.tables.swap(TABLE, rows, np.full(NAT_ROWS, FOREVER_NS if grace else 0, np.uint64), bank)
 
     def send(self, frame: bytes) -> tuple[str, bytes]:
         """Return the program's verdict and the frame after it."""

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The NAT program against its reference (bpf/reference/nat.py): any packets of a few flows, in any order.
 
-What leaves is compared to the byte, then tags and records of all slots that the reference knows.
+What leaves is compared to the byte, then tags and records of all slots that the reference knows. Nodes are silent, two
+epochs are used, packets were forwarded up to too often, frames have a VLAN tag.
 """
 
 from dataclasses import dataclass, replace
@@ -16,14 +17,26 @@ from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
 from scapy.packet import Raw
 from support import packets
 from support.examples import examples
-from support.nat_stage import BACKENDS, BACKENDS_MAC, CLIENTS, CLIENTS_MAC, Flow, NatStage, row_in, slot_in
+from support.nat_stage import (
+    BACKENDS,
+    BACKENDS_MAC,
+    CLIENTS,
+    CLIENTS_MAC,
+    OTHER_KEY,
+    VLAN,
+    Flow,
+    NatStage,
+    row_in,
+    slot_in,
+)
 
+from bpf.layout.conf import OtherEpoch
 from bpf.layout.counter import Counter
 from bpf.layout.service import Protocol
-from bpf.layout.session import OWNER_WAYS, WAYS, TagFlag
+from bpf.layout.session import OWNER_WAYS, WAYS, SessionState, Tag, TagFlag
 from bpf.maps.session_map import now_tick
 from bpf.reference.nat import Known, Outcome, Packet, handle, to_backend
-from bpf.reference.pick import NodeState
+from bpf.reference.pick import NodeState, join_rows
 from bpf.reference.session import Segment, opened
 from bpf.reference.translation import Ends
 
@@ -34,13 +47,15 @@ FLOWS = [
     for protocol in Protocol
     for number in range(2)
 ]
-CHAINS = [(1,), (1, 2, 3), (2, 1, 3), (2, 1), (2, 3)]
+CHAINS = [(1,), (1, 2, 3), (2, 1, 3), (2, 1), (2, 3), ()]
+OTHER_CHAINS = [(), (1, 2), (3, 1), (4, 5)]
 NO_ROOM = Counter.DROP_NAT_FULL
 
 
 @dataclass(frozen=True)
 class Step:
-    """A packet of a flow; `numbers` are its sequence and acknowledgment. `cut`: bytes that an error quotes."""
+    """A packet of a flow; `numbers` are its sequence and acknowledgment. `cut`: bytes that an error quotes. `tagged`:
+    its frame has a VLAN tag."""
 
     flow: Flow
     reply: bool
@@ -51,10 +66,17 @@ class Step:
     mss: int | None = None
     payload: bytes = b""
     cut: int | None = None
+    in_grace: bool = False
+    tagged: bool = False
 
 
 CLIENT_NUMBERS = st.tuples(st.sampled_from((999, 1000, 1100, 1 << 22)), st.sampled_from((4999, 5000, 5100, 1 << 17)))
 BACKEND_NUMBERS = st.tuples(st.sampled_from((4999, 5000, 5100, 1 << 22)), st.sampled_from((999, 1000, 1100)))
+CONNECTION = [
+    (False, "S", (999, 0)), (True, "SA", (4999, 1000)), (False, "A", (1000, 5000)), (True, "PA", (5000, 1000)),
+    (False, "FA", (1000, 5000)), (True, "FA", (5000, 1001)), (False, "A", (1001, 5001)), (False, "S", (999, 0)),
+]  # fmt: skip
+"""A whole connection and the next one of the same ports: from the backend or not, flags, numbers."""
 FLAGS = st.sampled_from(["S", "SA", "A", "A", "PA", "FA", "R", "RA", "SF", ""])
 
 
@@ -63,10 +85,67 @@ def steps(draw: st.DrawFn) -> Step:
     reply = draw(st.booleans())
     return Step(
         draw(st.sampled_from(FLOWS)), reply, draw(FLAGS), draw(BACKEND_NUMBERS if reply else CLIENT_NUMBERS),
-        draw(st.sampled_from((0, 0, 0, 1, 2))), draw(st.sampled_from((64, 64, 2))),
+        draw(st.sampled_from((0, 0, 0, 0, 1, 2, 3, 7, 8, 9))), draw(st.sampled_from((64, 64, 2))),
         draw(st.sampled_from((None, 536, 1460))), draw(st.binary(max_size=3)),
-        draw(st.sampled_from((None, None, None, 8, 18, 60))),
+        draw(st.sampled_from((None, None, None, 8, 18, 60))), draw(st.booleans()),
+        draw(st.sampled_from((False, False, True))),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Around:
+    """What the node knows beside its sessions."""
+
+    chain: tuple[int, ...]
+    grace: bool
+    up: bool
+    other: tuple[int, ...] | None = None
+    """The chain in a second epoch; None: one is used."""
+    alternating: bool = False
+    silent: frozenset[int] = frozenset()
+    awaited: frozenset[int] = frozenset()
+
+    @property
+    def state(self) -> NodeState[int]:
+        """Return it as the reference has it."""
+        chain = join_rows(self.chain, self.other, self.alternating)
+        unmetered = 2 if self.alternating else 1
+        return NodeState(
+            1, chain, up=self.up, grace=self.grace, silent=self.silent, awaited=self.awaited, unmetered=unmetered
+        )
+
+    def install(self, nat: NatStage) -> None:
+        """Write it into the maps of the program."""
+        nat.use_epochs(None if self.other is None else OtherEpoch(OTHER_KEY, alternating=self.alternating))
+        nat.silence(self.silent, self.awaited)
+        nat.set_chain(self.chain, self.grace)
+        if self.other is not None:
+            nat.set_chain(self.other, bank=1)
+        nat.write_conf(up=self.up)
+
+
+@st.composite
+def surroundings(draw: st.DrawFn) -> Around:
+    silent = draw(st.sampled_from((frozenset(), frozenset(), frozenset({2}), frozenset({2, 3, 5}))))
+    return Around(
+        draw(st.sampled_from(CHAINS)), draw(st.booleans()), draw(st.booleans()),
+        draw(st.none() | st.sampled_from(OTHER_CHAINS)), draw(st.booleans()),
+        silent, draw(st.sampled_from((frozenset(), silent))),
+    )  # fmt: skip
+
+
+@st.composite
+def stories(draw: st.DrawFn) -> list[Step]:
+    """Of few flows, and mostly in order: else hardly any connection is ever closed and opened again."""
+    flows = draw(st.lists(st.sampled_from(FLOWS), min_size=1, max_size=3, unique=True))
+    story = []
+    for _ in range(draw(st.integers(0, 4))):
+        flow = draw(st.sampled_from(flows))
+        if draw(st.booleans()):
+            kept = draw(st.integers(1, len(CONNECTION)))
+            story += [Step(flow, reply, flags, numbers) for reply, flags, numbers in CONNECTION[:kept]]
+        story += [replace(draw(steps()), flow=flow) for _ in range(draw(st.integers(0, 6)))]
+    return story
 
 
 def layers(ends: Ends, ttl: int) -> Any:
@@ -97,17 +176,36 @@ def build(step: Step, ends: Ends) -> Packet[int]:
     numbers = (0, 0) if udp else step.numbers
     segment = Segment("S" in flags, "A" in flags, "F" in flags, "R" in flags, *numbers, udp=udp)
     prev = 2 if step.hop else None
-    return Packet(data, not step.reply, segment, step.cut is not None, hop=step.hop, prev=prev)
+    in_grace = step.in_grace and step.hop > 0
+    return Packet(data, not step.reply, segment, step.cut is not None, hop=step.hop, prev=prev, in_grace=in_grace)
 
 
 class Reference:
     """The node as the reference has it: its row's chain, and its slots."""
 
-    def __init__(self, nat: NatStage, here: NodeState[int]) -> None:
+    def __init__(self, nat: NatStage, around: Around) -> None:
         self.nat = nat
-        self.here = here
+        self.around, self.here = around, around.state
         self.known: dict[int, Known] = {}
         self.last: dict[Flow, int] = {}
+        self.retired: set[int] = set()
+        """The slots of sessions whose clients opened another one with the same ports."""
+        if around.other is not None:
+            for flow in FLOWS[::3]:
+                self._begin_in_the_other_epoch(flow)
+
+    def _begin_in_the_other_epoch(self, flow: Flow) -> None:
+        """Give the flow a session that was made by the other key."""
+        place = flow.place_by(OTHER_KEY)
+        slot = place.buckets[1] * WAYS + 2
+        progress = opened(Segment(syn=True, sequence=999, udp=flow.protocol is Protocol.UDP))
+        flags = progress.flags | (TagFlag.IPV6 if flow.family == 6 else TagFlag(0))
+        session = flow.session(slot)
+        self.nat.put(
+            slot, replace(session, backend_ack=1000), Tag(place.fingerprint, progress.state, flags, now_tick())
+        )
+        self.known[slot] = session, progress
+        self.last[flow] = slot
 
     def slot_of(self, flow: Flow) -> int | None:
         slot = self.last.get(flow)
@@ -123,21 +221,23 @@ class Reference:
             ends = Ends(step.flow.client, step.flow.client_port, step.flow.vip, step.flow.vip_port)
         packet = build(step, ends)
         found = None if slot is None else self.known[slot]
-        outcome = handle(self.here, packet, found, NO_ROOM, MSS[step.flow.family])
+        owner = self.around.other[0] if self.around.other else None
+        outcome = handle(self.here, packet, found, NO_ROOM, MSS[step.flow.family], owner)
         kind = packets.IPV4 if step.flow.family == 4 else packets.IPV6
-        source = packets.marker(step.hop, 12) if step.hop else packets.ROUTER
-        frame = packets.ethernet(packet.data, dst=packets.HERE, src=source, ethertype=kind)
+        source = packets.marker(step.hop | packet.in_grace << 4, 12) if step.hop else packets.ROUTER
+        data, kind = (packets.vlan(packet.data, VLAN, kind), packets.VLAN) if step.tagged else (packet.data, kind)
+        frame = packets.ethernet(data, dst=packets.HERE, src=source, ethertype=kind)
         self.nat.refill()
         verdict, after, events = self.nat.observe(frame)
         note(f"{step} {outcome.event.name} -> {verdict} {[event.name for event in events]}")
         made = None
         if outcome.event is NO_ROOM:
             slot, made = self._made(step.flow, packet, slot, after)
-            outcome = handle(self.here, packet, None, made, MSS[step.flow.family])
+            outcome = handle(self.here, packet, None, made, MSS[step.flow.family], owner)
         assert outcome.event in events
         assert verdict == ("drop" if outcome.event.name.startswith("DROP_") else "tx")
         if verdict == "tx":
-            assert after.hex() == self._expected(outcome, packet, frame).hex()
+            assert after.hex() == self._expected(outcome, packet, frame, 18 if step.tagged else 14).hex()
         if outcome.progress and slot is not None:
             self.known[slot] = (made or self.known[slot])[0], outcome.progress
             self.last[step.flow] = slot
@@ -156,23 +256,28 @@ class Reference:
         ways = range(OWNER_WAYS) if self.here.chain[:1] == (1,) else range(OWNER_WAYS, WAYS)
         assert row_in(slot) == flow.row
         assert slot == old or (slot // WAYS in flow.place.buckets and slot % WAYS in ways and slot not in self.known)
-        if old is not None and old != slot:
+        if old is not None:
             del self.known[old]
+            self.retired.add(old)
+        self.retired.discard(slot)
         session = flow.session(slot, BACKENDS[flow.family].index(backend))
         return slot, (session, opened(packet.segment))
 
-    def _expected(self, outcome: Outcome[int], packet: Packet[int], frame: bytes) -> bytes:
+    def _expected(self, outcome: Outcome[int], packet: Packet[int], frame: bytes, link: int) -> bytes:
+        """Return the frame that leaves. What goes to another node keeps its tag."""
         if outcome.to is not None:
             to = packets.mac(f"02:00:00:00:00:{outcome.to:02x}")
             return to + packets.marker(outcome.hop | (outcome.in_grace and 0x10), 11) + frame[12:]
         mac = BACKENDS_MAC if outcome.event is Counter.FORWARD_BACKEND else CLIENTS_MAC
-        padding = b"" if outcome.event is Counter.REPLY_RESET else frame[14 + len(packet.data) :]
-        return mac + packets.HERE + frame[12:14] + outcome.data + padding
+        padding = b"" if outcome.event is Counter.REPLY_RESET else frame[link + len(packet.data) :]
+        return mac + packets.HERE + frame[link - 2 : link] + outcome.data + padding
 
     def compare(self) -> None:
         """Compare the slots: tags, and the records but for what is written once a tick."""
         tags = self.nat.sessions.tags
-        assert set((tags >> np.uint64(40)).nonzero()[0].tolist()) == self.known.keys()
+        assert set((tags >> np.uint64(40)).nonzero()[0].tolist()) == self.known.keys() | self.retired
+        for slot in self.retired:
+            assert (self.nat.tag(slot).state, self.nat.tag(slot).fingerprint & 1) == (SessionState.CLOSED, 0)
         for slot, (session, progress) in self.known.items():
             flags = progress.flags | (TagFlag.IPV6 if session.client.version == 6 else TagFlag(0))
             tag = self.nat.tag(slot)
@@ -183,13 +288,10 @@ class Reference:
 
 
 @examples(300)
-@given(story=st.lists(steps(), max_size=25), chain=st.sampled_from(CHAINS), grace=st.booleans(), up=st.booleans())
-def test_program_equals_reference(
-    story: list[Step], chain: tuple[int, ...], grace: bool, up: bool, nat_stage: NatStage
-) -> None:
+@given(story=stories(), around=surroundings())
+def test_program_equals_reference(story: list[Step], around: Around, nat_stage: NatStage) -> None:
     nat_stage.clear()
-    nat_stage.set_chain(chain, grace)
-    nat_stage.write_conf(up=up)
-    reference = Reference(nat_stage, NodeState(1, chain, up=up, grace=grace))
+    around.install(nat_stage)
+    reference = Reference(nat_stage, around)
     for step in story:
         reference.take(step)
