@@ -79,21 +79,21 @@ def routes(node: Sessions) -> Routes:
 def selection(query: Mapping[str, str], services: Mapping[int, str], states: tuple[SessionState, ...]) -> Selection:
     """Read a request's selection. Raises AgentError, with what is possible instead."""
     chosen = Selection(states)
-    if name := query.get("service"):
+    if (name := query.get("service")) is not None:
         slots = frozenset(slot for slot, one in services.items() if one == name)
         if not slots:
             known = ", ".join(sorted(services.values())) or "none"
-            raise AgentError(f"{name} is not a NAT service of this node; it has {known}")
+            raise AgentError(f"{name or repr(name)} is not a NAT service of this node; it has {known}")
         chosen = replace(chosen, services=slots)
-    if text := query.get("client"):
+    if (text := query.get("client")) is not None:
         try:
             chosen = replace(chosen, client=ip_network(text))
         except ValueError as error:
             raise AgentError(f"client: {error}") from None
-    if text := query.get("backend"):
+    if (text := query.get("backend")) is not None:
         address, port = parse_end(text)
         chosen = replace(chosen, backend=address, backend_port=port)
-    if text := query.get("state"):
+    if (text := query.get("state")) is not None:
         if text not in STATE_NAMES:
             raise AgentError(f"{text} is not a state; a session is {', '.join(STATE_NAMES)}")
         chosen = replace(chosen, states=(STATE_NAMES[text],))

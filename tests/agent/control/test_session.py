@@ -56,6 +56,10 @@ def test_backends() -> None:
 @pytest.mark.parametrize(
     ("query", "message"),
     [
+        ({"service": ""}, "'' is not a NAT service of this node; it has dns, web"),
+        ({"client": ""}, "client: '' does not appear to be an IPv4 or IPv6 network"),
+        ({"backend": ""}, "'' is not an address or an endpoint"),
+        ({"state": ""}, " is not a state; a session is half-open"),
         ({"service": "wep"}, "wep is not a NAT service of this node; it has dns, web"),
         ({"client": "192.0.2.7/24"}, "client: 192.0.2.7/24 has host bits set"),
         ({"client": "here"}, "client: 'here' does not appear to be"),
