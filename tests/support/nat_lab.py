@@ -20,7 +20,7 @@ import select
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -204,10 +204,12 @@ class Sessions:
         """Return how many sessions each backend has."""
         return Counter(one.backend for one in self.held)
 
-    def broken(self, timeout_s: float = 6.0) -> list[Session]:
-        """Return those that do not answer, or by another backend than before."""
-        self._ask(self.held, timeout_s)
-        return [one for one in self.held if one.answer != one.backend]
+    def broken(self, timeout_s: float = 6.0, may_break: Callable[[Session], bool] = lambda _: False) -> list[Session]:
+        """Return those that do not answer, or by another backend than before. All are asked; the answers of those that
+        may break are not waited for, nor are they returned."""
+        waited_for = [one for one in self.held if not may_break(one)]
+        self._ask(self.held, timeout_s, waited_for)
+        return [one for one in waited_for if one.answer != one.backend]
 
     def close(self) -> None:
         """Close all of them."""
@@ -215,8 +217,8 @@ class Sessions:
             one.sock.close()
         self.held.clear()
 
-    def _ask(self, sessions: list[Session], timeout_s: float) -> None:
-        """Send a line on each and wait for the answers; datagrams are repeated."""
+    def _ask(self, sessions: list[Session], timeout_s: float, waited_for: list[Session] | None = None) -> None:
+        """Send a line on each and wait for the answers, of all or of some; datagrams are repeated."""
         poller = select.poll()
         by_descriptor = {one.sock.fileno(): one for one in sessions}
         for one in sessions:
@@ -224,12 +226,12 @@ class Sessions:
             one.sent += 1
             poller.register(one.sock.fileno(), select.POLLIN)
             _send(one)
-        pending = set(by_descriptor)
+        pending = {one.sock.fileno() for one in (sessions if waited_for is None else waited_for)}
         deadline = time.monotonic() + timeout_s
         repeat = time.monotonic() + REPEAT_S
         while pending and time.monotonic() < deadline:
             for descriptor, _ in poller.poll(50):
-                if _receive(by_descriptor[descriptor]) and descriptor in pending:
+                if _receive(by_descriptor[descriptor]):
                     poller.unregister(descriptor)
                     pending.discard(descriptor)
             if time.monotonic() >= repeat:

@@ -10,11 +10,12 @@ One JSON object per line in each direction; each command gets exactly one reply,
     {"do": "open", "count": 400}      hold so many more, each from a source address and port of its own
     {"do": "fresh", "per_s": 50}      the rate of new connections from now on
     {"do": "close", "owner": "b2"}    close the held connections of that server, null: all → {"closed"}
-    {"do": "state", "since": T}       → {"opening", "open", "unsettled", "pending", "lag_s"}
+    {"do": "state", "since": T, "but": [SOURCE]}    → {"opening", "open", "unsettled", "pending", "lag_s"}
     {"do": "report"}                  → {"held": [{"owner", "state", ...}], "attempts": [[started_at, outcome, owner]]}
 
-`unsettled` are held connections without an answer to a message sent after T, `pending` new ones begun before T that
-have not ended, `lag_s` is how late this program itself was at worst: a silence no longer than that proves nothing.
+`unsettled` are held connections without an answer to a message sent after T, other than those from the sources `but`,
+`pending` new ones begun before T that have not ended, `lag_s` is how late this program itself was at worst: a silence
+no longer than that proves nothing.
 The end of the controller's stream ends the program: traffic never outlives its controller.
 """
 
@@ -90,19 +91,19 @@ class TrafficLoop:
             case "close":
                 return {"closed": self._sockets.close(command["owner"], now)}
             case "state":
-                return self._state(command["since"])
+                return self._state(command["since"], frozenset(command["but"]))
             case "report":
                 return self._report(now)
             case unknown:
                 return {"error": f"unknown command {unknown}"}
         return {}
 
-    def _state(self, since: float) -> dict[str, Any]:
+    def _state(self, since: float, but: frozenset[str]) -> dict[str, Any]:
         held = self._sockets.held
         return {
             "opening": self._sockets.to_open + sum(one.state is ConnectionState.OPENING for one in held),
             "open": sum(one.state is ConnectionState.OPEN for one in held),
-            "unsettled": sum(not one.settled(since) for one in held),
+            "unsettled": sum(not one.settled(since) and one.source not in but for one in held),
             "pending": sum(one.started_at < since for one in self._sockets.attempts if not one.outcome),
             "lag_s": self._lag_s,
         }

@@ -7,6 +7,7 @@ Owns the JSON of the commands and the typed form of the replies; decides nothing
 import json
 import socket
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -94,9 +95,9 @@ class TrafficController:
         """Close the held connections of one server, or all; return how many."""
         return int(self._request({"do": "close", "owner": owner})["closed"])
 
-    def progress(self, since: float = 0.0) -> TrafficProgress:
-        """Return the progress of the traffic since a moment."""
-        return TrafficProgress(**self._request({"do": "state", "since": since}))
+    def progress(self, since: float = 0.0, but: Iterable[str] = ()) -> TrafficProgress:
+        """Return the progress of the traffic since a moment; connections from the sources `but` are not unsettled."""
+        return TrafficProgress(**self._request({"do": "state", "since": since, "but": list(but)}))
 
     def report(self) -> tuple[list[HeldConnectionReport], list[ConnectionAttemptReport]]:
         """Return every connection since `begin`."""
