@@ -33,7 +33,7 @@ from support.nat_lab import (
     Sessions,
     nat_lab,
 )
-from support.packets import ACK, RST, SYN, TCP, ipv4, tcp
+from support.packets import ACK, FIN, RST, SYN, TCP, ipv4, tcp
 from support.segment_faults import without_power
 from support.waiting import wait_for
 
@@ -281,14 +281,16 @@ def forged(source: tuple[str, int], flags: int, seq: int = 1, ack: int = 0) -> b
     return ipv4(segment, src=source[0], dst=VIP, protocol=TCP)
 
 
-def test_a_forged_rst_closes_nothing_and_a_real_one_does(lab: NatLab) -> None:
+def test_forged_rsts_and_fins_close_nothing_and_a_real_rst_does(lab: NatLab) -> None:
+    """After a FIN that counts, the SYN would begin another session in place of the client's."""
     sessions = lab.sessions()
     sessions.open(STREAM, VIP, ECHO_PORT, 20)
     ends = {one.end for one in sessions.held}
     lab.forge(
-        forged((end.rpartition(":")[0], int(end.rpartition(":")[2])), RST, seq=number << 24)
-        for end in ends
-        for number in range(0, 256, 64)
+        forged(one.sock.getsockname(), flags, seq=one.sequence + far & 0xFFFF_FFFF)
+        for one in sessions.held
+        for far in (1 << 21, 1 << 31, 255 << 24)
+        for flags in (RST, FIN | ACK, SYN)
     )
     assert sessions.broken() == []
     assert {state for end, state in lab.states().items() if end in ends} == {"established"}

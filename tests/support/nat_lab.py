@@ -45,6 +45,7 @@ ECHO_PORT, UDP_PORT, WEB_PORT = 7000, 7001, 80
 #: Source addresses of the control's traffic and of `Sessions`, so that nothing collides with the first client's ports.
 CONTROL_SOURCE, SESSION_SOURCE, SESSION_SOURCE6 = "10.1.2", "10.1.3", "fd01:0:0:1::3"
 REPEAT_S = 0.5
+_TCP_REPAIR, _TCP_REPAIR_QUEUE, _TCP_QUEUE_SEQ = 19, 20, 21
 FORGER = mac("02:00:00:00:00:99")
 
 
@@ -170,6 +171,15 @@ class Session:
         """The client's end, `address:port`."""
         address, port, *_ = self.sock.getsockname()
         return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+    @property
+    def sequence(self) -> int:
+        """The sequence number of what a TCP client sends next."""
+        for option, value in ((_TCP_REPAIR, 1), (_TCP_REPAIR_QUEUE, 2)):
+            self.sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        found = self.sock.getsockopt(socket.IPPROTO_TCP, _TCP_QUEUE_SEQ) & 0xFFFF_FFFF
+        self.sock.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, -1)  # off, without a probe
+        return found
 
 
 @dataclass
