@@ -59,10 +59,12 @@ figures: .venv/ready  ## draw docs/figures again from their .dot files; needs De
 # unless LOCK_ARGS="--upgrade" or "--upgrade-package NAME" says otherwise.
 lock: export UV_CUSTOM_COMPILE_COMMAND = make lock
 lock: LOCK = pipx run uv pip compile --quiet --python-version 3.11 --python-platform linux --generate-hashes \
-	--no-annotate --group setup $(LOCK_ARGS) pyproject.toml
-lock:  ## resolve pyproject.toml again, into what setup.sh installs
-	$(LOCK) --output-file requirements/agent.txt
-	$(LOCK) --extra test --constraint requirements/agent.txt --output-file requirements/test.txt
+	--no-annotate $(LOCK_ARGS)
+lock:  ## resolve pyproject.toml again, into what setup.sh installs, and the package (agent.txt)
+	$(LOCK) --output-file requirements/agent.txt pyproject.toml
+	$(LOCK) --output-file requirements/setup.txt --group setup
+	$(LOCK) --output-file requirements/test.txt --group setup --extra test --constraint requirements/agent.txt \
+		--constraint requirements/setup.txt pyproject.toml
 
 .venv/ready: setup.sh pyproject.toml requirements/test.txt
 	./setup.sh

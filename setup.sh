@@ -45,14 +45,15 @@ for argument in "$@"; do
 done
 requirements=requirements/test.txt
 case "$mode" in
-    agent) requirements=requirements/agent.txt ;;
+    agent) requirements="requirements/agent.txt requirements/setup.txt" ;;
     test) packages="$packages $test_packages" ;;
     bench) packages="$packages $test_packages $bench_packages" ;;
 esac
 if [ "$dry_run" = yes ]; then
     echo "packages: $packages"
     echo "user: $user"
-    echo "Python packages: $requirements: $(sed -n 's/==.*//p' "$requirements" | tr '\n' ' ')"
+    # shellcheck disable=SC2086  # a list of words
+    echo "Python packages: $requirements: $(sed -n 's/==.*//p' $requirements | tr '\n' ' ')"
     exit
 fi
 
@@ -111,7 +112,8 @@ echo "anylb: preparing .venv"
     /usr/bin/python3 -m venv --system-site-packages .venv
 }
 pip() { .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@"; }
-pip --require-hashes --no-deps --only-binary :all: --requirement "$requirements" ||
+# shellcheck disable=SC2046,SC2086  # a list of words
+pip --require-hashes --no-deps --only-binary :all: $(printf -- '--requirement %s ' $requirements) ||
     fail "pip could not install the Python packages of $requirements: see above"
 # The tree itself has no hash: by what was just installed, and nothing else.
 pip --no-build-isolation --no-deps --no-index --editable . || fail "pip could not install this tree: see above"

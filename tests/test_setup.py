@@ -30,7 +30,7 @@ def locked(name: str) -> Iterator[tuple[str, str, str]]:
         yield package, version, " ".join(hashes)
 
 
-@pytest.mark.parametrize(("name", "wanted"), [("agent.txt", RUN + SETUP), ("test.txt", RUN + SETUP + TEST)])
+@pytest.mark.parametrize(("name", "wanted"), [("agent.txt", RUN), ("setup.txt", SETUP), ("test.txt", RUN + SETUP + TEST)])
 def test_lock_file_is_within_pyproject(name: str, wanted: list[str]) -> None:
     versions = {package: version for package, version, _ in locked(name)}
     for requirement in map(Requirement, wanted):
@@ -39,15 +39,16 @@ def test_lock_file_is_within_pyproject(name: str, wanted: list[str]) -> None:
         assert requirement.specifier.contains(versions[package]), f"{package}: run make lock"
 
 
-@pytest.mark.parametrize("name", ["agent.txt", "test.txt"])
+@pytest.mark.parametrize("name", ["agent.txt", "setup.txt", "test.txt"])
 def test_every_package_has_the_hashes_of_its_files(name: str) -> None:
     for package, _, hashes in locked(name):
         assert re.fullmatch(r"(--hash=sha256:[0-9a-f]{64} ?)+", hashes), package
 
 
 def test_a_server_gets_the_versions_that_are_tested_and_no_more() -> None:
-    agent, test = set(locked("agent.txt")), set(locked("test.txt"))
-    assert agent < test
+    agent, setup, test = (set(locked(name)) for name in ("agent.txt", "setup.txt", "test.txt"))
+    assert agent | setup < test
+    assert not agent & setup, "the package has what agent.txt names, and needs nothing that installs it"
 
 
 def listing(*arguments: str, code: int = 0) -> str:
@@ -60,15 +61,16 @@ def test_a_server_gets_no_routers_and_no_tests() -> None:
     packages, user, python = listing("agent", "--dry-run").splitlines()
     assert packages == "packages: python3 python3-venv python3-bpfcc libatomic1 libpcap0.8 ca-certificates adduser"
     assert user == f"user: {USER}"
-    assert python.split()[:3] == ["Python", "packages:", "requirements/agent.txt:"]
-    assert set(python.split()[3:]) == {package for package, *_ in locked("agent.txt")}
+    assert python.startswith("Python packages: requirements/agent.txt requirements/setup.txt: ")
+    named = {package for name in ("agent.txt", "setup.txt") for package, *_ in locked(name)}
+    assert set(python.split()[4:]) == named
     assert {"exabgp", "pydantic", "numpy"} < set(python.split())
     assert not {"pytest", "mypy", "ruff", "scapy", "hypothesis"} & set(python.split())
 
 
 def test_each_set_holds_the_one_before() -> None:
     agent, test, bench = (set(listing(*mode, "--dry-run").split()) for mode in (["agent"], [], ["bench"]))
-    assert agent - {"requirements/agent.txt:"} < test < bench
+    assert agent - {"requirements/agent.txt", "requirements/setup.txt:"} < test < bench
     assert {"bird2", "frr", "pytest"} < test
     assert "wrk" in bench - test
 
