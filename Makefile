@@ -6,6 +6,7 @@ NAT ?=
 T ?= tests
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+DEB_ARGS ?=
 LOCK_ARGS ?=
 # Much of a lab's time is waiting: more workers than a small machine has CPUs. With four, labs of six nodes got in each
 # other's way.
@@ -16,7 +17,7 @@ PYTEST = .venv/bin/python -m pytest
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX = $(CURDIR)/.venv/pycache
 
-.PHONY: demo check lint test proof bench bench-xdp routers figures lock clean
+.PHONY: demo check lint test proof bench bench-xdp deb routers figures lock clean
 
 demo: .venv/ready  ## a real cluster, its failures, and what became of the connections; NAT=1: of backends' sessions
 	.venv/bin/python -m topology.demo --router $(ROUTER) $(if $(NAT),--nat) --json demo.json
@@ -40,6 +41,7 @@ proof: .venv/ready  ## the long proofs: before a release, and after a change to 
 	$(PYTEST) tests/cluster/test_false_alarm.py -s --echo-load-s 600 --timeout 3600 $(PYTEST_ARGS)
 	$(PYTEST) tests/proof/test_cluster_stories.py tests/proof/test_claim_stories.py -s --story-seeds 4 --timeout 3600 $(PYTEST_ARGS)
 	$(PYTEST) tests/cluster/test_claims.py -s -k churn --churn-seeds 3 $(PYTEST_ARGS)
+	ANYLB_DEB=1 $(PYTEST) tests/package/test_build.py $(PYTEST_ARGS)
 	$(PYTEST) tests/bgp/bfd/test_bfd_lab.py -s --bfd-rounds 20 --bfd-load-s 600 --timeout 3600 $(PYTEST_ARGS)
 
 bench: .venv/bench-ready  ## speed and memory, compared with the last committed figures; writes bench.json
@@ -47,6 +49,9 @@ bench: .venv/bench-ready  ## speed and memory, compared with the last committed 
 
 bench-xdp: .venv/ready  ## ns per packet alone, in under a minute
 	PYTHONPATH=tests .venv/bin/python -m bench --only xdp --only nat $(BENCH_ARGS)
+
+deb: .venv/ready  ## dist/anylb_VERSION_ARCHITECTURE.deb, for Debian 12 and 13; DEB_ARGS=--revision=+mine1
+	.venv/bin/python -m package.build $(DEB_ARGS)
 
 routers: .venv/ready  ## write the labs' router configurations again, each by the command that it names
 	@for file in topology/routers/*.conf tests/bench/lab/bird.conf tests/cluster/uplinks/bird.conf; do \

@@ -49,6 +49,11 @@ class Paths:
         return self.pins.with_name(f"{self.pins.name}_steering")
 
     @property
+    def settings(self) -> Path:
+        """The kernel's settings that agents changed on this boot, with their values before (setting_record.py)."""
+        return self.run / "settings.json"
+
+    @property
     def members(self) -> Path:
         """The members that an agent knew (member_file.py)."""
         return self.run / "members.json"

@@ -30,7 +30,9 @@ def locked(name: str) -> Iterator[tuple[str, str, str]]:
         yield package, version, " ".join(hashes)
 
 
-@pytest.mark.parametrize(("name", "wanted"), [("agent.txt", RUN), ("setup.txt", SETUP), ("test.txt", RUN + SETUP + TEST)])
+@pytest.mark.parametrize(
+    ("name", "wanted"), [("agent.txt", RUN), ("setup.txt", SETUP), ("test.txt", RUN + SETUP + TEST)]
+)
 def test_lock_file_is_within_pyproject(name: str, wanted: list[str]) -> None:
     versions = {package: version for package, version, _ in locked(name)}
     for requirement in map(Requirement, wanted):

@@ -35,6 +35,7 @@ def run(path: Path, xdp: str | None, pins: Path) -> None:
     import logging
     import sys
 
+    from agent.cli.daemon import start_errors
     from agent.config import file
     from agent.config.schema import XdpConfig
     from agent.daemon.start import start
@@ -50,7 +51,8 @@ def run(path: Path, xdp: str | None, pins: Path) -> None:
             return config
         return config.model_copy(update={"xdp": XdpConfig.model_validate({"mode": xdp})})
 
-    start(load, Paths(pins=pins))
+    with start_errors():
+        start(load, Paths(pins=pins))
 
 
 @agent.command()
@@ -77,3 +79,17 @@ def detach() -> None:
     from agent.daemon.start import detach as detach_node
 
     click.echo("detached" if detach_node(Paths()) else "nothing was attached")
+
+
+@agent.command()
+def uninstall() -> None:
+    """Remove all that agents have put into this node's kernel.
+
+    That is, VIPs on lo, XDP programs, tables and rules; settings are set back to what they were before the first agent
+    of this boot. The agent must be stopped (`systemctl stop lb-agent lb-bgp`, which withdraws the routes first). The
+    configuration, its keys and the operator's orders stay.
+    """
+    from agent.daemon.uninstall import uninstall as uninstall_node
+
+    removed = uninstall_node(Paths())
+    click.echo("\n".join(f"removed or set back: {one}" for one in removed) or "there was nothing")

@@ -28,9 +28,11 @@ def run(path: Path) -> None:
 
     Writes and validates its configuration first.
     """
+    from agent.cli.daemon import start_errors
     from bgp.exabgp import speaker
 
-    speaker.run(_speaker(path))
+    with start_errors():
+        speaker.run(_speaker(path))
 
 
 @bgp.command()

@@ -45,7 +45,7 @@ COMMANDS = {
     # the services and their configuration
     "config": "config",  # check
     "key": "key",  # new | rotate | promote | forget [FILE]
-    "agent": "agent",  # run | reload | detach
+    "agent": "agent",  # run | reload | detach | uninstall
     "bgp": "bgp",  # run | reload
     # a cluster on one machine
     "lab": "lab",  # up | down | exec | inspect

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from agent.config.schema import Config
 from agent.control import server as control
 from agent.daemon.runtime import freeze_heap
+from agent.daemon.service_report import ServiceReport
 from agent.errors import AgentError
 from agent.node.agent import Agent
 from agent.node.own_interface import own_interface
@@ -53,6 +54,7 @@ class Lifecycle:
         self.next: Next | None = None
         self.refusal: Callable[[Config], str | None] = lambda _: None
         """Why the current agent would lose too much if another configuration replaced its own."""
+        self.report = ServiceReport()
         self._load, self._open_datapath = load, open_datapath
         self._reloading = asyncio.Lock()
         self.ending: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -61,6 +63,7 @@ class Lifecycle:
     def stop(self) -> None:
         """End for good."""
         self.stopping = True
+        self.report.stopping()
         if not self.ending.done():
             self.ending.set_result(True)
 
@@ -110,6 +113,7 @@ class Lifecycle:
         """Return what the next agent begins with, when the current one has ended for a reload."""
         assert self.next is not None
         following, self.next, self.refused = self.next, None, None
+        self.report.reloading()
         self.ending = asyncio.get_running_loop().create_future()
         self.generation += 1
         if self.stopping:  # requested meanwhile
@@ -156,8 +160,13 @@ async def run(
             freeze_heap()
             agent.generation, agent.refused = lifecycle.generation, lifecycle.refused
             lifecycle.refusal = agent.nat.refusal
-            async with control.serve(agent, lifecycle.reload):
-                await agent.run(lifecycle.ending, lambda: lifecycle.reload(force=True))  # what is lost is lost already
+            reporting = loop.create_task(lifecycle.report.follow(agent, lambda: lifecycle.refused))
+            try:
+                async with control.serve(agent, lifecycle.reload):
+                    # What is lost is lost already.
+                    await agent.run(lifecycle.ending, lambda: lifecycle.reload(force=True))
+            finally:
+                reporting.cancel()
         except* (AgentError, BpfError, BgpError) as group:
             raise _first(group) from None
         finally:

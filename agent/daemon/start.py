@@ -17,6 +17,7 @@ from agent.config.epoch import supported_epochs
 from agent.config.schema import Config
 from agent.daemon.lock import only_agent
 from agent.daemon.runtime import tune
+from agent.netlink.setting_record import keep_record
 from agent.paths import Paths
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def start(load: Callable[[], Config], paths: Paths) -> None:
     """
     config = load()
     tune()
+    keep_record(paths.settings)
     with only_agent(paths.lock), ThreadPoolExecutor(1) as opener:
 
         def open_datapath(config: Config) -> Future[DataPath] | None:
@@ -51,14 +53,19 @@ def start(load: Callable[[], Config], paths: Paths) -> None:
 
 def detach(paths: Paths) -> bool:
     """Remove programs, maps and attachments from this node; True if there were any. AgentError while an agent runs."""
+    with only_agent(paths.lock):
+        return remove_from_kernel(paths)
+
+
+def remove_from_kernel(paths: Paths) -> bool:
+    """Remove programs, maps, attachments and rules; True if there were any. The caller has the lock."""
     from agent.instances.group import release_groups
     from agent.netlink.drop_rule import set_rules
     from bpf.attach.steering import remove_steering
 
-    with only_agent(paths.lock):
-        asyncio.run(set_rules(()))
-        released = release_groups(paths.instance_pins) | remove_steering(paths.steering_pins)
-        return _remove_datapath(paths) or released
+    rules = asyncio.run(set_rules(()))
+    released = release_groups(paths.instance_pins) | remove_steering(paths.steering_pins)
+    return _remove_datapath(paths) or released or bool(rules)
 
 
 def _remove_datapath(paths: Paths) -> bool:

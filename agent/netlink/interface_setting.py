@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from agent.errors import AgentError
+from agent.netlink.setting_record import change
 
 _CONF: Final = Path("/proc/sys/net/ipv4/conf")
 _ARP: Final = {
@@ -41,7 +42,7 @@ def set_for_vips(interfaces: Iterable[str], loosen: Iterable[str]) -> list[str]:
         path = _CONF / name / key
         try:
             if path.read_text().strip() != value:
-                path.write_text(value)
+                change(path, value)
                 changed.append(f"net.ipv4.conf.{name}.{key} = {value}")
         except OSError as error:
             raise AgentError(f"{path}: {error.strerror}; the agent needs to set it to {value}") from None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.errors import AgentError
+from agent.netlink.setting_record import change
 
 _OF_COUNT: Final = {"gc_thresh1": 1, "gc_thresh2": 4, "gc_thresh3": 8}
 """Each limit as a multiple of the first, as in the kernel's defaults. Below the first nothing is ever removed."""
@@ -28,7 +29,7 @@ def raise_neighbor_limits(version: int, count: int, root: Path = Path("/proc/sys
         path = root / key.replace(".", "/")
         try:
             if int(path.read_text()) < room * times:
-                path.write_text(str(room * times))
+                change(path, str(room * times))
                 changed.append(f"{key} = {room * times}")
         except FileNotFoundError:
             return []

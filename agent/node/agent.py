@@ -165,6 +165,10 @@ class Agent:
     def _known(self) -> Known:
         return Known(self.membership.view.members, self.announcements())
 
+    def hangs(self, now: float) -> bool:
+        """Whether the kernel does not return from writing tables. `now` is CLOCK_MONOTONIC seconds."""
+        return self.forwarder is not None and self.forwarder.hangs(now)
+
     # Inputs that change
 
     def _replan(self, ended_hold_downs: Collection[Address] = ()) -> None:
@@ -258,7 +262,7 @@ class Agent:
 
     def _hangs(self) -> bool:
         """Whether to be silent, so that the relay's dead-man acts. Only what is requested is announced nevertheless."""
-        return self.forwarder is not None and self.forwarder.hangs(time.monotonic())
+        return self.hangs(time.monotonic())
 
     def _publish(self) -> None:
         """Publish what this node serves: by the plan, or before the first plan as its condition allows.

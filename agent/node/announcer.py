@@ -104,5 +104,5 @@ def _relay_uids(user: str) -> set[int]:
     try:
         return {0, pwd.getpwnam(user).pw_uid}
     except KeyError:
-        step = f"`./setup.sh agent` creates {USER}, or name another"
+        step = f"the package and `./setup.sh agent` create {USER}, or name another"
         raise AgentError(f"bgp.user: there is no user {user} here; {step}") from None

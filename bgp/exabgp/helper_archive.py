@@ -15,7 +15,7 @@ _RELAY = (
 )
 MODULES = {
     "relay": (
-        *(*_COMMON, "route", "community", "peercred"),
+        *(*_COMMON, "route", "community", "peercred", "sd_notify"),
         *("exabgp/__init__", "exabgp/messages", "exabgp/down_reason", "relay/__init__"),
         *(f"relay/{name}" for name in _RELAY),
     ),

@@ -133,7 +133,7 @@ def _user_group(user: str) -> int:
         account = pwd.getpwnam(user)
     except KeyError:
         raise BgpError(
-            f"bgp: user {user!r} does not exist: `./setup.sh agent` creates {USER}, or name another"
+            f"bgp: user {user!r} does not exist: the package and `./setup.sh agent` create {USER}, or name another"
         ) from None
     if account.pw_uid == 0 or account.pw_gid == 0:
         raise BgpError(f"bgp: user {user!r} is root or in its group: ExaBGP must run without privileges: name another")

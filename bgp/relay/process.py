@@ -22,6 +22,7 @@ import selectors
 import signal
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from bgp.bfd.status import STATUS_NAME, decode_statuses
@@ -33,10 +34,12 @@ from bgp.relay.agent_connection import AgentConnection, Hangup
 from bgp.relay.allowlist import Allowlist
 from bgp.relay.protocol import REPLACED, AgentStop
 from bgp.relay.reconciler import Reconciler
+from bgp.sd_notify import notify, status
 
 COALESCE_S = 0.02
 """The least time between two batches: what changes within it shares one."""
 TICK_S = 0.25
+FEED_S = 1.0
 _CHUNK = 1 << 16
 
 
@@ -59,6 +62,7 @@ class Relay:
         self._reported_at = float("-inf")
         self._logged: tuple[bool, bool, str | None] = (False, False, None)
         self._logged_revision = -1
+        self._fed_at = float("-inf")
         self._logged_sessions: dict[str, str] = {}
 
     def run(self) -> int:
@@ -67,6 +71,7 @@ class Relay:
             os.set_blocking(descriptor, False)
         self._selector.register(0, selectors.EVENT_READ, self._read_exabgp)
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        notify("READY=1")  # for lb-bgp.service: ExaBGP has read its configuration, and the agent can connect
         try:
             while not self._reconciler.hung(time.monotonic()):
                 self._write_exabgp()
@@ -75,10 +80,17 @@ class Relay:
                     key.data()
                 self._poll_files()
                 self._reconciler.tick(time.monotonic())
+                self._feed_watchdog(time.monotonic())
                 self._log_changes()
         except (EOFError, BrokenPipeError):
             return 0
         return 1
+
+    def _feed_watchdog(self, now: float) -> None:
+        """Have systemd kill ExaBGP, and this helper with it, when it no longer answers."""
+        if not self._reconciler.is_silent(now) and now - self._fed_at >= FEED_S:
+            self._fed_at = now
+            notify("WATCHDOG=1")
 
     def _poll_files(self) -> None:
         """Read the files that were replaced. Not less often: the end of a session is reported with BFD's state."""
@@ -107,6 +119,7 @@ class Relay:
             if text != self._logged_sessions.get(address):
                 log("relay", f"neighbor {address}: {text}")
         self._logged_sessions = sessions
+        notify(status(_status_line(sessions, deadman=state[0])))
 
     def _timeout(self) -> float:
         if self._report_at is None or self._agent is None or self._agent.busy:
@@ -193,6 +206,12 @@ class Relay:
             self._selector.register(descriptor, mask, callback)
         elif registered and not wanted:
             self._selector.unregister(descriptor)
+
+
+def _status_line(sessions: Mapping[str, str], deadman: bool) -> str:
+    """Return the line of `systemctl status lb-bgp`."""
+    what = "there is no agent" if deadman else "the agent's routes are announced"
+    return f"{what}; sessions: {'; '.join(f'{address}: {text}' for address, text in sessions.items()) or 'none yet'}"
 
 
 def listen(path: Path) -> socket.socket:

@@ -177,7 +177,7 @@ class Reconciler:
             self._todo += [_Step.NEIGHBORS, _Step.VERIFY]
         self._adj_rib_in.tick(now)
         self._advance(now)
-        silent, error = self._is_silent(now), self._find_error(now)
+        silent, error = self.is_silent(now), self._find_error(now)
         if (silent, error) != (self.silent, self.error):
             self.silent, self.error = silent, error
             self._own_revision += 1
@@ -210,7 +210,8 @@ class Reconciler:
             for n in self._adj_rib_in.neighbors
         }
 
-    def _is_silent(self, now: float) -> bool:
+    def is_silent(self, now: float) -> bool:
+        """Return whether ExaBGP does not answer."""
         # After a time in which this process did not run, the command that it sends next gets its time all the same.
         heard_at = self._heard_at if self._pending is None else max(self._heard_at, self._pending.at - PING_S)
         return self._pending is not None and now - heard_at > SILENT_S
@@ -271,7 +272,7 @@ class Reconciler:
 
     def _find_error(self, now: float) -> str | None:
         errors = self._adj_rib_out.errors
-        if self._pending and self._is_silent(now):
+        if self._pending and self.is_silent(now):
             errors.append(f"ExaBGP does not answer {self._pending.text!r}")
         elif now < self._not_before:
             errors.append(f"ExaBGP refused {self._todo[0].value!r}")

@@ -5,11 +5,15 @@ client ── router (BIRD) ── segment ──┬── b1 … b4, each with 
                                      └── b6, echo server, and beside it a systemd with our units
 """
 
+import contextlib
 import json
+import re
+import signal
+import socket
 from collections.abc import Iterator
 
 import pytest
-from support.cluster_lab import FOUR, TOPOLOGY, ClusterLab, cluster_lab
+from support.cluster_lab import FOUR, TOPOLOGY, ClusterLab, cluster_lab, server_of
 from support.systemd_machine import UNITS, SystemdMachine, systemd_machine
 from support.waiting import wait_for
 
@@ -61,3 +65,112 @@ def test_units_do_under_systemd_what_the_daemons_do_without(cluster: ClusterLab,
     wait_for(lambda: "b6" in cluster.next_hops(), "the agent to announce again")
     problems = json.loads(machine.run("lbctl", "status", "-o", "json"))["problems"]
     assert not [line for line in problems if "permitted" in line or "denied" in line or "read-only" in line.lower()]
+
+
+PROPERTIES = ("ActiveState", "MainPID", "NRestarts", "StatusText", "Result")
+
+
+def shown(machine: SystemdMachine, unit: str = "lb-agent") -> dict[str, str]:
+    """Return what systemd knows of a unit."""
+    text = machine.run("systemctl", "show", unit, *(f"--property={name}" for name in PROPERTIES))
+    return dict(line.split("=", 1) for line in text.splitlines())
+
+
+def serves(machine: SystemdMachine) -> bool:
+    return shown(machine)["StatusText"].startswith("serving 1 service with 5 members")
+
+
+@contextlib.contextmanager
+def held(cluster: ClusterLab) -> Iterator[None]:
+    """Hold connections, of which b6 has some, and check afterwards that none is broken."""
+    held: list[socket.socket] = []
+    try:
+        held += cluster.connect_many(60)
+        before = [server_of(one) for one in held]
+        assert "b6" in before, "the test needs some on b6"
+        yield
+        assert [server_of(one) for one in held] == before
+    finally:
+        for one in held:
+            one.close()
+
+
+def test_systemd_knows_that_it_serves_and_replaces_what_hangs_or_dies(
+    cluster: ClusterLab, machine: SystemdMachine
+) -> None:
+    """The watchdog, a crash, a restart and a reload break no connection; neither daemon's route is withdrawn for it."""
+    wait_for(lambda: serves(machine), "the status line")
+    wait_for(lambda: cluster.tables_agree(FOUR, (*FOUR, "b6")), "all to serve")
+    with held(cluster):
+        for number, cause in ((signal.SIGSTOP, "watchdog"), (signal.SIGSEGV, "signal")):
+            pid, restarts = shown(machine)["MainPID"], int(shown(machine)["NRestarts"])
+            machine.run("kill", f"-{int(number)}", pid)
+            wait_for(lambda n=restarts: int(shown(machine)["NRestarts"]) > n, f"another agent: {cause}")
+            wait_for(lambda: serves(machine), "it to serve")
+            assert "b6" in cluster.next_hops(), "it was back before the relay counted it as gone"
+        assert "Failed with result 'watchdog'" in machine.journal()
+        pid = shown(machine)["MainPID"]
+        machine.run("systemctl", "reload", "lb-agent")
+        assert (shown(machine)["MainPID"], serves(machine)) == (pid, True), "it returns when the new agent serves"
+        machine.run("systemctl", "restart", "lb-bgp", "lb-agent")
+        assert serves(machine), "it returns when the data path serves"
+        wait_for(lambda: "b6" in cluster.next_hops(), "b6 to announce")
+        wait_for(lambda: "session up" in shown(machine, "lb-bgp")["StatusText"], "the speaker's line")
+
+
+def test_configuration_with_an_error_is_shown_and_not_retried(cluster: ClusterLab, machine: SystemdMachine) -> None:
+    """The node forwards as before, by its data path, and takes part again when the file is corrected."""
+    file, link = "/etc/anylb/lb.yml", ["ip", "-j", "link", "show", "eth1"]
+    program = machine.run(*link)
+    with held(cluster):
+        machine.run("sed", "-i", "s/^cluster: .*/cluster: none/", file)
+        machine.run("systemctl", "reload", "lb-agent", code=None)
+        wait_for(lambda: "lb.yml was refused" in shown(machine)["StatusText"], "the refusal in the status")
+        machine.run("systemctl", "restart", "lb-agent", code=None)
+        wait_for(lambda: shown(machine)["ActiveState"] == "failed", "no further retry")
+        status = machine.run("systemctl", "status", "--no-pager", "lb-agent", code=None)
+        assert re.search(r'Status: "not started: /etc/anylb/lb.yml:2:10: cluster: ', status), status
+        assert "lbctl: not started; correct it, then start this service again" in status
+        assert json.loads(machine.run(*link))[0]["xdp"] == json.loads(program)[0]["xdp"], "the data path goes on"
+        machine.run("sed", "-i", "s/^cluster: .*/cluster: 4242/", file)
+        machine.run("systemctl", "start", "lb-agent")
+        wait_for(lambda: "b6" in cluster.next_hops(), "b6 to announce")
+
+
+def test_unit_gets_a_secret_from_systemd(machine: SystemdMachine) -> None:
+    unit, secret = "credential-test", "cluster.key:/etc/anylb/cluster.key"
+    machine.run("lbctl", "key", "new")
+    file = f"key_file: /run/credentials/{unit}.service/cluster.key"
+    machine.run("sh", "-c", f"sed 's|key: none.*|{file}|' /etc/anylb/lb.yml >/etc/anylb/with-key.yml")
+    run = ["systemd-run", f"--unit={unit}", "--wait", "--pipe", "--quiet"]
+    check = ["lbctl", "config", "check", "-c", "/etc/anylb/with-key.yml"]
+    assert "with-key.yml: valid" in machine.run(*run, f"--property=LoadCredential={secret}", *check)
+    machine.run(*run, *check, code=1)  # without it
+
+
+def test_a_stop_withdraws_first_and_an_uninstallation_leaves_nothing(
+    cluster: ClusterLab, machine: SystemdMachine
+) -> None:
+    keys = [f"net.ipv4.conf.{name}.{key}" for name in ("all", "eth1") for key in ("arp_ignore", "arp_announce")]
+
+    def settings() -> str:
+        return machine.run("sysctl", "--values", *keys)
+
+    assert settings() == "1\n2\n1\n2\n"
+    assert VIP in machine.run("ip", "address", "show", "lo")
+    machine.run("lbctl", "agent", "uninstall", code=1)  # the agent runs
+    machine.run("systemctl", "stop", "lb-agent", "lb-bgp")
+    wait_for(lambda: cluster.next_hops() == set(FOUR), "the router to know")
+    journal = machine.journal()
+    assert journal.rindex("the agent stops") < journal.rindex("Stopped lb-agent"), journal[-2000:]
+    assert journal.rindex("Stopped lb-agent") < journal.rindex("Stopping lb-bgp"), journal[-2000:]
+    machine.run("mount", "--options=remount,bind,rw", "/proc/sys")  # a container's are read-only outside the units
+    removed = machine.run("lbctl", "agent", "uninstall")
+    assert f"removed or set back: {VIP} on lo\n" in removed
+    assert settings() == "0\n0\n0\n0\n"
+    assert VIP not in machine.run("ip", "address", "show", "lo")
+    assert "xdp" not in machine.run("ip", "link", "show", "eth1")
+    assert "clsact" not in machine.run("tc", "qdisc", "show", "dev", "eth1")
+    assert "anylb" not in machine.run("ls", "-A", "/sys/fs/bpf")
+    assert machine.run("sh", "-c", "ls -d /run/anylb /var/cache/anylb 2>/dev/null || true") == ""
+    assert machine.run("lbctl", "agent", "uninstall") == "there was nothing\n"

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What systemd is sent about the agent: when it serves, that it is alive, and a line for `systemctl status`.
+
+READY=1 comes when packets are forwarded and the VIPs are there. The watchdog is fed by the event loop, and not while
+the kernel does not return from writing tables: a process that hangs is killed and started again, before the relay
+counts it as gone and withdraws its VIPs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from agent.node.agent import Agent
+from bgp.sd_notify import notify, status, watchdog_s
+
+INTERVAL_S = 0.5
+
+
+class Condition(NamedTuple):
+    """What the line says."""
+
+    ready: bool
+    services: int
+    members: int
+    problems: tuple[str, ...]
+    refused: str | None = None
+
+
+def line(condition: Condition) -> str:
+    """Return the line of `systemctl status`. Pure."""
+    problems = list(condition.problems)
+    if condition.refused:
+        problems.insert(0, f"lb.yml was refused, the previous one is in use: {condition.refused}")
+    state = "starting"
+    if condition.ready:
+        state = f"serving {_count(condition.services, 'service')} with {_count(condition.members, 'member')}"
+    if not problems:
+        return state
+    return f"{state}; {_count(len(problems), 'problem')}: {problems[0]}"
+
+
+class ServiceReport:
+    """The reports of one agent after the other."""
+
+    def __init__(self) -> None:
+        self._sent: tuple[str, ...] = ()
+
+    async def follow(self, agent: Agent, refused: Callable[[], str | None]) -> None:
+        """Report about an agent until canceled: READY=1 once, the line when it changes, the watchdog each time."""
+        interval_s = min(INTERVAL_S, (watchdog_s() or INTERVAL_S) / 4)
+        while True:
+            self.report(condition_of(agent, refused()))
+            if not agent.hangs(time.monotonic()):
+                notify("WATCHDOG=1")
+            await asyncio.sleep(interval_s)
+
+    def report(self, condition: Condition) -> None:
+        """Send what has changed."""
+        text = status(line(condition))
+        news = ("READY=1", text) if condition.ready else (text,)
+        if news != self._sent:
+            self._sent = news
+            notify(*news)
+
+    def reloading(self) -> None:
+        """Report that another agent takes over; the next one that is ready ends it."""
+        self._sent = ()
+        notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", status("applying the changed lb.yml"))
+
+    def stopping(self) -> None:
+        """Report that the agent leaves its routes."""
+        notify("STOPPING=1", status("stopping: its routes are withdrawn first"))
+
+
+def condition_of(agent: Agent, refused: str | None) -> Condition:
+    """Return what the line says of an agent."""
+    return Condition(agent.ready, len(agent.config.services), len(agent.members()), agent.problems(), refused)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
