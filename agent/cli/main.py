@@ -29,6 +29,7 @@ COMMANDS = {
     # what the node does and knows
     "status": "node",  # [--brief] [--wait [CONDITION]] [--timeout TIME]
     "check": "check",
+    "doctor": "doctor",
     "explain": "node",  # TUPLE [--live [--at ADDRESS]]
     "connections": "connections",  # [--service NAME]
     "trace": "trace",  # [FILTER] [--service NAME] [--client PREFIX] [--event COUNTER] [--count N] [-w FILE]

@@ -8,6 +8,7 @@ The demo covers the failures (tests/topology/demo); this covers the commands of 
 """
 
 import contextlib
+import json
 import signal
 import time
 from collections import Counter
@@ -142,6 +143,26 @@ def test_trace_shows_a_connection_and_what_became_of_it(cluster: ClusterLab) -> 
     assert ": deliver_owner, " in first or ": deliver_forwarded_syn, " in first
     assert ": deliver_socket, its connection is here" in second
     assert rest == []
+
+
+def failed_for_doctor(cluster: ClusterLab, node: str) -> set[str]:
+    done = cluster.lab.exec(node, ["lbctl", "doctor", "-o", "json"], check=False)
+    found = {one["subject"] for one in json.loads(done.stdout)["findings"] if one["state"] == "failed"}
+    assert done.returncode == (1 if found else 0)
+    return found
+
+
+def test_doctor_names_a_server_that_has_ended(cluster: ClusterLab) -> None:
+    """Of a node that is well nothing failed; a server that ended is named until it is back."""
+    assert failed_for_doctor(cluster, "b3") == set()
+    assert "ok    kernel: " in cluster.lbctl("b3", "doctor")
+    cluster.kill("b3", "server", signal.SIGTERM)
+    try:
+        wait_for(lambda: "service echo" in failed_for_doctor(cluster, "b3"), "the end of the server to be named")
+    finally:
+        cluster.start("b3", "server")
+    wait_for(lambda: not failed_for_doctor(cluster, "b3"), "the server and its health to be back")
+    wait_for(cluster.tables_agree, "equal tables")
 
 
 def counts(cluster: ClusterLab, field: str = "held") -> dict[str, int]:
