@@ -50,7 +50,8 @@ COMMANDS = {
     "bgp": "bgp",  # run | reload
     # a cluster on one machine
     "lab": "lab",  # up | down | exec | inspect
-    # the release
+    # the release, and help with it
+    "support": "support",  # [FILE]
     "version": "version",
 }
 """The module of each command in this folder, whose function has the command's name. It is imported when the command is
