@@ -15,8 +15,8 @@ from agent.address import Network
 from agent.config.bgp import AnnounceConfig
 from agent.config.fields import Port, Section, UnicastAddress, Weight, as_network, fault, within
 
-MAX_BACKENDS: Final = 4096
-"""Of all services together: the entries of the data path's map."""
+MAX_BACKENDS: Final = 4095
+"""Of all services together: the entries of the data path's map, whose first means none."""
 MAX_BACKENDS_OF_SERVICE: Final = 256
 """The entries of a service's choice table."""
 PORTS: Final = 1 << 15

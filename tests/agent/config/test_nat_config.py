@@ -6,7 +6,9 @@ from ipaddress import IPv4Network, IPv6Network
 import pytest
 
 from agent.config.file import parse
+from agent.config.nat import MAX_BACKENDS
 from agent.errors import ConfigError
+from bpf.layout import nat as layout
 
 TEXT = """\
 cluster: 7
@@ -166,6 +168,8 @@ def test_errors(old: str, new: str, message: str) -> None:
 
 
 def test_limits_of_backends() -> None:
+    assert MAX_BACKENDS == layout.BACKENDS - 1, "each has an index of its own, and 0 means none"
+
     def listed(count: int, start: int = 0) -> str:
         return "".join(f"{{address: 10.9.{i >> 8}.{i & 255}, port: 1}}, " for i in range(start, start + count))
 
@@ -173,7 +177,7 @@ def test_limits_of_backends() -> None:
         parse(edited(BACKENDS, f"[{listed(257)}]"), "lb.yml")
     service = "  - {{name: s{0}, vip: 192.0.2.20, protocol: tcp, port: {0}, mode: nat, backends: [{1}]}}\n"
     services = "".join(service.format(i + 1, listed(256)) for i in range(16))
-    with pytest.raises(ConfigError, match=r"services\[16\]\.backends: makes 4098 of all services, more than 4096"):
+    with pytest.raises(ConfigError, match=r"services\[16\]\.backends: makes 4098 of all services, more than 4095"):
         parse(edited("nat: {", f"{services}nat: {{"), "lb.yml")
 
 
