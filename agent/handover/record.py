@@ -133,7 +133,7 @@ def faults(records: Records, slots: int) -> tuple[NDArray[np.bool_], str]:
     checks = {
         "a slot is too high": records["slot"] >= slots,
         "a state is unknown": (records["state"] < _STATES[0]) | (records["state"] > _STATES[1]),
-        "a fingerprint is even": records["fingerprint"] & 1 == 0,
+        "a fingerprint is even": (records["fingerprint"] & 1 == 0) & (records["state"] != SessionState.CLOSED),
         "an age is too high": (records["created_age"] >= MAX_AGE) | (records["stamp_age"] >= MAX_AGE),
         "a session is younger than its last packet": records["stamp_age"] > records["created_age"] + np.uint32(1),
         "a protocol is neither TCP nor UDP": (records["protocol"] != _TCP) & (records["protocol"] != _UDP),

@@ -13,6 +13,7 @@ from support.session_records import record
 from agent.channel.message import MAX_PAYLOAD
 from agent.handover.item import Codec, End, Kind, Pool, Pull, Sessions
 from agent.handover.record import FORM_4, FORM_6
+from bpf.layout.session import SessionState
 
 POOL = Pool(b"10.255.0.0/31", 1 << 16, 4096)
 CODEC = Codec(POOL)
@@ -73,6 +74,14 @@ def test_records_that_no_node_sends_are_refused(values: dict[str, int], problem:
     assert records.tobytes() == record().tobytes()
     assert wrong == 1
     assert problem in why
+
+
+def test_a_closed_session_may_have_the_fingerprint_of_no_flow() -> None:
+    closed = record(fingerprint=2, state=SessionState.CLOSED)
+    item = CODEC.decode(next(CODEC.sessions(closed)))
+    assert isinstance(item, Sessions)
+    records, wrong, _ = CODEC.records(4, item.content)
+    assert (records.tobytes(), wrong) == (closed.tobytes(), 0)
 
 
 def test_items_of_another_pool_are_refused() -> None:
