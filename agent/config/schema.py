@@ -18,6 +18,7 @@ from agent.config.bgp import AnnounceConfig, BgpConfig
 from agent.config.fields import AnyNetwork, Section, Switch, fault, given, within
 from agent.config.instances import shares_a_match
 from agent.config.members import MembersConfig
+from agent.config.metrics import MetricsConfig
 from agent.config.nat import MAX_BACKENDS, NatConfig, Taken, check_pools
 from agent.config.node import NodeConfig
 from agent.config.service import ServiceConfig
@@ -52,6 +53,8 @@ class Config(Section):
     """Who may be a node, and how nodes ask each other."""
     xdp: XdpConfig = XdpConfig()
     """How the data path attaches. Example: `{mode: native}`."""
+    metrics: MetricsConfig = MetricsConfig()
+    """Where Prometheus finds the node's metrics. Example: `{listen: "10.0.0.11:9742"}`."""
     table: TableConfig = TableConfig()
     """What decides which node owns a row: the same on every node."""
     nat: Annotated[NatConfig | None, BeforeValidator(given)] = None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP/1.1 on a unix socket: one request on each connection, then its response, which may be a stream without end.
+"""HTTP/1.1 on a unix socket, or TCP: one request on each connection, then its response, which may be an endless stream.
 
 Owns sockets, tasks and timeouts; the protocol is h11's (RFC 9112), what is answered is server.py's. h11 costs an agent
 0.2 MB and 8 ms; a web framework (aiohttp) costs 10 MB and 0.1 s.
@@ -72,6 +72,10 @@ class HttpServer:
     async def start(self, path: Path) -> None:
         """Listen. Raises OSError."""
         self._server = await asyncio.start_unix_server(self._accept, path)
+
+    async def start_tcp(self, host: str, port: int) -> None:
+        """Listen on TCP instead. Raises OSError."""
+        self._server = await asyncio.start_server(self._accept, host, port)
 
     async def stop(self) -> None:
         """Stop listening, give responses `STOP_TIMEOUT_S` to complete and end the others, endless ones among them."""

@@ -12,10 +12,10 @@ import grp
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agent.control import (
     announce,
@@ -29,8 +29,9 @@ from agent.control import (
     session,
     trace,
 )
-from agent.control.check import checked
+from agent.control.check import Checked, checked
 from agent.control.http_server import HttpServer, Request, Response, Routes, json_response
+from agent.control.metrics_server import serve_metrics
 from agent.control.status import NodeState, status
 from agent.errors import AgentError, LastAnnouncerError
 from agent.file_acl import admit_group
@@ -51,20 +52,9 @@ Reload = Callable[[bool], Awaitable[int]]
 
 def _routes(agent: Agent, reload: Reload) -> Routes:
     """Return all handlers. Each noun gets what it needs of the agent, and no more."""
-    announcing = announce.Announcing(
-        agent.config.vips,
-        agent.operator,
-        agent.announcer.exports,
-        agent.announcer.relay,
-        agent.announcements,
-        agent.pools,
-        agent.path_problems,
-    )
     return {
         ("GET", "/status"): lambda _: json_response(status(_state(agent))),
-        ("GET", "/check"): lambda _: json_response(
-            checked(status(_state(agent)), announce.report(announcing, time.time()), time.time()).to_json()
-        ),
+        ("GET", "/check"): lambda _: json_response(_look(agent)[1].to_json()),
         ("GET", "/explain"): lambda request: json_response(
             explain_nat.explain(
                 _forwarding(agent), _sessions(agent), request.query.get("tuple", ""), time.monotonic_ns()
@@ -75,7 +65,7 @@ def _routes(agent: Agent, reload: Reload) -> Routes:
         ("POST", "/undrain"): lambda request: _set_state(agent.operator, State.UP, request),
         ("POST", "/leave"): lambda request: _set_state(agent.operator, State.LEFT, request),
         ("POST", "/reload"): lambda request: _reload(reload, "force" in request.query),
-        **announce.routes(announcing),
+        **announce.routes(_announcing(agent)),
         **backend.routes(agent.config, agent.operator, agent.shares, agent.nat.backends),
         ("GET", "/connections"): lambda request: connections.connections(
             agent.connections,
@@ -88,6 +78,24 @@ def _routes(agent: Agent, reload: Reload) -> Routes:
         **session.routes(_sessions(agent)),
         **trace.routes(_tracing(agent)),
     }
+
+
+def _announcing(agent: Agent) -> announce.Announcing:
+    return announce.Announcing(
+        agent.config.vips,
+        agent.operator,
+        agent.announcer.exports,
+        agent.announcer.relay,
+        agent.announcements,
+        agent.pools,
+        agent.path_problems,
+    )
+
+
+def _look(agent: Agent) -> tuple[Mapping[str, Any], Checked]:
+    """Return the status and the verdict on it, as of now."""
+    found, now = status(_state(agent)), time.time()
+    return found, checked(found, announce.report(_announcing(agent), now), now)
 
 
 def _state(agent: Agent) -> NodeState:
@@ -162,7 +170,8 @@ async def serve(agent: Agent, reload: Reload) -> AsyncIterator[None]:
     finally:
         os.umask(before)
     try:
-        yield
+        async with serve_metrics(agent.config.metrics, lambda: _look(agent)) as agent.metrics_problem:
+            yield
     finally:
         await server.stop()
         path.unlink(missing_ok=True)

@@ -198,6 +198,7 @@ def _service(state: NodeState, service: ServiceConfig, counters: dict[int, dict[
         "digest": map_writer.digest(service.name) if map_writer else "",
         "mss": state.forwarder.egress_filter.limits.get(key_of(service)) if state.forwarder else None,
         "counters": counters.get(map_writer.slot(service.name), {}) if map_writer else {},
+        "connections": state.held.count(service.key) if state.held else None,
         "when_unhealthy": service.when_unhealthy,
         "instances": state.instances.status(service.name),
         "backends": state.backends.status(service.name) if state.backends and service.mode == "nat" else None,

@@ -109,6 +109,8 @@ class Agent:
         self.generation = 0
         self.refused: str | None = None
         """How often the configuration was reloaded, and why the last reload was refused; lifecycle.py sets both."""
+        self.metrics_problem: str | None = None
+        """Why no metrics are served; the control socket's server sets it."""
         self.answers = AnswerMonitor(config, interface.address, self._netlink, self._wake.set)
         self.vips = OwnVips(self._netlink, config, interface, self.forwarder, saved.vips, self.answers.start)
 

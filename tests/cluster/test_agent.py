@@ -8,6 +8,7 @@ The demo covers the failures (tests/topology/demo); this covers the commands of 
 """
 
 import contextlib
+import http.client
 import json
 import signal
 import time
@@ -21,6 +22,7 @@ from support.cluster_lab import FOUR, ClusterLab, cluster_lab, server_of
 from support.waiting import wait_for
 
 from topology.demo.cluster import VIP
+from topology.lab.netns import inside_net
 
 pytestmark = pytest.mark.lab
 MEMORY_LIMIT_KB = 90 * 1024
@@ -301,6 +303,25 @@ def test_check_is_ok_and_names_a_hung_agent_within_two_seconds(cluster: ClusterL
     finally:
         cluster.kill("b1", "agent", signal.SIGCONT)
     cluster.lbctl("b1", "status", "--wait", "ready", "--timeout", "60s")
+
+
+def test_a_scrape_and_the_status_agree(cluster: ClusterLab) -> None:
+    def get(path: str) -> tuple[int, str]:
+        with inside_net(cluster.lab.nodes["b1"].pid):
+            connection = http.client.HTTPConnection("127.0.0.1", 9742, timeout=10)
+            connection.request("GET", path)
+        response = connection.getresponse()
+        with contextlib.closing(connection):
+            return response.status, response.read().decode()
+
+    before = cluster.service_counters("echo", ["b1"])["b1"]["deliver_owner"]
+    lines = get("/metrics")[1].splitlines()
+    label = 'event="deliver_owner",service="echo",verdict="deliver"'
+    (count,) = [float(line.rpartition(" ")[2]) for line in lines if label in line]
+    assert before <= count <= cluster.service_counters("echo", ["b1"])["b1"]["deliver_owner"]
+    assert 'anylb_bgp_session_up{peer="10.0.0.1"} 1.0' in lines
+    assert sum(line.startswith("anylb_member_up{") and line.endswith(" 1.0") for line in lines) == 4
+    assert get("/health")[0] == 200
 
 
 def test_check_names_a_server_that_is_down_and_warns(cluster: ClusterLab) -> None:

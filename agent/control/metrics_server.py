@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The endpoint for monitoring: `/metrics` for Prometheus and `/health`, over TCP, by default on loopback.
+
+It changes nothing, and serves no addresses of clients. An address that cannot be listened at is a problem line, and the
+agent goes on. Rendering 50 services takes tens of milliseconds, so a thread does it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from importlib.metadata import version
+from typing import Any
+
+from agent.address import endpoint
+from agent.config.metrics import MetricsConfig
+from agent.control.check import Checked
+from agent.control.http_server import HttpServer, Request, Response, json_response
+
+log = logging.getLogger("anylb")
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
+Look = Callable[[], tuple[Mapping[str, Any], Checked]]
+"""Returns the status of the node and the verdict on it, of this moment."""
+
+
+@contextlib.asynccontextmanager
+async def serve_metrics(config: MetricsConfig, look: Look) -> AsyncIterator[str | None]:
+    """Serve for as long as the context lasts; its value is why it is not served, None if it is, or must not be."""
+    where = config.endpoint
+    if where is None:
+        yield None
+        return
+    server = HttpServer(lambda request: _respond(look, request))
+    problem = None
+    try:
+        await server.start_tcp(str(where[0]), where[1])
+    except OSError as error:
+        problem = f"metrics are not served at {endpoint(*where)}: {error.strerror}; change metrics.listen"
+        log.warning("%s", problem)
+    try:
+        yield problem
+    finally:
+        await server.stop()
+
+
+async def _respond(look: Look, request: Request) -> Response:
+    if request.method not in ("GET", "HEAD"):
+        return json_response({"error": f"{request.method} is not served here"}, 405)
+    try:
+        if request.path == "/health":
+            return _health(look()[1])
+        if request.path == "/metrics":
+            return await _metrics(look)
+    except Exception as error:
+        log.exception("%s", request.path)
+        return json_response({"error": f"{request.path} failed in the agent: {error}; see its log"}, 500)
+    return json_response({"error": f"{request.path} is not served here; /metrics and /health are"}, 404)
+
+
+def _health(found: Checked) -> Response:
+    """Return 200, or 503 while something is critical, with the verdict of `lbctl check`."""
+    body = json.dumps(found.to_json()).encode() + b"\n"
+    return Response(503 if found.state == "critical" else 200, body)
+
+
+async def _metrics(look: Look) -> Response:
+    status, found = look()
+    wall = time.time()
+
+    def render() -> bytes:
+        from agent.control import metrics  # 26 ms and 2 MB, which only an agent that is scraped needs
+
+        return metrics.render(status, found, version("anylb"), wall)
+
+    return Response(200, await asyncio.to_thread(render), TEXT)
