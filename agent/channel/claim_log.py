@@ -15,7 +15,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import Final
 
-from agent.channel.claim_set import RECORDS_MAX, ClaimSet, decode, difference, encode
+from agent.channel.claim_set import RECORDS_MAX, ClaimSet, decode, difference, encode, equal
 from agent.channel.message import MAX_PAYLOAD, Message
 
 MAX_LOG_PARTS: Final = 1024
@@ -35,7 +35,7 @@ class NodeClaims:
 
     def equals(self, other: NodeClaims | None) -> bool:
         """Return whether these are the same claims."""
-        return other is not None and self.boot == other.boot and not difference(self.rows, other.rows)
+        return other is not None and self.boot == other.boot and equal(self.rows, other.rows)
 
 
 class ClaimLog:

@@ -17,11 +17,12 @@ The shortest form is used. A difference between two sets is a set as well: the r
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agent.channel.state import ServiceEndpoint
 from agent.table.table import RowNumbers
@@ -34,6 +35,7 @@ ClaimKey = tuple[ServiceEndpoint, int]
 ClaimSet = Mapping[ClaimKey, RowNumbers]
 """The rows of each, ascending; none is empty."""
 
+_ROW_BITS, _NO_ROWS = np.uint64(32), np.zeros(0, np.uint64)
 _RECORD = struct.Struct("!BBHIBI")
 _PROTOCOLS = {"tcp": 6, "udp": 17}
 _PROTOCOL_NAMES = {number: name for name, number in _PROTOCOLS.items()}
@@ -60,14 +62,30 @@ def decode(data: bytes) -> dict[ClaimKey, RowNumbers]:
 
 def difference(one: ClaimSet, other: ClaimSet) -> dict[ClaimKey, RowNumbers]:
     """Return the rows that are in one of both sets; a set and the difference to another one give the other one."""
-    found: dict[ClaimKey, RowNumbers] = {}
-    for key in one.keys() | other.keys():
-        rows, others = one.get(key), other.get(key)
-        if rows is None or others is None:
-            found[key] = other[key] if rows is None else rows
-        elif rows is not others and len(changed := np.setxor1d(rows, others, assume_unique=True)):
-            found[key] = changed
-    return found
+    found = {key: one[key] for key in one.keys() - other.keys()} | {
+        key: other[key] for key in other.keys() - one.keys()
+    }
+    both = [key for key, rows in one.items() if key in other and rows is not other[key]]
+    # One step for all services: it takes as long as for a single one.
+    before, after = (_numbered([claims[key] for key in both]) for claims in (one, other))
+    changed = np.setxor1d(before, after, assume_unique=True)
+    ends = np.searchsorted(changed, np.arange(len(both) + 1, dtype=np.uint64) << _ROW_BITS)
+    rows = changed.astype(np.uint32)
+    parts = {key: rows[ends[i] : ends[i + 1]].copy() for i, key in enumerate(both) if ends[i] < ends[i + 1]}
+    return found | parts
+
+
+def equal(one: ClaimSet, other: ClaimSet) -> bool:
+    """Return whether two sets are equal."""
+    same = (rows is other[key] or np.array_equal(rows, other[key]) for key, rows in one.items())
+    return one.keys() == other.keys() and all(same)
+
+
+def _numbered(lists: Sequence[RowNumbers]) -> NDArray[np.uint64]:
+    """Return the rows of all lists, each with the number of its list in front."""
+    numbers = np.repeat(np.arange(len(lists), dtype=np.uint64) << _ROW_BITS, list(map(len, lists)))
+    numbered: NDArray[np.uint64] = numbers | np.concatenate([_NO_ROWS, *lists])
+    return numbered
 
 
 def _record(service: ServiceEndpoint, epoch: int, rows: RowNumbers) -> bytes:

@@ -91,7 +91,8 @@ def claims_lines(claims: dict[str, Any] | None) -> Iterator[str]:
     """Yield which rows have places for nodes that hold connections there, if any."""
     if claims is not None and (claims["given"] or claims["taken"]):
         taken = claims["taken"].values()
-        yield f"claims: {claims['given']} rows by this node, {sum(taken)} by {len(taken)} others"
+        full = "".join(f"; {rows} rows of {service} are full" for service, rows in claims["full"].items())
+        yield f"claims: {claims['given']} rows by this node, {sum(taken)} by {len(taken)} others{full}"
     for service, rows in (claims or {}).get("nearly_full", {}).items():
         yield paint(
             "yellow",

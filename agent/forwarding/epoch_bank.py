@@ -20,7 +20,7 @@ from types import MappingProxyType
 import numpy as np
 
 from agent.forwarding.grace import Grace
-from agent.forwarding.row_array import RowArray, claims_in, differing, rows_of
+from agent.forwarding.row_array import RowArray, ServiceRows, chains_of, claims_in, rows_of
 from agent.model import Candidate
 from agent.table import algorithm
 from agent.table.claims import Claimants, Claims, claimants
@@ -37,8 +37,19 @@ RANKINGS_KEPT = 16
 NO_CLAIMS: Mapping[str, Mapping[int, Claims]] = MappingProxyType({})
 
 Members = tuple[Candidate, ...]
-TableKey = tuple[int, int, int, str, Members]
-"""All inputs of a table: version, rows, chain, the service's hash, its members."""
+TableKey = tuple[int, int, int, str, int]
+"""All inputs of a table: version, rows, chain, the service's hash, the id of its members."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _SharedTable:
+    """A table, and its rows for the kernel without claimants: services with the same members share them."""
+
+    members: Members
+    table: Table
+    indexes: Sequence[int]
+    """The members' in the node table."""
+    chains: RowArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,7 +57,7 @@ class _Rows:
     """The rows of services in one bank, as they are in the kernel. Services whose rows were equal from the start have
     the same object here: what is computed and written for one of them serves all."""
 
-    rows: RowArray | None
+    rows: ServiceRows | None
     grace: Grace
     members: Members | None = None
     claims: Claims | None = None
@@ -85,8 +96,8 @@ class EpochBanks:
         for bank in range(BANKS):
             if self._epoch_in[bank] is not None:
                 self._rows[bank] |= self._read(kept, bank)
-        self._shared: dict[TableKey, Table] = {}
-        self.before_swap: Callable[[str, int, RowArray], None] = lambda name, epoch, rows: None
+        self._shared: dict[TableKey, _SharedTable] = {}
+        self.before_swap: Callable[[str, int, ServiceRows], None] = lambda name, epoch, rows: None
         """Gets the name, the epoch and the rows of a table that is written next."""
         self.chains_revision = 0
         """Grows when rows change, but not if only their claimants do."""
@@ -106,12 +117,12 @@ class EpochBanks:
             if rows is None or until is None:
                 continue
             for known in distinct:
-                same_rows = known.rows is not None and np.array_equal(known.rows, rows)
+                same_rows = known.rows is not None and np.array_equal(known.rows.of_table, rows)
                 if same_rows and np.array_equal(known.grace.until, until):
                     found[name] = known
                     break
             else:
-                found[name] = _Rows(rows, Grace.of(until))
+                found[name] = _Rows(ServiceRows(rows, len(rows)), Grace.of(until))
                 distinct.append(found[name])
         return found
 
@@ -124,14 +135,15 @@ class EpochBanks:
         """Return the digest of the owners of the rows that new flows of a service use; empty before the first."""
         return self._first()[service].digest
 
-    def rows(self, service: str, epoch: int) -> RowArray | None:
-        """Return the rows as they are in the kernel: node indexes, shape (rows, CHAIN); None if there are none."""
+    def rows(self, service: str, epoch: int) -> ServiceRows | None:
+        """Return the rows as they are in the kernel; None if there are none. Those that are the same object have not
+        changed."""
         return self._rows[self._epoch_in.index(epoch)][service].rows if epoch in self._epoch_in else None
 
     def row(self, service: str, epoch: int, row: int) -> list[int]:
         """Return the node indexes of one row as they are in the kernel, owner first; empty if there is none."""
         rows = self.rows(service, epoch)
-        return [] if rows is None else [index for index in rows[row].tolist() if index]
+        return [] if rows is None else [index for index in rows.array()[row].tolist() if index]
 
     def claims(self, service: str) -> dict[int, dict[int, RowNumbers]]:
         """Return the claims that the kernel's rows of a service contain, by epoch and node index."""
@@ -140,13 +152,13 @@ class EpochBanks:
             rows = self._rows[bank][service].rows
             if number is not None and rows is not None:
                 epoch = self._epochs[number]
-                found[number] = claims_in(rows, epoch.chain, epoch.rows)
+                found[number] = claims_in(rows.array(), epoch.chain, epoch.rows)
         return found
 
     def chains(self, service: str, epoch: int) -> RowArray | None:
         """Return the chains of a service's rows in an epoch, without claimants; None if there are none."""
         rows = self.rows(service, epoch)
-        return None if rows is None else rows[: self._epochs[epoch].rows, : self._epochs[epoch].chain]
+        return None if rows is None else rows.of_table[: self._epochs[epoch].rows, : self._epochs[epoch].chain]
 
     def full_rows(self, service: str) -> int:
         """Return how many rows that new flows of a service use have no place for another claimant."""
@@ -176,7 +188,7 @@ class EpochBanks:
         """
         use = epoch_switch.use
         used = {id(members) for members in candidates.values()}
-        self._shared = {key: table for key, table in self._shared.items() if id(key[-1]) in used}
+        self._shared = {key: one for key, one in self._shared.items() if id(one.members) in used}
         # While the use changes, or is about to, all rows are in grace.
         switching = use != self.use if self.use is not None else False
         switching |= epoch_switch.next is not None and not self._armed
@@ -256,16 +268,16 @@ class EpochBanks:
             if len(same) > 1 or new.grace is not current.grace:
                 slots = tuple(self._slots[name] for name in names)
                 only_grace = len(same) == 1 and new.rows is current.rows
-                swaps.append(Swap(slots, new.grace.until, None if only_grace else new.rows, bank))
+                swaps.append(_swap(slots, new, bank, only_grace))
             changed |= dict.fromkeys(names, new)
         for name, new in changed.items():
-            if new.rows is not None and new.rows is not rows[name].rows:
+            if new.rows is not None and new.rows is not rows[name].rows and new.grace is not rows[name].grace:
                 self.before_swap(name, self._epoch_in[bank] or 0, new.rows)
         if swaps:
             await asyncio.to_thread(self._maps.tables.swap_all, swaps)
         self._rows[bank] = rows | changed
         pairs = [(rows[name], new) for name, new in changed.items()]
-        self.chains_revision += any(old.rows is not new.rows and old.members != new.members for old, new in pairs)
+        self.chains_revision += any(old.grace is not new.grace and old.members != new.members for old, new in pairs)
 
     def _next(
         self,
@@ -282,34 +294,51 @@ class EpochBanks:
         everywhere = np.ones(self._maps.row_count, np.bool_)
         if members == current.members and claims is current.claims:
             return replace(current, grace=current.grace.after(everywhere, now)) if switching else current
-        key = self._kind(self._epochs[self._epoch_in[bank] or 0], kind, members)
-        table = self._shared.get(key)
-        if table is None:
-            table = self._shared[key] = _with_few_rankings(self._build(key, current.table), self._shared.values())
-        claimed = claimants(table, members, claims or {}, before=current.claimants) if claims or table.lost else None
-        rows = rows_of(table, claimed, [indexes[address] for address in table.members], self._maps.row_count)
-        changed = everywhere if current.rows is None or switching else differing(rows, current.rows)
-        grace = current.grace
-        if changed.any():
-            grace = grace.after(changed, now)
-        else:
+        shared = self._shared_table(bank, current, kind, members, indexes)
+        table, before = shared.table, current.claimants
+        claimed = claimants(table, members, claims or {}, before=before) if claims or table.lost else None
+        rows = rows_of(table, claimed, shared.indexes, self._maps.row_count, shared.chains)
+        changed = everywhere if current.rows is None or switching else rows.differs_from(current.rows)
+        grace = current.grace.after(changed, now) if changed.any() else current.grace
+        if not changed.any() and current.members is not None:
             assert current.rows is not None
             rows = current.rows
         kept = table if table.ranking is not None else None
         full, nearly_full = (claimed.full, claimed.nearly_full) if claimed else (0, 0)
-        return _Rows(rows, grace, members, claims, claimed, full, nearly_full, table.owners_digest, kept)
+        digest = current.digest if members == current.members else table.owners_digest
+        return _Rows(rows, grace, members, claims, claimed, full, nearly_full, digest, kept)
+
+    def _shared_table(
+        self, bank: int, current: _Rows, kind: str, members: Members, indexes: Mapping[IPv4Address, int]
+    ) -> _SharedTable:
+        key = self._kind(self._epochs[self._epoch_in[bank] or 0], kind, members)
+        known = self._shared.get(key)
+        if known is None:
+            tables = (one.table for one in self._shared.values())
+            table = _with_few_rankings(self._build(key, members, current.table), tables)
+        else:
+            table = known.table
+        numbers = [indexes[address] for address in table.members]
+        if known is None or known.indexes != numbers:
+            known = self._shared[key] = _SharedTable(members, table, numbers, chains_of(table, numbers))
+        return known
 
     @staticmethod
     def _kind(epoch: Epoch, kind: str, members: Members) -> TableKey:
-        return epoch.version, epoch.rows, epoch.chain, kind, members
+        return epoch.version, epoch.rows, epoch.chain, kind, id(members)
 
-    def _build(self, wanted: TableKey, before: Table | None) -> Table:
-        version, rows, chain, kind, members = wanted
+    def _build(self, wanted: TableKey, members: Members, before: Table | None) -> Table:
+        version, rows, chain, kind, _ = wanted
         # Services differ in their members' states more often than in their members: one ranking serves them all.
         weights = {c.address.packed: c.weight for c in members}
-        alike = (table for known, table in self._shared.items() if known[:3] == wanted[:3])
+        alike = (one.table for known, one in self._shared.items() if known[:3] == wanted[:3])
         same = (table for table in alike if table.ranking is not None and table.ranking.ranks(weights))
         return algorithm.build(version, kind, members, rows, chain, next(same, before))
+
+
+def _swap(slots: tuple[int, ...], new: _Rows, bank: int, only_grace: bool) -> Swap:
+    grace = new.grace
+    return Swap(slots, lambda: grace.until, None if only_grace or new.rows is None else new.rows.array, bank)
 
 
 def _with_few_rankings(table: Table, others: Iterable[Table]) -> Table:

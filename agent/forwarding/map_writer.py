@@ -19,7 +19,7 @@ from agent.config.service import AFFINITIES, ServiceConfig
 from agent.forwarding.epoch_bank import NO_CLAIMS, EpochBanks
 from agent.forwarding.narrow_path import least_mtus
 from agent.forwarding.node_table import NodeTable
-from agent.forwarding.row_array import RowArray
+from agent.forwarding.row_array import ServiceRows
 from agent.model import NAT_TABLE, Candidate
 from agent.table.claims import Claims, claims_of
 from agent.table.epoch import Epoch, EpochSwitch, EpochUse
@@ -66,7 +66,7 @@ class MapWriter:
         self.before_nat_rows: Callable[[NDArray[np.uint32]], None] = lambda chains: None
         """Gets the chains of the table of sessions that is written next, at the first time those that an earlier agent
         wrote if they stay: by row, the numbers of the nodes' addresses, owner first, 0 after the last."""
-        self._nat_rows: RowArray | None = None
+        self._nat_rows: ServiceRows | None = None
         """Those that it got last."""
         self._epochs = {epoch.number: epoch for epoch in epochs}
         maps.vlans.write(config.node.vlans)
@@ -148,7 +148,7 @@ class MapWriter:
         of_service = self._epoch_banks.rows(self._tables[service], epoch)
         if of_service is None:
             return np.full(len(rows), CHAIN)
-        named = of_service[rows] == self.nodes.indexes[self._own]
+        named = of_service.array()[rows] == self.nodes.indexes[self._own]
         return np.where(named.any(axis=1), named.argmax(axis=1), CHAIN)
 
     @property
@@ -172,21 +172,22 @@ class MapWriter:
         chains, own = self._epoch_banks.chains(service, epoch), self.nodes.indexes.get(self._own)
         return None if chains is None or own is None else claims_of(held, chains, own)
 
-    def _before_swap(self, table: str, epoch: int, rows: RowArray) -> None:
+    def _before_swap(self, table: str, epoch: int, rows: ServiceRows) -> None:
         use = self._epoch_banks.use
         if table == NAT_TABLE and (use is None or epoch == use.first):
             self._show_nat_rows(self._epochs[epoch], rows)
 
-    def _show_nat_rows(self, epoch: Epoch, rows: RowArray) -> None:
+    def _show_nat_rows(self, epoch: Epoch, rows: ServiceRows) -> None:
         """Call `before_nat_rows`, unless it has got these rows."""
         if rows is self._nat_rows:
             return
         self._nat_rows = rows
-        numbers = np.zeros(int(rows.max()) + 1, np.uint32)
+        chains = rows.array()[:NAT_ROWS, : epoch.chain]
+        numbers = np.zeros(int(chains.max()) + 1, np.uint32)
         for address, index in self.nodes.indexes.items():
             if index < len(numbers):
                 numbers[index] = int(address)
-        self.before_nat_rows(numbers[rows[:NAT_ROWS, : epoch.chain]])
+        self.before_nat_rows(numbers[chains])
 
     def full_rows(self) -> dict[str, int]:
         """Return how many rows of each service have no place for another claimant; services without one are absent."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,17 +16,54 @@ from bpf.layout.limits import CHAIN
 RowArray = NDArray[np.uint16]
 
 
-def rows_of(table: Table, claimants: Claimants | None, indexes: Sequence[int], count: int) -> RowArray:
-    """Return the kernel's rows of a table, each with its claimants after its chain. `indexes` are the members'.
+@dataclass(frozen=True, slots=True, eq=False)
+class ServiceRows:
+    """The rows of a service, made when they are needed: services with different claims share the table's rows, which
+    are a megabyte."""
 
-    A table with fewer rows is repeated: the low bits of a flow's hash are its row in both.
-    """
+    of_table: RowArray
+    """The rows without claimants, shape (rows of the table, CHAIN)."""
+    count: int
+    """The kernel's number of rows. A table with fewer is repeated: the low bits of a hash are its row in both."""
+    claimed: RowNumbers = field(default_factory=lambda: np.zeros(0, np.uint32))
+    places: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    """The place of each claimant in its row."""
+    nodes: NDArray[np.uint16] = field(default_factory=lambda: np.zeros(0, np.uint16))
+    """Its index."""
+
+    def array(self) -> RowArray:
+        """Return all rows, shape (count, CHAIN); it must not be written to."""
+        rows = self.of_table
+        if len(self.claimed):
+            rows = rows.copy()
+            rows[self.claimed, self.places] = self.nodes
+        return np.tile(rows, (self.count // len(rows), 1)) if len(rows) < self.count else rows
+
+    def differs_from(self, before: ServiceRows) -> NDArray[np.bool_]:
+        """Return which rows differ."""
+        return differing(self.array(), before.array())
+
+
+def chains_of(table: Table, indexes: Sequence[int]) -> RowArray:
+    """Return the rows of a table as the kernel has them, without claimants. `indexes` are the members'."""
     of_place = np.array([*indexes, 0], np.uint16)  # place -1 is the last entry: no node
     rows = np.zeros((len(table.places), CHAIN), np.uint16)
     rows[:, : table.places.shape[1]] = of_place[table.places]
-    if claimants is not None and len(claimants.rows):
-        rows[claimants.rows, table.width : table.width + claimants.places.shape[1]] = of_place[claimants.places]
-    return np.tile(rows, (count // len(rows), 1)) if len(rows) < count else rows
+    return rows
+
+
+def rows_of(
+    table: Table, claimants: Claimants | None, indexes: Sequence[int], count: int, of_table: RowArray | None = None
+) -> ServiceRows:
+    """Return the kernel's rows of a table, each with its claimants after its chain. `indexes` are the members',
+    `of_table` the result of `chains_of` if there is one already."""
+    of_table = chains_of(table, indexes) if of_table is None else of_table
+    if claimants is None:
+        return ServiceRows(of_table, count)
+    claimed, nth, members = claimants.placed()
+    return ServiceRows(
+        of_table, count, claimed, (nth + table.width).astype(np.uint8), np.array(indexes, np.uint16)[members]
+    )
 
 
 def differing(rows: RowArray, before: RowArray) -> NDArray[np.bool_]:

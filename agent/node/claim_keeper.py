@@ -23,6 +23,7 @@ from agent.channel.claim_set import ClaimKey, ClaimSet
 from agent.channel.state import ServiceEndpoint
 from agent.config.schema import Config
 from agent.connections.monitor import ConnectionMonitor, Held
+from agent.membership.obstacle import bounded
 from agent.node.forwarder import Forwarder
 from agent.node.membership import Membership
 from agent.table.claims import NO_ROWS, PLACES, Claims, OwnClaims
@@ -110,12 +111,15 @@ class ClaimKeeper:
         return {name: rows for name, rows in self._map_writer.nearly_full_rows().items() if rows > FEW_ROWS}
 
     def problems(self) -> tuple[str, ...]:
-        """Return why connections may be lost, one line each, with the next step."""
-        full = tuple(
-            f"{count} rows of {name} name {PLACES} nodes that may have connections there, and have no place for "
-            "another: if nodes join now, some connections are reset; wait until older ones have ended and these rows "
-            "are fewer (`lbctl connections` shows how many a node holds, and since when)"
-            for name, count in self.full_rows.items()
+        """Return why connections may be lost, one line each, with the next step. The numbers of rows are not in them:
+        they change all the time."""
+        full = bounded(
+            [
+                f"rows of {name} name {PLACES} nodes that may have connections there, and have no place for another: "
+                "if nodes join now, some connections are reset; wait until older ones have ended and these rows are "
+                "fewer (`lbctl connections` shows how many a node holds, and since when)"
+                for name in sorted(self.full_rows)
+            ]
         )
         return (*full, *([self._problem] if self._problem else ()))
 

@@ -13,8 +13,8 @@ node knows the claims of all, and appends a row's claimants to its chain.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import Any, Final
 
@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.model import Candidate
-from agent.table.cost import hashes, mix, rank_keys, row_factors, seed
-from agent.table.table import Places, RowNumbers, Table
+from agent.table.cost import MEMBER_BITS, Keys, hashes, mix, rank_keys, row_factors, seed
+from agent.table.table import RowNumbers, Table
 
 PLACES: Final = 7
 """Of a row with its claimants: the walk may not reach the last of 8."""
@@ -43,35 +43,99 @@ Claims = Mapping[IPv4Address, RowNumbers]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Claimants:
-    """The claimants of the rows that have some."""
+    """The claims that count, those of members that the row's chain does not name: equally long arrays."""
 
     rows: RowNumbers
-    """Each once, in no order."""
-    places: Places
-    """By row, `places[i]` are indexes into the table's members, in their order, -1 after the last."""
-    counts: NDArray[np.int64]
-    """By row, how many nodes claim it."""
+    """Of each claim; those of a row are together, in the order of their places."""
+    members: NDArray[np.int16]
+    """Who claims, as an index into the table's members."""
+    nth: NDArray[np.int16]
+    """The claim's place among those of its row, from 0."""
+    room: int
+    """How many claimants have a place in a row."""
     full: int
     """The number of rows that have no place for another claimant; none if there are no more members than places."""
     nearly_full: int
     """The number of those that have one."""
     overfull: int
     """The number of rows that have more claimants than places."""
-    source: tuple[Table, Claims, int] | None = None
-    """The table, the claims and the places that they were made from; None if not all claims were ranked."""
+    source: _Source | None = None
+    """What they were made from; None if not all claims were ranked."""
 
-    def changed(self, table: Table, claims: Claims, places: int) -> NDArray[np.bool_] | None:
-        """Return which rows may have other claimants with these claims, of which equal objects are the same; None if
-        any row may."""
-        if self.source is None or self.source[0] is not table or self.source[2] != places:
-            return None
-        before, found = self.source[1], np.zeros(len(table.places), np.bool_)
-        for address in claims.keys() | before.keys():
-            one, other = claims.get(address, NO_ROWS), before.get(address, NO_ROWS)
-            if one is not other:
-                for rows in (one, other):
-                    found[rows[rows < len(found)]] = True
-        return found
+    def placed(self) -> tuple[RowNumbers, NDArray[np.int16], NDArray[np.int16]]:
+        """Return the claims that have a place: their rows, their places after the chain, from 0, and the members."""
+        fits = self.nth < self.room
+        return self.rows[fits], self.nth[fits], self.members[fits]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Source:
+    """The claims that claimants are made from, and what ranking needs of the table's members."""
+
+    table: Table
+    claims: Claims
+    total: int
+    """How many rows all members claim together."""
+    numbers: Mapping[IPv4Address, int]
+    seeds: Keys
+    weights: Keys
+
+    @staticmethod
+    def of(table: Table, candidates: Sequence[Candidate], claims: Claims) -> _Source:
+        weights = {c.address: c.weight for c in candidates}
+        nominal = np.array([weights[one] for one in table.members], np.uint64)
+        seeds = np.array([seed(one.packed) for one in table.members], np.uint64)
+        source = _Source(table, claims, 0, {one: i for i, one in enumerate(table.members)}, seeds, nominal)
+        return replace(source, total=sum(len(source.rows_of(one)) for one in source.numbers))
+
+    def after(self, claims: Claims) -> tuple[_Source, list[IPv4Address]]:
+        """Return the source with other claims, and the members whose claims are not the same objects any more."""
+        before = self.claims
+        if [*claims] == [*before]:  # as nearly always; no hash of an address is needed
+            others = [
+                one for one, now, then in zip(claims, claims.values(), before.values(), strict=True) if now is not then
+            ]
+        else:
+            others = [one for one in claims.keys() | before.keys() if claims.get(one) is not before.get(one)]
+        members = [one for one in others if one in self.numbers]
+        source = replace(self, claims=claims)
+        more = sum(len(source.rows_of(one)) - len(self.rows_of(one)) for one in members)
+        return replace(source, total=self.total + more), members
+
+    @property
+    def halvings(self) -> int:
+        """How often the rows that each member claims are halved before they are ranked."""
+        return (self.total // (RANKED_PER_ROW * len(self.table.places))).bit_length()
+
+    def rows_of(self, member: IPv4Address) -> RowNumbers:
+        """Return the rows that a member claims; a lost one those in which it would have a place, too."""
+        claimed, lost = self.claims.get(member, NO_ROWS), self.table.lost.get(member)
+        return claimed if lost is None else np.union1d(claimed, lost)
+
+    def claimed_by(self, members: Iterable[IPv4Address]) -> tuple[RowNumbers, NDArray[np.int16]]:
+        """Return the rows that these members claim, and which member each: all, or those that are to be ranked."""
+        rows, halvings = len(self.table.places), self.halvings
+        lists = [(self.numbers[one], found) for one in members if len(found := self.rows_of(one))]
+        row = np.concatenate([NO_ROWS, *(found for _, found in lists)]).astype(np.uint32)
+        member = np.repeat(np.array([number for number, _ in lists], np.int16), [len(found) for _, found in lists])
+        chosen = row < rows  # a damaged or foreign list
+        row, member = row[chosen], member[chosen]
+        if halvings:
+            high = self.hashed(row, member) >= np.uint64((1 << 32) - (1 << 32 >> halvings))
+            row, member = row[high], member[high]
+        return row, member
+
+    def hashed(self, row: RowNumbers, member: NDArray[np.int16]) -> Keys:
+        """Return the hash of each of these members in its row."""
+        return hashes(mix(row_factors(len(self.table.places))[row] ^ self.seeds[member]))
+
+    def ranked(self, row: RowNumbers, member: NDArray[np.int16]) -> tuple[RowNumbers, NDArray[np.int16]]:
+        """Return these claims without those of members that the chain names, by row and then by nominal rank."""
+        counts = ~(self.table.places[row] == member[:, None]).any(axis=1)
+        row, member = row[counts], member[counts]
+        keys = rank_keys(self.hashed(row, member), self.weights[member], member.astype(np.uint64))
+        order = np.lexsort((keys, row))
+        return row[order], member[order]
 
 
 class OwnClaims:
@@ -127,65 +191,47 @@ def claimants(
 
     `candidates` are those that the table was built from; claims of other nodes do not count. Lost members claim the
     rows in which they would have a place. If the claimants `before` are of the same table, only rows whose claims have
-    changed since are ranked.
+    changed since are ranked: claims that are the same object have not.
     """
-    rows, room = len(table.places), max(0, places - table.width)
-    row, member, all_are_ranked = _claimed(table, claims)
-    changed = before.changed(table, claims, places) if before is not None and all_are_ranked else None
-    if changed is not None:
-        chosen = changed[row]
-        row, member = row[chosen], member[chosen]
-    counts = ~(table.places[row] == member[:, None]).any(axis=1)
-    row, member = row[counts], member[counts]
-    weights = {c.address: c.weight for c in candidates}
-    seeds = np.array([seed(one.packed) for one in table.members], np.uint64)
-    nominal = np.array([weights[one] for one in table.members], np.uint64)
-    hashed = hashes(mix(row_factors(rows)[row] ^ seeds[member]))
-    order = np.lexsort((rank_keys(hashed, nominal[member], member.astype(np.uint64)), row))
-    row, member = row[order], member[order]
-    distinct, start, many = np.unique(row, return_index=True, return_counts=True)
-    nth = np.arange(len(row)) - np.repeat(start, many)
-    found = np.full((len(distinct), room), -1, np.int16)
-    fits = nth < room
-    found[np.repeat(np.arange(len(distinct)), many)[fits], nth[fits]] = member[fits]
-    if changed is not None and before is not None:
-        same = ~changed[before.rows]
-        distinct = np.concatenate([before.rows[same], distinct])
-        found = np.concatenate([before.places[same], found])
-        many = np.concatenate([before.counts[same], many])
-    full = nearly_full = 0
+    if before is not None and before.source is not None and before.source.table is table:
+        source, changed = before.source.after(claims)
+        if not source.halvings:
+            return _arranged(source, *_ranked_again(before, before.source, source, changed), places)
+    source = _Source.of(table, candidates, claims)
+    return _arranged(source, *source.ranked(*source.claimed_by(table.members)), places)
+
+
+def _ranked_again(
+    before: Claimants, known: _Source, source: _Source, changed: Sequence[IPv4Address]
+) -> tuple[RowNumbers, NDArray[np.int16]]:
+    """Return the claims that count, made from those before, from which the claims of some members differ."""
+    one, other = known.claimed_by(changed), source.claimed_by(changed)
+    moved = np.setxor1d(_codes(*one), _codes(*other), assume_unique=True) >> np.uint64(MEMBER_BITS)
+    touched, was_changed = np.zeros(len(source.table.places), np.bool_), np.zeros(len(source.numbers), np.bool_)
+    touched[moved] = True
+    was_changed[[source.numbers[address] for address in changed]] = True
+    again = touched[before.rows]
+    stay, new = again & ~was_changed[before.members], touched[other[0]]
+    row, member = source.ranked(
+        np.concatenate([before.rows[stay], other[0][new]]), np.concatenate([before.members[stay], other[1][new]])
+    )
+    return np.concatenate([before.rows[~again], row]), np.concatenate([before.members[~again], member])
+
+
+def _codes(row: RowNumbers, member: NDArray[np.int16]) -> Keys:
+    """Return one number for each claim."""
+    codes: Keys = row.astype(np.uint64) << np.uint64(MEMBER_BITS) | member.astype(np.uint64)
+    return codes
+
+
+def _arranged(source: _Source, rows: RowNumbers, members: NDArray[np.int16], places: int) -> Claimants:
+    """Return the claimants from the claims that count, those of a row together and in their order."""
+    starts = np.flatnonzero(np.concatenate([rows[:1] == rows[:1], rows[1:] != rows[:-1]]))
+    many = np.diff(starts, append=len(rows))
+    nth = (np.arange(len(rows)) - np.repeat(starts, many)).astype(np.int16)
+    table = source.table
+    room, full, nearly_full = max(0, places - table.width), 0, 0
     if len(table.members) > places:
         full, nearly_full = int((many >= room).sum()), int((many == room - 1).sum())
-    source = (table, claims, places) if all_are_ranked else None
-    return Claimants(distinct, found, many, full, nearly_full, int((many > room).sum()), source)
-
-
-def _claimed(table: Table, claims: Claims) -> tuple[RowNumbers, NDArray[np.int16], bool]:
-    """Return rows and the members that claim them (indexes into the table's), and whether these are all claims."""
-    if table.lost:
-        claims = {one: _union(claims.get(one), table.lost.get(one)) for one in {*claims, *table.lost}}
-    rows = len(table.places)
-    numbers = [i for i, member in enumerate(table.members) if len(claims.get(member, ()))]
-    lists = [claims[table.members[i]] for i in numbers]
-    halvings = (sum(map(len, lists)) // (RANKED_PER_ROW * rows)).bit_length()
-    if halvings:
-        lists = [
-            _with_high_hashes(one, table.members[i], rows, halvings) for i, one in zip(numbers, lists, strict=True)
-        ]
-    row = np.concatenate([*lists, NO_ROWS]).astype(np.uint32)
-    member = np.repeat(np.array(numbers, np.int16), [len(one) for one in lists])
-    exist = row < rows  # a damaged or foreign list
-    return row[exist], member[exist], not halvings
-
-
-def _union(one: RowNumbers | None, other: RowNumbers | None) -> RowNumbers:
-    given = [rows for rows in (one, other) if rows is not None]
-    return given[0] if len(given) == 1 else np.union1d(*given)
-
-
-def _with_high_hashes(claimed: RowNumbers, member: IPv4Address, rows: int, halvings: int) -> RowNumbers:
-    """Return the rows in which a member's hash is high: of each `2 ** halvings` about one."""
-    claimed = claimed[claimed < rows]
-    hashed = hashes(mix(row_factors(rows)[claimed] ^ np.uint64(seed(member.packed))))
-    kept: RowNumbers = claimed[hashed >= np.uint64((1 << 32) - (1 << 32 >> halvings))]
-    return kept
+    overfull = int((many > room).sum())
+    return Claimants(rows, members, nth, room, full, nearly_full, overfull, None if source.halvings else source)

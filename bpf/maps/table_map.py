@@ -8,7 +8,7 @@ import contextlib
 import mmap
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -40,12 +40,13 @@ def batch_waits_once() -> bool:
 class Swap:
     """New contents of the tables of some services in one bank: services with equal tables share one map.
 
-    `rows` None: only the deadlines change.
+    The contents are made when they are written: those of many services are not in memory at the same time. `rows`
+    None: only the deadlines change.
     """
 
     slots: tuple[int, ...]
-    grace_until_ns: Deadlines
-    rows: Rows | None = None
+    grace_until_ns: Callable[[], Deadlines]
+    rows: Callable[[], Rows] | None = None
     bank: int = 0
 
     def indexes(self) -> list[int]:
@@ -63,7 +64,7 @@ class TableMap:
 
     def swap(self, slot: int, rows: Rows, grace_until_ns: Deadlines, bank: int = 0) -> None:
         """Replace one service's table in a bank, as `swap_all` does."""
-        self.swap_all([Swap((slot,), grace_until_ns, rows, bank)])
+        self.swap_all([Swap((slot,), lambda: grace_until_ns, lambda: rows, bank)])
 
     def swap_all(self, swaps: Iterable[Swap]) -> None:
         """Replace tables, each with all of its rows at once, and all of them in one wait for readers of the old ones.
@@ -116,14 +117,17 @@ class _OuterMap:
         return self._outer.lookup(pack_index(index)) is not None
 
     @contextlib.contextmanager
-    def filled(self, contents: Iterable[tuple[Sequence[int], npt.NDArray[Any]]]) -> Iterator[list[tuple[int, int]]]:
+    def filled(
+        self, contents: Iterable[tuple[Sequence[int], Callable[[], npt.NDArray[Any]]]]
+    ) -> Iterator[list[tuple[int, int]]]:
         """Make an inner map for each of `contents`; yield (index, fd) for all of its indexes."""
         inner = self._outer.spec.inner
         assert inner
         made: list[int] = []
         entries: list[tuple[int, int]] = []
         try:
-            for indexes, values in contents:
+            for indexes, make in contents:
+                values = make()
                 if values.shape != self._shape or values.dtype != self._dtype:
                     given, wanted = f"{values.dtype}{values.shape}", f"{self._dtype}{self._shape}"
                     raise ValueError(f"{self._outer.spec.name}: {given} given, {wanted} wanted")
@@ -179,4 +183,4 @@ def _index(slot: int, bank: int) -> int:
 def _write(fd: int, values: npt.NDArray[Any]) -> None:
     """Fill an array map through its memory: 65,536 rows in 1 ms, a quarter of a batch update."""
     with mmap.mmap(fd, values.nbytes) as memory:
-        memory.write(np.ascontiguousarray(values).tobytes())
+        memory.write(np.ascontiguousarray(values).data)

@@ -291,7 +291,8 @@ class ClaimModel:
         if node.claims or table.lost:
             claims = {one: rows for one, (_, rows) in node.claims.items()}
             found = claimants(table, known, claims)
-            chains[found.rows, CHAIN : CHAIN + found.places.shape[1]] = numbers[found.places]
+            rows, nth, members = found.placed()
+            chains[rows, CHAIN + nth] = numbers[members]
             self.full = max(self.full, found.overfull)
         return chains
 

@@ -70,6 +70,7 @@ def test_status_shows_claims_if_there_are_some(printed: Any) -> None:
     assert printed(claims=none) == printed(claims=None)
     taken = {"10.0.0.12": 5, "10.0.0.13": 40}
     assert printed(claims=none | {"given": 7, "taken": taken})[-1] == "claims: 7 rows by this node, 45 by 2 others"
+    assert printed(claims=none | {"given": 7, "full": {"web": 9}})[-1].endswith("by 0 others; 9 rows of web are full")
     line = printed(claims=none | {"given": 7, "taken": taken, "nearly_full": {"web": 20}})[-1]
     assert line.startswith("20 rows of web have one place left")
 

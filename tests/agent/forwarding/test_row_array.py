@@ -1,22 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernel's rows of a table, with claimants and without."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address
 
 import numpy as np
 
-from agent.forwarding.row_array import claims_in, differing, rows_of
+from agent.forwarding.row_array import RowArray, claims_in, differing
+from agent.forwarding.row_array import rows_of as service_rows
 from agent.model import Candidate, State
 from agent.table.algorithm import build as build_with_lost
-from agent.table.claims import claimants
+from agent.table.claims import Claimants, claimants
 from agent.table.rendezvous import build
+from agent.table.table import Table
 
 ROWS = 4096
 ADDRESSES = [IPv4Address("10.0.0.11") + i for i in range(9)]
 CANDIDATES = [Candidate(address, 100, 100, State.UP) for address in ADDRESSES]
 INDEXES = [3, 1, 9, 7, 5, 4, 8, 2, 6]
 TABLE = build(CANDIDATES, ROWS, 4)
+
+
+def rows_of(table: Table, found: Claimants | None, indexes: Sequence[int], count: int) -> RowArray:
+    return service_rows(table, found, indexes, count).array()
 
 
 def test_rows_without_claims_are_the_same_bit_for_bit() -> None:
