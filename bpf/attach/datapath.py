@@ -94,7 +94,7 @@ class DataPath:
             maps.close()
             raise
         uplinks = [
-            Uplink(name, entry.ifindex, mode, fds[path], pins.link(place))
+            Uplink(name, entry.ifindex, mode, fds[path], open_pin(tail_calls_pin(path)), pins.link(place))
             for place, (name, entry, path) in enumerate(zip(names, entries, programs, strict=True))
         ]
         egress_filter = EgressFilter(pins, fds.get(egress_pin), errors.get(egress_pin))

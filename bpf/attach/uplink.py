@@ -41,7 +41,10 @@ _FLAGS: Final = {"native": XDP_FLAGS_DRV_MODE, "generic": XDP_FLAGS_SKB_MODE}
 class Uplink:
     """A program and its interface; `attach` lets packets in."""
 
-    def __init__(self, interface: str, ifindex: int, wanted: Mode, prog_fd: int, link_pin: Path) -> None:
+    def __init__(
+        self, interface: str, ifindex: int, wanted: Mode, prog_fd: int, tail_calls_fd: int | None, link_pin: Path
+    ) -> None:
+        """The uplink owns both descriptors."""
         self.interface = interface
         self.program = program_info(prog_fd)
         self.fallback_reason: str | None = None
@@ -49,6 +52,8 @@ class Uplink:
         self.ifindex = ifindex
         self._wanted = wanted
         self._prog_fd = prog_fd
+        self._tail_calls_fd = tail_calls_fd
+        """Held open likewise: the kernel empties the map of tail calls when nobody but the program refers to it."""
         self._link_pin = link_pin
         self._link_fd = -1
         """Held open: when somebody removes the pins, the program stays attached for as long as this process lives."""
@@ -95,6 +100,9 @@ class Uplink:
         if self._prog_fd >= 0:
             os.close(self._prog_fd)
             self._prog_fd = -1
+        if self._tail_calls_fd is not None:
+            os.close(self._tail_calls_fd)
+            self._tail_calls_fd = None
 
     def _hold(self, link: int) -> None:
         if self._link_fd >= 0:

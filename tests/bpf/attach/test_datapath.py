@@ -309,11 +309,12 @@ def test_replaced_under_traffic_without_loss(pins: Path, kind: str) -> None:
     path.close()
 
 
-def test_removed_pins_are_replaced_under_traffic_without_loss(pins: Path) -> None:
-    """The process that attached the program holds it, pins it again, and another data path takes its place."""
+@pytest.mark.parametrize("kind", PACKETS)
+def test_removed_pins_are_replaced_under_traffic_without_loss(pins: Path, kind: str) -> None:
+    """The process that attached the program holds it and its tail calls, pins it again, and another takes its place."""
     with closing(opened(pins)) as path:
         path.attach()
-        with Sender() as sender:
+        with Sender(kind) as sender:
             shutil.rmtree(pins)
             assert not path.pinned()
             sent = sender.sent
