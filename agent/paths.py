@@ -67,3 +67,8 @@ class Paths:
     def orders(self) -> Path:
         """The operator's orders for VIPs; they outlive a reboot."""
         return self.kept / "orders.json"
+
+    @property
+    def history(self) -> Path:
+        """The texts of lb.yml that ran, and the deadline of a change (change/history.py); they outlive a reboot."""
+        return self.kept / "config.json"

@@ -4,3 +4,7 @@
 
 class BgpError(Exception):
     """One clear line: the place, what is wrong, and the next step."""
+
+
+class NotReadError(BgpError):
+    """ExaBGP has not read a new configuration in time; it may do so later."""

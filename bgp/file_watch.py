@@ -23,6 +23,19 @@ class WatchedFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._seen: tuple[int, int] | None = None
+        self._touched = self._stamp()
+
+    def was_touched(self) -> bool:
+        """Return whether the file was replaced, or its time set, since the last call. Does not open the file."""
+        before, self._touched = self._touched, self._stamp()
+        return self._touched is not None and self._touched != before
+
+    def _stamp(self) -> tuple[int, int] | None:
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns
 
     def read_if_replaced(self) -> bytes | None:
         """Return the content if the file was replaced since the last call, b"" if it was removed, otherwise None."""

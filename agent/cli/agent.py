@@ -12,7 +12,7 @@ from agent.cli.options import config_option, output_option, show, socket_option,
 from agent.paths import Paths
 
 if TYPE_CHECKING:
-    from agent.config.schema import Config
+    pass
 
 
 @click.group()
@@ -34,6 +34,7 @@ def run(path: Path, xdp: str | None, pins: Path) -> None:
     """Run the agent in the foreground (lb-agent.service)."""
     import logging
     import sys
+    from dataclasses import replace
 
     from agent.cli.daemon import start_errors
     from agent.config import file
@@ -45,14 +46,15 @@ def run(path: Path, xdp: str | None, pins: Path) -> None:
     to_stderr.setFormatter(LogFormatter("%(asctime)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[to_stderr])
 
-    def load() -> Config:
-        config = file.load(path)
+    def load(text: str | None) -> file.Loaded:
+        loaded = file.load_text(path, file.read_text(path) if text is None else text)
         if xdp is None:
-            return config
-        return config.model_copy(update={"xdp": XdpConfig.model_validate({"mode": xdp})})
+            return loaded
+        mode = XdpConfig.model_validate({"mode": xdp})
+        return replace(loaded, config=loaded.config.model_copy(update={"xdp": mode}))
 
     with start_errors():
-        start(load, Paths(pins=pins))
+        start(load, path, Paths(pins=pins))
 
 
 @agent.command()
@@ -60,10 +62,11 @@ def run(path: Path, xdp: str | None, pins: Path) -> None:
 @socket_option
 @output_option
 def reload(force: bool, socket: Path, output: str) -> None:
-    """Have the agent read its configuration again.
+    """Have lb.yml run, all of it.
 
-    Routes and connections are not touched. A configuration with a fault is refused, and nothing changes; so is one that
-    ends sessions of NAT services, such as another pool. The `bgp` section also needs `lbctl bgp reload`.
+    Unchanged BGP sessions, routes and connections are not touched. A configuration with a fault is refused, and nothing
+    changes; so is one that ends sessions of NAT services, such as another pool. `lbctl config apply` shows the steps,
+    and can go back by itself.
     """
     from agent.cli.reload import reload as reload_agent
 

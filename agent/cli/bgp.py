@@ -38,10 +38,10 @@ def run(path: Path) -> None:
 @bgp.command()
 @config_option
 def reload(path: Path) -> None:
-    """Have ExaBGP read the `bgp` section again.
+    """Have ExaBGP read the `bgp` section again, without the agent.
 
-    Sessions whose settings did not change stay up. A configuration with a fault is refused, and nothing changes. The
-    rest of the file: `lbctl agent reload`.
+    Sessions whose settings did not change stay up. A configuration with a fault is refused, and nothing changes.
+    `lbctl reload` takes all of the file, this section too.
     """
     from bgp.exabgp.reload import reload as reload_exabgp
 

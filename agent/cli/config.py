@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""lbctl config: the configuration file. Needs no agent."""
+"""lbctl config: the configuration file, and the group of what changes it. The check needs no agent."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from agent.cli.config_change import apply, confirm, diff, schema, show_running, undo
 from agent.cli.options import config_option, output_option, show
 from agent.errors import ConfigError, SettingError
 from bgp.printable import escaped
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
 
 @click.group()
 def config() -> None:
-    """The configuration file."""
+    """The configuration file, and the configuration that runs."""
+
+
+for _command in (diff, apply, confirm, undo, show_running, schema):
+    config.add_command(_command)
 
 
 @config.command()

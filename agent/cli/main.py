@@ -44,7 +44,8 @@ COMMANDS = {
     "deny": "deny",  # list | add | del
     "instance": "instance",  # list | switch | drain | undrain | weight | add | remove
     # the services and their configuration
-    "config": "config",  # check
+    "reload": "agent",  # [--force]
+    "config": "config",  # check | diff | apply | confirm | undo | show | schema
     "key": "key",  # new | rotate | promote | forget [FILE]
     "agent": "agent",  # run | reload | detach | uninstall
     "bgp": "bgp",  # run | reload

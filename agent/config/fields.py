@@ -8,8 +8,18 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+    WithJsonSchema,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from agent.address import Address, Network
 
@@ -42,9 +52,19 @@ class Within:
         return value
 
 
+@dataclass(frozen=True, slots=True)
+class _Range(AfterValidator):
+    """A validator for a range, which the JSON schema shows too."""
+
+    func: Within
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(schema) | {"minimum": self.func.low, "maximum": self.func.high}
+
+
 def within(low: float, high: float) -> AfterValidator:
     """Return a validator for a range, both ends included."""
-    return AfterValidator(Within(low, high))
+    return _Range(Within(low, high))
 
 
 def not_one_value(value: object) -> str | None:
@@ -145,20 +165,33 @@ def as_network(value: object) -> Network:
 Count = Annotated[int, Field(strict=True), within(1, 100)]
 Weight = Annotated[int, Field(strict=True), within(0, 10_000)]
 Port = Annotated[int, Field(strict=True), within(1, 65_535)]
-PortOrAny = Annotated[int | Literal["any"], BeforeValidator(_port_or_any)]
+PortOrAny = Annotated[
+    int | Literal["any"],
+    BeforeValidator(_port_or_any),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 65_535}, {"const": "any"}]}),
+]
 Asn = Annotated[int, Field(strict=True), within(1, 4_294_967_294)]
 Seconds = Annotated[float, Field(strict=True), within(0, 3600), Field(gt=0)]
 # IPv4Address(10) would be 0.0.0.10.
 V4Address = Annotated[IPv4Address, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)]
 NodeAddress = Annotated[V4Address, AfterValidator(_unicast)]
-AnyAddress = Annotated[Address, BeforeValidator(_address)]
+AnyAddress = Annotated[Address, BeforeValidator(_address), WithJsonSchema({"type": "string"})]
 UnicastAddress = Annotated[AnyAddress, AfterValidator(_unicast)]
-AnyNetwork = Annotated[Network, BeforeValidator(as_network)]
-PeerAddress = Annotated[Address, BeforeValidator(_peer_address)]
+AnyNetwork = Annotated[Network, BeforeValidator(as_network), WithJsonSchema({"type": "string"})]
+PeerAddress = Annotated[Address, BeforeValidator(_peer_address), WithJsonSchema({"type": "string"})]
 """With its interface if it is link-local: fe80::1%eth1."""
-CommunityText = Annotated[tuple[int, int], BeforeValidator(lambda value: _community(value, 2, 16, "65000:100"))]
+_AS_TEXT = PlainSerializer(lambda numbers: ":".join(map(str, numbers)), when_used="json")
+CommunityText = Annotated[
+    tuple[int, int],
+    BeforeValidator(lambda value: _community(value, 2, 16, "65000:100")),
+    _AS_TEXT,
+    WithJsonSchema({"type": "string", "pattern": r"^\d+:\d+$"}),
+]
 LargeCommunityText = Annotated[
-    tuple[int, int, int], BeforeValidator(lambda value: _community(value, 3, 32, "65000:1:2"))
+    tuple[int, int, int],
+    BeforeValidator(lambda value: _community(value, 3, 32, "65000:1:2")),
+    _AS_TEXT,
+    WithJsonSchema({"type": "string", "pattern": r"^\d+:\d+:\d+$"}),
 ]
 Switch = Annotated[bool, Field(strict=True)]
 InterfaceName = Annotated[str, Field(min_length=1, max_length=15)]

@@ -8,6 +8,7 @@ files. The schema is schema.py's, the errors' positions and texts are diagnosis.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -26,9 +27,26 @@ MAX_BYTES = 1 << 20
 """Of lb.yml: 250 services with a long list of denied prefixes are an eighth of it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration, and the text of the file that it was read from."""
+
+    path: Path
+    text: str
+    config: Config
+
+
 def load(path: Path) -> Config:
     """Read and check a file. Raises ConfigError, one line for each error; those between sections come last."""
-    root, config = _read(_text(path), str(path))
+    return load_text(path, read_text(path)).config
+
+
+def load_text(path: Path, text: str) -> Loaded:
+    """Check a file's text, and read the secrets that it names. Raises ConfigError as `load` does."""
+    return Loaded(path, text, _with_secrets(path, *_read(text, str(path))))
+
+
+def _with_secrets(path: Path, root: SourceNode, config: Config) -> Config:
     table = config.table
     secret = previous = None
     if table.key_file is not None:
@@ -54,17 +72,18 @@ def load(path: Path) -> Config:
 
 def load_without_secrets(path: Path) -> Config:
     """Read and check a file, and none that it names. Raises ConfigError as `load` does."""
-    return parse(_text(path), str(path))
+    return parse(read_text(path), str(path))
 
 
 def locate(path: Path, error: SettingError) -> str:
     """Return an error of a setting of this file as `file:line:column: field: what is wrong`."""
-    root = compose(_text(path))
+    root = compose(read_text(path))
     assert root is not None  # it is what the configuration was read from
     return f"{place(root, str(path), *parts(error.field))}: {error.problem}"
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return a file's text. Raises ConfigError."""
     try:
         return private_file.read(path, MAX_BYTES)[0].decode("utf-8")
     except FileNotFoundError as error:
@@ -75,15 +94,16 @@ def _text(path: Path) -> str:
         raise ConfigError(f"{path}: byte {error.start} is not UTF-8") from None
 
 
-def read_peer_passwords(path: Path, config: Config) -> dict[str, bytes]:
-    """Return the MD5 passwords of the peers that have one, by `PeerConfig.name`.
+def read_peer_passwords(path: Path, config: Config, text: str | None = None) -> dict[str, bytes]:
+    """Return the MD5 passwords of the peers that have one, by `PeerConfig.name`. `text`: what `config` was read from,
+    if the file may have changed since.
 
     Only the speaker needs them, so `load` does not read them. Raises ConfigError, which quotes nothing of a file.
     """
     found = {}
     for i, peer in enumerate(config.bgp.peers):
         if peer.password_file is not None:
-            root = compose(_text(path))
+            root = compose(read_text(path) if text is None else text)
             assert root is not None  # it is what `config` was read from
             where = place(root, str(path), "bgp", "peers", i, "password_file")
             found[peer.name] = read_password(path.parent / peer.password_file, where)

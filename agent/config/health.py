@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, PlainSerializer, Tag, WithJsonSchema, model_validator
 
 from agent.config.fields import AnyAddress, Count, Port, Seconds, Section, Switch, fault
 
@@ -74,8 +74,41 @@ def _command(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
-Payload = Annotated[bytes, BeforeValidator(_payload)]
-Statuses = Annotated[tuple[tuple[int, int], ...], BeforeValidator(_statuses)]
+def _payload_text(data: bytes) -> str | dict[str, str]:
+    """Return bytes as lb.yml has them: as text if they are printable, else in hex."""
+    text = data.decode(errors="replace")
+    return text if text.encode() == data and text.isprintable() else {"hex": data.hex(" ")}
+
+
+def _status_texts(ranges: tuple[tuple[int, int], ...]) -> list[int | str]:
+    return [low if low == high else f"{low}-{high}" for low, high in ranges]
+
+
+_STATUS = {"anyOf": [{"type": "integer", "minimum": 200, "maximum": MAX_STATUS}, {"type": "string"}]}
+Payload = Annotated[
+    bytes,
+    BeforeValidator(_payload),
+    PlainSerializer(_payload_text, when_used="json"),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {
+                    "type": "object",
+                    "properties": {"hex": {"type": "string"}},
+                    "required": ["hex"],
+                    "additionalProperties": False,
+                },
+            ]
+        }
+    ),
+]
+Statuses = Annotated[
+    tuple[tuple[int, int], ...],
+    BeforeValidator(_statuses),
+    PlainSerializer(_status_texts, when_used="json"),
+    WithJsonSchema({"anyOf": [*_STATUS["anyOf"], {"type": "array", "items": _STATUS, "minItems": 1}]}),
+]
 Host = Annotated[str, BeforeValidator(_host)]
 ServerName = Annotated[str, BeforeValidator(_server_name)]
 

@@ -61,9 +61,6 @@ def _node(status: Mapping[str, Any]) -> Iterator[Alert]:
         yield Alert(CRITICAL, status["fault"])
     elif not status["ready"]:
         yield Alert(CRITICAL, "this node does not forward yet, or does not know the members; see `lbctl status`")
-    if status["config"]["refused"]:
-        refused = status["config"]["refused"].splitlines()[0]
-        yield Alert(WARNING, f"the last reload was refused: {refused}; `lbctl config check` has all of it")
     if status["xdp"]["fallback_reason"]:
         yield Alert(WARNING, status["xdp"]["fallback_reason"])
     for error in status["egress"]["errors"]:

@@ -12,7 +12,7 @@ import grp
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from agent.control import (
     announce,
     backend,
+    config,
     connections,
     deny,
     explain,
@@ -46,15 +47,13 @@ log = logging.getLogger("anylb")
 READING = ("GET", "HEAD")
 GROUP = "anylb"
 """Its members may read: `lbctl status`, `lbctl check`, and what else changes nothing."""
-Reload = Callable[[bool], Awaitable[int]]
-"""Starts a reload and returns the number of the new configuration. Raises AgentError if it is refused."""
 
 
-def _routes(agent: Agent, reload: Reload) -> Routes:
+def _routes(agent: Agent, changes: config.Changing) -> Routes:
     """Return all handlers. Each noun gets what it needs of the agent, and no more."""
     return {
-        ("GET", "/status"): lambda _: json_response(status(_state(agent))),
-        ("GET", "/check"): lambda _: json_response(_look(agent)[1].to_json()),
+        ("GET", "/status"): lambda _: json_response(status(_state(agent, changes))),
+        ("GET", "/check"): lambda _: json_response(_look(agent, changes)[1].to_json()),
         ("GET", "/explain"): lambda request: json_response(
             explain_nat.explain(
                 _forwarding(agent), _sessions(agent), request.query.get("tuple", ""), time.monotonic_ns()
@@ -64,7 +63,7 @@ def _routes(agent: Agent, reload: Reload) -> Routes:
         ("POST", "/drain"): lambda request: _set_state(agent.operator, State.DRAINING, request),
         ("POST", "/undrain"): lambda request: _set_state(agent.operator, State.UP, request),
         ("POST", "/leave"): lambda request: _set_state(agent.operator, State.LEFT, request),
-        ("POST", "/reload"): lambda request: _reload(reload, "force" in request.query),
+        **config.routes(config.Configured(agent.config, agent.connections, changes)),
         **announce.routes(_announcing(agent)),
         **backend.routes(agent.config, agent.operator, agent.shares, agent.nat.backends),
         ("GET", "/connections"): lambda request: connections.connections(
@@ -92,13 +91,13 @@ def _announcing(agent: Agent) -> announce.Announcing:
     )
 
 
-def _look(agent: Agent) -> tuple[Mapping[str, Any], Checked]:
+def _look(agent: Agent, changes: config.Changing) -> tuple[Mapping[str, Any], Checked]:
     """Return the status and the verdict on it, as of now."""
-    found, now = status(_state(agent)), time.time()
+    found, now = status(_state(agent, changes)), time.time()
     return found, checked(found, announce.report(_announcing(agent), now), now)
 
 
-def _state(agent: Agent) -> NodeState:
+def _state(agent: Agent, changes: config.Changing) -> NodeState:
     return NodeState(
         node=agent.node,
         admin_state=agent.operator.state.admin_state,
@@ -106,7 +105,9 @@ def _state(agent: Agent) -> NodeState:
         ready=agent.ready and agent.membership_known,
         problems=agent.problems(),
         generation=agent.generation,
-        refused=agent.refused,
+        refused=changes.refused,
+        settled=changes.settled,
+        speaker_problem=changes.speaker_problem,
         members=agent.members(),
         membership=agent.membership,
         shares=agent.shares(),
@@ -154,9 +155,9 @@ async def _explain_live(agent: Agent, request: Request) -> Response:
 
 
 @contextlib.asynccontextmanager
-async def serve(agent: Agent, reload: Reload) -> AsyncIterator[None]:
+async def serve(agent: Agent, changes: config.Changing) -> AsyncIterator[None]:
     """Serve the control socket for as long as the context lasts. A socket left by a dead agent is replaced."""
-    routes = _routes(agent, reload)
+    routes = _routes(agent, changes)
     server = HttpServer(lambda request: _respond(routes, request))
     path = agent.paths.control
     # The agent's lock is held: a socket that is here has no server any more.
@@ -170,7 +171,7 @@ async def serve(agent: Agent, reload: Reload) -> AsyncIterator[None]:
     finally:
         os.umask(before)
     try:
-        async with serve_metrics(agent.config.metrics, lambda: _look(agent)) as agent.metrics_problem:
+        async with serve_metrics(agent.config.metrics, lambda: _look(agent, changes)) as agent.metrics_problem:
             yield
     finally:
         await server.stop()
@@ -214,10 +215,3 @@ async def _respond(routes: Routes, request: Request) -> Response:
 def _set_state(operator: Operator, state: State, request: Request) -> Response:
     operator.set_admin_state(state, force="force" in request.query)
     return json_response({"ok": True, "state": state})
-
-
-async def _reload(reload: Reload, force: bool) -> Response:
-    try:
-        return json_response({"ok": True, "generation": await reload(force)})
-    except AgentError as error:
-        return json_response({"error": f"{error}\nnothing was changed"}, 400)

@@ -44,6 +44,8 @@ class NodeState:
     problems: Sequence[str]
     generation: int
     refused: str | None
+    settled: bool
+    speaker_problem: str | None
     members: tuple[Member, ...]
     membership: Membership
     shares: Mapping[str, Share]
@@ -78,7 +80,12 @@ def status(state: NodeState) -> dict[str, Any]:
         "node": _node(state),
         "fault": forwarder.fault if forwarder else None,
         "problems": list(state.problems),
-        "config": {"generation": state.generation, "refused": state.refused},
+        "config": {
+            "generation": state.generation,
+            "refused": state.refused,
+            "settled": state.settled,
+            "speaker": state.speaker_problem,
+        },
         "ready": state.ready,
         "xdp": _xdp(state, counters.get(0, {})),
         "egress": {

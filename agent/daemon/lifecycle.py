@@ -5,7 +5,7 @@ A reload is a restart inside the process: the next agent takes over from the sta
 last one left, as it would after a kill, so there is one start procedure and not two. In between neither routes nor the
 data path change. What takes long, or may fail, comes before the current agent ends: reading the file, and opening the
 data path, which may compile a program for many seconds on a busy machine, while the relay waits 10 s for heartbeats.
-The work of the node is node/agent.py's.
+The work of the node is node/agent.py's; which configuration runs is decided in changes.py.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+from agent.config.file import Loaded
 from agent.config.schema import Config
 from agent.control import server as control
+from agent.daemon.changes import Changes
 from agent.daemon.runtime import freeze_heap
 from agent.daemon.service_report import ServiceReport
 from agent.errors import AgentError
@@ -36,27 +38,25 @@ log = logging.getLogger("anylb")
 class Next:
     """What an agent begins with. `datapath` None: it is not open yet, or the configuration has none."""
 
-    config: Config
+    loaded: Loaded
     datapath: DataPath | None
 
 
 class Lifecycle:
     """When the current agent ends, and which configuration the next one gets."""
 
-    def __init__(self, load: Callable[[], Config], open_datapath: Callable[[Config], Future[DataPath] | None]) -> None:
-        """`load` reads the configuration. `open_datapath` opens its data path in a thread; with `xdp.mode: off` it
-        removes the one that is there, and returns None."""
+    def __init__(self, current: Loaded, open_datapath: Callable[[Config], Future[DataPath] | None]) -> None:
+        """`open_datapath` opens a configuration's data path in a thread; with `xdp.mode: off` it removes the one that
+        is there, and returns None."""
+        self.current = current
+        """The configuration in force."""
         self.generation = 0
-        """How often the configuration was reloaded."""
-        self.refused: str | None = None
-        """Why the last reload was refused; None if it was not."""
+        """How often the configuration was replaced."""
         self.stopping = False
         self.next: Next | None = None
-        self.refusal: Callable[[Config], str | None] = lambda _: None
-        """Why the current agent would lose too much if another configuration replaced its own."""
         self.report = ServiceReport()
-        self._load, self._open_datapath = load, open_datapath
-        self._reloading = asyncio.Lock()
+        self._open_datapath = open_datapath
+        self._replacing = asyncio.Lock()
         self.ending: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         """Done when the current agent must end; its result: whether to withdraw, because no other follows."""
 
@@ -67,26 +67,23 @@ class Lifecycle:
         if not self.ending.done():
             self.ending.set_result(True)
 
-    async def reload(self, force: bool = False) -> int:
-        """Read the configuration again; return its generation. AgentError: it is refused, nothing changes.
-
-        With `force` it is not refused for what is lost.
-        """
-        async with self._reloading:
+    async def replace(self, loaded: Loaded) -> int:
+        """Have the next agent run a configuration; return its generation. AgentError: it cannot, nothing changes."""
+        async with self._replacing:
             try:
-                config = await asyncio.to_thread(self._load)
-                if not force and (why := self.refusal(config)):
-                    raise AgentError(why)
-                await own_interface(config)  # the file alone does not show whether the interfaces exist
-                datapath = await self._open_beside(config)
-            except (AgentError, BpfError) as error:
-                self.refused = str(error)
+                await own_interface(loaded.config)  # the file alone does not show whether the interfaces exist
+                datapath = await self._open_beside(loaded.config)
+            except BpfError as error:
                 raise AgentError(str(error)) from None
             self.discard()
-            self.next = Next(config, datapath)
+            self.next = Next(loaded, datapath)
             if not self.ending.done():
                 self.ending.set_result(False)
             return self.generation + 1
+
+    async def restart(self) -> int:
+        """Have the next agent run the configuration in force, with a data path of its own. Raises AgentError."""
+        return await self.replace(self.current)
 
     async def _open_beside(self, config: Config) -> DataPath | None:
         """Open the next agent's data path while the current agent runs: until it is attached nothing changes for
@@ -95,26 +92,23 @@ class Lifecycle:
             return None
         return await asyncio.wrap_future(opening)
 
+    def reopen(self) -> Future[DataPath] | None:
+        """Open the data path of the configuration in force, or remove the one that is there."""
+        return self._open_datapath(self.current.config)
+
     def discard(self) -> None:
         """Close what was opened for an agent that will not run."""
         if self.next is not None and self.next.datapath is not None:
             self.next.datapath.close()
         self.next = None
 
-    async def reload_by_signal(self) -> None:
-        """Reload, and log why it was refused: a signal has no answer."""
-        try:
-            await self.reload()
-        except AgentError as error:
-            for line in str(error).splitlines():
-                log.error("not reloaded: %s", line)
-
     def advance(self) -> Next:
-        """Return what the next agent begins with, when the current one has ended for a reload."""
+        """Return what the next agent begins with, when the current one has ended for it."""
         assert self.next is not None
-        following, self.next, self.refused = self.next, None, None
+        following, self.next = self.next, None
         self.report.reloading()
         self.ending = asyncio.get_running_loop().create_future()
+        self.current = following.loaded
         self.generation += 1
         if self.stopping:  # requested meanwhile
             self.stop()
@@ -122,49 +116,63 @@ class Lifecycle:
 
 
 async def run(
-    config: Config,
+    loaded: Loaded,
     paths: Paths,
     opening: Future[DataPath] | None,
-    load: Callable[[], Config],
+    load: Callable[[str | None], Loaded],
     open_again: Callable[[Config], Future[DataPath] | None],
 ) -> None:
     """Run the agent of this node until SIGTERM or SIGINT. Raises AgentError, BpfError or BgpError when it cannot.
 
     `opening` is the data path that start.py opens meanwhile; None without one. `open_again` opens it after a reload.
+    `load` checks a text of lb.yml, or reads the file.
     """
     loop = asyncio.get_running_loop()
-    lifecycle = Lifecycle(load, open_again)
-    reloads: set[asyncio.Task[None]] = set()
+    lifecycle = Lifecycle(loaded, open_again)
+    changes = Changes(lifecycle, load, paths.history)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lifecycle.stop)
-    loop.add_signal_handler(signal.SIGHUP, lambda: reloads.add(loop.create_task(lifecycle.reload_by_signal())))
-    previous: Config | None = None
+    reloads: set[asyncio.Task[None]] = set()
+    loop.add_signal_handler(signal.SIGHUP, lambda: reloads.add(loop.create_task(changes.reload_by_signal())))
+    watching = [loop.create_task(one) for one in changes.tasks()]
+    try:
+        await _run_agents(lifecycle, changes, paths, opening)
+    finally:
+        changes.stop()
+        for task in (*watching, *reloads):
+            task.cancel()
+        await asyncio.gather(*watching, *reloads, return_exceptions=True)
+
+
+async def _run_agents(lifecycle: Lifecycle, changes: Changes, paths: Paths, opening: Future[DataPath] | None) -> None:
+    """Run one agent after the other, until one ends and none follows."""
+    previous: Loaded | None = None
     datapath: DataPath | None = None
     while True:
+        loaded = lifecycle.current
         try:
             try:
-                interface = await own_interface(config)
+                interface = await own_interface(loaded.config)
                 for warning in interface.warnings:
                     log.warning("%s", warning)
                 if opening is not None:
                     datapath, opening = await asyncio.wrap_future(opening), None
-                agent = Agent(config, paths, interface, datapath)
+                agent = Agent(loaded.config, paths, interface, datapath, changes.problems)
                 await agent.vips.put_first()
             except (AgentError, BpfError) as error:
                 if previous is None:
                     raise
                 log.error("the new configuration cannot run, returning to the previous one: %s", error)
-                lifecycle.refused, config, previous = str(error), previous, None
-                opening = open_again(config)
+                changes.cannot_run(loaded, str(error))
+                lifecycle.current, previous = previous, None
+                opening = lifecycle.reopen()
                 continue
             freeze_heap()
-            agent.generation, agent.refused = lifecycle.generation, lifecycle.refused
-            lifecycle.refusal = agent.nat.refusal
-            reporting = loop.create_task(lifecycle.report.follow(agent, lambda: lifecycle.refused))
+            changes.started(agent)
+            reporting = asyncio.get_running_loop().create_task(lifecycle.report.follow(agent))
             try:
-                async with control.serve(agent, lifecycle.reload):
-                    # What is lost is lost already.
-                    await agent.run(lifecycle.ending, lambda: lifecycle.reload(force=True))
+                async with control.serve(agent, changes):
+                    await agent.run(lifecycle.ending, lifecycle.restart)
             finally:
                 reporting.cancel()
         except* (AgentError, BpfError, BgpError) as group:
@@ -176,10 +184,10 @@ async def run(
         if lifecycle.next is None or lifecycle.ending.result():  # it has withdrawn, and no other follows
             lifecycle.discard()
             return
-        previous, following = config, lifecycle.advance()
-        config, datapath = following.config, following.datapath
+        previous, following = loaded, lifecycle.advance()
+        datapath = following.datapath
         log.info("applying the changed configuration")
-        opening = open_again(config) if datapath is None else None
+        opening = lifecycle.reopen() if datapath is None else None
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import NamedTuple
 
 from agent.node.agent import Agent
@@ -26,20 +25,16 @@ class Condition(NamedTuple):
     services: int
     members: int
     problems: tuple[str, ...]
-    refused: str | None = None
 
 
 def line(condition: Condition) -> str:
     """Return the line of `systemctl status`. Pure."""
-    problems = list(condition.problems)
-    if condition.refused:
-        problems.insert(0, f"lb.yml was refused, the previous one is in use: {condition.refused}")
     state = "starting"
     if condition.ready:
         state = f"serving {_count(condition.services, 'service')} with {_count(condition.members, 'member')}"
-    if not problems:
+    if not condition.problems:
         return state
-    return f"{state}; {_count(len(problems), 'problem')}: {problems[0]}"
+    return f"{state}; {_count(len(condition.problems), 'problem')}: {condition.problems[0]}"
 
 
 class ServiceReport:
@@ -48,11 +43,11 @@ class ServiceReport:
     def __init__(self) -> None:
         self._sent: tuple[str, ...] = ()
 
-    async def follow(self, agent: Agent, refused: Callable[[], str | None]) -> None:
+    async def follow(self, agent: Agent) -> None:
         """Report about an agent until canceled: READY=1 once, the line when it changes, the watchdog each time."""
         interval_s = min(INTERVAL_S, (watchdog_s() or INTERVAL_S) / 4)
         while True:
-            self.report(condition_of(agent, refused()))
+            self.report(condition_of(agent))
             if not agent.hangs(time.monotonic()):
                 notify("WATCHDOG=1")
             await asyncio.sleep(interval_s)
@@ -75,9 +70,9 @@ class ServiceReport:
         notify("STOPPING=1", status("stopping: its routes are withdrawn first"))
 
 
-def condition_of(agent: Agent, refused: str | None) -> Condition:
+def condition_of(agent: Agent) -> Condition:
     """Return what the line says of an agent."""
-    return Condition(agent.ready, len(agent.config.services), len(agent.members()), agent.problems(), refused)
+    return Condition(agent.ready, len(agent.config.services), len(agent.members()), agent.problems())
 
 
 def _count(number: int, noun: str) -> str:

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from agent.change import history_file
 from agent.config.epoch import supported_epochs
+from agent.config.file import Loaded
 from agent.config.schema import Config
 from agent.daemon.lock import only_agent
 from agent.daemon.runtime import tune
+from agent.errors import AgentError
 from agent.netlink.setting_record import keep_record
 from agent.paths import Paths
 
@@ -26,15 +31,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("anylb")
 
 
-def start(load: Callable[[], Config], paths: Paths) -> None:
+def start(load: Callable[[str | None], Loaded], lb_yml: Path, paths: Paths) -> None:
     """Run the agent of this node until SIGTERM or SIGINT. Raises AgentError, BpfError or BgpError when it cannot.
 
-    `load` reads the configuration, now and at each reload.
+    `load` checks a text of lb.yml, or reads that file, now and at each reload.
     """
-    config = load()
     tune()
     keep_record(paths.settings)
     with only_agent(paths.lock), ThreadPoolExecutor(1) as opener:
+        loaded = _first_configuration(load, lb_yml, paths)
 
         def open_datapath(config: Config) -> Future[DataPath] | None:
             mode = config.xdp.mode
@@ -45,10 +50,21 @@ def start(load: Callable[[], Config], paths: Paths) -> None:
                 log.info("removed the XDP program of an earlier run: xdp.mode is off")
             return None
 
-        opening = open_datapath(config)
+        opening = open_datapath(loaded.config)
         from agent.daemon.lifecycle import run
 
-        asyncio.run(run(config, paths, opening, load, open_datapath))
+        asyncio.run(run(loaded, paths, opening, load, open_datapath))
+
+
+def _first_configuration(load: Callable[[str | None], Loaded], lb_yml: Path, paths: Paths) -> Loaded:
+    """Return lb.yml, after a change whose time ended while no agent ran, or that none can run, was taken out of it."""
+    history_file.restore_if_due(lb_yml, paths.history, time.time())
+    try:
+        return load(None)
+    except AgentError:
+        if not history_file.restore_if_due(lb_yml, paths.history, time.time(), is_refused=True):
+            raise
+        return load(None)
 
 
 def detach(paths: Paths) -> bool:

@@ -64,7 +64,15 @@ REOPEN_S = 5.0
 class Agent:
     """The inputs, the plan and the tasks of one node. daemon/lifecycle.py creates it."""
 
-    def __init__(self, config: Config, paths: Paths, interface: Interface, datapath: DataPath | None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        paths: Paths,
+        interface: Interface,
+        datapath: DataPath | None,
+        file_problems: Callable[[], tuple[str, ...]] = lambda: (),
+    ) -> None:
+        """`file_problems` returns what is in the way of lb.yml, one line each."""
         self.config, self.paths = config, paths
         self.epochs = supported_epochs(config)
         numbers = tuple(one.number for one in self.epochs)
@@ -107,8 +115,8 @@ class Agent:
         self._planned_from: Inputs | None = None
         self._memory = start.first_memory(self.node, saved, self.forwarder.use if self.forwarder else None)
         self.generation = 0
-        self.refused: str | None = None
-        """How often the configuration was reloaded, and why the last reload was refused; lifecycle.py sets both."""
+        """How often the configuration was replaced; the daemon sets it."""
+        self._file_problems = file_problems
         self.metrics_problem: str | None = None
         """Why no metrics are served; the control socket's server sets it."""
         self.answers = AnswerMonitor(config, interface.address, self._netlink, self._wake.set)
@@ -157,7 +165,11 @@ class Agent:
         """Return what the operator must know, one line each; before the first plan, why there is none."""
         if self.plan is not None:
             return self.plan.problems
-        return (*self.membership.problems(), *bounded([line for _, _, line in self.membership.obstacles]))
+        return (
+            *self._file_problems(),
+            *self.membership.problems(),
+            *bounded([line for _, _, line in self.membership.obstacles]),
+        )
 
     def _trace_here(self, request: TraceRequest) -> TraceReply:
         datapath = self.forwarder.datapath if self.forwarder else None
@@ -209,7 +221,7 @@ class Agent:
             operator=self.operator.state,
             orders=self.operator.orders.orders,
             forwarding=self.ready,
-            faults=(*membership.problems(), *leaks, *own),
+            faults=(*self._file_problems(), *membership.problems(), *leaks, *own),
             path_faults=self.answers.faults,
             advertised=self.announcer.advertised,
         )
@@ -304,10 +316,10 @@ class Agent:
 
     # Tasks
 
-    async def run(self, ending: asyncio.Future[bool], reload: Callable[[], Awaitable[object]]) -> None:
+    async def run(self, ending: asyncio.Future[bool], restart: Callable[[], Awaitable[object]]) -> None:
         """Run until `ending` is done. Then leave the routes to the relay if its result is True: none follows.
 
-        `reload` begins what ends this agent and starts the next one with a data path of its own.
+        `restart` begins what ends this agent and starts the next one with a data path of its own.
         """
         uplinks = self.config.node.names if self.forwarder else None
         forever = [
@@ -320,7 +332,7 @@ class Agent:
             self.vips.keep(self._wake.set),
             self.answers.run(),
             self.vips.retire(lambda vips: self.plan is not None and self.announcer.withdrawn(vips)),
-            self._replace_lost_data_path(reload),
+            self._replace_lost_data_path(restart),
             *checks(self.config.services, self.health, self._wake.set, uplinks),
             self.instances.run(),
             *(self.forwarder.tasks() if self.forwarder else ()),
@@ -348,14 +360,14 @@ class Agent:
             self._wake.set()
             await asyncio.sleep(TICK_S)
 
-    async def _replace_lost_data_path(self, reload: Callable[[], Awaitable[object]]) -> None:
+    async def _replace_lost_data_path(self, restart: Callable[[], Awaitable[object]]) -> None:
         if self.forwarder is None:
             return
         await self.forwarder.lost.wait()
         log.error("%s", self.forwarder.fault)
         while True:
             try:
-                await reload()
+                await restart()
             except AgentError as error:
                 log.error("%s", error)
             await asyncio.sleep(REOPEN_S)

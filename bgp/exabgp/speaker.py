@@ -14,6 +14,7 @@ time, and the relay (reconciler.py) sends the commands.
       relay.sock           the agent's socket, created by the relay
       bfd.pyz, bfd.json    the BFD process and the neighbors that it monitors, if any
       bfd.status.json      the state of its sessions, written by the BFD process
+  .NAME.spare          beside each file that a reload replaces (run_dir.py)
 """
 
 from __future__ import annotations
@@ -37,9 +38,13 @@ from bgp.errors import BgpError
 from bgp.exabgp.config import USER, SpeakerConfig
 from bgp.exabgp.helper_archive import bfd_archive, relay_archive
 from bgp.exabgp.renderer import ALLOW_NAME, render, render_allowlist, render_env, secrets
+from bgp.exabgp.run_dir import make_spare, write_file
 
 MIN_VERSION = (5, 0, 15)
 """The first that checks the TTL of received packets (GTSM); 6 is expected to change the helper API."""
+CONF_NAME = "exabgp.conf"
+RELOADED = (ALLOW_NAME, CONFIG_NAME, CONF_NAME)
+"""The files that a reload replaces, in this order: the allowlist must already contain a new VIP."""
 _VALIDATE_TIMEOUT_S = 30
 
 
@@ -77,11 +82,13 @@ def run(config: SpeakerConfig) -> NoReturn:
         _make_run_dir(config, gid)
         _lock(config.run_dir)
         write_file(config.run_dir / "relay.pyz", relay_archive(), gid)
-        write_file(config.run_dir / "exabgp.conf", text.encode(), gid)
+        write_file(config.run_dir / CONF_NAME, text.encode(), gid)
         write_file(config.run_dir / "exabgp.env", env.encode(), gid)
         write_file(config.run_dir / ALLOW_NAME, render_allowlist(config).encode(), gid)
         write_file(config.run_dir / "bfd.pyz", bfd_archive(), gid)
         write_file(config.run_dir / CONFIG_NAME, encode_peers(config.bfd_peers), gid)
+        for name in RELOADED:
+            make_spare(config.run_dir / name, gid)
         (config.run_dir / STATUS_NAME).unlink(missing_ok=True)
         # This relay could not replace a socket that a relay of another user left.
         config.socket_path.unlink(missing_ok=True)
@@ -89,7 +96,7 @@ def run(config: SpeakerConfig) -> NoReturn:
             os.setgroups([])  # ExaBGP changes user and group, but keeps supplementary groups
     except OSError as error:
         raise BgpError(f"{error.filename or config.run_dir}: {error.strerror}") from None
-    arguments = [*_python(), "bgp.exabgp.connect", "server", str(config.run_dir / "exabgp.conf")]
+    arguments = [*_python(), "bgp.exabgp.connect", "server", str(config.run_dir / CONF_NAME)]
     os.execve(arguments[0], arguments, _environment(config.run_dir / "exabgp.env"))  # noqa: S606
 
 
@@ -97,9 +104,14 @@ def prepare(config: SpeakerConfig) -> tuple[str, str, int]:
     """Return exabgp.conf and exabgp.env, validated, and the group that may read them. BgpError as from `run`."""
     _require_exabgp()
     gid = _user_group(config.user)
-    text, env = render(config, _helper_python()), render_env(config)
+    text, env = rendered(config), render_env(config)
     validate(text, env, secrets(config))
     return text, env, gid
+
+
+def rendered(config: SpeakerConfig) -> str:
+    """Return exabgp.conf for this machine, not validated."""
+    return render(config, _helper_python())
 
 
 def _python() -> list[str]:
@@ -179,18 +191,6 @@ def _lock(run_dir: Path) -> None:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     os.set_inheritable(descriptor, True)
-
-
-def write_file(path: Path, content: bytes, gid: int) -> None:
-    """Write a temporary file and rename it, so that no link of the BGP user in this directory is followed."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.unlink(missing_ok=True)
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        os.fchown(descriptor, -1, gid)
-        os.fchmod(descriptor, 0o640)
-    aside.rename(path)
 
 
 def _error_message(output: str, hidden: Iterable[str]) -> str:

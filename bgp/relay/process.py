@@ -40,15 +40,18 @@ COALESCE_S = 0.02
 """The least time between two batches: what changes within it shares one."""
 TICK_S = 0.25
 FEED_S = 1.0
+SPEAKER_CONF = "exabgp.conf"
+"""The relay signals ExaBGP, its parent, when this file in the run directory is replaced or touched."""
 _CHUNK = 1 << 16
 
 
 class Relay:
     """The event loop over ExaBGP's pipes, the agent's socket and the watched files."""
 
-    def __init__(self, listener: socket.socket, agent_uid: int, bfd_status: Path, allowlist: Allowlist) -> None:
+    def __init__(self, listener: socket.socket, agent_uid: int, run_dir: Path, allowlist: Allowlist) -> None:
         self._listener = listener
-        self._bfd = WatchedFile(bfd_status)
+        self._bfd = WatchedFile(run_dir / STATUS_NAME)
+        self._speaker_conf = WatchedFile(run_dir / SPEAKER_CONF)
         self._uids = {0, agent_uid}
         self._allowlist = allowlist
         self._reconciler = Reconciler(time.monotonic(), allowlist.advertised, allowlist.learned)
@@ -96,6 +99,9 @@ class Relay:
         """Read the files that were replaced. Not less often: the end of a session is reported with BFD's state."""
         if (statuses := self._bfd.read_if_replaced()) is not None:
             self._reconciler.set_bfd(decode_statuses(statuses))
+        if self._speaker_conf.was_touched():
+            # Who writes it cannot signal a process of another user (bgp/exabgp/reload.py).
+            os.kill(os.getppid(), signal.SIGUSR1)
         with contextlib.suppress(BgpError):  # the previous list stays in force
             if self._allowlist.reload():
                 self._reconciler.set_allowed(self._allowlist.advertised, self._allowlist.learned, time.monotonic())
@@ -247,4 +253,4 @@ def main() -> int:
     except BgpError as error:
         log("relay", str(error))
         return 1
-    return Relay(listener, arguments.agent_uid, arguments.socket.with_name(STATUS_NAME), allowlist).run()
+    return Relay(listener, arguments.agent_uid, arguments.socket.parent, allowlist).run()

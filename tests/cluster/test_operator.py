@@ -2,7 +2,7 @@
 """Changes by an operator on a running cluster: reload, backends, the health check's file, no healthy server.
 
     client ── router (BIRD) ── segment ──┬── b1 … b4, each with ExaBGP, relay, agent and echo server
-                                         └── b5, unused
+                                         └── b5 and b6, for the last test (support/changing_node.py)
 
 All nodes read the same copy of lb.yml, which the tests change; a node without a reload goes on as before.
 """
@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.changing_node import NODE, SECOND_VIP, ChangingNode
 from support.cluster_lab import FOUR, PORT, ClusterLab, cluster_lab, copy_topology, edit, server_of
 from support.waiting import wait_for
 
@@ -63,6 +64,7 @@ class Operator:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     folder = copy_topology(tmp_path_factory.mktemp("operator"))
+    edit(folder / "routers/bird.conf", ("vips_ipv4 = [ 10.99.0.1/32 ]", f"vips_ipv4 = [ {VIP}/32, {SECOND_VIP}/32 ]"))
     with (
         cluster_lab("operator", folder / "segment.clab.yml") as cluster,
         RouterWatch(cluster.lab.nodes["router"].pid, VIP) as watch,
@@ -169,7 +171,7 @@ def test_a_member_only_serves_without_announcing(operator: Operator) -> None:
 def test_stripped_vlan_tags_are_named_until_they_are_not(operator: Operator) -> None:
     """A veth strips them, as network cards do."""
     line, node = "eth1 strips VLAN tags before the program sees them (rx-vlan-offload)", operator.cluster.lab
-    assert not operator.status("b1")["problems"], "where no VLAN is used, it does not matter"
+    wait_for(lambda: not operator.status("b1")["problems"], "no problem: where no VLAN is used, it does not matter")
     operator.configure(("interface: eth1", "interface: eth1\n  vlans: [5]"))
     operator.reload("b1")
     assert f"node.vlans: {line}" in operator.lbctl("b1", "config", "check")
@@ -280,3 +282,46 @@ def test_no_healthy_server(operator: Operator, policy: str) -> None:
     operator.settle()
     for connection in operator.cluster.connect_many(40):
         connection.close()
+
+
+def test_change_with_a_new_vip_and_peer_returns_or_is_confirmed(operator: Operator) -> None:
+    """One reload takes all of lb.yml; a change without confirmation is taken back, also if the agent is killed."""
+    with ChangingNode(operator.cluster, operator.text) as node:
+        connections, session = operator.cluster.connect_many(40), node.session()
+        assert node.config("diff") == ""
+        node.file.write_text(node.changed)
+        assert {line.split(":")[0] for line in node.config("diff", code=1).splitlines()} == {
+            "+ services[second]",
+            "+ bgp.peers[10.0.0.15]",
+        }
+        assert "ExaBGP: begin the session to 10.0.0.15" in node.config("apply", "--dry-run")
+        assert node.has_none(), "a dry run changes nothing"
+
+        assert "returns in 12 s unless" in node.config("apply", "--timeout", "12s")
+        wait_for(node.has_second, "the new VIP is announced, and the new peer is up")
+        node.kill_agent()
+        node.start_agent()
+        assert "waits for `lbctl config confirm`" in node.problems(), "the deadline has outlived the agent"
+        assert "an earlier change waits" in operator.cluster.lbctl(NODE, "reload", code=1)
+        wait_for(node.has_none, "neither of them after the deadline")
+        wait_for(lambda: node.file.read_text() == operator.text, "the earlier text in lb.yml")
+        assert (node.folder / "lb.yml.rejected").read_text() == node.changed
+
+        node.file.write_text(node.changed)
+        wait_for(lambda: "differs from what runs by 2 changes" in node.problems(), "the line about lb.yml")
+        node.config("apply", "--timeout", "1m")
+        assert node.config("confirm") == "confirmed\n"
+        assert "no change waits" in node.config("confirm", code=1)
+        wait_for(node.has_second, "both")
+        wait_for(lambda: not node.problems(), "no problem")
+        node.file.write_text(node.changed.replace("10.0.0.15, as: 65002", "10.0.0.15, as: 0"))
+        assert "0 is not in 1-4294967294" in operator.cluster.lbctl(NODE, "reload", code=1)
+        wait_for(lambda: "0 is not in 1-4294967294" in node.problems(), "the refusal among the problems")
+        assert node.has_second(), "a file that is refused changes nothing"
+        assert "the previous configuration runs" in node.config("undo")
+        wait_for(node.has_none, "neither of them after undo")
+
+        assert node.session() == session, "the session of the peer that did not change is the same"
+        for connection in connections:
+            server_of(connection)
+            connection.close()

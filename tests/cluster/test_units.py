@@ -59,12 +59,29 @@ def test_units_do_under_systemd_what_the_daemons_do_without(cluster: ClusterLab,
         assert machine.run("pgrep", "--uid=anylb-bgp", "--full", daemon), "it has dropped its privileges"
     machine.run("systemctl", "reload", "lb-bgp", "lb-agent")
     assert machine.run("stat", "--format=%a %G", "/run/anylb-bgp") == "1770 anylb-bgp\n", "systemd leaves it alone"
+    _take_a_change_of_bgp_and_undo_it(machine)
     machine.run("lbctl", "deny", "add", "192.0.2.0/24")
     machine.run("systemctl", "restart", "lb-agent")
     wait_for(lambda: "192.0.2.0/24" in machine.run("lbctl", "deny", "list", code=None), "the agent to be back")
     wait_for(lambda: "b6" in cluster.next_hops(), "the agent to announce again")
     problems = json.loads(machine.run("lbctl", "status", "-o", "json"))["problems"]
     assert not [line for line in problems if "permitted" in line or "denied" in line or "read-only" in line.lower()]
+
+
+def _take_a_change_of_bgp_and_undo_it(machine: SystemdMachine) -> None:
+    """The agent's sandbox lets it hand ExaBGP a new configuration, and put an earlier text back into lb.yml."""
+
+    def has_peer(file: str) -> bool:
+        return "10.0.0.99" in machine.run("cat", file)
+
+    added = r"s/^  peers:/  peers:\n    - {address: 10.0.0.99, as: 65009}/"
+    machine.run("sed", "-i", added, "/etc/anylb/lb.yml")
+    machine.run("systemctl", "reload", "lb-agent")
+    assert has_peer("/run/anylb-bgp/exabgp.conf")
+    machine.run("lbctl", "config", "undo")
+    assert not has_peer("/run/anylb-bgp/exabgp.conf")
+    assert not has_peer("/etc/anylb/lb.yml")
+    assert has_peer("/etc/anylb/lb.yml.rejected")
 
 
 PROPERTIES = ("ActiveState", "MainPID", "NRestarts", "StatusText", "Result")

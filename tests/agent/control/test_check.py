@@ -19,7 +19,7 @@ def member(address: str, **changed: Any) -> dict[str, Any]:
 def status(**changed: Any) -> dict[str, Any]:
     usual = {
         "node": {"address": "10.0.0.11", "state": "up"}, "fault": None, "ready": True, "problems": [],
-        "config": {"refused": None}, "xdp": {"fallback_reason": None}, "egress": {"errors": []},
+        "xdp": {"fallback_reason": None}, "egress": {"errors": []},
         "services": [{"name": "web", "healthy": True, "why": "", "taken": True}],
         "members": [member("10.0.0.11", echo=None), member("10.0.0.12")],
         "membership": {"isolated": False, "since": WALL - 100, "differing": [], "unreachable": []},
@@ -51,7 +51,6 @@ WEB = {"name": "web", "healthy": True, "why": "", "taken": True}
 FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("critical", {"fault": "XDP was detached", "ready": False}, "XDP was detached"),
     ("critical", {"ready": False}, "does not forward yet"),
-    ("warning", {"config": {"refused": "lb.yml:1:2: no\nand more"}}, "refused: lb.yml:1:2: no; `lbctl config check`"),
     ("warning", {"xdp": {"fallback_reason": "generic XDP: slow"}}, "generic XDP: slow"),
     ("warning", {"egress": {"errors": ["no tc"]}}, "no egress filter: no tc"),
     ("warning", {"services": [WEB | {"healthy": False, "why": "refused"}]}, "web is unhealthy here: refused"),

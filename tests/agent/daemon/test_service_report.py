@@ -49,8 +49,6 @@ def test_line_begins_with_what_fails() -> None:
     assert line(Condition(True, 1, 1, ())) == "serving 1 service with 1 member"
     assert line(SERVING._replace(problems=("a", "b"))) == "serving 2 services with 4 members; 2 problems: a"
     assert line(SERVING._replace(ready=False, problems=("no route",))) == "starting; 1 problem: no route"
-    refused = line(SERVING._replace(problems=("a",), refused="lb.yml:3:1: x"))
-    assert refused.endswith("2 problems: lb.yml was refused, the previous one is in use: lb.yml:3:1: x")
 
 
 def test_status_is_one_short_line() -> None:

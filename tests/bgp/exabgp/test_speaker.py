@@ -165,6 +165,9 @@ def test_runs_unprivileged_in_its_own_directory_and_only_once(run_dir: Path, tmp
             "bfd.json": (0, "-rw-r-----"),
             "allow": (0, "-rw-r-----"),
             "relay.sock": (NOBODY, "srw-rw-rw-"),
+            ".allow.spare": (0, "-rw-r-----"),
+            ".bfd.json.spare": (0, "-rw-r-----"),
+            ".exabgp.conf.spare": (0, "-rw-r-----"),
         }
         assert (run_dir.stat().st_uid, stat.filemode(run_dir.stat().st_mode)) == (0, "drwxrwx--T")
         assert f"already runs here (pid {process.pid})" in refused(run_dir)
