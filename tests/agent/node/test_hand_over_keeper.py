@@ -48,7 +48,7 @@ class Node:
         service = SimpleNamespace(name="web", vip=ip_address("10.1.0.200"), port_number=443, protocol="tcp")
         nat = SimpleNamespace(pools=tuple(POOLS.values()), sessions=SESSIONS)
         config = cast(Any, SimpleNamespace(nat=nat, nat_services=((0, service),)))
-        made = hand_over_keeper(config, cast(Any, self.forwarder), cast(Any, self.membership))
+        made = hand_over_keeper(config, cast(Any, self.forwarder), cast(Any, self.membership), None)
         assert made is not None
         self.keeper: HandOverKeeper = made
 
@@ -66,10 +66,10 @@ class Node:
 
 def test_none_without_nat_and_without_a_data_path() -> None:
     config = cast(Any, SimpleNamespace(nat=None))
-    assert hand_over_keeper(config, None, cast(Any, None)) is None
+    assert hand_over_keeper(config, None, cast(Any, None), None) is None
     maps = SimpleNamespace(sessions=None, nat=None)
     forwarder = cast(Any, SimpleNamespace(datapath=SimpleNamespace(maps=maps)))
-    assert hand_over_keeper(config, forwarder, cast(Any, None)) is None
+    assert hand_over_keeper(config, forwarder, cast(Any, None), None) is None
 
 
 def test_it_asks_before_rows_are_written_and_sends_after() -> None:
