@@ -89,8 +89,8 @@ class HandOver:
     """Pulls that were not answered by all in time."""
     _number: int = 0
     _pulls: dict[int, _OwnPull] = field(default_factory=dict)
-    _asked: dict[int, Pull] = field(default_factory=dict)
-    """The pulls of others that are not ended, by node."""
+    _asked: dict[tuple[int, int], Pull] = field(default_factory=dict)
+    """The pulls of others that are not ended, by node and number."""
     _sent: dict[int, NDArray[np.int64]] = field(default_factory=dict)
     """When each row was sent to each node, in ticks."""
 
@@ -108,23 +108,22 @@ class HandOver:
         orders: list[Order] = []
         moved = pushed_rows(old, chains, self.own) if old is not None else {}
         still_owned = owned(chains, self.own)
-        ended = {node: pull for node, pull in self._asked.items() if not (pull.rows & still_owned).any()}
-        for node in sorted(moved.keys() | ended.keys()):
+        ended = [asked for asked, pull in self._asked.items() if not (pull.rows & still_owned).any()]
+        for node in sorted(moved.keys() | {node for node, _ in ended}):
             rows = moved.get(node, np.zeros(len(chains), np.bool_))
-            if node in ended:
-                rows = rows | ended[node].rows
+            numbers = [number for one, number in ended if one == node]
+            for number in numbers:
+                rows = rows | self._asked.pop((node, number)).rows
             orders.append(self._send(node, rows, tick))
-            if node in ended:
-                del self._asked[node]
-                orders.append(SendEnd(node, ended[node].number))
+            orders += [SendEnd(node, number) for number in numbers]
         return orders
 
     def leave(self, tick: int) -> list[Order]:
         """End the answers to all pulls from now on, though this node's chains name it: it is about to end."""
         self._leaves = True
         orders: list[Order] = []
-        for node, pull in self._asked.items():
-            orders += [self._send(node, pull.rows, tick), SendEnd(node, pull.number)]
+        for (node, number), pull in self._asked.items():
+            orders += [self._send(node, pull.rows, tick), SendEnd(node, number)]
         self._asked = {}
         return orders
 
@@ -142,15 +141,14 @@ class HandOver:
             return []
         orders: list[Order] = [self._send(node, item.rows, tick)]
         if self.chains is not None and not self._leaves and (item.rows & owned(self.chains, self.own)).any():
-            self._asked[node] = item
+            self._asked[node, item.number] = item
             return orders
-        self._asked.pop(node, None)
         return [*orders, SendEnd(node, item.number)]
 
     def forget(self, node: int) -> None:
         """Forget what a node was sent, and what it asked for: it has another session, or is followed no more."""
         self._sent.pop(node, None)
-        self._asked.pop(node, None)
+        self._asked = {asked: pull for asked, pull in self._asked.items() if asked[0] != node}
 
     def awaited(self, now: float, rows: int) -> NDArray[np.float64]:
         """Return until when each row's records may still arrive; 0 where none is awaited."""
@@ -165,9 +163,14 @@ class HandOver:
         return until
 
     def overdue(self, now: float) -> set[int]:
-        """Return the nodes that have not answered for `OVERDUE_S`."""
-        old = (pull.asked for pull in self._pulls.values() if now >= pull.until - PULL_S + OVERDUE_S)
-        return set().union(*old)
+        """Return the nodes that have not answered for `OVERDUE_S`. Those need not that own rows which this node gave up
+        again meanwhile: their chains may never have named another owner."""
+        chains = self.chains if self._next is None else self._next
+        old = [pull for pull in self._pulls.values() if now >= pull.until - PULL_S + OVERDUE_S]
+        if chains is None or not old:
+            return set()
+        mine = owned(chains, self.own)
+        return set().union(*(pull.asked for pull in old if not (pull.rows & ~mine).any()))
 
     def _pull(self, old: Chains | None, chains: Chains, answering: Collection[int], now: float) -> list[Order]:
         rows = pulled_rows(old, chains, self.own)

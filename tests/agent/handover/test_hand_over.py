@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from agent.handover.hand_over import NEVER, PULL_S, HandOver, Order, SendPull, SendRecords, wanted
+from agent.handover.hand_over import NEVER, OVERDUE_S, PULL_S, HandOver, Order, SendPull, SendRecords, wanted
 from agent.handover.item import End, Pull
 from agent.handover.row_move import Chains, Rows
 
@@ -131,3 +131,22 @@ def test_a_node_that_is_about_to_end_ends_its_answers_though_its_chains_stay() -
 def test_sessions_that_had_packets_since() -> None:
     since = np.array([NEVER, 49, 49, 49])
     assert wanted(np.array([49, 2, 1, 0], np.uint32), since, 50).tolist() == [True, False, True, True]
+
+
+def test_each_of_two_pulls_of_a_node_gets_its_end() -> None:
+    """The tables of the asker change twice before those of the holder do."""
+    holder = HandOver(A)
+    change(holder, chains((A, B), (A, B), (A, B), (A, B)), {B})
+    for number, row in ((1, 0), (2, 1)):
+        orders = holder.receive(B, Pull(number, rows(row)), TICK)
+        assert plain(orders) == [("records", B, {row: NEVER})], "it may still make sessions there"
+    orders = change(holder, chains((B, A), (B, A), (A, B), (A, B)), {B}, TICK + 60)
+    assert plain(orders)[-2:] == [("end", B, 1), ("end", B, 2)]
+
+
+def test_a_pull_of_rows_that_were_given_up_is_not_overdue() -> None:
+    new = HandOver(C)
+    change(new, AFTER, {A, B})
+    assert new.overdue(NOW + OVERDUE_S) == {A, B}
+    change(new, BEFORE, {A, B})
+    assert new.overdue(NOW + OVERDUE_S) == set()
