@@ -29,6 +29,8 @@ COMMANDS = {
     # what the node does and knows
     "status": "node",  # [--brief] [--wait [CONDITION]] [--timeout TIME]
     "check": "check",
+    "top": "top",  # [--once]
+    "drops": "top",
     "doctor": "doctor",
     "explain": "node",  # TUPLE [--live [--at ADDRESS]]
     "connections": "connections",  # [--service NAME]

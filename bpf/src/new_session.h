@@ -5,8 +5,9 @@
  *
  * A way is taken by compare-and-exchange to BUSY; then the record is written, then the tag. A row's owner uses the
  * first OWNER_WAYS ways, and any other node the rest: while nodes disagree about the owner, two of them do not use one
- * endpoint. Rather than refuse a session, the owner takes a way of the rest too. Half a bucket may be half-open: the rest is for connections, whatever floods. A half-open session makes
- * room after a few seconds if there is no other. Established ones never do.
+ * endpoint. Rather than refuse a session, the owner takes a way of the rest too. Half a bucket may be half-open: the
+ * rest is for connections, whatever floods. A half-open session makes room after a few seconds if there is no other.
+ * Established ones never do.
  */
 #pragma once
 
@@ -49,7 +50,8 @@ static __always_inline s64 rest_of(const struct nat_conf *nat, u64 tag)
 
 /*
  * Look for room in a bucket, for a row's owner or for another node. Of two free ways the one with the older stamp is
- * better, and those that are the others' are worse; a half-open one is worse than any. No two sessions of a bucket may have one fingerprint: see session.h.
+ * better, and those that are the others' are worse; a half-open one is worse than any. No two sessions of a bucket may
+ * have one fingerprint: see session.h.
  *
  * Without branches: the verifier would walk them 2^8 times.
  */

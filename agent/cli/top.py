@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""lbctl top and lbctl drops: what this node's data path does now, by service; and why it drops packets."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent.cli.options import output_option, request, seconds, socket_option
+from agent.cli.rates import Drop, Load, loads, total
+from agent.cli.rates import drops as drops_of
+from agent.cli.table import Table, width
+from bgp.printable import escaped
+
+_CLEAR = "\x1b[H\x1b[2J"
+interval_option = click.option(
+    "--interval", "interval_s", callback=seconds, default="1s", show_default=True, metavar="TIME",
+    help="The time over which rates are taken.",
+)  # fmt: skip
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="Print the rates once, and end.")
+@interval_option
+@socket_option
+@output_option
+def top(once: bool, interval_s: float, socket: Path, output: str) -> None:
+    """Show live rates of each service on this node.
+
+    Packets per second that come from routers and from other nodes, are forwarded and dropped; new connections; those
+    that are held, as of the last count. Ends by Ctrl-C (exit code 0). With -o json, one object a line.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell may have SIGINT ignored in the background
+        signal.signal(number, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):
+        for before, after, took_s in _pairs(socket, interval_s):
+            found = list(loads(before, after, took_s))
+            if output == "json":
+                click.echo(json.dumps({"services": [one._asdict() for one in found], "node": total(found)._asdict()}))
+            else:
+                clear = _CLEAR if sys.stdout.isatty() and not once else ""
+                click.echo(clear + "\n".join(_load_lines(found)))
+            if once:
+                return
+
+
+@click.command()
+@interval_option
+@socket_option
+@output_option
+def drops(interval_s: float, socket: Path, output: str) -> None:
+    """Show why this node drops packets, with rates.
+
+    Each reason with what it means and what to do; docs/counters.md has them all. Reasons that never occurred since the
+    program was attached are left out.
+    """
+    before, after, took_s = next(_pairs(socket, interval_s))
+    found = drops_of(before, after, took_s)
+    if output == "json":
+        click.echo(json.dumps({"drops": [one._asdict() for one in found]}, indent=2))
+    else:
+        click.echo("\n".join(_drop_lines(found)))
+
+
+def _pairs(socket: Path, interval_s: float) -> Iterator[tuple[dict[str, Any], dict[str, Any], float]]:
+    """Yield two statuses, and the seconds between them, again and again."""
+    before, began = request(socket, "GET", "/status"), time.monotonic()
+    while True:
+        time.sleep(interval_s)
+        after, now = request(socket, "GET", "/status"), time.monotonic()
+        yield before, after, now - began
+        before, began = after, now
+
+
+def _load_lines(found: list[Load]) -> list[str]:
+    table = Table("service", "routers/s", "nodes/s", "new/s", "forwarded/s", "dropped/s", "held")
+    for one in (*found, *([total(found)] if len(found) != 1 else [])):
+        held = "-" if one.connections is None else f"{one.connections:,}"
+        table.add_row(escaped(one.service), *(f"{rate:,.0f}" for rate in one[1:6]), held)
+    return table.lines(width())
+
+
+def _drop_lines(found: list[Drop]) -> list[str]:
+    from bpf.layout.counter import DESCRIPTIONS, Counter
+
+    if not found:
+        return ["no packet was dropped since the program was attached"]
+    table = Table("reason", "service", "now/s", "in all", "meaning, and what to do")
+    for one in found:
+        about = DESCRIPTIONS.get(Counter[one.event.upper()]) if one.event.upper() in Counter.__members__ else None
+        text = f"{about.meaning} {about.action}" if about else "This lbctl does not know it: see the agent's release."
+        table.add_row(one.event, escaped(one.service), f"{one.per_s:,.0f}", f"{one.total:,}", text)
+    return table.lines(width())
