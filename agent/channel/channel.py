@@ -21,7 +21,8 @@ from types import MappingProxyType
 from agent.channel.claim_log import ClaimLog, NodeClaims
 from agent.channel.counter import Count
 from agent.channel.event import ClaimsReceived, Event, ItemReceived, Notice, SessionBegun, StateReceived
-from agent.channel.message import FIRST_NOTICE, LAST_NOTICE, MAX_PAYLOAD, Authenticator, Kind, Message, split
+from agent.channel.message import FIRST_NOTICE, Authenticator, Kind, Message, split
+from agent.channel.outbox import Outbox, check_notice
 from agent.channel.peer import Peer
 from agent.channel.problem import Cause
 from agent.channel.session import Freshness
@@ -30,9 +31,6 @@ from agent.channel.streams import Streams
 from agent.channel.transmitter import HELLO_S, Transmitter
 from agent.channel.verifier import Drop, Verifier
 from bgp.printable import printable
-
-MAX_PENDING = 4096
-"""Answers and notices between two calls of `step`; more are dropped, as the network might."""
 
 
 class Channel:
@@ -43,8 +41,9 @@ class Channel:
     """
 
     def __init__(self, own: IPv4Address, cluster: int, keys: Sequence[bytes], rng: Random) -> None:
-        self._own, self._cluster, self._rng = int(own), cluster, rng
+        self._own, self._rng = int(own), rng
         self._verifier = Verifier(self._own, cluster, keys)
+        self._outbox = Outbox(self._own, cluster, self._verifier)
         self._transmitter = Transmitter(rng)
         self._streams = Streams()
         self._followed: Collection[IPv4Address] = ()
@@ -56,7 +55,6 @@ class Channel:
         """The last claims of each node that is followed, if it has sent them."""
         self._states: dict[IPv4Address, NodeState] = {}
         self._states_shown: Mapping[IPv4Address, NodeState] | None = None
-        self._pending: list[tuple[IPv4Address, bytes]] = []
 
     # Inputs
 
@@ -110,18 +108,18 @@ class Channel:
 
         Raises ValueError if the kind is no notice's, or the payload is longer than `MAX_PAYLOAD`.
         """
-        _check_notice(kind, payload)
+        check_notice(kind, payload)
         for peer in self._peers.values():
-            self._notify(peer, kind, payload)
+            self._outbox.notify(peer, kind, payload)
 
     def notify_one(self, address: IPv4Address, kind: int, payload: bytes, now: float) -> bool:
         """Send a notice, once, to one node; it may be lost. Return whether there is a session to send it in.
 
         Raises ValueError as `tell` does.
         """
-        _check_notice(kind, payload)
+        check_notice(kind, payload)
         peer = self._peers.get(int(address))
-        return peer is not None and self._notify(peer, kind, payload)
+        return peer is not None and self._outbox.notify(peer, kind, payload)
 
     def stream(self, address: IPv4Address, items: Iterable[bytes]) -> bool:
         """Send items to one node, each once and in order, as fast as it takes them; return whether it is followed.
@@ -146,7 +144,7 @@ class Channel:
         peer = self._peers[message.sender]
         if message.kind == Kind.HELLO:
             nonces = (peer.handshake.answer(message), message.sender_nonce)
-            self._send(peer, self._sealed(peer, Kind.HELLO_ACK, nonces))
+            self._outbox.send(peer, Kind.HELLO_ACK, nonces)
             self._transmitter.defer_hello(peer, now)
             return []
         freshness = peer.handshake.receive(message)
@@ -161,7 +159,7 @@ class Channel:
         self._transmitter.answered(peer)
         self._transmitter.push(peer, Kind.STATE)
         if message.kind == Kind.HELLO_ACK and not self._parts:
-            self._send(peer, self._sealed(peer, Kind.ACK))  # a state would show the peer that its answer has arrived
+            self._outbox.send(peer, Kind.ACK)  # a state would show the peer that its answer has arrived
         return [SessionBegun(peer.address), *self._receive_in_session(peer, message, now)]
 
     # Outputs
@@ -171,23 +169,23 @@ class Channel:
         """When `step` is due: CLOCK_MONOTONIC seconds, 0 for at once, infinity for never."""
         if not self._verifier.authenticator:
             return float("inf")
-        return 0.0 if self._pending else min(self._transmitter.next_at, self._streams.next_at)
+        return 0.0 if self._outbox.pending else min(self._transmitter.next_at, self._streams.next_at)
 
     def step(self, now: float) -> list[tuple[IPv4Address, bytes]]:
         """Return the datagrams to send now, each with its destination."""
         if not self._verifier.authenticator:
             return []
-        datagrams, self._pending = self._pending, []
+        datagrams = self._outbox.take()
         for peer, kind, sequence, part in self._transmitter.step(now):
             if kind is Kind.HELLO:
-                datagram = self._sealed(peer, kind, (peer.handshake.spare, 0))
+                datagram = self._outbox.seal(peer, kind, (peer.handshake.spare, 0))
             elif kind is Kind.CLAIMS:
-                datagram = self._sealed(peer, kind, None, sequence, part, 0, self._log.parts[part])
+                datagram = self._outbox.seal(peer, kind, None, sequence, part, 0, self._log.parts[part])
             else:
-                datagram = self._sealed(peer, kind, None, sequence, part, len(self._parts), self._parts[part])
+                datagram = self._outbox.seal(peer, kind, None, sequence, part, len(self._parts), self._parts[part])
             datagrams.append((peer.address, datagram))
         for peer, kind, sequence, payload in self._streams.step(now):
-            datagrams.append((peer.address, self._sealed(peer, kind, None, sequence, payload=payload)))
+            datagrams.append((peer.address, self._outbox.seal(peer, kind, None, sequence, payload=payload)))
         self.counters[Count.SENT] += len(datagrams)
         return datagrams
 
@@ -239,7 +237,7 @@ class Channel:
         if peer.reassembly.is_superseded(message):
             self.counters[Count.REPEATED] += 1
             return []
-        self._send(peer, self._sealed(peer, Kind.ACK, None, message.sequence, message.part, message.parts))
+        self._outbox.send(peer, Kind.ACK, None, message.sequence, message.part, message.parts)
         content = peer.reassembly.add(message)
         if content is None:
             return []
@@ -262,7 +260,7 @@ class Channel:
         if peer.claims.is_superseded(message):
             self.counters[Count.REPEATED] += 1
             return []
-        self._send(peer, self._sealed(peer, Kind.ACK, None, message.sequence, message.part))
+        self._outbox.send(peer, Kind.ACK, None, message.sequence, message.part)
         try:
             claims = peer.claims.add(message)
         except ValueError as error:
@@ -284,43 +282,7 @@ class Channel:
             self._transmitter.wake(peer, now)
         elif message.kind not in (Kind.ACK, Kind.HELLO_ACK) and now - peer.shown_at >= HELLO_S:
             peer.shown_at = now
-            self._send(peer, self._sealed(peer, Kind.ACK))
-
-    # Sending
-
-    def _notify(self, peer: Peer, kind: int, payload: bytes) -> bool:
-        if not peer.handshake.established or not self._verifier.authenticator:
-            return False
-        peer.notices_sent += 1
-        self._send(peer, self._sealed(peer, kind, sequence=peer.notices_sent, payload=payload))
-        return True
-
-    def _send(self, peer: Peer, datagram: bytes) -> None:
-        """Send a datagram with the next step, whether or not the window is open."""
-        if len(self._pending) < MAX_PENDING:
-            self._pending.append((peer.address, datagram))
-        else:
-            self.counters[Count.NOT_SENT] += 1
-
-    def _sealed(
-        self,
-        peer: Peer,
-        kind: int,
-        nonces: tuple[int, int] | None = None,
-        sequence: int = 0,
-        part: int = 0,
-        parts: int = 0,
-        payload: bytes = b"",
-    ) -> bytes:
-        """Return a datagram. `nonces`: this node's and the peer's, by default those of the session."""
-        own, remote = nonces or (peer.handshake.own, peer.handshake.remote)
-        message = Message(kind, self._cluster, self._own, peer.number, own, remote, sequence, part, parts, payload)
-        return self._verifier.authenticator.seal(message)
+            self._outbox.send(peer, Kind.ACK)
 
     def _nonce(self) -> int:
         return self._rng.getrandbits(64) or 1
-
-
-def _check_notice(kind: int, payload: bytes) -> None:
-    if not FIRST_NOTICE <= kind <= LAST_NOTICE or len(payload) > MAX_PAYLOAD:
-        raise ValueError(f"notice of kind {kind} with {len(payload)} bytes")

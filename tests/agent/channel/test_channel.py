@@ -7,10 +7,11 @@ from itertools import pairwise
 import pytest
 from support.channel_network import CLUSTER, KEY, START, Datagram, Network, address, state
 
-from agent.channel.channel import MAX_PENDING, Channel
+from agent.channel.channel import Channel
 from agent.channel.counter import Count
 from agent.channel.event import Notice, SessionBegun, StateReceived
 from agent.channel.message import MAX_BYTES, Kind, Message, parse
+from agent.channel.outbox import MAX_PENDING
 from agent.channel.state import pack_addresses
 from agent.channel.transmitter import MAX_ATTEMPTS, WINDOW
 
