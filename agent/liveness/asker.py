@@ -23,13 +23,12 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
 from ipaddress import IPv4Address
-from types import MappingProxyType
 
 from agent.address import Address
 from agent.liveness.burst import Burst, Due
 from agent.liveness.bursts import Bursts
+from agent.liveness.findings import Findings
 from agent.liveness.isolation import SAMPLE, Isolation
 from agent.liveness.node_rounds import NodeRounds
 from agent.liveness.open_questions import OpenQuestions
@@ -40,8 +39,6 @@ from bpf.layout.echo import EchoMessage
 LATE_S = 0.025
 UNREACHABLE_S = 3.0
 """So long a node that never answered may have no next hop before it counts as silent."""
-REPORT_AGAIN = 3
-"""How many nodes that asked because of a report report again."""
 
 
 class Asker:
@@ -53,7 +50,7 @@ class Asker:
     def __init__(self, own: IPv4Address, rng: random.Random) -> None:
         self._own, self._rng = own, rng
         self._now = -math.inf
-        self._targets: dict[IPv4Address, Target] = {}
+        self._findings = Findings(rng)
         self._controls: tuple[Address, ...] = ()
         self._open = OpenQuestions(rng)
         self._rounds = NodeRounds(rng)
@@ -62,10 +59,6 @@ class Asker:
         self.bursts_begun = 0
         """Bursts to nodes that were not silent."""
         self._isolation = Isolation()
-        self._suspects: dict[IPv4Address, None] = {}
-        self._returned: dict[IPv4Address, None] = {}
-        self._liveness: Mapping[IPv4Address, Liveness] = MappingProxyType({})
-        self._changed = False
 
     def follow(
         self, addresses: Iterable[IPv4Address], now: float, controls: Iterable[Address] = (), vias: Collection[Via] = ()
@@ -77,22 +70,21 @@ class Asker:
         """
         now, wanted = self._advance(now), set(addresses) - {self._own}
         self._controls, vias = tuple(dict.fromkeys(controls)), tuple(dict.fromkeys(vias))
-        for address in self._targets.keys() - wanted:
-            self._forget(self._targets.pop(address), now)
+        for address in self._findings.targets.keys() - wanted:
+            self._forget(self._findings.remove(address), now)
         if vias != self._paths.vias:
             self._paths.vias = vias
-            for target in self._targets.values():
+            for target in self._findings.targets.values():
                 self._contact(target, now)
-        for address in sorted(wanted - self._targets.keys()):
-            target = self._targets[address] = Target(address, Liveness(None, now), {})
+        for address in sorted(wanted - self._findings.targets.keys()):
+            target = self._findings.add(address, now)
             self._rounds.add(target, now)
             self._paths.add(target, now)
             self._bursts.hint(target, now)
-            self._changed = True
 
     def hint(self, address: IPv4Address, now: float) -> None:
         """Ask a node soon: it may be gone, or back."""
-        target = self._targets.get(address)
+        target = self._findings.targets.get(address)
         if target is not None:
             self._bursts.hint(target, self._advance(now))
 
@@ -103,13 +95,13 @@ class Asker:
             return
         self._open.close(answer.nonce)
         target = found.target
-        if self._targets.get(address) is not target:
+        if not self._findings.has(target):
             return
         target.paths[found.via].answered(now - found.sent)
         self._note_answer(found.sent, now)
         if found.sent >= target.answered_sent:
             target.answered_sent = found.sent
-            self._update(target, answer)
+            self._findings.update(target, answer, self._bursts.get(target))
         self._answered(target, found.sent, now)
 
     def receive_ping(self, address: Address, nonce: int, now: float) -> None:
@@ -135,7 +127,7 @@ class Asker:
             return
         target = found.target
         target.paths[question.via].asked -= 1
-        if question.via is not Via.PLAIN or self._targets.get(target.address) is not target:
+        if question.via is not Via.PLAIN or not self._findings.has(target):
             return
         if target.unsent_since is None:
             target.unsent_since = now
@@ -157,7 +149,7 @@ class Asker:
             self.late(now)
         questions: list[Question] = []
         if self._isolation.expire(now):
-            for target in self._targets.values():
+            for target in self._findings.targets.values():
                 if target.liveness.answers is not False:
                     self._bursts.hint(target, now)
             self._bursts.release(now)
@@ -165,7 +157,7 @@ class Asker:
             self._doubt(target, now)
         self._count_lost(now)
         for target in self._bursts.hinted(now):
-            if self._targets.get(target.address) is target:
+            if self._findings.has(target):
                 self._start_burst(target, now, prompted=True)
         self._step_bursts(now, questions)
         self._sample(now, questions)
@@ -183,10 +175,7 @@ class Asker:
     @property
     def liveness(self) -> Mapping[IPv4Address, Liveness]:
         """Who answers; the same object while nothing changes."""
-        if self._changed:
-            self._changed = False
-            self._liveness = MappingProxyType({address: one.liveness for address, one in self._targets.items()})
-        return self._liveness
+        return self._findings.liveness
 
     @property
     def isolated(self) -> bool:
@@ -195,17 +184,15 @@ class Asker:
 
     def take_suspects(self) -> list[IPv4Address]:
         """Return the nodes that the others should ask too, since the last call."""
-        suspects, self._suspects = list(self._suspects), {}
-        return suspects
+        return self._findings.take_suspects()
 
     def take_returned(self) -> list[IPv4Address]:
         """Return the nodes that answer, or whose agents live, since the last call: what they said may be outdated."""
-        returned, self._returned = list(self._returned), {}
-        return returned
+        return self._findings.take_returned()
 
     def stats(self, address: IPv4Address) -> Mapping[Via, PathStats]:
         """Return the counts of a node's questions by each encapsulation; empty if it is not followed."""
-        target = self._targets.get(address)
+        target = self._findings.targets.get(address)
         return {} if target is None else target.paths
 
     # What answers mean
@@ -213,17 +200,6 @@ class Asker:
     def _note_answer(self, sent: float, now: float, by_router: bool = False) -> None:
         if self._isolation.answered(sent, by_router):
             self._bursts.release(now)
-
-    def _update(self, target: Target, answer: EchoMessage) -> None:
-        """Store the content of an answer. A heartbeat that has just become too old is reported."""
-        before = target.liveness
-        after = Liveness.of(answer, before.answers, before.since)
-        if after != before:
-            target.liveness, self._changed = after, True
-            if before.answers and before.agent_lives and not after.agent_lives:
-                self._report(target, self._bursts.get(target))
-            if after.agent_lives and not before.agent_lives:
-                self._returned[target.address] = None
 
     def _answered(self, target: Target, sent: float, now: float) -> None:
         target.unsent_since = None
@@ -245,14 +221,8 @@ class Asker:
         self._judge(target, False, now)
 
     def _judge(self, target: Target, answers: bool, now: float) -> None:
-        target.liveness, self._changed = replace(target.liveness, answers=answers, since=now), True
-        if answers:
-            self._returned[target.address] = None
+        self._findings.judge(target, answers, now)
         self._contact(target, now)
-
-    def _report(self, target: Target, burst: Burst | None) -> None:
-        if burst is None or not burst.prompted or self._rng.random() * len(self._targets) < REPORT_AGAIN:
-            self._suspects[target.address] = None
 
     # Rounds
 
@@ -282,7 +252,7 @@ class Asker:
 
     def _doubt(self, target: Target, now: float) -> None:
         """A question of a round is unanswered."""
-        if target.liveness.answers is False or self._targets.get(target.address) is not target:
+        if target.liveness.answers is False or not self._findings.has(target):
             return
         if self.isolated:
             self._bursts.hint(target, now)
@@ -304,7 +274,7 @@ class Asker:
             if burst.is_suspect and not burst.reported and target.liveness.answers:
                 burst.reported = self._isolation.has_answer(burst.start, now)
                 if burst.reported:
-                    self._report(target, burst)
+                    self._findings.report(target, burst)
             questions.append(self._ask(target, now))
             burst.ask(now)
             self._bursts.schedule(target, burst)
@@ -333,7 +303,6 @@ class Asker:
         self._rounds.discard(target, now)
         self._paths.discard(target)
         self._bursts.end(target)
-        self._changed = True
 
     def _advance(self, now: float) -> float:
         """Return the time, which never goes back."""

@@ -7,8 +7,8 @@ from ipaddress import IPv4Address
 
 from support.echo_net import EchoNet, addresses
 
-from agent.liveness.asker import REPORT_AGAIN
 from agent.liveness.burst import INTERVAL_S, QUESTIONS, SUSPECT_QUESTIONS
+from agent.liveness.findings import REPORT_AGAIN
 from agent.liveness.node_rounds import ROUND_S
 from agent.liveness.open_questions import UNANSWERED_S
 
