@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.metadata
 import math
 import random
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
@@ -26,14 +24,7 @@ from agent.channel.event import ClaimsReceived, ItemReceived, Notice, SessionBeg
 from agent.channel.message import FIRST_NOTICE
 from agent.channel.nat_state import BackendOrder, NatState
 from agent.channel.problem import Cause, ProblemLog
-from agent.channel.state import (
-    MAX_UNREACHABLE,
-    NodeState,
-    ServiceEndpoint,
-    StateShare,
-    pack_addresses,
-    unpack_addresses,
-)
+from agent.channel.state import MAX_UNREACHABLE, NodeState, pack_addresses, unpack_addresses
 from agent.liveness.asker import Asker
 from agent.liveness.echo_socket import EchoSocket
 from agent.liveness.probe_loop import ProbeLoop
@@ -52,17 +43,15 @@ from agent.membership.obstacle import (
 )
 from agent.membership.received import IdentityReader, Named, Received
 from agent.membership.view import View
-from agent.model import NAT_KEY, Member, Share
+from agent.model import Member, Share
 from agent.node.forwarder import Forwarder
+from agent.node.own_state import OwnState
 from agent.node.plan import ThisNode
 from bgp.relay.protocol import Snapshot
-from bpf.layout.echo import EchoFlag, EchoKind, EchoMessage
+from bpf.layout.echo import EchoMessage
 
-RELEASE = importlib.metadata.version("anylb")
 SUSPECTS = FIRST_NOTICE
 """The notice that lists nodes which may be silent: whoever receives it asks them itself."""
-
-
 _VIAS = {"l2": Via.MARKER, "ipip": Via.IPIP, "gue": Via.GUE}
 
 
@@ -94,11 +83,7 @@ class Membership:
         self._static = {address: Named() for address in config.members.static if address != node.address}
         self._known_before = {address: Named() for address in known if address != node.address}
         self._named: Mapping[IPv4Address, Named] = {}
-        self._reads_claims = config.table.claims
-        self._endpoints = {s.key: ServiceEndpoint(s.vip, s.protocol, s.port_number) for s in config.services}
-        self._state: NodeState | None = None
-        """What this node says of itself."""
-        self._backends: tuple[Mapping[int, bool], Mapping[int, BackendOrder]] = {}, {}
+        self._own_state = OwnState(node, boot)
         self._shown_liveness: Mapping[IPv4Address, Liveness] = {}
         self._foreign = ProblemLog()
         """Those that ask as if this node were of their cluster."""
@@ -119,7 +104,7 @@ class Membership:
             egress=forwarder.egress if forwarder is not None else lambda: None,
             own6=node.address6 if config.members.outer == "ipv6" else None,
             address6_of=lambda address: self.ends.get(address),
-            answer_as_agent=self._answer_as_agent if forwarder is None else None,
+            answer_as_agent=self._own_state.echo_answer if forwarder is None else None,
             allow=config.members.allow,
         )
         self._probes = ProbeLoop(self._asker, self._sockets, self._on_asked)
@@ -163,11 +148,11 @@ class Membership:
         self.view.observe(observed, now)
         members = {member.address for member in self.view.members}
         states = {address: state for address, state in observed.states.items() if address in members}
-        lines = differences(self._endpoints.values(), states)
+        lines = differences(self._own_state.endpoints.values(), states)
         self.obstacles = (
             *obstacles(observed, self._node.address, members, self._node.config.members.port),
             *blocked(observed, self._vias, self._asker.stats),
-            *other_claims(states, self._reads_claims),
+            *other_claims(states, self._own_state.reads_claims),
             *other_clusters(self.received.other_clusters, self._node.config.cluster),
             *(("services", line, line) for line in lines),
         )
@@ -220,39 +205,23 @@ class Membership:
     def publish(self, shares: Mapping[str, Share], ready: bool) -> None:
         """Tell all others this node's shares, by service and of the sessions, and whether its tables are made of a
         whole view."""
-        said = {
-            endpoint: StateShare(s.weight, s.effective, s.state, s.announced)
-            for service, s in shares.items()
-            if (endpoint := self._endpoints.get(service))
-        }
-        nat = shares.get(NAT_KEY)
-        of_nat = NatState(nat.weight, nat.effective, nat.state, *self._backends) if nat else None
-        unreachable = self.view.unreachable[:MAX_UNREACHABLE]
-        self._say(
-            NodeState(self.boot, 1, RELEASE, ready, self._node.epochs, said, unreachable, self._reads_claims, of_nat)
-        )
+        if self._own_state.set_shares(shares, ready, self.view.unreachable):
+            self._publish_state()
 
     @property
     def own_nat(self) -> NatState | None:
         """What this node publishes about NAT; None if it has no share of the sessions."""
-        return self._state.nat if self._state is not None else None
+        return self._own_state.state.nat if self._own_state.state is not None else None
 
     def publish_backends(self, results: Mapping[int, bool], orders: Mapping[int, BackendOrder]) -> None:
         """Tell all others the results of this node's checks of backends, and the orders for backends that it knows,
         both by the backend's number. A node without a share of the sessions publishes neither."""
-        self._backends = results, orders
-        if self._state is not None and self._state.nat is not None:
-            self._say(replace(self._state, nat=replace(self._state.nat, results=results, orders=orders)))
+        if self._own_state.set_backends(results, orders):
+            self._publish_state()
 
-    def _say(self, state: NodeState) -> None:
-        """Tell all others this, with a higher version if it differs from what they know."""
-        if self._state is not None:
-            state = replace(state, version=self._state.version)
-            if state == self._state:
-                return
-            state = replace(state, version=state.version + 1)
-        self._state = state
-        self._channel.publish(state, time.monotonic())
+    def _publish_state(self) -> None:
+        assert self._own_state.state is not None
+        self._channel.publish(self._own_state.state, time.monotonic())
         self._talk.set()
 
     @property
@@ -268,7 +237,7 @@ class Membership:
     @property
     def version(self) -> int:
         """The version of what this node says of itself; 0 before it has said anything."""
-        return self._state.version if self._state else 0
+        return self._own_state.version
 
     def _on_asked(self) -> None:
         """Tell the others whom they should ask too, greet who is back, and have the view follow what changed."""
@@ -291,12 +260,6 @@ class Membership:
     def _note_foreign(self, address: Address, cluster: int) -> None:
         detail = f"cluster {cluster}, this node for cluster {self._node.config.cluster}"
         self._foreign.add(Cause.CLUSTER, int(address), time.monotonic(), detail)
-
-    def _answer_as_agent(self) -> EchoMessage:
-        """Return what an echo is answered with, where there is no data path."""
-        state = self._state
-        flags = EchoFlag.READY if state and state.ready else EchoFlag(0)
-        return EchoMessage(EchoKind.ANSWER, 0, 0, flags, 0, self.boot, self._node.epochs[:2])
 
     def notify_one(self, address: IPv4Address, kind: int, payload: bytes) -> None:
         """Send a notice to one node; it may be lost."""

@@ -76,8 +76,8 @@ def test_a_node_whose_rows_differ_because_of_claims_is_named(own: bool, other: b
         lambda: None,
     )
     made.publish({}, True)
-    assert made._state is not None
-    assert made._state.reads_claims == own
+    assert made._own_state.state is not None
+    assert made._own_state.state.reads_claims == own
     made._channel._states[OTHER] = replace(state(), reads_claims=other)
     made.read(None, connected=False)
     made.observe(time.monotonic())
