@@ -66,7 +66,7 @@ def chains_of(found: tuple[Candidate, ...]) -> tuple[Chain, ...]:
     table = build(1, "rendezvous", found, ROWS, PLACES)
     claimed = claimants(table, found, {}) if table.lost else None
     members = [NodeAddress(member) for member in table.members]
-    rows = rows_of(table, claimed, range(1, len(members) + 1), ROWS).tolist()
+    rows = rows_of(table, claimed, range(1, len(members) + 1), ROWS).array().tolist()
     return tuple(tuple(members[i - 1] for i in itertools.takewhile(bool, row)) for row in rows)
 
 

@@ -293,7 +293,10 @@ def test_rankings_are_kept_for_few_sets_of_members(maps: Maps, monkeypatch: pyte
     for members in (ALL, ALL[1:], ALL):
         wanted = {"web": members, "dns": ALL[:2]}
         asyncio.run(made.apply(EpochSwitch(EpochUse(OLD.number)), wanted, hashes, INDEXES, BASE, 1.0))
-        tables = [*(one.table for one in made._shared.values()), *(one.table for one in made._first().values() if one.table)]
+        tables = [
+            *(one.table for one in made._shared.values()),
+            *(one.table for one in made._first().values() if one.table),
+        ]
         assert len({id(one.ranking) for one in tables if one.ranking}) <= 1
         for name, candidates in wanted.items():
             table = algorithm.build(OLD.version, "rendezvous", candidates, OLD.rows, OLD.chain)
