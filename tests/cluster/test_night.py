@@ -3,7 +3,7 @@
 
     client ── router (BIRD) ── segment ──┬── b1 … b4, each with ExaBGP, relay, agent and echo server
 
-`pytest tests/cluster/test_night.py -s` prints the table of docs/troubleshooting.md: cause, command, seconds until it was
+`pytest tests/cluster/test_night.py -s` prints the table of docs/troubleshooting.md: cause, command, seconds until it is
 named. Each fault is undone, and the cluster is whole again before the next.
 """
 
