@@ -20,9 +20,8 @@ from types import MappingProxyType
 import numpy as np
 
 from agent.forwarding.grace import Grace
-from agent.forwarding.row_array import RowArray, ServiceRows, chains_of, claims_in, rows_of
-from agent.model import Candidate
-from agent.table import algorithm
+from agent.forwarding.row_array import RowArray, ServiceRows, claims_in, rows_of
+from agent.forwarding.table_cache import Members, TableCache
 from agent.table.claims import Claimants, Claims, claimants
 from agent.table.epoch import Epoch, EpochSwitch, EpochUse
 from agent.table.table import RowNumbers, Table
@@ -31,25 +30,7 @@ from bpf.layout.limits import BANKS, SLOTS
 from bpf.maps.maps import Maps
 from bpf.maps.table_map import Swap
 
-RANKINGS_KEPT = 16
-"""The rankings that are kept, so that the next table is built faster: 4.5 MB each (65,536 rows)."""
-
 NO_CLAIMS: Mapping[str, Mapping[int, Claims]] = MappingProxyType({})
-
-Members = tuple[Candidate, ...]
-TableKey = tuple[int, int, int, str, int]
-"""All inputs of a table: version, rows, chain, the service's hash, the id of its members."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _SharedTable:
-    """A table, and its rows for the kernel without claimants: services with the same members share them."""
-
-    members: Members
-    table: Table
-    indexes: Sequence[int]
-    """The members' in the node table."""
-    chains: RowArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,7 +77,7 @@ class EpochBanks:
         for bank in range(BANKS):
             if self._epoch_in[bank] is not None:
                 self._rows[bank] |= self._read(kept, bank)
-        self._shared: dict[TableKey, _SharedTable] = {}
+        self._tables = TableCache()
         self.before_swap: Callable[[str, int, ServiceRows], None] = lambda name, epoch, rows: None
         """Gets the name, the epoch and the rows of a table that is written next."""
         self.chains_revision = 0
@@ -187,8 +168,7 @@ class EpochBanks:
         name and epoch: an object that is the same as the last time has not changed.
         """
         use = epoch_switch.use
-        used = {id(members) for members in candidates.values()}
-        self._shared = {key: one for key, one in self._shared.items() if id(one.members) in used}
+        self._tables.retain(candidates.values())
         # While the use changes, or is about to, all rows are in grace.
         switching = use != self.use if self.use is not None else False
         switching |= epoch_switch.next is not None and not self._armed
@@ -294,7 +274,8 @@ class EpochBanks:
         everywhere = np.ones(self._maps.row_count, np.bool_)
         if members == current.members and claims is current.claims:
             return replace(current, grace=current.grace.after(everywhere, now)) if switching else current
-        shared = self._shared_table(bank, current, kind, members, indexes)
+        epoch = self._epochs[self._epoch_in[bank] or 0]
+        shared = self._tables.table(epoch, kind, members, indexes, current.table)
         table, before = shared.table, current.claimants
         claimed = claimants(table, members, claims or {}, before=before) if claims or table.lost else None
         rows = rows_of(table, claimed, shared.indexes, self._maps.row_count, shared.chains)
@@ -308,40 +289,7 @@ class EpochBanks:
         digest = current.digest if members == current.members else table.owners_digest
         return _Rows(rows, grace, members, claims, claimed, full, nearly_full, digest, kept)
 
-    def _shared_table(
-        self, bank: int, current: _Rows, kind: str, members: Members, indexes: Mapping[IPv4Address, int]
-    ) -> _SharedTable:
-        key = self._kind(self._epochs[self._epoch_in[bank] or 0], kind, members)
-        known = self._shared.get(key)
-        if known is None:
-            tables = (one.table for one in self._shared.values())
-            table = _with_few_rankings(self._build(key, members, current.table), tables)
-        else:
-            table = known.table
-        numbers = [indexes[address] for address in table.members]
-        if known is None or known.indexes != numbers:
-            known = self._shared[key] = _SharedTable(members, table, numbers, chains_of(table, numbers))
-        return known
-
-    @staticmethod
-    def _kind(epoch: Epoch, kind: str, members: Members) -> TableKey:
-        return epoch.version, epoch.rows, epoch.chain, kind, id(members)
-
-    def _build(self, wanted: TableKey, members: Members, before: Table | None) -> Table:
-        version, rows, chain, kind, _ = wanted
-        # Services differ in their members' states more often than in their members: one ranking serves them all.
-        weights = {c.address.packed: c.weight for c in members}
-        alike = (one.table for known, one in self._shared.items() if known[:3] == wanted[:3])
-        same = (table for table in alike if table.ranking is not None and table.ranking.ranks(weights))
-        return algorithm.build(version, kind, members, rows, chain, next(same, before))
-
 
 def _swap(slots: tuple[int, ...], new: _Rows, bank: int, only_grace: bool) -> Swap:
     grace = new.grace
     return Swap(slots, lambda: grace.until, None if only_grace or new.rows is None else new.rows.array, bank)
-
-
-def _with_few_rankings(table: Table, others: Iterable[Table]) -> Table:
-    """Return a table without its rankings, if with those of the others they are more than `RANKINGS_KEPT`."""
-    rankings = {id(one) for table in (table, *others) for one in (table.ranking, table.effective) if one is not None}
-    return table if len(rankings) <= RANKINGS_KEPT else replace(table, ranking=None, effective=None)

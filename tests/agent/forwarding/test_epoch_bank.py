@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.forwarding import epoch_bank
+from agent.forwarding import table_cache
 from agent.forwarding.epoch_bank import EpochBanks
 from agent.model import Candidate, State
 from agent.table import algorithm
@@ -287,14 +287,14 @@ def test_claimants_have_places_after_the_chain(maps: Maps) -> None:
 
 def test_rankings_are_kept_for_few_sets_of_members(maps: Maps, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is megabytes: a node whose services all have other members keeps some, and its tables are the same."""
-    monkeypatch.setattr(epoch_bank, "RANKINGS_KEPT", 1)
+    monkeypatch.setattr(table_cache, "RANKINGS_KEPT", 1)
     made = banks(maps, OLD)
     hashes = dict.fromkeys(SLOTS, "rendezvous")
     for members in (ALL, ALL[1:], ALL):
         wanted = {"web": members, "dns": ALL[:2]}
         asyncio.run(made.apply(EpochSwitch(EpochUse(OLD.number)), wanted, hashes, INDEXES, BASE, 1.0))
         tables = [
-            *(one.table for one in made._shared.values()),
+            *(one.table for one in made._tables.shared.values()),
             *(one.table for one in made._first().values() if one.table),
         ]
         assert len({id(one.ranking) for one in tables if one.ranking}) <= 1
