@@ -144,6 +144,8 @@ def test_answers_arrive_at_other_nodes_than_the_owner(lab: NatLab) -> None:
     before, sent_on = lab.nat_counters(), lab.answers_sent_on()
     sessions = lab.sessions()
     sessions.open(STREAM, VIP, ECHO_PORT, 60)
+    listed = [one["client"] for node in FOUR for one in lab.lbctl(node, "session", "list", "-o", "json")["sessions"]]
+    assert {one.end for one in sessions.held} <= set(listed)
     sessions.close()
     now = lab.nat_counters()
     for counter in ("forward_backend", "forward_client", "forward_first"):
