@@ -72,3 +72,8 @@ class Paths:
     def history(self) -> Path:
         """The texts of lb.yml that ran, and the deadline of a change (change/history.py); they outlive a reboot."""
         return self.kept / "config.json"
+
+    @property
+    def events(self) -> Path:
+        """What happened on this node (daemon/event_log.py); it outlives a reboot."""
+        return self.kept / "events.jsonl"

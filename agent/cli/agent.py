@@ -32,19 +32,15 @@ def agent() -> None:
 )
 def run(path: Path, xdp: str | None, pins: Path) -> None:
     """Run the agent in the foreground (lb-agent.service)."""
-    import logging
-    import sys
     from dataclasses import replace
 
     from agent.cli.daemon import start_errors
     from agent.config import file
     from agent.config.schema import XdpConfig
+    from agent.daemon.log_setup import start_logging
     from agent.daemon.start import start
-    from agent.log_format import LogFormatter
 
-    to_stderr = logging.StreamHandler(sys.stderr)
-    to_stderr.setFormatter(LogFormatter("%(asctime)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[to_stderr])
+    start_logging(Paths())
 
     def load(text: str | None) -> file.Loaded:
         loaded = file.load_text(path, file.read_text(path) if text is None else text)

@@ -31,6 +31,7 @@ COMMANDS = {
     "check": "check",
     "top": "top",  # [--once]
     "drops": "top",
+    "events": "events",  # [-f] [--since TIME] [--level LEVEL]
     "doctor": "doctor",
     "explain": "node",  # TUPLE [--live [--at ADDRESS]]
     "connections": "connections",  # [--service NAME]

@@ -201,6 +201,9 @@ async def _respond(routes: Routes, request: Request) -> Response:
     if request.method not in READING and request.uid not in (0, os.geteuid()):
         return json_response({"error": f"{request.path}: only root may change this node; run lbctl as root"}, 403)
     try:
+        if request.method not in READING:  # before its effects, which are events too
+            given = "".join(f" {name}={value}" for name, value in request.query.items())
+            log.info("requested: %s%s", request.path, given)
         response = handler(request)
         return response if isinstance(response, Response) else await response
     except LastAnnouncerError as error:

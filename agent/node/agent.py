@@ -47,6 +47,7 @@ from agent.node.plan import Inputs, Plan, ThisNode, condition_of, own_member, pl
 from agent.node.plan_log import log_changes
 from agent.node.publisher import Publisher
 from agent.node.saved_state import SavedState
+from agent.node.session_log import SessionLog
 from agent.node.tracer import Tracer, reply_of
 from agent.paths import Paths
 from agent.table.epoch import EpochSwitch
@@ -84,6 +85,7 @@ class Agent:
         self.health = initial_health((s.name for s in config.services), saved.healthy, time.monotonic())
         orders = OrderBook(paths.orders, config.vips)
         self.operator = Operator(config, start.operator_state(saved), orders, self._known, self._replan)
+        self._session_log = SessionLog()
         self.announcer = Announcer(self.node, paths.relay, saved.export_statuses, self._wake.set)
         self._netlink = Netlink()
         self.forwarder = None
@@ -235,6 +237,7 @@ class Agent:
             self._wake.clear()
             # With a thousand members each step takes milliseconds: timers and sockets have their turn in between.
             relay = self.announcer.relay
+            self._session_log.observe(relay.snapshot, relay.connected)
             self.membership.read(relay.snapshot, relay.connected)
             await asyncio.sleep(0)
             self.membership.observe(time.monotonic())

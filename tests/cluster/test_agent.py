@@ -252,6 +252,10 @@ def test_a_drain_outlives_the_agent(cluster: ClusterLab) -> None:
     assert "b2" not in cluster.next_hops()
     cluster.lbctl("b2", "undrain")
     wait_for(lambda: "b2" in cluster.next_hops(), "b2 to be back")
+    events = cluster.lbctl("b2", "events", "--since", "10m")
+    drained = events.index(f"{VIP}: not announcing", events.index("requested: /drain"))
+    assert drained < events.index("requested: /undrain"), "the cause, what followed, and its end"
+    assert f"member {cluster.addresses['b2']}: draining" in cluster.lbctl("b1", "events", "--since", "10m")
 
 
 def test_a_killed_agent_leaves_route_and_data_path_and_the_next_one_changes_nothing(cluster: ClusterLab) -> None:

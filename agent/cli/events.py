@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""lbctl events: what happened on this node, when and why. Reads the agent's file, so it needs no agent that runs."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent.cli.options import output_option, seconds
+from agent.cli.table import paint
+from agent.errors import AgentError
+from agent.paths import Paths
+from agent.time_text import format_time
+from bgp.printable import escaped
+
+_LEVELS = ("info", "warning", "error")
+_COLORS = {"warning": "yellow", "error": "red", "critical": "red"}
+
+
+@click.command()
+@click.option("-f", "--follow", "following", is_flag=True, help="Then print events as they happen, until Ctrl-C.")
+@click.option(
+    "--since", "since_s", callback=seconds, default="7d", show_default=True, metavar="TIME",
+    help="Events of the last 90s, 10m, 1h30m or 2d; at most 7 days are kept.",
+)  # fmt: skip
+@click.option("--level", type=click.Choice(_LEVELS), default="info", show_default=True, help="This level and above.")
+@click.option(
+    "--file", "path", type=click.Path(path_type=Path), default=Paths().events, show_default=True,
+    help="Where the agent keeps them.",
+)  # fmt: skip
+@output_option
+def events(following: bool, since_s: float, level: str, path: Path, output: str) -> None:
+    """Show what happened on this node, when and why.
+
+    Announcements, members, sessions, health, epochs, requests of operators, problems. With -o json, one object a line.
+    """
+    from agent.daemon import event_log
+
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell may have SIGINT ignored in the background
+        signal.signal(number, signal.default_int_handler)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            past = event_log.read(path, time.time() - since_s)
+            for event in itertools.chain(past, event_log.follow(path) if following else ()):
+                if event["level"] not in _LEVELS[: _LEVELS.index(level)]:
+                    click.echo(json.dumps(event) if output == "json" else line_of(event))
+    except OSError as error:
+        raise AgentError(f"{error.filename or path}: {error.strerror}; run lbctl as root") from None
+
+
+def line_of(event: dict[str, Any]) -> str:
+    """Return an event's line."""
+    level = "" if event["level"] == "info" else paint(_COLORS.get(event["level"]), event["level"]) + ": "
+    return f"{format_time(event['time'])} {level}{escaped(event['text'])}"
