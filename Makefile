@@ -41,7 +41,7 @@ proof: .venv/ready  ## the long proofs: before a release, and after a change to 
 	$(PYTEST) tests/cluster/test_false_alarm.py -s --echo-load-s 600 --timeout 3600 $(PYTEST_ARGS)
 	$(PYTEST) tests/proof/test_cluster_stories.py tests/proof/test_claim_stories.py -s --story-seeds 4 --timeout 3600 $(PYTEST_ARGS)
 	$(PYTEST) tests/cluster/test_claims.py -s -k churn --churn-seeds 3 $(PYTEST_ARGS)
-	ANYLB_DEB=1 $(PYTEST) tests/package/test_build.py $(PYTEST_ARGS)
+	ANYLB_DEB=1 $(PYTEST) tests/package --timeout 900 $(PYTEST_ARGS)
 	$(PYTEST) tests/bgp/bfd/test_bfd_lab.py -s --bfd-rounds 20 --bfd-load-s 600 --timeout 3600 $(PYTEST_ARGS)
 
 bench: .venv/bench-ready  ## speed and memory, compared with the last committed figures; writes bench.json

@@ -103,4 +103,5 @@ def _text(text: str) -> str:
     """Return a text as one line that roff leaves as it is."""
     line = " ".join(text.replace("\b", "").replace("`", "").split())
     line = line.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq")
+    line = "".join(one if one.isascii() else f"\\[u{ord(one):04X}]" for one in line)
     return f"\\&{line}" if line.startswith((".", "\\(aq")) else line

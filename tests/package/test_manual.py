@@ -16,6 +16,7 @@ PAGES = {"lbctl.1": lbctl_page, "lb.yml.5": configuration_page}
 
 def plain(page: str) -> str:
     """Return a page as its reader sees it, without fonts and line breaks."""
+    page = re.sub(r"\\\[u([0-9A-F]+)\]", lambda m: chr(int(m[1], 16)), page)
     return " ".join(re.sub(r"\\([-e])|\\&", lambda m: {"-": "-", "e": "\\"}.get(m[1] or "", ""), page).split())
 
 

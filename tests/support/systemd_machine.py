@@ -4,6 +4,8 @@
     host's root, read-only ── overlay ── systemd-nspawn ── systemd ──┬── lb-bgp.service
     this tree, read-only, at /opt/anylb                              └── lb-agent.service
 
+With a folder of packages, the tree and the units are not there, and the folder is at /mnt: the test installs them.
+
 A machine of its own, because a node's init is another process 1. Its mounts are private to it, and it ends with this
 process, even after `kill -9`.
 """
@@ -42,7 +44,7 @@ rm -rf "$1/tree/etc/systemd/system"
 cp -a "$2/." "$1/tree/"
 exec systemd-nspawn --quiet --directory="$1/tree" --boot --register=no --keep-unit --link-journal=no --capability=all \
   --system-call-filter=bpf --network-namespace-path="/proc/$3/ns/net" --bind="$1/bpf:/sys/fs/bpf" \
-  --bind-ro="$4:/opt/anylb" -- --unit=anylb.target
+  --bind-ro="$4:$5" -- --unit=anylb.target
 """
 
 
@@ -65,14 +67,16 @@ class SystemdMachine:
 
 
 @contextlib.contextmanager
-def systemd_machine(net_pid: int, files: Mapping[str, str]) -> Iterator[SystemdMachine]:
+def systemd_machine(net_pid: int, files: Mapping[str, str], packages: Path | None = None) -> Iterator[SystemdMachine]:
     """Boot a machine in the network namespace of a process. `files`: what else is in its file system, by path."""
     with tempfile.TemporaryDirectory(prefix="anylb-machine-") as made, contextlib.ExitStack() as ending:
         root, added = Path(made, "root"), Path(made, "added")
         root.mkdir()
         system = "etc/systemd/system"
-        ours = {f"{system}/{unit.name}": unit.read_text() for unit in UNITS.glob("*.service")}
-        ours |= {f"{system}/anylb.target": TARGET, "usr/local/bin/lbctl": LBCTL}
+        ours = {f"{system}/anylb.target": TARGET}
+        if packages is None:
+            ours |= {f"{system}/{unit.name}": unit.read_text() for unit in UNITS.glob("*.service")}
+            ours["usr/local/bin/lbctl"] = LBCTL
         for name, content in (ours | dict(files)).items():
             path = added / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +84,8 @@ def systemd_machine(net_pid: int, files: Mapping[str, str]) -> Iterator[SystemdM
             path.chmod(0o755 if path.name == "lbctl" else 0o644)
         # The mount namespace, and with it all mounts, ends with nspawn, and nspawn with this thread.
         argv = ["setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--propagation=private", "sh", "-c", BOOT, "sh"]
-        argv += [str(root), str(added), str(net_pid), str(ROOT)]
+        argv += [str(root), str(added), str(net_pid)]
+        argv += [str(ROOT), "/opt/anylb"] if packages is None else [str(packages), "/mnt"]
         log = ending.enter_context(Path(made, "console").open("wb"))
         nspawn = ending.enter_context(subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
         ending.callback(nspawn.terminate)  # it shuts the machine down
