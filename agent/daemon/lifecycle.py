@@ -33,6 +33,8 @@ from bpf.errors import BpfError
 
 log = logging.getLogger("anylb")
 
+REOPEN_S = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class Next:
@@ -169,12 +171,15 @@ async def _run_agents(lifecycle: Lifecycle, changes: Changes, paths: Paths, open
                 continue
             freeze_heap()
             changes.started(agent)
-            reporting = asyncio.get_running_loop().create_task(lifecycle.report.follow(agent))
+            loop = asyncio.get_running_loop()
+            beside = lifecycle.report.follow(agent), _replace_lost_data_path(agent, lifecycle)
+            running = [loop.create_task(one) for one in beside]
             try:
                 async with control.serve(agent, changes):
-                    await agent.run(lifecycle.ending, lifecycle.restart)
+                    await agent.run(lifecycle.ending)
             finally:
-                reporting.cancel()
+                for task in running:
+                    task.cancel()
         except* (AgentError, BpfError, BgpError) as group:
             raise _first(group) from None
         finally:
@@ -188,6 +193,20 @@ async def _run_agents(lifecycle: Lifecycle, changes: Changes, paths: Paths, open
         datapath = following.datapath
         log.info("applying the changed configuration")
         opening = lifecycle.reopen() if datapath is None else None
+
+
+async def _replace_lost_data_path(agent: Agent, lifecycle: Lifecycle) -> None:
+    """Have another agent run the same configuration when the data path of this one is lost; canceled at its end."""
+    if agent.forwarder is None:
+        return
+    await agent.forwarder.lost.wait()
+    log.error("%s", agent.forwarder.fault)
+    while True:
+        try:
+            await lifecycle.restart()
+        except AgentError as error:
+            log.error("%s", error)
+        await asyncio.sleep(REOPEN_S)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

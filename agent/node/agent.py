@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from agent.address import Address, Network
@@ -21,7 +21,6 @@ from agent.channel.trace import TraceReply, TraceRequest
 from agent.config.epoch import supported_epochs
 from agent.config.schema import Config
 from agent.connections.monitor import ConnectionMonitor
-from agent.errors import AgentError
 from agent.forwarding.answer_monitor import AnswerMonitor
 from agent.forwarding.deny_list import DenyList
 from agent.health.check import checks, node_problems
@@ -59,7 +58,6 @@ TICK_S = 0.5
 """The interval of heartbeats to the relay, which needs at least one per second."""
 COALESCE_S = 0.01
 """A burst of updates (a router sends all identities at once) makes one plan, not one for each."""
-REOPEN_S = 5.0
 
 
 class Agent:
@@ -319,11 +317,8 @@ class Agent:
 
     # Tasks
 
-    async def run(self, ending: asyncio.Future[bool], restart: Callable[[], Awaitable[object]]) -> None:
-        """Run until `ending` is done. Then leave the routes to the relay if its result is True: none follows.
-
-        `restart` begins what ends this agent and starts the next one with a data path of its own.
-        """
+    async def run(self, ending: asyncio.Future[bool]) -> None:
+        """Run until `ending` is done. Then leave the routes to the relay if its result is True: none follows."""
         uplinks = self.config.node.names if self.forwarder else None
         forever = [
             self.announcer.relay.run(),
@@ -335,7 +330,6 @@ class Agent:
             self.vips.keep(self._wake.set),
             self.answers.run(),
             self.vips.retire(lambda vips: self.plan is not None and self.announcer.withdrawn(vips)),
-            self._replace_lost_data_path(restart),
             *checks(self.config.services, self.health, self._wake.set, uplinks),
             self.instances.run(),
             *(self.forwarder.tasks() if self.forwarder else ()),
@@ -362,18 +356,6 @@ class Agent:
                 self._publish()
             self._wake.set()
             await asyncio.sleep(TICK_S)
-
-    async def _replace_lost_data_path(self, restart: Callable[[], Awaitable[object]]) -> None:
-        if self.forwarder is None:
-            return
-        await self.forwarder.lost.wait()
-        log.error("%s", self.forwarder.fault)
-        while True:
-            try:
-                await restart()
-            except AgentError as error:
-                log.error("%s", error)
-            await asyncio.sleep(REOPEN_S)
 
     async def leave(self) -> None:
         """Tell the others that this node takes no new flows, and leave its routes to the relay."""

@@ -78,7 +78,7 @@ class Nat:
             return None
         return (
             f"{key}: its change ends the {count:,} sessions of this node, whose clients get a RST; `lbctl drain` hands "
-            "them to other nodes first, `lbctl agent reload --force` ends them"
+            "them to other nodes first, `lbctl reload --force` ends them"
         )
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:

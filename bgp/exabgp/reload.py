@@ -26,7 +26,7 @@ from bgp.bfd.config import CONFIG_NAME, encode_peers
 from bgp.errors import BgpError, NotReadError
 from bgp.exabgp.config import SpeakerConfig
 from bgp.exabgp.renderer import ALLOW_NAME, listen_addresses, render_allowlist, render_env
-from bgp.exabgp.run_dir import RESTART, exchange_file, lock_holder
+from bgp.exabgp.run_dir import RESTART, clear_spare, exchange_file, lock_holder
 from bgp.exabgp.speaker import CONF_NAME, RELOADED, prepare, rendered
 
 REPEAT_S = 1.0
@@ -77,6 +77,7 @@ def reload(config: SpeakerConfig, timeout_s: float = TIMEOUT_S) -> int:
         if unread.exists():
             _touch_until_read(config.run_dir / CONF_NAME, pid, timeout_s)
             unread.unlink(missing_ok=True)
+            clear_spare(config.run_dir / CONF_NAME)
     except OSError as error:
         raise BgpError(f"{error.filename or config.run_dir}: {error.strerror}") from None
     return pid

@@ -56,8 +56,12 @@ def exchange_file(path: Path, content: bytes) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.renameat2(_AT_FDCWD, os.fsencode(spare), _AT_FDCWD, os.fsencode(path), _RENAME_EXCHANGE) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))
+
+
+def clear_spare(path: Path) -> None:
+    """Empty what an exchange replaced: it may hold passwords. Not before ExaBGP, which may be reading it, is done."""
     with contextlib.suppress(OSError):
-        os.truncate(spare, 0)  # a password that is no longer in use
+        os.truncate(_spare(path), 0)
 
 
 def lock_holder(lock: Path) -> int | None:

@@ -13,52 +13,17 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from support.changing_node import NODE, SECOND_VIP, ChangingNode
-from support.cluster_lab import FOUR, PORT, ClusterLab, cluster_lab, copy_topology, edit, server_of
+from support.cluster_lab import FOUR, PORT, cluster_lab, copy_topology, edit, server_of
+from support.operator_lab import Operator
 from support.waiting import wait_for
 
 from topology.demo.cluster import VIP
-from topology.demo.router_watch import NextHopHistory, RouterWatch
+from topology.demo.router_watch import RouterWatch
 
 pytestmark = pytest.mark.lab
-
-
-class Operator:
-    """The cluster, its configuration's file, and the router's next hops over time."""
-
-    def __init__(self, cluster: ClusterLab, file: Path, history: NextHopHistory) -> None:
-        self.cluster, self.file, self.history = cluster, file, history
-        self.lbctl, self.status = cluster.lbctl, cluster.status
-        self.text = file.read_text()
-        self.changed: set[str] = set()
-        """The nodes that may have read another text than the original."""
-
-    def configure(self, *replacements: tuple[str, str]) -> None:
-        """Write the original configuration with some texts replaced."""
-        self.file.write_text(self.text)
-        edit(self.file, *replacements)
-
-    def reload(self, *nodes: str) -> None:
-        for node in nodes:
-            assert self.lbctl(node, "agent", "reload") == "reloaded\n"
-            self.changed.add(node)
-
-    def share(self, of: str, seen_by: str) -> tuple[str, int, int]:
-        """State, nominal and effective weight of a member by the status of another node."""
-        members = self.status(seen_by)["services"][0]["members"]
-        found = next(m for m in members if m["address"] == self.cluster.addresses[of])
-        return found["state"], found["weight"], found["effective"]
-
-    def next_hops(self) -> set[str]:
-        return {self.cluster.names.get(hop, hop) for hop in self.history.current}
-
-    def settle(self) -> None:
-        """Wait until all four announce and agree on the tables."""
-        wait_for(lambda: self.next_hops() == set(FOUR), "four next hops")
-        wait_for(self.cluster.tables_agree, "equal tables")
 
 
 @pytest.fixture(scope="module")
