@@ -286,3 +286,5 @@ def test_what_a_dead_agent_left(folder: Path, late_s: float, is_refused: bool, r
     if restored:
         assert (folder / "lb.yml.rejected").read_text() == CHANGED
         assert not history_file.restore_if_due(lb_yml, state, began + late_s)
+        history_file.restore(lb_yml, TEXT)  # as after a death between the file and the history
+        assert (folder / "lb.yml.rejected").read_text() == CHANGED
