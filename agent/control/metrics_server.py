@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The endpoint for monitoring: `/metrics` for Prometheus and `/health`, over TCP, by default on loopback.
 
-It changes nothing, and serves no addresses of clients. An address that cannot be listened at is a problem line, and the
-agent goes on. Rendering 50 services takes tens of milliseconds, so a thread does it.
+On loopback alone it also serves a page for people (page.html) with what that asks for: `/`, `/status.json` and
+`/explain.json?tuple=`. It changes nothing, and serves no addresses of clients. An address that cannot be listened at is
+a problem line, and the agent goes on. Rendering 50 services takes tens of milliseconds, so a thread does it.
 """
 
 from __future__ import annotations
@@ -14,27 +15,33 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from importlib.metadata import version
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from agent.address import endpoint
 from agent.config.metrics import MetricsConfig
 from agent.control.check import Checked
 from agent.control.http_server import HttpServer, Request, Response, json_response
+from agent.errors import AgentError
 
 log = logging.getLogger("anylb")
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
+PAGE: Final = Path(__file__).with_name("page.html")
 Look = Callable[[], tuple[Mapping[str, Any], Checked]]
 """Returns the status of the node and the verdict on it, of this moment."""
+Explain = Callable[[str], Mapping[str, Any]]
+"""Explains a flow, as `lbctl explain` does. Raises AgentError."""
 
 
 @contextlib.asynccontextmanager
-async def serve_metrics(config: MetricsConfig, look: Look) -> AsyncIterator[str | None]:
+async def serve_metrics(config: MetricsConfig, look: Look, explain: Explain) -> AsyncIterator[str | None]:
     """Serve for as long as the context lasts; its value is why it is not served, None if it is, or must not be."""
     where = config.endpoint
     if where is None:
         yield None
         return
-    server = HttpServer(lambda request: _respond(look, request))
+    page = _Page(look, explain) if where[0].is_loopback else None
+    server = HttpServer(lambda request: _respond(look, page, request))
     problem = None
     try:
         await server.start_tcp(str(where[0]), where[1])
@@ -47,7 +54,28 @@ async def serve_metrics(config: MetricsConfig, look: Look) -> AsyncIterator[str 
         await server.stop()
 
 
-async def _respond(look: Look, request: Request) -> Response:
+class _Page:
+    """What people on this machine see: the page, and what it asks for."""
+
+    def __init__(self, look: Look, explain: Explain) -> None:
+        self._look, self._explain = look, explain
+
+    def respond(self, request: Request) -> Response | None:
+        """Return the response; None for a path that is not the page's."""
+        match request.path:
+            case "/":
+                return Response(200, PAGE.read_bytes(), "text/html; charset=utf-8")
+            case "/status.json":
+                return json_response(self._look()[0])
+            case "/explain.json":
+                try:
+                    return json_response(self._explain(request.query.get("tuple", "")))
+                except AgentError as error:
+                    return json_response({"error": str(error)}, 400)
+        return None
+
+
+async def _respond(look: Look, page: _Page | None, request: Request) -> Response:
     if request.method not in ("GET", "HEAD"):
         return json_response({"error": f"{request.method} is not served here"}, 405)
     try:
@@ -55,6 +83,8 @@ async def _respond(look: Look, request: Request) -> Response:
             return _health(look()[1])
         if request.path == "/metrics":
             return await _metrics(look)
+        if page is not None and (response := page.respond(request)) is not None:
+            return response
     except Exception as error:
         log.exception("%s", request.path)
         return json_response({"error": f"{request.path} failed in the agent: {error}; see its log"}, 500)

@@ -54,11 +54,7 @@ def _routes(agent: Agent, changes: config.Changing) -> Routes:
     return {
         ("GET", "/status"): lambda _: json_response(status(_state(agent, changes))),
         ("GET", "/check"): lambda _: json_response(_look(agent, changes)[1].to_json()),
-        ("GET", "/explain"): lambda request: json_response(
-            explain_nat.explain(
-                _forwarding(agent), _sessions(agent), request.query.get("tuple", ""), time.monotonic_ns()
-            )
-        ),
+        ("GET", "/explain"): lambda request: json_response(_explain(agent, request.query.get("tuple", ""))),
         ("GET", "/explain/live"): lambda request: _explain_live(agent, request),
         ("POST", "/drain"): lambda request: _set_state(agent.operator, State.DRAINING, request),
         ("POST", "/undrain"): lambda request: _set_state(agent.operator, State.UP, request),
@@ -125,6 +121,10 @@ def _state(agent: Agent, changes: config.Changing) -> NodeState:
     )
 
 
+def _explain(agent: Agent, text: str) -> dict[str, Any]:
+    return explain_nat.explain(_forwarding(agent), _sessions(agent), text, time.monotonic_ns())
+
+
 def _forwarding(agent: Agent) -> explain.Forwarding:
     return explain.Forwarding(
         agent.config,
@@ -171,7 +171,10 @@ async def serve(agent: Agent, changes: config.Changing) -> AsyncIterator[None]:
     finally:
         os.umask(before)
     try:
-        async with serve_metrics(agent.config.metrics, lambda: _look(agent, changes)) as agent.metrics_problem:
+        monitoring = serve_metrics(
+            agent.config.metrics, lambda: _look(agent, changes), lambda text: _explain(agent, text)
+        )
+        async with monitoring as agent.metrics_problem:
             yield
     finally:
         await server.stop()

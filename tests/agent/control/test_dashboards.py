@@ -5,7 +5,6 @@ parses, uses metrics that there are, and has data."""
 import asyncio
 import json
 import re
-import socket
 import subprocess
 import threading
 import urllib.parse
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support.free_port import free_port
 from support.node_status import node_status
 from support.waiting import wait_for
 
@@ -33,12 +33,6 @@ def expressions(board: dict[str, Any]) -> list[str]:
     return [target["expr"] for panel in board["panels"] for target in panel["targets"]]
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def agent() -> Iterator[int]:
     """The port of an endpoint with a whole status."""
@@ -46,7 +40,9 @@ def agent() -> Iterator[int]:
 
     async def serve() -> None:
         found = Checked("warning", (), "", {})
-        async with serve_metrics(MetricsConfig(listen=f"127.0.0.1:{port}"), lambda: (node_status(), found)):
+        async with serve_metrics(
+            MetricsConfig(listen=f"127.0.0.1:{port}"), lambda: (node_status(), found), lambda _: {}
+        ):
             await ending.wait()
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from support.free_port import free_port
 from support.node_status import node_status
 
 from agent.config.file import parse
@@ -88,12 +89,6 @@ def test_values(values: Values) -> None:
     assert value("instances", service="web", state="active") == 2
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 def served(found: Checked, *paths: str, method: str = "GET") -> list[tuple[int, str]]:
     """What the endpoint answers."""
     port = free_port()
@@ -107,7 +102,7 @@ def served(found: Checked, *paths: str, method: str = "GET") -> list[tuple[int, 
 
     async def main() -> list[tuple[int, str]]:
         config = MetricsConfig(listen=f"127.0.0.1:{port}")
-        async with serve_metrics(config, lambda: (node_status(), found)) as problem:
+        async with serve_metrics(config, lambda: (node_status(), found), lambda _: {}) as problem:
             assert problem is None
             return [await asyncio.to_thread(fetch, path) for path in paths]
 
@@ -130,7 +125,7 @@ def test_health_by_its_code(state: str, code: int) -> None:
 
 def test_a_port_that_is_taken_is_a_problem_and_off_serves_nothing() -> None:
     async def main(listen: Any) -> str | None:
-        async with serve_metrics(MetricsConfig(listen=listen), lambda: (node_status(), GOOD)) as problem:
+        async with serve_metrics(MetricsConfig(listen=listen), lambda: (node_status(), GOOD), lambda _: {}) as problem:
             return problem
 
     with socket.socket() as other:
