@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draw the documents' figures for light and dark pages: each .dot beside this file, by graphviz, and each .txt.
 
-A .dot becomes a diagram, a .txt (what a terminal showed) an image of its lines. `make figures` runs it. The digest of the
-text is in the figure, so a test notices a figure that is out of date.
+A .dot becomes a diagram, a .txt (what a terminal showed) an image of its lines. `make figures` runs it. The digest of
+the text is in the figure, so a test notices a figure that is out of date.
 """
 
 import hashlib
