@@ -28,3 +28,7 @@ class NotPermittedError(AgentError):
 
 class LastAnnouncerError(AgentError):
     """The request would leave a VIP without any node that announces it."""
+
+
+class HalfDoneError(AgentError):
+    """A request was carried out in part: the text gives what is done, and what is not."""

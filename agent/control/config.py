@@ -24,7 +24,7 @@ from agent.config.file import Loaded
 from agent.config.schema import Config
 from agent.connections.monitor import ConnectionMonitor
 from agent.control.http_server import Response, Routes, json_response
-from agent.errors import AgentError
+from agent.errors import AgentError, HalfDoneError
 
 
 class Changing(Protocol):
@@ -106,6 +106,8 @@ def _as_json(changes: Sequence[Change]) -> list[dict[str, Any]]:
 async def _change(change: Callable[[], Any]) -> Response:
     try:
         return json_response({"ok": True, "generation": await change()})
+    except HalfDoneError:
+        raise
     except AgentError as error:
         return json_response({"error": f"{error}\nnothing was changed"}, 400)
 

@@ -25,7 +25,7 @@ from agent.change.file_state import Found, Refusal
 from agent.change.history import History, awaiting, confirmed, gone_back, started
 from agent.config.file import Loaded, read_text
 from agent.daemon.speaker import Speaker, digests_of
-from agent.errors import AgentError
+from agent.errors import AgentError, HalfDoneError
 
 if TYPE_CHECKING:
     from agent.daemon.lifecycle import Lifecycle
@@ -183,7 +183,7 @@ class Changes:
         try:
             history_file.restore(path, text)
         except AgentError as error:
-            raise AgentError(f"the previous configuration runs again, but is not in lb.yml: {error}") from None
+            raise HalfDoneError(f"the previous configuration runs again, but is not in lb.yml: {error}") from None
         self._refusal = self._back_problem = self._deadline = None
         self._keep(gone_back(self._history, text))
         return generation

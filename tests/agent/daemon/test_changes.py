@@ -18,7 +18,7 @@ from agent.daemon import changes as module
 from agent.daemon.changes import Changes
 from agent.daemon.lifecycle import Lifecycle
 from agent.daemon.speaker import Speaker
-from agent.errors import AgentError
+from agent.errors import AgentError, HalfDoneError
 from agent.node.agent import Agent
 
 TEXT = """\
@@ -261,6 +261,8 @@ def test_full_disk_at_the_deadline_does_not_keep_the_change(folder: Path, monkey
             await until(lambda: daemon.lifecycle.next is not None)
             daemon.start()
             assert daemon.running == TEXT
+            with pytest.raises(HalfDoneError, match=r"runs again, but is not in lb\.yml"):
+                await daemon.changes.undo()
             await until(lambda: "is not in lb.yml: lb.yml: No space left" in str(daemon.changes.problems()))
             await asyncio.sleep(0.02)
             assert daemon.lifecycle.next is None, "it runs already: no agent is started for each attempt"
