@@ -138,6 +138,7 @@ def _nat_maps(nat: NatShape) -> tuple[MapSpec, ...]:
         MapSpec("backends", MapType.ARRAY, 4, BACKEND_STRUCT.size, BACKENDS),
         MapSpec("backend_loads", MapType.ARRAY, 4, BACKEND_LOAD_STRUCT.size, BACKENDS, MMAPABLE),
         MapSpec("nat_hops", MapType.ARRAY, 4, NAT_HOP_STRUCT.size, NAT_HOPS),
+        MapSpec("nat_ticks", MapType.ARRAY, 4, 8, 1),
         MapSpec("nat_pulls", MapType.ARRAY, 4, 8, NAT_ROWS, MMAPABLE),
         MapSpec("nat_parsed_packets", MapType.PERCPU_ARRAY, 4, NAT_PARSED_SIZE, 1),
         MapSpec("session_tags", MapType.ARRAY, 4, BUCKET_STRUCT.size, nat.sessions // WAYS, MMAPABLE),

@@ -189,8 +189,10 @@ static __always_inline int handle_flow(struct xdp_md *ctx, const struct conf *co
 	} else if (service.flags & SERVICE_PORTS_ONLY || is_foreign_hop(pkt)) {
 		return pass_no_service(pkt);
 	}
-	if (NAT && service.flags & SERVICE_NAT)
+	if (NAT && service.flags & SERVICE_NAT) {
+		pkt->service = service.slot;
 		return FOR_NAT;
+	}
 	return handle_service(ctx, conf, uplink, &service, pkt, s);
 }
 

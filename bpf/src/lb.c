@@ -2,8 +2,8 @@
 /*
  * The XDP programs: a packet's path through a node, from parse to verdict. The first, PROGRAM, handles plain packets
  * (plain.h) and leaves the others to the second, `general`. That leaves fragments whose flow needs ports to the third,
- * `collector` (collect.h). Packets of NAT (nat.h) have programs of their own: `nat` for plain ones, and for the others
- * `nat_general`, which parses, and `nat_parsed`.
+ * `collector` (collect.h). Packets of NAT (nat.h) have programs of their own: `nat` for plain ones, which PROGRAM has
+ * parsed, and for the others `nat_general`, which parses, and `nat_parsed`.
  *
  * But for NAT no state is written per flow: a million flows, or a flood, cost what one flow costs. source.py joins the
  * included files into one text (BCC rewrites map lookups only in the main text).
@@ -119,7 +119,7 @@ static __always_inline int handle_parsed(struct xdp_md *ctx, const struct conf *
 			next -= sizeof(struct ports);
 		else
 			next -= pkt->protocol == IPPROTO_TCP ? sizeof(struct tcphdr) : sizeof(struct udphdr);
-		return leave_parsed(pkt, next);
+		return leave_if_for_nat(ctx, conf, next, pkt);
 	}
 #endif
 	return handle_flow(ctx, conf, uplink, pkt);
@@ -172,23 +172,25 @@ static __always_inline int collect_any(struct xdp_md *ctx)
 	return handle_fragment(ctx, conf, uplink, &c, &pkt);
 }
 
-/* The parsers found nothing wrong with the packet, so that it is denied comes first, as in the general program. */
+/*
+ * The parsers found nothing wrong with the packet, so that it is denied comes first, as in the general program.
+ * `to_pool`: it is to the NAT pool, so that no service has it.
+ */
 static __always_inline int handle_plain_flow(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
-					     struct packet *pkt)
+					     bool to_pool, struct packet *pkt)
 {
-	if (is_denied(conf, pkt))
-		return handle_no_flow(ctx, conf, KIND_DENIED, pkt);
-#if NAT
-	u32 header = pkt->family == 4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
+	int verdict;
 
-	if (pkt->nat) {
-		FORGET(conf, pkt->outer);
-		FORGET(conf, pkt->protocol);
-		FORGET(conf, pkt->opens);
-		return handle_nat(ctx, conf, uplink, pkt->l2 + pkt->outer + header, pkt);
+	if (is_denied(conf, pkt)) {
+		verdict = handle_no_flow(ctx, conf, KIND_DENIED, pkt);
+		return NAT && verdict == FOR_NAT ? NOT_PLAIN : verdict;
 	}
+	verdict = to_pool ? FOR_NAT : handle_flow(ctx, conf, uplink, pkt);
+#if NAT
+	if (verdict == FOR_NAT)
+		return leave_parsed(pkt, pkt->l2 + pkt->outer + plain_header(pkt));
 #endif
-	return handle_flow(ctx, conf, uplink, pkt);
+	return verdict;
 }
 
 /* A tunnel to this node: open it if an IPv4 packet is in it. */
@@ -198,7 +200,7 @@ static __always_inline int handle_plain_tunnel4(struct xdp_md *ctx, const struct
 {
 	if (type != htons(ETH_P_IP) || !parse_plain4(ctx, c, pkt->l2 + pkt->outer, pkt))
 		return NOT_PLAIN;
-	return handle_plain_flow(ctx, conf, uplink, pkt);
+	return handle_plain_flow(ctx, conf, uplink, false, pkt);
 }
 
 static __always_inline int handle_plain4(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
@@ -206,6 +208,7 @@ static __always_inline int handle_plain4(struct xdp_md *ctx, const struct conf *
 {
 	__be16 type = htons(ETH_P_IP);
 	struct iphdr *ip = c->at;
+	bool to_pool = false;
 
 	if ((void *)(ip + 1) > c->end)
 		return NOT_PLAIN;
@@ -215,26 +218,33 @@ static __always_inline int handle_plain4(struct xdp_md *ctx, const struct conf *
 		if (pkt->outer)
 			return handle_plain_tunnel4(ctx, conf, uplink, c, type, pkt);
 	}
-	if (!pkt->nat && !may_be_vip(conf, ip->daddr))
-		return NAT && is_in_pool4(ip->daddr) ? FOR_NAT : pass(PASS_NO_SERVICE);
-	return parse_plain4(ctx, c, pkt->l2, pkt) ? handle_plain_flow(ctx, conf, uplink, pkt) : NOT_PLAIN;
+	if (!may_be_vip(conf, ip->daddr)) {
+		to_pool = NAT && is_in_pool4(ip->daddr);
+		if (!to_pool)
+			return pass(PASS_NO_SERVICE);
+	}
+	return parse_plain4(ctx, c, pkt->l2, pkt) ? handle_plain_flow(ctx, conf, uplink, to_pool, pkt) : NOT_PLAIN;
 }
 
 static __always_inline int handle_plain6(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
 					 struct cursor *c, struct packet *pkt)
 {
 	struct ipv6hdr *ip = c->at;
+	bool to_pool = false;
 
 	if ((void *)(ip + 1) > c->end || (ip->daddr[3] == conf->address6[3] && ip->nexthdr != IPPROTO_TCP))
 		return NOT_PLAIN;
-	if (!pkt->nat && !may_be_vip(conf, fold_address(ip->daddr, 6)))
-		return NAT && is_in_pool6(ip->daddr) ? FOR_NAT : pass(PASS_NO_SERVICE);
-	return parse_plain6(ctx, c, pkt->l2, pkt) ? handle_plain_flow(ctx, conf, uplink, pkt) : NOT_PLAIN;
+	if (!may_be_vip(conf, fold_address(ip->daddr, 6))) {
+		to_pool = NAT && is_in_pool6(ip->daddr);
+		if (!to_pool)
+			return pass(PASS_NO_SERVICE);
+	}
+	return parse_plain6(ctx, c, pkt->l2, pkt) ? handle_plain_flow(ctx, conf, uplink, to_pool, pkt) : NOT_PLAIN;
 }
 
-static __always_inline int handle_plain(struct xdp_md *ctx, bool nat)
+static __always_inline int handle_plain(struct xdp_md *ctx)
 {
-	struct packet pkt = { .l2 = sizeof(struct ethhdr), .plain = true, .nat = nat };
+	struct packet pkt = { .l2 = sizeof(struct ethhdr), .plain = true };
 	struct cursor c = { frame_start(ctx), frame_end(ctx) };
 	struct uplink *uplink;
 	struct ethhdr *eth;
@@ -262,7 +272,8 @@ int collector(struct xdp_md *ctx)
 }
 
 #if NAT
-static __always_inline int handle_nat_parsed(struct xdp_md *ctx)
+/* A packet that another program parsed: a plain one, or any. */
+static __always_inline int handle_nat_parsed(struct xdp_md *ctx, bool plain)
 {
 	u32 this_uplink = UPLINK, zero = 0;
 	struct nat_parsed *parsed = nat_parsed_packets.lookup(&zero);
@@ -273,14 +284,20 @@ static __always_inline int handle_nat_parsed(struct xdp_md *ctx)
 	if (!parsed || !conf || !uplink)
 		return XDP_DROP; /* never */
 	pkt = parsed->pkt;
-	pkt.plain = pkt.collects = false;
+	pkt.plain = plain;
+	pkt.collects = false;
 	pkt.nat = true;
+	pkt.fragment = pkt.hop_offset = pkt.was_forwarded = 0;
+	if (plain) {
+		pkt.l2 = sizeof(struct ethhdr);
+		pkt.icmp_error = 0;
+	}
 	return handle_nat(ctx, conf, uplink, parsed->transport, &pkt);
 }
 
 int nat_parsed(struct xdp_md *ctx)
 {
-	return handle_nat_parsed(ctx);
+	return handle_nat_parsed(ctx, false);
 }
 
 int nat_general(struct xdp_md *ctx)
@@ -295,7 +312,7 @@ int nat_general(struct xdp_md *ctx)
 
 int nat(struct xdp_md *ctx)
 {
-	int verdict = handle_plain(ctx, true);
+	int verdict = handle_nat_parsed(ctx, true);
 
 	if (verdict >= 0)
 		return verdict;
@@ -320,7 +337,7 @@ int general(struct xdp_md *ctx)
 
 int PROGRAM(struct xdp_md *ctx)
 {
-	int verdict = PLAIN ? handle_plain(ctx, false) : handle_any(ctx, false);
+	int verdict = PLAIN ? handle_plain(ctx) : handle_any(ctx, false);
 
 	if (verdict >= 0)
 		return verdict;

@@ -52,16 +52,16 @@ static __always_inline struct service nat_service(const struct nat_conf *nat)
 	return service;
 }
 
-/* See verifier.h. The plain program has fewer paths, and needs to know where the headers are. */
+/* See verifier.h. The plain program has fewer paths, and its packet comes from a map. */
 static __always_inline void forget_all(const struct conf *conf, struct packet *pkt, struct nat_flow *flow)
 {
 	FORGET_NOW(conf, flow->reply);
 	FORGET_NOW(conf, flow->slot);
 	FORGET_NOW(conf, pkt->opens);
+	FORGET_NOW(conf, pkt->protocol);
+	FORGET_NOW(conf, pkt->family);
 	if (!pkt->plain) {
 		FORGET_NOW(conf, flow->counted);
-		FORGET_NOW(conf, pkt->protocol);
-		FORGET_NOW(conf, pkt->family);
 		FORGET_NOW(conf, pkt->outer);
 		FORGET_NOW(conf, pkt->hop);
 		FORGET_NOW(conf, pkt->prev_family);
@@ -78,9 +78,10 @@ static __always_inline bool is_pulled(u32 r)
 }
 
 /* Whether this node owns the row of either epoch. */
-static __always_inline bool owns_row(const struct conf *conf, const struct service *service, u32 table, u32 r,
+static __always_inline bool owns_row(const struct conf *conf, const struct service *service, u32 r,
 				     const struct row *row, const struct packet *pkt)
 {
+	u32 table = service->slot + active_bank(conf) * SLOTS;
 	const struct row *other;
 
 	if (row->node[0] == conf->self)
@@ -108,17 +109,15 @@ static __always_inline u32 find_client_session(const struct conf *conf, const st
 	return NO_SLOT;
 }
 
-static __always_inline struct session *find_session_rest(u32 slot, const struct packet *pkt)
-{
-	return NAT6 && pkt->family == 6 ? find_rest6(slot) : find_rest4(slot);
-}
-
 /* Whether a SYN meets a session that its ends have closed. */
 static __always_inline bool is_reopened(u32 slot, const struct packet *pkt)
 {
-	u64 *tag = find_tag(slot);
+	u64 *tag;
 
-	return pkt->opens && pkt->protocol == IPPROTO_TCP && tag && tag_state(*tag) >= SESSION_FIN;
+	if (!pkt->opens || pkt->protocol != IPPROTO_TCP)
+		return false;
+	tag = find_tag(slot);
+	return tag && tag_state(*tag) >= SESSION_FIN;
 }
 
 /* No node has the packet's session. */
@@ -163,7 +162,8 @@ static __always_inline bool is_error(const struct packet *pkt)
 static __always_inline int pass_on(struct xdp_md *ctx, const struct uplink *uplink, const struct nat_conf *nat,
 				   struct nat_flow *flow, u32 transport, struct packet *pkt, enum counter *event)
 {
-	struct session *session = find_session_rest(flow->slot, pkt);
+	struct record record = {};
+	struct session *session = find_record(flow->slot, pkt, &record);
 	struct segment segment = {};
 	const struct nat_hop *hop;
 	struct stats *s;
@@ -177,7 +177,7 @@ static __always_inline int pass_on(struct xdp_md *ctx, const struct uplink *upli
 	*event = flow->reply ? FORWARD_CLIENT : FORWARD_BACKEND;
 	hop = find_hop(nat, session, flow->reply);
 	clamps = segment.flags & TCP_SYN && nat->mss[pkt->family == 6];
-	if (pkt->plain && hop && (pkt->length > hop->mtu || hop->vlan || clamps))
+	if (pkt->plain && hop && (pkt->length > hop->mtu || hop->vlan))
 		return NOT_PLAIN;
 	if (is_undeliverable(ctx, hop, pkt, event))
 		return XDP_DROP;
@@ -195,38 +195,32 @@ static __always_inline int pass_on(struct xdp_md *ctx, const struct uplink *upli
 		if (s)
 			count(s, RX_FAR_RESET);
 	}
-	if (!pkt->plain && clamps)
+	if (clamps)
 		lower_mss(ctx, transport, nat->mss[pkt->family == 6]);
 	return translate(ctx, uplink, hop, flow->slot, flow->reply, transport, pkt, event);
 }
 
-/* Fill in the packet's row and slot; return false if no service of mode nat and no session has it. */
-static __always_inline bool find_flow(const struct conf *conf, const struct nat_conf *nat,
+/* Fill in the packet's row, and its slot if it is to the pool. */
+static __always_inline void find_flow(const struct conf *conf, const struct nat_conf *nat,
 				      const struct service *service, const struct packet *pkt, struct nat_flow *flow)
 {
-	const struct service *found;
-
 	flow->slot = NO_SLOT;
-	flow->reply = is_in_pool(pkt);
+	flow->reply = !pkt->service;
 	if (flow->reply) {
 		flow->slot = slot_of_endpoint(nat, pkt);
 		flow->r = flow->slot >> ((nat->bucket_bits & 15) + 3);
 		flow->hash = mix(flow->slot);
 		flow->counted = nat->table;
-		return true;
+	} else {
+		flow->hash = flow_hash(conf->hash_key[active_bank(conf)], service, pkt);
+		flow->r = flow->hash & (NAT_ROWS - 1);
+		flow->counted = pkt->service;
 	}
-	found = find_service(pkt);
-	if (!found || (found->flags & (SERVICE_NAT | SERVICE_PORTS_ONLY)) == SERVICE_PORTS_ONLY ||
-	    !(found->flags & SERVICE_NAT))
-		return false;
-	flow->counted = found->slot;
-	flow->hash = flow_hash(conf->hash_key[active_bank(conf)], service, pkt);
-	flow->r = flow->hash & (NAT_ROWS - 1);
-	return true;
 }
 
 /*
- * The general parser leaves the packet to another program: walked together, the two take millions of steps.
+ * A parser leaves the packet to another program: walked together, the two take millions of steps. `transport` is as for
+ * handle_nat().
  */
 static __always_inline int leave_parsed(const struct packet *pkt, u32 transport)
 {
@@ -240,8 +234,32 @@ static __always_inline int leave_parsed(const struct packet *pkt, u32 transport)
 	return FOR_NAT;
 }
 
+/* Leave a packet of the general parser, unless it is for no service of mode nat, nor for the pool. */
+static __always_inline int leave_if_for_nat(struct xdp_md *ctx, const struct conf *conf, u32 transport,
+					    struct packet *pkt)
+{
+	const struct nat_conf *nat = find_nat_conf();
+	const struct service *found;
+
+	if (!nat)
+		return XDP_PASS; /* never */
+	pkt->service = 0;
+	if (!is_in_pool(pkt)) {
+		found = find_service(pkt);
+		if (!found || !(found->flags & SERVICE_NAT))
+			return pass_no_service(pkt);
+		pkt->service = found->slot;
+	}
+	FORGET(conf, pkt->service);
+	if (pkt->fragment)
+		return drop(ctx, conf, pkt->service ?: nat->table, DROP_NAT_FRAGMENT, pkt);
+	if (is_foreign_hop(pkt))
+		return pass_no_service(pkt);
+	return leave_parsed(pkt, transport);
+}
+
 /*
- * A packet to the pool or to a VIP; `transport` is the offset of its TCP or UDP header in the frame, of an ICMP error
+ * A packet to the pool or to a service of mode nat; `transport` is the offset of its TCP or UDP header in the frame, of an ICMP error
  * that of the ports that it quotes. Returns the XDP verdict, or NOT_PLAIN.
  */
 static __always_inline int handle_nat(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
@@ -262,15 +280,7 @@ static __always_inline int handle_nat(struct xdp_md *ctx, const struct conf *con
 	if (!nat)
 		return XDP_PASS; /* never */
 	service = nat_service(nat);
-	if (!find_flow(conf, nat, &service, pkt, &flow))
-		return pass_no_service(pkt);
-	if (pkt->fragment)
-		return drop(ctx, conf, flow.counted, DROP_NAT_FRAGMENT, pkt);
-	if (is_foreign_hop(pkt))
-		return pass_no_service(pkt);
-	s = stats_of(flow.counted);
-	if (!s)
-		return XDP_PASS; /* never */
+	find_flow(conf, nat, &service, pkt, &flow);
 	if (flow.reply || pkt->icmp_error)
 		pkt->opens = false;
 	opens = pkt->opens;
@@ -283,7 +293,7 @@ static __always_inline int handle_nat(struct xdp_md *ctx, const struct conf *con
 	table = service.slot + active_bank(conf) * SLOTS;
 	row = find_row(table, flow.r);
 	event = row ? FORWARD_FIRST : DROP_NO_MEMBER;
-	if (row && !owns_row(conf, &service, table, flow.r, row, pkt))
+	if (row && !owns_row(conf, &service, flow.r, row, pkt))
 		next = owner_for_outsider(conf, &service, row, pkt);
 	if (row && !next) {
 		flow.slot = flow.reply ? find_by_endpoint(slot, pkt)
@@ -307,11 +317,17 @@ static __always_inline int handle_nat(struct xdp_md *ctx, const struct conf *con
 	FORGET(conf, skipped.narrow);
 	if (pkt->plain && next && is_too_big(&service, next, pkt))
 		return NOT_PLAIN;
-	if (next || is_drop(event))
+	if (next || is_drop(event)) {
+		s = stats_of(flow.counted);
+		if (!s)
+			return XDP_PASS; /* never */
 		return finish(ctx, conf, uplink, &service, next, &skipped, pkt, flow.hash, flow.counted, s, event);
+	}
 	if (row && flow.slot == NO_SLOT) {
 		event = reject(&flow);
-		if (opens)
+		if (opens && is_last_hop(ctx, pkt))
+			event = DROP_NAT_TTL;
+		else if (opens)
 			flow.slot = make_session(conf, nat, flow.hash, flow.counted,
 						 row->node[0] == conf->self && !is_pulled(flow.r), pkt, &event);
 	}

@@ -153,7 +153,10 @@ BPF_TABLE_PINNED("array", u32, struct nat_hop, nat_hops, NAT_HOPS, PINS "/nat_ho
 /* By row: until when (CLOCK_MONOTONIC, ns) other nodes may still hand over its sessions; 0: no longer. */
 BPF_TABLE_PINNED("array", u32, u64, nat_pulls, NAT_ROWS, PINS "/nat_pulls");
 
-/* A packet between the two general NAT programs. No program interrupts another on a CPU. */
+/* The tick when it was read last, below the low half of jiffies at that time. */
+BPF_TABLE_PINNED("array", u32, u64, nat_ticks, 1, PINS "/nat_ticks");
+
+/* A packet between two programs. No program interrupts another on a CPU. */
 struct nat_parsed {
 	struct packet pkt;
 	u32 transport; /* offset of the TCP or UDP header in the frame */

@@ -34,6 +34,7 @@ struct packet {
 	u16 length;     /* of the client's packet, from its IP header on */
 	u16 l2;         /* bytes of Ethernet and VLAN tags */
 	u16 outer;      /* bytes of the tunnel's headers; 0: none */
+	u16 service;    /* slot of its service of mode nat, in the NAT programs; 0: it is to the pool */
 	u16 tcp;        /* offset of the TCP header in the frame; 0: this is no TCP segment itself */
 	u8 hop;         /* 0: straight from the router */
 	u8 opens;       /* needs no socket: a SYN, any UDP */

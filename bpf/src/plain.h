@@ -19,6 +19,14 @@
 #define NOT_PLAIN (-1)     /* in place of an XDP verdict: for the general program */
 #define FOR_COLLECTOR (-2) /* likewise: for the program that collects fragments; see collect.h */
 
+#if NAT
+/* Return the size of the IP header. */
+static __always_inline u32 plain_header(const struct packet *pkt)
+{
+	return pkt->family == 4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
+}
+#endif
+
 static __always_inline bool has_plain_conf(const struct conf *conf)
 {
 	return !(conf->flags & CONF_SAMPLE) && !conf->two_banks;

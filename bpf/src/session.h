@@ -33,7 +33,8 @@
 #define TCP_ACK 16
 
 #define TAG_FINS (TAG_CLIENT_FIN | TAG_BACKEND_FIN)
-#define TAG_KEY (0xffffULL << 48 | (u64)(TAG_IPV6 | TAG_UDP) << 32) /* what a flow's tag has from its flow alone */
+#define TAG_KEY (0xffffULL << 48 | (u64)(TAG_IPV6 | TAG_UDP) << 32) /* what a flow's tag has from its flow alone: */
+#define TAG_KEY_HIGH (TAG_KEY >> 32)                                /* all of it in the upper half */
 
 static __always_inline u32 tag_state(u64 tag)
 {
@@ -50,9 +51,18 @@ static __always_inline u64 make_tag(u64 fingerprint, u64 state, u64 flags, u32 s
 	return fingerprint << 48 | state << 40 | flags << 32 | stamp;
 }
 
+/* Return the tick. The clock moves with jiffies, which are read without a call: it costs 15 ns. */
 static __always_inline u32 now_tick(void)
 {
-	return bpf_ktime_get_coarse_ns() >> TICK_SHIFT;
+	u32 zero = 0, jiffies = bpf_jiffies64(), tick;
+	u64 *last = nat_ticks.lookup(&zero), both = last ? *(volatile u64 *)last : 0;
+
+	if (both >> 32 == jiffies && both)
+		return both;
+	tick = bpf_ktime_get_coarse_ns() >> TICK_SHIFT;
+	if (last)
+		*(volatile u64 *)last = (u64)jiffies << 32 | tick;
+	return tick;
 }
 
 /* Where a flow's session may be, and the part of its tag that is the flow's. */
@@ -101,14 +111,15 @@ static __always_inline void find_place(const struct nat_conf *nat, u32 hash, con
 /* Return the first way whose tag has that key; WAYS: none. Without a branch for each: see verifier.h. */
 static __always_inline u32 find_way(const struct session_bucket *bucket, u64 key)
 {
-	u64 others = 0, differs, first, i;
+	const u32 *high = (const u32 *)bucket->tag + 1;
+	u64 same = 1 << WAYS, differs, first, i;
 
 #pragma unroll
 	for (i = 0; i < WAYS; i++) {
-		differs = (bucket->tag[i] ^ key) & TAG_KEY;
-		others |= (differs | -differs) >> 63 << i;
+		differs = (high[2 * i] ^ (u32)(key >> 32)) & TAG_KEY_HIGH;
+		same |= (differs - 1) >> 63 << i;
 	}
-	first = (others + 1) & ~others; /* the lowest bit that is 0, of 0 to WAYS */
+	first = same & -same; /* the lowest bit */
 	return LOG2_NIBBLES >> ((first * 19 >> 4 & 15) * 4) & 15;
 }
 
@@ -134,6 +145,31 @@ static __always_inline struct session *find_rest6(u32 slot)
 #else
 	return NULL;
 #endif
+}
+
+/* A session's record: the one of its family. */
+struct record {
+	struct session4 *four;
+	struct session6 *six;
+};
+
+/* Find the record of the packet's session; return what follows its addresses. */
+static __always_inline struct session *find_record(u32 slot, const struct packet *pkt, struct record *record)
+{
+#if NAT6
+	if (pkt->family == 6) {
+		record->six = sessions6.lookup(&slot);
+		if (!record->six)
+			return NULL;
+		asm volatile("" : "+r"(record->six)); /* likewise */
+		return &record->six->rest;
+	}
+#endif
+	record->four = sessions4.lookup(&slot);
+	if (!record->four)
+		return NULL;
+	asm volatile("" : "+r"(record->four)); /* likewise */
+	return &record->four->rest;
 }
 
 /*
@@ -291,8 +327,8 @@ static __always_inline u64 tag_after_segment(const struct session *session, u64 
 {
 	u32 state = tag_state(tag), flags = tag_flags(tag), tcp = segment->flags;
 
-	if (state == SESSION_CLOSED)
-		return tag;
+	if (state == SESSION_CLOSED || (state == SESSION_EST && !(tcp & (TCP_FIN | TCP_SYN | TCP_RST))))
+		return tag; /* nearly all */
 	if (tcp & TCP_RST) {
 		*far = !is_reset_valid(session, state, flags, segment, reply);
 		return *far ? tag : make_tag(tag >> 48, SESSION_CLOSED, flags | TAG_RESET, tag);

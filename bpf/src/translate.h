@@ -71,7 +71,6 @@ static __always_inline bool rewrite4(void *header, const void *end, const struct
 	return true;
 }
 
-#if NAT6
 static __always_inline bool rewrite6(void *header, const void *end, const struct session6 *record, bool reply)
 {
 	struct ipv6hdr *ip = header;
@@ -83,7 +82,6 @@ static __always_inline bool rewrite6(void *header, const void *end, const struct
 	__builtin_memcpy(ip->daddr, reply ? record->client : record->backend, sizeof(ip->daddr));
 	return true;
 }
-#endif
 
 /* Return the bytes of Ethernet and of the tag that the next hop's frames have. Plain packets leave untagged. */
 static __always_inline u32 link_size(const struct nat_hop *hop, const struct packet *pkt)
@@ -138,15 +136,15 @@ static __always_inline bool is_last_hop(struct xdp_md *ctx, const struct packet 
 }
 
 /*
- * Rewrite the packet for the other end of the slot's session and send it. `transport` is the offset of its TCP or UDP
- * header in the frame. Returns the XDP verdict; `event` becomes another if the packet cannot be sent.
+ * Rewrite the packet for the other end of the slot's session and send it. `transport` is the offset of its TCP or UDP header in
+ * the frame. Returns the XDP verdict; `event` becomes another if the packet cannot be sent.
  */
 static __always_inline int translate(struct xdp_md *ctx, const struct uplink *uplink, const struct nat_hop *hop,
 				     u32 slot, bool reply, u32 transport, const struct packet *pkt, enum counter *event)
 {
-	u32 l2 = link_size(hop, pkt);
 	const struct session *session;
-	struct session4 *four;
+	u32 l2 = link_size(hop, pkt);
+	struct record record = {};
 	void *data, *end;
 	bool done;
 
@@ -157,27 +155,14 @@ static __always_inline int translate(struct xdp_md *ctx, const struct uplink *up
 	}
 	data = frame_start(ctx);
 	end = frame_end(ctx);
-#if NAT6
-	struct session6 *six = NULL;
-
-	if (pkt->family == 6) {
-		six = sessions6.lookup(&slot);
-		if (!six)
-			return XDP_DROP; /* never */
-		session = &six->rest;
-		done = rewrite6(data + l2, end, six, reply);
-		done = done && rewrite_transport(data + (transport & HEADERS_END), end, session, reply);
-	} else
-#endif
-	{
-		four = sessions4.lookup(&slot);
-		if (!four)
-			return XDP_DROP; /* never */
-		session = &four->rest;
-		done = rewrite4(data + l2, end, four, reply);
-		done = done && rewrite_transport(data + (transport & HEADERS_END), end, session, reply);
-	}
-	if (!done) {
+	session = find_record(slot, pkt, &record);
+	if (!session)
+		return XDP_DROP; /* never */
+	if (NAT6 && record.six)
+		done = rewrite6(data + l2, end, record.six, reply);
+	else
+		done = record.four && rewrite4(data + l2, end, record.four, reply);
+	if (!done || !rewrite_transport(data + (transport & HEADERS_END), end, session, reply)) {
 		*event = DROP_MALFORMED; /* never: the parsers have read all of it */
 		return XDP_DROP;
 	}

@@ -231,6 +231,7 @@ def test_next_hop_without_a_mac(here: Here) -> None:
 def test_last_hop(here: Here, six: bool) -> None:
     packet = Flow(six=six).request(ip={"hops": 1} if six else {"ttl": 1})
     assert here.program.observe(frame(packet)).events[WEB + six, Counter.DROP_NAT_TTL] == 1
+    assert not here.used()
 
 
 def test_too_big_for_the_next_hop(here: Here) -> None:
