@@ -259,8 +259,8 @@ static __always_inline int leave_if_for_nat(struct xdp_md *ctx, const struct con
 }
 
 /*
- * A packet to the pool or to a service of mode nat; `transport` is the offset of its TCP or UDP header in the frame, of an ICMP error
- * that of the ports that it quotes. Returns the XDP verdict, or NOT_PLAIN.
+ * A packet to the pool or to a service of mode nat; `transport` is the offset of its TCP or UDP header in the
+ * frame, of an ICMP error that of the ports that it quotes. Returns the XDP verdict, or NOT_PLAIN.
  */
 static __always_inline int handle_nat(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
 				      u32 transport, struct packet *pkt)

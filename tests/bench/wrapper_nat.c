@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * wrapper.c for NAT: its packets are rewritten up to their transport header, its programs are reached by tail calls, and
- * a flow may be named by the NAT endpoint. Beside them, the yardsticks: a hash map of flows. nat.py appends this.
+ * wrapper.c for NAT: its packets are rewritten up to their transport header, its programs are reached by tail calls,
+ * and a flow may be named by the NAT endpoint. Beside them, the yardsticks: a hash map of flows. nat.py appends this.
  */
 
 enum {
