@@ -136,8 +136,8 @@ static __always_inline bool is_last_hop(struct xdp_md *ctx, const struct packet 
 }
 
 /*
- * Rewrite the packet for the other end of the slot's session and send it. `transport` is the offset of its TCP or UDP header in
- * the frame. Returns the XDP verdict; `event` becomes another if the packet cannot be sent.
+ * Rewrite the packet for the other end of the slot's session and send it. `transport` is the offset of its TCP or UDP
+ * header in the frame. Returns the XDP verdict; `event` becomes another if the packet cannot be sent.
  */
 static __always_inline int translate(struct xdp_md *ctx, const struct uplink *uplink, const struct nat_hop *hop,
 				     u32 slot, bool reply, u32 transport, const struct packet *pkt, enum counter *event)
