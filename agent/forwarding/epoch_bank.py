@@ -20,7 +20,7 @@ from types import MappingProxyType
 import numpy as np
 
 from agent.forwarding.grace import Grace
-from agent.forwarding.row_array import RowArray, ServiceRows, claims_in, rows_of
+from agent.forwarding.row_array import ServiceRows, claims_in, rows_of
 from agent.forwarding.table_cache import Members, TableCache
 from agent.table.claims import Claimants, Claims, claimants
 from agent.table.epoch import Epoch, EpochSwitch, EpochUse
@@ -135,11 +135,6 @@ class EpochBanks:
                 epoch = self._epochs[number]
                 found[number] = claims_in(rows.array(), epoch.chain, epoch.rows)
         return found
-
-    def chains(self, service: str, epoch: int) -> RowArray | None:
-        """Return the chains of a service's rows in an epoch, without claimants; None if there are none."""
-        rows = self.rows(service, epoch)
-        return None if rows is None else rows.of_table[: self._epochs[epoch].rows, : self._epochs[epoch].chain]
 
     def full_rows(self, service: str) -> int:
         """Return how many rows that new flows of a service use have no place for another claimant."""

@@ -169,8 +169,8 @@ class MapWriter:
 
     def claims_of(self, service: str, epoch: int, held: RowNumbers) -> RowNumbers | None:
         """Return those of the rows with connections that this node claims; None as long as there is no table."""
-        chains, own = self._epoch_banks.chains(service, epoch), self.nodes.indexes.get(self._own)
-        return None if chains is None or own is None else claims_of(held, chains, own)
+        rows, own = self._epoch_banks.rows(service, epoch), self.nodes.indexes.get(self._own)
+        return None if rows is None or own is None else claims_of(held, rows.array(), self._epochs[epoch].chain, own)
 
     def _before_swap(self, table: str, epoch: int, rows: ServiceRows) -> None:
         use = self._epoch_banks.use

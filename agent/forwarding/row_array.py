@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.table.claims import PLACES, Claimants
+from agent.table.claims import FIRST, PLACES, Claimants
 from agent.table.table import RowNumbers, Table
 from bpf.layout.limits import CHAIN
 
@@ -27,9 +27,9 @@ class ServiceRows:
     """The kernel's number of rows. A table with fewer is repeated: the low bits of a hash are its row in both."""
     claimed: RowNumbers = field(default_factory=lambda: np.zeros(0, np.uint32))
     places: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
-    """The place of each claimant in its row."""
+    """What differs from the rows of the table: the place in each of these rows."""
     nodes: NDArray[np.uint16] = field(default_factory=lambda: np.zeros(0, np.uint16))
-    """Its index."""
+    """The index of the node there."""
 
     def array(self) -> RowArray:
         """Return all rows, shape (count, CHAIN); it must not be written to."""
@@ -60,10 +60,8 @@ def rows_of(
     of_table = chains_of(table, indexes) if of_table is None else of_table
     if claimants is None:
         return ServiceRows(of_table, count)
-    claimed, nth, members = claimants.placed()
-    return ServiceRows(
-        of_table, count, claimed, (nth + table.width).astype(np.uint8), np.array(indexes, np.uint16)[members]
-    )
+    claimed, places, members = claimants.placed
+    return ServiceRows(of_table, count, claimed, places, np.array(indexes, np.uint16)[members])
 
 
 def differing(rows: RowArray, before: RowArray) -> NDArray[np.bool_]:
@@ -77,8 +75,9 @@ def differing(rows: RowArray, before: RowArray) -> NDArray[np.bool_]:
 
 def claims_in(rows: RowArray, chain: int, count: int) -> dict[int, RowNumbers]:
     """Return the rows in which each node is a claimant, by its index. `chain` and `count` are the places and the rows
-    of the table that they were made of."""
-    claimed = rows[:count, chain:PLACES]
+    of the table that they were made of. In a full row, claimants may have places of the chain."""
+    claimed = rows[:count, min(FIRST, chain) : PLACES].copy()
+    claimed[rows[:count, PLACES - 1] == 0, : max(0, chain - FIRST)] = 0
     row, _ = np.nonzero(claimed)
     index = claimed[claimed != 0]
     return {int(node): row[index == node].astype(np.uint32) for node in np.unique(index)}

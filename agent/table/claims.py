@@ -6,9 +6,12 @@ node knows the claims of all, and appends a row's claimants to its chain.
 
 1. The order is that of nominal rank, as in the chain, not of arrival: nodes that learn of claims one after the other
    never disagree about which of two nodes comes first. Both hashes use rendezvous' costs.
-2. A row has room for `PLACES` nodes. The best claimants have it: among those that joins have pushed out of the chain
-   they are the last ones, whose connections are the youngest. Rows that have more claimants are counted.
-3. What is ranked is bounded (`RANKED_PER_ROW`), by a rule of the claims alone: equal claims give equal rows.
+2. A row has room for `PLACES` nodes. With more claimants, the chain yields: its places after the first two, from the
+   last on, but not those whose node claims the row too. So where a row has claimants, a node that the chain names there
+   claims it as well if it holds connections and is not one of the first two.
+3. If that is not enough, the best claimants have places: among those that joins have pushed out of the chain they are
+   the last ones, whose connections are the youngest. Rows that have more claimants are counted.
+4. What is ranked is bounded (`RANKED_PER_ROW`), by a rule of the claims alone: equal claims give equal rows.
 """
 
 from __future__ import annotations
@@ -28,6 +31,9 @@ from agent.table.table import RowNumbers, Table
 PLACES: Final = 7
 """Of a row with its claimants: the walk may not reach the last of 8."""
 
+FIRST: Final = 2
+"""The places of a chain that yield to no claimant: the owner, and the owner before the last change."""
+
 RANKED_PER_ROW: Final = 16
 """Claims that are ranked, on average of all rows. Of more than that (each node claims the rows of all its connections
 after the key of the flow hash has changed) those with low hashes, which would hardly have a place, are left out: with
@@ -41,18 +47,21 @@ Claims = Mapping[IPv4Address, RowNumbers]
 """The rows of a service that each node claims, in one epoch."""
 
 
+_Ranked = tuple[RowNumbers, NDArray[np.int16], NDArray[np.bool_]]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Claimants:
-    """The claims that count, those of members that the row's chain does not name: equally long arrays."""
+    """The claims that count, in equally long arrays, and what they make of the rows."""
 
     rows: RowNumbers
     """Of each claim; those of a row are together, in the order of their places."""
     members: NDArray[np.int16]
     """Who claims, as an index into the table's members."""
-    nth: NDArray[np.int16]
-    """The claim's place among those of its row, from 0."""
-    room: int
-    """How many claimants have a place in a row."""
+    named: NDArray[np.bool_]
+    """Whether the row's chain names it; not if that is one of the `FIRST` places."""
+    placed: tuple[RowNumbers, NDArray[np.uint8], NDArray[np.int16]]
+    """What differs from the table: rows, places, and the members there."""
     full: int
     """The number of rows that have no place for another claimant; none if there are no more members than places."""
     nearly_full: int
@@ -61,11 +70,6 @@ class Claimants:
     """The number of rows that have more claimants than places."""
     source: _Source | None = None
     """What they were made from; None if not all claims were ranked."""
-
-    def placed(self) -> tuple[RowNumbers, NDArray[np.int16], NDArray[np.int16]]:
-        """Return the claims that have a place: their rows, their places after the chain, from 0, and the members."""
-        fits = self.nth < self.room
-        return self.rows[fits], self.nth[fits], self.members[fits]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,19 +133,21 @@ class _Source:
         """Return the hash of each of these members in its row."""
         return hashes(mix(row_factors(len(self.table.places))[row] ^ self.seeds[member]))
 
-    def ranked(self, row: RowNumbers, member: NDArray[np.int16]) -> tuple[RowNumbers, NDArray[np.int16]]:
-        """Return these claims without those of members that the chain names, by row and then by nominal rank."""
-        counts = ~(self.table.places[row] == member[:, None]).any(axis=1)
-        row, member = row[counts], member[counts]
+    def ranked(self, row: RowNumbers, member: NDArray[np.int16]) -> _Ranked:
+        """Return those of these claims that count, by row, then those that the chain names, then by nominal rank; and
+        which the chain names."""
+        places = self.table.places[row] == member[:, None]
+        counts = ~places[:, :FIRST].any(axis=1)
+        row, member, named = row[counts], member[counts], places[counts].any(axis=1)
         keys = rank_keys(self.hashed(row, member), self.weights[member], member.astype(np.uint64))
-        order = np.lexsort((keys, row))
-        return row[order], member[order]
+        order = np.lexsort((keys, ~named, row))
+        return row[order], member[order], named[order]
 
 
 class OwnClaims:
     """What this node claims of a service in one epoch, from count to count of its connections.
 
-    1. It claims each row in which it holds connections, and whose chain does not name it.
+    1. It claims rows as `claims_of` has it.
     2. The kernel goes through its sockets while others come and go, and may miss one: a row counts as empty only when
        two counts in a row have found no connection.
     3. A claim stands for `NAMED_S` after the chain names the node again, without effect. So when a node is away for a
@@ -171,12 +177,15 @@ class OwnClaims:
             self.rows = rows
 
 
-def claims_of(held: RowNumbers, chains: NDArray[np.integer[Any]], own: int) -> RowNumbers:
-    """Return the rows that a node claims: those in which it holds connections, and whose chain does not name it.
+def claims_of(held: RowNumbers, rows: NDArray[np.integer[Any]], chain: int, own: int) -> RowNumbers:
+    """Return the rows that a node claims: those in which it holds connections, and whose chain does not name it; where
+    there are claimants, also if the chain names it after the `FIRST` places.
 
-    `chains` are those of all rows, without claimants; `own` is the number by which they name the node.
+    `rows` are all rows with their claimants after `chain` places, 0 after the last; `own` is the node's number there.
     """
-    claimed: RowNumbers = held[~(chains[held] == own).any(axis=1)]
+    places = rows[held] == own
+    first, named = places[:, : min(FIRST, chain)].any(axis=1), places[:, :chain].any(axis=1)
+    claimed: RowNumbers = held[~first & (~named | (rows[held, chain:] != 0).any(axis=1))]
     return claimed
 
 
@@ -201,9 +210,7 @@ def claimants(
     return _arranged(source, *source.ranked(*source.claimed_by(table.members)), places)
 
 
-def _ranked_again(
-    before: Claimants, known: _Source, source: _Source, changed: Sequence[IPv4Address]
-) -> tuple[RowNumbers, NDArray[np.int16]]:
+def _ranked_again(before: Claimants, known: _Source, source: _Source, changed: Sequence[IPv4Address]) -> _Ranked:
     """Return the claims that count, made from those before, from which the claims of some members differ."""
     one, other = known.claimed_by(changed), source.claimed_by(changed)
     moved = np.setxor1d(_codes(*one), _codes(*other), assume_unique=True) >> np.uint64(MEMBER_BITS)
@@ -212,10 +219,14 @@ def _ranked_again(
     was_changed[[source.numbers[address] for address in changed]] = True
     again = touched[before.rows]
     stay, new = again & ~was_changed[before.members], touched[other[0]]
-    row, member = source.ranked(
+    ranked = source.ranked(
         np.concatenate([before.rows[stay], other[0][new]]), np.concatenate([before.members[stay], other[1][new]])
     )
-    return np.concatenate([before.rows[~again], row]), np.concatenate([before.members[~again], member])
+    return (
+        np.concatenate([before.rows[~again], ranked[0]]),
+        np.concatenate([before.members[~again], ranked[1]]),
+        np.concatenate([before.named[~again], ranked[2]]),
+    )
 
 
 def _codes(row: RowNumbers, member: NDArray[np.int16]) -> Keys:
@@ -224,14 +235,35 @@ def _codes(row: RowNumbers, member: NDArray[np.int16]) -> Keys:
     return codes
 
 
-def _arranged(source: _Source, rows: RowNumbers, members: NDArray[np.int16], places: int) -> Claimants:
+def _arranged(
+    source: _Source, rows: RowNumbers, members: NDArray[np.int16], named: NDArray[np.bool_], places: int
+) -> Claimants:
     """Return the claimants from the claims that count, those of a row together and in their order."""
-    starts = np.flatnonzero(np.concatenate([rows[:1] == rows[:1], rows[1:] != rows[:-1]]))
-    many = np.diff(starts, append=len(rows))
-    nth = (np.arange(len(rows)) - np.repeat(starts, many)).astype(np.int16)
     table = source.table
-    room, full, nearly_full = max(0, places - table.width), 0, 0
-    if len(table.members) > places:
-        full, nearly_full = int((many >= room).sum()), int((many == room - 1).sum())
-    overfull = int((many > room).sum())
-    return Claimants(rows, members, nth, room, full, nearly_full, overfull, None if source.halvings else source)
+    width, room = table.width, places - table.width
+    row, member = rows[~named], members[~named]
+    starts = np.flatnonzero(np.concatenate([row[:1] == row[:1], row[1:] != row[:-1]]))
+    many = np.diff(starts, append=len(row))
+    nth = np.arange(len(row)) - np.repeat(starts, many)
+    tight = many >= room - 1 if len(table.members) > places else many < 0
+    some, excess = row[starts[tight]], many[tight] - room
+    later = table.places[some, FIRST : width if room >= 0 else FIRST]
+    claimed: NDArray[np.bool_] = np.isin(_codes(some[:, None], later), _codes(rows[named], members[named]))
+    # A place yields if fewer claimants than are too many have yielding places after it.
+    yields: NDArray[np.bool_] = ~claimed & (np.cumsum(~claimed[:, ::-1], axis=1)[:, ::-1] <= excess[:, None])
+    many_yield: NDArray[np.intp] = yields.sum(axis=1)
+    shift = np.zeros(len(table.places), np.intp)
+    shift[some] = many_yield
+    place = width + nth - shift[row]
+    fits = place < places
+    moves, at = np.nonzero(~yields & (many_yield > 0)[:, None])
+    moved_to = FIRST - 1 + np.cumsum(~yields, axis=1)[moves, at]
+    placed = (
+        np.concatenate([row[fits], some[moves]]),
+        np.concatenate([place[fits], moved_to]).astype(np.uint8),
+        np.concatenate([member[fits], later[moves, at]]),
+    )
+    left = (~claimed).sum(axis=1) - excess
+    full, nearly_full, overfull = (int(one.sum()) for one in (left <= 0, left == 1, left < 0))
+    kept = None if source.halvings else source
+    return Claimants(rows, members, named, placed, full, nearly_full, overfull, kept)

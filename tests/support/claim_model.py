@@ -238,12 +238,11 @@ class ClaimModel:
 
     def _dump(self, node: Node) -> None:
         node.dumped_at, node.dump_at = self.now, float("inf")
-        table = node.table
-        if not self.rules.claims or table is None:
+        chains = node.chains
+        if not self.rules.claims or chains is None:
             return
         held = np.flatnonzero(node.held).astype(np.uint32)
-        own = table.members.index(node.address) if node.address in table.members else len(table.members)
-        rows = claims_of(held, table.places, own)
+        rows = claims_of(held, chains, CHAIN, int(node.address))
         if len(rows):
             node.dump_at = self.now + REFRESH_S
         if np.array_equal(rows, node.claimed):
@@ -291,8 +290,8 @@ class ClaimModel:
         if node.claims or table.lost:
             claims = {one: rows for one, (_, rows) in node.claims.items()}
             found = claimants(table, known, claims)
-            rows, nth, members = found.placed()
-            chains[rows, CHAIN + nth] = numbers[members]
+            rows, places, members = found.placed
+            chains[rows, places] = numbers[members]
             self.full = max(self.full, found.overfull)
         return chains
 

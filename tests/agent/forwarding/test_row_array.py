@@ -50,6 +50,16 @@ def test_claims_are_found_again_in_the_rows() -> None:
     assert (rows_of(TABLE, claimants(TABLE, CANDIDATES, again), INDEXES, 2 * ROWS) == rows).all()
 
 
+def test_claims_are_found_again_in_places_of_the_chain() -> None:
+    """A chain yields to more claimants than there are places after it."""
+    absent = [number for number in range(9) if number not in TABLE.places[5].tolist()]
+    claims = {ADDRESSES[number]: np.array([5], np.uint32) for number in absent}
+    rows = rows_of(TABLE, claimants(TABLE, CANDIDATES, claims), INDEXES, ROWS)
+    found = claims_in(rows, 4, ROWS)
+    assert found == {INDEXES[number]: np.array([5]) for number in absent}
+    assert rows[5, 7] == 0
+
+
 def test_fewer_members_than_places() -> None:
     table = build(CANDIDATES[:2], ROWS, 4)
     everywhere = np.arange(ROWS, dtype=np.uint32)

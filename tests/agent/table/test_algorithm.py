@@ -37,7 +37,7 @@ def test_the_lost_come_after_the_chain_where_they_had_a_place(hash_name: str) ->
     table = build(1, hash_name, [*LOST, *LIVING], ROWS, CHAIN)
     joined = claimants(table, [*LOST, *LIVING], {})
     for one in (lost.address for lost in LOST):
-        named = {int(row) for row, _, member in zip(*joined.placed(), strict=True) if table.members[member] == one}
+        named = {int(row) for row, _, member in zip(*joined.placed, strict=True) if table.members[member] == one}
         assert {row for row, chain in enumerate(before) if one == chain[0]} <= named, "rows that it owned"
         had = {row for row, chain in enumerate(before) if one in chain}
         # Maglev's later places alternate between two fillings while weights differ, so some have moved.
@@ -47,7 +47,7 @@ def test_the_lost_come_after_the_chain_where_they_had_a_place(hash_name: str) ->
 def test_claims_of_the_lost_stand_beside_their_places() -> None:
     table = build(1, "rendezvous", [*LOST, *LIVING], ROWS, CHAIN)
     everywhere = claimants(table, [*LOST, *LIVING], {LOST[0].address: np.arange(ROWS, dtype=np.uint32)})
-    rows, _, numbers = everywhere.placed()
+    rows, _, numbers = everywhere.placed
     assert len(set(rows[numbers == 0])) == ROWS
 
 

@@ -36,18 +36,24 @@ def joined(made: Table, found: Claimants) -> NDArray[np.int16]:
     """Return whole chains: -1 after the end."""
     places = np.full((ROWS, PLACES), -1, np.int16)
     places[:, : made.places.shape[1]] = made.places
-    width = min(made.places.shape[1], len(made.members))
-    rows, nth, numbers = found.placed()
-    places[rows, width + nth] = numbers
+    rows, at, numbers = found.placed
+    places[rows, at] = numbers
     return places
 
 
 def test_a_node_claims_where_it_holds_connections_and_has_no_place() -> None:
     chains = np.array([[1, 2], [2, 3], [3, 4], [4, 1], [0, 0]], np.uint16)
     held = np.array([0, 1, 2, 4], np.uint32)
-    assert claims_of(held, chains, 1).tolist() == [1, 2, 4]
-    assert claims_of(held, chains, 9).tolist() == [0, 1, 2, 4]
-    assert claims_of(held[:0], chains, 1).tolist() == []
+    assert claims_of(held, chains, 2, 1).tolist() == [1, 2, 4]
+    assert claims_of(held, chains, 2, 9).tolist() == [0, 1, 2, 4]
+    assert claims_of(held[:0], chains, 2, 1).tolist() == []
+
+
+def test_a_node_that_the_chain_names_claims_too_where_there_are_claimants() -> None:
+    """It keeps its place when a row has more claimants than places."""
+    rows = np.array([[1, 2, 3, 0, 0], [1, 2, 3, 4, 0], [2, 3, 4, 1, 0], [3, 1, 2, 4, 0], [4, 0, 0, 0, 0]], np.uint16)
+    held = np.arange(5, dtype=np.uint32)
+    assert [claims_of(held, rows, 3, own).tolist() for own in (1, 2, 3)] == [[2, 4], [3, 4], [1, 4]]
 
 
 def test_a_row_is_given_up_when_two_counts_have_found_no_connection_there() -> None:
@@ -116,20 +122,45 @@ def test_rows_that_are_full() -> None:
     absent = [a for a in ADDRESSES if ADDRESSES.index(a) not in made.places[0].tolist()]
     first = np.zeros(1, np.uint32)
     counts = []
-    for number in range(5):
+    for number in range(7):
         found = claimants(made, candidates, dict.fromkeys(absent[:number], first))
-        counts.append((found.nearly_full, found.full, found.overfull, len(found.placed()[0])))
-    assert counts == [(0, 0, 0, 0), (0, 0, 0, 1), (1, 0, 0, 2), (0, 1, 0, 3), (0, 1, 1, 3)]
+        named = joined(made, found)[0]
+        assert (named[:2] == made.places[0, :2]).all()
+        counts.append((found.nearly_full, found.full, found.overfull, len(set(named[2:]) - set(made.places[0]) - {-1})))
+    assert counts == [
+        (0, 0, 0, 0), (0, 0, 0, 1), (0, 0, 0, 2), (0, 0, 0, 3), (1, 0, 0, 4), (0, 1, 0, 5), (0, 1, 1, 5),
+    ]  # fmt: skip
     few = members(7)
     all_claim = claimants(table(few), few, {c.address: EVERY_ROW for c in few})
     assert (all_claim.nearly_full, all_claim.full, all_claim.overfull) == (0, 0, 0), "each node has a place"
+
+
+def test_a_chain_yields_to_claimants_from_its_last_place_on_but_not_where_its_node_claims() -> None:
+    candidates = members()
+    made = table(candidates)
+    chain = made.places[0].tolist()
+    absent = [number for number in range(12) if number not in chain]
+
+    def row(*claiming: int) -> list[int]:
+        claims = {ADDRESSES[number]: np.zeros(1, np.uint32) for number in claiming}
+        whole = joined(made, claimants(made, candidates, claims))
+        assert (whole[1:, :4] == made.places[1:]).all()
+        return [int(number) for number in whole[0]]
+
+    assert row(*absent[:3])[:4] == chain
+    assert row(*absent[:4])[:3] == chain[:3]
+    assert set(row(*absent[:4])[3:]) == set(absent[:4])
+    assert row(*absent[:4], chain[3])[:3] == [chain[0], chain[1], chain[3]]
+    assert row(*absent[:5], chain[1])[:2] == chain[:2]
+    assert set(row(*absent[:6])[2:]) < set(absent[:6])
+    assert row(*absent[:4], *chain[2:])[:4] == chain
 
 
 def test_of_very_many_claims_the_best_are_ranked(monkeypatch: pytest.MonkeyPatch) -> None:
     """As after a change of the key, when each node holds connections in rows all over the table."""
     candidates = [Candidate(IPv4Address("10.0.1.0") + i, 100, 100, State.UP) for i in range(100)]
     made = table(candidates)
-    everywhere = {c.address: claims_of(EVERY_ROW, made.places, i) for i, c in enumerate(candidates)}
+    everywhere = dict.fromkeys((c.address for c in candidates), EVERY_ROW)
     ranked: list[int] = []
     monkeypatch.setattr(claims_module, "rank_keys", lambda *of: ranked.append(len(of[0])) or rank_keys(*of))
     found = claimants(made, candidates, everywhere)
@@ -142,7 +173,7 @@ def test_of_very_many_claims_the_best_are_ranked(monkeypatch: pytest.MonkeyPatch
 
 
 @examples(20)
-@given(st.lists(st.tuples(st.integers(0, 13), st.sets(st.integers(0, 40)) | st.none()), max_size=12), st.booleans())
+@given(st.lists(st.tuples(st.integers(0, 13), st.sets(st.integers(0, 6)) | st.none()), max_size=12), st.booleans())
 def test_claimants_made_from_those_before_are_equal(changes: list[tuple[int, set[int] | None]], loses: bool) -> None:
     """A claim may come, change or end, be of a node that is no member, and of rows that do not exist."""
     candidates = members()
@@ -153,7 +184,7 @@ def test_claimants_made_from_those_before_are_equal(changes: list[tuple[int, set
     for number, rows in changes:
         claims = {a: r for a, r in claims.items() if a != FIRST + number}
         if rows is not None:
-            claims[FIRST + number] = np.array(sorted(row if row < 40 else ROWS for row in rows), np.uint32)
+            claims[FIRST + number] = np.array(sorted(row if row < 6 else ROWS for row in rows), np.uint32)
         before, new = claimants(made, candidates, claims, before=before), claimants(made, candidates, claims)
         assert (joined(made, before) == joined(made, new)).all()
         assert sorted(before.rows) == new.rows.tolist()
