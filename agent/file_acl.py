@@ -4,12 +4,19 @@ which the agent's unit does not have."""
 
 from __future__ import annotations
 
+import grp
+import logging
 import os
 import stat
 import struct
 from pathlib import Path
 from typing import Final
 
+log = logging.getLogger("anylb")
+
+GROUP: Final = "anylb"
+"""Its members may read: `lbctl status`, `lbctl check`, and what else changes nothing. Servers in it may hand their
+listeners over."""
 _ATTRIBUTE: Final = "system.posix_acl_access"
 _VERSION: Final = 2
 _NOBODY_IN_PARTICULAR: Final = 0xFFFFFFFF
@@ -31,3 +38,16 @@ def admit_group(path: Path, gid: int, permissions: int) -> None:
     ]
     value = struct.pack("<I", _VERSION) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
     os.setxattr(path, _ATTRIBUTE, value)
+
+
+def admit_readers(path: Path) -> None:
+    """Let the group `anylb` connect to a unix socket, if the group exists; what it may ask for its server decides."""
+    try:
+        gid = grp.getgrnam(GROUP).gr_gid
+    except KeyError:
+        return
+    try:
+        admit_group(path.parent, gid, 0o1)
+        admit_group(path, gid, 0o6)
+    except OSError as error:
+        log.warning("%s: cannot be opened to the group %s, so only root uses it: %s", path, GROUP, error.strerror)

@@ -39,6 +39,11 @@ class Paths:
         return self.run / "instances.json"
 
     @property
+    def hand_over(self) -> Path:
+        """The socket on which servers hand their listeners over."""
+        return self.run / "instances.sock"
+
+    @property
     def instance_pins(self) -> Path:
         """The pins of the choice among instances. It is no part of the data path: it stays when that is detached."""
         return self.pins.with_name(f"{self.pins.name}_instances")

@@ -8,13 +8,11 @@ module of its own. Root may ask for everything; the group `anylb`, if there is o
 from __future__ import annotations
 
 import contextlib
-import grp
 import logging
 import os
 import time
 from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.control import (
@@ -35,7 +33,7 @@ from agent.control.http_server import HttpServer, Request, Response, Routes, jso
 from agent.control.metrics_server import serve_metrics
 from agent.control.status import NodeState, status
 from agent.errors import AgentError, LastAnnouncerError
-from agent.file_acl import admit_group
+from agent.file_acl import admit_readers
 from agent.forwarding.packet_sampler import PacketSampler
 from agent.model import State
 from agent.node.operator import Operator
@@ -45,8 +43,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("anylb")
 READING = ("GET", "HEAD")
-GROUP = "anylb"
-"""Its members may read: `lbctl status`, `lbctl check`, and what else changes nothing."""
 
 
 def _routes(agent: Agent, changes: config.Changing) -> Routes:
@@ -165,7 +161,7 @@ async def serve(agent: Agent, changes: config.Changing) -> AsyncIterator[None]:
     try:
         path.unlink(missing_ok=True)
         await server.start(path)
-        _admit_readers(path)
+        admit_readers(path)
     except OSError as error:
         raise AgentError(f"{path}: cannot listen there: {error.strerror}; remove what occupies the path") from None
     finally:
@@ -179,19 +175,6 @@ async def serve(agent: Agent, changes: config.Changing) -> AsyncIterator[None]:
     finally:
         await server.stop()
         path.unlink(missing_ok=True)
-
-
-def _admit_readers(path: Path) -> None:
-    """Let the group `anylb` connect, if it exists; what it may ask for is decided for each request."""
-    try:
-        gid = grp.getgrnam(GROUP).gr_gid
-    except KeyError:
-        return
-    try:
-        admit_group(path.parent, gid, 0o1)
-        admit_group(path, gid, 0o6)
-    except OSError as error:
-        log.warning("%s: cannot be opened to the group %s, so only root uses it: %s", path, GROUP, error.strerror)
 
 
 async def _respond(routes: Routes, request: Request) -> Response:

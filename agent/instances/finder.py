@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,6 +76,14 @@ def places_of(
                         "CAP_SYS_PTRACE: install agent/systemd/instances.conf (docs/instances.md)"
                     )
     return places
+
+
+def listeners_of_systemd(inodes: Collection[int]) -> frozenset[int]:
+    """Return which of these sockets process 1 has: those of systemd's socket units. Without the right none."""
+    try:
+        return frozenset(proc.sockets(1, inodes))
+    except PermissionError:
+        return frozenset()
 
 
 def resolved(match: MatchConfig) -> MatchConfig:

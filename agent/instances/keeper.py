@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import json
 import logging
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from agent.instances.check import InstanceChecks, can_check
 from agent.instances.choice import Active, Instance
 from agent.instances.end_watch import EndWatch
 from agent.instances.group import release_groups
+from agent.instances.hand_over import serve
 from agent.instances.match import Added, ProcessId
 from agent.instances.pool import Pool
 from agent.instances.record import Record
@@ -44,11 +46,13 @@ MAX_WEIGHT = 10_000
 
 @dataclass(frozen=True, slots=True)
 class InstancePaths:
-    """Where the pins of choice and steering, the record for the next agent, and compiled programs are."""
+    """Where the pins of choice and steering are, the record for the next agent, the socket on which servers hand their
+    listeners over, and compiled programs."""
 
     pins: Path
     steering: Path
     record: Path
+    socket: Path
     programs: Path
 
 
@@ -89,9 +93,11 @@ class InstanceKeeper:
         """Look for instances, forever."""
         await asyncio.to_thread(self._release_others)
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
                 for name, checks in self._checks.items():
                     tasks.create_task(self._check_forever(self._pools[name], checks))
+                if self._pools:
+                    await stack.enter_async_context(serve(self._paths.socket, self.hand_over))
                 while self._pools:
                     async with self._lock:
                         await self._look()
@@ -240,6 +246,23 @@ class InstanceKeeper:
             pool.record = replace(pool.record, added=added)
             await self._look_at(pool)
         return pool.services[0]
+
+    async def hand_over(self, pid: int, copies: Sequence[socket.socket]) -> str:
+        """Take listeners that a process hands over; return its instance's name. Raises AgentError."""
+        process = proc.process(pid)
+        if process is None:
+            raise AgentError(f"process {pid} cannot be seen; install agent/systemd/instances-handed.conf")
+        by_cookie = {proc.cookie_of(copy): copy for copy in copies}
+        async with self._lock:
+            for pool in self._pools.values():
+                found = listeners(pool.port)
+                known = {one.cookie: by_cookie[one.cookie] for one in found if one.cookie in by_cookie}
+                giver = ProcessId(pid, process.start)
+                if known and (name := await asyncio.to_thread(pool.hand_over, known, giver, found, time.monotonic())):
+                    self._save()
+                    self._on_change()
+                    return name
+        raise AgentError(f"process {pid} is no instance of {', '.join(self.services)}, or listens elsewhere: see match")
 
     async def remove(self, service: str | None, name: str) -> str:
         """Forget an instance that was added by hand. Raises AgentError."""

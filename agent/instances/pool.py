@@ -19,7 +19,14 @@ from agent.address import endpoint
 from agent.config.instances import InstancesConfig, Target
 from agent.config.service import ServiceConfig
 from agent.instances.choice import Decision, Instance, cells, decide
-from agent.instances.finder import Place, find_instances, in_this_namespace, places_of, resolved
+from agent.instances.finder import (
+    Place,
+    find_instances,
+    in_this_namespace,
+    listeners_of_systemd,
+    places_of,
+    resolved,
+)
 from agent.instances.group import Group, GroupKey, NotTaken, copy_listener
 from agent.instances.match import Found, ProcessId, name_numbered
 from agent.instances.record import Record
@@ -64,8 +71,8 @@ class Pool:
         """In order, the primary first."""
         self.decision = Decision()
         self.problems: tuple[str, ...] = ()
-        self.handed: dict[int, socket.socket] = {}
-        """Copies of listeners that are being handed over, by cookie: who set them closes them after the look."""
+        self._handed: Mapping[int, socket.socket] = {}
+        """Copies of listeners that are being handed over, by cookie, which others close."""
         self._services, self._steering = services, steering
         self._steered = tuple(service.name for service in services if service.steer)
         self._taken: frozenset[int] = frozenset()
@@ -75,6 +82,8 @@ class Pool:
         self._groups: dict[GroupKey, Group] = {}
         self._seen: frozenset[Listener] | None = None
         self._unowned_since: dict[int, float] = {}
+        self._idle: frozenset[int] = frozenset()
+        """The listeners of socket units whose service does not run, by inode."""
         self._next_look = 0.0
         self._open = threading.Lock()
         """Held by a look: its thread goes on when the task that waits for it is canceled."""
@@ -96,6 +105,22 @@ class Pool:
             if not self._closed:
                 self._look(listeners, now)
 
+    def hand_over(
+        self, copies: Mapping[int, socket.socket], giver: ProcessId, listeners: frozenset[Listener], now: float
+    ) -> str | None:
+        """Take copies of listeners, by cookie, from a process; return its instance's name, None if it is none."""
+        before = self.record.handed
+        self.record = replace(self.record, handed={**before, **dict.fromkeys(copies, giver)})
+        self._handed = copies
+        try:
+            self.look(listeners, now)
+        finally:
+            self._handed = {}
+        name = next((one.name for one in self.instances if giver.pid in one.pids and one.cookies & copies.keys()), None)
+        if name is None:
+            self.record = replace(self.record, handed=before)
+        return name
+
     def _look(self, listeners: frozenset[Listener], now: float) -> None:
         self._seen = listeners
         own = {one.inode: one for one in listeners if any(serves(each, one) for each in self._services)}
@@ -115,7 +140,7 @@ class Pool:
             problems.append(str(error))
         if not self.automatic:
             problems += self._unowned(own, now)
-        self._next_look = now + (SOON_S if problems or self._unowned_since else RESCAN_S)
+        self._next_look = now + (SOON_S if problems or self._unowned_since or self._idle else RESCAN_S)
         self.problems = tuple(f"{self.services[0]}: {line}" for line in dict.fromkeys(problems))
 
     def choose(self) -> None:
@@ -218,6 +243,8 @@ class Pool:
             except NotTaken as error:
                 problems.append(f"{names[place.found.id]}: {error}")
         owned = {own[inode].cookie for inode in places}
+        handed = {cookie: giver for cookie, giver in self.record.handed.items() if cookie in owned}
+        self.record = replace(self.record, handed=handed)
         for service in self._steered:
             self._steering.keep_only(service, owned)
         slots = {cookie for group in self._groups.values() for cookie in group.slots}
@@ -236,7 +263,7 @@ class Pool:
 
     def _copy(self, listener: Listener, place: Place) -> contextlib.AbstractContextManager[socket.socket | None]:
         """Return a context with a copy of a listener, closed after it; with None if none can be had now."""
-        if (handed := self.handed.get(listener.cookie)) is not None or place.fd is None:
+        if (handed := self._handed.get(listener.cookie)) is not None or place.fd is None:
             return contextlib.nullcontext(handed)
         return copy_listener(listener, place.pid, place.fd) or contextlib.nullcontext()
 
@@ -274,6 +301,9 @@ class Pool:
     def _unowned(self, own: Mapping[int, Listener], now: float) -> list[str]:
         """Return a problem for the listeners that are no instance's, once they have been that for a while."""
         unowned = {one.cookie: one for one in own.values() if one.cookie not in self._taken}
+        # systemd starts the service of its own when a connection comes; then no listener comes or goes.
+        self._idle = listeners_of_systemd({one.inode for one in unowned.values()}) if unowned else frozenset()
+        unowned = {cookie: one for cookie, one in unowned.items() if one.inode not in self._idle}
         self._unowned_since = {cookie: self._unowned_since.get(cookie, now) for cookie in unowned}
         where = {
             endpoint(one.address, one.port.number)

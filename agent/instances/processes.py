@@ -147,7 +147,12 @@ def copy_socket(pid: int, fd: int, cookie: int) -> socket.socket | None:
     except OSError:  # a file has the descriptor now
         os.close(copy)
         return None
-    if int.from_bytes(one.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8), "little") == cookie:
+    if cookie_of(one) == cookie:
         return one
     one.close()
     return None
+
+
+def cookie_of(one: socket.socket) -> int:
+    """Return the kernel's number for a socket (SO_COOKIE)."""
+    return int.from_bytes(one.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8), "little")

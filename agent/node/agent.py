@@ -108,7 +108,9 @@ class Agent:
         self.nat = Nat(self.node, self.forwarder, self.membership, saved.backend_orders, self.health, self._wake.set)
         self.tracer = Tracer(interface.address, self.membership.notify_one, self._trace_here)
         self.membership.on_notice = self.tracer.receive
-        instance_paths = InstancePaths(paths.instance_pins, paths.steering_pins, paths.instances, paths.programs)
+        instance_paths = InstancePaths(
+            paths.instance_pins, paths.steering_pins, paths.instances, paths.hand_over, paths.programs
+        )
         self.instances = InstanceKeeper(config, instance_paths, self._wake.set)
         self.plan: Plan | None = None
         """The last one; None until the membership is known."""

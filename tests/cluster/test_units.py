@@ -13,11 +13,14 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+from support import instance_units
 from support.cluster_lab import FOUR, TOPOLOGY, ClusterLab, cluster_lab, server_of
+from support.instances import Load
 from support.systemd_machine import UNITS, SystemdMachine, systemd_machine
 from support.waiting import wait_for
 
 from topology.demo.cluster import VIP
+from topology.lab.netns import inside_net
 
 pytestmark = pytest.mark.lab
 
@@ -34,8 +37,12 @@ def machine(cluster: ClusterLab) -> Iterator[SystemdMachine]:
     config = (TOPOLOGY / "lb.yml").read_text()
     assert "type: tcp" in config
     files = {
+        **instance_units.files(),
         "etc/anylb/lb.yml": config.replace("type: tcp", "type: exec\n      command: [/bin/true]\n      user: nobody"),
-        "etc/systemd/system/lb-agent.service.d/exec-check.conf": (UNITS / "exec-check.conf").read_text(),
+        **{
+            f"etc/systemd/system/lb-agent.service.d/{name}": (UNITS / name).read_text()
+            for name in ("exec-check.conf", "instances.conf")
+        },
     }
     with systemd_machine(cluster.lab.nodes["b6"].pid, files) as booted:
         wait_for(lambda: "b6" in cluster.next_hops(), "the units to announce the VIP")
@@ -66,6 +73,81 @@ def test_units_do_under_systemd_what_the_daemons_do_without(cluster: ClusterLab,
     wait_for(lambda: "b6" in cluster.next_hops(), "the agent to announce again")
     problems = json.loads(machine.run("lbctl", "status", "-o", "json"))["problems"]
     assert not [line for line in problems if "permitted" in line or "denied" in line or "read-only" in line.lower()]
+
+
+@pytest.fixture(scope="class")
+def instances(machine: SystemdMachine) -> Iterator[SystemdMachine]:
+    """Give b6's agent services whose servers are units, until the tests of these are over."""
+    machine.run("cp", "/etc/anylb/lb.yml", "/etc/lb.yml.before")
+    machine.run("sed", "-i", "/^services:/r /etc/instance-services.yml", "/etc/anylb/lb.yml")
+    machine.run("systemctl", "reload", "lb-agent")
+    yield machine
+    machine.run("systemctl", "stop", "web@a", "web@b", "activated.socket", "activated", "spare")
+    machine.run("cp", "/etc/lb.yml.before", "/etc/anylb/lb.yml")
+    machine.run("systemctl", "reload", "lb-agent")
+
+
+def states(machine: SystemdMachine, service: str) -> dict[str, str]:
+    """Return the states of a service's instances, by unit."""
+    services = json.loads(machine.run("lbctl", "instance", "list", "-o", "json"))["services"]
+    found = next(one for one in services if one["name"] == service)
+    return {one["name"].removesuffix(".service"): one["state"] for one in found["instances"]}
+
+
+def answer(cluster: ClusterLab) -> str:
+    """Return the server of the socket unit's port that answers."""
+    with (
+        inside_net(cluster.lab.nodes["b6"].pid),
+        socket.create_connection((instance_units.VIP, instance_units.SOCKET_PORT), timeout=30) as connection,
+    ):
+        return connection.recv(100).decode()
+
+
+class TestServersThatAreUnits:
+    def test_nginx_units_are_upgraded_and_restarted_without_a_loss(
+        self, cluster: ClusterLab, instances: SystemdMachine
+    ) -> None:
+        """`web@a` gets another binary by USR2: the new master inherits the listeners. systemd restarts it later."""
+        machine = instances
+        machine.run("systemctl", "start", "web@a", "web@b")
+        wait_for(lambda: states(machine, "web") == {"web@a": "active", "web@b": "standby"})
+        old = machine.run("cat", "/run/web-a.pid").strip()
+        with inside_net(cluster.lab.nodes["b6"].pid):
+            load = Load(instance_units.VIP, "GET / HTTP/1.0\r\n\r\n")
+        with load:
+            machine.run("kill", "-USR2", old)
+            wait_for(lambda: machine.run("cat", "/run/web-a.pid.oldbin", code=None).strip() == old, "the new master")
+            wait_for(lambda: machine.run("cat", "/run/web-a.pid", code=None).strip() not in ("", old))
+            load.wait_for_more(100)
+            machine.run("kill", "-QUIT", old)
+            wait_for(lambda: not machine.run("pgrep", "--pidfile", "/run/web-a.pid.oldbin", code=None))
+            load.wait_for_more(100)
+            assert states(machine, "web") == {"web@a": "active", "web@b": "standby"}
+            machine.run("systemctl", "restart", "web@a")
+            load.wait_for_more(100)
+            wait_for(lambda: states(machine, "web") == {"web@a": "active", "web@b": "standby"})
+        print(load)
+        assert (load.refused, load.broken) == (0, 0)
+
+    def test_a_socket_units_service_is_an_instance_while_it_runs(
+        self, cluster: ClusterLab, instances: SystemdMachine
+    ) -> None:
+        machine = instances
+        machine.run("systemctl", "start", "activated.socket")
+        assert answer(cluster) == "activated", "systemd starts it"
+        wait_for(lambda: states(machine, "activated") == {"activated": "active"})
+        machine.run("systemctl", "start", "spare")
+        wait_for(lambda: states(machine, "activated") == {"activated": "active", "spare": "standby"})
+        assert answer(cluster) == "activated"
+        machine.run("systemctl", "kill", "--signal=KILL", "activated.service")
+        wait_for(lambda: states(machine, "activated") == {"spare": "active"})
+        assert {answer(cluster) for _ in range(20)} == {"spare"}, "systemd has the other's listener open"
+        assert machine.run("systemctl", "is-active", "activated.socket") == "active\n"
+        problems = json.loads(machine.run("lbctl", "status", "-o", "json"))["problems"]
+        assert not [line for line in problems if line.startswith("activated: a process that is no instance")]
+        machine.run("systemctl", "start", "activated.service")
+        wait_for(lambda: states(machine, "activated") == {"activated": "active", "spare": "standby"})
+        assert answer(cluster) == "activated"
 
 
 def _take_a_change_of_bgp_and_undo_it(machine: SystemdMachine) -> None:

@@ -70,10 +70,22 @@ class Server:
         pause_s: float = 0.0,
         udp: bool = False,
         port: int = PORT,
+        user: str = "root",
     ) -> None:
         self.name, self.pidfile = name, folder / f"{name}.pid"
         program = UDP_SERVER if udp else SERVER
-        argv = [sys.executable, "-S", "-c", program, name, address, "reuse" if reuse else "alone", str(pause_s)]
+        argv = [
+            "setpriv",
+            f"--reuid={user}",
+            sys.executable,
+            "-S",
+            "-c",
+            program,
+            name,
+            address,
+            "reuse" if reuse else "alone",
+            str(pause_s),
+        ]
         self._process = subprocess.Popen([*argv, str(port)], stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "listens\n"
@@ -177,7 +189,9 @@ async def _call(make: Callable[[], InstanceKeeper]) -> InstanceKeeper:
 @contextlib.contextmanager
 def running(settings: Config, bpffs: Path, run: Path) -> Iterator[Running]:
     """Run a keeper that has its pins in a folder of `bpffs` and its record in `run`."""
-    paths = InstancePaths(bpffs / "instances", bpffs / "steering", run / "instances.json", PROGRAMS)
+    paths = InstancePaths(
+        bpffs / "instances", bpffs / "steering", run / "instances.json", run / "instances.sock", PROGRAMS
+    )
     one = Running(lambda: InstanceKeeper(settings, paths, lambda: None))
     try:
         yield one

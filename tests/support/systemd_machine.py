@@ -43,7 +43,7 @@ mount -t bpf bpf "$1/bpf"
 rm -rf "$1/tree/etc/systemd/system"
 cp -a "$2/." "$1/tree/"
 exec systemd-nspawn --quiet --directory="$1/tree" --boot --register=no --keep-unit --link-journal=no --capability=all \
-  --system-call-filter=bpf --network-namespace-path="/proc/$3/ns/net" --bind="$1/bpf:/sys/fs/bpf" \
+  --system-call-filter="bpf pidfd_getfd" --network-namespace-path="/proc/$3/ns/net" --bind="$1/bpf:/sys/fs/bpf" \
   --bind-ro="$4:$5" -- --unit=anylb.target
 """
 
