@@ -26,6 +26,7 @@ from agent.control import (
     explain_nat,
     instance,
     session,
+    simulation,
     trace,
 )
 from agent.control.check import Checked, checked
@@ -51,6 +52,7 @@ def _routes(agent: Agent, changes: config.Changing) -> Routes:
         ("GET", "/status"): lambda _: json_response(status(_state(agent, changes))),
         ("GET", "/check"): lambda _: json_response(_look(agent, changes)[1].to_json()),
         ("GET", "/explain"): lambda request: json_response(_explain(agent, request.query.get("tuple", ""))),
+        ("GET", "/table"): lambda request: simulation.simulate(_cluster(agent), request.query),
         ("GET", "/explain/live"): lambda request: _explain_live(agent, request),
         ("POST", "/drain"): lambda request: _set_state(agent.operator, State.DRAINING, request),
         ("POST", "/undrain"): lambda request: _set_state(agent.operator, State.UP, request),
@@ -128,6 +130,17 @@ def _forwarding(agent: Agent) -> explain.Forwarding:
         agent.forwarder.map_writer if agent.forwarder else None,
         [member.address for member in agent.members()],
         agent.deny_list.prefixes,
+    )
+
+
+def _cluster(agent: Agent) -> simulation.Cluster:
+    in_use = agent.epoch_switch.use.first if agent.epoch_switch else agent.epochs[0].number
+    return simulation.Cluster(
+        agent.node.address,
+        {service.name: (service.key, service.hash) for service in agent.config.services if service.mode != "nat"},
+        agent.members(),
+        next((epoch for epoch in agent.epochs if epoch.number == in_use), agent.epochs[0]),
+        agent.connections.held,
     )
 
 

@@ -309,6 +309,20 @@ def test_check_is_ok_and_names_a_hung_agent_within_two_seconds(cluster: ClusterL
     cluster.lbctl("b1", "status", "--wait", "ready", "--timeout", "60s")
 
 
+def test_table_simulate_is_what_the_others_do_then(cluster: ClusterLab) -> None:
+    removed = cluster.addresses["b3"]
+    shown = cluster.lbctl("b1", "table", "simulate", "--remove", removed, "-o", "json")["services"][0]
+    assert shown["digest"] == cluster.status("b1")["services"][0]["digest"], "the table that is in use"
+    rows = {one["address"]: one["rows"] for one in shown["members"]}
+    assert sum(rows.values()) == shown["rows"]
+    assert shown["moved"] == rows[removed], "the rows of the others stay"
+    assert "rows move; connections of this node at risk: " in cluster.lbctl(
+        "b1", "table", "simulate", "--remove", removed
+    )
+    assert "is no member; members are" in cluster.lbctl("b1", "table", "simulate", "--remove", "10.0.0.99", code=1)
+    assert removed in cluster.lbctl("b1", "table", "show", "--service", "echo")
+
+
 def test_a_scrape_and_the_status_agree(cluster: ClusterLab) -> None:
     def get(path: str) -> tuple[int, str]:
         with inside_net(cluster.lab.nodes["b1"].pid):
