@@ -7,7 +7,7 @@ packet is translated here, makes a session here, goes to another node, or belong
 """
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Generic, TypeVar
 
 from bpf.layout.counter import Counter
@@ -60,7 +60,9 @@ class Outcome(Generic[Node]):
     """What happens: `event`, and `data`, the IP packet that leaves.
 
     It goes to the node `to` with `hop`, `in_grace` or not, or to the session's other end, or back to the client
-    (REPLY_RESET). `progress` is the session's afterwards; None: there is none, or it is as before.
+    (REPLY_RESET). `progress` is the session's afterwards; None: there is none, or it is as before. `retires`: the
+    session that was found is over, and its client opens another one, here or at the node that gets the packet: nothing of
+    the new one belongs to it.
     """
 
     event: Counter
@@ -69,6 +71,7 @@ class Outcome(Generic[Node]):
     hop: int = 0
     in_grace: bool = False
     progress: Progress | None = None
+    retires: bool = False
 
 
 Known = tuple[Session, Progress]
@@ -94,10 +97,16 @@ def handle(
     # Straight from the router only an owner looks for a session: it is followed in one place.
     owner = here.chain[0] if here.chain else None
     looks = packet.hop or owner is None or here.me in (owner, other_owner) or not _is_reachable(here, owner)
-    if found and packet.opens and _is_over(found[1]):
-        found = None  # the client uses its port again
+    if found and looks and packet.opens and _is_over(found[1]):  # the client uses its port again
+        return replace(_without_session(here, packet, new, mss), retires=True)
     if found and looks:
         return _translated(found, packet, mss)
+    return _without_session(here, packet, new, mss)
+
+
+def _without_session(here: NodeState[Node], packet: Packet[Node], new: Known | Counter, mss: int) -> Outcome[Node]:
+    """Decide what happens to a packet that has no session here, or may not use it."""
+    owner = here.chain[0] if here.chain else None
     udp = packet.segment.udp and packet.from_client
     decision = pick(here, Arrival(packet.opens, packet.hop, packet.prev, udp, packet.in_grace))
     if decision.to is not None:
