@@ -61,8 +61,8 @@ class Outcome(Generic[Node]):
 
     It goes to the node `to` with `hop`, `in_grace` or not, or to the session's other end, or back to the client
     (REPLY_RESET). `progress` is the session's afterwards; None: there is none, or it is as before. `retires`: the
-    session that was found is over, and its client opens another one, here or at the node that gets the packet: nothing of
-    the new one belongs to it.
+    session that was found is over, and its client opens another one, here or at the node that gets the packet, so
+    nothing of the new one belongs to it.
     """
 
     event: Counter
