@@ -7,9 +7,12 @@ from pathlib import Path
 
 import click
 
+from agent.cli import names
 from agent.cli.options import output_option, request, show, socket_option
 
-service_option = click.option("--service", metavar="NAME", help="One service; without it, all of this node.")
+service_option = click.option(
+    "--service", metavar="NAME", shell_complete=names.services, help="One service; without it, all of this node."
+)
 
 
 @click.group()

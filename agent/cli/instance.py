@@ -7,12 +7,16 @@ from pathlib import Path
 
 import click
 
+from agent.cli import names
 from agent.cli.options import output_option, request, show, socket_option
 
 service_option = click.option(
-    "--service", metavar="NAME", help="The service; required only if several of this node have instances."
+    "--service",
+    metavar="NAME",
+    shell_complete=names.services,
+    help="The service; required only if several of this node have instances.",
 )
-name_argument = click.argument("name", metavar="INSTANCE")
+name_argument = click.argument("name", metavar="INSTANCE", shell_complete=names.instances)
 
 
 @click.group()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from agent.cli import names
 from agent.cli.check import CONDITIONS, wait_for
 from agent.cli.options import (
     EXIT_NOT_IN_TIME,
@@ -52,7 +53,12 @@ def status(brief: bool, wait: str | None, timeout_s: float, socket: Path, output
 @click.command()
 @click.argument("flow", metavar="TUPLE")
 @click.option("--live", is_flag=True, help="Ask each node on the way: where a packet goes now, and where it ends.")
-@click.option("--at", metavar="ADDRESS", help="With --live: the node that the router sends it to, by default this one.")
+@click.option(
+    "--at",
+    metavar="ADDRESS",
+    shell_complete=names.nodes,
+    help="With --live: the node that the router sends it to, by default this one.",
+)
 @socket_option
 @output_option
 def explain(flow: str, live: bool, at: str | None, socket: Path, output: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent.cli import names
 from agent.time_text import parse_duration
 
 if TYPE_CHECKING:
@@ -56,7 +57,9 @@ def seconds(_: click.Context, __: click.Parameter, value: str | None) -> float |
 force_option = click.option(
     "--force", is_flag=True, help="Proceed even if no other node is known to announce the VIP, which ends its service."
 )
-vip_option = click.option("--vip", callback=_vip, metavar="ADDRESS", help="One VIP; without it, all of this node.")
+vip_option = click.option(
+    "--vip", callback=_vip, metavar="ADDRESS", shell_complete=names.vips, help="One VIP; without it, all of this node."
+)
 
 
 def request(socket: Path, method: str, resource: str, /, **query: str) -> dict[str, Any]:

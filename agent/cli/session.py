@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from agent.cli import names
 from agent.cli.options import output_option, request, show, socket_option
 from agent.cli.session_line import line_of
 from bgp.printable import escaped
@@ -21,7 +22,7 @@ STATES = ("half-open", "established", "closing", "closed")
 
 def _selecting(states: tuple[str, ...]) -> Callable[..., Any]:
     options = (
-        click.option("--service", metavar="NAME", help="Of one service."),
+        click.option("--service", metavar="NAME", shell_complete=names.services, help="Of one service."),
         click.option("--client", metavar="PREFIX", help="Of clients in 192.0.2.0/24, or of 192.0.2.7."),
         click.option("--backend", metavar="ADDRESS[:PORT]", help="With one backend."),
         click.option("--state", type=click.Choice(states), help="In one state."),

@@ -8,10 +8,13 @@ from typing import Any
 
 import click
 
+from agent.cli import names
 from agent.cli.options import output_option, request, show, socket_option
 from agent.cli.table import Table, print_line, printer
 
-service_option = click.option("--service", metavar="NAME", help="One service; without it, all of this node.")
+service_option = click.option(
+    "--service", metavar="NAME", shell_complete=names.services, help="One service; without it, all of this node."
+)
 
 
 @click.group()
@@ -30,7 +33,15 @@ def table_show(service: str | None, socket: Path, output: str) -> None:
 
 
 @table.command()
-@click.option("--remove", "removed", multiple=True, required=True, metavar="ADDRESS", help="A node; may be repeated.")
+@click.option(
+    "--remove",
+    "removed",
+    multiple=True,
+    required=True,
+    metavar="ADDRESS",
+    shell_complete=names.nodes,
+    help="A node; may be repeated.",
+)
 @service_option
 @socket_option
 @output_option

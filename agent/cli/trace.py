@@ -12,13 +12,14 @@ from typing import Any
 
 import click
 
+from agent.cli import names
 from agent.cli.options import output_option, socket_option
 from bgp.printable import escaped
 
 
 @click.command()
 @click.argument("expression", nargs=-1, metavar="[FILTER]")
-@click.option("--service", metavar="NAME", help="Packets of one service.")
+@click.option("--service", metavar="NAME", shell_complete=names.services, help="Packets of one service.")
 @click.option("--client", metavar="PREFIX", help="Of clients in 192.0.2.0/24, or of 192.0.2.7.")
 @click.option("--event", metavar="COUNTER", help="With one end, as drop_grace (docs/counters.md).")
 @click.option("--every", type=click.IntRange(1, 1_000_000), default=1, metavar="N", help="One in N of them.")
