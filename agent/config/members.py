@@ -32,8 +32,8 @@ class MembersConfig(Section):
     """Who may be a node of the cluster, and how the nodes ask each other."""
 
     allow: Annotated[tuple[AnyNetwork, ...], Field(min_length=1)]
-    """The prefixes of the nodes' addresses. Identities and tunnels from others are ignored. Example:
-    `[10.0.0.0/24]`."""
+    """The prefixes of the nodes' addresses. Identities and tunnels from others are ignored. No two IPv4 addresses in
+    them may share their low 16 bits, so none is larger than a /16. Example: `[10.0.0.0/24]`."""
     outer: Literal["ipv4", "ipv6"] = "ipv4"
     """The family of the tunnels' outer headers. Example: `ipv6`."""
     port: Annotated[Port, AfterValidator(_free_port)] = 4742
