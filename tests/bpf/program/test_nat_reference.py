@@ -238,7 +238,7 @@ class Reference:
         assert verdict == ("drop" if outcome.event.name.startswith("DROP_") else "tx")
         if verdict == "tx":
             assert after.hex() == self._expected(outcome, packet, frame, 18 if step.tagged else 14).hex()
-        elif outcome.retires and slot is not None:
+        if outcome.retires and slot is not None:
             del self.known[slot]
             self.retired.add(slot)
         if outcome.progress and slot is not None:
