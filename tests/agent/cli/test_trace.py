@@ -4,8 +4,11 @@
 import io
 
 import pytest
-from scapy.all import ICMP, IP, TCP, UDP, Dot1Q, Ether, IPv6, IPv6ExtHdrFragment, PcapReader, Raw
-from scapy.packet import Packet
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment
+from scapy.layers.l2 import Dot1Q, Ether
+from scapy.packet import Packet, Raw
+from scapy.utils import PcapReader
 
 from agent.cli.packet_line import packet_line
 from agent.cli.pcap import PcapFile, PcapFilter
