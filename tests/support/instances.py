@@ -174,10 +174,11 @@ class Running:
     def end(self) -> None:
         """End it, as at the end of an agent: the choice stays."""
         self._task.cancel()
-        with contextlib.suppress(BaseException):
-            self._task.result(30)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        # A canceled future does not wait for its task: the task's own end is run to here.
+        if rest := asyncio.all_tasks(self._loop):
+            self._loop.run_until_complete(asyncio.wait(rest, timeout=30))
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
 

@@ -97,7 +97,9 @@ def test_the_page_is_whole_and_uses_nothing_from_elsewhere() -> None:
     assert "innerHTML" not in text, "what nodes and services are called is text, never markup"
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (apt-get install chromium)")
+@pytest.mark.skipif(
+    CHROMIUM is None, reason="there is no chromium, the browser that shows the page: ./setup.sh installs it"
+)
 def test_a_browser_shows_the_node(tmp_path: Path) -> None:
     def browse(url: str) -> str:
         command = [
