@@ -47,7 +47,10 @@ def trace(
     found = 0
     with contextlib.ExitStack() as stack, contextlib.suppress(KeyboardInterrupt):
         file = PcapFile(stack.enter_context(_open(write))) if write else None
-        for one in _samples(socket, {name: value for name, value in query.items() if value is not None}):
+        samples = _samples(socket, {name: value for name, value in query.items() if value is not None})
+        next(samples)  # when it has begun
+        click.echo("tracing; Ctrl-C ends it", err=True)
+        for one in samples:
             head = bytes.fromhex(one["head"])
             if wanted is not None and not wanted.matches(head, one["length"]):
                 continue

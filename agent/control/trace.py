@@ -3,12 +3,14 @@
 
     GET /trace    without end, a line each   ?service= &client=PREFIX &event= &every= select, each alone or together
 
-A line has time_s (of the clock), interface, length (of the frame), service, event, why, hop, and head: up to 128 bytes
-of the frame as it left the program, in hex. Only root may ask: the frames are clients' data.
+The first line is {"started_s": time}: from then on packets are sampled. Each other line has time_s (of the clock),
+interface, length (of the frame), service, event, why, hop, and head: up to 128 bytes of the frame as it left the
+program, in hex. Only root may ask: the frames are clients' data.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -58,9 +60,12 @@ def _trace(node: Tracing, request: Request) -> Response:
 
 async def _lines(node: Tracing, sampler: PacketSampler, wanted: SampleFilter) -> AsyncGenerator[bytes, None]:
     boot = time.time() - time.monotonic()
-    async for samples in sampler.samples(wanted):
-        for sample in samples:
-            yield json.dumps(describe(sample, node.services, boot)).encode() + b"\n"
+    async with contextlib.aclosing(sampler.samples(wanted)) as batches:
+        await anext(batches)
+        yield json.dumps({"started_s": round(time.time(), 6)}).encode() + b"\n"
+        async for samples in batches:
+            for sample in samples:
+                yield json.dumps(describe(sample, node.services, boot)).encode() + b"\n"
 
 
 def sample_filter(query: Mapping[str, str], services: Mapping[int, str]) -> SampleFilter:

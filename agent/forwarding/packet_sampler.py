@@ -34,7 +34,7 @@ class PacketSampler:
             raise AgentError("another trace runs on this node; the data path has one filter: end that one first")
 
     async def samples(self, wanted: SampleFilter) -> AsyncGenerator[list[Sample], None]:
-        """Yield what is sampled, again and again, until the generator is closed. Empty lists show that it goes on.
+        """Yield what is sampled, again and again, until the generator is closed; first an empty list, once it samples.
 
         Raises AgentError while another one runs.
         """
@@ -44,6 +44,7 @@ class PacketSampler:
             with contextlib.closing(self._sampling.open_reader()) as reader:
                 reader.read()  # what an earlier trace left
                 self._sampling.write(wanted)
+                yield []
                 while True:
                     await asyncio.sleep(PERIOD_S)
                     yield reader.read()

@@ -127,20 +127,17 @@ def test_trace_shows_a_connection_and_what_became_of_it(cluster: ClusterLab) -> 
     log = cluster.lab.root(owner) / "tmp/trace.log"
     command = ["lbctl", "trace", f"tcp port 7000 and src port {port}", "--client", f"{source}/32", "--count", "2"]
     tracing = cluster.lab.spawn(owner, command, log=log)
-
-    def runs() -> bool:  # another one is refused then
-        second = cluster.lab.exec(owner, ["timeout", "1", "lbctl", "trace", "--event", "drop_land"], check=False)
-        return "another trace runs on this node" in second.stderr
-
     try:
-        wait_for(runs, "the trace to run")
+        wait_for(lambda: "tracing" in log.read_text(), "the trace to run")
+        second = cluster.lab.exec(owner, ["lbctl", "trace", "--event", "drop_land"], check=False)
+        assert "another trace runs on this node" in second.stderr
         assert cluster.server_at(("10.1.1.78", port)) in FOUR
         assert cluster.server_at((source, port)) == owner
         assert tracing.wait(10) == 0
     finally:
         tracing.kill()
         tracing.wait()
-    first, second, *rest = log.read_text().splitlines()
+    _, first, second, *rest = log.read_text().splitlines()
     assert f" echo tcp {source}:{port} > {VIP}:7000 [S] (" in first.replace(" hop 1", "")
     assert ": deliver_owner, " in first or ": deliver_forwarded_syn, " in first
     assert ": deliver_socket, its connection is here" in second
