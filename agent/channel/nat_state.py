@@ -10,7 +10,7 @@ Three fields of a node's state (state.py), all absent on a node without NAT:
 
      0               1               2               3
     +---------------+-------------------------------+
-    | state         | weight                        |   NAT; the state as of a service
+    |F| state       | weight                        |   NAT; the state as of a service; F: `former`
     +---------------+---------------+---------------+
     | effective weight              |
     +-------------------------------+
@@ -47,6 +47,7 @@ MAX_BACKENDS: Final = 4096
 MAX_DRAINS: Final = 512
 ID_BITS: Final = 31
 _FLAG: Final = 1 << ID_BITS
+_FORMER: Final = 1 << 7
 _SHARE: Final = struct.Struct("!BHH")
 _RESULT: Final = struct.Struct("!I")
 _DRAIN: Final = struct.Struct("!III")
@@ -71,6 +72,8 @@ class NatState:
     state: State
     results: Mapping[int, bool] = field(default_factory=dict)
     orders: Mapping[int, BackendOrder] = field(default_factory=dict)
+    former: bool = False
+    """Whether the node has sessions with addresses of the former pool."""
 
 
 def pack(nat: NatState | None) -> list[tuple[int, bytes]]:
@@ -88,7 +91,7 @@ def pack(nat: NatState | None) -> list[tuple[int, bytes]]:
         for number, one in sorted(nat.orders.items())
     ]
     return [
-        (NAT, _SHARE.pack(STATES[nat.state], nat.weight, nat.effective)),
+        (NAT, _SHARE.pack(STATES[nat.state] | (_FORMER if nat.former else 0), nat.weight, nat.effective)),
         (BACKENDS, b"".join(_RESULT.pack(n | (_FLAG if up else 0)) for n, up in sorted(nat.results.items()))),
         (DRAINS, b"".join(orders)),
     ]
@@ -100,11 +103,13 @@ def unpack(share: bytes | None, results: bytes, orders: bytes) -> NatState | Non
         return None
     if len(share) != _SHARE.size:
         raise ValueError(f"NAT has {len(share)} bytes, not {_SHARE.size}")
-    state, weight, effective = _SHARE.unpack(share)
+    flagged, weight, effective = _SHARE.unpack(share)
+    state = flagged & ~_FORMER
     if state not in STATE_OF:
         raise ValueError(f"NAT: state {state} is not in 1-{len(STATE_OF)}")
     check_weights("NAT", weight, effective)
-    return NatState(weight, effective, STATE_OF[state], _results(results), _orders(orders))
+    former = bool(flagged & _FORMER)
+    return NatState(weight, effective, STATE_OF[state], _results(results), _orders(orders), former)
 
 
 @functools.lru_cache(maxsize=64)

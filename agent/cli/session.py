@@ -25,6 +25,7 @@ def _selecting(states: tuple[str, ...]) -> Callable[..., Any]:
         click.option("--service", metavar="NAME", shell_complete=names.services, help="Of one service."),
         click.option("--client", metavar="PREFIX", help="Of clients in 192.0.2.0/24, or of 192.0.2.7."),
         click.option("--backend", metavar="ADDRESS[:PORT]", help="With one backend."),
+        click.option("--pool", metavar="PREFIX", help="With NAT addresses in 10.255.0.0/27."),
         click.option("--state", type=click.Choice(states), help="In one state."),
     )
 
@@ -53,14 +54,15 @@ def session() -> None:
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="N sessions at most.")
 @_selecting(STATES)
 def session_list(
-    limit: int | None, service: str | None, client: str | None, backend: str | None, state: str | None, socket: Path,
-    output: str,
+    limit: int | None, service: str | None, client: str | None, backend: str | None, pool: str | None,
+    state: str | None, socket: Path, output: str,
 ) -> None:  # fmt: skip
     """List sessions: all, or those that match every option.
 
     A million sessions are listed while packets flow; each is shown as it was at one moment.
     """
-    query = _query(service=service, client=client, backend=backend, state=state, limit=str(limit) if limit else None)
+    chosen = _query(service=service, client=client, backend=backend, pool=pool, state=state)
+    query = chosen | _query(limit=str(limit) if limit else None)
     count = 0
     for page in _pages(socket, "/sessions", query):
         if output == "json":
@@ -92,14 +94,15 @@ def session_show(session: str, socket: Path, output: str) -> None:
 @click.option("--all", "every", is_flag=True, help="Close all sessions, if nothing else selects some.")
 @_selecting(STATES[:-1])
 def session_kill(
-    every: bool, service: str | None, client: str | None, backend: str | None, state: str | None, socket: Path,
-    output: str,
+    every: bool, service: str | None, client: str | None, backend: str | None, pool: str | None, state: str | None,
+    socket: Path, output: str,
 ) -> None:  # fmt: skip
     """Close the sessions that match every option.
 
     The next segment of their clients is answered with a RST.
     """
-    query = _query(service=service, client=client, backend=backend, state=state, all="yes" if every else None)
+    chosen = _query(service=service, client=client, backend=backend, pool=pool, state=state)
+    query = chosen | _query(all="yes" if every else None)
     response = request(socket, "POST", "/sessions/kill", **query)
     show(response, output, lambda found: click.echo(f"{found['closed']:,} sessions closed"))
 
@@ -107,7 +110,8 @@ def session_kill(
 @session.command("watch")
 @_selecting((*STATES, "free"))
 def session_watch(
-    service: str | None, client: str | None, backend: str | None, state: str | None, socket: Path, output: str
+    service: str | None, client: str | None, backend: str | None, pool: str | None, state: str | None, socket: Path,
+    output: str,
 ) -> None:  # fmt: skip
     """Print each change of a session's state as it happens.
 
@@ -115,7 +119,7 @@ def session_watch(
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell may have SIGINT ignored in the background
         signal.signal(number, signal.default_int_handler)
-    query = _query(service=service, client=client, backend=backend, state=state)
+    query = _query(service=service, client=client, backend=backend, pool=pool, state=state)
     with contextlib.suppress(KeyboardInterrupt):
         for page in _pages(socket, "/sessions/watch", query):
             click.echo("\n".join(json.dumps(one) if output == "json" else escaped(line_of(one)) for one in page))

@@ -110,6 +110,18 @@ def _counted(response: Response) -> Iterator[str]:
         used = 1 - counted["free"] / counted["slots"]
         states = ", ".join(f"{counted[name]:,} {name}" for name in ("established", "half-open", "closing", "closed"))
         yield f"sessions of NAT: {states}; {used:.0%} of {counted['slots']:,} slots used"
+    if former := (response["nat"] or {}).get("former"):
+        yield _former(former)
+
+
+def _former(former: dict[str, Any]) -> str:
+    """Return what is left of the former pool of NAT."""
+    named = f"former pool of NAT {', '.join(former['pools'])}"
+    since = "" if former["newest_s"] is None else f", none new for {age(former['newest_s'])}"
+    elsewhere = f"; {', '.join(former['elsewhere'])} too" if former["elsewhere"] else ""
+    if not former["sessions"] and not former["elsewhere"]:
+        return f"{named}: no session is left; remove table.previous.nat"
+    return f"{named}: {former['sessions']:,} sessions are left{since}{elsewhere}"
 
 
 def _vips(response: Response) -> Table:

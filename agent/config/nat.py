@@ -108,6 +108,21 @@ class PoolConfig(Section):
         return self.pool if version == 4 else self.pool6
 
 
+def used_part(pool: Network, sessions: int) -> Network:
+    """Return the addresses of a pool that so many sessions use: the first ones."""
+    bits = (sessions // PORTS).bit_length() - 1
+    return type(pool)((pool.network_address, pool.max_prefixlen - bits))
+
+
+def former_pools(now: PoolConfig | None, previous: PoolConfig | None) -> tuple[Network, ...]:
+    """Return the pools of before whose sessions go on: those with other addresses, for as many sessions as now. A
+    session is a slot of maps that have one size; a family without a pool has no more maps."""
+    if now is None or previous is None or now.sessions != previous.sessions:
+        return ()
+    pairs = ((pool, now.pool_of(pool.version)) for pool in previous.pools)
+    return tuple(pool for pool, new in pairs if new is not None and pool[0] != new[0])
+
+
 class NatConfig(PoolConfig):
     """NAT on this node, for the sessions of services of `mode: nat`."""
 
@@ -141,11 +156,12 @@ class Taken(NamedTuple):
     what: str
 
 
-def check_pools(nat: NatConfig, taken: Iterable[Taken]) -> None:
-    """Raise the error of the first pool that overlaps a prefix of other use: a packet to it has one meaning."""
+def check_pools(where: str, nat: PoolConfig, taken: Iterable[Taken]) -> None:
+    """Raise the error of the first pool that overlaps a prefix of other use: a packet to it has one meaning. `where` is
+    the place of `nat` in the file."""
     for place, network, what in taken:
         for name, pool in nat.named_pools:
             if pool.version == network.version and pool.overlaps(network):
                 named = network if network.num_addresses > 1 else network.network_address
                 why = f"{pool} overlaps {named}, {what}; give a prefix that has no other use"
-                raise fault(f"nat.{name}", why, other=place)
+                raise fault(f"{where}.{name}", why, other=place)

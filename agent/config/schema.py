@@ -19,7 +19,7 @@ from agent.config.fields import AnyNetwork, Section, Switch, fault, given, withi
 from agent.config.instances import shares_a_match
 from agent.config.members import MembersConfig
 from agent.config.metrics import MetricsConfig
-from agent.config.nat import MAX_BACKENDS, NatConfig, Taken, check_pools
+from agent.config.nat import MAX_BACKENDS, NatConfig, Taken, check_pools, former_pools
 from agent.config.node import NodeConfig
 from agent.config.service import ServiceConfig
 from agent.config.table import TableConfig
@@ -108,7 +108,9 @@ class Config(Section):
         self._check_static()
         self._check_nat()
         if self.nat:
-            check_pools(self.nat, self._taken())
+            check_pools("nat", self.nat, self._taken())
+            if self.former_pools and self.table.previous and self.table.previous.nat:
+                check_pools("table.previous.nat", self.table.previous.nat, self._taken())
             self._check_communities("nat.announce", self.nat.announce or AnnounceConfig())
         if self.node.address6 and not any(self.node.address6 in allowed for allowed in self.members.allow):
             raise fault("node.address6", f"{self.node.address6} is in no prefix of members.allow")
@@ -252,7 +254,7 @@ class Config(Section):
     def foreign(self) -> tuple[Network, ...]:
         """The prefixes that are announced, but no address of any node: the pools, and VIPs of NAT services alone."""
         vips = (ip_network(vip) for vip in self.vips if vip not in self.local_vips)
-        return (*(self.nat.pools if self.nat else ()), *vips)
+        return (*self.pools, *vips)
 
     @property
     def forwards(self) -> frozenset[str]:
@@ -266,8 +268,14 @@ class Config(Section):
 
     @property
     def pools(self) -> tuple[Network, ...]:
-        """The prefixes of NAT, at most one for each family."""
-        return self.nat.pools if self.nat else ()
+        """The prefixes of NAT: at most one for each family, and the former ones."""
+        return (*(self.nat.pools if self.nat else ()), *self.former_pools)
+
+    @property
+    def former_pools(self) -> tuple[Network, ...]:
+        """The pools of before, whose sessions go on: new ones get no address of these once all nodes have the new
+        pool."""
+        return former_pools(self.nat, self.table.previous.nat if self.table.previous else None)
 
     @property
     def allowed(self) -> tuple[Network, ...]:

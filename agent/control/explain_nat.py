@@ -29,7 +29,7 @@ def explain(node: Forwarding, sessions: Sessions, text: str, now_ns: int) -> dic
     """
     nat = node.config.nat
     text = text.strip()
-    slot = slot_at(nat, text) if nat is not None else None
+    slot = slot_at(nat, text, node.config.former_pools) if nat is not None else None
     flow = parse(text) if slot is None else None
     service = service_of(node.config, flow) if flow else None
     if nat is None or (service and service.mode != "nat"):

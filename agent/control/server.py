@@ -114,6 +114,7 @@ def _state(agent: Agent, changes: config.Changing) -> NodeState:
         instances=agent.instances,
         claims=agent.claims,
         sessions=agent.nat.sessions,
+        former_elsewhere=agent.nat.former_elsewhere(),
         hand_overs=agent.nat.hand_overs,
         backends=agent.nat.backends,
     )
@@ -145,7 +146,7 @@ def _cluster(agent: Agent) -> simulation.Cluster:
 
 
 def _sessions(agent: Agent) -> session.Sessions:
-    return session.Sessions(agent.nat.sessions, agent.config.nat, agent.epochs)
+    return session.Sessions(agent.nat.sessions, agent.config.nat, agent.epochs, agent.config.former_pools)
 
 
 def _tracing(agent: Agent) -> trace.Tracing:

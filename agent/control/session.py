@@ -6,8 +6,8 @@
     GET  /sessions/watch    changes of those that are selected, as pages, without end
     POST /sessions/kill     close those that are selected    with &all=yes also if nothing selects any
 
-?service= &client=PREFIX &backend=ADDRESS[:PORT] &state= select, each alone or together; without any, all are.
-A list begins with a line that has the names of the services, and ends with one that has the number of sessions.
+?service= &client=PREFIX &backend=ADDRESS[:PORT] &pool=PREFIX &state= select, each alone or together; without any, all
+are. A list begins with a line that has the names of the services, and ends with one that has the number of sessions.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from agent.address import Address, endpoint
-from agent.config.nat import NatConfig
+from agent.address import Address, Network, endpoint
+from agent.config.nat import NatConfig, used_part
 from agent.control.explain import parse
 from agent.control.http_server import Response, Routes, json_response
 from agent.errors import AgentError
@@ -49,6 +49,8 @@ class Sessions:
     """None if the node has no NAT service, or no data path."""
     nat: NatConfig | None
     epochs: Sequence[Epoch]
+    former: Sequence[Network] = ()
+    """The former pools."""
 
     def open(self) -> tuple[SessionKeeper, NatConfig]:
         """Return keeper and configuration. Raises AgentError without NAT."""
@@ -90,6 +92,11 @@ def selection(query: Mapping[str, str], services: Mapping[int, str], states: tup
             chosen = replace(chosen, client=ip_network(text))
         except ValueError as error:
             raise AgentError(f"client: {error}") from None
+    if (text := query.get("pool")) is not None:
+        try:
+            chosen = replace(chosen, pool=ip_network(text))
+        except ValueError as error:
+            raise AgentError(f"pool: {error}") from None
     if (text := query.get("backend")) is not None:
         address, port = parse_end(text)
         chosen = replace(chosen, backend=address, backend_port=port)
@@ -114,8 +121,9 @@ def parse_end(text: str) -> tuple[Address, int | None]:
     return address, int(port) if port else None
 
 
-def slot_at(nat: NatConfig, text: str) -> int | None:
-    """Return the slot that a number or a NAT endpoint names; None if the text is neither. Raises AgentError."""
+def slot_at(nat: NatConfig, text: str, former: Sequence[Network] = ()) -> int | None:
+    """Return the slot that a number or a NAT endpoint names; None if the text is neither. Raises AgentError. `former`:
+    the former pools, whose endpoints name slots too."""
     if _NUMBER.fullmatch(text):
         slot = int(text)
         if slot >= nat.sessions:
@@ -124,10 +132,10 @@ def slot_at(nat: NatConfig, text: str) -> int | None:
     if not _ENDPOINT.fullmatch(text):
         return None
     address, port = parse_end(text)
-    pool = nat.pool_of(address.version)
-    used = nat.sessions >> PORT_BITS
-    if pool is None or not 0 <= int(address) - int(pool[0]) < used:
-        ends = [f"{one[0]} to {one[used - 1]}" for one in nat.pools]
+    used, pools = nat.sessions >> PORT_BITS, (*nat.pools, *former)
+    pool = next((one for one in pools if address in used_part(one, nat.sessions)), None)
+    if pool is None:
+        ends = [f"{one[0]} to {one[used - 1]}" for one in pools]
         raise AgentError(f"{address} is no NAT address; sessions have {', and '.join(ends)}")
     if port is None or port < 1 << PORT_BITS:
         raise AgentError(f"{text}: sessions have the ports {1 << PORT_BITS} to 65535; write {endpoint(address, 40000)}")
@@ -145,9 +153,10 @@ def one(node: Sessions, text: str) -> dict[str, Any]:
 def session_of(node: Sessions, text: str) -> Found | None:
     """Return the session of a slot, an endpoint or a flow, if it is on this node. Raises AgentError."""
     keeper, nat = node.open()
-    slot = slot_at(nat, text)
+    slot = slot_at(nat, text, node.former)
     if slot is not None:
-        return find_one(keeper.table, Selection(), [range(slot, slot + 1)])
+        address = None if _NUMBER.fullmatch(text) else ip_network(parse_end(text)[0])
+        return find_one(keeper.table, Selection(pool=address), [range(slot, slot + 1)])
     flow = parse(text)
     rows = [nat_row(epoch, flow) for epoch in node.epochs]
     return find_one(keeper.table, Selection(flow=flow), rows_slots(keeper.table, rows))

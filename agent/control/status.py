@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from typing import Any
 
 from agent.address import Address, Network, endpoint, tag_of
@@ -62,6 +63,8 @@ class NodeState:
     claims: ClaimKeeper | None
     """None without a data path, and where `table.claims` is off."""
     sessions: SessionKeeper | None
+    former_elsewhere: Sequence[IPv4Address]
+    """The other nodes that have sessions with addresses of the former pool of NAT."""
     backends: BackendKeeper | None
     hand_overs: HandOverKeeper | None
     """All three None without NAT."""
@@ -142,11 +145,17 @@ def _xdp(state: NodeState, counters: dict[str, int]) -> dict[str, Any]:
 
 
 def _nat(state: NodeState) -> dict[str, Any] | None:
-    """Return the counters of packets to the pool whose session is not on this node: they are of no known service."""
+    """Return the counters of packets to the pool whose session is not on this node: they are of no known service; and
+    what is left of the former pool."""
     forwarder = state.forwarder
     if state.config.nat is None or forwarder is None:
         return None
-    return {"counters": forwarder.datapath.maps.counters.of_slot(forwarder.map_writer.slot(NAT_TABLE))}
+    counters = forwarder.datapath.maps.counters.of_slot(forwarder.map_writer.slot(NAT_TABLE))
+    former = state.sessions.former if state.sessions else None
+    if former is None:
+        return {"counters": counters, "former": None}
+    shown = {"pools": list(map(str, former.pools)), "sessions": former.count, "newest_s": former.newest_s}
+    return {"counters": counters, "former": {**shown, "elsewhere": list(map(str, state.former_elsewhere))}}
 
 
 def _announced(state: NodeState, kind: str, ones: Mapping[Any, Announcement]) -> list[dict[str, Any]]:

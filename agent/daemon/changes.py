@@ -189,8 +189,10 @@ class Changes:
         return generation
 
     async def _replace(self, loaded: Loaded, force: bool) -> int:
-        if not force and self.agent is not None and (why := self.agent.nat.refusal(loaded.config)):
-            raise AgentError(why)
+        if not force and self.agent is not None:
+            why = await asyncio.to_thread(self.agent.nat.refusal, loaded.config)
+            if why is not None:
+                raise AgentError(why)
         await self._speaker.check(loaded)
         return await self._lifecycle.replace(loaded)
 

@@ -119,7 +119,7 @@ class Exchange:
 
     def receive(self, node: int, payloads: Sequence[bytes], now: float) -> None:
         """Take the next items of a node, in order."""
-        contents: dict[tuple[Kind, int], list[bytes]] = {}
+        contents: dict[tuple[Kind, int, int], list[bytes]] = {}
         requests: list[Pull | End] = []
         fault = ""
         for payload in payloads:
@@ -130,11 +130,11 @@ class Exchange:
                 fault = str(error)
                 continue
             if isinstance(item, Sessions):
-                contents.setdefault((item.kind, item.version), []).append(item.content)
+                contents.setdefault((item.kind, item.version, item.pool), []).append(item.content)
             else:
                 requests.append(item)
-        for (kind, version), some in contents.items():
-            records, wrong, why = self._codec.records(version, b"".join(some))
+        for (kind, version, pool), some in contents.items():
+            records, wrong, why = self._codec.records(version, b"".join(some), pool)
             self.counters[Count.MALFORMED] += wrong
             fault = fault or why
             self._take(node, kind, records)

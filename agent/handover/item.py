@@ -2,7 +2,7 @@
 """What nodes send each other in a hand-over, as items of the channel's stream. Pure.
 
      0 kind                  1 IP version, 0 if none         2 number of records, 0 if none
-     4 pool: which addresses and how many slots              8 content
+     4 what slots mean (`Slots`), of records their pool too  8 content
 
     kind         content
     1 PULL       number of the pull (4 bytes), then a bitmap of the rows: row 0 is the highest bit of its first byte
@@ -11,7 +11,8 @@
     4 REFUSED    records that came from the receiver: older sessions have their slots, so it is to reset these
     5 DECLINED   records that came from the receiver: the sender does not know their backends, so it is to keep these
 
-Nodes whose pools differ number their slots differently, so they take no records from each other.
+A slot is an endpoint of the pool that its session is of: the present one, or the former one while that is in use. A
+node takes no records of a pool that it does not know, and nothing if it numbers its slots differently.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from __future__ import annotations
 import enum
 import hashlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from agent.address import Network
 from agent.channel.message import MAX_PAYLOAD
 from agent.handover.record import FORMS, Records, faults, from_wire, to_wire, version_of
 from agent.handover.row_move import Rows
@@ -43,18 +45,17 @@ class Kind(enum.IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
-    """What slots mean. Nodes take records from each other only if it is the same."""
+class Slots:
+    """What slots mean: their number, and the pools by IP version; records name one by its place there."""
 
-    name: bytes
-    """The pools' prefixes."""
     slots: int
     rows: int
+    pools: Mapping[int, Sequence[Network]]
 
-    @property
-    def number(self) -> int:
-        """32 bits of its digest."""
-        digest = hashlib.blake2b(b"%d %d " % (self.slots, self.rows) + self.name, digest_size=4).digest()
+    def number(self, pool: Network | None = None) -> int:
+        """Return 32 bits of the digest, with a pool's first address or without: its size says nothing."""
+        name = str(pool[0]).encode() if pool is not None else b""
+        digest = hashlib.blake2b(b"%d %d " % (self.slots, self.rows) + name, digest_size=4).digest()
         return int.from_bytes(digest, "big")
 
 
@@ -80,32 +81,37 @@ class Sessions:
     kind: Kind
     version: int
     content: bytes
+    pool: int = 0
+    """The place of their pool in `Slots.pools`."""
 
 
 Item = Pull | End | Sessions
 
 
 class Codec:
-    """Encodes and decodes the items of a pool."""
+    """Encodes and decodes the items of nodes with the same slots."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool, self._number = pool, pool.number
+    def __init__(self, slots: Slots) -> None:
+        self._slots, self._number = slots, slots.number()
+        self._pools = {version: [slots.number(pool) for pool in pools] for version, pools in slots.pools.items()}
 
     def pull(self, number: int, rows: Rows) -> bytes:
         """Return the item that asks for these rows."""
-        return self._head(Kind.PULL) + _NUMBER.pack(number) + np.packbits(rows).tobytes()
+        return self._head(Kind.PULL, self._number) + _NUMBER.pack(number) + np.packbits(rows).tobytes()
 
     def end(self, number: int) -> bytes:
         """Return the item that ends an answer."""
-        return self._head(Kind.END) + _NUMBER.pack(number)
+        return self._head(Kind.END, self._number) + _NUMBER.pack(number)
 
     def sessions(self, records: Records, kind: Kind = Kind.SESSIONS) -> Iterator[bytes]:
         """Return the items for so many records, one after the other."""
         version = version_of(records)
         each = (MAX_PAYLOAD - _HEAD.size) // records.dtype.itemsize
-        for at in range(0, len(records), each):
-            some = records[at : at + each]
-            yield self._head(kind, version, len(some)) + to_wire(some)
+        for place, pool in enumerate(self._pools.get(version, ())):
+            of_pool = records[records["pool"] == place]
+            for at in range(0, len(of_pool), each):
+                some = of_pool[at : at + each]
+                yield self._head(kind, pool, version, len(some)) + to_wire(some)
 
     def decode(self, data: bytes) -> Item:
         """Return the content of an item. Raises ValueError with what is wrong."""
@@ -113,27 +119,31 @@ class Codec:
             raise ValueError(f"an item has {len(data)} bytes")
         kind, version, count, pool = _HEAD.unpack_from(data)
         content = data[_HEAD.size :]
-        if pool != self._number:
+        of_sessions = kind in (Kind.SESSIONS, Kind.REFUSED, Kind.DECLINED)
+        known = self._pools.get(version, []) if of_sessions and version in FORMS else [self._number]
+        if pool not in known:
             raise ValueError(
                 "the pool is another one: nat.pool, nat.pool6 and nat.sessions must be the same everywhere"
             )
-        if kind in (Kind.SESSIONS, Kind.REFUSED, Kind.DECLINED):
+        if of_sessions:
             form = FORMS.get(version)
             if form is None or not count or len(content) != count * form.itemsize:
                 raise ValueError(f"{count} records of IP version {version} in {len(content)} bytes")
-            return Sessions(Kind(kind), version, content)
+            return Sessions(Kind(kind), version, content, known.index(pool))
         if kind == Kind.END and len(content) == _NUMBER.size:
             return End(*_NUMBER.unpack(content))
-        if kind == Kind.PULL and len(content) == _NUMBER.size + (self._pool.rows + 7) // 8:
-            bits = np.unpackbits(np.frombuffer(content, np.uint8, offset=_NUMBER.size), count=self._pool.rows)
+        if kind == Kind.PULL and len(content) == _NUMBER.size + (self._slots.rows + 7) // 8:
+            bits = np.unpackbits(np.frombuffer(content, np.uint8, offset=_NUMBER.size), count=self._slots.rows)
             return Pull(_NUMBER.unpack_from(content)[0], bits.astype(np.bool_))
         raise ValueError(f"an item of kind {kind} has {len(content)} bytes")
 
-    def records(self, version: int, content: bytes) -> tuple[Records, int, str]:
-        """Return the records of some items, but for those that no node sends; how many these are, and why one is."""
-        records = from_wire(content, version)
-        wrong, why = faults(records, self._pool.slots)
+    def records(self, version: int, content: bytes, pool: int = 0) -> tuple[Records, int, str]:
+        """Return the records of some items of a pool, but for those that no node sends; how many these are, and why
+        one is."""
+        records = from_wire(content, version, pool)
+        wrong, why = faults(records, self._slots.slots)
         return (records[~wrong], int(wrong.sum()), why) if why else (records, 0, "")
 
-    def _head(self, kind: Kind, version: int = 0, count: int = 0) -> bytes:
-        return _HEAD.pack(kind, version, count, self._number)
+    @staticmethod
+    def _head(kind: Kind, number: int, version: int = 0, count: int = 0) -> bytes:
+        return _HEAD.pack(kind, version, count, number)

@@ -10,7 +10,7 @@ Numbers are in network order on the wire, in the machine's here.
     32 the addresses of client, backend and VIP (4 or 16 bytes), each with its port; then the protocol and a zero
 
 Ages travel instead of times, since each node's clock begins with its boot; the backend's address and port instead of
-its index, since each node has its own; not the NAT endpoint, since the slot names it.
+its index, since each node has its own; not the NAT endpoint, since the slot names it, and the item its pool.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _form(address_bytes: int) -> np.dtype[Any]:
             ("vip", *address),
             ("vip_port", "u2"),
             ("protocol", "u1"),
-            ("zero", "u1"),
+            ("pool", "u1"),  # on the wire 0: the place of its pool among those of this node
         ]
     )
 
@@ -71,17 +71,21 @@ def version_of(records: Records) -> int:
 
 def to_wire(records: Records) -> bytes:
     """Return the bytes of records on the wire."""
-    return records.astype(records.dtype.newbyteorder(">")).tobytes()
+    sent = records.astype(records.dtype.newbyteorder(">"))
+    sent["pool"] = 0
+    return sent.tobytes()
 
 
-def from_wire(data: bytes, version: int) -> Records:
-    """Return the records in these bytes, whose length is a multiple of a record's."""
+def from_wire(data: bytes, version: int, pool: int = 0) -> Records:
+    """Return the records in these bytes, whose length is a multiple of a record's, as those of a pool."""
     form = FORMS[version]
-    return np.frombuffer(data, form.newbyteorder(">")).astype(form)
+    records = np.frombuffer(data, form.newbyteorder(">")).astype(form)
+    records["pool"] = pool
+    return records
 
 
 def identities(records: Records) -> NDArray[np.uint8]:
-    """Return what makes two records of a slot the same session, as bytes: ends, VIP, ports, protocol."""
+    """Return what makes two records of a slot the same session, as bytes: ends, VIP, ports, protocol, pool."""
     flat = np.ascontiguousarray(records).view(np.uint8).reshape(len(records), records.dtype.itemsize)
     return flat[:, _IDENTITY_FROM:]
 
@@ -93,7 +97,7 @@ def backend_keys(records: Records) -> list[bytes]:
 
 def service_keys(records: Records) -> list[bytes]:
     """Return the service of each session: VIP, port and protocol."""
-    return _slices(records, "vip", "zero")
+    return _slices(records, "vip", "pool")
 
 
 def backend_key(address: Address, port: int) -> bytes:

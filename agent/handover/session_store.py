@@ -7,7 +7,7 @@ while its tag is BUSY. merge.py decides what becomes of two records of a slot.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -54,12 +54,15 @@ class Written:
 
 
 class SessionStore:
-    """The sessions of one node. `pools` are the NAT addresses by IP version; `loads` counts the sessions of backends
-    (`NatMaps.loads`)."""
+    """The sessions of one node. `pools` are the NAT addresses by IP version, as records name them (item.py); `loads`
+    counts the sessions of backends (`NatMaps.loads`)."""
 
-    def __init__(self, sessions: SessionMap, pools: Mapping[int, Network], loads: NDArray[np.uint64]) -> None:
+    def __init__(self, sessions: SessionMap, pools: Mapping[int, Sequence[Network]], loads: NDArray[np.uint64]) -> None:
         self._sessions, self._loads = sessions, loads
-        self._bases = {version: np.frombuffer(pool[0].packed, np.uint8) for version, pool in pools.items()}
+        self._bases = {
+            version: np.array([list(pool[0].packed) for pool in some], np.uint8) for version, some in pools.items()
+        }
+        """The first address of each pool, by IP version: shape (pools, bytes)."""
         self.services: Mapping[bytes, int] = {}
         self.backends: Mapping[bytes, int] = {}
         """The slots of the services and the indexes of the backends that this node knows (keys: record.py)."""
@@ -240,7 +243,17 @@ class SessionStore:
         records["sums"] = _bytes(stored["sums"])
         for name in _COPIED:
             records[name] = stored[name]
+        for place in range(1, len(self._bases.get(version, ()))):
+            nat = self._nat_addresses(version, slots, np.full(len(slots), place))
+            records["pool"][(_bytes(stored["nat"]) == nat).all(axis=1)] = place
         return records
+
+    def _nat_addresses(self, version: int, slots: NDArray[Any], pools: NDArray[Any]) -> NDArray[np.uint8]:
+        """Return the NAT address of each slot, in the pool of that place; shape (slots, bytes)."""
+        nat: NDArray[np.uint8] = self._bases[version][pools]
+        low = nat[:, -4:].copy().view(">u4")[:, 0] + (slots >> PORT_BITS).astype(np.uint32)
+        nat[:, -4:] = low.astype(">u4").view(np.uint8).reshape(-1, 4)
+        return nat
 
     def _to_store(self, records: Records, places: NDArray[np.int64], tick: int) -> NDArray[Any]:
         """Return records as they are stored here. `places` are slots of services and indexes of backends."""
@@ -250,10 +263,7 @@ class SessionStore:
             stored[name] = np.ascontiguousarray(records[name]).view(stored.dtype[name])[:, 0]
         for name in _COPIED:
             stored[name] = records[name]
-        base = self._bases[version]
-        nat = np.tile(base, (len(records), 1))
-        low = nat[:, -4:].copy().view(">u4")[:, 0] + (records["slot"] >> np.uint32(PORT_BITS))
-        nat[:, -4:] = low.astype(">u4").view(np.uint8).reshape(-1, 4)
+        nat = self._nat_addresses(version, records["slot"], records["pool"])
         stored["nat"] = nat.view(stored.dtype["nat"])[:, 0]
         stored["nat_port"] = FIRST_PORT | records["slot"] & np.uint32((1 << PORT_BITS) - 1)
         stored["family"] = version

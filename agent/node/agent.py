@@ -226,6 +226,7 @@ class Agent:
             faults=(*self._file_problems(), *membership.problems(), *leaks, *own),
             path_faults=self.answers.faults,
             advertised=self.announcer.advertised,
+            former_pool_used=self.nat.former_in_use(),
         )
 
     # The loop

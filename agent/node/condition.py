@@ -130,9 +130,14 @@ def announcement(
 
 
 def pool_announcement(
-    config: Config, pool: Network, condition: Condition, elsewhere: Collection[Address] = frozenset()
+    config: Config,
+    pool: Network,
+    condition: Condition,
+    elsewhere: Collection[Address] = frozenset(),
+    former_used: bool = False,
 ) -> Announcement:
-    """Return whether a pool of NAT is announced. `elsewhere` as for `announcement`.
+    """Return whether a pool of NAT is announced. `elsewhere` as for `announcement`; `former_used`: some node has
+    sessions with addresses of the former pool, or new ones get them.
 
     The health of services and backends does not count: by the pool come the answers for sessions that exist, and this
     node forwards them to their owners. Where its path to clients is lost and other nodes serve, they get them instead.
@@ -146,6 +151,9 @@ def pool_announcement(
     vips = [service.vip for _, service in config.nat_services if service.vip.version == pool.version]
     if vips and all(vip in condition.blocked and vip in elsewhere for vip in vips):
         return Announcement(False, condition.blocked[vips[0]], fault=True)
+    if pool in config.former_pools:
+        empty = "no session has an address of it any more: remove table.previous.nat"
+        return Announcement(True, "sessions still have addresses of it") if former_used else Announcement(False, empty)
     return Announcement(True, "forwarding")
 
 

@@ -89,7 +89,7 @@ class Forwarder:
         """Set once something has removed the pins: only another data path helps."""
         self.attached = asyncio.Event()
         """Set once the program is on all interfaces."""
-        self._own, self._node = node.address, node.config.node
+        self._own, self._node, self._preferred = node.address, node.config.node, node.epochs[0]
         self._services = node.config.services
         self._on_change = on_change
         self._tables: Tables | None = None
@@ -205,7 +205,8 @@ class Forwarder:
             writer.retire()
             self._retires = False
         if self.nat is not None:
-            self.nat.apply(tables.up[NAT_TABLE], self._usable)
+            from_former = tables.epoch_switch.use.first != self._preferred
+            self.nat.apply(tables.up[NAT_TABLE], self._usable, from_former)
             self.nat.retire(time.monotonic())
             self._hops.follow(self.nat, self.nat.targets)
         await writer.apply(

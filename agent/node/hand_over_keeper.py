@@ -13,10 +13,9 @@ from collections.abc import Coroutine, Iterable
 from ipaddress import IPv4Address
 from typing import Any, Final
 
-from agent.address import Network
 from agent.config.schema import Config
 from agent.handover.exchange import Count, Exchange
-from agent.handover.item import Codec, Pool
+from agent.handover.item import Codec, Slots
 from agent.handover.record import backend_key, service_key
 from agent.handover.row_move import Chains
 from agent.handover.session_store import SessionStore
@@ -59,11 +58,12 @@ class HandOverKeeper:
         assert maps.nat is not None
         assert maps.sessions is not None
         self._config, self._forwarder, self._membership = config, forwarder, membership
-        pools: dict[int, Network] = {pool.version: pool for pool in config.nat.pools}
-        self._store = SessionStore(maps.sessions, pools, maps.nat.loads)
+        # In one order everywhere: it decides between two sessions of a slot that differ in nothing else.
+        pools = sorted(config.pools, key=lambda pool: (pool.version, int(pool[0])))
+        by_version = {version: [pool for pool in pools if pool.version == version] for version in (4, 6)}
+        self._store = SessionStore(maps.sessions, by_version, maps.nat.loads)
         self._store.on_change = on_change
-        name = " ".join(str(pool[0]) for pool in config.nat.pools).encode()
-        codec = Codec(Pool(name, config.nat.sessions, NAT_ROWS))
+        codec = Codec(Slots(config.nat.sessions, NAT_ROWS, by_version))
         self.exchange = Exchange(int(membership.own), self._store, codec, maps.nat.pulls, self._stream)
         self._store.services = {
             service_key(one.vip, one.port_number, Protocol[one.protocol.upper()]): forwarder.map_writer.slot(one.name)

@@ -219,6 +219,11 @@ class Membership:
         if self._own_state.set_backends(results, orders):
             self._publish_state()
 
+    def publish_former(self, former: bool) -> None:
+        """Tell all others whether this node has sessions of the former pool of NAT."""
+        if self._own_state.set_former(former):
+            self._publish_state()
+
     def _publish_state(self) -> None:
         assert self._own_state.state is not None
         self._channel.publish(self._own_state.state, time.monotonic())

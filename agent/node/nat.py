@@ -4,20 +4,22 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Coroutine, MutableMapping
-from ipaddress import IPv4Network, IPv6Network
-from typing import Any, Final
+from ipaddress import IPv4Address
+from typing import Any
 
-from agent.address import Network
+from agent.config.nat import used_part
 from agent.config.schema import Config
 from agent.health.rise_fall import Health
-from agent.nat.change import ending_change, moved_families
+from agent.nat.change import closed_at_start, ending_change, gives_former
 from agent.nat.orders import Orders
 from agent.node.backend_keeper import BackendKeeper
 from agent.node.forwarder import Forwarder
 from agent.node.hand_over_keeper import hand_over_keeper
 from agent.node.membership import Membership
 from agent.node.plan import ThisNode
+from agent.sessions.former import FormerPool
 from agent.sessions.keeper import SessionKeeper
 from agent.sessions.listing import close_selected, count_live
 from agent.sessions.selection import Selection
@@ -27,8 +29,6 @@ from agent.sessions.watch import SessionWatch
 from bpf.layout.counter import Counter
 
 log = logging.getLogger("anylb")
-
-EVERY: Final[dict[int, Network]] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
 
 
 class Nat:
@@ -45,7 +45,7 @@ class Nat:
     ) -> None:
         """`orders`: those for backends that an earlier agent knew. `health`, by service name, is kept up to date for
         NAT services. `on_change` is called when there is something new to observe."""
-        self._config = node.config
+        self._config, self._membership = node.config, membership
         self.sessions = session_keeper(node.config, forwarder, on_change)
         self.backends: BackendKeeper | None = None
         self._orders = orders
@@ -64,6 +64,8 @@ class Nat:
         """Take over what other nodes publish. `now` is CLOCK_MONOTONIC seconds."""
         if self.backends is not None:
             self.backends.observe(now)
+        if self.former is not None:
+            self._membership.publish_former(self.former.in_use)
 
     def problems(self) -> tuple[str, ...]:
         """Return what the operator must know, one line each."""
@@ -71,15 +73,33 @@ class Nat:
         return tuple(line for part in parts if part is not None for line in part.problems())
 
     def refusal(self, config: Config) -> str | None:
-        """Return why another configuration must not replace this one now: it would end sessions. None if it may."""
-        if self.sessions is None or not (key := ending_change(self._config, config)):
+        """Return why another configuration must not replace this one now: it would end sessions. None if it may. For a
+        thread: it may read all sessions."""
+        if self.sessions is None or (ending := ending_change(self._config, config)) is None:
             return None
-        if not (count := count_live(self.sessions.table)):
+        if not (count := count_live(self.sessions.table, ending.pools)):
             return None
+        of_pools = f" with addresses of {' and '.join(map(str, ending.pools))}" if ending.pools else ""
         return (
-            f"{key}: its change ends the {count:,} sessions of this node, whose clients get a RST; `lbctl drain` hands "
-            "them to other nodes first, `lbctl reload --force` ends them"
+            f"{ending.key}: its change ends {count:,} sessions of this node{of_pools}, whose clients get a RST; "
+            f"{ending.instead}, `lbctl reload --force` ends them"
         )
+
+    @property
+    def former(self) -> FormerPool | None:
+        """What is left here of the former pool; None if there is none."""
+        return self.sessions.former if self.sessions is not None else None
+
+    def former_elsewhere(self) -> tuple[IPv4Address, ...]:
+        """Return the other nodes that have sessions with addresses of the former pool."""
+        if self.former is None:
+            return ()
+        states = self._membership.present_states().items()
+        return tuple(sorted(address for address, state in states if state.nat is not None and state.nat.former))
+
+    def former_in_use(self) -> bool:
+        """Whether any node has sessions with addresses of the former pool, or gives them."""
+        return self.former is not None and (self.former.in_use or bool(self.former_elsewhere()))
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """Return what must run for as long as the agent does."""
@@ -107,8 +127,13 @@ def session_keeper(config: Config, forwarder: Forwarder | None, on_change: Calla
         return sum(counters.of_slot(slot)[Counter.DROP_NAT_FULL.name.lower()] for slot in names)
 
     table = SessionTable(maps.sessions, maps.nat)
-    for version in moved_families(maps.nat.conf(), config):
-        if ended := close_selected(table, Selection(LIVE, client=EVERY[version])):
-            log.warning("the IPv%d pool of NAT is another one: its %d sessions are closed", version, ended)
+    nat = maps.nat
+    for pool in closed_at_start(nat.conf(), config):
+        if ended := close_selected(table, Selection(LIVE, pool=pool)):
+            log.warning("%s is no pool of NAT any more: its %d sessions are closed", pool, ended)
+    former = None
+    if config.nat is not None and config.former_pools:
+        pools = [used_part(pool, config.nat.sessions) for pool in config.former_pools]
+        former = FormerPool(pools, table, lambda: gives_former(nat.conf(), config), time.monotonic())
     watch = SessionWatch(table, maps.nat.open_events, maps.nat.set_watched)
-    return SessionKeeper(table, watch, refused, names, on_change)
+    return SessionKeeper(table, watch, refused, names, on_change, former)

@@ -30,6 +30,7 @@ class OwnState:
         """None before it is first set."""
         self._node = node
         self._backends: tuple[Mapping[int, bool], Mapping[int, BackendOrder]] = {}, {}
+        self._former = False
 
     @property
     def version(self) -> int:
@@ -45,7 +46,7 @@ class OwnState:
             if (endpoint := self.endpoints.get(service))
         }
         share = shares.get(NAT_KEY)
-        nat = NatState(share.weight, share.effective, share.state, *self._backends) if share else None
+        nat = NatState(share.weight, share.effective, share.state, *self._backends, self._former) if share else None
         unreachable, epochs = tuple(unreachable[:MAX_UNREACHABLE]), self._node.epochs
         return self._set(
             NodeState(self.boot, 1, RELEASE, ready, epochs, published, unreachable, self.reads_claims, nat)
@@ -58,6 +59,13 @@ class OwnState:
         if self.state is None or self.state.nat is None:
             return False
         return self._set(replace(self.state, nat=replace(self.state.nat, results=results, orders=orders)))
+
+    def set_former(self, former: bool) -> bool:
+        """Set whether this node has sessions of the former pool; return whether the state is another one."""
+        self._former = former
+        if self.state is None or self.state.nat is None:
+            return False
+        return self._set(replace(self.state, nat=replace(self.state.nat, former=former)))
 
     def _set(self, state: NodeState) -> bool:
         if self.state is not None:

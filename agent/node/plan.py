@@ -86,6 +86,8 @@ class Inputs:
     """What is wrong with this node's path to and from clients."""
     advertised: frozenset[str] = frozenset()
     """The prefixes that are in some peer's adj-rib-out, of a session that is up."""
+    former_pool_used: bool = False
+    """Whether any node has sessions with addresses of the former pool of NAT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +230,8 @@ def plan(node: ThisNode, inputs: Inputs, before: Memory, now: float, wall: float
     wanted_epochs = epoch.choose(node.epochs, cluster.members)
     epoch_switch = (before.epoch_switch or EpochSwitch(wanted_epochs)).after(wanted_epochs, now)
     conflicts = before.conflicts.after(_observed(node, inputs), config, now)
-    pools = {pool: pool_announcement(config, pool, condition, elsewhere) for pool in config.pools}
+    former_used = inputs.former_pool_used or epoch_switch.use.first != node.epochs[0]
+    pools = {pool: pool_announcement(config, pool, condition, elsewhere, former_used) for pool in config.pools}
     own = before.own.after(node, wanted, [pool for pool, one in pools.items() if one.wanted])
     announced_once = before.announced_once | wanted.keys()
     memory = Memory(candidates, own, cluster, decisions, epoch_switch, announced_once, conflicts)

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from agent.sessions.former import FormerPool
 from agent.sessions.page import STATE_NAMES
 from agent.sessions.scan import Scan, limits, scan
 from agent.sessions.session_table import SessionTable
@@ -44,10 +45,11 @@ class SessionKeeper:
         refused: Callable[[], int],
         service_names: Mapping[int, str],
         on_change: Callable[[], None],
+        former: FormerPool | None = None,
     ) -> None:
         """`refused` counts the new sessions that found no slot, `service_names` are by slot. `on_change` is called when
-        the problems differ."""
-        self.table, self.watch = table, watch
+        the problems differ, or whether the `former` pool is in use."""
+        self.table, self.watch, self.former = table, watch, former
         self.service_names = service_names
         self.scan: Scan | None = None
         """The last one; None before the first."""
@@ -59,12 +61,15 @@ class SessionKeeper:
         """Scan forever, and serve those who watch."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.watch.run())
-            reported: tuple[str, ...] = ()
+            reported = self._reported()
             while True:
                 cpu_s = await asyncio.to_thread(self._round)
-                if reported != (reported := self.problems()):
+                if reported != (reported := self._reported()):
                     self._on_change()
                 await asyncio.sleep(max(PERIOD_S, cpu_s / MAX_LOAD))
+
+    def _reported(self) -> tuple[object, ...]:
+        return (*self.problems(), self.former is not None and self.former.in_use)
 
     def problems(self) -> tuple[str, ...]:
         """Return what the operator must know, one line each."""
@@ -102,6 +107,8 @@ class SessionKeeper:
         found = scan(self.table.tags, now_tick(), limits(pressure))
         self.table.free(found.expired, found.tags)
         self.scan = found
+        if self.former is not None:
+            self.former.look(now)
         refused = self._count_refused()
         if refused > self._refused:
             self._refused_at = now

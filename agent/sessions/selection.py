@@ -32,6 +32,8 @@ class Selection:
     client: Network | None = None
     backend: Address | None = None
     backend_port: int | None = None
+    pool: Network | None = None
+    """Of their NAT addresses."""
     flow: Flow | None = None
     """From a client to a VIP: one session at most."""
     created_by: int | None = None
@@ -48,7 +50,9 @@ class Selection:
         if self.services is not None:
             mask &= np.isin(records["service_slot"], list(self.services))
         if self.client is not None:
-            mask &= _in_network(records["client"], self.client, version)
+            mask &= in_network(records["client"], self.client, version)
+        if self.pool is not None:
+            mask &= in_network(records["nat"], self.pool, version)
         if self.backend is not None:
             mask &= _equal(records["backend"], self.backend, version)
         if self.backend_port is not None:
@@ -65,7 +69,8 @@ class Selection:
         return mask
 
 
-def _in_network(addresses: Records, network: Network, version: int) -> Mask:
+def in_network(addresses: Records, network: Network, version: int) -> Mask:
+    """Return which addresses, as records of an IP version have them, are in a network."""
     if network.version != version:
         return np.zeros(len(addresses), np.bool_)
     wanted, mask = (np.frombuffer(one.packed, ">u4") for one in (network.network_address, network.netmask))
@@ -75,4 +80,4 @@ def _in_network(addresses: Records, network: Network, version: int) -> Mask:
 
 
 def _equal(addresses: Records, address: Address, version: int) -> Mask:
-    return _in_network(addresses, ip_network(address), version)
+    return in_network(addresses, ip_network(address), version)

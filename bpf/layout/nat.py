@@ -86,6 +86,8 @@ NAT_CONF_STRUCT: Final = CStruct(
         ("hosts4", "4s"),
         ("last6", "16s"),
         ("hosts6", "4s"),
+        ("former4", "4s"),
+        ("former6", "16s"),
         ("bucket_bits", "I"),
         ("table", "H"),
         ("flags", "H"),
@@ -93,7 +95,7 @@ NAT_CONF_STRUCT: Final = CStruct(
         ("mss", "2H"),
         ("up", "B"),
         ("forward", "B"),
-        ("pad", "2x"),
+        ("pad", "6x"),
         ("rest", f"{_REST_STATES}q"),
     ),
 )
@@ -149,9 +151,10 @@ def row_of_slot(sessions: int, slot: int) -> int:
 class NatConf:
     """What the NAT program knows of its own node.
 
-    `sessions` (a power of two, SESSIONS_MIN to SESSIONS_MAX) and the pools are the cluster's. `table` is the slot of
-    the table of rows. `hop4` and `hop6` are the next hops to clients, 0 for none; `mss4` and `mss6` the largest MSS, 0
-    for any. `up`: this node takes new sessions. `watched`: changes of tags go to the ring buffer.
+    `sessions` (a power of two, SESSIONS_MIN to SESSIONS_MAX) and the pools are the cluster's. New sessions get
+    addresses of `pool` and `pool6`; those of `former` and `former6`, if there are any, are served too. `table` is the
+    slot of the table of rows. `hop4` and `hop6` are the next hops to clients, 0 for none; `mss4` and `mss6` the largest
+    MSS, 0 for any. `up`: this node takes new sessions. `watched`: changes of tags go to the ring buffer.
     """
 
     sessions: int
@@ -165,21 +168,29 @@ class NatConf:
     mss4: int = 0
     mss6: int = 0
     watched: bool = False
+    former: IPv4Network | None = None
+    former6: IPv6Network | None = None
 
     def pack(self) -> bytes:
         """Encode as `struct nat_conf`."""
         _check_sessions(self.sessions)
-        ends = []
-        for pool in (self.pool, self.pool6):
-            hosts = pool_addresses(self.sessions) - 1
-            if pool and pool.num_addresses <= hosts:
-                raise ValueError(f"pool {pool}: {hosts + 1} addresses are wanted for {self.sessions} sessions")
-            size = 4 if pool is self.pool else 16
-            ends += [pool[hosts].packed if pool else bytes(size), (hosts if pool else 0).to_bytes(4, "big")]
+        hosts = pool_addresses(self.sessions) - 1
+        bits4, bits6 = ((hosts if pool else 0).to_bytes(4, "big") for pool in (self.pool, self.pool6))
         return NAT_CONF_STRUCT.codec.pack(
-            *ends, _bucket_bits(self.sessions), self.table, self.watched * NatFlag.WATCHED, self.hop4, self.hop6,
+            self._last(self.pool, 4), bits4, self._last(self.pool6, 16), bits6,
+            self._last(self.former or self.pool, 4), self._last(self.former6 or self.pool6, 16),
+            _bucket_bits(self.sessions), self.table, self.watched * NatFlag.WATCHED, self.hop4, self.hop6,
             self.mss4, self.mss6, self.up, self.forward, *_rests(),
         )  # fmt: skip
+
+    def _last(self, pool: Network | None, size: int) -> bytes:
+        """Return the last address that sessions use of a pool."""
+        if pool is None:
+            return bytes(size)
+        count = pool_addresses(self.sessions)
+        if pool.num_addresses < count:
+            raise ValueError(f"pool {pool}: {count} addresses are wanted for {self.sessions} sessions")
+        return pool[count - 1].packed
 
 
 def _rests() -> list[int]:
@@ -311,13 +322,14 @@ class NatHop:
 
 def unpack_conf(data: bytes) -> "NatConf | None":
     """Decode `struct nat_conf`; None if it was never written. The pools are the addresses that sessions use."""
-    fields = NAT_CONF_STRUCT.codec.unpack(data)
-    last4, hosts4, last6, hosts6, bits, table, flags, hop4, hop6, mss4, mss6, up, forward, *rests = fields
+    last4, hosts4, last6, hosts6, former4, former6, *rest = NAT_CONF_STRUCT.codec.unpack(data)
+    bits, table, flags, hop4, hop6, mss4, mss6, up, forward, *rests = rest
     if not any(rests):
         return None
     return NatConf(
         NAT_ROWS * WAYS << bits, table, _pool4(last4, hosts4), _pool6(last6, hosts6), Forward(forward), bool(up),
         hop4, hop6, mss4, mss6, bool(flags & NatFlag.WATCHED),
+        _pool4(former4, hosts4) if former4 != last4 else None, _pool6(former6, hosts6) if former6 != last6 else None,
     )  # fmt: skip
 
 

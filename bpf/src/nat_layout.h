@@ -42,7 +42,9 @@ struct nat_conf {
 	__be32 last4,
 		hosts4; /* of the pool: the last address, and the bits in which its addresses differ; 0: no pool */
 	__be32 last6[4];
-	__be32 hosts6; /* in the last word */
+	__be32 hosts6;     /* in the last word */
+	__be32 former4;    /* last address of the pool from which no new session gets one; last4: there is none */
+	__be32 former6[4]; /* likewise */
 	u32 bucket_bits;
 	u16 table;   /* slot of the table of rows */
 	u16 flags;   /* NAT_* */
@@ -50,7 +52,7 @@ struct nat_conf {
 	u16 mss[2];  /* the largest that SYN and SYN-ACK may name, IPv4 and IPv6; 0: any */
 	u8 up;       /* this node takes new sessions */
 	u8 forward;  /* FORWARD_BY_*: how a packet reaches the next node */
-	u16 pad;
+	u16 pad[3];
 	s64 rest[REST_STATES]; /* by 2 * state + CLOSED_BY_BACKEND: ticks after which a new session may take the slot */
 };
 

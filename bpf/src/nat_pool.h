@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Whether a packet is to an address of the NAT pool; without NAT, no packet is. */
+/*
+ * Whether a packet is to an address of the NAT pool, or of the former one, which is of the same size: its sessions have
+ * slots among those of the others, and their own addresses in their records. Without NAT, no packet is.
+ */
 #pragma once
 
 #include "lb.h"
@@ -23,15 +26,22 @@ static __always_inline bool is_in_pool4(__be32 address)
 {
 	const struct nat_conf *nat = find_nat_conf();
 
-	return nat && (address | nat->hosts4) == nat->last4;
+	return nat && ((address | nat->hosts4) == nat->last4 || (address | nat->hosts4) == nat->former4);
+}
+
+/* Return the bits in which an address differs from those of a pool: one value, no branches. */
+static __always_inline u32 pool_difference6(const __be32 *address, __be32 hosts, const __be32 *last)
+{
+	return (address[0] ^ last[0]) | (address[1] ^ last[1]) | (address[2] ^ last[2]) |
+	       ((address[3] | hosts) ^ last[3]);
 }
 
 static __always_inline bool is_in_pool6(const __be32 *address)
 {
 	const struct nat_conf *nat = NAT6 ? find_nat_conf() : NULL;
 
-	return nat && (address[3] | nat->hosts6) == nat->last6[3] && address[0] == nat->last6[0] &&
-	       address[1] == nat->last6[1] && address[2] == nat->last6[2];
+	return nat && (!pool_difference6(address, nat->hosts6, nat->last6) ||
+		       !pool_difference6(address, nat->hosts6, nat->former6));
 }
 
 static __always_inline bool is_in_pool(const struct packet *pkt)

@@ -208,7 +208,10 @@ static __always_inline bool is_client_of(u32 slot, const struct packet *pkt)
 			 flow_difference(&four->rest.client_port, &four->rest, pkt));
 }
 
-/* Whether the slot's record is that of a packet from a backend to a NAT address, whose endpoint is the slot. */
+/*
+ * Whether the slot's record is that of a packet from a backend to a NAT address, whose endpoint is the slot. The former
+ * pool's addresses name the same slots, so the address is compared too.
+ */
 static __always_inline bool is_backend_of(u32 slot, const struct packet *pkt)
 {
 	struct session4 *four;
@@ -218,13 +221,13 @@ static __always_inline bool is_backend_of(u32 slot, const struct packet *pkt)
 
 	if (pkt->family == 6) {
 		six = sessions6.lookup(&slot);
-		return six && !(address_difference(six->backend, pkt->client) |
+		return six && !(address_difference(six->backend, pkt->client) | address_difference(six->nat, pkt->vip) |
 				flow_difference(&six->rest.backend_port, &six->rest, pkt));
 	}
 #endif
 	four = sessions4.lookup(&slot);
-	return four &&
-	       !((four->backend ^ pkt->client[0]) | flow_difference(&four->rest.backend_port, &four->rest, pkt));
+	return four && !((four->backend ^ pkt->client[0]) | (four->nat ^ pkt->vip[0]) |
+			 flow_difference(&four->rest.backend_port, &four->rest, pkt));
 }
 
 /* Return the slot of a client's packet in one of its two buckets; NO_SLOT: it has no session here. */

@@ -23,13 +23,13 @@ from typing import Any, Final
 import numpy as np
 from bench import figures
 from support.channel_network import CLUSTER, KEY, state
-from support.session_arrays import Arrays
+from support.session_arrays import POOLS, Arrays
 from support.session_records import record
 
 from agent.channel.channel import Channel
 from agent.channel.event import ItemReceived
 from agent.handover.exchange import Exchange
-from agent.handover.item import Codec, Pool
+from agent.handover.item import Codec, Slots
 from agent.liveness.echo_socket import EchoSocket
 from bpf.layout.nat import NAT_ROWS
 
@@ -46,7 +46,7 @@ class Node:
     def __init__(self, own: IPv4Address, other: IPv4Address) -> None:
         self.arrays, self.pulls = Arrays(9 + int(own) % 2, SLOTS), np.zeros(NAT_ROWS, np.uint64)
         self.channel = Channel(own, CLUSTER, [KEY], random.SystemRandom())
-        codec = Codec(Pool(b"10.255.0.0", SLOTS, NAT_ROWS))
+        codec = Codec(Slots(SLOTS, NAT_ROWS, {4: [POOLS[4]]}))
         for memory in (self.arrays.tags, self.arrays.map.sessions4):
             memory.view(np.uint8)[:] = 0  # a map's memory is there from the start
         self.exchange = Exchange(int(own), self.arrays.store, codec, self.pulls, self._stream)

@@ -23,6 +23,8 @@ from support.nat_lab import (
     CONTROL_SOURCE,
     CONTROL_VIP,
     ECHO_PORT,
+    NEW_POOL,
+    NEW_POOL6,
     POOL,
     POOL6,
     UDP_PORT,
@@ -210,20 +212,6 @@ def test_an_agent_that_ends_without_a_drain_leaves_its_sessions_where_packets_fi
     assert clients.broken() == []
 
 
-def test_a_change_of_the_pool_is_refused_while_there_are_sessions(lab: NatLab, clients: Clients) -> None:
-    clients.open()
-    config = lab.folder / "lb-nat.yml"
-    before = config.read_text()
-    config.write_text(before.replace(f"pool: {POOL}", "pool: 10.255.0.4/31"))
-    refusal = lab.lbctl("b1", "agent", "reload", code=1)
-    assert re.match(
-        r"lbctl: nat\.pool: its change ends the \d+ sessions of this node, whose clients get a RST; ", refusal
-    )
-    config.write_text(before)
-    lab.lbctl("b1", "agent", "reload", "-o", "json")
-    assert clients.broken() == []
-
-
 @pytest.mark.parametrize("forward", ["gue", "ipip"])
 def test_a_change_of_forward_restarts_agents_and_replaces_programs_and_breaks_nothing(
     lab: NatLab, clients: Clients, forward: str
@@ -332,3 +320,77 @@ def test_a_flood_of_syns_touches_no_session_and_is_refused_at_the_limit(lab: Nat
     assert sessions.broken() == []
     sessions.close()
     assert clients.broken() == []
+
+
+# Another pool
+
+
+def has_session(lab: NatLab, pool: str) -> bool:
+    """Return whether a session that begins now gets an address of a pool."""
+    sessions = lab.sessions()
+    sessions.open(STREAM, VIP, ECHO_PORT, 1)
+    (end,) = (one.end for one in sessions.held)
+    found = end in lab.states(pool=pool)
+    sessions.close()
+    return found
+
+
+def uses_new_table(lab: NatLab, node: str) -> bool:
+    shown = lab.status(node)["node"]
+    return len(shown["epochs"]) == 2 and bool(shown["epoch"] == shown["epochs"][0])
+
+
+def test_another_pool_breaks_nothing_and_the_former_one_serves_until_it_is_empty(lab: NatLab, clients: Clients) -> None:
+    """Node by node; under it an agent is killed and a node drained. Without `previous`, as the control, all break."""
+    clients.open()
+    config, (old, old6) = lab.folder / "lb-nat.yml", (POOL, POOL6)
+    before = config.read_text()
+    moved = before.replace(f"pool: {old}", f"pool: {NEW_POOL}").replace(f"pool6: {old6}", f"pool6: {NEW_POOL6}")
+    previous = f"table: {{previous: {{nat: {{pool: {old}, pool6: '{old6}', sessions: 65536}}}}}}\n"
+    config.write_text(moved)
+    refusal = lab.lbctl("b1", "agent", "reload", code=1)
+    assert re.match(r"lbctl: nat\.pool: its change ends \d+ sessions of this node with addresses of ", refusal)
+    config.write_text(moved + previous)
+    lab.reload("b1", "b2")
+    wait_for(lambda: lab.serves(FOUR), "two nodes with both pools")
+    assert clients.broken() == []
+    assert has_session(lab, old), "not all nodes have the new pool"
+    lab.kill("b2", "agent", signal.SIGKILL)
+    lab.start("b2", "agent")
+    wait_for(lambda: lab.service_status("b2"), "b2's next agent")
+    lab.reload("b3", "b4")
+    both = (old, old6, NEW_POOL, NEW_POOL6)
+    wait_for(lambda: lab.serves(FOUR, both) and all(uses_new_table(lab, node) for node in FOUR), "the new table in use")
+    assert has_session(lab, NEW_POOL)
+    assert clients.broken() == []
+
+    clients.others.open(STREAM, VIP, ECHO_PORT, OTHERS)
+    handed_over = set(lab.states(["b4"]))
+    lab.request("b4", "POST", "/drain")
+    wait_for(lambda: lab.serves(FOUR[:3], both), "b4 to own nothing")
+    wait_for(lambda: handed_over <= set(lab.states(FOUR[:3])), "the others to have its sessions")
+    assert len(lab.states(FOUR, pool=NEW_POOL)) >= OTHERS
+    assert clients.broken() == []
+    lab.request("b4", "POST", "/undrain")
+    wait_for(lambda: lab.serves(FOUR, both), "b4 to be back")
+    config.write_text(moved)
+    refusal = lab.lbctl("b1", "agent", "reload", code=1)
+    assert re.match(r"lbctl: table\.previous\.nat: its change ends \d+ sessions of this node with addr", refusal)
+    left = lab.status("b1")["nat"]["former"]
+    assert left["sessions"] > HELD / 10
+    assert len(left["elsewhere"]) == 3
+    assert clients.broken() == []
+
+    clients.nat.close_held()
+    clients.others.close()
+    for node in FOUR:
+        for pool in (old, old6):
+            lab.request(node, "POST", f"/sessions/kill?pool={pool}")
+    wait_for(lambda: not lab.hops(old) and not lab.hops(old6), "the empty pool to be withdrawn")
+    assert lab.status("b1")["nat"]["former"]["sessions"] == 0
+    lab.reload(*FOUR)
+    clients.open()
+    config.write_text(before)
+    lab.reload(*FOUR, force=True)
+    wait_for(lambda: lab.serves(FOUR), "the pool of before")
+    wait_for(lambda: sum(one.state == "broken" for one in clients.nat.report()[0]) > HELD / 2, "the control's to break")

@@ -31,6 +31,7 @@ from support.programs import PROGRAMS
 from support.waiting import wait_for
 
 from agent.cli.client import follow
+from agent.cli.reload import reload
 from agent.sessions.page import Names, decode
 from topology.demo.cluster import AGENT_SOCKET, VIP
 from topology.lab.lab import Lab
@@ -39,6 +40,8 @@ from topology.traffic.controller import TrafficController
 
 VIP6 = "fd99::1"
 POOL, POOL6 = "10.255.0.0/31", "fd00:ff::/127"
+#: Which the router accepts too.
+NEW_POOL, NEW_POOL6 = "10.255.1.0/31", "fd00:fe::/127"
 #: Where the nodes' own addresses are, from which backends are checked.
 NODES = ip_network("10.0.0.0/24"), ip_network("fd00::/64")
 CONTROL_VIP = "10.99.0.2"
@@ -77,27 +80,33 @@ class NatLab(ClusterLab):
         hosts = {address.rpartition(".")[2]: node for node, address in self.addresses.items()}
         return {hosts[re.split(r"[.:]", leg["gateway"])[-1]] for leg in legs if "gateway" in leg}
 
-    def serves(self, nodes: Iterable[str]) -> bool:
+    def serves(self, nodes: Iterable[str], pools: Iterable[str] = (POOL, POOL6)) -> bool:
         """Return whether just these nodes have all routes, agree on the table of sessions, and have all backends up."""
         expected = set(nodes)
         return (
             self.tables_agree(expected, expected)
             and all(self.backends_up(node) == set(BACKENDS.values()) for node in expected)
-            and all(self.hops(prefix) == expected for prefix in (VIP, VIP6, POOL, POOL6))
+            and all(self.hops(prefix) == expected for prefix in (VIP, VIP6, *pools))
         )
 
-    def states(self, nodes: Iterable[str] = FOUR) -> dict[str, str]:
-        """Return the state of each session on these nodes, but of those that are closed, by the client's end.
+    def states(self, nodes: Iterable[str] = FOUR, **chosen: str) -> dict[str, str]:
+        """Return the state of each session on these nodes, but of those that are closed, by the client's end; with
+        `chosen`, of those that a request about sessions selects so.
 
         As `lbctl session list` reads them, without its start, which costs more than all the rest.
         """
         found = {}
         for node in nodes:
-            lines = follow(self.lab.root(node) / AGENT_SOCKET, "/sessions")
+            lines = follow(self.lab.root(node) / AGENT_SOCKET, "/sessions", **chosen)
             names = Names(next(lines)["slots"], {})
             for page in itertools.takewhile(lambda page: "end" not in page, lines):
                 found |= {one["client"]: one["state"] for one in decode(page, names) if one["state"] != "closed"}
         return found
+
+    def reload(self, *nodes: str, force: bool = False) -> None:
+        """Have nodes take lb.yml over, one after the other, as `lbctl reload` does."""
+        for node in nodes:
+            reload(self.lab.root(node) / AGENT_SOCKET, force)
 
     def nat_counters(self) -> dict[str, dict[str, int]]:
         """Return what each node's data path counted, by node; what it did with answers is `nat`'s until it has their
@@ -299,6 +308,8 @@ def nat_lab(name: str, folder: Path, **env: str) -> Iterator[NatLab]:
     PROGRAMS.mkdir(exist_ok=True)
     bind = "        - haproxy.cfg:/etc/haproxy-lab.cfg:ro\n"
     daemons = "      exec: *daemons\n"
+    new = [(f"{old} ]", f"{old}, {new} ]") for old, new in ((POOL, NEW_POOL), (POOL6, NEW_POOL6))]
+    edit(copy / "routers/bird-nat.conf", *new)
     edit(copy / "nat.clab.yml", (bind, f"{bind}        - {PROGRAMS}:/var/cache/anylb\n"), (daemons, ""))
     with Lab.up(copy / "nat.clab.yml", f"{name}-{os.getpid()}", env, keep=False) as lab:
         made = NatLab(lab, copy)

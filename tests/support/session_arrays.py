@@ -26,7 +26,7 @@ class Arrays:
         self.tags = np.zeros(sessions, np.uint64)
         self.map = SessionMap(self.tags, np.zeros(sessions, SESSION4_DTYPE), np.zeros(sessions, SESSION6_DTYPE), [])
         self.loads = np.zeros((BACKENDS, 2), np.uint64)
-        self.store = SessionStore(self.map, POOLS, self.loads)
+        self.store = SessionStore(self.map, {version: [pool] for version, pool in POOLS.items()}, self.loads)
         nets = ("10.1.0.", "fd01::")
         self.store.backends = {backend_key(ip_address(f"{net}100"), 8443): backend for net in nets}
         self.store.services = {service_key(ip_address(f"{net}200"), 443, 6): SERVICE for net in nets}

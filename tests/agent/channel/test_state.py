@@ -54,6 +54,7 @@ nats = st.builds(
     st.sampled_from([State.UP, State.DRAINING, State.LEFT]),
     st.dictionaries(backends, st.booleans(), max_size=9),
     st.dictionaries(backends, orders, max_size=9),
+    st.booleans(),
 )
 epochs = st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=MAX_EPOCHS, unique=True).map(tuple)
 states = st.builds(
@@ -86,9 +87,9 @@ def test_the_bytes_are_those_of_the_description() -> None:
 
 
 def test_the_bytes_of_nat_are_those_of_the_description() -> None:
-    nat = NatState(100, 50, State.UP, {5: True, 4: False}, {5: BackendOrder(3, True, 9)})
+    nat = NatState(100, 50, State.UP, {5: True, 4: False}, {5: BackendOrder(3, True, 9)}, former=True)
     assert encode(replace(STATE, nat=nat)).removeprefix(encode(STATE)).hex(" ", 1) == (
-        "07 00 05 01 00 64 00 32 08 00 08 00 00 00 04 80 00 00 05 09 00 0c 80 00 00 05 00 00 00 03 00 00 00 09"
+        "07 00 05 81 00 64 00 32 08 00 08 00 00 00 04 80 00 00 05 09 00 0c 80 00 00 05 00 00 00 03 00 00 00 09"
     )
 
 

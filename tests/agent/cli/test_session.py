@@ -110,6 +110,8 @@ def test_show(node: Node, run: Run, epoch: Epoch) -> None:
     found = json.loads(run("session", "show", "tcp,192.0.2.7:41000,10.99.0.1:443", "-o", "json")[0])
     assert (found["slot"], found["row"], found["state"]) == (slot, slot // 16, "established")
     assert json.loads(run("session", "show", found["nat"], "-o", "json")[0])["client"] == "192.0.2.7:41000"
+    assert run("session", "list", "--pool", "10.255.0.0/31")[1] == "1 sessions\n"
+    assert run("session", "list", "--pool", "10.255.0.2/31")[1] == "0 sessions\n"
     text = run("session", "show", str(slot))[0]
     assert "state     established\nidle      2 s\nflags     synack_seen\nclient    192.0.2.7:41000\n" in text
     error = run("session", "show", str(slot + 1), code=1)[1]

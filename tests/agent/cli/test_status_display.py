@@ -37,6 +37,7 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         claims: dict[str, Any] | None = None,
         pools: Any = (),
         sessions: Any = None,
+        former: Any = None,
         columns: int = 250,
         show: Any = print_status,
         top: Any = None,
@@ -55,7 +56,7 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
                 "fault": None,
                 "bgp": BGP,
                 "connections": COUNTED,
-                "sessions": None,
+                "nat": {"former": former} if former else None,
             }
             | {"members": [own, *members], "membership": membership, "claims": claims, "sessions": sessions}
             | (top or {})
@@ -122,6 +123,16 @@ def test_sessions_of_nat_by_state(printed: Any) -> None:
     line = "sessions of NAT: 700 established, 50 half-open, 1 closing, 17 closed; 75% of 1,024 slots used"
     assert line in printed(claims=None, sessions={"slots": 1024, **states})
     assert not any("NAT" in one for one in printed(claims=None, sessions={}))
+
+
+def test_what_is_left_of_the_former_pool_of_nat(printed: Any) -> None:
+    left = {"pools": ["10.255.0.0/27", "fd00:ff::/123"], "sessions": 1200, "newest_s": 240, "elsewhere": ["10.0.0.12"]}
+    named = "former pool of NAT 10.255.0.0/27, fd00:ff::/123:"
+    assert f"{named} 1,200 sessions are left, none new for 4 m; 10.0.0.12 too" in printed(former=left)
+    none = {**left, "sessions": 0, "newest_s": None}
+    assert f"{named} 0 sessions are left; 10.0.0.12 too" in printed(former=none)
+    empty = printed(former={**none, "elsewhere": []})
+    assert f"{named} no session is left; remove table.previous.nat" in empty
 
 
 def service(name: str, **changed: Any) -> dict[str, Any]:

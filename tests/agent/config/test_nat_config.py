@@ -98,6 +98,9 @@ ERRORS = [
      "other use; see line 11"),
     ("mode: nat", "announce: {next_hop: 10.255.0.9}\n    mode: nat",
      "11:13: nat.pool: 10.255.0.0/27 overlaps 10.255.0.9, a next hop; give a prefix that has no other use; see line 8"),
+    (NAT, f"{NAT}\ntable: {{previous: {{nat: {{pool: 192.0.2.0/24}}}}}}",
+     "11:32: table.previous.nat.pool: 192.0.2.0/24 overlaps 192.0.2.10, a VIP; give a prefix that has no other use; "
+     "see line 5"),
     # Backends
     (BACKENDS, "[]",
      "9:15: services[0].backends: is missing; list the servers, as {address: 10.9.0.11, port: 8443}"),

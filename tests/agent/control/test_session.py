@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a request about sessions may name. The responses are tested through lbctl: tests/agent/cli/test_session.py."""
 
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 from support.session_slots import POOLS, SLOTS
@@ -46,6 +46,13 @@ def test_what_is_no_slot(text: str, message: str) -> None:
         slot_at(NAT, text)
 
 
+def test_slots_of_the_former_pool() -> None:
+    former = [ip_network("10.254.0.0/27")]
+    assert slot_at(NAT, "10.254.0.1:40000", former) == slot_at(NAT, "10.255.0.1:40000", former)
+    with pytest.raises(AgentError, match=r"10\.254\.0\.2 is no NAT address; .*, and 10\.254\.0\.0 to 10\.254\.0\.1"):
+        slot_at(NAT, "10.254.0.2:40000", former)
+
+
 def test_backends() -> None:
     assert parse_end("10.9.0.11") == (ip_address("10.9.0.11"), None)
     assert parse_end("10.9.0.11:8443") == (ip_address("10.9.0.11"), 8443)
@@ -63,6 +70,7 @@ def test_backends() -> None:
         ({"service": "wep"}, "wep is not a NAT service of this node; it has dns, web"),
         ({"client": "192.0.2.7/24"}, "client: 192.0.2.7/24 has host bits set"),
         ({"client": "here"}, "client: 'here' does not appear to be"),
+        ({"pool": "10.255.0.1/27"}, "pool: 10.255.0.1/27 has host bits set"),
         ({"backend": "10.9.0.11:0"}, "port 0 is not in 1-65535"),
         ({"backend": "b1"}, "'b1' is not an address or an endpoint; write 10.9.0.11 or 10.9.0.11:8443"),
         ({"state": "open"}, "open is not a state; a session is half-open, established"),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sessions between maps and records: what one node reads another one writes; who keeps a slot; what races."""
 
+from ipaddress import ip_network
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from support.session_arrays import BACKEND, POOLS, SERVICE, Arrays
 from support.session_records import record
 
 from agent.handover.record import Records
+from agent.handover.session_store import SessionStore
 from agent.sessions.cause import Cause
 from bpf.kernel import atomic
 from bpf.layout.nat import endpoint
@@ -50,6 +52,25 @@ def test_what_one_node_reads_another_one_whose_clock_has_just_begun_reads_again(
     (again,) = second.store.read(second.store.used(everything), 2)
     assert again.tobytes() == read.tobytes()
     assert second.active == {5: 49}
+
+
+def test_a_session_keeps_its_address_of_the_former_pool() -> None:
+    """Two nodes that do not have the same pool as their present one."""
+    first, second = Arrays(), Arrays()
+    former = ip_network("10.254.0.0/31")
+    for node in (first, second):
+        node.store = SessionStore(node.map, {4: [former, POOLS[4]]}, node.loads)
+        node.store.services, node.store.backends = Arrays().store.services, Arrays().store.backends
+    many = np.concatenate([record(40_001, 7), record(40_002, 8, pool=1)])
+    first.store.write(many, TICK)
+    (read,) = first.store.read(first.store.used(np.ones(4096, np.bool_)), TICK)
+    assert read["pool"].tolist() == [0, 1]
+    second.store.write(read, TICK)
+    for slot, pool in ((40_001, former), (40_002, POOLS[4])):
+        session = second.map.read(slot)
+        assert (session.nat, session.nat_port) == endpoint(pool, slot)
+    done = second.store.write(record(40_001, 7, pool=1), TICK)
+    assert done.merged == 0, "another session, though of the same ends"
 
 
 def test_both_families_and_free_slots() -> None:

@@ -6,10 +6,15 @@ from ipaddress import IPv4Network, IPv6Network
 import pytest
 from support.nat_config import TEXT, nat_config
 
-from agent.nat.change import ending_change, moved_families
+from agent.nat.change import closed_at_start, ending_change, gives_former, pools_of
 from bpf.layout.nat import NatConf
 
 OLD = "nat: {pool: 10.255.0.0/27, sessions: 65536}"
+BOTH = "nat: {pool: 10.255.0.0/27, pool6: 'fd00:ff::/123', sessions: 65536}"
+MOVED = TEXT.replace("10.255.0.0/27", "10.255.1.0/27")
+PREVIOUS = "rows: 4096, previous: {nat: {pool: 10.255.0.0/31, sessions: 65536}}"
+AFTER = MOVED.replace("rows: 4096", PREVIOUS)
+NOW, BEFORE = IPv4Network("10.255.1.0/27"), IPv4Network("10.255.0.0/31")
 
 
 @pytest.mark.parametrize(
@@ -26,20 +31,72 @@ OLD = "nat: {pool: 10.255.0.0/27, sessions: 65536}"
     ],
 )
 def test_changes(old: str, new: str, key: str) -> None:
-    assert ending_change(nat_config(), nat_config(TEXT.replace(old, new))) == key
+    ending = ending_change(nat_config(), nat_config(TEXT.replace(old, new)))
+    assert (ending.key if ending else "") == key
 
 
 def test_the_end_of_nat() -> None:
     with_nat = nat_config()
     without = with_nat.model_copy(update={"nat": None})
-    assert ending_change(with_nat, without) == "nat"
-    assert ending_change(without, with_nat) == ""
+    ending = ending_change(with_nat, without)
+    assert ending is not None
+    assert (ending.key, ending.pools) == ("nat", ())
+    assert ending_change(without, with_nat) is None
 
 
-def test_families_whose_pool_has_moved() -> None:
+def test_sessions_go_on_in_the_pool_that_previous_names() -> None:
+    assert ending_change(nat_config(), nat_config(AFTER)) is None
+    without = ending_change(nat_config(), nat_config(MOVED))
+    assert without is not None
+    assert (without.key, without.pools) == ("nat.pool", (BEFORE,))
+    how = "with `table: {previous: {nat: {pool: 10.255.0.0/27, sessions: 65536}}}` they go on"
+    assert without.instead == how, "it may be copied"
+    fewer = nat_config(AFTER.replace("/31, sessions: 65536", "/29, sessions: 131072"))
+    assert ending_change(nat_config(), fewer) == without, "it has another size, so its slots are others"
+
+
+@pytest.mark.parametrize(
+    "second", [MOVED, AFTER.replace("10.255.1.0/27", "10.255.2.0/27").replace("10.255.0.0/31", "10.255.1.0/31")]
+)
+def test_a_second_change_ends_what_is_left_of_the_first(second: str) -> None:
+    """Also the removal of `previous`. The pool of the middle goes on if it is named."""
+    ending = ending_change(nat_config(AFTER), nat_config(second))
+    assert ending is not None
+    assert (ending.key, ending.pools) == ("table.previous.nat", (BEFORE,))
+    assert "`lbctl status` shows when none is left" in ending.instead
+
+
+def test_pools_that_the_agent_before_served() -> None:
     config = nat_config()
-    assert moved_families(None, config) == ()
+    assert closed_at_start(None, config) == ()
     written = NatConf(65_536, 1, IPv4Network("10.255.0.0/31"))
-    assert moved_families(written, config) == ()
-    assert moved_families(NatConf(65_536, 1, IPv4Network("10.255.0.2/31")), config) == (4,)
-    assert moved_families(NatConf(65_536, 1, written.pool, IPv6Network("fd00:ff::/127")), config) == (6,)
+    assert closed_at_start(written, config) == ()
+    other, six = IPv4Network("10.255.0.2/31"), IPv6Network("fd00:ff::/127")
+    assert closed_at_start(NatConf(65_536, 1, other), config) == (other,)
+    assert closed_at_start(NatConf(65_536, 1, written.pool, six), config) == (six,)
+    assert closed_at_start(NatConf(65_536, 1, written.pool, former=other), config) == (other,)
+    assert closed_at_start(written, nat_config(AFTER)) == ()
+    assert closed_at_start(written, nat_config(MOVED)) == (written.pool,)
+
+
+def test_new_sessions_get_the_former_pool_as_long_as_nodes_differ() -> None:
+    config = nat_config(AFTER)
+    none = {"pool6": None, "former6": None}
+    assert pools_of(config, False) == {"pool": NOW, "former": BEFORE, **none}
+    assert pools_of(config, True) == {"pool": BEFORE, "former": NOW, **none}
+    assert pools_of(nat_config(), True)["former"] is None, "no other pool"
+    used = IPv4Network("10.255.1.0/31")
+    assert not gives_former(None, config)
+    assert not gives_former(NatConf(65_536, 1, used, former=BEFORE), config)
+    assert gives_former(NatConf(65_536, 1, BEFORE, former=used), config)
+
+
+def test_each_family_has_a_former_pool_of_its_own() -> None:
+    text = TEXT.replace(OLD, BOTH.replace("fd00:ff::", "fd00:fe::"))
+    previous = PREVIOUS.replace("pool: 10.255.0.0/31", "pool: 10.255.0.0/31, pool6: 'fd00:ff::/127'")
+    config = nat_config(text.replace("rows: 4096", previous))
+    pools = pools_of(config, True)
+    assert (pools["pool"], pools["former"]) == (IPv4Network("10.255.0.0/27"), None), "the same"
+    six = IPv6Network("fd00:ff::/127"), IPv6Network("fd00:fe::/123")
+    assert (pools["pool6"], pools["former6"]) == six
+    assert ending_change(nat_config(TEXT.replace(OLD, BOTH)), config) is None

@@ -62,6 +62,23 @@ def test_what_the_program_reads(maps: NatMaps) -> None:
     assert conf.forward is Forward.IPIP
 
 
+def test_new_sessions_get_the_former_pool_until_all_nodes_have_the_new_one(maps: NatMaps) -> None:
+    """And an agent that starts in between goes on so, before it knows what the others have."""
+    writer(maps).apply(True, ALL)
+    previous = "rows: 4096, previous: {nat: {pool: 10.255.0.0/31, sessions: 65536}}"
+    config = nat_config(TEXT.replace("10.255.0.0/27", "10.255.1.0/27").replace("rows: 4096", previous))
+    before, after = IPv4Network("10.255.0.0/31"), IPv4Network("10.255.1.0/31")
+    pools = []
+    for from_former in (True, True, False, False):
+        made = writer(maps, config)
+        for step in (lambda one: one.set_mtu(1500), lambda one, former=from_former: one.apply(True, ALL, former)):
+            step(made)
+            conf = maps.conf()
+            assert conf
+            pools.append((conf.pool, conf.former))
+    assert pools == [(before, after)] * 5 + [(after, before)] * 3
+
+
 def test_hops_are_written_at_once_for_all_that_share_an_address(maps: NatMaps) -> None:
     made = writer(maps)
     made.apply(True, ALL)

@@ -2,7 +2,7 @@
 """The table of sessions in the plan: which nodes are in it, and how a node gives its rows up."""
 
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 from support.observations import A, B, Surroundings, node_state
@@ -91,6 +91,31 @@ def test_node_gives_its_rows_up_as_services_do(inputs: Inputs, share: tuple[int,
     made = first(inputs)
     assert owners(made).get(11) == share
     assert made.tables.up[NAT_TABLE] is bool(share and share[0])
+
+
+MOVED = CONFIG.replace("10.255.0.0/27", "10.255.1.0/27") + "table: {previous: {nat: {pool: 10.255.0.0/27}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("supported", "used", "announced"),
+    [((7, 6), False, False), ((7, 6), True, True), ((6,), False, True)],
+    ids=["empty", "in use", "some node has no other pool yet"],
+)
+def test_former_pool_is_announced_until_no_node_has_a_session_of_it(
+    supported: tuple[int, ...], used: bool, announced: bool
+) -> None:
+    here = replace(node(MOVED), epochs=(7, 6))
+    others = tuple(replace(one, epochs=supported) for one in GOOD.members)
+    made = plan(here, replace(GOOD, members=others, former_pool_used=used), first_memory(here), 0.0, 1.7e9)
+    shown = {str(pool): one.wanted for pool, one in made.pools.items()}
+    assert shown == {"10.255.1.0/27": True, "10.255.0.0/27": announced}
+    prefixes = {str(route.prefix) for route in made.desired.desired}
+    assert "10.255.1.0/27" in prefixes
+    assert ("10.255.0.0/27" in prefixes) is announced
+    assert made.pools[IPv4Network("10.255.0.0/27")].why in {
+        "sessions still have addresses of it",
+        "no session has an address of it any more: remove table.previous.nat",
+    }
 
 
 def test_lost_member_keeps_its_later_places() -> None:

@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from types import SimpleNamespace
 from typing import cast
 
@@ -106,8 +106,10 @@ def test_sessions_of_another_pool_are_closed(node: Node) -> None:
     """Their backends would answer to addresses that are no longer of the pool, and their clients would wait."""
     assert CONFIG.nat
     assert node.maps.nat
-    ends = [CONFIG.services[0].vip] * 4
-    session = Session(6, ends[0], 1, ends[1], 443, ends[2], 8443, ends[3], 40_000, backend_index=9, service_slot=1)
+    ends = [CONFIG.services[0].vip] * 3
+    session = Session(
+        6, ends[0], 1, ends[1], 443, ends[2], 8443, IPv4Address("10.254.0.1"), 40_000, backend_index=9, service_slot=1
+    )
     node.sessions.write(500, session)
     node.sessions.tags[500] = Tag(3, SessionState.EST, TagFlag(0), now_tick()).pack()
     node.maps.nat.loads[9] = (1, 1)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The encoding of what NAT's program and maps hold. Every compile with NAT asserts that it equals nat_layout.h's."""
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
@@ -47,8 +48,12 @@ def test_conf() -> None:
     data = conf.pack()
     assert data[:8] == IPv4Address("10.255.0.31").packed + bytes([0, 0, 0, 31])
     assert data[8:28] == IPv6Address("fd00:ff::1f").packed + bytes([0, 0, 0, 31])
-    assert data[28:32] == bytes([5, 0, 0, 0])
+    assert data[28:48] == data[:4] + data[8:24], "without a former pool it is the present one"
+    assert data[48:52] == bytes([5, 0, 0, 0])
     assert unpack_conf(data) == conf
+    both = replace(conf, former=IPv4Network("10.254.0.0/27"), former6=IPv6Network("fd00:fe::/123"))
+    assert both.pack()[28:48] == IPv4Address("10.254.0.31").packed + IPv6Address("fd00:fe::1f").packed
+    assert unpack_conf(both.pack()) == both
     assert unpack_conf(bytes(len(data))) is None
 
 

@@ -3,7 +3,7 @@
 
 import contextlib
 from dataclasses import replace
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
 
 import pytest
 from support import packets
@@ -145,6 +145,21 @@ def test_forged_fin_and_syn(here: Here) -> None:
     assert here.program.send(frame(data))[1] == to_backend(session, data)
 
 
+def test_first_acknowledgment_that_is_guessed_lasts_until_the_backend_resets_it(here: Here) -> None:
+    """A server answers an ACK that is not exact by a RST with that ACK's number (RFC 9293, 3.10.7.4)."""
+    flow, guess = Flow(), 5001 + 2**19
+    here.program.send(frame(flow.request(seq=100)))
+    slot, _, session = here.only()
+    here.program.send(frame(reply(session, SYN | ACK, b"", seq=5000, ack=101)))
+    here.program.send(frame(flow.request(ACK, b"", seq=101, ack=5001 + 2**21)))
+    assert here.tag(slot).state is SessionState.SYN, "the control"
+    here.program.send(frame(flow.request(ACK, b"", seq=101, ack=guess)))
+    assert here.tag(slot).state is SessionState.EST
+    here.program.send(frame(reply(session, RST, b"", seq=guess)))
+    assert here.tag(slot).state is SessionState.CLOSED
+    assert here.nat.load(1) == BackendLoad(0, 1)
+
+
 def test_backend_that_refuses(here: Here) -> None:
     here.program.send(frame(Flow().request(seq=100)))
     slot, _, session = here.only()
@@ -203,6 +218,32 @@ def test_reply_that_is_no_session_s(here: Here) -> None:
         assert outcome.verdict == "drop", what
         assert outcome.events == {(TABLE, Counter.RX): 1, (TABLE, Counter.DROP_NAT_FOREIGN): 1}, what
     assert here.used() == [slot]
+
+
+@pytest.mark.parametrize("flow", FLOWS, ids=IDS)
+def test_sessions_of_the_former_pool_go_on_beside_those_of_the_new_one(here: Here, flow: Flow) -> None:
+    """They share the slots, so an endpoint of either pool names a session of one alone."""
+    here.program.send(frame(flow.request(seq=100)))
+    slot, _, session = here.only()
+    pools = {"pool": IPv4Network("10.254.0.0/31"), "pool6": IPv6Network("fd00:fe::/127")}
+    here.nat.write_conf(replace(here.conf, **pools))
+    outcome = here.program.observe(frame(reply(session, SYN | ACK)))
+    assert outcome.verdict == "pass", "the control: without a former pool the answer is for nobody here"
+
+    here.nat.write_conf(replace(here.conf, **pools, former=POOL, former6=POOL6))
+    answer, more = reply(session, SYN | ACK, seq=5000, ack=101), flow.request(ACK, b"more", seq=101, ack=5001)
+    assert here.program.send(frame(answer))[1] == to_client(session, answer)
+    assert here.program.send(frame(more))[1] == to_backend(session, more)
+    here.program.send(frame(replace(flow, port=41000).request()))
+    (made,) = set(here.used()) - {slot}
+    fresh = here.sessions.read(made, flow.six)
+    assert (fresh.nat, fresh.nat_port) == endpoint(pools["pool6" if flow.six else "pool"], made)
+    answer = reply(fresh, SYN | ACK)
+    assert here.program.send(frame(answer))[1] == to_client(fresh, answer)
+    for one, other in ((session, pools["pool6" if flow.six else "pool"]), (fresh, POOL6 if flow.six else POOL)):
+        wrong = replace(one, nat=endpoint(other, slot if one is session else made)[0])
+        assert here.program.observe(frame(reply(wrong, ACK))).events[TABLE, Counter.DROP_NAT_FOREIGN] == 1
+    assert here.used() == sorted([slot, made])
 
 
 def test_what_else_is_to_the_pool_never_gets_to_the_kernel(here: Here) -> None:
