@@ -24,7 +24,7 @@ _USER_OBJ, _GROUP_OBJ, _GROUP, _MASK, _OTHER = 0x01, 0x04, 0x08, 0x10, 0x20  # i
 
 
 def admit_group(path: Path, gid: int, permissions: int) -> None:
-    """Let a group use a file or folder with these permissions (0 to 7), and nobody else but its owner. Raises OSError.
+    """Let a group use a file or folder with these permissions (0 to 7), and no one else but its owner. Raises OSError.
 
     A later chmod that takes all from the file's own group takes them from this one too.
     """

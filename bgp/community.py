@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A node's identity, encoded as large communities of its identity prefix: who may be there, and nothing else.
 
-Owns the wire format only: the agent decides which identities count. What a node serves it tells the others itself
+Owns the wire format only: the agent decides which identities count. What a node serves it sends the others itself
 (agent/channel/), so an identity has the same size whatever that is.
 
     RFC 8092 section 3: a large community is three numbers of 32 bits
@@ -51,7 +51,7 @@ class _Type(enum.IntEnum):
 class Identity:
     """The identity of one node.
 
-    `start`: seconds since 1970 at which its agent started, modulo 2^32. A new one tells the others to ask it again, no
+    `start`: seconds since 1970 at which its agent started, modulo 2^32. After a new one the others ask it again, no
     more: nothing is decided by it. `announces`: the digest of one of the VIPs that it announces to the routers, 0 if it
     announces none. The relay's quorum counts those that do; whoever has that VIP in another cluster is named.
     """

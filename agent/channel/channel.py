@@ -98,9 +98,9 @@ class Channel:
 
         Raises ValueError if they are too many.
         """
-        anew = self._log.write(claims)
-        if anew is not None:
-            send = self._transmitter.publish if anew else self._transmitter.extend
+        restarted = self._log.write(claims)
+        if restarted is not None:
+            send = self._transmitter.publish if restarted else self._transmitter.extend
             send(Kind.CLAIMS, len(self._log.parts), self._peers.values())
 
     def notify(self, kind: int, payload: bytes, now: float) -> None:
@@ -115,7 +115,7 @@ class Channel:
     def notify_one(self, address: IPv4Address, kind: int, payload: bytes, now: float) -> bool:
         """Send a notice, once, to one node; it may be lost. Return whether there is a session to send it in.
 
-        Raises ValueError as `tell` does.
+        Raises ValueError as `notify` does.
         """
         check_notice(kind, payload)
         peer = self._peers.get(int(address))

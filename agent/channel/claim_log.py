@@ -5,7 +5,7 @@
 
 Each entry is cut into parts, and each part is a datagram (CLAIMS) of its own, acknowledged and repeated like a state's.
 Its payload begins with a byte: 1 in the last part of an entry. Parts count from 0 through the whole log, and are read
-in this order. A log that has grown begins anew with another sequence: what a reader has read counts until it has read
+in this order. A log that has grown begins again with another sequence: what a reader has read counts until it has read
 the new one's first entry. So a change costs each peer one small datagram, and whoever comes later reads the same log.
 """
 
@@ -21,7 +21,7 @@ from agent.channel.message import MAX_PAYLOAD, Message
 MAX_LOG_PARTS: Final = 1024
 """A megabyte, of one node. A set that needs more is not sent."""
 GROWTH_PARTS: Final = 64
-"""Parts of differences until a log begins anew, if they are more than the whole set too."""
+"""Parts of differences until a log begins again, if they are more than the whole set too."""
 _BOOT = struct.Struct("!Q")
 _LAST, _MORE = b"\1", b"\0"
 
@@ -48,7 +48,7 @@ class ClaimLog:
         self._claims: NodeClaims | None = None
 
     def write(self, claims: NodeClaims) -> bool | None:
-        """Bring the log to these claims: return True if it begins anew, False if parts were added, None if neither.
+        """Bring the log to these claims: return True if it begins again, False if parts were added, None if neither.
 
         Raises ValueError if the set is too large for a log.
         """

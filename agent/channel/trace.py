@@ -18,7 +18,7 @@ why: by its chain, its sockets, and the nodes that it cannot reach. All in netwo
     12 epoch of new flows, 0: no tables
     16 bits of the chain's nodes, the first one lowest: 1 byte each for unreachable, silent and awaited nodes
     19 length of the event, 1 to 32
-    20 the chain, 4 bytes each; then the event: the name of a counter, or another one word, as ASCII
+    20 the chain, 4 bytes each; then the event: the name of a counter, or another name of one word, as ASCII
 
 A reader skips what comes after that, so that releases mix.
 """
@@ -49,7 +49,7 @@ _PROTOCOL_NAMES = {number: name for name, number in _PROTOCOLS.items()}
 class TraceRequest:
     """A packet that arrives at a node: straight from the router (hop 0, no `prev`), or forwarded by `prev`.
 
-    `number` tells requests apart; `opens`: the packet needs no socket (a SYN, any UDP);
+    `number` identifies the request; `opens`: the packet needs no socket (a SYN, any UDP);
     `in_grace`: a row that led it there is in grace.
     """
 

@@ -72,7 +72,7 @@ def _echo(member: dict[str, Any]) -> str:
 
 
 def agreement_lines(membership: dict[str, Any]) -> Iterator[str]:
-    """Yield whether all nodes agree, and which node some hear and others do not."""
+    """Yield whether all nodes agree, and which node some reach and others do not."""
     since = format_time(membership["since"]) if membership["since"] else ""
     if membership["isolated"]:
         yield paint("red", "no other node answers this one: it keeps its tables, and takes no new connections")
@@ -81,9 +81,9 @@ def agreement_lines(membership: dict[str, Any]) -> Iterator[str]:
     for one in membership["differing"]:
         yield paint("yellow", f"{one['address']} differs from this node in its {one['in']} since {since}")
     for one in membership["unreachable"]:
-        deaf, others = one["by"], one["reached_by"]
+        some, others = one["by"], one["reached_by"]
         if others:  # else it is silent for all: its own row shows it
-            line = f"{_some(deaf)} {_do(deaf)} not hear {one['address']}; {_some(others)} {_do(others)}"
+            line = f"{_some(some)} {_do(some)} not reach {one['address']}; {_some(others)} {_do(others)}"
             yield paint("yellow", line)
 
 

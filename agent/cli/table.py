@@ -42,7 +42,7 @@ def printer(show: Callable[[Response], None]) -> Callable[[Response], None]:
 
 
 def paint(color: str | None, text: object) -> str:
-    """Return the text in a color, word by word, so that a line may break in it; unchanged if nobody sees colors."""
+    """Return the text in a color, word by word, so that a line may break in it; unchanged where there are no colors."""
     if color is None or not sys.stdout.isatty() or "NO_COLOR" in os.environ:
         return str(text)
     return " ".join(f"\x1b[{_CODES[color]}m{part}\x1b[0m" if part else part for part in str(text).split(" "))

@@ -94,8 +94,8 @@ def _members(status: Mapping[str, Any], wall: float) -> Iterator[Alert]:
             yield Alert(WARNING, f"{one['address']} differs in its {one['in']}: `lbctl status` here and there")
     for one in membership["unreachable"]:
         if one["reached_by"]:
-            deaf = ", ".join(one["by"][:3])
-            yield Alert(WARNING, f"{deaf} does not hear {one['address']}, others do: check the network between them")
+            some = ", ".join(one["by"][:3])
+            yield Alert(WARNING, f"{some} does not reach {one['address']}, others do: check the network between them")
 
 
 def _room(status: Mapping[str, Any]) -> Iterator[Alert]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this node hears of the others, as JSON for `lbctl status`: who answers, who agrees, who does not hear whom."""
+"""What this node knows of the others, as JSON for `lbctl status`: which nodes answer, agree, and reach each other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from agent.node.membership import Membership
 
 
 def membership_status(membership: Membership) -> dict[str, Any]:
-    """Return whether all nodes agree, and who does not hear whom."""
+    """Return whether all nodes agree, and which nodes some do not reach."""
     agreement = membership.agreement
     return {
         "nodes": agreement.nodes,
@@ -63,7 +63,7 @@ def _unreachable(membership: Membership) -> list[dict[str, Any]]:
 
 
 def _reaches(membership: Membership, observer: IPv4Address, address: IPv4Address) -> bool:
-    """Whether a node hears another one; one that does not know it says nothing of it."""
+    """Whether a node reaches another one; one that does not know it reports nothing of it."""
     if observer != membership.own:
         return membership.view.reaches(observer, address)
     liveness = membership.liveness.get(address)

@@ -109,7 +109,7 @@ class NodeTable:
         return [entry for entry in self._others() if entry.mtu < self._least_mtus[entry.outer6]]
 
     def _mark_narrow(self) -> None:
-        """Tell the program whether there are such nodes: only then it compares."""
+        """Set whether there are such nodes: only then the program compares."""
         narrow = bool(self.narrow())
         if narrow != (ConfFlag.NARROW in self._maps.conf.flags()):
             self._maps.conf.set_flag(ConfFlag.NARROW, narrow)
@@ -137,7 +137,7 @@ class NodeTable:
         self._silent = {node: until for node, until in silent.items() if node != self._own}
         self._doubted = {node: until for node, until in doubted.items() if node not in silent and node != self._own}
         before = {entry.address for entry in self._entries.values() if entry.silent or entry.drop_until_ns}
-        # The flag tells the program to look for silent nodes; without it, it would not know its place behind them.
+        # With this flag the program looks for silent nodes; without it, it would not know its place behind them.
         flag = ConfFlag.SILENT in self._maps.conf.flags()
         wanted = bool(self._silent or self._doubted)
         if wanted and not flag:

@@ -104,7 +104,7 @@ async def connect(
             if kind is socket.SOCK_STREAM:
                 reaching.close()  # of UDP each datagram looks for its server
             if one.getsockname() == one.getpeername():
-                # Nobody listens, and the kernel chose the same port for this end: the socket is connected to itself.
+                # Nothing listens, and the kernel chose the same port for this end: the socket is connected to itself.
                 raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
             if local and (why := remote_end(one)):
                 raise SocketElsewhere(why)

@@ -67,8 +67,8 @@ class Isolation:
         return ended
 
     def has_answer(self, start: float, end: float, after_s: float = 0.0) -> bool:
-        """Return whether an answer shows that this node hears others: to a question that was sent from `after_s` after
-        the start until the end. A router's counts if no node has asked since the start."""
+        """Return whether an answer shows that this node reaches others: to a question that was sent from `after_s`
+        after the start until the end. A router's counts if no node has asked since the start."""
         proofs = self._by_nodes if self._questioned_at >= start else (*self._by_nodes, *self._by_routers)
         return any(start + after_s <= sent <= end for sent in proofs)
 

@@ -36,7 +36,7 @@ def obstacles(
 ) -> tuple[Obstacle, ...]:
     """Return what keeps nodes from being members, or that only one source names. `own`: this node's address;
     `port`: of echo and channel."""
-    return (*_named(observed, members, port), *_deaf(observed, own, port), *_unnamed(observed, members))
+    return (*_named(observed, members, port), *_one_way(observed, own, port), *_unnamed(observed, members))
 
 
 def blocked(
@@ -100,21 +100,21 @@ def _named(observed: Observations, members: Collection[IPv4Address], port: int) 
             yield "silent", str(address), text
         elif address in members and not liveness.ready:
             text = (
-                f"{address} answers, but says that it is not ready, so it takes no new connections: see the problems "
+                f"{address} answers, but reports that it is not ready, so it takes no new connections: see the lines "
             )
             yield "not ready", str(address), text + "that `lbctl status` shows there"
         elif address not in members and (state is None or state.boot != liveness.boot):
-            text = f"{address} answers, but its agent does not say what it serves: see whether it runs, with the same "
-            yield "no word", str(address), text + f"members.key_file, and whether UDP {port} reaches it from here"
+            text = f"{address} answers, but its agent does not publish what it serves: see whether it runs, with the "
+            yield "no state", str(address), text + f"same members.key_file, and whether UDP {port} reaches it from here"
 
 
-def _deaf(observed: Observations, own: IPv4Address, port: int) -> Iterator[Obstacle]:
-    """The nodes that answer this one, but do not hear it."""
+def _one_way(observed: Observations, own: IPv4Address, port: int) -> Iterator[Obstacle]:
+    """The nodes that answer this one, but do not reach it."""
     for address, state in observed.states.items():
         liveness = observed.liveness.get(address)
         if own in state.unreachable and liveness is not None and liveness.answers:
-            text = f"{address} answers this node, but says that this one does not answer: see whether its packet "
-            yield "deaf", str(address), text + f"filter, or anything on the way back, drops UDP {port}"
+            text = f"{address} answers this node, but reports that this one does not answer: see whether its packet "
+            yield "one way", str(address), text + f"filter, or anything on the way back, drops UDP {port}"
 
 
 def _unnamed(observed: Observations, members: Collection[IPv4Address]) -> Iterator[Obstacle]:

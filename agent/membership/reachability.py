@@ -13,8 +13,8 @@ from agent.liveness.question import Liveness
 from agent.model import Member
 
 OWNS_S = 3.0
-"""How long a silent member owns its rows, if no other hears it."""
-NEW = "answers, and says what it serves"
+"""How long a silent member owns its rows, if no other reaches it."""
+NEW = "answers, and publishes what it serves"
 """Why a member is one: it has appeared."""
 
 
@@ -30,7 +30,7 @@ class Reachability:
     unreachable: frozenset[int]
 
     def reaches(self, number: int, silent_since: float) -> bool:
-        """Whether it says that it hears the node with this number as its address."""
+        """Whether it reports that it reaches the node with this number as its address."""
         return number not in self.unreachable and self.known_since <= silent_since - OWNS_S
 
 
@@ -39,7 +39,7 @@ def reachability_of(
     liveness: Mapping[IPv4Address, Liveness],
     states: Mapping[IPv4Address, NodeState],
 ) -> dict[IPv4Address, Reachability]:
-    """Return the members that this node hears, as far as they say anything of others.
+    """Return the members that this node reaches, as far as they report of others.
 
     Made once for all questions: a thousand members may list dozens each.
     """

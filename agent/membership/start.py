@@ -34,7 +34,7 @@ def is_complete(observed: Observations, members: Iterable[IPv4Address], waited_s
 
 
 def waits_alone(observed: Observations, waited_s: float) -> bool:
-    """Whether a node without members waits because routers name others that it does not hear."""
+    """Whether a node without members waits because routers name others that it does not reach."""
     return waited_s < ALONE_S and bool(observed.unheard_announcers)
 
 

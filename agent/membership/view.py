@@ -9,11 +9,11 @@ answers (liveness/), its agent says what it serves (channel/). The rules:
 2. A member that is silent is passed over by packets from the next one on; that is a flag of its node entry, and no row
    changes (`silent_since`).
 3. After `OWNS_S` of silence it is `lost`: it owns no row, but comes after the chains of its rows, for `FORGET_S`. It
-   owns on while a member that this node hears still hears it (`unreachable`): where the fault is one path, tables stay
-   equal.
+   owns on while a member that this node reaches still reaches it (`unreachable`): where the fault is one path, tables
+   stay equal.
 4. A member whose agent is silent (its heartbeat stands still), or whose data path is not ready, gets no new flows. Its
    places stay: the data path lives on without the agent.
-5. Another boot than that of its word: its connections are gone, so it has no place until its agent speaks again.
+5. Another boot than that of its state: its connections are gone, so it has no place until its agent publishes again.
 6. Only its own `left` removes a member at once. That an identity is withdrawn, or a BGP session ends, changes nothing.
 7. The first table waits (start.py).
 """
@@ -73,7 +73,7 @@ class View:
         for address in observed.named.keys() | self._members.keys():
             if self._inputs_of(address) != self._inputs.get(address):
                 self._judge(address, now)
-        # Whom the others hear counts as they are now: the last one that heard a silent member may just have left.
+        # Which nodes the others reach counts as of now: the last one that reached a silent member may have left.
         self._reachability_known = None
         for address in [one.address for one in self._members.values() if one.silent_since is not None]:
             self._judge(address, now)
@@ -108,7 +108,7 @@ class View:
 
     @property
     def unreachable(self) -> tuple[IPv4Address, ...]:
-        """The members that do not answer this node, for its word to the others."""
+        """The members that do not answer this node, for the state that it publishes."""
         return tuple(self.silent)
 
     def _inputs_of(self, address: IPv4Address) -> tuple[Named | None, NodeState | None, Liveness | None]:
@@ -204,12 +204,12 @@ class View:
         return member
 
     def _is_reached_elsewhere(self, address: IPv4Address) -> bool:
-        """Whether a member that this node hears says that it hears that one: it can keep a place, never take one."""
+        """Whether a member that this node reaches reports that it reaches that one: it can only keep places."""
         since = self._silence_of(address)
         return any(one.reaches(int(address), since) for one in self._reachability().values())
 
     def reaches(self, other: IPv4Address, address: IPv4Address) -> bool:
-        """Whether a member that this node hears says that it hears another one."""
+        """Whether a member that this node reaches reports that it reaches another one."""
         reachability = self._reachability().get(other)
         return reachability is not None and reachability.reaches(int(address), self._silence_of(address))
 
@@ -262,7 +262,7 @@ def _effective(shares: Mapping[str, Share], liveness: Liveness | None) -> Mappin
 
 
 def _difference(before: Member, after: Member) -> str:
-    """Return how a member has changed by its own word, in a few words; empty if it has not."""
+    """Return how a member has changed by its own state, in a few words; empty if it has not."""
     if before.boot != after.boot:
         return "it booted"
     if before.state is not after.state and not before.lost:

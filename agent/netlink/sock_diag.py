@@ -41,7 +41,7 @@ _REPLY: Final = struct.Struct("=BBBB")
 _PROTOCOLS: Final = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
 _ESTABLISHED, _CLOSE, _LISTEN = 1, 7, 10
 _TIMER_OF_TIME_WAIT: Final = 3
-"""A TIME-WAIT socket reports the state in which it began, so FIN-WAIT-2 may be either; its timer tells."""
+"""A TIME-WAIT socket reports the state in which it began, so FIN-WAIT-2 may be either; its timer shows which."""
 _BYTES: Final = 1 << 13
 
 
@@ -61,7 +61,7 @@ def find_socket(flow: Flow, ifindex: int = 0) -> LocalSocket:
         return _kind_of(reply.body)
     if (code := error_code(reply.body)) != errno.ENOENT:
         raise OSError(code, f"sock_diag: {os.strerror(code)}")
-    # No such socket, or no such protocol: a dump of sockets in no state is empty, and tells.
+    # No such socket, or no such protocol: a dump of sockets in no state is empty, and shows which.
     end = _ask(Request(SOCK_DIAG_BY_FAMILY, head.ljust(len(request.body), b"\0"), NLM_F_DUMP))
     if end.kind != NLMSG_DONE or number(end.body[:4]) < 0:
         raise OSError(errno.EPROTONOSUPPORT, f"sock_diag: the kernel has no {flow.protocol}_diag")

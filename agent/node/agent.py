@@ -361,7 +361,7 @@ class Agent:
             await asyncio.sleep(TICK_S)
 
     async def leave(self) -> None:
-        """Tell the others that this node takes no new flows, and leave its routes to the relay."""
+        """Publish that this node takes no new flows, and leave its routes to the relay."""
         self._publisher.leave(self.plan, self.ready)
         await self.announcer.leave()
         await self.nat.leave()

@@ -26,7 +26,7 @@ def candidate(service: str, member: Member) -> Candidate | None:
 
 
 def candidates(service: str, members: Iterable[Member]) -> tuple[Candidate, ...]:
-    """Return the members of one service, with the effective weights that they tell."""
+    """Return the members of one service, with the effective weights that they publish."""
     return tuple(found for member in members if (found := candidate(service, member)))
 
 

@@ -41,7 +41,7 @@ class Condition:
 
 
 def own_share(service: ServiceConfig, condition: Condition) -> Share:
-    """Return this node's share of a service, as it tells the other nodes. Without a data path, or a path to clients, it
+    """Return this node's share of a service, as it publishes it. Without a data path, or a path to clients, it
     takes no new flows."""
     state = condition.admin_state
     if state is State.UP and service.name in condition.drained:

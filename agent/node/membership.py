@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The other nodes: asks them, tells them what this one serves, and keeps the view. I/O only.
+"""The other nodes: asks them, sends them what this one serves, and keeps the view. I/O only.
 
 Who is named is membership/received.py's, who answers liveness/'s, what they serve channel/'s, and what follows from all
 of it membership/view.py's. This file brings them together.
@@ -56,7 +56,7 @@ _VIAS = {"l2": Via.MARKER, "ipip": Via.IPIP, "gue": Via.GUE}
 
 
 class Membership:
-    """What this node knows of the others, and what it tells them."""
+    """What this node knows of the others, and what it publishes to them."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class Membership:
         """Is called when a session with another agent begins: it may be another process, without the last items."""
         self._talk = asyncio.Event()
 
-    # What is heard
+    # What is received
 
     def read(self, snapshot: Snapshot | None, connected: bool) -> None:
         """Take what the routers advertise."""
@@ -187,7 +187,7 @@ class Membership:
 
     @property
     def isolated(self) -> bool:
-        """Whether nobody answers this node, so that it does not know whether others can reach it."""
+        """Whether no node answers this one, so that it does not know whether others can reach it."""
         return self._asker.isolated
 
     def problems(self) -> tuple[str, ...]:
@@ -200,10 +200,10 @@ class Membership:
             own.append(cut_off(port, self._asker.is_asked(now)))
         return (*bounded(self.received.unreadable), *own, *self._foreign.lines(now), *self._channel.problems(now))
 
-    # What is told
+    # What is published
 
     def publish(self, shares: Mapping[str, Share], ready: bool) -> None:
-        """Tell all others this node's shares, by service and of the sessions, and whether its tables are made of a
+        """Publish this node's shares, by service and of the sessions, and whether its tables are made of a
         whole view."""
         if self._own_state.set_shares(shares, ready, self.view.unreachable):
             self._publish_state()
@@ -214,7 +214,7 @@ class Membership:
         return self._own_state.state.nat if self._own_state.state is not None else None
 
     def publish_backends(self, results: Mapping[int, bool], orders: Mapping[int, BackendOrder]) -> None:
-        """Tell all others the results of this node's checks of backends, and the orders for backends that it knows,
+        """Publish the results of this node's checks of backends, and the orders for backends that it knows,
         both by the backend's number. A node without a share of the sessions publishes neither."""
         if self._own_state.set_backends(results, orders):
             self._publish_state()
@@ -231,21 +231,21 @@ class Membership:
 
     @property
     def claims(self) -> Mapping[IPv4Address, NodeClaims]:
-        """What the others claim, of each that has said so."""
+        """What the others claim, of each that has published it."""
         return self._channel.claims
 
     def publish_claims(self, claims: NodeClaims) -> None:
-        """Tell all others what this node claims. Raises ValueError if it is too much."""
+        """Publish what this node claims. Raises ValueError if it is too much."""
         self._channel.publish_claims(claims)
         self._talk.set()
 
     @property
     def version(self) -> int:
-        """The version of what this node says of itself; 0 before it has said anything."""
+        """The version of this node's state; 0 before it has published one."""
         return self._own_state.version
 
     def _on_asked(self) -> None:
-        """Tell the others whom they should ask too, greet who is back, and have the view follow what changed."""
+        """Send the others the nodes to ask too, greet those that are back, and have the view follow what changed."""
         (before, at), self._echoes = self._echoes, (self._count_echoes(), time.monotonic())
         if self._echoes[0] > before:
             self._asker.questioned(at)

@@ -98,7 +98,7 @@ class Operator:
 
 
 def announcing_nodes(members: Iterable[Member], services: Collection[str]) -> tuple[IPv4Address, ...]:
-    """Return the members that announce the VIP of these services, by their own word."""
+    """Return the members that announce the VIP of these services, by their own states."""
     return tuple(
         member.address
         for member in members

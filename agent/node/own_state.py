@@ -38,8 +38,8 @@ class OwnState:
         return self.state.version if self.state else 0
 
     def set_shares(self, shares: Mapping[str, Share], ready: bool, unreachable: Sequence[IPv4Address]) -> bool:
-        """Set the shares, by service and of the sessions, whether the tables are made of a whole view, and whom this
-        node cannot reach; return whether the state is another one."""
+        """Set the shares, by service and of the sessions, whether the tables are made of a whole view, and which nodes
+        this one cannot reach; return whether the state is another one."""
         published = {
             endpoint: StateShare(s.weight, s.effective, s.state, s.announced)
             for service, s in shares.items()

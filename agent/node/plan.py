@@ -185,7 +185,7 @@ class Plan:
     shares: Mapping[str, Share]
     """This node's own, by service (`service_key`), and of the sessions."""
     published: Mapping[str, Share]
-    """The same as this node tells them to the others: a VIP is announced once some router has it."""
+    """The same as this node publishes them: a VIP is announced once some router has it."""
     desired: DesiredRoutes
     """The identity, the VIPs and the pools, for the relay."""
     pools: Mapping[Network, Announcement]

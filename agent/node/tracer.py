@@ -61,16 +61,16 @@ class Step:
 class Tracer:
     """Asks other nodes for the steps of a walk, and answers them for this one.
 
-    `tell(address, kind, payload)` sends a notice; `here` is this node's own answer. `now` is CLOCK_MONOTONIC seconds.
+    `send(address, kind, payload)` sends a notice; `here` is this node's own answer. `now` is CLOCK_MONOTONIC seconds.
     """
 
     def __init__(
         self,
         own: IPv4Address,
-        tell: Callable[[IPv4Address, int, bytes], object],
+        send: Callable[[IPv4Address, int, bytes], object],
         here: Callable[[TraceRequest], TraceReply],
     ) -> None:
-        self._own, self._tell, self._here = own, tell, here
+        self._own, self._send, self._here = own, send, here
         self._numbers = itertools.count(1)
         self._asked: dict[tuple[IPv4Address, int], asyncio.Future[TraceReply]] = {}
         self._answers, self._answered_at = float(ANSWERS_PER_S), float("-inf")
@@ -95,7 +95,7 @@ class Tracer:
         self._asked[key] = answer = asyncio.get_running_loop().create_future()
         try:
             for _ in range(ATTEMPTS):
-                self._tell(node, Kind.TRACE_REQUEST, payload)
+                self._send(node, Kind.TRACE_REQUEST, payload)
                 with contextlib.suppress(TimeoutError):
                     return await asyncio.wait_for(asyncio.shield(answer), ATTEMPT_S)
             return None
@@ -108,7 +108,7 @@ class Tracer:
             if notice.kind == Kind.TRACE_REQUEST:
                 request = decode_request(notice.payload)
                 if self._may_answer(now):
-                    self._tell(notice.address, Kind.TRACE_REPLY, encode_reply(self._here(request)))
+                    self._send(notice.address, Kind.TRACE_REPLY, encode_reply(self._here(request)))
             elif notice.kind == Kind.TRACE_REPLY:
                 reply = decode_reply(notice.payload)
                 answer = self._asked.get((notice.address, reply.number))

@@ -53,7 +53,7 @@ class Uplink:
         self._wanted = wanted
         self._prog_fd = prog_fd
         self._tail_calls_fd = tail_calls_fd
-        """Held open likewise: the kernel empties the map of tail calls when nobody but the program refers to it."""
+        """Held open likewise: the kernel empties the map of tail calls when nothing but the program refers to it."""
         self._link_pin = link_pin
         self._link_fd = -1
         """Held open: when somebody removes the pins, the program stays attached for as long as this process lives."""

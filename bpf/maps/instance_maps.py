@@ -52,7 +52,7 @@ class InstanceMaps:
         return [unpack_cell(self._choices.entry(cell)) for cell in range(CELLS)]
 
     def probe(self, port: int, slot: int | None) -> None:
-        """Have connections of this node to itself from a source port go to a slot; None: to whom they may."""
+        """Have connections of this node to itself from a source port go to a slot; None: to any."""
         if slot is None:
             self._probes.delete(pack_index(port))
         else:

@@ -51,7 +51,7 @@ static __always_inline bool is_icmp_error(const struct icmphdr *icmp)
 }
 
 /*
- * A fragment, `length` bytes behind its IP header. Nobody needs ICMP errors in fragments: their quote is small. And a
+ * A fragment, `length` bytes behind its IP header. No one needs ICMP errors in fragments: their quote is small. And a
  * kernel that has not sent what they quote must not get them.
  */
 static __always_inline enum packet_kind parse_fragment4(const struct conf *conf, struct cursor *c,

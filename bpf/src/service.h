@@ -58,7 +58,7 @@ static __always_inline struct service *find_service(const struct packet *pkt)
 	return service ?: lookup_service(pkt, 0, pkt->protocol);
 }
 
-/* Return whose counters a packet is counted in that is for none of the VIP's ports, or of unknown ones; 0: nobody's. */
+/* Return whose counters a packet is counted in that is for none of the VIP's ports, or of unknown ones; 0: none's. */
 static __always_inline u32 counted_slot(const struct service *service)
 {
 	return (service->flags & (SERVICE_PORTS_ONLY | SERVICE_FRAGMENTS)) == SERVICE_PORTS_ONLY ? 0 : service->slot;

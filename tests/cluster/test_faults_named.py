@@ -74,7 +74,7 @@ def problems(cluster: ClusterLab, node: str) -> str:
 
 
 def silent(cluster: ClusterLab) -> set[tuple[str, str]]:
-    """Return who does not hear whom."""
+    """Return which nodes do not reach each other."""
     return {
         (node, cluster.names[one["address"]])
         for node in FOUR
@@ -167,7 +167,7 @@ def test_port_closed_on_one_node(cluster: ClusterLab, sequence: Sequence) -> Non
     sequence.fault()
     with dropped(cluster, {"eth1": [udp_to(ECHO_PORT)]}, node="b4"):
         wait_until_named(cluster, "b4", f"other nodes ask this one on UDP {ECHO_PORT}, but none answers it")
-        wait_until_named(cluster, "b1", f"{cluster.addresses['b4']} answers, but says that it is not ready")
+        wait_until_named(cluster, "b1", f"{cluster.addresses['b4']} answers, but reports that it is not ready")
         assert not silent(cluster)
     outcome = sequence.outcome()
     assert outcome.broken == 0

@@ -112,10 +112,10 @@ def test_status_shows_whom_only_some_hear(printed: Any) -> None:
         return str(printed(unreachable=[{"address": "10.0.0.12", "by": by, "reached_by": reached_by}])[-1])
 
     many = [f"10.0.0.{n}" for n in range(13, 13 + MAX_ADDRESSES + 3)]
-    assert last(["10.0.0.11"], many[:2]) == "10.0.0.11 does not hear 10.0.0.12; 10.0.0.13, 10.0.0.14 do"
-    assert last(many[:2], ["10.0.0.11"]) == "10.0.0.13, 10.0.0.14 do not hear 10.0.0.12; 10.0.0.11 does"
+    assert last(["10.0.0.11"], many[:2]) == "10.0.0.11 does not reach 10.0.0.12; 10.0.0.13, 10.0.0.14 do"
+    assert last(many[:2], ["10.0.0.11"]) == "10.0.0.13, 10.0.0.14 do not reach 10.0.0.12; 10.0.0.11 does"
     assert last(["10.0.0.11"], many).endswith(f"; {', '.join(many[:MAX_ADDRESSES])} and 3 more do")
-    assert "agree" in last(many, []), "nobody hears it: its own row shows that it is silent"
+    assert "agree" in last(many, []), "none reaches it: its own row shows that it is silent"
 
 
 def test_sessions_of_nat_by_state(printed: Any) -> None:

@@ -34,8 +34,8 @@ def test_sound_cluster_has_none() -> None:
     [
         (silent(1.0), None, "silent"),
         (silent(1.0), node_state(), "silent"),
-        (answers(), None, "no word"),
-        (answers(boot=2), node_state(boot=1), "no word"),
+        (answers(), None, "no state"),
+        (answers(boot=2), node_state(boot=1), "no state"),
         (None, None, None),
         (Liveness(None, 0.0), None, None),
     ],
@@ -74,7 +74,7 @@ def test_member_that_is_not_ready() -> None:
 def test_node_that_answers_and_does_not_hear_this_one() -> None:
     surroundings = Surroundings()
     surroundings.see(0.0, states={A: node_state(unreachable=(B, OWN)), B: node_state(unreachable=(A,))})
-    assert lines(surroundings.observed) == [("deaf", A)]
+    assert lines(surroundings.observed) == [("one way", A)]
     surroundings.see(1.0, liveness={A: silent(1.0)}, named={A: None})
     assert lines(surroundings.observed) == [], "neither hears the other"
 

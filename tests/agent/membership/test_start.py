@@ -52,7 +52,7 @@ def test_view_of_a_node_that_hears_of_nobody_is_complete_after_five_seconds() ->
         ({"liveness": dict.fromkeys(FIVE, answers(ready=False))}, True),
         ({"liveness": dict.fromkeys(FIVE, silent(5))}, True),
     ],
-    ids=["no word", "one speaks", "no agent lives", "none has tables", "all silent"],
+    ids=["no state", "one speaks", "no agent lives", "none has tables", "all silent"],
 )
 def test_view_of_a_node_to_which_none_speaks_is_not_complete_while_others_forward(change: dict, complete: bool) -> None:
     """Another key, or a filter: with a table of itself alone it would reset whatever the router sends it."""

@@ -34,7 +34,7 @@ def test_who_answers_and_says_what_it_serves_is_a_member() -> None:
     around = Surroundings()
     assert around.see(1) == ALL_UP
     assert member(around).shares == {WEB: Share(100, 100, State.UP)}
-    assert member(around).why == "answers, and says what it serves"
+    assert member(around).why == "answers, and publishes what it serves"
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_who_answers_and_says_what_it_serves_is_a_member() -> None:
         {"states": {A: None}},
         {"states": {A: node_state(State.LEFT)}},
     ],
-    ids=["never answered", "silent", "no word", "left"],
+    ids=["never answered", "silent", "no state", "left"],
 )
 def test_who_is_named_alone_takes_no_place(missing: dict) -> None:
     around = Surroundings()

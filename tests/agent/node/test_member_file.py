@@ -32,7 +32,7 @@ MEMBERS = (
         10.25,
         "its state changed to draining",
     ),
-    Member(IPv4Address("10.0.0.12"), (9,), {}, False, 0.0, "answers, and says what it serves"),
+    Member(IPv4Address("10.0.0.12"), (9,), {}, False, 0.0, "answers, and publishes what it serves"),
 )
 
 
