@@ -7,7 +7,8 @@
     send what channel.step(now) returns: after the inputs above, and at channel.next_at
 
 `now` is CLOCK_MONOTONIC seconds. Nothing is accepted, and nothing answered, that is not signed with the cluster's key,
-by the node from whose address it came, for this one. An answer is never longer than what it answers.
+by the node from whose address it came, for this one. A HELLO, which may be a copy, is answered with no more bytes than
+it has; all else is answered in a session alone.
 """
 
 from __future__ import annotations

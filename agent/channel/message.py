@@ -38,6 +38,7 @@
     7 STREAM_ACK 0                     0, 0                   which items have arrived (stream.py)
     16 SUSPECTS  which notice          0, 0                   addresses of nodes that may be dead (pack_addresses)
     17 TRACE_REQUEST, 18 TRACE_REPLY   which notice, 0, 0     one step of a packet's walk (trace.py)
+    19 OVERVIEW_REQUEST, 20 OVERVIEW_REPLY   the same         a node in a few figures (overview.py)
 
 Kinds from 16 on are notices: small, unacknowledged. A receiver skips the kinds that it does not know.
 
@@ -78,6 +79,8 @@ class Kind(enum.IntEnum):
     SUSPECTS = 16
     TRACE_REQUEST = 17
     TRACE_REPLY = 18
+    OVERVIEW_REQUEST = 19
+    OVERVIEW_REPLY = 20
 
 
 FIRST_NOTICE = 16

@@ -9,7 +9,8 @@ A sequence of type-length-value fields, in network order:
     +---------+-------------------+----------------------------- - -
 
     type           value
-    1 NODE         boot (64 bits), version (64 bits), flags (8 bits: 1 ready); once
+    1 NODE         boot (64 bits), version (64 bits), flags (8 bits: 1 ready, 2 reads claims,
+                       4 gives an overview); once
     2 RELEASE      the release as printable UTF-8, at most 64 bytes; at most once
     3 EPOCHS       the supported epochs (32 bits each), the preferred one first, 1 to 8; once
     4 SERVICES_4   services with an IPv4 VIP, 12 bytes each; at most once
@@ -56,7 +57,7 @@ _MAX_PORT = 0xFFFF
 
 _FIELD = struct.Struct("!BH")
 _NODE = struct.Struct("!QQB")
-_READY, _READS_CLAIMS = 1, 2
+_READY, _READS_CLAIMS, _GIVES_OVERVIEW = 1, 2, 4
 _SERVICE_4 = struct.Struct("!4sHBBHH")
 _SERVICE_6 = struct.Struct("!16sHBBHH")
 _NUMBER = struct.Struct("!I")
@@ -105,7 +106,8 @@ class NodeState:
 
     `boot`: a number of its kernel's boot; `version` grows with each change; `ready`: its tables come from a whole view;
     `epochs`: those that it supports, the preferred one first; `unreachable`: the nodes that do not answer it;
-    `reads_claims`: it puts the claims of others into its rows, if it has rows; `nat`: None on a node without NAT.
+    `reads_claims`: it puts the claims of others into its rows, if it has rows; `nat`: None on a node without NAT;
+    `gives_overview`: it answers requests for one (overview.py), which releases before 0.2.0 skip.
     """
 
     boot: int
@@ -117,6 +119,7 @@ class NodeState:
     unreachable: tuple[IPv4Address, ...] = ()
     reads_claims: bool = False
     nat: NatState | None = None
+    gives_overview: bool = False
 
 
 def encode(state: NodeState) -> bytes:
@@ -161,11 +164,13 @@ def decode(data: bytes) -> NodeState:
         unreachable=_unreachable(values.get(_Type.UNREACHABLE, b"")),
         reads_claims=bool(flags & _READS_CLAIMS),
         nat=nat_state.unpack(values.get(_Type.NAT), values.get(_Type.BACKENDS, b""), values.get(_Type.DRAINS, b"")),
+        gives_overview=bool(flags & _GIVES_OVERVIEW),
     )
 
 
 def _flags(state: NodeState) -> int:
-    return (_READY if state.ready else 0) | (_READS_CLAIMS if state.reads_claims else 0)
+    flags = {_READY: state.ready, _READS_CLAIMS: state.reads_claims, _GIVES_OVERVIEW: state.gives_overview}
+    return sum(flag for flag, on in flags.items() if on)
 
 
 def pack_addresses(addresses: Iterable[IPv4Address]) -> bytes:

@@ -28,8 +28,9 @@ from topology.errors import LabError
 COMMANDS = {
     # what the node does and knows
     "status": "node",  # [--brief] [--wait [CONDITION]] [--timeout TIME]
+    "cluster": "cluster",
     "check": "check",
-    "top": "top",  # [--once]
+    "top": "top",  # [--once] [--cluster]
     "drops": "top",
     "events": "events",  # [-f] [--since TIME] [--level LEVEL]
     "doctor": "doctor",

@@ -83,7 +83,7 @@ def agreement_lines(membership: dict[str, Any]) -> Iterator[str]:
     for one in membership["unreachable"]:
         some, others = one["by"], one["reached_by"]
         if others:  # else it is silent for all: its own row shows it
-            line = f"{_some(some)} {_do(some)} not reach {one['address']}; {_some(others)} {_do(others)}"
+            line = f"{some_of(some)} {_do(some)} not reach {one['address']}; {some_of(others)} {_do(others)}"
             yield paint("yellow", line)
 
 
@@ -101,7 +101,7 @@ def claims_lines(claims: dict[str, Any] | None) -> Iterator[str]:
         )
 
 
-def _some(addresses: list[str]) -> str:
+def some_of(addresses: list[str]) -> str:
     """Return the first of many addresses, and how many more there are."""
     shown, more = addresses[:MAX_ADDRESSES], len(addresses) - MAX_ADDRESSES
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")

@@ -54,6 +54,10 @@ def seconds(_: click.Context, __: click.Parameter, value: str | None) -> float |
         raise click.BadParameter(str(error)) from None
 
 
+interval_option = click.option(
+    "--interval", "interval_s", callback=seconds, default="1s", show_default=True, metavar="TIME",
+    help="The time over which rates are taken.",
+)  # fmt: skip
 force_option = click.option(
     "--force", is_flag=True, help="Proceed even if no other node is known to announce the VIP, which ends its service."
 )

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from agent.control import load
+
 NO_SERVICE = "(none)"
 """In place of a service's name: packets that belong to none."""
-NEW = ("deliver_owner", "deliver_forwarded_syn", "deliver_syn_cookie")
-FORWARDED = ("forward_first", "forward_again", "forward_fragment", "forward_delayed")
 
 
 class Drop(NamedTuple):
@@ -63,15 +63,14 @@ def loads(before: dict[str, Any], after: dict[str, Any], seconds: float) -> Iter
     found = []
     for service in held:
         rates = _per_s(earlier.get(service, {}), now[service], seconds)
-        dropped = sum(rate for name, rate in rates.items() if name.startswith("drop_"))
         found.append(
             Load(
                 service,
                 rates.get("rx", 0.0),
                 rates.get("rx_forwarded", 0.0),
-                sum(rates.get(name, 0.0) for name in NEW),
-                sum(rates.get(name, 0.0) for name in FORWARDED),
-                dropped,
+                load.of(rates, load.NEW),
+                load.of(rates, load.FORWARDED),
+                load.of(rates, load.drops(rates)),
                 held[service],
             )
         )

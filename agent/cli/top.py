@@ -14,40 +14,38 @@ from typing import Any
 
 import click
 
-from agent.cli.options import output_option, request, seconds, socket_option
+from agent.cli.cluster import reports
+from agent.cli.options import interval_option, output_option, request, socket_option
 from agent.cli.rates import Drop, Load, loads, total
 from agent.cli.rates import drops as drops_of
 from agent.cli.table import Table, width
 from bgp.printable import escaped
 
 _CLEAR = "\x1b[H\x1b[2J"
-interval_option = click.option(
-    "--interval", "interval_s", callback=seconds, default="1s", show_default=True, metavar="TIME",
-    help="The time over which rates are taken.",
-)  # fmt: skip
 
 
 @click.command()
 @click.option("--once", is_flag=True, help="Print the rates once, and end.")
+@click.option("--cluster", "of_cluster", is_flag=True, help="Each member in place of each service of this node.")
 @interval_option
 @socket_option
 @output_option
-def top(once: bool, interval_s: float, socket: Path, output: str) -> None:
-    """Show live rates of each service on this node.
+def top(once: bool, of_cluster: bool, interval_s: float, socket: Path, output: str) -> None:
+    """Show live rates of each service here, or of each member.
 
     Packets per second that come from routers and from other nodes, are forwarded and dropped; new connections; those
-    that are held, as of the last count. Ends by Ctrl-C (exit code 0). With -o json, one object a line.
+    that are held, as of the last count. With --cluster each node is asked for its own; in parentheses its part of what
+    routers send to all nodes, and of what all forward. Ends by Ctrl-C (exit code 0). With -o json, one object a line.
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell may have SIGINT ignored in the background
         signal.signal(number, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
-        for before, after, took_s in _pairs(socket, interval_s):
-            found = list(loads(before, after, took_s))
+        for found, lines in (_of_cluster if of_cluster else _of_node)(socket, interval_s):
             if output == "json":
-                click.echo(json.dumps({"services": [one._asdict() for one in found], "node": total(found)._asdict()}))
+                click.echo(json.dumps(found))
             else:
                 clear = _CLEAR if sys.stdout.isatty() and not once else ""
-                click.echo(clear + "\n".join(_load_lines(found)))
+                click.echo(clear + "\n".join(lines))
             if once:
                 return
 
@@ -68,6 +66,19 @@ def drops(interval_s: float, socket: Path, output: str) -> None:
         click.echo(json.dumps({"drops": [one._asdict() for one in found]}, indent=2))
     else:
         click.echo("\n".join(_drop_lines(found)))
+
+
+def _of_node(socket: Path, interval_s: float) -> Iterator[tuple[dict[str, Any], list[str]]]:
+    for before, after, took_s in _pairs(socket, interval_s):
+        found = list(loads(before, after, took_s))
+        yield {"services": [one._asdict() for one in found], "node": total(found)._asdict()}, _load_lines(found)
+
+
+def _of_cluster(socket: Path, interval_s: float) -> Iterator[tuple[dict[str, Any], list[str]]]:
+    from agent.cli.cluster_display import load_lines
+
+    for report in reports(socket, interval_s):
+        yield report, list(load_lines(report, width()))
 
 
 def _pairs(socket: Path, interval_s: float) -> Iterator[tuple[dict[str, Any], dict[str, Any], float]]:

@@ -15,9 +15,11 @@ from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from agent.channel.overview import Overview
 from agent.control import (
     announce,
     backend,
+    cluster,
     config,
     connections,
     deny,
@@ -38,6 +40,7 @@ from agent.file_acl import admit_readers
 from agent.forwarding.packet_sampler import PacketSampler
 from agent.model import State
 from agent.node.operator import Operator
+from agent.node.own_state import RELEASE
 
 if TYPE_CHECKING:
     from agent.node.agent import Agent
@@ -50,6 +53,7 @@ def _routes(agent: Agent, changes: config.Changing) -> Routes:
     """Return all handlers. Each noun gets what it needs of the agent, and no more."""
     return {
         ("GET", "/status"): lambda _: json_response(status(_state(agent, changes))),
+        ("GET", "/cluster"): lambda _: _report(agent),
         ("GET", "/check"): lambda _: json_response(_look(agent, changes)[1].to_json()),
         ("GET", "/explain"): lambda request: json_response(_explain(agent, request.query.get("tuple", ""))),
         ("GET", "/table"): lambda request: simulation.simulate(_cluster(agent), request.query),
@@ -120,6 +124,17 @@ def _state(agent: Agent, changes: config.Changing) -> NodeState:
     )
 
 
+def _overview(agent: Agent, changes: config.Changing) -> Overview:
+    return cluster.overview(*_look(agent, changes), agent.publisher.digests, time.monotonic_ns())
+
+
+async def _report(agent: Agent) -> Response:
+    members = cluster.Cluster(
+        agent.node.address, agent.config.cluster, agent.members(), agent.membership.states, RELEASE, agent.overviews
+    )
+    return json_response(await cluster.report(members))
+
+
 def _explain(agent: Agent, text: str) -> dict[str, Any]:
     return explain_nat.explain(_forwarding(agent), _sessions(agent), text, time.monotonic_ns())
 
@@ -159,9 +174,9 @@ def _tracing(agent: Agent) -> trace.Tracing:
 
 async def _explain_live(agent: Agent, request: Request) -> Response:
     nodes = [member.address for member in agent.members()]
-    cluster = explain_live.Walking(agent.config, agent.node.address, nodes, agent.tracer.walk)
+    walking = explain_live.Walking(agent.config, agent.node.address, nodes, agent.tracer.walk)
     query = request.query
-    return json_response(await explain_live.explain_live(cluster, query.get("tuple", ""), query.get("at", "")))
+    return json_response(await explain_live.explain_live(walking, query.get("tuple", ""), query.get("at", "")))
 
 
 @contextlib.asynccontextmanager
@@ -180,6 +195,7 @@ async def serve(agent: Agent, changes: config.Changing) -> AsyncIterator[None]:
         raise AgentError(f"{path}: cannot listen there: {error.strerror}; remove what occupies the path") from None
     finally:
         os.umask(before)
+    agent.overviews.look = lambda: _overview(agent, changes)
     try:
         monitoring = serve_metrics(
             agent.config.metrics, lambda: _look(agent, changes), lambda text: _explain(agent, text)

@@ -17,6 +17,7 @@ from dataclasses import replace
 
 from agent.address import Address, Network
 from agent.announcing.order_book import OrderBook
+from agent.channel.event import Notice
 from agent.channel.trace import TraceReply, TraceRequest
 from agent.config.epoch import supported_epochs
 from agent.config.schema import Config
@@ -40,6 +41,7 @@ from agent.node.kept_files import KeptFiles
 from agent.node.membership import Membership
 from agent.node.nat import Nat
 from agent.node.operator import Known, Operator
+from agent.node.overviews import Overviews
 from agent.node.own_interface import Interface
 from agent.node.own_vips import OwnVips
 from agent.node.plan import Inputs, Plan, ThisNode, condition_of, own_member, plan
@@ -98,7 +100,7 @@ class Agent:
             self.forwarder,
             self._wake.set,
         )
-        self._publisher = Publisher(self.membership)
+        self.publisher = Publisher(self.membership)
         backends = (backend.address for service in config.services for backend in service.backends)
         self.deny_list = DenyList(config.deny, saved.denied, self._write_denied, self._save, backends)
         self.connections = ConnectionMonitor(config.services, self.epochs, self._wake.set)
@@ -107,7 +109,8 @@ class Agent:
             self.claims = ClaimKeeper(config, self.epochs, self.connections, self.forwarder, self.membership)
         self.nat = Nat(self.node, self.forwarder, self.membership, saved.backend_orders, self.health, self._wake.set)
         self.tracer = Tracer(interface.address, self.membership.notify_one, self._trace_here)
-        self.membership.on_notice = self.tracer.receive
+        self.overviews = Overviews(self.membership.notify_one)
+        self.membership.on_notice = self._receive_notice
         instance_paths = InstancePaths(
             paths.instance_pins, paths.steering_pins, paths.instances, paths.hand_over, paths.programs
         )
@@ -172,6 +175,10 @@ class Agent:
             *self.membership.problems(),
             *bounded([line for _, _, line in self.membership.obstacles]),
         )
+
+    def _receive_notice(self, notice: Notice, now: float) -> None:
+        self.tracer.receive(notice, now)
+        self.overviews.receive(notice)
 
     def _trace_here(self, request: TraceRequest) -> TraceReply:
         datapath = self.forwarder.datapath if self.forwarder else None
@@ -288,14 +295,14 @@ class Agent:
         With tables of an earlier agent it goes on as before. Without them it takes no new flows yet.
         """
         if self.plan is not None:
-            self._publisher.publish(self.plan, self.ready, self.forwarder)
+            self.publisher.publish(self.plan, self.ready, self.forwarder)
             return
         forwards = self.forwarder is None or self.forwarder.took_over
         condition = condition_of(self.node, replace(self._inputs(), forwarding=forwards), self._memory)
         announced = {s.key for s in self.config.services if s.vip in self._memory.announced_once}
         shares = self._by_key(own_shares(self.config, condition))
         shares = {key: replace(share, announced=key in announced) for key, share in shares.items()}
-        self._publisher.publish_first(shares, forwards, self.forwarder)
+        self.publisher.publish_first(shares, forwards, self.forwarder)
 
     def _by_key(self, shares: Mapping[str, Share]) -> dict[str, Share]:
         return {self._memory.candidates.services[name]: share for name, share in shares.items()}
@@ -362,6 +369,6 @@ class Agent:
 
     async def leave(self) -> None:
         """Publish that this node takes no new flows, and leave its routes to the relay."""
-        self._publisher.leave(self.plan, self.ready)
+        self.publisher.leave(self.plan, self.ready)
         await self.announcer.leave()
         await self.nat.leave()

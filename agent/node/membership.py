@@ -168,6 +168,11 @@ class Membership:
         """Who answers."""
         return self._asker.liveness
 
+    @property
+    def states(self) -> Mapping[IPv4Address, NodeState]:
+        """What the other nodes said last of themselves, whether or not they answer now."""
+        return self._channel.states
+
     def present_states(self) -> dict[IPv4Address, NodeState]:
         """Return what the nodes that answer say of themselves."""
         liveness = self.liveness

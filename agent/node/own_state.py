@@ -48,9 +48,8 @@ class OwnState:
         share = shares.get(NAT_KEY)
         nat = NatState(share.weight, share.effective, share.state, *self._backends, self._former) if share else None
         unreachable, epochs = tuple(unreachable[:MAX_UNREACHABLE]), self._node.epochs
-        return self._set(
-            NodeState(self.boot, 1, RELEASE, ready, epochs, published, unreachable, self.reads_claims, nat)
-        )
+        state = NodeState(self.boot, 1, RELEASE, ready, epochs, published, unreachable, self.reads_claims, nat)
+        return self._set(replace(state, gives_overview=True))
 
     def set_backends(self, results: Mapping[int, bool], orders: Mapping[int, BackendOrder]) -> bool:
         """Set the results of this node's checks of backends, and the orders for backends that it knows, both by the

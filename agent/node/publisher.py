@@ -18,6 +18,8 @@ class Publisher:
     def __init__(self, membership: Membership) -> None:
         self._membership = membership
         self._stopping = False
+        self.digests = Digests(0, 0)
+        """The last ones that were published."""
 
     def publish(self, plan: Plan, ready: bool, forwarder: Forwarder | None) -> None:
         """Publish the plan's shares; a heartbeat too. `ready`: whether this node forwards."""
@@ -26,6 +28,7 @@ class Publisher:
         ready = ready and not self._membership.isolated
         self._membership.publish(plan.published, ready)
         digests = Digests(plan.memory.cluster.digest, forwarder.tables_digest if forwarder else 0)
+        self.digests = digests
         self._membership.compare(digests)
         if forwarder is not None:
             forwarder.answer_with(self._membership.boot, digests, ready)

@@ -92,6 +92,42 @@ def test_explain_live_of_a_flow_of_nobody_ends_at_the_end_of_its_chain(cluster: 
     assert [(step["node"], step["event"]) for step in syn["steps"]] == [(chain[0], "deliver_owner")]
 
 
+def test_cluster_shows_all_members_from_one_node(cluster: ClusterLab) -> None:
+    """Packets from the router are counted where they arrive, and b2, asked by b1, says what b2 says itself."""
+
+    def routed() -> dict[str, int]:
+        members = cluster.request("b1", "GET", "/cluster")["members"]
+        assert [one["answers"] and one["overview"]["same_tables"] for one in members] == [True] * 4
+        return {one["address"]: one["overview"]["load"]["from_routers"] for one in members}
+
+    before = routed()
+    for connection in cluster.connect_many(40):
+        connection.close()
+
+    def counted() -> bool:
+        after = routed()
+        return sum(after.values()) - sum(before.values()) >= 40 * 3 and all(after[at] > before[at] for at in before)
+
+    wait_for(counted, "all four nodes to count the packets that they got from the router")
+    itself = next(one for one in cluster.status("b2")["services"] if one["name"] == "echo")["counters"]["rx"]
+    assert routed()[cluster.addresses["b2"]] >= itself > 0
+    text = cluster.lbctl("b3", "cluster")
+    assert "4 members, 4 up, 4 answer" in text
+    assert "all that answer have the same tables" in text
+
+
+def test_cluster_names_a_node_whose_agent_does_not_answer(cluster: ClusterLab) -> None:
+    cluster.kill("b4", "agent", signal.SIGSTOP)
+    try:
+        text = cluster.lbctl("b1", "cluster")
+    finally:
+        cluster.kill("b4", "agent", signal.SIGCONT)
+    assert "4 members, 4 up, 3 answer" in text
+    address = cluster.addresses["b4"]
+    assert f"{address}: does not answer within 0.75 s: see `systemctl status lb-agent` there" in text
+    wait_for(lambda: "4 answer" in cluster.lbctl("b1", "cluster"), "b4's agent to answer again")
+
+
 def test_explain_live_names_a_node_whose_agent_does_not_answer(cluster: ClusterLab) -> None:
     flow = f"tcp,10.1.1.1:1,{VIP}:7000"
     owner, ingress, *_ = cluster.lbctl("b1", "explain", flow, "-o", "json")["chain"]

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text of `lbctl cluster` and `lbctl top --cluster`: two reports of the cluster become rates, shares and lines. Pure.
+
+Reads the JSON of agent/control/cluster.py. A node's rates are over the time between its own readings, by its own clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from agent.cli.member_display import some_of
+from agent.cli.table import Table, paint, state_text
+from agent.time_text import age
+
+Report = Mapping[str, Any]
+_VERDICT_COLORS = {"warning": "yellow", "critical": "red"}
+_RATES = ("from_routers", "from_nodes", "new", "forwarded", "dropped")
+
+
+def with_rates(before: Report, after: Report) -> dict[str, Any]:
+    """Return the later report with rates in place of counters.
+
+    Each overview has `held`, and `rates` in packets (new: connections) per second with `ecmp_share` and
+    `forward_share`: its part of what routers sent to all nodes, and of what all forwarded. None where only one of the
+    two reports has it.
+    """
+    earlier = {one["address"]: one["overview"] for one in before["members"]}
+    rates = {one["address"]: _rates(earlier.get(one["address"]), one["overview"]) for one in after["members"]}
+    totals = {name: sum(one[name] for one in rates.values() if one) for name in ("from_routers", "forwarded")}
+    for one in rates.values():
+        if one is not None:
+            one["ecmp_share"] = _share(one["from_routers"], totals["from_routers"])
+            one["forward_share"] = _share(one["forwarded"], totals["forwarded"])
+    members = [one | {"overview": _seen(one["overview"], rates[one["address"]])} for one in after["members"]]
+    return {**after, "members": members}
+
+
+def _rates(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if before is None or after is None or after["read_ns"] <= before["read_ns"]:
+        return None
+    seconds = (after["read_ns"] - before["read_ns"]) / 1e9
+    pairs = {name: (before["load"][name], after["load"][name]) for name in _RATES}
+    # A counter that is less than before has begun again (another program), and counts from 0.
+    return {name: round((now - was if now >= was else now) / seconds, 1) for name, (was, now) in pairs.items()}
+
+
+def _share(part: float | None, total: float) -> float | None:
+    return None if part is None or total <= 0 else round(part / total, 4)
+
+
+def _seen(overview: Mapping[str, Any] | None, rates: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if overview is None:
+        return None
+    kept = {name: value for name, value in overview.items() if name not in ("read_ns", "load")}
+    return kept | {"held": overview["load"]["held"], "rates": rates}
+
+
+def cluster_lines(report: Report, columns: int) -> Iterator[str]:
+    """Yield how many are well, a row for each member with those that fail first, and what is wrong, once for all."""
+    members = sorted(report["members"], key=_rank)
+    yield _summary(report, members)
+    several = len({one["release"] for one in members if one["release"]}) > 1
+    dropping = any(rates["dropped"] for one in members if (rates := _rates_of(one)))
+    table = Table(
+        "member", "state", "release", "tables", "BGP", "VIPs", "health", "faults", "routers/s",
+        "forwarded/s", "held", "dropped/s",
+    )  # fmt: skip
+    for one in members:
+        found = one["overview"]
+        cells = [one["address"], _state(one), (one["release"] or "?") if several else "", _tables(found)]
+        if found is not None:
+            counts = (_count(found[kind]) for kind in ("sessions", "vips", "services"))
+            routers, forwarded, _, dropped, held = _load(found)
+            cells += [*counts, _faults(found), routers, forwarded, held, dropped if dropping else ""]
+        table.add_row(*cells)
+    yield from table.lines(columns)
+    yield from _problems(members)
+
+
+def load_lines(report: Report, columns: int) -> Iterator[str]:
+    """Yield a row with the rates of each member, the busiest first."""
+    table = Table("member", "state", "routers/s", "nodes/s", "new/s", "forwarded/s", "dropped/s", "held")
+    for one in sorted(report["members"], key=lambda one: -_busy(one)):
+        routers, forwarded, new, dropped, held = _load(one["overview"]) if one["overview"] else ("",) * 5
+        rates = _rates_of(one)
+        nodes = f"{rates['from_nodes']:,.0f}" if rates else ""
+        table.add_row(one["address"], _state(one), routers, nodes, new, forwarded, dropped, held)
+    yield from table.lines(columns)
+
+
+def _rates_of(member: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    found: Mapping[str, Any] | None = member["overview"] and member["overview"]["rates"]
+    return found
+
+
+def _busy(member: Mapping[str, Any]) -> float:
+    rates = _rates_of(member)
+    return float(rates["from_routers"] + rates["from_nodes"]) if rates else -1.0
+
+
+def _rank(member: Mapping[str, Any]) -> int:
+    found = member["overview"]
+    if found is None or not found["same_tables"]:
+        return 0
+    return {"critical": 1, "warning": 2}.get(found["verdict"], 3)
+
+
+def _summary(report: Report, members: list[Mapping[str, Any]]) -> str:
+    found = [one["overview"] for one in members if one["overview"]]
+    releases = sorted({one["release"] for one in members if one["release"]})
+    up = sum(one["state"] == "up" and one["silent_s"] is None for one in members)
+    other = sum(not one["same_tables"] for one in found)
+    epochs = ", ".join(sorted({f"{one['epoch']:#x}" for one in found}))
+    agreement = paint("red", f"{other} with other tables") if other else "all that answer have the same tables"
+    counts = f"{len(members)} members, {up} up, {len(found)} answer"
+    return (
+        f"cluster {report['cluster']}, asked from {report['node']}: {counts}; release {', '.join(releases)}; "
+        f"epoch {epochs or 'unknown'}; {agreement}"
+    )
+
+
+def _state(member: Mapping[str, Any]) -> str:
+    if member["silent_s"] is not None:
+        return paint("red", f"silent {age(member['silent_s'])}")
+    found = member["overview"]
+    if found is not None and not found["ready"]:
+        return paint("red", "not ready")
+    return state_text(found["state"] if found else member["state"])
+
+
+def _tables(found: Mapping[str, Any] | None) -> str:
+    if found is None or found["same_tables"]:
+        return ""
+    return paint("red", "other" if found["same_view"] else "other view")
+
+
+def _count(count: Mapping[str, int]) -> str:
+    return paint(None if count["well"] == count["all"] else "red", f"{count['well']}/{count['all']}")
+
+
+def _faults(found: Mapping[str, Any]) -> str:
+    return paint(_VERDICT_COLORS.get(found["verdict"]), str(found["faults"]))
+
+
+def _load(found: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the cells: from routers, forwarded, new, dropped, held; of the first two the node's part of all."""
+    rates, held = found["rates"], f"{found['held']:,}"
+    if rates is None:
+        return "-", "-", "-", "-", held
+    routers, forwarded = (
+        f"{rates[name]:,.0f}" + ("" if rates[share] is None else f" ({rates[share]:.0%})")
+        for name, share in (("from_routers", "ecmp_share"), ("forwarded", "forward_share"))
+    )
+    return routers, forwarded, f"{rates['new']:,.0f}", f"{rates['dropped']:,.0f}", held
+
+
+def _problems(members: list[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield each problem once, with the nodes that have it: many see the same."""
+    nodes: dict[tuple[str, str], list[str]] = {}
+    for one in members:
+        found = one["overview"]
+        if found is None:
+            nodes.setdefault((one["why"], "critical"), []).append(one["address"])
+        elif found["first_fault"]:
+            nodes.setdefault((found["first_fault"], found["verdict"]), []).append(one["address"])
+    for (text, verdict), addresses in nodes.items():
+        yield paint(_VERDICT_COLORS.get(verdict), f"{some_of(addresses)}: {text}")

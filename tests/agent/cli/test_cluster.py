@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""lbctl cluster and top --cluster: rates by each node's own clock, its part of the whole, and what is wrong, once."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.cli.cluster_display import cluster_lines, load_lines, with_rates
+
+Run = Callable[..., tuple[str, str]]
+
+
+def overview(read_s: float, routers: int = 0, forwarded: int = 0, **changed: Any) -> dict[str, Any]:
+    load = {"from_routers": routers, "from_nodes": 0, "new": 0, "forwarded": forwarded, "dropped": 0, "held": 1_500}
+    return {
+        "state": "up", "verdict": "ok", "ready": True, "attached": True, "relay": True, "epoch": 10,
+        "same_view": True, "same_tables": True, "services": {"well": 2, "all": 2}, "vips": {"well": 1, "all": 1},
+        "sessions": {"well": 2, "all": 2}, "faults": 0, "first_fault": None, "read_ns": int(read_s * 1e9), "load": load,
+    } | changed  # fmt: skip
+
+
+def report(*overviews: dict[str, Any] | None, why: str = "does not answer", **changed: Any) -> dict[str, Any]:
+    """A report of members from 10.0.0.11 on; one without an overview does not answer."""
+    other = {"why": why} | changed
+    members = [
+        {"address": f"10.0.0.{number}", "state": "up", "silent_s": None, "release": "0.2.0",
+         "answers": found is not None, "why": None, "overview": found} | ({} if found else other)
+        for number, found in enumerate(overviews, 11)
+    ]  # fmt: skip
+    return {"node": "10.0.0.11", "cluster": 7, "members": members}
+
+
+def rates(before: dict[str, Any], after: dict[str, Any]) -> list[Any]:
+    return [one["overview"] and one["overview"]["rates"] for one in with_rates(before, after)["members"]]
+
+
+def test_rates_are_over_each_nodes_own_time_and_shares_over_all() -> None:
+    before = report(overview(10, routers=1_000, forwarded=100), overview(500, routers=0))
+    after = report(overview(12, routers=1_600, forwarded=160), overview(501, routers=100, forwarded=10))
+    one, two = rates(before, after)
+    assert (one["from_routers"], one["forwarded"]) == (300.0, 30.0)
+    assert (two["from_routers"], two["forwarded"]) == (100.0, 10.0)
+    assert [(one["ecmp_share"], one["forward_share"]) for one in (one, two)] == [(0.75, 0.75), (0.25, 0.25)]
+
+
+def test_a_counter_that_begins_again_counts_from_0() -> None:
+    assert rates(report(overview(1, routers=900)), report(overview(2, routers=50)))[0]["from_routers"] == 50.0
+
+
+def test_without_two_readings_there_are_no_rates_and_without_packets_no_shares() -> None:
+    assert rates(report(None), report(overview(1))) == [None]
+    assert rates(report(overview(1)), report(overview(1))) == [None], "the same reading"
+    assert rates(report(overview(1)), report(None)) == [None]
+    assert rates(report(overview(1)), report(overview(2)))[0]["ecmp_share"] is None
+
+
+def lines(*overviews: dict[str, Any] | None, **changed: Any) -> list[str]:
+    after = report(*overviews, **changed)
+    before = copy.deepcopy(after)
+    for one in before["members"]:
+        if one["overview"]:
+            one["overview"]["read_ns"] -= 1_000_000_000
+            one["overview"]["load"] = dict.fromkeys(one["overview"]["load"], 0)
+    return list(cluster_lines(with_rates(before, after), 10_000))
+
+
+def test_a_row_for_each_member() -> None:
+    head, headings, one, two = lines(overview(5, routers=3_000), overview(5, routers=1_000, forwarded=10))
+    assert head == (
+        "cluster 7, asked from 10.0.0.11: 2 members, 2 up, 2 answer; release 0.2.0; epoch 0xa; "
+        "all that answer have the same tables"
+    )
+    assert headings.split() == ["member", "state", *"BGP VIPs health faults routers/s forwarded/s held".split()]  # noqa: SIM905
+    assert one.split() == ["10.0.0.11", "up", "2/2", "1/1", "2/2", "0", "3,000", "(75%)", "0", "(0%)", "1,500"]
+    assert two.split()[6:] == ["1,000", "(25%)", "10", "(100%)", "1,500"]
+
+
+def test_what_fails_comes_first_and_a_fault_of_several_once() -> None:
+    fault = {"verdict": "warning", "faults": 2, "first_fault": "10.0.0.13 does not answer"}
+    found = lines(overview(5), overview(5, **fault), None, overview(5, **fault), state="lost", silent_s=90.0)
+    assert [line.split()[0] for line in found[2:6]] == ["10.0.0.13", "10.0.0.12", "10.0.0.14", "10.0.0.11"]
+    assert found[2].split() == ["10.0.0.13", "silent", "1", "m"]
+    assert found[6:] == ["10.0.0.13: does not answer", "10.0.0.12, 10.0.0.14: 10.0.0.13 does not answer"]
+
+
+def test_other_tables_releases_and_drops_have_columns_of_their_own() -> None:
+    other = overview(5, same_tables=False, same_view=False)
+    found = lines(
+        overview(5, load=overview(5)["load"] | {"dropped": 7}), other, None, release="0.1.9", why="older release"
+    )
+    assert "1 with other tables" in found[0]
+    assert "release 0.1.9, 0.2.0" in found[0]
+    assert found[1].split()[:4] == ["member", "state", "release", "tables"]
+    assert found[2].split()[:5] == ["10.0.0.12", "up", "0.2.0", "other", "view"]
+    assert found[3].split() == ["10.0.0.13", "up", "0.1.9"]
+    assert found[4].split()[-1] == "7"
+    assert found[5] == "10.0.0.13: older release"
+
+
+def test_a_node_that_does_not_forward_is_not_ready() -> None:
+    found = lines(overview(5, ready=False, verdict="critical", faults=1, first_fault="no XDP"))
+    assert found[2].split()[:3] == ["10.0.0.11", "not", "ready"]
+    assert found[3] == "10.0.0.11: no XDP"
+
+
+def test_top_has_the_busiest_first() -> None:
+    after = report(overview(2, routers=10), None, overview(2, routers=30))
+    before = report(overview(1), None, overview(1))
+    found = list(load_lines(with_rates(before, after), 10_000))
+    assert [line.split()[0] for line in found] == ["member", "10.0.0.13", "10.0.0.11", "10.0.0.12"]
+    assert found[1].split()[2:5] == ["30", "(75%)", "0"]
+
+
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([report(overview(1)), report(overview(2, routers=40))])
+    monkeypatch.setattr("agent.cli.cluster.request", lambda *_: next(answers))
+    monkeypatch.setattr("time.sleep", lambda _: None)
+
+
+@pytest.mark.usefixtures("two")
+def test_cluster_for_people(run: Run, tmp_path: Path) -> None:
+    out, _ = run("cluster", "-s", str(tmp_path))
+    assert "40 (100%)" in out
+
+
+@pytest.mark.usefixtures("two")
+def test_cluster_for_programs(run: Run, tmp_path: Path) -> None:
+    (one,) = json.loads(run("cluster", "-s", str(tmp_path), "-o", "json")[0])["members"]
+    assert one["overview"]["rates"]["from_routers"] == 40.0
+    assert "load" not in one["overview"]
+
+
+@pytest.mark.usefixtures("two")
+def test_top_of_the_cluster(run: Run, tmp_path: Path) -> None:
+    assert "40 (100%)" in run("top", "--cluster", "--once", "-s", str(tmp_path))[0]
