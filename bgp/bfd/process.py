@@ -37,7 +37,7 @@ from bgp.bfd.session import StateChange
 from bgp.bfd.status import STATUS_NAME, BfdStatus, encode_statuses
 from bgp.errors import BgpError
 from bgp.file_watch import WatchedFile, replace_file
-from bgp.helper_log import log
+from bgp.helper_log import INFO, WARNING, log
 
 HOUSEKEEPING_S = 1.0
 """How often the configuration is polled, and sockets that could not be opened are retried."""
@@ -98,7 +98,7 @@ class BfdProcess:
             try:
                 self._configure({peer.address: peer for peer in decode_peers(text)}, now)
             except BgpError as problem:
-                log("bfd", str(problem))
+                log("bfd", str(problem), WARNING)
         for neighbor in self._neighbors.values():
             neighbor.error = neighbor.open() or self._open_receiver(neighbor.peer)
 
@@ -187,13 +187,14 @@ class BfdProcess:
             try:
                 replace_file(self._status_path, encode_statuses(statuses))
             except OSError as problem:
-                log("bfd", f"{self._status_path}: {problem.strerror}")
+                log("bfd", f"{self._status_path}: {problem.strerror}", WARNING)
             self._written = statuses
 
     def _report(self, peer: BfdPeer, change: StateChange) -> None:
         why = f": {DIAGNOSTICS[change.diagnostic]}" if change.new is not SessionState.UP and change.diagnostic else ""
         if SessionState.UP in (change.old, change.new):
-            log("bfd", f"{peer.address} is {change.new}{why}")
+            level = INFO if change.new is SessionState.UP else WARNING
+            log("bfd", f"{peer.address} is {change.new}{why}", level)
         if change.failure:
             self._to_exabgp += f"neighbor {peer.name} teardown {BFD_DOWN}\n".encode()
 

@@ -99,7 +99,8 @@ def render_env(config: SpeakerConfig) -> str:
     terminate: if the relay were lost for good, ExaBGP would close its sessions but stay alive; it must exit, so that
     the service restarts it. statistics: would log a line per keepalive. openwait: seconds to wait for the OPEN of a
     router that accepts the connection and stays silent. speed: checks timers every 50 ms instead of 10; sockets wake it
-    in any case; idle, it takes 0.5 % of a core instead of 2.
+    in any case; idle, it takes 0.5 % of a core instead of 2. level: what happens to a session, and why, is a line of
+    the relay's; ExaBGP's own add how it works through it.
     """
     return f"""\
 [exabgp.daemon]
@@ -119,7 +120,7 @@ openwait = 10
 speed = 5.0
 [exabgp.log]
 destination = stderr
-level = INFO
+level = WARNING
 short = true
 statistics = false
 """

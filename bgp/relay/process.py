@@ -28,12 +28,12 @@ from pathlib import Path
 from bgp.bfd.status import STATUS_NAME, decode_statuses
 from bgp.errors import BgpError
 from bgp.file_watch import WatchedFile
-from bgp.helper_log import log
+from bgp.helper_log import ERROR, INFO, WARNING, log
 from bgp.peercred import peer_uid
 from bgp.relay.agent_connection import AgentConnection, Hangup
 from bgp.relay.allowlist import Allowlist
 from bgp.relay.protocol import REPLACED, AgentStop
-from bgp.relay.reconciler import Reconciler
+from bgp.relay.reconciler import SESSION_UP, Reconciler
 from bgp.sd_notify import notify, status
 
 COALESCE_S = 0.02
@@ -119,11 +119,11 @@ class Relay:
             )
             if held and not error:
                 text += ", and its VIPs: fewer than half of the announcers remain"
-            log("relay", text)
+            log("relay", text, WARNING if error or deadman else INFO)
         sessions = self._reconciler.sessions()
         for address, text in sessions.items():
             if text != self._logged_sessions.get(address):
-                log("relay", f"neighbor {address}: {text}")
+                log("relay", f"neighbor {address}: {text}", INFO if text == SESSION_UP else WARNING)
         self._logged_sessions = sessions
         notify(status(_status_line(sessions, deadman=state[0])))
 
@@ -248,9 +248,9 @@ def main() -> int:
         allowlist = Allowlist(arguments.allow)
         listener = listen(arguments.socket)
     except OSError as error:
-        log("relay", f"{arguments.socket}: {error.strerror}")
+        log("relay", f"{arguments.socket}: {error.strerror}", ERROR)
         return 1
     except BgpError as error:
-        log("relay", str(error))
+        log("relay", str(error), ERROR)
         return 1
     return Relay(listener, arguments.agent_uid, arguments.socket.parent, allowlist).run()

@@ -43,6 +43,8 @@ from bgp.relay.export import ExportPolicy
 from bgp.relay.protocol import DesiredRoutes, Peer, Snapshot
 from bgp.route import Route
 
+SESSION_UP = "session up"
+"""In the log of sessions."""
 REVERIFY_S = 30.0
 PING_S = 1.0
 """After this time without a line from ExaBGP the relay asks it for an answer."""
@@ -206,7 +208,7 @@ class Reconciler:
     def sessions(self) -> dict[str, str]:
         """Return the state of each session for the log, with the reason if it is down."""
         return {
-            n.address: "session up" if n.up else f"session down: {n.why or 'not connected yet'}"
+            n.address: SESSION_UP if n.up else f"session down: {n.why or 'not connected yet'}"
             for n in self._adj_rib_in.neighbors
         }
 

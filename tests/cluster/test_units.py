@@ -64,6 +64,10 @@ def test_units_do_under_systemd_what_the_daemons_do_without(cluster: ClusterLab,
     assert machine.run("cat", "/proc/sys/net/ipv4/conf/all/arp_ignore") == "1\n"
     for daemon in ("bgp.exabgp.connect", "relay.pyz"):
         assert machine.run("pgrep", "--uid=anylb-bgp", "--full", daemon), "it has dropped its privileges"
+    lines = map(json.loads, machine.run("journalctl", "--unit=lb-bgp", "--output=json").splitlines())
+    logged = {(line["MESSAGE"].split()[0], line["PRIORITY"]) for line in lines if line["_COMM"] != "systemd"}
+    assert {("relay", "6"), ("relay", "4")} <= logged, "sessions that are up, and down at first"
+    assert not logged & {(source, "6") for source in ("processes", "configuration", "reactor", "welcome")}, logged
     machine.run("systemctl", "reload", "lb-bgp", "lb-agent")
     assert machine.run("stat", "--format=%a %G", "/run/anylb-bgp") == "1770 anylb-bgp\n", "systemd leaves it alone"
     _take_a_change_of_bgp_and_undo_it(machine)
@@ -234,6 +238,32 @@ def test_configuration_with_an_error_is_shown_and_not_retried(cluster: ClusterLa
         machine.run("sed", "-i", "s/^cluster: .*/cluster: 4242/", file)
         machine.run("systemctl", "start", "lb-agent")
         wait_for(lambda: "b6" in cluster.next_hops(), "b6 to announce")
+
+
+def test_reboot_withdraws_first_and_the_node_comes_back_by_itself(cluster: ClusterLab, machine: SystemdMachine) -> None:
+    """What is gone: the program, the pins, /run and the VIP on lo. Other nodes' connections live, also those whose
+    packets came by way of b6."""
+    held = cluster.connect_many(60)
+    try:
+        others = {one: server for one in held if (server := server_of(one)) != "b6"}
+        assert forwarded(machine) > 0, "some of them come by way of b6"
+        machine.shut_down_to_reboot()
+        assert "b6" not in cluster.next_hops(), "it withdrew the VIP before it went"
+        assert {one: server_of(one) for one in others} == others
+        machine.boot_again()
+        wait_for(lambda: "b6" in cluster.next_hops(), "b6 to announce again")
+        wait_for(lambda: cluster.tables_agree(FOUR, (*FOUR, "b6")), "all to serve")
+        assert {one: server_of(one) for one in others} == others
+        assert forwarded(machine) > 0, "it forwards again"
+    finally:
+        for one in held:
+            one.close()
+
+
+def forwarded(machine: SystemdMachine) -> int:
+    """Return how many packets the machine's program has forwarded."""
+    services = json.loads(machine.run("lbctl", "status", "-o", "json"))["services"]
+    return sum(count for one in services for name, count in one["counters"].items() if name.startswith("forward_"))
 
 
 def test_unit_gets_a_secret_from_systemd(machine: SystemdMachine) -> None:

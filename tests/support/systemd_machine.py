@@ -16,7 +16,7 @@ import contextlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from support.waiting import wait_for
@@ -34,25 +34,63 @@ Requires=basic.target
 After=basic.target
 Wants=systemd-journald.service lb-bgp.service lb-agent.service
 """
-BOOT = """\
+MOUNTS = """\
 set -e
 mount -t tmpfs tmpfs "$1"
 mkdir "$1/upper" "$1/work" "$1/tree" "$1/bpf"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/tree"
-mount -t bpf bpf "$1/bpf"
 rm -rf "$1/tree/etc/systemd/system"
 cp -a "$2/." "$1/tree/"
-exec systemd-nspawn --quiet --directory="$1/tree" --boot --register=no --keep-unit --link-journal=no --capability=all \
-  --system-call-filter="bpf pidfd_getfd" --network-namespace-path="/proc/$3/ns/net" --bind="$1/bpf:/sys/fs/bpf" \
-  --bind-ro="$4:$5" -- --unit=anylb.target
+exec sleep infinity
 """
+BOOT = """\
+set -e
+mount -t bpf bpf "$1/bpf"
+exec systemd-nspawn --quiet --directory="$1/tree" --boot --register=no --keep-unit --link-journal=no --capability=all \
+  --system-call-filter="bpf pidfd_getfd" --network-namespace-path="/proc/$2/ns/net" --bind="$1/bpf:/sys/fs/bpf" \
+  --bind-ro="$3:$4" -- --unit=anylb.target
+"""
+FORGET = """\
+set -e
+umount "$1/bpf"
+sysctl --quiet --write net.ipv4.conf.all.arp_ignore=0 net.ipv4.conf.all.arp_announce=0
+for link in $(ls /proc/sys/net/ipv4/conf | grep eth); do
+  sysctl --quiet --write "net.ipv4.conf.$link.arp_ignore=0" "net.ipv4.conf.$link.arp_announce=0"
+  ip link set "$link" xdp off
+  tc qdisc delete dev "$link" clsact 2>/dev/null || :
+done
+ip address flush dev lo scope global
+"""
+"""What a kernel that starts again has lost, although the node's network namespace lives on."""
+REBOOTS = 133
+"""How systemd-nspawn ends when its machine has shut down to boot again (its source, run_container)."""
 
 
 class SystemdMachine:
-    """A machine that has booted; `pid` is its systemd's on the host."""
+    """A machine that runs; `pid` is its systemd's on the host."""
 
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
+    def __init__(self, boot: Callable[[], subprocess.Popen[bytes]], forget: Callable[[], None], console: Path) -> None:
+        self._boot, self._forget, self._console = boot, forget, console
+        self._start()
+
+    def _start(self) -> None:
+        self.nspawn = self._boot()
+        self.pid = _booted(self.nspawn, self._console)
+
+    def shut_down_to_reboot(self) -> None:
+        """Have it stop all units, as for a reboot."""
+        self.run("systemctl", "--no-block", "reboot")
+        assert self.nspawn.wait(60) == REBOOTS, self._console.read_text(errors="replace")
+
+    def boot_again(self) -> None:
+        """Boot with the same files, but without what the kernel had."""
+        self._forget()
+        self._start()
+
+    def end(self) -> None:
+        """Shut the machine down."""
+        self.nspawn.terminate()
+        self.nspawn.wait()
 
     def run(self, *command: str, code: int | None = 0) -> str:
         """Run a command in the machine, outside the units, and check its exit code (None: any); return its output."""
@@ -82,14 +120,27 @@ def systemd_machine(net_pid: int, files: Mapping[str, str], packages: Path | Non
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content)
             path.chmod(0o755 if path.name == "lbctl" else 0o644)
-        # The mount namespace, and with it all mounts, ends with nspawn, and nspawn with this thread.
-        argv = ["setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--propagation=private", "sh", "-c", BOOT, "sh"]
-        argv += [str(root), str(added), str(net_pid)]
-        argv += [str(ROOT), "/opt/anylb"] if packages is None else [str(packages), "/mnt"]
-        log = ending.enter_context(Path(made, "console").open("wb"))
-        nspawn = ending.enter_context(subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
-        ending.callback(nspawn.terminate)  # it shuts the machine down
-        yield SystemdMachine(_booted(nspawn, Path(made, "console")))
+        # The mount namespace, and with it all mounts, ends with this process; nspawn with this thread.
+        bound = (str(ROOT), "/opt/anylb") if packages is None else (str(packages), "/mnt")
+        own = ["setpriv", "--pdeathsig=KILL"]
+        console = ending.enter_context(Path(made, "console").open("wb"))
+        argv = [*own, "unshare", "--mount", "--propagation=private", "sh", "-c", MOUNTS, "sh", str(root), str(added)]
+        mounts = ending.enter_context(subprocess.Popen(argv, stdout=console, stderr=console))
+        ending.callback(mounts.kill)
+        here = [*own, "nsenter", f"--target={mounts.pid}", "--mount"]
+
+        def boot() -> subprocess.Popen[bytes]:
+            argv = [*here, "sh", "-c", BOOT, "sh", str(root), str(net_pid), *bound]
+            return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=console, stderr=console)
+
+        def forget() -> None:
+            argv = [*here, f"--net=/proc/{net_pid}/ns/net", "sh", "-c", FORGET, "sh", str(root)]
+            subprocess.run(argv, check=True, stdout=console, stderr=console)
+
+        wait_for(lambda: Path(f"/proc/{mounts.pid}/comm").read_text() == "sleep\n", "the machine's files")
+        machine = SystemdMachine(boot, forget, Path(made, "console"))
+        ending.callback(machine.end)
+        yield machine
 
 
 def _booted(nspawn: subprocess.Popen[bytes], console: Path) -> int:
