@@ -36,6 +36,8 @@ bench_packages="libnginx-mod-stream wrk"
 
 # Runs ExaBGP and nothing else. What a process of the user "nobody" may do, anybody's daemon may; bgp.user names another.
 user=anylb-bgp
+# Its members may read the state of the agent (lbctl status, check and others), as with the package.
+group=anylb
 
 mode=test
 dry_run=no
@@ -55,6 +57,7 @@ esac
 if [ "$dry_run" = yes ]; then
     echo "packages: $packages"
     echo "user: $user"
+    echo "group: $group"
     # shellcheck disable=SC2086  # a list of words
     echo "Python packages: $requirements: $(sed -n 's/==.*//p' $requirements | tr '\n' ' ')"
     exit
@@ -107,6 +110,7 @@ fi
 getent passwd "$user" >/dev/null ||
     adduser --system --group --quiet --no-create-home --home /nonexistent "$user" ||
     fail "adduser could not create the user $user"
+getent group "$group" >/dev/null || addgroup --system --quiet "$group" || fail "addgroup could not create the group $group"
 
 echo "anylb: preparing .venv"
 # Debian's python3, not another one on PATH, with its packages in sight: BCC lives there.

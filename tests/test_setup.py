@@ -11,6 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from agent.file_acl import GROUP
 from bgp.exabgp.config import USER
 
 ROOT = Path(__file__).parents[1]
@@ -60,7 +61,10 @@ def listing(*arguments: str, code: int = 0) -> str:
 
 
 def test_a_server_gets_no_routers_and_no_tests() -> None:
-    packages, user, python = listing("agent", "--dry-run").splitlines()
+    packages, user, group, python = listing("agent", "--dry-run").splitlines()
+    assert group == f"group: {GROUP}"
+    postinst = (ROOT / "package/deb/postinst").read_text()
+    assert f"addgroup --system --quiet {GROUP}\n" in postinst, "the package makes the same group"
     assert packages == "packages: python3 python3-venv python3-bpfcc libatomic1 libpcap0.8 ca-certificates adduser"
     assert user == f"user: {USER}"
     assert python.startswith("Python packages: requirements/agent.txt requirements/setup.txt: ")

@@ -21,15 +21,22 @@ class Step:
     warning: bool = False
 
 
-def steps(old: Config, new: Config, changes: Sequence[Change], held: Mapping[str, int]) -> tuple[Step, ...]:
-    """Return what applying `new` does, in order. `held`: the connections of clients on this node, by service name."""
+def steps(
+    old: Config, new: Config, changes: Sequence[Change], held: Mapping[str, int], ending: str | None = None
+) -> tuple[Step, ...]:
+    """Return what applying `new` does, in order.
+
+    `held`: the connections of clients on this node, of NAT services the sessions, by service name. `ending`: which
+    sessions end altogether, and how they would not, as a line; None if they go on.
+    """
     if not changes:
         return ()
     return (
         Step("check lb.yml and the files that it names on this node, and ExaBGP's part by ExaBGP"),
         Step(_data_path(old, new)),
+        *((Step(ending, warning=True),) if ending else ()),
         *_removed(old, new, held),
-        *_services(old, new, changes),
+        *_services(old, new, changes, held),
         *_rest(changes),
         *_peers(old, new, changes),
         *(Step(f"announce {vip}, once a server is healthy") for vip in new.vips if vip not in old.vips),
@@ -61,22 +68,40 @@ def _removed(old: Config, new: Config, held: Mapping[str, int]) -> Iterable[Step
             text = f"withdraw {service.vip}, and remove {_named(service)}"
         else:
             text = f"remove {_named(service)}"
-        count = held.get(service.name, 0)
-        if count:
-            lose = f"{count} connection{'s' if count != 1 else ''} on this node end{'' if count != 1 else 's'}"
+        if count := held.get(service.name, 0):
+            lose = f"{_counted(count, service)} on this node end{'' if count != 1 else 's'}"
             text += f": {lose}; to let them finish first, `lbctl drain --wait` before the change"
         yield Step(text, count > 0)
 
 
-def _services(old: Config, new: Config, changes: Sequence[Change]) -> Iterable[Step]:
-    keys = {service.key for service in old.services}
+def _counted(count: int, service: ServiceConfig) -> str:
+    noun = "session" if service.mode == "nat" else "connection"
+    return f"{count:,} {noun}{'s' if count != 1 else ''}"
+
+
+def _services(old: Config, new: Config, changes: Sequence[Change], held: Mapping[str, int]) -> Iterable[Step]:
+    before = {service.key: service for service in old.services}
     for service in new.services:
-        if service.key not in keys:
+        if service.key not in before:
             yield Step(f"add {_named(service)}: its table and its health check{_on_lo(old, new, service)}")
         prefix = f"services[{service.name}]"
         settings = [c.text[2:].removeprefix(f"{prefix}.") for c in changes if c.path.startswith(f"{prefix}.")]
-        if settings and service.key in keys:
-            yield Step(f"set {service.name}: {', '.join(settings)}")
+        if settings and (was := before.get(service.key)) is not None:
+            cost = _moved(was, service, held.get(was.name, 0))
+            yield Step(f"set {service.name}: {', '.join(settings)}{cost}", bool(cost))
+
+
+def _moved(old: ServiceConfig, new: ServiceConfig, count: int) -> str:
+    """Return what a change of what decides a service's rows costs, to follow its settings; empty if it costs nothing.
+
+    Rows of a NAT service are those of all sessions. Other nodes may hold connections where this one has none.
+    """
+    if old.mode != new.mode:
+        return f": {_counted(count, old)} on this node end, and those on others: give another VIP to a new service"
+    if old.mode == "nat" or (old.affinity, old.hash) == (new.affinity, new.hash):
+        return ""
+    at_risk = f"{_counted(count, old)} on this node may break, and those on others"
+    return f": its rows move, {at_risk}; change it while there is none, or give the new values to a new service"
 
 
 def _on_lo(old: Config, new: Config, service: ServiceConfig) -> str:
@@ -117,8 +142,9 @@ def _cluster(old: Config, new: Config) -> Iterable[Step]:
     """Yield what the other nodes must do too."""
     before, after = (supported_epochs(config) for config in (old, new))
     if not {one.number for one in before} & {one.number for one in after}:
-        text = "new connections may break until it is applied on every other node: give table.previous to avoid that"
-        yield Step(text, warning=True)
+        same = (old.table, old.hash_key, old.nat) == (new.table, new.hash_key, new.nat)  # `previous` covers these alone
+        instead = "let no node join or leave meanwhile" if same else "give table.previous to avoid that"
+        yield Step(f"new connections may break until it is applied on every other node: {instead}", warning=True)
     elif {service.key for service in old.services} != {service.key for service in new.services}:
         yield Step("then apply it on every other node: all have the same services")
 

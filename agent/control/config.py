@@ -11,6 +11,7 @@ POST   /config/undo         have the configuration before it run    ?force
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +26,7 @@ from agent.config.schema import Config
 from agent.connections.monitor import ConnectionMonitor
 from agent.control.http_server import Response, Routes, json_response
 from agent.errors import AgentError, HalfDoneError
+from agent.node.nat import Nat
 
 
 class Changing(Protocol):
@@ -61,6 +63,7 @@ class Configured:
 
     config: Config
     connections: ConnectionMonitor
+    nat: Nat
     changes: Changing
 
 
@@ -85,18 +88,21 @@ def _shown(config: Config) -> dict[str, Any]:
 
 async def _diff(configured: Configured) -> Response:
     loaded, changes = await configured.changes.read()
-    planned = steps(configured.config, loaded.config, changes, await _held(configured))
+    ending = await asyncio.to_thread(configured.nat.refusal, loaded.config)
+    planned = steps(configured.config, loaded.config, changes, await _held(configured), ending)
     return json_response(
         {"equal": not changes, "changes": _as_json(changes), "steps": [asdict(one) for one in planned]}
     )
 
 
 async def _held(configured: Configured) -> dict[str, int]:
-    """Return how many connections of clients this node holds, by service; nothing if they cannot be counted."""
+    """Return how many connections of clients this node holds, by service, and for NAT services how many sessions;
+    nothing of what cannot be counted."""
+    counts = dict[str, int]()
     with contextlib.suppress(AgentError):
         held = await configured.connections.read()
-        return {service.name: held.count(service.key) for service in configured.config.services}
-    return {}
+        counts = {service.name: held.count(service.key) for service in configured.config.services}
+    return counts | await asyncio.to_thread(configured.nat.held)
 
 
 def _as_json(changes: Sequence[Change]) -> list[dict[str, Any]]:

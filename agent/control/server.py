@@ -61,7 +61,7 @@ def _routes(agent: Agent, changes: config.Changing) -> Routes:
         ("POST", "/drain"): lambda request: _set_state(agent.operator, State.DRAINING, request),
         ("POST", "/undrain"): lambda request: _set_state(agent.operator, State.UP, request),
         ("POST", "/leave"): lambda request: _set_state(agent.operator, State.LEFT, request),
-        **config.routes(config.Configured(agent.config, agent.connections, changes)),
+        **config.routes(config.Configured(agent.config, agent.connections, agent.nat, changes)),
         **announce.routes(_announcing(agent)),
         **backend.routes(agent.config, agent.operator, agent.shares, agent.nat.backends),
         ("GET", "/connections"): lambda request: connections.connections(

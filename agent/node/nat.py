@@ -21,7 +21,7 @@ from agent.node.membership import Membership
 from agent.node.plan import ThisNode
 from agent.sessions.former import FormerPool
 from agent.sessions.keeper import SessionKeeper
-from agent.sessions.listing import close_selected, count_live
+from agent.sessions.listing import close_selected, count_live, count_live_by_service
 from agent.sessions.selection import Selection
 from agent.sessions.session_table import SessionTable
 from agent.sessions.tag_array import LIVE
@@ -84,6 +84,13 @@ class Nat:
             f"{ending.key}: its change ends {count:,} sessions of this node{of_pools}, whose clients get a RST; "
             f"{ending.instead}, `lbctl reload --force` ends them"
         )
+
+    def held(self) -> dict[str, int]:
+        """Return how many sessions this node has, by the name of their service. For a thread: it reads all of them."""
+        if self.sessions is None:
+            return {}
+        counts = count_live_by_service(self.sessions.table)
+        return {name: counts.get(slot, 0) for slot, name in self.sessions.service_names.items()}
 
     @property
     def former(self) -> FormerPool | None:

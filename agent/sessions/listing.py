@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -89,6 +90,16 @@ def count_live(table: SessionTable, pools: Collection[Network] = ()) -> int:
         starts = range(0, len(table.tags), PART)
         return sum(len(found) for one in chosen for start in starts for found in find(table, one, start))
     return sum(int(np.count_nonzero(are_live(table.tags[at : at + PART]))) for at in range(0, len(table.tags), PART))
+
+
+def count_live_by_service(table: SessionTable) -> dict[int, int]:
+    """Return how many sessions there are now, by their service's slot. For a thread: it reads all records."""
+    counts: Counter[int] = Counter()
+    for start in range(0, len(table.tags), PART):
+        for found in find(table, Selection(LIVE), start):
+            slots, sessions = np.unique(found.records["service_slot"], return_counts=True)
+            counts.update(dict(zip(slots.tolist(), sessions.tolist(), strict=True)))
+    return dict(counts)
 
 
 def find_one(table: SessionTable, selection: Selection, ranges: Iterable[range]) -> Found | None:

@@ -7,6 +7,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from support.nat_config import TEXT as NAT
+from support.nat_config import nat_config
 
 from agent.change.difference import Change, differences
 from agent.change.effective import defaults, effective
@@ -128,9 +130,9 @@ def test_schema_refuses(old: str, new: str) -> None:
         jsonschema.validate(yaml.safe_load(TEXT.replace(old, new)), Config.model_json_schema())
 
 
-def planned(new: Config, **held: int) -> list[str]:
-    old = config()
-    return [("! " if s.warning else "") + s.text for s in steps(old, new, differences(old, new), held)]
+def planned(new: Config, before: Config | None = None, ending: str | None = None, **held: int) -> list[str]:
+    old = before or config()
+    return [("! " if s.warning else "") + s.text for s in steps(old, new, differences(old, new), held, ending)]
 
 
 def test_no_change_has_no_steps() -> None:
@@ -166,6 +168,33 @@ def test_sessions_that_end_or_are_reset_are_warnings() -> None:
     reset = "! ExaBGP: reset the session to 10.0.0.1 (hold_time_s: 9 → 3)"
     assert reset in planned(config(("as: 65000}", "as: 65000, hold_time_s: 3}")))
     assert any("reset" in line for line in planned(config(("local_as: 65001", "local_as: 65002"))))
+
+
+@pytest.mark.parametrize(
+    ("key", "before", "after"), [("affinity", "5-tuple", "3-tuple"), ("hash", "rendezvous", "maglev")]
+)
+def test_what_moves_rows_is_a_warning(key: str, before: str, after: str) -> None:
+    found = planned(config(("port: 443}", f"port: 443, {key}: {after}}}")), web=12)
+    assert (
+        f"! set web: {key}: {before} → {after}: its rows move, 12 connections on this node may break, and those on "
+        "others; change it while there is none, or give the new values to a new service"
+    ) in found
+    assert found[-1] == (
+        "! new connections may break until it is applied on every other node: let no node join or leave meanwhile"
+    )
+    none_here = planned(config(("port: 443}", f"port: 443, {key}: {after}}}")))
+    assert any(line.startswith("! set web") and "0 connections on this node" in line for line in none_here)
+    assert "set web: weight: 100 → 5" in planned(config(("port: 443}", "port: 443, weight: 5}")), web=12)
+
+
+def test_sessions_of_nat_that_end_are_a_warning() -> None:
+    old, web = nat_config(), NAT[: NAT.index("  - name: dns")]
+    dns = NAT[len(web) : NAT.index("  - {name: dsr")]
+    found = planned(nat_config(NAT.replace(dns, "")), old, "nat.sessions: its change ends 3 sessions", dns=1_234)
+    assert found[2] == "! nat.sessions: its change ends 3 sessions"
+    assert any("1,234 sessions on this node end" in line for line in found[3:] if line.startswith("! "))
+    other = nat_config(NAT.replace("mode: nat", "mode: nat\n    affinity: 3-tuple", 1))
+    assert "set web: affinity: 5-tuple → 3-tuple" in planned(other, old, web=9), "sessions stay with their backends"
 
 
 def test_another_table_is_a_warning() -> None:

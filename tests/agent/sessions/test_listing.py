@@ -11,7 +11,7 @@ import pytest
 from support.session_slots import CLIENT, NOW, SLOTS, VIP, Slots
 
 from agent.model import Flow
-from agent.sessions.listing import find, find_one, read_pages, rows_slots
+from agent.sessions.listing import count_live_by_service, find, find_one, read_pages, rows_slots
 from agent.sessions.page import Names, decode
 from agent.sessions.selection import Selection
 from agent.sessions.tag_array import LIVE
@@ -35,6 +35,10 @@ def slots() -> Slots:
 
 def found(slots: Slots, selection: Selection, **part: int) -> list[int]:
     return sorted(slot for one in find(slots.table, selection, **({"start": 0} | part)) for slot in one.slots.tolist())
+
+
+def test_sessions_are_counted_by_service(slots: Slots) -> None:
+    assert count_live_by_service(slots.table) == {3: 2, 4: 2}, "closed and unfinished ones are none"
 
 
 @pytest.mark.parametrize(
