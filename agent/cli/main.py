@@ -37,7 +37,7 @@ COMMANDS = {
     "explain": "node",  # TUPLE [--live [--at ADDRESS]]
     "connections": "connections",  # [--service NAME]
     "trace": "trace",  # [FILTER] [--service NAME] [--client PREFIX] [--event COUNTER] [--count N] [-w FILE]
-    "table": "table_show",  # show | simulate --remove ADDRESS
+    "table": "table_show",  # show | simulate --remove ADDRESS | diff
     "session": "session",  # list | show | kill | watch
     # the whole node, with its connections
     "drain": "node",  # [--force] [--wait [--until-below N] [--timeout TIME]]

@@ -29,6 +29,7 @@ from agent.control import (
     instance,
     session,
     simulation,
+    table_diff,
     trace,
 )
 from agent.control.check import Checked, checked
@@ -57,6 +58,9 @@ def _routes(agent: Agent, changes: config.Changing) -> Routes:
         ("GET", "/check"): lambda _: json_response(_look(agent, changes)[1].to_json()),
         ("GET", "/explain"): lambda request: json_response(_explain(agent, request.query.get("tuple", ""))),
         ("GET", "/table"): lambda request: simulation.simulate(_cluster(agent), request.query),
+        ("GET", "/table/diff"): lambda request: table_diff.diff(
+            _cluster(agent), agent.forwarder.map_writer if agent.forwarder else None, request.query
+        ),
         ("GET", "/explain/live"): lambda request: _explain_live(agent, request),
         ("POST", "/drain"): lambda request: _set_state(agent.operator, State.DRAINING, request),
         ("POST", "/undrain"): lambda request: _set_state(agent.operator, State.UP, request),

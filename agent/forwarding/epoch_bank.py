@@ -20,7 +20,7 @@ from types import MappingProxyType
 import numpy as np
 
 from agent.forwarding.grace import Grace
-from agent.forwarding.row_array import ServiceRows, claims_in, rows_of
+from agent.forwarding.row_array import RowArray, ServiceRows, claims_in, rows_of
 from agent.forwarding.table_cache import Members, TableCache
 from agent.table.claims import Claimants, Claims, claimants
 from agent.table.epoch import Epoch, EpochSwitch, EpochUse
@@ -120,6 +120,12 @@ class EpochBanks:
         """Return the rows as they are in the kernel; None if there are none. Those that are the same object have not
         changed."""
         return self._rows[self._epoch_in.index(epoch)][service].rows if epoch in self._epoch_in else None
+
+    def kernel_rows(self, service: str, epoch: int) -> RowArray | None:
+        """Return the rows read back from the kernel, whatever was written last; None if there are none."""
+        if epoch not in self._epoch_in:
+            return None
+        return self._maps.tables.rows(self._slots[service], self._epoch_in.index(epoch))
 
     def row(self, service: str, epoch: int, row: int) -> list[int]:
         """Return the node indexes of one row as they are in the kernel, owner first; empty if there is none."""

@@ -19,7 +19,7 @@ from agent.config.service import AFFINITIES, ServiceConfig
 from agent.forwarding.epoch_bank import NO_CLAIMS, EpochBanks
 from agent.forwarding.narrow_path import least_mtus
 from agent.forwarding.node_table import NodeTable
-from agent.forwarding.row_array import ServiceRows
+from agent.forwarding.row_array import RowArray, ServiceRows
 from agent.model import NAT_TABLE, Candidate
 from agent.table.claims import Claims, claims_of
 from agent.table.epoch import Epoch, EpochSwitch, EpochUse
@@ -142,6 +142,10 @@ class MapWriter:
         """
         addresses = {index: address for address, index in self.nodes.indexes.items()}
         return [addresses[index] for index in self._epoch_banks.row(self._tables[service], epoch, row)]
+
+    def kernel_rows(self, service: str, epoch: int) -> RowArray | None:
+        """Return the rows of an epoch's table as nodes' indexes, read back from the kernel; None if there are none."""
+        return self._epoch_banks.kernel_rows(self._tables[service], epoch)
 
     def own_places(self, service: str, epoch: int, rows: NDArray[np.uint32]) -> NDArray[np.int64]:
         """Return this node's place in each of these rows of an epoch's table, CHAIN where they do not name it."""

@@ -395,6 +395,35 @@ def test_a_removed_vip_and_a_changed_setting_are_restored_at_once(cluster: Clust
         wait_for(lambda: cluster.lab.exec("b3", ["sysctl", "-n", *settings]).stdout == "1\n2\n", "the settings", 2)
 
 
+SWAP_TWO_PLACES = """
+from pathlib import Path
+from agent.paths import Paths
+from bpf.maps.maps import Maps
+(pins,) = Paths().pins.glob('maps_*')
+maps = Maps.open(pins, 65536)
+(entry,), bank = maps.services.read().values(), maps.conf.read().bank
+rows = maps.tables.rows(entry.slot, bank).copy()
+rows[7, [0, 1]] = rows[7, [1, 0]]
+maps.tables.swap(entry.slot, rows, maps.tables.grace(entry.slot, bank), bank)
+"""
+
+
+def test_table_diff_finds_a_row_that_the_agent_did_not_write(cluster: ClusterLab) -> None:
+    assert "all 65,536 rows in the kernel are what the members make" in cluster.lbctl("b1", "table", "diff")
+    cluster.lab.exec("b1", ["python", "-c", SWAP_TWO_PLACES])
+    try:
+        found = cluster.lbctl("b1", "table", "diff", "-o", "json", code=1)["services"][0]
+        text = cluster.lbctl("b1", "table", "diff", "--service", "echo", code=1)
+    finally:
+        cluster.lab.exec("b1", ["python", "-c", SWAP_TWO_PLACES])
+    assert (found["differing"], found["owners_differing"]) == (1, 1)
+    (row,) = found["shown"]
+    assert (row["row"], row["kernel"][:2]) == (7, [row["computed"][1], row["computed"][0]])
+    assert "1 of 65,536 rows differ, 1 of them in their owner" in text
+    assert " → ".join(row["kernel"]) in text
+    assert cluster.lbctl("b1", "table", "diff", "-o", "json")["equal"]
+
+
 PROBE_WITHOUT_THE_VIP = f"""
 import asyncio, subprocess
 from ipaddress import IPv4Address
