@@ -36,12 +36,12 @@ from agent.sessions.selection import Selection
 from agent.sessions.session_table import SessionTable
 from bpf.attach.datapath import DataPath
 from bpf.errors import BpfError
-from bpf.layout.limits import CHAIN
+from bpf.layout.limits import HOP_MAX
 
 log = logging.getLogger("anylb")
 
-MAX_STEPS: Final = CHAIN + 2
-"""No packet is forwarded more than CHAIN + 1 times."""
+MAX_STEPS: Final = HOP_MAX + 1
+"""No packet is forwarded more than HOP_MAX times."""
 ATTEMPTS: Final = 3
 ATTEMPT_S: Final = 1 / 3
 ANSWERS_PER_S: Final = 20

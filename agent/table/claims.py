@@ -28,8 +28,8 @@ from agent.model import Candidate
 from agent.table.cost import MEMBER_BITS, Keys, hashes, mix, rank_keys, row_factors, seed
 from agent.table.table import RowNumbers, Table
 
-PLACES: Final = 7
-"""Of a row with its claimants: the walk may not reach the last of 8."""
+PLACES: Final = 8
+"""Of a row with its claimants: as many as the kernel's rows have."""
 
 FIRST: Final = 2
 """The places of a chain that yield to no claimant: the owner, and the owner before the last change."""

@@ -17,7 +17,7 @@ from bpf.layout.service import Affinity, Forward, ServiceFlag
 from bpf.layout.session import SessionState, TagFlag
 
 _LIMITS = (
-    "CHAIN", "NODES", "SLOTS", "BANKS", "JOINED_PLACES", "SERVICES", "SERVICE_CACHE", "UPLINKS", "PREFIXES",
+    "CHAIN", "HOP_MAX", "NODES", "SLOTS", "BANKS", "JOINED_PLACES", "SERVICES", "SERVICE_CACHE", "UPLINKS", "PREFIXES",
     "FIRST_FRAGMENTS", "KEY_WORDS", "RATE_LIMITS", "SAMPLE_BYTES",
 )  # fmt: skip
 _ENUMS: Final[dict[str, type[IntEnum] | type[IntFlag]]] = {

@@ -231,7 +231,7 @@ DESCRIPTIONS: Final[dict[Counter, Description]] = {
         "Bring the silent node back, or wait: after that time clients get a reset. `lbctl status` names the node.",
     ),
     Counter.DROP_HOP_LIMIT: Description(
-        "The packet was forwarded more than 8 times: nodes disagree on the chain.",
+        "The packet was forwarded 10 times: nodes disagree on the chain.",
         "None for a few packets after a change. Else compare the epoch and digests of all nodes in `lbctl status`.",
     ),
     Counter.DROP_RATE_LIMIT: Description(

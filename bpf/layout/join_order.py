@@ -6,7 +6,7 @@
 
 from typing import Final
 
-from bpf.layout.limits import CHAIN, JOINED_PLACES
+from bpf.layout.limits import CHAIN
 
 CLAIMS: Final = 4
 """The place from which on the rest of a row comes last."""
@@ -26,4 +26,4 @@ def join_order(alternating: bool) -> bytes:
 
 def last_places() -> bytes:
     """Return the places that follow, as far as the joined chain has room: in turn of both rows, from CLAIMS on."""
-    return bytes(CLAIMS + k // 2 + (CHAIN if k % 2 else 0) for k in range(2 * (JOINED_PLACES - CLAIMS)))
+    return bytes(CLAIMS + k // 2 + (CHAIN if k % 2 else 0) for k in range(2 * (CHAIN - CLAIMS)))

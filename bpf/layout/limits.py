@@ -4,7 +4,9 @@
 from typing import Final
 
 CHAIN: Final = 8
-"""Nodes in a row; also K, the hop after which no node forwards any more."""
+"""Nodes in a row."""
+HOP_MAX: Final = 10
+"""Forwards of a packet, at most."""
 NODES: Final = 1024
 """Entries of the node table; index 0 means none."""
 SLOTS: Final = 256
@@ -12,7 +14,7 @@ SLOTS: Final = 256
 BANKS: Final = 2
 """Epochs that a node uses at once; each has a table of every service."""
 JOINED_PLACES: Final = 7
-"""Places of a chain that is joined from the rows of two epochs."""
+"""Places that the order of a chain names which is joined from the rows of two epochs; claimants come after them."""
 SERVICES: Final = 4096
 SERVICE_CACHE: Final = 4096
 """Entries of the array in front of the services' map; a power of two."""

@@ -12,7 +12,7 @@ from typing import Final, Generic, TypeVar
 
 from bpf.layout.counter import Counter
 from bpf.layout.join_order import join_order, last_places
-from bpf.layout.limits import CHAIN, JOINED_PLACES
+from bpf.layout.limits import CHAIN, HOP_MAX
 
 Node = TypeVar("Node", bound=Hashable)
 
@@ -113,7 +113,7 @@ def join_rows(first: Sequence[Node], other: Sequence[Node] | None, alternating: 
         return tuple(first)
     order = join_order(alternating) + last_places()
     two = dict(enumerate(first)) | {CHAIN + place: node for place, node in enumerate(other)}
-    return tuple(dict.fromkeys(two[place] for place in order if place in two))[:JOINED_PLACES]
+    return tuple(dict.fromkeys(two[place] for place in order if place in two))[:CHAIN]
 
 
 def pick(here: NodeState[Node], packet: Arrival[Node]) -> Decision[Node]:
@@ -133,7 +133,7 @@ def pick(here: NodeState[Node], packet: Arrival[Node]) -> Decision[Node]:
         found = _deliver_to_socket(here.socket, live_place, packet)
         if found is not None:
             return Decision(found)
-    if hop > CHAIN:
+    if hop >= HOP_MAX:
         return Decision(Counter.DROP_HOP_LIMIT)
     candidates = _candidates(here, place, live_place, packet)
     to = next((node for node in candidates if node not in here.narrow), None)

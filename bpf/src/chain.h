@@ -90,9 +90,9 @@ static __always_inline const struct row *join_rows(const struct conf *conf, cons
 		FORGET(conf, length);
 	}
 #pragma unroll
-	for (k = 0; k < 2 * (JOINED_PLACES - CLAIMS); k++) {
+	for (k = 0; k < 2 * (CHAIN - CLAIMS); k++) {
 		node = (k & 1 ? other : row)->node[CLAIMS + (k >> 1)];
-		if (node && length < JOINED_PLACES && !contains(all, JOINED_PLACES, node)) {
+		if (node && length < CHAIN && !contains(all, CHAIN, node)) {
 			/* clang drops a mask that the condition makes superfluous; the verifier needs it. */
 			at = length;
 			asm("%0 &= %1" : "+r"(at) : "i"(CHAIN - 1));

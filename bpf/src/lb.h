@@ -39,12 +39,12 @@ enum {
 	TAIL_CALLS,
 };
 
-#define CHAIN 8                /* nodes that a row holds; also K, the hop after which no node forwards any more */
+#define CHAIN 8                /* nodes that a row holds */
 #define NODES 1024             /* nodes that a cluster may have; index 0 means "none" */
 #define SLOTS 256              /* tables and counter sets; slot 0 is for packets that belong to no service */
 #define BANKS 2                /* epochs that a node may use at once; each has a table of every service */
 #define TABLES (BANKS * SLOTS) /* a service's table is number `slot`, and `slot` + SLOTS in the second bank */
-#define JOINED_PLACES 7        /* of the chain that the rows of two epochs make together: see chain.h */
+#define JOINED_PLACES 7        /* of conf.order; see chain.h */
 #define SERVICES 4096          /* (VIP, protocol, port) keys */
 #define SERVICE_CACHE 4096     /* entries of `service_cache`, a power of two */
 #define UPLINKS 8
@@ -52,7 +52,7 @@ enum {
 #define KEY_WORDS 10   /* of the flow hash; see flow.h */
 #define FIRST_FRAGMENTS 4096
 
-#define HOP_MAX (CHAIN + 1)               /* the hop of a packet that was forwarded as often as the rule allows */
+#define HOP_MAX (CHAIN + 2)               /* the hop of a packet that was forwarded as often as the rule allows */
 #define COLLECT_HOP (HOP_MAX + 1)         /* of a fragment on its way to the node that collects: see collect.h ... */
 #define COLLECT_HOP_MAX (COLLECT_HOP + 4) /* ... and when it has waited twice; the flow label has 4 bits */
 #define HOP_IN_GRACE 0x10                 /* added to the hop: a row on the packet's path is in grace; see pick.h */
@@ -106,7 +106,7 @@ enum counter {
 
 	DROP_GRACE,          /* No node of the chain is left to try, but the row has just changed: TCP sends again. */
 	DROP_SILENT,         /* No node of the chain is left to try, but a silent one may come back with the flow. */
-	DROP_HOP_LIMIT,      /* The packet was forwarded more than CHAIN times: tables disagree. */
+	DROP_HOP_LIMIT,      /* The packet was forwarded HOP_MAX times: tables disagree. */
 	DROP_RATE_LIMIT,     /* This CPU has used up its rate of forwards with hop 2 or more. */
 	DROP_FRAGMENT,       /* A fragment's flow is unknown: the first one did not come. Or it is of an ICMP error. */
 	DROP_MALFORMED,      /* Lengths in the packet contradict each other. */

@@ -88,7 +88,7 @@ def grow_in_place(kind: str, size: int, to: int, rows: int = 65_536) -> tuple[in
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rendezvous", "maglev"])
 def test_a_table_of_the_usual_size_has_places_for_a_cluster_that_quadruples(kind: str) -> None:
-    """But for rows that have had more owners than places: 1,362 and 1,124 are lost if chains yield no place."""
+    """But for rows that have had more owners than places: 229 and 183 are lost with one place less."""
     lost, short = grow_in_place(kind, 8, 32)
     print(f"8 nodes become 32, {kind}: {lost} of {FLOWS} connections lost, in {short} rows")
-    assert lost <= 300
+    assert lost <= 100

@@ -5,7 +5,7 @@ All nodes believe one chain, 1, 2, ..., which is each chain by renaming; node 99
 they get. Each living node knows all of them as silent, or, as an observer that is late, none.
 
 What holds:
- 1. If all know, a packet reaches every living node of a chain of up to 7, wherever it enters; none is swallowed.
+ 1. If all know, a packet reaches every living node of a chain of up to 8, wherever it enters; none is swallowed.
  2. If all know, a new flow is delivered where the chain without the dead nodes delivers it, within one forward.
  3. If one does not know yet, a packet is lost only to a dead node that this one sent it to.
  4. While a dead node of the chain is awaited, no node answers a packet without its connection: no reset.

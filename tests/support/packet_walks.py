@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from agent.model import State
 from bpf.layout.counter import Counter
-from bpf.layout.limits import CHAIN
+from bpf.layout.limits import HOP_MAX
 from bpf.reference.pick import Arrival, Decision, NodeState, Socket, pick
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class PacketWalks:
             following = self._nodes.get(decision.to)
             if following is None or not following.alive or not self._reaches(address, decision.to):
                 return None, None
-            assert decision.hop <= CHAIN + 1
+            assert decision.hop <= HOP_MAX
             node, hop, prev, in_grace = following, decision.hop, address, decision.in_grace
 
     def _state_of(self, node: Node, row: int, holds: bool, grace: bool) -> NodeState[IPv4Address]:

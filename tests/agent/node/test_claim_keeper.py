@@ -182,7 +182,7 @@ def test_rows_that_are_full_and_claims_that_are_too_many_are_named() -> None:
     node.hold(5, 6)
     assert node.keeper.problems() == ()
     node.full = True
-    assert node.keeper.problems()[0].startswith("rows of web name 7 nodes")
+    assert node.keeper.problems()[0].startswith("rows of web name 8 nodes")
 
 
 def test_rows_with_one_place_left_are_no_problem_and_shown_if_they_are_more_than_a_few() -> None:

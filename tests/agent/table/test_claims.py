@@ -122,15 +122,15 @@ def test_rows_that_are_full() -> None:
     absent = [a for a in ADDRESSES if ADDRESSES.index(a) not in made.places[0].tolist()]
     first = np.zeros(1, np.uint32)
     counts = []
-    for number in range(7):
+    for number in range(8):
         found = claimants(made, candidates, dict.fromkeys(absent[:number], first))
         named = joined(made, found)[0]
         assert (named[:2] == made.places[0, :2]).all()
         counts.append((found.nearly_full, found.full, found.overfull, len(set(named[2:]) - set(made.places[0]) - {-1})))
     assert counts == [
-        (0, 0, 0, 0), (0, 0, 0, 1), (0, 0, 0, 2), (0, 0, 0, 3), (1, 0, 0, 4), (0, 1, 0, 5), (0, 1, 1, 5),
+        (0, 0, 0, 0), (0, 0, 0, 1), (0, 0, 0, 2), (0, 0, 0, 3), (0, 0, 0, 4), (1, 0, 0, 5), (0, 1, 0, 6), (0, 1, 1, 6),
     ]  # fmt: skip
-    few = members(7)
+    few = members(8)
     all_claim = claimants(table(few), few, {c.address: EVERY_ROW for c in few})
     assert (all_claim.nearly_full, all_claim.full, all_claim.overfull) == (0, 0, 0), "each node has a place"
 
@@ -147,13 +147,13 @@ def test_a_chain_yields_to_claimants_from_its_last_place_on_but_not_where_its_no
         assert (whole[1:, :4] == made.places[1:]).all()
         return [int(number) for number in whole[0]]
 
-    assert row(*absent[:3])[:4] == chain
-    assert row(*absent[:4])[:3] == chain[:3]
-    assert set(row(*absent[:4])[3:]) == set(absent[:4])
-    assert row(*absent[:4], chain[3])[:3] == [chain[0], chain[1], chain[3]]
-    assert row(*absent[:5], chain[1])[:2] == chain[:2]
-    assert set(row(*absent[:6])[2:]) < set(absent[:6])
-    assert row(*absent[:4], *chain[2:])[:4] == chain
+    assert row(*absent[:4])[:4] == chain
+    assert row(*absent[:5])[:3] == chain[:3]
+    assert set(row(*absent[:5])[3:]) == set(absent[:5])
+    assert row(*absent[:5], chain[3])[:3] == [chain[0], chain[1], chain[3]]
+    assert row(*absent[:6], chain[1])[:2] == chain[:2]
+    assert set(row(*absent[:7])[2:]) < set(absent[:7])
+    assert row(*absent[:5], *chain[2:])[:4] == chain
 
 
 def test_of_very_many_claims_the_best_are_ranked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +169,7 @@ def test_of_very_many_claims_the_best_are_ranked(monkeypatch: pytest.MonkeyPatch
     assert ranked[0] <= RANKED_PER_ROW * ROWS < ranked[1]
     equal = joined(made, found) == exact
     assert (equal | (joined(made, found) == -1)).all(), "none has the place of a better one"
-    assert equal.all(axis=1).mean() > 0.95
+    assert equal.all(axis=1).mean() > 0.9
 
 
 @examples(20)

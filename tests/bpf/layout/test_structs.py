@@ -119,7 +119,7 @@ def test_conf_of_two_epochs() -> None:
     assert with_bank_of(alone, 0, both.pack(0, 0))[keys] == both.pack(0, 0)[keys]
     assert list(join_order(alternating=True)) == [0, 8, 1, 9, 2, 10, 3]
     assert list(join_order(alternating=False)) == [0, 1, 2, 3, 8, 9, 10]
-    assert list(last_places()) == [4, 12, 5, 13, 6, 14]
+    assert list(last_places()) == [4, 12, 5, 13, 6, 14, 7, 15]
 
 
 def test_secret_of_another_size_is_refused() -> None:

@@ -17,7 +17,7 @@ from bpf.maps.pinned_map import pack_index
 VIPS = {4: "10.99.0.1", 6: "2001:db8:99::1"}
 CLIENTS = {4: "10.1.0.2", 6: "2001:db8:1::2"}
 SLOT, OWNER = 1, 3
-COLLECT = 10
+COLLECT = 11
 LIMIT_DELAY = 2  # enum rate_limit of lb.h
 FLOOD = 1000
 C = Counter

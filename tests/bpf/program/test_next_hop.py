@@ -27,7 +27,7 @@ from support.packets import ACK, HERE, ROUTER, SYN
 from bpf.kernel import bpf_map
 from bpf.layout.conf import ConfFlag, NodeConf, OtherEpoch
 from bpf.layout.counter import Counter
-from bpf.layout.limits import CHAIN
+from bpf.layout.limits import HOP_MAX
 from bpf.layout.service import Protocol
 from bpf.reference.flow_hash import row_of
 from bpf.reference.pick import WHY, Arrival, Decision, NodeState, Socket, join_rows, pick
@@ -205,7 +205,7 @@ def test_program_equals_reference(kind: str, size: int, flows: dict[str, Flow], 
     arrivals = [
         Arrival(opens, hop, prev, flow.udp, in_grace)
         for opens in ((True,) if flow.udp else (True, False))
-        for hop in range(CHAIN + 3)
+        for hop in range(HOP_MAX + 2)
         for prev in ((2, 3, 4, 5, UNKNOWN_NODE) if hop else (UNKNOWN_NODE,))
         for in_grace in ((False, True) if prev == 2 else (False,))
     ]
@@ -331,7 +331,7 @@ def compare(
         install(here, rows)
         last = here
         for _ in range(20):
-            hop = choose.randrange(CHAIN + 2)
+            hop = choose.randrange(HOP_MAX + 1)
             prev = choose.randrange(2, 10) if hop else UNKNOWN_NODE
             in_grace = hop > 0 and choose.random() < 0.3
             arrival = Arrival(flow.udp or choose.random() < 0.3, hop, prev, flow.udp, in_grace)

@@ -104,7 +104,7 @@ DROPPED = [
     Case("UDP length below 8", frame(udp4(length=7)), "drop", NONE, (C.DROP_MALFORMED,)),
     Case("UDP length beyond the packet", frame(udp4(length=17)), "drop", NONE, (C.DROP_MALFORMED,)),
     Case("total length that cuts the UDP header", frame(udp4(ip={"total": 27})), "drop", NONE, (C.DROP_MALFORMED,)),
-    Case("ACK with one hop too many", frame(tcp4(ACK), hop=9), "drop", ECHO, (C.RX_FORWARDED, C.DROP_HOP_LIMIT)),
+    Case("ACK with one hop too many", frame(tcp4(ACK), hop=10), "drop", ECHO, (C.RX_FORWARDED, C.DROP_HOP_LIMIT)),
     Case("malformed, to a service on any port", frame(tcp4(dst=VIP_ANY, doff=3)), "drop", ANY, (C.DROP_MALFORMED,)),
 ]  # fmt: skip
 
@@ -146,7 +146,7 @@ FORWARDED = [
          to=2, hop=3),
     Case("SYN forwarded to a node that is not up for it", frame(tcp4(dport=7000, dst=VIP_ANY), hop=1), "tx", DOWN,
          AGAIN, to=2, hop=2),
-    Case("the last hop", frame(tcp4(ACK), hop=8), "tx", ECHO, AGAIN, to=2, hop=9),
+    Case("the last hop", frame(tcp4(ACK), hop=9), "tx", ECHO, AGAIN, to=2, hop=10),
     Case("chain of eight", frame(tcp4(ACK), hop=7, prev=8), "tx", ECHO, AGAIN, to=6, hop=8,
          chain=(2, 3, 4, 5, 7, 8, 1, 6)),
     Case("owner without a MAC: the next", frame(tcp4()), "tx", ECHO, (C.RX, C.SKIP_NO_MAC, C.FORWARD_FIRST), to=3,

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from bpf.layout.counter import Counter
-from bpf.layout.limits import CHAIN
+from bpf.layout.limits import HOP_MAX
 from bpf.reference.pick import Arrival, Decision, NodeState, Socket, pick
 
 
@@ -54,7 +54,7 @@ def test_forwards_are_bounded_however_tables_disagree(nodes: int, samples: int) 
     for chains in believed(nodes, samples):
         for ingress, holder, opens in itertools.product(chains, [None, *chains], (True, False)):
             forwards = len(walk(chains, holder, opens, ingress)) - 1
-            assert forwards <= CHAIN + 1, (chains, ingress, holder, opens)
+            assert forwards <= HOP_MAX, (chains, ingress, holder, opens)
 
 
 def chain_of(states: tuple[str, ...]) -> tuple[int, ...]:

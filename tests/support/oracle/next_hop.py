@@ -8,8 +8,8 @@ code: it works with sets and lists of nodes, where the program counts places.
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-K = 8
-"""Places in a row: a packet that was forwarded more often went in a circle."""
+K = 9
+"""One more than a row has places: a packet that was forwarded more often went in a circle."""
 
 GRACED = 0x10
 """Added to the hop that a packet carries, if a row on its path has just changed."""
@@ -68,7 +68,7 @@ class Decision:
 
 def join_rows(first: Sequence[int], other: Sequence[int], alternating: bool) -> list[int]:
     """Return the chain of a node that uses the rows of two epochs: four places of the first, three of the other, and
-    what comes after the fourth of both in turn; seven in all.
+    what comes after the fourth of both in turn; eight in all.
 
     Alternating, place i of the first row is tried before place i of the other, and that before place i + 1.
     """
@@ -82,9 +82,9 @@ def join_rows(first: Sequence[int], other: Sequence[int], alternating: bool) -> 
             chain.append(node)
     claimed = sorted((place, row, node) for row, all_ in ((0, first), (1, other)) for place, node in enumerate(all_))
     for place, _, node in claimed:
-        if place in (4, 5, 6) and node not in chain:
+        if place >= 4 and node not in chain:
             chain.append(node)
-    return chain[:7]
+    return chain[:8]
 
 
 def decide(here: Belief, packet: Packet) -> Decision:
