@@ -280,7 +280,8 @@ class EpochBanks:
         table, before = shared.table, current.claimants
         claimed = claimants(table, members, claims or {}, before=before) if claims or table.lost else None
         rows = rows_of(table, claimed, shared.indexes, self._maps.row_count, shared.chains)
-        changed = everywhere if current.rows is None or switching else rows.differs_from(current.rows)
+        touched = claimed.touched if claimed else None
+        changed = everywhere if current.rows is None or switching else rows.differs_from(current.rows, touched)
         grace = current.grace.after(changed, now) if changed.any() else current.grace
         if not changed.any() and current.members is not None:
             assert current.rows is not None

@@ -39,9 +39,22 @@ class ServiceRows:
             rows[self.claimed, self.places] = self.nodes
         return np.tile(rows, (self.count // len(rows), 1)) if len(rows) < self.count else rows
 
-    def differs_from(self, before: ServiceRows) -> NDArray[np.bool_]:
-        """Return which rows differ."""
-        return differing(self.array(), before.array())
+    def differs_from(self, before: ServiceRows, touched: NDArray[np.intp] | None = None) -> NDArray[np.bool_]:
+        """Return which rows differ. If these are of the same table, only the claimants of the rows `touched`
+        (ascending) may do so; None: any."""
+        if touched is None or self.of_table is not before.of_table:
+            return differing(self.array(), before.array())
+        found = np.zeros(len(self.of_table), np.bool_)
+        found[touched] = differing(self._some(touched), before._some(touched))
+        return np.tile(found, self.count // len(found))
+
+    def _some(self, rows: NDArray[np.intp]) -> RowArray:
+        """Return some rows of the table, given in ascending order."""
+        found, chosen = self.of_table[rows], np.zeros(len(self.of_table), np.bool_)
+        chosen[rows] = True
+        claimed = chosen[self.claimed]
+        found[np.searchsorted(rows, self.claimed[claimed]), self.places[claimed]] = self.nodes[claimed]
+        return found
 
 
 def chains_of(table: Table, indexes: Sequence[int]) -> RowArray:

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,8 +46,9 @@ NO_ROWS: Final[RowNumbers] = np.zeros(0, np.uint32)
 Claims = Mapping[IPv4Address, RowNumbers]
 """The rows of a service that each node claims, in one epoch."""
 
-
+_Arrays = TypeVar("_Arrays", bound=tuple[NDArray[Any], ...])
 _Ranked = tuple[RowNumbers, NDArray[np.int16], NDArray[np.bool_]]
+_Placed = tuple[RowNumbers, NDArray[np.uint8], NDArray[np.int16]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,16 +61,30 @@ class Claimants:
     """Who claims, as an index into the table's members."""
     named: NDArray[np.bool_]
     """Whether the row's chain names it; not if that is one of the `FIRST` places."""
-    placed: tuple[RowNumbers, NDArray[np.uint8], NDArray[np.int16]]
+    placed: _Placed
     """What differs from the table: rows, places, and the members there."""
-    full: int
-    """The number of rows that have no place for another claimant; none if there are no more members than places."""
-    nearly_full: int
-    """The number of those that have one."""
-    overfull: int
-    """The number of rows that have more claimants than places."""
+    left: tuple[RowNumbers, NDArray[np.intp]]
+    """Rows that have one place for another claimant, or none, and how many: below 0 if there are more claimants than
+    places. There are no such rows if there are no more members than places."""
     source: _Source | None = None
     """What they were made from; None if not all claims were ranked."""
+    touched: NDArray[np.intp] | None = None
+    """The only rows, ascending, that may differ from those of the claimants before; None: any may."""
+
+    @property
+    def full(self) -> int:
+        """The number of rows that have no place for another claimant."""
+        return int((self.left[1] <= 0).sum())
+
+    @property
+    def nearly_full(self) -> int:
+        """The number of those that have one."""
+        return int((self.left[1] == 1).sum())
+
+    @property
+    def overfull(self) -> int:
+        """The number of rows that have more claimants than places."""
+        return int((self.left[1] < 0).sum())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -205,13 +220,16 @@ def claimants(
     if before is not None and before.source is not None and before.source.table is table:
         source, changed = before.source.after(claims)
         if not source.halvings:
-            return _arranged(source, *_ranked_again(before, before.source, source, changed), places)
+            return _claimants_after(before, before.source, source, changed, places)
     source = _Source.of(table, candidates, claims)
-    return _arranged(source, *source.ranked(*source.claimed_by(table.members)), places)
+    ranked = source.ranked(*source.claimed_by(table.members))
+    return Claimants(*ranked, *_arranged(table, *ranked, places), None if source.halvings else source)
 
 
-def _ranked_again(before: Claimants, known: _Source, source: _Source, changed: Sequence[IPv4Address]) -> _Ranked:
-    """Return the claims that count, made from those before, from which the claims of some members differ."""
+def _claimants_after(
+    before: Claimants, known: _Source, source: _Source, changed: Sequence[IPv4Address], places: int
+) -> Claimants:
+    """Return claimants made from those before, from which the claims of some members differ."""
     one, other = known.claimed_by(changed), source.claimed_by(changed)
     moved = np.setxor1d(_codes(*one), _codes(*other), assume_unique=True) >> np.uint64(MEMBER_BITS)
     touched, was_changed = np.zeros(len(source.table.places), np.bool_), np.zeros(len(source.numbers), np.bool_)
@@ -222,11 +240,23 @@ def _ranked_again(before: Claimants, known: _Source, source: _Source, changed: S
     ranked = source.ranked(
         np.concatenate([before.rows[stay], other[0][new]]), np.concatenate([before.members[stay], other[1][new]])
     )
-    return (
+    placed, left = _arranged(source.table, *ranked, places)
+    return Claimants(
         np.concatenate([before.rows[~again], ranked[0]]),
         np.concatenate([before.members[~again], ranked[1]]),
         np.concatenate([before.named[~again], ranked[2]]),
+        _elsewhere(before.placed, touched, placed),
+        _elsewhere(before.left, touched, left),
+        source,
+        np.flatnonzero(touched),
     )
+
+
+def _elsewhere(before: _Arrays, touched: NDArray[np.bool_], new: _Arrays) -> _Arrays:
+    """Return equally long arrays, rows first: those before without the touched rows, then the new ones."""
+    stay = ~touched[before[0]]
+    joined = tuple(np.concatenate([old[stay], one]) for old, one in zip(before, new, strict=True))
+    return cast(_Arrays, joined)
 
 
 def _codes(row: RowNumbers, member: NDArray[np.int16]) -> Keys:
@@ -236,10 +266,9 @@ def _codes(row: RowNumbers, member: NDArray[np.int16]) -> Keys:
 
 
 def _arranged(
-    source: _Source, rows: RowNumbers, members: NDArray[np.int16], named: NDArray[np.bool_], places: int
-) -> Claimants:
-    """Return the claimants from the claims that count, those of a row together and in their order."""
-    table = source.table
+    table: Table, rows: RowNumbers, members: NDArray[np.int16], named: NDArray[np.bool_], places: int
+) -> tuple[_Placed, tuple[RowNumbers, NDArray[np.intp]]]:
+    """Return `Claimants.placed` and `left` for the claims that count, those of a row together and in their order."""
     width, room = table.width, places - table.width
     row, member = rows[~named], members[~named]
     starts = np.flatnonzero(np.concatenate([row[:1] == row[:1], row[1:] != row[:-1]]))
@@ -252,9 +281,9 @@ def _arranged(
     # A place yields if fewer claimants than are too many have yielding places after it.
     yields: NDArray[np.bool_] = ~claimed & (np.cumsum(~claimed[:, ::-1], axis=1)[:, ::-1] <= excess[:, None])
     many_yield: NDArray[np.intp] = yields.sum(axis=1)
-    shift = np.zeros(len(table.places), np.intp)
-    shift[some] = many_yield
-    place = width + nth - shift[row]
+    shift = np.zeros(len(starts), np.intp)
+    shift[tight] = many_yield
+    place = width + nth - np.repeat(shift, many)
     fits = place < places
     moves, at = np.nonzero(~yields & (many_yield > 0)[:, None])
     moved_to = FIRST - 1 + np.cumsum(~yields, axis=1)[moves, at]
@@ -263,7 +292,4 @@ def _arranged(
         np.concatenate([place[fits], moved_to]).astype(np.uint8),
         np.concatenate([member[fits], later[moves, at]]),
     )
-    left = (~claimed).sum(axis=1) - excess
-    full, nearly_full, overfull = (int(one.sum()) for one in (left <= 0, left == 1, left < 0))
-    kept = None if source.halvings else source
-    return Claimants(rows, members, named, placed, full, nearly_full, overfull, kept)
+    return placed, (some, (~claimed).sum(axis=1) - excess)

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 
 import numpy as np
 
-from agent.forwarding.row_array import RowArray, claims_in, differing
+from agent.forwarding.row_array import RowArray, chains_of, claims_in, differing
 from agent.forwarding.row_array import rows_of as service_rows
 from agent.model import Candidate, State
 from agent.table.algorithm import build as build_with_lost
@@ -56,6 +56,20 @@ def test_claims_are_found_again_in_places_of_the_chain() -> None:
     rows = rows_of(TABLE, claimants(TABLE, CANDIDATES, claims), INDEXES, ROWS)
     found = claims_in(rows, 4, ROWS)
     assert found == {INDEXES[number]: np.array([5]) for number in absent}
+
+
+def test_only_the_rows_that_claims_touched_are_compared() -> None:
+    rng = np.random.default_rng(2)
+    drawn = {a: np.sort(rng.choice(ROWS, 900, replace=False)).astype(np.uint32) for a in ADDRESSES}
+    first = claimants(TABLE, CANDIDATES, drawn)
+    next_ = claimants(TABLE, CANDIDATES, drawn | {ADDRESSES[3]: drawn[ADDRESSES[3]][5:]}, before=first)
+    of_table = chains_of(TABLE, INDEXES)
+    before, after = (service_rows(TABLE, one, INDEXES, 2 * ROWS, of_table) for one in (first, next_))
+    changed = after.differs_from(before, next_.touched)
+    assert (changed == differing(after.array(), before.array())).all()
+    assert 0 < changed.sum() <= 2 * 5
+    other = service_rows(TABLE, next_, INDEXES[::-1], 2 * ROWS)
+    assert other.differs_from(before, next_.touched).sum() > ROWS, "rows of another table may differ anywhere"
 
 
 def test_fewer_members_than_places() -> None:

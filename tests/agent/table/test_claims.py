@@ -185,7 +185,10 @@ def test_claimants_made_from_those_before_are_equal(changes: list[tuple[int, set
         claims = {a: r for a, r in claims.items() if a != FIRST + number}
         if rows is not None:
             claims[FIRST + number] = np.array(sorted(row if row < 6 else ROWS for row in rows), np.uint32)
+        earlier = joined(made, before)
         before, new = claimants(made, candidates, claims, before=before), claimants(made, candidates, claims)
+        assert before.touched is not None
+        assert set(np.flatnonzero((joined(made, before) != earlier).any(axis=1))) <= set(before.touched)
         assert (joined(made, before) == joined(made, new)).all()
         assert sorted(before.rows) == new.rows.tolist()
         assert all((before.members[before.rows == r] == new.members[new.rows == r]).all() for r in new.rows)
