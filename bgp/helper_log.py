@@ -24,11 +24,10 @@ def log(helper: str, text: str, level: int = INFO) -> None:
     """
     with contextlib.suppress(OSError, ValueError):
         if select.select([], [2], [], 0)[1]:
-            prefix = f"<{level}>" if _under_journald() else ""
-            os.write(2, f"{prefix}{helper:<15} {printable(text, MAX_CHARACTERS)}\n".encode())
+            os.write(2, f"{mark(level)}{helper:<15} {printable(text, MAX_CHARACTERS)}\n".encode())
 
 
-def _under_journald() -> bool:
-    """Return whether stderr is journald's (systemd.exec(5), JOURNAL_STREAM)."""
+def mark(level: int) -> str:
+    """Return what a line on stderr begins with: `<4>` if journald reads it (systemd.exec(5)). OSError."""
     status = os.fstat(2)
-    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+    return f"<{level}>" if os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}" else ""

@@ -5,7 +5,8 @@ ExaBGP 5 has no setting and no command for either. Its pause between attempts gr
 answers, so a router that comes back waits for up to a minute; an attempt at a silent router lasts as long as the kernel
 sends SYNs, ever more rarely; and its helper learns "closing connection", or nothing, of a failed attempt. A listening
 socket alone would not do: routers wait longer still before they connect (BIRD 5 s, FRR up to 120 s). So two of
-ExaBGP's classes are replaced by the subclasses below before its main function runs; the rest of it is unchanged.
+ExaBGP's classes are replaced by the subclasses below before its main function runs, and the format of its log lines,
+which have no severity, and pass on whatever a router sends; the rest of it is unchanged.
 
     nothing answers   try again at once, for ATTEMPT_S each time, in which SYN or ARP go out every second or two
     refused           try again RETRY_S after the attempt began: it costs the router one packet
@@ -21,6 +22,7 @@ import errno
 import os
 import select
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -32,6 +34,9 @@ from exabgp.reactor.api.processes import ProcessError
 from exabgp.reactor.network.error import NetworkError
 from exabgp.reactor.network.outgoing import Outgoing
 from exabgp.reactor.peer import Peer
+
+from bgp.helper_log import ERROR, WARNING, mark
+from bgp.printable import escaped
 
 ATTEMPT_S = 3.5
 """Longer than the 3 s after which Linux reports that ARP or neighbor discovery found no one."""
@@ -134,10 +139,17 @@ class ReportingPeer(Peer):  # type: ignore[misc]
                 self.reactor.processes.down(self.neighbor, reason)
 
 
+def log_line(message: str, source: str, level: str, timestamp: object) -> str:
+    """Return a line of ExaBGP's log. It logs warnings, errors, and worse (renderer.py)."""
+    severity = WARNING if level == "WARNING" else ERROR
+    return mark(severity) + f"{source:<15} {escaped(message)}"
+
+
 def install() -> None:
-    """Replace ExaBGP's classes in the modules that make instances of them."""
+    """Replace ExaBGP's classes and its format of log lines in the modules that use them."""
     loop.Peer = ReportingPeer
     protocol.Outgoing = BoundedOutgoing
+    sys.modules["exabgp.logger.option"].formater = lambda short, destination: log_line  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":
