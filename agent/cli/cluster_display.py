@@ -15,6 +15,8 @@ from agent.time_text import age
 
 Report = Mapping[str, Any]
 _VERDICT_COLORS = {"warning": "yellow", "critical": "red"}
+MIN_RATE = 50.0
+"""Packets per second from routers to all nodes, below which a node without any is chance: flows are few."""
 _RATES = ("from_routers", "from_nodes", "new", "forwarded", "dropped")
 
 
@@ -75,6 +77,7 @@ def cluster_lines(report: Report, columns: int) -> Iterator[str]:
             cells += [*counts, _faults(found), routers, forwarded, held, dropped if dropping else ""]
         table.add_row(*cells)
     yield from table.lines(columns)
+    yield from _passed_over(members)
     yield from _problems(members)
 
 
@@ -153,6 +156,16 @@ def _load(found: Mapping[str, Any]) -> tuple[str, ...]:
         for name, share in (("from_routers", "ecmp_share"), ("forwarded", "forward_share"))
     )
     return routers, forwarded, f"{rates['new']:,.0f}", f"{rates['dropped']:,.0f}", held
+
+
+def _passed_over(members: list[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield which nodes announce VIPs, but get nothing of what routers send."""
+    rates = {one["address"]: rates["from_routers"] for one in members if (rates := _rates_of(one))}
+    announcing = {one["address"] for one in members if one["overview"] and one["overview"]["vips"]["well"]}
+    idle = [address for address, rate in rates.items() if rate == 0 and address in announcing]
+    if idle and sum(rates.values()) >= MIN_RATE:
+        line = f"{some_of(idle)}: no packet from routers, which send {sum(rates.values()):,.0f}/s to the others: see "
+        yield paint("yellow", line + "there whether all next hops of the VIP are in use (ECMP limit, import filter)")
 
 
 def _problems(members: list[Mapping[str, Any]]) -> Iterator[str]:

@@ -80,6 +80,8 @@ def agreement_lines(membership: dict[str, Any]) -> Iterator[str]:
         yield f"all {membership['nodes']} nodes agree since {since}"
     for one in membership["differing"]:
         yield paint("yellow", f"{one['address']} differs from this node in its {one['in']} since {since}")
+    for line in membership["services"]:
+        yield paint("yellow", line)
     for one in membership["unreachable"]:
         some, others = one["by"], one["reached_by"]
         if others:  # else it is silent for all: its own row shows it

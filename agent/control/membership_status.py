@@ -17,6 +17,7 @@ def membership_status(membership: Membership) -> dict[str, Any]:
         "agree": not agreement.differing,
         "since": agreement.since,
         "differing": [{"address": str(address), "in": what} for address, what in sorted(agreement.differing.items())],
+        "services": [line for kind, _, line in membership.obstacles if kind == "services"],
         "isolated": membership.isolated,
         "unreachable": _unreachable(membership),
     }

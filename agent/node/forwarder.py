@@ -219,10 +219,13 @@ class Forwarder:
             await self._wait_for_macs(tables)
             await self.egress_filter.keep()
         self.datapath.attach()  # also replaces the program of an older build, and changes the mode
-        self._attached_once = True
+        again, self._attached_once = self._attached_once, True
         self._problems = -1, []  # they depend on the mode
         modes = ", ".join(f"{name} ({mode})" for name, mode in self.datapath.modes.items())
-        log.info("XDP attached: %s", modes)
+        if again:
+            log.warning("XDP was detached by something else, and is attached again: %s", modes)
+        else:
+            log.info("XDP attached: %s", modes)
         if self.datapath.fallback_reason:
             log.warning("%s", self.datapath.fallback_reason)
 

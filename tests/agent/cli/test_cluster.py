@@ -138,3 +138,18 @@ def test_cluster_for_programs(run: Run, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("two")
 def test_top_of_the_cluster(run: Run, tmp_path: Path) -> None:
     assert "40 (100%)" in run("top", "--cluster", "--once", "-s", str(tmp_path))[0]
+
+
+@pytest.mark.parametrize(
+    ("routers", "vips", "named"),
+    [
+        ((300, 0, 0), 1, True),
+        ((300, 1, 1), 1, False),
+        ((10, 0, 0), 1, False),  # too few packets to be no chance
+        ((300, 0, 0), 0, False),  # they announce none
+    ],
+)
+def test_nodes_that_no_router_sends_to_are_named(routers: tuple[int, ...], vips: int, named: bool) -> None:
+    shown = lines(*(overview(5, routers=count, vips={"well": vips, "all": 1}) for count in routers))
+    line = "10.0.0.12, 10.0.0.13: no packet from routers, which send 300/s to the others: see there whether "
+    assert any(one.startswith(line) for one in shown) == named

@@ -12,7 +12,10 @@ NODE = {"address": "10.0.0.11", "state": "up", "cluster": 7, "epochs": [1], "epo
 XDP = {"mode": "native", "interface": "eth0", "attached": True, "fallback_reason": None}
 BGP = {"relay": "connected", "error": None, "peers": [], "down": []}
 COUNTED = {"held": 1234, "age_s": 12.3}
-AGREED = {"nodes": 3, "agree": True, "since": 1_700_000_000.0, "differing": [], "isolated": False, "unreachable": []}
+AGREED = {
+    "nodes": 3, "agree": True, "since": 1_700_000_000.0, "differing": [], "services": [], "isolated": False,
+    "unreachable": [],
+}  # fmt: skip
 
 
 def member(address: str, **changed: Any) -> dict[str, Any]:
@@ -104,6 +107,8 @@ def test_status_shows_whether_all_agree(printed: Any) -> None:
         "10.0.0.12 differs from this node in its view since 2023-11-14 22:13:20Z",
         "10.0.0.13 differs from this node in its tables since 2023-11-14 22:13:20Z",
     ]
+    line = "10.0.0.12 serves 10.99.0.1:7001 tcp, this node :7000"
+    assert printed(services=[line])[-1] == line
     assert any("no other node answers this one" in line for line in printed(isolated=True))
 
 

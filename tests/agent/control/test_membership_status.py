@@ -27,6 +27,7 @@ def membership(
     """What the status reads, without sockets."""
     stats = {Via.PLAIN: PathStats(asked=40, unanswered=1, rtt_s=0.000_25), Via.GUE: PathStats(asked=3, unanswered=3)}
     made = SimpleNamespace(
+        obstacles=(("silent", str(A), "A is silent"), ("services", "x", "A serves x, this node does not")),
         own=OWN,
         agreement=agreement or Agreement(4, {}, 100.0),
         isolated=isolated,
@@ -41,6 +42,7 @@ def membership(
 def test_agreement_and_isolation() -> None:
     assert membership_status(membership()) == {
         "nodes": 4, "agree": True, "since": 100.0, "differing": [], "isolated": False, "unreachable": [],
+        "services": ["A serves x, this node does not"],
     }  # fmt: skip
     differing = membership_status(membership(Agreement(4, {B: "tables", A: "view"}, 5.0), isolated=True))
     assert (differing["agree"], differing["isolated"]) == (False, True)
