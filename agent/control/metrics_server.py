@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The endpoint for monitoring: `/metrics` for Prometheus and `/health`, over TCP, by default on loopback.
 
-On loopback alone it also serves a page for people (page.html) with what that asks for: `/`, `/status.json` and
-`/explain.json?tuple=`. It changes nothing, and serves no addresses of clients. An address that cannot be listened at is
-a problem line, and the agent goes on. Rendering 50 services takes tens of milliseconds, so a thread does it.
+On loopback alone it also serves a page for people (page.html) with what that asks for: `/`, `/status.json`,
+`/cluster.json`, `/events.json` and `/explain.json?tuple=`. It changes nothing, and serves no addresses of clients. An
+address that cannot be listened at is a problem line, and the agent goes on. Rendering 50 services takes tens of
+milliseconds, so a thread does it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -27,20 +29,33 @@ from agent.errors import AgentError
 log = logging.getLogger("anylb")
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 PAGE: Final = Path(__file__).with_name("page.html")
+REQUESTED: Final = "requested: "
+"""How the event begins that names a request (server.py)."""
 Look = Callable[[], tuple[Mapping[str, Any], Checked]]
 """Returns the status of the node and the verdict on it, of this moment."""
-Explain = Callable[[str], Mapping[str, Any]]
-"""Explains a flow, as `lbctl explain` does. Raises AgentError."""
+Events = Callable[[], Sequence[Mapping[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class PageSources:
+    """What the page asks for beside the status."""
+
+    explain: Callable[[str], Mapping[str, Any]]
+    """Explains a flow, as `lbctl explain` does. Raises AgentError."""
+    events: Events
+    """Returns the last events, the newest first. Raises OSError."""
+    cluster: Callable[[], Awaitable[Mapping[str, Any]]]
+    """Returns all members by their own account (cluster.py)."""
 
 
 @contextlib.asynccontextmanager
-async def serve_metrics(config: MetricsConfig, look: Look, explain: Explain) -> AsyncIterator[str | None]:
+async def serve_metrics(config: MetricsConfig, look: Look, sources: PageSources) -> AsyncIterator[str | None]:
     """Serve for as long as the context lasts; its value is why it is not served, None if it is, or must not be."""
     where = config.endpoint
     if where is None:
         yield None
         return
-    page = _Page(look, explain) if where[0].is_loopback else None
+    page = _Page(look, sources) if where[0].is_loopback else None
     server = HttpServer(lambda request: _respond(look, page, request))
     problem = None
     try:
@@ -57,22 +72,38 @@ async def serve_metrics(config: MetricsConfig, look: Look, explain: Explain) -> 
 class _Page:
     """What people on this machine see: the page, and what it asks for."""
 
-    def __init__(self, look: Look, explain: Explain) -> None:
-        self._look, self._explain = look, explain
+    def __init__(self, look: Look, sources: PageSources) -> None:
+        self._look, self._sources = look, sources
 
-    def respond(self, request: Request) -> Response | None:
+    async def respond(self, request: Request) -> Response | None:
         """Return the response; None for a path that is not the page's."""
         match request.path:
             case "/":
                 return Response(200, PAGE.read_bytes(), "text/html; charset=utf-8")
             case "/status.json":
                 return json_response(self._look()[0])
+            case "/cluster.json":
+                return json_response(await self._sources.cluster())
+            case "/events.json":
+                return self._events()
             case "/explain.json":
                 try:
-                    return json_response(self._explain(request.query.get("tuple", "")))
+                    return json_response(self._sources.explain(request.query.get("tuple", "")))
                 except AgentError as error:
                     return json_response({"error": str(error)}, 400)
         return None
+
+    def _events(self) -> Response:
+        """Return the last events. What an operator has requested is named without its values: they may be clients."""
+        try:
+            found = self._sources.events()
+        except OSError as error:
+            return json_response({"error": f"{error.filename}: {error.strerror}"}, 500)
+        shown = [
+            {**one, "text": " ".join(one["text"].split()[:2])} if one["text"].startswith(REQUESTED) else one
+            for one in found
+        ]
+        return json_response({"events": shown})
 
 
 async def _respond(look: Look, page: _Page | None, request: Request) -> Response:
@@ -83,7 +114,7 @@ async def _respond(look: Look, page: _Page | None, request: Request) -> Response
             return _health(look()[1])
         if request.path == "/metrics":
             return await _metrics(look)
-        if page is not None and (response := page.respond(request)) is not None:
+        if page is not None and (response := await page.respond(request)) is not None:
             return response
     except Exception as error:
         log.exception("%s", request.path)

@@ -34,7 +34,7 @@ from agent.control import (
 )
 from agent.control.check import Checked, checked
 from agent.control.http_server import HttpServer, Request, Response, Routes, json_response
-from agent.control.metrics_server import serve_metrics
+from agent.control.metrics_server import REQUESTED, Events, PageSources, serve_metrics
 from agent.control.status import NodeState, status
 from agent.errors import AgentError, LastAnnouncerError
 from agent.file_acl import admit_readers
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("anylb")
 READING = ("GET", "HEAD")
+EVENTS = 200
+"""How many the page has."""
 
 
 def _routes(agent: Agent, changes: config.Changing) -> Routes:
@@ -132,11 +134,14 @@ def _overview(agent: Agent, changes: config.Changing) -> Overview:
     return cluster.overview(*_look(agent, changes), agent.publisher.digests, time.monotonic_ns())
 
 
-async def _report(agent: Agent) -> Response:
-    members = cluster.Cluster(
+def _members(agent: Agent) -> cluster.Cluster:
+    return cluster.Cluster(
         agent.node.address, agent.config.cluster, agent.members(), agent.membership.states, RELEASE, agent.overviews
     )
-    return json_response(await cluster.report(members))
+
+
+async def _report(agent: Agent) -> Response:
+    return json_response(await cluster.report(_members(agent)))
 
 
 def _explain(agent: Agent, text: str) -> dict[str, Any]:
@@ -184,8 +189,11 @@ async def _explain_live(agent: Agent, request: Request) -> Response:
 
 
 @contextlib.asynccontextmanager
-async def serve(agent: Agent, changes: config.Changing) -> AsyncIterator[None]:
-    """Serve the control socket for as long as the context lasts. A socket left by a dead agent is replaced."""
+async def serve(agent: Agent, changes: config.Changing, events: Events) -> AsyncIterator[None]:
+    """Serve the control socket for as long as the context lasts. A socket left by a dead agent is replaced.
+
+    `events` returns the last `EVENTS` of the node, the newest first.
+    """
     routes = _routes(agent, changes)
     server = HttpServer(lambda request: _respond(routes, request))
     path = agent.paths.control
@@ -201,9 +209,8 @@ async def serve(agent: Agent, changes: config.Changing) -> AsyncIterator[None]:
         os.umask(before)
     agent.overviews.look = lambda: _overview(agent, changes)
     try:
-        monitoring = serve_metrics(
-            agent.config.metrics, lambda: _look(agent, changes), lambda text: _explain(agent, text)
-        )
+        page = PageSources(lambda text: _explain(agent, text), events, lambda: cluster.report(_members(agent)))
+        monitoring = serve_metrics(agent.config.metrics, lambda: _look(agent, changes), page)
         async with monitoring as agent.metrics_problem:
             yield
     finally:
@@ -223,7 +230,7 @@ async def _respond(routes: Routes, request: Request) -> Response:
     try:
         if request.method not in READING:  # before its effects, which are events too
             given = "".join(f" {name}={value}" for name, value in request.query.items())
-            log.info("requested: %s%s", request.path, given)
+            log.info("%s%s%s", REQUESTED, request.path, given)
         response = handler(request)
         return response if isinstance(response, Response) else await response
     except LastAnnouncerError as error:

@@ -22,6 +22,7 @@ KEPT_S = 7 * 86_400.0
 MAX_BYTES = 1 << 20
 POLL_S = 0.3
 MAX_TEXT = 2_000
+TAIL_BYTES = 1 << 16
 
 
 class EventLog(logging.Handler):
@@ -79,6 +80,22 @@ def read(path: Path, since: float) -> Iterator[dict[str, Any]]:
     for file in (older(path), path):
         with contextlib.suppress(FileNotFoundError), file.open(encoding="utf-8", errors="replace") as lines:
             yield from _events(lines, since)
+
+
+def latest(path: Path, count: int) -> list[dict[str, Any]]:
+    """Return the last events, the newest first; fewer if they are long. Reads the ends of the files alone.
+
+    Raises OSError, but for a missing file.
+    """
+    found: list[dict[str, Any]] = []
+    for file in (path, older(path)):
+        with contextlib.suppress(FileNotFoundError), file.open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - TAIL_BYTES))
+            lines = stream.read().decode(errors="replace").splitlines()
+            found += reversed(list(_events(iter(lines), 0.0)))
+        if len(found) >= count:
+            break
+    return found[:count]
 
 
 def follow(path: Path) -> Iterator[dict[str, Any]]:

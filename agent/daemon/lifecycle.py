@@ -16,11 +16,13 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
 from agent.config.file import Loaded
 from agent.config.schema import Config
 from agent.control import server as control
 from agent.daemon.changes import Changes
+from agent.daemon.event_log import latest
 from agent.daemon.runtime import freeze_heap
 from agent.daemon.service_report import ServiceReport
 from agent.errors import AgentError
@@ -175,7 +177,7 @@ async def _run_agents(lifecycle: Lifecycle, changes: Changes, paths: Paths, open
             beside = lifecycle.report.follow(agent), _replace_lost_data_path(agent, lifecycle)
             running = [loop.create_task(one) for one in beside]
             try:
-                async with control.serve(agent, changes):
+                async with control.serve(agent, changes, partial(latest, agent.paths.events, control.EVENTS)):
                     await agent.run(lifecycle.ending)
             finally:
                 for task in running:

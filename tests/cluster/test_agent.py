@@ -116,6 +116,25 @@ def test_cluster_shows_all_members_from_one_node(cluster: ClusterLab) -> None:
     assert "all that answer have the same tables" in text
 
 
+READ_PAGE = """
+import json, urllib.request
+for name in ("cluster", "events"):
+    with urllib.request.urlopen(f"http://127.0.0.1:9742/{name}.json", timeout=10) as response:
+        print(json.dumps(json.load(response)))
+"""
+
+
+def test_the_page_has_all_members_and_what_happened_before_the_agent_began(cluster: ClusterLab) -> None:
+    marked = {"time": time.time() - 86_400, "level": "warning", "source": "x", "text": "a day ago"}
+    with cluster.lab.root("b3").joinpath("var/lib/anylb/events.jsonl.1").open("w") as file:
+        file.write(json.dumps(marked) + "\n")
+    members, events = map(json.loads, cluster.lab.exec("b3", ["python", "-c", READ_PAGE]).stdout.splitlines())
+    assert [one["answers"] for one in members["members"]] == [True] * 4
+    texts = [one["text"] for one in events["events"]]
+    assert any(text.startswith("XDP attached") for text in texts)
+    assert texts[-1] == "a day ago"
+
+
 def test_cluster_names_a_node_whose_agent_does_not_answer(cluster: ClusterLab) -> None:
     cluster.kill("b4", "agent", signal.SIGSTOP)
     try:

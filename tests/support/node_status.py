@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from agent.control.metrics_server import PageSources
 from bpf.layout.counter import Counter
 
 
@@ -82,3 +84,16 @@ def _peer() -> dict[str, Any]:
         "address": "10.0.0.1", "state": "up", "since_s": 60.0, "why": "", "retry_s": None, "foreign_routes": 0,
         "bfd": bfd,
     }  # fmt: skip
+
+
+def page_sources(
+    explain: Callable[[str], Mapping[str, Any]] = lambda text: {},
+    events: Callable[[], Sequence[Mapping[str, Any]]] = lambda: (),
+    members: Sequence[Mapping[str, Any]] = (),
+) -> PageSources:
+    """Return what the page asks for beside the status."""
+
+    async def cluster() -> Mapping[str, Any]:
+        return {"node": "10.0.0.11", "cluster": 7, "members": members}
+
+    return PageSources(explain, events, cluster)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from support.free_port import free_port
-from support.node_status import node_status
+from support.node_status import node_status, page_sources
 from support.waiting import wait_for
 
 from agent.config.metrics import MetricsConfig
@@ -41,7 +41,7 @@ def agent() -> Iterator[int]:
     async def serve() -> None:
         found = Checked("warning", (), "", {})
         async with serve_metrics(
-            MetricsConfig(listen=f"127.0.0.1:{port}"), lambda: (node_status(), found), lambda _: {}
+            MetricsConfig(listen=f"127.0.0.1:{port}"), lambda: (node_status(), found), page_sources()
         ):
             await ending.wait()
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.free_port import free_port
-from support.node_status import node_status
+from support.node_status import node_status, page_sources
 
 from agent.config.file import parse
 from agent.config.metrics import MetricsConfig
@@ -102,7 +102,7 @@ def served(found: Checked, *paths: str, method: str = "GET") -> list[tuple[int, 
 
     async def main() -> list[tuple[int, str]]:
         config = MetricsConfig(listen=f"127.0.0.1:{port}")
-        async with serve_metrics(config, lambda: (node_status(), found), lambda _: {}) as problem:
+        async with serve_metrics(config, lambda: (node_status(), found), page_sources()) as problem:
             assert problem is None
             return [await asyncio.to_thread(fetch, path) for path in paths]
 
@@ -125,7 +125,9 @@ def test_health_by_its_code(state: str, code: int) -> None:
 
 def test_a_port_that_is_taken_is_a_problem_and_off_serves_nothing() -> None:
     async def main(listen: Any) -> str | None:
-        async with serve_metrics(MetricsConfig(listen=listen), lambda: (node_status(), GOOD), lambda _: {}) as problem:
+        async with serve_metrics(
+            MetricsConfig(listen=listen), lambda: (node_status(), GOOD), page_sources()
+        ) as problem:
             return problem
 
     with socket.socket() as other:

@@ -2,19 +2,22 @@
 """The page for people: served on loopback only, whole in one file, and right in a browser where there is one."""
 
 import asyncio
+import itertools
+import json
 import re
 import shutil
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.free_port import free_port
-from support.node_status import node_status
+from support.node_status import node_status, page_sources
 
 from agent.announcing.alert import CRITICAL, Alert
 from agent.config.metrics import MetricsConfig
@@ -32,12 +35,40 @@ def explain(text: str) -> Mapping[str, Any]:
     return {"service": "web", "row": 7, "chain": ["10.0.0.12"], "nodes": []}
 
 
-def with_page(use: Callable[[str], Any], address: str = "127.0.0.1") -> Any:
+EVENTS = [
+    {"time": 1_700_000_100.0, "level": "warning", "text": "BGP session with 10.0.0.1 is down: timed out"},
+    {"time": 1_700_000_000.0, "level": "info", "text": "requested: /deny/add prefix=192.0.2.7"},
+]
+
+
+def members() -> Iterator[list[dict[str, Any]]]:
+    """Yield the cluster again and again, a second later each time: of four packets one is 10.0.0.11's."""
+    for second in itertools.count(1):
+        yield [account("10.0.0.11", second, 30), account("10.0.0.12", second, 90, fault="disk full there")]
+
+
+def account(address: str, second: int, per_s: int, fault: str | None = None) -> dict[str, Any]:
+    load = {"from_routers": second * per_s, "forwarded": 0}
+    found = {"read_ns": second * 10**9, "load": load, "verdict": "warning", "faults": 1, "first_fault": fault}
+    return {"address": address, "why": None, "overview": found}
+
+
+def unreadable() -> Sequence[Mapping[str, Any]]:
+    raise OSError(5, "Input/output error", "events.jsonl")
+
+
+def with_page(use: Callable[[str], Any], address: str = "127.0.0.1", events: Callable[[], Any] = lambda: EVENTS) -> Any:
     """Serve the page, and call `use` with its URL in a thread."""
 
     async def main() -> Any:
         where = f"{address}:{free_port()}"
-        async with serve_metrics(MetricsConfig(listen=where), lambda: (node_status(), FAULT), explain) as problem:
+        found = members()
+
+        async def cluster() -> Mapping[str, Any]:
+            return {"members": next(found)}
+
+        sources = replace(page_sources(explain, events), cluster=cluster)
+        async with serve_metrics(MetricsConfig(listen=where), lambda: (node_status(), FAULT), sources) as problem:
             assert problem is None
             return await asyncio.to_thread(use, f"http://{where}")
 
@@ -97,6 +128,13 @@ def test_the_page_is_whole_and_uses_nothing_from_elsewhere() -> None:
     assert "innerHTML" not in text, "what nodes and services are called is text, never markup"
 
 
+def test_events_name_requests_without_their_values() -> None:
+    text = with_page(lambda url: fetch(f"{url}/events.json"))[2]
+    assert [one["text"] for one in json.loads(text)["events"]] == [EVENTS[0]["text"], "requested: /deny/add"]
+    code, _, text = with_page(lambda url: fetch(f"{url}/events.json"), events=unreadable)
+    assert (code, json.loads(text)) == (500, {"error": "events.jsonl: Input/output error"})
+
+
 @pytest.mark.skipif(
     CHROMIUM is None, reason="there is no chromium, the browser that shows the page: ./setup.sh installs it"
 )
@@ -113,4 +151,6 @@ def test_a_browser_shows_the_node(tmp_path: Path) -> None:
     assert "CRITICAL: 1 of 3 members up" in shown
     assert "web: no router has its VIP" in shown
     for text in ("10.0.0.11, cluster 7", "10.0.0.13", "lost", "192.0.2.10:443", "All 3 nodes agree"):
+        assert text in shown, text
+    for text in ("is down: timed out", "disk full there", "30 (25 %)", "90 (75 %)", "75 % of ECMP"):
         assert text in shown, text

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agent.daemon.event_log import KEPT_S, EventLog, follow, forget_old, older, read
+from agent.daemon.event_log import KEPT_S, EventLog, follow, forget_old, latest, older, read
 
 
 @pytest.fixture
@@ -112,3 +112,26 @@ def test_follow_goes_on_in_the_next_file(path: Path, log: logging.Logger) -> Non
     thread.join(20)
     assert not thread.is_alive()
     assert found == [f"event {number}" for number in range(30)]
+
+
+def test_the_latest_come_first_also_from_the_file_before_and_from_an_earlier_process(path: Path) -> None:
+    for number in range(3):  # each agent has a handler of its own
+        logger, handler = logging.getLogger(f"anylb.one{number}"), EventLog(path, 400)
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        for count in range(2):
+            logger.info("event %d", 2 * number + count)
+        logger.removeHandler(handler)
+    assert older(path).exists()
+    assert [event["text"] for event in latest(path, 4)] == ["event 5", "event 4", "event 3", "event 2"]
+    assert len(latest(path, 100)) > 4
+    assert latest(path.with_name("missing"), 4) == []
+
+
+def test_the_latest_of_a_long_file_are_read_from_its_end(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    lines = [f'{{"time": {number}, "level": "info", "text": "{"x" * 1000}"}}\n' for number in range(200)]
+    path.write_text("".join(lines))
+    found = [event["time"] for event in latest(path, 500)]
+    assert found == list(range(199, 199 - len(found), -1))
+    assert 50 < len(found) < 70
