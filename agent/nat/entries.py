@@ -10,7 +10,7 @@ from agent.config.service import AFFINITIES, ServiceConfig
 from agent.errors import AgentError
 from agent.nat.backend import BackendKey
 from agent.nat.choice import ChoiceTable
-from bpf.layout.nat import BACKENDS, Balance, Choice, NatServiceEntry
+from bpf.layout.nat_backend import BACKENDS, Balance, Choice, NatServiceEntry
 
 Place = tuple[Address, int]
 """A backend's address and port: sessions refer to it by index, whatever service they are of."""

@@ -19,7 +19,8 @@ from agent.nat.backend import BackendKey, backends_of
 from agent.nat.change import gives_former, pools_of
 from agent.nat.entries import Place, ServiceChoice, backend_indexes
 from agent.netlink.batch import sample
-from bpf.layout.nat import BACKENDS, BackendEntry, NatConf, NatHop, NatServiceEntry
+from bpf.layout.nat import NatConf
+from bpf.layout.nat_backend import BACKENDS, BackendEntry, NatHop, NatServiceEntry
 from bpf.layout.service import Forward
 from bpf.maps.nat_maps import NatMaps
 

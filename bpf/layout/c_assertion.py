@@ -5,13 +5,14 @@ from collections.abc import Iterable, Mapping
 from enum import IntEnum, IntFlag
 from typing import Final
 
-from bpf.layout import limits, nat, session
+from bpf.layout import limits, nat, nat_backend, session
 from bpf.layout.c_struct import CStruct
 from bpf.layout.conf import ConfFlag
 from bpf.layout.counter import Counter
 from bpf.layout.echo import ECHO_STRUCT, EchoFlag, EchoKind, Way
 from bpf.layout.map_spec import NAT_STRUCTS, STRUCTS
-from bpf.layout.nat import Balance, NatFlag
+from bpf.layout.nat import NatFlag
+from bpf.layout.nat_backend import Balance
 from bpf.layout.node import NodeFlag
 from bpf.layout.service import Affinity, Forward, ServiceFlag
 from bpf.layout.session import SessionState, TagFlag
@@ -38,6 +39,11 @@ _NAT_ENUMS: Final[dict[str, type[IntEnum] | type[IntFlag]]] = {
     "NAT_": NatFlag,
     "BALANCE_": Balance,
 }
+_NAT_NUMBERS: Final = {
+    nat: ("NAT_ROWS", "NAT_PARSED_SIZE", "PORT_BITS", "FIRST_PORT"),
+    nat_backend: ("BACKENDS", "CHOICES", "NAT_HOPS"),
+    session: ("WAYS", "OWNER_WAYS", "TICK_SHIFT"),
+}
 
 
 def assertions() -> str:
@@ -46,9 +52,8 @@ def assertions() -> str:
     checks.append(f"COUNTERS == {len(Counter)}")
     checks += [f"{name} == {getattr(limits, name)}" for name in _LIMITS]
     nat_checks = _struct_checks(NAT_STRUCTS) + _enum_checks(_NAT_ENUMS)
-    nat_names = ("NAT_ROWS", "BACKENDS", "CHOICES", "NAT_HOPS", "NAT_PARSED_SIZE", "PORT_BITS", "FIRST_PORT")
-    nat_checks += [f"{name} == {getattr(nat, name)}" for name in nat_names]
-    nat_checks += [f"{name} == {getattr(session, name)}" for name in ("WAYS", "OWNER_WAYS", "TICK_SHIFT")]
+    for module, names in _NAT_NUMBERS.items():
+        nat_checks += [f"{name} == {getattr(module, name)}" for name in names]
     return f"{_render(checks)}#if NAT\n{_render(nat_checks)}#endif\n"
 
 

@@ -15,16 +15,14 @@ from bpf.layout.conf import CONF_STRUCT
 from bpf.layout.counter import STATS_STRUCT, Counter
 from bpf.layout.echo import ECHO_STATE_STRUCT
 from bpf.layout.fragment import FIRST_FRAGMENT_STRUCT, FRAGMENT_KEY_STRUCT
-from bpf.layout.nat import (
+from bpf.layout.nat import NAT_CONF_STRUCT, NAT_PARSED_SIZE, NAT_ROWS
+from bpf.layout.nat_backend import (
     BACKEND_LOAD_STRUCT,
     BACKEND_STRUCT,
     BACKENDS,
     NAT_CHOICES_STRUCT,
-    NAT_CONF_STRUCT,
     NAT_HOP_STRUCT,
     NAT_HOPS,
-    NAT_PARSED_SIZE,
-    NAT_ROWS,
     NAT_SERVICE_STRUCT,
 )
 from bpf.layout.node import NODE_STRUCT

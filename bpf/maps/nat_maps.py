@@ -10,19 +10,15 @@ import numpy.typing as npt
 
 from bpf.errors import BpfError
 from bpf.layout.limits import SLOTS
-from bpf.layout.nat import (
+from bpf.layout.nat import NAT_ROWS, NatConf, is_watched, unpack_conf, with_watched
+from bpf.layout.nat_backend import (
     BACKENDS,
     NAT_HOPS,
-    NAT_ROWS,
     NAT_SERVICE_STRUCT,
     BackendEntry,
     BackendLoad,
-    NatConf,
     NatHop,
     NatServiceEntry,
-    is_watched,
-    unpack_conf,
-    with_watched,
 )
 from bpf.layout.session import EVENT_STRUCT
 from bpf.maps.pinned_map import PinnedMap

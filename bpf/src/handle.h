@@ -173,21 +173,18 @@ static __always_inline int handle_flow(struct xdp_md *ctx, const struct conf *co
 	struct service *found = find_service(pkt), service;
 	struct stats *s;
 
-	if (!found)
+	if (!found ||
+	    (pkt->fragment ? has_no_service_key(pkt) : found->flags & SERVICE_PORTS_ONLY || is_foreign_hop(pkt)))
 		return pass_no_service(pkt);
 	service = *found; /* a copy: else the verifier walks the rest once for each map that it may be from */
 	s = stats_of(service.slot);
 	if (!s)
 		return XDP_PASS;
 	if (pkt->fragment) {
-		if (has_no_service_key(pkt))
-			return pass_no_service(pkt);
 		if (NAT && service.flags & SERVICE_NAT)
 			return FOR_NAT;
 		if (!(service.flags & SERVICE_FRAGMENTS))
 			return FOR_COLLECTOR;
-	} else if (service.flags & SERVICE_PORTS_ONLY || is_foreign_hop(pkt)) {
-		return pass_no_service(pkt);
 	}
 	if (NAT && service.flags & SERVICE_NAT) {
 		pkt->service = service.slot;
@@ -232,7 +229,7 @@ static __always_inline enum counter drop_reason(enum packet_kind kind)
 static __always_inline int handle_no_flow(struct xdp_md *ctx, const struct conf *conf, enum packet_kind kind,
 					  struct packet *pkt)
 {
-	struct service *service;
+	struct service *service = NULL;
 	u32 slot;
 
 	if (kind == KIND_OTHER_VLAN)
@@ -241,11 +238,9 @@ static __always_inline int handle_no_flow(struct xdp_md *ctx, const struct conf 
 		return FOR_NAT;
 	if (kind == KIND_FOREIGN_TUNNEL)
 		return pass(PASS_FOREIGN_TUNNEL);
-	if (kind == KIND_NO_SERVICE || (kind == KIND_OTHER_PROTOCOL && !(conf->flags & CONF_DROP_OTHER_PROTOCOLS)))
-		return pass_no_service(pkt);
-	if (kind == KIND_MALFORMED && has_no_service_key(pkt))
-		return pass_no_service(pkt);
-	service = lookup_service(pkt, 0, kind == KIND_MALFORMED ? pkt->protocol : 0);
+	if (kind != KIND_NO_SERVICE && !(kind == KIND_OTHER_PROTOCOL && !(conf->flags & CONF_DROP_OTHER_PROTOCOLS)) &&
+	    !(kind == KIND_MALFORMED && has_no_service_key(pkt)))
+		service = lookup_service(pkt, 0, kind == KIND_MALFORMED ? pkt->protocol : 0);
 	if (!service)
 		return pass_no_service(pkt);
 	slot = counted_slot(service);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the NAT program and Python share; Python's part is bpf/layout/nat.py and session.py. Only in builds with NAT.
+ * What the NAT program and Python share; Python's part is bpf/layout/nat.py, nat_backend.py and session.py. Only in
+ * builds with NAT.
  *
  * A session is a numbered slot of one array, and the number is its NAT endpoint: slot / 32768 is the address in the
  * pool, and 0x8000 + slot % 32768 the port. So a reply names its session, and by the slot's upper bits its row.

@@ -23,7 +23,8 @@ from support.packets import ACK, HERE, ROUTER, SYN
 from bpf.layout.counter import Counter
 from bpf.layout.limits import CHAIN
 from bpf.layout.map_spec import NatShape
-from bpf.layout.nat import BackendEntry, Balance, Choice, NatConf, NatHop, NatServiceEntry, endpoint
+from bpf.layout.nat import NatConf, endpoint
+from bpf.layout.nat_backend import BackendEntry, Balance, Choice, NatHop, NatServiceEntry
 from bpf.layout.service import Protocol, ServiceEntry, ServiceKey
 from bpf.layout.session import Session, SessionState, Tag, TagFlag
 from bpf.maps.maps import Maps

@@ -16,7 +16,8 @@ from support.nat_stage import SESSIONS
 from support.packets import ACK, HERE, ROUTER, SYN
 
 from bpf.layout.conf import NodeConf
-from bpf.layout.nat import BackendEntry, Balance, Choice, NatConf, NatHop, NatServiceEntry
+from bpf.layout.nat import NatConf
+from bpf.layout.nat_backend import BackendEntry, Balance, Choice, NatHop, NatServiceEntry
 from bpf.layout.service import Forward, Protocol, ServiceEntry, ServiceKey
 from bpf.layout.session import Session, SessionState, Tag, TagFlag
 from bpf.layout.uplink import UplinkEntry

@@ -29,18 +29,8 @@ from bpf.layout.conf import ConfFlag, NodeConf, OtherEpoch
 from bpf.layout.counter import Counter
 from bpf.layout.limits import CHAIN
 from bpf.layout.map_spec import NatShape
-from bpf.layout.nat import (
-    NAT_ROWS,
-    BackendEntry,
-    Balance,
-    Choice,
-    NatConf,
-    NatHop,
-    NatServiceEntry,
-    endpoint,
-    row_of_slot,
-    slot_of,
-)
+from bpf.layout.nat import NAT_ROWS, NatConf, endpoint, row_of_slot, slot_of
+from bpf.layout.nat_backend import BackendEntry, Balance, Choice, NatHop, NatServiceEntry
 from bpf.layout.node import NodeEntry
 from bpf.layout.service import Affinity, Forward, Protocol, ServiceEntry, ServiceKey
 from bpf.layout.session import Session, Tag

@@ -8,7 +8,7 @@ import numpy as np
 
 from agent.handover.record import backend_key, service_key
 from agent.handover.session_store import SessionStore
-from bpf.layout.nat import BACKENDS
+from bpf.layout.nat_backend import BACKENDS
 from bpf.layout.session import SessionState
 from bpf.maps.session_dtype import SESSION4_DTYPE, SESSION6_DTYPE
 from bpf.maps.session_map import SessionMap

@@ -10,7 +10,8 @@ import numpy as np
 
 from agent.address import Address
 from agent.sessions.session_table import SessionTable
-from bpf.layout.nat import BACKENDS, endpoint
+from bpf.layout.nat import endpoint
+from bpf.layout.nat_backend import BACKENDS
 from bpf.layout.session import Session, SessionState, Tag, TagFlag
 from bpf.maps.nat_maps import NatMaps
 from bpf.maps.session_dtype import SESSION4_DTYPE, SESSION6_DTYPE

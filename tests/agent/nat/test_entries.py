@@ -10,7 +10,7 @@ from support.nat_config import TEXT, nat_config
 from agent.errors import AgentError
 from agent.nat.backend import BackendKey, backends_of
 from agent.nat.entries import ServiceChoice, backend_indexes
-from bpf.layout.nat import BACKENDS, Balance, Choice
+from bpf.layout.nat_backend import BACKENDS, Balance, Choice
 from bpf.layout.service import Affinity
 
 A, B, C = ((IPv4Address(f"10.9.0.{n}"), 80) for n in (11, 12, 13))

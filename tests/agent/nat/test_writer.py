@@ -14,7 +14,8 @@ from agent.nat.backend import backends_of
 from agent.nat.writer import RETIRE_S, NatWriter
 from agent.netlink.batch import WORLD
 from bpf.layout.map_spec import NatShape
-from bpf.layout.nat import BACKENDS, BackendEntry, Choice, NatConf, NatHop
+from bpf.layout.nat import NatConf
+from bpf.layout.nat_backend import BACKENDS, BackendEntry, Choice, NatHop
 from bpf.layout.service import Forward
 from bpf.maps.maps import Maps
 from bpf.maps.nat_maps import NatMaps

@@ -12,22 +12,8 @@ from hypothesis import strategies as st
 
 from bpf.layout import map_spec
 from bpf.layout.map_spec import NatShape
-from bpf.layout.nat import (
-    CHOICES,
-    FIRST_PORT,
-    SESSIONS_MIN,
-    BackendEntry,
-    Balance,
-    Choice,
-    NatConf,
-    NatHop,
-    NatServiceEntry,
-    endpoint,
-    row_of_slot,
-    slot_of,
-    ticks,
-    unpack_conf,
-)
+from bpf.layout.nat import FIRST_PORT, SESSIONS_MIN, NatConf, endpoint, row_of_slot, slot_of, ticks, unpack_conf
+from bpf.layout.nat_backend import CHOICES, BackendEntry, Balance, Choice, NatHop, NatServiceEntry
 from bpf.layout.service import Affinity, Forward
 from bpf.layout.session import SESSION4_STRUCT, SESSION6_STRUCT, Session, SessionState, Tag, TagFlag
 from bpf.maps.session_dtype import SESSION4_DTYPE, SESSION6_DTYPE

@@ -13,7 +13,8 @@ import pytest
 from bpf.errors import BpfError
 from bpf.kernel.atomic import compare_exchange
 from bpf.layout.map_spec import NatShape
-from bpf.layout.nat import BackendEntry, BackendLoad, Balance, Choice, NatConf, NatHop, NatServiceEntry
+from bpf.layout.nat import NatConf
+from bpf.layout.nat_backend import BackendEntry, BackendLoad, Balance, Choice, NatHop, NatServiceEntry
 from bpf.layout.session import Session, SessionState, Tag, TagFlag
 from bpf.maps.maps import Maps
 from bpf.maps.nat_maps import NatMaps

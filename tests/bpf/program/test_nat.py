@@ -31,7 +31,8 @@ from support.nat_stage import SESSIONS
 from support.packets import ACK, FIN, HERE, ROUTER, RST, SYN
 
 from bpf.layout.counter import Counter
-from bpf.layout.nat import BackendLoad, NatHop, endpoint, row_of_slot, slot_of
+from bpf.layout.nat import endpoint, row_of_slot, slot_of
+from bpf.layout.nat_backend import BackendLoad, NatHop
 from bpf.layout.session import OWNER_WAYS, WAYS, SessionState, Tag, TagFlag
 from bpf.maps.session_map import now_tick
 

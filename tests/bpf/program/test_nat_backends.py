@@ -18,7 +18,7 @@ from agent.sessions.session_table import SessionTable
 from bpf.compiler import build, source
 from bpf.kernel.pin import open_pin
 from bpf.layout.counter import Counter
-from bpf.layout.nat import Balance, Choice, NatServiceEntry
+from bpf.layout.nat_backend import Balance, Choice, NatServiceEntry
 from bpf.layout.service import Affinity
 from bpf.layout.session import SessionState
 from bpf.maps.session_map import now_tick

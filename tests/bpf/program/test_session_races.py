@@ -28,7 +28,8 @@ from bpf.kernel.pin import open_pin
 from bpf.layout.conf import NodeConf
 from bpf.layout.limits import CHAIN
 from bpf.layout.map_spec import NatShape
-from bpf.layout.nat import NAT_ROWS, BackendEntry, Balance, Choice, NatConf, NatHop, NatServiceEntry
+from bpf.layout.nat import NAT_ROWS, NatConf
+from bpf.layout.nat_backend import BackendEntry, Balance, Choice, NatHop, NatServiceEntry
 from bpf.layout.node import NodeEntry
 from bpf.layout.service import Protocol, ServiceEntry, ServiceKey
 from bpf.layout.session import SessionState
