@@ -6,19 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import time as clock
 
+PAUSE_SHARE = 0.05
+"""Of the time waited so far: a wait ends at most so much later, and a long one needs few polls."""
+
 
 def wait_for(condition: Callable[[], object], what: str = "the state", timeout_s: float = 120.0) -> None:
     """Poll until the condition holds. Raises AssertionError after the timeout.
 
     It is no bound on the time that users wait: on a machine where ten processes want each CPU, 30 s did not suffice.
-    The pauses are as long as the polls: what is waited for needs the CPU too.
+    What is waited for needs the CPU too: a pause is as long as the poll, and as `PAUSE_SHARE` of the wait so far.
     """
-    began = time.monotonic()
-    deadline = began + timeout_s
+    start = began = time.monotonic()
     while not condition():
         now = time.monotonic()
-        assert now < deadline, f"not within {timeout_s:g} s: {what}"
-        time.sleep(min(max(0.02, now - began), 0.5))
+        assert now < start + timeout_s, f"not within {timeout_s:g} s: {what}"
+        time.sleep(min(max(0.02, now - began, PAUSE_SHARE * (now - start)), 0.5))
         began = time.monotonic()
 
 

@@ -30,6 +30,7 @@ NODE_INTERFACE = "eth1"  # a server's, to the segment
 AGENT_SOCKET = "run/anylb/agent.sock"
 TRAFFIC_SOCKET = "run/anylb-traffic.sock"
 BGP_PORT = 179
+PAUSE_SHARE = 0.05  # of the time waited so far
 
 
 def established_local_end(port: int, table: str) -> str | None:
@@ -184,9 +185,13 @@ class Cluster:
         self.lab.kill(node)
 
     def wait(self, what: str, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
-        """Poll until `condition` holds; raise LabError that names `what` if it does not in time."""
-        deadline = time.monotonic() + timeout_s
+        """Poll until `condition` holds; raise LabError that names `what` if it does not in time.
+
+        What is waited for needs the CPU too: the longer it takes, the longer are the pauses.
+        """
+        start = time.monotonic()
         while not condition():
-            if time.monotonic() > deadline:
+            waited_s = time.monotonic() - start
+            if waited_s > timeout_s:
                 raise LabError(f"lab {self.lab.name}: not within {timeout_s:g} s: {what}")
-            time.sleep(0.03)
+            time.sleep(min(max(0.03, PAUSE_SHARE * waited_s), 0.5))
