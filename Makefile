@@ -13,13 +13,16 @@ LOCK_ARGS ?=
 WORKERS ?= 3
 PYTEST = .venv/bin/python -m pytest
 
-# Without its bytecode cache pytest rewrites every assert again, 4 s of each run. Nothing is written next to the sources.
+# Without its bytecode cache pytest rewrites every assert again, 4 s of each run. The nodes of labs, which know none of
+# these variables and may not write, look for bytecode next to the sources.
 unexport PYTHONDONTWRITEBYTECODE
-export PYTHONPYCACHEPREFIX = $(CURDIR)/.venv/pycache
+unexport PYTHONPYCACHEPREFIX
+BYTECODE = @.venv/bin/python -m compileall -q agent bgp bpf topology
 
 .PHONY: demo check lint test proof bench bench-xdp deb routers figures lock clean
 
 demo: .venv/ready  ## a real cluster, its failures, and what became of the connections; NAT=1: of backends' sessions
+	$(BYTECODE)
 	.venv/bin/python -m topology.demo --router $(ROUTER) $(if $(NAT),--nat) --json demo.json
 
 check: .venv/ready  ## every change: pure logic and single packets, no labs; T=tests/agent/table for a part
@@ -29,9 +32,11 @@ lint: .venv/ready  ## format, lints, types, import contracts
 	@.venv/bin/python tests/lint.py
 
 test: .venv/ready lint  ## all but the long proofs: what must be green before a merge
+	$(BYTECODE)
 	$(PYTEST) -q -n $(WORKERS) $(T) $(PYTEST_ARGS)
 
 proof: .venv/ready  ## the long proofs: before a release, and after a change to what it proves
+	$(BYTECODE)
 	$(PYTEST) tests/proof/test_generated.py --generated 1000000 $(PYTEST_ARGS)
 	$(PYTEST) tests/bpf/program/test_session_races.py --raced-sessions 1000000 $(PYTEST_ARGS)
 	$(PYTEST) tests/topology/demo/test_demo.py --demo-router frr --whole-demo -k plain_ecmp $(PYTEST_ARGS)

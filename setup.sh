@@ -124,5 +124,7 @@ pip --require-hashes --no-deps --only-binary :all: $(printf -- '--requirement %s
     fail "pip could not install the Python packages of $requirements: see above"
 # The tree itself has no hash: by what was just installed, and nothing else.
 pip --no-build-isolation --no-deps --no-index --editable . || fail "pip could not install this tree: see above"
+# Neither the units nor a lab's nodes may write bytecode: a start without it takes 0.7 s of CPU more.
+.venv/bin/python -m compileall -q agent bgp bpf topology
 [ "$mode" = agent ] || touch .venv/ready
 [ "$mode" != bench ] || touch .venv/bench-ready
