@@ -92,6 +92,8 @@ class Node:
     silent: dict[IPv4Address, float] = field(default_factory=dict)
     doubted: dict[IPv4Address, float] = field(default_factory=dict)
     version: int = 1
+    told: Word | None = None
+    """What its agent published last."""
     due: float = 0.0
     """When its agent acts next."""
 
@@ -233,7 +235,7 @@ class ClusterModel:
     def _start_agent(self, node: Node, saved: tuple[Member, ...]) -> None:
         node.asker = Asker(node.address, random.Random(self.random.random()))
         node.channel = Channel(node.address, CLUSTER, [KEY], random.Random(self.random.random()))
-        node.view = View(saved)
+        node.view, node.told = View(saved), None
         node.started_at = self.now
         node.named = {a: Named(by_bgp=True) for a in self.named if a != node.address}
         node.due = self.now
@@ -340,7 +342,9 @@ class ClusterModel:
     def _tell(self, node: Node, share: Share) -> None:
         said = StateShare(share.weight, share.effective, share.state, announced=True)
         word = Word(node.boot, node.version, "1", node.ready, (1,), {SERVICE: said}, node.view.unreachable)
-        node.channel.publish(word, self.now)
+        if word != node.told:  # as node/own_state.py: the channel would encode it each time
+            node.told = word
+            node.channel.publish(word, self.now)
 
     def _apply(self, node: Node, found: tuple[Candidate, ...]) -> None:
         if found == node.candidates:
@@ -365,6 +369,8 @@ class ClusterModel:
 
     def check(self) -> None:
         """Send a packet of every connection by every node that the router reaches; count what is reset."""
+        if not self.connections:
+            return
         entries = self._entries()
         self._walks.begin(self.now)
         known = {row: {a for n in self.nodes.values() if n.alive for a in n.chains[row]} for row in range(ROWS)}
