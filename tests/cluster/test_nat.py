@@ -69,17 +69,22 @@ class Clients:
 
     def open(self) -> None:
         """Hold HELD connections through NAT, others of each kind, and some through the control."""
+        self.close()
         for traffic, count in ((self.nat, HELD), (self.control, HELD_BY_CONTROL)):
-            traffic.close_held()
             traffic.begin()
             traffic.open(count)
-        self.others.close()
         for kind, vip, port in KINDS[1:]:
             self.others.open(kind, vip, port, OTHERS)
         for traffic, count in ((self.nat, HELD), (self.control, HELD_BY_CONTROL)):
             wait_for(lambda t=traffic, n=count: t.progress().open >= n, "connections to be open")  # type: ignore[misc]
         for traffic in (self.nat, self.control):
             settle(traffic)
+
+    def close(self) -> None:
+        """Close all: each connection that is held sends all the time, which a test that needs none would pay for."""
+        self.nat.close_held()
+        self.control.close_held()
+        self.others.close()
 
     def broken(self, lost: frozenset[str] = frozenset(), backend: str = "") -> list[str]:
         """Return what broke through NAT, but for clients' ends in `lost` and connections of `backend`."""
@@ -90,9 +95,13 @@ class Clients:
         return found + [f"{one.end} at {one.backend}: no answer" for one in others]
 
     def control_breaks(self) -> None:
-        """Wait until more than a tenth of the control's connections are broken: the change was one that breaks some."""
+        """Wait until more than a tenth of the control's connections are broken: the change was one that breaks some.
+
+        Then close the others of the control.
+        """
         broken = lambda: sum(one.state == "broken" for one in self.control.report()[0])  # noqa: E731
         wait_for(lambda: broken() > HELD_BY_CONTROL / 10, "connections of the control to break")
+        self.control.close_held()
 
 
 def settle(traffic: TrafficController, lost: frozenset[str] = frozenset()) -> None:
@@ -102,7 +111,7 @@ def settle(traffic: TrafficController, lost: frozenset[str] = frozenset()) -> No
 
 
 @pytest.fixture(scope="module")
-def clients(lab: NatLab) -> Iterator[Clients]:
+def all_clients(lab: NatLab) -> Iterator[Clients]:
     nat = lab.traffic("nat", VIP, "10.1.1")
     control = lab.traffic("control", CONTROL_VIP, CONTROL_SOURCE)
     try:
@@ -110,6 +119,12 @@ def clients(lab: NatLab) -> Iterator[Clients]:
     finally:
         nat.quit()
         control.quit()
+
+
+@pytest.fixture
+def clients(all_clients: Clients) -> Iterator[Clients]:
+    yield all_clients
+    all_clients.close()
 
 
 # Requests and answers
