@@ -14,21 +14,22 @@ import heapq
 import itertools
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 import numpy as np
 from numpy.typing import NDArray
+from support.claim_node import NONE, Node, SharedRows
 
 from agent.address import NodeAddress
 from agent.channel.transmitter import MAX_REPEAT_S, REPEAT_S
 from agent.forwarding.grace import Grace
 from agent.model import Candidate, State
 from agent.table import algorithm
-from agent.table.claims import claimants, claims_of
+from agent.table.claims import Claimants, claimants, claims_of
 from agent.table.table import RowNumbers, Table
 from bpf.layout.counter import Counter
-from bpf.reference.pick import Arrival, NodeState, Socket, pick
+from bpf.reference.pick import Arrival, Decision, NodeState, Socket, pick
 
 TICK_S = 0.1
 SKEW_S = 2.0
@@ -44,7 +45,6 @@ AWAITED_S = 120.0
 CHAIN = 4
 RESETS = {Counter.DELIVER_CHAIN_END, Counter.DELIVER_ONLY_NODE, Counter.PASS_NO_MEMBER}
 DELIVERED = {Counter.DELIVER_SOCKET}
-NONE = np.zeros(0, np.uint32)
 
 
 @dataclass(frozen=True)
@@ -56,31 +56,6 @@ class Rules:
     loss: float = 0.1
 
 
-@dataclass(eq=False)
-class Node:
-    """One server: its data path, its agent, what it holds."""
-
-    address: IPv4Address
-    held: NDArray[np.uint32]
-    grace: Grace
-    boot: int = 1
-    alive: bool = True
-    agent: bool = True
-    known: dict[IPv4Address, Candidate] = field(default_factory=dict)
-    versions: dict[IPv4Address, int] = field(default_factory=dict)
-    """Of what it knows of each node."""
-    claims: dict[IPv4Address, tuple[int, RowNumbers]] = field(default_factory=dict)
-    """Of each node, this one included, with the number of the set."""
-    claimed: RowNumbers = field(default_factory=lambda: NONE)
-    dumped_at: float = 0.0
-    dump_at: float = float("inf")
-    silent: dict[IPv4Address, float] = field(default_factory=dict)
-    table: Table | None = None
-    chains: NDArray[np.int64] | None = None
-    """Addresses as numbers, 0 after the last: (rows, places)."""
-    stale: bool = True
-
-
 class ClaimModel:
     """All nodes, their connections and the events to come."""
 
@@ -88,12 +63,22 @@ class ClaimModel:
         self.random, self.rules, self.rows = random.Random(seed), rules, rows
         self.now = 1000.0
         self.nodes: dict[IPv4Address, Node] = {}
+        self._by_number: dict[int, Node] = {}
         self.opened = self.broken = self.walks = self.full = self.claimed = 0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._serial = itertools.count()
         self._sets = itertools.count(1)
-        self._tables: dict[tuple[Candidate, ...], Table] = {}
+        self._tables: dict[int, Table] = {}
+        self._claimants: dict[int, Claimants] = {}
+        """The last ones of each table."""
+        self._shared: dict[tuple[int, int], SharedRows] = {}
+        self._changes: dict[tuple[SharedRows, SharedRows], NDArray[np.bool_]] = {}
+        """Which rows differ."""
         self._last: Table | None = None
+        self._decisions: dict[tuple[object, ...], Decision[int]] = {}
+        self._tokens: dict[object, int] = {}
+        self._holders: list[dict[Node, None]] = [{} for _ in range(rows)]
+        """Nodes that have had connections in each row."""
         self._dirty: set[int] = set()
         self.breaks: list[str] = []
         for number in range(size):
@@ -101,10 +86,11 @@ class ClaimModel:
         self.present = {a: Candidate(a, 100, 100, State.UP) for a in self.nodes}
         """What each node says of itself."""
         for node in self.nodes.values():
-            node.known = dict(self.present)
+            for one in self.present.values():
+                self._know(node, one.address, one)
         self._tick()
         for node in self.nodes.values():
-            node.grace = self._no_grace()
+            self._set_grace(node, self._no_grace())
 
     # Events of a story
 
@@ -131,6 +117,7 @@ class ClaimModel:
                     continue
                 self.opened += each
                 owner.held[row] += each
+                self._holders[row][owner] = None
                 life = life_s()
                 if life < float("inf"):
                     self.later(life, lambda o=owner, b=owner.boot, r=row: self._end(o, b, r, each))
@@ -140,7 +127,9 @@ class ClaimModel:
         node = self._create(node_address, boot)
         others = [n for n in self.nodes.values() if n is not node and n.alive]
         # Those that are dead by then have never answered it.
-        node.known = {a: one for a, one in self.present.items() if self.nodes[a].alive}
+        for a, one in self.present.items():
+            if self.nodes[a].alive:
+                self._know(node, a, one)
         node.alive = False  # until its first tables
 
         def start() -> None:
@@ -150,7 +139,7 @@ class ClaimModel:
 
         self.later(0.5, start)
         for other in others:
-            self._send(other, node)
+            self._send(other, [node])
 
     def _takes(self, node: Node) -> None:
         if self.nodes.get(node.address) is node and node.alive and self.present[node.address].state is State.UP:
@@ -209,8 +198,9 @@ class ClaimModel:
     # The agents
 
     def _create(self, node_address: IPv4Address, boot: int = 1) -> Node:
-        node = Node(node_address, np.zeros(self.rows, np.uint32), self._no_grace(), boot)
-        self.nodes[node_address] = node
+        node = Node(node_address, int(node_address), np.zeros(self.rows, np.uint32), self._no_grace(), boot)
+        self._set_grace(node, node.grace)
+        self.nodes[node_address] = self._by_number[node.number] = node
         return node
 
     def _no_grace(self) -> Grace:
@@ -226,70 +216,92 @@ class ClaimModel:
         if candidate.state is State.LOST and candidate.address not in node.known:
             return
         if candidate.state is State.LEFT:
-            node.known.pop(candidate.address, None)
-            node.claims.pop(candidate.address, None)
+            self._know(node, candidate.address, None)
+            self._know_claims(node, candidate.address, None)
             node.silent.pop(candidate.address, None)
         else:
             if candidate.state is State.UP and candidate.address in node.silent:
                 node.silent.pop(candidate.address)
-                node.claims.pop(candidate.address, None)
-            node.known[candidate.address] = candidate
+                self._know_claims(node, candidate.address, None)
+            self._know(node, candidate.address, candidate)
+
+    def _token(self, of: object) -> int:
+        """Return a number that stands for something known: those of all that a node knows, combined, are its key."""
+        if of not in self._tokens:
+            self._tokens[of] = self.random.getrandbits(96)
+        return self._tokens[of]
+
+    def _know(self, node: Node, of: IPv4Address, candidate: Candidate | None) -> None:
+        for one in (node.known.pop(of, None), candidate):
+            node.known_key ^= self._token(one) if one else 0
+        if candidate:
+            node.known[of] = candidate
+        node.stale = True
+
+    def _know_claims(self, node: Node, of: IPv4Address, claims: tuple[int, RowNumbers] | None) -> None:
+        for one in (node.claims.pop(of, None), claims):
+            node.claims_key ^= self._token(one[0]) if one else 0
+        if claims:
+            node.claims[of] = claims
         node.stale = True
 
     def _dump(self, node: Node) -> None:
         node.dumped_at, node.dump_at = self.now, float("inf")
-        chains = node.chains
-        if not self.rules.claims or chains is None:
+        if not self.rules.claims or node.rows is None:
             return
         held = np.flatnonzero(node.held).astype(np.uint32)
-        rows = claims_of(held, chains, CHAIN, int(node.address))
+        rows = claims_of(held, node.rows.chains, CHAIN, int(node.address))
         if len(rows):
             node.dump_at = self.now + REFRESH_S
         if np.array_equal(rows, node.claimed):
             return
-        node.claimed, node.stale = rows, True
+        node.claimed = rows
         self.claimed += len(rows)
-        node.claims[node.address] = next(self._sets), rows
-        for other in self.nodes.values():
-            if other is not node:
-                self._send(node, other)
+        self._know_claims(node, node.address, (next(self._sets), rows))
+        self._send(node, [other for other in self.nodes.values() if other is not node])
 
-    def _send(self, node: Node, other: Node) -> None:
+    def _send(self, node: Node, others: list[Node]) -> None:
         """Send a node's set of claims; it arrives after as many repeats as datagrams are lost."""
         if node.address not in node.claims:
             return
-        number, rows = node.claims[node.address]
-        delay, wait = self.random.uniform(0.0005, 0.02), REPEAT_S
-        while self.random.random() < self.rules.loss:
-            delay, wait = delay + wait * self.random.uniform(0.75, 1.25), min(MAX_REPEAT_S, 2 * wait)
-        self.later(delay, lambda: self._receive(other, node, number, rows))
+        claims = node.claims[node.address]
+        arrivals: dict[int, list[Node]] = {}
+        for other in others:
+            delay, wait = self.random.uniform(0.0005, 0.02), REPEAT_S
+            while self.random.random() < self.rules.loss:
+                delay, wait = delay + wait * self.random.uniform(0.75, 1.25), min(MAX_REPEAT_S, 2 * wait)
+            arrivals.setdefault(int(delay / TICK_S), []).append(other)
+        for ticks, some in arrivals.items():
+            self.later((ticks + 0.5) * TICK_S, lambda some=some: [self._receive(one, node, claims) for one in some])
 
-    def _receive(self, node: Node, sender: Node, number: int, rows: RowNumbers) -> None:
+    def _receive(self, node: Node, sender: Node, claims: tuple[int, RowNumbers]) -> None:
         if self.nodes.get(node.address) is not node or self.nodes.get(sender.address) is not sender:
             return
         if not node.agent:
-            self.later(0.5, lambda: self._receive(node, sender, number, rows))
-        elif node.claims.get(sender.address, (0, NONE))[0] < number:
-            node.claims[sender.address] = number, rows
-            node.stale = True
+            self.later(0.5, lambda: self._receive(node, sender, claims))
+        elif node.claims.get(sender.address, (0, NONE))[0] < claims[0]:
+            self._know_claims(node, sender.address, claims)
 
-    def _table(self, known: tuple[Candidate, ...]) -> Table:
-        if known not in self._tables:
+    def _table(self, node: Node, known: tuple[Candidate, ...]) -> Table:
+        if node.known_key not in self._tables:
             before = self._last if self._last is not None and self._last.ranking else None
             self._last = algorithm.build(1, self.rules.hash, known, self.rows, CHAIN, before)
             if len(self._tables) > 64:
                 self._tables.clear()
-            self._tables[known] = self._last
-        return self._tables[known]
+                self._claimants.clear()
+            self._tables[node.known_key] = self._last
+        return self._tables[node.known_key]
 
-    def _chains(self, node: Node, known: tuple[Candidate, ...]) -> NDArray[np.int64]:
-        table = self._table(known)
+    def _chains(self, node: Node) -> NDArray[np.int64]:
+        known = tuple(sorted(node.known.values(), key=lambda one: int(one.address)))
+        table = self._table(node, known)
         chains = np.zeros((self.rows, 8), np.int64)
         numbers = np.array([*map(int, table.members), 0], np.int64)
         chains[:, :CHAIN] = numbers[table.places]
         if node.claims or table.lost:
             claims = {one: rows for one, (_, rows) in node.claims.items()}
-            found = claimants(table, known, claims)
+            found = claimants(table, known, claims, before=self._claimants.get(node.known_key))
+            self._claimants[node.known_key] = found
             rows, places, members = found.placed
             chains[rows, places] = numbers[members]
             self.full = max(self.full, found.overfull)
@@ -298,14 +310,29 @@ class ClaimModel:
     def _apply(self, node: Node) -> NDArray[np.intp]:
         """Bring a node's rows to what it knows; return those that changed."""
         node.stale = False
-        known = tuple(sorted(node.known.values(), key=lambda one: int(one.address)))
-        table, chains = self._table(known), self._chains(node, known)
-        changed = np.ones(self.rows, np.bool_) if node.chains is None else (chains != node.chains).any(axis=1)
+        key, before = (node.known_key, node.claims_key), node.rows
+        if key not in self._shared:
+            if len(self._shared) > 256:
+                self._shared.clear()
+                self._changes.clear()
+            self._shared[key] = SharedRows(self._chains(node))
+        node.rows = self._shared[key]
+        changed = self._changed(before, node.rows)
         if changed.any():
-            node.grace = node.grace.after(changed, self.now)
+            self._set_grace(node, node.grace.after(changed, self.now))
             node.dump_at = min(node.dump_at, max(self.now + 0.05, node.dumped_at + DUMP_S))
-        node.table, node.chains = table, chains
         return np.flatnonzero(changed)
+
+    def _changed(self, before: SharedRows | None, rows: SharedRows) -> NDArray[np.bool_]:
+        if before is None:
+            return np.ones(self.rows, np.bool_)
+        if (before, rows) not in self._changes:
+            self._changes[before, rows] = (rows.chains != before.chains).any(axis=1)
+        return self._changes[before, rows]
+
+    def _set_grace(self, node: Node, grace: Grace) -> None:
+        node.grace, node.until = grace, grace.until.tolist()
+        node.grace_ends = min((one for one in grace.deadlines.tolist() if one > self.now * 1e9), default=float("inf"))
 
     # Packets
 
@@ -320,28 +347,33 @@ class ClaimModel:
         self, entry: Node, row: int, holder: Node | None, opens: bool = False
     ) -> tuple[Counter | None, Node | None]:
         """Walk a packet from the router; return what ended it (None: it was lost on its way), and where."""
-        node, arrival = entry, Arrival[int](opens)
+        node, hop, prev, in_grace, now_ns = entry, 0, 0, False, self.now * 1e9
         self.walks += 1
         while True:
-            assert node.chains is not None
-            chain = [one for one in node.chains[row].tolist() if one]
-            here = NodeState(
-                int(node.address),
-                chain,
-                Socket.CONNECTION if node is holder else Socket.NONE,
-                up=True,
-                grace=self.now * 1e9 < node.grace.until[row],
-                silent=[int(one) for one in node.silent] if node.silent else (),
-                awaited=[int(a) for a, at in node.silent.items() if self.now < at + AWAITED_S] if node.silent else (),
-                unmetered=2,
-            )
-            decision = pick(here, arrival)
+            assert node.rows is not None
+            silent: tuple[int, ...] = ()
+            awaited: tuple[int, ...] = ()
+            if node.silent:
+                silent = tuple(int(one) for one in node.silent)
+                awaited = tuple(int(one) for one, at in node.silent.items() if self.now < at + AWAITED_S)
+            chain, holds, grace = node.rows.chain(row), node is holder, now_ns < node.until[row]
+            asked = (node.number, chain, silent, awaited, holds, grace, opens, hop, prev, in_grace)
+            decision = self._decisions.get(asked)
+            if decision is None:
+                socket = Socket.CONNECTION if holds else Socket.NONE
+                here = NodeState(
+                    node.number, chain, socket, grace=grace, silent=silent, awaited=awaited, unmetered=2
+                )  # fmt: skip
+                decision = pick(here, Arrival(opens, hop, prev or None, in_grace=in_grace))
+                if len(self._decisions) > 200_000:
+                    self._decisions.clear()
+                self._decisions[asked] = decision
             if decision.to is None:
                 return decision.event, node
-            following = self.nodes.get(address_of(decision.to))
+            following = self._by_number.get(decision.to)
             if following is None or not following.alive:
                 return None, None
-            node, arrival = following, Arrival(opens, decision.hop, int(node.address), in_grace=decision.in_grace)
+            node, hop, prev, in_grace = following, decision.hop, node.number, decision.in_grace
 
     def _tick(self) -> None:
         changed, self._dirty = self._dirty, set()
@@ -349,22 +381,25 @@ class ClaimModel:
         for node in self.nodes.values():
             if not node.agent:
                 continue
-            if node.stale and (node.alive or node.chains is None):
-                changed |= set(self._apply(node).tolist())
-            until = node.grace.until
-            changed |= set(np.flatnonzero((until > before_ns) & (until <= now_ns)).tolist())
+            if node.stale and (node.alive or node.rows is None):
+                changed.update(self._apply(node).tolist())
+            if node.grace_ends <= now_ns:
+                ends = node.grace.deadlines
+                changed.update(node.grace.rows[(ends > before_ns) & (ends <= now_ns)].tolist())
+                self._set_grace(node, node.grace)
         if changed:
             self._check(changed)
 
     def _check(self, rows: set[int], settled: bool = False) -> None:
         entries = self._entries()
-        alive = {int(node.address): node for node in entries}
+        alive = {node.number: node for node in entries}
+        distinct = list(dict.fromkeys(node.rows for node in entries if node.rows is not None))
         for row in rows:
-            holders = [node for node in entries if node.held[row]]
+            holders = [one for one in self._holders[row] if one.held[row] and alive.get(one.number) is one]
             if not holders:
                 continue
-            named = {one for node in entries for one in node.chains[row].tolist() if one in alive}
-            some = {*named, *(int(one.address) for one in self.random.sample(entries, min(3, len(entries))))}
+            named = {one for some in distinct for one in some.chain(row) if one in alive}
+            some = {*named, *(one.number for one in self.random.sample(entries, min(3, len(entries))))}
             for holder in holders:
                 for entry in sorted(some):
                     event, end = self._walk(alive[entry], row, holder)
@@ -391,8 +426,3 @@ class ClaimModel:
 def address(number: int) -> IPv4Address:
     """Return the address of a node by its number."""
     return NodeAddress(IPv4Address("10.0.0.0") + 10 + number)
-
-
-def address_of(number: int) -> IPv4Address:
-    """Return an address given as a number."""
-    return NodeAddress(IPv4Address(number))
