@@ -21,7 +21,7 @@ COMMITTED = Path(__file__).with_name("bench.json")
 #: Part of bench.json → the module that measures it, and how many rounds.
 PARTS = {
     "xdp": 15, "nat": 7, "frames": 7, "system": 5, "table": 7, "daemon": 5, "scale": 5, "drain": 20, "connections": 7,
-    "sessions": 7, "hand_over": 5,
+    "sessions": 7, "hand_over": 5, "scrape": 3,
 }  # fmt: skip
 
 

@@ -136,6 +136,11 @@ def drain(console: Console, found: Mapping[str, Any], committed: Any) -> None:
     _lines(console, "From a drain to the last other node's rows", found, committed)
 
 
+def scrape(console: Console, found: Mapping[str, Any], committed: Any) -> None:
+    """Print part 10, monitoring: one figure a line."""
+    _lines(console, "A scrape, and a question for a node's overview (CPU of its agent)", found, committed)
+
+
 def hand_over(console: Console, found: Mapping[str, Any], committed: Any) -> None:
     """Print part 9, a hand-over of NAT sessions: one figure a line."""
     _lines(console, "Handing NAT sessions over, from the question to the last record written", found, committed)
@@ -226,6 +231,7 @@ PARTS: dict[str, Callable[[Console, Any, Any], None]] = {
     "connections": connections,
     "sessions": sessions,
     "hand_over": hand_over,
+    "scrape": scrape,
 }
 
 
