@@ -27,8 +27,8 @@
  *     large for it: the node is skipped. If no other is left, this node takes what opens a flow; so at such a node any
  *     IPv6 packet may have a socket, even if the node is not in the chain. What is too large for all is dropped: no
  *     error may name less than 1,280.
- *  7. Forwarded HOP_MAX times, it went in a circle between tables that disagree, so it is dropped. If they agree, it has
- *     met all nodes of a chain by then: one that enters at the second of eight reaches the last with hop HOP_MAX.
+ *  7. Forwarded HOP_MAX times, it went in a circle between tables that disagree, so it is dropped. If they agree, it
+ *     has met all nodes of a chain by then: one that enters at the second of eight reaches the last with hop HOP_MAX.
  *
  * A packet of NAT (nat.h) that comes here has no session here, which is to it what a socket is to others.
  *
