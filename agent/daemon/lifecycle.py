@@ -22,6 +22,7 @@ from agent.config.file import Loaded
 from agent.config.schema import Config
 from agent.control import server as control
 from agent.daemon.changes import Changes
+from agent.daemon.clock_watch import watch_clock
 from agent.daemon.event_log import latest
 from agent.daemon.runtime import freeze_heap
 from agent.daemon.service_report import ServiceReport
@@ -174,7 +175,7 @@ async def _run_agents(lifecycle: Lifecycle, changes: Changes, paths: Paths, open
             freeze_heap()
             changes.started(agent)
             loop = asyncio.get_running_loop()
-            beside = lifecycle.report.follow(agent), _replace_lost_data_path(agent, lifecycle)
+            beside = lifecycle.report.follow(agent), _replace_lost_data_path(agent, lifecycle), watch_clock()
             running = [loop.create_task(one) for one in beside]
             try:
                 async with control.serve(agent, changes, partial(latest, agent.paths.events, control.EVENTS)):
