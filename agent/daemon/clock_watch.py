@@ -24,9 +24,9 @@ def step_line(step_s: float) -> str | None:
     """Return the event for a clock that was set by so many seconds; None if it was not. Pure."""
     if abs(step_s) < MIN_STEP_S:
         return None
-    direction = "forward" if step_s > 0 else "back"
+    step = f"{'forward' if step_s > 0 else 'back'} by {age(round(abs(step_s)))}"
     return (
-        f"the clock was set {direction} by {age(abs(step_s))}: times before this line are by the former clock, and "
+        f"the clock was set {step}: times before this line are by the former clock, and "
         "orders for VIPs end by the new one; see whether it is right now (timedatectl, chronyc tracking)"
     )
 

@@ -3,17 +3,30 @@
 
     client ── router (BIRD) ── segment ──┬── b1 … b4, each with ExaBGP, relay, agent and echo server
 
-`pytest tests/cluster/test_night.py -s` prints the table of docs/troubleshooting.md: cause, command, seconds until it is
-named. Each fault is undone, and the cluster is whole again before the next.
+`pytest tests/cluster/test_night.py -s` prints the table of docs/troubleshooting.md: cause, command, what it says, and
+seconds until it is named. Each fault is undone, and the cluster is whole again before the next.
 """
 
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 
 import pytest
 from support.cluster_lab import FOUR, ClusterLab, cluster_lab
+from support.night_faults import (
+    between,
+    clock_jumps,
+    detached,
+    full_disk,
+    link_down,
+    other_password,
+    own_file,
+    own_key,
+    resetting_server,
+    router_has,
+    two_next_hops,
+)
 from support.segment_faults import PORTS, dropped
 from support.waiting import wait_for
 
@@ -33,40 +46,12 @@ def cluster() -> Iterator[ClusterLab]:
         yield made
 
 
-@contextmanager
-def router_has(cluster: ClusterLab, *replacement: str) -> Iterator[None]:
-    """Have the router run another configuration, by replacements of texts in turn: old, new."""
-    text = (cluster.lab.root("router") / "etc/bird/bird.conf").read_text()
-    changed = text
-    for old, new in zip(replacement[::2], replacement[1::2], strict=True):
-        assert old in changed
-        changed = changed.replace(old, new)
-    other = cluster.lab.root("router") / "tmp/bird.conf"
-    other.write_text(changed)
-    cluster.lab.exec("router", ["birdc", 'configure "/tmp/bird.conf"'])
-    try:
-        yield
-    finally:
-        cluster.lab.exec("router", ["birdc", 'configure "/etc/bird/bird.conf"'])
-
-
-@contextmanager
-def between(cluster: ClusterLab, node: str, fault: list[str], repair: list[str]) -> Iterator[None]:
-    """Run a command on a node, and another one at the end."""
-    cluster.lab.exec(node, fault)
-    try:
-        yield
-    finally:
-        cluster.lab.exec(node, repair)
-
-
-@contextmanager
-def link_down(cluster: ClusterLab, node: str) -> Iterator[None]:
-    cluster.lab.link(node, "eth1", False)
-    try:
-        yield
-    finally:
-        cluster.lab.link(node, "eth1", True)
+@pytest.fixture(scope="module")
+def table() -> Iterator[list[str]]:
+    """Return the rows of the table, for each test to add one."""
+    rows: list[str] = []
+    yield rows
+    print("\n| what happened | asked | it said | after |\n|---|---|---|---|", *rows, sep="\n")
 
 
 Fault = Callable[[ClusterLab], AbstractContextManager[None]]
@@ -94,7 +79,7 @@ CASES: list[tuple[str, Fault, str, str, str]] = [
     ),
     (
         "wrong password: the router asks for TCP MD5",
-        lambda c: router_has(c, "protocol bgp b3 from nodes {", 'protocol bgp b3 from nodes { password "x";'),
+        lambda c: other_password(c, "b3"),
         "b3", "check", "its TCP MD5 password differs",
     ),
     (
@@ -117,12 +102,66 @@ CASES: list[tuple[str, Fault, str, str, str]] = [
         lambda c: link_down(c, "b4"),
         "b1", "check", r"10\.0\.0\.14 does not answer: check whether it runs, and the network to it",
     ),
+    (
+        "the router has two next hops of four: its limit of paths",
+        two_next_hops,
+        "b1", "cluster",
+        r"10\.0\.0\.13, 10\.0\.0\.14: no packet from routers, which send .* to the others: see there whether ",
+    ),
+    (
+        "a path is too narrow: a switch's port has a lower MTU",
+        lambda c: between(
+            c, "segment", ["ip", "link", "set", PORTS["b3"], "mtu", "1400"],
+            ["ip", "link", "set", PORTS["b3"], "mtu", "1500"],
+        ),
+        "b1", "doctor", r"path to 10\.0\.0\.13: a packet of 1500 bytes is lost, one of 1400 arrives",
+    ),
+    (
+        "connections are reset after a deploy: the new server of b3 resets them",
+        lambda c: resetting_server(c, "b3"),
+        "b3", "doctor", r"this machine resets connections: \d+ resets sent",
+    ),
+    (
+        "connections are reset after a deploy: b3 has another lb.yml",
+        lambda c: own_file(c, "b3", ("port: 7000", "port: 7001")),
+        "b1", "status", r"10\.0\.0\.13 serves \S+7001.*, this node :7000",
+    ),
+    (
+        "the nodes disagree on the table: one has another lb.yml",
+        lambda c: own_file(c, "b3", ("port: 7000", "port: 7001")),
+        "b1", "cluster", r"10\.0\.0\.13 +up +other ",
+    ),
+    (
+        "a node has another key",
+        lambda c: own_key(c, "b3"),
+        "b1", "check", r"10\.0\.0\.13 signs with another key: give all nodes the same members\.key_file",
+    ),
+    (
+        "a configuration was refused",
+        lambda c: own_file(c, "b3", ("port: 7000", "port: 70000"), code=1),
+        "b3", "check", r"lb\.yml was refused, .*:11:11: services\[0\]\.port: 70000 is neither in",
+    ),
+    (
+        "somebody detaches XDP",
+        lambda c: detached(c, "b3"),
+        "b3", "events", r"warning: XDP was detached by something else, and is attached again: eth1 \(native\)",
+    ),
+    (
+        "the clock of a node jumps by an hour",
+        lambda c: clock_jumps(c, "b2"),
+        "b2", "events", r"warning: the clock was set forward by 1 h: times before this line are by the former clock",
+    ),
+    (
+        "the disk is full",
+        lambda c: full_disk(c, "b3"),
+        "b3", "doctor", r"disk of /var/lib/anylb: 0 MB are free: state is not kept over a restart",
+    ),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("fault", "broken", "node", "command", "named"), CASES, ids=[one[0] for one in CASES])
 def test_the_cause_is_named(
-    cluster: ClusterLab, fault: str, broken: Fault, node: str, command: str, named: str
+    cluster: ClusterLab, table: list[str], fault: str, broken: Fault, node: str, command: str, named: str
 ) -> None:
     def ask() -> str:
         done = cluster.lab.exec(node, ["lbctl", *command.split()], check=False)
@@ -141,6 +180,8 @@ def test_the_cause_is_named(
             wait_for(is_named, f"`lbctl {command}` on {node} to name it", timeout_s=15)
         except AssertionError:
             pytest.fail(f"{fault}: `lbctl {command}` on {node} printed\n{answers[0]}")
-        print(f"| {fault} | {node}: `lbctl {command}` | {time.monotonic() - start:.1f} s |")
+        seconds = time.monotonic() - start
+        said = next(line.strip() for line in answers[0].splitlines() if re.search(named.split(r"\n")[0], line))
+        table.append(f"| {fault} | {node}: `lbctl {command}` | {said[:200]} | {seconds:.1f} s |")
     wait_for(lambda: cluster.next_hops() == set(FOUR), "four next hops again", timeout_s=60)
     wait_for(cluster.tables_agree, "equal tables again", timeout_s=60)

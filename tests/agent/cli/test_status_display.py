@@ -107,7 +107,7 @@ def test_status_shows_whether_all_agree(printed: Any) -> None:
         "10.0.0.12 differs from this node in its view since 2023-11-14 22:13:20Z",
         "10.0.0.13 differs from this node in its tables since 2023-11-14 22:13:20Z",
     ]
-    line = "10.0.0.12 serves 10.99.0.1:7001 tcp, this node :7000"
+    line = "10.0.0.12 serves 10.99.0.1:7001/tcp, this node :7000"
     assert printed(services=[line])[-1] == line
     assert any("no other node answers this one" in line for line in printed(isolated=True))
 

@@ -6,7 +6,7 @@ import pytest
 from agent.daemon.clock_watch import step_line
 
 
-@pytest.mark.parametrize(("step_s", "begin"), [(3600.2, "forward by 1 h"), (-90_000.0, "back by 1 d")])
+@pytest.mark.parametrize(("step_s", "begin"), [(3599.8, "forward by 1 h"), (-90_000.0, "back by 1 d")])
 def test_a_step_is_named(step_s: float, begin: str) -> None:
     line = step_line(step_s)
     assert line is not None
