@@ -104,7 +104,7 @@ class InstancesConfig(Section):
 
     policy: Literal["standby", "weighted", "spread"] = "standby"
     """`standby`: all to the first in the order of `match` that listens and is healthy; `weighted`: in proportion to
-    weights; `spread`: evenly. Example: `weighted`."""
+    weights; `spread`: evenly, and by CPU where an instance has a listener for each. Example: `weighted`."""
     match: Annotated[tuple[MatchConfig, ...], BeforeValidator(_one_or_several), Field(max_length=32)] = ()
     """Where instances are found, the primary first. More are added with `lbctl instance add`. Example: `[{unit:
     web@a.service}, {unit: web@b.service}]`."""

@@ -116,7 +116,10 @@ class ServiceConfig(Section):
                 raise fault("instances", "is for services with one port; for any, set instances.steer to the servers'")
             return
         if self.protocol == "udp":
-            raise fault("instances.steer", "is for protocol tcp: a UDP server elsewhere would not answer from the VIP")
+            instead = "have it listen on all addresses, on the service's port, and remove steer"
+            raise fault(
+                "instances.steer", f"is for protocol tcp: a UDP server would answer from its own port; {instead}"
+            )
         if steer == "auto":
             return
         if steer.address.version != self.vip.version:

@@ -8,9 +8,9 @@ when the first is closed: the kernel finds them without the agent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple, Self
 
 from agent.config.instances import InstancesConfig
 from bpf.layout.instance import CELLS, PLACES
@@ -26,6 +26,8 @@ class Instance:
     weight: int = 100
     cookies: frozenset[int] = frozenset()
     """Its listeners that have a slot."""
+    cpus: Mapping[int, int] = field(default_factory=dict)
+    """The CPU whose connections a listener gets, by cookie; empty: they have none."""
     healthy: bool | None = None
     """Whether it answered its last check; None if it was not asked yet, or is never."""
 
@@ -106,28 +108,65 @@ def _first(takers: Sequence[Instance], preferred: str | None, failback: bool, be
     return next((one for one in takers if one.name != before.name), takers[0])
 
 
-def cells(shares: Sequence[tuple[int, Sequence[int]]]) -> list[tuple[int, ...]]:
-    """Return the slots of each cell. `shares`: by instance in order, its weight and its listeners' slots in the group.
+class Share(NamedTuple):
+    """What an instance has in one group of listeners."""
+
+    weight: int
+    slots: Sequence[int]
+    """Its listeners'."""
+    by_cpu: Mapping[int, int] = {}
+    """The slot that gets what a CPU handles; empty: connections go round all."""
+
+
+def cells(shares: Sequence[Share], cpu: int = 0) -> list[tuple[int, ...]]:
+    """Return the slots of each cell, for connections that a CPU handles. `shares`: of the instances, in order.
 
     An instance's cells are in proportion to its weight, to within one, and at least one if it has a weight; they go
-    round its listeners. Each cell then lists a second listener of the same instance, and one of each other.
+    round its listeners, or lead to the CPU's. Each cell then lists a second listener of the same instance, and one of
+    each other.
     """
-    present = [(weight, slots) for weight, slots in shares if slots]
+    present = [share for share in shares if share.slots]
     if not present:
         return [()] * CELLS
-    if not any(weight for weight, _ in present):
-        present[0] = (1, present[0][1])
-    counts = _apportion([weight for weight, _ in present])
+    counts = _apportion([share.weight for share in present] if any(share.weight for share in present) else [1])
+    orders = [_Order.of(share, cpu) for share in present]
     found: list[tuple[int, ...]] = []
     for owner, count in enumerate(counts):
-        others = [slots for i, (_, slots) in enumerate(present) if i != owner]
-        found += [_cell(cell, present[owner][1], others) for cell in range(count)]
+        others = orders[:owner] + orders[owner + 1 :]
+        for cell in range(count):
+            rest = [slot for other in others for slot in other.slots(cell, 1)]
+            found.append((*orders[owner].slots(cell, 2), *rest)[:PLACES])
     return found
 
 
-def _cell(number: int, own: Sequence[int], others: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    first = [own[(number + i) % len(own)] for i in range(min(2, len(own)))]
-    return (*first, *(slots[number % len(slots)] for slots in others))[:PLACES]
+class _Order(NamedTuple):
+    """The order of an instance's slots: those that come first in all of its cells, and those that cells go round."""
+
+    first: tuple[int, ...]
+    rest: Sequence[int]
+
+    @classmethod
+    def of(cls, share: Share, cpu: int) -> Self:
+        own = share.by_cpu.get(cpu)
+        return cls((), share.slots) if own is None else cls((own,), [slot for slot in share.slots if slot != own])
+
+    def slots(self, cell: int, count: int) -> list[int]:
+        """Return so many slots for a cell."""
+        turned = (self.rest[(cell + i) % len(self.rest)] for i in range(min(count, len(self.rest))))
+        return [*self.first, *turned][:count]
+
+
+def cpus_of(cookies: Sequence[int], bound: Mapping[int, int], pinned: Collection[int]) -> dict[int, int]:
+    """Return the CPU whose connections each listener of an instance gets, by cookie; empty: they have none.
+
+    `cookies`: its listeners of one address, in the order in which they were made; `bound`: the CPU that the server gave
+    a listener (SO_INCOMING_CPU); `pinned`: the CPUs that its threads are bound to, each to one. Servers that bind
+    threads, and not listeners, make the listeners in the order of the CPUs.
+    """
+    given = {one: bound[one] for one in cookies if one in bound}
+    if len(set(given.values())) == len(cookies):
+        return given
+    return dict(zip(cookies, sorted(pinned), strict=True)) if 1 < len(pinned) == len(cookies) else {}
 
 
 def _apportion(weights: Sequence[int]) -> list[int]:

@@ -18,12 +18,14 @@ from typing import NamedTuple
 
 from agent.address import Address, endpoint
 from agent.errors import AgentError
+from agent.instances.choice import Share, cells
 from agent.instances.processes import PROC, copy_socket, sockets
 from agent.model import Listener, Port
 from agent.netlink.listener import listeners
 from bpf.attach.instance_group import InstanceGroup, detach
 from bpf.errors import BpfError
-from bpf.layout.instance import CELLS, SLOTS
+from bpf.kernel.bpf_map import possible_cpus
+from bpf.layout.instance import CELLS, SLOTS, Cells
 
 
 class GroupKey(NamedTuple):
@@ -68,7 +70,9 @@ class Group:
         self.key = key
         self._kernel = InstanceGroup.open(pins / key.folder, cache_dir, key.port.protocol == "udp", key.steered)
         self.slots = self._slots_in_kernel()
-        self._written: list[tuple[int, ...]] = self._kernel.maps.cells()
+        self._written: list[Cells] = self._kernel.maps.cells()
+        self._shares: Sequence[Share] | None = None
+        """What was written."""
         self._attached: set[int] = set()
         """The listeners that had the program attached by this agent: it may have a newer one than the last agent."""
 
@@ -116,12 +120,12 @@ class Group:
                 return
             if error.errno == errno.EBUSY:
                 raise NotTaken("a listener is in another program's map; end the program that chooses for it") from None
-            raise
+            raise NotTaken(f"its listener has no slot: {error}") from None  # it was closed meanwhile, for example
         self.slots[cookie] = slot
 
     def _free_slot(self) -> int:
         """Return a slot that no cell names: its listener would get connections by a choice made for another."""
-        used = {slot for cell in self._written for slot in cell} | set(self.slots.values())
+        used = {slot for cells in self._written for cell in cells for slot in cell} | set(self.slots.values())
         slot = next((one for one in range(SLOTS) if one not in used), None)
         if slot is None:
             raise NotTaken(
@@ -137,11 +141,16 @@ class Group:
         """Take a listener out that is no instance's any more; it stays open. Raises BpfError."""
         self._kernel.maps.remove(self.slots.pop(cookie))
 
-    def choose(self, cells: list[tuple[int, ...]]) -> None:
-        """Write in which order the slots are tried, if it differs. Raises BpfError."""
-        if cells != self._written:
-            self._kernel.maps.choose(cells)
-            self._written = cells
+    def choose(self, shares: Sequence[Share]) -> None:
+        """Write in which order the slots of instances are tried, if it differs. Raises BpfError."""
+        if shares == self._shares:
+            return
+        cpus = possible_cpus() if any(share.by_cpu for share in shares) else 1
+        by_cpu: list[Cells] = [cells(shares, cpu) for cpu in range(cpus)]
+        if by_cpu != self._written:
+            self._kernel.maps.choose(by_cpu)
+            self._written = by_cpu
+        self._shares = shares
 
     def close(self) -> None:
         """Close the descriptors; the choice stays in force."""
@@ -149,7 +158,7 @@ class Group:
 
     def release(self) -> None:
         """Leave the choice to the kernel again, and remove the pins. Raises BpfError."""
-        self._kernel.maps.choose([()] * CELLS)
+        self._kernel.maps.choose([[()] * CELLS])
         own = [one for one in listeners(self.key.port) if GroupKey.of(one, self.key.steered) == self.key]
         inodes = {one.inode: one.cookie for one in own}
         copy = _any_copy(inodes)
@@ -169,10 +178,12 @@ def copy_listener(listener: Listener, pid: int, fd: int) -> socket.socket | None
     try:
         return copy_socket(pid, fd, listener.cookie)
     except OSError as error:
-        raise NotTaken(
-            f"the listener of process {pid} cannot be taken: {error.strerror}; the agent needs CAP_SYS_PTRACE: install "
-            "agent/systemd/instances.conf (docs/instances.md)"
-        ) from None
+        step = (
+            "raise LimitNOFILE= in the agent's unit"
+            if error.errno in (errno.EMFILE, errno.ENFILE)
+            else "the agent needs CAP_SYS_PTRACE: install agent/systemd/instances.conf (docs/instances.md)"
+        )
+        raise NotTaken(f"the listener of process {pid} cannot be taken: {error.strerror}; {step}") from None
 
 
 def _any_copy(cookies: dict[int, int]) -> socket.socket | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -29,6 +30,8 @@ MAX_LISTENERS: Final = 64
 """Of one message; a server with more sends several."""
 _CLIENTS: Final = 32
 _TIMEOUT_S: Final = 5.0
+_PAUSE_S: Final = 1.0
+"""After a client that could not be accepted, because no descriptor is left."""
 
 Take = Callable[[int, Sequence[socket.socket]], Awaitable[str]]
 """Takes listeners of a process, and returns its instance's name. Raises AgentError."""
@@ -48,18 +51,29 @@ async def serve(path: Path, take: Take) -> AsyncIterator[None]:
         stack.callback(path.unlink, missing_ok=True)
         loop = asyncio.get_running_loop()
 
-        def accept() -> None:
-            with contextlib.suppress(OSError):
-                client, _ = server.accept()
-                if len(tasks) >= _CLIENTS:
-                    client.close()
-                    return
-                task = loop.create_task(_answer(client, take))
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
+        def listen() -> None:
+            loop.add_reader(server, accept)
 
-        loop.add_reader(server, accept)
+        def accept() -> None:
+            nonlocal pause
+            try:
+                client, _ = server.accept()
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):  # the client still waits: this would come at once again
+                    loop.remove_reader(server)
+                    pause = loop.call_later(_PAUSE_S, listen)
+                return
+            if len(tasks) >= _CLIENTS:
+                client.close()
+                return
+            task = loop.create_task(_answer(client, take))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+        pause: asyncio.TimerHandle | None = None
+        listen()
         stack.callback(loop.remove_reader, server)
+        stack.callback(lambda: pause.cancel() if pause else None)
         try:
             yield
         finally:

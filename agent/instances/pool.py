@@ -7,18 +7,18 @@ Services of one port share a pool, since a server may listen on all addresses. `
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import socket
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from agent.address import endpoint
 from agent.config.instances import InstancesConfig, Target
 from agent.config.service import ServiceConfig
-from agent.instances.choice import Decision, Instance, cells, decide
+from agent.instances import processes as proc
+from agent.instances.choice import Decision, Instance, cpus_of, decide
 from agent.instances.finder import (
     Place,
     find_instances,
@@ -27,10 +27,11 @@ from agent.instances.finder import (
     places_of,
     resolved,
 )
-from agent.instances.group import Group, GroupKey, NotTaken, copy_listener
+from agent.instances.group import GroupKey
 from agent.instances.match import Found, ProcessId, name_numbered
 from agent.instances.record import Record
 from agent.instances.steering import ServiceSteering, serves
+from agent.instances.taken import TakenListeners
 from agent.model import Listener, Port
 from bpf.errors import BpfError
 
@@ -71,15 +72,10 @@ class Pool:
         """In order, the primary first."""
         self.decision = Decision()
         self.problems: tuple[str, ...] = ()
-        self._handed: Mapping[int, socket.socket] = {}
-        """Copies of listeners that are being handed over, by cookie, which others close."""
-        self._services, self._steering = services, steering
-        self._steered = tuple(service.name for service in services if service.steer)
-        self._taken: frozenset[int] = frozenset()
-        """The listeners that have a slot, or a place of a steered service, by cookie."""
+        self._services = services
+        self._taken = TakenListeners(services, steering, pins, cache_dir)
+        self._taken.cpus = dict(record.cpus)
         self._matches = [resolved(match) for match in self.config.match]
-        self._pins, self._cache_dir = pins, cache_dir
-        self._groups: dict[GroupKey, Group] = {}
         self._seen: frozenset[Listener] | None = None
         self._unowned_since: dict[int, float] = {}
         self._idle: frozenset[int] = frozenset()
@@ -93,7 +89,7 @@ class Pool:
     def groups(self) -> tuple[Port, bool]:
         """The port of its listeners, as far as that is known, and whether they are steered (group.release_groups)."""
         port = Port(self.port.protocol, self.record.port or 0) if self.automatic else self.port
-        return port, bool(self._steered)
+        return port, self._taken.are_steered
 
     def needs_look(self, listeners: frozenset[Listener], now: float) -> bool:
         """Return whether a listener has come or gone, or processes must be looked at again."""
@@ -111,11 +107,11 @@ class Pool:
         """Take copies of listeners, by cookie, from a process; return its instance's name, None if it is none."""
         before = self.record.handed
         self.record = replace(self.record, handed={**before, **dict.fromkeys(copies, giver)})
-        self._handed = copies
+        self._taken.handed = copies
         try:
             self.look(listeners, now)
         finally:
-            self._handed = {}
+            self._taken.handed = {}
         name = next((one.name for one in self.instances if giver.pid in one.pids and one.cookies & copies.keys()), None)
         if name is None:
             self.record = replace(self.record, handed=before)
@@ -126,18 +122,21 @@ class Pool:
         own = {one.inode: one for one in listeners if any(serves(each, one) for each in self._services)}
         problems: list[str] = []
         try:
-            self._steering.open_existing()
+            self._taken.open_existing()
             found = self._find(problems)
             places = places_of(found, own, self.record.handed, problems)
             if self.automatic:
                 own = self._on_one_port(own, places, problems)
                 places = {inode: place for inode, place in places.items() if inode in own}
             names = self._names(found, places)
-            self._take_up(own, places, names, problems)
+            self._taken.take_up(own, places, names, problems)
+            self._keep_what_is_owned({own[inode].cookie for inode in places})
             self._set_instances(found, own, places, names)
             self.choose()
-        except (BpfError, OSError) as error:
+        except BpfError as error:
             problems.append(str(error))
+        except OSError as error:
+            problems.append(f"instances cannot be looked for: {error.strerror or error}")
         if not self.automatic:
             problems += self._unowned(own, now)
         self._next_look = now + (SOON_S if problems or self._unowned_since or self._idle else RESCAN_S)
@@ -150,27 +149,15 @@ class Pool:
         active = decision.active or before
         if active is None or active.name != operator.preferred:
             operator = replace(operator, preferred=None)  # it is gone: the order decides again
-        for group in self._groups.values():
-            group.choose(cells([(weight, _slots(group, one)) for one, weight in decision.shares]))
+        self._taken.choose(decision.shares)
         self.decision = decision  # what `lbctl instance list` shows is in force
         if self.config.policy == "standby" and active and (before is None or active.name != before.name):
             log.info("%s: new connections go to instance %s", self.services[0], active.name)
         self.record = replace(self.record, operator=operator, active=active)
 
-    @contextlib.contextmanager
-    def reach(self, instance: Instance, port: int) -> Iterator[None]:
+    def reach(self, instance: Instance, port: int) -> contextlib.AbstractContextManager[None]:
         """Have a connection of this node to itself from a source port reach an instance. Raises OSError."""
-        slots = {group: slots[0] for group in list(self._groups.values()) if (slots := _slots(group, instance))}
-        try:
-            for group, slot in slots.items():
-                group.probe(port, slot)
-            yield
-        except BpfError as error:
-            raise OSError(error.errno or errno.EIO, str(error)) from None
-        finally:
-            for group in slots:
-                with contextlib.suppress(BpfError):
-                    group.probe(port, None)
+        return self._taken.reach(instance, port)
 
     def judge(self, healthy: Mapping[str, bool]) -> None:
         """Choose again with the health of instances, by name. Raises BpfError."""
@@ -181,8 +168,7 @@ class Pool:
         """Close the descriptors, after a look that is under way; the choice stays in force."""
         with self._open:
             self._closed = True
-            for group in self._groups.values():
-                group.close()
+            self._taken.close()
 
     # --- finding ---------------------------------------------------------------------------------------------------
 
@@ -214,58 +200,9 @@ class Pool:
         self.record = replace(self.record, numbered={name: process for process, name in numbered.items()})
         return {one.id: one.name for one in found if one.name} | numbered
 
-    # --- taking up -------------------------------------------------------------------------------------------------
-
-    def _take_up(
-        self,
-        own: Mapping[int, Listener],
-        places: Mapping[int, Place],
-        names: Mapping[ProcessId, str],
-        problems: list[str],
-    ) -> None:
-        open_cookies = {one.cookie for one in own.values()}
-        for group in self._groups.values():
-            group.forget_closed(open_cookies)
-        for inode, listener in sorted(own.items()):
-            key, place = GroupKey.of(listener, bool(self._steered)), places.get(inode)
-            if key not in self._groups:
-                if place is None and not (self._pins / key.folder).exists():
-                    continue
-                self._groups[key] = Group(key, self._pins, self._cache_dir)
-                self._groups[key].forget_closed(open_cookies)
-            group = self._groups[key]
-            if place is None:
-                if listener.cookie in group.slots:
-                    group.remove(listener.cookie)
-                continue
-            try:
-                self._take(group, listener, place, names[place.found.id])
-            except NotTaken as error:
-                problems.append(f"{names[place.found.id]}: {error}")
-        owned = {own[inode].cookie for inode in places}
+    def _keep_what_is_owned(self, owned: Collection[int]) -> None:
         handed = {cookie: giver for cookie, giver in self.record.handed.items() if cookie in owned}
-        self.record = replace(self.record, handed=handed)
-        for service in self._steered:
-            self._steering.keep_only(service, owned)
-        slots = {cookie for group in self._groups.values() for cookie in group.slots}
-        self._taken = frozenset(slots).union(*map(self._steering.cookies, self._steered))
-
-    def _take(self, group: Group, listener: Listener, place: Place, owner: str) -> None:
-        steered = [one.name for one in self._services if one.steer and serves(one, listener)]
-        lacking = [one for one in steered if self._steering.lacks(one, listener.cookie, owner)]
-        if not lacking and not group.lacks(listener.cookie):
-            return
-        with self._copy(listener, place) as copy:
-            if copy is not None:
-                group.take_up(listener, copy, place.pid)
-                for service in lacking:
-                    self._steering.put(service, listener, copy.fileno(), owner)
-
-    def _copy(self, listener: Listener, place: Place) -> contextlib.AbstractContextManager[socket.socket | None]:
-        """Return a context with a copy of a listener, closed after it; with None if none can be had now."""
-        if (handed := self._handed.get(listener.cookie)) is not None or place.fd is None:
-            return contextlib.nullcontext(handed)
-        return copy_listener(listener, place.pid, place.fd) or contextlib.nullcontext()
+        self.record = replace(self.record, handed=handed, cpus=dict(self._taken.cpus))
 
     def _set_instances(
         self,
@@ -276,7 +213,7 @@ class Pool:
     ) -> None:
         cookies: dict[ProcessId, set[int]] = {}
         for inode, place in places.items():
-            if own[inode].cookie in self._taken:
+            if own[inode].cookie in self._taken.cookies:
                 cookies.setdefault(place.found.id, set()).add(own[inode].cookie)
         instances = [
             (one.place, names[one.id], one, frozenset(cookies.get(one.id, ()))) for one in found if one.id in names
@@ -284,7 +221,7 @@ class Pool:
         instances.sort(key=lambda entry: entry[:2])
         before = {one.name for one in self.instances if one.cookies}
         self.instances = tuple(
-            Instance(name, one.pids, one.weight, listening, self._health(name, listening))
+            Instance(name, one.pids, one.weight, listening, self._cpus(one, own, places), self._health(name, listening))
             for _, name, one, listening in instances
         )
         after = {one.name for one in self.instances if one.cookies}
@@ -293,6 +230,26 @@ class Pool:
         for name in sorted(before - after):
             log.info("%s: instance %s no longer listens", self.services[0], name)
 
+    def _cpus(self, one: Found, own: Mapping[int, Listener], places: Mapping[int, Place]) -> dict[int, int]:
+        """Return the CPU of each listener of an instance, by cookie, if the policy is by CPU and it has one for each.
+
+        Those of one address are in the order of processes and descriptors, in which they were made.
+        """
+        if self.config.policy != "spread":
+            return {}
+        mine = sorted(
+            (one.pids.index(place.pid), place.fd or 0, inode) for inode, place in places.items() if place.found is one
+        )
+        by_group: dict[GroupKey, list[int]] = {}
+        for *_, inode in mine:
+            by_group.setdefault(GroupKey.of(own[inode], False), []).append(own[inode].cookie)
+        pinned = proc.pinned_cpus(one.pids) if any(len(cookies) > 1 for cookies in by_group.values()) else frozenset()
+        return {
+            cookie: cpu
+            for cookies in by_group.values()
+            for cookie, cpu in cpus_of(cookies, self._taken.cpus, pinned).items()
+        }
+
     def _health(self, name: str, cookies: frozenset[int]) -> bool | None:
         """Return the health of an instance that has these listeners: a restarted one was not asked yet."""
         known = next((one for one in self.instances if one.name == name and one.cookies & cookies), None)
@@ -300,7 +257,7 @@ class Pool:
 
     def _unowned(self, own: Mapping[int, Listener], now: float) -> list[str]:
         """Return a problem for the listeners that are no instance's, once they have been that for a while."""
-        unowned = {one.cookie: one for one in own.values() if one.cookie not in self._taken}
+        unowned = {one.cookie: one for one in own.values() if one.cookie not in self._taken.cookies}
         # systemd starts the service of its own when a connection comes; then no listener comes or goes.
         self._idle = listeners_of_systemd({one.inode for one in unowned.values()}) if unowned else frozenset()
         unowned = {cookie: one for cookie, one in unowned.items() if one.inode not in self._idle}
@@ -316,8 +273,3 @@ class Pool:
             "or end it"
             for one in sorted(where)
         ]
-
-
-def _slots(group: Group, instance: Instance) -> list[int]:
-    # A look in its thread may change the slots meanwhile.
-    return sorted(slot for cookie in instance.cookies if (slot := group.slots.get(cookie)) is not None)

@@ -27,11 +27,12 @@ _STAT: Final = re.compile(r"\) \S (\d+) (?:\S+ ){17}(\d+)")
 
 
 def processes(with_executables: bool, with_cgroups: bool) -> dict[int, Process]:
-    """Return all processes, by pid. What no match needs is not read."""
+    """Return all processes, by pid. What no match needs is not read. Raises OSError."""
     found = {}
     for name in os.listdir(PROC):
         if name.isdigit():
-            with contextlib.suppress(OSError, ValueError):  # it has ended
+            # It has ended, or may not be read. That no descriptor is left is not the end of all processes.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError, ValueError):
                 pid = int(name)
                 found[pid] = _read(pid, with_executables, with_cgroups)
     return found
@@ -94,6 +95,17 @@ def _net(pid: int) -> str:
         return os.readlink(f"{PROC}/{pid}/ns/net")
     except OSError:
         return ""
+
+
+def pinned_cpus(pids: Iterable[int]) -> frozenset[int]:
+    """Return the CPUs that threads of processes are bound to, each to one alone."""
+    found: set[int] = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):  # it has ended
+            for thread in os.listdir(f"{PROC}/{pid}/task"):
+                if len(cpus := os.sched_getaffinity(int(thread))) == 1:
+                    found |= cpus
+    return frozenset(found)
 
 
 def read_pidfile(path: Path) -> int | None:

@@ -29,6 +29,8 @@ class Record:
     """With `steer: auto`: where the instances listen."""
     handed: Mapping[int, ProcessId] = field(default_factory=dict)
     """The process that handed a listener over, by cookie."""
+    cpus: Mapping[int, int] = field(default_factory=dict)
+    """The CPU that a server gave a listener, by cookie: of one that was handed over it cannot be asked again."""
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -41,13 +43,15 @@ class Record:
             "active": [self.active.name, sorted(self.active.cookies)] if self.active else None,
             "port": self.port,
             "handed": [[cookie, *process] for cookie, process in self.handed.items()],
+            "cpus": [[cookie, cpu] for cookie, cpu in self.cpus.items()],
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Record:
         """Return the record of JSON values. Raises ValueError, LookupError or TypeError."""
         preferred, active = data["preferred"], data["active"]
-        port, handed = data.get("port"), data.get("handed", ())  # a record of an earlier version has neither
+        # A record of an earlier version has none of these.
+        port, handed, cpus = data.get("port"), data.get("handed", ()), data.get("cpus", ())
         return cls(
             OperatorChoice(
                 None if preferred is None else str(preferred),
@@ -59,6 +63,7 @@ class Record:
             Active(str(active[0]), frozenset(whole(one, U64) for one in active[1])) if active else None,
             None if port is None else whole(port, 65_535),
             {whole(cookie, U64): _process(pid, start) for cookie, pid, start in handed},
+            {whole(cookie, U64): whole(cpu, U32) for cookie, cpu in cpus},
         )
 
 

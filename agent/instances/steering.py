@@ -48,6 +48,7 @@ class ServiceSteering:
         """By service: of its places."""
         self._owners: dict[int, str] = {}
         """The instance of each listener that this agent put, by cookie."""
+        self._claims: dict[object, str] = {}
 
     def release(self) -> bool:
         """Detach what an earlier configuration left, if nothing is steered now; return whether there was any.
@@ -55,6 +56,10 @@ class ServiceSteering:
         Raises BpfError.
         """
         return not self._services and remove_steering(self._folder)
+
+    def claim(self, group: object, service: str) -> str:
+        """Have a group of steered listeners be a service's, unless it is another's; return whose it is."""
+        return self._claims.setdefault(group, service)
 
     def cookies(self, service: str) -> frozenset[int]:
         """Return the listeners that get a service's connections. Raises BpfError."""

@@ -4,7 +4,7 @@
 The program is attached to the group through any of its listeners, and stays until the group's last one is closed; then
 the next group with the address needs it again. Pins, one folder for each group:
 
-    listeners, choices, ...        the maps (bpf/layout/instance.py)
+    listeners, cpu_choices, ...    the maps (bpf/layout/instance.py)
     hot_standby_BUILD              the program
 """
 

@@ -2,7 +2,8 @@
 """What the agent and instance.c share: the listeners of one reuseport group, and in which order they are tried.
 
 A connection's hash leads to a cell, whose places name listeners by their slot, the first choice first. A cell is one
-64-bit number, so it is written as a whole: each place is a byte, slot + 1, and 0 ends the list.
+64-bit number, so it is written as a whole: each place is a byte, slot + 1, and 0 ends the list. Each CPU has cells of
+its own, which are the same unless the policy is by CPU.
 """
 
 from collections.abc import Sequence
@@ -16,9 +17,12 @@ SLOTS: Final = 255
 CELLS: Final = 256
 PLACES: Final = 8
 
+Cells = Sequence[tuple[int, ...]]
+"""The slots of each cell, of one CPU."""
+
 LISTENERS: Final = MapSpec("listeners", MapType.REUSEPORT_SOCKARRAY, 4, 8, SLOTS)
 """The kernel removes a listener that is closed."""
-CHOICES: Final = MapSpec("choices", MapType.ARRAY, 4, 8, CELLS)
+CHOICES: Final = MapSpec("cpu_choices", MapType.PERCPU_ARRAY, 4, 8, CELLS)
 PROBES: Final = MapSpec("probes", MapType.HASH, 4, 4, 1024)
 """Health checks under way: the slot that each is for, by its source port."""
 FLOWS: Final = MapSpec("flows", MapType.LRU_HASH, 4, 8, 65_536)

@@ -7,7 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from bpf.layout.instance import CELLS, CHOICES, LISTENERS, PROBES, SLOTS, map_specs, pack_cell, unpack_cell
+from bpf.kernel.bpf_map import possible_cpus
+from bpf.layout.instance import (
+    CELLS,
+    CHOICES,
+    LISTENERS,
+    PLACES,
+    PROBES,
+    SLOTS,
+    Cells,
+    map_specs,
+    pack_cell,
+    unpack_cell,
+)
 from bpf.maps.pinned_map import PinnedMap, pack_index
 
 
@@ -43,13 +55,22 @@ class InstanceMaps:
         """Take a listener out; it stays open."""
         self._listeners.delete(pack_index(slot))
 
-    def choose(self, cells: Sequence[Sequence[int]]) -> None:
-        """Write in which order each cell tries the slots: all at once, each cell as a whole."""
-        self._choices.update_batch([pack_index(cell) for cell in range(CELLS)], [pack_cell(slots) for slots in cells])
+    def choose(self, by_cpu: Sequence[Cells]) -> None:
+        """Write in which order each cell tries the slots: all at once, each cell as a whole.
 
-    def cells(self) -> list[tuple[int, ...]]:
-        """Return what `choose` wrote."""
-        return [unpack_cell(self._choices.entry(cell)) for cell in range(CELLS)]
+        `by_cpu` has the cells of each possible CPU, or one list for all of them.
+        """
+        alike = possible_cpus() if len(by_cpu) == 1 else 1
+        values = [b"".join(map(pack_cell, of_cpus)) * alike for of_cpus in zip(*by_cpu, strict=True)]
+        self._choices.update_batch([pack_index(cell) for cell in range(CELLS)], values)
+
+    def cells(self) -> list[Cells]:
+        """Return what `choose` wrote: of each possible CPU, or one list if all are alike."""
+        values = [self._choices.entry(cell) for cell in range(CELLS)]
+        by_cpu: list[Cells] = [
+            [unpack_cell(value[at : at + PLACES]) for value in values] for at in range(0, len(values[0]), PLACES)
+        ]
+        return by_cpu[:1] if all(cells == by_cpu[0] for cells in by_cpu) else by_cpu
 
     def probe(self, port: int, slot: int | None) -> None:
         """Have connections of this node to itself from a source port go to a slot; None: to any."""

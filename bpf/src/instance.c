@@ -20,7 +20,8 @@
 #include <uapi/linux/ip.h>
 #include <uapi/linux/ipv6.h>
 
-BPF_TABLE_PINNED("array", u32, u64, choices, CELLS, PINS "/choices");
+/* Of each CPU: the agent may give a connection to the listener of the CPU that handles its SYN. */
+BPF_TABLE_PINNED("percpu_array", u32, u64, cpu_choices, CELLS, PINS "/cpu_choices");
 BPF_TABLE_PINNED("hash", u32, u32, probes, PROBES, PINS "/probes");
 
 #if UDP
@@ -111,7 +112,7 @@ int PROGRAM(struct sk_reuseport_md *ctx)
 	if (try_last(ctx, ctx->hash))
 		return PASS;
 #endif
-	choice = choices.lookup(&cell);
+	choice = cpu_choices.lookup(&cell);
 	if (!choice)
 		return PASS;
 	places = *choice;

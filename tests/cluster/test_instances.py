@@ -90,7 +90,8 @@ def run(cluster: ClusterLab, node: str, name: str, program: str, *arguments: str
 
 
 def kill(cluster: ClusterLab, name: str) -> None:
-    cluster.lab.exec("b1", ["sh", "-c", f"kill -9 $(cat /run/{name}.pid)"])
+    end = "kill -9 $p; while kill -0 $p 2>/dev/null; do sleep 0.01; done"  # until then it still accepts
+    cluster.lab.exec("b1", ["sh", "-c", f"p=$(cat /run/{name}.pid); {end}"])
 
 
 def states(cluster: ClusterLab) -> dict[str, str]:

@@ -58,6 +58,37 @@ while True:
 """Answers each datagram with its name."""
 
 
+CPU_SERVER = """
+import os, socket, sys, threading
+name, address, bind = sys.argv[1], sys.argv[2], sys.argv[3]
+family = socket.AF_INET6 if ":" in address else socket.AF_INET
+def serve(listener, cpu):
+    if bind == "threads":
+        os.sched_setaffinity(0, {cpu})
+        pinned.wait()
+    while True:
+        connection, _ = listener.accept()
+        connection.sendall(f"{name} {cpu}".encode())
+        connection.close()
+cpus = sorted(os.sched_getaffinity(0))
+pinned = threading.Barrier(len(cpus) + 1)
+# Listeners that are bound are not in the order of the CPUs.
+for cpu in cpus if bind == "threads" else cpus[::-1]:
+    one = socket.socket(family)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if bind == "listeners":
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_INCOMING_CPU, cpu)
+    one.bind((address, int(sys.argv[5])))
+    one.listen(1024)
+    threading.Thread(target=serve, args=(one, cpu), daemon=True).start()
+if bind == "threads":
+    pinned.wait()
+print("listens", flush=True)
+threading.Event().wait()
+"""
+"""Has a listener for each CPU. Binds them to it, or its threads, or nothing; answers with its name and the CPU."""
+
+
 class Server:
     """A running server process. It leaves its number in a pidfile of its name."""
 
@@ -69,11 +100,12 @@ class Server:
         reuse: bool = True,
         pause_s: float = 0.0,
         udp: bool = False,
+        by_cpu: str = "",
         port: int = PORT,
         user: str = "root",
     ) -> None:
         self.name, self.pidfile = name, folder / f"{name}.pid"
-        program = UDP_SERVER if udp else SERVER
+        program = CPU_SERVER if by_cpu else UDP_SERVER if udp else SERVER
         argv = [
             "setpriv",
             f"--reuid={user}",
@@ -83,7 +115,7 @@ class Server:
             program,
             name,
             address,
-            "reuse" if reuse else "alone",
+            by_cpu or ("reuse" if reuse else "alone"),
             str(pause_s),
         ]
         self._process = subprocess.Popen([*argv, str(port)], stdout=subprocess.PIPE, text=True)

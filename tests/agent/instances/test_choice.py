@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config.instances import InstancesConfig
-from agent.instances.choice import Active, Instance, OperatorChoice, cells, decide
+from agent.instances.choice import Active, Instance, OperatorChoice, Share, cells, cpus_of, decide
 from bpf.layout.instance import CELLS, PLACES, SLOTS, pack_cell, unpack_cell
 
 BLUE = Instance("blue", (1,), 100, frozenset({11}))
@@ -100,22 +100,57 @@ def test_weights_and_spread() -> None:
     assert order(none, policy="weighted") == ["blue 1", "green 1", "red 1"], "rather than those that are drained"
 
 
+def written(*shares: tuple[int, list[int]]) -> list[tuple[int, ...]]:
+    return cells([Share(weight, slots) for weight, slots in shares])
+
+
 def test_cells_of_a_standby_list_the_others_behind_it() -> None:
-    assert cells([(1, [5]), (0, [7]), (0, [9])]) == [(5, 7, 9)] * CELLS
-    assert cells([(1, []), (0, [7]), (0, [9])]) == [(7, 9)] * CELLS, "it has no listener in this group"
+    assert written((1, [5]), (0, [7]), (0, [9])) == [(5, 7, 9)] * CELLS
+    assert written((1, []), (0, [7]), (0, [9])) == [(7, 9)] * CELLS, "it has no listener in this group"
     assert cells([]) == [()] * CELLS
-    assert cells([(1, [])]) == [()] * CELLS
+    assert written((1, [])) == [()] * CELLS
 
 
 def test_cells_go_round_the_listeners_of_an_instance() -> None:
-    found = cells([(1, [1, 2, 3]), (0, [7, 8])])
+    found = written((1, [1, 2, 3]), (0, [7, 8]))
     assert found[:3] == [(1, 2, 7), (2, 3, 8), (3, 1, 7)]
     assert Counter(cell[0] for cell in found).keys() == {1, 2, 3}
 
 
+def test_cells_by_cpu_lead_to_its_listener_and_are_divided_evenly_among_instances() -> None:
+    by_cpu, round_robin = Share(1, [1, 2, 3], {0: 1, 1: 2, 2: 3}), Share(1, [7, 8])
+    for cpu, own in ((0, 1), (1, 2), (2, 3)):
+        found = cells([by_cpu, round_robin], cpu)
+        assert Counter(cell[0] for cell in found) == {own: CELLS // 2, 7: CELLS // 4, 8: CELLS // 4}
+        others = {1, 2, 3} - {own}
+        assert {cell[1] for cell in found if cell[0] == own} == others, "it goes round the rest if that one is closed"
+        assert {cell[2] for cell in found if cell[0] in (7, 8)} == {own}
+    assert Counter(cell[0] for cell in cells([by_cpu], 3)).keys() == {1, 2, 3}, "of a CPU that has no listener: round"
+    assert cells([Share(1, [5], {0: 5})]) == [(5,)] * CELLS
+
+
+@pytest.mark.parametrize(
+    ("cookies", "bound", "pinned", "expected"),
+    [
+        ([11, 12], {11: 1, 12: 0}, set(), {11: 1, 12: 0}),
+        ([11, 12], {11: 1, 12: 0}, {0, 1}, {11: 1, 12: 0}),
+        ([11, 12], {11: 3}, set(), {}),
+        ([11, 12], {11: 1, 12: 1}, set(), {}),
+        ([12, 11], {}, {4, 2}, {12: 2, 11: 4}),
+        ([11, 12], {}, {0, 1, 2}, {}),
+        ([11], {}, {0}, {}),
+        ([], {}, set(), {}),
+    ],
+)
+def test_which_listener_is_whose_cpu(
+    cookies: list[int], bound: dict[int, int], pinned: set[int], expected: dict[int, int]
+) -> None:
+    assert cpus_of(cookies, bound, pinned) == expected
+
+
 @given(st.lists(st.integers(0, 10_000), min_size=1, max_size=100).filter(any))
 def test_cells_are_in_proportion_to_the_weights(weights: list[int]) -> None:
-    found = cells([(weight, [slot]) for slot, weight in enumerate(weights)])
+    found = written(*((weight, [slot]) for slot, weight in enumerate(weights)))
     assert len(found) == CELLS
     first = Counter(cell[0] for cell in found)
     for slot, weight in enumerate(weights):

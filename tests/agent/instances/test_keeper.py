@@ -280,6 +280,6 @@ def test_instances_that_come_and_go_leak_nothing(servers: Servers, bpffs: Path, 
             wait_for(lambda: keeper.states() == {"green": "active"})
         wait_for(lambda: descriptors() <= before, "a health check to end")
         assert len(os.listdir(bpffs / "instances")) == 1
-        assert len(keeper.keeper._pools[f"tcp/{PORT}"]._groups) == 1
-        (group,) = keeper.keeper._pools[f"tcp/{PORT}"]._groups.values()
+        assert len(keeper.keeper._pools[f"tcp/{PORT}"]._taken._groups) == 1
+        (group,) = keeper.keeper._pools[f"tcp/{PORT}"]._taken._groups.values()
         assert len(group._kernel.maps.cookies()) == 1

@@ -60,7 +60,7 @@ def test_without_the_memory_of_flows_they_would_move(servers: Servers, bpffs: Pa
     with running(udp(tmp_path), bpffs, tmp_path) as keeper, flows(20) as old:
         wait_for(lambda: keeper.states() == {"blue": "active", "green": "standby"})
         assert ask(old) == {"blue"}
-        (group,) = next(iter(keeper.keeper._pools.values()))._groups.values()
+        (group,) = next(iter(keeper.keeper._pools.values()))._taken._groups.values()
         memory = group._kernel.maps._pinned["flows"]
         keeper.call(keeper.keeper.switch(None, "green"))
         assert len(memory.read_keys()) == 20

@@ -77,8 +77,8 @@ def test_places_are_tried_in_order_and_a_closed_listener_is_passed_over(
 ) -> None:
     filled(group, listeners)
     assert group.maps.cookies() == {slot: cookie(one) for slot, one in enumerate(listeners)}
-    group.maps.choose([(3, 5, 7)] * CELLS)
-    assert group.maps.cells() == [(3, 5, 7)] * CELLS
+    group.maps.choose([[(3, 5, 7)] * CELLS])
+    assert group.maps.cells() == [[(3, 5, 7)] * CELLS]
     assert takers(listeners) == {3: 100}
     listeners[3].close()
     assert takers(listeners) == {5: 100}
@@ -89,7 +89,7 @@ def test_places_are_tried_in_order_and_a_closed_listener_is_passed_over(
 
 def test_all_eight_places_are_tried(group: InstanceGroup, listeners: list[socket.socket]) -> None:
     filled(group, listeners)
-    group.maps.choose([tuple(range(LISTENERS))] * CELLS)
+    group.maps.choose([[tuple(range(LISTENERS))] * CELLS])
     for one in listeners[:7]:
         one.close()
     assert takers(listeners) == {7: 100}
@@ -97,7 +97,7 @@ def test_all_eight_places_are_tried(group: InstanceGroup, listeners: list[socket
 
 def test_cells_divide_by_the_hash(group: InstanceGroup, listeners: list[socket.socket]) -> None:
     filled(group, listeners)
-    group.maps.choose([(0,) if cell < CELLS // 2 else (1,) for cell in range(CELLS)])
+    group.maps.choose([[(0,) if cell < CELLS // 2 else (1,) for cell in range(CELLS)]])
     found = takers(listeners, 400)
     assert found.keys() == {0, 1}
     assert min(found.values()) > 100, "400 coins, and 100 heads at most, have a probability of 1e-24"
@@ -106,9 +106,9 @@ def test_cells_divide_by_the_hash(group: InstanceGroup, listeners: list[socket.s
 def test_without_a_choice_the_kernel_chooses(group: InstanceGroup, listeners: list[socket.socket]) -> None:
     filled(group, listeners)
     assert len(takers(listeners)) > 2
-    group.maps.choose([(200,)] * CELLS)
+    group.maps.choose([[(200,)] * CELLS])
     assert len(takers(listeners)) > 2, "a slot that is empty is no choice"
-    group.maps.choose([(0,)] * CELLS)
+    group.maps.choose([[(0,)] * CELLS])
     assert takers(listeners) == {0: 100}
     detach(listeners[4])
     assert len(takers(listeners)) > 2
@@ -119,7 +119,7 @@ def test_a_check_reaches_one_listener_and_only_from_the_same_address(
     group: InstanceGroup, listeners: list[socket.socket]
 ) -> None:
     filled(group, listeners)
-    group.maps.choose([(0,)] * CELLS)
+    group.maps.choose([[(0,)] * CELLS])
     assert taker(group, listeners, "127.0.0.1", 4) == 4
     assert taker(group, listeners, "127.0.0.2", 4) == 0, "not this address: it might come from outside"
     listeners[4].close()
@@ -156,10 +156,10 @@ def test_what_the_kernel_refuses(group: InstanceGroup, listeners: list[socket.so
 
 def test_the_next_process_finds_the_same(group: InstanceGroup, listeners: list[socket.socket], bpffs: Path) -> None:
     filled(group, listeners)
-    group.maps.choose([(2,)] * CELLS)
+    group.maps.choose([[(2,)] * CELLS])
     again = InstanceGroup.open(bpffs / "group", PROGRAMS)
     assert again.maps.cookies() == group.maps.cookies()
-    assert again.maps.cells() == [(2,)] * CELLS
+    assert again.maps.cells() == [[(2,)] * CELLS]
     again.attach(listeners[0])
     assert takers(listeners) == {2: 100}
     again.close()
