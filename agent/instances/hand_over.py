@@ -51,6 +51,8 @@ async def serve(path: Path, take: Take) -> AsyncIterator[None]:
         stack.callback(path.unlink, missing_ok=True)
         loop = asyncio.get_running_loop()
 
+        pause: asyncio.TimerHandle | None = None
+
         def listen() -> None:
             loop.add_reader(server, accept)
 
@@ -70,7 +72,6 @@ async def serve(path: Path, take: Take) -> AsyncIterator[None]:
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
-        pause: asyncio.TimerHandle | None = None
         listen()
         stack.callback(loop.remove_reader, server)
         stack.callback(lambda: pause.cancel() if pause else None)

@@ -139,6 +139,7 @@ def test_an_instance_that_flaps_leaks_nothing_and_fails_no_connection(
     green = servers.start("green")
     with running(by_pidfile(tmp_path), bpffs, tmp_path) as keeper:
         wait_for(lambda: keeper.states() == {"green": "active"})
+        wait_for(lambda: green.pid in keeper.keeper._watch._open, "its end to be watched")
         before = descriptors()
         flapping = subprocess.Popen([sys.executable, "-S", "-c", FLAPPING, ANY, str(PORT)])
         try:

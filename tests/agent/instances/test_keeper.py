@@ -269,9 +269,10 @@ def test_without_the_right_to_see_what_processes_run_it_is_named(
 
 
 def test_instances_that_come_and_go_leak_nothing(servers: Servers, bpffs: Path, tmp_path: Path) -> None:
-    servers.start("green")
+    green = servers.start("green")
     with running(by_pidfile(tmp_path), bpffs, tmp_path) as keeper:
         wait_for(lambda: keeper.states() == {"green": "active"})
+        wait_for(lambda: green.pid in keeper.keeper._watch._open, "its end to be watched")
         before = descriptors()
         for _ in range(10):
             blue = servers.start("blue")
