@@ -48,6 +48,7 @@ LONGEST_FIRST = (
     "tests/cluster/test_night.py",
     "tests/cluster/test_uplinks.py",
     "tests/topology/lab/test_lab.py",
+    "tests/topology/lab/test_record.py",
     "tests/bpf/attach/test_egress.py",
     "tests/proof/test_live_changes.py",
     "tests/bgp/relay/test_routers_lab.py",

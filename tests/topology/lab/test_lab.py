@@ -1,97 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labs come up, match their file, are usable and private, and leave no trace.
-
- a ──── switch (br0) ──── b        and, where a test names them, the two segment labs of the project
-10.0.0.1                10.0.0.2
-"""
+"""Labs come up, match their file, are usable and private, and leave no trace: those of support/small_lab.py, and the
+two segment labs of the project."""
 
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.small_lab import LONE, PAIR, assert_connected, assert_no_trace
 from support.waiting import wait_for
 
 from topology.errors import LabError
-from topology.lab import link, record
+from topology.lab import link
 from topology.lab.lab import Lab
-from topology.lab.process import LAB_VARIABLE, ProcessRef
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="labs need root")]
 
 TOPOLOGY = Path(__file__).resolve().parents[3] / "topology"
-PAIR = """
-name: ignored
-topology:
-  defaults: {kind: linux, image: none, network-mode: none}
-  nodes:
-    a:
-      env: {COLOR: "${COLOR:=blue}"}
-      sysctls: {net.ipv4.ip_forward: 1, net.ipv4.conf.default.forwarding: 0}
-      labels: {rack: r1}
-      exec:
-        - ip address add 10.0.0.1/24 dev eth1
-        - ip route add 10.9.0.0/16 via 10.0.0.2 metric 7
-    switch:
-      exec:
-        - ip link add br0 type bridge
-        - ip link set eth1 master br0
-        - ip link set eth2 master br0
-        - ip link set br0 up
-    b:
-      exec: [ip address add 10.0.0.2/24 dev eth1]
-  links:
-    - {endpoints: ["a:eth1", "switch:eth1"], mtu: 1500}
-    - type: veth
-      mtu: 1400
-      endpoints:
-        - {node: b, interface: eth1, mac: "02:00:00:00:00:0b"}
-        - {node: switch, interface: eth2}
-"""
-LONE = "name: ignored\ntopology: {nodes: {a: {kind: linux, network-mode: none}}}\n"
-
-
-@pytest.fixture
-def name(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A lab name of this test's own; a lab of this name is removed afterwards."""
-    lab_name = f"t{os.getpid()}-{abs(hash(request.node.name)) % 10**6}"
-    yield lab_name
-    Lab.remove(lab_name)
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[[str], Path]:
-    def write_file(text: str) -> Path:
-        path = tmp_path / "lab.clab.yml"
-        path.write_text(text)
-        return path
-
-    return write_file
-
-
-def processes_of(name: str) -> list[int]:
-    """Return every process on this machine with the lab's name in its environment, found without our own code."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                if f"ANYLB_LAB={name}".encode() in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return found
-
-
-def assert_no_trace(name: str) -> None:
-    assert processes_of(name) == []
-    assert not (record.RECORDS / name).exists()
-    assert name not in Path("/proc/self/mountinfo").read_text()
 
 
 def test_a_lab_matches_its_file(name: str, write: Callable[[str], Path]) -> None:
@@ -117,26 +47,6 @@ def test_a_lab_matches_its_file(name: str, write: Callable[[str], Path]) -> None
             assert link.read_offloads(lab.nodes[node].pid, interface) == {"tx": False, "gro": True}
         assert_connected(lab)
     assert_no_trace(name)
-
-
-ASK = "import socket; print(socket.create_connection(('10.0.0.2', 7), timeout=5).recv(9).decode(), end='')"
-SERVE = """
-import socket
-s = socket.create_server(("", 7))
-print("ready", flush=True)
-while True:
-    s.accept()[0].send(b"hello")
-"""
-
-
-def assert_connected(lab: Lab) -> None:
-    """A TCP connection from a to b."""
-    log = lab.root("b") / "run/server.log"
-    server = lab.spawn("b", ["python", "-c", SERVE], log=log)
-    wait_for(lambda: "ready" in log.read_text())
-    assert lab.exec("a", ["python", "-c", ASK]).stdout == "hello"
-    server.kill()
-    assert server.wait() == -signal.SIGKILL
 
 
 def test_nodes_are_private(name: str, write: Callable[[str], Path], tmp_path: Path) -> None:
@@ -280,243 +190,6 @@ def test_down_although_the_caller_has_not_reaped_its_programs(name: str, write: 
     Lab.find(name).down()
     assert not lab.nodes["a"].alive
     assert process.wait(5) == -signal.SIGKILL
-    assert_no_trace(name)
-
-
-FAULTS = [
-    (
-        LONE.replace("none}", "none, binds: ['nosuch:/etc/x']}"),
-        r":2:\d+: topology.nodes.a.binds\[0\]: bind source .*/nosuch does",
-    ),
-    (
-        LONE.replace("none}", "none, binds: ['.:/nosuch-dir/x']}"),
-        r"topology.nodes.a: bind target /nosuch-dir/x does not exist",
-    ),
-    (LONE.replace("none}", "none, exec: [nosuch -x]}"), r"topology.nodes.a.exec\[0\]: a: nosuch: No such file"),
-    (
-        LONE.replace("none}", "none, exec: [sh -c 'sleep 99 & exit 4']}"),
-        r":2:\d+: topology.nodes.a.exec\[0\]: a: `sh .* exited with 4",
-    ),
-    (LONE.replace("none}", "none, cmd: nosuch}"), r"topology.nodes.a: cmd: nosuch: No such file"),
-    (
-        LONE.replace("none}", "none, cmd: sh -c 'echo why; exit 5', exec: [sleep 9]}"),
-        r"topology.nodes.a: cmd exited with 5: why",
-    ),
-    (
-        LONE.replace("none}", "none, sysctls: {net.ipv4.nosuch: 1}}"),
-        r"nodes.a: sysctl net.ipv4.nosuch = 1: no such key",
-    ),
-    (
-        LONE.replace("none}", "none, sysctls: {net.ipv4.ip_forward: x}}"),
-        r"sysctl net.ipv4.ip_forward = x: Invalid argument",
-    ),
-]
-
-
-@pytest.mark.parametrize(("text", "message"), FAULTS, ids=[message[-30:] for _, message in FAULTS])
-def test_a_fault_takes_everything_down(name: str, write: Callable[[str], Path], text: str, message: str) -> None:
-    path = write(text)
-    with pytest.raises(LabError, match=message) as caught:
-        Lab.up(path, name)
-    assert str(caught.value).startswith(str(path))
-    assert "\n" not in str(caught.value)
-    assert_no_trace(name)
-
-
-def test_a_failed_exec_line_may_be_kept(name: str, write: Callable[[str], Path]) -> None:
-    with pytest.raises(LabError, match="exited with 1"):
-        Lab.up(write(LONE.replace("none}", "none, exec: ['false', touch /run/next]}")), name, keep_failed=True)
-    assert Lab.find(name).nodes["a"].alive
-
-
-def child(code: str, *arguments: str) -> "subprocess.Popen[str]":
-    """A Python process of its own that imports the runner."""
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-UP = """
-import ctypes, os, sys
-from pathlib import Path
-from topology.errors import LabError
-from topology.lab.lab import Lab
-path, name = Path(sys.argv[1]), sys.argv[2]
-{before}
-try:
-    lab = Lab.up(path, name, keep={keep})
-except LabError as error:
-    sys.exit(f"error: {{error}}")
-print("up", flush=True)
-{after}
-"""
-
-
-def test_without_permissions_the_error_is_one_line(name: str, write: Callable[[str], Path]) -> None:
-    path = write(LONE)
-    not_root = child(UP.format(before="os.setuid(65534)", keep=True, after=""), str(path), name)
-    assert (
-        not_root.communicate(timeout=30)[0]
-        == "error: a lab needs root (network namespaces, mounts): run it with sudo\n"
-    )
-    # PR_CAPBSET_DROP, CAP_SYS_ADMIN: root in a container without permission to create namespaces
-    powerless = "ctypes.CDLL(None).prctl(24, 21, 0, 0, 0)"
-    output = child(UP.format(before=powerless, keep=True, after=""), str(path), name).communicate(timeout=30)[0]
-    assert "no permission to create namespaces (unshare: Operation not permitted)" in output
-    assert output.count("\n") == 1
-    assert_no_trace(name)
-
-
-def test_a_kept_lab_outlives_its_creator_and_is_not_created_twice(name: str, write: Callable[[str], Path]) -> None:
-    path = write(PAIR)
-    creator = child(UP.format(before="", keep=True, after=""), str(path), name)
-    assert creator.communicate(timeout=30)[0] == "up\n"
-    lab = Lab.find(name)
-    assert_connected(lab)
-    with pytest.raises(LabError, match=rf"lab {name} is already up: take it down with `lbctl lab down {path}`"):
-        Lab.up(path, name)
-    assert name not in record.remove_stale()
-    pids = {node.pid for node in lab.nodes.values()}
-    again = Lab.up(path, name, reconfigure=True, keep=False)
-    assert not pids & {node.pid for node in again.nodes.values()}
-    again.down()
-    assert_no_trace(name)
-    with pytest.raises(LabError, match=f"lab {name} is not up"):
-        Lab.find(name)
-
-
-def test_an_unkept_lab_dies_with_its_owner(name: str, write: Callable[[str], Path]) -> None:
-    after = (
-        "lab.spawn('b', ['sleep', '600']); lab.exec('a', ['sh', '-c', 'sleep 600 &']); print('on', flush=True); input()"
-    )
-    owner = child(
-        UP.format(before="", keep=False, after=after.replace("input()", "import time; time.sleep(600)")),
-        str(write(PAIR)),
-        name,
-    )
-    assert owner.stdout is not None
-    assert [owner.stdout.readline(), owner.stdout.readline()] == ["up\n", "on\n"]
-    assert len(processes_of(name)) >= 5
-    assert name not in record.remove_stale()  # its owner lives
-    owner.kill()
-    owner.wait()
-    wait_for(lambda: not processes_of(name))
-    assert name in record.remove_stale()
-    assert_no_trace(name)
-
-
-STOP_AT = """
-import importlib, time
-module, attribute, count = {point!r}
-owner = importlib.import_module(module)
-*outer, last = attribute.split(".")
-for part in outer:
-    owner = getattr(owner, part)
-original, calls = getattr(owner, last), 0
-def stop(*args, **kwargs):
-    global calls
-    calls += 1
-    if calls == count:
-        print("here", flush=True)
-        time.sleep(600)
-    return original(*args, **kwargs)
-setattr(owner, last, stop)
-"""
-POINTS = [
-    ("topology.lab.init_channel", "InitChannels.start", 1),
-    ("topology.lab.init_channel", "InitChannels.start", 3),
-    ("topology.lab.init_channel", "InitChannels.await_ready", 1),
-    ("topology.lab.init_channel", "InitChannels.await_ready", 3),
-    ("topology.lab.link", "create", 1),
-    ("topology.lab.link", "prepare", 2),
-    ("topology.lab.lab", "Lab.exec", 4),
-    ("topology.lab.init_channel", "InitChannels.keep", 1),
-]
-
-
-@pytest.mark.parametrize("point", POINTS, ids=[f"{attribute}-{count}" for _, attribute, count in POINTS])
-def test_up_after_kill_9_half_way(name: str, write: Callable[[str], Path], point: tuple[str, str, int]) -> None:
-    path = write(PAIR)
-    victim = child(UP.format(before=STOP_AT.format(point=point), keep=True, after=""), str(path), name)
-    assert victim.stdout is not None
-    assert victim.stdout.readline() == "here\n"
-    with pytest.raises(LabError, match="another process brings it up or down"):
-        Lab.up(path, name)
-    assert name not in record.remove_stale()
-    victim.kill()
-    victim.wait()
-    wait_for(lambda: not processes_of(name))  # without help
-    if point[:2] == ("topology.lab.link", "create"):
-        assert name in record.remove_stale()
-        assert_no_trace(name)
-    with Lab.up(path, name, keep=False) as lab:
-        assert_connected(lab)
-    assert_no_trace(name)
-
-
-def test_up_after_kill_9_during_a_long_exec_line_and_at_any_moment(name: str, write: Callable[[str], Path]) -> None:
-    slow = write(PAIR.replace("exec: [ip ", "exec: [sh -c 'sleep 300 & sleep 600', ip "))
-    for delay_s in (None, 0.02, 0.05, 0.1, 0.15, 0.2):
-        victim = child(UP.format(before="print('go', flush=True)", keep=True, after=""), str(slow), name)
-        assert victim.stdout is not None
-        assert victim.stdout.readline() == "go\n"
-        if delay_s is None:
-            wait_for(lambda: len(processes_of(name)) >= 6)  # our four and both sleeps
-        else:
-            time.sleep(delay_s)  # a moment, not a state: any will do
-        victim.kill()
-        victim.wait()
-        wait_for(lambda: not processes_of(name))
-    record.remove_stale()
-    assert_no_trace(name)
-
-
-def test_kill_9_between_keep_and_the_record(name: str, write: Callable[[str], Path]) -> None:
-    """The one moment that leaves running inits: recorded as incomplete, so they are found and removed."""
-    path = write(PAIR)
-    point = ("topology.lab.record", "LabRecord.save", 3)
-    victim = child(UP.format(before=STOP_AT.format(point=point), keep=True, after=""), str(path), name)
-    assert victim.stdout is not None
-    assert victim.stdout.readline() == "here\n"
-    victim.kill()
-    victim.wait()
-    assert len(processes_of(name)) == 3
-    assert name in record.remove_stale()
-    assert_no_trace(name)
-
-
-def test_other_processes_survive(name: str, write: Callable[[str], Path]) -> None:
-    """Neither a look-alike, nor a process with a recorded pid, nor another lab is touched."""
-    path = write(LONE)
-    sleep = "import time; time.sleep(600)"
-    env = {**os.environ, LAB_VARIABLE: name}
-    look_alike = subprocess.Popen([sys.executable, "-c", sleep, "topology.lab.init", name, "a"], env=env)
-    other_init = subprocess.Popen(["unshare", "--pid", "--fork", "--kill-child", "sleep", "600"], env=env)
-    other_lab = Lab.up(path, f"{name}-other", keep=False)
-    try:
-        planted = record.LabRecord(name, str(path), "up", True, ProcessRef(look_alike.pid, 1))
-        planted.nodes["a"] = {"pid": look_alike.pid, "start": 1, "killed": False}
-        planted.save()
-        assert name in record.remove_stale()
-        planted.nodes["a"]["start"] = ProcessRef.of(look_alike.pid).start  # type: ignore[union-attr]
-        planted.save()
-        with Lab.up(path, name, keep=False, reconfigure=True) as lab:
-            assert lab.nodes["a"].alive
-        assert look_alike.poll() is None
-        assert other_init.poll() is None
-        assert other_lab.exec("a", ["true"]).returncode == 0
-    finally:
-        other_lab.down()
-        for process in (look_alike, other_init):
-            process.kill()
-            process.wait()
-
-
-def test_an_unreadable_record_is_stale(name: str, write: Callable[[str], Path]) -> None:
-    (record.RECORDS / name).mkdir(parents=True)
-    (record.RECORDS / name / "lab.json").write_text('{"name": "x", "nod')
-    with Lab.up(write(LONE), name, keep=False) as lab:
-        assert lab.nodes["a"].alive
     assert_no_trace(name)
 
 
