@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,6 +52,7 @@ from bpf.layout.counter import Counter
 from bpf.layout.echo import EchoState
 from bpf.layout.limits import CHAIN
 from bpf.layout.map_spec import NatShape
+from bpf.layout.nat import SESSIONS_MIN, NatConf
 from bpf.layout.node import NodeEntry
 from bpf.layout.service import Protocol, ServiceEntry, ServiceKey
 from bpf.layout.uplink import UplinkEntry
@@ -215,18 +216,25 @@ def read_counters(made: Maps) -> dict[tuple[int, Counter], int]:
 def measure(rounds: int) -> list[dict[str, Any]]:
     """Run all cases in turn, `rounds` times, and return the rows of bench.json's `xdp`."""
     testrun.isolate()
-    made = tables()
+    made = tables(NatShape(SESSIONS_MIN, ipv6=False))  # what the program without NAT does not see
+    assert made.nat
+    made.nat.write_conf(NatConf(SESSIONS_MIN, 0, IPv4Network("10.255.0.0/31")))
     counted = partial(read_counters, made)
-    kinds = {(case.restore, case.lean) for case in CASES}
-    wrapped = {(restore, lean): Wrapped(restore, {"IPV6": 0} if lean else {}) for restore, lean in kinds}
+    kinds = {(case.restore, case.lean, case.nat) for case in CASES}
+    wrapped = {kind: _wrapped(*kind) for kind in kinds}
     windows: dict[tuple[str, int], list[float]] = defaultdict(list)
     with sockets():
         for _ in range(rounds):
             for case in CASES:
                 for flows in case.flows:
-                    windows[case.name, flows] += wrapped[case.restore, case.lean].run(case, flows, counted)
+                    windows[case.name, flows] += wrapped[case.restore, case.lean, case.nat].run(case, flows, counted)
     rows = figures.xdp_rows(windows, {case.name: wrapper_of(case) for case in CASES if case.subject in MEASURED})
     return rows + sums(rows)
+
+
+def _wrapped(restore: int, lean: bool, nat: bool) -> Wrapped:
+    options = {"IPV6": 0} if lean else {}
+    return Wrapped(restore, {**options, "NAT": 1}, ("lb",)) if nat else Wrapped(restore, options)
 
 
 def sums(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -80,7 +80,8 @@ class Case:
 
     Each round `counter` rises once, and the packet comes out `grows` bytes longer, its source MAC beginning with
     `source` (empty: unmodified). `client_at` is the offset of the client address's last word. `lean`: the program is
-    compiled without IPv6, as for a cluster that has none. `mode` is for wrapper_nat.c.
+    compiled without IPv6, as for a cluster that has none; `nat`: with NAT, as for one that has services of mode nat
+    too. `mode` is for wrapper_nat.c.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Case:
     grows: int = 0
     source: bytes = b""
     lean: bool = False
+    nat: bool = False
     mode: int = 0
 
 
@@ -184,6 +186,7 @@ CASES: Final = (
     Case("l2 forward, second in the chain", _tcp(SECOND, ACK), *FORWARDS, SECOND, source=MARKED),
     Case("l2 forward, general program", _tcp(OUTSIDE, ACK), *FORWARDS, OUTSIDE, source=MARKED, subject="general"),
     Case("l2 forward, without IPv6", _tcp(OUTSIDE, ACK), *FORWARDS, OUTSIDE, source=MARKED, lean=True),
+    Case("l2 forward, NAT on the node too", _tcp(OUTSIDE, ACK), *FORWARDS, OUTSIDE, source=MARKED, nat=True),
     Case(target.IPIP, _tcp(IPIP, ACK), *FORWARDS, IPIP, grows=20, source=HERE_),
     Case(GUE_FORWARD, _tcp(GUE, ACK), *FORWARDS, GUE, grows=28, source=HERE_),
     Case("gue forward over IPv6", _tcp(GUE_OVER_6, ACK), *FORWARDS, GUE_OVER_6, grows=48, source=HERE_),
@@ -192,12 +195,16 @@ CASES: Final = (
     Case("deliver at the owner, SYN (no socket lookup)", _tcp(OWNER, SYN), PASS, Counter.DELIVER_OWNER, OWNER),
     Case("deliver at the only member (no socket lookup)", _tcp(SOLE, ACK), PASS, Counter.DELIVER_ONLY_NODE, SOLE),
     Case("deliver at the owner, socket", _tcp(OWNER, ACK), *DELIVERIES, flows=(1, SOCKETS)),
+    Case("deliver at the owner, socket, NAT on the node too", _tcp(OWNER, ACK), *DELIVERIES, flows=(1, SOCKETS),
+         nat=True),
     Case("deliver from l2, socket", _tcp(OWNER, ACK, 1), *DELIVERIES, flows=(1, SOCKETS)),
     Case(target.FROM_IPIP, _tunnelled(OWNER, False), *DELIVERIES, client_at=46, restore=HEAD, grows=-20,
          flows=(1, SOCKETS)),
     Case(target.FROM_GUE, _tunnelled(OWNER, True), *DELIVERIES, client_at=54, restore=HEAD, grows=-28,
          flows=(1, SOCKETS)),
     Case(target.NOT_A_VIP, _tcp(OUTSIDE, ACK, dst=ELSEWHERE), PASS, Counter.PASS_NO_SERVICE),
+    Case("pass, not a VIP, NAT on the node too", _tcp(OUTSIDE, ACK, dst=ELSEWHERE), PASS, Counter.PASS_NO_SERVICE,
+         nat=True),
     Case("pass, not a VIP, any address", _tcp(OUTSIDE, ACK), PASS, Counter.PASS_NO_SERVICE, client_at=30,
          client="172.16.0.0"),
     Case("pass, ICMP to the node", _own(packets.icmp(bytes(56), kind=8), packets.ICMP), PASS, Counter.PASS_NO_SERVICE,
