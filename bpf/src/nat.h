@@ -11,7 +11,7 @@
  * Straight from the router, only an owner looks for a session: other nodes of the chain may have copies, but the state
  * is followed in one place. While two epochs are in use, a session is looked for by the keys of both.
  *
- * Fragments are dropped. A session's rules are in session.h, new_session.h and translate.h.
+ * Fragments are dropped. A session's rules are in session.h, track.h, new_session.h and translate.h.
  */
 #pragma once
 
@@ -26,6 +26,7 @@
 #include "packet.h"
 #include "pick.h"
 #include "session.h"
+#include "track.h"
 #include "translate.h"
 #include "verifier.h"
 

@@ -13,6 +13,7 @@
 #include "packet.h"
 #include "ratelimit.h"
 #include "session.h"
+#include "track.h"
 #include "translate.h"
 
 #if NAT

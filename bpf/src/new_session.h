@@ -16,6 +16,7 @@
 #include "nat_layout.h"
 #include "packet.h"
 #include "session.h"
+#include "track.h"
 #include "verifier.h"
 
 #if NAT
