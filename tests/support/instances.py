@@ -58,6 +58,20 @@ while True:
 """Answers each datagram with its name."""
 
 
+KEEPING_SERVER = """
+import asyncio, sys
+async def answer(reader, writer):
+    writer.write(sys.argv[1].encode())
+    while await reader.readline():
+        writer.write(sys.argv[1].encode())
+async def main():
+    server = await asyncio.start_server(answer, sys.argv[2], int(sys.argv[5]), reuse_port=True, backlog=1024)
+    print("listens", flush=True)
+    await server.serve_forever()
+asyncio.run(main())
+"""
+"""Answers each connection, and each line of it, with its name (asyncio). It closes none."""
+
 CPU_SERVER = """
 import os, socket, sys, threading
 name, address, bind = sys.argv[1], sys.argv[2], sys.argv[3]
@@ -101,11 +115,12 @@ class Server:
         pause_s: float = 0.0,
         udp: bool = False,
         by_cpu: str = "",
+        keeps: bool = False,
         port: int = PORT,
         user: str = "root",
     ) -> None:
         self.name, self.pidfile = name, folder / f"{name}.pid"
-        program = CPU_SERVER if by_cpu else UDP_SERVER if udp else SERVER
+        program = CPU_SERVER if by_cpu else KEEPING_SERVER if keeps else UDP_SERVER if udp else SERVER
         argv = [
             "setpriv",
             f"--reuid={user}",

@@ -4,7 +4,9 @@
 The control is the kernel's own choice, which resets what waits in the queue of a listener that is closed.
 """
 
+import contextlib
 import socket
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from support.waiting import wait_for
 
 WAITING = 40
 SWITCHES = 20
+OPEN = 400
 
 
 def answered(connections: Sequence[socket.socket]) -> int:
@@ -50,6 +53,47 @@ def test_without_a_program_they_are_reset(servers: Servers) -> None:
     connections = waiting()
     blue.kill()
     assert answered(connections) < WAITING - 2
+
+
+def open_ones(count: int) -> list[socket.socket]:
+    """Open connections; return those that a server has accepted, which is all."""
+    made = [socket.create_connection((VIP, PORT), timeout=30) for _ in range(count)]
+    for one in made:
+        assert one.recv(100)
+    return made
+
+
+def ask(connections: Sequence[socket.socket]) -> Counter[str]:
+    """Ask who serves each; a broken one is answered by nothing."""
+    found: Counter[str] = Counter()
+    for one in connections:
+        try:
+            one.sendall(b"?\n")
+            found[one.recv(100).decode()] += 1
+        except OSError:
+            found[""] += 1
+    return found
+
+
+def test_open_connections_never_move_and_end_only_with_their_process(
+    servers: Servers, bpffs: Path, tmp_path: Path
+) -> None:
+    blue = servers.start("blue", keeps=True)
+    servers.start("green", keeps=True)
+    with running(by_pidfile(tmp_path), bpffs, tmp_path) as keeper, contextlib.ExitStack() as stack:
+        wait_for(lambda: keeper.states() == {"blue": "active", "green": "standby"})
+        opened = open_ones(OPEN // 2)
+        keeper.call(keeper.keeper.switch(None, "green"))
+        opened += open_ones(OPEN // 2)
+        for one in opened:
+            stack.enter_context(one)
+        for number in range(SWITCHES):
+            keeper.call(keeper.keeper.switch(None, ("blue", "green")[number % 2]))
+        keeper.call(keeper.keeper.drain(None, "blue", True))
+        assert ask(opened) == {"blue": OPEN // 2, "green": OPEN // 2}
+        blue.kill()
+        wait_for(lambda: keeper.states() == {"green": "active"})
+        assert ask(opened) == {"": OPEN // 2, "green": OPEN // 2}
 
 
 @pytest.mark.slow
