@@ -128,7 +128,8 @@ class _Source:
 
     def rows_of(self, member: IPv4Address) -> RowNumbers:
         """Return the rows that a member claims; a lost one those in which it would have a place, too."""
-        claimed, lost = self.claims.get(member, NO_ROWS), self.table.lost.get(member)
+        claimed = self.claims.get(member, NO_ROWS)
+        lost = self.table.lost.get(member) if self.table.lost else None
         return claimed if lost is None else np.union1d(claimed, lost)
 
     def claimed_by(self, members: Iterable[IPv4Address]) -> tuple[RowNumbers, NDArray[np.int16]]:
