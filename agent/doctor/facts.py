@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from agent.address import Address
 
@@ -39,3 +40,10 @@ class MachineFacts:
     clock_synchronized: bool | None
     free: Mapping[str, int]
     memory_available: int | None
+
+
+class TcpCount(NamedTuple):
+    """Connections accepted, and RST segments sent, since the network namespace was made."""
+
+    accepted: int
+    resets: int

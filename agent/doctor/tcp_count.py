@@ -4,18 +4,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
-
-class TcpCount(NamedTuple):
-    """Connections accepted, and RST segments sent, since the namespace was made (proc(5), /proc/net/snmp)."""
-
-    accepted: int
-    resets: int
+from agent.doctor.facts import TcpCount
 
 
 def read_tcp_count(path: Path = Path("/proc/net/snmp")) -> TcpCount | None:
-    """Return the counts; None if the kernel does not show them."""
+    """Return the counts of proc(5), /proc/net/snmp; None if the kernel does not show them."""
     try:
         lines = [line.split() for line in path.read_text().splitlines() if line.startswith("Tcp:")]
         counts = dict(zip(*lines, strict=True))

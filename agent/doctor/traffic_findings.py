@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from agent.address import Address
+from agent.doctor.facts import TcpCount
 from agent.doctor.findings import Finding, State
-from agent.doctor.tcp_count import TcpCount
 
 MIN_RESETS: Final = 5
 MIN_SHARE: Final = 0.1

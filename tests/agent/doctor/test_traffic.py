@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.doctor.facts import TcpCount
 from agent.doctor.findings import State
 from agent.doctor.path_size import largest_answered
-from agent.doctor.tcp_count import TcpCount, read_tcp_count
+from agent.doctor.tcp_count import read_tcp_count
 from agent.doctor.traffic_findings import path_findings, reset_finding
 
 B1, B2, B3 = (ip_address(f"10.0.0.{number}") for number in (11, 12, 13))
