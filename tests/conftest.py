@@ -19,7 +19,7 @@ LONGEST_FIRST = (
     "tests/cluster/test_members.py",
     "tests/bpf/compiler/test_build.py",
     "tests/cluster/test_nat.py",
-    "tests/cluster/test_agent.py",
+    "tests/cluster/agent/",
     "tests/cluster/test_epochs.py",
     "tests/cluster/test_claims.py",
     "tests/cluster/test_announce.py",
@@ -68,6 +68,9 @@ LAB_OF_ITS_OWN = re.compile(r"(cluster/|_lab\.py|test_demo\.py).*\[(?:.*-)?(bird
 
 SHARED_PROGRAM = re.compile(r"tests/bpf/(maps|program|reference)/")
 """The verifier takes as long for the program as these files' tests: one worker loads it for all of them."""
+
+SHARED_LAB = re.compile(r"(tests/cluster/agent)/")
+"""Folders whose files have one lab."""
 
 settings.register_profile("check", max_examples=20)
 """`make check`: a fifth of the examples of `make test`, where a test does not say how many."""
@@ -172,7 +175,12 @@ def pytest_collection_finish() -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rank = {name: number for number, name in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: rank.get(item.nodeid.split("::")[0], len(rank)))
+
+    def rank_of(item: pytest.Item) -> int:
+        file = item.nodeid.split("::")[0]
+        return rank.get(file, rank.get(file.rpartition("/")[0] + "/", len(rank)))
+
+    items.sort(key=rank_of)
 
 
 def group(nodeid: str) -> str:
@@ -182,6 +190,8 @@ def group(nodeid: str) -> str:
     """
     if SHARED_PROGRAM.match(nodeid):
         return "tests/bpf"
+    if folder := SHARED_LAB.match(nodeid):
+        return folder[1]
     file = nodeid.split("::")[0]
     lab = LAB_OF_ITS_OWN.search(nodeid)
     return f"{file} {lab[2]}" if lab else file
