@@ -8,15 +8,11 @@ from support.cluster_lab import FOUR, ClusterLab
 from support.waiting import wait_for
 
 pytestmark = pytest.mark.lab
-
-
 NOTICED_S = 10.0
 """It takes 3 s at most on a machine at rest."""
 
 
 ROUTE = ["ip", "route", "replace", "default", "via", "10.0.0.1"]
-
-
 LOST_PATHS = {
     "route": (["ip", "route", "del", "default"], "there is no route to clients in 0.0.0.0/0"),
     "next hop": (

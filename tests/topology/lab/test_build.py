@@ -12,8 +12,6 @@ from topology.errors import LabError
 from topology.lab.lab import Lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="labs need root")]
-
-
 FAULTS = [
     (
         LONE.replace("none}", "none, binds: ['nosuch:/etc/x']}"),
