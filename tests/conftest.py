@@ -19,7 +19,7 @@ LONGEST_FIRST = (
     "tests/cluster/test_members.py",
     "tests/bpf/compiler/test_build.py",
     "tests/cluster/test_nat.py",
-    "tests/cluster/agent/",
+    "tests/cluster/node_agent/",
     "tests/cluster/test_epochs.py",
     "tests/cluster/test_claims.py",
     "tests/cluster/test_announce.py",
@@ -69,7 +69,7 @@ LAB_OF_ITS_OWN = re.compile(r"(cluster/|_lab\.py|test_demo\.py).*\[(?:.*-)?(bird
 SHARED_PROGRAM = re.compile(r"tests/bpf/(maps|program|reference)/")
 """The verifier takes as long for the program as these files' tests: one worker loads it for all of them."""
 
-SHARED_LAB = re.compile(r"(tests/cluster/agent)/")
+SHARED_LAB = re.compile(r"(tests/cluster/node_agent)/")
 """Folders whose files have one lab."""
 
 settings.register_profile("check", max_examples=20)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The response of `lbctl connections`, and its text. Its numbers are compared with a real cluster in
-tests/cluster/agent/test_daemon.py."""
+tests/cluster/node_agent/test_daemon.py."""
 
 import asyncio
 import json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flows for `lbctl explain`; tests/cluster/agent/test_commands.py compares its responses with a running cluster."""
+"""Flows for `lbctl explain`; tests/cluster/node_agent/test_commands.py compares its responses with a cluster."""
 
 from ipaddress import IPv4Address
 from types import SimpleNamespace

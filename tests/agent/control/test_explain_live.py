@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The response of `lbctl explain --live`, and its text. Its walks are compared with a real cluster in
-tests/cluster/agent/test_commands.py."""
+tests/cluster/node_agent/test_commands.py."""
 
 import asyncio
 import json

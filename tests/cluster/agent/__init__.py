@@ -1,2 +1,0 @@
-# SPDX-License-Identifier: Apache-2.0
-"""A package, so that its tests have a lab in common (pytest's scope of that name)."""
