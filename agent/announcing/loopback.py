@@ -18,6 +18,7 @@ from agent.netlink.connection import Netlink
 from agent.netlink.interface_setting import SettingWatch
 from agent.netlink.monitor import Group, NetlinkMonitor
 from agent.netlink.vip import put_vips, remove_vips
+from agent.problem import Problem, ProblemLine
 
 log = logging.getLogger("anylb")
 
@@ -28,6 +29,12 @@ CONTEST_S = 0.1
 CONVERGE_S = 1.0
 """How long routers get to act on a withdrawal that no adj-rib-out holds any more."""
 CHECK_S = 0.1
+
+NOT_PUT_BACK = Problem(
+    "what VIPs need cannot be put back: {error}",
+    "remove what changes lo or the interface's settings; the agent tries again",
+    "A VIP on lo, a reverse path filter or an ARP setting was changed by another program (NetworkManager, sysctl).",
+)
 
 
 class VipKeeper:
@@ -45,7 +52,7 @@ class VipKeeper:
     ) -> None:
         """`loose`: also make strict reverse path filters of the interfaces loose. `dropped`: the prefixes for which
         nothing that arrives is the kernel's."""
-        self.fault: str | None = None
+        self.fault: ProblemLine | None = None
         """Why they could not be put back; None if they could."""
         self._netlink, self._vips, self._interfaces, self._loose = netlink, vips, interfaces, loose
         self._dropped: Collection[Network] | None = dropped
@@ -82,9 +89,10 @@ class VipKeeper:
                         log.warning("something changed what VIPs need; again: %s", ", ".join(changed))
                     new = [name for name, index in indexes.items() if socket.if_nametoindex(name) != index]
                 except (AgentError, NetlinkError, OSError) as error:
-                    if str(error) != self.fault:
-                        log.warning("%s", error)
-                        self.fault = str(error)
+                    fault = NOT_PUT_BACK.line(error=error)
+                    if fault != self.fault:
+                        log.warning("%s", fault)
+                        self.fault = fault
                         on_change()
                     continue
                 if new:

@@ -7,6 +7,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.change.difference import Change
+from agent.problem import Problem, ProblemLine
+
+REFUSED = Problem(
+    "{file} was refused, and the previous configuration runs: {why}",
+    "",
+    "A reload or `lbctl config apply` failed, and changed nothing. The reason names line, column and key. A restart "
+    "of the agent would fail with the same reason.",
+)
+FAULTY = Problem(
+    "{file} would be refused, and the previous configuration runs: {why}",
+    "",
+    "The file has a fault, and nothing has loaded it yet. Correct it before the agent is started again.",
+)
+DIFFERS = Problem(
+    "{file} differs from what runs by {changes}",
+    "see `lbctl config diff`, then `lbctl config apply`",
+    "Someone edited the file, or one that it names, without a reload; a restart would load it.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +48,15 @@ class Found:
     changes: Sequence[Change] = ()
 
 
-def line(name: str, found: Found, refusal: Refusal | None) -> str | None:
+def line(name: str, found: Found, refusal: Refusal | None) -> ProblemLine | None:
     """Return the problem line of a file called `name`; None if it says what runs."""
     if refusal is not None and not is_mended(refusal, found):
-        return f"{name} was refused, and the previous configuration runs: {_first(found.fault or refusal.why)}"
+        return REFUSED.line(file=name, why=_first(found.fault or refusal.why))
     if found.fault is not None:
-        return f"{name} would be refused, and the previous configuration runs: {_first(found.fault)}"
+        return FAULTY.line(file=name, why=_first(found.fault))
     if found.changes:
         count = f"{len(found.changes)} change{'' if len(found.changes) == 1 else 's'}"
-        return f"{name} differs from what runs by {count}: see `lbctl config diff`, then `lbctl config apply`"
+        return DIFFERS.line(file=name, changes=count)
     return None
 
 

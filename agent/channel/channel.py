@@ -25,12 +25,13 @@ from agent.channel.event import ClaimsReceived, Event, ItemReceived, Notice, Ses
 from agent.channel.message import FIRST_NOTICE, Authenticator, Kind, Message, split
 from agent.channel.outbox import Outbox, check_notice
 from agent.channel.peer import Peer
-from agent.channel.problem import Cause
+from agent.channel.problem import NO_KEY, Cause
 from agent.channel.session import Freshness
 from agent.channel.state import NodeState, decode, encode
 from agent.channel.streams import Streams
 from agent.channel.transmitter import HELLO_S, Transmitter
 from agent.channel.verifier import Drop, Verifier
+from agent.problem import ProblemLine
 from bgp.printable import printable
 
 
@@ -202,10 +203,10 @@ class Channel:
         """What became of datagrams."""
         return self._verifier.counters
 
-    def problems(self, now: float) -> tuple[str, ...]:
+    def problems(self, now: float) -> tuple[ProblemLine, ...]:
         """Return why other nodes are not understood, with the next step, in a bounded number of lines."""
         if not self._verifier.authenticator and self._peers:
-            return ("this node has no members.key_file, so it accepts no other node: make one with `lbctl key new`",)
+            return (NO_KEY.line(),)
         for peer in self._peers.values():
             if peer.claims.fault:  # it sends nothing more of this log
                 self._verifier.problems.add(Cause.CLAIMS, peer.number, now, printable(peer.claims.fault))

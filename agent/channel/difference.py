@@ -12,11 +12,26 @@ from ipaddress import IPv4Address
 
 from agent.channel.state import NodeState, ServiceEndpoint, StateShare
 from agent.model import State
+from agent.problem import Problem, ProblemLine
 
 MAX_LINES = 16
 
+_STEP = "give all nodes the same services, then `lbctl reload` (`lbctl config diff` shows a node's own difference)"
+FURTHER = Problem(
+    "{nodes} {serve} {service}, this node {instead}",
+    _STEP,
+    "Usual while lb.yml is changed on one node after the other. If it stays: packets of a service that a node lacks "
+    "pass to that node's kernel, which refuses them.",
+)
+LACKING = Problem(
+    "this node serves {service}, {nodes} {do} not",
+    _STEP,
+    "The reverse: those nodes own none of the service's connections, and must not announce its VIP for another one.",
+)
+MORE = Problem("{count} more differences between the nodes' services", _STEP, "The number of lines is bounded.")
 
-def differences(own: Collection[ServiceEndpoint], states: Mapping[IPv4Address, NodeState]) -> tuple[str, ...]:
+
+def differences(own: Collection[ServiceEndpoint], states: Mapping[IPv4Address, NodeState]) -> tuple[ProblemLine, ...]:
     """Return a line for each service that another node has and this one has not, or the reverse.
 
     Nodes with the same difference share a line, and the lines are bounded. `own`: the services of this node. A node
@@ -33,7 +48,12 @@ def differences(own: Collection[ServiceEndpoint], states: Mapping[IPv4Address, N
             for key in there - here:
                 further.setdefault(key, []).extend(nodes)
     lines = [
-        f"{_names(nodes)} {'serves' if len(nodes) == 1 else 'serve'} {key}, this node {_instead(key, here)}"
+        FURTHER.line(
+            nodes=_names(nodes),
+            serve="serves" if len(nodes) == 1 else "serve",
+            service=key,
+            instead=_instead(key, here),
+        )
         for key, nodes in sorted(further.items(), key=_order)
     ]
     # The other half of a pair of ports is named already.
@@ -41,9 +61,9 @@ def differences(own: Collection[ServiceEndpoint], states: Mapping[IPv4Address, N
     for key, nodes in sorted(lacking.items(), key=_order):
         rest = [node for node in nodes if (key.vip, key.protocol, node) not in paired]
         if rest:
-            lines.append(f"this node serves {key}, {_names(rest)} {'does' if len(rest) == 1 else 'do'} not")
+            lines.append(LACKING.line(service=key, nodes=_names(rest), do="does" if len(rest) == 1 else "do"))
     more = len(lines) - MAX_LINES
-    return (*lines[:MAX_LINES], f"{more} more differences between the nodes' services") if more > 0 else tuple(lines)
+    return (*lines[:MAX_LINES], MORE.line(count=more)) if more > 0 else tuple(lines)
 
 
 def _by_services(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from agent.connections.age import Ages
 from agent.connections.dump import dump
 from agent.connections.held import HeldCounter, HeldRows
 from agent.errors import AgentError
+from agent.problem import Problem, ProblemLine
 from agent.table.epoch import Epoch
 
 log = logging.getLogger("anylb")
@@ -29,6 +29,12 @@ MIN_PERIOD_S = 2.0
 """Between two dumps, whatever asks for them."""
 MAX_LOAD = 0.01
 """The share of a core that periodic dumps may take: with a million connections there are fewer."""
+
+UNCOUNTED = Problem(
+    "connections cannot be counted: {error}",
+    "load the modules tcp_diag and udp_diag",
+    "Without a count this node claims no rows: connections may break when members change.",
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,7 +66,7 @@ class ConnectionMonitor:
     ) -> None:
         self.held: Held | None = None
         """The last count; None before the first."""
-        self.fault: str | None = None
+        self.fault: ProblemLine | None = None
         """Why the last dump failed; None if it did not."""
         self._services, self._epochs = services, epochs
         self._on_change = on_change
@@ -101,7 +107,7 @@ class ConnectionMonitor:
             self.held = await asyncio.to_thread(count, self._services, self._epochs, self._ages)
             self.fault = None
         except OSError as error:
-            self.fault = f"connections cannot be counted: {error.strerror}{_next_step(error)}"
+            self.fault = UNCOUNTED.line(error=error.strerror)
         self._counted_at = time.monotonic()
         if self.fault is None or self.fault != before:
             self._on_change()
@@ -123,7 +129,3 @@ def count(services: Sequence[ServiceConfig], epochs: Sequence[Epoch], ages: Mapp
         rows |= counter.rows()
         oldest |= counter.oldest(known, int(time.monotonic()))
     return Held(rows, oldest, time.monotonic(), time.thread_time() - began)
-
-
-def _next_step(error: OSError) -> str:
-    return "; load the modules tcp_diag and udp_diag" if error.errno == errno.ENOENT else ""

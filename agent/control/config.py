@@ -27,6 +27,7 @@ from agent.connections.monitor import ConnectionMonitor
 from agent.control.http_server import Response, Routes, json_response
 from agent.errors import AgentError, HalfDoneError
 from agent.node.nat import Nat
+from agent.problem import ProblemLine
 
 
 class Changing(Protocol):
@@ -41,7 +42,7 @@ class Changing(Protocol):
         """Whether ExaBGP has its part, or does not run."""
 
     @property
-    def speaker_problem(self) -> str | None:
+    def speaker_problem(self) -> ProblemLine | None:
         """Why ExaBGP does not have its part; None if it has."""
 
     async def read(self) -> tuple[Loaded, tuple[Change, ...]]:

@@ -25,6 +25,7 @@ from agent.config.metrics import MetricsConfig
 from agent.control.check import Checked
 from agent.control.http_server import HttpServer, Request, Response, json_response
 from agent.errors import AgentError
+from agent.problem import Problem, ProblemLine
 
 log = logging.getLogger("anylb")
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -48,8 +49,15 @@ class PageSources:
     """Returns all members by their own account (cluster.py)."""
 
 
+NOT_SERVED = Problem(
+    "metrics are not served at {where}: {error}",
+    "free the port, or change metrics.listen",
+    "Only monitoring is without data. The agent tries again when it is reloaded.",
+)
+
+
 @contextlib.asynccontextmanager
-async def serve_metrics(config: MetricsConfig, look: Look, sources: PageSources) -> AsyncIterator[str | None]:
+async def serve_metrics(config: MetricsConfig, look: Look, sources: PageSources) -> AsyncIterator[ProblemLine | None]:
     """Serve for as long as the context lasts; its value is why it is not served, None if it is, or must not be."""
     where = config.endpoint
     if where is None:
@@ -61,7 +69,7 @@ async def serve_metrics(config: MetricsConfig, look: Look, sources: PageSources)
     try:
         await server.start_tcp(str(where[0]), where[1])
     except OSError as error:
-        problem = f"metrics are not served at {endpoint(*where)}: {error.strerror}; change metrics.listen"
+        problem = NOT_SERVED.line(where=endpoint(*where), error=error.strerror)
         log.warning("%s", problem)
     try:
         yield problem

@@ -28,6 +28,7 @@ from agent.node.forwarder import Forwarder
 from agent.node.hand_over_keeper import HandOverKeeper
 from agent.node.membership import Membership
 from agent.node.plan import ThisNode
+from agent.problem import ProblemLine
 from agent.sessions.keeper import SessionKeeper
 from agent.table.epoch import EpochSwitch, incompatible_members
 from bgp.relay.client import RelayClient
@@ -42,11 +43,11 @@ class NodeState:
     epoch_switch: EpochSwitch | None
     ready: bool
     """This node forwards, and knows the members."""
-    problems: Sequence[str]
+    problems: Sequence[ProblemLine]
     generation: int
     refused: str | None
     settled: bool
-    speaker_problem: str | None
+    speaker_problem: ProblemLine | None
     members: tuple[Member, ...]
     membership: Membership
     shares: Mapping[str, Share]

@@ -26,6 +26,7 @@ from agent.change.history import History, awaiting, confirmed, gone_back, starte
 from agent.config.file import Loaded, read_text
 from agent.daemon.speaker import Speaker, digests_of
 from agent.errors import AgentError, HalfDoneError
+from agent.problem import Problem, ProblemLine
 
 if TYPE_CHECKING:
     from agent.daemon.lifecycle import Lifecycle
@@ -37,6 +38,22 @@ WATCH_S = 0.5
 DEADLINE_S = 0.25
 RETRY_S = 10.0
 
+UNCONFIRMED = Problem(
+    "a change waits for its confirmation: at {at} the previous configuration returns",
+    "`lbctl config confirm` if all is well, else `lbctl config undo`",
+    "`lbctl config apply --timeout` was used on this node ([changing](changing.md)).",
+)
+UNSAVED = Problem(
+    "{error}: a restart would not know which change waits, nor what to go back to",
+    "make room",
+    "The history of configurations cannot be written; the agent tries again.",
+)
+NOT_TAKEN_BACK = Problem(
+    "the change was not confirmed, and cannot be taken back: {error}",
+    "correct what it names; the agent tries again, or `lbctl config undo`",
+    "The new configuration still runs, though its time is over.",
+)
+
 
 class Changes:
     """The configuration in force, and the operator's requests to change it."""
@@ -47,9 +64,9 @@ class Changes:
         self._history = history_file.load(path)
         self._deadline = self._deadline_of(self._history)
         self._refusal: Refusal | None = None
-        self._file_line: str | None = None
-        self._back_problem: str | None = None
-        self._unsaved: str | None = None
+        self._file_line: ProblemLine | None = None
+        self._back_problem: ProblemLine | None = None
+        self._unsaved: ProblemLine | None = None
         self._changing = asyncio.Lock()
         self._speaker = Speaker()
         self._following: asyncio.Task[None] | None = None
@@ -93,16 +110,16 @@ class Changes:
         return self._speaker.done
 
     @property
-    def speaker_problem(self) -> str | None:
+    def speaker_problem(self) -> ProblemLine | None:
         """Why ExaBGP does not have its part; None if it has."""
         return self._speaker.problem
 
-    def problems(self) -> tuple[str, ...]:
+    def problems(self) -> tuple[ProblemLine, ...]:
         """Return what is in the way of lb.yml, one line each."""
         lines = [self._file_line, self._back_problem, self._unsaved, self._speaker.problem]
         if self._history.pending is not None and self._back_problem is None:
             at = time.strftime("%H:%M:%S", time.localtime(self._history.pending.until))
-            lines.insert(0, f"a change waits for `lbctl config confirm`: at {at} the previous configuration returns")
+            lines.insert(0, UNCONFIRMED.line(at=at))
         return tuple(line for line in lines if line)
 
     # Requests
@@ -203,7 +220,7 @@ class Changes:
             history_file.save(self._path, new)
             self._unsaved = None
         except AgentError as error:
-            self._unsaved = f"{error}: a restart would not know which change waits, nor what to go back to; make room"
+            self._unsaved = UNSAVED.line(error=error)
 
     # Tasks
 
@@ -229,7 +246,7 @@ class Changes:
                 try:
                     await self._go_back(pending.previous, force=True)
                 except AgentError as error:
-                    self._back_problem = f"the change was not confirmed, and cannot be taken back: {error}"
+                    self._back_problem = NOT_TAKEN_BACK.line(error=error)
                     log.error("%s", self._back_problem)
                     self._deadline = time.monotonic() + RETRY_S
 

@@ -13,6 +13,7 @@ import time
 from typing import NamedTuple
 
 from agent.node.agent import Agent
+from agent.problem import ProblemLine
 from bgp.sd_notify import notify, status, watchdog_s
 
 INTERVAL_S = 0.5
@@ -24,7 +25,7 @@ class Condition(NamedTuple):
     ready: bool
     services: int
     members: int
-    problems: tuple[str, ...]
+    problems: tuple[ProblemLine, ...]
 
 
 def line(condition: Condition) -> str:

@@ -15,6 +15,7 @@ from agent.announcing.speaker_config import speaker_config
 from agent.config.file import Loaded, read_peer_passwords
 from agent.errors import AgentError
 from agent.node.own_interface import local_addresses, own_interface
+from agent.problem import Problem, ProblemLine
 from bgp.errors import BgpError, NotReadError
 from bgp.exabgp import reload as exabgp
 from bgp.exabgp.config import SpeakerConfig
@@ -26,12 +27,23 @@ STEP_S = 2.0
 """How long a thread waits for ExaBGP: the agent cannot end before the thread does."""
 LATE_S = 150.0
 
+LATE = Problem(
+    "bgp: {error}",
+    "",
+    "ExaBGP runs, and has not read its new configuration in minutes. Sessions and routes stay as they were.",
+)
+PREVIOUS = Problem(
+    "bgp: ExaBGP goes on with its previous configuration: {error}",
+    "correct what it names; the agent tries again",
+    "The agent runs lb.yml, and the part for BGP could not follow. Routes that are announced stay.",
+)
+
 
 class Speaker:
     """ExaBGP as the agent sees it: whether it has the configuration in force."""
 
     def __init__(self) -> None:
-        self.problem: str | None = None
+        self.problem: ProblemLine | None = None
         self.done = False
         """Whether ExaBGP has the configuration, or does not run."""
         self.password_digests: dict[str, str] = {}
@@ -59,9 +71,9 @@ class Speaker:
             except NotReadError as error:
                 if asyncio.get_running_loop().time() - began < LATE_S:
                     continue  # routes wait to be sent to a router that does not answer
-                self.problem = f"bgp: {error}"
+                self.problem = LATE.line(error=error)
             except (AgentError, BgpError) as error:
-                self.problem = f"bgp: ExaBGP goes on with its previous configuration: {error}"
+                self.problem = PREVIOUS.line(error=error)
                 self.done = True
             await asyncio.sleep(RETRY_S)
 

@@ -14,11 +14,44 @@ from typing import Final
 
 from agent.address import Address, Network
 from agent.config.schema import Config
+from agent.problem import Problem, ProblemLine
 
 SETTLE_S: Final = 1.5
 """How long a fault must last: a DHCP client or an operator removes what it sets again, and ARP takes its time."""
 _SHOWN: Final = 3
 """VIPs named in a line: a node may have 250."""
+
+LOST = Problem(
+    "{cause}, so {some}packets of {vips} are lost",
+    "{step}",
+    "The cause is one of the next five. Where another node serves the VIP, this one withdraws it; `some`: one of "
+    "several next hops is lost.",
+)
+OWN_ADDRESS_GONE = Problem(
+    "this node's address {address} is gone ({interface} has {there})",
+    "give it back, or restart lb-bgp and then lb-agent to use another",
+    "Other nodes and routers know the node by this address. A DHCP lease that ended, or an operator, removed it.",
+)
+VIP_GONE = Problem(
+    "{vip} is not on lo",
+    "the agent puts it back; if it does not, see the other problems and the agent's log",
+    "Without it the kernel does not take packets to the VIP for its own.",
+)
+NO_ROUTE = Problem(
+    "there is no route to clients in {clients}",
+    "add it again (an interface that goes down takes it along), or list where clients are, node.clients",
+    "Requests arrive, and answers have no path. A health check does not notice: it runs on this machine.",
+)
+NO_NEXT_HOP = Problem(
+    "{router} on {interface}, the next hop to clients in {clients}, does not answer",
+    "see whether that router is up, and whether the route is right",
+    "It does not answer ARP or neighbor discovery, so answers to clients are lost.",
+)
+STRICT_FILTER = Problem(
+    "rp_filter is 1 on {strict}, but answers to clients in {clients} leave by {egress}",
+    "set net.ipv4.conf.{first}.rp_filter to 2, or node.rp_filter to loose",
+    "The kernel drops a request whose answer would leave by another interface (RFC 3704, strict mode).",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +99,11 @@ class PathFault:
     """The field of lb.yml that is about it; "" if none is."""
 
     @property
-    def line(self) -> str:
+    def line(self) -> ProblemLine:
         """The problem as one line."""
         more = len(self.vips) - _SHOWN
         names = ", ".join(map(str, self.vips[:_SHOWN])) + (f" and {more} more" if more > 0 else "")
-        return f"{self.cause}, so {'' if self.blocks else 'some '}packets of {names} are lost: {self.step}"
+        return LOST.line(cause=self.cause, some="" if self.blocks else "some ", vips=names, step=self.step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,20 +149,16 @@ def _with_vips(fault: PathFault, vips: tuple[Address, ...]) -> PathFault:
 def _of_vip(config: Config, own: Address, vip: Address, facts: PathFacts) -> Iterator[PathFault]:
     if own not in facts.addresses:
         there = ", ".join(map(str, facts.own)) or "no address"
-        cause = f"this node's address {own} is gone ({config.node.names[0]} has {there})"
-        step = "give it back, or restart lb-bgp and then lb-agent to use another"
-        yield PathFault(cause, step, (vip,))
+        parts = OWN_ADDRESS_GONE.parts(address=own, interface=config.node.names[0], there=there)
+        yield PathFault(*parts, (vip,))
         return
     if vip in config.local_vips and vip not in facts.addresses:
-        step = "the agent puts it back; if it does not, see the other problems and the agent's log"
-        yield PathFault(f"{vip} is not on lo", step, (vip,), known_at_once=False)
+        yield PathFault(*VIP_GONE.parts(vip=vip), (vip,), known_at_once=False)
         return
     for clients in config.node.client_prefixes(vip.version):
         legs = facts.legs.get((vip, clients), ())
         if not legs:
-            cause = f"there is no route to clients in {clients}"
-            step = "add it again (an interface that goes down takes it along), or list where clients are, node.clients"
-            yield PathFault(cause, step, (vip,), setting="node.clients")
+            yield PathFault(*NO_ROUTE.parts(clients=clients), (vip,), setting="node.clients")
             continue
         yield from _unresolved(vip, clients, legs)
         if isinstance(vip, IPv4Address) and vip in config.local_vips:
@@ -139,10 +168,9 @@ def _of_vip(config: Config, own: Address, vip: Address, facts: PathFacts) -> Ite
 def _unresolved(vip: Address, clients: Network, legs: tuple[PathLeg, ...]) -> Iterator[PathFault]:
     silent = [leg for leg in legs if not leg.resolved]
     for leg in silent:
-        cause = f"{leg.gateway} on {leg.interface}, the next hop to clients in {clients}, does not answer"
-        step = "see whether that router is up, and whether the route is right"
+        parts = NO_NEXT_HOP.parts(router=leg.gateway, interface=leg.interface, clients=clients)
         blocks = len(silent) == len(legs)
-        yield PathFault(cause, step, (vip,), blocks, known_at_once=False, settled=leg.failed)
+        yield PathFault(*parts, (vip,), blocks, known_at_once=False, settled=leg.failed)
 
 
 def _filtered(vip: Address, clients: Network, legs: tuple[PathLeg, ...], facts: PathFacts) -> Iterator[PathFault]:
@@ -150,7 +178,7 @@ def _filtered(vip: Address, clients: Network, legs: tuple[PathLeg, ...], facts: 
     for receivers in facts.receivers.values():
         strict = sorted(receivers & facts.strict)
         if strict and not egress & (receivers | {""}):
-            cause = f"rp_filter is 1 on {', '.join(strict)}, but answers to clients in {clients} leave by "
-            cause += ", ".join(sorted(egress))
-            step = f"set net.ipv4.conf.{strict[0]}.rp_filter to 2, or node.rp_filter to loose"
-            yield PathFault(cause, step, (vip,), setting="node.rp_filter")
+            parts = STRICT_FILTER.parts(
+                strict=", ".join(strict), clients=clients, egress=", ".join(sorted(egress)), first=strict[0]
+            )
+            yield PathFault(*parts, (vip,), setting="node.rp_filter")

@@ -8,6 +8,13 @@ from ipaddress import ip_network
 
 from agent.address import Address, Network
 from agent.errors import AgentError
+from agent.problem import Problem, ProblemLine
+
+BACKEND_DENIED = Problem(
+    "{backend} is a backend, but {prefix} is denied, so its answers are dropped",
+    "`lbctl deny del {prefix}`",
+    "The prefix was denied before the backend was configured. Deny smaller prefixes instead.",
+)
 
 
 class DenyList:
@@ -38,14 +45,10 @@ class DenyList:
             raise AgentError(f"{hit} is a backend, whose answers would be dropped; deny smaller prefixes")
         self.replace(self.added | {prefix})
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[ProblemLine]:
         """Return which denied prefixes have backends, one line each: the configuration of these came later."""
         found = ((prefix, self._hit(prefix)) for prefix in sorted(self.added, key=lambda one: (one.version, one)))
-        return [
-            f"{hit} is a backend, but {prefix} is denied, so its answers are dropped: `lbctl deny del {prefix}`"
-            for prefix, hit in found
-            if hit
-        ]
+        return [BACKEND_DENIED.line(backend=hit, prefix=prefix) for prefix, hit in found if hit]
 
     def _hit(self, prefix: Network) -> Address | None:
         """Return the first backend in a prefix."""

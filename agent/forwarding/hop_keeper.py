@@ -11,6 +11,7 @@ from agent.forwarding.next_hop import NextHop
 from agent.forwarding.route_monitor import RouteMonitor
 from agent.netlink.connection import Netlink
 from agent.netlink.link import Link
+from agent.problem import ProblemLine
 
 
 class HopTable(Protocol):
@@ -55,7 +56,7 @@ class HopKeeper:
             if target in targets:
                 table.set_hop(target, hop)
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[ProblemLine]:
         """Return what keeps the kernel from resolving neighbors."""
         return self._monitor.problems()
 

@@ -11,11 +11,19 @@ from collections.abc import Collection, Iterable
 from typing import Final
 
 from agent.config.service import ServiceConfig
+from agent.problem import Problem, ProblemLine
 from bpf.layout.node import NodeEntry
 
 IPV6_MTU: Final = 1280
 _IP_HEADER: Final = {False: 20, True: 40}
 _UDP_HEADER: Final = 8
+
+NARROW = Problem(
+    "the path to {node} has an MTU of {mtu}, too small for IPv6 in tunnels over {outer}: new connections of {services} "
+    "do not go there, and stay at the node that gets them if no other is left",
+    "raise the MTU on the path to {least}",
+    "A tunnel must carry IPv6's least packet, 1,280 bytes (RFC 8200), and its own headers. IPv4 services go on.",
+)
 
 
 def least_mtus(services: Iterable[ServiceConfig]) -> dict[bool, int]:
@@ -30,7 +38,7 @@ def least_mtus(services: Iterable[ServiceConfig]) -> dict[bool, int]:
     return {outer6: IPV6_MTU + header + udp for outer6, header in _IP_HEADER.items()}
 
 
-def problems(narrow: Iterable[NodeEntry], services: Collection[ServiceConfig]) -> list[str]:
+def problems(narrow: Iterable[NodeEntry], services: Collection[ServiceConfig]) -> list[ProblemLine]:
     """Return a problem for each node behind a path that is too narrow, with the next step."""
     least = least_mtus(services)
     tunnels = {s.name: s.forward for s in services if s.vip.version == 6 and s.forward != "l2"}
@@ -38,9 +46,13 @@ def problems(narrow: Iterable[NodeEntry], services: Collection[ServiceConfig]) -
     for node in sorted(narrow, key=lambda entry: entry.address):
         names = sorted(name for name, forward in tunnels.items() if tunnel_room(node, forward) < IPV6_MTU)
         found.append(
-            f"the path to {node.address} has an MTU of {node.mtu}, too small for IPv6 in tunnels over "
-            f"{'IPv6' if node.outer6 else 'IPv4'}: new connections of {', '.join(names)} do not go there, and stay at "
-            f"the node that gets them if no other is left; raise the MTU on the path to {least[node.outer6]}"
+            NARROW.line(
+                node=node.address,
+                mtu=node.mtu,
+                outer="IPv6" if node.outer6 else "IPv4",
+                services=", ".join(names),
+                least=least[node.outer6],
+            )
         )
     return found
 

@@ -35,6 +35,7 @@ from agent.netlink.link import Link
 from agent.netlink.monitor import Group, NetlinkEvent, NetlinkMonitor
 from agent.netlink.neighbor import Neighbor, NeighborEntry
 from agent.netlink.neighbor_limit import raise_neighbor_limits
+from agent.problem import Problem, ProblemLine
 
 log = logging.getLogger("anylb")
 
@@ -51,6 +52,12 @@ PORTION: Final = 128
 """How many addresses are handled at once: about 2 ms."""
 
 T = TypeVar("T")
+
+NO_ROOM = Problem(
+    "the kernel has no room for {count} neighbors, to which nothing can be sent",
+    "raise net.ipv{version}.neigh.default.gc_thresh3, in the machine's own network namespace",
+    "The agent raises the limit itself where it may; it cannot from within a container's namespace.",
+)
 
 
 class RouteMonitor:
@@ -226,14 +233,10 @@ class RouteMonitor:
             await asyncio.sleep(0)
         self._without_room = (self._without_room - wanted | without_room) & self._routes.neighbors
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[ProblemLine]:
         """Return that the kernel has no room for neighbors, one line for each IP version."""
         counts = Tally(address.version for _, address in self._without_room)
-        return [
-            f"the kernel has no room for {count} neighbors, to which nothing can be sent: raise "
-            f"net.ipv{version}.neigh.default.gc_thresh3, in the machine's own network namespace"
-            for version, count in sorted(counts.items())
-        ]
+        return [NO_ROOM.line(count=count, version=version) for version, count in sorted(counts.items())]
 
     def _make_room(self) -> None:
         """Make room for the neighbors in the kernel. Without it some are resolved again and again, or never."""

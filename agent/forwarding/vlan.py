@@ -11,6 +11,19 @@ from ipaddress import IPv4Address
 
 from agent.address import Address, Network
 from agent.netlink.link import Link
+from agent.problem import Problem, ProblemLine
+
+STRIPS_TAGS = Problem(
+    "{interface} strips VLAN tags before the program sees them (rx-vlan-offload), so frames of any VLAN are handled as "
+    "untagged",
+    "turn it off with `ethtool -K {interface} rxvlan off`",
+    "Shown where VLANs are in use. A VIP then answers in VLANs for which it was not meant.",
+)
+UNNAMED_VLAN = Problem(
+    "{node} is reached by VLAN {vlan}, which node.vlans does not name: what comes from there passes to the kernel",
+    "add {vlan} to node.vlans",
+    "Frames with other tags are not the load balancer's; packets that this node forwards there are lost.",
+)
 
 
 def vlan_devices(links: Mapping[int, Link], uplinks: Collection[str]) -> list[Link]:
@@ -22,19 +35,14 @@ def vlan_devices(links: Mapping[int, Link], uplinks: Collection[str]) -> list[Li
 
 def stripped(
     links: Mapping[int, Link], uplinks: Collection[str], named: Collection[int], strips: Callable[[str], bool]
-) -> list[str]:
+) -> list[ProblemLine]:
     """Return a line for each uplink whose hardware strips tags (`strips`), if there is any use of VLANs."""
     if not named and not vlan_devices(links, uplinks):
         return []
-    return [
-        f"{name} strips VLAN tags before the program sees them (rx-vlan-offload), so frames of any VLAN are handled as "
-        f"untagged: turn it off with `ethtool -K {name} rxvlan off`"
-        for name in uplinks
-        if strips(name)
-    ]
+    return [STRIPS_TAGS.line(interface=name) for name in uplinks if strips(name)]
 
 
-def unnamed_by_nodes(vlans: Iterable[tuple[IPv4Address, int]], named: Set[int]) -> list[str]:
+def unnamed_by_nodes(vlans: Iterable[tuple[IPv4Address, int]], named: Set[int]) -> list[ProblemLine]:
     """Return a line for each VLAN that the kernel's routes to other nodes use, but `node.vlans` does not name.
 
     `vlans`: of each node, 0 for none.
@@ -43,11 +51,7 @@ def unnamed_by_nodes(vlans: Iterable[tuple[IPv4Address, int]], named: Set[int]) 
     for address, vlan in sorted(vlans):
         if vlan and vlan not in named:
             found.setdefault(vlan, []).append(address)
-    return [
-        f"{nodes[0]} is reached by VLAN {vlan}, which node.vlans does not name: what comes from there passes to the "
-        f"kernel. Add {vlan} to node.vlans"
-        for vlan, nodes in found.items()
-    ]
+    return [UNNAMED_VLAN.line(node=nodes[0], vlan=vlan) for vlan, nodes in found.items()]
 
 
 def unnamed_by_address(

@@ -19,8 +19,15 @@ from agent.health.failure import NodeReason
 from agent.health.local_socket import missing_listener
 from agent.health.probe import Probe, Target, probe_of
 from agent.health.rise_fall import Health, disable_by_file, judge, pause_s
+from agent.problem import Problem, ProblemLine
 
 log = logging.getLogger("anylb")
+
+UNREACHED = Problem(
+    "service {service}: {why}",
+    "",
+    "The service answers its health check, but packets of the VIP would not get to it, so it counts as unhealthy here.",
+)
 
 
 def checks(
@@ -45,9 +52,11 @@ def checks(
     return loops
 
 
-def node_problems(health: Mapping[str, Health]) -> list[str]:
+def node_problems(health: Mapping[str, Health]) -> list[ProblemLine]:
     """Return a problem for each service, by name, that is unhealthy because of where its sockets are."""
-    return [f"service {name}: {one.why}" for name, one in health.items() if isinstance(one.why, NodeReason)]
+    return [
+        UNREACHED.line(service=name, why=one.why) for name, one in health.items() if isinstance(one.why, NodeReason)
+    ]
 
 
 async def _check_forever(

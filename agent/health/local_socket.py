@@ -19,11 +19,24 @@ from agent.address import Address, endpoint
 from agent.model import Flow, LocalSocket
 from agent.netlink.batch import WORLD
 from agent.netlink.sock_diag import find_socket
+from agent.problem import Problem
 
 log = logging.getLogger("anylb")
 
 _STEP: Final = "a container needs the host's network (--network host), since a published port does not suffice"
 _STRANGER_PORT: Final = 1
+
+NO_LISTENER = Problem(
+    "nothing in this network namespace listens on {where}",
+    "start the service; " + _STEP,
+    "The health check succeeds, but no socket here would get the connections. Follows `service NAME:`.",
+)
+ELSEWHERE = Problem(
+    "connections to {where} end in another network namespace, where clients' packets do not find them",
+    _STEP,
+    "Docker's published port rewrites addresses, so that the node has no socket of the connection. Follows `service "
+    "NAME:`.",
+)
 
 
 def missing_listener(
@@ -41,7 +54,7 @@ def missing_listener(
         _report(str(error))
         return None
     where = f"{protocol.upper()} {endpoint(vip, port)}"
-    return f"nothing in this network namespace listens on {where}: start the service; {_STEP}"
+    return NO_LISTENER.line(where=where)
 
 
 def remote_end(connected: socket.socket) -> str | None:
@@ -55,7 +68,7 @@ def remote_end(connected: socket.socket) -> str | None:
         _report(str(error))
         return None
     where = endpoint(ip_address(server[0]), server[1])
-    return f"connections to {where} end in another network namespace, where clients' packets do not find them: {_STEP}"
+    return ELSEWHERE.line(where=where)
 
 
 def _index(name: str) -> int:

@@ -22,10 +22,47 @@ from agent.instances.choice import Share, cells
 from agent.instances.processes import PROC, copy_socket, sockets
 from agent.model import Listener, Port
 from agent.netlink.listener import listeners
+from agent.problem import Problem, ProblemLine
 from bpf.attach.instance_group import InstanceGroup, detach
 from bpf.errors import BpfError
 from bpf.kernel.bpf_map import possible_cpus
 from bpf.layout.instance import CELLS, SLOTS, Cells
+
+NO_REUSEPORT = Problem(
+    "process {pid} listens on {where} without SO_REUSEPORT, so no other can beside it",
+    "set it in the server (nginx: `listen ... reuseport`) and start it again",
+    "The kernel lets several processes share a port only with this option.",
+)
+NOT_ATTACHED = Problem(
+    "the listener of process {pid} on {where}: {error}",
+    "start the server again; if it stays, report it with `lbctl support`",
+    "The kernel refused to attach the choice to its socket. It gets connections by the kernel's own choice.",
+)
+OTHER_PROGRAM = Problem(
+    "a listener is in another program's map",
+    "end the program that chooses for it",
+    "Another BPF program (of kind sk_reuseport) chooses among these listeners.",
+)
+TOO_MANY = Problem(
+    "{where} has more than {most} listeners",
+    "use fewer",
+    "Those beyond the limit get no new connections.",
+)
+NO_SLOT = Problem(
+    "its listener has no slot: {error}",
+    "see whether it has closed its listener; the agent tries again",
+    "The kernel refused the listener. The other instances are not affected.",
+)
+TOO_MANY_FILES = Problem(
+    "the listener of process {pid} cannot be taken: {error}",
+    "raise LimitNOFILE= in the agent's unit",
+    "The agent has as many open files as it may.",
+)
+NOT_COPIED = Problem(
+    "the listener of process {pid} cannot be taken: {error}",
+    "the agent needs CAP_SYS_PTRACE: install agent/systemd/instances.conf (docs/instances.md)",
+    "The server does not hand its listener over itself, so the agent has to copy it (pidfd_getfd).",
+)
 
 
 class GroupKey(NamedTuple):
@@ -60,6 +97,9 @@ class GroupKey(NamedTuple):
 
 class NotTaken(AgentError):
     """A listener that cannot be taken up: its text says why, and has the next step."""
+
+    def __init__(self, line: ProblemLine) -> None:
+        super().__init__(line)
 
 
 class Group:
@@ -98,17 +138,14 @@ class Group:
         if not copy.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
             if self.key.steered:
                 return
-            raise NotTaken(
-                f"process {pid} listens on {where} without SO_REUSEPORT, so no other can beside it; set it in the "
-                "server (nginx: `listen ... reuseport`) and start it again"
-            )
+            raise NotTaken(NO_REUSEPORT.line(pid=pid, where=where))
         try:
             self._kernel.attach(copy)
             self._attached.add(listener.cookie)
             if listener.cookie not in self.slots:
                 self._put(copy, listener.cookie)
         except OSError as error:
-            raise NotTaken(f"the listener of process {pid} on {where}: {error.strerror}") from None
+            raise NotTaken(NOT_ATTACHED.line(pid=pid, where=where, error=error.strerror)) from None
 
     def _put(self, copy: socket.socket, cookie: int) -> None:
         slot = self._free_slot()
@@ -119,8 +156,8 @@ class Group:
             if cookie in self.slots:  # an agent that has just ended put it there
                 return
             if error.errno == errno.EBUSY:
-                raise NotTaken("a listener is in another program's map; end the program that chooses for it") from None
-            raise NotTaken(f"its listener has no slot: {error}") from None  # it was closed meanwhile, for example
+                raise NotTaken(OTHER_PROGRAM.line()) from None
+            raise NotTaken(NO_SLOT.line(error=error)) from None  # it was closed meanwhile, for example
         self.slots[cookie] = slot
 
     def _free_slot(self) -> int:
@@ -128,9 +165,8 @@ class Group:
         used = {slot for cells in self._written for cell in cells for slot in cell} | set(self.slots.values())
         slot = next((one for one in range(SLOTS) if one not in used), None)
         if slot is None:
-            raise NotTaken(
-                f"{endpoint(self.key.address, self.key.port.number)} has more than {SLOTS} listeners; use fewer"
-            )
+            where = endpoint(self.key.address, self.key.port.number)
+            raise NotTaken(TOO_MANY.line(where=where, most=SLOTS))
         return slot
 
     def probe(self, port: int, slot: int | None) -> None:
@@ -178,12 +214,12 @@ def copy_listener(listener: Listener, pid: int, fd: int) -> socket.socket | None
     try:
         return copy_socket(pid, fd, listener.cookie)
     except OSError as error:
-        step = (
-            "raise LimitNOFILE= in the agent's unit"
-            if error.errno in (errno.EMFILE, errno.ENFILE)
-            else "the agent needs CAP_SYS_PTRACE: install agent/systemd/instances.conf (docs/instances.md)"
-        )
-        raise NotTaken(f"the listener of process {pid} cannot be taken: {error.strerror}; {step}") from None
+        few = error.errno in (errno.EMFILE, errno.ENFILE)
+        raise NotTaken(
+            TOO_MANY_FILES.line(pid=pid, error=error.strerror)
+            if few
+            else NOT_COPIED.line(pid=pid, error=error.strerror)
+        ) from None
 
 
 def _any_copy(cookies: dict[int, int]) -> socket.socket | None:

@@ -33,6 +33,7 @@ from agent.instances.record import Record
 from agent.instances.status import instance_status
 from agent.instances.steering import ServiceSteering
 from agent.netlink.listener import listeners
+from agent.problem import Problem, ProblemLine
 from bpf.errors import BpfError
 
 log = logging.getLogger("anylb")
@@ -42,6 +43,17 @@ LOOK_S = 0.1
 does a process that ends: that is an event."""
 _MAX_BYTES = 1 << 20
 MAX_WEIGHT = 10_000
+
+NOT_LOOKED_FOR = Problem(
+    "{service}: instances are not looked for: {error}",
+    "load the modules tcp_diag and udp_diag; the agent tries again",
+    "The kernel does not list listeners. The last choice stays in force, and new instances get no connections.",
+)
+NOT_SAVED = Problem(
+    "{path}: {error}: a restarted agent will not know the order of instances",
+    "make room there",
+    "The choice in force is not affected.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +93,10 @@ class InstanceKeeper:
         }
         self._saved = {name: pool.record for name, pool in self._pools.items()}
         self._watch = EndWatch()
-        self._fault: str | None = None
+        self._fault: ProblemLine | None = None
 
     @property
-    def problems(self) -> tuple[str, ...]:
+    def problems(self) -> tuple[ProblemLine, ...]:
         """What the operator must know, one line each."""
         found = [line for pool in self._pools.values() for line in pool.problems]
         return (*found, self._fault) if self._fault else tuple(found)
@@ -118,7 +130,7 @@ class InstanceKeeper:
             try:
                 found = listeners(pool.port)
             except OSError as error:
-                self._fault = f"{pool.services[0]}: instances are not looked for: {error.strerror or error}"
+                self._fault = NOT_LOOKED_FOR.line(service=pool.services[0], error=error.strerror or error)
                 continue
             if ended or pool.needs_look(found, now):
                 instances = pool.instances
@@ -165,7 +177,7 @@ class InstanceKeeper:
             content = {name: record.to_json() for name, record in records.items()}
             private_file.write(self._paths.record, json.dumps(content))
         except OSError as error:
-            self._fault = f"{self._paths.record}: {error.strerror}; a restarted agent will not know the order"
+            self._fault = NOT_SAVED.line(path=self._paths.record, error=error.strerror)
         else:
             self._saved = records
 

@@ -33,6 +33,7 @@ from agent.instances.record import Record
 from agent.instances.steering import ServiceSteering, serves
 from agent.instances.taken import TakenListeners
 from agent.model import Listener, Port
+from agent.problem import Problem, ProblemLine
 from bpf.errors import BpfError
 
 log = logging.getLogger("anylb")
@@ -44,6 +45,28 @@ SOON_S = 1.0
 PATIENCE_S = 2.0
 """How long a listener may belong to no instance before that is a problem: a pidfile is written after its server
 listens."""
+
+OF_SERVICE = Problem("{service}: {line}", "", "One of the lines of this part, about the instances of a service.")
+KERNEL_REFUSED = Problem(
+    "{error}",
+    "the agent tries again within seconds; `lbctl doctor` looks at what it needs",
+    "The kernel refused the program or a map by which connections are given to instances. Its last choice is in force.",
+)
+UNSEEN = Problem(
+    "instances cannot be looked for: {error}",
+    "the agent tries again within seconds; raise LimitNOFILE= in its unit if it lacks files",
+    "The last choice among instances is in force.",
+)
+SEVERAL_PORTS = Problem(
+    "its instances listen on several ports, {ports}",
+    "set steer to ADDRESS:PORT",
+    "`steer: auto` follows instances on one port that is not the service's, and there are more.",
+)
+NO_INSTANCE = Problem(
+    "a process that is no instance listens on {where} too, and gets connections only if no instance does",
+    "`ss -lnp --{protocol} sport = :{port}` shows it: add it to instances.match, or end it",
+    "Often a server of before a deploy that has not ended.",
+)
 
 
 class Pool:
@@ -71,7 +94,7 @@ class Pool:
         self.instances: tuple[Instance, ...] = ()
         """In order, the primary first."""
         self.decision = Decision()
-        self.problems: tuple[str, ...] = ()
+        self.problems: tuple[ProblemLine, ...] = ()
         self._services = services
         self._taken = TakenListeners(services, steering, pins, cache_dir)
         self._taken.cpus = dict(record.cpus)
@@ -120,7 +143,7 @@ class Pool:
     def _look(self, listeners: frozenset[Listener], now: float) -> None:
         self._seen = listeners
         own = {one.inode: one for one in listeners if any(serves(each, one) for each in self._services)}
-        problems: list[str] = []
+        problems: list[ProblemLine] = []
         try:
             self._taken.open_existing()
             found = self._find(problems)
@@ -134,13 +157,13 @@ class Pool:
             self._set_instances(found, own, places, names)
             self.choose()
         except BpfError as error:
-            problems.append(str(error))
+            problems.append(KERNEL_REFUSED.line(error=error))
         except OSError as error:
-            problems.append(f"instances cannot be looked for: {error.strerror or error}")
+            problems.append(UNSEEN.line(error=error.strerror or error))
         if not self.automatic:
             problems += self._unowned(own, now)
         self._next_look = now + (SOON_S if problems or self._unowned_since or self._idle else RESCAN_S)
-        self.problems = tuple(f"{self.services[0]}: {line}" for line in dict.fromkeys(problems))
+        self.problems = tuple(OF_SERVICE.line(service=self.services[0], line=line) for line in dict.fromkeys(problems))
 
     def choose(self) -> None:
         """Choose among the instances as they were found last, and write it. Raises BpfError."""
@@ -172,7 +195,7 @@ class Pool:
 
     # --- finding ---------------------------------------------------------------------------------------------------
 
-    def _find(self, problems: list[str]) -> list[Found]:
+    def _find(self, problems: list[ProblemLine]) -> list[Found]:
         found = find_instances(self._matches, self.record.added, problems)
         here = in_this_namespace(found, problems)
         live = {one.id for one in found}
@@ -180,13 +203,13 @@ class Pool:
         return here
 
     def _on_one_port(
-        self, own: dict[int, Listener], places: Mapping[int, Place], problems: list[str]
+        self, own: dict[int, Listener], places: Mapping[int, Place], problems: list[ProblemLine]
     ) -> dict[int, Listener]:
         """Return the listeners that instances have on the one port that they have, of those on any port."""
         ports = sorted({own[inode].port.number for inode in places})
         if len(ports) > 1:
             listed = ", ".join(map(str, ports))
-            problems.append(f"its instances listen on several ports, {listed}; set steer to ADDRESS:PORT")
+            problems.append(SEVERAL_PORTS.line(ports=listed))
         if self.record.port not in ports and len(ports) != 1:
             return {}
         number = self.record.port if self.record.port in ports else ports[0]
@@ -255,7 +278,7 @@ class Pool:
         known = next((one for one in self.instances if one.name == name and one.cookies & cookies), None)
         return known.healthy if known is not None else None
 
-    def _unowned(self, own: Mapping[int, Listener], now: float) -> list[str]:
+    def _unowned(self, own: Mapping[int, Listener], now: float) -> list[ProblemLine]:
         """Return a problem for the listeners that are no instance's, once they have been that for a while."""
         unowned = {one.cookie: one for one in own.values() if one.cookie not in self._taken.cookies}
         # systemd starts the service of its own when a connection comes; then no listener comes or goes.
@@ -268,8 +291,5 @@ class Pool:
             if now - self._unowned_since[cookie] >= PATIENCE_S
         }
         return [
-            f"a process that is no instance listens on {one} too, and gets connections only if no instance does; "
-            f"`ss -lnp --{self.port.protocol} sport = :{self.port.number}` shows it: add it to instances.match, "
-            "or end it"
-            for one in sorted(where)
+            NO_INSTANCE.line(where=one, protocol=self.port.protocol, port=self.port.number) for one in sorted(where)
         ]

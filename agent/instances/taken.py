@@ -20,7 +20,25 @@ from agent.instances.group import Group, GroupKey, NotTaken, copy_listener
 from agent.instances.match import ProcessId
 from agent.instances.steering import ServiceSteering, serves
 from agent.model import Listener
+from agent.problem import Problem, ProblemLine
 from bpf.errors import BpfError
+
+OF_INSTANCE = Problem("{instance}: {line}", "", "One of the lines of this part, about an instance.")
+LISTENER = Problem(
+    "{error}",
+    "the agent tries again within seconds",
+    "A listener that belongs to no instance could not be taken out, or the kernel refused its group.",
+)
+SHARED_PLACE = Problem(
+    "{where} is where {owner} has its servers",
+    "set steer of both to ADDRESS:PORT",
+    "Two services would steer connections to the same servers.",
+)
+NOT_STEERED = Problem(
+    "its listener gets no connections to {service}: {error}",
+    "the agent tries again; if it stays, report it with `lbctl support`",
+    "The kernel refused the listener's place for steering. The other instances are not affected.",
+)
 
 
 class TakenListeners:
@@ -54,7 +72,7 @@ class TakenListeners:
         own: Mapping[int, Listener],
         places: Mapping[int, Place],
         names: Mapping[ProcessId, str],
-        problems: list[str],
+        problems: list[ProblemLine],
     ) -> None:
         """Take up those that are an instance's, and remove all others. `own`, `places`: by inode.
 
@@ -72,7 +90,11 @@ class TakenListeners:
                 elif group is not None and listener.cookie in group.slots:
                     group.remove(listener.cookie)
             except NotTaken as error:
-                problems.append(f"{names[place.found.id]}: {error}" if place else str(error))
+                problems.append(
+                    OF_INSTANCE.line(instance=names[place.found.id], line=error)
+                    if place
+                    else LISTENER.line(error=error)
+                )
         owned = {own[inode].cookie for inode in places}
         for service in self._steered:
             self._steering.keep_only(service, owned)
@@ -90,7 +112,7 @@ class TakenListeners:
             own = self._services[0].name
             if self.are_steered and (owner := self._steering.claim(key, own)) != own:
                 where = endpoint(listener.address, listener.port.number)
-                raise NotTaken(f"{where} is where {owner} has its servers; set steer of both to ADDRESS:PORT")
+                raise NotTaken(SHARED_PLACE.line(where=where, owner=owner))
             self._groups[key] = Group(key, self._pins, self._cache_dir)
             self._groups[key].forget_closed(open_cookies)
         return self._groups[key]
@@ -112,7 +134,7 @@ class TakenListeners:
             try:
                 self._steering.put(service, listener, copy.fileno(), owner)
             except BpfError as error:  # it was closed meanwhile, for example
-                raise NotTaken(f"its listener gets no connections to {service}: {error}") from None
+                raise NotTaken(NOT_STEERED.line(service=service, error=error)) from None
 
     def _copy(self, listener: Listener, place: Place) -> contextlib.AbstractContextManager[socket.socket | None]:
         """Return a context with a copy of a listener, closed after it; with None if none can be had now."""

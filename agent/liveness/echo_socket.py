@@ -31,6 +31,7 @@ from agent.liveness.frame import Endpoints, Hop, LinkHeader, question_frame
 from agent.liveness.frame_sender import FrameSender
 from agent.liveness.question import Question, Via
 from agent.liveness.socket_filter import socket_filter
+from agent.problem import Problem, ProblemLine
 from bpf.layout.echo import EchoFlag, EchoKind, EchoMessage, Way
 
 RETRY_S = 2.0
@@ -39,6 +40,12 @@ _DRAIN = 1024
 """How many datagrams are received at once: others have to have a turn too, even in a flood."""
 _RECEIVE_BUFFER = 1 << 20
 _SO_ATTACH_FILTER, _SO_RCVBUFFORCE = 26, 33
+
+PORT_TAKEN = Problem(
+    "UDP {where}: {error}: this node can ask no other node whether it answers",
+    "free the port, or set members.port on all nodes",
+    "Another program has the port (`ss -ulnp`), or the address is not on this machine. The agent tries again.",
+)
 
 
 class EchoSocket:
@@ -69,7 +76,7 @@ class EchoSocket:
         answer_as_agent: Callable[[], EchoMessage] | None = None,
         allow: Collection[Network] = (),
     ) -> None:
-        self.error: str | None = None
+        self.error: ProblemLine | None = None
         self.errors: Counter[str] = Counter()
         """Questions and datagrams that could not be sent or received, by errno or reason."""
         self._own, self._own6, self._port, self._cluster = own, own6, port, cluster
@@ -89,10 +96,7 @@ class EchoSocket:
             try:
                 self.open()
             except OSError as error:
-                self.error = (
-                    f"UDP {endpoint(self._own, self._port)}: {error.strerror}: this node can ask no other node whether "
-                    "it answers; free the port, or set members.port on all nodes"
-                )
+                self.error = PORT_TAKEN.line(where=endpoint(self._own, self._port), error=error.strerror)
                 await asyncio.sleep(RETRY_S)
                 continue
             opened = list(self._sockets.values())

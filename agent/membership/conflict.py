@@ -18,8 +18,37 @@ from agent.config.schema import Config
 from agent.membership.obstacle import Obstacle, bounded
 from agent.membership.received import SeenIdentity
 from agent.model import Member
+from agent.problem import Problem, ProblemLine
 
 MIN_DURATION_S = 30.0
+
+SAME_TAG = Problem(
+    "{nodes} have the same tag, {tag} (the low 16 bits of the address)",
+    "give all but one another address",
+    "Markers in packets name a node by its tag, so packets of one may be taken for those of the other.",
+)
+OTHER_PREFIX = Problem(
+    "{node} is announced as {prefix}, which is not its own in {identity_prefix}",
+    "give all nodes the same bgp.identity_prefix",
+    "The node is no member here, because its identity is not where this node's configuration expects it.",
+)
+NOT_ALLOWED = Problem(
+    "{node} announces itself as a node of cluster {cluster} (received from {source}), but is in no network of "
+    "members.allow",
+    "add it there, or give its cluster another number",
+    "It is ignored. If you do not know the node, someone uses your cluster's number: see SECURITY.md.",
+)
+TWO_NODES = Problem(
+    "{node} is announced by two nodes, received from {sources}",
+    "stop one of them, or give it another address (if there is only one, a router holds an old route: clear it there)",
+    "Two identities have one address and different starts. A clone of a machine does this.",
+)
+OWN_ADDRESS = Problem(
+    "this node's address {node} is announced by another node as well, received from {source}",
+    "stop one of them, or give it another address (if there is no such node, the router holds an old route: clear it "
+    "there)",
+    "As above, and the other node has this one's address.",
+)
 
 Key = tuple[str, str]
 """The kind of a contradiction, and the node or tag that it concerns."""
@@ -41,7 +70,7 @@ class Observed:
 class Conflicts:
     """The contradictions, and since when each is seen (CLOCK_MONOTONIC seconds)."""
 
-    text: Mapping[Key, str] = field(default_factory=dict)
+    text: Mapping[Key, ProblemLine] = field(default_factory=dict)
     """The problem of each, as one line."""
     since: Mapping[Key, float] = field(default_factory=dict)
     observed: Observed | None = None
@@ -61,9 +90,9 @@ class Conflicts:
         text |= {(kind, about): line for kind, about, line in observed.obstacles}
         return Conflicts(text, {key: self.since.get(key, now) for key in text}, observed)
 
-    def problems(self, now: float) -> tuple[str, ...]:
+    def problems(self, now: float) -> tuple[ProblemLine, ...]:
         """Return those that last long enough, of each kind the first ones."""
-        by_kind: dict[str, list[str]] = {}
+        by_kind: dict[str, list[ProblemLine]] = {}
         for key, line in sorted(self.text.items()):
             if now - self.since[key] >= MIN_DURATION_S:
                 by_kind.setdefault(key[0], []).append(line)
@@ -75,7 +104,7 @@ class Conflicts:
         return min((at for at in due if at > now), default=float("inf"))
 
 
-def _shared_tags(known: Iterable[IPv4Address]) -> dict[Key, str]:
+def _shared_tags(known: Iterable[IPv4Address]) -> dict[Key, ProblemLine]:
     """Markers and identity prefixes name a node by the low 16 bits of its address, so these must be unique."""
     numbers = set(map(int, known))
     tags = Tally(number & 0xFFFF for number in numbers)
@@ -87,31 +116,30 @@ def _shared_tags(known: Iterable[IPv4Address]) -> dict[Key, str]:
         if count > 1
     }
     return {
-        ("tag", str(tag)): f"{' and '.join(map(str, addresses))} have the same tag, {tag_of(addresses[0])} (the low 16 "
-        "bits of the address): give all but one another address"
+        ("tag", str(tag)): SAME_TAG.line(nodes=" and ".join(map(str, addresses)), tag=tag_of(addresses[0]))
         for tag, addresses in shared.items()
     }
 
 
-def _foreign_prefixes(seen: Iterable[SeenIdentity], config: Config) -> dict[Key, str]:
+def _foreign_prefixes(seen: Iterable[SeenIdentity], config: Config) -> dict[Key, ProblemLine]:
     return {
-        ("prefix", f"{one.address} {one.prefix}"): f"{one.address} is announced as {one.prefix}, which is not its own "
-        f"in {config.bgp.identity_prefix}: give all nodes the same bgp.identity_prefix"
+        ("prefix", f"{one.address} {one.prefix}"): OTHER_PREFIX.line(
+            node=one.address, prefix=one.prefix, identity_prefix=config.bgp.identity_prefix
+        )
         for one in seen
         if not one.own_prefix
     }
 
 
-def _outsiders(seen: Iterable[SeenIdentity], own: IPv4Address, config: Config) -> dict[Key, str]:
+def _outsiders(seen: Iterable[SeenIdentity], own: IPv4Address, config: Config) -> dict[Key, ProblemLine]:
     return {
-        ("allow", str(one.address)): f"{one.address} announces itself as a node of cluster {config.cluster} (received "
-        f"from {one.source}), but is in no network of members.allow: add it there, or give its cluster another number"
+        ("allow", str(one.address)): NOT_ALLOWED.line(node=one.address, cluster=config.cluster, source=one.source)
         for one in seen
         if not one.allowed and one.address != own
     }
 
 
-def _duplicates(seen: Iterable[SeenIdentity], own: IPv4Address, own_start: int) -> dict[Key, str]:
+def _duplicates(seen: Iterable[SeenIdentity], own: IPv4Address, own_start: int) -> dict[Key, ProblemLine]:
     """Two identities under one address: those of two nodes, or an old one that some router still holds."""
     pairs = {(int(one.address), one.start) for one in seen}
     numbers = {number for number, _ in pairs}
@@ -124,16 +152,9 @@ def _duplicates(seen: Iterable[SeenIdentity], own: IPv4Address, own_start: int) 
     for number, by_start in sources.items():
         if number != int(own) and len(by_start) > 1:
             received = " and ".join(sorted(one.source for one in by_start.values()))
-            found["address", str(IPv4Address(number))] = (
-                f"{IPv4Address(number)} is announced by two nodes, received from {received}: "
-                "stop one of them, or give it another address (if there is only one, a router holds an old route: "
-                "clear it there)"
-            )
+            address = IPv4Address(number)
+            found["address", str(address)] = TWO_NODES.line(node=address, sources=received)
     foreign = [one.source for start, one in sources.get(int(own), {}).items() if start != own_start]
     if foreign:
-        found["address", str(own)] = (
-            f"this node's address {own} is announced by another node as well, received from {foreign[0]}: "
-            "stop one of them, or give it another address (if there is no such node, the router holds an old "
-            "route: clear it there)"
-        )
+        found["address", str(own)] = OWN_ADDRESS.line(node=own, source=foreign[0])
     return found

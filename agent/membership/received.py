@@ -20,9 +20,22 @@ from agent.address import Address, NodeAddress
 from agent.config.schema import Config
 from agent.membership.digest import vip_digest
 from agent.membership.identity import node_prefix
+from agent.problem import Problem, ProblemLine
 from bgp.community import decode, decode_other, problem
 from bgp.relay.protocol import Peer, Snapshot
 from bgp.route import Route
+
+UNREADABLE = Problem(
+    "{prefix}: {why}",
+    "install the same release on all nodes; if they have it, see which router changes large communities",
+    "A route in bgp.identity_prefix has this cluster's number and is no identity. Its node is not known by it.",
+)
+STRIPPED = Problem(
+    "{prefix}, received from {router}, has no large communities: a router on its path strips them, so its node is not "
+    "known here",
+    "have the routers send large communities (RFC 8092)",
+    "Some routers send them only if they are configured to. Until then name the node in members.static.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +95,7 @@ class Received:
     """The other nodes whose identities are accepted; the same object as long as none changes."""
     seen: tuple[SeenIdentity, ...] = ()
     """Every identity of this cluster that routers which are up advertise, accepted or not."""
-    unreadable: tuple[str, ...] = ()
+    unreadable: tuple[ProblemLine, ...] = ()
     """The identities of this cluster that cannot be decoded, as one line each."""
     other_clusters: frozenset[OtherCluster] = frozenset()
     complete: bool = False
@@ -98,7 +111,7 @@ class _RouteRead:
 
     route: Route
     seen: SeenIdentity | None = None
-    unreadable: str | None = None
+    unreadable: ProblemLine | None = None
     other_cluster: OtherCluster | None = None
 
 
@@ -198,16 +211,13 @@ class IdentityReader:
             return None
         return OtherCluster(other.address, other.cluster, self._vips[other.announces])
 
-    def _unreadable(self, peer: str, route: Route) -> str | None:
+    def _unreadable(self, peer: str, route: Route) -> ProblemLine | None:
         why = problem(route.large_communities, self._config.cluster)
         if why:
-            return f"{route.prefix}: {why}"
+            return UNREADABLE.line(prefix=route.prefix, why=why)
         stripped = not route.large_communities and not route.ipv6
         if stripped and IPv4Network(route.prefix).subnet_of(self._config.bgp.identity_prefix):
-            return (
-                f"{route.prefix}, received from {peer}, has no large communities: a router on its way strips them, so "
-                "its node is not known here; have the routers send large communities (RFC 8092)"
-            )
+            return STRIPPED.line(prefix=route.prefix, router=peer)
         return None
 
     def _forget_unused(self, seen: tuple[SeenIdentity, ...]) -> None:

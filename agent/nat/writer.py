@@ -19,6 +19,7 @@ from agent.nat.backend import BackendKey, backends_of
 from agent.nat.change import gives_former, pools_of
 from agent.nat.entries import Place, ServiceChoice, backend_indexes
 from agent.netlink.batch import sample
+from agent.problem import Problem, ProblemLine
 from bpf.layout.nat import NatConf
 from bpf.layout.nat_backend import BACKENDS, BackendEntry, NatHop, NatServiceEntry
 from bpf.layout.service import Forward
@@ -31,6 +32,23 @@ Usable = Mapping[str, Collection[BackendKey]]
 """The backends that take new sessions, by service name."""
 _CLIENTS: Final = {4: BACKENDS, 6: BACKENDS + 1}
 """The indexes of the next hops to clients, by IP version; that to a backend has the backend's index."""
+
+NO_ROUTE = Problem(
+    "there is no route to {what}",
+    "add one: nothing can be sent there",
+    "The kernel's route to a backend, or by which NAT sends answers to clients, is missing on this node.",
+)
+NO_NEXT_HOP = Problem(
+    "the next hop to {what} does not answer, so nothing can be sent there",
+    "see whether it is up (`ip neigh`)",
+    "The route is there; its router, or the backend itself on the same segment, answers neither ARP nor neighbor "
+    "discovery.",
+)
+UNLISTED = Problem(
+    "{what} are reached by an interface without the program",
+    "list it in node.interfaces",
+    "Translated packets leave from XDP, which sends only on an interface that has a program.",
+)
 
 
 class NatWriter:
@@ -170,7 +188,7 @@ class NatWriter:
                 gone = True
         return gone
 
-    def problems(self, uplinks: Collection[int]) -> list[str]:
+    def problems(self, uplinks: Collection[int]) -> list[ProblemLine]:
         """Return why packets do not get to backends or clients. `uplinks`: the interfaces that have the program."""
         found = []
         for place in sorted(self._wanted, key=lambda one: (one[0].version, int(one[0]), one[1])):
@@ -182,11 +200,11 @@ class NatWriter:
         return found
 
 
-def _hop_problem(what: str, hop: NatHop | None, uplinks: Collection[int]) -> str | None:
+def _hop_problem(what: str, hop: NatHop | None, uplinks: Collection[int]) -> ProblemLine | None:
     if hop is None:
-        return f"there is no route to {what}: nothing can be sent there; add one"
+        return NO_ROUTE.line(what=what)
     if hop.mac is None:
-        return f"the next hop to {what} does not answer, so nothing can be sent there: see whether it is up"
+        return NO_NEXT_HOP.line(what=what)
     if hop.ifindex and hop.ifindex not in uplinks:
-        return f"{what} are reached by an interface without the program: list it in node.interfaces"
+        return UNLISTED.line(what=what)
     return None

@@ -51,6 +51,7 @@ from agent.node.saved_state import SavedState
 from agent.node.session_log import SessionLog
 from agent.node.tracer import Tracer, reply_of
 from agent.paths import Paths
+from agent.problem import ProblemLine
 from agent.table.epoch import EpochSwitch
 from bpf.attach.datapath import DataPath
 
@@ -71,7 +72,7 @@ class Agent:
         paths: Paths,
         interface: Interface,
         datapath: DataPath | None,
-        file_problems: Callable[[], tuple[str, ...]] = lambda: (),
+        file_problems: Callable[[], tuple[ProblemLine, ...]] = lambda: (),
     ) -> None:
         """`file_problems` returns what is in the way of lb.yml, one line each."""
         self.config, self.paths = config, paths
@@ -122,7 +123,7 @@ class Agent:
         self.generation = 0
         """How often the configuration was replaced; the daemon sets it."""
         self._file_problems = file_problems
-        self.metrics_problem: str | None = None
+        self.metrics_problem: ProblemLine | None = None
         """Why no metrics are served; the control socket's server sets it."""
         self.answers = AnswerMonitor(config, interface.address, self._netlink, self._wake.set)
         self.vips = OwnVips(self._netlink, config, interface, self.forwarder, saved.vips, self.answers.start)
@@ -162,11 +163,11 @@ class Agent:
         """Return the decision for each pool of NAT; none before the first plan."""
         return self.plan.pools if self.plan else {}
 
-    def path_problems(self) -> tuple[str, ...]:
+    def path_problems(self) -> tuple[ProblemLine, ...]:
         """Return what keeps packets of VIPs from clients, one line each; they are among the problems."""
         return (*(fault.line for fault in self.answers.faults), *node_problems(self.health))
 
-    def problems(self) -> tuple[str, ...]:
+    def problems(self) -> tuple[ProblemLine, ...]:
         """Return what the operator must know, one line each; before the first plan, why there is none."""
         if self.plan is not None:
             return self.plan.problems
@@ -221,6 +222,7 @@ class Agent:
             *self.instances.problems,
             *self.nat.problems(),
             *self.deny_list.problems(),
+            *([self.metrics_problem] if self.metrics_problem else ()),
         )
         return Inputs(
             members=membership.view.members,

@@ -29,6 +29,7 @@ from agent.nat.writer import NatWriter
 from agent.node.forwarder import Forwarder
 from agent.node.membership import Membership
 from agent.node.plan import ThisNode
+from agent.problem import Problem, ProblemLine
 from agent.sessions.keeper import SessionKeeper
 from agent.sessions.listing import close_selected
 from agent.sessions.selection import Selection
@@ -42,6 +43,12 @@ COUNT_S: Final = 2.0
 """How often the counts of sessions with drained backends are published: each time all nodes get this node's state."""
 RESET_S: Final = 1.0
 """How often sessions with backends that are down are looked for: also those that other nodes have handed over."""
+
+BACKENDS_DOWN = Problem(
+    "service {service}: {what}",
+    "{why}; see its server, and the network to it",
+    "By the checks of the nodes that do NAT. New sessions choose other backends; those of the dead one time out.",
+)
 
 
 class BackendKeeper:
@@ -149,7 +156,7 @@ class BackendKeeper:
         self._on_change()
         return Health(bool(count), 0, now, why)
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[ProblemLine]:
         """Return a line for each service with backends that are down."""
         lines = []
         for name in self._services:
@@ -158,7 +165,7 @@ class BackendKeeper:
             if down:
                 what = f"backend {down[0]} is down"
                 what = what if len(down) == 1 else f"{len(down)} backends are down, the first is {down[0]}"
-                lines.append(f"service {name}: {what}: {self.backends.health[down[0]].why}")
+                lines.append(BACKENDS_DOWN.line(service=name, what=what, why=self.backends.health[down[0]].why))
         return lines
 
     # Orders

@@ -13,12 +13,20 @@ from ipaddress import IPv4Address
 from typing import Final
 
 from agent.model import Member
+from agent.problem import Problem, ProblemLine
 from bpf.layout.limits import NODES
 
 MAX_MEMBERS: Final = NODES - 2
 """One entry is no node, and one is for this node, which its own data path names even if it does not fit."""
 NAMED: Final = 8
 """How many of the nodes that do not fit a problem names."""
+
+EXCESS = Problem(
+    "{count} members are {excess} more than a node's table holds: {names} own no connections, on no node, and forward "
+    "only",
+    "split the cluster, or remove nodes",
+    "Every node leaves out the same ones, those with the highest addresses, so the tables agree.",
+)
 
 
 def fitting(
@@ -35,14 +43,10 @@ def fitting(
     return tuple(member for member in others if member.address not in excess), excess
 
 
-def problem(excess: Collection[IPv4Address], limit: int = MAX_MEMBERS) -> list[str]:
+def problem(excess: Collection[IPv4Address], limit: int = MAX_MEMBERS) -> list[ProblemLine]:
     """Return a line that names the nodes that do not fit; none if there are none."""
     if not excess:
         return []
     first = ", ".join(map(str, sorted(excess)[:NAMED]))
     more = f" and {len(excess) - NAMED} more" if len(excess) > NAMED else ""
-    count = len(excess) + limit
-    return [
-        f"{count} members are {len(excess)} more than a node's table holds: {first}{more} own no connections, on no "
-        "node, and forward only; split the cluster, or remove nodes"
-    ]
+    return [EXCESS.line(count=len(excess) + limit, excess=len(excess), names=first + more)]

@@ -26,6 +26,7 @@ from agent.connections.monitor import ConnectionMonitor, Held
 from agent.membership.obstacle import bounded
 from agent.node.forwarder import Forwarder
 from agent.node.membership import Membership
+from agent.problem import Problem, ProblemLine
 from agent.table.claims import NO_ROWS, PLACES, Claims, OwnClaims
 from agent.table.epoch import Epoch
 from agent.table.table import RowNumbers
@@ -44,6 +45,19 @@ FEW_ROWS = 16
 """Of a service: so many rows with a single place left are not worth a warning."""
 SETTLED_S = 5.0
 """After this time connections are counted once more: others led some here until they had the new rows."""
+
+FULL_ROWS = Problem(
+    "rows of {service} name {places} nodes that may have connections there, and have no place for another: if nodes "
+    "join now, some connections are reset",
+    "wait until older ones have ended and these rows are fewer (`lbctl connections` shows how many a node holds, and "
+    "since when)",
+    "Many changes of members came while old connections lived. Nothing is lost yet, and no step is needed but to wait.",
+)
+UNSENT = Problem(
+    "this node cannot send its claims, so its connections may be reset: {error}",
+    "let no node join or leave until connections have ended, and report it with `lbctl support`",
+    "Its claims exceed what a message carries.",
+)
 
 
 class ClaimKeeper:
@@ -83,7 +97,7 @@ class ClaimKeeper:
         self._merged_at = self._claimed_at = float("-inf")
         self._merge_cost_s = 0.0
         """CPU seconds that the last merge and its tables took, about."""
-        self._problem = ""
+        self._problem: ProblemLine | None = None
         self._merge()
 
     @property
@@ -110,17 +124,10 @@ class ClaimKeeper:
         """The same of rows that have one place, if they are more than a few: the next nodes that join may fill them."""
         return {name: rows for name, rows in self._map_writer.nearly_full_rows().items() if rows > FEW_ROWS}
 
-    def problems(self) -> tuple[str, ...]:
+    def problems(self) -> tuple[ProblemLine, ...]:
         """Return why connections may be lost, one line each, with the next step. The numbers of rows are not in them:
         they change all the time."""
-        full = bounded(
-            [
-                f"rows of {name} name {PLACES} nodes that may have connections there, and have no place for another: "
-                "if nodes join now, some connections are reset; wait until older ones have ended and these rows are "
-                "fewer (`lbctl connections` shows how many a node holds, and since when)"
-                for name in sorted(self.full_rows)
-            ]
-        )
+        full = bounded([FULL_ROWS.line(service=name, places=PLACES) for name in sorted(self.full_rows)])
         return (*full, *([self._problem] if self._problem else ()))
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
@@ -158,9 +165,9 @@ class ClaimKeeper:
         try:
             self._membership.publish_claims(NodeClaims(self._membership.boot, self._own))
         except ValueError as error:
-            self._note(f"this node cannot send its claims, so its connections may be reset: {error}")
+            self._note(UNSENT.line(error=error))
         else:
-            self._note("")
+            self._note(None)
         if self._own.keys() != (before or {}).keys():
             log.info("this node claims %d rows, in which it holds connections and has no place", self.given)
 
@@ -174,7 +181,7 @@ class ClaimKeeper:
                 found[self._keys[name], epoch] = claims.rows
         return found
 
-    def _note(self, problem: str) -> None:
+    def _note(self, problem: ProblemLine | None) -> None:
         if problem and problem != self._problem:
             log.error("%s", problem)
         self._problem = problem

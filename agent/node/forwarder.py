@@ -36,6 +36,7 @@ from agent.netlink.connection import Netlink
 from agent.netlink.ethtool import strips_vlan_tags
 from agent.netlink.link import Link
 from agent.node.plan import Tables, ThisNode
+from agent.problem import Problem, ProblemLine
 from agent.table.claims import Claims
 from agent.table.epoch import Epoch, EpochUse
 from bpf.attach.datapath import DataPath
@@ -52,6 +53,18 @@ DROP_S = 120.0
 HUNG_S = 60.0
 """Tables that take longer hang: the heartbeat stops, so that the relay's dead-man can act."""
 
+UNWRITTEN = Problem(
+    "tables or XDP: {error}",
+    "the agent tries again each second; until then the kernel keeps the tables that it has",
+    "The kernel refused a program, a map or an interface; the error has its text. `lbctl check` is critical. `lbctl "
+    "doctor` looks at what the data path needs of the machine.",
+)
+PINS_REMOVED = Problem(
+    "the data path's pins were removed",
+    "leave /sys/fs/bpf/anylb alone; the agent opens another data path now",
+    "Something removed the files by which the data path outlives the agent. Packets pass to the kernel for a moment.",
+)
+
 
 class Forwarder:
     """The data path, and what keeps its next hops and its segment sizes up to date."""
@@ -67,7 +80,7 @@ class Forwarder:
     ) -> None:
         """Take over what an earlier agent left. `on_change` is called when `ready` or `fault` differs."""
         self.datapath = datapath
-        self.fault: str | None = None
+        self.fault: ProblemLine | None = None
         """Why the tables could not be written; None if they could."""
         self.map_writer = MapWriter(node.config, tuple(epochs), datapath, node.address, node.address6, denied)
         self.nat = nat_writer(node.config, datapath, self.map_writer)
@@ -95,9 +108,9 @@ class Forwarder:
         self._tables: Tables | None = None
         self._claims = NO_CLAIMS
         self._followed: Mapping[IPv4Address, IPv6Address | None] = {}
-        self._problems: tuple[int, list[str]] = -1, []
+        self._problems: tuple[int, list[ProblemLine]] = -1, []
         """Of which revision of the map writer, and which."""
-        self._stripped: list[str] = []
+        self._stripped: list[ProblemLine] = []
         """What is wrong with the uplinks' offloads."""
         self._silent: Mapping[IPv4Address, float] | None = None
         self._doubted: Mapping[IPv4Address, float] = {}
@@ -142,7 +155,7 @@ class Forwarder:
         """Return what must run for as long as the agent does."""
         return [self._write_forever(), self._hops.run(), self.egress_filter.run()]
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[ProblemLine]:
         """Return why the tables could not be written, and problems for nodes that packets may not get to, and for VLANs
         that the program does not handle."""
         if self._problems[0] != self.map_writer.nodes.revision:
@@ -180,14 +193,15 @@ class Forwarder:
                 await self._write(self._tables)
                 self.fault = None
             except (BpfError, AgentError, OSError) as error:  # the kernel keeps what it has, and may forward by it
-                if str(error) != self.fault:
-                    log.error("%s", error)
-                self.fault = str(error)
+                fault = UNWRITTEN.line(error=error)
+                if fault != self.fault:
+                    log.error("%s", fault)
+                self.fault = fault
             self._busy_since, self.ready, self.tried = None, self._forwards(), True
             if self.ready:
                 self.attached.set()
             if not self.datapath.pinned():
-                self.fault = "the data path's pins were removed: opening another one"
+                self.fault = PINS_REMOVED.line()
                 self.lost.set()
             if (self.tried, self.ready, self.fault) != before:
                 self._on_change()

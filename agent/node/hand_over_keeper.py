@@ -21,6 +21,7 @@ from agent.handover.row_move import Chains
 from agent.handover.session_store import SessionStore
 from agent.node.forwarder import Forwarder
 from agent.node.membership import Membership
+from agent.problem import Problem, ProblemLine
 from agent.sessions.cause import OnChange
 from bpf.layout.nat import NAT_ROWS
 from bpf.layout.service import Protocol
@@ -36,6 +37,22 @@ IDLE_S: Final = 0.3
 """For so long nothing is asked or sent, once all is handed over."""
 SHOWN_S: Final = 60.0
 """How long sessions that could not be handed over are among the problems."""
+
+NOT_TAKEN = Problem(
+    "sessions of {node} are not taken: {fault}",
+    "install the same release on all nodes",
+    "What it hands over cannot be read here. Its sessions go on while it lives, and break when it leaves.",
+)
+OVERDUE = Problem(
+    "{node} has not handed its sessions over",
+    "see whether its tables agree with the others' (`lbctl status`), and whether its agent runs",
+    "This node owns rows whose sessions that one still has, and sends their packets there meanwhile.",
+)
+UNKNOWN_BACKENDS = Problem(
+    "sessions of other nodes are with backends that this node does not know, so they stay there",
+    "give all nodes the same services and backends",
+    "Nothing is lost while the other nodes live. Usual while lb.yml is changed on one node after the other.",
+)
 
 
 def hand_over_keeper(
@@ -74,7 +91,7 @@ class HandOverKeeper:
         self._isolated = False
         self._active_at = self._changed_at = float("-inf")
         self._declined = 0
-        self._problems: dict[str, float] = {}
+        self._problems: dict[ProblemLine, float] = {}
         """Each with the time until which it is shown."""
         forwarder.map_writer.before_nat_rows = self._begin
         forwarder.after_tables = self.exchange.finish
@@ -85,14 +102,13 @@ class HandOverKeeper:
         """What became of sessions, by `Count`."""
         return {count.value: self.exchange.counters[count] for count in Count}
 
-    def problems(self) -> tuple[str, ...]:
+    def problems(self) -> tuple[ProblemLine, ...]:
         """Return why sessions were not handed over, one line each, with the next step."""
         faults = (
-            f"sessions of {IPv4Address(node)} are not taken: {fault}"
-            for node, fault in sorted(self.exchange.faults.items())
+            NOT_TAKEN.line(node=IPv4Address(node), fault=fault) for node, fault in sorted(self.exchange.faults.items())
         )
         late = (
-            f"{IPv4Address(node)} has not handed its sessions over: see whether its tables agree with the others'"
+            OVERDUE.line(node=IPv4Address(node))
             for node in sorted(self.exchange.overdue(time.monotonic()) & self._answering())
         )
         return (*faults, *late, *self._problems)
@@ -157,7 +173,6 @@ class HandOverKeeper:
         """Keep for a while what went wrong since the last time."""
         counters = self.exchange.counters
         if counters[Count.DECLINED] > self._declined:
-            line = "sessions of other nodes are with backends that this node does not know, so they stay there"
-            self._problems[f"{line}: give all nodes the same services and backends"] = now + SHOWN_S
+            self._problems[UNKNOWN_BACKENDS.line()] = now + SHOWN_S
         self._declined = counters[Count.DECLINED]
         self._problems = {line: until for line, until in self._problems.items() if now < until}

@@ -47,6 +47,7 @@ from agent.model import Member, Share
 from agent.node.forwarder import Forwarder
 from agent.node.own_state import OwnState
 from agent.node.plan import ThisNode
+from agent.problem import ProblemLine
 from bgp.relay.protocol import Snapshot
 from bpf.layout.echo import EchoMessage
 
@@ -195,8 +196,8 @@ class Membership:
         """Whether no node answers this one, so that it does not know whether others can reach it."""
         return self._asker.isolated
 
-    def problems(self) -> tuple[str, ...]:
-        """Return what keeps this node from hearing others, one line each, with the next step."""
+    def problems(self) -> tuple[ProblemLine, ...]:
+        """Return what keeps this node from knowing others, one line each, with the next step."""
         now, port = time.monotonic(), self._node.config.members.port
         own = [self._sockets.error] if self._sockets.error else []
         if self.view.waits_alone(now):

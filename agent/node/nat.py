@@ -19,6 +19,7 @@ from agent.node.forwarder import Forwarder
 from agent.node.hand_over_keeper import hand_over_keeper
 from agent.node.membership import Membership
 from agent.node.plan import ThisNode
+from agent.problem import ProblemLine
 from agent.sessions.former import FormerPool
 from agent.sessions.keeper import SessionKeeper
 from agent.sessions.listing import close_selected, count_live, count_live_by_service
@@ -67,7 +68,7 @@ class Nat:
         if self.former is not None:
             self._membership.publish_former(self.former.in_use)
 
-    def problems(self) -> tuple[str, ...]:
+    def problems(self) -> tuple[ProblemLine, ...]:
         """Return what the operator must know, one line each."""
         parts = (self.sessions, self.backends, self.hand_overs)
         return tuple(line for part in parts if part is not None for line in part.problems())

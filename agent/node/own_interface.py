@@ -103,7 +103,7 @@ def vlan_warnings(
 ) -> tuple[SettingError, ...]:
     """Return warnings about the VLANs of this node's interfaces. `device_subnets`: of the VLAN devices, with names."""
     node = config.node
-    lines = vlan.stripped(links, node.names, node.vlans, strips_vlan_tags)
+    lines: list[str] = [*vlan.stripped(links, node.names, node.vlans, strips_vlan_tags)]
     if unnamed := vlan.unnamed_by_address(own, links, node.names, device_subnets, node.vlans):
         lines.append(unnamed)
     return tuple(SettingError("node.vlans", line) for line in lines)

@@ -16,6 +16,7 @@ from agent.netlink.connection import Netlink
 from agent.netlink.vip import remove_vips
 from agent.node.forwarder import Forwarder
 from agent.node.own_interface import Interface
+from agent.problem import ProblemLine
 
 
 class OwnVips:
@@ -42,7 +43,7 @@ class OwnVips:
         loose = config.node.rp_filter == "loose"
         self._keeper = loopback.VipKeeper(netlink, config.local_vips, config.node.names, loose, config.foreign)
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[ProblemLine]:
         """Return why a VIP or a setting that something removed could not be put back."""
         return [self._keeper.fault] if self._keeper.fault else []
 

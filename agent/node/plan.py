@@ -31,9 +31,18 @@ from agent.model import Announcement, Candidate, Member, Method, Share, State
 from agent.node import capacity
 from agent.node.candidates import Candidates, in_order
 from agent.node.condition import Condition, announcement, own_shares, pool_announcement
+from agent.problem import Problem, ProblemLine
 from agent.table import epoch
 from agent.table.epoch import EpochSwitch, incompatible_members
 from bgp.relay.protocol import DesiredRoutes
+
+OTHER_EPOCH = Problem(
+    "{node} has epoch {other}, this node {own}, so their tables differ",
+    "compare `table`, and `affinity` and `hash` of the services, on both; install the same release",
+    "The epoch is a number over all that decides a row. While nodes have no common one, each may send a packet to "
+    "another owner: connections are reset. `lbctl check` is critical. "
+    "[Operating](operating.md#change-a-key-or-the-table) has the steps that change a table without this.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +89,7 @@ class Inputs:
     orders: frozenset[Order] = frozenset()
     forwarding: bool = False
     """XDP is attached and the tables are written (always true where the data path is off by configuration)."""
-    faults: tuple[str, ...] = ()
+    faults: tuple[ProblemLine, ...] = ()
     """The problems that other modules found."""
     path_faults: tuple[PathFault, ...] = ()
     """What is wrong with this node's path to and from clients."""
@@ -100,7 +109,7 @@ class Cluster:
     """All of them, this node included, by address."""
     announcers: tuple[str, ...] = ()
     """The identity prefixes of those that announce a VIP (bgp/relay/quorum.py)."""
-    problems: tuple[str, ...] = ()
+    problems: tuple[ProblemLine, ...] = ()
     digest: int = 0
     """Of the view without lost members, in 32 bits: equal on nodes that agree. A node that joined later has never known
     those that are lost."""
@@ -115,7 +124,7 @@ class Cluster:
             return self
         members = in_order(others, own)
         problems = tuple(
-            f"{m.address} has epoch {m.epoch:#x}, this node {node.epochs[0]:#x}: their configurations and tables differ"
+            OTHER_EPOCH.line(node=m.address, other=f"{m.epoch:#x}", own=f"{node.epochs[0]:#x}")
             for m in incompatible_members(node.epochs, members)
         )
         prefixes = {
@@ -190,7 +199,7 @@ class Plan:
     """The identity, the VIPs and the pools, for the relay."""
     pools: Mapping[Network, Announcement]
     """The decision for each pool of NAT."""
-    problems: tuple[str, ...]
+    problems: tuple[ProblemLine, ...]
     """One line each, with the next step."""
     memory: Memory
     next_at: float

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from agent.problem import Problem, ProblemLine
 from agent.sessions.former import FormerPool
 from agent.sessions.page import STATE_NAMES
 from agent.sessions.scan import Scan, limits, scan
@@ -33,6 +34,18 @@ CROWDED: Final = 0.7
 """The share of used slots from which the operator is informed: from 0.8 on some new sessions find no slot."""
 REFUSED_S: Final = 60.0
 """How long a refusal is among the problems."""
+
+SLOTS_USED = Problem(
+    "nat: more than {share} of the {slots} session slots are used{most}",
+    "raise nat.sessions on all nodes: from 80 % on new connections are refused",
+    "`lbctl session list` shows whose they are. A flood is limited by the backends' answers: half-open sessions end "
+    "within seconds.",
+)
+REFUSED = Problem(
+    "nat: new connections are refused, because no slot of their buckets is free (drop_nat_full)",
+    "see `lbctl status`, and raise nat.sessions on all nodes",
+    "Sessions that exist go on. The line stays for a while after the last refusal.",
+)
 
 
 class SessionKeeper:
@@ -71,22 +84,16 @@ class SessionKeeper:
     def _reported(self) -> tuple[object, ...]:
         return (*self.problems(), self.former is not None and self.former.in_use)
 
-    def problems(self) -> tuple[str, ...]:
+    def problems(self) -> tuple[ProblemLine, ...]:
         """Return what the operator must know, one line each."""
         lines = []
         if self.scan is not None and self.scan.load >= CROWDED:
             slots, states = sum(self.scan.states.values()), self.scan.states
             flood = states[SessionState.SYN] > slots * CROWDED / 2
-            lines.append(
-                f"nat: more than {CROWDED:.0%} of the {slots:,} session slots are used"
-                + (", most of them by half-open sessions, which may be a flood of SYNs" if flood else "")
-                + "; from 80 % on new connections are refused: raise nat.sessions on all nodes"
-            )
+            most = ", most of them by half-open sessions, which may be a flood of SYNs" if flood else ""
+            lines.append(SLOTS_USED.line(share=f"{CROWDED:.0%}", slots=f"{slots:,}", most=most))
         if time.monotonic() - self._refused_at < REFUSED_S:
-            lines.append(
-                "nat: new connections are refused, because no slot of their buckets is free (drop_nat_full): see "
-                "`lbctl status`, and raise nat.sessions on all nodes"
-            )
+            lines.append(REFUSED.line())
         return tuple(lines)
 
     def rows_held(self) -> npt.NDArray[np.int64]:

@@ -266,7 +266,7 @@ def test_change_with_a_new_vip_and_peer_returns_or_is_confirmed(operator: Operat
         wait_for(node.has_second, "the new VIP is announced, and the new peer is up")
         node.kill_agent()
         node.start_agent()
-        assert "waits for `lbctl config confirm`" in node.problems(), "the deadline has outlived the agent"
+        assert "a change waits for its confirmation" in node.problems(), "the deadline has outlived the agent"
         assert "an earlier change waits" in operator.cluster.lbctl(NODE, "reload", code=1)
         wait_for(node.has_none, "neither of them after the deadline")
         wait_for(lambda: node.file.read_text() == operator.text, "the earlier text in lb.yml")

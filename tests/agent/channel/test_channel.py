@@ -384,7 +384,8 @@ def test_without_a_key_there_is_no_channel() -> None:
         assert a.receive(data, B, network.now) == []
     assert a.step(network.now) == []
     assert a.problems(network.now) == (
-        "this node has no members.key_file, so it accepts no other node: make one with `lbctl key new`",
+        "this node has no members.key_file, so it accepts no other node: make one with `lbctl key new`, "
+        "the same file on all nodes",
     )
 
 

@@ -18,7 +18,10 @@ LEFT = StateShare(100, 0, State.LEFT, False)
 
 
 def lines(*others: dict[ServiceEndpoint, StateShare], own: tuple[ServiceEndpoint, ...] = (WEB,)) -> tuple[str, ...]:
-    return differences(own, {address(i): replace(state(), shares=shares) for i, shares in enumerate(others)})
+    """What is wrong, without the next step, which all have."""
+    found = differences(own, {address(i): replace(state(), shares=shares) for i, shares in enumerate(others)})
+    assert all(": give all nodes the same services, then `lbctl reload`" in line for line in found)
+    return tuple(line.partition(": give all")[0] for line in found)
 
 
 def test_equal_services_are_no_difference() -> None:

@@ -248,7 +248,7 @@ def test_problems_are_bounded() -> None:
         log.add(Cause.KEY, number, 10.0)
     lines = log.lines(11.0)
     assert len(lines) == MAX_LINES + 1
-    assert lines[-1] == f"{MAX_KEPT - MAX_LINES} more problems between this node and others"
+    assert lines[-1] == f"{MAX_KEPT - MAX_LINES} more problems between this node and others: mend those above first"
 
 
 Change = Callable[[random.Random, bytes], bytes]

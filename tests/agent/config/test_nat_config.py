@@ -8,7 +8,7 @@ import pytest
 from agent.config.file import parse
 from agent.config.nat import MAX_BACKENDS
 from agent.errors import ConfigError
-from bpf.layout import nat as layout
+from bpf.layout import nat_backend as layout
 
 TEXT = """\
 cluster: 7

@@ -156,7 +156,7 @@ def test_readers_share_a_count_that_is_young(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_fault_is_named_once_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     gone = OSError(errno.ENOENT, "sock_diag: No such file or directory")
     counts = Counts(gone, gone, held(1))
-    line = "connections cannot be counted: sock_diag: No such file or directory; load the modules tcp_diag and udp_diag"
+    line = "connections cannot be counted: sock_diag: No such file or directory: load the modules tcp_diag and udp_diag"
 
     async def use(monitor: ConnectionMonitor, changes: list[str]) -> None:
         await until(lambda: changes == [line])

@@ -103,7 +103,7 @@ def test_change_returns_at_its_deadline_unless_confirmed(folder: Path) -> None:
         tasks = asyncio.gather(*daemon.changes.tasks())
         await daemon.apply(CHANGED, 300)
         assert daemon.running == CHANGED
-        assert "waits for `lbctl config confirm`" in daemon.changes.problems()[0]
+        assert "a change waits for its confirmation: at " in daemon.changes.problems()[0]
         expire(daemon)
         await until(lambda: daemon.lifecycle.next is not None)
         daemon.start()

@@ -46,7 +46,7 @@ def test_a_problem_names_node_services_and_the_next_step() -> None:
     (line,) = problems([node(1300)], services)
     assert line == (
         "the path to 10.0.0.12 has an MTU of 1300, too small for IPv6 in tunnels over IPv4: new connections of gue6 do "
-        "not go there, and stay at the node that gets them if no other is left; raise the MTU on the path to 1308"
+        "not go there, and stay at the node that gets them if no other is left: raise the MTU on the path to 1308"
     )
     (line,) = problems([node(1300, outer6=True)], services)
     assert "over IPv6: new connections of gue6, ipip6 do" in line

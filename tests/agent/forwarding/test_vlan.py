@@ -51,8 +51,8 @@ def test_stripped_tags_are_named_where_vlans_are_used() -> None:
 def test_a_vlan_that_leads_to_nodes_but_is_not_named() -> None:
     assert unnamed_by_nodes([(A, 0), (B, 5)], {5}) == []
     assert unnamed_by_nodes([(C, 5), (A, 0), (B, 5)], {6}) == [
-        "10.0.0.12 is reached by VLAN 5, which node.vlans does not name: what comes from there passes to the kernel. "
-        "Add 5 to node.vlans"
+        "10.0.0.12 is reached by VLAN 5, which node.vlans does not name: what comes from there passes to the kernel: "
+        "add 5 to node.vlans"
     ]
 
 

@@ -255,7 +255,7 @@ def test_without_the_right_it_is_named(
     monkeypatch.setattr("agent.instances.group.copy_socket", refuse)
     with running(by_pidfile(tmp_path), bpffs, tmp_path) as keeper:
         line = (
-            f"web: blue: the listener of process {blue.pid} cannot be taken: Operation not permitted; the agent needs"
+            f"web: blue: the listener of process {blue.pid} cannot be taken: Operation not permitted: the agent needs"
         )
         wait_for(lambda: problem(keeper, line))
 
@@ -265,7 +265,7 @@ def test_without_the_right_to_see_what_processes_run_it_is_named(
 ) -> None:
     monkeypatch.setattr("agent.instances.processes.may_read_executables", lambda: False)
     with running(config({"match": {"executable": "/usr/sbin/nginx"}}), bpffs, tmp_path) as keeper:
-        wait_for(lambda: problem(keeper, "web: the files that processes run cannot be seen; the agent needs CAP_SYS"))
+        wait_for(lambda: problem(keeper, "web: the files that processes run cannot be seen: the agent needs CAP_SYS"))
 
 
 def test_instances_that_come_and_go_leak_nothing(servers: Servers, bpffs: Path, tmp_path: Path) -> None:

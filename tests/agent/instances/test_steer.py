@@ -114,7 +114,7 @@ def test_auto_with_servers_on_several_ports_is_named(servers: Servers, bpffs: Pa
     with running(steered(tmp_path, "auto"), bpffs, tmp_path) as keeper:
         wait_for(lambda: keeper.states() == {"blue": "active"})
         other = servers.start("green", address=LOOPBACK, port=PORT + 1)
-        line = f"web: its instances listen on several ports, {PORT}, {PORT + 1}; set steer to ADDRESS:PORT"
+        line = f"web: its instances listen on several ports, {PORT}, {PORT + 1}: set steer to ADDRESS:PORT"
         wait_for(lambda: line in keeper.keeper.problems)
         assert answers(port=443) == {"blue": 40}, "what was found first stays in force"
         other.kill()

@@ -39,7 +39,7 @@ def test_sound_cluster_has_none() -> None:
         (None, None, None),
         (Liveness(None, 0.0), None, None),
     ],
-    ids=["nothing", "its agent alone", "no agent", "the word of an earlier boot", "just named", "still being asked"],
+    ids=["nothing", "its agent alone", "no agent", "the state of an earlier boot", "just named", "still being asked"],
 )
 def test_candidate_that_becomes_no_member(liveness: Liveness | None, says: object, kind: str | None) -> None:
     surroundings = Surroundings()
@@ -95,10 +95,10 @@ def test_node_that_answers_but_not_by_tunnel() -> None:
 
     observed = Observations(liveness={A: answers(), B: silent(0.0), C: answers()})
     assert kinds(3) == [], "it is asked four times"
-    assert kinds(4) == [("way", f"{A} gue")], "of a silent one nothing is known"
+    assert kinds(4) == [("encapsulation", f"{A} gue")], "of a silent one nothing is known"
     assert kinds(4, Via.IPIP) == [], "no packet uses it any more"
     ((_, _, text),) = blocked(observed, {Via.GUE}, lambda address: {Via.GUE: PathStats(in_a_row=address == A and 4)})
-    assert text.endswith("see whether anything on the way drops UDP 6080")
+    assert text.endswith("see whether anything on the path drops UDP 6080")
 
 
 def test_obstacles_are_in_the_order_of_addresses() -> None:

@@ -177,7 +177,8 @@ def test_identity_that_cannot_be_decoded_is_named_with_its_prefix() -> None:
     whole = announced()
     cut = replace(whole, large_communities=whole.large_communities[1:])
     found = read(peer(cut, announced(C)))
-    assert found.unreadable == ("10.254.0.11/32: identity: cluster 7 without an address",)
+    (line,) = found.unreadable
+    assert line.startswith("10.254.0.11/32: identity: cluster 7 without an address: install the same release")
     assert found.named.keys() == {C}
 
 

@@ -92,13 +92,14 @@ def test_hops_are_written_at_once_for_all_that_share_an_address(maps: NatMaps) -
     assert made.known_hop(A) == HOP
     assert made.known_hop(B) is None
     assert made.problems({7}) == [
-        "there is no route to backend 10.9.0.12:8443: nothing can be sent there; add one",
-        "there is no route to backend 10.9.0.13:53: nothing can be sent there; add one",
+        "there is no route to backend 10.9.0.12:8443: add one: nothing can be sent there",
+        "there is no route to backend 10.9.0.13:53: add one: nothing can be sent there",
     ]
     made.set_hop(B, NextHop(None))
     made.set_hop(IPv4Address("10.9.0.13"), HOP)
     assert made.problems({8}) == [
-        "the next hop to backend 10.9.0.12:8443 does not answer, so nothing can be sent there: see whether it is up",
+        "the next hop to backend 10.9.0.12:8443 does not answer, so nothing can be sent there: see whether it is up "
+        "(`ip neigh`)",
         "IPv4 clients of NAT are reached by an interface without the program: list it in node.interfaces",
     ]
 

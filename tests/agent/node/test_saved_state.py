@@ -38,6 +38,19 @@ def test_saved_state_is_loaded_unchanged(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
 
 
+def test_the_state_of_another_release_is_read(tmp_path: Path) -> None:
+    """A later one has more keys, a former one has fewer."""
+    path = tmp_path / "state.json"
+    StateFile(path, SavedState()).save(SAVED)
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps(whole | {"added_later": [1]}))
+    assert load(path) == SAVED
+    first = ("healthy", "admin_state", "announced_once", "vips")
+    path.write_text(json.dumps({key: whole[key] for key in first}))
+    former = load(path)
+    assert (former.healthy, former.vips, former.boot) == (SAVED.healthy, SAVED.vips, 0)
+
+
 def test_missing_file(tmp_path: Path) -> None:
     assert load(tmp_path / "state.json") == SavedState()
 
