@@ -100,7 +100,9 @@ def _members(status: Mapping[str, Any], wall: float) -> Iterator[Alert]:
 
 def _room(status: Mapping[str, Any]) -> Iterator[Alert]:
     if (sessions := status["sessions"]) and 1 - sessions["free"] / sessions["slots"] >= FULL:
-        yield Alert(CRITICAL, "the table of NAT sessions is full: see `lbctl session list`, raise nat.sessions")
+        yield Alert(
+            CRITICAL, "the table of NAT sessions is full: see `lbctl session list` and docs/nat.md, on more of them"
+        )
     for name, rows in ((status["claims"] or {}).get("nearly_full") or {}).items():
         yield Alert(WARNING, f"{rows} rows of {name} have one place left for nodes that hold connections: add no node")
 

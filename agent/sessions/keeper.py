@@ -37,13 +37,13 @@ REFUSED_S: Final = 60.0
 
 SLOTS_USED = Problem(
     "nat: more than {share} of the {slots} session slots are used{most}",
-    "raise nat.sessions on all nodes: from 80 % on new connections are refused",
+    "end what is not needed (`lbctl session list`), or plan more nat.sessions, which ends them (docs/nat.md)",
     "`lbctl session list` shows whose they are. A flood is limited by the backends' answers: half-open sessions end "
     "within seconds.",
 )
 REFUSED = Problem(
     "nat: new connections are refused, because no slot of their buckets is free (drop_nat_full)",
-    "see `lbctl status`, and raise nat.sessions on all nodes",
+    "see `lbctl session list` for whose they are; more nat.sessions end those that exist (docs/nat.md)",
     "Sessions that exist go on. The line stays for a while after the last refusal.",
 )
 

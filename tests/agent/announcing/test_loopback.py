@@ -119,8 +119,8 @@ def test_what_cannot_be_put_back_is_a_problem_until_it_can() -> None:
         off.write_text("1")
         await back(lambda: keeper.fault)
         assert keeper.fault
-        assert keeper.fault.startswith("VIPs cannot be put on lo: ")
-        assert keeper.fault.endswith("is IPv6 off here?")
+        assert keeper.fault.startswith("what VIPs need cannot be put back: VIPs cannot be put on lo: ")
+        assert "is IPv6 off here?: remove what changes" in keeper.fault
         off.write_text("0")
         ip("link", "set", "eth1", "mtu", "1400")  # any event
         await back(lambda: keeper.fault is None)

@@ -62,7 +62,7 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("warning", {"members": [member("10.0.0.12", echo={"agent_lives": False})]}, "agent of 10.0.0.12 does not run"),
     ("warning", {"problems": ["disk full"]}, "disk full"),
     ("warning", {"bgp": {"peers": [], "down": ["10.0.0.1 down: wrong AS"]}}, "BGP peer 10.0.0.1 down: wrong AS"),
-    ("critical", {"sessions": {"free": 4, "slots": 100}}, "raise nat.sessions"),
+    ("critical", {"sessions": {"free": 4, "slots": 100}}, "see `lbctl session list`"),
     ("warning", {"claims": {"nearly_full": {"web": 20}}}, "20 rows of web have one place left"),
 ]
 

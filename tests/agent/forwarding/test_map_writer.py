@@ -158,7 +158,7 @@ def test_next_hop_of_the_address_that_tunnels_use(datapath: FakeDataPath) -> Non
     path = SimpleNamespace(uplinks=[SimpleNamespace(ifindex=3)], mode="native")
     made.nodes.set_hop(B6, NextHop(MAC, False, 1, SOURCE))
     (problem,) = unlisted_interfaces(made, cast(DataPath, path))
-    assert problem == "10.0.0.12 is reached by lo, where XDP may be unable to send; list it in node.interfaces"
+    assert problem == "10.0.0.12 is reached by lo, where XDP may be unable to send: list it in node.interfaces"
     path.mode = "generic"
     assert unlisted_interfaces(made, cast(DataPath, path)) == [], "in generic mode the kernel sends by any interface"
     made.nodes.set_hop(C, NextHop(MAC))

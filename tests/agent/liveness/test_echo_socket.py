@@ -232,7 +232,7 @@ def test_a_taken_port_is_a_problem_until_it_is_free(router: int) -> None:
             async with running(a):
                 await until(lambda: a.socket.error)
                 assert a.socket.error == (
-                    "UDP 10.0.0.11:4742: Address already in use: this node can ask no other node whether it answers; "
+                    "UDP 10.0.0.11:4742: Address already in use: this node can ask no other node whether it answers: "
                     "free the port, or set members.port on all nodes"
                 )
                 a.follow(B)

@@ -52,10 +52,12 @@ SPEAK = """
 from ipaddress import ip_address
 from bgp.bfd.config import BfdTimers
 from bgp.exabgp.config import NeighborConfig, SpeakerConfig
-from bgp.exabgp.speaker import run
+from bgp.exabgp import speaker
+env = speaker.render_env
+speaker.render_env = lambda config: env(config).replace("level = WARNING", "level = INFO")  # sessions too
 def peer(router, own, **more):
     return NeighborConfig(ip_address(router), 65000, ip_address(own), hold_time_s=90, bfd=BfdTimers(300, 3), **more)
-run(SpeakerConfig(65001, ip_address("10.0.0.11"), (
+speaker.run(SpeakerConfig(65001, ip_address("10.0.0.11"), (
     peer("10.0.0.1", "10.0.0.11", multihop=2),
     peer("fd00::1", "fd00::11"),
     peer("fe80::1", "fe80::11", interface="eth1"),
