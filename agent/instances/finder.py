@@ -14,7 +14,7 @@ from agent.instances.match import Added, Found, ProcessId, find
 from agent.model import Listener
 from agent.problem import Problem, ProblemLine
 
-_RIGHT = "the agent needs CAP_SYS_PTRACE: install agent/systemd/instances.conf (docs/instances.md)"
+_RIGHT = "the agent needs CAP_SYS_PTRACE: install the drop-in instances.conf (docs/instances.md)"
 NO_EXECUTABLES = Problem(
     "the files that processes run cannot be seen",
     _RIGHT,

@@ -60,7 +60,7 @@ TOO_MANY_FILES = Problem(
 )
 NOT_COPIED = Problem(
     "the listener of process {pid} cannot be taken: {error}",
-    "the agent needs CAP_SYS_PTRACE: install agent/systemd/instances.conf (docs/instances.md)",
+    "the agent needs CAP_SYS_PTRACE: install the drop-in instances.conf (docs/instances.md)",
     "The server does not hand its listener over itself, so the agent has to copy it (pidfd_getfd).",
 )
 

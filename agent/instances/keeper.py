@@ -263,7 +263,9 @@ class InstanceKeeper:
         """Take listeners that a process hands over; return its instance's name. Raises AgentError."""
         process = proc.process(pid)
         if process is None:
-            raise AgentError(f"process {pid} cannot be seen; install agent/systemd/instances-handed.conf")
+            raise AgentError(
+                f"process {pid} cannot be seen; install the drop-in instances-handed.conf (docs/instances.md)"
+            )
         by_cookie = {proc.cookie_of(copy): copy for copy in copies}
         async with self._lock:
             for pool in self._pools.values():

@@ -223,7 +223,8 @@ DESCRIPTIONS: Final[dict[Counter, Description]] = {
     ),
     Counter.DROP_GRACE: Description(
         "No node has the connection, but the row changed a moment ago. TCP sends the packet again.",
-        "None for 30 s after a change. If it goes on, members flap: see `lbctl status` and the log.",
+        "It ends 10 s after the last change, 120 s after the first at most. If it goes on, members flap: see `lbctl "
+        "status` and the log.",
     ),
     Counter.DROP_SILENT: Description(
         "No node that answers has the connection, but a node of the chain fell silent a short time ago and may still "

@@ -49,7 +49,7 @@ def keeper(*files: str, arguments: list[object]) -> list[str]:
 @pytest.mark.parametrize(
     ("files", "state", "shown"),
     [
-        (["lb-agent.service"], "refused", "the agent needs CAP_SYS_PTRACE: install agent/systemd/instances.conf"),
+        (["lb-agent.service"], "refused", "the agent needs CAP_SYS_PTRACE: install the drop-in instances.conf"),
         (["lb-agent.service", "instances.conf"], "active", "{'blue': 'active', 'green': 'standby'}"),
     ],
 )
