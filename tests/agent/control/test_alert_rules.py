@@ -154,3 +154,17 @@ def test_each_names_what_is_wrong_and_the_next_step(alert: str) -> None:
     assert set(re.findall(r"anylb_[a-z_]+", rule["expr"])) <= set(METRICS)
     used = re.findall(r"\$labels\.([a-z]+)", str(rule["annotations"]))
     assert all(f'{label}="' in CASES[alert][1] for label in used), "a label that the alert does not have is empty"
+
+
+def table() -> str:
+    """Return the alerts as the page has them."""
+    lines = ["| alert | severity | after | it says | what to do |", "|---|---|---|---|---|"]
+    for name, rule in ALERTS.items():
+        texts = [rule["annotations"][key] for key in ("summary", "next_step")]
+        texts = [re.sub(r"\{\{ *\$(?:labels\.)?(\w+)[^}]*\}\}", lambda m: m[1].upper(), text) for text in texts]
+        lines.append(" | ".join([f"| `{name}`", rule["labels"]["severity"], rule.get("for", "at once"), *texts]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def test_page_lists_the_alerts() -> None:
+    assert table() in (RULES.parents[1] / "monitoring.md").read_text(), f"docs/monitoring.md lacks:\n{table()}"
