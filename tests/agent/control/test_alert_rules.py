@@ -85,6 +85,10 @@ CASES: dict[str, Case] = {
         [('anylb_claims_nearly_full_rows{instance="b1",service="web"}', "20", "0")],
         'instance="b1",service="web"',
     ),
+    "AnylbClaimsFull": (
+        [('anylb_claims_full_rows{instance="b1",service="web"}', "3", "0")],
+        'instance="b1",service="web"',
+    ),
     "AnylbNatSessionsFull": (
         [
             ('anylb_nat_sessions{instance="b1",state="free"}', "10", "30"),
