@@ -114,7 +114,9 @@ def test_show(node: Node, run: Run, epoch: Epoch) -> None:
     assert run("session", "list", "--pool", "10.255.0.0/31")[1] == "1 sessions\n"
     assert run("session", "list", "--pool", "10.255.0.2/31")[1] == "0 sessions\n"
     text = run("session", "show", str(slot))[0]
-    assert re.search(r"state     established\nidle      \d+ s\nflags     synack_seen\nclient    192.0.2.7:41000\n", text)
+    assert re.search(
+        r"state     established\nidle      \d+ s\nflags     synack_seen\nclient    192.0.2.7:41000\n", text
+    )
     error = run("session", "show", str(slot + 1), code=1)[1]
     assert error == (
         f"lbctl: there is no session of {slot + 1} on this node; `lbctl explain` shows which node owns it\n"
