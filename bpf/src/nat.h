@@ -93,32 +93,40 @@ static __always_inline bool owns_row(const struct conf *conf, const struct servi
 	return other && other->node[0] == conf->self;
 }
 
-/* Find the session of a client's packet, by the key of new flows and then by the other one. */
-static __always_inline u32 find_client_session(const struct conf *conf, const struct nat_conf *nat,
+/* Find the session of a client's packet, by the key of new flows and then by the other one; as find_by_client(). */
+static __always_inline u64 find_client_session(const struct conf *conf, const struct nat_conf *nat,
 					       const struct service *service, u32 hash, const struct packet *pkt)
 {
-	u32 slot, i;
+	u64 found;
+	u32 i;
 
 #pragma clang loop unroll(disable)
 	for (i = 0; i < BANKS; i++) {
-		slot = find_by_client(nat, hash, pkt);
-		FORGET(conf, slot);
-		if (slot != NO_SLOT || !uses_two_banks(conf, pkt))
-			return slot;
+		found = find_by_client(nat, hash, pkt);
+		FORGET(conf, found);
+		if ((u32)found != NO_SLOT || !uses_two_banks(conf, pkt))
+			return found;
 		hash = flow_hash(conf->hash_key[active_bank(conf) ^ 1], service, pkt);
 	}
 	return NO_SLOT;
 }
 
-/* Whether a SYN meets a session that its ends have closed. */
-static __always_inline bool is_reopened(u32 slot, const struct packet *pkt)
+/*
+ * A SYN meets a session of its flow: return its slot if it lives, else NO_SLOT; what its ends have closed is retired.
+ * Since it was found it may have been freed, and another CPU may have made a session of another flow in its slot: then
+ * the fingerprint is another one, and that session is left alone.
+ */
+static __always_inline u32 reopen(const struct nat_conf *nat, u64 found)
 {
-	u64 *tag;
+	u64 *tag = find_tag(found), now = tag ? *(volatile u64 *)tag : 0;
+	u32 state = tag_state(now);
 
-	if (!pkt->opens || pkt->protocol != IPPROTO_TCP)
-		return false;
-	tag = find_tag(slot);
-	return tag && tag_state(*tag) >= SESSION_FIN;
+	if ((now ^ found) >> 48 || state == SESSION_BUSY)
+		return NO_SLOT;
+	if (state < SESSION_FIN)
+		return found;
+	retire(nat, found, now);
+	return NO_SLOT;
 }
 
 /* No node has the packet's session. */
@@ -276,6 +284,7 @@ static __always_inline int handle_nat(struct xdp_md *ctx, const struct conf *con
 	struct stats *s;
 	int verdict = XDP_DROP;
 	u32 table, slot;
+	u64 found;
 	bool opens;
 
 	if (!nat)
@@ -297,13 +306,12 @@ static __always_inline int handle_nat(struct xdp_md *ctx, const struct conf *con
 	if (row && !owns_row(conf, &service, flow.r, row, pkt))
 		next = owner_for_outsider(conf, &service, row, pkt);
 	if (row && !next) {
-		flow.slot = flow.reply ? find_by_endpoint(slot, pkt)
-				       : find_client_session(conf, nat, &service, flow.hash, pkt);
-		FORGET(conf, flow.slot);
-		if (flow.slot != NO_SLOT && is_reopened(flow.slot, pkt)) {
-			retire(nat, flow.slot);
-			flow.slot = NO_SLOT;
-		}
+		found = flow.reply ? find_by_endpoint(slot, pkt)
+				   : find_client_session(conf, nat, &service, flow.hash, pkt);
+		FORGET(conf, found);
+		flow.slot = found;
+		if (flow.slot != NO_SLOT && pkt->opens && pkt->protocol == IPPROTO_TCP)
+			flow.slot = reopen(nat, found);
 		if (flow.slot == NO_SLOT) {
 			if (pkt->protocol == IPPROTO_UDP && opens && is_pulled(flow.r))
 				pkt->opens = false; /* another node may have it */

@@ -273,17 +273,16 @@ static __always_inline u32 make_session(const struct conf *conf, const struct na
 }
 
 /*
- * Close a session whose client opens a new one with the same ports, while the old one's ends have closed it. No packet
- * of a client finds an even fingerprint, and the endpoint rests as after any other session.
+ * Close a session, whose tag is `before`: its client opens a new one with the same ports, while the old one's ends have
+ * closed it. No packet of a client finds an even fingerprint, and the endpoint rests as after any other session.
  */
-static __always_inline void retire(const struct nat_conf *nat, u32 slot)
+static __always_inline void retire(const struct nat_conf *nat, u32 slot, u64 before)
 {
-	u64 *tag = find_tag(slot), before, after;
+	u64 *tag = find_tag(slot), after;
 	struct session *session;
 
 	if (!tag)
 		return;
-	before = *(volatile u64 *)tag;
 	after = make_tag(before >> 48 & ~1ULL, SESSION_CLOSED, tag_flags(before), now_tick());
 	session = tag_flags(before) & TAG_IPV6 ? find_rest6(slot) : find_rest4(slot);
 	if (__sync_val_compare_and_swap(tag, before, after) != before)

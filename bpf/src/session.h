@@ -214,12 +214,16 @@ static __always_inline bool is_backend_of(u32 slot, const struct packet *pkt)
 			 flow_difference(&four->rest.backend_port, &four->rest, pkt));
 }
 
-/* Return the slot of a client's packet in one of its two buckets; NO_SLOT: it has no session here. */
-static __always_inline u32 find_by_client(const struct nat_conf *nat, u32 hash, const struct packet *pkt)
+/*
+ * Return the slot of a client's packet in one of its two buckets, and in the upper half that of its tag as it was;
+ * NO_SLOT: it has no session here.
+ */
+static __always_inline u64 find_by_client(const struct nat_conf *nat, u32 hash, const struct packet *pkt)
 {
 	struct session_bucket *bucket;
 	struct session_place place;
 	u32 i, way, slot, index;
+	u64 tag;
 
 	find_place(nat, hash, pkt, &place);
 #pragma unroll
@@ -228,8 +232,11 @@ static __always_inline u32 find_by_client(const struct nat_conf *nat, u32 hash, 
 		bucket = session_tags.lookup(&index);
 		way = bucket ? find_way(bucket, place.key) : WAYS;
 		slot = index * WAYS + way;
-		if (way < WAYS && tag_state(bucket->tag[way_of_slot(way)]) != SESSION_BUSY && is_client_of(slot, pkt))
-			return slot;
+		if (way >= WAYS)
+			continue;
+		tag = *(volatile u64 *)&bucket->tag[way_of_slot(way)];
+		if (tag_state(tag) != SESSION_BUSY && !((tag ^ place.key) & TAG_KEY) && is_client_of(slot, pkt))
+			return tag >> 32 << 32 | slot;
 	}
 	return NO_SLOT;
 }
