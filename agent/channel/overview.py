@@ -16,7 +16,7 @@ All in network order.
     44 the counters of Load, 64 bits each
     92 the first fault's text as UTF-8
 
-A reader skips what comes after that, so that releases mix. A node that answers at all says so in its state (state.py).
+A reader skips what comes after that, so that releases mix. A node that answers publishes that it does (state.py).
 """
 
 from __future__ import annotations

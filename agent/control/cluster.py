@@ -31,7 +31,7 @@ class Cluster:
     members: Sequence[Member]
     """All nodes, this one included."""
     states: Mapping[IPv4Address, channel.NodeState]
-    """What the other nodes say of themselves by the channel."""
+    """What the other nodes publish of themselves by the channel."""
     release: str
     """This node's."""
     overviews: Overviews

@@ -230,7 +230,7 @@ def _service(state: NodeState, service: ServiceConfig, counters: dict[int, dict[
 def local_clients(service: ServiceConfig, share: Share, health: Health) -> str | None:
     """Return what clients on this node itself miss; None while its own server takes new connections.
 
-    The VIP is on lo, so the kernel connects them to this node's server, whatever the tables say.
+    The VIP is on lo, so the kernel connects them to this node's server, whatever the tables hold.
     """
     if service.mode == "nat" or (health.healthy and share.state is State.UP):
         return None

@@ -53,7 +53,7 @@ class Slots:
     pools: Mapping[int, Sequence[Network]]
 
     def number(self, pool: Network | None = None) -> int:
-        """Return 32 bits of the digest, with a pool's first address or without: its size says nothing."""
+        """Return 32 bits of the digest, with a pool's first address or without: its size decides nothing."""
         name = str(pool[0]).encode() if pool is not None else b""
         digest = hashlib.blake2b(b"%d %d " % (self.slots, self.rows) + name, digest_size=4).digest()
         return int.from_bytes(digest, "big")

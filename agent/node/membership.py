@@ -171,7 +171,7 @@ class Membership:
 
     @property
     def states(self) -> Mapping[IPv4Address, NodeState]:
-        """What the other nodes said last of themselves, whether or not they answer now."""
+        """What the other nodes published last of themselves, whether or not they answer now."""
         return self._channel.states
 
     def present_states(self) -> dict[IPv4Address, NodeState]:
@@ -226,7 +226,7 @@ class Membership:
             self._publish_state()
 
     def publish_former(self, former: bool) -> None:
-        """Tell all others whether this node has sessions of the former pool of NAT."""
+        """Publish whether this node has sessions of the former pool of NAT."""
         if self._own_state.set_former(former):
             self._publish_state()
 

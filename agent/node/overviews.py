@@ -2,7 +2,7 @@
 """Overviews of nodes: asks the others for theirs, and gives this node's, for `lbctl cluster`.
 
 The channel carries requests and replies as notices, which may be lost, so a request is repeated. Nothing is sent while
-nobody asks, and however many ask, a node asks and looks at itself at most once in `FRESH_S`.
+no one asks, and however many ask, a node asks and looks at itself at most once in `FRESH_S`.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def table() -> Iterator[list[str]]:
     """Return the rows of the table, for each test to add one."""
     rows: list[str] = []
     yield rows
-    print("\n| what happened | asked | it said | after |\n|---|---|---|---|", *rows, sep="\n")
+    print("\n| what happened | asked | answer | after |\n|---|---|---|---|", *rows, sep="\n")
 
 
 Fault = Callable[[ClusterLab], AbstractContextManager[None]]

@@ -47,7 +47,7 @@ USES = uses() | {id(cause.value): [{"node", "detail"}] for cause in Cause}
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_has_all_that_the_page_needs(kind: Problem) -> None:
-    assert kind.meaning.endswith("."), "it says what has happened, in sentences"
+    assert kind.meaning.endswith("."), "it has sentences: what has happened"
     assert kind.step or kind.text.endswith("}"), "without a step of its own the line ends with a value that has one"
     assert not kind.text.endswith((".", ":", ";"))
     assert not kind.step.endswith((".", ":", ";"))

@@ -162,7 +162,7 @@ def test_each_names_what_is_wrong_and_the_next_step(alert: str) -> None:
 
 def table() -> str:
     """Return the alerts as the page has them."""
-    lines = ["| alert | severity | after | it says | what to do |", "|---|---|---|---|---|"]
+    lines = ["| alert | severity | after | text | what to do |", "|---|---|---|---|---|"]
     for name, rule in ALERTS.items():
         texts = [rule["annotations"][key] for key in ("summary", "next_step")]
         texts = [re.sub(r"\{\{ *\$(?:labels\.)?(\w+)[^}]*\}\}", lambda m: m[1].upper(), text) for text in texts]

@@ -49,7 +49,7 @@ def test_a_heartbeat_that_has_become_too_old_is_reported() -> None:
 
 
 def test_a_node_is_back_once_it_answers_or_its_agent_lives() -> None:
-    """What such a node said before may be outdated: it is greeted at once."""
+    """What such a node published before may be outdated: it is greeted at once."""
     asker, question, now = ask_b()
     assert asker.take_returned() == []
     asker.receive(B, answer(question, heartbeat_age_ms=10_000), now)

@@ -32,7 +32,7 @@ class Cluster:
         self.overviews = {node: self._overviews(node) for node in self.nodes}
 
     def _overviews(self, own: IPv4Address) -> Overviews:
-        def tell(to: IPv4Address, kind: int, payload: bytes) -> None:
+        def send(to: IPv4Address, kind: int, payload: bytes) -> None:
             notice = Notice(own, kind, payload)
             self.sent.append((to, kind))
             if to in self.overviews and self.arrives(notice, to):
@@ -42,7 +42,7 @@ class Cluster:
             self.looks.append(own)
             return Overview(0, State.UP, "ok", 1, epoch=int(own) & 0xFF)
 
-        made = Overviews(tell)
+        made = Overviews(send)
         made.look = look
         return made
 

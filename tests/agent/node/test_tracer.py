@@ -52,7 +52,7 @@ class Cluster:
         self.tracers = {node: self._tracer(node) for node in NODES}
 
     def _tracer(self, own: IPv4Address) -> Tracer:
-        def tell(to: IPv4Address, kind: int, payload: bytes) -> None:
+        def send(to: IPv4Address, kind: int, payload: bytes) -> None:
             notice = Notice(own, kind, payload)
             self.sent.append((to, kind))
             if to in self.tracers and self.arrives(notice, to):
@@ -61,7 +61,7 @@ class Cluster:
         def here(request: TraceRequest) -> TraceReply:
             return next_step(own, request, self.facts.get(own, FACTS), self.sockets.get(own, LocalSocket.NONE))
 
-        return Tracer(own, tell, here)
+        return Tracer(own, send, here)
 
     def walk(self, own: IPv4Address, ingress: IPv4Address, opens: bool = False) -> list[Step]:
         return asyncio.run(_within(self.tracers[own].walk(FLOW, opens, ingress)))

@@ -229,7 +229,7 @@ def test_sessions_of_the_former_pool_go_on_beside_those_of_the_new_one(here: Her
     pools = {"pool": IPv4Network("10.254.0.0/31"), "pool6": IPv6Network("fd00:fe::/127")}
     here.nat.write_conf(replace(here.conf, **pools))
     outcome = here.program.observe(frame(reply(session, SYN | ACK)))
-    assert outcome.verdict == "pass", "the control: without a former pool the answer is for nobody here"
+    assert outcome.verdict == "pass", "the control: without a former pool the answer is for no session here"
 
     here.nat.write_conf(replace(here.conf, **pools, former=POOL, former6=POOL6))
     answer, more = reply(session, SYN | ACK, seq=5000, ack=101), flow.request(ACK, b"more", seq=101, ack=5001)

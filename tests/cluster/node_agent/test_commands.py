@@ -70,7 +70,7 @@ def test_explain_live_of_a_flow_of_nobody_ends_at_the_end_of_its_chain(cluster: 
 
 
 def test_cluster_shows_all_members_from_one_node(cluster: ClusterLab) -> None:
-    """Packets from the router are counted where they arrive, and b2, asked by b1, says what b2 says itself."""
+    """Packets from the router are counted where they arrive, and b2, asked by b1, reports what b2 does itself."""
 
     def routed() -> dict[str, int]:
         members = cluster.request("b1", "GET", "/cluster")["members"]
