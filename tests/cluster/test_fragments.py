@@ -41,7 +41,7 @@ def cluster() -> Iterator[ClusterLab]:
         wait_for(lambda: all(is_ready(made, node) for node in NODES), "the VIPs to be on lo")
         pids = {node: made.lab.nodes[node].pid for node in NODES}
         with DatagramServers(pids, VIPS.values()):  # without a socket a service is not healthy
-            wait_for(lambda: all(knows_all(made, node) for node in NODES), "the nodes to know each other")
+            wait_for(lambda: tables_agree(made), "the nodes to have equal tables with all three")
             yield made
 
 
@@ -52,14 +52,18 @@ def is_ready(cluster: ClusterLab, node: str) -> bool:
         return False
 
 
-def knows_all(cluster: ClusterLab, node: str) -> bool:
-    """Whether a node is ready and has all three as members that serve, with their MACs."""
+def tables_agree(cluster: ClusterLab) -> bool:
+    """Return whether all nodes hold equal rows of each service, in which all three serve."""
     try:
-        status = cluster.status(node)
+        statuses = [cluster.status(node) for node in NODES]
     except LabError:
         return False
-    serving = [[m["effective"] > 0 for m in service["members"]] for service in status["services"]]
-    return bool(status["ready"]) and serving == [[True] * len(NODES)] * len(VIPS)
+    serving = [
+        [len(s["members"]) == len(NODES) and all(m["effective"] > 0 for m in s["members"]) for s in status["services"]]
+        for status in statuses
+    ]
+    digests = {tuple(s["digest"] for s in status["services"]) for status in statuses}
+    return serving == [[True] * len(VIPS)] * len(NODES) and len(digests) == 1
 
 
 SOURCES = itertools.count(1)
