@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agent.cli.member_display import some_of
-from agent.cli.table import Table, paint, state_text
+from agent.cli.table import Table, fitting, paint, shortened, state_text
 from agent.time_text import age
 
 Report = Mapping[str, Any]
@@ -58,38 +58,47 @@ def _seen(overview: Mapping[str, Any] | None, rates: Mapping[str, Any] | None) -
     return kept | {"held": overview["load"]["held"], "rates": rates}
 
 
+_STATES = ("state", "tables", "BGP", "VIPs", "health", "faults")
+_LOADS = ("routers/s", "forwarded/s", "held", "dropped/s")
+
+
 def cluster_lines(report: Report, columns: int) -> Iterator[str]:
-    """Yield how many are well, a row for each member with those that fail first, and what is wrong, once for all."""
+    """Yield how many are well, a row for each member with those that fail first, and what is wrong, once for all.
+
+    Where a row with everything does not fit, states and loads are a table each.
+    """
     members = sorted(report["members"], key=_rank)
     yield _summary(report, members)
-    several = len({one["release"] for one in members if one["release"]}) > 1
     dropping = any(rates["dropped"] for one in members if (rates := _rates_of(one)))
-    table = Table(
-        "member", "state", "release", "tables", "BGP", "VIPs", "health", "faults", "routers/s",
-        "forwarded/s", "held", "dropped/s",
-    )  # fmt: skip
+    table, states, loads = (Table("member", *names) for names in (_STATES + _LOADS, _STATES, _LOADS))
     for one in members:
-        found = one["overview"]
-        cells = [one["address"], _state(one), (one["release"] or "?") if several else "", _tables(found)]
+        found, counts, load = one["overview"], ["", "", "", ""], ["", "", "", ""]
         if found is not None:
-            counts = (_count(found[kind]) for kind in ("sessions", "vips", "services"))
+            counts = [*(_count(found[kind]) for kind in ("sessions", "vips", "services")), _faults(found)]
             routers, forwarded, _, dropped, held = _load(found)
-            cells += [*counts, _faults(found), routers, forwarded, held, dropped if dropping else ""]
-        table.add_row(*cells)
-    yield from table.lines(columns)
+            load = [routers, forwarded, held, dropped if dropping else ""]
+            loads.add_row(one["address"], *load)
+        state = (one["address"], _state(one), _tables(found), *counts)
+        states.add_row(*state)
+        table.add_row(*state, *load)
+    yield from fitting(columns, table, states, loads)
+    yield from _releases(members)
     yield from _passed_over(members)
     yield from _problems(members)
 
 
 def load_lines(report: Report, columns: int) -> Iterator[str]:
-    """Yield a row with the rates of each member, the busiest first."""
-    table = Table("member", "state", "routers/s", "nodes/s", "new/s", "forwarded/s", "dropped/s", "held")
+    """Yield a row with the rates of each member, the busiest first; the states are left out where they do not fit."""
+    names = ("routers/s", "nodes/s", "new/s", "forwarded/s", "dropped/s", "held")
+    table, narrow = Table("member", "state", *names), Table("member", *names)
     for one in sorted(report["members"], key=lambda one: -_busy(one)):
         routers, forwarded, new, dropped, held = _load(one["overview"]) if one["overview"] else ("",) * 5
         rates = _rates_of(one)
-        nodes = f"{rates['from_nodes']:,.0f}" if rates else ""
-        table.add_row(one["address"], _state(one), routers, nodes, new, forwarded, dropped, held)
-    yield from table.lines(columns)
+        nodes = shortened(rates["from_nodes"]) if rates else ""
+        cells = [routers, nodes, new, forwarded, dropped, held]
+        table.add_row(one["address"], _state(one), *cells)
+        narrow.add_row(one["address"], *cells)
+    yield from fitting(columns, table, narrow)
 
 
 def _rates_of(member: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -148,14 +157,24 @@ def _faults(found: Mapping[str, Any]) -> str:
 
 def _load(found: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the cells: from routers, forwarded, new, dropped, held; of the first two the node's part of all."""
-    rates, held = found["rates"], f"{found['held']:,}"
+    rates, held = found["rates"], shortened(found["held"])
     if rates is None:
         return "-", "-", "-", "-", held
     routers, forwarded = (
-        f"{rates[name]:,.0f}" + ("" if rates[share] is None else f" ({rates[share]:.0%})")
+        shortened(rates[name]) + ("" if rates[share] is None else f" ({rates[share]:.0%})")
         for name, share in (("from_routers", "ecmp_share"), ("forwarded", "forward_share"))
     )
-    return routers, forwarded, f"{rates['new']:,.0f}", f"{rates['dropped']:,.0f}", held
+    return routers, forwarded, shortened(rates["new"]), shortened(rates["dropped"]), held
+
+
+def _releases(members: list[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield which nodes have which release, while they differ."""
+    nodes: dict[str, list[str]] = {}
+    for one in members:
+        nodes.setdefault(one["release"] or "", []).append(one["address"])
+    if len(nodes.keys() - {""}) > 1:
+        for release, addresses in sorted(nodes.items()):
+            yield f"release {release or 'unknown'}: {some_of(addresses)}"
 
 
 def _passed_over(members: list[Mapping[str, Any]]) -> Iterator[str]:
@@ -164,7 +183,8 @@ def _passed_over(members: list[Mapping[str, Any]]) -> Iterator[str]:
     announcing = {one["address"] for one in members if one["overview"] and one["overview"]["vips"]["well"]}
     idle = [address for address, rate in rates.items() if rate == 0 and address in announcing]
     if idle and sum(rates.values()) >= MIN_RATE:
-        line = f"{some_of(idle)}: no packet from routers, which send {sum(rates.values()):,.0f}/s to the others: see "
+        others = f"{shortened(sum(rates.values()))}/s to the others"
+        line = f"{some_of(idle)}: no packet from routers, which send {others}: see "
         yield paint("yellow", line + "there whether all next hops of the VIP are in use (ECMP limit, import filter)")
 
 

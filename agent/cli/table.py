@@ -24,6 +24,9 @@ STATE_COLORS = {"up": "green", "draining": "yellow", "lost": "red", "left": "dim
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 _CODE = re.compile("\x1b\\[[0-9]+m")
 _GAP = "  "
+_LETTERS = " kMGTPE"
+EXACT = 10_000
+"""From here on people get three digits of a count; programs have all by `-o json`."""
 _UNLIMITED = 1_000_000
 
 
@@ -84,6 +87,22 @@ def wrapped(text: str, columns: int, indent: str = "") -> list[str]:
     return lines
 
 
+def shortened(count: float) -> str:
+    """Return a count in at most five characters: `9,999`, then three digits and a letter: `12.3k`, `4.56M`, `18.4E`."""
+    if round(count) < EXACT:
+        return f"{count:,.0f}"
+    digits, _, exponent = f"{count:.2e}".partition("e")
+    letter, before_point = divmod(int(exponent), 3)
+    return f"{float(digits) * 10**before_point:.{2 - before_point}f}{_LETTERS[letter]}"
+
+
+def fitting(columns: int, table: Table, *narrower: Table) -> list[str]:
+    """Return a table's lines if none of them has to break, else those of the narrower ones, one below the other."""
+    if table.width() <= columns:
+        return table.lines(columns)
+    return [line for one in narrower for line in one.lines(columns)]
+
+
 class Table:
     """Rows of texts, under headings. Empty columns are left out."""
 
@@ -102,6 +121,10 @@ class Table:
         rows = [headings, *([row[n] for n in used] for row in self._rows)]
         widths = _widths(rows, columns)
         return [line for row in rows for line in _lines(row, widths)]
+
+    def width(self) -> int:
+        """Return how many columns the table takes without breaking a line."""
+        return _longest(self.lines(_UNLIMITED))
 
     def print(self) -> None:
         """Print the table."""

@@ -18,7 +18,7 @@ from agent.cli.cluster import reports
 from agent.cli.options import interval_option, output_option, request, socket_option
 from agent.cli.rates import Drop, Load, loads, total
 from agent.cli.rates import drops as drops_of
-from agent.cli.table import Table, width
+from agent.cli.table import Table, shortened, width
 from bgp.printable import escaped
 
 _CLEAR = "\x1b[H\x1b[2J"
@@ -94,8 +94,8 @@ def _pairs(socket: Path, interval_s: float) -> Iterator[tuple[dict[str, Any], di
 def _load_lines(found: list[Load]) -> list[str]:
     table = Table("service", "routers/s", "nodes/s", "new/s", "forwarded/s", "dropped/s", "held")
     for one in (*found, *([total(found)] if len(found) != 1 else [])):
-        held = "-" if one.connections is None else f"{one.connections:,}"
-        table.add_row(escaped(one.service), *(f"{rate:,.0f}" for rate in one[1:6]), held)
+        held = "-" if one.connections is None else shortened(one.connections)
+        table.add_row(escaped(one.service), *map(shortened, one[1:6]), held)
     return table.lines(width())
 
 
@@ -108,5 +108,5 @@ def _drop_lines(found: list[Drop]) -> list[str]:
     for one in found:
         about = DESCRIPTIONS.get(Counter[one.event.upper()]) if one.event.upper() in Counter.__members__ else None
         text = f"{about.meaning} {about.action}" if about else "This lbctl does not know it: see the agent's release."
-        table.add_row(one.event, escaped(one.service), f"{one.per_s:,.0f}", f"{one.total:,}", text)
+        table.add_row(one.event, escaped(one.service), shortened(one.per_s), shortened(one.total), text)
     return table.lines(width())

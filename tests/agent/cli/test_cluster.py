@@ -3,13 +3,14 @@
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent.cli.cluster_display import cluster_lines, load_lines, with_rates
+from agent.cli.table import print_line, shortened
 
 Run = Callable[..., tuple[str, str]]
 
@@ -59,13 +60,7 @@ def test_without_two_readings_there_are_no_rates_and_without_packets_no_shares()
 
 
 def lines(*overviews: dict[str, Any] | None, **changed: Any) -> list[str]:
-    after = report(*overviews, **changed)
-    before = copy.deepcopy(after)
-    for one in before["members"]:
-        if one["overview"]:
-            one["overview"]["read_ns"] -= 1_000_000_000
-            one["overview"]["load"] = dict.fromkeys(one["overview"]["load"], 0)
-    return list(cluster_lines(with_rates(before, after), 10_000))
+    return list(cluster_lines(with_loads(report(*overviews, **changed)), 10_000))
 
 
 def test_a_row_for_each_member() -> None:
@@ -87,18 +82,92 @@ def test_what_fails_comes_first_and_a_fault_of_several_once() -> None:
     assert found[6:] == ["10.0.0.13: does not answer", "10.0.0.12, 10.0.0.14: 10.0.0.13 does not answer"]
 
 
-def test_other_tables_releases_and_drops_have_columns_of_their_own() -> None:
+def test_other_tables_and_drops_have_columns_of_their_own_and_releases_a_line_each() -> None:
     other = overview(5, same_tables=False, same_view=False)
     found = lines(
         overview(5, load=overview(5)["load"] | {"dropped": 7}), other, None, release="0.1.9", why="older release"
     )
     assert "1 with other tables" in found[0]
     assert "release 0.1.9, 0.2.0" in found[0]
-    assert found[1].split()[:4] == ["member", "state", "release", "tables"]
-    assert found[2].split()[:5] == ["10.0.0.12", "up", "0.2.0", "other", "view"]
-    assert found[3].split() == ["10.0.0.13", "up", "0.1.9"]
+    assert found[1].split()[:3] == ["member", "state", "tables"]
+    assert found[2].split()[:4] == ["10.0.0.12", "up", "other", "view"]
+    assert found[3].split() == ["10.0.0.13", "up"]
     assert found[4].split()[-1] == "7"
-    assert found[5] == "10.0.0.13: older release"
+    assert found[5:] == [
+        "release 0.1.9: 10.0.0.13",
+        "release 0.2.0: 10.0.0.12, 10.0.0.11",
+        "10.0.0.13: older release",
+    ]
+
+
+def extreme(count: int = 64) -> dict[str, Any]:
+    """A report of as many members with the longest addresses, states, releases and counts that the channel carries."""
+    most = 2**64 - 1
+    load = dict.fromkeys(("from_routers", "from_nodes", "new", "forwarded", "dropped", "held"), most)
+    counts = {kind: {"well": 65_535, "all": 65_535} for kind in ("services", "vips", "sessions")}
+    fault = "2001:db8:1234:5678:9abc:def0:1234:5678 down for 3 m: the hold timer expired; see its log"
+    found = overview(
+        5, state="draining", same_tables=False, same_view=False, load=load, faults=65_535, first_fault=fault, **counts
+    )
+    made = report(*(copy.deepcopy(found) for _ in range(count)), None, state="lost", silent_s=86_400.0 * 9_999)
+    for number, one in enumerate(made["members"]):
+        one["address"] = f"255.255.255.{100 + number}"
+        one["release"] = f"{number % 3}" * 64
+    return made
+
+
+def with_loads(after: dict[str, Any]) -> dict[str, Any]:
+    before = copy.deepcopy(after)
+    for one in before["members"]:
+        if one["overview"]:
+            one["overview"]["read_ns"] -= 1_000_000_000
+            one["overview"]["load"] = dict.fromkeys(one["overview"]["load"], 0)
+    return with_rates(before, after)
+
+
+def printed(capsys: pytest.CaptureFixture[str], shown: Iterator[str]) -> list[str]:
+    for line in shown:
+        print_line(line)
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("show", [cluster_lines, load_lines])
+@pytest.mark.parametrize("count", [1, 3, 64])
+def test_80_columns_hold_the_most_that_a_member_can_send(
+    show: Callable[..., Iterator[str]], count: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    found = printed(capsys, show(with_loads(extreme(count)), 80))
+    assert max(map(len, found)) <= 80
+    for number in range(100, 100 + count):
+        assert any(f"255.255.255.{number}" in line for line in found)
+    busiest = next(line.split() for line in found if line.startswith("255.255.255.100") and "18.4E" in line)
+    assert busiest[1:3] == ["18.4E", f"({1 / count:.0%})"], "no row of rates is broken"
+    if show is cluster_lines:
+        assert any("2001:db8:1234:5678:9abc:def0:1234:5678" in line for line in found), "no address is broken"
+        (row,) = [line for line in found if line.startswith("255.255.255.100  draining")]
+        assert row.split()[-4:] == ["65535/65535"] * 3 + ["65535"]
+
+
+def test_what_fits_80_columns_is_one_table_and_so_is_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    rated = with_loads(report(overview(5, routers=12_345, forwarded=4_561_000), overview(5, routers=1)))
+    found = list(cluster_lines(rated, 80))
+    assert len(found) == 4
+    assert max(map(len, found[1:])) <= 80
+    assert found[2].split()[6:] == ["12.3k", "(100%)", "4.56M", "(100%)", "1,500"]
+    piped = list(cluster_lines(with_loads(extreme(3)), 1_000_000))
+    assert [line.split()[0] for line in piped[1:6]] == ["member", *(f"255.255.255.{n}" for n in (100, 101, 102, 103))]
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0"), (0.4, "0"), (9_999.4, "9,999"), (9_999.6, "10.0k"), (12_345, "12.3k"), (99_950, "100k"),
+        (999_499, "999k"), (999_500, "1.00M"), (4_561_000, "4.56M"), (1e9, "1.00G"), (2**64, "18.4E"),
+    ],
+)  # fmt: skip
+def test_counts_have_five_characters_at_most(count: float, text: str) -> None:
+    assert shortened(count) == text
 
 
 def test_a_node_that_does_not_forward_is_not_ready() -> None:
