@@ -184,7 +184,7 @@ class Cluster:
         """Cut a node's power."""
         self.lab.kill(node)
 
-    def wait(self, what: str, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    def wait(self, what: str, condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
         """Poll until `condition` holds; raise LabError that names `what` if it does not in time.
 
         What is waited for needs the CPU too: the longer it takes, the longer are the pauses.

@@ -20,14 +20,19 @@ def is_daemon(daemon: str, argv: Sequence[str]) -> bool:
     bare = [Path(word).name for word in argv]
     match daemon:
         case "agent":
-            return any(bare[i : i + 3] == ["lbctl", "agent", "run"] for i in range(len(bare)))
+            return _has(bare, ["lbctl", "agent", "run"])
         case "speaker":
-            return "bgp.exabgp.connect" in bare
+            # `lbctl bgp run` becomes ExaBGP: one that has just been started is a speaker too.
+            return "bgp.exabgp.connect" in bare or _has(bare, ["lbctl", "bgp", "run"])
         case "relay":
             return any(word.startswith("relay.pyz") for word in bare)
         case "server":
-            return any(list(argv[i : i + 2]) == ["-m", "topology.traffic.server"] for i in range(len(argv)))
+            return _has(argv, ["-m", "topology.traffic.server"])
     raise ValueError(daemon)
+
+
+def _has(argv: Sequence[str], words: list[str]) -> bool:
+    return any(list(argv[i : i + len(words)]) == words for i in range(len(argv)))
 
 
 def find_pids(daemon: str, init_pid: int) -> list[int]:

@@ -24,7 +24,7 @@ RTNH_F_DEAD = 1
 RT_TABLE_MAIN = 254
 #: The table is read again after so long without a notification.
 REREAD_S = 0.2
-START_S = 5.0
+START_S = 60.0
 
 NextHops = frozenset[str]
 

@@ -19,14 +19,14 @@ from topology.traffic.controller import TrafficController
 from topology.traffic.server import PORT
 
 #: An action must converge within this, on a busy machine too. The slowest is a crash, at BGP's least hold time of 3 s.
-CONVERGE_TIMEOUT_S = 60.0
+CONVERGE_TIMEOUT_S = 120.0
 #: Converged means as expected for so long: just after an action the router may not have learned of it yet.
 STABLE_S = 0.5
 #: Connections are observed at least so long after convergence.
 OBSERVE_S = 2.0
-#: A silent connection counts as broken after 15 s, so by then each has answered or is broken.
-SETTLE_S = 20.0
-OPEN_S = 10.0
+#: A silent connection counts as broken after 15 s, so by then each has answered or is broken, on a busy machine too.
+SETTLE_S = 60.0
+OPEN_S = 60.0
 POLL_S = 0.03
 SPREAD_S = 2.0
 

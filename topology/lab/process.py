@@ -18,7 +18,7 @@ from topology.errors import LabError
 
 LAB_VARIABLE = "ANYLB_LAB"
 INIT_MODULE = "topology.lab.init"
-EXIT_TIMEOUT_S = 10.0
+EXIT_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)

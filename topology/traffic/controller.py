@@ -14,8 +14,8 @@ from typing import Any, Self
 
 from topology.errors import LabError
 
-#: A reply takes milliseconds; without one for this long the client program is gone or stuck.
-REPLY_S = 10.0
+#: A reply takes milliseconds, or seconds if others have all CPUs. Without one for so long the client is gone or stuck.
+REPLY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class TrafficController:
         self._lines = sock.makefile("rb")
 
     @classmethod
-    def connect(cls, path: Path, timeout_s: float = 10.0) -> Self:
+    def connect(cls, path: Path, timeout_s: float = 60.0) -> Self:
         """Connect as soon as the program listens at `path`; raise LabError if it does not in time."""
         deadline = time.monotonic() + timeout_s
         while True:

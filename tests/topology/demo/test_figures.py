@@ -236,7 +236,7 @@ def test_tables_agree_if_every_status_is_equal_and_as_expected() -> None:
         ("/x/.venv/bin/python -P -m bgp.exabgp.connect server /run/anylb-bgp/exabgp.conf", "speaker"),
         ("/usr/bin/python3.11 -I -S /run/anylb-bgp/relay.pyz --socket /run/anylb-bgp/relay.sock", "relay"),
         ("python -m topology.traffic.server", "server"),
-        ("/x/.venv/bin/python /x/.venv/bin/lbctl bgp run", None),
+        ("/x/.venv/bin/python /x/.venv/bin/lbctl bgp run", "speaker"),
         ("bird -c /etc/bird/bird.conf", None),
     ],
 )
