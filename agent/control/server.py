@@ -89,8 +89,8 @@ def _announcing(agent: Agent) -> announce.Announcing:
         agent.operator,
         agent.announcer.exports,
         agent.announcer.relay,
-        agent.announcements,
-        agent.pools,
+        agent.planner.announcements,
+        agent.planner.pools,
         agent.path_problems,
     )
 
@@ -116,8 +116,8 @@ def _state(agent: Agent, changes: config.Changing) -> NodeState:
         membership=agent.membership,
         shares=agent.shares(),
         health=agent.health,
-        announcements=agent.announcements(),
-        pools=agent.pools(),
+        announcements=agent.planner.announcements(),
+        pools=agent.planner.pools(),
         forwarder=agent.forwarder,
         relay=agent.announcer.relay,
         held=agent.connections.held,

@@ -2,9 +2,9 @@
 """One node's agent: the inputs of its plan, and the loop that makes the next plan when one of them changes.
 
 Owns the order. At the start: tables and XDP, then the others' identities, then health, then the announcement. At each
-change: observe, plan (plan.py), save, announce; the tables follow in a task of their own (forwarder.py), because what
-is announced must not wait for this node's own swaps. At the end: leave the routes to the relay, and the data path in
-place.
+change: observe, plan (planner.py), save, announce; the tables follow in a task of their own (forwarder.py), because
+what is announced must not wait for this node's own swaps. At the end: leave the routes to the relay, and the data path
+in place.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from agent.address import Address, Network
@@ -29,13 +29,11 @@ from agent.health.rise_fall import initial_health
 from agent.instances.keeper import InstanceKeeper, InstancePaths
 from agent.membership import foreign_routes
 from agent.membership.obstacle import bounded
-from agent.model import Announcement, Member, Share
+from agent.model import Member, Share
 from agent.netlink.connection import Netlink
 from agent.node import start
 from agent.node.announcer import Announcer
-from agent.node.candidates import in_order
 from agent.node.claim_keeper import ClaimKeeper
-from agent.node.condition import own_shares
 from agent.node.forwarder import Forwarder
 from agent.node.kept_files import KeptFiles
 from agent.node.membership import Membership
@@ -44,8 +42,9 @@ from agent.node.operator import Known, Operator
 from agent.node.overviews import Overviews
 from agent.node.own_interface import Interface
 from agent.node.own_vips import OwnVips
-from agent.node.plan import Inputs, Plan, ThisNode, condition_of, own_member, plan
+from agent.node.plan import Inputs, Plan
 from agent.node.plan_log import log_changes
+from agent.node.planner import Planner
 from agent.node.publisher import Publisher
 from agent.node.saved_state import SavedState
 from agent.node.session_log import SessionLog
@@ -77,9 +76,7 @@ class Agent:
         """`file_problems` returns what is in the way of lb.yml, one line each."""
         self.config, self.paths = config, paths
         self.epochs = supported_epochs(config)
-        numbers = tuple(one.number for one in self.epochs)
-        started = int(time.time()) & 0xFFFFFFFF
-        self.node = ThisNode(config, interface.address, interface.address6, interface.next_hop6, numbers, started)
+        self.node = start.this_node(config, interface, time.time())
         self._wake = asyncio.Event()
         self._files = KeptFiles(paths)
         saved = self._files.state
@@ -116,10 +113,8 @@ class Agent:
             paths.instance_pins, paths.steering_pins, paths.instances, paths.hand_over, paths.programs
         )
         self.instances = InstanceKeeper(config, instance_paths, self._wake.set)
-        self.plan: Plan | None = None
-        """The last one; None until the membership is known."""
-        self._planned_from: Inputs | None = None
-        self._memory = start.first_memory(self.node, saved, self.forwarder.use if self.forwarder else None)
+        memory = start.first_memory(self.node, saved, self.forwarder.use if self.forwarder else None)
+        self.planner = Planner(self.node, memory)
         self.generation = 0
         """How often the configuration was replaced; the daemon sets it."""
         self._file_problems = file_problems
@@ -141,27 +136,22 @@ class Agent:
         return self.membership.view.is_complete()
 
     @property
+    def plan(self) -> Plan | None:
+        """The last plan; None until the membership is known."""
+        return self.planner.plan
+
+    @property
     def epoch_switch(self) -> EpochSwitch | None:
         """Which of its epochs this node uses; None before the first plan of a node that has used none."""
-        return self._memory.epoch_switch
+        return self.planner.memory.epoch_switch
 
     def shares(self) -> dict[str, Share]:
         """Return this node's share of each service, by name, and of the sessions."""
-        return own_shares(self.config, condition_of(self.node, self._inputs(), self._memory))
+        return self.planner.shares(self._inputs())
 
     def members(self) -> tuple[Member, ...]:
         """Return all nodes, this one included, by address."""
-        if self.plan is not None:
-            return self.plan.members
-        return in_order(self.membership.view.members, own_member(self.node, self._by_key(self.shares())))
-
-    def announcements(self) -> Mapping[Address, Announcement]:
-        """Return the decision for each VIP; nothing before the first plan."""
-        return self.plan.announcements if self.plan else {}
-
-    def pools(self) -> Mapping[Network, Announcement]:
-        """Return the decision for each pool of NAT; none before the first plan."""
-        return self.plan.pools if self.plan else {}
+        return self.plan.members if self.plan else self.planner.first_members(self._inputs())
 
     def path_problems(self) -> tuple[ProblemLine, ...]:
         """Return what keeps packets of VIPs from clients, one line each; they are among the problems."""
@@ -187,7 +177,7 @@ class Agent:
         return reply_of(self.node.address, datapath, self.deny_list.prefixes, request, time.monotonic_ns(), sessions)
 
     def _known(self) -> Known:
-        return Known(self.membership.view.members, self.announcements())
+        return Known(self.membership.view.members, self.planner.announcements())
 
     def hangs(self, now: float) -> bool:
         """Whether the kernel does not return from writing tables. `now` is CLOCK_MONOTONIC seconds."""
@@ -197,8 +187,7 @@ class Agent:
 
     def _replan(self, ended_hold_downs: Collection[Address] = ()) -> None:
         """Make a plan of what the operator has changed, at once: the answer to the request follows it."""
-        self._memory = replace(self._memory, decisions=self._memory.decisions.without_hold_down(ended_hold_downs))
-        self._planned_from = None
+        self.planner.end_hold_downs(ended_hold_downs)
         self._save()
         if self.membership_known:
             self._make_plan(time.monotonic(), requested=True)
@@ -262,16 +251,13 @@ class Agent:
 
     def _make_plan(self, now: float, requested: bool = False) -> None:
         """Make the next plan and carry it out, if an input has changed or the plan's time is over."""
-        inputs, before = self._inputs(), self.plan
+        inputs, before, wall = self._inputs(), self.plan, time.time()
         if self.forwarder is not None and self._is_starting(self.forwarder):
             # At the start tables and XDP come first, as if this node forwarded: it will by then. Nothing is announced
             # until it is known: else an agent that starts again would withdraw what the one before announced.
-            first = plan(self.node, replace(inputs, forwarding=True), self._memory, now, time.time())
-            self.forwarder.want(first.tables)
+            self.forwarder.want(self.planner.first_tables(inputs, now, wall))
             return
-        if before is None or inputs != self._planned_from or now >= before.next_at:
-            self.plan = new = plan(self.node, inputs, self._memory, now, time.time())
-            self._planned_from, self._memory = inputs, new.memory
+        if new := self.planner.follow(inputs, now, wall):
             log_changes(before, new)
             self._publish()
             self._save()
@@ -300,17 +286,11 @@ class Agent:
             self.publisher.publish(self.plan, self.ready, self.forwarder)
             return
         forwards = self.forwarder is None or self.forwarder.took_over
-        condition = condition_of(self.node, replace(self._inputs(), forwarding=forwards), self._memory)
-        announced = {s.key for s in self.config.services if s.vip in self._memory.announced_once}
-        shares = self._by_key(own_shares(self.config, condition))
-        shares = {key: replace(share, announced=key in announced) for key, share in shares.items()}
+        shares = self.planner.first_shares(replace(self._inputs(), forwarding=forwards))
         self.publisher.publish_first(shares, forwards, self.forwarder)
 
-    def _by_key(self, shares: Mapping[str, Share]) -> dict[str, Share]:
-        return {self._memory.candidates.services[name]: share for name, share in shares.items()}
-
     def _save(self) -> None:
-        memory, operator = self._memory, self.operator.state
+        memory, operator = self.planner.memory, self.operator.state
         state = SavedState(
             healthy=frozenset(name for name, health in self.health.items() if health.healthy),
             admin_state=operator.admin_state,

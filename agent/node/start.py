@@ -6,11 +6,21 @@ from __future__ import annotations
 import secrets
 
 from agent.announcing.decide import Decisions
+from agent.config.epoch import supported_epochs
+from agent.config.schema import Config
 from agent.node.candidates import Candidates, table_keys
 from agent.node.forwarder import Forwarder
+from agent.node.own_interface import Interface
 from agent.node.plan import Memory, OperatorState, ThisNode
 from agent.node.saved_state import SavedState
 from agent.table.epoch import EpochSwitch, EpochUse
+
+
+def this_node(config: Config, interface: Interface, wall: float) -> ThisNode:
+    """Return what does not change while this agent runs. It starts at `wall`, seconds since 1970."""
+    epochs = tuple(one.number for one in supported_epochs(config))
+    started = int(wall) & 0xFFFFFFFF
+    return ThisNode(config, interface.address, interface.address6, interface.next_hop6, epochs, started)
 
 
 def boot_number(saved: int, forwarder: Forwarder | None) -> int:

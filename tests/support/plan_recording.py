@@ -23,7 +23,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter
 from support.nat_config import nat_config
 
-from agent.node import agent as agent_module
+from agent.node import planner
 from agent.node.candidates import Candidates, table_keys
 from agent.node.plan import Inputs, Memory, Plan, ThisNode, plan
 
@@ -102,7 +102,7 @@ def load(text: str) -> Recording:
 
 def record(path: Path, config: Path) -> None:
     """Have the agents of this process append what they plan from to `path`."""
-    original, before = agent_module.plan, Inputs()
+    original, before = planner.plan, Inputs()
 
     def recorded(node: ThisNode, inputs: Inputs, memory: Memory, now: float, wall: float) -> Plan:
         nonlocal before
@@ -113,7 +113,7 @@ def record(path: Path, config: Path) -> None:
         before = inputs
         return original(node, inputs, memory, now, wall)
 
-    agent_module.plan = recorded
+    planner.plan = recorded
 
 
 def summary(made: Plan) -> str:
