@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.claim_model import CHAIN, ClaimModel, Rules, address
+from support.claim_model import ClaimModel, Rules, address
+from support.claim_rows import CHAIN
 from support.claim_stories import STORIES
 
 from agent.model import Candidate, State
@@ -27,7 +28,7 @@ def play(name: str, size: int, seed: int, rows: int, **rules: Any) -> ClaimModel
     assert model.opened > FLOWS / 2
     print(
         f"{size:3} nodes, {rows:4} rows, {name:34} {rules}: {model.opened} opened, {model.broken} lost; "
-        f"{model.full} rows too full, {model.walks} walks"
+        f"{model.row_cache.full} rows too full, {model.walker.walks} walks"
     )
     return model
 

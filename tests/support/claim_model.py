@@ -19,17 +19,17 @@ from ipaddress import IPv4Address
 
 import numpy as np
 from numpy.typing import NDArray
-from support.claim_node import NONE, Node, SharedRows
+from support.claim_node import NONE, Node, Tokens
+from support.claim_rows import CHAIN, RowCache
+from support.claim_walk import Walker
 
 from agent.address import NodeAddress
 from agent.channel.transmitter import MAX_REPEAT_S, REPEAT_S
 from agent.forwarding.grace import Grace
 from agent.model import Candidate, State
-from agent.table import algorithm
-from agent.table.claims import Claimants, claimants, claims_of
-from agent.table.table import RowNumbers, Table
+from agent.table.claims import claims_of
+from agent.table.table import RowNumbers
 from bpf.layout.counter import Counter
-from bpf.reference.pick import Arrival, Decision, NodeState, Socket, pick
 
 TICK_S = 0.1
 SKEW_S = 2.0
@@ -41,8 +41,6 @@ SILENT_S = 0.5
 LOST_S = 3.0
 JOIN_S = 1.0
 """How long a node that joins is a member before it takes new flows: it has no tables yet."""
-AWAITED_S = 120.0
-CHAIN = 4
 RESETS = {Counter.DELIVER_CHAIN_END, Counter.DELIVER_ONLY_NODE, Counter.PASS_NO_MEMBER}
 DELIVERED = {Counter.DELIVER_SOCKET}
 
@@ -64,19 +62,13 @@ class ClaimModel:
         self.now = 1000.0
         self.nodes: dict[IPv4Address, Node] = {}
         self._by_number: dict[int, Node] = {}
-        self.opened = self.broken = self.walks = self.full = self.claimed = 0
+        self.opened = self.broken = self.claimed = 0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._serial = itertools.count()
         self._sets = itertools.count(1)
-        self._tables: dict[int, Table] = {}
-        self._claimants: dict[int, Claimants] = {}
-        """The last ones of each table."""
-        self._shared: dict[tuple[int, int], SharedRows] = {}
-        self._changes: dict[tuple[SharedRows, SharedRows], NDArray[np.bool_]] = {}
-        """Which rows differ."""
-        self._last: Table | None = None
-        self._decisions: dict[tuple[object, ...], Decision[int]] = {}
-        self._tokens: dict[object, int] = {}
+        self.row_cache = RowCache(rules.hash, rows)
+        self.walker = Walker(self._by_number)
+        self._tokens = Tokens(self.random)
         self._holders: list[dict[Node, None]] = [{} for _ in range(rows)]
         """Nodes that have had connections in each row."""
         self._dirty: set[int] = set()
@@ -84,10 +76,10 @@ class ClaimModel:
         for number in range(size):
             self._create(address(number))
         self.present = {a: Candidate(a, 100, 100, State.UP) for a in self.nodes}
-        """What each node says of itself."""
+        """What each node publishes of itself."""
         for node in self.nodes.values():
             for one in self.present.values():
-                self._know(node, one.address, one)
+                node.know(self._tokens, one.address, one)
         self._tick()
         for node in self.nodes.values():
             self._set_grace(node, self._no_grace())
@@ -112,7 +104,7 @@ class ClaimModel:
         able = self._entries()
         for row in range(self.rows):
             for entry in self.random.choices(able, k=entries):
-                event, owner = self._walk(entry, row, None, opens=True)
+                event, owner = self.walker.walk(entry, row, None, self.now, opens=True)
                 if owner is None or event in RESETS:
                     continue
                 self.opened += each
@@ -129,7 +121,7 @@ class ClaimModel:
         # Those that are dead by then have never answered it.
         for a, one in self.present.items():
             if self.nodes[a].alive:
-                self._know(node, a, one)
+                node.know(self._tokens, a, one)
         node.alive = False  # until its first tables
 
         def start() -> None:
@@ -146,7 +138,7 @@ class ClaimModel:
             self.change(Candidate(node.address, 100, 100, State.UP))
 
     def change(self, candidate: Candidate) -> None:
-        """Have a node say another state; `left` removes it."""
+        """Have a node publish another state; `left` removes it."""
         self.present[candidate.address], version = candidate, next(self._sets)
         if candidate.state is State.LEFT:
             del self.present[candidate.address]
@@ -216,34 +208,14 @@ class ClaimModel:
         if candidate.state is State.LOST and candidate.address not in node.known:
             return
         if candidate.state is State.LEFT:
-            self._know(node, candidate.address, None)
-            self._know_claims(node, candidate.address, None)
+            node.know(self._tokens, candidate.address, None)
+            node.know_claims(self._tokens, candidate.address, None)
             node.silent.pop(candidate.address, None)
         else:
             if candidate.state is State.UP and candidate.address in node.silent:
                 node.silent.pop(candidate.address)
-                self._know_claims(node, candidate.address, None)
-            self._know(node, candidate.address, candidate)
-
-    def _token(self, of: object) -> int:
-        """Return a number that stands for something known: those of all that a node knows, combined, are its key."""
-        if of not in self._tokens:
-            self._tokens[of] = self.random.getrandbits(96)
-        return self._tokens[of]
-
-    def _know(self, node: Node, of: IPv4Address, candidate: Candidate | None) -> None:
-        for one in (node.known.pop(of, None), candidate):
-            node.known_key ^= self._token(one) if one else 0
-        if candidate:
-            node.known[of] = candidate
-        node.stale = True
-
-    def _know_claims(self, node: Node, of: IPv4Address, claims: tuple[int, RowNumbers] | None) -> None:
-        for one in (node.claims.pop(of, None), claims):
-            node.claims_key ^= self._token(one[0]) if one else 0
-        if claims:
-            node.claims[of] = claims
-        node.stale = True
+                node.know_claims(self._tokens, candidate.address, None)
+            node.know(self._tokens, candidate.address, candidate)
 
     def _dump(self, node: Node) -> None:
         node.dumped_at, node.dump_at = self.now, float("inf")
@@ -257,7 +229,7 @@ class ClaimModel:
             return
         node.claimed = rows
         self.claimed += len(rows)
-        self._know_claims(node, node.address, (next(self._sets), rows))
+        node.know_claims(self._tokens, node.address, (next(self._sets), rows))
         self._send(node, [other for other in self.nodes.values() if other is not node])
 
     def _send(self, node: Node, others: list[Node]) -> None:
@@ -280,55 +252,17 @@ class ClaimModel:
         if not node.agent:
             self.later(0.5, lambda: self._receive(node, sender, claims))
         elif node.claims.get(sender.address, (0, NONE))[0] < claims[0]:
-            self._know_claims(node, sender.address, claims)
-
-    def _table(self, node: Node, known: tuple[Candidate, ...]) -> Table:
-        if node.known_key not in self._tables:
-            before = self._last if self._last is not None and self._last.ranking else None
-            self._last = algorithm.build(1, self.rules.hash, known, self.rows, CHAIN, before)
-            if len(self._tables) > 64:
-                self._tables.clear()
-                self._claimants.clear()
-            self._tables[node.known_key] = self._last
-        return self._tables[node.known_key]
-
-    def _chains(self, node: Node) -> NDArray[np.int64]:
-        known = tuple(sorted(node.known.values(), key=lambda one: int(one.address)))
-        table = self._table(node, known)
-        chains = np.zeros((self.rows, 8), np.int64)
-        numbers = np.array([*map(int, table.members), 0], np.int64)
-        chains[:, :CHAIN] = numbers[table.places]
-        if node.claims or table.lost:
-            claims = {one: rows for one, (_, rows) in node.claims.items()}
-            found = claimants(table, known, claims, before=self._claimants.get(node.known_key))
-            self._claimants[node.known_key] = found
-            rows, places, members = found.placed
-            chains[rows, places] = numbers[members]
-            self.full = max(self.full, found.overfull)
-        return chains
+            node.know_claims(self._tokens, sender.address, claims)
 
     def _apply(self, node: Node) -> NDArray[np.intp]:
         """Bring a node's rows to what it knows; return those that changed."""
         node.stale = False
-        key, before = (node.known_key, node.claims_key), node.rows
-        if key not in self._shared:
-            if len(self._shared) > 256:
-                self._shared.clear()
-                self._changes.clear()
-            self._shared[key] = SharedRows(self._chains(node))
-        node.rows = self._shared[key]
-        changed = self._changed(before, node.rows)
+        before, node.rows = node.rows, self.row_cache.rows_of(node)
+        changed = self.row_cache.changed(before, node.rows)
         if changed.any():
             self._set_grace(node, node.grace.after(changed, self.now))
             node.dump_at = min(node.dump_at, max(self.now + 0.05, node.dumped_at + DUMP_S))
         return np.flatnonzero(changed)
-
-    def _changed(self, before: SharedRows | None, rows: SharedRows) -> NDArray[np.bool_]:
-        if before is None:
-            return np.ones(self.rows, np.bool_)
-        if (before, rows) not in self._changes:
-            self._changes[before, rows] = (rows.chains != before.chains).any(axis=1)
-        return self._changes[before, rows]
 
     def _set_grace(self, node: Node, grace: Grace) -> None:
         node.grace, node.until = grace, grace.until.tolist()
@@ -342,38 +276,6 @@ class ClaimModel:
 
     def _entries(self) -> list[Node]:
         return [node for node in self.nodes.values() if node.alive]
-
-    def _walk(
-        self, entry: Node, row: int, holder: Node | None, opens: bool = False
-    ) -> tuple[Counter | None, Node | None]:
-        """Walk a packet from the router; return what ended it (None: it was lost on its way), and where."""
-        node, hop, prev, in_grace, now_ns = entry, 0, 0, False, self.now * 1e9
-        self.walks += 1
-        while True:
-            assert node.rows is not None
-            silent: tuple[int, ...] = ()
-            awaited: tuple[int, ...] = ()
-            if node.silent:
-                silent = tuple(int(one) for one in node.silent)
-                awaited = tuple(int(one) for one, at in node.silent.items() if self.now < at + AWAITED_S)
-            chain, holds, grace = node.rows.chain(row), node is holder, now_ns < node.until[row]
-            asked = (node.number, chain, silent, awaited, holds, grace, opens, hop, prev, in_grace)
-            decision = self._decisions.get(asked)
-            if decision is None:
-                socket = Socket.CONNECTION if holds else Socket.NONE
-                here = NodeState(
-                    node.number, chain, socket, grace=grace, silent=silent, awaited=awaited, unmetered=2
-                )  # fmt: skip
-                decision = pick(here, Arrival(opens, hop, prev or None, in_grace=in_grace))
-                if len(self._decisions) > 200_000:
-                    self._decisions.clear()
-                self._decisions[asked] = decision
-            if decision.to is None:
-                return decision.event, node
-            following = self._by_number.get(decision.to)
-            if following is None or not following.alive:
-                return None, None
-            node, hop, prev, in_grace = following, decision.hop, node.number, decision.in_grace
 
     def _tick(self) -> None:
         changed, self._dirty = self._dirty, set()
@@ -402,7 +304,7 @@ class ClaimModel:
             some = {*named, *(one.number for one in self.random.sample(entries, min(3, len(entries))))}
             for holder in holders:
                 for entry in sorted(some):
-                    event, end = self._walk(alive[entry], row, holder)
+                    event, end = self.walker.walk(alive[entry], row, holder, self.now)
                     if (event in RESETS and end is not None) or (settled and event not in DELIVERED):
                         self.broken += int(holder.held[row])
                         self.breaks.append(

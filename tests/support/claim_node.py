@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
@@ -14,6 +15,20 @@ from agent.model import Candidate
 from agent.table.table import RowNumbers
 
 NONE = np.zeros(0, np.uint32)
+
+
+class Tokens:
+    """A number for each thing known: those of all that a node knows, combined, are its key."""
+
+    def __init__(self, source: random.Random) -> None:
+        self._source = source
+        self._tokens: dict[object, int] = {}
+
+    def of(self, known: object) -> int:
+        """Return the number that stands for something."""
+        if known not in self._tokens:
+            self._tokens[known] = self._source.getrandbits(96)
+        return self._tokens[known]
 
 
 @dataclass(eq=False)
@@ -46,6 +61,22 @@ class Node:
     claims_key: int = 0
     """Equal for nodes that know the same candidates, and the same claims."""
     stale: bool = True
+
+    def know(self, tokens: Tokens, of: IPv4Address, candidate: Candidate | None) -> None:
+        """Learn what a node is now; None: no member."""
+        for one in (self.known.pop(of, None), candidate):
+            self.known_key ^= tokens.of(one) if one else 0
+        if candidate:
+            self.known[of] = candidate
+        self.stale = True
+
+    def know_claims(self, tokens: Tokens, of: IPv4Address, claims: tuple[int, RowNumbers] | None) -> None:
+        """Learn a node's claims, with the number of the set; None: it has none."""
+        for one in (self.claims.pop(of, None), claims):
+            self.claims_key ^= tokens.of(one[0]) if one else 0
+        if claims:
+            self.claims[of] = claims
+        self.stale = True
 
 
 class SharedRows:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A cluster in virtual time, made of the project's own code: askers, channels, views, tables, the next-hop rule.
 
-    router ──── node ──── node        `reach` says which of them hear each other; datagrams take their own time and are
-       └──────── node ──────┘         lost at random; BGP withdraws an identity some time after its node is gone
+    router ──── node ──── node        `cut` has the pairs that do not reach each other; datagrams take time, and some
+       └──────── node ──────┘         are lost; BGP withdraws an identity some time after its node is gone
 
 What is modeled is only what is not the project's: the network, the routers, the kernel's sockets. A connection stands
 for all flows of its row that its owner took. At each change, and when a deadline of grace or of silence passes, a
@@ -17,19 +17,18 @@ import itertools
 import random
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
+from support.cluster_node import ROWS, Chain, Node, chains_of
 from support.packet_walks import DROP_S, PacketWalks
 
 from agent.address import NodeAddress
 from agent.channel.channel import Channel
 from agent.channel.event import Notice
 from agent.channel.message import FIRST_NOTICE
-from agent.channel.state import NodeState as Word
-from agent.channel.state import ServiceEndpoint, StateShare, pack_addresses, unpack_addresses
+from agent.channel.state import NodeState, ServiceEndpoint, StateShare, pack_addresses, unpack_addresses
 from agent.forwarding.grace import GRACE_S
-from agent.forwarding.row_array import rows_of
 from agent.liveness.asker import Asker
 from agent.liveness.question import Question
 from agent.membership.observations import Observations
@@ -37,18 +36,14 @@ from agent.membership.received import Named
 from agent.membership.view import View
 from agent.model import Candidate, Member, Share, State, without_new_flows
 from agent.node.candidates import candidates
-from agent.table.algorithm import build
-from agent.table.claims import claimants
 from bpf.layout.counter import Counter
 from bpf.layout.echo import EchoFlag, EchoKind, EchoMessage
 
 ROUTER = NodeAddress(IPv4Address("10.0.0.1"))
 SERVICE = ServiceEndpoint(IPv4Address("192.0.2.10"), "tcp", 443)
 CLUSTER, KEY = 7, bytes(16)
-ROWS, PLACES = 256, 4
 SUSPECTS = FIRST_NOTICE
 RESETS = {Counter.DELIVER_CHAIN_END, Counter.DELIVER_ONLY_NODE, Counter.PASS_NO_MEMBER}
-Chain = tuple[IPv4Address, ...]
 
 
 @dataclass(frozen=True)
@@ -61,48 +56,6 @@ class Rules:
     """Without it silence removes a node from the tables at once, places and all."""
 
 
-def chains_of(found: tuple[Candidate, ...]) -> tuple[Chain, ...]:
-    """Return the nodes of each row in the kernel, lost ones after the chain, as a walk meets them."""
-    table = build(1, "rendezvous", found, ROWS, PLACES)
-    claimed = claimants(table, found, {}) if table.lost else None
-    members = [NodeAddress(member) for member in table.members]
-    rows = rows_of(table, claimed, range(1, len(members) + 1), ROWS).array().tolist()
-    return tuple(tuple(members[i - 1] for i in itertools.takewhile(bool, row)) for row in rows)
-
-
-@dataclass(eq=False)
-class Node:
-    """One server: its data path, its agent, what it holds."""
-
-    address: IPv4Address
-    boot: int = 1
-    alive: bool = True
-    """Its data path answers and forwards."""
-    agent: bool = True
-    state: State = State.UP
-    started_at: float = 0.0
-    asker: Asker = field(init=False)
-    channel: Channel = field(init=False)
-    view: View = field(init=False)
-    named: dict[IPv4Address, Named] = field(default_factory=dict)
-    candidates: tuple[Candidate, ...] = ()
-    chains: tuple[Chain, ...] = ((),) * ROWS
-    grace: dict[int, float] = field(default_factory=dict)
-    """Until when, by row."""
-    silent: dict[IPv4Address, float] = field(default_factory=dict)
-    doubted: dict[IPv4Address, float] = field(default_factory=dict)
-    version: int = 1
-    told: Word | None = None
-    """What its agent published last."""
-    due: float = 0.0
-    """When its agent acts next."""
-
-    @property
-    def ready(self) -> bool:
-        """Whether it has tables."""
-        return bool(self.candidates)
-
-
 class ClusterModel:
     """All nodes, the network and the connections."""
 
@@ -110,10 +63,10 @@ class ClusterModel:
         self.random, self.rules, self.loss = random.Random(seed), rules, loss
         self.now = 1000.0
         self.named = {NodeAddress(IPv4Address(f"10.0.0.{11 + i}")) for i in range(size)}
-        """Whom BGP names."""
+        """Those that BGP names."""
         self.nodes = {address: Node(address) for address in sorted(self.named)}
         self.cut: set[frozenset[IPv4Address]] = set()
-        """Pairs that do not hear each other; the router is one of them."""
+        """Pairs that do not reach each other; the router may be one of them."""
         self.connections: dict[tuple[int, IPv4Address, int], int] = {}
         """By row, owner and the owner's boot: how many flows."""
         self.opened = self.broken = self.forgotten = 0
@@ -199,7 +152,7 @@ class ClusterModel:
         self.later(down_s, start)
 
     def drain(self, address: IPv4Address, state: State = State.DRAINING) -> None:
-        """Have a node say another state."""
+        """Have a node publish another state."""
         node = self.nodes[address]
         node.state, node.version = state, node.version + 1
         self._observe(node)
@@ -220,11 +173,11 @@ class ClusterModel:
         (self.named.add if named else self.named.discard)(address)
         for other in self.nodes.values():
             if other.address != address:
-                self.later(self.random.uniform(0.01, 0.3), lambda other=other: self._hear_bgp(other, address))
+                self.later(self.random.uniform(0.01, 0.3), lambda other=other: self._learn_of(other, address))
         if named:
             node = self.nodes[address]
             for other_address in self.named - {address}:
-                self.later(self.random.uniform(0.01, 0.3), lambda a=other_address: self._hear_bgp(node, a))
+                self.later(self.random.uniform(0.01, 0.3), lambda a=other_address: self._learn_of(node, a))
 
     def later(self, seconds: float, act: Callable[[], None]) -> None:
         """Do something later."""
@@ -235,12 +188,12 @@ class ClusterModel:
     def _start_agent(self, node: Node, saved: tuple[Member, ...]) -> None:
         node.asker = Asker(node.address, random.Random(self.random.random()))
         node.channel = Channel(node.address, CLUSTER, [KEY], random.Random(self.random.random()))
-        node.view, node.told = View(saved), None
+        node.view, node.published = View(saved), None
         node.started_at = self.now
         node.named = {a: Named(by_bgp=True) for a in self.named if a != node.address}
         node.due = self.now
 
-    def _hear_bgp(self, node: Node, address: IPv4Address) -> None:
+    def _learn_of(self, node: Node, address: IPv4Address) -> None:
         if not node.agent or node.address == address:
             return
         if address in self.named:
@@ -284,15 +237,17 @@ class ClusterModel:
                 return
             age = 0 if asked.agent else 20_000
             flags = EchoFlag.DATA_PATH | (EchoFlag.READY if asked.ready else EchoFlag(0))
-            said = EchoMessage(EchoKind.ANSWER, CLUSTER, question.nonce, flags, age, asked.boot, (1,), way=question.way)
-            self._transmit(to, node.address, lambda: self._answered(node, to, said))
+            message = EchoMessage(
+                EchoKind.ANSWER, CLUSTER, question.nonce, flags, age, asked.boot, (1,), way=question.way
+            )
+            self._transmit(to, node.address, lambda: self._answered(node, to, message))
 
         self._transmit(node.address, to, answer)
 
-    def _answered(self, node: Node, address: IPv4Address, said: EchoMessage) -> None:
+    def _answered(self, node: Node, address: IPv4Address, message: EchoMessage) -> None:
         if node.agent:
             before = node.asker.liveness
-            node.asker.receive(address, said, self.now)
+            node.asker.receive(address, message, self.now)
             for returned in node.asker.take_returned():
                 node.channel.wake(returned, self.now)
             if node.asker.liveness is not before:
@@ -311,7 +266,7 @@ class ClusterModel:
         self._send(node)
 
     def _observe(self, node: Node) -> None:
-        """Bring a node's view, word and tables to what it hears."""
+        """Bring a node's view, published state and tables to what it receives."""
         known = node.named.keys() | {member.address for member in node.view.members}
         node.asker.follow(known, self.now)
         node.channel.follow(known, self.now)
@@ -319,7 +274,7 @@ class ClusterModel:
         node.view.observe(Observations(node.named, True, liveness, node.channel.states), self.now)
         node.due = min(node.due, self.now)
         share = Share(100, 100 if node.state is State.UP else 0, node.state)
-        self._tell(node, share if node.ready else without_new_flows(share))
+        self._publish(node, share if node.ready else without_new_flows(share))
         if not node.view.is_complete():
             return
         own = Member(node.address, (1,), {str(SERVICE): share}, False, 0.0, "")
@@ -337,14 +292,14 @@ class ClusterModel:
             self._deadlines += [since + DROP_S for since in (*silent.values(), *doubted.values())]
             heapq.heapify(self._deadlines)
         node.alive = True
-        self._tell(node, share)
+        self._publish(node, share)
 
-    def _tell(self, node: Node, share: Share) -> None:
-        said = StateShare(share.weight, share.effective, share.state, announced=True)
-        word = Word(node.boot, node.version, "1", node.ready, (1,), {SERVICE: said}, node.view.unreachable)
-        if word != node.told:  # as node/own_state.py: the channel would encode it each time
-            node.told = word
-            node.channel.publish(word, self.now)
+    def _publish(self, node: Node, share: Share) -> None:
+        shares = {SERVICE: StateShare(share.weight, share.effective, share.state, announced=True)}
+        state = NodeState(node.boot, node.version, "1", node.ready, (1,), shares, node.view.unreachable)
+        if state != node.published:  # as node/own_state.py: the channel would encode it each time
+            node.published = state
+            node.channel.publish(state, self.now)
 
     def _apply(self, node: Node, found: tuple[Candidate, ...]) -> None:
         if found == node.candidates:

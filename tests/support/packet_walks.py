@@ -18,7 +18,7 @@ from bpf.layout.limits import HOP_MAX
 from bpf.reference.pick import Arrival, NodeState, Socket, pick
 
 if TYPE_CHECKING:
-    from support.cluster_model import Node
+    from support.cluster_node import Node
 
 DROP_S = 120.0
 Chain = tuple[IPv4Address, ...]
