@@ -91,6 +91,7 @@ def status(state: NodeState) -> dict[str, Any]:
             "speaker": state.speaker_problem,
         },
         "ready": state.ready,
+        "tables_written": forwarder is None or forwarder.written,
         "xdp": _xdp(state, counters.get(0, {})),
         "egress": {
             "interfaces": forwarder.egress_filter.interfaces if forwarder else [],

@@ -117,6 +117,8 @@ class Forwarder:
         self._retires = False
         """Whether services are to be removed: between two writes, since a write goes on while its thread waits."""
         self._attached_once = False
+        self._written: tuple[Tables | None, Usable] | None = None
+        """The tables and backends that were written last."""
         self._busy_since: float | None = None
         self._wake = asyncio.Event()
 
@@ -129,6 +131,11 @@ class Forwarder:
     def boot(self) -> int:
         """The number of this boot that echoes are answered with, also that of an earlier agent; 0: none yet."""
         return self.datapath.maps.echo_state.read().boot
+
+    @property
+    def written(self) -> bool:
+        """Whether the program uses the tables and backends that are wanted now: until then it uses those of before."""
+        return self._written is not None and self._written == (self._tables, self._usable)
 
     def hangs(self, now: float) -> bool:
         """Whether writing takes so long that it will not end. `now` is CLOCK_MONOTONIC seconds."""
@@ -187,11 +194,12 @@ class Forwarder:
             if self._tables is None:
                 continue
             before = self.tried, self.ready, self.fault
+            wanted = self._tables, self._usable
             self._busy_since = time.monotonic()
             try:
                 self.datapath.keep_attached()
                 await self._write(self._tables)
-                self.fault = None
+                self.fault, self._written = None, wanted
             except (BpfError, AgentError, OSError) as error:  # the kernel keeps what it has, and may forward by it
                 fault = UNWRITTEN.line(error=error)
                 if fault != self.fault:

@@ -27,6 +27,7 @@ def node_status(services: int = 0) -> dict[str, Any]:
         "problems": ["disk full"],
         "config": {"generation": 2, "refused": None},
         "ready": True,
+        "tables_written": True,
         "xdp": {
             "mode": "native", "attached": True, "fallback_reason": None, "interface": "eth0",
             "counters": counters(pass_no_service=7),

@@ -5,7 +5,7 @@ import http.client
 import json
 import socket
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ class ServiceStatus:
     """One node's status of the service. Nodes by name.
 
     `digest` is that of the owners of its rows, `takers` take new connections, `listed` are in chains. Lost nodes are
-    left out: a node that joined since has never known them.
+    left out: a node that joined since has never known them. `takers` and `listed` are what the node knows, `digest` is
+    of the rows that its program uses: these are of those members only once they are `written`.
     """
 
     digest: str
     takers: frozenset[str]
     listed: frozenset[str]
+    written: bool = field(default=True, compare=False)
 
 
 def read_service_status(status: dict[str, Any], names: Mapping[str, str]) -> ServiceStatus | None:
@@ -36,16 +38,17 @@ def read_service_status(status: dict[str, Any], names: Mapping[str, str]) -> Ser
                 digest=service["digest"],
                 takers=frozenset(name for name, m in members if m["state"] == "up" and m["effective"] > 0),
                 listed=frozenset(name for name, m in members if m["state"] not in ("left", "lost")),
+                written=status["tables_written"],
             )
     return None
 
 
 def tables_agree(statuses: Iterable[ServiceStatus | None], takers: frozenset[str], gone: frozenset[str]) -> bool:
-    """Return whether all statuses are present, equal down to the rows' owners, and as expected."""
-    distinct = set(statuses)
-    if len(distinct) != 1:
+    """Return whether all statuses are present, equal down to the rows' owners, as expected, and in use."""
+    found = list(statuses)
+    if len(set(found)) != 1 or not all(status and status.written for status in found):
         return False
-    (status,) = distinct
+    status = found[0]
     return status is not None and status.takers == takers and not gone & status.listed
 
 

@@ -4,6 +4,7 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Address
 from types import SimpleNamespace
 from typing import cast
@@ -145,6 +146,22 @@ def test_fault_is_reported_and_the_next_attempt_follows(run, error: Exception) -
         assert made.fault is None
         assert made.problems() == []
         assert made.attached.is_set()
+
+    run(scenario)
+
+
+def test_tables_are_written_once_the_last_ones_are_in_use(run) -> None:
+    async def scenario(made: Forwarder, writer: MapWriter, _: FakeDataPath) -> None:
+        assert not made.written
+        made.want(TABLES)
+        await until(lambda: made.written)
+        writer.errors.append(BpfError("no"))
+        made.want(replace(TABLES, up={"web": False}))
+        assert not made.written
+        await until(lambda: made.fault)
+        assert not made.written, "the program uses those of before"
+        await until(lambda: made.written)
+        assert (made.fault, writer.applied) == (None, 2)
 
     run(scenario)
 

@@ -207,7 +207,7 @@ def test_frames_show_the_ingress_and_whether_answers_are_direct() -> None:
 
 def status(*members: tuple[str, str, int], ready: bool = True) -> dict[str, object]:
     listed = [{"address": address, "state": state, "effective": effective} for address, state, effective in members]
-    return {"ready": ready, "services": [{"name": "echo", "digest": "d1", "members": listed}]}
+    return {"ready": ready, "tables_written": True, "services": [{"name": "echo", "digest": "d1", "members": listed}]}
 
 
 def test_a_service_status_names_the_nodes_that_take_new_connections() -> None:
@@ -217,6 +217,9 @@ def test_a_service_status_names_the_nodes_that_take_new_connections() -> None:
     names = {f"10.0.0.1{n}": f"b{n}" for n in range(1, 6)}
     assert read_service_status(reply, names) == ServiceStatus("d1", frozenset({"b1"}), FOUR - {"b4"})
     assert read_service_status({**reply, "ready": False}, names) is None
+    late = read_service_status({**reply, "tables_written": False}, names)
+    assert late is not None
+    assert not late.written
 
 
 def test_tables_agree_if_every_status_is_equal_and_as_expected() -> None:
@@ -225,6 +228,7 @@ def test_tables_agree_if_every_status_is_equal_and_as_expected() -> None:
     assert tables_agree([four, four], FOUR, frozenset({"b5"}))
     assert not tables_agree([four, None], FOUR, frozenset())
     assert not tables_agree([four, replace(four, digest="d2")], FOUR, frozenset())
+    assert not tables_agree([four, replace(four, written=False)], FOUR, frozenset())
     assert not tables_agree([four, four], FIVE, frozenset())
     assert not tables_agree([four, four], FOUR, frozenset({"b2"}))
 
