@@ -12,6 +12,7 @@ from ipaddress import IPv4Address
 from agent.address import NodeAddress
 from agent.channel.channel import Channel
 from agent.channel.event import Event
+from agent.channel.message import Message, parse
 from agent.channel.state import NodeState, ServiceEndpoint, StateShare
 from agent.model import State
 
@@ -113,3 +114,28 @@ class Network:
 
     def _push(self, at: float, node: IPv4Address, datagram: Datagram | None) -> None:
         heapq.heappush(self._heap, (at, next(self._order), node, datagram))
+
+
+A, B, C = address(0), address(1), address(2)
+
+
+def pair(network: Network, services: int = 1) -> tuple[Channel, Channel]:
+    """Start A and B, each with a state, and let them meet."""
+    a, b = network.start(0), network.start(1)
+    a.publish(state(1, services), network.now)
+    b.publish(state(2, services), network.now)
+    a.follow({A, B}, network.now)
+    b.follow({A, B}, network.now)
+    return a, b
+
+
+def sent(network: Network, source: IPv4Address | None = None) -> list[Message]:
+    """Return what was sent, and forget it."""
+    messages = [parse(one.data) for one in network.sent if source in (None, one.source)]
+    network.sent.clear()
+    assert all(messages)
+    return [message for message in messages if message]
+
+
+def kinds(messages: list[Message]) -> list[int]:
+    return [message.kind for message in messages]

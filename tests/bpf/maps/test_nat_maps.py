@@ -2,7 +2,6 @@
 """The maps of NAT: writing and reading back, and sessions as numpy sees them."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 from pathlib import Path
@@ -21,16 +20,6 @@ from bpf.maps.nat_maps import NatMaps
 from bpf.maps.session_map import SessionMap, now_tick
 
 ROWS, SESSIONS = 4096, 1 << 16
-
-
-@pytest.fixture
-def folder(bpffs: Path, tmp_path: Path) -> Iterator[Path]:
-    path = bpffs / tmp_path.name
-    path.mkdir()
-    yield path
-    for pin in path.iterdir():
-        pin.unlink()
-    path.rmdir()
 
 
 def opened(folder: Path, ipv6: bool = True) -> tuple[Maps, NatMaps, SessionMap]:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """NAT on one node: the real program, its sessions in real maps. test_nat_chains.py has several nodes."""
 
-import contextlib
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address
 
 import pytest
 from support import packets
@@ -31,9 +30,9 @@ from support.nat_stage import SESSIONS
 from support.packets import ACK, FIN, HERE, ROUTER, RST, SYN
 
 from bpf.layout.counter import Counter
-from bpf.layout.nat import endpoint, row_of_slot, slot_of
+from bpf.layout.nat import endpoint, row_of_slot
 from bpf.layout.nat_backend import BackendLoad, NatHop
-from bpf.layout.session import OWNER_WAYS, WAYS, SessionState, Tag, TagFlag
+from bpf.layout.session import OWNER_WAYS, WAYS, SessionState, TagFlag
 from bpf.maps.session_map import now_tick
 
 
@@ -100,22 +99,6 @@ def test_connection_from_open_to_closed(here: Here) -> None:
     flags = TagFlag.CLIENT_FIN | TagFlag.BACKEND_FIN | TagFlag.SYNACK_SEEN | TagFlag.CLOSED_BY_BACKEND
     assert here.tag(slot).flags == flags
     assert here.nat.load(1) == BackendLoad(0, 1)
-
-
-def test_new_connection_of_the_same_ports_gets_another_endpoint(here: Here) -> None:
-    flow = Flow()
-    slot, session = establish(here, flow)
-    here.program.send(frame(flow.request(ACK | FIN, seq=102, ack=5001)))
-    assert here.tag(slot).state is SessionState.FIN
-    syn = flow.request(seq=900)
-    _, after = here.program.send(frame(syn))
-    (fresh,) = set(here.used()) - {slot}
-    assert after == to_backend(here.sessions.read(fresh), syn)
-    assert here.tag(slot).state is SessionState.CLOSED
-    assert not here.tag(slot).fingerprint & 1, "that of no flow, so that it hides no other session of its bucket"
-    assert here.nat.load(1) == BackendLoad(1, 2)
-    late = reply(session, ACK, seq=5001, ack=103)
-    assert here.program.send(frame(late))[1] == to_client(session, late), "the old one's last packets still pass"
 
 
 @pytest.mark.parametrize(
@@ -189,38 +172,6 @@ def test_datagram_without_a_checksum_stays_so(here: Here) -> None:
     assert after == to_backend(here.only()[2], packet)
 
 
-@pytest.mark.parametrize(
-    ("flow", "flags", "verdict", "event"),
-    [
-        (Flow(), ACK, "tx", Counter.REPLY_RESET),
-        (Flow(six=True), ACK, "tx", Counter.REPLY_RESET),
-        (Flow(), packets.RST, "drop", Counter.DROP_NAT_NO_SESSION),
-    ],
-    ids=["IPv4", "IPv6", "RST"],
-)
-def test_segment_without_a_session(here: Here, flow: Flow, flags: int, verdict: str, event: Counter) -> None:
-    outcome = here.program.observe(frame(flow.request(flags)))
-    assert outcome.verdict == verdict
-    assert outcome.events == {(WEB + flow.six, Counter.RX): 1, (WEB + flow.six, event): 1}
-    assert here.used() == []
-
-
-def test_reply_that_is_no_session_s(here: Here) -> None:
-    slot, session = establish(here, Flow())
-    strangers = {
-        "another backend": replace(session, backend=IPv4Address("10.9.0.12")),
-        "another port of it": replace(session, backend_port=1),
-        "another protocol": replace(session, protocol=packets.UDP),
-        "another endpoint": replace(session, nat_port=session.nat_port ^ 1),
-        "a port below the pool's": replace(session, nat_port=session.nat_port - 32768),
-    }
-    for what, other in strangers.items():
-        outcome = here.program.observe(frame(reply(other, ACK)))
-        assert outcome.verdict == "drop", what
-        assert outcome.events == {(TABLE, Counter.RX): 1, (TABLE, Counter.DROP_NAT_FOREIGN): 1}, what
-    assert here.used() == [slot]
-
-
 @pytest.mark.parametrize("flow", FLOWS, ids=IDS)
 def test_sessions_of_the_former_pool_go_on_beside_those_of_the_new_one(here: Here, flow: Flow) -> None:
     """They share the slots, so an endpoint of either pool names a session of one alone."""
@@ -247,45 +198,6 @@ def test_sessions_of_the_former_pool_go_on_beside_those_of_the_new_one(here: Her
     assert here.used() == sorted([slot, made])
 
 
-def test_what_else_is_to_the_pool_never_gets_to_the_kernel(here: Here) -> None:
-    ping = packets.ipv4(packets.icmp(b"?", kind=8), src="10.9.0.11", dst="10.255.0.1", protocol=packets.ICMP)
-    fragment = packets.ipv4(bytes(16), src="10.9.0.11", dst="10.255.0.1", protocol=packets.UDP, fragment=0x2000)
-    martian = packets.ipv4(bytes(16), src="127.0.0.1", dst="10.255.0.1", protocol=packets.UDP)
-    for packet in (ping, fragment, martian):
-        assert here.program.send(frame(packet))[0] == "drop"
-    beyond = packets.ipv4(packets.icmp(b"?", kind=8), src="10.9.0.11", dst="10.255.0.2", protocol=packets.ICMP)
-    assert here.program.send(frame(beyond))[0] == "pass"
-
-
-def test_fragment_of_a_service(here: Here) -> None:
-    packet = Flow(protocol=packets.UDP).request(ip={"fragment": 0x2000})
-    outcome = here.program.observe(frame(packet))
-    assert outcome.verdict == "drop"
-    assert outcome.events[WEB, Counter.DROP_NAT_FRAGMENT] == 1
-
-
-def test_next_hop_without_a_mac(here: Here) -> None:
-    here.nat.write_hop(2, NatHop(None))
-    assert here.program.observe(frame(Flow().request())).events[WEB, Counter.DROP_NAT_NO_MAC] == 1
-
-
-@pytest.mark.parametrize("six", [False, True], ids=["IPv4", "IPv6"])
-def test_last_hop(here: Here, six: bool) -> None:
-    packet = Flow(six=six).request(ip={"hops": 1} if six else {"ttl": 1})
-    assert here.program.observe(frame(packet)).events[WEB + six, Counter.DROP_NAT_TTL] == 1
-    assert not here.used()
-
-
-def test_too_big_for_the_next_hop(here: Here) -> None:
-    flow = Flow()
-    establish(here, flow)
-    here.nat.write_hop(2, NatHop(GATEWAY, mtu=600))
-    outcome = here.program.observe(frame(flow.request(ACK, bytes(700), seq=101, ack=5001)))
-    assert (outcome.verdict, outcome.events[WEB, Counter.REPLY_TOO_BIG]) == ("tx", 1)
-    assert outcome.packet[14 + 20 : 14 + 22] == bytes([3, 4])
-    assert int.from_bytes(outcome.packet[14 + 26 : 14 + 28], "big") == 600
-
-
 def test_next_hops_with_and_without_a_tag(here: Here) -> None:
     flow = Flow()
     here.nat.write_hop(2, NatHop(GATEWAY, vlan=5))
@@ -306,57 +218,6 @@ def test_packet_with_options_is_translated_too(here: Here) -> None:
     assert after == to_backend(here.only()[2], packet)
 
 
-def test_bucket_full_of_half_open_sessions(here: Here) -> None:
-    """Half of a bucket, and no more; after a few seconds they make room for each other."""
-    row, flows = Flow().row(), []
-    flows = [flow for flow in map(Flow, range(1024, 65535)) if flow.row() == row][:12]
-    assert len(flows) >= 9, "a row has 16 of 65,536 ports on average, and the key of the hash is fixed"
-    outcomes = [here.program.observe(frame(flow.request())) for flow in flows]
-    assert len(here.used()) == 8, "both buckets of the row are half full"
-    assert outcomes[-1].events[WEB, Counter.DROP_NAT_FULL] == 1
-    for slot in here.used():
-        tag = here.tag(slot)
-        here.sessions.tags[slot] = replace(tag, stamp=tag.stamp - 6).pack()
-    assert here.program.send(frame(flows[-1].request()))[0] == "tx"
-    assert len(here.used()) == 8
-    assert here.nat.load(1).active == 8
-
-
-def test_established_session_never_makes_room(here: Here) -> None:
-    """A row whose ways are all in use, however old."""
-    row = Flow().row()
-    size = SESSIONS // 4096
-    tag = Tag(0x7FFF, SessionState.EST, TagFlag(0), 1)
-    here.sessions.tags[row * size : (row + 1) * size] = tag.pack()
-    assert here.program.observe(frame(Flow().request())).events[WEB, Counter.DROP_NAT_FULL] == 1
-    for at, (state, flags, age, free) in enumerate(
-        [
-            (SessionState.CLOSED, TagFlag(0), 3, True),
-            (SessionState.CLOSED, TagFlag.CLOSED_BY_BACKEND, 3, False),
-            (SessionState.CLOSED, TagFlag.CLOSED_BY_BACKEND, 57, True),
-            (SessionState.CLOSED, TagFlag(0), 0, False),
-            (SessionState.FIN, TagFlag(0), 10_000, False),
-            (SessionState.BUSY, TagFlag(0), 6, True),
-        ]
-    ):
-        for slot in (row * size, row * size + WAYS):
-            here.sessions.tags[slot] = Tag(0x7FFD, state, flags, now_tick() - age).pack()
-        verdict, _ = here.program.send(frame(Flow().request()))
-        assert (verdict == "tx") == free, (at, state, flags, age)
-        here.sessions.tags[row * size : (row + 1) * size] = tag.pack()
-
-
-def test_owner_takes_a_way_of_the_others_before_it_refuses(here: Here) -> None:
-    row, size = Flow().row(), SESSIONS // 4096
-    used = Tag(0x7FFF, SessionState.EST, TagFlag(0), 1).pack()
-    for way in range(OWNER_WAYS):
-        here.sessions.tags[row * size + way : (row + 1) * size : WAYS] = used
-    assert here.program.send(frame(Flow().request()))[0] == "tx"
-    (slot,) = (slot for slot in here.used() if here.tag(slot).state is SessionState.SYN)
-    assert slot // size == row
-    assert slot % WAYS >= OWNER_WAYS
-
-
 def test_backend_that_is_a_client(here: Here) -> None:
     """A backend calls the VIP and gets itself."""
     ends = {"src": BACKENDS[0], "dst": VIP, "sport": 50000, "dport": 443}
@@ -366,10 +227,3 @@ def test_backend_that_is_a_client(here: Here) -> None:
     assert after == to_backend(session, request)
     answer = reply(session, SYN | ACK)
     assert here.program.send(frame(answer))[1] == to_client(session, answer)
-
-
-def test_slot_of_an_endpoint() -> None:
-    assert slot_of(POOL, IPv4Address("10.255.0.1"), 65535) == SESSIONS - 1
-    with contextlib.suppress(IndexError):
-        endpoint(POOL, SESSIONS)
-        pytest.fail("beyond the pool")

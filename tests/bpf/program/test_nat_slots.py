@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NAT: which slot a new session gets, and when there is none."""
+
+import contextlib
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+import pytest
+from support.nat_node import (
+    POOL,
+    WEB,
+    Flow,
+    Here,
+    establish,
+    frame,
+    reply,
+    to_backend,
+    to_client,
+)
+from support.nat_stage import SESSIONS
+from support.packets import ACK, FIN
+
+from bpf.layout.counter import Counter
+from bpf.layout.nat import endpoint, slot_of
+from bpf.layout.nat_backend import BackendLoad
+from bpf.layout.session import OWNER_WAYS, WAYS, SessionState, Tag, TagFlag
+from bpf.maps.session_map import now_tick
+
+
+def test_new_connection_of_the_same_ports_gets_another_endpoint(here: Here) -> None:
+    flow = Flow()
+    slot, session = establish(here, flow)
+    here.program.send(frame(flow.request(ACK | FIN, seq=102, ack=5001)))
+    assert here.tag(slot).state is SessionState.FIN
+    syn = flow.request(seq=900)
+    _, after = here.program.send(frame(syn))
+    (fresh,) = set(here.used()) - {slot}
+    assert after == to_backend(here.sessions.read(fresh), syn)
+    assert here.tag(slot).state is SessionState.CLOSED
+    assert not here.tag(slot).fingerprint & 1, "that of no flow, so that it hides no other session of its bucket"
+    assert here.nat.load(1) == BackendLoad(1, 2)
+    late = reply(session, ACK, seq=5001, ack=103)
+    assert here.program.send(frame(late))[1] == to_client(session, late), "the old one's last packets still pass"
+
+
+def test_bucket_full_of_half_open_sessions(here: Here) -> None:
+    """Half of a bucket, and no more; after a few seconds they make room for each other."""
+    row, flows = Flow().row(), []
+    flows = [flow for flow in map(Flow, range(1024, 65535)) if flow.row() == row][:12]
+    assert len(flows) >= 9, "a row has 16 of 65,536 ports on average, and the key of the hash is fixed"
+    outcomes = [here.program.observe(frame(flow.request())) for flow in flows]
+    assert len(here.used()) == 8, "both buckets of the row are half full"
+    assert outcomes[-1].events[WEB, Counter.DROP_NAT_FULL] == 1
+    for slot in here.used():
+        tag = here.tag(slot)
+        here.sessions.tags[slot] = replace(tag, stamp=tag.stamp - 6).pack()
+    assert here.program.send(frame(flows[-1].request()))[0] == "tx"
+    assert len(here.used()) == 8
+    assert here.nat.load(1).active == 8
+
+
+def test_established_session_never_makes_room(here: Here) -> None:
+    """A row whose ways are all in use, however old."""
+    row = Flow().row()
+    size = SESSIONS // 4096
+    tag = Tag(0x7FFF, SessionState.EST, TagFlag(0), 1)
+    here.sessions.tags[row * size : (row + 1) * size] = tag.pack()
+    assert here.program.observe(frame(Flow().request())).events[WEB, Counter.DROP_NAT_FULL] == 1
+    for at, (state, flags, age, free) in enumerate(
+        [
+            (SessionState.CLOSED, TagFlag(0), 3, True),
+            (SessionState.CLOSED, TagFlag.CLOSED_BY_BACKEND, 3, False),
+            (SessionState.CLOSED, TagFlag.CLOSED_BY_BACKEND, 57, True),
+            (SessionState.CLOSED, TagFlag(0), 0, False),
+            (SessionState.FIN, TagFlag(0), 10_000, False),
+            (SessionState.BUSY, TagFlag(0), 6, True),
+        ]
+    ):
+        for slot in (row * size, row * size + WAYS):
+            here.sessions.tags[slot] = Tag(0x7FFD, state, flags, now_tick() - age).pack()
+        verdict, _ = here.program.send(frame(Flow().request()))
+        assert (verdict == "tx") == free, (at, state, flags, age)
+        here.sessions.tags[row * size : (row + 1) * size] = tag.pack()
+
+
+def test_owner_takes_a_way_of_the_others_before_it_refuses(here: Here) -> None:
+    row, size = Flow().row(), SESSIONS // 4096
+    used = Tag(0x7FFF, SessionState.EST, TagFlag(0), 1).pack()
+    for way in range(OWNER_WAYS):
+        here.sessions.tags[row * size + way : (row + 1) * size : WAYS] = used
+    assert here.program.send(frame(Flow().request()))[0] == "tx"
+    (slot,) = (slot for slot in here.used() if here.tag(slot).state is SessionState.SYN)
+    assert slot // size == row
+    assert slot % WAYS >= OWNER_WAYS
+
+
+def test_slot_of_an_endpoint() -> None:
+    assert slot_of(POOL, IPv4Address("10.255.0.1"), 65535) == SESSIONS - 1
+    with contextlib.suppress(IndexError):
+        endpoint(POOL, SESSIONS)
+        pytest.fail("beyond the pool")
