@@ -26,8 +26,8 @@ KEEP_S = 5.0
 """The interval between two checks of the VIPs on lo and of the interfaces without an event."""
 CONTEST_S = 0.1
 """The pause after a repair: something else may insist on removing the VIPs."""
-CONVERGE_S = 1.0
-"""How long routers get to act on a withdrawal that no adj-rib-out holds any more."""
+CONVERGE_S = 3.0
+"""How long routers get to act on a withdrawal that no adj-rib-out holds any more: a busy one needs more than 1 s."""
 CHECK_S = 0.1
 
 NOT_PUT_BACK = Problem(

@@ -9,21 +9,19 @@ Every test leaves all four announced. The router itself is asked: its kernel for
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.announce_lab import SECOND, Announcing, announce_lab
 from support.cluster_lab import FOUR, server_of
 from support.waiting import wait_for
 
+from agent.announcing.loopback import CONVERGE_S
 from agent.announcing.routes import GRACEFUL_SHUTDOWN, MED
 from topology.demo.cluster import VIP
 
@@ -44,12 +42,11 @@ def lab(running: Announcing) -> Iterator[Announcing]:
     for node in FOUR:
         for path in ("/announce", "/announce/undrain"):
             running.cluster.request(node, "POST", path)
-    wait_for(lambda: running.next_hops() == set(FOUR), "four next hops")
+    wait_for(running.at_rest, "all four to announce")
 
 
 @BY_BIRD
 def test_status_names_each_vip_and_peer(lab: Announcing) -> None:
-    wait_for(lambda: len(lab.status("b1")["vips"][0]["others"]) == 3, "the others to be known")
     output = lab.announce("b1", "status", "-o", "json")
     (vip,), (row,) = output["vips"], output["peers"]
     assert {key: row[key] for key in ("vip", "peer", "desired", "out", "session", "why")} == {
@@ -111,13 +108,15 @@ def test_each_drain_method_reaches_the_router(lab: Announcing, method: str) -> N
 def test_an_end_time_survives_a_restart_and_a_reboot(lab: Announcing) -> None:
     """A reboot loses /run: the order is not in it."""
     lab.announce("b3", "down", "--for", "10m", "--reason", "repair", "--wait")
+    wait_for(lambda: "b3" not in lab.next_hops(), "b3 to leave the router")
+    left_at = time.monotonic()
     lab.restart_agent("b3")
     assert "repair" in lab.row("b3")["why"]
     lab.restart_agent("b3", lose_state=True)
     wait_for(lambda: (lab.row("b3")["desired"], lab.row("b3")["out"]) == ("withdrawn", "no"), "the order to apply")
     why = lab.row("b3")["why"]
     assert re.fullmatch(r"withdrawn by the operator until 20\d\d-\d\d-\d\d \d\d:\d\d:\d\dZ: repair", why)
-    assert "b3" not in lab.next_hops()
+    assert not any("10.0.0.13" in hops for hops in lab.watch.history.changes(left_at)), "it did not come back meanwhile"
     began = time.monotonic()
     lab.announce("b3", "down", "--for", "5s")  # in place of the other; it may end while no agent runs
     lab.restart_agent("b3", lose_state=True)
@@ -126,24 +125,22 @@ def test_an_end_time_survives_a_restart_and_a_reboot(lab: Announcing) -> None:
     # The control: without an end it stays down.
     lab.announce("b3", "down", "--wait")
     lab.restart_agent("b3", lose_state=True)
-    wait_for(lambda: lab.row("b3")["out"] == "no", "the order to apply")
+    wait_for(lambda: (lab.row("b3")["desired"], lab.row("b3")["out"]) == ("withdrawn", "no"), "the order to apply")
     assert lab.row("b3")["why"] == "withdrawn by the operator"
 
 
 @BY_BIRD
 def test_the_last_announcer_is_refused_without_force(lab: Announcing) -> None:
-    def others() -> Any:
-        return lab.status("b1")["vips"][0]["others"]
-
-    wait_for(lambda: len(others()) == 3, "the others to be known")
     lab.announce("b2", "down", "--wait")
     lab.announce("b3", "drain", "--method", "prepend", "--wait")
     lab.announce("b4", "down", "--wait")
-    wait_for(lambda: others() == ["10.0.0.13"], "b1 to know")
+    wait_for(lambda: lab.others("b1") == ["10.0.0.13"], "b1 to know")
     lab.announce("b1", "down", "--wait")  # b3's path is longer, but it is one
+    wait_for(lambda: lab.others("b3") == [], "b3 to know")
     lab.announce("b1", "up", "--wait")
+    wait_for(lambda: lab.others("b3") == ["10.0.0.11"], "b3 to know")
     lab.announce("b3", "drain", "--wait")
-    wait_for(lambda: others() == [], "b1 to know")
+    wait_for(lambda: lab.others("b1") == [], "b1 to know")
     wait_for(lambda: lab.next_hops() == {"b1"}, "one next hop")
     for verb in (["announce", "down"], ["announce", "down", "--vip", VIP], ["announce", "drain"], ["drain"], ["leave"]):
         output = lab.cluster.lbctl("b1", *verb, code=1)
@@ -229,7 +226,7 @@ def test_watch_prints_changes_as_they_happen(lab: Announcing, tmp_path: Path) ->
     wait_for(lambda: len(text.read_text().splitlines()) == 5, "the same as text")
     for process in watching:
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     assert "Traceback" not in text.read_text()
     assert re.fullmatch(
         rf"\S+ \S+Z {re.escape(VIP)} at 10\.0\.0\.1: withdrawn, in adj-rib-out: no, session up: "
@@ -243,18 +240,17 @@ def test_watch_ends_with_the_agent(lab: Announcing, tmp_path: Path) -> None:
     watching = lab.cluster.lab.spawn("b2", ["lbctl", "announce", "watch"], log=tmp_path / "text")
     wait_for(lambda: (tmp_path / "text").read_text(), "the current state")
     lab.restart_agent("b2")
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        watching.wait(10)
-    assert watching.returncode == 3
+    assert watching.wait(60) == 3
     assert "the agent has ended" in (tmp_path / "text").read_text().splitlines()[-1]
 
 
 @pytest.fixture
 def plain_anycast(lab: Announcing) -> Iterator[str]:
     """b2 without a data path: it announces the VIP only while its own server is healthy."""
+    log = lab.cluster.lab.root("b2") / "var/log/anylb/agent.log"
     lab.cluster.stop_agent("b2")
-    lab.cluster.lab.spawn("b2", ["lbctl", "agent", "run", "--xdp", "off"])
-    wait_for(lambda: lab.cluster.agent_answers("b2") and "b2" in lab.next_hops(), "b2 to be back")
+    lab.cluster.lab.spawn("b2", ["lbctl", "agent", "run", "--xdp", "off"], log)
+    wait_for(lambda: lab.cluster.agent_answers("b2") and lab.is_announced("b2"), "b2 to be back")
     yield "b2"
     if not lab.cluster.pids("b2", "server"):
         lab.cluster.start("b2", "server")
@@ -266,20 +262,27 @@ def plain_anycast(lab: Announcing) -> Iterator[str]:
 def test_flapping_vip_is_held_down(lab: Announcing, plain_anycast: str) -> None:
     """The server dies and comes back three times: the route goes at once each time, and comes back ever later."""
     node = plain_anycast
-    for hold_s in (2, 4, 8):
+    lab.announce(node, "up")
+    assert lab.fault(node) is None, "no fault before counts"
+    for count, hold_s in enumerate((2, 4, 8), 1):
         lab.cluster.kill(node, "server")
+        expected = hold_s, count
+        wait_for(lambda expected=expected: (lab.fault(node) or ())[1:] == expected, "the fault")
+        failed_at, *_ = lab.fault(node) or (0.0,)
         wait_for(lambda: node not in lab.next_hops(), "the VIP to be withdrawn")
-        failed_at = time.monotonic()
-        assert lab.announce(node, "check", code=1).startswith(f"WARNING: {VIP} is not announced: unhealthy: echo")
+        if count == 1:
+            output = lab.announce(node, "check", code=1)
+            assert output.startswith(f"WARNING: {VIP} is not announced: unhealthy: echo")
         lab.cluster.start(node, "server")
         if hold_s < 8:
             wait_for(lambda: node in lab.next_hops(), "the VIP to be back")
-            assert time.monotonic() - failed_at > hold_s - 1
-    wait_for(lambda: lab.row(node)["why"].startswith("held down for 8 s after 3 faults"), "the hold-down")
-    assert node not in lab.next_hops()
-    # An operator overrides it.
-    lab.announce(node, "up", "--wait", "--timeout", "3s")
+            assert time.monotonic() >= failed_at + hold_s
+    log = lab.cluster.lab.root(node) / "var/log/anylb/agent.log"
+    wait_for(lambda: "held down for 8 s after 3 faults in a row" in log.read_text(), "the hold-down")
+    # An operator ends it: it is forgotten, which its end alone does not do.
+    lab.announce(node, "up", "--wait")
     wait_for(lambda: node in lab.next_hops(), "the VIP to be back")
+    assert lab.fault(node) is None
 
 
 @pytest.fixture
@@ -309,13 +312,13 @@ def test_a_vip_leaves_lo_after_the_router_has_withdrawn_it(lab: Announcing, seco
     second_vip("b2")
     with lab.relay_stopped("b2"):
         lab.cluster.lbctl("b2", "agent", "reload")
-        time.sleep(1.5)
+        time.sleep(1.5 * CONVERGE_S)
         assert lab.routed(SECOND)
         assert lab.on_lo("b2", SECOND)
-    deadline = time.monotonic() + 20
-    while lab.on_lo("b2", SECOND):
-        assert time.monotonic() < deadline
-    assert not lab.routed(SECOND), "the router had lost the route before the VIP left lo"
+        told_at = time.monotonic()
+    wait_for(lambda: not lab.on_lo("b2", SECOND), "the VIP to leave lo")
+    assert time.monotonic() >= told_at + CONVERGE_S, "the router had time to act"
+    wait_for(lambda: not lab.routed(SECOND), "the router to have acted")
     assert lab.on_lo("b2", VIP)
 
 
@@ -324,17 +327,14 @@ def test_no_connection_of_others_breaks_when_a_vip_is_removed_from_a_node(
 ) -> None:
     """Until the router has withdrawn the route, it sends b2 packets of connections that others hold."""
     second_vip(*FOUR)
-    wait_for(
-        lambda: lab.cluster.lab.exec("router", ["ip", "route", "show", SECOND]).stdout.count("via") == 4,
-        "four next hops",
-    )
-    made = lab.cluster.connect_many(60, SECOND)
+    wait_for(lambda: lab.cluster.next_hops(SECOND) == set(FOUR) and lab.shares("second"), "all four to serve")
+    made = lab.cluster.connect_many(120, SECOND)  # of all, 3/16 enter by b2 and are another's: none of 120 does never
     others = [connection for connection in made if server_of(connection) != "b2"]
     assert len(others) > 20
     services = lab.cluster.request("b2", "GET", "/status")["services"]
     assert next(s for s in services if s["name"] == "second")["counters"]["forward_first"] > 0, "some enter by b2"
     reloading = lab.cluster.lab.spawn("b2", ["lbctl", "agent", "reload"])
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while reloading.poll() is None or lab.on_lo("b2", SECOND):
         assert time.monotonic() < deadline
         for connection in others:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support.cluster_lab import FOUR, ClusterLab, cluster_lab, copy_topology, edit
+from support.cluster_lab import FOUR, ClusterLab, be_patient, cluster_lab, copy_topology, edit
 from support.waiting import wait_for
 
 from topology.demo.cluster import VIP
@@ -23,6 +23,8 @@ SECOND = "10.99.0.2"
 
 FILES = {"bird": "segment.clab.yml", "frr": "segment-frr.clab.yml"}
 STATE = ("run/anylb/state.json", "run/anylb/members.json")
+WAIT = ("--timeout", "120s")
+"""The time limit of --wait where a test gives none."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Announcing:
     watch: RouterWatch
 
     def announce(self, node: str, *arguments: str, code: int = 0) -> Any:
-        return self.cluster.lbctl(node, "announce", *arguments, code=code)
+        limit = WAIT if "--wait" in arguments and "--timeout" not in arguments else ()
+        return self.cluster.lbctl(node, "announce", *arguments, *limit, code=code)
 
     def status(self, node: str) -> Any:
         """Return what `lbctl announce status -o json` prints."""
@@ -52,6 +55,45 @@ class Announcing:
     def row(self, node: str) -> dict[str, Any]:
         (row,) = self.status(node)["peers"]
         return dict(row)
+
+    def others(self, node: str) -> list[str]:
+        """Return the other nodes that announce the VIP, as far as this one knows."""
+        (vip,) = self.status(node)["vips"]
+        return list(vip["others"])
+
+    def is_announced(self, node: str) -> bool:
+        """Whether a node's agent has decided to announce the VIP, and knows that it does."""
+        report = self.status(node)
+        wanted = [vip["wanted"] for vip in report["vips"]]
+        rows = [[row[key] for key in ("vip", "desired", "out", "session", "why")] for row in report["peers"]]
+        return wanted == [True] and rows == [[VIP, "announced", "yes", "up", "healthy"]] and not report["faults"]
+
+    def at_rest(self) -> bool:
+        """Whether all four announce the VIP alike, the router has it from them, and each knows so of all."""
+        paths = self.paths()
+        return (
+            self.next_hops() == set(paths) == set(FOUR)
+            and len(set(paths.values())) == 1
+            and all(self.is_announced(node) and len(self.others(node)) == 3 for node in FOUR)
+        )
+
+    def shares(self, service: str) -> bool:
+        """Whether all four use the same rows of a service, of all four, and know each other's MAC."""
+        statuses = [self.cluster.status(node) for node in FOUR]
+        found = [one for status in statuses for one in status["services"] if one["name"] == service]
+        takers = [[one["address"] for one in service["members"] if one["effective"] > 0] for service in found]
+        return (
+            [len(one) for one in takers] == [len(FOUR)] * len(FOUR)
+            and len({one["digest"] for one in found}) == 1
+            and all(status["tables_written"] for status in statuses)
+            and all(member["reachable"] for status in statuses for member in status["members"])
+        )
+
+    def fault(self, node: str) -> tuple[float, float, int] | None:
+        """Return the last fault of the VIP that the agent remembers: when (CLOCK_MONOTONIC), the hold-down in seconds,
+        and how many there were in a row."""
+        flaps = json.loads((self.cluster.lab.root(node) / STATE[0]).read_text())["flaps"]
+        return tuple(flaps[VIP]) if VIP in flaps else None
 
     def next_hops(self) -> set[str]:
         return {self.cluster.names.get(hop, hop) for hop in self.watch.history.current}
@@ -79,14 +121,14 @@ class Announcing:
         self.cluster.stop_agent(node, signal.SIGKILL)
         if lose_state:
             for file in STATE:
-                (self.cluster.lab.root(node) / file).unlink()
+                (self.cluster.lab.root(node) / file).unlink(missing_ok=True)
         self.cluster.start_agent(node)
         wait_for(lambda: self.status(node)["peers"], f"{node} to know its sessions")
 
 
 def bird_paths(cluster: ClusterLab) -> dict[str, BgpPath]:
-    shown = cluster.lab.exec("router", ["birdc", "show", "route", "all", f"{VIP}/32"]).stdout
-    found = {}
+    shown = cluster.lab.exec("router", ["birdc", "show", "route", "all", f"{VIP}/32"], check=False).stdout
+    found = {}  # without a route birdc fails
     for block in re.split(r"(?=\bunicast \[)", shown)[1:]:
         via = re.search(r"via ([0-9.]+)", block)
         assert via
@@ -120,6 +162,7 @@ def frr_paths(cluster: ClusterLab) -> dict[str, BgpPath]:
 def announce_lab(router: str, directory: Path) -> Iterator[Announcing]:
     """Bring the lab up with BIRD or FRR from a copy of its files in this folder; all four nodes announce."""
     folder = copy_topology(directory)
+    be_patient(folder)
     edit(folder / "lb.yml", ("bgp:\n", "bgp:\n  allow: [10.99.0.0/24]\n"))
     edit(folder / "routers/bird.conf", (f"[ {VIP}/32 ]", f"[ {VIP}/32, {SECOND}/32 ]"))
     permit = "ip prefix-list vips-ipv4 permit"
@@ -129,5 +172,5 @@ def announce_lab(router: str, directory: Path) -> Iterator[Announcing]:
         RouterWatch(cluster.lab.nodes["router"].pid, VIP) as watch,
     ):
         made = Announcing(cluster, folder / "lb.yml", watch)
-        wait_for(lambda: made.next_hops() == set(FOUR), "four next hops")
+        wait_for(made.at_rest, "all four to announce")
         yield made

@@ -85,7 +85,7 @@ class ClusterLab(Cluster):
     # --- clients -----------------------------------------------------------------------------------------------------
 
     def connect(
-        self, vip: str = VIP, port: int = PORT, timeout_s: float = 5.0, source: tuple[str, int] | None = None
+        self, vip: str = VIP, port: int = PORT, timeout_s: float = 15.0, source: tuple[str, int] | None = None
     ) -> socket.socket:
         """Connect from the client node: from `source`, else from an address and port that no other connection had."""
         number = next(self._connections)
@@ -141,6 +141,19 @@ def edit(file: Path, *replacements: tuple[str, str]) -> None:
         assert old in text
         text = text.replace(old, new)
     file.write_text(text)
+
+
+def be_patient(topology: Path) -> None:
+    """Have the nodes of a copied segment.clab.yml take a daemon that gets no CPU for seconds neither for dead nor for
+    unhealthy, for tests in which no node dies silently.
+
+    Sessions last 90 s without a KEEPALIVE, not 3 s. A server that refuses connections is unhealthy within a second, as
+    before; one that answers late only after more than 3 s.
+    """
+    more = "      fall: 6\n      fast_interval_s: 0.1\n"
+    edit(topology / "lb.yml", ("hold_time_s: 3 ", "hold_time_s: 90 "), ("      fall: 2\n", more))
+    edit(topology / "routers/bird.conf", ("hold time 3;", "hold time 90;"))
+    edit(topology / "routers/frr.conf", ("timers 1 3\n", "timers 30 90\n"))
 
 
 def name_soon(topology: Path) -> None:

@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from topology.traffic.connection import SILENCE_S, ConnectionState
+from topology.traffic.connection import ATTEMPT_S, SILENCE_S, ConnectionState
 from topology.traffic.server import PORT
 from topology.traffic.sockets import TICK_S, ClientSockets, sources
 
@@ -133,6 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=PORT)
     parser.add_argument("--source", default="10.1.1", help="first three octets of the source addresses")
     parser.add_argument("--silence", type=float, default=SILENCE_S, help="seconds until a silent connection is broken")
+    parser.add_argument("--attempt", type=float, default=ATTEMPT_S, help="seconds that a new connection may take")
     options = parser.parse_args(argv)
     with socket.socket(socket.AF_UNIX) as listener:
         options.control.unlink(missing_ok=True)
@@ -145,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             offset = int(time.monotonic() * 10) % 10_000
             epoll = select.epoll()
             target = (options.vip, options.port)
-            sockets = ClientSockets(target, sources(options.source, offset), epoll, options.silence)
+            sockets = ClientSockets(target, sources(options.source, offset), epoll, options.silence, options.attempt)
             TrafficLoop(sockets, epoll, control).run()
     return 0
 

@@ -102,11 +102,11 @@ class HeldConnection:
             self._record_silence(now)
             self.state, self.ended_at = ConnectionState.CLOSED, now
 
-    def check(self, now: float, silence_s: float = SILENCE_S) -> None:
+    def check(self, now: float, silence_s: float = SILENCE_S, attempt_s: float = ATTEMPT_S) -> None:
         """Detect silence, and an opening that takes longer than a new connection may."""
         if self.state is ConnectionState.OPEN and now - self._answered_at >= silence_s:
             self.fail("silence", now)
-        elif self.state is ConnectionState.OPENING and now - self.started_at >= ATTEMPT_S:
+        elif self.state is ConnectionState.OPENING and now - self.started_at >= attempt_s:
             self.fail("timeout", now)
 
     def settled(self, since: float) -> bool:
@@ -163,7 +163,7 @@ class ConnectionAttempt:
         """Record an end before its answer: `reset`, `refused`, `eof`, ..."""
         self.outcome = self.outcome or reason
 
-    def check(self, now: float) -> None:
+    def check(self, now: float, attempt_s: float = ATTEMPT_S) -> None:
         """Detect that its time is over."""
-        if now - self.started_at >= ATTEMPT_S:
+        if now - self.started_at >= attempt_s:
             self.fail("timeout")

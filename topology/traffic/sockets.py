@@ -12,7 +12,14 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 
-from topology.traffic.connection import INTERVAL_S, SILENCE_S, ConnectionAttempt, ConnectionState, HeldConnection
+from topology.traffic.connection import (
+    ATTEMPT_S,
+    INTERVAL_S,
+    SILENCE_S,
+    ConnectionAttempt,
+    ConnectionState,
+    HeldConnection,
+)
 
 #: The loop's step. Held connections are spread over the steps of one interval, so that they do not send in bursts.
 TICK_S = 0.01
@@ -51,8 +58,9 @@ class ClientSockets:
         source: Iterator[tuple[str, int]],
         epoll: select.epoll,
         silence_s: float = SILENCE_S,
+        attempt_s: float = ATTEMPT_S,
     ) -> None:
-        """A held connection without an answer for `silence_s` is broken."""
+        """A held connection without an answer for `silence_s` is broken; a new one fails after `attempt_s`."""
         self.held: list[HeldConnection] = []
         self.attempts: list[ConnectionAttempt] = []
         #: The number of held connections that are not opened yet.
@@ -62,7 +70,7 @@ class ClientSockets:
         self._target = target
         self._source = source
         self._epoll = epoll
-        self._silence_s = silence_s
+        self._silence_s, self._attempt_s = silence_s, attempt_s
         self._sockets: dict[int, socket.socket] = {}
         self._connections: dict[int, HeldConnection | ConnectionAttempt] = {}
         self._connecting: set[int] = set()
@@ -94,7 +102,7 @@ class ClientSockets:
         """Do the work of one step of the loop: send, open, check deadlines."""
         group = self._groups[self._tick % GROUPS]
         for descriptor, held in list(group.items()):
-            held.check(now, self._silence_s)
+            held.check(now, self._silence_s, self._attempt_s)
             if held.state is ConnectionState.OPEN:
                 self._send(descriptor, held.message(now), now)
             elif not held.live:
@@ -111,7 +119,7 @@ class ClientSockets:
         self._tick += 1
 
     def _overdue(self, descriptor: int, attempt: ConnectionAttempt, now: float) -> bool:
-        attempt.check(now)
+        attempt.check(now, self._attempt_s)
         if attempt.outcome:
             self._end(descriptor)
         return bool(attempt.outcome)

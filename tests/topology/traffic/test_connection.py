@@ -143,6 +143,7 @@ def test_an_attempt_needs_exactly_one_right_answer(pieces: list[bytes], outcome:
 
 def test_an_attempt_has_5_s() -> None:
     attempt = ConnectionAttempt(started_at=100.0)
+    attempt.check(100.0 + ATTEMPT_S, attempt_s=ATTEMPT_S + 1)
     attempt.check(100.0 + ATTEMPT_S - 0.01)
     assert attempt.outcome == ""
     attempt.check(100.0 + ATTEMPT_S)
