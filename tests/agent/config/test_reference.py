@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The reference of lb.yml: every key is described, its example is valid, and docs/settings.md is up to date."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from pydantic import TypeAdapter
 
 from agent.config.reference import Key, page, sections
 
+EQUAL_OR_NOT = Path(__file__).parents[3] / "docs/configuration.md"
 DOCUMENT = Path(__file__).parents[3] / "docs/settings.md"
 KEYS = [
     pytest.param(key, id=f"{section.path}.{section.variant}.{key.name}")
@@ -50,3 +52,15 @@ def test_the_types_of_a_check_have_all_their_keys() -> None:
 def test_the_page_is_up_to_date() -> None:
     command = "python -m agent.config.reference > docs/settings.md"
     assert DOCUMENT.read_text(encoding="utf-8") == page(), f"run: {command}"
+
+
+def test_every_key_is_once_among_those_that_must_be_equal_or_may_differ() -> None:
+    table = EQUAL_OR_NOT.read_text(encoding="utf-8").partition("## What must be equal on all servers")[2]
+    cells = re.findall(r"(?m)^\| (`.*?) \|", table)
+    named = [key for cell in cells for key in re.findall(r"`([^`]+)`", cell)]
+    paths = {f"{section.path}.{key.name}".lstrip(".") for section in sections() for key in section.keys}
+    below = {path for path in paths if not any(re.match(rf"{re.escape(path)}(\[\])?\.", other) for other in paths)}
+    for path in sorted(below):
+        above = [name for name in named if re.match(rf"{re.escape(name)}($|\[|\.)", path)]
+        assert len(above) == 1, f"{path} is in the table by {above}"
+    assert not [name for name in named if not any(re.match(rf"{re.escape(name)}($|\[|\.)", path) for path in below)]
