@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""lbctl table: who owns the rows of each service, and what a removal of nodes would change."""
+"""lbctl table: who owns the rows of each service, what a removal of nodes would change, and whether rows are equal."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 
 from agent.cli import names
 from agent.cli.options import output_option, request, show, socket_option
 from agent.cli.table import Table, print_line, printer
+from agent.errors import AgentError, NotRunningError
 
 EXIT_DIFFERS = 1
 
@@ -26,13 +29,23 @@ def table() -> None:
 
 
 @table.command("show")
+@click.option("--rows", "all_rows", is_flag=True, help="Each row in the kernel, owner first, in place of counts.")
 @service_option
 @socket_option
 @output_option
-def table_show(service: str | None, socket: Path, output: str) -> None:
-    """Show how many rows each member owns."""
-    query = {} if service is None else {"service": service}
-    show(request(socket, "GET", "/table", **query), output, _print)
+def table_show(all_rows: bool, service: str | None, socket: Path, output: str) -> None:
+    """Show how many rows each member owns.
+
+    With --rows -o json it prints an object a line for each service, which `lbctl table diff FILE` on another node
+    reads.
+    """
+    if all_rows:
+        from agent.cli.table_rows import print_rows
+
+        print_rows(socket, service, output)
+    else:
+        query = {} if service is None else {"service": service}
+        show(request(socket, "GET", "/table", **query), output, _print)
 
 
 @table.command()
@@ -59,19 +72,48 @@ def simulate(removed: tuple[str, ...], service: str | None, socket: Path, output
 
 
 @table.command()
+@click.argument("file", type=click.File("rb"), required=False)
 @service_option
 @socket_option
 @output_option
-def diff(service: str | None, socket: Path, output: str) -> None:
-    """Compare the kernel's rows with what the members make now.
+def diff(file: BinaryIO | None, service: str | None, socket: Path, output: str) -> None:
+    """Compare the rows here with the members, or another node's.
+
+    Without FILE: what the kernel has beside what the members make now.
 
     The chain of each row of new connections' epoch, read back from the kernel, beside what this node computes of its
-    members; nodes that only claim a row are left out. Exit codes as of diff(1): 0 equal, 1 different. After a change of
-    members they differ for less than a second.
+    members; nodes that only claim a row are left out. After a change of members they differ for less than a second.
+    Exit codes as of diff(1): 0 equal, 1 different, 2 the agent refuses, or FILE has no rows.
+
+    With FILE (- for standard input): the chains in this node's kernel beside those in another's, which
+    `lbctl table show --rows -o json` has printed there. From b1: `ssh b2 lbctl table show --rows -o json | lbctl table
+    diff -`.
     """
-    found = request(socket, "GET", "/table/diff", **({} if service is None else {"service": service}))
-    show(found, output, _print_diff)
-    sys.exit(0 if found["equal"] else EXIT_DIFFERS)
+    with _refusals():
+        if file is not None:
+            from agent.cli.table_rows import diff_with
+
+            equal = diff_with(file, socket, service, output)
+        else:
+            found = request(socket, "GET", "/table/diff", **({} if service is None else {"service": service}))
+            show(found, output, _print_diff)
+            equal = found["equal"]
+    sys.exit(0 if equal else EXIT_DIFFERS)
+
+
+class _RefusalError(click.ClickException):
+    exit_code = 2
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """Exit with 2 where the agent refuses: 1 is for a difference."""
+    try:
+        yield
+    except NotRunningError:
+        raise
+    except AgentError as error:
+        raise _RefusalError(str(error)) from None
 
 
 @printer

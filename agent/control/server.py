@@ -38,6 +38,7 @@ from agent.control.metrics_server import REQUESTED, Events, PageSources, serve_m
 from agent.control.status import NodeState, status
 from agent.errors import AgentError, LastAnnouncerError
 from agent.file_acl import admit_readers
+from agent.forwarding.map_writer import MapWriter
 from agent.forwarding.packet_sampler import PacketSampler
 from agent.model import State
 from agent.node.operator import Operator
@@ -60,9 +61,8 @@ def _routes(agent: Agent, changes: config.Changing) -> Routes:
         ("GET", "/check"): lambda _: json_response(_look(agent, changes)[1].to_json()),
         ("GET", "/explain"): lambda request: json_response(_explain(agent, request.query.get("tuple", ""))),
         ("GET", "/table"): lambda request: simulation.simulate(_cluster(agent), request.query),
-        ("GET", "/table/diff"): lambda request: table_diff.diff(
-            _cluster(agent), agent.forwarder.map_writer if agent.forwarder else None, request.query
-        ),
+        ("GET", "/table/rows"): lambda request: table_diff.rows(_cluster(agent), _map_writer(agent), request.query),
+        ("GET", "/table/diff"): lambda request: table_diff.diff(_cluster(agent), _map_writer(agent), request.query),
         ("GET", "/explain/live"): lambda request: _explain_live(agent, request),
         ("POST", "/drain"): lambda request: _set_state(agent.operator, State.DRAINING, request),
         ("POST", "/undrain"): lambda request: _set_state(agent.operator, State.UP, request),
@@ -71,10 +71,7 @@ def _routes(agent: Agent, changes: config.Changing) -> Routes:
         **announce.routes(_announcing(agent)),
         **backend.routes(agent.config, agent.operator, agent.shares, agent.nat.backends),
         ("GET", "/connections"): lambda request: connections.connections(
-            agent.connections,
-            agent.config.services,
-            agent.forwarder.map_writer if agent.forwarder else None,
-            request.query,
+            agent.connections, agent.config.services, _map_writer(agent), request.query
         ),
         **deny.routes(agent.deny_list),
         **instance.routes(agent.instances),
@@ -152,7 +149,7 @@ def _forwarding(agent: Agent) -> explain.Forwarding:
     return explain.Forwarding(
         agent.config,
         agent.epochs,
-        agent.forwarder.map_writer if agent.forwarder else None,
+        _map_writer(agent),
         [member.address for member in agent.members()],
         agent.deny_list.prefixes,
     )
@@ -167,6 +164,10 @@ def _cluster(agent: Agent) -> simulation.Cluster:
         next((epoch for epoch in agent.epochs if epoch.number == in_use), agent.epochs[0]),
         agent.connections.held,
     )
+
+
+def _map_writer(agent: Agent) -> MapWriter | None:
+    return agent.forwarder.map_writer if agent.forwarder else None
 
 
 def _sessions(agent: Agent) -> session.Sessions:

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from agent.control.simulation import Cluster
-from agent.control.table_diff import MAX_SHOWN, diff
+from agent.control.table_diff import diff
+from agent.control.table_diff import rows as kernel_rows
 from agent.errors import AgentError
 from agent.forwarding.map_writer import MapWriter
 from agent.forwarding.row_array import RowArray, chains_of
@@ -22,6 +23,7 @@ from agent.node.candidates import candidates
 from agent.table import algorithm
 from agent.table.claims import FIRST, PLACES
 from agent.table.epoch import Epoch
+from agent.table.node_rows import MAX_SHOWN
 
 EPOCH = Epoch(5, 1, 1024, 3, b"")
 NODES = [IPv4Address(f"10.0.0.{number}") for number in (11, 12, 13, 14)]
@@ -43,6 +45,36 @@ def diffed(change: Change = lambda rows: None, cluster: Cluster = CLUSTER, **que
     change(rows)
     writer = SimpleNamespace(kernel_rows=lambda name, epoch: rows, nodes=SimpleNamespace(indexes=INDEXES))
     return json.loads(asyncio.run(diff(cluster, cast(MapWriter, writer), query)).body)
+
+
+def answer(rows: RowArray) -> dict[str, Any]:
+    """What GET /table/rows answers for the service of a node with these rows in its kernel."""
+    writer = SimpleNamespace(kernel_rows=lambda name, epoch: rows, nodes=SimpleNamespace(indexes=INDEXES))
+    found: dict[str, Any] = json.loads(
+        asyncio.run(kernel_rows(CLUSTER, cast(MapWriter, writer), {"service": "web"})).body
+    )
+    return found
+
+
+def test_the_rows_in_the_kernel_name_nodes_in_place_of_indexes() -> None:
+    found = answer(np.tile(written(), (2, 1)))
+    assert {name: found[name] for name in ("node", "epoch", "name", "key", "chain")} == {
+        "node": "10.0.0.11", "epoch": 5, "name": "web", "key": KEY, "chain": 3,
+    }  # fmt: skip
+    assert found["nodes"] == [str(node) for node in NODES]
+    assert len(found["rows"]) == EPOCH.rows
+    names = [[found["nodes"].index(str(NODES[index - 40])) for index in row[:3]] for row in written().tolist()]
+    assert found["rows"] == names
+    assert json.loads(asyncio.run(kernel_rows(CLUSTER, cast(MapWriter, object()), {})).body) == {"services": ["web"]}
+    for query, problem in (({"service": "x"}, "x is not a service of this node with rows"), ({}, "no data path")):
+        with pytest.raises(AgentError, match=problem):
+            asyncio.run(kernel_rows(CLUSTER, cast(MapWriter, object()) if query else None, query))
+
+
+def test_an_index_without_a_node_is_shown_by_its_number() -> None:
+    rows = written()
+    rows[1, 0] = 777
+    assert "0.0.3.9" in answer(rows)["nodes"]
 
 
 def test_rows_that_were_written_from_the_members_are_equal() -> None:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rows: what they would be without a node, and where the kernel's differ."""
 
+import json
+
 import pytest
 from support.cluster_lab import ClusterLab
 
@@ -36,10 +38,15 @@ maps.tables.swap(entry.slot, rows, maps.tables.grace(entry.slot, bank), bank)
 
 def test_table_diff_finds_a_row_that_the_agent_did_not_write(cluster: ClusterLab) -> None:
     assert "all 65,536 rows in the kernel are what the members make" in cluster.lbctl("b1", "table", "diff")
+    file = cluster.lab.root("b1") / "run/b2.rows"
+    file.write_text(json.dumps(cluster.lbctl("b2", "table", "show", "--rows", "-o", "json")))
+    b2 = cluster.addresses["b2"]
+    assert cluster.lbctl("b1", "table", "diff", "/run/b2.rows") == f"echo: all 65,536 rows are those of {b2}\n"
     cluster.lab.exec("b1", ["python", "-c", SWAP_TWO_PLACES])
     try:
         found = cluster.lbctl("b1", "table", "diff", "-o", "json", code=1)["services"][0]
         text = cluster.lbctl("b1", "table", "diff", "--service", "echo", code=1)
+        beside = cluster.lbctl("b1", "table", "diff", "/run/b2.rows", code=1)
     finally:
         cluster.lab.exec("b1", ["python", "-c", SWAP_TWO_PLACES])
     assert (found["differing"], found["owners_differing"]) == (1, 1)
@@ -47,4 +54,6 @@ def test_table_diff_finds_a_row_that_the_agent_did_not_write(cluster: ClusterLab
     assert (row["row"], row["kernel"][:2]) == (7, [row["computed"][1], row["computed"][0]])
     assert "1 of 65,536 rows differ, 1 of them in their owner" in text
     assert " → ".join(row["kernel"]) in text
+    assert f"1 of 65,536 rows differ from those of {b2}, 1 of them in their owner" in beside
+    assert " → ".join(row["kernel"]) in beside
     assert cluster.lbctl("b1", "table", "diff", "-o", "json")["equal"]
