@@ -7,7 +7,7 @@ All in network order.
      0 which request
 
     reply
-     0 which request                    4 flags: 1 ready, 2 XDP attached, 4 speaks to its BGP relay
+     0 which request                    4 flags: 1 ready, 2 XDP attached, 4 speaks to its BGP relay, 8 has counts of TCP
      5 state: 1 up, 2 draining, 3 left  6 verdict of `lbctl check`: an index into VERDICTS     7 0
      8 when the counters were read: CLOCK_MONOTONIC of that node, 64 bits of ns
     16 epoch of new flows               20 digest of its view         24 digest of its tables
@@ -15,6 +15,7 @@ All in network order.
     40 how many faults (16 bits)        42 length of the first fault's text, at most 400 (16 bits)
     44 the counters of Load, 64 bits each
     92 the first fault's text as UTF-8
+       the kernel's counts of TCP, if it has them: connections accepted, resets sent (64 bits each)
 
 A reader skips what comes after that, so that releases mix. A node that answers publishes that it does (state.py).
 """
@@ -34,7 +35,7 @@ MAX_COUNT: Final = 0xFFFF
 
 _REQUEST = struct.Struct("!I")
 _REPLY = struct.Struct("!IBBBxQ3I8H")
-_READY, _ATTACHED, _RELAY = 1, 2, 4
+_READY, _ATTACHED, _RELAY, _HAS_TCP = 1, 2, 4, 8
 
 
 class Count(NamedTuple):
@@ -66,6 +67,16 @@ _LOAD = struct.Struct(f"!{len(Load._fields)}Q")
 _TEXT_AT = _REPLY.size + _LOAD.size
 
 
+class Tcp(NamedTuple):
+    """What the kernel of a node did with TCP since it started: connections accepted, and RST segments sent."""
+
+    accepted: int
+    resets: int
+
+
+_TCP = struct.Struct("!2Q")
+
+
 @dataclass(frozen=True, slots=True)
 class Overview:
     """A node by its own account. `read_ns` is when its counters were read, by its own CLOCK_MONOTONIC."""
@@ -86,6 +97,8 @@ class Overview:
     faults: int = 0
     first_fault: str = ""
     load: Load = field(default_factory=Load)
+    tcp: Tcp | None = None
+    """None if its kernel does not count them, or its release is one before they were in an overview."""
 
 
 def encode_request(number: int) -> bytes:
@@ -103,14 +116,14 @@ def decode_request(data: bytes) -> int:
 def encode_reply(one: Overview) -> bytes:
     """Return the bytes of a reply; the text is cut to fit. Raises ValueError if a value is out of its bounds."""
     text = one.first_fault.encode()[:MAX_FAULT_BYTES].decode(errors="ignore").encode()
-    flags = (_READY if one.ready else 0) | (_ATTACHED if one.attached else 0) | (_RELAY if one.relay else 0)
+    flags = _READY * one.ready | _ATTACHED * one.attached | _RELAY * one.relay | _HAS_TCP * (one.tcp is not None)
     counts = [min(count, MAX_COUNT) for count in (*one.services, *one.vips, *one.sessions, one.faults)]
     try:
         head = _REPLY.pack(
             one.number, flags, STATES[one.state], VERDICTS.index(one.verdict),
             one.read_ns, one.epoch, one.view_digest, one.tables_digest, *counts, len(text),
         )  # fmt: skip
-        data = head + _LOAD.pack(*one.load) + text
+        data = head + _LOAD.pack(*one.load) + text + (b"" if one.tcp is None else _TCP.pack(*one.tcp))
     except (struct.error, KeyError) as error:
         raise ValueError(f"no overview: {error}") from None
     decode_reply(data)
@@ -124,7 +137,8 @@ def decode_reply(data: bytes) -> Overview:
     number, flags, state, verdict, read_ns, epoch, view, tables, *counts, length = _REPLY.unpack_from(data)
     if state not in STATE_OF or verdict >= len(VERDICTS):
         raise ValueError(f"state {state} or verdict {verdict} is unknown")
-    if length > MAX_FAULT_BYTES or len(data) < _TEXT_AT + length:
+    end, has_tcp = _TEXT_AT + length, bool(flags & _HAS_TCP)
+    if length > MAX_FAULT_BYTES or len(data) < end + has_tcp * _TCP.size:
         raise ValueError(f"a text of {length} bytes in a reply of {len(data)}")
     services, vips, sessions = (Count(*counts[at : at + 2]) for at in (0, 2, 4))
     if any(count.well > count.all for count in (services, vips, sessions)):
@@ -144,6 +158,7 @@ def decode_reply(data: bytes) -> Overview:
         vips=vips,
         sessions=sessions,
         faults=counts[6],
-        first_fault=data[_TEXT_AT : _TEXT_AT + length].decode(),
+        first_fault=data[_TEXT_AT:end].decode(),
         load=Load(*_LOAD.unpack_from(data, _REPLY.size)),
+        tcp=Tcp(*_TCP.unpack_from(data, end)) if has_tcp else None,
     )

@@ -22,9 +22,11 @@ def cluster(interval_s: float, socket: Path, output: str) -> None:
 
     BGP sessions up, VIPs announced and services healthy, of all; how many faults `lbctl check` finds there, and the
     first of them; packets per second from routers and forwarded, in parentheses the node's part of all nodes';
-    connections held; drops if there are any. Counts from 10,000 on have three digits, `12.3k`, and in 80 columns states
-    and loads may be a table each: -o json has full counts, a pipe one row for each member. A node that is silent, or of
-    a release that does not know the question, is shown as such.
+    connections held; drops if there are any. Below: nodes that announce and get nothing, and nodes whose kernels reset
+    connections. A node that is silent, or of a release that does not know the question, is shown as such.
+
+    Counts from 10,000 on have three digits, `12.3k`, and in 80 columns states and loads may be a table each: -o json
+    has full counts, a pipe one row for each member.
     """
     from agent.cli.table import print_line, printer, width
 

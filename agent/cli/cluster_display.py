@@ -11,6 +11,7 @@ from typing import Any
 
 from agent.cli.member_display import some_of
 from agent.cli.table import Table, fitting, paint, shortened, state_text
+from agent.doctor.traffic_findings import resets_many
 from agent.time_text import age
 
 Report = Mapping[str, Any]
@@ -18,6 +19,7 @@ _VERDICT_COLORS = {"warning": "yellow", "critical": "red"}
 MIN_RATE = 50.0
 """Packets per second from routers to all nodes, below which a node without any is chance: flows are few."""
 _RATES = ("from_routers", "from_nodes", "new", "forwarded", "dropped")
+_OF_TCP = ("accepted", "resets")
 
 
 def with_rates(before: Report, after: Report) -> dict[str, Any]:
@@ -43,6 +45,8 @@ def _rates(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) ->
         return None
     seconds = (after["read_ns"] - before["read_ns"]) / 1e9
     pairs = {name: (before["load"][name], after["load"][name]) for name in _RATES}
+    if before["tcp"] and after["tcp"]:
+        pairs |= {name: (before["tcp"][name], after["tcp"][name]) for name in _OF_TCP}
     # A counter that is less than before has begun again (another program), and counts from 0.
     return {name: round((now - was if now >= was else now) / seconds, 1) for name, (was, now) in pairs.items()}
 
@@ -54,7 +58,7 @@ def _share(part: float | None, total: float) -> float | None:
 def _seen(overview: Mapping[str, Any] | None, rates: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if overview is None:
         return None
-    kept = {name: value for name, value in overview.items() if name not in ("read_ns", "load")}
+    kept = {name: value for name, value in overview.items() if name not in ("read_ns", "load", "tcp")}
     return kept | {"held": overview["load"]["held"], "rates": rates}
 
 
@@ -84,6 +88,7 @@ def cluster_lines(report: Report, columns: int) -> Iterator[str]:
     yield from fitting(columns, table, states, loads)
     yield from _releases(members)
     yield from _passed_over(members)
+    yield from _resetting(members)
     yield from _problems(members)
 
 
@@ -186,6 +191,17 @@ def _passed_over(members: list[Mapping[str, Any]]) -> Iterator[str]:
         others = f"{shortened(sum(rates.values()))}/s to the others"
         line = f"{some_of(idle)}: no packet from routers, which send {others}: see "
         yield paint("yellow", line + "there whether all next hops of the VIP are in use (ECMP limit, import filter)")
+
+
+def _resetting(members: list[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield which nodes answer connections with resets: a client sees the VIP's address only."""
+    for one in members:
+        rates = _rates_of(one)
+        if rates and "resets" in rates and resets_many(rates["resets"], rates["accepted"]):
+            counted = f"{shortened(rates['resets'])} resets/s, {shortened(rates['accepted'])} connections accepted/s"
+            yield paint(
+                "yellow", f"{one['address']}: its kernel resets connections ({counted}): see `lbctl doctor` there"
+            )
 
 
 def _problems(members: list[Mapping[str, Any]]) -> Iterator[str]:

@@ -13,9 +13,10 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from agent.channel import state as channel
-from agent.channel.overview import Count, Load, Overview
+from agent.channel.overview import Count, Load, Overview, Tcp
 from agent.control.check import Checked
 from agent.control.load import FORWARDED, NEW, drops, of
+from agent.doctor.facts import TcpCount
 from agent.membership.agreement import Digests
 from agent.model import Member, State
 from agent.node.overviews import ATTEMPT_S, ATTEMPTS, Overviews
@@ -37,8 +38,10 @@ class Cluster:
     overviews: Overviews
 
 
-def overview(status: Mapping[str, Any], found: Checked, digests: Digests, now_ns: int) -> Overview:
-    """Return this node's overview by its status and the verdict on it. `now_ns`: CLOCK_MONOTONIC."""
+def overview(
+    status: Mapping[str, Any], found: Checked, digests: Digests, tcp: TcpCount | None, now_ns: int
+) -> Overview:
+    """Return this node's overview by its status, the verdict and its kernel's counts; `now_ns`: CLOCK_MONOTONIC."""
     services, vips, bgp = status["services"], [*status["vips"], *status["pools"]], status["bgp"]
     return Overview(
         number=0,
@@ -57,6 +60,7 @@ def overview(status: Mapping[str, Any], found: Checked, digests: Digests, now_ns
         faults=len(found.faults),
         first_fault=found.faults[0].text if found.faults else "",
         load=_load(status),
+        tcp=Tcp(*tcp) if tcp else None,
     )
 
 
@@ -137,4 +141,5 @@ def _overview(one: Overview, own: Overview | None) -> dict[str, Any]:
         "first_fault": one.first_fault or None,
         "read_ns": one.read_ns,
         "load": one.load._asdict(),
+        "tcp": one.tcp._asdict() if one.tcp else None,
     }

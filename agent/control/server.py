@@ -36,6 +36,7 @@ from agent.control.check import Checked, checked
 from agent.control.http_server import HttpServer, Request, Response, Routes, json_response
 from agent.control.metrics_server import REQUESTED, Events, PageSources, serve_metrics
 from agent.control.status import NodeState, status
+from agent.doctor.tcp_count import read_tcp_count
 from agent.errors import AgentError, LastAnnouncerError
 from agent.file_acl import admit_readers
 from agent.forwarding.map_writer import MapWriter
@@ -128,7 +129,7 @@ def _state(agent: Agent, changes: config.Changing) -> NodeState:
 
 
 def _overview(agent: Agent, changes: config.Changing) -> Overview:
-    return cluster.overview(*_look(agent, changes), agent.publisher.digests, time.monotonic_ns())
+    return cluster.overview(*_look(agent, changes), agent.publisher.digests, read_tcp_count(), time.monotonic_ns())
 
 
 def _members(agent: Agent) -> cluster.Cluster:

@@ -35,13 +35,18 @@ def path_findings(largest: Mapping[Address, int | None], mtu: int) -> Iterator[F
         yield Finding("paths", State.OK, f"{wide} nodes and routers answer packets of {mtu} bytes")
 
 
+def resets_many(resets: float, accepted: float) -> bool:
+    """Return whether a second's resets are more than clients that go away cause."""
+    return resets >= MIN_RESETS and resets >= MIN_SHARE * accepted
+
+
 def reset_finding(before: TcpCount | None, after: TcpCount | None, seconds: float) -> Finding:
     """Return whether this machine reset connections between two counts."""
     if before is None or after is None:
         return Finding("connections", State.SKIPPED, "the kernel does not count them")
     accepted, resets = after.accepted - before.accepted, after.resets - before.resets
     counted = f"{resets} resets sent, {accepted} connections accepted in {seconds:.1f} s"
-    if resets < MIN_RESETS or resets < MIN_SHARE * accepted:
+    if not resets_many(resets, accepted):
         return Finding("connections", State.OK, counted)
     return Finding(
         "connections", State.WARNING, f"this machine resets connections: {counted}",

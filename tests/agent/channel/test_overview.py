@@ -16,6 +16,7 @@ from agent.channel.overview import (
     Count,
     Load,
     Overview,
+    Tcp,
     decode_reply,
     decode_request,
     encode_reply,
@@ -30,6 +31,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=MAX_FAULT_BYT
 overviews = st.builds(
     Overview, u32, states, st.sampled_from(VERDICTS), u64, st.booleans(), st.booleans(), st.booleans(), u32, u32, u32,
     counts, counts, counts, u16, texts, st.builds(Load, *[u64] * len(Load._fields)),
+    st.none() | st.builds(Tcp, u64, u64),
 )  # fmt: skip
 ONE = Overview(7, State.UP, "ok", 1)
 
@@ -47,6 +49,14 @@ def test_a_reply_comes_back_as_it_was(one: Overview) -> None:
     data = encode_reply(one)
     assert len(data) <= MAX_PAYLOAD
     assert decode_reply(data) == decode_reply(data + b"of a later release") == one
+
+
+def test_counts_of_tcp_come_after_what_the_first_release_reads() -> None:
+    with_counts = encode_reply(replace(ONE, first_fault="x", tcp=Tcp(5, 4)))
+    assert with_counts[: 92 + 1][5:] == encode_reply(replace(ONE, first_fault="x"))[5:]
+    assert decode_reply(with_counts[:4] + bytes([with_counts[4] & 7]) + with_counts[5:]).tcp is None
+    with pytest.raises(ValueError, match="a text of 1 bytes in a reply of 108"):
+        decode_reply(with_counts[:-1])
 
 
 def test_a_long_text_is_cut_between_letters() -> None:

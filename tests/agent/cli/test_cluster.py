@@ -21,6 +21,7 @@ def overview(read_s: float, routers: int = 0, forwarded: int = 0, **changed: Any
         "state": "up", "verdict": "ok", "ready": True, "attached": True, "relay": True, "epoch": 10,
         "same_view": True, "same_tables": True, "services": {"well": 2, "all": 2}, "vips": {"well": 1, "all": 1},
         "sessions": {"well": 2, "all": 2}, "faults": 0, "first_fault": None, "read_ns": int(read_s * 1e9), "load": load,
+        "tcp": {"accepted": 1_000, "resets": 10},
     } | changed  # fmt: skip
 
 
@@ -184,6 +185,21 @@ def test_top_has_the_busiest_first() -> None:
     assert found[1].split()[2:5] == ["30", "(75%)", "0"]
 
 
+@pytest.mark.parametrize(
+    ("resets", "accepted", "named"),
+    [(31, 33, True), (5, 50, True), (4, 4, False), (99, 1_000, False)],
+)
+def test_nodes_that_reset_connections_are_named(resets: int, accepted: int, named: bool) -> None:
+    counts = {"accepted": 1_000, "resets": 10}
+    later = {"accepted": 1_000 + accepted * 2, "resets": 10 + resets * 2}
+    before = report(overview(1), overview(1, tcp=counts), overview(1, tcp=None), overview(1, tcp=None))
+    after = report(overview(3), overview(3, tcp=later), overview(3, tcp=later), None)
+    shown = list(cluster_lines(with_rates(before, after), 10_000))
+    found = [line for line in shown if "its kernel resets connections" in line]
+    text = f"10.0.0.12: its kernel resets connections ({resets} resets/s, {accepted:,} connections accepted/s): "
+    assert found == ([text + "see `lbctl doctor` there"] if named else [])
+
+
 @pytest.fixture
 def two(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([report(overview(1)), report(overview(2, routers=40))])
@@ -201,7 +217,8 @@ def test_cluster_for_people(run: Run, tmp_path: Path) -> None:
 def test_cluster_for_programs(run: Run, tmp_path: Path) -> None:
     (one,) = json.loads(run("cluster", "-s", str(tmp_path), "-o", "json")[0])["members"]
     assert one["overview"]["rates"]["from_routers"] == 40.0
-    assert "load" not in one["overview"]
+    assert one["overview"]["rates"]["resets"] == 0.0
+    assert not {"load", "tcp"} & one["overview"].keys()
 
 
 @pytest.mark.usefixtures("two")

@@ -11,10 +11,11 @@ import pytest
 from support.node_status import node_status
 from support.observations import node_state
 
-from agent.channel.overview import Count, Load, Overview
+from agent.channel.overview import Count, Load, Overview, Tcp
 from agent.channel.state import NodeState
 from agent.control.check import Checked, checked
 from agent.control.cluster import Cluster, overview, report
+from agent.doctor.facts import TcpCount
 from agent.membership.agreement import Digests
 from agent.model import Member, State
 from agent.node.overviews import Overviews
@@ -55,7 +56,7 @@ def test_an_overview_is_the_status_in_figures() -> None:
     status = node_status()
     status["connections"], status["sessions"] = {"held": 30, "age_s": 1.0}, {"slots": 100, "free": 90, "established": 7}
     found = checked(status, {"faults": []}, 0.0)
-    one = overview(status, found, Digests(11, 22), 1_000)
+    one = overview(status, found, Digests(11, 22), TcpCount(500, 3), 1_000)
     assert (one.state, one.verdict, one.read_ns, one.ready, one.attached, one.relay) == (
         State.UP, found.state, 1_000, True, True, True,
     )  # fmt: skip
@@ -64,22 +65,27 @@ def test_an_overview_is_the_status_in_figures() -> None:
     assert one.sessions.all == 1
     assert (one.faults, one.first_fault) == (len(found.faults), found.faults[0].text)
     assert one.load == Load(from_routers=200, dropped=10, held=37)
+    assert one.tcp == Tcp(accepted=500, resets=3)
 
 
 def test_an_overview_before_the_first_count_and_scan() -> None:
     status = node_status() | {"connections": None, "sessions": {}}
-    one = overview(status, Checked("ok", (), "", {}), Digests(0, 0), 1)
-    assert (one.load.held, one.faults, one.first_fault) == (0, 0, "")
+    one = overview(status, Checked("ok", (), "", {}), Digests(0, 0), None, 1)
+    assert (one.load.held, one.faults, one.first_fault, one.tcp) == (0, 0, "", None)
 
 
 def test_a_member_that_answers_is_compared_with_this_node() -> None:
-    same, other = replace(OWN, read_ns=9), replace(OWN, view_digest=3, tables_digest=4, first_fault="b", faults=1)
+    same, other = (
+        replace(OWN, read_ns=9),
+        replace(OWN, view_digest=3, tables_digest=4, first_fault="b", faults=1, tcp=Tcp(9, 8)),
+    )
     found, asked = reported([member(A), member(B), member(C)], {B: GIVES, C: GIVES}, {B: same, C: other})
     assert asked == [B, C], "this node is not asked"
     shown = {address: one["overview"] for address, one in found.items()}
     assert all(one["answers"] and one["why"] is None and one["release"] == "0.2.0" for one in found.values())
     assert [(one["same_view"], one["same_tables"]) for one in shown.values()] == [(True, True)] * 2 + [(False, False)]
     assert (shown["10.0.0.12"]["first_fault"], shown["10.0.0.13"]["first_fault"]) == (None, "b")
+    assert (shown["10.0.0.12"]["tcp"], shown["10.0.0.13"]["tcp"]) == (None, {"accepted": 9, "resets": 8})
     assert shown["10.0.0.12"]["services"] == {"well": 0, "all": 0}
 
 
