@@ -123,7 +123,7 @@ class DataPath:
 
     @property
     def fallback_reason(self) -> str | None:
-        """Why "auto" attached in generic mode; None if it did not, or an earlier process attached."""
+        """Why "auto" is generic mode now, with the next step; None if it is not."""
         return "; ".join(one.fallback_reason for one in self.uplinks if one.fallback_reason) or None
 
     def attached(self) -> bool:

@@ -47,8 +47,8 @@ class Uplink:
         """The uplink owns both descriptors."""
         self.interface = interface
         self.program = program_info(prog_fd)
-        self.fallback_reason: str | None = None
-        """Why "auto" attached in generic mode; None if it did not, or an earlier process attached."""
+        self._refusal: str | None = None
+        """Why the driver refused native mode; None if it did not, or an earlier process attached."""
         self.ifindex = ifindex
         self._wanted = wanted
         self._prog_fd = prog_fd
@@ -63,6 +63,17 @@ class Uplink:
         """How it is attached: "native", "generic", or None if it is not."""
         state = xdp_state(self.ifindex)
         return state.mode if state.prog_id == self.program.id else None
+
+    @property
+    def fallback_reason(self) -> str | None:
+        """Why "auto" is generic mode now, with the next step; None if it is not."""
+        if self._wanted != "auto" or self.mode != "generic":
+            return None
+        why = f"its driver refused native mode: {self._refusal}" if self._refusal else "an earlier agent attached it so"
+        return (
+            f"{self.interface}: XDP runs in generic mode, which is slower ({why}): lower the MTU if that is why, "
+            "and set xdp.mode to native, or to generic if it has to be; then `lbctl reload`"
+        )
 
     def detach_stale_link(self) -> None:
         """Detach the link that an earlier process left at this place, unless `attach` can use it."""
@@ -131,7 +142,7 @@ class Uplink:
         except BpfError:
             os.close(link)
             raise
-        self.fallback_reason = self._message("native", native_error) if native_error else None
+        self._refusal = os.strerror(native_error.errno or 0) if native_error else None
         return link
 
     def _message(self, mode: str, error: BpfError) -> str:

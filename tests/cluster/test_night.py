@@ -20,6 +20,7 @@ from support.night_faults import (
     detached,
     full_disk,
     link_down,
+    native_refused,
     other_password,
     own_file,
     own_key,
@@ -122,6 +123,11 @@ CASES: list[tuple[str, Fault, str, str, str]] = [
         "b3", "doctor", r"this machine resets connections: \d+ resets sent",
     ),
     (
+        "connections are reset after a deploy: which node does so, seen from another",
+        lambda c: resetting_server(c, "b3"),
+        "b1", "cluster", r"10\.0\.0\.13: its kernel resets connections \(\d+ resets/s, \d+ connections accepted/s\)",
+    ),
+    (
         "connections are reset after a deploy: b3 has another lb.yml",
         lambda c: own_file(c, "b3", ("port: 7000", "port: 7001")),
         "b1", "status", r"10\.0\.0\.13 serves \S+7001.*, this node :7000",
@@ -145,6 +151,11 @@ CASES: list[tuple[str, Fault, str, str, str]] = [
         "somebody detaches XDP",
         lambda c: detached(c, "b3"),
         "b3", "events", r"warning: XDP was detached by something else, and is attached again: eth1 \(native\)",
+    ),
+    (
+        "XDP is detached, and the driver refuses native mode when the agent attaches it again",
+        lambda c: native_refused(c, "b3", PORTS["b3"]),
+        "b3", "check", r"WARNING: .*eth1: XDP runs in generic mode, which is slower \(its driver refused native mode: ",
     ),
     (
         "the clock of a node jumps by an hour",

@@ -161,10 +161,41 @@ def detached(cluster: ClusterLab, node: str) -> Iterator[None]:
     """Detach XDP behind the agent's back, as `bpftool link detach` does; `ip link set xdp off` is refused."""
     refused = cluster.lab.exec(node, ["ip", "link", "set", "eth1", "xdp", "off"], check=False)
     assert "Can't replace active BPF XDP link" in refused.stderr
+    detach(cluster, node)
+    yield
+    wait_for(lambda: attached_as(cluster, node) is not None, "XDP again")
+
+
+def detach(cluster: ClusterLab, node: str) -> None:
     links = cluster.lab.exec(node, ["sh", "-c", "find /sys/fs/bpf/anylb -name '*link*'"]).stdout.split()
     cluster.lab.exec(node, [sys.executable, "-c", DETACH.replace("PATH", links[0])])
-    yield
-    wait_for(lambda: "prog/xdp" in cluster.lab.exec(node, ["ip", "link", "show", "eth1"]).stdout, "XDP again")
+
+
+def attached_as(cluster: ClusterLab, node: str) -> str | None:
+    """Return how the kernel runs a program on a node's interface: "xdp" (native), "xdpgeneric"; None without one."""
+    shown = cluster.lab.exec(node, ["ip", "-d", "link", "show", "eth1"]).stdout
+    return next((mode for mode in ("xdpgeneric", "xdp") if f" {mode} " in shown), None)
+
+
+@contextmanager
+def native_refused(cluster: ClusterLab, node: str, port: str) -> Iterator[None]:
+    """Have XDP detached while the driver refuses native mode: a veth does if its peer, which is a port of the segment,
+    sends by more queues than it receives from. The agent is stopped meanwhile: it would attach again at once."""
+
+    def detach_with(queues: int, mode: str) -> None:
+        cluster.kill(node, "agent", signal.SIGSTOP)
+        try:
+            detach(cluster, node)
+            cluster.lab.exec("segment", ["ethtool", "-L", port, "tx", str(queues)])
+        finally:
+            cluster.kill(node, "agent", signal.SIGCONT)
+        wait_for(lambda: attached_as(cluster, node) == mode, f"{mode} on {node}")
+
+    detach_with(2, "xdpgeneric")
+    try:
+        yield
+    finally:
+        detach_with(1, "xdp")
 
 
 @contextmanager
