@@ -41,6 +41,7 @@ from agent.table.claims import Claims
 from agent.table.epoch import Epoch, EpochUse
 from bpf.attach.datapath import DataPath
 from bpf.errors import BpfError
+from bpf.layout.counter import Counter
 from bpf.layout.echo import EchoState
 
 log = logging.getLogger("anylb")
@@ -301,7 +302,7 @@ class Forwarder:
 
     def count_echoes(self) -> int:
         """Return how many questions of other nodes the data path has answered."""
-        return self.datapath.maps.counters.of_slot(0)["reply_echo"]
+        return self.datapath.maps.counters.of_counter(0, Counter.REPLY_ECHO)
 
     def answer_with(self, boot: int, digests: Digests, ready: bool) -> None:
         """Have echoes answered with this, and with the time of this call: the heartbeat."""

@@ -53,6 +53,8 @@ from bpf.layout.echo import EchoMessage
 
 SUSPECTS = FIRST_NOTICE
 """The notice that lists nodes which may be silent: whoever receives it asks them itself."""
+COUNT_S = 0.02
+"""The least time between two counts of the echoes that the data path answers: less than that of a burst's questions."""
 _VIAS = {"l2": Via.MARKER, "ipip": Via.IPIP, "gue": Via.GUE}
 
 
@@ -252,9 +254,11 @@ class Membership:
 
     def _on_asked(self) -> None:
         """Send the others the nodes to ask too, greet those that are back, and have the view follow what changed."""
-        (before, at), self._echoes = self._echoes, (self._count_echoes(), time.monotonic())
-        if self._echoes[0] > before:
-            self._asker.questioned(at)
+        (before, at), now = self._echoes, time.monotonic()
+        if now >= at + COUNT_S:
+            self._echoes = self._count_echoes(), now
+            if self._echoes[0] > before:
+                self._asker.questioned(at)
         for address in self._asker.take_returned():
             self._channel.wake(address, time.monotonic())
             self._talk.set()

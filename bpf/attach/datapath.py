@@ -45,6 +45,7 @@ class DataPath:
         self.egress = egress_filter
         """Handles packets that leave. It is attached by itself, and an error of it stops nothing else."""
         self._pins = pins
+        self._map_pins = [pins.maps(maps.row_count, maps.nat_shape) / name for name in maps.pinned]
         self._programs = {name for path in programs for name in (path.name, tail_calls_pin(path).name)}
         self._moved = dict(moved)
         """The uplinks, by place, that are written when packets of the place's previous interface no longer come."""
@@ -132,8 +133,7 @@ class DataPath:
 
     def pinned(self) -> bool:
         """Return whether the pins of the maps are there: without them neither `attach` nor the next process works."""
-        folder = self._pins.maps(self.maps.row_count, self.maps.nat_shape)
-        return all((folder / name).exists() for name in self.maps.pinned)
+        return all(map(os.path.exists, self._map_pins))
 
     def keep_attached(self) -> None:
         """Pin the attachments again whose pins were removed; without pins the kernel would detach them one day."""

@@ -2,6 +2,7 @@
 """A C struct as Python packs and unpacks it: the formats and offsets of its fields."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from struct import Struct
 
 
@@ -17,7 +18,7 @@ class CStruct:
     fields: tuple[tuple[str, str], ...]
     order: str = "="
 
-    @property
+    @cached_property
     def codec(self) -> Struct:
         """All fields in order."""
         return Struct(self.order + "".join(form for _, form in self.fields))

@@ -101,6 +101,10 @@ class Way(IntEnum):
     MARKER = 2
 
 
+_KINDS: Final = frozenset(EchoKind)
+_WAYS: Final = frozenset(Way)
+
+
 @dataclass(frozen=True)
 class EchoMessage:
     """A question or an answer.
@@ -140,7 +144,7 @@ class EchoMessage:
         magic, kind, flags, version, cluster, age, nonce, boot, first, second, view, tables, back, way = (
             ECHO_STRUCT.codec.unpack(data)
         )
-        if magic != ECHO_MAGIC or version != ECHO_VERSION or kind not in set(EchoKind) or way not in set(Way):
+        if magic != ECHO_MAGIC or version != ECHO_VERSION or kind not in _KINDS or way not in _WAYS:
             return None
         never = kind == EchoKind.QUESTION or age == _NEVER
         epochs = tuple(epoch for epoch in (first, second) if epoch)

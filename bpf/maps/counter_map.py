@@ -26,3 +26,7 @@ class CounterMap:
         """Return the sums of one slot over all CPUs: name in lower case -> packets."""
         per_cpu = np.frombuffer(self._stats.entry(slot), np.uint64).reshape(-1, len(Counter))
         return dict(zip(_NAMES, per_cpu.sum(axis=0).tolist(), strict=True))
+
+    def of_counter(self, slot: int, counter: Counter) -> int:
+        """Return the sum of one counter of a slot over all CPUs."""
+        return int(np.frombuffer(self._stats.entry(slot), np.uint64)[counter :: len(Counter)].sum())
