@@ -32,6 +32,9 @@ def agent() -> None:
 )
 def run(path: Path, xdp: str | None, pins: Path) -> None:
     """Run the agent in the foreground (lb-agent.service)."""
+    from agent.daemon.runtime import defer_collection
+
+    defer_collection()
     from dataclasses import replace
 
     from agent.cli.daemon import start_errors

@@ -25,6 +25,9 @@ from bgp.printable import escaped
 from bpf.errors import BpfError
 from topology.errors import LabError
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+"""numpy's library of linear algebra, which nothing here uses, would start a thread for each CPU when it is imported."""
+
 COMMANDS = {
     # what the node does and knows
     "status": "node",  # [--brief] [--wait [CONDITION]] [--timeout TIME]

@@ -26,8 +26,13 @@ def tune() -> None:
     _release_freed_memory()
 
 
+def defer_collection() -> None:
+    """Collect no garbage until `freeze_heap`: imports make next to none, and a tenth of their time is collections."""
+    gc.disable()
+
+
 def freeze_heap() -> None:
-    """Collect garbage now, then exempt what is left from later collections: the modules and the configuration stay.
+    """Collect garbage now and from now on, but not what is left: the modules and the configuration stay.
 
     A full collection visits every object, which takes 60 ms with all that is imported, and the event loop waits. What
     was exempt before is collected too: after a reload the last agent is garbage, with its tables.
@@ -35,6 +40,7 @@ def freeze_heap() -> None:
     gc.unfreeze()
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def _release_freed_memory() -> None:
