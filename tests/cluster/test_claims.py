@@ -21,7 +21,7 @@ from support.cluster_lab import TOPOLOGY, ClusterLab, cluster_lab, copy_topology
 from support.sequence import Outcome, Sequence, patient_traffic
 from support.waiting import wait_for
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(280)]
+pytestmark = pytest.mark.lab
 FIRST, LATER = ("b1", "b2"), ("b3", "b4", "b5", "b6")
 ALL = (*FIRST, *LATER)
 LEAVING, STAYING = ("b2", "b4", "b6"), ("b1", "b3", "b5")

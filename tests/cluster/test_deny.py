@@ -13,7 +13,7 @@ from support.waiting import wait_for
 
 from topology.errors import LabError
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.lab
 
 CONNECT = """
 import socket, sys

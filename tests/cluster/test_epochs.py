@@ -20,7 +20,7 @@ from support.segment_faults import joined
 from topology.demo.cluster import VIP
 from topology.traffic.controller import TrafficController
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.lab
 CONNECTIONS, FRESH_PER_S = 400, 40.0
 WAIT_S = 120.0
 ATTEMPT_S = "30"

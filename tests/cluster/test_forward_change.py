@@ -14,7 +14,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from support.cluster_lab import FOUR, ClusterLab, cluster_lab, copy_topology, server_of, server_or_none
+from support.cluster_lab import FOUR, ClusterLab, be_patient, cluster_lab, copy_topology, server_of, server_or_none
+from support.waiting import wait_for
 
 pytestmark = pytest.mark.lab
 CHANGED_FIRST = FOUR[:2]
@@ -24,14 +25,20 @@ HELD = 120
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The lab's files, for changes."""
-    return copy_topology(tmp_path_factory.mktemp("forward"))
+    made = copy_topology(tmp_path_factory.mktemp("forward"))
+    be_patient(made)
+    return made
 
 
 @pytest.fixture(scope="module")
 def cluster(folder: Path) -> Iterator[ClusterLab]:
     with cluster_lab("forward-test", folder / "segment.clab.yml") as made:
-        made.wait("equal tables", made.tables_agree, 120.0)
+        wait_for(lambda: settled(made), "four next hops and equal tables")
         yield made
+
+
+def settled(cluster: ClusterLab) -> bool:
+    return cluster.next_hops() == set(FOUR) and cluster.tables_agree()
 
 
 class Clients:
@@ -44,7 +51,7 @@ class Clients:
     def open(self, count: int) -> None:
         """Open so many more. Raises OSError or AssertionError if one is refused or gets no answer."""
         for _ in range(count):
-            one = self._stack.enter_context(self._cluster.connect(timeout_s=10.0))
+            one = self._stack.enter_context(self._cluster.connect())
             self.held.append((one, server_of(one)))
 
     def broken(self) -> int:
@@ -58,10 +65,9 @@ def restart(cluster: ClusterLab, nodes: tuple[str, ...], forward: str, config: P
     assert changes == 1
     config.write_text(text)  # in place: it is bind-mounted
     for node in nodes:
-        cluster.stop(node, "agent")
-        cluster.start(node, "agent")
-        cluster.wait(f"{node} to be ready", lambda node=node: cluster.service_status(node) is not None, 120.0)  # type: ignore[misc]
-    cluster.wait("equal tables", cluster.tables_agree, 120.0)
+        cluster.stop_agent(node)
+        cluster.start_agent(node)
+    wait_for(lambda: settled(cluster), "four next hops and equal tables")
 
 
 def sum_counters(cluster: ClusterLab, nodes: tuple[str, ...]) -> dict[str, int]:
@@ -70,7 +76,6 @@ def sum_counters(cluster: ClusterLab, nodes: tuple[str, ...]) -> dict[str, int]:
     return {name: sum(one.get(name, 0) for one in found) for name in ("rx_forwarded", "rx_tunnel", "forward_again")}
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("before", "after"), [("l2", "gue"), ("gue", "ipip"), ("ipip", "l2")])
 def test_a_change_of_forward_breaks_no_connection_at_any_stage(
     cluster: ClusterLab, folder: Path, before: str, after: str
@@ -87,10 +92,10 @@ def test_a_change_of_forward_breaks_no_connection_at_any_stage(
         clients.open(HELD)
 
         cluster.request("b4", "POST", "/drain")
-        cluster.wait("b4 to own nothing", lambda: cluster.tables_agree(takers=FOUR[:3]))
+        wait_for(lambda: cluster.tables_agree(takers=FOUR[:3]), "b4 to own nothing")
         assert clients.broken() == 0
         cluster.request("b4", "POST", "/undrain")
-        cluster.wait("b4 to be back", cluster.tables_agree)
+        wait_for(lambda: settled(cluster), "b4 to be back")
         assert clients.broken() == 0
         for nodes, were in mixed.items():
             grown = {name: value - were[name] for name, value in sum_counters(cluster, nodes).items()}

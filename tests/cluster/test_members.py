@@ -84,13 +84,13 @@ def cut_off(cluster: ClusterLab, node: str) -> Iterator[None]:
         yield
     finally:
         cluster.lab.exec("segment", ["ip", "link", "set", port, "master", "br0"])
-        wait_for(lambda: cluster.next_hops() == set(FOUR) and settled(cluster), f"{node} to be back", 90)
+        wait_for(lambda: cluster.next_hops() == set(FOUR) and settled(cluster), f"{node} to be back")
 
 
 def connection_to(cluster: ClusterLab, node: str) -> socket.socket:
     """A connection that the node serves."""
     for _ in range(200):
-        made = cluster.connect(timeout_s=10)
+        made = cluster.connect()
         if server_of(made) == node:
             return made
         made.close()
@@ -101,7 +101,7 @@ def servers_of_new(cluster: ClusterLab) -> set[str]:
     """Return the servers of 60 new connections."""
     found = set()
     for _ in range(60):
-        with cluster.connect(timeout_s=10) as made:
+        with cluster.connect() as made:
             found.add(server_of(made))
     return found
 
@@ -137,26 +137,39 @@ def test_node_whose_session_flaps_is_a_member_all_the_time(cluster: ClusterLab) 
 # Silence
 
 
-def state_when_silent(cluster: ClusterLab, node: str) -> tuple[str, str]:
-    """Wait until a node is silent for b1; return its state and b1's digest, both from the first status that says so."""
-    found: list[tuple[str, str]] = []
+def state_when_silent(cluster: ClusterLab, node: str) -> tuple[str, str] | None:
+    """Wait until a node is silent for b1; return its state and b1's digest, both from the first status that says so.
+
+    None if this status came too late: a node that is silent for so long no longer owns its rows.
+    """
+    found: list[tuple[str, str] | None] = []
 
     def is_silent() -> bool:
         status = cluster.status("b1")
         for m in status["members"]:
             if m["address"] == cluster.addresses[node] and m["silent_s"] is not None:
-                found.append((m["state"], status["services"][0]["digest"]))
+                in_time = m["silent_s"] < OWNS_S
+                found.append((m["state"], status["services"][0]["digest"]) if in_time else None)
         return bool(found)
 
     wait_for(is_silent, f"{node} to be silent")
     return found[0]
 
 
+def test_no_row_changes_at_first_when_a_node_falls_silent(cluster: ClusterLab) -> None:
+    before = digest(cluster)
+    for _ in range(5):  # the first status may be late on a busy machine
+        with cut_off(cluster, "b4"):
+            found = state_when_silent(cluster, "b4")
+        if found is not None:
+            break
+    assert found == ("up", before)
+
+
 def test_node_that_is_cut_off_is_passed_over_then_lost_then_back(cluster: ClusterLab) -> None:
     """The control of the sessions that end: a node that does not answer loses its rows."""
     before = digest(cluster)
     with cut_off(cluster, "b4"):
-        assert state_when_silent(cluster, "b4") == ("up", before), "no row changes at first"
         wait_for(lambda: members(cluster)["b4"] == ("lost", "does not answer"), "b4 to be lost")
         wait_for(lambda: digest(cluster) != before, "another table")
         assert members(cluster)["b2"][0] == members(cluster)["b3"][0] == "up"
@@ -294,9 +307,10 @@ def test_identities_of_others_change_nothing_and_are_named(cluster: ClusterLab) 
         }
         for node, lines in expected.items():
             for line in lines:
-                wait_for(lambda n=node, text=line: text in " ".join(cluster.status(n)["problems"]), line, 90)
+                wait_for(lambda n=node, text=line: text in " ".join(cluster.status(n)["problems"]), line)
         assert "stop one of them" in " ".join(cluster.lab.exec("b4", ["lbctl", "status"]).stdout.split())
         assert {m["address"] for m in cluster.status("b1")["members"]} == {cluster.addresses[node] for node in FOUR}
         assert digest(cluster) == before
     wait_for(lambda: not any(cluster.status(node)["problems"] for node in FOUR), "no problems")
-    assert settled(cluster)
+    wait_for(lambda: settled(cluster), "all to agree")
+    assert digest(cluster) == before

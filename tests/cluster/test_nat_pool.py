@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pool of NAT at a real router (nat.clab.yml): which nodes it is routed to, whatever is healthy."""
 
-import json
 import re
 import signal
 from collections.abc import Iterator
@@ -69,16 +68,24 @@ def test_drain_of_a_backend_holds_on_all_nodes_and_outlives_agents(cluster: Clus
 
 
 def test_agent_that_follows_finds_backends_healthy_before_it_has_asked_them(cluster: ClusterLab) -> None:
-    wait_for(lambda: all(one["healthy"] for one in backends(cluster, "b4").values()), "all are up")
-    before = cluster.lab.exec("b4", ["lbctl", "announce", "status", "-o", "json"]).stdout
-    cluster.stop_agent("b4", signal.SIGKILL)
-    cluster.start_agent("b4")
-    why = {one["why"] for one in backends(cluster, "b4").values()}
-    assert "not checked yet" not in why
-    assert all(one["healthy"] for one in backends(cluster, "b4").values())
-    since = {row["vip"]: row["since"] for row in json.loads(before)["peers"]}
-    after = json.loads(cluster.lab.exec("b4", ["lbctl", "announce", "status", "-o", "json"]).stdout)["peers"]
-    assert {row["vip"]: row["since"] for row in after} == since, "no route changed"
+    before: dict[str, Any] = {}
+
+    def replace() -> None:
+        wait_for(lambda: all(one["healthy"] for one in backends(cluster, "b4").values()), "all are up")
+        before.update(since(cluster))
+        cluster.stop_agent("b4", signal.SIGKILL)
+        cluster.start_agent("b4")
+        found = backends(cluster, "b4").values()
+        assert "not checked yet" not in {one["why"] for one in found}
+        assert all(one["healthy"] for one in found)
+
+    cluster.replace_agent(replace, lambda: all(next_hops(cluster, pool) == set(FOUR) for pool in POOLS))
+    assert since(cluster) == before, "no route changed"
+
+
+def since(cluster: ClusterLab) -> dict[str, Any]:
+    """Return since when each VIP and pool is as it is, by b4's status of its routes."""
+    return {row["vip"]: row["since"] for row in cluster.lbctl("b4", "announce", "status", "-o", "json")["peers"]}
 
 
 def test_vip_of_a_nat_service_is_not_on_lo_and_the_kernel_drops_what_it_gets(cluster: ClusterLab) -> None:

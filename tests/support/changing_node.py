@@ -8,11 +8,15 @@ router that b5 may have a session with. `SECOND_VIP` is a VIP that only this nod
 from __future__ import annotations
 
 import signal
+import time
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
 from support.cluster_lab import ClusterLab
-from support.waiting import wait_for
+from support.waiting import Since, wait_for
+
+from agent.change import history_file
 
 NODE, ROUTER = "b5", "b6"
 SECOND_VIP = "10.99.0.2"
@@ -73,9 +77,18 @@ class ChangingNode:
     def problems(self) -> str:
         return "\n".join(self.cluster.status(NODE)["problems"])
 
-    def session(self) -> str:
-        """Return the router's session with the node, with the time since which it is up."""
-        return self.cluster.lab.exec("router", ["birdc", "show", "protocols", NODE]).stdout.splitlines()[-1]
+    def bring_deadline_near(self, seconds: float) -> None:
+        """Have the change that waits return so soon: in the file that the agent, which must not run, leaves."""
+        path = self.cluster.lab.root(NODE) / "var/lib/anylb/config.json"
+        state = history_file.load(path)
+        assert state.pending is not None
+        history_file.save(path, replace(state, pending=replace(state.pending, until=time.time() + seconds)))
+
+    def session(self) -> tuple[str, Since]:
+        """Return the state of the router's session with the node, and since when it is in it."""
+        shown = self.cluster.lab.exec("router", ["birdc", "show", "protocols", NODE]).stdout.splitlines()[-1]
+        _, _, _, state, since, *_ = shown.split()
+        return state, Since(since)
 
     def has_second(self) -> bool:
         """Return whether the second router has a session with the node, and the router a route to the second VIP."""

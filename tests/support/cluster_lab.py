@@ -14,12 +14,14 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from support.waiting import wait_for
 
+from bgp.relay.deadman import DEADMAN_S
 from topology.demo.agent_client import tables_agree
 from topology.demo.cluster import VIP, Cluster
 from topology.lab.lab import Lab
@@ -30,6 +32,8 @@ NAMED_SOON = Path(__file__).parents[1] / "cluster/soon"
 FOUR = ("b1", "b2", "b3", "b4")
 PORT = 7000
 FIRST_SOURCE_PORT = 20_000
+HEARTBEAT_S = 2.0
+"""An agent's last message to the relay is a second old at most."""
 
 
 class ClusterLab(Cluster):
@@ -48,6 +52,17 @@ class ClusterLab(Cluster):
         assert "Traceback" not in done.stderr
         return json.loads(done.stdout) if "json" in arguments else done.stdout + done.stderr
 
+    def walks(self, node: str, flow: str, *options: str) -> Any:
+        """Return the walks of `lbctl explain --live`, once all nodes on them have answered within its second."""
+        found: list[Any] = []
+
+        def all_answered() -> bool:
+            found[:] = self.lbctl(node, "explain", flow, "--live", *options, "-o", "json")["walks"]
+            return all(step["answers"] for walk in found for step in walk["steps"])
+
+        wait_for(all_answered, f"all nodes to answer {node} about {flow}")
+        return found
+
     def status(self, node: str) -> Any:
         """Return the status of a node's agent."""
         return self.request(node, "GET", "/status")
@@ -61,6 +76,21 @@ class ClusterLab(Cluster):
         """Start a node's agent and wait until it is ready."""
         self.start(node, "agent")
         wait_for(lambda: self.service_status(node), f"{node}'s agent to be ready")
+
+    @staticmethod
+    def replace_agent(replace: Callable[[], None], settled: Callable[[], object]) -> None:
+        """Have `replace` end a node's agent and start the next one before the relay counts the first as gone.
+
+        It may take too long for that on a busy machine, and the relay withdraws the VIPs: once more then, when all is
+        `settled`.
+        """
+        for _ in range(5):
+            began = time.monotonic()
+            replace()
+            if time.monotonic() - began < DEADMAN_S - HEARTBEAT_S:
+                return
+            wait_for(settled, "all to be as before")
+        raise AssertionError(f"no agent is replaced within {DEADMAN_S:g} s: the machine is too busy")
 
     # --- state of the cluster ----------------------------------------------------------------------------------------
 

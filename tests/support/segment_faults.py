@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address
 
 from support.cluster_lab import VIP, ClusterLab
@@ -156,6 +156,7 @@ def end(cluster: ClusterLab, node: str) -> None:
     """Kill a node's daemons, and empty what a boot would find empty."""
     for daemon in DAEMONS:
         for pid in cluster.pids(node, daemon):
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it ended meanwhile
+                os.kill(pid, signal.SIGKILL)
     wait_for(lambda: not any(cluster.pids(node, daemon) for daemon in DAEMONS), f"{node}'s daemons to be gone")
     cluster.lab.exec(node, ["sh", "-c", SWEEP])
