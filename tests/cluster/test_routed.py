@@ -19,15 +19,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from support.bulk_transfer import SIZE, BulkServers, download, upload
+from support.bulk_transfer import SIZE, STALL_S, BulkServers, download, upload
 from support.cluster_lab import FOUR, TOPOLOGY, ClusterLab, cluster_lab, server_or_none
 from support.waiting import wait_for
 
 pytestmark = pytest.mark.lab
 FILE = TOPOLOGY / "routed.clab.yml"
 VIPS = {"echo": "10.99.0.1", "echo-ipip": "10.99.0.2"}
-HELD = 50  # connections a service: some 12 at each server
-STALL_S = 1.0
+HELD = 80  # connections a service: some 20 at each server
+MANY = 120  # so many that it is never by chance that a node has none
 HANG_S = 4.0
 FULL_MSS = 1500 - 40
 CLAMPED_MSS = {"echo": FULL_MSS - 28, "echo-ipip": FULL_MSS - 20}
@@ -60,7 +60,7 @@ def mss(connection: socket.socket) -> int:
 
 def connect_unclamped(cluster: ClusterLab, vip: str, port: int = 7000, full: int = FULL_MSS) -> socket.socket:
     """Connect with an unclamped SYN-ACK: the agents restore their filters within seconds of the removal."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while True:
         one = cluster.connect(vip, port)
         found = mss(one)
@@ -94,13 +94,14 @@ def drain_breaks(cluster: ClusterLab) -> dict[str, tuple[int, int]]:
         finally:
             cluster.request("b2", "POST", "/undrain")
             wait_for(lambda: all("b2" in cluster.next_hops(vip) for vip in VIPS.values()), "b2 to be back")
+            wait_for(cluster.tables_agree, "equal tables")
 
 
 @pytest.mark.parametrize("service", VIPS)
 def test_connections_reach_every_owner_through_tunnels(cluster: ClusterLab, service: str) -> None:
     before = cluster.service_counters(service)
     found = set()
-    for _ in range(40):
+    for _ in range(MANY):
         with cluster.connect(VIPS[service]) as one:
             found.add(server_or_none(one))
     assert found == set(FOUR)
@@ -128,8 +129,7 @@ def test_explain_names_the_server_that_answers(cluster: ClusterLab, service: str
             answer: Any = json.loads(cluster.lab.exec("b3", ["lbctl", "explain", flow, "-o", "json"]).stdout)
             assert answer["forward"] == {"echo": "gue", "echo-ipip": "ipip"}[service]
             assert server_or_none(one) == cluster.names[answer["chain"][0]]
-            live: Any = json.loads(cluster.lab.exec("b3", ["lbctl", "explain", flow, "--live", "-o", "json"]).stdout)
-            last = live["walks"][0]["steps"][-1]
+            last = cluster.walks("b3", flow)[0]["steps"][-1]
             assert (last["node"], last["event"]) == (answer["chain"][0], "deliver_socket")
 
 
@@ -157,10 +157,10 @@ def b2_forwards(cluster: ClusterLab, service: str) -> bool:
     before = cluster.service_counters(service)
     for _ in range(30):
         try:
-            with cluster.connect(VIPS[service], timeout_s=0.5) as one:
+            with cluster.connect(VIPS[service], timeout_s=5) as one:
                 if server_or_none(one) is None:
                     return False
-        except TimeoutError:
+        except OSError:
             return False
     return grown(before, cluster.service_counters(service), "forward_first")["b2"] > 0
 
@@ -177,13 +177,13 @@ def no_icmp(cluster: ClusterLab) -> Iterator[None]:
 @pytest.mark.parametrize("service", VIPS)
 @pytest.mark.usefixtures("no_icmp")
 def test_a_client_without_icmp_uploads(cluster: ClusterLab, service: str) -> None:
-    """The owner's SYN-ACK has the MSS that fits into the tunnel. Some uploads go directly to the owner: hence eight."""
+    """The owner's SYN-ACK has the MSS that fits into the tunnel. Some uploads go directly to the owner: so twenty."""
     status = cluster.request("b1", "GET", "/status")
     assert status["egress"] == {"interfaces": ["eth1"], "errors": []}
     assert {s["name"]: s["mss"] for s in status["services"]} == CLAMPED_MSS
     before = cluster.service_counters(service)
     with BulkServers(cluster.lab.nodes[node].pid for node in FOUR) as port:
-        for _ in range(8):
+        for _ in range(20):
             with clamped(cluster, service, port) as one:
                 assert upload(one, SIZE) < STALL_S
     after = cluster.service_counters(service)
@@ -197,11 +197,11 @@ def test_a_client_without_icmp_hangs_without_the_clamp(cluster: ClusterLab) -> N
     with (
         BulkServers(cluster.lab.nodes[node].pid for node in FOUR) as port,
         contextlib.ExitStack() as stack,
-        ThreadPoolExecutor(12) as pool,
+        ThreadPoolExecutor(24) as pool,
     ):
-        uploads = [stack.enter_context(connect_unclamped(cluster, VIPS["echo"], port)) for _ in range(12)]
+        uploads = [stack.enter_context(connect_unclamped(cluster, VIPS["echo"], port)) for _ in range(24)]
         hung = sum(pool.map(hangs, uploads))
-    assert hung >= 4, "nine of twelve go through a tunnel, on average"
+    assert hung >= 6, "18 of 24 go through a tunnel, on average"
     assert any(grown(before, cluster.service_counters("echo"), "reply_too_big").values())
 
 
@@ -238,7 +238,7 @@ def test_a_megabyte_flows_both_ways_without_a_stall(cluster: ClusterLab, service
     """Full-size packets do not fit into the tunnel: the ingress replies by ICMP, and the client sends smaller ones."""
     before = cluster.service_counters(service)
     with BulkServers(cluster.lab.nodes[node].pid for node in FOUR) as port:
-        for transfer in (upload, download) * 8:
+        for transfer in (upload, download) * 12:
             forget_path_mtu(cluster)
             with connect_unclamped(cluster, VIPS[service], port) as one:
                 stall_s = transfer(one, SIZE)
@@ -257,14 +257,14 @@ def test_a_smaller_path_mtu_to_the_client_is_discovered(cluster: ClusterLab, ser
     cluster.lab.exec("router", [*route_back, "mtu", "lock", "1400"])
     try:
         with BulkServers(cluster.lab.nodes[node].pid for node in FOUR) as port:
-            for transfer in (download, upload) * 8:
+            for transfer in (download, upload) * 12:
                 forget_path_mtu(cluster)
                 with cluster.connect(VIPS[service], port) as one:
                     assert transfer(one, SIZE) < STALL_S
     finally:
         cluster.lab.exec("router", route_back)
     errors = grown(before, cluster.service_counters(service), "rx_icmp_error")
-    assert sum(errors.values()) >= 8, errors
+    assert sum(errors.values()) >= 12, errors
     assert sum(map(bool, errors.values())) > 1, errors
 
 

@@ -14,7 +14,9 @@ from topology.lab.netns import inside_net
 
 SIZE = 1_000_000
 PORT = 7100
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
+STALL_S = 5.0
+"""A shorter stall may be a busy machine's; what is too large for the path never arrives."""
 
 
 class BulkServers:
