@@ -68,7 +68,7 @@ def test_install_upgrade_remove_purge(cluster: ClusterLab, machine: SystemdMachi
     machine.run("sh", "-c", f"cat >/etc/anylb/lb.yml <<'END'\n{config}END")
     machine.run("systemctl", "enable", "--now", "lb-bgp", "lb-agent")
     wait_for(lambda: "b6" in cluster.next_hops() and cluster.tables_agree(FOUR, NODES), "b6 to be a member")
-    held = cluster.connect_many(60)
+    held = cluster.connect_many(120)
     servers = [server_of(one) for one in held]
     assert "b6" in servers
 

@@ -68,7 +68,7 @@ def assert_no_trace(name: str) -> None:
     assert name not in Path("/proc/self/mountinfo").read_text()
 
 
-ASK = "import socket; print(socket.create_connection(('10.0.0.2', 7), timeout=5).recv(9).decode(), end='')"
+ASK = "import socket; print(socket.create_connection(('10.0.0.2', 7), timeout=60).recv(9).decode(), end='')"
 
 
 SERVE = """

@@ -47,5 +47,5 @@ def two_links() -> Iterator[int]:
             yield router.pid
         finally:
             router.stdin.close()
-            router.wait(10)
+            router.wait(60)
             router.stdout.close()

@@ -134,6 +134,7 @@ def test_all_neighbors_are_confirmed_in_one_round(monkeypatch: pytest.MonkeyPatc
         assert confirmed == Counter(set(many) - {permanent}), "each once"
         assert {address for address, hop in hops.items() if hop.mac == mac} == set(many)
 
+    monkeypatch.setattr("agent.forwarding.route_monitor.CONFIRM_S", 3600.0)  # there is no second round
     monkeypatch.setattr(batch, "routes", routes)
     monkeypatch.setattr(batch, "neighbors", neighbors)
     monkeypatch.setattr(batch, "confirm", confirm)

@@ -85,13 +85,13 @@ def other_namespace() -> Iterator[int]:
             yield inner.pid
         finally:
             inner.stdin.close()
-            inner.wait(10)
+            inner.wait(60)
             inner.stdout.close()
 
 
 @pytest.mark.lab
 def test_end_of_a_connection_in_another_namespace(other_namespace: int) -> None:
-    with socket.create_connection(("172.31.0.2", 7000), timeout=10) as client:
+    with socket.create_connection(("172.31.0.2", 7000), timeout=60) as client:
         why = str(remote_end(client))
         assert why.startswith("connections to 172.31.0.2:7000 end in another network namespace, where clients' packets")
         with socket.create_server(("172.31.0.1", 0)):

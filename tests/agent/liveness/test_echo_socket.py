@@ -29,7 +29,7 @@ A, B, ROUTER = IPv4Address("10.0.0.11"), IPv4Address("10.0.0.1"), IPv4Address("1
 A6, B6 = IPv6Address("2001:db8::11"), IPv6Address("2001:db8::1")
 B_MAC = bytes.fromhex("020000000001")
 PORT, CLUSTER = 4742, 7
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 pytestmark = pytest.mark.lab
 
@@ -113,7 +113,7 @@ def test_the_agent_answers_and_says_that_it_is_not_the_data_path(router: int) ->
         await until(lambda: a.answers_of(B))
         liveness = a.asker.liveness[B]
         assert (liveness.boot, liveness.epochs, liveness.ready, liveness.data_path) == (99, (5,), True, False)
-        assert 0 < (a.asker.stats(B)[Via.PLAIN].rtt_s or 0) < 1
+        assert 0 < (a.asker.stats(B)[Via.PLAIN].rtt_s or 0) < WAIT_S
         assert b.datagrams == a.datagrams == [], "the datagram for packet filters is none of the channel's"
 
     play(router, scene)

@@ -4,6 +4,7 @@
 import subprocess
 from collections.abc import Iterator
 from ipaddress import IPv4Address, ip_address
+from pathlib import Path
 from socket import if_nametoindex
 
 import pytest
@@ -36,6 +37,13 @@ def add_neighbors(addresses: list[Address], state: str, *words: str) -> None:
     subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
 
 
+def patient(key: str) -> None:
+    """Have the kernel stay a minute in a state of eth0's neighbors that it leaves after seconds."""
+    for family in ("ipv4", "ipv6"):
+        name, value = {"retrans": ("retrans_time_ms", "60000"), "delay": ("delay_first_probe_time", "60")}[key]
+        Path(f"/proc/sys/net/{family}/neigh/eth0/{name}").write_text(value)
+
+
 def states(kernel: IPRoute) -> dict[str, int]:
     return {message.get("dst"): message["state"] for message in kernel.get_neighbours()}
 
@@ -65,6 +73,7 @@ def test_neighbors_are_those_that_pyroute2_reads(kernel: IPRoute) -> None:
 
 def test_all_are_confirmed_at_once(kernel: IPRoute) -> None:
     eth0 = if_nametoindex("eth0")
+    patient("delay")
     add_neighbors(MANY, "stale")
     before = states(kernel)
     assert {before[str(one)] for one in MANY} == {STALE}
@@ -75,6 +84,7 @@ def test_all_are_confirmed_at_once(kernel: IPRoute) -> None:
 
 def test_all_are_solicited_at_once(kernel: IPRoute) -> None:
     eth0, absent = if_nametoindex("eth0"), ip_address("10.0.0.251")
+    patient("retrans")
     add_neighbors(MANY, "reachable")
     assert all(one.idle for one in batch.neighbors((eth0, one) for one in MANY))
     batch.probe([(9999, MANY[0]), *((eth0, one) for one in MANY), (eth0, absent)])

@@ -62,12 +62,12 @@ def test_without_permissions_the_error_is_one_line(name: str, write: Callable[[s
     path = write(LONE)
     not_root = child(UP.format(before="os.setuid(65534)", keep=True, after=""), str(path), name)
     assert (
-        not_root.communicate(timeout=30)[0]
+        not_root.communicate(timeout=120)[0]
         == "error: a lab needs root (network namespaces, mounts): run it with sudo\n"
     )
     # PR_CAPBSET_DROP, CAP_SYS_ADMIN: root in a container without permission to create namespaces
     powerless = "ctypes.CDLL(None).prctl(24, 21, 0, 0, 0)"
-    output = child(UP.format(before=powerless, keep=True, after=""), str(path), name).communicate(timeout=30)[0]
+    output = child(UP.format(before=powerless, keep=True, after=""), str(path), name).communicate(timeout=120)[0]
     assert "no permission to create namespaces (unshare: Operation not permitted)" in output
     assert output.count("\n") == 1
     assert_no_trace(name)

@@ -111,9 +111,10 @@ def test_exec_reports_failures_and_returns_before_background_children(name: str,
 
 def test_the_init_reaps_orphans(name: str, write: Callable[[str], Path]) -> None:
     with Lab.up(write(LONE), name, keep=False) as lab:
-        orphan = int(lab.exec("a", ["sh", "-c", "sleep 0.3 & echo $!"]).stdout)
+        orphan = int(lab.exec("a", ["sh", "-c", "sleep 600 & echo $!"]).stdout)
         status = lab.root("a") / f"proc/{orphan}/status"
         assert "PPid:\t1\n" in status.read_text()
+        lab.exec("a", ["kill", str(orphan)])
         wait_for(lambda: not status.exists())
 
 
@@ -172,7 +173,7 @@ def test_kill_is_a_power_loss(name: str, write: Callable[[str], Path]) -> None:
         process = lab.spawn("b", ["sleep", "600"])
         wait_for(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n")
         lab.kill("b")
-        assert process.wait(5) == -signal.SIGKILL
+        assert process.wait(60) == -signal.SIGKILL
         assert not lab.nodes["b"].alive
         assert "eth2" not in lab.exec("switch", ["ls", "/sys/class/net"]).stdout.split()
         assert lab.exec("a", ["true"]).returncode == 0
@@ -189,13 +190,13 @@ def test_down_although_the_caller_has_not_reaped_its_programs(name: str, write: 
     wait_for(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n")
     Lab.find(name).down()
     assert not lab.nodes["a"].alive
-    assert process.wait(5) == -signal.SIGKILL
+    assert process.wait(60) == -signal.SIGKILL
     assert_no_trace(name)
 
 
 ECHO = """
 import socket
-with socket.create_connection(("10.0.0.10", 7000), timeout=5, source_address=("10.1.1.200", 0)) as s:
+with socket.create_connection(("10.0.0.10", 7000), timeout=20, source_address=("10.1.1.200", 0)) as s:
     s.sendall(b"17\\n")
     print(s.recv(99).decode(), end="")
 """

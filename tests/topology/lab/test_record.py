@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="lab
 def test_a_kept_lab_outlives_its_creator_and_is_not_created_twice(name: str, write: Callable[[str], Path]) -> None:
     path = write(PAIR)
     creator = child(UP.format(before="", keep=True, after=""), str(path), name)
-    assert creator.communicate(timeout=30)[0] == "up\n"
+    assert creator.communicate(timeout=120)[0] == "up\n"
     lab = Lab.find(name)
     assert_connected(lab)
     with pytest.raises(LabError, match=rf"lab {name} is already up: take it down with `lbctl lab down {path}`"):

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from support.waiting import wait_for
 
+from topology.traffic.connection import SILENCE_S
 from topology.traffic.controller import TrafficController
 
 pytestmark = pytest.mark.lab
@@ -65,7 +66,7 @@ def traffic(start: Start, tmp_path: Path) -> Iterator[TrafficController]:
     traffic = TrafficController.connect(control)
     yield traffic
     traffic.quit()
-    assert process.wait(timeout=5) == 0, "the client must end with its controller"
+    assert process.wait(timeout=60) == 0, "the client must end with its controller"
 
 
 def opened(traffic: TrafficController, count: int) -> None:
@@ -90,7 +91,7 @@ def test_nothing_breaks_while_nothing_happens(server: Callable[[str], object], t
     held, attempts = traffic.report()
     assert Counter((one.state, one.owner) for one in held) == {("open", "b1"): 60}
     # Each sends every 100 ms, so the longest silence is that plus what this machine delays.
-    assert 0.09 < max(one.silence_s for one in held) < 1.0
+    assert 0.09 < max(one.silence_s for one in held) < SILENCE_S
     assert {one.outcome for one in attempts} <= {"ok", ""}
     assert {one.owner for one in attempts} <= {"b1", ""}
     assert traffic.close_held("b9") == 0
@@ -107,11 +108,12 @@ def test_a_killed_server_breaks_its_connections_and_refuses_new_ones(
     killed_at = time.monotonic()
     process.kill()
     wait_for(lambda: traffic.progress().open == 0)
+    noticed_at = time.monotonic()
     held, _ = traffic.report()
     assert Counter(one.state for one in held) == {"broken": 40}
     # A killed process's sockets send FIN, or RST where something was still unread.
     assert {one.reason for one in held} <= {"eof", "reset"}
-    assert all(killed_at <= one.ended_at <= killed_at + 5 for one in held)
+    assert all(killed_at <= one.ended_at <= noticed_at for one in held)
     wait_for(lambda: outcomes(traffic, killed_at)["refused"] >= 5)
 
     traffic.begin()
@@ -142,12 +144,11 @@ def test_a_silent_server_is_noticed(
     process.send_signal(signal.SIGSTOP)
     traffic.fresh(20)
     wait_for(lambda: outcomes(traffic, stopped_at)["timeout"] >= 3)
-    assert traffic.progress().open == 20
     assert set(outcomes(traffic, stopped_at)) == {"timeout"}
-    wait_for(lambda: traffic.progress().open == 0, timeout_s=20)
+    wait_for(lambda: traffic.progress().open == 0)
     held, _ = traffic.report()
     assert Counter((one.state, one.reason) for one in held) == {("broken", "silence"): 20}
-    assert min(one.ended_at for one in held) >= stopped_at + 14.8
+    assert min(one.ended_at for one in held) >= stopped_at + SILENCE_S - 0.2
 
 
 def test_http_health_and_lines_in_pieces(start: Start, server: Callable[[str], object], tmp_path: Path) -> None:
@@ -161,7 +162,7 @@ def test_http_health_and_lines_in_pieces(start: Start, server: Callable[[str], o
         "    for piece in pieces: s.sendall(piece); time.sleep(0.05)\n"
         "    while want not in got:\n"
         "        data = s.recv(4096); assert data, got; got += data\n"
-        "for _ in range(100):\n"
+        "for _ in range(1200):\n"
         "    try: socket.create_connection(('10.99.0.1', 7000)).close(); break\n"
         "    except ConnectionRefusedError: time.sleep(0.05)\n"
         "ask(b'GET /health HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n', want=b'HTTP/1.1 200 OK')\n"
@@ -178,10 +179,10 @@ def test_datagrams_are_answered_only_if_wanted(start: Start, tmp_path: Path) -> 
     script.write_text(
         "import socket, time\n"
         "def ask(port):\n"
-        "    s = socket.socket(type=socket.SOCK_DGRAM); s.connect(('10.99.0.1', port)); s.settimeout(5)\n"
+        "    s = socket.socket(type=socket.SOCK_DGRAM); s.connect(('10.99.0.1', port)); s.settimeout(60)\n"
         "    s.send(b'17\\n'); return s.recv(100)\n"
         "for port in (7000, 7001):\n"
-        "    for _ in range(100):\n"
+        "    for _ in range(1200):\n"
         "        try: socket.create_connection(('10.99.0.1', port)).close(); break\n"
         "        except ConnectionRefusedError: time.sleep(0.05)\n"
         "assert ask(7000) == b's1 17\\n'\n"
@@ -197,6 +198,6 @@ def test_a_port_in_use_is_one_clear_line() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         argv = [sys.executable, "-m", "topology.traffic.server", "--port", str(port)]
-        result = subprocess.run(argv, capture_output=True, text=True, timeout=10, check=False)
+        result = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 1
     assert result.stderr == f"echo server: port {port}: Address already in use; stop the program that listens there\n"
