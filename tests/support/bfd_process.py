@@ -18,6 +18,8 @@ from topology.lab.netns import inside_net
 
 ADDRESSES = "ip link set lo up && for a in 2001:db8::1 2001:db8::2 fe80::1 fe80::2; do ip addr add $a/128 dev lo; done"
 OURS = 99
+PATIENT = 100
+"""A neighbor's multiplier with which it may be silent for half a minute, as a test on a busy machine is."""
 IP_RECVTTL = 12  # linux/in.h
 
 
@@ -42,7 +44,7 @@ class BfdHelper:
         return decode_statuses(path.read_bytes() if path.exists() else b"").get(peer.name)
 
     def wait_for(self, peer: BfdPeer, condition: Callable[[BfdStatus], object]) -> BfdStatus:
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while not (status := self.status(peer)) or not condition(status):
             assert time.monotonic() < deadline, status
             time.sleep(0.01)
@@ -52,7 +54,7 @@ class BfdHelper:
         """Run a shell command in its namespace."""
         subprocess.run(["nsenter", "-t", str(self.process.pid), "-n", "sh", "-c", command], check=True)
 
-    def command(self, timeout_s: float = 15) -> str:
+    def command(self, timeout_s: float = 60) -> str:
         """Return the next command to ExaBGP, "" if none comes in time."""
         assert self.process.stdout is not None
         with selectors.DefaultSelector() as selector:
@@ -81,7 +83,7 @@ class BfdNeighborModel:
         self.socket.setsockopt(socket.IPPROTO_IP, IP_RECVTTL, 1)
         if ":" in peer.address:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
-        self.socket.settimeout(5)
+        self.socket.settimeout(60)
         self.ttl = 255
         self.received: list[Packet] = []
         self.source = self.hops = 0
@@ -105,11 +107,11 @@ class BfdNeighborModel:
         self.received.append(packet)
         return packet
 
-    def bring_up(self) -> None:
+    def bring_up(self, multiplier: int = PATIENT) -> None:
         while (packet := self.receive()).state is not SessionState.UP:
             state = SessionState.INIT if packet.state is SessionState.DOWN else SessionState.UP
-            self.send(Packet(state, 3, OURS, packet.my_discriminator, 1_000_000, 300_000))
-        self.send(Packet(SessionState.UP, 3, OURS, packet.my_discriminator, 300_000, 300_000, final=True))
+            self.send(Packet(state, PATIENT, OURS, packet.my_discriminator, 1_000_000, 300_000))
+        self.send(Packet(SessionState.UP, multiplier, OURS, packet.my_discriminator, 300_000, 300_000, final=True))
 
     def close(self) -> None:
         self.socket.close()

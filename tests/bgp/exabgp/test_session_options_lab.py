@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.waiting import wait_for
@@ -39,6 +40,7 @@ def wire(lab: WireLab) -> Iterator[WireLab]:
 
 
 def never_up(wire: WireLab, router: str, protocol: str) -> bool:
+    wait_for(lambda: not wire.established(router, protocol), "the session of before to end")
     deadline = time.monotonic() + NEVER_S
     while time.monotonic() < deadline:
         if wire.established(router, protocol):
@@ -58,6 +60,7 @@ def test_ipv6_vip_over_ipv6_sessions_has_both_next_hops_in_the_kernel(wire: Wire
     both6 = {wire.b1.address6, wire.b2.address6}
     wait_for(lambda: wire.next_hops("r1", VIP6) == both6, "the IPv6 VIP by two next hops")
     wait_for(lambda: wire.next_hops("r1", VIP) == {"10.0.0.11", "10.0.0.12"}, "and the IPv4 one")
+    wait_for(lambda: "10.254.0.11/32" in wire.received("r1", "b1"), "and b1's identity")
     assert wire.received("r1", "b1_6") == {VIP6}, "no IPv4 on that session"
     assert wire.received("r1", "b1") == {VIP, "10.254.0.11/32"}, "and no IPv6 on the other"
     wire.b2.desired = [route for route in wire.b2.default_routes if route.prefix != VIP6]
@@ -75,9 +78,13 @@ def test_agent_announces_an_ipv6_vip_and_its_status_shows_it(wire: WireLab):
     try:
         wait_for(lambda: wire.next_hops("r1", VIP6) == {wire.b1.address6}, "the IPv6 VIP")
         wait_for(lambda: wire.next_hops("r1", VIP) == {"10.0.0.11"}, "the IPv4 VIP")
-        status = json.loads(wire.lab.exec("b1", [LBCTL, "status", "-o", "json"]).stdout)
-        assert {vip["vip"]: vip["announced"] for vip in status["vips"]} == {"10.99.0.1": True, "2001:db8:99::1": True}
-        assert status["bgp"]["error"] is None
+        both = {"10.99.0.1": True, "2001:db8:99::1": True}
+
+        def status() -> Any:
+            return json.loads(wire.lab.exec("b1", [LBCTL, "status", "-o", "json"]).stdout)
+
+        wait_for(lambda: {vip["vip"]: vip["announced"] for vip in status()["vips"]} == both, "the status to show both")
+        wait_for(lambda: status()["bgp"]["error"] is None, "no error")
     finally:
         for process in (agent, server):
             process.kill()
@@ -102,7 +109,7 @@ def test_link_local_peer(wire: WireLab):
     wire.configure("r1", own)
     wire.b1.start("{address: 'fe80::1%eth1', as: 65000, hold_time_s: 3, families: [ipv4, ipv6]}")
     wait_for(lambda: wire.next_hops("r1", VIP6) == {wire.b1.address6}, "the IPv6 VIP")
-    assert wire.next_hops("r1", VIP) == {"10.0.0.11"}
+    wait_for(lambda: wire.next_hops("r1", VIP) == {"10.0.0.11"}, "the IPv4 VIP")
 
 
 def test_md5_password(wire: WireLab):
@@ -213,12 +220,12 @@ def test_two_routers_at_once_each_with_its_own_as_source_and_prepending(wire: Wi
         assert "(65000,100)" in shown
         assert "(65535,65281)" in shown, "no-export"
         assert "(65000, 1, 2)" in shown
-    assert wire.next_hops("r1", VIP) == {"10.0.0.11"}
-    assert wire.next_hops("r2", VIP) == {"10.0.1.11"}, "our address of that session"
+    wait_for(lambda: wire.next_hops("r1", VIP) == {"10.0.0.11"}, "the route in r1's kernel")
+    wait_for(lambda: wire.next_hops("r2", VIP) == {"10.0.1.11"}, "our address of that session in r2's")
     assert re.search(r"Hold timer:.*/3\b", wire.birdc("r1", "show", "protocols", "all", "b1"))
     wire.b1.desired = [wire.b1.identity, replace(route, prepend=0, med=None, communities=())]
     wait_for(lambda: "65009 65009" not in wire.attributes("r2", VIP), "replaced at r2")
-    assert "med" not in wire.attributes("r1", VIP)
+    wait_for(lambda: VIP in wire.attributes("r1", VIP) and "med" not in wire.attributes("r1", VIP), "and at r1")
     # One router dies: the other session stays.
     mark = wire.session_since("r1", "b1")
     wire.birdc("r2", "disable", "b1")
@@ -247,5 +254,5 @@ def test_only_allowed_routes_are_advertised_and_no_learned_route_is_installed(wi
     wait_for(lambda: [p.foreign for p in wire.b1.snapshot.peers] == [1], "the bait was received")
     wait_for(lambda: "10.254.0.12/32" in learned(), "an identity was learned")
     assert "198.51.100.0/24" not in learned()
-    assert wire.received("r1", "b1") == {VIP, "10.254.0.11/32"}
+    wait_for(lambda: wire.received("r1", "b1") == {VIP, "10.254.0.11/32"}, "the VIP and the identity alone")
     assert wire.b1.kernel_routes() == before

@@ -186,5 +186,5 @@ def test_too_many_vips_cost_the_node_that_announces_them(filter_lab: FilterLab) 
         wait_for(lambda: len(filter_lab.accepted("b1")) == LIMIT, "as many as the limit")
     else:
         wait_for(lambda: filter_lab.frr_state("b1") == "Idle (PfxCt)", "the session ends")
-        assert not filter_lab.accepted("b1")
+        wait_for(lambda: not filter_lab.accepted("b1"), "its routes to go with it")
     assert filter_lab.accepted("b2") == {"10.254.0.12/32", VIP}
