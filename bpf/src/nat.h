@@ -11,48 +11,24 @@
  * Straight from the router, only an owner looks for a session: other nodes of the chain may have copies, but the state
  * is followed in one place. While two epochs are in use, a session is looked for by the keys of both.
  *
- * Fragments are dropped. A session's rules are in session.h, track.h, new_session.h and translate.h.
+ * Fragments are dropped. nat_flow.h has the search, nat_pass.h what becomes of a packet whose session is here. A
+ * session's rules are in session.h, track.h, new_session.h and translate.h.
  */
 #pragma once
 
 #include "handle.h"
 #include "lb.h"
-#include "nat_icmp.h"
+#include "nat_flow.h"
 #include "nat_layout.h"
-#include "nat_mss.h"
+#include "nat_pass.h"
 #include "nat_pool.h"
 #include "nat_reset.h"
 #include "new_session.h"
 #include "packet.h"
 #include "pick.h"
-#include "session.h"
-#include "track.h"
-#include "translate.h"
 #include "verifier.h"
 
 #if NAT
-/* What decides about a packet, beside the packet. */
-struct nat_flow {
-	u32 r;       /* row */
-	u32 hash;    /* of a client's packet its flow's */
-	u32 slot;    /* of the session; NO_SLOT: none is here */
-	u32 counted; /* whose counters it is counted in: its service's */
-	u32 reply;   /* from a backend */
-};
-
-/* NAT's table as a service, for the rule of pick.h. */
-static __always_inline struct service nat_service(const struct nat_conf *nat)
-{
-	struct service service = {
-		.slot = nat->table,
-		.up = nat->up,
-		.forward = nat->forward,
-		.flags = SERVICE_DROP_NO_MEMBER,
-	};
-
-	return service;
-}
-
 /* See verifier.h. The plain program has fewer paths, and its packet comes from a map. */
 static __always_inline void forget_all(const struct conf *conf, struct packet *pkt, struct nat_flow *flow)
 {
@@ -68,65 +44,6 @@ static __always_inline void forget_all(const struct conf *conf, struct packet *p
 		FORGET_NOW(conf, pkt->prev_family);
 		FORGET_NOW(conf, pkt->icmp_error);
 	}
-}
-
-/* Whether other nodes may still hand over sessions of the row. */
-static __always_inline bool is_pulled(u32 r)
-{
-	u64 *until = nat_pulls.lookup(&r);
-
-	return until && *until && bpf_ktime_get_coarse_ns() < *until;
-}
-
-/* Whether this node owns the row of either epoch. */
-static __always_inline bool owns_row(const struct conf *conf, const struct service *service, u32 r,
-				     const struct row *row, const struct packet *pkt)
-{
-	u32 table = service->slot + active_bank(conf) * SLOTS;
-	const struct row *other;
-
-	if (row->node[0] == conf->self)
-		return true;
-	if (!uses_two_banks(conf, pkt))
-		return false;
-	other = find_row(other_table(table), other_row(conf, service, r, pkt));
-	return other && other->node[0] == conf->self;
-}
-
-/* Find the session of a client's packet, by the key of new flows and then by the other one; as find_by_client(). */
-static __always_inline u64 find_client_session(const struct conf *conf, const struct nat_conf *nat,
-					       const struct service *service, u32 hash, const struct packet *pkt)
-{
-	u64 found;
-	u32 i;
-
-#pragma clang loop unroll(disable)
-	for (i = 0; i < BANKS; i++) {
-		found = find_by_client(nat, hash, pkt);
-		FORGET(conf, found);
-		if ((u32)found != NO_SLOT || !uses_two_banks(conf, pkt))
-			return found;
-		hash = flow_hash(conf->hash_key[active_bank(conf) ^ 1], service, pkt);
-	}
-	return NO_SLOT;
-}
-
-/*
- * A SYN meets a session of its flow: return its slot if it lives, else NO_SLOT; what its ends have closed is retired.
- * Since it was found it may have been freed, and another CPU may have made a session of another flow in its slot: then
- * the fingerprint is another one, and that session is left alone.
- */
-static __always_inline u32 reopen(const struct nat_conf *nat, u64 found)
-{
-	u64 *tag = find_tag(found), now = tag ? *(volatile u64 *)tag : 0;
-	u32 state = tag_state(now);
-
-	if ((now ^ found) >> 48 || state == SESSION_BUSY)
-		return NO_SLOT;
-	if (state < SESSION_FIN)
-		return found;
-	retire(nat, found, now);
-	return NO_SLOT;
 }
 
 /* No node has the packet's session. */
@@ -147,84 +64,6 @@ static __always_inline int end(struct xdp_md *ctx, const struct conf *conf, cons
 	}
 	sample_packet(ctx, conf, pkt, slot, event);
 	return verdict;
-}
-
-/* Whether the packet cannot go to the other end of its session, and why: then `event` becomes another. */
-static __always_inline bool is_undeliverable(struct xdp_md *ctx, const struct nat_hop *hop, const struct packet *pkt,
-					     enum counter *event)
-{
-	if (!hop || !hop->known)
-		*event = DROP_NAT_NO_MAC;
-	else if (is_last_hop(ctx, pkt))
-		*event = DROP_NAT_TTL;
-	else
-		return false;
-	return true;
-}
-
-static __always_inline bool is_error(const struct packet *pkt)
-{
-	return !pkt->plain && pkt->icmp_error;
-}
-
-/* Follow the packet's session, and send the packet to its other end. As handle_nat() sets `event` and `counted`. */
-static __always_inline int pass_on(struct xdp_md *ctx, const struct uplink *uplink, const struct nat_conf *nat,
-				   struct nat_flow *flow, u32 transport, struct packet *pkt, enum counter *event)
-{
-	struct record record = {};
-	struct session *session = find_record(flow->slot, pkt, &record);
-	struct segment segment = {};
-	const struct nat_hop *hop;
-	struct stats *s;
-	bool clamps;
-
-	if (!session)
-		return XDP_DROP; /* never */
-	if (pkt->protocol == IPPROTO_TCP && !is_error(pkt) && !read_segment(ctx, transport, &segment))
-		return XDP_DROP; /* never */
-	flow->counted = session->service_slot;
-	*event = flow->reply ? FORWARD_CLIENT : FORWARD_BACKEND;
-	hop = find_hop(nat, session, flow->reply);
-	clamps = segment.flags & TCP_SYN && nat->mss[pkt->family == 6];
-	if (pkt->plain && hop && (pkt->length > hop->mtu || hop->vlan))
-		return NOT_PLAIN;
-	if (is_undeliverable(ctx, hop, pkt, event))
-		return XDP_DROP;
-	if (!pkt->plain && pkt->length > hop->mtu) {
-		*event = DROP_TOO_BIG;
-		if (!reply_too_big(ctx, pkt, hop->mtu))
-			return XDP_DROP;
-		*event = REPLY_TOO_BIG;
-		return hairpin(ctx, uplink);
-	}
-	if (is_error(pkt))
-		return pass_error_on(ctx, uplink, hop, flow->slot, flow->reply, transport, pkt, event);
-	if (track(nat, flow->slot, session, &segment, pkt, flow->reply)) {
-		s = stats_of(flow->counted);
-		if (s)
-			count(s, RX_FAR_RESET);
-	}
-	if (clamps)
-		lower_mss(ctx, transport, nat->mss[pkt->family == 6]);
-	return translate(ctx, uplink, hop, flow->slot, flow->reply, transport, pkt, event);
-}
-
-/* Fill in the packet's row, and its slot if it is to the pool. */
-static __always_inline void find_flow(const struct conf *conf, const struct nat_conf *nat,
-				      const struct service *service, const struct packet *pkt, struct nat_flow *flow)
-{
-	flow->slot = NO_SLOT;
-	flow->reply = !pkt->service;
-	if (flow->reply) {
-		flow->slot = slot_of_endpoint(nat, pkt);
-		flow->r = flow->slot >> ((nat->bucket_bits & 15) + 3);
-		flow->hash = mix(flow->slot);
-		flow->counted = nat->table;
-	} else {
-		flow->hash = flow_hash(conf->hash_key[active_bank(conf)], service, pkt);
-		flow->r = flow->hash & (NAT_ROWS - 1);
-		flow->counted = pkt->service;
-	}
 }
 
 /*
