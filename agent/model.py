@@ -43,7 +43,7 @@ class Share:
     effective: int
     state: State
     announced: bool = True
-    """Whether the member announces the service's VIP to the routers, as it says itself."""
+    """Whether the member announces the service's VIP to the routers, as it publishes itself."""
 
 
 def without_new_flows(share: Share) -> Share:
@@ -58,7 +58,7 @@ def service_key(vip: Address, protocol: str, port: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A node in this node's view: what it says of itself, and whether it answers."""
+    """A node in this node's view: what it publishes, and whether it answers."""
 
     address: IPv4Address
     epochs: tuple[int, ...]
@@ -73,13 +73,13 @@ class Member:
     address6: IPv6Address | None = None
     """Its end of tunnels over IPv6; None if its identity has none."""
     boot: int = 0
-    """The boot that it said this in: with another one its connections are gone."""
+    """The boot in which it published this: with another one its connections are gone."""
     version: int = 0
-    """The version of what it says of itself: within a boot of its agent the higher is the newer."""
+    """The version of what it publishes: within a boot of its agent the higher is the newer."""
     silent_since: float | None = None
     """CLOCK_MONOTONIC seconds since when its data path does not answer; None while it does."""
     changed: float = 0.0
-    """CLOCK_MONOTONIC seconds of the last change of what it says since it appeared; 0 for none."""
+    """CLOCK_MONOTONIC seconds of the last change of what it publishes since it appeared; 0 for none."""
     change: str = ""
     """What changed then."""
 

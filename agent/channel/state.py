@@ -102,7 +102,7 @@ class StateShare:
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """What a node says of itself.
+    """What a node publishes of itself.
 
     `boot`: a number of its kernel's boot; `version` grows with each change; `ready`: its tables come from a whole view;
     `epochs`: those that it supports, the preferred one first; `unreachable`: the nodes that do not answer it;

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One step of a packet's walk through the cluster, as a node asks another for it: encoded and decoded. Pure.
 
-The asker says which packet arrives there, and how. The other node answers what its program would do with it now, and
+The request has which packet arrives there, and how. The other node answers what its program would do with it now, and
 why: by its chain, its sockets, and the nodes that it cannot reach. All in network order.
 
     request

@@ -13,7 +13,7 @@ _TAGS: Final = (0x8100, 0x88A8)
 
 
 def packet_line(head: bytes, length: int) -> str:
-    """Return protocol, ends, TCP flags and the frame's length in bytes; what cannot be read is said."""
+    """Return protocol, ends, TCP flags and the frame's length in bytes; what cannot be read is named."""
     at, ethertype = 14, int.from_bytes(head[12:14], "big")
     while ethertype in _TAGS and len(head) >= at + 4:
         ethertype, at = int.from_bytes(head[at + 2 : at + 4], "big"), at + 4

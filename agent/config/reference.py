@@ -146,7 +146,7 @@ def _values(types: tuple[Any, ...]) -> Iterator[str]:
 
 
 def as_yaml(value: object) -> str:
-    """Return a default as it would stand in lb.yml, in flow style; "" for None."""
+    """Return a default as lb.yml would have it, in flow style; "" for None."""
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -187,7 +187,7 @@ class Asker:
         return self._findings.take_suspects()
 
     def take_returned(self) -> list[IPv4Address]:
-        """Return the nodes that answer, or whose agents live, since the last call: what they said may be outdated."""
+        """Return the nodes that answer, or whose agents live, since the last call: their states may be outdated."""
         return self._findings.take_returned()
 
     def stats(self, address: IPv4Address) -> Mapping[Via, PathStats]:

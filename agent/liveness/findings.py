@@ -82,6 +82,6 @@ class Findings:
         return suspects
 
     def take_returned(self) -> list[IPv4Address]:
-        """Return the nodes that answer, or whose agents live, since the last call: what they said may be outdated."""
+        """Return the nodes that answer, or whose agents live, since the last call: their states may be outdated."""
         returned, self._returned = list(self._returned), {}
         return returned

@@ -2,8 +2,8 @@
 """The identities in the routes that BGP peers advertise: who may be there. Pure.
 
 Owns what is read out of a snapshot of the relay. An identity makes its node a candidate, which is asked (liveness/) and
-which says itself what it serves (channel/); view.py decides what it then is. So nothing that a router repeats decides
-about a member: an identity that is withdrawn is a reason to ask its node at once, no more.
+which publishes itself what it serves (channel/); view.py decides what it then is. So nothing that a router repeats
+decides about a member: an identity that is withdrawn is a reason to ask its node at once, no more.
 
 A cluster of 1,000 nodes behind two routers has 2,000 identities, and one of them changes at a time. So each route is
 decoded once, as long as it is received: the relay's client keeps a `Route` that has not changed as the same object.

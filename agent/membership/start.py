@@ -39,7 +39,7 @@ def waits_alone(observed: Observations, waited_s: float) -> bool:
 
 
 def _refuses(observed: Observations, address: IPv4Address) -> bool:
-    """Whether a node forwards and has a living agent, and does not say what it serves."""
+    """Whether a node forwards and has a living agent, and does not publish what it serves."""
     liveness = observed.liveness[address]
     return liveness.ready and liveness.agent_lives and bool(liveness.answers) and _is_awaited(observed, address)
 

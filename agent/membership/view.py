@@ -2,17 +2,17 @@
 """What this node believes of all other nodes: the view. Pure; `now` is CLOCK_MONOTONIC seconds.
 
 A node is believed about itself, and about nothing else. BGP or the configuration names it (received.py), its data path
-answers (liveness/), its agent says what it serves (channel/). The rules:
+answers (liveness/), its agent publishes what it serves (channel/). The rules:
 
-1. A candidate becomes a member when its data path answers and its agent has said, in the same boot, what it serves.
-   Who never answered takes no place, whatever routers say.
+1. A candidate becomes a member when its data path answers and its agent publishes, in the same boot, what it serves.
+   One that never answered takes no place, whatever routers advertise.
 2. A member that is silent is passed over by packets from the next one on; that is a flag of its node entry, and no row
    changes (`silent_since`).
 3. After `OWNS_S` of silence it is `lost`: it owns no row, but comes after the chains of its rows, for `FORGET_S`. It
    owns on while a member that this node reaches still reaches it (`unreachable`): where the fault is one path, tables
    stay equal.
-4. A member whose agent is silent (its heartbeat stands still), or whose data path is not ready, gets no new flows. Its
-   places stay: the data path lives on without the agent.
+4. A member whose agent is silent (its heartbeat does not advance), or whose data path is not ready, gets no new flows.
+   Its places stay: the data path lives on without the agent.
 5. Another boot than that of its state: its connections are gone, so it has no place until its agent publishes again.
 6. Only its own `left` removes a member at once. That an identity is withdrawn, or a BGP session ends, changes nothing.
 7. The first table waits (start.py).
@@ -167,7 +167,7 @@ class View:
         return Member(address, state.epochs, shares, False, now, NEW, address6, state.boot, state.version)
 
     def _updated(self, member: Member, state: NodeState, liveness: Liveness | None, now: float) -> Member:
-        """Return a member after what it says of itself."""
+        """Return a member after what it publishes."""
         shares = _effective(self._shares_of(state), liveness)
         after = replace(member, epochs=state.epochs, shares=shares, boot=state.boot, version=state.version)
         change = _difference(member, after)

@@ -44,5 +44,5 @@ def backends_of(config: Config) -> dict[BackendKey, int]:
 
 
 def ambiguous(numbers: Mapping[BackendKey, int]) -> Collection[int]:
-    """Return the numbers that several of these backends have: what another node says of one names none."""
+    """Return the numbers that several of these backends have: what another node publishes of one names none."""
     return {number for number, count in Counter(numbers.values()).items() if count > 1}

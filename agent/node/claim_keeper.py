@@ -93,7 +93,7 @@ class ClaimKeeper:
         """What this node claims; None before its first count."""
         self._merged: dict[tuple[str, int], dict[IPv4Address, RowNumbers]] | None = None
         self._merged_from: tuple[dict[IPv4Address, ClaimSet], set[IPv4Address]] = {}, set()
-        """What the nodes said then, and of which the kernel's rows counted."""
+        """What the nodes published then, and of which the kernel's rows counted."""
         self._merged_at = self._claimed_at = float("-inf")
         self._merge_cost_s = 0.0
         """CPU seconds that the last merge and its tables took, about."""
@@ -187,7 +187,7 @@ class ClaimKeeper:
         self._problem = problem
 
     def _merge(self) -> None:
-        """Bring the claims of all nodes together: of each, what it says, else what an earlier agent left."""
+        """Bring the claims of all nodes together: of each, what it publishes, else what an earlier agent left."""
         self._merged_at, known = time.monotonic(), self._merged
         boots = {member.address: member.boot for member in self._membership.view.members}
         published: dict[IPv4Address, ClaimSet] = {

@@ -177,7 +177,7 @@ class Membership:
         return self._channel.states
 
     def present_states(self) -> dict[IPv4Address, NodeState]:
-        """Return what the nodes that answer say of themselves."""
+        """Return what the nodes that answer publish."""
         liveness = self.liveness
         return {
             address: state

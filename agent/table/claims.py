@@ -166,7 +166,7 @@ class OwnClaims:
     1. It claims rows as `claims_of` has it.
     2. The kernel goes through its sockets while others come and go, and may miss one: a row counts as empty only when
        two counts in a row have found no connection.
-    3. A claim stands for `NAMED_S` after the chain names the node again, without effect. So when a node is away for a
+    3. A claim stays for `NAMED_S` after the chain names the node again, without effect. So when a node is away for a
        minute, other nodes' claims are there when it comes back and displaces them, even if agents die just then.
     """
 

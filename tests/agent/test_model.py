@@ -28,7 +28,7 @@ def member(*shares: Share, lost: bool = False) -> Member:
     ],
 )
 def test_plan_and_channel_name_a_service_alike(vip: Address, protocol: str, port: int, key: str) -> None:
-    """The view takes what others say of a service by the text of its endpoint."""
+    """The view takes what others publish of a service by the text of its endpoint."""
     assert service_key(vip, protocol, port) == str(ServiceEndpoint(vip, protocol, port)) == key
 
 

@@ -3,7 +3,7 @@
 
 The agent runs in a process of its own with real maps and real netlink. The relay's client is replaced: the bench hands
 the agent what the relay would report of its routers. So are the echoes and the channel, since there is no other node:
-all others answer, and the bench hands the agent what they would say of themselves. `late` is how late a timer of the
+all others answer, and the bench hands the agent what they would publish. `late` is how late a timer of the
 agent's event loop fires while ten changes arrive per second; `control` the same of a bare event loop in another process
 at the same time.
 """
@@ -90,7 +90,7 @@ class Relay:
 
 
 class Others:
-    """Replaces the asker, its sockets and the channel: it holds what the others answer and say, and sends nothing."""
+    """Replaces the asker, its sockets and the channel: it has what the others answer and publish, and sends nothing."""
 
     def __init__(self) -> None:
         self.liveness: Mapping[IPv4Address, Liveness] = {}
@@ -99,7 +99,7 @@ class Others:
         self.isolated, self.next_at = False, float("inf")
 
     def follow(self, *_: object) -> None:
-        """Ignore whom to ask and talk to; likewise what follows."""
+        """Ignore which nodes to ask and to publish to; likewise what follows."""
 
     hint = wake = publish = publish_claims = follow
 
@@ -121,7 +121,7 @@ class Others:
 
 
 class Cluster:
-    """All members but the first, which is this node: what the routers advertise, and what each says of itself."""
+    """All members but the first, which is this node: what the routers advertise, and what each publishes."""
 
     def __init__(self, config: Config, epoch: int, size: Size) -> None:
         self.endpoints = [ServiceEndpoint(s.vip, s.protocol, s.port_number) for s in config.services]
@@ -213,10 +213,10 @@ class Running:
         self._names = [service.name for service in agent.config.services]
         relay.report(self._cluster.snapshot)
         self._others.liveness = self._cluster.liveness
-        self.tell()
+        self.hand_over()
 
-    def tell(self) -> None:
-        """Hand over what the others say now."""
+    def hand_over(self) -> None:
+        """Give the agent what the others publish now."""
         self._others.states = self._cluster.states
         self.agent._wake.set()
 
@@ -226,7 +226,7 @@ class Running:
         writer = self.agent.forwarder.map_writer
         before = [writer.digest(name) for name in self._names]
         self._cluster.toggle(7)
-        self.tell()
+        self.hand_over()
         return await until(lambda: all(map(str.__ne__, map(writer.digest, self._names), before)))
 
     async def churn(self) -> None:
@@ -235,7 +235,7 @@ class Running:
         while True:
             n = n % (self._size.members - 2) + 1
             self._cluster.toggle(n)
-            self.tell()
+            self.hand_over()
             await asyncio.sleep(CHURN_EVERY_S)
 
     async def claim(self) -> ClaimingPeers:

@@ -142,7 +142,7 @@ def test_speaker_that_lies(cluster: ClusterLab, folder: Path, sequence: Sequence
 
 @pytest.mark.slow
 def test_tunnels_filtered_by_the_fabric(cluster: ClusterLab, sequence: Sequence) -> None:
-    """Nobody is silent; each node's losses are named. An agent that starts asks by all ways at once."""
+    """No node is silent; each node's losses are named. An agent that starts asks by all ways at once."""
     addresses = cluster.addresses
     sequence.fault()
     with dropped(cluster, {port: [udp_to(GUE_PORT)] for port in PORTS.values()}):
@@ -162,7 +162,7 @@ def ways(cluster: ClusterLab) -> list[dict[str, dict[str, float]]]:
 def test_port_closed_on_one_node(cluster: ClusterLab, sequence: Sequence) -> None:
     """b4's kernel drops the port of echo and channel, answers included; its data path answers before that.
 
-    So it is asked, and hears no answer: the fault is its own, and it takes nobody for silent.
+    So it is asked, and receives no answer: the fault is its own, and it takes no node for silent.
     """
     sequence.fault()
     with dropped(cluster, {"eth1": [udp_to(ECHO_PORT)]}, node="b4"):
@@ -212,13 +212,13 @@ def test_flood_of_questions_by_a_local_user(cluster: ClusterLab, sequence: Seque
     log = cluster.lab.root("b1") / "run/flood.log"
     sequence.fault()
     flood = cluster.lab.spawn("b1", [*argv, cluster.addresses["b3"], str(ECHO_PORT)], log)
-    heard: set[tuple[str, str]] = set()
+    found: set[tuple[str, str]] = set()
     while flood.poll() is None:
-        heard |= silent(cluster)
+        found |= silent(cluster)
         time.sleep(0.05)
     assert flood.returncode == 0, log.read_text()
     assert int(log.read_text()) > 10_000
-    assert not heard
+    assert not found
     assert sequence.outcome().broken == 0
 
 

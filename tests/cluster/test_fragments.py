@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Datagrams larger than the path: fragments/fragments.clab.yml, with real kernels, BIRD, ExaBGP, agents and XDP.
 
-Clients fragment what does not fit: at 1,500 bytes, or at what the first "too big" has told them (path MTU discovery
+Clients fragment what does not fit: at 1,500 bytes, or at what the first "too big" has given (path MTU discovery
 loses the packet that it is about). All fragments of a datagram must meet at the owner of its flow.
 
 The negative control is the number of nodes that answer: if all fragments stayed where the router sent them, they would

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Membership by what nodes answer and say themselves: segment.clab.yml, four nodes, ExaBGP, BIRD.
+"""Membership by what nodes answer and publish themselves: segment.clab.yml, four nodes, ExaBGP, BIRD.
 
 client ── router (BIRD) ── segment ──┬── b1 … b4, each with ExaBGP, relay and agent
                 │               │    └── b5: a speaker alone, which announces identities of others
@@ -39,7 +39,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterLab]:
 
 
 def settled(cluster: ClusterLab) -> bool:
-    """Whether all tables agree, and every node has heard the latest of every other."""
+    """Whether all tables agree, and every node has the latest state of every other."""
     statuses = {cluster.addresses[node]: cluster.status(node) for node in FOUR if cluster.agent_answers(node)}
     versions = {address: status["node"]["version"] for address, status in statuses.items()}
     return cluster.tables_agree() and all(
@@ -253,7 +253,7 @@ DRAINED = ("its state changed to draining", "its number of VIPs decreased")
 
 
 def test_status_shows_weights_version_table_and_last_change_of_each_node(cluster: ClusterLab) -> None:
-    wait_for(lambda: settled(cluster), "b1 to have heard the latest of b2")
+    wait_for(lambda: settled(cluster), "b1 to have the latest state of b2")
     before = member(cluster, "b2")
     assert before["services"] == {"echo": {"state": "up", "weight": 100, "effective": 100}}
     assert before["version"] == cluster.status("b2")["node"]["version"] > 0

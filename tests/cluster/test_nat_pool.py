@@ -47,7 +47,7 @@ def test_pool_is_routed_to_the_nodes_that_forward(cluster: ClusterLab) -> None:
 
 
 def backends(cluster: ClusterLab, node: str, service: str = "echo") -> dict[str, dict[str, Any]]:
-    """Return what a node says of the backends of a service, by address."""
+    """Return what a node shows of the backends of a service, by address."""
     services = {one["name"]: one for one in cluster.status(node)["services"]}
     return {one["address"]: one for one in services[service]["backends"]}
 

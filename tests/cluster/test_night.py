@@ -192,7 +192,7 @@ def test_the_cause_is_named(
         except AssertionError:
             pytest.fail(f"{fault}: `lbctl {command}` on {node} printed\n{answers[0]}")
         seconds = time.monotonic() - start
-        said = next(line.strip() for line in answers[0].splitlines() if re.search(named.split(r"\n")[0], line))
-        table.append(f"| {fault} | {node}: `lbctl {command}` | {said[:200]} | {seconds:.1f} s |")
+        found = next(line.strip() for line in answers[0].splitlines() if re.search(named.split(r"\n")[0], line))
+        table.append(f"| {fault} | {node}: `lbctl {command}` | {found[:200]} | {seconds:.1f} s |")
     wait_for(lambda: cluster.next_hops() == set(FOUR), "four next hops again", timeout_s=60)
     wait_for(cluster.tables_agree, "equal tables again", timeout_s=60)

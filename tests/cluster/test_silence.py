@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nodes that die, fall silent, or are heard by some only, while others come and go: segment.clab.yml.
+"""Nodes that die, fall silent, or reach only some others, while others come and go: segment.clab.yml.
 
 client ── router (BIRD) ── segment ──┬── b1 … b4, each with ExaBGP, relay, agent and server
                              │       └── b6, which joins
@@ -312,5 +312,5 @@ def test_node_heard_by_some_only(cluster: ClusterLab, sequence: Sequence) -> Non
             time.sleep(0.2)
         assert not silent(cluster, "b2") | silent(cluster, "b4")
         wait_for(lambda: reached(cluster, "b2", "b3") == (["b1"], ["b2", "b4"]), "b2 to know who reaches b3")
-    wait_for(lambda: not silent(cluster, "b1") | silent(cluster, "b3"), "both to hear each other")
+    wait_for(lambda: not silent(cluster, "b1") | silent(cluster, "b3"), "both to reach each other")
     assert_none_broke(sequence.outcome(), failed=0.4)

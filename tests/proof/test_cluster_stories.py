@@ -15,7 +15,7 @@ QUICK = ("one dies, one joins", "one is away for 15 s")
 REMOVAL_BREAKS = (
     "one is away for 15 s",
     "one is away for 60 s",
-    "none hears another for 40 s",
+    "none reaches another for 40 s",
     "one drains, another is away",
 )
 NO_ECHO_BREAKS = ("one is away for 15 s", "one is away for 60 s")

@@ -79,16 +79,16 @@ def test_new_flow_goes_where_the_chain_without_the_silent_takes_it(length: int) 
 
 @pytest.mark.parametrize("length", range(2, 6))
 def test_packet_is_lost_only_to_a_dead_node_that_a_late_observer_sent_it_to(length: int) -> None:
-    lost, lost_if_nobody_knows, walks = 0, 0, 0
+    lost, lost_if_none_knows, walks = 0, 0, 0
     for chain, dead, living in deaths(length):
         for ingress, holder, late in itertools.product(living, living[:-1], living):
             path, event = walk(chain, dead, ingress, holder, {late})
             assert event in ("deliver_socket", DEAD), (dead, late, path)
             assert event != DEAD or path[-2] == late, (dead, late, path)
             walks, lost = walks + 1, lost + (event == DEAD)
-            lost_if_nobody_knows += walk(chain, dead, ingress, holder, living)[1] == DEAD
-    assert lost <= lost_if_nobody_knows / 2, (lost, lost_if_nobody_knows, walks)
-    print(f"chain of {length}: one late observer loses {lost} of {walks}; if nobody knows, {lost_if_nobody_knows}")
+            lost_if_none_knows += walk(chain, dead, ingress, holder, living)[1] == DEAD
+    assert lost <= lost_if_none_knows / 2, (lost, lost_if_none_knows, walks)
+    print(f"chain of {length}: one late observer loses {lost} of {walks}; if no node knows, {lost_if_none_knows}")
 
 
 def mistaken(chain: tuple[int, ...], holder: int, wrong: int) -> Iterator[tuple[list[int], str]]:

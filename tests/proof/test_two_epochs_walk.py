@@ -99,7 +99,7 @@ def test_owners_are_reached_within_two_forwards_while_nodes_switch(nodes: int, p
 
 @pytest.mark.parametrize(("nodes", "places"), [(3, 3), (4, 3), (4, 4), pytest.param(5, 3, marks=pytest.mark.slow)])
 def test_owners_are_reached_within_two_forwards_while_some_nodes_are_silent(nodes: int, places: int) -> None:
-    """All know who is silent, and nobody sends it anything. Without a living owner, the next of the two rows take
+    """All know who is silent, and no node sends it anything. Without a living owner, the next of the two rows take
     its place."""
     for new, old, beliefs in mixtures(nodes, places, "turns", "switched"):
         for silent in (dead for size in (1, 2) for dead in itertools.combinations(range(1, nodes + 1), size)):

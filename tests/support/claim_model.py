@@ -36,7 +36,7 @@ SKEW_S = 2.0
 DUMP_S = 2.0
 """The least time between two dumps of a node's sockets."""
 REFRESH_S = 30.0
-"""The time between dumps while claims stand."""
+"""The time between dumps while there are claims."""
 SILENT_S = 0.5
 LOST_S = 3.0
 JOIN_S = 1.0

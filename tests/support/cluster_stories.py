@@ -80,7 +80,7 @@ def one_away(seconds: float) -> Story:
 
 
 def all_away(seconds: float) -> Story:
-    """Return the story of nodes that do not hear each other for a time, while BGP stays up."""
+    """Return the story of nodes that do not reach each other for a time, while BGP stays up."""
 
     def story(model: ClusterModel, flows: int) -> None:
         for one in model.nodes:
@@ -94,7 +94,7 @@ def all_away(seconds: float) -> Story:
 
 
 def observer_cut_off(model: ClusterModel, flows: int) -> None:
-    """b1 does not hear b3, the others do: for a minute."""
+    """b1 does not reach b3, the others do: for a minute."""
     model.cut_off(B1, [B3])
     model.run(1)
     model.open(flows)
@@ -104,7 +104,7 @@ def observer_cut_off(model: ClusterModel, flows: int) -> None:
 
 
 def partial_partition(model: ClusterModel, flows: int) -> None:
-    """b3 is heard by b1 alone; meanwhile b2 drains and comes back."""
+    """b3 is reached by b1 alone; meanwhile b2 drains and comes back."""
     model.cut_off(B3, [a for a in model.nodes if a != B1])
     model.run(2)
     model.open(flows)
@@ -157,11 +157,11 @@ STORIES: dict[str, Story] = {
     "one is away for 8 s": one_away(8),
     "one is away for 15 s": one_away(15),
     "one is away for 60 s": one_away(60),
-    "none hears another for 2 s": all_away(2),
-    "none hears another for 15 s": all_away(15),
-    "none hears another for 40 s": all_away(40),
-    "one does not hear one": observer_cut_off,
-    "one is heard by one": partial_partition,
+    "none reaches another for 2 s": all_away(2),
+    "none reaches another for 15 s": all_away(15),
+    "none reaches another for 40 s": all_away(40),
+    "one does not reach one": observer_cut_off,
+    "one is reached by one": partial_partition,
     "all agents restart while one dies": restarts_while_one_dies,
     "agents restart again and again": restart_storm,
     "one drains, another is away": drains_and_returns,

@@ -39,7 +39,7 @@ class EchoNet:
         self.down: set[IPv4Address] = set()
         """Nodes (or the router) whose questions and answers are all lost."""
         self.behind: dict[IPv4Address, float] = {}
-        """Nodes whose event loop stands still until then."""
+        """Nodes whose event loop is stopped until then."""
         self.broken: set[Via] = set()
         self.asked = self.reports = 0
         self.verdicts: list[tuple[float, IPv4Address, IPv4Address, bool]] = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a node hears of five others, for the tests of the view. This node is a sixth."""
+"""What a node observes of five others, for the tests of the view. This node is a sixth."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def node_state(
     version: int = 1,
     unreachable: tuple[IPv4Address, ...] = (),
 ) -> NodeState:
-    """Return what a node says of itself: one service."""
+    """Return what a node publishes: one service."""
     share = StateShare(100, weight if state is State.UP else 0, state, announced=True)
     return NodeState(boot, version, "1", True, (1,), {SERVICE: share}, unreachable)
 

@@ -146,7 +146,7 @@ def play(world: World, events: Sequence[tuple[float, str, int]]) -> None:
     world.cut.clear()
     world.network.run(SETTLE_S)
     world.check_settled()
-    for number in range(world.nodes):  # whatever state they are in: they hear of the next change at once
+    for number in range(world.nodes):  # whatever state they are in: they learn of the next change at once
         world.publish(number)
     world.network.run(0.1)
     world.check_settled()

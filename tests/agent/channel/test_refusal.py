@@ -234,11 +234,11 @@ def test_strangers_without_the_key_cause_no_lines() -> None:
     network, a, _ = met()
     other = Authenticator([b"other"])
     for number in range(100):
-        stranger = IPv4Address("203.0.113.0") + number
-        message = Message(Kind.HELLO, CLUSTER, int(stranger), int(A), 1, 0)
-        assert refused(a, other.seal(message), stranger, network.now) == {Count.BAD_MAC: 1}
+        unknown = IPv4Address("203.0.113.0") + number
+        message = Message(Kind.HELLO, CLUSTER, int(unknown), int(A), 1, 0)
+        assert refused(a, other.seal(message), unknown, network.now) == {Count.BAD_MAC: 1}
         message = message._replace(cluster=1, version=number % 2 + 1)
-        refused(a, other.seal(message), stranger, network.now)
+        refused(a, other.seal(message), unknown, network.now)
     assert a.problems(network.now) == ()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the status says of the others: who answers how, who agrees, and whom only some hear."""
+"""What the status says of the others: who answers how, who agrees, and which answer only some."""
 
 from collections.abc import Mapping
 from ipaddress import IPv4Address

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hand-over as one node sees it: whom it asks, when it ends its answers, what it sends again."""
+"""The hand-over as one node sees it: which nodes it asks, when it ends its answers, what it sends again."""
 
 import numpy as np
 

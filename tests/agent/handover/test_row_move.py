@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rows move to whom: compared with the rule row by row, in plain Python."""
+"""Which rows move to which node: compared with the rule row by row, in plain Python."""
 
 import numpy as np
 from hypothesis import given

@@ -60,17 +60,17 @@ def test_servers_hand_over_and_the_choice_is_as_ever(handing: list[HandingServer
 
 
 def test_who_is_no_instance_is_refused(handing: list[HandingServer], bpffs: Path, tmp_path: Path) -> None:
-    stranger = HandingServer(tmp_path, "red", pidfile=False)
+    other = HandingServer(tmp_path, "red", pidfile=False)
     try:
         with running(by_pidfile(tmp_path), bpffs, tmp_path) as keeper:
             wait_for(lambda: (tmp_path / "instances.sock").exists())
-            assert stranger.hand_over() == (
-                f"error: process {stranger.process.pid} is no instance of web, web6, or listens elsewhere: see match"
+            assert other.hand_over() == (
+                f"error: process {other.process.pid} is no instance of web, web6, or listens elsewhere: see match"
             )
             assert handing[0].hand_over() == "ok blue"
             wait_for(lambda: keeper.states() == {"blue": "active", "green": "not listening"})
     finally:
-        stranger.kill()
+        other.kill()
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_one_answer_does_not_bring_a_silent_node_back() -> None:
 
 
 def test_a_stalled_loop_judges_no_node() -> None:
-    """The observer stands still for a while, again and again, and what arrives meanwhile is lost."""
+    """The observer stops for a while, again and again, and what arrives meanwhile is lost."""
     made = net()
     for _ in range(60):
         made.behind[A] = made.now + 0.3

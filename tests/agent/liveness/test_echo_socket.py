@@ -187,10 +187,10 @@ def test_a_stranger_is_not_answered(router: int) -> None:
     async def scene(a: Node, b: Node) -> None:
         question = EchoMessage(EchoKind.QUESTION, CLUSTER, 1).pack()
         for port in (0, PORT):
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
                 # From a port that is not the echo's; then from outside the node prefixes.
-                stranger.bind(("10.0.1.11" if port else "10.0.0.11", port))
-                stranger.sendto(question, (str(B), PORT))
+                other.bind(("10.0.1.11" if port else "10.0.0.11", port))
+                other.sendto(question, (str(B), PORT))
         a.socket.send_datagram(B, b"LBCH last")
         await until(lambda: b.datagrams)
         assert a.answers == []

@@ -55,7 +55,7 @@ def test_line_of_a_silent_candidate_names_the_port() -> None:
 
 
 def test_silent_member_is_one_as_long_as_a_router_names_it() -> None:
-    """It is passed over, then lost; but a router hears it, so it is not dead."""
+    """It is passed over, then lost; but a router names it, so it is not dead."""
     surroundings = Surroundings()
     surroundings.see(0.0)
     surroundings.see(1.0, liveness={A: silent(1.0)})
@@ -76,7 +76,7 @@ def test_node_that_answers_and_does_not_hear_this_one() -> None:
     surroundings.see(0.0, states={A: node_state(unreachable=(B, OWN)), B: node_state(unreachable=(A,))})
     assert lines(surroundings.observed) == [("one way", A)]
     surroundings.see(1.0, liveness={A: silent(1.0)}, named={A: None})
-    assert lines(surroundings.observed) == [], "neither hears the other"
+    assert lines(surroundings.observed) == [], "neither reaches the other"
 
 
 def test_member_that_no_router_names() -> None:

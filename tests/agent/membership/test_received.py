@@ -245,7 +245,7 @@ def test_end_of_a_session_withdraws_nobody(what: str, after: list[Peer]) -> None
 
 
 def test_identity_that_a_new_session_does_not_name_is_no_withdrawal() -> None:
-    """Whom the session before had named says nothing about this one."""
+    """The nodes that the session before had named mean nothing for this one."""
     later = peer(announced(C), since=2.0)
     assert withdrawals([peer(announced(), announced(C))], [peer(up=False)], [later]) == [NONE, NONE, NONE]
     assert withdrawals([peer(announced())], [later], [peer(since=2.0)]) == [NONE, NONE, {C}]

@@ -23,7 +23,7 @@ def member(around: Surroundings, address: object = A) -> Member:
 
 
 def found_silent(around: Surroundings, since: float, by: list = OTHERS) -> dict:
-    """What is heard when A does not answer this node, nor those in `by`."""
+    """What is observed when A does not answer this node, nor those in `by`."""
     return {"liveness": {A: silent(since)}, "states": {other: node_state(unreachable=(A,)) for other in by}}
 
 
@@ -165,7 +165,7 @@ def test_the_last_one_that_heard_a_member_leaves(voice: IPv4Address) -> None:
     assert around.see(21, states={voice: node_state(State.LEFT)})[A] is State.LOST
 
 
-# What it says
+# What it publishes
 
 
 def test_member_that_drains_or_changes_weight_says_so_itself() -> None:

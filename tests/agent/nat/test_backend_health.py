@@ -77,7 +77,9 @@ Run = Callable[[World, Callable[[World], Awaitable[None]]], None]
 def test_backend_that_others_check_is_not_asked(run: Run) -> None:
     async def scenario(world: World) -> None:
         world.votes(B, True, assigned=(A,))
-        assert (world.of(A).healthy, world.of(B).healthy) == (True, True), "as the others say, until its own check says"
+        assert (world.of(A).healthy, world.of(B).healthy) == (True, True), (
+            "as the others publish, until it checks itself"
+        )
         await world.until(lambda: len(world.asked) > 3)
         assert set(world.asked) == {A.address}
         assert world.health.results() == {A.number: True}

@@ -45,12 +45,12 @@ def test_a_tcp_connection_lives_and_ends_in_time_wait(bound: str, to: str) -> No
             flow = flow_of("tcp", (to, source), (to, port))
             assert find_socket(flow) is LocalSocket.CONNECTION
             assert find_socket(flow, socket.if_nametoindex("lo")) is LocalSocket.CONNECTION
-            stranger = flow_of("tcp", (to, source ^ 1), (to, port))
-            assert find_socket(stranger) is LocalSocket.LISTENER
+            unknown = flow_of("tcp", (to, source ^ 1), (to, port))
+            assert find_socket(unknown) is LocalSocket.LISTENER
             accepted.close()  # the server closes first: TIME-WAIT is its
             assert client.recv(1) == b""
         wait_for(lambda: find_socket(flow) is LocalSocket.TIME_WAIT, "TIME-WAIT")
-    assert find_socket(stranger) is LocalSocket.NONE
+    assert find_socket(unknown) is LocalSocket.NONE
 
 
 @pytest.mark.parametrize(("bound", "to"), [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("::", "127.0.0.1")])
@@ -71,7 +71,7 @@ def test_a_udp_socket_counts_once_it_is_connected_to_the_client(bound: str, to: 
 def test_a_kernel_without_inet_diag_is_an_error_and_not_no_socket(
     monkeypatch: pytest.MonkeyPatch, end: Message
 ) -> None:
-    """It answers ENOENT for both; only the dump tells them apart."""
+    """It answers ENOENT for both; only the dump distinguishes them."""
     answers = iter([Message(NLMSG_ERROR, 1, struct.pack("=i", -errno.ENOENT)), end])
     monkeypatch.setattr(sock_diag, "_ask", lambda _: next(answers))
     with pytest.raises(OSError, match="the kernel has no udp_diag"):

@@ -56,7 +56,7 @@ class Forwarder:
         self.wanted: Tables | None = None
         self.tables_digest = 0
         self.answers: list[bool] = []
-        """Whether each answer that the echoes get said that the node is ready."""
+        """Whether each answer that the echoes get had the flag that the node is ready."""
 
     def hangs(self, now: float) -> bool:
         del now

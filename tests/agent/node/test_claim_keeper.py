@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose claims count: what a node says in its present boot, else what an earlier agent left in the kernel's rows."""
+"""Which claims count: those of a node's present boot, else what an earlier agent left in the kernel's rows."""
 
 from collections.abc import Mapping
 from ipaddress import IPv4Address

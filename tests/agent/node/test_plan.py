@@ -67,7 +67,7 @@ def announces(one: Plan) -> bool:
 def test_first_plan_has_tables_and_announces_once_the_node_forwards() -> None:
     starting = after(None, replace(GOOD, forwarding=False))
     assert [c.address.packed[3] for c in starting.tables.candidates["web"]] == [11, 12, 13]
-    assert starting.tables.up == {"web": False, "dns": False}, "and nobody sends it new flows"
+    assert starting.tables.up == {"web": False, "dns": False}, "and no node sends it new flows"
     assert starting.shares == dict.fromkeys(SERVICES, Share(50, 0, State.UP, announced=False))
     assert (vips(starting), announces(starting)) == (set(), False)
     assert starting.announcements[VIP].why == "the data path is not ready"
@@ -87,7 +87,7 @@ def test_equal_inputs_give_an_equal_plan_of_the_same_objects() -> None:
 
 
 def test_what_the_node_serves_changes_no_route() -> None:
-    """BGP says who may be there and what routers are to send; the rest the node tells the others itself."""
+    """BGP carries which nodes may be there and what routers send; the rest the node publishes itself."""
     before = after(None, GOOD)
     sick = after(before, replace(GOOD, healthy=frozenset({"dns"}), operator=OperatorState(weights={"dns": 5})))
     assert sick.shares == {WEB: Share(50, 0, State.UP), DNS: Share(50, 5, State.UP)}
@@ -174,7 +174,7 @@ def test_announcers_are_the_members_that_say_so_themselves() -> None:
 
 
 def test_nodes_that_believe_the_same_have_the_same_digest() -> None:
-    """What each says of itself and hears of the others; since when, and why, is no part of it."""
+    """What each node publishes, and what it observes of the others; since when, and why, is no part of it."""
 
     def seen_from(own: int, *others: Member) -> int:
         node = replace(NODE, address=IPv4Address(f"10.0.0.{own}"))
@@ -233,11 +233,11 @@ def test_order_ends_by_time_alone() -> None:
 
 
 def test_contradiction_becomes_a_problem_by_time_alone() -> None:
-    stranger = SeenIdentity("r1", "10.254.0.14/32", IPv4Address("10.9.0.14"), 5, None, own_prefix=True, allowed=False)
-    seen = after(after(None, GOOD), replace(GOOD, seen=(stranger,)), 1.0)
+    refused = SeenIdentity("r1", "10.254.0.14/32", IPv4Address("10.9.0.14"), 5, None, own_prefix=True, allowed=False)
+    seen = after(after(None, GOOD), replace(GOOD, seen=(refused,)), 1.0)
     assert seen.problems == ()
     assert seen.next_at == 1.0 + MIN_DURATION_S
-    (line,) = after(seen, replace(GOOD, seen=(stranger,)), seen.next_at).problems
+    (line,) = after(seen, replace(GOOD, seen=(refused,)), seen.next_at).problems
     assert line.startswith("10.9.0.14 announces itself")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Walks through a cluster of tracers: whom they ask, what is repeated, and where a walk ends."""
+"""Walks through a cluster of tracers: which nodes they ask, what is repeated, and where a walk ends."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

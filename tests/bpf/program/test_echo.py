@@ -109,7 +109,7 @@ def test_answer_has_ttl_64_and_keeps_the_rest_of_the_header(world: Any) -> None:
 
 @FAMILIES
 def test_checksums_are_right_for_any_content(world: Any, family: int) -> None:
-    """`answer` computes them anew; what came in their place does not matter: the kernel may leave them to a card."""
+    """`answer` computes them again; what came in their place does not matter: the kernel may leave them to a card."""
     for nonce in (0, 1, 2**64 - 1, 0xFFFF, 0x8000_0000_0000_0000, *range(2, 3000, 7)):
         sent = question(family, replace(QUESTION, nonce=nonce))
         at = 26 if family == 4 else 46
@@ -170,7 +170,7 @@ def test_state_of_the_agent(world: Any) -> None:
 
 
 def test_epochs_in_use(world: Any) -> None:
-    """That of new flows first. One that is no longer used stays in the map, but is not told."""
+    """That of new flows first. One that is no longer used stays in the map, and is in no answer."""
     other = OtherEpoch(bytes(16), 9)
     for conf, epochs in (
         (replace(CONF, other=other), (7, 9)),

@@ -40,14 +40,14 @@ def test_segment_without_a_session(here: Here, flow: Flow, flags: int, verdict: 
 
 def test_reply_that_is_no_session_s(here: Here) -> None:
     slot, session = establish(here, Flow())
-    strangers = {
+    unknown = {
         "another backend": replace(session, backend=IPv4Address("10.9.0.12")),
         "another port of it": replace(session, backend_port=1),
         "another protocol": replace(session, protocol=packets.UDP),
         "another endpoint": replace(session, nat_port=session.nat_port ^ 1),
         "a port below the pool's": replace(session, nat_port=session.nat_port - 32768),
     }
-    for what, other in strangers.items():
+    for what, other in unknown.items():
         outcome = here.program.observe(frame(reply(other, ACK)))
         assert outcome.verdict == "drop", what
         assert outcome.events == {(TABLE, Counter.RX): 1, (TABLE, Counter.DROP_NAT_FOREIGN): 1}, what
