@@ -147,9 +147,11 @@ def other_configuration(cluster: ClusterLab, node: str, text: str) -> Iterator[N
 
 
 def lists(cluster: ClusterLab, observer: str, node: str) -> bool:
-    """Whether another node may have this one in its chains."""
-    status = cluster.service_status(observer) if observer != node and cluster.pids(observer, "agent") else None
-    return status is not None and node in status.listed
+    """Whether another node may have this one in its chains; one whose agent does not answer yet may."""
+    if observer == node or not cluster.pids(observer, "agent"):
+        return False
+    status = cluster.service_status(observer)
+    return status is None or node in status.listed
 
 
 def end(cluster: ClusterLab, node: str) -> None:

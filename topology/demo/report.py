@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from topology.demo.frame_capture import FrameCounts
+from topology.traffic.connection import ATTEMPT_S
 from topology.traffic.controller import ConnectionAttemptReport, HeldConnectionReport
 
 ANYLB = "anylb"
@@ -26,8 +27,6 @@ NOT_IN_JSON = ("failed_late", "taken_late", "lag_ms")
 #: The steps in which plain ECMP must break connections, and the share of them.
 CONTROL_STEPS = ("add", "drain", "return", "double", "crash", "replace")
 CONTROL_SHARE = 0.1
-#: An attempt under way when its server stopped began at most this long before. Usual ones take 2 ms.
-UNDER_WAY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +103,11 @@ def step_result(
 
     A new connection may fail only if a server was stopped and the attempt began before convergence: after it the first
     SYN reaches a server that accepts it. One begun earlier repeats its SYN too, but the dying server may reset it, or
-    its 5 s may run out.
+    its 5 s may run out: it may have begun so long before the action.
     """
     elsewhere = [one for one in held if one.owner != stopped]
     failed = [one for one in attempts if one.outcome not in ("", "ok")]
-    excused_from = convergence.action_at - UNDER_WAY_S
+    excused_from = convergence.action_at - ATTEMPT_S
     late = [one for one in failed if not (stopped and excused_from <= one.started_at <= convergence.converged_at)]
     return StepResult(
         step=step,

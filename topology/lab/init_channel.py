@@ -21,7 +21,7 @@ from topology.lab.program import SYSTEM_PATH, environment
 from topology.lab.spec import Node
 
 PROJECT = Path(__file__).resolve().parents[2]
-READY_TIMEOUT_S = 20.0
+READY_TIMEOUT_S = 60.0
 PROGRAMS = "/var/cache/anylb"
 """Where agents keep compiled programs (agent/paths.py). All nodes of all labs share them: else each would compile."""
 

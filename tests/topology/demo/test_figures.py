@@ -28,6 +28,7 @@ from topology.demo.report import (
 )
 from topology.demo.router_watch import NextHopHistory, next_hops_in
 from topology.demo.scenario import FIVE, FOUR, NAT_SMALL, NAT_STEPS, SMALL, STEPS
+from topology.traffic.connection import ATTEMPT_S
 from topology.traffic.controller import ConnectionAttemptReport, HeldConnectionReport
 
 OPEN = HeldConnectionReport("10.1.1.7:15000", "b1", "open", silence_s=0.1)
@@ -56,10 +57,10 @@ def test_connections_of_the_stopped_server_are_counted_apart() -> None:
 @pytest.mark.parametrize(
     ("started_at", "stopped", "late"),
     [
-        (999.9, "b3", 0),  # under way when the server died
+        (1000 - ATTEMPT_S, "b3", 0),  # under way when the server died
         (1000.2, "b3", 0),  # before convergence
         (1000.301, "b3", 1),  # after convergence
-        (999.0, "b3", 1),  # long before the action
+        (999.9 - ATTEMPT_S, "b3", 1),  # long before the action
         (1000.2, None, 1),  # no server was stopped: no excuse
     ],
 )
