@@ -22,7 +22,7 @@ from types import MappingProxyType
 from agent.channel.claim_log import ClaimLog, NodeClaims
 from agent.channel.counter import Count
 from agent.channel.event import ClaimsReceived, Event, ItemReceived, Notice, SessionBegun, StateReceived
-from agent.channel.message import FIRST_NOTICE, Authenticator, Kind, Message, split
+from agent.channel.message import FIRST_NOTICE, Kind, Message, split
 from agent.channel.outbox import Outbox, check_notice
 from agent.channel.peer import Peer
 from agent.channel.problem import NO_KEY, Cause
@@ -59,10 +59,6 @@ class Channel:
         self._states_shown: Mapping[IPv4Address, NodeState] | None = None
 
     # Inputs
-
-    def set_keys(self, keys: Sequence[bytes]) -> None:
-        """Use other keys; the sessions stay."""
-        self._verifier.authenticator = Authenticator(keys)
 
     def follow(self, addresses: Collection[IPv4Address], now: float) -> None:
         """Have sessions with these nodes and no others; what is known of any other is forgotten."""

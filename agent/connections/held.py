@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -76,16 +76,6 @@ class HeldCounter:
         del order
         since = ages.update(cookies, now)
         return {self._services[one].key: int(since[services == one].min()) for one in np.unique(services).tolist()}
-
-
-def held_rows(
-    dump: Iterable[Sockets], services: Sequence[ServiceConfig], epochs: Sequence[Epoch]
-) -> dict[str, dict[int, HeldRows]]:
-    """Return the rows of the connections in a dump, whose protocol is that of the services; see HeldCounter.rows."""
-    counter = HeldCounter(services, epochs)
-    for sockets in dump:
-        counter.add(sockets)
-    return counter.rows()
 
 
 def _by_family(sockets: Sockets, services: NDArray[np.int64]) -> list[tuple[NDArray[np.bool_], slice]]:

@@ -82,7 +82,6 @@ class Named:
     """Its end of tunnels over IPv6."""
     start: int = 0
     """When its agent started, as its identity says: a new value is a reason to ask it at once."""
-    by_bgp: bool = False
     announces: bool = False
     """Whether routers send packets to it, as its identity says."""
 
@@ -164,7 +163,7 @@ class IdentityReader:
             if one.accepted and one.address != self._own:
                 before = named.get(one.address)
                 if before is None or before.start < one.start:
-                    named[one.address] = Named(one.address6, one.start, True, one.announces)
+                    named[one.address] = Named(one.address6, one.start, one.announces)
         return named
 
     def _withdrawn(self, up: Mapping[str, Peer], reads: Mapping[str, list[_RouteRead]]) -> frozenset[IPv4Address]:

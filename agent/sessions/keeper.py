@@ -11,16 +11,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
-
 from agent.problem import Problem, ProblemLine
 from agent.sessions.former import FormerPool
 from agent.sessions.page import STATE_NAMES
 from agent.sessions.scan import Scan, limits, scan
 from agent.sessions.session_table import SessionTable
 from agent.sessions.watch import SessionWatch
-from bpf.layout.nat import NAT_ROWS
 from bpf.layout.session import SessionState
 from bpf.maps.session_map import now_tick
 
@@ -95,10 +91,6 @@ class SessionKeeper:
         if time.monotonic() - self._refused_at < REFUSED_S:
             lines.append(REFUSED.line())
         return tuple(lines)
-
-    def rows_held(self) -> npt.NDArray[np.int64]:
-        """Return how many sessions there were in each NAT row at the last scan, shape (NAT_ROWS,)."""
-        return self.scan.rows if self.scan is not None else np.zeros(NAT_ROWS, np.int64)
 
     def summary(self) -> dict[str, int]:
         """Return the number of slots, and of sessions by the name of their state, at the last scan; empty before it."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tags of all sessions say: how many there are in each state and row, and which have expired. Pure.
+"""What the tags of all sessions say: how many there are in each state, and which have expired. Pure.
 
 A scan of a million tags takes 8 ms. It looks at a copy of each part: a tag that changes meanwhile is whole, and what
 has expired is freed only if its tag is still the same.
@@ -14,8 +14,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from agent.sessions.tag_array import LIVE, Slots, Tags, are_live, idle, states_of
-from bpf.layout.nat import NAT_ROWS, TIMEOUTS_S, Timeout, ticks
+from agent.sessions.tag_array import LIVE, Slots, Tags, idle, states_of
+from bpf.layout.nat import TIMEOUTS_S, Timeout, ticks
 from bpf.layout.session import SessionState, TagFlag
 
 PART: Final = 1 << 15
@@ -31,8 +31,6 @@ class Scan:
 
     states: Mapping[SessionState, int]
     """The slots in each state; they add up to all slots."""
-    rows: npt.NDArray[np.int64]
-    """The sessions in each NAT row, shape (NAT_ROWS,)."""
     expired: Slots
     """The slots to free."""
     tags: Tags
@@ -75,18 +73,14 @@ def limits(pressure: bool = False) -> npt.NDArray[np.int32]:
 def scan(tags: Tags, now: int, limit: npt.NDArray[np.int32]) -> Scan:
     """Look at all tags. `now` is the tick of this moment or an earlier one; `limit` is what `limits` returns."""
     states = np.zeros(len(SessionState), np.int64)
-    rows = np.zeros(NAT_ROWS, np.int64)
     expired, found = [], []
-    per_row = len(tags) // NAT_ROWS
     for start in range(0, len(tags), PART):
         part = tags[start : start + PART].copy()
         states_of_part = states_of(part).copy()
         for state in SessionState:
             states[state] += np.count_nonzero(states_of_part == state)
-        live = are_live(part).reshape(-1, per_row)
-        rows[start // per_row : (start + len(part)) // per_row] = np.count_nonzero(live, axis=1)
         places = np.flatnonzero(idle(part, now) > limit[part.view(np.uint16)[2::4]])
         expired.append(places + start)
         found.append(part[places])
     by_state = dict(zip(SessionState, states.tolist(), strict=True))
-    return Scan(by_state, rows, np.concatenate(expired), np.concatenate(found))
+    return Scan(by_state, np.concatenate(expired), np.concatenate(found))

@@ -190,14 +190,14 @@ class ClusterModel:
         node.channel = Channel(node.address, CLUSTER, [KEY], random.Random(self.random.random()))
         node.view, node.published = View(saved), None
         node.started_at = self.now
-        node.named = {a: Named(by_bgp=True) for a in self.named if a != node.address}
+        node.named = {a: Named() for a in self.named if a != node.address}
         node.due = self.now
 
     def _learn_of(self, node: Node, address: IPv4Address) -> None:
         if not node.agent or node.address == address:
             return
         if address in self.named:
-            node.named[address] = Named(by_bgp=True)
+            node.named[address] = Named()
         elif node.named.pop(address, None):
             node.asker.hint(address, self.now)
         self._observe(node)

@@ -18,7 +18,7 @@ A, B, C, D, E = (IPv4Address(f"10.0.0.{number}") for number in range(11, 16))
 FIVE = (A, B, C, D, E)
 SERVICE = ServiceEndpoint(IPv4Address("192.0.2.10"), "tcp", 443)
 WEB = str(SERVICE)
-NAMED = Named(by_bgp=True)
+NAMED = Named()
 ALL_UP = dict.fromkeys(FIVE, State.UP)
 
 

@@ -79,19 +79,6 @@ def _ethtool(sock: socket.socket, interface: str, command: int, value: int) -> N
     fcntl.ioctl(sock, SIOCETHTOOL, struct.pack("16sP16x", interface.encode(), data.buffer_info()[0]))
 
 
-def read_offloads(pid: int, interface: str) -> dict[str, bool]:
-    """Return whether transmit checksum offload (`tx`) and GRO (`gro`) are on."""
-    with netns.inside_net(pid):
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-    answers: dict[str, bool] = {}
-    with sock:
-        for key, command in (("tx", ETHTOOL_STXCSUM - 1), ("gro", ETHTOOL_SGRO - 1)):  # the getters
-            data = array.array("I", [command, 0])
-            fcntl.ioctl(sock, SIOCETHTOOL, struct.pack("16sP16x", interface.encode(), data.buffer_info()[0]))
-            answers[key] = bool(data[1])
-    return answers
-
-
 def remove(pid: int, interface: str) -> None:
     """Delete a pair by one of its ends; no error if it is gone already."""
     with netlink_inside(pid) as ipr:

@@ -143,19 +143,19 @@ def test_follow_forgets() -> None:
 
 
 def test_two_keys_while_the_key_changes() -> None:
-    network = Network()
-    a, b = pair(network)
-    network.run(1)
-    new = b"n" * 16
-    a.set_keys([KEY, new])
-    b.set_keys([new, KEY])
-    b.publish(state(3), network.now)
-    a.publish(state(4), network.now)
+    new, network = b"n" * 16, Network()
+    a, b = network.start(0, [KEY, new]), network.start(1, [new, KEY])
+    a.follow({B}, network.now)
+    b.follow({A}, network.now)
+    a.publish(state(3), network.now)
+    b.publish(state(4), network.now)
     network.run(0.01)
-    a.set_keys([new])
+    assert (a.states, b.states) == ({B: state(4)}, {A: state(3)})
+    a = network.start(0, [new])
+    a.follow({B}, network.now)
     a.publish(state(5), network.now)
     network.run(0.01)
-    assert (a.states, b.states) == ({B: state(3)}, {A: state(5)})
+    assert (a.states, b.states) == ({B: state(4)}, {A: state(5)})
     assert a.counters[Count.BAD_MAC] == b.counters[Count.BAD_MAC] == 0
 
 

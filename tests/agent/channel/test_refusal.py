@@ -169,7 +169,8 @@ def test_another_key_is_named_until_it_is_the_same() -> None:
     assert a.counters[Count.BAD_MAC] > 1
     assert a.problems(network.now) == ("10.0.0.12 signs with another key: give all nodes the same members.key_file",)
     assert a.states == {}
-    b.set_keys([KEY])
+    b = network.start(1)
+    b.follow({A}, network.now)
     b.publish(state(2), network.now)
     network.run(31)
     assert a.problems(network.now) == b.problems(network.now) == ()

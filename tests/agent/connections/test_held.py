@@ -3,6 +3,7 @@
 
 import random
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from support.sockets import End, service_of, sockets_of
 
 from agent.config.service import AFFINITIES, ServiceConfig
-from agent.connections.held import HeldRows, held_rows
+from agent.connections.diag_message import Sockets
+from agent.connections.held import HeldCounter, HeldRows
 from agent.table.epoch import Epoch
 from bpf.reference.flow_hash import row_of
 
@@ -61,6 +63,16 @@ def some_ends(choose: random.Random, count: int) -> list[tuple[End, End]]:
         client = f"2001:db8:9::{choose.randrange(40):x}" if ":" in vip else f"192.0.2.{choose.randrange(40)}"
         found.append(((vip, port), (choose.choice([client] * 9 + [vip]), choose.randrange(1, 65536))))
     return found
+
+
+def held_rows(
+    dump: Iterable[Sockets], services: Sequence[ServiceConfig], epochs: Sequence[Epoch]
+) -> dict[str, dict[int, HeldRows]]:
+    """Return the rows of the connections in a dump."""
+    counter = HeldCounter(services, epochs)
+    for sockets in dump:
+        counter.add(sockets)
+    return counter.rows()
 
 
 @pytest.mark.parametrize("chunks", [1, 7])

@@ -54,7 +54,7 @@ def read(*peers: Peer, config: Config = CONFIG, own: IPv4Address = B, connected:
 
 
 def by_bgp(start: int = 5, address6: IPv6Address | None = None, announces: bool = True) -> Named:
-    return Named(address6, start, True, announces)
+    return Named(address6, start, announces)
 
 
 def test_announced_identity_names_its_node() -> None:

@@ -16,12 +16,19 @@ from support.small_lab import LONE, PAIR, assert_connected, assert_no_trace
 from support.waiting import wait_for
 
 from topology.errors import LabError
-from topology.lab import link
 from topology.lab.lab import Lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="labs need root")]
 
 TOPOLOGY = Path(__file__).resolve().parents[3] / "topology"
+
+
+def offloads(lab: Lab, node: str, interface: str) -> dict[str, bool]:
+    """Return whether transmit checksum offload (`tx`) and GRO (`gro`) are on."""
+    shown = lab.exec(node, ["ethtool", "-k", interface]).stdout.splitlines()
+    return {
+        key: f"{name}: on" in shown for key, name in (("tx", "tx-checksumming"), ("gro", "generic-receive-offload"))
+    }
 
 
 def test_a_lab_matches_its_file(name: str, write: Callable[[str], Path]) -> None:
@@ -44,7 +51,7 @@ def test_a_lab_matches_its_file(name: str, write: Callable[[str], Path]) -> None
         assert "10.0.0.2/24" in interfaces["eth1"]["addresses"]
         assert interfaces["lo"]["up"]
         for node, interface in (("a", "eth1"), ("switch", "eth1"), ("switch", "eth2"), ("b", "eth1")):
-            assert link.read_offloads(lab.nodes[node].pid, interface) == {"tx": False, "gro": True}
+            assert offloads(lab, node, interface) == {"tx": False, "gro": True}
         assert_connected(lab)
     assert_no_trace(name)
 
@@ -161,7 +168,7 @@ def test_a_flap_keeps_routes_set_by_hand(name: str, write: Callable[[str], Path]
             wanted = sorted({route for route in routes if "fe80" not in route} - set(daemons))
             assert sorted(route for route in after if "fe80" not in route) == wanted
         assert len(daemons) == 1
-        assert link.read_offloads(lab.nodes["a"].pid, "eth1") == {"tx": False, "gro": True}
+        assert offloads(lab, "a", "eth1") == {"tx": False, "gro": True}
         assert_connected(lab)
         with pytest.raises(LabError, match="no interface eth9"):
             lab.link("a", "eth9", up=False)
