@@ -23,7 +23,7 @@ from agent.channel.claim_log import ClaimLog, NodeClaims
 from agent.channel.counter import Count
 from agent.channel.event import ClaimsReceived, Event, ItemReceived, Notice, SessionBegun, StateReceived
 from agent.channel.message import FIRST_NOTICE, Kind, Message, split
-from agent.channel.outbox import Outbox, check_notice
+from agent.channel.outbox import Content, Outbox, check_notice
 from agent.channel.peer import Peer
 from agent.channel.problem import NO_KEY, Cause
 from agent.channel.session import Freshness
@@ -142,7 +142,7 @@ class Channel:
         peer = self._peers[message.sender]
         if message.kind == Kind.HELLO:
             nonces = (peer.handshake.answer(message), message.sender_nonce)
-            self._outbox.send(peer, Kind.HELLO_ACK, nonces)
+            self._outbox.send(peer, Content(Kind.HELLO_ACK), nonces)
             self._transmitter.defer_hello(peer, now)
             return []
         freshness = peer.handshake.receive(message)
@@ -157,7 +157,7 @@ class Channel:
         self._transmitter.answered(peer)
         self._transmitter.push(peer, Kind.STATE)
         if message.kind == Kind.HELLO_ACK and not self._parts:
-            self._outbox.send(peer, Kind.ACK)  # a state would show the peer that its answer has arrived
+            self._outbox.send(peer, Content(Kind.ACK))  # a state would show the peer that its answer has arrived
         return [SessionBegun(peer.address), *self._receive_in_session(peer, message, now)]
 
     # Outputs
@@ -176,14 +176,15 @@ class Channel:
         datagrams = self._outbox.take()
         for peer, kind, sequence, part in self._transmitter.step(now):
             if kind is Kind.HELLO:
-                datagram = self._outbox.seal(peer, kind, (peer.handshake.spare, 0))
+                datagram = self._outbox.seal(peer, Content(kind), (peer.handshake.spare, 0))
             elif kind is Kind.CLAIMS:
-                datagram = self._outbox.seal(peer, kind, None, sequence, part, 0, self._log.parts[part])
+                datagram = self._outbox.seal(peer, Content(kind, sequence, part, 0, self._log.parts[part]))
             else:
-                datagram = self._outbox.seal(peer, kind, None, sequence, part, len(self._parts), self._parts[part])
+                content = Content(kind, sequence, part, len(self._parts), self._parts[part])
+                datagram = self._outbox.seal(peer, content)
             datagrams.append((peer.address, datagram))
         for peer, kind, sequence, payload in self._streams.step(now):
-            datagrams.append((peer.address, self._outbox.seal(peer, kind, None, sequence, payload=payload)))
+            datagrams.append((peer.address, self._outbox.seal(peer, Content(kind, sequence, payload=payload))))
         self.counters[Count.SENT] += len(datagrams)
         return datagrams
 
@@ -235,7 +236,7 @@ class Channel:
         if peer.reassembly.is_superseded(message):
             self.counters[Count.REPEATED] += 1
             return []
-        self._outbox.send(peer, Kind.ACK, None, message.sequence, message.part, message.parts)
+        self._outbox.send(peer, Content(Kind.ACK, message.sequence, message.part, message.parts))
         content = peer.reassembly.add(message)
         if content is None:
             return []
@@ -258,7 +259,7 @@ class Channel:
         if peer.claims.is_superseded(message):
             self.counters[Count.REPEATED] += 1
             return []
-        self._outbox.send(peer, Kind.ACK, None, message.sequence, message.part)
+        self._outbox.send(peer, Content(Kind.ACK, message.sequence, message.part))
         try:
             claims = peer.claims.add(message)
         except ValueError as error:
@@ -280,7 +281,7 @@ class Channel:
             self._transmitter.wake(peer, now)
         elif message.kind not in (Kind.ACK, Kind.HELLO_ACK) and now - peer.shown_at >= HELLO_S:
             peer.shown_at = now
-            self._outbox.send(peer, Kind.ACK)
+            self._outbox.send(peer, Content(Kind.ACK))
 
     def _nonce(self) -> int:
         return self._rng.getrandbits(64) or 1

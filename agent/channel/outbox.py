@@ -8,6 +8,7 @@ Owns neither what is sent again nor the windows (transmitter.py, streams.py).
 from __future__ import annotations
 
 from ipaddress import IPv4Address
+from typing import NamedTuple
 
 from agent.channel.counter import Count
 from agent.channel.message import FIRST_NOTICE, LAST_NOTICE, MAX_PAYLOAD, Message
@@ -16,6 +17,16 @@ from agent.channel.verifier import Verifier
 
 MAX_PENDING = 4096
 """Answers and notices between two steps; more are dropped, as the network might."""
+
+
+class Content(NamedTuple):
+    """What a message carries, apart from its nodes and their session."""
+
+    kind: int
+    sequence: int = 0
+    part: int = 0
+    parts: int = 0
+    payload: bytes = b""
 
 
 class Outbox:
@@ -40,38 +51,20 @@ class Outbox:
         if not peer.handshake.established or not self._verifier.authenticator:
             return False
         peer.notices_sent += 1
-        self.send(peer, kind, sequence=peer.notices_sent, payload=payload)
+        self.send(peer, Content(kind, peer.notices_sent, payload=payload))
         return True
 
-    def send(
-        self,
-        peer: Peer,
-        kind: int,
-        nonces: tuple[int, int] | None = None,
-        sequence: int = 0,
-        part: int = 0,
-        parts: int = 0,
-        payload: bytes = b"",
-    ) -> None:
-        """Send a message with the next step, whether or not the window is open."""
+    def send(self, peer: Peer, content: Content, nonces: tuple[int, int] | None = None) -> None:
+        """Send a message with the next step, whether or not the window is open. `nonces` as for `seal`."""
         if len(self._pending) < MAX_PENDING:
-            self._pending.append((peer.address, self.seal(peer, kind, nonces, sequence, part, parts, payload)))
+            self._pending.append((peer.address, self.seal(peer, content, nonces)))
         else:
             self._verifier.counters[Count.NOT_SENT] += 1
 
-    def seal(
-        self,
-        peer: Peer,
-        kind: int,
-        nonces: tuple[int, int] | None = None,
-        sequence: int = 0,
-        part: int = 0,
-        parts: int = 0,
-        payload: bytes = b"",
-    ) -> bytes:
+    def seal(self, peer: Peer, content: Content, nonces: tuple[int, int] | None = None) -> bytes:
         """Return a datagram. `nonces`: this node's and the peer's, by default those of the session."""
         own, remote = nonces or (peer.handshake.own, peer.handshake.remote)
-        message = Message(kind, self._cluster, self._own, peer.number, own, remote, sequence, part, parts, payload)
+        message = Message(content.kind, self._cluster, self._own, peer.number, own, remote, *content[1:])
         return self._verifier.authenticator.seal(message)
 
 
