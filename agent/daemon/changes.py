@@ -27,6 +27,7 @@ from agent.config.file import Loaded, read_text
 from agent.daemon.speaker import Speaker, digests_of
 from agent.errors import AgentError, HalfDoneError
 from agent.problem import Problem, ProblemLine
+from agent.tick import sleep_until_next
 
 if TYPE_CHECKING:
     from agent.daemon.lifecycle import Lifecycle
@@ -236,7 +237,7 @@ class Changes:
     async def _watch_deadline(self) -> None:
         """Go back at the deadline; try again while that is refused."""
         while True:
-            await asyncio.sleep(DEADLINE_S)
+            await sleep_until_next(DEADLINE_S)
             if self._deadline is None or time.monotonic() < self._deadline or self.agent is None:
                 continue
             async with self._changing:
@@ -261,7 +262,7 @@ class Changes:
             if stamp != seen or self._file_line is not None:
                 seen = stamp
                 await self._look()
-            await asyncio.sleep(WATCH_S)
+            await sleep_until_next(WATCH_S)
 
     async def _look(self) -> None:
         """Bring the line about lb.yml up to date."""

@@ -7,10 +7,10 @@ CLOCK_MONOTONIC.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 
+from agent.tick import sleep_until_next
 from agent.time_text import age
 
 log = logging.getLogger("anylb")
@@ -35,7 +35,7 @@ async def watch_clock() -> None:
     """Log each step of the wall clock, until canceled. A machine that slept has one forward."""
     offset_s = time.time() - time.monotonic()
     while True:
-        await asyncio.sleep(POLL_S)
+        await sleep_until_next(POLL_S)
         before_s, offset_s = offset_s, time.time() - time.monotonic()
         if (line := step_line(offset_s - before_s)) is not None:
             log.warning("%s", line)

@@ -8,12 +8,13 @@ counts it as gone and withdraws its VIPs.
 
 from __future__ import annotations
 
-import asyncio
+import math
 import time
 from typing import NamedTuple
 
 from agent.node.agent import Agent
 from agent.problem import ProblemLine
+from agent.tick import sleep_until_next
 from bgp.sd_notify import notify, status, watchdog_s
 
 INTERVAL_S = 0.5
@@ -46,12 +47,12 @@ class ServiceReport:
 
     async def follow(self, agent: Agent) -> None:
         """Report about an agent until canceled: READY=1 once, the line when it changes, the watchdog each time."""
-        interval_s = min(INTERVAL_S, (watchdog_s() or INTERVAL_S) / 4)
+        interval_s = min(INTERVAL_S, (watchdog_s() or math.inf) / 4)
         while True:
             self.report(condition_of(agent))
             if not agent.hangs(time.monotonic()):
                 notify("WATCHDOG=1")
-            await asyncio.sleep(interval_s)
+            await sleep_until_next(interval_s)
 
     def report(self, condition: Condition) -> None:
         """Send what has changed."""

@@ -52,6 +52,7 @@ from agent.node.tracer import Tracer, reply_of
 from agent.paths import Paths
 from agent.problem import ProblemLine
 from agent.table.epoch import EpochSwitch
+from agent.tick import sleep_until_next
 from bpf.attach.datapath import DataPath
 
 log = logging.getLogger("anylb")
@@ -347,7 +348,7 @@ class Agent:
                 self.announcer.send()
                 self._publish()
             self._wake.set()
-            await asyncio.sleep(TICK_S)
+            await sleep_until_next(TICK_S)
 
     async def leave(self) -> None:
         """Publish that this node takes no new flows, and leave its routes to the relay."""

@@ -10,7 +10,6 @@ this one included, until that node's own claims are known.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 import time
@@ -30,6 +29,7 @@ from agent.problem import Problem, ProblemLine
 from agent.table.claims import NO_ROWS, PLACES, Claims, OwnClaims
 from agent.table.epoch import Epoch
 from agent.table.table import RowNumbers
+from agent.tick import sleep_until_next
 
 log = logging.getLogger("anylb")
 
@@ -137,7 +137,7 @@ class ClaimKeeper:
     async def _run(self) -> None:
         while True:
             self._step(time.monotonic())
-            await asyncio.sleep(CHECK_S)
+            await sleep_until_next(CHECK_S)
 
     def _step(self, now: float) -> None:
         revision = self._map_writer.chains_revision

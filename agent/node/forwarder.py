@@ -39,6 +39,7 @@ from agent.node.plan import Tables, ThisNode
 from agent.problem import Problem, ProblemLine
 from agent.table.claims import Claims
 from agent.table.epoch import Epoch, EpochUse
+from agent.tick import until_next
 from bpf.attach.datapath import DataPath
 from bpf.errors import BpfError
 from bpf.layout.counter import Counter
@@ -189,7 +190,7 @@ class Forwarder:
     async def _write_forever(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(CHECK_S):
+                async with asyncio.timeout(until_next(CHECK_S, time.monotonic())):
                     await self._wake.wait()
             self._wake.clear()
             if self._tables is None:
