@@ -185,7 +185,7 @@ def test_sigterm_withdraws_the_routes_at_once_and_ends_all_processes(wire: WireL
     assert wire.b1.speaker is not None
     wire.b1.speaker.terminate()
     wait_for(lambda: not wire.next_hops("r1", VIP), "no route, long before the hold time")
-    assert wire.b1.speaker.wait(10) == 0
+    assert wire.b1.speaker.wait(60) == 0
     wait_for(lambda: not os.path.exists(f"/proc/{relay}"), "no relay")
 
 
