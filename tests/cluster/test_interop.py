@@ -6,7 +6,7 @@
     b3 ──┤                 ExaBGP on b1 is killed: its next hop goes, b1 stays a member; it comes back
     b4 ──┘
 
-Times are those of the router's kernel (BIRD, FRR) or of its RIB, polled every 20 ms or more (GoBGP, OpenBGPD). States
+Times are those of the router's kernel (BIRD, FRR) or of its RIB, polled a quarter of the time (GoBGP, OpenBGPD). States
 are asserted, times are reported: by the table at the end of the run.
 """
 
