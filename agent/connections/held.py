@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from agent.config.service import ServiceConfig
 from agent.connections.age import Ages
 from agent.connections.diag_message import MAPPED_WORD, Sockets
-from agent.connections.rows import flow_hashes
+from agent.connections.flow_hash_array import flow_hashes
 from agent.connections.service_index import NO_SERVICE, ServiceIndex
 from agent.table.epoch import Epoch
 

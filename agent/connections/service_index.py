@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from agent.address import Address
 from agent.config.service import AFFINITIES, ServiceConfig
 from agent.connections.diag_message import MAPPED_WORD, TIME_WAIT, Sockets
-from agent.connections.rows import HASHED_PORTS
+from agent.connections.flow_hash_array import HASHED_PORTS
 from bpf.layout.address import address_words
 
 NO_SERVICE: Final = -1

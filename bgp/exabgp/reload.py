@@ -27,7 +27,7 @@ from bgp.errors import BgpError, NotReadError
 from bgp.exabgp.config import SpeakerConfig
 from bgp.exabgp.renderer import ALLOW_NAME, listen_addresses, render_allowlist, render_env
 from bgp.exabgp.run_dir import RESTART, clear_spare, exchange_file, lock_holder
-from bgp.exabgp.speaker import CONF_NAME, RELOADED, prepare, rendered
+from bgp.exabgp.speaker import CONF_NAME, RELOADED, prepare, render_config
 
 REPEAT_S = 1.0
 TIMEOUT_S = 150.0
@@ -44,7 +44,7 @@ def is_running(config: SpeakerConfig) -> bool:
 
 def is_current(config: SpeakerConfig) -> bool:
     """Return whether ExaBGP, the relay and BFD have this configuration, as far as their files show."""
-    return not (config.run_dir / _UNREAD_NAME).exists() and not _changed(config, rendered(config))
+    return not (config.run_dir / _UNREAD_NAME).exists() and not _changed(config, render_config(config))
 
 
 def check(config: SpeakerConfig) -> None:

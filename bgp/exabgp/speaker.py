@@ -104,12 +104,12 @@ def prepare(config: SpeakerConfig) -> tuple[str, str, int]:
     """Return exabgp.conf and exabgp.env, validated, and the group that may read them. BgpError as from `run`."""
     _require_exabgp()
     gid = _user_group(config.user)
-    text, env = rendered(config), render_env(config)
+    text, env = render_config(config), render_env(config)
     validate(text, env, secrets(config))
     return text, env, gid
 
 
-def rendered(config: SpeakerConfig) -> str:
+def render_config(config: SpeakerConfig) -> str:
     """Return exabgp.conf for this machine, not validated."""
     return render(config, _helper_python())
 

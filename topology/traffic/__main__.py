@@ -60,7 +60,7 @@ class TrafficLoop:
                 if descriptor == self._control.fileno():
                     self._receive(now)
                 else:
-                    self._sockets.ready(descriptor, now)
+                    self._sockets.handle_event(descriptor, now)
             self._lag_s = max(self._lag_s, now - next_tick)
             if now - next_tick > CATCH_UP_S:
                 next_tick = now

@@ -150,7 +150,7 @@ class ClientSockets:
         self._connecting.add(descriptor)
         self._epoll.register(descriptor, select.EPOLLOUT)
 
-    def ready(self, descriptor: int, now: float) -> None:
+    def handle_event(self, descriptor: int, now: float) -> None:
         """Handle an event of the epoll set."""
         connection = self._connections.get(descriptor)
         if connection is None:  # closed by an event before this one

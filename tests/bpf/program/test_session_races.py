@@ -20,7 +20,7 @@ from support.packets import HERE, ROUTER
 from support.programs import PROGRAMS
 from support.testrun import Runner
 
-from agent.connections.rows import flow_hashes
+from agent.connections.flow_hash_array import flow_hashes
 from agent.sessions.session_table import SessionTable
 from agent.sessions.tag_array import are_live, states_of
 from bpf.attach.datapath import DataPath

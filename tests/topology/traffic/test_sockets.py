@@ -55,7 +55,7 @@ class Net:
             if lines:
                 server.sendall(answer("b1", lines + b"\n"))
         for descriptor, _ in self._epoll.poll(0):
-            self.client.ready(descriptor, self.now)
+            self.client.handle_event(descriptor, self.now)
 
     def all_answered(self, since: float) -> bool:
         self.tick()

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address
 import numpy as np
 import pytest
 
-from agent.connections.rows import HASHED_PORTS, flow_hashes
+from agent.connections.flow_hash_array import HASHED_PORTS, flow_hashes
 from bpf.layout.address import Address, address_words
 from bpf.layout.service import Affinity
 from bpf.reference.flow_hash import flow_hash
