@@ -32,13 +32,14 @@ def defer_collection() -> None:
 
 
 def freeze_heap() -> None:
-    """Collect garbage now and from now on, but not what is left: the modules and the configuration stay.
+    """Collect garbage from now on, but not what there is now: the modules and the configuration stay.
 
-    A full collection visits every object, which takes 60 ms with all that is imported, and the event loop waits. What
-    was exempt before is collected too: after a reload the last agent is garbage, with its tables.
+    A full collection visits every object, which takes 60 ms with all that is imported, and the event loop waits. After
+    a reload there is one at once, of what was exempt before too: the last agent is garbage, with its tables.
     """
-    gc.unfreeze()
-    gc.collect()
+    if gc.get_freeze_count():
+        gc.unfreeze()
+        gc.collect()
     gc.freeze()
     gc.enable()
 
