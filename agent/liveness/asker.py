@@ -91,7 +91,7 @@ class Asker:
     def receive(self, address: IPv4Address, answer: EchoMessage, now: float) -> None:
         """Take an answer. It counts once, if it is for an open question to that address."""
         now, found = self._advance(now), self._open.get(answer.nonce)
-        if found is None or found.address != address or found.target is None or answer.way is not found.via.way:
+        if found is None or found.address != address or found.target is None or answer.encap is not found.via.encap:
             return
         self._open.close(answer.nonce)
         target = found.target

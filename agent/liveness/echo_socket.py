@@ -32,7 +32,7 @@ from agent.liveness.frame_sender import FrameSender
 from agent.liveness.question import Question, Via
 from agent.liveness.socket_filter import socket_filter
 from agent.problem import Problem, ProblemLine
-from bpf.layout.echo import EchoFlag, EchoKind, EchoMessage, Way
+from bpf.layout.echo import EchoFlag, EchoKind, EchoMessage, Encap
 
 RETRY_S = 2.0
 FILTER_S = 20.0
@@ -156,7 +156,7 @@ class EchoSocket:
             return self._failed("marker to a node that is not on the link")
         ifindex, mac = (hop.ifindex, hop.source) if hop.ifindex and hop.source else self._egress() or (0, bytes(6))
         back = mac if question.via is Via.MARKER else bytes(6)
-        message = EchoMessage(EchoKind.QUESTION, self._cluster, question.nonce, back=back, way=question.way)
+        message = EchoMessage(EchoKind.QUESTION, self._cluster, question.nonce, back=back, encap=question.encap)
         link = LinkHeader(hop.mac, mac, hop.vlan)
         frame = question_frame(message.pack(), question.via, ends, link, tag_of(self._own), question.nonce)
         self._pass_filter(ends.destination)
@@ -226,13 +226,13 @@ class EchoSocket:
 
     def _answer(self, question: EchoMessage, sender: Address, source: Any) -> None:
         """Answer for a node without XDP. Otherwise a question gets here only if the program does not work."""
-        if self._answer_as_agent is None or question.way is not Way.PLAIN:
+        if self._answer_as_agent is None or question.encap is not Encap.PLAIN:
             return
         if source[1] != self._port:
             return  # no node's, and perhaps another program's that answers too
         content = self._answer_as_agent()
         message = replace(
-            content, kind=EchoKind.ANSWER, cluster=self._cluster, nonce=question.nonce, way=Way.PLAIN,
+            content, kind=EchoKind.ANSWER, cluster=self._cluster, nonce=question.nonce, encap=Encap.PLAIN,
             flags=content.flags & ~EchoFlag.DATA_PATH,
         )  # fmt: skip
         self._send(sender, message.pack())

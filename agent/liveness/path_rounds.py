@@ -50,7 +50,7 @@ class PathRounds:
             self._ask_soon(target, via, now)
 
     def lost(self, target: Target, via: Via, stats: PathStats, now: float) -> None:
-        """Ask again by the way of a question that was not answered."""
+        """Ask again as a question that was not answered went."""
         if stats.in_a_row < ATTEMPTS:
             self._ask_soon(target, via, now)
 

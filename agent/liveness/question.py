@@ -8,7 +8,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address
 
 from agent.address import Address
-from bpf.layout.echo import EchoFlag, EchoMessage, Way
+from bpf.layout.echo import EchoFlag, EchoMessage, Encap
 
 HEARTBEAT_LOST_MS = 10_000
 """An agent whose last heartbeat is older counts as dead: its data path lives on."""
@@ -24,12 +24,12 @@ class Via(StrEnum):
     PING = "ping"
 
     @property
-    def way(self) -> Way:
-        """The `way` field of the message."""
-        return _WAYS.get(self, Way.PLAIN)
+    def encap(self) -> Encap:
+        """The `encap` field of the message."""
+        return _ENCAPS.get(self, Encap.PLAIN)
 
 
-_WAYS = {Via.GUE: Way.TUNNEL, Via.IPIP: Way.TUNNEL, Via.MARKER: Way.MARKER}
+_ENCAPS = {Via.GUE: Encap.TUNNEL, Via.IPIP: Encap.TUNNEL, Via.MARKER: Encap.MARKER}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +41,9 @@ class Question:
     via: Via
 
     @property
-    def way(self) -> Way:
-        """The `way` field of the message."""
-        return self.via.way
+    def encap(self) -> Encap:
+        """The `encap` field of the message."""
+        return self.via.encap
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from bpf.layout import limits, nat, nat_backend, session
 from bpf.layout.c_struct import CStruct
 from bpf.layout.conf import ConfFlag
 from bpf.layout.counter import Counter
-from bpf.layout.echo import ECHO_STRUCT, EchoFlag, EchoKind, Way
+from bpf.layout.echo import ECHO_STRUCT, EchoFlag, EchoKind, Encap
 from bpf.layout.map_spec import NAT_STRUCTS, STRUCTS
 from bpf.layout.nat import NatFlag
 from bpf.layout.nat_backend import Balance
@@ -30,7 +30,7 @@ _ENUMS: Final[dict[str, type[IntEnum] | type[IntFlag]]] = {
     "FORWARD_BY_": Forward,
     "ECHO_": EchoKind,
     "ECHO_FLAG_": EchoFlag,
-    "WAY_": Way,
+    "ENCAP_": Encap,
 }
 """By the prefix that the names have in C."""
 _NAT_ENUMS: Final[dict[str, type[IntEnum] | type[IntFlag]]] = {

@@ -24,13 +24,13 @@
     +---------------------------------------------------------------+
  48 | back, 6 bytes: the asker's MAC if the source MAC is a marker  |
     +                               +---------------+---------------+
-    |                               | way           | 0             |
+    |                               | encap         | 0             |
     +---------------------------------------------------------------+
  56 | 0, 8 bytes                                                    |
     +---------------------------------------------------------------+
 
 All fields are in network order. A question has zeros in the fields of the answer (flags, heartbeat, boot, epochs,
-digests). Nonce, back and way are returned as they came, so an answer is as long as its question.
+digests). Nonce, back and encap are returned as they came, so an answer is as long as its question.
 """
 
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ ECHO_STRUCT: Final = CStruct(
         ("view_digest", "I"),
         ("tables_digest", "I"),
         ("back", "6s"),
-        ("way", "B"),
+        ("encap", "B"),
         ("zero", "9x"),
     ),
     order="!",
@@ -93,7 +93,7 @@ class EchoFlag(IntFlag):
 NO_FLAGS: Final = EchoFlag(0)
 
 
-class Way(IntEnum):
+class Encap(IntEnum):
     """How a question travels: as other packets, or as a packet is forwarded: in a tunnel, or by MAC with a marker."""
 
     PLAIN = 0
@@ -102,7 +102,7 @@ class Way(IntEnum):
 
 
 _KINDS: Final = frozenset(EchoKind)
-_WAYS: Final = frozenset(Way)
+_ENCAPS: Final = frozenset(Encap)
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class EchoMessage:
     """A question or an answer.
 
     `heartbeat_age_ms` is the age of the answering agent's last heartbeat, None if there was none. `epochs` are those
-    in use (at most two), that of new flows first. `back` is a MAC (6 bytes), wanted by way of MARKER alone.
+    in use (at most two), that of new flows first. `back` is a MAC (6 bytes), wanted with MARKER alone.
     """
 
     kind: EchoKind
@@ -123,7 +123,7 @@ class EchoMessage:
     view_digest: int = 0
     tables_digest: int = 0
     back: bytes = bytes(6)
-    way: Way = Way.PLAIN
+    encap: Encap = Encap.PLAIN
 
     def pack(self) -> bytes:
         """Encode as a datagram's payload, ECHO_BYTES long."""
@@ -133,7 +133,7 @@ class EchoMessage:
         first, second = (*self.epochs, 0, 0)[:2]
         return ECHO_STRUCT.codec.pack(
             ECHO_MAGIC, self.kind, self.flags, ECHO_VERSION, self.cluster, age, self.nonce, self.boot, first, second,
-            self.view_digest, self.tables_digest, self.back, self.way,
+            self.view_digest, self.tables_digest, self.back, self.encap,
         )  # fmt: skip
 
     @classmethod
@@ -141,16 +141,16 @@ class EchoMessage:
         """Decode a datagram's payload; None if it is no echo of this version."""
         if len(data) != ECHO_BYTES:
             return None
-        magic, kind, flags, version, cluster, age, nonce, boot, first, second, view, tables, back, way = (
+        magic, kind, flags, version, cluster, age, nonce, boot, first, second, view, tables, back, encap = (
             ECHO_STRUCT.codec.unpack(data)
         )
-        if magic != ECHO_MAGIC or version != ECHO_VERSION or kind not in _KINDS or way not in _WAYS:
+        if magic != ECHO_MAGIC or version != ECHO_VERSION or kind not in _KINDS or encap not in _ENCAPS:
             return None
         never = kind == EchoKind.QUESTION or age == _NEVER
         epochs = tuple(epoch for epoch in (first, second) if epoch)
         return cls(
             EchoKind(kind), cluster, nonce, EchoFlag(flags), None if never else age, boot, epochs, view, tables, back,
-            Way(way),
+            Encap(encap),
         )  # fmt: skip
 
 

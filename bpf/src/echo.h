@@ -26,15 +26,15 @@
 
 #define ECHO_DATAGRAM (sizeof(struct udphdr) + sizeof(struct echo))
 
-static __always_inline u8 way_of(const struct packet *pkt)
+static __always_inline u8 encap_of(const struct packet *pkt)
 {
-	return pkt->outer ? WAY_TUNNEL : pkt->hop ? WAY_MARKER : WAY_PLAIN;
+	return pkt->outer ? ENCAP_TUNNEL : pkt->hop ? ENCAP_MARKER : ENCAP_PLAIN;
 }
 
 /* Return the MAC to answer to: a marker takes the place of the asker's. */
 static __always_inline const u8 *asker_mac(const struct ethhdr *eth, const struct echo *echo, const struct packet *pkt)
 {
-	return way_of(pkt) == WAY_MARKER ? echo->back : eth->h_source;
+	return encap_of(pkt) == ENCAP_MARKER ? echo->back : eth->h_source;
 }
 
 /* Whether a datagram of ECHO_DATAGRAM bytes is a question, and came as it says. A group's MAC: many answers. */
@@ -45,7 +45,8 @@ static __always_inline bool is_question(const struct conf *conf, const struct et
 
 	return udp->dest == conf->echo_port && udp->len == htons(ECHO_DATAGRAM) && echo->magic == htonl(ECHO_MAGIC) &&
 	       echo->kind == ECHO_QUESTION && echo->version == htons(ECHO_VERSION) &&
-	       echo->cluster == htonl(conf->cluster) && echo->way == way_of(pkt) && !(*asker_mac(eth, echo, pkt) & 1);
+	       echo->cluster == htonl(conf->cluster) && echo->encap == encap_of(pkt) &&
+	       !(*asker_mac(eth, echo, pkt) & 1);
 }
 
 /* An IPv4 packet to conf.address, for which the tunnel's length is exact if it came in one. */

@@ -302,8 +302,8 @@ struct echo {
 	__be32 epoch[BANKS];
 	__be32 view_digest;
 	__be32 tables_digest;
-	u8 back[6]; /* by way of a marker, the asker's MAC, which is in no header then */
-	u8 way;
+	u8 back[6]; /* with a marker, the asker's MAC, which is in no header then */
+	u8 encap;
 	u8 zero[9];
 };
 
@@ -313,7 +313,7 @@ struct echo {
 
 enum { ECHO_QUESTION = 1, ECHO_ANSWER = 2 };
 enum { ECHO_FLAG_READY = 1, ECHO_FLAG_DATA_PATH = 2 };
-enum { WAY_PLAIN, WAY_TUNNEL, WAY_MARKER };
+enum { ENCAP_PLAIN, ENCAP_TUNNEL, ENCAP_MARKER };
 
 #define ANY_SAMPLE 0xffffffff
 #define SAMPLE_BYTES 128

@@ -238,7 +238,7 @@ class ClusterModel:
             age = 0 if asked.agent else 20_000
             flags = EchoFlag.DATA_PATH | (EchoFlag.READY if asked.ready else EchoFlag(0))
             message = EchoMessage(
-                EchoKind.ANSWER, CLUSTER, question.nonce, flags, age, asked.boot, (1,), way=question.way
+                EchoKind.ANSWER, CLUSTER, question.nonce, flags, age, asked.boot, (1,), encap=question.encap
             )
             self._transmit(to, node.address, lambda: self._answered(node, to, message))
 

@@ -23,7 +23,7 @@ def addresses(count: int) -> list[IPv4Address]:
 
 def answer(question: Question, **changes: object) -> EchoMessage:
     fields = {"flags": EchoFlag.READY | EchoFlag.DATA_PATH, "heartbeat_age_ms": 100, "boot": 1, "epochs": (7,)}
-    return EchoMessage(EchoKind.ANSWER, 1, question.nonce, way=question.way, **(fields | changes))  # type: ignore[arg-type]
+    return EchoMessage(EchoKind.ANSWER, 1, question.nonce, encap=question.encap, **(fields | changes))  # type: ignore[arg-type]
 
 
 class EchoNet:

@@ -7,7 +7,7 @@ import pytest
 from support.echo_net import ROUTER, answer
 from support.one_asker import SILENT, UP, B, C, ask_b, step_until
 
-from bpf.layout.echo import Way
+from bpf.layout.echo import Encap
 
 
 class TestForgery:
@@ -19,7 +19,7 @@ class TestForgery:
             lambda question: (B, replace(answer(question), nonce=question.nonce ^ 1)),
             lambda question: (C, answer(question)),
             lambda question: (ROUTER, answer(question)),
-            lambda question: (B, replace(answer(question), way=Way.TUNNEL)),
+            lambda question: (B, replace(answer(question), encap=Encap.TUNNEL)),
         ],
     )
     def test_a_forged_answer_counts_for_nothing(self, forge: object) -> None:

@@ -3,10 +3,10 @@
 
 import pytest
 
-from bpf.layout.echo import ECHO_BYTES, EchoFlag, EchoKind, EchoMessage, EchoState, Way
+from bpf.layout.echo import ECHO_BYTES, EchoFlag, EchoKind, EchoMessage, EchoState, Encap
 
 QUESTION = EchoMessage(
-    EchoKind.QUESTION, cluster=4242, nonce=0x0102030405060708, back=bytes.fromhex("020000000002"), way=Way.MARKER
+    EchoKind.QUESTION, cluster=4242, nonce=0x0102030405060708, back=bytes.fromhex("020000000002"), encap=Encap.MARKER
 )
 ANSWER = EchoMessage(
     EchoKind.ANSWER, 4242, 9, EchoFlag.READY | EchoFlag.DATA_PATH, 1500, 77, (5, 6), 0xDEADBEEF, 0x12345678

@@ -43,7 +43,7 @@ from agent.liveness.frame import Endpoints, LinkHeader, question_frame
 from agent.liveness.question import Via
 from bpf.layout.conf import OtherEpoch
 from bpf.layout.counter import Counter
-from bpf.layout.echo import EchoFlag, EchoKind, EchoMessage, EchoState, Way
+from bpf.layout.echo import EchoFlag, EchoKind, EchoMessage, EchoState, Encap
 from bpf.layout.uplink import UplinkEntry
 
 
@@ -63,21 +63,21 @@ def restore(world: Any) -> Iterator[None]:
 
 @FAMILIES
 @pytest.mark.parametrize("tags", [0, 1, 2])
-@pytest.mark.parametrize("way", ["plain", "ipip", "gue", "marker"])
-def test_question_is_answered(world: Any, family: int, tags: int, way: str) -> None:
-    match way:
+@pytest.mark.parametrize("mode", ["plain", "ipip", "gue", "marker"])
+def test_question_is_answered(world: Any, family: int, tags: int, mode: str) -> None:
+    match mode:
         case "plain":
             sent, wanted = frame(question(family), tags=tags), ANSWER
         case "marker":
-            asked = replace(QUESTION, way=Way.MARKER, back=ASKER_MAC)
+            asked = replace(QUESTION, encap=Encap.MARKER, back=ASKER_MAC)
             sent, wanted = (
                 frame(question(family, asked), src=MARKER, tags=tags),
-                replace(ANSWER, way=Way.MARKER, back=ASKER_MAC),
+                replace(ANSWER, encap=Encap.MARKER, back=ASKER_MAC),
             )
         case _:
-            asked = replace(QUESTION, way=Way.TUNNEL)
-            sent = frame(tunnel(family, question(family, asked), gue=way == "gue"), tags=tags)
-            wanted = replace(ANSWER, way=Way.TUNNEL)
+            asked = replace(QUESTION, encap=Encap.TUNNEL)
+            sent = frame(tunnel(family, question(family, asked), gue=mode == "gue"), tags=tags)
+            wanted = replace(ANSWER, encap=Encap.TUNNEL)
     outcome = world.observe(sent)
     assert (outcome.verdict, outcome.events) == ("tx", ANSWERED)
     assert outcome.packet == frame(answer(family, wanted), dst=ASKER_MAC, src=HERE, tags=tags)
@@ -88,12 +88,12 @@ def test_question_is_answered(world: Any, family: int, tags: int, way: str) -> N
 def test_questions_of_the_agent_are_answered(world: Any, family: int, via: Via) -> None:
     """The agent writes its frames itself; both ends use the echo port."""
     ends = Endpoints(ip_address(ASKER[family]), ip_address(OWN[family]), PORT)
-    asked = replace(QUESTION, way=via.way, back=ASKER_MAC if via is Via.MARKER else bytes(6))
+    asked = replace(QUESTION, encap=via.encap, back=ASKER_MAC if via is Via.MARKER else bytes(6))
     sent = question_frame(asked.pack(), via, ends, LinkHeader(HERE, ASKER_MAC, vlan=5), tag=12, entropy=9)
     outcome = world.observe(sent)
     assert (outcome.verdict, outcome.events) == ("tx", ANSWERED)
     assert outcome.packet[:12] == ASKER_MAC + HERE
-    assert EchoMessage.unpack(outcome.packet[-64:]) == replace(ANSWER, way=asked.way, back=asked.back)
+    assert EchoMessage.unpack(outcome.packet[-64:]) == replace(ANSWER, encap=asked.encap, back=asked.back)
 
 
 def test_answer_has_ttl_64_and_keeps_the_rest_of_the_header(world: Any) -> None:
@@ -194,9 +194,9 @@ NO_QUESTIONS = {
     "another version": spoilt(6, b"\0\2"),
     "version in the other byte order": spoilt(6, b"\1\0"),
     "another cluster": replace(QUESTION, cluster=CLUSTER + 1).pack(),
-    "by tunnel, it says": replace(QUESTION, way=Way.TUNNEL).pack(),
-    "by marker, it says": replace(QUESTION, way=Way.MARKER, back=ASKER_MAC).pack(),
-    "an unknown way": spoilt(54, b"\3"),
+    "by tunnel, by its own field": replace(QUESTION, encap=Encap.TUNNEL).pack(),
+    "by marker, by its own field": replace(QUESTION, encap=Encap.MARKER, back=ASKER_MAC).pack(),
+    "an unknown encapsulation": spoilt(54, b"\3"),
     "a byte less": QUESTION.pack()[:-1],
     "a byte more": QUESTION.pack() + b"\0",
     "nothing": b"",
@@ -269,7 +269,7 @@ def test_other_mac_passes(world: Any, family: int) -> None:
 
 @FAMILIES
 def test_question_by_marker_says_so(world: Any, family: int) -> None:
-    by_marker = question(family, replace(QUESTION, way=Way.MARKER, back=ASKER_MAC))
+    by_marker = question(family, replace(QUESTION, encap=Encap.MARKER, back=ASKER_MAC))
     assert_passes(world, frame(question(family), src=MARKER))
     assert_passes(world, frame(by_marker, src=packets.marker(0, 12)))
 
@@ -279,14 +279,14 @@ def test_no_group_of_macs_is_answered(world: Any, family: int) -> None:
     """A broadcast would be more than the question was."""
     for group in (b"\xff" * 6, packets.mac("01:00:5e:00:00:01")):
         assert_passes(world, frame(question(family), src=group))
-        by_marker = replace(QUESTION, way=Way.MARKER, back=group)
+        by_marker = replace(QUESTION, encap=Encap.MARKER, back=group)
         assert_passes(world, frame(question(family, by_marker), src=MARKER))
 
 
 @FAMILIES
 @pytest.mark.parametrize("gue", [False, True], ids=["ipip", "gue"])
 def test_tunnel_around_another_packet_passes(world: Any, family: int, gue: bool) -> None:
-    asked = replace(QUESTION, way=Way.TUNNEL)
+    asked = replace(QUESTION, encap=Encap.TUNNEL)
     six = 10 - family
     for inner in (
         question(family),
@@ -303,7 +303,7 @@ def test_tunnel_around_another_packet_passes(world: Any, family: int, gue: bool)
 
 @FAMILIES
 def test_truncated_tunnel_passes(world: Any, family: int) -> None:
-    whole = frame(tunnel(family, question(family, replace(QUESTION, way=Way.TUNNEL)), gue=True))
+    whole = frame(tunnel(family, question(family, replace(QUESTION, encap=Encap.TUNNEL)), gue=True))
     for size in range(60, len(whole)):
         assert world.observe(whole[:size]).verdict == "pass"
     assert world.observe(whole).events == ANSWERED

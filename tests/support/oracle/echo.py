@@ -38,11 +38,16 @@ NO_ECHO = Echo(0, 0)
 
 
 def answer(
-    echo: Echo, family: int, packet: bytes, source_mac: bytes, way: int, prefixes: Collection[IPv4Network | IPv6Network]
+    echo: Echo,
+    family: int,
+    packet: bytes,
+    source_mac: bytes,
+    encap: int,
+    prefixes: Collection[IPv4Network | IPv6Network],
 ) -> tuple[bytes, bytes] | None:
     """Return the MAC to answer to and the answer, from its IP header on; None if a packet to this node is no question.
 
-    `packet` may have padding. `way` is how it came.
+    `packet` may have padding. `encap` is how it came.
     """
     ip = header(IP, packet, 20) if family == 4 else header(IPv6, packet, 40)
     if ip is None:
@@ -57,8 +62,8 @@ def answer(
         return None
     if ip.src == ip.dst or not any(ip_address(ip.src) in prefix for prefix in prefixes):
         return None
-    to = message[48:54] if way == MARKER else source_mac
-    if to[0] & 1 or message[54] != way:
+    to = message[48:54] if encap == MARKER else source_mac
+    if to[0] & 1 or message[54] != encap:
         return None
     if message[:5] + message[6:12] != struct.pack("!4sBHI", b"LBEC", QUESTION, 1, echo.cluster):
         return None

@@ -72,8 +72,8 @@ def judge(world: World, frame: bytes) -> Judgement:
     if target(family, packet) in {me.address, me.address6} - {None}:
         event = "pass_no_service"
         if not is_tunnel(family, packet):
-            way = oracle_echo.MARKER if marker(outside.src)[0] else oracle_echo.PLAIN
-            if judged := _answered(world, outside, packet, packet, way):
+            encap = oracle_echo.MARKER if marker(outside.src)[0] else oracle_echo.PLAIN
+            if judged := _answered(world, outside, packet, packet, encap):
                 return judged
         else:
             event = "pass_foreign_tunnel"
@@ -105,7 +105,7 @@ def _answered_in_tunnel(world: World, outside: Link, opened: Opened) -> Judgemen
 
 
 def _answered(
-    world: World, outside: Link, packet: bytes, behind: bytes, way: int, exact: bool = False
+    world: World, outside: Link, packet: bytes, behind: bytes, encap: int, exact: bool = False
 ) -> Judgement | None:
     """Judge a packet to this node as a question; None if it is none. `behind`: with all that follows it in the frame.
 
@@ -113,7 +113,7 @@ def _answered(
     """
     family = outside.family
     assert family
-    reply = oracle_echo.answer(world.echo, family, packet, outside.macs[6:], way, world.prefixes)
+    reply = oracle_echo.answer(world.echo, family, packet, outside.macs[6:], encap, world.prefixes)
     if reply is None or (exact and len(packet) != len(reply[1])):
         return None
     to, answer = reply

@@ -59,7 +59,7 @@ class EchoLayer(Packet):  # type: ignore[misc]
         XIntField("magic", 0x4C424543), ByteField("kind", 1), ByteField("flags", 0), ShortField("version", 1),
         IntField("cluster", 0), XIntField("heartbeat_age", 0), LongField("nonce", 0), LongField("boot", 0),
         IntField("epoch", 0), IntField("other_epoch", 0), XIntField("view", 0), XIntField("tables", 0),
-        MACField("back", "00:00:00:00:00:00"), ByteField("way", 0), ByteField("zero", 0), LongField("reserved", 0),
+        MACField("back", "00:00:00:00:00:00"), ByteField("encap", 0), ByteField("zero", 0), LongField("reserved", 0),
     )  # fmt: skip
 
 

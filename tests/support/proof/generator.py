@@ -144,13 +144,13 @@ def _echo(c: Choices, family: int, by_marker: bool) -> bytes:
     """Make an echo question, plain or in a tunnel, in most cases one that is answered."""
     source, target = _between_nodes(c, family)
     tunnelled = c.byte() >= 128
-    way = 1 if tunnelled else 2 if by_marker else 0
+    encap = 1 if tunnelled else 2 if by_marker else 0
     magic, kind = c.rarely(b"LBEC", b"LBCH"), c.rarely(1, 2, 0)
     version, cluster = c.rarely(1, 0, 256), c.rarely(ECHO.cluster, 7)
     nonce = c.bytes(2) + bytes(6)
     back = c.rarely(bytes.fromhex("02000000000c"), b"\xff" * 6, c.bytes(6))
-    claimed = c.rarely(way, 0, 1, 2, 3)
-    message = struct.pack("!4sBxHI4x8s24x6sB9x", magic, kind, version, cluster, nonce, back, claimed)
+    declared = c.rarely(encap, 0, 1, 2, 3)
+    message = struct.pack("!4sBxHI4x8s24x6sB9x", magic, kind, version, cluster, nonce, back, declared)
     message += c.rarely(b"", b"\0")
     length = 8 + len(message)
     ports = c.of(ECHO.port, 50000, c.word()), c.rarely(ECHO.port, 53, 0)
