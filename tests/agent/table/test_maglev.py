@@ -4,25 +4,19 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from ipaddress import IPv4Address
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from support.candidates import BASE, candidate, chains_of, members, plain
 from support.examples import examples
 from support.oracle import chain as oracle
 
 from agent.model import Candidate, State
 from agent.table import maglev
 from agent.table.table import Table
-
-BASE = IPv4Address("10.0.0.11")
-
-
-def members(count: int, weight: int = 100) -> list[Candidate]:
-    return [Candidate(BASE + i, weight, weight, State.UP) for i in range(count)]
 
 
 @cache
@@ -35,35 +29,20 @@ def build(candidates: Sequence[Candidate], rows: int, chain: int) -> Table:
     return built(tuple(candidates), rows, chain)
 
 
-def chains(table: Table) -> list[list[IPv4Address]]:
-    return [[table.members[place] for place in row if place >= 0] for row in table.places.tolist()]
-
-
-candidate = st.builds(
-    lambda offset, weight, part, state: Candidate(
-        BASE + offset, weight, weight * part // 4 if state is State.UP else 0, state
-    ),
-    offset=st.integers(0, 4000),
-    weight=st.one_of(st.integers(0, 10_000), st.sampled_from([0, 1, 100, 10_000])),
-    part=st.integers(0, 4),
-    state=st.sampled_from([State.UP, State.UP, State.DRAINING, State.LOST]),
-)
-
-
 @examples(60)
 @given(st.lists(candidate, max_size=9, unique_by=lambda c: c.address), st.integers(1, 8), st.randoms())
 def test_equals_the_oracle(candidates: list[Candidate], chain: int, shuffler: object) -> None:
-    plain = [(c.address, c.weight, c.effective, str(c.state)) for c in candidates]
+    asked = plain(candidates)
     shuffler.shuffle(candidates)  # type: ignore[attr-defined]
-    assert chains(build(candidates, 256, chain)) == oracle.maglev(plain, 256, chain)
+    assert chains_of(build(candidates, 256, chain)) == oracle.maglev(asked, 256, chain)
 
 
 @pytest.mark.slow
 def test_many_members_equal_the_oracle() -> None:
     """Enough rows for both searches for the next free one, and enough members for several blocks."""
     crowd = [Candidate(BASE + i, 50 + i, 50 + i, State.UP) for i in range(50)]
-    plain = [(c.address, c.weight, c.effective, str(c.state)) for c in crowd]
-    assert chains(build(crowd, 2048, 4)) == oracle.maglev(plain, 2048, 4)
+    asked = plain(crowd)
+    assert chains_of(build(crowd, 2048, 4)) == oracle.maglev(asked, 2048, 4)
 
 
 def test_golden_vectors() -> None:
@@ -143,6 +122,6 @@ def test_rows_of_a_new_member_have_the_old_owner(count: int, most_moved: float, 
 def test_without_a_healthy_member_all_present_ones_own_rows() -> None:
     draining = [Candidate(BASE + i, 100, 0, State.DRAINING) for i in range(2)]
     lost = Candidate(BASE + 2, 100, 0, State.LOST)
-    assert {chain[0] for chain in chains(build([*draining, lost], 4096, 4))} == {BASE, BASE + 1}
-    assert {chain[0] for chain in chains(build([lost], 4096, 4))} == {BASE + 2}
-    assert chains(build([], 4096, 4)) == [[]] * 4096
+    assert {chain[0] for chain in chains_of(build([*draining, lost], 4096, 4))} == {BASE, BASE + 1}
+    assert {chain[0] for chain in chains_of(build([lost], 4096, 4))} == {BASE + 2}
+    assert chains_of(build([], 4096, 4)) == [[]] * 4096

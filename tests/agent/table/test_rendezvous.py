@@ -9,33 +9,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.candidates import BASE, candidate, chains_of, members, plain
 from support.examples import examples
 from support.oracle import chain as oracle
 
 from agent.model import Candidate, State
 from agent.table.rendezvous import build
 
-BASE = IPv4Address("10.0.0.11")
-
-
-def members(count: int, weight: int = 100) -> list[Candidate]:
-    return [Candidate(BASE + i, weight, weight, State.UP) for i in range(count)]
-
 
 def chains(candidates: list[Candidate], rows: int = 4096, chain: int = 4) -> list[list[IPv4Address]]:
-    table = build(candidates, rows, chain)
-    return [[table.members[place] for place in row if place >= 0] for row in table.places.tolist()]
-
-
-candidate = st.builds(
-    lambda offset, weight, part, state: Candidate(
-        BASE + offset, weight, weight * part // 4 if state is State.UP else 0, state
-    ),
-    offset=st.integers(0, 4000),
-    weight=st.one_of(st.integers(0, 10_000), st.sampled_from([0, 1, 100, 10_000])),
-    part=st.integers(0, 4),
-    state=st.sampled_from([State.UP, State.UP, State.DRAINING, State.LOST]),
-)
+    return chains_of(build(candidates, rows, chain))
 
 
 @examples(60)
@@ -43,8 +26,8 @@ candidate = st.builds(
 def test_equals_the_oracle(candidates: list[Candidate], chain: int, shuffler: random.Random) -> None:
     rows = sorted(shuffler.sample(range(4096), 40))
     found = chains(candidates, chain=chain)
-    plain = [(c.address, c.weight, c.effective, str(c.state)) for c in candidates]
-    assert [found[row] for row in rows] == [oracle.chain(plain, row, chain) for row in rows]
+    asked = plain(candidates)
+    assert [found[row] for row in rows] == [oracle.chain(asked, row, chain) for row in rows]
 
 
 @examples(20)
@@ -185,9 +168,9 @@ def test_many_members_equal_the_oracle(count: int) -> None:
     crowd = [Candidate(BASE + i, 1 + i * 7 % 300, 1 + i * 7 % 300, State.UP) for i in range(count)]
     crowd += [Candidate(BASE + 5000 + i, 0, 0, State.UP) for i in range(3)]
     found = chains(crowd, chain=8)
-    plain = [(c.address, c.weight, c.effective, str(c.state)) for c in crowd]
+    asked = plain(crowd)
     for row in range(0, 4096, 256):
-        assert found[row] == oracle.chain(plain, row, 8)
+        assert found[row] == oracle.chain(asked, row, 8)
 
 
 def test_earlier_table_of_another_shape_changes_nothing() -> None:
