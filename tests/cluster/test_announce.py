@@ -315,9 +315,9 @@ def test_a_vip_leaves_lo_after_the_router_has_withdrawn_it(lab: Announcing, seco
         time.sleep(1.5 * CONVERGE_S)
         assert lab.routed(SECOND)
         assert lab.on_lo("b2", SECOND)
-        told_at = time.monotonic()
+        continued_at = time.monotonic()
     wait_for(lambda: not lab.on_lo("b2", SECOND), "the VIP to leave lo")
-    assert time.monotonic() >= told_at + CONVERGE_S, "the router had time to act"
+    assert time.monotonic() >= continued_at + CONVERGE_S, "the router had time to act"
     wait_for(lambda: not lab.routed(SECOND), "the router to have acted")
     assert lab.on_lo("b2", VIP)
 

@@ -112,7 +112,7 @@ def test_no_connection_breaks_when_a_cluster_grows_and_is_halved(tmp_path_factor
         time.sleep(3.0)  # the sequence's own: packets by rows alone
         for node in ALL:
             start_with_key(cluster, node)
-        wait_for(lambda: settled(cluster, ALL) and old not in epochs(cluster), "six agents to use the new key", 90)
+        wait_for(lambda: settled(cluster, ALL) and old not in epochs(cluster), "six agents to use the new key", 240)
         for node in LEAVING:
             leave(cluster, sequence, node)
         wait_for(lambda: settled(cluster, STAYING), "three nodes with equal tables")

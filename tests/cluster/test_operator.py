@@ -187,7 +187,7 @@ def test_backend_weight_is_kept_by_the_next_agent(operator: Operator) -> None:
 
 
 def test_the_disable_file_takes_the_weight_and_not_the_route(operator: Operator) -> None:
-    operator.configure(("      fall: 2", "      fall: 2\n      disable_file: /run/anylb/disabled"))
+    operator.configure(("      fall: 6", "      disable_file: /run/anylb/disabled\n      fall: 6"))
     operator.reload("b1")
     began = time.monotonic()
     file = operator.cluster.lab.root("b1") / "run/anylb/disabled"

@@ -58,8 +58,7 @@ class Announcing:
 
     def others(self, node: str) -> list[str]:
         """Return the other nodes that announce the VIP, as far as this one knows."""
-        (vip,) = self.status(node)["vips"]
-        return list(vip["others"])
+        return [other for vip in self.status(node)["vips"] for other in vip["others"]]
 
     def is_announced(self, node: str) -> bool:
         """Whether a node's agent has decided to announce the VIP, and knows that it does."""
@@ -123,7 +122,7 @@ class Announcing:
             for file in STATE:
                 (self.cluster.lab.root(node) / file).unlink(missing_ok=True)
         self.cluster.start_agent(node)
-        wait_for(lambda: self.status(node)["peers"], f"{node} to know its sessions")
+        wait_for(lambda: self.status(node)["peers"] and self.others(node), f"{node} to know sessions and others")
 
 
 def bird_paths(cluster: ClusterLab) -> dict[str, BgpPath]:

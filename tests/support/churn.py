@@ -125,10 +125,12 @@ class Churn:
         match event.act:
             case Act.JOIN:
                 cluster.start(node, *(one for one in ("server", "speaker", "agent") if not cluster.pids(node, one)))
-            case Act.DRAIN | Act.UNDRAIN:
-                self._request(node, str(event.act))
+            case Act.DRAIN:
+                drain(cluster, node)
+            case Act.UNDRAIN:
+                wait_for(lambda: cluster.agent_answers(node), f"{node}'s agent")
+                cluster.request(node, "POST", "/undrain")
             case Act.LEAVE:
-                self._request(node, "drain")
                 leave(cluster, self._sequence, node)
             case Act.CRASH:
                 self._without_power[node] = without_power(cluster, node)
@@ -141,15 +143,21 @@ class Churn:
             case Act.START_AGENT:
                 cluster.start(node, "agent")
 
-    def _request(self, node: str, command: str) -> None:
-        """Send an operator's command, once an agent that has just been started takes it."""
-        wait_for(lambda: self._cluster.agent_answers(node), f"{node}'s agent")
-        self._cluster.request(node, "POST", f"/{command}")
+
+def drain(cluster: ClusterLab, node: str) -> None:
+    """Have a node drain, once its agent, which may have just been started, knows another node that announces the VIP:
+    before, it refuses."""
+
+    def knows_another() -> bool:
+        return all(vip["others"] for vip in cluster.request(node, "GET", "/announce")["vips"])
+
+    wait_for(lambda: cluster.service_status(node) and knows_another(), f"{node} to know another")
+    cluster.request(node, "POST", "/drain")
 
 
 def leave(cluster: ClusterLab, sequence: Sequence, node: str) -> None:
     """Have a node drain and leave; its own connections are closed in between."""
-    cluster.request(node, "POST", "/drain")
+    drain(cluster, node)
     wait_for(lambda: node not in cluster.next_hops(), f"{node} to drain")
     sequence.forget(node)
     cluster.request(node, "POST", "/leave")
