@@ -80,7 +80,7 @@ class SystemdMachine:
     def shut_down_to_reboot(self) -> None:
         """Have it stop all units, as for a reboot."""
         self.run("systemctl", "--no-block", "reboot")
-        assert self.nspawn.wait(60) == REBOOTS, self._console.read_text(errors="replace")
+        assert self.nspawn.wait(120) == REBOOTS, self._console.read_text(errors="replace")
 
     def boot_again(self) -> None:
         """Boot with the same files, but without what the kernel had."""
@@ -95,7 +95,7 @@ class SystemdMachine:
     def run(self, *command: str, code: int | None = 0) -> str:
         """Run a command in the machine, outside the units, and check its exit code (None: any); return its output."""
         argv = ["nsenter", f"--target={self.pid}", "--all", *command]
-        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=180)
         assert code in (None, done.returncode), done.stdout + done.stderr
         return done.stdout
 
