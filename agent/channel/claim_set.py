@@ -16,6 +16,7 @@ The shortest form is used. A difference between two sets is a set as well: the r
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
@@ -57,22 +58,31 @@ def decode(data: bytes) -> dict[ClaimKey, RowNumbers]:
         if key in found or len(found) == RECORDS_MAX:
             raise ValueError(f"{key[0]} is there twice, or there are more than {RECORDS_MAX} records")
         found[key] = rows
+    numbered = _numbered([*found.values()])
+    if (numbered[1:] <= numbered[:-1]).any():
+        raise ValueError("the rows of a record are not in order")
     return found
 
 
 def difference(one: ClaimSet, other: ClaimSet) -> dict[ClaimKey, RowNumbers]:
     """Return the rows that are in one of both sets; a set and the difference to another one give the other one."""
-    found = {key: one[key] for key in one.keys() - other.keys()} | {
-        key: other[key] for key in other.keys() - one.keys()
-    }
-    both = [key for key, rows in one.items() if key in other and rows is not other[key]]
+    found = {key: rows for key, rows in other.items() if key not in one}
+    both: list[tuple[ClaimKey, RowNumbers, RowNumbers]] = []
+    for key, rows in one.items():
+        others = other.get(key)
+        if others is None:
+            found[key] = rows
+        elif others is not rows:
+            both.append((key, rows, others))
     # One step for all services: it takes as long as for a single one.
-    before, after = (_numbered([claims[key] for key in both]) for claims in (one, other))
+    before, after = _numbered([rows for _, rows, _ in both]), _numbered([rows for _, _, rows in both])
     changed = np.setxor1d(before, after, assume_unique=True)
-    ends = np.searchsorted(changed, np.arange(len(both) + 1, dtype=np.uint64) << _ROW_BITS)
-    rows = changed.astype(np.uint32)
-    parts = {key: rows[ends[i] : ends[i + 1]].copy() for i, key in enumerate(both) if ends[i] < ends[i + 1]}
-    return found | parts
+    ends = np.searchsorted(changed, np.arange(len(both) + 1, dtype=np.uint64) << _ROW_BITS).tolist()
+    numbers = changed.astype(np.uint32)
+    for (key, _, _), start, end in zip(both, ends, ends[1:], strict=False):
+        if start < end:
+            found[key] = numbers[start:end].copy()
+    return found
 
 
 def equal(one: ClaimSet, other: ClaimSet) -> bool:
@@ -102,6 +112,13 @@ def _record(service: ServiceEndpoint, epoch: int, rows: RowNumbers) -> bytes:
     return head + vip.packed + data
 
 
+@functools.lru_cache(RECORDS_MAX)
+def _key(vip: bytes, protocol: int, port: int, epoch: int) -> ClaimKey:
+    """Return the same object for the same service and epoch: all nodes claim rows of the same ones."""
+    address = IPv4Address(vip) if len(vip) == 4 else IPv6Address(vip)
+    return ServiceEndpoint(address, _PROTOCOL_NAMES[protocol], port), epoch
+
+
 def _records(data: bytes) -> Iterator[tuple[ClaimKey, RowNumbers]]:
     at = 0
     while at < len(data):
@@ -114,19 +131,19 @@ def _records(data: bytes) -> Iterator[tuple[ClaimKey, RowNumbers]]:
             raise ValueError(f"IP version {version}, protocol {protocol}")
         if len(data) - at < size + length:
             raise ValueError(f"the record is cut: {len(data) - at} of {size + length} bytes")
-        vip = IPv4Address(data[at : at + 4]) if size == 4 else IPv6Address(data[at : at + 16])
-        at += size
-        yield (ServiceEndpoint(vip, _PROTOCOL_NAMES[protocol], port), epoch), _rows(form, data[at : at + length])
-        at += length
+        rows = at + size
+        yield _key(data[at:rows], protocol, port, epoch), _rows(form, data[rows : rows + length])
+        at = rows + length
 
 
 def _rows(form: int, data: bytes) -> RowNumbers:
+    """Return the rows of a record; whether they are in order is not checked."""
     if form == _BITMAP and len(data) <= ROWS_MAX // 8:
         rows = np.flatnonzero(np.unpackbits(np.frombuffer(data, np.uint8))).astype(np.uint32)
     elif form in _NUMBERS and len(data) % _NUMBERS[form].itemsize == 0:
         rows = np.frombuffer(data, _NUMBERS[form]).astype(np.uint32)
     else:
         raise ValueError(f"rows of form {form} in {len(data)} bytes")
-    if not len(rows) or rows[-1] >= ROWS_MAX or (rows[1:] <= rows[:-1]).any():
-        raise ValueError("a record has no rows, too high ones, or not in order")
+    if not len(rows) or rows[-1] >= ROWS_MAX:
+        raise ValueError("a record has no rows, or too high ones")
     return rows

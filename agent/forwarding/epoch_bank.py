@@ -169,7 +169,7 @@ class EpochBanks:
         name and epoch: an object that is the same as the last time has not changed.
         """
         use = epoch_switch.use
-        self._tables.retain(candidates.values())
+        self._tables.retain(candidates.values(), indexes)
         # While the use changes, or is about to, all rows are in grace.
         switching = use != self.use if self.use is not None else False
         switching |= epoch_switch.next is not None and not self._armed
@@ -180,7 +180,7 @@ class EpochBanks:
                 self._assign_bank(number, conf)
             bank = self._epoch_in.index(number)
             claimed = {name: claims.get(name, {}).get(number) for name in self._slots}
-            await self._apply_rows(bank, candidates, claimed, hashes, indexes, now, switching)
+            await self._apply_rows(bank, candidates, claimed, hashes, now, switching)
         others = [epoch for number, epoch in self._epochs.items() if number != use.first]
         other = OtherEpoch(others[0].key, others[0].number, use.alternating) if others else None
         self._write_conf(conf, use.first, other)
@@ -223,7 +223,6 @@ class EpochBanks:
         candidates: Mapping[str, Members],
         claims: Mapping[str, Claims | None],
         hashes: Mapping[str, str],
-        indexes: Mapping[IPv4Address, int],
         now: float,
         switching: bool,
     ) -> None:
@@ -237,7 +236,7 @@ class EpochBanks:
         computed: dict[tuple[int, int, str], list[tuple[list[str], _Rows, _Rows]]] = {}
         for (_, of_members, of_claims, kind), names in groups.items():
             current, inputs = rows[names[0]], (candidates[names[0]], claims[names[0]], kind)
-            new = await asyncio.to_thread(self._next, bank, current, inputs, indexes, now, switching)
+            new = await asyncio.to_thread(self._next, bank, current, inputs, now, switching)
             computed.setdefault((of_members, of_claims, kind), []).append((names, current, new))
         swaps: list[Swap] = []
         changed: dict[str, _Rows] = {}
@@ -265,7 +264,6 @@ class EpochBanks:
         bank: int,
         current: _Rows,
         inputs: tuple[Members, Claims | None, str],
-        indexes: Mapping[IPv4Address, int],
         now: float,
         switching: bool,
     ) -> _Rows:
@@ -276,7 +274,7 @@ class EpochBanks:
         if members == current.members and claims is current.claims:
             return replace(current, grace=current.grace.after(everywhere, now)) if switching else current
         epoch = self._epochs[self._epoch_in[bank] or 0]
-        shared = self._tables.table(epoch, kind, members, indexes, current.table)
+        shared = self._tables.table(epoch, kind, members, current.table)
         table, before = shared.table, current.claimants
         claimed = claimants(table, members, claims or {}, before=before) if claims or table.lost else None
         rows = rows_of(table, claimed, shared.indexes, self._maps.row_count, shared.chains)
@@ -293,5 +291,4 @@ class EpochBanks:
 
 
 def _swap(slots: tuple[int, ...], new: _Rows, bank: int, only_grace: bool) -> Swap:
-    grace = new.grace
-    return Swap(slots, lambda: grace.until, None if only_grace or new.rows is None else new.rows.array, bank)
+    return Swap(slots, new.grace.fill, None if only_grace or new.rows is None else new.rows.fill, bank)

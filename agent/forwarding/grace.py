@@ -41,6 +41,10 @@ class Grace:
         """Until when each row is in grace, 0 for no longer: shape (count,)."""
         return _spread(self.deadlines, self.rows, self.count)
 
+    def fill(self, until: NDArray[np.uint64]) -> None:
+        """Write the same to an array of zeros."""
+        until[self.rows] = self.deadlines
+
     def after(self, changed: NDArray[np.bool_], now: float) -> Grace:
         """Return the grace when these rows change now: `GRACE_S` more, `GRACE_IN_ALL_S` at most since the run began.
 

@@ -33,28 +33,26 @@ class ServiceRows:
 
     def array(self) -> RowArray:
         """Return all rows, shape (count, CHAIN); it must not be written to."""
-        rows = self.of_table
-        if len(self.claimed):
-            rows = rows.copy()
-            rows[self.claimed, self.places] = self.nodes
-        return np.tile(rows, (self.count // len(rows), 1)) if len(rows) < self.count else rows
+        if not len(self.claimed) and len(self.of_table) == self.count:
+            return self.of_table
+        rows = np.empty((self.count, CHAIN), np.uint16)
+        self.fill(rows)
+        return rows
+
+    def fill(self, rows: RowArray) -> None:
+        """Write all rows to an array of that shape."""
+        size = len(self.of_table)
+        rows[:size] = self.of_table
+        rows[self.claimed, self.places] = self.nodes
+        rows.reshape(-1, size, CHAIN)[1:] = rows[:size]
 
     def differs_from(self, before: ServiceRows, touched: NDArray[np.intp] | None = None) -> NDArray[np.bool_]:
-        """Return which rows differ. If these are of the same table, only the claimants of the rows `touched`
-        (ascending) may do so; None: any."""
+        """Return which rows differ: if these are of the same table, `touched` (see `Claimants`)."""
         if touched is None or self.of_table is not before.of_table:
             return differing(self.array(), before.array())
         found = np.zeros(len(self.of_table), np.bool_)
-        found[touched] = differing(self._some(touched), before._some(touched))
+        found[touched] = True
         return np.tile(found, self.count // len(found))
-
-    def _some(self, rows: NDArray[np.intp]) -> RowArray:
-        """Return some rows of the table, given in ascending order."""
-        found, chosen = self.of_table[rows], np.zeros(len(self.of_table), np.bool_)
-        chosen[rows] = True
-        claimed = chosen[self.claimed]
-        found[np.searchsorted(rows, self.claimed[claimed]), self.places[claimed]] = self.nodes[claimed]
-        return found
 
 
 def chains_of(table: Table, indexes: Sequence[int]) -> RowArray:

@@ -40,24 +40,29 @@ class TableCache:
 
     def __init__(self) -> None:
         self.shared: dict[_Key, SharedTable] = {}
+        self._indexes: Mapping[IPv4Address, int] = {}
 
-    def retain(self, used: Iterable[Members]) -> None:
-        """Forget the tables of all others than these members: the same objects, not equal ones."""
-        kept = {id(members) for members in used}
-        self.shared = {key: one for key, one in self.shared.items() if id(one.members) in kept}
+    def retain(self, used: Iterable[Members], indexes: Mapping[IPv4Address, int]) -> None:
+        """Forget the tables of all others than these members: the same objects, not equal ones. From now on `indexes`
+        are the nodes'."""
+        kept, self._indexes = {id(members) for members in used}, indexes
+        self.shared = {key: self._indexed(one) for key, one in self.shared.items() if id(one.members) in kept}
 
-    def table(
-        self, epoch: Epoch, kind: str, members: Members, indexes: Mapping[IPv4Address, int], before: Table | None
-    ) -> SharedTable:
+    def _indexed(self, shared: SharedTable) -> SharedTable:
+        numbers = self._numbers(shared.table)
+        same = shared.indexes == numbers
+        return shared if same else replace(shared, indexes=numbers, chains=chains_of(shared.table, numbers))
+
+    def _numbers(self, table: Table) -> list[int]:
+        return [self._indexes[address] for address in table.members]
+
+    def table(self, epoch: Epoch, kind: str, members: Members, before: Table | None) -> SharedTable:
         """Return the table of an epoch for a service's hash and members; `before` is one that it had."""
         key = epoch.version, epoch.rows, epoch.chain, kind, id(members)
         known = self.shared.get(key)
         if known is None:
             table = _with_few_rankings(self._build(key, members, before), (one.table for one in self.shared.values()))
-        else:
-            table = known.table
-        numbers = [indexes[address] for address in table.members]
-        if known is None or known.indexes != numbers:
+            numbers = self._numbers(table)
             known = self.shared[key] = SharedTable(members, table, numbers, chains_of(table, numbers))
         return known
 

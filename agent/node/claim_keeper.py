@@ -228,14 +228,18 @@ class ClaimKeeper:
     ) -> dict[IPv4Address, RowNumbers]:
         """Return who claims which rows of a service; `before` itself if that has not changed with these nodes."""
         published, kept = self._merged_from
-        claims, key, left = dict(before), (self._keys[name], epoch), self._kept[name].get(epoch, {})
-        for address in changed:
-            rows = left.get(address) if address in kept else published.get(address, {}).get(key)
-            if rows is not None:
-                claims[address] = rows
-            else:
-                claims.pop(address, None)
-        return before if _same(claims, before) else claims
+        key, left = (self._keys[name], epoch), self._kept[name].get(epoch, {})
+        found = {
+            address: left.get(address) if address in kept else published.get(address, {}).get(key)
+            for address in changed
+        }
+        new = {address: rows for address, rows in found.items() if rows is not before.get(address)}
+        if not new:
+            return before
+        claims = before | {address: rows for address, rows in new.items() if rows is not None}
+        for address in (address for address, rows in new.items() if rows is None):
+            del claims[address]
+        return claims
 
 
 def _same(one: Mapping[IPv4Address, object], other: Mapping[IPv4Address, object]) -> bool:

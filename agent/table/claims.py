@@ -56,7 +56,7 @@ class Claimants:
     """The claims that count, in equally long arrays, and what they make of the rows."""
 
     rows: RowNumbers
-    """Of each claim; those of a row are together, in the order of their places."""
+    """Of each claim; those of a row are in the order of their places."""
     members: NDArray[np.int16]
     """Who claims, as an index into the table's members."""
     named: NDArray[np.bool_]
@@ -69,7 +69,7 @@ class Claimants:
     source: _Source | None = None
     """What they were made from; None if not all claims were ranked."""
     touched: NDArray[np.intp] | None = None
-    """The only rows, ascending, that may differ from those of the claimants before; None: any may."""
+    """The rows that differ from those of the claimants before, of the same table, ascending; None: any may."""
 
     @property
     def full(self) -> int:
@@ -236,34 +236,43 @@ def _claimants_after(
     touched, was_changed = np.zeros(len(source.table.places), np.bool_), np.zeros(len(source.numbers), np.bool_)
     touched[moved] = True
     was_changed[[source.numbers[address] for address in changed]] = True
-    again = touched[before.rows]
-    stay, new = again & ~was_changed[before.members], touched[other[0]]
-    ranked = source.ranked(
-        np.concatenate([before.rows[stay], other[0][new]]), np.concatenate([before.members[stay], other[1][new]])
-    )
+    at, placed_at, left_at = (np.flatnonzero(touched[of[0]]) for of in ((before.rows,), before.placed, before.left))
+    row, member = before.rows[at], before.members[at]
+    stay, new = ~was_changed[member], touched[other[0]]
+    ranked = source.ranked(np.concatenate([row[stay], other[0][new]]), np.concatenate([member[stay], other[1][new]]))
     placed, left = _arranged(source.table, *ranked, places)
+    rows, place, who = before.placed
+    placed_before = rows[placed_at], place[placed_at], who[placed_at]
+    differ = np.setxor1d(_place_codes(*placed_before), _place_codes(*placed), assume_unique=True)
     return Claimants(
-        np.concatenate([before.rows[~again], ranked[0]]),
-        np.concatenate([before.members[~again], ranked[1]]),
-        np.concatenate([before.named[~again], ranked[2]]),
-        _elsewhere(before.placed, touched, placed),
-        _elsewhere(before.left, touched, left),
+        *_patched((before.rows, before.members, before.named), at, ranked),
+        _patched(before.placed, placed_at, placed),
+        _patched(before.left, left_at, left),
         source,
-        np.flatnonzero(touched),
+        np.unique((differ >> np.uint64(MEMBER_BITS)).astype(np.intp) // PLACES),
     )
 
 
-def _elsewhere(before: _Arrays, touched: NDArray[np.bool_], new: _Arrays) -> _Arrays:
-    """Return equally long arrays, rows first: those before without the touched rows, then the new ones."""
-    stay = ~touched[before[0]]
-    joined = tuple(np.concatenate([old[stay], one]) for old, one in zip(before, new, strict=True))
-    return cast(_Arrays, joined)
+def _patched(before: _Arrays, at: NDArray[np.intp], new: _Arrays) -> _Arrays:
+    """Return equally long arrays with new elements in place of those at these positions, which may be more or fewer.
+    Masks of whole arrays, and large arrays that are not kept, would take twice as long."""
+    patched = []
+    for old, one in zip(before, new, strict=True):
+        whole = np.concatenate([old, one[len(at) :]])
+        whole[at[: len(one)]] = one[: len(at)]
+        patched.append(np.delete(whole, at[len(one) :]) if len(one) < len(at) else whole)
+    return cast(_Arrays, tuple(patched))
 
 
 def _codes(row: RowNumbers, member: NDArray[np.int16]) -> Keys:
     """Return one number for each claim."""
     codes: Keys = row.astype(np.uint64) << np.uint64(MEMBER_BITS) | member.astype(np.uint64)
     return codes
+
+
+def _place_codes(row: RowNumbers, place: NDArray[np.uint8], member: NDArray[np.int16]) -> Keys:
+    """Return one number for each place of a row and the member there."""
+    return _codes(row * np.uint32(PLACES) + place, member)
 
 
 def _arranged(
@@ -286,7 +295,7 @@ def _arranged(
     shift[tight] = many_yield
     place = width + nth - np.repeat(shift, many)
     fits = place < places
-    moves, at = np.nonzero(~yields & (many_yield > 0)[:, None])
+    moves, at = np.nonzero(~yields & (np.cumsum(yields, axis=1) > 0))
     moved_to = FIRST - 1 + np.cumsum(~yields, axis=1)[moves, at]
     placed = (
         np.concatenate([row[fits], some[moves]]),

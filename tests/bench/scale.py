@@ -26,6 +26,7 @@ from bench import figures, testrun
 from bench.claims import ClaimingPeers
 from bench.large import resident_mb
 
+from agent.address import NodeAddress
 from agent.channel.claim_log import NodeClaims
 from agent.channel.state import NodeState, ServiceEndpoint, StateShare
 from agent.config.file import parse
@@ -127,7 +128,7 @@ class Cluster:
         self.endpoints = [ServiceEndpoint(s.vip, s.protocol, s.port_number) for s in config.services]
         self._up = dict.fromkeys(self.endpoints, StateShare(100, 100, State.UP, announced=True))
         self._draining = dict.fromkeys(self.endpoints, StateShare(100, 0, State.DRAINING, announced=True))
-        self.addresses = addresses = [IPv4Address(FIRST + n) for n in range(1, size.members)]
+        self.addresses = addresses = [NodeAddress(IPv4Address(FIRST + n)) for n in range(1, size.members)]
         self.liveness = dict.fromkeys(addresses, Liveness(True, 0.0, boot=1, ready=True, heartbeat_age_s=0.0))
         self.states = dict.fromkeys(addresses, NodeState(1, 1, "1", True, (epoch,), self._up, reads_claims=True))
         routes = tuple(identity_route(config, address, None, 1, config.vips) for address in addresses)

@@ -3,6 +3,7 @@
 
 import time
 from collections.abc import Iterable
+from functools import partial
 from ipaddress import IPv4Address, ip_network
 from pathlib import Path
 
@@ -95,16 +96,17 @@ def test_services_with_equal_tables_share_one_map(
 ) -> None:
     monkeypatch.setattr("bpf.maps.table_map.batch_waits_once", lambda: waits_once)
     (rows, grace), (other_rows, other_grace) = table(1), table(2)
-    maps.tables.swap_all(
-        [Swap((1, 2, 9), lambda: grace, lambda: rows), Swap((3,), lambda: other_grace, lambda: other_rows, bank=1)]
+    one, other = (
+        [partial(np.copyto, src=of) for of in contents] for contents in ((grace, rows), (other_grace, other_rows))
     )
+    maps.tables.swap_all([Swap((1, 2, 9), *one), Swap((3,), *other, bank=1)])
     assert all(np.array_equal(maps.tables.rows(slot), rows) for slot in (1, 2, 9))
     assert all(np.array_equal(maps.tables.grace(slot), grace) for slot in (1, 2, 9))
     assert len(inner_ids(maps, "rows", (1, 2, 9))) == len(inner_ids(maps, "grace", (1, 2, 9))) == 1
     assert np.array_equal(maps.tables.rows(3, bank=1), other_rows)
     assert maps.tables.rows(3) is None
 
-    maps.tables.swap_all([Swap((2,), lambda: other_grace), Swap((9,), lambda: other_grace, lambda: other_rows)])
+    maps.tables.swap_all([Swap((2,), other[0]), Swap((9,), *other)])
     assert np.array_equal(maps.tables.rows(2), rows), "only its deadlines have changed"
     assert np.array_equal(maps.tables.grace(2), other_grace)
     assert np.array_equal(maps.tables.rows(9), other_rows)
