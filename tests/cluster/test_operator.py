@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import pytest
 from support.changing_node import NODE, SECOND_VIP, ChangingNode
-from support.cluster_lab import FOUR, PORT, cluster_lab, copy_topology, edit, server_of
+from support.cluster_lab import FOUR, PORT, be_patient, cluster_lab, copy_topology, edit, server_of
 from support.operator_lab import Operator
 from support.waiting import wait_for
 
@@ -29,6 +29,7 @@ pytestmark = pytest.mark.lab
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     folder = copy_topology(tmp_path_factory.mktemp("operator"))
+    be_patient(folder)
     edit(folder / "routers/bird.conf", ("vips_ipv4 = [ 10.99.0.1/32 ]", f"vips_ipv4 = [ {VIP}/32, {SECOND_VIP}/32 ]"))
     with (
         cluster_lab("operator", folder / "segment.clab.yml") as cluster,
