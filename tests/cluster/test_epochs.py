@@ -64,7 +64,9 @@ class Stage:
     def __init__(self, cluster: ClusterLab, traffic: TrafficController, config: str) -> None:
         """`config` is the configuration without a table section."""
         self.cluster, self.traffic = cluster, traffic
-        self._config, self._change = config, NEW_KEY
+        self._config = config
+        self._change: Change | None = None
+        """The last one; None while all run as at the beginning."""
 
     def prepare(self, change: Change) -> None:
         """Have `restart` and `start_new` make this change."""
@@ -81,6 +83,7 @@ class Stage:
     def start_new(self, node: str) -> None:
         log = self.cluster.lab.root(node) / "var/log/anylb/agent.log"
         argv = ["lbctl", "agent", "run", "--config", "/run/new/lb.yml"]
+        assert self._change is not None
         self.cluster.lab.spawn(node, argv, log, env=self._change.env)
 
     def restart(self, node: str) -> None:
@@ -94,7 +97,7 @@ class Stage:
         self.traffic.fresh(0)
         self.traffic.close_held()
         self.wait("all connections to end", lambda: not self.traffic.progress(time.monotonic()).pending)
-        for node in FOUR:
+        for node in FOUR if self._change else ():
             self.cluster.lab.exec(node, ["ss", "-K", "--tcp", "src", VIP])  # the ends of those that broke
             self.cluster.stop_agent(node, signal.SIGKILL)
             self.cluster.start(node, "agent")
