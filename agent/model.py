@@ -15,6 +15,8 @@ NAT_TABLE: Final = "(nat)"
 """The name of the table of all sessions, beside those of services: no service may be called so."""
 NAT_KEY: Final = "nat"
 """Its name in shares, beside the services' own (`service_key`)."""
+MAX_WEIGHT: Final = 10_000
+"""The largest weight of a member, a backend or an instance."""
 
 
 class State(StrEnum):

@@ -7,9 +7,8 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, TypeVar
 
-from agent.model import State
+from agent.model import MAX_WEIGHT, State
 
-MAX_WEIGHT: Final = 10_000
 STATES: Final = {State.UP: 1, State.DRAINING: 2, State.LEFT: 3}
 STATE_OF: Final = {number: state for state, number in STATES.items()}
 _T = TypeVar("_T")

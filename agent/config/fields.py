@@ -22,6 +22,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from agent.address import Address, Network
+from agent.model import MAX_WEIGHT
 
 
 class Section(BaseModel):
@@ -165,7 +166,7 @@ def as_network(value: object) -> Network:
 
 
 Count = Annotated[int, Field(strict=True), within(1, 100)]
-Weight = Annotated[int, Field(strict=True), within(0, 10_000)]
+Weight = Annotated[int, Field(strict=True), within(0, MAX_WEIGHT)]
 Port = Annotated[int, Field(strict=True), within(1, 65_535)]
 PortOrAny = Annotated[
     int | Literal["any"],

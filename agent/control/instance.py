@@ -19,18 +19,19 @@ from typing import Any, Final
 from agent.control.http_server import Request, Response, Routes, json_response
 from agent.errors import AgentError
 from agent.instances.keeper import InstanceKeeper
+from agent.instances.request import Requests
 
 MAX_DIGITS: Final = 10
 """Of a number in a query: Python refuses those of more than 4,300."""
-_Change = Callable[[InstanceKeeper, str | None, Mapping[str, str]], Awaitable[str]]
+_Change = Callable[[Requests, str | None, Mapping[str, str]], Awaitable[str]]
 
 _CHANGES: dict[str, _Change] = {
-    "switch": lambda keeper, service, query: keeper.switch(service, _name(query)),
-    "drain": lambda keeper, service, query: keeper.drain(service, _name(query), True),
-    "undrain": lambda keeper, service, query: keeper.drain(service, _name(query), False),
-    "weight": lambda keeper, service, query: keeper.weight(service, _name(query), _number(query, "weight")),
-    "add": lambda keeper, service, query: keeper.add(service, _number(query, "pid"), query.get("name")),
-    "remove": lambda keeper, service, query: keeper.remove(service, _name(query)),
+    "switch": lambda requests, service, query: requests.switch(service, _name(query)),
+    "drain": lambda requests, service, query: requests.drain(service, _name(query), True),
+    "undrain": lambda requests, service, query: requests.drain(service, _name(query), False),
+    "weight": lambda requests, service, query: requests.weight(service, _name(query), _number(query, "weight")),
+    "add": lambda requests, service, query: requests.add(service, _number(query, "pid"), query.get("name")),
+    "remove": lambda requests, service, query: requests.remove(service, _name(query)),
 }
 """Each returns the name of the service."""
 
@@ -40,7 +41,7 @@ def routes(keeper: InstanceKeeper) -> Routes:
 
     def handler(change: _Change) -> Callable[[Request], Awaitable[Response]]:
         async def handle(request: Request) -> Response:
-            service = await change(keeper, request.query.get("service"), request.query)
+            service = await change(keeper.requests, request.query.get("service"), request.query)
             return json_response({"ok": True, "services": [_service(keeper, service)]})
 
         return handle

@@ -19,13 +19,12 @@ from typing import Any
 
 from agent import json_value, private_file
 from agent.json_value import MONOTONIC_S, U32, U64, real, whole
-from agent.model import Member, Share, State
+from agent.model import MAX_WEIGHT, Member, Share, State
 
 log = logging.getLogger("anylb")
 
 RETRY_S = 1.0
 MAX_BYTES = 64 << 20
-MAX_WEIGHT = 10_000
 
 
 class MemberFile:

@@ -22,13 +22,12 @@ from agent.announcing.export_status import StatusEntry
 from agent.announcing.hold_down import MAX_HOLD_S, FlapRecord
 from agent.channel.nat_state import BackendOrder
 from agent.json_value import MONOTONIC_S, U32, U64, WALL_S, real, whole
-from agent.model import State
+from agent.model import MAX_WEIGHT, State
 from agent.table.epoch import EpochUse
 
 log = logging.getLogger("anylb")
 
 MAX_BYTES = 16 << 20
-MAX_WEIGHT = 10_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.channel.field import MAX_WEIGHT
 from agent.channel.message import MAX_PARTS, MAX_PAYLOAD
 from agent.channel.nat_state import MAX_BACKENDS, MAX_DRAINS, BackendOrder, NatState
 from agent.channel.state import (
@@ -22,7 +21,7 @@ from agent.channel.state import (
     decode,
     encode,
 )
-from agent.model import State
+from agent.model import MAX_WEIGHT, State
 
 HTTPS = ServiceEndpoint(IPv4Address("192.0.2.10"), "tcp", 443)
 DNS = ServiceEndpoint(IPv6Address("2001:db8::53"), "udp", 0)

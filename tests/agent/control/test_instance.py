@@ -17,7 +17,8 @@ from agent.instances.keeper import InstanceKeeper
 @pytest.mark.parametrize("text", ["", "-1", "1.5", "٣", "²", "9" * 11, "9" * 5000])
 @pytest.mark.parametrize(("path", "field"), [("/instances/weight", "weight"), ("/instances/add", "pid")])
 def test_bad_number_is_refused(path: str, field: str, text: str) -> None:
-    handler = instance.routes(cast(InstanceKeeper, SimpleNamespace(weight=None, add=None)))[("POST", path)]
+    keeper = SimpleNamespace(requests=SimpleNamespace(weight=None, add=None))
+    handler = instance.routes(cast(InstanceKeeper, keeper))[("POST", path)]
 
     async def ask() -> None:
         answer = handler(Request("POST", path, {"name": "a", field: text}))

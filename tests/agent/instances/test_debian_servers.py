@@ -85,7 +85,7 @@ def test_nginx_before_haproxy(servers: Servers, bpffs: Path, tmp_path: Path) -> 
                 os.kill(master, signal.SIGHUP)  # reload: other workers, the same listeners
                 load.wait_for_more(200)
                 assert answers() == {"blue"}
-                keeper.call(keeper.keeper.switch(None, "green"))
+                keeper.call(keeper.keeper.requests.switch(None, "green"))
                 assert answers() == {"green"}
                 before = children(haproxy)
                 os.kill(haproxy, signal.SIGUSR2)  # reload: another worker, which gets the listener

@@ -179,7 +179,7 @@ async def main():
     while True:
         for name in ("blue", "green"):
             try:
-                await keeper.switch("web", name)
+                await keeper.requests.switch("web", name)
                 print(name, flush=True)
             except AgentError:  # not found yet
                 await asyncio.sleep(0.01)

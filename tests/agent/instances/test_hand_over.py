@@ -47,7 +47,7 @@ def test_servers_hand_over_and_the_choice_is_as_ever(handing: list[HandingServer
         wait_for(lambda: keeper.states() == {"blue": "active", "green": "standby"})
         wait_for(lambda: keeper.keeper.problems == ())
         assert answers() == {"blue": 40}
-        keeper.call(keeper.keeper.switch(None, "green"))
+        keeper.call(keeper.keeper.requests.switch(None, "green"))
         assert answers() == {"green": 40}
     with running(by_pidfile(tmp_path), bpffs, tmp_path) as keeper:
         wait_for(lambda: keeper.states() == {"blue": "standby", "green": "active"}, "the next agent knows them")

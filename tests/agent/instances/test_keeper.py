@@ -64,7 +64,7 @@ def test_without_failback_the_standby_keeps_what_it_took_over(servers: Servers, 
         servers.start("blue")  # before anyone has looked
         wait_for(lambda: keeper.states() == {"blue": "standby", "green": "active"})
         assert answers() == {"green": 40}
-        keeper.call(keeper.keeper.switch("web", "blue"))
+        keeper.call(keeper.keeper.requests.switch("web", "blue"))
         assert answers() == {"blue": 40}
 
 
@@ -77,11 +77,11 @@ def test_both_families_and_listeners_on_the_vip_itself(servers: Servers, bpffs: 
     with running(by_pidfile(tmp_path, health), bpffs, tmp_path) as keeper:
         wait_for(lambda: keeper.states() == {"blue": "active", "green": "standby"})
         assert answers() == answers(vip=VIP6) == {"blue": 40}
-        keeper.call(keeper.keeper.switch("web6", "green"))
+        keeper.call(keeper.keeper.requests.switch("web6", "green"))
         assert answers() == answers(vip=VIP6) == {"green": 40}
-        keeper.call(keeper.keeper.switch("web", "blue"))
+        keeper.call(keeper.keeper.requests.switch("web", "blue"))
         exact = servers.start("exact", address=VIP)
-        keeper.call(keeper.keeper.add("web", exact.pid, "exact"))
+        keeper.call(keeper.keeper.requests.add("web", exact.pid, "exact"))
         wait_for(lambda: keeper.states() == {"blue": "active", "green": "standby", "exact": "standby"})
         assert answers() == {"exact": 40}, "it alone has this address"
         assert answers(vip=VIP6) == {"blue": 40}
@@ -94,22 +94,22 @@ def test_the_operator_switches_drains_and_sets_weights(servers: Servers, bpffs: 
     servers.start("green")
     with running(by_pidfile(tmp_path), bpffs, tmp_path) as keeper:
         wait_for(lambda: keeper.states() == {"blue": "active", "green": "standby"})
-        keeper.call(keeper.keeper.switch(None, "green"))
+        keeper.call(keeper.keeper.requests.switch(None, "green"))
         assert answers() == {"green": 40}
-        keeper.call(keeper.keeper.switch(None, "blue"))
+        keeper.call(keeper.keeper.requests.switch(None, "blue"))
         assert answers() == {"blue": 40}
-        keeper.call(keeper.keeper.drain(None, "blue", True))
+        keeper.call(keeper.keeper.requests.drain(None, "blue", True))
         assert keeper.states() == {"blue": "draining", "green": "active"}
         assert answers() == {"green": 40}
-        keeper.call(keeper.keeper.drain(None, "blue", False))
+        keeper.call(keeper.keeper.requests.drain(None, "blue", False))
         with pytest.raises(AgentError, match="red is no instance of web; it has blue, green"):
-            keeper.call(keeper.keeper.switch(None, "red"))
+            keeper.call(keeper.keeper.requests.switch(None, "red"))
         with pytest.raises(AgentError, match="the policy of web is standby, which has no weights"):
-            keeper.call(keeper.keeper.weight(None, "blue", 1))
+            keeper.call(keeper.keeper.requests.weight(None, "blue", 1))
     with running(by_pidfile(tmp_path, policy="weighted"), bpffs, tmp_path) as keeper:
         wait_for(lambda: keeper.states() == {"blue": "active", "green": "active"})
         assert set(answers(80)) == {"blue", "green"}
-        keeper.call(keeper.keeper.weight(None, "blue", 0))
+        keeper.call(keeper.keeper.requests.weight(None, "blue", 0))
         assert answers() == {"green": 40}
     with running(by_pidfile(tmp_path, policy="spread"), bpffs, tmp_path) as keeper:
         wait_for(lambda: keeper.states() == {"blue": "active", "green": "active"})
@@ -133,7 +133,7 @@ def test_an_instance_that_fails_its_check_is_passed_over_until_it_answers_again(
         os.kill(green.pid, signal.SIGSTOP)
         wait_for(lambda: keeper.states() == {"blue": "active", "green": "unhealthy"})
         with pytest.raises(AgentError, match="green fails its check"):
-            keeper.call(keeper.keeper.switch(None, "green"))
+            keeper.call(keeper.keeper.requests.switch(None, "green"))
 
 
 def test_the_choice_outlives_the_agent_and_the_next_one_takes_it_over(
@@ -143,7 +143,7 @@ def test_the_choice_outlives_the_agent_and_the_next_one_takes_it_over(
     green = servers.start("green")
     with running(by_pidfile(tmp_path), bpffs, tmp_path) as keeper:
         wait_for(lambda: keeper.states() == {"blue": "active", "green": "standby"})
-        keeper.call(keeper.keeper.switch(None, "green"))
+        keeper.call(keeper.keeper.requests.switch(None, "green"))
     assert answers() == {"green": 40}
     with running(by_pidfile(tmp_path), bpffs, tmp_path) as keeper:
         wait_for(lambda: keeper.states() == {"blue": "standby", "green": "active"})
@@ -184,7 +184,7 @@ def test_what_is_no_longer_configured_is_removed(servers: Servers, bpffs: Path, 
         wait_for(lambda: not (bpffs / "instances").exists())
         assert set(answers(100)) == {"blue", "green"}
         with pytest.raises(AgentError, match="no service of this node has instances"):
-            keeper.call(keeper.keeper.switch(None, "green"))
+            keeper.call(keeper.keeper.requests.switch(None, "green"))
 
 
 def test_an_instance_added_by_hand_until_it_is_removed(servers: Servers, bpffs: Path, tmp_path: Path) -> None:
@@ -194,16 +194,16 @@ def test_an_instance_added_by_hand_until_it_is_removed(servers: Servers, bpffs: 
     with running(settings, bpffs, tmp_path) as keeper:
         wait_for(lambda: keeper.states() == {"blue": "active"})
         with pytest.raises(AgentError, match=f"process {blue.pid} belongs to instance blue already"):
-            keeper.call(keeper.keeper.add(None, blue.pid, None))
-        keeper.call(keeper.keeper.add(None, red.pid, "by-hand"))
+            keeper.call(keeper.keeper.requests.add(None, blue.pid, None))
+        keeper.call(keeper.keeper.requests.add(None, red.pid, "by-hand"))
         assert keeper.states() == {"blue": "active", "by-hand": "standby"}
         with pytest.raises(AgentError, match=r"blue was found by instances\.match"):
-            keeper.call(keeper.keeper.remove(None, "blue"))
+            keeper.call(keeper.keeper.requests.remove(None, "blue"))
     with running(settings, bpffs, tmp_path) as keeper:
         wait_for(lambda: keeper.states() == {"blue": "active", "by-hand": "standby"}, "the next agent knows it")
-        keeper.call(keeper.keeper.switch(None, "by-hand"))
+        keeper.call(keeper.keeper.requests.switch(None, "by-hand"))
         assert answers() == {"red": 40}
-        keeper.call(keeper.keeper.remove(None, "by-hand"))
+        keeper.call(keeper.keeper.requests.remove(None, "by-hand"))
         assert keeper.states() == {"blue": "active"}
         assert answers() == {"blue": 40}
 

@@ -83,13 +83,13 @@ def test_open_connections_never_move_and_end_only_with_their_process(
     with running(by_pidfile(tmp_path), bpffs, tmp_path) as keeper, contextlib.ExitStack() as stack:
         wait_for(lambda: keeper.states() == {"blue": "active", "green": "standby"})
         opened = open_ones(OPEN // 2)
-        keeper.call(keeper.keeper.switch(None, "green"))
+        keeper.call(keeper.keeper.requests.switch(None, "green"))
         opened += open_ones(OPEN // 2)
         for one in opened:
             stack.enter_context(one)
         for number in range(SWITCHES):
-            keeper.call(keeper.keeper.switch(None, ("blue", "green")[number % 2]))
-        keeper.call(keeper.keeper.drain(None, "blue", True))
+            keeper.call(keeper.keeper.requests.switch(None, ("blue", "green")[number % 2]))
+        keeper.call(keeper.keeper.requests.drain(None, "blue", True))
         assert ask(opened) == {"blue": OPEN // 2, "green": OPEN // 2}
         blue.kill()
         wait_for(lambda: keeper.states() == {"green": "active"})
@@ -105,7 +105,7 @@ def test_switches_and_restarts_under_load_fail_no_connection(servers: Servers, b
         with Load(VIP) as switched:
             for number in range(SWITCHES):
                 name = ("green", "blue")[number % 2]
-                keeper.call(keeper.keeper.switch(None, name))
+                keeper.call(keeper.keeper.requests.switch(None, name))
                 assert keeper.states()[name] == "active"
                 switched.wait_for_more(50)
         gaps = []

@@ -38,7 +38,7 @@ def test_the_primary_then_the_standby_then_without_an_agent(
         servers.start("blue", address=LOOPBACK)
         wait_for(lambda: keeper.states() == {"blue": "active", "green": "standby"})
         assert answers(port=443) == {"blue": 40}
-        keeper.call(keeper.keeper.switch(None, "green"))
+        keeper.call(keeper.keeper.requests.switch(None, "green"))
         assert answers(port=443) == {"green": 40}
         assert keeper.keeper.problems == ()
     assert answers(port=443) == {"green": 40}, "without an agent"

@@ -43,10 +43,10 @@ def test_a_flow_stays_with_its_instance_while_that_lives(servers: Servers, bpffs
     with running(udp(tmp_path), bpffs, tmp_path) as keeper, flows(20) as old, flows(20) as new:
         wait_for(lambda: keeper.states() == {"blue": "active", "green": "standby"})
         assert ask(old) == {"blue"}
-        keeper.call(keeper.keeper.switch(None, "green"))
+        keeper.call(keeper.keeper.requests.switch(None, "green"))
         assert ask(new) == {"green"}
         assert ask(old) == {"blue"}, "over a switch"
-        keeper.call(keeper.keeper.drain(None, "blue", True))
+        keeper.call(keeper.keeper.requests.drain(None, "blue", True))
         assert ask(old) == {"blue"}, "and when it is drained"
         blue.kill()
         assert ask(old) == {"green"}
@@ -62,7 +62,7 @@ def test_without_the_memory_of_flows_they_would_move(servers: Servers, bpffs: Pa
         assert ask(old) == {"blue"}
         (group,) = next(iter(keeper.keeper._pools.values()))._taken._groups.values()
         memory = group._kernel.maps._pinned["flows"]
-        keeper.call(keeper.keeper.switch(None, "green"))
+        keeper.call(keeper.keeper.requests.switch(None, "green"))
         assert len(memory.read_keys()) == 20
         for key in memory.read_keys():
             memory.delete(key)
