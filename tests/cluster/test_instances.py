@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import pytest
 from support.cluster_lab import FOUR, ClusterLab, be_patient, cluster_lab, copy_topology, edit, server_or_none
-from support.instances import ANY, SERVER
+from support.instance_servers import ANY, SERVER
 from support.waiting import wait_for
 
 from topology.demo.cluster import VIP

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import pytest
 from support import instance_units
 from support.cluster_lab import FOUR, TOPOLOGY, ClusterLab, cluster_lab, server_of
-from support.instances import Load
+from support.instance_servers import Load
 from support.systemd_machine import UNITS, SystemdMachine, systemd_machine
 from support.waiting import wait_for
 

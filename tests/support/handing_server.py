@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from support.instances import PORT
+from support.instance_servers import PORT
 
 SERVER = """
 import socket, sys

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.bpffs import new_bpffs
-from support.instances import VIP, VIP6, Servers
+from support.instance_servers import VIP, VIP6, Servers
 from support.netns import ip, new_netns
 
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.instances import VIP6, Servers, answers, by_pidfile, running
+from support.instance_servers import VIP6, Servers, answers
+from support.instances import by_pidfile, running
 from support.waiting import wait_for
 
 CPUS = sorted(os.sched_getaffinity(0))

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.instances import VIP, Servers, answers, by_pidfile, of_services, running
+from support.instance_servers import VIP, Servers, answers
+from support.instances import by_pidfile, of_services, running
 from support.waiting import wait_for
 
 from agent.instances.check import can_check

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.instances import PORT, VIP, Load, Running, Servers, by_pidfile, running
+from support.instance_servers import PORT, VIP, Load, Servers
+from support.instances import Running, by_pidfile, running
 from support.waiting import wait_for
 
 pytestmark = pytest.mark.slow

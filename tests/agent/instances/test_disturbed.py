@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
-from support.instances import ANY, PORT, VIP, Load, Servers, answers, by_pidfile, descriptors, of_services, running
+from support.instance_servers import ANY, PORT, VIP, Load, Servers, answers
+from support.instances import by_pidfile, descriptors, of_services, running
 from support.waiting import wait_for
 
 from agent.instances import group, processes, taken

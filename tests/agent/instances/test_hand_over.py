@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from support.handing_server import HandingServer
-from support.instances import Running, Servers, answers, by_pidfile, descriptors, running
+from support.instance_servers import Servers, answers
+from support.instances import Running, by_pidfile, descriptors, running
 from support.waiting import wait_for
 
 

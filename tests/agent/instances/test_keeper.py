@@ -12,7 +12,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.instances import PORT, VIP, VIP6, Running, Servers, answers, by_pidfile, config, descriptors, running
+from support.instance_servers import PORT, VIP, VIP6, Servers, answers
+from support.instances import Running, by_pidfile, config, descriptors, running
 from support.waiting import wait_for
 
 from agent.errors import AgentError

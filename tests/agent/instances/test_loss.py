@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from support.instances import PORT, VIP, Load, Servers, by_pidfile, running
+from support.instance_servers import PORT, VIP, Load, Servers
+from support.instances import by_pidfile, running
 from support.waiting import wait_for
 
 WAITING = 40

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.handing_server import HandingServer
-from support.instances import Servers
+from support.instance_servers import Servers
 from support.waiting import wait_for
 
 ROOT = Path(__file__).parents[3]

@@ -9,7 +9,8 @@ import socket
 from pathlib import Path
 
 import pytest
-from support.instances import PORT, VIP, VIP6, Servers, answers, config, of_services, running, steered
+from support.instance_servers import PORT, VIP, VIP6, Servers, answers
+from support.instances import config, of_services, running, steered
 from support.waiting import wait_for
 
 LOOPBACK = "127.0.0.1"

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.instances import PORT, VIP, Servers, by_pidfile, running
+from support.instance_servers import PORT, VIP, Servers
+from support.instances import by_pidfile, running
 from support.waiting import wait_for
 
 from agent.config.schema import Config

@@ -6,7 +6,7 @@ import socket
 from ipaddress import ip_address
 
 import pytest
-from support.instances import ANY
+from support.instance_servers import ANY
 
 from agent.model import Listener, Port
 from agent.netlink.listener import listeners
