@@ -318,9 +318,9 @@ class Membership:
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """Return what must run for as long as the agent does."""
-        return [self._probes.run(), self._talk_forever()]
+        return [self._probes.run(), self._exchange_forever()]
 
-    async def _talk_forever(self) -> None:
+    async def _exchange_forever(self) -> None:
         """Send the channel's datagrams when they are due."""
         while True:
             for address, datagram in self._channel.step(time.monotonic()):

@@ -95,7 +95,7 @@ class Reconciler:
         """Why the desired routes are not all in place, or None."""
         self.silent = False
         """Whether ExaBGP does not answer: nothing is known of the sessions meanwhile."""
-        self._heard_at = now
+        self._answered_at = now
         self._todo = [_Step.HANDSHAKE, _Step.NEIGHBORS, _Step.LEARN, _Step.VERIFY]
         self._not_before = now
         self._pending: _PendingCommand | None = None
@@ -147,7 +147,7 @@ class Reconciler:
     def receive(self, line: str, now: float) -> None:
         """Process one line from ExaBGP; call `tick` after a batch of them."""
         message = messages.parse(line)
-        pending, self._heard_at = self._pending, now
+        pending, self._answered_at = self._pending, now
         match message:
             case messages.Answer():
                 self._finish_command(message.done, now)
@@ -215,8 +215,8 @@ class Reconciler:
     def is_silent(self, now: float) -> bool:
         """Return whether ExaBGP does not answer."""
         # After a time in which this process did not run, the command that it sends next gets its time all the same.
-        heard_at = self._heard_at if self._pending is None else max(self._heard_at, self._pending.at - PING_S)
-        return self._pending is not None and now - heard_at > SILENT_S
+        answered_at = self._answered_at if self._pending is None else max(self._answered_at, self._pending.at - PING_S)
+        return self._pending is not None and now - answered_at > SILENT_S
 
     def _list_due(self, now: float) -> bool:
         return now - self._verified_at > REVERIFY_S or (self._list_again_at is not None and now >= self._list_again_at)
@@ -235,7 +235,7 @@ class Reconciler:
                 self._outbox.append(messages.DROP_QUEUE)
             elif step is _Step.LEARN:
                 self._adj_rib_in.begin_listing()
-        elif now - self._heard_at >= PING_S:
+        elif now - self._answered_at >= PING_S:
             self._pending = _PendingCommand(_Step.PING, _Step.PING.value, now)
         else:
             return

@@ -58,12 +58,12 @@ class Node:
 
     async def run(self) -> None:
         """Send and receive forever."""
-        await asyncio.gather(self.socket.run(self._drain), self._talk_forever())
+        await asyncio.gather(self.socket.run(self._drain), self._exchange_forever())
 
     def _drain(self) -> None:
         self.socket.drain()
 
-    async def _talk_forever(self) -> None:
+    async def _exchange_forever(self) -> None:
         while True:
             for address, datagram in self.channel.step(time.monotonic()):
                 self.socket.send_datagram(address, datagram)

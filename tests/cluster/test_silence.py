@@ -288,7 +288,7 @@ def test_node_boots_cut_off_from_the_others_and_is_then_the_last_one(cluster: Cl
             assert cluster.server_at(("10.1.1.1", 42_000)) == "b4"
 
 
-def test_nodes_hear_only_the_router(cluster: ClusterLab, sequence: Sequence) -> None:
+def test_nodes_reach_only_the_router(cluster: ClusterLab, sequence: Sequence) -> None:
     sequence.fault()
     with isolated(cluster, *FOUR):
         deadline = time.monotonic() + 15.0
@@ -299,7 +299,7 @@ def test_nodes_hear_only_the_router(cluster: ClusterLab, sequence: Sequence) -> 
     assert_none_broke(sequence.outcome(), failed=1.0)
 
 
-def test_node_heard_by_some_only(cluster: ClusterLab, sequence: Sequence) -> None:
+def test_node_reached_by_some_only(cluster: ClusterLab, sequence: Sequence) -> None:
     """Nothing passes between b1 and b3, longer than a silent node keeps its rows: no table changes."""
     before = cluster.service_status("b1")
     ways = {PORTS["b1"]: [to_mac(cluster.mac("b3"))], PORTS["b3"]: [to_mac(cluster.mac("b1"))]}

@@ -112,7 +112,7 @@ def test_status_shows_whether_all_agree(printed: Any) -> None:
     assert any("no other node answers this one" in line for line in printed(isolated=True))
 
 
-def test_status_shows_whom_only_some_hear(printed: Any) -> None:
+def test_status_shows_which_nodes_only_some_reach(printed: Any) -> None:
     def last(by: list[str], reached_by: list[str]) -> str:
         return str(printed(unreachable=[{"address": "10.0.0.12", "by": by, "reached_by": reached_by}])[-1])
 

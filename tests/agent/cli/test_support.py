@@ -43,5 +43,5 @@ def test_no_file_is_overwritten(tmp_path: Path) -> None:
     assert CliRunner().invoke(main, ["support", str(tmp_path / "none/x.tar.gz")]).exit_code == 1
 
 
-def test_a_command_that_is_missing_is_said() -> None:
+def test_a_command_that_is_missing_is_named() -> None:
     assert b"no-such-command" in output_of(["no-such-command"])

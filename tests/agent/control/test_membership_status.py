@@ -49,7 +49,7 @@ def test_agreement_and_isolation() -> None:
     assert differing["differing"] == [{"address": str(A), "in": "view"}, {"address": str(B), "in": "tables"}]
 
 
-def test_node_that_only_some_hear() -> None:
+def test_node_that_only_some_reach() -> None:
     """Each voice counts about others, not about itself."""
     states = {A: node_state(), B: node_state(unreachable=(D, C)), C: node_state(), D: node_state()}
     assert membership_status(membership(unreachable=(C,), states=states))["unreachable"] == [
@@ -58,7 +58,7 @@ def test_node_that_only_some_hear() -> None:
     ]
 
 
-def test_who_does_not_know_a_node_is_not_said_to_hear_it() -> None:
+def test_who_does_not_know_a_node_is_not_named_as_reaching_it() -> None:
     """D is new, and this node does not know E either."""
     states = {A: node_state(unreachable=(E,)), B: node_state(unreachable=(E,)), D: node_state()}
     assert membership_status(membership(states=states, ignorant=((D, E),)))["unreachable"] == [

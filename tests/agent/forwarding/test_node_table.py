@@ -113,7 +113,7 @@ def test_program_looks_for_silent_nodes_before_there_are_any_and_until_there_are
     assert flags == [True] * 4
 
 
-def test_successor_keeps_silence_until_it_is_told_otherwise(maps: Maps) -> None:
+def test_successor_keeps_silence_until_it_is_set_otherwise(maps: Maps) -> None:
     first = table(maps)
     first.write({A, B, C}, ENDS)
     first.set_hop(B6, NextHop(MAC))

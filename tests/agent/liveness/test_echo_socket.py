@@ -183,7 +183,7 @@ def test_another_cluster_is_named_and_not_answered(router: int) -> None:
     play(router, scene, Node(A, cluster=8))
 
 
-def test_a_stranger_is_not_answered(router: int) -> None:
+def test_an_unknown_asker_is_not_answered(router: int) -> None:
     async def scene(a: Node, b: Node) -> None:
         question = EchoMessage(EchoKind.QUESTION, CLUSTER, 1).pack()
         for port in (0, PORT):

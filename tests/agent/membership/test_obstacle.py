@@ -71,7 +71,7 @@ def test_member_that_is_not_ready() -> None:
     assert lines(surroundings.observed) == [("not ready", A)]
 
 
-def test_node_that_answers_and_does_not_hear_this_one() -> None:
+def test_node_that_answers_and_does_not_reach_this_one() -> None:
     surroundings = Surroundings()
     surroundings.see(0.0, states={A: node_state(unreachable=(B, OWN)), B: node_state(unreachable=(A,))})
     assert lines(surroundings.observed) == [("one way", A)]

@@ -34,7 +34,7 @@ def test_view_is_complete_after_five_seconds_at_most() -> None:
     assert around.view.is_complete()
 
 
-def test_view_of_a_node_that_hears_of_nobody_is_complete_after_five_seconds() -> None:
+def test_view_of_a_node_that_knows_no_other_is_complete_after_five_seconds() -> None:
     """The first one, or the only one, whose routers are down."""
     view = View()
     view.observe(Observations(), 100)

@@ -58,7 +58,7 @@ def test_who_is_not_named_is_no_member_although_it_answers() -> None:
     assert A not in around.see(1, named={A: None})
 
 
-def test_word_of_another_boot_makes_no_member() -> None:
+def test_state_of_another_boot_makes_no_member() -> None:
     around = Surroundings()
     assert A not in around.see(1, states={A: node_state(boot=2)})
     assert around.see(2, liveness={A: answers(boot=2)}) == ALL_UP
@@ -102,7 +102,7 @@ def test_member_that_answers_again_is_back_undamped(after_s: float) -> None:
     assert around.view.next_at == float("inf")
 
 
-def test_member_that_one_node_does_not_hear_keeps_its_rows_while_others_do() -> None:
+def test_member_that_one_node_does_not_reach_keeps_its_rows_while_others_do() -> None:
     around = Surroundings()
     around.see(1)
     assert around.see(10, **found_silent(around, 10.0, by=[B])) == ALL_UP
@@ -156,7 +156,7 @@ def test_who_appeared_after_the_silence_or_lists_as_many_as_it_can_vouches_for_n
 
 
 @pytest.mark.parametrize("voice", OTHERS)
-def test_the_last_one_that_heard_a_member_leaves(voice: IPv4Address) -> None:
+def test_the_last_one_that_reached_a_member_leaves(voice: IPv4Address) -> None:
     """Nothing else changes, and nothing may for long."""
     around = Surroundings()
     around.see(1)
@@ -212,7 +212,7 @@ def test_member_that_booted_has_no_place_until_it_says_what_it_serves() -> None:
     assert around.see(4, states={A: node_state(boot=2)}) == ALL_UP
 
 
-def test_member_whose_word_of_the_next_boot_comes_first_stays() -> None:
+def test_member_whose_state_of_the_next_boot_comes_first_stays() -> None:
     around = Surroundings()
     around.see(1)
     assert around.see(2, states={A: node_state(boot=2)}) == ALL_UP
@@ -227,7 +227,7 @@ def saved(around: Surroundings) -> View:
     return View(around.view.members)
 
 
-def test_saved_members_stay_until_something_is_heard_of_them() -> None:
+def test_saved_members_stay_until_something_arrives_from_them() -> None:
     before = Surroundings()
     before.see(1)
     before.see(10, **found_silent(before, 10.0))

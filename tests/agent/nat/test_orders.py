@@ -19,7 +19,7 @@ def drained(orders: Mapping[int, BackendOrder]) -> set[int]:
 
 
 @given(st.lists(orders, min_size=2, max_size=4), st.randoms())
-def test_nodes_end_with_the_same_orders_whatever_they_hear_first(known: list[Orders], random: object) -> None:
+def test_nodes_end_with_the_same_orders_whatever_they_receive_first(known: list[Orders], random: object) -> None:
     first = merged(known[0], known[1:])
     random.shuffle(known)  # type: ignore[attr-defined]
     assert merged(known[0], known[1:]) == first

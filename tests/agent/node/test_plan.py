@@ -158,7 +158,7 @@ def test_path_that_loses_some_packets_is_a_problem_and_withdraws_nothing() -> No
     assert made.problems == ("no route, so some packets of 192.0.2.10 are lost: add it",)
 
 
-def test_others_are_told_that_a_vip_is_announced_once_a_router_has_it() -> None:
+def test_a_vip_is_published_as_announced_once_a_router_has_it() -> None:
     wanted = after(None, GOOD)
     assert {share.announced for share in wanted.shares.values()} == {True}
     assert {share.announced for share in wanted.published.values()} == {False}

@@ -44,7 +44,7 @@ def test_the_lost_come_after_the_chain_where_they_had_a_place(hash_name: str) ->
         assert named == had if hash_name == "rendezvous" else len(named & had) > 0.5 * len(had)
 
 
-def test_claims_of_the_lost_stand_beside_their_places() -> None:
+def test_claims_of_the_lost_come_beside_their_places() -> None:
     table = build(1, "rendezvous", [*LOST, *LIVING], ROWS, CHAIN)
     everywhere = claimants(table, [*LOST, *LIVING], {LOST[0].address: np.arange(ROWS, dtype=np.uint32)})
     rows, _, numbers = everywhere.placed

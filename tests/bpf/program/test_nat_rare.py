@@ -240,7 +240,7 @@ def test_udp_checksum_that_becomes_0_is_all_ones(family: int, nat: NatStage) -> 
 
 
 @pytest.mark.parametrize("source", ["client", "backend"])
-def test_too_big_for_a_tunnel_is_told_to_the_sender(source: str, nat: NatStage) -> None:
+def test_too_big_for_a_tunnel_is_reported_to_the_sender(source: str, nat: NatStage) -> None:
     """Whoever sent it: with the address that it sent to as the source."""
     session = known(nat, 4)
     nat.set_chain([2, 3])

@@ -203,7 +203,7 @@ mgmt: {network: lab}
 """
 
 
-def test_what_only_containers_have_is_a_warning_and_all_are_told_at_once() -> None:
+def test_what_only_containers_have_is_a_warning_and_all_are_named_at_once() -> None:
     found = read(OF_CONTAINERS)
     assert found.nodes["a"].env == {"A": "b"}
     assert [end.interface for link in found.links for end in link.ends] == ["e1", "e1", "e2", "e2"]
