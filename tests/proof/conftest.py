@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from support.bpffs import new_bpffs
 from support.netns import new_netns
-from support.proof.stage import Sockets, Stage
+from support.proof.stage import Stage
+from support.proof.stage_sockets import Sockets
 
 
 @pytest.fixture(scope="session")

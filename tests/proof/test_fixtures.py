@@ -12,7 +12,8 @@ from dataclasses import replace
 import pytest
 from support.oracle.packets import judge
 from support.proof.fixtures import Entry, Fixture, entries
-from support.proof.stage import Sockets, Stage, difference
+from support.proof.stage import Stage, difference
+from support.proof.stage_sockets import Sockets
 
 ENTRIES = sorted(entries(), key=lambda entry: entry.fields["verdict"] != "redirect")
 MUTATIONS = 40

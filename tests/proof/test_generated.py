@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from support.oracle.packets import judge
 from support.oracle.world import World
 from support.proof.generator import SIZE, frame
-from support.proof.stage import Sockets, Stage, difference
+from support.proof.stage import Stage, difference
+from support.proof.stage_sockets import Sockets
 from support.proof.world import world
 
 BATCH = 64

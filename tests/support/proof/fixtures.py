@@ -44,7 +44,8 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 from support.oracle.echo import Echo
 from support.oracle.world import Node, Row, Service, World
-from support.proof.stage import ROWS, Sockets
+from support.proof.stage import ROWS
+from support.proof.stage_sockets import Sockets
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times faster
 FOLDER = Path(__file__).parents[2] / "fixtures"

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import TypeVar
 
 from support.oracle.headers import Address
-from support.proof.stage import CLIENT, FAR_CLIENT, VIP, Sockets
+from support.proof.stage_sockets import CLIENT, FAR_CLIENT, VIP, Sockets
 from support.proof.world import CLIENT6, ECHO, ME, ME6, NO_VIP, NO_VIP6, PEERS, PEERS6, SECOND_VIP, SECOND_VIP6, VIP6
 
 T = TypeVar("T")

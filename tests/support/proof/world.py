@@ -8,7 +8,8 @@ from random import Random
 
 from support.oracle.echo import Echo
 from support.oracle.world import Node, OtherEpoch, Row, Service, World
-from support.proof.stage import CLIENT, ROWS, VIP, Sockets
+from support.proof.stage import ROWS
+from support.proof.stage_sockets import CLIENT, VIP, Sockets
 
 SECOND_VIP, NO_VIP = IPv4Address("10.99.0.2"), IPv4Address("10.99.0.3")
 VIP6, SECOND_VIP6, NO_VIP6 = (IPv6Address(f"2001:db8:99::{number}") for number in (1, 2, 3))
