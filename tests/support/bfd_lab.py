@@ -11,6 +11,7 @@ A switch port in state "disabled" drops packets in both directions, and no link 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import pwd
@@ -158,8 +159,9 @@ class Server:
         """Return the process id of the helper that runs an archive."""
         children = Path(f"/proc/{self.speaker.pid}/task/{self.speaker.pid}/children").read_text().split()
         for child in children:
-            if f"/{archive}\0".encode() in Path(f"/proc/{child}/cmdline").read_bytes():
-                return int(child)
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                if f"/{archive}\0".encode() in Path(f"/proc/{child}/cmdline").read_bytes():
+                    return int(child)
         return None
 
     async def _agent(self) -> None:

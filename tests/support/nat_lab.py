@@ -28,6 +28,7 @@ from pathlib import Path
 from support.cluster_lab import FOUR, ClusterLab, copy_topology, edit
 from support.packets import ethernet, mac
 from support.programs import PROGRAMS
+from support.sequence import RETRANSMISSIONS
 from support.waiting import wait_for
 
 from agent.cli.client import follow
@@ -50,6 +51,8 @@ ECHO_PORT, UDP_PORT, WEB_PORT = 7000, 7001, 80
 #: Source addresses of the control's traffic and of `Sessions`, so that nothing collides with the first client's ports.
 CONTROL_SOURCE, SESSION_SOURCE, SESSION_SOURCE6 = "10.1.2", "10.1.3", "fd01:0:0:1::3"
 REPEAT_S = 0.5
+SILENCE_S = "30"
+"""After so long without an answer a client calls a connection broken: nodes take a few seconds, if they have CPUs."""
 _TCP_REPAIR, _TCP_REPAIR_QUEUE, _TCP_QUEUE_SEQ = 19, 20, 21
 FORGER = mac("02:00:00:00:00:99")
 
@@ -62,6 +65,11 @@ class NatLab(ClusterLab):
         self._nat = True
         self.folder = folder
         self._numbers = itertools.count(1)  # no source port is used twice
+
+    def repeat_each_second(self) -> None:
+        """Have all kernels repeat each second, so that connections soon show that all is well."""
+        for node in ("client", *self.addresses, *BACKENDS):
+            self.lab.exec(node, ["sysctl", "-w", *RETRANSMISSIONS], check=False)
 
     def prepare_control(self) -> None:
         """Start HAProxy on each node, at an address that the router spreads over the nodes by ECMP alone."""
@@ -140,6 +148,7 @@ class NatLab(ClusterLab):
         """Start a client program that holds TCP connections to the echo service at a VIP."""
         control = f"run/traffic-{name}.sock"
         argv = ["python", "-m", "topology.traffic", "--vip", vip, "--source", source, "--control", f"/{control}"]
+        argv += ["--silence", SILENCE_S]
         self.lab.spawn("client", argv, self.lab.root("client") / f"var/log/traffic-{name}.log")
         return TrafficController.connect(self.lab.root("client") / control)
 
@@ -214,13 +223,13 @@ class Sessions:
             source = f"{SESSION_SOURCE6}:{number:x}" if six else f"{SESSION_SOURCE}.{number % 250 + 1}"
             with inside_net(self.pid):
                 sock = socket.socket(socket.AF_INET6 if six else socket.AF_INET, kind)
-            sock.settimeout(10)
+            sock.settimeout(60)
             sock.bind((source, 20_000 + number))
             sock.connect((vip, port))
             sock.setblocking(False)
             new.append(Session(sock))
         self.held += new
-        self._ask(new, 10.0)
+        self._ask(new, 60.0)
         silent = [one.end for one in new if not one.answer]
         assert not silent, f"{len(silent)} of {count} got no answer: {silent[:3]}"
         for one in new:
@@ -230,7 +239,7 @@ class Sessions:
         """Return how many sessions each backend has."""
         return Counter(one.backend for one in self.held)
 
-    def broken(self, timeout_s: float = 6.0, may_break: Callable[[Session], bool] = lambda _: False) -> list[Session]:
+    def broken(self, timeout_s: float = 120.0, may_break: Callable[[Session], bool] = lambda _: False) -> list[Session]:
         """Return those that do not answer, or by another backend than before. All are asked; the answers of those that
         may break are not waited for, nor are they returned."""
         waited_for = [one for one in self.held if not may_break(one)]
@@ -313,6 +322,7 @@ def nat_lab(name: str, folder: Path, **env: str) -> Iterator[NatLab]:
     edit(copy / "nat.clab.yml", (bind, f"{bind}        - {PROGRAMS}:/var/cache/anylb\n"), (daemons, ""))
     with Lab.up(copy / "nat.clab.yml", f"{name}-{os.getpid()}", env, keep=False) as lab:
         made = NatLab(lab, copy)
+        made.repeat_each_second()
         made.prepare_control()
         wait_for(lambda: made.agent_answers("b1"), "b1, which compiles for all if nobody has yet")
         for node in FOUR[1:]:
