@@ -129,7 +129,7 @@ class DataPath:
 
     def attached(self) -> bool:
         """Return whether the kernel runs these very programs on all interfaces."""
-        return None not in self.modes.values()
+        return all(one.attached for one in self.uplinks)
 
     def pinned(self) -> bool:
         """Return whether the pins of the maps are there: without them neither `attach` nor the next process works."""

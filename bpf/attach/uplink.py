@@ -75,6 +75,13 @@ class Uplink:
             "and set xdp.mode to native, or to generic if it has to be; then `lbctl reload`"
         )
 
+    @property
+    def attached(self) -> bool:
+        """Whether the kernel runs the program on the interface. The link, once it is held, shows it without netlink."""
+        if self._link_fd >= 0:
+            return link_info(self._link_fd) == LinkInfo(self.program.id, self.ifindex)
+        return self.mode is not None
+
     def detach_stale_link(self) -> None:
         """Detach the link that an earlier process left at this place, unless `attach` can use it."""
         link = open_pin(self._link_pin)
