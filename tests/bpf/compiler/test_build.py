@@ -128,7 +128,7 @@ def verified(pin: Path, tails: int = TAIL_CALLS.entries) -> dict[str, int]:
         ("src/pick.h", "place = place_of(", "place = lace_of(", "lace_of"),
         slow("src/transport.h", "pkt->opens = true;", "pkt->open = true;", "no member named 'open'"),
         slow(
-            "src/lb.c",
+            "src/receive.h",
             "u32 zero = 0, this_uplink = UPLINK;",
             "u32 zero = 0, this_uplink = UPLINK, idle;",
             "unused variable 'idle'",
