@@ -55,7 +55,7 @@ def _data_path(old: Config, new: Config) -> str:
 
 def _shape(config: Config) -> tuple[object, ...]:
     nat = config.nat
-    return max(one.rows for one in supported_epochs(config)), nat and (nat.sessions, nat.pool6 is None)
+    return max(one.rows for one in supported_epochs(config)), nat and (config.session_slots, nat.pool6 is None)
 
 
 def _removed(old: Config, new: Config, held: Mapping[str, int]) -> Iterable[Step]:

@@ -132,7 +132,7 @@ def _pages(socket: Path, resource: str, query: dict[str, str]) -> Iterator[list[
 
     lines = follow(socket, resource, **query)
     head = next(lines)
-    names = Names(head["slots"], {int(slot): name for slot, name in head["services"].items()})
+    names = Names({int(slot): name for slot, name in head["services"].items()})
     for page in lines:
         if page.get("end"):
             return

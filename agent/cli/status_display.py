@@ -117,6 +117,8 @@ def _counted(response: Response) -> Iterator[str]:
 def _former(former: dict[str, Any]) -> str:
     """Return what is left of the former pool of NAT."""
     named = f"former pool of NAT {', '.join(former['pools'])}"
+    if former["of"]:
+        named = f"former nat.sessions {former['of']:,}"
     since = "" if former["newest_s"] is None else f", none new for {age(former['newest_s'])}"
     elsewhere = f"; {', '.join(former['elsewhere'])} too" if former["elsewhere"] else ""
     if not former["sessions"] and not former["elsewhere"]:

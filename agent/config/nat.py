@@ -76,7 +76,8 @@ class PoolConfig(Section):
     """The same for IPv6. Example: `fd00:255::/123`."""
     sessions: Sessions = DEFAULT_SESSIONS
     """How many sessions the whole cluster has room for: a power of two. Each takes one address and port of the pool, 72
-    bytes on each node. Example: `65536`."""
+    bytes on each node. Sessions survive another number if `table.previous.nat` has the former one. Example:
+    `65536`."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -123,6 +124,15 @@ def former_pools(now: PoolConfig | None, previous: PoolConfig | None) -> tuple[N
     return tuple(pool for pool, new in pairs if new is not None and pool[0] != new[0])
 
 
+def former_sessions(now: PoolConfig | None, previous: PoolConfig | None) -> int | None:
+    """Return the number of sessions of before, if it is another one and its sessions go on: those that have the same
+    first address. The number is a part of no address, but where a session is among the others follows from it."""
+    if now is None or previous is None or now.sessions == previous.sessions:
+        return None
+    same = {pool[0] for pool in now.pools} == {pool[0] for pool in previous.pools}
+    return previous.sessions if same else None
+
+
 class NatConfig(PoolConfig):
     """NAT on this node, for the sessions of services of `mode: nat`."""
 
@@ -146,6 +156,15 @@ class NatConfig(PoolConfig):
         if announce.next_hop is None or announce.next_hop.version == pool.version:
             return announce
         return announce.model_copy(update={"next_hop": None})
+
+
+def require_room(where: str, nat: PoolConfig, sessions: int) -> None:
+    """Raise the error of a pool without the addresses of the former sessions, which are served until they end."""
+    for name, pool in nat.named_pools:
+        if pool.num_addresses < sessions // PORTS:
+            longest = pool.max_prefixlen - (sessions // PORTS).bit_length() + 1
+            why = f"{pool} is too small for the {sessions} sessions of before; leave it a /{longest} until these ended"
+            raise fault(f"{where}.{name}", why, other="table.previous.nat.sessions")
 
 
 class Taken(NamedTuple):

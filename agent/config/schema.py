@@ -19,7 +19,7 @@ from agent.config.fields import AnyNetwork, Section, Switch, fault, given, withi
 from agent.config.instances import shares_a_match
 from agent.config.members import MembersConfig
 from agent.config.metrics import MetricsConfig
-from agent.config.nat import MAX_BACKENDS, NatConfig, Taken, check_pools, former_pools
+from agent.config.nat import MAX_BACKENDS, NatConfig, Taken, check_pools, former_pools, former_sessions, require_room
 from agent.config.node import NodeConfig
 from agent.config.service import ServiceConfig
 from agent.config.table import TableConfig
@@ -109,6 +109,8 @@ class Config(Section):
         self._check_nat()
         if self.nat:
             check_pools("nat", self.nat, self._taken())
+            if number := former_sessions(self.nat, self.table.previous.nat if self.table.previous else None):
+                require_room("nat", self.nat, number)
             if self.former_pools and self.table.previous and self.table.previous.nat:
                 check_pools("table.previous.nat", self.table.previous.nat, self._taken())
             self._check_communities("nat.announce", self.nat.announce or AnnounceConfig())
@@ -276,6 +278,18 @@ class Config(Section):
         """The pools of before, whose sessions go on: new ones get no address of these once all nodes have the new
         pool."""
         return former_pools(self.nat, self.table.previous.nat if self.table.previous else None)
+
+    @property
+    def former_sessions(self) -> int | None:
+        """The number of sessions of before, if sessions that began with it go on: those of another key do not."""
+        previous = self.table.previous
+        number = former_sessions(self.nat, previous.nat if previous else None)
+        return number if self.previous_key == self.hash_key else None
+
+    @property
+    def session_slots(self) -> int:
+        """The slots of sessions that this node has: as many as `nat.sessions`, or as there were."""
+        return max(self.nat.sessions if self.nat else 0, self.former_sessions or 0)
 
     @property
     def allowed(self) -> tuple[Network, ...]:

@@ -43,8 +43,8 @@ class PreviousConfig(Section):
     key_file: Path | None = None
     """What `table.key_file` was; `null`: there was none. Example: `old.key`."""
     nat: PoolConfig | None = None
-    """What the pool and the sessions of `nat:` were; `null`: there was no NAT. Sessions with addresses of another pool
-    go on if `sessions` is the same. Example: `{pool: 10.255.0.0/27}`."""
+    """What the pool and the sessions of `nat:` were; `null`: there was no NAT. Sessions go on if only the pool is
+    another one, or only `sessions` is. Example: `{pool: 10.255.0.0/27}`."""
 
 
 class TableConfig(Section):

@@ -29,12 +29,12 @@ def explain(node: Forwarding, sessions: Sessions, text: str, now_ns: int) -> dic
     """
     nat = node.config.nat
     text = text.strip()
-    slot = slot_at(nat, text, node.config.former_pools) if nat is not None else None
+    slot = slot_at(text, node.config.pools, node.config.session_slots) if nat is not None else None
     flow = parse(text) if slot is None else None
     service = service_of(node.config, flow) if flow else None
     if nat is None or (service and service.mode != "nat"):
         return dsr.explain(node, text, now_ns)
-    rows = {epoch: nat_row(epoch, flow) if flow else row_of_slot(nat.sessions, slot or 0) for epoch in node.epochs}
+    rows = {epoch: nat_row(epoch, flow) if flow else row_of_slot(slot or 0) for epoch in node.epochs}
     chains = chains_of(node, NAT_TABLE, rows, now_ns)
     found = session_of(sessions, text) if sessions.keeper else None
     session = found.describe(now_tick(), sessions.names()) if found else None

@@ -61,7 +61,7 @@ class Sessions:
     def names(self) -> Names:
         """Return what numbers of records mean."""
         keeper, _ = self.open()
-        return Names(len(keeper.table.tags), keeper.service_names)
+        return Names(keeper.service_names)
 
     def selection(self, query: Mapping[str, str], every: Iterable[SessionState] = USED) -> Selection:
         """Read what selects sessions; without a state, those in a state of `every` are. Raises AgentError."""
@@ -121,21 +121,20 @@ def parse_end(text: str) -> tuple[Address, int | None]:
     return address, int(port) if port else None
 
 
-def slot_at(nat: NatConfig, text: str, former: Sequence[Network] = ()) -> int | None:
-    """Return the slot that a number or a NAT endpoint names; None if the text is neither. Raises AgentError. `former`:
-    the former pools, whose endpoints name slots too."""
+def slot_at(text: str, pools: Sequence[Network], slots: int) -> int | None:
+    """Return the slot that a number or an endpoint of a pool names; None if the text is neither. `slots` is how many
+    there are. Raises AgentError."""
     if _NUMBER.fullmatch(text):
         slot = int(text)
-        if slot >= nat.sessions:
-            raise AgentError(f"slot {slot} is not in 0-{nat.sessions - 1}")
+        if slot >= slots:
+            raise AgentError(f"slot {slot} is not in 0-{slots - 1}")
         return slot
     if not _ENDPOINT.fullmatch(text):
         return None
     address, port = parse_end(text)
-    used, pools = nat.sessions >> PORT_BITS, (*nat.pools, *former)
-    pool = next((one for one in pools if address in used_part(one, nat.sessions)), None)
+    pool = next((one for one in pools if address in used_part(one, slots)), None)
     if pool is None:
-        ends = [f"{one[0]} to {one[used - 1]}" for one in pools]
+        ends = [f"{one[0]} to {one[(slots >> PORT_BITS) - 1]}" for one in pools]
         raise AgentError(f"{address} is no NAT address; sessions have {', and '.join(ends)}")
     if port is None or port < 1 << PORT_BITS:
         raise AgentError(f"{text}: sessions have the ports {1 << PORT_BITS} to 65535; write {endpoint(address, 40000)}")
@@ -153,7 +152,7 @@ def one(node: Sessions, text: str) -> dict[str, Any]:
 def session_of(node: Sessions, text: str) -> Found | None:
     """Return the session of a slot, an endpoint or a flow, if it is on this node. Raises AgentError."""
     keeper, nat = node.open()
-    slot = slot_at(nat, text, node.former)
+    slot = slot_at(text, (*nat.pools, *node.former), len(keeper.table.tags))
     if slot is not None:
         address = None if _NUMBER.fullmatch(text) else ip_network(parse_end(text)[0])
         return find_one(keeper.table, Selection(pool=address), [range(slot, slot + 1)])
@@ -214,7 +213,7 @@ async def _kill(node: Sessions, query: Mapping[str, str]) -> Response:
 
 def _head(node: Sessions) -> dict[str, Any]:
     names = node.names()
-    return {"slots": names.sessions, "services": {str(slot): name for slot, name in names.services.items()}}
+    return {"services": {str(slot): name for slot, name in names.services.items()}}
 
 
 def _line(value: Mapping[str, Any]) -> bytes:

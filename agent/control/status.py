@@ -156,7 +156,8 @@ def _nat(state: NodeState) -> dict[str, Any] | None:
     former = state.sessions.former if state.sessions else None
     if former is None:
         return {"counters": counters, "former": None}
-    shown = {"pools": list(map(str, former.pools)), "sessions": former.count, "newest_s": former.newest_s}
+    shown = {"pools": list(map(str, former.pools)), "of": former.sessions, "sessions": former.count}
+    shown["newest_s"] = former.newest_s
     return {"counters": counters, "former": {**shown, "elsewhere": list(map(str, state.former_elsewhere))}}
 
 

@@ -106,5 +106,5 @@ def _open(config: Config, paths: Paths, mode: Literal["auto", "native", "generic
         max(one.rows for one in supported_epochs(config)),
         ipv6=ipv6,
         cache_dir=paths.programs,
-        nat=NatShape(config.nat.sessions, config.nat.pool6 is not None) if config.nat else None,
+        nat=NatShape(config.session_slots, config.nat.pool6 is not None) if config.nat else None,
     )

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from agent.handover.hand_over import HandOver, Order, SendPull, SendRecords, wanted
 from agent.handover.item import Codec, End, Kind, Pull, Sessions
 from agent.handover.record import Records
-from agent.handover.row_move import Chains
+from agent.handover.row_move import Chains, rows_of
 from agent.handover.sent_log import SentLog
 from agent.handover.session_store import SessionStore, Slots, ages_of
 from bpf.layout.nat import NAT_ROWS
@@ -71,7 +71,7 @@ class Exchange:
         self._store, self._codec, self._pulls = store, codec, pulls
         self._stream, self._tick = stream, tick
         self._hand_over = HandOver(own)
-        self._log = SentLog(NAT_ROWS, store.row_slots)
+        self._log = SentLog(len(store))
         self._received_at = np.full(NAT_ROWS, -SKEW_TICKS - 1, np.int64)
         """By row, the tick of the last sessions from other nodes."""
 
@@ -130,11 +130,11 @@ class Exchange:
                 fault = str(error)
                 continue
             if isinstance(item, Sessions):
-                contents.setdefault((item.kind, item.version, item.pool), []).append(item.content)
+                contents.setdefault((item.kind, item.version, item.origin), []).append(item.content)
             else:
                 requests.append(item)
-        for (kind, version, pool), some in contents.items():
-            records, wrong, why = self._codec.records(version, b"".join(some), pool)
+        for (kind, version, origin), some in contents.items():
+            records, wrong, why = self._codec.records(version, b"".join(some), origin)
             self.counters[Count.MALFORMED] += wrong
             fault = fault or why
             self._take(node, kind, records)
@@ -161,7 +161,7 @@ class Exchange:
         if not len(slots):
             return
         tags = self._store.tags(slots)
-        ages, owners = ages_of(tags, tick), chains[slots // self._store.row_slots, 0]
+        ages, owners = ages_of(tags, tick), chains[rows_of(slots), 0]
         unsent = self._log.unsent(slots, ages, tick)
         for owner in np.unique(owners[unsent]).tolist():
             self._stream(owner, self._items(owner, slots[unsent & (owners == owner)]))
@@ -176,7 +176,7 @@ class Exchange:
             self._log.keep(records["slot"].astype(np.int64))
             return
         tick = self._tick()
-        self._received_at[records["slot"].astype(np.int64) // self._store.row_slots] = tick
+        self._received_at[rows_of(records["slot"].astype(np.int64))] = tick
         done = self._store.write(records, tick)
         numbers = (done.taken, done.merged, done.dropped, done.reset, done.busy)
         for count, number in zip(_WRITTEN, numbers, strict=True):
@@ -203,7 +203,7 @@ class Exchange:
         """Return the items with the sessions of these slots; `since` is by row, as in an order."""
         for at in range(0, len(slots), BATCH):
             tick, some = self._tick(), slots[at : at + BATCH]
-            rows, chains = some // self._store.row_slots, self._hand_over.chains
+            rows, chains = rows_of(some), self._hand_over.chains
             if chains is not None:
                 self._log.note(some[chains[rows, 0] == node], tick)
             if since is not None:

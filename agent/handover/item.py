@@ -2,7 +2,7 @@
 """What nodes send each other in a hand-over, as items of the channel's stream. Pure.
 
      0 kind                  1 IP version, 0 if none         2 number of records, 0 if none
-     4 what slots mean (`Slots`), of records their pool too  8 content
+     4 what slots mean, of records their origin too (`Slots`)  8 content
 
     kind         content
     1 PULL       number of the pull (4 bytes), then a bitmap of the rows: row 0 is the highest bit of its first byte
@@ -11,8 +11,9 @@
     4 REFUSED    records that came from the receiver: older sessions have their slots, so it is to reset these
     5 DECLINED   records that came from the receiver: the sender does not know their backends, so it is to keep these
 
-A slot is an endpoint of the pool that its session is of: the present one, or the former one while that is in use. A
-node takes no records of a pool that it does not know, and nothing if it numbers its slots differently.
+A slot is an endpoint of the pool that its session is of, and among `nat.sessions` of them its client's packets find it:
+those of its origin, which is the present one, or the former one while that is in use. A node takes no records of an
+origin that it does not know.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import hashlib
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,19 +46,31 @@ class Kind(enum.IntEnum):
     DECLINED = 5
 
 
+class Origin(NamedTuple):
+    """What a session got when it began: an address of the pool, and a slot among so many sessions."""
+
+    pool: Network
+    sessions: int
+
+
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """What slots mean: their number, and the pools by IP version; records name one by its place there."""
+    """What slots mean: how many rows they are of, and the origins by IP version; records name one by its place
+    there."""
 
-    slots: int
     rows: int
-    pools: Mapping[int, Sequence[Network]]
+    origins: Mapping[int, Sequence[Origin]]
 
-    def number(self, pool: Network | None = None) -> int:
-        """Return 32 bits of the digest, with a pool's first address or without: its size decides nothing."""
-        name = str(pool[0]).encode() if pool is not None else b""
-        digest = hashlib.blake2b(b"%d %d " % (self.slots, self.rows) + name, digest_size=4).digest()
-        return int.from_bytes(digest, "big")
+    @property
+    def count(self) -> int:
+        """The number of slots."""
+        return max(one.sessions for some in self.origins.values() for one in some)
+
+    def number(self, origin: Origin | None = None) -> int:
+        """Return 32 bits of the digest, with an origin or without. A pool's size decides nothing."""
+        name = f"{origin.pool[0]} {origin.sessions}" if origin is not None else ""
+        text = f"buckets of {self.rows} rows {name}"
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,8 +95,8 @@ class Sessions:
     kind: Kind
     version: int
     content: bytes
-    pool: int = 0
-    """The place of their pool in `Slots.pools`."""
+    origin: int = 0
+    """Its place in `Slots.origins`."""
 
 
 Item = Pull | End | Sessions
@@ -93,7 +107,7 @@ class Codec:
 
     def __init__(self, slots: Slots) -> None:
         self._slots, self._number = slots, slots.number()
-        self._pools = {version: [slots.number(pool) for pool in pools] for version, pools in slots.pools.items()}
+        self._origins = {version: [slots.number(one) for one in some] for version, some in slots.origins.items()}
 
     def pull(self, number: int, rows: Rows) -> bytes:
         """Return the item that asks for these rows."""
@@ -107,21 +121,21 @@ class Codec:
         """Return the items for so many records, one after the other."""
         version = version_of(records)
         each = (MAX_PAYLOAD - _HEAD.size) // records.dtype.itemsize
-        for place, pool in enumerate(self._pools.get(version, ())):
-            of_pool = records[records["pool"] == place]
-            for at in range(0, len(of_pool), each):
-                some = of_pool[at : at + each]
-                yield self._head(kind, pool, version, len(some)) + to_wire(some)
+        for place, origin in enumerate(self._origins.get(version, ())):
+            of_origin = records[records["origin"] == place]
+            for at in range(0, len(of_origin), each):
+                some = of_origin[at : at + each]
+                yield self._head(kind, origin, version, len(some)) + to_wire(some)
 
     def decode(self, data: bytes) -> Item:
         """Return the content of an item. Raises ValueError with what is wrong."""
         if len(data) < _HEAD.size:
             raise ValueError(f"an item has {len(data)} bytes")
-        kind, version, count, pool = _HEAD.unpack_from(data)
+        kind, version, count, origin = _HEAD.unpack_from(data)
         content = data[_HEAD.size :]
         of_sessions = kind in (Kind.SESSIONS, Kind.REFUSED, Kind.DECLINED)
-        known = self._pools.get(version, []) if of_sessions and version in FORMS else [self._number]
-        if pool not in known:
+        known = self._origins.get(version, []) if of_sessions and version in FORMS else [self._number]
+        if origin not in known:
             raise ValueError(
                 "the pool is another one: nat.pool, nat.pool6 and nat.sessions must be the same everywhere"
             )
@@ -129,7 +143,7 @@ class Codec:
             form = FORMS.get(version)
             if form is None or not count or len(content) != count * form.itemsize:
                 raise ValueError(f"{count} records of IP version {version} in {len(content)} bytes")
-            return Sessions(Kind(kind), version, content, known.index(pool))
+            return Sessions(Kind(kind), version, content, known.index(origin))
         if kind == Kind.END and len(content) == _NUMBER.size:
             return End(*_NUMBER.unpack(content))
         if kind == Kind.PULL and len(content) == _NUMBER.size + (self._slots.rows + 7) // 8:
@@ -137,11 +151,11 @@ class Codec:
             return Pull(_NUMBER.unpack_from(content)[0], bits.astype(np.bool_))
         raise ValueError(f"an item of kind {kind} has {len(content)} bytes")
 
-    def records(self, version: int, content: bytes, pool: int = 0) -> tuple[Records, int, str]:
-        """Return the records of some items of a pool, but for those that no node sends; how many these are, and why
+    def records(self, version: int, content: bytes, origin: int = 0) -> tuple[Records, int, str]:
+        """Return the records of some items of an origin, but for those that no node sends; how many these are, and why
         one is."""
-        records = from_wire(content, version, pool)
-        wrong, why = faults(records, self._slots.slots)
+        records = from_wire(content, version, origin)
+        wrong, why = faults(records, self._slots.count)
         return (records[~wrong], int(wrong.sum()), why) if why else (records, 0, "")
 
     @staticmethod

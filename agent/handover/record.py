@@ -54,7 +54,7 @@ def _form(address_bytes: int) -> np.dtype[Any]:
             ("vip", *address),
             ("vip_port", "u2"),
             ("protocol", "u1"),
-            ("pool", "u1"),  # on the wire 0: the place of its pool among those of this node
+            ("origin", "u1"),  # on the wire 0: its place among those of this node (item.py)
         ]
     )
 
@@ -72,20 +72,20 @@ def version_of(records: Records) -> int:
 def to_wire(records: Records) -> bytes:
     """Return the bytes of records on the wire."""
     sent = records.astype(records.dtype.newbyteorder(">"))
-    sent["pool"] = 0
+    sent["origin"] = 0
     return sent.tobytes()
 
 
-def from_wire(data: bytes, version: int, pool: int = 0) -> Records:
-    """Return the records in these bytes, whose length is a multiple of a record's, as those of a pool."""
+def from_wire(data: bytes, version: int, origin: int = 0) -> Records:
+    """Return the records in these bytes, whose length is a multiple of a record's, as those of an origin."""
     form = FORMS[version]
     records = np.frombuffer(data, form.newbyteorder(">")).astype(form)
-    records["pool"] = pool
+    records["origin"] = origin
     return records
 
 
 def identities(records: Records) -> NDArray[np.uint8]:
-    """Return what makes two records of a slot the same session, as bytes: ends, VIP, ports, protocol, pool."""
+    """Return what makes two records of a slot the same session, as bytes: ends, VIP, ports, protocol, origin."""
     flat = np.ascontiguousarray(records).view(np.uint8).reshape(len(records), records.dtype.itemsize)
     return flat[:, _IDENTITY_FROM:]
 
@@ -97,7 +97,7 @@ def backend_keys(records: Records) -> list[bytes]:
 
 def service_keys(records: Records) -> list[bytes]:
     """Return the service of each session: VIP, port and protocol."""
-    return _slices(records, "vip", "pool")
+    return _slices(records, "vip", "origin")
 
 
 def backend_key(address: Address, port: int) -> bytes:

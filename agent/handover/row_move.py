@@ -9,10 +9,18 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from bpf.layout.nat import NAT_ROWS
+from bpf.layout.session import WAYS
+
 Chains = NDArray[np.uint32]
 """By row, the numbers of its nodes' addresses, owner first, 0 after the last; shape (rows, places)."""
 Rows = NDArray[np.bool_]
 """Whether a row is meant, for each row."""
+
+
+def rows_of(slots: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the rows that slots are in; nat.py's `row_of_slot` of many."""
+    return slots // WAYS % NAT_ROWS
 
 
 def owned(chains: Chains, own: int) -> Rows:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.handover.row_move import Rows
+from bpf.layout.session import WAYS
 
 SETTLED_TICKS: Final = 28
 """Half a minute: by then no node has chains of before."""
@@ -21,11 +22,10 @@ _KEPT: Final = 0xFFFF_FFFF
 
 
 class SentLog:
-    """When each slot's session was sent to its owner; `row_slots` is the number of slots of a row."""
+    """When each slot's session was sent to its owner."""
 
-    def __init__(self, rows: int, row_slots: int) -> None:
-        self._at = np.zeros(rows * row_slots, np.uint32)
-        self._row_slots = row_slots
+    def __init__(self, slots: int) -> None:
+        self._at = np.zeros(slots, np.uint32)
 
     def note(self, slots: NDArray[np.int64], tick: int) -> None:
         """Note that these are sent now."""
@@ -39,7 +39,7 @@ class SentLog:
         """Forget what was sent of these rows, but for these slots."""
         some = np.zeros(0, np.int64) if but is None else but
         kept = self._at[some]
-        self._at.reshape(-1, self._row_slots)[rows] = 0
+        self._at.reshape(-1, len(rows), WAYS)[:, rows] = 0
         self._at[some] = kept
 
     def unsent(self, slots: NDArray[np.int64], ages: NDArray[np.uint32], tick: int) -> NDArray[np.bool_]:

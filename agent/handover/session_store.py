@@ -14,14 +14,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.address import Network
+from agent.handover.item import Origin
 from agent.handover.merge import Outcome, merged, outcomes
 from agent.handover.record import FORMS, Records, backend_keys, identities, service_keys, version_of
 from agent.handover.row_move import Rows
 from agent.sessions.cause import Cause, OnChange
 from bpf.kernel import atomic
-from bpf.layout.nat import FIRST_PORT, NAT_ROWS, PORT_BITS
-from bpf.layout.session import SessionState, TagFlag
+from bpf.layout.nat import FIRST_PORT, NAT_ROWS, PORT_BITS, bucket_bits
+from bpf.layout.session import WAYS, SessionState, TagFlag
 from bpf.maps.session_dtype import SESSION4_DTYPE, SESSION6_DTYPE
 from bpf.maps.session_map import SessionMap
 
@@ -54,32 +54,36 @@ class Written:
 
 
 class SessionStore:
-    """The sessions of one node. `pools` are the NAT addresses by IP version, as records name them (item.py); `loads`
-    counts the sessions of backends (`NatMaps.loads`)."""
+    """The sessions of one node. `origins` are by IP version, as records name them (item.py); `loads` counts the
+    sessions of backends (`NatMaps.loads`)."""
 
-    def __init__(self, sessions: SessionMap, pools: Mapping[int, Sequence[Network]], loads: NDArray[np.uint64]) -> None:
+    def __init__(
+        self, sessions: SessionMap, origins: Mapping[int, Sequence[Origin]], loads: NDArray[np.uint64]
+    ) -> None:
         self._sessions, self._loads = sessions, loads
         self._bases = {
-            version: np.array([list(pool[0].packed) for pool in some], np.uint8) for version, some in pools.items()
+            version: np.array([list(one.pool[0].packed) for one in some], np.uint8) for version, some in origins.items()
         }
-        """The first address of each pool, by IP version: shape (pools, bytes)."""
+        """The first address of each origin's pool, by IP version: shape (origins, bytes)."""
+        self._bits = {
+            version: np.array([bucket_bits(one.sessions) for one in some], np.uint8)
+            for version, some in origins.items()
+        }
+        """Likewise what records have of their number of sessions."""
         self.services: Mapping[bytes, int] = {}
         self.backends: Mapping[bytes, int] = {}
         """The slots of the services and the indexes of the backends that this node knows (keys: record.py)."""
         self.on_change: OnChange | None = None
         """Called with each change of a session's state here."""
 
-    @property
-    def row_slots(self) -> int:
-        """The number of slots of a row."""
-        return len(self._sessions) // NAT_ROWS
+    def __len__(self) -> int:
+        return len(self._sessions)
 
     def used(self, rows: Rows) -> Slots:
         """Return the slots of these rows that have a session."""
         numbers = np.flatnonzero(rows)
-        tags = self._sessions.tags.reshape(NAT_ROWS, -1)[numbers]
-        row, at = np.nonzero(tags > _STAMP)
-        found: Slots = numbers[row] * self.row_slots + at
+        bucket, row, way = np.nonzero(self._sessions.tags.reshape(-1, NAT_ROWS, WAYS)[:, numbers] > _STAMP)
+        found: Slots = (bucket * NAT_ROWS + numbers[row]) * WAYS + way
         return found
 
     def tags(self, slots: Slots) -> NDArray[np.uint64]:
@@ -245,12 +249,13 @@ class SessionStore:
             records[name] = stored[name]
         for place in range(1, len(self._bases.get(version, ()))):
             nat = self._nat_addresses(version, slots, np.full(len(slots), place))
-            records["pool"][(_bytes(stored["nat"]) == nat).all(axis=1)] = place
+            same_number = stored["bucket_bits"] == self._bits[version][place]
+            records["origin"][same_number & (_bytes(stored["nat"]) == nat).all(axis=1)] = place
         return records
 
-    def _nat_addresses(self, version: int, slots: NDArray[Any], pools: NDArray[Any]) -> NDArray[np.uint8]:
-        """Return the NAT address of each slot, in the pool of that place; shape (slots, bytes)."""
-        nat: NDArray[np.uint8] = self._bases[version][pools]
+    def _nat_addresses(self, version: int, slots: NDArray[Any], origins: NDArray[Any]) -> NDArray[np.uint8]:
+        """Return the NAT address of each slot, in the pool of that origin; shape (slots, bytes)."""
+        nat: NDArray[np.uint8] = self._bases[version][origins]
         low = nat[:, -4:].copy().view(">u4")[:, 0] + (slots >> PORT_BITS).astype(np.uint32)
         nat[:, -4:] = low.astype(">u4").view(np.uint8).reshape(-1, 4)
         return nat
@@ -263,7 +268,8 @@ class SessionStore:
             stored[name] = np.ascontiguousarray(records[name]).view(stored.dtype[name])[:, 0]
         for name in _COPIED:
             stored[name] = records[name]
-        nat = self._nat_addresses(version, records["slot"], records["pool"])
+        nat = self._nat_addresses(version, records["slot"], records["origin"])
+        stored["bucket_bits"] = self._bits[version][records["origin"]]
         stored["nat"] = nat.view(stored.dtype["nat"])[:, 0]
         stored["nat_port"] = FIRST_PORT | records["slot"] & np.uint32((1 << PORT_BITS) - 1)
         stored["family"] = version

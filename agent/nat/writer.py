@@ -16,7 +16,7 @@ from agent.config.schema import Config
 from agent.forwarding.egress import mss_limit_of
 from agent.forwarding.next_hop import NextHop
 from agent.nat.backend import BackendKey, backends_of
-from agent.nat.change import gives_former, pools_of
+from agent.nat.change import given, gives_former
 from agent.nat.entries import Place, ServiceChoice, backend_indexes
 from agent.netlink.batch import sample
 from agent.problem import Problem, ProblemLine
@@ -84,8 +84,8 @@ class NatWriter:
         assert nat is not None
         hops = {version: _CLIENTS[version] for version in self._clients}
         conf = NatConf(
-            nat.sessions, table, forward=Forward[nat.forward.upper()], up=before is not None and before.up,
-            hop4=hops.get(4, 0), hop6=hops.get(6, 0), **pools_of(self._config, gives_former(before, self._config)),
+            table=table, forward=Forward[nat.forward.upper()], up=before is not None and before.up,
+            hop4=hops.get(4, 0), hop6=hops.get(6, 0), **given(self._config, gives_former(before, self._config)),
         )  # fmt: skip
         return conf if before is None else replace(conf, mss4=before.mss4, mss6=before.mss6)
 
@@ -131,12 +131,12 @@ class NatWriter:
 
     def apply(self, up: bool, usable: Usable, from_former: bool = False) -> None:
         """Write what differs. `up`: this node takes new sessions; `usable`: the backends that do, by service name;
-        `from_former`: new sessions get addresses of the former pool still.
+        `from_former`: new sessions get the former pool, or number, still.
 
         Order: backends, then the choices that name them.
         """
         self.usable = usable
-        self._write_conf(replace(self._conf, up=up, **pools_of(self._config, from_former)))
+        self._write_conf(replace(self._conf, up=up, **given(self._config, from_former)))
         for place in self._wanted:
             index = self.indexes[place]
             entry = BackendEntry(*place, index)

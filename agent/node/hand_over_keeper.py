@@ -15,10 +15,11 @@ from typing import Any, Final
 
 from agent.config.schema import Config
 from agent.handover.exchange import Count, Exchange
-from agent.handover.item import Codec, Slots
+from agent.handover.item import Codec, Origin, Slots
 from agent.handover.record import backend_key, service_key
 from agent.handover.row_move import Chains
 from agent.handover.session_store import SessionStore
+from agent.nat.change import served_sessions
 from agent.node.forwarder import Forwarder
 from agent.node.membership import Membership
 from agent.problem import Problem, ProblemLine
@@ -76,11 +77,12 @@ class HandOverKeeper:
         assert maps.sessions is not None
         self._config, self._forwarder, self._membership = config, forwarder, membership
         # In one order everywhere: it decides between two sessions of a slot that differ in nothing else.
-        pools = sorted(config.pools, key=lambda pool: (pool.version, int(pool[0])))
-        by_version = {version: [pool for pool in pools if pool.version == version] for version in (4, 6)}
-        self._store = SessionStore(maps.sessions, by_version, maps.nat.loads)
+        every = [Origin(pool, number) for pool in config.pools for number in served_sessions(config)]
+        every.sort(key=lambda one: (int(one.pool[0]), one.sessions))
+        origins = {version: [one for one in every if one.pool.version == version] for version in (4, 6)}
+        self._store = SessionStore(maps.sessions, origins, maps.nat.loads)
         self._store.on_change = on_change
-        codec = Codec(Slots(config.nat.sessions, NAT_ROWS, by_version))
+        codec = Codec(Slots(NAT_ROWS, origins))
         self.exchange = Exchange(int(membership.own), self._store, codec, maps.nat.pulls, self._stream)
         self._store.services = {
             service_key(one.vip, one.port_number, Protocol[one.protocol.upper()]): forwarder.map_writer.slot(one.name)

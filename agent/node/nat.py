@@ -20,7 +20,7 @@ from agent.node.hand_over_keeper import hand_over_keeper
 from agent.node.membership import Membership
 from agent.node.plan import ThisNode
 from agent.problem import ProblemLine
-from agent.sessions.former import FormerPool
+from agent.sessions.former import FormerSessions
 from agent.sessions.keeper import SessionKeeper
 from agent.sessions.listing import close_selected, count_live, count_live_by_service
 from agent.sessions.selection import Selection
@@ -78,7 +78,10 @@ class Nat:
         thread: it may read all sessions."""
         if self.sessions is None or (ending := ending_change(self._config, config)) is None:
             return None
-        if not (count := count_live(self.sessions.table, ending.pools)):
+        chosen = [Selection(LIVE, pool=pool) for pool in ending.pools]
+        if ending.sessions:  # another number and another pool at once: the number ends all
+            chosen = [Selection(LIVE, began_among=ending.sessions)]
+        if not (count := count_live(self.sessions.table, chosen)):
             return None
         of_pools = f" with addresses of {' and '.join(map(str, ending.pools))}" if ending.pools else ""
         return (
@@ -94,19 +97,19 @@ class Nat:
         return {name: counts.get(slot, 0) for slot, name in self.sessions.service_names.items()}
 
     @property
-    def former(self) -> FormerPool | None:
-        """What is left here of the former pool; None if there is none."""
+    def former(self) -> FormerSessions | None:
+        """What is left here of the former pool, or number of sessions; None if there is none."""
         return self.sessions.former if self.sessions is not None else None
 
     def former_elsewhere(self) -> tuple[IPv4Address, ...]:
-        """Return the other nodes that have sessions with addresses of the former pool."""
+        """Return the other nodes that have such sessions."""
         if self.former is None:
             return ()
         states = self._membership.present_states().items()
         return tuple(sorted(address for address, state in states if state.nat is not None and state.nat.former))
 
     def former_in_use(self) -> bool:
-        """Whether any node has sessions with addresses of the former pool, or gives them."""
+        """Whether any node has such sessions, or makes some."""
         return self.former is not None and (self.former.in_use or bool(self.former_elsewhere()))
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
@@ -136,12 +139,16 @@ def session_keeper(config: Config, forwarder: Forwarder | None, on_change: Calla
 
     table = SessionTable(maps.sessions, maps.nat)
     nat = maps.nat
-    for pool in closed_at_start(nat.conf(), config):
+    pools, numbers = closed_at_start(nat.conf(), config)
+    for pool in pools:
         if ended := close_selected(table, Selection(LIVE, pool=pool)):
             log.warning("%s is no pool of NAT any more: its %d sessions are closed", pool, ended)
+    if numbers and (ended := close_selected(table, Selection(LIVE, began_among=numbers))):
+        log.warning("nat.sessions is another number, without the former one: %d sessions are closed", ended)
     former = None
-    if config.nat is not None and config.former_pools:
-        pools = [used_part(pool, config.nat.sessions) for pool in config.former_pools]
-        former = FormerPool(pools, table, lambda: gives_former(nat.conf(), config), time.monotonic())
+    if config.nat is not None and (config.former_pools or config.former_sessions):
+        pools = tuple(used_part(pool, config.nat.sessions) for pool in config.former_pools)
+        gives = lambda: gives_former(nat.conf(), config)  # noqa: E731
+        former = FormerSessions(table, gives, time.monotonic(), pools, config.former_sessions)
     watch = SessionWatch(table, maps.nat.open_events, maps.nat.set_watched)
     return SessionKeeper(table, watch, refused, names, on_change, former)

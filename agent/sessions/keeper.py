@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from agent.problem import Problem, ProblemLine
-from agent.sessions.former import FormerPool
+from agent.sessions.former import FormerSessions
 from agent.sessions.page import STATE_NAMES
 from agent.sessions.scan import Scan, limits, scan
 from agent.sessions.session_table import SessionTable
@@ -33,13 +33,13 @@ REFUSED_S: Final = 60.0
 
 SLOTS_USED = Problem(
     "nat: more than {share} of the {slots} session slots are used{most}",
-    "end what is not needed (`lbctl session list`), or plan more nat.sessions, which ends them (docs/nat.md)",
+    "end what is not needed (`lbctl session list`), or raise nat.sessions (docs/nat.md)",
     "`lbctl session list` shows whose they are. A flood is limited by the backends' answers: half-open sessions end "
     "within seconds.",
 )
 REFUSED = Problem(
     "nat: new connections are refused, because no slot of their buckets is free (drop_nat_full)",
-    "see `lbctl session list` for whose they are; more nat.sessions end those that exist (docs/nat.md)",
+    "see `lbctl session list` for whose they are; raise nat.sessions (docs/nat.md)",
     "Sessions that exist go on. The line stays for a while after the last refusal.",
 )
 
@@ -54,10 +54,10 @@ class SessionKeeper:
         refused: Callable[[], int],
         service_names: Mapping[int, str],
         on_change: Callable[[], None],
-        former: FormerPool | None = None,
+        former: FormerSessions | None = None,
     ) -> None:
         """`refused` counts the new sessions that found no slot, `service_names` are by slot. `on_change` is called when
-        the problems differ, or whether the `former` pool is in use."""
+        the problems differ, or whether what the `former` ones have is in use."""
         self.table, self.watch, self.former = table, watch, former
         self.service_names = service_names
         self.scan: Scan | None = None

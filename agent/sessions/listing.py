@@ -10,12 +10,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from agent.address import Network
 from agent.sessions.page import Names, encode, rows_of, sessions
 from agent.sessions.selection import Records, Selection
 from agent.sessions.session_table import SessionTable
 from agent.sessions.tag_array import LIVE, Slots, Tags, are_ipv6, are_live, same_session, states_of
 from bpf.layout.nat import NAT_ROWS
+from bpf.layout.session import WAYS
 from bpf.maps.session_map import now_tick
 
 PART: Final = 1 << 12
@@ -82,11 +82,10 @@ def close_selected(table: SessionTable, selection: Selection) -> int:
     return sum(table.close(found.slots, found.tags, now_tick()) for found in parts)
 
 
-def count_live(table: SessionTable, pools: Collection[Network] = ()) -> int:
-    """Return how many sessions there are now, of all, or with addresses of these pools. For a thread: with pools it
-    reads all records."""
-    if pools:
-        chosen = [Selection(LIVE, pool=pool) for pool in pools]
+def count_live(table: SessionTable, chosen: Collection[Selection] = ()) -> int:
+    """Return how many sessions there are now, of all, or those of these selections, which exclude each other. For a
+    thread: it may read all records."""
+    if chosen:
         starts = range(0, len(table.tags), PART)
         return sum(len(found) for one in chosen for start in starts for found in find(table, one, start))
     return sum(int(np.count_nonzero(are_live(table.tags[at : at + PART]))) for at in range(0, len(table.tags), PART))
@@ -112,6 +111,6 @@ def find_one(table: SessionTable, selection: Selection, ranges: Iterable[range])
 
 def rows_slots(table: SessionTable, rows: Iterable[int]) -> Iterator[range]:
     """Yield the slots of these NAT rows."""
-    per_row = len(table.tags) // NAT_ROWS
     for row in rows:
-        yield range(row * per_row, (row + 1) * per_row)
+        for start in range(row * WAYS, len(table.tags), NAT_ROWS * WAYS):
+            yield range(start, start + WAYS)

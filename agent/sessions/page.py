@@ -60,7 +60,6 @@ _PROTOCOLS: Final = {6: "tcp", 17: "udp"}
 class Names:
     """What numbers of records mean on this node."""
 
-    sessions: int
     services: Mapping[int, str]
     """By slot."""
 
@@ -92,7 +91,7 @@ def sessions(version: int, now: int, rows: Rows, names: Names, events: bool = Fa
     addresses = {end: record[end].tobytes() for end in _PORTS}
     column = {name: record[name].tolist() for name in ("protocol", "service_slot", "created", *_PORTS.values())}
     for i, (slot, known, cause, before, tag) in enumerate(rows[["slot", "known", "cause", "before", "tag"]].tolist()):
-        session = {"slot": slot, "row": row_of_slot(names.sessions, slot), **_tag(tag, now)}
+        session = {"slot": slot, "row": row_of_slot(slot), **_tag(tag, now)}
         if events:
             session["before"], session["cause"] = state_name(before), _CAUSES[cause]
         if known:

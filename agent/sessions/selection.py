@@ -13,6 +13,7 @@ import numpy.typing as npt
 from agent.address import Address, Network
 from agent.model import Flow
 from agent.sessions.tag_array import Mask
+from bpf.layout.nat import bucket_bits
 from bpf.layout.service import Protocol
 from bpf.layout.session import SessionState
 
@@ -34,6 +35,8 @@ class Selection:
     backend_port: int | None = None
     pool: Network | None = None
     """Of their NAT addresses."""
+    began_among: frozenset[int] | None = None
+    """What `nat.sessions` was when they began."""
     flow: Flow | None = None
     """From a client to a VIP: one session at most."""
     created_by: int | None = None
@@ -53,6 +56,8 @@ class Selection:
             mask &= in_network(records["client"], self.client, version)
         if self.pool is not None:
             mask &= in_network(records["nat"], self.pool, version)
+        if self.began_among is not None:
+            mask &= np.isin(records["bucket_bits"], [bucket_bits(number) for number in self.began_among])
         if self.backend is not None:
             mask &= _equal(records["backend"], self.backend, version)
         if self.backend_port is not None:

@@ -10,6 +10,7 @@ from typing import Self
 from bpf.attach import egress, uplink
 from bpf.attach.egress import EgressFilter
 from bpf.attach.pin_dir import PinDir
+from bpf.attach.session_move import sessions_moved
 from bpf.attach.uplink import Mode, Uplink
 from bpf.compiler.build import build_programs, tail_calls_pin
 from bpf.compiler.source import EgressOptions, LbOptions, Options
@@ -79,7 +80,7 @@ class DataPath:
         maps = Maps.open(folder, rows, nat)
         nat6 = nat is not None and nat.ipv6
         builds = [LbOptions(rows, place, ipv6, nat=nat is not None, nat6=nat6) for place in range(len(names))]
-        programs = [pins.program(build) for build in builds]
+        programs = [pins.program(build, nat) for build in builds]
         egress_pin = pins.egress()
         wanted: dict[Path, Options] = {**dict(zip(programs, builds, strict=True)), egress_pin: EgressOptions()}
         fds: dict[Path, int] = {}
@@ -158,9 +159,10 @@ class DataPath:
         for place, entry in self._moved.items():
             self.maps.uplinks.write(place, entry)
         self._moved = {}
-        for one in self.uplinks:
-            one.attach()
-        wait_for_running_programs()  # of packets that a replaced program handles, and whose tail calls are removed now
+        with sessions_moved(self._pins, self.maps):
+            for one in self.uplinks:
+                one.attach()
+            wait_for_running_programs()  # of packets that a replaced program handles; its tail calls are removed now
         self._pins.remove_programs_and_maps(
             keep={self._pins.maps(self.maps.row_count, self.maps.nat_shape).name} | self._programs
         )

@@ -1,25 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pin folder on bpffs: what each pin is named. N is the interface's place in the configured list.
 
-    maps_LAYOUT/NAME            the maps, for one layout (rows, structs, counters, NAT)
-    programN_BUILD              the program of uplink N, for one build (source and options)
+    maps_LAYOUT/NAME            the maps, for one layout (rows, structs, counters); with NAT LAYOUT ends in _SESSIONS
+    programN_BUILD              the program of uplink N, for one build (source and options); BUILD likewise
     programs_programN_BUILD     the map of its tail calls, with what they lead to
     linkN                       the attachment of uplink N: packets are handled as long as it exists
     egress_BUILD                the tc egress program; egress.py owns its filters
     clsact_IFINDEX              an interface's clsact qdisc was added for our filter
 
 Names carry digests, so a restarted daemon finds under a name that it computes exactly what it would make. A new layout
-or build is pinned next to the old one, which handles packets until the data path is attached.
+or build is pinned next to the old one, which handles packets until the data path is attached. Layouts that differ in
+the number of sessions alone share all maps but those of sessions.
 """
 
 import contextlib
 import errno
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from bpf.compiler.source import EgressOptions, LbOptions, source_digest
 from bpf.errors import BpfError
+from bpf.kernel.pin import open_pin, pin_object
 from bpf.layout import map_spec
 
 
@@ -31,11 +34,21 @@ class PinDir:
 
     def maps(self, rows: int, nat: map_spec.NatShape | None = None) -> Path:
         """Return the folder of the maps for tables of that many rows, and of NAT."""
-        return self.folder / f"maps_{map_spec.digest(rows, nat)}"
+        return self.folder / f"maps_{map_spec.digest(rows, nat)}{_of_sessions(nat)}"
 
-    def program(self, options: LbOptions) -> Path:
-        """Return the pin of an uplink's program."""
-        return self.folder / f"program{options.uplink}_{source_digest(options)}"
+    def others_in_sessions(self, rows: int, nat: map_spec.NatShape) -> list[map_spec.NatShape]:
+        """Return the layouts that are pinned here too and differ in the number of sessions alone."""
+        found = self.folder.glob(f"maps_{map_spec.digest(rows, nat)}_*")
+        numbers = sorted(int(path.name.rpartition("_")[2]) for path in found)
+        return [replace(nat, sessions=number) for number in numbers if number != nat.sessions]
+
+    def program(self, options: LbOptions, nat: map_spec.NatShape | None = None) -> Path:
+        """Return the pin of an uplink's program. Its tail calls have the sessions, so their number is a part of it."""
+        return self.folder / f"program{options.uplink}_{source_digest(options)}{_of_sessions(nat)}"
+
+    def programs(self, nat: map_spec.NatShape) -> list[Path]:
+        """Return the pins of uplinks' programs, of any build, for that number of sessions."""
+        return sorted(self.folder.glob(f"program[0-9]_*{_of_sessions(nat)}"))
 
     def egress(self) -> Path:
         """Return the pin of the tc egress program."""
@@ -54,13 +67,27 @@ class PinDir:
         return self.folder / f"clsact_{ifindex}"
 
     def make_maps(self, rows: int, nat: map_spec.NatShape | None = None) -> Path:
-        """Make the folder of the maps, and return it."""
+        """Make the folder of the maps, with those that another layout shares, and return it. Raises BpfError."""
         folder = self.maps(rows, nat)
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise BpfError(f"cannot make {folder}: {error.strerror}; BPF needs root", error.errno) from None
+        for other in self.others_in_sessions(rows, nat) if nat else ():
+            self._share(self.maps(rows, other), folder)
         return folder
+
+    @staticmethod
+    def _share(source: Path, folder: Path) -> None:
+        """Pin the maps of one folder that are missing in another there too, but for those of sessions."""
+        for path in source.iterdir():
+            target = folder / path.name
+            if path.name in map_spec.SESSION_MAPS or target.exists() or (fd := open_pin(path)) is None:
+                continue
+            try:
+                pin_object(fd, target)
+            finally:
+                os.close(fd)
 
     def remove_programs_and_maps(self, keep: set[str]) -> None:
         """Remove the pins of programs and maps, except for names to keep."""
@@ -89,3 +116,7 @@ class PinDir:
                 break
         message = f"{self.folder}: not on a BPF file system: mount -t bpf bpf /sys/fs/bpf"
         raise BpfError(message, errno.ENOTSUP)
+
+
+def _of_sessions(nat: map_spec.NatShape | None) -> str:
+    return f"_{nat.sessions}" if nat else ""

@@ -294,8 +294,8 @@ DESCRIPTIONS: Final[dict[Counter, Description]] = {
     ),
     Counter.DROP_NAT_FULL: Description(
         "A new session finds no room in its two buckets, or only half-open ones.",
-        "Look for a flood of SYNs: `lbctl deny add PREFIX`. Without one, plan more `nat.sessions`: it takes a "
-        "larger pool, and the change ends the sessions that exist.",
+        "Look for a flood of SYNs: `lbctl deny add PREFIX`. Without one, raise `nat.sessions`, which "
+        "takes a larger pool.",
     ),
     Counter.DROP_NAT_FOREIGN: Description(
         "A packet to a NAT address that belongs to no session, and no node is left to try.",

@@ -15,7 +15,7 @@ from bpf.layout.conf import CONF_STRUCT
 from bpf.layout.counter import STATS_STRUCT, Counter
 from bpf.layout.echo import ECHO_STATE_STRUCT
 from bpf.layout.fragment import FIRST_FRAGMENT_STRUCT, FRAGMENT_KEY_STRUCT
-from bpf.layout.nat import NAT_CONF_STRUCT, NAT_PARSED_SIZE, NAT_ROWS
+from bpf.layout.nat import NAT_CONF_STRUCT, NAT_PARSED_SIZE, NAT_ROWS, SESSIONS_MIN
 from bpf.layout.nat_backend import (
     BACKEND_LOAD_STRUCT,
     BACKEND_STRUCT,
@@ -176,8 +176,14 @@ def _packet_maps(rows: int) -> tuple[MapSpec, ...]:
     )
 
 
+SESSION_MAPS: Final = ("session_tags", "sessions4", "sessions6")
+"""The maps whose size the number of sessions decides, and no other's."""
+
+
 def digest(rows: int, nat: NatShape | None = None) -> str:
-    """Return a short name of this layout of the maps; it differs if any size, field or counter does."""
+    """Return a short name of this layout of the maps; it differs if any size, field or counter does, but for the number
+    of sessions."""
+    nat = replace(nat, sessions=SESSIONS_MIN) if nat else None
     structs = STRUCTS + (NAT_STRUCTS if nat else ())
     described: tuple[Any, ...] = (map_specs(rows, nat), structs, [counter.name for counter in Counter])
     return hashlib.sha256(repr(described).encode()).hexdigest()[:12]

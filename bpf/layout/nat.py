@@ -30,6 +30,7 @@ class NatFlag(IntFlag):
     """The flags of `struct nat_conf`; nat_layout.h defines each."""
 
     WATCHED = 1
+    MOVING = 2
 
 
 class Timeout(IntEnum):
@@ -73,14 +74,14 @@ NAT_CONF_STRUCT: Final = CStruct(
         ("hosts6", "4s"),
         ("former4", "4s"),
         ("former6", "16s"),
-        ("bucket_bits", "I"),
+        ("bucket_bits", "B"),
+        ("former_bits", "B"),
         ("table", "H"),
         ("flags", "H"),
         ("hops", "2H"),
         ("mss", "2H"),
         ("up", "B"),
         ("forward", "B"),
-        ("pad", "6x"),
         ("rest", f"{_REST_STATES}q"),
     ),
 )
@@ -107,9 +108,9 @@ def slot_of(pool: Network, address: Address, port: int) -> int:
     return int(address) - int(pool[0]) << PORT_BITS | port & (1 << PORT_BITS) - 1
 
 
-def row_of_slot(sessions: int, slot: int) -> int:
-    """Return the row that a slot is in, of so many sessions."""
-    return slot // (sessions // NAT_ROWS)
+def row_of_slot(slot: int) -> int:
+    """Return the row that a slot is in: that of its port, so it is the same among any number of slots."""
+    return slot // WAYS % NAT_ROWS
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ class NatConf:
     """What the NAT program knows of its own node.
 
     `sessions` (a power of two, SESSIONS_MIN to SESSIONS_MAX) and the pools are the cluster's. New sessions get
-    addresses of `pool` and `pool6`; those of `former` and `former6`, if there are any, are served too. `table` is the
+    addresses of `pool` and `pool6`, and among so many `sessions` their slots; those of `former` and `former6`, and
+    those that began among `former_sessions`, are served too: other pools or another number, not both. `table` is the
     slot of the table of rows. `hop4` and `hop6` are the next hops to clients, 0 for none; `mss4` and `mss6` the largest
     MSS, 0 for any. `up`: this node takes new sessions. `watched`: changes of tags go to the ring buffer.
     """
@@ -135,26 +137,34 @@ class NatConf:
     watched: bool = False
     former: IPv4Network | None = None
     former6: IPv6Network | None = None
+    former_sessions: int | None = None
+
+    @property
+    def slots(self) -> int:
+        """The slots that sessions may have, and so the addresses of the pools that are used."""
+        return max(self.sessions, self.former_sessions or 0)
 
     def pack(self) -> bytes:
         """Encode as `struct nat_conf`."""
-        _check_sessions(self.sessions)
-        hosts = pool_addresses(self.sessions) - 1
+        former = self.former_sessions or self.sessions
+        for sessions in (self.sessions, former):
+            _check_sessions(sessions)
+        hosts = pool_addresses(self.slots) - 1
         bits4, bits6 = ((hosts if pool else 0).to_bytes(4, "big") for pool in (self.pool, self.pool6))
         return NAT_CONF_STRUCT.codec.pack(
             self._last(self.pool, 4), bits4, self._last(self.pool6, 16), bits6,
             self._last(self.former or self.pool, 4), self._last(self.former6 or self.pool6, 16),
-            _bucket_bits(self.sessions), self.table, self.watched * NatFlag.WATCHED, self.hop4, self.hop6,
-            self.mss4, self.mss6, self.up, self.forward, *_rests(),
+            bucket_bits(self.sessions), bucket_bits(former), self.table, self.watched * NatFlag.WATCHED,
+            self.hop4, self.hop6, self.mss4, self.mss6, self.up, self.forward, *_rests(),
         )  # fmt: skip
 
     def _last(self, pool: Network | None, size: int) -> bytes:
         """Return the last address that sessions use of a pool."""
         if pool is None:
             return bytes(size)
-        count = pool_addresses(self.sessions)
+        count = pool_addresses(self.slots)
         if pool.num_addresses < count:
-            raise ValueError(f"pool {pool}: {count} addresses are wanted for {self.sessions} sessions")
+            raise ValueError(f"pool {pool}: {count} addresses are wanted for {self.slots} sessions")
         return pool[count - 1].packed
 
 
@@ -178,22 +188,27 @@ def _check_sessions(sessions: int) -> None:
         raise ValueError(f"sessions: {sessions} is not a power of two in {SESSIONS_MIN}-{SESSIONS_MAX}")
 
 
-def _bucket_bits(sessions: int) -> int:
-    """Return the bits of a bucket's number in its row."""
+def bucket_bits(sessions: int) -> int:
+    """Return the bits of a bucket's number in its row, with so many sessions."""
     return (sessions // NAT_ROWS // WAYS).bit_length() - 1
 
 
 def unpack_conf(data: bytes) -> "NatConf | None":
     """Decode `struct nat_conf`; None if it was never written. The pools are the addresses that sessions use."""
     last4, hosts4, last6, hosts6, former4, former6, *rest = NAT_CONF_STRUCT.codec.unpack(data)
-    bits, table, flags, hop4, hop6, mss4, mss6, up, forward, *rests = rest
+    bits, former_bits, table, flags, hop4, hop6, mss4, mss6, up, forward, *rests = rest
     if not any(rests):
         return None
     return NatConf(
-        NAT_ROWS * WAYS << bits, table, _pool4(last4, hosts4), _pool6(last6, hosts6), Forward(forward), bool(up),
+        _sessions(bits), table, _pool4(last4, hosts4), _pool6(last6, hosts6), Forward(forward), bool(up),
         hop4, hop6, mss4, mss6, bool(flags & NatFlag.WATCHED),
         _pool4(former4, hosts4) if former4 != last4 else None, _pool6(former6, hosts6) if former6 != last6 else None,
+        _sessions(former_bits) if former_bits != bits else None,
     )  # fmt: skip
+
+
+def _sessions(bits: int) -> int:
+    return NAT_ROWS * WAYS << bits
 
 
 def is_watched(conf: bytes) -> bool:
@@ -201,9 +216,9 @@ def is_watched(conf: bytes) -> bool:
     return bool(_flags(conf) & NatFlag.WATCHED)
 
 
-def with_watched(conf: bytes, on: bool) -> bytes:
-    """Return a packed conf with which the program writes events, or none."""
-    flags = _flags(conf) & ~NatFlag.WATCHED | (NatFlag.WATCHED if on else 0)
+def with_flag(conf: bytes, flag: NatFlag, on: bool) -> bytes:
+    """Return a packed conf with a flag, or without it."""
+    flags = _flags(conf) & ~flag | (flag if on else 0)
     return conf[:_FLAGS_AT] + flags.to_bytes(2, "little") + conf[_FLAGS_AT + 2 :]
 
 

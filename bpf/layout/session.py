@@ -30,7 +30,8 @@ SESSION_STRUCT: Final = CStruct(
         ("family", "B"),
         ("backend_index", "H"),
         ("service_slot", "H"),
-        ("pad", "2x"),
+        ("bucket_bits", "B"),
+        ("pad", "x"),
         ("created", "I"),
         ("sums", "4H"),
         ("client_ack", "I"),
@@ -97,7 +98,7 @@ class Session:
     """A session's record: both connections that it joins.
 
     `backend_index` and `created` (a tick) are those of one node. `client_ack` and `backend_ack` are the last
-    acknowledgment numbers of either end.
+    acknowledgment numbers of either end. `bucket_bits` is the logarithm of its row's buckets when it began.
     """
 
     protocol: int
@@ -114,6 +115,7 @@ class Session:
     created: int = 0
     client_ack: int = 0
     backend_ack: int = 0
+    bucket_bits: int = 1
 
     def pack(self) -> bytes:
         """Encode as `struct session4` or `struct session6`, by the client's family, with the checksum differences."""
@@ -121,8 +123,8 @@ class Session:
             port.to_bytes(2, "big") for port in (self.client_port, self.vip_port, self.backend_port, self.nat_port)
         ]
         rest = SESSION_STRUCT.codec.pack(
-            *ports, self.protocol, self.client.version, self.backend_index, self.service_slot, self.created,
-            *self.sums(), self.client_ack, self.backend_ack,
+            *ports, self.protocol, self.client.version, self.backend_index, self.service_slot, self.bucket_bits,
+            self.created,             *self.sums(), self.client_ack, self.backend_ack,
         )  # fmt: skip
         ends = [end.packed for end in (self.client, self.vip, self.backend, self.nat)]
         return (SESSION4_STRUCT if self.client.version == 4 else SESSION6_STRUCT).codec.pack(*ends, rest)
@@ -135,10 +137,10 @@ class Session:
         client, vip, backend, nat = (unpack_address(family, end) for end in ends)
         fields = SESSION_STRUCT.codec.unpack(rest)
         client_port, vip_port, backend_port, nat_port = (int.from_bytes(port, "big") for port in fields[:4])
-        protocol, _family, index, slot, created, *_sums, client_ack, backend_ack = fields[4:]
+        protocol, _family, index, slot, bits, created, *_sums, client_ack, backend_ack = fields[4:]
         return cls(
             protocol, client, client_port, vip, vip_port, backend, backend_port, nat, nat_port, index, slot, created,
-            client_ack, backend_ack,
+            client_ack, backend_ack, bits,
         )  # fmt: skip
 
     def sums(self) -> tuple[int, int, int, int]:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from bpf.errors import BpfError
 from bpf.layout.limits import SLOTS
-from bpf.layout.nat import NAT_ROWS, NatConf, is_watched, unpack_conf, with_watched
+from bpf.layout.nat import NAT_ROWS, NatConf, NatFlag, is_watched, unpack_conf, with_flag
 from bpf.layout.nat_backend import (
     BACKENDS,
     NAT_HOPS,
@@ -56,11 +56,15 @@ class NatMaps:
 
     def write_conf(self, conf: NatConf) -> None:
         """Write the conf. Whether sessions are watched stays as it is."""
-        self._confs.set_entry(0, with_watched(conf.pack(), is_watched(self._confs.entry(0))))
+        self._confs.set_entry(0, with_flag(conf.pack(), NatFlag.WATCHED, is_watched(self._confs.entry(0))))
 
     def set_watched(self, on: bool) -> None:
         """Have the program write the changes of sessions to the ring buffer, or no more."""
-        self._confs.set_entry(0, with_watched(self._confs.entry(0), on))
+        self._confs.set_entry(0, with_flag(self._confs.entry(0), NatFlag.WATCHED, on))
+
+    def set_moving(self, on: bool) -> None:
+        """Have the program make no session and call none unknown, while sessions are copied; or no more."""
+        self._confs.set_entry(0, with_flag(self._confs.entry(0), NatFlag.MOVING, on))
 
     def open_events(self) -> RingReader[bytes]:
         """Open the reading end of the ring buffer of changes, `EVENT_DTYPE` each; one reader at a time."""

@@ -9,6 +9,10 @@ from bpf.layout.session import SESSION4_STRUCT, SESSION6_STRUCT, SESSION_ENDS, S
 
 EVENT_DTYPE: Final = np.dtype([("slot", "<u4"), ("pad", "<u4"), ("before", "<u8"), ("after", "<u8")])
 
+_FORMS: Final = (
+    ("protocol", "u1"), ("family", "u1"), ("backend_index", "<u2"), ("service_slot", "<u2"), ("bucket_bits", "u1")
+)  # fmt: skip
+
 
 def _dtype(address_bytes: int, size: int) -> "np.dtype[Any]":
     """Return the type of a record as numpy sees it: addresses and ports in network order, IPv6 addresses and checksum
@@ -19,7 +23,7 @@ def _dtype(address_bytes: int, size: int) -> "np.dtype[Any]":
     offsets = SESSION_STRUCT.offsets()
     for name in ("client_port", "vip_port", "backend_port", "nat_port"):
         fields[name] = (">u2", at + offsets[name])
-    for name, form in (("protocol", "u1"), ("family", "u1"), ("backend_index", "<u2"), ("service_slot", "<u2")):
+    for name, form in _FORMS:
         fields[name] = (form, at + offsets[name])
     fields["sums"] = ("V8", at + offsets["sums"])
     for name in ("created", "client_ack", "backend_ack"):

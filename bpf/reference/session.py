@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """NAT sessions as pure functions: the slots that a flow's session may have, its states, and its timers.
 
-A session is a numbered slot of one array that the nodes share by rows: row | bucket | way. Its tag, a word that changes
+A session is a numbered slot of one array that the nodes share by rows: bucket | row | way. Its tag, a word that changes
 by compare-and-exchange only, has a fingerprint, the state, flags, and when the last packet came.
 
     SYN --(SYN-ACK seen, then acknowledged)--> EST --(FIN of either)--> FIN --(FINs of both, then ACK)--> CLOSED
@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from bpf.layout.nat import Timeout
+from bpf.layout.nat import NAT_ROWS, Timeout
 from bpf.layout.session import WAYS, SessionState, Tag, TagFlag
 from bpf.reference.flow_hash import mix
 
@@ -43,9 +43,9 @@ def place_of(flow_hash: int, row: int, bucket_bits: int) -> Place:
     """Return where the session of a flow of a NAT row may be, by its hash. A row has 2^`bucket_bits` buckets."""
     second = mix(flow_hash ^ 0x51ED_270B)
     mask = (1 << bucket_bits) - 1
-    first = row << bucket_bits | second & mask
-    other = row << bucket_bits | second >> 7 & mask
-    return Place(second >> 16 | 1, (first, other ^ 1 if other == first else other))
+    first, other = second & mask, second >> 7 & mask
+    other ^= first == other
+    return Place(second >> 16 | 1, (first * NAT_ROWS + row, other * NAT_ROWS + row))
 
 
 @dataclass(frozen=True)

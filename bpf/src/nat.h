@@ -5,8 +5,8 @@
  *
  * A packet's row names the nodes that may have its session, and the rule of pick.h leads it there: with "a session
  * here" in place of "a socket here". The row of a client's packet is that of its flow; the row of a backend's packet is
- * that of the endpoint it goes to, the upper bits of the session's slot: any node that a router chose finds the
- * owner. All services of mode nat share one table of rows, by their five-tuple.
+ * that of the endpoint it goes to, a part of the session's slot: any node that a router chose finds the owner. All
+ * services of mode nat share one table of rows, by their five-tuple.
  *
  * Straight from the router, only an owner looks for a session: other nodes of the chain may have copies, but the state
  * is followed in one place. While two epochs are in use, a session is looked for by the keys of both.
@@ -124,10 +124,11 @@ static __always_inline int handle_nat(struct xdp_md *ctx, const struct conf *con
 	int verdict = XDP_DROP;
 	u32 table, slot;
 	u64 found;
-	bool opens;
+	bool opens, moving;
 
 	if (!nat)
 		return XDP_PASS; /* never */
+	moving = nat->flags & NAT_MOVING;
 	service = nat_service(nat);
 	find_flow(conf, nat, &service, pkt, &flow);
 	if (flow.reply || pkt->icmp_error)
@@ -175,14 +176,14 @@ static __always_inline int handle_nat(struct xdp_md *ctx, const struct conf *con
 		event = reject(&flow);
 		if (opens && is_last_hop(ctx, pkt))
 			event = DROP_NAT_TTL;
-		else if (opens)
+		else if (opens && !moving)
 			flow.slot = make_session(conf, nat, flow.hash, flow.counted,
 						 row->node[0] == conf->self && !is_pulled(flow.r), pkt, &event);
 	}
 	forget_all(conf, pkt, &flow);
 	if (flow.slot != NO_SLOT)
 		verdict = pass_on(ctx, uplink, nat, &flow, transport, pkt, &event);
-	else if (event == DROP_NAT_NO_SESSION && pkt->protocol == IPPROTO_TCP && !is_error(pkt))
+	else if (event == DROP_NAT_NO_SESSION && !moving && pkt->protocol == IPPROTO_TCP && !is_error(pkt))
 		verdict = pkt->plain ? NOT_PLAIN : reply_reset(ctx, uplink, nat, transport, pkt, &event);
 	if (pkt->plain && verdict == NOT_PLAIN)
 		return verdict;

@@ -63,20 +63,24 @@ static __always_inline bool owns_row(const struct conf *conf, const struct servi
 	return other && other->node[0] == conf->self;
 }
 
-/* Find the session of a client's packet, by the key of new flows and then by the other one; as find_by_client(). */
+/*
+ * Find the session of a client's packet, by the key of new flows and then by the other one; as find_by_client(). The
+ * same for the number of buckets: it changes without the key.
+ */
 static __always_inline u64 find_client_session(const struct conf *conf, const struct nat_conf *nat,
 					       const struct service *service, u32 hash, const struct packet *pkt)
 {
+	u32 bits = nat->bucket_bits, i;
 	u64 found;
-	u32 i;
 
 #pragma clang loop unroll(disable)
 	for (i = 0; i < BANKS; i++) {
-		found = find_by_client(nat, hash, pkt);
+		found = find_by_client(bits, hash, pkt);
 		FORGET(conf, found);
 		if ((u32)found != NO_SLOT || !uses_two_banks(conf, pkt))
 			return found;
 		hash = flow_hash(conf->hash_key[active_bank(conf) ^ 1], service, pkt);
+		bits = nat->former_bits;
 	}
 	return NO_SLOT;
 }
@@ -107,7 +111,7 @@ static __always_inline void find_flow(const struct conf *conf, const struct nat_
 	flow->reply = !pkt->service;
 	if (flow->reply) {
 		flow->slot = slot_of_endpoint(nat, pkt);
-		flow->r = flow->slot >> ((nat->bucket_bits & 15) + 3);
+		flow->r = flow->slot / WAYS % NAT_ROWS;
 		flow->hash = mix(flow->slot);
 		flow->counted = nat->table;
 	} else {

@@ -4,16 +4,18 @@
  * builds with NAT.
  *
  * A session is a numbered slot of one array, and the number is its NAT endpoint: slot / 32768 is the address in the
- * pool, and 0x8000 + slot % 32768 the port. So a reply names its session, and by the slot's upper bits its row.
+ * pool, and 0x8000 + slot % 32768 the port. So a reply names its session, and by its port the row: with more slots a
+ * row has more buckets, on more addresses, and what was a slot before is the same one.
  *
- *	slot = row (12 bits) | bucket (bucket_bits) | way (3 bits)
+ *	slot = bucket of the row (bucket_bits) | row (12 bits) | way (3 bits)
  */
 #pragma once
 
 #include "lb.h"
 #include "packet.h"
 
-#define NAT_ROWS 4096           /* of the table of NAT: the first of its ROWS */
+#define NAT_ROWS 4096 /* of the table of NAT: the first of its ROWS */
+#define NAT_ROW_BITS 12
 #define WAYS 8                  /* slots of a bucket, whose tags share a cache line */
 #define OWNER_WAYS 6            /* in these a row's owner makes sessions, in the others any other node */
 #define BACKENDS 4096           /* index 0 means "none" */
@@ -43,21 +45,24 @@ struct nat_conf {
 	__be32 last4,
 		hosts4; /* of the pool: the last address, and the bits in which its addresses differ; 0: no pool */
 	__be32 last6[4];
-	__be32 hosts6;     /* in the last word */
-	__be32 former4;    /* last address of the pool from which no new session gets one; last4: there is none */
-	__be32 former6[4]; /* likewise */
-	u32 bucket_bits;
-	u16 table;   /* slot of the table of rows */
-	u16 flags;   /* NAT_* */
-	u16 hops[2]; /* indexes in nat_hops: to the clients, IPv4 and IPv6; 0: none */
-	u16 mss[2];  /* the largest that SYN and SYN-ACK may name, IPv4 and IPv6; 0: any */
-	u8 up;       /* this node takes new sessions */
-	u8 forward;  /* FORWARD_BY_*: how a packet reaches the next node */
-	u16 pad[3];
+	__be32 hosts6;         /* in the last word */
+	__be32 former4;        /* last address of the pool from which no new session gets one; last4: there is none */
+	__be32 former6[4];     /* likewise */
+	u8 bucket_bits;        /* of new sessions: a row has 2^bucket_bits buckets for them */
+	u8 former_bits;        /* of sessions that began with another number; bucket_bits: there are none */
+	u16 table;             /* slot of the table of rows */
+	u16 flags;             /* NAT_* */
+	u16 hops[2];           /* indexes in nat_hops: to the clients, IPv4 and IPv6; 0: none */
+	u16 mss[2];            /* the largest that SYN and SYN-ACK may name, IPv4 and IPv6; 0: any */
+	u8 up;                 /* this node takes new sessions */
+	u8 forward;            /* FORWARD_BY_*: how a packet reaches the next node */
 	s64 rest[REST_STATES]; /* by 2 * state + CLOSED_BY_BACKEND: ticks after which a new session may take the slot */
 };
 
-enum { NAT_WATCHED = 1 /* changes of tags go to session_events */ };
+enum {
+	NAT_WATCHED = 1, /* changes of tags go to session_events */
+	NAT_MOVING = 2,  /* sessions are being copied into other maps: none is made, and none is known to be gone */
+};
 
 struct nat_service {
 	u8 balance;  /* BALANCE_* */
@@ -120,7 +125,8 @@ struct session {
 	u8 family;
 	u16 backend_index; /* on this node */
 	u16 service_slot;
-	u16 pad;
+	u8 bucket_bits; /* of nat_conf when it began: with others, a client's packet finds other buckets */
+	u8 pad;
 	u32 created;     /* tick */
 	u16 sums[4];     /* checksum differences: to the backend in IP and above it, to the client in IP and above it */
 	u32 client_ack;  /* the last acknowledgment number of the client ... */

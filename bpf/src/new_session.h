@@ -122,8 +122,8 @@ static __always_inline void write_sums(struct session *session, u64 to_backend, 
 	session->sums[3] = fold_sum(to_client + backend_ports + session->vip_port + session->client_port);
 }
 
-static __always_inline void write_rest(struct session *session, const struct packet *pkt, const struct backend *backend,
-				       u32 index, u32 slot, u32 service_slot, u32 now)
+static __always_inline void write_rest(struct session *session, const struct nat_conf *nat, const struct packet *pkt,
+				       const struct backend *backend, u32 index, u32 slot, u32 service_slot, u32 now)
 {
 	session->client_port = pkt->client_port;
 	session->vip_port = pkt->vip_port;
@@ -133,6 +133,7 @@ static __always_inline void write_rest(struct session *session, const struct pac
 	session->family = pkt->family;
 	session->backend_index = index;
 	session->service_slot = service_slot;
+	session->bucket_bits = nat->bucket_bits;
 	session->created = now;
 	session->client_ack = 0;
 	session->backend_ack = 0;
@@ -149,7 +150,7 @@ static __always_inline bool write_record4(const struct nat_conf *nat, const stru
 	record->vip = pkt->vip[0];
 	record->backend = backend->address[0];
 	record->nat = (nat->last4 & ~nat->hosts4) | htonl(slot >> PORT_BITS);
-	write_rest(&record->rest, pkt, backend, index, slot, service_slot, now);
+	write_rest(&record->rest, nat, pkt, backend, index, slot, service_slot, now);
 	write_sums(&record->rest, (u64)(u32)~record->client + (u32)~record->vip + record->nat + record->backend,
 		   (u64)(u32)~record->backend + (u32)~record->nat + record->vip + record->client);
 	return true;
@@ -175,7 +176,7 @@ static __always_inline bool write_record6(const struct nat_conf *nat, const stru
 	__builtin_memcpy(record->backend, backend->address, sizeof(record->backend));
 	__builtin_memcpy(record->nat, nat->last6, sizeof(record->nat));
 	record->nat[3] = (nat->last6[3] & ~nat->hosts6) | htonl(slot >> PORT_BITS);
-	write_rest(&record->rest, pkt, backend, index, slot, service_slot, now);
+	write_rest(&record->rest, nat, pkt, backend, index, slot, service_slot, now);
 	client = sum_of_address(record->client);
 	vip = sum_of_address(record->vip);
 	to = sum_of_address(record->nat) + sum_of_address(record->backend);
@@ -229,7 +230,7 @@ static __always_inline u32 make_session(const struct conf *conf, const struct na
 	u64 *tag, before;
 
 	*event = DROP_NAT_FULL;
-	find_place(nat, hash, pkt, &place);
+	find_place(nat->bucket_bits, hash, pkt, &place);
 	index = place.bucket[0];
 #pragma clang loop unroll(disable)
 	for (i = 0; i < 2; i++) {

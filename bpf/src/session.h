@@ -77,16 +77,15 @@ static __always_inline u32 family_flags(const struct packet *pkt)
 	return (pkt->family == 6 ? TAG_IPV6 : 0) | (pkt->protocol == IPPROTO_UDP ? TAG_UDP : 0);
 }
 
-static __always_inline void find_place(const struct nat_conf *nat, u32 hash, const struct packet *pkt,
-				       struct session_place *place)
+static __always_inline void find_place(u32 bucket_bits, u32 hash, const struct packet *pkt, struct session_place *place)
 {
-	u32 other = mix(hash ^ 0x51ed270b), mask = (1 << (nat->bucket_bits & 15)) - 1;
-	u32 first = (hash & (NAT_ROWS - 1)) << (nat->bucket_bits & 15);
+	u32 other = mix(hash ^ 0x51ed270b), mask = (1 << (bucket_bits & 15)) - 1;
+	u32 first = other & mask, second = other >> 7 & mask;
 
+	second ^= first == second;
 	place->key = make_tag(other >> 16 | 1, 0, family_flags(pkt), 0);
-	place->bucket[0] = first | (other & mask);
-	place->bucket[1] = first | (other >> 7 & mask);
-	place->bucket[1] ^= place->bucket[0] == place->bucket[1];
+	place->bucket[0] = first << NAT_ROW_BITS | (hash & (NAT_ROWS - 1));
+	place->bucket[1] = second << NAT_ROW_BITS | (hash & (NAT_ROWS - 1));
 }
 
 /* The logarithms of 1, 2, 4 to 256: each in the nibble to which multiplying by 19 leads. */
@@ -218,14 +217,14 @@ static __always_inline bool is_backend_of(u32 slot, const struct packet *pkt)
  * Return the slot of a client's packet in one of its two buckets, and in the upper half that of its tag as it was;
  * NO_SLOT: it has no session here.
  */
-static __always_inline u64 find_by_client(const struct nat_conf *nat, u32 hash, const struct packet *pkt)
+static __always_inline u64 find_by_client(u32 bucket_bits, u32 hash, const struct packet *pkt)
 {
 	struct session_bucket *bucket;
 	struct session_place place;
 	u32 i, way, slot, index;
 	u64 tag;
 
-	find_place(nat, hash, pkt, &place);
+	find_place(bucket_bits, hash, pkt, &place);
 #pragma unroll
 	for (i = 0; i < 2; i++) {
 		index = place.bucket[i];

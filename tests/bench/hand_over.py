@@ -29,7 +29,7 @@ from support.session_records import record
 from agent.channel.channel import Channel
 from agent.channel.event import ItemReceived
 from agent.handover.exchange import Exchange
-from agent.handover.item import Codec, Slots
+from agent.handover.item import Codec, Origin, Slots
 from agent.liveness.echo_socket import EchoSocket
 from bpf.layout.nat import NAT_ROWS
 
@@ -46,7 +46,7 @@ class Node:
     def __init__(self, own: IPv4Address, other: IPv4Address) -> None:
         self.arrays, self.pulls = Arrays(9 + int(own) % 2, SLOTS), np.zeros(NAT_ROWS, np.uint64)
         self.channel = Channel(own, CLUSTER, [KEY], random.SystemRandom())
-        codec = Codec(Slots(SLOTS, NAT_ROWS, {4: [POOLS[4]]}))
+        codec = Codec(Slots(NAT_ROWS, {4: [Origin(POOLS[4], SLOTS)]}))
         for memory in (self.arrays.tags, self.arrays.map.sessions4):
             memory.view(np.uint8)[:] = 0  # a map's memory is there from the start
         self.exchange = Exchange(int(own), self.arrays.store, codec, self.pulls, self._stream)

@@ -31,6 +31,8 @@ from support.nat_lab import (
     VIP,
     VIP6,
     WEB_PORT,
+    WIDE_POOL,
+    WIDE_POOL6,
     NatLab,
     Sessions,
     nat_lab,
@@ -343,7 +345,7 @@ def test_a_flood_of_syns_touches_no_session_and_is_refused_at_the_limit(lab: Nat
     assert clients.broken() == []
 
 
-# Another pool
+# Another pool, another number of sessions
 
 
 def has_session(lab: NatLab, pool: str) -> bool:
@@ -367,17 +369,20 @@ def uses_new_table(lab: NatLab, node: str) -> bool:
     return len(shown["epochs"]) == 2 and bool(shown["epoch"] == shown["epochs"][0])
 
 
+def previous(pool: str, pool6: str, sessions: int) -> str:
+    return f"table: {{previous: {{nat: {{pool: {pool}, pool6: '{pool6}', sessions: {sessions}}}}}}}\n"
+
+
 def test_another_pool_breaks_nothing_and_the_former_one_serves_until_it_is_empty(lab: NatLab, clients: Clients) -> None:
     """Node by node; under it an agent is killed and a node drained. Without `previous`, as the control, all break."""
     clients.open()
     config, (old, old6) = lab.folder / "lb-nat.yml", (POOL, POOL6)
     before = config.read_text()
     moved = before.replace(f"pool: {old}", f"pool: {NEW_POOL}").replace(f"pool6: {old6}", f"pool6: {NEW_POOL6}")
-    previous = f"table: {{previous: {{nat: {{pool: {old}, pool6: '{old6}', sessions: 65536}}}}}}\n"
     config.write_text(moved)
     refusal = lab.lbctl("b1", "agent", "reload", code=1)
     assert re.match(r"lbctl: nat\.pool: its change ends [\d,]+ sessions of this node with addresses of ", refusal)
-    config.write_text(moved + previous)
+    config.write_text(moved + previous(old, old6, 65536))
     lab.reload("b1", "b2")
     wait_for(lambda: lab.serves(FOUR), "two nodes with both pools")
     assert clients.broken() == []
@@ -421,3 +426,48 @@ def test_another_pool_breaks_nothing_and_the_former_one_serves_until_it_is_empty
     lab.reload(*FOUR, force=True)
     wait_for(lambda: lab.serves(FOUR), "the pool of before")
     wait_for(lambda: sum(one.state == "broken" for one in clients.nat.report()[0]) > HELD / 2, "the control's to break")
+
+
+def test_more_sessions_and_then_fewer_break_nothing(lab: NatLab, clients: Clients) -> None:
+    """Node by node; under it an agent is killed. Without `previous`, as the control, those of a node break. It is the
+    last test of this lab, and leaves that node as it is then."""
+    clients.open()
+    config, more_slots, wide = lab.folder / "lb-nat.yml", lab.sessions(), (WIDE_POOL, WIDE_POOL6)
+    before = config.read_text()
+    fewer = before.replace(f"pool: {POOL}", f"pool: {WIDE_POOL}").replace(f"pool6: {POOL6}", f"pool6: {WIDE_POOL6}")
+    more = fewer.replace("sessions: 65536", "sessions: 131072")
+    config.write_text(more)
+    refusal = lab.lbctl("b1", "agent", "reload", code=1)
+    assert re.match(r"lbctl: nat\.sessions: its change ends [\d,]+ sessions of this node, ", refusal)
+    config.write_text(more + previous(POOL, POOL6, 65536))
+    lab.reload("b1", "b2")
+    wait_for(lambda: lab.serves(FOUR, ()), "two nodes with more slots")
+    assert clients.broken() == []
+    lab.kill("b2", "agent", signal.SIGKILL)
+    lab.start("b2", "agent")
+    wait_for(lambda: lab.service_status("b2"), "b2's next agent")
+    lab.reload("b3", "b4")
+    wait_for(lambda: lab.serves(FOUR, wide) and all(uses_new_table(lab, node) for node in FOUR), "the new table in use")
+    more_slots.open(STREAM, VIP, ECHO_PORT, OTHERS)
+    assert lab.states(FOUR, pool="10.255.0.2/31"), "some have an address of the wider pool"
+    assert clients.broken() == []
+
+    config.write_text(fewer + previous(WIDE_POOL, WIDE_POOL6, 131072))
+    lab.reload(*FOUR)
+    wait_for(lambda: lab.serves(FOUR, wide) and all(uses_new_table(lab, node) for node in FOUR), "fewer for new ones")
+    assert clients.broken() == []
+    assert more_slots.broken() == []
+    config.write_text(fewer)
+    refusal = lab.lbctl("b1", "agent", "reload", code=1)
+    assert re.match(r"lbctl: table\.previous\.nat: its change ends [\d,]+ sessions of this node, ", refusal)
+    more_slots.close()
+    wait_for(lambda: not any(lab.status(node)["nat"]["former"]["sessions"] for node in FOUR), "those of more to end")
+    lab.reload(*FOUR)
+    wait_for(lambda: lab.serves(FOUR, wide), "fewer slots")
+    assert clients.broken() == []
+
+    config.write_text(more)
+    lab.reload("b1", force=True)
+    wait_for(
+        lambda: sum(one.state == "broken" for one in clients.nat.report()[0]) > HELD / 10, "the control's to break"
+    )

@@ -21,20 +21,22 @@ from typing import Any
 import numpy as np
 import pytest
 from support import packets
-from support.nat_stage import BUCKET_BITS, CLIENTS, VERDICTS, Flow, NatStage, slot_in
+from support.nat_stage import CLIENTS, VERDICTS, Flow, NatStage, slot_in
 from support.netns import new_netns
 from support.testrun import Runner
 
 from agent.sessions.tag_array import states_of
 from bpf.kernel.atomic import compare_exchange
 from bpf.layout.counter import Counter
+from bpf.layout.nat import NAT_ROWS
 from bpf.layout.service import Protocol
 from bpf.layout.session import WAYS, SessionState
 from bpf.maps.session_map import now_tick
 
 FLOWS = 8
 """Of each worker: both together want more than the slots in which the owner of a row makes sessions."""
-SLOTS_OF_ROW = WAYS << BUCKET_BITS
+LAYER = NAT_ROWS * WAYS
+"""Slots from a bucket of a row to its next one."""
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,10 @@ def nat(proof_bpffs: Path) -> Iterator[NatStage]:
         with NatStage.opened(proof_bpffs / "nat") as made:
             yield made
         shutil.rmtree(proof_bpffs / "nat")
+
+
+def place_in_row(slot: int) -> int:
+    return slot // LAYER * WAYS + slot % WAYS
 
 
 def flows_of_one_row() -> list[Flow]:
@@ -86,7 +92,7 @@ class Client:
 
 
 class Worker:
-    """Opens, uses and ends sessions. `owners`, by slot of the row, is whose each is; shared with the other worker."""
+    """Opens, uses and ends sessions. `owners`, by place in the row, is whose each is; shared with the other worker."""
 
     def __init__(self, fd: int, clients: list[Client], owners: Any) -> None:
         self._runner = Runner(fd)
@@ -105,8 +111,8 @@ class Worker:
                 assert self._sent(client.ack) == session
                 self._answer(client, session, client.answers[1])
             for client, session in opened:
-                assert self._owners[session.slot % SLOTS_OF_ROW] == client.number, "a slot is given twice"
-                self._owners[session.slot % SLOTS_OF_ROW] = 0
+                assert self._owners[place_in_row(session.slot)] == client.number, "a slot is given twice"
+                self._owners[place_in_row(session.slot)] = 0
                 assert self._sent(client.reset) == session
 
     def _open(self, client: Client) -> Opened | None:
@@ -115,8 +121,8 @@ class Worker:
             self.refused += 1
             return None
         assert session.slot // WAYS in client.flow.place.buckets
-        assert self._owners[session.slot % SLOTS_OF_ROW] == 0, "a slot is given twice"
-        self._owners[session.slot % SLOTS_OF_ROW] = client.number
+        assert self._owners[place_in_row(session.slot)] == 0, "a slot is given twice"
+        self._owners[place_in_row(session.slot)] = client.number
         self.made += 1
         return session
 
@@ -151,22 +157,22 @@ def work(cpu: int, worker: Worker, count: int, report: Connection) -> None:
 class Remover:
     """Frees what is closed, as the agent's scan does, but at once. What changed since it was read stays."""
 
-    def __init__(self, tags: Any) -> None:
-        self._tags = tags
+    def __init__(self, tags: Any, slots: Any) -> None:
+        self._tags, self._slots = tags, slots
         self.removed = 0
 
     def remove(self) -> None:
-        seen = self._tags.copy()
+        seen = self._tags[self._slots]
         ended = np.flatnonzero(states_of(seen) == SessionState.CLOSED)
         free = np.full(len(ended), now_tick(), np.uint64)
-        self.removed += int(compare_exchange(self._tags, ended, seen[ended], free).sum())
+        self.removed += int(compare_exchange(self._tags, self._slots[ended], seen[ended], free).sum())
 
 
 def test_two_cpus_claim_one_bucket(nat: NatStage, request: pytest.FixtureRequest) -> None:
     count = request.config.getoption("--nat-sessions") // 2
     clients = [Client(number, flow) for number, flow in enumerate(flows_of_one_row(), 1)]
-    first = clients[0].flow.row * SLOTS_OF_ROW
-    remover = Remover(nat.sessions.tags[first : first + SLOTS_OF_ROW])
+    slots = np.arange(len(nat.sessions.tags))
+    remover = Remover(nat.sessions.tags, slots[slots // WAYS % NAT_ROWS == clients[0].flow.row])
     cpus = sorted(os.sched_getaffinity(0))
     before = nat.counted()
     with mmap.mmap(-1, 4096) as shared:

@@ -43,6 +43,7 @@ VIP6 = "fd99::1"
 POOL, POOL6 = "10.255.0.0/31", "fd00:ff::/127"
 #: Which the router accepts too.
 NEW_POOL, NEW_POOL6 = "10.255.1.0/31", "fd00:fe::/127"
+WIDE_POOL, WIDE_POOL6 = "10.255.0.0/30", "fd00:ff::/126"
 #: Where the nodes' own addresses are, from which backends are checked.
 NODES = ip_network("10.0.0.0/24"), ip_network("fd00::/64")
 CONTROL_VIP = "10.99.0.2"
@@ -106,7 +107,8 @@ class NatLab(ClusterLab):
         found = {}
         for node in nodes:
             lines = follow(self.lab.root(node) / AGENT_SOCKET, "/sessions", **chosen)
-            names = Names(next(lines)["slots"], {})
+            next(lines)
+            names = Names({})
             for page in itertools.takewhile(lambda page: "end" not in page, lines):
                 found |= {one["client"]: one["state"] for one in decode(page, names) if one["state"] != "closed"}
         return found
@@ -317,7 +319,8 @@ def nat_lab(name: str, folder: Path, **env: str) -> Iterator[NatLab]:
     PROGRAMS.mkdir(exist_ok=True)
     bind = "        - haproxy.cfg:/etc/haproxy-lab.cfg:ro\n"
     daemons = "      exec: *daemons\n"
-    new = [(f"{old} ]", f"{old}, {new} ]") for old, new in ((POOL, NEW_POOL), (POOL6, NEW_POOL6))]
+    accepted = ((POOL, NEW_POOL, WIDE_POOL), (POOL6, NEW_POOL6, WIDE_POOL6))
+    new = [(f"{pools[0]} ]", f"{', '.join(pools)} ]") for pools in accepted]
     edit(copy / "routers/bird-nat.conf", *new)
     edit(copy / "nat.clab.yml", (bind, f"{bind}        - {PROGRAMS}:/var/cache/anylb\n"), (daemons, ""))
     with Lab.up(copy / "nat.clab.yml", f"{name}-{os.getpid()}", env, keep=False) as lab:

@@ -112,9 +112,9 @@ class Flow:
         )  # fmt: skip
 
 
-def open_nat(folder: Path) -> DataPath:
+def open_nat(folder: Path, sessions: int = SESSIONS) -> DataPath:
     """Open the data path of nodes that do NAT; verifying it takes longer than most tests."""
-    return DataPath.open(folder, "lo", rows=NAT_ROWS, cache_dir=PROGRAMS, nat=NatShape(SESSIONS))
+    return DataPath.open(folder, "lo", rows=NAT_ROWS, cache_dir=PROGRAMS, nat=NatShape(sessions))
 
 
 def backend_index(family: int, number: int) -> int:
@@ -140,14 +140,20 @@ class NatStage:
     @contextlib.contextmanager
     def opened(cls, folder: Path) -> Iterator[Self]:
         """Make a program and maps of its own, with pins in a new folder."""
-        path = open_nat(folder)
-        fd = open_pin(next(folder.glob("program0_*")))
+        with contextlib.closing(open_nat(folder)) as path, cls.of(path, folder) as made:
+            yield made
+
+    @classmethod
+    @contextlib.contextmanager
+    def of(cls, path: DataPath, folder: Path) -> Iterator[Self]:
+        """Return the stage of a data path whose pins are in a folder."""
+        assert path.maps.nat_shape
+        fd = open_pin(next(folder.glob(f"program0_*_{path.maps.nat_shape.sessions}")))
         assert fd is not None
         try:
             yield cls(path.maps, fd)
         finally:
             os.close(fd)
-            path.close()
 
     def _write_node(self) -> None:
         self.maps.uplinks.write(0, UplinkEntry(packets.HERE, 1))
@@ -244,4 +250,4 @@ def slot_in(family: int, address: Address, port: int) -> int:
 
 
 def row_in(slot: int) -> int:
-    return row_of_slot(SESSIONS, slot)
+    return row_of_slot(slot)

@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 
+from agent.handover.item import Origin
 from agent.handover.record import backend_key, service_key
 from agent.handover.session_store import SessionStore
 from bpf.layout.nat_backend import BACKENDS
@@ -26,7 +27,8 @@ class Arrays:
         self.tags = np.zeros(sessions, np.uint64)
         self.map = SessionMap(self.tags, np.zeros(sessions, SESSION4_DTYPE), np.zeros(sessions, SESSION6_DTYPE), [])
         self.loads = np.zeros((BACKENDS, 2), np.uint64)
-        self.store = SessionStore(self.map, {version: [pool] for version, pool in POOLS.items()}, self.loads)
+        origins = {version: [Origin(pool, sessions)] for version, pool in POOLS.items()}
+        self.store = SessionStore(self.map, origins, self.loads)
         nets = ("10.1.0.", "fd01::")
         self.store.backends = {backend_key(ip_address(f"{net}100"), 8443): backend for net in nets}
         self.store.services = {service_key(ip_address(f"{net}200"), 443, 6): SERVICE for net in nets}

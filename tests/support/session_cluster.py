@@ -22,7 +22,7 @@ from support.session_records import record
 
 from agent.channel.event import ItemReceived, SessionBegun
 from agent.handover.exchange import Exchange
-from agent.handover.item import Codec, Slots
+from agent.handover.item import Codec, Origin, Slots
 from agent.handover.row_move import Chains
 from agent.model import Candidate, State
 from agent.table.algorithm import build
@@ -36,7 +36,7 @@ SLICE_S = 0.004
 SWEEP_S = 0.25
 SESSIONS = 1 << 19
 BUCKET_BITS = (SESSIONS // NAT_ROWS // WAYS).bit_length() - 1
-CODEC = Codec(Slots(SESSIONS, NAT_ROWS, {version: [pool] for version, pool in POOLS.items()}))
+CODEC = Codec(Slots(NAT_ROWS, {version: [Origin(pool, SESSIONS)] for version, pool in POOLS.items()}))
 
 
 @dataclass(eq=False)

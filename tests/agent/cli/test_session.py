@@ -27,7 +27,7 @@ from agent.sessions.keeper import SessionKeeper
 from agent.sessions.page import Names, decode
 from agent.sessions.watch import SessionWatch
 from agent.table.epoch import Epoch
-from bpf.layout.session import SessionState, TagFlag
+from bpf.layout.session import WAYS, SessionState, TagFlag
 from bpf.maps.session_map import now_tick
 
 EPOCHS = [Epoch(1, 1, 65_536, 4, bytes(range(16))), Epoch(2, 1, 65_536, 4, bytes(16))]
@@ -106,10 +106,10 @@ def test_all_pages_of_a_list_arrive(node: Node, run: Run) -> None:
 
 @pytest.mark.parametrize("epoch", EPOCHS)
 def test_show(node: Node, run: Run, epoch: Epoch) -> None:
-    slot = nat_row(epoch, FLOW) * 16 + 5
+    slot = nat_row(epoch, FLOW) * WAYS + 5
     node.put(slot, idle=2, flags=TagFlag.SYNACK_SEEN)
     found = json.loads(run("session", "show", "tcp,192.0.2.7:41000,10.99.0.1:443", "-o", "json")[0])
-    assert (found["slot"], found["row"], found["state"]) == (slot, slot // 16, "established")
+    assert (found["slot"], found["row"], found["state"]) == (slot, nat_row(epoch, FLOW), "established")
     assert json.loads(run("session", "show", found["nat"], "-o", "json")[0])["client"] == "192.0.2.7:41000"
     assert run("session", "list", "--pool", "10.255.0.0/31")[1] == "1 sessions\n"
     assert run("session", "list", "--pool", "10.255.0.2/31")[1] == "0 sessions\n"
@@ -143,7 +143,7 @@ def test_watch(node: Node, run: Run) -> None:
     assert next(lines)["services"] == {"3": "web", "4": "dns"}
     wait_for(lambda: node.slots.table.on_change, "the watch")
     run("session", "kill", "--all")
-    (change,) = decode(next(lines), Names(SLOTS, {3: "web"}))
+    (change,) = decode(next(lines), Names({3: "web"}))
     assert (change["slot"], change["before"], change["state"]) == (9, "established", "closed")
     assert change["cause"] == "closed"
     lines.close()

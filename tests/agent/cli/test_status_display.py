@@ -131,13 +131,16 @@ def test_sessions_of_nat_by_state(printed: Any) -> None:
 
 
 def test_what_is_left_of_the_former_pool_of_nat(printed: Any) -> None:
-    left = {"pools": ["10.255.0.0/27", "fd00:ff::/123"], "sessions": 1200, "newest_s": 240, "elsewhere": ["10.0.0.12"]}
+    pools = ["10.255.0.0/27", "fd00:ff::/123"]
+    left = {"pools": pools, "of": None, "sessions": 1200, "newest_s": 240, "elsewhere": ["10.0.0.12"]}
     named = "former pool of NAT 10.255.0.0/27, fd00:ff::/123:"
     assert f"{named} 1,200 sessions are left, none new for 4 m; 10.0.0.12 too" in printed(former=left)
     none = {**left, "sessions": 0, "newest_s": None}
     assert f"{named} 0 sessions are left; 10.0.0.12 too" in printed(former=none)
     empty = printed(former={**none, "elsewhere": []})
     assert f"{named} no session is left; remove table.previous.nat" in empty
+    fewer = printed(former={**left, "pools": [], "of": 65_536})
+    assert "former nat.sessions 65,536: 1,200 sessions are left, none new for 4 m; 10.0.0.12 too" in fewer
 
 
 def service(name: str, **changed: Any) -> dict[str, Any]:

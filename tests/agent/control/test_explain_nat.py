@@ -17,6 +17,7 @@ from agent.errors import AgentError
 from agent.forwarding.map_writer import MapWriter
 from agent.sessions.keeper import SessionKeeper
 from agent.table.epoch import EpochUse
+from bpf.layout.session import WAYS
 from bpf.maps.session_map import now_tick
 
 TEXT = """\
@@ -73,16 +74,16 @@ def test_flow_of_a_nat_service(world: Any) -> None:
     others = dict.fromkeys(("syn", "held", "not_held"), f"forward to {B1} (hop 1)")
     assert found["nodes"][0] == first
     assert found["nodes"][2] == {"node": str(B3), **others}
-    world.slots.put(row * 16 + 3, now=now_tick())
+    world.slots.put(row * WAYS + 3, now=now_tick())
     found = world.explain(FLOW)
-    assert (found["slot"], found["session"]["client"]) == (row * 16 + 3, f"{CLIENT}:41000")
+    assert (found["slot"], found["session"]["client"]) == (row * WAYS + 3, f"{CLIENT}:41000")
 
 
 def test_what_a_backend_sees(world: Any) -> None:
     world.slots.put(40_000, now=now_tick())
     found = world.explain("10.255.0.1:40000")
-    assert world.asked == [("(nat)", world.epoch.number, 40_000 // 16)]
-    assert (found["service"], found["slot"], found["row"]) == ("web", 40_000, 2500)
+    assert world.asked == [("(nat)", world.epoch.number, 904)]
+    assert (found["service"], found["slot"], found["row"]) == ("web", 40_000, 904)
     assert found["session"]["nat"] == "10.255.0.1:40000"
     assert found["nodes"][0] == {
         "node": str(B1),

@@ -26,7 +26,7 @@ NAT = NatConfig.model_construct(pool=POOLS[4], pool6=POOLS[6], sessions=SLOTS)
     ],
 )
 def test_slots(text: str, slot: int | None) -> None:
-    assert slot_at(NAT, text) == slot
+    assert slot_at(text, NAT.pools, SLOTS) == slot
 
 
 @pytest.mark.parametrize(
@@ -43,14 +43,14 @@ def test_slots(text: str, slot: int | None) -> None:
 )
 def test_what_is_no_slot(text: str, message: str) -> None:
     with pytest.raises(AgentError, match=message):
-        slot_at(NAT, text)
+        slot_at(text, NAT.pools, SLOTS)
 
 
 def test_slots_of_the_former_pool() -> None:
-    former = [ip_network("10.254.0.0/27")]
-    assert slot_at(NAT, "10.254.0.1:40000", former) == slot_at(NAT, "10.255.0.1:40000", former)
+    pools = [*NAT.pools, ip_network("10.254.0.0/27")]
+    assert slot_at("10.254.0.1:40000", pools, SLOTS) == slot_at("10.255.0.1:40000", pools, SLOTS)
     with pytest.raises(AgentError, match=r"10\.254\.0\.2 is no NAT address; .*, and 10\.254\.0\.0 to 10\.254\.0\.1"):
-        slot_at(NAT, "10.254.0.2:40000", former)
+        slot_at("10.254.0.2:40000", pools, SLOTS)
 
 
 def test_backends() -> None:

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from support.session_records import record
 
 from agent.channel.message import MAX_PAYLOAD
-from agent.handover.item import Codec, End, Kind, Pull, Sessions, Slots
+from agent.handover.item import Codec, End, Kind, Origin, Pull, Sessions, Slots
 from agent.handover.record import FORM_4, FORM_6
 from bpf.layout.session import SessionState
 
 POOL, POOL6, OTHER = IPv4Network("10.255.0.0/31"), IPv6Network("fd00:ff::/127"), IPv4Network("10.254.0.0/31")
-SLOTS = Slots(1 << 16, 4096, {4: [POOL], 6: [POOL6]})
+SLOTS = Slots(4096, {4: [Origin(POOL, 1 << 16)], 6: [Origin(POOL6, 1 << 16)]})
 CODEC = Codec(SLOTS)
 
 
@@ -86,30 +86,34 @@ def test_a_closed_session_may_have_the_fingerprint_of_no_flow() -> None:
     assert (records.tobytes(), wrong) == (closed.tobytes(), 0)
 
 
-def test_records_of_another_pool_and_items_of_other_slots_are_refused() -> None:
-    more, moved = Codec(Slots(1 << 17, 4096, {4: [POOL]})), Codec(Slots(1 << 16, 4096, {4: [OTHER]}))
-    for item in (more.end(1), next(more.sessions(record())), next(moved.sessions(record()))):
+def test_records_of_another_pool_or_number_and_items_of_other_rows_are_refused() -> None:
+    more, moved = Codec(Slots(4096, {4: [Origin(POOL, 1 << 17)]})), Codec(Slots(4096, {4: [Origin(OTHER, 1 << 16)]}))
+    for item in (next(more.sessions(record())), next(moved.sessions(record()))):
         with pytest.raises(ValueError, match="the pool is another one"):
             CODEC.decode(item)
-    assert CODEC.decode(moved.end(1)) == End(1), "a node with a former pool as well is asked for the rest"
+    fewer_rows = Codec(Slots(2048, {4: [Origin(POOL, 1 << 16)]}))
+    with pytest.raises(ValueError, match="the pool is another one"):
+        CODEC.decode(fewer_rows.end(1))
+    for other in (more, moved):
+        assert CODEC.decode(other.end(1)) == End(1), "a node with a former origin as well is asked for the rest"
 
 
 def test_records_of_two_pools_travel_by_their_own_pool() -> None:
     """Each node numbers the pools that it knows by itself."""
-    both = Codec(Slots(1 << 16, 4096, {4: [OTHER, POOL]}))
-    many = np.concatenate([record(1), record(2, pool=1), record(3)])
+    both = Codec(Slots(4096, {4: [Origin(one, 1 << 16) for one in (OTHER, POOL)]}))
+    many = np.concatenate([record(1), record(2, origin=1), record(3)])
     items = [both.decode(one) for one in both.sessions(many)]
-    found = [both.records(4, one.content, one.pool)[0] for one in items if isinstance(one, Sessions)]
+    found = [both.records(4, one.content, one.origin)[0] for one in items if isinstance(one, Sessions)]
     assert np.concatenate(found).tobytes() == many[[0, 2, 1]].tobytes()
     _, of_pool = both.sessions(many)
     one = CODEC.decode(of_pool)
     assert isinstance(one, Sessions)
-    assert CODEC.records(4, one.content, one.pool)[0].tobytes() == record(2).tobytes()
+    assert CODEC.records(4, one.content, one.origin)[0].tobytes() == record(2).tobytes()
 
 
 @given(st.binary(max_size=200), st.integers(0, 6), st.integers(0, 7), st.integers(0, 20))
 def test_any_bytes_are_an_item_or_a_value_error(data: bytes, kind: int, version: int, count: int) -> None:
-    number = SLOTS.number(SLOTS.pools.get(version, [None])[0])
+    number = SLOTS.number(SLOTS.origins.get(version, [None])[0])
     for item in (data, struct.pack("!BBHI", kind, version, count, number) + data):
         with contextlib.suppress(ValueError):
             CODEC.decode(item)

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.session_arrays import BACKEND, POOLS, SERVICE, Arrays
+from support.session_arrays import BACKEND, POOLS, SERVICE, SESSIONS, Arrays
 from support.session_records import record
 
-from agent.handover.record import Records
+from agent.handover.item import Origin
+from agent.handover.record import Records, from_wire, to_wire
 from agent.handover.session_store import SessionStore
 from agent.sessions.cause import Cause
 from bpf.kernel import atomic
@@ -59,18 +60,34 @@ def test_a_session_keeps_its_address_of_the_former_pool() -> None:
     first, second = Arrays(), Arrays()
     former = ip_network("10.254.0.0/31")
     for node in (first, second):
-        node.store = SessionStore(node.map, {4: [former, POOLS[4]]}, node.loads)
+        node.store = SessionStore(node.map, {4: [Origin(pool, SESSIONS) for pool in (former, POOLS[4])]}, node.loads)
         node.store.services, node.store.backends = Arrays().store.services, Arrays().store.backends
-    many = np.concatenate([record(40_001, 7), record(40_002, 8, pool=1)])
+    many = np.concatenate([record(40_001, 7), record(40_002, 8, origin=1)])
     first.store.write(many, TICK)
     (read,) = first.store.read(first.store.used(np.ones(4096, np.bool_)), TICK)
-    assert read["pool"].tolist() == [0, 1]
+    assert read["origin"].tolist() == [0, 1]
     second.store.write(read, TICK)
     for slot, pool in ((40_001, former), (40_002, POOLS[4])):
         session = second.map.read(slot)
         assert (session.nat, session.nat_port) == endpoint(pool, slot)
-    done = second.store.write(record(40_001, 7, pool=1), TICK)
+    done = second.store.write(record(40_001, 7, origin=1), TICK)
     assert done.merged == 0, "another session, though of the same ends"
+
+
+def test_a_session_keeps_the_number_that_it_began_with() -> None:
+    """Its place among the origins is another one on the second node, and that has more slots."""
+    first, second = Arrays(), Arrays(sessions=2 * SESSIONS)
+    before, now = (Origin(POOLS[4], number) for number in (SESSIONS, 2 * SESSIONS))
+    for node, origins in ((first, [before]), (second, [now, before])):
+        node.store = SessionStore(node.map, {4: origins}, node.loads)
+        node.store.services, node.store.backends = Arrays().store.services, Arrays().store.backends
+    first.store.write(record(40_001, 7), TICK)
+    (read,) = first.store.read(np.array([40_001]), TICK)
+    second.store.write(from_wire(to_wire(read), 4, origin=1), TICK)
+    second.store.write(record(40_002, 8), TICK)
+    assert [second.map.read(slot).bucket_bits for slot in (40_001, 40_002)] == [1, 2]
+    (again,) = second.store.read(np.array([40_001, 40_002]), TICK)
+    assert again["origin"].tolist() == [1, 0]
 
 
 def test_both_families_and_free_slots() -> None:

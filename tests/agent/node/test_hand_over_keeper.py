@@ -13,14 +13,14 @@ import pytest
 from support.session_arrays import BACKEND, POOLS, SERVICE, SESSIONS, Arrays
 from support.session_records import record
 
-from agent.handover.item import Codec, End, Pull, Sessions, Slots
+from agent.handover.item import Codec, End, Origin, Pull, Sessions, Slots
 from agent.handover.row_move import Chains
 from agent.node import hand_over_keeper as module
 from agent.node.hand_over_keeper import HandOverKeeper, hand_over_keeper
 from bpf.layout.nat import NAT_ROWS
 
 A, B = IPv4Address("10.0.0.11"), IPv4Address("10.0.0.12")
-CODEC = Codec(Slots(SESSIONS, NAT_ROWS, {version: [pool] for version, pool in POOLS.items()}))
+CODEC = Codec(Slots(NAT_ROWS, {version: [Origin(pool, SESSIONS)] for version, pool in POOLS.items()}))
 
 
 def chains(*nodes: IPv4Address) -> Chains:
@@ -47,7 +47,7 @@ class Node:
         )
         service = SimpleNamespace(name="web", vip=ip_address("10.1.0.200"), port_number=443, protocol="tcp")
         nat, pools = SimpleNamespace(sessions=SESSIONS), tuple(POOLS.values())
-        config = cast(Any, SimpleNamespace(nat=nat, pools=pools, nat_services=((0, service),)))
+        config = cast(Any, SimpleNamespace(nat=nat, pools=pools, former_sessions=None, nat_services=((0, service),)))
         made = hand_over_keeper(config, cast(Any, self.forwarder), cast(Any, self.membership), None)
         assert made is not None
         self.keeper: HandOverKeeper = made
@@ -113,7 +113,7 @@ async def _one(node: Node, item: bytes) -> None:
 
 def test_items_that_cannot_be_read_are_a_problem_that_names_the_node() -> None:
     node = Node()
-    other = Codec(Slots(SESSIONS, NAT_ROWS, {4: [IPv4Network("10.254.0.0/31")]}))
+    other = Codec(Slots(NAT_ROWS, {4: [Origin(IPv4Network("10.254.0.0/31"), SESSIONS)]}))
     asyncio.run(_one(node, next(other.sessions(record()))))
     (line,) = node.keeper.problems()
     assert line.startswith("sessions of 10.0.0.12 are not taken: the pool is another one")

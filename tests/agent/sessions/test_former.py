@@ -6,8 +6,10 @@ from ipaddress import ip_address, ip_network
 import pytest
 from support.session_slots import POOLS, Slots
 
-from agent.sessions.former import QUIET_S, FormerPool
+from agent.sessions.former import QUIET_S, FormerSessions
 from agent.sessions.listing import count_live
+from agent.sessions.selection import Selection
+from agent.sessions.tag_array import LIVE
 from bpf.layout.session import SessionState
 from bpf.maps.session_map import now_tick
 
@@ -24,17 +26,28 @@ def test_sessions_of_the_former_pool_alone_are_counted() -> None:
     slots.put(40_000, SessionState.SYN, now=now, nat=OLD, created=now - 100)
     slots.put(5, now=now, nat=OLD)
     slots.map.tags[5] = now - 9  # free: its record is a former session's
-    former = FormerPool(FORMER, slots.table, lambda: False, 0.0)
+    former = FormerSessions(slots.table, lambda: False, 0.0, FORMER)
     assert former.count == 4
     assert former.newest_s == pytest.approx(90 * 1.074, abs=2)
-    assert count_live(slots.table, FORMER) == 3
-    assert count_live(slots.table, [POOLS[4]]) == 1
+    assert count_live(slots.table, [Selection(LIVE, pool=pool) for pool in FORMER]) == 3
+    assert count_live(slots.table, [Selection(LIVE, pool=POOLS[4])]) == 1
     assert count_live(slots.table) == 4
+
+
+def test_sessions_that_began_with_the_former_number_alone_are_counted() -> None:
+    slots, now = Slots(), now_tick()
+    slots.put(1, now=now, bucket_bits=2)
+    slots.put(2, now=now, bucket_bits=1, created=now - 90)
+    slots.put(3, now=now, client=ip_address("2001:db8::7"), bucket_bits=1, created=now - 200)
+    former = FormerSessions(slots.table, lambda: False, 0.0, sessions=1 << 16)
+    assert (former.count, former.in_use) == (2, True)
+    assert former.newest_s == pytest.approx(90 * 1.074, abs=2)
+    assert count_live(slots.table, [Selection(LIVE, began_among=frozenset({1 << 16}))]) == 2
 
 
 def test_the_pool_is_in_use_until_none_was_seen_for_a_while() -> None:
     slots, gives = Slots(), True
-    former = FormerPool(FORMER, slots.table, lambda: gives, 0.0)
+    former = FormerSessions(slots.table, lambda: gives, 0.0, FORMER)
     assert (former.in_use, former.count) == (True, 0), "new sessions may get it"
     gives = False
     former.look(QUIET_S - 1)
@@ -50,4 +63,4 @@ def test_the_pool_is_in_use_until_none_was_seen_for_a_while() -> None:
 
 
 def test_an_agent_that_starts_with_an_empty_pool_does_not_announce_it_again() -> None:
-    assert not FormerPool(FORMER, Slots().table, lambda: False, 1e6).in_use
+    assert not FormerSessions(Slots().table, lambda: False, 1e6, FORMER).in_use

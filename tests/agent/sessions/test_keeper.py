@@ -25,7 +25,7 @@ from bpf.maps.session_dtype import EVENT_DTYPE
 from bpf.maps.session_map import now_tick
 
 EVERY = Selection((*USED, SessionState.FREE))
-NAMES = Names(SLOTS, {3: "web"})
+NAMES = Names({3: "web"})
 
 
 class Ring:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from support.session_slots import CLIENT, NOW, SLOTS, VIP, Slots
+from support.session_slots import CLIENT, NOW, VIP, Slots
 
 from agent.model import Flow
 from agent.sessions.listing import count_live_by_service, find, find_one, read_pages, rows_slots
@@ -18,7 +18,7 @@ from agent.sessions.tag_array import LIVE
 from bpf.layout.session import SessionState, TagFlag
 
 CLIENT6 = IPv6Address("2001:db8::7")
-NAMES = Names(SLOTS, {3: "web", 4: "dns"})
+NAMES = Names({3: "web", 4: "dns"})
 
 
 @pytest.fixture
@@ -92,9 +92,9 @@ def test_a_record_that_another_session_writes_meanwhile_is_left_out(slots: Slots
 
 def test_flow_is_looked_for_in_its_rows_only(slots: Slots) -> None:
     flow = Selection(flow=Flow("tcp", CLIENT, 41_000, VIP, 443))
-    one = find_one(slots.table, flow, rows_slots(slots.table, [7, 2]))
+    one = find_one(slots.table, flow, rows_slots(slots.table, [7, 5]))
     assert one is not None
-    assert one.slots.tolist() == [40], "slots 32 to 47 are row 2"
+    assert one.slots.tolist() == [40], "slots 40 to 47 are row 5"
     assert find_one(slots.table, flow, rows_slots(slots.table, [7, 3])) is None
 
 
@@ -104,12 +104,12 @@ def test_what_lbctl_gets(slots: Slots) -> None:
     assert count == 2
     four, six = (one for page in pages for one in decode(json.loads(page), NAMES))
     assert four == {
-        "slot": 20, "row": 1, "state": "established", "idle_s": 30, "flags": ["synack_seen", "copied"],
+        "slot": 20, "row": 2, "state": "established", "idle_s": 30, "flags": ["synack_seen", "copied"],
         "client": "192.0.3.1:41000", "vip": "10.99.0.1:443", "nat": "10.255.0.0:32788", "backend": "10.9.0.11:8443",
         "service": "slot 9", "protocol": "tcp", "age_s": 107,
     }  # fmt: skip
     assert six == {
-        "slot": 30, "row": 1, "state": "established", "idle_s": 0, "flags": [],
+        "slot": 30, "row": 3, "state": "established", "idle_s": 0, "flags": [],
         "client": "[2001:db8::7]:41000", "vip": "[2001:db8:99::1]:443", "nat": "[fd00:ff::]:32798",
         "backend": "[fd00:9::11]:8443", "service": "web", "protocol": "tcp", "age_s": 107,
     }  # fmt: skip

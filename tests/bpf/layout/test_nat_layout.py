@@ -15,7 +15,7 @@ from bpf.layout.map_spec import NatShape
 from bpf.layout.nat import FIRST_PORT, SESSIONS_MIN, NatConf, endpoint, row_of_slot, slot_of, ticks, unpack_conf
 from bpf.layout.nat_backend import CHOICES, BackendEntry, Balance, Choice, NatHop, NatServiceEntry
 from bpf.layout.service import Affinity, Forward
-from bpf.layout.session import SESSION4_STRUCT, SESSION6_STRUCT, Session, SessionState, Tag, TagFlag
+from bpf.layout.session import SESSION4_STRUCT, SESSION6_STRUCT, WAYS, Session, SessionState, Tag, TagFlag
 from bpf.maps.session_dtype import SESSION4_DTYPE, SESSION6_DTYPE
 
 POOL, POOL6 = IPv4Network("10.255.0.0/27"), IPv6Network("fd00:ff::/123")
@@ -35,11 +35,15 @@ def test_conf() -> None:
     assert data[:8] == IPv4Address("10.255.0.31").packed + bytes([0, 0, 0, 31])
     assert data[8:28] == IPv6Address("fd00:ff::1f").packed + bytes([0, 0, 0, 31])
     assert data[28:48] == data[:4] + data[8:24], "without a former pool it is the present one"
-    assert data[48:52] == bytes([5, 0, 0, 0])
+    assert data[48:52] == bytes([5, 5, 5, 0]), "buckets, those of before, the table"
     assert unpack_conf(data) == conf
     both = replace(conf, former=IPv4Network("10.254.0.0/27"), former6=IPv6Network("fd00:fe::/123"))
     assert both.pack()[28:48] == IPv4Address("10.254.0.31").packed + IPv6Address("fd00:fe::1f").packed
     assert unpack_conf(both.pack()) == both
+    fewer = replace(conf, sessions=1 << 18, former_sessions=1 << 20)
+    assert fewer.pack()[48:50] == bytes([3, 5])
+    assert (fewer.slots, fewer.pack()[:48]) == (1 << 20, data[:48]), "all addresses are served"
+    assert unpack_conf(fewer.pack()) == fewer
     assert unpack_conf(bytes(len(data))) is None
 
 
@@ -67,7 +71,7 @@ def test_slot_is_an_endpoint_and_in_a_row(bits: int, slot: int) -> None:
         address, port = endpoint(pool, slot)
         assert FIRST_PORT <= port < 65536
         assert slot_of(pool, address, port) == slot
-    assert row_of_slot(1 << bits, slot) == slot >> bits - 12
+        assert row_of_slot(slot) == (port - FIRST_PORT) // WAYS, "whatever the number of slots is"
 
 
 def test_timeouts_are_rounded_up() -> None:
@@ -119,5 +123,9 @@ def test_layout_of_the_maps_depends_on_nat() -> None:
     assert nat[: len(plain)] == plain, "without NAT, the same maps"
     only4 = map_spec.map_specs(4096, NatShape(SESSIONS_MIN, ipv6=False))
     assert {spec.name for spec in nat} - {spec.name for spec in only4} == {"sessions6"}
-    shapes = (None, NatShape(SESSIONS_MIN), NatShape(2 * SESSIONS_MIN), NatShape(SESSIONS_MIN, ipv6=False))
+    shapes = (None, NatShape(SESSIONS_MIN), NatShape(SESSIONS_MIN, ipv6=False))
     assert len({map_spec.digest(4096, shape) for shape in shapes}) == len(shapes)
+    more = NatShape(2 * SESSIONS_MIN)
+    assert map_spec.digest(4096, more) == map_spec.digest(4096, shapes[1]), "most maps can be shared"
+    sizes = zip(map_spec.map_specs(4096, more), nat, strict=True)
+    assert {one.name for one, other in sizes if one != other} == set(map_spec.SESSION_MAPS)

@@ -26,7 +26,6 @@ from support.nat_node import (
     to_backend,
     to_client,
 )
-from support.nat_stage import SESSIONS
 from support.packets import ACK, FIN, HERE, ROUTER, RST, SYN
 
 from bpf.layout.counter import Counter
@@ -48,7 +47,7 @@ def test_packets_both_ways(here: Here, flow: Flow) -> None:
     assert (session.client, session.vip) == (ip_address(flow.ends["src"]), ip_address(flow.ends["dst"]))
     assert (session.backend, session.backend_port) == (ip_address((BACKENDS6 if flow.six else BACKENDS)[0]), 8443)
     assert (session.nat, session.nat_port) == endpoint(POOL6 if flow.six else POOL, slot)
-    assert row_of_slot(SESSIONS, slot) == flow.row()
+    assert row_of_slot(slot) == flow.row()
     assert slot % WAYS < OWNER_WAYS
     assert tag.state is SessionState.SYN
     assert TagFlag.UDP in tag.flags if flow.protocol == packets.UDP else TagFlag.UDP not in tag.flags

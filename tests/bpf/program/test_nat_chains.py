@@ -23,7 +23,6 @@ from support.nat_node import (
     to_backend,
     to_client,
 )
-from support.nat_stage import SESSIONS
 from support.packets import ACK
 
 from bpf.layout.conf import OtherEpoch
@@ -127,7 +126,7 @@ def test_session_of_the_other_epoch(here: Here) -> None:
     slot, session = establish(here, flow)
     here.program.set_chain(TABLE, [1], bank=1)
     here.program.maps.conf.write(replace(here.node, hash_key=OTHER_KEY, bank=1, other=OtherEpoch(KEY)))
-    assert row_of_slot(SESSIONS, slot) == flow.row(KEY) != flow.row(OTHER_KEY)
+    assert row_of_slot(slot) == flow.row(KEY) != flow.row(OTHER_KEY)
     for packet, expected in (
         (flow.request(ACK, seq=101, ack=5001), to_backend),
         (reply(session, ACK, seq=5001, ack=101), to_client),
@@ -136,4 +135,4 @@ def test_session_of_the_other_epoch(here: Here) -> None:
     fresh = Flow(41000)
     here.program.send(frame(fresh.request()))
     (made,) = set(here.used()) - {slot}
-    assert row_of_slot(SESSIONS, made) == fresh.row(OTHER_KEY)
+    assert row_of_slot(made) == fresh.row(OTHER_KEY)

@@ -5,6 +5,7 @@ What leaves is compared to the byte, then tags and records of all slots that the
 epochs are used, packets were forwarded up to too often, frames have a VLAN tag.
 """
 
+from collections import Counter as Tally
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any
@@ -231,6 +232,9 @@ class Reference:
         verdict, after, events = self.nat.observe(frame)
         note(f"{step} {outcome.event.name} -> {verdict} {[event.name for event in events]}")
         made = None
+        if outcome.event is NO_ROOM and verdict == "drop":
+            self._refused(step.flow, slot, events)
+            return
         if outcome.event is NO_ROOM:
             slot, made = self._made(step.flow, packet, slot, after)
             outcome = handle(self.here, packet, None, made, MSS[step.flow.family], owner)
@@ -248,6 +252,17 @@ class Reference:
 
     def _any_slot(self, flow: Flow) -> int:
         return flow.place.buckets[0] * WAYS
+
+    def _refused(self, flow: Flow, old: int | None, events: Tally[Counter]) -> None:
+        """Take note that a SYN found no room: endpoints of connections that are over rest, so all ways may be used."""
+        if old is not None:
+            del self.known[old]
+            self.retired.add(old)
+        ways = range(WAYS) if self.here.chain[:1] == (1,) else range(OWNER_WAYS, WAYS)
+        used = self.known.keys() | self.retired
+        assert all(bucket * WAYS + way in used for bucket in flow.place.buckets for way in ways)
+        assert Counter.DROP_NAT_FULL in events
+        self.compare()
 
     def _made(self, flow: Flow, packet: Packet[int], old: int | None, after: bytes) -> tuple[int, Known]:
         """Return the slot and the session that the program made: where the flow's may be, of this node's ways."""

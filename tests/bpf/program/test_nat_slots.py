@@ -21,7 +21,7 @@ from support.nat_stage import SESSIONS
 from support.packets import ACK, FIN
 
 from bpf.layout.counter import Counter
-from bpf.layout.nat import endpoint, slot_of
+from bpf.layout.nat import NAT_ROWS, endpoint, row_of_slot, slot_of
 from bpf.layout.nat_backend import BackendLoad
 from bpf.layout.session import OWNER_WAYS, WAYS, SessionState, Tag, TagFlag
 from bpf.maps.session_map import now_tick
@@ -62,9 +62,9 @@ def test_bucket_full_of_half_open_sessions(here: Here) -> None:
 def test_established_session_never_makes_room(here: Here) -> None:
     """A row whose ways are all in use, however old."""
     row = Flow().row()
-    size = SESSIONS // 4096
+    tags = here.sessions.tags.reshape(-1, NAT_ROWS, WAYS)[:, row]
     tag = Tag(0x7FFF, SessionState.EST, TagFlag(0), 1)
-    here.sessions.tags[row * size : (row + 1) * size] = tag.pack()
+    tags[:] = tag.pack()
     assert here.program.observe(frame(Flow().request())).events[WEB, Counter.DROP_NAT_FULL] == 1
     for at, (state, flags, age, free) in enumerate(
         [
@@ -76,21 +76,18 @@ def test_established_session_never_makes_room(here: Here) -> None:
             (SessionState.BUSY, TagFlag(0), 6, True),
         ]
     ):
-        for slot in (row * size, row * size + WAYS):
-            here.sessions.tags[slot] = Tag(0x7FFD, state, flags, now_tick() - age).pack()
+        tags[:, 0] = Tag(0x7FFD, state, flags, now_tick() - age).pack()
         verdict, _ = here.program.send(frame(Flow().request()))
         assert (verdict == "tx") == free, (at, state, flags, age)
-        here.sessions.tags[row * size : (row + 1) * size] = tag.pack()
+        tags[:] = tag.pack()
 
 
 def test_owner_takes_a_way_of_the_others_before_it_refuses(here: Here) -> None:
-    row, size = Flow().row(), SESSIONS // 4096
-    used = Tag(0x7FFF, SessionState.EST, TagFlag(0), 1).pack()
-    for way in range(OWNER_WAYS):
-        here.sessions.tags[row * size + way : (row + 1) * size : WAYS] = used
+    row, used = Flow().row(), Tag(0x7FFF, SessionState.EST, TagFlag(0), 1).pack()
+    here.sessions.tags.reshape(-1, NAT_ROWS, WAYS)[:, row, :OWNER_WAYS] = used
     assert here.program.send(frame(Flow().request()))[0] == "tx"
     (slot,) = (slot for slot in here.used() if here.tag(slot).state is SessionState.SYN)
-    assert slot // size == row
+    assert row_of_slot(slot) == row
     assert slot % WAYS >= OWNER_WAYS
 
 

@@ -32,7 +32,7 @@ from bpf.layout.nat import NAT_ROWS, NatConf
 from bpf.layout.nat_backend import BackendEntry, Balance, Choice, NatHop, NatServiceEntry
 from bpf.layout.node import NodeEntry
 from bpf.layout.service import Protocol, ServiceEntry, ServiceKey
-from bpf.layout.session import SessionState
+from bpf.layout.session import WAYS, SessionState
 from bpf.layout.uplink import UplinkEntry
 from bpf.maps.maps import Maps
 from bpf.maps.session_map import now_tick
@@ -130,17 +130,19 @@ def test_what_two_cpus_and_the_agent_do_adds_up(
     maps.nat.loads[:] = 0
     table, chooser = SessionTable(maps.sessions, maps.nat), np.random.default_rng(2)
     words = chooser.permutation(clients(count, ROWS, 1))
+    slots = np.arange(SLOTS)
+    slots = slots[slots // WAYS % NAT_ROWS < ROWS]
     ended = 0
     with ThreadPoolExecutor(2) as pool:
         sending = [pool.submit(sent_on_cpu, fd, cpu, words[cpu::2]) for cpu in range(2)]
         while not all(one.done() for one in sending):
-            tags = table.tags[: ROWS * SLOTS // NAT_ROWS].copy()
+            tags = table.tags[slots]
             live, closed = np.flatnonzero(are_live(tags)), np.flatnonzero(states_of(tags) == SessionState.CLOSED)
             live = chooser.permutation(live)
             few = len(live) // 10
-            ended += table.close(live[:few], tags[live[:few]], now_tick())
-            ended += table.free(live[few:], tags[live[few:]])
-            table.free(closed, tags[closed])
+            ended += table.close(slots[live[:few]], tags[live[:few]], now_tick())
+            ended += table.free(slots[live[few:]], tags[live[few:]])
+            table.free(slots[closed], tags[closed])
         verdicts = [one.result() for one in sending]
     sent = sum(one[verdict] for one in verdicts for verdict in SENT_ON)
     left = np.flatnonzero(are_live(table.tags))

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sessions of one node, from maps of one size into those of another, while programs use both. numpy in memory.
+
+A slot is the same session in both. What the program of the former maps does meanwhile is copied again:
+
+    copy = SessionCopy(former, present, kept)
+    copy.follow(), as often as need be, while no program uses the present maps
+    copy.finish(), once no program uses the former ones any more: the other may have changed tags since
+
+Both programs make no session between the last `follow` and `finish` (`NatMaps.set_moving`), so that none gets a slot
+that is used in the other maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from bpf.kernel import atomic
+from bpf.layout.nat import bucket_bits
+from bpf.layout.session import TagFlag
+from bpf.maps.session_map import SessionMap, Tags
+
+Slots = npt.NDArray[np.int64]
+
+_STAMP: Final = np.uint64(0xFFFF_FFFF)
+"""Of a tag; a free one has nothing else."""
+_STATE: Final = np.uint64(0xFF << 40)
+_FLAGS: Final = np.uint64(0xFF << 32)
+_FINGERPRINT: Final = np.uint64(0xFFFF << 48)
+_IPV6: Final = np.uint64(TagFlag.IPV6 << 32)
+_ATTEMPTS: Final = 5
+"""Of a change that a program is faster than: it changes a tag about once a second."""
+
+
+class SessionCopy:
+    """A copy of the sessions that began among a number of slots of `numbers`: others end."""
+
+    def __init__(self, former: SessionMap, present: SessionMap, numbers: Collection[int]) -> None:
+        self._former, self._present = former, present
+        self._slots = min(len(former), len(present))
+        self._bits = [bucket_bits(number) for number in numbers]
+        self._seen = np.zeros(self._slots, np.uint64)
+        """The tags as they were copied."""
+
+    def follow(self) -> int:
+        """Copy what has changed since the last time, over whatever is in those slots; return how many slots.
+
+        A session of another node that arrived in the present maps stays where the former ones have none.
+        """
+        slots, tags = self._changed()
+        copied = (self._present.tags[slots] == self._seen[slots]) | (tags > _STAMP)
+        some = slots[copied]
+        self._copy_records(some)
+        self._present.tags[some] = tags[copied]
+        self._seen[slots] = tags
+        return len(some)
+
+    def finish(self) -> int:
+        """Bring to the present maps what has changed since; return how many changes could not be made."""
+        slots, tags = self._changed()
+        for _ in range(_ATTEMPTS):
+            if not len(slots):
+                break
+            now = self._present.tags[slots]
+            untouched = now == self._seen[slots]
+            self._copy_records(slots[untouched])  # where a program may read it, it is the same one
+            same = (now ^ tags) & _FINGERPRINT == 0
+            new = np.where(untouched, tags, np.where(same, merged(now, tags), now))
+            done = atomic.compare_exchange(self._present.tags, slots, now, new)
+            slots, tags = slots[~done], tags[~done]
+        return len(slots)
+
+    def _changed(self) -> tuple[Slots, Tags]:
+        """Return the slots whose tags are others than those that were copied, and these tags: 0 of what ends."""
+        tags = self._former.tags[: self._slots].copy()
+        slots = np.flatnonzero(tags != self._seen)
+        changed = tags[slots]
+        bits = np.where(
+            changed & _IPV6 != 0,
+            self._former.sessions6["bucket_bits"][slots] if self._former.sessions6 is not None else 0,
+            self._former.sessions4["bucket_bits"][slots],
+        )
+        kept = np.isin(bits, self._bits) | (changed <= _STAMP)
+        return slots[kept], changed[kept]
+
+    def _copy_records(self, slots: Slots) -> None:
+        pairs = ((self._former.sessions4, self._present.sessions4), (self._former.sessions6, self._present.sessions6))
+        for old, new in pairs:
+            if old is not None and new is not None:
+                _bytes(new)[slots] = _bytes(old)[slots]
+
+
+def merged(one: Tags, other: Tags) -> Tags:
+    """Return the tags of sessions that two programs followed: the more advanced state, all flags, the later stamp."""
+    found: Tags = (
+        one & _FINGERPRINT
+        | np.maximum(one & _STATE, other & _STATE)
+        | (one | other) & _FLAGS
+        | np.maximum(one & _STAMP, other & _STAMP)
+    )
+    return found
+
+
+def _bytes(records: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Return records as rows of bytes: numpy copies structured values by their fields, which do not cover all."""
+    return records.view(np.uint8).reshape(len(records), records.dtype.itemsize)

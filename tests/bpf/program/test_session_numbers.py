@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Another number of sessions, and the one before again: each session lives on in the next program's maps, both ways."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+from support import packets
+from support.nat_stage import BACKENDS, CLIENTS, KEY, SESSIONS, TABLE, VIPS, Flow, NatStage, open_nat, slot_in
+
+from bpf.attach.datapath import DataPath
+from bpf.layout.address import Address
+from bpf.layout.conf import OtherEpoch
+from bpf.layout.map_spec import SESSION_MAPS
+from bpf.layout.nat import endpoint
+from bpf.layout.service import Protocol
+from bpf.layout.session import SessionState
+
+pytestmark = pytest.mark.slow
+MORE = 2 * SESSIONS
+POOL = ip_network("10.255.0.0/30")
+TCP_PORTS = (80, 8080)
+
+
+@pytest.fixture
+def folder(bpffs: Path, module_netns: None) -> Iterator[Path]:
+    yield bpffs / "numbers"
+    shutil.rmtree(bpffs / "numbers")
+
+
+def frame(source: Address, source_port: int, target: Address, target_port: int, flags: int) -> bytes:
+    ends = {"src": str(source), "dst": str(target)}
+    segment = packets.tcp(sport=source_port, dport=target_port, flags=flags, seq=1000, ack=1000, **ends)
+    return packets.ethernet(packets.ipv4(segment, protocol=packets.TCP, **ends), dst=packets.HERE, src=packets.ROUTER)
+
+
+def request(stage: NatStage, flow: Flow, flags: int = packets.ACK) -> int | None:
+    """Send a packet of the client; return the slot by whose endpoint it reached a backend, None if it did not."""
+    verdict, after = stage.send(frame(flow.client, flow.client_port, flow.vip, flow.vip_port, flags))
+    if verdict != "tx" or after[30:34] not in {one.packed for one in BACKENDS[4]}:
+        return None
+    return slot_in(4, type(flow.client)(after[26:30]), int.from_bytes(after[34:36], "big"))
+
+
+def answer(stage: NatStage, flow: Flow, slot: int) -> bool:
+    """Send an answer to an endpoint; return whether it reached the client."""
+    backend = stage.sessions.read(slot).backend
+    verdict, after = stage.send(frame(backend, 8080, *endpoint(POOL, slot), packets.ACK))
+    return verdict == "tx" and after[26:34] == VIPS[4].packed + flow.client.packed
+
+
+def opened(stage: NatStage, first_port: int, count: int = 200) -> dict[Flow, int]:
+    flows = [Flow(4, Protocol.TCP, CLIENTS[4] + i, first_port + i) for i in range(count)]
+    slots = {flow: request(stage, flow, packets.SYN) for flow in flows}
+    return {flow: slot for flow, slot in slots.items() if slot is not None}
+
+
+def lost(stage: NatStage, slots: dict[Flow, int]) -> int:
+    """Return how many flows no longer have the session of their slot, one way or the other."""
+    return sum(request(stage, flow) != slot or not answer(stage, flow, slot) for flow, slot in slots.items())
+
+
+def use(stage: NatStage, sessions: int, former: int | None, both_epochs: bool = True) -> None:
+    """New sessions get a slot among so many; two epochs are in use, as long as there is a former number."""
+    stage.write_conf(sessions=sessions, former_sessions=former, pool=POOL, pool6=None)
+    stage.set_chain([1], bank=1)
+    stage.use_epochs(OtherEpoch(KEY) if both_epochs else None)
+
+
+def test_sessions_go_on_among_more_slots_and_then_among_fewer(folder: Path) -> None:
+    with ExitStack() as stack:
+
+        def start(sessions: int) -> tuple[DataPath, NatStage]:
+            path = stack.enter_context(closing(open_nat(folder, sessions)))
+            return path, stack.enter_context(NatStage.of(path, folder))
+
+        few, stage = start(SESSIONS)
+        use(stage, SESSIONS, None, both_epochs=False)
+        few.attach()
+        first = opened(stage, 20_000)
+        assert len(first) == 200
+        killed = next(iter(first.values()))
+        stage.sessions.tags[killed] = 0
+
+        many, stage = start(MORE)
+        shared = {name: one.id() == few.maps.pinned[name].id() for name, one in many.maps.pinned.items()}
+        assert {name for name, same in shared.items() if not same} == set(SESSION_MAPS)
+        use(stage, SESSIONS, MORE)  # nodes differ
+        assert lost(stage, first) == 200, "the control: nothing is copied yet"
+        many.attach()
+        assert [one.name.rpartition("_")[2] for one in folder.glob("maps_*")] == [str(MORE)]
+        assert lost(stage, first) == 1, "but for the one that was killed"
+        assert max(opened(stage, 21_000).values()) < SESSIONS
+        del first[next(iter(first))]
+
+        use(stage, MORE, None)
+        assert lost(stage, first) > 50, "the control: a client's packets look in other buckets"
+        use(stage, MORE, SESSIONS)
+        assert lost(stage, first) == 0
+        second = opened(stage, 22_000)
+        assert max(second.values()) >= SESSIONS
+        assert lost(stage, first | second) == 0
+
+        use(stage, SESSIONS, MORE)
+        assert lost(stage, first | second) == 0
+        third = opened(stage, 23_000)
+        assert max(third.values()) < SESSIONS
+
+        fewer, stage = start(SESSIONS)
+        use(stage, SESSIONS, None, both_epochs=False)
+        fewer.attach()
+        assert lost(stage, first | third) == 0
+        assert lost(stage, second) == 200, "these began among more slots: the agent waits until they have ended"
+
+
+def test_no_session_begins_or_is_refused_while_sessions_are_copied(folder: Path) -> None:
+    with NatStage.opened(folder) as stage:
+        flow, other = (Flow(4, Protocol.TCP, CLIENTS[4], port) for port in (20_000, 20_001))
+        slot = request(stage, flow, packets.SYN)
+        assert slot is not None
+        stage.nat.set_moving(True)
+        assert (request(stage, flow), answer(stage, flow, slot)) == (slot, True)
+        before = stage.sessions.tags.copy()
+        for flags in (packets.SYN, packets.ACK):
+            assert stage.send(frame(other.client, other.client_port, other.vip, other.vip_port, flags))[0] == "drop"
+        assert (stage.sessions.tags == before).all()
+        assert stage.tag(slot).state is not SessionState.FREE
+        stage.nat.set_moving(False)
+        assert request(stage, other, packets.SYN) is not None
+        assert stage.nat.conf().table == TABLE  # type: ignore[union-attr]
