@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -105,18 +106,20 @@ class Traffic:
 
     def _send(self) -> None:
         while not self._stop.is_set():
-            if not self._room.acquire(timeout=5):
+            if not self._room.acquire(timeout=60):
                 return  # they do not come back: the test will fail
             before, behind, _ = self._flows[self.sent % FLOWS]
             self._socket.send(before + self.sent.to_bytes(4, "big") + behind)
             self.sent += 1
 
     def _receive(self) -> None:
+        quiet = 0
         while not (self._all_sent.is_set() and len(self.came) >= self.sent):
             try:
                 frame = self._socket.recv(2048)
             except TimeoutError:
-                if self._all_sent.is_set():
+                quiet += self._all_sent.is_set()
+                if quiet > 60:  # half a minute: what has not come by then is lost
                     return
                 continue
             number = int.from_bytes(frame[38:42], "big")
@@ -124,6 +127,12 @@ class Traffic:
             if frame[:6] != self._flows[number % FLOWS][2]:
                 self.misdirected.append(frame)
             self._room.release()
+
+    def wait_for_more(self, count: int) -> None:
+        """Wait until so many more were sent, or the sender has given up."""
+        target = self.sent + count
+        while self.sent < target and self._sender.is_alive():
+            time.sleep(0.0005)
 
     def __enter__(self) -> "Traffic":
         for thread in (self._sender, self._receiver):
@@ -165,6 +174,7 @@ def test_no_packet_is_lost_or_misdirected(pins: Path) -> None:
                 for number in range(CHANGES):
                     replace_program(link, programs[(number + 1) % 2] or 0)
                     began.append(traffic.sent)
+                    traffic.wait_for_more(11)
 
             def swap_tables(slot: int) -> None:
                 for number in range(CHANGES // len(PORTS)):

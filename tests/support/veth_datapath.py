@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import socket
 import threading
@@ -67,9 +69,19 @@ class Sender:
 
     def _run(self) -> None:
         while not self._stop.wait(0.0002):
-            for _ in range(10):
-                self._socket.send(self._frame)
-            self.sent += 10
+            with contextlib.suppress(BlockingIOError):
+                for _ in range(10):
+                    self._send()
+
+    def _send(self) -> None:
+        """Send a packet. Raises BlockingIOError where the receiving end has no room, as on a busy machine."""
+        try:
+            self._socket.send(self._frame)
+        except OSError as error:
+            if error.errno == errno.ENOBUFS:
+                raise BlockingIOError from None
+            raise
+        self.sent += 1
 
     def __enter__(self) -> Sender:
         self._thread.start()

@@ -234,7 +234,7 @@ def test_withdrawn_vip_leaves_the_router_and_returns(router_lab: RouterLab):
 
 def test_killed_relay_does_not_flap_a_route(router_lab: RouterLab):
     since = router_lab.b1.snapshot.peers[0].since
-    wait_for(lambda: time.monotonic() > since + QUIET_S + 1, "a session older than QUIET_S")
+    wait_for(lambda: time.monotonic() > since + QUIET_S + 5, "a session older than QUIET_S, and than a busy moment")
     wait_for(lambda: all(node.snapshot.peers[0].eor for node in router_lab.nodes), "End-of-RIB inferred")
     mark, seen, known = len(router_lab.events()), len(router_lab.b2.snapshots), router_lab.b1.learned()
     before, old = len(router_lab.b1.snapshots), router_lab.b1.relay_pid()
@@ -247,7 +247,7 @@ def test_killed_relay_does_not_flap_a_route(router_lab: RouterLab):
     snapshot = router_lab.b1.snapshots[before]
     assert snapshot.peers[0].routes, "the first snapshot of a new relay is complete"
     assert router_lab.b1.learned() == known
-    assert snapshot.peers[0].since == pytest.approx(since, abs=1.5)
+    assert snapshot.peers[0].since < (since + began) / 2, "the same session, whose age ExaBGP gives in seconds"
     assert snapshot.peers[0].eor
     wait_for(lambda: time.monotonic() > began + 3.0, "longer than the hold time")
     assert router_lab.events()[mark:] == [], "no change in the router's kernel"
@@ -271,14 +271,15 @@ def test_session_cleared_at_the_router_is_up_again_at_once(router_lab: RouterLab
     # No change at all if the new session is up before FRR drops the old one's routes.
     times = router_lab.times(mark) or [0.0]
     report(f"{router_lab.router}: session cleared, first to last change in the router", times[-1] - times[0])
-    assert times[-1] - times[0] < 3.0
+    assert times[-1] - times[0] < 10
 
 
 def test_shutdown_at_the_router_is_the_reason_with_its_text(router_lab: RouterLab):
     down, up = SHUTDOWN[router_lab.router]
     router_lab.lab.exec("router", down)
-    wait_for(lambda: not router_lab.b1.snapshot.peers[0].up, "the session is down")
-    assert re.search(r'NOTIFICATION 6/2 .*"power work"', router_lab.b1.snapshot.peers[0].why)
+    reason = r'NOTIFICATION 6/2 .*"power work"'
+    peer = lambda: router_lab.b1.snapshot.peers[0]  # noqa: E731
+    wait_for(lambda: not peer().up and re.search(reason, peer().why), "the session is down for that")
     router_lab.lab.exec("router", up)
     wait_for(lambda: router_lab.converged, "the session is back")
 
@@ -302,11 +303,11 @@ def test_silent_agent_loses_the_vip_and_not_the_identity(router_lab: RouterLab):
     mark = len(router_lab.events())
     router_lab.b1.agent_active.clear()
     began = time.time()
-    wait_for(lambda: router_lab.b1.snapshot.deadman, "dead-man", DEADMAN_S + 3)
+    wait_for(lambda: router_lab.b1.snapshot.deadman, "dead-man")
     wait_for(lambda: router_lab.next_hops() == {"10.0.0.12"}, "one next hop")
     took = router_lab.changed_at(mark, router_lab.b1.address) - began
     report(f"{router_lab.router}: dead-man", took)
-    assert DEADMAN_S - 0.1 < took < DEADMAN_S + 1.5
+    assert DEADMAN_S - 0.1 < took < 2 * DEADMAN_S
     wait_for(lambda: router_lab.b2.learned().get("10.0.0.11") is False, "its identity announces nothing")
     identity_gone = [line for line in router_lab.events()[mark:] if "10.254.0.11" in line and "Deleted" in line]
     assert identity_gone == []

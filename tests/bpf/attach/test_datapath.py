@@ -60,7 +60,7 @@ def test_forwarded_packet_leaves_by_the_wire(pins: Path, mode: str, runner: Call
     ):
         path.attach()
         wire.bind(("wire", packets.IPV4))
-        wire.settimeout(5)
+        wire.settimeout(60)
         wire.send(packet())
         assert wire.recv(2048) == packets.mac("02:00:00:00:00:02") + packets.marker(1, 11) + packet()[12:]
 
@@ -99,7 +99,7 @@ def test_jumbo_frames_in_native_mode_with_frags(pins: Path, runner: Callable[...
         path.attach()
         assert path.mode == "native"
         wire.bind(("wire", packets.IPV4))
-        wire.settimeout(5)
+        wire.settimeout(60)
         wire.send(jumbo)
         assert wire.recv(16384) == packets.mac("02:00:00:00:00:02") + packets.marker(1, 11) + jumbo[12:]
 

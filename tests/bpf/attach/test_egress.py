@@ -208,9 +208,9 @@ def syn_ack() -> tuple[int, int, int, int]:
     leaves there for the network card to complete (the sum of the pseudo-header)."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as wire:
         wire.bind(("wire", 0))
-        wire.settimeout(5)
+        wire.settimeout(60)
         wire.send(syn())
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             frame = wire.recv(2000)
             at = 14  # the kernel takes the tag out of what a packet socket reads
@@ -265,7 +265,7 @@ def frames_on_the_wire(done: Callable[[bytes], bool]) -> Iterator[list[bytes]]:
     """The frames to the member that leave the node in the block, up to the first one that is `done`."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as wire:
         wire.bind(("wire", 0))
-        wire.settimeout(10)
+        wire.settimeout(60)
         found: list[bytes] = []
         yield found
         while not (found and done(found[-1])):
