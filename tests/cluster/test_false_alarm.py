@@ -23,6 +23,7 @@ pytestmark = pytest.mark.lab
 
 BUSY = 8
 FRESH_PER_S = 300
+HELD = 100
 RESTART_EVERY_S = 8.0
 THREE = ("b1", "b2", "b4")
 
@@ -82,8 +83,10 @@ def test_no_live_node_is_called_silent_under_full_load(cluster: ClusterLab, requ
     assert after == before
 
 
-@pytest.mark.usefixtures("traffic")
-def test_a_node_that_is_silent_is_noticed(cluster: ClusterLab) -> None:
+def test_a_node_that_is_silent_is_noticed(cluster: ClusterLab, traffic: TrafficController) -> None:
+    """What clients repeat on their connections to it is dropped for minutes, also by agents that were late."""
+    traffic.open(HELD)
+    wait_for(lambda: traffic.progress().open == HELD, "held connections")
     before = skipped(cluster, THREE)
     cluster.crash("b3")
     wait_for(lambda: all(n > before[node] for node, n in skipped(cluster, THREE).items()), "b3 to be passed over")

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.lab
 PAGE = Path(__file__).parents[2] / "docs/getting-started.md"
 LAB = Path(__file__).parent / "getting_started/lab.clab.yml"
 SERVERS = ("s1", "s2", "s3")
+READ = ("status", "explain", "check", "connections")
 BLOCK = re.compile(r"^```(console (?P<node>\w+)|yaml|sh)\n(?P<text>.*?)^```$", re.M | re.S)
 
 
@@ -81,8 +82,9 @@ def run(cluster: ClusterLab, node: str, text: str) -> None:
             printed[:] = [in_lab(cluster, node, command)]
             return matches(shown, printed[0])
 
-        # A reader looks again as well: the router's kernel, or a table that is about to change, may take a moment.
-        patient = command.startswith(("ip route", "lbctl explain", "lbctl check", "curl"))
+        # A reader looks again as well: the router's kernel, the other nodes, or a table that is about to change, may
+        # take a moment.
+        patient = command.startswith(("ip route", "curl", *(f"lbctl {noun}" for noun in READ)))
         if patient:
             wait_for(is_shown, f"`{command}` on {node} to print what the page shows")
         else:
