@@ -220,13 +220,20 @@ def clock_jumps(cluster: ClusterLab, node: str) -> Iterator[None]:
     cluster.stop_agent(node, signal.SIGKILL)
     log = cluster.lab.root(node) / "var/log/anylb/agent.log"
     cluster.lab.spawn(node, COMMANDS["agent"], log, {"PYTHONPATH": str(CLOCK)})
-    wait_for(cluster.tables_agree, "the agent to be back")
+    wait_for(lambda: cluster.tables_agree() and cluster.next_hops() == set(FOUR), "the agent to be back")
     connections, offset = cluster.connect_many(20), cluster.lab.root(node) / "run/clock-offset"
-    offset.write_text("3600")
+    _put(offset, "3600")
     yield
     assert cluster.tables_agree()
     assert cluster.next_hops() == set(FOUR)
     for connection in connections:
         server_of(connection)
         connection.close()
-    offset.write_text("0")
+    _put(offset, "0")
+
+
+def _put(file: Path, text: str) -> None:
+    """Write a file that is read all the time: it is never empty."""
+    new = file.with_name(f"{file.name}.new")
+    new.write_text(text)
+    new.rename(file)
