@@ -86,7 +86,7 @@ services:
     vip: 10.99.0.1
     protocol: tcp
     port: 7000
-    health: &often {{type: tcp, interval_s: 0.2, timeout_s: 0.2, rise: 1, fall: 2}}
+    health: &often {{type: tcp, interval_s: 0.2, timeout_s: 0.2, rise: 1, fall: 20}}  # no server ends here
   - {{name: echo6, vip: "fd99::1", protocol: tcp, port: 7001, health: *often}}
 bgp:
   local_as: {asn}
