@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from support.interop_table import write_interop
 
 LONGEST_FIRST = (
@@ -81,6 +81,9 @@ SHARED_PROGRAM = re.compile(r"tests/bpf/(maps|program|reference)/")
 SHARED_LAB = re.compile(r"(tests/cluster/node_agent)/")
 """Folders whose files have one lab."""
 
+settings.register_profile("test", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""How long an example takes is no matter: others may have the CPUs."""
+settings.load_profile("test")
 settings.register_profile("check", max_examples=20)
 """`make check`: a fifth of the examples of `make test`, where a test does not say how many."""
 
