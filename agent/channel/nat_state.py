@@ -73,7 +73,7 @@ class NatState:
     results: Mapping[int, bool] = field(default_factory=dict)
     orders: Mapping[int, BackendOrder] = field(default_factory=dict)
     former: bool = False
-    """Whether the node has sessions with addresses of the former pool."""
+    """Whether the node has sessions with addresses of the former pool, or that began with the former number."""
 
 
 def pack(nat: NatState | None) -> list[tuple[int, bytes]]:
