@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.handover.hand_over import HandOver, Order, SendPull, SendRecords, wanted
-from agent.handover.item import Codec, End, Kind, Pull, Sessions
+from agent.handover.item import Codec, End, Kind, Pull, Sessions, UnknownOrigin
 from agent.handover.record import Records
 from agent.handover.row_move import Chains, rows_of
 from agent.handover.sent_log import SentLog
@@ -128,6 +128,8 @@ class Exchange:
             except ValueError as error:
                 self.counters[Count.MALFORMED] += 1
                 fault = str(error)
+                if isinstance(error, UnknownOrigin):
+                    self._stream(node, [error.answer])
                 continue
             if isinstance(item, Sessions):
                 contents.setdefault((item.kind, item.version, item.origin), []).append(item.content)

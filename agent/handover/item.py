@@ -13,7 +13,7 @@
 
 A slot is an endpoint of the pool that its session is of, and among `nat.sessions` of them its client's packets find it:
 those of its origin, which is the present one, or the former one while that is in use. A node takes no records of an
-origin that it does not know.
+origin that it does not know, and declines them as they came.
 """
 
 from __future__ import annotations
@@ -102,6 +102,14 @@ class Sessions:
 Item = Pull | End | Sessions
 
 
+class UnknownOrigin(ValueError):
+    """Records are of an origin that this node does not know: `answer` is the item that declines them."""
+
+    def __init__(self, reason: str, answer: bytes) -> None:
+        super().__init__(reason)
+        self.answer = answer
+
+
 class Codec:
     """Encodes and decodes the items of nodes with the same slots."""
 
@@ -128,7 +136,7 @@ class Codec:
                 yield self._head(kind, origin, version, len(some)) + to_wire(some)
 
     def decode(self, data: bytes) -> Item:
-        """Return the content of an item. Raises ValueError with what is wrong."""
+        """Return the content of an item. Raises ValueError with what is wrong: UnknownOrigin if that is all."""
         if len(data) < _HEAD.size:
             raise ValueError(f"an item has {len(data)} bytes")
         kind, version, count, origin = _HEAD.unpack_from(data)
@@ -136,9 +144,10 @@ class Codec:
         of_sessions = kind in (Kind.SESSIONS, Kind.REFUSED, Kind.DECLINED)
         known = self._origins.get(version, []) if of_sessions and version in FORMS else [self._number]
         if origin not in known:
-            raise ValueError(
-                "the pool is another one: nat.pool, nat.pool6 and nat.sessions must be the same everywhere"
-            )
+            why = "the pool is another one: nat.pool, nat.pool6 and nat.sessions must be the same everywhere"
+            if kind != Kind.SESSIONS:
+                raise ValueError(why)
+            raise UnknownOrigin(why, bytes([Kind.DECLINED]) + data[1:])
         if of_sessions:
             form = FORMS.get(version)
             if form is None or not count or len(content) != count * form.itemsize:

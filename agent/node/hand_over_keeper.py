@@ -41,7 +41,7 @@ SHOWN_S: Final = 60.0
 
 NOT_TAKEN = Problem(
     "sessions of {node} are not taken: {fault}",
-    "install the same release on all nodes",
+    "install the same release on all nodes, with the same nat",
     "What it hands over cannot be read here. Its sessions go on while it lives, and break when it leaves.",
 )
 OVERDUE = Problem(
