@@ -84,8 +84,10 @@ METRICS: Final = {
     "anylb_vip_wanted": Metric(GAUGE, ("vip",), "1 if this node wants to announce the VIP, or the pool of NAT."),
     "anylb_vip_announced": Metric(GAUGE, ("vip",), "1 if it is in the Adj-RIB-Out of a router's session."),
     # NAT
-    "anylb_nat_sessions": Metric(GAUGE, ("state",), "Sessions of NAT on this node by state, as of the last scan."),
-    "anylb_nat_session_slots": Metric(GAUGE, (), "How many there may be."),
+    "anylb_nat_sessions": Metric(
+        GAUGE, ("state",), "Sessions of NAT on this node by state, as of the last scan; free: slots for new ones."
+    ),
+    "anylb_nat_session_slots": Metric(GAUGE, (), "How many slots new ones may get."),
     "anylb_nat_hand_over_sessions_total": Metric(
         COUNTER, ("outcome",), "Sessions between nodes, by what became of them (docs/nat.md)."
     ),

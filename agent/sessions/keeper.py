@@ -84,7 +84,7 @@ class SessionKeeper:
         """Return what the operator must know, one line each."""
         lines = []
         if self.scan is not None and self.scan.load >= CROWDED:
-            slots, states = sum(self.scan.states.values()), self.scan.states
+            slots, states = self.scan.given, self.scan.states
             flood = states[SessionState.SYN] > slots * CROWDED / 2
             most = ", most of them by half-open sessions, which may be a flood of SYNs" if flood else ""
             lines.append(SLOTS_USED.line(share=f"{CROWDED:.0%}", slots=f"{slots:,}", most=most))
@@ -93,17 +93,18 @@ class SessionKeeper:
         return tuple(lines)
 
     def summary(self) -> dict[str, int]:
-        """Return the number of slots, and of sessions by the name of their state, at the last scan; empty before it."""
+        """Return the number of slots for new sessions and of those that are free, and of all sessions by the name of
+        their state, at the last scan; empty before it."""
         if self.scan is None:
             return {}
         states = {name: self.scan.states[state] for name, state in STATE_NAMES.items()}
-        return {"slots": sum(self.scan.states.values()), **states}
+        return {"slots": self.scan.given, **states, "free": self.scan.free}
 
     def _round(self) -> float:
         """Scan, free and count once; return the CPU seconds that this took."""
         began, now = time.thread_time(), time.monotonic()
         pressure = self.scan is not None and self.scan.load >= PRESSURE
-        found = scan(self.table.tags, now_tick(), limits(pressure))
+        found = scan(self.table.tags, now_tick(), limits(pressure), self.table.given)
         self.table.free(found.expired, found.tags)
         self.scan = found
         if self.former is not None:

@@ -35,6 +35,10 @@ class Scan:
     """The slots to free."""
     tags: Tags
     """Their tags when they were found, in the same order."""
+    given: int
+    """The slots that new sessions may get: the first ones."""
+    free: int
+    """Those of them that are free."""
 
     @property
     def live(self) -> int:
@@ -43,8 +47,8 @@ class Scan:
 
     @property
     def load(self) -> float:
-        """Return the share of the slots that are used."""
-        return 1 - self.states[SessionState.FREE] / sum(self.states.values())
+        """Return the share of the slots for new sessions that are used."""
+        return 1 - self.free / self.given
 
 
 def limits(pressure: bool = False) -> npt.NDArray[np.int32]:
@@ -70,8 +74,10 @@ def limits(pressure: bool = False) -> npt.NDArray[np.int32]:
     return table.reshape(-1)
 
 
-def scan(tags: Tags, now: int, limit: npt.NDArray[np.int32]) -> Scan:
-    """Look at all tags. `now` is the tick of this moment or an earlier one; `limit` is what `limits` returns."""
+def scan(tags: Tags, now: int, limit: npt.NDArray[np.int32], given: int | None = None) -> Scan:
+    """Look at all tags. `now` is the tick of this moment or an earlier one; `limit` is what `limits` returns; `given`
+    is how many slots new sessions may get, a multiple of PART: all, if it is None."""
+    given, free = len(tags) if given is None else given, 0
     states = np.zeros(len(SessionState), np.int64)
     expired, found = [], []
     for start in range(0, len(tags), PART):
@@ -79,8 +85,10 @@ def scan(tags: Tags, now: int, limit: npt.NDArray[np.int32]) -> Scan:
         states_of_part = states_of(part).copy()
         for state in SessionState:
             states[state] += np.count_nonzero(states_of_part == state)
+        if start < given:
+            free = int(states[SessionState.FREE])
         places = np.flatnonzero(idle(part, now) > limit[part.view(np.uint16)[2::4]])
         expired.append(places + start)
         found.append(part[places])
     by_state = dict(zip(SessionState, states.tolist(), strict=True))
-    return Scan(by_state, np.concatenate(expired), np.concatenate(found))
+    return Scan(by_state, np.concatenate(expired), np.concatenate(found), given, free)

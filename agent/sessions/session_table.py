@@ -59,6 +59,12 @@ class SessionTable:
         return self._sessions.tags
 
     @property
+    def given(self) -> int:
+        """How many slots new sessions may get, the first ones: fewer than there are while `nat.sessions` changes."""
+        conf = self._nat.conf()
+        return min(conf.sessions, len(self.tags)) if conf is not None else len(self.tags)
+
+    @property
     def records(self) -> Mapping[int, npt.NDArray[Any]]:
         """The records by slot, for each IP version: the memory that the program uses."""
         four, six = self._sessions.sessions4, self._sessions.sessions6

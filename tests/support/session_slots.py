@@ -10,7 +10,7 @@ import numpy as np
 
 from agent.address import Address
 from agent.sessions.session_table import SessionTable
-from bpf.layout.nat import endpoint
+from bpf.layout.nat import NatConf, endpoint
 from bpf.layout.nat_backend import BACKENDS
 from bpf.layout.session import Session, SessionState, Tag, TagFlag
 from bpf.maps.nat_maps import NatMaps
@@ -33,7 +33,10 @@ class Slots:
         self.map = SessionMap(
             np.zeros(slots, np.uint64), np.zeros(slots, SESSION4_DTYPE), np.zeros(slots, SESSION6_DTYPE), []
         )
-        self.table = SessionTable(self.map, cast(NatMaps, SimpleNamespace(loads=self.loads)))
+        self.conf = NatConf(slots, 1, POOLS[4])
+        """What the program is given; new sessions may be given fewer slots."""
+        nat = SimpleNamespace(loads=self.loads, conf=lambda: self.conf)
+        self.table = SessionTable(self.map, cast(NatMaps, nat))
 
     def put(
         self, slot: int, state: SessionState = SessionState.EST, idle: int = 0, flags: TagFlag = NO_FLAGS,

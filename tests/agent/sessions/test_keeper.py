@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -59,8 +60,8 @@ class Ring:
 class World:
     """A keeper, and what is around it."""
 
-    def __init__(self) -> None:
-        self.slots, self.ring = Slots(), Ring()
+    def __init__(self, slots: int = SLOTS) -> None:
+        self.slots, self.ring = Slots(slots), Ring()
         self.refused = self.changes = 0
         self.watch = SessionWatch(self.slots.table, self.ring.open, self.ring.set_watched)
         self.keeper = SessionKeeper(self.slots.table, self.watch, lambda: self.refused, {3: "web"}, self.change)
@@ -163,6 +164,23 @@ def test_a_crowded_table_and_refusals_are_problems_for_as_long_as_they_last(monk
 
     assert REFUSED_S > 1
     asyncio.run(play())
+
+
+def test_the_load_is_that_of_the_slots_that_new_sessions_may_get() -> None:
+    """While `nat.sessions` changes there are more slots; those are of no use to new sessions."""
+    world = World(2 * SLOTS)
+    world.slots.conf = replace(world.slots.conf, sessions=SLOTS)
+    world.fill(CROWDED + 0.01)
+    world.slots.map.tags[SLOTS + 5] = world.slots.map.tags[0]
+    world.keeper._round()
+    (line,) = world.keeper.problems()
+    assert line.startswith("nat: more than 70% of the 65,536 session slots are used: end what is not")
+    summary = world.keeper.summary()
+    used = round(SLOTS * (CROWDED + 0.01))
+    assert (summary["slots"], summary["free"], summary["established"]) == (SLOTS, SLOTS - used, used + 1)
+    world.slots.conf = replace(world.slots.conf, sessions=2 * SLOTS)
+    world.keeper._round()
+    assert world.keeper.problems() == ()
 
 
 def test_refusals_before_the_agent_began_are_no_problem() -> None:
