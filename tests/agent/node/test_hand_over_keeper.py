@@ -13,7 +13,7 @@ import pytest
 from support.session_arrays import BACKEND, POOLS, SERVICE, SESSIONS, Arrays
 from support.session_records import record
 
-from agent.handover.item import Codec, End, Origin, Pull, Sessions, Slots
+from agent.handover.item import Codec, Kind, Origin, Slots
 from agent.handover.row_move import Chains
 from agent.node import hand_over_keeper as module
 from agent.node.hand_over_keeper import HandOverKeeper, hand_over_keeper
@@ -32,7 +32,7 @@ class Node:
 
     def __init__(self, own: IPv4Address = A, others: Iterable[IPv4Address] = (B,)) -> None:
         self.arrays, self.pulls = Arrays(), np.zeros(NAT_ROWS, np.uint64)
-        self.sent: dict[IPv4Address, list[Pull | End | Sessions]] = {}
+        self.sent: dict[IPv4Address, list[bytes]] = {}
         self.idle = True
         maps = SimpleNamespace(sessions=self.arrays.map, nat=SimpleNamespace(loads=self.arrays.loads, pulls=self.pulls))
         self.writer = SimpleNamespace(slot=lambda name: SERVICE, before_nat_rows=None)
@@ -53,7 +53,7 @@ class Node:
         self.keeper: HandOverKeeper = made
 
     def _stream(self, node: IPv4Address, items: Iterable[bytes]) -> None:
-        self.sent.setdefault(node, []).extend(CODEC.decode(item) for item in items)
+        self.sent.setdefault(node, []).extend(items)
 
     def write(self, *nodes: IPv4Address) -> None:
         """Write chains, as the forwarder does."""
@@ -61,7 +61,7 @@ class Node:
         cast(Any, self.forwarder).after_tables()
 
     def kinds(self, node: IPv4Address = B) -> list[str]:
-        return [type(one).__name__ for one in self.sent.pop(node, [])]
+        return [type(CODEC.decode(one)).__name__ for one in self.sent.pop(node, [])]
 
 
 def test_none_without_nat_and_without_a_data_path() -> None:
@@ -117,6 +117,8 @@ def test_items_that_cannot_be_read_are_a_problem_that_names_the_node() -> None:
     asyncio.run(_one(node, next(other.sessions(record()))))
     (line,) = node.keeper.problems()
     assert line.startswith("sessions of 10.0.0.12 are not taken: the pool is another one")
+    (answer,) = node.sent.pop(B)
+    assert cast(Any, other.decode(answer)).kind is Kind.DECLINED
     asyncio.run(_one(node, CODEC.end(1)))
     assert node.keeper.problems() == ()
 

@@ -21,6 +21,7 @@ from agent.node import tracer
 from agent.node.tracer import ANSWERS_PER_S, ATTEMPTS, MAX_STEPS, Step, Tracer, reply_of
 from bpf.attach.datapath import DataPath
 from bpf.errors import BpfError
+from bpf.layout.session import WAYS
 
 A, B, C, D = NODES = tuple(IPv4Address("10.0.0.11") + i for i in range(4))
 FLOW = Flow("tcp", IPv4Address("192.0.2.7"), 41_000, IPv4Address("10.99.0.1"), 443)
@@ -229,7 +230,7 @@ def test_a_session_takes_the_place_of_a_socket(monkeypatch: pytest.MonkeyPatch) 
 
     assert reply() == ("reply_reset", LocalSocket.NONE)
     flow = request.flow
-    slots.put(9 * 16 + 3, client_port=flow.client_port, vip_port=flow.vip_port)
+    slots.put(9 * WAYS + 3, client_port=flow.client_port, vip_port=flow.vip_port)
     assert reply() == ("forward_backend", LocalSocket.CONNECTION)
     facts.append(replace(facts[0], nat_rows=()))
     assert reply() == ("deliver_socket", LocalSocket.CONNECTION)
