@@ -105,7 +105,7 @@ def router_config(
             raise AgentError(f"bgp.peers: {peers[0].address}: the router has no IPv4 address here; give --router-id")
         router_id = known[0]
     # Twice the routes of a node (its VIPs, the pool and its identity), so that new VIPs do not exceed the limit.
-    limit = max(16, 2 * (len(config.vips) + len(config.pools) + 1))
+    limit = max(16, 2 * (len(config.vips) + len(config.pool_prefixes) + 1))
     return Router(
         asn,
         router_id,
@@ -115,7 +115,7 @@ def router_config(
         limit,
         log=log,
         made_by=made_by,
-        pools=config.pools,
+        pools=config.pool_prefixes,
     )
 
 

@@ -25,7 +25,7 @@ def speaker_config(config: Config, local: LocalAddresses, passwords: Mapping[str
         tuple(_session(i, peer, local, passwords) for i, peer in enumerate(config.bgp.peers)),
         config.bgp.user,
         allow=(own, *config.allowed),
-        exactly=config.pools,
+        exactly=config.pool_prefixes,
         learn=(config.bgp.identity_prefix,),
     )
 

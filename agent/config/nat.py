@@ -124,6 +124,14 @@ def former_pools(now: PoolConfig | None, previous: PoolConfig | None) -> tuple[N
     return tuple(pool for pool, new in pairs if new is not None and pool[0] != new[0])
 
 
+def resized_pools(now: PoolConfig | None, previous: PoolConfig | None) -> tuple[Network, ...]:
+    """Return the prefixes that pools with the same first addresses had before."""
+    if now is None or previous is None:
+        return ()
+    pairs = ((pool, now.pool_of(pool.version)) for pool in previous.pools)
+    return tuple(pool for pool, new in pairs if new is not None and pool[0] == new[0] and pool != new)
+
+
 def former_sessions(now: PoolConfig | None, previous: PoolConfig | None) -> int | None:
     """Return the number of sessions of before, if it is another one and its sessions go on: those that have the same
     first address. The number is a part of no address, but where a session is among the others follows from it."""

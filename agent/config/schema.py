@@ -19,7 +19,16 @@ from agent.config.fields import AnyNetwork, Section, Switch, fault, given, withi
 from agent.config.instances import shares_a_match
 from agent.config.members import MembersConfig
 from agent.config.metrics import MetricsConfig
-from agent.config.nat import MAX_BACKENDS, NatConfig, Taken, check_pools, former_pools, former_sessions, require_room
+from agent.config.nat import (
+    MAX_BACKENDS,
+    NatConfig,
+    Taken,
+    check_pools,
+    former_pools,
+    former_sessions,
+    require_room,
+    resized_pools,
+)
 from agent.config.node import NodeConfig
 from agent.config.service import ServiceConfig
 from agent.config.table import TableConfig
@@ -111,7 +120,7 @@ class Config(Section):
             check_pools("nat", self.nat, self._taken())
             if number := former_sessions(self.nat, self.table.previous.nat if self.table.previous else None):
                 require_room("nat", self.nat, number)
-            if self.former_pools and self.table.previous and self.table.previous.nat:
+            if (self.former_pools or self.resized_pools) and self.table.previous and self.table.previous.nat:
                 check_pools("table.previous.nat", self.table.previous.nat, self._taken())
             self._check_communities("nat.announce", self.nat.announce or AnnounceConfig())
         if self.node.address6 and not any(self.node.address6 in allowed for allowed in self.members.allow):
@@ -256,7 +265,7 @@ class Config(Section):
     def foreign(self) -> tuple[Network, ...]:
         """The prefixes that are announced, but no address of any node: the pools, and VIPs of NAT services alone."""
         vips = (ip_network(vip) for vip in self.vips if vip not in self.local_vips)
-        return (*self.pools, *vips)
+        return (*self.pool_prefixes, *vips)
 
     @property
     def forwards(self) -> frozenset[str]:
@@ -280,6 +289,16 @@ class Config(Section):
         return former_pools(self.nat, self.table.previous.nat if self.table.previous else None)
 
     @property
+    def resized_pools(self) -> tuple[Network, ...]:
+        """The prefixes that the pools had before, if they only became larger or smaller."""
+        return resized_pools(self.nat, self.table.previous.nat if self.table.previous else None)
+
+    @property
+    def pool_prefixes(self) -> tuple[Network, ...]:
+        """The prefixes of NAT that this node may announce."""
+        return (*self.pools, *self.resized_pools)
+
+    @property
     def former_sessions(self) -> int | None:
         """The number of sessions of before, if sessions that began with it go on: those of another key do not."""
         previous = self.table.previous
@@ -299,7 +318,7 @@ class Config(Section):
     @property
     def announced(self) -> tuple[Announced, ...]:
         """Everything that a node with this configuration may announce besides its identity."""
-        return (*self.vips, *self.pools)
+        return (*self.vips, *self.pool_prefixes)
 
     def announce_of(self, one: Announced) -> AnnounceConfig:
         """Return the attributes of the routes of a VIP or a pool."""

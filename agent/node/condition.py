@@ -134,10 +134,14 @@ def pool_announcement(
     pool: Network,
     condition: Condition,
     elsewhere: Collection[Address] = frozenset(),
+    *,
     former_used: bool = False,
+    nodes_differ: bool = False,
 ) -> Announcement:
     """Return whether a pool of NAT is announced. `elsewhere` as for `announcement`; `former_used`: some node has
-    sessions with addresses of the former pool, or new ones get them.
+    sessions with addresses of the former pool, or new ones get them; `nodes_differ`: some have the configuration of
+    before. While these have a larger or a smaller prefix, all nodes announce that, and none a longer one: routers would
+    send all answers to the nodes with the longest.
 
     The health of services and backends does not count: by the pool come the answers for sessions that exist, and this
     node forwards them to their owners. Where its path to clients is lost and other nodes serve, they get them instead.
@@ -154,6 +158,14 @@ def pool_announcement(
     if pool in config.former_pools:
         empty = "no session has an address of it any more: remove table.previous.nat"
         return Announcement(True, "sessions still have addresses of it") if former_used else Announcement(False, empty)
+    if pool in config.resized_pools:
+        resized = "all nodes have its new prefix: remove table.previous.nat"
+        return (
+            Announcement(True, "other nodes have this prefix of it") if nodes_differ else Announcement(False, resized)
+        )
+    before = [one for one in config.resized_pools if one.version == pool.version]
+    if nodes_differ and any(one.prefixlen < pool.prefixlen for one in before):
+        return Announcement(False, "other nodes have its larger prefix")
     return Announcement(True, "forwarding")
 
 

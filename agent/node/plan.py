@@ -239,8 +239,12 @@ def plan(node: ThisNode, inputs: Inputs, before: Memory, now: float, wall: float
     wanted_epochs = epoch.choose(node.epochs, cluster.members)
     epoch_switch = (before.epoch_switch or EpochSwitch(wanted_epochs)).after(wanted_epochs, now)
     conflicts = before.conflicts.after(_observed(node, inputs), config, now)
-    former_used = inputs.former_pool_used or epoch_switch.use.first != node.epochs[0]
-    pools = {pool: pool_announcement(config, pool, condition, elsewhere, former_used) for pool in config.pools}
+    differs = epoch_switch.use.first != node.epochs[0]
+    used = inputs.former_pool_used or differs
+    pools = {
+        pool: pool_announcement(config, pool, condition, elsewhere, former_used=used, nodes_differ=differs)
+        for pool in config.pool_prefixes
+    }
     own = before.own.after(node, wanted, [pool for pool, one in pools.items() if one.wanted])
     announced_once = before.announced_once | wanted.keys()
     memory = Memory(candidates, own, cluster, decisions, epoch_switch, announced_once, conflicts)

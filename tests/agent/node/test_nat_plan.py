@@ -118,6 +118,25 @@ def test_former_pool_is_announced_until_no_node_has_a_session_of_it(
     }
 
 
+@pytest.mark.parametrize(
+    ("now", "before", "while_nodes_differ"),
+    [("26", "27", {"26", "27"}), ("27", "26", {"26"})],
+    ids=["larger", "smaller"],
+)
+def test_no_node_has_a_longer_prefix_of_the_pool_than_the_others(
+    now: str, before: str, while_nodes_differ: set[str]
+) -> None:
+    """Routers would send it all answers of backends: the last node with the smaller pool, or the first one."""
+    previous = f"table: {{previous: {{nat: {{pool: 10.255.0.0/{before}}}}}}}\n"
+    here = replace(node(CONFIG.replace("10.255.0.0/27", f"10.255.0.0/{now}") + previous), epochs=(7, 6))
+    assert {str(one) for one in here.config.pool_prefixes} == {f"10.255.0.0/{one}" for one in (now, before)}
+    for supported, expected in (((6,), while_nodes_differ), ((7, 6), {now})):
+        others = tuple(replace(one, epochs=supported) for one in GOOD.members)
+        made = plan(here, replace(GOOD, members=others), first_memory(here), 0.0, 1.7e9)
+        prefixes = {str(route.prefix) for route in made.desired.desired}
+        assert {one for one in prefixes if one.startswith("10.255")} == {f"10.255.0.0/{one}" for one in expected}
+
+
 def test_lost_member_keeps_its_later_places() -> None:
     assert owners(first(replace(GOOD, members=(replace(member(12), lost=True),))))[12] == (0, 100, State.LOST)
 
