@@ -441,13 +441,14 @@ def test_more_sessions_and_then_fewer_break_nothing(lab: NatLab, clients: Client
     assert re.match(r"lbctl: nat\.sessions: its change ends [\d,]+ sessions of this node, ", refusal)
     config.write_text(more + previous(POOL, POOL6, 65536))
     lab.reload("b1", "b2")
-    wait_for(lambda: lab.serves(FOUR, ()), "two nodes with more slots")
+    wait_for(lambda: lab.serves(FOUR, (POOL, POOL6)), "two nodes with more slots, and the former prefix still")
     assert clients.broken() == []
     lab.kill("b2", "agent", signal.SIGKILL)
     lab.start("b2", "agent")
     wait_for(lambda: lab.service_status("b2"), "b2's next agent")
     lab.reload("b3", "b4")
     wait_for(lambda: lab.serves(FOUR, wide) and all(uses_new_table(lab, node) for node in FOUR), "the new table in use")
+    wait_for(lambda: not lab.hops(POOL) and not lab.hops(POOL6), "the smaller prefix to be withdrawn")
     more_slots.open(STREAM, VIP, ECHO_PORT, OTHERS)
     assert lab.states(FOUR, pool="10.255.0.2/31"), "some have an address of the wider pool"
     assert clients.broken() == []
