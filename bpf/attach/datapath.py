@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The programs and maps of a node's interfaces: opened, attached, replaced, detached. pin_dir.py names their pins."""
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -76,25 +77,22 @@ class DataPath:
         pins.require_bpffs()
         for name, entry in zip(names, entries, strict=True):
             uplink.require_no_foreign_program(name, entry.ifindex, pins.links())
-        folder = pins.make_maps(rows, nat)
-        maps = Maps.open(folder, rows, nat)
         nat6 = nat is not None and nat.ipv6
         builds = [LbOptions(rows, place, ipv6, nat=nat is not None, nat6=nat6) for place in range(len(names))]
         programs = [pins.program(build, nat) for build in builds]
         egress_pin = pins.egress()
         wanted: dict[Path, Options] = {**dict(zip(programs, builds, strict=True)), egress_pin: EgressOptions()}
-        fds: dict[Path, int] = {}
-        try:
+        pinned = [*programs, *map(tail_calls_pin, programs)]
+        with pins.new_maps(rows, nat, pinned) as folder, contextlib.ExitStack() as on_error:
+            maps = Maps.open(folder, rows, nat)
+            on_error.callback(maps.close)
             moved = _write_uplinks(maps, pins, entries)
             fds, errors = _open_programs(folder, wanted, maps, cache_dir)
-            for path in programs:
-                if path in errors:
-                    raise errors[path]
-        except BaseException:
             for fd in fds.values():
-                os.close(fd)
-            maps.close()
-            raise
+                on_error.callback(os.close, fd)
+            if faults := [errors[path] for path in programs if path in errors]:
+                raise faults[0]
+            on_error.pop_all()
         uplinks = [
             Uplink(name, entry.ifindex, mode, fds[path], open_pin(tail_calls_pin(path)), pins.link(place))
             for place, (name, entry, path) in enumerate(zip(names, entries, programs, strict=True))

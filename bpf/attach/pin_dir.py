@@ -17,6 +17,7 @@ import contextlib
 import errno
 import os
 import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,6 +66,21 @@ class PinDir:
     def clsact(self, ifindex: int) -> Path:
         """Return the mark that a clsact qdisc is ours: a folder, since bpffs has no plain files."""
         return self.folder / f"clsact_{ifindex}"
+
+    @contextlib.contextmanager
+    def new_maps(self, rows: int, nat: map_spec.NatShape | None, programs: Iterable[Path]) -> Iterator[Path]:
+        """Make the folder of the maps for the body. If it raises, remove the folder that was not there before, and the
+        pins of `programs`, which have these maps: their memory may be gigabytes."""
+        folder = self.maps(rows, nat)
+        was_there = folder.exists()
+        try:
+            yield self.make_maps(rows, nat)
+        except BaseException:
+            if not was_there:
+                for path in programs:
+                    path.unlink(missing_ok=True)
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def make_maps(self, rows: int, nat: map_spec.NatShape | None = None) -> Path:
         """Make the folder of the maps, with those that another layout shares, and return it. Raises BpfError."""

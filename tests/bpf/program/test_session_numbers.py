@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Another number of sessions, and the one before again: each session lives on in the next program's maps, both ways."""
 
+import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -12,9 +13,11 @@ from support import packets
 from support.nat_stage import BACKENDS, CLIENTS, KEY, SESSIONS, TABLE, VIPS, Flow, NatStage, open_nat, slot_in
 
 from bpf.attach.datapath import DataPath
+from bpf.errors import BpfError
+from bpf.kernel import bpf_map
 from bpf.layout.address import Address
 from bpf.layout.conf import OtherEpoch
-from bpf.layout.map_spec import SESSION_MAPS
+from bpf.layout.map_spec import SESSION_MAPS, MapSpec
 from bpf.layout.nat import endpoint
 from bpf.layout.service import Protocol
 from bpf.layout.session import SessionState
@@ -114,6 +117,24 @@ def test_sessions_go_on_among_more_slots_and_then_among_fewer(folder: Path) -> N
         fewer.attach()
         assert lost(stage, first | third) == 0
         assert lost(stage, second) == 200, "these began among more slots: the agent waits until they have ended"
+
+
+def test_a_number_for_which_there_is_no_memory_leaves_nothing_in_the_kernel(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(open_nat(folder)):
+        before = sorted(folder.iterdir())
+        create = bpf_map.create_map
+
+        def create_map(spec: MapSpec) -> int:
+            if spec.name == "sessions6":
+                raise BpfError("cannot make the BPF map sessions6: Cannot allocate memory", errno.ENOMEM)
+            return create(spec)
+
+        monkeypatch.setattr(bpf_map, "create_map", create_map)
+        with pytest.raises(BpfError, match="Cannot allocate memory"):
+            open_nat(folder, MORE)
+        assert sorted(folder.iterdir()) == before
 
 
 def test_no_session_begins_or_is_refused_while_sessions_are_copied(folder: Path) -> None:
