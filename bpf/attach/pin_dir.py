@@ -72,13 +72,14 @@ class PinDir:
         """Make the folder of the maps for the body. If it raises, remove the folder that was not there before, and the
         pins of `programs`, which have these maps: their memory may be gigabytes."""
         folder = self.maps(rows, nat)
-        was_there = folder.exists()
+        was_there = os.path.exists(folder)  # Path.exists raises where a part of the path is a file
         try:
             yield self.make_maps(rows, nat)
         except BaseException:
             if not was_there:
                 for path in programs:
-                    path.unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):
+                        path.unlink()
                 shutil.rmtree(folder, ignore_errors=True)
             raise
 
