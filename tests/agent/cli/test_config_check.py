@@ -70,7 +70,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_file_of_another_machine(check: Check) -> None:
     service = "echo 10.99.0.1:7000/tcp"
-    warning = f"{LAB_CONFIG}:30:8: {KEY_NONE}"
+    warning = f"{LAB_CONFIG}:31:8: {KEY_NONE}"
     assert check(LAB_CONFIG, "--offline").splitlines() == [
         f"warning: {warning}", f"{LAB_CONFIG}: valid ({service})", f"not checked: {', '.join(OFFLINE)}",
     ]  # fmt: skip
@@ -104,7 +104,7 @@ def test_every_error_of_the_file(check: Check, tmp_path: Path) -> None:
     path.write_text(LAB_CONFIG.read_text().replace("port: 7000", "port: 70000").replace("as: 65000", "as: x"))
     assert check(path, code=1).splitlines() == [
         f"lbctl: {path}:11:11: services[0].port: 70000 is neither in 1-65535 nor 'any'",
-        f"lbctl: {path}:25:11: bgp.peers[0].as: 'x' is not a whole number",
+        f"lbctl: {path}:26:11: bgp.peers[0].as: 'x' is not a whole number",
     ]
 
 
