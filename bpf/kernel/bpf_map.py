@@ -7,8 +7,9 @@ import os
 from collections.abc import Sequence
 from typing import Final
 
+from bpf.errors import BpfError
 from bpf.kernel.libbpf import check, library, read_info
-from bpf.layout.map_spec import MapSpec, MapType
+from bpf.layout.map_spec import SESSION_MAPS, MapSpec, MapType
 
 _SMALL: Final = MapSpec("inner", MapType.ARRAY, 4, 4, 1)
 
@@ -50,6 +51,10 @@ def create_map(spec: MapSpec) -> int:
     finally:
         if inner is not None:
             os.close(inner)
+    if fd == -errno.ENOMEM:
+        few = "lower nat.sessions or free memory" if spec.name in SESSION_MAPS else "free memory"
+        size = f"{spec.entries * spec.value_size / 1e6:,.0f} MB"
+        raise BpfError(f"cannot make the BPF map {spec.name}: there is no memory for its {size}; {few}", errno.ENOMEM)
     return check(fd, f"cannot make the BPF map {spec.name}")
 
 

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Maps: writing and reading back, on real maps."""
 
+import errno
 import time
 from collections.abc import Iterable
 from functools import partial
 from ipaddress import IPv4Address, ip_network
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -182,6 +184,17 @@ def test_limits(maps: Maps) -> None:
         maps.nodes.write(0, NODE)
     with pytest.raises(BpfError, match="service slot 256 is not in 1-255: too many services"):
         maps.services.write(ECHO, ServiceEntry(SLOTS, up=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "step"), [("sessions6", "lower nat.sessions or free memory"), ("nodes", "free memory")]
+)
+def test_a_map_for_which_there_is_no_memory(monkeypatch: pytest.MonkeyPatch, name: str, step: str) -> None:
+    monkeypatch.setattr(bpf_map, "library", lambda: SimpleNamespace(bpf_map_create=lambda *_: -errno.ENOMEM))
+    with pytest.raises(BpfError) as raised:
+        bpf_map.create_map(MapSpec(name, MapType.ARRAY, 4, 128, 1 << 24))
+    assert str(raised.value) == f"cannot make the BPF map {name}: there is no memory for its 2,147 MB; {step}"
+    assert raised.value.errno == errno.ENOMEM
 
 
 def test_pin_of_another_shape_is_not_overwritten(folder: Path) -> None:
