@@ -23,8 +23,10 @@ def sessions_moved(pins: PinDir, maps: Maps) -> Iterator[None]:
     """
     shape, sessions, nat = maps.nat_shape, maps.sessions, maps.nat
     conf = nat.conf() if nat else None
-    former = _attached_shape(pins, maps.row_count, shape) if shape else None
-    if former is None or nat is None or sessions is None or conf is None:
+    attached = _attached(pins)
+    others = pins.others_in_sessions(maps.row_count, shape) if shape else []
+    former = next((other for other in others if _runs(pins, other, attached)), None)
+    if former is None or shape is None or nat is None or sessions is None or conf is None:
         yield
         return
     with contextlib.ExitStack() as after:
@@ -32,26 +34,34 @@ def sessions_moved(pins: PinDir, maps: Maps) -> Iterator[None]:
         replaced = after.enter_context(contextlib.closing(Maps.open(folder, maps.row_count, former)))
         assert replaced.sessions is not None
         copy = SessionCopy(replaced.sessions, sessions, {conf.sessions, conf.former_sessions or conf.sessions})
-        copy.follow()
         after.callback(nat.set_moving, False)
+        # Both programs are attached if a process ended between two uplinks: what these maps have is not written over.
+        both = _runs(pins, shape, attached)
+        if not both:
+            copy.follow()
         nat.set_moving(True)
-        copy.follow()
+        if not both:
+            copy.follow()
         yield
         copy.finish()
 
 
-def _attached_shape(pins: PinDir, rows: int, shape: NatShape) -> NatShape | None:
-    """Return the shape of the attached program's maps, if it differs in the number of sessions alone."""
-    attached = set()
+def _attached(pins: PinDir) -> set[int]:
+    """Return the kernel's ids of the attached programs."""
+    found = set()
     for path in pins.links():
         if (link := open_pin(path)) is not None:
-            attached.add(link_info(link).prog_id)
+            found.add(link_info(link).prog_id)
             os.close(link)
-    for other in pins.others_in_sessions(rows, shape):
-        for path in pins.programs(other):
-            if (program := open_pin(path)) is not None:
-                number = program_info(program).id
-                os.close(program)
-                if number in attached:
-                    return other
-    return None
+    return found
+
+
+def _runs(pins: PinDir, shape: NatShape, attached: set[int]) -> bool:
+    """Return whether a program for so many sessions is among the attached ones."""
+    for path in pins.programs(shape):
+        if (program := open_pin(path)) is not None:
+            number = program_info(program).id
+            os.close(program)
+            if number in attached:
+                return True
+    return False

@@ -2,25 +2,43 @@
 """Another number of sessions, and the one before again: each session lives on in the next program's maps, both ways."""
 
 import errno
+import os
 import shutil
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 from support import packets
-from support.nat_stage import BACKENDS, CLIENTS, KEY, SESSIONS, TABLE, VIPS, Flow, NatStage, open_nat, slot_in
+from support.nat_stage import (
+    BACKENDS,
+    BUCKET_BITS,
+    CLIENTS,
+    KEY,
+    SESSIONS,
+    TABLE,
+    VIPS,
+    Flow,
+    NatStage,
+    open_nat,
+    slot_in,
+)
 
 from bpf.attach.datapath import DataPath
+from bpf.attach.pin_dir import PinDir
+from bpf.attach.session_move import sessions_moved
 from bpf.errors import BpfError
 from bpf.kernel import bpf_map
+from bpf.kernel.link import XDP_FLAGS_SKB_MODE, attach_xdp
+from bpf.kernel.pin import pin_object
 from bpf.layout.address import Address
 from bpf.layout.conf import OtherEpoch
 from bpf.layout.map_spec import SESSION_MAPS, MapSpec
 from bpf.layout.nat import endpoint
 from bpf.layout.service import Protocol
-from bpf.layout.session import SessionState
+from bpf.layout.session import SessionState, Tag, TagFlag
 
 pytestmark = pytest.mark.slow
 MORE = 2 * SESSIONS
@@ -117,6 +135,38 @@ def test_sessions_go_on_among_more_slots_and_then_among_fewer(folder: Path) -> N
         fewer.attach()
         assert lost(stage, first | third) == 0
         assert lost(stage, second) == 200, "these began among more slots: the agent waits until they have ended"
+
+
+def test_what_both_programs_have_after_a_process_ended_between_two_uplinks_is_merged(
+    folder: Path, runner: Callable[..., None]
+) -> None:
+    with ExitStack() as stack:
+        few = stack.enter_context(closing(open_nat(folder)))
+        use(stack.enter_context(NatStage.of(few, folder)), SESSIONS, MORE)
+        few.attach()
+        many = stack.enter_context(closing(open_nat(folder, MORE)))
+        runner("ip", "link", "add", "second", "type", "veth", "peer", "name", "third")
+        stage = stack.enter_context(NatStage.of(many, folder))
+        link = attach_xdp(stage.fd, socket.if_nametoindex("second"), XDP_FLAGS_SKB_MODE)
+        stack.callback(os.close, link)
+        pin_object(link, PinDir(folder).link(1))
+        assert few.maps.sessions
+        assert many.maps.sessions
+        for slot, maps, fingerprint, state, stamp in (
+            (5, few, 77, SessionState.EST, 10), (5, many, 77, SessionState.FIN, 20),
+            (6, few, 77, SessionState.EST, 30), (6, many, 99, SessionState.EST, 20),
+            (7, few, 77, SessionState.EST, 10),
+        ):  # fmt: skip
+            sessions = maps.maps.sessions
+            assert sessions
+            sessions.sessions4["bucket_bits"][slot] = BUCKET_BITS
+            sessions.tags[slot] = Tag(fingerprint, state, TagFlag(0), stamp).pack()
+        with sessions_moved(PinDir(folder), many.maps):
+            pass
+        found = [Tag.unpack(int(many.maps.sessions.tags[slot])) for slot in (5, 6, 7)]
+        assert [(one.fingerprint, one.state, one.stamp) for one in found] == [
+            (77, SessionState.FIN, 20), (99, SessionState.EST, 20), (77, SessionState.EST, 10)
+        ]  # fmt: skip
 
 
 def test_a_number_for_which_there_is_no_memory_leaves_nothing_in_the_kernel(
