@@ -65,7 +65,8 @@ static __always_inline bool owns_row(const struct conf *conf, const struct servi
 
 /*
  * Find the session of a client's packet, by the key of new flows and then by the other one; as find_by_client(). The
- * same for the number of buckets: it changes without the key.
+ * same for the number of buckets: it changes without the key. The former number is looked for with one bank too: that
+ * of an epoch to come is being filled then.
  */
 static __always_inline u64 find_client_session(const struct conf *conf, const struct nat_conf *nat,
 					       const struct service *service, u32 hash, const struct packet *pkt)
@@ -77,9 +78,12 @@ static __always_inline u64 find_client_session(const struct conf *conf, const st
 	for (i = 0; i < BANKS; i++) {
 		found = find_by_client(bits, hash, pkt);
 		FORGET(conf, found);
-		if ((u32)found != NO_SLOT || !uses_two_banks(conf, pkt))
+		if ((u32)found != NO_SLOT)
 			return found;
-		hash = flow_hash(conf->hash_key[active_bank(conf) ^ 1], service, pkt);
+		if (uses_two_banks(conf, pkt))
+			hash = flow_hash(conf->hash_key[active_bank(conf) ^ 1], service, pkt);
+		else if (bits == nat->former_bits)
+			return NO_SLOT;
 		bits = nat->former_bits;
 	}
 	return NO_SLOT;

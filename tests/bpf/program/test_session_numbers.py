@@ -85,7 +85,7 @@ def lost(stage: NatStage, slots: dict[Flow, int]) -> int:
 
 
 def use(stage: NatStage, sessions: int, former: int | None, both_epochs: bool = True) -> None:
-    """New sessions get a slot among so many; two epochs are in use, as long as there is a former number."""
+    """New sessions get a slot among so many; two epochs are in use, but while the bank of the next is being filled."""
     stage.write_conf(sessions=sessions, former_sessions=former, pool=POOL, pool6=None)
     stage.set_chain([1], bank=1)
     stage.use_epochs(OtherEpoch(KEY) if both_epochs else None)
@@ -125,6 +125,8 @@ def test_sessions_go_on_among_more_slots_and_then_among_fewer(folder: Path) -> N
         assert max(second.values()) >= SESSIONS
         assert lost(stage, first | second) == 0
 
+        use(stage, MORE, SESSIONS, both_epochs=False)
+        assert lost(stage, first | second) == 0, "an agent fills the bank of the next epoch, and the program reads one"
         use(stage, SESSIONS, MORE)
         assert lost(stage, first | second) == 0
         third = opened(stage, 23_000)
