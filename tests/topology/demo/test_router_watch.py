@@ -59,7 +59,7 @@ def test_next_hops_of_a_multipath_route_are_followed(router: Router) -> None:
     router.becomes(ONE)
     after_ms = router.watch.history.converged_after_ms(ONE, since)
     assert after_ms is not None
-    assert 0 < after_ms <= 1000 * (time.monotonic() - since)
+    assert 0 < after_ms <= 1000 * (time.monotonic() - since) + 1, "rounded"
     assert router.watch.history.changes(since) == [ONE]  # neither the prefix around it nor another table counted
     router.ip(f"route del {VIP}/32")
     router.becomes(frozenset())
