@@ -28,7 +28,7 @@ class Grace:
     first: NDArray[np.uint64]
     """When the row's current run of changes began."""
     last: NDArray[np.uint64]
-    """When the row changed last. A run ends when the row has not changed for `GRACE_S`."""
+    """When the row changed last, 0 for never. A run ends when the row has not changed for `GRACE_S`."""
 
     @staticmethod
     def of(until: NDArray[np.uint64]) -> Grace:
@@ -60,7 +60,7 @@ class Grace:
         at = np.searchsorted(rows, self.rows[kept])
         until, first, last = (_spread(one[kept], at, len(rows)) for one in (self.deadlines, self.first, self.last))
         now_changed = changed[rows]
-        first = np.where(now_changed & (last + grace_ns <= now_ns), now_ns, first)
+        first = np.where(now_changed & ((last == 0) | (last + grace_ns <= now_ns)), now_ns, first)
         extended = np.minimum(now_ns + grace_ns, first + np.uint64(int(GRACE_IN_ALL_S * _NS)))
         until = np.where(now_changed, np.maximum(until, extended), until)
         return Grace(self.count, rows, until, first, np.where(now_changed, now_ns, last))

@@ -100,7 +100,7 @@ def sessions(version: int, now: int, rows: Rows, names: Names, events: bool = Fa
             number = column["service_slot"][i]
             session["service"] = names.services.get(number, f"slot {number}")
             session["protocol"] = _PROTOCOLS.get(column["protocol"][i], "?")
-            session["age_s"] = _seconds(now - column["created"][i])
+            session["age_s"] = _seconds(_ticks_since(column["created"][i], now))
         yield session
 
 
@@ -110,8 +110,11 @@ def state_name(tag: int) -> str:
 
 
 def _tag(tag: int, now: int) -> dict[str, Any]:
-    idle = (now - tag & 0xFFFF_FFFF ^ 1 << 31) - (1 << 31)
-    return {"state": state_name(tag), "idle_s": _seconds(idle), "flags": list(_flags(tag >> 32 & 0xFF))}
+    return {
+        "state": state_name(tag),
+        "idle_s": _seconds(_ticks_since(tag, now)),
+        "flags": list(_flags(tag >> 32 & 0xFF)),
+    }
 
 
 @functools.lru_cache(256)
@@ -124,6 +127,14 @@ def _flags(number: int) -> tuple[str, ...]:
 def _endpoint(data: bytes, port: int) -> str:
     """Return an endpoint as text. Of a list's, those of VIPs and backends come again and again."""
     return endpoint(IPv4Address(data) if len(data) == 4 else IPv6Address(data), port)
+
+
+def _ticks_since(stamp: int, now: int) -> int:
+    """Return the ticks since a stamp, in its low 32 bits; below 0 if it came after `now`.
+
+    Ticks wrap: a session that another node gave this one may be older than this one's clock.
+    """
+    return (now - stamp & 0xFFFF_FFFF ^ 1 << 31) - (1 << 31)
 
 
 def _seconds(count: int) -> int:

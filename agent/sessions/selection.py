@@ -63,7 +63,9 @@ class Selection:
         if self.backend_port is not None:
             mask &= records["backend_port"] == self.backend_port
         if self.created_by is not None:
-            mask &= records["created"] <= self.created_by
+            # Ticks wrap: a session that another node gave this one may be older than this one's clock.
+            since = (np.uint32(self.created_by & 0xFFFF_FFFF) - records["created"]).astype(np.int32)
+            mask &= since >= 0
         if self.flow is not None:
             mask &= _equal(records["client"], self.flow.client, version) & _equal(
                 records["vip"], self.flow.vip, version

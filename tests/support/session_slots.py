@@ -50,6 +50,7 @@ class Slots:
             backend_index=1, service_slot=3, created=now - 100,
         )  # fmt: skip
         session = replace(session, **fields)
+        session = replace(session, created=session.created & 0xFFFF_FFFF)
         self.map.write(slot, session)
         flags |= (NO_FLAGS if four else TagFlag.IPV6) | (TagFlag.UDP if session.protocol == 17 else NO_FLAGS)
         tag = Tag((slot * 7919 & 0xFFFF) | 1, state, flags, now - idle & 0xFFFF_FFFF).pack()

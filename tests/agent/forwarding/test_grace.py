@@ -26,6 +26,13 @@ def test_grace_is_bounded_over_a_run_of_changes() -> None:
     assert grace.until[0] == (1295 + 2 * GRACE_S) * NS
 
 
+def test_a_run_that_begins_just_after_the_boot_lasts_as_long_as_any() -> None:
+    changed, grace = np.array([True]), Grace.of(np.zeros(1, np.uint64))
+    for now in range(4, 200, 5):
+        grace = grace.after(changed, now)
+    assert grace.until[0] == (4 + GRACE_IN_ALL_S) * NS
+
+
 def test_grace_of_an_earlier_agent_is_kept() -> None:
     left = np.array([50 * NS, 0], np.uint64)
     assert Grace.of(left).after(np.array([False, True]), 45.0).until.tolist() == [50 * NS, (45 + GRACE_S) * NS]

@@ -25,7 +25,7 @@ def test_sessions_of_the_former_pool_alone_are_counted() -> None:
     slots.put(4, now=now, client=ip_address("2001:db8::7"), nat=OLD6, created=now - 200)
     slots.put(40_000, SessionState.SYN, now=now, nat=OLD, created=now - 100)
     slots.put(5, now=now, nat=OLD)
-    slots.map.tags[5] = now - 9  # free: its record is a former session's
+    slots.map.tags[5] = now - 9 & 0xFFFF_FFFF  # free: its record is a former session's
     former = FormerSessions(slots.table, lambda: False, 0.0, FORMER)
     assert former.count == 4
     assert former.newest_s == pytest.approx(90 * 1.074, abs=2)

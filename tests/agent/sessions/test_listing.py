@@ -71,6 +71,19 @@ def test_selection(slots: Slots, selection: Selection, expected: list[int]) -> N
     assert found(slots, selection) == expected
 
 
+@pytest.mark.parametrize("now", [NOW, 150, 50, 0])
+def test_sessions_older_than_the_clock(now: int) -> None:
+    """A node that has just booted gets them from others."""
+    slots = Slots()
+    slots.put(10, now=now, idle=28, created=now - 280)
+    slots.put(20, now=now, created=now - 56)
+    slots.put(30, now=now, client=CLIENT6, created=now)
+    assert found(slots, Selection(created_by=now - 56)) == [10, 20]
+    pages, _ = read_pages(slots.table, Selection(), 0, None, now)
+    listed = {one["slot"]: (one["age_s"], one["idle_s"]) for page in pages for one in decode(json.loads(page), NAMES)}
+    assert listed == {10: (301, 30), 20: (60, 0), 30: (0, 0)}
+
+
 def test_parts_of_the_slots_are_found_apart(slots: Slots) -> None:
     assert found(slots, Selection(), start=20, count=20) == [20, 30]
 

@@ -76,7 +76,7 @@ def test_established_session_never_makes_room(here: Here) -> None:
             (SessionState.BUSY, TagFlag(0), 6, True),
         ]
     ):
-        tags[:, 0] = Tag(0x7FFD, state, flags, now_tick() - age).pack()
+        tags[:, 0] = Tag(0x7FFD, state, flags, now_tick() - age & 0xFFFF_FFFF).pack()
         verdict, _ = here.program.send(frame(Flow().request()))
         assert (verdict == "tx") == free, (at, state, flags, age)
         tags[:] = tag.pack()
