@@ -28,6 +28,8 @@ _LETTERS = " kMGTPE"
 EXACT = 10_000
 """From here on people get three digits of a count; programs have all by `-o json`."""
 _UNLIMITED = 1_000_000
+_LEAST_NAME = 11
+"""Columns that an elided name keeps: the five letters at either end still differ in most names."""
 
 
 def _escaped(value: Any) -> Any:
@@ -103,11 +105,21 @@ def fitting(columns: int, table: Table, *narrower: Table) -> list[str]:
     return [line for one in narrower for line in one.lines(columns)]
 
 
+def elided(text: str, columns: int) -> str:
+    """Return a plain text in at most so many columns, with … in place of its middle if it is longer."""
+    if len(text) <= columns:
+        return text
+    end = (columns - 1) // 2
+    return f"{text[: columns - 1 - end]}…{text[len(text) - end :]}"
+
+
 class Table:
     """Rows of texts, under headings. Empty columns are left out."""
 
-    def __init__(self, *headings: str) -> None:
+    def __init__(self, *headings: str, elide: str | None = None) -> None:
+        """Make an empty table. `elide`: the heading of a column of plain names, elided where the table is too wide."""
         self._headings = headings
+        self._elide = None if elide is None else headings.index(elide)
         self._rows: list[tuple[str, ...]] = []
 
     def add_row(self, *cells: str) -> None:
@@ -120,6 +132,10 @@ class Table:
         headings = [paint("bold", self._headings[n]) for n in used]
         rows = [headings, *([row[n] for n in used] for row in self._rows)]
         widths = _widths(rows, columns)
+        if self._elide in used and (excess := _total(widths) - columns) > 0:
+            n = used.index(self._elide)
+            widths[n] = max(widths[n] - excess, _LEAST_NAME)
+            rows = [[*row[:n], elided(row[n], widths[n]), *row[n + 1 :]] for row in rows]
         return [line for row in rows for line in _lines(row, widths)]
 
     def width(self) -> int:
@@ -140,12 +156,17 @@ def _longest(texts: Iterable[str]) -> int:
     return max((len(_shown(text)) for text in texts), default=0)
 
 
+def _total(widths: list[int]) -> int:
+    """Return the columns that columns of these widths take together."""
+    return sum(widths) + len(_GAP) * (len(widths) - 1)
+
+
 def _widths(rows: list[list[str]], columns: int) -> list[int]:
     """Return the columns' widths: the widest that can still break gives way first."""
     cells = list(zip(*rows, strict=True))
     widths = [_longest(column) for column in cells]
     least = [_longest(part for cell in column for part in cell.split(" ")) for column in cells]
-    excess = sum(widths) + len(_GAP) * (len(widths) - 1) - columns
+    excess = _total(widths) - columns
     while excess > 0:
         room = [n for n in range(len(widths)) if widths[n] > least[n]]
         if not room:

@@ -92,7 +92,7 @@ def _pairs(socket: Path, interval_s: float) -> Iterator[tuple[dict[str, Any], di
 
 
 def _load_lines(found: list[Load]) -> list[str]:
-    table = Table("service", "routers/s", "nodes/s", "new/s", "forwarded/s", "dropped/s", "held")
+    table = Table("service", "routers/s", "nodes/s", "new/s", "forwarded/s", "dropped/s", "held", elide="service")
     for one in (*found, *([total(found)] if len(found) != 1 else [])):
         held = "-" if one.connections is None else shortened(one.connections)
         table.add_row(escaped(one.service), *map(shortened, one[1:6]), held)
@@ -104,7 +104,7 @@ def _drop_lines(found: list[Drop]) -> list[str]:
 
     if not found:
         return ["no packet was dropped since the program was attached"]
-    table = Table("reason", "service", "now/s", "in all", "meaning, and what to do")
+    table = Table("reason", "service", "now/s", "in all", "meaning, and what to do", elide="service")
     for one in found:
         about = DESCRIPTIONS.get(Counter[one.event.upper()]) if one.event.upper() in Counter.__members__ else None
         text = f"{about.meaning} {about.action}" if about else "This lbctl does not know it: see the agent's release."

@@ -47,7 +47,7 @@ async def rows(cluster: Cluster, writer: MapWriter | None, query: Mapping[str, s
     if (name := query.get("service")) is None:
         return json_response({"services": list(cluster.services)})
     (name,) = _chosen(cluster, name)
-    return await asyncio.to_thread(lambda: json_response(_node_rows(cluster, writer, name).to_json()))
+    return await asyncio.to_thread(lambda: Response(200, b"".join(_node_rows(cluster, writer, name).encoded())))
 
 
 def _required(writer: MapWriter | None) -> MapWriter:

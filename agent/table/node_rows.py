@@ -8,8 +8,9 @@ first `FIRST` are compared.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any, Final
@@ -22,6 +23,8 @@ from agent.table.claims import FIRST, PLACES
 MAX_SHOWN: Final = 8
 """Rows of a service that are shown with their nodes, and pairs of owners; all are counted."""
 MAX_ROWS: Final = 1 << 24
+_PART: Final = 1024
+"""Rows that are encoded at once."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,22 +41,34 @@ class NodeRows:
     places: NDArray[np.uint32]
     """Shape (rows, PLACES): owner first, 0 after the last."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON: each row is indexes into `nodes`, owner first, -1 for a place without a node."""
-        nodes = np.unique(self.places[self.places != 0])
-        indexes = np.searchsorted(nodes, self.places).astype(np.int64)
-        indexes[self.places == 0] = -1
-        lengths = PLACES - (self.places[:, ::-1] != 0).argmax(axis=1)
-        lengths[~self.places.any(axis=1)] = 0
-        return {
+    def encoded(self) -> Iterator[bytes]:
+        """Yield it as JSON, in parts, each made in about 1 ms: a thread that makes them leaves time for others.
+
+        Each row is indexes into `nodes`, owner first, -1 for a place without a node.
+        """
+        parts = [self.places[first : first + _PART] for first in range(0, len(self.places), _PART)]
+        nodes = np.unique(np.concatenate([np.unique(part[part != 0]) for part in parts]))
+        head = {
             "node": str(self.node),
             "epoch": self.epoch,
             "name": self.name,
             "key": self.key,
             "chain": self.chain,
             "nodes": [str(IPv4Address(node)) for node in nodes.tolist()],
-            "rows": [row[:length] for row, length in zip(indexes.tolist(), lengths.tolist(), strict=True)],
         }
+        yield json.dumps(head).removesuffix("}").encode() + b', "rows": ['
+        for number, part in enumerate(parts):
+            yield (b", " if number else b"") + json.dumps(_lists(part, nodes))[1:-1].encode()
+        yield b"]}"
+
+
+def _lists(places: NDArray[np.uint32], nodes: NDArray[np.uint32]) -> list[list[int]]:
+    """Return each of these rows as indexes into the sorted `nodes`, up to its last node."""
+    indexes = np.searchsorted(nodes, places).astype(np.int64)
+    indexes[places == 0] = -1
+    lengths = PLACES - (places[:, ::-1] != 0).argmax(axis=1)
+    lengths[~places.any(axis=1)] = 0
+    return [row[:length] for row, length in zip(indexes.tolist(), lengths.tolist(), strict=True)]
 
 
 def from_json(value: Any) -> NodeRows:

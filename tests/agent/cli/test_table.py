@@ -3,7 +3,7 @@
 
 import pytest
 
-from agent.cli.table import Table, paint, print_line, wrapped
+from agent.cli.table import Table, elided, paint, print_line, wrapped
 
 IPV6 = "[2001:db8:1234:5678:9abc:def0:1234:5678]:65535"
 
@@ -28,6 +28,17 @@ def test_a_table_fits_and_no_address_is_broken(columns: int) -> None:
 def test_a_table_that_cannot_fit_breaks_no_word() -> None:
     lines = table().lines(20)
     assert any(IPV6 in line for line in lines)
+
+
+@pytest.mark.parametrize(("columns", "name"), [(19, "shop-checkout-v2"), (18, "shop-ch…kout-v2"), (5, "shop-…ut-v2")])
+def test_a_name_gives_way_where_nothing_else_can(columns: int, name: str) -> None:
+    made = Table("n", "service", elide="service")
+    made.add_row("1", "shop-checkout-v2")
+    assert made.lines(columns)[1] == f"1  {name}"
+
+
+def test_an_elided_text_has_both_its_ends() -> None:
+    assert [elided("abcdefgh", columns) for columns in (8, 7, 4)] == ["abcdefgh", "abc…fgh", "ab…h"]
 
 
 def test_empty_columns_are_left_out() -> None:

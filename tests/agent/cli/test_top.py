@@ -16,9 +16,16 @@ from bpf.layout.counter import DESCRIPTIONS, Counter
 Run = Callable[..., tuple[str, str]]
 
 
-def later(**added: int) -> dict[str, Any]:
-    """A status in which these counters of web have grown."""
+def named(name: str) -> dict[str, Any]:
+    """The usual status; its first service has this name."""
     found = copy.deepcopy(node_status())
+    found["services"][0]["name"] = name
+    return found
+
+
+def later(name: str = "web", **added: int) -> dict[str, Any]:
+    """A status in which these counters of the first service have grown."""
+    found = named(name)
     for name, count in added.items():
         found["services"][0]["counters"][name] += count
     return found
@@ -28,8 +35,8 @@ def later(**added: int) -> dict[str, Any]:
 def two(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Have the agent answer with the usual status, then with one that has grown, two seconds later."""
 
-    def answer(**added: int) -> None:
-        statuses: Iterator[dict[str, Any]] = iter([node_status(), later(**added)])
+    def answer(name: str = "web", **added: int) -> None:
+        statuses: Iterator[dict[str, Any]] = iter([named(name), later(name, **added)])
         times = iter([100.0, 102.0])
         monkeypatch.setattr("agent.cli.top.request", lambda *_: next(statuses))
         monkeypatch.setattr("time.sleep", lambda _: None)
@@ -79,3 +86,17 @@ def test_top_once(run: Run, two: Callable[..., None], tmp_path: Path) -> None:
     found = json.loads(run("top", "--once", "-s", str(tmp_path), "-o", "json")[0])
     assert (found["node"]["from_router"], found["services"][0]["service"]) == (150.0, "web")
     assert header.startswith("service")
+
+
+@pytest.mark.parametrize("command", [("top", "--once"), ("drops",)])
+def test_long_names_of_services_fit_80_columns_and_json_has_all(
+    run: Run, two: Callable[..., None], tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    name = f"shop-{'x' * 54}-443"
+    two(name, rx=20_000_000, drop_no_member=2_000_000)
+    out, _ = run(*command, "-s", str(tmp_path))
+    assert max(map(len, out.splitlines())) <= 80
+    (line, *_) = [line for line in out.splitlines() if "shop-" in line]
+    assert "-443" in line
+    two(name, drop_no_member=2_000_000)
+    assert name in run(*command, "-s", str(tmp_path), "-o", "json")[0]

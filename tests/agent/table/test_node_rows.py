@@ -24,15 +24,27 @@ def rows(*changed: tuple[int, list[int]], count: int = 64, node: int = B1, epoch
     return NodeRows(IPv4Address(node), epoch, "web", KEY, 3, places)
 
 
+def json_of(one: NodeRows) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(b"".join(one.encoded()))
+    return value
+
+
 def test_json_brings_back_all_places() -> None:
     one = rows((3, []), (4, [B1, 0, B3]), (5, [B4, B3, B2, B1, B5]))
-    value = json.loads(json.dumps(one.to_json()))
+    value = json_of(one)
     assert value["nodes"] == [f"10.0.0.{number}" for number in (11, 12, 13, 14, 15)]
     assert value["rows"][3:6] == [[], [0, -1, 2], [3, 2, 1, 0, 4]]
     back = from_json(value)
     assert (back.node, back.epoch, back.name, back.key, back.chain) == (IPv4Address(B1), 5, "web", KEY, 3)
     assert (back.places == one.places).all()
-    assert from_json(rows(*((n, []) for n in range(64))).to_json()).places.sum() == 0
+    assert from_json(json_of(rows(*((n, []) for n in range(64))))).places.sum() == 0
+
+
+def test_many_rows_are_encoded_in_small_parts() -> None:
+    """One call of json.dumps for all of them would hold up the agent's other threads until its end."""
+    one = rows((4096, [B4, B5]), count=5000)
+    assert max(map(len, one.encoded())) < 32_768
+    assert (from_json(json_of(one)).places == one.places).all()
 
 
 def test_equal_rows() -> None:
@@ -96,7 +108,7 @@ def test_other_epochs_have_nothing_to_compare(other: NodeRows) -> None:
 )
 def test_what_is_no_rows_is_refused(changed: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
-        from_json(rows().to_json() | changed)
+        from_json(json_of(rows()) | changed)
 
 
 @pytest.mark.parametrize("value", [None, [], 7, "x"])
