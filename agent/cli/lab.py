@@ -56,7 +56,7 @@ def down(file: Path, name: str | None) -> None:
     click.echo(f"{found}: {'down' if Lab.remove(found) else 'was not up'}")
 
 
-@lab.command("exec", context_settings={"ignore_unknown_options": True})
+@lab.command("exec", context_settings={"allow_interspersed_args": False})
 @file_argument
 @name_option
 @click.argument("node")
@@ -64,7 +64,7 @@ def down(file: Path, name: str | None) -> None:
 def execute(file: Path, name: str | None, node: str, command: tuple[str, ...]) -> None:
     """Run COMMAND in NODE of the lab of FILE.
 
-    Its exit code is lbctl's.
+    Its exit code is lbctl's. What follows FILE is no option of lbctl's, but of COMMAND.
     """
     from topology.lab.lab import Lab
 

@@ -15,11 +15,16 @@ from agent.cli.member_display import some_of
 from agent.cli.options import request, show
 from agent.cli.table import Table, print_line, printer
 from agent.table.node_rows import NodeRows, compare, from_json
+from bgp.printable import escaped
 
 NEXT = (
     "next: run on both nodes `lbctl table diff`, which shows whether the kernel has other rows than the node computes, "
     "and `lbctl status`, which shows what the node believes of each member"
 )
+
+GIVE = "give what `lbctl table show --rows -o json` prints"
+MAX_LINE = 1 << 25
+"""Bytes of a line: 262,144 rows of 8 places have less than half of it."""
 
 
 def rows_here(socket: Path, service: str | None) -> Iterator[dict[str, Any]]:
@@ -75,17 +80,28 @@ def _compared(here: NodeRows, there: NodeRows | None, other: IPv4Address) -> dic
 def _read(file: BinaryIO) -> dict[str, NodeRows]:
     """Return the services in a file, a line each, by their keys. Raises BadParameter."""
     found: dict[str, NodeRows] = {}
-    for number, line in enumerate(file, 1):
-        try:
-            one = from_json(json.loads(line))
-        except (ValueError, RecursionError) as error:
-            raise click.BadParameter(f"{file.name}:{number}: no rows of a service: {error}") from None
-        if one.key in found or any(one.node != other.node for other in found.values()):
-            raise click.BadParameter(f"{file.name}:{number}: has rows of a second node; give those of one")
-        found[one.key] = one
+    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
+        if problem := _add(line, found):
+            raise click.BadParameter(f"{file.name}:{number}: {problem}")
     if not found:
-        raise click.BadParameter(f"{file.name} is empty: give what `lbctl table show --rows -o json` prints")
+        raise click.BadParameter(f"{file.name} is empty: {GIVE}")
     return found
+
+
+def _add(line: bytes, found: dict[str, NodeRows]) -> str | None:
+    """Add a line's service; return what is wrong if the line is no service that belongs to those before it."""
+    if len(line) > MAX_LINE:
+        return f"has a line of more than {MAX_LINE:,} bytes: {GIVE}"
+    try:
+        one = from_json(json.loads(line))
+    except (ValueError, RecursionError) as error:
+        return f"no rows of a service ({error}): {GIVE}"
+    if any(one.node != other.node for other in found.values()):
+        return "has rows of a second node; give those of one"
+    if one.key in found:
+        return f"has the rows of {escaped(one.key)} again; give each service once"
+    found[one.key] = one
+    return None
 
 
 @printer

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.table.claims import FIRST, PLACES
+from bpf.layout.limits import ROWS_MAX
 
 MAX_SHOWN: Final = 8
 """Rows of a service that are shown with their nodes, and pairs of owners; all are counted."""
-MAX_ROWS: Final = 1 << 24
 _PART: Final = 1024
 """Rows that are encoded at once."""
 
@@ -85,6 +85,8 @@ def from_json(value: Any) -> NodeRows:
         raise ValueError("node, name and key are texts, epoch and chain whole numbers")
     if not 1 <= chain <= PLACES:
         raise ValueError(f"chain: {chain} is not in 1-{PLACES}")
+    if not 0 <= epoch < 1 << 32:
+        raise ValueError("epoch: is not a number of 32 bits")
     if not isinstance(nodes, list) or not all(isinstance(node, str) for node in nodes):
         raise ValueError("nodes are not a list of addresses")
     addresses = np.array([*(int(IPv4Address(node)) for node in nodes), 0], np.uint32)
@@ -93,13 +95,16 @@ def from_json(value: Any) -> NodeRows:
 
 def _indexes(rows: Any, nodes: int) -> NDArray[np.int64]:
     """Return rows as an array of PLACES indexes each, filled up with -1. Raises ValueError."""
-    if not isinstance(rows, list) or not 0 < len(rows) <= MAX_ROWS:
-        raise ValueError(f"rows are not a list of 1 to {MAX_ROWS:,}")
+    if not isinstance(rows, list) or not 0 < len(rows) <= ROWS_MAX:
+        raise ValueError(f"rows are not a list of 1 to {ROWS_MAX:,}")
     if not all(isinstance(row, list) and len(row) <= PLACES for row in rows):
         raise ValueError(f"a row is not a list of at most {PLACES} nodes")
-    indexes = np.array([row + [-1] * (PLACES - len(row)) for row in rows])
+    try:
+        indexes = np.array([row + [-1] * (PLACES - len(row)) for row in rows])
+    except ValueError:  # there are lists in a row
+        indexes = np.array([""])
     if indexes.dtype.kind != "i" or indexes.min() < -1 or indexes.max() >= nodes:
-        raise ValueError(f"a place is neither -1 nor in 0-{nodes - 1}, an index into nodes")
+        raise ValueError(f"a place is neither -1 nor the index of one of the {nodes} nodes")
     return indexes.astype(np.int64)
 
 
@@ -111,9 +116,12 @@ def differing(one: NDArray[Any], other: NDArray[Any], chain: int, full: NDArray[
 
 
 def compare(here: NodeRows, there: NodeRows) -> dict[str, Any]:
-    """Return how the rows of two nodes differ, for JSON. Raises ValueError if they are of different epochs."""
-    if (here.epoch, here.places.shape, here.chain) != (there.epoch, there.places.shape, there.chain):
+    """Return how the rows of two nodes differ, for JSON. Raises ValueError if they cannot be compared."""
+    if here.epoch != there.epoch:
         raise ValueError(f"{here.node} uses epoch {here.epoch:#x}, {there.node} {there.epoch:#x}")
+    if (len(here.places), here.chain) != (len(there.places), there.chain):
+        shapes = [f"{one.node} has {len(one.places):,} rows with chains of {one.chain}" for one in (here, there)]
+        raise ValueError(" and ".join(shapes))
     full = (here.places[:, -1] != 0) | (there.places[:, -1] != 0)
     rows = differing(here.places, there.places, here.chain, full)
     owners = Counter(zip(here.places[rows, 0].tolist(), there.places[rows, 0].tolist(), strict=True))

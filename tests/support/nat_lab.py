@@ -322,12 +322,6 @@ def nat_lab(name: str, folder: Path, **env: str) -> Iterator[NatLab]:
     accepted = ((POOL, NEW_POOL, WIDE_POOL), (POOL6, NEW_POOL6, WIDE_POOL6))
     new = [(f"{pools[0]} ]", f"{', '.join(pools)} ]") for pools in accepted]
     edit(copy / "routers/bird-nat.conf", *new)
-    # An agent that gets no CPU for a second takes no backend for dead, as in lb.yml.
-    often = [
-        ("      fall: 2\n", "      fall: 6\n      fast_interval_s: 0.1\n"),
-        ("fall: 2 }", "fall: 6, fast_interval_s: 0.1 }"),
-    ]
-    edit(copy / "lb-nat.yml", *often)
     edit(copy / "nat.clab.yml", (bind, f"{bind}        - {PROGRAMS}:/var/cache/anylb\n"), (daemons, ""))
     with Lab.up(copy / "nat.clab.yml", f"{name}-{os.getpid()}", env, keep=False) as lab:
         made = NatLab(lab, copy)

@@ -137,6 +137,19 @@ def test_keys_of_a_lab_that_have_no_effect_are_warnings(run: Run, tmp_path: Path
     assert last.startswith("lbctl: "), "it is not there, or the user is not root"
 
 
+def test_options_of_a_command_in_a_lab_are_its_own(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[str, ...]] = []
+
+    class Found:
+        def attach(self, *command: object) -> int:
+            ran.append(command)
+            return 7
+
+    monkeypatch.setattr("topology.lab.lab.Lab.find", lambda name: Found() if name == "x" else None)
+    run("lab", "exec", "--name", "x", "some.clab.yml", "b1", "ls", "-h", "--name", "y", code=7)
+    assert ran == [("b1", ("ls", "-h", "--name", "y"))]
+
+
 def test_help_of_lab_up_says_who_runs_its_commands(run: Run) -> None:
     assert "run as root" in run("lab", "up", "--help")[0]
 

@@ -94,6 +94,15 @@ def test_services_and_epochs_that_only_one_has(run: Run, tmp_path: Path) -> None
     ]
 
 
+def test_rows_of_another_number_are_not_a_difference_of_epochs(run: Run, tmp_path: Path) -> None:
+    out, _ = run("table", "diff", file_of(tmp_path, rows_of("10.0.0.12", rows=[[0]])), "--service", "web", code=1)
+    assert "10.0.0.11 has 4 rows with chains of 2 and 10.0.0.12 has 1 rows with chains of 2" in " ".join(out.split())
+
+
+def test_an_endless_file_is_an_error(run: Run) -> None:
+    assert "has a line of more than" in " ".join(run("table", "diff", "/dev/zero", code=2)[1].split())
+
+
 def test_one_service_by_its_key(run: Run, tmp_path: Path) -> None:
     """Another name for it is no difference, and other services do not count."""
     file = file_of(tmp_path, rows_of("10.0.0.12", "www"), rows_of("10.0.0.12", "ntp", 123))
@@ -108,11 +117,12 @@ def test_one_service_by_its_key(run: Run, tmp_path: Path) -> None:
         ("", "is empty: give what `lbctl table show --rows -o json` prints"),
         ("lbctl: no agent answers\n", ":1: no rows of a service"),
         (json.dumps(rows_of("10.0.0.12"))[:-9], ":1: no rows of a service"),
-        (json.dumps(rows_of("10.0.0.12")) + "\n{}\n", ":2: no rows of a service: lacks 'node'"),
+        (json.dumps(rows_of("10.0.0.12")) + "\n{}\n", ":2: no rows of a service (lacks 'node')"),
         (
             f"{json.dumps(rows_of('10.0.0.12'))}\n{json.dumps(rows_of('10.0.0.13', port=53))}\n",
             ":2: has rows of a second",
         ),
+        ((json.dumps(rows_of("10.0.0.12")) + "\n") * 2, ":2: has the rows of 192.0.2.10:443/tcp again"),
         ("[" * 100_000, ":1: no rows of a service"),
     ],
 )

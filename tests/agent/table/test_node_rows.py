@@ -2,6 +2,7 @@
 """The rows of two nodes: what is a difference, who is in it, and what is no rows at all."""
 
 import json
+import re
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -82,19 +83,27 @@ def test_all_are_counted_and_few_are_shown() -> None:
     assert sum(pair["rows"] for pair in found["owners"]) == 64
 
 
-@pytest.mark.parametrize("other", [rows(epoch=6, node=B2), rows(count=32, node=B2)])
-def test_other_epochs_have_nothing_to_compare(other: NodeRows) -> None:
-    with pytest.raises(ValueError, match=r"10\.0\.0\.11 uses epoch 0x5, 10\.0\.0\.12 0x"):
+@pytest.mark.parametrize(
+    ("other", "problem"),
+    [
+        (rows(epoch=6, node=B2), "10.0.0.11 uses epoch 0x5, 10.0.0.12 0x6"),
+        (rows(count=32, node=B2), "10.0.0.11 has 64 rows with chains of 3 and 10.0.0.12 has 32 rows with chains of 3"),
+    ],
+)
+def test_other_epochs_and_tables_have_nothing_to_compare(other: NodeRows, problem: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(problem)):
         compare(rows(), other)
 
 
 @pytest.mark.parametrize(
     ("changed", "problem"),
     [
-        ({"rows": [[0, 9]]}, "a place is neither -1 nor in 0-2"),
+        ({"rows": [[0, 9]]}, "a place is neither -1 nor the index of one of the 3 nodes"),
         ({"rows": [[-2]]}, "a place is neither"),
         ({"rows": [[0.5]]}, "a place is neither"),
         ({"rows": [["0"]]}, "a place is neither"),
+        ({"rows": [[0], [[0]]]}, "a place is neither"),
+        ({"epoch": 1 << 32}, "epoch: is not a number of 32 bits"),
         ({"rows": [[0] * 9]}, "a row is not a list of at most 8 nodes"),
         ({"rows": [7]}, "a row is not a list"),
         ({"rows": []}, "rows are not a list of 1 to"),
