@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The channel's datagrams: encoded, parsed, authenticated. Pure; handshake.py and channel.py act on them.
+"""The channel's datagrams: encoded, parsed, authenticated. Pure; session.py and channel.py act on them.
 
      0               1               2               3
     +---------------+---------------+---------------+---------------+

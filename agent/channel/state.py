@@ -15,7 +15,7 @@ A sequence of type-length-value fields, in network order:
     3 EPOCHS       the supported epochs (32 bits each), the preferred one first, 1 to 8; once
     4 SERVICES_4   services with an IPv4 VIP, 12 bytes each; at most once
     5 SERVICES_6   services with an IPv6 VIP, 24 bytes each; at most once
-    6 UNREACHABLE      the addresses of nodes that do not answer this one (32 bits each), at most 64; at most once
+    6 UNREACHABLE  the addresses of nodes that do not answer this one (32 bits each), at most 64; at most once
     7, 8, 9        NAT, backends: nat_state.py
 
      0               1               2               3

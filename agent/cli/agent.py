@@ -37,7 +37,7 @@ def run(path: Path, xdp: str | None, pins: Path) -> None:
     defer_collection()
     from dataclasses import replace
 
-    from agent.cli.daemon import start_errors
+    from agent.cli.start_error import start_errors
     from agent.config import file
     from agent.config.schema import XdpConfig
     from agent.daemon.log_setup import start_logging

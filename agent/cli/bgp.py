@@ -28,7 +28,7 @@ def run(path: Path) -> None:
 
     Writes and validates its configuration first.
     """
-    from agent.cli.daemon import start_errors
+    from agent.cli.start_error import start_errors
     from bgp.exabgp import speaker
 
     with start_errors():

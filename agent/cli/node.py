@@ -69,7 +69,7 @@ def explain(flow: str, live: bool, at: str | None, socket: Path, output: str) ->
     """
     from agent.cli.client import call_within
     from agent.cli.display import print_explanation
-    from agent.cli.walk import print_walks
+    from agent.cli.walk_display import print_walks
 
     if at is not None and not live:
         raise click.UsageError("--at requires --live")

@@ -17,21 +17,19 @@ import os
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agent.change import file_state, history_file
 from agent.change.difference import Change, differences
 from agent.change.file_state import Found, Refusal
 from agent.change.history import History, awaiting, confirmed, gone_back, started
 from agent.config.file import Loaded, read_text
-from agent.daemon.speaker import Speaker, digests_of
+from agent.daemon.lifecycle import Lifecycle
+from agent.daemon.speaker import Speaker, password_digests
 from agent.errors import AgentError, HalfDoneError
+from agent.node.agent import Agent
 from agent.problem import Problem, ProblemLine
 from agent.tick import sleep_until_next
-
-if TYPE_CHECKING:
-    from agent.daemon.lifecycle import Lifecycle
-    from agent.node.agent import Agent
 
 log = logging.getLogger("anylb")
 
@@ -279,7 +277,7 @@ class Changes:
         self._file_line = file_state.line(str(path), found, self._refusal)
 
     async def _differences(self, loaded: Loaded) -> tuple[Change, ...]:
-        now = await digests_of(loaded)
+        now = await password_digests(loaded)
         return differences(self._lifecycle.current.config, loaded.config, self._speaker.password_digests, now)
 
 

@@ -63,7 +63,7 @@ class Speaker:
         while True:
             try:
                 settings = await _settings(loaded)
-                self.password_digests = await digests_of(loaded)
+                self.password_digests = await password_digests(loaded)
                 if await asyncio.to_thread(_follow_once, settings):
                     self.done, self.problem = True, None
                     return
@@ -95,7 +95,7 @@ def _follow_once(settings: SpeakerConfig) -> bool:
     return True
 
 
-async def digests_of(loaded: Loaded) -> dict[str, str]:
+async def password_digests(loaded: Loaded) -> dict[str, str]:
     """Return a digest of each peer's password, by the peer's address. Raises AgentError for one without."""
     passwords = await asyncio.to_thread(read_peer_passwords, loaded.path, loaded.config, loaded.text)
     named = {peer.name: str(peer.address) for peer in loaded.config.bgp.peers}

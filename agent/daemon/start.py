@@ -51,7 +51,7 @@ def start(load: Callable[[str | None], Loaded], lb_yml: Path, paths: Paths) -> N
             return None
 
         opening = open_datapath(loaded.config)
-        from agent.daemon.lifecycle import run
+        from agent.daemon.process import run
 
         asyncio.run(run(loaded, paths, opening, load, open_datapath))
 

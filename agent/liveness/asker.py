@@ -28,12 +28,12 @@ from ipaddress import IPv4Address
 from agent.address import Address
 from agent.liveness.burst import Burst, Due
 from agent.liveness.bursts import Bursts
-from agent.liveness.findings import Findings
 from agent.liveness.isolation import SAMPLE, Isolation
 from agent.liveness.node_rounds import NodeRounds
 from agent.liveness.open_questions import OpenQuestions
 from agent.liveness.path_rounds import PathRounds
 from agent.liveness.question import Liveness, PathStats, Question, Target, Via
+from agent.liveness.targets import Targets
 from bpf.layout.echo import EchoMessage
 
 LATE_S = 0.025
@@ -50,7 +50,7 @@ class Asker:
     def __init__(self, own: IPv4Address, rng: random.Random) -> None:
         self._own, self._rng = own, rng
         self._now = -math.inf
-        self._findings = Findings(rng)
+        self._targets = Targets(rng)
         self._controls: tuple[Address, ...] = ()
         self._open = OpenQuestions(rng)
         self._rounds = NodeRounds(rng)
@@ -70,21 +70,21 @@ class Asker:
         """
         now, wanted = self._advance(now), set(addresses) - {self._own}
         self._controls, vias = tuple(dict.fromkeys(controls)), tuple(dict.fromkeys(vias))
-        for address in self._findings.targets.keys() - wanted:
-            self._forget(self._findings.remove(address), now)
+        for address in self._targets.by_address.keys() - wanted:
+            self._forget(self._targets.remove(address), now)
         if vias != self._paths.vias:
             self._paths.vias = vias
-            for target in self._findings.targets.values():
+            for target in self._targets.by_address.values():
                 self._contact(target, now)
-        for address in sorted(wanted - self._findings.targets.keys()):
-            target = self._findings.add(address, now)
+        for address in sorted(wanted - self._targets.by_address.keys()):
+            target = self._targets.add(address, now)
             self._rounds.add(target, now)
             self._paths.add(target, now)
             self._bursts.hint(target, now)
 
     def hint(self, address: IPv4Address, now: float) -> None:
         """Ask a node soon: it may be gone, or back."""
-        target = self._findings.targets.get(address)
+        target = self._targets.by_address.get(address)
         if target is not None:
             self._bursts.hint(target, self._advance(now))
 
@@ -95,13 +95,13 @@ class Asker:
             return
         self._open.close(answer.nonce)
         target = found.target
-        if not self._findings.has(target):
+        if not self._targets.has(target):
             return
         target.paths[found.via].answered(now - found.sent)
         self._note_answer(found.sent, now)
         if found.sent >= target.answered_sent:
             target.answered_sent = found.sent
-            self._findings.update(target, answer, self._bursts.get(target))
+            self._targets.update(target, answer, self._bursts.get(target))
         self._answered(target, found.sent, now)
 
     def receive_ping(self, address: Address, nonce: int, now: float) -> None:
@@ -127,7 +127,7 @@ class Asker:
             return
         target = found.target
         target.paths[question.via].asked -= 1
-        if question.via is not Via.PLAIN or not self._findings.has(target):
+        if question.via is not Via.PLAIN or not self._targets.has(target):
             return
         if target.unsent_since is None:
             target.unsent_since = now
@@ -149,7 +149,7 @@ class Asker:
             self.late(now)
         questions: list[Question] = []
         if self._isolation.expire(now):
-            for target in self._findings.targets.values():
+            for target in self._targets.by_address.values():
                 if target.liveness.answers is not False:
                     self._bursts.hint(target, now)
             self._bursts.release(now)
@@ -157,7 +157,7 @@ class Asker:
             self._doubt(target, now)
         self._count_lost(now)
         for target in self._bursts.hinted(now):
-            if self._findings.has(target):
+            if self._targets.has(target):
                 self._start_burst(target, now, prompted=True)
         self._step_bursts(now, questions)
         self._sample(now, questions)
@@ -175,7 +175,7 @@ class Asker:
     @property
     def liveness(self) -> Mapping[IPv4Address, Liveness]:
         """Who answers; the same object while nothing changes."""
-        return self._findings.liveness
+        return self._targets.liveness
 
     @property
     def isolated(self) -> bool:
@@ -184,15 +184,15 @@ class Asker:
 
     def take_suspects(self) -> list[IPv4Address]:
         """Return the nodes that the others should ask too, since the last call."""
-        return self._findings.take_suspects()
+        return self._targets.take_suspects()
 
     def take_returned(self) -> list[IPv4Address]:
         """Return the nodes that answer, or whose agents live, since the last call: their states may be outdated."""
-        return self._findings.take_returned()
+        return self._targets.take_returned()
 
     def stats(self, address: IPv4Address) -> Mapping[Via, PathStats]:
         """Return the counts of a node's questions by each encapsulation; empty if it is not followed."""
-        target = self._findings.targets.get(address)
+        target = self._targets.by_address.get(address)
         return {} if target is None else target.paths
 
     # What answers mean
@@ -221,7 +221,7 @@ class Asker:
         self._judge(target, False, now)
 
     def _judge(self, target: Target, answers: bool, now: float) -> None:
-        self._findings.judge(target, answers, now)
+        self._targets.judge(target, answers, now)
         self._contact(target, now)
 
     # Rounds
@@ -252,7 +252,7 @@ class Asker:
 
     def _doubt(self, target: Target, now: float) -> None:
         """A question of a round is unanswered."""
-        if target.liveness.answers is False or not self._findings.has(target):
+        if target.liveness.answers is False or not self._targets.has(target):
             return
         if self.isolated:
             self._bursts.hint(target, now)
@@ -274,7 +274,7 @@ class Asker:
             if burst.is_suspect and not burst.reported and target.liveness.answers:
                 burst.reported = self._isolation.has_answer(burst.start, now)
                 if burst.reported:
-                    self._findings.report(target, burst)
+                    self._targets.report(target, burst)
             questions.append(self._ask(target, now))
             burst.ask(now)
             self._bursts.schedule(target, burst)

@@ -7,7 +7,7 @@
     marker  the plain one, from MAC 02:4c:42:01:TT:TT (TT:TT: this node's tag)
 
 Inner and outer addresses are the same. bpf/src/decap.h defines the hop of an outer header, ethernet.h the marker.
- UDP over IPv4 has no checksum, as between two programs.
+UDP over IPv4 has no checksum, as between two programs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The IPv4 settings of interfaces that VIPs need, /proc/sys/net/ipv4/conf: set, and watched. I/O only.
 
-rtnetlink reports few of them, and no ARP setting. inotify reports each, as long as they are
-written through the same mount of /proc; a container's own mount is another one.
+rtnetlink reports few of them, and no ARP setting. inotify reports each that is written through the same mount of /proc;
+a container's own mount is another one.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ COALESCE_S = 0.01
 
 
 class Agent:
-    """The inputs, the plan and the tasks of one node. daemon/lifecycle.py creates it."""
+    """The inputs, the plan and the tasks of one node. daemon/process.py creates it."""
 
     def __init__(
         self,

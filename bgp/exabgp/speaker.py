@@ -14,7 +14,7 @@ time, and the relay (reconciler.py) sends the commands.
       relay.sock           the agent's socket, created by the relay
       bfd.pyz, bfd.json    the BFD process and the neighbors that it monitors, if any
       bfd.status.json      the state of its sessions, written by the BFD process
-  .NAME.spare          beside each file that a reload replaces (run_dir.py)
+      .NAME.spare          beside each file that a reload replaces (run_dir.py)
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ from ipaddress import IPv4Address
 from support.echo_net import EchoNet, addresses
 
 from agent.liveness.burst import INTERVAL_S, QUESTIONS, SUSPECT_QUESTIONS
-from agent.liveness.findings import REPORT_AGAIN
 from agent.liveness.node_rounds import ROUND_S
 from agent.liveness.open_questions import UNANSWERED_S
+from agent.liveness.targets import REPORT_AGAIN
 
 
 @dataclass(frozen=True)

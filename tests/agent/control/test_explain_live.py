@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agent.channel.trace import TraceReply
-from agent.cli.walk import print_walks
+from agent.cli.walk_display import print_walks
 from agent.config import file
 from agent.control.explain_live import Walking, explain_live
 from agent.errors import AgentError

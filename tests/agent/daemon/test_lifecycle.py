@@ -13,6 +13,7 @@ import pytest
 from agent.config.file import Loaded, parse
 from agent.config.schema import Config
 from agent.daemon import lifecycle as module
+from agent.daemon import process
 from agent.daemon.lifecycle import Lifecycle
 from agent.errors import AgentError
 from agent.node.agent import Agent
@@ -154,10 +155,10 @@ def test_lost_data_path_is_replaced_with_the_configuration_that_runs(monkeypatch
     """Not with lb.yml, which may have an edit that is not applied. It is tried again while the kernel refuses."""
 
     async def scenario() -> None:
-        monkeypatch.setattr(module, "REOPEN_S", 0.001)
+        monkeypatch.setattr(process, "REOPEN_S", 0.001)
         daemon, lost = Daemon(), asyncio.Event()
         agent = SimpleNamespace(forwarder=SimpleNamespace(lost=lost, fault="the program was removed"))
-        replacing = asyncio.create_task(module._replace_lost_data_path(cast(Agent, agent), daemon.lifecycle))
+        replacing = asyncio.create_task(process._replace_lost_data_path(cast(Agent, agent), daemon.lifecycle))
         await asyncio.sleep(0.01)
         assert daemon.opening == [], "nothing is lost yet"
         lost.set()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the daemons do when they cannot start: systemd gets the reason, and an exit code that says whether to retry."""
+"""Errors by which a daemon cannot start: systemd gets the reason, and an exit code that shows whether to retry."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was found out about the nodes that are asked: who answers, who is suspect, who has returned. Pure.
+"""The nodes that are asked, and what is known of each: who answers, who is suspect, who has returned. Pure.
 
-asker.py decides; this is what the view and the other nodes get of it.
+asker.py decides; the view and the other nodes get what is here.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ REPORT_AGAIN = 3
 """How many nodes that asked because of a report report again."""
 
 
-class Findings:
+class Targets:
     """The nodes that are asked, with what they answer."""
 
     def __init__(self, rng: random.Random) -> None:
-        self.targets: dict[IPv4Address, Target] = {}
+        self.by_address: dict[IPv4Address, Target] = {}
         self._rng = rng
         self._suspects: dict[IPv4Address, None] = {}
         self._returned: dict[IPv4Address, None] = {}
@@ -33,25 +33,25 @@ class Findings:
 
     def add(self, address: IPv4Address, now: float) -> Target:
         """Return the target of a node that is asked from now on."""
-        target = self.targets[address] = Target(address, Liveness(None, now), {})
+        target = self.by_address[address] = Target(address, Liveness(None, now), {})
         self._changed = True
         return target
 
     def remove(self, address: IPv4Address) -> Target:
         """Forget a node that is asked no more, and return its target."""
         self._changed = True
-        return self.targets.pop(address)
+        return self.by_address.pop(address)
 
     def has(self, target: Target) -> bool:
         """Whether a node is still asked: not whether one of the same address is, since later."""
-        return self.targets.get(target.address) is target
+        return self.by_address.get(target.address) is target
 
     @property
     def liveness(self) -> Mapping[IPv4Address, Liveness]:
         """Who answers; the same object while nothing changes."""
         if self._changed:
             self._changed = False
-            self._liveness = MappingProxyType({address: one.liveness for address, one in self.targets.items()})
+            self._liveness = MappingProxyType({address: one.liveness for address, one in self.by_address.items()})
         return self._liveness
 
     def update(self, target: Target, answer: EchoMessage, burst: Burst | None) -> None:
@@ -73,7 +73,7 @@ class Findings:
 
     def report(self, target: Target, burst: Burst | None) -> None:
         """Have the others ask a node too. Of those whose burst was prompted by a report, a few report again."""
-        if burst is None or not burst.prompted or self._rng.random() * len(self.targets) < REPORT_AGAIN:
+        if burst is None or not burst.prompted or self._rng.random() * len(self.by_address) < REPORT_AGAIN:
             self._suspects[target.address] = None
 
     def take_suspects(self) -> list[IPv4Address]:
