@@ -31,7 +31,7 @@ class Cluster:
 
     own: IPv4Address
     services: Mapping[str, tuple[str, str]]
-    """By name: the key in shares, and the hash."""
+    """Those that have rows, which services of mode nat have not, by name: the key in shares, and the hash."""
     members: Sequence[Member]
     epoch: Epoch
     """That of new flows."""
@@ -41,12 +41,22 @@ class Cluster:
 
 async def simulate(cluster: Cluster, query: Mapping[str, str]) -> Response:
     """Return the rows of each member now, and with `remove` after it. Raises AgentError."""
-    name, removed = query.get("service"), _addresses(cluster, query.get("remove", ""))
-    chosen = [service for service in cluster.services if name in (None, service)]
-    if not chosen:
-        raise AgentError(f"{name} is not a service of this node; it has {', '.join(cluster.services)}")
+    chosen, removed = chosen_services(cluster, query.get("service")), _addresses(cluster, query.get("remove", ""))
     found = [await asyncio.to_thread(_service, cluster, service, removed) for service in chosen]
     return json_response({"removed": [str(address) for address in sorted(removed)], "services": found})
+
+
+def chosen_services(cluster: Cluster, name: str | None) -> list[str]:
+    """Return the service of a request, all without a name. Raises AgentError."""
+    if not cluster.services:
+        raise AgentError(
+            "no service of this node has rows: all have mode nat; `lbctl session list` shows their sessions"
+        )
+    if name is None:
+        return list(cluster.services)
+    if name not in cluster.services:
+        raise AgentError(f"{name} is not a service of this node with rows; it has {', '.join(cluster.services)}")
+    return [name]
 
 
 def _addresses(cluster: Cluster, text: str) -> frozenset[IPv4Address]:

@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from agent.control.http_server import Response, json_response
-from agent.control.simulation import Cluster
+from agent.control.simulation import Cluster, chosen_services
 from agent.errors import AgentError
 from agent.forwarding.map_writer import MapWriter
 from agent.forwarding.row_array import RowArray, chains_of
@@ -34,7 +34,7 @@ _UNKNOWN: Final = 0xFFFF
 async def diff(cluster: Cluster, writer: MapWriter | None, query: Mapping[str, str]) -> Response:
     """Return the rows that differ, by service. Raises AgentError."""
     writer = _required(writer)
-    chosen = _chosen(cluster, query.get("service"))
+    chosen = chosen_services(cluster, query.get("service"))
     found = [await asyncio.to_thread(_service, cluster, writer, service) for service in chosen]
     return json_response(
         {"equal": not any(one["differing"] for one in found), "epoch": cluster.epoch.number, "services": found}
@@ -44,9 +44,9 @@ async def diff(cluster: Cluster, writer: MapWriter | None, query: Mapping[str, s
 async def rows(cluster: Cluster, writer: MapWriter | None, query: Mapping[str, str]) -> Response:
     """Return the kernel's rows of a service; without a name, which services have rows. Raises AgentError."""
     writer = _required(writer)
-    if (name := query.get("service")) is None:
-        return json_response({"services": list(cluster.services)})
-    (name,) = _chosen(cluster, name)
+    chosen = chosen_services(cluster, name := query.get("service"))
+    if name is None:
+        return json_response({"services": chosen})
     return await asyncio.to_thread(lambda: Response(200, b"".join(_node_rows(cluster, writer, name).encoded())))
 
 
@@ -54,13 +54,6 @@ def _required(writer: MapWriter | None) -> MapWriter:
     if writer is None:
         raise AgentError("this node has no data path (xdp.mode is off): there are no rows in its kernel")
     return writer
-
-
-def _chosen(cluster: Cluster, name: str | None) -> list[str]:
-    chosen = [service for service in cluster.services if name in (None, service)]
-    if not chosen:
-        raise AgentError(f"{name} is not a service of this node with rows; it has {', '.join(cluster.services)}")
-    return chosen
 
 
 def _node_rows(cluster: Cluster, writer: MapWriter, name: str) -> NodeRows:

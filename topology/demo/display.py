@@ -81,6 +81,7 @@ def spread_table(title: str, spread: Spread) -> Table:
     if spread.missed:
         caption += f" ({spread.missed:,} frames missed)"
     table = _table(f"Spread in the lab {title}: connections, packets in {SPREAD_S:g} s", caption)
+    table.min_width = 72  # title and caption are a line each, in the lab with three columns too
     table.add_column("node")
     _add_figure_columns(table, ("enter here", "served here", *(COUNTERS.values() if spread.counters else ())))
     for node in sorted(FOUR | set(spread.ingress) | set(spread.owner)):

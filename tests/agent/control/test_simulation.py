@@ -3,6 +3,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from agent.connections.held import HeldRows
 from agent.connections.monitor import Held
-from agent.control.simulation import Cluster, at_risk, simulate
+from agent.control.simulation import Cluster, at_risk, chosen_services, simulate
 from agent.errors import AgentError
 from agent.model import Candidate, Member, Share, State
 from agent.table import algorithm
@@ -52,12 +53,18 @@ def test_rows_of_those_that_stay_do_not_move(removed: list[str]) -> None:
     ("query", "message"),
     [
         ({"remove": "10.0.0.99"}, "10.0.0.99 is no member; members are 10.0.0.11, "),
-        ({"service": "x"}, "x is not a service"),
+        ({"service": "x"}, "x is not a service of this node with rows; it has "),
     ],
 )
 def test_what_is_not_there(query: dict[str, str], message: str) -> None:
     with pytest.raises(AgentError, match=message):
         asked(**query)
+
+
+@pytest.mark.parametrize("query", [{}, {"service": "x"}])
+def test_services_of_mode_nat_have_no_rows(query: dict[str, str]) -> None:
+    with pytest.raises(AgentError, match="no service of this node has rows: all have mode nat"):
+        chosen_services(replace(cluster(), services={}), query.get("service"))
 
 
 def test_connections_in_rows_whose_chain_does_not_name_this_node_are_at_risk() -> None:
