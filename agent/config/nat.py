@@ -116,7 +116,7 @@ def used_part(pool: Network, sessions: int) -> Network:
 
 
 def former_pools(now: PoolConfig | None, previous: PoolConfig | None) -> tuple[Network, ...]:
-    """Return the pools of before whose sessions go on: those with other addresses, for as many sessions as now. A
+    """Return the former pools whose sessions go on: those with other addresses, for as many sessions as now. A
     session is a slot of maps that have one size; a family without a pool has no more maps."""
     if now is None or previous is None or now.sessions != previous.sessions:
         return ()
@@ -133,7 +133,7 @@ def resized_pools(now: PoolConfig | None, previous: PoolConfig | None) -> tuple[
 
 
 def former_sessions(now: PoolConfig | None, previous: PoolConfig | None) -> int | None:
-    """Return the number of sessions of before, if it is another one and its sessions go on: those that have the same
+    """Return the former number of sessions, if it is another one and its sessions go on: those that have the same
     first address. The number is a part of no address, but where a session is among the others follows from it."""
     if now is None or previous is None or now.sessions == previous.sessions:
         return None
@@ -171,7 +171,7 @@ def require_room(where: str, nat: PoolConfig, sessions: int) -> None:
     for name, pool in nat.named_pools:
         if pool.num_addresses < sessions // PORTS:
             longest = pool.max_prefixlen - (sessions // PORTS).bit_length() + 1
-            why = f"{pool} is too small for the {sessions} sessions of before; leave it a /{longest} until these ended"
+            why = f"{pool} is too small for the {sessions} former sessions; leave it a /{longest} until these ended"
             raise fault(f"{where}.{name}", why, other="table.previous.nat.sessions")
 
 

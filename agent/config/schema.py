@@ -284,7 +284,7 @@ class Config(Section):
 
     @property
     def former_pools(self) -> tuple[Network, ...]:
-        """The pools of before, whose sessions go on: new ones get no address of these once all nodes have the new
+        """The former pools, whose sessions go on: new ones get no address of these once all nodes have the new
         pool."""
         return former_pools(self.nat, self.table.previous.nat if self.table.previous else None)
 
@@ -300,7 +300,7 @@ class Config(Section):
 
     @property
     def former_sessions(self) -> int | None:
-        """The number of sessions of before, if sessions that began with it go on: those of another key do not."""
+        """The former number of sessions, if sessions that began with it go on: those of another key do not."""
         previous = self.table.previous
         number = former_sessions(self.nat, previous.nat if previous else None)
         return number if self.previous_key == self.hash_key else None

@@ -17,7 +17,7 @@ from agent.handover.row_move import Rows
 from bpf.layout.session import WAYS
 
 SETTLED_TICKS: Final = 28
-"""Half a minute: by then no node has chains of before."""
+"""Half a minute: by then no node has the former chains."""
 _KEPT: Final = 0xFFFF_FFFF
 
 

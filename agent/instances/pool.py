@@ -65,7 +65,7 @@ SEVERAL_PORTS = Problem(
 NO_INSTANCE = Problem(
     "a process that is no instance listens on {where} too, and gets connections only if no instance does",
     "`ss -lnp --{protocol} sport = :{port}` shows it: add it to instances.match, or end it",
-    "Often a server of before a deploy that has not ended.",
+    "Often a server from before a deployment that has not ended.",
 )
 
 

@@ -87,7 +87,7 @@ def _not_in(some: Iterable[Network], others: Iterable[Network]) -> tuple[Network
 
 
 class Given(TypedDict):
-    """What new sessions get, and what those of before have, as `NatConf` has it."""
+    """What new sessions get, and what former ones have, as `NatConf` has it."""
 
     sessions: int
     former_sessions: int | None

@@ -17,7 +17,7 @@ Place = tuple[Address, int]
 
 
 def backend_indexes(before: Mapping[Place, int], wanted: Iterable[Place]) -> dict[Place, int]:
-    """Return the indexes of all backends: those of before keep theirs, since sessions refer to them, and new ones get
+    """Return the indexes of all backends: known ones keep theirs, since sessions refer to them, and new ones get
     the lowest that are free. Raises AgentError if there are too few."""
     found = dict(before)
     free = iter(sorted(set(range(1, BACKENDS)) - set(before.values())))

@@ -136,7 +136,7 @@ class Forwarder:
 
     @property
     def written(self) -> bool:
-        """Whether the program uses the tables and backends that are wanted now: until then it uses those of before."""
+        """Whether the program uses the tables and backends that are wanted now: until then it uses the former ones."""
         return self._written is not None and self._written == (self._tables, self._usable)
 
     def hangs(self, now: float) -> bool:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The addresses of the members that this node knew, in a file that outlives a reboot.
 
-After a reboot /run is empty and BGP takes a second, or longer if the routers are away too: the nodes of before are
-asked meanwhile. That makes them candidates and no more; who does not answer by the first table is forgotten.
+After a reboot /run is empty and BGP takes a second, or longer if the routers are away too: the nodes known before it
+are asked meanwhile. That makes them candidates and no more; who does not answer by the first table is forgotten.
 """
 
 from __future__ import annotations

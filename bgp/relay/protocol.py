@@ -99,7 +99,7 @@ class Snapshot:
 
     `error`: why the desired routes are not all in place, or None. `deadman`: the agent was silent for too long or has
     stopped, so the fallback is announced. `held`: the VIPs too, because too few other nodes announce them (quorum.py).
-    `silent`: ExaBGP does not answer, so the sessions and the Adj-RIBs-Out are those of before, and may be gone.
+    `silent`: ExaBGP does not answer, so the sessions and the Adj-RIBs-Out are the last known ones, and may be gone.
     """
 
     peers: tuple[Peer, ...] = ()

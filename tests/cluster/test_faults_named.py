@@ -108,7 +108,7 @@ def session_of_b5(cluster: ClusterLab) -> bool:
 def test_speaker_that_lies(cluster: ClusterLab, folder: Path, sequence: Sequence, filters: str) -> None:
     """b5 repeats an old identity of b3, and announces others' identities, the router as a node, and 200 phantoms."""
     lies = (cluster.addresses["b3"], cluster.addresses["b4"], ROUTER, *PHANTOMS)
-    wait_for(lambda: not problems(cluster, "b1"), "no problem of before")
+    wait_for(lambda: not problems(cluster, "b1"), "no former problem")
     before, router = cluster.service_status("b1"), folder / "routers/bird.conf"
     printed = router.read_text()
     if filters == "none":

@@ -100,7 +100,7 @@ ERRORS = [
      "11:13: nat.pool: 10.255.0.0/27 overlaps 10.255.0.9, a next hop; give a prefix that has no other use; see line 8"),
     (NAT, "nat: {pool: 10.255.0.0/28, sessions: 524288}\n"
           "table: {previous: {nat: {pool: 10.255.0.0/27, sessions: 1048576}}}",
-     "10:13: nat.pool: 10.255.0.0/28 is too small for the 1048576 sessions of before; leave it a /27 until these "
+     "10:13: nat.pool: 10.255.0.0/28 is too small for the 1048576 former sessions; leave it a /27 until these "
      "ended; see line 11"),
     (NAT, f"{NAT}\ntable: {{previous: {{nat: {{pool: 192.0.2.0/24}}}}}}",
      "11:32: table.previous.nat.pool: 192.0.2.0/24 overlaps 192.0.2.10, a VIP; give a prefix that has no other use; "

@@ -159,7 +159,7 @@ def test_tables_are_written_once_the_last_ones_are_in_use(run) -> None:
         made.want(replace(TABLES, up={"web": False}))
         assert not made.written
         await until(lambda: made.fault)
-        assert not made.written, "the program uses those of before"
+        assert not made.written, "the program uses the former ones"
         await until(lambda: made.written)
         assert (made.fault, writer.applied) == (None, 2)
 

@@ -40,7 +40,7 @@ def wire(lab: WireLab) -> Iterator[WireLab]:
 
 
 def never_up(wire: WireLab, router: str, protocol: str) -> bool:
-    wait_for(lambda: not wire.established(router, protocol), "the session of before to end")
+    wait_for(lambda: not wire.established(router, protocol), "the former session to end")
     deadline = time.monotonic() + NEVER_S
     while time.monotonic() < deadline:
         if wire.established(router, protocol):

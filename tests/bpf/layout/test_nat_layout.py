@@ -35,7 +35,7 @@ def test_conf() -> None:
     assert data[:8] == IPv4Address("10.255.0.31").packed + bytes([0, 0, 0, 31])
     assert data[8:28] == IPv6Address("fd00:ff::1f").packed + bytes([0, 0, 0, 31])
     assert data[28:48] == data[:4] + data[8:24], "without a former pool it is the present one"
-    assert data[48:52] == bytes([5, 5, 5, 0]), "buckets, those of before, the table"
+    assert data[48:52] == bytes([5, 5, 5, 0]), "buckets, the former ones, the table"
     assert unpack_conf(data) == conf
     both = replace(conf, former=IPv4Network("10.254.0.0/27"), former6=IPv6Network("fd00:fe::/123"))
     assert both.pack()[28:48] == IPv4Address("10.254.0.31").packed + IPv6Address("fd00:fe::1f").packed
