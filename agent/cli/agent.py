@@ -39,7 +39,7 @@ def run(path: Path, xdp: str | None, pins: Path) -> None:
 
     from agent.cli.start_error import start_errors
     from agent.config import file
-    from agent.config.schema import XdpConfig
+    from agent.config.xdp import XdpConfig
     from agent.daemon.log_setup import start_logging
     from agent.daemon.start import start
 

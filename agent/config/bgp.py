@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """lb.yml's `bgp:` and `services[].announce:`: the peers, the allowed prefixes, and the attributes of VIPs' routes.
 
-Owns the schema of these sections and contradictions within them; rules between sections are schema.py's.
+Owns the schema of these sections and contradictions within them; rules between sections are cross_check.py's.
 """
 
 from __future__ import annotations

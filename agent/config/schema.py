@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The schema of lb.yml, and the rules between its sections. Pure; reading the file is file.py's.
+"""The schema of lb.yml as a whole, and the values that follow from it. Pure; reading the file is file.py's.
 
-`node:`, `services:`, `bgp:`, `members:`, `nat:` and `table:` have a module each, with the rules within it.
+Each section has a module, with the rules within it; the rules between sections are cross_check.py's.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterator
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Literal, Self
 
@@ -15,35 +14,15 @@ from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model
 
 from agent.address import Address, Announced, Network
 from agent.config.bgp import AnnounceConfig, BgpConfig
+from agent.config.cross_check import Sections
 from agent.config.fields import AnyNetwork, Section, Switch, fault, given, within
-from agent.config.instances import shares_a_match
 from agent.config.members import MembersConfig
 from agent.config.metrics import MetricsConfig
-from agent.config.nat import (
-    MAX_BACKENDS,
-    NatConfig,
-    Taken,
-    check_pools,
-    former_pools,
-    former_sessions,
-    require_room,
-    resized_pools,
-)
+from agent.config.nat import NatConfig, PoolConfig, former_pools, former_sessions, resized_pools
 from agent.config.node import NodeConfig
 from agent.config.service import ServiceConfig
 from agent.config.table import TableConfig
-
-
-class XdpConfig(Section):
-    """How the data path attaches."""
-
-    # An unquoted off is a boolean in YAML 1.1.
-    mode: Annotated[
-        Literal["auto", "native", "generic", "off"], BeforeValidator(lambda value: "off" if value is False else value)
-    ] = "auto"
-    """How the program attaches: `native` in the driver, `generic` in the network stack (slower, any interface), `auto`
-    the first that works. With `off` the node is plain anycast: it announces, and forwards nothing. Example:
-    `native`."""
+from agent.config.xdp import XdpConfig
 
 
 class Config(Section):
@@ -92,39 +71,17 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        seen: dict[Hashable, int] = {}
-        for i, service in enumerate(self.services):
-            for key, field in (
-                (service.name, "name"),
-                (service.key, "port"),
-            ):
-                if key in seen:
-                    other = f"services[{seen[key]}]"
-                    same = f"is the same as that of {other}"
-                    raise fault(f"services[{i}].{field}", same, other=f"{other}.{field}")
-                seen[key] = i
-            if service.vip in self.bgp.identity_prefix:
-                raise fault(f"services[{i}].vip", f"{service.vip} is in bgp.identity_prefix, which is for identities")
-            if any(service.vip in allowed for allowed in self.members.allow):
-                raise fault(f"services[{i}].vip", f"{service.vip} is in members.allow, which is for nodes")
-            if any(service.vip == peer.address for peer in self.bgp.peers):
-                raise fault(f"services[{i}].vip", f"{service.vip} is a BGP peer's address")
-            if self.bgp.allow and not any(service.vip in allowed for allowed in self.bgp.allow):
-                raise fault(f"services[{i}].vip", f"{service.vip} is in no prefix of bgp.allow")
-            self._check_announce(i, service)
-            self._check_instances(i, service)
-        self._check_tags()
-        self._check_static()
-        self._check_nat()
-        if self.nat:
-            check_pools("nat", self.nat, self._taken())
-            if number := former_sessions(self.nat, self.table.previous.nat if self.table.previous else None):
-                require_room("nat", self.nat, number)
-            if (self.former_pools or self.resized_pools) and self.table.previous and self.table.previous.nat:
-                check_pools("table.previous.nat", self.table.previous.nat, self._taken())
-            self._check_communities("nat.announce", self.nat.announce or AnnounceConfig())
-        if self.node.address6 and not any(self.node.address6 in allowed for allowed in self.members.allow):
-            raise fault("node.address6", f"{self.node.address6} is in no prefix of members.allow")
+        Sections(
+            cluster=self.cluster,
+            node=self.node,
+            services=self.services,
+            bgp=self.bgp,
+            members=self.members,
+            xdp=self.xdp,
+            nat=self.nat,
+            previous=self._previous_nat,
+            deny=self.deny,
+        ).check()
         return self._with_forward_of_nat()
 
     def _with_forward_of_nat(self) -> Self:
@@ -134,122 +91,6 @@ class Config(Section):
         change = {"forward": self.nat.forward}
         services = tuple(one.model_copy(update=change) if one.mode == "nat" else one for one in self.services)
         return self.model_copy(update={"services": services})
-
-    def _check_announce(self, i: int, service: ServiceConfig) -> None:
-        announce = service.announce
-        if announce is None:
-            return
-        for j, other in enumerate(self.services[:i]):
-            if other.vip == service.vip and other.announce not in (None, announce):
-                differs = f"differs from that of services[{j}] for the same VIP"
-                raise fault(f"services[{i}].announce", differs, other=f"services[{j}].announce")
-        self._check_communities(f"services[{i}].announce", announce)
-
-    def _check_communities(self, where: str, announce: AnnounceConfig) -> None:
-        for k, community in enumerate(announce.large_communities):
-            if community[0] == self.cluster:
-                why = "starts with the cluster's number, reserved for identities"
-                raise fault(f"{where}.large_communities[{k}]", why)
-
-    def _check_instances(self, i: int, service: ServiceConfig) -> None:
-        """Check that a pool has one setting: a server that listens on all addresses serves all VIPs."""
-        own = service.instances
-        for j, other in enumerate(self.services[:i]):
-            if own is None or other.instances is None:
-                continue
-            why = None
-            if other.pool == service.pool:
-                if other.instances.model_copy(update={"steer": own.steer}) != own:
-                    why = f"differs from that of services[{j}], whose servers have the same port"
-            elif "auto" in (service.steer, other.steer) and shares_a_match(own, other.instances):
-                why = f"has servers of services[{j}] too, so auto is not certain; set steer of both to ADDRESS:PORT"
-            if why:
-                raise fault(f"services[{i}].instances", why, other=f"services[{j}].instances")
-
-    def _check_tags(self) -> None:
-        """Check that no two nodes can have the same tag: identities and markers name a node by it."""
-        taken: list[tuple[range, IPv4Network, str]] = []
-        for i, network in enumerate(self.members.allow):
-            if not isinstance(network, IPv4Network):
-                continue
-            where = f"members.allow[{i}]"
-            if network.prefixlen < 16:
-                raise fault(where, f"{network} is larger than a /16: nodes in it could share their low 16 bits")
-            if network.overlaps(self.bgp.identity_prefix):
-                raise fault(where, f"{network} overlaps bgp.identity_prefix, which must not contain nodes")
-            first = int(network.network_address) & 0xFFFF
-            tags = range(first, first + network.num_addresses)
-            for others, network_of_others, other in taken:
-                if tags.start < others.stop and others.start < tags.stop and network != network_of_others:
-                    same = f"{network} and {network_of_others} hold nodes with the same low 16 bits"
-                    raise fault(where, same, other=other)
-            taken.append((tags, network, where))
-
-    def _check_static(self) -> None:
-        for i, address in enumerate(self.members.static):
-            where = f"members.static[{i}]"
-            if address in self.vips:
-                raise fault(where, f"{address} is a VIP; list the nodes' own addresses")
-            if any(address == peer.address for peer in self.bgp.peers):
-                raise fault(where, f"{address} is a BGP peer's address; list the nodes' own addresses")
-            if not any(address in allowed for allowed in self.members.allow):
-                raise fault(where, f"{address} is in no prefix of members.allow")
-
-    def _check_nat(self) -> None:
-        count = 0
-        for i, service in self.nat_services:
-            where = f"services[{i}]"
-            if self.nat is None:
-                raise fault(f"{where}.mode", "nat needs a section nat: with a pool, as {pool: 10.255.0.0/27}")
-            if self.nat.pool_of(service.vip.version) is None:
-                pool = "pool" if service.vip.version == 4 else "pool6"
-                missing = f"has no {pool}, which {where}.vip {service.vip} needs; add it"
-                raise fault("nat", missing, other=f"{where}.vip")
-            if self.xdp.mode == "off":
-                raise fault("xdp.mode", f"is off, and {where} needs the data path for NAT; remove one", other=where)
-            for j, backend in enumerate(service.backends):
-                self._check_backend(f"{where}.backends[{j}].address", backend.address)
-            count += len(service.backends)
-            if count > MAX_BACKENDS:
-                many = f"makes {count} of all services, more than {MAX_BACKENDS}; remove some"
-                raise fault(f"{where}.backends", many)
-
-    def _check_backend(self, where: str, address: Address) -> None:
-        own = "give the server's own address"
-        if address in self.vips:
-            raise fault(where, f"{address} is a VIP; {own}")
-        if address in self.bgp.identity_prefix:
-            raise fault(where, f"{address} is in bgp.identity_prefix, which is for identities; {own}")
-        if any(address == peer.address for peer in self.bgp.peers):
-            raise fault(where, f"{address} is a BGP peer's address; {own}")
-        for i, denied in enumerate(self.deny):
-            if address in denied:
-                why = f"{address} is in {denied}, whose packets are dropped, and so are its answers; remove one"
-                raise fault(where, why, other=f"deny[{i}]")
-
-    def _taken(self) -> Iterator[Taken]:
-        """Yield all prefixes with a use that the pool must not have."""
-        for i, service in enumerate(self.services):
-            yield Taken(f"services[{i}].vip", ip_network(service.vip), "a VIP")
-            hop = service.announce.next_hop if service.announce else None
-            if hop is not None:
-                yield Taken(f"services[{i}].announce.next_hop", ip_network(hop), "a next hop")
-            for j, backend in enumerate(service.backends):
-                yield Taken(f"services[{i}].backends[{j}].address", ip_network(backend.address), "a backend")
-        if self.nat and self.nat.announce and self.nat.announce.next_hop:
-            yield Taken("nat.announce.next_hop", ip_network(self.nat.announce.next_hop), "a next hop")
-        for i, network in enumerate(self.members.allow):
-            yield Taken(f"members.allow[{i}]", network, "where the nodes are")
-        for name in ("address", "address6"):
-            if (address := getattr(self.node, name)) is not None:
-                yield Taken(f"node.{name}", ip_network(address), "this node's address")
-        yield Taken("bgp.identity_prefix", self.bgp.identity_prefix, "which is for identities")
-        for i, peer in enumerate(self.bgp.peers):
-            yield Taken(f"bgp.peers[{i}].address", ip_network(peer.name), "a BGP peer")
-            if peer.source is not None:
-                yield Taken(f"bgp.peers[{i}].source", ip_network(peer.source), "this node's end of a session")
-        for i, network in enumerate(self.deny):
-            yield Taken(f"deny[{i}]", network, "whose packets are dropped")
 
     @property
     def nat_services(self) -> tuple[tuple[int, ServiceConfig], ...]:
@@ -283,15 +124,19 @@ class Config(Section):
         return (*(self.nat.pools if self.nat else ()), *self.former_pools)
 
     @property
+    def _previous_nat(self) -> PoolConfig | None:
+        return self.table.previous.nat if self.table.previous else None
+
+    @property
     def former_pools(self) -> tuple[Network, ...]:
         """The former pools, whose sessions go on: new ones get no address of these once all nodes have the new
         pool."""
-        return former_pools(self.nat, self.table.previous.nat if self.table.previous else None)
+        return former_pools(self.nat, self._previous_nat)
 
     @property
     def resized_pools(self) -> tuple[Network, ...]:
         """The prefixes that the pools had before, if they only became larger or smaller."""
-        return resized_pools(self.nat, self.table.previous.nat if self.table.previous else None)
+        return resized_pools(self.nat, self._previous_nat)
 
     @property
     def pool_prefixes(self) -> tuple[Network, ...]:
@@ -301,8 +146,7 @@ class Config(Section):
     @property
     def former_sessions(self) -> int | None:
         """The former number of sessions, if sessions that began with it go on: those of another key do not."""
-        previous = self.table.previous
-        number = former_sessions(self.nat, previous.nat if previous else None)
+        number = former_sessions(self.nat, self._previous_nat)
         return number if self.previous_key == self.hash_key else None
 
     @property
