@@ -24,7 +24,7 @@ _KINDS = {
 
 
 def open_file(path: Path, flags: int, mode: int = 0o600) -> int:
-    """Open a regular file without waiting for anybody, and return its descriptor."""
+    """Open a regular file without waiting for another process, and return its descriptor."""
     try:
         descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, mode)
     except OSError as error:

@@ -49,7 +49,7 @@ class Found:
 
 
 def line(name: str, found: Found, refusal: Refusal | None) -> ProblemLine | None:
-    """Return the problem line of a file called `name`; None if it says what runs."""
+    """Return the problem line of a file called `name`; None if it contains what runs."""
     if refusal is not None and not is_mended(refusal, found):
         return REFUSED.line(file=name, why=_first(found.fault or refusal.why))
     if found.fault is not None:

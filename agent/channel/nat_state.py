@@ -98,7 +98,7 @@ def pack(nat: NatState | None) -> list[tuple[int, bytes]]:
 
 
 def unpack(share: bytes | None, results: bytes, orders: bytes) -> NatState | None:
-    """Return what the fields say, None without a share. Raises ValueError with what is wrong."""
+    """Return what the fields contain, None without a share. Raises ValueError with what is wrong."""
     if share is None:
         return None
     if len(share) != _SHARE.size:

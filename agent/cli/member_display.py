@@ -59,7 +59,7 @@ def _notes(member: dict[str, Any]) -> Iterator[str]:
 
 
 def _echo(member: dict[str, Any]) -> str:
-    """Return the round trip time by each way, what is lost, and whether the agent lives."""
+    """Return the round trip time by each encapsulation, what is lost, and whether the agent lives."""
     if member["echo"] is None:
         return "this node"
     if member["silent_s"] is not None:

@@ -162,7 +162,7 @@ def _total(widths: list[int]) -> int:
 
 
 def _widths(rows: list[list[str]], columns: int) -> list[int]:
-    """Return the columns' widths: the widest that can still break gives way first."""
+    """Return the columns' widths: the widest that can still break is narrowed first."""
     cells = list(zip(*rows, strict=True))
     widths = [_longest(column) for column in cells]
     least = [_longest(part for cell in column for part in cell.split(" ")) for column in cells]

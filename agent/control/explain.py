@@ -54,7 +54,7 @@ def parse(text: str) -> Flow:
 
 @dataclass(frozen=True, slots=True)
 class Forwarding:
-    """What decides a flow's way."""
+    """What decides a flow's path."""
 
     config: Config
     epochs: Sequence[Epoch]

@@ -24,7 +24,7 @@ def membership_status(membership: Membership) -> dict[str, Any]:
 
 
 def echo_status(membership: Membership, address: IPv4Address) -> dict[str, Any]:
-    """Return whether a node answers, since when it does not, and its round trip times and losses by each way."""
+    """Return whether a node answers, since when it does not, and its round trip times and losses by encapsulation."""
     liveness = membership.liveness.get(address)
     return {
         "answers": liveness.answers if liveness else None,

@@ -21,7 +21,7 @@ INTERVAL_S = 0.5
 
 
 class Condition(NamedTuple):
-    """What the line says."""
+    """What the line reports."""
 
     ready: bool
     services: int
@@ -73,7 +73,7 @@ class ServiceReport:
 
 
 def condition_of(agent: Agent) -> Condition:
-    """Return what the line says of an agent."""
+    """Return what the line reports of an agent."""
     return Condition(agent.ready, len(agent.config.services), len(agent.members()), agent.problems())
 
 

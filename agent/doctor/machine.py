@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The facts of this machine that `lbctl doctor` judges. I/O only, and none that changes anything.
 
-A fact that cannot be read is None, so that the judgment says so instead of passing it.
+A fact that cannot be read is None, so that the judgment reports that instead of passing it.
 """
 
 from __future__ import annotations

@@ -146,7 +146,7 @@ class EchoSocket:
         """Send a question to a node; return whether it could be sent."""
         assert isinstance(question.address, IPv4Address)
         ends = self._endpoints(question.address)
-        if self._answer_as_agent is not None:  # it forwards nothing, so the kernel's own way is as good
+        if self._answer_as_agent is not None:  # it forwards nothing, so the kernel's own path is as good
             message = EchoMessage(EchoKind.QUESTION, self._cluster, question.nonce)
             return question.via is Via.PLAIN and self._send(ends.destination, message.pack())
         hop = self._hop_of(ends.destination)

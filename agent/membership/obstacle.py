@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Why a node that is named is no member, and members that no router names: what an operator must know. Pure.
 
-BGP, the echo and the channel speak of the same nodes; where one of them is missing for long, something between filters,
+BGP, the echo and the channel concern the same nodes; where one of them is missing for long, something between filters,
 strips or is set up differently.
 """
 

@@ -81,9 +81,9 @@ class Named:
     address6: IPv6Address | None = None
     """Its end of tunnels over IPv6."""
     start: int = 0
-    """When its agent started, as its identity says: a new value is a reason to ask it at once."""
+    """When its agent started, as its identity has it: a new value is a reason to ask it at once."""
     announces: bool = False
-    """Whether routers send packets to it, as its identity says."""
+    """Whether routers send packets to it, by its identity."""
 
 
 @dataclass(frozen=True, slots=True)

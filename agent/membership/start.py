@@ -4,7 +4,7 @@
 It waits until everybody who is named has answered or is silent, for `START_S` at most. A node that would be alone
 beside nodes that forward waits on, because it would reset their connections:
 
-- while nodes answer whose agents live, and none speaks to it: it is set up in another way than they are;
+- while nodes answer whose agents live, and none accepts its datagrams: its configuration differs from theirs;
 - for `ALONE_S`, while routers send packets to nodes that do not answer it: it is cut off from them. If they have died,
   the routers withdraw their routes, and the wait is over: the last node alive serves.
 """

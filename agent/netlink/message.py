@@ -53,7 +53,7 @@ _HEADER: Final = struct.Struct("=IHHII")
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _INT: Final = struct.Struct("=i")
 _TYPE_MASK: Final = 0x3FFF
-"""NLA_TYPE_MASK: the two bits above it say that a value is nested, or in network byte order."""
+"""NLA_TYPE_MASK: the two bits above it mean that a value is nested, or in network byte order."""
 
 
 class Request(NamedTuple):

@@ -44,7 +44,7 @@ class Announcer:
 
     @property
     def advertised(self) -> frozenset[str]:
-        """The prefixes that some router has from this node, as far as ExaBGP says."""
+        """The prefixes that some router has from this node, as far as ExaBGP reports."""
         snapshot = self.relay.snapshot if self.relay.connected else None
         return snapshot.advertised if snapshot is not None and not snapshot.silent else frozenset()
 
@@ -62,8 +62,8 @@ class Announcer:
     def send(self) -> None:
         """Send the relay all desired routes. This is a heartbeat too.
 
-        Until there is a plan that is the identity alone, since the others must know a node before they speak to it; but
-        nothing while routers have what an earlier agent announced.
+        Until there is a plan that is the identity alone, since the others must know a node before they accept its
+        datagrams; but nothing while routers have what an earlier agent announced.
         """
         if self._stopping or (self._plan is None and not self.withdrawn(self._config.announced)):
             return

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The backends of NAT services on this node: what is believed of them, and what follows. I/O.
 
-nat/belief.py says who checks a backend, nat/backend_health.py checks, nat/orders.py has the orders of operators. From
+nat/belief.py decides who checks a backend, nat/backend_health.py checks, nat/orders.py has the operators' orders. From
 these follow the backends that new sessions get, the health of NAT services on this node (healthy as long as some
 backend takes new sessions), what this node publishes, and which sessions are reset.
 """

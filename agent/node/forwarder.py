@@ -270,7 +270,7 @@ class Forwarder:
 
     def follow(self, ends: Mapping[IPv4Address, IPv6Address | None]) -> None:
         """Keep the next hops of these nodes up to date, given with their IPv6 ends of tunnels: members, and those that
-        may become members, since they are asked by the way that packets take."""
+        may become members, since they are asked by the encapsulation that packets have."""
         if ends is not self._followed:
             targets = {self.map_writer.nodes.target(*end) for end in ends.items()}
             self._hops.follow(self.map_writer.nodes, targets)

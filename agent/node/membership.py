@@ -186,7 +186,7 @@ class Membership:
         }
 
     def echo_stats(self, address: IPv4Address) -> Mapping[Via, PathStats]:
-        """Return the round trip times and losses of a node's echoes, by the way that they take."""
+        """Return the round trip times and losses of a node's echoes, by the encapsulation that they have."""
         return self._asker.stats(address)
 
     def compare(self, digests: Digests) -> None:

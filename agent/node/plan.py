@@ -58,7 +58,7 @@ class ThisNode:
     epochs: tuple[int, ...]
     """The epochs that this node supports, the preferred one first."""
     start: int = 0
-    """When this agent started, in seconds since 1970, as its identity says."""
+    """When this agent started, in seconds since 1970, as its identity has it."""
 
 
 @dataclass(frozen=True, slots=True)

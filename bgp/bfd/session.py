@@ -17,8 +17,8 @@ The rules, and where ours are narrower:
  4. A neighbor that is silent for the detection time is down, and what it sent is discarded (6.8.4, 6.8.1).
  5. A neighbor in AdminDown takes the session down. That is not a failure: it shows nothing about the path (RFC 5882
     section 3.2).
- 6. While Up, a packet without our discriminator is ignored. It says that the neighbor has started again, but its source
-    address is all that it proves, which anybody may forge; if it is true, the detection time ends the session.
+ 6. While Up, a packet without our discriminator is ignored. It may mean that the neighbor has started again, but all it
+    proves is its source address, which anybody may forge; if it is true, the detection time ends the session.
  7. We honor a neighbor's Demand mode and never request it; no echo, no authentication, no multipoint.
 
 Standard library only: the BFD archive carries this file.
