@@ -49,7 +49,7 @@ from agent.channel.nat_state import NatState
 from agent.model import State
 
 MAX_SERVICES = 1024
-"""Of one family."""
+"""With VIPs of one family."""
 MAX_EPOCHS = 8
 MAX_UNREACHABLE = 64
 MAX_RELEASE_BYTES = 64

@@ -28,13 +28,13 @@ class Cluster:
 
     own: IPv4Address
     number: int
-    """The cluster's."""
+    """The cluster's number."""
     members: Sequence[Member]
     """All nodes, this one included."""
     states: Mapping[IPv4Address, channel.NodeState]
     """What the other nodes publish of themselves by the channel."""
     release: str
-    """This node's."""
+    """The release of this node."""
     overviews: Overviews
 
 

@@ -63,7 +63,7 @@ class EventLog(logging.Handler):
 
 
 def older(path: Path) -> Path:
-    """Return the file of what happened before."""
+    """Return the file of older events."""
     return path.with_name(f"{path.name}.1")
 
 

@@ -68,10 +68,10 @@ class PathLeg:
 
 @dataclass(frozen=True, slots=True)
 class PathFacts:
-    """What the kernel has."""
+    """What the kernel has on the path of this node's packets to and from clients."""
 
     addresses: frozenset[Address]
-    """Of all interfaces."""
+    """The addresses of all interfaces."""
     own: tuple[Address, ...]
     """Of the node's first interface."""
     legs: Mapping[tuple[Address, Network], tuple[PathLeg, ...]]

@@ -90,7 +90,7 @@ class EgressKeeper:
         """`on_mtu` gets the least MTU of the paths to other nodes, each time it is read."""
         self.limits: dict[ServiceKey, int] = {}
         self.interfaces: list[str] = []
-        """Those that have the filter."""
+        """The interfaces that have the filter."""
         self.errors: list[str] = []
         self._config, self._datapath, self._map_writer, self._netlink = config, datapath, map_writer, netlink
         self._on_mtu = on_mtu

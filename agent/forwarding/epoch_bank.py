@@ -47,7 +47,7 @@ class _Rows:
     full: int = 0
     """The rows that have no place for another claimant."""
     nearly_full: int = 0
-    """Those that have one."""
+    """The rows that have a place for one more claimant, and no second."""
     digest: str = ""
     table: Table | None = None
     """A table from which the next one is built faster."""

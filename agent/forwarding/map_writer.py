@@ -67,7 +67,7 @@ class MapWriter:
         """Gets the chains of the table of sessions that is written next, at the first time those that an earlier agent
         wrote if they stay: by row, the numbers of the nodes' addresses, owner first, 0 after the last."""
         self._nat_rows: ServiceRows | None = None
-        """Those that it got last."""
+        """The rows whose chains `before_nat_rows` got last."""
         self._epochs = {epoch.number: epoch for epoch in epochs}
         maps.vlans.write(config.node.vlans)
         maps.node_prefixes.write(config.members.allow)

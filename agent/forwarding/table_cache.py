@@ -31,7 +31,7 @@ class SharedTable:
     members: Members
     table: Table
     indexes: Sequence[int]
-    """The members' in the node table."""
+    """The members' indexes in the node table."""
     chains: RowArray
 
 

@@ -163,8 +163,8 @@ class HandOver:
         return until
 
     def overdue(self, now: float) -> set[int]:
-        """Return the nodes that have not answered for `OVERDUE_S`. Those need not that own rows which this node gave up
-        again meanwhile: their chains may never have named another owner."""
+        """Return the nodes that have not answered for `OVERDUE_S`. A node that owns rows which this node gave up again
+        meanwhile need not answer: its chains may never have named another owner."""
         chains = self.chains if self._next is None else self._next
         old = [pull for pull in self._pulls.values() if now >= pull.until - PULL_S + OVERDUE_S]
         if chains is None or not old:

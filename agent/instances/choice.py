@@ -60,7 +60,7 @@ class Decision:
 
     shares: tuple[tuple[Instance, int], ...] = ()
     active: Active | None = None
-    """Of policy standby only."""
+    """The instance that gets new connections; only policy standby has one."""
 
     def weight(self, name: str) -> int:
         """Return an instance's weight in the division; 0: it takes new connections only if all before it are gone."""
@@ -113,7 +113,7 @@ class Share(NamedTuple):
 
     weight: int
     slots: Sequence[int]
-    """Its listeners'."""
+    """The slots of its listeners."""
     by_cpu: Mapping[int, int] = {}
     """The slot that gets what a CPU handles; empty: connections go round all."""
 

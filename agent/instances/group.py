@@ -112,7 +112,7 @@ class Group:
         self.slots = self._slots_in_kernel()
         self._written: list[Cells] = self._kernel.maps.cells()
         self._shares: Sequence[Share] | None = None
-        """What was written."""
+        """The shares that were written last."""
         self._attached: set[int] = set()
         """The listeners that had the program attached by this agent: it may have a newer one than the last agent."""
 

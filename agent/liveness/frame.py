@@ -33,7 +33,7 @@ class Hop(Protocol):
 
     @property
     def mac(self) -> bytes | None:
-        """Of the next machine."""
+        """The MAC of the next machine."""
 
     @property
     def on_link(self) -> bool:

@@ -71,7 +71,7 @@ class Candidates:
     others: tuple[Member, ...] = ()
     """The members of the view, by address."""
     own: Member | None = None
-    """This node."""
+    """This node as a member."""
     by_service: Mapping[str, tuple[Candidate, ...]] = field(default_factory=dict)
     """By service name, each in the order of addresses."""
     ends: Mapping[IPv4Address, IPv6Address | None] = field(default_factory=dict)

@@ -116,7 +116,7 @@ class Cluster:
     _prefixes: Mapping[int, tuple[Member, str]] = field(default_factory=dict, compare=False)
     """By the member's object: a thousand prefixes are not made again because one member changed."""
     _digests: Mapping[int, tuple[Member, int]] = field(default_factory=dict, compare=False)
-    """Likewise."""
+    """The digests of members, likewise."""
 
     def after(self, node: ThisNode, others: tuple[Member, ...], own: Member) -> Cluster:
         """Return the cluster of these members; this one if they are the same."""

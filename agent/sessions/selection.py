@@ -34,7 +34,7 @@ class Selection:
     backend: Address | None = None
     backend_port: int | None = None
     pool: Network | None = None
-    """Of their NAT addresses."""
+    """The prefix of their NAT addresses."""
     began_among: frozenset[int] | None = None
     """What `nat.sessions` was when they began."""
     flow: Flow | None = None

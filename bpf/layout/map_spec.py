@@ -52,7 +52,7 @@ NAT_STRUCTS: Final[tuple[CStruct, ...]] = (
     NAT_CONF_STRUCT, NAT_SERVICE_STRUCT, NAT_CHOICES_STRUCT, BACKEND_STRUCT, BACKEND_LOAD_STRUCT, NAT_HOP_STRUCT,
     BUCKET_STRUCT, SESSION_STRUCT, SESSION4_STRUCT, SESSION6_STRUCT, EVENT_STRUCT,
 )  # fmt: skip
-"""Those of nat_layout.h."""
+"""The structs of nat_layout.h."""
 
 
 class MapType(IntEnum):
