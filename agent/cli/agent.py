@@ -61,7 +61,7 @@ def run(path: Path, xdp: str | None, pins: Path) -> None:
 @socket_option
 @output_option
 def reload(force: bool, socket: Path, output: str) -> None:
-    """Have lb.yml run, all of it.
+    """Apply all of lb.yml.
 
     Unchanged BGP sessions, routes and connections are not touched. A configuration with a fault is refused, and nothing
     changes; so is one that ends sessions of NAT services, such as another pool. `lbctl config apply` shows the steps,

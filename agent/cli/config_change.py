@@ -45,7 +45,7 @@ def diff(socket: Path, output: str) -> None:
 @socket_option
 @output_option
 def apply(timeout: float | None, dry_run: bool, force: bool, socket: Path, output: str) -> None:
-    """Have lb.yml run, in steps that are shown.
+    """Apply lb.yml, in steps that are shown.
 
     With --timeout the previous configuration returns by itself unless `lbctl config confirm` comes first, also if the
     agent is killed meanwhile. lb.yml is then what it was before, and the text that was taken back is lb.yml.rejected.

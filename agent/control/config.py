@@ -3,7 +3,7 @@
 
 GET    /config              the effective configuration, and which settings are defaults
 GET    /config/diff         what lb.yml would change, and in which steps
-POST   /reload              have lb.yml run                         ?force
+POST   /reload              apply lb.yml                            ?force
 POST   /config/apply        the same, for a time                    ?timeout=SECONDS (for good without it) &force
 POST   /config/confirm      let that change stay
 POST   /config/undo         have the configuration before it run    ?force
@@ -49,7 +49,7 @@ class Changing(Protocol):
         """Read lb.yml; return it, and what it would change."""
 
     async def apply(self, timeout_s: float | None, force: bool = False) -> int:
-        """Have lb.yml run, with `timeout_s` until then unless it is confirmed; return the generation."""
+        """Apply lb.yml, with `timeout_s` until then unless it is confirmed; return the generation."""
 
     def confirm(self) -> None:
         """Let the change stay."""

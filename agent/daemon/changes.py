@@ -129,7 +129,7 @@ class Changes:
         return loaded, await self._differences(loaded)
 
     async def apply(self, timeout_s: float | None, force: bool = False) -> int:
-        """Have lb.yml run, with `timeout_s` until then unless it is confirmed; return the generation.
+        """Apply lb.yml, with `timeout_s` until then unless it is confirmed; return the generation.
 
         AgentError: it is refused, nothing changes. With `force` it is not refused for connections that are lost.
         """

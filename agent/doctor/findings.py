@@ -81,9 +81,9 @@ def _bpf(machine: MachineFacts) -> Iterator[Finding]:
             "BPF", State.WARNING, "programs are interpreted, several times as slow", "sysctl net.core.bpf_jit_enable=1"
         )
     elif machine.jit is None and machine.root:
-        yield Finding("BPF", State.OK, "compiled always")
+        yield Finding("BPF", State.OK, "programs are always compiled")
     elif machine.jit:
-        yield Finding("BPF", State.OK, "compiled")
+        yield Finding("BPF", State.OK, "programs are compiled")
     if not machine.bpf_file_system:
         yield Finding(
             "BPF file system", State.FAILED, "is not mounted: nothing outlives the agent",
