@@ -17,7 +17,7 @@ from agent.json_value import U32, U64, whole
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Of the instances of one port."""
+    """What is recorded of the instances of one port."""
 
     operator: OperatorChoice = field(default_factory=OperatorChoice)
     added: tuple[Added, ...] = ()

@@ -15,7 +15,7 @@ from agent.liveness.question import Liveness
 
 @dataclass(frozen=True, slots=True)
 class Digests:
-    """Of a node's view and of its tables."""
+    """The digests of a node's view and of its tables."""
 
     view: int
     tables: int

@@ -23,7 +23,7 @@ class Observations:
     states: Mapping[IPv4Address, NodeState] = field(default_factory=dict)
 
     @property
-    def unheard_announcers(self) -> tuple[IPv4Address, ...]:
+    def unanswering_announcers(self) -> tuple[IPv4Address, ...]:
         """The nodes to which routers send packets, and that do not answer this one."""
         named = (address for address, one in self.named.items() if one.announces)
         return tuple(one for one in named if one not in self.liveness or not self.liveness[one].answers)

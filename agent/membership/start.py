@@ -35,7 +35,7 @@ def is_complete(observed: Observations, members: Iterable[IPv4Address], waited_s
 
 def waits_alone(observed: Observations, waited_s: float) -> bool:
     """Whether a node without members waits because routers name others that it does not reach."""
-    return waited_s < ALONE_S and bool(observed.unheard_announcers)
+    return waited_s < ALONE_S and bool(observed.unanswering_announcers)
 
 
 def _refuses(observed: Observations, address: IPv4Address) -> bool:

@@ -82,7 +82,7 @@ def test_nodes_may_differ_for_a_moment() -> None:
     assert late.faults[0].text.startswith("10.0.0.12 differs in its tables")
 
 
-def test_of_isolated_and_unheard() -> None:
+def test_of_isolated_and_unanswering() -> None:
     deaf = [{"address": "10.0.0.13", "by": ["10.0.0.11"], "reached_by": ["10.0.0.12"]}]
     membership = {"isolated": True, "since": WALL, "differing": [], "unreachable": deaf}
     assert [fault.severity for fault in verdict(membership=membership).faults] == ["critical", "warning"]
