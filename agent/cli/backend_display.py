@@ -11,14 +11,14 @@ from agent.cli.table import Response, Table, paint, print_line, printer, state_t
 @printer
 def print_backends(response: Response) -> None:
     """Print the members of every service, then the servers of those of mode nat."""
-    table = Table("service", "member", "state", "weight", "effective", "")
+    table = Table("service", "member", "state", "weight", "effective", "", elide="service")
     for entry in response["backends"]:
         here = "this node" if entry["this_node"] else ""
         state, weights = state_text(entry["state"]), (str(entry["weight"]), str(entry["effective"]))
         table.add_row(entry["service"], entry["address"], state, *weights, here)
     table.print()
     if response["nat_backends"]:
-        servers = Table("service", "backend", "health", "weight", "sessions", "")
+        servers = Table("service", "backend", "health", "weight", "sessions", "", elide="service")
         for entry in response["nat_backends"]:
             servers.add_row(
                 entry["service"], entry["address"], _health(entry), str(entry["weight"]), _sessions(entry), _note(entry)

@@ -14,7 +14,7 @@ from agent.time_text import age, format_time
 @printer
 def print_instances(response: Response) -> None:
     """Print the instances of some services."""
-    table = Table("service", "policy", "instance", "state", "weight", "listeners", "pid", "")
+    table = Table("service", "policy", "instance", "state", "weight", "listeners", "pid", "", elide="service")
     for service in response["services"]:
         for one in service["instances"]:
             notes = ["added by hand"] if one["added"] else []

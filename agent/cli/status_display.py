@@ -139,7 +139,7 @@ def _vips(response: Response) -> Table:
 
 def _services(services: list[dict[str, Any]]) -> Table:
     """Return the services, and how many of their members take new connections; weights are the members' table's."""
-    table = Table("service", "VIP", "health", "up", "table")
+    table = Table("service", "VIP", "health", "up", "table", elide="service")
     for service in sorted(services, key=lambda one: one["healthy"]):
         members = service["members"]
         taking = sum(m["state"] == "up" and m["effective"] > 0 for m in members)

@@ -135,7 +135,8 @@ class Table:
         if self._elide in used and (excess := _total(widths) - columns) > 0:
             n = used.index(self._elide)
             widths[n] = max(widths[n] - excess, _LEAST_NAME)
-            rows = [[*row[:n], elided(row[n], widths[n]), *row[n + 1 :]] for row in rows]
+            for row in rows[1:]:
+                row[n] = elided(row[n], widths[n])
         return [line for row in rows for line in _lines(row, widths)]
 
     def width(self) -> int:

@@ -139,7 +139,8 @@ def _print_diff(response: dict[str, Any]) -> None:
 @printer
 def _print(response: dict[str, Any]) -> None:
     removal = bool(response["removed"])
-    shown = Table("service", "member", "rows", "share", *(["rows after", "share after"] if removal else []))
+    more = ["rows after", "share after"] if removal else []
+    shown = Table("service", "member", "rows", "share", *more, elide="service")
     for service in response["services"]:
         for one in service["members"]:
             after = [f"{one['rows_after']:,}", f"{one['rows_after'] / service['rows']:.1%}"] if removal else []

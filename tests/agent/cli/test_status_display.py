@@ -194,3 +194,10 @@ def test_of_many_services_those_with_less_weight_are_named(printed: Any) -> None
     )
     assert any("10.0.0.12" in line and "all of 50 full" in line for line in lines)
     assert any("10.0.0.13" in line and "s7 0/100" in line and "s8" not in line for line in lines)
+
+
+def test_a_long_name_of_a_service_gives_way(printed: Any) -> None:
+    long = service(f"shop-{'x' * 54}-443", endpoint="192.0.2.10:443", digest="8e1a30d4c870a781")
+    lines = printed(top=FAILING | {"services": [long]}, columns=80)
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith("shop-") and "-443" in line for line in lines)

@@ -37,6 +37,14 @@ def test_a_name_gives_way_where_nothing_else_can(columns: int, name: str) -> Non
     assert made.lines(columns)[1] == f"1  {name}"
 
 
+def test_a_heading_at_a_terminal_is_not_elided_with_its_color(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    made = Table("service", "n", elide="service")
+    made.add_row("shop-checkout-v2", "1")
+    assert made.lines(14) == ["\x1b[1mservice\x1b[0m      \x1b[1mn\x1b[0m", "shop-…ut-v2  1"]
+
+
 def test_an_elided_text_has_both_its_ends() -> None:
     assert [elided("abcdefgh", columns) for columns in (8, 7, 4)] == ["abcdefgh", "abc…fgh", "ab…h"]
 
