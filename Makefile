@@ -8,8 +8,8 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 DEB_ARGS ?=
 LOCK_ARGS ?=
-# Much of a lab's time is waiting: more workers than a small machine has CPUs. With four, labs of six nodes got in each
-# other's way.
+# Much of a lab's time is waiting: more workers than a small machine has CPUs. With four, labs of six nodes disturbed
+# each other.
 WORKERS ?= 3
 PYTEST = .venv/bin/python -m pytest
 
@@ -19,7 +19,10 @@ unexport PYTHONDONTWRITEBYTECODE
 unexport PYTHONPYCACHEPREFIX
 BYTECODE = @.venv/bin/python -m compileall -q agent bgp bpf topology
 
-.PHONY: demo check lint test proof bench bench-xdp deb routers figures lock clean
+.PHONY: help demo check lint test proof bench bench-xdp deb routers figures lock clean
+
+help:  ## these targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' Makefile | expand -t 12
 
 demo: .venv/ready  ## a real cluster, its failures, and what became of the connections; NAT=1: of backends' sessions
 	$(BYTECODE)
@@ -65,8 +68,8 @@ routers: .venv/ready  ## write the labs' router configurations again, each by th
 figures: .venv/ready  ## draw docs/figures again from their .dot files; needs Debian's graphviz
 	.venv/bin/python docs/figures/draw.py
 
-# For the oldest Python that is supported; the hashes are of a release's files for all. A pinned version stays as it is,
-# unless LOCK_ARGS="--upgrade" or "--upgrade-package NAME" says otherwise.
+# For the oldest Python that is supported; the hashes are of a release's files for all. A pinned version stays as it is
+# without LOCK_ARGS="--upgrade" or "--upgrade-package NAME".
 lock: export UV_CUSTOM_COMPILE_COMMAND = make lock
 lock: LOCK = pipx run uv pip compile --quiet --python-version 3.11 --python-platform linux --generate-hashes \
 	--no-annotate $(LOCK_ARGS)
@@ -82,5 +85,5 @@ lock:  ## resolve pyproject.toml again, into what setup.sh installs, and the pac
 .venv/bench-ready: setup.sh pyproject.toml requirements/test.txt
 	./setup.sh bench
 
-clean:
+clean:  ## remove .venv and the figures of demo and bench
 	rm -rf .venv demo.json bench.json

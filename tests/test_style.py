@@ -46,6 +46,14 @@ def test_every_source_names_its_license_and_what_it_owns() -> None:
         assert "SPDX-License-Identifier: GPL-2.0" in path.read_text(encoding="utf-8").split("\n", 1)[0], path
 
 
+def test_make_alone_lists_all_targets_and_runs_none() -> None:
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.findall(r"^([a-z-]+):", text, re.M)[0] == "help", "what make does without a target"
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    phony = text.partition(".PHONY: ")[2].partition("\n")[0].split()
+    assert [line.split()[0] for line in listed.splitlines()] == phony
+
+
 def test_no_init_below_tests() -> None:
     """One of a package's name would shadow it. A folder whose files share a lab is a package of its own name."""
     assert [path.parent.name for path in (ROOT / "tests").rglob("__init__.py")] == ["node_agent"]
