@@ -129,6 +129,7 @@ class Exchange:
                 self.counters[Count.MALFORMED] += 1
                 fault = str(error)
                 if isinstance(error, UnknownOrigin):
+                    self._store.reserve(error.records, self._tick())
                     self._stream(node, [error.answer])
                 continue
             if isinstance(item, Sessions):
@@ -171,19 +172,21 @@ class Exchange:
         self.counters[Count.FREED] += self._store.free(slots[settled], tags[settled])
 
     def _take(self, node: int, kind: Kind, records: Records) -> None:
+        tick = self._tick()
         if kind is Kind.REFUSED:
-            self.counters[Count.RESET] += self._store.reset(records, self._tick())
+            self.counters[Count.RESET] += self._store.reset(records, tick)
             return
         if kind is Kind.DECLINED:
-            self._log.keep(records["slot"].astype(np.int64))
+            self._log.keep(records["slot"].astype(np.int64), tick)
             return
-        tick = self._tick()
         self._received_at[rows_of(records["slot"].astype(np.int64))] = tick
         done = self._store.write(records, tick)
         numbers = (done.taken, done.merged, done.dropped, done.reset, done.busy)
         for count, number in zip(_WRITTEN, numbers, strict=True):
             self.counters[count] += number
         self.counters[Count.DECLINED] += sum(map(len, done.declined))
+        for some in done.declined:
+            self._store.reserve(some, tick)
         for answer, returned in ((Kind.REFUSED, done.refused), (Kind.DECLINED, done.declined)):
             for some in returned:
                 self._stream(node, self._codec.sessions(some, answer))

@@ -13,7 +13,8 @@
 
 A slot is an endpoint of the pool that its session is of, and among `nat.sessions` of them its client's packets find it:
 those of its origin, which is the present one, or the former one while that is in use. A node takes no records of an
-origin that it does not know, and declines them as they came.
+origin that it does not know, and declines them as they came; but it reserves their slots, which mean the same whatever
+the number.
 """
 
 from __future__ import annotations
@@ -103,11 +104,11 @@ Item = Pull | End | Sessions
 
 
 class UnknownOrigin(ValueError):
-    """Records are of an origin that this node does not know: `answer` is the item that declines them."""
+    """These records are of an origin that this node does not know: `answer` is the item that declines them."""
 
-    def __init__(self, reason: str, answer: bytes) -> None:
+    def __init__(self, reason: str, records: Records, answer: bytes) -> None:
         super().__init__(reason)
-        self.answer = answer
+        self.records, self.answer = records, answer
 
 
 class Codec:
@@ -147,11 +148,9 @@ class Codec:
             why = "the pool is another one: nat.pool, nat.pool6 and nat.sessions must be the same everywhere"
             if kind != Kind.SESSIONS:
                 raise ValueError(why)
-            raise UnknownOrigin(why, bytes([Kind.DECLINED]) + data[1:])
+            raise UnknownOrigin(why, self._records_of(content, version, count), bytes([Kind.DECLINED]) + data[1:])
         if of_sessions:
-            form = FORMS.get(version)
-            if form is None or not count or len(content) != count * form.itemsize:
-                raise ValueError(f"{count} records of IP version {version} in {len(content)} bytes")
+            self._records_of(content, version, count)
             return Sessions(Kind(kind), version, content, known.index(origin))
         if kind == Kind.END and len(content) == _NUMBER.size:
             return End(*_NUMBER.unpack(content))
@@ -166,6 +165,13 @@ class Codec:
         records = from_wire(content, version, origin)
         wrong, why = faults(records, self._slots.count)
         return (records[~wrong], int(wrong.sum()), why) if why else (records, 0, "")
+
+    @staticmethod
+    def _records_of(content: bytes, version: int, count: int) -> Records:
+        form = FORMS.get(version)
+        if form is None or not count or len(content) != count * form.itemsize:
+            raise ValueError(f"{count} records of IP version {version} in {len(content)} bytes")
+        return from_wire(content, version)
 
     @staticmethod
     def _head(kind: Kind, number: int, version: int = 0, count: int = 0) -> bytes:

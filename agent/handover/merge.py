@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What becomes of two records of one slot: this node's own and one that another node sent. Pure; numpy over records.
 
-1. A free slot takes the other's record.
+1. A slot that is free, or reserved for a session that this node could not take, takes the other's record.
 2. The same session: OR of the flags, the more advanced state, the later stamp; the acknowledgments of the later stamp.
 3. Two sessions, and one had its last packet before the other was created: it is a leftover of a node that owned the row
    before, and the other one stays. The node that created the other one had the slot free.
@@ -54,7 +54,7 @@ def outcomes(own: Records, other: Records) -> Outcomes:
     )
     choices = [
         (own["state"] == SessionState.BUSY, Outcome.WAIT),
-        (own["state"] == SessionState.FREE, Outcome.TAKE),
+        (np.isin(own["state"], (SessionState.FREE, SessionState.RESERVED)), Outcome.TAKE),
         (own_over, Outcome.TAKE),
         (other_over, Outcome.DROP),
         (same, Outcome.MERGE),

@@ -21,7 +21,7 @@ from agent.handover.row_move import Rows
 from agent.sessions.cause import Cause, OnChange
 from bpf.kernel import atomic
 from bpf.layout.nat import FIRST_PORT, NAT_ROWS, PORT_BITS, bucket_bits
-from bpf.layout.session import WAYS, SessionState, TagFlag
+from bpf.layout.session import WAYS, SessionState, Tag, TagFlag
 from bpf.maps.session_dtype import SESSION4_DTYPE, SESSION6_DTYPE
 from bpf.maps.session_map import SessionMap
 
@@ -34,6 +34,8 @@ _COPIED: Final = ("client_port", "vip_port", "backend_port", "protocol", "client
 _STAMP: Final = np.uint64(0xFFFF_FFFF)
 """Of a tag; a free one has nothing else."""
 _LIVE: Final = (SessionState.SYN, SessionState.EST, SessionState.FIN)
+_ENDED: Final = (SessionState.FREE, SessionState.CLOSED, SessionState.RESERVED)
+_RESERVED: Final = np.uint64(SessionState.RESERVED)
 _COUNTED_TAKES: Final = (Outcome.TAKE, Outcome.TAKE_AND_RESET)
 
 
@@ -82,7 +84,8 @@ class SessionStore:
     def used(self, rows: Rows) -> Slots:
         """Return the slots of these rows that have a session."""
         numbers = np.flatnonzero(rows)
-        bucket, row, way = np.nonzero(self._sessions.tags.reshape(-1, NAT_ROWS, WAYS)[:, numbers] > _STAMP)
+        tags = self._sessions.tags.reshape(-1, NAT_ROWS, WAYS)[:, numbers]
+        bucket, row, way = np.nonzero((tags > _STAMP) & (tags >> np.uint64(40) != _RESERVED))
         found: Slots = (bucket * NAT_ROWS + numbers[row]) * WAYS + way
         return found
 
@@ -120,6 +123,29 @@ class SessionStore:
                 records, places = records[again], places[again]
         done.busy = len(records)
         return done
+
+    def reserve(self, records: Records, tick: int) -> None:
+        """Give the slots of another node's live sessions, which this node cannot take, to no new session for a while
+        (scan.py), where none lives here: two sessions would have one endpoint.
+
+        The records are cleared: what arrives at an endpoint is no longer for the session that had it here before.
+        """
+        slots = np.unique(records["slot"][np.isin(records["state"], _LIVE)]).astype(np.int64)
+        slots = slots[slots < len(self)]
+        tags = self._sessions.tags[slots]
+        ended = np.isin(_states(tags), _ENDED)
+        slots, tags = slots[ended], tags[ended]
+        busy, reserved = (
+            np.full(len(slots), Tag(0, state, TagFlag(0), tick & int(_STAMP)).pack(), np.uint64)
+            for state in (SessionState.BUSY, SessionState.RESERVED)
+        )
+        claimed = atomic.compare_exchange(self._sessions.tags, slots, tags, busy)
+        some, before = slots[claimed], tags[claimed]
+        stored = self._sessions.sessions4
+        stored.view(np.uint8).reshape(len(stored), -1)[some] = 0
+        atomic.compare_exchange(self._sessions.tags, some, busy[claimed], reserved[claimed])
+        closed = _states(before) == SessionState.CLOSED
+        self._report(some[closed], before[closed], before[closed] & _STAMP, Cause.DISPLACED)
 
     def free(self, slots: Slots, tags: NDArray[np.uint64], cause: Cause = Cause.HANDED_OVER) -> int:
         """Free slots whose tags are still these; return how many. A free slot keeps its stamp."""
@@ -175,7 +201,7 @@ class SessionStore:
         atomic.compare_exchange(self._sessions.tags, some, _tags(busy[claimed], tick), _tags(records[claimed], tick))
         self._count(places[claimed, 1], records["state"][claimed], 1)
         before, after = tags[claimed], _tags(records[claimed], tick)
-        used = before > _STAMP
+        used = (before > _STAMP) & (_states(before) != SessionState.RESERVED)
         self._report(some[used], before[used], before[used] & _STAMP, Cause.DISPLACED)
         self._report(some, before & _STAMP, after, Cause.RECEIVED)
         return claimed

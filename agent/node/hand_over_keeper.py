@@ -106,14 +106,11 @@ class HandOverKeeper:
 
     def problems(self) -> tuple[ProblemLine, ...]:
         """Return why sessions were not handed over, one line each, with the next step."""
-        faults = (
-            NOT_TAKEN.line(node=IPv4Address(node), fault=fault) for node, fault in sorted(self.exchange.faults.items())
-        )
         late = (
             OVERDUE.line(node=IPv4Address(node))
             for node in sorted(self.exchange.overdue(time.monotonic()) & self._answering())
         )
-        return (*faults, *late, *self._problems)
+        return (*dict.fromkeys((*self._faults(), *self._problems)), *late)
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """Return what must run for as long as the agent does."""
@@ -171,9 +168,14 @@ class HandOverKeeper:
         for node, items in arrived.items():
             self.exchange.receive(node, items, now)
 
+    def _faults(self) -> list[ProblemLine]:
+        faults = sorted(self.exchange.faults.items())
+        return [NOT_TAKEN.line(node=IPv4Address(node), fault=fault) for node, fault in faults]
+
     def _note_losses(self, now: float) -> None:
-        """Keep for a while what went wrong since the last time."""
+        """Keep for a while what went wrong since the last time: what cannot be taken is sent again sooner."""
         counters = self.exchange.counters
+        self._problems |= dict.fromkeys(self._faults(), now + SHOWN_S)
         if counters[Count.DECLINED] > self._declined:
             self._problems[UNKNOWN_BACKENDS.line()] = now + SHOWN_S
         self._declined = counters[Count.DECLINED]

@@ -48,6 +48,7 @@ STATE_NAMES: Final[Mapping[str, SessionState]] = {
 """The states as operators know them. A UDP session without an answer is half-open too."""
 _NAMES: Final[Mapping[int, str]] = {
     SessionState.BUSY: "claimed",
+    SessionState.RESERVED: "reserved",
     **{state: name for name, state in STATE_NAMES.items()},
 }
 _CAUSES: Final = {cause.value: cause.name.lower() for cause in Cause}

@@ -22,6 +22,8 @@ PART: Final = 1 << 15
 """Tags that are looked at in one go: they stay in the processor's cache."""
 BUSY_S: Final = 30.0
 """After so long it is sure that whatever claimed a slot has ended before it wrote the record."""
+RESERVED_S: Final = 60.0
+"""How long a slot is reserved for the session that another node has. That node asks again sooner, while it lives."""
 _NEVER: Final = np.iinfo(np.int32).max
 
 
@@ -71,6 +73,7 @@ def limits(pressure: bool = False) -> npt.NDArray[np.int32]:
     table[SessionState.EST, udp] = ticks(TIMEOUTS_S[Timeout.UDP_BOTH])
     table[SessionState.CLOSED, by_backend] = ticks(TIMEOUTS_S[Timeout.CLOSED_BY_BACKEND])
     table[SessionState.BUSY] = ticks(BUSY_S)
+    table[SessionState.RESERVED] = ticks(RESERVED_S)
     return table.reshape(-1)
 
 

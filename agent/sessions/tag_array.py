@@ -47,6 +47,6 @@ def idle(tags: Tags, now: int) -> npt.NDArray[np.int32]:
 
 def same_session(before: Tags, after: Tags) -> Mask:
     """Return where two readings of a slot found the same session: its record did not change in between."""
-    unused = (SessionState.FREE, SessionState.BUSY)
+    unused = (SessionState.FREE, SessionState.BUSY, SessionState.RESERVED)
     same: Mask = np.equal(before >> np.uint64(48), after >> np.uint64(48))
     return same & ~np.isin(states_of(after), unused)

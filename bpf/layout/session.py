@@ -59,6 +59,7 @@ class SessionState(IntEnum):
     FIN = 3
     CLOSED = 4
     BUSY = 5
+    RESERVED = 6
 
 
 class TagFlag(IntFlag):

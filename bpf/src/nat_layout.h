@@ -27,8 +27,19 @@
 #define REST_STATES 16
 #define TICK_SHIFT 30 /* a tick is 2^30 ns of CLOCK_MONOTONIC_COARSE, 1.07 s */
 
-/* Of a session: SYN is half-open, and UDP that has no reply yet. BUSY: claimed, the record is not yet written. */
-enum session_state { SESSION_FREE, SESSION_SYN, SESSION_EST, SESSION_FIN, SESSION_CLOSED, SESSION_BUSY };
+/*
+ * Of a session: SYN is half-open, and UDP that has no reply yet. BUSY: claimed, the record is not yet written. RESERVED:
+ * no session, since another node has one with this endpoint; the tag has no fingerprint, and the record is 0.
+ */
+enum session_state {
+	SESSION_FREE,
+	SESSION_SYN,
+	SESSION_EST,
+	SESSION_FIN,
+	SESSION_CLOSED,
+	SESSION_BUSY,
+	SESSION_RESERVED,
+};
 
 enum {
 	TAG_CLIENT_FIN = 1,

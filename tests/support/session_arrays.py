@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The maps of NAT sessions as plain arrays, and the store over them, for tests without a kernel."""
 
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
@@ -24,13 +25,18 @@ class Arrays:
     """The sessions of one node; `backend` is the index of the only backend that it knows."""
 
     def __init__(self, backend: int = BACKEND, sessions: int = SESSIONS) -> None:
+        self._backend = backend
         self.tags = np.zeros(sessions, np.uint64)
         self.map = SessionMap(self.tags, np.zeros(sessions, SESSION4_DTYPE), np.zeros(sessions, SESSION6_DTYPE), [])
         self.loads = np.zeros((BACKENDS, 2), np.uint64)
-        origins = {version: [Origin(pool, sessions)] for version, pool in POOLS.items()}
+        self.serve([sessions])
+
+    def serve(self, numbers: Sequence[int]) -> None:
+        """Have the next agent over these maps, which serves these numbers of sessions."""
+        origins = {version: [Origin(pool, number) for number in numbers] for version, pool in POOLS.items()}
         self.store = SessionStore(self.map, origins, self.loads)
         nets = ("10.1.0.", "fd01::")
-        self.store.backends = {backend_key(ip_address(f"{net}100"), 8443): backend for net in nets}
+        self.store.backends = {backend_key(ip_address(f"{net}100"), 8443): self._backend for net in nets}
         self.store.services = {service_key(ip_address(f"{net}200"), 443, 6): SERVICE for net in nets}
 
     def state(self, slot: int) -> SessionState:

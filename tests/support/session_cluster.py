@@ -28,6 +28,7 @@ from agent.model import Candidate, State
 from agent.table.algorithm import build
 from bpf.layout.nat import NAT_ROWS
 from bpf.layout.session import OWNER_WAYS, WAYS, SessionState, Tag, TagFlag
+from bpf.maps.session_copy import SessionCopy
 from bpf.reference.session import place_of
 
 CHAIN = 4
@@ -35,8 +36,6 @@ MAX_HOPS = 8
 SLICE_S = 0.004
 SWEEP_S = 0.25
 SESSIONS = 1 << 19
-BUCKET_BITS = (SESSIONS // NAT_ROWS // WAYS).bit_length() - 1
-CODEC = Codec(Slots(NAT_ROWS, {version: [Origin(pool, SESSIONS)] for version, pool in POOLS.items()}))
 
 
 @dataclass(eq=False)
@@ -47,6 +46,8 @@ class Node:
     arrays: Arrays
     exchange: Exchange
     pulls: np.ndarray
+    numbers: tuple[int, ...]
+    """The numbers of sessions that it serves; new sessions begin with the first one."""
     pending: list[tuple[int, bytes]] = field(default_factory=list)
     alive: bool = True
 
@@ -64,10 +65,18 @@ class Flow:
     slot: int
 
 
-class Cluster:
-    """The nodes, with `share` of all datagrams lost between their agents; without `hands_over` no agent sends any."""
+def codec(numbers: Iterable[int]) -> Codec:
+    return Codec(Slots(NAT_ROWS, {4: [Origin(POOLS[4], number) for number in sorted(numbers)]}))
 
-    def __init__(self, nodes: int, seed: int, *, share: float = 0.0, hands_over: bool = True) -> None:
+
+class Cluster:
+    """The nodes, with `share` of all datagrams lost between their agents; without `hands_over` no agent sends any.
+    `numbers` are those of sessions that nodes serve (`Node.numbers`)."""
+
+    def __init__(
+        self, nodes: int, seed: int, *, share: float = 0.0, hands_over: bool = True,
+        numbers: tuple[int, ...] = (SESSIONS,),
+    ) -> None:  # fmt: skip
         self.rng = random.Random(seed)
         self.network = Network(self._fate, keep_sent=False)
         self.share, self.hands_over = share, hands_over
@@ -77,7 +86,7 @@ class Cluster:
         self._tasks: list[tuple[float, Callable[[], None]]] = []
         self._swept_at = 0.0
         for number in range(nodes):
-            self.start(number)
+            self.start(number, numbers)
         self.meet()
         self.change(range(nodes), skew_s=0.0)
         self.run(1.0)
@@ -87,20 +96,46 @@ class Cluster:
 
     # Nodes and tables
 
-    def start(self, number: int) -> None:
+    def start(self, number: int, numbers: tuple[int, ...] = (SESSIONS,)) -> None:
         """Start a node, after a boot: it has no sessions and no chains."""
-        arrays, pulls, own = Arrays(9 + number, SESSIONS), np.zeros(NAT_ROWS, np.uint64), address(number)
         channel = self.network.start(number)
+        self._serve(number, Arrays(9 + number, max(numbers)), numbers)
+        for known in self.network.channels.values():
+            known.follow(set(self.network.channels), self.network.now)
+        channel.publish(state(), self.network.now)
+
+    def restart(self, number: int, numbers: tuple[int, ...]) -> None:
+        """Have the next agent of a node serve these numbers. Its data path goes on, and so do the chains."""
+        node = self.node(number)
+        chains, arrays = node.chains, node.arrays
+        if max(numbers) > len(arrays.tags):
+            arrays = Arrays(9 + number, max(numbers))
+            SessionCopy(node.arrays.map, arrays.map, numbers).follow()
+        self._serve(number, arrays, numbers)
+        assert chains is not None
+        exchange = self.node(number).exchange
+        exchange.begin(chains, self.nodes.keys() - {node.number}, self.network.now)
+        exchange.finish()
+
+    def _serve(self, number: int, arrays: Arrays, numbers: tuple[int, ...]) -> None:
+        own, pulls = address(number), np.zeros(NAT_ROWS, np.uint64)
+        channel = self.network.channels[own]
+        arrays.serve(sorted(numbers))
 
         def stream(node: int, items: Iterable[bytes]) -> None:
             if self.hands_over:
                 channel.stream(IPv4Address(node), items)
 
-        exchange = Exchange(int(own), arrays.store, CODEC, pulls, stream, self.tick)
-        self.nodes[int(own)] = Node(int(own), arrays, exchange, pulls)
-        for known in self.network.channels.values():
-            known.follow(set(self.network.channels), self.network.now)
-        channel.publish(state(), self.network.now)
+        exchange = Exchange(int(own), arrays.store, codec(numbers), pulls, stream, self.tick)
+        self.nodes[int(own)] = Node(int(own), arrays, exchange, pulls, numbers)
+
+    def node(self, number: int) -> Node:
+        return self.nodes[int(address(number))]
+
+    def give(self, number: int, sessions: int) -> None:
+        """Have new sessions of a node begin with one of the numbers that it serves."""
+        node = self.node(number)
+        node.numbers = (sessions, *(one for one in node.numbers if one != sessions))
 
     def meet(self, each: Callable[[], None] = lambda: None) -> None:
         """Let time pass until each node knows the state of each other: only then it is in anybody's table."""
@@ -202,6 +237,16 @@ class Cluster:
         """Return how many sessions all nodes have together."""
         return sum(int((node.arrays.tags >> np.uint64(32) != 0).sum()) for node in self.nodes.values())
 
+    def clashes(self) -> int:
+        """Return how many slots have sessions of several clients, one at each of several nodes."""
+        clients: dict[int, set[int]] = {}
+        for node in self.nodes.values():
+            slots = node.arrays.store.used(np.ones(NAT_ROWS, np.bool_))
+            for records in node.arrays.store.read(slots, self.tick()):
+                for slot, client in zip(records["slot"].tolist(), records["client"].tolist(), strict=True):
+                    clients.setdefault(slot, set()).add(int.from_bytes(bytes(client), "big"))
+        return sum(len(some) > 1 for some in clients.values())
+
     def _walk(self, client: int, flow_hash: int, *, syn: bool) -> int | None:
         row, node, hop = flow_hash & (NAT_ROWS - 1), self._ingress(), 0
         while hop <= MAX_HOPS:
@@ -224,9 +269,9 @@ class Cluster:
         return self.rng.choice([node for node in self.nodes.values() if node.chains is not None])
 
     def _find(self, node: Node, client: int, flow_hash: int, row: int) -> int | None:
-        place = place_of(flow_hash, row, BUCKET_BITS)
-        for bucket in place.buckets:
-            for slot in range(bucket * WAYS, bucket * WAYS + WAYS):
+        for number in node.numbers:
+            place = place_of(flow_hash, row, _bits(number))
+            for slot in (bucket * WAYS + way for bucket in place.buckets for way in range(WAYS)):
                 tag = int(node.arrays.tags[slot])
                 if tag >> 48 == place.fingerprint and int(node.arrays.map.sessions4["client"][slot]) == client:
                     node.arrays.tags[slot] = tag & ~0xFFFF_FFFF | self.tick()
@@ -234,7 +279,7 @@ class Cluster:
         return None
 
     def _create(self, node: Node, client: int, flow_hash: int, row: int, is_owner: bool) -> int | None:
-        place = place_of(flow_hash, row, BUCKET_BITS)
+        place = place_of(flow_hash, row, _bits(node.numbers[0]))
         pulls = self.hands_over and node.pulls[row] > self.network.now * 1e9
         ways = range(OWNER_WAYS) if is_owner and not pulls else range(OWNER_WAYS, WAYS)
         if not is_owner and not pulls:  # not the way that the next owner takes first
@@ -249,7 +294,12 @@ class Cluster:
             return None
         one = record(free[0], created_age=0, stamp_age=0, fingerprint=place.fingerprint)
         one["client"] = np.frombuffer(client.to_bytes(4, "big"), np.uint8)
+        one["origin"] = sorted(node.numbers).index(node.numbers[0])
         node.arrays.store.write(one, self.tick())
         tag = Tag.unpack(int(node.arrays.tags[free[0]]))
         assert (tag.fingerprint, tag.state, tag.flags) == (place.fingerprint, SessionState.EST, TagFlag(0))
         return free[0]
+
+
+def _bits(number: int) -> int:
+    return (number // NAT_ROWS // WAYS).bit_length() - 1

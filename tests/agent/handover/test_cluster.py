@@ -54,3 +54,40 @@ def test_without_the_hand_over_the_sessions_of_nodes_that_left_are_lost() -> Non
     cluster = Cluster(3, 1, hands_over=False)
     joins_and_leaves(cluster)
     assert cluster.lost() > 500
+
+
+FEW, MORE = 1 << 16, 1 << 17
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 3))])
+def test_a_node_that_returns_with_the_former_number_of_sessions_gives_no_endpoint_that_another_node_has_given(
+    seed: int,
+) -> None:
+    """It is drained while `nat.sessions` becomes more, returns with the former configuration, and gets the new one."""
+    cluster = Cluster(3, seed, numbers=(MORE, FEW))
+    cluster.change((1, 2), places=[0])
+    cluster.run(1.0)
+    cluster.change((1, 2))
+    cluster.run(1.0)
+    cluster.stop(0)
+    cluster.open(1500)
+
+    cluster.start(0, (FEW,))
+    for number in (1, 2):
+        cluster.give(number, FEW)  # as long as a node has no other
+    cluster.meet()
+    cluster.change(range(3))
+    cluster.run(1.0)
+    returned = cluster.node(0)
+    assert returned.exchange.counters[Count.TAKEN] == 0
+    assert returned.exchange.counters[Count.MALFORMED] > 20, "it knows nothing of the new number"
+    cluster.open(1500)
+    cluster.run(5.0, lambda: cluster.use_some(10), slice_s=SWEEP_S)
+    assert cluster.clashes() == 0
+    assert cluster.lost() == 0
+
+    cluster.restart(0, (MORE, FEW))
+    cluster.run(2.0)
+    assert cluster.node(0).exchange.counters[Count.TAKEN] > 300
+    assert sum(node.exchange.counters[Count.RESET] for node in cluster.nodes.values()) == 0
+    assert cluster.lost() == 0

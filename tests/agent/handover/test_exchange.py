@@ -12,7 +12,9 @@ from support.session_records import record
 from agent.handover.exchange import Count, Exchange
 from agent.handover.item import Codec, Origin, Slots
 from agent.handover.sent_log import SETTLED_TICKS
+from agent.sessions.scan import limits, scan
 from bpf.layout.nat import NAT_ROWS
+from bpf.layout.session import SessionState
 
 HOLDER, OWNER = 1, 2
 MORE = 2 * SESSIONS
@@ -20,14 +22,14 @@ TICK = 1000
 
 
 class Two:
-    """A node with sessions among `MORE` slots, whose rows get another owner, which knows these `numbers`."""
+    """A node with a session among `MORE` slots, whose rows get another owner, which knows these `numbers`."""
 
-    def __init__(self, numbers: list[int]) -> None:
+    def __init__(self, numbers: list[int], slot: int = SESSIONS + 5) -> None:
         self.clock = SimpleNamespace(tick=TICK)
         self.items: dict[int, list[bytes]] = {HOLDER: [], OWNER: []}
         self.arrays = {HOLDER: Arrays(sessions=MORE), OWNER: Arrays(sessions=max(numbers))}
         self.nodes = {HOLDER: self._exchange(HOLDER, [MORE]), OWNER: self._exchange(OWNER, numbers)}
-        self.arrays[HOLDER].store.write(record(SESSIONS + 5, created_age=10, stamp_age=2), TICK)
+        self.arrays[HOLDER].store.write(record(slot, created_age=10, stamp_age=2), TICK)
         for owner in (HOLDER, OWNER):
             for node in self.nodes.values():
                 node.begin(np.full((NAT_ROWS, 2), (owner, 3 - owner), np.uint32), set(), 0.0)
@@ -50,6 +52,9 @@ class Two:
                 items, self.items[own] = self.items[own], []
                 if items:
                     self.nodes[own].receive(other, items, 0.0)
+        tags = self.arrays[OWNER].tags
+        expired = scan(tags, self.clock.tick, limits())
+        self.arrays[OWNER].store.free(expired.expired, expired.tags)
 
 
 @pytest.mark.parametrize(("numbers", "taken"), [([SESSIONS], 0), ([MORE, SESSIONS], 1)], ids=["fewer", "both"])
@@ -62,3 +67,21 @@ def test_a_session_of_a_number_that_its_owner_does_not_know_stays_where_it_is(nu
     assert [node.counters[count] for node, count in ((owner, Count.TAKEN), (holder, Count.FREED))] == [taken, taken]
     assert len(two.arrays[HOLDER].store.used(np.ones(NAT_ROWS, np.bool_))) == 1 - taken
     assert ("the pool is another one" in owner.faults.get(HOLDER, "")) == (not taken)
+
+
+@pytest.mark.parametrize("declined", ["number", "backend"])
+def test_the_slot_of_a_session_that_its_owner_cannot_take_is_reserved_until_it_ends(declined: str) -> None:
+    two = Two([SESSIONS] if declined == "number" else [MORE], slot=5)
+    owner, holder = two.arrays[OWNER], two.arrays[HOLDER]
+    if declined == "backend":
+        owner.store.backends = {}
+    owner.map.sessions4["backend_port"][5] = 8443  # of a session that has ended
+    for _ in range(200):
+        two.second()
+        assert owner.state(5) is SessionState.RESERVED
+    assert not owner.map.sessions4[5:6].tobytes().strip(b"\0"), "no answer is for the session that has ended"
+    assert not len(owner.store.used(np.ones(NAT_ROWS, np.bool_))), "it is no session to hand over"
+    holder.store.free(np.array([5]), holder.tags[[5]])
+    for _ in range(60):
+        two.second()
+    assert owner.state(5) is SessionState.FREE

@@ -13,7 +13,7 @@ from agent.handover.merge import Outcome, merged, outcomes
 from agent.handover.record import Records
 from bpf.layout.session import SessionState
 
-_, SYN, EST, FIN, CLOSED, BUSY = SessionState
+_, SYN, EST, FIN, CLOSED, BUSY, RESERVED = SessionState
 OLD = {"created_age": 100, "stamp_age": 3}
 YOUNG = {"created_age": 20, "stamp_age": 3}
 SILENT_SINCE = {"created_age": 100, "stamp_age": 50}
@@ -24,6 +24,7 @@ SILENT_SINCE = {"created_age": 100, "stamp_age": 50}
     [
         (free(), record(), Outcome.TAKE),
         (record(state=BUSY), record(), Outcome.WAIT),
+        (record(client=0, state=RESERVED, **OLD), record(client=2, **YOUNG), Outcome.TAKE),
         (record(), record(), Outcome.MERGE),
         (record(state=CLOSED), record(), Outcome.MERGE),
         (record(client=1, **SILENT_SINCE), record(client=2, **YOUNG), Outcome.TAKE),

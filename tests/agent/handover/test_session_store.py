@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sessions between maps and records: what one node reads another one writes; who keeps a slot; what races."""
 
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import numpy as np
@@ -218,3 +218,24 @@ def test_each_change_of_a_state_is_reported_with_its_cause() -> None:
         ([1], "FREE", "EST", Cause.RECEIVED),
         ([1], "EST", "FREE", Cause.HANDED_OVER),
     ]
+
+
+def test_a_slot_is_reserved_where_no_session_lives_and_taken_by_the_first_that_can_be() -> None:
+    node = written(record(1), record(2, state=SessionState.CLOSED), record(3, state=SessionState.SYN))
+    live = node.tags[[1, 3]].copy()
+    everything = np.concatenate([record(slot, 9, stamp_age=0) for slot in (1, 2, 3, 4)])
+    ended = record(5, state=SessionState.CLOSED)
+    beyond = record(SESSIONS)
+    for one in (everything, ended, beyond):
+        node.store.reserve(one, TICK)
+    assert node.tags[[1, 3]].tolist() == live.tolist()
+    assert [Tag.unpack(int(node.tags[slot])) for slot in (2, 4)] == [
+        Tag(0, SessionState.RESERVED, TagFlag(0), TICK)
+    ] * 2
+    assert not node.tags[5]
+    assert node.active == {BACKEND: 2}
+    changes: list[Any] = []
+    node.store.on_change = lambda *change: changes.append(change)
+    assert node.store.write(record(4, 9), TICK).taken == 1
+    assert (node.client(4), node.state(4)) == (ip_address("10.1.0.9"), SessionState.EST)
+    assert [change[3] for change in changes if len(change[0])] == [Cause.RECEIVED], "no session was displaced"

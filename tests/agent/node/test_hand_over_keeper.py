@@ -18,6 +18,7 @@ from agent.handover.row_move import Chains
 from agent.node import hand_over_keeper as module
 from agent.node.hand_over_keeper import HandOverKeeper, hand_over_keeper
 from bpf.layout.nat import NAT_ROWS
+from bpf.layout.session import SessionState
 
 A, B = IPv4Address("10.0.0.11"), IPv4Address("10.0.0.12")
 CODEC = Codec(Slots(NAT_ROWS, {version: [Origin(pool, SESSIONS)] for version, pool in POOLS.items()}))
@@ -99,7 +100,8 @@ def test_what_arrives_is_written_at_once_with_the_backends_of_now() -> None:
     assert node.keeper.problems() == ()
     node.indexes.clear()
     asyncio.run(_one(node, next(CODEC.sessions(record(9)))))
-    assert np.flatnonzero(node.arrays.tags).tolist() == [7, 8]
+    assert node.arrays.store.used(np.ones(NAT_ROWS, np.bool_)).tolist() == [7, 8]
+    assert node.arrays.state(9) is SessionState.RESERVED
     node.keeper._note_losses(time.monotonic())
     assert "give all nodes the same services and backends" in node.keeper.problems()[0]
     assert node.kinds() == ["Sessions"], "declined"
@@ -119,7 +121,11 @@ def test_items_that_cannot_be_read_are_a_problem_that_names_the_node() -> None:
     assert line.startswith("sessions of 10.0.0.12 are not taken: the pool is another one")
     (answer,) = node.sent.pop(B)
     assert cast(Any, other.decode(answer)).kind is Kind.DECLINED
+    now = time.monotonic()
+    node.keeper._note_losses(now)
     asyncio.run(_one(node, CODEC.end(1)))
+    assert node.keeper.problems() == (line,), "what is taken does not show that all is"
+    node.keeper._note_losses(now + 61)
     assert node.keeper.problems() == ()
 
 

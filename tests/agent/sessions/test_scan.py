@@ -39,6 +39,7 @@ def table(tags: dict[int, int]) -> np.ndarray:
         (SessionState.CLOSED, TagFlag.CLIENT_FIN | TagFlag.BACKEND_FIN, 2),
         (SessionState.CLOSED, TagFlag.CLOSED_BY_BACKEND | TagFlag.BACKEND_FIN, 60),
         (SessionState.BUSY, NONE, 30),
+        (SessionState.RESERVED, NONE, 60),
     ],
 )
 def test_timeouts(state: SessionState, flags: TagFlag, seconds: int) -> None:

@@ -5,9 +5,11 @@ import contextlib
 from dataclasses import replace
 from ipaddress import IPv4Address
 
+import numpy as np
 import pytest
 from support.nat_node import (
     POOL,
+    TABLE,
     WEB,
     Flow,
     Here,
@@ -24,6 +26,7 @@ from bpf.layout.counter import Counter
 from bpf.layout.nat import NAT_ROWS, endpoint, row_of_slot, slot_of
 from bpf.layout.nat_backend import BackendLoad
 from bpf.layout.session import OWNER_WAYS, WAYS, SessionState, Tag, TagFlag
+from bpf.maps.session_dtype import SESSION4_DTYPE
 from bpf.maps.session_map import now_tick
 
 
@@ -74,6 +77,7 @@ def test_established_session_never_makes_room(here: Here) -> None:
             (SessionState.CLOSED, TagFlag(0), 0, False),
             (SessionState.FIN, TagFlag(0), 10_000, False),
             (SessionState.BUSY, TagFlag(0), 6, True),
+            (SessionState.RESERVED, TagFlag(0), 1000, False),
         ]
     ):
         tags[:, 0] = Tag(0x7FFD, state, flags, now_tick() - age & 0xFFFF_FFFF).pack()
@@ -89,6 +93,21 @@ def test_owner_takes_a_way_of_the_others_before_it_refuses(here: Here) -> None:
     (slot,) = (slot for slot in here.used() if here.tag(slot).state is SessionState.SYN)
     assert row_of_slot(slot) == row
     assert slot % WAYS >= OWNER_WAYS
+
+
+def test_answer_to_an_endpoint_that_is_reserved_for_another_node_is_for_that_one(here: Here) -> None:
+    """Also if this node's session that had it before was with the same backend."""
+    slot, session = establish(here, Flow())
+    answer = frame(reply(session, ACK, seq=5001, ack=101))
+    assert here.program.send(answer)[0] == "tx"
+    record = here.sessions.sessions4[slot : slot + 1].tobytes()
+    for kept, expected in ((True, "tx"), (False, "drop")):
+        here.sessions.tags[slot] = Tag(0, SessionState.RESERVED, TagFlag(0), now_tick()).pack()
+        here.sessions.sessions4[slot : slot + 1] = np.frombuffer(record if kept else bytes(len(record)), SESSION4_DTYPE)
+        found = here.program.observe(answer)
+        assert found.verdict == expected, "the control is a record that was not cleared"
+    assert found.events[TABLE, Counter.DROP_NAT_FOREIGN] == 1
+    assert here.tag(slot).state is SessionState.RESERVED
 
 
 def test_slot_of_an_endpoint() -> None:
