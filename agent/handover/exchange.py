@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from agent.handover.hand_over import HandOver, Order, SendPull, SendRecords, wanted
 from agent.handover.item import Codec, End, Kind, Pull, Sessions, UnknownOrigin
-from agent.handover.record import Records
+from agent.handover.record import Records, version_of
 from agent.handover.row_move import Chains, rows_of
 from agent.handover.sent_log import SentLog
 from agent.handover.session_store import SessionStore, Slots, ages_of
@@ -121,6 +121,7 @@ class Exchange:
         """Take the next items of a node, in order."""
         contents: dict[tuple[Kind, int, int], list[bytes]] = {}
         requests: list[Pull | End] = []
+        unknown: dict[int, list[Records]] = {}
         fault = ""
         for payload in payloads:
             try:
@@ -129,13 +130,15 @@ class Exchange:
                 self.counters[Count.MALFORMED] += 1
                 fault = str(error)
                 if isinstance(error, UnknownOrigin):
-                    self._store.reserve(error.records, self._tick())
+                    unknown.setdefault(version_of(error.records), []).append(error.records)
                     self._stream(node, [error.answer])
                 continue
             if isinstance(item, Sessions):
                 contents.setdefault((item.kind, item.version, item.origin), []).append(item.content)
             else:
                 requests.append(item)
+        for declined in unknown.values():
+            self._store.reserve(np.concatenate(declined), self._tick())
         for (kind, version, origin), some in contents.items():
             records, wrong, why = self._codec.records(version, b"".join(some), origin)
             self.counters[Count.MALFORMED] += wrong

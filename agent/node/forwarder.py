@@ -229,6 +229,8 @@ class Forwarder:
             writer.retire()
             self._retires = False
         if self.nat is not None:
+            if not self._attached_once:
+                self.datapath.resume()
             from_former = tables.epoch_switch.use.first != self._preferred
             self.nat.apply(tables.up[NAT_TABLE], self._usable, from_former)
             self.nat.retire(time.monotonic())
@@ -239,10 +241,14 @@ class Forwarder:
         self.after_tables()
         if self._attached_once and self.datapath.attached():
             return
-        if not self._attached_once:  # a program that something detached comes back at once
+        if self._attached_once:  # a program that something detached comes back at once
+            self.datapath.attach()
+        else:
             await self._wait_for_macs(tables)
             await self.egress_filter.keep()
-        self.datapath.attach()  # also replaces the program of an older build, and changes the mode
+            # It also replaces the program of an older build, and changes the mode; it may have millions of sessions to
+            # copy, while the heartbeats go on.
+            await _whole(self.datapath.attach)
         again, self._attached_once = self._attached_once, True
         self._problems = -1, []  # they depend on the mode
         modes = ", ".join(f"{name} ({mode})" for name, mode in self.datapath.modes.items())
@@ -326,3 +332,16 @@ def nat_writer(config: Config, datapath: DataPath, map_writer: MapWriter) -> Nat
         return None
     slots = {service.name: map_writer.slot(service.name) for _, service in config.nat_services}
     return NatWriter(config, datapath.maps.nat, slots, map_writer.slot(NAT_TABLE))
+
+
+async def _whole(work: Callable[[], None]) -> None:
+    """Do this in a thread, and wait for its end also if this task must end: the next agent must not begin the same
+    beside it."""
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        await asyncio.shield(running)
+    finally:
+        while not running.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([running])
+        running.exception()  # if the task ends, it interests no one

@@ -34,6 +34,7 @@ CHANGING_S: Final = 0.25
 CHANGED_S: Final = 5.0
 LEAVE_S: Final = 1.0
 """For so long a node that leaves waits for others to ask for its sessions."""
+RETRY_S: Final = 0.02
 IDLE_S: Final = 0.3
 """For so long nothing is asked or sent, once all is handed over."""
 SHOWN_S: Final = 60.0
@@ -135,7 +136,8 @@ class HandOverKeeper:
             if was_isolated and not self._isolated:
                 self.exchange.pull_all(answering, now)
             self.exchange.await_answers(now)
-            self.exchange.sweep([node for node in answering if self._membership.is_idle(IPv4Address(node))])
+            if self._forwarder.datapath.has_sessions:
+                self.exchange.sweep([node for node in answering if self._membership.is_idle(IPv4Address(node))])
             self._note_losses(now)
             await asyncio.sleep(CHANGING_S if now - self._changed_at < CHANGED_S else SWEEP_S)
 
@@ -159,6 +161,10 @@ class HandOverKeeper:
         self._arrived.setdefault(int(address), []).append(item)
 
     def _take_arrived(self) -> None:
+        """Take it, once this node's own sessions are in these maps: until then no slot is known to be free."""
+        if not self._forwarder.datapath.has_sessions:
+            asyncio.get_running_loop().call_later(RETRY_S, self._take_arrived)
+            return
         now, arrived = time.monotonic(), self._arrived
         self._arrived, self._active_at = {}, now
         indexes = self._forwarder.nat.indexes if self._forwarder.nat is not None else {}

@@ -4,14 +4,15 @@
 import contextlib
 import os
 import shutil
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from bpf.attach import egress, uplink
 from bpf.attach.egress import EgressFilter
 from bpf.attach.pin_dir import PinDir
-from bpf.attach.session_move import sessions_moved
+from bpf.attach.session_move import pending_move, resume_sessions, sessions_moved
 from bpf.attach.uplink import Mode, Uplink
 from bpf.compiler.build import build_programs, tail_calls_pin
 from bpf.compiler.source import EgressOptions, LbOptions, Options
@@ -25,6 +26,9 @@ from bpf.layout.map_spec import NatShape
 from bpf.layout.uplink import UplinkEntry
 from bpf.maps.maps import Maps
 from bpf.maps.pinned_map import pack_index
+
+_ATTACHING: Final = threading.Lock()
+"""Held while programs are attached: what is copied or removed then is not to be opened for the next agent."""
 
 
 class DataPath:
@@ -51,6 +55,9 @@ class DataPath:
         self._programs = {name for path in programs for name in (path.name, tail_calls_pin(path).name)}
         self._moved = dict(moved)
         """The uplinks, by place, that are written when packets of the place's previous interface no longer come."""
+        self.has_sessions = pending_move(pins, maps) is None
+        """Whether the maps have all sessions of this node: otherwise `attach` copies them, and nothing is to change
+        sessions here before."""
 
     @classmethod
     def open(
@@ -73,6 +80,8 @@ class DataPath:
         names = [interfaces] if isinstance(interfaces, str) else list(interfaces)
         _check_arguments(rows, names)
         entries = [uplink.read_entry(name) for name in names]
+        with _ATTACHING:
+            pass
         pins = PinDir(pin_dir)
         pins.require_bpffs()
         for name, entry in zip(names, entries, strict=True):
@@ -139,15 +148,27 @@ class DataPath:
         for one in self.uplinks:
             one.keep_pinned()
 
+    def resume(self) -> None:
+        """Have the program make sessions again that an earlier process had it not make, while it copied some, unless
+        `attach` is needed for that."""
+        resume_sessions(self._pins, self.maps)
+
     def attach(self) -> None:
-        """Let packets in: attach the programs, or replace older ones of ours without losing a packet.
+        """Let packets in: attach the programs, or replace older ones of ours without losing a packet. The first time it
+        may run in a thread: sessions are copied.
 
         Raises BpfError if the maps are not filled: a program without them passes every packet to the wrong kernel.
         """
+        with _ATTACHING:
+            self._attach()
+
+    def _attach(self) -> None:
         if missing := self.maps.missing():
             raise BpfError(f"{self.interface}: cannot attach XDP: the maps lack {', '.join(missing)}")
         for one in self.uplinks:
             uplink.require_no_foreign_program(one.interface, one.ifindex, self._pins.links())
+        own = {self._pins.maps(self.maps.row_count, self.maps.nat_shape).name} | self._programs
+        replaced = [path for path in self._pins.programs_and_maps() if path.name not in own]
         listed = {self._pins.link(place) for place in range(len(self.uplinks))}
         for path in self._pins.links():
             if path not in listed:
@@ -161,16 +182,15 @@ class DataPath:
             for one in self.uplinks:
                 one.attach()
             wait_for_running_programs()  # of packets that a replaced program handles; its tail calls are removed now
-        self._pins.remove_programs_and_maps(
-            keep={self._pins.maps(self.maps.row_count, self.maps.nat_shape).name} | self._programs
-        )
+        self.has_sessions = True
+        self._pins.remove(replaced)  # what the next process has pinned meanwhile stays
 
     def detach(self) -> None:
         """Detach the programs and remove all pins. The open maps stay readable until `close`."""
         egress.remove_filters(self._pins)
         for path in self._pins.links():
             uplink.detach_link(path)
-        self._pins.remove_programs_and_maps(keep=set())
+        self._pins.remove(self._pins.programs_and_maps())
         self._pins.remove_if_empty()
 
     def close(self) -> None:

@@ -106,15 +106,18 @@ class PinDir:
             finally:
                 os.close(fd)
 
-    def remove_programs_and_maps(self, keep: set[str]) -> None:
-        """Remove the pins of programs and maps, except for names to keep."""
-        for entry in self.folder.glob("*_*"):
-            if entry.name in keep:
-                continue
-            if entry.name.startswith("maps_"):
-                shutil.rmtree(entry)
-            elif entry.name.startswith(("program", "egress_")):
-                entry.unlink()
+    def programs_and_maps(self) -> list[Path]:
+        """Return the pins of programs, and the folders of maps."""
+        return [path for path in self.folder.glob("*_*") if path.name.startswith(("maps_", "program", "egress_"))]
+
+    @staticmethod
+    def remove(some: Iterable[Path]) -> None:
+        """Remove pins of programs and folders of maps."""
+        for path in some:
+            if path.name.startswith("maps_"):
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     def remove_if_empty(self) -> None:
         """Remove the folder, unless another's file is in it."""

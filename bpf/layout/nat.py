@@ -211,9 +211,9 @@ def _sessions(bits: int) -> int:
     return NAT_ROWS * WAYS << bits
 
 
-def is_watched(conf: bytes) -> bool:
-    """Return whether the program writes events, by a packed conf."""
-    return bool(_flags(conf) & NatFlag.WATCHED)
+def has_flag(conf: bytes, flag: NatFlag) -> bool:
+    """Return whether a packed conf has a flag."""
+    return bool(_flags(conf) & flag)
 
 
 def with_flag(conf: bytes, flag: NatFlag, on: bool) -> bytes:

@@ -3,6 +3,7 @@
 
 import contextlib
 import mmap
+import threading
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from bpf.errors import BpfError
 from bpf.layout.limits import SLOTS
-from bpf.layout.nat import NAT_ROWS, NatConf, NatFlag, is_watched, unpack_conf, with_flag
+from bpf.layout.nat import NAT_ROWS, NatConf, NatFlag, has_flag, unpack_conf, with_flag
 from bpf.layout.nat_backend import (
     BACKENDS,
     NAT_HOPS,
@@ -39,6 +40,8 @@ class NatMaps:
         names = ("nat_confs", "nat_services", "nat_choices", "backends", "nat_hops")
         self._confs, self._services, self._choices, self._backends, self._hops = (pinned[name] for name in names)
         self._events = pinned["session_events"]
+        self._lock = threading.Lock()
+        """Held while the conf is changed: sessions are copied in a thread."""
         self._memory = [
             mmap.mmap(pinned["backend_loads"].fd, BACKENDS * _LOAD_WORDS * 8),
             mmap.mmap(pinned["nat_pulls"].fd, NAT_ROWS * 8),
@@ -55,16 +58,29 @@ class NatMaps:
                 one.close()
 
     def write_conf(self, conf: NatConf) -> None:
-        """Write the conf. Whether sessions are watched stays as it is."""
-        self._confs.set_entry(0, with_flag(conf.pack(), NatFlag.WATCHED, is_watched(self._confs.entry(0))))
+        """Write the conf. Whether sessions are watched, or are being copied, stays as it is."""
+        with self._lock:
+            before, data = self._confs.entry(0), conf.pack()
+            for flag in NatFlag:
+                data = with_flag(data, flag, has_flag(before, flag))
+            self._confs.set_entry(0, data)
 
     def set_watched(self, on: bool) -> None:
         """Have the program write the changes of sessions to the ring buffer, or no more."""
-        self._confs.set_entry(0, with_flag(self._confs.entry(0), NatFlag.WATCHED, on))
+        self._set_flag(NatFlag.WATCHED, on)
 
     def set_moving(self, on: bool) -> None:
         """Have the program make no session and call none unknown, while sessions are copied; or no more."""
-        self._confs.set_entry(0, with_flag(self._confs.entry(0), NatFlag.MOVING, on))
+        self._set_flag(NatFlag.MOVING, on)
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether the program is to do so."""
+        return has_flag(self._confs.entry(0), NatFlag.MOVING)
+
+    def _set_flag(self, flag: NatFlag, on: bool) -> None:
+        with self._lock:
+            self._confs.set_entry(0, with_flag(self._confs.entry(0), flag, on))
 
     def open_events(self) -> RingReader[bytes]:
         """Open the reading end of the ring buffer of changes, `EVENT_DTYPE` each; one reader at a time."""

@@ -4,7 +4,7 @@
 A slot is the same session in both. What the program of the former maps does meanwhile is copied again:
 
     copy = SessionCopy(former, present, kept)
-    copy.follow(), as often as need be, while no program uses the present maps
+    copy.begin(), and copy.follow() as often as need be, while no program uses the present maps
     copy.finish(), once no program uses the former ones any more: the other may have changed tags since
 
 Both programs make no session between the last `follow` and `finish` (`NatMaps.set_moving`), so that none gets a slot
@@ -13,7 +13,7 @@ that is used in the other maps.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -32,6 +32,8 @@ _STATE: Final = np.uint64(0xFF << 40)
 _FLAGS: Final = np.uint64(0xFF << 32)
 _FINGERPRINT: Final = np.uint64(0xFFFF << 48)
 _IPV6: Final = np.uint64(TagFlag.IPV6 << 32)
+_PART: Final = 1 << 15
+"""Slots that are copied in one go: a few milliseconds, after which other threads run."""
 _ATTEMPTS: Final = 5
 """Of a change that a program is faster than: it changes a tag about once a second."""
 
@@ -46,52 +48,62 @@ class SessionCopy:
         self._seen = np.zeros(self._slots, np.uint64)
         """The tags as they were copied."""
 
-    def follow(self) -> int:
-        """Copy what has changed since the last time, over whatever is in those slots; return how many slots.
+    def begin(self) -> None:
+        """Copy all, over whatever is there: of a copy that a process left, sessions may have ended since."""
+        self._present.tags[:] = 0
+        self.follow()
 
-        A session of another node that arrived in the present maps stays where the former ones have none.
-        """
-        slots, tags = self._changed()
-        copied = (self._present.tags[slots] == self._seen[slots]) | (tags > _STAMP)
-        some = slots[copied]
-        self._copy_records(some)
-        self._present.tags[some] = tags[copied]
-        self._seen[slots] = tags
-        return len(some)
+    def follow(self) -> int:
+        """Copy what has changed since the last time; return how many slots."""
+        count = 0
+        for slots, tags in self._changed():
+            self._copy_records(slots, tags)
+            self._present.tags[slots] = tags
+            self._seen[slots] = tags
+            count += len(slots)
+        return count
 
     def finish(self) -> int:
         """Bring to the present maps what has changed since; return how many changes could not be made."""
-        slots, tags = self._changed()
+        return sum(self._merge(slots, tags) for slots, tags in self._changed())
+
+    def _merge(self, slots: Slots, tags: Tags) -> int:
         for _ in range(_ATTEMPTS):
             if not len(slots):
                 break
             now = self._present.tags[slots]
             untouched = now == self._seen[slots]
-            self._copy_records(slots[untouched])  # where a program may read it, it is the same one
+            self._copy_records(slots[untouched], tags[untouched])  # where a program may read it, it is the same one
             same = (now ^ tags) & _FINGERPRINT == 0
             new = np.where(untouched, tags, np.where(same, merged(now, tags), now))
             done = atomic.compare_exchange(self._present.tags, slots, now, new)
             slots, tags = slots[~done], tags[~done]
         return len(slots)
 
-    def _changed(self) -> tuple[Slots, Tags]:
-        """Return the slots whose tags are others than those that were copied, and these tags: 0 of what ends."""
-        tags = self._former.tags[: self._slots].copy()
-        slots = np.flatnonzero(tags != self._seen)
-        changed = tags[slots]
-        bits = np.where(
-            changed & _IPV6 != 0,
-            self._former.sessions6["bucket_bits"][slots] if self._former.sessions6 is not None else 0,
-            self._former.sessions4["bucket_bits"][slots],
-        )
-        kept = np.isin(bits, self._bits) | (changed <= _STAMP)
-        return slots[kept], changed[kept]
+    def _changed(self) -> Iterator[tuple[Slots, Tags]]:
+        """Yield, in parts, the slots whose tags are others than those that were copied, and these tags."""
+        for start in range(0, self._slots, _PART):
+            tags = self._former.tags[start : min(start + _PART, self._slots)].copy()
+            places = np.flatnonzero(tags != self._seen[start : start + len(tags)])
+            changed, slots = tags[places], places + start
+            bits = self._former.sessions4["bucket_bits"][slots]
+            ipv6 = changed & _IPV6 != 0
+            if ipv6.any():
+                six = self._former.sessions6
+                bits[ipv6] = six["bucket_bits"][slots[ipv6]] if six is not None else 0
+            kept = np.isin(bits, self._bits) | (changed <= _STAMP)
+            yield slots[kept], changed[kept]
 
-    def _copy_records(self, slots: Slots) -> None:
-        pairs = ((self._former.sessions4, self._present.sessions4), (self._former.sessions6, self._present.sessions6))
-        for old, new in pairs:
-            if old is not None and new is not None:
-                _bytes(new)[slots] = _bytes(old)[slots]
+    def _copy_records(self, slots: Slots, tags: Tags) -> None:
+        """Copy the records of slots with these tags, each of its family."""
+        ipv6 = tags & _IPV6 != 0
+        for chosen, old, new in (
+            (~ipv6, self._former.sessions4, self._present.sessions4),
+            (ipv6, self._former.sessions6, self._present.sessions6),
+        ):
+            if old is not None and new is not None and chosen.any():
+                some = slots[chosen]
+                _bytes(new)[some] = _bytes(old)[some]
 
 
 def merged(one: Tags, other: Tags) -> Tags:

@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -77,6 +78,8 @@ class FakeDataPath:
         self.mode, self.uplinks = "native", ()
         self.is_pinned = True
         self.kept = 0
+        self.attaching = lambda: None
+        """Called before it is attached."""
         echo_state = SimpleNamespace(read=lambda: EchoState(boot=self.boot))
         self.maps = SimpleNamespace(echo_state=echo_state, nat=None)
         self.boot = 0
@@ -91,6 +94,7 @@ class FakeDataPath:
         return self.is_attached
 
     def attach(self) -> None:
+        self.attaching()
         self.is_attached = True
 
 
@@ -246,5 +250,29 @@ def test_silent_nodes_are_written_when_they_differ_with_the_end_of_their_grace(r
         made.pass_over({}, {B: 4.0})
         # The first is written in any case: an earlier agent may have left flags.
         assert writer.silent == [({}, {}), ({B: 122_500_000_000}, {}), ({}, {}), ({}, {B: 124_000_000_000})]
+
+    run(scenario)
+
+
+def test_the_loop_goes_on_while_sessions_are_copied_and_the_next_agent_waits_for_their_end(run) -> None:
+    go_on, began = threading.Event(), threading.Event()
+
+    async def scenario(made: Forwarder, _: MapWriter, datapath: FakeDataPath) -> None:
+        def copy() -> None:
+            began.set()
+            assert go_on.wait(10)
+
+        datapath.attaching = copy
+        made.want(TABLES)
+        await until(began.is_set)
+        writing = next(task for task in asyncio.all_tasks() if "_write_forever" in str(task))
+        writing.cancel()
+        try:
+            await asyncio.sleep(0.01)
+            assert not writing.done()
+        finally:
+            go_on.set()
+        await until(writing.done)
+        assert datapath.is_attached
 
     run(scenario)

@@ -39,7 +39,9 @@ class Node:
         self.writer = SimpleNamespace(slot=lambda name: SERVICE, before_nat_rows=None)
         self.indexes = {(ip_address("10.1.0.100"), 8443): BACKEND}
         self.forwarder = SimpleNamespace(
-            map_writer=self.writer, datapath=SimpleNamespace(maps=maps), nat=SimpleNamespace(indexes=self.indexes)
+            map_writer=self.writer,
+            datapath=SimpleNamespace(maps=maps, has_sessions=True),
+            nat=SimpleNamespace(indexes=self.indexes),
         )
         states = {other: SimpleNamespace(nat=SimpleNamespace()) for other in others}
         states[IPv4Address("10.0.0.99")] = SimpleNamespace(nat=None)
@@ -105,6 +107,24 @@ def test_what_arrives_is_written_at_once_with_the_backends_of_now() -> None:
     node.keeper._note_losses(time.monotonic())
     assert "give all nodes the same services and backends" in node.keeper.problems()[0]
     assert node.kinds() == ["Sessions"], "declined"
+
+
+def test_what_arrives_waits_until_this_nodes_own_sessions_are_here() -> None:
+    async def arrive(node: Node) -> None:
+        node.forwarder.datapath.has_sessions = False
+        await _one(node, next(CODEC.sessions(record(7))))
+        await _one(node, CODEC.pull(3, np.ones(NAT_ROWS, np.bool_)))
+        await asyncio.sleep(3 * module.RETRY_S)
+        assert not node.arrays.tags.any()
+        assert not node.sent
+        node.arrays.store.write(record(8), 1)
+        node.forwarder.datapath.has_sessions = True
+        await asyncio.sleep(3 * module.RETRY_S)
+
+    node = Node()
+    asyncio.run(arrive(node))
+    assert np.flatnonzero(node.arrays.tags).tolist() == [7, 8]
+    assert node.kinds() == ["Sessions", "End"]
 
 
 async def _one(node: Node, item: bytes) -> None:

@@ -36,7 +36,7 @@ def test_a_slot_is_the_same_session_in_more_slots_and_in_fewer(before: int, afte
     former.put(9, client=ip_address("2001:db8::7"))
     former.put(10, bucket_bits=3)
     copy = SessionCopy(former.map, present.map, NUMBERS)
-    assert copy.follow() == 4
+    copy.begin()
     used = [1, 9, 40_000, 65_535]
     assert np.flatnonzero(present.map.tags).tolist() == used, "the fifth began with a number that is not served"
     assert (present.map.tags[used] == former.map.tags[used]).all()
@@ -50,17 +50,26 @@ def test_what_changes_before_the_program_does_is_copied_again() -> None:
     for slot in (1, 2, 3):
         former.put(slot)
     copy = SessionCopy(former.map, present.map, NUMBERS)
-    copy.follow()
+    copy.begin()
     former.map.tags[1] = NOW  # it has ended
     former.put(2, idle=1, client=ip_address("192.0.2.99"))
     change(former, 3, SessionState.FIN, NOW + 1)
     former.put(4)
-    present.put(5)  # from another node
     assert copy.follow() == 4
     assert (present.map.tags[:5] == former.map.tags[:5]).all()
-    assert present.map.tags[5]
     assert present.map.read(2) == former.map.read(2)
     assert present.map.read(4) == former.map.read(4)
+
+
+def test_a_copy_that_a_process_left_brings_no_session_back_that_has_ended_since() -> None:
+    former, present = Slots(FEW), Slots(MANY)
+    for slot in (1, 2):
+        former.put(slot)
+    SessionCopy(former.map, present.map, NUMBERS).begin()  # by a process that is killed
+    former.map.tags[1] = NOW + 1  # its agent has freed it
+    copy = SessionCopy(former.map, present.map, NUMBERS)
+    copy.begin()
+    assert np.flatnonzero(present.map.tags >> np.uint64(32)).tolist() == [2]
 
 
 def test_what_both_programs_change_at_the_same_time_is_merged() -> None:
@@ -68,7 +77,7 @@ def test_what_both_programs_change_at_the_same_time_is_merged() -> None:
     for slot in (1, 2, 3, 4):
         former.put(slot)
     copy = SessionCopy(former.map, present.map, NUMBERS)
-    copy.follow()
+    copy.begin()
     change(former, 1, SessionState.FIN, NOW + 1, TagFlag.CLIENT_FIN)
     change(present, 1, SessionState.EST, NOW + 2, TagFlag.BACKEND_FIN)
     change(former, 2, SessionState.CLOSED, NOW + 1)

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Another number of sessions, and the one before again: each session lives on in the next program's maps, both ways."""
 
+import contextlib
 import errno
 import os
 import shutil
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support import packets
 from support.nat_stage import (
@@ -29,6 +33,7 @@ from support.nat_stage import (
 from bpf.attach.datapath import DataPath
 from bpf.attach.pin_dir import PinDir
 from bpf.attach.session_move import sessions_moved
+from bpf.attach.uplink import Uplink
 from bpf.errors import BpfError
 from bpf.kernel import bpf_map
 from bpf.kernel.link import XDP_FLAGS_SKB_MODE, attach_xdp
@@ -39,6 +44,7 @@ from bpf.layout.map_spec import SESSION_MAPS, MapSpec
 from bpf.layout.nat import endpoint
 from bpf.layout.service import Protocol
 from bpf.layout.session import SessionState, Tag, TagFlag
+from bpf.maps.session_copy import SessionCopy
 
 pytestmark = pytest.mark.slow
 MORE = 2 * SESSIONS
@@ -169,6 +175,70 @@ def test_what_both_programs_have_after_a_process_ended_between_two_uplinks_is_me
         assert [(one.fingerprint, one.state, one.stamp) for one in found] == [
             (77, SessionState.FIN, 20), (99, SessionState.EST, 20), (77, SessionState.EST, 10)
         ]  # fmt: skip
+
+
+def killed(
+    path: DataPath, monkeypatch: pytest.MonkeyPatch, target: type, name: str, before: Callable[[], None]
+) -> None:
+    """Attach in a process that is killed where it would call a method, after this."""
+
+    def die(*_: object) -> None:
+        before()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(target, name, die)
+    child = os.fork()
+    if not child:
+        with contextlib.suppress(BaseException):
+            path.attach()
+        os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("target", [Uplink, SessionCopy], ids=["before the program", "after the program"])
+def test_no_session_that_has_ended_is_back_after_a_process_was_killed_while_it_copied(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, target: type
+) -> None:
+    with ExitStack() as stack:
+
+        def start(sessions: int) -> tuple[DataPath, NatStage]:
+            path = stack.enter_context(closing(open_nat(folder, sessions)))
+            return path, stack.enter_context(NatStage.of(path, folder))
+
+        few, served = start(SESSIONS)
+        use(served, SESSIONS, None, both_epochs=False)
+        few.attach()
+        slots = opened(served, 20_000)
+        (freed, closed), refused = list(slots.values())[:2], Flow(4, Protocol.TCP, CLIENTS[4], 19_999)
+        killed_at, stage = start(MORE)
+        use(stage, SESSIONS, MORE)
+
+        def end() -> None:
+            if not begun:  # by an agent of the former number, which may follow
+                served.sessions.tags[freed] &= np.uint64(0xFFFF_FFFF)
+            served.sessions.tags[closed] = replace(served.tag(closed), state=SessionState.CLOSED).pack()
+
+        begun = target is SessionCopy
+        killed(killed_at, monkeypatch, target, "finish" if begun else "attach", end if begun else lambda: None)
+        assert stage.tag(freed).state is stage.tag(closed).state is SessionState.SYN, "the control: both are copied"
+        if not begun:
+            end()
+        assert request(served, refused, packets.SYN) is None
+
+        following, stage = start(MORE)
+        use(stage, SESSIONS, MORE)
+        assert not following.has_sessions
+        following.resume()
+        in_use = stage if begun else served
+        assert (request(in_use, refused, packets.SYN) is None) == begun, "two programs would give out one endpoint"
+        following.attach()
+        assert following.has_sessions
+        assert stage.tag(closed).state is SessionState.CLOSED
+        assert stage.tag(freed).state is (SessionState.SYN if begun else SessionState.FREE)
+        assert request(stage, Flow(4, Protocol.TCP, CLIENTS[4], 19_998), packets.SYN) is not None
+        assert lost(stage, {flow: slot for flow, slot in slots.items() if slot not in (freed, closed)}) == 0
+        assert len(list(folder.glob("maps_*"))) == 1
 
 
 def test_a_number_for_which_there_is_no_memory_leaves_nothing_in_the_kernel(
