@@ -91,3 +91,20 @@ def test_a_node_that_returns_with_the_former_number_of_sessions_gives_no_endpoin
     assert cluster.node(0).exchange.counters[Count.TAKEN] > 300
     assert sum(node.exchange.counters[Count.RESET] for node in cluster.nodes.values()) == 0
     assert cluster.lost() == 0
+
+
+def test_nodes_without_a_common_number_of_sessions_give_no_endpoint_twice() -> None:
+    """In both directions: the returned node gets rows, and gives them up again."""
+    cluster = Cluster(2, 1, numbers=(MORE,))
+    cluster.open(1000)
+    cluster.start(2, (FEW,))
+    cluster.meet()
+    for owners, places in ((range(3), ()), (range(2), (2,))):
+        cluster.change(owners, places=places)
+        cluster.run(1.0)
+        cluster.open(1000)
+        cluster.run(2.0, lambda: cluster.use_some(10), slice_s=SWEEP_S)
+        assert cluster.clashes() == 0
+        assert cluster.lost() == 0
+    malformed = [cluster.node(number).exchange.counters[Count.MALFORMED] for number in range(3)]
+    assert all(malformed), "the control: none takes what the others have"
