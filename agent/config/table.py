@@ -55,8 +55,11 @@ class TableConfig(Section):
     chain: Chain = 4
     """The nodes in a row's chain: how many changes of members in a row an old connection survives without claims.
     Example: `5`."""
-    version: TableVersion = TABLE_VERSIONS[-1]
-    """The version of the algorithm from members to rows, by default the newest that this release supports."""
+    version: TableVersion | None = None
+    """The version of the algorithm from members to rows. By default the newest that all members know: this release's,
+    or the one before, whose table nodes keep beside it. Only `hash: maglev` has two (1 is that of release 0.2.0). Once
+    all nodes use the newest, [name it](releases.md#the-version-of-the-table): packets are then looked up in one table.
+    Example: `2`."""
     key_file: Path | None = None
     """A file with the flow hash's secret, 32 hex digits, so that outsiders cannot compute which flows share a server. A
     relative path starts at lb.yml's folder. Without it the key derives from the cluster's number, which others may

@@ -58,7 +58,7 @@ class TableCache:
 
     def table(self, epoch: Epoch, kind: str, members: Members, before: Table | None) -> SharedTable:
         """Return the table of an epoch for a service's hash and members; `before` is one that it had."""
-        key = epoch.version, epoch.rows, epoch.chain, kind, id(members)
+        key = algorithm.since(epoch.version, kind), epoch.rows, epoch.chain, kind, id(members)
         known = self.shared.get(key)
         if known is None:
             table = _with_few_rankings(self._build(key, members, before), (one.table for one in self.shared.values()))

@@ -5,7 +5,8 @@ Owns what they share: lost members have no places in a table, but the rows in wh
 that has joined since a member was lost has never known it; the places of all others must be the same to it.
 
 A release that changes the rows that rendezvous.py or maglev.py make from the same members keeps the old algorithm too,
-here and in `epoch.TABLE_VERSIONS`, as long as a cluster may contain a release that knows only the old one.
+here and in `epoch.TABLE_VERSIONS`, as long as a cluster may contain a release that knows only the old one. A version
+that changes one hash alone is no other epoch for nodes that have no service of that hash (`since`).
 """
 
 from __future__ import annotations
@@ -27,8 +28,20 @@ def _maglev_1(candidates: Sequence[Candidate], rows: int, chain: int, _: Table |
     return maglev.build(candidates, rows, chain)
 
 
-ALGORITHMS: Final[dict[int, dict[str, Build]]] = {1: {"rendezvous": rendezvous.build, "maglev": _maglev_1}}
-"""By version, then by a service's `hash`."""
+def _maglev_2(candidates: Sequence[Candidate], rows: int, chain: int, _: Table | None) -> Table:
+    return maglev.build(candidates, rows, chain, rows // maglev.UNFILLED)
+
+
+ALGORITHMS: Final[dict[str, dict[int, Build]]] = {
+    "rendezvous": {1: rendezvous.build},
+    "maglev": {1: _maglev_1, 2: _maglev_2},
+}
+"""By a service's `hash`, then by the first version that has it."""
+
+
+def since(version: int, hash_name: str) -> int:
+    """Return the first version that makes the rows of this one for services of this hash."""
+    return max(one for one in ALGORITHMS[hash_name] if one <= version)
 
 
 def build(
@@ -38,7 +51,7 @@ def build(
 
     Lost members have places only if all are lost.
     """
-    build_all = ALGORITHMS[version][hash_name]
+    build_all = ALGORITHMS[hash_name][since(version, hash_name)]
     living = [one for one in candidates if one.state is not State.LOST]
     if not living or len(living) == len(candidates):
         return build_all(candidates, rows, chain, before)

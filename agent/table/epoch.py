@@ -18,7 +18,7 @@ from typing import Final
 
 from agent.model import Member, State
 
-TABLE_VERSIONS: tuple[int, ...] = (1,)
+TABLE_VERSIONS: tuple[int, ...] = (1, 2)
 """The versions of the table algorithms that this release knows, the newest last; algorithm.py has the algorithms. An
 algorithm that makes other rows from the same members has another version, which is part of the epoch."""
 

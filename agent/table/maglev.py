@@ -14,18 +14,22 @@ the next entry of its walk that is still free; with weights, some have turns mor
    owners if all earlier ones were missing: **the first member to pass a row is its owner, the second would be the owner
    without the first**. So a row ranks members by the time at which their walks reach it. Members that have not reached
    it when the table is full are ranked by the time that they would still need, those of weight 0 last.
-4. Place 0 is the first by effective weight among the members that are up. The others follow, in turn by nominal weight
+4. Version 2 of the algorithm ends turns when one row of 32 (`UNFILLED`) is left. Each of these has the member whose
+   walk reaches it with the fewest steps, divided by its weight; the same number ranks members that have not reached a
+   row. It depends on no other member. Version 1 leaves no row, and counts the steps from where each walk ends.
+5. Place 0 is the first by effective weight among the members that are up. The others follow, in turn by nominal weight
    over all members and by effective weight.
 
 Why the old owner is still in the chain after a change. A draining, lost or unhealthy member has no turns any more, but
 the filling by nominal weights still contains it: place 1 is the owner by nominal weight, so after the first such change
 it is exactly the old owner, in every row. Its removal after that moves no owner at all. A member that is added (or
 returns) takes rows that others pass soon after, and shifts their walks by a turn: the old owner is among the next to
-pass, except in the rows that were taken last, where a shift moves walks far. Measured with 65,536 rows, chains of 4,
-one member added: it is missing in 8 of 4,067 moved rows with 16 members, in 22 of 1,323 with 64, in 69 of 394 with
-1,024; that is at most 0.1 % of all rows, as many as one member of 1,024 has. A lower nominal weight hides old owners
-more often, as it does with rendezvous. The price of the even spread is that more owners move: with 1,024 members 6
-times as many rows as with rendezvous, which misses none; and every change is a full filling, of 0.05 to 0.2 s.
+pass, except in the rows that were taken last, where a shift moves walks far. That is why version 2 leaves these.
+Measured with 65,536 rows, chains of 4, one member added to 16, 64, 512, 1,023: the old owner is missing in 0, 0, 0, 1
+of 3,971, 1,196, 321, 211 moved rows; with version 1 in 5, 18, 131, 63 of 4,035, 1,335, 697, 423. A lower nominal weight
+hides old owners more often, as it does with rendezvous. The price of the even spread is that more owners move
+(rendezvous: 3,958, 1,008, 137, 73 rows, and none is missing), and that every change is a full filling, of 0.05 s, with
+1,000 members 0.5 s.
 """
 
 from __future__ import annotations
@@ -43,6 +47,8 @@ from agent.model import Candidate
 from agent.table.cost import EMPTY, MEMBER_BITS, MEMBER_MASK, WEIGHTLESS, Keys
 from agent.table.table import Places, Table, nominal, owners
 
+UNFILLED: Final = 32
+"""Turns leave one row of so many in version 2. That few decide the spread, and a walk passes as many rows in a turn."""
 _TAIL: Final = 1024
 """With fewer free rows it is faster to compute their steps in a walk than to walk."""
 _BLOCK: Final = 1 << 17
@@ -72,16 +78,19 @@ class _Walks:
         return steps
 
 
-def build(candidates: Sequence[Candidate], rows: int, chain: int) -> Table:
-    """Return the table of a service: int16 places of shape (rows, chain). rendezvous.build has the rules."""
+def build(candidates: Sequence[Candidate], rows: int, chain: int, unfilled: int = 0) -> Table:
+    """Return the table of a service: int16 places of shape (rows, chain). rendezvous.build has the rules.
+
+    Turns end when `unfilled` rows are left.
+    """
     if not candidates:
         return Table((), np.full((rows, chain), -1, np.int16))
     weights, taking = nominal(candidates), owners(candidates)
     members = sorted(weights)
-    by_nominal = _ranked(members, weights, rows, min(chain, len(members)))
+    by_nominal = _ranked(members, weights, rows, unfilled, min(chain, len(members)))
     planes = list(by_nominal)
     if taking != weights:
-        by_effective = _ranked(members, taking, rows, min(chain, len(taking)))
+        by_effective = _ranked(members, taking, rows, unfilled, min(chain, len(taking)))
         pairs = [list(by_effective), list(by_nominal)]
         planes = [plane[i] for i in range(len(by_nominal)) for plane in pairs if i < len(plane)]
     return Table(tuple(map(IPv4Address, members)), _distinct(planes, min(chain, len(members)), chain))
@@ -99,7 +108,7 @@ def _distinct(planes: Sequence[Places], width: int, chain: int) -> Places:
     return places
 
 
-def _ranked(members: Sequence[bytes], weights: Mapping[bytes, int], rows: int, depth: int) -> Places:
+def _ranked(members: Sequence[bytes], weights: Mapping[bytes, int], rows: int, unfilled: int, depth: int) -> Places:
     """Return the members with a weight, owner first, as indexes into `members`; shape (depth, rows).
 
     `depth` is at most their number.
@@ -109,7 +118,7 @@ def _ranked(members: Sequence[bytes], weights: Mapping[bytes, int], rows: int, d
     by_place = np.array([weights[members[i]] for i in those], np.uint64)
     if not by_place.any():
         by_place += np.uint64(1)
-    turns = _turns(by_place, rows)
+    turns = _turns(by_place, rows)[: rows - unfilled]
     took = _fill(walks, turns)
     ranked = _passes(walks, by_place, turns, took, depth)
     return np.array(those, np.int16)[ranked]
@@ -168,22 +177,25 @@ def _passes(walks: _Walks, weights: Keys, turns: NDArray[np.intp], took: NDArray
     ranked = np.full((depth, walks.rows), -1, np.int16)
     early = nth < depth
     ranked[nth[early], row[early]] = (key[early] & MEMBER_MASK).astype(np.int16)
-    _complete(walks, weights, ends, counts, ranked)
+    _complete(walks, weights, ends, counts, ranked, whole=len(turns) < walks.rows)
     return ranked
 
 
-def _complete(walks: _Walks, weights: Keys, ends: NDArray[np.intp], counts: NDArray[np.intp], ranked: Places) -> None:
-    """Complete the rows that fewer members passed than a chain has places: by the time that the others still need."""
+def _complete(
+    walks: _Walks, weights: Keys, ends: NDArray[np.intp], counts: NDArray[np.intp], ranked: Places, *, whole: bool
+) -> None:
+    """Complete the rows that fewer members passed than a chain has places: by the time that the others need for all of
+    the way there (`whole`), or for what is left of it."""
     short = np.flatnonzero(counts < len(ranked))
     many = np.arange(len(weights), dtype=np.uint64)
     for start in range(0, len(short), max(1, _BLOCK // len(weights))):
         rows = short[start : start + max(1, _BLOCK // len(weights))]
         steps = walks.steps(slice(None), rows.astype(np.uint64)[:, None])
-        ahead = steps - ends.astype(np.uint64)  # wraps for members that have passed
+        ahead = steps if whole else steps - ends.astype(np.uint64)  # wraps for members that have passed
         key = ((ahead << np.uint64(16)) // np.maximum(weights, np.uint64(1)) << np.uint64(MEMBER_BITS)) | many
         key += np.where(weights == 0, WEIGHTLESS, np.uint64(0))
         key[steps < ends.astype(np.uint64)] = EMPTY
-        key.sort(axis=1)
+        key = np.sort(np.partition(key, len(ranked) - 1, axis=1)[:, : len(ranked)], axis=1)
         for i in range(len(ranked)):
             need = np.flatnonzero(counts[rows] <= i)
             ranked[i, rows[need]] = (key[need, i - counts[rows[need]]] & MEMBER_MASK).astype(np.int16)

@@ -27,19 +27,19 @@ ATTEMPT_S = "30"
 """A new connection may take so long before it has failed: where others have all CPUs, its answer takes seconds."""
 
 LATER_RELEASE = '''\
-"""A release with a second algorithm from members to rows; the real one has one so far."""
+"""A release with another algorithm for rendezvous, as the next one could be."""
 import numpy as np
 from dataclasses import replace
 from agent.table import epoch
 
-epoch.TABLE_VERSIONS = (1, 2)
+epoch.TABLE_VERSIONS = (1, 2, 3)
 from agent.table import algorithm
 
 def turned(members, rows, chain, before):
-    table = algorithm.ALGORITHMS[1]["rendezvous"](members, rows, chain, None)
+    table = algorithm.ALGORITHMS["rendezvous"][1](members, rows, chain, None)
     return replace(table, places=np.roll(table.places, 1, axis=0), ranking=None, effective=None)
 
-algorithm.ALGORITHMS[2] = {"rendezvous": turned, "maglev": turned}
+algorithm.ALGORITHMS["rendezvous"][3] = turned
 '''
 
 
@@ -54,7 +54,8 @@ class Change:
 # Chains of 2: of 4, each would name all nodes, and any table would do.
 BEFORE = "table: {chain: 2}"
 NEW_KEY = Change("table: {chain: 2, key_file: new.key, previous: {key_file: null}}")
-NEW_RELEASE = Change("table: {chain: 2, version: 2, previous: {version: 1}}", {"PYTHONPATH": "/run/later"})
+NEW_RELEASE = Change("table: {chain: 2}", {"PYTHONPATH": "/run/later"})
+NAMED = Change("table: {chain: 2, version: 3}", {"PYTHONPATH": "/run/later"})
 WITHOUT_PREVIOUS = Change("table: {chain: 2, key_file: new.key, claims: false}")
 
 
@@ -111,6 +112,16 @@ class Stage:
     def claims(self, node: str) -> int:
         """Return how many rows name a node for connections that it has and does not own."""
         return int(self.cluster.status(node)["claims"]["given"])
+
+    def claims_are_known(self) -> bool:
+        """Return whether each node has claims, and all others know them."""
+        found = {node: self.cluster.status(node)["claims"] for node in FOUR}
+        return all(
+            claims["given"] and found[other]["taken"].get(self.cluster.addresses[node]) == claims["given"]
+            for node, claims in found.items()
+            for other in FOUR
+            if other != node
+        )
 
     def wait(self, what: str, condition: Callable[[], object]) -> None:
         self.cluster.wait(what, lambda: bool(condition()), WAIT_S)
@@ -226,6 +237,25 @@ def check_explain(lab: Stage, new: int, old: int) -> None:
     for one in held[:5]:
         last = lab.cluster.walks("b1", f"tcp,{one.source},{VIP}:7000")[0]["steps"][-1]
         assert (lab.cluster.names[last["node"]], last["event"]) == (one.owner, "deliver_socket")
+
+
+def test_naming_the_version_ends_the_former_table(lab: Stage) -> None:
+    """Connections from before live on by claims alone: the rows of the new version are others."""
+    lab.prepare(NEW_RELEASE)
+    (old,) = lab.epochs(*FOUR)
+    for node in FOUR:
+        lab.restart(node)
+    lab.wait("all to switch", lambda: old not in lab.epochs(*FOUR))
+    (new,) = lab.epochs(*FOUR)
+    lab.wait("all to know all claims", lab.claims_are_known)
+    lab.prepare(NAMED)
+    for node in FOUR:
+        lab.restart(node)
+        lab.settle()
+    assert [lab.cluster.status(node)["node"]["epochs"] for node in FOUR] == [[new]] * 4
+    lab.wait("claims to be all that names some", lab.claims_are_known)
+    lab.settle()
+    assert lab.broken() == []
 
 
 def test_a_node_with_the_old_configuration_switches_all_back(lab: Stage) -> None:

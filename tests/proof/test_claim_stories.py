@@ -16,6 +16,7 @@ from support.claim_stories import STORIES
 from agent.model import Candidate, State
 from agent.table import algorithm
 from agent.table.claims import claimants, claims_of
+from agent.table.epoch import TABLE_VERSIONS
 
 FLOWS = 1_000_000
 GROWTH = ("doubles one by one", "quadruples one by one", "agents restart while it doubles")
@@ -75,7 +76,7 @@ def grow_in_place(kind: str, size: int, to: int, rows: int = 65_536) -> tuple[in
     lost, short = 0.0, 0
     for count in range(size, to + 1):
         candidates = [Candidate(address(n), 100, 100, State.UP) for n in range(count)]
-        table = algorithm.build(1, kind, candidates, rows, CHAIN)
+        table = algorithm.build(TABLE_VERSIONS[-1], kind, candidates, rows, CHAIN)
         named = np.zeros((rows, CHAIN + 4), np.int16)
         named[:, :CHAIN] = table.places + 1
         for _ in range(2):  # where a row has claimants, nodes of its chain claim it too

@@ -10,9 +10,12 @@ from support.claim_node import Node, SharedRows
 from agent.model import Candidate
 from agent.table import algorithm
 from agent.table.claims import Claimants, claimants
+from agent.table.epoch import TABLE_VERSIONS
 from agent.table.table import Table
 
 CHAIN = 4
+TABLE_ROWS = 65_536
+"""A cluster has the first rows of a table of the usual size: a smaller one made by Maglev changes far more."""
 MAX_TABLES = 64
 MAX_ROWS = 256
 
@@ -53,12 +56,19 @@ class RowCache:
     def _table(self, node: Node, known: tuple[Candidate, ...]) -> Table:
         if node.known_key not in self._tables:
             before = self._last if self._last is not None and self._last.ranking else None
-            self._last = algorithm.build(1, self._hash, known, self._rows, CHAIN, before)
+            self._last = self._build(known, before)
             if len(self._tables) > MAX_TABLES:
                 self._tables.clear()
                 self._claimants.clear()
             self._tables[node.known_key] = self._last
         return self._tables[node.known_key]
+
+    def _build(self, known: tuple[Candidate, ...], before: Table | None) -> Table:
+        if self._hash == "rendezvous":  # a row depends on no other
+            return algorithm.build(TABLE_VERSIONS[-1], self._hash, known, self._rows, CHAIN, before)
+        table = algorithm.build(TABLE_VERSIONS[-1], self._hash, known, TABLE_ROWS, CHAIN)
+        lost = {one: rows[rows < self._rows] for one, rows in table.lost.items()}
+        return Table(table.members, table.places[: self._rows], lost=lost)
 
     def _chains(self, node: Node) -> NDArray[np.int64]:
         known = tuple(sorted(node.known.values(), key=lambda one: int(one.address)))

@@ -15,7 +15,7 @@ from agent.cli.version import build
 def test_version_names_release_build_and_kernel() -> None:
     text = CliRunner().invoke(main, ["version"]).output
     result = json.loads(CliRunner().invoke(main, ["version", "-o", "json"]).output)
-    assert text.startswith(f"anylb {result['version']} ({result['build']}), table versions 1")
+    assert text.startswith(f"anylb {result['version']} ({result['build']}), table versions 1, 2")
     assert f"Linux {platform.release()}, Python {platform.python_version()}" in text
     assert result["parts"]["exabgp"].startswith("5.")
 

@@ -127,7 +127,7 @@ ERRORS = [
     ("name: web", "name: 3", "5:11: services[0].name: 3 is not a string; put it in quotes"),
     ("members:", "table: {rows: 5000}\nmembers:", "16:15: table.rows: 5000 is not a power of two"),
     ("members:", "table: {version: 9}\nmembers:",
-     "16:18: table.version: 9 is unknown to this release, which supports 1"),
+     "16:18: table.version: 9 is unknown to this release, which supports 1, 2"),
     ("members:", "table: {claims: 1}\nmembers:", "16:17: table.claims: input should be a valid boolean (is '1')"),
     ("members:", "table: {previous: {rows: 5000}}\nmembers:", "16:26: table.previous.rows: 5000 is not a power of two"),
     ("members:", "table: {previous: {key: 1}}\nmembers:", "16:20: table.previous.key: unknown key"),

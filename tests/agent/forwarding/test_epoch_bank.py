@@ -182,8 +182,8 @@ def test_another_version_makes_other_rows(maps: Maps, monkeypatch: pytest.Monkey
         table = algorithm.build(1, "rendezvous", members, rows, chain)
         return replace(table, places=np.roll(table.places, 1, axis=0))
 
-    monkeypatch.setitem(algorithm.ALGORITHMS, 2, {"rendezvous": turned, "maglev": turned})
-    later = Epoch(0x4E, 2, ROWS, 4, OLD.key)
+    monkeypatch.setitem(algorithm.ALGORITHMS["rendezvous"], 9, turned)
+    later = Epoch(0x4E, 9, ROWS, 4, OLD.key)
     made = banks(maps, later, OLD)
     apply(made, EpochUse(OLD.number))
     assert made.row("web", later.number, 5) == made.row("web", OLD.number, 4)

@@ -23,18 +23,21 @@ def chains(table: Table) -> list[list[IPv4Address]]:
     return [[table.members[i] for i in row if i >= 0] for row in table.places.tolist()]
 
 
-@pytest.mark.parametrize("hash_name", ["rendezvous", "maglev"])
-def test_a_node_that_never_knew_the_lost_has_the_same_chains(hash_name: str) -> None:
-    knows, never_knew = build(1, hash_name, [*LOST, *LIVING], ROWS, CHAIN), build(1, hash_name, LIVING, ROWS, CHAIN)
+KINDS = pytest.mark.parametrize(("version", "hash_name"), [(1, "rendezvous"), (1, "maglev"), (2, "maglev")])
+
+
+@KINDS
+def test_a_node_that_never_knew_the_lost_has_the_same_chains(version: int, hash_name: str) -> None:
+    knows, never_knew = (build(version, hash_name, all_, ROWS, CHAIN) for all_ in ([*LOST, *LIVING], LIVING))
     assert chains(knows) == chains(never_knew)
     assert knows.owners_digest == never_knew.owners_digest
     assert not never_knew.lost
 
 
-@pytest.mark.parametrize("hash_name", ["rendezvous", "maglev"])
-def test_the_lost_come_after_the_chain_where_they_had_a_place(hash_name: str) -> None:
-    before = chains(build(1, hash_name, MEMBERS, ROWS, CHAIN))
-    table = build(1, hash_name, [*LOST, *LIVING], ROWS, CHAIN)
+@KINDS
+def test_the_lost_come_after_the_chain_where_they_had_a_place(version: int, hash_name: str) -> None:
+    before = chains(build(version, hash_name, MEMBERS, ROWS, CHAIN))
+    table = build(version, hash_name, [*LOST, *LIVING], ROWS, CHAIN)
     joined = claimants(table, [*LOST, *LIVING], {})
     for one in (lost.address for lost in LOST):
         named = {int(row) for row, _, member in zip(*joined.placed, strict=True) if table.members[member] == one}

@@ -97,5 +97,11 @@ def test_the_first_epoch_changes_only_while_both_alternate(start: EpochUse, want
 
 
 def test_every_version_has_its_algorithms() -> None:
-    assert tuple(algorithm.ALGORITHMS) == TABLE_VERSIONS
-    assert all(set(kinds) == {"rendezvous", "maglev"} for kinds in algorithm.ALGORITHMS.values())
+    assert set(algorithm.ALGORITHMS) == {"rendezvous", "maglev"}
+    assert {version for versions in algorithm.ALGORITHMS.values() for version in versions} == set(TABLE_VERSIONS)
+    assert tuple(range(TABLE_VERSIONS[0], TABLE_VERSIONS[-1] + 1)) == TABLE_VERSIONS
+
+
+@pytest.mark.parametrize(("kind", "versions"), [("rendezvous", [1, 1]), ("maglev", [1, 2])])
+def test_a_version_that_does_not_change_a_hash_is_the_one_before(kind: str, versions: list[int]) -> None:
+    assert [algorithm.since(version, kind) for version in TABLE_VERSIONS] == versions

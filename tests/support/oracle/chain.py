@@ -74,12 +74,17 @@ def owners(members: list[tuple[IPv4Address, int, int, str]]) -> dict[IPv4Address
     return chosen or weights(members)
 
 
-def maglev(members: list[tuple[IPv4Address, int, int, str]], rows: int, length: int) -> list[list[IPv4Address]]:
-    """Return Maglev's chains of all rows: two fillings, walked step by step, whose passes alternate."""
+def maglev(
+    members: list[tuple[IPv4Address, int, int, str]], rows: int, length: int, unfilled: int = 0
+) -> list[list[IPv4Address]]:
+    """Return Maglev's chains of all rows: two fillings, walked step by step, whose passes alternate.
+
+    Turns end when `unfilled` rows are left.
+    """
     if not members:
         return [[] for _ in range(rows)]
-    by_nominal = maglev_passes(weights(members), rows)
-    by_effective = maglev_passes(owners(members), rows)
+    by_nominal = maglev_passes(weights(members), rows, unfilled)
+    by_effective = maglev_passes(owners(members), rows, unfilled)
     result = []
     for row in range(rows):
         chain = []
@@ -91,7 +96,7 @@ def maglev(members: list[tuple[IPv4Address, int, int, str]], rows: int, length: 
     return result
 
 
-def maglev_passes(weight: dict[IPv4Address, int], rows: int) -> list[list[IPv4Address]]:
+def maglev_passes(weight: dict[IPv4Address, int], rows: int, unfilled: int) -> list[list[IPv4Address]]:
     """Return, for each row, all members in the order in which their walks reach it."""
     if not any(weight.values()):
         weight = dict.fromkeys(weight, 1)
@@ -105,7 +110,7 @@ def maglev_passes(weight: dict[IPv4Address, int], rows: int) -> list[list[IPv4Ad
             turns += [((2 * k + 1 << 32) // weight[name], name) for k in range(rows)]
     turns.sort()
     passes: list[list[IPv4Address]] = [[] for _ in range(rows)]
-    for _, name in turns[:rows]:
+    for _, name in turns[: rows - unfilled]:
         while True:
             row = walks[name][walked[name]]
             walked[name] += 1
@@ -113,7 +118,8 @@ def maglev_passes(weight: dict[IPv4Address, int], rows: int) -> list[list[IPv4Ad
             if len(passes[row]) == 1:
                 break
     for row in range(rows):
-        ahead = {name: walks[name].index(row) + 1 - walked[name] for name in names if name not in passes[row]}
+        begun = dict.fromkeys(names, 0) if unfilled else walked
+        ahead = {name: walks[name].index(row) + 1 - begun[name] for name in names if name not in passes[row]}
         passes[row] += sorted(
             ahead, key=lambda n, a=ahead: (weight[n] == 0, ((a[n] - 1) << 16) // max(weight[n], 1), int(n))
         )
