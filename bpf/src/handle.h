@@ -176,20 +176,16 @@ static __always_inline int handle_flow(struct xdp_md *ctx, const struct conf *co
 	if (!found ||
 	    (pkt->fragment ? has_no_service_key(pkt) : found->flags & SERVICE_PORTS_ONLY || is_foreign_hop(pkt)))
 		return pass_no_service(pkt);
+	if (NAT && found->flags & SERVICE_NAT) {
+		pkt->service = found->slot;
+		return FOR_NAT;
+	}
 	service = *found; /* a copy: else the verifier walks the rest once for each map that it may be from */
 	s = stats_of(service.slot);
 	if (!s)
 		return XDP_PASS;
-	if (pkt->fragment) {
-		if (NAT && service.flags & SERVICE_NAT)
-			return FOR_NAT;
-		if (!(service.flags & SERVICE_FRAGMENTS))
-			return FOR_COLLECTOR;
-	}
-	if (NAT && service.flags & SERVICE_NAT) {
-		pkt->service = service.slot;
-		return FOR_NAT;
-	}
+	if (pkt->fragment && !(service.flags & SERVICE_FRAGMENTS))
+		return FOR_COLLECTOR;
 	return handle_service(ctx, conf, uplink, &service, pkt, s);
 }
 

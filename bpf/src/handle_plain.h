@@ -13,6 +13,7 @@
 #include "lb.h"
 #include "nat.h"
 #include "nat_pool.h"
+#include "nat_shortcut.h"
 #include "packet.h"
 #include "plain.h"
 #include "receive.h"
@@ -27,11 +28,15 @@ static __always_inline int handle_plain_flow(struct xdp_md *ctx, const struct co
 {
 	int verdict;
 
-	if (is_denied(conf, pkt)) {
-		verdict = handle_no_flow(ctx, conf, KIND_DENIED, pkt);
-		return NAT && verdict == FOR_NAT ? NOT_PLAIN : verdict;
-	}
-	verdict = to_pool ? FOR_NAT : handle_flow(ctx, conf, uplink, pkt);
+	if (!is_denied(conf, pkt))
+		return to_pool ? FOR_NAT : handle_flow(ctx, conf, uplink, pkt);
+	verdict = handle_no_flow(ctx, conf, KIND_DENIED, pkt);
+	return NAT && verdict == FOR_NAT ? NOT_PLAIN : verdict;
+}
+
+/* Leave a packet to the next program if it is for NAT; `verdict` is what was decided. */
+static __always_inline int leave_plain(int verdict, const struct packet *pkt)
+{
 #if NAT
 	if (verdict == FOR_NAT)
 		return leave_parsed(pkt, pkt->l2 + pkt->outer + plain_header(pkt));
@@ -46,7 +51,7 @@ static __always_inline int handle_plain_tunnel4(struct xdp_md *ctx, const struct
 {
 	if (type != htons(ETH_P_IP) || !parse_plain4(ctx, c, pkt->l2 + pkt->outer, pkt))
 		return NOT_PLAIN;
-	return handle_plain_flow(ctx, conf, uplink, false, pkt);
+	return leave_plain(handle_plain_flow(ctx, conf, uplink, false, pkt), pkt);
 }
 
 static __always_inline int handle_plain4(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
@@ -55,6 +60,7 @@ static __always_inline int handle_plain4(struct xdp_md *ctx, const struct conf *
 	__be16 type = htons(ETH_P_IP);
 	struct iphdr *ip = c->at;
 	bool to_pool = false;
+	int verdict;
 
 	if ((void *)(ip + 1) > c->end)
 		return NOT_PLAIN;
@@ -69,7 +75,15 @@ static __always_inline int handle_plain4(struct xdp_md *ctx, const struct conf *
 		if (!to_pool)
 			return pass(PASS_NO_SERVICE);
 	}
-	return parse_plain4(ctx, c, pkt->l2, pkt) ? handle_plain_flow(ctx, conf, uplink, to_pool, pkt) : NOT_PLAIN;
+	if (!parse_plain4(ctx, c, pkt->l2, pkt))
+		return NOT_PLAIN;
+	verdict = handle_plain_flow(ctx, conf, uplink, to_pool, pkt);
+#if NAT
+	if (verdict == FOR_NAT)
+		verdict = to_pool ? pass_on_established(ctx, conf, uplink, true, pkt)
+				  : pass_on_established(ctx, conf, uplink, false, pkt);
+#endif
+	return leave_plain(verdict, pkt);
 }
 
 static __always_inline int handle_plain6(struct xdp_md *ctx, const struct conf *conf, const struct uplink *uplink,
@@ -85,7 +99,9 @@ static __always_inline int handle_plain6(struct xdp_md *ctx, const struct conf *
 		if (!to_pool)
 			return pass(PASS_NO_SERVICE);
 	}
-	return parse_plain6(ctx, c, pkt->l2, pkt) ? handle_plain_flow(ctx, conf, uplink, to_pool, pkt) : NOT_PLAIN;
+	if (!parse_plain6(ctx, c, pkt->l2, pkt))
+		return NOT_PLAIN;
+	return leave_plain(handle_plain_flow(ctx, conf, uplink, to_pool, pkt), pkt);
 }
 
 static __always_inline int handle_plain(struct xdp_md *ctx)

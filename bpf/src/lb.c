@@ -2,8 +2,9 @@
 /*
  * The XDP programs: a packet's path through a node, from parse to verdict. The first, PROGRAM, handles plain packets
  * (handle_plain.h) and leaves the others to the second, `general`. That leaves fragments whose flow needs ports to the
- * third, `collector` (collect.h). Packets of NAT (nat.h) have programs of their own: `nat` for plain ones, which
- * PROGRAM has parsed, and for the others `nat_general`, which parses, and `nat_parsed`.
+ * third, `collector` (collect.h). Packets of NAT (nat.h) have programs of their own, but for most of established
+ * sessions (nat_shortcut.h): `nat` for plain ones, which PROGRAM has parsed, and for the others `nat_general`, which
+ * parses, and `nat_parsed`.
  *
  * But for NAT no state is written per flow: a million flows, or a flood, cost what one flow costs. source.py joins the
  * included files into one text (BCC rewrites map lookups only in the main text).
@@ -29,6 +30,7 @@
 #include "nat.h"
 #include "nat_layout.h"
 #include "nat_pool.h"
+#include "nat_shortcut.h"
 #include "packet.h"
 #include "parse.h"
 #include "plain.h"

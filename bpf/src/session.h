@@ -172,6 +172,18 @@ static __always_inline u32 address_difference(const __be32 *a, const __be32 *b)
 }
 #endif
 
+/* Whether the record has the packet's ends; `reply`: it is from the backend to the NAT address. */
+static __always_inline bool is_of_record4(const struct session4 *four, bool reply, const struct packet *pkt)
+{
+	const struct session *rest = &four->rest;
+
+	if (reply)
+		return !((four->backend ^ pkt->client[0]) | (four->nat ^ pkt->vip[0]) |
+			 flow_difference(&rest->backend_port, rest, pkt));
+	return !((four->client ^ pkt->client[0]) | (four->vip ^ pkt->vip[0]) |
+		 flow_difference(&rest->client_port, rest, pkt));
+}
+
 /* Whether the slot's record is that of a packet from a client to the VIP. */
 static __always_inline bool is_client_of(u32 slot, const struct packet *pkt)
 {
@@ -187,8 +199,7 @@ static __always_inline bool is_client_of(u32 slot, const struct packet *pkt)
 	}
 #endif
 	four = sessions4.lookup(&slot);
-	return four && !((four->client ^ pkt->client[0]) | (four->vip ^ pkt->vip[0]) |
-			 flow_difference(&four->rest.client_port, &four->rest, pkt));
+	return four && is_of_record4(four, false, pkt);
 }
 
 /*
@@ -209,8 +220,7 @@ static __always_inline bool is_backend_of(u32 slot, const struct packet *pkt)
 	}
 #endif
 	four = sessions4.lookup(&slot);
-	return four && !((four->backend ^ pkt->client[0]) | (four->nat ^ pkt->vip[0]) |
-			 flow_difference(&four->rest.backend_port, &four->rest, pkt));
+	return four && is_of_record4(four, true, pkt);
 }
 
 /*
