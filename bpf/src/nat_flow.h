@@ -71,19 +71,23 @@ static __always_inline bool owns_row(const struct conf *conf, const struct servi
 static __always_inline u64 find_client_session(const struct conf *conf, const struct nat_conf *nat,
 					       const struct service *service, u32 hash, const struct packet *pkt)
 {
-	u32 bits = nat->bucket_bits, i;
+	u32 bits = nat->bucket_bits, other = hash, last = bits != nat->former_bits, i;
 	u64 found;
 
+	/* Before the loop, out of which clang would move half of it and spill that. */
+	if (uses_two_banks(conf, pkt)) {
+		other = flow_hash(conf->hash_key[active_bank(conf) ^ 1], service, pkt);
+		last = 1;
+	}
+	FORGET(conf, other);
+	FORGET(conf, last);
 #pragma clang loop unroll(disable)
 	for (i = 0; i < BANKS; i++) {
 		found = find_by_client(bits, hash, pkt);
 		FORGET(conf, found);
-		if ((u32)found != NO_SLOT)
+		if ((u32)found != NO_SLOT || i == last)
 			return found;
-		if (uses_two_banks(conf, pkt))
-			hash = flow_hash(conf->hash_key[active_bank(conf) ^ 1], service, pkt);
-		else if (bits == nat->former_bits)
-			return NO_SLOT;
+		hash = other;
 		bits = nat->former_bits;
 	}
 	return NO_SLOT;
