@@ -5,6 +5,7 @@ That no line is made without a kind is mypy's to see: only `Problem.line` return
 """
 
 import ast
+import functools
 import importlib
 import string
 from collections.abc import Iterator
@@ -19,16 +20,22 @@ from agent.problem import Problem
 ROOT = Path(__file__).parents[3]
 DOCUMENT = ROOT / "docs/problems.md"
 KINDS = [pytest.param(kind, id=f"{module}.{name}") for module, name, kind in kinds()]
-TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "agent").rglob("*.py"))}
+
+
+@functools.cache
+def trees() -> dict[Path, ast.Module]:
+    """All modules of the agent, by path. Not at import: each worker imports this file."""
+    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "agent").rglob("*.py"))}
 
 
 def calls() -> Iterator[tuple[Path, ast.Call]]:
-    for path, tree in TREES.items():
+    for path, tree in trees().items():
         for found in ast.walk(tree):
             if isinstance(found, ast.Call):
                 yield path, found
 
 
+@functools.cache
 def uses() -> dict[int, list[set[str | None]]]:
     """The values that each kind is made with wherever it is used, by the kind's id."""
     found: dict[int, list[set[str | None]]] = {}
@@ -39,10 +46,7 @@ def uses() -> dict[int, list[set[str | None]]]:
             kind = getattr(module, made.value.id, None)
             if isinstance(kind, Problem):
                 found.setdefault(id(kind), []).append({word.arg for word in call.keywords})
-    return found
-
-
-USES = uses() | {id(cause.value): [{"node", "detail"}] for cause in Cause}
+    return found | {id(cause.value): [{"node", "detail"}] for cause in Cause}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -56,13 +60,13 @@ def test_a_kind_has_all_that_the_page_needs(kind: Problem) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_is_made_with_the_values_that_it_names(kind: Problem) -> None:
     named = {name for _, name, _, _ in string.Formatter().parse(kind.text + kind.step) if name}
-    assert USES.get(id(kind)), "no code makes this line"
-    for values in USES[id(kind)]:
+    assert uses().get(id(kind)), "no code makes this line"
+    for values in uses()[id(kind)]:
         assert named <= values if kind in [cause.value for cause in Cause] else named == values
 
 
 def test_all_causes_of_the_channel_occur() -> None:
-    source = "".join(path.read_text(encoding="utf-8") for path in TREES)
+    source = "".join(path.read_text(encoding="utf-8") for path in trees())
     assert [cause.name for cause in Cause if f"Cause.{cause.name}" not in source] == []
 
 
