@@ -18,7 +18,7 @@ LONGEST_FIRST = (
     "tests/bpf/program/test_next_hop.py",
     "tests/cluster/node_agent/",
     "tests/proof/test_claim_stories.py",
-    "tests/cluster/test_nat.py",
+    "tests/cluster/nat_cluster/",
     "tests/bpf/compiler/test_build.py",
     "tests/cluster/test_faults_named.py",
     "tests/proof/test_generated.py",
@@ -34,7 +34,6 @@ LONGEST_FIRST = (
     "tests/agent/handover/test_cluster.py",
     "tests/cluster/test_interop.py",
     "tests/agent/membership/test_view_agreement.py",
-    "tests/cluster/test_night.py",
     "tests/agent/table/test_maglev.py",
     "tests/bgp/exabgp/test_session_options_lab.py",
     "tests/agent/table/test_rendezvous.py",
@@ -51,7 +50,6 @@ LONGEST_FIRST = (
     "tests/bgp/exabgp/test_reload_lab.py",
     "tests/cluster/test_uplinks.py",
     "tests/cluster/test_forward_change.py",
-    "tests/cluster/test_nat_pool.py",
     "tests/bpf/attach/test_datapath_replacement.py",
     "tests/cluster/test_instances.py",
     "tests/bgp/exabgp/test_session_down_lab.py",
@@ -60,7 +58,6 @@ LONGEST_FIRST = (
     "tests/bpf/attach/test_egress.py",
     "tests/agent/forwarding/test_answer_monitor.py",
     "tests/topology/traffic/test_tcp.py",
-    "tests/cluster/test_false_alarm.py",
     "tests/cluster/test_deny.py",
     "tests/bgp/bfd/test_session_kinds_lab.py",
     "tests/proof/test_live_changes.py",
@@ -78,7 +75,7 @@ LAB_OF_ITS_OWN = re.compile(r"(cluster/|_lab\.py|test_demo\.py).*\[(?:.*-)?(bird
 SHARED_PROGRAM = re.compile(r"tests/bpf/(maps|program|reference)/")
 """The verifier takes as long for the program as these files' tests: one worker loads it for all of them."""
 
-SHARED_LAB = re.compile(r"(tests/cluster/node_agent)/")
+SHARED_LAB = re.compile(r"(tests/cluster/(?:nat_cluster|node_agent))/")
 """Folders whose files have one lab."""
 
 settings.register_profile("test", deadline=None, suppress_health_check=[HealthCheck.too_slow])
