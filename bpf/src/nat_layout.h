@@ -28,8 +28,8 @@
 #define TICK_SHIFT 30 /* a tick is 2^30 ns of CLOCK_MONOTONIC_COARSE, 1.07 s */
 
 /*
- * Of a session: SYN is half-open, and UDP that has no reply yet. BUSY: claimed, the record is not yet written. RESERVED:
- * no session, since another node has one with this endpoint; the tag has no fingerprint, and the record is 0.
+ * Of a session: SYN is half-open, and UDP that has no reply yet. BUSY: claimed, the record is not yet written.
+ * RESERVED: no session, since another node has one with this endpoint; the tag has no fingerprint, and the record is 0.
  */
 enum session_state {
 	SESSION_FREE,
