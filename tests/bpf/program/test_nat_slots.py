@@ -3,11 +3,12 @@
 
 import contextlib
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 
 import numpy as np
 import pytest
 from support.nat_node import (
+    KEY,
     POOL,
     TABLE,
     WEB,
@@ -23,11 +24,13 @@ from support.nat_stage import SESSIONS
 from support.packets import ACK, FIN
 
 from bpf.layout.counter import Counter
-from bpf.layout.nat import NAT_ROWS, endpoint, row_of_slot, slot_of
+from bpf.layout.nat import NAT_ROWS, bucket_bits, endpoint, row_of_slot, slot_of
 from bpf.layout.nat_backend import BackendLoad
 from bpf.layout.session import OWNER_WAYS, WAYS, SessionState, Tag, TagFlag
 from bpf.maps.session_dtype import SESSION4_DTYPE
 from bpf.maps.session_map import now_tick
+from bpf.reference.flow_hash import flow_hash
+from bpf.reference.session import place_of
 
 
 def test_new_connection_of_the_same_ports_gets_another_endpoint(here: Here) -> None:
@@ -60,6 +63,29 @@ def test_bucket_full_of_half_open_sessions(here: Here) -> None:
     assert here.program.send(frame(flows[-1].request()))[0] == "tx"
     assert len(here.used()) == 8
     assert here.nat.load(1).active == 8
+
+
+@pytest.mark.parametrize(
+    ("used", "resting", "taken"),
+    [((0, 0), (0, 0), 0), ((3, 3), (0, 0), 0), ((3, 2), (0, 0), 1), ((2, 3), (0, 0), 0), ((3, 2), (0, WAYS), 0),
+     ((2, 3), (WAYS, 0), 1), ((WAYS, 0), (0, 0), 1), ((0, WAYS), (0, 0), 0)],
+)  # fmt: skip
+def test_emptier_bucket_with_a_free_way_is_taken(
+    here: Here, used: tuple[int, int], resting: tuple[int, int], taken: int
+) -> None:
+    """`used` ways are of established sessions in each of the flow's buckets, and those up to `resting` rest."""
+    flow = Flow()
+    ends = ip_address(flow.ends["src"]), flow.port, ip_address(flow.ends["dst"]), 443
+    buckets = place_of(flow_hash(KEY, *ends), flow.row(), bucket_bits(SESSIONS)).buckets
+    established = Tag(2, SessionState.EST, TagFlag(0), now_tick()).pack()
+    closed = Tag(2, SessionState.CLOSED, TagFlag.CLOSED_BY_BACKEND, now_tick()).pack()
+    for bucket, count, rests in zip(buckets, used, resting, strict=True):
+        ways = [established] * count + [closed] * max(0, rests - count)
+        here.sessions.tags[bucket * WAYS : bucket * WAYS + len(ways)] = ways
+    before = set(here.used())
+    assert here.program.send(frame(flow.request()))[0] == "tx"
+    (slot,) = set(here.used()) - before
+    assert slot // WAYS == buckets[taken]
 
 
 def test_established_session_never_makes_room(here: Here) -> None:
