@@ -41,6 +41,14 @@ def test_no_connection_is_lost(name: str) -> None:
     assert bool(model.claimed) == (name not in ("drains and leaves down to half", "servers restart in turn"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GROWTH)
+def test_no_connection_is_lost_with_maglev(name: str) -> None:
+    model = play(name, 6, seed=1, rows=64, hash="maglev")
+    assert model.claimed
+    assert model.breaks == []
+
+
 def test_chains_of_four_alone_forget() -> None:
     assert play(GROWTH[0], 6, seed=1, rows=64, claims=False).broken > FLOWS / 1000
 
@@ -48,7 +56,7 @@ def test_chains_of_four_alone_forget() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_table_of_all_stories(request: pytest.FixtureRequest) -> None:
-    """The table is printed with -s. A small table has few rows for a node: Maglev fills some of them."""
+    """The table is printed with -s."""
     for seed in range(2, 2 + int(request.config.getoption("--story-seeds"))):
         for size in (8, 16, 32):
             for name, kind in ((name, kind) for name in STORIES for kind in ("rendezvous", "maglev")):
@@ -56,8 +64,7 @@ def test_table_of_all_stories(request: pytest.FixtureRequest) -> None:
                 control = play(name, size, seed, 128, claims=False, hash=kind)
                 if name in GROWTH:
                     assert model.broken < control.broken
-                if kind == "rendezvous":
-                    assert (name, size, model.breaks) == (name, size, [])
+                assert (name, size, kind, model.breaks) == (name, size, kind, [])
 
 
 @pytest.mark.slow
@@ -99,7 +106,13 @@ def grow_in_place(kind: str, size: int, to: int, rows: int = 65_536) -> tuple[in
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rendezvous", "maglev"])
 def test_a_table_of_the_usual_size_has_places_for_a_cluster_that_quadruples(kind: str) -> None:
-    """But for rows that have had more owners than places: 229 and 183 are lost with one place less."""
+    """But for rows that have had more owners than places: 229 and 139 are lost with one place less."""
     lost, short = grow_in_place(kind, 8, 32)
     print(f"8 nodes become 32, {kind}: {lost} of {FLOWS} connections lost, in {short} rows")
     assert lost <= 100
+
+
+@pytest.mark.slow
+def test_with_maglev_no_row_of_a_cluster_that_doubles_has_more_owners_than_places() -> None:
+    """Version 1 of its algorithm lost 51 of a million in 54 rows."""
+    assert grow_in_place("maglev", 32, 64) == (0, 0)
