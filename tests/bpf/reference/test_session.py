@@ -21,7 +21,7 @@ from bpf.reference.session import (
     timeout_of,
 )
 
-FREE, HALF, EST, FIN, CLOSED, BUSY = SessionState
+FREE, HALF, EST, FIN, CLOSED, BUSY, RESERVED = SessionState
 CLIENT, BACKEND = True, False
 SYN = Segment(syn=True, sequence=999)
 SYN_ACK = Segment(syn=True, ack=True, sequence=4999, acknowledgment=1000)
@@ -157,7 +157,8 @@ def test_timeouts() -> None:
 
 def test_slot_is_free_after_its_timeout_and_never_while_it_is_written() -> None:
     assert is_free(tag(SessionState.FREE), 1000, TIMEOUTS)
-    assert not is_free(tag(SessionState.BUSY, age=999), 1000, TIMEOUTS, full=True)
+    assert not is_free(tag(BUSY, age=999), 1000, TIMEOUTS, full=True)
+    assert not is_free(tag(RESERVED, age=999), 1000, TIMEOUTS, full=True)
     assert not is_free(tag(SessionState.CLOSED, age=2), 1000, TIMEOUTS)
     assert is_free(tag(SessionState.CLOSED, age=3), 1000, TIMEOUTS)
     assert [is_free(tag(SessionState.SYN, age=6), 1000, TIMEOUTS, full) for full in (False, True)] == [False, True]
