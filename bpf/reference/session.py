@@ -163,7 +163,7 @@ _TIMEOUT: Final = {
 
 
 def is_free(tag: Tag, now: int, timeouts: Mapping[Timeout, int], full: bool = False) -> bool:
-    """Return whether a new session may have the slot; one that is being written, or reserved, never. `now` is a tick."""
+    """Return whether a new session may have the slot, never one that is being written or reserved. `now` is a tick."""
     if tag.state in (SessionState.FREE, SessionState.BUSY, SessionState.RESERVED):
         return tag.state is SessionState.FREE
     return (now - tag.stamp & _WORD) > timeout_of(tag, timeouts, full)
