@@ -46,7 +46,7 @@ proof: .venv/ready  ## the long proofs: before a release, and after a change to 
 	$(PYTEST) tests/proof/test_nat_claims.py -s --nat-sessions 1000000 --timeout 3600 $(PYTEST_ARGS)
 	$(PYTEST) tests/agent/channel/test_convergence.py --channel-histories 5000 --timeout 3600 $(PYTEST_ARGS)
 	$(PYTEST) tests/agent/liveness/test_simulation.py -s --echo-scale 20 --timeout 3600 $(PYTEST_ARGS)
-	$(PYTEST) tests/cluster/test_false_alarm.py -s --echo-load-s 600 --timeout 3600 $(PYTEST_ARGS)
+	$(PYTEST) tests/cluster/node_agent/test_under_full_load.py -s --echo-load-s 600 --timeout 3600 $(PYTEST_ARGS)
 	$(PYTEST) tests/proof/test_cluster_stories.py tests/proof/test_claim_stories.py -s --story-seeds 4 --timeout 3600 $(PYTEST_ARGS)
 	$(PYTEST) tests/cluster/test_claims.py -s -k churn --churn-seeds 3 $(PYTEST_ARGS)
 	ANYLB_DEB=1 $(PYTEST) tests/package --timeout 900 $(PYTEST_ARGS)

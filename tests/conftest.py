@@ -34,6 +34,7 @@ LONGEST_FIRST = (
     "tests/agent/handover/test_cluster.py",
     "tests/cluster/test_interop.py",
     "tests/agent/membership/test_view_agreement.py",
+    "tests/cluster/test_night.py",
     "tests/agent/table/test_maglev.py",
     "tests/bgp/exabgp/test_session_options_lab.py",
     "tests/agent/table/test_rendezvous.py",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One cluster for all tests of this folder: each leaves it as it was.
+"""One cluster for all tests of this folder: each leaves it as it was, but for test_under_full_load.py, the last.
 
 client ── router (BIRD) ── segment ──┬── b1 … b4, each with ExaBGP, relay, agent and echo server
                                      └── b5, echo server only
