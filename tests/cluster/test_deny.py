@@ -110,7 +110,7 @@ def test_a_denied_client_stays_out_until_it_is_deleted(cluster: ClusterLab) -> N
 def test_all_nodes_explain_a_flow_alike(cluster: ClusterLab) -> None:
     owners = set()
     for flow in [f"tcp,10.1.1.{i}:4000,{VIP}:{PORT}" for i in range(4)]:
-        answers = [cluster.lbctl(node, "explain", flow, "-o", "json") for node in FOUR]
+        answers = [cluster.explain(node, flow) for node in FOUR]
         assert len({(answer["row"], tuple(answer["chain"])) for answer in answers}) == 1
         assert len(answers[0]["chain"]) == 4
         assert answers[0]["affinity"] == "5-tuple"

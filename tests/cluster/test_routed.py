@@ -126,7 +126,7 @@ def test_explain_names_the_server_that_answers(cluster: ClusterLab, service: str
         with cluster.connect(VIPS[service]) as one:
             (client, port), (vip, vip_port) = one.getsockname(), one.getpeername()
             flow = f"tcp,{client}:{port},{vip}:{vip_port}"
-            answer: Any = json.loads(cluster.lab.exec("b3", ["lbctl", "explain", flow, "-o", "json"]).stdout)
+            answer = cluster.explain("b3", flow)
             assert answer["forward"] == {"echo": "gue", "echo-ipip": "ipip"}[service]
             assert server_or_none(one) == cluster.names[answer["chain"][0]]
             last = cluster.walks("b3", flow)[0]["steps"][-1]

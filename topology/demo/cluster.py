@@ -187,11 +187,12 @@ class Cluster:
     def wait(self, what: str, condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
         """Poll until `condition` holds; raise LabError that names `what` if it does not in time.
 
-        What is waited for needs the CPU too: the longer it takes, the longer are the pauses.
+        What is waited for needs the CPU too: a pause is as long as the poll, and as `PAUSE_SHARE` of the wait so far.
         """
-        start = time.monotonic()
+        start = began = time.monotonic()
         while not condition():
-            waited_s = time.monotonic() - start
-            if waited_s > timeout_s:
+            now = time.monotonic()
+            if now > start + timeout_s:
                 raise LabError(f"lab {self.lab.name}: not within {timeout_s:g} s: {what}")
-            time.sleep(min(max(0.03, PAUSE_SHARE * waited_s), 0.5))
+            time.sleep(min(max(0.03, now - began, PAUSE_SHARE * (now - start)), 0.5))
+            began = time.monotonic()

@@ -33,7 +33,7 @@ def test_status_shows_the_whole_node(cluster: ClusterLab) -> None:
 def test_explain_names_the_server_that_answers(cluster: ClusterLab) -> None:
     for number in range(12):
         source, port = f"10.1.1.{number + 1}", 20_000 + 37 * number
-        answer = cluster.lbctl("b2", "explain", f"tcp,{source}:{port},{VIP}:7000", "-o", "json")
+        answer = cluster.explain("b2", f"tcp,{source}:{port},{VIP}:7000")
         assert len(answer["chain"]) == 4
         owner = next(name for name, address in cluster.addresses.items() if address == answer["chain"][0])
         assert cluster.server_at((source, port)) == owner
@@ -55,7 +55,7 @@ def test_explain_live_ends_where_the_connection_is(cluster: ClusterLab) -> None:
             assert (last["node"], last["event"], last["socket"]) == (server, "deliver_socket", "connection")
             assert last["why"] == "its connection is here"
             at = cluster.addresses[ingress]
-            same = cluster.walks("b1", flow, "--at", at)[0]["steps"]
+            same = cluster.walks("b1", flow, at)[0]["steps"]
             assert [(one["node"], one["event"]) for one in same] == [(one["node"], one["event"]) for one in steps]
         text = "deliver_socket: its connection is here"
         wait_for(lambda: text in cluster.lbctl("b1", "explain", flow, "--live"), "the same as text")
@@ -64,7 +64,7 @@ def test_explain_live_ends_where_the_connection_is(cluster: ClusterLab) -> None:
 def test_explain_live_of_a_flow_of_nobody_ends_at_the_end_of_its_chain(cluster: ClusterLab) -> None:
     flow = f"tcp,10.1.1.1:1,{VIP}:7000"
     chain = cluster.lbctl("b1", "explain", flow, "-o", "json")["chain"]
-    later, syn = cluster.walks("b1", flow, "--at", chain[0])
+    later, syn = cluster.walks("b1", flow, chain[0])
     assert {step["node"] for step in later["steps"]} == set(chain)
     assert later["steps"][-1]["node"] == chain[-1]
     assert {step["socket"] for step in later["steps"]} == {"listener"}

@@ -19,12 +19,13 @@ from pathlib import Path
 import pytest
 from support.waiting import wait_for
 
-from topology.traffic.connection import SILENCE_S
 from topology.traffic.controller import TrafficController
 
 pytestmark = pytest.mark.lab
 
 Start = Callable[..., subprocess.Popen[bytes]]
+SILENCE_S = 8.0
+"""After so long without an answer a connection is broken: half of what it is without the option."""
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def server(start: Start) -> Callable[[str], subprocess.Popen[bytes]]:
 @pytest.fixture
 def traffic(start: Start, tmp_path: Path) -> Iterator[TrafficController]:
     control = tmp_path / "control"
-    process = start(sys.executable, "-m", "topology.traffic", "--control", str(control))
+    process = start(sys.executable, "-m", "topology.traffic", "--control", str(control), "--silence", f"{SILENCE_S:g}")
     traffic = TrafficController.connect(control)
     yield traffic
     traffic.quit()
