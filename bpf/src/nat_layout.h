@@ -194,7 +194,8 @@ BPF_TABLE_PINNED("array", u32, struct session6, sessions6, 1, PINS "/sessions6")
 struct events_ring {
 	int key;
 	u32 leaf;
-	int (*ringbuf_output)(void *data, u64 size, u64 flags);
+	void *(*ringbuf_reserve)(u64 size);
+	void (*ringbuf_submit)(void *data, u64 flags);
 	u32 max_entries;
 };
 __attribute__((section("maps/ringbuf:" PINS "/session_events"))) struct events_ring session_events = { .max_entries =

@@ -122,10 +122,15 @@ static __always_inline u64 tag_after_datagram(u64 tag, bool reply)
 /* Report a tag's change to the agent, which asks for it only while someone watches. */
 static __always_inline void report_change(const struct nat_conf *nat, u32 slot, u64 before, u64 after)
 {
-	struct session_event event = { .slot = slot, .before = before, .after = after };
+	struct session_event *event;
 
-	if (nat->flags & NAT_WATCHED)
-		session_events.ringbuf_output(&event, sizeof(event), 0);
+	if (!(nat->flags & NAT_WATCHED))
+		return;
+	event = session_events.ringbuf_reserve(sizeof(*event));
+	if (!event) /* the reader is too slow */
+		return;
+	*event = (struct session_event){ .slot = slot, .before = before, .after = after };
+	session_events.ringbuf_submit(event, 0);
 }
 
 static __always_inline void add_active(u32 backend, s64 difference)
