@@ -6,12 +6,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import click
 import pytest
 
 from agent.cli.main import COMMANDS, main
+from agent.paths import Paths
 
 ROOT = Path(__file__).parents[3]
 LBCTL = Path(sys.executable).with_name("lbctl")
@@ -79,6 +81,16 @@ def test_a_socket_left_by_a_killed_agent_is_a_dead_agent(tmp_path: Path) -> None
     assert "no agent answers" in lbctl("status", "-s", str(path), code=3)[1]
 
 
+@pytest.fixture
+def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that `run` starts in this process leaves this interpreter, and this machine's files, as they are."""
+    for name in ("daemon.start.tune", "daemon.runtime.defer_collection"):
+        monkeypatch.setattr(f"agent.{name}", lambda: None)
+    monkeypatch.setattr("agent.daemon.start.keep_record", lambda _path: None)
+    monkeypatch.setattr("agent.cli.agent.Paths", partial(Paths, run=tmp_path / "run"))
+
+
+@pytest.mark.usefixtures("apart")
 @pytest.mark.parametrize(("command", "code"), [("agent run", 78), ("bgp run", 78), ("config check", 1)])
 def test_no_configuration(run: Run, command: str, code: int, tmp_path: Path) -> None:
     _, err = run(*command.split(), "-c", str(tmp_path / "none.yml"), code=code)
@@ -87,10 +99,10 @@ def test_no_configuration(run: Run, command: str, code: int, tmp_path: Path) -> 
     assert err == (reason + retry if code == 78 else reason)
 
 
+@pytest.mark.usefixtures("apart")
 @pytest.mark.parametrize("command", ["agent", "bgp"])
 def test_no_such_interface(run: Run, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ANYLB_XDP", raising=False)
-    monkeypatch.setattr("agent.daemon.start.tune", lambda: None)  # of the daemon's interpreter, which is this one here
     path = tmp_path / "lb.yml"
     path.write_text(Path(LAB_CONFIG).read_text().replace("eth1", "nosuch0"))
     _, err = run(command, "run", "-c", str(path), code=1)
