@@ -21,6 +21,7 @@
 
 #if NAT
 #define HALF_OPEN_MAX (WAYS / 2)
+#define FREE_RANK (WAYS + 1) /* of a free way at least; of a half-open one it is less */
 
 /* A way that a session may take, and how good it is: more is better, 0 is none. */
 struct room {
@@ -84,12 +85,23 @@ static __always_inline struct room find_room(const struct conf *conf, const stru
 		return room;
 	if (best_free && half_open < HALF_OPEN_MAX) {
 		room.way = best_free & (WAYS - 1);
-		room.rank = 2 * WAYS + 1 - used;
+		room.rank = FREE_RANK + WAYS - used;
 	} else if (best_half) {
 		room.way = best_half & (WAYS - 1);
-		room.rank = WAYS + 1 - used;
+		room.rank = FREE_RANK - used;
 	}
 	return room;
+}
+
+/* Return how many ways of a bucket are used. */
+static __always_inline u64 used_ways(const struct session_bucket *bucket)
+{
+	u64 used = 0, i;
+
+#pragma unroll
+	for (i = 0; i < WAYS; i++)
+		used += (tag_state(*(volatile u64 *)&bucket->tag[i]) + 7) >> 3; /* FREE is 0 */
+	return used;
 }
 
 /* Whether a new session may take a way with that tag. */
@@ -224,14 +236,21 @@ static __always_inline u32 make_session(const struct conf *conf, const struct na
 	u64 role = owns;
 	u32 now = now_tick(), backend, slot = 0, index, i;
 	struct room room = {}, other;
-	struct session_bucket *bucket;
+	struct session_bucket *bucket, *second;
 	struct session_place place;
 	struct backend_load *load;
-	u64 *tag, before;
+	u64 *tag, before, chosen;
 
 	*event = DROP_NAT_FULL;
 	find_place(nat->bucket_bits, hash, pkt, &place);
-	index = place.bucket[0];
+	/* The emptier bucket first: if a way is free there, nothing is better. */
+	bucket = session_tags.lookup(&place.bucket[0]);
+	second = session_tags.lookup(&place.bucket[1]);
+	if (!bucket || !second)
+		return NO_SLOT; /* never */
+	chosen = sign_of(used_ways(second) - used_ways(bucket), conf->zero);
+	index = place.bucket[0] ^ ((place.bucket[0] ^ place.bucket[1]) & chosen);
+	FORGET_NOW(conf, index);
 #pragma clang loop unroll(disable)
 	for (i = 0; i < 2; i++) {
 		bucket = session_tags.lookup(&index);
@@ -243,11 +262,16 @@ static __always_inline u32 make_session(const struct conf *conf, const struct na
 			room = other;
 			slot = index * WAYS;
 		}
-		index = place.bucket[1];
 		FORGET(conf, room.way);
 		FORGET(conf, room.rank);
 		FORGET(conf, slot);
+		if (room.rank >= FREE_RANK)
+			break;
+		index ^= place.bucket[0] ^ place.bucket[1];
 	}
+	FORGET_NOW(conf, room.rank);
+	FORGET_NOW(conf, room.way);
+	FORGET_NOW(conf, slot);
 	if (!room.rank)
 		return NO_SLOT;
 	slot += room.way;
