@@ -182,7 +182,7 @@ def test_node_takes_new_flows_before_its_own_rows_are_swapped(
     monkeypatch.setattr(datapath.maps.tables, "swap_all", swap_all)
     apply(made, ALL, up=True)
     apply(made, ALL[:2], up=False)
-    assert taken == [True, False]
+    assert taken == [True, True, False, False], "each time in the tables of both versions of Maglev"
 
 
 def test_successor_takes_over_the_maps(datapath: FakeDataPath) -> None:
