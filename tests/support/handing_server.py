@@ -28,6 +28,13 @@ while True:
 """
 
 
+def accepts(path: Path) -> bool:
+    """Return whether a process listens at a Unix socket: its file exists a moment earlier."""
+    listens = 1 << 16  # __SO_ACCEPTCON in the fourth column
+    lines = (line.split() for line in Path("/proc/net/unix").read_text().splitlines())
+    return any(int(line[3], 16) & listens for line in lines if line[-1] == str(path))
+
+
 class HandingServer:
     """A server that hands its listener over when it is asked to, and then serves."""
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from support.handing_server import HandingServer
+from support.handing_server import HandingServer, accepts
 from support.instance_servers import Servers, answers
 from support.instances import Running, by_pidfile, descriptors, running
 from support.waiting import wait_for
@@ -38,7 +38,7 @@ def handing(servers: Servers, no_right: None, tmp_path: Path) -> Iterator[list[H
 def test_servers_hand_over_and_the_choice_is_as_ever(handing: list[HandingServer], bpffs: Path, tmp_path: Path) -> None:
     blue, green = handing
     with running(by_pidfile(tmp_path), bpffs, tmp_path) as keeper:
-        wait_for(lambda: (tmp_path / "instances.sock").exists())
+        wait_for(lambda: accepts(tmp_path / "instances.sock"))
         assert (tmp_path / "instances.sock").stat().st_mode & 0o007 == 0
         wait_for(lambda: any("needs CAP_SYS_PTRACE" in line for line in keeper.keeper.problems))
         assert green.hand_over() == "ok green"
@@ -64,7 +64,7 @@ def test_who_is_no_instance_is_refused(handing: list[HandingServer], bpffs: Path
     other = HandingServer(tmp_path, "red", pidfile=False)
     try:
         with running(by_pidfile(tmp_path), bpffs, tmp_path) as keeper:
-            wait_for(lambda: (tmp_path / "instances.sock").exists())
+            wait_for(lambda: accepts(tmp_path / "instances.sock"))
             assert other.hand_over() == (
                 f"error: process {other.process.pid} is no instance of web, web6, or listens elsewhere: see match"
             )
@@ -88,7 +88,7 @@ def test_what_is_no_hand_over_is_refused_and_leaves_nothing_open(
     servers: Servers, bpffs: Path, tmp_path: Path, request_: bytes, what: list[str], answer: str
 ) -> None:
     with running(by_pidfile(tmp_path), bpffs, tmp_path) as keeper:
-        wait_for(lambda: (tmp_path / "instances.sock").exists())
+        wait_for(lambda: accepts(tmp_path / "instances.sock"))
         got, before = ask(keeper, tmp_path, request_, what), descriptors()
         expected = answer.replace("PID", str(os.getpid()))
         assert got.startswith(expected)

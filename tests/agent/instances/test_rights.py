@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.handing_server import HandingServer
+from support.handing_server import HandingServer, accepts
 from support.instance_servers import Servers
 from support.waiting import wait_for
 
@@ -68,7 +68,7 @@ def test_the_unit_needs_no_more_rights_for_listeners_that_are_handed_over(
     blue = HandingServer(tmp_path, "blue")
     try:
         with subprocess.Popen(keeper("lb-agent.service", arguments=[tmp_path, bpffs, "active"]), **STARTED) as process:
-            wait_for(lambda: (tmp_path / "instances.sock").exists())
+            wait_for(lambda: accepts(tmp_path / "instances.sock"))
             assert blue.hand_over() == "ok blue"
             assert process.communicate()[0].splitlines()[0] == "{'blue': 'active'}"
     finally:
