@@ -80,9 +80,10 @@ def _failing(response: Response) -> Iterator[str]:
         if service["local_clients"]:
             yield paint("yellow", f"{service['name']}: {service['local_clients']}")
     if len(node["epochs"]) > 1:
-        which = "the new table" if node["epoch"] == node["epochs"][0] else "the previous table"
-        soon = ", about to change" if node["next_epoch"] is not None else ""
-        yield f"two epochs: new connections use {which} ({node['epoch']:#x}){soon}"
+        new, changes = node["epoch"] == node["epochs"][0], node["next_epoch"] is not None
+        which = "the new table" if new else "the previous table"
+        then = "; when all servers do, remove table.previous or set table.version" if new and not changes else ""
+        yield f"two epochs: new connections use {which} ({node['epoch']:#x}){', about to change' * changes}{then}"
 
 
 def _peers(bgp: dict[str, Any]) -> str:

@@ -168,6 +168,7 @@ class Remover:
         self.removed += int(compare_exchange(self._tags, self._slots[ended], seen[ended], free).sum())
 
 
+@pytest.mark.slow
 def test_two_cpus_claim_one_bucket(nat: NatStage, request: pytest.FixtureRequest) -> None:
     count = request.config.getoption("--nat-sessions") // 2
     clients = [Client(number, flow) for number, flow in enumerate(flows_of_one_row(), 1)]

@@ -95,6 +95,21 @@ def test_status_shows_how_each_member_answers(printed: Any) -> None:
     assert "silent for 1 m" in rows["10.0.0.14"]
 
 
+@pytest.mark.parametrize(
+    ("used", "following", "shown"),
+    [
+        (5, None, "the new table (0x5); when all servers do, remove table.previous or set table.version"),
+        (4, None, "the previous table (0x4)"),
+        (4, 5, "the previous table (0x4), about to change"),
+    ],
+)
+def test_status_names_the_table_of_two_and_how_to_end_it(
+    printed: Any, used: int, following: int | None, shown: str
+) -> None:
+    lines = printed(top={"node": NODE | {"epochs": [5, 4], "epoch": used, "next_epoch": following}})
+    assert [line for line in lines if "two epochs" in line] == [f"two epochs: new connections use {shown}"]
+
+
 def test_status_shows_the_connections(printed: Any) -> None:
     assert "connections of clients: 1,234, counted 12 s ago" in printed()
 

@@ -133,6 +133,7 @@ def test_each_alert_has_a_case() -> None:
     assert set(CASES) == set(ALERTS)
 
 
+@pytest.mark.slow
 def test_alerts_fire_when_they_must_and_only_then(tmp_path: Path) -> None:
     tests = [unit_test(alert, fires) for alert in CASES for fires in (True, False)]
     file = tmp_path / "test.yml"

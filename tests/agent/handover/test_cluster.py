@@ -50,6 +50,7 @@ def test_no_session_is_lost_when_nodes_join_and_leave(seed: int) -> None:
     assert cluster.lost() == 0
 
 
+@pytest.mark.slow
 def test_without_the_hand_over_the_sessions_of_nodes_that_left_are_lost() -> None:
     cluster = Cluster(3, 1, hands_over=False)
     joins_and_leaves(cluster)
