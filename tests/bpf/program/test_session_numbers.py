@@ -4,12 +4,12 @@
 import contextlib
 import errno
 import os
-import shutil
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from support.nat_stage import (
     slot_in,
 )
 
-from bpf.attach.datapath import DataPath
+from bpf.attach.datapath import DataPath, detach_all
 from bpf.attach.pin_dir import PinDir
 from bpf.attach.session_move import sessions_moved
 from bpf.attach.uplink import Uplink
@@ -55,7 +55,7 @@ TCP_PORTS = (80, 8080)
 @pytest.fixture
 def folder(bpffs: Path, module_netns: None) -> Iterator[Path]:
     yield bpffs / "numbers"
-    shutil.rmtree(bpffs / "numbers")
+    detach_all(bpffs / "numbers")  # the kernel frees a link whose pin was removed when it has time
 
 
 def frame(source: Address, source_port: int, target: Address, target_port: int, flags: int) -> bytes:
@@ -97,13 +97,15 @@ def use(stage: NatStage, sessions: int, former: int | None, both_epochs: bool = 
     stage.use_epochs(OtherEpoch(KEY) if both_epochs else None)
 
 
+def opened_stage(stack: ExitStack, folder: Path, sessions: int) -> tuple[DataPath, NatStage]:
+    """The data path of a node with so many sessions, and packets for it; both end with the stack."""
+    path = stack.enter_context(closing(open_nat(folder, sessions)))
+    return path, stack.enter_context(NatStage.of(path, folder))
+
+
 def test_sessions_go_on_among_more_slots_and_then_among_fewer(folder: Path) -> None:
     with ExitStack() as stack:
-
-        def start(sessions: int) -> tuple[DataPath, NatStage]:
-            path = stack.enter_context(closing(open_nat(folder, sessions)))
-            return path, stack.enter_context(NatStage.of(path, folder))
-
+        start = partial(opened_stage, stack, folder)
         few, stage = start(SESSIONS)
         use(stage, SESSIONS, None, both_epochs=False)
         few.attach()
@@ -201,11 +203,7 @@ def test_no_session_that_has_ended_is_back_after_a_process_was_killed_while_it_c
     folder: Path, monkeypatch: pytest.MonkeyPatch, target: type
 ) -> None:
     with ExitStack() as stack:
-
-        def start(sessions: int) -> tuple[DataPath, NatStage]:
-            path = stack.enter_context(closing(open_nat(folder, sessions)))
-            return path, stack.enter_context(NatStage.of(path, folder))
-
+        start = partial(opened_stage, stack, folder)
         few, served = start(SESSIONS)
         use(served, SESSIONS, None, both_epochs=False)
         few.attach()
