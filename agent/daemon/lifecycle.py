@@ -69,10 +69,6 @@ class Lifecycle:
                 self.ending.set_result(False)
             return self.generation + 1
 
-    async def restart(self) -> int:
-        """Have the next agent run the configuration in force, with a data path of its own. Raises AgentError."""
-        return await self.replace(self.current)
-
     async def _open_beside(self, config: Config) -> DataPath | None:
         """Open the next agent's data path while the current agent runs: until it is attached nothing changes for
         packets. None with `xdp.mode: off`: the current agent still needs the data path that will be removed."""

@@ -34,8 +34,6 @@ from bpf.errors import BpfError
 
 log = logging.getLogger("anylb")
 
-REOPEN_S = 5.0
-
 
 async def run(
     loaded: Loaded,
@@ -92,7 +90,7 @@ async def _run_agents(lifecycle: Lifecycle, changes: Changes, paths: Paths, open
             freeze_heap()
             changes.started(agent)
             loop = asyncio.get_running_loop()
-            beside = lifecycle.report.follow(agent), _replace_lost_data_path(agent, lifecycle), watch_clock()
+            beside = lifecycle.report.follow(agent), watch_clock()
             running = [loop.create_task(one) for one in beside]
             try:
                 async with control.serve(agent, changes, partial(latest, agent.paths.events, control.EVENTS)):
@@ -113,20 +111,6 @@ async def _run_agents(lifecycle: Lifecycle, changes: Changes, paths: Paths, open
         datapath = following.datapath
         log.info("applying the changed configuration")
         opening = lifecycle.reopen() if datapath is None else None
-
-
-async def _replace_lost_data_path(agent: Agent, lifecycle: Lifecycle) -> None:
-    """Have another agent run the same configuration when the data path of this one is lost; canceled at its end."""
-    if agent.forwarder is None:
-        return
-    await agent.forwarder.lost.wait()
-    log.error("%s", agent.forwarder.fault)
-    while True:
-        try:
-            await lifecycle.restart()
-        except AgentError as error:
-            log.error("%s", error)
-        await asyncio.sleep(REOPEN_S)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -61,10 +61,11 @@ UNWRITTEN = Problem(
     "The kernel refused a program, a map or an interface; the error has its text. `lbctl check` is critical. `lbctl "
     "doctor` looks at what the data path needs of the machine.",
 )
-PINS_REMOVED = Problem(
-    "the data path's pins were removed",
-    "leave /sys/fs/bpf/anylb alone; the agent opens another data path now",
-    "Something removed the files by which the data path outlives the agent. Packets pass to the kernel for a moment.",
+UNPINNED = Problem(
+    "the data path's pins were removed, and cannot be made again: {error}",
+    "mount -t bpf bpf /sys/fs/bpf if nothing is mounted there; the agent tries again each second",
+    "Packets are handled for as long as this agent runs. If it ends without the pins, by which the data path outlives "
+    "it, the kernel detaches the programs: connections break, and NAT sessions are lost.",
 )
 
 
@@ -100,8 +101,6 @@ class Forwarder:
         """Is called when tables were written."""
         self.tried = False
         """Whether the first tables were written, or could not be."""
-        self.lost = asyncio.Event()
-        """Set once something has removed the pins: only another data path helps."""
         self.attached = asyncio.Event()
         """Set once the program is on all interfaces."""
         self._own, self._node, self._preferred = node.address, node.config.node, node.epochs[0]
@@ -199,9 +198,9 @@ class Forwarder:
             wanted = self._tables, self._usable
             self._busy_since = time.monotonic()
             try:
-                self.datapath.keep_attached()
+                unpinned = self._keep_pinned()
                 await self._write(self._tables)
-                self.fault, self._written = None, wanted
+                self.fault, self._written = unpinned, wanted
             except (BpfError, AgentError, OSError) as error:  # the kernel keeps what it has, and may forward by it
                 fault = UNWRITTEN.line(error=error)
                 if fault != self.fault:
@@ -210,11 +209,20 @@ class Forwarder:
             self._busy_since, self.ready, self.tried = None, self._forwards(), True
             if self.ready:
                 self.attached.set()
-            if not self.datapath.pinned():
-                self.fault = PINS_REMOVED.line()
-                self.lost.set()
             if (self.tried, self.ready, self.fault) != before:
                 self._on_change()
+
+    def _keep_pinned(self) -> ProblemLine | None:
+        """Have the data path outlive this agent; return why that cannot be."""
+        try:
+            if self.datapath.keep_pinned():
+                log.warning("the data path's pins were removed, and were made again: leave /sys/fs/bpf/anylb alone")
+        except (BpfError, OSError) as error:
+            line = UNPINNED.line(error=error)
+            if line != self.fault:
+                log.error("%s", line)
+            return line
+        return None
 
     def _forwards(self) -> bool:
         try:

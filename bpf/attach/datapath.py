@@ -5,7 +5,7 @@ import contextlib
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
 
@@ -43,16 +43,20 @@ class DataPath:
         maps: Maps,
         uplinks: Sequence[Uplink],
         egress_filter: EgressFilter,
-        programs: Iterable[Path],
+        programs: Mapping[Path, int],
         moved: Mapping[int, UplinkEntry],
     ) -> None:
+        """`programs` has their descriptors, and those of the maps of their tail calls, by pin; the uplinks and the
+        egress filter own them."""
         self.maps = maps
         self.uplinks = tuple(uplinks)
         self.egress = egress_filter
         """Handles packets that leave. It is attached by itself, and an error of it stops nothing else."""
         self._pins = pins
-        self._map_pins = [pins.maps(maps.row_count, maps.nat_shape) / name for name in maps.pinned]
-        self._programs = {name for path in programs for name in (path.name, tail_calls_pin(path).name)}
+        folder = pins.maps(maps.row_count, maps.nat_shape)
+        self._own = {folder.name} | {path.name for path in programs}
+        self._pinned = {**{folder / name: one.fd for name, one in maps.pinned.items()}, **programs}
+        """What is pinned for as long as it is open, but for the attachments: descriptors by pin."""
         self._moved = dict(moved)
         """The uplinks, by place, that are written when packets of the place's previous interface no longer come."""
         self.has_sessions = pending_move(pins, maps) is None
@@ -102,12 +106,13 @@ class DataPath:
             if faults := [errors[path] for path in programs if path in errors]:
                 raise faults[0]
             on_error.pop_all()
+        tail_calls = {pin: tails for pin in map(tail_calls_pin, programs) if (tails := open_pin(pin)) is not None}
         uplinks = [
-            Uplink(name, entry.ifindex, mode, fds[path], open_pin(tail_calls_pin(path)), pins.link(place))
+            Uplink(name, entry.ifindex, mode, fds[path], tail_calls.get(tail_calls_pin(path)), pins.link(place))
             for place, (name, entry, path) in enumerate(zip(names, entries, programs, strict=True))
         ]
         egress_filter = EgressFilter(pins, fds.get(egress_pin), errors.get(egress_pin))
-        return cls(pins, maps, uplinks, egress_filter, wanted, moved)
+        return cls(pins, maps, uplinks, egress_filter, fds | tail_calls, moved)
 
     @property
     def interface(self) -> str:
@@ -139,14 +144,14 @@ class DataPath:
         """Return whether the kernel runs these very programs on all interfaces."""
         return all(one.attached for one in self.uplinks)
 
-    def pinned(self) -> bool:
-        """Return whether the pins of the maps are there: without them neither `attach` nor the next process works."""
-        return all(map(os.path.exists, self._map_pins))
-
-    def keep_attached(self) -> None:
-        """Pin the attachments again whose pins were removed; without pins the kernel would detach them one day."""
-        for one in self.uplinks:
-            one.keep_pinned()
+    def keep_pinned(self) -> bool:
+        """Pin again what has lost its pin; return whether anything had. All must outlive this process: without pins the
+        kernel would detach the programs, and forget maps with their sessions. Raises BpfError."""
+        attachments = {one.link_pin: one.link_fd for one in self.uplinks if one.link_fd >= 0}
+        lost = {pin: fd for pin, fd in (self._pinned | attachments).items() if not os.path.exists(pin)}
+        for pin, fd in lost.items():
+            self._pins.repin(fd, pin)
+        return self.egress.keep_marks() or bool(lost)
 
     def resume(self) -> None:
         """Have the program make sessions again that an earlier process had it not make, while it copied some, unless
@@ -167,8 +172,7 @@ class DataPath:
             raise BpfError(f"{self.interface}: cannot attach XDP: the maps lack {', '.join(missing)}")
         for one in self.uplinks:
             uplink.require_no_foreign_program(one.interface, one.ifindex, self._pins.links())
-        own = {self._pins.maps(self.maps.row_count, self.maps.nat_shape).name} | self._programs
-        replaced = [path for path in self._pins.programs_and_maps() if path.name not in own]
+        replaced = [path for path in self._pins.programs_and_maps() if path.name not in self._own]
         listed = {self._pins.link(place) for place in range(len(self.uplinks))}
         for path in self._pins.links():
             if path not in listed:

@@ -16,6 +16,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from bpf.attach.pin_dir import PinDir
@@ -44,6 +45,8 @@ class EgressFilter:
         self._name = f"{_NAME} {program_info(prog_fd).id}" if prog_fd is not None else ""
         self._cleaned = False
         """Filters of earlier processes on other interfaces are removed."""
+        self._marks: frozenset[Path] = frozenset()
+        """Of the clsact qdiscs that are ours, since `attach`."""
 
     def attach(self, interfaces: Iterable[str]) -> dict[str, str | None]:
         """Add the filter to each of these interfaces that lacks it; return the error, or None, by interface.
@@ -56,8 +59,16 @@ class EgressFilter:
         with IPRoute() as netlink:
             if not self._cleaned:
                 _remove(netlink, self._pins, wanted)
+                self._marks = frozenset(self._pins.clsact_marks())
                 self._cleaned = True
             return {name: self._attach(netlink, name) for name in wanted}
+
+    def keep_marks(self) -> bool:
+        """Make the marks again that were removed; return whether any was."""
+        lost = [mark for mark in self._marks if not mark.exists()]
+        for mark in lost:
+            mark.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return bool(lost)
 
     def close(self) -> None:
         """Close the program's descriptor; the filters still run it."""
@@ -98,7 +109,9 @@ class EgressFilter:
                 # It has clsact's place: it would accept our filter and run it on incoming packets.
                 raise OSError(errno.EEXIST, "an ingress qdisc is there") from None
             return
-        self._pins.clsact(index).mkdir(exist_ok=True)
+        mark = self._pins.clsact(index)
+        mark.mkdir(exist_ok=True)
+        self._marks |= {mark}
 
 
 def remove_filters(pins: PinDir) -> bool:

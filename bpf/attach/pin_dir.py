@@ -67,6 +67,10 @@ class PinDir:
         """Return the mark that a clsact qdisc is ours: a folder, since bpffs has no plain files."""
         return self.folder / f"clsact_{ifindex}"
 
+    def clsact_marks(self) -> list[Path]:
+        """Return the marks that are there."""
+        return list(self.folder.glob("clsact_*"))
+
     @contextlib.contextmanager
     def new_maps(self, rows: int, nat: map_spec.NatShape | None, programs: Iterable[Path]) -> Iterator[Path]:
         """Make the folder of the maps for the body. If it raises, remove the folder that was not there before, and the
@@ -86,13 +90,16 @@ class PinDir:
     def make_maps(self, rows: int, nat: map_spec.NatShape | None = None) -> Path:
         """Make the folder of the maps, with those that another layout shares, and return it. Raises BpfError."""
         folder = self.maps(rows, nat)
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise BpfError(f"cannot make {folder}: {error.strerror}; BPF needs root", error.errno) from None
+        _make_folder(folder)
         for other in self.others_in_sessions(rows, nat) if nat else ():
             self._share(self.maps(rows, other), folder)
         return folder
+
+    @staticmethod
+    def repin(fd: int, pin: Path) -> None:
+        """Pin what is open, where its pin was removed. Raises BpfError."""
+        _make_folder(pin.parent)
+        pin_object(fd, pin)
 
     @staticmethod
     def _share(source: Path, folder: Path) -> None:
@@ -136,6 +143,13 @@ class PinDir:
                 break
         message = f"{self.folder}: not on a BPF file system: mount -t bpf bpf /sys/fs/bpf"
         raise BpfError(message, errno.ENOTSUP)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise BpfError(f"cannot make {folder}: {error.strerror}; BPF needs root", error.errno) from None
 
 
 def _of_sessions(nat: map_spec.NatShape | None) -> str:

@@ -54,9 +54,10 @@ class Uplink:
         self._prog_fd = prog_fd
         self._tail_calls_fd = tail_calls_fd
         """Held open likewise: the kernel empties the map of tail calls when nothing but the program refers to it."""
-        self._link_pin = link_pin
-        self._link_fd = -1
-        """Held open: when somebody removes the pins, the program stays attached for as long as this process lives."""
+        self.link_pin: Final = link_pin
+        self.link_fd = -1
+        """Of the attachment; -1: it is not held yet. Held open: when somebody removes the pins, the program stays
+        attached for as long as this process lives."""
 
     @property
     def mode(self) -> str | None:
@@ -78,13 +79,13 @@ class Uplink:
     @property
     def attached(self) -> bool:
         """Whether the kernel runs the program on the interface. The link, once it is held, shows it without netlink."""
-        if self._link_fd >= 0:
-            return link_info(self._link_fd) == LinkInfo(self.program.id, self.ifindex)
+        if self.link_fd >= 0:
+            return link_info(self.link_fd) == LinkInfo(self.program.id, self.ifindex)
         return self.mode is not None
 
     def detach_stale_link(self) -> None:
         """Detach the link that an earlier process left at this place, unless `attach` can use it."""
-        link = open_pin(self._link_pin)
+        link = open_pin(self.link_pin)
         if link is None:
             return
         try:
@@ -92,25 +93,16 @@ class Uplink:
         finally:
             os.close(link)
         if not usable:
-            detach_link(self._link_pin)
+            detach_link(self.link_pin)
 
     def attach(self) -> None:
         """Attach the program, or replace an older one of ours without losing a packet; after `detach_stale_link`."""
-        link = open_pin(self._link_pin)
+        link = open_pin(self.link_pin)
         if link is None:
             link = self._attach_new()
         self._hold(link)
         if link_info(link).prog_id != self.program.id:
             replace_program(link, self._prog_fd)
-
-    def keep_pinned(self) -> None:
-        """Pin the attachment again if its pin was removed: it must outlive this process, and the next must find it."""
-        if self._link_fd >= 0 and not self._link_pin.exists():
-            try:
-                self._link_pin.parent.mkdir(mode=0o700, exist_ok=True)
-            except OSError as error:
-                raise BpfError(f"cannot make {self._link_pin.parent}: {error.strerror}", error.errno) from None
-            pin_object(self._link_fd, self._link_pin)
 
     def close(self) -> None:
         """Close all descriptors; packets are still handled."""
@@ -123,9 +115,9 @@ class Uplink:
             self._tail_calls_fd = None
 
     def _hold(self, link: int) -> None:
-        if self._link_fd >= 0:
-            os.close(self._link_fd)
-        self._link_fd = link
+        if self.link_fd >= 0:
+            os.close(self.link_fd)
+        self.link_fd = link
 
     def _is_usable(self, link: int) -> bool:
         """Return whether a link is on this interface, and in the wanted mode."""
@@ -145,7 +137,7 @@ class Uplink:
                     raise BpfError(self._message(mode, error), error.errno) from None
                 native_error = error
         try:
-            pin_object(link, self._link_pin)
+            pin_object(link, self.link_pin)
         except BpfError:
             os.close(link)
             raise

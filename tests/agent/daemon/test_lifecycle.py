@@ -5,7 +5,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -13,10 +12,8 @@ import pytest
 from agent.config.file import Loaded, parse
 from agent.config.schema import Config
 from agent.daemon import lifecycle as module
-from agent.daemon import process
 from agent.daemon.lifecycle import Lifecycle
 from agent.errors import AgentError
-from agent.node.agent import Agent
 from bpf.attach.datapath import DataPath
 from bpf.errors import BpfError
 
@@ -147,26 +144,5 @@ def test_stop_after_a_reload_reaches_the_next_agent() -> None:
         assert daemon.lifecycle.ending.result() is False
         daemon.lifecycle.advance()
         assert daemon.lifecycle.ending.result() is True
-
-    run(scenario)
-
-
-def test_lost_data_path_is_replaced_with_the_configuration_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not with lb.yml, which may have an edit that is not applied. It is tried again while the kernel refuses."""
-
-    async def scenario() -> None:
-        monkeypatch.setattr(process, "REOPEN_S", 0.001)
-        daemon, lost = Daemon(), asyncio.Event()
-        agent = SimpleNamespace(forwarder=SimpleNamespace(lost=lost, fault="the program was removed"))
-        replacing = asyncio.create_task(process._replace_lost_data_path(cast(Agent, agent), daemon.lifecycle))
-        await asyncio.sleep(0.01)
-        assert daemon.opening == [], "nothing is lost yet"
-        lost.set()
-        (await daemon.opens(1)).set_exception(BpfError("no memory"))
-        (await daemon.opens(2)).set_result(cast(DataPath, Opened()))
-        while daemon.lifecycle.next is None:
-            await asyncio.sleep(0)
-        replacing.cancel()
-        assert daemon.lifecycle.advance().loaded is daemon.first
 
     run(scenario)

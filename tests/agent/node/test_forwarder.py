@@ -76,7 +76,8 @@ class FakeDataPath:
     def __init__(self) -> None:
         self.is_attached, self.modes, self.fallback_reason = False, {"lo": "native"}, None
         self.mode, self.uplinks = "native", ()
-        self.is_pinned = True
+        self.unpinned: BpfError | bool = False
+        """Whether the pins were removed, or why they cannot be made again."""
         self.kept = 0
         self.attaching = lambda: None
         """Called before it is attached."""
@@ -84,11 +85,12 @@ class FakeDataPath:
         self.maps = SimpleNamespace(echo_state=echo_state, nat=None)
         self.boot = 0
 
-    def pinned(self) -> bool:
-        return self.is_pinned
-
-    def keep_attached(self) -> None:
+    def keep_pinned(self) -> bool:
         self.kept += 1
+        if isinstance(self.unpinned, BpfError):
+            raise self.unpinned
+        unpinned, self.unpinned = self.unpinned, False
+        return unpinned
 
     def attached(self) -> bool:
         return self.is_attached
@@ -227,18 +229,45 @@ def test_boot_is_known_as_long_as_the_program_answers_with_it(run) -> None:
     run(scenario)
 
 
-def test_removed_pins_are_reported_once_and_the_node_forwards_on(run) -> None:
-    """The program goes on with its maps; but no other process can open them again."""
-
+def test_removed_pins_are_made_again(run, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(made: Forwarder, _: MapWriter, datapath: FakeDataPath) -> None:
         made.want(TABLES)
         await until(lambda: made.ready)
-        assert not made.lost.is_set()
-        datapath.is_pinned = False
-        await until(lambda: made.lost.is_set())
+        assert caplog.messages == ["XDP attached: lo (native)"]
+        datapath.unpinned = True
+        kept = datapath.kept
+        await until(lambda: datapath.kept > kept + 2)
         assert made.ready
-        assert datapath.kept > 0
-        assert [line.partition(":")[0] for line in made.problems()] == ["the data path's pins were removed"]
+        assert not made.problems()
+        assert caplog.messages[1:] == [
+            "the data path's pins were removed, and were made again: leave /sys/fs/bpf/anylb alone"
+        ]
+
+    caplog.set_level("INFO", "anylb")
+    run(scenario)
+
+
+def test_pins_that_cannot_be_made_are_a_problem_while_tables_are_written_on(
+    run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The program goes on with its maps, but only as long as this process."""
+
+    async def scenario(made: Forwarder, writer: MapWriter, datapath: FakeDataPath) -> None:
+        made.want(TABLES)
+        await until(lambda: made.ready)
+        datapath.unpinned = BpfError("cannot make /sys/fs/bpf/anylb: Operation not permitted")
+        await until(lambda: bool(made.problems()))
+        applied = writer.applied
+        await until(lambda: writer.applied > applied + 2)
+        assert made.ready
+        (line,) = made.problems()
+        assert line.startswith(
+            "the data path's pins were removed, and cannot be made again: cannot make /sys/fs/bpf/anylb: Operation not "
+            "permitted: mount -t bpf"
+        )
+        assert caplog.messages.count(line) == 1
+        datapath.unpinned = True
+        await until(lambda: not made.problems())
 
     run(scenario)
 

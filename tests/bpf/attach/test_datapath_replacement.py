@@ -85,26 +85,28 @@ def test_replaced_under_traffic_without_loss(pins: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", PACKETS)
-def test_removed_pins_are_replaced_under_traffic_without_loss(pins: Path, kind: str) -> None:
-    """The process that attached the program holds it and its tail calls, pins it again, and another takes its place."""
+def test_removed_pins_are_made_again_under_traffic_without_loss(pins: Path, kind: str) -> None:
+    """The process holds all that was pinned; the next one takes over the same program and maps."""
     with closing(opened(pins)) as path:
         path.attach()
+        path.egress.attach(["node"])
+        assert not path.keep_pinned()
+        before = sorted(pins.rglob("*"))
         with Sender(kind) as sender:
             shutil.rmtree(pins)
-            assert not path.pinned()
             sent = sender.sent
             wait_for(lambda: sender.sent > sent + 100)
-            assert path.attached()
-            path.keep_attached()
-            with closing(opened(pins)) as successor:
-                assert not successor.attached()
-                successor.attach()
+            assert path.keep_pinned()
+            assert not path.keep_pinned()
+            assert sorted(pins.rglob("*")) == before
+            path.close()
+            with closing(DataPath.open(pins, "node", rows=ROWS, cache_dir=PROGRAMS)) as successor:
                 assert successor.attached()
+                successor.attach()
                 sent = sender.sent
                 wait_for(lambda: sender.sent > sent + 100)
                 sender.stop()
-                wait_for(lambda: seen(path) + seen(successor) == sender.sent)
-                assert min(seen(path), seen(successor)) > 0
+                wait_for(lambda: seen(successor) == sender.sent)
     assert xdp_state(socket.if_nametoindex("node")).prog_id, "it is pinned"
 
 
