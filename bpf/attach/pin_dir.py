@@ -90,15 +90,23 @@ class PinDir:
     def make_maps(self, rows: int, nat: map_spec.NatShape | None = None) -> Path:
         """Make the folder of the maps, with those that another layout shares, and return it. Raises BpfError."""
         folder = self.maps(rows, nat)
-        _make_folder(folder)
+        self.make_folder(folder)
         for other in self.others_in_sessions(rows, nat) if nat else ():
             self._share(self.maps(rows, other), folder)
         return folder
 
     @staticmethod
+    def make_folder(folder: Path) -> None:
+        """Make a folder of pins unless it is there. Raises BpfError."""
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise BpfError(f"cannot make {folder}: {error.strerror}; BPF needs root", error.errno) from None
+
+    @staticmethod
     def repin(fd: int, pin: Path) -> None:
         """Pin what is open, where its pin was removed. Raises BpfError."""
-        _make_folder(pin.parent)
+        PinDir.make_folder(pin.parent)
         pin_object(fd, pin)
 
     @staticmethod
@@ -143,13 +151,6 @@ class PinDir:
                 break
         message = f"{self.folder}: not on a BPF file system: mount -t bpf bpf /sys/fs/bpf"
         raise BpfError(message, errno.ENOTSUP)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise BpfError(f"cannot make {folder}: {error.strerror}; BPF needs root", error.errno) from None
 
 
 def _of_sessions(nat: map_spec.NatShape | None) -> str:

@@ -15,10 +15,7 @@ from bpf.kernel.program import program_info
 def make_folder(folder: Path) -> None:
     """Make a folder of pins unless it is there. Raises BpfError: no bpffs there, no rights."""
     PinDir(folder).require_bpffs()
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise BpfError(f"cannot make {folder}: {error.strerror}; BPF needs root", error.errno) from None
+    PinDir.make_folder(folder)
 
 
 def open_program(
