@@ -3,8 +3,11 @@
 
 import contextlib
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
+
+from support.waiting import wait_for
 
 from topology.lab.netns import CLONE_NEWNET, setns, unshare
 
@@ -13,6 +16,22 @@ def ip(*words: str, inside: int | None = None) -> None:
     """Run ip(8) here or in the network namespace of a process."""
     enter = ["nsenter", "-t", str(inside), "-n"] if inside else []
     subprocess.run([*enter, "ip", *words], check=True, capture_output=True, text=True)
+
+
+def add_address6(address: str, interface: str) -> None:
+    """Add an IPv6 address here and wait until it is reached: the kernel adds its route later, also with `nodad`."""
+    ip("address", "add", f"{address}/128", "dev", interface, "nodad")
+    wait_for(lambda: _is_local(address), f"a route to {address}")
+
+
+def _is_local(address: str) -> bool:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect((address, 9))
+        except OSError:
+            return False
+        local: str = sock.getsockname()[0]
+        return local == address
 
 
 @contextlib.contextmanager

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from support.bpffs import new_bpffs
 from support.instance_servers import VIP, VIP6, Servers
-from support.netns import ip, new_netns
+from support.netns import add_address6, ip, new_netns
 
 
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[Servers]:
     with new_netns():
         ip("address", "add", f"{VIP}/32", "dev", "lo")
-        ip("address", "add", f"{VIP6}/128", "dev", "lo", "nodad")
+        add_address6(str(VIP6), "lo")
         with Servers(tmp_path) as started:
             yield started
 

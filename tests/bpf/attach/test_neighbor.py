@@ -18,6 +18,7 @@ from scapy.layers.inet6 import ICMPv6EchoRequest, ICMPv6ND_NA, ICMPv6ND_NS, ICMP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 from support.counted import counted
+from support.netns import add_address6
 from support.programs import PROGRAMS
 from support.waiting import wait_for
 
@@ -41,7 +42,7 @@ def wire(netns: None, runner: Callable[..., None]) -> Iterator[socket.socket]:
     runner("ip", "link", "add", "node", "address", NODE, "type", "veth", "peer", "name", "wire")
     for end in ("node", "wire"):
         runner("ip", "link", "set", end, "up")
-    runner("ip", "address", "add", f"{VIP}/128", "dev", "node", "nodad")
+    add_address6(VIP, "node")
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x86DD)) as sock:
         sock.bind(("wire", 0x86DD))
         sock.settimeout(0.2)

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from support.netns import ip
+from support.netns import add_address6, ip
 from support.programs import PROGRAMS
 
 from agent.model import Flow, LocalSocket
@@ -31,7 +31,7 @@ PORT = 443
 @pytest.fixture
 def steering(bpffs: Path, netns: None) -> Iterator[Steering]:
     ip("address", "add", f"{VIP}/32", "dev", "lo")
-    ip("address", "add", f"{VIP6}/128", "dev", "lo", "nodad")
+    add_address6(str(VIP6), "lo")
     made = Steering.open(bpffs / "steering", PROGRAMS)
     yield made
     made.close()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from support import packets
+from support.netns import add_address6
 from support.packets import ACK, HERE, ICMP6, ROUTER, SYN, extension, fragment6, ipv6
 
 from bpf.layout.counter import Counter
@@ -167,10 +168,10 @@ def test_truncated_at_any_byte_is_never_forwarded(world: Any) -> None:
             assert after == whole[:length]
 
 
-def test_sockets_are_found(world: Any, runner: Any) -> None:
+def test_sockets_are_found(world: Any) -> None:
     """A connection of this node is delivered, whatever the chain says; so are errors about it."""
     for address in (VIP, CLIENT):
-        runner("ip", "address", "add", f"{address}/128", "dev", "lo", "nodad")
+        add_address6(address, "lo")
     world.set_chain(ECHO, (2, 1))
     with (
         socket.create_server((VIP, 7000), family=socket.AF_INET6) as listener,
