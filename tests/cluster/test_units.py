@@ -189,10 +189,14 @@ def shown(machine: SystemdMachine, unit: str = "lb-agent") -> dict[str, str]:
 
 
 def replaced(machine: SystemdMachine, number: signal.Signals) -> None:
-    """End the agent by a signal, and wait until the one that systemd starts serves."""
-    restarts = int(shown(machine)["NRestarts"])
-    machine.run("kill", f"-{int(number)}", shown(machine)["MainPID"])
-    wait_for(lambda: int(shown(machine)["NRestarts"]) > restarts, f"another agent after {number.name}")
+    """End the agent by a signal, and wait until the one that systemd starts serves.
+
+    Until that one has begun, systemd shows the status line of the one that ended.
+    """
+    former = shown(machine)
+    machine.run("kill", f"-{int(number)}", former["MainPID"])
+    wait_for(lambda: shown(machine)["MainPID"] not in ("0", former["MainPID"]), f"another agent after {number.name}")
+    assert int(shown(machine)["NRestarts"]) > int(former["NRestarts"]), "systemd has started it"
     wait_for(lambda: serves(machine), "it to serve")
 
 
