@@ -87,11 +87,11 @@ async def _run_agents(lifecycle: Lifecycle, changes: Changes, paths: Paths, open
                 lifecycle.current, previous = previous, None
                 opening = lifecycle.reopen()
                 continue
-            freeze_heap()
             changes.started(agent)
             loop = asyncio.get_running_loop()
             beside = lifecycle.report.follow(agent), watch_clock()
             running = [loop.create_task(one) for one in beside]
+            freeze_heap()  # now that nothing has the last agent any more
             try:
                 async with control.serve(agent, changes, partial(latest, agent.paths.events, control.EVENTS)):
                     await agent.run(lifecycle.ending)
