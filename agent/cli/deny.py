@@ -39,14 +39,17 @@ def deny_list(socket: Path, output: str) -> None:
 
 @deny.command()
 @prefix_argument
+@click.option(
+    "--force", is_flag=True, help="Also if PREFIX is shorter than /8, or /16 with IPv6: many clients, or all."
+)
 @socket_option
 @output_option
-def add(prefix: Network, socket: Path, output: str) -> None:
+def add(prefix: Network, force: bool, socket: Path, output: str) -> None:
     """Drop all packets from PREFIX to VIPs.
 
     It persists over restarts of the agent.
     """
-    response = request(socket, "POST", "/deny", prefix=str(prefix))
+    response = request(socket, "POST", "/deny", prefix=str(prefix), **({"force": "yes"} if force else {}))
     show(response, output, lambda _: click.echo(f"{prefix}: denied"))
 
 

@@ -49,7 +49,7 @@ COMMANDS = {
     # a part of it
     "backend": "backend",  # list | drain | undrain | weight
     "announce": "announce",  # status | watch | check | up | down | drain | undrain | config
-    "deny": "deny",  # list | add | del
+    "deny": "deny",  # list | add [--force] | del
     "instance": "instance",  # list | switch | drain | undrain | weight | add | remove
     # the services and their configuration
     "reload": "agent",  # [--force]

@@ -2,7 +2,7 @@
 """Requests about the deny list of this node.
 
 GET    /deny        the list
-POST   /deny        add a prefix            ?prefix=
+POST   /deny        add a prefix            ?prefix= &force=yes
 DELETE /deny        remove a prefix         ?prefix=
 """
 
@@ -23,7 +23,7 @@ def routes(deny_list: DenyList) -> Routes:
     """Return the handlers by method and path."""
     return {
         ("GET", "/deny"): lambda _: json_response(_denied(deny_list)),
-        ("POST", "/deny"): lambda request: _add(deny_list, _prefix(request)),
+        ("POST", "/deny"): lambda request: _add(deny_list, _prefix(request), "force" in request.query),
         ("DELETE", "/deny"): lambda request: _remove(deny_list, _prefix(request)),
     }
 
@@ -40,8 +40,8 @@ def _prefix(request: Request) -> Network:
         raise AgentError(str(error)) from None
 
 
-def _add(deny_list: DenyList, prefix: Network) -> Response:
-    return _changed(deny_list, lambda: deny_list.add(prefix))
+def _add(deny_list: DenyList, prefix: Network, force: bool) -> Response:
+    return _changed(deny_list, lambda: deny_list.add(prefix, force))
 
 
 def _remove(deny_list: DenyList, prefix: Network) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from ipaddress import ip_network
+from typing import Final
 
 from agent.address import Address, Network
 from agent.errors import AgentError
@@ -15,6 +16,10 @@ BACKEND_DENIED = Problem(
     "`lbctl deny del {prefix}`",
     "The prefix was denied before the backend was configured. Deny smaller prefixes instead.",
 )
+
+
+SHORTEST: Final = {4: 8, 6: 16}
+"""Shorter prefixes are denied only by force: they have a good part of all clients, or all. By IP version."""
 
 
 class DenyList:
@@ -39,8 +44,15 @@ class DenyList:
         """All of them."""
         return self.configured | self.added
 
-    def add(self, prefix: Network) -> None:
-        """Add the operator's prefix. AgentError: a backend is in it; BpfError: the map is full. Nothing has changed."""
+    def add(self, prefix: Network, force: bool = False) -> None:
+        """Add the operator's prefix. AgentError: a backend is in it, or it is shorter than `SHORTEST` and not forced;
+        BpfError: the map is full. Nothing has changed."""
+        if not force and prefix.prefixlen < SHORTEST[prefix.version]:
+            share = "all" if prefix.prefixlen == 0 else f"1/{2**prefix.prefixlen} of all"
+            raise AgentError(
+                f"{prefix} has {share} IPv{prefix.version} addresses, so this node would serve none of the clients "
+                "there; deny longer prefixes, or use --force"
+            )
         if hit := self._hit(prefix):
             raise AgentError(f"{hit} is a backend, whose answers would be dropped; deny smaller prefixes")
         self.replace(self.added | {prefix})

@@ -107,6 +107,15 @@ def test_a_denied_client_stays_out_until_it_is_deleted(cluster: ClusterLab) -> N
     assert again == f"lbctl: {DENIED}/32 is not denied; see `lbctl deny list`\n"
 
 
+def test_all_clients_are_denied_only_by_force(cluster: ClusterLab) -> None:
+    refused = cluster.lbctl("b1", "deny", "add", "::/0", code=1)
+    assert refused.startswith("lbctl: ::/0 has all IPv6 addresses")
+    assert refused.endswith("use --force\n")
+    assert deny(cluster, "b1", "list") == []
+    assert deny(cluster, "b1", "add", "::/0", "--force") == [{"prefix": "::/0", "configured": False}]
+    assert deny(cluster, "b1", "del", "::/0") == []
+
+
 def test_all_nodes_explain_a_flow_alike(cluster: ClusterLab) -> None:
     owners = set()
     for flow in [f"tcp,10.1.1.{i}:4000,{VIP}:{PORT}" for i in range(4)]:

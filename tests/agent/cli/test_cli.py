@@ -56,6 +56,7 @@ def lbctl(*arguments: str, code: int = 0) -> tuple[str, str]:
         ["backend", "drain", "web", "10.9.0.11:8443"],
         ["deny", "list"],
         ["deny", "add", "192.0.2.0/24"],
+        ["deny", "add", "::/0", "--force"],
         ["deny", "del", "2001:db8::/32"],
         ["instance", "list"],
         ["instance", "switch", "web@1.service"],
