@@ -53,9 +53,11 @@ def _all(path: Path, socket: Path) -> Iterator[Finding]:
     try:
         config = file.load_without_secrets(path)
     except AgentError as error:
-        yield Finding(
-            "configuration", State.FAILED, str(error), "correct the file; the running agent keeps the last one"
-        )
+        if path.exists():
+            what, step = str(error), "correct the file; the running agent keeps the last one"
+        else:
+            what, step = f"{path}: No such file or directory", "write it as README.md shows"
+        yield Finding("configuration", State.FAILED, what, step)
         config = None
     else:
         yield Finding("configuration", State.OK, f"{path} is valid")

@@ -75,6 +75,14 @@ def test_a_dead_agent_is_one_line_and_exit_code_3(run: Run, tmp_path: Path, verb
     assert err == f"lbctl: {path}: no agent answers; start it with `lbctl agent run` (lb-agent.service)\n"
 
 
+def test_doctor_has_one_next_step_for_a_missing_configuration(run: Run, tmp_path: Path) -> None:
+    out, _ = run("doctor", "-c", f"{tmp_path}/none.yml", "-s", f"{tmp_path}/agent.sock", code=1)
+    assert out.splitlines()[:2] == [
+        f"FAIL  configuration: {tmp_path}/none.yml: No such file or directory",
+        "      next: write it as README.md shows",
+    ]
+
+
 def test_a_socket_left_by_a_killed_agent_is_a_dead_agent(tmp_path: Path) -> None:
     path = tmp_path / "agent.sock"
     with socket.socket(socket.AF_UNIX) as left:
