@@ -121,7 +121,7 @@ class Exchange:
         """Take the next items of a node, in order."""
         contents: dict[tuple[Kind, int, int], list[bytes]] = {}
         requests: list[Pull | End] = []
-        unknown: dict[int, list[Records]] = {}
+        unknown: dict[tuple[int, int, bool], list[Records]] = {}
         fault = ""
         for payload in payloads:
             try:
@@ -130,15 +130,17 @@ class Exchange:
                 self.counters[Count.MALFORMED] += 1
                 fault = str(error)
                 if isinstance(error, UnknownOrigin):
-                    unknown.setdefault(version_of(error.records), []).append(error.records)
+                    of_origin = version_of(error.records), error.number, error.same_pool
+                    unknown.setdefault(of_origin, []).append(error.records)
                     self._stream(node, [error.answer])
                 continue
             if isinstance(item, Sessions):
                 contents.setdefault((item.kind, item.version, item.origin), []).append(item.content)
             else:
                 requests.append(item)
-        for declined in unknown.values():
-            self._store.reserve(np.concatenate(declined), self._tick())
+        for (_, number, same_pool), declined in unknown.items():
+            for refused in self._reserve(np.concatenate(declined), same_pool):
+                self._stream(node, self._codec.of_origin(refused, Kind.REFUSED, number))
         for (kind, version, origin), some in contents.items():
             records, wrong, why = self._codec.records(version, b"".join(some), origin)
             self.counters[Count.MALFORMED] += wrong
@@ -189,10 +191,16 @@ class Exchange:
             self.counters[count] += number
         self.counters[Count.DECLINED] += sum(map(len, done.declined))
         for some in done.declined:
-            self._store.reserve(some, tick)
+            done.refused += self._reserve(some)
         for answer, returned in ((Kind.REFUSED, done.refused), (Kind.DECLINED, done.declined)):
             for some in returned:
                 self._stream(node, self._codec.sessions(some, answer))
+
+    def _reserve(self, declined: Records, same_pool: bool = True) -> list[Records]:
+        """Reserve the slots of sessions that this node cannot take; return which of them their holder is to reset."""
+        done = self._store.reserve(declined, self._tick(), same_pool)
+        self.counters[Count.RESET] += done.reset
+        return done.refused
 
     def _carry_out(self, orders: Iterable[Order]) -> None:
         for order in orders:

@@ -14,7 +14,7 @@
 A slot is an endpoint of the pool that its session is of, and among `nat.sessions` of them its client's packets find it:
 those of its origin, which is the present one, or the former one while that is in use. A node takes no records of an
 origin that it does not know, and declines them as they came; but it reserves their slots, which mean the same whatever
-the number.
+the number. Where it has an older session of the same endpoint and backend, it refuses the record.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from agent.address import Network
 from agent.channel.message import MAX_PAYLOAD
 from agent.handover.record import FORMS, Records, faults, from_wire, to_wire, version_of
 from agent.handover.row_move import Rows
+from bpf.layout.nat import SESSIONS_MAX, SESSIONS_MIN
 
 _HEAD = struct.Struct("!BBHI")
 _NUMBER = struct.Struct("!I")
@@ -104,11 +105,13 @@ Item = Pull | End | Sessions
 
 
 class UnknownOrigin(ValueError):
-    """These records are of an origin that this node does not know: `answer` is the item that declines them."""
+    """These records are of an origin that this node does not know, `number` on the wire: `answer` is the item that
+    declines them. With `same_pool` only the number of sessions is unknown: then the records name an origin of that
+    pool, and their endpoints are those of this node's slots."""
 
-    def __init__(self, reason: str, records: Records, answer: bytes) -> None:
+    def __init__(self, reason: str, records: Records, number: int, same_pool: bool, answer: bytes) -> None:
         super().__init__(reason)
-        self.records, self.answer = records, answer
+        self.records, self.number, self.same_pool, self.answer = records, number, same_pool, answer
 
 
 class Codec:
@@ -117,6 +120,15 @@ class Codec:
     def __init__(self, slots: Slots) -> None:
         self._slots, self._number = slots, slots.number()
         self._origins = {version: [slots.number(one) for one in some] for version, some in slots.origins.items()}
+        self._of_pools = {
+            version: {
+                slots.number(Origin(one.pool, 1 << bits)): place
+                for place, one in enumerate(some)
+                for bits in range(SESSIONS_MIN.bit_length() - 1, SESSIONS_MAX.bit_length())
+            }
+            for version, some in slots.origins.items()
+        }
+        """By IP version, the places of all origins with the pools that are known, whatever their number of sessions."""
 
     def pull(self, number: int, rows: Rows) -> bytes:
         """Return the item that asks for these rows."""
@@ -128,13 +140,15 @@ class Codec:
 
     def sessions(self, records: Records, kind: Kind = Kind.SESSIONS) -> Iterator[bytes]:
         """Return the items for so many records, one after the other."""
-        version = version_of(records)
+        for place, number in enumerate(self._origins.get(version_of(records), ())):
+            yield from self.of_origin(records[records["origin"] == place], kind, number)
+
+    def of_origin(self, records: Records, kind: Kind, number: int) -> Iterator[bytes]:
+        """Return the items for so many records of an origin, by its number on the wire."""
         each = (MAX_PAYLOAD - _HEAD.size) // records.dtype.itemsize
-        for place, origin in enumerate(self._origins.get(version, ())):
-            of_origin = records[records["origin"] == place]
-            for at in range(0, len(of_origin), each):
-                some = of_origin[at : at + each]
-                yield self._head(kind, origin, version, len(some)) + to_wire(some)
+        for at in range(0, len(records), each):
+            some = records[at : at + each]
+            yield self._head(kind, number, version_of(records), len(some)) + to_wire(some)
 
     def decode(self, data: bytes) -> Item:
         """Return the content of an item. Raises ValueError with what is wrong: UnknownOrigin if that is all."""
@@ -148,7 +162,9 @@ class Codec:
             why = "the pool is another one: nat.pool, nat.pool6 and nat.sessions must be the same everywhere"
             if kind != Kind.SESSIONS:
                 raise ValueError(why)
-            raise UnknownOrigin(why, self._records_of(content, version, count), bytes([Kind.DECLINED]) + data[1:])
+            place = self._of_pools.get(version, {}).get(origin)
+            records = self._records_of(content, version, count, place or 0)
+            raise UnknownOrigin(why, records, origin, place is not None, bytes([Kind.DECLINED]) + data[1:])
         if of_sessions:
             self._records_of(content, version, count)
             return Sessions(Kind(kind), version, content, known.index(origin))
@@ -167,11 +183,11 @@ class Codec:
         return (records[~wrong], int(wrong.sum()), why) if why else (records, 0, "")
 
     @staticmethod
-    def _records_of(content: bytes, version: int, count: int) -> Records:
+    def _records_of(content: bytes, version: int, count: int, origin: int = 0) -> Records:
         form = FORMS.get(version)
         if form is None or not count or len(content) != count * form.itemsize:
             raise ValueError(f"{count} records of IP version {version} in {len(content)} bytes")
-        return from_wire(content, version)
+        return from_wire(content, version, origin)
 
     @staticmethod
     def _head(kind: Kind, number: int, version: int = 0, count: int = 0) -> bytes:

@@ -124,14 +124,18 @@ class SessionStore:
         done.busy = len(records)
         return done
 
-    def reserve(self, records: Records, tick: int) -> None:
+    def reserve(self, records: Records, tick: int, same_pool: bool = True) -> Written:
         """Give the slots of another node's live sessions, which this node cannot take, to no new session for a while
-        (scan.py), where none lives here: two sessions would have one endpoint.
+        (scan.py), where none lives here: two sessions would have one endpoint. Return what was reset and refused.
 
-        The records are cleared: what arrives at an endpoint is no longer for the session that had it here before.
+        A session that lives here keeps its slot, unless both have one endpoint and one backend: of these the younger
+        one is reset, as of sessions that can be taken. With another pool than the slots' here no endpoint is the same.
+        The records of reserved slots are cleared: what arrives at an endpoint is no longer for the session that had it
+        here before.
         """
-        slots = np.unique(records["slot"][np.isin(records["state"], _LIVE)]).astype(np.int64)
-        slots = slots[slots < len(self)]
+        live = records[np.isin(records["state"], _LIVE) & (records["slot"] < len(self))]
+        done = self._part(live, tick) if same_pool and len(live) else Written()
+        slots = np.unique(live["slot"]).astype(np.int64)
         tags = self._sessions.tags[slots]
         ended = np.isin(_states(tags), _ENDED)
         slots, tags = slots[ended], tags[ended]
@@ -146,6 +150,29 @@ class SessionStore:
         atomic.compare_exchange(self._sessions.tags, some, busy[claimed], reserved[claimed])
         closed = _states(before) == SessionState.CLOSED
         self._report(some[closed], before[closed], before[closed] & _STAMP, Cause.DISPLACED)
+        return done
+
+    def _part(self, records: Records, tick: int) -> Written:
+        """Of two live sessions with one endpoint and one backend, this node's and one that it cannot take, free this
+        node's if it is the younger one, else refuse the other."""
+        version = version_of(records)
+        if version == 6 and self._sessions.sessions6 is None:
+            return Written()
+        # Of several of one slot the last: a record that waited for a link has the ages of when it was sent.
+        _, last = np.unique(records["slot"][::-1], return_index=True)
+        records = records[len(records) - 1 - last]
+        slots = records["slot"].astype(np.int64)
+        tags = self._sessions.tags[slots]
+        own, nat = self._own(version, slots, tags, tick), _bytes(self._stored(version)["nat"][slots])
+        same = np.isin(own["state"], _LIVE) & (nat == self._nat_addresses(version, slots, records["origin"])).all(
+            axis=1
+        )
+        for name in ("backend", "backend_port", "protocol"):
+            same &= (own[name] == records[name]).reshape(len(records), -1).all(axis=1)
+        choice = outcomes(own, records)
+        younger, refused = same & np.isin(choice, _COUNTED_TAKES), same & (choice == Outcome.REFUSE)
+        reset = self.free(slots[younger], tags[younger], Cause.DISPLACED)
+        return Written(reset=reset, refused=[records[refused]] if refused.any() else [])
 
     def free(self, slots: Slots, tags: NDArray[np.uint64], cause: Cause = Cause.HANDED_OVER) -> int:
         """Free slots whose tags are still these; return how many. A free slot keeps its stamp."""

@@ -109,3 +109,26 @@ def test_nodes_without_a_common_number_of_sessions_give_no_endpoint_twice() -> N
         assert cluster.lost() == 0
     malformed = [cluster.node(number).exchange.counters[Count.MALFORMED] for number in range(3)]
     assert all(malformed), "the control: none takes what the others have"
+
+
+def test_of_two_sessions_with_one_endpoint_one_ends_although_their_owner_cannot_take_the_other() -> None:
+    """A node that returns with the former number gets no datagram while it makes sessions, so nothing is reserved."""
+    cluster = Cluster(3, 0, numbers=(MORE, FEW))
+    for places in ((0,), ()):
+        cluster.change((1, 2), places=places)
+        cluster.run(1.0)
+    cluster.stop(0)
+    cluster.open(1500)
+    cluster.start(0, (FEW,))
+    for number in (1, 2):
+        cluster.give(number, FEW)
+    cluster.meet()
+    cluster.share = 1.0
+    cluster.change(range(3))
+    cluster.run(1.5)
+    cluster.open(1500)
+    cluster.share, clashes = 0.0, cluster.clashes()
+    assert clashes > 20
+    cluster.run(5.0, lambda: cluster.use_some(10), slice_s=SWEEP_S)
+    assert cluster.clashes() == 0
+    assert cluster.lost() == clashes, "one of each two"

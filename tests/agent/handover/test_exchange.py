@@ -2,6 +2,7 @@
 """The exchange of two nodes in turns: what the owner of a row cannot take stays with the node that has it."""
 
 from collections.abc import Iterable
+from ipaddress import ip_network
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from support.session_arrays import POOLS, SESSIONS, Arrays
 from support.session_records import record
 
+from agent.address import Network
 from agent.handover.exchange import Count, Exchange
 from agent.handover.item import Codec, Origin, Slots
 from agent.handover.sent_log import SETTLED_TICKS
@@ -22,24 +24,24 @@ TICK = 1000
 
 
 class Two:
-    """A node with a session among `MORE` slots, whose rows get another owner, which knows these `numbers`."""
+    """A node with a session among `MORE` slots, whose rows get another owner, with these `numbers` and this `pool`."""
 
-    def __init__(self, numbers: list[int], slot: int = SESSIONS + 5) -> None:
+    def __init__(self, numbers: list[int], slot: int = SESSIONS + 5, pool: Network = POOLS[4]) -> None:
         self.clock = SimpleNamespace(tick=TICK)
         self.items: dict[int, list[bytes]] = {HOLDER: [], OWNER: []}
         self.arrays = {HOLDER: Arrays(sessions=MORE), OWNER: Arrays(sessions=max(numbers))}
-        self.nodes = {HOLDER: self._exchange(HOLDER, [MORE]), OWNER: self._exchange(OWNER, numbers)}
+        self.nodes = {HOLDER: self._exchange(HOLDER, [MORE], POOLS[4]), OWNER: self._exchange(OWNER, numbers, pool)}
         self.arrays[HOLDER].store.write(record(slot, created_age=10, stamp_age=2), TICK)
         for owner in (HOLDER, OWNER):
             for node in self.nodes.values():
                 node.begin(np.full((NAT_ROWS, 2), (owner, 3 - owner), np.uint32), set(), 0.0)
                 node.finish()
 
-    def _exchange(self, own: int, numbers: list[int]) -> Exchange:
+    def _exchange(self, own: int, numbers: list[int], pool: Network) -> Exchange:
         def stream(node: int, items: Iterable[bytes]) -> None:
             self.items[node] += items
 
-        codec = Codec(Slots(NAT_ROWS, {4: [Origin(POOLS[4], number) for number in numbers]}))
+        codec = Codec(Slots(NAT_ROWS, {4: [Origin(pool, number) for number in numbers]}))
         store, pulls = self.arrays[own].store, np.zeros(NAT_ROWS, np.uint64)
         return Exchange(own, store, codec, pulls, stream, lambda: self.clock.tick)
 
@@ -85,3 +87,22 @@ def test_the_slot_of_a_session_that_its_owner_cannot_take_is_reserved_until_it_e
     for _ in range(60):
         two.second()
     assert owner.state(5) is SessionState.FREE
+
+
+@pytest.mark.parametrize(("age", "left"), [(100, (0, 1)), (1, (1, 0))], ids=["older", "younger"])
+def test_of_two_sessions_with_one_endpoint_the_younger_ends_though_the_owner_does_not_know_the_number(
+    age: int, left: tuple[int, int]
+) -> None:
+    two = Two([SESSIONS], slot=5)
+    two.arrays[OWNER].store.write(record(5, client=9, created_age=age, stamp_age=1), TICK)
+    for _ in range(3):
+        two.second()
+    assert tuple(len(two.arrays[node].store.used(np.ones(NAT_ROWS, np.bool_))) for node in (HOLDER, OWNER)) == left
+
+
+def test_sessions_with_endpoints_of_two_pools_both_live() -> None:
+    two = Two([SESSIONS], slot=5, pool=ip_network("10.254.0.0/24"))
+    two.arrays[OWNER].store.write(record(5, client=9, created_age=1, stamp_age=1), TICK)
+    for _ in range(3):
+        two.second()
+    assert [len(two.arrays[node].store.used(np.ones(NAT_ROWS, np.bool_))) for node in (HOLDER, OWNER)] == [1, 1]

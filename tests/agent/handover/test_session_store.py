@@ -239,3 +239,37 @@ def test_a_slot_is_reserved_where_no_session_lives_and_taken_by_the_first_that_c
     assert node.store.write(record(4, 9), TICK).taken == 1
     assert (node.client(4), node.state(4)) == (ip_address("10.1.0.9"), SessionState.EST)
     assert [change[3] for change in changes if len(change[0])] == [Cause.RECEIVED], "no session was displaced"
+
+
+@pytest.mark.parametrize(
+    ("mine", "other", "same_pool", "expected"),
+    [
+        ({"created_age": 5}, {"created_age": 50}, True, (SessionState.RESERVED, 1, [])),
+        ({"created_age": 100}, {"created_age": 50}, True, (SessionState.EST, 0, [7])),
+        ({"created_age": 5}, {"created_age": 50, "backend_port": 9}, True, (SessionState.EST, 0, [])),
+        ({"created_age": 5, "protocol": 17}, {"created_age": 50}, True, (SessionState.EST, 0, [])),
+        ({"created_age": 5}, {"created_age": 50}, False, (SessionState.EST, 0, [])),
+    ],
+    ids=["younger here", "older here", "another backend", "another protocol", "another pool"],
+)
+@pytest.mark.parametrize("version", [4, 6])
+def test_of_two_sessions_with_one_endpoint_the_younger_is_reset_though_the_other_cannot_be_taken(
+    version: int, mine: dict[str, int], other: dict[str, int], same_pool: bool, expected: tuple[SessionState, int, Any]
+) -> None:
+    udp = TagFlag.UDP if mine.get("protocol") == 17 else TagFlag(0)
+    ipv6 = TagFlag.IPV6 if version == 6 else TagFlag(0)
+    node = Arrays()
+    node.store.services = node.store.services | {key[:-1] + b"\x11": SERVICE for key in node.store.services}
+    assert node.store.write(record(7, 1, version, flags=udp | ipv6, **mine), TICK).taken == 1
+    done = node.store.reserve(record(7, 2, version, vip_port=444, flags=ipv6, **other), TICK, same_pool)
+    assert (node.state(7), done.reset, [slot for one in done.refused for slot in one["slot"].tolist()]) == expected
+    assert node.active == ({} if done.reset else {BACKEND: 1})
+
+
+def test_of_several_records_of_a_slot_the_last_one_has_the_right_age() -> None:
+    """The first one waited for a link, so its session seems to be younger than it is."""
+    node = written(record(7, 1, created_age=5))
+    done = node.store.reserve(
+        np.concatenate([record(7, 2, vip_port=444, created_age=1, stamp_age=1), record(7, 2, vip_port=444)]), TICK
+    )
+    assert (node.state(7), done.reset, done.refused) == (SessionState.RESERVED, 1, [])
