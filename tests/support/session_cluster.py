@@ -18,7 +18,6 @@ from ipaddress import IPv4Address
 import numpy as np
 from support.channel_network import Datagram, Network, address, state
 from support.session_arrays import POOLS, Arrays
-from support.session_records import record
 
 from agent.channel.event import ItemReceived, SessionBegun
 from agent.handover.exchange import Exchange
@@ -26,8 +25,8 @@ from agent.handover.item import Codec, Origin, Slots
 from agent.handover.row_move import Chains
 from agent.model import Candidate, State
 from agent.table.algorithm import build
-from bpf.layout.nat import NAT_ROWS
-from bpf.layout.session import OWNER_WAYS, WAYS, SessionState, Tag, TagFlag
+from bpf.layout.nat import NAT_ROWS, bucket_bits
+from bpf.layout.session import OWNER_WAYS, WAYS
 from bpf.maps.session_copy import SessionCopy
 from bpf.reference.session import place_of
 
@@ -270,7 +269,7 @@ class Cluster:
 
     def _find(self, node: Node, client: int, flow_hash: int, row: int) -> int | None:
         for number in node.numbers:
-            place = place_of(flow_hash, row, _bits(number))
+            place = place_of(flow_hash, row, bucket_bits(number))
             for slot in (bucket * WAYS + way for bucket in place.buckets for way in range(WAYS)):
                 tag = int(node.arrays.tags[slot])
                 if tag >> 48 == place.fingerprint and int(node.arrays.map.sessions4["client"][slot]) == client:
@@ -279,7 +278,7 @@ class Cluster:
         return None
 
     def _create(self, node: Node, client: int, flow_hash: int, row: int, is_owner: bool) -> int | None:
-        place = place_of(flow_hash, row, _bits(node.numbers[0]))
+        place = place_of(flow_hash, row, bucket_bits(node.numbers[0]))
         pulls = self.hands_over and node.pulls[row] > self.network.now * 1e9
         ways = range(OWNER_WAYS) if is_owner and not pulls else range(OWNER_WAYS, WAYS)
         if not is_owner and not pulls:  # not the way that the next owner takes first
@@ -292,14 +291,5 @@ class Cluster:
         ]
         if not free:
             return None
-        one = record(free[0], created_age=0, stamp_age=0, fingerprint=place.fingerprint)
-        one["client"] = np.frombuffer(client.to_bytes(4, "big"), np.uint8)
-        one["origin"] = sorted(node.numbers).index(node.numbers[0])
-        node.arrays.store.write(one, self.tick())
-        tag = Tag.unpack(int(node.arrays.tags[free[0]]))
-        assert (tag.fingerprint, tag.state, tag.flags) == (place.fingerprint, SessionState.EST, TagFlag(0))
+        node.arrays.open(free[0], place.fingerprint, IPv4Address(client), node.numbers[0], self.tick())
         return free[0]
-
-
-def _bits(number: int) -> int:
-    return (number // NAT_ROWS // WAYS).bit_length() - 1
