@@ -14,8 +14,8 @@ from agent.handover.record import Records, from_wire, to_wire
 from agent.handover.session_store import SessionStore
 from agent.sessions.cause import Cause
 from bpf.kernel import atomic
-from bpf.layout.nat import endpoint
-from bpf.layout.session import SessionState, Tag, TagFlag
+from bpf.layout.nat import NAT_ROWS, endpoint
+from bpf.layout.session import WAYS, SessionState, Tag, TagFlag
 
 TICK = 3
 """Of a node that has just booted: most sessions are older than its clock."""
@@ -273,3 +273,19 @@ def test_of_several_records_of_a_slot_the_last_one_has_the_right_age() -> None:
         np.concatenate([record(7, 2, vip_port=444, created_age=1, stamp_age=1), record(7, 2, vip_port=444)]), TICK
     )
     assert (node.state(7), done.reset, done.refused) == (SessionState.RESERVED, 1, [])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.2, 0.3, 0.9, 1.0])
+def test_the_used_slots_of_any_rows(share: float) -> None:
+    """Of few rows the tags are gathered, of more all are read."""
+    random = np.random.default_rng(1)
+    node = Arrays()
+    states = random.choice([SessionState.FREE, SessionState.EST, SessionState.CLOSED, SessionState.RESERVED], SESSIONS)
+    named = np.isin(states, [SessionState.EST, SessionState.CLOSED])
+    node.tags[:] = (
+        named.astype(np.uint64) << np.uint64(48) | states.astype(np.uint64) << np.uint64(40) | np.uint64(TICK)
+    )
+    rows = random.random(NAT_ROWS) < share
+    expected = [slot for slot in np.flatnonzero(named).tolist() if rows[slot // WAYS % NAT_ROWS]]
+    assert bool(expected) is (share > 0)
+    assert node.store.used(rows).tolist() == expected
