@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What differs between two texts of lb.yml, in the terms of the schema; and the steps of the change."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -39,6 +40,15 @@ def config(*replacements: tuple[str, str], text: str = TEXT) -> Config:
         assert old in text
         text = text.replace(old, new)
     return parse(text, "lb.yml")
+
+
+@functools.cache
+def schema() -> jsonschema.protocols.Validator:
+    """The schema itself is checked once: that takes longer than a file does."""
+    found = Config.model_json_schema()
+    validator = jsonschema.validators.validator_for(found)
+    validator.check_schema(found)
+    return validator(found)
 
 
 def texts(*replacements: tuple[str, str]) -> list[str]:
@@ -114,11 +124,12 @@ def test_defaults_are_marked() -> None:
 
 @pytest.mark.parametrize("file", sorted(TOPOLOGY.glob("lb*.yml")), ids=lambda file: file.name)
 def test_schema_takes_the_labs_files_and_what_is_shown_of_them(file: Path) -> None:
-    schema, text = Config.model_json_schema(), file.read_text()
-    jsonschema.validate(yaml.safe_load(text), schema)
-    shown = effective(parse(text, file.name))
-    jsonschema.validate(shown, schema)
-    assert not differences(parse(text, file.name), parse(json.dumps(shown), file.name)), "it means the same"
+    text = file.read_text()
+    schema().validate(yaml.safe_load(text))
+    before = parse(text, file.name)
+    shown = effective(before)
+    schema().validate(shown)
+    assert not differences(before, parse(json.dumps(shown), file.name)), "it means the same"
 
 
 @pytest.mark.parametrize(
@@ -127,7 +138,7 @@ def test_schema_takes_the_labs_files_and_what_is_shown_of_them(file: Path) -> No
 )
 def test_schema_refuses(old: str, new: str) -> None:
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(yaml.safe_load(TEXT.replace(old, new)), Config.model_json_schema())
+        schema().validate(yaml.safe_load(TEXT.replace(old, new)))
 
 
 def planned(new: Config, before: Config | None = None, ending: str | None = None, **held: int) -> list[str]:

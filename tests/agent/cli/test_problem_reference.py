@@ -8,8 +8,8 @@ import ast
 import functools
 import importlib
 import string
-from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -22,30 +22,55 @@ DOCUMENT = ROOT / "docs/problems.md"
 KINDS = [pytest.param(kind, id=f"{module}.{name}") for module, name, kind in kinds()]
 
 
+class Call(NamedTuple):
+    """A call in a module of the agent: what is called, as "name.name" ("?" for what is no name); the names of values;
+    the first argument, if it is a cast."""
+
+    path: Path
+    called: str
+    names: set[str | None]
+    cast_to: str
+
+
+def modules() -> list[Path]:
+    return sorted((ROOT / "agent").rglob("*.py"))
+
+
 @functools.cache
-def trees() -> dict[Path, ast.Module]:
-    """All modules of the agent, by path. Not at import: each worker imports this file."""
-    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "agent").rglob("*.py"))}
+def calls() -> list[Call]:
+    """All calls in the agent. Not at import: each worker imports this file. Trees are not kept: every full garbage
+    collection of the worker would visit them."""
+    return [
+        call_of(path, node)
+        for path in modules()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    ]
 
 
-def calls() -> Iterator[tuple[Path, ast.Call]]:
-    for path, tree in trees().items():
-        for found in ast.walk(tree):
-            if isinstance(found, ast.Call):
-                yield path, found
+def call_of(path: Path, call: ast.Call) -> Call:
+    called = dotted(call.func)
+    cast_to = ast.unparse(call.args[0]) if called.endswith("cast") and call.args else ""
+    return Call(path, called, {one.arg for one in call.keywords}, cast_to)
+
+
+def dotted(made: ast.expr) -> str:
+    if isinstance(made, ast.Attribute):
+        return f"{dotted(made.value)}.{made.attr}"
+    return made.id if isinstance(made, ast.Name) else "?"
 
 
 @functools.cache
 def uses() -> dict[int, list[set[str | None]]]:
     """The values that each kind is made with wherever it is used, by the kind's id."""
     found: dict[int, list[set[str | None]]] = {}
-    for path, call in calls():
-        made = call.func
-        if isinstance(made, ast.Attribute) and made.attr in ("line", "parts") and isinstance(made.value, ast.Name):
-            module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
-            kind = getattr(module, made.value.id, None)
+    for call in calls():
+        name, _, method = call.called.partition(".")
+        if method in ("line", "parts"):
+            module = importlib.import_module(".".join(call.path.relative_to(ROOT).with_suffix("").parts))
+            kind = getattr(module, name, None)
             if isinstance(kind, Problem):
-                found.setdefault(id(kind), []).append({word.arg for word in call.keywords})
+                found.setdefault(id(kind), []).append(call.names)
     return found | {id(cause.value): [{"node", "detail"}] for cause in Cause}
 
 
@@ -66,18 +91,18 @@ def test_a_kind_is_made_with_the_values_that_it_names(kind: Problem) -> None:
 
 
 def test_all_causes_of_the_channel_occur() -> None:
-    source = "".join(path.read_text(encoding="utf-8") for path in trees())
+    source = "".join(path.read_text(encoding="utf-8") for path in modules())
     assert [cause.name for cause in Cause if f"Cause.{cause.name}" not in source] == []
 
 
 def test_every_kind_is_a_constant_that_the_page_finds() -> None:
-    made = [path for path, call in calls() if isinstance(call.func, ast.Name) and call.func.id == "Problem"]
+    made = [call.path for call in calls() if call.called == "Problem"]
     assert len(made) == len(KINDS) > 60
 
 
 def test_lines_have_one_maker() -> None:
-    makers = {path.name for path, call in calls() if ast.unparse(call.func).endswith("ProblemLine")}
-    casts = [path for path, call in calls() if ast.unparse(call.func) == "cast" and "ProblemLine" in ast.unparse(call)]
+    makers = {call.path.name for call in calls() if call.called.endswith("ProblemLine")}
+    casts = [call.path for call in calls() if "ProblemLine" in call.cast_to]
     assert (makers, casts) == ({"problem.py"}, [])
 
 
