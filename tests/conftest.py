@@ -5,7 +5,6 @@ pytest reads options from the topmost conftest only.
 """
 
 import gc
-import re
 from typing import Any
 
 import pytest
@@ -71,13 +70,6 @@ LONGEST_FIRST = (
 
 Labs wait half of the time, and every other one of these computes all the time: side by side they use the CPUs evenly.
 """
-LAB_OF_ITS_OWN = re.compile(r"(cluster/|_lab\.py|test_demo\.py).*\[(?:.*-)?(bird|frr|gobgp|openbgpd|ipv4|ipv6)\b")
-
-SHARED_PROGRAM = re.compile(r"tests/bpf/(maps|program|reference)/")
-"""The verifier takes as long for the program as these files' tests: one worker loads it for all of them."""
-
-SHARED_LAB = re.compile(r"(tests/cluster/(?:nat_cluster|node_agent))/")
-"""Folders whose files have one lab."""
 
 settings.register_profile("test", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """How long an example takes is no matter: others may have the CPUs."""
@@ -193,30 +185,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank_of)
 
 
-def group(nodeid: str) -> str:
-    """Return what one worker runs as a whole: a file, since its tests share a lab.
-
-    Where a file has a lab for each router or address family, each of them is a group.
-    """
-    if SHARED_PROGRAM.match(nodeid):
-        return "tests/bpf"
-    if folder := SHARED_LAB.match(nodeid):
-        return folder[1]
-    file = nodeid.split("::")[0]
-    lab = LAB_OF_ITS_OWN.search(nodeid)
-    return f"{file} {lab[2]}" if lab else file
-
-
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    from xdist.scheduler.loadscope import LoadScopeScheduling
-
-    class ByGroup(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            return group(nodeid)
+    from support.parallel import ByGroup  # a run without workers has no use for the modules that this imports
 
     config.option.loadscopereorder = False  # it would begin with the files of the most tests
     return ByGroup(config, log)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if hasattr(session.config, "workerinput"):
+        from support.parallel import report_less
+
+        report_less(session.config)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
