@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from bpf.kernel import atomic
 from bpf.layout.nat import bucket_bits
-from bpf.layout.session import TagFlag
+from bpf.layout.session import SessionState, TagFlag
 from bpf.maps.session_map import SessionMap, Tags
 
 Slots = npt.NDArray[np.int64]
@@ -29,6 +29,8 @@ Slots = npt.NDArray[np.int64]
 _STAMP: Final = np.uint64(0xFFFF_FFFF)
 """Of a tag; a free one has nothing else."""
 _STATE: Final = np.uint64(0xFF << 40)
+_RESERVED: Final = np.uint64(SessionState.RESERVED << 40)
+"""A reserved slot has an empty record, and so no number."""
 _FLAGS: Final = np.uint64(0xFF << 32)
 _FINGERPRINT: Final = np.uint64(0xFFFF << 48)
 _IPV6: Final = np.uint64(TagFlag.IPV6 << 32)
@@ -39,7 +41,7 @@ _ATTEMPTS: Final = 5
 
 
 class SessionCopy:
-    """A copy of the sessions that began among a number of slots of `numbers`: others end."""
+    """A copy of the sessions that began among a number of slots of `numbers`: others end. Reserved slots stay so."""
 
     def __init__(self, former: SessionMap, present: SessionMap, numbers: Collection[int]) -> None:
         self._former, self._present = former, present
@@ -91,7 +93,7 @@ class SessionCopy:
             if ipv6.any():
                 six = self._former.sessions6
                 bits[ipv6] = six["bucket_bits"][slots[ipv6]] if six is not None else 0
-            kept = np.isin(bits, self._bits) | (changed <= _STAMP)
+            kept = np.isin(bits, self._bits) | (changed <= _STAMP) | (changed & _STATE == _RESERVED)
             yield slots[kept], changed[kept]
 
     def _copy_records(self, slots: Slots, tags: Tags) -> None:

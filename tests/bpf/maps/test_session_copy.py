@@ -45,6 +45,18 @@ def test_a_slot_is_the_same_session_in_more_slots_and_in_fewer(before: int, afte
     assert (copy.follow(), copy.finish()) == (0, 0)
 
 
+def test_a_slot_that_is_reserved_for_another_node_stays_so() -> None:
+    former, present = Slots(FEW), Slots(MANY)
+    reserved = Tag(0, SessionState.RESERVED, TagFlag(0), NOW).pack()
+    former.map.tags[5] = reserved
+    former.put(6)
+    copy = SessionCopy(former.map, present.map, NUMBERS)
+    copy.begin()
+    former.map.tags[6] = reserved  # its session has ended
+    assert copy.finish() == 0
+    assert present.map.tags[[5, 6]].tolist() == [reserved] * 2
+
+
 def test_what_changes_before_the_program_does_is_copied_again() -> None:
     former, present = Slots(FEW), Slots(MANY)
     for slot in (1, 2, 3):
