@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import click
@@ -14,9 +14,13 @@ from agent.cli.options import output_option, request, show, socket_option
 
 def _prefix(_: click.Context, __: click.Parameter, value: str) -> Network:
     try:
-        return ip_network(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
+        whole = ip_network(value, strict=False)
+    except ValueError:
+        raise click.BadParameter(f"'{value}' is no prefix; write one as 192.0.2.0/24, 2001:db8::/32 or 192.0.2.7") from None
+    address = value.partition("/")[0]
+    if whole.network_address != ip_address(address):
+        raise click.BadParameter(f"{value} has bits set after its length; write {whole}, or {address} alone")
+    return whole
 
 
 prefix_argument = click.argument("prefix", callback=_prefix)

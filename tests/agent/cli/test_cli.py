@@ -126,7 +126,9 @@ def test_wrong_usage_is_exit_code_2(run: Run) -> None:
     assert "is not one of" in run("announce", "drain", "--method", "magic", code=2)[1]
     assert "No such option" in run("announce", "up", "--for", "1h", code=2)[1]
     assert "--at requires --live" in run("explain", "tcp,10.1.0.2:1,10.99.0.1:2", "--at", "10.0.0.12", code=2)[1]
-    assert "192.0.2.1/24 has host bits set" in run("deny", "add", "192.0.2.1/24", code=2)[1]
+    wrong = run("deny", "add", "192.0.2.1/24", code=2)[1]
+    assert "192.0.2.1/24 has bits set after its length; write 192.0.2.0/24, or 192.0.2.1 alone" in wrong
+    assert "'192.0.2.0/33' is no prefix; write one as 192.0.2.0/24" in run("deny", "add", "192.0.2.0/33", code=2)[1]
     assert "is not one of" in run("status", "-o", "yaml", code=2)[1]
 
 
