@@ -16,7 +16,9 @@ def _prefix(_: click.Context, __: click.Parameter, value: str) -> Network:
     try:
         whole = ip_network(value, strict=False)
     except ValueError:
-        raise click.BadParameter(f"'{value}' is no prefix; write one as 192.0.2.0/24, 2001:db8::/32 or 192.0.2.7") from None
+        raise click.BadParameter(
+            f"'{value}' is no prefix; write one as 192.0.2.0/24, 2001:db8::/32 or 192.0.2.7"
+        ) from None
     address = value.partition("/")[0]
     if whole.network_address != ip_address(address):
         raise click.BadParameter(f"{value} has bits set after its length; write {whole}, or {address} alone")
