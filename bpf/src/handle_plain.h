@@ -80,8 +80,9 @@ static __always_inline int handle_plain4(struct xdp_md *ctx, const struct conf *
 	verdict = handle_plain_flow(ctx, conf, uplink, to_pool, pkt);
 #if NAT
 	if (verdict == FOR_NAT)
-		verdict = to_pool ? pass_on_established(ctx, conf, uplink, true, pkt)
-				  : pass_on_established(ctx, conf, uplink, false, pkt);
+		/* Not by `to_pool`: the filter of VIPs has 64 bits, and takes some addresses of the pool for VIPs. */
+		verdict = pkt->service ? pass_on_established(ctx, conf, uplink, false, pkt)
+				       : pass_on_established(ctx, conf, uplink, true, pkt);
 #endif
 	return leave_plain(verdict, pkt);
 }

@@ -5,6 +5,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 from support import packets
@@ -13,6 +14,8 @@ from support.nat_node import (
     FLOWS,
     GATEWAY,
     TABLE,
+    VIP,
+    VIP6,
     WEB,
     Flow,
     Here,
@@ -94,6 +97,20 @@ def test_forwarded_to_a_node_that_does_not_own_the_row(here: Here) -> None:
     with first_program_alone(here):
         assert here.program.send(frame(request, packets.marker(1, 12))) == ("tx", to_backend(session, request))
         assert here.program.send(frame(request)) == ("pass", frame(request)), "the owner is asked first"
+
+
+def test_an_answer_to_an_address_that_shares_its_bit_of_the_filter_with_a_vip(here: Here) -> None:
+    _, session = establish(here, Flow())
+    answer = reply(session, ACK, seq=5001, ack=101)
+    conf, before = here.program.maps.conf, here.program.maps.conf.vip_filter()
+    conf.set_vip_filter([ip_address(VIP), session.nat])
+    assert conf.vip_filter().bit_count() == 2
+    try:
+        with first_program_alone(here):
+            assert here.program.send(frame(answer)) == ("tx", to_client(session, answer))
+    finally:
+        conf.set_vip_filter([ip_address(VIP), ip_address(VIP6)])
+    assert conf.vip_filter() == before
 
 
 ACKED = {"seq": 101, "ack": 5001}
