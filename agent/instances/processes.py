@@ -22,8 +22,9 @@ _GONE: Final = (errno.ESRCH, errno.EBADF)
 _SO_COOKIE: Final = 57
 _HIERARCHIES: Final = ("", "name=systemd")
 """Those in which systemd puts units: version 2, and its own in version 1 (/proc/PID/cgroup)."""
-_STAT: Final = re.compile(r"\) \S (\d+) (?:\S+ ){17}(\d+)")
-"""In /proc/PID/stat behind the name, which may have anything in it: fields 4 (parent) and 22 (start)."""
+_STAT: Final = re.compile(r"\) [^ZX] (\d+) (?:\S+ ){17}(\d+)")
+"""In /proc/PID/stat behind the name, which may have anything in it: fields 4 (parent) and 22 (start). In state Z the
+process has ended, and its parent has not waited for it yet."""
 
 
 def processes(with_executables: bool, with_cgroups: bool) -> dict[int, Process]:

@@ -270,6 +270,17 @@ def test_without_the_right_to_see_what_processes_run_it_is_named(
         wait_for(lambda: problem(keeper, "web: the files that processes run cannot be seen: the agent needs CAP_SYS"))
 
 
+def test_an_instance_that_has_ended_is_gone_before_its_parent_has_waited_for_it(
+    servers: Servers, bpffs: Path, tmp_path: Path
+) -> None:
+    blue = servers.start("blue")
+    servers.start("green")
+    with running(by_pidfile(tmp_path), bpffs, tmp_path) as keeper:
+        wait_for(lambda: keeper.states() == {"blue": "active", "green": "standby"})
+        os.kill(blue.pid, signal.SIGKILL)
+        wait_for(lambda: keeper.states() == {"green": "active"}, timeout_s=60)
+
+
 def test_instances_that_come_and_go_leak_nothing(servers: Servers, bpffs: Path, tmp_path: Path) -> None:
     green = servers.start("green")
     with running(by_pidfile(tmp_path), bpffs, tmp_path) as keeper:
