@@ -1,117 +1,20 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Makes a session: in the emptier of the flow's two buckets, and there in the way that was left the longest ago, so
- * that a NAT endpoint rests before it is used again.
- *
- * A way is taken by compare-and-exchange to BUSY; then the record is written, then the tag. A row's owner uses the
- * first OWNER_WAYS ways, and any other node the rest: while nodes disagree about the owner, two of them do not use one
- * endpoint. Rather than refuse a session, the owner takes a way of the rest too. Half a bucket may be half-open: the
- * rest is for connections, whatever floods. A half-open session makes room after a few seconds if there is no other.
- * Established ones never do.
+ * Makes a session, in a slot that new_slot.h finds. A way is taken by compare-and-exchange to BUSY; then the record is
+ * written, then the tag.
  */
 #pragma once
 
 #include "backend.h"
 #include "lb.h"
 #include "nat_layout.h"
+#include "new_slot.h"
 #include "packet.h"
 #include "session.h"
 #include "track.h"
 #include "verifier.h"
 
 #if NAT
-#define HALF_OPEN_MAX (WAYS / 2)
-#define FREE_RANK (WAYS + 1) /* of a free way at least; of a half-open one it is less */
-
-/* A way that a session may take, and how good it is: more is better, 0 is none. */
-struct room {
-	u32 way;
-	u32 rank;
-};
-
-/* Whether a tag's state is SYN or BUSY. */
-static __always_inline u64 is_half_open(u64 tag)
-{
-	return (1 << SESSION_SYN | 1 << SESSION_BUSY) >> (tag_state(tag) & 7) & 1;
-}
-
-/* Of numbers below 2^63. */
-static __always_inline u64 max_of(u64 a, u64 b, u32 zero)
-{
-	return a ^ ((a ^ b) & sign_of(a - b, zero));
-}
-
-/* Return the ticks after its stamp from which on a new session may take the slot of that tag. */
-static __always_inline s64 rest_of(const struct nat_conf *nat, u64 tag)
-{
-	u64 place = (tag >> 39 & 14) | (tag >> 36 & 1);
-
-	asm("%0 &= 15" : "+r"(place)); /* Linux 6.1 does not know that an OR of two bounded numbers is bounded */
-	return nat->rest[place];
-}
-
-/*
- * Look for room in a bucket, for a row's owner or for another node. Of two free ways the one with the older stamp is
- * better, and those that are the others' are worse; a half-open one is worse than any. No two sessions of a bucket may
- * have one fingerprint: see session.h.
- *
- * Without branches: the verifier would walk them 2^8 times.
- */
-static __always_inline struct room find_room(const struct conf *conf, const struct nat_conf *nat,
-					     const struct session_bucket *bucket, u64 key, u32 now, u64 owns)
-{
-	const u64 others = (1 << WAYS) - (1 << OWNER_WAYS);
-	u64 first = others ^ owns * ((1 << WAYS) - 1), ways = others | owns * first; /* bits */
-	u64 best_free = 0, best_half = 0, used = 0, half_open = 0, same = 0, differs, score, half, tag, i;
-	struct room room = {};
-	s64 age;
-
-#pragma clang loop unroll(disable)
-	for (i = 0; i < WAYS; i++) {
-		tag = *(volatile u64 *)&bucket->tag[way_of_slot(i)];
-		differs = (tag ^ key) & TAG_KEY;
-		same += 1 - ((differs | -differs) >> 63);
-		half = is_half_open(tag);
-		half_open += half;
-		used += (tag_state(tag) + 7) >> 3; /* FREE is 0 */
-		age = (s32)(now - (u32)tag);       /* of a way that was never used, the most */
-		age &= ~sign_of(age, conf->zero);  /* another CPU may be a tick ahead */
-		score = ((u64)age << 3 | i | 1ULL << 40 | (first >> i & 1) << 41) * (ways >> i & 1);
-		score &= sign_of(rest_of(nat, tag) - age - 1, conf->zero);
-		best_half = max_of(best_half, score * half, conf->zero);
-		best_free = max_of(best_free, score * (1 - half), conf->zero);
-	}
-	if (same)
-		return room;
-	if (best_free && half_open < HALF_OPEN_MAX) {
-		room.way = best_free & (WAYS - 1);
-		room.rank = FREE_RANK + WAYS - used;
-	} else if (best_half) {
-		room.way = best_half & (WAYS - 1);
-		room.rank = FREE_RANK - used;
-	}
-	return room;
-}
-
-/* Return how many ways of a bucket are used. */
-static __always_inline u64 used_ways(const struct session_bucket *bucket)
-{
-	u64 used = 0, i;
-
-#pragma unroll
-	for (i = 0; i < WAYS; i++)
-		used += (tag_state(*(volatile u64 *)&bucket->tag[i]) + 7) >> 3; /* FREE is 0 */
-	return used;
-}
-
-/* Whether a new session may take a way with that tag. */
-static __always_inline bool has_rested(const struct nat_conf *nat, u64 tag, u32 now)
-{
-	s64 age = (s32)(now - (u32)tag);
-
-	return (age > 0 ? age : 0) >= rest_of(nat, tag);
-}
-
 static __always_inline u16 fold_sum(u64 sum)
 {
 	sum = (u32)sum + (sum >> 32);
@@ -233,48 +136,17 @@ static __always_inline bool take_way(const struct nat_conf *nat, u64 *tag, u64 b
 static __always_inline u32 make_session(const struct conf *conf, const struct nat_conf *nat, u32 hash, u32 service_slot,
 					bool owns, const struct packet *pkt, enum counter *event)
 {
-	u64 role = owns;
-	u32 now = now_tick(), backend, slot = 0, index, i;
-	struct room room = {}, other;
-	struct session_bucket *bucket, *second;
 	struct session_place place;
 	struct backend_load *load;
-	u64 *tag, before, chosen;
+	u32 now, backend, slot;
+	u64 *tag, before;
 
 	*event = DROP_NAT_FULL;
 	find_place(nat->bucket_bits, hash, pkt, &place);
-	/* The emptier bucket first: if a way is free there, nothing is better. */
-	bucket = session_tags.lookup(&place.bucket[0]);
-	second = session_tags.lookup(&place.bucket[1]);
-	if (!bucket || !second)
-		return NO_SLOT; /* never */
-	chosen = sign_of(used_ways(second) - used_ways(bucket), conf->zero);
-	index = place.bucket[0] ^ ((place.bucket[0] ^ place.bucket[1]) & chosen);
-	FORGET_NOW(conf, index);
-#pragma clang loop unroll(disable)
-	for (i = 0; i < 2; i++) {
-		bucket = session_tags.lookup(&index);
-		if (!bucket)
-			return NO_SLOT; /* never */
-		FORGET(conf, role);
-		other = find_room(conf, nat, bucket, place.key, now, role);
-		if (other.rank > room.rank) {
-			room = other;
-			slot = index * WAYS;
-		}
-		FORGET(conf, room.way);
-		FORGET(conf, room.rank);
-		FORGET(conf, slot);
-		if (room.rank >= FREE_RANK)
-			break;
-		index ^= place.bucket[0] ^ place.bucket[1];
-	}
-	FORGET_NOW(conf, room.rank);
-	FORGET_NOW(conf, room.way);
+	slot = find_slot(conf, nat, owns, &place);
 	FORGET_NOW(conf, slot);
-	if (!room.rank)
+	if (slot == NO_SLOT)
 		return NO_SLOT;
-	slot += room.way;
 	backend = choose_backend(conf, service_slot, hash, pkt);
 	FORGET(conf, backend);
 	if (!backend) {
@@ -284,6 +156,8 @@ static __always_inline u32 make_session(const struct conf *conf, const struct na
 	tag = find_tag(slot);
 	if (!tag)
 		return NO_SLOT; /* never */
+	/* Not before: the search leaves no room for it on the stack. */
+	now = now_tick();
 	before = *(volatile u64 *)tag;
 	if (!has_rested(nat, before, now) ||
 	    !take_way(nat, tag, before, place.key, slot, pkt, backend, service_slot, now))

@@ -30,7 +30,16 @@ from bpf.layout.session import OWNER_WAYS, WAYS, SessionState, Tag, TagFlag
 from bpf.maps.session_dtype import SESSION4_DTYPE
 from bpf.maps.session_map import now_tick
 from bpf.reference.flow_hash import flow_hash
-from bpf.reference.session import place_of
+from bpf.reference.session import Place, place_of
+
+
+def place(flow: Flow) -> Place:
+    ends = ip_address(flow.ends["src"]), flow.port, ip_address(flow.ends["dst"]), 443
+    return place_of(flow_hash(KEY, *ends), flow.row(), bucket_bits(SESSIONS))
+
+
+def half_open(here: Here) -> list[int]:
+    return [slot for slot in here.used() if here.tag(slot).state is SessionState.SYN]
 
 
 def test_new_connection_of_the_same_ports_gets_another_endpoint(here: Here) -> None:
@@ -75,8 +84,7 @@ def test_emptier_bucket_with_a_free_way_is_taken(
 ) -> None:
     """`used` ways are of established sessions in each of the flow's buckets, and those up to `resting` rest."""
     flow = Flow()
-    ends = ip_address(flow.ends["src"]), flow.port, ip_address(flow.ends["dst"]), 443
-    buckets = place_of(flow_hash(KEY, *ends), flow.row(), bucket_bits(SESSIONS)).buckets
+    buckets = place(flow).buckets
     established = Tag(2, SessionState.EST, TagFlag(0), now_tick()).pack()
     closed = Tag(2, SessionState.CLOSED, TagFlag.CLOSED_BY_BACKEND, now_tick()).pack()
     for bucket, count, rests in zip(buckets, used, resting, strict=True):
@@ -86,6 +94,37 @@ def test_emptier_bucket_with_a_free_way_is_taken(
     assert here.program.send(frame(flow.request()))[0] == "tx"
     (slot,) = set(here.used()) - before
     assert slot // WAYS == buckets[taken]
+
+
+@pytest.mark.parametrize("oldest", range(WAYS))
+def test_the_free_way_that_was_left_the_longest_ago_is_taken(here: Here, oldest: int) -> None:
+    """Of the owner's ways, and not one of the others' that is older."""
+    flow, now = Flow(), now_tick()
+    bucket, other = place(flow).buckets
+    here.sessions.tags[other * WAYS] = Tag(2, SessionState.EST, TagFlag(0), now).pack()
+    left = np.arange(now - 9, now - 9 + WAYS, dtype=np.uint64)
+    left[oldest] = now - 20
+    here.sessions.tags[bucket * WAYS : (bucket + 1) * WAYS] = left
+    assert here.program.send(frame(flow.request()))[0] == "tx"
+    (slot,) = half_open(here)
+    assert slot // WAYS == bucket
+    assert slot % WAYS == (oldest if oldest < OWNER_WAYS else 0)
+
+
+def test_no_bucket_gets_a_second_session_of_one_fingerprint(here: Here) -> None:
+    """It goes to the fuller bucket; with the fingerprint in both it is refused."""
+    flow = Flow()
+    at, same = place(flow), Tag(place(flow).fingerprint, SessionState.EST, TagFlag(0), now_tick()).pack()
+    first, second = (bucket * WAYS for bucket in at.buckets)
+    here.sessions.sessions4[first] = np.zeros((), SESSION4_DTYPE)
+    here.sessions.tags[first] = same
+    here.sessions.tags[second : second + 2] = same & ~(1 << 48)
+    assert here.program.send(frame(flow.request()))[0] == "tx"
+    assert [slot // WAYS for slot in half_open(here)] == [at.buckets[1]]
+    here.sessions.tags[second : second + WAYS] = 0
+    here.sessions.sessions4[second] = np.zeros((), SESSION4_DTYPE)
+    here.sessions.tags[second] = same
+    assert here.program.observe(frame(flow.request())).events[WEB, Counter.DROP_NAT_FULL] == 1
 
 
 def test_established_session_never_makes_room(here: Here) -> None:
