@@ -100,6 +100,7 @@ class Pool:
         self._taken.cpus = dict(record.cpus)
         self._matches = [resolved(match) for match in self.config.match]
         self._seen: frozenset[Listener] | None = None
+        self._changed_at = 0.0
         self._unowned_since: dict[int, float] = {}
         self._idle: frozenset[int] = frozenset()
         """The listeners of socket units whose service does not run, by inode."""
@@ -141,7 +142,8 @@ class Pool:
         return name
 
     def _look(self, listeners: frozenset[Listener], now: float) -> None:
-        self._seen = listeners
+        if listeners != self._seen:
+            self._seen, self._changed_at = listeners, now
         own = {one.inode: one for one in listeners if any(serves(each, one) for each in self._services)}
         problems: list[ProblemLine] = []
         try:
@@ -162,7 +164,10 @@ class Pool:
             problems.append(UNSEEN.line(error=error.strerror or error))
         if not self.automatic:
             problems += self._unowned(own, now)
-        self._next_look = now + (SOON_S if problems or self._unowned_since or self._idle else RESCAN_S)
+        # Of all listeners of a node, most belong to no instance: a new one may be of one whose pidfile follows.
+        waits = self.automatic and now < self._changed_at + PATIENCE_S
+        soon = problems or self._unowned_since or self._idle or waits
+        self._next_look = now + (SOON_S if soon else RESCAN_S)
         self.problems = tuple(OF_SERVICE.line(service=self.services[0], line=line) for line in dict.fromkeys(problems))
 
     def choose(self) -> None:

@@ -110,6 +110,23 @@ def test_a_service_of_each_family_with_one_server(servers: Servers, bpffs: Path,
         assert answers(port=443) == answers(vip=VIP6, port=443) == {"blue": 40}
 
 
+def test_auto_finds_a_server_whose_pidfile_is_written_after_it_listens(
+    servers: Servers, bpffs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.instances.pool.PATIENCE_S", 1000.0)  # however slow this machine is
+    servers.start("green", address=LOOPBACK)
+    with running(steered(tmp_path, "auto"), bpffs, tmp_path) as keeper:
+        wait_for(lambda: keeper.states() == {"green": "active"})
+        (pool,) = keeper.keeper._pools.values()
+        before = len(pool._seen or ())
+        blue = servers.start("other", address=LOOPBACK)
+        wait_for(lambda: len(pool._seen or ()) > before)
+        with pool._open:
+            pass  # the look that saw it is over
+        (tmp_path / "blue.pid").write_text(f"{blue.pid}\n")
+        wait_for(lambda: keeper.states() == {"blue": "active", "green": "standby"}, timeout_s=20)
+
+
 def test_auto_with_servers_on_several_ports_is_named(servers: Servers, bpffs: Path, tmp_path: Path) -> None:
     servers.start("blue", address=LOOPBACK)
     with running(steered(tmp_path, "auto"), bpffs, tmp_path) as keeper:
