@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of the whole suite, and the order of its tests.
+"""The options of the whole suite, and which tests run side by side (pytest-xdist).
 
 pytest reads options from the topmost conftest only.
 """
@@ -68,8 +68,7 @@ LONGEST_FIRST = (
 )
 """A run ends soon after its last test begins: these begin first. One file of tests/bpf/program begins its group.
 
-Labs wait half of the time, and every other one of these computes all the time: on three workers they use the CPUs
-evenly. With a fourth one, labs have three workers (support/parallel.py).
+Labs wait half of the time, and every other one of these computes all the time: side by side they use the CPUs evenly.
 """
 
 settings.register_profile("test", deadline=None, suppress_health_check=[HealthCheck.too_slow])

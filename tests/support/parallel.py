@@ -1,23 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What workers of pytest-xdist run, and what they report: most tests take less time than xdist spends on them."""
 
-import functools
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
-ROOT = Path(__file__).parents[2]
-
-LABS = 3
-"""So many workers run groups with a lab; the others run what needs none, and end when no more of that is left.
-
-A lab waits half of the time: with three of them, and one worker that computes, two CPUs have work. Four labs of six
-nodes disturbed each other.
-"""
 LAB_OF_ITS_OWN = re.compile(r"(cluster/|_lab\.py|test_demo\.py).*\[(?:.*-)?(bird|frr|gobgp|openbgpd|ipv4|ipv6)\b")
 
 SHARED_PROGRAM = re.compile(r"tests/bpf/(maps|program|reference)/")
@@ -44,12 +34,6 @@ def group(nodeid: str) -> str:
     return f"{file} {lab[2]}" if lab else file
 
 
-@functools.cache
-def has_lab(file: str) -> bool:
-    """Return whether any test of a file has a lab. The process that hands tests out collects none, so no marker."""
-    return "pytest.mark.lab" in (ROOT / file).read_text()
-
-
 class Collection(list[str]):
     """A worker's tests by number. xdist looks for the number of each, which takes a second for 6,000 in a list."""
 
@@ -66,28 +50,6 @@ class ByGroup(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         return group(nodeid)
-
-    def _assign_work_unit(self, node: Any) -> None:
-        chosen = self._choice(node)
-        if chosen is None:
-            node.shutdown()  # once it has run what it has
-            return
-        self.workqueue.move_to_end(chosen, last=False)
-        super()._assign_work_unit(node)
-
-    def _choice(self, node: Any) -> str | None:
-        """Return the group that a worker runs next.
-
-        Where there are workers without labs it is the first of the worker's kind, or any once all labs are handed out.
-        None: no group of its kind is left.
-        """
-        first = next(iter(self.workqueue))
-        if len(self.nodes) <= LABS:
-            return first
-        labs = {name: has_lab(next(iter(unit)).split("::")[0]) for name, unit in self.workqueue.items()}
-        if self.nodes.index(node) < LABS:
-            return next((name for name, lab in labs.items() if lab), first)
-        return next((name for name, lab in labs.items() if not lab), None)
 
     def add_node_collection(self, node: Any, collection: Sequence[str]) -> None:
         super().add_node_collection(node, Collection(collection))
