@@ -120,6 +120,8 @@ def _former(former: dict[str, Any]) -> str:
     named = f"former pool of NAT {', '.join(former['pools'])}"
     if former["of"]:
         named = f"former nat.sessions {former['of']:,}"
+    if former["sessions"] is None:
+        return f"{named}: the sessions that are left are being counted"
     since = "" if former["newest_s"] is None else f", none new for {age(former['newest_s'])}"
     elsewhere = f"; {', '.join(former['elsewhere'])} too" if former["elsewhere"] else ""
     if not former["sessions"] and not former["elsewhere"]:

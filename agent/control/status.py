@@ -157,6 +157,8 @@ def _nat(state: NodeState) -> dict[str, Any] | None:
     if former is None:
         return {"counters": counters, "former": None}
     shown = {"pools": list(map(str, former.pools)), "of": former.sessions, "sessions": former.count}
+    if former.in_use is None:
+        shown["sessions"] = None  # not counted yet
     shown["newest_s"] = former.newest_s
     return {"counters": counters, "former": {**shown, "elsewhere": list(map(str, state.former_elsewhere))}}
 

@@ -271,8 +271,8 @@ class Agent:
             self._save()
 
     def _is_starting(self, forwarder: Forwarder) -> bool:
-        """Whether it is not known yet if this node forwards: tables and XDP come first, then the VIPs."""
-        return not forwarder.tried or (forwarder.ready and not self.vips.are_put)
+        """Whether it is not known yet if this node forwards: tables and XDP come first, then the VIPs; or what for."""
+        return not forwarder.tried or (forwarder.ready and not (self.vips.are_put and self.nat.former_known))
 
     def _hangs(self) -> bool:
         """Whether to be silent, so that the relay's dead-man acts. Only what is requested is announced nevertheless."""
@@ -283,6 +283,8 @@ class Agent:
 
         With tables of an earlier agent it goes on as before. Without them it takes no new flows yet.
         """
+        if not self.nat.publish_former():
+            return
         if self.plan is not None:
             self.publisher.publish(self.plan, self.ready, self.forwarder)
             return

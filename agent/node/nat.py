@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Coroutine, MutableMapping
 from ipaddress import IPv4Address
 from typing import Any
@@ -48,6 +47,7 @@ class Nat:
         NAT services. `on_change` is called when there is something new to observe."""
         self._config, self._membership = node.config, membership
         self.sessions = session_keeper(node.config, forwarder, on_change)
+        self._datapath = forwarder.datapath if forwarder is not None else None
         self.backends: BackendKeeper | None = None
         self._orders = orders
         if forwarder is not None and forwarder.nat is not None:
@@ -65,8 +65,7 @@ class Nat:
         """Take over what other nodes publish. `now` is CLOCK_MONOTONIC seconds."""
         if self.backends is not None:
             self.backends.observe(now)
-        if self.former is not None:
-            self._membership.publish_former(self.former.in_use)
+        self.publish_former()
 
     def problems(self) -> tuple[ProblemLine, ...]:
         """Return what the operator must know, one line each."""
@@ -101,6 +100,20 @@ class Nat:
         """What is left here of the former pool, or number of sessions; None if there is none."""
         return self.sessions.former if self.sessions is not None else None
 
+    @property
+    def former_known(self) -> bool:
+        """Whether this node knows if it has such sessions: until then what is announced stays so."""
+        return self.former is None or self.former.in_use is not None
+
+    def publish_former(self) -> bool:
+        """Publish whether this node has such sessions; return whether that is known, or will not be in a moment. If so,
+        this node may have some; else what the agent before has published is to stay until then."""
+        if not self.former_known and self._datapath is not None and self._datapath.has_sessions:
+            return False
+        if self.former is not None:
+            self._membership.publish_former(self.former.in_use is not False)
+        return True
+
     def former_elsewhere(self) -> tuple[IPv4Address, ...]:
         """Return the other nodes that have such sessions."""
         if self.former is None:
@@ -109,8 +122,8 @@ class Nat:
         return tuple(sorted(address for address, state in states if state.nat is not None and state.nat.former))
 
     def former_in_use(self) -> bool:
-        """Whether any node has such sessions, or makes some."""
-        return self.former is not None and (self.former.in_use or bool(self.former_elsewhere()))
+        """Whether any node has such sessions, or makes some, as far as is known."""
+        return self.former is not None and (self.former.in_use is not False or bool(self.former_elsewhere()))
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """Return what must run for as long as the agent does."""
@@ -149,6 +162,7 @@ def session_keeper(config: Config, forwarder: Forwarder | None, on_change: Calla
     if config.nat is not None and (config.former_pools or config.former_sessions):
         pools = tuple(used_part(pool, config.nat.sessions) for pool in config.former_pools)
         gives = lambda: gives_former(nat.conf(), config)  # noqa: E731
-        former = FormerSessions(table, gives, time.monotonic(), pools, config.former_sessions)
+        former = FormerSessions(table, gives, pools, config.former_sessions)
     watch = SessionWatch(table, maps.nat.open_events, maps.nat.set_watched)
-    return SessionKeeper(table, watch, refused, names, on_change, former)
+    datapath = forwarder.datapath
+    return SessionKeeper(table, watch, refused, names, on_change, former, lambda: datapath.has_sessions)

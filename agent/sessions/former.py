@@ -35,7 +35,6 @@ class FormerSessions:
         self,
         table: SessionTable,
         gives: Callable[[], bool],
-        now: float,
         pools: Sequence[Network] = (),
         sessions: int | None = None,
     ) -> None:
@@ -44,11 +43,11 @@ class FormerSessions:
         """Sessions, with those that are closed and whose endpoints rest."""
         self.newest_s: int | None = None
         """How long ago the last one of them began, in seconds; None if there is none."""
-        self.in_use = False
-        """Whether there are some, or may be soon: a former pool must be announced."""
+        self.in_use: bool | None = None
+        """Whether there are some, or may be soon: a former pool must be announced. None before the first look: it must
+        be if it is."""
         self._table, self._gives = table, gives
         self._used_at = float("-inf")
-        self.look(now)
 
     def look(self, now: float) -> None:
         """Count; `now` is CLOCK_MONOTONIC seconds. It reads the record of each session, so it is for a thread."""

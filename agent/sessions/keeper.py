@@ -21,6 +21,7 @@ from bpf.layout.session import SessionState
 from bpf.maps.session_map import now_tick
 
 PERIOD_S: Final = 1.0
+RETRY_S: Final = 0.05
 MAX_LOAD: Final = 0.03
 """The share of a core that scans may take."""
 RECOUNT_S: Final = 60.0
@@ -55,14 +56,16 @@ class SessionKeeper:
         service_names: Mapping[int, str],
         on_change: Callable[[], None],
         former: FormerSessions | None = None,
+        complete: Callable[[], bool] = lambda: True,
     ) -> None:
         """`refused` counts the new sessions that found no slot, `service_names` are by slot. `on_change` is called when
-        the problems differ, or whether what the `former` ones have is in use."""
+        the problems differ, or whether what the `former` ones have is in use. `complete`: whether the table has all
+        sessions of this node; none is freed or counted before."""
         self.table, self.watch, self.former = table, watch, former
         self.service_names = service_names
         self.scan: Scan | None = None
         """The last one; None before the first."""
-        self._count_refused, self._on_change = refused, on_change
+        self._count_refused, self._on_change, self._complete = refused, on_change, complete
         self._refused = refused()
         self._refused_at = self._recounted_at = float("-inf")
 
@@ -71,6 +74,8 @@ class SessionKeeper:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.watch.run())
             reported = self._reported()
+            while not self._complete():
+                await asyncio.sleep(RETRY_S)
             while True:
                 cpu_s = await asyncio.to_thread(self._round)
                 if reported != (reported := self._reported()):
@@ -78,7 +83,7 @@ class SessionKeeper:
                 await asyncio.sleep(max(PERIOD_S, cpu_s / MAX_LOAD))
 
     def _reported(self) -> tuple[object, ...]:
-        return (*self.problems(), self.former is not None and self.former.in_use)
+        return (*self.problems(), self.former.in_use if self.former is not None else None)
 
     def problems(self) -> tuple[ProblemLine, ...]:
         """Return what the operator must know, one line each."""

@@ -152,6 +152,8 @@ def test_what_is_left_of_the_former_pool_of_nat(printed: Any) -> None:
     assert f"{named} 1,200 sessions are left, none new for 4 m; 10.0.0.12 too" in printed(former=left)
     none = {**left, "sessions": 0, "newest_s": None}
     assert f"{named} 0 sessions are left; 10.0.0.12 too" in printed(former=none)
+    uncounted = left | {"sessions": None, "newest_s": None}
+    assert f"{named} the sessions that are left are being counted" in printed(former=uncounted)
     empty = printed(former={**none, "elsewhere": []})
     assert f"{named} no session is left; remove table.previous.nat" in empty
     fewer = printed(former={**left, "pools": [], "of": 65_536})

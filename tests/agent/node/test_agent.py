@@ -5,18 +5,22 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Address
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from agent.config.file import parse
 from agent.model import State
 from agent.node import saved_state
-from agent.node.agent import Agent
+from agent.node.agent import COALESCE_S, Agent
 from agent.node.own_interface import Interface
 from agent.node.plan import Tables
 from agent.paths import Paths
+from agent.sessions.keeper import SessionKeeper
 from bgp.relay.protocol import DesiredRoutes, Peer, Snapshot
 from bgp.route import Route
+from bpf.attach.datapath import DataPath
 
 ADDRESS, PEER = IPv4Address("10.0.0.11"), "10.0.0.1"
 CONFIG = parse(
@@ -127,6 +131,35 @@ def test_nothing_is_announced_before_the_vips_are_on_lo(tmp_path: Path) -> None:
         assert agent.plan is None
         agent.vips.are_put = True
         await until(lambda: agent.plan)
+
+    run(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("copied", [True, False], ids=["sessions in place", "sessions to be copied"])
+def test_what_was_announced_stays_until_it_is_known_which_sessions_are_left(tmp_path: Path, copied: bool) -> None:
+    """Routers bring answers of backends by the prefix of the former pool, as long as some session has an address of it.
+    All nodes announce it: what the agent before published stays, too, or others would withdraw it, or announce it."""
+
+    async def scenario(agent: Agent, relay: Relay, forwarder: Forwarder) -> None:
+        former = SimpleNamespace(in_use=None)
+        agent.nat.sessions = cast(SessionKeeper, SimpleNamespace(former=former, problems=tuple))
+        agent.nat._datapath = cast(DataPath, SimpleNamespace(has_sessions=copied))
+        forwarder.tried = forwarder.ready = copied
+        await until(lambda: forwarder.wanted)
+        published = bool(agent.membership.version)
+        assert published is not copied
+        assert agent.membership._own_state._former is not copied
+        forwarder.tried = forwarder.ready = True
+        agent._wake.set()
+        for _ in range(20):
+            agent._wake.set()
+            await asyncio.sleep(COALESCE_S)
+        assert (agent.plan, bool(agent.membership.version)) == (None, published)
+        former.in_use = False
+        agent._wake.set()
+        await until(lambda: agent.plan)
+        assert not agent.membership._own_state._former
+        assert agent.membership.version
 
     run(tmp_path, scenario)
 

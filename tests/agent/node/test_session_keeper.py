@@ -46,7 +46,7 @@ def node_with(shape: NatShape | None) -> Iterator[Node]:
     with new_bpffs("session-keeper") as folder:
         maps = Maps.open(folder, 4096, shape)
         writer = SimpleNamespace(slot=SLOTS.__getitem__)
-        datapath = SimpleNamespace(maps=maps)
+        datapath = SimpleNamespace(maps=maps, has_sessions=True)
         yield Node(maps, cast(Forwarder, SimpleNamespace(datapath=datapath, map_writer=writer)))
         maps.close()
 

@@ -26,7 +26,8 @@ def test_sessions_of_the_former_pool_alone_are_counted() -> None:
     slots.put(40_000, SessionState.SYN, now=now, nat=OLD, created=now - 100)
     slots.put(5, now=now, nat=OLD)
     slots.map.tags[5] = now - 9 & 0xFFFF_FFFF  # free: its record is a former session's
-    former = FormerSessions(slots.table, lambda: False, 0.0, FORMER)
+    former = FormerSessions(slots.table, lambda: False, FORMER)
+    former.look(0.0)
     assert former.count == 4
     assert former.newest_s == pytest.approx(90 * 1.074, abs=2)
     assert count_live(slots.table, [Selection(LIVE, pool=pool) for pool in FORMER]) == 3
@@ -39,7 +40,8 @@ def test_sessions_that_began_with_the_former_number_alone_are_counted() -> None:
     slots.put(1, now=now, bucket_bits=2)
     slots.put(2, now=now, bucket_bits=1, created=now - 90)
     slots.put(3, now=now, client=ip_address("2001:db8::7"), bucket_bits=1, created=now - 200)
-    former = FormerSessions(slots.table, lambda: False, 0.0, sessions=1 << 16)
+    former = FormerSessions(slots.table, lambda: False, sessions=1 << 16)
+    former.look(0.0)
     assert (former.count, former.in_use) == (2, True)
     assert former.newest_s == pytest.approx(90 * 1.074, abs=2)
     assert count_live(slots.table, [Selection(LIVE, began_among=frozenset({1 << 16}))]) == 2
@@ -47,7 +49,8 @@ def test_sessions_that_began_with_the_former_number_alone_are_counted() -> None:
 
 def test_the_pool_is_in_use_until_none_was_seen_for_a_while() -> None:
     slots, gives = Slots(), True
-    former = FormerSessions(slots.table, lambda: gives, 0.0, FORMER)
+    former = FormerSessions(slots.table, lambda: gives, FORMER)
+    former.look(0.0)
     assert (former.in_use, former.count) == (True, 0), "new sessions may get it"
     gives = False
     former.look(QUIET_S - 1)
@@ -63,4 +66,7 @@ def test_the_pool_is_in_use_until_none_was_seen_for_a_while() -> None:
 
 
 def test_an_agent_that_starts_with_an_empty_pool_does_not_announce_it_again() -> None:
-    assert not FormerSessions(Slots().table, lambda: False, 1e6, FORMER).in_use
+    former = FormerSessions(Slots().table, lambda: False, FORMER)
+    assert former.in_use is None, "what is announced stays so"
+    former.look(1e6)
+    assert former.in_use is False

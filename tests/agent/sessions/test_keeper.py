@@ -4,8 +4,10 @@
 import asyncio
 import contextlib
 import json
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
+from ipaddress import ip_network
 from typing import Any, cast
 
 import numpy as np
@@ -15,6 +17,7 @@ from support.session_slots import SLOTS, Slots
 from agent.sessions import keeper as keeper_module
 from agent.sessions import watch as watch_module
 from agent.sessions.cause import Cause
+from agent.sessions.former import FormerSessions
 from agent.sessions.keeper import CROWDED, PRESSURE, REFUSED_S, SessionKeeper
 from agent.sessions.page import Names, decode
 from agent.sessions.selection import USED, Selection
@@ -189,6 +192,38 @@ def test_refusals_before_the_agent_began_are_no_problem() -> None:
     keeper = SessionKeeper(world.slots.table, world.watch, lambda: 9, {}, world.change)
     keeper._round()
     assert keeper.problems() == ()
+
+
+def test_former_sessions_are_looked_for_in_a_thread_once_the_table_has_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look reads the records of all sessions. Before, those that are still to be copied would seem to have ended."""
+    monkeypatch.setattr(keeper_module, "RETRY_S", 0.005)
+    world, asked, looks = World(), [0], list[int]()
+
+    def complete() -> bool:
+        asked[0] += 1
+        return asked[0] > 3
+
+    class Looking(FormerSessions):
+        def look(self, now: float) -> None:
+            looks.append(threading.get_ident())
+            super().look(now)
+
+    world.slots.put(5, idle=ticks(3601), now=now_tick())
+    former = Looking(world.slots.table, lambda: False, [ip_network("10.254.0.0/31")])
+
+    async def play() -> None:
+        keeper = SessionKeeper(world.slots.table, world.watch, lambda: 0, {}, world.change, former, complete)
+        task = asyncio.create_task(keeper.run())
+        await until(lambda: asked[0] >= 3)
+        assert (looks, former.in_use, keeper.scan, world.changes) == ([], None, None, 0)
+        assert world.slots.map.tags[5] >> np.uint64(32), "what has expired is freed only then, too"
+        await until(lambda: world.changes == 1)
+        assert former.in_use is False
+        assert threading.get_ident() not in looks
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(play())
 
 
 async def changes(world: World, selection: Selection, count: int) -> list[dict[str, Any]]:
