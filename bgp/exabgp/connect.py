@@ -4,7 +4,8 @@
 ExaBGP 5 has no setting and no command for either. Its pause between attempts grows to a minute, also while nothing
 answers, so a router that comes back waits for up to a minute; an attempt at a silent router lasts as long as the kernel
 sends SYNs, ever more rarely; and its helper learns "closing connection", or nothing, of a failed attempt. A listening
-socket alone would not do: routers wait longer still before they connect (BIRD 5 s, FRR up to 120 s). So two of
+socket alone would not do: routers wait longer still before they connect (BIRD 5 s, FRR up to 120 s). And it closes a
+connection at a failed write, before it has read the router's NOTIFICATION, which has the reason. So two of
 ExaBGP's classes are replaced by the subclasses below before its main function runs, and the format of its log lines,
 which have no severity, and pass on whatever a router sends; the rest of it is unchanged.
 
@@ -31,7 +32,7 @@ from exabgp.application.main import main
 from exabgp.bgp.fsm import FSM
 from exabgp.reactor import loop, protocol
 from exabgp.reactor.api.processes import ProcessError
-from exabgp.reactor.network.error import NetworkError
+from exabgp.reactor.network.error import LostConnection, NetworkError, error
 from exabgp.reactor.network.outgoing import Outgoing
 from exabgp.reactor.peer import Peer
 
@@ -81,6 +82,25 @@ class BoundedOutgoing(Outgoing):  # type: ignore[misc]
             self._abandon(_REASONS.get(number, os.strerror(number)), pause_s)
         self.success()
         self.local = self.local or self.io.getsockname()[0]
+        yield True
+
+    def writer(self, data: bytes) -> Iterator[bool]:
+        """Yield False while data are sent, then True: also if the connection has ended, for the reader reports that.
+
+        ExaBGP would close the socket, and lose what the router sent before the end: most of the time a NOTIFICATION.
+        Linux keeps it for the reader. LostConnection if the data cannot be sent though the connection has not ended.
+        """
+        while self.io and data:
+            try:
+                data = data[self.io.send(data) :]
+            except (BrokenPipeError, ConnectionResetError, TimeoutError):
+                break
+            except OSError as problem:
+                if problem.errno not in error.block:
+                    self.close()
+                    raise LostConnection(f"problem while sending: {problem.strerror}") from None
+            if data:
+                yield False
         yield True
 
     def _abandon(self, reason: str, pause_s: float) -> None:

@@ -10,8 +10,10 @@ PAUSE_SHARE = 0.05
 """Of the time waited so far: a wait ends at most so much later, and a long one needs few polls."""
 
 
-def wait_for(condition: Callable[[], object], what: str = "the state", timeout_s: float = 120.0) -> None:
-    """Poll until the condition holds. Raises AssertionError after the timeout.
+def wait_for(
+    condition: Callable[[], object], what: str | Callable[[], str] = "the state", timeout_s: float = 120.0
+) -> None:
+    """Poll until the condition holds. Raises AssertionError after the timeout, with `what`: of then, if it is called.
 
     It is no bound on the time that users wait: on a machine where ten processes want each CPU, 30 s did not suffice.
     What is waited for needs the CPU too: a pause is as long as the poll, and as `PAUSE_SHARE` of the wait so far.
@@ -19,7 +21,7 @@ def wait_for(condition: Callable[[], object], what: str = "the state", timeout_s
     start = began = time.monotonic()
     while not condition():
         now = time.monotonic()
-        assert now < start + timeout_s, f"not within {timeout_s:g} s: {what}"
+        assert now < start + timeout_s, f"not within {timeout_s:g} s: {what() if callable(what) else what}"
         time.sleep(min(max(0.02, now - began, PAUSE_SHARE * (now - start)), 0.5))
         began = time.monotonic()
 
