@@ -15,7 +15,8 @@ from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model
 from agent.address import Address, Announced, Network
 from agent.config.bgp import AnnounceConfig, BgpConfig
 from agent.config.cross_check import Sections
-from agent.config.fields import AnyNetwork, Section, Switch, fault, given, within
+from agent.config.deny import DeniedNetwork
+from agent.config.fields import Section, Switch, fault, given, within
 from agent.config.members import MembersConfig
 from agent.config.metrics import MetricsConfig
 from agent.config.nat import NatConfig, PoolConfig, former_pools, former_sessions, resized_pools
@@ -47,9 +48,9 @@ class Config(Section):
     """What decides which node owns a row: the same on every node."""
     nat: Annotated[NatConfig | None, BeforeValidator(given)] = None
     """NAT for services of `mode: nat`. Without it there is none. Example: `{pool: 10.255.0.0/27}`."""
-    deny: tuple[AnyNetwork, ...] = ()
-    """Prefixes whose packets to VIPs are dropped; `lbctl deny` adds to them at run time. Example:
-    `[203.0.113.0/24]`."""
+    deny: tuple[DeniedNetwork, ...] = ()
+    """Prefixes whose packets to VIPs are dropped; `lbctl deny` adds to them at run time. One shorter than /8, or
+    /16 with IPv6, is refused if it has clients of the internet. Example: `[203.0.113.0/24]`."""
     other_protocols: Literal["pass", "drop"] = "pass"
     """What happens to packets to VIPs that are neither TCP, UDP nor ICMP (ESP, AH, SCTP, GRE): the kernel of the node
     that the router chose gets them, or none does. Example: `drop`."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from ipaddress import ip_network
-from typing import Final
 
 from agent.address import Address, Network
+from agent.config.deny import many_clients
 from agent.errors import AgentError
 from agent.problem import Problem, ProblemLine
 
@@ -16,10 +16,6 @@ BACKEND_DENIED = Problem(
     "`lbctl deny del {prefix}`",
     "The prefix was denied before the backend was configured. Deny smaller prefixes instead.",
 )
-
-
-SHORTEST: Final = {4: 8, 6: 16}
-"""Shorter prefixes are denied only by force: they have a good part of all clients, or all. By IP version."""
 
 
 class DenyList:
@@ -45,14 +41,10 @@ class DenyList:
         return self.configured | self.added
 
     def add(self, prefix: Network, force: bool = False) -> None:
-        """Add the operator's prefix. AgentError: a backend is in it, or it is shorter than `SHORTEST` and not forced;
+        """Add the operator's prefix. AgentError: a backend is in it, or it has many clients and is not forced;
         BpfError: the map is full. Nothing has changed."""
-        if not force and prefix.prefixlen < SHORTEST[prefix.version]:
-            share = "all" if prefix.prefixlen == 0 else f"1/{2**prefix.prefixlen} of all"
-            raise AgentError(
-                f"{prefix} has {share} IPv{prefix.version} addresses, so this node would serve none of the clients "
-                "there; deny longer prefixes, or use --force"
-            )
+        if not force and (why := many_clients(prefix)):
+            raise AgentError(f"{why}; deny longer prefixes, or use --force")
         if hit := self._hit(prefix):
             raise AgentError(f"{hit} is a backend, whose answers would be dropped; deny smaller prefixes")
         self.replace(self.added | {prefix})

@@ -96,6 +96,12 @@ ERRORS = [
     ("allow: [10.0.0.0/24]", "allow: [10.0.0.0/24]\n  outer: v6", "18:10: members.outer: 'v6' is not 'ipv4' or 'ipv6'"),
     ("members:", "deny: [192.0.2.0/24, 2001:db8::/129]\nmembers:",
      "16:22: deny[1]: '2001:db8::/129' is not an IP network"),
+    ("members:", "deny: [10.0.0.0/8, 0.0.0.0/0]\nmembers:",
+     "16:20: deny[1]: 0.0.0.0/0 has all IPv4 addresses, so this node would serve none of the clients there; deny "
+     "longer prefixes, or run `lbctl deny add 0.0.0.0/0 --force`"),
+    ("members:", "deny: ['2000::/4']\nmembers:",
+     "16:8: deny[0]: 2000::/4 has 1/16 of all IPv6 addresses, so this node would serve none of the clients there; deny "
+     "longer prefixes, or run `lbctl deny add 2000::/4 --force`"),
     ("members:", "other_protocols: reject\nmembers:",
      "16:18: other_protocols: 'reject' is not 'pass' or 'drop'"),
     ("members:", "class_e_clients: maybe\nmembers:",
@@ -208,13 +214,14 @@ def test_defaults() -> None:
 def test_both_families() -> None:
     text = GOOD.replace("vip: 192.0.2.10", "vip: 2001:db8:99::1").replace("interface: eth0", "interfaces: [a, b]")
     text = (
-        text.replace("[10.0.0.0/24]", "[10.0.0.0/24, '2001:db8::/64']") + "deny: [198.51.100.0/24, 2001:db8:bad::/48]\n"
+        text.replace("[10.0.0.0/24]", "[10.0.0.0/24, '2001:db8::/64']")
+        + "deny: [198.51.100.0/24, 2001:db8:bad::/48, 240.0.0.0/4]\n"
     )
     config = parse(text, "lb.yml")
     assert config.vips == (IPv6Address("2001:db8:99::1"),)
     assert config.node.names == ("a", "b")
     assert list(map(str, config.members.allow)) == ["10.0.0.0/24", "2001:db8::/64"]
-    assert list(map(str, config.deny)) == ["198.51.100.0/24", "2001:db8:bad::/48"]
+    assert list(map(str, config.deny)) == ["198.51.100.0/24", "2001:db8:bad::/48", "240.0.0.0/4"]
     with pytest.raises(ConfigError, match=r"is in members\.allow"):
         parse(text.replace("vip: 2001:db8:99::1", "vip: 2001:db8::1"), "lb.yml")
 

@@ -58,8 +58,8 @@ def test_a_prefix_of_many_clients_is_denied_only_by_force(prefix: str, share: st
     assert written == [{ip_network(prefix)}]
 
 
-@pytest.mark.parametrize("prefix", ["10.0.0.0/8", "2002::/16"])
-def test_the_shortest_prefixes_that_need_no_force(prefix: str) -> None:
+@pytest.mark.parametrize("prefix", ["10.0.0.0/8", "2002::/16", "224.0.0.0/3", "240.0.0.0/4", "fc00::/7", "8000::/1"])
+def test_prefixes_that_need_no_force(prefix: str) -> None:
     denied = DenyList([], frozenset(), lambda _: None, lambda: None)
     denied.add(ip_network(prefix))
     assert denied.added == {ip_network(prefix)}
