@@ -82,7 +82,8 @@ def _failing(response: Response) -> Iterator[str]:
     if len(node["epochs"]) > 1:
         new, changes = node["epoch"] == node["epochs"][0], node["next_epoch"] is not None
         which = "the new table" if new else "the previous table"
-        then = "; when all servers do, remove table.previous or set table.version" if new and not changes else ""
+        step = node.get("end_of_previous")  # an agent of before has none
+        then = f"; when all servers do, {step}" if step and new and not changes else ""
         yield f"two epochs: new connections use {which} ({node['epoch']:#x}){', about to change' * changes}{then}"
 
 

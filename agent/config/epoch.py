@@ -37,6 +37,13 @@ def supported_epochs(config: Config) -> tuple[Epoch, ...]:
     return preferred, epoch(previous.version or version, rows, chain, config.previous_key, nat)
 
 
+def end_of_previous(config: Config) -> str:
+    """Return the change of lb.yml that ends the lookup in a previous table, once all nodes use the new one."""
+    if config.table.previous is not None:
+        return "remove table.previous from lb.yml"
+    return f"write table: {{version: {TABLE_VERSIONS[-1]}}} into lb.yml"
+
+
 def _sessions(nat: PoolConfig) -> str:
     """Return all that decides a session's row and its address and port of the pool, as text."""
     return f"pool {nat.pool} pool6 {nat.pool6} sessions {nat.sessions}"

@@ -11,6 +11,7 @@ from typing import Any
 
 from agent.address import Address, Network, endpoint, tag_of
 from agent.announcing import routes
+from agent.config.epoch import end_of_previous
 from agent.config.schema import Config
 from agent.config.service import ServiceConfig
 from agent.connections.monitor import Held
@@ -129,6 +130,7 @@ def _node(state: NodeState) -> dict[str, Any]:
         "epoch": switch.use.first if switch else node.epochs[0],
         "epochs": node.epochs,
         "next_epoch": switch.next.first if switch and switch.next else None,
+        "end_of_previous": end_of_previous(state.config) if len(node.epochs) > 1 else None,
         "cluster": state.config.cluster,
         "state": state.admin_state,
         "version": state.membership.version,

@@ -98,7 +98,7 @@ def test_status_shows_how_each_member_answers(printed: Any) -> None:
 @pytest.mark.parametrize(
     ("used", "following", "shown"),
     [
-        (5, None, "the new table (0x5); when all servers do, remove table.previous or set table.version"),
+        (5, None, "the new table (0x5); when all servers do, write table: {version: 2} into lb.yml"),
         (4, None, "the previous table (0x4)"),
         (4, 5, "the previous table (0x4), about to change"),
     ],
@@ -106,7 +106,8 @@ def test_status_shows_how_each_member_answers(printed: Any) -> None:
 def test_status_names_the_table_of_two_and_how_to_end_it(
     printed: Any, used: int, following: int | None, shown: str
 ) -> None:
-    lines = printed(top={"node": NODE | {"epochs": [5, 4], "epoch": used, "next_epoch": following}})
+    end = {"end_of_previous": "write table: {version: 2} into lb.yml"}
+    lines = printed(top={"node": NODE | end | {"epochs": [5, 4], "epoch": used, "next_epoch": following}})
     assert [line for line in lines if "two epochs" in line] == [f"two epochs: new connections use {shown}"]
 
 

@@ -3,7 +3,7 @@
 
 from ipaddress import IPv4Address
 
-from agent.config.epoch import supported_epochs
+from agent.config.epoch import end_of_previous, supported_epochs
 from agent.config.file import parse
 from agent.model import Member, Share, State
 from agent.table.epoch import EpochUse, choose
@@ -64,6 +64,16 @@ def test_a_previous_table_takes_the_place_of_the_former_version() -> None:
     """A node has two epochs at most."""
     assert versions("{chain: 3, previous: {chain: 4}}") == [2, 2]
     assert versions("{chain: 3, previous: {chain: 4, version: 1}}") == [2, 1]
+
+
+def test_the_step_that_ends_the_previous_table_is_possible_and_ends_it() -> None:
+    def end(table: str) -> str:
+        text = TEXT.replace("weight: 50", "hash: maglev").replace("members:", f"table: {table}\nmembers:")
+        return end_of_previous(parse(text, "lb.yml"))
+
+    assert end("{}") == "write table: {version: 2} into lb.yml"
+    assert end("{chain: 3, previous: {chain: 4}}") == "remove table.previous from lb.yml"
+    assert end("{version: 2, previous: {version: 1}}") == "remove table.previous from lb.yml"
 
 
 def test_a_cluster_uses_the_newest_version_that_all_members_know() -> None:
