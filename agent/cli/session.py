@@ -91,7 +91,9 @@ def session_show(session: str, socket: Path, output: str) -> None:
 
 
 @session.command("kill")
-@click.option("--all", "every", is_flag=True, help="Close all sessions, if nothing else selects some.")
+@click.option(
+    "--all", "every", is_flag=True, help="Also without a selection, or by prefixes shorter than /8 (IPv6: /16) alone."
+)
 @_selecting(STATES[:-1])
 def session_kill(
     every: bool, service: str | None, client: str | None, backend: str | None, pool: str | None, state: str | None,
@@ -99,7 +101,8 @@ def session_kill(
 ) -> None:  # fmt: skip
     """Close the sessions that match every option.
 
-    The next segment of their clients is answered with a RST.
+    The next segment of their clients is answered with a RST. Without an option, or with short prefixes alone, it names
+    how many would be closed: --all closes them.
     """
     chosen = _query(service=service, client=client, backend=backend, pool=pool, state=state)
     query = chosen | _query(all="yes" if every else None)

@@ -11,7 +11,7 @@ from pydantic import AfterValidator
 from agent.address import Network
 from agent.config.fields import AnyNetwork, fault
 
-_SHORTEST: Final = {4: 8, 6: 16}
+SHORTEST: Final = {4: 8, 6: 16}
 """Shorter prefixes have a good part of all clients, or all. By IP version."""
 _CLIENTS: Final = tuple(map(ip_network, ("0.0.0.0/1", "128.0.0.0/2", "192.0.0.0/3", "2000::/3")))
 """Where clients on the internet are. Lists of bogons have short prefixes elsewhere: 240.0.0.0/4, fc00::/7, 8000::/1."""
@@ -19,7 +19,7 @@ _CLIENTS: Final = tuple(map(ip_network, ("0.0.0.0/1", "128.0.0.0/2", "192.0.0.0/
 
 def many_clients(prefix: Network) -> str | None:
     """Return why a prefix is denied only on demand; None if it has few clients, or none."""
-    if prefix.prefixlen >= _SHORTEST[prefix.version] or not any(one.overlaps(prefix) for one in _CLIENTS):
+    if prefix.prefixlen >= SHORTEST[prefix.version] or not any(one.overlaps(prefix) for one in _CLIENTS):
         return None
     share = "all" if prefix.prefixlen == 0 else f"1/{2**prefix.prefixlen} of all"
     return f"{prefix} has {share} IPv{prefix.version} addresses, so this node would serve none of the clients there"

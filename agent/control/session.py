@@ -4,7 +4,7 @@
     GET  /sessions          all that are selected, as pages (agent/sessions/page.py)    and &limit=
     GET  /sessions/one      the session of a slot, of a NAT endpoint or of a flow       ?of=
     GET  /sessions/watch    changes of those that are selected, as pages, without end
-    POST /sessions/kill     close those that are selected    with &all=yes also if nothing selects any
+    POST /sessions/kill     close those that are selected    with &all=yes also by short prefixes alone, or by nothing
 
 ?service= &client=PREFIX &backend=ADDRESS[:PORT] &pool=PREFIX &state= select, each alone or together; without any, all
 are. A list begins with a line that has the names of the services, and ends with one that has the number of sessions.
@@ -21,13 +21,14 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 from agent.address import Address, Network, endpoint
+from agent.config.deny import SHORTEST
 from agent.config.nat import NatConfig, used_part
 from agent.control.explain import parse
 from agent.control.http_server import Response, Routes, json_response
 from agent.errors import AgentError
 from agent.model import Flow
 from agent.sessions.keeper import SessionKeeper
-from agent.sessions.listing import PART, Found, close_selected, find_one, read_pages, rows_slots
+from agent.sessions.listing import PART, Found, close_selected, count_live, find_one, read_pages, rows_slots
 from agent.sessions.page import STATE_NAMES, Names
 from agent.sessions.selection import USED, Selection
 from agent.sessions.tag_array import LIVE
@@ -202,13 +203,25 @@ def _watch(node: Sessions, query: Mapping[str, str]) -> Response:
 async def _kill(node: Sessions, query: Mapping[str, str]) -> Response:
     keeper, _ = node.open()
     chosen = node.selection(query, LIVE)
-    if chosen == Selection(LIVE) and "all" not in query:
-        raise AgentError("nothing selects the sessions to close; name a service, clients, a backend or a state, or all")
     if not set(chosen.states) <= set(LIVE):
         raise AgentError("sessions of this state are closed already")
-
+    short = _short_prefixes(chosen)
+    client, pool = (None if name in short else getattr(chosen, name) for name in ("client", "pool"))
+    if "all" not in query and replace(chosen, client=client, pool=pool) == Selection(LIVE):
+        number, total = await asyncio.to_thread(lambda: (count_live(keeper.table, [chosen]), count_live(keeper.table)))
+        which = " and ".join(f"{name} {query[name]}" for name in short) or "this"
+        raise AgentError(
+            f"{which} would close {number:,} of {total:,} sessions; name a service, longer prefixes, a backend or a "
+            "state, or use --all"
+        )
     closed = await asyncio.to_thread(close_selected, keeper.table, chosen)
     return json_response({"ok": True, "closed": closed})
+
+
+def _short_prefixes(chosen: Selection) -> list[str]:
+    """Return the names of the prefixes that have a good part of all addresses."""
+    prefixes = {"client": chosen.client, "pool": chosen.pool}
+    return [name for name, one in prefixes.items() if one is not None and one.prefixlen < SHORTEST[one.version]]
 
 
 def _head(node: Sessions) -> dict[str, Any]:

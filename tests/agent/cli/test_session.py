@@ -126,13 +126,34 @@ def test_show(node: Node, run: Run, epoch: Epoch) -> None:
 def test_kill(node: Node, run: Run) -> None:
     for slot in range(6):
         node.put(slot, SessionState.CLOSED if slot == 5 else SessionState.EST, service_slot=3 + slot % 2)
-    assert "nothing selects the sessions to close" in run("session", "kill", code=1)[1]
+    instead = "; name a service, longer prefixes, a backend or a state, or use --all\n"
+    assert run("session", "kill", code=1)[1] == f"lbctl: this would close 5 of 5 sessions{instead}"
     assert run("session", "kill", "--service", "dns")[0] == "2 sessions closed\n"
     states = [json.loads(run("session", "show", str(slot), "-o", "json")[0])["state"] for slot in range(6)]
     assert states == ["established", "closed", "established", "closed", "established", "closed"]
     assert json.loads(run("session", "kill", "--all", "-o", "json")[0]) == {"ok": True, "closed": 3}
     assert run("session", "kill", "--all")[0] == "0 sessions closed\n"
     assert node.slots.loads[1, 0] == 0
+
+
+def test_kill_by_short_prefixes_alone_needs_all(node: Node, run: Run) -> None:
+    for slot in range(3):
+        node.put(slot)
+    node.put(4, client=IPv6Address("2001:db8::7"))
+    instead = "; name a service, longer prefixes, a backend or a state, or use --all\n"
+    for named, closed, options in (
+        ("client 0.0.0.0/0", 3, ["--client", "0.0.0.0/0"]),
+        ("client 128.0.0.0/1", 3, ["--client", "128.0.0.0/1"]),
+        ("client ::/0", 1, ["--client", "::/0"]),
+        ("pool fc00::/7", 1, ["--pool", "fc00::/7"]),
+        ("client 0.0.0.0/0 and pool 8.0.0.0/5", 3, ["--client", "0.0.0.0/0", "--pool", "8.0.0.0/5"]),
+    ):
+        refused = run("session", "kill", *options, code=1)[1]
+        assert refused == f"lbctl: {named} would close {closed} of 4 sessions{instead}"
+    assert run("session", "kill", "--client", "::/0", "--service", "web")[0] == "1 sessions closed\n"
+    assert run("session", "kill", "--client", "192.0.0.0/8")[0] == "3 sessions closed\n"
+    node.put(5)
+    assert run("session", "kill", "--client", "0.0.0.0/0", "--all")[0] == "1 sessions closed\n"
 
 
 def test_watch(node: Node, run: Run) -> None:
