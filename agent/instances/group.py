@@ -188,6 +188,10 @@ class Group:
             self._written = by_cpu
         self._shares = shares
 
+    def keep_pinned(self) -> bool:
+        """Pin again what has lost its pin; return whether anything had. Raises BpfError."""
+        return self._kernel.keep_pinned()
+
     def close(self) -> None:
         """Close the descriptors; the choice stays in force."""
         self._kernel.close()

@@ -38,6 +38,8 @@ log = logging.getLogger("anylb")
 LOOK_S = 0.1
 """How long a new listener waits for its first connection at most. A closed one costs no wait: the program knows. Nor
 does a process that ends: that is an event."""
+PINS_S = 0.5
+"""The interval of checks whether what must outlive this agent is pinned."""
 _MAX_BYTES = 1 << 20
 
 NOT_LOOKED_FOR = Problem(
@@ -49,6 +51,12 @@ NOT_SAVED = Problem(
     "{path}: {error}: a restarted agent will not know the order of instances",
     "make room there",
     "The choice in force is not affected.",
+)
+NOT_PINNED = Problem(
+    "the pins of instances were removed, and cannot be made again: {error}",
+    "mount -t bpf bpf /sys/fs/bpf if nothing is mounted there; the agent tries again within seconds",
+    "Connections are given to instances for as long as this agent runs. Without the pins the next agent does not find "
+    "the choice, and connections that are steered to servers elsewhere are refused until it has started.",
 )
 
 
@@ -91,12 +99,14 @@ class InstanceKeeper:
         self.requests = Requests(self._pools, self._lock, self._save, on_change)
         self._watch = EndWatch()
         self._fault: ProblemLine | None = None
+        self._unpinned: ProblemLine | None = None
+        self._next_pins = 0.0
 
     @property
     def problems(self) -> tuple[ProblemLine, ...]:
         """What the operator must know, one line each."""
         found = [line for pool in self._pools.values() for line in pool.problems]
-        return (*found, self._fault) if self._fault else tuple(found)
+        return (*found, *(line for line in (self._fault, self._unpinned) if line))
 
     async def run(self) -> None:
         """Look for instances, forever."""
@@ -134,10 +144,25 @@ class InstanceKeeper:
                 await asyncio.to_thread(pool.look, found, now)
                 if name in self._checks and pool.instances != instances:
                     self._checks[name].wake.set()
+        if now >= self._next_pins:
+            self._next_pins, self._unpinned = now + PINS_S, self._keep_pinned()
         self._watch.watch(one.pids[0] for pool in self._pools.values() for one in pool.instances)
         self._save()
         if self.problems != before:
             self._on_change()
+
+    def _keep_pinned(self) -> ProblemLine | None:
+        """Have choice and steering outlive this agent; return why that cannot be."""
+        try:
+            if self._steering.keep_pinned() + sum(pool.keep_pinned() for pool in self._pools.values()):
+                both = f"{self._paths.pins} and {self._paths.steering}"
+                log.warning("the pins of instances were removed, and were made again: leave %s alone", both)
+        except (BpfError, OSError) as error:
+            line = NOT_PINNED.line(error=error)
+            if line != self._unpinned:
+                log.error("%s", line)
+            return line
+        return None
 
     async def _check_forever(self, pool: Pool, checks: InstanceChecks) -> None:
         while True:

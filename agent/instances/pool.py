@@ -192,6 +192,10 @@ class Pool:
         self.instances = tuple(replace(one, healthy=healthy.get(one.name)) for one in self.instances)
         self.choose()
 
+    def keep_pinned(self) -> bool:
+        """Pin again what has lost its pin; return whether anything had. Raises BpfError."""
+        return self._taken.keep_pinned()
+
     def close(self) -> None:
         """Close the descriptors, after a look that is under way; the choice stays in force."""
         with self._open:

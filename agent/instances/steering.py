@@ -102,6 +102,10 @@ class ServiceSteering:
         if self._steering is None and self._services and self._folder.is_dir():
             self._open()
 
+    def keep_pinned(self) -> bool:
+        """Pin again what has lost its pin; return whether anything had. Raises BpfError."""
+        return self._steering is not None and self._steering.keep_pinned()
+
     def close(self) -> None:
         """Close the descriptors; what is in force stays."""
         if self._steering is not None:

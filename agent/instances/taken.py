@@ -162,6 +162,10 @@ class TakenListeners:
                 with contextlib.suppress(BpfError):
                     group.probe(port, None)
 
+    def keep_pinned(self) -> bool:
+        """Pin again what has lost its pin; return whether anything had. Raises BpfError."""
+        return sum(group.keep_pinned() for group in self._groups.values()) > 0  # of all, not of the first alone
+
     def close(self) -> None:
         """Close the descriptors; the choice stays in force."""
         for group in self._groups.values():

@@ -148,10 +148,8 @@ class DataPath:
         """Pin again what has lost its pin; return whether anything had. All must outlive this process: without pins the
         kernel would detach the programs, and forget maps with their sessions. Raises BpfError."""
         attachments = {one.link_pin: one.link_fd for one in self.uplinks if one.link_fd >= 0}
-        lost = {pin: fd for pin, fd in (self._pinned | attachments).items() if not os.path.exists(pin)}
-        for pin, fd in lost.items():
-            self._pins.repin(fd, pin)
-        return self.egress.keep_marks() or bool(lost)
+        repinned = self._pins.keep(self._pinned | attachments)
+        return self.egress.keep_marks() or repinned
 
     def resume(self) -> None:
         """Have the program make sessions again that an earlier process had it not make, while it copied some, unless

@@ -15,8 +15,9 @@ import socket
 from pathlib import Path
 from typing import Final, Self
 
+from bpf.attach.pin_dir import PinDir
 from bpf.attach.pinned_program import make_folder, open_program
-from bpf.compiler.source import InstanceOptions
+from bpf.compiler.source import InstanceOptions, build_name
 from bpf.maps.instance_maps import InstanceMaps
 
 _SO_ATTACH_REUSEPORT_EBPF: Final = 52
@@ -26,9 +27,10 @@ _SO_DETACH_REUSEPORT_BPF: Final = 68
 class InstanceGroup:
     """An open group. It goes on without this process."""
 
-    def __init__(self, folder: Path, maps: InstanceMaps, prog_fd: int) -> None:
+    def __init__(self, folder: Path, maps: InstanceMaps, prog_fd: int, options: InstanceOptions) -> None:
         self.maps = maps
         self._folder, self._prog_fd = folder, prog_fd
+        self._pinned = maps.pins(folder) | {folder / build_name(options): prog_fd}
 
     @classmethod
     def open(cls, folder: Path, cache_dir: Path | None = None, udp: bool = False, steered: bool = False) -> Self:
@@ -39,9 +41,9 @@ class InstanceGroup:
         Nothing changes for connections before `attach`. Raises BpfError: no bpffs there, no rights, no BCC.
         """
         make_folder(folder)
-        maps = InstanceMaps.open(folder, udp, steered)
+        maps, options = InstanceMaps.open(folder, udp, steered), InstanceOptions(udp)
         try:
-            return cls(folder, maps, open_program(folder, maps.map_ids(), InstanceOptions(udp), cache_dir))
+            return cls(folder, maps, open_program(folder, maps.map_ids(), options, cache_dir), options)
         except BaseException:
             maps.close()
             raise
@@ -52,6 +54,11 @@ class InstanceGroup:
         Raises OSError: with EINVAL the listener has no SO_REUSEPORT.
         """
         listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_EBPF, self._prog_fd)
+
+    def keep_pinned(self) -> bool:
+        """Pin again what has lost its pin; return whether anything had. Without pins the next process would not find
+        the choice that is in force. Raises BpfError."""
+        return PinDir.keep(self._pinned)
 
     def close(self) -> None:
         """Close the descriptors; the program still chooses."""

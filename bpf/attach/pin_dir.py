@@ -17,7 +17,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,10 +104,16 @@ class PinDir:
             raise BpfError(f"cannot make {folder}: {error.strerror}; BPF needs root", error.errno) from None
 
     @staticmethod
-    def repin(fd: int, pin: Path) -> None:
-        """Pin what is open, where its pin was removed. Raises BpfError."""
-        PinDir.make_folder(pin.parent)
-        pin_object(fd, pin)
+    def keep(pins: Mapping[Path, int]) -> bool:
+        """Pin again what is open and has lost its pin; return whether anything had. `pins`: descriptors by pin.
+
+        Raises BpfError.
+        """
+        lost = {pin: fd for pin, fd in pins.items() if not os.path.exists(pin)}
+        for pin, fd in lost.items():
+            PinDir.make_folder(pin.parent)
+            pin_object(fd, pin)
+        return bool(lost)
 
     @staticmethod
     def _share(source: Path, folder: Path) -> None:

@@ -12,8 +12,9 @@ import shutil
 from pathlib import Path
 from typing import Final, Self
 
+from bpf.attach.pin_dir import PinDir
 from bpf.attach.pinned_program import make_folder, open_program
-from bpf.compiler.source import SteerOptions
+from bpf.compiler.source import SteerOptions, build_name
 from bpf.kernel.link import attach_sk_lookup, detach, netns_link_info, replace_program
 from bpf.kernel.pin import open_pin, pin_object
 from bpf.kernel.program import program_info
@@ -23,10 +24,13 @@ _NETNS: Final = Path("/proc/thread-self/ns/net")
 
 
 class Steering:
-    """The open maps of an attached program. It goes on without this process."""
+    """An attached program and its maps, open. It goes on without this process."""
 
-    def __init__(self, maps: SteeringMaps) -> None:
+    def __init__(self, folder: Path, maps: SteeringMaps, program: int, link: int) -> None:
+        """`program` and `link` are descriptors."""
         self.maps = maps
+        self._fds = {folder / build_name(SteerOptions()): program, folder / "link": link}
+        self._pinned = {**maps.pins(folder), **self._fds}
 
     @classmethod
     def open(cls, folder: Path, cache_dir: Path | None = None) -> Self:
@@ -39,20 +43,29 @@ class Steering:
         try:
             program = open_program(folder, maps.map_ids(), SteerOptions(), cache_dir)
             try:
-                _attach(program, folder / "link")
-            finally:
+                link = _attach(program, folder / "link")
+            except BaseException:
                 os.close(program)
-            return cls(maps)
+                raise
+            return cls(folder, maps, program, link)
         except BaseException:
             maps.close()
             raise
 
+    def keep_pinned(self) -> bool:
+        """Pin again what has lost its pin; return whether anything had. Without the link's the program would not steer
+        after this process. Raises BpfError."""
+        return PinDir.keep(self._pinned)
+
     def close(self) -> None:
         """Close the descriptors; the program still steers."""
         self.maps.close()
+        while self._fds:
+            os.close(self._fds.popitem()[1])
 
 
-def _attach(program: int, pin: Path) -> None:
+def _attach(program: int, pin: Path) -> int:
+    """Have a program steer this network namespace; return the descriptor of its link."""
     link = open_pin(pin)
     if link is not None and netns_link_info(link).inode != _NETNS.stat().st_ino:  # of another network namespace
         pin.unlink()
@@ -72,8 +85,10 @@ def _attach(program: int, pin: Path) -> None:
     try:
         if netns_link_info(link).prog_id != program_info(program).id:
             replace_program(link, program)
-    finally:
+    except BaseException:
         os.close(link)
+        raise
+    return link
 
 
 def remove_steering(folder: Path) -> bool:

@@ -41,6 +41,10 @@ class InstanceMaps:
             stack.pop_all()
         return cls(pinned)
 
+    def pins(self, folder: Path) -> dict[Path, int]:
+        """Return their descriptors by pin in a folder."""
+        return {folder / name: one.fd for name, one in self._pinned.items()}
+
     def cookies(self) -> dict[int, int]:
         """Return the socket cookie (SO_COOKIE) of each listener, by slot."""
         found = {slot: self._listeners.lookup(pack_index(slot)) for slot in range(SLOTS)}

@@ -15,6 +15,7 @@ class SteeringMaps:
     """Both maps, open. The kernel empties the place of a listener that is closed."""
 
     def __init__(self, pinned: Mapping[str, PinnedMap]) -> None:
+        self._pinned = pinned
         self._steered, self._targets = pinned[STEERED.name], pinned[TARGETS.name]
 
     @classmethod
@@ -72,6 +73,10 @@ class SteeringMaps:
         """Take all listeners of a VIP's port out. Raises BpfError."""
         for place in self.cookies(number):
             self.remove(number, place)
+
+    def pins(self, folder: Path) -> dict[Path, int]:
+        """Return their descriptors by pin in a folder."""
+        return {folder / name: one.fd for name, one in self._pinned.items()}
 
     def map_ids(self) -> frozenset[int]:
         """Return the kernel's ids of the maps."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 from pathlib import Path
@@ -49,6 +50,43 @@ def test_the_primary_then_the_standby_then_without_an_agent(
         servers.close()
         wait_for(lambda: keeper.states() == {})
         assert refused(443)
+
+
+def test_removed_pins_are_made_again(
+    servers: Servers, bpffs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So what was chosen and steered outlives the agent, and its successor finds it."""
+    servers.start("blue", address=LOOPBACK)
+    servers.start("green", address=LOOPBACK)
+    settings = steered(tmp_path, TARGET)
+    with running(settings, bpffs, tmp_path) as keeper:
+        wait_for(lambda: keeper.states() == {"blue": "active", "green": "standby"})
+        keeper.call(keeper.keeper.requests.switch(None, "green"))
+        before = sorted(bpffs.rglob("*"))
+        for name in ("steering", "instances"):
+            shutil.rmtree(bpffs / name)
+        wait_for(lambda: sorted(bpffs.rglob("*")) == before, "the pins")
+        assert "the pins of instances were removed, and were made again" in caplog.text
+        assert keeper.keeper.problems == ()
+    assert answers(port=443) == {"green": 40}, "without an agent"
+    with running(config(None), bpffs, tmp_path):
+        wait_for(lambda: refused(443))
+
+
+def test_pins_that_cannot_be_made_again_are_a_problem(servers: Servers, bpffs: Path, tmp_path: Path) -> None:
+    servers.start("blue", address=LOOPBACK)
+    with running(steered(tmp_path, TARGET), bpffs, tmp_path) as keeper:
+        wait_for(lambda: keeper.states() == {"blue": "active"})
+        (folder,) = (bpffs / "instances").iterdir()
+        shutil.rmtree(bpffs / "steering")
+        (bpffs / "steering").symlink_to(tmp_path)  # on no bpffs
+        wait_for(lambda: keeper.keeper.problems != ())
+        (line,) = keeper.keeper.problems
+        assert line.startswith("the pins of instances were removed, and cannot be made again: cannot pin at ")
+        assert folder.is_dir()
+        assert answers(port=443) == {"blue": 40}
+        (bpffs / "steering").unlink()
+        wait_for(lambda: keeper.keeper.problems == ())
 
 
 def test_a_server_without_reuseport_is_enough_alone(servers: Servers, bpffs: Path, tmp_path: Path) -> None:

@@ -141,6 +141,23 @@ def test_the_next_process_finds_the_same_and_removes_it(
     assert not remove_steering(folder)
 
 
+def test_removed_pins_are_made_again(steering: Steering, servers: list[socket.socket], bpffs: Path) -> None:
+    steering.maps.put(steering.maps.steer(VIP, PORT), 0, servers[0].fileno())
+    folder = bpffs / "steering"
+    before = sorted(folder.rglob("*"))
+    assert len(before) == 4
+    assert not steering.keep_pinned()
+    (folder / "link").unlink()
+    assert steering.keep_pinned()
+    shutil.rmtree(folder)
+    assert ends(servers)[1:] == (str(VIP), PORT)
+    assert steering.keep_pinned()
+    assert not steering.keep_pinned()
+    assert sorted(folder.rglob("*")) == before
+    steering.close()
+    assert ends(servers)[1:] == (str(VIP), PORT), "without a process"
+
+
 def test_the_program_compiles_without_warnings(bpffs: Path) -> None:
     folder = bpffs / "steering"
     folder.mkdir()
