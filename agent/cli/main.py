@@ -85,6 +85,28 @@ class _Main(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(EXIT_FAILED)
 
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; one that is not in the table is an error with those that it resembles."""
+        if args[0] not in COMMANDS and not args[0].startswith("-") and not context.resilient_parsing:
+            close = self._close(context, args[0].lower())
+            hint = f" Did you mean {' or '.join(repr(one) for one in close)}?" if close else ""
+            raise click.UsageError(f"No such command '{escaped(args[0])}'.{hint}", context)
+        return super().resolve_command(context, args)
+
+    def _close(self, context: click.Context, name: str) -> list[str]:
+        """Return the commands that a name is the second part of, or the one that it resembles."""
+        from difflib import get_close_matches
+
+        if name in COMMANDS:
+            return [name]
+        nouns = {noun: self.get_command(context, noun) for noun in COMMANDS}
+        parts = [
+            f"{noun} {name}" for noun, one in nouns.items() if isinstance(one, click.Group) and name in one.commands
+        ]
+        return parts or get_close_matches(name, COMMANDS, 1)
+
     def list_commands(self, context: click.Context) -> list[str]:
         """Keep the table's order in --help."""
         return list(COMMANDS)

@@ -133,6 +133,27 @@ def test_wrong_usage_is_exit_code_2(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
+    ("typed", "error"),
+    [
+        ("statsu", "No such command 'statsu'. Did you mean 'status'?"),
+        ("STATUS", "No such command 'STATUS'. Did you mean 'status'?"),
+        ("confirm", "No such command 'confirm'. Did you mean 'config confirm'?"),
+        ("del", "No such command 'del'. Did you mean 'deny del'?"),
+        ("simulate", "No such command 'simulate'. Did you mean 'table simulate'?"),
+        ("show", "No such command 'show'. Did you mean 'table show' or 'session show' or 'config show'?"),
+        ("\x1b[31m", "No such command '\\x1b[31m'."),
+        ("deny ad", "No such command 'ad'. Did you mean 'add'?"),
+        ("config difff", "No such command 'difff'. Did you mean 'diff'?"),
+        ("status --brif", "No such option '--brif'. Did you mean '--brief'?"),
+        ("--versoin", "No such option '--versoin'. Did you mean '--version'?"),
+    ],
+)
+def test_mistyped_commands_and_options_name_what_they_resemble(run: Run, typed: str, error: str) -> None:
+    out, err = run(*typed.split(), code=2)
+    assert (out, err.splitlines()[-1]) == ("", f"Error: {error}")
+
+
+@pytest.mark.parametrize(
     ("command", "codes"),
     [
         (["announce"], ["4 not in time", "2 critical"]),
