@@ -53,11 +53,12 @@ def _all(path: Path, socket: Path) -> Iterator[Finding]:
     try:
         config = file.load_without_secrets(path)
     except AgentError as error:
-        if path.exists():
-            what, step = str(error), "correct the file; the running agent keeps the last one"
+        missing = f"{path}: No such file or directory"
+        if str(error).startswith(missing):
+            yield Finding("configuration", State.FAILED, missing, "write it as README.md shows")
         else:
-            what, step = f"{path}: No such file or directory", "write it as README.md shows"
-        yield Finding("configuration", State.FAILED, what, step)
+            step = "correct the file; the running agent keeps the last one"
+            yield Finding("configuration", State.FAILED, str(error), step)
         config = None
     else:
         yield Finding("configuration", State.OK, f"{path} is valid")

@@ -43,6 +43,7 @@ def events(following: bool, since_s: float, level: str, path: Path, output: str)
     """
     from agent.daemon import event_log
 
+    count = 0
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell may have SIGINT ignored in the background
         signal.signal(number, signal.default_int_handler)
     try:
@@ -51,8 +52,13 @@ def events(following: bool, since_s: float, level: str, path: Path, output: str)
             for event in itertools.chain(past, event_log.follow(path) if following else ()):
                 if event["level"] not in _LEVELS[: _LEVELS.index(level)]:
                     click.echo(json.dumps(event) if output == "json" else line_of(event))
+                    count += 1
     except OSError as error:
-        raise AgentError(f"{error.filename or path}: {error.strerror}; run lbctl as root") from None
+        step = "run lbctl as root" if isinstance(error, PermissionError) else "give the file of the agent's events"
+        raise AgentError(f"{error.filename or path}: {error.strerror}; {step}") from None
+    if not count and not following and output == "text":
+        why = "has no such event" if path.exists() else "is missing: no agent has run here, or --file names another"
+        click.echo(escaped(f"lbctl: {path} {why}"), err=True)
 
 
 def line_of(event: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes as ct
+import os
 import struct
 from typing import BinaryIO, Final
 
@@ -36,7 +37,9 @@ class PcapFilter:
         self._program = _Program()
         try:
             # No netmask (PCAP_NETMASK_UNKNOWN): only `ip broadcast` would need it.
-            if self._lib.pcap_compile(handle, ct.byref(self._program), expression.encode(), 1, ct.c_uint(0xFFFFFFFF)):
+            if self._lib.pcap_compile(
+                handle, ct.byref(self._program), os.fsencode(expression), 1, ct.c_uint(0xFFFFFFFF)
+            ):
                 why = ct.string_at(self._lib.pcap_geterr(handle)).decode(errors="replace")
                 raise AgentError(f"'{expression}' is no filter: {why}; see pcap-filter(7)")
         finally:

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from agent import private_file
 
@@ -64,7 +64,7 @@ class EventLog(logging.Handler):
 
 def older(path: Path) -> Path:
     """Return the file of older events."""
-    return path.with_name(f"{path.name}.1")
+    return path.parent / f"{path.name}.1"
 
 
 def forget_old(path: Path, wall: float) -> None:
@@ -78,7 +78,7 @@ def forget_old(path: Path, wall: float) -> None:
 def read(path: Path, since: float) -> Iterator[dict[str, Any]]:
     """Yield the events since a time (seconds since 1970), the oldest first. Raises OSError, but for a missing file."""
     for file in (older(path), path):
-        with contextlib.suppress(FileNotFoundError), file.open(encoding="utf-8", errors="replace") as lines:
+        with contextlib.suppress(FileNotFoundError), _open(file) as lines:
             yield from _events(lines, since)
 
 
@@ -100,7 +100,7 @@ def latest(path: Path, count: int) -> list[dict[str, Any]]:
 
 def follow(path: Path) -> Iterator[dict[str, Any]]:
     """Yield events as they happen, from now on, without end. Raises OSError."""
-    file = path.open(encoding="utf-8", errors="replace") if path.exists() else None
+    file = _open(path) if path.exists() else None
     if file is not None:
         file.seek(0, os.SEEK_END)
     while True:
@@ -111,9 +111,14 @@ def follow(path: Path) -> Iterator[dict[str, Any]]:
                 if file is not None:
                     yield from _events(iter(file.readline, ""), 0.0)
                     file.close()
-                file = path.open(encoding="utf-8", errors="replace")
+                file = _open(path)
                 continue
         time.sleep(POLL_S)
+
+
+def _open(path: Path) -> TextIO:
+    """Open a regular file for reading: a device or a FIFO would have no end. Raises OSError."""
+    return os.fdopen(private_file.open_file(path, os.O_RDONLY), encoding="utf-8", errors="replace")
 
 
 def _events(lines: Iterator[str], since: float) -> Iterator[dict[str, Any]]:

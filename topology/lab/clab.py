@@ -7,6 +7,7 @@ settings of nodes (layers.py), bringing anything up (lab.py). Pure but for `load
 
 import os
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,15 +23,18 @@ IGNORED_KEYS, IGNORED_LINK_KEYS, IGNORED_END_KEYS = (
     ("vars", "labels"),
     ("vars",),
 )
+_INSTEAD = "give a .clab.yml file, as topology/segment.clab.yml"
 _MAC = re.compile(r"(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}")
 
 
 def load(path: Path, variables: Mapping[str, str]) -> Topology:
     """Read and check one file; `variables` are for ${...}. Raises LabError."""
     try:
-        original = path.read_text()
+        if not stat.S_ISREG(path.stat().st_mode):  # a device or a FIFO would have no end
+            raise LabError(f"{path}: is no file; {_INSTEAD}")
+        original = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise LabError(f"{path}: {error.strerror}") from None
+        raise LabError(f"{path}: {error.strerror}; {_INSTEAD}") from None
     except UnicodeDecodeError as error:
         raise LabError(f"{path}: is not UTF-8 text (byte {error.start})") from None
     return read(original, path, variables)

@@ -83,6 +83,11 @@ def test_doctor_has_one_next_step_for_a_missing_configuration(run: Run, tmp_path
     ]
 
 
+def test_doctor_has_the_reason_for_a_configuration_that_cannot_be_opened(run: Run, tmp_path: Path) -> None:
+    out, _ = run("doctor", "-c", "x" * 300, "-s", f"{tmp_path}/agent.sock", code=1)
+    assert out.splitlines()[0] == f"FAIL  configuration: {'x' * 300}: File name too long"
+
+
 def test_a_socket_left_by_a_killed_agent_is_a_dead_agent(tmp_path: Path) -> None:
     path = tmp_path / "agent.sock"
     with socket.socket(socket.AF_UNIX) as left:

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """lbctl events: the agent's file as lines, by level and time, without an agent."""
 
+import errno
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from agent import private_file
 
 Run = Callable[..., tuple[str, str]]
 NOW = time.time()
@@ -42,6 +46,28 @@ def test_of_some_time_and_level(run: Run, path: Path) -> None:
     assert run("events", "--file", str(path), "--level", "error")[0].endswith("error: it failed\n")
 
 
-def test_no_file_is_no_event_and_want_of_rights_is_an_error(run: Run, tmp_path: Path) -> None:
-    assert run("events", "--file", str(tmp_path / "none"))[0] == ""
-    assert "Is a directory; run lbctl as root" in run("events", "--file", str(tmp_path), code=1)[1]
+def test_no_event_is_no_silence(run: Run, path: Path, tmp_path: Path) -> None:
+    missing = f"lbctl: {tmp_path}/none is missing: no agent has run here, or --file names another\n"
+    assert run("events", "--file", str(tmp_path / "none")) == ("", missing)
+    assert run("events", "--file", str(path), "--since", "1s") == ("", f"lbctl: {path} has no such event\n")
+    assert run("events", "--file", str(path), "--since", "1s", "-o", "json") == ("", "")
+
+
+def test_what_is_no_file_of_events_is_an_error(run: Run, tmp_path: Path) -> None:
+    step = "give the file of the agent's events"
+    assert (
+        run("events", "--file", str(tmp_path), code=1)[1] == f"lbctl: {tmp_path}: is a directory, not a file; {step}\n"
+    )
+    for odd, why in (("", ".: is a directory"), ("/", "/: is a directory"), ("/dev/zero", "/dev/zero: is a device")):
+        assert run("events", "--file", odd, code=1)[1] == f"lbctl: {why}, not a file; {step}\n"
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    assert "is a FIFO, not a file" in run("events", "--file", str(fifo), code=1)[1]
+
+
+def test_want_of_rights_names_root(run: Run, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: Path, _: int) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", str(file))
+
+    monkeypatch.setattr(private_file, "open_file", refuse)
+    assert run("events", "--file", str(path), code=1)[1].endswith("Permission denied; run lbctl as root\n")

@@ -69,6 +69,8 @@ def test_filters_are_those_of_pcap() -> None:
 def test_a_wrong_filter_is_refused() -> None:
     with pytest.raises(AgentError, match=r"'tcp porrt 1' is no filter: .*; see pcap-filter"):
         PcapFilter("tcp porrt 1")
+    with pytest.raises(AgentError, match="is no filter: "):
+        PcapFilter("\udcff")  # how Python reads an argument that is not UTF-8
 
 
 def test_a_file_is_read_by_others() -> None:

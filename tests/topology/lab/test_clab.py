@@ -267,11 +267,14 @@ def test_variables_work_in_a_file_and_positions_are_the_files() -> None:
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(LabError, match=r"none\.clab\.yml: No such file or directory"):
+    with pytest.raises(LabError, match=r"none\.clab\.yml: No such file or directory; give a \.clab\.yml file"):
         clab.load(tmp_path / "none.clab.yml", {})
     (tmp_path / "bytes.clab.yml").write_bytes(b"name: \xff")
     with pytest.raises(LabError, match=r"bytes\.clab\.yml: is not UTF-8"):
         clab.load(tmp_path / "bytes.clab.yml", {})
+    for endless in (Path("/dev/zero"), tmp_path):
+        with pytest.raises(LabError, match=f"^{endless}: is no file; give a .clab.yml file"):
+            clab.load(endless, {})
 
 
 @pytest.mark.parametrize("path", OURS, ids=lambda path: path.name)
