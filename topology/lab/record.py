@@ -16,6 +16,7 @@ from typing import Any
 
 from topology.errors import LabError
 from topology.lab.process import ProcessRef, find_inits, kill_inits
+from topology.lab.spec import NAME
 
 RECORDS = Path("/run/anylb-lab")
 
@@ -35,7 +36,7 @@ class LabRecord:
 
     def save(self) -> None:
         """Write it to a temporary file and rename that, so that a kill -9 never leaves half of it."""
-        directory = RECORDS / self.name
+        directory = _folder(self.name)
         directory.mkdir(parents=True, exist_ok=True)
         temporary = directory / "lab.json.new"
         temporary.write_text(json.dumps(asdict(self)))
@@ -43,9 +44,10 @@ class LabRecord:
 
     @classmethod
     def load(cls, name: str) -> "LabRecord | None":
-        """Read the record of a lab, None if there is none that can be read."""
+        """Read the record of a lab, None if there is none that can be read. Raises LabError: it is no name."""
+        path = _folder(name) / "lab.json"
         try:
-            data = json.loads((RECORDS / name / "lab.json").read_text())
+            data = json.loads(path.read_text())
             return cls(**{**data, "owner": ProcessRef(**data["owner"])})
         except (OSError, ValueError, TypeError, KeyError):
             return None
@@ -87,15 +89,25 @@ def names() -> list[str]:
 
 
 def remove(name: str) -> bool:
-    """Kill all inits of a lab and delete its record; return whether there was anything. The caller holds its lock."""
+    """Kill all inits of a lab and delete its record; return whether there was anything. The caller holds its lock.
+
+    Raises LabError: it is no name.
+    """
+    directory = _folder(name)
     inits = [process for lab, _, process in find_inits() if lab == name]
     kill_inits(inits)
-    directory = RECORDS / name
     recorded = directory.exists()
     shutil.rmtree(directory, ignore_errors=True)
     with suppress(OSError):
         RECORDS.rmdir()
     return bool(inits) or recorded
+
+
+def _folder(name: str) -> Path:
+    """Return the folder of a lab. Raises LabError for a name that leads elsewhere: `/` would remove all files here."""
+    if not NAME.fullmatch(name):
+        raise LabError(f"{name!r} is no name of a lab; it has letters, digits, '-', '_' and '.', 63 at most")
+    return RECORDS / name
 
 
 def remove_stale() -> list[str]:
