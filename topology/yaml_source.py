@@ -19,9 +19,17 @@ MAX_VALUES = 100_000
 """The values of a document, each alias counted as what it repeats: nine levels of nine aliases would be 400 million."""
 
 _NULL = "tag:yaml.org,2002:null"
+_BOOL = "tag:yaml.org,2002:bool"
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _PLAIN_NUMBER = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,29}|0x[0-9a-fA-F]{1,24}|[0-9]*\.[0-9]*(?:[eE][-+][0-9]+)?)")
 """Numbers that every reader understands alike. Their length is bounded: Python converts no longer ones to text."""
+
+_LINE_END = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
+_PLAINER = {
+    "but found another document": "another document begins here; a file has one",
+    "found character '\\t' that cannot start any token": "a tab cannot be here; use spaces",
+}
+"""Problems as PyYAML has them, and what is clearer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +44,12 @@ class Position:
     def of(mark: yaml.Mark | None) -> Position:
         """Return the position of a mark of PyYAML; the start of the text without one."""
         return Position(mark.index, mark.line + 1, mark.column + 1) if mark else Position()
+
+    @staticmethod
+    def in_text(text: str, index: int) -> Position:
+        """Return the position of a character of a text."""
+        before = _LINE_END.split(text[:index])
+        return Position(index, len(before), len(before[-1]) + 1)
 
 
 class DocumentError(Exception):
@@ -116,7 +130,7 @@ def compose(text: str) -> SourceNode | None:
         _count_values(node, {})  # before anything visits them
         _check_keys(root)
     except yaml.YAMLError as error:
-        raise _syntax_error(error) from None
+        raise _syntax_error(error, text) from None
     except RecursionError:  # or an alias inside its own anchor
         raise DocumentError(Position(), "", "is nested too deeply") from None
     return root
@@ -178,10 +192,25 @@ class _Loader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
 
-def _syntax_error(error: yaml.YAMLError) -> YamlSyntaxError:
+def ambiguous_keys(source: SourceNode) -> Iterator[DocumentError]:
+    """Yield an error for each key that YAML 1.1 reads as true, false or no value: `on`, `yes`, `~`."""
+    for child in source.items() or (source.entries() or {}).values():
+        if child.key is not None and child.key.tag in (_NULL, _BOOL):
+            kind = "no value" if child.key.tag == _NULL else "true or false"
+            yield DocumentError(
+                child.key_position, child.path, f"is read as {kind} (YAML 1.1), not as a key; remove it"
+            )
+        yield from ambiguous_keys(child)
+
+
+def _syntax_error(error: yaml.YAMLError, text: str = "") -> YamlSyntaxError:
     if isinstance(error, yaml.MarkedYAMLError):
         problem = error.problem or error.context or "cannot be read"
-        return YamlSyntaxError(Position.of(error.problem_mark or error.context_mark), "", problem)
+        mark = error.problem_mark or error.context_mark
+        return YamlSyntaxError(Position.of(mark), "", _PLAINER.get(problem, problem))
+    if isinstance(error, yaml.reader.ReaderError):
+        problem = f"the character {chr(int(error.character))!a} cannot be in a text; remove it"
+        return YamlSyntaxError(Position.in_text(text, int(error.position)), "", problem)
     return YamlSyntaxError(Position(), "", " ".join(str(error).split()))
 
 

@@ -25,6 +25,11 @@ _ONE_VALUE = {
 """Pydantic's errors of fields that take one text or number."""
 _RENAMED: dict[tuple[str | int, ...], str] = {("members", "probe_port"): "port"}
 """Keys of earlier releases that resemble their new name too little to be recognized."""
+_PATTERNS = {
+    "name": "give up to 63 of a-z, 0-9, - and _, a letter or a digit first",
+    "user": "give up to 32 of A-Z, a-z, 0-9, - . and _, a letter, a digit or _ first",
+}
+"""What is possible, for the fields with a pattern."""
 MAX_ERRORS = 50
 _MAX_LINE = 400
 
@@ -132,6 +137,11 @@ def _reason(detail: ErrorDetails) -> str:
             return f"{value!r} is not a {'whole ' if detail['type'] == 'int_type' else ''}number"
         case "string_type":
             return f"{value!r} is not a string; put it in quotes"
+        case "string_pattern_mismatch":
+            field = detail["loc"][-1]
+            return f"'{value}' is no {field}; {_PATTERNS[str(field)]}"
+        case "bool_type":
+            return f"'{value}' is neither true nor false"
         case "tuple_type" if value is None:
             return "is empty; list at least one"
         case "tuple_type":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -21,7 +21,7 @@ from agent.config.schema import Config
 from agent.config.secret import read_channel_keys, read_password, read_secret
 from agent.errors import ConfigError, SettingError
 from bgp.printable import escaped
-from topology.yaml_source import DocumentError, SourceNode, ambiguous_numbers, compose, construct
+from topology.yaml_source import DocumentError, SourceNode, ambiguous_keys, ambiguous_numbers, compose, construct
 
 MAX_BYTES = 1 << 20
 """Of lb.yml: 250 services with a long list of denied prefixes are an eighth of it."""
@@ -85,13 +85,16 @@ def locate(path: Path, error: SettingError) -> str:
 def read_text(path: Path) -> str:
     """Return a file's text. Raises ConfigError."""
     try:
-        return private_file.read(path, MAX_BYTES)[0].decode("utf-8")
+        content = private_file.read(path, MAX_BYTES)[0]
+        return content.decode("utf-8")
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: {error.strerror}; write it as README.md shows") from None
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: byte {error.start} is not UTF-8") from None
+        line = content.count(b"\n", 0, error.start) + 1
+        byte = f"byte {content[error.start]:#04x}"
+        raise ConfigError(f"{path}:{line}: {byte} is not UTF-8; save the file as UTF-8 in an editor") from None
 
 
 def read_peer_passwords(path: Path, config: Config, text: str | None = None) -> dict[str, bytes]:
@@ -118,15 +121,16 @@ def parse(text: str, name: str) -> Config:
 def _read(text: str, name: str) -> tuple[SourceNode, Config]:
     try:
         root = compose(text)
-        if root is None:
+        if root is None or root.is_null:
             raise ConfigError(f"{name}:1:1: is empty; write it as README.md shows")
-        if ambiguous := list(islice(ambiguous_numbers(root), MAX_ERRORS)):
+        if ambiguous := list(islice(chain(ambiguous_keys(root), ambiguous_numbers(root)), MAX_ERRORS)):
             raise ConfigError("\n".join(_line(name, error) for error in ambiguous))
         data = construct(root)
     except DocumentError as error:
         raise ConfigError(_line(name, error)) from None
     if not isinstance(data, dict):
-        raise ConfigError(f"{name}:1:1: is a {type(data).__name__}, not a mapping of settings")
+        kind = "a list" if isinstance(data, list) else "one value"
+        raise ConfigError(f"{name}:1:1: is {kind}, not a mapping of settings; write it as README.md shows")
     try:
         json.dumps(data, ensure_ascii=False, skipkeys=True, default=str).encode()
     except UnicodeError as error:  # half of a surrogate pair, as "\ud83d": neither YAML's nor printable

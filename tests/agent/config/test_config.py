@@ -104,8 +104,10 @@ ERRORS = [
      "longer prefixes, or run `lbctl deny add 2000::/4 --force`"),
     ("members:", "other_protocols: reject\nmembers:",
      "16:18: other_protocols: 'reject' is not 'pass' or 'drop'"),
+    ("name: web", "name: Wéb", "5:11: services[0].name: 'Wéb' is no name; give up to 63 of a-z, 0-9, - and _, a letter "
+     "or a digit first"),
     ("members:", "class_e_clients: maybe\nmembers:",
-     "16:18: class_e_clients: input should be a valid boolean (is 'maybe')"),
+     "16:18: class_e_clients: 'maybe' is neither true nor false"),
     ("protocol: tcp", "protocol: sctp", "7:15: services[0].protocol: 'sctp' is not 'tcp' or 'udp'"),
     ("forward: l2", "forward: l3", "9:14: services[0].forward: 'l3' is not 'l2', 'ipip' or 'gue'"),
     ("as: 65000", "as: 0", "15:11: bgp.peers[0].as: 0 is not in 1-4294967294"),
@@ -134,7 +136,7 @@ ERRORS = [
     ("members:", "table: {rows: 5000}\nmembers:", "16:15: table.rows: 5000 is not a power of two"),
     ("members:", "table: {version: 9}\nmembers:",
      "16:18: table.version: 9 is unknown to this release, which supports 1, 2"),
-    ("members:", "table: {claims: 1}\nmembers:", "16:17: table.claims: input should be a valid boolean (is '1')"),
+    ("members:", "table: {claims: 1}\nmembers:", "16:17: table.claims: '1' is neither true nor false"),
     ("members:", "table: {previous: {rows: 5000}}\nmembers:", "16:26: table.previous.rows: 5000 is not a power of two"),
     ("members:", "table: {previous: {key: 1}}\nmembers:", "16:20: table.previous.key: unknown key"),
     # The speaker's sections
@@ -164,7 +166,7 @@ ERRORS = [
     ("as: 65000", "as: 65000\n      source: 2001:db8::1",
      "16:15: bgp.peers[0].source: 2001:db8::1 is of a different family than 10.0.0.1"),
     ("as: 65000", "as: 65000\n      passive: 1",
-     "16:16: bgp.peers[0].passive: input should be a valid boolean (is '1')"),
+     "16:16: bgp.peers[0].passive: '1' is neither true nor false"),
     ("as: 65000", "as: 65000\n      families: [ipv4, ipv4]",
      "16:24: bgp.peers[0].families[1]: ipv4 is listed twice; see line 16"),
     ("as: 65000", "as: 65000\n      families: [ipv5]",
@@ -290,8 +292,14 @@ def test_key_of_a_service_is_the_same_however_it_is_written(vip: str, protocol: 
     ("text", "message"),
     [
         ("", "lb.yml:1:1: is empty; write it as README.md shows"),
-        ("word", "lb.yml:1:1: is a str, not a mapping of settings"),
-        ("\t", "lb.yml:1:1: found character '\\t' that cannot start any token"),
+        ("word", "lb.yml:1:1: is one value, not a mapping of settings; write it as README.md shows"),
+        ("- a", "lb.yml:1:1: is a list, not a mapping of settings; write it as README.md shows"),
+        ("---\n~", "lb.yml:1:1: is empty; write it as README.md shows"),
+        ("\t", "lb.yml:1:1: a tab cannot be here; use spaces"),
+        ("a: 1\n---\nb: 1", "lb.yml:2:1: another document begins here; a file has one"),
+        ("a: 1\r\nb: \x1b[31m", "lb.yml:2:4: the character '\\x1b' cannot be in a text; remove it"),
+        ("a: 1\nb: {on: 1}", "lb.yml:2:5: b.on: is read as true or false (YAML 1.1), not as a key; remove it"),
+        ("~: 1", "lb.yml:1:1: ~: is read as no value (YAML 1.1), not as a key; remove it"),
         ("a: b: c", "lb.yml:1:5: mapping values are not allowed here"),
         ("x: 2024-13-45", "lb.yml:1:4: '2024-13-45' is not a valid timestamp; put a text in quotes"),
         ("x: &a [*a]", "lb.yml:1:1: is nested too deeply"),
@@ -314,7 +322,10 @@ def test_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file or directory"):
         load(tmp_path / "absent.yml")
     (tmp_path / "lb.yml").write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match="byte 0 is not UTF-8"):
+    with pytest.raises(ConfigError, match=r"lb\.yml:1: byte 0xff is not UTF-8; save the file as UTF-8"):
+        load(tmp_path / "lb.yml")
+    (tmp_path / "lb.yml").write_bytes(GOOD.encode() + b"# \xe9\n")
+    with pytest.raises(ConfigError, match=rf"lb\.yml:{GOOD.count(chr(10)) + 1}: byte 0xe9 is not UTF-8"):
         load(tmp_path / "lb.yml")
     (tmp_path / "lb.yml").write_text(f'{GOOD}table: {{key_file: "a\\0b"}}\n')
     with pytest.raises(ConfigError, match="cannot be a file name"):

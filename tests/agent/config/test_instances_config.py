@@ -37,7 +37,7 @@ def read(instances: str, *more: tuple[str, str]) -> str:
     [
         ("{policy: first}", "services[0].instances.policy: 'first' is not 'standby', 'weighted' or 'spread'"),
         ("{polcy: standby}", "services[0].instances.polcy: unknown key; did you mean policy?"),
-        ("{failback: 1}", "services[0].instances.failback: input should be a valid boolean (is '1')"),
+        ("{failback: 1}", "services[0].instances.failback: '1' is neither true nor false"),
         (
             "{policy: spread, failback: true}",
             "services[0].instances.failback: is for policy standby, not spread",

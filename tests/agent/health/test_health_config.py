@@ -170,7 +170,8 @@ ERRORS = [
      "36: services[0].health.command[0]: 'x' does not start with /; give the whole path of the program"),
     (r'{type: exec, command: [/x, "\0"], user: a}', r"40: services[0].health.command[1]: '\x00' contains a NUL"),
     ("{type: exec, command: [/x], user: -a}",
-     "47: services[0].health.user: string should match pattern '^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$' (is '-a')"),
+     "47: services[0].health.user: '-a' is no user; give up to 32 of A-Z, a-z, 0-9, - . and _, a letter, a digit or _ "
+     "first"),
 ]  # fmt: skip
 
 
