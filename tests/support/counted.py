@@ -12,12 +12,14 @@ _SLOTS = 16
 """No test of a single packet has services in higher slots."""
 
 
+_COUNTERS = list(Counter)
+
+
 def counted(maps: Maps) -> Tally[tuple[int, Counter]]:
     """Return the packets by (slot, counter), over all CPUs, without zeros; one such tally can be taken from another."""
+    values = b"".join(map(maps.pinned["stats"].entry, range(_SLOTS)))
+    sums = np.frombuffer(values, np.uint64).reshape(_SLOTS, -1, len(Counter)).sum(axis=1)
     found: Tally[tuple[int, Counter]] = Tally()
-    for slot in range(_SLOTS):
-        value = maps.pinned["stats"].entry(slot)
-        if value.strip(b"\0"):
-            sums = np.frombuffer(value, np.uint64).reshape(-1, len(Counter)).sum(axis=0)
-            found.update({(slot, Counter(number)): int(sums[number]) for number in np.flatnonzero(sums)})
+    for slot, number in zip(*(one.tolist() for one in sums.nonzero()), strict=True):
+        found[slot, _COUNTERS[number]] = int(sums[slot, number])
     return found

@@ -20,6 +20,7 @@ SESSIONS: Final = 1 << 16
 POOLS: Final = {4: IPv4Network("10.255.0.0/28"), 6: IPv6Network("fd00:ff::/124")}
 SERVICE, BACKEND = 3, 9
 """The slot and the index that the records of session_records.py get here."""
+VIP, BACKEND_ADDRESS = IPv4Address("10.1.0.200"), IPv4Address("10.1.0.100")
 
 
 class Arrays:
@@ -45,7 +46,7 @@ class Arrays:
         sessions. Through the store, which takes thousands at once, one takes 20 times as long."""
         nat, nat_port = endpoint(POOLS[4], slot)
         session = Session(
-            6, client, 40_001, IPv4Address("10.1.0.200"), 443, IPv4Address("10.1.0.100"), 8443, nat, nat_port,
+            6, client, 40_001, VIP, 443, BACKEND_ADDRESS, 8443, nat, nat_port,
             backend_index=self._backend, service_slot=SERVICE, created=tick, bucket_bits=bucket_bits(sessions),
         )  # fmt: skip
         self.map.write(slot, session)

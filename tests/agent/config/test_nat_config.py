@@ -183,7 +183,8 @@ def test_limits_of_backends() -> None:
     with pytest.raises(ConfigError, match=r"lb.yml:9:15: services\[0\]\.backends: has more than 256 entries"):
         parse(edited(BACKENDS, f"[{listed(257)}]"), "lb.yml")
     service = "  - {{name: s{0}, vip: 192.0.2.20, protocol: tcp, port: {0}, mode: nat, backends: [{1}]}}\n"
-    services = "".join(service.format(i + 1, listed(256)) for i in range(16))
+    services = "".join(service.format(i + 1, "*all" if i else listed(256)) for i in range(16))
+    services = services.replace("backends: [", "backends: &all [", 1).replace("[*all]", "*all")
     with pytest.raises(ConfigError, match=r"services\[16\]\.backends: makes 4098 of all services, more than 4095"):
         parse(edited("nat: {", f"{services}nat: {{"), "lb.yml")
 

@@ -13,8 +13,8 @@ ONE, TWO = (1, IPv4Address("10.0.0.64")), (1, IPv4Address("10.0.0.65"))
 def asked(backoff: Backoff, until: float, now: float = 0.0) -> list[tuple[float, Neighbor]]:
     """Ask whenever some are due; return when, and for which."""
     found = []
-    while backoff.next_at <= until:
-        now = max(now, backoff.next_at)
+    while (at := backoff.next_at) <= until:
+        now = max(now, at)
         found += [(now, one) for one in sorted(backoff.take(now))]
     return found
 

@@ -169,7 +169,7 @@ IDENTITIES = ip_network("10.254.0.0/16")
 
 def test_leak_of_20000_routes_crowds_no_identity_out():
     identities = [Route.of(f"10.254.0.{i}/32", "10.0.0.12") for i in range(20, 30)]
-    leak = [Route.of(f"100.{i >> 8}.{i & 255}.0/24", "10.0.0.12") for i in range(20_000)]
+    leak = [Route(f"100.{i >> 8}.{i & 255}.0/24", "10.0.0.12") for i in range(20_000)]
     exabgp = ExaBGPModel(learned=identities[:5])
     reconciler = started(exabgp, learned=[IDENTITIES])
     for first in range(0, len(leak), 500):

@@ -76,7 +76,7 @@ def test_leak_of_20000_routes_costs_the_relay_no_memory(relay: RelayProcess):
     identity = Route.of("10.254.0.12/32", "10.0.0.12", [[65001, 1, 3]])
     agent = relay.connect()
     before = resident_kb(relay)
-    leak = [Route.of(f"100.{number >> 8}.{number & 255}.0/24", "10.0.0.12") for number in range(20_000)]
+    leak = [Route(f"100.{number >> 8}.{number & 255}.0/24", "10.0.0.12") for number in range(20_000)]
     for first in range(0, len(leak), 100):
         relay.send(update_of_many(PEER, leak[first : first + 100]))
     relay.send(update(identity))

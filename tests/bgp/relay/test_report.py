@@ -145,7 +145,7 @@ def test_what_waits_for_an_agent_that_does_not_read_is_bounded() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         agent = AgentConnection(ours)
-        routes = tuple(Route.of(f"10.{i >> 8}.{i & 255}.0/24", "10.0.0.12", [[1, 2, 3]] * 9) for i in range(20_000))
+        routes = tuple(Route(f"10.{i >> 8}.{i & 255}.0/24", "10.0.0.12", ((1, 2, 3),)) for i in range(20_000))
         agent.report(Snapshot((Peer(ONE, True, 1.0, True, routes),)))
         for _ in range(50):
             agent.send()
