@@ -11,6 +11,7 @@ import socket
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -49,15 +50,20 @@ class Flow:
         return row_of(key, ROWS, IPv4Address(self.client), self.port, IPv4Address(VIP), 53 if self.udp else 7000)
 
     def frame(self, opens: bool, hop: int = 0, prev: int = UNKNOWN_NODE) -> bytes:
-        ends = {"src": self.client, "dst": VIP}
-        if self.udp:
-            inner = packets.udp(b"?", sport=self.port, dport=53, **ends)
-        else:
-            flags = SYN if opens else ACK
-            inner = packets.tcp(sport=self.port, dport=7000, flags=flags, seq=2, ack=self.ack, **ends)
-        source = packets.marker(hop, 10 + prev) if hop else ROUTER
-        protocol = packets.UDP if self.udp else packets.TCP
-        return packets.ethernet(packets.ipv4(inner, protocol=protocol, **ends), dst=HERE, src=source)
+        return _frame(self.client, self.port, self.udp, self.ack, opens, hop, prev)
+
+
+@cache
+def _frame(client: str, port: int, udp: bool, ack: int, opens: bool, hop: int, prev: int) -> bytes:
+    """Make each frame once: tests send hundreds of thousands of a few hundred."""
+    ends = {"src": client, "dst": VIP}
+    if udp:
+        inner = packets.udp(b"?", sport=port, dport=53, **ends)
+    else:
+        inner = packets.tcp(sport=port, dport=7000, flags=SYN if opens else ACK, seq=2, ack=ack, **ends)
+    source = packets.marker(hop, 10 + prev) if hop else ROUTER
+    protocol = packets.UDP if udp else packets.TCP
+    return packets.ethernet(packets.ipv4(inner, protocol=protocol, **ends), dst=HERE, src=source)
 
 
 def sysctl(name: str, value: int) -> None:

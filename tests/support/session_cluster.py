@@ -250,7 +250,7 @@ class Cluster:
         row, node, hop = flow_hash & (NAT_ROWS - 1), self._ingress(), 0
         while hop <= MAX_HOPS:
             assert node.chains is not None
-            chain = [int(one) for one in node.chains[row] if one and one in self.nodes]
+            chain = [one for one in node.chains[row].tolist() if one in self.nodes]
             if hop or chain[0] == node.number:
                 slot = self._find(node, client, flow_hash, row)
                 if slot is None and syn:
