@@ -33,6 +33,8 @@ REORDERED_S: Final = 0.005
 REPEAT_S: Final = 0.05
 MAX_REPEAT_S: Final = 1.0
 _ACK = struct.Struct(f"!IH{SPAN // 8}s")
+_BITS = (2 << SPAN) - 1
+"""Of the next item and `SPAN` after it."""
 _MAX_SEQUENCE: Final = (1 << 32) - 1
 
 
@@ -159,12 +161,14 @@ class Sender:
 class Receiver:
     """The items of one peer's stream, in order."""
 
-    __slots__ = ("_early", "_next", "received_at", "unacknowledged")
+    __slots__ = ("_bitmap", "_early", "_next", "received_at", "unacknowledged")
 
     def __init__(self) -> None:
         self._next = 1
         self._early: dict[int, bytes] = {}
         """Those that arrived before an earlier one."""
+        self._bitmap = 0
+        """A bit for each of these: the lowest for the one that is `SPAN` after the next."""
         self.unacknowledged = False
         self.received_at = float("-inf")
         """When the last item arrived."""
@@ -178,17 +182,18 @@ class Receiver:
         if sequence < self._next:
             return []
         self._early[sequence] = payload
+        self._bitmap |= 1 << (SPAN - (sequence - self._next))
         found = []
         while (item := self._early.pop(self._next, None)) is not None:
             found.append(item)
             self._next += 1
+            self._bitmap = self._bitmap << 1 & _BITS
         return found
 
     def acknowledgment(self, window: int) -> bytes:
         """Return the acknowledgment of everything that has arrived."""
         self.unacknowledged = False
-        bitmap = sum(1 << (SPAN - (n - self._next)) for n in self._early)
-        return _ACK.pack(self._next, window, bitmap.to_bytes(SPAN // 8, "big"))
+        return _ACK.pack(self._next, window, self._bitmap.to_bytes(SPAN // 8, "big"))
 
 
 def window_of_each(streams: int) -> int:

@@ -30,6 +30,8 @@ KEY, OTHER_KEY = bytes(range(16)), bytes(range(1, 17))
 POOL, POOL6 = IPv4Network("10.255.0.0/31"), IPv6Network("fd00:ff::/127")
 VIP, VIP6 = "10.99.0.1", "2001:db8:99::1"
 CLIENT, CLIENT6 = "10.1.0.2", "2001:db8:64::2"
+ADDRESSES = [(ip_address(CLIENT), ip_address(VIP)), (ip_address(CLIENT6), ip_address(VIP6))]
+"""Client and VIP of a flow over IPv4 and over IPv6."""
 WEB, TABLE = 3, 9
 GATEWAY, CLIENT_GATEWAY = packets.mac("02:00:00:00:00:f1"), packets.mac("02:00:00:00:00:f2")
 BACKENDS = ("10.9.0.11", "10.9.0.12")
@@ -107,7 +109,7 @@ class Flow:
         return {"src": client, "dst": vip}
 
     def row(self, key: bytes = KEY) -> int:
-        client, vip = ip_address(self.ends["src"]), ip_address(self.ends["dst"])
+        client, vip = ADDRESSES[self.six]
         return flow_hash(key, client, self.port, vip, 443) & 4095
 
     def request(self, flags: int = SYN, payload: bytes = b"?", **more: Any) -> bytes:

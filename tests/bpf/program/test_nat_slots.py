@@ -4,6 +4,7 @@
 import contextlib
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -60,8 +61,8 @@ def test_new_connection_of_the_same_ports_gets_another_endpoint(here: Here) -> N
 
 def test_bucket_full_of_half_open_sessions(here: Here) -> None:
     """Half of a bucket, and no more; after a few seconds they make room for each other."""
-    row, flows = Flow().row(), []
-    flows = [flow for flow in map(Flow, range(1024, 65535)) if flow.row() == row][:12]
+    row = Flow().row()
+    flows = list(islice((flow for flow in map(Flow, range(1024, 65535)) if flow.row() == row), 12))
     assert len(flows) >= 9, "a row has 16 of 65,536 ports on average, and the key of the hash is fixed"
     outcomes = [here.program.observe(frame(flow.request())) for flow in flows]
     assert len(here.used()) == 8, "both buckets of the row are half full"
