@@ -238,7 +238,7 @@ class Forwarder:
             self._retires = False
         if self.nat is not None:
             if not self._attached_once:
-                self.datapath.resume()
+                await _whole(self.datapath.resume)
             from_former = tables.epoch_switch.use.first != self._preferred
             self.nat.apply(tables.up[NAT_TABLE], self._usable, from_former)
             self.nat.retire(time.monotonic())

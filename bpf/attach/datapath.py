@@ -12,7 +12,7 @@ from typing import Final, Self
 from bpf.attach import egress, uplink
 from bpf.attach.egress import EgressFilter
 from bpf.attach.pin_dir import PinDir
-from bpf.attach.session_move import pending_move, resume_sessions, sessions_moved
+from bpf.attach.session_move import has_all_sessions, resume_sessions, sessions_moved
 from bpf.attach.uplink import Mode, Uplink
 from bpf.compiler.build import build_programs, tail_calls_pin
 from bpf.compiler.source import EgressOptions, LbOptions, Options
@@ -59,9 +59,8 @@ class DataPath:
         """What is pinned for as long as it is open, but for the attachments: descriptors by pin."""
         self._moved = dict(moved)
         """The uplinks, by place, that are written when packets of the place's previous interface no longer come."""
-        self.has_sessions = pending_move(pins, maps) is None
-        """Whether the maps have all sessions of this node: otherwise `attach` copies them, and nothing is to change
-        sessions here before."""
+        self._is_in_use = False
+        """Whether it was attached."""
 
     @classmethod
     def open(
@@ -144,6 +143,12 @@ class DataPath:
         """Return whether the kernel runs these very programs on all interfaces."""
         return all(one.attached for one in self.uplinks)
 
+    @property
+    def has_sessions(self) -> bool:
+        """Whether the maps have all sessions of this node: otherwise `resume` and `attach` bring them, and nothing is
+        to change sessions here before."""
+        return self._is_in_use or has_all_sessions(self._pins, self.maps)
+
     def keep_pinned(self) -> bool:
         """Pin again what has lost its pin; return whether anything had. All must outlive this process: without pins the
         kernel would detach the programs, and forget maps with their sessions. Raises BpfError."""
@@ -153,8 +158,9 @@ class DataPath:
 
     def resume(self) -> None:
         """Have the program make sessions again that an earlier process had it not make, while it copied some, unless
-        `attach` is needed for that."""
-        resume_sessions(self._pins, self.maps)
+        `attach` is needed for that. For a thread: what two programs have may have to be merged first."""
+        with _ATTACHING:
+            resume_sessions(self._pins, self.maps)
 
     def attach(self) -> None:
         """Let packets in: attach the programs, or replace older ones of ours without losing a packet. The first time it
@@ -184,7 +190,7 @@ class DataPath:
             for one in self.uplinks:
                 one.attach()
             wait_for_running_programs()  # of packets that a replaced program handles; its tail calls are removed now
-        self.has_sessions = True
+        self._is_in_use = True
         self._pins.remove(replaced)  # what the next process has pinned meanwhile stays
 
     def detach(self) -> None:

@@ -7,6 +7,8 @@ A slot is the same session in both. What the program of the former maps does mea
     copy.begin(), and copy.follow() as often as need be, while no program uses the present maps
     copy.finish(), once no program uses the former ones any more: the other may have changed tags since
 
+`finish` alone merges maps of which a process that ended had copied all, with what either program has changed since.
+
 Both programs make no session between the last `follow` and `finish` (`NatMaps.set_moving`), so that none gets a slot
 that is used in the other maps.
 """
@@ -33,6 +35,8 @@ _RESERVED: Final = np.uint64(SessionState.RESERVED << 40)
 """A reserved slot has an empty record, and so no number."""
 _FLAGS: Final = np.uint64(0xFF << 32)
 _FINGERPRINT: Final = np.uint64(0xFFFF << 48)
+_FLOW: Final = np.uint64(0xFFFE << 48)
+"""The fingerprint but for the bit without which no flow has it: that of a session that was closed for its client."""
 _IPV6: Final = np.uint64(TagFlag.IPV6 << 32)
 _PART: Final = 1 << 15
 """Slots that are copied in one go: a few milliseconds, after which other threads run."""
@@ -75,9 +79,11 @@ class SessionCopy:
                 break
             now = self._present.tags[slots]
             untouched = now == self._seen[slots]
-            self._copy_records(slots[untouched], tags[untouched])  # where a program may read it, it is the same one
-            same = (now ^ tags) & _FINGERPRINT == 0
-            new = np.where(untouched, tags, np.where(same, merged(now, tags), now))
+            new = np.where(untouched, tags, chosen(now, tags))
+            differs = new != now
+            slots, tags, now, new = slots[differs], tags[differs], now[differs], new[differs]
+            taken = (new == tags) & (untouched[differs] | _has_ended(now) | _has_ended(tags))
+            self._copy_records(slots[taken], tags[taken])  # where a program may read it, it is the same one
             done = atomic.compare_exchange(self._present.tags, slots, now, new)
             slots, tags = slots[~done], tags[~done]
         return len(slots)
@@ -93,7 +99,7 @@ class SessionCopy:
             if ipv6.any():
                 six = self._former.sessions6
                 bits[ipv6] = six["bucket_bits"][slots[ipv6]] if six is not None else 0
-            kept = np.isin(bits, self._bits) | (changed <= _STAMP) | (changed & _STATE == _RESERVED)
+            kept = np.isin(bits, self._bits) | _has_ended(changed)
             yield slots[kept], changed[kept]
 
     def _copy_records(self, slots: Slots, tags: Tags) -> None:
@@ -108,10 +114,32 @@ class SessionCopy:
                 _bytes(new)[some] = _bytes(old)[some]
 
 
+def chosen(now: Tags, former: Tags) -> Tags:
+    """Return which tags slots get that have two, in the present maps and in the former.
+
+    Of a session and a slot that is free or reserved, the one with the later stamp: what is free has the last stamp of
+    its session. So a session that has ended in one of the maps ends, unless it had a packet in the other since. Of two
+    sessions the present one stays.
+    """
+    ended, former_ended = _has_ended(now), _has_ended(former)
+    later = former & _STAMP > now & _STAMP
+    later |= former_ended & ~ended & (former & _STAMP == now & _STAMP)
+    same = ~ended & ~former_ended & ((now ^ former) & _FLOW == 0)
+    found: Tags = np.where(same, merged(now, former), np.where((ended | former_ended) & later, former, now))
+    return found
+
+
+def _has_ended(tags: Tags) -> npt.NDArray[np.bool_]:
+    """Return which slots have no session: they are free, or reserved."""
+    found: npt.NDArray[np.bool_] = (tags <= _STAMP) | (tags & _STATE == _RESERVED)
+    return found
+
+
 def merged(one: Tags, other: Tags) -> Tags:
-    """Return the tags of sessions that two programs followed: the more advanced state, all flags, the later stamp."""
+    """Return the tags of sessions that two programs followed: the more advanced state, all flags, the later stamp. What
+    one of them closed for its client is closed."""
     found: Tags = (
-        one & _FINGERPRINT
+        one & other & _FINGERPRINT
         | np.maximum(one & _STATE, other & _STATE)
         | (one | other) & _FLAGS
         | np.maximum(one & _STAMP, other & _STAMP)

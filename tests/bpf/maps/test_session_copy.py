@@ -107,6 +107,48 @@ def test_what_both_programs_change_at_the_same_time_is_merged() -> None:
     assert present.map.tags[6] == former.map.tags[6]
 
 
+FREE, SYN, EST, CLOSED, RESERVED = (
+    SessionState.FREE, SessionState.SYN, SessionState.EST, SessionState.CLOSED, SessionState.RESERVED
+)  # fmt: skip
+NONE, FLOW, CLOSED_FLOW, OTHER = 0, 77, 76, 99
+"""Fingerprints."""
+
+
+@pytest.mark.parametrize(
+    ("now", "former", "expected"),
+    [
+        ((FLOW, EST, 10), (NONE, FREE, 10), (NONE, FREE, 10)),
+        ((FLOW, EST, 11), (NONE, FREE, 10), (FLOW, EST, 11)),
+        ((FLOW, EST, 10), (NONE, RESERVED, 12), (NONE, RESERVED, 12)),
+        ((FLOW, EST, 13), (NONE, RESERVED, 12), (FLOW, EST, 13)),
+        ((NONE, FREE, 10), (FLOW, SYN, 11), (FLOW, SYN, 11)),
+        ((NONE, FREE, 10), (FLOW, EST, 10), (NONE, FREE, 10)),
+        ((NONE, RESERVED, 10), (FLOW, EST, 9), (NONE, RESERVED, 10)),
+        ((FLOW, EST, 13), (CLOSED_FLOW, CLOSED, 12), (CLOSED_FLOW, CLOSED, 13)),
+        ((CLOSED_FLOW, CLOSED, 12), (FLOW, EST, 13), (CLOSED_FLOW, CLOSED, 13)),
+        ((OTHER, EST, 10), (FLOW, EST, 12), (OTHER, EST, 10)),
+    ],
+    ids=[
+        "freed", "freed, and a packet since", "reserved", "reserved, and a packet since", "it began after the copy",
+        "freed in the present maps", "reserved there", "closed for its client", "likewise there", "another session",
+    ],
+)  # fmt: skip
+def test_what_a_process_that_was_killed_has_not_merged(
+    now: tuple[int, SessionState, int], former: tuple[int, SessionState, int], expected: tuple[int, SessionState, int]
+) -> None:
+    """The next one does not know what was copied."""
+    slots = Slots(FEW), Slots(MANY)
+    for one, (fingerprint, state, stamp) in zip(slots, (former, now), strict=True):
+        one.put(5, client=ip_address(f"192.0.2.{fingerprint}"))
+        one.map.tags[5] = Tag(fingerprint, state, TagFlag(0), stamp).pack()
+    before = slots[1].map.read(5)
+    assert SessionCopy(slots[0].map, slots[1].map, NUMBERS).finish() == 0
+    found = Tag.unpack(int(slots[1].map.tags[5]))
+    assert (found.fingerprint, found.state, found.stamp) == expected
+    if expected[1] in (SYN, EST):
+        assert slots[1].map.read(5) == (before if expected == now else slots[0].map.read(5))
+
+
 @given(*[st.tuples(st.sampled_from(SessionState), st.integers(0, 255), st.integers(0, 2**32 - 1))] * 2)
 def test_a_merged_tag_has_what_each_program_has_seen(
     one: tuple[SessionState, int, int], other: tuple[SessionState, int, int]
