@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Coroutine, MutableMapping
 from ipaddress import IPv4Address
-from typing import Any
+from typing import Any, Final
 
 from agent.config.nat import used_part
 from agent.config.schema import Config
@@ -29,6 +30,10 @@ from agent.sessions.watch import SessionWatch
 from bpf.layout.counter import Counter
 
 log = logging.getLogger("anylb")
+
+COPIED_S: Final = 10.0
+"""How long a change of the configuration waits for the copy that the one before needs: 4 million sessions take 0.6 s."""
+RETRY_S: Final = 0.05
 
 
 class Nat:
@@ -74,12 +79,17 @@ class Nat:
 
     def refusal(self, config: Config) -> str | None:
         """Return why another configuration must not replace this one now: it would end sessions. None if it may. For a
-        thread: it may read all sessions."""
+        thread: it may read all sessions, and wait until they are copied."""
         if self.sessions is None or (ending := ending_change(self._config, config)) is None:
             return None
         chosen = [Selection(LIVE, pool=pool) for pool in ending.pools]
         if ending.sessions:  # another number and another pool at once: the number ends all
             chosen = [Selection(LIVE, began_among=ending.sessions)]
+        if not self._has_sessions_within(COPIED_S):
+            return (
+                f"{ending.key}: sessions are still being copied for the change before, so it is not known which ones "
+                "this change ends; try again in a moment, `lbctl reload --force` does not ask"
+            )
         if not (count := count_live(self.sessions.table, chosen)):
             return None
         of_pools = f" with addresses of {' and '.join(map(str, ending.pools))}" if ending.pools else ""
@@ -87,6 +97,15 @@ class Nat:
             f"{ending.key}: its change ends {count:,} sessions of this node{of_pools}, whose clients get a RST; "
             f"{ending.instead}, `lbctl reload --force` ends them"
         )
+
+    def _has_sessions_within(self, seconds: float) -> bool:
+        """Wait for so long until the maps have all sessions of this node; return whether they have."""
+        deadline = time.monotonic() + seconds
+        while self._datapath is not None and not self._datapath.has_sessions:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(RETRY_S)
+        return True
 
     def held(self) -> dict[str, int]:
         """Return how many sessions this node has, by the name of their service. For a thread: it reads all of them."""

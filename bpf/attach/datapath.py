@@ -5,7 +5,8 @@ import contextlib
 import os
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
 
@@ -28,7 +29,11 @@ from bpf.maps.maps import Maps
 from bpf.maps.pinned_map import pack_index
 
 _ATTACHING: Final = threading.Lock()
-"""Held while programs are attached: what is copied or removed then is not to be opened for the next agent."""
+"""Held while programs are attached, and while pins are found or made: what is copied or removed meanwhile is not to be
+opened for the next agent."""
+_NEXT: Final = Counter[Path]()
+"""The pins of data paths that this process has opened and not attached yet: those of the next agent. The data path of
+the present one may be attached later than that, and removes what is not its own."""
 
 
 class DataPath:
@@ -45,9 +50,10 @@ class DataPath:
         egress_filter: EgressFilter,
         programs: Mapping[Path, int],
         moved: Mapping[int, UplinkEntry],
+        following: Sequence[Path],
     ) -> None:
         """`programs` has their descriptors, and those of the maps of their tail calls, by pin; the uplinks and the
-        egress filter own them."""
+        egress filter own them. `following` are its pins in `_NEXT`."""
         self.maps = maps
         self.uplinks = tuple(uplinks)
         self.egress = egress_filter
@@ -57,6 +63,7 @@ class DataPath:
         self._own = {folder.name} | {path.name for path in programs}
         self._pinned = {**{folder / name: one.fd for name, one in maps.pinned.items()}, **programs}
         """What is pinned for as long as it is open, but for the attachments: descriptors by pin."""
+        self._following = following
         self._moved = dict(moved)
         """The uplinks, by place, that are written when packets of the place's previous interface no longer come."""
         self._is_in_use = False
@@ -83,35 +90,37 @@ class DataPath:
         names = [interfaces] if isinstance(interfaces, str) else list(interfaces)
         _check_arguments(rows, names)
         entries = [uplink.read_entry(name) for name in names]
-        with _ATTACHING:
-            pass
-        pins = PinDir(pin_dir)
-        pins.require_bpffs()
-        for name, entry in zip(names, entries, strict=True):
-            uplink.require_no_foreign_program(name, entry.ifindex, pins.links())
-        nat6 = nat is not None and nat.ipv6
-        builds = [LbOptions(rows, place, ipv6, nat=nat is not None, nat6=nat6) for place in range(len(names))]
-        programs = [pins.program(build, nat) for build in builds]
-        egress_pin = pins.egress()
-        wanted: dict[Path, Options] = {**dict(zip(programs, builds, strict=True)), egress_pin: EgressOptions()}
-        pinned = [*programs, *map(tail_calls_pin, programs)]
-        with pins.new_maps(rows, nat, pinned) as folder, contextlib.ExitStack() as on_error:
-            maps = Maps.open(folder, rows, nat)
-            on_error.callback(maps.close)
-            moved = _write_uplinks(maps, pins, entries)
-            fds, errors = _open_programs(folder, wanted, maps, cache_dir)
-            for fd in fds.values():
-                on_error.callback(os.close, fd)
-            if faults := [errors[path] for path in programs if path in errors]:
-                raise faults[0]
-            on_error.pop_all()
+        with contextlib.ExitStack() as attaching:
+            attaching.enter_context(_ATTACHING)
+            pins = PinDir(pin_dir)
+            pins.require_bpffs()
+            for name, entry in zip(names, entries, strict=True):
+                uplink.require_no_foreign_program(name, entry.ifindex, pins.links())
+            nat6 = nat is not None and nat.ipv6
+            builds = [LbOptions(rows, place, ipv6, nat=nat is not None, nat6=nat6) for place in range(len(names))]
+            programs = [pins.program(build, nat) for build in builds]
+            egress_pin = pins.egress()
+            wanted: dict[Path, Options] = {**dict(zip(programs, builds, strict=True)), egress_pin: EgressOptions()}
+            pinned = [*programs, *map(tail_calls_pin, programs)]
+            following = [pins.maps(rows, nat), egress_pin, *pinned]
+            with _kept(following), pins.new_maps(rows, nat, pinned) as folder, contextlib.ExitStack() as on_error:
+                maps = Maps.open(folder, rows, nat)
+                on_error.callback(maps.close)
+                attaching.close()  # to compile takes long, and its pins are kept
+                moved = _write_uplinks(maps, pins, entries)
+                fds, errors = _open_programs(folder, wanted, maps, cache_dir)
+                for fd in fds.values():
+                    on_error.callback(os.close, fd)
+                if faults := [errors[path] for path in programs if path in errors]:
+                    raise faults[0]
+                on_error.pop_all()
         tail_calls = {pin: tails for pin in map(tail_calls_pin, programs) if (tails := open_pin(pin)) is not None}
         uplinks = [
             Uplink(name, entry.ifindex, mode, fds[path], tail_calls.get(tail_calls_pin(path)), pins.link(place))
             for place, (name, entry, path) in enumerate(zip(names, entries, programs, strict=True))
         ]
         egress_filter = EgressFilter(pins, fds.get(egress_pin), errors.get(egress_pin))
-        return cls(pins, maps, uplinks, egress_filter, fds | tail_calls, moved)
+        return cls(pins, maps, uplinks, egress_filter, fds | tail_calls, moved, following)
 
     @property
     def interface(self) -> str:
@@ -176,7 +185,9 @@ class DataPath:
             raise BpfError(f"{self.interface}: cannot attach XDP: the maps lack {', '.join(missing)}")
         for one in self.uplinks:
             uplink.require_no_foreign_program(one.interface, one.ifindex, self._pins.links())
-        replaced = [path for path in self._pins.programs_and_maps() if path.name not in self._own]
+        self._is_next_no_more()
+        pinned = self._pins.programs_and_maps()
+        replaced = [path for path in pinned if path.name not in self._own and not _NEXT[path]]
         listed = {self._pins.link(place) for place in range(len(self.uplinks))}
         for path in self._pins.links():
             if path not in listed:
@@ -203,10 +214,15 @@ class DataPath:
 
     def close(self) -> None:
         """Close all descriptors; packets are still handled."""
+        self._is_next_no_more()
         self.maps.close()
         self.egress.close()
         for one in self.uplinks:
             one.close()
+
+    def _is_next_no_more(self) -> None:
+        _NEXT.subtract(self._following)
+        self._following = []
 
 
 def detach_all(pin_dir: Path) -> bool:
@@ -232,6 +248,17 @@ def detach_all(pin_dir: Path) -> bool:
     except OSError as error:
         raise BpfError(f"{pin_dir}: {error.strerror}; run it as root", error.errno) from None
     return True
+
+
+@contextlib.contextmanager
+def _kept(following: Sequence[Path]) -> Iterator[None]:
+    """Have these pins among those of the next agent, unless the body raises."""
+    _NEXT.update(following)
+    try:
+        yield
+    except BaseException:
+        _NEXT.subtract(following)
+        raise
 
 
 def _check_arguments(rows: int, names: Sequence[str]) -> None:

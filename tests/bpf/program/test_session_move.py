@@ -185,6 +185,46 @@ def test_no_session_begins_while_two_programs_have_maps_of_their_own(folder: Pat
         assert request(stage, flows[0], packets.SYN) is not None
 
 
+def test_an_agent_that_is_attached_late_removes_nothing_that_the_next_one_has_opened(folder: Path) -> None:
+    """A second reload opens its data path beside the agent of the first, which waits for other nodes still."""
+    with ExitStack() as stack:
+        first, stage = opened_stage(stack, folder, SESSIONS)
+        use(stage, SESSIONS, MORE)
+        first.attach()
+        slots = opened(stage, 20_000, 20)
+        second = stack.enter_context(closing(open_nat(folder, MORE)))
+        pins = set(folder.rglob("*"))
+        discarded = stack.enter_context(closing(open_nat(folder, 2 * MORE)))
+        third = stack.enter_context(closing(open_nat(folder, 4 * MORE)))
+        both = set(folder.rglob("*")) - pins
+        discarded.close()
+        second.attach()
+        left = {pin for pin in both if pin.exists()}
+        assert {pin for pin in both if f"_{4 * MORE}" in str(pin)} == left
+        assert len(left) < len(both)
+        assert not third.has_sessions
+        third.attach()
+        after = stack.enter_context(NatStage.of(third, folder))
+        use(after, SESSIONS, MORE)
+        assert lost(after, slots) == 0
+        assert len(list(folder.glob("maps_*"))) == 1
+
+
+def test_sessions_are_known_to_be_elsewhere_when_the_data_path_was_opened_before_they_moved(folder: Path) -> None:
+    """A reload back to the number of before, whose maps are attached while it opens them."""
+    with ExitStack() as stack:
+        first, stage = opened_stage(stack, folder, SESSIONS)
+        use(stage, SESSIONS, MORE)
+        first.attach()
+        second = stack.enter_context(closing(open_nat(folder, MORE)))
+        third = stack.enter_context(closing(open_nat(folder, SESSIONS)))
+        assert third.has_sessions
+        second.attach()
+        assert not third.has_sessions
+        third.attach()
+        assert third.has_sessions
+
+
 @pytest.mark.parametrize("delay_s", [0.0, 0.01, 0.05])
 @pytest.mark.parametrize("last", [SESSIONS, 2 * MORE], ids=["back", "another"])
 def test_two_reloads_in_a_row_break_no_session(
