@@ -32,7 +32,7 @@ from bpf.layout.counter import Counter
 log = logging.getLogger("anylb")
 
 COPIED_S: Final = 10.0
-"""How long a change of the configuration waits for the copy that the one before needs: 4 million sessions take 0.6 s."""
+"""How long a change of the configuration waits for the copy of the one before: 0.6 s with 4 million sessions."""
 RETRY_S: Final = 0.05
 
 
