@@ -6,7 +6,8 @@ unchanged section keeps its session and its routes; a new neighbor comes up, a r
 another hold time, password, TTL or family gets a new session. The relay keeps running. But ExaBGP loses the signal
 while routes wait to be sent to any neighbor, and a file that it cannot parse changes nothing but adds a line to its
 log. So the file is validated before it is installed, the signal is repeated until ExaBGP has read the file
-(inotify(7)), and a neighbor that ExaBGP could not serve without root is refused.
+(inotify(7)), and a neighbor that ExaBGP could not serve without root is refused. Validating takes a process of ExaBGP
+that imports all of it: where only the allowlist or BFD change, the file in place was validated before.
 
 Who reloads needs no capability: the files are exchanged (run_dir.py), and the relay, which runs as ExaBGP's user, sends
 the signal when exabgp.conf is replaced or touched. A file that has not changed is left alone, and so is ExaBGP if that
@@ -27,7 +28,7 @@ from bgp.errors import BgpError, NotReadError
 from bgp.exabgp.config import SpeakerConfig
 from bgp.exabgp.renderer import ALLOW_NAME, listen_addresses, render_allowlist, render_env
 from bgp.exabgp.run_dir import RESTART, clear_spare, exchange_file, lock_holder
-from bgp.exabgp.speaker import CONF_NAME, RELOADED, prepare, render_config
+from bgp.exabgp.speaker import CONF_NAME, ENV_NAME, RELOADED, prepare, render_config
 
 REPEAT_S = 1.0
 TIMEOUT_S = 150.0
@@ -51,9 +52,11 @@ def check(config: SpeakerConfig) -> None:
     """BgpError if ExaBGP would refuse the configuration, or needs a restart for it. Changes nothing."""
     if is_current(config):
         return
-    prepare(config)
-    if is_running(config):
-        _require_no_restart(config)
+    if not is_running(config):
+        prepare(config)
+        return
+    _validated(config)
+    _require_no_restart(config)
 
 
 def reload(config: SpeakerConfig, timeout_s: float = TIMEOUT_S) -> int:
@@ -62,7 +65,7 @@ def reload(config: SpeakerConfig, timeout_s: float = TIMEOUT_S) -> int:
     BgpError, before anything changes, if ExaBGP would refuse the configuration, does not run, or needs a restart for
     it; NotReadError if ExaBGP does not read it within `timeout_s`.
     """
-    text, _env, _gid = prepare(config)
+    text = _validated(config)
     pid = lock_holder(config.run_dir / "lock")
     if pid is None:
         raise BgpError(f"{config.run_dir}: ExaBGP does not run here: `systemctl start lb-bgp`")
@@ -81,6 +84,15 @@ def reload(config: SpeakerConfig, timeout_s: float = TIMEOUT_S) -> int:
     except OSError as error:
         raise BgpError(f"{error.filename or config.run_dir}: {error.strerror}") from None
     return pid
+
+
+def _validated(config: SpeakerConfig) -> str:
+    """Return exabgp.conf, found valid by ExaBGP now, or earlier if it is in place. BgpError if ExaBGP refuses it."""
+    text = render_config(config)
+    in_place = {CONF_NAME: text, ENV_NAME: render_env(config)}
+    if any(_content(config.run_dir / name) != wanted.encode() for name, wanted in in_place.items()):
+        prepare(config)
+    return text
 
 
 def _changed(config: SpeakerConfig, text: str) -> Mapping[str, bytes]:
@@ -102,7 +114,7 @@ def _content(path: Path) -> bytes | None:
 
 def _require_no_restart(config: SpeakerConfig) -> None:
     try:
-        old, old_env = (config.run_dir / CONF_NAME).read_text(), (config.run_dir / "exabgp.env").read_text()
+        old, old_env = (config.run_dir / CONF_NAME).read_text(), (config.run_dir / ENV_NAME).read_text()
     except OSError as error:
         raise BgpError(f"{error.filename}: {error.strerror}; {RESTART}") from None
     if render_env(config) != old_env:

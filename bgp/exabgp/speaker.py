@@ -43,6 +43,7 @@ from bgp.exabgp.run_dir import make_spare, write_file
 MIN_VERSION = (5, 0, 15)
 """The first that checks the TTL of received packets (GTSM); 6 is expected to change the helper API."""
 CONF_NAME = "exabgp.conf"
+ENV_NAME = "exabgp.env"
 RELOADED = (ALLOW_NAME, CONFIG_NAME, CONF_NAME)
 """The files that a reload replaces, in this order: the allowlist must already contain a new VIP."""
 _VALIDATE_TIMEOUT_S = 30
@@ -83,7 +84,7 @@ def run(config: SpeakerConfig) -> NoReturn:
         _lock(config.run_dir)
         write_file(config.run_dir / "relay.pyz", relay_archive(), gid)
         write_file(config.run_dir / CONF_NAME, text.encode(), gid)
-        write_file(config.run_dir / "exabgp.env", env.encode(), gid)
+        write_file(config.run_dir / ENV_NAME, env.encode(), gid)
         write_file(config.run_dir / ALLOW_NAME, render_allowlist(config).encode(), gid)
         write_file(config.run_dir / "bfd.pyz", bfd_archive(), gid)
         write_file(config.run_dir / CONFIG_NAME, encode_peers(config.bfd_peers), gid)
@@ -97,7 +98,7 @@ def run(config: SpeakerConfig) -> NoReturn:
     except OSError as error:
         raise BgpError(f"{error.filename or config.run_dir}: {error.strerror}") from None
     arguments = [*_python(), "bgp.exabgp.connect", "server", str(config.run_dir / CONF_NAME)]
-    os.execve(arguments[0], arguments, _environment(config.run_dir / "exabgp.env"))  # noqa: S606
+    os.execve(arguments[0], arguments, _environment(config.run_dir / ENV_NAME))  # noqa: S606
 
 
 def prepare(config: SpeakerConfig) -> tuple[str, str, int]:
