@@ -58,7 +58,11 @@ def test_make_alone_lists_all_targets_and_runs_none() -> None:
 
 def test_no_init_below_tests() -> None:
     """One of a package's name would shadow it. A folder whose files share a lab is a package of its own name."""
-    assert {path.parent.name for path in (ROOT / "tests").rglob("__init__.py")} == {"nat_cluster", "node_agent"}
+    assert {path.parent.name for path in (ROOT / "tests").rglob("__init__.py")} == {
+        "nat_cluster",
+        "node_agent",
+        "operator_cluster",
+    }
 
 
 def test_no_machine_paths() -> None:

@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The deny list of a running cluster: it applies at once, and outlives the agent.
-
-client 10.1.0.2, 10.1.1.0/24 ── router ── segment ── b1 b2 b3 b4        topology/segment.clab.yml
-"""
+"""The deny list of a running cluster: it applies at once, and outlives the agent. Clients are 10.1.1.0/24."""
 
 import contextlib
 import signal
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import pytest
-from support.cluster_lab import FOUR, PORT, ClusterLab, be_patient, cluster_lab, copy_topology
+from support.cluster_lab import FOUR, PORT, ClusterLab
 from support.waiting import wait_for
 
 from topology.demo.cluster import VIP
@@ -24,15 +21,6 @@ ATTEMPTS = 64
 """A quarter of them enter by each node: 1 in 10^8 times none enters by one."""
 SILENCE_S = 1.5
 TCP_ESTABLISHED = 1
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterLab]:
-    folder = copy_topology(tmp_path_factory.mktemp("deny"))
-    be_patient(folder)
-    with cluster_lab("deny", folder / "segment.clab.yml") as running:
-        wait_for(lambda: serves(running), "all four to serve")
-        yield running
 
 
 def serves(cluster: ClusterLab) -> bool:
@@ -85,6 +73,7 @@ def deny(cluster: ClusterLab, node: str, *arguments: str) -> list[dict[str, obje
 
 
 def test_a_denied_client_stays_out_until_it_is_deleted(cluster: ClusterLab) -> None:
+    wait_for(lambda: serves(cluster), "all four to serve")
     assert connects(cluster, DENIED)
     wait_for(lambda: established(cluster, OTHER) > 0, "the control: some within so short a time")
     assert drops(cluster) == 0

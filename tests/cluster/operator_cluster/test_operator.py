@@ -1,11 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Changes by an operator on a running cluster: reload, backends, the health check's file, no healthy server.
-
-    client ── router (BIRD) ── segment ──┬── b1 … b4, each with ExaBGP, relay, agent and echo server
-                                         └── b5 and b6, for the last test (support/changing_node.py)
-
-All nodes read the same copy of lb.yml, which the tests change; a node without a reload goes on as before.
-"""
+"""Changes by an operator on a running cluster: reload, backends, the health check's file, no healthy server."""
 
 from __future__ import annotations
 
@@ -15,29 +9,14 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from support.changing_node import NODE, SECOND_VIP, ChangingNode
-from support.cluster_lab import FOUR, PORT, be_patient, cluster_lab, copy_topology, edit, server_of
+from support.changing_node import NODE, ChangingNode
+from support.cluster_lab import FOUR, PORT, server_of
 from support.operator_lab import Operator
 from support.waiting import wait_for
 
 from topology.demo.cluster import VIP
-from topology.demo.router_watch import RouterWatch
 
 pytestmark = pytest.mark.lab
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
-    folder = copy_topology(tmp_path_factory.mktemp("operator"))
-    be_patient(folder)
-    edit(folder / "routers/bird.conf", ("vips_ipv4 = [ 10.99.0.1/32 ]", f"vips_ipv4 = [ {VIP}/32, {SECOND_VIP}/32 ]"))
-    with (
-        cluster_lab("operator", folder / "segment.clab.yml") as cluster,
-        RouterWatch(cluster.lab.nodes["router"].pid, VIP) as watch,
-    ):
-        made = Operator(cluster, folder / "lb.yml", watch.history)
-        made.settle()
-        yield made
 
 
 @pytest.fixture
