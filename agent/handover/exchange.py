@@ -20,7 +20,8 @@ from agent.handover.item import Codec, End, Kind, Pull, Sessions, UnknownOrigin
 from agent.handover.record import Records, version_of
 from agent.handover.row_move import Chains, rows_of
 from agent.handover.sent_log import SentLog
-from agent.handover.session_store import SessionStore, Slots, ages_of
+from agent.handover.session_store import SessionStore
+from agent.handover.stored import Slots, ages_of
 from bpf.layout.nat import NAT_ROWS
 from bpf.maps.session_map import now_tick
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sessions of this node as records that travel, and back: between the mmapped maps and record.py's arrays. I/O.
+"""The sessions of this node in the mmapped maps, which are read as records that travel, and written from such. I/O.
 
 The program and the timers change tags at the same time: a tag changes by compare-and-exchange, and a record is written
-while its tag is BUSY. merge.py decides what becomes of two records of a slot.
+while its tag is BUSY. stored.py has both forms; merge.py decides what becomes of two records of a slot.
 """
 
 from __future__ import annotations
@@ -16,21 +16,17 @@ from numpy.typing import NDArray
 
 from agent.handover.item import Origin
 from agent.handover.merge import Outcome, merged, outcomes
-from agent.handover.record import FORMS, Records, backend_keys, identities, service_keys, version_of
+from agent.handover.record import Records, backend_keys, identities, service_keys, version_of
 from agent.handover.row_move import Rows
+from agent.handover.stored import Slots, StoredForm, Tags, age_of, are_ipv6, as_bytes, states_of, tags_of
 from agent.sessions.cause import Cause, OnChange
 from bpf.kernel import atomic
-from bpf.layout.nat import FIRST_PORT, NAT_ROWS, PORT_BITS, bucket_bits
+from bpf.layout.nat import NAT_ROWS
 from bpf.layout.session import WAYS, SessionState, Tag, TagFlag
-from bpf.maps.session_dtype import SESSION4_DTYPE, SESSION6_DTYPE
 from bpf.maps.session_map import SessionMap
-
-Slots = NDArray[np.int64]
 
 _ATTEMPTS: Final = 5
 """Of a write: the program changes a tag at most once a tick, but for changes of its state."""
-_ENDS: Final = ("client", "vip", "backend")
-_COPIED: Final = ("client_port", "vip_port", "backend_port", "protocol", "client_ack", "backend_ack")
 _STAMP: Final = np.uint64(0xFFFF_FFFF)
 """Of a tag; a free one has nothing else."""
 _LIVE: Final = (SessionState.SYN, SessionState.EST, SessionState.FIN)
@@ -64,16 +60,7 @@ class SessionStore:
     def __init__(
         self, sessions: SessionMap, origins: Mapping[int, Sequence[Origin]], loads: NDArray[np.uint64]
     ) -> None:
-        self._sessions, self._loads = sessions, loads
-        self._bases = {
-            version: np.array([list(one.pool[0].packed) for one in some], np.uint8) for version, some in origins.items()
-        }
-        """The first address of each origin's pool, by IP version: shape (origins, bytes)."""
-        self._bits = {
-            version: np.array([bucket_bits(one.sessions) for one in some], np.uint8)
-            for version, some in origins.items()
-        }
-        """Likewise what records have of their number of sessions."""
+        self._sessions, self._loads, self._form = sessions, loads, StoredForm(origins)
         self.services: Mapping[bytes, int] = {}
         self.backends: Mapping[bytes, int] = {}
         """The slots of the services and the indexes of the backends that this node knows (keys: record.py)."""
@@ -98,14 +85,14 @@ class SessionStore:
         slots: Slots = found[(tags > _STAMP) & (tags >> np.uint64(40) != _RESERVED)]
         return slots
 
-    def tags(self, slots: Slots) -> NDArray[np.uint64]:
+    def tags(self, slots: Slots) -> Tags:
         """Return the tags of slots."""
         return self._sessions.tags[slots]
 
     def read(self, slots: Slots, tick: int) -> list[Records]:
         """Return the records of these slots that have one, by family. `tick` is the present one."""
         tags = self._sessions.tags[slots]
-        ipv6 = _is_ipv6(tags)
+        ipv6 = are_ipv6(tags)
         found = []
         for version, chosen in ((4, ~ipv6), (6, ipv6)):
             some = slots[chosen]
@@ -113,7 +100,7 @@ class SessionStore:
                 stored = self._stored(version)[some]
                 after = self._sessions.tags[some]
                 same = after >> np.uint64(48) == tags[chosen] >> np.uint64(48)
-                records = self._records(version, some, after, stored, tick)
+                records = self._form.records(version, some, after, stored, tick)
                 has_record = (records["state"] >= SessionState.SYN) & (records["state"] <= SessionState.CLOSED)
                 found.append(records[same & has_record])
         return found
@@ -146,7 +133,7 @@ class SessionStore:
         done = self._part(live, tick) if same_pool and len(live) else Written()
         slots = np.unique(live["slot"]).astype(np.int64)
         tags = self._sessions.tags[slots]
-        ended = np.isin(_states(tags), _ENDED)
+        ended = np.isin(states_of(tags), _ENDED)
         slots, tags = slots[ended], tags[ended]
         busy, reserved = (
             np.full(len(slots), Tag(0, state, TagFlag(0), tick & int(_STAMP)).pack(), np.uint64)
@@ -157,7 +144,7 @@ class SessionStore:
         stored = self._sessions.sessions4
         stored.view(np.uint8).reshape(len(stored), -1)[some] = 0
         atomic.compare_exchange(self._sessions.tags, some, busy[claimed], reserved[claimed])
-        closed = _states(before) == SessionState.CLOSED
+        closed = states_of(before) == SessionState.CLOSED
         self._report(some[closed], before[closed], before[closed] & _STAMP, Cause.DISPLACED)
         return done
 
@@ -172,8 +159,8 @@ class SessionStore:
         records = records[len(records) - 1 - last]
         slots = records["slot"].astype(np.int64)
         tags = self._sessions.tags[slots]
-        own, nat = self._own(version, slots, tags, tick), _bytes(self._stored(version)["nat"][slots])
-        same = np.isin(own["state"], _LIVE) & (nat == self._nat_addresses(version, slots, records["origin"])).all(
+        own, nat = self._own(version, slots, tags, tick), as_bytes(self._stored(version)["nat"][slots])
+        same = np.isin(own["state"], _LIVE) & (nat == self._form.nat_addresses(version, slots, records["origin"])).all(
             axis=1
         )
         for name in ("backend", "backend_port", "protocol"):
@@ -183,11 +170,11 @@ class SessionStore:
         reset = self.free(slots[younger], tags[younger], Cause.DISPLACED)
         return Written(reset=reset, refused=[records[refused]] if refused.any() else [])
 
-    def free(self, slots: Slots, tags: NDArray[np.uint64], cause: Cause = Cause.HANDED_OVER) -> int:
+    def free(self, slots: Slots, tags: Tags, cause: Cause = Cause.HANDED_OVER) -> int:
         """Free slots whose tags are still these; return how many. A free slot keeps its stamp."""
         backends = self._backends(slots, tags)
         freed = atomic.compare_exchange(self._sessions.tags, slots, tags, tags & _STAMP)
-        self._count(backends[freed], _states(tags[freed]), -1)
+        self._count(backends[freed], states_of(tags[freed]), -1)
         self._report(slots[freed], tags[freed], tags[freed] & _STAMP, cause)
         return int(freed.sum())
 
@@ -224,28 +211,30 @@ class SessionStore:
         return again
 
     def _take(
-        self, records: Records, places: NDArray[np.int64], tags: NDArray[np.uint64], own: Records, tick: int
+        self, records: Records, places: NDArray[np.int64], tags: Tags, own: Records, tick: int
     ) -> NDArray[np.bool_]:
         """Write records into slots that have these tags; return which were written."""
         slots = records["slot"].astype(np.int64)
         busy = records.copy()
         busy["state"], busy["stamp_age"] = SessionState.BUSY, 0
-        claimed = atomic.compare_exchange(self._sessions.tags, slots, tags, _tags(busy, tick))
+        claimed = atomic.compare_exchange(self._sessions.tags, slots, tags, tags_of(busy, tick))
         some = slots[claimed]
         self._count(self._backends(some, tags[claimed]), own["state"][claimed], -1)
-        self._stored(version_of(records))[some] = self._to_store(records[claimed], places[claimed], tick)
-        atomic.compare_exchange(self._sessions.tags, some, _tags(busy[claimed], tick), _tags(records[claimed], tick))
+        self._stored(version_of(records))[some] = self._form.to_store(records[claimed], places[claimed], tick)
+        atomic.compare_exchange(
+            self._sessions.tags, some, tags_of(busy[claimed], tick), tags_of(records[claimed], tick)
+        )
         self._count(places[claimed, 1], records["state"][claimed], 1)
-        before, after = tags[claimed], _tags(records[claimed], tick)
-        used = (before > _STAMP) & (_states(before) != SessionState.RESERVED)
+        before, after = tags[claimed], tags_of(records[claimed], tick)
+        used = (before > _STAMP) & (states_of(before) != SessionState.RESERVED)
         self._report(some[used], before[used], before[used] & _STAMP, Cause.DISPLACED)
         self._report(some, before & _STAMP, after, Cause.RECEIVED)
         return claimed
 
-    def _merge(self, records: Records, tags: NDArray[np.uint64], own: Records, tick: int) -> NDArray[np.bool_]:
+    def _merge(self, records: Records, tags: Tags, own: Records, tick: int) -> NDArray[np.bool_]:
         """Merge records with those of the same sessions here; return which were."""
         slots, both = records["slot"].astype(np.int64), merged(own, records)
-        new = _tags(both, tick)
+        new = tags_of(both, tick)
         differs = new != tags
         done: NDArray[np.bool_] = ~differs
         done[differs] = atomic.compare_exchange(self._sessions.tags, slots[differs], tags[differs], new[differs])
@@ -259,7 +248,7 @@ class SessionStore:
         self._report(slots[moved], tags[moved], new[moved], Cause.RECEIVED)
         return done
 
-    def _report(self, slots: Slots, before: NDArray[np.uint64], after: NDArray[np.uint64], cause: Cause) -> None:
+    def _report(self, slots: Slots, before: Tags, after: Tags, cause: Cause) -> None:
         if self.on_change is not None and len(slots):
             self.on_change(slots, before, after, cause)
 
@@ -269,10 +258,10 @@ class SessionStore:
         for index, count in zip(indexes.tolist(), counts.tolist(), strict=True):
             atomic.add(self._loads.reshape(-1), index * self._loads.shape[1], difference * count)
 
-    def _backends(self, slots: Slots, tags: NDArray[np.uint64]) -> NDArray[np.uint16]:
+    def _backends(self, slots: Slots, tags: Tags) -> NDArray[np.uint16]:
         """Return the indexes of the backends of sessions, whose families are in their tags."""
         found = self._sessions.sessions4["backend_index"][slots]
-        ipv6 = _is_ipv6(tags)
+        ipv6 = are_ipv6(tags)
         if ipv6.any():
             found[ipv6] = self._stored(6)["backend_index"][slots[ipv6]]
         return found
@@ -283,61 +272,15 @@ class SessionStore:
         assert self._sessions.sessions6 is not None
         return self._sessions.sessions6
 
-    def _own(self, version: int, slots: Slots, tags: NDArray[np.uint64], tick: int) -> Records:
+    def _own(self, version: int, slots: Slots, tags: Tags, tick: int) -> Records:
         """Return this node's records of slots, in the form of a family; one of the other family has no identity."""
-        own = self._records(version, slots, tags, self._stored(version)[slots], tick)
-        other = _is_ipv6(tags) != (version == 6)
+        own = self._form.records(version, slots, tags, self._stored(version)[slots], tick)
+        other = are_ipv6(tags) != (version == 6)
         if other.any():
             created = self._stored(10 - version)["created"][slots[other]]
-            own["created_age"][other] = np.maximum(_age(tick, created), own["stamp_age"][other])
+            own["created_age"][other] = np.maximum(age_of(tick, created), own["stamp_age"][other])
             identities(own)[other] = 0
         return own
-
-    def _records(
-        self, version: int, slots: Slots, tags: NDArray[np.uint64], stored: NDArray[Any], tick: int
-    ) -> Records:
-        """Return records from tags and what is stored."""
-        records = np.zeros(len(slots), FORMS[version])
-        records["slot"] = slots
-        records["fingerprint"] = tags >> np.uint64(48)
-        records["state"] = _states(tags)
-        records["flags"] = tags >> np.uint64(32) & np.uint64(0xFF & ~TagFlag.COPIED)
-        records["stamp_age"] = ages_of(tags, tick)
-        records["created_age"] = np.maximum(_age(tick, stored["created"]), records["stamp_age"])
-        for name in _ENDS:
-            records[name] = _bytes(stored[name])
-        records["sums"] = _bytes(stored["sums"])
-        for name in _COPIED:
-            records[name] = stored[name]
-        for place in range(1, len(self._bases.get(version, ()))):
-            nat = self._nat_addresses(version, slots, np.full(len(slots), place))
-            same_number = stored["bucket_bits"] == self._bits[version][place]
-            records["origin"][same_number & (_bytes(stored["nat"]) == nat).all(axis=1)] = place
-        return records
-
-    def _nat_addresses(self, version: int, slots: NDArray[Any], origins: NDArray[Any]) -> NDArray[np.uint8]:
-        """Return the NAT address of each slot, in the pool of that origin; shape (slots, bytes)."""
-        nat: NDArray[np.uint8] = self._bases[version][origins]
-        low = nat[:, -4:].copy().view(">u4")[:, 0] + (slots >> PORT_BITS).astype(np.uint32)
-        nat[:, -4:] = low.astype(">u4").view(np.uint8).reshape(-1, 4)
-        return nat
-
-    def _to_store(self, records: Records, places: NDArray[np.int64], tick: int) -> NDArray[Any]:
-        """Return records as they are stored here. `places` are slots of services and indexes of backends."""
-        version = version_of(records)
-        stored = np.zeros(len(records), SESSION4_DTYPE if version == 4 else SESSION6_DTYPE)
-        for name in (*_ENDS, "sums"):
-            stored[name] = np.ascontiguousarray(records[name]).view(stored.dtype[name])[:, 0]
-        for name in _COPIED:
-            stored[name] = records[name]
-        nat = self._nat_addresses(version, records["slot"], records["origin"])
-        stored["bucket_bits"] = self._bits[version][records["origin"]]
-        stored["nat"] = nat.view(stored.dtype["nat"])[:, 0]
-        stored["nat_port"] = FIRST_PORT | records["slot"] & np.uint32((1 << PORT_BITS) - 1)
-        stored["family"] = version
-        stored["service_slot"], stored["backend_index"] = places[:, 0], places[:, 1]
-        stored["created"] = np.uint32(tick) - records["created_age"]
-        return stored
 
     def _places(self, records: Records) -> NDArray[np.int64]:
         """Return the slot of the service and the index of the backend of each record; 0 for what is not known."""
@@ -349,37 +292,3 @@ class SessionStore:
             for service, backend in zip(service_keys(records), backend_keys(records), strict=True)
         ]
         return np.array(found, np.int64).reshape(-1, 2)
-
-
-def _states(tags: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    return tags >> np.uint64(40) & np.uint64(0xFF)
-
-
-def _is_ipv6(tags: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    found: NDArray[np.bool_] = (tags >> np.uint64(32) & np.uint64(TagFlag.IPV6)) != 0
-    return found
-
-
-def ages_of(tags: NDArray[np.uint64], tick: int) -> NDArray[np.uint32]:
-    """Return how many ticks ago sessions had their last packets."""
-    return _age(tick, tags.astype(np.uint32))
-
-
-def _age(tick: int, stamps: NDArray[Any]) -> NDArray[np.uint32]:
-    """Return how many ticks ago stamps were; 0 for one that is just ahead of `tick`."""
-    ages = np.uint32(tick) - stamps.astype(np.uint32)
-    return np.where(ages >> np.uint32(31), np.uint32(0), ages).astype(np.uint32)
-
-
-def _tags(records: Records, tick: int) -> NDArray[np.uint64]:
-    stamps = np.uint32(tick) - records["stamp_age"].astype(np.uint32)
-    high = records["fingerprint"].astype(np.uint64) << np.uint64(48)
-    state = records["state"].astype(np.uint64) << np.uint64(40)
-    flags = records["flags"].astype(np.uint64) << np.uint64(32)
-    found: NDArray[np.uint64] = high | state | flags | stamps.astype(np.uint64)
-    return found
-
-
-def _bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return values as rows of bytes."""
-    return np.ascontiguousarray(values).view(np.uint8).reshape(len(values), values.dtype.itemsize)
