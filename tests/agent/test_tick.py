@@ -34,11 +34,11 @@ def test_tasks_wake_together() -> None:
 
     async def sleeper(begin_s: float) -> None:
         await asyncio.sleep(begin_s)
-        await sleep_until_next(1.0)
+        await sleep_until_next(0.5)
         ends.append(time.monotonic())
 
     async def run() -> None:
-        await sleep_until_next(1.0)  # all begin within one interval
+        await sleep_until_next(0.5)  # all begin within one interval
         await asyncio.gather(*(sleeper(number / 50) for number in range(5)))
 
     asyncio.run(run())

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -120,10 +121,20 @@ def test_status_waits_until_the_node_is_healthy(run: Run, path: Path) -> None:
     assert json.loads(out) == {"ready": True}
 
 
-def test_status_does_not_wait_for_ever(run: Run, path: Path) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time of lbctl status --wait, which passes while it sleeps, at no cost."""
+    times = [100.0]
+    asleep = SimpleNamespace(monotonic=lambda: times[-1], sleep=lambda seconds: times.append(times[-1] + seconds))
+    monkeypatch.setattr("agent.cli.check.time", asleep)
+    return times
+
+
+def test_status_does_not_wait_for_ever(run: Run, path: Path, clock: list[float]) -> None:
     Agent(path).answer(BAD)
     _, err = run("status", "--wait", "--timeout", "1s", "-s", str(path), code=4)
     assert err == "lbctl: not healthy within 1 s: WARNING: a / b; c\n"
+    assert clock[-1] == pytest.approx(101, abs=0.11)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +144,7 @@ def test_status_does_not_wait_for_ever(run: Run, path: Path) -> None:
         ("announced", {"ready": True, "vips": [{"vip": "192.0.2.1", "announced": False}]}, "not announced: 192.0.2.1"),
     ],
 )
+@pytest.mark.usefixtures("clock")
 def test_what_is_waited_for(run: Run, path: Path, condition: str, status: dict[str, Any], missing: str) -> None:
     Agent(path).answer(status)
     _, err = run("status", "--wait", condition, "--timeout", "1s", "-s", str(path), code=4)

@@ -75,7 +75,10 @@ def test_a_dead_agent_is_one_line_and_exit_code_3(run: Run, tmp_path: Path, verb
     assert err == f"lbctl: {path}: no agent answers; start it with `lbctl agent run` (lb-agent.service)\n"
 
 
-def test_doctor_has_one_next_step_for_a_missing_configuration(run: Run, tmp_path: Path) -> None:
+def test_doctor_has_one_next_step_for_a_missing_configuration(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.cli.doctor.COUNT_S", 0.01)
     out, _ = run("doctor", "-c", f"{tmp_path}/none.yml", "-s", f"{tmp_path}/agent.sock", code=1)
     assert out.splitlines()[:2] == [
         f"FAIL  configuration: {tmp_path}/none.yml: No such file or directory",
@@ -83,7 +86,10 @@ def test_doctor_has_one_next_step_for_a_missing_configuration(run: Run, tmp_path
     ]
 
 
-def test_doctor_has_the_reason_for_a_configuration_that_cannot_be_opened(run: Run, tmp_path: Path) -> None:
+def test_doctor_has_the_reason_for_a_configuration_that_cannot_be_opened(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.cli.doctor.COUNT_S", 0.01)
     out, _ = run("doctor", "-c", "x" * 300, "-s", f"{tmp_path}/agent.sock", code=1)
     assert out.splitlines()[0] == f"FAIL  configuration: {'x' * 300}: File name too long"
 

@@ -9,6 +9,8 @@ from support.bpffs import new_bpffs
 from support.instance_servers import VIP, VIP6, Servers
 from support.netns import add_address6, ip, new_netns
 
+from agent.instances import pool
+
 
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[Servers]:
@@ -17,6 +19,15 @@ def servers(tmp_path: Path) -> Iterator[Servers]:
         add_address6(str(VIP6), "lo")
         with Servers(tmp_path) as started:
             yield started
+
+
+@pytest.fixture
+def looks_soon() -> Iterator[None]:
+    """A keeper looks again for what is wrong ten times a second, and names it after two tenths."""
+    with pytest.MonkeyPatch.context() as patched:  # a test may undo its own patches
+        patched.setattr(pool, "SOON_S", 0.1)
+        patched.setattr(pool, "PATIENCE_S", 0.2)
+        yield
 
 
 @pytest.fixture

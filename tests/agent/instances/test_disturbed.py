@@ -85,6 +85,7 @@ def test_a_listener_that_gets_no_slot_is_named_and_disturbs_no_other(
         assert answers() == {"green": 40}
 
 
+@pytest.mark.usefixtures("looks_soon")
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EPERM])
 def test_without_a_descriptor_the_choice_stays_and_the_next_step_is_named(
     servers: Servers, bpffs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int

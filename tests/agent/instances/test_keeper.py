@@ -124,7 +124,7 @@ def test_an_instance_that_fails_its_check_is_passed_over_until_it_answers_again(
     """A stopped process still listens, and the kernel accepts connections for it: only its silence shows."""
     blue = servers.start("blue")
     green = servers.start("green")
-    health = {"type": "tcp", "expect": "e", "interval_s": 1, "timeout_s": 1, "rise": 1}
+    health = {"type": "tcp", "expect": "e", "interval_s": 0.5, "timeout_s": 0.5, "rise": 1}
     with running(by_pidfile(tmp_path, health), bpffs, tmp_path) as keeper:
         wait_for(lambda: keeper.states() == {"blue": "active", "green": "standby"})
         os.kill(blue.pid, signal.SIGSTOP)
@@ -233,6 +233,7 @@ def test_a_process_in_another_network_namespace_is_named(servers: Servers, bpffs
         away.wait()
 
 
+@pytest.mark.usefixtures("looks_soon")
 def test_a_listener_that_is_no_instance_is_named(servers: Servers, bpffs: Path, tmp_path: Path) -> None:
     servers.start("blue")
     servers.start("red")

@@ -127,7 +127,7 @@ def test_any_port_but_those_of_another_service(servers: Servers, bpffs: Path, tm
 def test_each_instance_is_checked_through_the_vip(servers: Servers, bpffs: Path, tmp_path: Path) -> None:
     blue = servers.start("blue", address=LOOPBACK)
     servers.start("green", address=LOOPBACK)
-    health = {"type": "tcp", "expect": "e", "interval_s": 1, "timeout_s": 1, "rise": 1}
+    health = {"type": "tcp", "expect": "e", "interval_s": 0.5, "timeout_s": 0.5, "rise": 1}
     with running(steered(tmp_path, TARGET, health=health), bpffs, tmp_path) as keeper:
         wait_for(lambda: keeper.states() == {"blue": "active", "green": "standby"})
         os.kill(blue.pid, signal.SIGSTOP)

@@ -101,7 +101,9 @@ def run(folder: Path, scenario: Callable[[Agent, Relay, Forwarder], Awaitable[No
                     loop.result()  # nothing but an error ends it
                 loop.cancel()
 
-    asyncio.run(running())
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("agent.node.agent.TICK_S", 0.05)
+        asyncio.run(running())
 
 
 async def until(reached: Callable[[], object]) -> None:
