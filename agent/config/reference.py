@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,16 +95,25 @@ def _key(name: str, info: FieldInfo, meanings: Mapping[str, str]) -> Key:
     return Key(info.alias or name, _EXAMPLE.sub("", text), values, default, example[1] if example else "", info)
 
 
-@cache
 def _meanings(section: type[Section]) -> dict[str, str]:
     """Return the text below each key in the section's class and the classes that it inherits from."""
     found: dict[str, str] = {}
     for one in reversed(section.__mro__):
         if issubclass(one, Section) and one is not Section:
-            body = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0]
-            assert isinstance(body, ast.ClassDef)
-            found |= dict(_documented(body))
+            found |= _own_meanings(one)
     return found
+
+
+@cache
+def _own_meanings(section: type[Section]) -> dict[str, str]:
+    return dict(_documented(_classes(section.__module__)[section.__name__]))
+
+
+@cache
+def _classes(module: str) -> dict[str, ast.ClassDef]:
+    """Return a module's classes. `inspect.getsource` of each class would parse the whole module each time."""
+    body = ast.parse(inspect.getsource(sys.modules[module])).body
+    return {one.name: one for one in body if isinstance(one, ast.ClassDef)}
 
 
 def _documented(body: ast.ClassDef) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configurations with services of mode nat, for tests of logic."""
 
+from functools import cache
+
 from agent.config.file import parse
 from agent.config.schema import Config
 
@@ -30,6 +32,7 @@ table: {rows: 4096}
 """
 
 
+@cache
 def nat_config(text: str = TEXT) -> Config:
-    """Return a configuration."""
+    """Return a configuration, which nothing changes."""
     return parse(text, "lb.yml")
