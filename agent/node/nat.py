@@ -172,16 +172,24 @@ def session_keeper(config: Config, forwarder: Forwarder | None, on_change: Calla
     table = SessionTable(maps.sessions, maps.nat)
     nat = maps.nat
     pools, numbers = closed_at_start(nat.conf(), config)
-    for pool in pools:
-        if ended := close_selected(table, Selection(LIVE, pool=pool)):
-            log.warning("%s is no pool of NAT any more: its %d sessions are closed", pool, ended)
-    if numbers and (ended := close_selected(table, Selection(LIVE, began_among=numbers))):
-        log.warning("nat.sessions is another number, without the former one: %d sessions are closed", ended)
+    datapath = forwarder.datapath
+
+    def close_unserved() -> None:
+        for pool in pools:
+            if ended := close_selected(table, Selection(LIVE, pool=pool)):
+                log.warning("%s is no pool of NAT any more: its %d sessions are closed", pool, ended)
+        if numbers and (ended := close_selected(table, Selection(LIVE, began_among=numbers))):
+            log.warning("nat.sessions is another number, without the former one: %d sessions are closed", ended)
+
+    at_first: Callable[[], None] = close_unserved
+    if datapath.has_sessions:  # now: the conf still has what was served, if this agent is killed meanwhile
+        close_unserved()
+        at_first = lambda: None  # noqa: E731
     former = None
     if config.nat is not None and (config.former_pools or config.former_sessions):
-        pools = tuple(used_part(pool, config.nat.sessions) for pool in config.former_pools)
+        former_pools = tuple(used_part(pool, config.nat.sessions) for pool in config.former_pools)
         gives = lambda: gives_former(nat.conf(), config)  # noqa: E731
-        former = FormerSessions(table, gives, pools, config.former_sessions)
+        former = FormerSessions(table, gives, former_pools, config.former_sessions)
     watch = SessionWatch(table, maps.nat.open_events, maps.nat.set_watched)
-    datapath = forwarder.datapath
-    return SessionKeeper(table, watch, refused, names, on_change, former, lambda: datapath.has_sessions)
+    complete = lambda: datapath.has_sessions  # noqa: E731
+    return SessionKeeper(table, watch, refused, names, on_change, former, complete, at_first)

@@ -57,15 +57,17 @@ class SessionKeeper:
         on_change: Callable[[], None],
         former: FormerSessions | None = None,
         complete: Callable[[], bool] = lambda: True,
+        at_first: Callable[[], None] = lambda: None,
     ) -> None:
         """`refused` counts the new sessions that found no slot, `service_names` are by slot. `on_change` is called when
         the problems differ, or whether what the `former` ones have is in use. `complete`: whether the table has all
-        sessions of this node; none is freed or counted before."""
+        sessions of this node; none is freed or counted before. `at_first` is called then, in a thread."""
         self.table, self.watch, self.former = table, watch, former
         self.service_names = service_names
         self.scan: Scan | None = None
         """The last one; None before the first."""
-        self._count_refused, self._on_change, self._complete = refused, on_change, complete
+        self._count_refused, self._on_change = refused, on_change
+        self._complete, self._at_first = complete, at_first
         self._refused = refused()
         self._refused_at = self._recounted_at = float("-inf")
 
@@ -76,6 +78,7 @@ class SessionKeeper:
             reported = self._reported()
             while not self._complete():
                 await asyncio.sleep(RETRY_S)
+            await asyncio.to_thread(self._at_first)
             while True:
                 cpu_s = await asyncio.to_thread(self._round)
                 if reported != (reported := self._reported()):

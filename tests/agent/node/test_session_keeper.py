@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the keeper of sessions gets of a node: its maps, its services' names and its count of refusals."""
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -29,6 +30,7 @@ SLOTS = {"web": 1, "dns": 2, "dsr": 3}
 class Node:
     maps: Maps
     forwarder: Forwarder
+    datapath: SimpleNamespace
 
     @property
     def sessions(self) -> SessionMap:
@@ -47,7 +49,7 @@ def node_with(shape: NatShape | None) -> Iterator[Node]:
         maps = Maps.open(folder, 4096, shape)
         writer = SimpleNamespace(slot=SLOTS.__getitem__)
         datapath = SimpleNamespace(maps=maps, has_sessions=True)
-        yield Node(maps, cast(Forwarder, SimpleNamespace(datapath=datapath, map_writer=writer)))
+        yield Node(maps, cast(Forwarder, SimpleNamespace(datapath=datapath, map_writer=writer)), datapath)
         maps.close()
 
 
@@ -119,4 +121,35 @@ def test_sessions_of_another_pool_are_closed(node: Node) -> None:
         assert session_keeper(CONFIG, node.forwarder, lambda: None)
         states.append(Tag.unpack(int(node.sessions.tags[500])).state)
     assert states == [SessionState.EST, SessionState.CLOSED], "the first is the start of the configuration's"
+    assert node.maps.nat.load(9).active == 0
+
+
+def test_sessions_of_another_pool_are_closed_when_they_are_copied(node: Node) -> None:
+    """If nat.sessions changes at the same time, the maps are empty when the agent starts."""
+    assert CONFIG.nat
+    assert node.maps.nat
+    node.maps.nat.write_conf(NatConf(CONFIG.nat.sessions, 9, IPv4Network("10.254.0.0/31")))
+    node.datapath.has_sessions = False
+    keeper = session_keeper(CONFIG, node.forwarder, lambda: None)
+    assert keeper
+    node.maps.nat.write_conf(NatConf(CONFIG.nat.sessions, 9, IPv4Network("10.255.0.0/31")))  # by the new agent
+    ends = [CONFIG.services[0].vip] * 3
+    session = Session(
+        6, ends[0], 1, ends[1], 443, ends[2], 8443, IPv4Address("10.254.0.1"), 40_000, backend_index=9, service_slot=1
+    )
+    node.sessions.write(500, session)
+    node.sessions.tags[500] = Tag(3, SessionState.EST, TagFlag(0), now_tick()).pack()
+    node.maps.nat.loads[9] = (1, 1)
+
+    async def play() -> None:
+        running = asyncio.create_task(keeper.run())
+        node.datapath.has_sessions = True
+        async with asyncio.timeout(60):
+            while keeper.scan is None:
+                await asyncio.sleep(0.005)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(play())
+    assert Tag.unpack(int(node.sessions.tags[500])).state is SessionState.CLOSED
     assert node.maps.nat.load(9).active == 0
