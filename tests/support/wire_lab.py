@@ -71,6 +71,7 @@ topology:
         - ip address add 10.0.1.11/24 dev eth2
         - ip -6 address add 2001:db8::11/64 dev eth1 nodad
         - ip -6 address flush dev eth1 scope link
+        - ip -6 address flush dev eth2 scope link
         - ip -6 address add fe80::11/64 dev eth1 nodad
         - ip route add default via 10.0.0.1
         - ip -6 route add default via 2001:db8::1
@@ -96,7 +97,7 @@ protocol bgp {name} {{
   local {local} as {own_as};
   neighbor {address} as {peer_as};
   {reach}; {connect};
-  hold time 3; error wait time 1, 2; connect retry time 1; connect delay time 1;
+  hold time 30; error wait time 1, 2; connect retry time 1; connect delay time 1;
   {more}
   {channels}
 }}
@@ -147,6 +148,8 @@ def session(
 
 PLAIN = session("b1", "10.0.0.11") + session("b2", "10.0.0.12")
 TO_R1 = "{address: 10.0.0.1, as: 65000, hold_time_s: 3}"
+LASTING_TO_R1 = TO_R1.replace("hold_time_s: 3", "hold_time_s: 30")
+"""For tests that a session ended by its hold timer would mislead: on a busy machine 3 s may pass without a message."""
 
 
 class WireNode:

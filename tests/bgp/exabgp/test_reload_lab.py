@@ -11,15 +11,15 @@ from collections.abc import Iterator
 import pytest
 from support.bgp_capture import KEEPALIVE, OPEN, UPDATE, read_capture
 from support.waiting import wait_for
-from support.wire_lab import PLAIN, TO_R1, VIP, VIP6, WireLab, session
+from support.wire_lab import LASTING_TO_R1, PLAIN, TO_R1, VIP, VIP6, WireLab, session
 
 from bgp.route import Route
 
 pytestmark = pytest.mark.lab
 
-TO_R2 = "{address: 10.0.1.1, as: 65002, hold_time_s: 3, source: 10.0.1.11}"
+TO_R2 = "{address: 10.0.1.1, as: 65002, hold_time_s: 30, source: 10.0.1.11}"
 HOLD_S = 3
-"""Of all sessions whose hold time a test does not change."""
+"""Of TO_R1."""
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +39,14 @@ def wire(lab: WireLab) -> Iterator[WireLab]:
 
 
 def test_reload_resets_only_changed_sessions(wire: WireLab):
-    wire.b1.start(TO_R1)
+    wire.b1.start(LASTING_TO_R1)
     wait_for(lambda: VIP in wire.received("r1", "b1"), "the VIP")
     session_of_r1, relay = wire.session_since("r1", "b1"), wire.b1.relay_pid()
 
     def untouched() -> bool:
         return wire.session_since("r1", "b1") == session_of_r1 and wire.b1.relay_pid() == relay
 
-    wire.b1.configure(TO_R1, TO_R2)
+    wire.b1.configure(LASTING_TO_R1, TO_R2)
     result = wire.b1.reload()
     assert result.returncode == 0, result.stderr
     assert "10.0.0.1, 10.0.1.1" in result.stdout
@@ -54,20 +54,20 @@ def test_reload_resets_only_changed_sessions(wire: WireLab):
     assert untouched()
 
     session_of_r2 = wire.session_since("r2", "b1")
-    wire.b1.configure(TO_R1, TO_R2.replace("hold_time_s: 3", "hold_time_s: 6"))
+    wire.b1.configure(LASTING_TO_R1, TO_R2.replace("hold_time_s: 30", "hold_time_s: 6"))
     assert wire.b1.reload().returncode == 0
     wait_for(lambda: "Hold timer" in wire.birdc("r2", "show", "protocols", "all", "b1"), "it is up")
     wait_for(lambda: wire.established("r2", "b1") and wire.session_since("r2", "b1") != session_of_r2, "a new session")
     wait_for(lambda: VIP in wire.received("r2", "b1"), "received again")
     assert untouched()
 
-    wire.b1.configure(TO_R1, TO_R2.replace("hold_time_s: 3", "hold_time_s: 6, local_as: 65009"))
+    wire.b1.configure(LASTING_TO_R1, TO_R2.replace("hold_time_s: 30", "hold_time_s: 6, local_as: 65009"))
     wire.configure("r2", session("b1", "10.0.1.11", local="10.0.1.1", own_as=65002, peer_as=65009))
     assert wire.b1.reload().returncode == 0
     wait_for(lambda: "65009" in wire.attributes("r2", VIP), "with another AS: all routes, from the new AS")
     assert untouched()
 
-    wire.b1.configure(TO_R1)
+    wire.b1.configure(LASTING_TO_R1)
     assert wire.b1.reload().returncode == 0
     wait_for(lambda: not wire.established("r2", "b1"), "a removed session goes down")
     wait_for(lambda: [peer.address for peer in wire.b1.snapshot.peers] == ["10.0.0.1"], "removed here too")
@@ -76,17 +76,17 @@ def test_reload_resets_only_changed_sessions(wire: WireLab):
 
 
 def test_allowlist_is_reloaded_without_a_new_relay(wire: WireLab):
-    wire.b1.start(TO_R1)
+    wire.b1.start(LASTING_TO_R1)
     other = Route.of("10.99.7.7/32", "10.0.0.11")
     wire.b1.desired = [*wire.b1.default_routes, other]
     wait_for(lambda: "10.99.7.7/32" in (wire.b1.snapshot.error or ""), "refused: no VIP of lb.yml")
     wait_for(lambda: VIP in wire.received("r1", "b1"), "the VIP")
     mark, relay = wire.session_since("r1", "b1"), wire.b1.relay_pid()
     assert other.prefix not in wire.received("r1", "b1")
-    wire.b1.configure(TO_R1, allow="[10.99.0.0/16, '2001:db8:99::/64']")
+    wire.b1.configure(LASTING_TO_R1, allow="[10.99.0.0/16, '2001:db8:99::/64']")
     assert wire.b1.reload().returncode == 0
     wait_for(lambda: other.prefix in wire.received("r1", "b1"), "allowed now")
-    wire.b1.configure(TO_R1)
+    wire.b1.configure(LASTING_TO_R1)
     assert wire.b1.reload().returncode == 0
     wait_for(lambda: other.prefix not in wire.received("r1", "b1"), "withdrawn")
     assert wire.session_since("r1", "b1") == mark
@@ -94,18 +94,18 @@ def test_allowlist_is_reloaded_without_a_new_relay(wire: WireLab):
 
 
 def test_refused_reload_changes_nothing(wire: WireLab):
-    wire.b1.start(TO_R1, TO_R2)
+    wire.b1.start(LASTING_TO_R1, TO_R2)
     wait_for(lambda: wire.established("r1", "b1") and wire.established("r2", "b1"), "both sessions")
     marks = wire.session_since("r1", "b1"), wire.session_since("r2", "b1")
     run_dir = wire.lab.root("b1") / "run/anylb-bgp"
     before = {name: (run_dir / name).read_bytes() for name in ("exabgp.conf", "allow", "bfd.json")}
-    wire.b1.configure(TO_R1, TO_R2.replace("hold_time_s: 3", "hold_time_s: 2"))
+    wire.b1.configure(LASTING_TO_R1, TO_R2.replace("hold_time_s: 30", "hold_time_s: 2"))
     assert "hold_time_s: 2 is not in 3-65535" in wire.b1.reload().stderr
-    wire.b1.configure(TO_R1, "{address: 2001:db8:5::1, as: 1, source: 2001:db8:5::2, passive: true}")
+    wire.b1.configure(LASTING_TO_R1, "{address: 2001:db8:5::1, as: 1, source: 2001:db8:5::2, passive: true}")
     assert "does not listen on 2001:db8:5::2" in wire.b1.reload().stderr
     lb_yml = wire.lab.root("b1") / "etc/anylb/lb.yml"
     lb_yml.write_text(lb_yml.read_text().replace("local_as: 65001", "local_as: 65001\n  user: daemon"))
-    wire.b1.configure(TO_R1)
+    wire.b1.configure(LASTING_TO_R1)
     lb_yml.write_text(lb_yml.read_text().replace("  local_as: 65001", "  local_as: 65001\n  user: daemon"))
     assert "bgp.user: ExaBGP runs as another user" in wire.b1.reload().stderr
     lb_yml.write_text("bgp: [")
@@ -115,7 +115,7 @@ def test_refused_reload_changes_nothing(wire: WireLab):
     assert (wire.session_since("r1", "b1"), wire.session_since("r2", "b1")) == marks
     assert {name: (run_dir / name).read_bytes() for name in before} == before
     # The control: without the faults the reload does change something.
-    wire.b1.configure(TO_R1)
+    wire.b1.configure(LASTING_TO_R1)
     assert wire.b1.reload().returncode == 0
     wait_for(lambda: not wire.established("r2", "b1"), "r2 is removed")
 
@@ -126,12 +126,12 @@ def test_reload_without_a_speaker_is_refused(wire: WireLab):
 
 
 def test_unreachable_router_does_not_block_a_reload(wire: WireLab):
-    wire.b1.start(TO_R1, "{address: 10.0.9.9, as: 65000, multihop: 9}")
+    wire.b1.start(LASTING_TO_R1, "{address: 10.0.9.9, as: 65000, multihop: 9}")
     wait_for(lambda: VIP in wire.received("r1", "b1"), "the VIP")
     mark = wire.session_since("r1", "b1")
     wire.b1.desired = [wire.b1.identity]
     wait_for(lambda: VIP not in wire.received("r1", "b1"), "withdrawn")
-    wire.b1.configure(TO_R1, TO_R2)
+    wire.b1.configure(LASTING_TO_R1, TO_R2)
     assert wire.b1.reload().returncode == 0
     wait_for(lambda: wire.established("r2", "b1"), "r2")
     assert wire.session_since("r1", "b1") == mark
@@ -182,8 +182,7 @@ def test_stalled_exabgp_loses_its_routes_after_the_hold_time_and_recovers(wire: 
 
 
 def test_sigterm_withdraws_the_routes_at_once_and_ends_all_processes(wire: WireLab):
-    wire.b1.start(TO_R1.replace("hold_time_s: 3", "hold_time_s: 90"))
-    wire.configure("r1", PLAIN.replace("hold time 3", "hold time 90"))
+    wire.b1.start(LASTING_TO_R1)
     wait_for(lambda: VIP in wire.received("r1", "b1"), "the VIP")
     relay = wire.b1.relay_pid()
     assert wire.b1.speaker is not None
@@ -201,8 +200,8 @@ def test_whole_session_advertises_only_vips_and_the_identity(wire: WireLab):
     wait_for(lambda: "listening on br0" in (wire.folder / "tcpdump.log").read_text(), "tcpdump")
     six = session("b1_6", wire.b1.address6, local="2001:db8::1", families=("ipv6",))
     wire.configure("r1", PLAIN + six)
-    wire.b1.start(TO_R1, "{address: '2001:db8::1', as: 65000, hold_time_s: 3}")
-    wire.b2.start(TO_R1)
+    wire.b1.start(LASTING_TO_R1, "{address: '2001:db8::1', as: 65000, hold_time_s: 3}")
+    wire.b2.start(LASTING_TO_R1)
     wire.b1.desired = [*wire.b1.default_routes, Route.of("10.99.0.2/32", "10.0.0.11"), wire.b2.identity]
     wait_for(
         lambda: {VIP, "10.254.0.11/32"} <= wire.received("r1", "b1") and VIP6 in wire.received("r1", "b1_6"), "all"

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 from support.waiting import wait_for
-from support.wire_lab import LBCTL, TO_R1, WireLab, session
+from support.wire_lab import LASTING_TO_R1, LBCTL, TO_R1, WireLab, session
 
 from bgp.exabgp.connect import RETRY_S
 from bgp.relay.protocol import Peer
@@ -63,10 +63,9 @@ def wait_up(wire: WireLab) -> None:
 
 
 def test_refused_then_shut_down_with_a_text_then_back_soon(wire: WireLab):
-    # On a busy machine a hold timer of 3 s may end the session before the router is asked to.
-    wire.b1.start("{address: 10.0.0.1, as: 65000, hold_time_s: 60}")
+    wire.b1.start(LASTING_TO_R1)
     assert wait_down(wire, "^connection refused").retry_s == RETRY_S
-    wire.configure("r1", session("b1", "10.0.0.11", more="hold time 60;"))
+    wire.configure("r1", UP)
     wait_up(wire)
     wire.birdc("r1", "disable", "b1", '"power work"')
     wait_down(wire, r'^shut down at the router; NOTIFICATION 6/2 .*Cease, Administrative Shutdown\): "power work"')

@@ -205,7 +205,7 @@ def test_two_routers_at_once_each_with_its_own_as_source_and_prepending(wire: Wi
     wire.configure("r1", session("b1", "10.0.0.11"))
     wire.configure("r2", session("b1", "10.0.1.11", local="10.0.1.1", own_as=65002, peer_as=65009))
     wire.b1.start(
-        TO_R1,
+        TO_R1.replace("hold_time_s: 3", "hold_time_s: 20"),
         "{address: 10.0.1.1, as: 65002, local_as: 65009, hold_time_s: 30, source: 10.0.1.11}",
         announce="med: 7, prepend: 2, communities: ['65000:100'], large_communities: ['65000:1:2']",
     )
@@ -222,7 +222,7 @@ def test_two_routers_at_once_each_with_its_own_as_source_and_prepending(wire: Wi
         assert "(65000, 1, 2)" in shown
     wait_for(lambda: wire.next_hops("r1", VIP) == {"10.0.0.11"}, "the route in r1's kernel")
     wait_for(lambda: wire.next_hops("r2", VIP) == {"10.0.1.11"}, "our address of that session in r2's")
-    assert re.search(r"Hold timer:.*/3\b", wire.birdc("r1", "show", "protocols", "all", "b1"))
+    assert re.search(r"Hold timer:.*/20\b", wire.birdc("r1", "show", "protocols", "all", "b1"))
     wire.b1.desired = [wire.b1.identity, replace(route, prepend=0, med=None, communities=())]
     wait_for(lambda: "65009 65009" not in wire.attributes("r2", VIP), "replaced at r2")
     wait_for(lambda: VIP in wire.attributes("r1", VIP) and "med" not in wire.attributes("r1", VIP), "and at r1")
@@ -251,7 +251,10 @@ def test_only_allowed_routes_are_advertised_and_no_learned_route_is_installed(wi
     wire.b1.desired = [*wire.b1.default_routes, *(Route.of(prefix, "10.0.0.11") for prefix in stolen)]
     wait_for(lambda: VIP in wire.received("r1", "b1"), "the VIP")
     wait_for(lambda: "bgp.allow" in (wire.b1.snapshot.error or ""), "the refusal in the snapshot")
-    wait_for(lambda: [p.foreign for p in wire.b1.snapshot.peers] == [1], "the bait was received")
+    wait_for(
+        lambda: [p.foreign for p in wire.b1.snapshot.peers] == [1],
+        lambda: f"no bait; {wire.b1.snapshot.peers}, r1 has {wire.birdc('r1', 'show route all')}",
+    )
     wait_for(lambda: "10.254.0.12/32" in learned(), "an identity was learned")
     assert "198.51.100.0/24" not in learned()
     wait_for(lambda: wire.received("r1", "b1") == {VIP, "10.254.0.11/32"}, "the VIP and the identity alone")
