@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from agent.config.nat import PoolConfig
 from agent.config.schema import Config
-from agent.table import algorithm
-from agent.table.epoch import TABLE_VERSIONS, Epoch, epoch_number
+from agent.table.epoch import TABLE_VERSIONS, Epoch, epoch_number, since
 
 
 def supported_epochs(config: Config) -> tuple[Epoch, ...]:
@@ -22,7 +21,7 @@ def supported_epochs(config: Config) -> tuple[Epoch, ...]:
 
     def epoch(version: int, rows: int, chain: int, key: bytes, nat: PoolConfig | None) -> Epoch:
         sessions = _sessions(nat) if nat else ""
-        version = max(algorithm.since(version, one) for one in hashes)
+        version = max(since(version, one) for one in hashes)
         return Epoch(epoch_number(version, rows, chain, key, services, sessions), version, rows, chain, key)
 
     version = table.version or TABLE_VERSIONS[-1]

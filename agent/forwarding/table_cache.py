@@ -13,7 +13,7 @@ from ipaddress import IPv4Address
 from agent.forwarding.row_array import RowArray, chains_of
 from agent.model import Candidate
 from agent.table import algorithm
-from agent.table.epoch import Epoch
+from agent.table.epoch import Epoch, since
 from agent.table.table import Table
 
 RANKINGS_KEPT = 16
@@ -58,7 +58,7 @@ class TableCache:
 
     def table(self, epoch: Epoch, kind: str, members: Members, before: Table | None) -> SharedTable:
         """Return the table of an epoch for a service's hash and members; `before` is one that it had."""
-        key = algorithm.since(epoch.version, kind), epoch.rows, epoch.chain, kind, id(members)
+        key = since(epoch.version, kind), epoch.rows, epoch.chain, kind, id(members)
         known = self.shared.get(key)
         if known is None:
             table = _with_few_rankings(self._build(key, members, before), (one.table for one in self.shared.values()))

@@ -5,8 +5,8 @@ Owns what they share: lost members have no places in a table, but the rows in wh
 that has joined since a member was lost has never known it; the places of all others must be the same to it.
 
 A release that changes the rows that rendezvous.py or maglev.py make from the same members keeps the old algorithm too,
-here and in `epoch.TABLE_VERSIONS`, as long as a cluster may contain a release that knows only the old one. A version
-that changes one hash alone is no other epoch for nodes that have no service of that hash (`since`).
+here and in `epoch.TABLE_VERSIONS` and `CHANGED_IN`, as long as a cluster may contain a release that knows only the old
+one. A version that changes one hash alone is no other epoch for nodes that have no service of that hash (`since`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 
 from agent.model import Candidate, State
 from agent.table import maglev, rendezvous
+from agent.table.epoch import since
 from agent.table.table import RowNumbers, Table
 
 Build = Callable[[Sequence[Candidate], int, int, Table | None], Table]
@@ -36,12 +37,7 @@ ALGORITHMS: Final[dict[str, dict[int, Build]]] = {
     "rendezvous": {1: rendezvous.build},
     "maglev": {1: _maglev_1, 2: _maglev_2},
 }
-"""By a service's `hash`, then by the first version that has it."""
-
-
-def since(version: int, hash_name: str) -> int:
-    """Return the first version that makes the rows of this one for services of this hash."""
-    return max(one for one in ALGORITHMS[hash_name] if one <= version)
+"""By a service's `hash`, then by the first version that has it (`epoch.CHANGED_IN`)."""
 
 
 def build(

@@ -22,9 +22,18 @@ TABLE_VERSIONS: tuple[int, ...] = (1, 2)
 """The versions of the table algorithms that this release knows, the newest last; algorithm.py has the algorithms. An
 algorithm that makes other rows from the same members has another version, which is part of the epoch."""
 
+CHANGED_IN: dict[str, tuple[int, ...]] = {"rendezvous": (1,), "maglev": (1, 2)}
+"""By a service's `hash`, the versions that have rows of their own for it; algorithm.py has these by the same numbers.
+Who builds no tables needs no numpy for them, whose import would be a quarter of the start of `lbctl bgp run`."""
+
 ARM_S: Final = 2.0
 """How long all rows are in grace before a node changes its use of epochs. Other nodes learn of a change within a tenth
 of that, so when the first node switches, no node answers a packet that it cannot place with a reset."""
+
+
+def since(version: int, hash_name: str) -> int:
+    """Return the first version that makes the rows of this one for services of this hash."""
+    return max(one for one in CHANGED_IN[hash_name] if one <= version)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from dataclasses import replace
 from agent.table import epoch
 
 epoch.TABLE_VERSIONS = (1, 2, 3)
+epoch.CHANGED_IN["rendezvous"] = (1, 3)
 from agent.table import algorithm
 
 def turned(members, rows, chain, before):

@@ -258,6 +258,12 @@ def test_status_loads_nothing_heavy() -> None:
     )
 
 
+def test_the_start_of_exabgp_loads_no_numpy() -> None:
+    used = "bgp.exabgp.speaker, agent.announcing.speaker_config, agent.config.file, agent.node.own_interface"
+    assert "numpy" not in loaded(used)
+    assert "numpy" in loaded("agent.table.algorithm"), "the control"
+
+
 def test_commands_of_a_running_agent_load_nothing_heavy() -> None:
     found = loaded(", ".join(f"agent.cli.{module}" for module in ("main", "client", *COMMANDS.values())))
     assert not {"pydantic", "rich", "asyncio", "yaml", "numpy", "bcc", "pyroute2", "http.client"}.intersection(found)

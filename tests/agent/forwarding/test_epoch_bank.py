@@ -15,7 +15,7 @@ import pytest
 from agent.forwarding import table_cache
 from agent.forwarding.epoch_bank import EpochBanks
 from agent.model import Candidate, State
-from agent.table import algorithm
+from agent.table import algorithm, epoch
 from agent.table.claims import Claims
 from agent.table.epoch import Epoch, EpochSwitch, EpochUse
 from bpf.kernel import bpf_map
@@ -183,6 +183,7 @@ def test_another_version_makes_other_rows(maps: Maps, monkeypatch: pytest.Monkey
         return replace(table, places=np.roll(table.places, 1, axis=0))
 
     monkeypatch.setitem(algorithm.ALGORITHMS["rendezvous"], 9, turned)
+    monkeypatch.setitem(epoch.CHANGED_IN, "rendezvous", (1, 9))
     later = Epoch(0x4E, 9, ROWS, 4, OLD.key)
     made = banks(maps, later, OLD)
     apply(made, EpochUse(OLD.number))

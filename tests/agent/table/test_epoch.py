@@ -8,7 +8,16 @@ import pytest
 
 from agent.model import Member, Share, State
 from agent.table import algorithm
-from agent.table.epoch import ARM_S, TABLE_VERSIONS, EpochSwitch, EpochUse, choose, incompatible_members
+from agent.table.epoch import (
+    ARM_S,
+    CHANGED_IN,
+    TABLE_VERSIONS,
+    EpochSwitch,
+    EpochUse,
+    choose,
+    incompatible_members,
+    since,
+)
 
 OLD, NEW, OTHER = 1, 2, 3
 BOTH = (NEW, OLD)
@@ -97,11 +106,12 @@ def test_the_first_epoch_changes_only_while_both_alternate(start: EpochUse, want
 
 
 def test_every_version_has_its_algorithms() -> None:
-    assert set(algorithm.ALGORITHMS) == {"rendezvous", "maglev"}
+    assert {kind: tuple(versions) for kind, versions in algorithm.ALGORITHMS.items()} == CHANGED_IN
+    assert set(CHANGED_IN) == {"rendezvous", "maglev"}
     assert {version for versions in algorithm.ALGORITHMS.values() for version in versions} == set(TABLE_VERSIONS)
     assert tuple(range(TABLE_VERSIONS[0], TABLE_VERSIONS[-1] + 1)) == TABLE_VERSIONS
 
 
 @pytest.mark.parametrize(("kind", "versions"), [("rendezvous", [1, 1]), ("maglev", [1, 2])])
 def test_a_version_that_does_not_change_a_hash_is_the_one_before(kind: str, versions: list[int]) -> None:
-    assert [algorithm.since(version, kind) for version in TABLE_VERSIONS] == versions
+    assert [since(version, kind) for version in TABLE_VERSIONS] == versions
