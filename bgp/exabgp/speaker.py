@@ -58,7 +58,8 @@ def validate(text: str, env: str = "", hidden: Iterable[str] = ()) -> None:
         env_path.write_text(env)
         try:
             result = subprocess.run(
-                [*_python(), "exabgp", "validate", "-n", str(path)],
+                # What `exabgp validate` runs, without its imports for other commands.
+                [*_python(), "exabgp.application.validate", "-n", str(path)],
                 env=_environment(env_path),
                 capture_output=True,
                 text=True,
