@@ -40,6 +40,7 @@ mount -t tmpfs tmpfs "$1"
 mkdir "$1/upper" "$1/work" "$1/tree" "$1/bpf"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/tree"
 rm -rf "$1/tree/etc/systemd/system"
+: >>"$1/tree/etc/machine-id"  # without it systemd enables all units of the host's packages, as at a first boot
 cp -a "$2/." "$1/tree/"
 exec sleep infinity
 """
