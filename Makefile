@@ -29,7 +29,7 @@ demo: .venv/ready  ## a real cluster, its failures, and what became of the conne
 	.venv/bin/python -m topology.demo --router $(ROUTER) $(if $(NAT),--nat) --json demo.json
 
 check: .venv/ready  ## every change: pure logic and single packets, no labs; T=tests/agent/table for a part
-	$(PYTEST) -q -n 3 -m "not lab and not slow" --hypothesis-profile check $(T) $(PYTEST_ARGS)
+	$(PYTEST) -q -n 4 -m "not lab and not slow" --hypothesis-profile check $(T) $(PYTEST_ARGS)
 
 lint: .venv/ready  ## format, lints, types, import contracts
 	@.venv/bin/python tests/lint.py
