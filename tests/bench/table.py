@@ -61,7 +61,7 @@ def subjects(count: int, maps: Maps) -> Subjects:
     """Return the functions to time for so many members."""
     members = candidates(count)
     before = rendezvous.build(members, ROWS, FILLED)
-    old_rows = row_array.rows_of(before, None, range(1, count + 1), ROWS)
+    old_rows = row_array.rows_of(before, None, range(1, count + 1), ROWS).array()
     grace = np.zeros(ROWS, np.uint64)
     made: Subjects = {"rendezvous, from nothing": lambda: rendezvous.build(members, ROWS, FILLED)}
     for what, changed in changes(members).items():
@@ -78,13 +78,13 @@ def subjects(count: int, maps: Maps) -> Subjects:
     made["one drained, all that the agent does"] = agent_work
     made["digest"] = lambda: before.digest
     made["swap"] = lambda: maps.tables.swap(1, old_rows, grace)
-    made["maglev, from nothing"] = lambda: maglev.build(members, ROWS, FILLED)
+    made["maglev, from nothing"] = lambda: maglev.build(members, ROWS, FILLED, ROWS // maglev.UNFILLED)
     return made
 
 
 def write(table: Table, count: int, old_rows: Any, maps: Maps, grace: Any) -> str:
     """Do with a new table what epoch_bank.py does."""
-    rows = row_array.rows_of(table, None, range(1, count + 1), ROWS)
+    rows = row_array.rows_of(table, None, range(1, count + 1), ROWS).array()
     assert row_array.differing(rows, old_rows).any()
     maps.tables.swap(1, rows, grace)
     return table.digest
