@@ -104,9 +104,7 @@ def test_it_changes_the_memory_of_the_program(node: Node) -> None:
     assert conf.watched
 
 
-def test_sessions_of_another_pool_are_closed(node: Node) -> None:
-    """Their backends would answer to addresses that are no longer of the pool, and their clients would wait."""
-    assert CONFIG.nat
+def _establish_of_another_pool(node: Node) -> None:
     assert node.maps.nat
     ends = [CONFIG.services[0].vip] * 3
     session = Session(
@@ -115,6 +113,13 @@ def test_sessions_of_another_pool_are_closed(node: Node) -> None:
     node.sessions.write(500, session)
     node.sessions.tags[500] = Tag(3, SessionState.EST, TagFlag(0), now_tick()).pack()
     node.maps.nat.loads[9] = (1, 1)
+
+
+def test_sessions_of_another_pool_are_closed(node: Node) -> None:
+    """Their backends would answer to addresses that are no longer of the pool, and their clients would wait."""
+    assert CONFIG.nat
+    assert node.maps.nat
+    _establish_of_another_pool(node)
     states = []
     for text in ("10.255.0.0/31", "10.254.0.0/31"):
         node.maps.nat.write_conf(NatConf(CONFIG.nat.sessions, 9, IPv4Network(text)))
@@ -133,13 +138,7 @@ def test_sessions_of_another_pool_are_closed_when_they_are_copied(node: Node) ->
     keeper = session_keeper(CONFIG, node.forwarder, lambda: None)
     assert keeper
     node.maps.nat.write_conf(NatConf(CONFIG.nat.sessions, 9, IPv4Network("10.255.0.0/31")))  # by the new agent
-    ends = [CONFIG.services[0].vip] * 3
-    session = Session(
-        6, ends[0], 1, ends[1], 443, ends[2], 8443, IPv4Address("10.254.0.1"), 40_000, backend_index=9, service_slot=1
-    )
-    node.sessions.write(500, session)
-    node.sessions.tags[500] = Tag(3, SessionState.EST, TagFlag(0), now_tick()).pack()
-    node.maps.nat.loads[9] = (1, 1)
+    _establish_of_another_pool(node)
 
     async def play() -> None:
         running = asyncio.create_task(keeper.run())

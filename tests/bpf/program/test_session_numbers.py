@@ -2,7 +2,6 @@
 """Another number of sessions, and the one before again: each session lives on in the next program's maps, both ways."""
 
 import errno
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,6 @@ from support.nat_stage import (
 )
 from support.session_moves import MORE, answer, frame, lost, opened, opened_stage, request, use
 
-from bpf.attach.datapath import detach_all
 from bpf.errors import BpfError
 from bpf.kernel import bpf_map
 from bpf.layout.map_spec import SESSION_MAPS, MapSpec
@@ -27,12 +25,6 @@ from bpf.layout.service import Protocol
 from bpf.layout.session import SessionState
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def folder(bpffs: Path, module_netns: None) -> Iterator[Path]:
-    yield bpffs / "numbers"
-    detach_all(bpffs / "numbers")  # the kernel frees a link whose pin was removed when it has time
 
 
 def test_sessions_go_on_among_more_slots_and_then_among_fewer(folder: Path) -> None:
