@@ -60,7 +60,7 @@ class Paths:
 
     @property
     def members(self) -> Path:
-        """The members that an agent knew (member_file.py)."""
+        """The members that an agent knew (saved_members.py)."""
         return self.run / "members.json"
 
     @property

@@ -81,7 +81,7 @@ def _machine(config: Config | None) -> Any:
 
 def _traffic(machine: Any, socket: Path) -> Iterator[Finding]:
     """Yield what is found by watching connections for a second, and pinging the nodes and routers."""
-    from agent.doctor.path_size import largest_answered
+    from agent.doctor.path_mtu import largest_answered
     from agent.doctor.tcp_count import read_tcp_count
     from agent.doctor.traffic_findings import path_findings, reset_finding
 

@@ -28,7 +28,7 @@ from agent.control.http_server import Response, Routes, json_response
 from agent.errors import AgentError
 from agent.model import Flow
 from agent.sessions.keeper import SessionKeeper
-from agent.sessions.listing import PART, Found, close_selected, count_live, find_one, read_pages, rows_slots
+from agent.sessions.listing import PART, Found, close_selected, count_live, find_one, read_pages, slots_of_rows
 from agent.sessions.page import STATE_NAMES, Names
 from agent.sessions.selection import USED, Selection
 from agent.sessions.tag_array import LIVE
@@ -159,7 +159,7 @@ def session_of(node: Sessions, text: str) -> Found | None:
         return find_one(keeper.table, Selection(pool=address), [range(slot, slot + 1)])
     flow = parse(text)
     rows = [nat_row(epoch, flow) for epoch in node.epochs]
-    return find_one(keeper.table, Selection(flow=flow), rows_slots(keeper.table, rows))
+    return find_one(keeper.table, Selection(flow=flow), slots_of_rows(keeper.table, rows))
 
 
 def nat_row(epoch: Epoch, flow: Flow) -> int:

@@ -26,9 +26,9 @@ from agent.node.backend_keeper import BackendKeeper
 from agent.node.candidates import candidates, takers
 from agent.node.claim_keeper import ClaimKeeper
 from agent.node.forwarder import Forwarder
-from agent.node.hand_over_keeper import HandOverKeeper
 from agent.node.membership import Membership
 from agent.node.plan import ThisNode
+from agent.node.session_hand_over import SessionHandOver
 from agent.problem import ProblemLine
 from agent.sessions.keeper import SessionKeeper
 from agent.table.epoch import EpochSwitch, incompatible_members
@@ -68,7 +68,7 @@ class NodeState:
     former_elsewhere: Sequence[IPv4Address]
     """The other nodes that have sessions with addresses of the former pool of NAT."""
     backends: BackendKeeper | None
-    hand_overs: HandOverKeeper | None
+    hand_overs: SessionHandOver | None
     """All three None without NAT."""
 
     @property

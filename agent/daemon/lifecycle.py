@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from agent.config.file import Loaded
 from agent.config.schema import Config
-from agent.daemon.service_report import ServiceReport
+from agent.daemon.systemd_notify import SystemdNotifier
 from agent.errors import AgentError
 from agent.node.own_interface import own_interface
 from bpf.attach.datapath import DataPath
@@ -42,7 +42,7 @@ class Lifecycle:
         """How often the configuration was replaced."""
         self.stopping = False
         self.next: Next | None = None
-        self.report = ServiceReport()
+        self.report = SystemdNotifier()
         self._open_datapath = open_datapath
         self._replacing = asyncio.Lock()
         self.ending: asyncio.Future[bool] = asyncio.get_running_loop().create_future()

@@ -2,7 +2,7 @@
 """The hand-over of one node, carried out: its decisions, its sessions, and the streams to the others. I/O.
 
 hand_over.py decides, session_store.py reads and writes the maps, item.py has the form of what is sent. What comes and
-goes by the channel, and when chains change, is node/hand_over_keeper.py's.
+goes by the channel, and when chains change, is node/session_hand_over.py's.
 """
 
 from __future__ import annotations

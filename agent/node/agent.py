@@ -180,9 +180,9 @@ class Agent:
     def _known(self) -> Known:
         return Known(self.membership.view.members, self.planner.announcements())
 
-    def hangs(self, now: float) -> bool:
+    def is_stuck(self, now: float) -> bool:
         """Whether the kernel does not return from writing tables. `now` is CLOCK_MONOTONIC seconds."""
-        return self.forwarder is not None and self.forwarder.hangs(now)
+        return self.forwarder is not None and self.forwarder.is_stuck(now)
 
     # Inputs that change
 
@@ -276,7 +276,7 @@ class Agent:
 
     def _hangs(self) -> bool:
         """Whether to be silent, so that the relay's dead-man acts. Only what is requested is announced nevertheless."""
-        return self.hangs(time.monotonic())
+        return self.is_stuck(time.monotonic())
 
     def _publish(self) -> None:
         """Publish what this node serves: by the plan, or before the first plan as its condition allows.

@@ -138,7 +138,7 @@ class Forwarder:
         """Whether the program uses the tables and backends that are wanted now: until then it uses the former ones."""
         return self._written is not None and self._written == (self._tables, self._usable)
 
-    def hangs(self, now: float) -> bool:
+    def is_stuck(self, now: float) -> bool:
         """Whether writing takes so long that it will not end. `now` is CLOCK_MONOTONIC seconds."""
         return self._busy_since is not None and now - self._busy_since >= HUNG_S
 

@@ -9,9 +9,9 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from agent.model import Member
-from agent.node import member_file, saved_state
+from agent.node import saved_members, saved_state
 from agent.node.known_nodes import KnownNodes
-from agent.node.member_file import MemberFile
+from agent.node.saved_members import MemberFile
 from agent.node.saved_state import SavedState, StateFile
 from agent.paths import Paths
 
@@ -34,7 +34,7 @@ class KeptFiles:
 
     def members(self, own: IPv4Address) -> tuple[Member, ...]:
         """Return the members that an earlier agent saved, without this node, whose address may have been another's."""
-        return tuple(member for member in member_file.load(self._members_path) if member.address != own)
+        return tuple(member for member in saved_members.load(self._members_path) if member.address != own)
 
     def save(self, state: SavedState, members: tuple[Member, ...], known: bool) -> None:
         """Save what differs. `known`: the view is whole. A state without a use of epochs keeps the one in the file."""

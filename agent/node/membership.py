@@ -19,11 +19,11 @@ from typing import Any
 from agent.address import Address
 from agent.channel.channel import Channel
 from agent.channel.claim_log import NodeClaims
-from agent.channel.difference import differences
 from agent.channel.event import ClaimsReceived, ItemReceived, Notice, SessionBegun
 from agent.channel.message import FIRST_NOTICE
 from agent.channel.nat_state import BackendOrder, NatState
 from agent.channel.problem import Cause, ProblemLog
+from agent.channel.service_difference import differences
 from agent.channel.state import MAX_UNREACHABLE, NodeState, pack_addresses, unpack_addresses
 from agent.liveness.asker import Asker
 from agent.liveness.echo_socket import EchoSocket

@@ -16,9 +16,9 @@ from agent.nat.change import closed_at_start, ending_change, gives_former
 from agent.nat.orders import Orders
 from agent.node.backend_keeper import BackendKeeper
 from agent.node.forwarder import Forwarder
-from agent.node.hand_over_keeper import hand_over_keeper
 from agent.node.membership import Membership
 from agent.node.plan import ThisNode
+from agent.node.session_hand_over import session_hand_over
 from agent.problem import ProblemLine
 from agent.sessions.former import FormerSessions
 from agent.sessions.keeper import SessionKeeper
@@ -59,7 +59,7 @@ class Nat:
             made = node, forwarder.nat, forwarder, membership, self.sessions
             self.backends = BackendKeeper(*made, orders, health, on_change)
         report = self.sessions.table.report if self.sessions else None
-        self.hand_overs = hand_over_keeper(node.config, forwarder, membership, report)
+        self.hand_overs = session_hand_over(node.config, forwarder, membership, report)
 
     @property
     def orders(self) -> Orders:

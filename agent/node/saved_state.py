@@ -2,7 +2,7 @@
 """The state that an agent leaves for the next one on the same boot: the health, the admin state, the boot.
 
 Without it a restarted agent would consider its services unhealthy, and so change weights for no reason. The file is
-below /run, so a reboot starts with none, and CLOCK_MONOTONIC stays comparable. The members are member_file.py's;
+below /run, so a reboot starts with none, and CLOCK_MONOTONIC stays comparable. The members are saved_members.py's;
 orders, which outlive a reboot, are order_file.py's.
 """
 

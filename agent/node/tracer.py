@@ -31,7 +31,7 @@ from agent.forwarding.flow_facts import read_facts
 from agent.forwarding.trace_step import NO_DATA_PATH, NOT_ATTACHED, UNREADABLE, next_step
 from agent.model import Flow, LocalSocket
 from agent.netlink.sock_diag import find_socket
-from agent.sessions.listing import find_one, rows_slots
+from agent.sessions.listing import find_one, slots_of_rows
 from agent.sessions.selection import Selection
 from agent.sessions.session_table import SessionTable
 from bpf.attach.datapath import DataPath
@@ -157,6 +157,6 @@ def reply_of(
 
 def _session(sessions: SessionTable | None, flow: Flow, rows: Iterable[int]) -> LocalSocket:
     """Return CONNECTION if the flow's session is here: it takes the place of a socket."""
-    if sessions is None or find_one(sessions, Selection(flow=flow), rows_slots(sessions, rows)) is None:
+    if sessions is None or find_one(sessions, Selection(flow=flow), slots_of_rows(sessions, rows)) is None:
         return LocalSocket.NONE
     return LocalSocket.CONNECTION

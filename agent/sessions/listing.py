@@ -109,7 +109,7 @@ def find_one(table: SessionTable, selection: Selection, ranges: Iterable[range])
     return None
 
 
-def rows_slots(table: SessionTable, rows: Iterable[int]) -> Iterator[range]:
+def slots_of_rows(table: SessionTable, rows: Iterable[int]) -> Iterator[range]:
     """Yield the slots of these NAT rows."""
     for row in rows:
         for start in range(row * WAYS, len(table.tags), NAT_ROWS * WAYS):

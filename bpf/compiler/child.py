@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bpf.compiler.program import Program, map_fds
-from bpf.compiler.source import KERNEL_HEADERS, source
+from bpf.compiler.source import KERNEL_HEADERS, program_text
 from bpf.kernel import bpf_map
 from bpf.kernel.pin import open_pin
 from bpf.layout.map_spec import TAIL_CALLS
@@ -32,7 +32,7 @@ def compile_job(job: dict[str, Any]) -> dict[str, Any]:
     by_fd = [f"-D{name.upper()}={pins[name]}" for name in job["by_fd"]]
     # BPF() raises a bare Exception for every failure; the reason is on stderr.
     try:
-        module = BPF(text=source(job["main"]), cflags=[f"-DPROGRAM={job['name']}", *by_fd, *job["flags"]])
+        module = BPF(text=program_text(job["main"]), cflags=[f"-DPROGRAM={job['name']}", *by_fd, *job["flags"]])
     except Exception:
         return {"error": f"the {job['kind']} program does not compile"}
     names = {bpf_map.map_id(fd): name for name, fd in pins.items() if fd is not None}

@@ -127,7 +127,7 @@ class SteerOptions:
 Options = LbOptions | EgressOptions | InstanceOptions | SteerOptions
 
 
-def source(main: str = "lb.c") -> str:
+def program_text(main: str = "lb.c") -> str:
     """Return a program's main file with our own headers in place of their #include lines, and the C assertions on them.
 
     BCC rewrites map lookups only in the main text: with a lookup in a header, the compiled program would not load.
@@ -154,7 +154,7 @@ def source(main: str = "lb.c") -> str:
 
 def source_digest(options: Options) -> str:
     """Return a short name of a build; it differs if the source, a header or an option does."""
-    content = hashlib.sha256(f"{source(options.main)} {options.defines()}".encode())
+    content = hashlib.sha256(f"{program_text(options.main)} {options.defines()}".encode())
     for header in sorted(KERNEL_HEADERS.rglob("*.h")):
         content.update(header.read_bytes())
     return content.hexdigest()[:12]

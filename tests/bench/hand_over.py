@@ -41,7 +41,7 @@ DEADLINE_S: Final = 20.0
 
 
 class Node:
-    """One end: what membership.py and hand_over_keeper.py do with a socket, a channel and an exchange."""
+    """One end: what membership.py and session_hand_over.py do with a socket, a channel and an exchange."""
 
     def __init__(self, own: IPv4Address, other: IPv4Address) -> None:
         self.arrays, self.pulls = Arrays(9 + int(own) % 2, SLOTS), np.zeros(NAT_ROWS, np.uint64)

@@ -35,7 +35,7 @@ VARIANTS = (ANYLB, ECMP)
 CONNECTIONS, FRESH_PER_S = 400, 50.0
 
 
-def in_both(work: Callable[[str], None]) -> None:
+def with_both_variants(work: Callable[[str], None]) -> None:
     """Call `work` with each variant at the same time; raise the first error once both have ended.
 
     The threads are daemons and are joined in short turns, so that a signal ends the demo in between.
@@ -94,7 +94,7 @@ class Demo:
             self._stack.callback(traffic.quit)
             watch = self._stack.enter_context(RouterWatch(lab.nodes["router"].pid, VIP))
             self.runners[variant] = ScenarioRunner(variant, cluster, traffic, watch)
-        in_both(lambda variant: self.runners[variant].begin(FRESH_PER_S))
+        with_both_variants(lambda variant: self.runners[variant].begin(FRESH_PER_S))
 
     def run_step(self, step: Step) -> list[StepResult]:
         """Run one step in both labs at once."""
@@ -103,7 +103,7 @@ class Demo:
         def one(variant: str) -> None:
             rows[variant] = self.runners[variant].run_step(step, CONNECTIONS)
 
-        in_both(one)
+        with_both_variants(one)
         return [rows[variant] for variant in VARIANTS]
 
     def _save_logs(self, directory: Path) -> None:

@@ -41,7 +41,7 @@ class Agent:
     def problems(self):
         return ()
 
-    def hangs(self, _):
+    def is_stuck(self, _):
         return False
 
     async def run(self, ending):

@@ -8,7 +8,7 @@ import pytest
 
 from agent.doctor.facts import TcpCount
 from agent.doctor.findings import State
-from agent.doctor.path_size import largest_answered
+from agent.doctor.path_mtu import largest_answered
 from agent.doctor.tcp_count import read_tcp_count
 from agent.doctor.traffic_findings import path_findings, reset_finding
 

@@ -62,7 +62,7 @@ class Forwarder:
         self.answers: list[bool] = []
         """Whether each answer that the echoes get had the flag that the node is ready."""
 
-    def hangs(self, now: float) -> bool:
+    def is_stuck(self, now: float) -> bool:
         del now
         return self.hanging
 

@@ -11,7 +11,7 @@ import pytest
 from support.session_slots import CLIENT, NOW, VIP, Slots
 
 from agent.model import Flow
-from agent.sessions.listing import count_live_by_service, find, find_one, read_pages, rows_slots
+from agent.sessions.listing import count_live_by_service, find, find_one, read_pages, slots_of_rows
 from agent.sessions.page import Names, decode
 from agent.sessions.selection import Selection
 from agent.sessions.tag_array import LIVE
@@ -105,10 +105,10 @@ def test_a_record_that_another_session_writes_meanwhile_is_left_out(slots: Slots
 
 def test_flow_is_looked_for_in_its_rows_only(slots: Slots) -> None:
     flow = Selection(flow=Flow("tcp", CLIENT, 41_000, VIP, 443))
-    one = find_one(slots.table, flow, rows_slots(slots.table, [7, 5]))
+    one = find_one(slots.table, flow, slots_of_rows(slots.table, [7, 5]))
     assert one is not None
     assert one.slots.tolist() == [40], "slots 40 to 47 are row 5"
-    assert find_one(slots.table, flow, rows_slots(slots.table, [7, 3])) is None
+    assert find_one(slots.table, flow, slots_of_rows(slots.table, [7, 3])) is None
 
 
 def test_what_lbctl_gets(slots: Slots) -> None:

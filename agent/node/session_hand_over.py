@@ -57,17 +57,17 @@ UNKNOWN_BACKENDS = Problem(
 )
 
 
-def hand_over_keeper(
+def session_hand_over(
     config: Config, forwarder: Forwarder | None, membership: Membership, on_change: OnChange | None
-) -> HandOverKeeper | None:
+) -> SessionHandOver | None:
     """Return the keeper of hand-overs, which reports what it changes; None without NAT."""
     maps = forwarder.datapath.maps if forwarder is not None else None
     if forwarder is None or maps is None or maps.sessions is None or maps.nat is None or config.nat is None:
         return None
-    return HandOverKeeper(config, forwarder, membership, maps, on_change)
+    return SessionHandOver(config, forwarder, membership, maps, on_change)
 
 
-class HandOverKeeper:
+class SessionHandOver:
     """The hand-overs of this node."""
 
     def __init__(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.daemon.service_report import Condition, ServiceReport, line
+from agent.daemon.systemd_notify import Condition, SystemdNotifier, line
 from bgp.sd_notify import notify, status, watchdog_s
 
 SERVING = Condition(True, 2, 4, ())
@@ -32,7 +32,7 @@ def received(manager: socket.socket) -> list[str]:
 
 
 def test_ready_comes_with_the_data_path_and_again_after_a_reload(manager: socket.socket) -> None:
-    report = ServiceReport()
+    report = SystemdNotifier()
     report.report(SERVING._replace(ready=False))
     assert received(manager) == ["STATUS=starting"]
     report.report(SERVING)

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, ip_address
 
 from support.channel_network import address, state
 
-from agent.channel.difference import MAX_LINES, differences
+from agent.channel.service_difference import MAX_LINES, differences
 from agent.channel.state import ServiceEndpoint, StateShare
 from agent.model import State
 

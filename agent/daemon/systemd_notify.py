@@ -39,7 +39,7 @@ def line(condition: Condition) -> str:
     return f"{state}; {_count(len(condition.problems), 'problem')}: {condition.problems[0]}"
 
 
-class ServiceReport:
+class SystemdNotifier:
     """The reports of one agent after the other."""
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class ServiceReport:
         interval_s = min(INTERVAL_S, (watchdog_s() or math.inf) / 4)
         while True:
             self.report(condition_of(agent))
-            if not agent.hangs(time.monotonic()):
+            if not agent.is_stuck(time.monotonic()):
                 notify("WATCHDOG=1")
             await sleep_until_next(interval_s)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.model import Member, Share, State
-from agent.node.member_file import MemberFile, load
+from agent.node.saved_members import MemberFile, load
 
 MEMBERS = (
     Member(

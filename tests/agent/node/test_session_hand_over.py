@@ -15,8 +15,8 @@ from support.session_records import record
 
 from agent.handover.item import Codec, Kind, Origin, Slots
 from agent.handover.row_move import Chains
-from agent.node import hand_over_keeper as module
-from agent.node.hand_over_keeper import HandOverKeeper, hand_over_keeper
+from agent.node import session_hand_over as module
+from agent.node.session_hand_over import SessionHandOver, session_hand_over
 from bpf.layout.nat import NAT_ROWS
 from bpf.layout.session import SessionState
 
@@ -51,9 +51,9 @@ class Node:
         service = SimpleNamespace(name="web", vip=ip_address("10.1.0.200"), port_number=443, protocol="tcp")
         nat, pools = SimpleNamespace(sessions=SESSIONS), tuple(POOLS.values())
         config = cast(Any, SimpleNamespace(nat=nat, pools=pools, former_sessions=None, nat_services=((0, service),)))
-        made = hand_over_keeper(config, cast(Any, self.forwarder), cast(Any, self.membership), None)
+        made = session_hand_over(config, cast(Any, self.forwarder), cast(Any, self.membership), None)
         assert made is not None
-        self.keeper: HandOverKeeper = made
+        self.keeper: SessionHandOver = made
 
     def _stream(self, node: IPv4Address, items: Iterable[bytes]) -> None:
         self.sent.setdefault(node, []).extend(items)
@@ -69,10 +69,10 @@ class Node:
 
 def test_none_without_nat_and_without_a_data_path() -> None:
     config = cast(Any, SimpleNamespace(nat=None))
-    assert hand_over_keeper(config, None, cast(Any, None), None) is None
+    assert session_hand_over(config, None, cast(Any, None), None) is None
     maps = SimpleNamespace(sessions=None, nat=None)
     forwarder = cast(Any, SimpleNamespace(datapath=SimpleNamespace(maps=maps)))
-    assert hand_over_keeper(config, forwarder, cast(Any, None), None) is None
+    assert session_hand_over(config, forwarder, cast(Any, None), None) is None
 
 
 def test_it_asks_before_rows_are_written_and_sends_after() -> None:
