@@ -8,9 +8,8 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 DEB_ARGS ?=
 LOCK_ARGS ?=
-# Much of a lab's time is waiting: more workers than a small machine has CPUs. With four, labs of six nodes disturbed
-# each other.
-WORKERS ?= 3
+# Much of a lab's time is waiting: more workers than a small machine has CPUs.
+WORKERS ?= 4
 PYTEST = .venv/bin/python -m pytest
 
 # Without its bytecode cache pytest rewrites every assert again, 4 s of each run. The nodes of labs, which know none of

@@ -73,8 +73,8 @@ Labs wait half of the time, and every other one of these computes all the time: 
 settings.register_profile("test", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """How long an example takes is no matter: others may have the CPUs."""
 settings.load_profile("test")
-settings.register_profile("check", max_examples=20)
-"""`make check`: a fifth of the examples of `make test`, where a test does not say how many."""
+settings.register_profile("check", max_examples=10)
+"""`make check`: a tenth of the examples of `make test`, where a test does not say how many."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

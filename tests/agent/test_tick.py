@@ -29,6 +29,7 @@ def test_a_sleep_that_ends_a_little_early_is_not_followed_by_a_short_one(now: fl
     assert 0 < until_next(0.5, now) <= 0.5 + tick._EARLY_S
 
 
+@pytest.mark.slow
 def test_tasks_wake_together() -> None:
     ends: list[float] = []
 

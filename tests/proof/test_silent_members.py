@@ -85,7 +85,7 @@ CHANGES = {"b6 joins": {**LOST, "b6": State.UP}, "b2 drains": {**LOST, "b2": Sta
 
 
 @pytest.mark.parametrize("when", ["at once", "once b3 owns no row"])
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", [pytest.param("b6 joins", marks=pytest.mark.slow), "b2 drains"])
 def test_connections_opened_during_the_silence_stay_when_another_node_changes(change: str, when: str) -> None:
     before = rows_of(**(ALL if when == "at once" else LOST))
     live = (B1, B2, B4, B5)

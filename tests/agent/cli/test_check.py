@@ -68,6 +68,7 @@ def test_a_dead_agent_is_critical(run: Run, path: Path) -> None:
     assert run("check", "-s", str(path), code=2)[0].startswith(f"CRITICAL: {path}: no agent answers; start it")
 
 
+@pytest.mark.slow
 def test_a_hung_agent_is_critical_within_two_seconds(run: Run, path: Path) -> None:
     stopped = Agent(path)  # it listens, and never answers, as after SIGSTOP
     began = time.monotonic()

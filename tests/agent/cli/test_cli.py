@@ -258,6 +258,7 @@ def test_status_loads_nothing_heavy() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_start_of_exabgp_loads_no_numpy() -> None:
     used = "bgp.exabgp.speaker, agent.announcing.speaker_config, agent.config.file, agent.node.own_interface"
     assert "numpy" not in loaded(used)

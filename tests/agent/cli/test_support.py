@@ -5,12 +5,14 @@ import stat
 import tarfile
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from agent.cli.main import main
 from agent.cli.support import READ, SYSTEM, output_of
 
 
+@pytest.mark.slow
 def test_the_archive_has_all_parts_and_no_secret(tmp_path: Path) -> None:
     key = "0123456789abcdef0123456789abcdef"
     (tmp_path / "cluster.key").write_text(key)

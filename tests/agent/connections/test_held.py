@@ -75,7 +75,7 @@ def held_rows(
     return counter.rows()
 
 
-@pytest.mark.parametrize("chunks", [1, 7])
+@pytest.mark.parametrize("chunks", [pytest.param(1, marks=pytest.mark.slow), 7])
 def test_each_connection_counts_in_the_row_of_its_service(chunks: int) -> None:
     ends = some_ends(random.Random(chunks), 3000)
     dump = np.array_split(sockets_of(ends), chunks)

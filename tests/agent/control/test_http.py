@@ -180,6 +180,7 @@ def test_lines_come_until_the_client_leaves(tmp_path: Path) -> None:
     assert with_server(tmp_path / "socket", use) == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_watching_waits_longer_than_a_response_may_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.cli.client.TIMEOUT_S", 0.2)
     monkeypatch.setattr("agent.control.http_server.STOP_TIMEOUT_S", 0)
@@ -206,6 +207,7 @@ def test_lines_that_arrive_in_parts_and_end(tmp_path: Path) -> None:
     assert with_server(tmp_path / "socket", use) == [{"number": 0}, {"number": 1}]
 
 
+@pytest.mark.slow
 def test_a_server_that_stops_ends_watches_and_completes_responses(tmp_path: Path) -> None:
     async def use(path: Path, echo: EchoServer, server: HttpServer) -> Any:
         lines = follow(path, "/watch")

@@ -135,6 +135,7 @@ def test_events_name_requests_without_their_values() -> None:
     assert (code, json.loads(text)) == (500, {"error": "events.jsonl: Input/output error"})
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     CHROMIUM is None, reason="there is no chromium, the browser that shows the page: ./setup.sh installs it"
 )

@@ -89,6 +89,7 @@ def test_a_disk_that_is_full_is_named_once(
     assert texts(path) == ["three"]
 
 
+@pytest.mark.slow
 def test_follow_goes_on_in_the_next_file(path: Path, log: logging.Logger) -> None:
     log.info("before")
     found: list[str] = []

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[3]
 RELOADED = """
 import asyncio, contextlib, os, signal, sys, weakref
@@ -66,6 +68,7 @@ asyncio.run(process.run(load(None), Paths(run=folder, kept=folder), None, load, 
 """
 
 
+@pytest.mark.slow
 def test_an_agent_that_a_reload_ended_is_freed_when_the_next_one_runs(tmp_path: Path) -> None:
     """Its tables take megabytes. What is there when the heap is exempt from collections stays until the next reload."""
     command = [sys.executable, "-c", RELOADED, str(tmp_path)]

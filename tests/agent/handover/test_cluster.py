@@ -8,6 +8,8 @@ from support.session_cluster import SWEEP_S, Cluster
 from agent.handover.exchange import Count
 from agent.handover.sent_log import SETTLED_TICKS
 
+pytestmark = pytest.mark.slow
+
 
 def joins_and_leaves(cluster: Cluster) -> None:
     """Three nodes become five, then two of the first ones leave, while connections are opened and used."""
@@ -35,7 +37,7 @@ def joins_and_leaves(cluster: Cluster) -> None:
         cluster.run(0.5, traffic)
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 3))])
+@pytest.mark.parametrize("seed", range(3))
 def test_no_session_is_lost_when_nodes_join_and_leave(seed: int) -> None:
     cluster = Cluster(3, seed, share=0.1)
     joins_and_leaves(cluster)
@@ -50,7 +52,6 @@ def test_no_session_is_lost_when_nodes_join_and_leave(seed: int) -> None:
     assert cluster.lost() == 0
 
 
-@pytest.mark.slow
 def test_without_the_hand_over_the_sessions_of_nodes_that_left_are_lost() -> None:
     cluster = Cluster(3, 1, hands_over=False)
     joins_and_leaves(cluster)
@@ -60,7 +61,7 @@ def test_without_the_hand_over_the_sessions_of_nodes_that_left_are_lost() -> Non
 FEW, MORE = 1 << 16, 1 << 17
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 3))])
+@pytest.mark.parametrize("seed", range(3))
 def test_a_node_that_returns_with_the_former_number_of_sessions_gives_no_endpoint_that_another_node_has_given(
     seed: int,
 ) -> None:

@@ -71,7 +71,7 @@ def test_a_session_of_a_number_that_its_owner_does_not_know_stays_where_it_is(nu
     assert ("the pool is another one" in owner.faults.get(HOLDER, "")) == (not taken)
 
 
-@pytest.mark.parametrize("declined", ["number", "backend"])
+@pytest.mark.parametrize("declined", ["number", pytest.param("backend", marks=pytest.mark.slow)])
 def test_the_slot_of_a_session_that_its_owner_cannot_take_is_reserved_until_it_ends(declined: str) -> None:
     two = Two([SESSIONS] if declined == "number" else [MORE], slot=5)
     owner, holder = two.arrays[OWNER], two.arrays[HOLDER]

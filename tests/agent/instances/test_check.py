@@ -35,6 +35,7 @@ def test_which_checks_can_ask_each_instance(
     assert can_check(of_services(service).services[0]) == can
 
 
+@pytest.mark.slow
 def test_a_program_is_started_for_each_instance(servers: Servers, bpffs: Path, tmp_path: Path) -> None:
     """It succeeds unless a file has the name of its instance; the process is the pidfile's."""
     servers.start("blue")

@@ -49,7 +49,12 @@ def keeper(*files: str, arguments: list[object]) -> list[str]:
 @pytest.mark.parametrize(
     ("files", "state", "shown"),
     [
-        (["lb-agent.service"], "refused", "the agent needs CAP_SYS_PTRACE: install the drop-in instances.conf"),
+        pytest.param(
+            ["lb-agent.service"],
+            "refused",
+            "the agent needs CAP_SYS_PTRACE: install the drop-in instances.conf",
+            marks=pytest.mark.slow,
+        ),
         (["lb-agent.service", "instances.conf"], "active", "{'blue': 'active', 'green': 'standby'}"),
     ],
 )
@@ -62,6 +67,7 @@ def test_the_unit_may_take_listeners_with_its_drop_in(
         assert shown in process.communicate(timeout=120)[0]
 
 
+@pytest.mark.slow
 def test_the_unit_needs_no_more_rights_for_listeners_that_are_handed_over(
     servers: Servers, bpffs: Path, tmp_path: Path
 ) -> None:

@@ -73,6 +73,7 @@ def test_removed_pins_are_made_again(
         wait_for(lambda: refused(443))
 
 
+@pytest.mark.slow
 def test_pins_that_cannot_be_made_again_are_a_problem(servers: Servers, bpffs: Path, tmp_path: Path) -> None:
     servers.start("blue", address=LOOPBACK)
     with running(steered(tmp_path, TARGET), bpffs, tmp_path) as keeper:
@@ -124,6 +125,7 @@ def test_any_port_but_those_of_another_service(servers: Servers, bpffs: Path, tm
         assert refused(22)
 
 
+@pytest.mark.slow
 def test_each_instance_is_checked_through_the_vip(servers: Servers, bpffs: Path, tmp_path: Path) -> None:
     blue = servers.start("blue", address=LOOPBACK)
     servers.start("green", address=LOOPBACK)
@@ -148,6 +150,7 @@ def test_a_service_of_each_family_with_one_server(servers: Servers, bpffs: Path,
         assert answers(port=443) == answers(vip=VIP6, port=443) == {"blue": 40}
 
 
+@pytest.mark.slow
 def test_auto_finds_a_server_whose_pidfile_is_written_after_it_listens(
     servers: Servers, bpffs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

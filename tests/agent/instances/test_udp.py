@@ -79,6 +79,7 @@ def test_flows_are_divided(servers: Servers, bpffs: Path, tmp_path: Path, policy
         assert ask(some) == {"blue", "green"}
 
 
+@pytest.mark.slow
 def test_each_instance_is_asked_by_a_check_of_type_udp(servers: Servers, bpffs: Path, tmp_path: Path) -> None:
     """A stopped server has its socket still; the datagrams of checks are no flows that are remembered."""
     blue = servers.start("blue", udp=True)

@@ -5,9 +5,10 @@ import random
 from ipaddress import IPv4Address
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.echo_net import ROUTER, EchoNet, addresses, answer
+from support.examples import examples
 from support.one_asker import SILENT, UP, A, B, C, D, ask_b, net, state, step_until
 
 from agent.liveness.asker import UNREACHABLE_S, Asker
@@ -190,7 +191,7 @@ def test_the_clock_never_goes_back() -> None:
     assert asker.next_at > now
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(st.data())
 def test_whatever_happens_questions_are_bounded_and_the_clock_goes_on(data: st.DataObject) -> None:
     """Followed sets, hints, answers, forgeries, lost sends and jumps of the clock in any order."""

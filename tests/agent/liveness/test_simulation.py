@@ -23,10 +23,12 @@ def scale(request: pytest.FixtureRequest) -> int:
     return factor
 
 
-def test_three_nodes(scale: int) -> None:
-    check(detection(3, trials=50 * scale))
+@pytest.mark.parametrize("trials", [10, pytest.param(50, marks=pytest.mark.slow)])
+def test_three_nodes(trials: int, scale: int) -> None:
+    check(detection(3, trials=trials * scale))
 
 
+@pytest.mark.slow
 def test_sixteen_nodes(scale: int) -> None:
     check(detection(16, trials=10 * scale))
 
@@ -57,7 +59,8 @@ def test_wrong_silence_is_as_rare_as_computed(scale: int) -> None:
     assert 0.5 * found.expected < found.wrong < 1.5 * found.expected
 
 
-@pytest.mark.parametrize("loss", [0.05, pytest.param(0.01, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", [0.05, 0.01])
 def test_no_node_is_taken_for_silent_at_a_small_loss(loss: float, scale: int) -> None:
     found = wrong_silence(32, loss, seconds=30 * scale, seed=2)
     print(found)

@@ -7,7 +7,9 @@ from support.cluster_stories import SETTLE_S
 
 from agent.model import State
 
-HISTORIES = [(0, 8), *(pytest.param(seed, 30, marks=pytest.mark.slow) for seed in range(8))]
+pytestmark = pytest.mark.slow
+
+HISTORIES = [(0, 8), *((seed, 30) for seed in range(8))]
 
 
 def happen(model: ClusterModel) -> None:

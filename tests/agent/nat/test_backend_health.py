@@ -118,6 +118,7 @@ def test_backend_that_most_nodes_call_down_is_down_at_once_and_up_by_its_own_che
     run(World(), scenario)
 
 
+@pytest.mark.slow
 def test_node_without_others_checks_all(run: Run) -> None:
     async def scenario(world: World) -> None:
         world.answers[A.address] = False

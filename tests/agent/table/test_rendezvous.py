@@ -153,6 +153,7 @@ def test_rows_without_spares_are_ranked_again() -> None:
     assert table.digest == build(left, 4096, 4).digest
 
 
+@pytest.mark.slow
 def test_equal_costs_keep_the_order_of_addresses_through_changes() -> None:
     """Costs coarse enough (weight 10,000) to be equal sometimes: the smaller address wins, whichever came first."""
     everyone = members(300, weight=10_000)

@@ -196,6 +196,7 @@ def test_a_lock_that_the_bgp_user_planted_and_holds_is_replaced(run_dir: Path, t
             assert (lock.stat().st_uid, lock.stat().st_mode & 0o777) == (0, 0o600)
 
 
+@pytest.mark.slow
 def test_adj_rib_out_of_exabgp_contains_every_attribute_of_a_route(run_dir: Path, tmp_path: Path):
     """The relay compares ExaBGP's list with its own routes, and reports a lost attribute as an error."""
     plain = Route.of("10.99.0.1/32", "10.0.0.11")

@@ -167,6 +167,7 @@ def test_limit_costs_only_the_routes_of_the_neighbor_that_exceeds_it(monkeypatch
 IDENTITIES = ip_network("10.254.0.0/16")
 
 
+@pytest.mark.slow
 def test_leak_of_20000_routes_crowds_no_identity_out():
     identities = [Route.of(f"10.254.0.{i}/32", "10.0.0.12") for i in range(20, 30)]
     leak = [Route(f"100.{i >> 8}.{i & 255}.0/24", "10.0.0.12") for i in range(20_000)]

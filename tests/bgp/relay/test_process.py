@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from support.exabgp_model import session_event
 from support.exabgp_model import update as update_of_many
 from support.relay_process import NEIGHBORS, PEER, VIP, RelayProcess, update
@@ -72,6 +73,7 @@ def resident_kb(relay: RelayProcess) -> int:
     return int(status.partition("VmRSS:")[2].split()[0])
 
 
+@pytest.mark.slow
 def test_leak_of_20000_routes_costs_the_relay_no_memory(relay: RelayProcess):
     identity = Route.of("10.254.0.12/32", "10.0.0.12", [[65001, 1, 3]])
     agent = relay.connect()
@@ -108,6 +110,7 @@ def test_text_of_a_router_reaches_agent_and_log_escaped(relay: RelayProcess):
     assert (peer.why, peer.retry_s) == (r"\x1b[2J", 1)
 
 
+@pytest.mark.slow
 def test_exabgp_that_stops_answering_is_silent_and_then_not(relay: RelayProcess):
     agent = relay.connect()
     agent.receive_until(lambda snapshot: snapshot.silent)

@@ -165,7 +165,7 @@ def test_the_next_process_finds_the_same(group: InstanceGroup, listeners: list[s
     again.close()
 
 
-@pytest.mark.parametrize("udp", [False, True])
+@pytest.mark.parametrize("udp", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_program_compiles_without_warnings(bpffs: Path, udp: bool) -> None:
     folder = bpffs / "group"
     folder.mkdir()

@@ -158,6 +158,7 @@ def test_removed_pins_are_made_again(steering: Steering, servers: list[socket.so
     assert ends(servers)[1:] == (str(VIP), PORT), "without a process"
 
 
+@pytest.mark.slow
 def test_the_program_compiles_without_warnings(bpffs: Path) -> None:
     folder = bpffs / "steering"
     folder.mkdir()

@@ -201,11 +201,12 @@ def test_c_and_python_must_agree(copy: Path, maps: Path, file: str, old: str, ne
     assert "bpf/layout and lb.h disagree" in build(copy, maps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "old", "new", "reason"),
     [
         ("lb.h", "\tRX_ICMP_ERROR,", "\tRX_NEW, RX_ICMP_ERROR,", "a counter has no verdict"),
-        slow("verdict.h", "#define REPLIES", "#define REPLIES SET_OF(RX) +", "a counter has two verdicts"),
+        ("verdict.h", "#define REPLIES", "#define REPLIES SET_OF(RX) +", "a counter has two verdicts"),
     ],
 )
 def test_each_counter_has_one_verdict(copy: Path, maps: Path, file: str, old: str, new: str, reason: str) -> None:

@@ -9,8 +9,6 @@ import pytest
 
 from bpf.kernel import atomic
 
-ROUNDS = 20_000
-
 
 def shared_words(count: int) -> np.ndarray:
     return np.frombuffer(mmap.mmap(-1, 8 * count), np.uint64)
@@ -27,11 +25,12 @@ def test_only_words_that_are_as_expected_are_written() -> None:
     assert expected.tolist() == [(1 << 63) + 1, (1 << 63) + 4, (1 << 63) + 6], "the caller's array is not written to"
 
 
-def test_two_processes_lose_no_change() -> None:
+@pytest.mark.parametrize("rounds", [2_000, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_two_processes_lose_no_change(rounds: int) -> None:
     """Each counts one word up by reading it, then exchanging it, and another by adding."""
     words, place = shared_words(3), np.array([1])
     child = os.fork()
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         while True:
             old = words[place]
             if atomic.compare_exchange(words, place, old, old + np.uint64(1))[0]:
@@ -41,7 +40,7 @@ def test_two_processes_lose_no_change() -> None:
     if child == 0:
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
-    assert words.tolist() == [0, 2 * ROUNDS, 4 * ROUNDS]
+    assert words.tolist() == [0, 2 * rounds, 4 * rounds]
 
 
 def test_adding_returns_what_was_there_and_wraps() -> None:

@@ -114,7 +114,7 @@ def silence(program: Any) -> Iterator[Callable[[set[int], set[int]], None]]:
 
 
 SOME = [kind for kind in KINDS if kind != "bad cookie"]
-PARTS = [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, 6))]
+PARTS = [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, 12))]
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -126,7 +126,7 @@ def test_program_equals_reference_with_two_epochs(
     flow, choose = flows[kind], random.Random(f"{kind} {part}")
     other_row = flow.row_under(two_epochs.hash_key)
     states = []
-    for number in range(200):
+    for number in range(100):
         if number % 50 == 0:
             alternating, up = choose.random() < 0.5, choose.random() < 0.5
             silent, awaited = some_silent(choose) if number % 100 else (set(), set())
@@ -155,7 +155,7 @@ def test_program_equals_reference_with_silent_nodes(
     """Any chain of up to 8 nodes, any of them silent, for long or since a short time ago."""
     flow, choose = flows[kind], random.Random(f"silent {kind} {part}")
     states = []
-    for number in range(300):
+    for number in range(150):
         if number % 20 == 0:
             (silent, awaited), up = some_silent(choose), choose.random() < 0.5
         chain, grace = choose.sample(range(1, 9), choose.choice((0, 1, 1, 2, 2, 3, 4, 7, 8))), choose.random() < 0.2

@@ -117,12 +117,10 @@ def send(fd: int, words: np.ndarray) -> list[int]:
     return verdicts
 
 
-@pytest.mark.parametrize("many", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["few", "many"])
-def test_what_two_cpus_and_the_agent_do_adds_up(
-    world: tuple[Maps, int], many: bool, pytestconfig: pytest.Config
-) -> None:
+@pytest.mark.slow
+def test_what_two_cpus_and_the_agent_do_adds_up(world: tuple[Maps, int], pytestconfig: pytest.Config) -> None:
     """`make proof` sends a million SYNs: of a hundred thousand sessions a wrong claim of a slot loses a few."""
-    count = pytestconfig.getoption("--raced-sessions") if many else 5_000
+    count = pytestconfig.getoption("--raced-sessions")
     maps, fd = world
     assert maps.nat
     assert maps.sessions
