@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,24 +41,30 @@ def events(following: bool, since_s: float, level: str, path: Path, output: str)
 
     Announcements, members, sessions, health, epochs, requests of operators, problems. With -o json, one object a line.
     """
-    from agent.daemon import event_log
-
     count = 0
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell may have SIGINT ignored in the background
         signal.signal(number, signal.default_int_handler)
-    try:
-        with contextlib.suppress(KeyboardInterrupt):
-            past = event_log.read(path, time.time() - since_s)
-            for event in itertools.chain(past, event_log.follow(path) if following else ()):
-                if event["level"] not in _LEVELS[: _LEVELS.index(level)]:
-                    click.echo(json.dumps(event) if output == "json" else line_of(event))
-                    count += 1
-    except OSError as error:
-        step = "run lbctl as root" if isinstance(error, PermissionError) else "give the file of the agent's events"
-        raise AgentError(f"{error.filename or path}: {error.strerror}; {step}") from None
+    with contextlib.suppress(KeyboardInterrupt):
+        for event in _read(path, time.time() - since_s, following):
+            if event["level"] not in _LEVELS[: _LEVELS.index(level)]:
+                click.echo(json.dumps(event) if output == "json" else line_of(event))
+                count += 1
     if not count and not following and output == "text":
         why = "has no such event" if path.exists() else "is missing: no agent has run here, or --file names another"
         click.echo(escaped(f"lbctl: {path} {why}"), err=True)
+
+
+def _read(path: Path, since: float, following: bool) -> Iterator[dict[str, Any]]:
+    """Yield events. Raises AgentError for what prevents reading them: an OSError of the output is another's."""
+    from agent.daemon import event_log
+
+    try:
+        yield from event_log.read(path, since)
+        if following:
+            yield from event_log.follow(path)
+    except OSError as error:
+        step = "run lbctl as root" if isinstance(error, PermissionError) else "give the file of the agent's events"
+        raise AgentError(f"{error.filename or path}: {error.strerror}; {step}") from None
 
 
 def line_of(event: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 
 Nouns group what reads and what changes a thing; each is a module. Output is for people by default, for programs with
 `-o json`. Exit codes: 0 done, 1 refused or failed (one line gives the reason and the next step), 2 wrong usage, 3 no
-agent answers, 4 not in time (`--wait`).
+agent answers, 4 not in time (`--wait`), 130 ended by Ctrl-C.
 
 A command's module is imported when the command is used, and imports only what all its commands need; the rest
 (pydantic, the data path) is imported inside the command that uses it. Most of the time of a short command is Python's
@@ -12,10 +12,12 @@ imports.
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 from importlib import import_module
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -68,10 +70,28 @@ used, or when --help lists all."""
 
 EXIT_FAILED = 1
 EXIT_NOT_RUNNING = 3
+EXIT_INTERRUPTED = 130
+"""As a shell has it: 128, and SIGINT."""
+OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What writing to standard output may fail with: a file there, or a terminal that is gone. A closed pipe is click's."""
 
 
 class _Main(click.Group):
-    """Turns the errors of all four packages into one line and an exit code."""
+    """Turns the errors of all four packages, and those of the output, into one line and an exit code."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command; its output may be closed, full, or of an encoding that lacks characters."""
+        sys.stdout = sys.stdout or _nowhere()  # None where the caller has closed it
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            if error.filename is not None or error.errno not in OUTPUT_ERRORS:
+                raise
+            sys.stdout = _nowhere()  # Python would report it a second time at exit
+            _fail(f"the output is incomplete: {error.strerror}; write it where there is room", EXIT_FAILED)
 
     def invoke(self, context: click.Context) -> Any:
         try:
@@ -80,10 +100,9 @@ class _Main(click.Group):
             _fail(error, EXIT_NOT_RUNNING)
         except (AgentError, BgpError, BpfError, LabError) as error:
             _fail(error, EXIT_FAILED)
-        except BrokenPipeError:
-            # The reader (head, less) has closed the pipe. Python must not report that again at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(EXIT_FAILED)
+        except KeyboardInterrupt:
+            click.echo(err=True)  # after the ^C of the terminal
+            sys.exit(EXIT_INTERRUPTED)
 
     def resolve_command(
         self, context: click.Context, args: list[str]
@@ -119,7 +138,11 @@ class _Main(click.Group):
         return command
 
 
-def _fail(error: Exception, code: int) -> None:
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")
+
+
+def _fail(error: object, code: int) -> None:
     for line in str(error).splitlines():
         click.echo(f"lbctl: {escaped(line)}", err=True)
     sys.exit(code)
