@@ -13,7 +13,7 @@ import click
 
 from agent.cli.options import config_option, output_option, show, socket_option
 from agent.doctor.findings import Finding, State
-from agent.errors import AgentError
+from agent.errors import AgentError, NotPermittedError
 from bgp.printable import escaped
 
 if TYPE_CHECKING:
@@ -53,12 +53,11 @@ def _all(path: Path, socket: Path) -> Iterator[Finding]:
     try:
         config = file.load_without_secrets(path)
     except AgentError as error:
-        missing = f"{path}: No such file or directory"
-        if str(error).startswith(missing):
-            yield Finding("configuration", State.FAILED, missing, "write it as README.md shows")
-        else:
-            step = "correct the file; the running agent keeps the last one"
-            yield Finding("configuration", State.FAILED, str(error), step)
+        text, step = str(error), "correct the file; the running agent keeps the last one"
+        if text.startswith(f"{path}: "):  # of the file as a whole, as that it is missing
+            text, _, own_step = text.partition("; ")
+            step = own_step or step
+        yield Finding("configuration", State.FAILED, text, step)
         config = None
     else:
         yield Finding("configuration", State.OK, f"{path} is valid")
@@ -115,6 +114,10 @@ def _agent(socket: Path) -> Iterator[Finding]:
 
     try:
         response = call_within(socket, "GET", "/check", ASK_S)
+    except NotPermittedError as error:
+        text, _, step = str(error).partition("; ")
+        yield Finding("agent", State.SKIPPED, text, step)
+        return
     except AgentError as error:
         yield Finding("agent", State.FAILED, str(error), "see `systemctl status lb-agent` and `journalctl -u lb-agent`")
         return

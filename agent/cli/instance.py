@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from agent.cli import names
-from agent.cli.options import output_option, request, show, socket_option
+from agent.cli.options import WholeNumber, output_option, request, show, socket_option
 
 service_option = click.option(
     "--service",
@@ -80,7 +80,7 @@ def instance_undrain(name: str, service: str | None, socket: Path, output: str) 
 
 @instance.command("weight")
 @name_argument
-@click.argument("weight", type=click.IntRange(0, 10_000))
+@click.argument("weight", type=WholeNumber(0, 10_000))
 @service_option
 @socket_option
 @output_option
@@ -93,7 +93,9 @@ def instance_weight(name: str, weight: int, service: str | None, socket: Path, o
 
 
 @instance.command("add")
-@click.option("--pid", type=click.IntRange(1), required=True, help="The process; its children belong to it.")
+@click.option(
+    "--pid", type=WholeNumber(1), required=True, metavar="PID", help="The process; its children belong to it."
+)
 @click.option("--name", metavar="INSTANCE", help="A name for it, by default pid-PID.")
 @service_option
 @socket_option

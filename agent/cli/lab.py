@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -39,7 +40,8 @@ def up(file: Path, name: str | None, reconfigure: bool, keep_failed: bool) -> No
     for warning in clab.load(file, os.environ).warnings:
         click.echo(escaped(f"warning: {warning}"), err=True)
     made = Lab.up(file, name, reconfigure=reconfigure, keep_failed=keep_failed)
-    click.echo(f"{made.name}: {', '.join(made.nodes)} are up; `lbctl lab exec {file} NODE COMMAND` runs in one")
+    which = shlex.quote(str(file)) if name is None else f"--name {name} {shlex.quote(str(file))}"
+    click.echo(f"{made.name}: {', '.join(made.nodes)} are up; `lbctl lab exec {which} NODE COMMAND` runs in one")
 
 
 @lab.command()
@@ -64,11 +66,13 @@ def down(file: Path, name: str | None) -> None:
 def execute(file: Path, name: str | None, node: str, command: tuple[str, ...]) -> None:
     """Run COMMAND in NODE of the lab of FILE.
 
-    Its exit code is lbctl's. What follows FILE is no option of lbctl's, but of COMMAND.
+    Its exit code is lbctl's, or 128 and the signal that ended it. What follows FILE is no option of lbctl's, but of
+    COMMAND.
     """
     from topology.lab.lab import Lab
 
-    sys.exit(Lab.find(name or _name(file)).attach(node, command))
+    code = Lab.find(name or _name(file)).attach(node, command)
+    sys.exit(code if code >= 0 else 128 - code)
 
 
 @lab.command()

@@ -12,6 +12,7 @@ from agent.cli import names
 from agent.cli.check import CONDITIONS, wait_for
 from agent.cli.options import (
     EXIT_NOT_IN_TIME,
+    WholeNumber,
     force_option,
     output_option,
     request,
@@ -84,7 +85,7 @@ def explain(flow: str, live: bool, at: str | None, socket: Path, output: str) ->
 @force_option
 @click.option("--wait", is_flag=True, help="Return once the connections that are open here are closed.")
 @click.option(
-    "--until-below", type=click.IntRange(min=1), metavar="N",
+    "--until-below", type=WholeNumber(min=1), metavar="N",
     help="With --wait: return once fewer than N are open, by default none.",
 )  # fmt: skip
 @click.option(

@@ -37,6 +37,12 @@ xdp_option = click.option(
 )  # fmt: skip
 
 
+class WholeNumber(click.IntRange):
+    """click's range of integers; the error for what is none has this name, where click's is "integer range"."""
+
+    name = "whole number"
+
+
 def _vip(_: click.Context, __: click.Parameter, value: str | None) -> Address | None:
     from ipaddress import ip_address
 

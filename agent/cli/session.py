@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from agent.cli import names
-from agent.cli.options import output_option, request, show, socket_option
+from agent.cli.options import WholeNumber, output_option, request, show, socket_option
 from agent.cli.session_line import line_of
 from bgp.printable import escaped
 
@@ -51,7 +51,7 @@ def session() -> None:
 
 
 @session.command("list")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="N sessions at most.")
+@click.option("--limit", type=WholeNumber(min=1), metavar="N", help="N sessions at most.")
 @_selecting(STATES)
 def session_list(
     limit: int | None, service: str | None, client: str | None, backend: str | None, pool: str | None,

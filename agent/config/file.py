@@ -8,6 +8,8 @@ files. The schema is schema.py's, the errors' positions and texts are diagnosis.
 from __future__ import annotations
 
 import json
+import os
+import shlex
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -89,6 +91,11 @@ def read_text(path: Path) -> str:
         return content.decode("utf-8")
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: {error.strerror}; write it as README.md shows") from None
+    except PermissionError as error:
+        step = (
+            "run this as root" if os.geteuid() else f"chown root {shlex.quote(str(path))}"
+        )  # a unit's root reads less
+        raise ConfigError(f"{path}: {error.strerror}; {step}") from None
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:

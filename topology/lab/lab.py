@@ -10,6 +10,7 @@ end of file and die, and all in their nodes with them. Once all is up, the nodes
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -82,7 +83,8 @@ class Lab:
         with record.lock(name):
             earlier = LabRecord.load(name)
             if earlier and earlier.complete and not earlier.stale and not reconfigure:
-                raise LabError(f"lab {name} is already up: take it down with `lbctl lab down {earlier.file}`")
+                down = f"lbctl lab down --name {name} {shlex.quote(earlier.file)}"
+                raise LabError(f"lab {name} is already up: take it down with `{down}`")
             record.remove(name)
             owner = ProcessRef.of(os.getpid())
             assert owner is not None  # this very process

@@ -2,12 +2,14 @@
 """lbctl as a process: one clear line and an exit code for every failure, never a traceback."""
 
 import ast
+import errno
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -94,6 +96,35 @@ def test_doctor_has_the_reason_for_a_configuration_that_cannot_be_opened(
     assert out.splitlines()[0] == f"FAIL  configuration: {'x' * 300}: File name too long"
 
 
+@pytest.fixture
+def no_rights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user who may neither read lb.yml nor ask the agent."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("agent.private_file.read", refuse)
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("os.geteuid", lambda: 65534)
+
+
+@pytest.mark.usefixtures("no_rights")
+def test_who_may_not_read_the_configuration_gets_the_step(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for command in ("config check", "announce config --router bird", "bgp reload"):
+        _, err = run(*command.split(), "-c", "/x/lb.yml", code=1)
+        assert err == "lbctl: /x/lb.yml: Permission denied; run this as root\n", command
+    monkeypatch.setattr("os.geteuid", lambda: 0)  # a unit without CAP_DAC_OVERRIDE
+    assert run("bgp", "reload", "-c", "/x/lb.yml", code=1)[1].endswith("Permission denied; chown root /x/lb.yml\n")
+
+
+@pytest.mark.usefixtures("no_rights")
+def test_doctor_of_who_has_no_rights_names_them_as_the_step(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.cli.doctor.COUNT_S", 0.01)
+    out, _ = run("doctor", "-c", "/x/lb.yml", "-s", "/x/agent.sock", code=1)
+    assert "FAIL  configuration: /x/lb.yml: Permission denied\n      next: run this as root\n" in out
+    assert "skip  agent: /x/agent.sock: permission denied\n      next: run lbctl as root, or to read as a" in out
+
+
 def test_a_socket_left_by_a_killed_agent_is_a_dead_agent(tmp_path: Path) -> None:
     path = tmp_path / "agent.sock"
     with socket.socket(socket.AF_UNIX) as left:
@@ -141,6 +172,7 @@ def test_wrong_usage_is_exit_code_2(run: Run) -> None:
     assert "192.0.2.1/24 has bits set after its length; write 192.0.2.0/24, or 192.0.2.1 alone" in wrong
     assert "'192.0.2.0/33' is no prefix; write one as 192.0.2.0/24" in run("deny", "add", "192.0.2.0/33", code=2)[1]
     assert "is not one of" in run("status", "-o", "yaml", code=2)[1]
+    assert "'x' is not a valid whole number" in run("instance", "weight", "blue", "x", code=2)[1]
 
 
 @pytest.mark.parametrize(
@@ -203,6 +235,31 @@ def test_options_of_a_command_in_a_lab_are_its_own(run: Run, monkeypatch: pytest
     monkeypatch.setattr("topology.lab.lab.Lab.find", lambda name: Found() if name == "x" else None)
     run("lab", "exec", "--name", "x", "some.clab.yml", "b1", "ls", "-h", "--name", "y", code=7)
     assert ran == [("b1", ("ls", "-h", "--name", "y"))]
+
+
+@pytest.mark.parametrize(
+    ("options", "which"), [([], "'a lab.clab.yml'"), (["--name", "y"], "--name y 'a lab.clab.yml'")]
+)
+def test_lab_up_names_the_command_that_finds_the_lab(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], which: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a lab.clab.yml").write_text("name: x\ntopology: {nodes: {a: {kind: linux}}}\n")
+    made = SimpleNamespace(name="y", nodes=["a"])
+    monkeypatch.setattr("topology.lab.lab.Lab.up", lambda *_, **__: made)
+    out, _ = run("lab", "up", "a lab.clab.yml", *options)
+    assert out == f"y: a are up; `lbctl lab exec {which} NODE COMMAND` runs in one\n"
+
+
+def test_a_command_in_a_lab_that_a_signal_ends_has_the_exit_code_of_a_shell(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Found:
+        def attach(self, *_: object) -> int:
+            return -2  # as Popen has it: SIGINT
+
+    monkeypatch.setattr("topology.lab.lab.Lab.find", lambda _: Found())
+    run("lab", "exec", "--name", "x", "some.clab.yml", "b1", "ping", "10.0.0.1", code=130)
 
 
 def test_help_of_lab_up_says_who_runs_its_commands(run: Run) -> None:

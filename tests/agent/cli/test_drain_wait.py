@@ -88,7 +88,7 @@ def test_without_wait_nothing_is_counted(drain: Drain) -> None:
         (["--until-below", "5"], "--until-below requires --wait"),
         (["--timeout", "5s"], "--timeout requires --wait"),
         (["--wait", "--until-below", "0"], "0 is not in the range x>=1"),
-        (["--wait", "--until-below", "few"], "'few' is not a valid integer"),
+        (["--wait", "--until-below", "few"], "'few' is not a valid whole number"),
         (["--wait", "--timeout", "5"], "'5' is not a duration; write 90s, 10m, 1h30m or 2d"),
     ],
 )

@@ -26,7 +26,9 @@ def test_a_kept_lab_outlives_its_creator_and_is_not_created_twice(name: str, wri
     assert creator.communicate(timeout=120)[0] == "up\n"
     lab = Lab.find(name)
     assert_connected(lab)
-    with pytest.raises(LabError, match=rf"lab {name} is already up: take it down with `lbctl lab down {path}`"):
+    with pytest.raises(
+        LabError, match=rf"lab {name} is already up: take it down with `lbctl lab down --name {name} {path}`"
+    ):
         Lab.up(path, name)
     assert name not in record.remove_stale()
     pids = {node.pid for node in lab.nodes.values()}
