@@ -17,6 +17,7 @@ from pathlib import Path
 
 import click
 
+from agent import private_file
 from agent.cli.options import config_option, socket_option
 from agent.errors import AgentError
 
@@ -58,22 +59,27 @@ def support(file: Path | None, path: Path, socket: Path) -> None:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     target = file or Path(f"anylb-support-{stamp}.tar.gz")
     try:
-        with (
-            os.fdopen(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as out,
-            tarfile.open(fileobj=out, mode="w:gz") as archive,
-        ):
-            for name, data in _contents(path, socket):
-                entry = tarfile.TarInfo(f"anylb-support-{stamp}/{name}")
-                entry.size, entry.mode, entry.mtime = len(data), 0o600, int(time.time())
-                archive.addfile(entry, io.BytesIO(data))
+        descriptor = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as out, tarfile.open(fileobj=out, mode="w:gz") as archive:
+                for name, data in _contents(path, socket):
+                    entry = tarfile.TarInfo(f"anylb-support-{stamp}/{name}")
+                    entry.size, entry.mode, entry.mtime = len(data), 0o600, int(time.time())
+                    archive.addfile(entry, io.BytesIO(data))
+        except BaseException:  # Ctrl-C too: half of an archive is of no use
+            target.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise AgentError(f"{target}: {error.strerror}; name a new file where there is room") from None
+    if os.geteuid() != 0:
+        click.echo("lbctl: not root, so parts are missing: run it as root for all of them", err=True)
     click.echo(f"{target}: {target.stat().st_size / 1e3:.0f} kB; look through it before you send it on")
 
 
 def _contents(path: Path, socket: Path) -> Iterator[tuple[str, bytes]]:
     try:
-        yield "lb.yml", path.read_bytes()[:MAX_BYTES]
+        with os.fdopen(private_file.open_file(path, os.O_RDONLY), "rb") as file:
+            yield "lb.yml", file.read(MAX_BYTES)
     except OSError as error:
         yield "lb.yml", f"{path}: {error.strerror}\n".encode()
     for name, *arguments in READ:

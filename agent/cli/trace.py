@@ -8,12 +8,13 @@ import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 
 from agent.cli import names
-from agent.cli.options import output_option, socket_option
+from agent.cli.options import WholeNumber, output_option, socket_option
+from agent.errors import AgentError
 from bgp.printable import escaped
 
 
@@ -22,8 +23,8 @@ from bgp.printable import escaped
 @click.option("--service", metavar="NAME", shell_complete=names.services, help="Packets of one service.")
 @click.option("--client", metavar="PREFIX", help="Of clients in 192.0.2.0/24, or of 192.0.2.7.")
 @click.option("--event", metavar="COUNTER", help="With one end, as drop_grace (docs/counters.md).")
-@click.option("--every", type=click.IntRange(1, 1_000_000), default=1, metavar="N", help="One in N of them.")
-@click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N packets.")
+@click.option("--every", type=WholeNumber(1, 1_000_000), default=1, metavar="N", help="One in N of them.")
+@click.option("--count", type=WholeNumber(min=1), metavar="N", help="End after N packets.")
 @click.option("-w", "--write", type=click.Path(path_type=Path), metavar="FILE", help="Write a pcap file instead.")
 @socket_option
 @output_option
@@ -44,11 +45,11 @@ def trace(
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell may have SIGINT ignored in the background
         signal.signal(number, signal.default_int_handler)
     query = {"service": service, "client": client, "event": event, "every": str(every)}
-    found = 0
-    with contextlib.ExitStack() as stack, contextlib.suppress(KeyboardInterrupt):
-        file = PcapFile(stack.enter_context(_open(write))) if write else None
+    found, file = 0, None
+    with _file_errors(write), contextlib.ExitStack() as stack, contextlib.suppress(KeyboardInterrupt):
         samples = _samples(socket, {name: value for name, value in query.items() if value is not None})
-        next(samples)  # when it has begun
+        next(samples)  # when it has begun: an earlier file stays if it cannot
+        file = PcapFile(stack.enter_context(_open(write))) if write else None
         click.echo("tracing; Ctrl-C ends it", err=True)
         for one in samples:
             head = bytes.fromhex(one["head"])
@@ -65,11 +66,22 @@ def trace(
         click.echo(f"{write}: {found} packets", err=True)
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path) -> BinaryIO:
     try:
         return path.open("wb")
     except OSError as error:
         raise click.BadParameter(f"{path}: {error.strerror}", param_hint="--write") from None
+
+
+@contextlib.contextmanager
+def _file_errors(path: Path | None) -> Iterator[None]:
+    """Raise AgentError for what prevents writing to a file; without one an OSError is of the output."""
+    try:
+        yield
+    except OSError as error:
+        if path is None:
+            raise
+        raise AgentError(f"{path}: {error.strerror}; name a file where there is room") from None
 
 
 def _samples(socket: Path, query: dict[str, str]) -> Iterator[dict[str, Any]]:

@@ -2,14 +2,17 @@
 """lbctl trace: a packet in a line, filters as tcpdump's, and files that others read."""
 
 import io
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Raw
 from scapy.utils import PcapReader
 
+from agent.cli.main import main
 from agent.cli.packet_line import packet_line
 from agent.cli.pcap import PcapFile, PcapFilter
 from agent.cli.trace import line_of
@@ -82,3 +85,18 @@ def test_a_file_is_read_by_others() -> None:
     assert bytes(frame) == bytes(SYN)
     assert float(frame.time) == 1_700_000_000.25
     assert frame.wirelen == 1500
+
+
+def test_a_file_stays_where_no_agent_answers(tmp_path: Path) -> None:
+    path = tmp_path / "earlier.pcap"
+    path.write_text("mine")
+    done = CliRunner().invoke(main, ["trace", "-w", str(path), "-s", str(tmp_path / "agent.sock")])
+    assert done.exit_code == 3
+    assert path.read_text() == "mine"
+
+
+def test_a_file_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.cli.trace._samples", lambda *_: iter([{}]))
+    done = CliRunner().invoke(main, ["trace", "-w", "/dev/full"])
+    assert done.exit_code == 1
+    assert done.stderr == "lbctl: /dev/full: No space left on device; name a file where there is room\n"
