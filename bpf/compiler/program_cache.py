@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cache of compiled programs, on disk.
 
-With it a start after a reboot, or after `lbctl agent detach`, needs no compiler: half a second of CPU and 140 MB less.
+With it a start after a reboot, also into another kernel, or after `lbctl agent detach`, needs no compiler: a quarter of
+the time, and 140 MB less.
 """
 
 import contextlib
@@ -22,7 +23,10 @@ _CAPACITY: Final = 16
 
 
 class ProgramCache:
-    """A folder of programs, each under its name and for one kernel release.
+    """A folder of programs, each under the name of its build.
+
+    Nothing in a program depends on the kernel that runs: it is compiled with headers of our own, and the verifier of
+    each kernel checks it. So programs outlive an upgrade of the kernel.
 
     A file that another user could have written, or that is damaged, counts as missing.
     """
@@ -77,7 +81,7 @@ class ProgramCache:
                 os.close(folder)
 
     def _path(self, build: str) -> Path:
-        return self._folder / f"{build}_{os.uname().release}.json"
+        return self._folder / f"{build}.json"
 
 
 def _is_private(file: os.stat_result) -> bool:
