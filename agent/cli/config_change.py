@@ -9,9 +9,7 @@ from typing import Any
 
 import click
 
-from agent.cli.options import output_option, request, seconds, show, socket_option
-
-EXIT_DIFFERS = 1
+from agent.cli.options import EXIT_DIFFERS, as_of_diff, output_option, request, seconds, show, socket_option
 
 _force = click.option("--force", is_flag=True, help="Also if the change ends sessions of NAT services.")
 
@@ -25,15 +23,8 @@ def diff(socket: Path, output: str) -> None:
     One line for each setting, as `~ services[web].weight: 100 → 50`. Exit codes as of diff(1): 0 equal, 1 different; 2
     if lb.yml has a fault.
     """
-    from agent.errors import AgentError, NotRunningError
-
-    try:
+    with as_of_diff():
         found = request(socket, "GET", "/config/diff")
-    except NotRunningError:
-        raise
-    except AgentError as error:
-        click.echo(f"lbctl: {error}", err=True)
-        sys.exit(2)
     show({key: found[key] for key in ("equal", "changes")}, output, _print_changes)
     sys.exit(0 if found["equal"] else EXIT_DIFFERS)
 

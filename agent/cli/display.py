@@ -14,6 +14,9 @@ from agent.time_text import age, format_time
 @printer
 def print_instances(response: Response) -> None:
     """Print the instances of some services."""
+    if not response["services"]:
+        print_line("no service of this node has instances")
+        return
     table = Table("service", "policy", "instance", "state", "weight", "listeners", "pid", "", elide="service")
     for service in response["services"]:
         for one in service["instances"]:

@@ -21,6 +21,7 @@ from typing import Any, TextIO
 
 import click
 
+from agent.cli.options import fail
 from agent.errors import AgentError, NotRunningError
 from bgp.errors import BgpError
 from bgp.printable import escaped
@@ -91,15 +92,15 @@ class _Main(click.Group):
             if error.filename is not None or error.errno not in OUTPUT_ERRORS:
                 raise
             sys.stdout = _nowhere()  # Python would report it a second time at exit
-            _fail(f"the output is incomplete: {error.strerror}; write it where there is room", EXIT_FAILED)
+            fail(f"the output is incomplete: {error.strerror}; write it where there is room", EXIT_FAILED)
 
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
         except NotRunningError as error:
-            _fail(error, EXIT_NOT_RUNNING)
+            fail(error, EXIT_NOT_RUNNING)
         except (AgentError, BgpError, BpfError, LabError) as error:
-            _fail(error, EXIT_FAILED)
+            fail(error, EXIT_FAILED)
         except KeyboardInterrupt:
             click.echo(err=True)  # after the ^C of the terminal
             sys.exit(EXIT_INTERRUPTED)
@@ -140,12 +141,6 @@ class _Main(click.Group):
 
 def _nowhere() -> TextIO:
     return open(os.devnull, "w", encoding="utf-8")
-
-
-def _fail(error: object, code: int) -> None:
-    for line in str(error).splitlines():
-        click.echo(f"lbctl: {escaped(line)}", err=True)
-    sys.exit(code)
 
 
 @click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})

@@ -3,21 +3,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from agent.cli import names
+from agent.errors import AgentError, NotRunningError
 from agent.time_text import parse_duration
+from bgp.printable import escaped
 
 if TYPE_CHECKING:
     from agent.address import Address
 
 EXIT_NOT_IN_TIME = 4
 """Of `--wait`."""
+EXIT_DIFFERS, EXIT_TROUBLE = 1, 2
+"""Of diff(1), and of all that is like it."""
 
 config_option = click.option(
     "-c", "--config", "path", type=click.Path(path_type=Path), default=Path("/etc/anylb/lb.yml"), show_default=True,
@@ -70,6 +76,24 @@ force_option = click.option(
 vip_option = click.option(
     "--vip", callback=_vip, metavar="ADDRESS", shell_complete=names.vips, help="One VIP; without it, all of this node."
 )
+
+
+def fail(error: object, code: int) -> NoReturn:
+    """Print an error, a line of it after the other, and exit."""
+    for line in str(error).splitlines():
+        click.echo(f"lbctl: {escaped(line)}", err=True)
+    sys.exit(code)
+
+
+@contextlib.contextmanager
+def as_of_diff() -> Iterator[None]:
+    """Exit with 2 where the agent refuses, as diff(1) does at trouble: 1 is for a difference."""
+    try:
+        yield
+    except NotRunningError:
+        raise
+    except AgentError as error:
+        fail(error, EXIT_TROUBLE)
 
 
 def request(socket: Path, method: str, resource: str, /, **query: str) -> dict[str, Any]:

@@ -70,7 +70,9 @@ def support(file: Path | None, path: Path, socket: Path) -> None:
             target.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise AgentError(f"{target}: {error.strerror}; name a new file where there is room") from None
+        raise AgentError(
+            f"{target}: {error.strerror}; name a new file where you may write, and there is room"
+        ) from None
     if os.geteuid() != 0:
         click.echo("lbctl: not root, so parts are missing: run it as root for all of them", err=True)
     click.echo(f"{target}: {target.stat().st_size / 1e3:.0f} kB; look through it before you send it on")

@@ -3,20 +3,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
 
 from agent.cli import names
-from agent.cli.options import output_option, request, show, socket_option
+from agent.cli.options import EXIT_DIFFERS, as_of_diff, output_option, request, show, socket_option
 from agent.cli.table import Table, print_line, printer
-from agent.errors import AgentError, NotRunningError
-
-EXIT_DIFFERS = 1
 
 service_option = click.option(
     "--service", metavar="NAME", shell_complete=names.services, help="One service; without it, all of this node."
@@ -89,7 +84,7 @@ def diff(file: BinaryIO | None, service: str | None, socket: Path, output: str) 
     `lbctl table show --rows -o json` has printed there. From b1: `ssh b2 lbctl table show --rows -o json | lbctl table
     diff -`.
     """
-    with _refusals():
+    with as_of_diff():
         if file is not None:
             from agent.cli.table_rows import diff_with
 
@@ -99,21 +94,6 @@ def diff(file: BinaryIO | None, service: str | None, socket: Path, output: str) 
             show(found, output, _print_diff)
             equal = found["equal"]
     sys.exit(0 if equal else EXIT_DIFFERS)
-
-
-class _RefusalError(click.ClickException):
-    exit_code = 2
-
-
-@contextlib.contextmanager
-def _refusals() -> Iterator[None]:
-    """Exit with 2 where the agent refuses: 1 is for a difference."""
-    try:
-        yield
-    except NotRunningError:
-        raise
-    except AgentError as error:
-        raise _RefusalError(str(error)) from None
 
 
 @printer

@@ -15,6 +15,7 @@ import click
 import pytest
 
 from agent.cli.main import COMMANDS, main
+from agent.errors import AgentError
 from agent.paths import Paths
 
 ROOT = Path(__file__).parents[3]
@@ -94,6 +95,15 @@ def test_doctor_has_the_reason_for_a_configuration_that_cannot_be_opened(
     monkeypatch.setattr("agent.cli.doctor.COUNT_S", 0.01)
     out, _ = run("doctor", "-c", "x" * 300, "-s", f"{tmp_path}/agent.sock", code=1)
     assert out.splitlines()[0] == f"FAIL  configuration: {'x' * 300}: File name too long"
+
+
+@pytest.mark.parametrize("noun", ["table", "config"])
+def test_diff_has_exit_code_2_where_the_agent_refuses(run: Run, monkeypatch: pytest.MonkeyPatch, noun: str) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AgentError("not now\nnor \x1b[31m")
+
+    monkeypatch.setattr("agent.cli.client.call", refuse)
+    assert run(noun, "diff", code=2) == ("", "lbctl: not now\nlbctl: nor \\x1b[31m\n")
 
 
 @pytest.fixture

@@ -32,6 +32,11 @@ def test_instances(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monke
     assert rows[2] == ["db", "spread", "none", "found"]
 
 
+def test_no_instances(capsys: pytest.CaptureFixture[str]) -> None:
+    print_instances({"services": []})
+    assert capsys.readouterr().out == "no service of this node has instances\n"
+
+
 def test_explanation_of_a_session(capsys: pytest.CaptureFixture[str]) -> None:
     """Its service is known only where the session is; a backend opens none."""
     response = {
