@@ -82,7 +82,8 @@ class _Main(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command; its output may be closed, full, or of an encoding that lacks characters."""
-        sys.stdout = sys.stdout or _nowhere()  # None where the caller has closed it
+        sys.stdin = sys.stdin or _nowhere()  # None where the caller has closed it
+        sys.stdout = sys.stdout or _nowhere()
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
@@ -140,7 +141,7 @@ class _Main(click.Group):
 
 
 def _nowhere() -> TextIO:
-    return open(os.devnull, "w", encoding="utf-8")
+    return open(os.devnull, "r+", encoding="utf-8")
 
 
 @click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})

@@ -79,7 +79,7 @@ def sample_filter(query: Mapping[str, str], services: Mapping[int, str]) -> Samp
     if text := query.get("event"):
         event = next((one for one in SAMPLED if one.name.lower() == text), None)
         if event is None:
-            raise AgentError(f"{text} is not an event of a packet; `lbctl trace --help` and docs/counters.md list them")
+            raise AgentError(f"{text} is not an event of a packet; docs/counters.md lists them")
     try:
         client = ip_network(query["client"]) if "client" in query else None
     except ValueError as error:

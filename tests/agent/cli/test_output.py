@@ -47,6 +47,11 @@ def test_a_closed_output_is_no_error(events: list[str]) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_closed_input_is_an_empty_one() -> None:
+    done = shell("<&-", [str(LBCTL), "table", "diff", "-"])
+    assert (done.returncode, "is empty: give what `lbctl table show" in done.stderr) == (2, True)
+
+
 def test_a_full_disk_is_not_the_fault_of_the_file_that_is_read(events: list[str]) -> None:
     done = shell(">/dev/full", events)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)

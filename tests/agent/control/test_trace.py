@@ -32,7 +32,7 @@ def test_a_filter_is_read() -> None:
         ({"service": "wbe"}, "wbe is not a service of this node; it has dns, web"),
         ({"client": "192.0.2.1/24"}, "client: 192.0.2.1/24 has host bits set; write 192.0.2.7 or 192.0.2.0/24"),
         ({"client": "x"}, "client: 'x' does not appear to be"),
-        ({"event": "rx"}, "rx is not an event of a packet"),
+        ({"event": "rx"}, "rx is not an event of a packet; docs/counters.md lists them"),
         ({"every": "0"}, "every: 0 is not in 1-1000000"),
         ({"every": "9" * 5000}, "is not in 1-1000000"),
         ({"every": "-1"}, "every: -1 is not in"),
