@@ -12,6 +12,7 @@ import click
 
 from agent.cli.backend import service_option
 from agent.cli.options import output_option, request, show, socket_option
+from agent.cli.table import steers
 from agent.errors import NotRunningError
 from agent.time_text import age
 from bgp.printable import escaped
@@ -82,4 +83,4 @@ def wait_until_below(socket: Path, limit: int, timeout_s: float | None) -> tuple
 
 
 def _on_terminal() -> bool:
-    return sys.stderr.isatty()
+    return steers(sys.stderr)

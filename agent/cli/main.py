@@ -83,7 +83,7 @@ class _Main(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command; its output may be closed, full, or of an encoding that lacks characters."""
         sys.stdin = sys.stdin or _nowhere()  # None where the caller has closed it
-        sys.stdout = sys.stdout or _nowhere()
+        sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -46,9 +46,14 @@ def printer(show: Callable[[Response], None]) -> Callable[[Response], None]:
     return functools.wraps(show)(lambda response: show(_escaped(response)))
 
 
+def steers(stream: TextIO) -> bool:
+    """Return whether a stream is a terminal that escape sequences steer."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
 def paint(color: str | None, text: object) -> str:
     """Return the text in a color, word by word, so that a line may break in it; unchanged where there are no colors."""
-    if color is None or not sys.stdout.isatty() or "NO_COLOR" in os.environ:
+    if color is None or not steers(sys.stdout) or "NO_COLOR" in os.environ:
         return str(text)
     return " ".join(f"\x1b[{_CODES[color]}m{part}\x1b[0m" if part else part for part in str(text).split(" "))
 

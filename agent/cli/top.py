@@ -18,7 +18,7 @@ from agent.cli.cluster import reports
 from agent.cli.options import interval_option, output_option, request, socket_option
 from agent.cli.rates import Drop, Load, loads, total
 from agent.cli.rates import drops as drops_of
-from agent.cli.table import Table, shortened, width
+from agent.cli.table import Table, shortened, steers, width
 from bgp.printable import escaped
 
 _CLEAR = "\x1b[H\x1b[2J"
@@ -44,7 +44,7 @@ def top(once: bool, of_cluster: bool, interval_s: float, socket: Path, output: s
             if output == "json":
                 click.echo(json.dumps(found))
             else:
-                clear = _CLEAR if sys.stdout.isatty() and not once else ""
+                clear = _CLEAR if steers(sys.stdout) and not once else ""
                 click.echo(clear + "\n".join(lines))
             if once:
                 return

@@ -101,6 +101,7 @@ class Lab:
     @classmethod
     def find(cls, name: str) -> "Lab":
         """Return a lab that is up, by name. Raises LabError."""
+        require_machine()  # others do not see whether its nodes live
         record = LabRecord.load(name)
         if record is None or record.stale:
             raise LabError(f"lab {name} is not up: bring it up with `lbctl lab up FILE`")

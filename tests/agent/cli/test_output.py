@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from agent.cli.main import main
+
 LBCTL = Path(sys.executable).with_name("lbctl")
 
 
@@ -45,6 +47,15 @@ def test_a_full_disk_is_one_line(command: list[str], unbuffered: str) -> None:
 def test_a_closed_output_is_no_error(events: list[str]) -> None:
     done = shell(">&-", events)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_each_stream_may_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python has None for one; drain --wait asks whether standard error is a terminal."""
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert not any(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
 
 
 def test_a_closed_input_is_an_empty_one() -> None:

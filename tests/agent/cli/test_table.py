@@ -37,9 +37,15 @@ def test_a_name_gives_way_where_nothing_else_can(columns: int, name: str) -> Non
     assert made.lines(columns)[1] == f"1  {name}"
 
 
-def test_a_heading_at_a_terminal_is_not_elided_with_its_color(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+
+
+@pytest.mark.usefixtures("terminal")
+def test_a_heading_at_a_terminal_is_not_elided_with_its_color() -> None:
     made = Table("service", "n", elide="service")
     made.add_row("shop-checkout-v2", "1")
     assert made.lines(14) == ["\x1b[1mservice\x1b[0m      \x1b[1mn\x1b[0m", "shop-…ut-v2  1"]
@@ -63,12 +69,19 @@ def test_in_a_pipe_a_row_is_one_plain_line(capsys: pytest.CaptureFixture[str], m
     assert "\x1b" not in out
 
 
-def test_colors_do_not_count_and_end_with_their_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    monkeypatch.delenv("NO_COLOR", raising=False)
+@pytest.mark.usefixtures("terminal")
+def test_colors_do_not_count_and_end_with_their_line() -> None:
     assert wrapped(paint("red", "one two"), 7) == ["\x1b[31mone\x1b[0m \x1b[31mtwo\x1b[0m"]
     assert wrapped(paint("red", "one two"), 6) == ["\x1b[31mone\x1b[0m", "\x1b[31mtwo\x1b[0m"]
-    monkeypatch.setenv("NO_COLOR", "1")
+
+
+@pytest.mark.usefixtures("terminal")
+@pytest.mark.parametrize(("variable", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_no_colors_on_demand_or_where_the_terminal_has_none(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    assert paint("red", "one two") != "one two"
+    monkeypatch.setenv(variable, value)
     assert paint("red", "one two") == "one two"
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from topology.errors import LabError
 from topology.lab import record
+from topology.lab.lab import Lab
 from topology.lab.process import ProcessRef
 
 
@@ -27,3 +28,10 @@ def test_a_name_that_leads_elsewhere_is_refused_and_removes_nothing(
     with pytest.raises(LabError, match="is no name of a lab"):
         record.LabRecord(name, "", "up", False, ProcessRef(1, 1)).save()
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_who_is_not_root_learns_that_a_lab_needs_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 65534)
+    for ask in (Lab.find, Lab.remove):
+        with pytest.raises(LabError, match="a lab needs root"):
+            ask("up")
