@@ -35,12 +35,15 @@ class LabRecord:
     flapped: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # "node:interface" → what to add again
 
     def save(self) -> None:
-        """Write it to a temporary file and rename that, so that a kill -9 never leaves half of it."""
+        """Write it to a temporary file and rename that, so that a kill -9 never leaves half of it. Raises LabError."""
         directory = _folder(self.name)
-        directory.mkdir(parents=True, exist_ok=True)
         temporary = directory / "lab.json.new"
-        temporary.write_text(json.dumps(asdict(self)))
-        temporary.rename(directory / "lab.json")
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(asdict(self)))
+            temporary.rename(directory / "lab.json")
+        except OSError as error:
+            raise LabError(f"{error.filename or temporary}: {error.strerror}; labs are recorded there") from None
 
     @classmethod
     def load(cls, name: str) -> "LabRecord | None":

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A lab's name is a folder's below the records': one that leads elsewhere is refused before anything is touched."""
+"""A lab's record: a name that leads elsewhere is refused before anything is touched; what cannot be written is named."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,20 @@ def test_who_is_not_root_learns_that_a_lab_needs_root(monkeypatch: pytest.Monkey
     for ask in (Lab.find, Lab.remove):
         with pytest.raises(LabError, match="a lab needs root"):
             ask("up")
+
+
+def test_a_record_that_cannot_be_written_is_an_error_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(record, "RECORDS", tmp_path / "file/labs")
+    with pytest.raises(LabError, match=f"{tmp_path}/file/labs/a: Not a directory; labs are recorded there"):
+        record.LabRecord("a", "", "up", False, ProcessRef(1, 1)).save()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(record, "RECORDS", tmp_path)
+    with pytest.raises(LabError, match=f"{tmp_path}/a/lab.json.new: No space left; labs are recorded there"):
+        record.LabRecord("a", "", "up", False, ProcessRef(1, 1)).save()
