@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A lab's record: a name that leads elsewhere is refused before anything is touched; what cannot be written is named."""
+"""A lab's record: a name that leads elsewhere is refused, and nothing touched; what cannot be written is named."""
 
 import errno
 from pathlib import Path
