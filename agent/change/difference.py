@@ -76,11 +76,17 @@ def _values(path: str, generic: str, before: Any, after: Any) -> list[Change]:
     if isinstance(before, list) and isinstance(after, list):
         if generic in LIST_KEYS:
             return _entries(path, generic, before, after)
-        added, removed = [one for one in after if one not in before], [one for one in before if one not in after]
+        added, removed = _missing(after, before), _missing(before, after)
         if added or removed:
             gone = [Change("removed", path, one) for one in removed]
             return gone + [Change("added", path, None, one) for one in added]
     return [Change("changed", path, before, after)]
+
+
+def _missing(values: Sequence[Any], others: Sequence[Any]) -> list[Any]:
+    """Return the values that are not among the others. As texts: `deny` may have 60,000, and lists have no hash."""
+    known = set(map(json.dumps, others))
+    return [one for one in values if json.dumps(one) not in known]
 
 
 def _mappings(path: str, generic: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:

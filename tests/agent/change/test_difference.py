@@ -11,7 +11,7 @@ import yaml
 from support.nat_config import TEXT as NAT
 from support.nat_config import nat_config
 
-from agent.change.difference import Change, differences
+from agent.change.difference import Change, _values, differences
 from agent.change.effective import defaults, effective
 from agent.change.step import steps
 from agent.config.file import parse
@@ -216,3 +216,22 @@ def test_data_path_is_replaced_only_when_its_shape_differs() -> None:
     assert "attach the data path" in planned(config(("interface: eth0", "interfaces: [eth0, eth1]")))[1]
     assert "that runs" in planned(config(("port: 443}", "port: 443, weight: 5}")))[1]
     assert planned(config(("cluster: 7", "cluster: 7\nxdp: {mode: 'off'}")))[1].startswith("remove the data path")
+
+
+def test_long_lists_are_not_compared_entry_by_entry() -> None:
+    """With 60,000 prefixes in deny that took 20 s, in which the agent did nothing else."""
+
+    class Counted(str):
+        compared = 0
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            Counted.compared += 1
+            return super().__eq__(other)
+
+    before = [Counted(f"192.0.2.{number}/32") for number in range(200)]
+    after = [*before[1:], Counted("198.51.100.0/24")]
+    changes = _values("deny", "deny", before, after)
+    assert [change.text for change in changes] == ["- deny: 192.0.2.0/32", "+ deny: 198.51.100.0/24"]
+    assert Counted.compared < 3 * len(before)

@@ -102,8 +102,24 @@ def test_diff_has_exit_code_2_where_the_agent_refuses(run: Run, monkeypatch: pyt
     def refuse(*_: object, **__: object) -> None:
         raise AgentError("not now\nnor \x1b[31m")
 
-    monkeypatch.setattr("agent.cli.client.call", refuse)
+    for call in ("call", "call_within"):
+        monkeypatch.setattr(f"agent.cli.client.{call}", refuse)
     assert run(noun, "diff", code=2) == ("", "lbctl: not now\nlbctl: nor \\x1b[31m\n")
+
+
+@pytest.mark.parametrize("command", ["diff", "apply --dry-run"])
+def test_a_large_configuration_may_take_the_agent_a_minute(
+    run: Run, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    asked: list[tuple[str, float]] = []
+
+    def call_within(_: Path, _method: str, resource: str, timeout_s: float, _query: object = None) -> dict[str, object]:
+        asked.append((resource, timeout_s))
+        return {"equal": True, "changes": [], "steps": []}
+
+    monkeypatch.setattr("agent.cli.client.call_within", call_within)
+    run("config", *command.split())
+    assert asked == [("/config/diff", 60.0)]
 
 
 @pytest.fixture
