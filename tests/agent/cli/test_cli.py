@@ -2,7 +2,6 @@
 """lbctl as a process: one clear line and an exit code for every failure, never a traceback."""
 
 import ast
-import errno
 import socket
 import subprocess
 import sys
@@ -120,35 +119,6 @@ def test_a_large_configuration_may_take_the_agent_a_minute(
     monkeypatch.setattr("agent.cli.client.call_within", call_within)
     run("config", *command.split())
     assert asked == [("/config/diff", 60.0)]
-
-
-@pytest.fixture
-def no_rights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user who may neither read lb.yml nor ask the agent."""
-
-    def refuse(*_: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr("agent.private_file.read", refuse)
-    monkeypatch.setattr("socket.socket.connect", refuse)
-    monkeypatch.setattr("os.geteuid", lambda: 65534)
-
-
-@pytest.mark.usefixtures("no_rights")
-def test_who_may_not_read_the_configuration_gets_the_step(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    for command in ("config check", "announce config --router bird", "bgp reload"):
-        _, err = run(*command.split(), "-c", "/x/lb.yml", code=1)
-        assert err == "lbctl: /x/lb.yml: Permission denied; run this as root\n", command
-    monkeypatch.setattr("os.geteuid", lambda: 0)  # a unit without CAP_DAC_OVERRIDE
-    assert run("bgp", "reload", "-c", "/x/lb.yml", code=1)[1].endswith("Permission denied; chown root /x/lb.yml\n")
-
-
-@pytest.mark.usefixtures("no_rights")
-def test_doctor_of_who_has_no_rights_names_them_as_the_step(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.cli.doctor.COUNT_S", 0.01)
-    out, _ = run("doctor", "-c", "/x/lb.yml", "-s", "/x/agent.sock", code=1)
-    assert "FAIL  configuration: /x/lb.yml: Permission denied\n      next: run this as root\n" in out
-    assert "skip  agent: /x/agent.sock: permission denied\n      next: run lbctl as root, or to read as a" in out
 
 
 def test_a_socket_left_by_a_killed_agent_is_a_dead_agent(tmp_path: Path) -> None:
