@@ -292,7 +292,11 @@ class WireLab:
 
     def established(self, router: str, protocol: str) -> bool:
         """Return whether a session is up at the router."""
-        return re.search(rf"^{protocol} .*Established", self.birdc(router, "show protocols"), re.MULTILINE) is not None
+        return protocol in self.all_established(router)
+
+    def all_established(self, router: str) -> set[str]:
+        """Return the sessions that are up at the router."""
+        return set(re.findall(r"^(\S+) .*Established", self.birdc(router, "show protocols"), re.MULTILINE))
 
     def session_since(self, router: str, protocol: str) -> Since:
         """Return when a session came up, by BIRD: the value changes with each session."""

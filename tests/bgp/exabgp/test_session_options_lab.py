@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every option of a BGP peer on the wire, with its negative control, checked at real routers (wire_lab.py)."""
+"""Options of a BGP peer on the wire, checked at real routers (wire_lab.py).
+
+Those that both ends must have are in test_session_mismatch_lab.py.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,8 @@ import json
 import os
 import re
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +21,6 @@ from support.wire_lab import LBCTL, PLAIN, TO_R1, VIP, VIP6, WireLab, session
 from bgp.route import Route
 
 pytestmark = pytest.mark.lab
-
-NEVER_S = 5.0
-"""How long a session must stay down to prove it: ExaBGP retries every second or two."""
 
 
 @pytest.fixture(scope="module")
@@ -37,16 +35,6 @@ def wire(lab: WireLab) -> Iterator[WireLab]:
     lab.stop_nodes()
     for router in lab.IDS:
         lab.configure(router, "")
-
-
-def never_up(wire: WireLab, router: str, protocol: str) -> bool:
-    wait_for(lambda: not wire.established(router, protocol), "the former session to end")
-    deadline = time.monotonic() + NEVER_S
-    while time.monotonic() < deadline:
-        if wire.established(router, protocol):
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def six(name: str, address: str, **more: object) -> str:
@@ -110,95 +98,6 @@ def test_link_local_peer(wire: WireLab):
     wire.b1.start("{address: 'fe80::1%eth1', as: 65000, hold_time_s: 3, families: [ipv4, ipv6]}")
     wait_for(lambda: wire.next_hops("r1", VIP6) == {wire.b1.address6}, "the IPv6 VIP")
     wait_for(lambda: wire.next_hops("r1", VIP) == {"10.0.0.11"}, "the IPv4 VIP")
-
-
-def test_md5_password(wire: WireLab):
-    with_password = TO_R1.replace("}", ", password_file: bgp.secret}")
-    wire.configure("r1", session("b1", "10.0.0.11", more='password "correct horse";'))
-    wire.b1.write_password("bgp.secret", "wrong horse")
-    wire.b1.start(with_password)
-    assert never_up(wire, "r1", "b1"), "another password"
-    wire.b1.write_password("bgp.secret", "correct horse")
-    assert wire.b1.reload().returncode == 0
-    wait_for(lambda: wire.established("r1", "b1"), "the right password, without a restart")
-    log = wire.b1.log.read_text()
-    assert wire.b1.speaker is not None
-    argv = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in (wire.b1.speaker.pid, wire.b1.relay_pid())]
-    for place in (log, *map(repr, argv), *map(repr, wire.b1.snapshots)):
-        assert "horse" not in place
-        assert "Y29ycmVjdCBob3JzZQ" not in place, "nor as base64"
-    conf = wire.lab.root("b1") / "run/anylb-bgp/exabgp.conf"
-    assert conf.stat().st_mode & 0o777 == 0o640
-    wire.configure("r1", session("b1", "10.0.0.11"))
-    assert never_up(wire, "r1", "b1"), "a router without a password"
-    wire.b1.write_password("bgp.secret", "correct horse", mode=0o644)
-    refused = wire.b1.reload()
-    assert refused.returncode == 1
-    assert "other users have access (mode 644); chmod 600" in refused.stderr
-    assert re.search(r"lb\.yml:\d+:\d+: bgp\.peers\[0\]\.password_file: ", refused.stderr)
-
-
-def test_gtsm(wire: WireLab):
-    guarded = TO_R1.replace("}", ", ttl_security: true}")
-    wire.configure("r1", session("b1", "10.0.0.11", more="ttl security on;"))
-    wire.b1.start(guarded)
-    wait_for(lambda: wire.established("r1", "b1"), "both ends send with TTL 255")
-    # The control at our end: without GTSM, BIRD on the link sends with TTL 1, which must be dropped here.
-    wire.configure("r1", session("b1", "10.0.0.11"))
-    assert never_up(wire, "r1", "b1"), "packets with TTL 1 are dropped"
-    # And at the router: without GTSM here, our packets have TTL 1.
-    wire.b1.configure(TO_R1)
-    assert wire.b1.reload().returncode == 0
-    wait_for(lambda: wire.established("r1", "b1"), "GTSM at neither end")
-    wire.configure("r1", session("b1", "10.0.0.11", more="ttl security on;"))
-    assert never_up(wire, "r1", "b1"), "the router requires 255"
-
-
-def test_password_and_gtsm_over_ipv6(wire: WireLab):
-    def router(more: str) -> str:
-        return session("b1", wire.b1.address6, local="2001:db8::1", families=("ipv4", "ipv6"), more=more)
-
-    wire.b1.write_password("bgp.secret", "correct horse")
-    wire.configure("r1", router('ttl security on; password "other";'))
-    wire.b1.start(
-        "{address: '2001:db8::1', as: 65000, hold_time_s: 3, families: [ipv4, ipv6], ttl_security: true, "
-        "password_file: bgp.secret}"
-    )
-    assert never_up(wire, "r1", "b1"), "another password"
-    wire.configure("r1", router('password "correct horse";'))
-    assert never_up(wire, "r1", "b1"), "hop limit 1"
-    wire.configure("r1", router('ttl security on; password "correct horse";'))
-    wait_for(lambda: wire.received("r1", "b1") == {VIP, VIP6, "10.254.0.11/32"}, "all")
-
-
-def test_multihop(wire: WireLab):
-    far = session("b1", "10.0.0.11", local="10.0.9.2", own_as=65003, reach="multihop 5")
-    wire.configure("r3", far)
-    wire.b1.start("{address: 10.0.9.2, as: 65003, hold_time_s: 3}")
-    assert never_up(wire, "r3", "b1"), "without multihop packets reach the link only"
-    wire.b1.configure("{address: 10.0.9.2, as: 65003, hold_time_s: 3, multihop: 2}")
-    assert wire.b1.reload().returncode == 0
-    wait_for(lambda: VIP in wire.received("r3", "b1"), "the VIP at a router a hop away")
-
-
-def test_passive(wire: WireLab):
-    wire.configure("r1", session("b1", "10.0.0.11"))
-    wire.b1.start(TO_R1.replace("}", ", passive: true}"))
-    assert never_up(wire, "r1", "b1"), "both are passive"
-    wire.configure("r1", session("b1", "10.0.0.11", connect="passive off"))
-    wait_for(lambda: wire.established("r1", "b1"), "the router connects")
-    wait_for(lambda: VIP in wire.received("r1", "b1"), "and receives the VIP")
-
-
-def test_passive_with_password_and_gtsm(wire: WireLab):
-    options = ", passive: true, ttl_security: true, password_file: bgp.secret}"
-    wire.b1.write_password("bgp.secret", "correct horse")
-    connect = {"connect": "passive off"}
-    wire.configure("r1", session("b1", "10.0.0.11", more='ttl security on; password "other";', **connect))
-    wire.b1.start(TO_R1.replace("}", options))
-    assert never_up(wire, "r1", "b1")
-    wire.configure("r1", session("b1", "10.0.0.11", more='ttl security on; password "correct horse";', **connect))
-    wait_for(lambda: VIP in wire.received("r1", "b1"), "the VIP")
 
 
 def test_two_routers_at_once_each_with_its_own_as_source_and_prepending(wire: WireLab):
