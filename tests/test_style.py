@@ -59,6 +59,7 @@ def test_make_alone_lists_all_targets_and_runs_none() -> None:
 def test_no_init_below_tests() -> None:
     """One of a package's name would shadow it. A folder whose files share a lab is a package of its own name."""
     assert {path.parent.name for path in (ROOT / "tests").rglob("__init__.py")} == {
+        "membership_cluster",
         "nat_cluster",
         "node_agent",
         "operator_cluster",

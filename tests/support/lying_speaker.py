@@ -18,6 +18,8 @@ neighbor 10.0.0.1 {{
   static {{ {routes} }}
 }}
 """
+LIES_ACCEPTED = "import where net = 10.254.0.10/32 ||", "import where net ~ identities ||"
+"""What the router's configuration has for that: the printed one takes from b5 its own identity alone."""
 START = 5
 """When each of the announced agents has started: not when a real one did."""
 

@@ -13,7 +13,7 @@ LAB_OF_ITS_OWN = re.compile(r"(cluster/|_lab\.py|test_demo\.py).*\[(?:.*-)?(bird
 SHARED_PROGRAM = re.compile(r"tests/bpf/(maps|program|reference)/")
 """The verifier takes as long for the program as these files' tests: one worker loads it for all of them."""
 
-SHARED_LAB = re.compile(r"(tests/cluster/(?:nat_cluster|node_agent|operator_cluster))/")
+SHARED_LAB = re.compile(r"(tests/cluster/(?:membership_cluster|nat_cluster|node_agent|operator_cluster))/")
 """Folders whose files have one lab."""
 
 SHORT_S = 0.005
