@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An agent whose wall clock is off by the seconds in a file: CLOCK_REALTIME has no namespace.
 
-Python imports it at its start, from PYTHONPATH (tests/cluster/test_night.py).
+Python imports it at its start, from PYTHONPATH (tests/cluster/node_agent/test_night.py).
 """
 
 import time
