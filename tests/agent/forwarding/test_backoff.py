@@ -4,6 +4,8 @@
 from collections import Counter
 from ipaddress import IPv4Address
 
+import pytest
+
 from agent.forwarding.backoff import MAX_S, Backoff
 from agent.netlink.neighbor import Neighbor
 
@@ -26,6 +28,7 @@ def test_intervals_double_up_to_the_longest() -> None:
     assert MAX_S == 30
 
 
+@pytest.mark.slow
 def test_a_thousand_neighbors_that_are_gone_are_not_asked_for_at_once() -> None:
     """For ever, after a minute: a thirtieth of the questions of one each second, and no more than 40 at a time."""
     many = [(1, IPv4Address("10.0.0.1") + n) for n in range(1100)]

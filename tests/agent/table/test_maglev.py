@@ -72,7 +72,7 @@ def test_golden_vectors(version: int, digests: list[str]) -> None:
     assert [build(members(5), 65_536, 4, version).digest, build(mixed, 4096, 8, version).digest] == digests
 
 
-@pytest.mark.parametrize("count", [2, 7, 64, 1000])
+@pytest.mark.parametrize("count", [2, 7, 64, pytest.param(1000, marks=pytest.mark.slow)])
 def test_spread_is_nearly_perfect(count: int) -> None:
     owners = np.bincount(build(members(count), 65_536, 4, 1).places[:, 0], minlength=count)
     assert owners.max() / owners.mean() <= 1.02
@@ -88,7 +88,8 @@ def test_spread_with_rows_that_turns_leave(count: int, bound: float) -> None:
     assert owners.min() >= 65_536 // 32 * 31 // count
 
 
-WEIGHTS = [[100, 200, 300, 400], [1, 10_000], [37 * i % 50 + 50 for i in range(500)]]
+MANY = [37 * i % 50 + 50 for i in range(500)]
+WEIGHTS = [[100, 200, 300, 400], [1, 10_000], pytest.param(MANY, marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)

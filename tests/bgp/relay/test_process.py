@@ -161,6 +161,7 @@ def test_agent_that_is_replaced_while_it_receives_a_batch_leaves_nothing_behind(
     assert new.lines == mark + 2, "the route and the end of the batch"
 
 
+@pytest.mark.slow
 def test_agent_that_does_not_read_blocks_nothing_and_gets_the_newest_state(relay: RelayProcess):
     agent = relay.connect()
     agent.receive()

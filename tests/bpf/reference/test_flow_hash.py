@@ -82,6 +82,7 @@ def test_no_difference_of_two_flows_collides_for_more_keys_than_the_minimum(word
             assert 80 < same < 250, (low, high)
 
 
+@pytest.mark.slow
 def test_flows_spread_and_another_key_moves_them() -> None:
     """One client with many ports, the worst common case: no row gets much more than its share."""
     client, vip = IPv4Address("10.1.0.2"), IPv4Address(VIP)
