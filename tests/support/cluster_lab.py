@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -73,9 +74,14 @@ class ClusterLab(Cluster):
         return self.request(node, "GET", "/status")
 
     def stop_agent(self, node: str, number: signal.Signals = signal.SIGTERM) -> None:
-        """End a node's agent by a signal and wait until it is gone."""
-        self.kill(node, "agent", number)
-        wait_for(lambda: not self.pids(node, "agent"), f"{node}'s agent to end")
+        """End a node's agent by a signal and wait until it is gone, its sockets too: these are closed a moment after a
+        killed process has no command line any more."""
+        with contextlib.ExitStack() as stack:
+            ends = [os.pidfd_open(pid) for pid in self.pids(node, "agent")]
+            for end in ends:
+                stack.callback(os.close, end)
+            self.kill(node, "agent", number)
+            wait_for(lambda: len(select.select(ends, [], [], 0)[0]) == len(ends), f"{node}'s agent to end")
 
     def start_agent(self, node: str) -> None:
         """Start a node's agent and wait until it is ready."""
