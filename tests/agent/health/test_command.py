@@ -115,6 +115,7 @@ def test_what_is_left_behind_is_killed_at_the_end() -> None:
     wait_for(lambda: not processes("987.2"), "the end of the background process")
 
 
+@pytest.mark.slow
 def test_a_program_that_writes_without_end_is_stopped_by_its_pipe() -> None:
     cpu = time.thread_time()
     assert run("/usr/bin/yes", timeout_s=0.5) == (False, "/usr/bin/yes did not end in 0.5 s")

@@ -52,6 +52,7 @@ def test_the_primary_then_the_standby_then_without_an_agent(
         assert refused(443)
 
 
+@pytest.mark.slow
 def test_removed_pins_are_made_again(
     servers: Servers, bpffs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -89,6 +89,7 @@ def test_backend_that_others_check_is_not_asked(run: Run) -> None:
     run(World(), scenario)
 
 
+@pytest.mark.slow
 def test_backend_that_one_node_does_not_reach_is_up_where_it_answers(run: Run) -> None:
     async def scenario(world: World) -> None:
         world.votes(B, True, True)

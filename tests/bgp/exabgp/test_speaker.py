@@ -221,6 +221,7 @@ def current_relay(process: subprocess.Popen[bytes]) -> int | None:
     return int(children[0]) if children else None
 
 
+@pytest.mark.slow
 def test_sigterm_ends_exabgp_and_its_relay(run_dir: Path, tmp_path: Path):
     with started(run_dir, tmp_path / "log") as process:
         relay = relay_of(process)

@@ -63,6 +63,7 @@ def test_client_sends_the_last_desired_routes_on_reconnecting_only_if_fresh(
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_client_does_not_reconnect_at_once_when_replaced(relay: RelayProcess):
     async def scenario() -> None:
         client = RelayClient(relay.socket_path, {os.getuid()})

@@ -245,6 +245,7 @@ def test_only_root_and_the_agents_user_may_connect(tmp_path: Path):
             running.process.wait()
 
 
+@pytest.mark.slow
 def test_snapshot_contains_the_status_of_the_bfd_process(relay: RelayProcess):
     agent = relay.connect()
     first = agent.receive()

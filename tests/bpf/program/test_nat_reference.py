@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, note
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -305,6 +306,7 @@ class Reference:
             assert replace(record, created=0, client_ack=0, backend_ack=0) == session
 
 
+@pytest.mark.slow
 @examples(300)
 @given(story=stories(), around=surroundings())
 def test_program_equals_reference(story: list[Step], around: Around, nat_stage: NatStage) -> None:
