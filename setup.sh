@@ -28,8 +28,9 @@ packages="python3 python3-venv python3-bpfcc libatomic1 libpcap0.8 ca-certificat
 # nginx haproxy  servers that are instances of a service; `make bench` measures them too
 # chromium  shows the agent's page, without a screen
 # prometheus  promtool checks metrics and alert rules, and a scrape loads the dashboards
+# curl  what docs/getting-started.md asks the service with
 # iproute2 procps util-linux  ip, sysctl, nsenter, which the labs' exec lines use
-test_packages="bird2 frr gobgpd openbgpd ethtool tcpdump git systemd-container nginx haproxy prometheus chromium"
+test_packages="bird2 frr gobgpd openbgpd ethtool tcpdump git systemd-container nginx haproxy prometheus chromium curl"
 test_packages="$test_packages iproute2 procps util-linux"
 # libnginx-mod-stream wrk  a competitor and the load of `make bench`
 bench_packages="libnginx-mod-stream wrk"

@@ -47,7 +47,7 @@ def machine(cluster: ClusterLab) -> Iterator[SystemdMachine]:
         },
     }
     with systemd_machine(cluster.lab.nodes["b6"].pid, files) as booted:
-        wait_for(lambda: "b6" in cluster.next_hops(), "the units to announce the VIP")
+        wait_for(lambda: "b6" in cluster.next_hops(), lambda: f"the units to announce the VIP:\n{booted.journal()}")
         yield booted
 
 

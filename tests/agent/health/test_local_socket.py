@@ -65,7 +65,7 @@ def test_kernel_that_cannot_be_asked_is_reported_once(
 @pytest.fixture
 def other_namespace() -> Iterator[int]:
     """A process in a namespace behind a veth, at 172.31.0.2, whose server listens on port 7000."""
-    code = "import socket,sys; s=socket.create_server(('0.0.0.0',7000)); print(); sys.stdin.read()"
+    code = "import socket,sys; s=socket.create_server(('0.0.0.0',7000)); print(flush=True); sys.stdin.read()"
     with new_netns():
         shell = f'echo; read -r _; exec python3 -c "{code}"'
         inner = subprocess.Popen(["unshare", "-n", "sh", "-c", shell], stdin=-1, stdout=-1)

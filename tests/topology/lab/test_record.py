@@ -49,12 +49,14 @@ def test_an_unkept_lab_dies_with_its_owner(name: str, write: Callable[[str], Pat
         str(write(PAIR)),
         name,
     )
-    assert owner.stdout is not None
-    assert [owner.stdout.readline(), owner.stdout.readline()] == ["up\n", "on\n"]
-    assert len(processes_of(name)) >= 5
-    assert name not in record.remove_stale()  # its owner lives
-    owner.kill()
-    owner.wait()
+    try:
+        assert owner.stdout is not None
+        assert [owner.stdout.readline(), owner.stdout.readline()] == ["up\n", "on\n"]
+        wait_for(lambda: len(processes_of(name)) >= 5, "what was started to have the lab's environment")
+        assert name not in record.remove_stale()  # its owner lives
+    finally:
+        owner.kill()
+        owner.wait()
     wait_for(lambda: not processes_of(name))
     assert name in record.remove_stale()
     assert_no_trace(name)
