@@ -44,9 +44,11 @@ rm -rf "$1/tree/etc/systemd/system"
 cp -a "$2/." "$1/tree/"
 exec sleep infinity
 """
+# /proc/sys/net belongs to the network namespace: the agent writes to it, and Debian 13's nspawn has it read-only.
 BOOT = """\
 set -e
 mount -t bpf bpf "$1/bpf"
+export SYSTEMD_NSPAWN_API_VFS_WRITABLE=network
 exec systemd-nspawn --quiet --directory="$1/tree" --boot --register=no --keep-unit --link-journal=no --capability=all \
   --system-call-filter="bpf pidfd_getfd" --network-namespace-path="/proc/$2/ns/net" --bind="$1/bpf:/sys/fs/bpf" \
   --bind-ro="$3:$4" -- --unit=anylb.target
@@ -63,6 +65,8 @@ done
 ip address flush dev lo scope global
 """
 """What a kernel that starts again has lost, although the node's network namespace lives on."""
+COMMANDS = "/usr/local/bin:/usr/sbin:/usr/bin"
+"""Where a machine has its commands, lbctl first; who runs the tests may have another PATH."""
 REBOOTS = 133
 """How systemd-nspawn ends when its machine has shut down to boot again (its source, run_container)."""
 
@@ -95,7 +99,7 @@ class SystemdMachine:
 
     def run(self, *command: str, code: int | None = 0) -> str:
         """Run a command in the machine, outside the units, and check its exit code (None: any); return its output."""
-        argv = ["nsenter", f"--target={self.pid}", "--all", *command]
+        argv = ["nsenter", f"--target={self.pid}", "--all", "env", f"PATH={COMMANDS}", *command]
         done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=180)
         assert code in (None, done.returncode), done.stdout + done.stderr
         return done.stdout
