@@ -73,7 +73,7 @@ settings.register_profile("test", deadline=None, suppress_health_check=[HealthCh
 """How long an example takes is no matter: others may have the CPUs."""
 settings.load_profile("test")
 settings.register_profile("check", max_examples=10)
-"""`make check`: a tenth of the examples of `make test`, where a test does not say how many."""
+"""`make check`: a tenth of the examples of `make test`, where a test has no number of its own."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

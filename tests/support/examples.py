@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many examples a costly property is tried on: as many as it says, a tenth of them in `make check`."""
+"""How many examples a costly property is tried on: as many as its number, a tenth of them in `make check`."""
 
 from hypothesis import settings
 

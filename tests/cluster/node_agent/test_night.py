@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an operator meets at night: a fault, the command that is asked, and the text that names its cause.
 
-`pytest tests/cluster/node_agent/test_night.py -s` prints the table of docs/troubleshooting.md: cause, command, what it
-says, and seconds until it is named. Each fault is undone, and the cluster is whole again before the next.
+`pytest tests/cluster/node_agent/test_night.py -s` prints the table of docs/troubleshooting.md: cause, command, its
+text, and seconds until it is named. Each fault is undone, and the cluster is whole again before the next.
 """
 
 import re
